@@ -1,0 +1,114 @@
+import { abortedError, VortexError } from "../errors.ts";
+import type { Clock, Timer } from "../runtime.ts";
+
+/** What ends one call: its AbortSignal, its piece timeout, and silence. */
+export interface CallScopeOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** Milliseconds, see `CallOptions`. */
+  readonly pieceTimeout: number;
+  readonly stallTimeout: number;
+  /** For messages: `piece 3 of 10.0.0.1:4006`. */
+  readonly what: string;
+  readonly addr: string;
+}
+
+/**
+ * The life of one call, from `downloadPiece` to the last byte of its content. Whatever fails it first is what every part
+ * of it fails with: `signal` fires with that error as its reason. `finish` ends the scope, exactly once, in every case.
+ */
+export class CallScope {
+  /** Fires when the call fails, with the `VortexError` as its reason. */
+  readonly signal: AbortSignal;
+  readonly #controller = new AbortController();
+  readonly #clock: Clock;
+  readonly #options: CallScopeOptions;
+  readonly #deadline: Timer;
+  readonly #cleanups: (() => void)[] = [];
+  #watchdog: Timer | undefined;
+  #waits = 0;
+  #lastProgress = 0;
+  #finished = false;
+
+  constructor(clock: Clock, options: CallScopeOptions) {
+    this.#clock = clock;
+    this.#options = options;
+    this.signal = this.#controller.signal;
+    const { signal, pieceTimeout, what, addr } = options;
+    this.#deadline = clock.setTimer(() => {
+      this.fail(new VortexError("PieceTimeout", `${what} was not complete within ${pieceTimeout} ms`, { addr }));
+    }, pieceTimeout);
+    if (signal?.aborted) {
+      this.fail(abortedError(signal, what));
+    } else if (signal !== undefined) {
+      const onAbort = (): void => this.fail(abortedError(signal, what));
+      signal.addEventListener("abort", onAbort, { once: true });
+      this.#cleanups.push(() => signal.removeEventListener("abort", onAbort));
+    }
+  }
+
+  /** What the call failed with, if it has failed. */
+  get failure(): VortexError | undefined {
+    return this.#controller.signal.aborted ? (this.#controller.signal.reason as VortexError) : undefined;
+  }
+
+  /** Fails the call: whoever waits on the signal hears of it. The first failure stands. */
+  fail(error: VortexError): void {
+    if (this.#finished || this.signal.aborted) return;
+    this.#controller.abort(error);
+    this.finish();
+  }
+
+  /** Fails the call with `error` if nothing has yet, and returns what it failed with. */
+  end(error: unknown): VortexError {
+    this.fail(VortexError.from(error, "Internal"));
+    const failure = this.failure ?? VortexError.from(error, "Internal");
+    this.finish();
+    return failure;
+  }
+
+  /** Runs `cleanup` when the scope ends, at once if it has. */
+  onFinish(cleanup: () => void): void {
+    if (this.#finished) cleanup();
+    else this.#cleanups.push(cleanup);
+  }
+
+  /** Ends the scope: timers stop, listeners are gone, the pool has its lease back. Idempotent. */
+  finish(): void {
+    if (this.#finished) return;
+    this.#finished = true;
+    this.#deadline.cancel();
+    this.#watchdog?.cancel();
+    for (const cleanup of this.#cleanups.splice(0)) cleanup();
+  }
+
+  /**
+   * Waits for something that the peer owes: silence for longer than the stall timeout fails the call. A caller who reads
+   * slowly is not silence of the peer, so only such waits count.
+   */
+  async waitFor<T>(owed: Promise<T>): Promise<T> {
+    if (this.#waits++ === 0) {
+      this.#lastProgress = this.#clock.now();
+      // One timer for many short waits: it looks when it fires, instead of being set and cleared for each chunk.
+      this.#watchdog ??= this.#clock.setTimer(() => this.#look(), this.#options.stallTimeout);
+    }
+    try {
+      return await owed;
+    } catch (error) {
+      throw this.failure ?? error;
+    } finally {
+      this.#waits--;
+    }
+  }
+
+  #look(): void {
+    this.#watchdog = undefined;
+    if (this.#finished || this.#waits === 0) return;
+    const { stallTimeout, what, addr } = this.#options;
+    const left = this.#lastProgress + stallTimeout - this.#clock.now();
+    if (left <= 0) {
+      this.fail(new VortexError("Stalled", `no byte of ${what} came for ${stallTimeout} ms`, { addr }));
+    } else {
+      this.#watchdog = this.#clock.setTimer(() => this.#look(), left);
+    }
+  }
+}

@@ -1,0 +1,82 @@
+import type { ByteRange, Piece, PieceKind } from "../piece.ts";
+import type { Runtime } from "../runtime.ts";
+
+/** Which piece, of which task, from which peer. */
+export interface PieceRequest {
+  /** The peer, `host:port`, at its port for the downloader's protocol. */
+  readonly addr: string;
+  /** The asking host's id, as the Dragonfly API wants it over gRPC; the Vortex protocol does not carry it. */
+  readonly hostId: string;
+  /** 64 characters, hex digits in stock Dragonfly. */
+  readonly taskId: string;
+  /** The piece's position in the task, from 0; an unsigned 32-bit integer. */
+  readonly number: number;
+  /** Default `standard`. */
+  readonly kind?: PieceKind;
+  /** Hands out only these bytes of the piece. Over Vortex what lies behind them is cancelled, not read to the end. */
+  readonly range?: ByteRange;
+}
+
+/** What one call may be told; each overrides the downloader's own option. */
+export interface CallOptions {
+  /** Ends the call, and the reading of the content after it, at once. */
+  readonly signal?: AbortSignal;
+  /** Milliseconds for the whole piece, from the call to the last byte of content. Default 360,000. */
+  readonly pieceTimeout?: number;
+  /** Milliseconds without a byte from the peer, while one is waited for. Default 30,000. */
+  readonly stallTimeout?: number;
+}
+
+/** Fetches pieces. The same for every protocol; made by `createDownloader`. */
+export interface Downloader {
+  /**
+   * Asks a peer for a piece. Resolves when the peer has announced it; its content is then read from the result.
+   *
+   * Rejects with a `VortexError`: `InvalidArgument`; `ConnectionRefused`, `Unreachable`, `ConnectTimeout`,
+   * `HandshakeFailed`, `ProtocolNotSupported`; `NotFound` and the `Remote…` codes for what the peer answered;
+   * `PieceMismatch`, `ProtocolViolation`, `InvalidPacket`, `InvalidLength`, `InvalidUtf8`, `LimitExceeded`,
+   * `TruncatedContent`; `ConnectionLost`, `StreamReset`; `PieceTimeout`, `Stalled`; `Aborted`; `Closed`. Reading the
+   * content fails with the same, and with `DigestMismatch`.
+   */
+  downloadPiece(request: PieceRequest, options?: CallOptions): Promise<Piece>;
+  /** Ends all connections; requests under way fail with `Closed`. Idempotent. */
+  close(): Promise<void>;
+  [Symbol.asyncDispose](): Promise<void>;
+}
+
+/** How a downloader behaves; all of it optional. */
+export interface DownloaderOptions {
+  /** Milliseconds for a connection to be made. Default 2,000, as stock peers. */
+  readonly connectTimeout?: number;
+  /** See {@link CallOptions.pieceTimeout}. */
+  readonly pieceTimeout?: number;
+  /** See {@link CallOptions.stallTimeout}. */
+  readonly stallTimeout?: number;
+  /** Greatest length of a piece that is accepted, in bytes. Default 64 MiB, the greatest that stock Dragonfly makes. */
+  readonly maxPieceLength?: number;
+  /** Greatest length of a piece's metadata, in bytes. Default 64 KiB. */
+  readonly maxMetadataLength?: number;
+  /** The pool of connections. */
+  readonly pool?: PoolOptions;
+}
+
+/** How connections to peers are kept. */
+export interface PoolOptions {
+  /** Peers to keep connections to. Default 2,000. More are made when all are in use, and given up first. */
+  readonly capacity?: number;
+  /** Milliseconds without a request after which a connection is closed. Default 420,000. */
+  readonly idleTimeout?: number;
+  /** Milliseconds between two looks for idle connections. Default 60,000. */
+  readonly cleanupInterval?: number;
+}
+
+/** {@link DownloaderOptions} with every default filled in, and the runtime. */
+export interface DownloaderSettings {
+  readonly connectTimeout: number;
+  readonly pieceTimeout: number;
+  readonly stallTimeout: number;
+  readonly maxPieceLength: number;
+  readonly maxMetadataLength: number;
+  readonly pool: Required<PoolOptions>;
+  readonly runtime: Runtime;
+}

@@ -1,0 +1,193 @@
+import type { Hasher } from "../digest/hasher.ts";
+import { VortexError } from "../errors.ts";
+import type { ByteRange, Piece, PieceKind, PieceMetadata } from "../piece.ts";
+import type { CallScope } from "./call-scope.ts";
+
+/** Where the bytes of a piece come from; the reader of a stream, or bytes that are there already. */
+export interface ContentSource {
+  /** The next chunk, or undefined at the clean end. */
+  read(): Promise<Uint8Array | undefined>;
+  /** Gives the rest up. Idempotent. */
+  cancel(): void;
+}
+
+/** What a piece's content must turn out to be. */
+export interface ExpectedContent {
+  /** Bytes of the whole piece. */
+  readonly length: number;
+  /** Digest of the whole piece, as `algorithm:encoded`. */
+  readonly digest: string;
+  /** Makes no sense of the content itself; fed every byte of it in order. */
+  readonly hasher: Hasher;
+  /** The part to hand out, within the piece. */
+  readonly start: number;
+  readonly end: number;
+}
+
+/**
+ * Reads the content of one piece and checks it as it passes: exactly `length` bytes, the digest, and a clean end of
+ * stream behind them. The last chunk is handed out only after that, so whoever has received all bytes has right ones.
+ */
+export class PieceContent {
+  readonly #source: ContentSource;
+  readonly #expected: ExpectedContent;
+  readonly #scope: CallScope;
+  readonly #whole: boolean;
+  #position = 0;
+  #done = false;
+
+  constructor(source: ContentSource, expected: ExpectedContent, scope: CallScope) {
+    this.#source = source;
+    this.#expected = expected;
+    this.#scope = scope;
+    this.#whole = expected.start === 0 && expected.end === expected.length;
+  }
+
+  /** The next chunk of the asked range, or undefined when all of it was handed out and found right. */
+  async read(): Promise<Uint8Array | undefined> {
+    try {
+      return await this.#next();
+    } catch (error) {
+      const failure = this.#scope.end(error);
+      this.#source.cancel();
+      throw failure;
+    }
+  }
+
+  /** Gives the rest up. */
+  cancel(): void {
+    if (this.#done) return;
+    this.#scope.fail(new VortexError("Aborted", "the content of the piece was cancelled"));
+    this.#source.cancel();
+  }
+
+  async #next(): Promise<Uint8Array | undefined> {
+    if (this.#scope.failure !== undefined) throw this.#scope.failure;
+    const { start, end, length } = this.#expected;
+    while (!this.#done) {
+      if (this.#position === end) {
+        await this.#complete();
+        break;
+      }
+      const chunk = await this.#scope.waitFor(this.#source.read());
+      if (chunk === undefined) {
+        throw new VortexError("TruncatedContent", `the content ended after ${this.#position} of ${length} bytes`);
+      }
+      const from = this.#position;
+      this.#position += chunk.length;
+      if (this.#position > length) {
+        throw new VortexError("ProtocolViolation", `${this.#position - length} bytes follow the content of the piece`);
+      }
+      if (this.#whole) this.#expected.hasher.update(chunk);
+      if (this.#position >= end) {
+        this.#position = Math.min(this.#position, end);
+        await this.#complete();
+      }
+      const wanted = chunk.subarray(Math.max(0, start - from), Math.max(0, end - from));
+      if (wanted.length > 0) return wanted;
+    }
+    return undefined;
+  }
+
+  async #complete(): Promise<void> {
+    if (this.#whole) {
+      const { hasher, digest } = this.#expected;
+      const found = `${digest.slice(0, digest.indexOf(":"))}:${hasher.encode()}`;
+      if (found !== digest) {
+        throw new VortexError("DigestMismatch", `the content has digest ${found}, announced was ${digest}`);
+      }
+      const extra = await this.#scope.waitFor(this.#source.read());
+      if (extra !== undefined) {
+        throw new VortexError("ProtocolViolation", `${extra.length} bytes follow the content of the piece`);
+      }
+    } else {
+      this.#source.cancel();
+    }
+    this.#done = true;
+    this.#scope.finish();
+  }
+}
+
+/** The {@link Piece} that users see, over a {@link PieceContent}. */
+export class DownloadedPiece implements Piece {
+  readonly number: number;
+  readonly kind: PieceKind;
+  readonly offset: number;
+  readonly length: number;
+  readonly digest: string;
+  readonly metadata: PieceMetadata;
+  readonly #content: PieceContent;
+  #stream: ReadableStream<Uint8Array> | undefined;
+  #taken = false;
+
+  constructor(kind: PieceKind, metadata: PieceMetadata, content: PieceContent) {
+    this.kind = kind;
+    this.metadata = metadata;
+    this.number = metadata.number;
+    this.offset = Number(metadata.offset);
+    this.length = Number(metadata.length);
+    this.digest = metadata.digest;
+    this.#content = content;
+  }
+
+  get content(): ReadableStream<Uint8Array> {
+    if (this.#stream === undefined) {
+      this.#take();
+      this.#stream = new ReadableStream<Uint8Array>(
+        {
+          pull: async (controller) => {
+            const chunk = await this.#content.read();
+            if (chunk === undefined) controller.close();
+            else controller.enqueue(chunk);
+          },
+          cancel: () => this.#content.cancel(),
+        },
+        // Nothing is read before it is wanted: the transport's window is the buffer.
+        { highWaterMark: 0 },
+      );
+    }
+    return this.#stream;
+  }
+
+  async bytes(): Promise<Uint8Array> {
+    this.#take();
+    const chunks: Uint8Array[] = [];
+    let total = 0;
+    for (let chunk = await this.#content.read(); chunk !== undefined; chunk = await this.#content.read()) {
+      chunks.push(chunk);
+      total += chunk.length;
+    }
+    const [only] = chunks;
+    if (chunks.length === 1 && only !== undefined) return only;
+    // Joined from what has arrived: the announced length alone never decides how much memory is taken.
+    const joined = new Uint8Array(total);
+    let at = 0;
+    for (const chunk of chunks) {
+      joined.set(chunk, at);
+      at += chunk.length;
+    }
+    return joined;
+  }
+
+  cancel(): void {
+    this.#content.cancel();
+  }
+
+  #take(): void {
+    if (this.#taken) throw new VortexError("InvalidArgument", "the content of this piece is being read already");
+    this.#taken = true;
+  }
+}
+
+/**
+ * The part of a piece that a range names.
+ * @throws `InvalidArgument` when it does not lie within the piece
+ */
+export function resolveRange(range: ByteRange | undefined, length: number): { start: number; end: number } {
+  const start = range?.start ?? 0;
+  const end = range?.end ?? length;
+  if (!Number.isInteger(start) || !Number.isInteger(end) || start < 0 || start > end || end > length) {
+    throw new VortexError("InvalidArgument", `range ${start} to ${end}: the piece has ${length} bytes`);
+  }
+  return { start, end };
+}

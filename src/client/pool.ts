@@ -1,0 +1,209 @@
+import { abortedError, VortexError } from "../errors.ts";
+import type { Clock, Timer } from "../runtime.ts";
+import type { PoolOptions } from "./downloader.ts";
+
+/** What a pool keeps: something that is connected to one peer. */
+export interface PoolClient {
+  /** Resolves, never rejects, when the connection has ended. */
+  readonly closed: Promise<unknown>;
+  close(): Promise<void>;
+}
+
+/** The use of a client for one request. */
+export interface Lease<C> {
+  readonly client: C;
+  /** Whether the client was there before this request, and may have died without telling. */
+  readonly reused: boolean;
+  /** Ends the use. Idempotent. */
+  release(): void;
+  /** Takes the client out of the pool, since it turned out to be dead; it is closed when its last request ends. */
+  discard(): void;
+}
+
+/** What one look at a pool shows. */
+export interface PoolEntryInfo {
+  readonly addr: string;
+  readonly activeRequests: number;
+  /** Milliseconds on the pool's clock. */
+  readonly lastActive: number;
+}
+
+interface Entry<C> {
+  readonly addr: string;
+  readonly dialling: AbortController;
+  /** Settles when the dial does. */
+  readonly ready: Promise<C>;
+  client: C | undefined;
+  /** Requests that wait for the dial or use the client. */
+  active: number;
+  lastActive: number;
+}
+
+/** Makes a client. The signal fires when nobody waits for it any more, or the pool is closed. */
+export type Dial<C> = (addr: string, signal: AbortSignal) => Promise<C>;
+
+/**
+ * Clients by address, each shared by any number of requests.
+ *
+ * Requests to one address at the same time share one dial. A client with active requests is never evicted; one whose
+ * connection ended is replaced; a dial that failed leaves nothing behind.
+ */
+export class ClientPool<C extends PoolClient> {
+  readonly #dial: Dial<C>;
+  readonly #options: Required<PoolOptions>;
+  readonly #clock: Clock;
+  readonly #entries = new Map<string, Entry<C>>();
+  /** Clients that are out of the map but still in use, or closing. */
+  readonly #leaving = new Set<Promise<void>>();
+  #cleanup: Timer | undefined;
+  #closed = false;
+
+  constructor(dial: Dial<C>, options: Required<PoolOptions>, clock: Clock) {
+    this.#dial = dial;
+    this.#options = options;
+    this.#clock = clock;
+  }
+
+  /** Every entry, for tests and diagnostics. */
+  entries(): PoolEntryInfo[] {
+    return [...this.#entries.values()].map(({ addr, active, lastActive }) => ({
+      addr,
+      activeRequests: active,
+      lastActive,
+    }));
+  }
+
+  /** A client for `addr`, dialled if there is none. Rejects as the dial does, `Closed`, or as the signal says. */
+  async acquire(addr: string, signal: AbortSignal): Promise<Lease<C>> {
+    if (this.#closed) throw new VortexError("Closed", "the downloader is closed");
+    if (signal.aborted) throw abortedError(signal, `a request to ${addr}`);
+    const existing = this.#entries.get(addr);
+    const reused = existing?.client !== undefined;
+    const entry = existing ?? this.#open(addr);
+    entry.active++;
+    entry.lastActive = this.#clock.now();
+    let client: C;
+    try {
+      client = entry.client ?? (await untilAborted(entry.ready, signal, addr));
+    } catch (error) {
+      this.#release(entry);
+      throw error;
+    }
+    let released = false;
+    return {
+      client,
+      reused,
+      release: () => {
+        if (released) return;
+        released = true;
+        this.#release(entry);
+      },
+      discard: () => this.#forget(entry),
+    };
+  }
+
+  /** Closes every client, active or not, and fails the dials under way. Idempotent. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    this.#cleanup?.cancel();
+    this.#cleanup = undefined;
+    for (const entry of [...this.#entries.values()]) {
+      this.#entries.delete(entry.addr);
+      this.#retire(entry);
+    }
+    await Promise.all(this.#leaving);
+  }
+
+  #open(addr: string): Entry<C> {
+    const dialling = new AbortController();
+    const entry: Entry<C> = {
+      addr,
+      dialling,
+      ready: this.#dial(addr, dialling.signal).then((client) => {
+        entry.client = client;
+        void client.closed.then(() => this.#forget(entry));
+        // Closed, or given up by all who waited, while the dial was on its last step.
+        if (dialling.signal.aborted) this.#track(client.close());
+        return client;
+      }),
+      client: undefined,
+      active: 0,
+      lastActive: this.#clock.now(),
+    };
+    this.#entries.set(addr, entry);
+    entry.ready.catch(() => this.#forget(entry));
+    this.#shrink();
+    this.#schedule();
+    return entry;
+  }
+
+  #release(entry: Entry<C>): void {
+    entry.active--;
+    entry.lastActive = this.#clock.now();
+    if (entry.active > 0) return;
+    if (entry.client === undefined) {
+      // Nobody waits for this dial any more.
+      this.#forget(entry);
+      entry.dialling.abort(new VortexError("Closed", `nobody waits for the connection to ${entry.addr} any more`));
+    } else if (this.#entries.get(entry.addr) !== entry) {
+      this.#retire(entry);
+    } else {
+      this.#shrink();
+    }
+  }
+
+  #forget(entry: Entry<C>): void {
+    if (this.#entries.get(entry.addr) === entry) this.#entries.delete(entry.addr);
+    if (entry.active === 0) this.#retire(entry);
+    this.#schedule();
+  }
+
+  #retire(entry: Entry<C>): void {
+    entry.dialling.abort(new VortexError("Closed", "the downloader is closed"));
+    if (entry.client !== undefined) this.#track(entry.client.close());
+  }
+
+  #track(closing: Promise<void>): void {
+    const tracked = closing.catch(() => {}).finally(() => this.#leaving.delete(tracked));
+    this.#leaving.add(tracked);
+  }
+
+  /** Evicts the longest idle entries while there are more than the capacity. */
+  #shrink(): void {
+    if (this.#entries.size <= this.#options.capacity) return;
+    const idle = [...this.#entries.values()]
+      .filter((entry) => entry.active === 0 && entry.client !== undefined)
+      .sort((a, b) => a.lastActive - b.lastActive);
+    for (const entry of idle.slice(0, this.#entries.size - this.#options.capacity)) this.#forget(entry);
+  }
+
+  /** Keeps one timer running while there are entries. */
+  #schedule(): void {
+    if (this.#entries.size === 0) {
+      this.#cleanup?.cancel();
+      this.#cleanup = undefined;
+    } else if (!this.#closed) {
+      this.#cleanup ??= this.#clock.setTimer(
+        () => {
+          this.#cleanup = undefined;
+          const oldest = this.#clock.now() - this.#options.idleTimeout;
+          for (const entry of [...this.#entries.values()]) {
+            if (entry.active === 0 && entry.lastActive <= oldest) this.#forget(entry);
+          }
+          this.#schedule();
+        },
+        this.#options.cleanupInterval,
+        { background: true },
+      );
+    }
+  }
+}
+
+/** `promise`, or the signal's reason if that comes first; the promise itself goes on. */
+function untilAborted<T>(promise: Promise<T>, signal: AbortSignal, addr: string): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const onAbort = (): void => reject(abortedError(signal, `a request to ${addr}`));
+    signal.addEventListener("abort", onAbort, { once: true });
+    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
+  });
+}

@@ -1,0 +1,182 @@
+import { VortexError } from "../errors.ts";
+import type { Piece, PieceMetadata } from "../piece.ts";
+import { PacketDecoder } from "../protocol/decoder.ts";
+import { encodePacket, type Packet, RemoteErrorCode } from "../protocol/packet.ts";
+import { type Address, formatAddress, parseAddress } from "../transport/address.ts";
+import {
+  type ByteReader,
+  type ByteStream,
+  type Connection,
+  StreamCode,
+  type Transport,
+} from "../transport/transport.ts";
+import { acceptAnnouncement } from "./announcement.ts";
+import type { CallScope } from "./call-scope.ts";
+import type { DownloaderSettings, PieceRequest } from "./downloader.ts";
+import type { PoolClient } from "./pool.ts";
+
+/**
+ * A connection to one peer that speaks the Vortex protocol: one stream a request. Source: dragonfly-client-storage,
+ * `client/quic.rs` and `client/tcp.rs`.
+ */
+export class VortexClient implements PoolClient {
+  readonly addr: string;
+  readonly closed: Promise<unknown>;
+  readonly #connection: Connection;
+  readonly #settings: DownloaderSettings;
+
+  constructor(connection: Connection, settings: DownloaderSettings) {
+    this.#connection = connection;
+    this.#settings = settings;
+    this.addr = formatAddress(connection.remote);
+    this.closed = connection.closed;
+  }
+
+  /** Connects to a peer within the connect timeout. Rejects as {@link Transport.dial} does, or with `ConnectTimeout`. */
+  static async connect(
+    transport: Transport,
+    addr: string,
+    settings: DownloaderSettings,
+    signal?: AbortSignal,
+  ): Promise<VortexClient> {
+    const connection = await dial(transport, parseAddress(addr), settings, signal);
+    return new VortexClient(connection, settings);
+  }
+
+  /** Asks for a piece; the scope is the life of the call, and stays open when this throws, so that it can be tried again. */
+  async downloadPiece(request: PieceRequest, scope: CallScope): Promise<Piece> {
+    const kind = request.kind ?? "standard";
+    const [id = 0] = this.#settings.runtime.random(new Uint8Array(1));
+    const packet = encodePacket({
+      type: "download-piece",
+      id,
+      kind,
+      taskId: request.taskId,
+      number: request.number,
+    });
+    const stream = await scope.waitFor(this.#connection.openStream({ signal: scope.signal }));
+    scope.signal.addEventListener("abort", () => abandonStream(stream, scope.failure), { once: true });
+    try {
+      if (scope.failure !== undefined) throw scope.failure;
+      await scope.waitFor(stream.writer.write(packet).then(() => stream.writer.end()));
+      const decoder = new PacketDecoder({ metadata: this.#settings.maxMetadataLength });
+      const answer = await scope.waitFor(readPacket(stream.reader, decoder));
+      const metadata = expectContent(answer, kind, request.addr);
+      const source = contentSource(stream.reader, decoder.takeRest());
+      return acceptAnnouncement(request, metadata, source, scope, this.#settings);
+    } catch (error) {
+      const failure = scope.failure ?? withAddress(error, request.addr);
+      abandonStream(stream, failure);
+      throw failure;
+    }
+  }
+
+  close(): Promise<void> {
+    // Nothing that this side has sent matters to the peer once its answer is not wanted.
+    return this.#connection.close({ grace: 0 });
+  }
+}
+
+async function dial(
+  transport: Transport,
+  remote: Address,
+  settings: DownloaderSettings,
+  signal: AbortSignal | undefined,
+): Promise<Connection> {
+  const addr = formatAddress(remote);
+  const attempt = new AbortController();
+  const onAbort = (): void => attempt.abort(signal?.reason);
+  signal?.addEventListener("abort", onAbort, { once: true });
+  if (signal?.aborted) onAbort();
+  const timer = settings.runtime.clock.setTimer(() => {
+    attempt.abort(
+      new VortexError("ConnectTimeout", `no connection to ${addr} within ${settings.connectTimeout} ms`, { addr }),
+    );
+  }, settings.connectTimeout);
+  try {
+    return await transport.dial(remote, { signal: attempt.signal });
+  } catch (error) {
+    throw withAddress(error, addr);
+  } finally {
+    timer.cancel();
+    signal?.removeEventListener("abort", onAbort);
+  }
+}
+
+/** Reads until one whole packet is there. */
+async function readPacket(reader: ByteReader, decoder: PacketDecoder): Promise<Packet> {
+  for (;;) {
+    const packet = decoder.next();
+    if (packet !== undefined) return packet;
+    const chunk = await reader.read();
+    if (chunk === undefined) {
+      throw new VortexError(
+        "TruncatedContent",
+        decoder.midPacket ? "the answer ended inside its packet" : "the peer ended the stream without an answer",
+      );
+    }
+    decoder.push(chunk);
+  }
+}
+
+function expectContent(packet: Packet, kind: string, addr: string): PieceMetadata {
+  switch (packet.type) {
+    case "piece-content":
+      if (packet.kind !== kind) {
+        throw new VortexError("PieceMismatch", `asked for a ${kind} piece, got a ${packet.kind} one`, { addr });
+      }
+      return packet.metadata;
+    case "error":
+      throw remoteError(packet.code, packet.message, addr);
+    case "close":
+      throw new VortexError("ProtocolViolation", "the peer answered with a close packet", { addr });
+    case "download-piece":
+      throw new VortexError("ProtocolViolation", "the peer answered with a request", { addr });
+    case "reserved":
+      throw new VortexError("ProtocolViolation", `the peer answered with the reserved tag ${packet.tag}`, { addr });
+  }
+}
+
+function remoteError(code: number, message: string, addr: string): VortexError {
+  const text = message === "" ? "without a message" : message.slice(0, 1024);
+  switch (code) {
+    case RemoteErrorCode.InvalidArgument:
+      return new VortexError("RemoteInvalidArgument", `the peer refused the request: ${text}`, { addr });
+    case RemoteErrorCode.NotFound:
+      return new VortexError("NotFound", `the peer does not have the piece: ${text}`, { addr });
+    case RemoteErrorCode.Internal:
+      return new VortexError("RemoteInternal", `the peer failed: ${text}`, { addr });
+    default:
+      return new VortexError("RemoteUnknown", `the peer answered with error ${code}: ${text}`, { addr });
+  }
+}
+
+/** First what the decoder has left over, then the stream. */
+function contentSource(
+  reader: ByteReader,
+  first: Uint8Array,
+): { read(): Promise<Uint8Array | undefined>; cancel(): void } {
+  let rest: Uint8Array | undefined = first.length > 0 ? first : undefined;
+  return {
+    async read() {
+      const chunk = rest;
+      if (chunk === undefined) return reader.read();
+      rest = undefined;
+      return chunk;
+    },
+    cancel: () => reader.cancel(StreamCode.Cancelled),
+  };
+}
+
+function abandonStream(stream: ByteStream, failure: VortexError | undefined): void {
+  const code = failure?.kind === "peer" ? StreamCode.Violation : StreamCode.Cancelled;
+  stream.reader.cancel(code);
+  stream.writer.abort(code);
+}
+
+/** Errors of the codec and the transports do not know the peer; this adds it. */
+function withAddress(error: unknown, addr: string): VortexError {
+  if (!(error instanceof VortexError)) return VortexError.from(error, "Internal", undefined, addr);
+  if (error.addr !== undefined) return error;
+  return new VortexError(error.code, error.message, { cause: error.cause ?? error, addr });
+}

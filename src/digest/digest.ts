@@ -1,0 +1,50 @@
+import { VortexError } from "../errors.ts";
+import type { DigestAlgorithm, HasherFactory } from "./hasher.ts";
+
+/** A digest as Dragonfly writes it, taken apart. */
+export interface Digest {
+  readonly algorithm: DigestAlgorithm;
+  /** crc32: unsigned decimal; sha256 and sha512: lower-case hex. */
+  readonly encoded: string;
+}
+
+const shapes: Record<DigestAlgorithm, RegExp> = {
+  crc32: /^(0|[1-9][0-9]{0,9})$/,
+  sha256: /^[0-9a-f]{64}$/,
+  sha512: /^[0-9a-f]{128}$/,
+};
+
+/**
+ * Takes `algorithm:encoded` apart.
+ * @throws `InvalidArgument` for another algorithm or a malformed value
+ */
+export function parseDigest(text: string): Digest {
+  const colon = text.indexOf(":");
+  const algorithm = text.slice(0, colon);
+  if (!isAlgorithm(algorithm)) {
+    throw new VortexError("InvalidArgument", `digest "${clip(text)}": expected crc32:, sha256: or sha512:`);
+  }
+  const raw = text.slice(colon + 1);
+  const encoded = algorithm === "crc32" ? raw : raw.toLowerCase();
+  if (!shapes[algorithm].test(encoded) || (algorithm === "crc32" && Number(encoded) > 0xffffffff)) {
+    const expected = algorithm === "crc32" ? "an unsigned 32-bit decimal number" : "hex digits of its full length";
+    throw new VortexError("InvalidArgument", `digest "${clip(text)}": expected ${expected} after "${algorithm}:"`);
+  }
+  return { algorithm, encoded };
+}
+
+/** `algorithm:encoded` over whole `content`. */
+export function digestOf(algorithm: DigestAlgorithm, content: Uint8Array, hashers: HasherFactory): string {
+  const hasher = hashers(algorithm);
+  hasher.update(content);
+  return `${algorithm}:${hasher.encode()}`;
+}
+
+function isAlgorithm(name: string): name is DigestAlgorithm {
+  return Object.hasOwn(shapes, name);
+}
+
+/** Text from a peer, short enough for a message on one line. */
+function clip(text: string): string {
+  return text.length > 80 ? `${text.slice(0, 80)}…` : text;
+}

@@ -1,0 +1,161 @@
+/**
+ * Every failure of this library is one {@link VortexError}. Its `code` names what happened, its `kind` whose doing it was.
+ *
+ * | kind | whose doing | worth a retry |
+ * | --- | --- | --- |
+ * | `misuse` | the caller's | no |
+ * | `peer` | the peer broke the protocol or sent wrong bytes | from another peer |
+ * | `remote` | the peer answered with an error | depends on the code |
+ * | `transport` | the connection could not be made, or was lost | yes |
+ * | `timeout` | a deadline passed | yes |
+ * | `aborted` | the caller's AbortSignal | no |
+ * | `local` | this machine: disk, file | no |
+ */
+export type ErrorKind = "misuse" | "peer" | "remote" | "transport" | "timeout" | "aborted" | "local";
+
+/** The closed set of codes. */
+export type ErrorCode =
+  /** A value given by the caller is out of its range, or not one of those allowed. */
+  | "InvalidArgument"
+  /** What was asked for does not exist in this runtime or on this platform; the message names what does. */
+  | "Unavailable"
+  /** The downloader, client, server or stream was used after it had been closed on this side. */
+  | "Closed"
+
+  /** Bytes that are no Vortex packet. */
+  | "InvalidPacket"
+  /** A packet whose announced length does not fit what it holds. */
+  | "InvalidLength"
+  /** A text field that is not UTF-8. */
+  | "InvalidUtf8"
+  /** A well-formed packet at a place where the protocol does not allow it, or bytes after the content. */
+  | "ProtocolViolation"
+  /** The peer announced or sent more than the configured bound. */
+  | "LimitExceeded"
+  /** The peer answered with another piece than the one asked for. */
+  | "PieceMismatch"
+  /** The content's length differs from the one announced, and not by a truncation. */
+  | "LengthMismatch"
+  /** The content does not have the digest that its metadata, or the caller, names. */
+  | "DigestMismatch"
+  /** The peer ended the stream before the packet or the content was complete. */
+  | "TruncatedContent"
+
+  /** The peer does not have the piece or task. */
+  | "NotFound"
+  /** The peer holds the request to be wrong. */
+  | "RemoteInvalidArgument"
+  /** The peer failed inside. */
+  | "RemoteInternal"
+  /** The peer does not serve this call at all; another protocol may work. */
+  | "RemoteUnimplemented"
+  /** The peer has no capacity left for this request now. */
+  | "RemoteBusy"
+  /** The peer reported an error of no known kind. */
+  | "RemoteUnknown"
+
+  /** Nobody listens at the address, or the peer turned the connection away. */
+  | "ConnectionRefused"
+  /** The host name does not resolve, or there is no route to it. */
+  | "Unreachable"
+  /** The peer speaks another application protocol (TLS alert 120, QUIC error 0x178). */
+  | "ProtocolNotSupported"
+  /** TLS failed: the certificate was not accepted by one side, or there is no common version. */
+  | "HandshakeFailed"
+  /** An established connection ended under the request. */
+  | "ConnectionLost"
+  /** The peer reset the stream or asked to stop sending, and kept the connection. */
+  | "StreamReset"
+  /** The address to listen on is taken, or not of this host. */
+  | "AddressInUse"
+
+  /** No connection within the connect timeout. */
+  | "ConnectTimeout"
+  /** The piece was not complete within the piece timeout. */
+  | "PieceTimeout"
+  /** No byte came within the stall timeout. */
+  | "Stalled"
+
+  /** The caller's AbortSignal fired, or the caller cancelled the content. */
+  | "Aborted"
+
+  /** A file could not be read or written: no space, no permission, changed while being served. */
+  | "StorageFailed"
+  /** A fault of this library. Please report it. */
+  | "Internal";
+
+const kinds: Record<ErrorCode, ErrorKind> = {
+  InvalidArgument: "misuse",
+  Unavailable: "misuse",
+  Closed: "misuse",
+  InvalidPacket: "peer",
+  InvalidLength: "peer",
+  InvalidUtf8: "peer",
+  ProtocolViolation: "peer",
+  LimitExceeded: "peer",
+  PieceMismatch: "peer",
+  LengthMismatch: "peer",
+  DigestMismatch: "peer",
+  TruncatedContent: "peer",
+  NotFound: "remote",
+  RemoteInvalidArgument: "remote",
+  RemoteInternal: "remote",
+  RemoteUnimplemented: "remote",
+  RemoteBusy: "remote",
+  RemoteUnknown: "remote",
+  ConnectionRefused: "transport",
+  Unreachable: "transport",
+  ProtocolNotSupported: "transport",
+  HandshakeFailed: "transport",
+  ConnectionLost: "transport",
+  StreamReset: "transport",
+  AddressInUse: "transport",
+  ConnectTimeout: "timeout",
+  PieceTimeout: "timeout",
+  Stalled: "timeout",
+  Aborted: "aborted",
+  StorageFailed: "local",
+  Internal: "local",
+};
+
+/** All codes, for exhaustive tables and tests. */
+export const errorCodes: readonly ErrorCode[] = Object.keys(kinds) as ErrorCode[];
+
+/** What a {@link VortexError} may carry besides its code and message. */
+export interface VortexErrorOptions {
+  /** The native error, or whatever else led to this one. */
+  readonly cause?: unknown;
+  /** The peer's address, `host:port`. */
+  readonly addr?: string;
+}
+
+/** The one error class of this library. */
+export class VortexError extends Error {
+  override readonly name = "VortexError";
+  readonly code: ErrorCode;
+  readonly kind: ErrorKind;
+  readonly addr: string | undefined;
+
+  constructor(code: ErrorCode, message: string, options: VortexErrorOptions = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.code = code;
+    this.kind = kinds[code];
+    this.addr = options.addr;
+  }
+
+  /** The error itself if it is a {@link VortexError}, else one with `code` that keeps it as its cause. */
+  static from(error: unknown, code: ErrorCode, message?: string, addr?: string): VortexError {
+    if (error instanceof VortexError) return error;
+    const detail = error instanceof Error ? error.message : String(error);
+    return new VortexError(code, message === undefined ? detail : `${message}: ${detail}`, {
+      cause: error,
+      ...(addr !== undefined && { addr }),
+    });
+  }
+}
+
+/** An `Aborted` error that keeps the signal's reason as its cause. */
+export function abortedError(signal: AbortSignal, what: string): VortexError {
+  if (signal.reason instanceof VortexError) return signal.reason;
+  return new VortexError("Aborted", `${what} was aborted`, { cause: signal.reason });
+}

@@ -1,0 +1,50 @@
+import { requireInteger } from "../piece.ts";
+import type { Clock } from "../runtime.ts";
+
+/**
+ * A token bucket: grants bytes at a steady rate, in the order in which they were asked for. One second's worth may be
+ * taken at once after a pause.
+ */
+export class RateLimiter {
+  readonly #clock: Clock;
+  readonly #bytesPerSecond: number;
+  #tokens: number;
+  #refilledAt: number;
+  #queue: Promise<void> = Promise.resolve();
+
+  /** @throws `InvalidArgument` unless `bytesPerSecond` is a positive integer */
+  constructor(bytesPerSecond: number, clock: Clock) {
+    requireInteger("bytes per second", bytesPerSecond, 1, Number.MAX_SAFE_INTEGER);
+    this.#clock = clock;
+    this.#bytesPerSecond = bytesPerSecond;
+    this.#tokens = bytesPerSecond;
+    this.#refilledAt = clock.now();
+  }
+
+  /** Resolves when `bytes` may pass, or when the signal fires; the caller looks at the signal afterwards. */
+  take(bytes: number, signal: AbortSignal): Promise<void> {
+    const turn = this.#queue.then(() => this.#wait(bytes, signal));
+    this.#queue = turn;
+    return turn;
+  }
+
+  async #wait(bytes: number, signal: AbortSignal): Promise<void> {
+    if (signal.aborted) return;
+    const now = this.#clock.now();
+    const earned = ((now - this.#refilledAt) / 1000) * this.#bytesPerSecond;
+    this.#refilledAt = now;
+    // The bucket may go below zero, so that a chunk larger than a second's worth passes and is paid for afterwards.
+    this.#tokens = Math.min(this.#bytesPerSecond, this.#tokens + earned) - bytes;
+    if (this.#tokens >= 0) return;
+    const milliseconds = (-this.#tokens / this.#bytesPerSecond) * 1000;
+    await new Promise<void>((resolve) => {
+      const done = (): void => {
+        timer.cancel();
+        signal.removeEventListener("abort", done);
+        resolve();
+      };
+      const timer = this.#clock.setTimer(done, milliseconds);
+      signal.addEventListener("abort", done, { once: true });
+    });
+  }
+}

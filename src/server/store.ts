@@ -1,0 +1,46 @@
+import type { ByteRange, PieceKind, PieceMetadata } from "../piece.ts";
+
+/** What a server serves from. Implementations: `MemoryPieceStore` here, `FilePieceStore` in the file adapter. */
+export interface PieceStore {
+  /**
+   * The piece, or undefined when the store does not have it. May reject: the peer then hears of an internal error, without
+   * its details.
+   */
+  getPiece(request: StoredPieceRequest, options?: { readonly signal?: AbortSignal }): Promise<StoredPiece | undefined>;
+  /** What is known of the task, or undefined when the store does not have it. */
+  getTask(taskId: string, options?: { readonly signal?: AbortSignal }): Promise<StoredTask | undefined>;
+}
+
+/** Names a piece in a store. Whatever a peer sent: any text, any number. */
+export interface StoredPieceRequest {
+  readonly taskId: string;
+  /** Unsigned, 32 bits. */
+  readonly number: number;
+  readonly kind: PieceKind;
+}
+
+/** A piece that a store has. */
+export interface StoredPiece {
+  readonly metadata: PieceMetadata;
+  /**
+   * The bytes of the piece, or of a range of it, in chunks that the reader may keep. The store never reads further than
+   * the iteration has gone, by more than a chunk. Throws when the bytes cannot be read any more, or have changed.
+   */
+  read(range?: ByteRange): AsyncIterable<Uint8Array>;
+}
+
+/** A task that a store has, in whole or in part. */
+export interface StoredTask {
+  readonly taskId: string;
+  readonly kind: PieceKind;
+  /** Bytes. */
+  readonly contentLength: number;
+  /** Bytes of every piece but the last. */
+  readonly pieceLength: number;
+  /** Digest of the whole content, `sha256:…`, if the store knows it. */
+  readonly digest?: string;
+  /** Unix seconds. */
+  readonly createdAtSeconds: bigint;
+  /** Metadata of the pieces that the store has, by ascending number. */
+  pieces(): Iterable<PieceMetadata>;
+}

@@ -1,0 +1,78 @@
+import { VortexError } from "../errors.ts";
+import { requireInteger } from "../piece.ts";
+import type { Clock, Runtime } from "../runtime.ts";
+import { RateLimiter } from "./rate-limiter.ts";
+
+/** How a server behaves; all of it optional. */
+export interface ServerOptions {
+  /** Bytes a second that all answers of this server may take together. Default: no limit. */
+  readonly uploadRateLimit?: number;
+  /** Greatest number of connections at a time, 1 to 1,000,000. Default 1,024. */
+  readonly maxConnections?: number;
+  /** Greatest number of streams at a time on one connection, 1 to 1,000,000. Default 128. */
+  readonly maxStreams?: number;
+  /** Milliseconds for a request to arrive, from the opening of its stream. Default 10,000. */
+  readonly requestTimeout?: number;
+  /** Milliseconds in which a peer must take at least a chunk of its answer. Default 30,000. */
+  readonly stallTimeout?: number;
+  /** Told of every request that failed for a reason that the peer did not cause. */
+  readonly onError?: (error: VortexError) => void;
+}
+
+/** {@link ServerOptions} with every default filled in, shared by the servers of one store. */
+export interface ServerSettings {
+  readonly maxConnections: number;
+  readonly maxStreams: number;
+  readonly requestTimeout: number;
+  readonly stallTimeout: number;
+  readonly limiter: RateLimiter | undefined;
+  readonly onError: (error: VortexError) => void;
+  readonly runtime: Runtime;
+}
+
+const LONGEST = 24 * 3600 * 1000;
+
+/**
+ * Fills the defaults in.
+ * @throws `InvalidArgument` for a value out of its range
+ */
+export function serverSettings(options: ServerOptions, runtime: Runtime): ServerSettings {
+  const settings: ServerSettings = {
+    maxConnections: options.maxConnections ?? 1024,
+    maxStreams: options.maxStreams ?? 128,
+    requestTimeout: options.requestTimeout ?? 10_000,
+    stallTimeout: options.stallTimeout ?? 30_000,
+    limiter:
+      options.uploadRateLimit === undefined ? undefined : new RateLimiter(options.uploadRateLimit, runtime.clock),
+    onError: options.onError ?? (() => {}),
+    runtime,
+  };
+  requireInteger("maxConnections", settings.maxConnections, 1, 1_000_000);
+  requireInteger("maxStreams", settings.maxStreams, 1, 1_000_000);
+  requireInteger("requestTimeout", settings.requestTimeout, 1, LONGEST);
+  requireInteger("stallTimeout", settings.stallTimeout, 1, LONGEST);
+  return settings;
+}
+
+/**
+ * `promise`, or an error with `code` after `milliseconds`. The promise itself goes on; whoever calls this ends what it
+ * waits for.
+ */
+export async function within<T>(
+  clock: Clock,
+  milliseconds: number,
+  promise: Promise<T>,
+  code: "Stalled" | "PieceTimeout",
+  what: string,
+): Promise<T> {
+  let expire: (error: VortexError) => void = () => {};
+  const expired = new Promise<never>((_resolve, reject) => {
+    expire = reject;
+  });
+  const timer = clock.setTimer(() => expire(new VortexError(code, `${what}: ${milliseconds} ms passed`)), milliseconds);
+  try {
+    return await Promise.race([promise, expired]);
+  } finally {
+    timer.cancel();
+  }
+}

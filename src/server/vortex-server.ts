@@ -1,0 +1,184 @@
+import { VortexError } from "../errors.ts";
+import { PacketDecoder } from "../protocol/decoder.ts";
+import { type DownloadPiecePacket, encodePacket, RemoteErrorCode } from "../protocol/packet.ts";
+import type { Runtime } from "../runtime.ts";
+import type { Address } from "../transport/address.ts";
+import { type ByteStream, type Connection, type Listener, StreamCode, type Transport } from "../transport/transport.ts";
+import type { PieceStore } from "./store.ts";
+import { type ServerOptions, type ServerSettings, serverSettings, within } from "./upload.ts";
+
+/** Serves a store over the Vortex protocol, on one listener. */
+export class VortexServer {
+  readonly #listener: Listener;
+  readonly #store: PieceStore;
+  readonly #settings: ServerSettings;
+  readonly #running = new Set<Promise<void>>();
+  /** Fires when the server has closed, so that nothing waits on for peers that are gone. */
+  readonly #gone = new AbortController();
+
+  private constructor(listener: Listener, store: PieceStore, settings: ServerSettings) {
+    this.#listener = listener;
+    this.#store = store;
+    this.#settings = settings;
+    this.#track(this.#acceptConnections());
+  }
+
+  /** Starts to listen. Rejects with `AddressInUse` or `InvalidArgument`. */
+  static async listen(
+    transport: Transport,
+    local: Address,
+    store: PieceStore,
+    runtime: Runtime,
+    options: ServerOptions | ServerSettings = {},
+  ): Promise<VortexServer> {
+    const settings = "runtime" in options ? options : serverSettings(options, runtime);
+    const listener = await transport.listen(local, {
+      maxConnections: settings.maxConnections,
+      maxStreams: settings.maxStreams,
+    });
+    return new VortexServer(listener, store, settings);
+  }
+
+  /** The address in use. */
+  get address(): Address {
+    return this.#listener.address;
+  }
+
+  /** What clients may pin, see {@link Listener.fingerprint}. */
+  get fingerprint(): string | undefined {
+    return this.#listener.fingerprint;
+  }
+
+  /** Stops listening, lets the answers under way end for `grace` milliseconds (default 5,000), then ends them. */
+  async close(options: { readonly grace?: number } = {}): Promise<void> {
+    await this.#listener.close(options);
+    this.#gone.abort(new VortexError("Closed", "the server is closed"));
+    await Promise.all(this.#running);
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #acceptConnections(): Promise<void> {
+    for await (const connection of this.#listener.accept()) this.#track(this.#serveConnection(connection));
+  }
+
+  async #serveConnection(connection: Connection): Promise<void> {
+    let active = 0;
+    for await (const stream of connection.accept()) {
+      // Stream credit holds an honest peer back; this holds where a transport has no credit.
+      if (active >= this.#settings.maxStreams) {
+        abandon(stream, StreamCode.Busy);
+        continue;
+      }
+      active++;
+      this.#track(
+        this.#serveStream(stream).finally(() => {
+          active--;
+        }),
+      );
+    }
+  }
+
+  async #serveStream(stream: ByteStream): Promise<void> {
+    try {
+      await this.#answer(stream, this.#gone.signal);
+    } catch (error) {
+      const failure = VortexError.from(error, "Internal");
+      // A peer that went away or broke the protocol is its own affair.
+      if (failure.kind === "local") this.#settings.onError(failure);
+      abandon(stream, failure.kind === "timeout" ? StreamCode.Timeout : StreamCode.Internal);
+    }
+  }
+
+  async #answer(stream: ByteStream, signal: AbortSignal): Promise<void> {
+    const { requestTimeout, stallTimeout, limiter, runtime, onError } = this.#settings;
+    let request: DownloadPiecePacket;
+    try {
+      const reading = readRequest(stream);
+      request = await within(runtime.clock, requestTimeout, reading, "Stalled", "waiting for a request");
+    } catch (error) {
+      if (!(error instanceof VortexError) || error.kind !== "peer") throw error;
+      await this.#refuse(stream, 0, RemoteErrorCode.InvalidArgument, error.message);
+      return;
+    }
+    void expectEnd(stream);
+    let piece: Awaited<ReturnType<PieceStore["getPiece"]>>;
+    try {
+      piece = await this.#store.getPiece(request, { signal });
+    } catch (error) {
+      onError(VortexError.from(error, "StorageFailed"));
+      // What went wrong inside is not the peer's to know.
+      await this.#refuse(stream, request.id, RemoteErrorCode.Internal, "the piece could not be read");
+      return;
+    }
+    if (piece === undefined) {
+      const name = `${request.kind} piece ${request.number} of task ${request.taskId}`;
+      await this.#refuse(stream, request.id, RemoteErrorCode.NotFound, `${name} is not here`);
+      return;
+    }
+    const write = (chunk: Uint8Array): Promise<void> =>
+      within(runtime.clock, stallTimeout, stream.writer.write(chunk), "Stalled", "waiting for the peer to read");
+    await write(encodePacket({ type: "piece-content", id: request.id, kind: request.kind, metadata: piece.metadata }));
+    for await (const chunk of piece.read()) {
+      if (limiter !== undefined) {
+        await limiter.take(chunk.length, signal);
+        if (signal.aborted) throw signal.reason;
+      }
+      await write(chunk);
+    }
+    await stream.writer.end();
+  }
+
+  async #refuse(stream: ByteStream, id: number, code: number, message: string): Promise<void> {
+    const { runtime, stallTimeout } = this.#settings;
+    const answer = encodePacket({ type: "error", id, code, message });
+    const sent = stream.writer.write(answer).then(() => stream.writer.end());
+    await within(runtime.clock, stallTimeout, sent, "Stalled", "waiting for the peer to read");
+    stream.reader.cancel(StreamCode.None);
+  }
+
+  #track(work: Promise<void>): void {
+    const tracked = work.finally(() => this.#running.delete(tracked));
+    this.#running.add(tracked);
+  }
+}
+
+/** A server over a QUIC transport, under its name in Dragonfly's design document. */
+export type QuicServer = VortexServer;
+
+/** One request, and nothing after it. */
+async function readRequest(stream: ByteStream): Promise<DownloadPiecePacket> {
+  // A request has 74 bytes; no other packet is of use here, so their bounds are as small.
+  const decoder = new PacketDecoder({ metadata: 0, errorMessage: 0, reserved: 0 });
+  for (;;) {
+    const packet = decoder.next();
+    if (packet !== undefined) {
+      if (packet.type !== "download-piece") {
+        throw new VortexError("ProtocolViolation", `expected a request for a piece, got ${packet.type}`);
+      }
+      if (decoder.midPacket) throw new VortexError("ProtocolViolation", "bytes follow the request");
+      return packet;
+    }
+    const chunk = await stream.reader.read();
+    if (chunk === undefined) {
+      throw new VortexError("TruncatedContent", "the stream ended before a request was complete");
+    }
+    decoder.push(chunk);
+  }
+}
+
+/** Reads the end of the request's direction, so that the stream can be forgotten; more bytes are not wanted. */
+async function expectEnd({ reader }: ByteStream): Promise<void> {
+  try {
+    if ((await reader.read()) !== undefined) reader.cancel(StreamCode.Violation);
+  } catch {
+    // The stream failed; whoever writes the answer hears of it.
+  }
+}
+
+function abandon(stream: ByteStream, code: number): void {
+  stream.reader.cancel(code);
+  stream.writer.abort(code);
+}

@@ -1,0 +1,325 @@
+import { abortedError, VortexError } from "../errors.ts";
+import { type Address, formatAddress } from "./address.ts";
+import { AsyncQueue } from "./queue.ts";
+import {
+  type ByteReader,
+  type ByteStream,
+  type ByteWriter,
+  type CloseInfo,
+  type Connection,
+  DEFAULT_MAX_CONNECTIONS,
+  DEFAULT_MAX_STREAMS,
+  type DialOptions,
+  type Listener,
+  type ListenOptions,
+  StreamCode,
+  type Transport,
+} from "./transport.ts";
+
+/** Bytes that a direction of a stream holds before the writer waits. */
+const WINDOW = 64 * 1024;
+
+/**
+ * A transport within one process, for tests and for programs that serve themselves. Dialling reaches the listeners of the
+ * same `MemoryTransport`. It is also the plainest reading of the contract in `transport.ts`.
+ */
+export class MemoryTransport implements Transport {
+  readonly protocol: "quic" | "tcp";
+  readonly #listeners = new Map<string, MemoryListener>();
+  #nextPort = 49152;
+
+  constructor(protocol: "quic" | "tcp" = "quic") {
+    this.protocol = protocol;
+  }
+
+  async dial(remote: Address, options: DialOptions = {}): Promise<Connection> {
+    if (options.signal?.aborted) throw abortedError(options.signal, "dialling");
+    const listener = this.#listeners.get(formatAddress(remote));
+    if (listener === undefined) {
+      throw new VortexError("ConnectionRefused", `nobody listens at ${formatAddress(remote)}`);
+    }
+    const local = { host: remote.host, port: this.#nextPort++ };
+    return listener.connect(this.protocol, local);
+  }
+
+  async listen(local: Address, options: ListenOptions = {}): Promise<Listener> {
+    const address = { host: local.host, port: local.port === 0 ? this.#nextPort++ : local.port };
+    const key = formatAddress(address);
+    if (this.#listeners.has(key)) throw new VortexError("AddressInUse", `${key} is in use`);
+    const listener = new MemoryListener(address, options, () => this.#listeners.delete(key));
+    this.#listeners.set(key, listener);
+    return listener;
+  }
+}
+
+class MemoryListener implements Listener {
+  readonly address: Address;
+  readonly fingerprint: undefined;
+  readonly #options: ListenOptions;
+  readonly #forget: () => void;
+  readonly #incoming = new AsyncQueue<Connection>();
+  readonly #connections = new Set<MemoryConnection>();
+
+  constructor(address: Address, options: ListenOptions, forget: () => void) {
+    this.address = address;
+    this.#options = options;
+    this.#forget = forget;
+  }
+
+  connect(protocol: "quic" | "tcp", from: Address): Connection {
+    if (this.#connections.size >= (this.#options.maxConnections ?? DEFAULT_MAX_CONNECTIONS)) {
+      throw new VortexError("ConnectionRefused", "the listener has as many connections as it takes");
+    }
+    const maxStreams = this.#options.maxStreams ?? DEFAULT_MAX_STREAMS;
+    const [client, server] = MemoryConnection.pair(protocol, this.address, from, maxStreams);
+    this.#connections.add(server);
+    void server.closed.then(() => this.#connections.delete(server));
+    this.#incoming.push(server);
+    return client;
+  }
+
+  accept(): AsyncIterable<Connection> {
+    return this.#incoming;
+  }
+
+  async close(options: { readonly grace?: number } = {}): Promise<void> {
+    this.#forget();
+    this.#incoming.end();
+    await Promise.all([...this.#connections].map((connection) => connection.close(options)));
+  }
+}
+
+class MemoryConnection implements Connection {
+  readonly protocol: "quic" | "tcp";
+  readonly remote: Address;
+  readonly resumed = false;
+  readonly closed: Promise<CloseInfo>;
+  readonly #incoming = new AsyncQueue<ByteStream>();
+  readonly #streams = new Set<MemoryStream>();
+  readonly #credit: number;
+  readonly #waiting: (() => void)[] = [];
+  #opened = 0;
+  #peer: MemoryConnection = this;
+  #resolveClosed: (info: CloseInfo) => void = () => {};
+  #end: CloseInfo | undefined;
+
+  static pair(
+    protocol: "quic" | "tcp",
+    server: Address,
+    client: Address,
+    maxStreams: number,
+  ): [client: MemoryConnection, server: MemoryConnection] {
+    const dialled = new MemoryConnection(protocol, server, maxStreams);
+    const accepted = new MemoryConnection(protocol, client, DEFAULT_MAX_STREAMS);
+    dialled.#peer = accepted;
+    accepted.#peer = dialled;
+    return [dialled, accepted];
+  }
+
+  private constructor(protocol: "quic" | "tcp", remote: Address, credit: number) {
+    this.protocol = protocol;
+    this.remote = remote;
+    this.#credit = credit;
+    this.closed = new Promise((resolve) => {
+      this.#resolveClosed = resolve;
+    });
+  }
+
+  async openStream(options: { readonly signal?: AbortSignal } = {}): Promise<ByteStream> {
+    for (;;) {
+      if (options.signal?.aborted) throw abortedError(options.signal, "opening a stream");
+      if (this.#end !== undefined) throw this.#end.error;
+      if (this.#opened < this.#credit) break;
+      await this.#creditOrAbort(options.signal);
+    }
+    this.#opened++;
+    const ours = new MemoryPipe();
+    const theirs = new MemoryPipe();
+    const local = new MemoryStream(theirs, ours);
+    const remote = new MemoryStream(ours, theirs);
+    const peer = this.#peer;
+    this.#streams.add(local);
+    peer.#streams.add(remote);
+    void Promise.all([ours.finished, theirs.finished]).then(() => {
+      this.#streams.delete(local);
+      peer.#streams.delete(remote);
+      this.#opened--;
+      this.#waiting.shift()?.();
+    });
+    peer.#incoming.push(remote);
+    return local;
+  }
+
+  accept(): AsyncIterable<ByteStream> {
+    return this.#incoming;
+  }
+
+  async close(options: { readonly grace?: number } = {}): Promise<void> {
+    if (this.#end !== undefined) return;
+    // What was written and ended is still read by the other side; give it the time to.
+    const ended = [...this.#streams].filter((stream) => stream.output.ended).map((stream) => stream.output.finished);
+    if (ended.length > 0) {
+      let timer: ReturnType<typeof setTimeout> | undefined;
+      const grace = new Promise<void>((resolve) => {
+        timer = setTimeout(resolve, options.grace ?? 5000);
+      });
+      await Promise.race([Promise.all(ended), grace]);
+      clearTimeout(timer);
+    }
+    this.abort(StreamCode.None, "");
+  }
+
+  abort(code: number = StreamCode.None, reason = ""): void {
+    this.#finish({
+      code,
+      reason,
+      remote: false,
+      error: new VortexError("Closed", "the connection was closed on this side"),
+    });
+    this.#peer.#finish({
+      code,
+      reason,
+      remote: true,
+      error: new VortexError("ConnectionLost", `the peer closed the connection (code ${code})`),
+    });
+  }
+
+  #finish(info: CloseInfo): void {
+    if (this.#end !== undefined) return;
+    this.#end = info;
+    for (const stream of this.#streams) stream.fail(info.error);
+    this.#streams.clear();
+    this.#incoming.end();
+    for (const wake of this.#waiting.splice(0)) wake();
+    this.#resolveClosed(info);
+  }
+
+  #creditOrAbort(signal: AbortSignal | undefined): Promise<void> {
+    return new Promise((resolve) => {
+      const done = (): void => {
+        signal?.removeEventListener("abort", done);
+        const index = this.#waiting.indexOf(done);
+        if (index >= 0) this.#waiting.splice(index, 1);
+        resolve();
+      };
+      signal?.addEventListener("abort", done);
+      this.#waiting.push(done);
+    });
+  }
+}
+
+class MemoryStream implements ByteStream {
+  readonly reader: ByteReader;
+  readonly writer: ByteWriter;
+  readonly output: MemoryPipe;
+  readonly #input: MemoryPipe;
+
+  constructor(input: MemoryPipe, output: MemoryPipe) {
+    this.#input = input;
+    this.output = output;
+    this.reader = { read: () => input.read(), cancel: (code = StreamCode.Cancelled) => input.cancel(code) };
+    this.writer = {
+      write: (chunk) => output.write(chunk),
+      end: () => output.end(),
+      abort: (code = StreamCode.Cancelled) => output.abort(code),
+    };
+  }
+
+  fail(error: VortexError): void {
+    this.#input.failBoth(error);
+    this.output.failBoth(error);
+  }
+}
+
+/** One direction: a queue of chunks between a writer and a reader. */
+class MemoryPipe {
+  readonly finished: Promise<void>;
+  ended = false;
+  #chunks: Uint8Array[] = [];
+  #held = 0;
+  #readError: VortexError | undefined;
+  #writeError: VortexError | undefined;
+  #wakeReader: (() => void) | undefined;
+  #wakeWriter: (() => void) | undefined;
+  #finish: () => void = () => {};
+
+  constructor() {
+    this.finished = new Promise((resolve) => {
+      this.#finish = resolve;
+    });
+  }
+
+  async read(): Promise<Uint8Array | undefined> {
+    for (;;) {
+      if (this.#readError !== undefined) throw this.#readError;
+      const chunk = this.#chunks.shift();
+      if (chunk !== undefined) {
+        this.#held -= chunk.length;
+        this.#wakeWriter?.();
+        return chunk;
+      }
+      if (this.ended) {
+        this.#finish();
+        return undefined;
+      }
+      await new Promise<void>((resolve) => {
+        this.#wakeReader = resolve;
+      });
+    }
+  }
+
+  async write(chunk: Uint8Array): Promise<void> {
+    if (this.ended) throw new VortexError("Closed", "the stream was ended on this side");
+    if (this.#writeError !== undefined) throw this.#writeError;
+    if (chunk.length === 0) return;
+    // A copy, so that the reader owns its chunk whatever the writer does.
+    this.#chunks.push(chunk.slice());
+    this.#held += chunk.length;
+    this.#wakeReader?.();
+    while (this.#held > WINDOW && this.#writeError === undefined) {
+      await new Promise<void>((resolve) => {
+        this.#wakeWriter = resolve;
+      });
+    }
+    if (this.#writeError !== undefined) throw this.#writeError;
+  }
+
+  async end(): Promise<void> {
+    if (this.ended) return;
+    if (this.#writeError !== undefined) throw this.#writeError;
+    this.ended = true;
+    this.#wakeReader?.();
+  }
+
+  cancel(code: number): void {
+    this.#close(
+      new VortexError("Closed", "the stream was cancelled on this side"),
+      new VortexError("StreamReset", `the peer stopped reading (code ${code})`),
+    );
+  }
+
+  abort(code: number): void {
+    this.#close(
+      new VortexError("StreamReset", `the peer aborted the stream (code ${code})`),
+      new VortexError("Closed", "the stream was aborted on this side"),
+    );
+  }
+
+  failBoth(error: VortexError): void {
+    this.#close(error, error);
+  }
+
+  #close(readError: VortexError, writeError: VortexError): void {
+    if (this.ended && this.#chunks.length === 0) {
+      this.#finish();
+      return;
+    }
+    this.#readError ??= readError;
+    this.#writeError ??= writeError;
+    this.#chunks = [];
+    this.#held = 0;
+    this.#wakeReader?.();
+    this.#wakeWriter?.();
+    this.#finish();
+  }
+}

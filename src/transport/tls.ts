@@ -1,0 +1,27 @@
+/**
+ * How a client makes sure whom it talks to. Without any of these, the certificate must be valid for the peer's host and
+ * come from one of the certificate authorities of the runtime.
+ */
+export interface TlsClientOptions {
+  /** Certificate authorities to trust instead of the runtime's, PEM. */
+  readonly ca?: string;
+  /** SHA-256 fingerprints of the peer's own certificate, hex with or without colons; one must match, and nothing else counts. */
+  readonly fingerprints?: readonly string[];
+  /** `false` accepts any certificate, as stock Dragonfly clients do. Whoever is on the path can then pose as the peer. */
+  readonly verify?: false;
+  /** The name that the certificate must be valid for, also sent to the peer. Default: the host that is dialled. */
+  readonly serverName?: string;
+  /** A client certificate chain and its key, PEM, for servers that ask for one. */
+  readonly cert?: string;
+  readonly key?: string;
+}
+
+/** What a server shows of itself, and asks for. */
+export interface TlsServerOptions {
+  /** Certificate chain, PEM. Without it the server makes a self-signed one and tells its fingerprint. */
+  readonly cert?: string;
+  /** Private key of the certificate, PEM. */
+  readonly key?: string;
+  /** Certificate authorities that clients' certificates must come from, PEM. Without it clients need none. */
+  readonly clientCa?: string;
+}

@@ -1,0 +1,141 @@
+/**
+ * The boundary between the protocol and the runtimes: byte streams, connections of streams, and transports that dial and
+ * listen. Each binding implements it, and `test/compliance` holds each to what is written here.
+ *
+ * **Errors.** Whatever fails, fails with a `VortexError`; the native error is its `cause`.
+ *
+ * **Waiting.** No promise here waits for ever: dialling and opening take an AbortSignal, and everything that waits on a
+ * connection is rejected when that connection ends. A transport ends a silent connection after its idle timeout.
+ *
+ * **Half-close.** The two directions of a stream are independent. `end()` closes one and leaves the other.
+ */
+import type { VortexError } from "../errors.ts";
+import type { Address } from "./address.ts";
+
+/** Why a stream or connection is given up; carried by QUIC frames, and lost on TCP, which knows one kind of reset. */
+export const StreamCode = {
+  /** Nothing is wrong. */
+  None: 0,
+  /** The one who gives up does not need the rest. */
+  Cancelled: 1,
+  /** A deadline passed. */
+  Timeout: 2,
+  /** The other side broke the protocol. */
+  Violation: 3,
+  /** No capacity for this stream or connection now. */
+  Busy: 4,
+  /** A failure inside. */
+  Internal: 5,
+} as const;
+
+/** The direction that bytes come from. Pulled: what nobody reads stays in the transport's window and holds the sender. */
+export interface ByteReader {
+  /**
+   * The next chunk, never empty, or undefined once the other side has ended its direction. The chunk belongs to the
+   * caller. One call at a time.
+   *
+   * Rejects with `StreamReset` when the other side aborted, `ConnectionLost` when the connection ended first, and
+   * `Closed` after `cancel()`, also the call that is waiting.
+   */
+  read(): Promise<Uint8Array | undefined>;
+  /** Gives up reading: the other side is told to stop sending. Idempotent; without effect after the end. */
+  cancel(code?: number): void;
+}
+
+/** The direction that bytes go to. */
+export interface ByteWriter {
+  /**
+   * Resolves when more may be written: at once while there is room, later when the reader is slower. The bytes must not
+   * change any more. One call at a time.
+   *
+   * Rejects with `StreamReset` when the other side cancelled, `ConnectionLost` when the connection ended, and `Closed`
+   * after `end()` or `abort()`.
+   */
+  write(chunk: Uint8Array): Promise<void>;
+  /** Half-close, after all that was written. Resolves when the transport has taken it over. Idempotent. */
+  end(): Promise<void>;
+  /** Gives up writing: what is still under way may be lost, and the other side's reads fail. Idempotent. */
+  abort(code?: number): void;
+}
+
+/** A stream of bytes in both directions. */
+export interface ByteStream {
+  readonly reader: ByteReader;
+  readonly writer: ByteWriter;
+}
+
+/** How a connection ended. */
+export interface CloseInfo {
+  /** The application's or transport's error code, 0 when nothing was wrong or the transport has none. */
+  readonly code: number;
+  /** Text from whichever side closed; may be empty. */
+  readonly reason: string;
+  /** Whether the other side ended it. */
+  readonly remote: boolean;
+  /** What requests on this connection fail with. */
+  readonly error: VortexError;
+}
+
+/** Streams to and from one peer. */
+export interface Connection {
+  readonly protocol: "quic" | "tcp";
+  readonly remote: Address;
+  /** Whether the handshake resumed an earlier session. */
+  readonly resumed: boolean;
+  /**
+   * Opens a stream; waits for stream credit. The other side sees the stream no later than its first byte.
+   * Rejects with `Aborted` (or the signal's own `VortexError`), `ConnectionLost` or `Closed`.
+   */
+  openStream(options?: { readonly signal?: AbortSignal }): Promise<ByteStream>;
+  /** Streams that the other side opened, until the connection ends. Iterate once. */
+  accept(): AsyncIterable<ByteStream>;
+  /** Resolves, never rejects, when the connection has ended, whoever ended it. */
+  readonly closed: Promise<CloseInfo>;
+  /**
+   * Graceful: no new streams, what has been written and ended is delivered (for at most `grace` milliseconds, default
+   * 5000), then the other side is told. Idempotent.
+   */
+  close(options?: { readonly grace?: number }): Promise<void>;
+  /** Abrupt: streams fail at once, and the other side is told why. Idempotent. */
+  abort(code?: number, reason?: string): void;
+}
+
+/** What dialling may be told. */
+export interface DialOptions {
+  /** Ends the attempt; the promise rejects with the signal's reason if that is a `VortexError`, else `Aborted`. */
+  readonly signal?: AbortSignal;
+}
+
+/** What listening may be told. */
+export interface ListenOptions {
+  /** Greatest number of connections at a time; further ones are turned away. Default 1024. */
+  readonly maxConnections?: number;
+  /** Greatest number of streams at a time that a peer may open on one connection. Default 128. */
+  readonly maxStreams?: number;
+}
+
+/** Default of {@link ListenOptions.maxConnections}. */
+export const DEFAULT_MAX_CONNECTIONS = 1024;
+/** Default of {@link ListenOptions.maxStreams}. */
+export const DEFAULT_MAX_STREAMS = 128;
+
+/** Waits for peers. */
+export interface Listener {
+  /** The address in use, with the port that was chosen if 0 was asked for. */
+  readonly address: Address;
+  /** What a client may pin: the SHA-256 fingerprint of the certificate, colon-separated hex. Undefined without TLS. */
+  readonly fingerprint: string | undefined;
+  /** Established connections, until the listener is closed. Iterate once. */
+  accept(): AsyncIterable<Connection>;
+  /** Stops listening and ends its connections, as {@link Connection.close} does. Idempotent. */
+  close(options?: { readonly grace?: number }): Promise<void>;
+}
+
+/** One way to reach peers. */
+export interface Transport {
+  readonly protocol: "quic" | "tcp";
+  /** Rejects with `ConnectionRefused`, `Unreachable`, `HandshakeFailed`, `ProtocolNotSupported`, or as the signal says. */
+  dial(remote: Address, options?: DialOptions): Promise<Connection>;
+  /** Rejects with `AddressInUse` or `InvalidArgument`. */
+  listen(local: Address, options?: ListenOptions): Promise<Listener>;
+}
