@@ -154,6 +154,13 @@ export class VortexError extends Error {
   }
 }
 
+/** Errors of the codec and the transports do not know the peer; this adds it. What is no `VortexError` is `Internal`. */
+export function withAddress(error: unknown, addr: string): VortexError {
+  if (!(error instanceof VortexError)) return VortexError.from(error, "Internal", undefined, addr);
+  if (error.addr !== undefined) return error;
+  return new VortexError(error.code, error.message, { cause: error.cause ?? error, addr });
+}
+
 /** An `Aborted` error that keeps the signal's reason as its cause. */
 export function abortedError(signal: AbortSignal, what: string): VortexError {
   if (signal.reason instanceof VortexError) return signal.reason;

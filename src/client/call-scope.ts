@@ -1,4 +1,4 @@
-import { abortedError, VortexError } from "../errors.ts";
+import { abortedError, VortexError, withAddress } from "../errors.ts";
 import type { Clock, Timer } from "../runtime.ts";
 
 /** What ends one call: its AbortSignal, its piece timeout, and silence. */
@@ -51,19 +51,19 @@ export class CallScope {
     return this.#controller.signal.aborted ? (this.#controller.signal.reason as VortexError) : undefined;
   }
 
-  /** Fails the call: whoever waits on the signal hears of it. The first failure stands. */
+  /** Fails the call: whoever waits on the signal hears of it, with the peer's address. The first failure stands. */
   fail(error: VortexError): void {
     if (this.#finished || this.signal.aborted) return;
-    this.#controller.abort(error);
+    this.#controller.abort(withAddress(error, this.#options.addr));
     this.finish();
   }
 
   /** Fails the call with `error` if nothing has yet, and returns what it failed with. */
   end(error: unknown): VortexError {
-    this.fail(VortexError.from(error, "Internal"));
-    const failure = this.failure ?? VortexError.from(error, "Internal");
+    const failure = withAddress(error, this.#options.addr);
+    this.fail(failure);
     this.finish();
-    return failure;
+    return this.failure ?? failure;
   }
 
   /** Runs `cleanup` when the scope ends, at once if it has. */

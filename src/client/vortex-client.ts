@@ -1,4 +1,4 @@
-import { VortexError } from "../errors.ts";
+import { VortexError, withAddress } from "../errors.ts";
 import type { Piece, PieceMetadata } from "../piece.ts";
 import { PacketDecoder } from "../protocol/decoder.ts";
 import { encodePacket, type Packet, RemoteErrorCode } from "../protocol/packet.ts";
@@ -60,7 +60,7 @@ export class VortexClient implements PoolClient {
       if (scope.failure !== undefined) throw scope.failure;
       await scope.waitFor(stream.writer.write(packet).then(() => stream.writer.end()));
       const decoder = new PacketDecoder({ metadata: this.#settings.maxMetadataLength });
-      const answer = await scope.waitFor(readPacket(stream.reader, decoder));
+      const answer = await readPacket(stream.reader, decoder, scope);
       const metadata = expectContent(answer, kind, request.addr);
       const source = contentSource(stream.reader, decoder.takeRest());
       return acceptAnnouncement(request, metadata, source, scope, this.#settings);
@@ -103,12 +103,12 @@ async function dial(
   }
 }
 
-/** Reads until one whole packet is there. */
-async function readPacket(reader: ByteReader, decoder: PacketDecoder): Promise<Packet> {
+/** Reads until one whole packet is there. Each chunk is waited for by itself: a slow peer is not a silent one. */
+async function readPacket(reader: ByteReader, decoder: PacketDecoder, scope: CallScope): Promise<Packet> {
   for (;;) {
     const packet = decoder.next();
     if (packet !== undefined) return packet;
-    const chunk = await reader.read();
+    const chunk = await scope.waitFor(reader.read());
     if (chunk === undefined) {
       throw new VortexError(
         "TruncatedContent",
@@ -172,11 +172,4 @@ function abandonStream(stream: ByteStream, failure: VortexError | undefined): vo
   const code = failure?.kind === "peer" ? StreamCode.Violation : StreamCode.Cancelled;
   stream.reader.cancel(code);
   stream.writer.abort(code);
-}
-
-/** Errors of the codec and the transports do not know the peer; this adds it. */
-function withAddress(error: unknown, addr: string): VortexError {
-  if (!(error instanceof VortexError)) return VortexError.from(error, "Internal", undefined, addr);
-  if (error.addr !== undefined) return error;
-  return new VortexError(error.code, error.message, { cause: error.cause ?? error, addr });
 }

@@ -1,3 +1,4 @@
+import { VortexError } from "../errors.ts";
 import { type PieceKind, pieceKinds } from "../piece.ts";
 
 /** Tags of Vortex packets. Source: the Vortex protocol crate 0.1.5, `lib.rs`; 8 to 253 are reserved. */
@@ -16,9 +17,15 @@ export const Tag = {
 
 const LAST_PIECE_TAG = Tag.CachePieceContent;
 
-/** The tag that asks for a piece of `kind`. */
+/**
+ * The tag that asks for a piece of `kind`.
+ * @throws `InvalidArgument` for what is none of {@link pieceKinds}
+ */
 export function requestTag(kind: PieceKind): number {
-  return pieceKinds.indexOf(kind) * 2;
+  const index = pieceKinds.indexOf(kind);
+  // Without this a kind misspelt in plain JavaScript would go out as a close packet.
+  if (index < 0) throw new VortexError("InvalidArgument", `kind "${kind}": expected ${pieceKinds.join(", ")}`);
+  return index * 2;
 }
 
 /** The tag that answers with a piece of `kind`. */

@@ -65,20 +65,8 @@ export class VortexServer {
   }
 
   async #serveConnection(connection: Connection): Promise<void> {
-    let active = 0;
-    for await (const stream of connection.accept()) {
-      // Stream credit holds an honest peer back; this holds where a transport has no credit.
-      if (active >= this.#settings.maxStreams) {
-        abandon(stream, StreamCode.Busy);
-        continue;
-      }
-      active++;
-      this.#track(
-        this.#serveStream(stream).finally(() => {
-          active--;
-        }),
-      );
-    }
+    // How many streams there are at a time is the transport's to bound, by stream credit.
+    for await (const stream of connection.accept()) this.#track(this.#serveStream(stream));
   }
 
   async #serveStream(stream: ByteStream): Promise<void> {
@@ -103,7 +91,7 @@ export class VortexServer {
       await this.#refuse(stream, 0, RemoteErrorCode.InvalidArgument, error.message);
       return;
     }
-    void expectEnd(stream);
+    const requestEnded = expectEnd(stream);
     let piece: Awaited<ReturnType<PieceStore["getPiece"]>>;
     try {
       piece = await this.#store.getPiece(request, { signal });
@@ -129,6 +117,8 @@ export class VortexServer {
       await write(chunk);
     }
     await stream.writer.end();
+    // Over TCP the connection ends with its answer, but not before the peer has taken all of it and ended its side.
+    await within(runtime.clock, stallTimeout, requestEnded, "Stalled", "waiting for the end of the request");
   }
 
   async #refuse(stream: ByteStream, id: number, code: number, message: string): Promise<void> {

@@ -34,6 +34,9 @@ export class MemoryTransport implements Transport {
 
   async dial(remote: Address, options: DialOptions = {}): Promise<Connection> {
     if (options.signal?.aborted) throw abortedError(options.signal, "dialling");
+    // A moment passes here as it does on a network, so that an abort during dialling is one.
+    await Promise.resolve();
+    if (options.signal?.aborted) throw abortedError(options.signal, "dialling");
     const listener = this.#listeners.get(formatAddress(remote));
     if (listener === undefined) {
       throw new VortexError("ConnectionRefused", `nobody listens at ${formatAddress(remote)}`);
@@ -99,6 +102,7 @@ class MemoryConnection implements Connection {
   readonly #credit: number;
   readonly #waiting: (() => void)[] = [];
   #opened = 0;
+  #closing = false;
   #peer: MemoryConnection = this;
   #resolveClosed: (info: CloseInfo) => void = () => {};
   #end: CloseInfo | undefined;
@@ -127,8 +131,13 @@ class MemoryConnection implements Connection {
 
   async openStream(options: { readonly signal?: AbortSignal } = {}): Promise<ByteStream> {
     for (;;) {
-      if (options.signal?.aborted) throw abortedError(options.signal, "opening a stream");
+      if (options.signal?.aborted) {
+        // The credit that woke this call may be another's.
+        this.#waiting.shift()?.();
+        throw abortedError(options.signal, "opening a stream");
+      }
       if (this.#end !== undefined) throw this.#end.error;
+      if (this.#closing) throw closedHere();
       if (this.#opened < this.#credit) break;
       await this.#creditOrAbort(options.signal);
     }
@@ -156,6 +165,8 @@ class MemoryConnection implements Connection {
 
   async close(options: { readonly grace?: number } = {}): Promise<void> {
     if (this.#end !== undefined) return;
+    this.#closing = true;
+    for (const wake of this.#waiting.splice(0)) wake();
     // What was written and ended is still read by the other side; give it the time to.
     const ended = [...this.#streams].filter((stream) => stream.output.ended).map((stream) => stream.output.finished);
     if (ended.length > 0) {
@@ -174,7 +185,7 @@ class MemoryConnection implements Connection {
       code,
       reason,
       remote: false,
-      error: new VortexError("Closed", "the connection was closed on this side"),
+      error: closedHere(),
     });
     this.#peer.#finish({
       code,
@@ -225,9 +236,10 @@ class MemoryStream implements ByteStream {
     };
   }
 
+  /** Fails this side's reads and writes; the pipes' other ends belong to the peer, which fails with an error of its own. */
   fail(error: VortexError): void {
-    this.#input.failBoth(error);
-    this.output.failBoth(error);
+    this.#input.close({ read: error });
+    this.output.close({ write: error });
   }
 }
 
@@ -292,34 +304,35 @@ class MemoryPipe {
   }
 
   cancel(code: number): void {
-    this.#close(
-      new VortexError("Closed", "the stream was cancelled on this side"),
-      new VortexError("StreamReset", `the peer stopped reading (code ${code})`),
-    );
+    this.close({
+      read: new VortexError("Closed", "the stream was cancelled on this side"),
+      write: new VortexError("StreamReset", `the peer stopped reading (code ${code})`),
+    });
   }
 
   abort(code: number): void {
-    this.#close(
-      new VortexError("StreamReset", `the peer aborted the stream (code ${code})`),
-      new VortexError("Closed", "the stream was aborted on this side"),
-    );
+    this.close({
+      read: new VortexError("StreamReset", `the peer aborted the stream (code ${code})`),
+      write: new VortexError("Closed", "the stream was aborted on this side"),
+    });
   }
 
-  failBoth(error: VortexError): void {
-    this.#close(error, error);
-  }
-
-  #close(readError: VortexError, writeError: VortexError): void {
+  /** Ends the direction under one or both of its ends; what was ended and read to the end stays so. */
+  close(errors: { readonly read?: VortexError; readonly write?: VortexError }): void {
     if (this.ended && this.#chunks.length === 0) {
       this.#finish();
       return;
     }
-    this.#readError ??= readError;
-    this.#writeError ??= writeError;
+    this.#readError ??= errors.read;
+    this.#writeError ??= errors.write;
     this.#chunks = [];
     this.#held = 0;
     this.#wakeReader?.();
     this.#wakeWriter?.();
     this.#finish();
   }
+}
+
+function closedHere(): VortexError {
+  return new VortexError("Closed", "the connection was closed on this side");
 }

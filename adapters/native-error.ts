@@ -1,0 +1,40 @@
+import { type ErrorCode, VortexError } from "../src/errors.ts";
+
+const codes: Record<string, ErrorCode> = {
+  ECONNREFUSED: "ConnectionRefused",
+  EHOSTUNREACH: "Unreachable",
+  ENETUNREACH: "Unreachable",
+  ENETDOWN: "Unreachable",
+  ENOTFOUND: "Unreachable",
+  EAI_AGAIN: "Unreachable",
+  EAI_NODATA: "Unreachable",
+  EADDRNOTAVAIL: "Unreachable",
+  EINVAL: "Unreachable",
+  EADDRINUSE: "AddressInUse",
+  EACCES: "AddressInUse",
+  ETIMEDOUT: "ConnectTimeout",
+  ECONNRESET: "StreamReset",
+  EPIPE: "StreamReset",
+  ERR_STREAM_DESTROYED: "StreamReset",
+  ERR_STREAM_WRITE_AFTER_END: "Closed",
+};
+
+/** The one place where errors of node:net, node:dgram and node:dns become ours. Unknown ones get `fallback`. */
+export function nativeError(error: unknown, fallback: ErrorCode, what: string): VortexError {
+  return VortexError.from(error, codes[systemCode(error)] ?? fallback, what);
+}
+
+/** As {@link nativeError}, for an address that could not be listened on. */
+export function listenError(error: unknown, addr: string): VortexError {
+  const code = systemCode(error);
+  const message = code === "EADDRINUSE" ? `${addr} is in use` : `cannot listen on ${addr}`;
+  return VortexError.from(error, code === "ENOTFOUND" ? "Unreachable" : "AddressInUse", message);
+}
+
+function systemCode(error: unknown): string {
+  if (!(error instanceof Error)) return "";
+  // Dialling several addresses of one host fails with an AggregateError that holds what each one failed with.
+  if (error instanceof AggregateError && error.errors.length > 0) return systemCode(error.errors[0]);
+  const { code } = error as { code?: unknown };
+  return typeof code === "string" ? code : "";
+}

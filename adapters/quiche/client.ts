@@ -1,0 +1,134 @@
+import { randomBytes } from "node:crypto";
+import type { Socket } from "node:dgram";
+import { lookup } from "node:dns/promises";
+import { isIP } from "node:net";
+import { abortedError, VortexError } from "../../src/errors.ts";
+import { systemClock } from "../../src/runtime.ts";
+import { type Address, formatAddress } from "../../src/transport/address.ts";
+import type { TlsClientOptions } from "../../src/transport/tls.ts";
+import { type Connection, type DialOptions, StreamCode } from "../../src/transport/transport.ts";
+import { nativeError } from "../native-error.ts";
+import { type HostPort, QuicheConnection } from "./connection.ts";
+import { familyOf, SendRing, udpSocket } from "./datagrams.ts";
+import type { NativeConfig, Quiche } from "./native.ts";
+import type { QuicheSettings } from "./options.ts";
+import { checkCertificate, serverNameOf } from "./tls.ts";
+
+/** Datagrams turned away in a row, with nothing received between them, that mean that the peer is gone. */
+const REFUSALS = 3;
+/** Bytes of a connection id of this side. */
+const ID_LENGTH = 16;
+
+/** What all dials of a transport share. */
+export interface ClientContext {
+  readonly quiche: Quiche;
+  readonly config: NativeConfig;
+  readonly settings: QuicheSettings;
+  readonly tls: TlsClientOptions;
+}
+
+/** Dials one peer, on a socket of its own. */
+export async function dialQuiche(
+  context: ClientContext,
+  remote: Address,
+  { signal }: DialOptions,
+): Promise<Connection> {
+  const addr = formatAddress(remote);
+  const host = await resolveHost(remote, signal);
+  const socket = udpSocket(familyOf(host), context.settings.socketBuffer);
+  let cancel = (): void => {};
+  const aborted = new Promise<never>((_resolve, reject) => {
+    cancel = () => signal !== undefined && reject(abortedError(signal, `dialling ${addr}`));
+    signal?.addEventListener("abort", cancel, { once: true });
+    if (signal?.aborted) cancel();
+  });
+  let connection: QuicheConnection | undefined;
+  try {
+    const local = await Promise.race([aborted, connectSocket(socket, host, remote.port, addr)]);
+    const handshake = startHandshake(context, socket, remote, { host, port: remote.port }, local);
+    connection = handshake.connection;
+    await Promise.race([aborted, handshake.done]);
+    return connection;
+  } catch (error) {
+    if (connection === undefined) socket.close();
+    else connection.abort(StreamCode.Cancelled);
+    throw error;
+  } finally {
+    signal?.removeEventListener("abort", cancel);
+  }
+}
+
+async function resolveHost({ host, port }: Address, signal: AbortSignal | undefined): Promise<string> {
+  if (signal?.aborted) throw abortedError(signal, `dialling ${host}:${port}`);
+  if (isIP(host) !== 0) return host;
+  try {
+    return (await lookup(host)).address;
+  } catch (error) {
+    throw nativeError(error, "Unreachable", `cannot resolve ${host}`);
+  }
+}
+
+/** Connects the socket, so that the kernel drops what comes from elsewhere and tells of ports that nobody listens on. */
+function connectSocket(socket: Socket, host: string, port: number, addr: string): Promise<HostPort> {
+  return new Promise((resolve, reject) => {
+    const onError = (error: Error): void => reject(nativeError(error, "Unreachable", `cannot reach ${addr}`));
+    socket.once("error", onError);
+    socket.connect(port, host, () => {
+      socket.off("error", onError);
+      const bound = socket.address();
+      resolve({ host: bound.address, port: bound.port });
+    });
+  });
+}
+
+function startHandshake(
+  { quiche, config, settings, tls }: ClientContext,
+  socket: Socket,
+  remote: Address,
+  peer: HostPort,
+  local: HostPort,
+): { connection: QuicheConnection; done: Promise<void> } {
+  const native = quiche.Connection.connect(serverNameOf(tls, remote.host), randomBytes(ID_LENGTH), local, peer, config);
+  let established: () => void = () => {};
+  let failed: (error: VortexError) => void = () => {};
+  const done = new Promise<void>((resolve, reject) => {
+    established = resolve;
+    failed = reject;
+  });
+  const connection = new QuicheConnection(native, remote, peer, false, {
+    quiche,
+    clock: systemClock,
+    ring: new SendRing(socket, settings.udpPayloadSize),
+    local,
+    connected: true,
+    lingers: false,
+    keepAlive: settings.keepAlive,
+    onEstablished: () => {
+      checkCertificate(native.peerCertChain(), tls, remote.host);
+      established();
+    },
+    onEnded: (_connection, info) => failed(info.error),
+    onGone: () => socket.close(),
+  });
+  let refusals = 0;
+  socket.on("message", (datagram: Uint8Array) => {
+    refusals = 0;
+    connection.receive(datagram);
+  });
+  // An ICMP answer shows as an error of the socket. Before the handshake is over, nobody listens there. After it, one may
+  // be a forgery or a passing fault of the network (RFC 9000, section 14.2.1); several in a row are a dead peer.
+  socket.on("error", (error) => {
+    refusals++;
+    if (!connection.established) {
+      connection.fail(nativeError(error, "Unreachable", `cannot reach ${formatAddress(remote)}`));
+    } else if (refusals >= REFUSALS) {
+      connection.fail(
+        new VortexError("ConnectionLost", "nobody listens at the peer's address any more", { cause: error }),
+      );
+    }
+  });
+  // Whoever abandons the dial does not wait for this any more.
+  done.catch(() => {});
+  connection.start();
+  return { connection, done };
+}

@@ -1,0 +1,540 @@
+import { abortedError, VortexError } from "../../src/errors.ts";
+import type { Clock, Timer } from "../../src/runtime.ts";
+import type { Address } from "../../src/transport/address.ts";
+import { AsyncQueue } from "../../src/transport/queue.ts";
+import { type ByteStream, type CloseInfo, type Connection, StreamCode } from "../../src/transport/transport.ts";
+import type { SendRing } from "./datagrams.ts";
+import { connectionError } from "./errors.ts";
+import type { NativeConnection, Quiche } from "./native.ts";
+import { QuicheStream } from "./stream.ts";
+
+/** Datagrams that are taken in before packets go out, where the event loop does not come round by itself (Bun). */
+const BATCH = 32;
+
+/** Ended streams that are remembered before quiche is asked which of them it has forgotten. */
+const FINISHED_KEPT = 256;
+
+const NO_BYTES = new Uint8Array(0);
+const SCRATCH = new Uint8Array(64 * 1024);
+
+/** Looks at a stream that was given up before it is taken for leaked. */
+const MAX_LOOKS = 1000;
+/** Least number of bytes that a writer is given in one turn while there is room. */
+const LEAST_SHARE = 16 * 1024;
+/** Bytes of a datagram that are not stream data: header, connection id, frame header, authentication tag. */
+const PACKET_OVERHEAD = 64;
+
+/** What has been done about a stream that was given up. */
+interface Discarded {
+  looks: number;
+  reset: boolean;
+}
+
+/** An address as quiche wants it. */
+export interface HostPort {
+  readonly host: string;
+  readonly port: number;
+}
+
+/** Where a connection sends to and how it is known outside; the difference between a client's and a server's. */
+export interface ConnectionHost {
+  readonly quiche: Quiche;
+  readonly clock: Clock;
+  readonly ring: SendRing;
+  readonly local: HostPort;
+  /** Whether the socket is connected, so that datagrams need no address. */
+  readonly connected: boolean;
+  /** Whether stray packets are answered for a while after the end, as a server should (RFC 9000, section 10.2). */
+  readonly lingers: boolean;
+  /** Milliseconds between two signs of life that this side asks for, or undefined to ask for none. */
+  readonly keepAlive: number | undefined;
+  /** The handshake is over. A throw ends the connection with that error. */
+  onEstablished(connection: QuicheConnection): void;
+  /** The connection has ended, as `info` says. */
+  onEnded(connection: QuicheConnection, info: CloseInfo): void;
+  /** Nothing is left to do; the connection can be forgotten. */
+  onGone(connection: QuicheConnection): void;
+}
+
+/**
+ * The event loop around one quiche connection. Datagrams come in by `receive`; everything else happens in `#flush`, once
+ * for many datagrams and calls: it wakes readers, gives blocked writers what room there is, and sends.
+ *
+ * Counted per packet there is one `recv` or `send` and nothing else; see ARCHITECTURE.md for what that is worth.
+ */
+export class QuicheConnection implements Connection {
+  readonly protocol = "quic";
+  readonly remote: Address;
+  readonly native: NativeConnection;
+  readonly closed: Promise<CloseInfo>;
+  readonly #host: ConnectionHost;
+  readonly #server: boolean;
+  readonly #streams = new Map<number, QuicheStream>();
+  /** Streams with a reader that waits. */
+  readonly #reading = new Set<number>();
+  /** Streams with a writer that waits, the next in turn first. */
+  readonly #blocked = new Set<number>();
+  readonly #incoming = new AsyncQueue<ByteStream>();
+  readonly #creditWaiters: (() => void)[] = [];
+  /** Streams of the other side that were skipped, since a later one came first. */
+  readonly #skipped = new Set<number>();
+  /** Streams that were given up by one side, until quiche has forgotten them. */
+  readonly #discarded = new Map<number, Discarded>();
+  /** Streams that ended in good order, which the other side may not have acknowledged yet. */
+  readonly #finished = new Set<number>();
+  #recvInfo: { readonly to: HostPort; readonly from: HostPort };
+  #nextLocal: number;
+  #nextRemote: number;
+  /** Datagrams taken in since the last flush. */
+  #unflushed = 0;
+  /** Bytes of streams handed to quiche since the last datagram came in. */
+  #written = 0;
+  #scheduled = false;
+  #established = false;
+  #draining = false;
+  #isGone = false;
+  #end: CloseInfo | undefined;
+  #resolveClosed: (info: CloseInfo) => void = () => {};
+  #timer: Timer | undefined;
+  #timerAt = 0;
+  #keepAliveTimer: Timer | undefined;
+  #lastReceived: number;
+  /** Run after the next flush. */
+  #flushed: (() => void)[] = [];
+
+  constructor(native: NativeConnection, remote: Address, peer: HostPort, server: boolean, host: ConnectionHost) {
+    this.native = native;
+    this.remote = remote;
+    this.#host = host;
+    this.#server = server;
+    this.#nextLocal = server ? 1 : 0;
+    this.#nextRemote = server ? 0 : 1;
+    this.#recvInfo = { to: host.local, from: peer };
+    this.#lastReceived = host.clock.now();
+    this.closed = new Promise((resolve) => {
+      this.#resolveClosed = resolve;
+    });
+  }
+
+  get resumed(): boolean {
+    return this.native.isResumed();
+  }
+
+  /** The application can see this connection. */
+  get established(): boolean {
+    return this.#established;
+  }
+
+  // --- the application's side -------------------------------------------------------------------------------------
+
+  async openStream(options: { readonly signal?: AbortSignal } = {}): Promise<ByteStream> {
+    const { signal } = options;
+    for (;;) {
+      if (signal?.aborted) throw abortedError(signal, "opening a stream");
+      if (this.#end !== undefined) throw this.#end.error;
+      if (this.#draining) throw closedHere();
+      if (this.native.peerStreamsLeftBidi() > 0) break;
+      // Streams are what credit comes back from. Without any, a peer of older make has lost count of ours (see #write).
+      if (this.#streams.size === 0 && this.#discarded.size === 0) {
+        this.#draining = true;
+        throw new VortexError("ConnectionLost", "the peer gives no more stream credit on this connection");
+      }
+      await this.#creditOrAbort(signal);
+    }
+    const id = this.#nextLocal;
+    this.#nextLocal += 4;
+    // Takes the credit now; the other side hears of the stream with its first byte.
+    this.native.streamSend(id, NO_BYTES, false);
+    return this.#adopt(id);
+  }
+
+  accept(): AsyncIterable<ByteStream> {
+    return this.#incoming;
+  }
+
+  async close(options: { readonly grace?: number } = {}): Promise<void> {
+    if (this.#end !== undefined) return;
+    this.#draining = true;
+    this.#incoming.end();
+    const grace = options.grace ?? 5000;
+    if (grace > 0 && this.#established) await this.#delivered(grace);
+    this.abort(StreamCode.None, "");
+  }
+
+  abort(code: number = StreamCode.None, reason = ""): void {
+    if (this.#end !== undefined) return;
+    this.#closeNative(true, code, reason);
+    this.#finish({ code, reason, remote: false, error: closedHere() });
+  }
+
+  /** Ends the connection for a reason of TLS or of the transport, before the application has seen it. */
+  refuse(code: number, error: VortexError): void {
+    if (this.#end !== undefined) return;
+    this.#closeNative(false, code, "");
+    this.#finish({ code, reason: error.message, remote: false, error });
+  }
+
+  // --- the network's side -----------------------------------------------------------------------------------------
+
+  /** Takes a datagram in. Whatever it holds, this does not throw. */
+  receive(datagram: Uint8Array, host?: string, port?: number): void {
+    if (this.#isGone) return;
+    if (host !== undefined && port !== undefined) this.#follow(host, port);
+    try {
+      this.native.recv(datagram, this.#recvInfo);
+    } catch {
+      // quiche has closed the connection if the error calls for it, and #flush sees that. A packet that is not for this
+      // connection, or not authentic, is dropped (RFC 9000, section 5.2).
+    }
+    this.#unflushed++;
+    if (this.#unflushed >= BATCH) this.#flush();
+    else this.schedule();
+  }
+
+  /** The socket failed for good. */
+  fail(error: VortexError): void {
+    this.#finish({ code: 0, reason: error.message, remote: false, error });
+    this.#gone();
+  }
+
+  /** Starts the handshake of a client. */
+  start(): void {
+    this.#flush();
+  }
+
+  /** Has `#flush` run once the present batch of events has been worked off. */
+  schedule(): void {
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    setImmediate(() => {
+      if (this.#scheduled) this.#flush();
+    });
+  }
+
+  // --- the streams' side ------------------------------------------------------------------------------------------
+
+  /** Why the connection ended, for streams that outlive it. */
+  get endError(): VortexError | undefined {
+    return this.#end?.error;
+  }
+
+  /** A reader waits, or does not any more. */
+  setReading(id: number, waits: boolean): void {
+    if (waits) this.#reading.add(id);
+    else this.#reading.delete(id);
+  }
+
+  /** A writer waits, or does not any more. */
+  setWriting(id: number, waits: boolean): void {
+    if (waits) {
+      this.#blocked.add(id);
+      this.schedule();
+    } else {
+      this.#blocked.delete(id);
+    }
+  }
+
+  /** Both directions of a stream are over for this side. */
+  forget(id: number, discarded: boolean): void {
+    this.#streams.delete(id);
+    this.#blocked.delete(id);
+    this.#reading.delete(id);
+    // Those who wait for credit look again: with no stream left, none will come back.
+    if (this.#streams.size === 0) for (const wake of this.#creditWaiters.splice(0)) wake();
+    if (discarded) {
+      this.#discarded.set(id, { looks: 0, reset: false });
+    } else {
+      this.#finished.add(id);
+      if (this.#finished.size > FINISHED_KEPT) this.#prune(this.#finished);
+    }
+    this.schedule();
+  }
+
+  // --- inside -----------------------------------------------------------------------------------------------------
+
+  #adopt(id: number): QuicheStream {
+    const stream = new QuicheStream(id, this, this.#host.quiche, this.#host.clock);
+    this.#streams.set(id, stream);
+    return stream;
+  }
+
+  #flush(): void {
+    this.#scheduled = false;
+    if (this.#isGone) return;
+    const received = this.#unflushed > 0;
+    this.#unflushed = 0;
+    if (received) {
+      this.#lastReceived = this.#host.clock.now();
+      this.#written = 0;
+    }
+    if (this.#end === undefined) this.#progress(received);
+    if (this.#isGone) return;
+    this.#send();
+    this.#arm();
+    if (this.#flushed.length > 0) for (const wake of this.#flushed.splice(0)) wake();
+    if (this.native.isClosed()) this.#onNativeClosed();
+  }
+
+  #progress(received: boolean): void {
+    if (!this.#established && this.native.isEstablished()) this.#establish();
+    if (received) {
+      if (this.native.isDraining() || this.native.isClosed()) {
+        this.#onNativeClosed();
+        return;
+      }
+      if (this.#established) for (const id of this.native.readable()) this.#onReadable(id);
+      for (const id of this.#reading) {
+        // quiche 0.18 does not call a stream readable when its end comes with bytes that were there before.
+        if (this.native.streamFinished(id)) this.#streams.get(id)?.onFinished();
+      }
+      if (this.#discarded.size > 0) this.#reap();
+      if (this.#creditWaiters.length > 0) {
+        for (const wake of this.#creditWaiters.splice(0, this.native.peerStreamsLeftBidi())) wake();
+      }
+    }
+    if (this.#blocked.size > 0) this.#write();
+  }
+
+  /**
+   * Shares the room that the congestion window leaves among the writers, in turn.
+   *
+   * Only as much is handed to quiche as goes out with the next #send: quiche 0.18 never forgets a stream that the peer
+   * stops while bytes of it wait unsent (`SendBuf::reset` marks them as acknowledged, beyond the final size), and its
+   * credit would be lost. So writes wait for the next flush, and overhead is allowed for.
+   */
+  #write(): void {
+    const room = new Map<QuicheStream, number>();
+    let budget = 0;
+    for (const id of this.#blocked) {
+      const stream = this.#streams.get(id);
+      if (stream === undefined) continue;
+      try {
+        const capacity = this.native.streamCapacity(id);
+        if (capacity > 0) room.set(stream, capacity);
+        // Each is the lesser of the stream's own room and the connection's, so the greatest comes nearest to the latter.
+        budget = Math.max(budget, capacity);
+      } catch (error) {
+        stream.stopWriting(error);
+      }
+    }
+    // quiche looks at the window when a packet comes in, so what was written since then counts too.
+    const window = budget + this.#written;
+    budget -= Math.ceil(window / (this.native.maxSendUdpPayloadSize() - PACKET_OVERHEAD)) * PACKET_OVERHEAD;
+    const share = Math.max(LEAST_SHARE, Math.floor(budget / room.size));
+    for (const [stream, capacity] of room) {
+      if (budget <= 0) return;
+      const taken = stream.onWritable(Math.min(share, budget, capacity));
+      budget -= taken;
+      this.#written += taken;
+      // To the end of the line.
+      if (this.#blocked.delete(stream.id)) this.#blocked.add(stream.id);
+    }
+  }
+
+  #establish(): void {
+    try {
+      this.#host.onEstablished(this);
+    } catch (error) {
+      // 0x12a: TLS alert bad_certificate (RFC 9001, section 4.8).
+      this.refuse(0x12a, VortexError.from(error, "HandshakeFailed"));
+      return;
+    }
+    this.#established = true;
+    this.#keepAlive();
+  }
+
+  #onReadable(id: number): void {
+    let stream = this.#streams.get(id);
+    if (stream === undefined) {
+      const remote = id % 2 === (this.#server ? 0 : 1);
+      if (!remote || this.#discarded.has(id) || !this.#isNew(id)) return;
+      stream = this.#adopt(id);
+      if (!this.#incoming.push(stream)) {
+        stream.reader.cancel(StreamCode.Busy);
+        stream.writer.abort(StreamCode.Busy);
+        return;
+      }
+    }
+    stream.onReadable();
+  }
+
+  #isNew(id: number): boolean {
+    if (id < this.#nextRemote) return this.#skipped.delete(id);
+    for (let skipped = this.#nextRemote; skipped < id; skipped += 4) this.#skipped.add(skipped);
+    this.#nextRemote = id + 4;
+    return true;
+  }
+
+  /**
+   * Streams that were given up stay in quiche, with their credit, until their end has been read or something of this side
+   * is acknowledged after it. So the end is read here, and where it cannot be (reading was shut down), a reset goes out:
+   * its acknowledgement has quiche forget the stream.
+   */
+  #reap(): void {
+    for (const [id, discarded] of this.#discarded) {
+      try {
+        this.native.streamRecv(id, SCRATCH);
+      } catch {
+        // A reset, or a stream that quiche has forgotten.
+      }
+      if (!discarded.reset && this.native.streamFinished(id)) {
+        discarded.reset = true;
+        try {
+          this.native.streamShutdown(id, this.#host.quiche.Shutdown.Write, StreamCode.Cancelled);
+        } catch {
+          // Forgotten meanwhile.
+        }
+      }
+      discarded.looks++;
+      if (discarded.looks > MAX_LOOKS) this.#discarded.delete(id);
+    }
+    this.#prune(this.#discarded);
+  }
+
+  /** Drops the streams that quiche has forgotten, which is when everything on them has been acknowledged. */
+  #prune(ids: Set<number> | Map<number, Discarded>): void {
+    for (const id of ids.keys()) {
+      try {
+        this.native.streamCapacity(id);
+      } catch (error) {
+        if (error instanceof Error && error.message.startsWith("InvalidStreamState")) ids.delete(id);
+      }
+    }
+  }
+
+  #send(): void {
+    const { ring, connected } = this.#host;
+    for (;;) {
+      let packet: ReturnType<NativeConnection["send"]>;
+      try {
+        packet = this.native.send(ring.current);
+      } catch {
+        // The connection cannot go on; its state says why, and #flush looks at that.
+        return;
+      }
+      if (packet === null) break;
+      const [length, { to }] = packet;
+      if (connected) ring.send(length);
+      else ring.send(length, to.port, to.host);
+    }
+  }
+
+  /** Sets the timer that quiche asks for; one that would fire earlier anyway is left, and looks again when it does. */
+  #arm(): void {
+    if (this.#isGone) return;
+    const timeout = this.native.timeout();
+    if (timeout === null) {
+      this.#timer?.cancel();
+      this.#timer = undefined;
+      return;
+    }
+    const at = this.#host.clock.now() + timeout;
+    if (this.#timer !== undefined && this.#timerAt <= at) return;
+    this.#timer?.cancel();
+    this.#timerAt = at;
+    // quiche cuts the fraction of a millisecond off, so the timer would come just too early without the one more.
+    this.#timer = this.#host.clock.setTimer(() => this.#onTimer(), timeout + 1);
+  }
+
+  #onTimer(): void {
+    this.#timer = undefined;
+    const left = this.native.timeout();
+    if (left !== null && left <= 0) this.native.onTimeout();
+    this.#flush();
+  }
+
+  #onNativeClosed(): void {
+    if (this.#end === undefined) {
+      this.#finish(connectionError(this.native, this.#established, this.#server));
+    }
+    if (this.native.isClosed()) this.#gone();
+  }
+
+  #closeNative(application: boolean, code: number, reason: string): void {
+    try {
+      this.native.close(application, code, new TextEncoder().encode(reason));
+    } catch {
+      // Closed already.
+    }
+    this.#send();
+    this.#arm();
+  }
+
+  #finish(info: CloseInfo): void {
+    if (this.#end !== undefined) return;
+    this.#end = info;
+    this.#keepAliveTimer?.cancel();
+    this.#incoming.end();
+    for (const stream of [...this.#streams.values()]) stream.fail(info.error);
+    this.#streams.clear();
+    this.#blocked.clear();
+    this.#reading.clear();
+    for (const wake of this.#creditWaiters.splice(0)) wake();
+    for (const wake of this.#flushed.splice(0)) wake();
+    this.#resolveClosed(info);
+    this.#host.onEnded(this, info);
+    if (!this.#host.lingers) this.#gone();
+  }
+
+  #gone(): void {
+    if (this.#isGone) return;
+    this.#isGone = true;
+    this.#timer?.cancel();
+    this.#timer = undefined;
+    this.#host.onGone(this);
+  }
+
+  /** A peer whose address changed, by a new NAT binding for one; quiche validates the new path before it is used. */
+  #follow(host: string, port: number): void {
+    const { from, to } = this.#recvInfo;
+    if (from.port !== port || from.host !== host) this.#recvInfo = { to, from: { host, port } };
+  }
+
+  #keepAlive(): void {
+    const { keepAlive, clock } = this.#host;
+    if (keepAlive === undefined || this.#end !== undefined) return;
+    const silent = clock.now() - this.#lastReceived;
+    if (silent >= keepAlive) {
+      this.native.sendAckEliciting();
+      this.schedule();
+    }
+    const next = silent >= keepAlive ? keepAlive : keepAlive - silent;
+    this.#keepAliveTimer = clock.setTimer(() => this.#keepAlive(), next, { background: true });
+  }
+
+  /** Waits until what was written on ended streams has been acknowledged, for at most `grace` milliseconds. */
+  async #delivered(grace: number): Promise<void> {
+    const { clock } = this.#host;
+    const until = clock.now() + grace;
+    for (;;) {
+      for (const { id, writeEnded } of this.#streams.values()) if (writeEnded) this.#finished.add(id);
+      this.#prune(this.#finished);
+      const left = until - clock.now();
+      if (this.#finished.size === 0 || this.#end !== undefined || left <= 0) return;
+      await new Promise<void>((resolve) => {
+        const timer = clock.setTimer(resolve, left);
+        this.#flushed.push(() => {
+          timer.cancel();
+          resolve();
+        });
+      });
+    }
+  }
+
+  #creditOrAbort(signal: AbortSignal | undefined): Promise<void> {
+    return new Promise((resolve) => {
+      const done = (): void => {
+        signal?.removeEventListener("abort", done);
+        const index = this.#creditWaiters.indexOf(done);
+        if (index >= 0) this.#creditWaiters.splice(index, 1);
+        resolve();
+      };
+      signal?.addEventListener("abort", done, { once: true });
+      this.#creditWaiters.push(done);
+    });
+  }
+}
+
+function closedHere(): VortexError {
+  return new VortexError("Closed", "the connection was closed on this side");
+}

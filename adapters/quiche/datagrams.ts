@@ -1,0 +1,70 @@
+import { createSocket, type Socket } from "node:dgram";
+import { isIP } from "node:net";
+import { VortexError } from "../../src/errors.ts";
+
+/** Datagrams in a ring; more than a socket takes in one go. */
+const RING = 256;
+
+/**
+ * Buffers for datagrams on their way out. quiche writes a packet into one and the socket sends it, without a copy or a
+ * callback. The kernel takes a datagram over at once, except when its buffer is full: then node:dgram keeps a reference,
+ * and the ring leaves those buffers to it and takes new ones.
+ */
+export class SendRing {
+  readonly #socket: Socket;
+  readonly #size: number;
+  #buffers: Uint8Array[];
+  #next = 0;
+
+  constructor(socket: Socket, size: number) {
+    this.#socket = socket;
+    this.#size = size;
+    this.#buffers = this.#allocate();
+  }
+
+  /** The buffer for the next datagram. */
+  get current(): Uint8Array {
+    // The index stays within the ring.
+    return this.#buffers[this.#next] as Uint8Array;
+  }
+
+  /** Sends the first `length` bytes of the current buffer; to `port` and `host` unless the socket is connected. */
+  send(length: number, port?: number, host?: string): void {
+    if (port === undefined) this.#socket.send(this.current, 0, length);
+    else this.#socket.send(this.current, 0, length, port, host);
+    this.#next++;
+    if (this.#next === RING) {
+      this.#next = 0;
+      if (this.#socket.getSendQueueCount() > 0) this.#buffers = this.#allocate();
+    }
+  }
+
+  #allocate(): Uint8Array[] {
+    const slab = new Uint8Array(RING * this.#size);
+    return Array.from({ length: RING }, (_, index) => slab.subarray(index * this.#size, (index + 1) * this.#size));
+  }
+}
+
+/** A UDP socket for numeric addresses: a name lookup, and the extra turn of the event loop that it costs, is left out. */
+export function udpSocket(family: 4 | 6, bufferSize: number): Socket {
+  const socket = createSocket({
+    type: family === 4 ? "udp4" : "udp6",
+    lookup: (host, _options, done) => done(null, host, family),
+  });
+  socket.once("listening", () => {
+    try {
+      socket.setRecvBufferSize(bufferSize);
+      socket.setSendBufferSize(bufferSize);
+    } catch {
+      // Some systems refuse what Linux would cut down; the default buffers work, only slower.
+    }
+  });
+  return socket;
+}
+
+/** 4 or 6. @throws `Unreachable` when `host` is no IP address */
+export function familyOf(host: string): 4 | 6 {
+  const family = isIP(host);
+  if (family !== 4 && family !== 6) throw new VortexError("Unreachable", `${host} is no IP address`);
+  return family;
+}

@@ -1,0 +1,274 @@
+import { randomBytes } from "node:crypto";
+import type { Socket } from "node:dgram";
+import { VortexError } from "../../src/errors.ts";
+import { systemClock, type Timer } from "../../src/runtime.ts";
+import { type Address, formatAddress } from "../../src/transport/address.ts";
+import { AsyncQueue } from "../../src/transport/queue.ts";
+import type { Connection, Listener } from "../../src/transport/transport.ts";
+import { listenError } from "../native-error.ts";
+import { type ConnectionHost, type HostPort, QuicheConnection } from "./connection.ts";
+import { familyOf, SendRing, udpSocket } from "./datagrams.ts";
+import type { NativeConfig, Quiche } from "./native.ts";
+import type { QuicheSettings } from "./options.ts";
+import { RetryTokens } from "./retry-token.ts";
+
+/** Bytes of a connection id that this side gives out. */
+const ID_LENGTH = 16;
+/** Bytes of it that find the connection: six fit a JavaScript number, and need no string for each datagram. */
+const INDEX_LENGTH = 6;
+/** Least length of a datagram that may open a connection (RFC 9000, section 14.1). */
+const LEAST_INITIAL = 1200;
+/** Half-open connections at a time; what comes on top is dropped, and a client tries again. */
+const MAX_HALF_OPEN = 4096;
+const CONNECTION_REFUSED = 0x2;
+
+/** What a listener is made of. */
+export interface ListenerContext {
+  readonly quiche: Quiche;
+  readonly config: NativeConfig;
+  readonly settings: QuicheSettings;
+  readonly fingerprint: string;
+  readonly maxConnections: number;
+}
+
+interface Accepted {
+  readonly connection: QuicheConnection;
+  /** Indices of the connection ids that lead to it. */
+  readonly indices: number[];
+  /** The id that the client chose, which its first datagrams carry. */
+  readonly initialId: string;
+  readonly handshakeTimer: Timer;
+  state: "half-open" | "open" | "ended";
+}
+
+/** Listens on one UDP socket for all its connections. */
+export async function listenQuiche(context: ListenerContext, local: Address): Promise<Listener> {
+  const socket = udpSocket(familyOf(local.host), context.settings.socketBuffer);
+  await new Promise<void>((resolve, reject) => {
+    socket.once("error", (error) => {
+      socket.close();
+      reject(listenError(error, formatAddress(local)));
+    });
+    socket.bind({ port: local.port, address: local.host, exclusive: true }, () => {
+      socket.removeAllListeners("error");
+      resolve();
+    });
+  });
+  return new QuicheListener(context, socket, local.host);
+}
+
+class QuicheListener implements Listener {
+  readonly address: Address;
+  readonly fingerprint: string;
+  readonly #context: ListenerContext;
+  readonly #socket: Socket;
+  readonly #local: HostPort;
+  readonly #ring: SendRing;
+  readonly #tokens = new RetryTokens();
+  readonly #incoming = new AsyncQueue<Connection>();
+  readonly #byIndex = new Map<number, Accepted>();
+  readonly #byInitialId = new Map<string, Accepted>();
+  readonly #accepted = new Map<QuicheConnection, Accepted>();
+  #halfOpen = 0;
+  #open = 0;
+  #closing: Promise<void> | undefined;
+
+  constructor(context: ListenerContext, socket: Socket, host: string) {
+    const { port } = socket.address();
+    this.address = { host, port };
+    this.fingerprint = context.fingerprint;
+    this.#context = context;
+    this.#socket = socket;
+    this.#local = { host: socket.address().address, port };
+    this.#ring = new SendRing(socket, Math.max(context.settings.udpPayloadSize, LEAST_INITIAL));
+    socket.on("message", (datagram: Uint8Array, from) => this.#onDatagram(datagram, from.address, from.port));
+    // A datagram to one client that could not be sent concerns that client only, and it asks again.
+    socket.on("error", () => {});
+  }
+
+  accept(): AsyncIterable<Connection> {
+    return this.#incoming;
+  }
+
+  close(options: { readonly grace?: number } = {}): Promise<void> {
+    this.#closing ??= this.#close(options);
+    return this.#closing;
+  }
+
+  async #close(options: { readonly grace?: number }): Promise<void> {
+    this.#incoming.end();
+    await Promise.all([...this.#accepted.keys()].map((connection) => connection.close(options)));
+    for (const { connection } of [...this.#accepted.values()]) connection.fail(closed());
+    await new Promise<void>((resolve) => this.#socket.close(() => resolve()));
+  }
+
+  #onDatagram(datagram: Uint8Array, host: string, port: number): void {
+    const first = datagram[0];
+    if (first === undefined) return;
+    if ((first & 0x80) === 0) {
+      if (datagram.length > ID_LENGTH)
+        this.#byIndex.get(indexOf(datagram, 1))?.connection.receive(datagram, host, port);
+      return;
+    }
+    // Long header (RFC 8999, section 5.1): version, then the two connection ids, each with its length.
+    const length = datagram[5] ?? 0;
+    if (datagram.length < 7 + length || length > 20) return;
+    const destination = datagram.subarray(6, 6 + length);
+    const known =
+      (length === ID_LENGTH ? this.#byIndex.get(indexOf(destination, 0)) : undefined) ??
+      this.#byInitialId.get(textOf(destination));
+    if (known !== undefined) {
+      known.connection.receive(datagram, host, port);
+    } else if (datagram.length >= LEAST_INITIAL && this.#closing === undefined) {
+      this.#onInitial(datagram, host, port);
+    }
+  }
+
+  /** A datagram of no known connection, long enough to open one. */
+  #onInitial(datagram: Uint8Array, host: string, port: number): void {
+    const { quiche, settings } = this.#context;
+    let header: ReturnType<Quiche["Header"]["fromSlice"]>;
+    try {
+      header = quiche.Header.fromSlice(datagram, ID_LENGTH);
+    } catch {
+      return;
+    }
+    if (!quiche.versionIsSupported(header.version)) {
+      this.#reply(quiche.negotiateVersion(header.scid, header.dcid, this.#ring.current), host, port);
+      return;
+    }
+    if (header.ty !== quiche.Type.Initial) return;
+    const token = header.token ?? new Uint8Array(0);
+    if (token.length === 0) {
+      const threshold = settings.retry === "always" ? 0 : settings.retry === "never" ? Infinity : settings.retry;
+      if (this.#halfOpen >= threshold) {
+        const id = this.#newId();
+        const minted = this.#tokens.mint(host, port, header.dcid, systemClock.now());
+        const { scid, dcid, version } = header;
+        this.#reply(quiche.retry(scid, dcid, id, minted, version, this.#ring.current), host, port);
+        return;
+      }
+      this.#accept(datagram, header.dcid, this.#newId(), undefined, host, port);
+      return;
+    }
+    const originalId = this.#tokens.open(host, port, token, systemClock.now());
+    // The id that came with the retry is the client's destination now, and has to be ours (RFC 9000, section 7.3).
+    if (originalId !== undefined && header.dcid.length === ID_LENGTH) {
+      this.#accept(datagram, header.dcid, header.dcid, originalId, host, port);
+    }
+  }
+
+  #accept(
+    datagram: Uint8Array,
+    initialId: Uint8Array,
+    id: Uint8Array,
+    originalId: Uint8Array | undefined,
+    host: string,
+    port: number,
+  ): void {
+    if (this.#halfOpen >= MAX_HALF_OPEN) return;
+    const { quiche, config, settings } = this.#context;
+    const peer = { host, port };
+    const native = quiche.Connection.accept(id, originalId, this.#local, peer, config);
+    const connection = new QuicheConnection(native, peer, peer, true, this.#hostOf());
+    const index = indexOf(id, 0);
+    const accepted: Accepted = {
+      connection,
+      indices: [index],
+      initialId: textOf(initialId),
+      handshakeTimer: systemClock.setTimer(() => {
+        connection.refuse(CONNECTION_REFUSED, new VortexError("ConnectTimeout", "the client did not finish in time"));
+      }, settings.handshakeTimeout),
+      state: "half-open",
+    };
+    this.#accepted.set(connection, accepted);
+    this.#byIndex.set(index, accepted);
+    this.#byInitialId.set(accepted.initialId, accepted);
+    this.#halfOpen++;
+    connection.receive(datagram);
+    if (this.#open >= this.#context.maxConnections) {
+      connection.refuse(CONNECTION_REFUSED, new VortexError("ConnectionRefused", "no room for another connection"));
+    }
+  }
+
+  #hostOf(): ConnectionHost {
+    const { quiche } = this.#context;
+    return {
+      quiche,
+      clock: systemClock,
+      ring: this.#ring,
+      local: this.#local,
+      connected: false,
+      lingers: true,
+      // Whoever wants the connection kept, the client, asks for signs of life.
+      keepAlive: undefined,
+      onEstablished: (connection) => this.#onEstablished(connection),
+      onEnded: (connection) => this.#onEnded(connection),
+      onGone: (connection) => this.#onGone(connection),
+    };
+  }
+
+  #onEstablished(connection: QuicheConnection): void {
+    const accepted = this.#accepted.get(connection);
+    if (accepted === undefined) return;
+    accepted.handshakeTimer.cancel();
+    this.#byInitialId.delete(accepted.initialId);
+    accepted.state = "open";
+    this.#halfOpen--;
+    this.#open++;
+    // Spare ids let the client move to another address without being linked to the old one (RFC 9000, section 5.1.1).
+    while (connection.native.sourceCidsLeft() > 0) {
+      const id = this.#newId();
+      connection.native.newSourceCid(
+        id,
+        randomBytes(16).reduce((token, byte) => (token << 8n) | BigInt(byte), 0n),
+        false,
+      );
+      accepted.indices.push(indexOf(id, 0));
+      this.#byIndex.set(indexOf(id, 0), accepted);
+    }
+    if (!this.#incoming.push(connection)) throw closed();
+  }
+
+  #onEnded(connection: QuicheConnection): void {
+    const accepted = this.#accepted.get(connection);
+    if (accepted === undefined) return;
+    accepted.handshakeTimer.cancel();
+    if (accepted.state === "half-open") this.#halfOpen--;
+    else if (accepted.state === "open") this.#open--;
+    accepted.state = "ended";
+  }
+
+  #onGone(connection: QuicheConnection): void {
+    const accepted = this.#accepted.get(connection);
+    if (accepted === undefined) return;
+    this.#accepted.delete(connection);
+    this.#byInitialId.delete(accepted.initialId);
+    for (const index of accepted.indices) this.#byIndex.delete(index);
+  }
+
+  #reply(length: number, host: string, port: number): void {
+    this.#ring.send(length, port, host);
+  }
+
+  #newId(): Uint8Array {
+    for (;;) {
+      const id = new Uint8Array(randomBytes(ID_LENGTH));
+      if (!this.#byIndex.has(indexOf(id, 0))) return id;
+    }
+  }
+}
+
+function indexOf(bytes: Uint8Array, offset: number): number {
+  let index = 0;
+  for (let at = offset; at < offset + INDEX_LENGTH; at++) index = index * 256 + (bytes[at] ?? 0);
+  return index;
+}
+
+function textOf(id: Uint8Array): string {
+  return String.fromCharCode(...id);
+}
+
+function closed(): VortexError {
+  return new VortexError("Closed", "the listener is closed");
+}

@@ -1,0 +1,306 @@
+import { VortexError } from "../../src/errors.ts";
+import type { Clock, Timer } from "../../src/runtime.ts";
+import { type ByteReader, type ByteStream, type ByteWriter, StreamCode } from "../../src/transport/transport.ts";
+import type { QuicheConnection } from "./connection.ts";
+import { streamError } from "./errors.ts";
+import type { Quiche } from "./native.ts";
+
+/** Bytes of memory that chunks are cut from; the reader gets the parts and owns them. */
+const SLAB = 256 * 1024;
+/** Least room worth reading into: the datagrams of one turn of the event loop bring some 40 KB. */
+const LEAST_ROOM = 64 * 1024;
+/** Bytes that a writer may leave here without waiting, so that small writes and the end share a packet. */
+const WRITE_AHEAD = 4096;
+/** Milliseconds for which the last byte is kept back, see {@link QuicheStream}. */
+const HOLD_BACK = 5;
+
+const NO_BYTES = new Uint8Array(0);
+
+interface Waiting<T> {
+  resolve(value: T): void;
+  reject(error: VortexError): void;
+}
+
+/**
+ * One bidirectional stream of a quiche connection.
+ *
+ * The end of a direction never goes out alone while bytes before it are under way: quiche 0.18 takes a stream for
+ * complete once all its bytes are acknowledged (`SendBuf::is_complete`), and then neither sends an end that is still
+ * waiting nor repeats one that was lost. So the last byte is kept back until the next write, or the end, or for a few
+ * milliseconds.
+ */
+export class QuicheStream implements ByteStream {
+  readonly id: number;
+  readonly reader: ByteReader;
+  readonly writer: ByteWriter;
+  readonly #connection: QuicheConnection;
+  readonly #quiche: Quiche;
+  readonly #clock: Clock;
+  #slab: Uint8Array = NO_BYTES;
+  #reading: Waiting<Uint8Array | undefined> | undefined;
+  #readEnd: "open" | "ended" | VortexError = "open";
+  /** Written by the application, not handed to quiche yet. */
+  #pending: Uint8Array[] = [];
+  #pendingLength = 0;
+  #writing: Waiting<void> | undefined;
+  #writeEnd: "open" | "ending" | "ended" | VortexError = "open";
+  /** The last byte went out without the end behind it. */
+  #released = false;
+  #releaseTimer: Timer | undefined;
+  /** Whether one side gave a direction up, so that quiche must be watched for the end of the stream. */
+  #discarded = false;
+
+  constructor(id: number, connection: QuicheConnection, quiche: Quiche, clock: Clock) {
+    this.id = id;
+    this.#connection = connection;
+    this.#quiche = quiche;
+    this.#clock = clock;
+    this.reader = { read: () => this.#read(), cancel: (code = StreamCode.Cancelled) => this.#cancel(code) };
+    this.writer = {
+      write: (chunk) => this.#write(chunk),
+      end: () => this.#endWriting(),
+      abort: (code = StreamCode.Cancelled) => this.#abort(code),
+    };
+  }
+
+  /** Whether this side has ended its direction, so that its bytes are owed to the other. */
+  get writeEnded(): boolean {
+    return this.#writeEnd === "ending" || this.#writeEnd === "ended";
+  }
+
+  // --- called by the connection -----------------------------------------------------------------------------------
+
+  /** Bytes, an end or a reset have come. */
+  onReadable(): void {
+    const waiting = this.#reading;
+    if (waiting === undefined) return;
+    try {
+      const chunk = this.#receive();
+      if (chunk === null) return;
+      this.#stopReading();
+      waiting.resolve(chunk);
+    } catch (error) {
+      this.#stopReading();
+      waiting.reject(error as VortexError);
+    }
+  }
+
+  /** The end has come and all bytes before it have been read, though quiche did not say so. */
+  onFinished(): void {
+    const waiting = this.#reading;
+    if (waiting === undefined) return;
+    this.#stopReading();
+    this.#endReading("ended");
+    waiting.resolve(undefined);
+  }
+
+  /** Hands quiche what is pending, up to `room` bytes, and returns how many bytes that were. */
+  onWritable(room: number): number {
+    let left = room;
+    try {
+      while (left > 0) {
+        const [chunk] = this.#pending;
+        // Bytes that may go: all of them with the end behind them, or all but the last.
+        const ready = this.#pendingLength - (this.#writeEnd === "ending" || this.#released ? 0 : 1);
+        if (chunk === undefined || ready <= 0) break;
+        const length = Math.min(chunk.length, ready, left);
+        const last = this.#writeEnd === "ending" && length === this.#pendingLength;
+        const taken = this.#connection.native.streamSend(this.id, chunk.subarray(0, length), last) ?? 0;
+        this.#pendingLength -= taken;
+        left -= taken;
+        if (taken === chunk.length) this.#pending.shift();
+        else this.#pending[0] = chunk.subarray(taken);
+        if (last && taken === length) this.#wroteEnd();
+        if (taken < length) break;
+      }
+    } catch (error) {
+      this.stopWriting(error);
+      return room - left;
+    }
+    if (this.#pendingLength <= 1) this.#onDrained();
+    return room - left;
+  }
+
+  /** The peer does not want any more, or quiche cannot go on. */
+  stopWriting(cause: unknown): void {
+    this.#failWriting(streamError(cause, "the peer stopped reading", this.#connection.endError));
+    this.#discarded = true;
+    this.#forgetIfOver();
+  }
+
+  /** The connection has ended. */
+  fail(error: VortexError): void {
+    if (this.#readEnd === "open") this.#readEnd = error;
+    this.#reading?.reject(error);
+    this.#reading = undefined;
+    this.#failWriting(error);
+  }
+
+  // --- reading ----------------------------------------------------------------------------------------------------
+
+  async #read(): Promise<Uint8Array | undefined> {
+    if (this.#readEnd === "ended") return undefined;
+    if (this.#readEnd !== "open") throw this.#readEnd;
+    const chunk = this.#receive();
+    if (chunk !== null) return chunk;
+    if (this.#connection.native.streamFinished(this.id)) {
+      this.#endReading("ended");
+      return undefined;
+    }
+    return new Promise((resolve, reject) => {
+      this.#reading = { resolve, reject };
+      this.#connection.setReading(this.id, true);
+    });
+  }
+
+  /** What quiche holds: a chunk, undefined at the end, null when there is nothing yet. */
+  #receive(): Uint8Array | undefined | null {
+    if (this.#slab.length < LEAST_ROOM) this.#slab = new Uint8Array(SLAB);
+    let received: [number, boolean] | null;
+    try {
+      received = this.#connection.native.streamRecv(this.id, this.#slab);
+    } catch (cause) {
+      const error = streamError(cause, "the peer aborted the stream", this.#connection.endError);
+      this.#discarded = true;
+      this.#endReading(error);
+      throw error;
+    }
+    if (received === null) return null;
+    const [length, fin] = received;
+    // The window may have to be opened for the sender, who would wait for ever otherwise.
+    this.#connection.schedule();
+    const chunk = this.#slab.subarray(0, length);
+    this.#slab = this.#slab.subarray(length);
+    if (fin) this.#endReading("ended");
+    if (length === 0) return fin ? undefined : null;
+    return chunk;
+  }
+
+  #endReading(how: "ended" | VortexError): void {
+    this.#readEnd = how;
+    this.#slab = NO_BYTES;
+    this.#forgetIfOver();
+  }
+
+  #cancel(code: number): void {
+    if (this.#readEnd !== "open") return;
+    const error = new VortexError("Closed", "the stream was cancelled on this side");
+    const waiting = this.#reading;
+    this.#stopReading();
+    waiting?.reject(error);
+    this.#discarded = true;
+    this.#shutdown(this.#quiche.Shutdown.Read, code);
+    this.#endReading(error);
+  }
+
+  #stopReading(): void {
+    this.#reading = undefined;
+    this.#connection.setReading(this.id, false);
+  }
+
+  // --- writing ----------------------------------------------------------------------------------------------------
+
+  async #write(chunk: Uint8Array): Promise<void> {
+    if (this.writeEnded) throw new VortexError("Closed", "the stream was ended on this side");
+    if (this.#writeEnd instanceof VortexError) throw this.#writeEnd;
+    if (chunk.length === 0) return;
+    this.#hold();
+    this.#pending.push(chunk);
+    this.#pendingLength += chunk.length;
+    this.#connection.setWriting(this.id, true);
+    if (this.#pendingLength <= WRITE_AHEAD) return;
+    await new Promise<void>((resolve, reject) => {
+      this.#writing = { resolve, reject };
+    });
+  }
+
+  async #endWriting(): Promise<void> {
+    if (this.writeEnded) return;
+    if (this.#writeEnd instanceof VortexError) throw this.#writeEnd;
+    this.#writeEnd = "ending";
+    if (this.#pendingLength > 0) {
+      this.#hold();
+      this.#connection.setWriting(this.id, true);
+    } else if (this.#released) {
+      // The last byte is under way, and the end has to wait until it has arrived; a few round trips are enough.
+      const rtt = this.#connection.native.pathStats()[0]?.rtt ?? 0;
+      this.#releaseTimer = this.#clock.setTimer(() => this.#sendEnd(), 20 + 3 * rtt);
+    } else {
+      this.#sendEnd();
+    }
+  }
+
+  /** Sends the end by itself. */
+  #sendEnd(): void {
+    if (this.#writeEnd !== "ending") return;
+    try {
+      this.#connection.native.streamSend(this.id, NO_BYTES, true);
+    } catch (error) {
+      this.stopWriting(error);
+      return;
+    }
+    this.#wroteEnd();
+    this.#connection.schedule();
+  }
+
+  #wroteEnd(): void {
+    this.#writeEnd = "ended";
+    this.#connection.setWriting(this.id, false);
+    this.#forgetIfOver();
+  }
+
+  /** Nothing but the last byte is pending: the writer may go on, and the byte goes when nothing follows it. */
+  #onDrained(): void {
+    this.#connection.setWriting(this.id, false);
+    this.#writing?.resolve();
+    this.#writing = undefined;
+    if (this.#writeEnd !== "open" || this.#pendingLength === 0) return;
+    this.#releaseTimer ??= this.#clock.setTimer(() => {
+      this.#releaseTimer = undefined;
+      if (this.#writeEnd !== "open" || this.#pendingLength === 0) return;
+      this.#released = true;
+      this.#connection.setWriting(this.id, true);
+    }, HOLD_BACK);
+  }
+
+  /** More follows the last byte, so it is no last byte. */
+  #hold(): void {
+    this.#releaseTimer?.cancel();
+    this.#releaseTimer = undefined;
+    this.#released = false;
+  }
+
+  #abort(code: number): void {
+    if (this.#writeEnd === "ended" || this.#writeEnd instanceof VortexError) return;
+    this.#failWriting(new VortexError("Closed", "the stream was aborted on this side"));
+    this.#discarded = true;
+    this.#shutdown(this.#quiche.Shutdown.Write, code);
+    this.#forgetIfOver();
+  }
+
+  #failWriting(error: VortexError): void {
+    if (this.#writeEnd === "open" || this.#writeEnd === "ending") this.#writeEnd = error;
+    this.#releaseTimer?.cancel();
+    this.#connection.setWriting(this.id, false);
+    this.#pending = [];
+    this.#pendingLength = 0;
+    this.#writing?.reject(error);
+    this.#writing = undefined;
+  }
+
+  // --- both -------------------------------------------------------------------------------------------------------
+
+  #shutdown(direction: number, code: number): void {
+    try {
+      this.#connection.native.streamShutdown(this.id, direction, code);
+    } catch {
+      // The stream is over for quiche.
+    }
+    this.#connection.schedule();
+  }
+
+  #forgetIfOver(): void {
+    const open = this.#readEnd === "open" || this.#writeEnd === "open" || this.#writeEnd === "ending";
+    if (!open) this.#connection.forget(this.id, this.#discarded);
+  }
+}

@@ -1,0 +1,38 @@
+/** Milliseconds in each unit that stock Dragonfly reads. Source: the humantime crate, `parse_duration`. */
+const units: Record<string, number> = {
+  ...spellings(1e-6, "ns", "nsec"),
+  ...spellings(1e-3, "us", "usec", "µs"),
+  ...spellings(1, "ms", "msec"),
+  ...spellings(1_000, "s", "sec", "second", "seconds"),
+  ...spellings(60_000, "m", "min", "minute", "minutes"),
+  ...spellings(3_600_000, "h", "hr", "hrs", "hour", "hours"),
+  ...spellings(86_400_000, "d", "day", "days"),
+  ...spellings(7 * 86_400_000, "w", "wk", "wks", "week", "weeks"),
+};
+
+const SPAN = /\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-zµ]+)/y;
+
+/**
+ * Milliseconds in a duration as people write it: one or more numbers, each with its unit, such as `360s`, `1m30s`,
+ * `2h 37min`, `1.5s` or `500ms`. Undefined for anything else, so also for a number without a unit. Units are those of
+ * stock Dragonfly up to the week; a month and a year are no length to wait for.
+ *
+ * Our own, since the libraries of this size read either less (`ms` and `@lukeed/ms` one unit only) or too much
+ * (`parse-duration` takes "360s;", "1m oops" and "3m5"), and a timeout that was misread is found too late.
+ */
+export function parseDuration(text: string): number | undefined {
+  let milliseconds = 0;
+  let at = 0;
+  while (at < text.length) {
+    SPAN.lastIndex = at;
+    const [span, amount, name] = SPAN.exec(text) ?? [];
+    if (span === undefined || name === undefined || !Object.hasOwn(units, name)) return undefined;
+    milliseconds += Number(amount) * (units[name] ?? 0);
+    at += span.length;
+  }
+  return at === 0 ? undefined : milliseconds;
+}
+
+function spellings(milliseconds: number, ...names: string[]): Record<string, number> {
+  return Object.fromEntries(names.map((name) => [name, milliseconds]));
+}
