@@ -50,7 +50,7 @@ export async function dialQuiche(
     await Promise.race([aborted, handshake.done]);
     return connection;
   } catch (error) {
-    if (connection === undefined) socket.close();
+    if (connection === undefined) closeSocket(socket);
     else connection.abort(StreamCode.Cancelled);
     throw error;
   } finally {
@@ -68,6 +68,12 @@ async function resolveHost({ host, port }: Address, signal: AbortSignal | undefi
   }
 }
 
+function closeSocket(socket: Socket): void {
+  // What still comes from a connect under way is of no interest.
+  socket.on("error", () => {});
+  socket.close();
+}
+
 /** Connects the socket, so that the kernel drops what comes from elsewhere and tells of ports that nobody listens on. */
 function connectSocket(socket: Socket, host: string, port: number, addr: string): Promise<HostPort> {
   return new Promise((resolve, reject) => {
@@ -75,8 +81,13 @@ function connectSocket(socket: Socket, host: string, port: number, addr: string)
     socket.once("error", onError);
     socket.connect(port, host, () => {
       socket.off("error", onError);
-      const bound = socket.address();
-      resolve({ host: bound.address, port: bound.port });
+      try {
+        const bound = socket.address();
+        resolve({ host: bound.address, port: bound.port });
+      } catch (error) {
+        // The dial was given up, and the socket closed, in the meantime.
+        reject(nativeError(error, "Closed", `dialling ${addr} was given up`));
+      }
     });
   });
 }

@@ -19,6 +19,8 @@ const SCRATCH = new Uint8Array(64 * 1024);
 
 /** Looks at a stream that was given up before it is taken for leaked. */
 const MAX_LOOKS = 1000;
+/** Milliseconds without an open stream in which stream credit has to come back. */
+const CREDIT_GRACE = 1000;
 /** Least number of bytes that a writer is given in one turn while there is room. */
 const LEAST_SHARE = 16 * 1024;
 /** Bytes of a datagram that are not stream data: header, connection id, frame header, authentication tag. */
@@ -129,17 +131,21 @@ export class QuicheConnection implements Connection {
 
   async openStream(options: { readonly signal?: AbortSignal } = {}): Promise<ByteStream> {
     const { signal } = options;
+    let idleSince: number | undefined;
     for (;;) {
       if (signal?.aborted) throw abortedError(signal, "opening a stream");
       if (this.#end !== undefined) throw this.#end.error;
       if (this.#draining) throw closedHere();
       if (this.native.peerStreamsLeftBidi() > 0) break;
-      // Streams are what credit comes back from. Without any, a peer of older make has lost count of ours (see #write).
-      if (this.#streams.size === 0 && this.#discarded.size === 0) {
+      // Ended streams are what credit comes back from. With none open, and none coming back, the peer has lost count (see
+      // #write for how), and only a new connection helps.
+      const now = this.#host.clock.now();
+      idleSince = this.#streams.size === 0 ? (idleSince ?? now) : undefined;
+      if (idleSince !== undefined && now - idleSince >= CREDIT_GRACE) {
         this.#draining = true;
         throw new VortexError("ConnectionLost", "the peer gives no more stream credit on this connection");
       }
-      await this.#creditOrAbort(signal);
+      await this.#creditOrAbort(signal, idleSince === undefined ? undefined : CREDIT_GRACE);
     }
     const id = this.#nextLocal;
     this.#nextLocal += 4;
@@ -521,14 +527,16 @@ export class QuicheConnection implements Connection {
     }
   }
 
-  #creditOrAbort(signal: AbortSignal | undefined): Promise<void> {
+  #creditOrAbort(signal: AbortSignal | undefined, milliseconds: number | undefined): Promise<void> {
     return new Promise((resolve) => {
       const done = (): void => {
+        timer?.cancel();
         signal?.removeEventListener("abort", done);
         const index = this.#creditWaiters.indexOf(done);
         if (index >= 0) this.#creditWaiters.splice(index, 1);
         resolve();
       };
+      const timer = milliseconds === undefined ? undefined : this.#host.clock.setTimer(done, milliseconds);
       signal?.addEventListener("abort", done, { once: true });
       this.#creditWaiters.push(done);
     });

@@ -83,6 +83,7 @@ class DialledPeer implements Connection {
   readonly #streams = new Set<SocketStream>();
   /** The socket of the dial, until the first stream takes it. */
   #spare: SocketStream | undefined;
+  #closing = false;
   #end: CloseInfo | undefined;
   #resolveClosed: (info: CloseInfo) => void = () => {};
 
@@ -96,15 +97,15 @@ class DialledPeer implements Connection {
 
   async openStream(options: { readonly signal?: AbortSignal } = {}): Promise<ByteStream> {
     if (options.signal?.aborted) throw abortedError(options.signal, "opening a stream");
-    if (this.#end !== undefined) throw this.#end.error;
+    if (this.#closing) throw closedHere();
     const spare = this.#spare;
     this.#spare = undefined;
     // A peer that waited long for a request on the spare socket may have closed it.
     if (spare?.pristine) return spare;
     const socket = await openSocket(this.remote, options);
-    if (this.#end !== undefined) {
+    if (this.#closing) {
       socket.destroy();
-      throw (this.#end as CloseInfo).error;
+      throw closedHere();
     }
     return this.#adopt(socket);
   }
@@ -118,6 +119,7 @@ class DialledPeer implements Connection {
 
   async close(options: { readonly grace?: number } = {}): Promise<void> {
     if (this.#end !== undefined) return;
+    this.#closing = true;
     this.#spare?.destroy(closedHere());
     await Promise.all([...this.#streams].map((stream) => stream.drain(options.grace ?? 5000)));
     this.abort();
@@ -125,6 +127,7 @@ class DialledPeer implements Connection {
 
   abort(code: number = StreamCode.None, reason = ""): void {
     if (this.#end !== undefined) return;
+    this.#closing = true;
     this.#end = { code, reason, remote: false, error: closedHere() };
     for (const stream of this.#streams) stream.destroy(this.#end.error);
     this.#resolveClosed(this.#end);
