@@ -5,8 +5,33 @@ import { readFileSync, writeFileSync } from "node:fs";
 
 const file = new URL("../package-lock.json", import.meta.url);
 const lock = JSON.parse(readFileSync(file, "utf8"));
-const operatingSystems = { android: "android", darwin: "darwin", linux: "linux", win32: "win32", windows: "win32", openharmony: "openharmony", freebsd: "freebsd", netbsd: "netbsd", openbsd: "openbsd", sunos: "sunos", aix: "aix" };
-const processors = ["arm64", "x64", "ia32", "armv7", "arm", "riscv64", "loong64", "mips64el", "ppc64le", "ppc64", "s390x", "aarch64"];
+const operatingSystems = {
+  android: "android",
+  darwin: "darwin",
+  linux: "linux",
+  win32: "win32",
+  windows: "win32",
+  openharmony: "openharmony",
+  freebsd: "freebsd",
+  netbsd: "netbsd",
+  openbsd: "openbsd",
+  sunos: "sunos",
+  aix: "aix",
+};
+const processors = [
+  "arm64",
+  "x64",
+  "ia32",
+  "armv7",
+  "arm",
+  "riscv64",
+  "loong64",
+  "mips64el",
+  "ppc64le",
+  "ppc64",
+  "s390x",
+  "aarch64",
+];
 
 let added = 0;
 for (const [path, entry] of Object.entries(lock.packages)) {

@@ -22,7 +22,7 @@ export interface CreateDownloaderOptions extends DownloaderOptions {
 /** The type of `createDownloader`, under its name in Dragonfly's design document. */
 export type DownloaderFactory = (options: CreateDownloaderOptions) => Downloader;
 
-/** What a runtime's face supplies. Each loader runs once, when its protocol is first used. */
+/** What a runtime's face supplies to fetch. Each loader runs once, when its protocol is first used. */
 export interface Bindings {
   readonly runtime: Runtime;
   /** May reject with `Unavailable`, naming what works instead. */

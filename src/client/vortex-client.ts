@@ -33,14 +33,18 @@ export class VortexClient implements PoolClient {
   }
 
   /** Connects to a peer within the connect timeout. Rejects as {@link Transport.dial} does, or with `ConnectTimeout`. */
-  static async connect(
+  static async connect<T extends VortexClient>(
+    this: new (
+      connection: Connection,
+      settings: DownloaderSettings,
+    ) => T,
     transport: Transport,
     addr: string,
     settings: DownloaderSettings,
     signal?: AbortSignal,
-  ): Promise<VortexClient> {
+  ): Promise<T> {
     const connection = await dial(transport, parseAddress(addr), settings, signal);
-    return new VortexClient(connection, settings);
+    return new this(connection, settings);
   }
 
   /** Asks for a piece; the scope is the life of the call, and stays open when this throws, so that it can be tried again. */
@@ -76,6 +80,12 @@ export class VortexClient implements PoolClient {
     return this.#connection.close({ grace: 0 });
   }
 }
+
+/** A {@link VortexClient} over a QUIC connection, under its name in Dragonfly's design document. */
+export class QuicClient extends VortexClient {}
+
+/** A {@link VortexClient} over TCP: one connection a request, as stock peers want it. */
+export class TcpClient extends VortexClient {}
 
 async function dial(
   transport: Transport,

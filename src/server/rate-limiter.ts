@@ -25,7 +25,16 @@ export class RateLimiter {
   take(bytes: number, signal: AbortSignal): Promise<void> {
     const turn = this.#queue.then(() => this.#wait(bytes, signal));
     this.#queue = turn;
-    return turn;
+    if (signal.aborted) return Promise.resolve();
+    // Whoever gives up while others are before him in the queue does not wait for them.
+    return new Promise((resolve) => {
+      const done = (): void => {
+        signal.removeEventListener("abort", done);
+        resolve();
+      };
+      signal.addEventListener("abort", done, { once: true });
+      void turn.then(done);
+    });
   }
 
   async #wait(bytes: number, signal: AbortSignal): Promise<void> {
@@ -46,5 +55,7 @@ export class RateLimiter {
       const timer = this.#clock.setTimer(done, milliseconds);
       signal.addEventListener("abort", done, { once: true });
     });
+    // What was not sent is not paid for.
+    if (signal.aborted) this.#tokens += bytes;
   }
 }

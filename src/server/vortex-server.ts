@@ -15,8 +15,13 @@ export class VortexServer {
   readonly #running = new Set<Promise<void>>();
   /** Fires when the server has closed, so that nothing waits on for peers that are gone. */
   readonly #gone = new AbortController();
+  /** Requests that have arrived and are being answered. */
+  #answering = 0;
+  #onIdle: () => void = () => {};
+  #closing: Promise<void> | undefined;
 
-  private constructor(listener: Listener, store: PieceStore, settings: ServerSettings) {
+  /** Serves `store` to the connections of `listener`, which it owns from now on. */
+  constructor(listener: Listener, store: PieceStore, settings: ServerSettings) {
     this.#listener = listener;
     this.#store = store;
     this.#settings = settings;
@@ -24,19 +29,24 @@ export class VortexServer {
   }
 
   /** Starts to listen. Rejects with `AddressInUse` or `InvalidArgument`. */
-  static async listen(
+  static async listen<T extends VortexServer>(
+    this: new (
+      listener: Listener,
+      store: PieceStore,
+      settings: ServerSettings,
+    ) => T,
     transport: Transport,
     local: Address,
     store: PieceStore,
     runtime: Runtime,
     options: ServerOptions | ServerSettings = {},
-  ): Promise<VortexServer> {
+  ): Promise<T> {
     const settings = "runtime" in options ? options : serverSettings(options, runtime);
     const listener = await transport.listen(local, {
       maxConnections: settings.maxConnections,
       maxStreams: settings.maxStreams,
     });
-    return new VortexServer(listener, store, settings);
+    return new this(listener, store, settings);
   }
 
   /** The address in use. */
@@ -49,9 +59,28 @@ export class VortexServer {
     return this.#listener.fingerprint;
   }
 
-  /** Stops listening, lets the answers under way end for `grace` milliseconds (default 5,000), then ends them. */
-  async close(options: { readonly grace?: number } = {}): Promise<void> {
-    await this.#listener.close(options);
+  /**
+   * Turns new requests away, lets the answers under way end for `grace` milliseconds (default 5,000), then ends them and
+   * stops listening. Idempotent.
+   */
+  close(options: { readonly grace?: number } = {}): Promise<void> {
+    this.#closing ??= this.#close(options.grace ?? 5000);
+    return this.#closing;
+  }
+
+  async #close(grace: number): Promise<void> {
+    const { clock } = this.#settings.runtime;
+    const started = clock.now();
+    if (this.#answering > 0 && grace > 0) {
+      await new Promise<void>((resolve) => {
+        const timer = clock.setTimer(resolve, grace);
+        this.#onIdle = () => {
+          timer.cancel();
+          resolve();
+        };
+      });
+    }
+    await this.#listener.close({ grace: Math.max(0, grace - (clock.now() - started)) });
     this.#gone.abort(new VortexError("Closed", "the server is closed"));
     await Promise.all(this.#running);
   }
@@ -61,7 +90,10 @@ export class VortexServer {
   }
 
   async #acceptConnections(): Promise<void> {
-    for await (const connection of this.#listener.accept()) this.#track(this.#serveConnection(connection));
+    for await (const connection of this.#listener.accept()) {
+      if (this.#closing === undefined) this.#track(this.#serveConnection(connection));
+      else connection.abort(StreamCode.Busy, "the server is closing");
+    }
   }
 
   async #serveConnection(connection: Connection): Promise<void> {
@@ -75,35 +107,47 @@ export class VortexServer {
     } catch (error) {
       const failure = VortexError.from(error, "Internal");
       // A peer that went away or broke the protocol is its own affair.
-      if (failure.kind === "local") this.#settings.onError(failure);
+      if (failure.kind === "local") this.#report(failure);
       abandon(stream, failure.kind === "timeout" ? StreamCode.Timeout : StreamCode.Internal);
     }
   }
 
   async #answer(stream: ByteStream, signal: AbortSignal): Promise<void> {
-    const { requestTimeout, stallTimeout, limiter, runtime, onError } = this.#settings;
+    const { requestTimeout, runtime } = this.#settings;
     let request: DownloadPiecePacket;
     try {
       const reading = readRequest(stream);
       request = await within(runtime.clock, requestTimeout, reading, "Stalled", "waiting for a request");
     } catch (error) {
       if (!(error instanceof VortexError) || error.kind !== "peer") throw error;
-      await this.#refuse(stream, 0, RemoteErrorCode.InvalidArgument, error.message);
+      await this.#refuse(stream, 0, RemoteErrorCode.InvalidArgument, error.message, expectEnd(stream));
       return;
     }
+    if (this.#closing !== undefined) throw new VortexError("Closed", "the server is closing");
+    this.#answering++;
+    try {
+      await this.#reply(stream, request, signal);
+    } finally {
+      this.#answering--;
+      if (this.#answering === 0) this.#onIdle();
+    }
+  }
+
+  async #reply(stream: ByteStream, request: DownloadPiecePacket, signal: AbortSignal): Promise<void> {
+    const { stallTimeout, limiter, runtime } = this.#settings;
     const requestEnded = expectEnd(stream);
     let piece: Awaited<ReturnType<PieceStore["getPiece"]>>;
     try {
       piece = await this.#store.getPiece(request, { signal });
     } catch (error) {
-      onError(VortexError.from(error, "StorageFailed"));
+      this.#report(VortexError.from(error, "StorageFailed"));
       // What went wrong inside is not the peer's to know.
-      await this.#refuse(stream, request.id, RemoteErrorCode.Internal, "the piece could not be read");
+      await this.#refuse(stream, request.id, RemoteErrorCode.Internal, "the piece could not be read", requestEnded);
       return;
     }
     if (piece === undefined) {
       const name = `${request.kind} piece ${request.number} of task ${request.taskId}`;
-      await this.#refuse(stream, request.id, RemoteErrorCode.NotFound, `${name} is not here`);
+      await this.#refuse(stream, request.id, RemoteErrorCode.NotFound, `${name} is not here`, requestEnded);
       return;
     }
     const write = (chunk: Uint8Array): Promise<void> =>
@@ -121,12 +165,27 @@ export class VortexServer {
     await within(runtime.clock, stallTimeout, requestEnded, "Stalled", "waiting for the end of the request");
   }
 
-  async #refuse(stream: ByteStream, id: number, code: number, message: string): Promise<void> {
+  async #refuse(
+    stream: ByteStream,
+    id: number,
+    code: number,
+    message: string,
+    requestEnded: Promise<void>,
+  ): Promise<void> {
     const { runtime, stallTimeout } = this.#settings;
     const answer = encodePacket({ type: "error", id, code, message });
     const sent = stream.writer.write(answer).then(() => stream.writer.end());
     await within(runtime.clock, stallTimeout, sent, "Stalled", "waiting for the peer to read");
-    stream.reader.cancel(StreamCode.None);
+    // Giving up what is left of the request would, over TCP, take the answer with it.
+    await within(runtime.clock, stallTimeout, requestEnded, "Stalled", "waiting for the end of the request");
+  }
+
+  #report(error: VortexError): void {
+    try {
+      this.#settings.onError(error);
+    } catch {
+      // What the user's own callback throws must not end the process, nor the requests of others.
+    }
   }
 
   #track(work: Promise<void>): void {
@@ -135,8 +194,11 @@ export class VortexServer {
   }
 }
 
-/** A server over a QUIC transport, under its name in Dragonfly's design document. */
-export type QuicServer = VortexServer;
+/** A {@link VortexServer} over a QUIC transport, under its name in Dragonfly's design document. */
+export class QuicServer extends VortexServer {}
+
+/** A {@link VortexServer} over a TCP transport. */
+export class TcpServer extends VortexServer {}
 
 /** One request, and nothing after it. */
 async function readRequest(stream: ByteStream): Promise<DownloadPiecePacket> {
@@ -159,10 +221,17 @@ async function readRequest(stream: ByteStream): Promise<DownloadPiecePacket> {
   }
 }
 
-/** Reads the end of the request's direction, so that the stream can be forgotten; more bytes are not wanted. */
+/** Bytes behind a request that are dropped before the stream is cancelled. */
+const DROPPED = 64 * 1024;
+
+/** Reads the end of the request's direction, so that the stream can be forgotten; bytes before it are dropped. */
 async function expectEnd({ reader }: ByteStream): Promise<void> {
   try {
-    if ((await reader.read()) !== undefined) reader.cancel(StreamCode.Violation);
+    let dropped = 0;
+    for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read()) {
+      dropped += chunk.length;
+      if (dropped > DROPPED) return reader.cancel(StreamCode.Violation);
+    }
   } catch {
     // The stream failed; whoever writes the answer hears of it.
   }

@@ -624,42 +624,43 @@ export const PieceSchema: GenMessage<Piece> = /*@__PURE__*/
  *
  * @generated from enum common.v2.SizeScope
  */
-export enum SizeScope {
+export const SizeScope = {
   /**
    * Several pieces.
    *
    * @generated from enum value: NORMAL = 0;
    */
-  NORMAL = 0,
+  NORMAL: 0,
 
   /**
    * One piece.
    *
    * @generated from enum value: SMALL = 1;
    */
-  SMALL = 1,
+  SMALL: 1,
 
   /**
    * Fewer than 128 bytes.
    *
    * @generated from enum value: TINY = 2;
    */
-  TINY = 2,
+  TINY: 2,
 
   /**
    * No bytes.
    *
    * @generated from enum value: EMPTY = 3;
    */
-  EMPTY = 3,
+  EMPTY: 3,
 
   /**
    * Not known. The name is spelled as in the Dragonfly API.
    *
    * @generated from enum value: UNKNOW = 4;
    */
-  UNKNOW = 4,
-}
+  UNKNOW: 4,
+} as const;
+export type SizeScope = (typeof SizeScope)[keyof typeof SizeScope];
 
 /**
  * Describes the enum common.v2.SizeScope.
@@ -672,35 +673,36 @@ export const SizeScopeSchema: GenEnum<SizeScope> = /*@__PURE__*/
  *
  * @generated from enum common.v2.TaskType
  */
-export enum TaskType {
+export const TaskType = {
   /**
    * Fetched from the origin or from peers, kept on disk.
    *
    * @generated from enum value: STANDARD = 0;
    */
-  STANDARD = 0,
+  STANDARD: 0,
 
   /**
    * Imported by a user, replicated, kept on disk until it is deleted.
    *
    * @generated from enum value: PERSISTENT = 1;
    */
-  PERSISTENT = 1,
+  PERSISTENT: 1,
 
   /**
    * Imported by a user, replicated, kept on disk until it expires.
    *
    * @generated from enum value: PERSISTENT_CACHE = 2;
    */
-  PERSISTENT_CACHE = 2,
+  PERSISTENT_CACHE: 2,
 
   /**
    * Fetched as a standard task is, kept in memory.
    *
    * @generated from enum value: CACHE = 3;
    */
-  CACHE = 3,
-}
+  CACHE: 3,
+} as const;
+export type TaskType = (typeof TaskType)[keyof typeof TaskType];
 
 /**
  * Describes the enum common.v2.TaskType.
@@ -713,28 +715,29 @@ export const TaskTypeSchema: GenEnum<TaskType> = /*@__PURE__*/
  *
  * @generated from enum common.v2.TrafficType
  */
-export enum TrafficType {
+export const TrafficType = {
   /**
    * From the origin.
    *
    * @generated from enum value: BACK_TO_SOURCE = 0;
    */
-  BACK_TO_SOURCE = 0,
+  BACK_TO_SOURCE: 0,
 
   /**
    * From another peer.
    *
    * @generated from enum value: REMOTE_PEER = 1;
    */
-  REMOTE_PEER = 1,
+  REMOTE_PEER: 1,
 
   /**
    * It was there already.
    *
    * @generated from enum value: LOCAL_PEER = 2;
    */
-  LOCAL_PEER = 2,
-}
+  LOCAL_PEER: 2,
+} as const;
+export type TrafficType = (typeof TrafficType)[keyof typeof TrafficType];
 
 /**
  * Describes the enum common.v2.TrafficType.
@@ -747,42 +750,43 @@ export const TrafficTypeSchema: GenEnum<TrafficType> = /*@__PURE__*/
  *
  * @generated from enum common.v2.Priority
  */
-export enum Priority {
+export const Priority = {
   /**
    * @generated from enum value: LEVEL0 = 0;
    */
-  LEVEL0 = 0,
+  LEVEL0: 0,
 
   /**
    * @generated from enum value: LEVEL1 = 1;
    */
-  LEVEL1 = 1,
+  LEVEL1: 1,
 
   /**
    * @generated from enum value: LEVEL2 = 2;
    */
-  LEVEL2 = 2,
+  LEVEL2: 2,
 
   /**
    * @generated from enum value: LEVEL3 = 3;
    */
-  LEVEL3 = 3,
+  LEVEL3: 3,
 
   /**
    * @generated from enum value: LEVEL4 = 4;
    */
-  LEVEL4 = 4,
+  LEVEL4: 4,
 
   /**
    * @generated from enum value: LEVEL5 = 5;
    */
-  LEVEL5 = 5,
+  LEVEL5: 5,
 
   /**
    * @generated from enum value: LEVEL6 = 6;
    */
-  LEVEL6 = 6,
-}
+  LEVEL6: 6,
+} as const;
+export type Priority = (typeof Priority)[keyof typeof Priority];
 
 /**
  * Describes the enum common.v2.Priority.

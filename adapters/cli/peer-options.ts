@@ -1,0 +1,87 @@
+import { readFile } from "node:fs/promises";
+import { hostname } from "node:os";
+import { type Command, Option } from "commander";
+import * as v from "valibot";
+import type { Downloader } from "../../src/client/downloader.ts";
+import { type Protocol, protocols } from "../../src/client/factory.ts";
+import { VortexError } from "../../src/errors.ts";
+import { type PieceKind, pieceKinds } from "../../src/piece.ts";
+import type { TlsClientOptions } from "../../src/transport/tls.ts";
+import type { CliFace } from "./face.ts";
+import { address, duration, fingerprint, flag, pieceKind, protocol, taskId, text, type Value } from "./values.ts";
+
+/** Which task of which peer, and how to talk to it: what `piece` and `get` have in common. */
+export interface PeerOptions {
+  readonly peer: string;
+  readonly protocol: Protocol;
+  readonly taskId: string;
+  readonly kind: PieceKind;
+  readonly ca?: string | undefined;
+  readonly fingerprint?: string[] | undefined;
+  readonly insecure: boolean;
+  readonly connectTimeout: number;
+  readonly pieceTimeout: number;
+  readonly stallTimeout: number;
+}
+
+/** Adds {@link PeerOptions} to a command. */
+export function addPeerOptions(command: Command): Command {
+  return command
+    .requiredOption("--peer <host:port>", "the peer, at its port for the protocol")
+    .addOption(new Option("--protocol <name>", "protocol to fetch over").choices(protocols).default("tcp"))
+    .requiredOption("--task-id <id>", "task id, 64 characters")
+    .addOption(new Option("--kind <kind>", "kind of piece").choices(pieceKinds).default("standard"))
+    .option("--ca <file>", "quic: certificate authorities to trust, PEM")
+    .option("--fingerprint <hex...>", "quic: SHA-256 of the peer's certificate, as `serve` prints it")
+    .option("--insecure", "quic: accept any certificate, as stock Dragonfly does")
+    .option("--connect-timeout <duration>", "time for a connection to be made", "2s")
+    .option("--piece-timeout <duration>", "time for one piece", "360s")
+    .option("--stall-timeout <duration>", "time without a byte", "30s");
+}
+
+/** The schema of {@link PeerOptions}. */
+export const peerEntries: { readonly [Key in keyof PeerOptions]-?: Value<PeerOptions[Key]> } = {
+  peer: address,
+  protocol,
+  taskId,
+  kind: pieceKind,
+  ca: v.optional(text),
+  fingerprint: v.optional(v.array(fingerprint)),
+  insecure: flag,
+  connectTimeout: duration,
+  pieceTimeout: duration,
+  stallTimeout: duration,
+};
+
+/** What asking hosts are called over gRPC. */
+export const hostId: string = hostname();
+
+/** The downloader that the options describe. */
+export async function createDownloader(face: CliFace, options: PeerOptions): Promise<Downloader> {
+  const { connectTimeout, pieceTimeout, stallTimeout } = options;
+  const tls = await tlsOptions(options);
+  return face.createDownloader({ protocol: options.protocol, tls, connectTimeout, pieceTimeout, stallTimeout });
+}
+
+async function tlsOptions(options: PeerOptions): Promise<TlsClientOptions> {
+  const { ca, fingerprint: fingerprints, insecure } = options;
+  const given = [ca && "--ca", fingerprints && "--fingerprint", insecure && "--insecure"].filter(Boolean);
+  if (given.length > 0 && options.protocol !== "quic") {
+    // Whoever asks for a check must not believe that there was one.
+    throw new VortexError("InvalidArgument", `${given.join(", ")}: only quic has certificates to check`);
+  }
+  if (insecure && given.length > 1) {
+    throw new VortexError("InvalidArgument", `${given.join(", ")}: --insecure checks nothing, so give it alone`);
+  }
+  if (insecure) return { verify: false };
+  return { ...(ca && { ca: await readText(ca) }), ...(fingerprints && { fingerprints }) };
+}
+
+/** A small file's text. Rejects with `StorageFailed`. */
+export async function readText(path: string): Promise<string> {
+  try {
+    return await readFile(path, "utf8");
+  } catch (error) {
+    throw VortexError.from(error, "StorageFailed", `${path} cannot be read`);
+  }
+}

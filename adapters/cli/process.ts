@@ -1,0 +1,26 @@
+import process from "node:process";
+import { VortexError } from "../../src/errors.ts";
+import type { CliFace } from "./face.ts";
+import { runCli } from "./program.ts";
+
+/** Runs the command as this process, with the process's own words, streams and signals, and ends the process. */
+export async function runProcess(loadFace: () => Promise<CliFace>): Promise<never> {
+  const { stdout, stderr, env } = process;
+  const signal = endingSignal();
+  const code = await runCli(process.argv.slice(2), { stdout, stderr, env, signal, loadFace });
+  // What has been written to a pipe may not have left yet.
+  for (const output of [stdout, stderr]) await new Promise<void>((resolve) => output.write("", () => resolve()));
+  process.exit(code);
+}
+
+/** Fires at the first SIGINT or SIGTERM; whoever sends a second one does not want to wait. */
+function endingSignal(): AbortSignal {
+  const controller = new AbortController();
+  for (const name of ["SIGINT", "SIGTERM"] as const) {
+    process.on(name, () => {
+      if (controller.signal.aborted) process.exit(130);
+      controller.abort(new VortexError("Aborted", `interrupted by ${name}`));
+    });
+  }
+  return controller.signal;
+}

@@ -1,0 +1,206 @@
+import { basename } from "node:path";
+import type { Command } from "commander";
+import * as v from "valibot";
+import { VortexError } from "../../src/errors.ts";
+import { MAX_PIECE_LENGTH, pieceLengthFor, planTask } from "../../src/piece.ts";
+import type { StoredTask } from "../../src/server/store.ts";
+import { type Address, formatAddress } from "../../src/transport/address.ts";
+import type { TlsServerOptions } from "../../src/transport/tls.ts";
+import { FilePieceStore } from "../files/store.ts";
+import type { CliServer } from "./face.ts";
+import { readText } from "./peer-options.ts";
+import { ProgressLine } from "./progress.ts";
+import { type CliEnvironment, oneLine, writeLine } from "./terminal.ts";
+import { count, flag, parseOptions, portText, rate, size, taskId, text } from "./values.ts";
+
+const schema = v.object({
+  host: text,
+  quic: v.boolean(),
+  tcp: v.boolean(),
+  grpc: v.boolean(),
+  quicPort: portText,
+  tcpPort: portText,
+  grpcPort: portText,
+  taskId: v.optional(taskId),
+  pieceLength: v.optional(size),
+  cert: v.optional(text),
+  key: v.optional(text),
+  uploadRate: v.optional(rate),
+  maxConnections: v.optional(count(1, 1_000_000)),
+  json: flag,
+});
+
+type ServeOptions = v.InferOutput<typeof schema>;
+
+/** A file that is served. */
+interface Served {
+  readonly path: string;
+  readonly task: StoredTask;
+}
+
+/** `vortex-peer serve`: files as tasks, to whoever asks. */
+export function addServeCommand(program: Command, environment: CliEnvironment): void {
+  program
+    .command("serve")
+    .summary("serve files as tasks")
+    .description(
+      "Serves files as tasks over QUIC, TCP and gRPC, until it is interrupted. Prints where, and how to fetch them.",
+    )
+    .argument("<file...>", "files to serve")
+    .option("--host <host>", "address to listen on", "0.0.0.0")
+    .option("--quic-port <port>", "port for QUIC, 0 for any", "4006")
+    .option("--tcp-port <port>", "port for TCP, 0 for any", "4005")
+    .option("--grpc-port <port>", "port for gRPC, 0 for any", "4000")
+    .option("--no-quic", "do not serve QUIC")
+    .option("--no-tcp", "do not serve TCP")
+    .option("--no-grpc", "do not serve gRPC")
+    .option("--task-id <id>", "task id, 64 characters (default: the SHA-256 of the content)")
+    .option("--piece-length <size>", "length of a piece, up to 64MiB (default: as stock Dragonfly chooses)")
+    .option("--cert <file>", "certificate chain for QUIC, PEM (default: a self-signed one)")
+    .option("--key <file>", "private key of the certificate, PEM")
+    .option("--upload-rate <rate>", "bytes a second that all answers may take together, such as 50MB/s")
+    .option("--max-connections <n>", "connections at a time for each protocol (default: 1024)")
+    .option("--json", "print one JSON object, on one line, when ready")
+    .action((files: string[], options: unknown) => serve(files, options, environment));
+}
+
+async function serve(files: string[], commandLine: unknown, environment: CliEnvironment): Promise<void> {
+  const options = parseOptions(schema, commandLine);
+  const { host, quicPort, tcpPort, grpcPort, uploadRate, maxConnections } = options;
+  if (options.taskId !== undefined && files.length > 1) {
+    throw new VortexError("InvalidArgument", "--task-id names one task, and there are several files");
+  }
+  if (!options.quic && !options.tcp && !options.grpc) {
+    throw new VortexError("InvalidArgument", "--no-quic, --no-tcp, --no-grpc: nothing is left to serve over");
+  }
+  const tls = await tlsOptions(options);
+  const { stdout, stderr, signal } = environment;
+  await using store = new FilePieceStore();
+  const served = await addFiles(store, files, options, environment);
+  const face = await environment.loadFace();
+  const server = await face.startServer({
+    store,
+    host,
+    ...(options.quic && { quic: { port: quicPort } }),
+    ...(options.tcp && { tcp: { port: tcpPort } }),
+    ...(options.grpc && { grpc: { port: grpcPort } }),
+    ...(tls && { tls }),
+    ...(uploadRate !== undefined && { uploadRateLimit: uploadRate }),
+    ...(maxConnections !== undefined && { maxConnections }),
+    onError: (error) => stderr.write(`vortex-peer: ${error.code}: ${oneLine(error.message)}\n`),
+  });
+  try {
+    for (const line of options.json ? [asJson(server, served)] : asText(server, served)) {
+      await writeLine(stdout, line, signal);
+    }
+    await fired(signal);
+  } finally {
+    await server.close();
+  }
+}
+
+async function tlsOptions({ quic, cert, key }: ServeOptions): Promise<TlsServerOptions | undefined> {
+  if (cert === undefined && key === undefined) return undefined;
+  if (cert === undefined || key === undefined) {
+    throw new VortexError("InvalidArgument", "--cert and --key belong together");
+  }
+  if (!quic) throw new VortexError("InvalidArgument", "--cert, --key: only QUIC has a certificate");
+  return { cert: await readText(cert), key: await readText(key) };
+}
+
+async function addFiles(
+  store: FilePieceStore,
+  files: string[],
+  { taskId, pieceLength }: ServeOptions,
+  { stderr, signal }: CliEnvironment,
+): Promise<Served[]> {
+  if (pieceLength !== undefined && (pieceLength < 1 || pieceLength > MAX_PIECE_LENGTH)) {
+    throw new VortexError("InvalidArgument", `--piece-length ${pieceLength}: expected 1 to ${MAX_PIECE_LENGTH} bytes`);
+  }
+  const served: Served[] = [];
+  for (const path of files) {
+    const progress = new ProgressLine(stderr, `reading ${oneLine(path)}`);
+    try {
+      const task = await store.addFile(path, {
+        ...(taskId !== undefined && { taskId }),
+        ...(pieceLength !== undefined && { pieceLength }),
+        onProgress: (indexed, total) => progress.update(indexed, total),
+        signal,
+      });
+      served.push({ path, task });
+    } finally {
+      progress.end();
+    }
+  }
+  return served;
+}
+
+function asJson({ addresses, fingerprint }: CliServer, served: Served[]): string {
+  return JSON.stringify({
+    addresses: Object.fromEntries(named(addresses).map(([name, address]) => [name, formatAddress(address)])),
+    fingerprint,
+    tasks: served.map(({ path, task }) => ({ path, ...describe(task) })),
+  });
+}
+
+function asText(server: CliServer, served: Served[]): string[] {
+  const addresses = named(server.addresses);
+  const lines: string[] = [];
+  for (const { path, task } of served) {
+    const { taskId, contentLength, pieceCount, digest } = describe(task);
+    lines.push(`task ${taskId}  ${oneLine(path)}`, `  ${contentLength} bytes, ${pieceCount} pieces, ${digest}`);
+  }
+  for (const [name, address] of addresses) lines.push(`${name.padEnd(4)} ${formatAddress(address)}`);
+  if (server.fingerprint !== undefined) lines.push(`certificate ${server.fingerprint}`);
+  const [best] = addresses;
+  if (best !== undefined) {
+    lines.push("fetch with");
+    for (const { path, task } of served) lines.push(`  ${getCommand(best, server.fingerprint, path, task)}`);
+  }
+  return lines;
+}
+
+/** What whoever is on this machine, or puts its address in, may paste. */
+function getCommand(
+  [protocol, { host, port }]: [string, Address],
+  fingerprint: string | undefined,
+  path: string,
+  task: StoredTask,
+): string {
+  const { taskId, contentLength, pieceLength, digest } = describe(task);
+  const reachable = host === "0.0.0.0" ? "127.0.0.1" : host === "::" ? "::1" : host;
+  const words = ["vortex-peer", "get", "--peer", formatAddress({ host: reachable, port }), "--protocol", protocol];
+  words.push("--task-id", taskId);
+  if (task.kind !== "standard") words.push("--kind", task.kind);
+  words.push("--content-length", String(contentLength));
+  if (pieceLength !== pieceLengthFor(contentLength)) words.push("--piece-length", String(pieceLength));
+  if (protocol === "quic" && fingerprint !== undefined) words.push("--fingerprint", fingerprint);
+  if (digest !== undefined) words.push("--digest", digest);
+  words.push("-o", basename(path));
+  return words.map(shellWord).join(" ");
+}
+
+function describe({ taskId, contentLength, pieceLength, digest }: StoredTask) {
+  const { pieceCount } = planTask(contentLength, pieceLength);
+  return { taskId, contentLength, pieceLength, pieceCount, digest };
+}
+
+function named({ quic, tcp, grpc }: CliServer["addresses"]): [name: string, address: Address][] {
+  const all: [string, Address | undefined][] = [
+    ["quic", quic],
+    ["tcp", tcp],
+    ["grpc", grpc],
+  ];
+  return all.flatMap(([name, address]) => (address === undefined ? [] : [[name, address]]));
+}
+
+function shellWord(word: string): string {
+  return /^[\w./:@%+,=-]+$/.test(word) ? word : `'${oneLine(word).replaceAll("'", "'\\''")}'`;
+}
+
+function fired(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener("abort", () => resolve(), { once: true });
+  });
+}

@@ -1,0 +1,63 @@
+import type { Writable } from "node:stream";
+import { VortexError } from "../../src/errors.ts";
+import type { CliFace } from "./face.ts";
+
+/** Where text and bytes go: a process's stdout or stderr, or any other node stream. */
+export interface TextOutput extends Writable {
+  readonly isTTY?: boolean;
+  readonly columns?: number;
+}
+
+/** Everything outside the command that it touches, so that tests can give it another. */
+export interface CliEnvironment {
+  readonly stdout: TextOutput;
+  readonly stderr: TextOutput;
+  readonly env: Readonly<Record<string, string | undefined>>;
+  /** Fires when the user wants the command to end. */
+  readonly signal: AbortSignal;
+  /** Called when a command needs the network, so that `--help` does not wait for it. */
+  loadFace(): Promise<CliFace>;
+}
+
+/**
+ * Bytes in one write to a pipe. Node writes to pipes synchronously: with a slow reader on the other end, one large write
+ * would hold all timers and sockets for as long as it takes.
+ */
+const SLICE = 64 * 1024;
+
+/** Resolves when all bytes are written. Rejects with `StorageFailed`, or with the signal's reason. */
+export async function writeBytes(output: Writable, bytes: Uint8Array, signal: AbortSignal): Promise<void> {
+  for (let at = 0; at < bytes.length; at += SLICE) {
+    if (signal.aborted) throw signal.reason;
+    await write(output, bytes.subarray(at, at + SLICE), signal);
+    // Callbacks of synchronous writes run before timers and sockets have their turn.
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+}
+
+/** Resolves when a line is written. */
+export function writeLine(output: Writable, line: string, signal: AbortSignal): Promise<void> {
+  return write(output, `${line}\n`, signal);
+}
+
+/** One line, whatever the text: a peer's words must not move the cursor or forge further lines. */
+export function oneLine(text: string): string {
+  return text.replace(/[\p{Cc}\p{Zl}\p{Zp}\p{Bidi_Control}]+/gu, " ").trim();
+}
+
+/** Whether somebody stopped reading what was written to them, as `head` does. */
+export function isClosedPipe(error: unknown): boolean {
+  return error instanceof VortexError && (error.cause as { code?: unknown } | undefined)?.code === "EPIPE";
+}
+
+function write(output: Writable, data: Uint8Array | string, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const onAbort = (): void => reject(signal.reason);
+    signal.addEventListener("abort", onAbort, { once: true });
+    output.write(data, (error) => {
+      signal.removeEventListener("abort", onAbort);
+      if (error) reject(VortexError.from(error, "StorageFailed", "standard output cannot be written"));
+      else resolve();
+    });
+  });
+}

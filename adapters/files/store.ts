@@ -1,0 +1,343 @@
+import { type FileHandle, open, stat } from "node:fs/promises";
+import { resolveRange } from "../../src/client/piece-content.ts";
+import type { HasherFactory } from "../../src/digest/hasher.ts";
+import { abortedError, VortexError } from "../../src/errors.ts";
+import {
+  MAX_PIECE_LENGTH,
+  type PieceKind,
+  type PieceMetadata,
+  pieceExtent,
+  pieceLengthFor,
+  planTask,
+  requireInteger,
+  type TaskPlan,
+} from "../../src/piece.ts";
+import type { PieceStore, StoredPiece, StoredPieceRequest, StoredTask } from "../../src/server/store.ts";
+import { nativeHashers } from "../native-hashers.ts";
+
+/** Bytes in one read while a file is indexed. */
+const INDEX_READ = 1024 * 1024;
+/** Bytes in a chunk that is handed to a transport. */
+const CHUNK = 512 * 1024;
+
+/** How a file becomes a task. */
+export interface AddFileOptions {
+  /** 64 printable ASCII characters, hex digits in stock Dragonfly. Default: the SHA-256 of the content, hex. */
+  readonly taskId?: string;
+  /** Default `standard`. */
+  readonly kind?: PieceKind;
+  /** Bytes of each piece but the last, 1 to 64 MiB. Default: as stock Dragonfly chooses. */
+  readonly pieceLength?: number;
+  /** Told, after each read, how many bytes are indexed and how many the file has. */
+  readonly onProgress?: (indexed: number, total: number) => void;
+  /** Ends the indexing. */
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * Serves files as tasks, straight from disk.
+ *
+ * Each file is read through once, when it is added, for the digests of its pieces and of the whole; the index takes four
+ * bytes a piece. It is kept open until it is removed or the store is closed, one file descriptor a file, so what is served
+ * is the file that was indexed, whatever becomes of its name. When its content, size or modification time changes, its
+ * pieces are refused until it has been removed and added again; a piece that changes under a reader fails before its last
+ * chunk.
+ *
+ * A piece counts as created when its file was last modified. Task ids from the network are only looked up among those
+ * added. They never name a file.
+ */
+export class FilePieceStore implements PieceStore {
+  readonly #hashers: HasherFactory;
+  readonly #files = new Map<string, IndexedFile>();
+  #closed = false;
+
+  /** @param hashers default: the runtime's own */
+  constructor(hashers: HasherFactory = nativeHashers) {
+    this.#hashers = hashers;
+  }
+
+  /**
+   * Indexes a file and serves it from then on. A symbolic link is followed, once. An empty file is a task of no pieces.
+   *
+   * Rejects with `StorageFailed` when `path` is no regular file, cannot be read, or changes while it is indexed;
+   * `InvalidArgument` for an option out of its range, or when the task is served already; `Aborted`; `Closed`.
+   */
+  async addFile(path: string, options: AddFileOptions = {}): Promise<StoredTask> {
+    if (options.taskId !== undefined) {
+      requireTaskId(options.taskId);
+      this.#requireVacant(options.taskId);
+    }
+    if (options.pieceLength !== undefined) requireInteger("piece length", options.pieceLength, 1, MAX_PIECE_LENGTH);
+    this.#requireOpen();
+    const file = await IndexedFile.open(path, options, this.#hashers);
+    try {
+      this.#requireOpen();
+      this.#requireVacant(file.task.taskId);
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
+    this.#files.set(file.task.taskId, file);
+    return file.task;
+  }
+
+  /** Stops serving a task and closes its file; pieces that are being read fail. False when there was none. */
+  async deleteTask(taskId: string): Promise<boolean> {
+    const file = this.#files.get(taskId);
+    this.#files.delete(taskId);
+    await file?.close();
+    return file !== undefined;
+  }
+
+  async getPiece({ taskId, number, kind }: StoredPieceRequest): Promise<StoredPiece | undefined> {
+    const file = this.#files.get(taskId);
+    if (file === undefined || file.task.kind !== kind || number >= file.plan.pieceCount) return undefined;
+    // So that a file that has changed is answered with an error, and not with a piece that breaks off.
+    await file.requireUnchanged();
+    return { metadata: file.metadata(number), read: (range) => file.read(number, range) };
+  }
+
+  async getTask(taskId: string): Promise<StoredTask | undefined> {
+    return this.#files.get(taskId)?.task;
+  }
+
+  /** Closes all files; pieces that are being read fail. Idempotent. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    await Promise.all([...this.#files.keys()].map((taskId) => this.deleteTask(taskId)));
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  #requireOpen(): void {
+    if (this.#closed) throw new VortexError("Closed", "the file store is closed");
+  }
+
+  #requireVacant(taskId: string): void {
+    if (this.#files.has(taskId)) throw new VortexError("InvalidArgument", `task ${taskId} is served already`);
+  }
+}
+
+/** What tells that a file is still the one that was indexed. */
+interface Stamp {
+  readonly size: bigint;
+  readonly mtimeNs: bigint;
+}
+
+/** What reading a file through once told. */
+interface Index {
+  readonly plan: TaskPlan;
+  readonly stamp: Stamp;
+  /** By piece number. */
+  readonly crc32: Uint32Array;
+  /** Hex. */
+  readonly sha256: string;
+}
+
+class IndexedFile {
+  readonly task: StoredTask;
+  readonly #path: string;
+  readonly #handle: FileHandle;
+  readonly #index: Index;
+  readonly #hashers: HasherFactory;
+  readonly #running = new Set<Promise<unknown>>();
+  #closing: Promise<void> | undefined;
+
+  static async open(path: string, options: AddFileOptions, hashers: HasherFactory): Promise<IndexedFile> {
+    const handle = await openRegular(path);
+    try {
+      const index = await indexFile(path, handle, options, hashers);
+      return new IndexedFile(path, handle, index, options, hashers);
+    } catch (error) {
+      await handle.close();
+      throw error;
+    }
+  }
+
+  private constructor(path: string, handle: FileHandle, index: Index, options: AddFileOptions, hashers: HasherFactory) {
+    this.#path = path;
+    this.#handle = handle;
+    this.#index = index;
+    this.#hashers = hashers;
+    const { contentLength, pieceLength } = index.plan;
+    this.task = {
+      taskId: options.taskId ?? index.sha256,
+      kind: options.kind ?? "standard",
+      contentLength,
+      pieceLength,
+      digest: `sha256:${index.sha256}`,
+      createdAtSeconds: this.#createdAtSeconds,
+      pieces: () => this.#pieces(),
+    };
+  }
+
+  get plan(): TaskPlan {
+    return this.#index.plan;
+  }
+
+  metadata(number: number): PieceMetadata {
+    const { offset, length } = pieceExtent(this.plan, number);
+    return {
+      number,
+      offset: BigInt(offset),
+      length: BigInt(length),
+      digest: `crc32:${this.#index.crc32[number]}`,
+      parentId: "",
+      trafficType: 2,
+      costSeconds: 0n,
+      createdAtSeconds: this.#createdAtSeconds,
+    };
+  }
+
+  async *read(number: number, range?: { readonly start: number; readonly end?: number }): AsyncGenerator<Uint8Array> {
+    const { offset, length } = pieceExtent(this.plan, number);
+    const { start, end } = resolveRange(range, length);
+    const hasher = start === 0 && end === length ? this.#hashers("crc32") : undefined;
+    const readFrom = (at: number): Promise<Uint8Array> =>
+      this.#use((handle) => readAt(handle, this.#path, offset + at, Math.min(CHUNK, end - at)));
+    if (start === end) return;
+    // One chunk ahead, so that the disk works while the network does.
+    let ahead = readFrom(start);
+    for (let at = start; at < end; ) {
+      const chunk = await ahead;
+      hasher?.update(chunk);
+      at += chunk.length;
+      if (at < end) {
+        ahead = readFrom(at);
+        // The reader may not come back for it.
+        ahead.catch(() => {});
+      } else {
+        // Whoever gets the last chunk has a piece as it was indexed: unchanged up to now means unchanged while it was read.
+        await this.requireUnchanged();
+        const indexed = this.#index.crc32[number];
+        // A write within the resolution of the modification time leaves the stamp as it was.
+        if (hasher !== undefined && hasher.encode() !== String(indexed)) {
+          throw new VortexError(
+            "StorageFailed",
+            `piece ${number} of ${this.#path} has CRC-32 ${hasher.encode()}, it was indexed with ${indexed}`,
+          );
+        }
+      }
+      yield chunk;
+    }
+  }
+
+  /** Rejects with `StorageFailed` when the file is not what it was when it was indexed. */
+  async requireUnchanged(): Promise<void> {
+    const { size, mtimeNs } = await this.#use((handle) => stampOf(handle, this.#path));
+    const { stamp } = this.#index;
+    if (size !== stamp.size) {
+      throw new VortexError("StorageFailed", `${this.#path} has ${size} bytes, it was indexed with ${stamp.size}`);
+    }
+    if (mtimeNs !== stamp.mtimeNs) {
+      throw new VortexError("StorageFailed", `${this.#path} was written to after it had been indexed`);
+    }
+  }
+
+  /** Waits for the operations under way: a descriptor that is closed under them may name another file by then. */
+  close(): Promise<void> {
+    this.#closing ??= Promise.allSettled(this.#running).then(() => this.#handle.close());
+    return this.#closing;
+  }
+
+  async #use<T>(operation: (handle: FileHandle) => Promise<T>): Promise<T> {
+    if (this.#closing !== undefined) throw new VortexError("Closed", `${this.#path} is not served any more`);
+    const running = operation(this.#handle);
+    this.#running.add(running);
+    try {
+      return await running;
+    } finally {
+      this.#running.delete(running);
+    }
+  }
+
+  get #createdAtSeconds(): bigint {
+    return this.#index.stamp.mtimeNs / 1_000_000_000n;
+  }
+
+  *#pieces(): Generator<PieceMetadata> {
+    for (let number = 0; number < this.plan.pieceCount; number++) yield this.metadata(number);
+  }
+}
+
+async function openRegular(path: string): Promise<FileHandle> {
+  try {
+    // Looked at first, since opening a named pipe would wait for somebody to write to it.
+    const stats = await stat(path);
+    if (!stats.isFile()) {
+      const what = stats.isDirectory() ? "a directory" : "a device, pipe or socket";
+      throw new VortexError("StorageFailed", `${path} is ${what}, not a file`);
+    }
+    return await open(path, "r");
+  } catch (error) {
+    throw VortexError.from(error, "StorageFailed", `${path} cannot be opened`);
+  }
+}
+
+async function indexFile(
+  path: string,
+  handle: FileHandle,
+  { pieceLength, onProgress, signal }: AddFileOptions,
+  hashers: HasherFactory,
+): Promise<Index> {
+  const stamp = await stampOf(handle, path);
+  const contentLength = Number(stamp.size);
+  const plan = planTask(contentLength, pieceLength ?? pieceLengthFor(contentLength));
+  const crc32 = new Uint32Array(plan.pieceCount);
+  const whole = hashers("sha256");
+  const buffer = new Uint8Array(Math.min(INDEX_READ, contentLength));
+  for (let number = 0; number < plan.pieceCount; number++) {
+    const { offset, length } = pieceExtent(plan, number);
+    const piece = hashers("crc32");
+    for (let at = 0; at < length; ) {
+      if (signal?.aborted) throw abortedError(signal, `indexing ${path}`);
+      const chunk = await readAt(handle, path, offset + at, Math.min(INDEX_READ, length - at), buffer);
+      piece.update(chunk);
+      whole.update(chunk);
+      at += chunk.length;
+      onProgress?.(offset + at, contentLength);
+    }
+    crc32[number] = Number(piece.encode());
+  }
+  const after = await stampOf(handle, path);
+  if (after.size !== stamp.size || after.mtimeNs !== stamp.mtimeNs) {
+    throw new VortexError("StorageFailed", `${path} was written to while it was indexed`);
+  }
+  return { plan, stamp, crc32, sha256: whole.encode() };
+}
+
+async function stampOf(handle: FileHandle, path: string): Promise<Stamp> {
+  try {
+    return await handle.stat({ bigint: true });
+  } catch (error) {
+    throw VortexError.from(error, "StorageFailed", `${path} cannot be read`);
+  }
+}
+
+/** Exactly `length` bytes from `position` on, in `buffer` or in a new one, which is then the caller's to keep. */
+async function readAt(
+  handle: FileHandle,
+  path: string,
+  position: number,
+  length: number,
+  buffer: Uint8Array = new Uint8Array(length),
+): Promise<Uint8Array> {
+  for (let filled = 0; filled < length; ) {
+    const { bytesRead } = await handle
+      .read(buffer, filled, length - filled, position + filled)
+      .catch((error: unknown) => Promise.reject(VortexError.from(error, "StorageFailed", `${path} cannot be read`)));
+    if (bytesRead === 0) {
+      throw new VortexError("StorageFailed", `${path} ends at byte ${position + filled}: it was cut while being read`);
+    }
+    filled += bytesRead;
+  }
+  return buffer.subarray(0, length);
+}
+
+function requireTaskId(taskId: string): void {
+  if (!/^[!-~]{64}$/.test(taskId)) {
+    throw new VortexError("InvalidArgument", `task id "${taskId}": expected 64 printable ASCII characters`);
+  }
+}

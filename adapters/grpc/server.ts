@@ -1,0 +1,253 @@
+import {
+  constants,
+  createSecureServer,
+  createServer,
+  type Http2SecureServer,
+  type Http2Server,
+  type Http2Session,
+  type IncomingHttpHeaders,
+  type ServerHttp2Stream,
+} from "node:http2";
+import { createAsyncIterable, type UniversalHandler, type UniversalServerResponse } from "@connectrpc/connect/protocol";
+import { VortexError } from "../../src/errors.ts";
+import { grpcHandlers, MAX_REQUEST_LENGTH } from "../../src/server/grpc.ts";
+import type { ProtocolServer } from "../../src/server/storage-server.ts";
+import type { PieceStore } from "../../src/server/store.ts";
+import { type ServerSettings, within } from "../../src/server/upload.ts";
+import { type Address, formatAddress } from "../../src/transport/address.ts";
+import type { TlsServerOptions } from "../../src/transport/tls.ts";
+import { listenError } from "../native-error.ts";
+import { fingerprintOf, serverIdentity } from "../quiche/tls.ts";
+
+/**
+ * MiB of memory a stream. A session that has queued more than its `maxSessionMemory`, 10 MB by default, is broken in both
+ * runtimes, and only there: Node refuses new streams with ENHANCE_YOUR_CALM (Http2Session::CanAddStream), and Bun drops
+ * the answers to open ones without a word (https://github.com/oven-sh/bun/pull/43419), which shows as PROTOCOL_ERROR, as "HTTP 0" or as
+ * silence. What is queued here is held small by writing a chunk only when the one before it was taken; this keeps any
+ * number of streams away from that limit. (Not `Number.MAX_SAFE_INTEGER`, which Bun takes for 1 MB:
+ * https://github.com/oven-sh/bun/issues/41294.)
+ */
+const SESSION_MEMORY_PER_STREAM = 2;
+
+/** How a gRPC server shows itself. */
+export interface GrpcServerOptions {
+  /** TLS, with these options. Default: HTTP/2 in the clear, as stock peers serve it unless they are configured otherwise. */
+  readonly tls?: TlsServerOptions;
+}
+
+/** Serves a store over the Dragonfly API. Rejects with `AddressInUse`, `Unreachable` or `InvalidArgument`. */
+export async function grpcServer(
+  local: Address,
+  store: PieceStore,
+  settings: ServerSettings,
+  { tls }: GrpcServerOptions = {},
+): Promise<GrpcServer> {
+  const identity = tls && (await serverIdentity(tls));
+  const options = {
+    settings: { maxConcurrentStreams: settings.maxStreams },
+    maxSessionMemory: Math.max(64, settings.maxStreams * SESSION_MEMORY_PER_STREAM),
+  };
+  const server =
+    identity === undefined
+      ? createServer(options)
+      : createSecureServer({
+          ...options,
+          ...identity,
+          ...(tls?.clientCa !== undefined && { ca: tls.clientCa, requestCert: true, rejectUnauthorized: true }),
+        });
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", (error) => reject(listenError(error, formatAddress(local))));
+    server.listen({ host: local.host, port: local.port }, resolve);
+  });
+  return new GrpcServer(server, local, identity && fingerprintOf(identity.cert), store, settings);
+}
+
+/** HTTP/2 on node:http2, for Node, Bun and Deno. */
+export class GrpcServer implements ProtocolServer {
+  readonly address: Address;
+  /** SHA-256 fingerprint of the certificate, for clients to pin; undefined without TLS. */
+  readonly fingerprint: string | undefined;
+  readonly #server: Http2Server | Http2SecureServer;
+  readonly #settings: ServerSettings;
+  readonly #handlers: ReadonlyMap<string, UniversalHandler>;
+  /** Streams that are being answered, by session. */
+  readonly #sessions = new Map<Http2Session, number>();
+  #closing: Promise<void> | undefined;
+
+  constructor(
+    server: Http2Server | Http2SecureServer,
+    local: Address,
+    fingerprint: string | undefined,
+    store: PieceStore,
+    settings: ServerSettings,
+  ) {
+    const bound = server.address();
+    const port = typeof bound === "object" && bound !== null ? bound.port : local.port;
+    this.address = { host: local.host, port };
+    this.fingerprint = fingerprint;
+    this.#server = server;
+    this.#settings = settings;
+    this.#handlers = new Map(grpcHandlers(store, settings).map((handler) => [handler.requestPath, handler]));
+    // What fails here concerns one client (no file descriptors left, no HTTP/2, no TLS); the server goes on.
+    for (const event of ["error", "sessionError", "tlsClientError"]) server.on(event, () => {});
+    server.on("session", (session: Http2Session) => this.#admit(session));
+    server.on("stream", (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => {
+      void this.#serve(stream, headers);
+    });
+  }
+
+  /** Stops listening, lets the answers under way end for `grace` milliseconds (default 5,000), then ends them. */
+  close(options: { readonly grace?: number } = {}): Promise<void> {
+    this.#closing ??= this.#end(options.grace ?? 5000);
+    return this.#closing;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #end(grace: number): Promise<void> {
+    const closed = new Promise<void>((resolve) => {
+      this.#server.close(() => resolve());
+    });
+    for (const session of this.#sessions.keys()) session.close();
+    const timer = this.#settings.runtime.clock.setTimer(() => {
+      for (const session of this.#sessions.keys()) session.destroy();
+    }, grace);
+    await closed;
+    timer.cancel();
+  }
+
+  #admit(session: Http2Session): void {
+    session.on("error", () => {});
+    if (this.#closing !== undefined || this.#sessions.size >= this.#settings.maxConnections) {
+      session.destroy();
+      return;
+    }
+    this.#sessions.set(session, 0);
+    session.once("close", () => this.#sessions.delete(session));
+  }
+
+  async #serve(stream: ServerHttp2Stream, headers: IncomingHttpHeaders): Promise<void> {
+    const { maxStreams, onError } = this.#settings;
+    // The stream's end reaches whoever waits for it by "close".
+    stream.on("error", () => {});
+    const { session } = stream;
+    const active = session && this.#sessions.get(session);
+    // The peer was told of the limit by SETTINGS; not every runtime holds it to that.
+    if (session === undefined || active === undefined || active >= maxStreams) {
+      stream.close(constants.NGHTTP2_REFUSED_STREAM);
+      return;
+    }
+    this.#sessions.set(session, active + 1);
+    stream.once("close", () => {
+      const now = this.#sessions.get(session);
+      if (now !== undefined) this.#sessions.set(session, now - 1);
+    });
+    try {
+      await this.#answer(stream, headers);
+    } catch (error) {
+      const failure = VortexError.from(error, "Internal");
+      // A peer that went away, or is too slow, is its own affair.
+      if (failure.kind === "local") onError(failure);
+      stream.close(failure.kind === "local" ? constants.NGHTTP2_INTERNAL_ERROR : constants.NGHTTP2_CANCEL);
+    }
+  }
+
+  async #answer(stream: ServerHttp2Stream, headers: IncomingHttpHeaders): Promise<void> {
+    const { requestTimeout, runtime } = this.#settings;
+    const ended = new AbortController();
+    stream.once("close", () => ended.abort());
+    const path = headers[":path"] ?? "";
+    const body = await within(runtime.clock, requestTimeout, readRequest(stream), "Stalled", "waiting for a request");
+    const handler = this.#handlers.get(path);
+    if (handler === undefined) {
+      // As gRPC's protocol has it for methods that are not known: https://grpc.io/docs/guides/status-codes/
+      const unknown = { "content-type": "application/grpc", "grpc-status": "12", "grpc-message": "no such method" };
+      stream.respond({ ":status": 200, ...unknown }, { endStream: true });
+      return;
+    }
+    const response = await handler({
+      httpVersion: "2.0",
+      method: headers[":method"] ?? "",
+      url: `http://${headers[":authority"] ?? "localhost"}${path}`,
+      header: webHeaders(headers),
+      body: createAsyncIterable([body]),
+      signal: ended.signal,
+    });
+    await this.#send(stream, response);
+  }
+
+  /** Writes an answer as fast as the peer takes it: a chunk is asked for when the one before has left the queue. */
+  async #send(stream: ServerHttp2Stream, { status, header, body, trailer }: UniversalServerResponse): Promise<void> {
+    const { stallTimeout, runtime } = this.#settings;
+    for await (const chunk of body ?? []) {
+      if (!stream.headersSent) respond(stream, status, header, trailer);
+      await within(runtime.clock, stallTimeout, write(stream, chunk), "Stalled", "waiting for the peer to read");
+    }
+    if (stream.destroyed) return;
+    if (!stream.headersSent) respond(stream, status, header, trailer);
+    stream.end();
+  }
+}
+
+function respond(
+  stream: ServerHttp2Stream,
+  status: number,
+  header: Headers | undefined,
+  trailer: Headers | undefined,
+): void {
+  if (stream.destroyed) throw new VortexError("StreamReset", "the peer reset the stream");
+  stream.once("wantTrailers", () => stream.sendTrailers(Object.fromEntries(trailer ?? [])));
+  stream.respond({ ":status": status, ...Object.fromEntries(header ?? []) }, { waitForTrailers: true });
+}
+
+/** Resolves when more may be written. */
+function write(stream: ServerHttp2Stream, chunk: Uint8Array): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const settle = (): void => {
+      stream.off("drain", settle);
+      stream.off("close", settle);
+      if (stream.destroyed || stream.closed) reject(new VortexError("StreamReset", "the peer reset the stream"));
+      else resolve();
+    };
+    if (stream.destroyed || stream.closed || stream.write(chunk)) {
+      settle();
+      return;
+    }
+    stream.once("drain", settle);
+    stream.once("close", settle);
+  });
+}
+
+/** The whole request: one small message. */
+function readRequest(stream: ServerHttp2Stream): Promise<Uint8Array> {
+  return new Promise((resolve, reject) => {
+    const chunks: Uint8Array[] = [];
+    let length = 0;
+    stream.on("data", (chunk: Uint8Array) => {
+      length += chunk.length;
+      if (length > MAX_REQUEST_LENGTH) reject(new VortexError("LimitExceeded", "the request is too long"));
+      else chunks.push(chunk);
+    });
+    stream.once("end", () => {
+      const whole = new Uint8Array(length);
+      let at = 0;
+      for (const chunk of chunks) {
+        whole.set(chunk, at);
+        at += chunk.length;
+      }
+      resolve(whole);
+    });
+    stream.once("close", () => reject(new VortexError("StreamReset", "the peer reset the stream")));
+  });
+}
+
+function webHeaders(headers: IncomingHttpHeaders): Headers {
+  const result = new Headers();
+  for (const [name, value] of Object.entries(headers)) {
+    if (name.startsWith(":") || value === undefined) continue;
+    for (const each of Array.isArray(value) ? value : [value]) result.append(name, each);
+  }
+  return result;
+}

@@ -1,0 +1,119 @@
+// Runs the tests on every runtime and counts: Bun (the main runner, with coverage of src), Node 20 or newer, and Deno.
+//
+//     npm test                        everything
+//     npm test -- node test/unit      one runtime, some files or folders
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, relative } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const LEAST_COVERAGE = 90;
+const root = fileURLToPath(new URL("..", import.meta.url));
+const scratch = mkdtempSync(join(tmpdir(), "vortex-peer-test-"));
+const bin = (name) => join(root, "node_modules", ".bin", name);
+
+const runtimes = {
+  bun: (files, report) => [
+    bin("bun"),
+    [
+      "test",
+      "--timeout=120000",
+      "--coverage",
+      "--coverage-reporter=lcov",
+      `--coverage-dir=${scratch}`,
+      "--reporter=junit",
+      `--reporter-outfile=${report}`,
+      ...files.map((file) => `./${file}`),
+    ],
+  ],
+  node: (files, report) => [
+    process.execPath,
+    [
+      "--import",
+      "tsx",
+      "--test",
+      "--test-timeout=120000",
+      "--test-reporter=spec",
+      "--test-reporter-destination=stdout",
+      "--test-reporter=junit",
+      `--test-reporter-destination=${report}`,
+      ...files,
+    ],
+  ],
+  deno: (files, report) => [bin("deno"), ["test", "--allow-all", "--no-check", `--junit-path=${report}`, ...files]],
+};
+
+const [only, ...paths] = process.argv.slice(2);
+const chosen = only === undefined ? Object.keys(runtimes) : [only];
+const files = (paths.length > 0 ? paths : ["test"]).flatMap(testFiles);
+const totals = { passed: 0, failed: 0, skipped: 0 };
+
+for (const name of chosen) {
+  const command = runtimes[name];
+  if (command === undefined) throw new Error(`${name}: expected one of ${Object.keys(runtimes).join(", ")}`);
+  const report = join(scratch, `${name}.xml`);
+  const [program, args] = command(files, report);
+  console.log(`\n== ${name}`);
+  const { status } = spawnSync(program, args, { cwd: root, stdio: "inherit" });
+  const counts = existsSync(report) ? countCases(readFileSync(report, "utf8")) : { passed: 0, failed: 0, skipped: 0 };
+  // A runner that fails without a failed test (a file that does not load, an unhandled rejection) failed all the same.
+  if (status !== 0 && counts.failed === 0) counts.failed = 1;
+  if (status === 0 && counts.passed === 0) counts.failed = 1;
+  console.log(`${name}: ${line(counts)}`);
+  for (const key of Object.keys(totals)) totals[key] += counts[key];
+}
+
+if (chosen.includes("bun") && paths.length === 0 && !reportCoverage()) totals.failed++;
+rmSync(scratch, { recursive: true, force: true });
+console.log(`\n${line(totals)}`);
+process.exitCode = totals.failed === 0 ? 0 : 1;
+
+function testFiles(path) {
+  if (statSync(join(root, path)).isFile()) return [path];
+  return readdirSync(join(root, path), { recursive: true })
+    .map(String)
+    .filter((file) => file.endsWith(".test.ts"))
+    .map((file) => join(path, file))
+    .sort();
+}
+
+function line({ passed, failed, skipped }) {
+  return `${passed} passed, ${failed} failed, ${skipped} skipped`;
+}
+
+/** Counts the cases of a JUnit report, the one form that all three runners write. */
+function countCases(xml) {
+  const counts = { passed: 0, failed: 0, skipped: 0 };
+  for (const [, attributes, body = ""] of xml.matchAll(/<testcase\b([^>]*?)(?:\/>|>([\s\S]*?)<\/testcase>)/g)) {
+    if (/<(failure|error)\b/.test(body)) counts.failed++;
+    else if (/<skipped\b/.test(body) || /status="(skipped|ignored)"/.test(attributes)) counts.skipped++;
+    else counts.passed++;
+  }
+  return counts;
+}
+
+/** Prints the line coverage of src, as Bun measured it, and whether it is enough. */
+function reportCoverage() {
+  const lcov = join(scratch, "lcov.info");
+  if (!existsSync(lcov)) return false;
+  let found = 0;
+  let hit = 0;
+  const low = [];
+  for (const record of readFileSync(lcov, "utf8").split("end_of_record")) {
+    const file = /^SF:(.*)$/m.exec(record)?.[1];
+    if (file === undefined) continue;
+    const path = relative(root, join(root, file));
+    if (!path.startsWith("src/") || path.startsWith("src/gen/")) continue;
+    const lines = Number(/^LF:(\d+)$/m.exec(record)?.[1] ?? 0);
+    const covered = Number(/^LH:(\d+)$/m.exec(record)?.[1] ?? 0);
+    found += lines;
+    hit += covered;
+    if (lines > 0 && covered / lines < LEAST_COVERAGE / 100)
+      low.push(`${path} ${((100 * covered) / lines).toFixed(1)} %`);
+  }
+  const percent = found === 0 ? 0 : (100 * hit) / found;
+  console.log(`\nline coverage of src: ${percent.toFixed(1)} % (${hit} of ${found} lines), least ${LEAST_COVERAGE} %`);
+  if (low.length > 0) console.log(`below: ${low.join(", ")}`);
+  return percent >= LEAST_COVERAGE;
+}

@@ -1,0 +1,26 @@
+import { digestOf } from "./digest.ts";
+import type { DigestAlgorithm, HasherFactory } from "./hasher.ts";
+
+/** The part of a piece's metadata that the Dragonfly API's metadata digest covers. */
+export interface CoveredMetadata {
+  readonly number: number;
+  readonly offset: bigint;
+  readonly length: bigint;
+  readonly digest: string;
+}
+
+/**
+ * The digest over a piece's metadata that stock peers send beside the piece: over the number (32 bits), the offset and the
+ * length (64 bits each), all big-endian, and the characters of the content digest. Stock peers use crc32. Source:
+ * dragonfly-client 1.2.1, `DownloadPieceResponse.digest`.
+ */
+export function metadataDigest(algorithm: DigestAlgorithm, piece: CoveredMetadata, hashers: HasherFactory): string {
+  const text = new TextEncoder().encode(piece.digest);
+  const bytes = new Uint8Array(20 + text.length);
+  const view = new DataView(bytes.buffer);
+  view.setUint32(0, piece.number);
+  view.setBigUint64(4, piece.offset);
+  view.setBigUint64(12, piece.length);
+  bytes.set(text, 20);
+  return digestOf(algorithm, bytes, hashers);
+}

@@ -1,0 +1,35 @@
+import type { Transport } from "@connectrpc/connect";
+import type { Address } from "./address.ts";
+
+/** Makes connections to gRPC servers; each runtime's face supplies one. */
+export interface GrpcBinding {
+  /**
+   * Resolves when the peer has shown that it speaks HTTP/2, by its SETTINGS (RFC 9113, section 3.4).
+   *
+   * Rejects with `ConnectionRefused`, `Unreachable`, `HandshakeFailed`, `ProtocolNotSupported`, or as the signal says.
+   */
+  dial(remote: Address, options: GrpcDialOptions): Promise<GrpcConnection>;
+}
+
+/** What dialling is told. */
+export interface GrpcDialOptions {
+  /** Ends the attempt; the promise rejects with the signal's reason if that is a `VortexError`, else `Aborted`. */
+  readonly signal?: AbortSignal;
+  /** Greatest message that is accepted, in bytes; a longer one is refused before it is read. */
+  readonly maxMessageLength: number;
+}
+
+/** An HTTP/2 connection to one peer, for any number of calls at a time. */
+export interface GrpcConnection {
+  /**
+   * A Connect transport on this connection, for one call. `onBytes` is told of everything that arrives for that call: Connect
+   * hands an answer over only when all of it is there, and silence is to be told from a slow peer before that.
+   */
+  transport(onBytes: () => void): Transport;
+  /** Whether it takes calls: false once it has failed, was closed, or the peer announced that it will end it. */
+  readonly open: boolean;
+  /** Resolves, never rejects, when it takes no more calls. */
+  readonly closed: Promise<void>;
+  /** Ends the connection at once, and the calls under way with it. Idempotent. */
+  close(): Promise<void>;
+}

@@ -1,0 +1,4 @@
+import { tcpFixture } from "../support/fixtures.ts";
+import { transportCompliance } from "./suite.ts";
+
+transportCompliance("tcp", tcpFixture);

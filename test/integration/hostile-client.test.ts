@@ -1,0 +1,554 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { VortexError } from "../../src/errors.ts";
+import { type PieceKind, pieceKinds } from "../../src/piece.ts";
+import { PacketDecoder } from "../../src/protocol/decoder.ts";
+import { encodePacket, type Packet, RemoteErrorCode } from "../../src/protocol/packet.ts";
+import { Tag } from "../../src/protocol/tags.ts";
+import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import type { PieceStore, StoredPiece } from "../../src/server/store.ts";
+import type { ServerOptions } from "../../src/server/upload.ts";
+import { VortexServer } from "../../src/server/vortex-server.ts";
+import type { ByteStream, Connection } from "../../src/transport/transport.ts";
+import { assertRejects, rejectionOf } from "../support/failures.ts";
+import { FakeClock, fakeRuntime, settle } from "../support/fake-clock.ts";
+import { dialAddressOf, itUnlessGap, type TransportFixture } from "../support/fixture.ts";
+import { fixtures } from "../support/fixtures.ts";
+import { answer, rawHeader, readAll } from "../support/hostile.ts";
+import { joined, seededBytes, seededRandom } from "../support/random.ts";
+
+const taskId = "cd".repeat(32);
+const PIECE_LENGTH = 300_000;
+const content = seededBytes(11, 2 * PIECE_LENGTH + 1234);
+
+for (const [name, fixture] of Object.entries(fixtures)) {
+  describe(`a hostile client, over ${name}`, () => hostileClient(fixture));
+}
+
+function hostileClient(fixture: TransportFixture): void {
+  it("control: every piece of a task of each kind is served whole, the short last one too", async () => {
+    for (const kind of pieceKinds) {
+      await withServer(fixture, { store: storeOf(kind) }, async ({ ask }) => {
+        for (let number = 0; number < 3; number++) {
+          const { packet, rest } = await ask(request({ number, kind }));
+          assert.ok(packet.type === "piece-content");
+          assert.deepEqual([packet.kind, packet.metadata.number, packet.id], [kind, number, 9]);
+          assert.deepEqual(rest, content.subarray(number * PIECE_LENGTH, (number + 1) * PIECE_LENGTH));
+        }
+      });
+    }
+  });
+
+  it("control: a client that does not end its side is answered too, as stock peers over TCP want it", async () => {
+    await withServer(fixture, {}, async ({ connection, clock, errors }) => {
+      const stream = await connection.openStream();
+      await stream.writer.write(request());
+      const answered = await readAll(stream);
+      assert.deepEqual(answered.subarray(-PIECE_LENGTH), content.subarray(0, PIECE_LENGTH));
+      // The server waits for the end of the request, and not for ever.
+      await clock.advance(60_000);
+      assert.deepEqual(errors, []);
+    });
+  });
+
+  describe("bytes that are no request", () => {
+    const good = request();
+    const notUtf8 = good.slice();
+    notUtf8[20] = 0xff;
+    const wrong: [what: string, bytes: Uint8Array][] = [
+      ["nothing at all", new Uint8Array(0)],
+      ["a close packet", rawHeader(Tag.Close, 0)],
+      ["an error packet", encodePacket({ type: "error", id: 1, code: 2, message: "no" })],
+      ["an error packet of 4 GiB", rawHeader(Tag.Error, 0xffffffff)],
+      ["a content packet", answer(10).whole],
+      ["a content packet of 4 GiB", joined([rawHeader(Tag.PieceContent, 0xffffffff), new Uint8Array(4).fill(0xff)])],
+      ["a reserved packet", rawHeader(8, 0)],
+      ["a reserved packet of 4 GiB", rawHeader(253, 0xffffffff)],
+      ["a request of 67 bytes", joined([rawHeader(Tag.DownloadPiece, 67), new Uint8Array(67)])],
+      ["a request of 4 GiB", rawHeader(Tag.DownloadPiece, 0xffffffff)],
+      ["a request whose task id is not UTF-8", notUtf8],
+      ["two requests", joined([good, good])],
+      ["a request and a byte", joined([good, Uint8Array.of(0)])],
+      ["an HTTP request", new TextEncoder().encode("GET / HTTP/1.1\r\nHost: example.org\r\n\r\n")],
+    ];
+    for (const [what, bytes] of wrong) {
+      it(`${what}: answered with InvalidArgument`, async () => {
+        await withServer(fixture, {}, async ({ ask, errors }) => {
+          assertError(await ask(bytes), RemoteErrorCode.InvalidArgument);
+          assert.deepEqual(errors, []);
+        });
+      });
+    }
+
+    it("a request cut off at every byte: answered with InvalidArgument", async () => {
+      await withServer(fixture, {}, async ({ ask }) => {
+        for (let cut = 0; cut < good.length; cut++) {
+          assertError(await ask(good.subarray(0, cut)), RemoteErrorCode.InvalidArgument);
+        }
+      });
+    });
+
+    it("seeded garbage: an answer or a reset, and the honest request beside it is served", async () => {
+      await withServer(fixture, {}, async ({ ask, connection, errors }) => {
+        const random = seededRandom(3);
+        for (let round = 0; round < 100; round++) {
+          const garbage = seededBytes(round, Math.floor(random() * 400));
+          // Half of it with a tag and a length that lead further in.
+          if (round % 2 === 0) garbage.set(rawHeader(round % 10, 68).subarray(0, garbage.length));
+          await send(connection, garbage);
+        }
+        const { rest } = await ask(good);
+        assert.deepEqual(rest, content.subarray(0, PIECE_LENGTH));
+        assert.deepEqual(errors, []);
+      });
+    });
+
+    it("bytes after the request in a later chunk change nothing for others", async () => {
+      await withServer(fixture, {}, async ({ ask, connection, errors }) => {
+        const stream = await connection.openStream();
+        await stream.writer.write(good);
+        await settle();
+        await stream.writer.write(new Uint8Array(1000)).catch(() => {});
+        await stream.writer.end().catch(() => {});
+        await readAll(stream).catch(() => {});
+        assert.deepEqual((await ask(good)).rest, content.subarray(0, PIECE_LENGTH));
+        assert.deepEqual(errors, []);
+      });
+    });
+  });
+
+  describe("requests for what is not there", () => {
+    const tricks: [what: string, bytes: Uint8Array][] = [
+      ["another task", request({ taskId: "0".repeat(64) })],
+      ["a number behind the last", request({ number: 3 })],
+      ["the greatest number", request({ number: 0xffffffff })],
+      ["another kind", request({ kind: "cache" })],
+      ["a path for a task id", request({ taskId: "../".repeat(20).concat("pass") })],
+      ["zero bytes for a task id", request({ taskId: "\0".repeat(64) })],
+      ["a property of every object for a task id", request({ taskId: "__proto__".padEnd(64, " ") })],
+    ];
+    for (const [what, bytes] of tricks) {
+      it(`${what}: answered with NotFound, under the request's id`, async () => {
+        await withServer(fixture, {}, async ({ ask, errors }) => {
+          const { packet } = assertError(await ask(bytes), RemoteErrorCode.NotFound);
+          assert.equal(packet.id, 9);
+          assert.deepEqual(errors, []);
+        });
+      });
+    }
+  });
+
+  describe("time", () => {
+    for (const [what, bytes] of [
+      ["nothing", new Uint8Array(0)],
+      ["half a request", request().subarray(0, 37)],
+      ["all but the last byte of a request", request().subarray(0, -1)],
+    ] as const) {
+      it(`${what}, then silence: reset once the request timeout has passed, and not before`, async () => {
+        await withServer(fixture, {}, async ({ connection, clock, errors, served }) => {
+          const stream = await connection.openStream();
+          // A stream shows no later than with its first byte; without one there may be nothing to time out.
+          if (bytes.length === 0) stream.writer.write(request().subarray(0, 1)).catch(() => {});
+          else await stream.writer.write(bytes);
+          await served(1);
+          const reading = readAll(stream);
+          const passed = await clock.advanceUntil(reading, 30_000);
+          assertPassed(fixture, passed, 10_000);
+          await assertRejects(reading, "StreamReset");
+          assert.deepEqual(errors, []);
+        });
+      });
+    }
+
+    it("a request fed a byte a second is reset at the request timeout all the same", async () => {
+      await withServer(fixture, { options: { requestTimeout: 5000 } }, async ({ connection, clock, served }) => {
+        const stream = await connection.openStream();
+        const reading = readAll(stream);
+        reading.catch(() => {});
+        await stream.writer.write(request().subarray(0, 1));
+        await served(1);
+        for (const byte of request().subarray(1, 5)) {
+          await stream.writer.write(Uint8Array.of(byte));
+          await clock.advance(1000);
+          assert.equal(clock.pending, 1);
+        }
+        await clock.advance(1000);
+        await assertRejects(reading, "StreamReset");
+      });
+    });
+
+    it("a reader that never reads: reset at the stall timeout, and little is taken from the store", async () => {
+      const total = 256 * 1024 * 1024;
+      const endless = storeOfChunks(total);
+      await withServer(fixture, { store: endless }, async ({ connection, clock, errors }) => {
+        const stream = await connection.openStream();
+        await stream.writer.write(request());
+        await stream.writer.end();
+        await clock.advanceUntil(endless.ended, 10 * 60_000);
+        assert.ok(endless.taken() > 0 && endless.taken() < total / 2, `${endless.taken()} bytes were taken`);
+        await readAll(stream).catch(() => {});
+        assert.deepEqual(errors, []);
+      });
+    });
+
+    itUnlessGap(
+      fixture,
+      "a reader that takes a chunk now and then is not cut off",
+      async () => {
+        await withServer(fixture, {}, async ({ connection, clock }) => {
+          const stream = await connection.openStream();
+          await stream.writer.write(request());
+          await stream.writer.end();
+          let got = 0;
+          for (let chunk = await stream.reader.read(); chunk !== undefined; chunk = await stream.reader.read()) {
+            got += chunk.length;
+            await clock.advance(20_000);
+          }
+          assert.ok(got > PIECE_LENGTH);
+        });
+      },
+      "bytes take no real time",
+    );
+  });
+
+  describe("stores that fail", () => {
+    const secret = "disk sda7 at 10.9.8.7 said no";
+    for (const [what, thrown, code] of [
+      ["an Error", new Error(secret), "StorageFailed"],
+      ["a VortexError", new VortexError("StorageFailed", secret), "StorageFailed"],
+      ["a string", secret, "StorageFailed"],
+    ] as const) {
+      it(`a store that throws ${what}: answered with Internal, without the details, which onError gets`, async () => {
+        const store = storeWith(async () => {
+          throw thrown;
+        });
+        await withServer(fixture, { store }, async ({ ask, errors }) => {
+          const { packet } = assertError(await ask(request()), RemoteErrorCode.Internal);
+          assert.ok(packet.type === "error" && !packet.message.includes("10.9.8.7"));
+          assert.deepEqual(
+            errors.map(({ code }) => code),
+            [code],
+          );
+          assert.ok(errors[0]?.message.includes(secret));
+        });
+      });
+    }
+
+    it("a store that fails inside the content: reset, never a clean end, and onError hears of it", async () => {
+      const whole = answer(500_000);
+      const cause = new VortexError("StorageFailed", secret);
+      const store = storeWith(async () => ({
+        metadata: { ...whole.metadata, number: 0 },
+        async *read() {
+          yield whole.content.subarray(0, 200_000);
+          throw cause;
+        },
+      }));
+      await withServer(fixture, { store }, async ({ connection, errors }) => {
+        const stream = await connection.openStream();
+        await stream.writer.write(request());
+        await stream.writer.end();
+        let got = 0;
+        const reading = (async () => {
+          for (let chunk = await stream.reader.read(); chunk !== undefined; chunk = await stream.reader.read()) {
+            got += chunk.length;
+          }
+        })();
+        // A transport that cannot tell a reset from an end still ends early.
+        if (fixture.gaps?.["a reset is told from an end"] === undefined) await assertRejects(reading, "StreamReset");
+        else await reading.catch(() => {});
+        assert.ok(got < whole.whole.length);
+        assert.deepEqual(errors, [cause]);
+      });
+    });
+
+    it("an onError that throws harms nobody", async () => {
+      const store = storeWith(async () => {
+        throw new Error("no");
+      });
+      const onError = (): void => {
+        throw new Error("the callback's own");
+      };
+      await withServer(fixture, { store, options: { onError } }, async ({ ask }) => {
+        for (let round = 0; round < 3; round++) assertError(await ask(request()), RemoteErrorCode.Internal);
+      });
+    });
+
+    it("a peer that leaves in the middle ends the reading of the store, and is no error of the server", async () => {
+      const endless = storeOfChunks(256 * 1024 * 1024);
+      await withServer(fixture, { store: endless }, async ({ connection, errors }) => {
+        const stream = await connection.openStream();
+        await stream.writer.write(request());
+        await stream.writer.end();
+        assert.ok((await stream.reader.read()) !== undefined);
+        connection.abort();
+        await endless.ended;
+        assert.deepEqual(errors, []);
+      });
+    });
+  });
+
+  describe("bounds", () => {
+    itUnlessGap(
+      fixture,
+      "streams beyond the limit wait until others have ended",
+      async () => {
+        await withServer(fixture, { options: { maxStreams: 3 } }, async ({ connection, clock, served, ask }) => {
+          const idle = await Promise.all([1, 2, 3].map(() => connection.openStream()));
+          for (const stream of idle) await stream.writer.write(request().subarray(0, 1));
+          await served(3);
+          const next = ask(request());
+          // The idle ones hold their places until their request is overdue.
+          assertPassed(fixture, await clock.advanceUntil(next, 30_000), 10_000);
+          assert.deepEqual((await next).rest, content.subarray(0, PIECE_LENGTH));
+        });
+      },
+      "a stream beyond the credit waits until another has ended",
+    );
+
+    it("the upload rate limit holds over all answers together", async () => {
+      const rate = 100_000;
+      await withServer(fixture, { options: { uploadRateLimit: rate } }, async ({ ask, clock }) => {
+        const started = clock.now();
+        const answers = Promise.all([ask(request({ number: 0 })), ask(request({ number: 1 }))]);
+        await clock.advanceUntil(answers, 60_000, 100);
+        const [first, second] = await answers;
+        assert.deepEqual(first.rest, content.subarray(0, PIECE_LENGTH));
+        assert.deepEqual(second.rest, content.subarray(PIECE_LENGTH, 2 * PIECE_LENGTH));
+        const seconds = (clock.now() - started) / 1000;
+        // One second's worth goes at once.
+        const least = (2 * PIECE_LENGTH) / rate - 1;
+        assert.ok(seconds >= least, `${seconds} s for what takes ${least} s`);
+        assert.equal(
+          seconds < least + 1,
+          fixture.gaps?.["bytes take no real time"] === undefined || seconds < least + 1,
+        );
+      });
+    });
+  });
+
+  describe("closing the server", () => {
+    it("lets the answers under way end, and answers no new request", async () => {
+      const endless = storeOfChunks(8 * 1024 * 1024);
+      await withServer(fixture, { store: endless }, async ({ connection, server, served }) => {
+        const stream = await connection.openStream();
+        await stream.writer.write(request());
+        await stream.writer.end();
+        assert.ok((await stream.reader.read()) !== undefined);
+        const closing = server.close({ grace: 3_600_000 });
+        const late = askLate(connection);
+        await served(1);
+        const rest = await readAll(stream);
+        assert.ok(rest.length > 7 * 1024 * 1024);
+        assert.equal(await late, "not served");
+        await closing;
+      });
+    });
+
+    it("ends the answers under way when the grace is over", async () => {
+      const endless = storeOfChunks(256 * 1024 * 1024);
+      await withServer(fixture, { store: endless }, async ({ connection, server, clock, errors }) => {
+        const stream = await connection.openStream();
+        await stream.writer.write(request());
+        await stream.writer.end();
+        assert.ok((await stream.reader.read()) !== undefined);
+        const closing = server.close({ grace: 7000 });
+        assert.equal(server.close(), closing);
+        assertPassed(fixture, await clock.advanceUntil(closing, 60_000), 7000);
+        await endless.ended;
+        await rejectionOf(readAll(stream));
+        assert.deepEqual(errors, []);
+      });
+    });
+
+    it("without grace ends them at once", async () => {
+      const endless = storeOfChunks(256 * 1024 * 1024);
+      await withServer(fixture, { store: endless }, async ({ connection, server }) => {
+        const stream = await connection.openStream();
+        await stream.writer.write(request());
+        await stream.writer.end();
+        assert.ok((await stream.reader.read()) !== undefined);
+        await server.close({ grace: 0 });
+        await endless.ended;
+        await rejectionOf(readAll(stream));
+      });
+    });
+
+    it("does not wait for streams whose request has not come", async () => {
+      await withServer(fixture, {}, async ({ connection, server, served }) => {
+        const stream = await connection.openStream();
+        await stream.writer.write(request().subarray(0, 10));
+        await served(1);
+        await server.close({ grace: 3_600_000 });
+        await rejectionOf(readAll(stream));
+      });
+    });
+
+    it("tells a store that is still looking", async () => {
+      let asked: () => void = () => {};
+      const looking = new Promise<void>((resolve) => {
+        asked = resolve;
+      });
+      const store: PieceStore = {
+        getTask: async () => undefined,
+        getPiece: (_request, options) =>
+          new Promise((_resolve, reject) => {
+            options?.signal?.addEventListener("abort", () => reject(options.signal?.reason));
+            asked();
+          }),
+      };
+      await withServer(fixture, { store }, async ({ connection, server }) => {
+        const stream = await connection.openStream();
+        await stream.writer.write(request());
+        await looking;
+        await server.close({ grace: 0 });
+        await rejectionOf(readAll(stream));
+      });
+    });
+  });
+}
+
+/** Fails unless `passed` milliseconds are those expected; between sockets the clock may have run ahead of the bytes. */
+function assertPassed(fixture: TransportFixture, passed: number, expected: number): void {
+  if (fixture.gaps?.["bytes take no real time"] === undefined) assert.equal(passed, expected);
+  else assert.ok(passed >= expected, `after ${passed} ms`);
+}
+
+interface Answered {
+  readonly packet: Packet;
+  /** What followed the packet. */
+  readonly rest: Uint8Array;
+}
+
+interface Surroundings {
+  readonly server: VortexServer;
+  readonly connection: Connection;
+  readonly clock: FakeClock;
+  /** What `onError` was told. */
+  readonly errors: VortexError[];
+  /** Sends bytes on a stream of its own, ends it, and takes the answer. */
+  ask(bytes: Uint8Array): Promise<Answered>;
+  /** Resolves when at least `count` streams wait for a request or are being answered. */
+  served(count: number): Promise<void>;
+}
+
+async function withServer(
+  fixture: TransportFixture,
+  setup: { store?: PieceStore; options?: ServerOptions },
+  use: (surroundings: Surroundings) => Promise<void>,
+): Promise<void> {
+  const clock = new FakeClock();
+  const errors: VortexError[] = [];
+  const transport = await fixture.transport();
+  const server = await VortexServer.listen(
+    transport,
+    fixture.listenAddress,
+    setup.store ?? storeOf("standard"),
+    fakeRuntime(clock),
+    { onError: (error) => errors.push(error), ...setup.options },
+  );
+  const connection = await transport.dial(dialAddressOf(fixture, server.address));
+  const ask = async (bytes: Uint8Array): Promise<Answered> => {
+    const stream = await connection.openStream();
+    await stream.writer.write(bytes);
+    await stream.writer.end();
+    return decode(await readAll(stream));
+  };
+  // Each stream that is being served has a timer on the server's clock.
+  const served = async (count: number): Promise<void> => {
+    while (clock.pending < count) await settle();
+  };
+  try {
+    await use({ server, connection, clock, errors, ask, served });
+  } finally {
+    connection.abort();
+    await server.close({ grace: 0 });
+  }
+  assert.equal(clock.pending, 0, "timers left");
+}
+
+/** Asks for a piece of a server that is closing. */
+async function askLate(connection: Connection): Promise<"served" | "not served"> {
+  try {
+    const stream = await connection.openStream();
+    await send_(stream, request());
+    const { packet } = decode(await readAll(stream));
+    return packet.type === "piece-content" ? "served" : "not served";
+  } catch {
+    return "not served";
+  }
+}
+
+async function send_({ writer }: ByteStream, bytes: Uint8Array): Promise<void> {
+  await writer.write(bytes);
+  await writer.end();
+}
+
+/** Sends bytes on a stream of its own, and waits for its end, however that comes. */
+async function send(connection: Connection, bytes: Uint8Array): Promise<void> {
+  const stream = await connection.openStream();
+  try {
+    await send_(stream, bytes);
+    await readAll(stream);
+  } catch (error) {
+    assert.ok(error instanceof VortexError && error.kind === "transport", String(error));
+  }
+}
+
+function decode(bytes: Uint8Array): Answered {
+  const decoder = new PacketDecoder();
+  decoder.push(bytes);
+  const packet = decoder.next();
+  assert.ok(packet !== undefined, `no answer in ${bytes.length} bytes`);
+  return { packet, rest: decoder.takeRest() };
+}
+
+function assertError(answered: Answered, code: number): Answered {
+  const { packet, rest } = answered;
+  assert.ok(packet.type === "error", `answered with ${packet.type}`);
+  assert.equal(packet.code, code);
+  assert.equal(rest.length, 0);
+  return answered;
+}
+
+function request(fields: { taskId?: string; number?: number; kind?: PieceKind } = {}): Uint8Array {
+  return encodePacket({ type: "download-piece", id: 9, kind: "standard", taskId, number: 0, ...fields });
+}
+
+function storeOf(kind: PieceKind): MemoryPieceStore {
+  const store = new MemoryPieceStore();
+  store.putTask(taskId, content, { kind, pieceLength: PIECE_LENGTH });
+  return store;
+}
+
+function storeWith(getPiece: () => Promise<StoredPiece | undefined>): PieceStore {
+  return { getPiece, getTask: async () => undefined };
+}
+
+interface ChunkStore extends PieceStore {
+  /** Bytes that were taken so far. */
+  taken(): number;
+  /** Resolves when the reading has ended, or was given up. */
+  readonly ended: Promise<void>;
+}
+
+/** A store with one piece of `total` bytes, that counts what is taken of it. */
+function storeOfChunks(total: number): ChunkStore {
+  const chunk = new Uint8Array(64 * 1024).fill(0x55);
+  let taken = 0;
+  let end: () => void = () => {};
+  const ended = new Promise<void>((resolve) => {
+    end = resolve;
+  });
+  const piece: StoredPiece = {
+    metadata: { ...answer(0).metadata, number: 0, length: BigInt(total) },
+    async *read() {
+      try {
+        for (; taken < total; taken += chunk.length) yield chunk;
+      } finally {
+        end();
+      }
+    },
+  };
+  return { ...storeWith(async () => piece), taken: () => taken, ended };
+}

@@ -1,0 +1,655 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import type { CallOptions, DownloaderOptions, PieceRequest } from "../../src/client/downloader.ts";
+import { downloaderSettings } from "../../src/client/settings.ts";
+import { VortexDownloader } from "../../src/client/vortex-downloader.ts";
+import { type ErrorCode, VortexError } from "../../src/errors.ts";
+import type { Piece } from "../../src/piece.ts";
+import { encodePacket, RemoteErrorCode } from "../../src/protocol/packet.ts";
+import { Tag } from "../../src/protocol/tags.ts";
+import { formatAddress } from "../../src/transport/address.ts";
+import { assertRejects } from "../support/failures.ts";
+import { FakeClock, fakeRuntime } from "../support/fake-clock.ts";
+import { dialAddressOf, itUnlessGap, type TransportFixture } from "../support/fixture.ts";
+import { fixtures } from "../support/fixtures.ts";
+import {
+  type Answer,
+  answer,
+  fieldEnds,
+  rawHeader,
+  type Script,
+  ScriptedServer,
+  specificationForm,
+} from "../support/hostile.ts";
+import { joined } from "../support/random.ts";
+
+const taskId = "ab".repeat(32);
+const STALL = 30_000;
+const PIECE = 360_000;
+
+for (const [name, fixture] of Object.entries(fixtures)) {
+  describe(`a hostile server, over ${name}`, () => hostileServer(fixture));
+}
+
+function hostileServer(fixture: TransportFixture): void {
+  const good = answer();
+  const { packet, content, whole } = good;
+  const half = content.length / 2;
+
+  it("control: a right answer is handed on complete", async () => {
+    await withDownloads(fixture, send(whole), async (download) => {
+      for (const how of ways) {
+        const { received, error } = await download(how);
+        assert.equal(error, undefined);
+        assert.deepEqual(received, content);
+      }
+    });
+  });
+
+  it("a right answer in any number of chunks is handed on complete", async () => {
+    const byteByByte: Script = async ({ send, finish }) => {
+      for (const byte of whole) await send(Uint8Array.of(byte));
+      await finish();
+    };
+    await withDownloads(fixture, byteByByte, async (download) => {
+      for (const how of ways) assert.deepEqual((await download(how)).received, content);
+    });
+  });
+
+  it("content in the specification form of the header is accepted", async () => {
+    await withDownloads(fixture, send(joined([specificationForm(good), content])), async (download) => {
+      for (const how of ways) assert.deepEqual((await download(how)).received, content);
+    });
+  });
+
+  it("an empty piece is complete", async () => {
+    await withDownloads(fixture, send(answer(0).whole), async (download) => {
+      for (const how of ways) assert.deepEqual(await download(how), { received: new Uint8Array(0), error: undefined });
+    });
+  });
+
+  describe("silence", () => {
+    const points: [after: string, bytes: Uint8Array][] = [
+      ["nothing", new Uint8Array(0)],
+      ...fieldEnds(good).map((end): [string, Uint8Array] => [`${end} bytes of its packet`, packet.subarray(0, end)]),
+      ["half of the content", whole.subarray(0, packet.length + half)],
+      ["all of the content, without an end", whole],
+    ];
+    for (const [after, bytes] of points) {
+      it(`after ${after}: Stalled, once the stall timeout has passed and not before`, async () => {
+        const silent: Script = async ({ send }) => void (await send(bytes));
+        await withDownloads(fixture, silent, async (download, { clock, server }) => {
+          for (const how of ways) {
+            const answered = server.requests + 1;
+            const outcome = download(how);
+            await server.answered(answered);
+            const passed = await clock.advanceUntil(outcome, 2 * STALL);
+            assert.ok(passed >= STALL, `after ${passed} ms`);
+            assertFailed(await outcome, "Stalled", content);
+          }
+        });
+      });
+    }
+
+    it("a stall timeout of the call overrides the downloader's", async () => {
+      await withDownloads(
+        fixture,
+        () => {},
+        async (download, { clock, server }) => {
+          const outcome = download("bytes", { call: { stallTimeout: 2000 } });
+          await server.answered(1);
+          assert.equal(await clock.advanceUntil(outcome, STALL), 2000);
+          assertFailed(await outcome, "Stalled", content);
+        },
+      );
+    });
+
+    it("a reader who takes his time is not silence of the peer", async () => {
+      await withDownloads(fixture, send(whole), async (_download, { clock, downloader, request }) => {
+        const piece = await downloader.downloadPiece(request);
+        await clock.advance(10 * STALL);
+        assert.deepEqual(await piece.bytes(), content);
+      });
+    });
+  });
+
+  describe("the end of the stream", () => {
+    it("at every byte of header and metadata: TruncatedContent", async () => {
+      await truncatedAt(range(0, packet.length));
+    });
+
+    it("at every byte of the content: TruncatedContent", async () => {
+      await truncatedAt(range(packet.length, whole.length));
+    });
+
+    it("at every byte of the specification form: TruncatedContent", async () => {
+      await truncatedAt(range(0, whole.length), joined([specificationForm(good), content]));
+    });
+
+    async function truncatedAt(cuts: number[], bytes: Uint8Array = whole): Promise<void> {
+      let cut = 0;
+      const script: Script = async ({ send, finish }) => {
+        await send(bytes.subarray(0, cut));
+        await finish();
+      };
+      await withDownloads(fixture, script, async (download) => {
+        for (cut of cuts) {
+          for (const how of ways) assertFailed(await download(how), "TruncatedContent", content, `cut at ${cut}`);
+        }
+      });
+    }
+  });
+
+  describe("a stream or connection that breaks", () => {
+    const unlessGap = (name: string, run: () => Promise<void>): void => {
+      itUnlessGap(fixture, name, run, "a lost connection is ConnectionLost");
+    };
+    const points: [at: string, bytes: Uint8Array][] = [
+      ["before a byte", new Uint8Array(0)],
+      ["inside the header", packet.subarray(0, 3)],
+      ["inside the metadata", packet.subarray(0, 30)],
+      ["after the metadata", packet],
+      ["inside the content", whole.subarray(0, packet.length + half)],
+      ["after the content, before its end", whole],
+    ];
+    for (const [at, bytes] of points) {
+      const thenReset: Script = async ({ send, reset }) => {
+        await send(bytes);
+        reset();
+      };
+      const strict = (): Promise<void> =>
+        withDownloads(fixture, thenReset, async (download) => {
+          for (const how of ways) assertFailed(await download(how), "StreamReset", content);
+        });
+      itUnlessGap(fixture, `a reset ${at}: StreamReset`, strict, "a reset is told from an end");
+
+      it(`a reset ${at}: nothing but the right content is handed on as complete`, async () => {
+        await withDownloads(fixture, thenReset, async (download) => {
+          for (const how of ways) {
+            const { received, error } = await download(how);
+            if (error === undefined) assert.deepEqual(received, content);
+            else assert.ok(received.length < content.length);
+          }
+        });
+      });
+
+      unlessGap(`the connection lost ${at}: ConnectionLost`, async () => {
+        const script: Script = async ({ send, drop }) => {
+          await send(bytes);
+          drop();
+        };
+        await withDownloads(fixture, script, async (download) => {
+          for (const how of ways) assertFailed(await download(how), "ConnectionLost", content);
+        });
+      });
+    }
+
+    unlessGap("a connection lost under a reused lease is tried again, once, on a new connection", async () => {
+      const script: Script = async ({ index, send, finish, drop }) => {
+        if (index === 1) return drop();
+        await send(whole);
+        await finish();
+      };
+      await withDownloads(fixture, script, async (download, { server }) => {
+        assert.deepEqual((await download("bytes")).received, content);
+        assert.deepEqual((await download("bytes")).received, content);
+        assert.equal(server.requests, 3);
+      });
+    });
+
+    unlessGap("a connection lost under a reused lease, and again on the new one, is told", async () => {
+      const script: Script = async ({ index, send, finish, drop }) => {
+        if (index > 0) return drop();
+        await send(whole);
+        await finish();
+      };
+      await withDownloads(fixture, script, async (download, { server }) => {
+        await download("bytes");
+        assertFailed(await download("bytes"), "ConnectionLost", content);
+        assert.equal(server.requests, 3);
+      });
+    });
+  });
+
+  describe("wrong answers", () => {
+    const error = (code: number, message = "why not"): Uint8Array =>
+      encodePacket({ type: "error", id: 9, code, message });
+    const kindSwapped = packet.slice();
+    kindSwapped[1] = Tag.PersistentPieceContent;
+    const notUtf8 = error(RemoteErrorCode.NotFound, "xx");
+    notUtf8.set([0xff, 0xfe], notUtf8.length - 2);
+    const digestNotUtf8 = packet.slice();
+    digestNotUtf8[6 + 4 + 4 + 8 + 8 + 4] = 0xff;
+    const metadataHuge = packet.slice();
+    new DataView(metadataHuge.buffer).setUint32(6, 0xffffffff);
+    const bothHuge = metadataHuge.slice();
+    new DataView(bothHuge.buffer).setUint32(2, 0xffffffff);
+    const withinHeader = bothHuge.slice();
+    new DataView(withinHeader.buffer).setUint32(6, 0xffffffff - 4);
+    const neitherForm = packet.slice();
+    new DataView(neitherForm.buffer).setUint32(2, packet.length - 6 + 1);
+    const spoilt = (fields: Partial<Answer["metadata"]>): Uint8Array => joined([answer(40, fields).packet, content]);
+    const otherByte = whole.slice();
+    otherByte[whole.length - 1] = (otherByte.at(-1) ?? 0) ^ 1;
+    const request = encodePacket({ type: "download-piece", id: 9, kind: "standard", taskId, number: 3 });
+
+    const wrong: [what: string, bytes: Uint8Array, code: ErrorCode][] = [
+      ["another piece number", spoilt({ number: 4 }), "PieceMismatch"],
+      ["another kind of piece", joined([kindSwapped, content]), "PieceMismatch"],
+      ["a reserved tag", rawHeader(8, 0), "ProtocolViolation"],
+      ["a reserved tag with a value", joined([rawHeader(253, 3), Uint8Array.of(1, 2, 3)]), "ProtocolViolation"],
+      ["a close packet", rawHeader(Tag.Close, 0), "ProtocolViolation"],
+      ["a close packet with a payload", joined([rawHeader(Tag.Close, 1), Uint8Array.of(1)]), "InvalidLength"],
+      ["the request itself", request, "ProtocolViolation"],
+      ["a request of no length", rawHeader(Tag.DownloadPiece, 0), "InvalidLength"],
+      ["error code 0", error(0), "RemoteUnknown"],
+      ["error code 1", error(1), "RemoteInvalidArgument"],
+      ["error code 2", error(2), "NotFound"],
+      ["error code 3", error(3), "RemoteInternal"],
+      ["error code 77", error(77), "RemoteUnknown"],
+      ["error code 2 without a text", error(2, ""), "NotFound"],
+      ["an error without a code", rawHeader(Tag.Error, 0), "InvalidLength"],
+      ["an error text announced as 4 GiB", rawHeader(Tag.Error, 0xffffffff), "LimitExceeded"],
+      ["an error text that is not UTF-8", notUtf8, "InvalidUtf8"],
+      ["a digest that is not UTF-8", digestNotUtf8, "InvalidUtf8"],
+      ["a reserved packet announced as 4 GiB", rawHeader(99, 0xffffffff), "LimitExceeded"],
+      ["a metadata length of 2^32 - 1", metadataHuge, "InvalidPacket"],
+      ["a metadata length of 2^32 - 1 in the longest packet", bothHuge, "InvalidPacket"],
+      ["a metadata length of 2^32 - 5 in the longest packet", withinHeader, "LimitExceeded"],
+      ["a packet length that fits neither form", joined([neitherForm, content]), "InvalidLength"],
+      ["a content length of 2^64 - 1", spoilt({ length: 2n ** 64n - 1n }), "LimitExceeded"],
+      ["a content length of a byte beyond the limit", spoilt({ length: 64n * 1024n * 1024n + 1n }), "LimitExceeded"],
+      ["an offset of 2^64 - 1", spoilt({ offset: 2n ** 64n - 1n }), "LimitExceeded"],
+      ["offset and length that pass 2^53 together", spoilt({ offset: 2n ** 53n - 40n }), "LimitExceeded"],
+      ["less content announced than sent", spoilt({ length: 39n }), "ProtocolViolation"],
+      ["a byte after the content", joined([whole, Uint8Array.of(0)]), "ProtocolViolation"],
+      ["the answer twice", joined([whole, whole]), "ProtocolViolation"],
+      ["a byte of the content changed", otherByte, "DigestMismatch"],
+      ["the digest of something else", spoilt({ digest: "crc32:1" }), "DigestMismatch"],
+      ["a sha256 of something else", spoilt({ digest: `sha256:${"0".repeat(64)}` }), "DigestMismatch"],
+      ["no digest", spoilt({ digest: "" }), "ProtocolViolation"],
+      ["a digest of an unknown algorithm", spoilt({ digest: "md5:00" }), "ProtocolViolation"],
+      ["a digest that is no number", spoilt({ digest: "crc32:12x" }), "ProtocolViolation"],
+      ["a digest of 33 bits", spoilt({ digest: "crc32:4294967296" }), "ProtocolViolation"],
+    ];
+    for (const [what, bytes, code] of wrong) {
+      it(`${what}: ${code}`, async () => {
+        await withDownloads(fixture, send(bytes), async (download) => {
+          for (const how of ways) assertFailed(await download(how), code, content);
+        });
+      });
+    }
+
+    it("bytes after the content in a later chunk: ProtocolViolation", async () => {
+      const script: Script = async ({ send, finish }) => {
+        for (const part of [packet, content, Uint8Array.of(0)]) await send(part);
+        await finish();
+      };
+      await withDownloads(fixture, script, async (download) => {
+        for (const how of ways) assertFailed(await download(how), "ProtocolViolation", content);
+      });
+    });
+
+    it("an answer that is refused by its first bytes is refused while the peer still sends", async () => {
+      const endless: Script = async ({ send }) => {
+        await send(rawHeader(Tag.Error, 0xffffffff));
+        while (await send(new Uint8Array(64 * 1024)));
+      };
+      await withDownloads(fixture, endless, async (download, { server }) => {
+        assertFailed(await download("bytes"), "LimitExceeded", content);
+        // The script ends only when its bytes are turned away.
+        await server.answered(1);
+      });
+    });
+
+    it("a piece beyond the downloader's own limit: LimitExceeded", async () => {
+      await withDownloads(
+        fixture,
+        send(whole),
+        async (download) => assertFailed(await download("bytes"), "LimitExceeded", content),
+        { maxPieceLength: 39 },
+      );
+    });
+
+    it("metadata beyond the downloader's own limit: LimitExceeded", async () => {
+      await withDownloads(
+        fixture,
+        send(spoilt({ parentId: "p".repeat(100) })),
+        async (download) => assertFailed(await download("bytes"), "LimitExceeded", content),
+        { maxMetadataLength: 64 },
+      );
+    });
+
+    it("an error text of 60 KiB is cut in the message", async () => {
+      await withDownloads(fixture, send(error(2, "y".repeat(60 * 1024))), async (download) => {
+        const { error } = await download("bytes");
+        assert.equal(error?.code, "NotFound");
+        assert.ok(error.message.length < 2000);
+      });
+    });
+  });
+
+  describe("deadlines and aborts", () => {
+    const slow: Script = async ({ send, stream }) => {
+      // Sends a byte whenever the test says so, see `drip`.
+      drips.push(async (bytes) => void (await send(bytes)));
+      await stream.reader.read().catch(() => {});
+    };
+    let drips: ((bytes: Uint8Array) => Promise<void>)[] = [];
+
+    for (const [what, pieceTimeout, code] of [
+      ["within the piece timeout arrives, since it is never silent", PIECE, undefined],
+      ["ends in PieceTimeout when the piece takes longer than that", 50_000, "PieceTimeout"],
+    ] as const) {
+      itUnlessGap(fixture, `a byte every second ${what}`, slowly, "bytes take no real time");
+      async function slowly(): Promise<void> {
+        drips = [];
+        await withDownloads(fixture, slow, async (download, { clock, server }) => {
+          const outcome = download("bytes", { call: { pieceTimeout } });
+          await server.answered(1);
+          for (const byte of whole) {
+            await drips[0]?.(Uint8Array.of(byte));
+            await clock.advance(1000);
+          }
+          if (code === undefined) {
+            assert.ok(whole.length * 1000 > 3 * STALL);
+            const passed = await clock.advanceUntil(outcome, STALL);
+            // The content is there, and its end is still owed.
+            assert.equal(passed, STALL - 1000);
+            assertFailed(await outcome, "Stalled", content);
+          } else {
+            assertFailed(await outcome, code, content);
+          }
+        });
+      }
+    }
+
+    it("a content that nobody reads is given up at the piece timeout, and its lease with it", async () => {
+      await withDownloads(fixture, send(whole), async (_download, { clock, downloader, request }) => {
+        const piece = await downloader.downloadPiece(request);
+        assert.equal(active(downloader), 1);
+        await clock.advance(PIECE);
+        assert.equal(active(downloader), 0);
+        assert.equal((await assertRejects(piece.bytes(), "PieceTimeout")).addr, request.addr);
+      });
+    });
+
+    for (const [when, bytes] of [
+      ["while the answer is waited for", new Uint8Array(0)],
+      ["inside the content", whole.subarray(0, packet.length + half)],
+    ] as const) {
+      it(`an abort ${when}: Aborted at once, with the signal's reason as cause`, async () => {
+        const silent: Script = async ({ send }) => void (await send(bytes));
+        await withDownloads(fixture, silent, async (download, { server }) => {
+          for (const how of ways) {
+            const abort = new AbortController();
+            const answered = server.requests + 1;
+            const outcome = download(how, { call: { signal: abort.signal } });
+            await server.answered(answered);
+            const reason = new Error("enough");
+            abort.abort(reason);
+            const { error } = assertFailed(await outcome, "Aborted", content);
+            assert.equal(error.cause, reason);
+          }
+        });
+      });
+    }
+
+    it("an abort before the call: Aborted, and no request is sent", async () => {
+      await withDownloads(fixture, send(whole), async (download, { server, downloader }) => {
+        assertFailed(await download("bytes", { call: { signal: AbortSignal.abort() } }), "Aborted", content);
+        assert.equal(server.requests, 0);
+        assert.deepEqual(downloader.connections(), []);
+      });
+    });
+
+    it("a piece cancelled before it is read: Aborted for who reads it then, and the lease is back", async () => {
+      await withDownloads(fixture, send(whole), async (_download, { downloader, request }) => {
+        const piece = await downloader.downloadPiece(request);
+        piece.cancel();
+        piece.cancel();
+        assert.equal(active(downloader), 0);
+        await assertRejects(piece.bytes(), "Aborted");
+      });
+    });
+
+    it("a content stream cancelled half way frees the lease, and the peer's sending ends", async () => {
+      const { script, taken } = sendsLong();
+      await withDownloads(fixture, script, async (_download, { downloader, request, server }) => {
+        const piece = await downloader.downloadPiece(request);
+        const reader = piece.content.getReader();
+        assert.equal((await reader.read()).done, false);
+        await reader.cancel();
+        assert.equal(active(downloader), 0);
+        await server.answered(1);
+        assert.ok(taken() < LONG, `${taken()} bytes were taken`);
+      });
+    });
+
+    it("closing the downloader fails what is under way with Closed, and what comes after", async () => {
+      await withDownloads(
+        fixture,
+        () => {},
+        async (download, { server, downloader, request }) => {
+          const waiting = ways.map((how) => download(how));
+          await server.answered(ways.length);
+          await downloader.close();
+          for (const outcome of waiting) assertFailed(await outcome, "Closed", content);
+          await assertRejects(downloader.downloadPiece(request), "Closed");
+        },
+      );
+    });
+  });
+
+  describe("the content can be taken once", () => {
+    it("bytes() after bytes(), content after bytes(), bytes() after content: InvalidArgument", async () => {
+      await withDownloads(fixture, send(whole), async (_download, { downloader, request }) => {
+        const first = await downloader.downloadPiece(request);
+        await first.bytes();
+        await assertRejects(first.bytes(), "InvalidArgument");
+        assert.throws(() => first.content, { code: "InvalidArgument" });
+        const second = await downloader.downloadPiece(request);
+        assert.equal(second.content, second.content);
+        await assertRejects(second.bytes(), "InvalidArgument");
+        await second.content.cancel();
+      });
+    });
+  });
+
+  describe("ranges within a piece", () => {
+    const ranges: [start: number, end: number | undefined][] = [
+      [0, undefined],
+      [0, 40],
+      [0, 1],
+      [39, 40],
+      [13, 27],
+      [20, undefined],
+      [0, 0],
+      [17, 17],
+      [40, 40],
+    ];
+    for (const [start, end] of ranges) {
+      it(`bytes ${start} to ${end ?? "the end"}, however they are cut, and no byte outside`, async () => {
+        const range = { start, ...(end !== undefined && { end }) };
+        for (const step of [1, 7, 40]) {
+          const script: Script = async ({ send, finish }) => {
+            await send(packet);
+            for (let at = 0; at < content.length; at += step) await send(content.subarray(at, at + step));
+            await finish();
+          };
+          await withDownloads(fixture, script, async (download) => {
+            for (const how of ways) {
+              const { received, error } = await download(how, { request: { range } });
+              assert.equal(error, undefined);
+              assert.deepEqual(received, content.subarray(start, end));
+            }
+          });
+        }
+      });
+    }
+
+    it("what lies behind the range is cancelled, not read", async () => {
+      const { script, taken } = sendsLong();
+      await withDownloads(fixture, script, async (download, { server }) => {
+        const { received } = await download("bytes", { request: { range: { start: 5, end: 10 } } });
+        assert.deepEqual(received, new Uint8Array(5).fill(0xaa));
+        await server.answered(1);
+        assert.ok(taken() < LONG, `${taken()} bytes were taken`);
+      });
+    });
+
+    it("a stream that ends inside the range: TruncatedContent", async () => {
+      await withDownloads(fixture, send(whole.subarray(0, packet.length + 9)), async (download) => {
+        for (const how of ways) {
+          const outcome = await download(how, { request: { range: { start: 5, end: 10 } } });
+          assertFailed(outcome, "TruncatedContent", content);
+        }
+      });
+    });
+
+    it("a range beyond the piece: InvalidArgument", async () => {
+      await withDownloads(fixture, send(whole), async (download) => {
+        for (const range of [
+          { start: 41 },
+          { start: 0, end: 41 },
+          { start: 3, end: 2 },
+          { start: -1 },
+          { start: 0.5 },
+        ]) {
+          assertFailed(await download("bytes", { request: { range } }), "InvalidArgument", content);
+        }
+      });
+    });
+  });
+
+  describe("requests that cannot be", () => {
+    const requests: [what: string, request: Partial<PieceRequest>][] = [
+      ["a task id of another length", { taskId: "short" }],
+      ["a negative number", { number: -1 }],
+      ["a number beyond 32 bits", { number: 2 ** 32 }],
+      ["a kind that is none", { kind: "other" as "standard" }],
+    ];
+    for (const [what, request] of requests) {
+      it(`${what}: InvalidArgument, and nothing is sent`, async () => {
+        await withDownloads(fixture, send(whole), async (_download, { downloader, request: usual, server }) => {
+          await assertRejects(downloader.downloadPiece({ ...usual, ...request }), "InvalidArgument");
+          assert.equal(active(downloader), 0);
+          assert.equal(server.requests, 0);
+        });
+      });
+    }
+
+    it("an address that is none, and timeouts that are none: InvalidArgument", async () => {
+      await withDownloads(fixture, send(whole), async (_download, { downloader, request }) => {
+        await assertRejects(downloader.downloadPiece({ ...request, addr: "nowhere" }), "InvalidArgument");
+        for (const options of [{ pieceTimeout: 0 }, { stallTimeout: -1 }, { pieceTimeout: 1.5 }]) {
+          await assertRejects(downloader.downloadPiece(request, options), "InvalidArgument");
+        }
+      });
+    });
+  });
+}
+
+type Way = "bytes" | "stream";
+const ways: readonly Way[] = ["bytes", "stream"];
+
+interface Outcome {
+  /** What was handed on before the end or the error. */
+  readonly received: Uint8Array;
+  readonly error: VortexError | undefined;
+}
+
+interface Surroundings {
+  readonly clock: FakeClock;
+  readonly downloader: VortexDownloader;
+  readonly server: ScriptedServer;
+  readonly request: PieceRequest;
+}
+
+type Download = (how: Way, options?: { call?: CallOptions; request?: Partial<PieceRequest> }) => Promise<Outcome>;
+
+/**
+ * Runs `use` with a downloader that faces a scripted peer. However it ended: no request is active, no timer is left, and
+ * every error names the peer.
+ */
+async function withDownloads(
+  fixture: TransportFixture,
+  script: Script,
+  use: (download: Download, surroundings: Surroundings) => Promise<unknown>,
+  options: DownloaderOptions = {},
+): Promise<void> {
+  const clock = new FakeClock();
+  const transport = await fixture.transport();
+  const server = await ScriptedServer.listen(transport, fixture.listenAddress, script);
+  const downloader = new VortexDownloader(async () => transport, downloaderSettings(options, fakeRuntime(clock)));
+  const addr = formatAddress(dialAddressOf(fixture, server.address));
+  const usual: PieceRequest = { addr, hostId: "host", taskId, number: 3 };
+  const download: Download = async (how, { call, request } = {}) => {
+    const received: Uint8Array[] = [];
+    let error: VortexError | undefined;
+    try {
+      const piece = await downloader.downloadPiece({ ...usual, ...request }, call);
+      if (how === "bytes") received.push(await piece.bytes());
+      else await drain(piece, received);
+    } catch (thrown) {
+      assert.ok(thrown instanceof VortexError, String(thrown));
+      assert.equal(thrown.addr, addr, `address of ${thrown.code}: ${thrown.message}`);
+      error = thrown;
+    }
+    return { received: joined(received), error };
+  };
+  try {
+    await use(download, { clock, downloader, server, request: usual });
+    assert.equal(active(downloader), 0, "requests still active");
+  } finally {
+    await downloader.close();
+    await server.close();
+  }
+  assert.equal(clock.pending, 0, "timers left");
+}
+
+async function drain(piece: Piece, received: Uint8Array[]): Promise<void> {
+  const reader = piece.content.getReader();
+  for (let { done, value } = await reader.read(); !done; { done, value } = await reader.read()) {
+    if (value !== undefined) received.push(value);
+  }
+}
+
+/** Fails unless the download failed with `code`, before all of `content` was handed on. */
+function assertFailed(outcome: Outcome, code: ErrorCode, content: Uint8Array, what?: string): { error: VortexError } {
+  const { error, received } = outcome;
+  assert.ok(error !== undefined, `${what ?? "the download"} did not fail: expected ${code}`);
+  assert.equal(error.code, code, `${what ?? ""} ${error.message}`);
+  assert.ok(received.length < content.length, `all of the content was handed on before ${code}`);
+  return { error };
+}
+
+function active(downloader: VortexDownloader): number {
+  return downloader.connections().reduce((sum, { activeRequests }) => sum + activeRequests, 0);
+}
+
+/** More than any transport holds between two ends, and just within the limit of a piece. */
+const LONG = 64 * 1024 * 1024;
+
+/** A script that sends a long piece, as much of it as is taken. */
+function sendsLong(): { script: Script; taken(): number } {
+  const chunk = new Uint8Array(64 * 1024).fill(0xaa);
+  let taken = 0;
+  const script: Script = async ({ send }) => {
+    if (!(await send(answer(0, { length: BigInt(LONG), digest: "crc32:1" }).packet))) return;
+    while (taken < LONG && (await send(chunk))) taken += chunk.length;
+  };
+  return { script, taken: () => taken };
+}
+
+/** A script that sends `bytes` and ends. */
+function send(bytes: Uint8Array): Script {
+  return async ({ send, finish }) => {
+    await send(bytes);
+    await finish();
+  };
+}
+
+function range(from: number, to: number): number[] {
+  return Array.from({ length: to - from }, (_, at) => from + at);
+}

@@ -1,0 +1,175 @@
+import { portableHashers } from "../../src/digest/hasher.ts";
+import type { PieceMetadata } from "../../src/piece.ts";
+import { encodePacket, HEADER_LENGTH } from "../../src/protocol/packet.ts";
+import type { Address } from "../../src/transport/address.ts";
+import {
+  type ByteStream,
+  type Connection,
+  type Listener,
+  StreamCode,
+  type Transport,
+} from "../../src/transport/transport.ts";
+import { joined, seededBytes } from "./random.ts";
+
+/** One request in the hands of a {@link Script}. */
+export interface Exchange {
+  /** The bytes of the request, to their end. */
+  readonly request: Uint8Array;
+  /** Position of the request among all that came, from 0. */
+  readonly index: number;
+  readonly stream: ByteStream;
+  readonly connection: Connection;
+  /** Sends bytes; false when the other side does not take them any more. */
+  send(bytes: Uint8Array): Promise<boolean>;
+  /** Ends the answer's direction. */
+  finish(): Promise<void>;
+  /** Resets the answer's direction. */
+  reset(): void;
+  /** Ends the whole connection, abruptly. */
+  drop(): void;
+}
+
+/** What a peer does with a request. It stays silent after what it did, for as long as the test runs. */
+export type Script = (exchange: Exchange) => Promise<void> | void;
+
+/** A peer that answers every request by a script, and knows no rule of the protocol. */
+export class ScriptedServer {
+  readonly #listener: Listener;
+  readonly #script: Script;
+  readonly #running: Promise<void>[] = [];
+  #requests = 0;
+  #waiting: (() => void)[] = [];
+
+  private constructor(listener: Listener, script: Script) {
+    this.#listener = listener;
+    this.#script = script;
+    this.#running.push(this.#acceptConnections());
+  }
+
+  static async listen(transport: Transport, local: Address, script: Script): Promise<ScriptedServer> {
+    return new ScriptedServer(await transport.listen(local), script);
+  }
+
+  get address(): Address {
+    return this.#listener.address;
+  }
+
+  /** Requests that the script is done with. */
+  get requests(): number {
+    return this.#requests;
+  }
+
+  /** Resolves when the script is done with `count` requests. */
+  async answered(count: number): Promise<void> {
+    while (this.#requests < count) {
+      await new Promise<void>((resolve) => {
+        this.#waiting.push(resolve);
+      });
+    }
+  }
+
+  /** Ends everything, and fails if a script failed. */
+  async close(): Promise<void> {
+    await this.#listener.close({ grace: 0 });
+    await Promise.all(this.#running);
+  }
+
+  async #acceptConnections(): Promise<void> {
+    for await (const connection of this.#listener.accept()) this.#running.push(this.#acceptStreams(connection));
+  }
+
+  async #acceptStreams(connection: Connection): Promise<void> {
+    for await (const stream of connection.accept()) this.#running.push(this.#answer(stream, connection));
+  }
+
+  async #answer(stream: ByteStream, connection: Connection): Promise<void> {
+    const request = await readAll(stream).catch(() => undefined);
+    if (request === undefined) return;
+    await this.#script({
+      request,
+      index: this.#requests,
+      stream,
+      connection,
+      send: (bytes) => stream.writer.write(bytes).then(yes, no),
+      finish: () => stream.writer.end().catch(() => {}),
+      reset: () => stream.writer.abort(StreamCode.Internal),
+      drop: () => connection.abort(StreamCode.Internal),
+    });
+    this.#requests++;
+    for (const wake of this.#waiting.splice(0)) wake();
+  }
+}
+
+/** Every byte that comes on a stream, to its end. */
+export async function readAll({ reader }: ByteStream): Promise<Uint8Array> {
+  const chunks: Uint8Array[] = [];
+  for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read()) chunks.push(chunk);
+  return joined(chunks);
+}
+
+/** A right answer, and its parts for those who want to spoil them. */
+export interface Answer {
+  readonly metadata: PieceMetadata;
+  readonly content: Uint8Array;
+  /** Header and metadata. */
+  readonly packet: Uint8Array;
+  readonly whole: Uint8Array;
+}
+
+/** A right answer to a request for piece 3, of `length` bytes, with any field of its metadata replaced. */
+export function answer(length = 40, fields: Partial<PieceMetadata> = {}): Answer {
+  const content = seededBytes(length, length);
+  const metadata: PieceMetadata = {
+    number: 3,
+    offset: 12n * 1024n * 1024n,
+    length: BigInt(length),
+    digest: crc32Of(content),
+    parentId: "parent-1",
+    trafficType: 2,
+    costSeconds: 1n,
+    createdAtSeconds: 1_700_000_000n,
+    ...fields,
+  };
+  const packet = encodePacket({ type: "piece-content", id: 9, kind: "standard", metadata });
+  return { metadata, content, packet, whole: joined([packet, content]) };
+}
+
+/** The packet with the length of the written specification in its header, which counts the content. */
+export function specificationForm({ packet, content }: Answer): Uint8Array {
+  const bytes = packet.slice();
+  new DataView(bytes.buffer).setUint32(2, packet.length - HEADER_LENGTH + content.length);
+  return bytes;
+}
+
+/** The offsets in an answer's packet at which a field ends, the last being its own length. */
+export function fieldEnds({ metadata, packet }: Answer): number[] {
+  const widths = [1, 1, 4, 4, 4, 8, 8, 4, metadata.digest.length, 4, metadata.parentId.length, 1, 8, 8];
+  const ends: number[] = [];
+  for (const width of widths) ends.push((ends.at(-1) ?? 0) + width);
+  if (ends.at(-1) !== packet.length) throw new Error("the fields do not add up to the packet");
+  return ends;
+}
+
+/** A header with any tag and length. */
+export function rawHeader(tag: number, length: number): Uint8Array {
+  const bytes = new Uint8Array(HEADER_LENGTH);
+  bytes[0] = 9;
+  bytes[1] = tag;
+  new DataView(bytes.buffer).setUint32(2, length);
+  return bytes;
+}
+
+/** The digest that Dragonfly gives to `content`. */
+export function crc32Of(content: Uint8Array): string {
+  const hasher = portableHashers("crc32");
+  hasher.update(content);
+  return `crc32:${hasher.encode()}`;
+}
+
+function yes(): true {
+  return true;
+}
+
+function no(): false {
+  return false;
+}

@@ -1,0 +1,824 @@
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
+import { mkdir, mkdtemp, readdir, readFile, readlink, rm, symlink, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Writable } from "node:stream";
+import { describe, it } from "node:test";
+import { ContiguousHash } from "../../adapters/cli/contiguous-hash.ts";
+import type { CliFace } from "../../adapters/cli/face.ts";
+import { runCli } from "../../adapters/cli/program.ts";
+import { parseOptions, rate, size } from "../../adapters/cli/values.ts";
+import { nativeHashers } from "../../adapters/native-hashers.ts";
+import type { Downloader, PieceRequest } from "../../src/client/downloader.ts";
+import { type CreateDownloaderOptions, downloaderFactory } from "../../src/client/factory.ts";
+import { downloaderSettings } from "../../src/client/settings.ts";
+import { QuicDownloader } from "../../src/client/vortex-downloader.ts";
+import { type ErrorCode, errorCodes, VortexError } from "../../src/errors.ts";
+import { planTask } from "../../src/piece.ts";
+import { portableRuntime } from "../../src/runtime.ts";
+import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import type { PieceStore } from "../../src/server/store.ts";
+import { VortexServer } from "../../src/server/vortex-server.ts";
+import { MemoryTransport } from "../../src/transport/memory.ts";
+import { joined, seededBytes, seededRandom } from "../support/random.ts";
+
+const taskId = "ab".repeat(32);
+const content = seededBytes(7, 10_000);
+const sha256 = createHash("sha256").update(content).digest("hex");
+
+/** A node stream that keeps what is written to it. */
+class Sink extends Writable {
+  readonly isTTY: boolean;
+  readonly chunks: Uint8Array[] = [];
+
+  constructor(isTTY = false) {
+    super();
+    this.isTTY = isTTY;
+  }
+
+  override _write(chunk: Uint8Array, _encoding: string, done: (error?: Error | null) => void): void {
+    this.chunks.push(Uint8Array.from(chunk));
+    done();
+  }
+
+  get bytes(): Uint8Array {
+    return joined(this.chunks);
+  }
+
+  get text(): string {
+    return new TextDecoder().decode(this.bytes);
+  }
+}
+
+interface RunOptions {
+  readonly stdout?: Writable;
+  readonly isTTY?: boolean;
+  readonly env?: Record<string, string>;
+  readonly signal?: AbortSignal;
+}
+
+interface Ran {
+  readonly code: number;
+  readonly out: Sink;
+  readonly err: string;
+}
+
+/** Runs the command in this process. */
+async function run(face: CliFace, args: readonly string[], options: RunOptions = {}): Promise<Ran> {
+  const [out, err] = [new Sink(options.isTTY), new Sink(options.isTTY)];
+  const code = await runCli(args, {
+    stdout: options.stdout ?? out,
+    stderr: err,
+    env: options.env ?? {},
+    signal: options.signal ?? new AbortController().signal,
+    loadFace: async () => face,
+  });
+  return { code, out, err: err.text };
+}
+
+/** A face over memory: one network for each protocol, and what was asked of it. */
+class MemoryFace implements CliFace {
+  readonly made: CreateDownloaderOptions[] = [];
+  readonly stats: string[] = [];
+  readonly #networks = {
+    quic: new MemoryTransport("quic"),
+    tcp: new MemoryTransport("tcp"),
+    grpc: new MemoryTransport("quic"),
+  };
+  #store: PieceStore | undefined;
+
+  readonly createDownloader = (options: CreateDownloaderOptions): Downloader => {
+    this.made.push(options);
+    const { quic, tcp, grpc } = this.#networks;
+    return downloaderFactory({
+      runtime: portableRuntime,
+      quic: async () => quic,
+      tcp: async () => tcp,
+      // Not the gRPC protocol, but another network, which is all that the command can tell.
+      grpc: (settings) => new QuicDownloader(async () => grpc, settings),
+    })(options);
+  };
+
+  async startServer(options: Parameters<CliFace["startServer"]>[0]) {
+    const { store, host = "0.0.0.0" } = options;
+    this.#store = store;
+    const servers = new Map<"quic" | "tcp" | "grpc", VortexServer>();
+    for (const name of ["quic", "tcp", "grpc"] as const) {
+      const port = options[name]?.port;
+      // Who asks for all addresses is reached at the loopback address, as the command that `serve` prints does.
+      const local = { host: host === "0.0.0.0" ? "127.0.0.1" : host, port: port ?? 0 };
+      if (port === undefined) continue;
+      servers.set(name, await VortexServer.listen(this.#networks[name], local, store, portableRuntime));
+    }
+    const addresses = Object.fromEntries([...servers].map(([name, { address }]) => [name, { ...address, host }]));
+    const close = async (): Promise<void> => {
+      for (const server of servers.values()) await server.close();
+    };
+    return { addresses, fingerprint: "AB:".repeat(31).concat("AB"), close };
+  }
+
+  readonly statTask = async (addr: string, asked: string) => {
+    this.stats.push(addr);
+    const task = await this.#store?.getTask(asked);
+    if (task === undefined) throw new VortexError("NotFound", "no such task");
+    return task;
+  };
+}
+
+/** A face with one task, `content` in pieces of 1,000 bytes, at 10.0.0.7 over every protocol. */
+async function withPeer(use: (face: MemoryFace) => Promise<void>, store: PieceStore = taskStore()): Promise<void> {
+  const face = new MemoryFace();
+  const server = await face.startServer({
+    store,
+    host: "10.0.0.7",
+    quic: { port: 4006 },
+    tcp: { port: 4005 },
+    grpc: { port: 4000 },
+  });
+  try {
+    await use(face);
+  } finally {
+    await server.close();
+  }
+}
+
+function taskStore(): MemoryPieceStore {
+  const store = new MemoryPieceStore();
+  store.putTask(taskId, content, { pieceLength: 1000 });
+  return store;
+}
+
+/** A face whose downloader does what `downloadPiece` says. */
+function faceWith(downloadPiece: Downloader["downloadPiece"]): CliFace {
+  const close = async (): Promise<void> => {};
+  return {
+    createDownloader: () => ({ downloadPiece, close, [Symbol.asyncDispose]: close }),
+    startServer: () => assert.fail("nothing is served"),
+    statTask: () => assert.fail("no length is asked for"),
+  };
+}
+
+const failing = (code: ErrorCode, message = "as the test wants it"): CliFace =>
+  faceWith(() => Promise.reject(new VortexError(code, message)));
+
+async function inTempDir(use: (dir: string) => Promise<void>): Promise<void> {
+  const dir = await mkdtemp(join(tmpdir(), "vortex-peer-cli-"));
+  try {
+    await use(dir);
+  } finally {
+    await rm(dir, { recursive: true });
+  }
+}
+
+const pieceOf = (addr: string, number: number, ...more: string[]): string[] => [
+  ...["piece", "--peer", addr, "--task-id", taskId, "--number", String(number)],
+  ...more,
+];
+const getFrom = (addr: string, ...more: string[]): string[] => ["get", "--peer", addr, "--task-id", taskId, ...more];
+const lengths = ["--content-length", "10000", "--piece-length", "1kB"];
+const ports = { quic: "10.0.0.7:4006", tcp: "10.0.0.7:4005", grpc: "10.0.0.7:4000" } as const;
+
+describe("vortex-peer", () => {
+  it("has help for each command, with every exit code, and the version of the package", async () => {
+    const face = failing("Internal");
+    for (const args of [["--help"], ["serve", "--help"], ["piece", "-h"], ["help", "get"]]) {
+      const { code, out, err } = await run(face, args);
+      assert.deepEqual([code, err], [0, ""], args.join(" "));
+      for (const exit of [0, 1, 2, 3, 4, 5, 6, 7, 130, 141]) {
+        assert.match(out.text, new RegExp(`^ +${exit} {2}\\S`, "m"), `${args.join(" ")}: ${exit}`);
+      }
+    }
+    const { version } = JSON.parse(await readFile(new URL("../../package.json", import.meta.url), "utf8"));
+    assert.equal((await run(face, ["--version"])).out.text, `${version}\n`);
+    const bare = await run(face, []);
+    assert.equal(bare.code, 2);
+    assert.match(bare.err, /^Usage: vortex-peer /);
+  });
+
+  it("tells of misuse in one line that names the option, and exits with 2", async () => {
+    const peer = "10.0.0.7:4005";
+    const cases: [args: string[], message: string][] = [
+      [["fetch"], "unknown command 'fetch'"],
+      [["piece"], "required option '--peer <host:port>' not specified"],
+      [["serve"], "missing required argument 'file'"],
+      [pieceOf(peer, 0, "--what"), "unknown option '--what'"],
+      [
+        pieceOf(peer, 0, "--protocol", "rdma"),
+        "option '--protocol <name>' argument 'rdma' is invalid. Allowed choices are tcp, quic, grpc.",
+      ],
+      [pieceOf("10.0.0.7", 0), '--peer "10.0.0.7": expected host:port, such as 10.0.0.1:4006 or [::1]:4006'],
+      [pieceOf("10.0.0.7:0", 0), '--peer "10.0.0.7:0": expected host:port, such as 10.0.0.1:4006 or [::1]:4006'],
+      [pieceOf(peer, 4294967296), "--number 4294967296: expected an integer from 0 to 4294967295"],
+      [pieceOf(peer, 0, "--range", "9-3"), '--range "9-3": expected A-B or A-, such as 0-1023'],
+      [
+        pieceOf(peer, 0, "--stall-timeout", "30"),
+        '--stall-timeout "30": expected a duration from 1ms to 30d with its unit, such as 360s or 1m30s',
+      ],
+      [
+        pieceOf(peer, 0, "--protocol", "quic", "--fingerprint", "AB:CD"),
+        '--fingerprint "AB:CD": expected 64 hex digits, with colons or without',
+      ],
+      [
+        ["get", "--peer", peer, "--task-id", "short"],
+        '--task-id "short": expected 64 printable ASCII characters, such as hex digits',
+      ],
+      [getFrom(peer, "--concurrency", "0"), "--concurrency 0: expected an integer from 1 to 1024"],
+      [getFrom(peer, "--piece-length", "4MiB"), "--piece-length is of use with --content-length only"],
+      [
+        getFrom(peer, "--digest", "md5:00"),
+        '--digest "md5:00": expected crc32: and a decimal number, or sha256: or sha512: and hex digits',
+      ],
+      [
+        getFrom(peer, "--content-length", "big"),
+        '--content-length "big": expected a size, such as 1048576, 4MiB or 50MB',
+      ],
+      [["serve", "x", "--tcp-port", "65536"], "--tcp-port 65536: expected a port from 0 to 65535"],
+      [["serve", "x", "--quic-port", "any"], '--quic-port "any": expected a port from 0 to 65535'],
+      [["serve", "x", "--upload-rate", "fast"], '--upload-rate "fast": expected a rate, such as 50MB/s'],
+      [["serve", "x", "y", "--task-id", taskId], "--task-id names one task, and there are several files"],
+      [
+        ["serve", "x", "--no-quic", "--no-tcp", "--no-grpc"],
+        "--no-quic, --no-tcp, --no-grpc: nothing is left to serve over",
+      ],
+      [["serve", "x", "--cert", "a.pem"], "--cert and --key belong together"],
+      [["serve", "x", "--piece-length", "65MiB"], "--piece-length 68157440: expected 1 to 67108864 bytes"],
+    ];
+    for (const [args, message] of cases) {
+      const { code, out, err } = await run(failing("Internal"), args);
+      assert.equal(err, `vortex-peer: InvalidArgument: ${message}\n`);
+      assert.deepEqual([code, out.text], [2, ""]);
+    }
+  });
+
+  it("has an exit code for every kind of failure", async () => {
+    const expected: Record<string, number> = {
+      misuse: 2,
+      remote: 3,
+      transport: 4,
+      timeout: 5,
+      peer: 6,
+      local: 7,
+      aborted: 130,
+    };
+    for (const name of errorCodes) {
+      const { code, err } = await run(failing(name), pieceOf(ports.tcp, 0));
+      const { kind } = new VortexError(name, "");
+      assert.equal(code, name === "Internal" ? 1 : expected[kind], name);
+      assert.equal(err, `vortex-peer: ${name}: as the test wants it\n`);
+    }
+    const broken = faceWith(() => Promise.reject(new TypeError("a fault")));
+    const { code, err } = await run(broken, pieceOf(ports.tcp, 0));
+    assert.deepEqual([code, err], [1, "vortex-peer: Internal: a fault\n"]);
+  });
+
+  it("keeps a peer's words on one line, without what moves a cursor", async () => {
+    const { err } = await run(
+      failing("NotFound", "no\r\nsuch\u001b[2J\u0085piece\u2028\u202e!"),
+      pieceOf(ports.tcp, 0),
+    );
+    assert.equal(err, "vortex-peer: NotFound: no such [2J piece !\n");
+  });
+
+  it("shows a stack only when asked", async () => {
+    const face = failing("NotFound");
+    assert.ok(!(await run(face, pieceOf(ports.tcp, 0))).err.includes("    at "));
+    assert.match((await run(face, pieceOf(ports.tcp, 0, "--debug"))).err, /^vortex-peer: NotFound: .*\n(.*\n)* {4}at /);
+    assert.match((await run(face, pieceOf(ports.tcp, 0), { env: { VORTEX_PEER_DEBUG: "1" } })).err, / {4}at /);
+  });
+});
+
+describe("vortex-peer piece", () => {
+  it("writes a piece, or a range of it, to standard output, over each protocol", () =>
+    withPeer(async (face) => {
+      for (const protocol of ["quic", "tcp", "grpc"] as const) {
+        const over = ["--protocol", protocol];
+        const whole = await run(face, pieceOf(ports[protocol], 3, ...over));
+        assert.deepEqual([whole.code, whole.err], [0, ""]);
+        assert.deepEqual(whole.out.bytes, content.slice(3000, 4000));
+        const ranges: [range: string, bytes: Uint8Array][] = [
+          ["10-19", content.slice(3010, 3020)],
+          ["0-0", content.slice(3000, 3001)],
+          ["990-", content.slice(3990, 4000)],
+        ];
+        for (const [range, bytes] of ranges) {
+          const part = await run(face, pieceOf(ports[protocol], 3, ...over, "--range", range));
+          assert.deepEqual([part.code, part.out.bytes], [0, bytes], range);
+        }
+      }
+      const outside = await run(face, pieceOf(ports.tcp, 3, "--range", "0-1000"));
+      assert.deepEqual([outside.code, outside.out.bytes.length], [2, 0]);
+      const missing = await run(face, pieceOf(ports.tcp, 10));
+      assert.equal(missing.code, 3);
+      assert.match(missing.err, /^vortex-peer: NotFound: .*\n$/);
+      assert.equal((await run(face, pieceOf(ports.tcp, 3, "--kind", "cache"))).code, 3);
+    }));
+
+  it("gives a file its name when the content is right, and leaves nothing when it is not", () =>
+    inTempDir(async (dir) => {
+      const target = join(dir, "piece");
+      await withPeer(async (face) => {
+        assert.equal((await run(face, pieceOf(ports.tcp, 9, "-o", target))).code, 0);
+      });
+      assert.deepEqual(new Uint8Array(await readFile(target)), content.slice(9000));
+
+      const store = taskStore();
+      const lying: PieceStore = {
+        getTask: (id) => store.getTask(id),
+        getPiece: async (request) => {
+          const piece = await store.getPiece(request);
+          return piece && { ...piece, metadata: { ...piece.metadata, digest: "crc32:1" } };
+        },
+      };
+      await withPeer(async (face) => {
+        const wrong = await run(face, pieceOf(ports.tcp, 0, "-o", target));
+        assert.equal(wrong.code, 6);
+        assert.match(wrong.err, /^vortex-peer: DigestMismatch: .*\n$/);
+        const piped = await run(face, pieceOf(ports.tcp, 0));
+        assert.equal(piped.code, 6);
+        assert.ok(piped.out.bytes.length < 1000, "the end of a wrong piece is not written");
+      }, lying);
+      assert.deepEqual(new Uint8Array(await readFile(target)), content.slice(9000), "the old file is untouched");
+      assert.deepEqual(await readdir(dir), ["piece"]);
+    }));
+
+  it("writes through a symbolic link, and into what is no file", () =>
+    inTempDir(async (dir) => {
+      const [file, link] = [join(dir, "file"), join(dir, "link")];
+      await writeFile(file, "old");
+      await symlink(file, link);
+      await withPeer(async (face) => {
+        assert.equal((await run(face, pieceOf(ports.tcp, 1, "-o", link))).code, 0);
+        assert.equal((await run(face, pieceOf(ports.tcp, 1, "-o", "/dev/null"))).code, 0);
+      });
+      assert.equal(await readlink(link), file);
+      assert.deepEqual(new Uint8Array(await readFile(file)), content.slice(1000, 2000));
+      assert.deepEqual((await readdir(dir)).sort(), ["file", "link"]);
+    }));
+
+  it("finds out before it asks a peer that the target cannot be written", () =>
+    inTempDir(async (dir) => {
+      await mkdir(join(dir, "sub"));
+      const face = faceWith(() => assert.fail("a peer was asked"));
+      const cases: [target: string, message: RegExp][] = [
+        [join(dir, "sub"), /is a directory, not a file/],
+        [join(dir, "new/"), /is a directory, not a file/],
+        [join(dir, "nowhere", "file"), /cannot be written: .*ENOENT/],
+      ];
+      for (const [target, message] of cases) {
+        const { code, err } = await run(face, pieceOf(ports.tcp, 0, "-o", target));
+        assert.equal(code, 7);
+        assert.match(err, /^vortex-peer: StorageFailed: .*\n$/);
+        assert.match(err, message);
+      }
+      const terminal = await run(face, pieceOf(ports.tcp, 0), { isTTY: true });
+      assert.deepEqual([terminal.code, terminal.out.text], [2, ""]);
+      assert.match(terminal.err, /give -o FILE, a pipe, or --force/);
+      assert.deepEqual(await readdir(dir), ["sub"]);
+    }));
+
+  it("says when there is no space left", { skip: existsSync("/dev/full") ? false : "needs /dev/full" }, () =>
+    withPeer(async (face) => {
+      const { code, err } = await run(face, pieceOf(ports.tcp, 0, "-o", "/dev/full"));
+      assert.equal(code, 7);
+      assert.match(err, /^vortex-peer: StorageFailed: \/dev\/full cannot be written: .*no space left.*\n$/i);
+    }),
+  );
+
+  it("writes to a terminal with --force", () =>
+    withPeer(async (face) => {
+      const { code, out } = await run(face, pieceOf(ports.tcp, 0, "--force"), { isTTY: true });
+      assert.deepEqual([code, out.bytes], [0, content.slice(0, 1000)]);
+    }));
+
+  it("says nothing when whoever reads its output goes away", () =>
+    withPeer(async (face) => {
+      const stdout = new Writable({
+        write: (_chunk, _encoding, done) => done(Object.assign(new Error("write EPIPE"), { code: "EPIPE" })),
+      });
+      const { code, err } = await run(face, pieceOf(ports.tcp, 0), { stdout });
+      assert.deepEqual([code, err], [141, ""]);
+    }));
+
+  it("makes its downloader as the options say", () =>
+    inTempDir(async (dir) => {
+      const ca = join(dir, "ca.pem");
+      await writeFile(ca, "-----BEGIN CERTIFICATE-----");
+      const pin = "0123456789abcdef".repeat(4);
+      await withPeer(async (face) => {
+        const quic = ["--protocol", "quic"];
+        await run(face, pieceOf(ports.quic, 0, ...quic, "--ca", ca, "--fingerprint", pin, "--fingerprint", pin));
+        await run(face, pieceOf(ports.quic, 0, ...quic, "--insecure"));
+        const timeouts = ["--connect-timeout", "1s", "--piece-timeout", "2m", "--stall-timeout", "300ms"];
+        await run(face, pieceOf(ports.tcp, 0, ...timeouts));
+        const usual = { connectTimeout: 2_000, pieceTimeout: 360_000, stallTimeout: 30_000 };
+        assert.deepEqual(face.made, [
+          { protocol: "quic", tls: { ca: "-----BEGIN CERTIFICATE-----", fingerprints: [pin, pin] }, ...usual },
+          { protocol: "quic", tls: { verify: false }, ...usual },
+          { protocol: "tcp", tls: {}, connectTimeout: 1_000, pieceTimeout: 120_000, stallTimeout: 300 },
+        ]);
+        // The defaults that the help names are the library's own.
+        const { connectTimeout, pieceTimeout, stallTimeout } = downloaderSettings({}, portableRuntime);
+        assert.deepEqual({ connectTimeout, pieceTimeout, stallTimeout }, usual);
+      });
+    }));
+
+  it("does not let anybody believe in a check that is none", async () => {
+    const face = faceWith(() => assert.fail("a peer was asked"));
+    const pin = "0123456789abcdef".repeat(4);
+    const cases: [args: string[], message: string][] = [
+      [["--fingerprint", pin], "--fingerprint: only quic has certificates to check"],
+      [["--insecure", "--protocol", "grpc"], "--insecure: only quic has certificates to check"],
+      [
+        ["--insecure", "--fingerprint", pin, "--protocol", "quic"],
+        "--fingerprint, --insecure: --insecure checks nothing, so give it alone",
+      ],
+    ];
+    for (const [args, message] of cases) {
+      const { code, err } = await run(face, pieceOf(ports.tcp, 0, ...args));
+      assert.deepEqual([code, err], [2, `vortex-peer: InvalidArgument: ${message}\n`]);
+    }
+    const missing = await run(face, pieceOf(ports.quic, 0, "--protocol", "quic", "--ca", "/nowhere/ca.pem"));
+    assert.equal(missing.code, 7);
+  });
+});
+
+describe("vortex-peer get", () => {
+  it("fetches a whole task to a file and to standard output, and checks the whole", () =>
+    inTempDir(async (dir) => {
+      await withPeer(async (face) => {
+        for (const protocol of ["quic", "tcp", "grpc"] as const) {
+          const target = join(dir, protocol);
+          const args = [...lengths, "--protocol", protocol, "--digest", `sha256:${sha256}`];
+          const file = await run(face, getFrom(ports[protocol], ...args, "-o", target));
+          assert.deepEqual([file.code, file.err, file.out.text], [0, "", ""]);
+          assert.deepEqual(new Uint8Array(await readFile(target)), content);
+          const piped = await run(face, getFrom(ports[protocol], ...args, "--concurrency", "3"));
+          assert.deepEqual([piped.code, piped.err], [0, ""]);
+          assert.deepEqual(piped.out.bytes, content);
+        }
+        assert.deepEqual(face.stats, [], "nobody was asked for what was given");
+      });
+      assert.deepEqual((await readdir(dir)).sort(), ["grpc", "quic", "tcp"]);
+    }));
+
+  it("asks for the length when it is not given: the peer itself over gRPC, else its host at port 4000", () =>
+    withPeer(async (face) => {
+      const runs: string[][] = [
+        getFrom(ports.tcp),
+        getFrom(ports.grpc, "--protocol", "grpc"),
+        getFrom(ports.tcp, "--stat-peer", "10.0.0.8:1"),
+      ];
+      for (const args of runs) assert.deepEqual((await run(face, args)).out.bytes, content);
+      assert.deepEqual(face.stats, ["10.0.0.7:4000", "10.0.0.7:4000", "10.0.0.8:1"]);
+      const unknown = await run(face, ["get", "--peer", ports.tcp, "--task-id", "c".repeat(64)]);
+      assert.equal(unknown.code, 3);
+      assert.equal(
+        unknown.err,
+        "vortex-peer: NotFound: the length of the task is not to be learnt from 10.0.0.7:4000 (no such task); " +
+          "give --content-length or --stat-peer\n",
+      );
+    }));
+
+  it("fetches an empty task", () =>
+    inTempDir(async (dir) => {
+      const face = faceWith(() => assert.fail("there is no piece to ask for"));
+      const empty = `sha256:${createHash("sha256").digest("hex")}`;
+      const target = join(dir, "empty");
+      const args = getFrom(ports.tcp, "--content-length", "0", "--digest", empty, "-o", target);
+      assert.equal((await run(face, args)).code, 0);
+      assert.equal((await readFile(target)).length, 0);
+    }));
+
+  it("leaves nothing of a task that is not what was expected", () =>
+    inTempDir(async (dir) => {
+      const target = join(dir, "task");
+      await withPeer(async (face) => {
+        const digest = await run(face, getFrom(ports.tcp, ...lengths, "--digest", `sha256:${taskId}`, "-o", target));
+        assert.equal(digest.code, 6);
+        assert.equal(
+          digest.err,
+          `vortex-peer: DigestMismatch: the task has digest sha256:${sha256}, expected was sha256:${taskId}\n`,
+        );
+        const others: [args: string[], message: RegExp][] = [
+          [
+            ["--content-length", "9999", "--piece-length", "1000"],
+            /piece 9 has 1000 bytes from 9000 on, expected were 999/,
+          ],
+          [["--content-length", "10000", "--piece-length", "2000"], /expected were 2000 from 0 on/],
+          [["--content-length", "10000"], /piece 0 has 1000 bytes from 0 on, expected were 10000 from 0 on/],
+        ];
+        for (const [args, message] of others) {
+          const { code, err } = await run(face, getFrom(ports.tcp, ...args, "-o", target));
+          assert.equal(code, 6);
+          assert.match(err, /^vortex-peer: PieceMismatch: .*\n$/);
+          assert.match(err, message);
+        }
+        const longer = await run(
+          face,
+          getFrom(ports.tcp, "--content-length", "11kB", "--piece-length", "1kB", "-o", target),
+        );
+        assert.equal(longer.code, 3);
+      });
+      assert.deepEqual(await readdir(dir), []);
+    }));
+
+  it("writes to standard output in order, however pieces come, and nothing behind one that failed", async () => {
+    await using real = await heldDownloader();
+    const slow = faceWith(async (request, options) => {
+      // The later, the sooner.
+      await new Promise((resolve) => setTimeout(resolve, 3 * (9 - request.number)));
+      return real.downloadPiece(request, options);
+    });
+    const right = await run(slow, getFrom(ports.tcp, ...lengths, "--digest", `sha256:${sha256}`));
+    assert.deepEqual([right.code, right.out.bytes], [0, content]);
+
+    const stdout = new Sink();
+    const broken = faceWith(async (request, options) => {
+      if (request.number === 4) {
+        while (stdout.bytes.length < 4000) await new Promise((resolve) => setTimeout(resolve, 1));
+        throw new VortexError("ConnectionLost", "gone");
+      }
+      return real.downloadPiece(request, options);
+    });
+    const { code, err } = await run(broken, getFrom(ports.tcp, ...lengths), { stdout });
+    assert.deepEqual([code, err], [4, "vortex-peer: ConnectionLost: gone\n"]);
+    assert.deepEqual(stdout.bytes, content.slice(0, 4000));
+  });
+
+  it("asks for as many pieces at a time as it is told, and stops asking after a failure", async () => {
+    await using real = await heldDownloader();
+    for (const concurrency of [1, 4]) {
+      let [active, most] = [0, 0];
+      const counting = faceWith(async (request, options) => {
+        most = Math.max(most, ++active);
+        await new Promise((resolve) => setTimeout(resolve, 2));
+        const piece = await real.downloadPiece(request, options);
+        active--;
+        return piece;
+      });
+      const args = getFrom(ports.tcp, ...lengths, "--concurrency", String(concurrency));
+      assert.equal((await run(counting, args)).code, 0);
+      assert.equal(most, concurrency);
+    }
+    const asked: number[] = [];
+    const failingAt2 = faceWith(async (request: PieceRequest, options) => {
+      asked.push(request.number);
+      if (request.number === 2) throw new VortexError("NotFound", "not here");
+      return real.downloadPiece(request, options);
+    });
+    assert.equal((await run(failingAt2, getFrom(ports.tcp, ...lengths, "--concurrency", "1"))).code, 3);
+    assert.deepEqual(asked, [0, 1, 2]);
+  });
+
+  it("ends at once when it is interrupted, and leaves nothing", () =>
+    inTempDir(async (dir) => {
+      const controller = new AbortController();
+      const silent = faceWith(
+        (_request, options) =>
+          new Promise((_resolve, reject) => {
+            options?.signal?.addEventListener("abort", () => reject(options.signal?.reason));
+            controller.abort(new VortexError("Aborted", "interrupted by SIGINT"));
+          }),
+      );
+      const args = getFrom(ports.tcp, ...lengths, "-o", join(dir, "task"));
+      const { code, err } = await run(silent, args, { signal: controller.signal });
+      assert.deepEqual([code, err], [130, "vortex-peer: Aborted: interrupted by SIGINT\n"]);
+      assert.deepEqual(await readdir(dir), []);
+    }));
+
+  it("shows progress on a terminal, unless it is to be quiet", () =>
+    inTempDir(async (dir) => {
+      await withPeer(async (face) => {
+        const args = getFrom(ports.tcp, ...lengths, "-o", join(dir, "task"));
+        const shown = await run(face, args, { isTTY: true });
+        assert.equal(shown.code, 0);
+        assert.match(shown.err, /\rfetching [0-9]+% {2}/);
+        const [, closing] = shown.err.split("\r\u001b[K");
+        assert.match(closing ?? "", /^fetched 0\.0 MB in [0-9.]+ s, [0-9.]+ MB\/s\n$/);
+        assert.equal((await run(face, [...args, "--quiet"], { isTTY: true })).err, "");
+        assert.equal((await run(face, args)).err, "");
+      });
+    }));
+});
+
+describe("vortex-peer serve", () => {
+  it("prints one line of JSON when ready, serves, and ends cleanly when interrupted", () =>
+    inTempDir(async (dir) => {
+      const [one, two] = [join(dir, "one"), join(dir, "two")];
+      await writeFile(one, content);
+      await writeFile(two, "");
+      const face = new MemoryFace();
+      const ports = ["--quic-port", "1", "--grpc-port", "3", "--no-tcp", "--host", "10.0.0.9"];
+      const serving = await serve(face, [one, two, "--piece-length", "3000", "--json", ...ports]);
+      const [line = "", ...rest] = serving.out.text.split("\n");
+      assert.deepEqual(rest, [""]);
+      const empty = createHash("sha256").digest("hex");
+      assert.deepEqual(JSON.parse(line), {
+        addresses: { quic: "10.0.0.9:1", grpc: "10.0.0.9:3" },
+        fingerprint: "AB:".repeat(31).concat("AB"),
+        tasks: [
+          {
+            path: one,
+            taskId: sha256,
+            contentLength: 10_000,
+            pieceLength: 3000,
+            pieceCount: 4,
+            digest: `sha256:${sha256}`,
+          },
+          { path: two, taskId: empty, contentLength: 0, pieceLength: 3000, pieceCount: 0, digest: `sha256:${empty}` },
+        ],
+      });
+      const args = ["get", "--peer", "10.0.0.9:3", "--protocol", "grpc", "--task-id", sha256];
+      assert.deepEqual((await run(face, args)).out.bytes, content);
+      assert.deepEqual(await serving.end(), { code: 0, err: "" });
+      assert.equal((await run(face, [...args, "--content-length", "10000"])).code, 4);
+    }));
+
+  it("prints a command that fetches what it serves", () =>
+    inTempDir(async (dir) => {
+      const path = join(dir, "what's in it.bin");
+      await writeFile(path, content);
+      const face = new MemoryFace();
+      const serving = await serve(face, [path, "--task-id", taskId, "--piece-length", "2kB"]);
+      const text = serving.out.text;
+      for (const line of [
+        `task ${taskId}  ${path}`,
+        `  10000 bytes, 5 pieces, sha256:${sha256}`,
+        "quic 0.0.0.0:4006",
+        "tcp  0.0.0.0:4005",
+        "grpc 0.0.0.0:4000",
+        `certificate ${"AB:".repeat(31)}AB`,
+      ]) {
+        assert.ok(text.includes(`${line}\n`), line);
+      }
+      const command = text.split("\n").find((line) => line.startsWith("  vortex-peer get "));
+      assert.ok(command !== undefined);
+      assert.ok(command.endsWith(` -o 'what'\\''s in it.bin'`), command);
+      const [, ...args] = command.slice(2, command.indexOf(" -o ")).split(" ");
+      const fetched = await run(face, args);
+      assert.deepEqual([fetched.code, fetched.out.bytes], [0, content]);
+      assert.deepEqual(face.made.at(-1)?.tls, { fingerprints: [`${"AB:".repeat(31)}AB`] });
+      assert.equal((await serving.end()).code, 0);
+    }));
+
+  it("hands its limits and certificate on, and tells of what goes wrong while it serves", () =>
+    inTempDir(async (dir) => {
+      for (const name of ["file", "cert", "key"]) await writeFile(join(dir, name), name);
+      const face = new MemoryFace();
+      const started: Parameters<CliFace["startServer"]>[0][] = [];
+      const recording: CliFace = {
+        createDownloader: face.createDownloader,
+        statTask: face.statTask,
+        startServer: (options) => {
+          started.push(options);
+          return face.startServer(options);
+        },
+      };
+      const files = ["--cert", join(dir, "cert"), "--key", join(dir, "key")];
+      const limits = ["--upload-rate", "50MB/s", "--max-connections", "12"];
+      const serving = await serve(recording, [join(dir, "file"), ...limits, ...files, "--no-grpc"]);
+      const [options] = started;
+      assert.ok(options !== undefined);
+      const { store: _store, onError, ...rest } = options;
+      assert.deepEqual(rest, {
+        host: "0.0.0.0",
+        quic: { port: 4006 },
+        tcp: { port: 4005 },
+        tls: { cert: "cert", key: "key" },
+        uploadRateLimit: 50_000_000,
+        maxConnections: 12,
+      });
+      onError?.(new VortexError("StorageFailed", "the disk\nis gone"));
+      assert.deepEqual(await serving.end(), { code: 0, err: "vortex-peer: StorageFailed: the disk is gone\n" });
+    }));
+
+  it("says what it cannot serve", () =>
+    inTempDir(async (dir) => {
+      const missing = await run(new MemoryFace(), ["serve", join(dir, "missing")]);
+      assert.equal(missing.code, 7);
+      assert.match(missing.err, /^vortex-peer: StorageFailed: .*ENOENT.*\n$/);
+      await writeFile(join(dir, "file"), "");
+      const face = new MemoryFace();
+      const serving = await serve(face, [join(dir, "file")]);
+      const second = await run(face, ["serve", join(dir, "file")]);
+      assert.equal(second.code, 4);
+      assert.match(second.err, /^vortex-peer: AddressInUse: .*\n$/);
+      await serving.end();
+    }));
+
+  /** Starts to serve; resolves when the last line of what it prints first is there. */
+  async function serve(face: CliFace, args: string[]) {
+    const controller = new AbortController();
+    const [out, err] = [new Sink(), new Sink()];
+    let ended = false;
+    const done = runCli(["serve", ...args], {
+      stdout: out,
+      stderr: err,
+      env: {},
+      signal: controller.signal,
+      loadFace: async () => face,
+    }).finally(() => {
+      ended = true;
+    });
+    const ready = args.includes("--json") ? "}\n" : " -o ";
+    while (!out.text.includes(ready) && !ended) await new Promise((resolve) => setTimeout(resolve, 1));
+    assert.equal(err.text, "");
+    const end = async () => {
+      controller.abort(new VortexError("Aborted", "interrupted"));
+      return { code: await done, err: err.text };
+    };
+    return { out, end };
+  }
+});
+
+describe("ContiguousHash", () => {
+  it("is the hash of the whole in whatever order pieces come, side by side", async () => {
+    const random = seededRandom(11);
+    const expected = nativeHashers("sha256");
+    expected.update(content);
+    for (let round = 0; round < 50; round++) {
+      const plan = planTask(content.length, 1 + Math.floor(random() * 3000));
+      const stored = new Uint8Array(content.length);
+      const read = async (position: number, length: number): Promise<Uint8Array> => {
+        if (random() < 0.5) await new Promise((resolve) => setImmediate(resolve));
+        return stored.slice(position, position + 1 + Math.floor(random() * length));
+      };
+      const hash = new ContiguousHash(nativeHashers("sha256"), plan, read);
+      const next = Array.from({ length: plan.pieceCount }, (_, number) => number * plan.pieceLength);
+      const open = new Set(next.keys());
+      while (open.size > 0) {
+        const number = [...open][Math.floor(random() * open.size)] ?? 0;
+        const position = next[number] ?? 0;
+        const end = Math.min(content.length, (number + 1) * plan.pieceLength);
+        const chunk = content.subarray(position, Math.min(end, position + 1 + Math.floor(random() * 900)));
+        stored.set(chunk, position);
+        hash.add(position, chunk);
+        next[number] = position + chunk.length;
+        if (next[number] === end) open.delete(number);
+        if (random() < 0.3) await new Promise((resolve) => setImmediate(resolve));
+      }
+      assert.equal(await hash.encode(), expected.encode(), `round ${round}`);
+    }
+  });
+
+  it("fails with what reading back failed with", async () => {
+    const failed = new VortexError("StorageFailed", "the disk is gone");
+    const hash = new ContiguousHash(nativeHashers("crc32"), planTask(4, 2), () => Promise.reject(failed));
+    hash.add(2, new Uint8Array(2));
+    hash.add(0, new Uint8Array(2));
+    await assert.rejects(hash.encode(), failed);
+  });
+});
+
+describe("sizes and rates", () => {
+  it("are numbers with units of 1000 or 1024", () => {
+    const cases: [text: string, bytes: number][] = [
+      ["0", 0],
+      ["1048576", 1048576],
+      ["50MB", 50_000_000],
+      ["4MiB", 4_194_304],
+      ["1.5 GB", 1_500_000_000],
+      ["64kib", 65_536],
+      ["7B", 7],
+    ];
+    for (const [text, bytes] of cases) assert.equal(parseOptions(size, text), bytes, text);
+    assert.equal(parseOptions(rate, "50MB/s"), 50_000_000);
+    assert.equal(parseOptions(rate, "50MB"), 50_000_000);
+  });
+
+  it("are nothing else", () => {
+    for (const text of [
+      "",
+      "MB",
+      "-1",
+      "1e3",
+      "4 M iB",
+      "50MB/s",
+      "1X",
+      "99999999TB",
+      "1constructor",
+      "0x10",
+      "1,5MB",
+    ]) {
+      assert.throws(() => parseOptions(size, text), { code: "InvalidArgument" }, text);
+    }
+    for (const text of ["0", "50MB/h", "/s"])
+      assert.throws(() => parseOptions(rate, text), { code: "InvalidArgument" });
+  });
+});
+
+/** A downloader of the usual task, and the server behind it. */
+async function heldDownloader() {
+  const face = new MemoryFace();
+  const server = await face.startServer({ store: taskStore(), host: "10.0.0.7", tcp: { port: 4005 } });
+  const downloader = face.createDownloader({ protocol: "tcp" });
+  return {
+    downloadPiece: downloader.downloadPiece.bind(downloader),
+    async [Symbol.asyncDispose]() {
+      await downloader.close();
+      await server.close();
+    },
+  };
+}
