@@ -1,6 +1,6 @@
-import { defineConfig } from "tsdown";
+import type { UserConfig } from "tsdown";
 
-export default defineConfig({
+const config: UserConfig = {
   entry: {
     index: "src/index.ts",
     node: "adapters/node.ts",
@@ -11,8 +11,9 @@ export default defineConfig({
   format: "esm",
   platform: "neutral",
   target: "es2022",
-  fixedExtension: false,
   dts: { oxc: true },
   sourcemap: true,
-  external: [/^node:/, /^[^./]/],
-});
+  deps: { neverBundle: [/^node:/] },
+};
+
+export default config;

@@ -100,11 +100,11 @@ async function stat(
   options: GetOptions,
   signal: AbortSignal,
 ): Promise<{ readonly contentLength: number; readonly pieceLength: number }> {
-  const { peer, protocol, taskId } = options;
+  const { peer, protocol, taskId, pieceTimeout, stallTimeout } = options;
   const host = parseAddress(peer).host;
   const addr = options.statPeer ?? (protocol === "grpc" ? peer : formatAddress({ host, port: GRPC_PORT }));
   try {
-    return await face.statTask(addr, taskId, { signal, timeout: options.connectTimeout + options.stallTimeout });
+    return await face.statTask(addr, taskId, { signal, pieceTimeout, stallTimeout });
   } catch (error) {
     const failure = VortexError.from(error, "Internal");
     if (failure.kind === "aborted") throw failure;

@@ -61,12 +61,20 @@ export function addServeCommand(program: Command, environment: CliEnvironment): 
     .option("--upload-rate <rate>", "bytes a second that all answers may take together, such as 50MB/s")
     .option("--max-connections <n>", "connections at a time for each protocol (default: 1024)")
     .option("--json", "print one JSON object, on one line, when ready")
-    .action((files: string[], options: unknown) => serve(files, options, environment));
+    .action((files: string[], options: unknown, command: Command) => {
+      // Whoever names no port for QUIC has not asked for it by name.
+      const quicIsOptional = command.getOptionValueSource("quicPort") === "default";
+      return serve(files, options, quicIsOptional, environment);
+    });
 }
 
-async function serve(files: string[], commandLine: unknown, environment: CliEnvironment): Promise<void> {
+async function serve(
+  files: string[],
+  commandLine: unknown,
+  quicIsOptional: boolean,
+  environment: CliEnvironment,
+): Promise<void> {
   const options = parseOptions(schema, commandLine);
-  const { host, quicPort, tcpPort, grpcPort, uploadRate, maxConnections } = options;
   if (options.taskId !== undefined && files.length > 1) {
     throw new VortexError("InvalidArgument", "--task-id names one task, and there are several files");
   }
@@ -77,18 +85,7 @@ async function serve(files: string[], commandLine: unknown, environment: CliEnvi
   const { stdout, stderr, signal } = environment;
   await using store = new FilePieceStore();
   const served = await addFiles(store, files, options, environment);
-  const face = await environment.loadFace();
-  const server = await face.startServer({
-    store,
-    host,
-    ...(options.quic && { quic: { port: quicPort } }),
-    ...(options.tcp && { tcp: { port: tcpPort } }),
-    ...(options.grpc && { grpc: { port: grpcPort } }),
-    ...(tls && { tls }),
-    ...(uploadRate !== undefined && { uploadRateLimit: uploadRate }),
-    ...(maxConnections !== undefined && { maxConnections }),
-    onError: (error) => stderr.write(`vortex-peer: ${error.code}: ${oneLine(error.message)}\n`),
-  });
+  const server = await start(store, options, tls, quicIsOptional, environment);
   try {
     for (const line of options.json ? [asJson(server, served)] : asText(server, served)) {
       await writeLine(stdout, line, signal);
@@ -96,6 +93,39 @@ async function serve(files: string[], commandLine: unknown, environment: CliEnvi
     await fired(signal);
   } finally {
     await server.close();
+  }
+}
+
+async function start(
+  store: FilePieceStore,
+  options: ServeOptions,
+  tls: TlsServerOptions | undefined,
+  quicIsOptional: boolean,
+  { stderr, loadFace }: CliEnvironment,
+): Promise<CliServer> {
+  const { host, tcpPort, grpcPort, uploadRate, maxConnections } = options;
+  const tell = (error: VortexError): void => {
+    stderr.write(`vortex-peer: ${error.code}: ${oneLine(error.message)}\n`);
+  };
+  const others = {
+    store,
+    host,
+    ...(options.tcp && { tcp: { port: tcpPort } }),
+    ...(options.grpc && { grpc: { port: grpcPort } }),
+    ...(uploadRate !== undefined && { uploadRateLimit: uploadRate }),
+    ...(maxConnections !== undefined && { maxConnections }),
+    onError: tell,
+  };
+  const face = await loadFace();
+  if (!options.quic) return face.startServer(others);
+  try {
+    return await face.startServer({ ...others, quic: { port: options.quicPort }, ...(tls && { tls }) });
+  } catch (error) {
+    const goOn = quicIsOptional && tls === undefined && (options.tcp || options.grpc);
+    if (!goOn || !(error instanceof VortexError) || error.code !== "Unavailable") throw error;
+    // Some platforms and runtimes have no QUIC; what they have is served all the same.
+    tell(error);
+    return face.startServer(others);
   }
 }
 

@@ -16,8 +16,8 @@ const root = fileURLToPath(new URL("../../", import.meta.url));
 const MEBI = 1024 * 1024;
 const patience = { timeout: 60_000 };
 
-/** Protocols that the faces of this runtime have. */
-const served: readonly Protocol[] = ["tcp"];
+/** Protocols that this runtime's face has. */
+const served: readonly Protocol[] = "Deno" in globalThis ? ["tcp", "grpc"] : ["quic", "tcp", "grpc"];
 
 describe("vortex-peer in processes", () => {
   it("serves a file that other processes fetch: whole, to a file and down a pipe, and one piece", patience, () =>
@@ -43,6 +43,9 @@ describe("vortex-peer in processes", () => {
         const piece = await run(["piece", ...peer.from(protocol), "--number", "2", "--range", "5-"]).exit;
         assert.deepEqual([piece.code, piece.err], [0, ""]);
         assert.ok(Buffer.compare(content.subarray(8 * MEBI + 5), piece.out) === 0);
+        const asking = await run(["get", ...peer.from(protocol), "--stat-peer", peer.addresses.grpc]).exit;
+        assert.deepEqual([asking.code, asking.err], [0, ""]);
+        assert.ok(Buffer.compare(content, asking.out) === 0);
         const missing = await run(["piece", ...peer.from(protocol), "--number", "3"]).exit;
         assert.equal(missing.code, 3);
         assert.match(missing.err, /^vortex-peer: NotFound: .*\n$/);
@@ -168,6 +171,7 @@ async function serve(path: string, ...more: string[]) {
   };
   return {
     task,
+    addresses: ready.addresses,
     /** Options that name the peer and the task. */
     from: (protocol: Protocol): string[] => [
       ...["--peer", ready.addresses[protocol], "--protocol", protocol, "--task-id", task.taskId],

@@ -116,7 +116,8 @@ class MemoryFace implements CliFace {
     const close = async (): Promise<void> => {
       for (const server of servers.values()) await server.close();
     };
-    return { addresses, fingerprint: "AB:".repeat(31).concat("AB"), close };
+    const fingerprint = servers.has("quic") ? "AB:".repeat(31).concat("AB") : undefined;
+    return { addresses, fingerprint, close };
   }
 
   readonly statTask = async (addr: string, asked: string) => {
@@ -694,6 +695,34 @@ describe("vortex-peer serve", () => {
       assert.deepEqual(await serving.end(), { code: 0, err: "vortex-peer: StorageFailed: the disk is gone\n" });
     }));
 
+  it("goes on without QUIC where there is none, and says so, unless QUIC was asked for", () =>
+    inTempDir(async (dir) => {
+      const path = join(dir, "file");
+      await writeFile(path, content);
+      const memory = new MemoryFace();
+      const face: CliFace = {
+        createDownloader: memory.createDownloader,
+        statTask: memory.statTask,
+        startServer: async (options) => {
+          if (options.quic !== undefined) throw new VortexError("Unavailable", "no QUIC here");
+          return memory.startServer(options);
+        },
+      };
+      const told = "vortex-peer: Unavailable: no QUIC here\n";
+      const serving = await serve(face, [path, "--json"], told);
+      const { addresses, fingerprint } = JSON.parse(serving.out.text);
+      assert.deepEqual([addresses, fingerprint], [{ tcp: "0.0.0.0:4005", grpc: "0.0.0.0:4000" }, undefined]);
+      assert.deepEqual(await serving.end(), { code: 0, err: told });
+      for (const asked of [
+        ["--quic-port", "4006"],
+        ["--no-tcp", "--no-grpc"],
+        ["--cert", path, "--key", path],
+      ]) {
+        const { code, err, out } = await run(face, ["serve", path, ...asked]);
+        assert.deepEqual([code, err, out.text], [2, told, ""]);
+      }
+    }));
+
   it("says what it cannot serve", () =>
     inTempDir(async (dir) => {
       const missing = await run(new MemoryFace(), ["serve", join(dir, "missing")]);
@@ -709,7 +738,7 @@ describe("vortex-peer serve", () => {
     }));
 
   /** Starts to serve; resolves when the last line of what it prints first is there. */
-  async function serve(face: CliFace, args: string[]) {
+  async function serve(face: CliFace, args: string[], told = "") {
     const controller = new AbortController();
     const [out, err] = [new Sink(), new Sink()];
     let ended = false;
@@ -724,7 +753,7 @@ describe("vortex-peer serve", () => {
     });
     const ready = args.includes("--json") ? "}\n" : " -o ";
     while (!out.text.includes(ready) && !ended) await new Promise((resolve) => setTimeout(resolve, 1));
-    assert.equal(err.text, "");
+    assert.equal(err.text, told);
     const end = async () => {
       controller.abort(new VortexError("Aborted", "interrupted"));
       return { code: await done, err: err.text };
