@@ -1,0 +1,40 @@
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { runtimeName } from "../support/fixtures.ts";
+import { seededBytes } from "../support/random.ts";
+import { root, runner, runToEnd } from "../support/run.ts";
+
+const skip = runtimeName === "deno" ? { skip: "the demo is for Node and Bun: Deno has no QUIC here yet" } : {};
+const demo = [...runner, join(root, "demo/main.ts")];
+
+test("the demo fetches a file of its own over every protocol, and ends with a table", { ...skip }, async () => {
+  const { code, out, err } = await runToEnd([...demo, "--size", "9MiB"]);
+  assert.deepEqual([code, err], [0, ""], out);
+  for (const protocol of ["quic", "tcp", "grpc"]) {
+    assert.match(out, new RegExp(`^${protocol} +${9 * 1024 * 1024} .* ok *$`, "m"));
+  }
+});
+
+test("the demo takes a file of the user's", { ...skip }, async () => {
+  const directory = await mkdtemp(join(tmpdir(), "vortex-peer-test-"));
+  try {
+    const content = seededBytes(7, 4_194_305);
+    await writeFile(join(directory, "file"), content);
+    const { code, out, err } = await runToEnd([...demo, join(directory, "file")]);
+    assert.deepEqual([code, err], [0, ""], out);
+    const digest = createHash("sha256").update(content).digest("hex");
+    assert.equal(out.split(`sha256 ${digest.slice(0, 16)}… ok`).length, 4);
+  } finally {
+    await rm(directory, { recursive: true, force: true });
+  }
+});
+
+test("the demo says in one line what is wrong, and fails", { ...skip }, async () => {
+  const { code, err } = await runToEnd([...demo, join(root, "no-such-file")]);
+  assert.equal(code, 1);
+  assert.match(err, /^demo failed: .*no-such-file.*\n$/);
+});

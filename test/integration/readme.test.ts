@@ -1,0 +1,122 @@
+/**
+ * README's samples, run as they stand but for addresses, file names and ids. The two commands for a fresh clone are what CI
+ * itself and `demo.test.ts` run.
+ */
+import assert from "node:assert/strict";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, it } from "node:test";
+import { pathToFileURL } from "node:url";
+import { tcpTransport } from "../../adapters/tcp/transport.ts";
+import { portableRuntime } from "../../src/runtime.ts";
+import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import { VortexServer } from "../../src/server/vortex-server.ts";
+import { formatAddress } from "../../src/transport/address.ts";
+import { runtimeName } from "../support/fixtures.ts";
+import { seededBytes } from "../support/random.ts";
+import { root, runner, runToEnd } from "../support/run.ts";
+
+const readme = await readFile(join(root, "README.md"), "utf8");
+const face = pathToFileURL(join(root, `adapters/${runtimeName}.ts`)).href;
+const taskId = "ab".repeat(32);
+const content = seededBytes(11, 4_200_000);
+
+describe("README", () => {
+  it("fetch a piece", () =>
+    withPeer(async (addr) => {
+      const code = sample("Fetch a piece", "ts")
+        .replace("10.0.0.7:4005", addr)
+        .replace(/[0-9a-f]{64}/, taskId);
+      const { code: status, out, err } = await runSample(code);
+      assert.deepEqual([status, err], [0, ""]);
+      assert.match(out, /^piece 0: 4194304 bytes at 0, crc32:\d+\n$/);
+    }));
+
+  const noQuic =
+    runtimeName === "deno" ? { skip: "the sample serves over QUIC, which Deno does not have here yet" } : {};
+  it("serve a file", { ...noQuic }, () =>
+    inTempDir(async (directory) => {
+      const file = join(directory, "model.safetensors");
+      await writeFile(file, content);
+      const code = sample("Serve a file", "ts")
+        .replace('"model.safetensors"', JSON.stringify(file))
+        .replace("{ store,", '{ store, host: "127.0.0.1",')
+        .replaceAll(/port: 40\d\d/g, "port: 0");
+      const { code: status, out, err } = await runSample(`${code}\nawait server.close();\nawait store.close();\n`);
+      assert.deepEqual([status, err], [0, ""]);
+      assert.match(out, /^task [0-9a-f]{64}, pin ([0-9A-F]{2}:){31}[0-9A-F]{2}\n$/);
+    }),
+  );
+
+  it("choose a protocol", async () => {
+    const code = sample("Choose a protocol", "ts").replace("…", "00".repeat(32));
+    const {
+      code: status,
+      out,
+      err,
+    } = await runSample(`${code}\nconsole.log(client.protocol);\nawait client.close();\n`);
+    assert.deepEqual([status, out, err], [0, "quic\n", ""]);
+  });
+
+  it("command line", () =>
+    withPeer((addr) =>
+      inTempDir(async (directory) => {
+        const [serve = "", get = "", piece = ""] = sample("Command line", "sh").trim().split("\n");
+        const concrete = (line: string): string[] =>
+          line
+            .replace("10.0.0.7:4005", addr)
+            .replace(" ID ", ` ${taskId} `)
+            .split(" ")
+            .slice(1)
+            .map((word) => (/\.(safetensors|bin)$/.test(word) ? join(directory, word) : word));
+        const command = [...runner, join(root, "adapters/cli/main.ts")];
+        // The lengths come over gRPC, which this peer does not serve.
+        const got = await runToEnd([...command, ...concrete(get), "--content-length", String(content.length)]);
+        assert.deepEqual([got.code, got.err], [0, ""]);
+        assert.deepEqual(new Uint8Array(await readFile(join(directory, "model.safetensors"))), content);
+        const one = await runToEnd([...command, ...concrete(piece)]);
+        assert.deepEqual([one.code, one.err], [0, ""]);
+        assert.equal((await readFile(join(directory, "piece.bin"))).length, 4_194_304);
+        // `serve` runs until it is interrupted: here it is shown that its words are taken, as far as a missing file.
+        const served = await runToEnd([...command, ...concrete(serve).map((word) => word.replace("model", "missing"))]);
+        assert.equal(served.code, 7, served.err);
+      }),
+    ));
+});
+
+/** The first block of `language` under a heading. */
+function sample(heading: string, language: string): string {
+  const section = readme.split(`\n## ${heading}\n`)[1]?.split("\n## ")[0] ?? "";
+  const block = new RegExp(`\`\`\`${language}\n([\\s\\S]*?)\`\`\``).exec(section)?.[1];
+  assert.ok(block !== undefined, `README has no sample under "${heading}"`);
+  return block;
+}
+
+function runSample(code: string): ReturnType<typeof runToEnd> {
+  return inTempDir(async (directory) => {
+    const file = join(directory, "sample.mts");
+    await writeFile(file, code.replace('"vortex-peer"', JSON.stringify(face)));
+    return runToEnd([...runner, file]);
+  });
+}
+
+async function withPeer(use: (addr: string) => Promise<void>): Promise<void> {
+  const store = new MemoryPieceStore();
+  store.putTask(taskId, content);
+  const server = await VortexServer.listen(tcpTransport, { host: "127.0.0.1", port: 0 }, store, portableRuntime);
+  try {
+    await use(formatAddress(server.address));
+  } finally {
+    await server.close();
+  }
+}
+
+async function inTempDir<T>(use: (directory: string) => Promise<T>): Promise<T> {
+  const directory = await mkdtemp(join(tmpdir(), "vortex-peer-test-"));
+  try {
+    return await use(directory);
+  } finally {
+    await rm(directory, { recursive: true, force: true });
+  }
+}
