@@ -82,7 +82,7 @@ async function serve(
     throw new VortexError("InvalidArgument", "--no-quic, --no-tcp, --no-grpc: nothing is left to serve over");
   }
   const tls = await tlsOptions(options);
-  const { stdout, stderr, signal } = environment;
+  const { stdout, signal } = environment;
   await using store = new FilePieceStore();
   const served = await addFiles(store, files, options, environment);
   const server = await start(store, options, tls, quicIsOptional, environment);

@@ -243,8 +243,12 @@ class SocketStream implements ByteStream {
   /** Ends both directions at once with a reset. */
   destroy(error: VortexError): void {
     this.#fail(error);
-    // A reset tells the peer that bytes are missing, where a plain close could pass for the end of the stream.
-    if (!this.#socket.destroyed) this.#socket.resetAndDestroy();
+    const socket = this.#socket;
+    if (socket.destroyed) return;
+    // A reset tells the peer that bytes are missing, where a plain close could pass for the end of the stream. After the
+    // end it is needless, and Node's fails while the shutdown is under way (EINVAL), after which its process never exits.
+    if (socket.writableEnded) socket.destroy();
+    else socket.resetAndDestroy();
   }
 
   #onData(chunk: Uint8Array): void {

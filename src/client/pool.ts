@@ -120,10 +120,13 @@ export class ClientPool<C extends PoolClient> {
       addr,
       dialling,
       ready: this.#dial(addr, dialling.signal).then((client) => {
+        if (dialling.signal.aborted) {
+          // Closed, or given up by all who waited, while the dial was on its last step.
+          this.#track(client.close());
+          throw dialling.signal.reason;
+        }
         entry.client = client;
         void client.closed.then(() => this.#forget(entry));
-        // Closed, or given up by all who waited, while the dial was on its last step.
-        if (dialling.signal.aborted) this.#track(client.close());
         return client;
       }),
       client: undefined,

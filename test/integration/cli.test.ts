@@ -14,7 +14,8 @@ import { joined, seededBytes } from "../support/random.ts";
 const main = fileURLToPath(new URL("../../adapters/cli/main.ts", import.meta.url));
 const root = fileURLToPath(new URL("../../", import.meta.url));
 const MEBI = 1024 * 1024;
-const patience = { timeout: 60_000 };
+/** A dozen processes, one after the other, on a machine that may be busy. */
+const patience = { timeout: 110_000 };
 
 /** Protocols that this runtime's face has. */
 const served: readonly Protocol[] = "Deno" in globalThis ? ["tcp", "grpc"] : ["quic", "tcp", "grpc"];
@@ -37,15 +38,12 @@ describe("vortex-peer in processes", () => {
         assert.ok(
           content.length === (await stat(target)).size && Buffer.compare(content, await readFile(target)) === 0,
         );
-        const piped = await run(["get", ...from, "--digest", digest]).exit;
+        const piped = await run(["get", ...peer.from(protocol), "--stat-peer", peer.addresses.grpc]).exit;
         assert.deepEqual([piped.code, piped.err], [0, ""]);
         assert.ok(Buffer.compare(content, piped.out) === 0);
         const piece = await run(["piece", ...peer.from(protocol), "--number", "2", "--range", "5-"]).exit;
         assert.deepEqual([piece.code, piece.err], [0, ""]);
         assert.ok(Buffer.compare(content.subarray(8 * MEBI + 5), piece.out) === 0);
-        const asking = await run(["get", ...peer.from(protocol), "--stat-peer", peer.addresses.grpc]).exit;
-        assert.deepEqual([asking.code, asking.err], [0, ""]);
-        assert.ok(Buffer.compare(content, asking.out) === 0);
         const missing = await run(["piece", ...peer.from(protocol), "--number", "3"]).exit;
         assert.equal(missing.code, 3);
         assert.match(missing.err, /^vortex-peer: NotFound: .*\n$/);

@@ -1,0 +1,229 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { CallScope, type CallScopeOptions } from "../../src/client/call-scope.ts";
+import { VortexError } from "../../src/errors.ts";
+import { assertRejects, rejectionOf } from "../support/failures.ts";
+import { FakeClock } from "../support/fake-clock.ts";
+
+const usual: CallScopeOptions = { pieceTimeout: 10_000, stallTimeout: 1000, what: "piece 3", addr: "peer:1" };
+
+function scopeOf(options: Partial<CallScopeOptions> = {}): { scope: CallScope; clock: FakeClock } {
+  const clock = new FakeClock();
+  return { scope: new CallScope(clock, { ...usual, ...options }), clock };
+}
+
+/** What the scope failed with, read anew each time. */
+function failureOf(scope: CallScope): VortexError | undefined {
+  return scope.failure;
+}
+
+/** Something that is owed until the test gives it. */
+function owing<T>(): { owed: Promise<T>; give(value: T): void; break(error: unknown): void } {
+  let give: (value: T) => void = () => {};
+  let fail: (error: unknown) => void = () => {};
+  const owed = new Promise<T>((resolve, reject) => {
+    give = resolve;
+    fail = reject;
+  });
+  return { owed, give: (value) => give(value), break: (error) => fail(error) };
+}
+
+describe("the piece timeout", () => {
+  it("fails the scope once it has passed, and not before", async () => {
+    const { scope, clock } = scopeOf();
+    await clock.advance(9999);
+    assert.equal(failureOf(scope), undefined);
+    await clock.advance(1);
+    assert.equal(failureOf(scope)?.code, "PieceTimeout");
+    assert.equal(failureOf(scope)?.addr, "peer:1");
+    assert.equal(scope.signal.reason, scope.failure);
+    assert.equal(clock.pending, 0);
+  });
+
+  it("does not touch a scope that has finished", async () => {
+    const { scope, clock } = scopeOf();
+    scope.finish();
+    await clock.advance(20_000);
+    assert.equal(failureOf(scope), undefined);
+    assert.equal(scope.signal.aborted, false);
+  });
+});
+
+describe("the stall timeout", () => {
+  it("fails the scope when something is owed for longer", async () => {
+    const { scope, clock } = scopeOf();
+    const { owed, break: fail } = owing<number>();
+    scope.signal.addEventListener("abort", () => fail(new VortexError("Closed", "cancelled")));
+    const waiting = scope.waitFor(owed);
+    waiting.catch(() => {});
+    await clock.advance(999);
+    assert.equal(failureOf(scope), undefined);
+    await clock.advance(1);
+    const error = await assertRejects(waiting, "Stalled");
+    assert.equal(error, scope.failure);
+    assert.equal(clock.pending, 0);
+  });
+
+  it("counts each wait by itself", async () => {
+    const { scope, clock } = scopeOf();
+    for (let round = 0; round < 5; round++) {
+      const { owed, give } = owing<number>();
+      const waiting = scope.waitFor(owed);
+      await clock.advance(900);
+      give(round);
+      assert.equal(await waiting, round);
+    }
+    assert.equal(failureOf(scope), undefined);
+    scope.finish();
+    assert.equal(clock.pending, 0);
+  });
+
+  it("does not count the time between two waits", async () => {
+    const { scope, clock } = scopeOf();
+    await scope.waitFor(Promise.resolve());
+    await clock.advance(5000);
+    const { owed, give } = owing<void>();
+    const waiting = scope.waitFor(owed);
+    await clock.advance(999);
+    assert.equal(failureOf(scope), undefined);
+    give();
+    await waiting;
+    scope.finish();
+  });
+
+  it("is measured from the start of the wait, not from an earlier look", async () => {
+    const { scope, clock } = scopeOf();
+    // The watch begins here and looks at 1000.
+    await scope.waitFor(Promise.resolve());
+    await clock.advance(600);
+    const waiting = scope.waitFor(owing<void>().owed);
+    waiting.catch(() => {});
+    await clock.advance(999);
+    assert.equal(failureOf(scope), undefined);
+    await clock.advance(1);
+    assert.equal(failureOf(scope)?.code, "Stalled");
+  });
+
+  it("one timer serves any number of waits", async () => {
+    const { scope, clock } = scopeOf();
+    for (let round = 0; round < 100; round++) await scope.waitFor(Promise.resolve());
+    assert.equal(clock.pending, 2);
+    scope.finish();
+    assert.equal(clock.pending, 0);
+  });
+});
+
+describe("the caller's signal", () => {
+  it("fails the scope with Aborted, the reason as cause, and the peer's address", () => {
+    const abort = new AbortController();
+    const { scope, clock } = scopeOf({ signal: abort.signal });
+    const reason = new Error("enough");
+    abort.abort(reason);
+    assert.equal(failureOf(scope)?.code, "Aborted");
+    assert.equal(failureOf(scope)?.cause, reason);
+    assert.equal(failureOf(scope)?.addr, "peer:1");
+    assert.equal(clock.pending, 0);
+  });
+
+  it("that has fired before fails the scope from the start", () => {
+    const { scope, clock } = scopeOf({ signal: AbortSignal.abort() });
+    assert.equal(failureOf(scope)?.code, "Aborted");
+    assert.equal(clock.pending, 0);
+  });
+
+  it("with a VortexError as reason keeps its code", () => {
+    const { scope } = scopeOf({ signal: AbortSignal.abort(new VortexError("Closed", "the program ends")) });
+    assert.equal(failureOf(scope)?.code, "Closed");
+  });
+
+  it("is not listened to once the scope has finished", () => {
+    const listeners = new Set<unknown>();
+    const { signal } = new AbortController();
+    const add = signal.addEventListener.bind(signal);
+    const remove = signal.removeEventListener.bind(signal);
+    Object.assign(signal, {
+      addEventListener: (...args: Parameters<AbortSignal["addEventListener"]>) => {
+        listeners.add(args[1]);
+        add(...args);
+      },
+      removeEventListener: (...args: Parameters<AbortSignal["removeEventListener"]>) => {
+        listeners.delete(args[1]);
+        remove(...args);
+      },
+    });
+    const { scope } = scopeOf({ signal });
+    assert.equal(listeners.size, 1);
+    scope.finish();
+    assert.equal(listeners.size, 0);
+  });
+});
+
+describe("failing and finishing", () => {
+  it("the first failure stands", () => {
+    const { scope } = scopeOf();
+    scope.fail(new VortexError("DigestMismatch", "first"));
+    scope.fail(new VortexError("Aborted", "second"));
+    assert.equal(failureOf(scope)?.code, "DigestMismatch");
+    assert.equal(scope.end(new VortexError("Closed", "third")).code, "DigestMismatch");
+  });
+
+  it("end gives the error with the peer's address, the original as cause", () => {
+    const { scope } = scopeOf();
+    const original = new VortexError("TruncatedContent", "short");
+    const error = scope.end(original);
+    assert.deepEqual(
+      [error.code, error.addr, error.message, error.cause],
+      ["TruncatedContent", "peer:1", "short", original],
+    );
+    assert.equal(scope.failure, error);
+  });
+
+  it("end makes Internal of what is no VortexError", () => {
+    const { scope } = scopeOf();
+    const cause = new TypeError("oops");
+    const error = scope.end(cause);
+    assert.deepEqual([error.code, error.addr, error.cause], ["Internal", "peer:1", cause]);
+  });
+
+  it("end after finish gives the error, and the scope has not failed", () => {
+    const { scope } = scopeOf();
+    scope.finish();
+    assert.equal(scope.end(new VortexError("Closed", "late")).code, "Closed");
+    assert.equal(failureOf(scope), undefined);
+  });
+
+  it("a failed scope fails what is waited for, whatever that failed with", async () => {
+    const { scope } = scopeOf();
+    const { owed, break: fail } = owing<void>();
+    const waiting = scope.waitFor(owed);
+    scope.fail(new VortexError("PieceMismatch", "wrong one"));
+    fail(new VortexError("Closed", "the stream was cancelled on this side"));
+    assert.equal((await rejectionOf(waiting)).code, "PieceMismatch");
+  });
+
+  it("what fails by itself fails as it does", async () => {
+    const { scope } = scopeOf();
+    await assertRejects(scope.waitFor(Promise.reject(new VortexError("StreamReset", "no"))), "StreamReset");
+    assert.equal(failureOf(scope), undefined);
+    scope.finish();
+  });
+
+  it("cleanups run once, when the scope ends in whatever way, or at once if it has", () => {
+    for (const end of [
+      (scope: CallScope) => scope.finish(),
+      (scope: CallScope) => scope.fail(new VortexError("Closed", "x")),
+      (scope: CallScope) => void scope.end(new Error("x")),
+    ]) {
+      const { scope, clock } = scopeOf();
+      let runs = 0;
+      scope.onFinish(() => runs++);
+      assert.equal(runs, 0);
+      end(scope);
+      end(scope);
+      assert.equal(runs, 1);
+      scope.onFinish(() => runs++);
+      assert.equal(runs, 2);
+      assert.equal(clock.pending, 0);
+    }
+  });
+});

@@ -1,0 +1,115 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import {
+  abortedError,
+  type ErrorCode,
+  type ErrorKind,
+  errorCodes,
+  VortexError,
+  withAddress,
+} from "../../src/errors.ts";
+
+// Written out once more, so that a code that changes its kind is noticed: callers decide by it whether to try again.
+const codes: Record<ErrorKind, readonly ErrorCode[]> = {
+  misuse: ["InvalidArgument", "Unavailable", "Closed"],
+  peer: [
+    "InvalidPacket",
+    "InvalidLength",
+    "InvalidUtf8",
+    "ProtocolViolation",
+    "LimitExceeded",
+    "PieceMismatch",
+    "LengthMismatch",
+    "DigestMismatch",
+    "TruncatedContent",
+  ],
+  remote: ["NotFound", "RemoteInvalidArgument", "RemoteInternal", "RemoteUnimplemented", "RemoteBusy", "RemoteUnknown"],
+  transport: [
+    "ConnectionRefused",
+    "Unreachable",
+    "ProtocolNotSupported",
+    "HandshakeFailed",
+    "ConnectionLost",
+    "StreamReset",
+    "AddressInUse",
+  ],
+  timeout: ["ConnectTimeout", "PieceTimeout", "Stalled"],
+  aborted: ["Aborted"],
+  local: ["StorageFailed", "Internal"],
+};
+
+describe("codes and kinds", () => {
+  for (const [kind, those] of Object.entries(codes)) {
+    for (const code of those) {
+      it(`${code} is of kind ${kind}`, () => {
+        assert.equal(new VortexError(code, "x").kind, kind);
+      });
+    }
+  }
+
+  it("there are no other codes", () => {
+    assert.deepEqual([...errorCodes].sort(), Object.values(codes).flat().sort());
+  });
+});
+
+describe("VortexError", () => {
+  it("is an Error with a name, a message, a cause and the peer's address", () => {
+    const cause = new Error("below");
+    const error = new VortexError("ConnectionLost", "gone", { cause, addr: "10.0.0.1:4006" });
+    assert.ok(error instanceof Error);
+    assert.deepEqual(
+      [error.name, error.message, error.cause, error.addr, String(error)],
+      ["VortexError", "gone", cause, "10.0.0.1:4006", "VortexError: gone"],
+    );
+  });
+
+  it("has no cause property when there is no cause", () => {
+    assert.equal(Object.hasOwn(new VortexError("Closed", "x"), "cause"), false);
+    assert.equal(new VortexError("Closed", "x").addr, undefined);
+  });
+
+  it("from() leaves a VortexError as it is", () => {
+    const error = new VortexError("NotFound", "x");
+    assert.equal(VortexError.from(error, "Internal", "what", "a:1"), error);
+  });
+
+  it("from() keeps what it is made from as cause", () => {
+    const cause = new TypeError("oops");
+    const error = VortexError.from(cause, "StorageFailed", "reading the file", "a:1");
+    assert.deepEqual(
+      [error.code, error.message, error.cause, error.addr],
+      ["StorageFailed", "reading the file: oops", cause, "a:1"],
+    );
+    assert.equal(VortexError.from("a string", "Internal").message, "a string");
+    assert.equal(VortexError.from("a string", "Internal").cause, "a string");
+    assert.equal(VortexError.from(undefined, "Internal").message, "undefined");
+  });
+});
+
+describe("withAddress", () => {
+  it("leaves an error that knows its peer, and copies one that does not, keeping the cause", () => {
+    const knowing = new VortexError("Closed", "x", { addr: "a:1" });
+    assert.equal(withAddress(knowing, "b:2"), knowing);
+    const cause = new Error("below");
+    const copied = withAddress(new VortexError("StreamReset", "x", { cause }), "b:2");
+    assert.deepEqual([copied.code, copied.message, copied.addr, copied.cause], ["StreamReset", "x", "b:2", cause]);
+    const bare = new VortexError("StreamReset", "x");
+    assert.equal(withAddress(bare, "b:2").cause, bare);
+  });
+
+  it("makes Internal of anything else", () => {
+    const cause = new RangeError("oops");
+    const error = withAddress(cause, "b:2");
+    assert.deepEqual([error.code, error.addr, error.cause], ["Internal", "b:2", cause]);
+  });
+});
+
+describe("abortedError", () => {
+  it("keeps the signal's reason as cause, and a VortexError as it is", () => {
+    const reason = new Error("enough");
+    const error = abortedError(AbortSignal.abort(reason), "piece 3");
+    assert.deepEqual([error.code, error.message, error.cause], ["Aborted", "piece 3 was aborted", reason]);
+    const own = new VortexError("PieceTimeout", "late");
+    assert.equal(abortedError(AbortSignal.abort(own), "piece 3"), own);
+  });
+});

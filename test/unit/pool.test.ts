@@ -1,0 +1,528 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import type { PoolOptions } from "../../src/client/downloader.ts";
+import { ClientPool, type Lease, type PoolClient } from "../../src/client/pool.ts";
+import { downloaderSettings } from "../../src/client/settings.ts";
+import { QuicDownloader, TcpDownloader, VortexDownloader } from "../../src/client/vortex-downloader.ts";
+import { VortexError } from "../../src/errors.ts";
+import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import { VortexServer } from "../../src/server/vortex-server.ts";
+import { formatAddress } from "../../src/transport/address.ts";
+import { MemoryTransport } from "../../src/transport/memory.ts";
+import type { Transport } from "../../src/transport/transport.ts";
+import { assertRejects, rejectionOf } from "../support/failures.ts";
+import { FakeClock, fakeRuntime, settle } from "../support/fake-clock.ts";
+import { seededBytes } from "../support/random.ts";
+
+const never = new AbortController().signal;
+
+/** A client whose connection the test ends. */
+class FakeClient implements PoolClient {
+  readonly closed: Promise<unknown>;
+  closes = 0;
+  /** The connection ends, as the network would have it. */
+  die: () => void = () => {};
+
+  constructor() {
+    this.closed = new Promise<void>((resolve) => {
+      this.die = resolve;
+    });
+  }
+
+  async close(): Promise<void> {
+    this.closes++;
+    this.die();
+  }
+}
+
+/** A dial that the test answers. */
+interface FakeDial {
+  readonly addr: string;
+  readonly signal: AbortSignal;
+  readonly client: FakeClient;
+  succeed(): Promise<void>;
+  fail(error: VortexError): Promise<void>;
+}
+
+function poolOf(options: Partial<PoolOptions> = {}): {
+  pool: ClientPool<FakeClient>;
+  clock: FakeClock;
+  dials: FakeDial[];
+  /** Acquires and lets the dial succeed. */
+  use(addr: string): Promise<Lease<FakeClient>>;
+} {
+  const clock = new FakeClock();
+  const dials: FakeDial[] = [];
+  const pool = new ClientPool<FakeClient>(
+    (addr, signal) =>
+      new Promise((resolve, reject) => {
+        const client = new FakeClient();
+        // As transports do: the dial ends with the signal's reason.
+        signal.addEventListener("abort", () => reject(signal.reason));
+        dials.push({
+          addr,
+          signal,
+          client,
+          succeed: () => {
+            resolve(client);
+            return settle();
+          },
+          fail: (error) => {
+            reject(error);
+            return settle();
+          },
+        });
+      }),
+    { capacity: 3, idleTimeout: 1000, cleanupInterval: 100, ...options },
+    clock,
+  );
+  const use = async (addr: string): Promise<Lease<FakeClient>> => {
+    const lease = pool.acquire(addr, never);
+    await dials.at(-1)?.succeed();
+    return lease;
+  };
+  return { pool, clock, dials, use };
+}
+
+function addrs(pool: ClientPool<FakeClient>): string[] {
+  return pool.entries().map(({ addr }) => addr);
+}
+
+describe("the pool's dials", () => {
+  it("requests to one address at the same time share one dial and one client", async () => {
+    const { pool, dials } = poolOf();
+    const leases = [1, 2, 3].map(() => pool.acquire("a:1", never));
+    assert.equal(dials.length, 1);
+    await dials[0]?.succeed();
+    const clients = (await Promise.all(leases)).map(({ client }) => client);
+    assert.deepEqual(new Set(clients), new Set([dials[0]?.client]));
+    assert.deepEqual(
+      pool.entries().map(({ activeRequests }) => activeRequests),
+      [3],
+    );
+    await pool.close();
+  });
+
+  it("a later request takes the client that is there, and knows that it does", async () => {
+    const { pool, dials, use } = poolOf();
+    const first = await use("a:1");
+    const second = await pool.acquire("a:1", never);
+    assert.deepEqual([first.reused, second.reused], [false, true]);
+    assert.equal(first.client, second.client);
+    assert.equal(dials.length, 1);
+    await pool.close();
+  });
+
+  it("two addresses have a dial each", async () => {
+    const { pool, dials } = poolOf();
+    const leases = [pool.acquire("a:1", never), pool.acquire("b:1", never)];
+    assert.deepEqual(
+      dials.map(({ addr }) => addr),
+      ["a:1", "b:1"],
+    );
+    for (const dial of dials) await dial.succeed();
+    await Promise.all(leases);
+    await pool.close();
+  });
+
+  it("an abort of one who waits fails him at once and leaves the others and the dial", async () => {
+    const { pool, dials } = poolOf();
+    const abort = new AbortController();
+    const given = pool.acquire("a:1", abort.signal);
+    const kept = pool.acquire("a:1", never);
+    abort.abort(new Error("enough"));
+    await assertRejects(given, "Aborted");
+    assert.equal(dials[0]?.signal.aborted, false);
+    assert.equal(pool.entries()[0]?.activeRequests, 1);
+    await dials[0]?.succeed();
+    assert.equal((await kept).client, dials[0]?.client);
+    await pool.close();
+  });
+
+  it("an abort of all who wait aborts the dial, and leaves nothing behind", async () => {
+    const { pool, dials, clock } = poolOf();
+    const aborts = [new AbortController(), new AbortController()];
+    const waiting = aborts.map(({ signal }) => pool.acquire("a:1", signal));
+    for (const abort of aborts) abort.abort();
+    for (const lease of waiting) await assertRejects(lease, "Aborted");
+    assert.equal(dials[0]?.signal.aborted, true);
+    assert.deepEqual(pool.entries(), []);
+    assert.equal(clock.pending, 0);
+    const again = pool.acquire("a:1", never);
+    assert.equal(dials.length, 2);
+    await dials[1]?.succeed();
+    assert.equal((await again).client, dials[1]?.client);
+    await pool.close();
+  });
+
+  it("a dial that succeeds although all have given up closes what it made", async () => {
+    const clock = new FakeClock();
+    const client = new FakeClient();
+    let succeed: () => void = () => {};
+    const dial = new Promise<FakeClient>((resolve) => {
+      succeed = () => resolve(client);
+    });
+    const pool = new ClientPool<FakeClient>(() => dial, { capacity: 3, idleTimeout: 9, cleanupInterval: 9 }, clock);
+    const abort = new AbortController();
+    const waiting = pool.acquire("a:1", abort.signal);
+    abort.abort();
+    await assertRejects(waiting, "Aborted");
+    succeed();
+    await settle();
+    assert.equal(client.closes > 0, true);
+    assert.deepEqual(pool.entries(), []);
+    assert.equal(clock.pending, 0);
+  });
+
+  it("a signal that has fired before is Aborted, and dials nothing", async () => {
+    const { pool, dials } = poolOf();
+    await assertRejects(pool.acquire("a:1", AbortSignal.abort()), "Aborted");
+    const own = new VortexError("PieceTimeout", "late");
+    assert.equal(await rejectionOf(pool.acquire("a:1", AbortSignal.abort(own))), own);
+    assert.equal(dials.length, 0);
+  });
+
+  it("a failed dial fails all who wait, and is not kept: the next request dials again", async () => {
+    const { pool, dials, clock } = poolOf();
+    const waiting = [pool.acquire("a:1", never), pool.acquire("a:1", never)];
+    for (const lease of waiting) lease.catch(() => {});
+    await dials[0]?.fail(new VortexError("ConnectionRefused", "no"));
+    for (const lease of waiting) await assertRejects(lease, "ConnectionRefused");
+    assert.deepEqual(pool.entries(), []);
+    assert.equal(clock.pending, 0);
+    const next = pool.acquire("a:1", never);
+    assert.equal(dials.length, 2);
+    await dials[1]?.succeed();
+    await next;
+    await pool.close();
+  });
+});
+
+describe("the pool's bounds", () => {
+  it("beyond the capacity the longest idle client is evicted", async () => {
+    const { pool, dials, clock, use } = poolOf();
+    const leases: Lease<FakeClient>[] = [];
+    for (const addr of ["a:1", "b:1", "c:1"]) leases.push(await use(addr));
+    // Released in another order than they were made in.
+    for (const at of [1, 0, 2]) {
+      await clock.advance(10);
+      leases[at]?.release();
+    }
+    await use("d:1");
+    assert.deepEqual(addrs(pool), ["a:1", "c:1", "d:1"]);
+    assert.deepEqual(
+      dials.map(({ client }) => client.closes > 0),
+      [false, true, false, false],
+    );
+    await pool.close();
+  });
+
+  it("a client with active requests is never evicted; the surplus goes when it becomes idle", async () => {
+    const { pool, clock, use } = poolOf({ capacity: 2 });
+    const leases: Lease<FakeClient>[] = [];
+    for (const addr of ["a:1", "b:1", "c:1", "d:1"]) leases.push(await use(addr));
+    await clock.advance(10_000);
+    assert.deepEqual(addrs(pool), ["a:1", "b:1", "c:1", "d:1"]);
+    assert.equal(
+      leases.every(({ client }) => client.closes === 0),
+      true,
+    );
+    leases[2]?.release();
+    assert.deepEqual(addrs(pool), ["a:1", "b:1", "d:1"]);
+    leases[0]?.release();
+    assert.deepEqual(addrs(pool), ["b:1", "d:1"]);
+    leases[1]?.release();
+    assert.deepEqual(addrs(pool), ["b:1", "d:1"]);
+    await pool.close();
+  });
+
+  it("a dial under way is never evicted", async () => {
+    const { pool, dials } = poolOf({ capacity: 1 });
+    const waiting = ["a:1", "b:1", "c:1"].map((addr) => pool.acquire(addr, never));
+    assert.deepEqual(addrs(pool), ["a:1", "b:1", "c:1"]);
+    for (const dial of dials) await dial.succeed();
+    for (const lease of await Promise.all(waiting)) assert.equal(lease.client.closes, 0);
+    await pool.close();
+  });
+
+  it("an idle client is closed at the first look after the idle timeout, and not before", async () => {
+    const { pool, clock, use } = poolOf({ idleTimeout: 1000, cleanupInterval: 300 });
+    const lease = await use("a:1");
+    await clock.advance(250);
+    lease.release();
+    // Idle from 250 on, overdue at 1250; the looks are at 300, 600, and so on.
+    await clock.advance(1499 - 250);
+    assert.deepEqual(addrs(pool), ["a:1"]);
+    await clock.advance(1);
+    assert.deepEqual(addrs(pool), []);
+    assert.equal(lease.client.closes > 0, true);
+    assert.equal(clock.pending, 0);
+  });
+
+  it("a request in between starts the idle time anew", async () => {
+    const { pool, clock, use } = poolOf({ idleTimeout: 1000, cleanupInterval: 100 });
+    (await use("a:1")).release();
+    await clock.advance(900);
+    (await pool.acquire("a:1", never)).release();
+    await clock.advance(900);
+    assert.deepEqual(addrs(pool), ["a:1"]);
+    await clock.advance(100);
+    assert.deepEqual(addrs(pool), []);
+  });
+
+  it("an active client outlives the idle timeout", async () => {
+    const { pool, clock, use } = poolOf();
+    const lease = await use("a:1");
+    await clock.advance(100_000);
+    assert.equal(lease.client.closes, 0);
+    assert.deepEqual(addrs(pool), ["a:1"]);
+    await pool.close();
+  });
+});
+
+describe("the pool's leases", () => {
+  it("release is idempotent", async () => {
+    const { pool, use } = poolOf();
+    const first = await use("a:1");
+    const second = await pool.acquire("a:1", never);
+    first.release();
+    first.release();
+    first.release();
+    assert.equal(pool.entries()[0]?.activeRequests, 1);
+    second.release();
+    assert.equal(pool.entries()[0]?.activeRequests, 0);
+    await pool.close();
+  });
+
+  it("a client whose connection ended is replaced, also while it is in use", async () => {
+    const { pool, dials, use } = poolOf();
+    const lease = await use("a:1");
+    lease.client.die();
+    await settle();
+    assert.deepEqual(pool.entries(), []);
+    const next = await use("a:1");
+    assert.equal(dials.length, 2);
+    assert.notEqual(next.client, lease.client);
+    lease.release();
+    assert.deepEqual(
+      pool.entries().map(({ addr, activeRequests }) => [addr, activeRequests]),
+      [["a:1", 1]],
+    );
+    await pool.close();
+  });
+
+  it("discard takes the client out at once, and closes it when its last request ends", async () => {
+    const { pool, use } = poolOf();
+    const first = await use("a:1");
+    const second = await pool.acquire("a:1", never);
+    first.discard();
+    assert.deepEqual(pool.entries(), []);
+    const replacement = await use("a:1");
+    first.release();
+    assert.equal(first.client.closes, 0);
+    second.release();
+    assert.equal(first.client.closes > 0, true);
+    // A second discard of what is gone does not touch the one that took its place.
+    second.discard();
+    assert.deepEqual(addrs(pool), ["a:1"]);
+    assert.equal(replacement.client.closes, 0);
+    await pool.close();
+  });
+});
+
+describe("closing the pool", () => {
+  it("closes idle and active clients, and waits for them", async () => {
+    const { pool, use, clock } = poolOf();
+    const idle = await use("a:1");
+    idle.release();
+    const active = await use("b:1");
+    await pool.close();
+    assert.deepEqual([idle.client.closes > 0, active.client.closes > 0], [true, true]);
+    assert.deepEqual(pool.entries(), []);
+    assert.equal(clock.pending, 0);
+    active.release();
+    await pool.close();
+    await settle();
+    assert.equal(clock.pending, 0);
+  });
+
+  it("fails the dials under way with Closed", async () => {
+    const { pool, dials, clock } = poolOf();
+    const waiting = pool.acquire("a:1", never);
+    waiting.catch(() => {});
+    await pool.close();
+    await assertRejects(waiting, "Closed");
+    assert.equal(dials[0]?.signal.aborted, true);
+    assert.equal(clock.pending, 0);
+  });
+
+  it("fails those who wait for a dial that does not heed its signal, too", async () => {
+    const client = new FakeClient();
+    let succeed: () => void = () => {};
+    const dial = new Promise<FakeClient>((resolve) => {
+      succeed = () => resolve(client);
+    });
+    const options = { capacity: 3, idleTimeout: 9, cleanupInterval: 9 };
+    const pool = new ClientPool<FakeClient>(() => dial, options, new FakeClock());
+    const waiting = pool.acquire("a:1", never);
+    waiting.catch(() => {});
+    await pool.close();
+    succeed();
+    await assertRejects(waiting, "Closed");
+    assert.equal(client.closes > 0, true);
+  });
+
+  it("a client whose close fails does not fail the closing of the pool", async () => {
+    const client = new FakeClient();
+    client.close = async () => {
+      throw new Error("no");
+    };
+    const options = { capacity: 3, idleTimeout: 9, cleanupInterval: 9 };
+    const pool = new ClientPool<FakeClient>(async () => client, options, new FakeClock());
+    await pool.acquire("a:1", never);
+    await pool.close();
+  });
+
+  it("refuses later requests with Closed", async () => {
+    const { pool, dials } = poolOf();
+    await pool.close();
+    await assertRejects(pool.acquire("a:1", never), "Closed");
+    assert.equal(dials.length, 0);
+  });
+});
+
+describe("a request through the downloader counts as active", () => {
+  const taskId = "ef".repeat(32);
+  const content = seededBytes(3, 500_000);
+
+  async function withDownloader(use: (download: VortexDownloader, addr: string, clock: FakeClock) => Promise<void>) {
+    const clock = new FakeClock();
+    const runtime = fakeRuntime(clock);
+    const transport = new MemoryTransport();
+    const store = new MemoryPieceStore();
+    store.putTask(taskId, content, { pieceLength: 200_000 });
+    const server = await VortexServer.listen(transport, { host: "peer", port: 1 }, store, runtime);
+    const downloader = new VortexDownloader(async () => transport, downloaderSettings({}, runtime));
+    await use(downloader, formatAddress(server.address), clock);
+    await downloader.close();
+    await server.close({ grace: 0 });
+    assert.equal(clock.pending, 0, "timers left");
+  }
+
+  const ways: [until: string, end: (downloader: VortexDownloader, addr: string) => Promise<void>][] = [
+    [
+      "until its content has been read by bytes()",
+      async (downloader, addr) => {
+        const piece = await downloader.downloadPiece({ addr, hostId: "h", taskId, number: 0 });
+        assert.equal(active(downloader), 1);
+        assert.deepEqual(await piece.bytes(), content.subarray(0, 200_000));
+      },
+    ],
+    [
+      "until its content has been read as a stream",
+      async (downloader, addr) => {
+        const piece = await downloader.downloadPiece({ addr, hostId: "h", taskId, number: 2 });
+        let got = 0;
+        const reader = piece.content.getReader();
+        for (let next = await reader.read(); !next.done; next = await reader.read()) {
+          // The last chunk is handed on when everything was checked, and the lease is back by then.
+          got += next.value.length;
+          assert.equal(active(downloader), got < 100_000 ? 1 : 0);
+        }
+        assert.equal(got, 100_000);
+      },
+    ],
+    [
+      "until it is cancelled",
+      async (downloader, addr) => {
+        const piece = await downloader.downloadPiece({ addr, hostId: "h", taskId, number: 1 });
+        assert.equal(active(downloader), 1);
+        piece.cancel();
+      },
+    ],
+    [
+      "until its content stream is cancelled",
+      async (downloader, addr) => {
+        const piece = await downloader.downloadPiece({ addr, hostId: "h", taskId, number: 1 });
+        assert.equal(active(downloader), 1);
+        await piece.content.cancel();
+      },
+    ],
+    [
+      "until it fails",
+      async (downloader, addr) => {
+        const failing = downloader.downloadPiece({ addr, hostId: "h", taskId, number: 99 });
+        failing.catch(() => {});
+        assert.equal(active(downloader), 1);
+        await assertRejects(failing, "NotFound");
+      },
+    ],
+  ];
+  for (const [until, end] of ways) {
+    it(until, async () => {
+      await withDownloader(async (downloader, addr) => {
+        await end(downloader, addr);
+        assert.equal(active(downloader), 0);
+        assert.equal(downloader.connections().length, 1);
+      });
+    });
+  }
+
+  it("and an idle connection is given up after seven minutes, a default", async () => {
+    await withDownloader(async (downloader, addr, clock) => {
+      const piece = await downloader.downloadPiece({ addr, hostId: "h", taskId, number: 0 });
+      await piece.bytes();
+      await clock.advance(419_000);
+      assert.equal(downloader.connections().length, 1);
+      await clock.advance(61_000);
+      assert.equal(downloader.connections().length, 0);
+    });
+  });
+
+  it("and a connect that takes longer than the connect timeout is ConnectTimeout, with the peer's address", async () => {
+    const clock = new FakeClock();
+    const silent: Transport = {
+      protocol: "quic",
+      dial: (_remote, options) =>
+        new Promise((_resolve, reject) => {
+          options?.signal?.addEventListener("abort", () => reject(options.signal?.reason));
+        }),
+      listen: () => Promise.reject(new Error("not here")),
+    };
+    const downloader = new VortexDownloader(async () => silent, downloaderSettings({}, fakeRuntime(clock)));
+    const dialling = downloader.downloadPiece({ addr: "peer:1", hostId: "h", taskId, number: 0 });
+    dialling.catch(() => {});
+    assert.equal(await clock.advanceUntil(dialling, 60_000, 100), 2000);
+    assert.equal((await assertRejects(dialling, "ConnectTimeout")).addr, "peer:1");
+    assert.equal(clock.pending, 0);
+    await downloader[Symbol.asyncDispose]();
+  });
+
+  it("and a transport that cannot be loaded fails the call, not the making of the downloader", async () => {
+    const missing = async (): Promise<Transport> => {
+      throw new VortexError("Unavailable", "no QUIC here: use tcp");
+    };
+    const downloader = new QuicDownloader(missing, downloaderSettings({}, fakeRuntime()));
+    const error = await assertRejects(
+      downloader.downloadPiece({ addr: "peer:1", hostId: "h", taskId, number: 0 }),
+      "Unavailable",
+    );
+    assert.equal(error.addr, "peer:1");
+    await downloader.close();
+  });
+
+  it("and a transport of another protocol is InvalidArgument", async () => {
+    for (const downloader of [
+      new QuicDownloader(async () => new MemoryTransport("tcp"), downloaderSettings({}, fakeRuntime())),
+      new TcpDownloader(async () => new MemoryTransport("quic"), downloaderSettings({}, fakeRuntime())),
+    ]) {
+      const request = { addr: "peer:1", hostId: "h", taskId, number: 0 };
+      await assertRejects(downloader.downloadPiece(request), "InvalidArgument");
+      await downloader.close();
+    }
+  });
+
+  function active(downloader: VortexDownloader): number {
+    return downloader.connections().reduce((sum, { activeRequests }) => sum + activeRequests, 0);
+  }
+});

@@ -1,0 +1,140 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { RateLimiter } from "../../src/server/rate-limiter.ts";
+import { assertThrows } from "../support/failures.ts";
+import { FakeClock, settle } from "../support/fake-clock.ts";
+
+const never = new AbortController().signal;
+
+/** Notes at what time each of the grants came. */
+function noting(clock: FakeClock): {
+  grants: [name: string, at: number][];
+  note(name: string, grant: Promise<void>): void;
+} {
+  const started = clock.now();
+  const grants: [string, number][] = [];
+  return { grants, note: (name, grant) => void grant.then(() => grants.push([name, clock.now() - started])) };
+}
+
+describe("the rate limiter", () => {
+  it("grants a second's worth at once, and then at the rate, in order", async () => {
+    const clock = new FakeClock();
+    const limiter = new RateLimiter(1000, clock);
+    const { grants, note } = noting(clock);
+    note("a", limiter.take(1000, never));
+    note("b", limiter.take(500, never));
+    note("c", limiter.take(1, never));
+    note("d", limiter.take(499, never));
+    await settle();
+    assert.deepEqual(grants, [["a", 0]]);
+    await clock.advance(5000);
+    assert.deepEqual(grants, [
+      ["a", 0],
+      ["b", 500],
+      ["c", 501],
+      ["d", 1000],
+    ]);
+    assert.equal(clock.pending, 0);
+  });
+
+  it("saves up no more than a second's worth in a pause", async () => {
+    const clock = new FakeClock();
+    const limiter = new RateLimiter(1000, clock);
+    await clock.advance(3_600_000);
+    const { grants, note } = noting(clock);
+    note("a", limiter.take(1000, never));
+    note("b", limiter.take(1000, never));
+    await clock.advance(2000);
+    assert.deepEqual(grants, [
+      ["a", 0],
+      ["b", 1000],
+    ]);
+  });
+
+  it("passes more than a second's worth in one piece, and has it paid for by the next", async () => {
+    const clock = new FakeClock();
+    const limiter = new RateLimiter(1000, clock);
+    const { grants, note } = noting(clock);
+    note("a", limiter.take(5000, never));
+    note("b", limiter.take(1000, never));
+    await clock.advance(60_000);
+    assert.deepEqual(grants, [
+      ["a", 4000],
+      ["b", 5000],
+    ]);
+  });
+
+  it("grants no more than the rate over a long time, and no less", async () => {
+    const clock = new FakeClock();
+    const limiter = new RateLimiter(12_345, clock);
+    let granted = 0;
+    let stop = false;
+    const taking = (async () => {
+      while (!stop) {
+        await limiter.take(777, never);
+        granted += 777;
+      }
+    })();
+    await clock.advance(100_000);
+    stop = true;
+    assert.ok(granted <= 101 * 12_345, `${granted} bytes in 100 s`);
+    assert.ok(granted > 101 * 12_345 - 2 * 777, `${granted} bytes in 100 s`);
+    await clock.advance(1000);
+    await taking;
+  });
+
+  it("a signal ends the wait at once, and what was not granted is not paid for", async () => {
+    const clock = new FakeClock();
+    const limiter = new RateLimiter(1000, clock);
+    const { grants, note } = noting(clock);
+    const abort = new AbortController();
+    note("a", limiter.take(1000, never));
+    note("given up", limiter.take(1000, abort.signal));
+    note("b", limiter.take(100, never));
+    await clock.advance(50);
+    abort.abort();
+    await settle();
+    assert.deepEqual(grants, [
+      ["a", 0],
+      ["given up", 50],
+    ]);
+    await clock.advance(10_000);
+    assert.deepEqual(grants[2], ["b", 100]);
+    assert.equal(clock.pending, 0);
+  });
+
+  it("a signal ends the wait of one who stands further back in the queue too", async () => {
+    const clock = new FakeClock();
+    const limiter = new RateLimiter(1000, clock);
+    const { grants, note } = noting(clock);
+    const abort = new AbortController();
+    note("a", limiter.take(3000, never));
+    note("given up", limiter.take(5000, abort.signal));
+    note("b", limiter.take(500, never));
+    await clock.advance(10);
+    abort.abort();
+    await settle();
+    assert.deepEqual(grants, [["given up", 10]]);
+    await clock.advance(10_000);
+    assert.deepEqual(grants.slice(1), [
+      ["a", 2000],
+      ["b", 2500],
+    ]);
+  });
+
+  it("a signal that has fired before takes nothing", async () => {
+    const clock = new FakeClock();
+    const limiter = new RateLimiter(1000, clock);
+    await limiter.take(1_000_000, AbortSignal.abort());
+    const { grants, note } = noting(clock);
+    note("a", limiter.take(1000, never));
+    await settle();
+    assert.deepEqual(grants, [["a", 0]]);
+  });
+
+  it("a rate that is no positive integer is InvalidArgument", () => {
+    for (const rate of [0, -1, 0.5, Number.NaN, Number.POSITIVE_INFINITY]) {
+      assertThrows(() => new RateLimiter(rate, new FakeClock()), "InvalidArgument");
+    }
+  });
+});
