@@ -4,7 +4,7 @@ import type { Address } from "../../src/transport/address.ts";
 import { AsyncQueue } from "../../src/transport/queue.ts";
 import { type ByteStream, type CloseInfo, type Connection, StreamCode } from "../../src/transport/transport.ts";
 import type { SendRing } from "./datagrams.ts";
-import { connectionError } from "./errors.ts";
+import { connectionError, refusalCode } from "./errors.ts";
 import type { NativeConnection, Quiche } from "./native.ts";
 import { QuicheStream } from "./stream.ts";
 
@@ -341,8 +341,8 @@ export class QuicheConnection implements Connection {
     try {
       this.#host.onEstablished(this);
     } catch (error) {
-      // 0x12a: TLS alert bad_certificate (RFC 9001, section 4.8).
-      this.refuse(0x12a, VortexError.from(error, "HandshakeFailed"));
+      const failure = VortexError.from(error, "HandshakeFailed");
+      this.refuse(refusalCode(failure), failure);
       return;
     }
     this.#established = true;

@@ -33,7 +33,15 @@ const alerts: Record<number, string> = {
   376: "no common application protocol",
 };
 
+/** RFC 9000, section 20.1. */
+export const CONNECTION_REFUSED = 0x2;
+const BAD_CERTIFICATE = 0x12a;
 const NO_APPLICATION_PROTOCOL = 0x178;
+
+/** What a peer is told when its connection is turned away for `error` at the end of the handshake. */
+export function refusalCode(error: VortexError): number {
+  return error.code === "HandshakeFailed" ? BAD_CERTIFICATE : CONNECTION_REFUSED;
+}
 
 /** Why quiche closed a connection, as this library says it. */
 export function connectionError(native: NativeConnection, established: boolean, server: boolean): CloseInfo {
@@ -73,6 +81,8 @@ export function streamError(cause: unknown, what: string, ended: VortexError | u
 function codeOf(application: boolean, code: number, established: boolean, remote: boolean): ErrorCode {
   if (application) return established ? "ConnectionLost" : "ConnectionRefused";
   if (code === NO_APPLICATION_PROTOCOL) return "ProtocolNotSupported";
+  // A server may find out that it has no room only when the client's handshake is over.
+  if (code === CONNECTION_REFUSED && remote) return "ConnectionRefused";
   if (code >= 0x100 && code <= 0x1ff) return "HandshakeFailed";
   if (established) return "ConnectionLost";
   return remote ? "ConnectionRefused" : "HandshakeFailed";

@@ -8,6 +8,7 @@ import type { Connection, Listener } from "../../src/transport/transport.ts";
 import { listenError } from "../native-error.ts";
 import { type ConnectionHost, type HostPort, QuicheConnection } from "./connection.ts";
 import { familyOf, SendRing, udpSocket } from "./datagrams.ts";
+import { CONNECTION_REFUSED } from "./errors.ts";
 import type { NativeConfig, Quiche } from "./native.ts";
 import type { QuicheSettings } from "./options.ts";
 import { RetryTokens } from "./retry-token.ts";
@@ -20,7 +21,6 @@ const INDEX_LENGTH = 6;
 const LEAST_INITIAL = 1200;
 /** Half-open connections at a time; what comes on top is dropped, and a client tries again. */
 const MAX_HALF_OPEN = 4096;
-const CONNECTION_REFUSED = 0x2;
 
 /** What a listener is made of. */
 export interface ListenerContext {
@@ -186,9 +186,7 @@ class QuicheListener implements Listener {
     this.#byInitialId.set(accepted.initialId, accepted);
     this.#halfOpen++;
     connection.receive(datagram);
-    if (this.#open >= this.#context.maxConnections) {
-      connection.refuse(CONNECTION_REFUSED, new VortexError("ConnectionRefused", "no room for another connection"));
-    }
+    if (this.#open >= this.#context.maxConnections) connection.refuse(CONNECTION_REFUSED, noRoom());
   }
 
   #hostOf(): ConnectionHost {
@@ -211,6 +209,8 @@ class QuicheListener implements Listener {
   #onEstablished(connection: QuicheConnection): void {
     const accepted = this.#accepted.get(connection);
     if (accepted === undefined) return;
+    // Others may have got there first since it was accepted.
+    if (this.#open >= this.#context.maxConnections) throw noRoom();
     accepted.handshakeTimer.cancel();
     this.#byInitialId.delete(accepted.initialId);
     accepted.state = "open";
@@ -267,6 +267,10 @@ function indexOf(bytes: Uint8Array, offset: number): number {
 
 function textOf(id: Uint8Array): string {
   return String.fromCharCode(...id);
+}
+
+function noRoom(): VortexError {
+  return new VortexError("ConnectionRefused", "no room for another connection");
 }
 
 function closed(): VortexError {

@@ -92,6 +92,10 @@ function nativeConfig(
   identity: Identity | undefined,
 ): NativeConfig {
   const encoder = new TextEncoder();
+  // BoringSSL takes text without any certificate for an empty list, which would trust nobody.
+  if (ca !== undefined && !ca.includes("-----BEGIN CERTIFICATE-----")) {
+    throw new VortexError("InvalidArgument", "certificate authority: expected certificates in PEM form");
+  }
   try {
     return quiche.Config.withBoringSslCtx(
       verify,

@@ -221,6 +221,24 @@ describe("fields keep every bit", () => {
   });
 });
 
+describe("one whole packet whose announced length is right, and wrong for its tag", () => {
+  const wrong: [what: string, tag: number, length: number, code: "InvalidLength" | "InvalidPacket"][] = [
+    ["a request of 67 bytes", Tag.DownloadPiece, 67, "InvalidLength"],
+    ["a request of 69 bytes", Tag.DownloadCachePiece, 69, "InvalidLength"],
+    ["a request of none", Tag.DownloadPersistentPiece, 0, "InvalidLength"],
+    ["a content of none", Tag.PieceContent, 0, "InvalidPacket"],
+    ["a content of 3 bytes", Tag.CachePieceContent, 3, "InvalidPacket"],
+    ["a content with metadata of none", Tag.PieceContent, 4, "InvalidPacket"],
+    ["an error of none", Tag.Error, 0, "InvalidLength"],
+    ["a close packet of a byte", Tag.Close, 1, "InvalidLength"],
+  ];
+  for (const [what, tag, length, code] of wrong) {
+    it(`${what}: ${code}`, () => {
+      assertThrows(() => decodePacket(joined([header(tag, length), new Uint8Array(length)])), code);
+    });
+  }
+});
+
 describe("tags", () => {
   it("each kind of piece has its request and its content tag, and no other tag has a kind", () => {
     assert.deepEqual(pieceKinds.map(requestTag), [0, 2, 4, 6]);

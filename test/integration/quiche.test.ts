@@ -1,0 +1,287 @@
+/** What the QUIC binding does beyond the contract of all transports: TLS, address validation, limits, strange datagrams. */
+import assert from "node:assert/strict";
+import { createSocket } from "node:dgram";
+import { describe, it } from "node:test";
+import { loadQuiche } from "../../adapters/quiche/native.ts";
+import { ALPN, quicheSettings } from "../../adapters/quiche/options.ts";
+import { RetryTokens } from "../../adapters/quiche/retry-token.ts";
+import { serverIdentity } from "../../adapters/quiche/tls.ts";
+import { type QuicheTransportOptions, quicheTransport } from "../../adapters/quiche/transport.ts";
+import type { VortexError } from "../../src/errors.ts";
+import type { TlsClientOptions } from "../../src/transport/tls.ts";
+import type { Connection, Listener } from "../../src/transport/transport.ts";
+import { assertRejects } from "../support/failures.ts";
+import { runtimeName } from "../support/fixtures.ts";
+
+const local = { host: "127.0.0.1", port: 0 };
+const skip = runtimeName === "deno" ? { skip: "Deno has a QUIC of its own" } : {};
+
+describe("quiche: who the peer is", skip, () => {
+  it("a pinned fingerprint is enough, in any spelling, and one of several", () =>
+    withServer({}, async (listener) => {
+      const pin = listener.fingerprint ?? "";
+      const bare = pin.replaceAll(":", "").toLowerCase();
+      for (const fingerprints of [[pin], [bare], ["00".repeat(32), pin]]) await dialOnce(listener, { fingerprints });
+    }));
+
+  it("another fingerprint is HandshakeFailed, and names the one that was found", () =>
+    withServer({}, async (listener) => {
+      const error = await failedDial(listener, { fingerprints: ["00".repeat(32)] });
+      assert.equal(error.code, "HandshakeFailed");
+      assert.ok(error.message.includes((listener.fingerprint ?? "?").replaceAll(":", "").toLowerCase()));
+    }));
+
+  it("verify: false takes any certificate", () => withServer({}, (listener) => dialOnce(listener, { verify: false })));
+
+  it("by default a self-signed certificate is HandshakeFailed: an unknown authority", () =>
+    withServer({}, async (listener) => {
+      const error = await failedDial(listener, {});
+      assert.equal(error.code, "HandshakeFailed");
+      assert.match(error.message, /authority|not accepted/);
+    }));
+
+  it("a named authority is trusted for the names and addresses in its certificate, and for no others", async () => {
+    const identity = await serverIdentity({});
+    await withServer({ serverTls: identity }, async (listener) => {
+      await dialOnce(listener, { ca: identity.cert });
+      await dialOnce(listener, { ca: identity.cert, serverName: "localhost" });
+      for (const serverName of ["example.org", "127.0.0.2"]) {
+        const error = await failedDial(listener, { ca: identity.cert, serverName });
+        assert.equal(error.code, "HandshakeFailed", serverName);
+      }
+    });
+  });
+
+  it("another authority is HandshakeFailed", async () => {
+    const other = await serverIdentity({});
+    await withServer({}, async (listener) => {
+      assert.equal((await failedDial(listener, { ca: other.cert })).code, "HandshakeFailed");
+    });
+  });
+
+  it("a client certificate is asked for where a client authority is named", async () => {
+    const client = await serverIdentity({});
+    await withServer({ serverTls: { clientCa: client.cert } }, async (listener) => {
+      await dialOnce(listener, { verify: false, cert: client.cert, key: client.key });
+      const error = await lateFailure(listener, { verify: false });
+      assert.ok(["HandshakeFailed", "ConnectionLost"].includes(error.code), error.code);
+    });
+  });
+
+  it("options that cannot be are InvalidArgument", async () => {
+    for (const tls of [{ fingerprints: [] }, { fingerprints: ["12"] }, { cert: "x" }, { ca: "no PEM" }]) {
+      const transport = await quicheTransport({ tls });
+      await assertRejects(transport.dial({ host: "127.0.0.1", port: 9 }), "InvalidArgument");
+    }
+    const transport = await quicheTransport({ serverTls: { cert: "x" } });
+    await assertRejects(transport.listen(local), "InvalidArgument");
+    for (const options of [{ udpPayloadSize: 1199 }, { idleTimeout: 0 }, { retry: -1 }, { socketBuffer: 1 }]) {
+      assert.throws(() => quicheSettings(options), { code: "InvalidArgument" });
+    }
+  });
+});
+
+describe("quiche: address validation", skip, () => {
+  for (const retry of ["always", "never", 0, 1] as const) {
+    it(`retry ${retry}: handshakes work, many at a time`, () =>
+      withServer({ retry }, async (listener) => {
+        await Promise.all(Array.from({ length: 8 }, () => dialOnce(listener, { verify: false })));
+      }));
+  }
+
+  it("a first datagram is answered with a retry no longer than itself, when retries are asked for", () =>
+    withServer({ retry: "always" }, async (listener) => {
+      const answer = await exchange(listener, await initialDatagram());
+      // The two bits of a long header's type (RFC 9000, section 17.2.5): 3 is Retry.
+      assert.equal(((answer[0] ?? 0) >> 4) & 3, 3);
+      assert.ok(answer.length < 1200);
+    }));
+
+  it("a token is good for its own address, for its time, and as it was made", () => {
+    const tokens = new RetryTokens();
+    const id = Uint8Array.of(1, 2, 3);
+    const token = tokens.mint("10.0.0.1", 1000, id, 50_000);
+    assert.deepEqual(tokens.open("10.0.0.1", 1000, token, 59_000), id);
+    assert.equal(tokens.open("10.0.0.1", 1001, token, 50_000), undefined);
+    assert.equal(tokens.open("10.0.0.2", 1000, token, 50_000), undefined);
+    assert.equal(tokens.open("10.0.0.1", 1000, token, 70_000), undefined);
+    assert.equal(tokens.open("10.0.0.1", 1000, token.subarray(1), 50_000), undefined);
+    assert.equal(new RetryTokens().open("10.0.0.1", 1000, token, 50_000), undefined);
+    for (let at = 0; at < token.length; at++) {
+      const changed = Uint8Array.from(token);
+      changed[at] = (changed[at] ?? 0) ^ 1;
+      assert.equal(tokens.open("10.0.0.1", 1000, changed, 50_000), undefined);
+    }
+  });
+});
+
+describe("quiche: strange datagrams and limits", skip, () => {
+  it("a version that is not known is answered by those that are", () =>
+    withServer({}, async (listener) => {
+      const datagram = await initialDatagram();
+      datagram.set([0x1a, 0x2a, 0x3a, 0x4a], 1);
+      const answer = await exchange(listener, datagram);
+      // Version 0 marks a version negotiation (RFC 8999, section 6).
+      assert.deepEqual([...answer.subarray(1, 5)], [0, 0, 0, 0]);
+      assert.ok(answer.length < 100);
+    }));
+
+  it("garbage, truncated and mutated datagrams leave the listener as it was", () =>
+    withServer({}, async (listener) => {
+      const initial = await initialDatagram();
+      const socket = createSocket("udp4");
+      for (let at = 0; at < 400; at++) {
+        const datagram = at % 2 === 0 ? Uint8Array.from(initial) : crypto.getRandomValues(new Uint8Array(at * 4));
+        if (at % 2 === 0) datagram[at] = (datagram[at] ?? 0) ^ 0xff;
+        await new Promise((resolve) => socket.send(datagram, listener.address.port, "127.0.0.1", resolve));
+      }
+      socket.close();
+      await dialOnce(listener, { verify: false });
+    }));
+
+  it("beyond the limit of connections a dial is ConnectionRefused, and there is room again after one ends", () =>
+    withServer(
+      {},
+      async (listener) => {
+        const transport = await quicheTransport({ tls: { verify: false } });
+        const first = await transport.dial(listener.address);
+        const error = await lateFailure(listener, { verify: false });
+        assert.ok(["ConnectionRefused", "ConnectionLost"].includes(error.code), error.code);
+        await first.close();
+        for (let tries = 0; ; tries++) {
+          try {
+            await dialOnce(listener, { verify: false });
+            break;
+          } catch (error) {
+            if (tries > 100) throw error;
+          }
+        }
+      },
+      { maxConnections: 1 },
+    ));
+
+  it("a peer that speaks another application protocol is ProtocolNotSupported, with the way out", async () => {
+    await withOtherProtocol(async (port) => {
+      const transport = await quicheTransport({ tls: { verify: false } });
+      const error = await rejection(transport.dial({ host: "127.0.0.1", port }));
+      assert.equal(error.code, "ProtocolNotSupported");
+      assert.match(error.message, /"tcp"/);
+    });
+  });
+});
+
+async function withServer(
+  options: QuicheTransportOptions,
+  use: (listener: Listener) => Promise<void>,
+  limits: { readonly maxConnections?: number } = {},
+): Promise<void> {
+  const listener = await (await quicheTransport(options)).listen(local, limits);
+  const accepting = (async () => {
+    for await (const connection of listener.accept()) void echo(connection);
+  })();
+  try {
+    await use(listener);
+  } finally {
+    await listener.close({ grace: 0 });
+    await accepting;
+  }
+}
+
+async function echo(connection: Connection): Promise<void> {
+  for await (const { reader, writer } of connection.accept()) {
+    try {
+      for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read()) await writer.write(chunk);
+      await writer.end();
+    } catch {
+      // The client has gone.
+    }
+  }
+}
+
+/** Dials, and has some bytes echoed. */
+async function dialOnce(listener: Listener, tls: TlsClientOptions): Promise<void> {
+  const connection = await (await quicheTransport({ tls })).dial(listener.address);
+  try {
+    const { reader, writer } = await connection.openStream();
+    await writer.write(Uint8Array.of(1, 2, 3));
+    await writer.end();
+    assert.deepEqual(await reader.read(), Uint8Array.of(1, 2, 3));
+    assert.equal(await reader.read(), undefined);
+  } finally {
+    await connection.close({ grace: 0 });
+  }
+}
+
+async function failedDial(listener: Listener, tls: TlsClientOptions): Promise<VortexError> {
+  return rejection((await quicheTransport({ tls })).dial(listener.address));
+}
+
+/** A client learns only after its own handshake that the server turned it away (RFC 9001, section 4.1.2). */
+function lateFailure(listener: Listener, tls: TlsClientOptions): Promise<VortexError> {
+  return rejection(dialOnce(listener, tls));
+}
+
+async function rejection(promise: Promise<unknown>): Promise<VortexError> {
+  try {
+    await promise;
+  } catch (error) {
+    return error as VortexError;
+  }
+  assert.fail("the promise was not rejected");
+}
+
+/** The first datagram that a client of this library would send. */
+async function initialDatagram(): Promise<Uint8Array> {
+  const quiche = await loadQuiche();
+  const config = quiche.Config.withBoringSslCtx(false, false);
+  config.setApplicationProtos([ALPN]);
+  const here = { host: "127.0.0.1", port: 1 };
+  const connection = quiche.Connection.connect(null, new Uint8Array(16), here, { host: "127.0.0.1", port: 2 }, config);
+  const datagram = new Uint8Array(1350);
+  const [length] = connection.send(datagram) ?? [0];
+  return datagram.slice(0, length);
+}
+
+/** Sends a datagram from a socket of its own, and waits for the answer. */
+function exchange(listener: Listener, datagram: Uint8Array): Promise<Uint8Array> {
+  return new Promise((resolve) => {
+    const socket = createSocket("udp4");
+    socket.once("message", (answer: Uint8Array) => {
+      socket.close();
+      resolve(answer);
+    });
+    socket.send(datagram, listener.address.port, "127.0.0.1");
+  });
+}
+
+/** A QUIC server that speaks "h3" only, as small as it can be. */
+async function withOtherProtocol(use: (port: number) => Promise<void>): Promise<void> {
+  const quiche = await loadQuiche();
+  const { cert, key } = await serverIdentity({});
+  const encode = (text: string): Uint8Array => new TextEncoder().encode(text);
+  const config = quiche.Config.withBoringSslCtx(false, false, null, [encode(key)], [encode(cert)]);
+  config.setApplicationProtos(["h3"]);
+  const socket = createSocket("udp4");
+  await new Promise<void>((resolve) => socket.bind(0, "127.0.0.1", resolve));
+  socket.on("message", (datagram: Uint8Array, { address, port }) => {
+    const [to, from] = [
+      { host: "127.0.0.1", port: socket.address().port },
+      { host: address, port },
+    ];
+    const connection = quiche.Connection.accept(new Uint8Array(16).fill(7), null, to, from, config);
+    try {
+      connection.recv(datagram, { to, from });
+    } catch {
+      // TlsFail: the alert goes out below.
+    }
+    const out = new Uint8Array(1350);
+    for (let packet = connection.send(out); packet !== null; packet = connection.send(out)) {
+      socket.send(out.slice(0, packet[0]), port, address);
+    }
+  });
+  try {
+    await use(socket.address().port);
+  } finally {
+    socket.close();
+  }
+}
