@@ -153,12 +153,14 @@ async function* pieceBody(
         setTrailerStatus(trailer, unreadable("the piece"));
         return;
       }
-      await settings.limiter?.take(chunk.length, signal);
-      if (signal.aborted) return;
-      // Not before there is content: a piece that cannot be read at all is answered by a status alone.
-      if (head !== undefined) yield head;
-      head = undefined;
-      yield chunk;
+      for (const portion of settings.limiter?.portions(chunk) ?? [chunk]) {
+        await settings.limiter?.take(portion.length, signal);
+        if (signal.aborted) return;
+        // Not before there is content: a piece that cannot be read at all is answered by a status alone.
+        if (head !== undefined) yield head;
+        head = undefined;
+        yield portion;
+      }
       left -= chunk.length;
     }
     // Of an empty piece.

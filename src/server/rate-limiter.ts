@@ -1,6 +1,9 @@
 import { requireInteger } from "../piece.ts";
 import type { Clock } from "../runtime.ts";
 
+/** Bytes; fewer are not worth a packet. */
+const LEAST_PORTION = 1024;
+
 /**
  * A token bucket: grants bytes at a steady rate, in the order in which they were asked for. One second's worth may be
  * taken at once after a pause.
@@ -19,6 +22,15 @@ export class RateLimiter {
     this.#bytesPerSecond = bytesPerSecond;
     this.#tokens = bytesPerSecond;
     this.#refilledAt = clock.now();
+  }
+
+  /**
+   * The chunk in portions of an eighth of a second each, so that bytes keep coming at low rates and the peer does not take
+   * the wait for a stall.
+   */
+  *portions(chunk: Uint8Array): Generator<Uint8Array, void, void> {
+    const length = Math.max(LEAST_PORTION, Math.ceil(this.#bytesPerSecond / 8));
+    for (let at = 0; at < chunk.length; at += length) yield chunk.subarray(at, at + length);
   }
 
   /** Resolves when `bytes` may pass, or when the signal fires; the caller looks at the signal afterwards. */

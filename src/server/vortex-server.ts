@@ -154,11 +154,11 @@ export class VortexServer {
       within(runtime.clock, stallTimeout, stream.writer.write(chunk), "Stalled", "waiting for the peer to read");
     await write(encodePacket({ type: "piece-content", id: request.id, kind: request.kind, metadata: piece.metadata }));
     for await (const chunk of piece.read()) {
-      if (limiter !== undefined) {
-        await limiter.take(chunk.length, signal);
+      for (const portion of limiter?.portions(chunk) ?? [chunk]) {
+        await limiter?.take(portion.length, signal);
         if (signal.aborted) throw signal.reason;
+        await write(portion);
       }
-      await write(chunk);
     }
     await stream.writer.end();
     // Over TCP the connection ends with its answer, but not before the peer has taken all of it and ended its side.

@@ -498,6 +498,47 @@ describe("a request through the downloader counts as active", () => {
     await downloader[Symbol.asyncDispose]();
   });
 
+  it("and a pooled connection that fails without a word of its end is given up, and the request goes again", async () => {
+    const runtime = fakeRuntime();
+    const memory = new MemoryTransport();
+    const store = new MemoryPieceStore();
+    store.putTask(taskId, content, { pieceLength: 200_000 });
+    const server = await VortexServer.listen(memory, { host: "peer", port: 1 }, store, runtime);
+    let dials = 0;
+    let dead = false;
+    const transport: Transport = {
+      protocol: "quic",
+      listen: () => Promise.reject(new Error("not here")),
+      async dial(remote, options) {
+        const first = dials++ === 0;
+        const connection = await memory.dial(remote, options);
+        return {
+          protocol: connection.protocol,
+          remote: connection.remote,
+          resumed: false,
+          closed: connection.closed,
+          accept: () => connection.accept(),
+          close: () => connection.close({ grace: 0 }),
+          abort: () => connection.abort(),
+          openStream: (open) => {
+            if (first && dead) return Promise.reject(new VortexError("ConnectionLost", "no answer"));
+            return connection.openStream(open);
+          },
+        };
+      },
+    };
+    const downloader = new VortexDownloader(async () => transport, downloaderSettings({}, runtime));
+    const request = { addr: formatAddress(server.address), hostId: "h", taskId, number: 0 };
+    await (await downloader.downloadPiece(request)).bytes();
+    dead = true;
+    for (let round = 0; round < 2; round++) {
+      assert.deepEqual(await (await downloader.downloadPiece(request)).bytes(), content.subarray(0, 200_000));
+      assert.equal(dials, 2);
+    }
+    await downloader.close();
+    await server.close({ grace: 0 });
+  });
+
   it("and a transport that cannot be loaded fails the call, not the making of the downloader", async () => {
     const missing = async (): Promise<Transport> => {
       throw new VortexError("Unavailable", "no QUIC here: use tcp");

@@ -132,6 +132,22 @@ describe("the rate limiter", () => {
     assert.deepEqual(grants, [["a", 0]]);
   });
 
+  it("a chunk is cut into portions of an eighth of a second, none of them tiny, and nothing of it is lost", () => {
+    const chunk = Uint8Array.from({ length: 10_001 }, (_, at) => at % 251);
+    for (const [rate, length] of [
+      [16_000, 2000],
+      [10, 1024],
+      [1_000_000, 10_001],
+    ] as const) {
+      const portions = [...new RateLimiter(rate, new FakeClock()).portions(chunk)];
+      assert.deepEqual(
+        portions.slice(0, -1).map((portion) => portion.length),
+        Array.from({ length: portions.length - 1 }, () => length),
+      );
+      assert.deepEqual(Uint8Array.from(portions.flatMap((portion) => [...portion])), chunk);
+    }
+  });
+
   it("a rate that is no positive integer is InvalidArgument", () => {
     for (const rate of [0, -1, 0.5, Number.NaN, Number.POSITIVE_INFINITY]) {
       assertThrows(() => new RateLimiter(rate, new FakeClock()), "InvalidArgument");
