@@ -204,6 +204,8 @@ class SocketStream implements ByteStream {
     this.#socket = socket;
     socket.on("data", (chunk: Uint8Array) => this.#onData(chunk));
     socket.on("end", () => {
+      // Bun tells of an end also when this side destroys the socket.
+      if (this.#failure !== undefined) return;
       this.#readEnded = true;
       this.#wakeReader?.();
     });
