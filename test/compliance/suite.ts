@@ -6,8 +6,9 @@
  * happen, a slow machine makes it show less, and never fail.
  */
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
 import { describe } from "node:test";
-import { type ErrorCode, VortexError } from "../../src/errors.ts";
+import { VortexError } from "../../src/errors.ts";
 import type { Address } from "../../src/transport/address.ts";
 import type {
   ByteReader,
@@ -940,4 +941,4 @@ function text(value: string): Uint8Array {
   return new TextEncoder().encode(value);
 }
 
-export type { ErrorCode, TransportFixture };
+export type { TransportFixture };

@@ -1,0 +1,556 @@
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { connect as connectHttp2, createServer as createHttp2Server, type ServerHttp2Session } from "node:http2";
+import { type AddressInfo, createServer as createTcpServer, type Server, type Socket } from "node:net";
+import { describe, it } from "node:test";
+import { type GrpcBindingOptions, grpcBinding } from "../../adapters/grpc/client.ts";
+import { type GrpcServer, type GrpcServerOptions, grpcServer } from "../../adapters/grpc/server.ts";
+import { nativeHashers } from "../../adapters/native-hashers.ts";
+import { serverIdentity } from "../../adapters/quiche/tls.ts";
+import type { DownloaderOptions } from "../../src/client/downloader.ts";
+import { GrpcDownloader } from "../../src/client/grpc.ts";
+import { downloaderSettings } from "../../src/client/settings.ts";
+import { digestOf } from "../../src/digest/digest.ts";
+import type { VortexError } from "../../src/errors.ts";
+import { portableRuntime, type Runtime } from "../../src/runtime.ts";
+import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import type { PieceStore } from "../../src/server/store.ts";
+import { type ServerOptions, serverSettings } from "../../src/server/upload.ts";
+import { formatAddress } from "../../src/transport/address.ts";
+import { assertRejects } from "../support/failures.ts";
+import { seededBytes } from "../support/random.ts";
+
+const runtime: Runtime = { ...portableRuntime, hashers: nativeHashers };
+const MEBI = 1024 * 1024;
+const taskId = "ab".repeat(32);
+const loopback = { host: "127.0.0.1", port: 0 };
+const limit = { timeout: 60_000 };
+
+/** 128 MiB in two pieces, and the same bytes in 32 of 4 MiB. */
+const bigTask = "b".repeat(64);
+const manyTask = "c".repeat(64);
+const bytes = seededBytes(7, 128 * MEBI);
+const store = new MemoryPieceStore(nativeHashers);
+store.putTask(taskId, bytes.subarray(0, 20_000), { pieceLength: 6000 });
+store.putTask(bigTask, bytes, { pieceLength: 64 * MEBI });
+store.putTask(manyTask, bytes, { pieceLength: 4 * MEBI });
+
+interface PairOptions {
+  readonly store?: PieceStore;
+  readonly server?: ServerOptions & GrpcServerOptions;
+  readonly client?: DownloaderOptions & GrpcBindingOptions;
+}
+
+/** Runs `use` with a server and a downloader for it, and closes both. */
+async function withPair(
+  { store: served = store, server: { tls: serverTls, ...server } = {}, client = {} }: PairOptions,
+  use: (pair: { server: GrpcServer; downloader: GrpcDownloader; addr: string; errors: VortexError[] }) => Promise<void>,
+): Promise<void> {
+  const errors: VortexError[] = [];
+  const settings = serverSettings({ onError: (error) => errors.push(error), ...server }, runtime);
+  const running = await grpcServer(loopback, served, settings, serverTls && { tls: serverTls });
+  const downloader = downloaderOf(client);
+  try {
+    await use({ server: running, downloader, addr: formatAddress(running.address), errors });
+  } finally {
+    await downloader.close();
+    await running.close({ grace: 0 });
+  }
+}
+
+function downloaderOf({ tls, ...options }: DownloaderOptions & GrpcBindingOptions = {}): GrpcDownloader {
+  return new GrpcDownloader(async () => grpcBinding(tls && { tls }), downloaderSettings(options, runtime));
+}
+
+function pieceRequest(addr: string, number = 0, task: string = taskId) {
+  return { addr, hostId: "10.0.0.1-host", taskId: task, number };
+}
+
+async function fetched(downloader: GrpcDownloader, addr: string, number = 0, task: string = taskId) {
+  return (await downloader.downloadPiece(pieceRequest(addr, number, task))).bytes();
+}
+
+/** A store of one piece of 10,000 bytes, and what became of the reads of it. */
+function scriptedStore(read: (signal: () => void) => AsyncIterable<Uint8Array>) {
+  let ended: () => void = () => {};
+  const reading = new Promise<void>((resolve) => {
+    ended = resolve;
+  });
+  const piece = bytes.subarray(0, 10_000);
+  const metadata = {
+    number: 0,
+    offset: 0n,
+    length: 10_000n,
+    digest: digestOf("crc32", piece, nativeHashers),
+    parentId: "",
+    trafficType: 0,
+    costSeconds: 0n,
+    createdAtSeconds: 0n,
+  };
+  const scripted: PieceStore = {
+    getPiece: async () => ({ metadata, read: () => read(ended) }),
+    getTask: async () => undefined,
+  };
+  return { scripted, reading, piece };
+}
+
+/** Listens, runs `use` with the address, and closes the server and its sockets. */
+async function listening(server: Server, use: (addr: string) => Promise<void>): Promise<void> {
+  const sockets = new Set<Socket>();
+  server.on("connection", (socket: Socket) => {
+    socket.on("error", () => {});
+    sockets.add(socket);
+  });
+  await new Promise<void>((resolve) => {
+    server.listen(0, "127.0.0.1", resolve);
+  });
+  try {
+    await use(`127.0.0.1:${(server.address() as AddressInfo).port}`);
+  } finally {
+    for (const socket of sockets) socket.destroy();
+    await new Promise<void>((resolve) => {
+      server.close(() => resolve());
+    });
+  }
+}
+
+describe("gRPC over loopback", () => {
+  it("fetches every piece of a task, and learns how it is cut", limit, async () => {
+    await withPair({}, async ({ downloader, addr, errors }) => {
+      assert.deepEqual(await downloader.statTask(addr, taskId), { contentLength: 20_000, pieceLength: 6000 });
+      for (let number = 0; number < 4; number++) {
+        const expected = bytes.subarray(number * 6000, Math.min((number + 1) * 6000, 20_000));
+        assert.deepEqual(await fetched(downloader, addr, number), expected);
+      }
+      await assertRejects(downloader.downloadPiece(pieceRequest(addr, 4)), "NotFound");
+      assert.equal(downloader.connections().length, 1);
+      assert.deepEqual(errors, []);
+    });
+  });
+
+  it("moves pieces of 64 MiB, one and two at a time", limit, async () => {
+    await withPair({}, async ({ downloader, addr }) => {
+      assert.ok(Buffer.compare(await fetched(downloader, addr, 1, bigTask), bytes.subarray(64 * MEBI)) === 0);
+      const both = await Promise.all([0, 1].map((number) => fetched(downloader, addr, number, bigTask)));
+      for (const [number, piece] of both.entries()) {
+        assert.ok(Buffer.compare(piece, bytes.subarray(number * 64 * MEBI, (number + 1) * 64 * MEBI)) === 0);
+      }
+    });
+  });
+
+  it("moves 32 pieces of 4 MiB at a time", limit, async () => {
+    await withPair({}, async ({ downloader, addr, errors }) => {
+      for (let round = 0; round < 3; round++) {
+        await Promise.all(
+          Array.from({ length: 32 }, async (_, number) => {
+            const piece = await fetched(downloader, addr, number, manyTask);
+            assert.ok(Buffer.compare(piece, bytes.subarray(number * 4 * MEBI, (number + 1) * 4 * MEBI)) === 0);
+          }),
+        );
+      }
+      assert.equal(downloader.connections().length, 1);
+      assert.deepEqual(errors, []);
+    });
+  });
+
+  it("keeps to the peer's limit of streams when more calls are made", limit, async () => {
+    await withPair({ server: { maxStreams: 4 } }, async ({ downloader, addr }) => {
+      const calls = Array.from({ length: 60 }, (_, turn) => fetched(downloader, addr, turn % 4));
+      for (const [turn, piece] of (await Promise.all(calls)).entries()) {
+        assert.equal(piece.length, turn % 4 === 3 ? 2000 : 6000);
+      }
+    });
+  });
+
+  it(
+    "an abort ends the call at once, the peer stops reading its store, and the connection lives on",
+    limit,
+    async () => {
+      const endless = (ended: () => void) =>
+        (async function* () {
+          try {
+            yield bytes.subarray(0, 5000);
+            await new Promise<void>((resolve) => {
+              setTimeout(resolve, 300);
+            });
+            for (let at = 5000; at < 10_000; at++) yield bytes.subarray(at, at + 1);
+          } finally {
+            ended();
+          }
+        })();
+      const { scripted, reading } = scriptedStore(endless);
+      await withPair({ store: scripted }, async ({ downloader, addr, errors }) => {
+        const controller = new AbortController();
+        const call = downloader.downloadPiece(pieceRequest(addr), { signal: controller.signal });
+        setTimeout(() => controller.abort(), 100);
+        await assertRejects(call, "Aborted");
+        assert.equal(downloader.connections()[0]?.activeRequests, 0);
+        await reading;
+        assert.equal((await fetched(downloader, addr)).length, 10_000);
+        assert.equal(downloader.connections().length, 1);
+        assert.deepEqual(errors, []);
+      });
+    },
+  );
+
+  it("a store that fails inside a piece truncates it", limit, async () => {
+    const { scripted } = scriptedStore(async function* () {
+      yield bytes.subarray(0, 5000);
+      throw new Error("bad sector");
+    });
+    await withPair({ store: scripted }, async ({ downloader, addr, errors }) => {
+      const error = await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "TruncatedContent");
+      assert.equal(error.addr, addr);
+      assert.deepEqual(
+        errors.map(({ message }) => message),
+        ["bad sector"],
+      );
+    });
+  });
+
+  it("a store that falls silent is Stalled for the client", limit, async () => {
+    let released: () => void = () => {};
+    const { scripted } = scriptedStore(async function* () {
+      yield bytes.subarray(0, 5000);
+      await new Promise<void>((resolve) => {
+        released = resolve;
+      });
+    });
+    await withPair({ store: scripted, client: { stallTimeout: 200 } }, async ({ downloader, addr }) => {
+      await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "Stalled");
+      await assertRejects(downloader.downloadPiece(pieceRequest(addr), { pieceTimeout: 100 }), "PieceTimeout");
+      released();
+    });
+  });
+});
+
+describe("gRPC: the connection", () => {
+  it("an address where nobody listens is ConnectionRefused", limit, async () => {
+    await withPair({}, async ({ server, downloader, addr }) => {
+      await server.close();
+      await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "ConnectionRefused");
+    });
+  });
+
+  it("a peer that accepts and says nothing is ConnectTimeout", limit, async () => {
+    await listening(createTcpServer(), async (addr) => {
+      const downloader = downloaderOf({ connectTimeout: 200 });
+      await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "ConnectTimeout");
+      await downloader.close();
+    });
+  });
+
+  it("a peer that hangs up is ConnectionRefused", limit, async () => {
+    const server = createTcpServer((socket) => {
+      socket.end();
+    });
+    await listening(server, async (addr) => {
+      const downloader = downloaderOf();
+      await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "ConnectionRefused");
+      await downloader.close();
+    });
+  });
+
+  it("a peer that speaks something else is ProtocolNotSupported", limit, async () => {
+    const server = createTcpServer((socket) => {
+      socket.write("SSH-2.0-OpenSSH_9.6\r\nand a lot more of it, so that a whole frame can be read of this\r\n");
+    });
+    await listening(server, async (addr) => {
+      const downloader = downloaderOf();
+      await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "ProtocolNotSupported");
+      await downloader.close();
+    });
+  });
+
+  it("an abort ends a dial", limit, async () => {
+    await listening(createTcpServer(), async (addr) => {
+      const downloader = downloaderOf();
+      const controller = new AbortController();
+      const call = downloader.downloadPiece(pieceRequest(addr), { signal: controller.signal });
+      setTimeout(() => controller.abort(), 50);
+      await assertRejects(call, "Aborted");
+      await downloader.close();
+    });
+  });
+
+  it("a server that goes away under a call is ConnectionLost", limit, async () => {
+    const { scripted } = scriptedStore(async function* () {
+      yield bytes.subarray(0, 5000);
+      await new Promise<void>(() => {});
+    });
+    await withPair({ store: scripted }, async ({ server, downloader, addr }) => {
+      const call = assertRejects(downloader.downloadPiece(pieceRequest(addr)), "ConnectionLost");
+      setTimeout(() => server.close({ grace: 0 }), 100);
+      await call;
+    });
+  });
+
+  it("a server that is closed lets the answers under way end", limit, async () => {
+    const { scripted, piece } = scriptedStore(async function* () {
+      yield bytes.subarray(0, 5000);
+      await new Promise<void>((resolve) => {
+        setTimeout(resolve, 300);
+      });
+      yield bytes.subarray(5000, 10_000);
+    });
+    await withPair({ store: scripted }, async ({ server, downloader, addr }) => {
+      const call = fetched(downloader, addr);
+      await new Promise<void>((resolve) => {
+        setTimeout(resolve, 100);
+      });
+      const closing = server.close();
+      assert.deepEqual(await call, piece);
+      await closing;
+      await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "ConnectionRefused");
+    });
+  });
+
+  it("a peer that was restarted is dialled anew", limit, async () => {
+    await withPair({}, async ({ server, downloader, addr }) => {
+      await fetched(downloader, addr);
+      await server.close();
+      const again = await grpcServer(server.address, store, serverSettings({}, runtime));
+      assert.equal((await fetched(downloader, addr)).length, 6000);
+      await downloader.close();
+      await again.close();
+    });
+  });
+
+  it("closing the downloader ends its calls as Closed", limit, async () => {
+    const { scripted } = scriptedStore(async function* () {
+      yield bytes.subarray(0, 5000);
+      await new Promise<void>(() => {});
+    });
+    await withPair({ store: scripted }, async ({ downloader, addr }) => {
+      const call = assertRejects(downloader.downloadPiece(pieceRequest(addr)), "Closed");
+      setTimeout(() => downloader.close(), 100);
+      await call;
+    });
+  });
+});
+
+describe("gRPC: peers of another kind", () => {
+  /** An HTTP/2 server that answers every request by `answer`. */
+  async function withHttp2(
+    answer: (stream: import("node:http2").ServerHttp2Stream) => void,
+    use: (addr: string) => Promise<void>,
+  ): Promise<void> {
+    const sessions = new Set<ServerHttp2Session>();
+    const server = createHttp2Server();
+    server.on("session", (session) => {
+      session.on("error", () => {});
+      sessions.add(session);
+    });
+    server.on("stream", (stream) => {
+      stream.on("error", () => {});
+      stream.resume();
+      answer(stream);
+    });
+    await listening(server, use);
+    for (const session of sessions) session.destroy();
+  }
+
+  it("one without DownloadPiece is RemoteUnimplemented", limit, async () => {
+    const header = { "content-type": "application/grpc", "grpc-status": "12" };
+    await withHttp2(
+      (stream) => stream.respond({ ":status": 200, ...header }, { endStream: true }),
+      async (addr) => {
+        const downloader = downloaderOf();
+        const error = await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "RemoteUnimplemented");
+        assert.match(error.message, /"tcp" or "quic"/);
+        await downloader.close();
+      },
+    );
+  });
+
+  it("a web server is no gRPC peer", limit, async () => {
+    await withHttp2(
+      (stream) => {
+        stream.respond({ ":status": 200, "content-type": "text/html" });
+        stream.end("<html>");
+      },
+      async (addr) => {
+        const downloader = downloaderOf();
+        await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "ProtocolViolation");
+        await downloader.close();
+      },
+    );
+  });
+
+  it("one that resets the stream is StreamReset, and keeps its connection", limit, async () => {
+    let resets = 0;
+    await withHttp2(
+      (stream) => {
+        resets++;
+        stream.respond({ ":status": 200, "content-type": "application/grpc" });
+        stream.write(new Uint8Array(3));
+        // INTERNAL_ERROR (RFC 9113, section 7).
+        setTimeout(() => stream.close(2), 50);
+      },
+      async (addr) => {
+        const downloader = downloaderOf();
+        await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "StreamReset");
+        await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "StreamReset");
+        assert.equal(resets, 2);
+        assert.equal(downloader.connections().length, 1);
+        await downloader.close();
+      },
+    );
+  });
+
+  it("one that announces too long a message is LimitExceeded, before it is read", limit, async () => {
+    await withHttp2(
+      (stream) => {
+        stream.respond({ ":status": 200, "content-type": "application/grpc" });
+        stream.write(new Uint8Array([0, 0xff, 0xff, 0xff, 0xff]));
+      },
+      async (addr) => {
+        const downloader = downloaderOf();
+        await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "LimitExceeded");
+        await downloader.close();
+      },
+    );
+  });
+});
+
+describe("gRPC: what a server holds to", () => {
+  /** A bare HTTP/2 session to a server. */
+  async function withSession(
+    addr: string,
+    use: (session: import("node:http2").ClientHttp2Session) => Promise<void>,
+    settings: import("node:http2").Settings = {},
+  ): Promise<void> {
+    const session = connectHttp2(`http://${addr}`, { settings });
+    session.on("error", () => {});
+    await new Promise<void>((resolve) => {
+      session.once("remoteSettings", () => resolve());
+    });
+    try {
+      await use(session);
+    } finally {
+      session.destroy();
+    }
+  }
+
+  const call = {
+    ":method": "POST",
+    ":path": "/dfdaemon.v2.DfdaemonUpload/DownloadPiece",
+    "content-type": "application/grpc",
+  };
+
+  it("its greatest number of connections", limit, async () => {
+    await withPair({ server: { maxConnections: 1 } }, async ({ downloader, addr }) => {
+      await fetched(downloader, addr);
+      const other = downloaderOf();
+      await assertRejects(other.downloadPiece(pieceRequest(addr)), "ConnectionRefused");
+      await downloader.close();
+      // The server may hear of the end after this client did.
+      for (let tries = 0; tries < 100; tries++) {
+        const piece = await fetched(other, addr).catch(() => undefined);
+        if (piece !== undefined) break;
+        assert.ok(tries < 99, "the place was never free again");
+        await new Promise<void>((resolve) => {
+          setTimeout(resolve, 20);
+        });
+      }
+      await other.close();
+    });
+  });
+
+  it("its deadline for a request to arrive, and its greatest length", limit, async () => {
+    await withPair({ server: { requestTimeout: 200 } }, async ({ addr, errors }) => {
+      await withSession(addr, async (session) => {
+        for (const body of [new Uint8Array(2), new Uint8Array(65 * 1024)]) {
+          const stream = session.request(call);
+          stream.on("error", () => {});
+          stream.write(body);
+          const code = await new Promise<number>((resolve) => {
+            stream.once("close", () => resolve(stream.rstCode));
+          });
+          // CANCEL (RFC 9113, section 7).
+          assert.equal(code, 8);
+        }
+      });
+      assert.deepEqual(errors, []);
+    });
+  });
+
+  it("its stall timeout for a peer that does not read, and lets the store go", limit, async () => {
+    const { scripted, reading } = scriptedStore((ended) =>
+      (async function* () {
+        try {
+          for (let at = 0; at < 10_000; at += 1000) yield bytes.subarray(at, at + 1000);
+        } finally {
+          ended();
+        }
+      })(),
+    );
+    await withPair({ store: scripted, server: { stallTimeout: 200 } }, async ({ addr, errors }) => {
+      await withSession(
+        addr,
+        async (session) => {
+          const stream = session.request(call);
+          stream.on("error", () => {});
+          stream.pause();
+          const body = new Uint8Array([0, 0, 0, 0, 66, 0x12, 64, ...new TextEncoder().encode(taskId)]);
+          stream.end(body);
+          await reading;
+        },
+        { initialWindowSize: 0 },
+      );
+      assert.deepEqual(errors, []);
+    });
+  });
+
+  it("methods that it knows: others are UNIMPLEMENTED", limit, async () => {
+    await withPair({}, async ({ addr }) => {
+      await withSession(addr, async (session) => {
+        const stream = session.request({ ...call, ":path": "/dfdaemon.v2.DfdaemonUpload/Nothing" });
+        stream.end();
+        const status = await new Promise((resolve) => {
+          stream.once("response", (headers) => resolve(headers["grpc-status"]));
+        });
+        assert.equal(status, "12");
+        stream.close();
+      });
+    });
+  });
+
+  it("its address: a second server there is AddressInUse", limit, async () => {
+    await withPair({}, async ({ server }) => {
+      await assertRejects(grpcServer(server.address, store, serverSettings({}, runtime)), "AddressInUse");
+    });
+  });
+});
+
+describe("gRPC over TLS", () => {
+  it("takes a certificate by its fingerprint, by its authority, or without a look", limit, async () => {
+    const identity = await serverIdentity({});
+    await withPair({ server: { tls: identity } }, async ({ server, addr }) => {
+      assert.ok(server.fingerprint);
+      const accepted = [
+        { fingerprints: ["0".repeat(64), server.fingerprint] },
+        { ca: identity.cert },
+        { verify: false },
+      ] as const;
+      for (const tls of accepted) {
+        const downloader = downloaderOf({ tls });
+        assert.equal((await fetched(downloader, addr)).length, 6000);
+        await downloader.close();
+      }
+    });
+  });
+
+  it("takes no other one, and no peer without TLS", limit, async () => {
+    await withPair({ server: { tls: {} } }, async ({ addr }) => {
+      for (const tls of [{}, { fingerprints: ["0".repeat(64)] }]) {
+        const downloader = downloaderOf({ tls });
+        await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "HandshakeFailed");
+        await downloader.close();
+      }
+    });
+    await withPair({ client: { tls: { verify: false } } }, async ({ downloader, addr }) => {
+      await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "HandshakeFailed");
+    });
+  });
+});
