@@ -176,6 +176,8 @@ export class QuicheConnection implements Connection {
   /** Ends the connection for a reason of TLS or of the transport, before the application has seen it. */
   refuse(code: number, error: VortexError): void {
     if (this.#end !== undefined) return;
+    // quiche closes in the latest packet number space, which a client can read only after the flight before it.
+    this.#send();
     this.#closeNative(false, code, "");
     this.#finish({ code, reason: error.message, remote: false, error });
   }
