@@ -17,8 +17,6 @@ export {
   type CreateDownloaderOptions,
   type DownloaderFactory,
   downloaderFactory,
-  type Protocol,
-  protocols,
   type QuicBindingOptions,
 } from "./client/factory.ts";
 export { downloaderSettings } from "./client/settings.ts";
@@ -75,6 +73,7 @@ export { type ServerOptions, type ServerSettings, serverSettings } from "./serve
 export { QuicServer, TcpServer, VortexServer } from "./server/vortex-server.ts";
 export { type Address, formatAddress, parseAddress } from "./transport/address.ts";
 export { MemoryTransport } from "./transport/memory.ts";
+export { type Protocol, protocols } from "./transport/protocol.ts";
 export type { TlsClientOptions, TlsServerOptions } from "./transport/tls.ts";
 export {
   type ByteReader,

@@ -1,10 +1,10 @@
 import * as v from "valibot";
-import { type Protocol, protocols } from "../../src/client/factory.ts";
 import { duration, integer, parseValues, port } from "../../src/config/values.ts";
 import { type Digest, parseDigest } from "../../src/digest/digest.ts";
 import type { ByteRange, PieceKind } from "../../src/piece.ts";
 import { pieceKinds } from "../../src/piece.ts";
 import { formatAddress, parseAddress } from "../../src/transport/address.ts";
+import { type Protocol, protocols } from "../../src/transport/protocol.ts";
 
 export { duration };
 

@@ -8,6 +8,7 @@ import type { GrpcBinding, GrpcConnection, GrpcDialOptions } from "../../src/tra
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import { nativeError } from "../native-error.ts";
 import { checkCertificate, serverNameOf } from "../quiche/tls.ts";
+import { guardSession } from "./deno-session.ts";
 
 /**
  * Bytes that a peer may send ahead, on each stream and on the whole connection. HTTP/2's own 65,535 (RFC 9113, section
@@ -52,6 +53,7 @@ function openSession(
       settings: { enablePush: false, initialWindowSize: WINDOW },
       ...(tls !== undefined && tlsSettings(tls, remote)),
     });
+    guardSession(session);
     const fail = (error: VortexError): void => {
       signal?.removeEventListener("abort", onAbort);
       reject(error);
@@ -141,7 +143,11 @@ class Http2Connection implements GrpcConnection {
   }
 
   async close(): Promise<void> {
-    if (!this.#session.destroyed) this.#session.destroy(undefined, constants.NGHTTP2_NO_ERROR);
+    if (!this.#session.destroyed) {
+      // An unreferenced session may not live to tell that it is closed.
+      this.#session.ref();
+      this.#session.destroy(undefined, constants.NGHTTP2_NO_ERROR);
+    }
     await this.#gone;
   }
 
@@ -175,6 +181,8 @@ class Http2Connection implements GrpcConnection {
 function gathering(stream: ClientHttp2Stream, onBytes: () => void): ClientHttp2Stream {
   let chunks: Uint8Array[] = [];
   let held = 0;
+  /** At first 1: the length of the message is to be refused before the message comes. */
+  let enough = 1;
   let ended = false;
   let failure: Error | undefined;
   let wake = (): void => {};
@@ -187,6 +195,7 @@ function gathering(stream: ClientHttp2Stream, onBytes: () => void): ClientHttp2S
     }
     chunks = [];
     held = 0;
+    enough = CHUNK;
     if (stream.isPaused()) stream.resume();
     return joined;
   };
@@ -195,10 +204,12 @@ function gathering(stream: ClientHttp2Stream, onBytes: () => void): ClientHttp2S
       chunks.push(chunk);
       held += chunk.length;
       onBytes();
-      if (held >= CHUNK) wake();
+      if (held >= enough) wake();
       if (held >= READ_AHEAD) stream.pause();
     });
     stream.once("end", () => {
+      // A reset ends the stream too, as far as reading goes.
+      if (stream.rstCode !== constants.NGHTTP2_NO_ERROR) failure ??= closedEarly(stream);
       ended = true;
       wake();
     });
@@ -207,13 +218,13 @@ function gathering(stream: ClientHttp2Stream, onBytes: () => void): ClientHttp2S
       wake();
     });
     stream.once("close", () => {
-      if (!ended) failure ??= new Error("http/2 stream closed before its end");
+      if (!ended) failure ??= closedEarly(stream);
       wake();
     });
   };
   const iterator = {
     async next(): Promise<IteratorResult<Uint8Array, undefined>> {
-      while (held < CHUNK && !ended && failure === undefined) {
+      while (held < enough && !ended && failure === undefined) {
         await new Promise<void>((resolve) => {
           wake = resolve;
         });
@@ -228,6 +239,10 @@ function gathering(stream: ClientHttp2Stream, onBytes: () => void): ClientHttp2S
       return iterator;
     },
   });
+}
+
+function closedEarly({ rstCode }: ClientHttp2Stream): Error {
+  return new Error(`http/2 stream closed before its end, with error code ${rstCode}`);
 }
 
 function originOf(remote: Address, tls: TlsClientOptions | undefined): string {

@@ -18,6 +18,7 @@ import { type Address, formatAddress } from "../../src/transport/address.ts";
 import type { TlsServerOptions } from "../../src/transport/tls.ts";
 import { listenError } from "../native-error.ts";
 import { fingerprintOf, serverIdentity } from "../quiche/tls.ts";
+import { guardSession } from "./deno-session.ts";
 
 /**
  * MiB of memory a stream. A session that has queued more than its `maxSessionMemory`, 10 MB by default, is broken in both
@@ -55,6 +56,7 @@ export async function grpcServer(
           ...identity,
           ...(tls?.clientCa !== undefined && { ca: tls.clientCa, requestCert: true, rejectUnauthorized: true }),
         });
+  server.maxConnections = settings.maxConnections;
   await new Promise<void>((resolve, reject) => {
     server.once("error", (error) => reject(listenError(error, formatAddress(local))));
     server.listen({ host: local.host, port: local.port }, resolve);
@@ -119,8 +121,9 @@ export class GrpcServer implements ProtocolServer {
   }
 
   #admit(session: Http2Session): void {
+    guardSession(session);
     session.on("error", () => {});
-    if (this.#closing !== undefined || this.#sessions.size >= this.#settings.maxConnections) {
+    if (this.#closing !== undefined) {
       session.destroy();
       return;
     }

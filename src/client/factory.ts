@@ -1,16 +1,10 @@
-import { VortexError } from "../errors.ts";
 import type { Runtime } from "../runtime.ts";
+import { type Protocol, requireProtocol } from "../transport/protocol.ts";
 import type { TlsClientOptions } from "../transport/tls.ts";
 import type { Transport } from "../transport/transport.ts";
 import type { Downloader, DownloaderOptions, DownloaderSettings } from "./downloader.ts";
 import { downloaderSettings } from "./settings.ts";
 import { QuicDownloader, TcpDownloader } from "./vortex-downloader.ts";
-
-/** The protocols that pieces travel over. */
-export type Protocol = "quic" | "tcp" | "grpc";
-
-/** All protocols, the default one of stock Dragonfly first. */
-export const protocols: readonly Protocol[] = ["tcp", "quic", "grpc"];
 
 /** Which protocol, and what it needs. */
 export interface CreateDownloaderOptions extends DownloaderOptions {
@@ -56,15 +50,6 @@ export function downloaderFactory(bindings: Bindings): DownloaderFactory {
         return bindings.grpc(settings);
     }
   };
-}
-
-/** @throws `InvalidArgument` unless `value` is one of {@link protocols} */
-export function requireProtocol(value: unknown): Protocol {
-  const found = protocols.find((protocol) => protocol === value);
-  if (found === undefined) {
-    throw new VortexError("InvalidArgument", `protocol ${JSON.stringify(value)}: expected ${protocols.join(", ")}`);
-  }
-  return found;
 }
 
 function once<T>(load: () => Promise<T>): () => Promise<T> {

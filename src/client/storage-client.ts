@@ -2,8 +2,9 @@ import type { Config } from "../config/config.ts";
 import { VortexError } from "../errors.ts";
 import { type ByteRange, type Piece, type PieceKind, requireInteger } from "../piece.ts";
 import { formatAddress } from "../transport/address.ts";
+import type { Protocol } from "../transport/protocol.ts";
 import type { CallOptions, Downloader } from "./downloader.ts";
-import type { CreateDownloaderOptions, DownloaderFactory, Protocol } from "./factory.ts";
+import type { CreateDownloaderOptions, DownloaderFactory } from "./factory.ts";
 
 /** How a {@link StorageClient} is set up. What is given here beside the configuration wins over it. */
 export interface StorageClientOptions extends Omit<CreateDownloaderOptions, "protocol"> {

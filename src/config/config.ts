@@ -1,5 +1,5 @@
 import * as v from "valibot";
-import { type Protocol, protocols } from "../client/factory.ts";
+import { type Protocol, protocols } from "../transport/protocol.ts";
 import { duration, integer, parseValues, port } from "./values.ts";
 
 /** What this library takes from Dragonfly's `dfdaemon.yaml`, under the same keys, with every default filled in. */

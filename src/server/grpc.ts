@@ -9,7 +9,12 @@ import {
   type HandlerContext,
 } from "@connectrpc/connect";
 // Connect calls these private, which its exact version in package.json answers for. They are what its own adapters stand on.
-import type { UniversalHandler, UniversalServerRequest, UniversalServerResponse } from "@connectrpc/connect/protocol";
+import {
+  type UniversalHandler,
+  type UniversalServerRequest,
+  type UniversalServerResponse,
+  untilFirst,
+} from "@connectrpc/connect/protocol";
 import { setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
 import { metadataDigest } from "../digest/piece-metadata.ts";
 import { VortexError } from "../errors.ts";
@@ -121,7 +126,8 @@ function streamingPieces(handler: UniversalHandler, settings: ServerSettings): U
     // Connect ends the call, and its timer for the peer's deadline, when its own message has been taken.
     for await (const _message of response.body ?? []);
     const trailer = new Headers(response.trailer);
-    return { ...response, trailer, body: pieceBody(piece, trailer, request.signal, settings) };
+    // The first read decides what is said before the content.
+    return { ...response, trailer, body: await untilFirst(pieceBody(piece, trailer, request.signal, settings)) };
   };
   const { protocolNames, service, method, requestPath, allowedMethods, supportedContentType } = handler;
   return Object.assign(answer, {

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import process from "node:process";
 import { describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
-import type { Protocol } from "../../src/client/factory.ts";
+import type { Protocol } from "../../src/transport/protocol.ts";
 import { joined, seededBytes } from "../support/random.ts";
 
 /** The command in processes of its own, on the runtime that runs this test. */

@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { protocols } from "../../src/client/factory.ts";
 import { parseConfig } from "../../src/config/config.ts";
 import { parseDuration } from "../../src/config/duration.ts";
 import { VortexError } from "../../src/errors.ts";
+import { protocols } from "../../src/transport/protocol.ts";
 
 const defaults = {
   download: { protocol: "tcp", pieceTimeout: 360_000, concurrentPieceCount: 8 },

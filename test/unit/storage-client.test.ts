@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import type { CallOptions, Downloader, PieceRequest } from "../../src/client/downloader.ts";
-import { type CreateDownloaderOptions, downloaderFactory, protocols } from "../../src/client/factory.ts";
+import { type CreateDownloaderOptions, downloaderFactory } from "../../src/client/factory.ts";
 import { StorageClient } from "../../src/client/storage-client.ts";
 import { parseConfig } from "../../src/config/config.ts";
 import { VortexError } from "../../src/errors.ts";
@@ -9,6 +9,7 @@ import { portableRuntime } from "../../src/runtime.ts";
 import { MemoryPieceStore } from "../../src/server/memory-store.ts";
 import { VortexServer } from "../../src/server/vortex-server.ts";
 import { MemoryTransport } from "../../src/transport/memory.ts";
+import { protocols } from "../../src/transport/protocol.ts";
 
 const taskId = "ab".repeat(32);
 const hostId = "vortex-peer";
