@@ -1,18 +1,17 @@
 import { type Client, Code, ConnectError, createClient } from "@connectrpc/connect";
 import { type Digest, digestOf, parseDigest } from "../digest/digest.ts";
 import { metadataDigest } from "../digest/piece-metadata.ts";
-import { type ErrorCode, VortexError, withAddress } from "../errors.ts";
+import { type ErrorCode, VortexError } from "../errors.ts";
 import type { Piece as PieceMessage } from "../gen/common/v2/common_pb.ts";
 import { DfdaemonUpload, type StatLocalTaskResponse } from "../gen/dfdaemon/v2/dfdaemon_pb.ts";
-import { type Piece, type PieceKind, type PieceMetadata, requireInteger } from "../piece.ts";
-import { formatAddress, parseAddress } from "../transport/address.ts";
+import type { Piece, PieceKind, PieceMetadata } from "../piece.ts";
+import { parseAddress } from "../transport/address.ts";
 import type { GrpcBinding, GrpcConnection } from "../transport/grpc.ts";
 import { acceptAnnouncement } from "./announcement.ts";
-import { CallScope } from "./call-scope.ts";
+import type { CallScope } from "./call-scope.ts";
 import type { CallOptions, Downloader, DownloaderSettings, PieceRequest } from "./downloader.ts";
 import type { ContentSource } from "./piece-content.ts";
-import { ClientPool, type PoolClient, type PoolEntryInfo } from "./pool.ts";
-import { callTimeouts } from "./settings.ts";
+import { type PieceClient, PooledDownloader } from "./pooled-downloader.ts";
 
 /** Loads a binding when it is first needed, so that one that is missing fails the call and not the import. */
 export type GrpcBindingLoader = () => Promise<GrpcBinding>;
@@ -31,28 +30,9 @@ export interface TaskStat {
  * A piece comes as one message, so all of it is in memory, and `downloadPiece` resolves only when it has come and both its
  * digests agreed.
  */
-export class GrpcDownloader implements Downloader {
-  readonly #settings: DownloaderSettings;
-  readonly #pool: ClientPool<GrpcClient>;
-
+export class GrpcDownloader extends PooledDownloader<GrpcClient> {
   constructor(binding: GrpcBindingLoader, settings: DownloaderSettings) {
-    this.#settings = settings;
-    this.#pool = new ClientPool(
-      async (addr, signal) => GrpcClient.connect(await binding(), addr, settings, signal),
-      settings.pool,
-      settings.runtime.clock,
-    );
-  }
-
-  async downloadPiece(request: PieceRequest, options: CallOptions = {}): Promise<Piece> {
-    const addr = formatAddress(parseAddress(request.addr));
-    requireInteger("piece number", request.number, 0, 0xffffffff);
-    const scope = this.#scope(addr, `piece ${request.number} from ${addr}`, options);
-    try {
-      return await this.#attempt(addr, scope, (client) => client.downloadPiece({ ...request, addr }, scope));
-    } catch (error) {
-      throw scope.end(error);
-    }
+    super(async (addr, signal) => GrpcClient.connect(await binding(), addr, settings, signal), settings);
   }
 
   /**
@@ -60,61 +40,17 @@ export class GrpcDownloader implements Downloader {
    *
    * Rejects as {@link downloadPiece} does; with `NotFound` also when the peer does not know the task's length yet.
    */
-  async statTask(peer: string, taskId: string, options: CallOptions = {}): Promise<TaskStat> {
-    const addr = formatAddress(parseAddress(peer));
-    const scope = this.#scope(addr, `the length of task ${taskId} from ${addr}`, options);
-    try {
-      return await this.#attempt(addr, scope, (client) => client.statTask(taskId, scope));
-    } catch (error) {
-      throw scope.end(error);
-    } finally {
+  statTask(peer: string, taskId: string, options: CallOptions = {}): Promise<TaskStat> {
+    return this.call(peer, `the length of task ${taskId}`, options, async (client, scope) => {
+      const stat = await client.statTask(taskId, scope);
       scope.finish();
-    }
-  }
-
-  /** The pool's entries, for diagnostics. */
-  connections(): PoolEntryInfo[] {
-    return this.#pool.entries();
-  }
-
-  close(): Promise<void> {
-    return this.#pool.close();
-  }
-
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.close();
-  }
-
-  #scope(addr: string, what: string, options: CallOptions): CallScope {
-    const { clock } = this.#settings.runtime;
-    return new CallScope(clock, { ...callTimeouts(options, this.#settings), signal: options.signal, what, addr });
-  }
-
-  async #attempt<T>(addr: string, scope: CallScope, call: (client: GrpcClient) => Promise<T>): Promise<T> {
-    for (;;) {
-      if (scope.failure !== undefined) throw scope.failure;
-      const lease = await this.#pool.acquire(addr, scope.signal);
-      try {
-        const result = await call(lease.client);
-        scope.onFinish(lease.release);
-        return result;
-      } catch (error) {
-        const failure = VortexError.from(error, "Internal");
-        // A pooled connection may have died unnoticed, by a restart of the peer for one. The calls have no effect on the
-        // peer, so they may go again on a new connection; what fails there is told.
-        const stale = lease.reused && failure.code === "ConnectionLost";
-        // TCP takes minutes to notice a peer that has vanished; a connection that was silent for a whole timeout is not used
-        // again before that.
-        if (stale || failure.kind === "timeout") lease.discard();
-        lease.release();
-        if (!stale) throw failure;
-      }
-    }
+      return stat;
+    });
   }
 }
 
 /** A connection to one peer that serves the Dragonfly API. */
-export class GrpcClient implements PoolClient {
+export class GrpcClient implements PieceClient {
   readonly addr: string;
   readonly closed: Promise<unknown>;
   readonly #connection: GrpcConnection;
@@ -128,33 +64,17 @@ export class GrpcClient implements PoolClient {
     this.closed = connection.closed;
   }
 
-  /** Connects to a peer within the connect timeout. Rejects as {@link GrpcBinding.dial} does, or with `ConnectTimeout`. */
+  /** Connects to a peer. Rejects as {@link GrpcBinding.dial} does. */
   static async connect(
     binding: GrpcBinding,
     addr: string,
     settings: DownloaderSettings,
     signal?: AbortSignal,
   ): Promise<GrpcClient> {
-    const attempt = new AbortController();
-    const onAbort = (): void => attempt.abort(signal?.reason);
-    signal?.addEventListener("abort", onAbort, { once: true });
-    if (signal?.aborted) onAbort();
-    const timer = settings.runtime.clock.setTimer(() => {
-      attempt.abort(
-        new VortexError("ConnectTimeout", `no connection to ${addr} within ${settings.connectTimeout} ms`, { addr }),
-      );
-    }, settings.connectTimeout);
     // gRPC writes a message's length in 32 bits.
     const maxMessageLength = Math.min(settings.maxPieceLength + settings.maxMetadataLength, 0xffffffff);
-    try {
-      const connection = await binding.dial(parseAddress(addr), { signal: attempt.signal, maxMessageLength });
-      return new GrpcClient(connection, addr, settings);
-    } catch (error) {
-      throw withAddress(error, addr);
-    } finally {
-      timer.cancel();
-      signal?.removeEventListener("abort", onAbort);
-    }
+    const connection = await binding.dial(parseAddress(addr), { maxMessageLength, ...(signal && { signal }) });
+    return new GrpcClient(connection, addr, settings);
   }
 
   /** Asks for a piece; the scope is the life of the call, and stays open when this throws, so that it can be tried again. */

@@ -2,7 +2,7 @@ import { VortexError, withAddress } from "../errors.ts";
 import type { Piece, PieceMetadata } from "../piece.ts";
 import { PacketDecoder } from "../protocol/decoder.ts";
 import { encodePacket, type Packet, RemoteErrorCode } from "../protocol/packet.ts";
-import { type Address, formatAddress, parseAddress } from "../transport/address.ts";
+import { formatAddress, parseAddress } from "../transport/address.ts";
 import {
   type ByteReader,
   type ByteStream,
@@ -13,13 +13,13 @@ import {
 import { acceptAnnouncement } from "./announcement.ts";
 import type { CallScope } from "./call-scope.ts";
 import type { DownloaderSettings, PieceRequest } from "./downloader.ts";
-import type { PoolClient } from "./pool.ts";
+import type { PieceClient } from "./pooled-downloader.ts";
 
 /**
  * A connection to one peer that speaks the Vortex protocol: one stream a request. Source: dragonfly-client-storage,
  * `client/quic.rs` and `client/tcp.rs`.
  */
-export class VortexClient implements PoolClient {
+export class VortexClient implements PieceClient {
   readonly addr: string;
   readonly closed: Promise<unknown>;
   readonly #connection: Connection;
@@ -32,7 +32,7 @@ export class VortexClient implements PoolClient {
     this.closed = connection.closed;
   }
 
-  /** Connects to a peer within the connect timeout. Rejects as {@link Transport.dial} does, or with `ConnectTimeout`. */
+  /** Connects to a peer. Rejects as {@link Transport.dial} does. */
   static async connect<T extends VortexClient>(
     this: new (
       connection: Connection,
@@ -43,7 +43,7 @@ export class VortexClient implements PoolClient {
     settings: DownloaderSettings,
     signal?: AbortSignal,
   ): Promise<T> {
-    const connection = await dial(transport, parseAddress(addr), settings, signal);
+    const connection = await transport.dial(parseAddress(addr), signal === undefined ? {} : { signal });
     return new this(connection, settings);
   }
 
@@ -86,32 +86,6 @@ export class QuicClient extends VortexClient {}
 
 /** A {@link VortexClient} over TCP: one connection a request, as stock peers want it. */
 export class TcpClient extends VortexClient {}
-
-async function dial(
-  transport: Transport,
-  remote: Address,
-  settings: DownloaderSettings,
-  signal: AbortSignal | undefined,
-): Promise<Connection> {
-  const addr = formatAddress(remote);
-  const attempt = new AbortController();
-  const onAbort = (): void => attempt.abort(signal?.reason);
-  signal?.addEventListener("abort", onAbort, { once: true });
-  if (signal?.aborted) onAbort();
-  const timer = settings.runtime.clock.setTimer(() => {
-    attempt.abort(
-      new VortexError("ConnectTimeout", `no connection to ${addr} within ${settings.connectTimeout} ms`, { addr }),
-    );
-  }, settings.connectTimeout);
-  try {
-    return await transport.dial(remote, { signal: attempt.signal });
-  } catch (error) {
-    throw withAddress(error, addr);
-  } finally {
-    timer.cancel();
-    signal?.removeEventListener("abort", onAbort);
-  }
-}
 
 /** Reads until one whole packet is there. Each chunk is waited for by itself: a slow peer is not a silent one. */
 async function readPacket(reader: ByteReader, decoder: PacketDecoder, scope: CallScope): Promise<Packet> {

@@ -1,0 +1,120 @@
+import { VortexError, withAddress } from "../errors.ts";
+import { type Piece, requireInteger } from "../piece.ts";
+import { formatAddress, parseAddress } from "../transport/address.ts";
+import { CallScope } from "./call-scope.ts";
+import type { CallOptions, Downloader, DownloaderSettings, PieceRequest } from "./downloader.ts";
+import { ClientPool, type Dial, type PoolClient, type PoolEntryInfo } from "./pool.ts";
+import { callTimeouts } from "./settings.ts";
+
+/** A connection to one peer that pieces can be asked for. */
+export interface PieceClient extends PoolClient {
+  /** Asks for a piece; the scope is the life of the call, and stays open when this throws, so that it can be tried again. */
+  downloadPiece(request: PieceRequest, scope: CallScope): Promise<Piece>;
+}
+
+/** A {@link Downloader} over a pool of connections by address; what all protocols share. */
+export class PooledDownloader<C extends PieceClient> implements Downloader {
+  readonly #settings: DownloaderSettings;
+  readonly #pool: ClientPool<C>;
+
+  /** @param dial makes a connection; the connect timeout is taken care of */
+  constructor(dial: Dial<C>, settings: DownloaderSettings) {
+    this.#settings = settings;
+    this.#pool = new ClientPool(
+      (addr, signal) => withinConnectTimeout(dial, addr, settings, signal),
+      settings.pool,
+      settings.runtime.clock,
+    );
+  }
+
+  async downloadPiece(request: PieceRequest, options: CallOptions = {}): Promise<Piece> {
+    requireInteger("piece number", request.number, 0, 0xffffffff);
+    return this.call(request.addr, `piece ${request.number}`, options, (client, scope, addr) =>
+      client.downloadPiece({ ...request, addr }, scope),
+    );
+  }
+
+  /** The pool's entries, for diagnostics. */
+  connections(): PoolEntryInfo[] {
+    return this.#pool.entries();
+  }
+
+  close(): Promise<void> {
+    return this.#pool.close();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  /** Makes one call, in a scope of its own that lasts until the call's result is finished with. */
+  protected async call<T>(
+    peer: string,
+    what: string,
+    options: CallOptions,
+    call: (client: C, scope: CallScope, addr: string) => Promise<T>,
+  ): Promise<T> {
+    const addr = formatAddress(parseAddress(peer));
+    const scope = new CallScope(this.#settings.runtime.clock, {
+      ...callTimeouts(options, this.#settings),
+      signal: options.signal,
+      what: `${what} from ${addr}`,
+      addr,
+    });
+    try {
+      return await this.#attempt(addr, scope, call);
+    } catch (error) {
+      throw scope.end(error);
+    }
+  }
+
+  async #attempt<T>(
+    addr: string,
+    scope: CallScope,
+    call: (client: C, scope: CallScope, addr: string) => Promise<T>,
+  ): Promise<T> {
+    for (;;) {
+      if (scope.failure !== undefined) throw scope.failure;
+      const lease = await this.#pool.acquire(addr, scope.signal);
+      try {
+        const result = await call(lease.client, scope, addr);
+        scope.onFinish(lease.release);
+        return result;
+      } catch (error) {
+        const failure = VortexError.from(error, "Internal");
+        // A pooled connection may have died unnoticed, by a restart of the peer for one. The calls have no effect on the
+        // peer, so they may go again on a new connection; what fails there is told.
+        const stale = lease.reused && failure.code === "ConnectionLost";
+        // A peer that has vanished is noticed only after the transport's own timeouts, minutes over TCP; a connection that was
+        // silent for a whole timeout is not used again before that.
+        if (stale || failure.kind === "timeout") lease.discard();
+        lease.release();
+        if (!stale) throw failure;
+      }
+    }
+  }
+}
+
+/** Dials, for at most the connect timeout. Rejects as `dial` does, or with `ConnectTimeout`. */
+async function withinConnectTimeout<C>(
+  dial: Dial<C>,
+  addr: string,
+  { connectTimeout, runtime }: DownloaderSettings,
+  signal: AbortSignal,
+): Promise<C> {
+  const attempt = new AbortController();
+  const onAbort = (): void => attempt.abort(signal.reason);
+  signal.addEventListener("abort", onAbort, { once: true });
+  if (signal.aborted) onAbort();
+  const timer = runtime.clock.setTimer(() => {
+    attempt.abort(new VortexError("ConnectTimeout", `no connection to ${addr} within ${connectTimeout} ms`, { addr }));
+  }, connectTimeout);
+  try {
+    return await dial(addr, attempt.signal);
+  } catch (error) {
+    throw withAddress(error, addr);
+  } finally {
+    timer.cancel();
+    signal.removeEventListener("abort", onAbort);
+  }
+}
