@@ -6,9 +6,13 @@
 import { VortexError } from "../src/errors.ts";
 import { type Face, faceOf } from "./face.ts";
 
+export { GrpcClient, GrpcDownloader, type TaskStat } from "../src/client/grpc.ts";
 export * from "../src/index.ts";
+export type { GrpcBinding, GrpcConnection, GrpcDialOptions } from "../src/transport/grpc.ts";
 export type { Face } from "./face.ts";
 export { type AddFileOptions, FilePieceStore } from "./files/store.ts";
+export { type GrpcBindingOptions, grpcBinding } from "./grpc/client.ts";
+export { GrpcServer, type GrpcServerOptions, grpcServer } from "./grpc/server.ts";
 export { nativeHashers } from "./native-hashers.ts";
 export { tcpTransport } from "./tcp/transport.ts";
 
