@@ -66,6 +66,8 @@ export type ErrorCode =
   | "ConnectionLost"
   /** The peer reset the stream or asked to stop sending, and kept the connection. */
   | "StreamReset"
+  /** The peer did not take the request before the end of the handshake; asked again after it, it may. */
+  | "EarlyDataRefused"
   /** The address to listen on is taken, or not of this host. */
   | "AddressInUse"
 
@@ -109,6 +111,7 @@ const kinds: Record<ErrorCode, ErrorKind> = {
   HandshakeFailed: "transport",
   ConnectionLost: "transport",
   StreamReset: "transport",
+  EarlyDataRefused: "transport",
   AddressInUse: "transport",
   ConnectTimeout: "timeout",
   PieceTimeout: "timeout",

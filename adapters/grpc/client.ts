@@ -7,7 +7,7 @@ import { type Address, formatAddress } from "../../src/transport/address.ts";
 import type { GrpcBinding, GrpcConnection, GrpcDialOptions } from "../../src/transport/grpc.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import { nativeError } from "../native-error.ts";
-import { checkCertificate, serverNameOf } from "../quiche/tls.ts";
+import { checkCertificate, serverNameOf } from "../tls.ts";
 import { guardSession } from "./deno-session.ts";
 
 /**

@@ -17,7 +17,7 @@ import { type ServerSettings, within } from "../../src/server/upload.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
 import type { TlsServerOptions } from "../../src/transport/tls.ts";
 import { listenError } from "../native-error.ts";
-import { fingerprintOf, serverIdentity } from "../quiche/tls.ts";
+import { fingerprintOf, serverIdentity } from "../tls.ts";
 import { guardSession } from "./deno-session.ts";
 
 /**

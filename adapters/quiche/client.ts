@@ -8,11 +8,11 @@ import { type Address, formatAddress } from "../../src/transport/address.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import { type Connection, type DialOptions, StreamCode } from "../../src/transport/transport.ts";
 import { nativeError } from "../native-error.ts";
+import { checkCertificate, serverNameOf } from "../tls.ts";
 import { type HostPort, QuicheConnection } from "./connection.ts";
 import { familyOf, SendRing, udpSocket } from "./datagrams.ts";
 import type { NativeConfig, Quiche } from "./native.ts";
 import type { QuicheSettings } from "./options.ts";
-import { checkCertificate, serverNameOf } from "./tls.ts";
 
 /** Datagrams turned away in a row, with nothing received between them, that mean that the peer is gone. */
 const REFUSALS = 3;
@@ -45,9 +45,8 @@ export async function dialQuiche(
   let connection: QuicheConnection | undefined;
   try {
     const local = await Promise.race([aborted, connectSocket(socket, host, remote.port, addr)]);
-    const handshake = startHandshake(context, socket, remote, { host, port: remote.port }, local);
-    connection = handshake.connection;
-    await Promise.race([aborted, handshake.done]);
+    connection = startHandshake(context, socket, remote, { host, port: remote.port }, local);
+    await Promise.race([aborted, connection.ready]);
     return connection;
   } catch (error) {
     if (connection === undefined) closeSocket(socket);
@@ -98,14 +97,8 @@ function startHandshake(
   remote: Address,
   peer: HostPort,
   local: HostPort,
-): { connection: QuicheConnection; done: Promise<void> } {
+): QuicheConnection {
   const native = quiche.Connection.connect(serverNameOf(tls, remote.host), randomBytes(ID_LENGTH), local, peer, config);
-  let established: () => void = () => {};
-  let failed: (error: VortexError) => void = () => {};
-  const done = new Promise<void>((resolve, reject) => {
-    established = resolve;
-    failed = reject;
-  });
   const connection = new QuicheConnection(native, remote, peer, false, {
     quiche,
     clock: systemClock,
@@ -114,11 +107,8 @@ function startHandshake(
     connected: true,
     lingers: false,
     keepAlive: settings.keepAlive,
-    onEstablished: () => {
-      checkCertificate(native.peerCertChain(), tls, remote.host);
-      established();
-    },
-    onEnded: (_connection, info) => failed(info.error),
+    onEstablished: () => checkCertificate(native.peerCertChain(), tls, remote.host),
+    onEnded: () => {},
     onGone: () => socket.close(),
   });
   let refusals = 0;
@@ -138,8 +128,6 @@ function startHandshake(
       );
     }
   });
-  // Whoever abandons the dial does not wait for this any more.
-  done.catch(() => {});
   connection.start();
-  return { connection, done };
+  return connection;
 }

@@ -69,6 +69,8 @@ export class QuicheConnection implements Connection {
   readonly remote: Address;
   readonly native: NativeConnection;
   readonly closed: Promise<CloseInfo>;
+  readonly earlyData = "none";
+  readonly ready: Promise<void>;
   readonly #host: ConnectionHost;
   readonly #server: boolean;
   readonly #streams = new Map<number, QuicheStream>();
@@ -97,6 +99,8 @@ export class QuicheConnection implements Connection {
   #isGone = false;
   #end: CloseInfo | undefined;
   #resolveClosed: (info: CloseInfo) => void = () => {};
+  #resolveReady: () => void = () => {};
+  #rejectReady: (error: VortexError) => void = () => {};
   #timer: Timer | undefined;
   #timerAt = 0;
   #keepAliveTimer: Timer | undefined;
@@ -116,6 +120,11 @@ export class QuicheConnection implements Connection {
     this.closed = new Promise((resolve) => {
       this.#resolveClosed = resolve;
     });
+    this.ready = new Promise((resolve, reject) => {
+      this.#resolveReady = resolve;
+      this.#rejectReady = reject;
+    });
+    this.ready.catch(() => {});
   }
 
   get resumed(): boolean {
@@ -348,6 +357,7 @@ export class QuicheConnection implements Connection {
       return;
     }
     this.#established = true;
+    this.#resolveReady();
     this.#keepAlive();
   }
 
@@ -479,6 +489,7 @@ export class QuicheConnection implements Connection {
     this.#reading.clear();
     for (const wake of this.#creditWaiters.splice(0)) wake();
     for (const wake of this.#flushed.splice(0)) wake();
+    this.#rejectReady(info.error);
     this.#resolveClosed(info);
     this.#host.onEnded(this, info);
     if (!this.#host.lingers) this.#gone();

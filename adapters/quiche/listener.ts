@@ -4,8 +4,10 @@ import { VortexError } from "../../src/errors.ts";
 import { systemClock, type Timer } from "../../src/runtime.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
 import { AsyncQueue } from "../../src/transport/queue.ts";
+import type { TlsIdentity } from "../../src/transport/tls.ts";
 import type { Connection, Listener } from "../../src/transport/transport.ts";
 import { listenError } from "../native-error.ts";
+import { fingerprintOf } from "../tls.ts";
 import { type ConnectionHost, type HostPort, QuicheConnection } from "./connection.ts";
 import { familyOf, SendRing, udpSocket } from "./datagrams.ts";
 import { CONNECTION_REFUSED } from "./errors.ts";
@@ -25,10 +27,12 @@ const MAX_HALF_OPEN = 4096;
 /** What a listener is made of. */
 export interface ListenerContext {
   readonly quiche: Quiche;
-  readonly config: NativeConfig;
   readonly settings: QuicheSettings;
-  readonly fingerprint: string;
   readonly maxConnections: number;
+  /** The certificate to begin with. */
+  readonly identity: TlsIdentity;
+  /** A native configuration that shows a certificate. Throws `InvalidArgument` for one that is none. */
+  configFor(identity: TlsIdentity): NativeConfig;
 }
 
 interface Accepted {
@@ -43,6 +47,7 @@ interface Accepted {
 
 /** Listens on one UDP socket for all its connections. */
 export async function listenQuiche(context: ListenerContext, local: Address): Promise<Listener> {
+  const config = context.configFor(context.identity);
   const socket = udpSocket(familyOf(local.host), context.settings.socketBuffer);
   await new Promise<void>((resolve, reject) => {
     socket.once("error", (error) => {
@@ -54,12 +59,14 @@ export async function listenQuiche(context: ListenerContext, local: Address): Pr
       resolve();
     });
   });
-  return new QuicheListener(context, socket, local.host);
+  return new QuicheListener(context, config, socket, local.host);
 }
 
 class QuicheListener implements Listener {
   readonly address: Address;
-  readonly fingerprint: string;
+  #fingerprint: string;
+  /** Of connections that come from now on. */
+  #config: NativeConfig;
   readonly #context: ListenerContext;
   readonly #socket: Socket;
   readonly #local: HostPort;
@@ -73,10 +80,11 @@ class QuicheListener implements Listener {
   #open = 0;
   #closing: Promise<void> | undefined;
 
-  constructor(context: ListenerContext, socket: Socket, host: string) {
+  constructor(context: ListenerContext, config: NativeConfig, socket: Socket, host: string) {
     const { port } = socket.address();
     this.address = { host, port };
-    this.fingerprint = context.fingerprint;
+    this.#fingerprint = fingerprintOf(context.identity.cert);
+    this.#config = config;
     this.#context = context;
     this.#socket = socket;
     this.#local = { host: socket.address().address, port };
@@ -84,6 +92,15 @@ class QuicheListener implements Listener {
     socket.on("message", (datagram: Uint8Array, from) => this.#onDatagram(datagram, from.address, from.port));
     // A datagram to one client that could not be sent concerns that client only, and it asks again.
     socket.on("error", () => {});
+  }
+
+  get fingerprint(): string {
+    return this.#fingerprint;
+  }
+
+  async setIdentity(identity: TlsIdentity): Promise<void> {
+    this.#config = this.#context.configFor(identity);
+    this.#fingerprint = fingerprintOf(identity.cert);
   }
 
   accept(): AsyncIterable<Connection> {
@@ -167,9 +184,9 @@ class QuicheListener implements Listener {
     port: number,
   ): void {
     if (this.#halfOpen >= MAX_HALF_OPEN) return;
-    const { quiche, config, settings } = this.#context;
+    const { quiche, settings } = this.#context;
     const peer = { host, port };
-    const native = quiche.Connection.accept(id, originalId, this.#local, peer, config);
+    const native = quiche.Connection.accept(id, originalId, this.#local, peer, this.#config);
     const connection = new QuicheConnection(native, peer, peer, true, this.#hostOf());
     const index = indexOf(id, 0);
     const accepted: Accepted = {

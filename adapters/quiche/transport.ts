@@ -8,11 +8,12 @@ import {
   type ListenOptions,
   type Transport,
 } from "../../src/transport/transport.ts";
+import { serverIdentity } from "../tls.ts";
 import { type ClientContext, dialQuiche } from "./client.ts";
 import { listenQuiche } from "./listener.ts";
 import { loadQuiche } from "./native.ts";
 import { applySettings, type QuicheOptions, quicheSettings } from "./options.ts";
-import { clientConfig, fingerprintOf, serverConfig, serverIdentity } from "./tls.ts";
+import { clientConfig, serverConfig } from "./tls.ts";
 
 /** How QUIC by quiche authenticates and behaves. */
 export interface QuicheTransportOptions extends QuicheOptions {
@@ -45,16 +46,18 @@ export async function quicheTransport(options: QuicheTransportOptions = {}): Pro
     },
     async listen(local, listenOptions: ListenOptions = {}): Promise<Listener> {
       const tls = options.serverTls ?? {};
-      const identity = await serverIdentity(tls);
-      const config = serverConfig(quiche, identity, tls.clientCa);
-      applySettings(config, settings, listenOptions.maxStreams ?? DEFAULT_MAX_STREAMS);
+      const maxStreams = listenOptions.maxStreams ?? DEFAULT_MAX_STREAMS;
       return listenQuiche(
         {
           quiche,
-          config,
           settings,
-          fingerprint: fingerprintOf(identity.cert),
           maxConnections: listenOptions.maxConnections ?? DEFAULT_MAX_CONNECTIONS,
+          identity: await serverIdentity(tls),
+          configFor(identity) {
+            const config = serverConfig(quiche, identity, tls.clientCa);
+            applySettings(config, settings, maxStreams);
+            return config;
+          },
         },
         local,
       );

@@ -67,6 +67,13 @@ class TcpListener implements Listener {
     return this.#incoming;
   }
 
+  async setIdentity(): Promise<void> {
+    throw new VortexError(
+      "Unavailable",
+      "the Vortex protocol over TCP has no TLS, so there is no certificate to change",
+    );
+  }
+
   async close(options: { readonly grace?: number } = {}): Promise<void> {
     this.#incoming.end();
     this.#server.close();
@@ -78,6 +85,8 @@ class TcpListener implements Listener {
 class DialledPeer implements Connection {
   readonly protocol = "tcp";
   readonly resumed = false;
+  readonly earlyData = "none";
+  readonly ready: Promise<void> = Promise.resolve();
   readonly remote: Address;
   readonly closed: Promise<CloseInfo>;
   readonly #streams = new Set<SocketStream>();
@@ -145,6 +154,8 @@ class DialledPeer implements Connection {
 class AcceptedPeer implements Connection {
   readonly protocol = "tcp";
   readonly resumed = false;
+  readonly earlyData = "none";
+  readonly ready: Promise<void> = Promise.resolve();
   readonly remote: Address;
   readonly closed: Promise<CloseInfo>;
   readonly #stream: SocketStream;

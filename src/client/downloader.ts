@@ -58,6 +58,11 @@ export interface DownloaderOptions {
   readonly maxMetadataLength?: number;
   /** The pool of connections. */
   readonly pool?: PoolOptions;
+  /**
+   * Sends the first request to a peer that was met before along with the handshake (QUIC's 0-RTT), which saves a round trip. Whoever
+   * records it can have the peer answer it again, to nobody's gain. Default true, where the runtime can.
+   */
+  readonly earlyData?: boolean;
 }
 
 /** How connections to peers are kept. */
@@ -78,5 +83,6 @@ export interface DownloaderSettings {
   readonly maxPieceLength: number;
   readonly maxMetadataLength: number;
   readonly pool: Required<PoolOptions>;
+  readonly earlyData: boolean;
   readonly runtime: Runtime;
 }

@@ -8,6 +8,8 @@ import { callTimeouts } from "./settings.ts";
 
 /** A connection to one peer that pieces can be asked for. */
 export interface PieceClient extends PoolClient {
+  /** Resolves when the connection stands, for clients that take requests before it does; rejects when it does not come about. */
+  readonly ready?: Promise<void>;
   /** Asks for a piece; the scope is the life of the call, and stays open when this throws, so that it can be tried again. */
   downloadPiece(request: PieceRequest, scope: CallScope): Promise<Piece>;
 }
@@ -85,18 +87,23 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
         // A pooled connection may have died unnoticed, by a restart of the peer for one. The calls have no effect on the
         // peer, so they may go again on a new connection; what fails there is told.
         const stale = lease.reused && failure.code === "ConnectionLost";
+        // This connection goes on, and asks after its handshake now. It has one handshake, so this happens once.
+        const early = failure.code === "EarlyDataRefused";
         // A peer that has vanished is noticed only after the transport's own timeouts, minutes over TCP; a connection that was
         // silent for a whole timeout is not used again before that.
         if (stale || failure.kind === "timeout") lease.discard();
         lease.release();
-        if (!stale) throw failure;
+        if (!stale && !early) throw failure;
       }
     }
   }
 }
 
-/** Dials, for at most the connect timeout. Rejects as `dial` does, or with `ConnectTimeout`. */
-async function withinConnectTimeout<C>(
+/**
+ * Dials, for at most the connect timeout, which lasts until the connection stands also where a request may go before it does.
+ * Rejects as `dial` does, or with `ConnectTimeout`.
+ */
+async function withinConnectTimeout<C extends PieceClient>(
   dial: Dial<C>,
   addr: string,
   { connectTimeout, runtime }: DownloaderSettings,
@@ -109,12 +116,17 @@ async function withinConnectTimeout<C>(
   const timer = runtime.clock.setTimer(() => {
     attempt.abort(new VortexError("ConnectTimeout", `no connection to ${addr} within ${connectTimeout} ms`, { addr }));
   }, connectTimeout);
-  try {
-    return await dial(addr, attempt.signal);
-  } catch (error) {
-    throw withAddress(error, addr);
-  } finally {
+  const over = (): void => {
     timer.cancel();
     signal.removeEventListener("abort", onAbort);
+  };
+  try {
+    const client = await dial(addr, attempt.signal);
+    if (client.ready === undefined) over();
+    else client.ready.then(over, over);
+    return client;
+  } catch (error) {
+    over();
+    throw withAddress(error, addr);
   }
 }

@@ -21,6 +21,7 @@ export function downloaderSettings(options: DownloaderOptions, runtime: Runtime)
       idleTimeout: options.pool?.idleTimeout ?? 420_000,
       cleanupInterval: options.pool?.cleanupInterval ?? 60_000,
     },
+    earlyData: options.earlyData ?? true,
     runtime,
   };
   requireInteger("connectTimeout", settings.connectTimeout, 1, LONGEST);

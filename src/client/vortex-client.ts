@@ -22,6 +22,7 @@ import type { PieceClient } from "./pooled-downloader.ts";
 export class VortexClient implements PieceClient {
   readonly addr: string;
   readonly closed: Promise<unknown>;
+  readonly ready: Promise<void>;
   readonly #connection: Connection;
   readonly #settings: DownloaderSettings;
 
@@ -30,6 +31,7 @@ export class VortexClient implements PieceClient {
     this.#settings = settings;
     this.addr = formatAddress(connection.remote);
     this.closed = connection.closed;
+    this.ready = connection.ready;
   }
 
   /** Connects to a peer. Rejects as {@link Transport.dial} does. */
@@ -43,7 +45,8 @@ export class VortexClient implements PieceClient {
     settings: DownloaderSettings,
     signal?: AbortSignal,
   ): Promise<T> {
-    const connection = await transport.dial(parseAddress(addr), signal === undefined ? {} : { signal });
+    const { earlyData } = settings;
+    const connection = await transport.dial(parseAddress(addr), { earlyData, ...(signal !== undefined && { signal }) });
     return new this(connection, settings);
   }
 

@@ -1,6 +1,7 @@
 import { VortexError } from "../errors.ts";
 import { requireInteger } from "../piece.ts";
 import type { Clock, Runtime } from "../runtime.ts";
+import type { ListenOptions } from "../transport/transport.ts";
 import { RateLimiter } from "./rate-limiter.ts";
 
 /** How a server behaves; all of it optional. */
@@ -11,6 +12,8 @@ export interface ServerOptions {
   readonly maxConnections?: number;
   /** Greatest number of streams at a time on one connection, 1 to 1,000,000. Default 128. */
   readonly maxStreams?: number;
+  /** See {@link ListenOptions.earlyData}. Default true. */
+  readonly earlyData?: boolean;
   /** Milliseconds for a request to arrive, from the opening of its stream. Default 10,000. */
   readonly requestTimeout?: number;
   /** Milliseconds in which a peer must take at least a chunk of its answer. Default 30,000. */
@@ -23,6 +26,7 @@ export interface ServerOptions {
 export interface ServerSettings {
   readonly maxConnections: number;
   readonly maxStreams: number;
+  readonly earlyData: boolean;
   readonly requestTimeout: number;
   readonly stallTimeout: number;
   readonly limiter: RateLimiter | undefined;
@@ -40,6 +44,7 @@ export function serverSettings(options: ServerOptions, runtime: Runtime): Server
   const settings: ServerSettings = {
     maxConnections: options.maxConnections ?? 1024,
     maxStreams: options.maxStreams ?? 128,
+    earlyData: options.earlyData ?? true,
     requestTimeout: options.requestTimeout ?? 10_000,
     stallTimeout: options.stallTimeout ?? 30_000,
     limiter:

@@ -3,6 +3,7 @@ import { PacketDecoder } from "../protocol/decoder.ts";
 import { type DownloadPiecePacket, encodePacket, RemoteErrorCode } from "../protocol/packet.ts";
 import type { Runtime } from "../runtime.ts";
 import type { Address } from "../transport/address.ts";
+import type { TlsIdentity } from "../transport/tls.ts";
 import { type ByteStream, type Connection, type Listener, StreamCode, type Transport } from "../transport/transport.ts";
 import type { PieceStore } from "./store.ts";
 import { type ServerOptions, type ServerSettings, serverSettings, within } from "./upload.ts";
@@ -45,6 +46,7 @@ export class VortexServer {
     const listener = await transport.listen(local, {
       maxConnections: settings.maxConnections,
       maxStreams: settings.maxStreams,
+      earlyData: settings.earlyData,
     });
     return new this(listener, store, settings);
   }
@@ -57,6 +59,11 @@ export class VortexServer {
   /** What clients may pin, see {@link Listener.fingerprint}. */
   get fingerprint(): string | undefined {
     return this.#listener.fingerprint;
+  }
+
+  /** Shows new connections another certificate, see {@link Listener.setIdentity}. */
+  setIdentity(identity: TlsIdentity): Promise<void> {
+    return this.#listener.setIdentity(identity);
   }
 
   /**

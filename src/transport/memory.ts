@@ -85,6 +85,10 @@ class MemoryListener implements Listener {
     return this.#incoming;
   }
 
+  async setIdentity(): Promise<void> {
+    throw new VortexError("Unavailable", "there is no TLS within one process, so there is no certificate to change");
+  }
+
   async close(options: { readonly grace?: number } = {}): Promise<void> {
     this.#forget();
     this.#incoming.end();
@@ -96,6 +100,8 @@ class MemoryConnection implements Connection {
   readonly protocol: "quic" | "tcp";
   readonly remote: Address;
   readonly resumed = false;
+  readonly earlyData = "none";
+  readonly ready: Promise<void> = Promise.resolve();
   readonly closed: Promise<CloseInfo>;
   readonly #incoming = new AsyncQueue<ByteStream>();
   readonly #streams = new Set<MemoryStream>();

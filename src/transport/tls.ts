@@ -16,6 +16,12 @@ export interface TlsClientOptions {
   readonly key?: string;
 }
 
+/** A certificate chain and its private key, PEM. */
+export interface TlsIdentity {
+  readonly cert: string;
+  readonly key: string;
+}
+
 /** What a server shows of itself, and asks for. */
 export interface TlsServerOptions {
   /** Certificate chain, PEM. Without it the server makes a self-signed one and tells its fingerprint. */

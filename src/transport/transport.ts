@@ -11,6 +11,7 @@
  */
 import type { VortexError } from "../errors.ts";
 import type { Address } from "./address.ts";
+import type { TlsIdentity } from "./tls.ts";
 
 /** Why a stream or connection is given up; carried by QUIC frames, and lost on TCP, which knows one kind of reset. */
 export const StreamCode = {
@@ -76,12 +77,25 @@ export interface CloseInfo {
   readonly error: VortexError;
 }
 
+/**
+ * Early data of a connection (RFC 9001, section 4.6): `none` was sent, it is `pending` while the handshake is under way, and
+ * then the peer has `accepted` or `refused` it.
+ */
+export type EarlyData = "none" | "pending" | "accepted" | "refused";
+
 /** Streams to and from one peer. */
 export interface Connection {
   readonly protocol: "quic" | "tcp";
   readonly remote: Address;
-  /** Whether the handshake resumed an earlier session. */
+  /** Whether the handshake resumed an earlier session; false until it is over. */
   readonly resumed: boolean;
+  /** What became of the data that was to travel ahead of the handshake, see {@link DialOptions.earlyData}. */
+  readonly earlyData: EarlyData;
+  /**
+   * Resolves when the handshake is over, which it is when `dial` resolves but for {@link DialOptions.earlyData}. Rejects with
+   * what `dial` would have rejected with. Nobody needs to look at it.
+   */
+  readonly ready: Promise<void>;
   /**
    * Opens a stream; waits for stream credit. The other side sees the stream no later than its first byte.
    * Rejects with `Aborted` (or the signal's own `VortexError`), `ConnectionLost` or `Closed`.
@@ -102,8 +116,18 @@ export interface Connection {
 
 /** What dialling may be told. */
 export interface DialOptions {
-  /** Ends the attempt; the promise rejects with the signal's reason if that is a `VortexError`, else `Aborted`. */
+  /**
+   * Ends the attempt, which lasts until the connection is {@link Connection.ready}; the promise, and after it the streams,
+   * reject with the signal's reason if that is a `VortexError`, else `Aborted`.
+   */
   readonly signal?: AbortSignal;
+  /**
+   * Resolves without waiting for the handshake when the transport remembers a session with this peer: what is written before
+   * the handshake is over travels in the first flight, where whoever is on the path may record it and send it again (RFC 8446,
+   * section 8). So only for requests without an effect. Should the peer refuse it, the streams opened until then fail with
+   * `EarlyDataRefused`, or the transport sends their bytes again; the connection goes on. Default false.
+   */
+  readonly earlyData?: boolean;
 }
 
 /** What listening may be told. */
@@ -112,6 +136,11 @@ export interface ListenOptions {
   readonly maxConnections?: number;
   /** Greatest number of streams at a time that a peer may open on one connection. Default 128. */
   readonly maxStreams?: number;
+  /**
+   * Whether requests of returning clients are taken before their handshake is over ({@link DialOptions.earlyData}); never
+   * where clients must show a certificate. Default true, where the runtime can.
+   */
+  readonly earlyData?: boolean;
 }
 
 /** Default of {@link ListenOptions.maxConnections}. */
@@ -125,6 +154,11 @@ export interface Listener {
   readonly address: Address;
   /** What a client may pin: the SHA-256 fingerprint of the certificate, colon-separated hex. Undefined without TLS. */
   readonly fingerprint: string | undefined;
+  /**
+   * Shows connections that come from now on another certificate; those that exist go on. Resolves when it is in use.
+   * Rejects with `InvalidArgument` for a certificate or key that is none, and with `Unavailable` where there is no TLS.
+   */
+  setIdentity(identity: TlsIdentity): Promise<void>;
   /** Established connections, until the listener is closed. Iterate once. */
   accept(): AsyncIterable<Connection>;
   /** Stops listening and ends its connections, as {@link Connection.close} does. Idempotent. */

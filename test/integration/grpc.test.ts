@@ -6,7 +6,7 @@ import { describe, it } from "node:test";
 import { type GrpcBindingOptions, grpcBinding } from "../../adapters/grpc/client.ts";
 import { type GrpcServer, type GrpcServerOptions, grpcServer } from "../../adapters/grpc/server.ts";
 import { nativeHashers } from "../../adapters/native-hashers.ts";
-import { serverIdentity } from "../../adapters/quiche/tls.ts";
+import { serverIdentity } from "../../adapters/tls.ts";
 import type { DownloaderOptions } from "../../src/client/downloader.ts";
 import { GrpcDownloader } from "../../src/client/grpc.ts";
 import { downloaderSettings } from "../../src/client/settings.ts";

@@ -31,6 +31,7 @@ const codes: Record<ErrorKind, readonly ErrorCode[]> = {
     "HandshakeFailed",
     "ConnectionLost",
     "StreamReset",
+    "EarlyDataRefused",
     "AddressInUse",
   ],
   timeout: ["ConnectTimeout", "PieceTimeout", "Stalled"],

@@ -516,6 +516,8 @@ describe("a request through the downloader counts as active", () => {
           protocol: connection.protocol,
           remote: connection.remote,
           resumed: false,
+          earlyData: "none",
+          ready: Promise.resolve(),
           closed: connection.closed,
           accept: () => connection.accept(),
           close: () => connection.close({ grace: 0 }),

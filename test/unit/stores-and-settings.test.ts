@@ -97,6 +97,7 @@ describe("the downloader's settings", () => {
       maxPieceLength: 64 * 1024 * 1024,
       maxMetadataLength: 64 * 1024,
       pool: { capacity: 2000, idleTimeout: 420_000, cleanupInterval: 60_000 },
+      earlyData: true,
     });
   });
 
