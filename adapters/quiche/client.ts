@@ -5,6 +5,7 @@ import { isIP } from "node:net";
 import { abortedError, VortexError } from "../../src/errors.ts";
 import { systemClock } from "../../src/runtime.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
+import type { SessionCache } from "../../src/transport/session-cache.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import { type Connection, type DialOptions, StreamCode } from "../../src/transport/transport.ts";
 import { nativeError } from "../native-error.ts";
@@ -23,37 +24,48 @@ const ID_LENGTH = 16;
 export interface ClientContext {
   readonly quiche: Quiche;
   readonly config: NativeConfig;
+  /** The same, with early data: quiche sends it whenever a session allows. */
+  readonly earlyConfig: NativeConfig;
   readonly settings: QuicheSettings;
   readonly tls: TlsClientOptions;
+  readonly sessions: SessionCache;
 }
 
 /** Dials one peer, on a socket of its own. */
 export async function dialQuiche(
   context: ClientContext,
   remote: Address,
-  { signal }: DialOptions,
+  { signal, earlyData = false }: DialOptions,
 ): Promise<Connection> {
   const addr = formatAddress(remote);
   const host = await resolveHost(remote, signal);
+  if (signal?.aborted) throw abortedError(signal, `dialling ${addr}`);
   const socket = udpSocket(familyOf(host), context.settings.socketBuffer);
-  let cancel = (): void => {};
-  const aborted = new Promise<never>((_resolve, reject) => {
-    cancel = () => signal !== undefined && reject(abortedError(signal, `dialling ${addr}`));
-    signal?.addEventListener("abort", cancel, { once: true });
-    if (signal?.aborted) cancel();
-  });
   let connection: QuicheConnection | undefined;
+  let giveUp: (error: VortexError) => void = () => {};
+  const givenUp = new Promise<never>((_resolve, reject) => {
+    giveUp = reject;
+  });
+  const onAbort = (): void => {
+    if (signal === undefined) return;
+    const error = abortedError(signal, `dialling ${addr}`);
+    // The connection may be in use already, ahead of its handshake.
+    connection?.abort(StreamCode.Cancelled, "", error);
+    giveUp(error);
+  };
+  const settled = (): void => signal?.removeEventListener("abort", onAbort);
+  signal?.addEventListener("abort", onAbort, { once: true });
   try {
-    const local = await Promise.race([aborted, connectSocket(socket, host, remote.port, addr)]);
-    connection = startHandshake(context, socket, remote, { host, port: remote.port }, local);
-    await Promise.race([aborted, connection.ready]);
+    const local = await Promise.race([givenUp, connectSocket(socket, host, remote.port, addr)]);
+    connection = startHandshake(context, socket, remote, { host, port: remote.port }, local, earlyData);
+    connection.ready.then(settled, settled);
+    if (connection.earlyData !== "pending") await connection.ready;
     return connection;
   } catch (error) {
+    settled();
     if (connection === undefined) closeSocket(socket);
     else connection.abort(StreamCode.Cancelled);
     throw error;
-  } finally {
-    signal?.removeEventListener("abort", cancel);
   }
 }
 
@@ -92,12 +104,15 @@ function connectSocket(socket: Socket, host: string, port: number, addr: string)
 }
 
 function startHandshake(
-  { quiche, config, settings, tls }: ClientContext,
+  context: ClientContext,
   socket: Socket,
   remote: Address,
   peer: HostPort,
   local: HostPort,
+  earlyData: boolean,
 ): QuicheConnection {
+  const { quiche, settings, tls, sessions } = context;
+  const config = earlyData ? context.earlyConfig : context.config;
   const native = quiche.Connection.connect(serverNameOf(tls, remote.host), randomBytes(ID_LENGTH), local, peer, config);
   const connection = new QuicheConnection(native, remote, peer, false, {
     quiche,
@@ -107,8 +122,14 @@ function startHandshake(
     connected: true,
     lingers: false,
     keepAlive: settings.keepAlive,
+    onEarlyData: () => {},
     onEstablished: () => checkCertificate(native.peerCertChain(), tls, remote.host),
-    onEnded: () => {},
+    onEnded: (ended) => {
+      // Sessions come at any time after the handshake; the last one counts. One of a peer that failed the check is not kept.
+      if (!ended.established) return;
+      const session = native.session();
+      if (session !== null) sessions.put(formatAddress(remote), session);
+    },
     onGone: () => socket.close(),
   });
   let refusals = 0;
@@ -128,6 +149,6 @@ function startHandshake(
       );
     }
   });
-  connection.start();
+  connection.start(sessions.take(formatAddress(remote)));
   return connection;
 }

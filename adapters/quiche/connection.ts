@@ -2,9 +2,16 @@ import { abortedError, VortexError } from "../../src/errors.ts";
 import type { Clock, Timer } from "../../src/runtime.ts";
 import type { Address } from "../../src/transport/address.ts";
 import { AsyncQueue } from "../../src/transport/queue.ts";
-import { type ByteStream, type CloseInfo, type Connection, StreamCode } from "../../src/transport/transport.ts";
+import {
+  type ByteStream,
+  type CloseInfo,
+  type Connection,
+  type EarlyData,
+  StreamCode,
+} from "../../src/transport/transport.ts";
+import { refusalCode } from "../quic-errors.ts";
 import type { SendRing } from "./datagrams.ts";
-import { connectionError, refusalCode } from "./errors.ts";
+import { connectionError } from "./errors.ts";
 import type { NativeConnection, Quiche } from "./native.ts";
 import { QuicheStream } from "./stream.ts";
 
@@ -50,6 +57,8 @@ export interface ConnectionHost {
   readonly lingers: boolean;
   /** Milliseconds between two signs of life that this side asks for, or undefined to ask for none. */
   readonly keepAlive: number | undefined;
+  /** Requests have come ahead of the handshake. A throw ends the connection with that error. */
+  onEarlyData(connection: QuicheConnection): void;
   /** The handshake is over. A throw ends the connection with that error. */
   onEstablished(connection: QuicheConnection): void;
   /** The connection has ended, as `info` says. */
@@ -69,7 +78,6 @@ export class QuicheConnection implements Connection {
   readonly remote: Address;
   readonly native: NativeConnection;
   readonly closed: Promise<CloseInfo>;
-  readonly earlyData = "none";
   readonly ready: Promise<void>;
   readonly #host: ConnectionHost;
   readonly #server: boolean;
@@ -95,6 +103,7 @@ export class QuicheConnection implements Connection {
   #written = 0;
   #scheduled = false;
   #established = false;
+  #earlyData: EarlyData = "none";
   #draining = false;
   #isGone = false;
   #end: CloseInfo | undefined;
@@ -128,7 +137,11 @@ export class QuicheConnection implements Connection {
   }
 
   get resumed(): boolean {
-    return this.native.isResumed();
+    return this.#established && this.native.isResumed();
+  }
+
+  get earlyData(): EarlyData {
+    return this.#earlyData;
   }
 
   /** The application can see this connection. */
@@ -176,10 +189,10 @@ export class QuicheConnection implements Connection {
     this.abort(StreamCode.None, "");
   }
 
-  abort(code: number = StreamCode.None, reason = ""): void {
+  abort(code: number = StreamCode.None, reason = "", error: VortexError = closedHere()): void {
     if (this.#end !== undefined) return;
     this.#closeNative(true, code, reason);
-    this.#finish({ code, reason, remote: false, error: closedHere() });
+    this.#finish({ code, reason, remote: false, error });
   }
 
   /** Ends the connection for a reason of TLS or of the transport, before the application has seen it. */
@@ -214,9 +227,18 @@ export class QuicheConnection implements Connection {
     this.#gone();
   }
 
-  /** Starts the handshake of a client. */
-  start(): void {
+  /** Starts the handshake of a client, with a session of the peer if there is one. */
+  start(session: Uint8Array | undefined): void {
+    if (session !== undefined) {
+      try {
+        this.native.setSession(session);
+      } catch {
+        // Not a session that quiche takes; the handshake does without.
+      }
+    }
     this.#flush();
+    // Whether the session is good for early data shows when the first packet has been made.
+    if (session !== undefined && this.#end === undefined) this.#advance();
   }
 
   /** Has `#flush` run once the present batch of events has been worked off. */
@@ -293,13 +315,15 @@ export class QuicheConnection implements Connection {
   }
 
   #progress(received: boolean): void {
-    if (!this.#established && this.native.isEstablished()) this.#establish();
+    if (!this.#established) this.#advance();
     if (received) {
       if (this.native.isDraining() || this.native.isClosed()) {
         this.#onNativeClosed();
         return;
       }
-      if (this.#established) for (const id of this.native.readable()) this.#onReadable(id);
+      if (this.#established || this.#earlyData === "pending") {
+        for (const id of this.native.readable()) this.#onReadable(id);
+      }
       for (const id of this.#reading) {
         // quiche 0.18 does not call a stream readable when its end comes with bytes that were there before.
         if (this.native.streamFinished(id)) this.#streams.get(id)?.onFinished();
@@ -348,17 +372,25 @@ export class QuicheConnection implements Connection {
     }
   }
 
-  #establish(): void {
+  /** Looks how far the handshake has come. */
+  #advance(): void {
     try {
-      this.#host.onEstablished(this);
+      if (this.native.isEstablished()) {
+        this.#host.onEstablished(this);
+        this.#established = true;
+        // A server that resumes the session without its early data has no name here: quiche tells of neither, and sends the
+        // bytes again.
+        if (this.#earlyData === "pending") this.#earlyData = this.native.isResumed() ? "accepted" : "refused";
+        this.#resolveReady();
+        this.#keepAlive();
+      } else if (this.#earlyData === "none" && this.native.isInEarlyData()) {
+        this.#host.onEarlyData(this);
+        this.#earlyData = "pending";
+      }
     } catch (error) {
       const failure = VortexError.from(error, "HandshakeFailed");
       this.refuse(refusalCode(failure), failure);
-      return;
     }
-    this.#established = true;
-    this.#resolveReady();
-    this.#keepAlive();
   }
 
   #onReadable(id: number): void {
@@ -481,6 +513,7 @@ export class QuicheConnection implements Connection {
   #finish(info: CloseInfo): void {
     if (this.#end !== undefined) return;
     this.#end = info;
+    if (this.#earlyData === "pending") this.#earlyData = "refused";
     this.#keepAliveTimer?.cancel();
     this.#incoming.end();
     for (const stream of [...this.#streams.values()]) stream.fail(info.error);

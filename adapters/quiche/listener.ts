@@ -7,10 +7,10 @@ import { AsyncQueue } from "../../src/transport/queue.ts";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
 import type { Connection, Listener } from "../../src/transport/transport.ts";
 import { listenError } from "../native-error.ts";
+import { CONNECTION_REFUSED } from "../quic-errors.ts";
 import { fingerprintOf } from "../tls.ts";
 import { type ConnectionHost, type HostPort, QuicheConnection } from "./connection.ts";
 import { familyOf, SendRing, udpSocket } from "./datagrams.ts";
-import { CONNECTION_REFUSED } from "./errors.ts";
 import type { NativeConfig, Quiche } from "./native.ts";
 import type { QuicheSettings } from "./options.ts";
 import { RetryTokens } from "./retry-token.ts";
@@ -43,6 +43,8 @@ interface Accepted {
   readonly initialId: string;
   readonly handshakeTimer: Timer;
   state: "half-open" | "open" | "ended";
+  /** The application has it, if its requests came early. */
+  early: boolean;
 }
 
 /** Listens on one UDP socket for all its connections. */
@@ -197,6 +199,7 @@ class QuicheListener implements Listener {
         connection.refuse(CONNECTION_REFUSED, new VortexError("ConnectTimeout", "the client did not finish in time"));
       }, settings.handshakeTimeout),
       state: "half-open",
+      early: false,
     };
     this.#accepted.set(connection, accepted);
     this.#byIndex.set(index, accepted);
@@ -217,10 +220,19 @@ class QuicheListener implements Listener {
       lingers: true,
       // Whoever wants the connection kept, the client, asks for signs of life.
       keepAlive: undefined,
+      onEarlyData: (connection) => this.#onEarlyData(connection),
       onEstablished: (connection) => this.#onEstablished(connection),
       onEnded: (connection) => this.#onEnded(connection),
       onGone: (connection) => this.#onGone(connection),
     };
+  }
+
+  #onEarlyData(connection: QuicheConnection): void {
+    const accepted = this.#accepted.get(connection);
+    if (accepted === undefined) return;
+    if (this.#open >= this.#context.maxConnections) throw noRoom();
+    accepted.early = true;
+    if (!this.#incoming.push(connection)) throw closed();
   }
 
   #onEstablished(connection: QuicheConnection): void {
@@ -244,7 +256,7 @@ class QuicheListener implements Listener {
       accepted.indices.push(indexOf(id, 0));
       this.#byIndex.set(indexOf(id, 0), accepted);
     }
-    if (!this.#incoming.push(connection)) throw closed();
+    if (!accepted.early && !this.#incoming.push(connection)) throw closed();
   }
 
   #onEnded(connection: QuicheConnection): void {

@@ -1,3 +1,4 @@
+import { SessionCache } from "../../src/transport/session-cache.ts";
 import type { TlsClientOptions, TlsServerOptions } from "../../src/transport/tls.ts";
 import {
   type Connection,
@@ -38,14 +39,17 @@ export async function quicheTransport(options: QuicheTransportOptions = {}): Pro
       if (client === undefined) {
         const tls = options.tls ?? {};
         const config = clientConfig(quiche, tls);
+        const earlyConfig = clientConfig(quiche, tls);
         // Peers open no streams towards a client.
-        applySettings(config, settings, 0);
-        client = { quiche, config, settings, tls };
+        for (const each of [config, earlyConfig]) applySettings(each, settings, 0);
+        earlyConfig.enableEarlyData();
+        client = { quiche, config, earlyConfig, settings, tls, sessions: new SessionCache() };
       }
       return dialQuiche(client, remote, dialOptions);
     },
     async listen(local, listenOptions: ListenOptions = {}): Promise<Listener> {
       const tls = options.serverTls ?? {};
+      const { earlyData = true } = listenOptions;
       const maxStreams = listenOptions.maxStreams ?? DEFAULT_MAX_STREAMS;
       return listenQuiche(
         {
@@ -56,6 +60,8 @@ export async function quicheTransport(options: QuicheTransportOptions = {}): Pro
           configFor(identity) {
             const config = serverConfig(quiche, identity, tls.clientCa);
             applySettings(config, settings, maxStreams);
+            // Without a certificate of its own, a returning client is as good before its handshake as after it.
+            if (earlyData && tls.clientCa === undefined) config.enableEarlyData();
             return config;
           },
         },

@@ -1,6 +1,7 @@
 import { VortexError, withAddress } from "../errors.ts";
 import { type Piece, requireInteger } from "../piece.ts";
 import { formatAddress, parseAddress } from "../transport/address.ts";
+import type { EarlyData } from "../transport/transport.ts";
 import { CallScope } from "./call-scope.ts";
 import type { CallOptions, Downloader, DownloaderSettings, PieceRequest } from "./downloader.ts";
 import { ClientPool, type Dial, type PoolClient, type PoolEntryInfo } from "./pool.ts";
@@ -10,6 +11,8 @@ import { callTimeouts } from "./settings.ts";
 export interface PieceClient extends PoolClient {
   /** Resolves when the connection stands, for clients that take requests before it does; rejects when it does not come about. */
   readonly ready?: Promise<void>;
+  /** See {@link Connection.earlyData}. */
+  readonly earlyData?: EarlyData;
   /** Asks for a piece; the scope is the life of the call, and stays open when this throws, so that it can be tried again. */
   downloadPiece(request: PieceRequest, scope: CallScope): Promise<Piece>;
 }
@@ -84,9 +87,11 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
         return result;
       } catch (error) {
         const failure = VortexError.from(error, "Internal");
-        // A pooled connection may have died unnoticed, by a restart of the peer for one. The calls have no effect on the
-        // peer, so they may go again on a new connection; what fails there is told.
-        const stale = lease.reused && failure.code === "ConnectionLost";
+        // A pooled connection may have died unnoticed, by a restart of the peer for one, and what is remembered of a peer may
+        // not hold any more. The calls have no effect on the peer, so they may go again on a new connection; what fails there
+        // is told.
+        const presumed = lease.reused || lease.client.earlyData === "refused";
+        const stale = presumed && failure.code === "ConnectionLost";
         // This connection goes on, and asks after its handshake now. It has one handshake, so this happens once.
         const early = failure.code === "EarlyDataRefused";
         // A peer that has vanished is noticed only after the transport's own timeouts, minutes over TCP; a connection that was

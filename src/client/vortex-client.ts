@@ -7,6 +7,7 @@ import {
   type ByteReader,
   type ByteStream,
   type Connection,
+  type EarlyData,
   StreamCode,
   type Transport,
 } from "../transport/transport.ts";
@@ -32,6 +33,10 @@ export class VortexClient implements PieceClient {
     this.addr = formatAddress(connection.remote);
     this.closed = connection.closed;
     this.ready = connection.ready;
+  }
+
+  get earlyData(): EarlyData {
+    return this.#connection.earlyData;
   }
 
   /** Connects to a peer. Rejects as {@link Transport.dial} does. */

@@ -9,6 +9,8 @@ export interface TransportFixture {
   transport(): Promise<Transport>;
   /** Where to listen; port 0 for any free one. */
   readonly listenAddress: Address;
+  /** Whether datagrams carry it, so that a relay of datagrams can stand between. */
+  readonly overUdp?: boolean;
   /** Where to dial what listens there, if not at the listener's own address. */
   dialAddress?(listening: Address): Address;
   /** Tests that this transport cannot pass, by name, and why. Printed as skips. */

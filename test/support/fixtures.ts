@@ -42,6 +42,7 @@ export const tcpFixture: TransportFixture = {
 const quiche: TransportFixture = {
   transport: () => quicheTransport({ tls: { verify: false } }),
   listenAddress: { host: "127.0.0.1", port: 0 },
+  overUdp: true,
   gaps: {
     "the accepting side opens a stream too": "peers open no streams towards a client: it grants none",
     "bytes take no real time": onSockets,

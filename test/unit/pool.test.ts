@@ -1,15 +1,16 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import type { PoolOptions } from "../../src/client/downloader.ts";
+import type { PieceRequest, PoolOptions } from "../../src/client/downloader.ts";
 import { ClientPool, type Lease, type PoolClient } from "../../src/client/pool.ts";
 import { downloaderSettings } from "../../src/client/settings.ts";
 import { QuicDownloader, TcpDownloader, VortexDownloader } from "../../src/client/vortex-downloader.ts";
 import { VortexError } from "../../src/errors.ts";
+import type { Runtime } from "../../src/runtime.ts";
 import { MemoryPieceStore } from "../../src/server/memory-store.ts";
 import { VortexServer } from "../../src/server/vortex-server.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import { MemoryTransport } from "../../src/transport/memory.ts";
-import type { Transport } from "../../src/transport/transport.ts";
+import type { Connection, DialOptions, Transport } from "../../src/transport/transport.ts";
 import { assertRejects, rejectionOf } from "../support/failures.ts";
 import { FakeClock, fakeRuntime, settle } from "../support/fake-clock.ts";
 import { seededBytes } from "../support/random.ts";
@@ -500,37 +501,19 @@ describe("a request through the downloader counts as active", () => {
 
   it("and a pooled connection that fails without a word of its end is given up, and the request goes again", async () => {
     const runtime = fakeRuntime();
-    const memory = new MemoryTransport();
-    const store = new MemoryPieceStore();
-    store.putTask(taskId, content, { pieceLength: 200_000 });
-    const server = await VortexServer.listen(memory, { host: "peer", port: 1 }, store, runtime);
+    const { memory, server, request } = await served(runtime);
     let dials = 0;
     let dead = false;
-    const transport: Transport = {
-      protocol: "quic",
-      listen: () => Promise.reject(new Error("not here")),
-      async dial(remote, options) {
-        const first = dials++ === 0;
-        const connection = await memory.dial(remote, options);
-        return {
-          protocol: connection.protocol,
-          remote: connection.remote,
-          resumed: false,
-          earlyData: "none",
-          ready: Promise.resolve(),
-          closed: connection.closed,
-          accept: () => connection.accept(),
-          close: () => connection.close({ grace: 0 }),
-          abort: () => connection.abort(),
-          openStream: (open) => {
-            if (first && dead) return Promise.reject(new VortexError("ConnectionLost", "no answer"));
-            return connection.openStream(open);
-          },
-        };
-      },
-    };
+    const transport = through(memory, (connection) => {
+      const first = dials++ === 0;
+      return {
+        openStream: async (open) => {
+          if (first && dead) throw new VortexError("ConnectionLost", "no answer");
+          return connection.openStream(open);
+        },
+      };
+    });
     const downloader = new VortexDownloader(async () => transport, downloaderSettings({}, runtime));
-    const request = { addr: formatAddress(server.address), hostId: "h", taskId, number: 0 };
     await (await downloader.downloadPiece(request)).bytes();
     dead = true;
     for (let round = 0; round < 2; round++) {
@@ -538,6 +521,94 @@ describe("a request through the downloader counts as active", () => {
       assert.equal(dials, 2);
     }
     await downloader.close();
+    await server.close({ grace: 0 });
+  });
+
+  it("and a request that was refused ahead of the handshake goes again on the same connection", async () => {
+    const runtime = fakeRuntime();
+    const { memory, server, request } = await served(runtime);
+    let refusals = 0;
+    let dials = 0;
+    const transport = through(memory, (connection) => {
+      dials++;
+      return {
+        openStream: async (open) => {
+          if (refusals++ === 0) throw new VortexError("EarlyDataRefused", "after the handshake, please");
+          return connection.openStream(open);
+        },
+      };
+    });
+    const downloader = new VortexDownloader(async () => transport, downloaderSettings({}, runtime));
+    assert.deepEqual(await (await downloader.downloadPiece(request)).bytes(), content.subarray(0, 200_000));
+    assert.deepEqual([dials, refusals], [1, 2]);
+    await downloader.close();
+    await server.close({ grace: 0 });
+  });
+
+  it("and a connection that is lost with its early data is made again, once", async () => {
+    const runtime = fakeRuntime();
+    const { memory, server, request } = await served(runtime);
+    let dials = 0;
+    const lost = new Set([1, 3, 4]);
+    const transport = through(memory, (connection) => {
+      const dial = ++dials;
+      return {
+        // The third dial has early data, the one that takes its place has none.
+        earlyData: dial % 2 === 1 ? "refused" : "none",
+        openStream: async (open) => {
+          if (lost.has(dial)) throw new VortexError("ConnectionLost", "what was remembered does not hold");
+          return connection.openStream(open);
+        },
+      };
+    });
+    const downloader = new VortexDownloader(async () => transport, downloaderSettings({}, runtime));
+    assert.deepEqual(await (await downloader.downloadPiece(request)).bytes(), content.subarray(0, 200_000));
+    assert.equal(dials, 2);
+    await downloader.close();
+    const other = new VortexDownloader(async () => transport, downloaderSettings({}, runtime));
+    await assertRejects(other.downloadPiece(request), "ConnectionLost");
+    assert.equal(dials, 4);
+    await other.close();
+    await server.close({ grace: 0 });
+  });
+
+  it("and a connect timeout lasts until the handshake is over, though requests go ahead of it", async () => {
+    const clock = new FakeClock();
+    const runtime = fakeRuntime(clock);
+    const { memory, server, request } = await served(runtime);
+    for (const [stands, after] of [
+      [false, "ConnectTimeout"],
+      [true, undefined],
+    ] as const) {
+      let signalled: unknown;
+      const transport = through(memory, (connection, options) => {
+        let reject = (_error: unknown): void => {};
+        const ready = new Promise<void>((_resolve, refuse) => {
+          reject = refuse;
+        });
+        options?.signal?.addEventListener("abort", () => {
+          signalled = options.signal?.reason;
+          reject(signalled);
+        });
+        ready.catch(() => {});
+        // Without an answer to the request, too, until the signal fires.
+        return stands
+          ? { ready: Promise.resolve() }
+          : { ready, openStream: () => ready.then(() => connection.openStream()) };
+      });
+      const downloader = new VortexDownloader(async () => transport, downloaderSettings({}, runtime));
+      const fetching = downloader.downloadPiece(request).then((piece) => piece.bytes());
+      fetching.catch(() => {});
+      if (after === undefined) {
+        assert.deepEqual(await fetching, content.subarray(0, 200_000));
+        await clock.advance(5_000);
+        assert.equal(signalled, undefined);
+      } else {
+        assert.equal(await clock.advanceUntil(fetching, 60_000, 100), 2000);
+        await assertRejects(fetching, after);
+      }
+      await downloader.close();
+    }
     await server.close({ grace: 0 });
   });
 
@@ -564,6 +635,43 @@ describe("a request through the downloader counts as active", () => {
       await downloader.close();
     }
   });
+
+  async function served(
+    runtime: Runtime,
+  ): Promise<{ memory: MemoryTransport; server: VortexServer; request: PieceRequest }> {
+    const memory = new MemoryTransport();
+    const store = new MemoryPieceStore();
+    store.putTask(taskId, content, { pieceLength: 200_000 });
+    const server = await VortexServer.listen(memory, { host: "peer", port: 1 }, store, runtime);
+    return { memory, server, request: { addr: formatAddress(server.address), hostId: "h", taskId, number: 0 } };
+  }
+
+  /** A transport over another, whose connections have parts of their own. */
+  function through(
+    memory: MemoryTransport,
+    change: (connection: Connection, options: DialOptions | undefined) => Partial<Connection>,
+  ): Transport {
+    return {
+      protocol: "quic",
+      listen: () => Promise.reject(new Error("not here")),
+      async dial(remote, options) {
+        const connection = await memory.dial(remote, options);
+        return {
+          protocol: connection.protocol,
+          remote: connection.remote,
+          resumed: false,
+          earlyData: "none",
+          ready: Promise.resolve(),
+          closed: connection.closed,
+          accept: () => connection.accept(),
+          close: () => connection.close({ grace: 0 }),
+          abort: () => connection.abort(),
+          openStream: (open) => connection.openStream(open),
+          ...change(connection, options),
+        };
+      },
+    };
+  }
 
   function active(downloader: VortexDownloader): number {
     return downloader.connections().reduce((sum, { activeRequests }) => sum + activeRequests, 0);

@@ -1,0 +1,348 @@
+/**
+ * What `DialOptions.earlyData` promises, as tests for transports over UDP. A relay keeps back what the server sends, so that
+ * what arrives meanwhile was sent ahead of the handshake, whatever the speed of the machine.
+ */
+import assert from "node:assert/strict";
+import { describe } from "node:test";
+import { downloaderSettings } from "../../src/client/settings.ts";
+import { VortexDownloader } from "../../src/client/vortex-downloader.ts";
+import { VortexError } from "../../src/errors.ts";
+import { portableRuntime } from "../../src/runtime.ts";
+import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import { VortexServer } from "../../src/server/vortex-server.ts";
+import { formatAddress } from "../../src/transport/address.ts";
+import type { ByteStream, Connection, Listener, ListenOptions, Transport } from "../../src/transport/transport.ts";
+import { rejectionOf } from "../support/failures.ts";
+import { itUnlessGap, type TransportFixture } from "../support/fixture.ts";
+import { readAll } from "../support/hostile.ts";
+import { seededBytes } from "../support/random.ts";
+import { type UdpRelay, udpRelay } from "../support/udp-relay.ts";
+
+/** Registers the tests of one transport over UDP that can send early data. */
+export function earlyDataCompliance(name: string, fixture: TransportFixture): void {
+  const it = (test: string, run: () => Promise<void>): void => itUnlessGap(fixture, test, run);
+
+  describe(`${name}: early data`, () => {
+    it("a first connection sends none", () =>
+      withEcho(fixture, {}, async ({ dial }) => {
+        const connection = await dial();
+        assert.deepEqual([connection.earlyData, connection.resumed], ["none", false]);
+        await connection.ready;
+        assert.deepEqual(await exchange(connection, "hello"), "hello");
+        await connection.close();
+      }));
+
+    it("a second connection's first bytes arrive before the server has answered anything", () =>
+      withEcho(fixture, {}, async ({ dial, relay, received }) => {
+        await meet(dial);
+        const before = relay.counts.toClient;
+        relay.hold();
+        const connection = await dial();
+        assert.equal(connection.earlyData, "pending");
+        const stream = await connection.openStream();
+        await write(stream, "early");
+        await received("early");
+        assert.equal(relay.counts.toClient, before);
+        relay.release();
+        assert.deepEqual(await textOf(stream), "early");
+        await connection.ready;
+        assert.deepEqual([connection.earlyData, connection.resumed], ["accepted", true]);
+        assert.deepEqual(await exchange(connection, "and on"), "and on");
+        await connection.close();
+      }));
+
+    it("each connection brings the next one's session", () =>
+      withEcho(fixture, {}, async ({ dial }) => {
+        await meet(dial);
+        for (const word of ["one", "two", "three"]) {
+          const connection = await dial();
+          assert.equal(connection.earlyData, "pending", word);
+          assert.equal(await exchange(connection, word), word);
+          await connection.ready;
+          assert.equal(connection.earlyData, "accepted", word);
+          await connection.close();
+        }
+      }));
+
+    it("who does not ask for it waits for the handshake, and may resume the session", () =>
+      withEcho(fixture, {}, async ({ dial }) => {
+        await meet(dial);
+        const connection = await dial({ earlyData: false });
+        assert.equal(connection.earlyData, "none");
+        assert.equal(await exchange(connection, "late"), "late");
+        await connection.close();
+      }));
+
+    it("a server that takes none is asked after the handshake", () =>
+      withEcho(fixture, { earlyData: false }, async ({ dial }) => {
+        await meet(dial);
+        const connection = await dial();
+        assert.equal(await exchangeAgain(connection, "late"), "late");
+        assert.notEqual(connection.earlyData, "accepted");
+        await connection.close();
+      }));
+
+    it("a server that has forgotten the session refuses, and serves after the handshake", () =>
+      withEcho(fixture, {}, async ({ dial, restart }) => {
+        await meet(dial);
+        await restart();
+        const connection = await dial();
+        assert.equal(connection.earlyData, "pending");
+        assert.equal(await exchangeAgain(connection, "once more"), "once more");
+        await connection.ready;
+        assert.deepEqual([connection.earlyData, connection.resumed], ["refused", false]);
+        await connection.close();
+      }));
+
+    it("the signal ends an attempt that is in use already", () =>
+      withEcho(fixture, {}, async ({ dial, relay }) => {
+        await meet(dial);
+        relay.silence(true);
+        const attempt = new AbortController();
+        const connection = await dial({ signal: attempt.signal });
+        assert.equal(connection.earlyData, "pending");
+        const stream = await connection.openStream();
+        await write(stream, "nobody hears");
+        const reading = rejectionOf(stream.reader.read());
+        const ready = rejectionOf(connection.ready);
+        attempt.abort(new VortexError("ConnectTimeout", "no answer"));
+        assert.equal((await reading).code, "ConnectTimeout");
+        assert.equal((await ready).code, "ConnectTimeout");
+        assert.equal((await connection.closed).error.code, "ConnectTimeout");
+      }));
+
+    it("a peer that is gone is ConnectTimeout for a piece asked for early", () =>
+      withPieces(fixture, async ({ fetchPiece, relay, reconnect }) => {
+        assert.deepEqual(await fetchPiece(0), piece(0));
+        await reconnect();
+        relay.silence(true);
+        assert.equal((await rejectionOf(fetchPiece(1))).code, "ConnectTimeout");
+      }));
+
+    it("a downloader that met a peer before asks for its first piece ahead of the handshake", () =>
+      withPieces(fixture, async ({ fetchPiece, relay, reconnect, asked }) => {
+        assert.deepEqual(await fetchPiece(0), piece(0));
+        await reconnect();
+        relay.hold();
+        const fetching = fetchPiece(1);
+        await asked(1);
+        relay.release();
+        assert.deepEqual(await fetching, piece(1));
+      }));
+
+    it("a downloader whose session is refused gets its pieces all the same", () =>
+      withPieces(fixture, async ({ fetchPiece, reconnect, restart }) => {
+        assert.deepEqual(await fetchPiece(0), piece(0));
+        await restart();
+        await reconnect();
+        assert.deepEqual(await Promise.all([0, 1, 2, 3].map((number) => fetchPiece(number))), [0, 1, 2, 3].map(piece));
+      }));
+
+    it("early data can be switched off", () =>
+      withPieces(
+        fixture,
+        async ({ fetchPiece, relay, reconnect, asked }) => {
+          assert.deepEqual(await fetchPiece(0), piece(0));
+          await reconnect();
+          relay.hold();
+          const before = relay.counts.toServer;
+          const fetching = fetchPiece(1);
+          let early = false;
+          void asked(1).then(() => {
+            early = true;
+          });
+          // The handshake goes again and again while it is not answered, the request not once.
+          while (relay.counts.toServer < before + 2) await pause();
+          assert.equal(early, false);
+          relay.release();
+          assert.deepEqual(await fetching, piece(1));
+        },
+        false,
+      ));
+  });
+}
+
+interface Echo {
+  readonly relay: UdpRelay;
+  dial(options?: { readonly earlyData?: boolean; readonly signal?: AbortSignal }): Promise<Connection>;
+  /** Resolves when the server has read this text. */
+  received(text: string): Promise<void>;
+  /** Another server at the same address, which knows nothing of the one before. */
+  restart(): Promise<void>;
+}
+
+/** An echo server behind a relay. */
+async function withEcho(
+  fixture: TransportFixture,
+  options: ListenOptions,
+  use: (echo: Echo) => Promise<void>,
+): Promise<void> {
+  const [client, server] = [await fixture.transport(), await fixture.transport()];
+  const seen = waiters<string>();
+  let listener = await server.listen(fixture.listenAddress, options);
+  const { address } = listener;
+  void serveEcho(listener, seen.happened);
+  const relay = await udpRelay(address);
+  try {
+    await use({
+      relay,
+      dial: ({ earlyData = true, signal = AbortSignal.timeout(30_000) } = {}) =>
+        client.dial(relay.address, { earlyData, signal }),
+      received: seen.wait,
+      async restart() {
+        await listener.close({ grace: 0 });
+        listener = await (await fixture.transport()).listen(address, options);
+        void serveEcho(listener, seen.happened);
+      },
+    });
+  } finally {
+    await listener.close({ grace: 0 });
+    await relay.close();
+  }
+}
+
+async function serveEcho(listener: Listener, onText: (text: string) => void): Promise<void> {
+  for await (const connection of listener.accept()) {
+    void (async () => {
+      for await (const stream of connection.accept()) {
+        void (async () => {
+          const bytes = await readAll(stream);
+          onText(new TextDecoder().decode(bytes));
+          await stream.writer.write(bytes);
+          await stream.writer.end();
+        })().catch(() => {});
+      }
+    })();
+  }
+}
+
+interface Pieces {
+  readonly relay: UdpRelay;
+  fetchPiece(number: number): Promise<Uint8Array>;
+  /** Ends the downloader's connection; its next request makes another. */
+  reconnect(): Promise<void>;
+  /** Resolves when the server has been asked for this piece. */
+  asked(number: number): Promise<void>;
+  restart(): Promise<void>;
+}
+
+const TASK = "ab".repeat(32);
+const PIECE_LENGTH = 50_000;
+
+function piece(number: number): Uint8Array {
+  return seededBytes(number + 1, PIECE_LENGTH);
+}
+
+/** A server with pieces behind a relay, and a downloader. */
+async function withPieces(
+  fixture: TransportFixture,
+  use: (pieces: Pieces) => Promise<void>,
+  earlyData = true,
+): Promise<void> {
+  const seen = waiters<number>();
+  const content = new Uint8Array(4 * PIECE_LENGTH);
+  for (let number = 0; number < 4; number++) content.set(piece(number), number * PIECE_LENGTH);
+  const stored = new MemoryPieceStore();
+  stored.putTask(TASK, content, { pieceLength: PIECE_LENGTH });
+  const store = {
+    getPiece: (...args: Parameters<typeof stored.getPiece>) => {
+      seen.happened(args[0].number);
+      return stored.getPiece(...args);
+    },
+    getTask: (...args: Parameters<typeof stored.getTask>) => stored.getTask(...args),
+  };
+  let server = await VortexServer.listen(await fixture.transport(), fixture.listenAddress, store, portableRuntime);
+  const { address } = server;
+  const relay = await udpRelay(address);
+  const dialled: Connection[] = [];
+  const transport = recording(await fixture.transport(), dialled);
+  const settings = downloaderSettings({ earlyData, connectTimeout: 3_000 }, portableRuntime);
+  await using downloader = new VortexDownloader(async () => transport, settings);
+  try {
+    await use({
+      relay,
+      async fetchPiece(number) {
+        const request = { addr: formatAddress(relay.address), hostId: "host", taskId: TASK, number };
+        return (await downloader.downloadPiece(request)).bytes();
+      },
+      async reconnect() {
+        await Promise.all(dialled.splice(0).map((connection) => connection.close({ grace: 0 })));
+      },
+      asked: seen.wait,
+      async restart() {
+        await server.close({ grace: 0 });
+        server = await VortexServer.listen(await fixture.transport(), address, store, portableRuntime);
+      },
+    });
+  } finally {
+    await server.close({ grace: 0 });
+    await relay.close();
+  }
+}
+
+function recording(transport: Transport, dialled: Connection[]): Transport {
+  return {
+    protocol: transport.protocol,
+    listen: (...args) => transport.listen(...args),
+    async dial(...args) {
+      const connection = await transport.dial(...args);
+      dialled.push(connection);
+      return connection;
+    },
+  };
+}
+
+/** Has a connection to remember. */
+async function meet(dial: Echo["dial"]): Promise<void> {
+  const connection = await dial();
+  assert.equal(await exchange(connection, "we meet"), "we meet");
+  await connection.close();
+}
+
+async function exchange(connection: Connection, text: string): Promise<string> {
+  const stream = await connection.openStream();
+  await write(stream, text);
+  return textOf(stream);
+}
+
+/** As {@link exchange}; once more if the early data was refused. */
+async function exchangeAgain(connection: Connection, text: string): Promise<string> {
+  try {
+    return await exchange(connection, text);
+  } catch (error) {
+    if (!(error instanceof VortexError) || error.code !== "EarlyDataRefused") throw error;
+    return exchange(connection, text);
+  }
+}
+
+async function write({ writer }: ByteStream, text: string): Promise<void> {
+  await writer.write(new TextEncoder().encode(text));
+  await writer.end();
+}
+
+async function textOf(stream: ByteStream): Promise<string> {
+  return new TextDecoder().decode(await readAll(stream));
+}
+
+/** Promises for things that happen. */
+function waiters<T>(): { happened: (what: T) => void; wait: (what: T) => Promise<void> } {
+  const past = new Set<T>();
+  const waiting = new Map<T, () => void>();
+  return {
+    happened(what) {
+      past.add(what);
+      waiting.get(what)?.();
+    },
+    wait: (what) =>
+      new Promise((resolve) => {
+        if (past.has(what)) resolve();
+        else waiting.set(what, resolve);
+      }),
+  };
+}
+
+function pause(): Promise<void> {
+  return new Promise((resolve) => {
+    setTimeout(resolve, 5);
+  });
+}
