@@ -14,7 +14,10 @@ export class VortexDownloader extends PooledDownloader<VortexClient> {
   }
 }
 
-/** The protocol's name in code that follows Dragonfly's design document: a downloader over a QUIC transport. */
+/**
+ * The protocol's name in code that follows Dragonfly's design document: a downloader over a QUIC transport, or over what stands
+ * in for it where the runtime has none.
+ */
 export class QuicDownloader extends VortexDownloader {
   constructor(transport: TransportLoader, settings: DownloaderSettings) {
     super(() => requireProtocol(transport, "quic"), settings);
@@ -30,7 +33,7 @@ export class TcpDownloader extends VortexDownloader {
 
 async function requireProtocol(load: TransportLoader, protocol: "quic" | "tcp"): Promise<Transport> {
   const transport = await load();
-  if (transport.protocol !== protocol) {
+  if (transport.protocol !== protocol && transport.insteadOf !== protocol) {
     throw new VortexError("InvalidArgument", `a ${protocol} downloader was given a ${transport.protocol} transport`);
   }
   return transport;

@@ -168,6 +168,8 @@ export interface Listener {
 /** One way to reach peers. */
 export interface Transport {
   readonly protocol: "quic" | "tcp";
+  /** The protocol that was asked for, where it is not to be had and this one stands in for it. */
+  readonly insteadOf?: "quic";
   /** Rejects with `ConnectionRefused`, `Unreachable`, `HandshakeFailed`, `ProtocolNotSupported`, or as the signal says. */
   dial(remote: Address, options?: DialOptions): Promise<Connection>;
   /** Rejects with `AddressInUse` or `InvalidArgument`. */
