@@ -7,13 +7,16 @@ import { systemClock } from "../../src/runtime.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
 import type { SessionCache } from "../../src/transport/session-cache.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
-import { type Connection, type DialOptions, StreamCode } from "../../src/transport/transport.ts";
+import { type CloseInfo, type Connection, type DialOptions, StreamCode } from "../../src/transport/transport.ts";
 import { nativeError } from "../native-error.ts";
+import { alertOf } from "../quic-errors.ts";
 import { checkCertificate, serverNameOf } from "../tls.ts";
+import { isAboutCertificate, refusedCertificate } from "../tls-errors.ts";
 import { type HostPort, QuicheConnection } from "./connection.ts";
 import { familyOf, SendRing, udpSocket } from "./datagrams.ts";
-import type { NativeConfig, Quiche } from "./native.ts";
-import type { QuicheSettings } from "./options.ts";
+import type { NativeConfig, NativeConnection, Quiche } from "./native.ts";
+import { payloadSizeFor, type QuicheSettings } from "./options.ts";
+import { isSameHost, PathSize, SAFE_SIZE } from "./path-size.ts";
 
 /** Datagrams turned away in a row, with nothing received between them, that mean that the peer is gone. */
 const REFUSALS = 3;
@@ -23,12 +26,11 @@ const ID_LENGTH = 16;
 /** What all dials of a transport share. */
 export interface ClientContext {
   readonly quiche: Quiche;
-  readonly config: NativeConfig;
-  /** The same, with early data: quiche sends it whenever a session allows. */
-  readonly earlyConfig: NativeConfig;
   readonly settings: QuicheSettings;
   readonly tls: TlsClientOptions;
   readonly sessions: SessionCache;
+  /** With early data, quiche sends it whenever a session allows. Throws `InvalidArgument` for certificates that are none. */
+  configFor(payloadSize: number, earlyData: boolean): NativeConfig;
 }
 
 /** Dials one peer, on a socket of its own. */
@@ -112,18 +114,21 @@ function startHandshake(
   earlyData: boolean,
 ): QuicheConnection {
   const { quiche, settings, tls, sessions } = context;
-  const config = earlyData ? context.earlyConfig : context.config;
+  const payloadSize = payloadSizeFor(settings, peer.host);
+  const config = context.configFor(payloadSize, earlyData);
   const native = quiche.Connection.connect(serverNameOf(tls, remote.host), randomBytes(ID_LENGTH), local, peer, config);
   const connection = new QuicheConnection(native, remote, peer, false, {
     quiche,
     clock: systemClock,
-    ring: new SendRing(socket, settings.udpPayloadSize),
+    ring: new SendRing(socket, Math.max(payloadSize, SAFE_SIZE)),
+    pathSize: new PathSize(payloadSize, isSameHost(peer.host)),
     local,
     connected: true,
     lingers: false,
     keepAlive: settings.keepAlive,
     onEarlyData: () => {},
     onEstablished: () => checkCertificate(native.peerCertChain(), tls, remote.host),
+    explain: (info) => explainRefusal(info, native, tls, remote.host),
     onEnded: (ended) => {
       // Sessions come at any time after the handshake; the last one counts. One of a peer that failed the check is not kept.
       if (!ended.established) return;
@@ -151,4 +156,14 @@ function startHandshake(
   });
   connection.start(sessions.take(formatAddress(remote)));
   return connection;
+}
+
+/** BoringSSL tells of a certificate that it refused by an alert only, the same one for several faults. */
+function explainRefusal(info: CloseInfo, native: NativeConnection, tls: TlsClientOptions, host: string): CloseInfo {
+  const alert = alertOf(info.code);
+  if (info.remote || info.error.code !== "HandshakeFailed" || alert === undefined || !isAboutCertificate(alert)) {
+    return info;
+  }
+  const [leaf] = native.peerCertChain() ?? [];
+  return { ...info, error: refusedCertificate(leaf, tls, host, `TLS alert ${alert}`, info.error.cause) };
 }

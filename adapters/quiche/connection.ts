@@ -13,6 +13,7 @@ import { refusalCode } from "../quic-errors.ts";
 import type { SendRing } from "./datagrams.ts";
 import { connectionError } from "./errors.ts";
 import type { NativeConnection, Quiche } from "./native.ts";
+import type { PathSize, PathStats } from "./path-size.ts";
 import { QuicheStream } from "./stream.ts";
 
 /** Datagrams that are taken in before packets go out, where the event loop does not come round by itself (Bun). */
@@ -50,6 +51,7 @@ export interface ConnectionHost {
   readonly quiche: Quiche;
   readonly clock: Clock;
   readonly ring: SendRing;
+  readonly pathSize: PathSize;
   readonly local: HostPort;
   /** Whether the socket is connected, so that datagrams need no address. */
   readonly connected: boolean;
@@ -61,6 +63,8 @@ export interface ConnectionHost {
   onEarlyData(connection: QuicheConnection): void;
   /** The handshake is over. A throw ends the connection with that error. */
   onEstablished(connection: QuicheConnection): void;
+  /** Says more of an end that quiche has only a code for. Default: `info` itself. */
+  explain?(info: CloseInfo): CloseInfo;
   /** The connection has ended, as `info` says. */
   onEnded(connection: QuicheConnection, info: CloseInfo): void;
   /** Nothing is left to do; the connection can be forgotten. */
@@ -297,6 +301,11 @@ export class QuicheConnection implements Connection {
     return stream;
   }
 
+  readonly #stats = (): PathStats => {
+    const [active] = this.native.pathStats();
+    return { lost: this.native.stats().lost, rtt: active?.rtt ?? 0 };
+  };
+
   #flush(): void {
     this.#scheduled = false;
     if (this.#isGone) return;
@@ -304,6 +313,7 @@ export class QuicheConnection implements Connection {
     this.#unflushed = 0;
     if (received) {
       this.#lastReceived = this.#host.clock.now();
+      this.#host.pathSize.onReceived(this.#lastReceived, this.#stats);
       this.#written = 0;
     }
     if (this.#end === undefined) this.#progress(received);
@@ -360,7 +370,8 @@ export class QuicheConnection implements Connection {
     }
     // quiche looks at the window when a packet comes in, so what was written since then counts too.
     const window = budget + this.#written;
-    budget -= Math.ceil(window / (this.native.maxSendUdpPayloadSize() - PACKET_OVERHEAD)) * PACKET_OVERHEAD;
+    const payload = Math.min(this.native.maxSendUdpPayloadSize(), this.#host.pathSize.limit);
+    budget -= Math.ceil(window / (payload - PACKET_OVERHEAD)) * PACKET_OVERHEAD;
     const share = Math.max(LEAST_SHARE, Math.floor(budget / room.size));
     for (const [stream, capacity] of room) {
       if (budget <= 0) return;
@@ -453,11 +464,15 @@ export class QuicheConnection implements Connection {
   }
 
   #send(): void {
-    const { ring, connected } = this.#host;
+    const { ring, pathSize, connected } = this.#host;
+    ring.rewind();
     for (;;) {
       let packet: ReturnType<NativeConnection["send"]>;
+      const buffer = ring.current;
+      const { limit } = pathSize;
       try {
-        packet = this.native.send(ring.current);
+        // The buffer's length bounds the packet's.
+        packet = this.native.send(limit < buffer.length ? buffer.subarray(0, limit) : buffer);
       } catch {
         // The connection cannot go on; its state says why, and #flush looks at that.
         return;
@@ -466,6 +481,7 @@ export class QuicheConnection implements Connection {
       const [length, { to }] = packet;
       if (connected) ring.send(length);
       else ring.send(length, to.port, to.host);
+      if (pathSize.watching) pathSize.onSent(length, this.#host.clock.now(), this.#stats);
     }
   }
 
@@ -489,13 +505,17 @@ export class QuicheConnection implements Connection {
   #onTimer(): void {
     this.#timer = undefined;
     const left = this.native.timeout();
-    if (left !== null && left <= 0) this.native.onTimeout();
+    if (left !== null && left <= 0) {
+      this.native.onTimeout();
+      this.#host.pathSize.onTimer();
+    }
     this.#flush();
   }
 
   #onNativeClosed(): void {
     if (this.#end === undefined) {
-      this.#finish(connectionError(this.native, this.#established, this.#server));
+      const info = connectionError(this.native, this.#established, this.#server);
+      this.#finish(this.#host.explain?.(info) ?? info);
     }
     if (this.native.isClosed()) this.#gone();
   }

@@ -4,6 +4,8 @@ import { VortexError } from "../../src/errors.ts";
 
 /** Datagrams in a ring; more than a socket takes in one go. */
 const RING = 256;
+/** Buffers used since the start of the ring, from which on it is worth a look whether they are free again. */
+const WORTH_A_LOOK = 8;
 
 /**
  * Buffers for datagrams on their way out. quiche writes a packet into one and the socket sends it, without a copy or a
@@ -13,19 +15,28 @@ const RING = 256;
 export class SendRing {
   readonly #socket: Socket;
   readonly #size: number;
-  #buffers: Uint8Array[];
+  /** Made when first needed: most clients send little. */
+  #buffers: Uint8Array[] = [];
   #next = 0;
 
+  /** @param size bytes of the largest datagram */
   constructor(socket: Socket, size: number) {
     this.#socket = socket;
     this.#size = size;
-    this.#buffers = this.#allocate();
   }
 
   /** The buffer for the next datagram. */
   get current(): Uint8Array {
-    // The index stays within the ring.
-    return this.#buffers[this.#next] as Uint8Array;
+    const existing = this.#buffers[this.#next];
+    if (existing !== undefined) return existing;
+    const buffer = new Uint8Array(this.#size);
+    this.#buffers[this.#next] = buffer;
+    return buffer;
+  }
+
+  /** Before a batch of datagrams: begins at the start of the ring, where that is free, so that few buffers do. */
+  rewind(): void {
+    if (this.#next >= WORTH_A_LOOK && this.#socket.getSendQueueCount() === 0) this.#next = 0;
   }
 
   /** Sends the first `length` bytes of the current buffer; to `port` and `host` unless the socket is connected. */
@@ -33,15 +44,9 @@ export class SendRing {
     if (port === undefined) this.#socket.send(this.current, 0, length);
     else this.#socket.send(this.current, 0, length, port, host);
     this.#next++;
-    if (this.#next === RING) {
-      this.#next = 0;
-      if (this.#socket.getSendQueueCount() > 0) this.#buffers = this.#allocate();
-    }
-  }
-
-  #allocate(): Uint8Array[] {
-    const slab = new Uint8Array(RING * this.#size);
-    return Array.from({ length: RING }, (_, index) => slab.subarray(index * this.#size, (index + 1) * this.#size));
+    if (this.#next < RING) return;
+    this.#next = 0;
+    if (this.#socket.getSendQueueCount() > 0) this.#buffers = [];
   }
 }
 

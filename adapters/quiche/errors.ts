@@ -22,5 +22,7 @@ export function streamError(cause: unknown, what: string, ended: VortexError | u
   const text = cause instanceof Error ? cause.message : String(cause);
   const code = /^Stream(?:Reset|Stopped)\((\d+)\)$/.exec(text)?.[1];
   if (code !== undefined) return new VortexError("StreamReset", `${what} (code ${code})`, { cause });
+  // A stream that the other side gave up is forgotten once all that was sent on it is acknowledged, its code with it.
+  if (text.startsWith("InvalidStreamState")) return new VortexError("StreamReset", what, { cause });
   return new VortexError("ConnectionLost", `the stream failed: ${text}`, { cause });
 }

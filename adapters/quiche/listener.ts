@@ -12,7 +12,8 @@ import { fingerprintOf } from "../tls.ts";
 import { type ConnectionHost, type HostPort, QuicheConnection } from "./connection.ts";
 import { familyOf, SendRing, udpSocket } from "./datagrams.ts";
 import type { NativeConfig, Quiche } from "./native.ts";
-import type { QuicheSettings } from "./options.ts";
+import { payloadSizeFor, type QuicheSettings } from "./options.ts";
+import { isSameHost, PathSize, SAFE_SIZE, SAME_HOST_SIZE } from "./path-size.ts";
 import { RetryTokens } from "./retry-token.ts";
 
 /** Bytes of a connection id that this side gives out. */
@@ -31,8 +32,8 @@ export interface ListenerContext {
   readonly maxConnections: number;
   /** The certificate to begin with. */
   readonly identity: TlsIdentity;
-  /** A native configuration that shows a certificate. Throws `InvalidArgument` for one that is none. */
-  configFor(identity: TlsIdentity): NativeConfig;
+  /** Native configurations that show a certificate, by payload size. Throws `InvalidArgument` for one that is none. */
+  configsFor(identity: TlsIdentity): (payloadSize: number) => NativeConfig;
 }
 
 interface Accepted {
@@ -49,7 +50,7 @@ interface Accepted {
 
 /** Listens on one UDP socket for all its connections. */
 export async function listenQuiche(context: ListenerContext, local: Address): Promise<Listener> {
-  const config = context.configFor(context.identity);
+  const configFor = context.configsFor(context.identity);
   const socket = udpSocket(familyOf(local.host), context.settings.socketBuffer);
   await new Promise<void>((resolve, reject) => {
     socket.once("error", (error) => {
@@ -61,14 +62,14 @@ export async function listenQuiche(context: ListenerContext, local: Address): Pr
       resolve();
     });
   });
-  return new QuicheListener(context, config, socket, local.host);
+  return new QuicheListener(context, configFor, socket, local.host);
 }
 
 class QuicheListener implements Listener {
   readonly address: Address;
   #fingerprint: string;
   /** Of connections that come from now on. */
-  #config: NativeConfig;
+  #configFor: (payloadSize: number) => NativeConfig;
   readonly #context: ListenerContext;
   readonly #socket: Socket;
   readonly #local: HostPort;
@@ -82,15 +83,25 @@ class QuicheListener implements Listener {
   #open = 0;
   #closing: Promise<void> | undefined;
 
-  constructor(context: ListenerContext, config: NativeConfig, socket: Socket, host: string) {
+  constructor(
+    context: ListenerContext,
+    configFor: (payloadSize: number) => NativeConfig,
+    socket: Socket,
+    host: string,
+  ) {
     const { port } = socket.address();
     this.address = { host, port };
     this.#fingerprint = fingerprintOf(context.identity.cert);
-    this.#config = config;
+    this.#configFor = configFor;
     this.#context = context;
     this.#socket = socket;
     this.#local = { host: socket.address().address, port };
-    this.#ring = new SendRing(socket, Math.max(context.settings.udpPayloadSize, LEAST_INITIAL));
+    this.#ring = new SendRing(
+      socket,
+      context.settings.udpPayloadSize === "auto"
+        ? SAME_HOST_SIZE
+        : Math.max(context.settings.udpPayloadSize, SAFE_SIZE),
+    );
     socket.on("message", (datagram: Uint8Array, from) => this.#onDatagram(datagram, from.address, from.port));
     // A datagram to one client that could not be sent concerns that client only, and it asks again.
     socket.on("error", () => {});
@@ -101,7 +112,7 @@ class QuicheListener implements Listener {
   }
 
   async setIdentity(identity: TlsIdentity): Promise<void> {
-    this.#config = this.#context.configFor(identity);
+    this.#configFor = this.#context.configsFor(identity);
     this.#fingerprint = fingerprintOf(identity.cert);
   }
 
@@ -188,8 +199,10 @@ class QuicheListener implements Listener {
     if (this.#halfOpen >= MAX_HALF_OPEN) return;
     const { quiche, settings } = this.#context;
     const peer = { host, port };
-    const native = quiche.Connection.accept(id, originalId, this.#local, peer, this.#config);
-    const connection = new QuicheConnection(native, peer, peer, true, this.#hostOf());
+    const payloadSize = payloadSizeFor(settings, host);
+    const native = quiche.Connection.accept(id, originalId, this.#local, peer, this.#configFor(payloadSize));
+    const pathSize = new PathSize(payloadSize, isSameHost(host));
+    const connection = new QuicheConnection(native, peer, peer, true, this.#hostOf(pathSize));
     const index = indexOf(id, 0);
     const accepted: Accepted = {
       connection,
@@ -209,12 +222,13 @@ class QuicheListener implements Listener {
     if (this.#open >= this.#context.maxConnections) connection.refuse(CONNECTION_REFUSED, noRoom());
   }
 
-  #hostOf(): ConnectionHost {
+  #hostOf(pathSize: PathSize): ConnectionHost {
     const { quiche } = this.#context;
     return {
       quiche,
       clock: systemClock,
       ring: this.#ring,
+      pathSize,
       local: this.#local,
       connected: false,
       lingers: true,

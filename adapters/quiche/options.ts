@@ -1,5 +1,6 @@
 import { requireInteger } from "../../src/piece.ts";
 import type { NativeConfig } from "./native.ts";
+import { automaticSize } from "./path-size.ts";
 
 /** Tuning of QUIC; the defaults suit local networks and long links. */
 export interface QuicheOptions {
@@ -9,10 +10,12 @@ export interface QuicheOptions {
    */
   readonly congestionControl?: "bbr" | "cubic" | "reno";
   /**
-   * Greatest UDP payload that is sent, in bytes, 1,200 to 65,527. Default 1,350, which passes almost every path. More is
-   * faster (the cost is by packet), where the path carries it.
+   * Greatest UDP payload that is sent, in bytes, 1,200 to 16,383. The cost is by packet, so more is faster, where the path carries
+   * it: above 1,350 that is found out with one datagram, and if large ones vanish later, 1,350 is what remains. Default `auto`:
+   * 16,000 between programs of one host, three times as fast as 1,350, and 1,452 elsewhere, what Ethernet carries. With
+   * jumbo frames of 9,000 bytes take 8,952.
    */
-  readonly udpPayloadSize?: number;
+  readonly udpPayloadSize?: number | "auto";
   /** Bytes that a peer may send on one stream before they are read. Default 16 MiB. */
   readonly streamWindow?: number;
   /** Bytes that a peer may send on one connection before they are read. Default 24 MiB. */
@@ -35,6 +38,9 @@ export interface QuicheOptions {
 /** {@link QuicheOptions} with the defaults filled in. */
 export type QuicheSettings = Required<QuicheOptions>;
 
+/** quiche makes no larger packet, so that its length takes two bytes. */
+const MAX_UDP_PAYLOAD = 16_383;
+
 /** Protocol name in the handshake, between peers of this library. Stock peers have none. */
 export const ALPN = "vortex";
 
@@ -45,7 +51,7 @@ export const ALPN = "vortex";
 export function quicheSettings(options: QuicheOptions = {}): QuicheSettings {
   const settings: QuicheSettings = {
     congestionControl: options.congestionControl ?? "bbr",
-    udpPayloadSize: options.udpPayloadSize ?? 1350,
+    udpPayloadSize: options.udpPayloadSize ?? "auto",
     streamWindow: options.streamWindow ?? 16 * 1024 * 1024,
     connectionWindow: options.connectionWindow ?? 24 * 1024 * 1024,
     socketBuffer: options.socketBuffer ?? 4 * 1024 * 1024,
@@ -54,7 +60,8 @@ export function quicheSettings(options: QuicheOptions = {}): QuicheSettings {
     handshakeTimeout: options.handshakeTimeout ?? 10_000,
     retry: options.retry ?? 64,
   };
-  requireInteger("udpPayloadSize", settings.udpPayloadSize, 1200, 65527);
+  if (settings.udpPayloadSize !== "auto")
+    requireInteger("udpPayloadSize", settings.udpPayloadSize, 1200, MAX_UDP_PAYLOAD);
   requireInteger("streamWindow", settings.streamWindow, 16 * 1024, 2 ** 32);
   requireInteger("connectionWindow", settings.connectionWindow, 16 * 1024, 2 ** 32);
   requireInteger("socketBuffer", settings.socketBuffer, 4096, 2 ** 30);
@@ -65,13 +72,23 @@ export function quicheSettings(options: QuicheOptions = {}): QuicheSettings {
   return settings;
 }
 
-/** Writes the settings that both sides share into a native configuration. */
-export function applySettings(config: NativeConfig, settings: QuicheSettings, maxStreams: number): void {
+/** The greatest UDP payload to try towards a peer, see {@link QuicheOptions.udpPayloadSize}. */
+export function payloadSizeFor(settings: QuicheSettings, host: string): number {
+  return settings.udpPayloadSize === "auto" ? automaticSize(host) : settings.udpPayloadSize;
+}
+
+/** Writes the settings that both sides share into a native configuration, for paths of one size. */
+export function applySettings(
+  config: NativeConfig,
+  settings: QuicheSettings,
+  maxStreams: number,
+  payloadSize: number,
+): void {
   config.setApplicationProtos([ALPN]);
   config.setMaxIdleTimeout(settings.idleTimeout);
   // What is taken in is not bounded by what is sent: a peer may have a larger path towards here.
   config.setMaxRecvUdpPayloadSize(65527);
-  config.setMaxSendUdpPayloadSize(settings.udpPayloadSize);
+  config.setMaxSendUdpPayloadSize(payloadSize);
   config.setInitialMaxData(settings.connectionWindow);
   config.setInitialMaxStreamDataBidiLocal(settings.streamWindow);
   config.setInitialMaxStreamDataBidiRemote(settings.streamWindow);

@@ -1,5 +1,6 @@
+import { randomBytes } from "node:crypto";
 import { SessionCache } from "../../src/transport/session-cache.ts";
-import type { TlsClientOptions, TlsServerOptions } from "../../src/transport/tls.ts";
+import type { TlsClientOptions, TlsIdentity, TlsServerOptions } from "../../src/transport/tls.ts";
 import {
   type Connection,
   DEFAULT_MAX_CONNECTIONS,
@@ -12,9 +13,13 @@ import {
 import { serverIdentity } from "../tls.ts";
 import { type ClientContext, dialQuiche } from "./client.ts";
 import { listenQuiche } from "./listener.ts";
-import { loadQuiche } from "./native.ts";
-import { applySettings, type QuicheOptions, quicheSettings } from "./options.ts";
+import { loadQuiche, type NativeConfig, type Quiche } from "./native.ts";
+import { applySettings, type QuicheOptions, type QuicheSettings, quicheSettings } from "./options.ts";
+import { SAFE_SIZE } from "./path-size.ts";
 import { clientConfig, serverConfig } from "./tls.ts";
+
+/** What BoringSSL seals session tickets with. Of one identity only: whoever resumes is not shown the certificate again. */
+const TICKET_KEY_LENGTH = 48;
 
 /** How QUIC by quiche authenticates and behaves. */
 export interface QuicheTransportOptions extends QuicheOptions {
@@ -38,12 +43,13 @@ export async function quicheTransport(options: QuicheTransportOptions = {}): Pro
     async dial(remote, dialOptions: DialOptions = {}): Promise<Connection> {
       if (client === undefined) {
         const tls = options.tls ?? {};
-        const config = clientConfig(quiche, tls);
-        const earlyConfig = clientConfig(quiche, tls);
-        // Peers open no streams towards a client.
-        for (const each of [config, earlyConfig]) applySettings(each, settings, 0);
-        earlyConfig.enableEarlyData();
-        client = { quiche, config, earlyConfig, settings, tls, sessions: new SessionCache() };
+        client = {
+          quiche,
+          settings,
+          tls,
+          sessions: new SessionCache(),
+          configFor: clientConfigs(quiche, settings, tls),
+        };
       }
       return dialQuiche(client, remote, dialOptions);
     },
@@ -57,16 +63,52 @@ export async function quicheTransport(options: QuicheTransportOptions = {}): Pro
           settings,
           maxConnections: listenOptions.maxConnections ?? DEFAULT_MAX_CONNECTIONS,
           identity: await serverIdentity(tls),
-          configFor(identity) {
-            const config = serverConfig(quiche, identity, tls.clientCa);
-            applySettings(config, settings, maxStreams);
-            // Without a certificate of its own, a returning client is as good before its handshake as after it.
-            if (earlyData && tls.clientCa === undefined) config.enableEarlyData();
-            return config;
-          },
+          configsFor: (identity) => serverConfigs(quiche, settings, tls, identity, maxStreams, earlyData),
         },
         local,
       );
     },
   };
+}
+
+/** Native configurations for dialling, each made once; an unusable option shows at once. */
+function clientConfigs(quiche: Quiche, settings: QuicheSettings, tls: TlsClientOptions): ClientContext["configFor"] {
+  const configs = new Map<string, NativeConfig>();
+  return (payloadSize, earlyData) => {
+    const key = `${payloadSize} ${earlyData}`;
+    const existing = configs.get(key);
+    if (existing !== undefined) return existing;
+    const config = clientConfig(quiche, tls);
+    // Peers open no streams towards a client.
+    applySettings(config, settings, 0, payloadSize);
+    if (earlyData) config.enableEarlyData();
+    configs.set(key, config);
+    return config;
+  };
+}
+
+/** Native configurations that show one certificate, each made once; an unusable certificate shows at once. */
+function serverConfigs(
+  quiche: Quiche,
+  settings: QuicheSettings,
+  tls: TlsServerOptions,
+  identity: TlsIdentity,
+  maxStreams: number,
+  earlyData: boolean,
+): (payloadSize: number) => NativeConfig {
+  const configs = new Map<number, NativeConfig>();
+  const ticketKey = randomBytes(TICKET_KEY_LENGTH);
+  const configFor = (payloadSize: number): NativeConfig => {
+    const existing = configs.get(payloadSize);
+    if (existing !== undefined) return existing;
+    const config = serverConfig(quiche, identity, tls.clientCa);
+    applySettings(config, settings, maxStreams, payloadSize);
+    config.setTicketKey(ticketKey);
+    // Without a certificate of its own, a returning client is as good before its handshake as after it.
+    if (earlyData && tls.clientCa === undefined) config.enableEarlyData();
+    configs.set(payloadSize, config);
+    return config;
+  };
+  configFor(SAFE_SIZE);
+  return configFor;
 }

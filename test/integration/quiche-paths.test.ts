@@ -1,0 +1,65 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import type { QuicheOptions } from "../../adapters/quiche/options.ts";
+import { quicheTransport } from "../../adapters/quiche/transport.ts";
+import { quicheFixture } from "../support/fixtures.ts";
+import { readAll } from "../support/hostile.ts";
+import { seededBytes } from "../support/random.ts";
+import { type UdpRelayOptions, udpRelay } from "../support/udp-relay.ts";
+
+const reason = "Deno has its own QUIC";
+const skip = quicheFixture === undefined ? { skip: reason } : { timeout: 60_000 };
+const name = (test: string): string => (quicheFixture === undefined ? `${test} [gap: ${reason}]` : test);
+
+const CONTENT = seededBytes(1, 3_000_000);
+
+describe("the datagrams of quiche on their path", () => {
+  it(name("are large within one host, and safe for any path where that is asked for"), skip, async () => {
+    assert.ok((await largest({})) > 15_000);
+    assert.ok((await largest({ udpPayloadSize: 1350 })) <= 1350);
+  });
+
+  it(name("become safe when the path turns out to swallow large ones: all bytes arrive"), skip, async () => {
+    const sizes: number[] = [];
+    const passed = await largest({}, { drop: ({ length }) => length > 1400 && sizes.push(length) > 0 });
+    assert.ok(sizes.length > 0, "none was large");
+    assert.ok(passed <= 1350, `${passed}`);
+  });
+});
+
+/** Sends content through a relay, and gives the length of the longest datagram that passed towards the client. */
+async function largest(options: QuicheOptions, relaying: UdpRelayOptions = {}): Promise<number> {
+  let longest = 0;
+  const server = await quicheTransport(options);
+  const listener = await server.listen({ host: "127.0.0.1", port: 0 });
+  const relay = await udpRelay(listener.address, {
+    drop(datagram, fromClient) {
+      if (relaying.drop?.(datagram, fromClient)) return true;
+      if (!fromClient) longest = Math.max(longest, datagram.length);
+      return false;
+    },
+  });
+  const client = await quicheTransport({ ...options, tls: { verify: false } });
+  const connection = await client.dial(relay.address, { signal: AbortSignal.timeout(20_000) });
+  try {
+    const serving = (async () => {
+      for await (const accepted of listener.accept()) {
+        for await (const stream of accepted.accept()) {
+          await readAll(stream);
+          await stream.writer.write(CONTENT);
+          await stream.writer.end();
+          return;
+        }
+      }
+    })();
+    const stream = await connection.openStream();
+    await stream.writer.end();
+    assert.deepEqual(await readAll(stream), CONTENT);
+    await serving;
+    return longest;
+  } finally {
+    await connection.close({ grace: 0 });
+    await listener.close({ grace: 0 });
+    await relay.close();
+  }
+}
