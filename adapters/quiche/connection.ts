@@ -30,7 +30,7 @@ const MAX_LOOKS = 1000;
 /** Milliseconds without an open stream in which stream credit has to come back. */
 const CREDIT_GRACE = 1000;
 /** Least number of bytes that a writer is given in one turn while there is room. */
-const LEAST_SHARE = 16 * 1024;
+const LEAST_SHARE = 32 * 1024;
 /** Bytes of a datagram that are not stream data: header, connection id, frame header, authentication tag. */
 const PACKET_OVERHEAD = 64;
 
@@ -371,8 +371,10 @@ export class QuicheConnection implements Connection {
     // quiche looks at the window when a packet comes in, so what was written since then counts too.
     const window = budget + this.#written;
     const payload = Math.min(this.native.maxSendUdpPayloadSize(), this.#host.pathSize.limit);
-    budget -= Math.ceil(window / (payload - PACKET_OVERHEAD)) * PACKET_OVERHEAD;
-    const share = Math.max(LEAST_SHARE, Math.floor(budget / room.size));
+    const packet = payload - PACKET_OVERHEAD;
+    budget -= Math.ceil(window / packet) * PACKET_OVERHEAD;
+    // Whole packets, since quiche begins another one for what is left over.
+    const share = Math.ceil(Math.max(LEAST_SHARE, budget / room.size) / packet) * packet;
     for (const [stream, capacity] of room) {
       if (budget <= 0) return;
       const taken = stream.onWritable(Math.min(share, budget, capacity));
