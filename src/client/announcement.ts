@@ -41,7 +41,14 @@ export function acceptAnnouncement(
   return new DownloadedPiece(request.kind ?? "standard", metadata, content);
 }
 
-function announcedDigest(text: string, addr: string): { digest: string; algorithm: "crc32" | "sha256" | "sha512" } {
+/**
+ * The digest that a peer announced, taken apart.
+ * @throws `ProtocolViolation` for one that cannot be checked
+ */
+export function announcedDigest(
+  text: string,
+  addr: string,
+): { digest: string; algorithm: "crc32" | "sha256" | "sha512" } {
   try {
     const { algorithm, encoded } = parseDigest(text);
     return { digest: `${algorithm}:${encoded}`, algorithm };

@@ -1,38 +1,47 @@
-import { type Client, Code, ConnectError, createClient } from "@connectrpc/connect";
-import { type Digest, digestOf, parseDigest } from "../digest/digest.ts";
-import { metadataDigest } from "../digest/piece-metadata.ts";
-import { type ErrorCode, VortexError } from "../errors.ts";
-import type { Piece as PieceMessage } from "../gen/common/v2/common_pb.ts";
-import { DfdaemonUpload, type StatLocalTaskResponse } from "../gen/dfdaemon/v2/dfdaemon_pb.ts";
-import type { Piece, PieceKind, PieceMetadata } from "../piece.ts";
+import { type Client, createClient } from "@connectrpc/connect";
+import { VortexError } from "../errors.ts";
+import { DfdaemonUpload } from "../gen/dfdaemon/v2/dfdaemon_pb.ts";
+import type { Piece, PieceKind } from "../piece.ts";
 import { parseAddress } from "../transport/address.ts";
 import type { GrpcBinding, GrpcConnection } from "../transport/grpc.ts";
-import { acceptAnnouncement } from "./announcement.ts";
 import type { CallScope } from "./call-scope.ts";
-import type { CallOptions, Downloader, DownloaderSettings, PieceRequest } from "./downloader.ts";
-import type { ContentSource } from "./piece-content.ts";
+import type { CallOptions, DownloaderSettings, PieceRequest } from "./downloader.ts";
+import { callFailure } from "./grpc-failure.ts";
+import { acceptAnswer, type PieceAnswer } from "./grpc-piece.ts";
+import { PieceLayout } from "./piece-layout.ts";
 import { type PieceClient, PooledDownloader } from "./pooled-downloader.ts";
+import { callTimeouts, LONGEST } from "./settings.ts";
+import {
+  type DownloadTaskOptions,
+  downloadCall,
+  requireRange,
+  StreamedTask,
+  type TaskIdentity,
+  type TaskPieces,
+  taskIdOf,
+} from "./task-download.ts";
+import { acceptLocalStat, acceptScheduledStat, type ScheduledTask, type TaskStat } from "./task-stat.ts";
+import { type AnnouncedPiece, announcedAddresses, requestedNumbers, type SyncRequest, syncCall } from "./task-sync.ts";
+
+export type { DownloadTaskOptions, FetchedPiece, TaskIdentity, TaskPieces } from "./task-download.ts";
+export type { TaskStat } from "./task-stat.ts";
+export type { AnnouncedPiece, SyncRequest } from "./task-sync.ts";
 
 /** Loads a binding when it is first needed, so that one that is missing fails the call and not the import. */
 export type GrpcBindingLoader = () => Promise<GrpcBinding>;
 
-/** How a task is cut into pieces, as a peer tells it. */
-export interface TaskStat {
-  /** Bytes of the task. */
-  readonly contentLength: number;
-  /** Bytes of each piece but the last. */
-  readonly pieceLength: number;
-}
-
 /**
- * A {@link Downloader} over the Dragonfly API (`dfdaemon.v2.DfdaemonUpload`), with a pool of connections by address.
+ * A `Downloader` over the Dragonfly API (`dfdaemon.v2.DfdaemonUpload`), with a pool of connections by address.
  *
  * A piece comes as one message, so all of it is in memory, and `downloadPiece` resolves only when it has come and both its
  * digests agreed.
  */
 export class GrpcDownloader extends PooledDownloader<GrpcClient> {
+  readonly #settings: DownloaderSettings;
+
   constructor(binding: GrpcBindingLoader, settings: DownloaderSettings) {
     super(async (addr, signal) => GrpcClient.connect(await binding(), addr, settings, signal), settings);
+    this.#settings = settings;
   }
 
   /**
@@ -40,13 +49,68 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
    *
    * Rejects as {@link downloadPiece} does; with `NotFound` also when the peer does not know the task's length yet.
    */
-  statTask(peer: string, taskId: string, options: CallOptions = {}): Promise<TaskStat> {
-    return this.call(peer, `the length of task ${taskId}`, options, async (client, scope) => {
-      const stat = await client.statTask(taskId, scope);
+  statTask(peer: string, taskId: string, options: StatTaskOptions = {}): Promise<TaskStat> {
+    const { kind = "standard" } = options;
+    const told = { name: "stat_task", taskId, kind } as const;
+    return this.call(peer, `the length of task ${taskId}`, options, told, async (client, scope) => {
+      const stat = await client.statTask(taskId, kind, scope);
       scope.finish();
       return stat;
     });
   }
+
+  /**
+   * Asks a peer which pieces of a task it has, and hears of those that come, as they come. Ends when the peer has no more to
+   * tell: it told of all that were asked for, or its task is complete. `pieceTimeout` bounds the wait for each announcement;
+   * for a task that grows slowly, `stallTimeout` is to be as long. Whoever leaves the iteration early ends the call.
+   *
+   * Throws as {@link downloadPiece} rejects: `ProtocolViolation` for announcements that do not fit the task or each other, or
+   * were not asked for; `LimitExceeded` for pieces longer than `maxPieceLength` or beyond 2^53, and for more than a million of
+   * them; `Stalled`. A stock peer that does not have the task is `RemoteInternal`.
+   */
+  async *syncPieces(
+    peer: string,
+    request: SyncRequest,
+    options: CallOptions = {},
+  ): AsyncGenerator<AnnouncedPiece, void, void> {
+    const numbers = requestedNumbers(request);
+    const { pieceTimeout } = callTimeouts(options, this.#settings);
+    const whole = { ...options, pieceTimeout: LONGEST };
+    const { taskId, kind = "standard" } = request;
+    const told = { name: "sync_pieces", taskId, kind } as const;
+    yield* await this.call(peer, `the pieces of task ${taskId}`, whole, told, (client, scope) =>
+      client.syncPieces(request, numbers, scope, pieceTimeout),
+    );
+  }
+
+  /**
+   * Has a peer send a whole task, with the content of its pieces: current stock peers serve content over gRPC in no other way.
+   * One that does not have the task fetches it first, from other peers or the origin. Resolves when the peer tells what the
+   * task is. `pieceTimeout` bounds the wait for each piece.
+   *
+   * Rejects, and its iteration throws, as {@link downloadPiece} does; with `ProtocolViolation` for pieces that do not fit the
+   * task, `LengthMismatch` and `DigestMismatch` for content that is not what was announced, `TruncatedContent` when the peer
+   * ends before all pieces came, `LimitExceeded` as {@link syncPieces}.
+   */
+  async downloadTask(peer: string, source: TaskIdentity, options: DownloadTaskOptions = {}): Promise<TaskPieces> {
+    requireRange(source, options);
+    const taskId = taskIdOf(source, this.#settings.runtime.hashers);
+    const { pieceTimeout } = callTimeouts(options, this.#settings);
+    const whole = { ...options, pieceTimeout: LONGEST };
+    let task: StreamedTask | undefined;
+    const bytes = (): number => task?.bytes ?? 0;
+    const told = { name: "download_task", taskId, kind: source.kind ?? "standard", bytes } as const;
+    return this.call(peer, `task ${taskId}`, whole, told, async (client, scope) => {
+      task = await client.downloadTask(source, taskId, options, scope, pieceTimeout);
+      return task;
+    });
+  }
+}
+
+/** How a peer is asked about a task. */
+export interface StatTaskOptions extends CallOptions {
+  /** Default `standard`. */
+  readonly kind?: PieceKind;
 }
 
 /** A connection to one peer that serves the Dragonfly API. */
@@ -89,14 +153,65 @@ export class GrpcClient implements PieceClient {
 
   /**
    * Asks how a task is cut into pieces, by StatLocalTask: the peer answers from what it has itself, with both lengths. StatTask
-   * would make it ask its scheduler, which a peer of this project does not have, and tells the piece length by the pieces
-   * only.
+   * and its twins make it ask its scheduler, which a peer of this project does not have. They are the next best where the
+   * first is not served (dfdaemon before 1.2.0), and for the kinds that stock peers do not answer it for.
    */
-  async statTask(taskId: string, scope: CallScope): Promise<TaskStat> {
-    const answer = await this.#call(scope, unservedTasks, (client, signal) =>
-      client.statLocalTask({ taskId }, { signal }),
+  async statTask(taskId: string, kind: PieceKind, scope: CallScope): Promise<TaskStat> {
+    try {
+      const answer = await this.#call(scope, unservedTasks, (client, signal) =>
+        client.statLocalTask({ taskId }, { signal }),
+      );
+      return acceptLocalStat(answer, this.addr);
+    } catch (error) {
+      const scheduled = scheduledStat[kind];
+      const code = error instanceof VortexError ? error.code : undefined;
+      const elsewhere = code === "RemoteUnimplemented" || (code === "NotFound" && kind !== "standard");
+      if (!elsewhere || scheduled === undefined) throw error;
+      const answer = await this.#call(scope, unservedTasks, (client, signal) => scheduled(client, taskId, signal));
+      return acceptScheduledStat(answer, this.addr);
+    }
+  }
+
+  /** Resolves when the first announcement has come, or the end: a connection that died unnoticed shows before that. */
+  async syncPieces(
+    request: SyncRequest,
+    numbers: ReadonlySet<number> | undefined,
+    scope: CallScope,
+    pieceTimeout: number,
+  ): Promise<AsyncGenerator<AnnouncedPiece, void, void>> {
+    const { addr } = this;
+    const { contentLength, pieceLength } = request;
+    const { maxPieceLength } = this.#settings;
+    const layout = new PieceLayout({ addr, maxPieceLength, contentLength, pieceLength, numbers });
+    const answers = this.#stream(scope, pieceTimeout, (client, signal) => syncCall(client, request, { signal }));
+    const first = await answers.next();
+    return (async function* (): AsyncGenerator<AnnouncedPiece, void, void> {
+      try {
+        for (let next = first; !next.done; next = await answers.next()) {
+          yield { ...layout.accept(next.value), ...announcedAddresses(next.value, addr) };
+        }
+        scope.finish();
+      } catch (error) {
+        throw scope.end(error);
+      } finally {
+        scope.fail(new VortexError("Aborted", "the announcements of pieces were left early"));
+      }
+    })();
+  }
+
+  /** Resolves when the peer tells what the task is. */
+  async downloadTask(
+    source: TaskIdentity,
+    taskId: string,
+    options: DownloadTaskOptions,
+    scope: CallScope,
+    pieceTimeout: number,
+  ): Promise<StreamedTask> {
+    const messages = this.#stream(scope, pieceTimeout, (client, signal) =>
+      downloadCall(client, source, options, { signal }),
     );
-    return acceptStat(answer, this.addr);
+    const { addr } = this;
+    return StreamedTask.begin(messages, { taskId, range: options.range, scope, settings: this.#settings, addr });
   }
 
   close(): Promise<void> {
@@ -104,20 +219,51 @@ export class GrpcClient implements PieceClient {
     return this.#connection.close();
   }
 
-  /** Makes one call, for as long as bytes of its answer keep coming. */
-  async #call<T>(
+  /** Makes a call with one answer, for as long as bytes of it keep coming. */
+  #call<T>(
     scope: CallScope,
     unserved: string,
     call: (client: Client<typeof DfdaemonUpload>, signal: AbortSignal) => Promise<T>,
   ): Promise<T> {
     const arrivals = new Arrivals();
-    const client = createClient(DfdaemonUpload, this.#connection.transport(arrivals.note));
-    const answer = call(client, scope.signal).finally(arrivals.end);
+    return this.#received(call(this.#client(arrivals), scope.signal), arrivals, scope, unserved);
+  }
+
+  /** Makes a call with many answers, each of which is waited for for as long as bytes come, and `pieceTimeout` at most. */
+  async *#stream<T>(
+    scope: CallScope,
+    pieceTimeout: number,
+    call: (client: Client<typeof DfdaemonUpload>, signal: AbortSignal) => AsyncIterable<T>,
+  ): AsyncGenerator<T, void, void> {
+    const arrivals = new Arrivals();
+    const answers = call(this.#client(arrivals), scope.signal)[Symbol.asyncIterator]();
+    for (;;) {
+      const timer = this.#settings.runtime.clock.setTimer(() => {
+        const message = `nothing more of the answer was complete within ${pieceTimeout} ms`;
+        scope.fail(new VortexError("PieceTimeout", message));
+      }, pieceTimeout);
+      try {
+        const answer = await this.#received(answers.next(), arrivals, scope, unservedTasks);
+        if (answer.done) return;
+        timer.cancel();
+        yield answer.value;
+      } finally {
+        timer.cancel();
+      }
+    }
+  }
+
+  #client(arrivals: Arrivals): Client<typeof DfdaemonUpload> {
+    return createClient(DfdaemonUpload, this.#connection.transport(arrivals.note));
+  }
+
+  async #received<T>(answer: Promise<T>, arrivals: Arrivals, scope: CallScope, unserved: string): Promise<T> {
+    const settled = arrivals.until(answer);
     try {
       while (await scope.waitFor(arrivals.next())) {
         // More has come: the wait for the next bytes starts anew.
       }
-      return await answer;
+      return await settled;
     } catch (error) {
       if (scope.failure !== undefined) throw scope.failure;
       if (this.#closing) throw new VortexError("Closed", "the downloader is closed", { cause: error, addr: this.addr });
@@ -134,146 +280,24 @@ const pieceMethods = {
   cache: "downloadCachePiece",
 } as const satisfies Record<PieceKind, string>;
 
+/** StatTask and its twins, by the kind of task. */
+const scheduledStat: Record<PieceKind, ScheduledStat | undefined> = {
+  standard: (client, taskId, signal) => client.statTask({ taskId }, { signal }),
+  persistent: (client, taskId, signal) => client.statPersistentTask({ taskId }, { signal }),
+  "persistent-cache": (client, taskId, signal) => client.statPersistentCacheTask({ taskId }, { signal }),
+  // Stock peers have a call for it, and fail in it.
+  cache: undefined,
+};
+
+type ScheduledStat = (
+  client: Client<typeof DfdaemonUpload>,
+  taskId: string,
+  signal: AbortSignal,
+) => Promise<ScheduledTask>;
+
 const unservedPieces =
   'the peer does not serve pieces over gRPC, as dfdaemon after 1.2.1 does not: use protocol "tcp" or "quic"';
-const unservedTasks = "the peer does not tell about its tasks over gRPC";
-
-/** The answer of DownloadPiece and its twins. */
-interface PieceAnswer {
-  readonly piece?: PieceMessage | undefined;
-  readonly digest?: string | undefined;
-}
-
-/**
- * Checks an answer against the request and against itself. Nothing of a piece is handed out before all of it agreed.
- *
- * @throws `ProtocolViolation`, `PieceMismatch`, `LimitExceeded`, `InvalidArgument` for the range, `LengthMismatch`,
- * `DigestMismatch`
- */
-function acceptAnswer(
-  { piece, digest }: PieceAnswer,
-  request: PieceRequest,
-  scope: CallScope,
-  settings: DownloaderSettings,
-): Piece {
-  const { addr } = request;
-  const { hashers } = settings.runtime;
-  if (piece === undefined) throw new VortexError("ProtocolViolation", "the answer holds no piece", { addr });
-  const metadata = metadataOf(piece);
-  const content = piece.content ?? new Uint8Array(0);
-  // The digest of the whole piece is checked below, for a range of it too: the content does not pass a second hash.
-  const settled = { update: () => {}, encode: () => parseDigest(metadata.digest).encoded };
-  const accepted = acceptAnnouncement(request, metadata, oneChunk(content), scope, {
-    ...settings,
-    runtime: { ...settings.runtime, hashers: () => settled },
-  });
-  if (BigInt(content.length) !== metadata.length) {
-    throw new VortexError("LengthMismatch", `${content.length} bytes came, announced were ${metadata.length}`, {
-      addr,
-    });
-  }
-  if (digest !== undefined) checkMetadata(metadata, digest, addr, settings);
-  const { algorithm } = parseDigest(metadata.digest);
-  const found = digestOf(algorithm, content, hashers);
-  if (found !== accepted.digest) {
-    const message = `the content has digest ${found}, announced was ${metadata.digest}`;
-    throw new VortexError("DigestMismatch", message, { addr });
-  }
-  return accepted;
-}
-
-function metadataOf(piece: PieceMessage): PieceMetadata {
-  return {
-    number: piece.number,
-    offset: piece.offset,
-    length: piece.length,
-    digest: piece.digest,
-    parentId: piece.parentId ?? "",
-    trafficType: piece.trafficType ?? 0,
-    costSeconds: piece.cost?.seconds ?? 0n,
-    createdAtSeconds: piece.createdAt?.seconds ?? 0n,
-  };
-}
-
-function checkMetadata(metadata: PieceMetadata, digest: string, addr: string, settings: DownloaderSettings): void {
-  let announced: Digest;
-  try {
-    announced = parseDigest(digest);
-  } catch (cause) {
-    const { message } = VortexError.from(cause, "Internal");
-    throw new VortexError("ProtocolViolation", `the metadata cannot be verified: ${message}`, { cause, addr });
-  }
-  const found = metadataDigest(announced.algorithm, metadata, settings.runtime.hashers);
-  if (found !== `${announced.algorithm}:${announced.encoded}`) {
-    throw new VortexError("DigestMismatch", `the metadata has digest ${found}, announced was ${digest}`, { addr });
-  }
-}
-
-function oneChunk(content: Uint8Array): ContentSource {
-  let rest = content.length > 0 ? content : undefined;
-  const take = (): Uint8Array | undefined => {
-    const chunk = rest;
-    rest = undefined;
-    return chunk;
-  };
-  return { read: async () => take(), cancel: take };
-}
-
-function acceptStat({ contentLength, pieceLength }: StatLocalTaskResponse, addr: string): TaskStat {
-  if (contentLength === undefined || pieceLength === undefined) {
-    throw new VortexError("NotFound", "the peer does not know the length of the task yet", { addr });
-  }
-  if (pieceLength === 0n || contentLength > Number.MAX_SAFE_INTEGER || pieceLength > Number.MAX_SAFE_INTEGER) {
-    const message = `a task of ${contentLength} bytes in pieces of ${pieceLength} announced`;
-    throw new VortexError("ProtocolViolation", message, { addr });
-  }
-  return { contentLength: Number(contentLength), pieceLength: Number(pieceLength) };
-}
-
-/** What a status that the peer sent becomes; those that say nothing of use are `RemoteUnknown`. */
-const statusCodes: Partial<Record<Code, ErrorCode>> = {
-  [Code.NotFound]: "NotFound",
-  [Code.InvalidArgument]: "RemoteInvalidArgument",
-  [Code.OutOfRange]: "RemoteInvalidArgument",
-  [Code.Unimplemented]: "RemoteUnimplemented",
-  [Code.Unavailable]: "RemoteBusy",
-  [Code.ResourceExhausted]: "RemoteBusy",
-  [Code.Internal]: "RemoteInternal",
-  [Code.DataLoss]: "RemoteInternal",
-  [Code.DeadlineExceeded]: "PieceTimeout",
-  [Code.Canceled]: "StreamReset",
-};
-
-/** What Connect finds wrong by itself, on a connection that is still open. */
-const localCodes: Partial<Record<Code, ErrorCode>> = {
-  // RST_STREAM: CANCEL, REFUSED_STREAM and ENHANCE_YOUR_CALM (RFC 9113, section 7), and statuses of HTTP such as 503.
-  [Code.Canceled]: "StreamReset",
-  [Code.Aborted]: "StreamReset",
-  [Code.Unavailable]: "RemoteBusy",
-  [Code.ResourceExhausted]: "RemoteBusy",
-  // HTTP 404.
-  [Code.Unimplemented]: "RemoteUnimplemented",
-};
-
-/** The one place where errors of Connect become ours. */
-function callFailure(error: unknown, addr: string, open: boolean, unserved: string): VortexError {
-  const failure = ConnectError.from(error, Code.Internal);
-  const detail = failure.rawMessage.replaceAll(/[\r\n]+/g, " ").slice(0, 1024) || "without a message";
-  const make = (code: ErrorCode, message: string): VortexError =>
-    new VortexError(code, code === "RemoteUnimplemented" ? `${unserved} (${detail})` : message, { cause: error, addr });
-  if (failure.metadata.has("grpc-status") || failure.metadata.has("grpc-status-details-bin")) {
-    return make(statusCodes[failure.code] ?? "RemoteUnknown", `the peer answered ${Code[failure.code]}: ${detail}`);
-  }
-  if (!open) return make("ConnectionLost", `the connection was lost: ${detail}`);
-  if (detail.includes("larger than configured readMaxBytes")) return make("LimitExceeded", detail);
-  if (detail.includes("incomplete envelope") || detail.includes("missing output message")) {
-    return make("TruncatedContent", "the answer ended before the piece was complete");
-  }
-  // Errors of the HTTP/2 implementation come as causes, the peer's RST_STREAM with these words.
-  const reset = failure.cause instanceof Error || detail.startsWith("http/2 stream closed");
-  const code = localCodes[failure.code] ?? (reset ? "StreamReset" : "ProtocolViolation");
-  return make(code, `the call failed: ${detail}`);
-}
+const unservedTasks = "the peer does not serve this call about tasks over gRPC";
 
 /** Tells that something has come, since it was last asked, until the end. */
 class Arrivals {
@@ -286,10 +310,14 @@ class Arrivals {
     this.#wake?.();
   };
 
-  readonly end = (): void => {
-    this.#ended = true;
-    this.#wake?.();
-  };
+  /** Starts anew: the end is when `answer` settles. */
+  until<T>(answer: Promise<T>): Promise<T> {
+    this.#ended = false;
+    return answer.finally(() => {
+      this.#ended = true;
+      this.#wake?.();
+    });
+  }
 
   /** True when something has come, false at the end. */
   async next(): Promise<boolean> {

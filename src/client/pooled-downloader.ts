@@ -1,5 +1,6 @@
 import { VortexError, withAddress } from "../errors.ts";
 import { type Piece, requireInteger } from "../piece.ts";
+import { beginOperation, type OperationStart } from "../telemetry.ts";
 import { formatAddress, parseAddress } from "../transport/address.ts";
 import type { EarlyData } from "../transport/transport.ts";
 import { CallScope } from "./call-scope.ts";
@@ -15,6 +16,12 @@ export interface PieceClient extends PoolClient {
   readonly earlyData?: EarlyData;
   /** Asks for a piece; the scope is the life of the call, and stays open when this throws, so that it can be tried again. */
   downloadPiece(request: PieceRequest, scope: CallScope): Promise<Piece>;
+}
+
+/** What telemetry is told of a call. */
+export interface ToldCall extends Omit<OperationStart, "role" | "addr"> {
+  /** Bytes of content that have come, asked for at the end. Default 0. */
+  readonly bytes?: () => number;
 }
 
 /** A {@link Downloader} over a pool of connections by address; what all protocols share. */
@@ -33,10 +40,15 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
   }
 
   async downloadPiece(request: PieceRequest, options: CallOptions = {}): Promise<Piece> {
-    requireInteger("piece number", request.number, 0, 0xffffffff);
-    return this.call(request.addr, `piece ${request.number}`, options, (client, scope, addr) =>
-      client.downloadPiece({ ...request, addr }, scope),
-    );
+    const { addr: peer, taskId, number, kind, range } = request;
+    requireInteger("piece number", number, 0, 0xffffffff);
+    let bytes = 0;
+    const told = { name: "download_piece", taskId, kind: kind ?? "standard", number, bytes: () => bytes } as const;
+    return this.call(peer, `piece ${number}`, options, told, async (client, scope, addr) => {
+      const piece = await client.downloadPiece({ ...request, addr }, scope);
+      bytes = (range?.end ?? piece.length) - (range?.start ?? 0);
+      return piece;
+    });
   }
 
   /** The pool's entries, for diagnostics. */
@@ -57,14 +69,21 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
     peer: string,
     what: string,
     options: CallOptions,
+    told: ToldCall,
     call: (client: C, scope: CallScope, addr: string) => Promise<T>,
   ): Promise<T> {
     const addr = formatAddress(parseAddress(peer));
+    const { bytes, ...start } = told;
+    const operation = beginOperation(this.#settings.telemetry, { ...start, role: "client", addr });
     const scope = new CallScope(this.#settings.runtime.clock, {
       ...callTimeouts(options, this.#settings),
       signal: options.signal,
       what: `${what} from ${addr}`,
       addr,
+    });
+    scope.onFinish(() => {
+      const { failure } = scope;
+      operation?.end(failure === undefined ? { bytes: bytes?.() ?? 0 } : { error: failure });
     });
     try {
       return await this.#attempt(addr, scope, call);

@@ -1,7 +1,9 @@
 import { digestOf } from "../digest/digest.ts";
 import type { HasherFactory } from "../digest/hasher.ts";
 import { portableHashers } from "../digest/hasher.ts";
-import { type PieceKind, type PieceMetadata, pieceExtent, planTask } from "../piece.ts";
+import { VortexError } from "../errors.ts";
+import { type PieceKind, type PieceMetadata, pieceExtent, planTask, requireInteger, type TaskPlan } from "../piece.ts";
+import { PieceFeed } from "./piece-feed.ts";
 import type { PieceStore, StoredPiece, StoredPieceRequest, StoredTask } from "./store.ts";
 
 /** Bytes in a chunk that is handed to a transport. */
@@ -15,12 +17,32 @@ export interface MemoryTaskOptions {
   readonly pieceLength?: number;
   /** Unix seconds. Default 0. */
   readonly createdAtSeconds?: bigint;
+  /** Digest of the whole content, `algorithm:encoded`, that peers are told. Default: none. */
+  readonly digest?: string;
 }
 
-/** A store that holds whole tasks in memory. */
+/** A task that is served while its pieces come. */
+export interface GrowingTask {
+  readonly task: StoredTask;
+  /**
+   * Adds a piece; the store keeps `content`, which must not change any more. With the last missing one the task is complete.
+   * @throws `InvalidArgument` for a number or length that is not of the task, or a piece that is there already; `Closed` after
+   * the task was given up
+   */
+  putPiece(number: number, content: Uint8Array): void;
+  /** Gives the task up: whoever watches it hears of `error`, and the store forgets it. */
+  fail(error: VortexError): void;
+}
+
+interface Entry {
+  readonly task: StoredTask;
+  readonly pieces: ReadonlyMap<number, { readonly metadata: PieceMetadata; readonly content: Uint8Array }>;
+}
+
+/** A store that holds tasks in memory. */
 export class MemoryPieceStore implements PieceStore {
   readonly #hashers: HasherFactory;
-  readonly #tasks = new Map<string, { task: StoredTask; metadata: PieceMetadata[]; content: Uint8Array }>();
+  readonly #tasks = new Map<string, Entry>();
 
   constructor(hashers: HasherFactory = portableHashers) {
     this.#hashers = hashers;
@@ -29,31 +51,17 @@ export class MemoryPieceStore implements PieceStore {
   /** Adds a task, or replaces one. The store keeps `content`, which must not change any more. */
   putTask(taskId: string, content: Uint8Array, options: MemoryTaskOptions = {}): StoredTask {
     const plan = planTask(content.length, options.pieceLength);
-    const createdAtSeconds = options.createdAtSeconds ?? 0n;
-    const metadata: PieceMetadata[] = [];
+    const growing = this.#start(taskId, plan, options);
     for (let number = 0; number < plan.pieceCount; number++) {
       const { offset, length } = pieceExtent(plan, number);
-      metadata.push({
-        number,
-        offset: BigInt(offset),
-        length: BigInt(length),
-        digest: digestOf("crc32", content.subarray(offset, offset + length), this.#hashers),
-        parentId: "",
-        trafficType: 2,
-        costSeconds: 0n,
-        createdAtSeconds,
-      });
+      growing.putPiece(number, content.subarray(offset, offset + length));
     }
-    const task: StoredTask = {
-      taskId,
-      kind: options.kind ?? "standard",
-      contentLength: plan.contentLength,
-      pieceLength: plan.pieceLength,
-      createdAtSeconds,
-      pieces: () => metadata,
-    };
-    this.#tasks.set(taskId, { task, metadata, content });
-    return task;
+    return growing.task;
+  }
+
+  /** Adds a task without pieces, or replaces one. */
+  startTask(taskId: string, contentLength: number, options: MemoryTaskOptions = {}): GrowingTask {
+    return this.#start(taskId, planTask(contentLength, options.pieceLength), options);
   }
 
   /** Forgets a task; false when there was none. */
@@ -63,20 +71,67 @@ export class MemoryPieceStore implements PieceStore {
 
   async getPiece({ taskId, number, kind }: StoredPieceRequest): Promise<StoredPiece | undefined> {
     const entry = this.#tasks.get(taskId);
-    const metadata = entry?.metadata[number];
-    if (entry === undefined || metadata === undefined || entry.task.kind !== kind) return undefined;
-    const start = Number(metadata.offset);
-    const piece = entry.content.subarray(start, start + Number(metadata.length));
+    const piece = entry?.pieces.get(number);
+    if (entry === undefined || piece === undefined || entry.task.kind !== kind) return undefined;
+    const { metadata, content } = piece;
     return {
       metadata,
       async *read(range) {
-        const end = Math.min(range?.end ?? piece.length, piece.length);
-        for (let at = range?.start ?? 0; at < end; at += CHUNK) yield piece.subarray(at, Math.min(at + CHUNK, end));
+        const end = Math.min(range?.end ?? content.length, content.length);
+        for (let at = range?.start ?? 0; at < end; at += CHUNK) yield content.subarray(at, Math.min(at + CHUNK, end));
       },
     };
   }
 
   async getTask(taskId: string): Promise<StoredTask | undefined> {
     return this.#tasks.get(taskId)?.task;
+  }
+
+  #start(taskId: string, plan: TaskPlan, options: MemoryTaskOptions): GrowingTask {
+    const { kind = "standard", createdAtSeconds = 0n, digest } = options;
+    const pieces = new Map<number, { metadata: PieceMetadata; content: Uint8Array }>();
+    const feed = new PieceFeed(taskId);
+    const task: StoredTask = {
+      taskId,
+      kind,
+      contentLength: plan.contentLength,
+      pieceLength: plan.pieceLength,
+      ...(digest !== undefined && { digest }),
+      createdAtSeconds,
+      get complete() {
+        return feed.ended;
+      },
+      pieces: () => feed.pieces(),
+      watch: (watching) => feed.watch(watching),
+    };
+    this.#tasks.set(taskId, { task, pieces });
+    if (plan.pieceCount === 0) feed.complete();
+    return {
+      task,
+      putPiece: (number, content) => {
+        requireInteger("piece number", number, 0, plan.pieceCount - 1);
+        const { offset, length } = pieceExtent(plan, number);
+        requireInteger(`length of piece ${number}`, content.length, length, length);
+        if (pieces.has(number)) throw new VortexError("InvalidArgument", `piece ${number} is there already`);
+        if (feed.failed) throw new VortexError("Closed", `task ${taskId} was given up`);
+        const metadata = {
+          number,
+          offset: BigInt(offset),
+          length: BigInt(length),
+          digest: digestOf("crc32", content, this.#hashers),
+          parentId: "",
+          trafficType: 2,
+          costSeconds: 0n,
+          createdAtSeconds,
+        };
+        pieces.set(number, { metadata, content });
+        feed.add(metadata);
+        if (pieces.size === plan.pieceCount) feed.complete();
+      },
+      fail: (error) => {
+        if (this.#tasks.get(taskId)?.task === task) this.#tasks.delete(taskId);
+        feed.fail(error);
+      },
+    };
   }
 }

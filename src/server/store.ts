@@ -41,6 +41,16 @@ export interface StoredTask {
   readonly digest?: string;
   /** Unix seconds. */
   readonly createdAtSeconds: bigint;
-  /** Metadata of the pieces that the store has, by ascending number. */
+  /** False while pieces are still to come, or for a task that was given up half way. Absent: true. */
+  readonly complete?: boolean;
+  /** Metadata of the pieces that the store has now, by ascending number. */
   pieces(): Iterable<PieceMetadata>;
+  /**
+   * The pieces that the store has already, by ascending number, and then those that come, as they come: each of them
+   * once, and none lost between the two. So whoever wants all takes `watch()` alone, not `pieces()` before it. Ends when
+   * the task is complete, at once if it is already. Throws when the task is given up, and an `Aborted` error when the
+   * signal fires, which also frees whatever the iteration holds. Watchers do not slow the task down, and do not see each
+   * other. Absent: no pieces come any more, and `pieces()` are all.
+   */
+  watch?(options: { readonly signal: AbortSignal }): AsyncIterable<PieceMetadata>;
 }

@@ -1,8 +1,9 @@
 import { VortexError } from "../errors.ts";
 import { requireInteger } from "../piece.ts";
+import { RateLimiter } from "../rate-limiter.ts";
 import type { Clock, Runtime } from "../runtime.ts";
+import type { Telemetry } from "../telemetry.ts";
 import type { ListenOptions } from "../transport/transport.ts";
-import { RateLimiter } from "./rate-limiter.ts";
 
 /** How a server behaves; all of it optional. */
 export interface ServerOptions {
@@ -12,6 +13,11 @@ export interface ServerOptions {
   readonly maxConnections?: number;
   /** Greatest number of streams at a time on one connection, 1 to 1,000,000. Default 128. */
   readonly maxStreams?: number;
+  /**
+   * Greatest number of answers of SyncPieces and DownloadTask over gRPC at a time, 1 to 1,000,000. Default 1,024. Each may last
+   * as long as its task grows.
+   */
+  readonly maxTaskStreams?: number;
   /** See {@link ListenOptions.earlyData}. Default true. */
   readonly earlyData?: boolean;
   /** Milliseconds for a request to arrive, from the opening of its stream. Default 10,000. */
@@ -20,17 +26,21 @@ export interface ServerOptions {
   readonly stallTimeout?: number;
   /** Told of every request that failed for a reason that the peer did not cause. */
   readonly onError?: (error: VortexError) => void;
+  /** Hears of every answer, as `openTelemetry(api)` does. Default: nobody. */
+  readonly telemetry?: Telemetry;
 }
 
 /** {@link ServerOptions} with every default filled in, shared by the servers of one store. */
 export interface ServerSettings {
   readonly maxConnections: number;
   readonly maxStreams: number;
+  readonly maxTaskStreams: number;
   readonly earlyData: boolean;
   readonly requestTimeout: number;
   readonly stallTimeout: number;
   readonly limiter: RateLimiter | undefined;
   readonly onError: (error: VortexError) => void;
+  readonly telemetry: Telemetry | undefined;
   readonly runtime: Runtime;
 }
 
@@ -44,16 +54,19 @@ export function serverSettings(options: ServerOptions, runtime: Runtime): Server
   const settings: ServerSettings = {
     maxConnections: options.maxConnections ?? 1024,
     maxStreams: options.maxStreams ?? 128,
+    maxTaskStreams: options.maxTaskStreams ?? 1024,
     earlyData: options.earlyData ?? true,
     requestTimeout: options.requestTimeout ?? 10_000,
     stallTimeout: options.stallTimeout ?? 30_000,
     limiter:
       options.uploadRateLimit === undefined ? undefined : new RateLimiter(options.uploadRateLimit, runtime.clock),
     onError: options.onError ?? (() => {}),
+    telemetry: options.telemetry,
     runtime,
   };
   requireInteger("maxConnections", settings.maxConnections, 1, 1_000_000);
   requireInteger("maxStreams", settings.maxStreams, 1, 1_000_000);
+  requireInteger("maxTaskStreams", settings.maxTaskStreams, 1, 1_000_000);
   requireInteger("requestTimeout", settings.requestTimeout, 1, LONGEST);
   requireInteger("stallTimeout", settings.stallTimeout, 1, LONGEST);
   return settings;

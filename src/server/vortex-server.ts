@@ -2,6 +2,7 @@ import { VortexError } from "../errors.ts";
 import { PacketDecoder } from "../protocol/decoder.ts";
 import { type DownloadPiecePacket, encodePacket, RemoteErrorCode } from "../protocol/packet.ts";
 import type { Runtime } from "../runtime.ts";
+import { beginOperation, type OperationResult } from "../telemetry.ts";
 import type { Address } from "../transport/address.ts";
 import type { TlsIdentity } from "../transport/tls.ts";
 import { type ByteStream, type Connection, type Listener, StreamCode, type Transport } from "../transport/transport.ts";
@@ -132,30 +133,40 @@ export class VortexServer {
     }
     if (this.#closing !== undefined) throw new VortexError("Closed", "the server is closing");
     this.#answering++;
+    const { taskId, kind, number } = request;
+    const start = { name: "download_piece", role: "server", taskId, kind, number } as const;
+    const operation = beginOperation(this.#settings.telemetry, start);
     try {
-      await this.#reply(stream, request, signal);
+      // Not inside the call: arguments of an optional call are not even looked at when there is nobody to call.
+      const outcome = await this.#reply(stream, request, signal);
+      operation?.end(outcome);
+    } catch (error) {
+      operation?.end({ error: VortexError.from(error, "Internal") });
+      throw error;
     } finally {
       this.#answering--;
       if (this.#answering === 0) this.#onIdle();
     }
   }
 
-  async #reply(stream: ByteStream, request: DownloadPiecePacket, signal: AbortSignal): Promise<void> {
+  async #reply(stream: ByteStream, request: DownloadPiecePacket, signal: AbortSignal): Promise<OperationResult> {
     const { stallTimeout, limiter, runtime } = this.#settings;
     const requestEnded = expectEnd(stream);
     let piece: Awaited<ReturnType<PieceStore["getPiece"]>>;
     try {
       piece = await this.#store.getPiece(request, { signal });
     } catch (error) {
-      this.#report(VortexError.from(error, "StorageFailed"));
+      const failure = VortexError.from(error, "StorageFailed");
+      this.#report(failure);
       // What went wrong inside is not the peer's to know.
       await this.#refuse(stream, request.id, RemoteErrorCode.Internal, "the piece could not be read", requestEnded);
-      return;
+      return { error: failure };
     }
     if (piece === undefined) {
       const name = `${request.kind} piece ${request.number} of task ${request.taskId}`;
-      await this.#refuse(stream, request.id, RemoteErrorCode.NotFound, `${name} is not here`, requestEnded);
-      return;
+      const missing = new VortexError("NotFound", `${name} is not here`);
+      await this.#refuse(stream, request.id, RemoteErrorCode.NotFound, missing.message, requestEnded);
+      return { error: missing };
     }
     const write = (chunk: Uint8Array): Promise<void> =>
       within(runtime.clock, stallTimeout, stream.writer.write(chunk), "Stalled", "waiting for the peer to read");
@@ -170,6 +181,7 @@ export class VortexServer {
     await stream.writer.end();
     // Over TCP the connection ends with its answer, but not before the peer has taken all of it and ended its side.
     await within(runtime.clock, stallTimeout, requestEnded, "Stalled", "waiting for the end of the request");
+    return { bytes: Number(piece.metadata.length) };
   }
 
   async #refuse(

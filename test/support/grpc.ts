@@ -1,5 +1,5 @@
-import { createConnectRouter, type ServiceImpl } from "@connectrpc/connect";
-import { createUniversalHandlerClient, type UniversalHandler } from "@connectrpc/connect/protocol";
+import { Code, ConnectError, createConnectRouter, type ServiceImpl } from "@connectrpc/connect";
+import type { UniversalClientFn, UniversalHandler } from "@connectrpc/connect/protocol";
 import { createTransport } from "@connectrpc/connect/protocol-grpc";
 import { DfdaemonUpload } from "../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { formatAddress } from "../../src/transport/address.ts";
@@ -60,7 +60,7 @@ export class MemoryGrpcConnection implements GrpcConnection {
 
   transport(onBytes: () => void): ReturnType<GrpcConnection["transport"]> {
     this.onBytes = onBytes;
-    const client = createUniversalHandlerClient([...this.#handlers]);
+    const client = clientOf(this.#handlers);
     return createTransport({
       baseUrl: "http://in-memory",
       httpClient: (request) => {
@@ -85,4 +85,59 @@ export class MemoryGrpcConnection implements GrpcConnection {
   async close(): Promise<void> {
     this.lose();
   }
+}
+
+/**
+ * Calls handlers as an HTTP/2 server does: trailers are those at the end, and a call that is given up leaves the handler's body.
+ * (Connect's own `createUniversalHandlerClient` does neither.)
+ */
+function clientOf(handlers: readonly UniversalHandler[]): UniversalClientFn {
+  return async ({ url, method, header, body = nothing(), signal = new AbortController().signal }) => {
+    const { pathname } = new URL(url);
+    const handler = handlers.find(({ requestPath }) => requestPath === pathname);
+    if (handler === undefined) throw new ConnectError(`${pathname} is not served`, Code.Unimplemented);
+    const answer = handler({ httpVersion: "2.0", method, url, header, body, signal });
+    const { status, header: responseHeader, trailer, body: responseBody } = await unlessAborted(signal, answer);
+    return {
+      status,
+      header: new Headers(responseHeader),
+      trailer: trailer ?? new Headers(),
+      body: leavable(responseBody ?? nothing(), signal),
+    };
+  };
+}
+
+async function* leavable(body: AsyncIterable<Uint8Array>, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+  const chunks = body[Symbol.asyncIterator]();
+  const leave = (): void => {
+    void chunks.return?.();
+  };
+  signal.addEventListener("abort", leave, { once: true });
+  try {
+    for (;;) {
+      const chunk = await unlessAborted(signal, chunks.next());
+      if (chunk.done) return;
+      yield chunk.value;
+    }
+  } finally {
+    leave();
+  }
+}
+
+async function unlessAborted<T>(signal: AbortSignal, promise: Promise<T>): Promise<T> {
+  let onAbort = (): void => {};
+  const aborted = new Promise<never>((_resolve, reject) => {
+    onAbort = () => reject(ConnectError.from(signal.reason, Code.Canceled));
+  });
+  signal.addEventListener("abort", onAbort, { once: true });
+  if (signal.aborted) onAbort();
+  try {
+    return await Promise.race([promise, aborted]);
+  } finally {
+    signal.removeEventListener("abort", onAbort);
+  }
+}
+
+async function* nothing(): AsyncGenerator<Uint8Array> {
+  yield* [];
 }

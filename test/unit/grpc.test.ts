@@ -562,11 +562,4 @@ describe("grpcHandlers", () => {
     assert.equal(local.pieceLength, 5000n);
     assert.equal(local.createdAt?.seconds, 1_700_000_000n);
   });
-
-  it("answers calls that it does not have with UNIMPLEMENTED", async () => {
-    const { handlers } = peerOf(storeOf(content));
-    const client = clientOf(handlers);
-    const first = client.syncPieces({ hostId: "h", taskId })[Symbol.asyncIterator]().next();
-    await assert.rejects(first, { code: Code.Unimplemented });
-  });
 });

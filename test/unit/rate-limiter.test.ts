@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { RateLimiter } from "../../src/server/rate-limiter.ts";
+import { RateLimiter } from "../../src/rate-limiter.ts";
 import { assertThrows } from "../support/failures.ts";
 import { FakeClock, settle } from "../support/fake-clock.ts";
 

@@ -17,7 +17,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file common/v2/common.proto.
  */
 export const file_common_v2_common: GenFile = /*@__PURE__*/
-  fileDesc("ChZjb21tb24vdjIvY29tbW9uLnByb3RvEgljb21tb24udjIizwQKBFRhc2sSCgoCaWQYASABKAkSIQoEdHlwZRgCIAEoDjITLmNvbW1vbi52Mi5UYXNrVHlwZRILCgN1cmwYAyABKAkSEwoGZGlnZXN0GAQgASgJSACIAQESEAoDdGFnGAUgASgJSAGIAQESGAoLYXBwbGljYXRpb24YBiABKAlIAogBARIdChVmaWx0ZXJlZF9xdWVyeV9wYXJhbXMYByADKAkSOgoOcmVxdWVzdF9oZWFkZXIYCCADKAsyIi5jb21tb24udjIuVGFzay5SZXF1ZXN0SGVhZGVyRW50cnkSFgoOY29udGVudF9sZW5ndGgYCSABKAQSEwoLcGllY2VfY291bnQYCiABKA0SKAoKc2l6ZV9zY29wZRgLIAEoDjIULmNvbW1vbi52Mi5TaXplU2NvcGUSIAoGcGllY2VzGAwgAygLMhAuY29tbW9uLnYyLlBpZWNlEg0KBXN0YXRlGA0gASgJEhIKCnBlZXJfY291bnQYDiABKA0SGgoSaGFzX2F2YWlsYWJsZV9wZWVyGA8gASgIEi4KCmNyZWF0ZWRfYXQYECABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnVwZGF0ZWRfYXQYESABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wGjQKElJlcXVlc3RIZWFkZXJFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQgkKB19kaWdlc3RCBgoEX3RhZ0IOCgxfYXBwbGljYXRpb24ingsKCERvd25sb2FkEgsKA3VybBgBIAEoCRITCgZkaWdlc3QYAiABKAlIAIgBARIkCgVyYW5nZRgDIAEoCzIQLmNvbW1vbi52Mi5SYW5nZUgBiAEBEiEKBHR5cGUYBCABKA4yEy5jb21tb24udjIuVGFza1R5cGUSEAoDdGFnGAUgASgJSAKIAQESGAoLYXBwbGljYXRpb24YBiABKAlIA4gBARIlCghwcmlvcml0eRgHIAEoDjITLmNvbW1vbi52Mi5Qcmlvcml0eRIdChVmaWx0ZXJlZF9xdWVyeV9wYXJhbXMYCCADKAkSPgoOcmVxdWVzdF9oZWFkZXIYCSADKAsyJi5jb21tb24udjIuRG93bmxvYWQuUmVxdWVzdEhlYWRlckVudHJ5EhkKDHBpZWNlX2xlbmd0aBgKIAEoBEgEiAEBEhgKC291dHB1dF9wYXRoGAsgASgJSAWIAQESLwoHdGltZW91dBgMIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkgGiAEBEh4KFmRpc2FibGVfYmFja190b19zb3VyY2UYDSABKAgSGwoTbmVlZF9iYWNrX3RvX3NvdXJjZRgOIAEoCBIZChFjZXJ0aWZpY2F0ZV9jaGFpbhgPIAMoDBIQCghwcmVmZXRjaBgQIAEoCBI1Cg5vYmplY3Rfc3RvcmFnZRgRIAEoCzIYLmNvbW1vbi52Mi5PYmplY3RTdG9yYWdlSAeIAQESIgoEaGRmcxgSIAEoCzIPLmNvbW1vbi52Mi5IREZTSAiIAQESEwoLaXNfcHJlZmV0Y2gYEyABKAgSGgoSbmVlZF9waWVjZV9jb250ZW50GBQgASgIEhcKD2ZvcmNlX2hhcmRfbGluaxgWIAEoCBIsCh9jb250ZW50X2Zvcl9jYWxjdWxhdGluZ190YXNrX2lkGBcgASgJSAmIAQESFgoJcmVtb3RlX2lwGBggASgJSAqIAQESIwoWY29uY3VycmVudF9waWVjZV9jb3VudBgZIAEoDUgLiAEBEhEKCW92ZXJ3cml0ZRgaIAEoCBIgChNhY3R1YWxfcGllY2VfbGVuZ3RoGBsgASgESAyIAQESIgoVYWN0dWFsX2NvbnRlbnRfbGVuZ3RoGBwgASgESA2IAQESHwoSYWN0dWFsX3BpZWNlX2NvdW50GB0gASgESA6IAQESKAogZW5hYmxlX3Rhc2tfaWRfYmFzZWRfYmxvYl9kaWdlc3QYHiABKAgSMQoMaHVnZ2luZ19mYWNlGB8gASgLMhYuY29tbW9uLnYyLkh1Z2dpbmdGYWNlSA+IAQESLwoLbW9kZWxfc2NvcGUYICABKAsyFS5jb21tb24udjIuTW9kZWxTY29wZUgQiAEBEhUKDW1ldGFkYXRhX29ubHkYISABKAgaNAoSUmVxdWVzdEhlYWRlckVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAFCCQoHX2RpZ2VzdEIICgZfcmFuZ2VCBgoEX3RhZ0IOCgxfYXBwbGljYXRpb25CDwoNX3BpZWNlX2xlbmd0aEIOCgxfb3V0cHV0X3BhdGhCCgoIX3RpbWVvdXRCEQoPX29iamVjdF9zdG9yYWdlQgcKBV9oZGZzQiIKIF9jb250ZW50X2Zvcl9jYWxjdWxhdGluZ190YXNrX2lkQgwKCl9yZW1vdGVfaXBCGQoXX2NvbmN1cnJlbnRfcGllY2VfY291bnRCFgoUX2FjdHVhbF9waWVjZV9sZW5ndGhCGAoWX2FjdHVhbF9jb250ZW50X2xlbmd0aEIVChNfYWN0dWFsX3BpZWNlX2NvdW50Qg8KDV9odWdnaW5nX2ZhY2VCDgoMX21vZGVsX3Njb3BlSgQIFRAWUg1sb2FkX3RvX2NhY2hlIrMDCg1PYmplY3RTdG9yYWdlEhMKBnJlZ2lvbhgBIAEoCUgAiAEBEhUKCGVuZHBvaW50GAIgASgJSAGIAQESGgoNYWNjZXNzX2tleV9pZBgDIAEoCUgCiAEBEh4KEWFjY2Vzc19rZXlfc2VjcmV0GAQgASgJSAOIAQESGgoNc2Vzc2lvbl90b2tlbhgFIAEoCUgEiAEBEhwKD2NyZWRlbnRpYWxfcGF0aBgGIAEoCUgFiAEBEhsKDnByZWRlZmluZWRfYWNsGAcgASgJSAaIAQESGwoOc2VjdXJpdHlfdG9rZW4YCCABKAlIB4gBARIhChRpbnNlY3VyZV9za2lwX3ZlcmlmeRgJIAEoCEgIiAEBQgkKB19yZWdpb25CCwoJX2VuZHBvaW50QhAKDl9hY2Nlc3Nfa2V5X2lkQhQKEl9hY2Nlc3Nfa2V5X3NlY3JldEIQCg5fc2Vzc2lvbl90b2tlbkISChBfY3JlZGVudGlhbF9wYXRoQhEKD19wcmVkZWZpbmVkX2FjbEIRCg9fc2VjdXJpdHlfdG9rZW5CFwoVX2luc2VjdXJlX3NraXBfdmVyaWZ5IjoKBEhERlMSHQoQZGVsZWdhdGlvbl90b2tlbhgBIAEoCUgAiAEBQhMKEV9kZWxlZ2F0aW9uX3Rva2VuImEKC0h1Z2dpbmdGYWNlEhIKBXRva2VuGAEgASgJSACIAQESEAoIcmV2aXNpb24YAiABKAkSFQoIYmFzZV91cmwYAyABKAlIAYgBAUIICgZfdG9rZW5CCwoJX2Jhc2VfdXJsImAKCk1vZGVsU2NvcGUSEgoFdG9rZW4YASABKAlIAIgBARIQCghyZXZpc2lvbhgCIAEoCRIVCghiYXNlX3VybBgDIAEoCUgBiAEBQggKBl90b2tlbkILCglfYmFzZV91cmwiJgoFUmFuZ2USDQoFc3RhcnQYASABKAQSDgoGbGVuZ3RoGAIgASgEIqwCCgVQaWVjZRIOCgZudW1iZXIYASABKA0SFgoJcGFyZW50X2lkGAIgASgJSACIAQESDgoGb2Zmc2V0GAMgASgEEg4KBmxlbmd0aBgEIAEoBBIOCgZkaWdlc3QYBSABKAkSFAoHY29udGVudBgGIAEoDEgBiAEBEjEKDHRyYWZmaWNfdHlwZRgHIAEoDjIWLmNvbW1vbi52Mi5UcmFmZmljVHlwZUgCiAEBEicKBGNvc3QYCCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SLgoKY3JlYXRlZF9hdBgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCDAoKX3BhcmVudF9pZEIKCghfY29udGVudEIPCg1fdHJhZmZpY190eXBlKkMKCVNpemVTY29wZRIKCgZOT1JNQUwQABIJCgVTTUFMTBABEggKBFRJTlkQAhIJCgVFTVBUWRADEgoKBlVOS05PVxAEKkkKCFRhc2tUeXBlEgwKCFNUQU5EQVJEEAASDgoKUEVSU0lTVEVOVBABEhQKEFBFUlNJU1RFTlRfQ0FDSEUQAhIJCgVDQUNIRRADKkIKC1RyYWZmaWNUeXBlEhIKDkJBQ0tfVE9fU09VUkNFEAASDwoLUkVNT1RFX1BFRVIQARIOCgpMT0NBTF9QRUVSEAIqXgoIUHJpb3JpdHkSCgoGTEVWRUwwEAASCgoGTEVWRUwxEAESCgoGTEVWRUwyEAISCgoGTEVWRUwzEAMSCgoGTEVWRUw0EAQSCgoGTEVWRUw1EAUSCgoGTEVWRUw2EAZiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("ChZjb21tb24vdjIvY29tbW9uLnByb3RvEgljb21tb24udjIizwQKBFRhc2sSCgoCaWQYASABKAkSIQoEdHlwZRgCIAEoDjITLmNvbW1vbi52Mi5UYXNrVHlwZRILCgN1cmwYAyABKAkSEwoGZGlnZXN0GAQgASgJSACIAQESEAoDdGFnGAUgASgJSAGIAQESGAoLYXBwbGljYXRpb24YBiABKAlIAogBARIdChVmaWx0ZXJlZF9xdWVyeV9wYXJhbXMYByADKAkSOgoOcmVxdWVzdF9oZWFkZXIYCCADKAsyIi5jb21tb24udjIuVGFzay5SZXF1ZXN0SGVhZGVyRW50cnkSFgoOY29udGVudF9sZW5ndGgYCSABKAQSEwoLcGllY2VfY291bnQYCiABKA0SKAoKc2l6ZV9zY29wZRgLIAEoDjIULmNvbW1vbi52Mi5TaXplU2NvcGUSIAoGcGllY2VzGAwgAygLMhAuY29tbW9uLnYyLlBpZWNlEg0KBXN0YXRlGA0gASgJEhIKCnBlZXJfY291bnQYDiABKA0SGgoSaGFzX2F2YWlsYWJsZV9wZWVyGA8gASgIEi4KCmNyZWF0ZWRfYXQYECABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnVwZGF0ZWRfYXQYESABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wGjQKElJlcXVlc3RIZWFkZXJFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQgkKB19kaWdlc3RCBgoEX3RhZ0IOCgxfYXBwbGljYXRpb24iywIKDlBlcnNpc3RlbnRUYXNrEgoKAmlkGAEgASgJEiAKGHBlcnNpc3RlbnRfcmVwbGljYV9jb3VudBgCIAEoBBIoCiBjdXJyZW50X3BlcnNpc3RlbnRfcmVwbGljYV9jb3VudBgDIAEoBBIdChVjdXJyZW50X3JlcGxpY2FfY291bnQYBCABKAQSFgoOY29udGVudF9sZW5ndGgYBSABKAQSEwoLcGllY2VfY291bnQYBiABKA0SDQoFc3RhdGUYByABKAkSJgoDdHRsGAggASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEi4KCmNyZWF0ZWRfYXQYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnVwZGF0ZWRfYXQYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIqoDChNQZXJzaXN0ZW50Q2FjaGVUYXNrEgoKAmlkGAEgASgJEiAKGHBlcnNpc3RlbnRfcmVwbGljYV9jb3VudBgCIAEoBBIoCiBjdXJyZW50X3BlcnNpc3RlbnRfcmVwbGljYV9jb3VudBgDIAEoBBIdChVjdXJyZW50X3JlcGxpY2FfY291bnQYBCABKAQSEAoDdGFnGAUgASgJSACIAQESGAoLYXBwbGljYXRpb24YBiABKAlIAYgBARIUCgxwaWVjZV9sZW5ndGgYByABKAQSFgoOY29udGVudF9sZW5ndGgYCCABKAQSEwoLcGllY2VfY291bnQYCSABKA0SDQoFc3RhdGUYCiABKAkSJgoDdHRsGAsgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEi4KCmNyZWF0ZWRfYXQYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnVwZGF0ZWRfYXQYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQgYKBF90YWdCDgoMX2FwcGxpY2F0aW9uIp4LCghEb3dubG9hZBILCgN1cmwYASABKAkSEwoGZGlnZXN0GAIgASgJSACIAQESJAoFcmFuZ2UYAyABKAsyEC5jb21tb24udjIuUmFuZ2VIAYgBARIhCgR0eXBlGAQgASgOMhMuY29tbW9uLnYyLlRhc2tUeXBlEhAKA3RhZxgFIAEoCUgCiAEBEhgKC2FwcGxpY2F0aW9uGAYgASgJSAOIAQESJQoIcHJpb3JpdHkYByABKA4yEy5jb21tb24udjIuUHJpb3JpdHkSHQoVZmlsdGVyZWRfcXVlcnlfcGFyYW1zGAggAygJEj4KDnJlcXVlc3RfaGVhZGVyGAkgAygLMiYuY29tbW9uLnYyLkRvd25sb2FkLlJlcXVlc3RIZWFkZXJFbnRyeRIZCgxwaWVjZV9sZW5ndGgYCiABKARIBIgBARIYCgtvdXRwdXRfcGF0aBgLIAEoCUgFiAEBEi8KB3RpbWVvdXQYDCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25IBogBARIeChZkaXNhYmxlX2JhY2tfdG9fc291cmNlGA0gASgIEhsKE25lZWRfYmFja190b19zb3VyY2UYDiABKAgSGQoRY2VydGlmaWNhdGVfY2hhaW4YDyADKAwSEAoIcHJlZmV0Y2gYECABKAgSNQoOb2JqZWN0X3N0b3JhZ2UYESABKAsyGC5jb21tb24udjIuT2JqZWN0U3RvcmFnZUgHiAEBEiIKBGhkZnMYEiABKAsyDy5jb21tb24udjIuSERGU0gIiAEBEhMKC2lzX3ByZWZldGNoGBMgASgIEhoKEm5lZWRfcGllY2VfY29udGVudBgUIAEoCBIXCg9mb3JjZV9oYXJkX2xpbmsYFiABKAgSLAofY29udGVudF9mb3JfY2FsY3VsYXRpbmdfdGFza19pZBgXIAEoCUgJiAEBEhYKCXJlbW90ZV9pcBgYIAEoCUgKiAEBEiMKFmNvbmN1cnJlbnRfcGllY2VfY291bnQYGSABKA1IC4gBARIRCglvdmVyd3JpdGUYGiABKAgSIAoTYWN0dWFsX3BpZWNlX2xlbmd0aBgbIAEoBEgMiAEBEiIKFWFjdHVhbF9jb250ZW50X2xlbmd0aBgcIAEoBEgNiAEBEh8KEmFjdHVhbF9waWVjZV9jb3VudBgdIAEoBEgOiAEBEigKIGVuYWJsZV90YXNrX2lkX2Jhc2VkX2Jsb2JfZGlnZXN0GB4gASgIEjEKDGh1Z2dpbmdfZmFjZRgfIAEoCzIWLmNvbW1vbi52Mi5IdWdnaW5nRmFjZUgPiAEBEi8KC21vZGVsX3Njb3BlGCAgASgLMhUuY29tbW9uLnYyLk1vZGVsU2NvcGVIEIgBARIVCg1tZXRhZGF0YV9vbmx5GCEgASgIGjQKElJlcXVlc3RIZWFkZXJFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQgkKB19kaWdlc3RCCAoGX3JhbmdlQgYKBF90YWdCDgoMX2FwcGxpY2F0aW9uQg8KDV9waWVjZV9sZW5ndGhCDgoMX291dHB1dF9wYXRoQgoKCF90aW1lb3V0QhEKD19vYmplY3Rfc3RvcmFnZUIHCgVfaGRmc0IiCiBfY29udGVudF9mb3JfY2FsY3VsYXRpbmdfdGFza19pZEIMCgpfcmVtb3RlX2lwQhkKF19jb25jdXJyZW50X3BpZWNlX2NvdW50QhYKFF9hY3R1YWxfcGllY2VfbGVuZ3RoQhgKFl9hY3R1YWxfY29udGVudF9sZW5ndGhCFQoTX2FjdHVhbF9waWVjZV9jb3VudEIPCg1faHVnZ2luZ19mYWNlQg4KDF9tb2RlbF9zY29wZUoECBUQFlINbG9hZF90b19jYWNoZSKzAwoNT2JqZWN0U3RvcmFnZRITCgZyZWdpb24YASABKAlIAIgBARIVCghlbmRwb2ludBgCIAEoCUgBiAEBEhoKDWFjY2Vzc19rZXlfaWQYAyABKAlIAogBARIeChFhY2Nlc3Nfa2V5X3NlY3JldBgEIAEoCUgDiAEBEhoKDXNlc3Npb25fdG9rZW4YBSABKAlIBIgBARIcCg9jcmVkZW50aWFsX3BhdGgYBiABKAlIBYgBARIbCg5wcmVkZWZpbmVkX2FjbBgHIAEoCUgGiAEBEhsKDnNlY3VyaXR5X3Rva2VuGAggASgJSAeIAQESIQoUaW5zZWN1cmVfc2tpcF92ZXJpZnkYCSABKAhICIgBAUIJCgdfcmVnaW9uQgsKCV9lbmRwb2ludEIQCg5fYWNjZXNzX2tleV9pZEIUChJfYWNjZXNzX2tleV9zZWNyZXRCEAoOX3Nlc3Npb25fdG9rZW5CEgoQX2NyZWRlbnRpYWxfcGF0aEIRCg9fcHJlZGVmaW5lZF9hY2xCEQoPX3NlY3VyaXR5X3Rva2VuQhcKFV9pbnNlY3VyZV9za2lwX3ZlcmlmeSI6CgRIREZTEh0KEGRlbGVnYXRpb25fdG9rZW4YASABKAlIAIgBAUITChFfZGVsZWdhdGlvbl90b2tlbiJhCgtIdWdnaW5nRmFjZRISCgV0b2tlbhgBIAEoCUgAiAEBEhAKCHJldmlzaW9uGAIgASgJEhUKCGJhc2VfdXJsGAMgASgJSAGIAQFCCAoGX3Rva2VuQgsKCV9iYXNlX3VybCJgCgpNb2RlbFNjb3BlEhIKBXRva2VuGAEgASgJSACIAQESEAoIcmV2aXNpb24YAiABKAkSFQoIYmFzZV91cmwYAyABKAlIAYgBAUIICgZfdG9rZW5CCwoJX2Jhc2VfdXJsIiYKBVJhbmdlEg0KBXN0YXJ0GAEgASgEEg4KBmxlbmd0aBgCIAEoBCKsAgoFUGllY2USDgoGbnVtYmVyGAEgASgNEhYKCXBhcmVudF9pZBgCIAEoCUgAiAEBEg4KBm9mZnNldBgDIAEoBBIOCgZsZW5ndGgYBCABKAQSDgoGZGlnZXN0GAUgASgJEhQKB2NvbnRlbnQYBiABKAxIAYgBARIxCgx0cmFmZmljX3R5cGUYByABKA4yFi5jb21tb24udjIuVHJhZmZpY1R5cGVIAogBARInCgRjb3N0GAggASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEi4KCmNyZWF0ZWRfYXQYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQgwKCl9wYXJlbnRfaWRCCgoIX2NvbnRlbnRCDwoNX3RyYWZmaWNfdHlwZSpDCglTaXplU2NvcGUSCgoGTk9STUFMEAASCQoFU01BTEwQARIICgRUSU5ZEAISCQoFRU1QVFkQAxIKCgZVTktOT1cQBCpJCghUYXNrVHlwZRIMCghTVEFOREFSRBAAEg4KClBFUlNJU1RFTlQQARIUChBQRVJTSVNURU5UX0NBQ0hFEAISCQoFQ0FDSEUQAypCCgtUcmFmZmljVHlwZRISCg5CQUNLX1RPX1NPVVJDRRAAEg8KC1JFTU9URV9QRUVSEAESDgoKTE9DQUxfUEVFUhACKl4KCFByaW9yaXR5EgoKBkxFVkVMMBAAEgoKBkxFVkVMMRABEgoKBkxFVkVMMhACEgoKBkxFVkVMMxADEgoKBkxFVkVMNBAEEgoKBkxFVkVMNRAFEgoKBkxFVkVMNhAGYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * A task as a scheduler knows it.
@@ -141,6 +141,183 @@ export type Task = Message<"common.v2.Task"> & {
  */
 export const TaskSchema: GenMessage<Task> = /*@__PURE__*/
   messageDesc(file_common_v2_common, 0);
+
+/**
+ * A persistent task as a scheduler knows it.
+ *
+ * @generated from message common.v2.PersistentTask
+ */
+export type PersistentTask = Message<"common.v2.PersistentTask"> & {
+  /**
+   * 64 hex digits.
+   *
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * Copies that are to be kept.
+   *
+   * @generated from field: uint64 persistent_replica_count = 2;
+   */
+  persistentReplicaCount: bigint;
+
+  /**
+   * Of those, the ones that there are.
+   *
+   * @generated from field: uint64 current_persistent_replica_count = 3;
+   */
+  currentPersistentReplicaCount: bigint;
+
+  /**
+   * All copies that there are.
+   *
+   * @generated from field: uint64 current_replica_count = 4;
+   */
+  currentReplicaCount: bigint;
+
+  /**
+   * Bytes.
+   *
+   * @generated from field: uint64 content_length = 5;
+   */
+  contentLength: bigint;
+
+  /**
+   * @generated from field: uint32 piece_count = 6;
+   */
+  pieceCount: number;
+
+  /**
+   * A name from the scheduler's state machine.
+   *
+   * @generated from field: string state = 7;
+   */
+  state: string;
+
+  /**
+   * How long it is kept.
+   *
+   * @generated from field: google.protobuf.Duration ttl = 8;
+   */
+  ttl?: Duration | undefined;
+
+  /**
+   * @generated from field: google.protobuf.Timestamp created_at = 9;
+   */
+  createdAt?: Timestamp | undefined;
+
+  /**
+   * @generated from field: google.protobuf.Timestamp updated_at = 10;
+   */
+  updatedAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message common.v2.PersistentTask.
+ * Use `create(PersistentTaskSchema)` to create a new message.
+ */
+export const PersistentTaskSchema: GenMessage<PersistentTask> = /*@__PURE__*/
+  messageDesc(file_common_v2_common, 1);
+
+/**
+ * A persistent cache task as a scheduler knows it.
+ *
+ * @generated from message common.v2.PersistentCacheTask
+ */
+export type PersistentCacheTask = Message<"common.v2.PersistentCacheTask"> & {
+  /**
+   * 64 hex digits.
+   *
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * Copies that are to be kept.
+   *
+   * @generated from field: uint64 persistent_replica_count = 2;
+   */
+  persistentReplicaCount: bigint;
+
+  /**
+   * Of those, the ones that there are.
+   *
+   * @generated from field: uint64 current_persistent_replica_count = 3;
+   */
+  currentPersistentReplicaCount: bigint;
+
+  /**
+   * All copies that there are.
+   *
+   * @generated from field: uint64 current_replica_count = 4;
+   */
+  currentReplicaCount: bigint;
+
+  /**
+   * Part of the task's identity, see Task.
+   *
+   * @generated from field: optional string tag = 5;
+   */
+  tag?: string | undefined;
+
+  /**
+   * Part of the task's identity, see Task.
+   *
+   * @generated from field: optional string application = 6;
+   */
+  application?: string | undefined;
+
+  /**
+   * Bytes of each piece but the last.
+   *
+   * @generated from field: uint64 piece_length = 7;
+   */
+  pieceLength: bigint;
+
+  /**
+   * Bytes.
+   *
+   * @generated from field: uint64 content_length = 8;
+   */
+  contentLength: bigint;
+
+  /**
+   * @generated from field: uint32 piece_count = 9;
+   */
+  pieceCount: number;
+
+  /**
+   * A name from the scheduler's state machine.
+   *
+   * @generated from field: string state = 10;
+   */
+  state: string;
+
+  /**
+   * How long it is kept.
+   *
+   * @generated from field: google.protobuf.Duration ttl = 11;
+   */
+  ttl?: Duration | undefined;
+
+  /**
+   * @generated from field: google.protobuf.Timestamp created_at = 12;
+   */
+  createdAt?: Timestamp | undefined;
+
+  /**
+   * @generated from field: google.protobuf.Timestamp updated_at = 13;
+   */
+  updatedAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message common.v2.PersistentCacheTask.
+ * Use `create(PersistentCacheTaskSchema)` to create a new message.
+ */
+export const PersistentCacheTaskSchema: GenMessage<PersistentCacheTask> = /*@__PURE__*/
+  messageDesc(file_common_v2_common, 2);
 
 /**
  * What a peer is to fetch, and how.
@@ -372,7 +549,7 @@ export type Download = Message<"common.v2.Download"> & {
  * Use `create(DownloadSchema)` to create a new message.
  */
 export const DownloadSchema: GenMessage<Download> = /*@__PURE__*/
-  messageDesc(file_common_v2_common, 1);
+  messageDesc(file_common_v2_common, 3);
 
 /**
  * Access to an object store.
@@ -439,7 +616,7 @@ export type ObjectStorage = Message<"common.v2.ObjectStorage"> & {
  * Use `create(ObjectStorageSchema)` to create a new message.
  */
 export const ObjectStorageSchema: GenMessage<ObjectStorage> = /*@__PURE__*/
-  messageDesc(file_common_v2_common, 2);
+  messageDesc(file_common_v2_common, 4);
 
 /**
  * Access to an HDFS over HTTP.
@@ -458,7 +635,7 @@ export type HDFS = Message<"common.v2.HDFS"> & {
  * Use `create(HDFSSchema)` to create a new message.
  */
 export const HDFSSchema: GenMessage<HDFS> = /*@__PURE__*/
-  messageDesc(file_common_v2_common, 3);
+  messageDesc(file_common_v2_common, 5);
 
 /**
  * Access to a Hugging Face hub.
@@ -489,7 +666,7 @@ export type HuggingFace = Message<"common.v2.HuggingFace"> & {
  * Use `create(HuggingFaceSchema)` to create a new message.
  */
 export const HuggingFaceSchema: GenMessage<HuggingFace> = /*@__PURE__*/
-  messageDesc(file_common_v2_common, 4);
+  messageDesc(file_common_v2_common, 6);
 
 /**
  * Access to a ModelScope hub.
@@ -520,7 +697,7 @@ export type ModelScope = Message<"common.v2.ModelScope"> & {
  * Use `create(ModelScopeSchema)` to create a new message.
  */
 export const ModelScopeSchema: GenMessage<ModelScope> = /*@__PURE__*/
-  messageDesc(file_common_v2_common, 5);
+  messageDesc(file_common_v2_common, 7);
 
 /**
  * Bytes of a task's content.
@@ -544,7 +721,7 @@ export type Range = Message<"common.v2.Range"> & {
  * Use `create(RangeSchema)` to create a new message.
  */
 export const RangeSchema: GenMessage<Range> = /*@__PURE__*/
-  messageDesc(file_common_v2_common, 6);
+  messageDesc(file_common_v2_common, 8);
 
 /**
  * A piece of a task.
@@ -617,7 +794,7 @@ export type Piece = Message<"common.v2.Piece"> & {
  * Use `create(PieceSchema)` to create a new message.
  */
 export const PieceSchema: GenMessage<Piece> = /*@__PURE__*/
-  messageDesc(file_common_v2_common, 7);
+  messageDesc(file_common_v2_common, 9);
 
 /**
  * How large a task is.

@@ -9,17 +9,17 @@
 
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
-import type { Download, Piece, Range, TaskSchema } from "../../common/v2/common_pb.ts";
+import type { Download, ObjectStorage, PersistentCacheTaskSchema, PersistentTaskSchema, Piece, Range, TaskSchema } from "../../common/v2/common_pb.ts";
 import { file_common_v2_common } from "../../common/v2/common_pb.ts";
-import type { Timestamp } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file dfdaemon/v2/dfdaemon.proto.
  */
 export const file_dfdaemon_v2_dfdaemon: GenFile = /*@__PURE__*/
-  fileDesc("ChpkZmRhZW1vbi92Mi9kZmRhZW1vbi5wcm90bxILZGZkYWVtb24udjIiPAoTRG93bmxvYWRUYXNrUmVxdWVzdBIlCghkb3dubG9hZBgBIAEoCzITLmNvbW1vbi52Mi5Eb3dubG9hZCKqAgobRG93bmxvYWRUYXNrU3RhcnRlZFJlc3BvbnNlEhYKDmNvbnRlbnRfbGVuZ3RoGAEgASgEEiQKBXJhbmdlGAIgASgLMhAuY29tbW9uLnYyLlJhbmdlSACIAQESVQoPcmVzcG9uc2VfaGVhZGVyGAMgAygLMjwuZGZkYWVtb24udjIuRG93bmxvYWRUYXNrU3RhcnRlZFJlc3BvbnNlLlJlc3BvbnNlSGVhZGVyRW50cnkSIAoGcGllY2VzGAQgAygLMhAuY29tbW9uLnYyLlBpZWNlEhMKC2lzX2ZpbmlzaGVkGAUgASgIGjUKE1Jlc3BvbnNlSGVhZGVyRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIICgZfcmFuZ2UiQAodRG93bmxvYWRQaWVjZUZpbmlzaGVkUmVzcG9uc2USHwoFcGllY2UYASABKAsyEC5jb21tb24udjIuUGllY2UigQIKFERvd25sb2FkVGFza1Jlc3BvbnNlEg8KB2hvc3RfaWQYASABKAkSDwoHdGFza19pZBgCIAEoCRIPCgdwZWVyX2lkGAMgASgJElIKHmRvd25sb2FkX3Rhc2tfc3RhcnRlZF9yZXNwb25zZRgEIAEoCzIoLmRmZGFlbW9uLnYyLkRvd25sb2FkVGFza1N0YXJ0ZWRSZXNwb25zZUgAElYKIGRvd25sb2FkX3BpZWNlX2ZpbmlzaGVkX3Jlc3BvbnNlGAUgASgLMiouZGZkYWVtb24udjIuRG93bmxvYWRQaWVjZUZpbmlzaGVkUmVzcG9uc2VIAEIKCghyZXNwb25zZSJaCg9TdGF0VGFza1JlcXVlc3QSDwoHdGFza19pZBgBIAEoCRIWCglyZW1vdGVfaXAYAiABKAlIAIgBAUIMCgpfcmVtb3RlX2lwSgQIAxAEUgpsb2NhbF9vbmx5Ik0KFFN0YXRMb2NhbFRhc2tSZXF1ZXN0Eg8KB3Rhc2tfaWQYASABKAkSFgoJcmVtb3RlX2lwGAIgASgJSACIAQFCDAoKX3JlbW90ZV9pcCLvBAoVU3RhdExvY2FsVGFza1Jlc3BvbnNlEg8KB3Rhc2tfaWQYASABKAkSGQoMcGllY2VfbGVuZ3RoGAIgASgESACIAQESGwoOY29udGVudF9sZW5ndGgYAyABKARIAYgBARJPCg9yZXNwb25zZV9oZWFkZXIYBCADKAsyNi5kZmRhZW1vbi52Mi5TdGF0TG9jYWxUYXNrUmVzcG9uc2UuUmVzcG9uc2VIZWFkZXJFbnRyeRIXCg91cGxvYWRpbmdfY291bnQYBSABKAQSFgoOdXBsb2FkZWRfY291bnQYBiABKAQSLgoKY3JlYXRlZF9hdBgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKdXBkYXRlZF9hdBgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASNgoNcHJlZmV0Y2hlZF9hdBgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBIAogBARIyCglmYWlsZWRfYXQYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wSAOIAQESNAoLZmluaXNoZWRfYXQYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wSASIAQEaNQoTUmVzcG9uc2VIZWFkZXJFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQg8KDV9waWVjZV9sZW5ndGhCEQoPX2NvbnRlbnRfbGVuZ3RoQhAKDl9wcmVmZXRjaGVkX2F0QgwKCl9mYWlsZWRfYXRCDgoMX2ZpbmlzaGVkX2F0IlcKEVN5bmNQaWVjZXNSZXF1ZXN0Eg8KB2hvc3RfaWQYASABKAkSDwoHdGFza19pZBgCIAEoCRIgChhpbnRlcmVzdGVkX3BpZWNlX251bWJlcnMYAyADKA0imgEKElN5bmNQaWVjZXNSZXNwb25zZRIOCgZudW1iZXIYASABKA0SDgoGb2Zmc2V0GAIgASgEEg4KBmxlbmd0aBgDIAEoBBIKCgJpcBgEIAEoCRIVCgh0Y3BfcG9ydBgFIAEoBUgAiAEBEhYKCXF1aWNfcG9ydBgGIAEoBUgBiAEBQgsKCV90Y3BfcG9ydEIMCgpfcXVpY19wb3J0Ik4KFERvd25sb2FkUGllY2VSZXF1ZXN0Eg8KB2hvc3RfaWQYASABKAkSDwoHdGFza19pZBgCIAEoCRIUCgxwaWVjZV9udW1iZXIYAyABKA0iWAoVRG93bmxvYWRQaWVjZVJlc3BvbnNlEh8KBXBpZWNlGAEgASgLMhAuY29tbW9uLnYyLlBpZWNlEhMKBmRpZ2VzdBgCIAEoCUgAiAEBQgkKB19kaWdlc3QiUwoZRG93bmxvYWRDYWNoZVBpZWNlUmVxdWVzdBIPCgdob3N0X2lkGAEgASgJEg8KB3Rhc2tfaWQYAiABKAkSFAoMcGllY2VfbnVtYmVyGAMgASgNIl0KGkRvd25sb2FkQ2FjaGVQaWVjZVJlc3BvbnNlEh8KBXBpZWNlGAEgASgLMhAuY29tbW9uLnYyLlBpZWNlEhMKBmRpZ2VzdBgCIAEoCUgAiAEBQgkKB19kaWdlc3QiWAoeRG93bmxvYWRQZXJzaXN0ZW50UGllY2VSZXF1ZXN0Eg8KB2hvc3RfaWQYASABKAkSDwoHdGFza19pZBgCIAEoCRIUCgxwaWVjZV9udW1iZXIYAyABKA0iYgofRG93bmxvYWRQZXJzaXN0ZW50UGllY2VSZXNwb25zZRIfCgVwaWVjZRgBIAEoCzIQLmNvbW1vbi52Mi5QaWVjZRITCgZkaWdlc3QYAiABKAlIAIgBAUIJCgdfZGlnZXN0Il0KI0Rvd25sb2FkUGVyc2lzdGVudENhY2hlUGllY2VSZXF1ZXN0Eg8KB2hvc3RfaWQYASABKAkSDwoHdGFza19pZBgCIAEoCRIUCgxwaWVjZV9udW1iZXIYAyABKA0iZwokRG93bmxvYWRQZXJzaXN0ZW50Q2FjaGVQaWVjZVJlc3BvbnNlEh8KBXBpZWNlGAEgASgLMhAuY29tbW9uLnYyLlBpZWNlEhMKBmRpZ2VzdBgCIAEoCUgAiAEBQgkKB19kaWdlc3QyhgYKDkRmZGFlbW9uVXBsb2FkElUKDERvd25sb2FkVGFzaxIgLmRmZGFlbW9uLnYyLkRvd25sb2FkVGFza1JlcXVlc3QaIS5kZmRhZW1vbi52Mi5Eb3dubG9hZFRhc2tSZXNwb25zZTABEjkKCFN0YXRUYXNrEhwuZGZkYWVtb24udjIuU3RhdFRhc2tSZXF1ZXN0Gg8uY29tbW9uLnYyLlRhc2sSVgoNU3RhdExvY2FsVGFzaxIhLmRmZGFlbW9uLnYyLlN0YXRMb2NhbFRhc2tSZXF1ZXN0GiIuZGZkYWVtb24udjIuU3RhdExvY2FsVGFza1Jlc3BvbnNlEk8KClN5bmNQaWVjZXMSHi5kZmRhZW1vbi52Mi5TeW5jUGllY2VzUmVxdWVzdBofLmRmZGFlbW9uLnYyLlN5bmNQaWVjZXNSZXNwb25zZTABElYKDURvd25sb2FkUGllY2USIS5kZmRhZW1vbi52Mi5Eb3dubG9hZFBpZWNlUmVxdWVzdBoiLmRmZGFlbW9uLnYyLkRvd25sb2FkUGllY2VSZXNwb25zZRJlChJEb3dubG9hZENhY2hlUGllY2USJi5kZmRhZW1vbi52Mi5Eb3dubG9hZENhY2hlUGllY2VSZXF1ZXN0GicuZGZkYWVtb24udjIuRG93bmxvYWRDYWNoZVBpZWNlUmVzcG9uc2USdAoXRG93bmxvYWRQZXJzaXN0ZW50UGllY2USKy5kZmRhZW1vbi52Mi5Eb3dubG9hZFBlcnNpc3RlbnRQaWVjZVJlcXVlc3QaLC5kZmRhZW1vbi52Mi5Eb3dubG9hZFBlcnNpc3RlbnRQaWVjZVJlc3BvbnNlEoMBChxEb3dubG9hZFBlcnNpc3RlbnRDYWNoZVBpZWNlEjAuZGZkYWVtb24udjIuRG93bmxvYWRQZXJzaXN0ZW50Q2FjaGVQaWVjZVJlcXVlc3QaMS5kZmRhZW1vbi52Mi5Eb3dubG9hZFBlcnNpc3RlbnRDYWNoZVBpZWNlUmVzcG9uc2ViBnByb3RvMw", [file_common_v2_common, file_google_protobuf_timestamp]);
+  fileDesc("ChpkZmRhZW1vbi92Mi9kZmRhZW1vbi5wcm90bxILZGZkYWVtb24udjIiPAoTRG93bmxvYWRUYXNrUmVxdWVzdBIlCghkb3dubG9hZBgBIAEoCzITLmNvbW1vbi52Mi5Eb3dubG9hZCKqAgobRG93bmxvYWRUYXNrU3RhcnRlZFJlc3BvbnNlEhYKDmNvbnRlbnRfbGVuZ3RoGAEgASgEEiQKBXJhbmdlGAIgASgLMhAuY29tbW9uLnYyLlJhbmdlSACIAQESVQoPcmVzcG9uc2VfaGVhZGVyGAMgAygLMjwuZGZkYWVtb24udjIuRG93bmxvYWRUYXNrU3RhcnRlZFJlc3BvbnNlLlJlc3BvbnNlSGVhZGVyRW50cnkSIAoGcGllY2VzGAQgAygLMhAuY29tbW9uLnYyLlBpZWNlEhMKC2lzX2ZpbmlzaGVkGAUgASgIGjUKE1Jlc3BvbnNlSGVhZGVyRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIICgZfcmFuZ2UiQAodRG93bmxvYWRQaWVjZUZpbmlzaGVkUmVzcG9uc2USHwoFcGllY2UYASABKAsyEC5jb21tb24udjIuUGllY2UigQIKFERvd25sb2FkVGFza1Jlc3BvbnNlEg8KB2hvc3RfaWQYASABKAkSDwoHdGFza19pZBgCIAEoCRIPCgdwZWVyX2lkGAMgASgJElIKHmRvd25sb2FkX3Rhc2tfc3RhcnRlZF9yZXNwb25zZRgEIAEoCzIoLmRmZGFlbW9uLnYyLkRvd25sb2FkVGFza1N0YXJ0ZWRSZXNwb25zZUgAElYKIGRvd25sb2FkX3BpZWNlX2ZpbmlzaGVkX3Jlc3BvbnNlGAUgASgLMiouZGZkYWVtb24udjIuRG93bmxvYWRQaWVjZUZpbmlzaGVkUmVzcG9uc2VIAEIKCghyZXNwb25zZSJaCg9TdGF0VGFza1JlcXVlc3QSDwoHdGFza19pZBgBIAEoCRIWCglyZW1vdGVfaXAYAiABKAlIAIgBAUIMCgpfcmVtb3RlX2lwSgQIAxAEUgpsb2NhbF9vbmx5Ik0KFFN0YXRMb2NhbFRhc2tSZXF1ZXN0Eg8KB3Rhc2tfaWQYASABKAkSFgoJcmVtb3RlX2lwGAIgASgJSACIAQFCDAoKX3JlbW90ZV9pcCLvBAoVU3RhdExvY2FsVGFza1Jlc3BvbnNlEg8KB3Rhc2tfaWQYASABKAkSGQoMcGllY2VfbGVuZ3RoGAIgASgESACIAQESGwoOY29udGVudF9sZW5ndGgYAyABKARIAYgBARJPCg9yZXNwb25zZV9oZWFkZXIYBCADKAsyNi5kZmRhZW1vbi52Mi5TdGF0TG9jYWxUYXNrUmVzcG9uc2UuUmVzcG9uc2VIZWFkZXJFbnRyeRIXCg91cGxvYWRpbmdfY291bnQYBSABKAQSFgoOdXBsb2FkZWRfY291bnQYBiABKAQSLgoKY3JlYXRlZF9hdBgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKdXBkYXRlZF9hdBgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASNgoNcHJlZmV0Y2hlZF9hdBgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBIAogBARIyCglmYWlsZWRfYXQYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wSAOIAQESNAoLZmluaXNoZWRfYXQYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wSASIAQEaNQoTUmVzcG9uc2VIZWFkZXJFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQg8KDV9waWVjZV9sZW5ndGhCEQoPX2NvbnRlbnRfbGVuZ3RoQhAKDl9wcmVmZXRjaGVkX2F0QgwKCl9mYWlsZWRfYXRCDgoMX2ZpbmlzaGVkX2F0IlcKEVN5bmNQaWVjZXNSZXF1ZXN0Eg8KB2hvc3RfaWQYASABKAkSDwoHdGFza19pZBgCIAEoCRIgChhpbnRlcmVzdGVkX3BpZWNlX251bWJlcnMYAyADKA0imgEKElN5bmNQaWVjZXNSZXNwb25zZRIOCgZudW1iZXIYASABKA0SDgoGb2Zmc2V0GAIgASgEEg4KBmxlbmd0aBgDIAEoBBIKCgJpcBgEIAEoCRIVCgh0Y3BfcG9ydBgFIAEoBUgAiAEBEhYKCXF1aWNfcG9ydBgGIAEoBUgBiAEBQgsKCV90Y3BfcG9ydEIMCgpfcXVpY19wb3J0ImEKG1N5bmNQZXJzaXN0ZW50UGllY2VzUmVxdWVzdBIPCgdob3N0X2lkGAEgASgJEg8KB3Rhc2tfaWQYAiABKAkSIAoYaW50ZXJlc3RlZF9waWVjZV9udW1iZXJzGAMgAygNIqQBChxTeW5jUGVyc2lzdGVudFBpZWNlc1Jlc3BvbnNlEg4KBm51bWJlchgBIAEoDRIOCgZvZmZzZXQYAiABKAQSDgoGbGVuZ3RoGAMgASgEEgoKAmlwGAQgASgJEhUKCHRjcF9wb3J0GAUgASgFSACIAQESFgoJcXVpY19wb3J0GAYgASgFSAGIAQFCCwoJX3RjcF9wb3J0QgwKCl9xdWljX3BvcnQiZgogU3luY1BlcnNpc3RlbnRDYWNoZVBpZWNlc1JlcXVlc3QSDwoHaG9zdF9pZBgBIAEoCRIPCgd0YXNrX2lkGAIgASgJEiAKGGludGVyZXN0ZWRfcGllY2VfbnVtYmVycxgDIAMoDSKpAQohU3luY1BlcnNpc3RlbnRDYWNoZVBpZWNlc1Jlc3BvbnNlEg4KBm51bWJlchgBIAEoDRIOCgZvZmZzZXQYAiABKAQSDgoGbGVuZ3RoGAMgASgEEgoKAmlwGAQgASgJEhUKCHRjcF9wb3J0GAUgASgFSACIAQESFgoJcXVpY19wb3J0GAYgASgFSAGIAQFCCwoJX3RjcF9wb3J0QgwKCl9xdWljX3BvcnQiYgoWU3luY0NhY2hlUGllY2VzUmVxdWVzdBIPCgdob3N0X2lkGAEgASgJEg8KB3Rhc2tfaWQYAiABKAkSJgoeaW50ZXJlc3RlZF9jYWNoZV9waWVjZV9udW1iZXJzGAMgAygNIkkKF1N5bmNDYWNoZVBpZWNlc1Jlc3BvbnNlEg4KBm51bWJlchgBIAEoDRIOCgZvZmZzZXQYAiABKAQSDgoGbGVuZ3RoGAMgASgEIucCCh1Eb3dubG9hZFBlcnNpc3RlbnRUYXNrUmVxdWVzdBILCgN1cmwYASABKAkSMAoOb2JqZWN0X3N0b3JhZ2UYAiABKAsyGC5jb21tb24udjIuT2JqZWN0U3RvcmFnZRISCgpwZXJzaXN0ZW50GAMgASgIEhgKC291dHB1dF9wYXRoGAQgASgJSACIAQESLwoHdGltZW91dBgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkgBiAEBEhoKEm5lZWRfcGllY2VfY29udGVudBgGIAEoCBIXCg9mb3JjZV9oYXJkX2xpbmsYByABKAgSEwoGZGlnZXN0GAggASgJSAKIAQESFgoJcmVtb3RlX2lwGAkgASgJSAOIAQESEQoJb3ZlcndyaXRlGAogASgIQg4KDF9vdXRwdXRfcGF0aEIKCghfdGltZW91dEIJCgdfZGlnZXN0QgwKCl9yZW1vdGVfaXAiPwolRG93bmxvYWRQZXJzaXN0ZW50VGFza1N0YXJ0ZWRSZXNwb25zZRIWCg5jb250ZW50X2xlbmd0aBgBIAEoBCKgAgoeRG93bmxvYWRQZXJzaXN0ZW50VGFza1Jlc3BvbnNlEg8KB2hvc3RfaWQYASABKAkSDwoHdGFza19pZBgCIAEoCRIPCgdwZWVyX2lkGAMgASgJEmcKKWRvd25sb2FkX3BlcnNpc3RlbnRfdGFza19zdGFydGVkX3Jlc3BvbnNlGAQgASgLMjIuZGZkYWVtb24udjIuRG93bmxvYWRQZXJzaXN0ZW50VGFza1N0YXJ0ZWRSZXNwb25zZUgAElYKIGRvd25sb2FkX3BpZWNlX2ZpbmlzaGVkX3Jlc3BvbnNlGAUgASgLMiouZGZkYWVtb24udjIuRG93bmxvYWRQaWVjZUZpbmlzaGVkUmVzcG9uc2VIAEIKCghyZXNwb25zZSKCAwoiRG93bmxvYWRQZXJzaXN0ZW50Q2FjaGVUYXNrUmVxdWVzdBIPCgd0YXNrX2lkGAEgASgJEhIKCnBlcnNpc3RlbnQYAiABKAgSEAoDdGFnGAMgASgJSACIAQESGAoLYXBwbGljYXRpb24YBCABKAlIAYgBARIYCgtvdXRwdXRfcGF0aBgFIAEoCUgCiAEBEi8KB3RpbWVvdXQYBiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25IA4gBARIaChJuZWVkX3BpZWNlX2NvbnRlbnQYByABKAgSFwoPZm9yY2VfaGFyZF9saW5rGAggASgIEhMKBmRpZ2VzdBgJIAEoCUgEiAEBEhYKCXJlbW90ZV9pcBgKIAEoCUgFiAEBEhEKCW92ZXJ3cml0ZRgLIAEoCEIGCgRfdGFnQg4KDF9hcHBsaWNhdGlvbkIOCgxfb3V0cHV0X3BhdGhCCgoIX3RpbWVvdXRCCQoHX2RpZ2VzdEIMCgpfcmVtb3RlX2lwIkQKKkRvd25sb2FkUGVyc2lzdGVudENhY2hlVGFza1N0YXJ0ZWRSZXNwb25zZRIWCg5jb250ZW50X2xlbmd0aBgBIAEoBCKwAgojRG93bmxvYWRQZXJzaXN0ZW50Q2FjaGVUYXNrUmVzcG9uc2USDwoHaG9zdF9pZBgBIAEoCRIPCgd0YXNrX2lkGAIgASgJEg8KB3BlZXJfaWQYAyABKAkScgovZG93bmxvYWRfcGVyc2lzdGVudF9jYWNoZV90YXNrX3N0YXJ0ZWRfcmVzcG9uc2UYBCABKAsyNy5kZmRhZW1vbi52Mi5Eb3dubG9hZFBlcnNpc3RlbnRDYWNoZVRhc2tTdGFydGVkUmVzcG9uc2VIABJWCiBkb3dubG9hZF9waWVjZV9maW5pc2hlZF9yZXNwb25zZRgFIAEoCzIqLmRmZGFlbW9uLnYyLkRvd25sb2FkUGllY2VGaW5pc2hlZFJlc3BvbnNlSABCCgoIcmVzcG9uc2UiUgoZU3RhdFBlcnNpc3RlbnRUYXNrUmVxdWVzdBIPCgd0YXNrX2lkGAEgASgJEhYKCXJlbW90ZV9pcBgCIAEoCUgAiAEBQgwKCl9yZW1vdGVfaXAiVwoeU3RhdFBlcnNpc3RlbnRDYWNoZVRhc2tSZXF1ZXN0Eg8KB3Rhc2tfaWQYASABKAkSFgoJcmVtb3RlX2lwGAIgASgJSACIAQFCDAoKX3JlbW90ZV9pcCJOChREb3dubG9hZFBpZWNlUmVxdWVzdBIPCgdob3N0X2lkGAEgASgJEg8KB3Rhc2tfaWQYAiABKAkSFAoMcGllY2VfbnVtYmVyGAMgASgNIlgKFURvd25sb2FkUGllY2VSZXNwb25zZRIfCgVwaWVjZRgBIAEoCzIQLmNvbW1vbi52Mi5QaWVjZRITCgZkaWdlc3QYAiABKAlIAIgBAUIJCgdfZGlnZXN0IlMKGURvd25sb2FkQ2FjaGVQaWVjZVJlcXVlc3QSDwoHaG9zdF9pZBgBIAEoCRIPCgd0YXNrX2lkGAIgASgJEhQKDHBpZWNlX251bWJlchgDIAEoDSJdChpEb3dubG9hZENhY2hlUGllY2VSZXNwb25zZRIfCgVwaWVjZRgBIAEoCzIQLmNvbW1vbi52Mi5QaWVjZRITCgZkaWdlc3QYAiABKAlIAIgBAUIJCgdfZGlnZXN0IlgKHkRvd25sb2FkUGVyc2lzdGVudFBpZWNlUmVxdWVzdBIPCgdob3N0X2lkGAEgASgJEg8KB3Rhc2tfaWQYAiABKAkSFAoMcGllY2VfbnVtYmVyGAMgASgNImIKH0Rvd25sb2FkUGVyc2lzdGVudFBpZWNlUmVzcG9uc2USHwoFcGllY2UYASABKAsyEC5jb21tb24udjIuUGllY2USEwoGZGlnZXN0GAIgASgJSACIAQFCCQoHX2RpZ2VzdCJdCiNEb3dubG9hZFBlcnNpc3RlbnRDYWNoZVBpZWNlUmVxdWVzdBIPCgdob3N0X2lkGAEgASgJEg8KB3Rhc2tfaWQYAiABKAkSFAoMcGllY2VfbnVtYmVyGAMgASgNImcKJERvd25sb2FkUGVyc2lzdGVudENhY2hlUGllY2VSZXNwb25zZRIfCgVwaWVjZRgBIAEoCzIQLmNvbW1vbi52Mi5QaWVjZRITCgZkaWdlc3QYAiABKAlIAIgBAUIJCgdfZGlnZXN0Mo4MCg5EZmRhZW1vblVwbG9hZBJVCgxEb3dubG9hZFRhc2sSIC5kZmRhZW1vbi52Mi5Eb3dubG9hZFRhc2tSZXF1ZXN0GiEuZGZkYWVtb24udjIuRG93bmxvYWRUYXNrUmVzcG9uc2UwARI5CghTdGF0VGFzaxIcLmRmZGFlbW9uLnYyLlN0YXRUYXNrUmVxdWVzdBoPLmNvbW1vbi52Mi5UYXNrElYKDVN0YXRMb2NhbFRhc2sSIS5kZmRhZW1vbi52Mi5TdGF0TG9jYWxUYXNrUmVxdWVzdBoiLmRmZGFlbW9uLnYyLlN0YXRMb2NhbFRhc2tSZXNwb25zZRJPCgpTeW5jUGllY2VzEh4uZGZkYWVtb24udjIuU3luY1BpZWNlc1JlcXVlc3QaHy5kZmRhZW1vbi52Mi5TeW5jUGllY2VzUmVzcG9uc2UwARJtChRTeW5jUGVyc2lzdGVudFBpZWNlcxIoLmRmZGFlbW9uLnYyLlN5bmNQZXJzaXN0ZW50UGllY2VzUmVxdWVzdBopLmRmZGFlbW9uLnYyLlN5bmNQZXJzaXN0ZW50UGllY2VzUmVzcG9uc2UwARJ8ChlTeW5jUGVyc2lzdGVudENhY2hlUGllY2VzEi0uZGZkYWVtb24udjIuU3luY1BlcnNpc3RlbnRDYWNoZVBpZWNlc1JlcXVlc3QaLi5kZmRhZW1vbi52Mi5TeW5jUGVyc2lzdGVudENhY2hlUGllY2VzUmVzcG9uc2UwARJeCg9TeW5jQ2FjaGVQaWVjZXMSIy5kZmRhZW1vbi52Mi5TeW5jQ2FjaGVQaWVjZXNSZXF1ZXN0GiQuZGZkYWVtb24udjIuU3luY0NhY2hlUGllY2VzUmVzcG9uc2UwARJzChZEb3dubG9hZFBlcnNpc3RlbnRUYXNrEiouZGZkYWVtb24udjIuRG93bmxvYWRQZXJzaXN0ZW50VGFza1JlcXVlc3QaKy5kZmRhZW1vbi52Mi5Eb3dubG9hZFBlcnNpc3RlbnRUYXNrUmVzcG9uc2UwARKCAQobRG93bmxvYWRQZXJzaXN0ZW50Q2FjaGVUYXNrEi8uZGZkYWVtb24udjIuRG93bmxvYWRQZXJzaXN0ZW50Q2FjaGVUYXNrUmVxdWVzdBowLmRmZGFlbW9uLnYyLkRvd25sb2FkUGVyc2lzdGVudENhY2hlVGFza1Jlc3BvbnNlMAESVwoSU3RhdFBlcnNpc3RlbnRUYXNrEiYuZGZkYWVtb24udjIuU3RhdFBlcnNpc3RlbnRUYXNrUmVxdWVzdBoZLmNvbW1vbi52Mi5QZXJzaXN0ZW50VGFzaxJmChdTdGF0UGVyc2lzdGVudENhY2hlVGFzaxIrLmRmZGFlbW9uLnYyLlN0YXRQZXJzaXN0ZW50Q2FjaGVUYXNrUmVxdWVzdBoeLmNvbW1vbi52Mi5QZXJzaXN0ZW50Q2FjaGVUYXNrElYKDURvd25sb2FkUGllY2USIS5kZmRhZW1vbi52Mi5Eb3dubG9hZFBpZWNlUmVxdWVzdBoiLmRmZGFlbW9uLnYyLkRvd25sb2FkUGllY2VSZXNwb25zZRJlChJEb3dubG9hZENhY2hlUGllY2USJi5kZmRhZW1vbi52Mi5Eb3dubG9hZENhY2hlUGllY2VSZXF1ZXN0GicuZGZkYWVtb24udjIuRG93bmxvYWRDYWNoZVBpZWNlUmVzcG9uc2USdAoXRG93bmxvYWRQZXJzaXN0ZW50UGllY2USKy5kZmRhZW1vbi52Mi5Eb3dubG9hZFBlcnNpc3RlbnRQaWVjZVJlcXVlc3QaLC5kZmRhZW1vbi52Mi5Eb3dubG9hZFBlcnNpc3RlbnRQaWVjZVJlc3BvbnNlEoMBChxEb3dubG9hZFBlcnNpc3RlbnRDYWNoZVBpZWNlEjAuZGZkYWVtb24udjIuRG93bmxvYWRQZXJzaXN0ZW50Q2FjaGVQaWVjZVJlcXVlc3QaMS5kZmRhZW1vbi52Mi5Eb3dubG9hZFBlcnNpc3RlbnRDYWNoZVBpZWNlUmVzcG9uc2ViBnByb3RvMw", [file_common_v2_common, file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * @generated from message dfdaemon.v2.DownloadTaskRequest
@@ -371,6 +371,547 @@ export const SyncPiecesResponseSchema: GenMessage<SyncPiecesResponse> = /*@__PUR
   messageDesc(file_dfdaemon_v2_dfdaemon, 8);
 
 /**
+ * @generated from message dfdaemon.v2.SyncPersistentPiecesRequest
+ */
+export type SyncPersistentPiecesRequest = Message<"dfdaemon.v2.SyncPersistentPiecesRequest"> & {
+  /**
+   * @generated from field: string host_id = 1;
+   */
+  hostId: string;
+
+  /**
+   * @generated from field: string task_id = 2;
+   */
+  taskId: string;
+
+  /**
+   * @generated from field: repeated uint32 interested_piece_numbers = 3;
+   */
+  interestedPieceNumbers: number[];
+};
+
+/**
+ * Describes the message dfdaemon.v2.SyncPersistentPiecesRequest.
+ * Use `create(SyncPersistentPiecesRequestSchema)` to create a new message.
+ */
+export const SyncPersistentPiecesRequestSchema: GenMessage<SyncPersistentPiecesRequest> = /*@__PURE__*/
+  messageDesc(file_dfdaemon_v2_dfdaemon, 9);
+
+/**
+ * @generated from message dfdaemon.v2.SyncPersistentPiecesResponse
+ */
+export type SyncPersistentPiecesResponse = Message<"dfdaemon.v2.SyncPersistentPiecesResponse"> & {
+  /**
+   * @generated from field: uint32 number = 1;
+   */
+  number: number;
+
+  /**
+   * @generated from field: uint64 offset = 2;
+   */
+  offset: bigint;
+
+  /**
+   * @generated from field: uint64 length = 3;
+   */
+  length: bigint;
+
+  /**
+   * @generated from field: string ip = 4;
+   */
+  ip: string;
+
+  /**
+   * @generated from field: optional int32 tcp_port = 5;
+   */
+  tcpPort?: number | undefined;
+
+  /**
+   * @generated from field: optional int32 quic_port = 6;
+   */
+  quicPort?: number | undefined;
+};
+
+/**
+ * Describes the message dfdaemon.v2.SyncPersistentPiecesResponse.
+ * Use `create(SyncPersistentPiecesResponseSchema)` to create a new message.
+ */
+export const SyncPersistentPiecesResponseSchema: GenMessage<SyncPersistentPiecesResponse> = /*@__PURE__*/
+  messageDesc(file_dfdaemon_v2_dfdaemon, 10);
+
+/**
+ * @generated from message dfdaemon.v2.SyncPersistentCachePiecesRequest
+ */
+export type SyncPersistentCachePiecesRequest = Message<"dfdaemon.v2.SyncPersistentCachePiecesRequest"> & {
+  /**
+   * @generated from field: string host_id = 1;
+   */
+  hostId: string;
+
+  /**
+   * @generated from field: string task_id = 2;
+   */
+  taskId: string;
+
+  /**
+   * @generated from field: repeated uint32 interested_piece_numbers = 3;
+   */
+  interestedPieceNumbers: number[];
+};
+
+/**
+ * Describes the message dfdaemon.v2.SyncPersistentCachePiecesRequest.
+ * Use `create(SyncPersistentCachePiecesRequestSchema)` to create a new message.
+ */
+export const SyncPersistentCachePiecesRequestSchema: GenMessage<SyncPersistentCachePiecesRequest> = /*@__PURE__*/
+  messageDesc(file_dfdaemon_v2_dfdaemon, 11);
+
+/**
+ * @generated from message dfdaemon.v2.SyncPersistentCachePiecesResponse
+ */
+export type SyncPersistentCachePiecesResponse = Message<"dfdaemon.v2.SyncPersistentCachePiecesResponse"> & {
+  /**
+   * @generated from field: uint32 number = 1;
+   */
+  number: number;
+
+  /**
+   * @generated from field: uint64 offset = 2;
+   */
+  offset: bigint;
+
+  /**
+   * @generated from field: uint64 length = 3;
+   */
+  length: bigint;
+
+  /**
+   * @generated from field: string ip = 4;
+   */
+  ip: string;
+
+  /**
+   * @generated from field: optional int32 tcp_port = 5;
+   */
+  tcpPort?: number | undefined;
+
+  /**
+   * @generated from field: optional int32 quic_port = 6;
+   */
+  quicPort?: number | undefined;
+};
+
+/**
+ * Describes the message dfdaemon.v2.SyncPersistentCachePiecesResponse.
+ * Use `create(SyncPersistentCachePiecesResponseSchema)` to create a new message.
+ */
+export const SyncPersistentCachePiecesResponseSchema: GenMessage<SyncPersistentCachePiecesResponse> = /*@__PURE__*/
+  messageDesc(file_dfdaemon_v2_dfdaemon, 12);
+
+/**
+ * @generated from message dfdaemon.v2.SyncCachePiecesRequest
+ */
+export type SyncCachePiecesRequest = Message<"dfdaemon.v2.SyncCachePiecesRequest"> & {
+  /**
+   * @generated from field: string host_id = 1;
+   */
+  hostId: string;
+
+  /**
+   * @generated from field: string task_id = 2;
+   */
+  taskId: string;
+
+  /**
+   * @generated from field: repeated uint32 interested_cache_piece_numbers = 3;
+   */
+  interestedCachePieceNumbers: number[];
+};
+
+/**
+ * Describes the message dfdaemon.v2.SyncCachePiecesRequest.
+ * Use `create(SyncCachePiecesRequestSchema)` to create a new message.
+ */
+export const SyncCachePiecesRequestSchema: GenMessage<SyncCachePiecesRequest> = /*@__PURE__*/
+  messageDesc(file_dfdaemon_v2_dfdaemon, 13);
+
+/**
+ * @generated from message dfdaemon.v2.SyncCachePiecesResponse
+ */
+export type SyncCachePiecesResponse = Message<"dfdaemon.v2.SyncCachePiecesResponse"> & {
+  /**
+   * @generated from field: uint32 number = 1;
+   */
+  number: number;
+
+  /**
+   * @generated from field: uint64 offset = 2;
+   */
+  offset: bigint;
+
+  /**
+   * @generated from field: uint64 length = 3;
+   */
+  length: bigint;
+};
+
+/**
+ * Describes the message dfdaemon.v2.SyncCachePiecesResponse.
+ * Use `create(SyncCachePiecesResponseSchema)` to create a new message.
+ */
+export const SyncCachePiecesResponseSchema: GenMessage<SyncCachePiecesResponse> = /*@__PURE__*/
+  messageDesc(file_dfdaemon_v2_dfdaemon, 14);
+
+/**
+ * @generated from message dfdaemon.v2.DownloadPersistentTaskRequest
+ */
+export type DownloadPersistentTaskRequest = Message<"dfdaemon.v2.DownloadPersistentTaskRequest"> & {
+  /**
+   * Where the object is; with the region and endpoint in `object_storage`, what the task id is made of.
+   *
+   * @generated from field: string url = 1;
+   */
+  url: string;
+
+  /**
+   * @generated from field: common.v2.ObjectStorage object_storage = 2;
+   */
+  objectStorage?: ObjectStorage | undefined;
+
+  /**
+   * Keep the copy that the serving peer makes.
+   *
+   * @generated from field: bool persistent = 3;
+   */
+  persistent: boolean;
+
+  /**
+   * Where the peer puts the file, on its own disk.
+   *
+   * @generated from field: optional string output_path = 4;
+   */
+  outputPath?: string | undefined;
+
+  /**
+   * @generated from field: optional google.protobuf.Duration timeout = 5;
+   */
+  timeout?: Duration | undefined;
+
+  /**
+   * Send the content of each piece with the news of it.
+   *
+   * @generated from field: bool need_piece_content = 6;
+   */
+  needPieceContent: boolean;
+
+  /**
+   * Fail unless `output_path` can be a hard link.
+   *
+   * @generated from field: bool force_hard_link = 7;
+   */
+  forceHardLink: boolean;
+
+  /**
+   * Of the whole content, `algorithm:encoded`.
+   *
+   * @generated from field: optional string digest = 8;
+   */
+  digest?: string | undefined;
+
+  /**
+   * Address of whoever asked first, when the request was passed on.
+   *
+   * @generated from field: optional string remote_ip = 9;
+   */
+  remoteIp?: string | undefined;
+
+  /**
+   * Replace a file at `output_path`.
+   *
+   * @generated from field: bool overwrite = 10;
+   */
+  overwrite: boolean;
+};
+
+/**
+ * Describes the message dfdaemon.v2.DownloadPersistentTaskRequest.
+ * Use `create(DownloadPersistentTaskRequestSchema)` to create a new message.
+ */
+export const DownloadPersistentTaskRequestSchema: GenMessage<DownloadPersistentTaskRequest> = /*@__PURE__*/
+  messageDesc(file_dfdaemon_v2_dfdaemon, 15);
+
+/**
+ * The first answer of DownloadPersistentTask.
+ *
+ * @generated from message dfdaemon.v2.DownloadPersistentTaskStartedResponse
+ */
+export type DownloadPersistentTaskStartedResponse = Message<"dfdaemon.v2.DownloadPersistentTaskStartedResponse"> & {
+  /**
+   * Bytes.
+   *
+   * @generated from field: uint64 content_length = 1;
+   */
+  contentLength: bigint;
+};
+
+/**
+ * Describes the message dfdaemon.v2.DownloadPersistentTaskStartedResponse.
+ * Use `create(DownloadPersistentTaskStartedResponseSchema)` to create a new message.
+ */
+export const DownloadPersistentTaskStartedResponseSchema: GenMessage<DownloadPersistentTaskStartedResponse> = /*@__PURE__*/
+  messageDesc(file_dfdaemon_v2_dfdaemon, 16);
+
+/**
+ * @generated from message dfdaemon.v2.DownloadPersistentTaskResponse
+ */
+export type DownloadPersistentTaskResponse = Message<"dfdaemon.v2.DownloadPersistentTaskResponse"> & {
+  /**
+   * Of the serving peer's host.
+   *
+   * @generated from field: string host_id = 1;
+   */
+  hostId: string;
+
+  /**
+   * @generated from field: string task_id = 2;
+   */
+  taskId: string;
+
+  /**
+   * Of the serving peer.
+   *
+   * @generated from field: string peer_id = 3;
+   */
+  peerId: string;
+
+  /**
+   * @generated from oneof dfdaemon.v2.DownloadPersistentTaskResponse.response
+   */
+  response: {
+    /**
+     * @generated from field: dfdaemon.v2.DownloadPersistentTaskStartedResponse download_persistent_task_started_response = 4;
+     */
+    value: DownloadPersistentTaskStartedResponse;
+    case: "downloadPersistentTaskStartedResponse";
+  } | {
+    /**
+     * @generated from field: dfdaemon.v2.DownloadPieceFinishedResponse download_piece_finished_response = 5;
+     */
+    value: DownloadPieceFinishedResponse;
+    case: "downloadPieceFinishedResponse";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message dfdaemon.v2.DownloadPersistentTaskResponse.
+ * Use `create(DownloadPersistentTaskResponseSchema)` to create a new message.
+ */
+export const DownloadPersistentTaskResponseSchema: GenMessage<DownloadPersistentTaskResponse> = /*@__PURE__*/
+  messageDesc(file_dfdaemon_v2_dfdaemon, 17);
+
+/**
+ * @generated from message dfdaemon.v2.DownloadPersistentCacheTaskRequest
+ */
+export type DownloadPersistentCacheTaskRequest = Message<"dfdaemon.v2.DownloadPersistentCacheTaskRequest"> & {
+  /**
+   * @generated from field: string task_id = 1;
+   */
+  taskId: string;
+
+  /**
+   * Keep the copy that the serving peer makes.
+   *
+   * @generated from field: bool persistent = 2;
+   */
+  persistent: boolean;
+
+  /**
+   * Part of the task's identity, see common.v2.Task.
+   *
+   * @generated from field: optional string tag = 3;
+   */
+  tag?: string | undefined;
+
+  /**
+   * Part of the task's identity, see common.v2.Task.
+   *
+   * @generated from field: optional string application = 4;
+   */
+  application?: string | undefined;
+
+  /**
+   * Where the peer puts the file, on its own disk.
+   *
+   * @generated from field: optional string output_path = 5;
+   */
+  outputPath?: string | undefined;
+
+  /**
+   * @generated from field: optional google.protobuf.Duration timeout = 6;
+   */
+  timeout?: Duration | undefined;
+
+  /**
+   * Send the content of each piece with the news of it.
+   *
+   * @generated from field: bool need_piece_content = 7;
+   */
+  needPieceContent: boolean;
+
+  /**
+   * Fail unless `output_path` can be a hard link.
+   *
+   * @generated from field: bool force_hard_link = 8;
+   */
+  forceHardLink: boolean;
+
+  /**
+   * Of the whole content, `algorithm:encoded`.
+   *
+   * @generated from field: optional string digest = 9;
+   */
+  digest?: string | undefined;
+
+  /**
+   * Address of whoever asked first, when the request was passed on.
+   *
+   * @generated from field: optional string remote_ip = 10;
+   */
+  remoteIp?: string | undefined;
+
+  /**
+   * Replace a file at `output_path`.
+   *
+   * @generated from field: bool overwrite = 11;
+   */
+  overwrite: boolean;
+};
+
+/**
+ * Describes the message dfdaemon.v2.DownloadPersistentCacheTaskRequest.
+ * Use `create(DownloadPersistentCacheTaskRequestSchema)` to create a new message.
+ */
+export const DownloadPersistentCacheTaskRequestSchema: GenMessage<DownloadPersistentCacheTaskRequest> = /*@__PURE__*/
+  messageDesc(file_dfdaemon_v2_dfdaemon, 18);
+
+/**
+ * The first answer of DownloadPersistentCacheTask.
+ *
+ * @generated from message dfdaemon.v2.DownloadPersistentCacheTaskStartedResponse
+ */
+export type DownloadPersistentCacheTaskStartedResponse = Message<"dfdaemon.v2.DownloadPersistentCacheTaskStartedResponse"> & {
+  /**
+   * Bytes.
+   *
+   * @generated from field: uint64 content_length = 1;
+   */
+  contentLength: bigint;
+};
+
+/**
+ * Describes the message dfdaemon.v2.DownloadPersistentCacheTaskStartedResponse.
+ * Use `create(DownloadPersistentCacheTaskStartedResponseSchema)` to create a new message.
+ */
+export const DownloadPersistentCacheTaskStartedResponseSchema: GenMessage<DownloadPersistentCacheTaskStartedResponse> = /*@__PURE__*/
+  messageDesc(file_dfdaemon_v2_dfdaemon, 19);
+
+/**
+ * @generated from message dfdaemon.v2.DownloadPersistentCacheTaskResponse
+ */
+export type DownloadPersistentCacheTaskResponse = Message<"dfdaemon.v2.DownloadPersistentCacheTaskResponse"> & {
+  /**
+   * Of the serving peer's host.
+   *
+   * @generated from field: string host_id = 1;
+   */
+  hostId: string;
+
+  /**
+   * @generated from field: string task_id = 2;
+   */
+  taskId: string;
+
+  /**
+   * Of the serving peer.
+   *
+   * @generated from field: string peer_id = 3;
+   */
+  peerId: string;
+
+  /**
+   * @generated from oneof dfdaemon.v2.DownloadPersistentCacheTaskResponse.response
+   */
+  response: {
+    /**
+     * @generated from field: dfdaemon.v2.DownloadPersistentCacheTaskStartedResponse download_persistent_cache_task_started_response = 4;
+     */
+    value: DownloadPersistentCacheTaskStartedResponse;
+    case: "downloadPersistentCacheTaskStartedResponse";
+  } | {
+    /**
+     * @generated from field: dfdaemon.v2.DownloadPieceFinishedResponse download_piece_finished_response = 5;
+     */
+    value: DownloadPieceFinishedResponse;
+    case: "downloadPieceFinishedResponse";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message dfdaemon.v2.DownloadPersistentCacheTaskResponse.
+ * Use `create(DownloadPersistentCacheTaskResponseSchema)` to create a new message.
+ */
+export const DownloadPersistentCacheTaskResponseSchema: GenMessage<DownloadPersistentCacheTaskResponse> = /*@__PURE__*/
+  messageDesc(file_dfdaemon_v2_dfdaemon, 20);
+
+/**
+ * @generated from message dfdaemon.v2.StatPersistentTaskRequest
+ */
+export type StatPersistentTaskRequest = Message<"dfdaemon.v2.StatPersistentTaskRequest"> & {
+  /**
+   * @generated from field: string task_id = 1;
+   */
+  taskId: string;
+
+  /**
+   * Address of whoever asked first, when the request was passed on.
+   *
+   * @generated from field: optional string remote_ip = 2;
+   */
+  remoteIp?: string | undefined;
+};
+
+/**
+ * Describes the message dfdaemon.v2.StatPersistentTaskRequest.
+ * Use `create(StatPersistentTaskRequestSchema)` to create a new message.
+ */
+export const StatPersistentTaskRequestSchema: GenMessage<StatPersistentTaskRequest> = /*@__PURE__*/
+  messageDesc(file_dfdaemon_v2_dfdaemon, 21);
+
+/**
+ * @generated from message dfdaemon.v2.StatPersistentCacheTaskRequest
+ */
+export type StatPersistentCacheTaskRequest = Message<"dfdaemon.v2.StatPersistentCacheTaskRequest"> & {
+  /**
+   * @generated from field: string task_id = 1;
+   */
+  taskId: string;
+
+  /**
+   * Address of whoever asked first, when the request was passed on.
+   *
+   * @generated from field: optional string remote_ip = 2;
+   */
+  remoteIp?: string | undefined;
+};
+
+/**
+ * Describes the message dfdaemon.v2.StatPersistentCacheTaskRequest.
+ * Use `create(StatPersistentCacheTaskRequestSchema)` to create a new message.
+ */
+export const StatPersistentCacheTaskRequestSchema: GenMessage<StatPersistentCacheTaskRequest> = /*@__PURE__*/
+  messageDesc(file_dfdaemon_v2_dfdaemon, 22);
+
+/**
  * @generated from message dfdaemon.v2.DownloadPieceRequest
  */
 export type DownloadPieceRequest = Message<"dfdaemon.v2.DownloadPieceRequest"> & {
@@ -399,7 +940,7 @@ export type DownloadPieceRequest = Message<"dfdaemon.v2.DownloadPieceRequest"> &
  * Use `create(DownloadPieceRequestSchema)` to create a new message.
  */
 export const DownloadPieceRequestSchema: GenMessage<DownloadPieceRequest> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 9);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 23);
 
 /**
  * @generated from message dfdaemon.v2.DownloadPieceResponse
@@ -426,7 +967,7 @@ export type DownloadPieceResponse = Message<"dfdaemon.v2.DownloadPieceResponse">
  * Use `create(DownloadPieceResponseSchema)` to create a new message.
  */
 export const DownloadPieceResponseSchema: GenMessage<DownloadPieceResponse> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 10);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 24);
 
 /**
  * @generated from message dfdaemon.v2.DownloadCachePieceRequest
@@ -453,7 +994,7 @@ export type DownloadCachePieceRequest = Message<"dfdaemon.v2.DownloadCachePieceR
  * Use `create(DownloadCachePieceRequestSchema)` to create a new message.
  */
 export const DownloadCachePieceRequestSchema: GenMessage<DownloadCachePieceRequest> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 11);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 25);
 
 /**
  * @generated from message dfdaemon.v2.DownloadCachePieceResponse
@@ -475,7 +1016,7 @@ export type DownloadCachePieceResponse = Message<"dfdaemon.v2.DownloadCachePiece
  * Use `create(DownloadCachePieceResponseSchema)` to create a new message.
  */
 export const DownloadCachePieceResponseSchema: GenMessage<DownloadCachePieceResponse> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 12);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 26);
 
 /**
  * @generated from message dfdaemon.v2.DownloadPersistentPieceRequest
@@ -502,7 +1043,7 @@ export type DownloadPersistentPieceRequest = Message<"dfdaemon.v2.DownloadPersis
  * Use `create(DownloadPersistentPieceRequestSchema)` to create a new message.
  */
 export const DownloadPersistentPieceRequestSchema: GenMessage<DownloadPersistentPieceRequest> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 13);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 27);
 
 /**
  * @generated from message dfdaemon.v2.DownloadPersistentPieceResponse
@@ -524,7 +1065,7 @@ export type DownloadPersistentPieceResponse = Message<"dfdaemon.v2.DownloadPersi
  * Use `create(DownloadPersistentPieceResponseSchema)` to create a new message.
  */
 export const DownloadPersistentPieceResponseSchema: GenMessage<DownloadPersistentPieceResponse> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 14);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 28);
 
 /**
  * @generated from message dfdaemon.v2.DownloadPersistentCachePieceRequest
@@ -551,7 +1092,7 @@ export type DownloadPersistentCachePieceRequest = Message<"dfdaemon.v2.DownloadP
  * Use `create(DownloadPersistentCachePieceRequestSchema)` to create a new message.
  */
 export const DownloadPersistentCachePieceRequestSchema: GenMessage<DownloadPersistentCachePieceRequest> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 15);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 29);
 
 /**
  * @generated from message dfdaemon.v2.DownloadPersistentCachePieceResponse
@@ -573,7 +1114,7 @@ export type DownloadPersistentCachePieceResponse = Message<"dfdaemon.v2.Download
  * Use `create(DownloadPersistentCachePieceResponseSchema)` to create a new message.
  */
 export const DownloadPersistentCachePieceResponseSchema: GenMessage<DownloadPersistentCachePieceResponse> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 16);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 30);
 
 /**
  * What a peer serves to other peers; port 4000 of stock peers (`upload.server.port`).
@@ -620,6 +1161,76 @@ export const DfdaemonUpload: GenService<{
     methodKind: "server_streaming";
     input: typeof SyncPiecesRequestSchema;
     output: typeof SyncPiecesResponseSchema;
+  },
+  /**
+   * SyncPieces for tasks of type PERSISTENT.
+   *
+   * @generated from rpc dfdaemon.v2.DfdaemonUpload.SyncPersistentPieces
+   */
+  syncPersistentPieces: {
+    methodKind: "server_streaming";
+    input: typeof SyncPersistentPiecesRequestSchema;
+    output: typeof SyncPersistentPiecesResponseSchema;
+  },
+  /**
+   * SyncPieces for tasks of type PERSISTENT_CACHE.
+   *
+   * @generated from rpc dfdaemon.v2.DfdaemonUpload.SyncPersistentCachePieces
+   */
+  syncPersistentCachePieces: {
+    methodKind: "server_streaming";
+    input: typeof SyncPersistentCachePiecesRequestSchema;
+    output: typeof SyncPersistentCachePiecesResponseSchema;
+  },
+  /**
+   * SyncPieces for tasks of type CACHE, without addresses. dfdaemon up to 1.5.1 has it, and fails.
+   *
+   * @generated from rpc dfdaemon.v2.DfdaemonUpload.SyncCachePieces
+   */
+  syncCachePieces: {
+    methodKind: "server_streaming";
+    input: typeof SyncCachePiecesRequestSchema;
+    output: typeof SyncCachePiecesResponseSchema;
+  },
+  /**
+   * DownloadTask for tasks of type PERSISTENT, named by their place in an object store.
+   *
+   * @generated from rpc dfdaemon.v2.DfdaemonUpload.DownloadPersistentTask
+   */
+  downloadPersistentTask: {
+    methodKind: "server_streaming";
+    input: typeof DownloadPersistentTaskRequestSchema;
+    output: typeof DownloadPersistentTaskResponseSchema;
+  },
+  /**
+   * DownloadTask for tasks of type PERSISTENT_CACHE, named by their id.
+   *
+   * @generated from rpc dfdaemon.v2.DfdaemonUpload.DownloadPersistentCacheTask
+   */
+  downloadPersistentCacheTask: {
+    methodKind: "server_streaming";
+    input: typeof DownloadPersistentCacheTaskRequestSchema;
+    output: typeof DownloadPersistentCacheTaskResponseSchema;
+  },
+  /**
+   * StatTask for tasks of type PERSISTENT.
+   *
+   * @generated from rpc dfdaemon.v2.DfdaemonUpload.StatPersistentTask
+   */
+  statPersistentTask: {
+    methodKind: "unary";
+    input: typeof StatPersistentTaskRequestSchema;
+    output: typeof PersistentTaskSchema;
+  },
+  /**
+   * StatTask for tasks of type PERSISTENT_CACHE.
+   *
+   * @generated from rpc dfdaemon.v2.DfdaemonUpload.StatPersistentCacheTask
+   */
+  statPersistentCacheTask: {
+    methodKind: "unary";
+    input: typeof StatPersistentCacheTaskRequestSchema;
+    output: typeof PersistentCacheTaskSchema;
   },
   /**
    * One piece with its content. In the API up to v2.2.9 and in dfdaemon up to 1.2.1; later peers answer UNIMPLEMENTED.

@@ -1,5 +1,5 @@
-import { requireInteger } from "../piece.ts";
-import type { Clock } from "../runtime.ts";
+import { requireInteger } from "./piece.ts";
+import type { Clock } from "./runtime.ts";
 
 /** Bytes; fewer are not worth a packet. */
 const LEAST_PORTION = 1024;

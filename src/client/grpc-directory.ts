@@ -1,0 +1,22 @@
+import { planTask } from "../piece.ts";
+import type { DirectoryOptions, PieceLocation, SyncOptions, TaskDirectory, TaskOutline } from "../task/discovery.ts";
+import type { GrpcDownloader } from "./grpc.ts";
+
+/** A {@link TaskDirectory} that asks parents over the Dragonfly API, by the connections of a downloader. */
+export class GrpcDirectory implements TaskDirectory {
+  readonly #downloader: Pick<GrpcDownloader, "statTask" | "syncPieces">;
+
+  constructor(downloader: Pick<GrpcDownloader, "statTask" | "syncPieces">) {
+    this.#downloader = downloader;
+  }
+
+  async stat(addr: string, taskId: string, { signal, kind }: DirectoryOptions): Promise<TaskOutline> {
+    const { contentLength, pieceLength, digest } = await this.#downloader.statTask(addr, taskId, { signal, kind });
+    const { pieceCount } = planTask(contentLength, pieceLength);
+    return { contentLength, pieceLength, pieceCount, ...(digest !== undefined && { digest }) };
+  }
+
+  sync(addr: string, taskId: string, { signal, hostId, kind, numbers }: SyncOptions): AsyncIterable<PieceLocation> {
+    return this.#downloader.syncPieces(addr, { taskId, hostId, kind, interestedPieceNumbers: numbers }, { signal });
+  }
+}

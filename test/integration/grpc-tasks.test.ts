@@ -1,0 +1,364 @@
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { createServer, type ServerHttp2Session, type ServerHttp2Stream } from "node:http2";
+import type { AddressInfo } from "node:net";
+import { describe, it } from "node:test";
+import { faceOf } from "../../adapters/face.ts";
+import { grpcBinding } from "../../adapters/grpc/client.ts";
+import { nativeHashers } from "../../adapters/native-hashers.ts";
+import type { DownloaderOptions } from "../../src/client/downloader.ts";
+import { GrpcDownloader } from "../../src/client/grpc.ts";
+import { downloaderSettings } from "../../src/client/settings.ts";
+import { type ErrorCode, VortexError } from "../../src/errors.ts";
+import { taskIdOfUrl } from "../../src/ids.ts";
+import { portableRuntime, type Runtime } from "../../src/runtime.ts";
+import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import type { StorageServer, StorageServerOptions } from "../../src/server/storage-server.ts";
+import type { PieceStore } from "../../src/server/store.ts";
+import { formatAddress } from "../../src/transport/address.ts";
+import { assertRejects } from "../support/failures.ts";
+import { seededBytes } from "../support/random.ts";
+
+const runtime: Runtime = { ...portableRuntime, hashers: nativeHashers };
+const MEBI = 1024 * 1024;
+const limit = { timeout: 60_000 };
+const hostId = "10.0.0.1-host";
+const source = { url: "https://example.com/file", application: "test" };
+const taskId = taskIdOfUrl(source);
+const content = seededBytes(11, 40 * MEBI + 12_345);
+const face = faceOf(async () => {
+  throw new VortexError("Unavailable", "these tests do without QUIC");
+});
+
+interface Peers {
+  readonly server: StorageServer;
+  readonly downloader: GrpcDownloader;
+  /** Of the server, over gRPC. */
+  readonly addr: string;
+  readonly errors: readonly VortexError[];
+}
+
+/** Runs `use` with a server over TCP and gRPC and a downloader for it, and closes both. */
+async function withPeers(
+  store: PieceStore,
+  use: (peers: Peers) => Promise<void>,
+  {
+    server: serverOptions = {},
+    client = {},
+  }: { server?: Partial<StorageServerOptions>; client?: DownloaderOptions } = {},
+): Promise<void> {
+  const errors: VortexError[] = [];
+  const onError = (error: VortexError): void => {
+    errors.push(error);
+  };
+  const protocols = { tcp: { port: 0 }, grpc: { port: 0 } };
+  const server = await face.startServer({ store, host: "127.0.0.1", ...protocols, onError, ...serverOptions });
+  const downloader = new GrpcDownloader(async () => grpcBinding(), downloaderSettings(client, runtime));
+  try {
+    await use({ server, downloader, addr: `127.0.0.1:${server.addresses.grpc?.port}`, errors });
+  } finally {
+    await downloader.close();
+    await server.close({ grace: 0 });
+  }
+}
+
+function storeOf(pieceLength = 4 * MEBI): MemoryPieceStore {
+  const store = new MemoryPieceStore(nativeHashers);
+  store.putTask(taskId, content, { pieceLength });
+  return store;
+}
+
+/** The content as a task of pieces of 1 MiB, without pieces yet; and how many watch it. */
+function growingStore() {
+  const store = new MemoryPieceStore(nativeHashers);
+  const growing = store.startTask(taskId, content.length, { pieceLength: MEBI });
+  const put = (number: number): void => growing.putPiece(number, content.subarray(number * MEBI, (number + 1) * MEBI));
+  let watchers = 0;
+  const idle: (() => void)[] = [];
+  const { task } = growing;
+  const watched: PieceStore = {
+    getPiece: (request) => store.getPiece(request),
+    getTask: async () => ({
+      ...task,
+      complete: task.complete ?? true,
+      pieces: () => task.pieces(),
+      async *watch(options) {
+        watchers++;
+        try {
+          yield* task.watch?.(options) ?? [];
+        } finally {
+          if (--watchers === 0) for (const resolve of idle.splice(0)) resolve();
+        }
+      },
+    }),
+  };
+  const unwatched = (): Promise<void> =>
+    new Promise((resolve) => {
+      if (watchers === 0) resolve();
+      else idle.push(resolve);
+    });
+  return { store: watched, growing, put, unwatched };
+}
+
+async function all<T>(items: AsyncIterable<T>): Promise<T[]> {
+  const list: T[] = [];
+  for await (const item of items) list.push(item);
+  return list;
+}
+
+describe("tasks over gRPC, between two peers without a scheduler", () => {
+  it("one learns of the task, where its pieces are, and fetches them over TCP", limit, async () => {
+    // 0.0.0.0 is no address to fetch from: what is announced is the one at which this server was reached.
+    const everywhere = { server: { host: "0.0.0.0" } };
+    const use = async ({ server, downloader, addr }: Peers): Promise<void> => {
+      const stat = await downloader.statTask(addr, taskId);
+      assert.deepEqual(stat, { contentLength: content.length, pieceLength: 4 * MEBI });
+      const request = { taskId, hostId, ...stat, interestedPieceNumbers: [0, 3, 10] };
+      const pieces = await all(downloader.syncPieces(addr, request));
+      assert.deepEqual(
+        pieces.map(({ number }) => number),
+        [0, 3, 10],
+      );
+      const tcp = face.createDownloader({ protocol: "tcp" });
+      for (const { number, offset, length, tcpAddr, quicAddr } of pieces) {
+        assert.equal(tcpAddr, `127.0.0.1:${server.addresses.tcp?.port}`);
+        assert.equal(quicAddr, undefined);
+        const piece = await tcp.downloadPiece({ addr: tcpAddr, hostId, taskId, number });
+        assert.equal(Buffer.compare(await piece.bytes(), content.subarray(offset, offset + length)), 0);
+      }
+      await tcp.close();
+    };
+    await withPeers(storeOf(), use, everywhere);
+  });
+
+  it("one sends the whole task, in pieces of any length", limit, async () => {
+    for (const pieceLength of [MEBI, 4 * MEBI, 64 * MEBI]) {
+      await withPeers(storeOf(pieceLength), async ({ downloader, addr, errors }) => {
+        const task = await downloader.downloadTask(addr, source);
+        assert.equal(task.contentLength, content.length);
+        assert.match(task.hostId, /^127\.0\.0\.1-vortex-peer$/);
+        let bytes = 0;
+        for await (const piece of task) {
+          const expected = content.subarray(piece.offset, piece.offset + piece.length);
+          assert.equal(Buffer.compare(piece.content, expected), 0);
+          bytes += piece.length;
+        }
+        assert.equal(bytes, content.length);
+        assert.equal(downloader.connections()[0]?.activeRequests, 0);
+        assert.deepEqual(errors, []);
+      });
+    }
+  });
+
+  it("several tasks at a time, and pieces beside them, on one connection", limit, async () => {
+    await withPeers(storeOf(), async ({ downloader, addr }) => {
+      const tasks = Array.from({ length: 4 }, async () => {
+        const pieces = await all(await downloader.downloadTask(addr, source));
+        assert.equal(Buffer.compare(Buffer.concat(pieces.map((piece) => piece.content)), content), 0);
+      });
+      const syncs = Array.from({ length: 60 }, async () => {
+        assert.equal((await all(downloader.syncPieces(addr, { taskId, hostId }))).length, 11);
+      });
+      await Promise.all([...tasks, ...syncs]);
+      assert.equal(downloader.connections().length, 1);
+    });
+  });
+
+  it("a growing task is announced and sent as it comes", limit, async () => {
+    const { store, put } = growingStore();
+    put(7);
+    await withPeers(store, async ({ downloader, addr }) => {
+      const announced = downloader.syncPieces(addr, { taskId, hostId });
+      const sent = (await downloader.downloadTask(addr, source))[Symbol.asyncIterator]();
+      assert.equal((await announced.next()).value?.number, 7);
+      assert.equal((await sent.next()).value?.number, 7);
+      for (let number = 40; number >= 0; number--) {
+        if (number === 7) continue;
+        const both = Promise.all([announced.next(), sent.next()]);
+        put(number);
+        const [announcement, piece] = await both;
+        assert.equal(announcement.value?.number, number);
+        const expected = content.subarray(number * MEBI, (number + 1) * MEBI);
+        assert.equal(Buffer.compare(piece.value?.content ?? new Uint8Array(0), expected), 0);
+      }
+      assert.equal((await announced.next()).done, true);
+      assert.equal((await sent.next()).done, true);
+    });
+  });
+
+  it("a client that leaves, aborts or is closed frees the server, and the others go on", limit, async () => {
+    const { store, put, unwatched } = growingStore();
+    put(0);
+    await withPeers(store, async ({ downloader, addr, errors }) => {
+      for (const call of ["sync", "download"] as const) {
+        const controller = new AbortController();
+        const { signal } = controller;
+        const open = async (): Promise<AsyncIterator<{ readonly number: number }>> =>
+          call === "sync"
+            ? downloader.syncPieces(addr, { taskId, hostId }, { signal })
+            : (await downloader.downloadTask(addr, source, { signal }))[Symbol.asyncIterator]();
+        const left = await open();
+        assert.equal((await left.next()).value?.number, 0);
+        await left.return?.();
+        await unwatched();
+        const aborted = await open();
+        await aborted.next();
+        const waiting = assertRejects(Promise.resolve(aborted.next()), "Aborted");
+        controller.abort();
+        await waiting;
+        await unwatched();
+        assert.equal(downloader.connections()[0]?.activeRequests, 0);
+      }
+      assert.equal(downloader.connections().length, 1);
+      const closed = downloader.syncPieces(addr, { taskId, hostId });
+      await closed.next();
+      const waiting = assertRejects(closed.next(), "Closed");
+      await downloader.close();
+      await waiting;
+      await unwatched();
+      assert.deepEqual(errors, []);
+    });
+  });
+
+  it("a server that goes away under an answer is ConnectionLost", limit, async () => {
+    const { store, put } = growingStore();
+    put(0);
+    await withPeers(store, async ({ server, downloader, addr }) => {
+      const announced = downloader.syncPieces(addr, { taskId, hostId });
+      const sent = (await downloader.downloadTask(addr, source))[Symbol.asyncIterator]();
+      await Promise.all([announced.next(), sent.next()]);
+      const waiting = [announced.next(), sent.next()].map((next) => assertRejects(next, "ConnectionLost"));
+      await server.close({ grace: 0 });
+      await Promise.all(waiting);
+    });
+  });
+
+  it("a reader that pauses holds the server back, and goes on where it was", limit, async () => {
+    const pieceLength = 256 * 1024;
+    const store = storeOf(pieceLength);
+    let read = 0;
+    let noted = (): void => {};
+    const counting: PieceStore = {
+      getTask: (id) => store.getTask(id),
+      async getPiece(request) {
+        read++;
+        noted();
+        return store.getPiece(request);
+      },
+    };
+    await withPeers(counting, async ({ downloader, addr }) => {
+      const pieces = (await downloader.downloadTask(addr, source))[Symbol.asyncIterator]();
+      await pieces.next();
+      // Until the server has read nothing for a while: the windows and buffers on the way are full.
+      for (let before = -1; before !== read; ) {
+        before = read;
+        await new Promise<void>((resolve) => {
+          const timer = setTimeout(resolve, 500);
+          noted = () => timer.refresh?.();
+        });
+      }
+      assert.ok(read * pieceLength < 32 * MEBI, `${read} pieces read for one that was taken`);
+      let left = Math.ceil(content.length / pieceLength) - 1;
+      for (let next = await pieces.next(); !next.done; next = await pieces.next()) left--;
+      assert.equal(left, 0);
+    });
+  });
+
+  it("an answer that nobody reads ends by the server's stall timeout", limit, async () => {
+    const { store, put, unwatched } = growingStore();
+    for (let number = 0; number <= 40; number++) put(number);
+    const use = async ({ downloader, addr }: Peers): Promise<void> => {
+      const task = await downloader.downloadTask(addr, source);
+      const pieces = task[Symbol.asyncIterator]();
+      await pieces.next();
+      await unwatched();
+      const rest = async (): Promise<void> => {
+        for (let next = await pieces.next(); !next.done; next = await pieces.next());
+      };
+      await assertRejects(rest(), "StreamReset");
+    };
+    await withPeers(store, use, { server: { stallTimeout: 3000 } });
+  });
+});
+
+describe("tasks over gRPC, from hostile servers", () => {
+  /** An HTTP/2 server that answers every request by `answer`. */
+  async function hostile(
+    answer: (stream: ServerHttp2Stream) => void,
+    use: (addr: string) => Promise<void>,
+  ): Promise<void> {
+    const sessions = new Set<ServerHttp2Session>();
+    const server = createServer();
+    server.on("session", (session) => {
+      session.on("error", () => {});
+      sessions.add(session);
+    });
+    server.on("stream", (stream) => {
+      stream.on("error", () => {});
+      stream.resume();
+      answer(stream);
+    });
+    await new Promise<void>((resolve) => {
+      server.listen(0, "127.0.0.1", resolve);
+    });
+    const { port } = server.address() as AddressInfo;
+    try {
+      await use(formatAddress({ host: "127.0.0.1", port }));
+    } finally {
+      for (const session of sessions) session.destroy();
+      await new Promise<void>((resolve) => {
+        server.close(() => resolve());
+      });
+    }
+  }
+
+  const head = { ":status": 200, "content-type": "application/grpc" };
+  const cases: readonly [string, (stream: ServerHttp2Stream) => void, ErrorCode][] = [
+    ["says nothing at all", () => {}, "Stalled"],
+    ["sends headers and is silent", (stream) => stream.respond(head), "Stalled"],
+    [
+      "sends a part of an envelope and is silent",
+      (stream) => {
+        stream.respond(head);
+        stream.write(Uint8Array.of(0, 0, 0));
+      },
+      "Stalled",
+    ],
+    [
+      "sends a part of a message and is silent",
+      (stream) => {
+        stream.respond(head);
+        stream.write(Uint8Array.of(0, 0, 0, 0, 100, 1, 2, 3));
+      },
+      "Stalled",
+    ],
+    [
+      "announces a message of 4 GiB",
+      (stream) => {
+        stream.respond(head);
+        stream.write(Uint8Array.of(0, 0xff, 0xff, 0xff, 0xff, 1, 2, 3));
+      },
+      "LimitExceeded",
+    ],
+    [
+      "ends without a status",
+      (stream) => {
+        stream.respond(head);
+        stream.end();
+      },
+      "ProtocolViolation",
+    ],
+  ];
+  for (const [what, answer, code] of cases) {
+    it(`one that ${what} is ${code}`, limit, async () => {
+      await hostile(answer, async (addr) => {
+        const settings = downloaderSettings({ stallTimeout: 300 }, runtime);
+        const downloader = new GrpcDownloader(async () => grpcBinding(), settings);
+        await assertRejects(all(downloader.syncPieces(addr, { taskId, hostId })), code);
+        await assertRejects(downloader.downloadTask(addr, source), code);
+        assert.equal(downloader.connections()[0]?.activeRequests ?? 0, 0);
+        await downloader.close();
+      });
+    });
+  }
+});
