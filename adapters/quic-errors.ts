@@ -1,6 +1,7 @@
 /** What the error codes of QUIC mean, in the terms of this library; the same words over every implementation of QUIC. */
 import { type ErrorCode, VortexError } from "../src/errors.ts";
 import type { CloseInfo } from "../src/transport/transport.ts";
+import { alertMessage, BAD_CERTIFICATE } from "./tls-errors.ts";
 
 /** QUIC transport errors (RFC 9000, section 20.1). */
 const transportErrors: Record<number, string> = {
@@ -18,24 +19,8 @@ const transportErrors: Record<number, string> = {
   12: "application error",
 };
 
-/** TLS alerts (RFC 8446, section 6), which QUIC carries as 0x100 + alert. */
-const alerts: Record<number, string> = {
-  296: "no common TLS parameters",
-  298: "the certificate was not accepted",
-  299: "the certificate is of an unsupported kind",
-  300: "the certificate was revoked",
-  301: "the certificate has expired or is not valid yet",
-  302: "the certificate was not accepted",
-  304: "the certificate comes from an unknown authority",
-  307: "a signature of the handshake is wrong",
-  326: "no common TLS version",
-  372: "a client certificate is required",
-  376: "no common application protocol",
-};
-
 /** RFC 9000, section 20.1. */
 export const CONNECTION_REFUSED = 0x2;
-const BAD_CERTIFICATE = 0x12a;
 const NO_APPLICATION_PROTOCOL = 0x178;
 
 /** What a CONNECTION_CLOSE frame said (RFC 9000, section 19.19), and when. */
@@ -69,7 +54,15 @@ export function silentEnd(timedOut: boolean, established: boolean, server: boole
 
 /** What a peer is told when its connection is turned away for `error` at the end of the handshake. */
 export function refusalCode(error: VortexError): number {
-  return error.code === "HandshakeFailed" ? BAD_CERTIFICATE : CONNECTION_REFUSED;
+  if (error.code !== "HandshakeFailed") return CONNECTION_REFUSED;
+  // As `refusedClient` names it.
+  const alert = (error.cause as { readonly alert?: unknown } | undefined)?.alert;
+  return 0x100 + (typeof alert === "number" ? alert : BAD_CERTIFICATE);
+}
+
+/** The TLS alert that a code stands for, if it does (RFC 9001, section 4.8). */
+export function alertOf(code: number): number | undefined {
+  return code >= 0x100 && code <= 0x1ff ? code - 0x100 : undefined;
 }
 
 function codeOf({ isApp, code, established, remote }: ConnectionClose): ErrorCode {
@@ -77,7 +70,7 @@ function codeOf({ isApp, code, established, remote }: ConnectionClose): ErrorCod
   if (code === NO_APPLICATION_PROTOCOL) return "ProtocolNotSupported";
   // A server may find out that it has no room only when the client's handshake is over.
   if (code === CONNECTION_REFUSED && remote) return "ConnectionRefused";
-  if (code >= 0x100 && code <= 0x1ff) return "HandshakeFailed";
+  if (alertOf(code) !== undefined) return "HandshakeFailed";
   if (established) return "ConnectionLost";
   return remote ? "ConnectionRefused" : "HandshakeFailed";
 }
@@ -93,6 +86,7 @@ function messageOf({ isApp, code, remote }: ConnectionClose, reason: string): st
       'stock Dragonfly peers do not: reach them with protocol "tcp"'
     );
   }
-  const name = alerts[code] ?? transportErrors[code] ?? "TLS alert";
-  return `${who} ended the handshake or connection: ${name} (${hex})${text}`;
+  const alert = alertOf(code);
+  if (alert !== undefined) return `${alertMessage(alert, remote)} (${hex})${text}`;
+  return `${who} ended the handshake or connection: ${transportErrors[code] ?? "transport error"} (${hex})${text}`;
 }

@@ -1,7 +1,7 @@
 import { rootCertificates } from "node:tls";
 import { VortexError } from "../../src/errors.ts";
 import type { TlsClientOptions, TlsIdentity } from "../../src/transport/tls.ts";
-import { identityOf, pinsOf } from "../tls.ts";
+import { authoritiesOf, identityOf, pinsOf, requireIdentity } from "../tls.ts";
 import type { NativeConfig, Quiche } from "./native.ts";
 
 /** What BoringSSL, inside quiche, offers to verify with; it has no default list for this way of making a context. */
@@ -22,31 +22,27 @@ const SIGNATURE_ALGORITHMS = [
 export function clientConfig(quiche: Quiche, options: TlsClientOptions): NativeConfig {
   const pins = pinsOf(options);
   const anyCertificate = options.verify === false || pins !== undefined;
-  const ca = anyCertificate ? undefined : (options.ca ?? rootCertificates.join("\n"));
-  return nativeConfig(quiche, !anyCertificate, ca, identityOf(options));
+  const ca = authoritiesOf(options.ca) ?? rootCertificates;
+  return nativeConfig(quiche, anyCertificate ? undefined : ca, identityOf(options));
 }
 
 /** A native configuration that shows `identity`, and asks clients for certificates of `clientCa` if that is given. */
 export function serverConfig(quiche: Quiche, identity: TlsIdentity, clientCa: string | undefined): NativeConfig {
-  return nativeConfig(quiche, clientCa !== undefined, clientCa, identity);
+  return nativeConfig(quiche, authoritiesOf(clientCa), requireIdentity(identity));
 }
 
+/** Asks for certificates of `ca`, and verifies them, if that is given. */
 function nativeConfig(
   quiche: Quiche,
-  verify: boolean,
-  ca: string | undefined,
+  ca: readonly string[] | undefined,
   identity: TlsIdentity | undefined,
 ): NativeConfig {
   const encoder = new TextEncoder();
-  // BoringSSL takes text without any certificate for an empty list, which would trust nobody.
-  if (ca !== undefined && !ca.includes("-----BEGIN CERTIFICATE-----")) {
-    throw new VortexError("InvalidArgument", "certificate authority: expected certificates in PEM form");
-  }
   try {
     return quiche.Config.withBoringSslCtx(
-      verify,
+      ca !== undefined,
       false,
-      ca === undefined ? undefined : encoder.encode(ca),
+      ca && encoder.encode(ca.join("\n")),
       identity && [encoder.encode(identity.key)],
       identity && [encoder.encode(identity.cert)],
       SIGNATURE_ALGORITHMS,

@@ -1,0 +1,185 @@
+import { lookup } from "node:dns/promises";
+import { isIP } from "node:net";
+import { abortedError, VortexError } from "../../src/errors.ts";
+import { type Address, formatAddress } from "../../src/transport/address.ts";
+import type { TlsClientOptions } from "../../src/transport/tls.ts";
+import { type Connection, type DialOptions, StreamCode } from "../../src/transport/transport.ts";
+import { nativeError } from "../native-error.ts";
+import { authoritiesOf, identityOf, pinsOf } from "../tls.ts";
+import { DenoQuicConnection } from "./connection.ts";
+import { ClientEndpoints, release } from "./endpoints.ts";
+import { failureInfo, isProtocolRefused, type Trust } from "./errors.ts";
+import type { DenoQuic, NativeConn, NativeConnectOptions, NativeEndpoint } from "./native.ts";
+import { type DenoQuicSettings, nativeSettings, STOCK_PROTOCOLS, VORTEX_PROTOCOLS } from "./options.ts";
+
+/** The name in the certificates of stock peers. */
+const STOCK_NAME = "d7y";
+/** Peers that are remembered to be stock ones. */
+const CAPACITY = 1024;
+
+/** Dials, for one transport. */
+export class DenoQuicDialler {
+  readonly #quic: DenoQuic;
+  readonly #tls: TlsClientOptions;
+  readonly #options: Omit<NativeConnectOptions, "hostname" | "port" | "serverName" | "alpnProtocols" | "zeroRtt">;
+  readonly #endpoints: ClientEndpoints;
+  /** Addresses whose peers refuse to name an application protocol, as stock ones do; the one met longest ago first. */
+  readonly #stock = new Set<string>();
+
+  /** @throws `InvalidArgument` for options that cannot be, and for those that Deno cannot join */
+  constructor(quic: DenoQuic, tls: TlsClientOptions, settings: DenoQuicSettings) {
+    this.#quic = quic;
+    this.#tls = tls;
+    this.#endpoints = new ClientEndpoints(quic);
+    const identity = identityOf(tls);
+    const pins = pinsOf(tls);
+    const caCerts = authoritiesOf(tls.ca);
+    if (identity !== undefined && pins !== undefined) {
+      throw new VortexError(
+        "InvalidArgument",
+        "tls.fingerprints with tls.cert: Deno shows no client certificate to a pinned peer; name its authority (tls.ca)",
+      );
+    }
+    this.#options = {
+      // Peers open no streams towards a client.
+      ...nativeSettings(settings, 0),
+      keepAliveInterval: settings.keepAlive,
+      ...(caCerts && { caCerts }),
+      ...(pins && { serverCertificateHashes: pins.map((pin) => ({ algorithm: "sha-256", value: bytesOf(pin) })) }),
+      ...identity,
+    };
+  }
+
+  async dial(remote: Address, { signal, earlyData = false }: DialOptions): Promise<Connection> {
+    const addr = formatAddress(remote);
+    if (signal?.aborted) throw abortedError(signal, `dialling ${addr}`);
+    const host = await untilAborted(resolveHost(remote), signal, addr);
+    const stock = this.#stock.has(addr);
+    try {
+      return await this.#dialAs(stock, remote, host, earlyData, signal);
+    } catch (error) {
+      if (!isProtocolRefused(error)) throw error;
+      // The peer is another one than it was, or met for the first time.
+      this.#stock.delete(addr);
+      const connection = await this.#dialAs(!stock, remote, host, earlyData, signal).catch((second) => {
+        // What the peer said of the name "vortex" is what its user can do something about.
+        throw isProtocolRefused(second) ? error : second;
+      });
+      if (!stock) this.#rememberStock(addr);
+      return connection;
+    }
+  }
+
+  #rememberStock(addr: string): void {
+    this.#stock.add(addr);
+    if (this.#stock.size <= CAPACITY) return;
+    const [oldest] = this.#stock;
+    if (oldest !== undefined) this.#stock.delete(oldest);
+  }
+
+  async #dialAs(
+    stock: boolean,
+    remote: Address,
+    host: string,
+    earlyData: boolean,
+    signal: AbortSignal | undefined,
+  ): Promise<Connection> {
+    const addr = formatAddress(remote);
+    const key = `${addr} ${stock}`;
+    // Whoever trusts any certificate has Deno told so by its name on the command line, which is the stock peers' one.
+    const name = this.#tls.serverName ?? (this.#tls.verify === false ? STOCK_NAME : remote.host);
+    const trust: Trust = { tls: this.#tls, name };
+    const endpoint = this.#endpoints.take(key, isIP(host) === 4 ? 4 : 6);
+    let attempt: Promise<NativeConn> | NativeConn;
+    try {
+      attempt = this.#quic.connectQuic({
+        ...this.#options,
+        hostname: host,
+        port: remote.port,
+        serverName: name,
+        alpnProtocols: [...(stock ? STOCK_PROTOCOLS : VORTEX_PROTOCOLS)],
+        zeroRtt: earlyData,
+        ...(endpoint && { endpoint }),
+      });
+    } catch (error) {
+      if (endpoint !== undefined) release(endpoint);
+      throw VortexError.from(error, "Unreachable", `cannot dial ${addr}`, addr);
+    }
+    if (!(attempt instanceof Promise)) return this.#early(attempt, remote, key, trust, signal);
+    let native: NativeConn;
+    try {
+      native = await untilAborted(attempt, signal, addr);
+    } catch (error) {
+      this.#giveUp(attempt, key, endpoint, signal?.aborted === true);
+      if (error instanceof VortexError) throw error;
+      throw failureInfo(error, { established: false, server: false, trust }).error;
+    }
+    const connection = new DenoQuicConnection(native, remote, { server: false, established: true, trust });
+    this.#giveBack(connection, key, native.endpoint);
+    return connection;
+  }
+
+  /** A connection ahead of its handshake. The signal may end it until that is over. */
+  #early(
+    native: NativeConn,
+    remote: Address,
+    key: string,
+    trust: Trust,
+    signal: AbortSignal | undefined,
+  ): DenoQuicConnection {
+    const connection = new DenoQuicConnection(native, remote, { server: false, established: false, trust });
+    this.#giveBack(connection, key, native.endpoint);
+    const onAbort = (): void => {
+      if (signal === undefined) return;
+      connection.abort(StreamCode.Cancelled, "", abortedError(signal, `dialling ${formatAddress(remote)}`));
+    };
+    const settled = (): void => signal?.removeEventListener("abort", onAbort);
+    signal?.addEventListener("abort", onAbort, { once: true });
+    connection.ready.then(settled, settled);
+    return connection;
+  }
+
+  /** Deno cannot give up a handshake but by giving up its socket. */
+  #giveUp(attempt: Promise<NativeConn>, key: string, endpoint: NativeEndpoint | undefined, underWay: boolean): void {
+    if (endpoint !== undefined && !underWay) this.#endpoints.put(key, endpoint);
+    else if (endpoint !== undefined) release(endpoint);
+    attempt.then(
+      (late) => late.close({ closeCode: StreamCode.Cancelled, reason: "" }),
+      () => {},
+    );
+  }
+
+  #giveBack(connection: DenoQuicConnection, key: string, endpoint: NativeEndpoint): void {
+    void connection.closed.then(() => this.#endpoints.put(key, endpoint));
+  }
+}
+
+/** Deno's own lookup would hold up the event loop. */
+async function resolveHost({ host }: Address): Promise<string> {
+  if (isIP(host) !== 0) return host;
+  try {
+    return (await lookup(host)).address;
+  } catch (error) {
+    throw nativeError(error, "Unreachable", `cannot resolve ${host}`);
+  }
+}
+
+/** What `promise` gives, or a rejection when the signal fires first. */
+function untilAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined, addr: string): Promise<T> {
+  if (signal === undefined) return promise;
+  return new Promise((resolve, reject) => {
+    const onAbort = (): void => reject(abortedError(signal, `dialling ${addr}`));
+    if (signal.aborted) {
+      onAbort();
+      return;
+    }
+    signal.addEventListener("abort", onAbort, { once: true });
+    const settle = (): void => signal.removeEventListener("abort", onAbort);
+    promise.then(resolve, reject);
+    promise.then(settle, settle);
+  });
+}
+
+function bytesOf(hex: string): Uint8Array {
+  return Uint8Array.from(hex.match(/../g) ?? [], (pair) => Number.parseInt(pair, 16));
+}

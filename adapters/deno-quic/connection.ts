@@ -1,0 +1,338 @@
+import { setImmediate } from "node:timers";
+import { abortedError, VortexError } from "../../src/errors.ts";
+import type { Address } from "../../src/transport/address.ts";
+import { AsyncQueue } from "../../src/transport/queue.ts";
+import {
+  type ByteStream,
+  type CloseInfo,
+  type Connection,
+  type EarlyData,
+  StreamCode,
+} from "../../src/transport/transport.ts";
+import { closeInfo } from "../quic-errors.ts";
+import { failureInfo, type Trust } from "./errors.ts";
+import type { NativeConn, NativeStream } from "./native.ts";
+import { DenoQuicStream, type StreamOwner } from "./stream.ts";
+
+/** Milliseconds between the failure of a stream and word of why its connection ended, at most. */
+const VERDICT = 1000;
+
+/**
+ * Milliseconds in which an answer that was ended arrives and is read. What Deno has received and nobody has read is lost when
+ * the connection is closed, so this is more than a round trip.
+ */
+const SETTLING = 2000;
+
+/** What a connection needs to know of where it comes from. */
+export interface ConnectionOrigin {
+  readonly server: boolean;
+  /** Whether the handshake is over. */
+  readonly established: boolean;
+  /** Whom a client expects. */
+  readonly trust?: Trust;
+  /** On a server: a client has sent its first request, or finished its handshake. */
+  readonly onUsable?: (connection: DenoQuicConnection) => void;
+  /** The handshake is over. */
+  readonly onEstablished?: (connection: DenoQuicConnection) => void;
+  /** On a server: whether requests are taken before the handshake is over. */
+  readonly takesEarlyData?: boolean;
+}
+
+interface Taker {
+  resolve(stream: ByteStream): void;
+  reject(error: VortexError): void;
+}
+
+/** A connection of Deno's QUIC, on either side. */
+export class DenoQuicConnection implements Connection {
+  readonly protocol = "quic";
+  readonly remote: Address;
+  readonly ready: Promise<void>;
+  readonly closed: Promise<CloseInfo>;
+  /** Until the end, since it holds its endpoint and so a socket. */
+  #native: NativeConn | undefined;
+  readonly #origin: ConnectionOrigin;
+  readonly #owner: StreamOwner;
+  readonly #streams = new Set<DenoQuicStream>();
+  readonly #incoming = new AsyncQueue<ByteStream>();
+  /** Who waits for a stream, first come first. */
+  readonly #takers: Taker[] = [];
+  /** Streams that were opened for somebody who gave up waiting: their credit is spent, so they are the next to be used. */
+  #spares: DenoQuicStream[] = [];
+  /** Streams that are being opened. */
+  #opening = 0;
+  #established: boolean;
+  #earlyData: EarlyData = "none";
+  /** Whether a stream was opened before the handshake was over, so that a refusal would show on it. */
+  #openedEarly = false;
+  #refusedEarly = false;
+  readonly #started = performance.now();
+  /** When the session for the next connection has come, by performance.now(). */
+  #sessionDue = Number.NEGATIVE_INFINITY;
+  /** When a stream of the peer's was last ended on this side, by performance.now(). */
+  #lastEnded = Number.NEGATIVE_INFINITY;
+  #closing = false;
+  #onDrained: (() => void) | undefined;
+  #end: CloseInfo | undefined;
+  #resolveClosed: (info: CloseInfo) => void = () => {};
+  #resolveReady: () => void = () => {};
+  #rejectReady: (error: VortexError) => void = () => {};
+
+  constructor(native: NativeConn, remote: Address, origin: ConnectionOrigin) {
+    this.#native = native;
+    this.remote = remote;
+    this.#origin = origin;
+    this.#established = origin.established;
+    this.#owner = {
+      lost: (cause) => this.#lost(cause),
+      onHeard: () => this.#checkDrained(),
+      onEnded: () => {
+        this.#lastEnded = performance.now();
+      },
+      onEarlyDataRefused: (refused) => this.#onEarlyDataRefused(refused),
+      forget: (stream) => {
+        this.#streams.delete(stream);
+        this.#checkDrained();
+      },
+    };
+    this.closed = new Promise((resolve) => {
+      this.#resolveClosed = resolve;
+    });
+    this.ready = new Promise((resolve, reject) => {
+      this.#resolveReady = resolve;
+      this.#rejectReady = reject;
+    });
+    this.ready.catch(() => {});
+    native.closed.then(
+      // An application's own code travels after the handshake only (RFC 9000, section 10.2.3).
+      ({ closeCode: code, reason }) =>
+        this.#onEnd(closeInfo({ isApp: true, code, reason, remote: true, established: true })),
+      (cause) => {
+        const { server, trust } = origin;
+        const early = this.#earlyData !== "none";
+        this.#onEnd(failureInfo(cause, { established: this.#established, server, early, trust }));
+      },
+    );
+    if (origin.server && (origin.established || origin.takesEarlyData === true)) void this.#acceptStreams(native);
+    if (origin.established) {
+      this.#resolveReady();
+    } else {
+      void this.#finishHandshake(native);
+      if (!origin.server) {
+        this.#earlyData = "pending";
+        // Whether early data was accepted shows only on a stream that was opened early; it is the first to be used.
+        this.#open();
+      }
+    }
+  }
+
+  get earlyData(): EarlyData {
+    return this.#earlyData;
+  }
+
+  /** Of a session that was resumed without early data Deno does not tell. */
+  get resumed(): boolean {
+    return this.#earlyData === "accepted";
+  }
+
+  openStream(options: { readonly signal?: AbortSignal } = {}): Promise<ByteStream> {
+    const { signal } = options;
+    if (signal?.aborted) return Promise.reject(abortedError(signal, "opening a stream"));
+    if (this.#end !== undefined) return Promise.reject(this.#end.error);
+    if (this.#closing) return Promise.reject(closedHere());
+    const spare = this.#spares.shift();
+    if (spare !== undefined) return Promise.resolve(spare);
+    return new Promise((resolve, reject) => {
+      const onAbort = (): void => {
+        const at = this.#takers.indexOf(taker);
+        if (at < 0 || signal === undefined) return;
+        this.#takers.splice(at, 1);
+        reject(abortedError(signal, "opening a stream"));
+      };
+      const settle = (): void => signal?.removeEventListener("abort", onAbort);
+      const taker: Taker = {
+        resolve: (stream) => {
+          settle();
+          resolve(stream);
+        },
+        reject: (error) => {
+          settle();
+          reject(error);
+        },
+      };
+      signal?.addEventListener("abort", onAbort, { once: true });
+      this.#takers.push(taker);
+      if (this.#opening < this.#takers.length) this.#open();
+    });
+  }
+
+  accept(): AsyncIterable<ByteStream> {
+    return this.#incoming;
+  }
+
+  async close(options: { readonly grace?: number } = {}): Promise<void> {
+    const { grace = 5000 } = options;
+    if (this.#end === undefined) {
+      this.#closing = true;
+      this.#incoming.end();
+      this.#refuseTakers(closedHere());
+      await this.#drain(grace);
+      this.abort();
+    }
+    await this.closed;
+    // The frame that tells the peer goes out in the next turn of the event loop, which a process that exits has to wait for.
+    await turn();
+  }
+
+  abort(code: number = StreamCode.None, reason = "", error: VortexError = closedHere()): void {
+    if (this.#end !== undefined) return;
+    const native = this.#native;
+    this.#onEnd({ code, reason, remote: false, error });
+    for (const stream of this.#streams) stream.fail(error);
+    native?.close({ closeCode: code, reason });
+  }
+
+  /**
+   * Waits until what was written and ended has been delivered, for at most `grace` milliseconds. Deno does not tell when bytes
+   * have arrived. So for a stream of this side's own it waits until the peer has ended its direction too, and for an answer
+   * that was ended just now for a while, or until the peer, having all it wanted, closes the connection.
+   */
+  async #drain(grace: number): Promise<void> {
+    const now = performance.now();
+    const left = this.#origin.server ? Math.min(grace, this.#lastEnded + SETTLING - now) : grace;
+    if (left <= 0) return;
+    if (!this.#origin.server && !this.#owes()) {
+      if (this.#sessionDue > now) await turn(Math.min(grace, this.#sessionDue - now));
+      return;
+    }
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, left);
+      this.#onDrained = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+
+  #owes(): boolean {
+    return [...this.#streams].some((stream) => stream.owed);
+  }
+
+  #checkDrained(): void {
+    if (this.#onDrained !== undefined && !this.#origin.server && !this.#owes()) this.#onDrained();
+  }
+
+  // --- streams ----------------------------------------------------------------------------------------------------
+
+  #open(): void {
+    const native = this.#native;
+    if (native === undefined) return;
+    this.#opening++;
+    native.createBidirectionalStream({ waitUntilAvailable: true }).then(
+      (opened) => {
+        this.#opening--;
+        if (this.#end !== undefined) return;
+        if (this.#earlyData === "pending") this.#openedEarly = true;
+        const stream = this.#adopt(opened);
+        const taker = this.#takers.shift();
+        if (taker === undefined) this.#spares.push(stream);
+        else taker.resolve(stream);
+      },
+      async (cause) => {
+        this.#opening--;
+        this.#refuseTakers(await this.#lost(cause));
+      },
+    );
+  }
+
+  #adopt(native: NativeStream): DenoQuicStream {
+    const stream = new DenoQuicStream(native, this.#owner);
+    this.#streams.add(stream);
+    return stream;
+  }
+
+  #refuseTakers(error: VortexError): void {
+    for (const taker of this.#takers.splice(0)) taker.reject(error);
+  }
+
+  async #acceptStreams(native: NativeConn): Promise<void> {
+    try {
+      for await (const stream of native.incomingBidirectionalStreams) {
+        // Unanswered it fails with the connection, and may be asked for again; refused it would look like an answer.
+        if (this.#closing || this.#end !== undefined) return;
+        this.#incoming.push(this.#adopt(stream));
+        this.#origin.onUsable?.(this);
+      }
+    } catch {
+      // The connection has ended; `closed` tells why.
+    }
+  }
+
+  // --- the handshake and the end ------------------------------------------------------------------------------------
+
+  async #finishHandshake(native: NativeConn): Promise<void> {
+    await native.handshake;
+    // It resolves also when the handshake has failed, or early data was refused. Both are known by the next turn.
+    await turn();
+    if (this.#end !== undefined) return;
+    this.#established = true;
+    if (this.#earlyData === "pending") {
+      this.#earlyData = this.#openedEarly && !this.#refusedEarly ? "accepted" : "refused";
+      // A session comes a round trip after the handshake, which took about one.
+      const now = performance.now();
+      this.#sessionDue = now + 2 * (now - this.#started) + 10;
+    }
+    this.#resolveReady();
+    this.#origin.onEstablished?.(this);
+    if (!this.#origin.server || this.#native === undefined) return;
+    this.#origin.onUsable?.(this);
+    if (this.#origin.takesEarlyData !== true) void this.#acceptStreams(native);
+  }
+
+  async #onEarlyDataRefused(refused: VortexError): Promise<VortexError> {
+    this.#refusedEarly = true;
+    // quinn says it also when the connection has ended before its handshake.
+    await turn();
+    if (this.#end !== undefined) return this.#end.error;
+    this.#earlyData = "refused";
+    for (const stream of this.#spares.splice(0)) stream.fail(refused);
+    return refused;
+  }
+
+  async #lost(cause: unknown): Promise<VortexError> {
+    if (this.#end === undefined) {
+      let timer: ReturnType<typeof setTimeout> | undefined;
+      const patience = new Promise<void>((resolve) => {
+        timer = setTimeout(resolve, VERDICT);
+      });
+      await Promise.race([this.closed, patience]);
+      clearTimeout(timer);
+    }
+    return this.#end?.error ?? VortexError.from(cause, "ConnectionLost", "the stream failed");
+  }
+
+  #onEnd(info: CloseInfo): void {
+    if (this.#end !== undefined) return;
+    this.#end = info;
+    this.#closing = true;
+    this.#native = undefined;
+    this.#spares = [];
+    this.#rejectReady(info.error);
+    this.#refuseTakers(info.error);
+    this.#incoming.end();
+    this.#onDrained?.();
+    this.#resolveClosed(info);
+  }
+}
+
+function closedHere(): VortexError {
+  return new VortexError("Closed", "the connection was closed on this side");
+}
+
+/** The next turn of the event loop, or some milliseconds. */
+function turn(milliseconds?: number): Promise<void> {
+  return new Promise((resolve) => {
+    if (milliseconds === undefined) setImmediate(resolve);
+    else setTimeout(resolve, milliseconds);
+  });
+}

@@ -1,0 +1,148 @@
+/** Deno gives the errors of its QUIC as texts, those of quinn and rustls; this is the one place that reads them. */
+import { VortexError } from "../../src/errors.ts";
+import type { TlsClientOptions } from "../../src/transport/tls.ts";
+import type { CloseInfo } from "../../src/transport/transport.ts";
+import { CONNECTION_REFUSED, closeInfo, silentEnd } from "../quic-errors.ts";
+import { isAboutCertificate, unknownAuthority } from "../tls-errors.ts";
+
+/** RFC 9000, section 20.1. */
+const APPLICATION_ERROR = 0xc;
+
+/** The beginnings of quinn's texts for errors of the transport (RFC 9000, section 20.1) that a peer's CONNECTION_CLOSE may hold. */
+const transportErrors: readonly [text: string, code: number][] = [
+  ["the connection is being closed abruptly in the absence of any error", 0x0],
+  ["the endpoint encountered an internal error", 0x1],
+  ["the server refused to accept a new connection", CONNECTION_REFUSED],
+  ["received more data than permitted", 0x3],
+  ["received a frame for a stream identifier that exceeded", 0x4],
+  ["received a frame for a stream that was not in a state", 0x5],
+  ["received a STREAM frame containing data that exceeded", 0x6],
+  ["received a frame that was badly formatted", 0x7],
+  ["received transport parameters that were badly formatted", 0x8],
+  ["detected an error with protocol compliance", 0xa],
+  ["the server received a client Initial that contained an invalid Token", 0xb],
+  ["the application or application protocol caused", APPLICATION_ERROR],
+];
+
+/** What a connection was like when it failed. */
+export interface Circumstances {
+  readonly established: boolean;
+  readonly server: boolean;
+  /** Whether it was in use before its handshake was over. */
+  readonly early?: boolean;
+  /** What a client demanded of its peer; undefined on a server. */
+  readonly trust?: Trust | undefined;
+}
+
+/** Whom a client expected. */
+export interface Trust {
+  readonly tls: TlsClientOptions;
+  /** The name that the certificate had to be for. */
+  readonly name: string;
+}
+
+/** How a connection ended that failed with `cause`. */
+export function failureInfo(cause: unknown, { established, server, early, trust }: Circumstances): CloseInfo {
+  const text = textOf(cause);
+  if (text === "timed out") return silentEnd(true, established, server, cause);
+  const application = /^closed by peer: (?:(.*) \(code (\d+)\)|(\d+))$/s.exec(text);
+  if (application !== null) {
+    const [, reason = "", code, bare] = application;
+    return closeInfo({ isApp: true, code: Number(code ?? bare), reason, remote: true, established, cause });
+  }
+  const [, by, what = ""] = /^(aborted by peer: )?(.*)$/s.exec(text) ?? [];
+  const remote = by !== undefined;
+  const crypto = /^the cryptographic handshake failed: error (\d+)(?: in [^:]*)?(?:: (.*))?$/s.exec(what);
+  if (crypto !== null) {
+    const [, number, reason = ""] = crypto;
+    const alert = Number(number);
+    if (!remote && trust !== undefined && (isAboutCertificate(alert) || reason.startsWith(INVALID_CERTIFICATE))) {
+      const error = refusedCertificate(reason, trust, cause);
+      return { code: 0x100 + alert, reason, remote, error };
+    }
+    return closeInfo({ isApp: false, code: 0x100 + alert, reason, remote, established, cause });
+  }
+  const [known, code] = transportErrors.find(([start]) => what.startsWith(start)) ?? [];
+  if (known !== undefined && code !== undefined) {
+    if (code === APPLICATION_ERROR && !established) {
+      // What its application said is kept back until the handshake is over (RFC 9000, section 10.2.3).
+      const message = "the peer closed the connection before its handshake was over";
+      const error = new VortexError(early === true ? "ConnectionLost" : "ConnectionRefused", message, { cause });
+      return { code, reason: "", remote, error };
+    }
+    const [, reason = ""] = /: (.*)$/s.exec(what.slice(known.length)) ?? [];
+    return closeInfo({ isApp: false, code, reason, remote, established, cause });
+  }
+  if (what.startsWith("peer doesn't implement any supported version")) {
+    const error = new VortexError("ProtocolNotSupported", "the peer speaks no version of QUIC that is known here", {
+      cause,
+    });
+    return { code: 0, reason: "", remote: true, error };
+  }
+  return silentEnd(false, established, server, cause);
+}
+
+/** What became of a stream whose reading or writing failed with `cause`; undefined when its connection has ended. */
+export function streamError(cause: unknown): VortexError | undefined {
+  const text = textOf(cause);
+  const reset = /^(stream reset|sending stopped) by peer: error (\d+)$/.exec(text);
+  if (reset !== null) {
+    const [, what, code] = reset;
+    const message = what === "stream reset" ? "the peer aborted the stream" : "the peer stopped reading";
+    return new VortexError("StreamReset", `${message} (code ${code})`, { cause });
+  }
+  if (text === "0-RTT rejected") {
+    return new VortexError("EarlyDataRefused", "the peer did not take what was sent before the handshake", { cause });
+  }
+  return undefined;
+}
+
+/** Whether the peer refused the handshake because it speaks no application protocol that was offered. */
+export function isProtocolRefused(error: unknown): boolean {
+  return error instanceof VortexError && error.code === "ProtocolNotSupported";
+}
+
+const INVALID_CERTIFICATE = "invalid peer certificate: ";
+
+/** Why this side did not accept the peer's certificate. Deno does not hand it out, so the words come from what rustls says of it. */
+function refusedCertificate(reason: string, { tls, name }: Trust, cause: unknown): VortexError {
+  const fault = reason.replace(INVALID_CERTIFICATE, "");
+  const message = certificateFault(fault, tls, name);
+  return new VortexError("HandshakeFailed", `${message} (${reason})`, { cause });
+}
+
+function certificateFault(fault: string, tls: TlsClientOptions, name: string): string {
+  const expired = /not valid after (\d+)/.exec(fault);
+  if (expired !== null) return `the certificate of the peer expired on ${timeOf(expired[1])}`;
+  const early = /not valid before (\d+)/.exec(fault);
+  if (early !== null) return `the certificate of the peer is valid only from ${timeOf(early[1])} on`;
+  // Thus the check of a pinned certificate says it, which looks at the dates too.
+  if (fault === "Expired") return "the certificate of the peer has expired, which Deno refuses also of a pinned one";
+  if (fault === "NotValidYet")
+    return "the certificate of the peer is not valid yet, which Deno refuses also of a pinned one";
+  if (tls.verify === false) {
+    return (
+      "the certificate of the peer was not accepted: Deno can leave no single connection unverified. " +
+      "Start it with --unsafely-ignore-certificate-errors=d7y, pin the certificate (tls.fingerprints), " +
+      "or name its authority (tls.ca)"
+    );
+  }
+  if (fault.startsWith("certificate not valid for name")) {
+    const names = /only valid for (.*)$/s.exec(fault)?.[1]?.replaceAll(/\w+\("?([^")]*)"?\)/g, "$1");
+    return `the certificate of the peer is for ${names ?? "no name"}, not for ${name}`;
+  }
+  if (fault === "UnknownIssuer" && tls.fingerprints !== undefined) {
+    return "the certificate of the peer has a fingerprint which is not pinned";
+  }
+  // An authority of the same name with another key shows as a wrong signature.
+  if (fault === "UnknownIssuer" || fault === "BadSignature") return unknownAuthority;
+  return "the certificate of the peer was not accepted";
+}
+
+function timeOf(seconds: string | undefined): string {
+  return new Date(Number(seconds) * 1000).toISOString();
+}
+
+function textOf(cause: unknown): string {
+  return cause instanceof Error ? cause.message : String(cause);
+}

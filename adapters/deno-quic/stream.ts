@@ -1,0 +1,195 @@
+import { VortexError } from "../../src/errors.ts";
+import type { ByteReader, ByteStream, ByteWriter } from "../../src/transport/transport.ts";
+import { streamError } from "./errors.ts";
+import type { NativeStream } from "./native.ts";
+
+/** Bytes that a read has room for: few for the first, and up to so many for a sender that fills them. */
+const LEAST_ROOM = 4 * 1024;
+const MOST_ROOM = 256 * 1024;
+
+/** What a stream needs of its connection. */
+export interface StreamOwner {
+  /** Why the connection ended, when something failed on it that is not the stream's own. */
+  lost(cause: unknown): Promise<VortexError>;
+  /** The other side has ended or aborted its direction, or will not be heard. */
+  onHeard(stream: DenoQuicStream): void;
+  /** This side has ended its direction. */
+  onEnded(stream: DenoQuicStream): void;
+  /** What it means that early data was refused: `refused` itself, or the end of the connection, of which Deno says the same. */
+  onEarlyDataRefused(refused: VortexError): Promise<VortexError>;
+  /** Nothing more happens on the stream. */
+  forget(stream: DenoQuicStream): void;
+}
+
+/**
+ * One bidirectional stream of a connection of Deno's.
+ *
+ * One read is always under way, so that the other side's end or abort is known without the application reading; what it brings
+ * waits here for the application, and everything else in the transport's window.
+ *
+ * Two things Deno has no words for (2.9): a cancelled reader asks the sender to stop with code 0, whatever code is given, and
+ * an aborted writer shows to the other side as an end, since quinn finishes a stream that is dropped.
+ */
+export class DenoQuicStream implements ByteStream {
+  readonly reader: ByteReader;
+  readonly writer: ByteWriter;
+  readonly #owner: StreamOwner;
+  readonly #nativeReader: ReadableStreamBYOBReader;
+  readonly #nativeWriter: WritableStreamDefaultWriter<Uint8Array>;
+  #room = LEAST_ROOM;
+  /** The read that is under way, or what it brought. */
+  #ahead: Promise<Uint8Array | undefined>;
+  #readEnd: "open" | "ended" | VortexError = "open";
+  #writeEnd: "open" | "ended" | VortexError = "open";
+  #rejectWrite: ((error: VortexError) => void) | undefined;
+  #heard = false;
+
+  constructor(native: NativeStream, owner: StreamOwner) {
+    this.#owner = owner;
+    this.#nativeReader = native.readable.getReader({ mode: "byob" });
+    this.#nativeWriter = native.writable.getWriter();
+    this.#ahead = this.#readAhead();
+    this.reader = { read: () => this.#read(), cancel: () => this.#cancel() };
+    this.writer = {
+      write: (chunk) => this.#write(chunk),
+      end: () => this.#endWriting(),
+      abort: () => this.#abort(),
+    };
+  }
+
+  /** Whether this side has ended its direction and still has to hear the end of the other's. */
+  get owed(): boolean {
+    return this.#writeEnd === "ended" && !this.#heard;
+  }
+
+  /** The connection was ended on this side. */
+  fail(error: VortexError): void {
+    if (this.#readEnd === "open") this.#readEnd = error;
+    this.#failWriting(error);
+  }
+
+  // --- reading ----------------------------------------------------------------------------------------------------
+
+  async #read(): Promise<Uint8Array | undefined> {
+    if (this.#readEnd === "ended") return undefined;
+    if (this.#readEnd !== "open") throw this.#readEnd;
+    let chunk: Uint8Array | undefined;
+    try {
+      chunk = await this.#ahead;
+    } catch (cause) {
+      throw this.#endReading(await this.#errorOf(cause));
+    }
+    // Meanwhile it may have been cancelled.
+    const end = this.#readEnd as "open" | "ended" | VortexError;
+    if (end instanceof VortexError) throw end;
+    if (chunk === undefined) this.#endReading("ended");
+    else this.#ahead = this.#readAhead();
+    return chunk;
+  }
+
+  #readAhead(): Promise<Uint8Array | undefined> {
+    const reading = this.#receive();
+    reading.then(
+      (chunk) => {
+        if (chunk === undefined) this.#onHeard();
+      },
+      (cause) => {
+        void this.#errorOf(cause);
+        this.#onHeard();
+      },
+    );
+    return reading;
+  }
+
+  async #receive(): Promise<Uint8Array | undefined> {
+    const { value, done } = await this.#nativeReader.read(new Uint8Array(this.#room));
+    if (done) return undefined;
+    const { length } = value;
+    // Few bytes do not hold a large buffer.
+    const chunk = length * 4 < this.#room ? value.slice() : value;
+    if (length === this.#room) this.#room = Math.min(MOST_ROOM, this.#room * 4);
+    else if (length * 8 < this.#room) this.#room = Math.max(LEAST_ROOM, this.#room / 4);
+    return chunk;
+  }
+
+  #onHeard(): void {
+    if (this.#heard) return;
+    this.#heard = true;
+    this.#owner.onHeard(this);
+  }
+
+  #endReading<T extends "ended" | VortexError>(how: T): T | VortexError {
+    if (this.#readEnd === "open") this.#readEnd = how;
+    this.#forgetIfOver();
+    return this.#readEnd instanceof VortexError ? this.#readEnd : how;
+  }
+
+  #cancel(): void {
+    if (this.#readEnd !== "open") return;
+    this.#endReading(new VortexError("Closed", "the stream was cancelled on this side"));
+    this.#onHeard();
+    this.#nativeReader.cancel().catch(() => {});
+  }
+
+  // --- writing ----------------------------------------------------------------------------------------------------
+
+  async #write(chunk: Uint8Array): Promise<void> {
+    if (this.#writeEnd === "ended") throw new VortexError("Closed", "the stream was ended on this side");
+    if (this.#writeEnd !== "open") throw this.#writeEnd;
+    if (chunk.length === 0) return;
+    await new Promise<void>((resolve, reject) => {
+      this.#rejectWrite = reject;
+      this.#nativeWriter.write(chunk).then(
+        () => {
+          this.#rejectWrite = undefined;
+          resolve();
+        },
+        (cause) => this.#onWriteError(cause),
+      );
+    });
+  }
+
+  async #endWriting(): Promise<void> {
+    if (this.#writeEnd === "ended") return;
+    if (this.#writeEnd !== "open") throw this.#writeEnd;
+    this.#writeEnd = "ended";
+    this.#owner.onEnded(this);
+    try {
+      await this.#nativeWriter.close();
+    } catch (cause) {
+      this.#writeEnd = "open";
+      throw await this.#onWriteError(cause);
+    } finally {
+      this.#forgetIfOver();
+    }
+  }
+
+  async #onWriteError(cause: unknown): Promise<VortexError> {
+    const error = await this.#errorOf(cause);
+    this.#failWriting(error);
+    return error;
+  }
+
+  #abort(): void {
+    if (this.#writeEnd !== "open") return;
+    this.#failWriting(new VortexError("Closed", "the stream was aborted on this side"));
+    this.#nativeWriter.abort().catch(() => {});
+  }
+
+  #failWriting(error: VortexError): void {
+    if (this.#writeEnd === "open") this.#writeEnd = error;
+    this.#rejectWrite?.(error);
+    this.#rejectWrite = undefined;
+    this.#forgetIfOver();
+  }
+
+  async #errorOf(cause: unknown): Promise<VortexError> {
+    const error = streamError(cause);
+    if (error === undefined) return this.#owner.lost(cause);
+    return error.code === "EarlyDataRefused" ? this.#owner.onEarlyDataRefused(error) : error;
+  }
+
+  #forgetIfOver(): void {
+    if (this.#readEnd !== "open" && this.#writeEnd !== "open") this.#owner.forget(this);
+  }
+}

@@ -1,0 +1,251 @@
+/** What the QUIC by Deno does beyond the contract of all transports, and in its own way. */
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { collectSockets } from "../../adapters/deno-quic/native.ts";
+import { denoQuicSettings } from "../../adapters/deno-quic/options.ts";
+import { type DenoQuicTransportOptions, denoQuicTransport } from "../../adapters/deno-quic/transport.ts";
+import { selfSigned } from "../../adapters/tls.ts";
+import { downloaderSettings } from "../../src/client/settings.ts";
+import { VortexDownloader } from "../../src/client/vortex-downloader.ts";
+import { VortexError } from "../../src/errors.ts";
+import { portableRuntime } from "../../src/runtime.ts";
+import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import type { PieceStore } from "../../src/server/store.ts";
+import { VortexServer } from "../../src/server/vortex-server.ts";
+import type { Connection, Listener, ListenOptions } from "../../src/transport/transport.ts";
+import { tlsCompliance, tlsOver } from "../compliance/tls.ts";
+import { assertRejects, rejectionOf } from "../support/failures.ts";
+import { runtimeName } from "../support/fixtures.ts";
+import { readAll } from "../support/hostile.ts";
+import { seededBytes } from "../support/random.ts";
+import { runners, runToEnd } from "../support/run.ts";
+import { udpRelay } from "../support/udp-relay.ts";
+
+const local = { host: "127.0.0.1", port: 0 };
+const PATIENCE = 30_000;
+const skip = { skip: runtimeName !== "deno" };
+// In the name, since not every runner prints the reason of a skip.
+const gap = skip.skip ? " [gap: only Deno has it]" : "";
+
+const noClientCa = "Deno's QUIC cannot ask clients for certificates";
+
+if (runtimeName === "deno") {
+  tlsCompliance(
+    "deno-quic",
+    tlsOver(denoQuicTransport, {
+      "any certificate, with verify: false": "Deno needs a flag for that, see test/interop/stock-peer.test.ts",
+      "a pinned certificate, whatever else it says": "Deno looks at the dates of a pinned certificate too",
+      "a certificate that is not pinned, and names the one that was found": "Deno does not hand out the certificate",
+      "a client certificate of the named authority is accepted": noClientCa,
+      "a client without a certificate is refused": noClientCa,
+      "a client with a certificate of another authority is refused": noClientCa,
+      "a client with a certificate that has expired is refused": noClientCa,
+      "clients must show certificates after a change as before it": noClientCa,
+    }),
+  );
+}
+
+describe("deno-quic: where it is missing", () => {
+  it("Unavailable, in words that say what to do", { timeout: 60_000 }, async () => {
+    if (runtimeName !== "deno") {
+      const error = await assertRejects(denoQuicTransport(), "Unavailable");
+      assert.match(error.message, /"tcp"/);
+      return;
+    }
+    const [program = ""] = runners.deno;
+    const script =
+      'import { denoQuicTransport } from "./adapters/deno-quic/transport.ts";' +
+      'await denoQuicTransport().catch(({ code, message }) => console.log(code + ": " + message));';
+    const { code, out, err } = await runToEnd([program, "eval", "--no-check", "--config", "deno.json", script]);
+    assert.equal(code, 0, err);
+    assert.match(out, /^Unavailable: .*deno run --unstable-net.*"tcp"/);
+  });
+
+  it("options out of their range are InvalidArgument", () => {
+    for (const options of [{ idleTimeout: 0 }, { keepAlive: 1 }, { handshakeTimeout: 1 }]) {
+      assert.throws(() => denoQuicSettings(options), { code: "InvalidArgument" });
+    }
+  });
+});
+
+describe(`deno-quic: TLS${gap}`, skip, () => {
+  it("what Deno cannot join is said before anything is dialled", async () => {
+    const { cert, key } = await selfSigned();
+    const pinned = await denoQuicTransport({ tls: { fingerprints: ["00".repeat(32)], cert, key } });
+    await assertRejects(pinned.dial({ host: "127.0.0.1", port: 9 }), "InvalidArgument");
+    const asking = await denoQuicTransport({ serverTls: { clientCa: cert } });
+    const error = await assertRejects(asking.listen(local), "Unavailable");
+    assert.match(error.message, /clientCa/);
+  });
+
+  it("a certificate that changes many times, with connections from each of them, and garbage collected between", () =>
+    withEcho({}, async (listener) => {
+      const connections: Connection[] = [];
+      for (let change = 0; change < 5; change++) {
+        connections.push(await dialPinned(listener));
+        await listener.setIdentity(await selfSigned());
+        // What nothing refers to is gone then, and must not be what listens.
+        collectSockets();
+      }
+      for (const connection of connections) {
+        assert.equal(await exchange(connection, "still here"), "still here");
+        await connection.close();
+      }
+    }));
+});
+
+describe(`deno-quic: its own ways${gap}`, skip, () => {
+  it("thousands of streams on one connection, of which the server takes few at a time", () =>
+    // denoland/deno#36049: credit of finished streams was not given back.
+    withEcho(
+      {},
+      async (listener) => {
+        const connection = await dialPinned(listener);
+        for (let round = 0; round < 50; round++) {
+          await Promise.all(Array.from({ length: 40 }, (_, at) => exchange(connection, `${round} ${at}`)));
+        }
+        await connection.close();
+      },
+      { maxStreams: 8 },
+    ));
+
+  it("a listener that has closed tells clients so for a while, and its port can be listened on at once", async () => {
+    const transport = await transportWithIdentity();
+    const first = await transport.listen(local);
+    await first.close();
+    const signal = AbortSignal.timeout(PATIENCE);
+    assert.equal((await rejectionOf(transport.dial(first.address, { signal }))).code, "ConnectionRefused");
+    const second = await transport.listen(first.address);
+    void echoAll(second);
+    const connection = await transport.dial(second.address, { signal });
+    assert.equal(await exchange(connection, "here again"), "here again");
+    await connection.close();
+    await second.close();
+  });
+
+  it("a port where nobody listens ends with the signal", async () => {
+    const transport = await transportWithIdentity();
+    const reason = new VortexError("ConnectTimeout", "nobody answers");
+    const abort = new AbortController();
+    const dialling = rejectionOf(transport.dial({ host: "127.0.0.1", port: 9 }, { signal: abort.signal }));
+    abort.abort(reason);
+    assert.equal(await dialling, reason);
+  });
+
+  it("a client that does not finish its handshake in time is turned away", () =>
+    withEcho({ handshakeTimeout: 100 }, async (listener) => {
+      const relay = await udpRelay(listener.address);
+      const transport = await denoQuicTransport({ tls: { fingerprints: [listener.fingerprint ?? ""] } });
+      try {
+        // Held for longer and longer, until the server's patience is over, whatever the speed of the machine.
+        for (let held = 200; ; held *= 2) {
+          relay.hold();
+          const dialling = transport.dial(relay.address, { signal: AbortSignal.timeout(PATIENCE) });
+          const outcome = dialling.then((connection) => exchange(connection, "in time")).catch((error) => error);
+          await new Promise((resolve) => {
+            setTimeout(resolve, held);
+          });
+          relay.release();
+          const error = await outcome;
+          if (error === "in time") continue;
+          assert.ok(error instanceof VortexError, String(error));
+          assert.ok(["ConnectionRefused", "ConnectionLost"].includes(error.code), `${error.code}: ${error.message}`);
+          break;
+        }
+      } finally {
+        await relay.close();
+      }
+      const connection = await dialPinned(listener);
+      assert.equal(await exchange(connection, "finished"), "finished");
+      await connection.close();
+    }));
+
+  it("a store that fails inside the content: the client has an error, though a reset looks like an end here", async () => {
+    const content = seededBytes(5, 300_000);
+    const stored = new MemoryPieceStore();
+    stored.putTask(taskId, content, { pieceLength: content.length });
+    const failing: PieceStore = {
+      getTask: (id) => stored.getTask(id),
+      async getPiece(request) {
+        const piece = await stored.getPiece(request);
+        return (
+          piece && {
+            metadata: piece.metadata,
+            async *read() {
+              yield content.slice(0, 100_000);
+              throw new VortexError("StorageFailed", "the disk is gone");
+            },
+          }
+        );
+      },
+    };
+    const transport = await transportWithIdentity();
+    const server = await VortexServer.listen(transport, local, failing, portableRuntime);
+    await using downloader = new VortexDownloader(async () => transport, downloaderSettings({}, portableRuntime));
+    const request = { addr: `127.0.0.1:${server.address.port}`, hostId: "host", taskId, number: 0 };
+    const piece = await downloader.downloadPiece(request);
+    await assertRejects(piece.bytes(), "TruncatedContent");
+    await server.close({ grace: 0 });
+  });
+
+  it("an answer that was just ended reaches a client that reads slowly, though the server closes", () =>
+    withEcho({}, async (listener) => {
+      const connection = await dialPinned(listener);
+      const stream = await connection.openStream();
+      await stream.writer.write(seededBytes(6, 200_000));
+      await stream.writer.end();
+      const first = await stream.reader.read();
+      const closing = listener.close();
+      const rest = await readAll(stream);
+      assert.equal((first?.length ?? 0) + rest.length, 200_000);
+      await connection.close();
+      await closing;
+    }));
+});
+
+const taskId = "ab".repeat(32);
+
+async function transportWithIdentity(options: DenoQuicTransportOptions = {}): ReturnType<typeof denoQuicTransport> {
+  const identity = await selfSigned();
+  return denoQuicTransport({ tls: { ca: identity.cert }, serverTls: identity, ...options });
+}
+
+async function withEcho(
+  options: DenoQuicTransportOptions,
+  use: (listener: Listener) => Promise<void>,
+  limits: ListenOptions = {},
+): Promise<void> {
+  const listener = await (await denoQuicTransport(options)).listen(local, limits);
+  const echoing = echoAll(listener);
+  try {
+    await use(listener);
+  } finally {
+    await listener.close({ grace: 0 });
+    await echoing;
+  }
+}
+
+async function echoAll(listener: Listener): Promise<void> {
+  for await (const connection of listener.accept()) {
+    void (async () => {
+      for await (const stream of connection.accept()) {
+        void (async () => {
+          await stream.writer.write(await readAll(stream));
+          await stream.writer.end();
+        })().catch(() => {});
+      }
+    })();
+  }
+}
+
+async function dialPinned(listener: Listener): Promise<Connection> {
+  const transport = await denoQuicTransport({ tls: { fingerprints: [listener.fingerprint ?? ""] } });
+  return transport.dial(listener.address, { signal: AbortSignal.timeout(PATIENCE) });
+}
+
+async function exchange(connection: Connection, text: string): Promise<string> {
+  const stream = await connection.openStream();
+  await stream.writer.write(new TextEncoder().encode(text));
+  await stream.writer.end();
+  return new TextDecoder().decode(await readAll(stream));
+}

@@ -1,0 +1,181 @@
+/** Stock Dragonfly peers: who reaches them over what, and whom they reach. */
+import assert from "node:assert/strict";
+import { after, before, describe, it } from "node:test";
+import { denoQuicTransport } from "../../adapters/deno-quic/transport.ts";
+import { quicheTransport } from "../../adapters/quiche/transport.ts";
+import { tcpTransport } from "../../adapters/tcp/transport.ts";
+import { downloaderSettings } from "../../src/client/settings.ts";
+import { VortexDownloader } from "../../src/client/vortex-downloader.ts";
+import { portableRuntime } from "../../src/runtime.ts";
+import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import { VortexServer } from "../../src/server/vortex-server.ts";
+import type { TlsClientOptions } from "../../src/transport/tls.ts";
+import type { Transport } from "../../src/transport/transport.ts";
+import { assertRejects } from "../support/failures.ts";
+import { runtimeName } from "../support/fixtures.ts";
+import { readAll } from "../support/hostile.ts";
+import { seededBytes } from "../support/random.ts";
+import { type Program, runners, runToEnd, startProgram } from "../support/run.ts";
+import type { StockAnswer } from "./stock-client.ts";
+import type { StockPeer } from "./stock-peer.ts";
+import { crc32, readAnswer, STOCK_PIECES, stockPiece, stockRequest } from "./stock-wire.ts";
+
+const taskId = "ef".repeat(32);
+const local = { host: "127.0.0.1", port: 0 };
+const deno = runners.deno;
+const noDeno = typeof deno === "string" ? deno : undefined;
+const onDeno = runtimeName === "deno" ? undefined : "this is about Deno's own QUIC";
+const offDeno = runtimeName === "deno" ? "Deno's own QUIC can leave the protocol's name out" : undefined;
+
+/** `it`, or a skip with its reason in the name. */
+function itUnless(reason: string | undefined, name: string, run: () => Promise<void>): void {
+  const skipped = noDeno ?? reason;
+  if (skipped === undefined) it(name, { timeout: 60_000 }, run);
+  else it(`${name} [gap: ${skipped}]`, { skip: skipped }, run);
+}
+
+/** Runs a program on Deno, with more flags. */
+function onDenoRun(program: string, args: readonly string[], flags: readonly string[] = []): Promise<string> {
+  if (typeof deno === "string") assert.fail(deno);
+  return runToEnd([...deno, ...flags, program, ...args]).then(({ code, out, err }) => {
+    assert.equal(code, 0, err);
+    return out.trim();
+  });
+}
+
+describe("a stock Dragonfly peer", () => {
+  let program: Program | undefined;
+  let peer: StockPeer = { quic: 0, tcp: 0, fingerprint: "", cert: "" };
+
+  before(async () => {
+    if (typeof deno === "string") return;
+    program = startProgram([...deno, "test/interop/stock-peer.ts"]);
+    peer = JSON.parse(await program.line()) as StockPeer;
+  });
+  after(() => program?.kill());
+
+  itUnless(undefined, "every runtime has its pieces over TCP", async () => {
+    await fetchesAll(tcpTransport, peer.tcp);
+  });
+
+  itUnless(onDeno, "Deno has its pieces over QUIC, pinned or with the certificate as its own authority", async () => {
+    for (const tls of [
+      { fingerprints: [peer.fingerprint] },
+      { ca: peer.cert, serverName: "d7y" },
+    ] satisfies TlsClientOptions[]) {
+      await fetchesAll(await denoQuicTransport({ tls }), peer.quic);
+    }
+  });
+
+  itUnless(onDeno, "the second connection does not try the protocol's name again", async () => {
+    const transport = await denoQuicTransport({ tls: { fingerprints: [peer.fingerprint] } });
+    const remote = { host: "127.0.0.1", port: peer.quic };
+    const first = await transport.dial(remote);
+    assert.equal(first.earlyData, "none");
+    const stream = await first.openStream();
+    await stream.writer.write(stockRequest(7, taskId, 2));
+    await stream.writer.end();
+    assert.deepEqual(readAnswer(await readAll(stream)).content, stockPiece(2));
+    await first.close();
+    // A session is remembered for the way of dialling that worked, so early data shows that this is the one that is tried.
+    const second = await transport.dial(remote, { earlyData: true });
+    assert.equal(second.earlyData, "pending");
+    await second.ready;
+    assert.equal(second.earlyData, "accepted");
+    await second.close();
+  });
+
+  itUnless(onDeno, "verify: false needs Deno's flag, and says so", async () => {
+    const args = [String(peer.quic), taskId, "2"];
+    const flag = "--unsafely-ignore-certificate-errors=d7y";
+    assert.equal(await onDenoRun("test/interop/unverified-client.ts", args, [flag]), String(crc32(stockPiece(2))));
+    const refused = await onDenoRun("test/interop/unverified-client.ts", args);
+    assert.match(refused, /^HandshakeFailed: .*--unsafely-ignore-certificate-errors=d7y.*tls\.fingerprints/);
+  });
+
+  itUnless(offDeno, "elsewhere QUIC is one clear error, that names the cause and the way out", async () => {
+    await withDownloader(await quicheTransport({ tls: { verify: false } }), peer.quic, async (fetchPiece) => {
+      const error = await assertRejects(fetchPiece(0), "ProtocolNotSupported");
+      assert.match(error.message, /stock Dragonfly peers/);
+      assert.match(error.message, /"tcp"/);
+    });
+  });
+});
+
+describe("a stock Dragonfly client", () => {
+  itUnless(onDeno, "has the pieces of a server that is for stock peers", () =>
+    withServer("stock", async (port, fingerprint, content) => {
+      const args = [String(port), fingerprint, taskId, "1"];
+      const answer = JSON.parse(await onDenoRun("test/interop/stock-client.ts", args)) as StockAnswer;
+      const piece = content.subarray(PIECE_LENGTH, 2 * PIECE_LENGTH);
+      const crc = crc32(piece);
+      const expected: StockAnswer = {
+        number: 1,
+        offset: PIECE_LENGTH,
+        length: piece.length,
+        digest: `crc32:${crc}`,
+        crc32: crc,
+      };
+      assert.deepEqual(answer, expected);
+    }),
+  );
+
+  itUnless(onDeno, "such a server is found out by a client of this library on Deno", () =>
+    withServer("stock", async (port, fingerprint, content) => {
+      await withDownloader(
+        await denoQuicTransport({ tls: { fingerprints: [fingerprint] } }),
+        port,
+        async (fetchPiece) => {
+          assert.deepEqual(await fetchPiece(0), content.subarray(0, PIECE_LENGTH));
+        },
+      );
+    }),
+  );
+
+  itUnless(onDeno, "is refused by a server that is for peers of this library", () =>
+    withServer("vortex", async (port, fingerprint) => {
+      const args = [String(port), fingerprint, taskId, "1"];
+      const { error } = JSON.parse(await onDenoRun("test/interop/stock-client.ts", args)) as { error: string };
+      assert.match(error, /error 120/);
+    }),
+  );
+});
+
+const PIECE_LENGTH = 300_000;
+
+async function withServer(
+  clients: "stock" | "vortex",
+  use: (port: number, fingerprint: string, content: Uint8Array) => Promise<void>,
+): Promise<void> {
+  const content = seededBytes(3, 2 * PIECE_LENGTH);
+  const store = new MemoryPieceStore();
+  store.putTask(taskId, content, { pieceLength: PIECE_LENGTH });
+  const server = await VortexServer.listen(await denoQuicTransport({ clients }), local, store, portableRuntime);
+  try {
+    await use(server.address.port, server.fingerprint ?? "", content);
+  } finally {
+    await server.close({ grace: 0 });
+  }
+}
+
+async function fetchesAll(transport: Transport, port: number): Promise<void> {
+  await withDownloader(transport, port, async (fetchPiece) => {
+    const numbers = Array.from({ length: STOCK_PIECES }, (_, number) => number);
+    const pieces = await Promise.all(numbers.map(fetchPiece));
+    for (const number of numbers) assert.deepEqual(pieces[number], stockPiece(number), `piece ${number}`);
+    await assertRejects(fetchPiece(STOCK_PIECES), "NotFound");
+  });
+}
+
+async function withDownloader(
+  transport: Transport,
+  port: number,
+  use: (fetchPiece: (number: number) => Promise<Uint8Array>) => Promise<void>,
+): Promise<void> {
+  await using downloader = new VortexDownloader(async () => transport, downloaderSettings({}, portableRuntime));
+  await use(async (number) => {
+    const request = { addr: `127.0.0.1:${port}`, hostId: "host", taskId, number };
+    const piece = await downloader.downloadPiece(request);
+    return piece.bytes();
+  });
+}

@@ -1,0 +1,91 @@
+/**
+ * A piece server that behaves as a stock Dragonfly dfdaemon does: QUIC by quinn, which Deno has inside, without a name for the
+ * application protocol, and a certificate for `d7y` made at start; TCP with one request a connection. For Deno:
+ *
+ *     deno run --allow-all --unstable-net stock-peer.ts
+ *
+ * Prints a {@link StockPeer} as JSON, and ends when its standard input does. It serves {@link STOCK_PIECES} pieces of
+ * {@link stockPiece} for whatever task it is asked.
+ */
+import { createHash, X509Certificate } from "node:crypto";
+import { createServer } from "node:net";
+import process from "node:process";
+import { generate } from "selfsigned";
+import { denoQuic, type NativeStream } from "../../adapters/deno-quic/native.ts";
+import { readRequest, STOCK_PIECE_LENGTH, STOCK_PIECES, stockAnswer, stockNotFound, stockPiece } from "./stock-wire.ts";
+
+/** Where a stock peer listens, and what it shows. */
+export interface StockPeer {
+  readonly quic: number;
+  readonly tcp: number;
+  /** SHA-256 of the certificate, bare hex. */
+  readonly fingerprint: string;
+  readonly cert: string;
+}
+
+const REQUEST_LENGTH = 74;
+
+function answerTo(packet: Uint8Array): Uint8Array[] {
+  const request = readRequest(packet);
+  if (request === undefined || request.number >= STOCK_PIECES) return [stockNotFound(request?.id ?? 0)];
+  const content = stockPiece(request.number);
+  return [stockAnswer(request.id, request.number, request.number * STOCK_PIECE_LENGTH, content), content];
+}
+
+async function serveStream({ readable, writable }: NativeStream): Promise<void> {
+  let request = new Uint8Array(0);
+  for await (const chunk of readable) request = Uint8Array.of(...request, ...chunk);
+  const writer = writable.getWriter();
+  for (const part of answerTo(request)) await writer.write(part);
+  await writer.close();
+}
+
+async function startQuic(identity: { cert: string; key: string }): Promise<number> {
+  const endpoint = new (denoQuic().QuicEndpoint)({ hostname: "127.0.0.1", port: 0 });
+  const listener = endpoint.listen({
+    ...identity,
+    alpnProtocols: [],
+    maxIdleTimeout: 60_000,
+    maxConcurrentBidirectionalStreams: 100,
+    maxConcurrentUnidirectionalStreams: 100,
+    congestionControl: "low-latency",
+  });
+  void (async () => {
+    for (;;) {
+      const incoming = await listener.incoming();
+      void (async () => {
+        const connection = incoming.accept({ zeroRtt: true });
+        connection.closed.catch(() => {});
+        for await (const stream of connection.incomingBidirectionalStreams) serveStream(stream).catch(() => {});
+      })().catch(() => {});
+    }
+  })();
+  return endpoint.addr.port;
+}
+
+async function startTcp(): Promise<number> {
+  const server = createServer((socket) => {
+    let request = new Uint8Array(0);
+    socket.on("error", () => {});
+    socket.on("data", (chunk: Uint8Array) => {
+      request = Uint8Array.of(...request, ...chunk);
+      if (request.length < REQUEST_LENGTH) return;
+      for (const part of answerTo(request)) socket.write(part);
+      socket.end();
+    });
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const address = server.address();
+  return typeof address === "object" && address !== null ? address.port : 0;
+}
+
+const { cert, private: key } = await generate([{ name: "commonName", value: "d7y" }], {
+  keyType: "ec",
+  algorithm: "sha256",
+  extensions: [{ name: "subjectAltName", altNames: [{ type: 2, value: "d7y" }] }],
+});
+const fingerprint = createHash("sha256").update(new X509Certificate(cert).raw).digest("hex");
+const peer: StockPeer = { quic: await startQuic({ cert, key }), tcp: await startTcp(), fingerprint, cert };
+console.log(JSON.stringify(peer));
+process.stdin.resume();
+process.stdin.once("end", () => process.exit(0));

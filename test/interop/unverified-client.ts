@@ -1,0 +1,25 @@
+/**
+ * Fetches a piece with `verify: false`, which on Deno needs a flag. For Deno:
+ *
+ *     deno run --allow-all --unstable-net [--unsafely-ignore-certificate-errors=d7y] unverified-client.ts PORT TASK PIECE
+ *
+ * Prints the CRC-32 of the content, or the error's code and message.
+ */
+import process from "node:process";
+import { denoQuicTransport } from "../../adapters/deno-quic/transport.ts";
+import { downloaderSettings } from "../../src/client/settings.ts";
+import { VortexDownloader } from "../../src/client/vortex-downloader.ts";
+import { VortexError } from "../../src/errors.ts";
+import { portableRuntime } from "../../src/runtime.ts";
+import { crc32 } from "./stock-wire.ts";
+
+const [, , port, taskId = "", number] = process.argv;
+const transport = await denoQuicTransport({ tls: { verify: false } });
+await using downloader = new VortexDownloader(async () => transport, downloaderSettings({}, portableRuntime));
+try {
+  const request = { addr: `127.0.0.1:${port}`, hostId: "host", taskId, number: Number(number) };
+  console.log(crc32(await (await downloader.downloadPiece(request)).bytes()));
+} catch (error) {
+  if (!(error instanceof VortexError)) throw error;
+  console.log(`${error.code}: ${error.message}`);
+}
