@@ -6,6 +6,7 @@ const config: UserConfig = {
     node: "adapters/node.ts",
     bun: "adapters/bun.ts",
     deno: "adapters/deno.ts",
+    workers: "adapters/workers.ts",
     cli: "adapters/cli/main.ts",
   },
   format: "esm",
@@ -13,7 +14,7 @@ const config: UserConfig = {
   target: "es2022",
   dts: { oxc: true },
   sourcemap: true,
-  deps: { neverBundle: [/^node:/] },
+  deps: { neverBundle: [/^node:/, /^cloudflare:/] },
 };
 
 export default config;

@@ -1,0 +1,254 @@
+/**
+ * The face of edge workers in workerd, without any compatibility flag: bundled to one module, it fetches from peers of this
+ * process over loopback.
+ */
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { describe, it } from "node:test";
+import { tcpTransport } from "../../adapters/tcp/transport.ts";
+import { planTask } from "../../src/piece.ts";
+import { portableRuntime } from "../../src/runtime.ts";
+import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import { serverSettings } from "../../src/server/upload.ts";
+import { VortexServer } from "../../src/server/vortex-server.ts";
+import { formatAddress } from "../../src/transport/address.ts";
+import { bundleForEdge, type EdgeClient, startEdgeClient } from "../support/edge-peer.ts";
+import type { EdgeFetch, EdgeResult } from "../support/edge-worker.ts";
+import { answer, crc32Of, type Script, ScriptedServer } from "../support/hostile.ts";
+import { seededBytes } from "../support/random.ts";
+
+const loopback = { host: "127.0.0.1", port: 0 };
+const taskId = "ed".repeat(32);
+const PIECE = 256 * 1024;
+/** Twelve pieces and an odd last one. */
+const content = seededBytes(21, 12 * PIECE + 4_321);
+const plan = planTask(content.length, PIECE);
+const numbers = Array.from({ length: plan.pieceCount }, (_, number) => number);
+const expected: EdgeResult = {
+  length: content.length,
+  crc32: crc32Of(content).slice("crc32:".length),
+  sha256: createHash("sha256").update(content).digest("hex"),
+};
+
+let starting: Promise<EdgeClient> | undefined;
+
+describe("edge workers: the bundle", () => {
+  it("the face is one module that needs nothing but cloudflare:sockets", async () => {
+    assert.deepEqual((await bundleForEdge("adapters/workers.ts")).imports, ["cloudflare:sockets"]);
+  });
+
+  it("the core is one module that needs nothing", async () => {
+    assert.deepEqual((await bundleForEdge("src/index.ts")).imports, []);
+  });
+
+  it("it runs where there is no global of Node", async () => {
+    const { url } = await edge();
+    assert.deepEqual(await (await fetch(new URL("/globals", url))).json(), []);
+  });
+});
+
+describe("edge workers: a task", () => {
+  it("of several pieces and an odd last one, piece by piece", () =>
+    withServer(async (addr) => {
+      assert.deepEqual(await (await edge()).fetchTask(addr, taskId, plan), expected);
+    }));
+
+  it("all pieces at once, more than the connections that Cloudflare lets wait at a time", () =>
+    withServer(async (addr) => {
+      assert.deepEqual(await fetched({ addr, pieces: numbers, together: true }), expected);
+    }));
+
+  it("in many requests to the worker at once", () =>
+    withServer(async (addr) => {
+      const results = await Promise.all(Array.from({ length: 8 }, () => fetched({ addr, pieces: numbers })));
+      for (const result of results) assert.deepEqual(result, expected);
+    }));
+
+  it("with one downloader for all requests to the worker, one after the other and at once", () =>
+    withServer(async (addr) => {
+      const request = { addr, pieces: numbers, shared: true };
+      for (let round = 0; round < 3; round++) assert.deepEqual(await fetched(request), expected);
+      const results = await Promise.all(Array.from({ length: 5 }, () => fetched(request)));
+      for (const result of results) assert.deepEqual(result, expected);
+    }));
+
+  it("from an IPv6 address", () =>
+    withServer(
+      async (addr) => {
+        assert.match(addr, /^\[::1\]:/);
+        assert.deepEqual(await fetched({ addr, pieces: numbers }), expected);
+      },
+      { host: "::1", port: 0 },
+    ));
+});
+
+describe("edge workers: what fails", () => {
+  it("a port where nobody listens: ConnectionRefused", async () => {
+    const listener = await tcpTransport.listen(loopback);
+    await listener.close();
+    const addr = formatAddress(listener.address);
+    const error = await failed({ addr, pieces: [0] }, "ConnectionRefused");
+    assert.equal(error.addr, addr);
+  });
+
+  it("an address that workerd does not take: Unreachable", async () => {
+    await failed({ addr: "%%:1", pieces: [0] }, "Unreachable");
+  });
+
+  it("a piece that the peer does not have: NotFound", () =>
+    withServer(async (addr) => {
+      await failed({ addr, pieces: [plan.pieceCount] }, "NotFound");
+    }));
+
+  it("wrong bytes: DigestMismatch", () =>
+    withScript(
+      async ({ send, finish }) => {
+        await send(answer(100_000, { digest: "crc32:1" }).whole);
+        await finish();
+      },
+      async (addr) => {
+        const { length } = await failedResult({ addr, pieces: [3] }, "DigestMismatch");
+        assert.ok(length < 100_000);
+      },
+    ));
+
+  it("content that ends early: TruncatedContent", () =>
+    withScript(
+      async ({ send, finish }) => {
+        await send(answer(100_000).whole.subarray(0, 50_000));
+        await finish();
+      },
+      async (addr) => {
+        await failed({ addr, pieces: [3] }, "TruncatedContent");
+      },
+    ));
+
+  it("a connection that is reset in the middle of the content: TruncatedContent, since workerd tells of an end", () =>
+    withScript(
+      async ({ send, reset }) => {
+        await send(answer(100_000).whole.subarray(0, 50_000));
+        reset();
+      },
+      async (addr) => {
+        await failed({ addr, pieces: [3] }, "TruncatedContent");
+      },
+    ));
+
+  it("a peer that stops in the middle of the content: Stalled", () =>
+    withScript(
+      async ({ send }) => {
+        await send(answer(100_000).whole.subarray(0, 50_000));
+      },
+      async (addr) => {
+        await failed({ addr, pieces: [3], options: { stallTimeout: 300 } }, "Stalled");
+      },
+    ));
+
+  it("a peer that never answers: Stalled", () =>
+    withScript(
+      () => {},
+      async (addr) => {
+        await failed({ addr, pieces: [3], options: { stallTimeout: 300 } }, "Stalled");
+      },
+    ));
+
+  it("a signal before the call, or while the answer is waited for: Aborted", () =>
+    withScript(
+      () => {},
+      async (addr) => {
+        await failed({ addr, pieces: [3], giveUp: "before" }, "Aborted");
+        await failed({ addr, pieces: [3], giveUp: "waiting" }, "Aborted");
+      },
+    ));
+
+  it("a signal in the middle of the content: Aborted", () =>
+    withScript(
+      async ({ send }) => {
+        await send(answer(100_000).whole.subarray(0, 50_000));
+      },
+      async (addr) => {
+        const { length } = await failedResult({ addr, pieces: [3], giveUp: "reading" }, "Aborted");
+        assert.ok(length > 0);
+      },
+    ));
+
+  it("a piece that is cancelled in the middle stops its peer", async () => {
+    let refused = false;
+    await withScript(
+      async ({ send }) => {
+        const { packet, content: whole } = answer(64 * 1024 * 1024);
+        await send(packet);
+        for (let at = 0; !refused && at < whole.length; at += 65_536)
+          refused = !(await send(whole.subarray(at, at + 65_536)));
+      },
+      async (addr, server) => {
+        const { length, error } = await fetched({ addr, pieces: [3], giveUp: "cancel" });
+        assert.equal(error, undefined);
+        assert.ok(length > 0 && length < 64 * 1024 * 1024);
+        await server.answered(1);
+        assert.equal(refused, true);
+      },
+    );
+  });
+
+  for (const protocol of ["quic", "grpc"] as const) {
+    it(`${protocol}: Unavailable, and the message names what there is`, async () => {
+      const { message } = await failed({ addr: "127.0.0.1:9", pieces: [0], options: { protocol } }, "Unavailable");
+      assert.match(message, /edge workers do not have; use protocol "tcp"/);
+    });
+  }
+});
+
+describe("edge workers: the end", () => {
+  it("workerd ends with the test", async () => {
+    await (await starting)?.close();
+  });
+});
+
+/** One workerd for all tests. */
+function edge(): Promise<EdgeClient> {
+  starting ??= startEdgeClient();
+  return starting;
+}
+
+async function fetched(request: Omit<EdgeFetch, "taskId">): Promise<EdgeResult> {
+  return (await edge()).fetch({ taskId, ...request });
+}
+
+async function failedResult(request: Omit<EdgeFetch, "taskId">, code: string): Promise<EdgeResult> {
+  const result = await fetched(request);
+  assert.equal(result.error?.code, code, result.error?.message);
+  return result;
+}
+
+async function failed(request: Omit<EdgeFetch, "taskId">, code: string): Promise<NonNullable<EdgeResult["error"]>> {
+  const { error } = await failedResult(request, code);
+  if (error === undefined) assert.fail("nothing failed");
+  return error;
+}
+
+async function withServer(use: (addr: string) => Promise<void>, local: typeof loopback = loopback): Promise<void> {
+  const store = new MemoryPieceStore();
+  store.putTask(taskId, content, { pieceLength: PIECE });
+  const server = await VortexServer.listen(
+    tcpTransport,
+    local,
+    store,
+    portableRuntime,
+    serverSettings({}, portableRuntime),
+  );
+  try {
+    await use(formatAddress(server.address));
+  } finally {
+    await server.close({ grace: 0 });
+  }
+}
+
+async function withScript(script: Script, use: (addr: string, server: ScriptedServer) => Promise<void>): Promise<void> {
+  const server = await ScriptedServer.listen(tcpTransport, loopback, script);
+  try {
+    await use(formatAddress(server.address), server);
+  } finally {
+    await server.close();
+  }
+}

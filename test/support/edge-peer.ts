@@ -1,0 +1,72 @@
+import { fileURLToPath } from "node:url";
+import { Miniflare } from "miniflare";
+import { rolldown } from "rolldown";
+import type { TaskPlan } from "../../src/piece.ts";
+import type { EdgeFetch, EdgeResult } from "./edge-worker.ts";
+
+/** A module bundled to one file, and what that still imports: modules that a runtime brings. */
+export interface EdgeBundle {
+  readonly code: string;
+  readonly imports: readonly string[];
+}
+
+/** The worker of the tests in a workerd of its own, on loopback. */
+export interface EdgeClient {
+  readonly url: URL;
+  /** Fetches all pieces of a task from a peer's TCP port, verified, one after the other, and tells what came. */
+  fetchTask(addr: string, taskId: string, plan: TaskPlan): Promise<EdgeResult>;
+  /** Fetches what is asked for; what fails is told in the result. */
+  fetch(request: EdgeFetch): Promise<EdgeResult>;
+  close(): Promise<void>;
+}
+
+/** Bundles a module as users of edge workers do, with all in it but what workerd brings. */
+export async function bundleForEdge(entry: string, minify = false): Promise<EdgeBundle> {
+  const imports = new Set<string>();
+  const bundle = await rolldown({
+    input: fileURLToPath(new URL(`../../${entry}`, import.meta.url)),
+    platform: "neutral",
+    resolve: { conditionNames: ["workerd", "worker", "import"], mainFields: ["module", "main"] },
+    external: (specifier) => {
+      const runtimes = /^(cloudflare|node|bun):/.test(specifier);
+      if (runtimes) imports.add(specifier);
+      return runtimes;
+    },
+  });
+  try {
+    const { output } = await bundle.generate({ format: "esm", minify });
+    const [{ code }, ...others] = output;
+    if (others.length > 0) throw new Error(`the bundle has ${output.length} files`);
+    return { code, imports: [...imports] };
+  } finally {
+    await bundle.close();
+  }
+}
+
+/** Starts the worker without any compatibility flag. Nothing leaves this machine. */
+export async function startEdgeClient(): Promise<EdgeClient> {
+  const { code } = await bundleForEdge("test/support/edge-worker.ts");
+  const miniflare = new Miniflare({
+    modules: [{ type: "ESModule", path: "worker.js", contents: code }],
+    compatibilityDate: "2026-04-01",
+    compatibilityFlags: [],
+    host: "127.0.0.1",
+    port: 0,
+    // Otherwise Miniflare asks Cloudflare for a sample of `request.cf`.
+    cf: false,
+  });
+  const url = await miniflare.ready;
+  const fetchPieces = async (request: EdgeFetch): Promise<EdgeResult> => {
+    const response = await fetch(new URL("/fetch", url), { method: "POST", body: JSON.stringify(request) });
+    const body = await response.text();
+    if (response.status !== 200) throw new Error(`the worker failed: ${body}`);
+    return JSON.parse(body);
+  };
+  return {
+    url,
+    fetchTask: (addr, taskId, { pieceCount }) =>
+      fetchPieces({ addr, taskId, pieces: Array.from({ length: pieceCount }, (_, number) => number) }),
+    fetch: fetchPieces,
+    close: () => miniflare.dispose(),
+  };
+}

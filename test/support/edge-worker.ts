@@ -1,0 +1,243 @@
+/**
+ * The worker that runs in workerd for the tests. It fetches tasks with the face, and lends its transport to a test by way of
+ * `edge-wire.ts`. Nothing here but the face and web standards.
+ */
+import {
+  type ByteStream,
+  type Connection,
+  type CreateDownloaderOptions,
+  createDownloader,
+  type Downloader,
+  parseAddress,
+  portableHashers,
+  VortexError,
+  workersTransport,
+} from "../../adapters/workers.ts";
+import { type EdgeCall, type EdgeFailure, type EdgeReport, type EdgeSignal, FrameStream } from "./edge-wire.ts";
+
+/** What the worker is asked to fetch, as the body of a request to `/fetch`. */
+export interface EdgeFetch {
+  readonly addr: string;
+  readonly taskId: string;
+  /** Numbers of the pieces, in the order in which they are hashed. */
+  readonly pieces: readonly number[];
+  readonly options?: Partial<CreateDownloaderOptions>;
+  /** All pieces at once, else one after the other. */
+  readonly together?: boolean;
+  /** Uses the downloader of the module, which lives longer than a request, instead of one of the request. */
+  readonly shared?: boolean;
+  /** Gives up: before the call, while the answer is waited for, or in the middle of the content, by signal or by cancel. */
+  readonly giveUp?: "before" | "waiting" | "reading" | "cancel";
+}
+
+/** The answer to {@link EdgeFetch}. */
+export interface EdgeResult {
+  readonly length: number;
+  readonly crc32: string;
+  readonly sha256: string;
+  readonly error?: { readonly code: string; readonly kind: string; readonly message: string; readonly addr?: string };
+}
+
+let shared: Downloader | undefined;
+
+export default {
+  async fetch(request: Request): Promise<Response> {
+    const { pathname, searchParams } = new URL(request.url);
+    switch (pathname) {
+      case "/fetch":
+        return Response.json(await fetchPieces((await request.json()) as EdgeFetch));
+      case "/session":
+        await lend(searchParams.get("control") ?? "", searchParams.get("session") ?? "");
+        return new Response();
+      case "/globals":
+        return Response.json(["process", "Buffer", "require", "global"].filter((name) => name in globalThis));
+      default:
+        return new Response(undefined, { status: 404 });
+    }
+  },
+};
+
+async function fetchPieces(task: EdgeFetch): Promise<EdgeResult> {
+  const crc32 = portableHashers("crc32");
+  const sha256 = portableHashers("sha256");
+  let length = 0;
+  const take = (chunk: Uint8Array): void => {
+    crc32.update(chunk);
+    sha256.update(chunk);
+    length += chunk.length;
+  };
+  const done = (): EdgeResult => ({ length, crc32: crc32.encode(), sha256: sha256.encode() });
+  const options = { protocol: "tcp" as const, ...task.options };
+  const downloader = (task.shared ? shared : undefined) ?? createDownloader(options);
+  if (task.shared) shared = downloader;
+  try {
+    if (task.together) {
+      const whole = await Promise.all(task.pieces.map((number) => fetchPiece(downloader, task, number)));
+      for (const bytes of whole) take(bytes);
+    } else {
+      for (const number of task.pieces) await streamPiece(downloader, task, number, take);
+    }
+    return done();
+  } catch (error) {
+    if (!(error instanceof VortexError)) throw error;
+    const { code, kind, message, addr } = error;
+    return { ...done(), error: { code, kind, message, ...(addr !== undefined && { addr }) } };
+  } finally {
+    if (!task.shared) await downloader.close();
+  }
+}
+
+async function fetchPiece(downloader: Downloader, { addr, taskId }: EdgeFetch, number: number): Promise<Uint8Array> {
+  const piece = await downloader.downloadPiece({ addr, taskId, number, hostId: "edge" });
+  return piece.bytes();
+}
+
+async function streamPiece(
+  downloader: Downloader,
+  { addr, taskId, giveUp }: EdgeFetch,
+  number: number,
+  take: (chunk: Uint8Array) => void,
+): Promise<void> {
+  const abort = new AbortController();
+  if (giveUp === "before") abort.abort();
+  if (giveUp === "waiting") setTimeout(() => abort.abort(), 50);
+  const piece = await downloader.downloadPiece({ addr, taskId, number, hostId: "edge" }, { signal: abort.signal });
+  const reader = piece.content.getReader();
+  for (let { done, value } = await reader.read(); !done; { done, value } = await reader.read()) {
+    if (value !== undefined) take(value);
+    if (giveUp === "reading") abort.abort();
+    if (giveUp === "cancel") return reader.cancel();
+  }
+}
+
+/** Lends the transport to the test that listens at `control`, until that ends the stream. */
+async function lend(control: string, session: string): Promise<void> {
+  const connection = await workersTransport.dial(parseAddress(control));
+  const frames = new FrameStream<EdgeCall, EdgeReport>(await connection.openStream());
+  frames.send({ session });
+  const loan = new Loan(frames);
+  for await (const { head, payload } of frames.frames()) loan.take(head, payload);
+  loan.end();
+  connection.abort();
+}
+
+/** One connection of the transport in a test's hands. */
+class Loan {
+  readonly #frames: FrameStream<EdgeCall, EdgeReport>;
+  readonly #signals = new Map<number, AbortController>();
+  readonly #streams = new Map<number, ByteStream>();
+  #connection: Connection | undefined;
+
+  constructor(frames: FrameStream<EdgeCall, EdgeReport>) {
+    this.#frames = frames;
+  }
+
+  /** Begins what is asked for before it returns, so that things happen in the order in which the test did them. */
+  take(call: EdgeCall, payload: Uint8Array): void {
+    switch (call.do) {
+      case "dial":
+        this.#answer(call.id, () => this.#dial(call));
+        break;
+      case "open":
+        this.#answer(call.id, () => this.#open(call));
+        break;
+      case "read":
+        this.#answer(call.id, () => this.#read(call));
+        break;
+      case "write":
+        this.#answer(call.id, () => this.#stream(call.stream).writer.write(payload));
+        break;
+      case "end":
+        this.#answer(call.id, () => this.#stream(call.stream).writer.end());
+        break;
+      case "close":
+        this.#answer(call.id, () => this.#dialled().close(call.grace === undefined ? {} : { grace: call.grace }));
+        break;
+      case "cancel":
+        this.#stream(call.stream).reader.cancel(call.code);
+        break;
+      case "reset":
+        this.#stream(call.stream).writer.abort(call.code);
+        break;
+      case "abort":
+        this.#dialled().abort(call.code, call.reason);
+        break;
+      case "fire":
+        this.#signal(call.signal);
+    }
+  }
+
+  end(): void {
+    this.#connection?.abort();
+  }
+
+  async #dial({ id, remote, signal }: EdgeCall & { do: "dial" }): Promise<true> {
+    const connection = await workersTransport.dial(remote, signal && { signal: this.#signal(signal) });
+    this.#connection = connection;
+    const { remote: found, resumed } = connection;
+    this.#frames.send({ id, connection: { remote: found, resumed } });
+    void this.#countAccepted(connection);
+    void connection.closed.then(({ code, reason, remote, error }) => {
+      this.#frames.send({ closed: { code, reason, remote, failure: this.#failure(error) } });
+    });
+    return true;
+  }
+
+  async #countAccepted(connection: Connection): Promise<void> {
+    let accepted = 0;
+    for await (const _ of connection.accept()) accepted++;
+    this.#frames.send({ accepted });
+  }
+
+  async #open({ stream, signal }: EdgeCall & { do: "open" }): Promise<void> {
+    const options = signal && { signal: this.#signal(signal) };
+    this.#streams.set(stream, await this.#dialled().openStream(options));
+  }
+
+  async #read({ id, stream }: EdgeCall & { do: "read" | "write" | "end" }): Promise<true> {
+    const chunk = await this.#stream(stream).reader.read();
+    if (chunk === undefined) this.#frames.send({ id, ended: true });
+    else this.#frames.send({ id }, chunk);
+    return true;
+  }
+
+  /** Tells how a call ended, unless the call has told (`true`). */
+  #answer(id: number, run: () => Promise<unknown>): void {
+    run().then(
+      (told) => told === true || this.#frames.send({ id }),
+      (error: unknown) => this.#frames.send({ id, failure: this.#failure(error) }),
+    );
+  }
+
+  #failure(error: unknown): EdgeFailure {
+    if (!(error instanceof VortexError)) return { code: "Internal", message: `not a VortexError: ${error}` };
+    const { code, message } = error;
+    for (const [number, { signal }] of this.#signals) {
+      if (signal.reason === undefined) continue;
+      if (error === signal.reason) return { code, message, reasonOf: number };
+      if (error.cause === signal.reason) return { code, message, causeOf: number };
+    }
+    return { code, message };
+  }
+
+  #signal({ number, reason }: EdgeSignal): AbortSignal {
+    const controller = this.#signals.get(number) ?? new AbortController();
+    this.#signals.set(number, controller);
+    if (reason !== undefined) {
+      const { code, message } = reason;
+      controller.abort(code === undefined ? new Error(message) : new VortexError(code, message));
+    }
+    return controller.signal;
+  }
+
+  #stream(number: number): ByteStream {
+    const stream = this.#streams.get(number);
+    if (stream === undefined) throw new Error(`stream ${number} was not opened`);
+    return stream;
+  }
+
+  #dialled(): Connection {
+    if (this.#connection === undefined) throw new Error("nothing was dialled");
+    return this.#connection;
+  }
+}
