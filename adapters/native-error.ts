@@ -31,7 +31,8 @@ export function listenError(error: unknown, addr: string): VortexError {
   return VortexError.from(error, code === "ENOTFOUND" ? "Unreachable" : "AddressInUse", message);
 }
 
-function systemCode(error: unknown): string {
+/** The code of a native error, such as `ECONNRESET`; empty when it has none. */
+export function systemCode(error: unknown): string {
   if (!(error instanceof Error)) return "";
   // Dialling several addresses of one host fails with an AggregateError that holds what each one failed with.
   if (error instanceof AggregateError && error.errors.length > 0) return systemCode(error.errors[0]);

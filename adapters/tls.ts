@@ -1,12 +1,33 @@
 /** What all bindings share of TLS: identities, and what is checked of a peer's certificate. */
-import { createHash, X509Certificate } from "node:crypto";
+import { createHash, createPrivateKey, X509Certificate } from "node:crypto";
 import { isIP } from "node:net";
 import { VortexError } from "../src/errors.ts";
 import type { TlsClientOptions, TlsIdentity, TlsServerOptions } from "../src/transport/tls.ts";
+import { certificateFault } from "./tls-errors.ts";
 
-/** The identity that the options name, or a new self-signed one. */
+const DAY = 86_400_000;
+/** Milliseconds that a kept certificate must be valid for still, to be used again. */
+const LEAST_LEFT = DAY;
+
+/**
+ * The identity that the options name; else the one that their store keeps, unless it ends within a day; else a new self-signed
+ * one, which the store keeps from then on.
+ *
+ * Rejects with `InvalidArgument` for a certificate or key that is none, and as the store does.
+ */
 export async function serverIdentity(options: TlsServerOptions): Promise<TlsIdentity> {
-  return identityOf(options) ?? selfSigned();
+  const { identityStore } = options;
+  const given = identityOf(options);
+  if (given !== undefined && identityStore !== undefined) {
+    throw new VortexError("InvalidArgument", "tls.cert and tls.identityStore: expected one of them");
+  }
+  authoritiesOf(options.clientCa);
+  if (given !== undefined) return given;
+  const kept = await identityStore?.load();
+  if (kept !== undefined && endOf(kept) - Date.now() > LEAST_LEFT) return requireIdentity(kept);
+  const made = await selfSigned();
+  await identityStore?.save(made);
+  return made;
 }
 
 /** SHA-256 over the DER form of the first certificate in `pem`: upper-case hex with colons. */
@@ -25,18 +46,13 @@ export function checkCertificate(chain: readonly Uint8Array[] | null, options: T
   const pins = pinsOf(options);
   if (pins !== undefined) {
     const found = createHash("sha256").update(leaf).digest("hex");
-    if (!pins.includes(found)) {
-      throw new VortexError("HandshakeFailed", `the peer's certificate has fingerprint ${found}, which is not pinned`);
-    }
-    return;
+    if (pins.includes(found)) return;
+    const spelled = found.toUpperCase().replaceAll(/..(?=.)/g, "$&:");
+    const message = `the certificate of the peer has fingerprint ${spelled}, which is not pinned`;
+    throw new VortexError("HandshakeFailed", message);
   }
-  const name = options.serverName ?? host;
-  const certificate = new X509Certificate(leaf);
-  const valid = isIP(name) === 0 ? certificate.checkHost(name) : certificate.checkIP(name);
-  if (valid === undefined) {
-    const names = certificate.subjectAltName ?? "no name";
-    throw new VortexError("HandshakeFailed", `the peer's certificate is for ${names}, not for ${name}`);
-  }
+  const fault = certificateFault(leaf, options, host);
+  if (fault !== undefined) throw new VortexError("HandshakeFailed", fault);
 }
 
 /** The name to send and verify inside TLS; addresses are no names there (RFC 6066, section 3). */
@@ -47,13 +63,41 @@ export function serverNameOf(options: TlsClientOptions, host: string): string | 
 
 /**
  * The certificate and key of the options.
- * @throws `InvalidArgument` for one without the other
+ * @throws `InvalidArgument` for one without the other, and as {@link requireIdentity}
  */
 export function identityOf({ cert, key }: { readonly cert?: string; readonly key?: string }): TlsIdentity | undefined {
   if ((cert === undefined) !== (key === undefined)) {
     throw new VortexError("InvalidArgument", "tls.cert and tls.key: expected both or neither");
   }
-  return cert === undefined || key === undefined ? undefined : { cert, key };
+  return cert === undefined || key === undefined ? undefined : requireIdentity({ cert, key });
+}
+
+/**
+ * The identity itself. Not every runtime's TLS looks at what it is given before somebody connects.
+ * @throws `InvalidArgument` for a certificate or key that cannot be read, and for a key of another certificate
+ */
+export function requireIdentity(identity: TlsIdentity): TlsIdentity {
+  const certificate = requireCertificate("tls.cert", identity.cert);
+  let fits: boolean;
+  try {
+    fits = certificate.checkPrivateKey(createPrivateKey(identity.key));
+  } catch (error) {
+    throw VortexError.from(error, "InvalidArgument", "tls.key: expected an unencrypted private key in PEM form");
+  }
+  if (!fits) throw new VortexError("InvalidArgument", "tls.key: expected the key of the certificate, not another one");
+  return identity;
+}
+
+/**
+ * Certificate authorities, one PEM text each; undefined when there are none.
+ * @throws `InvalidArgument` for text without a certificate, and for one that cannot be read
+ */
+export function authoritiesOf(ca: string | undefined): string[] | undefined {
+  if (ca === undefined) return undefined;
+  const found = ca.match(/-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----/g) ?? [];
+  if (found.length === 0) throw new VortexError("InvalidArgument", "tls.ca, tls.clientCa: expected certificates, PEM");
+  for (const each of found) requireCertificate("tls.ca, tls.clientCa", each);
+  return found;
 }
 
 /**
@@ -73,17 +117,16 @@ export function pinsOf({ fingerprints }: TlsClientOptions): string[] | undefined
   return pins;
 }
 
-/** A new self-signed identity, for the names `d7y`, as stock peers have it, and `localhost`. */
+/** A new self-signed identity, valid for ten years, for the names `d7y`, as stock peers have it, and `localhost`. */
 export async function selfSigned(): Promise<TlsIdentity> {
   // Loaded here, since clients and servers with a certificate of their own do without it.
   const { generate } = await import("selfsigned");
-  const days = 86_400_000;
   const { cert, private: key } = await generate([{ name: "commonName", value: "vortex-peer" }], {
     keyType: "ec",
     curve: "P-256",
     algorithm: "sha256",
-    notBeforeDate: new Date(Date.now() - days),
-    notAfterDate: new Date(Date.now() + 3650 * days),
+    notBeforeDate: new Date(Date.now() - DAY),
+    notAfterDate: new Date(Date.now() + 3650 * DAY),
     extensions: [
       {
         name: "subjectAltName",
@@ -96,5 +139,17 @@ export async function selfSigned(): Promise<TlsIdentity> {
       },
     ],
   });
-  return { cert, key };
+  return { cert: `${cert.trim()}\n`, key: `${key.trim()}\n` };
+}
+
+function endOf({ cert }: TlsIdentity): number {
+  return new Date(requireCertificate("the kept certificate", cert).validTo).getTime();
+}
+
+function requireCertificate(name: string, pem: string): X509Certificate {
+  try {
+    return new X509Certificate(pem);
+  } catch (error) {
+    throw VortexError.from(error, "InvalidArgument", `${name}: expected a certificate in PEM form`);
+  }
 }

@@ -9,7 +9,10 @@ const { protocol, taskId } = order;
 const plan = planTask(order.contentLength, order.pieceLength);
 const concurrency = Number(order.concurrency);
 
-await using downloader = createDownloader({ protocol, tls: { fingerprints: [order.fingerprint] } });
+await using downloader = createDownloader({
+  protocol,
+  ...(protocol === "quic" && { tls: { fingerprints: [order.fingerprint] } }),
+});
 const file = await open(order.output, "w");
 const hash = createHash("sha256");
 const started = performance.now();

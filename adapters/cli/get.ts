@@ -7,7 +7,7 @@ import { nativeHashers } from "../native-hashers.ts";
 import type { CliFace } from "./face.ts";
 import { fetchTask } from "./fetch-task.ts";
 import { withOutput } from "./output.ts";
-import { addPeerOptions, createDownloader, hostId, peerEntries } from "./peer-options.ts";
+import { addPeerOptions, createDownloader, hostId, type PeerTls, peerEntries, peerTls } from "./peer-options.ts";
 import { ProgressLine } from "./progress.ts";
 import type { CliEnvironment } from "./terminal.ts";
 import { address, count, digest, flag, parseOptions, size, text } from "./values.ts";
@@ -59,8 +59,9 @@ async function get(commandLine: unknown, environment: CliEnvironment): Promise<v
   }
   await withOutput(options.output, environment, options.force, async (output) => {
     const face = await environment.loadFace();
-    await using downloader = await createDownloader(face, options);
-    const plan = await planOf(face, options, environment.signal);
+    const tls = await peerTls(options);
+    await using downloader = createDownloader(face, options, tls);
+    const plan = await planOf(face, options, tls, environment.signal);
     const progress = new ProgressLine(environment.stderr, "fetching", options.quiet);
     let bytes = 0;
     try {
@@ -85,9 +86,9 @@ async function get(commandLine: unknown, environment: CliEnvironment): Promise<v
   });
 }
 
-async function planOf(face: CliFace, options: GetOptions, signal: AbortSignal): Promise<TaskPlan> {
+async function planOf(face: CliFace, options: GetOptions, tls: PeerTls, signal: AbortSignal): Promise<TaskPlan> {
   const { contentLength, pieceLength } =
-    options.contentLength === undefined ? await stat(face, options, signal) : options;
+    options.contentLength === undefined ? await stat(face, options, tls, signal) : options;
   if (contentLength === undefined) throw new VortexError("Internal", "a task without a length");
   if (pieceLength !== undefined && pieceLength > MAX_PIECE_LENGTH) {
     throw new VortexError("InvalidArgument", `piece length ${pieceLength}: expected at most ${MAX_PIECE_LENGTH}`);
@@ -98,13 +99,14 @@ async function planOf(face: CliFace, options: GetOptions, signal: AbortSignal): 
 async function stat(
   face: CliFace,
   options: GetOptions,
+  { stat: tls }: PeerTls,
   signal: AbortSignal,
 ): Promise<{ readonly contentLength: number; readonly pieceLength: number }> {
   const { peer, protocol, taskId, pieceTimeout, stallTimeout } = options;
   const host = parseAddress(peer).host;
   const addr = options.statPeer ?? (protocol === "grpc" ? peer : formatAddress({ host, port: GRPC_PORT }));
   try {
-    return await face.statTask(addr, taskId, { signal, pieceTimeout, stallTimeout });
+    return await face.statTask(addr, taskId, { signal, pieceTimeout, stallTimeout, ...(tls && { tls }) });
   } catch (error) {
     const failure = VortexError.from(error, "Internal");
     if (failure.kind === "aborted") throw failure;

@@ -16,6 +16,7 @@ export interface PeerOptions {
   readonly protocol: Protocol;
   readonly taskId: string;
   readonly kind: PieceKind;
+  readonly tls: boolean;
   readonly ca?: string | undefined;
   readonly fingerprint?: string[] | undefined;
   readonly insecure: boolean;
@@ -31,9 +32,10 @@ export function addPeerOptions(command: Command): Command {
     .addOption(new Option("--protocol <name>", "protocol to fetch over").choices(protocols).default("tcp"))
     .requiredOption("--task-id <id>", "task id, 64 characters")
     .addOption(new Option("--kind <kind>", "kind of piece").choices(pieceKinds).default("standard"))
-    .option("--ca <file>", "quic: certificate authorities to trust, PEM")
-    .option("--fingerprint <hex...>", "quic: SHA-256 of the peer's certificate, as `serve` prints it")
-    .option("--insecure", "quic: accept any certificate, as stock Dragonfly does")
+    .option("--tls", "gRPC over TLS, as --ca, --fingerprint and --insecure have it for --protocol grpc")
+    .option("--ca <file>", "quic, grpc: certificate authorities to trust, PEM")
+    .option("--fingerprint <hex...>", "quic, grpc: SHA-256 of the peer's certificate, as `serve` prints it")
+    .option("--insecure", "quic, grpc: accept any certificate, as stock Dragonfly does")
     .option("--connect-timeout <duration>", "time for a connection to be made", "2s")
     .option("--piece-timeout <duration>", "time for one piece", "360s")
     .option("--stall-timeout <duration>", "time without a byte", "30s");
@@ -45,6 +47,7 @@ export const peerEntries: { readonly [Key in keyof PeerOptions]-?: Value<PeerOpt
   protocol,
   taskId,
   kind: pieceKind,
+  tls: flag,
   ca: v.optional(text),
   fingerprint: v.optional(v.array(fingerprint)),
   insecure: flag,
@@ -56,25 +59,37 @@ export const peerEntries: { readonly [Key in keyof PeerOptions]-?: Value<PeerOpt
 /** What asking hosts are called over gRPC. */
 export const hostId: string = hostname();
 
-/** The downloader that the options describe. */
-export async function createDownloader(face: CliFace, options: PeerOptions): Promise<Downloader> {
-  const { connectTimeout, pieceTimeout, stallTimeout } = options;
-  const tls = await tlsOptions(options);
-  return face.createDownloader({ protocol: options.protocol, tls, connectTimeout, pieceTimeout, stallTimeout });
+/** How the peer is authenticated: when it is asked for pieces, and when it is asked over gRPC for the length of a task. */
+export interface PeerTls {
+  /** Undefined where there is no TLS. */
+  readonly pieces: TlsClientOptions | undefined;
+  readonly stat: TlsClientOptions | undefined;
 }
 
-async function tlsOptions(options: PeerOptions): Promise<TlsClientOptions> {
-  const { ca, fingerprint: fingerprints, insecure } = options;
+/** What the options say about TLS. Rejects with `InvalidArgument` when they ask for a check that there would not be. */
+export async function peerTls(options: PeerOptions): Promise<PeerTls> {
+  const { tls, ca, fingerprint: fingerprints, insecure, protocol } = options;
   const given = [ca && "--ca", fingerprints && "--fingerprint", insecure && "--insecure"].filter(Boolean);
-  if (given.length > 0 && options.protocol !== "quic") {
-    // Whoever asks for a check must not believe that there was one.
-    throw new VortexError("InvalidArgument", `${given.join(", ")}: only quic has certificates to check`);
+  if (protocol === "tcp" && (tls || given.length > 0)) {
+    const names = [tls && "--tls", ...given].filter(Boolean).join(", ");
+    throw new VortexError("InvalidArgument", `${names}: tcp has no certificates to check, quic and grpc have`);
   }
   if (insecure && given.length > 1) {
     throw new VortexError("InvalidArgument", `${given.join(", ")}: --insecure checks nothing, so give it alone`);
   }
-  if (insecure) return { verify: false };
-  return { ...(ca && { ca: await readText(ca) }), ...(fingerprints && { fingerprints }) };
+  const trust = insecure
+    ? verifyNothing
+    : { ...(ca && { ca: await readText(ca) }), ...(fingerprints && { fingerprints }) };
+  const overGrpc = tls || (protocol === "grpc" && given.length > 0) ? trust : undefined;
+  return { pieces: protocol === "quic" ? trust : overGrpc, stat: overGrpc };
+}
+
+const verifyNothing: TlsClientOptions = { verify: false };
+
+/** The downloader that the options describe. */
+export function createDownloader(face: CliFace, options: PeerOptions, { pieces: tls }: PeerTls): Downloader {
+  const { protocol, connectTimeout, pieceTimeout, stallTimeout } = options;
+  return face.createDownloader({ protocol, ...(tls && { tls }), connectTimeout, pieceTimeout, stallTimeout });
 }
 
 /** A small file's text. Rejects with `StorageFailed`. */

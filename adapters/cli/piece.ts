@@ -2,7 +2,7 @@ import type { Command } from "commander";
 import * as v from "valibot";
 import type { Piece } from "../../src/piece.ts";
 import { type Output, withOutput } from "./output.ts";
-import { addPeerOptions, createDownloader, hostId, peerEntries } from "./peer-options.ts";
+import { addPeerOptions, createDownloader, hostId, peerEntries, peerTls } from "./peer-options.ts";
 import type { CliEnvironment } from "./terminal.ts";
 import { byteRange, count, flag, parseOptions, text } from "./values.ts";
 
@@ -36,7 +36,7 @@ async function fetchPiece(commandLine: unknown, environment: CliEnvironment): Pr
   const options = parseOptions(schema, commandLine);
   const { peer: addr, taskId, kind, number, range } = options;
   await withOutput(options.output, environment, options.force, async (output) => {
-    await using downloader = await createDownloader(await environment.loadFace(), options);
+    await using downloader = createDownloader(await environment.loadFace(), options, await peerTls(options));
     const request = { addr, hostId, taskId, kind, number, ...(range && { range }) };
     await copy(await downloader.downloadPiece(request, { signal: environment.signal }), output);
   });

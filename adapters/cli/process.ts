@@ -1,4 +1,5 @@
 import process from "node:process";
+import { isatty } from "node:tty";
 import { VortexError } from "../../src/errors.ts";
 import type { CliFace } from "./face.ts";
 import { runCli } from "./program.ts";
@@ -7,7 +8,8 @@ import { runCli } from "./program.ts";
 export async function runProcess(loadFace: () => Promise<CliFace>): Promise<never> {
   const { stdout, stderr, env } = process;
   const signal = endingSignal();
-  const code = await runCli(process.argv.slice(2), { stdout, stderr, env, signal, loadFace });
+  const environment = { stdout, stderr, env, signal, loadFace, ...(hasHangups() && { onHangup }) };
+  const code = await runCli(process.argv.slice(2), environment);
   // What has been written to a pipe may not have left yet.
   for (const output of [stdout, stderr]) await new Promise<void>((resolve) => output.write("", () => resolve()));
   process.exit(code);
@@ -23,4 +25,17 @@ function endingSignal(): AbortSignal {
     });
   }
   return controller.signal;
+}
+
+/**
+ * Whether SIGHUP asks this process to look at its certificate again, as it asks daemons. On a terminal it says that the terminal is
+ * gone, and Windows has another meaning for it; there it ends the process.
+ */
+function hasHangups(): boolean {
+  return process.platform !== "win32" && ![0, 1, 2].some((descriptor) => isatty(descriptor));
+}
+
+function onHangup(listener: () => void): () => void {
+  process.on("SIGHUP", listener);
+  return () => process.off("SIGHUP", listener);
 }

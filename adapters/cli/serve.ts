@@ -5,10 +5,9 @@ import { VortexError } from "../../src/errors.ts";
 import { MAX_PIECE_LENGTH, pieceLengthFor, planTask } from "../../src/piece.ts";
 import type { StoredTask } from "../../src/server/store.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
-import type { TlsServerOptions } from "../../src/transport/tls.ts";
 import { FilePieceStore } from "../files/store.ts";
 import type { CliServer } from "./face.ts";
-import { readText } from "./peer-options.ts";
+import { checkIdentityOptions, givenIdentity, identityTls, namesIdentity } from "./identity.ts";
 import { ProgressLine } from "./progress.ts";
 import { type CliEnvironment, oneLine, writeLine } from "./terminal.ts";
 import { count, flag, parseOptions, portText, rate, size, taskId, text } from "./values.ts";
@@ -23,8 +22,11 @@ const schema = v.object({
   grpcPort: portText,
   taskId: v.optional(taskId),
   pieceLength: v.optional(size),
+  grpcTls: flag,
   cert: v.optional(text),
   key: v.optional(text),
+  identity: v.optional(v.union([text, v.literal(false)])),
+  rotate: flag,
   uploadRate: v.optional(rate),
   maxConnections: v.optional(count(1, 1_000_000)),
   json: flag,
@@ -44,7 +46,8 @@ export function addServeCommand(program: Command, environment: CliEnvironment): 
     .command("serve")
     .summary("serve files as tasks")
     .description(
-      "Serves files as tasks over QUIC, TCP and gRPC, until it is interrupted. Prints where, and how to fetch them.",
+      "Serves files as tasks over QUIC, TCP and gRPC, until it is interrupted. Prints where, and how to fetch them. SIGHUP, " +
+        "unless it runs on a terminal, changes the certificate: --cert and --key are read again, a self-signed one is made anew.",
     )
     .argument("<file...>", "files to serve")
     .option("--host <host>", "address to listen on", "0.0.0.0")
@@ -56,8 +59,15 @@ export function addServeCommand(program: Command, environment: CliEnvironment): 
     .option("--no-grpc", "do not serve gRPC")
     .option("--task-id <id>", "task id, 64 characters (default: the SHA-256 of the content)")
     .option("--piece-length <size>", "length of a piece, up to 64MiB (default: as stock Dragonfly chooses)")
-    .option("--cert <file>", "certificate chain for QUIC, PEM (default: a self-signed one)")
+    .option("--grpc-tls", "serve gRPC over TLS, which stock peers do not expect")
+    .option("--cert <file>", "certificate chain for QUIC and --grpc-tls, PEM (default: a self-signed one)")
     .option("--key <file>", "private key of the certificate, PEM")
+    .option(
+      "--identity <file>",
+      "where the self-signed certificate is kept with its key (default: the user's state folder)",
+    )
+    .option("--no-identity", "keep no certificate: each run has a new one")
+    .option("--rotate", "begin with a new self-signed certificate")
     .option("--upload-rate <rate>", "bytes a second that all answers may take together, such as 50MB/s")
     .option("--max-connections <n>", "connections at a time for each protocol (default: 1024)")
     .option("--json", "print one JSON object, on one line, when ready")
@@ -81,17 +91,23 @@ async function serve(
   if (!options.quic && !options.tcp && !options.grpc) {
     throw new VortexError("InvalidArgument", "--no-quic, --no-tcp, --no-grpc: nothing is left to serve over");
   }
-  const tls = await tlsOptions(options);
-  const { stdout, signal } = environment;
+  checkIdentityOptions(options, options.quic || (options.grpc && options.grpcTls));
+  if (options.grpcTls && !options.grpc) throw new VortexError("InvalidArgument", "--no-grpc, --grpc-tls: expected one");
+  const { signal } = environment;
   await using store = new FilePieceStore();
   const served = await addFiles(store, files, options, environment);
-  const server = await start(store, options, tls, quicIsOptional, environment);
+  const server = await start(store, options, quicIsOptional, environment);
+  let stopRotating = (): void => {};
   try {
-    for (const line of options.json ? [asJson(server, served)] : asText(server, served)) {
-      await writeLine(stdout, line, signal);
-    }
+    if (options.rotate) await server.rotateCertificate();
+    const lines = options.json ? [asJson(server, served)] : asText(server, served, options);
+    // Whoever reads that the server is ready may send SIGHUP at once, so that is listened for first.
+    const printing = Promise.resolve().then(() => print(lines, environment));
+    if (server.fingerprint !== undefined) stopRotating = rotateAtHangup(server, options, environment, printing);
+    await printing;
     await fired(signal);
   } finally {
+    stopRotating();
     await server.close();
   }
 }
@@ -99,19 +115,17 @@ async function serve(
 async function start(
   store: FilePieceStore,
   options: ServeOptions,
-  tls: TlsServerOptions | undefined,
   quicIsOptional: boolean,
-  { stderr, loadFace }: CliEnvironment,
+  { stderr, env, loadFace }: CliEnvironment,
 ): Promise<CliServer> {
-  const { host, tcpPort, grpcPort, uploadRate, maxConnections } = options;
-  const tell = (error: VortexError): void => {
-    stderr.write(`vortex-peer: ${error.code}: ${oneLine(error.message)}\n`);
-  };
+  const { host, tcpPort, grpcPort, grpcTls, uploadRate, maxConnections } = options;
+  const tell = teller(stderr);
   const others = {
     store,
     host,
     ...(options.tcp && { tcp: { port: tcpPort } }),
-    ...(options.grpc && { grpc: { port: grpcPort } }),
+    ...(options.grpc && { grpc: { port: grpcPort, ...(grpcTls && { tls: true }) } }),
+    ...((options.quic || grpcTls) && { tls: await identityTls(options, env, tell) }),
     ...(uploadRate !== undefined && { uploadRateLimit: uploadRate }),
     ...(maxConnections !== undefined && { maxConnections }),
     onError: tell,
@@ -119,9 +133,9 @@ async function start(
   const face = await loadFace();
   if (!options.quic) return face.startServer(others);
   try {
-    return await face.startServer({ ...others, quic: { port: options.quicPort }, ...(tls && { tls }) });
+    return await face.startServer({ ...others, quic: { port: options.quicPort } });
   } catch (error) {
-    const goOn = quicIsOptional && tls === undefined && (options.tcp || options.grpc);
+    const goOn = quicIsOptional && !namesIdentity(options) && (options.tcp || options.grpc);
     if (!goOn || !(error instanceof VortexError) || error.code !== "Unavailable") throw error;
     // Some platforms and runtimes have no QUIC; what they have is served all the same.
     tell(error);
@@ -129,13 +143,35 @@ async function start(
   }
 }
 
-async function tlsOptions({ quic, cert, key }: ServeOptions): Promise<TlsServerOptions | undefined> {
-  if (cert === undefined && key === undefined) return undefined;
-  if (cert === undefined || key === undefined) {
-    throw new VortexError("InvalidArgument", "--cert and --key belong together");
-  }
-  if (!quic) throw new VortexError("InvalidArgument", "--cert, --key: only QUIC has a certificate");
-  return { cert: await readText(cert), key: await readText(key) };
+async function print(lines: readonly string[], { stdout, signal }: CliEnvironment): Promise<void> {
+  for (const line of lines) await writeLine(stdout, line, signal);
+}
+
+/** Changes the certificate at each SIGHUP, and prints its fingerprint after what `printing` prints, until the result is called. */
+function rotateAtHangup(
+  server: CliServer,
+  options: ServeOptions,
+  environment: CliEnvironment,
+  printing: Promise<void>,
+): () => void {
+  const { stderr, onHangup } = environment;
+  const rotate = async (): Promise<void> => {
+    try {
+      await printing;
+      const fingerprint = await server.rotateCertificate(await givenIdentity(options));
+      await print([options.json ? JSON.stringify({ fingerprint }) : `certificate ${fingerprint}`], environment);
+    } catch (error) {
+      teller(stderr)(VortexError.from(error, "Internal"));
+    }
+  };
+  return onHangup?.(() => void rotate()) ?? (() => {});
+}
+
+/** Tells of what goes wrong while the server goes on. */
+function teller(stderr: CliEnvironment["stderr"]): (error: VortexError) => void {
+  return ({ code, message }) => {
+    stderr.write(`vortex-peer: ${code}: ${oneLine(message)}\n`);
+  };
 }
 
 async function addFiles(
@@ -173,7 +209,7 @@ function asJson({ addresses, fingerprint }: CliServer, served: Served[]): string
   });
 }
 
-function asText(server: CliServer, served: Served[]): string[] {
+function asText(server: CliServer, served: Served[], { grpcTls }: ServeOptions): string[] {
   const addresses = named(server.addresses);
   const lines: string[] = [];
   for (const { path, task } of served) {
@@ -185,7 +221,9 @@ function asText(server: CliServer, served: Served[]): string[] {
   const [best] = addresses;
   if (best !== undefined) {
     lines.push("fetch with");
-    for (const { path, task } of served) lines.push(`  ${getCommand(best, server.fingerprint, path, task)}`);
+    const secure = best[0] === "quic" || (best[0] === "grpc" && grpcTls);
+    const fingerprint = secure ? server.fingerprint : undefined;
+    for (const { path, task } of served) lines.push(`  ${getCommand(best, fingerprint, path, task)}`);
   }
   return lines;
 }
@@ -204,7 +242,7 @@ function getCommand(
   if (task.kind !== "standard") words.push("--kind", task.kind);
   words.push("--content-length", String(contentLength));
   if (pieceLength !== pieceLengthFor(contentLength)) words.push("--piece-length", String(pieceLength));
-  if (protocol === "quic" && fingerprint !== undefined) words.push("--fingerprint", fingerprint);
+  if (fingerprint !== undefined) words.push("--fingerprint", fingerprint);
   if (digest !== undefined) words.push("--digest", digest);
   words.push("-o", basename(path));
   return words.map(shellWord).join(" ");

@@ -15,6 +15,8 @@ export interface CliEnvironment {
   readonly env: Readonly<Record<string, string | undefined>>;
   /** Fires when the user wants the command to end. */
   readonly signal: AbortSignal;
+  /** Calls `listener` at each SIGHUP until the result is called. Undefined where that signal ends the process. */
+  readonly onHangup?: (listener: () => void) => () => void;
   /** Called when a command needs the network, so that `--help` does not wait for it. */
   loadFace(): Promise<CliFace>;
 }

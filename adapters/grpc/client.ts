@@ -1,13 +1,14 @@
 import { type ClientHttp2Session, type ClientHttp2Stream, connect, constants } from "node:http2";
-import type { TLSSocket } from "node:tls";
+import { connect as connectSocket, type TLSSocket } from "node:tls";
 import type { Transport as ConnectTransport } from "@connectrpc/connect";
 import { createGrpcTransport, type GrpcTransportOptions } from "@connectrpc/connect-node";
 import { abortedError, type ErrorCode, VortexError } from "../../src/errors.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
 import type { GrpcBinding, GrpcConnection, GrpcDialOptions } from "../../src/transport/grpc.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
-import { nativeError } from "../native-error.ts";
-import { checkCertificate, serverNameOf } from "../tls.ts";
+import { nativeError, systemCode } from "../native-error.ts";
+import { authoritiesOf, checkCertificate, identityOf, pinsOf, serverNameOf } from "../tls.ts";
+import { alertMessage, alertNamed, NO_APPLICATION_PROTOCOL, refusedCertificate } from "../tls-errors.ts";
 import { guardSession } from "./deno-session.ts";
 
 /**
@@ -23,6 +24,8 @@ const MAX_STREAMS = 100;
 /** Bytes of an answer that are joined into one chunk, and how many are held before the stream is paused. */
 const CHUNK = 256 * 1024;
 const READ_AHEAD = 4 * CHUNK;
+/** Bytes before each message of gRPC. */
+const HEADER = 5;
 
 /** How connections to gRPC servers are made. */
 export interface GrpcBindingOptions {
@@ -41,7 +44,7 @@ export function grpcBinding({ tls }: GrpcBindingOptions = {}): GrpcBinding {
   };
 }
 
-/** Resolves with a session whose peer has sent its SETTINGS. */
+/** Resolves with a session whose peer is the right one, and has sent its SETTINGS. */
 function openSession(
   remote: Address,
   tls: TlsClientOptions | undefined,
@@ -49,11 +52,13 @@ function openSession(
 ): Promise<ClientHttp2Session> {
   const addr = formatAddress(remote);
   return new Promise((resolve, reject) => {
+    const socket = tls && connectTls(remote, tls);
     const session = connect(originOf(remote, tls), {
       settings: { enablePush: false, initialWindowSize: WINDOW },
-      ...(tls !== undefined && tlsSettings(tls, remote)),
+      ...(socket && { createConnection: () => socket }),
     });
     guardSession(session);
+    let handshaken = false;
     const fail = (error: VortexError): void => {
       signal?.removeEventListener("abort", onAbort);
       reject(error);
@@ -63,15 +68,25 @@ function openSession(
       if (signal !== undefined) fail(abortedError(signal, `dialling ${addr}`));
     };
     signal?.addEventListener("abort", onAbort, { once: true });
-    // Stays for the life of the session: what ends it reaches each of its streams too.
-    session.on("error", (error) => fail(dialError(error, addr, tls !== undefined)));
-    session.once("close", () => fail(new VortexError("ConnectionRefused", `${addr} turned the connection away`)));
-    session.once("connect", () => {
+    // These stay for the life of the session: what ends it reaches each of its streams too. A TLS alert shows on the socket, and
+    // Node tells the session nothing of it.
+    session.on("error", (error) => fail(dialError(error, addr, tls)));
+    socket?.on("error", (error) => fail(dialError(error, addr, tls)));
+    session.once("close", () => fail(turnedAway(addr, handshaken ? tls : undefined)));
+    socket?.once("secureConnect", () => {
+      handshaken = true;
       try {
-        if (tls !== undefined) checkPeer(session, tls, remote);
-        session.setLocalWindowSize(WINDOW);
+        checkPeer(socket, tls ?? {}, remote);
       } catch (error) {
         fail(VortexError.from(error, "HandshakeFailed"));
+      }
+    });
+    session.once("connect", () => {
+      try {
+        session.setLocalWindowSize(WINDOW);
+      } catch (error) {
+        // The session has failed in the meantime.
+        fail(dialError(error, addr, tls));
       }
     });
     session.once("remoteSettings", () => {
@@ -177,15 +192,16 @@ class Http2Connection implements GrpcConnection {
 /**
  * The stream, with an iterator of its own: chunks of 256 KiB, where HTTP/2 has frames of 16 KiB. Connect adds up the lengths of
  * all chunks that it holds at each one that comes, which for a piece of 64 MiB in frames takes three quarters of the time.
+ * What completes a message is handed over at once: of a stream, the next may be long in coming.
  */
 function gathering(stream: ClientHttp2Stream, onBytes: () => void): ClientHttp2Stream {
   let chunks: Uint8Array[] = [];
   let held = 0;
-  /** At first 1: the length of the message is to be refused before the message comes. */
-  let enough = 1;
+  const envelopes = new Envelopes();
   let ended = false;
   let failure: Error | undefined;
   let wake = (): void => {};
+  const enough = (): number => Math.min(CHUNK, envelopes.left);
   const take = (): Uint8Array => {
     const joined = new Uint8Array(held);
     let at = 0;
@@ -195,7 +211,7 @@ function gathering(stream: ClientHttp2Stream, onBytes: () => void): ClientHttp2S
     }
     chunks = [];
     held = 0;
-    enough = CHUNK;
+    envelopes.pass(joined);
     if (stream.isPaused()) stream.resume();
     return joined;
   };
@@ -204,7 +220,7 @@ function gathering(stream: ClientHttp2Stream, onBytes: () => void): ClientHttp2S
       chunks.push(chunk);
       held += chunk.length;
       onBytes();
-      if (held >= enough) wake();
+      if (held >= enough()) wake();
       if (held >= READ_AHEAD) stream.pause();
     });
     stream.once("end", () => {
@@ -224,7 +240,7 @@ function gathering(stream: ClientHttp2Stream, onBytes: () => void): ClientHttp2S
   };
   const iterator = {
     async next(): Promise<IteratorResult<Uint8Array, undefined>> {
-      while (held < enough && !ended && failure === undefined) {
+      while (held < enough() && !ended && failure === undefined) {
         await new Promise<void>((resolve) => {
           wake = resolve;
         });
@@ -241,6 +257,36 @@ function gathering(stream: ClientHttp2Stream, onBytes: () => void): ClientHttp2S
   });
 }
 
+/** Follows the envelopes of gRPC: a flag and the length in four bytes, big-endian, before each message. */
+class Envelopes {
+  readonly #header = new Uint8Array(HEADER);
+  /** Bytes of the header that have passed. */
+  #headed = 0;
+  /** Bytes of the message that have not. */
+  #message = 0;
+
+  /** Bytes to the end of the header, whose length is to be refused before the message comes, or of the message. */
+  get left(): number {
+    return this.#message > 0 ? this.#message : HEADER - this.#headed;
+  }
+
+  pass(bytes: Uint8Array): void {
+    for (let at = 0; at < bytes.length; ) {
+      const part = bytes.subarray(at, at + this.left);
+      at += part.length;
+      if (this.#message > 0) {
+        this.#message -= part.length;
+        continue;
+      }
+      this.#header.set(part, this.#headed);
+      this.#headed += part.length;
+      if (this.#headed < HEADER) continue;
+      this.#headed = 0;
+      this.#message = new DataView(this.#header.buffer).getUint32(1);
+    }
+  }
+}
+
 function closedEarly({ rstCode }: ClientHttp2Stream): Error {
   return new Error(`http/2 stream closed before its end, with error code ${rstCode}`);
 }
@@ -249,30 +295,59 @@ function originOf(remote: Address, tls: TlsClientOptions | undefined): string {
   return `${tls === undefined ? "http" : "https"}://${formatAddress(remote)}`;
 }
 
-function tlsSettings(tls: TlsClientOptions, remote: Address): object {
-  const { ca, cert, key, verify, fingerprints } = tls;
+/**
+ * A TLS connection under way. Whom it leads to is judged by {@link checkPeer} when the handshake is over, before anything is sent:
+ * the runtimes themselves tell a refusal without the certificate that was refused.
+ */
+function connectTls(remote: Address, tls: TlsClientOptions): TLSSocket {
+  pinsOf(tls);
+  const identity = identityOf(tls);
+  const ca = authoritiesOf(tls.ca);
   const servername = serverNameOf(tls, remote.host);
-  return {
-    ...(ca !== undefined && { ca }),
-    ...(cert !== undefined && { cert }),
-    ...(key !== undefined && { key }),
+  return connectSocket({
+    host: remote.host,
+    port: remote.port,
+    ALPNProtocols: ["h2"],
+    rejectUnauthorized: false,
+    ...(ca && { ca }),
+    ...identity,
     ...(servername !== undefined && { servername }),
-    rejectUnauthorized: verify !== false && fingerprints === undefined,
-  };
+  });
 }
 
-/** Pinned fingerprints are checked here, everything else by the runtime. */
-function checkPeer(session: ClientHttp2Session, tls: TlsClientOptions, remote: Address): void {
-  if (tls.fingerprints === undefined) return;
-  const { raw } = (session.socket as TLSSocket).getPeerCertificate();
+/** @throws `HandshakeFailed`, `ProtocolNotSupported` */
+function checkPeer(socket: TLSSocket, tls: TlsClientOptions, remote: Address): void {
+  const { raw } = socket.getPeerCertificate();
+  // The chain first, as the runtime found it; names are compared after it by all of them, and once more below.
+  const { authorized, authorizationError } = socket;
+  const trusted = authorized || String(authorizationError) === "ERR_TLS_CERT_ALTNAME_INVALID";
+  if (tls.verify !== false && tls.fingerprints === undefined && !trusted) {
+    throw refusedCertificate(raw, tls, remote.host, String(authorizationError), authorizationError);
+  }
   checkCertificate(raw === undefined ? null : [raw], tls, remote.host);
+  if (socket.alpnProtocol !== "h2") throw noHttp2(formatAddress(remote));
 }
 
-function dialError(error: unknown, addr: string, secure: boolean): VortexError {
-  const fallback: ErrorCode = secure ? "HandshakeFailed" : "ProtocolNotSupported";
+function dialError(error: unknown, addr: string, tls: TlsClientOptions | undefined): VortexError {
+  const alert = alertNamed(systemCode(error));
+  if (alert === NO_APPLICATION_PROTOCOL) return noHttp2(addr, error);
+  if (alert !== undefined) return new VortexError("HandshakeFailed", alertMessage(alert, true), { cause: error });
+  const fallback: ErrorCode = tls === undefined ? "ProtocolNotSupported" : "HandshakeFailed";
   const failure = nativeError(error, fallback, `cannot connect to ${addr}`);
   // A connection that is reset before the peer's SETTINGS was not taken.
   return failure.code === "StreamReset"
     ? new VortexError("ConnectionRefused", failure.message, { cause: error })
     : failure;
+}
+
+/** The peer has closed the connection before it sent its SETTINGS; `tls` when that was after the handshake. */
+function turnedAway(addr: string, tls: TlsClientOptions | undefined): VortexError {
+  if (tls?.cert === undefined) return new VortexError("ConnectionRefused", `${addr} turned the connection away`);
+  // Servers on node:tls look at a client's certificate when the handshake is over, and then close without an alert.
+  const message = "the peer ended the connection after the handshake; it may not accept the certificate of this side";
+  return new VortexError("HandshakeFailed", message);
+}
+
+function noHttp2(addr: string, cause?: unknown): VortexError {
+  return new VortexError("ProtocolNotSupported", `${addr} does not speak HTTP/2 over TLS`, { cause });
 }

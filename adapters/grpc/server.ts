@@ -8,16 +8,19 @@ import {
   type IncomingHttpHeaders,
   type ServerHttp2Stream,
 } from "node:http2";
+import type { Socket } from "node:net";
+import type { SecureContextOptions } from "node:tls";
+import { createContextValues } from "@connectrpc/connect";
 import { createAsyncIterable, type UniversalHandler, type UniversalServerResponse } from "@connectrpc/connect/protocol";
 import { VortexError } from "../../src/errors.ts";
-import { grpcHandlers, MAX_REQUEST_LENGTH } from "../../src/server/grpc.ts";
+import { type GrpcServing, grpcHandlers, MAX_REQUEST_LENGTH, reachedAt } from "../../src/server/grpc.ts";
 import type { ProtocolServer } from "../../src/server/storage-server.ts";
 import type { PieceStore } from "../../src/server/store.ts";
 import { type ServerSettings, within } from "../../src/server/upload.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
-import type { TlsServerOptions } from "../../src/transport/tls.ts";
+import type { TlsIdentity, TlsServerOptions } from "../../src/transport/tls.ts";
 import { listenError } from "../native-error.ts";
-import { fingerprintOf, serverIdentity } from "../tls.ts";
+import { authoritiesOf, fingerprintOf, requireIdentity, serverIdentity } from "../tls.ts";
 import { guardSession } from "./deno-session.ts";
 
 /**
@@ -34,6 +37,8 @@ const SESSION_MEMORY_PER_STREAM = 2;
 export interface GrpcServerOptions {
   /** TLS, with these options. Default: HTTP/2 in the clear, as stock peers serve it unless they are configured otherwise. */
   readonly tls?: TlsServerOptions;
+  /** What peers are told of this host, in answers about tasks. */
+  readonly serving?: GrpcServing;
 }
 
 /** Serves a store over the Dragonfly API. Rejects with `AddressInUse`, `Unreachable` or `InvalidArgument`. */
@@ -41,61 +46,81 @@ export async function grpcServer(
   local: Address,
   store: PieceStore,
   settings: ServerSettings,
-  { tls }: GrpcServerOptions = {},
+  { tls, serving }: GrpcServerOptions = {},
 ): Promise<GrpcServer> {
-  const identity = tls && (await serverIdentity(tls));
+  const secure = tls && { identity: await serverIdentity(tls), clientCa: tls.clientCa };
   const options = {
     settings: { maxConcurrentStreams: settings.maxStreams },
     maxSessionMemory: Math.max(64, settings.maxStreams * SESSION_MEMORY_PER_STREAM),
   };
   const server =
-    identity === undefined
+    secure === undefined
       ? createServer(options)
       : createSecureServer({
           ...options,
-          ...identity,
-          ...(tls?.clientCa !== undefined && { ca: tls.clientCa, requestCert: true, rejectUnauthorized: true }),
+          ...secureContext(secure.identity, secure.clientCa),
+          requestCert: secure.clientCa !== undefined,
+          rejectUnauthorized: secure.clientCa !== undefined,
+          handshakeTimeout: settings.requestTimeout,
         });
   server.maxConnections = settings.maxConnections;
   await new Promise<void>((resolve, reject) => {
     server.once("error", (error) => reject(listenError(error, formatAddress(local))));
     server.listen({ host: local.host, port: local.port }, resolve);
   });
-  return new GrpcServer(server, local, identity && fingerprintOf(identity.cert), store, settings);
+  return new GrpcServer(server, local, grpcHandlers(store, settings, serving), settings, secure);
 }
 
 /** HTTP/2 on node:http2, for Node, Bun and Deno. */
 export class GrpcServer implements ProtocolServer {
   readonly address: Address;
-  /** SHA-256 fingerprint of the certificate, for clients to pin; undefined without TLS. */
-  readonly fingerprint: string | undefined;
   readonly #server: Http2Server | Http2SecureServer;
+  readonly #clientCa: string | undefined;
+  #fingerprint: string | undefined;
   readonly #settings: ServerSettings;
   readonly #handlers: ReadonlyMap<string, UniversalHandler>;
   /** Streams that are being answered, by session. */
   readonly #sessions = new Map<Http2Session, number>();
+  /** Connections whose TLS handshake is not over, by the peer's address. */
+  readonly #handshaking = new Map<string, Socket>();
   #closing: Promise<void> | undefined;
 
   constructor(
     server: Http2Server | Http2SecureServer,
     local: Address,
-    fingerprint: string | undefined,
-    store: PieceStore,
+    handlers: readonly UniversalHandler[],
     settings: ServerSettings,
+    secure?: { readonly identity: TlsIdentity; readonly clientCa: string | undefined },
   ) {
     const bound = server.address();
     const port = typeof bound === "object" && bound !== null ? bound.port : local.port;
     this.address = { host: local.host, port };
-    this.fingerprint = fingerprint;
+    this.#fingerprint = secure && fingerprintOf(secure.identity.cert);
+    this.#clientCa = secure?.clientCa;
     this.#server = server;
     this.#settings = settings;
-    this.#handlers = new Map(grpcHandlers(store, settings).map((handler) => [handler.requestPath, handler]));
+    this.#handlers = new Map(handlers.map((handler) => [handler.requestPath, handler]));
     // What fails here concerns one client (no file descriptors left, no HTTP/2, no TLS); the server goes on.
     for (const event of ["error", "sessionError", "tlsClientError"]) server.on(event, () => {});
+    if (secure !== undefined) server.on("connection", (socket: Socket) => this.#awaitHandshake(socket));
     server.on("session", (session: Http2Session) => this.#admit(session));
     server.on("stream", (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => {
       void this.#serve(stream, headers);
     });
+  }
+
+  /** SHA-256 fingerprint of the certificate, for clients to pin; undefined without TLS. */
+  get fingerprint(): string | undefined {
+    return this.#fingerprint;
+  }
+
+  /** Shows new connections another certificate, see {@link ProtocolServer.setIdentity}. */
+  async setIdentity(identity: TlsIdentity): Promise<void> {
+    if (!("setSecureContext" in this.#server)) {
+      throw new VortexError("Unavailable", "gRPC is served in the clear, so there is no certificate to change");
+    }
+    this.#server.setSecureContext(secureContext(requireIdentity(identity), this.#clientCa));
+    this.#fingerprint = fingerprintOf(identity.cert);
   }
 
   /** Stops listening, lets the answers under way end for `grace` milliseconds (default 5,000), then ends them. */
@@ -113,6 +138,7 @@ export class GrpcServer implements ProtocolServer {
       this.#server.close(() => resolve());
     });
     for (const session of this.#sessions.keys()) session.close();
+    for (const socket of this.#handshaking.values()) socket.destroy();
     const timer = this.#settings.runtime.clock.setTimer(() => {
       for (const session of this.#sessions.keys()) session.destroy();
     }, grace);
@@ -120,7 +146,17 @@ export class GrpcServer implements ProtocolServer {
     timer.cancel();
   }
 
+  #awaitHandshake(socket: Socket): void {
+    const peer = peerOf(socket);
+    this.#handshaking.set(peer, socket);
+    socket.once("close", () => {
+      if (this.#handshaking.get(peer) === socket) this.#handshaking.delete(peer);
+    });
+  }
+
   #admit(session: Http2Session): void {
+    // Of what a session is made, runtimes have different notions.
+    this.#handshaking.delete(peerOf(session.socket));
     guardSession(session);
     session.on("error", () => {});
     if (this.#closing !== undefined) {
@@ -177,6 +213,7 @@ export class GrpcServer implements ProtocolServer {
       header: webHeaders(headers),
       body: createAsyncIterable([body]),
       signal: ended.signal,
+      contextValues: createContextValues().set(reachedAt, localIp(stream)),
     });
     await this.#send(stream, response);
   }
@@ -184,24 +221,46 @@ export class GrpcServer implements ProtocolServer {
   /** Writes an answer as fast as the peer takes it: a chunk is asked for when the one before has left the queue. */
   async #send(stream: ServerHttp2Stream, { status, header, body, trailer }: UniversalServerResponse): Promise<void> {
     const { stallTimeout, runtime } = this.#settings;
+    // Bun asks for the trailers of an answer that a closed session cuts off, and they would say that it was complete.
+    let complete = false;
+    const trailers = (): Headers | undefined => (complete ? (trailer ?? new Headers()) : undefined);
     for await (const chunk of body ?? []) {
-      if (!stream.headersSent) respond(stream, status, header, trailer);
+      if (!stream.headersSent) respond(stream, status, header, trailers);
       await within(runtime.clock, stallTimeout, write(stream, chunk), "Stalled", "waiting for the peer to read");
     }
     if (stream.destroyed) return;
-    if (!stream.headersSent) respond(stream, status, header, trailer);
+    complete = true;
+    if (!stream.headersSent) respond(stream, status, header, trailers);
     stream.end();
   }
+}
+
+function peerOf({ remoteAddress, remotePort }: Socket): string {
+  return `${remoteAddress} ${remotePort}`;
+}
+
+function secureContext({ cert, key }: TlsIdentity, clientCa: string | undefined): SecureContextOptions {
+  const ca = authoritiesOf(clientCa);
+  return { cert, key, ...(ca && { ca }) };
+}
+
+/** The address of this host that the peer connected to, in the form that IPv4 has on a socket for both. */
+function localIp(stream: ServerHttp2Stream): string {
+  return stream.session?.socket.localAddress?.replace(/^::ffff:(?=[0-9.]+$)/i, "") ?? "";
 }
 
 function respond(
   stream: ServerHttp2Stream,
   status: number,
   header: Headers | undefined,
-  trailer: Headers | undefined,
+  trailers: () => Headers | undefined,
 ): void {
   if (stream.destroyed) throw new VortexError("StreamReset", "the peer reset the stream");
-  stream.once("wantTrailers", () => stream.sendTrailers(Object.fromEntries(trailer ?? [])));
+  stream.once("wantTrailers", () => {
+    const trailer = trailers();
+    if (trailer === undefined) stream.close(constants.NGHTTP2_CANCEL);
+    else stream.sendTrailers(Object.fromEntries(trailer));
+  });
   stream.respond({ ":status": status, ...Object.fromEntries(header ?? []) }, { waitForTrailers: true });
 }
 

@@ -22,12 +22,25 @@ export interface TlsIdentity {
   readonly key: string;
 }
 
+/** Keeps the identity that a server made for itself, so that clients that pinned it know the server again. */
+export interface IdentityStore {
+  /** What was saved last; undefined when there is nothing. Rejects with `StorageFailed`. */
+  load(): Promise<TlsIdentity | undefined>;
+  /** Keeps this identity in place of the one before: all of it or, when it rejects with `StorageFailed`, nothing of it. */
+  save(identity: TlsIdentity): Promise<void>;
+}
+
 /** What a server shows of itself, and asks for. */
 export interface TlsServerOptions {
   /** Certificate chain, PEM. Without it the server makes a self-signed one and tells its fingerprint. */
   readonly cert?: string;
   /** Private key of the certificate, PEM. */
   readonly key?: string;
+  /**
+   * Where the self-signed identity is kept; not together with `cert`. One that ends within a day is made anew. Default: nowhere,
+   * so each start makes another.
+   */
+  readonly identityStore?: IdentityStore;
   /** Certificate authorities that clients' certificates must come from, PEM. Without it clients need none. */
   readonly clientCa?: string;
 }

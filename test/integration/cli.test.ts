@@ -1,11 +1,12 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
+import { mkdtempSync } from "node:fs";
 import { mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
-import { describe, it } from "node:test";
+import { after, describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
 import type { Protocol } from "../../src/transport/protocol.ts";
 import { joined, seededBytes } from "../support/random.ts";
@@ -16,6 +17,9 @@ const root = fileURLToPath(new URL("../../", import.meta.url));
 const MEBI = 1024 * 1024;
 /** A dozen processes, one after the other, on a machine that may be busy. */
 const patience = { timeout: 110_000 };
+/** Where the servers keep their certificates; not in the home of whoever runs this. */
+const state = mkdtempSync(join(tmpdir(), "vortex-peer-state-"));
+after(() => rm(state, { recursive: true }));
 
 /** Protocols that this runtime's face has. */
 const served: readonly Protocol[] = "Deno" in globalThis ? ["tcp", "grpc"] : ["quic", "tcp", "grpc"];
@@ -106,6 +110,37 @@ describe("vortex-peer in processes", () => {
     }),
   );
 
+  it("keeps its certificate over a restart, however it ended, and changes it at SIGHUP for good", patience, () =>
+    inTempDir(async (dir) => {
+      const source = join(dir, "source");
+      await writeFile(source, seededBytes(8, 1000));
+      const tls = ["--grpc-tls", "--identity", join(dir, "identity.pem")];
+      const target = (name: string): string[] => ["--content-length", "1000", "-o", join(dir, name)];
+      let first: string | undefined;
+      {
+        await using peer = await serve(source, ...tls);
+        first = peer.fingerprint;
+        const { code, err } = await run(["get", ...peer.from("grpc"), ...target("one")]).exit;
+        assert.deepEqual([code, err], [0, ""]);
+      }
+      await using peer = await serve(source, ...tls);
+      assert.equal(peer.fingerprint, first);
+      const before = peer.from("grpc");
+      sendSignal(peer.child, "SIGHUP");
+      const { fingerprint } = JSON.parse(await peer.line(1));
+      assert.notEqual(fingerprint, first);
+      const refused = await run(["get", ...before, ...target("two")]).exit;
+      assert.equal(refused.code, 4);
+      assert.match(refused.err, /^vortex-peer: HandshakeFailed: .*not pinned\n$/);
+      const renewed = before.map((word) => (word === first ? fingerprint : word));
+      assert.equal((await run(["get", ...renewed, ...target("two")]).exit).code, 0);
+      assert.deepEqual(await peer.end(), { code: 0, err: "" });
+      await using again = await serve(source, ...tls);
+      assert.equal(again.fingerprint, fingerprint);
+      assert.equal((await run(["get", ...again.from("grpc"), ...target("three")]).exit).code, 0);
+    }),
+  );
+
   it("prints help and errors, and exits as documented", patience, async () => {
     const help = await run(["get", "--help"]).exit;
     assert.deepEqual([help.code, help.err], [0, ""]);
@@ -128,7 +163,7 @@ function run(args: readonly string[]): { readonly child: ChildProcess; readonly 
     cwd: root,
     stdio: ["ignore", "pipe", "pipe"],
     // Whether there is a colour or a test reporter around is none of the command's business.
-    env: { ...process.env, NODE_TEST_CONTEXT: undefined, VORTEX_PEER_DEBUG: undefined },
+    env: { ...process.env, NODE_TEST_CONTEXT: undefined, VORTEX_PEER_DEBUG: undefined, XDG_STATE_HOME: state },
   });
   const [out, err]: [Uint8Array[], Uint8Array[]] = [[], []];
   child.stdout.on("data", (chunk: Uint8Array) => out.push(chunk));
@@ -149,11 +184,10 @@ async function serve(path: string, ...more: string[]) {
     .map((name) => `--no-${name}`);
   const anyPort = ["--quic-port", "0", "--tcp-port", "0", "--grpc-port", "0"];
   const { child, exit } = run(["serve", path, "--json", "--host", "127.0.0.1", ...anyPort, ...without, ...more]);
-  const line = await Promise.race([
-    firstLine(child),
-    exit.then(({ code, err }) => assert.fail(`serve ended with ${code}: ${err}`)),
-  ]);
-  const ready = JSON.parse(line) as {
+  const lines = lineOf(child);
+  const line = (number: number): Promise<string> =>
+    Promise.race([lines(number), exit.then(({ code, err }) => assert.fail(`serve ended with ${code}: ${err}`))]);
+  const ready = JSON.parse(await line(0)) as {
     readonly addresses: Record<Protocol, string>;
     readonly fingerprint?: string;
     readonly tasks: [{ taskId: string; contentLength: number; pieceCount: number; digest: string }];
@@ -167,13 +201,17 @@ async function serve(path: string, ...more: string[]) {
     clearTimeout(timer);
     return { code, err };
   };
+  const pinned = more.includes("--grpc-tls") ? ["quic", "grpc"] : ["quic"];
   return {
+    child,
+    line,
     task,
+    fingerprint: ready.fingerprint,
     addresses: ready.addresses,
     /** Options that name the peer and the task. */
     from: (protocol: Protocol): string[] => [
       ...["--peer", ready.addresses[protocol], "--protocol", protocol, "--task-id", task.taskId],
-      ...(protocol === "quic" && ready.fingerprint !== undefined ? ["--fingerprint", ready.fingerprint] : []),
+      ...(pinned.includes(protocol) && ready.fingerprint !== undefined ? ["--fingerprint", ready.fingerprint] : []),
     ],
     end,
     async [Symbol.asyncDispose]() {
@@ -188,15 +226,23 @@ function sendSignal({ pid, exitCode, signalCode }: ChildProcess, signal: NodeJS.
   if (pid !== undefined && exitCode === null && signalCode === null) process.kill(pid, signal);
 }
 
-function firstLine(child: ChildProcess): Promise<string> {
-  return new Promise((resolve) => {
-    let text = "";
-    child.stdout?.on("data", (chunk: Uint8Array) => {
-      text += new TextDecoder().decode(chunk);
-      const end = text.indexOf("\n");
-      if (end >= 0) resolve(text.slice(0, end));
-    });
+/** The lines of the standard output, each when it is there. */
+function lineOf(child: ChildProcess): (number: number) => Promise<string> {
+  let text = "";
+  let wake = (): void => {};
+  child.stdout?.on("data", (chunk: Uint8Array) => {
+    text += new TextDecoder().decode(chunk);
+    wake();
   });
+  return async (number) => {
+    for (;;) {
+      const line = text.split("\n").slice(0, -1)[number];
+      if (line !== undefined) return line;
+      await new Promise<void>((resolve) => {
+        wake = resolve;
+      });
+    }
+  };
 }
 
 /** What the runtime needs to run a TypeScript file. */

@@ -1,8 +1,15 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { connect as connectHttp2, createServer as createHttp2Server, type ServerHttp2Session } from "node:http2";
-import { type AddressInfo, createServer as createTcpServer, type Server, type Socket } from "node:net";
+import {
+  type AddressInfo,
+  connect as connectTcp,
+  createServer as createTcpServer,
+  type Server,
+  type Socket,
+} from "node:net";
 import { describe, it } from "node:test";
+import { createServer as createTlsServer } from "node:tls";
 import { type GrpcBindingOptions, grpcBinding } from "../../adapters/grpc/client.ts";
 import { type GrpcServer, type GrpcServerOptions, grpcServer } from "../../adapters/grpc/server.ts";
 import { nativeHashers } from "../../adapters/native-hashers.ts";
@@ -17,7 +24,7 @@ import { MemoryPieceStore } from "../../src/server/memory-store.ts";
 import type { PieceStore } from "../../src/server/store.ts";
 import { type ServerOptions, serverSettings } from "../../src/server/upload.ts";
 import { formatAddress } from "../../src/transport/address.ts";
-import { assertRejects } from "../support/failures.ts";
+import { assertRejects, rejectionOf } from "../support/failures.ts";
 import { runtimeName } from "../support/fixtures.ts";
 import { seededBytes } from "../support/random.ts";
 
@@ -550,34 +557,51 @@ describe("gRPC: what a server holds to", () => {
   });
 });
 
-describe("gRPC over TLS", () => {
-  it("takes a certificate by its fingerprint, by its authority, or without a look", limit, async () => {
-    const identity = await serverIdentity({});
-    await withPair({ server: { tls: identity } }, async ({ server, addr }) => {
-      assert.ok(server.fingerprint);
-      const accepted = [
-        { fingerprints: ["0".repeat(64), server.fingerprint] },
-        { ca: identity.cert },
-        { verify: false },
-      ] as const;
-      for (const tls of accepted) {
-        const downloader = downloaderOf({ tls });
-        assert.equal((await fetched(downloader, addr)).length, 6000);
-        await downloader.close();
-      }
+describe("gRPC over TLS, on one side only", () => {
+  it("is HandshakeFailed when it is the client's", limit, async () => {
+    await withPair({ client: { tls: { verify: false } } }, async ({ downloader, addr }) => {
+      await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "HandshakeFailed");
     });
   });
 
-  it("takes no other one, and no peer without TLS", limit, async () => {
-    await withPair({ server: { tls: {} } }, async ({ addr }) => {
-      for (const tls of [{}, { fingerprints: ["0".repeat(64)] }]) {
-        const downloader = downloaderOf({ tls });
-        await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "HandshakeFailed");
-        await downloader.close();
-      }
+  it("is no connection when it is the server's, and the server goes on", limit, async () => {
+    await withPair(
+      { server: { tls: {} }, client: { tls: { verify: false } } },
+      async ({ downloader, addr, errors }) => {
+        const clear = downloaderOf();
+        const error = await rejectionOf(clear.downloadPiece(pieceRequest(addr)));
+        assert.ok(["ConnectionRefused", "ProtocolNotSupported"].includes(error.code), error.code);
+        await clear.close();
+        assert.equal((await fetched(downloader, addr)).length, 6000);
+        assert.deepEqual(errors, []);
+      },
+    );
+  });
+
+  it("does not hold up a server that closes, when a client never begins its handshake", limit, async () => {
+    // A server that waited for its deadline would fail this test by its own.
+    await withPair({ server: { tls: {}, requestTimeout: 600_000 } }, async ({ server }) => {
+      const socket = connectTcp(server.address);
+      socket.on("error", () => {});
+      await new Promise<void>((resolve) => {
+        socket.once("connect", resolve);
+      });
+      const ended = new Promise<void>((resolve) => {
+        socket.once("close", () => resolve());
+      });
+      socket.resume();
+      await server.close({ grace: 0 });
+      await ended;
     });
-    await withPair({ client: { tls: { verify: false } } }, async ({ downloader, addr }) => {
-      await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "HandshakeFailed");
+  });
+
+  it("of a peer that speaks another protocol inside TLS is ProtocolNotSupported", limit, async () => {
+    const server = createTlsServer({ ...(await serverIdentity({})), ALPNProtocols: ["http/1.1"] });
+    server.on("tlsClientError", () => {});
+    await listening(server, async (addr) => {
+      const downloader = downloaderOf({ tls: { verify: false } });
+      await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "ProtocolNotSupported");
+      await downloader.close();
     });
   });
 });

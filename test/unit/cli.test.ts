@@ -8,9 +8,12 @@ import { Writable } from "node:stream";
 import { describe, it } from "node:test";
 import { ContiguousHash } from "../../adapters/cli/contiguous-hash.ts";
 import type { CliFace } from "../../adapters/cli/face.ts";
+import { defaultIdentityFile, identityTls } from "../../adapters/cli/identity.ts";
 import { runCli } from "../../adapters/cli/program.ts";
 import { parseOptions, rate, size } from "../../adapters/cli/values.ts";
+import { fileIdentityStore } from "../../adapters/files/identity-store.ts";
 import { nativeHashers } from "../../adapters/native-hashers.ts";
+import { selfSigned, serverIdentity } from "../../adapters/tls.ts";
 import type { Downloader, PieceRequest } from "../../src/client/downloader.ts";
 import { type CreateDownloaderOptions, downloaderFactory } from "../../src/client/factory.ts";
 import { downloaderSettings } from "../../src/client/settings.ts";
@@ -22,11 +25,16 @@ import { MemoryPieceStore } from "../../src/server/memory-store.ts";
 import type { PieceStore } from "../../src/server/store.ts";
 import { VortexServer } from "../../src/server/vortex-server.ts";
 import { MemoryTransport } from "../../src/transport/memory.ts";
+import type { TlsClientOptions, TlsIdentity } from "../../src/transport/tls.ts";
+import { assertRejects } from "../support/failures.ts";
 import { joined, seededBytes, seededRandom } from "../support/random.ts";
 
 const taskId = "ab".repeat(32);
 const content = seededBytes(7, 10_000);
 const sha256 = createHash("sha256").update(content).digest("hex");
+
+/** A user with a place for state; the memory face keeps nothing there. */
+const env = { XDG_STATE_HOME: "/state" };
 
 /** A node stream that keeps what is written to it. */
 class Sink extends Writable {
@@ -71,7 +79,7 @@ async function run(face: CliFace, args: readonly string[], options: RunOptions =
   const code = await runCli(args, {
     stdout: options.stdout ?? out,
     stderr: err,
-    env: options.env ?? {},
+    env: options.env ?? env,
     signal: options.signal ?? new AbortController().signal,
     loadFace: async () => face,
   });
@@ -82,6 +90,7 @@ async function run(face: CliFace, args: readonly string[], options: RunOptions =
 class MemoryFace implements CliFace {
   readonly made: CreateDownloaderOptions[] = [];
   readonly stats: string[] = [];
+  readonly statTls: (TlsClientOptions | undefined)[] = [];
   readonly #networks = {
     quic: new MemoryTransport("quic"),
     tcp: new MemoryTransport("tcp"),
@@ -96,7 +105,7 @@ class MemoryFace implements CliFace {
       runtime: portableRuntime,
       quic: async () => quic,
       tcp: async () => tcp,
-      // Not the gRPC protocol, but another network, which is all that the command can tell.
+      // Not the gRPC protocol, but another network, which is all that the command can tell. TLS is told by `made`.
       grpc: (settings) => new QuicDownloader(async () => grpc, settings),
     })(options);
   };
@@ -116,12 +125,27 @@ class MemoryFace implements CliFace {
     const close = async (): Promise<void> => {
       for (const server of servers.values()) await server.close();
     };
-    const fingerprint = servers.has("quic") ? "AB:".repeat(31).concat("AB") : undefined;
-    return { addresses, fingerprint, close };
+    const secure = servers.has("quic") || options.grpc?.tls === true;
+    let fingerprint = secure ? "AB:".repeat(31).concat("AB") : undefined;
+    return {
+      addresses,
+      get fingerprint() {
+        return fingerprint;
+      },
+      /** The first byte counts the certificates. */
+      async rotateCertificate(identity?: TlsIdentity) {
+        if (identity?.cert === "none") throw new VortexError("InvalidArgument", "no certificate");
+        const count = Number.parseInt(fingerprint?.slice(0, 2) ?? "", 16) + 1;
+        fingerprint = `${count.toString(16).toUpperCase()}${":AB".repeat(31)}`;
+        return fingerprint;
+      },
+      close,
+    };
   }
 
-  readonly statTask = async (addr: string, asked: string) => {
+  readonly statTask = async (addr: string, asked: string, options: Parameters<CliFace["statTask"]>[2] = {}) => {
     this.stats.push(addr);
+    this.statTls.push(options.tls);
     const task = await this.#store?.getTask(asked);
     if (task === undefined) throw new VortexError("NotFound", "no such task");
     return task;
@@ -244,6 +268,20 @@ describe("vortex-peer", () => {
         "--no-quic, --no-tcp, --no-grpc: nothing is left to serve over",
       ],
       [["serve", "x", "--cert", "a.pem"], "--cert and --key belong together"],
+      [
+        ["serve", "x", "--cert", "a.pem", "--key", "b.pem", "--no-quic"],
+        "--cert, --key: only QUIC and --grpc-tls have a certificate",
+      ],
+      [["serve", "x", "--identity", "a.pem", "--no-quic"], "--identity: only QUIC and --grpc-tls have a certificate"],
+      [
+        ["serve", "x", "--cert", "a.pem", "--key", "b.pem", "--identity", "c.pem", "--rotate"],
+        "--identity, --rotate: --cert gives the certificate, so none is made",
+      ],
+      [
+        ["serve", "x", "--no-identity", "--rotate"],
+        "--no-identity, --rotate: there is none to change, each run has a new one",
+      ],
+      [["serve", "x", "--no-grpc", "--grpc-tls"], "--no-grpc, --grpc-tls: expected one"],
       [["serve", "x", "--piece-length", "65MiB"], "--piece-length 68157440: expected 1 to 67108864 bytes"],
     ];
     for (const [args, message] of cases) {
@@ -411,13 +449,20 @@ describe("vortex-peer piece", () => {
         const quic = ["--protocol", "quic"];
         await run(face, pieceOf(ports.quic, 0, ...quic, "--ca", ca, "--fingerprint", pin, "--fingerprint", pin));
         await run(face, pieceOf(ports.quic, 0, ...quic, "--insecure"));
+        const grpc = ["--protocol", "grpc"];
+        await run(face, pieceOf(ports.grpc, 0, ...grpc, "--fingerprint", pin));
+        await run(face, pieceOf(ports.grpc, 0, ...grpc, "--tls"));
+        await run(face, pieceOf(ports.grpc, 0, ...grpc));
         const timeouts = ["--connect-timeout", "1s", "--piece-timeout", "2m", "--stall-timeout", "300ms"];
         await run(face, pieceOf(ports.tcp, 0, ...timeouts));
         const usual = { connectTimeout: 2_000, pieceTimeout: 360_000, stallTimeout: 30_000 };
         assert.deepEqual(face.made, [
           { protocol: "quic", tls: { ca: "-----BEGIN CERTIFICATE-----", fingerprints: [pin, pin] }, ...usual },
           { protocol: "quic", tls: { verify: false }, ...usual },
-          { protocol: "tcp", tls: {}, connectTimeout: 1_000, pieceTimeout: 120_000, stallTimeout: 300 },
+          { protocol: "grpc", tls: { fingerprints: [pin] }, ...usual },
+          { protocol: "grpc", tls: {}, ...usual },
+          { protocol: "grpc", ...usual },
+          { protocol: "tcp", connectTimeout: 1_000, pieceTimeout: 120_000, stallTimeout: 300 },
         ]);
         // The defaults that the help names are the library's own.
         const { connectTimeout, pieceTimeout, stallTimeout } = downloaderSettings({}, portableRuntime);
@@ -429,8 +474,8 @@ describe("vortex-peer piece", () => {
     const face = faceWith(() => assert.fail("a peer was asked"));
     const pin = "0123456789abcdef".repeat(4);
     const cases: [args: string[], message: string][] = [
-      [["--fingerprint", pin], "--fingerprint: only quic has certificates to check"],
-      [["--insecure", "--protocol", "grpc"], "--insecure: only quic has certificates to check"],
+      [["--fingerprint", pin], "--fingerprint: tcp has no certificates to check, quic and grpc have"],
+      [["--tls", "--insecure"], "--tls, --insecure: tcp has no certificates to check, quic and grpc have"],
       [
         ["--insecure", "--fingerprint", pin, "--protocol", "quic"],
         "--fingerprint, --insecure: --insecure checks nothing, so give it alone",
@@ -480,6 +525,22 @@ describe("vortex-peer get", () => {
         "vortex-peer: NotFound: the length of the task is not to be learnt from 10.0.0.7:4000 (no such task); " +
           "give --content-length or --stat-peer\n",
       );
+    }));
+
+  it("asks for the length over TLS when the pieces come over gRPC and TLS, and for --tls", () =>
+    withPeer(async (face) => {
+      const pin = "0123456789abcdef".repeat(4);
+      const pinned = ["--fingerprint", pin];
+      const runs: string[][] = [
+        getFrom(ports.grpc, "--protocol", "grpc", ...pinned),
+        getFrom(ports.grpc, "--protocol", "grpc", "--tls"),
+        getFrom(ports.quic, "--protocol", "quic", "--tls", ...pinned),
+        getFrom(ports.quic, "--protocol", "quic", ...pinned),
+        getFrom(ports.tcp),
+      ];
+      for (const args of runs) assert.deepEqual((await run(face, args)).out.bytes, content);
+      const trust = { fingerprints: [pin] };
+      assert.deepEqual(face.statTls, [trust, {}, trust, undefined, undefined]);
     }));
 
   it("fetches an empty task", () =>
@@ -695,6 +756,65 @@ describe("vortex-peer serve", () => {
       assert.deepEqual(await serving.end(), { code: 0, err: "vortex-peer: StorageFailed: the disk is gone\n" });
     }));
 
+  it("changes its certificate at SIGHUP, and at the start when asked, and prints the new fingerprint", () =>
+    inTempDir(async (dir) => {
+      const path = join(dir, "file");
+      await writeFile(path, content);
+      const print = (first: string): string => `${first}${":AB".repeat(31)}`;
+      const serving = await serve(new MemoryFace(), [path, "--rotate", "--json"]);
+      assert.equal(JSON.parse(serving.out.text).fingerprint, print("AC"));
+      await serving.hangUp();
+      assert.deepEqual(JSON.parse(serving.out.text.split("\n")[1] ?? ""), { fingerprint: print("AD") });
+      assert.deepEqual(await serving.end(), { code: 0, err: "" });
+      assert.equal(serving.hangups.size, 0);
+
+      const text = await serve(new MemoryFace(), [path]);
+      await text.hangUp();
+      assert.ok(text.out.text.endsWith(`\ncertificate ${print("AC")}\n`));
+      await text.end();
+    }));
+
+  it("reads a given certificate again at SIGHUP, and goes on with the old one when that is none", () =>
+    inTempDir(async (dir) => {
+      for (const name of ["file", "cert", "key"]) await writeFile(join(dir, name), name);
+      const certificate = ["--cert", join(dir, "cert"), "--key", join(dir, "key")];
+      const serving = await serve(new MemoryFace(), [join(dir, "file"), "--json", ...certificate]);
+      await serving.hangUp();
+      assert.match(serving.out.text, /"AC:/);
+      await writeFile(join(dir, "cert"), "none");
+      await serving.hangUp();
+      await rm(join(dir, "key"));
+      await serving.hangUp();
+      const { code, err } = await serving.end();
+      assert.equal(code, 0);
+      assert.match(
+        err,
+        /^vortex-peer: InvalidArgument: no certificate\nvortex-peer: StorageFailed: .*key cannot be read.*\n$/,
+      );
+    }));
+
+  it("does not listen for SIGHUP where there is no certificate", () =>
+    inTempDir(async (dir) => {
+      await writeFile(join(dir, "file"), content);
+      const serving = await serve(new MemoryFace(), [join(dir, "file"), "--no-quic"]);
+      assert.equal(serving.hangups.size, 0);
+      await serving.end();
+    }));
+
+  it("serves gRPC over TLS when asked, and prints a command that pins the certificate", () =>
+    inTempDir(async (dir) => {
+      const path = join(dir, "file");
+      await writeFile(path, content);
+      const face = new MemoryFace();
+      const args = [path, "--grpc-tls", "--no-quic", "--no-tcp", "--piece-length", "1kB"];
+      const serving = await serve(face, args);
+      const command = serving.out.text.split("\n").find((line) => line.startsWith("  vortex-peer get ")) ?? "";
+      const [, ...words] = command.trim().slice(0, command.trim().indexOf(" -o ")).split(" ");
+      assert.deepEqual((await run(face, words)).out.bytes, content);
+      assert.deepEqual(face.made.at(-1)?.tls, { fingerprints: [`${"AB:".repeat(31)}AB`] });
+      await serving.end();
+    }));
+
   it("goes on without QUIC where there is none, and says so, unless QUIC was asked for", () =>
     inTempDir(async (dir) => {
       const path = join(dir, "file");
@@ -741,12 +861,17 @@ describe("vortex-peer serve", () => {
   async function serve(face: CliFace, args: string[], told = "") {
     const controller = new AbortController();
     const [out, err] = [new Sink(), new Sink()];
+    const hangups = new Set<() => void>();
     let ended = false;
     const done = runCli(["serve", ...args], {
       stdout: out,
       stderr: err,
-      env: {},
+      env,
       signal: controller.signal,
+      onHangup: (listener) => {
+        hangups.add(listener);
+        return () => hangups.delete(listener);
+      },
       loadFace: async () => face,
     }).finally(() => {
       ended = true;
@@ -758,8 +883,62 @@ describe("vortex-peer serve", () => {
       controller.abort(new VortexError("Aborted", "interrupted"));
       return { code: await done, err: err.text };
     };
-    return { out, end };
+    /** Sends SIGHUP, and waits until there is more on stdout or stderr. */
+    const hangUp = async (): Promise<void> => {
+      const before = out.text.length + err.text.length;
+      assert.equal(hangups.size, 1);
+      for (const listener of hangups) listener();
+      while (out.text.length + err.text.length === before) await new Promise((resolve) => setTimeout(resolve, 1));
+    };
+    return { out, err, hangups, hangUp, end };
   }
+});
+
+describe("the certificate of vortex-peer serve", () => {
+  it("is kept where the user's programs keep state", () => {
+    const cases: [env: Record<string, string>, platform: string, path: string | undefined][] = [
+      [{ XDG_STATE_HOME: "/state", HOME: "/home/me" }, "linux", "/state/vortex-peer/identity.pem"],
+      [{ XDG_STATE_HOME: "relative", HOME: "/home/me" }, "linux", "/home/me/.local/state/vortex-peer/identity.pem"],
+      [{ XDG_STATE_HOME: "", HOME: "/home/me" }, "linux", "/home/me/.local/state/vortex-peer/identity.pem"],
+      [{ HOME: "/Users/me" }, "darwin", "/Users/me/Library/Application Support/vortex-peer/identity.pem"],
+      [{ XDG_STATE_HOME: "/state", LOCALAPPDATA: "/local" }, "win32", "/local/vortex-peer/identity.pem"],
+      [{}, "linux", undefined],
+      [{ HOME: "" }, "darwin", undefined],
+      [{ HOME: "/home/me" }, "win32", undefined],
+    ];
+    for (const [vars, platform, path] of cases) assert.equal(defaultIdentityFile(vars, platform), path);
+  });
+
+  it("is kept in the default place, in a given file, or not at all", () =>
+    inTempDir(async (dir) => {
+      const options = { rotate: false };
+      const tell = (error: VortexError): void => assert.fail(error);
+      const kept = await identityTls(options, { XDG_STATE_HOME: dir }, tell);
+      const identity = await serverIdentity(kept);
+      assert.deepEqual(await fileIdentityStore(join(dir, "vortex-peer", "identity.pem")).load(), identity);
+      const file = join(dir, "mine.pem");
+      const mine = await serverIdentity(await identityTls({ ...options, identity: file }, {}, tell));
+      assert.deepEqual(await fileIdentityStore(file).load(), mine);
+      assert.deepEqual(await identityTls({ ...options, identity: false }, { XDG_STATE_HOME: dir }, tell), {});
+    }));
+
+  it("lasts for the run, and the user is told, where there is no default place or it cannot be written", () =>
+    inTempDir(async (dir) => {
+      const told: VortexError[] = [];
+      const tell = (error: VortexError): unknown => told.push(error);
+      assert.deepEqual(await identityTls({ rotate: false }, {}, tell), {});
+      await writeFile(join(dir, "file"), "");
+      const env = { XDG_STATE_HOME: join(dir, "file") };
+      const store = (await identityTls({ rotate: false }, env, tell)).identityStore;
+      await store?.save(await selfSigned());
+      assert.deepEqual(
+        told.map(({ code }) => code),
+        ["StorageFailed", "StorageFailed"],
+      );
+      for (const { message } of told) assert.match(message, /lasts for this run/);
+      const named = await identityTls({ rotate: false, identity: join(dir, "file", "x.pem") }, {}, tell);
+      await assertRejects(named.identityStore?.save(await selfSigned()) ?? Promise.resolve(), "StorageFailed");
+    }));
 });
 
 describe("ContiguousHash", () => {

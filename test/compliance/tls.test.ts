@@ -1,0 +1,71 @@
+import { denoQuicTransport } from "../../adapters/deno-quic/transport.ts";
+import { grpcBinding } from "../../adapters/grpc/client.ts";
+import { grpcServer } from "../../adapters/grpc/server.ts";
+import { nodeQuicTransport } from "../../adapters/node-quic/transport.ts";
+import { quicheTransport } from "../../adapters/quiche/transport.ts";
+import { GrpcDownloader } from "../../src/client/grpc.ts";
+import { downloaderSettings } from "../../src/client/settings.ts";
+import { portableRuntime } from "../../src/runtime.ts";
+import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import { serverSettings } from "../../src/server/upload.ts";
+import { formatAddress } from "../../src/transport/address.ts";
+import { runtimeName } from "../support/fixtures.ts";
+import { type TlsFixture, tlsCompliance, tlsOver } from "./tls.ts";
+
+const taskId = "ab".repeat(32);
+
+/** gRPC over TLS; an exchange is a call, on the same connection for as long as that lives. */
+const grpcFixture: TlsFixture = {
+  listen(tls) {
+    const store = new MemoryPieceStore();
+    store.putTask(taskId, new Uint8Array(10), { pieceLength: 10 });
+    const local = { host: "127.0.0.1", port: 0 };
+    return grpcServer(local, store, serverSettings({}, portableRuntime), { tls });
+  },
+  async dial(remote, tls) {
+    // Generous: only a dial that hangs may end by it.
+    const settings = downloaderSettings({ connectTimeout: 30_000 }, portableRuntime);
+    const downloader = new GrpcDownloader(async () => grpcBinding({ tls }), settings);
+    const exchange = async (): Promise<void> => {
+      await downloader.statTask(formatAddress(remote), taskId);
+    };
+    try {
+      await exchange();
+    } catch (error) {
+      await downloader.close();
+      throw error;
+    }
+    return { exchange, close: () => downloader.close() };
+  },
+};
+
+tlsCompliance("gRPC", grpcFixture);
+
+// Deno has a QUIC of its own.
+if (runtimeName !== "deno") tlsCompliance("quiche", tlsOver(quicheTransport));
+
+if (runtimeName === "bun") {
+  const fixed = "node:quic cannot change the certificate of a server that asks clients for theirs";
+  tlsCompliance(
+    "node-quic",
+    tlsOver(nodeQuicTransport, { "clients must show certificates after a change as before it": fixed }),
+  );
+}
+
+if (runtimeName === "deno") {
+  const noClients = "Deno's QUIC cannot ask clients for certificates";
+  const stillTimed = "Deno looks at the time of a pinned certificate too";
+  tlsCompliance(
+    "deno-quic",
+    tlsOver(denoQuicTransport, {
+      "a pinned certificate, whatever else it says": stillTimed,
+      "any certificate, with verify: false": "Deno can leave no single connection unverified",
+      "a certificate that is not pinned, and names the one that was found": "Deno does not hand out what it refused",
+      "a client certificate of the named authority is accepted": noClients,
+      "a client without a certificate is refused": noClients,
+      "a client with a certificate of another authority is refused": noClients,
+      "a client with a certificate that has expired is refused": noClients,
+      "clients must show certificates after a change as before it": noClients,
+    }),
+  );
+}

@@ -1,0 +1,303 @@
+/** TLS by the face of the runtime: the server's certificate made, kept and changed, over QUIC where there is one, and over gRPC. */
+import assert from "node:assert/strict";
+import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import process from "node:process";
+import { describe, it } from "node:test";
+import type { Face } from "../../adapters/face.ts";
+import { fileIdentityStore } from "../../adapters/files/identity-store.ts";
+import { fingerprintOf, serverIdentity } from "../../adapters/tls.ts";
+import type { Downloader } from "../../src/client/downloader.ts";
+import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import type { StorageServer, StorageServerOptions } from "../../src/server/storage-server.ts";
+import { formatAddress } from "../../src/transport/address.ts";
+import type { IdentityStore, TlsClientOptions, TlsIdentity } from "../../src/transport/tls.ts";
+import { authority, selfSignedCertificate } from "../support/certificates.ts";
+import { assertRejects } from "../support/failures.ts";
+import { runtimeName } from "../support/fixtures.ts";
+
+const faces = {
+  node: (): Promise<Face> => import("../../adapters/node.ts"),
+  bun: (): Promise<Face> => import("../../adapters/bun.ts"),
+  deno: (): Promise<Face> => import("../../adapters/deno.ts"),
+};
+const face = await faces[runtimeName]();
+/** Over what its certificate is shown. Deno's QUIC has fewer ways to authenticate, see `test/compliance/tls.test.ts`. */
+const secured: readonly Secured[] = runtimeName === "deno" ? ["grpc"] : ["quic", "grpc"];
+type Secured = "quic" | "grpc";
+
+const limit = { timeout: 60_000 };
+const taskId = "ab".repeat(32);
+const store = new MemoryPieceStore();
+store.putTask(taskId, Uint8Array.of(1, 2, 3), { pieceLength: 3 });
+
+describe("a server over TLS", () => {
+  it("shows one certificate over every protocol, and tells its fingerprint", limit, () =>
+    withServer({}, async (server) => {
+      const { fingerprint = "" } = server;
+      assert.match(fingerprint, /^([0-9A-F]{2}:){31}[0-9A-F]{2}$/);
+      for (const protocol of secured) await fetchOver(protocol, server, { fingerprints: [fingerprint] });
+      const addr = addressOf("grpc", server);
+      const stat = await face.statTask(addr, taskId, { tls: { fingerprints: [fingerprint] } });
+      assert.deepEqual(stat, { contentLength: 3, pieceLength: 3 });
+      await assertRejects(face.statTask(addr, taskId, { tls: { fingerprints: ["00".repeat(32)] } }), "HandshakeFailed");
+    }),
+  );
+
+  it("shows a given certificate, and asks for client certificates, over every protocol", limit, async () => {
+    const ca = await authority("authority");
+    const client = { ca: ca.cert, ...(await ca.issue()) };
+    await withServer({ tls: { ...(await ca.issue()), clientCa: ca.cert } }, async (server) => {
+      for (const protocol of secured) {
+        await fetchOver(protocol, server, client);
+        await assertRejects(fetchOver(protocol, server, { ca: ca.cert }), "HandshakeFailed");
+      }
+      await face.statTask(addressOf("grpc", server), taskId, { tls: client });
+    });
+  });
+
+  it("serves gRPC in the clear unless it is told otherwise", limit, async () => {
+    const grpc = { port: 0 };
+    await withServer({ grpc }, async (server) => {
+      await face.statTask(addressOf("grpc", server), taskId);
+      assert.equal(server.fingerprint === undefined, !secured.includes("quic"));
+    });
+  });
+
+  it("changes its certificate for new connections, over every protocol, and existing ones go on", limit, () =>
+    withServer({}, async (server) => {
+      const first = server.fingerprint ?? "";
+      const downloaders = secured.map(
+        (protocol) => [protocol, face.createDownloader({ protocol, tls: { fingerprints: [first] } })] as const,
+      );
+      for (const [protocol, downloader] of downloaders) await fetchBy(downloader, addressOf(protocol, server));
+      const second = await server.rotateCertificate();
+      assert.notEqual(second, first);
+      assert.equal(server.fingerprint, second);
+      for (const [protocol, downloader] of downloaders) {
+        await fetchBy(downloader, addressOf(protocol, server));
+        await downloader.close();
+        await assertRejects(fetchOver(protocol, server, { fingerprints: [first] }), "HandshakeFailed");
+        await fetchOver(protocol, server, { fingerprints: [second] });
+      }
+      const given = await selfSignedCertificate();
+      assert.equal(await server.rotateCertificate(given), fingerprintOf(given.cert));
+      for (const protocol of secured) await fetchOver(protocol, server, { ca: given.cert });
+    }),
+  );
+
+  it("changes it one time after the other when asked several times at once", limit, () =>
+    withServer({}, async (server) => {
+      const prints = await Promise.all([1, 2, 3].map(() => server.rotateCertificate()));
+      assert.equal(new Set(prints).size, 3);
+      assert.equal(server.fingerprint, prints[2]);
+      for (const protocol of secured) await fetchOver(protocol, server, { fingerprints: [prints[2] ?? ""] });
+    }),
+  );
+
+  it("keeps the certificate when another one is none, or cannot be kept", limit, async () => {
+    const kept = new MemoryIdentityStore();
+    await withServer({ tls: { identityStore: kept } }, async (server) => {
+      const { fingerprint = "" } = server;
+      const { cert } = await selfSignedCertificate();
+      const { key } = await selfSignedCertificate();
+      await assertRejects(server.rotateCertificate({ cert, key }), "InvalidArgument");
+      kept.failure = new Error("the disk is gone");
+      await assert.rejects(server.rotateCertificate(), kept.failure);
+      assert.equal(server.fingerprint, fingerprint);
+      for (const protocol of secured) await fetchOver(protocol, server, { fingerprints: [fingerprint] });
+    });
+  });
+
+  it("has no certificate of its own making in place of a given one", limit, async () => {
+    const given = await selfSignedCertificate();
+    await withServer({ tls: given }, async (server) => {
+      await assertRejects(server.rotateCertificate(), "InvalidArgument");
+      assert.equal(server.fingerprint, fingerprintOf(given.cert));
+      const next = await selfSignedCertificate();
+      assert.equal(await server.rotateCertificate(next), fingerprintOf(next.cert));
+    });
+  });
+
+  it("has nothing to change where nothing is served over TLS", limit, async () => {
+    const server = await face.startServer({ store, host: "127.0.0.1", tcp: { port: 0 }, grpc: { port: 0 } });
+    try {
+      await assertRejects(server.rotateCertificate(), "Unavailable");
+    } finally {
+      await server.close();
+    }
+  });
+});
+
+describe("a certificate that is kept", () => {
+  it("is the same after a restart, and changes for good when it is changed", limit, () =>
+    inTempDir(async (dir) => {
+      const identityStore = fileIdentityStore(join(dir, "state", "identity.pem"));
+      const prints: (string | undefined)[] = [];
+      for (let run = 0; run < 3; run++) {
+        await withServer({ tls: { identityStore } }, async (server) => {
+          prints.push(server.fingerprint);
+          if (run === 1) prints.push(await server.rotateCertificate());
+        });
+      }
+      const [first, second, third, fourth] = prints;
+      assert.equal(first, second);
+      assert.notEqual(second, third);
+      assert.equal(third, fourth);
+    }),
+  );
+
+  it("is a file for its owner only, whole whenever it is looked at", limit, () =>
+    inTempDir(async (dir) => {
+      const path = join(dir, "identity.pem");
+      const identityStore = fileIdentityStore(path);
+      assert.equal(await identityStore.load(), undefined);
+      const all = await Promise.all([1, 2, 3, 4].map(() => selfSignedCertificate()));
+      const seen: (TlsIdentity | undefined)[] = [];
+      await Promise.all([
+        ...all.map((identity) => identityStore.save(identity)),
+        ...all.map(async () => seen.push(await identityStore.load())),
+      ]);
+      seen.push(await identityStore.load());
+      for (const identity of seen) {
+        if (identity !== undefined) assert.ok(all.some(({ cert, key }) => same({ cert, key }, identity)));
+      }
+      assert.deepEqual(await readdir(dir), ["identity.pem"]);
+      if (process.platform !== "win32") assert.equal((await stat(path)).mode & 0o777, 0o600);
+    }),
+  );
+
+  it("keeps a chain of certificates in its order", limit, () =>
+    inTempDir(async (dir) => {
+      const identityStore = fileIdentityStore(join(dir, "identity.pem"));
+      const identity = await (await (await authority("root")).intermediate("intermediate")).issue();
+      await identityStore.save(identity);
+      assert.deepEqual(await identityStore.load(), identity);
+    }),
+  );
+
+  it("is made anew when it has expired or will within a day, and not before", limit, async () => {
+    for (const [to, kept] of [
+      [-1, false],
+      [0.9, false],
+      [1.1, true],
+    ] as const) {
+      const identityStore = new MemoryIdentityStore();
+      identityStore.identity = await selfSignedCertificate({ from: -30, to });
+      const before = identityStore.identity;
+      const found = await serverIdentity({ identityStore });
+      assert.equal(same(found, before), kept, String(to));
+      assert.ok(same(identityStore.identity, found));
+    }
+  });
+
+  it("is StorageFailed, and left alone, when the file holds something else", limit, () =>
+    inTempDir(async (dir) => {
+      const path = join(dir, "identity.pem");
+      const { cert } = await selfSignedCertificate();
+      const { key } = await selfSignedCertificate();
+      for (const text of ["", "no PEM", cert, key, `${key}${cert}`]) {
+        await writeFile(path, text);
+        const starting = face.startServer({
+          store,
+          host: "127.0.0.1",
+          grpc: { port: 0, tls: true },
+          tls: { identityStore: fileIdentityStore(path) },
+        });
+        const error = await assertRejects(starting, "StorageFailed");
+        assert.ok(error.message.includes(path), error.message);
+        assert.equal(await readFile(path, "utf8"), text);
+      }
+    }),
+  );
+
+  it("is StorageFailed when it can be neither read nor written", limit, () =>
+    inTempDir(async (dir) => {
+      const folder = join(dir, "folder");
+      await mkdir(folder);
+      await assertRejects(fileIdentityStore(folder).load(), "StorageFailed");
+      await writeFile(join(dir, "file"), "");
+      const below = fileIdentityStore(join(dir, "file", "identity.pem"));
+      await assertRejects(below.save(await selfSignedCertificate()), "StorageFailed");
+      const error = await assertRejects(fileIdentityStore(folder).save(await selfSignedCertificate()), "StorageFailed");
+      assert.ok(error.message.includes(folder), error.message);
+      assert.deepEqual((await readdir(dir)).sort(), ["file", "folder"]);
+    }),
+  );
+
+  it("cannot be together with a given one", limit, async () => {
+    const given = await selfSignedCertificate();
+    const tls = { ...given, identityStore: new MemoryIdentityStore() };
+    await assertRejects(serverIdentity(tls), "InvalidArgument");
+  });
+});
+
+/** Keeps an identity in memory, or fails to. */
+class MemoryIdentityStore implements IdentityStore {
+  identity: TlsIdentity | undefined;
+  failure: Error | undefined;
+
+  async load(): Promise<TlsIdentity | undefined> {
+    return this.identity;
+  }
+
+  async save(identity: TlsIdentity): Promise<void> {
+    if (this.failure !== undefined) throw this.failure;
+    this.identity = identity;
+  }
+}
+
+async function withServer(
+  options: Partial<StorageServerOptions>,
+  use: (server: StorageServer) => Promise<void>,
+): Promise<void> {
+  const quic = secured.includes("quic") ? { quic: { port: 0 } } : {};
+  const server = await face.startServer({
+    store,
+    host: "127.0.0.1",
+    ...quic,
+    grpc: { port: 0, tls: true },
+    ...options,
+  });
+  try {
+    await use(server);
+  } finally {
+    await server.close({ grace: 0 });
+  }
+}
+
+function addressOf(protocol: Secured, { addresses }: StorageServer): string {
+  const address = addresses[protocol];
+  assert.ok(address !== undefined);
+  return formatAddress(address);
+}
+
+/** Fetches the piece over a connection of its own. */
+async function fetchOver(protocol: Secured, server: StorageServer, tls: TlsClientOptions): Promise<void> {
+  // Generous: only a dial that hangs may end by it.
+  const downloader = face.createDownloader({ protocol, tls, connectTimeout: 30_000 });
+  try {
+    await fetchBy(downloader, addressOf(protocol, server));
+  } finally {
+    await downloader.close();
+  }
+}
+
+async function fetchBy(downloader: Downloader, addr: string): Promise<void> {
+  const piece = await downloader.downloadPiece({ addr, hostId: "host", taskId, number: 0 });
+  assert.deepEqual([...(await piece.bytes())], [1, 2, 3]);
+}
+
+function same(one: TlsIdentity, other: TlsIdentity | undefined): boolean {
+  return other !== undefined && one.cert === other.cert && one.key === other.key;
+}
+
+async function inTempDir(use: (dir: string) => Promise<void>): Promise<void> {
+  const dir = await mkdtemp(join(tmpdir(), "vortex-peer-tls-"));
+  try {
+    await use(dir);
+  } finally {
+    await rm(dir, { recursive: true });
+  }
+}
