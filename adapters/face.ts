@@ -1,33 +1,35 @@
 import type { CallOptions } from "../src/client/downloader.ts";
-import { type Bindings, type DownloaderFactory, downloaderFactory } from "../src/client/factory.ts";
+import { type Bindings, downloaderFactory, type TaskDownloaderFactory } from "../src/client/factory.ts";
 import { GrpcDownloader, type TaskStat } from "../src/client/grpc.ts";
+import { GrpcDirectory } from "../src/client/grpc-directory.ts";
 import { downloaderSettings } from "../src/client/settings.ts";
 import { portableRuntime, type Runtime } from "../src/runtime.ts";
 import { type ServerBindings, StorageServer, type StorageServerOptions } from "../src/server/storage-server.ts";
-import type { TlsClientOptions, TlsServerOptions } from "../src/transport/tls.ts";
-import type { Transport } from "../src/transport/transport.ts";
+import type { TlsClientOptions } from "../src/transport/tls.ts";
+import type { QuicBinding } from "./fallback.ts";
 import { grpcBinding } from "./grpc/client.ts";
 import { grpcServer } from "./grpc/server.ts";
 import { nativeHashers } from "./native-hashers.ts";
 import { tcpTransport } from "./tcp/transport.ts";
-
-/** The QUIC of a runtime; may reject with `Unavailable`, naming what works instead. */
-export type QuicBinding = (options: {
-  readonly tls?: TlsClientOptions;
-  readonly serverTls?: TlsServerOptions;
-}) => Promise<Transport>;
+import { requireIdentity, selfSigned, serverIdentity } from "./tls.ts";
 
 /** What a runtime's face offers besides the core. */
 export interface Face {
   /** Makes a downloader for the protocol that the options name. Throws `InvalidArgument`. */
-  readonly createDownloader: DownloaderFactory;
+  readonly createDownloader: TaskDownloaderFactory;
   /**
    * Serves a store over any of QUIC, TCP and gRPC.
-   * Rejects with `InvalidArgument`, `AddressInUse`, `Unreachable` or `Unavailable`.
+   * Rejects with `InvalidArgument`, `AddressInUse`, `Unreachable`, `Unavailable`, or `StorageFailed` for a kept certificate.
    */
   startServer(options: StorageServerOptions): Promise<StorageServer>;
   /** Asks a peer over gRPC how a task is cut into pieces. Rejects as {@link GrpcDownloader.statTask} does. */
-  statTask(addr: string, taskId: string, options?: CallOptions): Promise<TaskStat>;
+  statTask(addr: string, taskId: string, options?: StatTaskOptions): Promise<TaskStat>;
+}
+
+/** How a peer is asked about a task. */
+export interface StatTaskOptions extends CallOptions {
+  /** gRPC over TLS, with these options. Default: in the clear, as stock peers serve it. */
+  readonly tls?: TlsClientOptions;
 }
 
 /** The face of a runtime that has Node's modules: its own QUIC, TCP on node:net, gRPC on node:http2. */
@@ -38,14 +40,22 @@ export function faceOf(quic: QuicBinding): Face {
     quic: ({ tls }) => quic({ tls }),
     quicListener: (serverTls) => quic({ serverTls }),
     tcp: async () => tcpTransport,
-    grpc: (settings) => new GrpcDownloader(async () => grpcBinding(), settings),
-    grpcServer: (local, store, settings) => grpcServer(local, store, settings),
+    identities: { ofServer: serverIdentity, make: selfSigned, check: requireIdentity },
+    grpc: (settings, tls) => new GrpcDownloader(async () => grpcBinding(tls && { tls }), settings),
+    directory(settings, tls) {
+      const binding = grpcBinding(tls && { tls });
+      const downloader = new GrpcDownloader(async () => binding, settings);
+      return Object.assign(new GrpcDirectory(downloader), { close: () => downloader.close() });
+    },
+    grpcServer: (local, store, settings, tls, serving) =>
+      grpcServer(local, store, settings, { ...(tls && { tls }), serving }),
   };
   return {
     createDownloader: downloaderFactory(bindings),
     startServer: (options) => StorageServer.start(options, bindings),
-    async statTask(addr, taskId, options) {
-      await using downloader = new GrpcDownloader(async () => grpcBinding(), downloaderSettings({}, runtime));
+    async statTask(addr, taskId, { tls, ...options } = {}) {
+      const binding = grpcBinding(tls && { tls });
+      await using downloader = new GrpcDownloader(async () => binding, downloaderSettings({}, runtime));
       return await downloader.statTask(addr, taskId, options);
     },
   };

@@ -18,9 +18,11 @@ export {
   type DownloaderFactory,
   downloaderFactory,
   type QuicBindingOptions,
+  type TaskDownloaderFactory,
 } from "./client/factory.ts";
 export { downloaderSettings } from "./client/settings.ts";
 export * from "./client/storage-client.ts";
+export { type ClosableDirectory, TaskDownloader } from "./client/task-downloader.ts";
 export { QuicClient, TcpClient, VortexClient } from "./client/vortex-client.ts";
 export { QuicDownloader, TcpDownloader, type TransportLoader, VortexDownloader } from "./client/vortex-downloader.ts";
 export * from "./config/config.ts";
@@ -34,6 +36,21 @@ export {
   portableHashers,
 } from "./digest/hasher.ts";
 export { type ErrorCode, type ErrorKind, errorCodes, VortexError, type VortexErrorOptions } from "./errors.ts";
+export {
+  type CacheIdentity,
+  defaultFilteredQueryParams,
+  type HostIdentity,
+  hostId,
+  isBlobUrl,
+  type ObjectIdentity,
+  peerId,
+  persistentCacheTaskId,
+  persistentTaskId,
+  taskIdOfBlob,
+  taskIdOfContent,
+  taskIdOfUrl,
+  type UrlIdentity,
+} from "./ids.ts";
 export {
   type ByteRange,
   MAX_PIECE_LENGTH,
@@ -61,8 +78,10 @@ export {
 } from "./protocol/packet.ts";
 export { Tag } from "./protocol/tags.ts";
 export { type Clock, portableRuntime, type Runtime, systemClock, type Timer } from "./runtime.ts";
-export { MemoryPieceStore, type MemoryTaskOptions } from "./server/memory-store.ts";
+export { type GrowingTask, MemoryPieceStore, type MemoryTaskOptions } from "./server/memory-store.ts";
+export { PieceFeed } from "./server/piece-feed.ts";
 export {
+  type IdentityBinding,
   type ProtocolServer,
   type ServerBindings,
   StorageServer,
@@ -71,10 +90,34 @@ export {
 export type { PieceStore, StoredPiece, StoredPieceRequest, StoredTask } from "./server/store.ts";
 export { type ServerOptions, type ServerSettings, serverSettings } from "./server/upload.ts";
 export { QuicServer, TcpServer, VortexServer } from "./server/vortex-server.ts";
+export type {
+  DirectoryOptions,
+  PieceLocation,
+  SyncOptions,
+  TaskDirectory,
+  TaskOutline,
+} from "./task/discovery.ts";
+export type { KnownLayout, ListedPiece } from "./task/layout.ts";
+export { type MemorySink, type MemorySinkOptions, memorySink } from "./task/memory-sink.ts";
+export type { SinkLayout, SinkOpenOptions, SinkPart, SinkSession, SunkPiece, TaskSink } from "./task/sink.ts";
+export type {
+  ParentProgress,
+  ParentState,
+  TaskDownload,
+  TaskDownloadOptions,
+  TaskEvent,
+  TaskOptions,
+  TaskParent,
+  TaskProgress,
+  TaskReport,
+  TaskRequest,
+  TaskStream,
+} from "./task/task.ts";
+export type { Operation, OperationName, OperationResult, OperationStart, Telemetry } from "./telemetry.ts";
 export { type Address, formatAddress, parseAddress } from "./transport/address.ts";
 export { MemoryTransport } from "./transport/memory.ts";
 export { type Protocol, protocols } from "./transport/protocol.ts";
-export type { TlsClientOptions, TlsServerOptions } from "./transport/tls.ts";
+export type { IdentityStore, TlsClientOptions, TlsIdentity, TlsServerOptions } from "./transport/tls.ts";
 export {
   type ByteReader,
   type ByteStream,

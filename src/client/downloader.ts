@@ -1,5 +1,6 @@
 import type { ByteRange, Piece, PieceKind } from "../piece.ts";
 import type { Runtime } from "../runtime.ts";
+import type { Telemetry } from "../telemetry.ts";
 
 /** Which piece, of which task, from which peer. */
 export interface PieceRequest {
@@ -58,11 +59,19 @@ export interface DownloaderOptions {
   readonly maxMetadataLength?: number;
   /** The pool of connections. */
   readonly pool?: PoolOptions;
+  /** Pieces of one task at a time, 1 to 1,024. Default 8, as stock peers. */
+  readonly concurrentPieceCount?: number;
+  /** Requests of all tasks to one parent at a time, 1 to 1,000,000. Tasks that compete for one share it evenly. Default 32. */
+  readonly parentConcurrency?: number;
+  /** Bytes a second that all tasks of this downloader may take together, at least 1. Single pieces do not count. Default: no limit. */
+  readonly rateLimit?: number;
   /**
    * Sends the first request to a peer that was met before along with the handshake (QUIC's 0-RTT), which saves a round trip. Whoever
    * records it can have the peer answer it again, to nobody's gain. Default true, where the runtime can.
    */
   readonly earlyData?: boolean;
+  /** Hears of every call, as `openTelemetry(api)` does. Default: nobody. */
+  readonly telemetry?: Telemetry;
 }
 
 /** How connections to peers are kept. */
@@ -83,6 +92,10 @@ export interface DownloaderSettings {
   readonly maxPieceLength: number;
   readonly maxMetadataLength: number;
   readonly pool: Required<PoolOptions>;
+  readonly concurrentPieceCount: number;
+  readonly parentConcurrency: number;
+  readonly rateLimit: number | undefined;
   readonly earlyData: boolean;
+  readonly telemetry: Telemetry | undefined;
   readonly runtime: Runtime;
 }

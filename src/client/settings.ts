@@ -3,7 +3,7 @@ import type { Runtime } from "../runtime.ts";
 import type { CallOptions, DownloaderOptions, DownloaderSettings } from "./downloader.ts";
 
 /** The longest time that an option takes: 30 days, in milliseconds. */
-const LONGEST = 30 * 24 * 3600 * 1000;
+export const LONGEST: number = 30 * 24 * 3600 * 1000;
 
 /**
  * Fills the defaults in.
@@ -21,7 +21,11 @@ export function downloaderSettings(options: DownloaderOptions, runtime: Runtime)
       idleTimeout: options.pool?.idleTimeout ?? 420_000,
       cleanupInterval: options.pool?.cleanupInterval ?? 60_000,
     },
+    concurrentPieceCount: options.concurrentPieceCount ?? 8,
+    parentConcurrency: options.parentConcurrency ?? 32,
+    rateLimit: options.rateLimit,
     earlyData: options.earlyData ?? true,
+    telemetry: options.telemetry,
     runtime,
   };
   requireInteger("connectTimeout", settings.connectTimeout, 1, LONGEST);
@@ -29,6 +33,9 @@ export function downloaderSettings(options: DownloaderOptions, runtime: Runtime)
   requireInteger("stallTimeout", settings.stallTimeout, 1, LONGEST);
   requireInteger("maxPieceLength", settings.maxPieceLength, 1, Number.MAX_SAFE_INTEGER);
   requireInteger("maxMetadataLength", settings.maxMetadataLength, 64, 0xffffffff);
+  requireInteger("concurrentPieceCount", settings.concurrentPieceCount, 1, 1024);
+  requireInteger("parentConcurrency", settings.parentConcurrency, 1, 1_000_000);
+  if (settings.rateLimit !== undefined) requireInteger("rateLimit", settings.rateLimit, 1, Number.MAX_SAFE_INTEGER);
   requireInteger("pool.capacity", settings.pool.capacity, 1, 1_000_000);
   requireInteger("pool.idleTimeout", settings.pool.idleTimeout, 1, LONGEST);
   requireInteger("pool.cleanupInterval", settings.pool.cleanupInterval, 1, LONGEST);

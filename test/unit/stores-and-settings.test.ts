@@ -97,7 +97,11 @@ describe("the downloader's settings", () => {
       maxPieceLength: 64 * 1024 * 1024,
       maxMetadataLength: 64 * 1024,
       pool: { capacity: 2000, idleTimeout: 420_000, cleanupInterval: 60_000 },
+      concurrentPieceCount: 8,
+      parentConcurrency: 32,
+      rateLimit: undefined,
       earlyData: true,
+      telemetry: undefined,
     });
   });
 
@@ -107,6 +111,9 @@ describe("the downloader's settings", () => {
     ["stallTimeout", { stallTimeout: Number.NaN }],
     ["maxPieceLength", { maxPieceLength: 0.5 }],
     ["maxMetadataLength", { maxMetadataLength: 63 }],
+    ["concurrentPieceCount", { concurrentPieceCount: 1025 }],
+    ["parentConcurrency", { parentConcurrency: 0 }],
+    ["rateLimit", { rateLimit: 0 }],
     ["pool.capacity", { pool: { capacity: 0 } }],
     ["pool.idleTimeout", { pool: { idleTimeout: 0 } }],
     ["pool.cleanupInterval", { pool: { cleanupInterval: Number.POSITIVE_INFINITY } }],

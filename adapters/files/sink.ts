@@ -1,0 +1,219 @@
+import { type FileHandle, open, rename, stat, unlink } from "node:fs/promises";
+import { dirname } from "node:path";
+import { VortexError } from "../../src/errors.ts";
+import type { SinkLayout, SinkSession, SunkPiece, TaskSink } from "../../src/task/sink.ts";
+import { Journal } from "./journal.ts";
+import { FileLock } from "./lock.ts";
+import { codeOf, storageError } from "./storage-error.ts";
+
+/**
+ * A sink that makes a file.
+ *
+ * Bytes go to `<path>.part` as they come; `<path>.part.journal` notes the pieces that are right, and `<path>.part.lock` keeps
+ * other processes away. When all is there and right, the file is synced and renamed to `path`, over whatever has that
+ * name, and the directory is synced: whoever sees the file after that, sees all of it, also after a loss of power.
+ *
+ * A download that failed or was killed leaves the first two, and the next one to the same path goes on from there, after it has
+ * read what is there and compared it. What another task left is overwritten. For a range of a task, the file holds only
+ * the range.
+ *
+ * The download fails with `StorageFailed`, in words, when the disk is full or read-only, permission is missing, or another
+ * download writes to the same path.
+ */
+export function fileSink(path: string): TaskSink {
+  let used = false;
+  return {
+    async open(layout) {
+      if (used) throw new VortexError("InvalidArgument", `the sink of ${path} is in use already`);
+      used = true;
+      return FileSession.open(path, layout);
+    },
+  };
+}
+
+/** The names of a download's files. */
+interface Names {
+  readonly path: string;
+  readonly part: string;
+  readonly journal: string;
+}
+
+class FileSession implements SinkSession {
+  readonly found: readonly SunkPiece[];
+  readonly #names: Names;
+  readonly #layout: SinkLayout;
+  readonly #handle: FileHandle;
+  readonly #journal: Journal;
+  readonly #lock: FileLock;
+  /** Operations under way; the descriptor is closed after them. */
+  readonly #running = new Set<Promise<unknown>>();
+  #committed: boolean;
+  /** Once finished: what tells that the file is still the one that was written. */
+  #stamp: { readonly size: bigint; readonly mtimeNs: bigint; readonly ino: bigint } | undefined;
+  #closed = false;
+
+  private constructor(names: Names, layout: SinkLayout, handle: FileHandle, journal: Journal, lock: FileLock) {
+    this.#names = names;
+    this.#layout = layout;
+    this.#handle = handle;
+    this.#journal = journal;
+    this.#lock = lock;
+    this.found = journal.found;
+    this.#committed = journal.found.length > 0;
+  }
+
+  static async open(path: string, layout: SinkLayout): Promise<FileSession> {
+    const part = `${path}.part`;
+    const names: Names = { path, part, journal: `${part}.journal` };
+    const lock = await FileLock.take(`${part}.lock`);
+    try {
+      await requireFile(path);
+      const journal = await Journal.open(names.journal, layout);
+      try {
+        const handle = await openPart(names, journal, layout);
+        return new FileSession(names, layout, handle, journal, lock);
+      } catch (error) {
+        await journal.close();
+        throw error;
+      }
+    } catch (error) {
+      await lock.release();
+      throw error;
+    }
+  }
+
+  async write(_number: number, position: number, chunk: Uint8Array): Promise<void> {
+    await this.#use(`${this.#names.part} cannot be written`, async (handle) => {
+      for (let at = 0; at < chunk.length; ) {
+        const { bytesWritten } = await handle.write(chunk, at, chunk.length - at, position + at);
+        at += bytesWritten;
+      }
+    });
+  }
+
+  async commit(piece: SunkPiece): Promise<void> {
+    await this.#journal.add(piece);
+    this.#committed = true;
+  }
+
+  async read(_number: number, position: number, length: number): Promise<Uint8Array> {
+    const buffer = new Uint8Array(length);
+    const what = `${this.#stamp === undefined ? this.#names.part : this.#names.path} cannot be read`;
+    const bytesRead = await this.#use(
+      what,
+      async (handle) => (await handle.read(buffer, 0, length, position)).bytesRead,
+    );
+    if (bytesRead === 0) throw new VortexError("StorageFailed", `${what}: it ends at byte ${position}`);
+    return buffer.subarray(0, bytesRead);
+  }
+
+  async advance(): Promise<void> {}
+
+  async finish(): Promise<void> {
+    const { path, part, journal } = this.#names;
+    try {
+      // Bytes behind the end can only be of an earlier file of this name.
+      await this.#handle.truncate(this.#layout.length);
+      await this.#handle.sync();
+      // From here on, a process that is killed leaves either the part or the file; both hold everything.
+      await this.#journal.end();
+      await rename(part, path);
+      await syncDirectory(dirname(path));
+      const { size, mtimeNs, ino } = await this.#handle.stat({ bigint: true });
+      this.#stamp = { size, mtimeNs, ino };
+    } catch (error) {
+      throw storageError(error, `${path} cannot be made`);
+    }
+    await this.#journal.close();
+    await unlink(journal).catch(() => {});
+    await this.#lock.release();
+    await this.#settled();
+    await this.#handle.close();
+  }
+
+  async abort(_error: unknown, { discard = false } = {}): Promise<void> {
+    this.#closed = true;
+    await this.#settled();
+    await this.#handle.close().catch(() => {});
+    await this.#journal.close().catch(() => {});
+    if (discard || !this.#committed) {
+      await unlink(this.#names.part).catch(() => {});
+      await unlink(this.#names.journal).catch(() => {});
+    }
+    await this.#lock.release();
+  }
+
+  async #settled(): Promise<void> {
+    await Promise.allSettled([...this.#running]);
+  }
+
+  /** Works on the file: the open one while it is written, the one with its name afterwards. */
+  async #use<T>(what: string, operation: (handle: FileHandle) => Promise<T>): Promise<T> {
+    if (this.#closed) throw new VortexError("Closed", `${this.#names.part} is not written any more`);
+    const running = this.#stamp === undefined ? operation(this.#handle) : this.#onFinished(this.#stamp, operation);
+    this.#running.add(running);
+    try {
+      return await running;
+    } catch (error) {
+      throw storageError(error, what);
+    } finally {
+      this.#running.delete(running);
+    }
+  }
+
+  /** Opens the file for one operation: a download that is done keeps no descriptor. */
+  async #onFinished<T>(
+    stamp: { readonly size: bigint; readonly mtimeNs: bigint; readonly ino: bigint },
+    operation: (handle: FileHandle) => Promise<T>,
+  ): Promise<T> {
+    const handle = await open(this.#names.path, "r");
+    try {
+      const { size, mtimeNs, ino } = await handle.stat({ bigint: true });
+      if (size !== stamp.size || mtimeNs !== stamp.mtimeNs || ino !== stamp.ino) {
+        throw new VortexError("StorageFailed", `${this.#names.path} was changed after it had been fetched`);
+      }
+      return await operation(handle);
+    } finally {
+      await handle.close();
+    }
+  }
+}
+
+/** A directory or device cannot be replaced by renaming; better told before anything is fetched. */
+async function requireFile(path: string): Promise<void> {
+  const stats = await stat(path).catch(() => undefined);
+  if (stats === undefined || stats.isFile()) return;
+  throw new VortexError("StorageFailed", `${path} is ${stats.isDirectory() ? "a directory" : "no regular file"}`);
+}
+
+async function openPart({ path, part }: Names, journal: Journal, layout: SinkLayout): Promise<FileHandle> {
+  try {
+    if (journal.complete && (await sizeOf(part)) === undefined && (await sizeOf(path)) === layout.length) {
+      // The earlier process was killed between its last two steps; what it made is looked at once more.
+      await rename(path, part);
+    }
+    if (journal.found.length > 0) {
+      return await open(part, "r+").catch((error: unknown) => {
+        if (codeOf(error) !== "ENOENT") throw error;
+        // Reading what was found fails then, and it is fetched again.
+        return open(part, "w+");
+      });
+    }
+    return await open(part, "w+");
+  } catch (error) {
+    throw storageError(error, `${part} cannot be opened`);
+  }
+}
+
+async function sizeOf(path: string): Promise<number | undefined> {
+  const stats = await stat(path).catch(() => undefined);
+  return stats?.size;
+}
+
+/** Makes the new name durable, where a directory can be synced: Windows has no such thing. */
+async function syncDirectory(path: string): Promise<void> {
+  const handle = await open(path, "r").catch(() => undefined);
+  if (handle === undefined) return;
+  await handle.sync().catch(() => {});
+  await handle.close();
+}

@@ -1,0 +1,29 @@
+/** The reflected polynomial of CRC-32 (IEEE 802.3), as zlib's. */
+const POLYNOMIAL = 0xedb88320;
+
+/**
+ * The CRC-32 of two pieces of content behind each other, from the CRC-32 of each and the length of the second: the first
+ * is multiplied by x^(8 length) modulo the polynomial. The method is that of zlib's `crc32_combine`.
+ *
+ * @param length bytes of the second, up to 2^53 - 1
+ */
+export function crc32Combine(first: number, second: number, length: number): number {
+  let factor = 0x80000000; // x^0
+  let square = 0x00800000; // x^8, the shift by one byte
+  for (let rest = length; rest > 0; rest = Math.floor(rest / 2)) {
+    if (rest % 2 === 1) factor = multiply(factor, square);
+    square = multiply(square, square);
+  }
+  return (multiply(factor, first) ^ second) >>> 0;
+}
+
+/** The product of two polynomials over GF(2), modulo the one of CRC-32; the highest bit is x^0. */
+function multiply(a: number, b: number): number {
+  let product = 0;
+  let shifted = b;
+  for (let bit = 0x80000000; bit !== 0; bit >>>= 1) {
+    if ((a & bit) !== 0) product ^= shifted;
+    shifted = (shifted & 1) === 1 ? (shifted >>> 1) ^ POLYNOMIAL : shifted >>> 1;
+  }
+  return product >>> 0;
+}

@@ -1,0 +1,89 @@
+import { VortexError } from "../errors.ts";
+import { requireInteger } from "../piece.ts";
+import { PieceBuffers } from "./piece-buffers.ts";
+import type { SinkLayout, SinkSession, TaskSink } from "./sink.ts";
+
+/** How much a memory sink takes. */
+export interface MemorySinkOptions {
+  /** Greatest number of bytes; a task of more is `LimitExceeded`. Default 1 GiB. */
+  readonly maxLength?: number;
+}
+
+/** A sink that keeps everything in memory. */
+export interface MemorySink extends TaskSink {
+  /**
+   * All of it, once the download is done. The caller must not change it while the download's store is served.
+   * @throws `InvalidArgument` before that
+   */
+  bytes(): Uint8Array;
+}
+
+/**
+ * A sink for tasks that fit into memory. While the task comes, memory is taken for what has come; at the end, for a moment,
+ * twice as much.
+ * @throws `InvalidArgument`
+ */
+export function memorySink({ maxLength = 1024 ** 3 }: MemorySinkOptions = {}): MemorySink {
+  requireInteger("maxLength", maxLength, 0, Number.MAX_SAFE_INTEGER);
+  let whole: Uint8Array | undefined;
+  let used = false;
+  return {
+    async open(layout) {
+      if (used) throw new VortexError("InvalidArgument", "this memory sink is in use already");
+      if (layout.length > maxLength) {
+        throw new VortexError("LimitExceeded", `a task of ${layout.length} bytes: the memory sink takes ${maxLength}`);
+      }
+      used = true;
+      return new MemorySession(layout, (bytes) => {
+        whole = bytes;
+      });
+    },
+    bytes() {
+      if (whole === undefined) throw new VortexError("InvalidArgument", "the download is not done");
+      return whole;
+    },
+  };
+}
+
+class MemorySession implements SinkSession {
+  readonly found: SinkSession["found"] = [];
+  readonly #layout: SinkLayout;
+  readonly #buffers: PieceBuffers;
+  readonly #committed: number[] = [];
+  readonly #onWhole: (bytes: Uint8Array) => void;
+  #whole: Uint8Array | undefined;
+
+  constructor(layout: SinkLayout, onWhole: (bytes: Uint8Array) => void) {
+    this.#layout = layout;
+    this.#buffers = new PieceBuffers(layout);
+    this.#onWhole = onWhole;
+  }
+
+  async write(number: number, position: number, chunk: Uint8Array): Promise<void> {
+    this.#buffers.write(number, position, chunk);
+  }
+
+  async commit({ number }: { readonly number: number }): Promise<void> {
+    this.#committed.push(number);
+  }
+
+  async read(number: number, position: number, length: number): Promise<Uint8Array> {
+    return this.#whole?.subarray(position, position + length) ?? this.#buffers.read(number, position, length);
+  }
+
+  async advance(): Promise<void> {}
+
+  async finish(): Promise<void> {
+    const whole = new Uint8Array(this.#layout.length);
+    for (const number of this.#committed) {
+      whole.set(this.#buffers.get(number), this.#layout.part(number)?.position);
+      this.#buffers.delete(number);
+    }
+    this.#whole = whole;
+    this.#onWhole(whole);
+  }
+
+  async abort(): Promise<void> {
+    this.#buffers.clear();
+  }
+}

@@ -1,0 +1,43 @@
+import { VortexError } from "../errors.ts";
+import { formatAddress, parseAddress } from "../transport/address.ts";
+import type { TaskParent } from "./task.ts";
+
+/** Stock Dragonfly's port for the API over gRPC, `upload.server.port`. */
+const API_PORT = 4000;
+
+/** A parent with its addresses in one form. */
+export interface KnownParent {
+  /** How it is called in reports. */
+  readonly name: string;
+  readonly addr: string | undefined;
+  readonly apiAddr: string | undefined;
+}
+
+/**
+ * The parents of a request, each once.
+ *
+ * @param ask how a parent that names no address for the API is asked: not at all, at the same address, or at stock Dragonfly's
+ * port of the same host
+ * @throws `InvalidArgument`
+ */
+export function parentsOf(
+  parents: readonly (string | TaskParent)[],
+  ask: "no" | "same-address" | "same-host",
+): readonly KnownParent[] {
+  const known = new Map<string, KnownParent>();
+  for (const parent of parents) {
+    const given = typeof parent === "string" ? { addr: parent } : parent;
+    const addr = given.addr === undefined ? undefined : formatAddress(parseAddress(given.addr));
+    const apiAddr = given.apiAddr === undefined ? defaultApi(addr, ask) : formatAddress(parseAddress(given.apiAddr));
+    const name = addr ?? apiAddr;
+    if (name === undefined) throw new VortexError("InvalidArgument", "a parent without an address");
+    if (!known.has(name)) known.set(name, { name, addr, apiAddr });
+  }
+  if (known.size === 0) throw new VortexError("InvalidArgument", "a task without parents: expected at least one");
+  return [...known.values()];
+}
+
+function defaultApi(addr: string | undefined, ask: "no" | "same-address" | "same-host"): string | undefined {
+  if (addr === undefined || ask === "no") return undefined;
+  return ask === "same-address" ? addr : formatAddress({ host: parseAddress(addr).host, port: API_PORT });
+}

@@ -1,0 +1,82 @@
+import type { SinkPart, SinkSession } from "./sink.ts";
+
+/**
+ * The way of one piece into the sink, for all attempts at it. One attempt at a time writes; another one keeps what comes in
+ * memory, and takes over when the writer is gone. So bytes of two attempts never mix, and nothing is written after the end.
+ */
+export class PieceWrite {
+  readonly #session: SinkSession;
+  readonly #part: SinkPart;
+  #writer: AttemptWrite | undefined;
+  #onFree: (() => void)[] = [];
+
+  constructor(session: SinkSession, part: SinkPart) {
+    this.#session = session;
+    this.#part = part;
+  }
+
+  /** The writing of one attempt. */
+  begin(): AttemptWrite {
+    return new AttemptWrite(this, this.#session, this.#part);
+  }
+
+  /** Makes `attempt` the writer, if there is none. */
+  claim(attempt: AttemptWrite): boolean {
+    this.#writer ??= attempt;
+    return this.#writer === attempt;
+  }
+
+  /** Ends the writing of `attempt`, if it is the writer. */
+  free(attempt: AttemptWrite): void {
+    if (this.#writer !== attempt) return;
+    this.#writer = undefined;
+    for (const wake of this.#onFree.splice(0)) wake();
+  }
+
+  /** Resolves once there is no writer. */
+  async whenFree(): Promise<void> {
+    while (this.#writer !== undefined) await new Promise<void>((resolve) => this.#onFree.push(resolve));
+  }
+}
+
+/** One attempt's bytes on their way into the sink. */
+export class AttemptWrite {
+  readonly #piece: PieceWrite;
+  readonly #session: SinkSession;
+  readonly #part: SinkPart;
+  /** What came while another attempt was the writer. */
+  #kept: Uint8Array[] = [];
+  #position: number;
+
+  constructor(piece: PieceWrite, session: SinkSession, part: SinkPart) {
+    this.#piece = piece;
+    this.#session = session;
+    this.#part = part;
+    this.#position = part.position;
+  }
+
+  /** Takes the next bytes of the wanted part. */
+  async write(chunk: Uint8Array): Promise<void> {
+    this.#kept.push(chunk);
+    if (this.#piece.claim(this)) await this.#flush();
+  }
+
+  /** Writes whatever is not written yet. The other attempts at the piece are ending. */
+  async finish(): Promise<void> {
+    while (!this.#piece.claim(this)) await this.#piece.whenFree();
+    await this.#flush();
+  }
+
+  /** The attempt is over. */
+  end(): void {
+    this.#kept = [];
+    this.#piece.free(this);
+  }
+
+  async #flush(): Promise<void> {
+    for (let chunk = this.#kept.shift(); chunk !== undefined; chunk = this.#kept.shift()) {
+      await this.#session.write(this.#part.number, this.#position, chunk);
+      this.#position += chunk.length;
+    }
+  }
+}

@@ -1,0 +1,193 @@
+import type { VortexError } from "../errors.ts";
+
+/** Milliseconds before a parent that failed once is asked again; doubled with every further failure. */
+const FIRST_PAUSE = 250;
+/** The longest of these pauses. */
+const LONGEST_PAUSE = 30_000;
+/** Failures in a row after which a parent is left out. */
+export const MOST_FAILURES = 5;
+/** Times that a parent is asked for a piece that it says it does not have. */
+const MOST_MISSES = 3;
+/** Reasons kept of each parent. */
+const MOST_REASONS = 8;
+/** Weight of the newest sample in the averages. */
+const WEIGHT = 0.3;
+/** Milliseconds of activity in one sample of the rate. */
+const SAMPLE = 250;
+/** Bytes a millisecond that every parent is trusted with, so that one which delivered nothing can be compared. */
+const LEAST_RATE = 0.001;
+/** Milliseconds without an attempt in which trust in the measured rate fades, so that a slow parent is tried again. */
+const FADING = 10_000;
+
+/** What is known of one way to fetch pieces: a parent, by one protocol. */
+export class RouteState {
+  readonly id: string;
+  /** Attempts under way. */
+  inFlight = 0;
+  /** Attempts under way whose bytes are owed. */
+  #owing = 0;
+  /** No further piece is asked for here. */
+  out = false;
+  /** Not asked before this time. */
+  retryAt = 0;
+  /** Failures since the last success. */
+  failures = 0;
+  /** What went wrong, the newest last. */
+  readonly reasons: VortexError[] = [];
+  errors = 0;
+  pieces = 0;
+  bytes = 0;
+  /** Milliseconds from asking for a piece to its first byte. */
+  latency: number | undefined;
+  /** Bytes a millisecond, of all attempts together. */
+  #rate: number | undefined;
+  #failedAt = Number.NEGATIVE_INFINITY;
+  #idleSince = 0;
+  /** Activity that is not in the rate yet. */
+  #sampleSince = 0;
+  #sampleActive = 0;
+  #sampleBytes = 0;
+  /** Undefined: everything; else the pieces that it announced. */
+  #announced: Set<number> | undefined;
+  /** Whether further announcements may come. */
+  #open = false;
+  readonly #misses = new Map<number, { count: number; retryAt: number }>();
+
+  constructor(id: string, announces: boolean) {
+    this.id = id;
+    if (announces) {
+      this.#announced = new Set();
+      this.#open = true;
+    }
+  }
+
+  /** The route announced that it has the piece. */
+  announce(number: number): void {
+    this.#announced?.add(number);
+    this.#misses.delete(number);
+  }
+
+  /** No further announcements come: those so far are all, or, with `everything`, they say nothing about what is there. */
+  endAnnouncements(everything: boolean): void {
+    this.#open = false;
+    if (everything) this.#announced = undefined;
+  }
+
+  /** Whether the route could come to have the piece without being asked for it. */
+  get awaited(): boolean {
+    return this.#open && !this.out;
+  }
+
+  /** Whether the piece may be asked for here, as far as the piece is concerned, and if later, from when on. */
+  offers(number: number): { readonly from: number } | undefined {
+    if (this.out || this.#announced?.has(number) === false) return undefined;
+    const misses = this.#misses.get(number);
+    if (misses === undefined) return { from: this.retryAt };
+    return misses.count >= MOST_MISSES ? undefined : { from: Math.max(misses.retryAt, this.retryAt) };
+  }
+
+  /** One more request may go to a route that has just failed; any number to others. */
+  get probing(): boolean {
+    return this.failures > 0;
+  }
+
+  begin(now: number): void {
+    if (this.inFlight === 0) this.#idleSince = now;
+    this.inFlight++;
+    this.owes(true, now);
+  }
+
+  end(owing: boolean, now: number): void {
+    if (owing) this.owes(false, now);
+    // Also when nothing came: that is a rate too.
+    this.#sample();
+    this.inFlight--;
+    if (this.inFlight === 0) this.#idleSince = now;
+  }
+
+  /** An attempt waits for the parent, or does not any more: only such time counts for the rate. */
+  owes(owing: boolean, now: number): void {
+    if (this.#owing > 0) this.#sampleActive += now - this.#sampleSince;
+    this.#sampleSince = now;
+    this.#owing += owing ? 1 : -1;
+  }
+
+  arrived(bytes: number, now: number): void {
+    this.bytes += bytes;
+    this.#sampleBytes += bytes;
+    if (this.#owing > 0) this.#sampleActive += now - this.#sampleSince;
+    this.#sampleSince = now;
+    this.#sample();
+  }
+
+  answered(milliseconds: number): void {
+    this.latency = average(this.latency, milliseconds);
+  }
+
+  succeeded(now: number): void {
+    this.pieces++;
+    this.failures = 0;
+    this.retryAt = 0;
+    // Small pieces come faster than samples are taken; one sample is better than none.
+    if (this.#rate === undefined && this.#sampleActive > 0) {
+      this.#rate = this.#sampleBytes / this.#sampleActive;
+      this.#sampleActive = 0;
+      this.#sampleBytes = 0;
+      this.#sampleSince = now;
+    }
+  }
+
+  /** Notes a failure of an attempt that began at `startedAt`. What fails together counts once. */
+  failed(error: VortexError, startedAt: number, now: number, random: () => number): void {
+    this.note(error);
+    if (startedAt <= this.#failedAt || this.out) return;
+    this.#failedAt = now;
+    this.failures++;
+    this.retryAt = now + pauseAfter(this.failures, random);
+    if (this.failures >= MOST_FAILURES) this.out = true;
+  }
+
+  /** The route does not have the piece, whatever it announced. One that never delivered anything may not have the task. */
+  missed(number: number, error: VortexError, startedAt: number, now: number, random: () => number): void {
+    const count = (this.#misses.get(number)?.count ?? 0) + 1;
+    this.#misses.set(number, { count, retryAt: now + pauseAfter(count, random) });
+    if (this.pieces === 0) this.failed(error, startedAt, now, random);
+    else this.note(error);
+  }
+
+  note(error: VortexError): void {
+    this.errors++;
+    if (this.reasons.some(({ code, message }) => code === error.code && message === error.message)) return;
+    this.reasons.push(error);
+    if (this.reasons.length > MOST_REASONS) this.reasons.shift();
+  }
+
+  #sample(): void {
+    if (this.#sampleActive < SAMPLE) return;
+    this.#rate = Math.max(LEAST_RATE, average(this.#rate, this.#sampleBytes / this.#sampleActive));
+    this.#sampleActive = 0;
+    this.#sampleBytes = 0;
+  }
+
+  /** Measured bytes a millisecond; undefined before anything was measured. */
+  get rate(): number | undefined {
+    return this.#rate;
+  }
+
+  /** Milliseconds until a further piece of `length` bytes is expected; 0 when nothing is known yet. */
+  expected(length: number, now: number): number {
+    if (this.#rate === undefined) return 0;
+    const idle = this.inFlight === 0 ? now - this.#idleSince : 0;
+    const faded = 1 + Math.max(0, idle - FADING) / FADING;
+    return (this.latency ?? 0) + ((this.inFlight + 1) * length) / (this.#rate * faded);
+  }
+}
+
+function average(before: number | undefined, sample: number): number {
+  return before === undefined ? sample : before + WEIGHT * (sample - before);
+}
+
+/** Milliseconds to wait after so many failures in a row: exponential, with half of it by chance, so that those who failed together do not come back together. */
+export function pauseAfter(failures: number, random: () => number): number {
+  return Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (failures - 1)) * (0.5 + random() / 2);
+}

@@ -1,0 +1,445 @@
+import { type ErrorCode, VortexError } from "../errors.ts";
+import { RouteState } from "./route.ts";
+import type { Verdict } from "./verdict.ts";
+
+/** What the scheduler is told when it is made. */
+export interface SchedulerOptions {
+  /** The pieces that are wanted: all from `first` to `last`. */
+  readonly first: number;
+  readonly last: number;
+  /** Bytes of a piece. */
+  readonly lengthOf: (number: number) => number;
+  /** Pieces at a time. One that two parents race for counts once. */
+  readonly concurrentPieceCount: number;
+  /** Milliseconds without a byte that a parent owes, after which another one is asked too. */
+  readonly stallAfter: number;
+  /** Milliseconds for which pieces are waited for that no parent has announced yet. */
+  readonly patience: number;
+  /** Bytes that racers may hold in memory together; one racer is always allowed. Default 64 MiB. */
+  readonly raceBytes?: number;
+  /** From 0 to 1. */
+  readonly random: () => number;
+}
+
+/** One try to fetch a piece from one parent. */
+export interface Attempt {
+  readonly id: number;
+  readonly number: number;
+  /** The route's id. */
+  readonly route: string;
+  /** Whether another parent was on the piece already when this one was asked. */
+  readonly racer: boolean;
+}
+
+/** What the surroundings allow at the time of a step. */
+export interface StepEnvironment {
+  /** Whether the sink has room for a piece. Once false, it is false for all greater numbers. */
+  allows(number: number): boolean;
+  /** Takes a slot for one more request by a route; false when there is none now. What is taken belongs to the attempt. */
+  admit(route: string): boolean;
+}
+
+/** What to do now. */
+export interface Step {
+  /** Attempts to begin. */
+  readonly starts: readonly Attempt[];
+  /** When to step again if nothing else happens. */
+  readonly wakeAt: number | undefined;
+  /** Why the pieces that are left cannot be fetched, once nothing is under way and nothing can change that. */
+  readonly failure: VortexError | undefined;
+}
+
+interface Running extends Attempt {
+  readonly startedAt: number;
+  readonly from: RouteState;
+  bytes: number;
+  /** Since when the parent owes a byte; undefined while the wait is ours: the sink's, or a rate limit's. */
+  owedSince: number | undefined;
+  /** Milliseconds in which bytes were owed, before `owedSince`. */
+  active: number;
+}
+
+const QUEUED = 0;
+const RUNNING = 1;
+const DONE = 2;
+/** An earlier download left it, and it is being compared. */
+const FOUND = 3;
+
+/** Pieces behind the first one in the queue that are looked at for a parent that has them. */
+const LOOK_AHEAD = 4096;
+const RACE_BYTES = 64 * 1024 * 1024;
+/** Milliseconds between two looks for pieces that are slow. */
+const LOOK = 1000;
+/** A piece is slow when its rest would take so many times as long as all of it from another parent. */
+const SLOW = 4;
+/** The same when nothing is left to begin, and parents are idle. */
+const SLOW_AT_END = 1.5;
+/** Milliseconds that a race must win to be worth its bytes. */
+const LEAST_GAIN = 100;
+
+/**
+ * Which piece is asked from which parent, and when. A state machine: it does no I/O, has no clock and no timers; whoever
+ * uses it tells it what has happened, and calls `step` to hear what to do.
+ *
+ * Pieces begin in ascending order, each at the parent that is expected to deliver it first by what was measured of it. A
+ * piece that stalls, or is far slower than another parent would be, is asked from a second one; the first whole answer
+ * wins. There are never more than two attempts at a piece. When nothing is left to begin, idle parents join in with the
+ * slowest.
+ */
+export class Scheduler {
+  readonly #options: SchedulerOptions;
+  readonly #routes = new Map<string, RouteState>();
+  readonly #running = new Map<number, Running>();
+  /** Attempts by piece, one or two. */
+  readonly #byPiece = new Map<number, Running[]>();
+  readonly #states: Uint8Array;
+  /** Pieces that began, and are to begin again. */
+  readonly #again = new Set<number>();
+  /** No piece before it is queued for the first time. */
+  #fresh: number;
+  #left: number;
+  #found = 0;
+  #attempts = 0;
+  #progressAt: number | undefined;
+
+  constructor(options: SchedulerOptions) {
+    this.#options = options;
+    this.#left = options.last - options.first + 1;
+    this.#states = new Uint8Array(this.#left);
+    this.#fresh = options.first;
+  }
+
+  /** Whether every piece is there. */
+  get done(): boolean {
+    return this.#left === 0;
+  }
+
+  /** Attempts under way, for whoever ends them all. */
+  get attempts(): Iterable<Attempt> {
+    return this.#running.values();
+  }
+
+  get routes(): Iterable<RouteState> {
+    return this.#routes.values();
+  }
+
+  /** @param announces whether the route tells which pieces it has; one that does not is held to have all */
+  addRoute(id: string, announces: boolean): RouteState {
+    const route = new RouteState(id, announces);
+    this.#routes.set(id, route);
+    return route;
+  }
+
+  route(id: string): RouteState {
+    const route = this.#routes.get(id);
+    if (route === undefined) throw new VortexError("Internal", `there is no route ${id}`);
+    return route;
+  }
+
+  /** A piece that an earlier download left; it is not fetched before `settle` has said whether it is right. */
+  find(number: number): void {
+    if (this.#stateOf(number) !== QUEUED) return;
+    this.#setState(number, FOUND);
+    this.#found++;
+  }
+
+  /** A piece that was found is right, or is to be fetched. */
+  settle(number: number, right: boolean): void {
+    if (this.#stateOf(number) !== FOUND) return;
+    this.#found--;
+    this.#setState(number, right ? DONE : QUEUED);
+    if (right) this.#left--;
+    else this.#again.add(number);
+  }
+
+  /** The answer to an attempt has begun to come. */
+  answered(id: number, now: number): void {
+    const attempt = this.#running.get(id);
+    attempt?.from.answered(now - attempt.startedAt);
+  }
+
+  /** Bytes of an attempt came. */
+  arrived(id: number, bytes: number, now: number): void {
+    const attempt = this.#running.get(id);
+    if (attempt === undefined) return;
+    attempt.bytes += bytes;
+    attempt.from.arrived(bytes, now);
+    if (attempt.owedSince !== undefined) {
+      attempt.active += now - attempt.owedSince;
+      attempt.owedSince = now;
+    }
+  }
+
+  /** The attempt waits for its parent, or for something on our side. */
+  owes(id: number, owing: boolean, now: number): void {
+    const attempt = this.#running.get(id);
+    if (attempt === undefined || (attempt.owedSince !== undefined) === owing) return;
+    if (attempt.owedSince !== undefined) attempt.active += now - attempt.owedSince;
+    attempt.owedSince = owing ? now : undefined;
+    attempt.from.owes(owing, now);
+  }
+
+  /**
+   * The piece is there and right. Returns the attempts at it that lost, which are over. A parent that was silent for all the
+   * time that the winner took has stalled, and is blamed for it.
+   */
+  succeeded(id: number, now: number): readonly Attempt[] {
+    const winner = this.#end(id, now);
+    if (winner === undefined) return [];
+    const { number, from, startedAt } = winner;
+    from.succeeded(now);
+    this.#progressAt = now;
+    const losers = [...(this.#byPiece.get(number) ?? [])];
+    for (const loser of losers) {
+      const silence = loser.owedSince === undefined ? 0 : now - loser.owedSince;
+      this.#end(loser.id, now);
+      if (silence < Math.min(this.#options.stallAfter, now - startedAt + LEAST_GAIN)) continue;
+      const error = new VortexError("Stalled", "no byte came while another parent delivered the whole piece");
+      loser.from.failed(error, loser.startedAt, now, this.#options.random);
+    }
+    this.#setState(number, DONE);
+    this.#left--;
+    return losers;
+  }
+
+  /** The attempt failed. Returns those that are over because their parent is not asked any more. */
+  failed(id: number, error: VortexError, verdict: Exclude<Verdict, "fatal">, now: number): readonly Attempt[] {
+    const attempt = this.#end(id, now);
+    if (attempt === undefined) return [];
+    const { from, number, startedAt } = attempt;
+    this.#requeue(number);
+    const { random } = this.#options;
+    if (verdict === "absent") from.missed(number, error, startedAt, now, random);
+    else if (verdict === "again") from.failed(error, startedAt, now, random);
+    else {
+      from.note(error);
+      from.out = true;
+    }
+    return from.out ? this.#endRoute(from, now) : [];
+  }
+
+  /** The route is not asked any more, for a reason outside of any attempt. Returns its attempts, which are over. */
+  leaveOut(id: string, now: number): readonly Attempt[] {
+    const route = this.route(id);
+    route.out = true;
+    return this.#endRoute(route, now);
+  }
+
+  /** What to do now. */
+  step(now: number, environment: StepEnvironment): Step {
+    this.#progressAt ??= now;
+    const starts: Attempt[] = [];
+    const wake = new Earliest();
+    // Whether something outside will call for another step.
+    const held = { refused: false, room: false };
+    while (this.#byPiece.size < this.#options.concurrentPieceCount) {
+      const start = this.#nextStart(now, environment, wake, held);
+      if (start === undefined) break;
+      starts.push(start);
+    }
+    if (this.#routes.size > 1) this.#race(now, environment, wake, starts);
+    if (this.#running.size > 0 || this.done || this.#found > 0 || held.refused || held.room || wake.at !== undefined) {
+      return { starts, wakeAt: wake.at, failure: undefined };
+    }
+    return { starts, ...this.#stuck(now) };
+  }
+
+  #nextStart(
+    now: number,
+    environment: StepEnvironment,
+    wake: Earliest,
+    held: { refused: boolean; room: boolean },
+  ): Attempt | undefined {
+    let first = true;
+    for (const number of this.#queue()) {
+      if (!environment.allows(number)) {
+        // Room comes when the sink has passed on what is before. What is before and cannot be had makes none.
+        held.room = first;
+        return undefined;
+      }
+      first = false;
+      const route = this.#best(number, now, wake);
+      for (const candidate of route) {
+        if (environment.admit(candidate.id)) return this.#begin(number, candidate, now);
+        held.refused = true;
+      }
+    }
+    return undefined;
+  }
+
+  /** Queued pieces, in ascending order. */
+  *#queue(): Generator<number> {
+    const again = [...this.#again].sort((a, b) => a - b);
+    let position = 0;
+    while (this.#fresh <= this.#options.last && this.#stateOf(this.#fresh) !== QUEUED) this.#fresh++;
+    const end = Math.min(this.#options.last, this.#fresh + LOOK_AHEAD);
+    for (let number = this.#fresh; number <= end; number++) {
+      for (let next = again[position]; next !== undefined && next < number; next = again[++position]) yield next;
+      if (this.#stateOf(number) === QUEUED && !this.#again.has(number)) yield number;
+    }
+    yield* again.slice(position);
+  }
+
+  /** The routes that may be asked for a piece now, the one that is expected to be first with it in front. */
+  #best(number: number, now: number, wake: Earliest, except?: RouteState): readonly RouteState[] {
+    const length = this.#options.lengthOf(number);
+    const candidates: { route: RouteState; expected: number; suspect: boolean }[] = [];
+    for (const route of this.#routes.values()) {
+      if (route === except) continue;
+      const offer = route.offers(number);
+      if (offer === undefined) continue;
+      if (offer.from > now) wake.note(offer.from);
+      else if (!route.probing || route.inFlight === 0) {
+        candidates.push({ route, expected: route.expected(length, now), suspect: this.#suspect(route, now) });
+      }
+    }
+    // Those of which nothing is known yet come first, and share out what there is.
+    candidates.sort(
+      (a, b) => Number(a.suspect) - Number(b.suspect) || a.expected - b.expected || a.route.inFlight - b.route.inFlight,
+    );
+    return candidates.map(({ route }) => route);
+  }
+
+  /** Asks second parents for pieces that stall or are slow. */
+  #race(now: number, environment: StepEnvironment, wake: Earliest, starts: Attempt[]): void {
+    const alone = [...this.#byPiece.values()].flatMap((attempts) => (attempts.length === 1 ? attempts : []));
+    if (alone.length === 0) return;
+    const atEnd = this.#byPiece.size < this.#options.concurrentPieceCount;
+    let held = 0;
+    for (const { racer, number } of this.#running.values()) if (racer) held += this.#options.lengthOf(number);
+    const slowest = alone
+      .map((attempt) => ({ attempt, rest: this.#restOf(attempt, now), stalled: this.#stalledAt(attempt) <= now }))
+      .sort((a, b) => Number(b.stalled) - Number(a.stalled) || b.rest - a.rest);
+    for (const { attempt, rest, stalled } of slowest) {
+      if (!stalled) wake.note(this.#stalledAt(attempt));
+      const length = this.#options.lengthOf(attempt.number);
+      if (held > 0 && held + length > (this.#options.raceBytes ?? RACE_BYTES)) continue;
+      // The time at which this route may be asked again is of no concern while another is at work.
+      const routes = this.#best(attempt.number, now, new Earliest(), attempt.from);
+      const route = routes.find((candidate) => {
+        if (this.#suspect(candidate, now)) return false;
+        if (stalled) return true;
+        const expected = candidate.expected(length, now);
+        const idle = atEnd && candidate.inFlight === 0;
+        return candidate.rate !== undefined && rest > (idle ? SLOW_AT_END : SLOW) * expected + LEAST_GAIN;
+      });
+      if (route === undefined || !environment.admit(route.id)) continue;
+      starts.push(this.#begin(attempt.number, route, now));
+      held += length;
+    }
+    wake.note(now + LOOK);
+  }
+
+  #begin(number: number, route: RouteState, now: number): Attempt {
+    const others = this.#byPiece.get(number) ?? [];
+    const attempt: Running = {
+      id: ++this.#attempts,
+      number,
+      route: route.id,
+      racer: others.length > 0,
+      startedAt: now,
+      from: route,
+      bytes: 0,
+      owedSince: now,
+      active: 0,
+    };
+    this.#running.set(attempt.id, attempt);
+    this.#byPiece.set(number, [...others, attempt]);
+    this.#setState(number, RUNNING);
+    this.#again.delete(number);
+    route.begin(now);
+    return attempt;
+  }
+
+  #end(id: number, now: number): Running | undefined {
+    const attempt = this.#running.get(id);
+    if (attempt === undefined) return undefined;
+    this.#running.delete(id);
+    const others = (this.#byPiece.get(attempt.number) ?? []).filter((other) => other !== attempt);
+    if (others.length > 0) this.#byPiece.set(attempt.number, others);
+    else this.#byPiece.delete(attempt.number);
+    attempt.from.end(attempt.owedSince !== undefined, now);
+    return attempt;
+  }
+
+  #endRoute(route: RouteState, now: number): readonly Attempt[] {
+    const over = [...this.#running.values()].filter(({ from }) => from === route);
+    for (const { id, number } of over) {
+      this.#end(id, now);
+      this.#requeue(number);
+    }
+    return over;
+  }
+
+  #requeue(number: number): void {
+    if (this.#byPiece.has(number)) return;
+    this.#setState(number, QUEUED);
+    this.#again.add(number);
+  }
+
+  /** When an attempt counts as stalled. */
+  #stalledAt({ owedSince }: Running): number {
+    return owedSince === undefined ? Number.POSITIVE_INFINITY : owedSince + this.#options.stallAfter;
+  }
+
+  /** Whether a route has an attempt that stalls now. */
+  #suspect(route: RouteState, now: number): boolean {
+    if (route.inFlight === 0) return false;
+    for (const attempt of this.#running.values()) {
+      if (attempt.from === route && this.#stalledAt(attempt) <= now) return true;
+    }
+    return false;
+  }
+
+  /** Milliseconds that the rest of an attempt will take, by its own pace so far. */
+  #restOf(attempt: Running, now: number): number {
+    const { bytes, owedSince, number } = attempt;
+    const active = attempt.active + (owedSince === undefined ? 0 : now - owedSince);
+    // Before the first byte, it will take at least as long again.
+    if (bytes === 0) return active;
+    return (active / bytes) * (this.#options.lengthOf(number) - bytes);
+  }
+
+  /** Nothing is under way and nothing is planned: either an announcement can change that, or nothing can. */
+  #stuck(now: number): { wakeAt: number | undefined; failure: VortexError | undefined } {
+    const { patience } = this.#options;
+    const until = (this.#progressAt ?? now) + patience;
+    const awaited = [...this.#routes.values()].some((route) => route.awaited);
+    if (awaited && now < until) return { wakeAt: until, failure: undefined };
+    const number = this.#queue().next().value ?? this.#options.first;
+    const why = awaited ? `was not announced by any parent for ${patience} ms` : "cannot be fetched";
+    return { wakeAt: undefined, failure: this.#failure(`piece ${number} ${why}`, awaited) };
+  }
+
+  #failure(what: string, awaited: boolean): VortexError {
+    const routes = [...this.#routes.values()];
+    const told = routes.map(({ id, out, reasons }) => {
+      const last = reasons.at(-1);
+      if (last !== undefined) return `${id}${out ? "" : " does not have it"}: ${last.code}, ${last.message}`;
+      return `${id} does not have it`;
+    });
+    const codes = new Set<ErrorCode>(routes.map(({ out, reasons }) => (out && reasons.at(-1)?.code) || "NotFound"));
+    const [only] = codes;
+    // What all parents failed with says it best; where they differ, none is reachable any more.
+    const code = awaited ? "Stalled" : codes.size === 1 && only !== undefined ? only : "Unreachable";
+    const message = `${what}: ${told.length === 0 ? "there is no parent" : told.join("; ")}`;
+    return new VortexError(code, message, { cause: routes.flatMap(({ reasons }) => reasons) });
+  }
+
+  #stateOf(number: number): number {
+    return this.#states[number - this.#options.first] ?? DONE;
+  }
+
+  #setState(number: number, state: number): void {
+    this.#states[number - this.#options.first] = state;
+  }
+}
+
+/** The earliest of several times. */
+class Earliest {
+  at: number | undefined;
+
+  note(time: number): void {
+    if (time !== Number.POSITIVE_INFINITY && (this.at === undefined || time < this.at)) this.at = time;
+  }
+}

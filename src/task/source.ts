@@ -1,0 +1,48 @@
+import type { Piece, PieceKind } from "../piece.ts";
+import type { RateLimiter } from "../rate-limiter.ts";
+import type { Runtime } from "../runtime.ts";
+import type { PieceLocation, TaskDirectory } from "./discovery.ts";
+import type { ParentSlots } from "./slots.ts";
+
+/** A piece to fetch, as downloaders take it. */
+export interface SourceRequest {
+  readonly addr: string;
+  readonly hostId: string;
+  readonly taskId: string;
+  readonly kind: PieceKind;
+  readonly number: number;
+}
+
+/** What a task is fetched by: the pieces of one protocol, and whom to ask where they are. */
+export interface TaskSource {
+  /** Fetches a piece; its content is checked against its own digest. Everything ends at the signal. */
+  fetchPiece(
+    request: SourceRequest,
+    options: { readonly signal: AbortSignal; readonly pieceTimeout: number; readonly stallTimeout: number },
+  ): Promise<Piece>;
+  /** Absent: parents cannot be asked, and the caller has to know the lengths. */
+  readonly directory?: TaskDirectory | undefined;
+  /** The address that a parent announces for the protocol of `fetchPiece`, if any. */
+  addressOf(location: PieceLocation): string | undefined;
+  /** Whether `fetchPiece` speaks the Dragonfly API, so that a parent has one address for both. */
+  readonly speaksApi: boolean;
+}
+
+/** How tasks are fetched, with every default filled in. */
+export interface TaskSettings {
+  readonly concurrentPieceCount: number;
+  /** Requests to one parent at a time, of all tasks together. */
+  readonly parentConcurrency: number;
+  /** Bytes a second of all tasks together. */
+  readonly rateLimit: number | undefined;
+  readonly pieceTimeout: number;
+  readonly stallTimeout: number;
+  readonly maxPieceLength: number;
+  readonly runtime: Runtime;
+}
+
+/** What the downloads of one downloader share. */
+export interface SharedLimits {
+  readonly slots: ParentSlots;
+  readonly limiter: RateLimiter | undefined;
+}

@@ -1,0 +1,111 @@
+import { abortedError, VortexError } from "../errors.ts";
+import type { ByteRange, PieceMetadata } from "../piece.ts";
+import { PieceFeed } from "../server/piece-feed.ts";
+import type { PieceStore, StoredPiece, StoredPieceRequest, StoredTask } from "../server/store.ts";
+import type { TaskLayout } from "./layout.ts";
+import type { SinkSession, SunkPiece } from "./sink.ts";
+
+/** Bytes in a chunk that is handed to a transport. */
+const CHUNK = 512 * 1024;
+
+/**
+ * A download as a store: the pieces that are there and right can be served while the rest still comes. Pieces of which only
+ * a part is wanted are not served.
+ */
+export class TaskStore implements PieceStore {
+  readonly #feed: PieceFeed;
+  readonly #metadata = new Map<number, PieceMetadata>();
+  #task: { readonly layout: TaskLayout; readonly session: SinkSession } | undefined;
+  #digest: string | undefined;
+  #createdAtSeconds = 0n;
+
+  constructor(taskId: string) {
+    this.#feed = new PieceFeed(taskId);
+  }
+
+  /** The layout is known and the sink is open. */
+  open(layout: TaskLayout, session: SinkSession): void {
+    this.#task = { layout, session };
+    this.#createdAtSeconds = unixSeconds();
+  }
+
+  /** A piece is committed. */
+  add({ number, digest }: SunkPiece, costSeconds: number): void {
+    const extent = this.#task?.layout.extent(number);
+    if (extent === undefined || extent.length !== this.#task?.layout.part(number)?.length) return;
+    const metadata: PieceMetadata = {
+      number,
+      offset: BigInt(extent.offset),
+      length: BigInt(extent.length),
+      digest,
+      parentId: "",
+      trafficType: 1,
+      costSeconds: BigInt(Math.floor(costSeconds)),
+      createdAtSeconds: unixSeconds(),
+    };
+    this.#metadata.set(number, metadata);
+    this.#feed.add(metadata);
+  }
+
+  /** All that was wanted is there. A part of a task that is all that was wanted stays incomplete to others. */
+  complete(digest: string | undefined): void {
+    this.#digest = digest;
+    if (this.#task?.layout.whole) this.#feed.complete();
+    else this.#feed.fail(new VortexError("NotFound", "no further pieces of this task come"));
+  }
+
+  /** The download has ended; nothing is served any more. */
+  fail(error: VortexError): void {
+    this.#task = undefined;
+    this.#metadata.clear();
+    this.#feed.fail(error);
+  }
+
+  async getPiece({ taskId, number, kind }: StoredPieceRequest): Promise<StoredPiece | undefined> {
+    const task = this.#task;
+    const metadata = this.#metadata.get(number);
+    if (task === undefined || metadata === undefined) return undefined;
+    const { layout, session } = task;
+    if (layout.taskId !== taskId || layout.kind !== kind || session.holds?.(number) === false) return undefined;
+    return { metadata, read: (range) => readPiece(task.layout, session, number, range) };
+  }
+
+  async getTask(taskId: string, { signal }: { readonly signal?: AbortSignal } = {}): Promise<StoredTask | undefined> {
+    if (signal?.aborted) throw abortedError(signal, `looking for task ${taskId}`);
+    if (this.#task === undefined || this.#task.layout.taskId !== taskId) return undefined;
+    const { kind, contentLength, pieceLength } = this.#task.layout;
+    // A task whose pieces differ in length cannot be told of in the Dragonfly API.
+    if (pieceLength === undefined) return undefined;
+    return {
+      taskId,
+      kind,
+      contentLength,
+      pieceLength,
+      ...(this.#digest !== undefined && { digest: this.#digest }),
+      createdAtSeconds: this.#createdAtSeconds,
+      complete: this.#feed.ended,
+      pieces: () => this.#feed.pieces(),
+      watch: (options) => this.#feed.watch(options),
+    };
+  }
+}
+
+async function* readPiece(
+  layout: TaskLayout,
+  session: SinkSession,
+  number: number,
+  range: ByteRange | undefined,
+): AsyncGenerator<Uint8Array> {
+  const part = layout.part(number);
+  if (part === undefined) return;
+  const end = Math.min(range?.end ?? part.length, part.length);
+  for (let at = range?.start ?? 0; at < end; ) {
+    const chunk = await session.read(number, part.position + at, Math.min(CHUNK, end - at));
+    at += chunk.length;
+    yield chunk;
+  }
+}
+
+function unixSeconds(): bigint {
+  return BigInt(Math.floor(Date.now() / 1000));
+}

@@ -1,0 +1,178 @@
+import { VortexError } from "../errors.ts";
+import { PieceBuffers } from "./piece-buffers.ts";
+import type { SinkLayout, SinkOpenOptions, SinkSession, SunkPiece, TaskSink } from "./sink.ts";
+
+/** Bytes of pieces that are ahead of the reader. */
+const AHEAD = 32 * 1024 * 1024;
+/** Bytes in a chunk that is handed to the reader. */
+const CHUNK = 256 * 1024;
+
+/**
+ * A sink that hands the content on as a web stream, in order. Pieces are in memory from their first byte until the reader
+ * has taken them. Those that begin further ahead of the reader than 32 MiB, or two pieces if these are longer, wait.
+ *
+ * A piece is handed on when it is right, since what the reader has cannot be taken back and had from another parent.
+ */
+export class StreamSink implements TaskSink {
+  readonly content: ReadableStream<Uint8Array>;
+  #session: StreamSession | undefined;
+  #controller: ReadableStreamDefaultController<Uint8Array> | undefined;
+  /** Why the reader gave up, if it did so before the sink was opened. */
+  #cancelled: { readonly reason: unknown } | undefined;
+  #wanted: (() => void) | undefined;
+  #ended = false;
+
+  constructor() {
+    this.content = new ReadableStream<Uint8Array>(
+      {
+        start: (controller) => {
+          this.#controller = controller;
+        },
+        // The stream calls again only after this has resolved, so it waits until there is something.
+        pull: async (controller) => {
+          const chunk = await this.#next();
+          if (chunk !== undefined) controller.enqueue(chunk);
+          else if (!this.#ended) {
+            this.#ended = true;
+            controller.close();
+          }
+        },
+        cancel: (reason) => {
+          this.#ended = true;
+          this.#cancelled = { reason };
+          this.#session?.cancel(reason);
+        },
+      },
+      { highWaterMark: 0 },
+    );
+  }
+
+  async open(layout: SinkLayout, options: SinkOpenOptions): Promise<SinkSession> {
+    if (this.#session !== undefined) throw new VortexError("InvalidArgument", "this stream is in use already");
+    const session = new StreamSession(layout, options, (error) => this.fail(error));
+    this.#session = session;
+    if (this.#cancelled !== undefined) session.cancel(this.#cancelled.reason);
+    this.#wanted?.();
+    return session;
+  }
+
+  /** Errors the stream, before or after the sink was opened. */
+  fail(error: unknown): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    this.#controller?.error(error);
+    this.#wanted?.();
+  }
+
+  async #next(): Promise<Uint8Array | undefined> {
+    while (this.#session === undefined && !this.#ended) {
+      await new Promise<void>((resolve) => {
+        this.#wanted = resolve;
+      });
+    }
+    return this.#ended ? undefined : this.#session?.next();
+  }
+}
+
+class StreamSession implements SinkSession {
+  readonly found: SinkSession["found"] = [];
+  readonly #layout: SinkLayout;
+  readonly #options: SinkOpenOptions;
+  readonly #buffers: PieceBuffers;
+  readonly #ahead: number;
+  readonly #onAbort: (error: unknown) => void;
+  /** Committed pieces that the reader has not begun, by position. */
+  readonly #pieces = new Map<number, number>();
+  /** The reader has everything before it. */
+  #taken = 0;
+  /** The reader may have everything before it. */
+  #released = 0;
+  #current: { readonly number: number; readonly bytes: Uint8Array; at: number } | undefined;
+  #over = false;
+  #wake: (() => void) | undefined;
+
+  constructor(layout: SinkLayout, options: SinkOpenOptions, onAbort: (error: unknown) => void) {
+    this.#layout = layout;
+    this.#options = options;
+    this.#onAbort = onAbort;
+    this.#buffers = new PieceBuffers(layout);
+    this.#ahead = Math.max(AHEAD, 2 * layout.longestPiece);
+  }
+
+  get limit(): number {
+    return this.#taken + this.#ahead;
+  }
+
+  async write(number: number, position: number, chunk: Uint8Array): Promise<void> {
+    this.#buffers.write(number, position, chunk);
+  }
+
+  async commit({ number }: SunkPiece): Promise<void> {
+    const part = this.#layout.part(number);
+    if (part !== undefined) this.#pieces.set(part.position, number);
+  }
+
+  async read(number: number, position: number, length: number): Promise<Uint8Array> {
+    return this.#buffers.read(number, position, length);
+  }
+
+  holds(number: number): boolean {
+    return this.#buffers.has(number);
+  }
+
+  async advance(position: number): Promise<void> {
+    // All of it is not to be had before the whole is right.
+    this.#released = Math.max(this.#released, position === this.#layout.length ? position - CHUNK : position);
+    this.#wake?.();
+  }
+
+  async finish(): Promise<void> {
+    this.#released = this.#layout.length;
+    this.#over = true;
+    this.#wake?.();
+  }
+
+  async abort(error: unknown): Promise<void> {
+    this.#over = true;
+    this.#buffers.clear();
+    this.#pieces.clear();
+    this.#onAbort(error);
+    this.#wake?.();
+  }
+
+  /** The reader gave up. */
+  cancel(reason: unknown): void {
+    this.#options.onFailure(new VortexError("Aborted", "the content of the task was cancelled", { cause: reason }));
+  }
+
+  /** The next chunk for the reader, or undefined at the end. */
+  async next(): Promise<Uint8Array | undefined> {
+    while (this.#taken === this.#released) {
+      if (this.#over) return undefined;
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
+    }
+    const current = this.#current ?? this.#begin();
+    if (current === undefined) return undefined;
+    const end = Math.min(current.bytes.length, current.at + CHUNK, current.at + this.#released - this.#taken);
+    // A copy, since the reader may pass on the memory of what it is given.
+    const chunk = current.bytes.slice(current.at, end);
+    current.at = end;
+    this.#taken += chunk.length;
+    this.#current = current;
+    if (end === current.bytes.length) {
+      this.#current = undefined;
+      this.#buffers.delete(current.number);
+    }
+    this.#options.onRoom();
+    return chunk;
+  }
+
+  #begin(): { readonly number: number; readonly bytes: Uint8Array; at: number } | undefined {
+    const number = this.#pieces.get(this.#taken);
+    if (number === undefined) return undefined;
+    this.#pieces.delete(this.#taken);
+    return { number, bytes: this.#buffers.get(number), at: 0 };
+  }
+}

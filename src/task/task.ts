@@ -1,0 +1,184 @@
+import type { VortexError } from "../errors.ts";
+import type { ByteRange, PieceKind } from "../piece.ts";
+import type { PieceStore } from "../server/store.ts";
+import type { KnownLayout } from "./layout.ts";
+import type { TaskSink } from "./sink.ts";
+
+/** A peer to fetch from. At least one of the two addresses is given. */
+export interface TaskParent {
+  /**
+   * The peer, `host:port`, at its port for the downloader's protocol. Default: what the peer itself announces for that
+   * protocol, for each piece.
+   */
+  readonly addr?: string;
+  /**
+   * The peer, `host:port`, at its port for the Dragonfly API over gRPC. When given, the peer is asked which pieces it has,
+   * and is asked for no others. Default for a task whose lengths are not given: the host of `addr` at port 4000, or `addr`
+   * itself for a downloader over gRPC; else nothing is asked, and the peer is taken to have all pieces.
+   */
+  readonly apiAddr?: string;
+}
+
+/**
+ * Which task, and from whom. Where the caller knows neither `contentLength` nor `pieces`, the parents are asked.
+ */
+export interface TaskRequest extends KnownLayout {
+  /** 64 characters, hex digits in stock Dragonfly. */
+  readonly taskId: string;
+  /** The asking host's id, as the Dragonfly API wants it. */
+  readonly hostId: string;
+  /** Peers that have the task or parts of it; at least one. A string stands for `{ addr }`. */
+  readonly parents: readonly (string | TaskParent)[];
+  /** Default `standard`. */
+  readonly kind?: PieceKind;
+  /**
+   * What the whole content must turn out to be: `crc32:`, `sha256:` or `sha512:`. Checked while the content comes. Default:
+   * what the parents say, if they say the same.
+   */
+  readonly digest?: string;
+  /**
+   * Fetches only the pieces that these bytes of the content touch, and hands only these bytes to the sink. A digest of the
+   * whole cannot be checked then, so `digest` must not be given.
+   */
+  readonly range?: ByteRange;
+}
+
+/** How a task is fetched. */
+export interface TaskOptions {
+  /** Ends the download at once. What a file sink has is kept, for another try. */
+  readonly signal?: AbortSignal;
+  /** Bytes a second that this task may take, at least 1. Default: no limit but the downloader's. */
+  readonly rateLimit?: number;
+  /** Pieces at a time, 1 to 1,024. Default: the downloader's, 8. */
+  readonly concurrentPieceCount?: number;
+  /** Milliseconds for one piece, from asking for it to its last byte. Default: the downloader's. */
+  readonly pieceTimeout?: number;
+  /**
+   * Milliseconds without a byte from a parent that owes one, after which it has failed. After a quarter of it, another parent
+   * is asked too. Default: the downloader's.
+   */
+  readonly stallTimeout?: number;
+  /** Told of progress, at most ten times a second, and at the end. */
+  readonly onProgress?: (progress: TaskProgress) => void;
+  /** Told of what happens. */
+  readonly onEvent?: (event: TaskEvent) => void;
+}
+
+/** {@link TaskOptions}, and where the bytes go. */
+export interface TaskDownloadOptions extends TaskOptions {
+  /** `memorySink()`, `fileSink(path)`, or one of your own. */
+  readonly to: TaskSink;
+}
+
+/** A task on its way in. */
+export interface TaskDownload {
+  /**
+   * Resolves when all is there, right, and visible where it was to go. Rejects with the `VortexError` that ended the
+   * download: `DigestMismatch` when the whole has another digest; `StorageFailed` from the sink; `Aborted`; `Closed`;
+   * `InvalidArgument`; and when no parent is left, with the code that all of them failed with or else `Unreachable`, a
+   * message that names every one, and all their reasons as an array in `cause`. It need not be awaited.
+   */
+  readonly done: Promise<TaskReport>;
+  /** The pieces that are there and right, to be served while the rest still comes; closes with the download unless it is complete. */
+  readonly store: PieceStore;
+  /** How far it is. */
+  progress(): TaskProgress;
+  /** No further pieces are begun; those under way are finished. Idempotent. */
+  pause(): void;
+  /** Goes on after `pause`. Idempotent. */
+  resume(): void;
+  /** Ends the download; `done` rejects with `Aborted`, `reason` as its cause. Idempotent. */
+  cancel(reason?: unknown): void;
+}
+
+/** A task that is read as it comes. */
+export interface TaskStream extends TaskDownload {
+  /**
+   * The content in order. Whole pieces that are right are handed out, the last chunk only when the whole is; the stream errors
+   * with what ended the download. While nobody reads, no further pieces are begun.
+   */
+  readonly content: ReadableStream<Uint8Array>;
+  /** All of the content, once it is right. Reads `content`. */
+  bytes(): Promise<Uint8Array>;
+}
+
+/** Where a parent stands. */
+export type ParentState =
+  /** Asked for pieces. */
+  | "active"
+  /** Has failed, and is asked again after a pause. */
+  | "waiting"
+  /** Not asked any more. */
+  | "left-out";
+
+/** What was seen of one parent. */
+export interface ParentProgress {
+  /** `addr` of the parent, or its `apiAddr`. */
+  readonly parent: string;
+  readonly state: ParentState;
+  /** Bytes a second, as measured while it was asked; 0 before. */
+  readonly rate: number;
+  /** Bytes that came from it, also of pieces that were not completed. */
+  readonly bytes: number;
+  /** Pieces that it delivered first, and right. */
+  readonly pieces: number;
+  /** Failures, all of them. */
+  readonly errors: number;
+  /** What it failed with, each reason once, the newest last, eight at most. */
+  readonly reasons: readonly VortexError[];
+}
+
+/** How far a task is. Bytes are those that are wanted. */
+export interface TaskProgress {
+  /** Bytes that are there and right, and those of pieces under way. */
+  readonly bytes: number;
+  /** Undefined until the parents have told. */
+  readonly totalBytes: number | undefined;
+  /** Pieces that are there and right. */
+  readonly pieces: number;
+  readonly totalPieces: number | undefined;
+  /** Bytes that an earlier download had left, and that were right. */
+  readonly resumedBytes: number;
+  /** Bytes a second over the last seconds. */
+  readonly rate: number;
+  /** Milliseconds until the end at this rate; undefined when that cannot be told. */
+  readonly timeLeft: number | undefined;
+  readonly paused: boolean;
+  readonly parents: readonly ParentProgress[];
+}
+
+/** How a download went. */
+export interface TaskReport {
+  readonly taskId: string;
+  /** Bytes that were wanted. */
+  readonly bytes: number;
+  readonly pieces: number;
+  /** Bytes and pieces that an earlier download had left, and that were right. */
+  readonly resumedBytes: number;
+  readonly resumedPieces: number;
+  /** Digest of the whole that was checked, if there was one. */
+  readonly digest: string | undefined;
+  /** Milliseconds. */
+  readonly duration: number;
+  readonly parents: readonly ParentProgress[];
+}
+
+/** What happens in a download. */
+export type TaskEvent =
+  /** The lengths are known and the sink is open; `foundPieces` of an earlier download are being compared. */
+  | {
+      readonly type: "started";
+      readonly totalBytes: number;
+      readonly totalPieces: number;
+      readonly foundPieces: number;
+    }
+  /** A piece is there and right; `parent` is undefined when an earlier download had left it. */
+  | { readonly type: "piece"; readonly number: number; readonly bytes: number; readonly parent: string | undefined }
+  /** A piece that an earlier download left is not what it should be, and is fetched. */
+  | { readonly type: "piece-damaged"; readonly number: number }
+  /** A second parent was asked for a piece that stalls or is slow. */
+  | { readonly type: "race"; readonly number: number; readonly parent: string }
+  /** An attempt at a piece failed. */
+  | { readonly type: "piece-failed"; readonly number: number; readonly parent: string; readonly error: VortexError }
+  /** A parent is not asked any more. */
+  | { readonly type: "parent-left-out"; readonly parent: string; readonly reasons: readonly VortexError[] };

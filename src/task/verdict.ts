@@ -1,0 +1,42 @@
+import type { ErrorCode, VortexError } from "../errors.ts";
+
+/**
+ * What a failure says about the parent that a piece was asked from.
+ *
+ * | verdict | meaning |
+ * | --- | --- |
+ * | `again` | may pass: asked again after a pause |
+ * | `absent` | does not have this piece, as of now |
+ * | `out` | will not get better, or delivered what is wrong: not asked any more |
+ * | `fatal` | no parent can help: the task fails |
+ */
+export type Verdict = "again" | "absent" | "out" | "fatal";
+
+/** Codes whose verdict is not that of their kind. */
+const byCode: Partial<Record<ErrorCode, Verdict>> = {
+  NotFound: "absent",
+  // The end of a process that was killed looks like this; nothing wrong was delivered.
+  TruncatedContent: "again",
+  // The next try would have the same end.
+  RemoteInvalidArgument: "out",
+  RemoteUnimplemented: "out",
+  ProtocolNotSupported: "out",
+  HandshakeFailed: "out",
+  // The protocol does not work here; another route may take another one.
+  Unavailable: "out",
+};
+
+const byKind: Record<VortexError["kind"], Verdict> = {
+  misuse: "fatal",
+  peer: "out",
+  remote: "again",
+  transport: "again",
+  timeout: "again",
+  aborted: "fatal",
+  local: "fatal",
+};
+
+/** The verdict on a failure to fetch a piece. */
+export function verdictOn(error: VortexError): Verdict {
+  return byCode[error.code] ?? byKind[error.kind];
+}

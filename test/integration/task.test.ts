@@ -1,0 +1,303 @@
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, it } from "node:test";
+import { faceOf } from "../../adapters/face.ts";
+import { fileSink } from "../../adapters/files/sink.ts";
+import { nativeHashers } from "../../adapters/native-hashers.ts";
+import { digestOf } from "../../src/digest/digest.ts";
+import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import type { StorageServer } from "../../src/server/storage-server.ts";
+import type { PieceStore } from "../../src/server/store.ts";
+import { memorySink } from "../../src/task/memory-sink.ts";
+import { formatAddress } from "../../src/transport/address.ts";
+import { seededBytes, seededRandom } from "../support/random.ts";
+import { type Program, root, runner, startProgram } from "../support/run.ts";
+import type { TaskFetchOptions } from "../support/task-fetch.ts";
+import type { TaskPeerOptions } from "../support/task-peer.ts";
+
+const face = faceOf(() => Promise.reject(new Error("no QUIC here")));
+const taskId = "c3".repeat(32);
+const generous = { stallTimeout: 300_000, connectTimeout: 60_000 } as const;
+
+/** A parent in a process of its own. */
+async function startParent(options: Omit<TaskPeerOptions, "taskId">): Promise<{ program: Program; addr: string }> {
+  const argument = JSON.stringify({ taskId, ...options } satisfies TaskPeerOptions);
+  const program = startProgram([...runner, `${root}test/support/task-peer.ts`, argument]);
+  const [, port] = (await program.line()).split(" ");
+  return { program, addr: `127.0.0.1:${port}` };
+}
+
+/** A parent in this process, over TCP, which may refuse to go on. */
+async function startCounted(
+  content: Uint8Array,
+  pieceLength: number,
+  onAsk: (number: number) => Promise<void> | void,
+  uploadRateLimit?: number,
+): Promise<StorageServer> {
+  const whole = new MemoryPieceStore(nativeHashers);
+  whole.putTask(taskId, content, { pieceLength });
+  const store: PieceStore = {
+    getTask: (id) => whole.getTask(id),
+    async getPiece(request) {
+      await onAsk(request.number);
+      return whole.getPiece(request);
+    },
+  };
+  const limit = uploadRateLimit === undefined ? {} : { uploadRateLimit };
+  return face.startServer({ host: "127.0.0.1", tcp: { port: 0 }, store, ...limit });
+}
+
+function addrOf(server: StorageServer, protocol: "tcp" | "grpc" = "tcp"): string {
+  const address = server.addresses[protocol];
+  assert.ok(address);
+  return formatAddress(address);
+}
+
+async function inDirectory(run: (directory: string) => Promise<void>): Promise<void> {
+  const directory = await mkdtemp(join(tmpdir(), "vortex-task-"));
+  try {
+    await run(directory);
+  } finally {
+    await rm(directory, { recursive: true, force: true });
+  }
+}
+
+function assertFile(path: string, expected: Uint8Array): void {
+  const found = readFileSync(path);
+  assert.equal(found.length, expected.length);
+  assert.equal(Buffer.compare(found, expected), 0, "the file has other bytes");
+}
+
+/** Processes start slowly on a machine that is busy, and there are 21 of them in one test. */
+const patient = { timeout: 600_000 };
+
+describe("a task over TCP, between processes", () => {
+  it(
+    "is right with one parent killed, one stalled and one corrupting every fifth piece, and the report names the three",
+    patient,
+    () =>
+      inDirectory(async (directory) => {
+        const contentLength = 8_000_123;
+        const pieceLength = 100_000;
+        const shape = { seed: 21, contentLength, pieceLength };
+        const parents = await Promise.all([
+          startParent({ ...shape, manner: "hang" }),
+          startParent({ ...shape, manner: "stall" }),
+          startParent({ ...shape, manner: "corrupt" }),
+          startParent({ ...shape, manner: "honest" }),
+        ]);
+        const [killed, stalled, corrupt, honest] = parents;
+        assert.ok(killed && stalled && corrupt && honest);
+        try {
+          const content = seededBytes(21, contentLength);
+          const path = join(directory, "out");
+          await using downloader = face.createDownloader({
+            protocol: "tcp",
+            connectTimeout: 60_000,
+            stallTimeout: 12_000,
+          });
+          const download = downloader.downloadTask(
+            {
+              taskId,
+              hostId: "h",
+              parents: parents.map(({ addr }) => addr),
+              contentLength,
+              pieceLength,
+              digest: digestOf("sha256", content, nativeHashers),
+            },
+            { to: fileSink(path) },
+          );
+          // It has delivered two pieces and hangs in the third, so the task cannot be done before it is killed.
+          for (let asked = 0; asked < 3; asked++) await killed.program.line();
+          killed.program.kill();
+          const report = await download.done;
+          assertFile(path, content);
+          const told = new Map(report.parents.map((parent) => [parent.parent, parent]));
+          assert.ok((told.get(killed.addr)?.errors ?? 0) > 0);
+          assert.ok(told.get(stalled.addr)?.reasons.some(({ code }) => code === "Stalled"));
+          assert.equal(told.get(stalled.addr)?.pieces, 0);
+          assert.equal(told.get(corrupt.addr)?.state, "left-out");
+          assert.ok(told.get(corrupt.addr)?.reasons.some(({ code }) => code === "DigestMismatch"));
+          assert.equal(told.get(honest.addr)?.state, "active");
+        } finally {
+          for (const { program } of parents) program.kill();
+          await Promise.all(parents.map(({ program }) => program.ended));
+        }
+      }),
+  );
+
+  it("survives kill -9 at 20 random moments: right at the end, and no verified piece is fetched twice", patient, () =>
+    inDirectory(async (directory) => {
+      const pieceLength = 20_000;
+      const pieces = 400;
+      const content = seededBytes(31, pieces * pieceLength - 77);
+      const random = seededRandom(4711);
+      const path = join(directory, "out");
+      const asked: number[] = [];
+      // The parents deliver so many pieces and then hold, so that each process is killed at a moment of the test's choice.
+      let budget = 0;
+      let waiting: (() => void)[] = [];
+      let onHeld: () => void = () => {};
+      const onAsk = async (number: number): Promise<void> => {
+        asked.push(number);
+        if (budget-- > 0) return;
+        onHeld();
+        await new Promise<void>((resolve) => waiting.push(resolve));
+      };
+      const servers = [
+        await startCounted(content, pieceLength, onAsk),
+        await startCounted(content, pieceLength, onAsk),
+      ];
+      try {
+        const options: TaskFetchOptions = {
+          request: {
+            taskId,
+            hostId: "h",
+            parents: servers.map((server) => addrOf(server)),
+            contentLength: content.length,
+            pieceLength,
+            digest: digestOf("sha256", content, nativeHashers),
+          },
+          path,
+        };
+        const start = (): Program =>
+          startProgram([...runner, `${root}test/support/task-fetch.ts`, JSON.stringify(options)]);
+        const verified = new Set<number>();
+        for (let round = 0; round < 20; round++) {
+          budget = 1 + Math.floor(random() * 12);
+          const held = new Promise<void>((resolve) => {
+            onHeld = resolve;
+          });
+          const before = asked.length;
+          const program = start();
+          await Promise.race([held, program.ended.then(({ err }) => assert.fail(`it ended by itself: ${err}`))]);
+          program.kill();
+          assert.equal((await program.ended).code, null);
+          for (const number of asked.slice(before))
+            assert.ok(!verified.has(number), `piece ${number} was fetched again`);
+          for (const number of journaled(path)) verified.add(number);
+          for (const resume of waiting) resume();
+          waiting = [];
+        }
+        assert.ok(verified.size > 20, `${verified.size} pieces were verified`);
+        budget = Number.POSITIVE_INFINITY;
+        const before = asked.length;
+        const program = start();
+        const { code, err } = await program.ended;
+        assert.equal(code, 0, err);
+        assert.equal(await program.line(), `resumed ${verified.size}`);
+        for (const number of asked.slice(before)) assert.ok(!verified.has(number), `piece ${number} was fetched again`);
+        assertFile(path, content);
+      } finally {
+        budget = Number.POSITIVE_INFINITY;
+        for (const resume of waiting) resume();
+        await Promise.all(servers.map((server) => server.close()));
+      }
+    }),
+  );
+
+  it("takes about as much from each of three parents of the same rate", patient, async () => {
+    const pieceLength = 256 * 1024;
+    const content = seededBytes(41, 96 * pieceLength);
+    const servers = await Promise.all([1, 2, 3].map(() => startCounted(content, pieceLength, () => {}, 2_000_000)));
+    try {
+      await using downloader = face.createDownloader({ protocol: "tcp", ...generous });
+      const to = memorySink();
+      const parents = servers.map((server) => addrOf(server));
+      const request = { taskId, hostId: "h", parents, contentLength: content.length, pieceLength };
+      const report = await downloader.downloadTask(request, { to }).done;
+      assert.equal(Buffer.compare(to.bytes(), content), 0);
+      for (const { pieces } of report.parents) {
+        assert.ok(pieces >= 20 && pieces <= 46, report.parents.map((parent) => parent.pieces).join(", "));
+      }
+    } finally {
+      await Promise.all(servers.map((server) => server.close()));
+    }
+  });
+
+  it("a peer serves what it has while it fetches the rest", patient, () =>
+    inDirectory(async (directory) => {
+      const pieceLength = 50_000;
+      const content = seededBytes(51, 40 * pieceLength + 1);
+      let open: () => void = () => {};
+      const gate = new Promise<void>((resolve) => {
+        open = resolve;
+      });
+      // The origin holds all but the first pieces until the third peer has some of them from the second.
+      const origin = await startCounted(content, pieceLength, (number) => (number < 10 ? undefined : gate));
+      await using second = face.createDownloader({ protocol: "tcp", ...generous });
+      let begin: () => void = () => {};
+      const begun = new Promise<void>((resolve) => {
+        begin = resolve;
+      });
+      const fetching = second.downloadTask(
+        { taskId, hostId: "second", parents: [addrOf(origin)], contentLength: content.length, pieceLength },
+        { to: fileSink(join(directory, "second")), onEvent: ({ type }) => void (type === "started" && begin()) },
+      );
+      const seeding = await face.startServer({
+        host: "127.0.0.1",
+        tcp: { port: 0 },
+        grpc: { port: 0 },
+        store: fetching.store,
+      });
+      try {
+        await Promise.race([begun, fetching.done]);
+        await using third = face.createDownloader({ protocol: "tcp", ...generous });
+        const path = join(directory, "third");
+        const parents = [{ addr: addrOf(seeding), apiAddr: addrOf(seeding, "grpc") }];
+        let some: () => void = () => {};
+        const hasSome = new Promise<void>((resolve) => {
+          some = resolve;
+        });
+        const from = third.downloadTask(
+          { taskId, hostId: "third", parents, contentLength: content.length, pieceLength },
+          { to: fileSink(path), onEvent: ({ type }) => void (type === "piece" && some()) },
+        );
+        await Promise.race([hasSome, from.done]);
+        assert.equal((await fetching.store.getTask(taskId))?.complete, false);
+        open();
+        const report = await from.done;
+        assertFile(path, content);
+        assert.equal(report.parents[0]?.errors, 0, "nothing was asked that was not announced");
+        await fetching.done;
+        assert.equal((await fetching.store.getTask(taskId))?.complete, true);
+      } finally {
+        open();
+        await seeding.close();
+        await origin.close();
+      }
+    }),
+  );
+
+  it("the lengths and the places of pieces are asked from peers, over gRPC", patient, async () => {
+    const pieceLength = 60_000;
+    const content = seededBytes(61, 30 * pieceLength + 5);
+    const store = new MemoryPieceStore(nativeHashers);
+    store.putTask(taskId, content, { pieceLength });
+    const server = await face.startServer({ host: "127.0.0.1", tcp: { port: 0 }, grpc: { port: 0 }, store });
+    try {
+      for (const protocol of ["tcp", "grpc"] as const) {
+        await using downloader = face.createDownloader({ protocol, ...generous });
+        const stream = downloader.streamTask({ taskId, hostId: "h", parents: [{ apiAddr: addrOf(server, "grpc") }] });
+        assert.equal(Buffer.compare(await stream.bytes(), content), 0);
+      }
+    } finally {
+      await server.close();
+    }
+  });
+});
+
+/** Pieces that the journal of a killed process notes, in lines that are whole. */
+function journaled(path: string): number[] {
+  let text: string;
+  try {
+    text = readFileSync(`${path}.part.journal`, "utf8");
+  } catch {
+    return [];
+  }
+  const lines = text.slice(0, text.lastIndexOf("\n") + 1).split("\n");
+  return lines.slice(1, -1).map((line) => JSON.parse(line).number);
+}

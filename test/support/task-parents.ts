@@ -1,0 +1,223 @@
+import { digestOf } from "../../src/digest/digest.ts";
+import type { DigestAlgorithm } from "../../src/digest/hasher.ts";
+import { portableHashers } from "../../src/digest/hasher.ts";
+import { abortedError, VortexError } from "../../src/errors.ts";
+import { type Piece, pieceExtent, planTask, type TaskPlan } from "../../src/piece.ts";
+import type { Runtime } from "../../src/runtime.ts";
+import type { TaskDirectory } from "../../src/task/discovery.ts";
+import { TaskFetcher } from "../../src/task/fetcher.ts";
+import type { SourceRequest, TaskSettings, TaskSource } from "../../src/task/source.ts";
+import type { TaskRequest } from "../../src/task/task.ts";
+import { fakeRuntime } from "./fake-clock.ts";
+
+export const taskId: string = "a1".repeat(32);
+
+/** What a parent does with a request for a piece. */
+export type Behaviour = (request: ParentRequest) => AsyncIterable<Uint8Array> | Iterable<Uint8Array> | VortexError;
+
+/** A request as a behaviour sees it. */
+export interface ParentRequest {
+  readonly number: number;
+  /** The right bytes. */
+  readonly bytes: Uint8Array;
+  readonly signal: AbortSignal;
+  /** How many requests this parent had before. */
+  readonly earlier: number;
+}
+
+/** The right bytes, in chunks. */
+export function honest(chunk = 1024): Behaviour {
+  return ({ bytes }) => chunksOf(bytes, chunk);
+}
+
+/** Bytes of which one is wrong; the parent announces the digest of the right ones. */
+export const corrupt: Behaviour = ({ bytes }) => {
+  const wrong = bytes.slice();
+  wrong[wrong.length >> 1] = (wrong[wrong.length >> 1] ?? 0) ^ 1;
+  return chunksOf(wrong, 1024);
+};
+
+/** Half of the bytes, and then nothing until the request is given up. */
+export const stalling: Behaviour = async function* ({ bytes, signal }) {
+  yield bytes.subarray(0, bytes.length >> 1);
+  await until(signal);
+};
+
+/** Nothing at all. */
+export const silent: Behaviour = ({ signal }) => ({
+  [Symbol.asyncIterator]: () => ({ next: () => until(signal) }),
+});
+
+export function failing(code: ConstructorParameters<typeof VortexError>[0]): Behaviour {
+  return () => new VortexError(code, `this parent answers ${code}`);
+}
+
+export function until(signal: AbortSignal): Promise<never> {
+  return new Promise((_resolve, reject) => {
+    const abort = (): void => reject(abortedError(signal, "the request"));
+    if (signal.aborted) abort();
+    else signal.addEventListener("abort", abort, { once: true });
+  });
+}
+
+export function* chunksOf(bytes: Uint8Array, chunk: number): Generator<Uint8Array> {
+  for (let at = 0; at < bytes.length; at += chunk) yield bytes.subarray(at, at + chunk);
+}
+
+/** Parents in memory, each with its behaviour, and what they were asked for. */
+export class FakeParents implements TaskSource {
+  readonly content: Uint8Array;
+  readonly plan: TaskPlan;
+  readonly speaksApi: boolean = false;
+  readonly directory: TaskDirectory | undefined;
+  readonly asked: { readonly addr: string; readonly number: number }[] = [];
+  /** Requests under way, by parent. */
+  readonly underWay: Map<string, number> = new Map();
+  /** The most requests that were under way at once. */
+  most: number = 0;
+  readonly #behaviours = new Map<string, Behaviour>();
+  readonly #algorithm: DigestAlgorithm;
+
+  constructor(
+    content: Uint8Array,
+    pieceLength: number,
+    behaviours: Readonly<Record<string, Behaviour>>,
+    options: { readonly directory?: TaskDirectory; readonly algorithm?: DigestAlgorithm } = {},
+  ) {
+    this.content = content;
+    this.plan = planTask(content.length, pieceLength);
+    this.directory = options.directory;
+    this.#algorithm = options.algorithm ?? "crc32";
+    for (const [name, behaviour] of Object.entries(behaviours)) this.#behaviours.set(name, behaviour);
+  }
+
+  addressOf({ tcpAddr }: { readonly tcpAddr?: string }): string | undefined {
+    return tcpAddr;
+  }
+
+  behave(addr: string, behaviour: Behaviour): void {
+    this.#behaviours.set(addr, behaviour);
+  }
+
+  /** Numbers of the pieces that were asked for, from one parent or from all. */
+  numbers(addr?: string): number[] {
+    return this.asked.filter((request) => addr === undefined || request.addr === addr).map(({ number }) => number);
+  }
+
+  bytesOf(number: number): Uint8Array {
+    const { offset, length } = pieceExtent(this.plan, number);
+    return this.content.subarray(offset, offset + length);
+  }
+
+  async fetchPiece(
+    { addr, number, kind }: SourceRequest,
+    { signal }: { readonly signal: AbortSignal },
+  ): Promise<Piece> {
+    const behaviour = this.#behaviours.get(addr);
+    if (behaviour === undefined) throw new VortexError("ConnectionRefused", `nobody listens at ${addr}`, { addr });
+    const bytes = this.bytesOf(number);
+    const earlier = this.numbers(addr).length;
+    this.asked.push({ addr, number });
+    const answer = behaviour({ number, bytes, signal, earlier });
+    if (answer instanceof VortexError) throw answer;
+    this.#count(addr, 1);
+    let counted = true;
+    const over = (): void => {
+      if (counted) this.#count(addr, -1);
+      counted = false;
+    };
+    signal.addEventListener("abort", over, { once: true });
+    const digest = digestOf(this.#algorithm, bytes, portableHashers);
+    const { offset, length } = pieceExtent(this.plan, number);
+    return pieceOf({ number, kind, offset, length, digest }, checked(answer, digest, over, signal), over);
+  }
+
+  #count(addr: string, change: number): void {
+    this.underWay.set(addr, (this.underWay.get(addr) ?? 0) + change);
+    this.most = Math.max(
+      this.most,
+      [...this.underWay.values()].reduce((sum, count) => sum + count, 0),
+    );
+  }
+}
+
+/** As the real downloaders do: nothing after an abort, the last chunk only when the digest agreed. */
+async function* checked(
+  answer: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+  digest: string,
+  over: () => void,
+  signal: AbortSignal,
+): AsyncGenerator<Uint8Array, void, void> {
+  const algorithm = digest.slice(0, digest.indexOf(":")) as DigestAlgorithm;
+  const hasher = portableHashers(algorithm);
+  let last: Uint8Array | undefined;
+  try {
+    for await (const chunk of answer) {
+      if (signal.aborted) throw abortedError(signal, "the request");
+      if (last !== undefined) yield last;
+      hasher.update(chunk);
+      last = chunk;
+    }
+    if (`${algorithm}:${hasher.encode()}` !== digest) throw new VortexError("DigestMismatch", "the content is wrong");
+    if (last !== undefined) yield last;
+  } finally {
+    over();
+  }
+}
+
+function pieceOf(
+  announced: Pick<Piece, "number" | "kind" | "offset" | "length" | "digest">,
+  chunks: AsyncGenerator<Uint8Array, void, void>,
+  over: () => void,
+): Piece {
+  return {
+    ...announced,
+    metadata: {
+      number: announced.number,
+      offset: BigInt(announced.offset),
+      length: BigInt(announced.length),
+      digest: announced.digest,
+      parentId: "",
+      trafficType: 1,
+      costSeconds: 0n,
+      createdAtSeconds: 0n,
+    },
+    content: new ReadableStream<Uint8Array>(
+      {
+        pull: async (controller) => {
+          const next = await chunks.next();
+          if (next.done) controller.close();
+          else controller.enqueue(next.value);
+        },
+      },
+      { highWaterMark: 0 },
+    ),
+    bytes: () => Promise.reject(new Error("tasks read the content")),
+    cancel: over,
+  };
+}
+
+/** Settings as `createDownloader` makes them, on a fake clock unless told otherwise. */
+export function taskSettings(options: Partial<TaskSettings> = {}, runtime: Runtime = fakeRuntime()): TaskSettings {
+  return {
+    concurrentPieceCount: 8,
+    parentConcurrency: 32,
+    rateLimit: undefined,
+    pieceTimeout: 360_000,
+    stallTimeout: 30_000,
+    maxPieceLength: 64 * 1024 * 1024,
+    runtime,
+    ...options,
+  };
+}
+
+/** A fetcher over fake parents, and a request for their task from all of `parents`. */
+export function fetcherOf(
+  parents: FakeParents,
+  addrs: readonly string[],
+  settings: TaskSettings = taskSettings(),
+): { readonly fetcher: TaskFetcher; readonly request: TaskRequest } {
+  const { contentLength, pieceLength } = parents.plan;
+  const request = { taskId, hostId: "h", parents: addrs, contentLength, pieceLength };
+  return { fetcher: new TaskFetcher(parents, settings), request };
+}

@@ -1,0 +1,186 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import fc from "fast-check";
+import { crc32Combine } from "../../src/digest/crc32-combine.ts";
+import { digestOf } from "../../src/digest/digest.ts";
+import { portableHashers } from "../../src/digest/hasher.ts";
+import { TaskLayout } from "../../src/task/layout.ts";
+import { Meter } from "../../src/task/meter.ts";
+import { parentsOf } from "../../src/task/parents.ts";
+import { ParentSlots, type SlotHolder } from "../../src/task/slots.ts";
+import { assertThrows } from "../support/failures.ts";
+import { joined } from "../support/random.ts";
+
+const seed = { seed: 4713 };
+
+function crc32(bytes: Uint8Array): number {
+  return Number(digestOf("crc32", bytes, portableHashers).slice("crc32:".length));
+}
+
+describe("the CRC-32 of parts put together", () => {
+  it("is that of the whole, for any cut", () => {
+    fc.assert(
+      fc.property(fc.array(fc.uint8Array({ maxLength: 3000 }), { maxLength: 6 }), (parts) => {
+        const found = parts.reduce((crc, part) => crc32Combine(crc, crc32(part), part.length), 0);
+        assert.equal(found, crc32(joined(parts)));
+      }),
+      { numRuns: 200, ...seed },
+    );
+  });
+
+  it("counts lengths beyond 32 bits", () => {
+    // A part of 2^33 zeros, put together from halves of what is known: 2^20 zeros, doubled 13 times.
+    let length = 2 ** 20;
+    let zeros = crc32(new Uint8Array(length));
+    for (; length < 2 ** 33; length *= 2) zeros = crc32Combine(zeros, zeros, length);
+    const one = crc32(new Uint8Array([1]));
+    const once = crc32Combine(one, zeros, 2 ** 33);
+    let steps = one;
+    const mebi = crc32(new Uint8Array(2 ** 20));
+    for (let at = 0; at < 2 ** 33; at += 2 ** 20) steps = crc32Combine(steps, mebi, 2 ** 20);
+    assert.equal(once, steps);
+  });
+});
+
+describe("slots at a parent", () => {
+  it("are never more than the limit, and every holder that wants one gets it in the end", () => {
+    fc.assert(
+      fc.property(
+        fc.integer({ min: 1, max: 4 }),
+        fc.array(fc.integer({ min: 1, max: 20 }), { minLength: 1, maxLength: 5 }),
+        fc.infiniteStream(fc.nat()),
+        (limit, wants, choices) => {
+          const slots = new ParentSlots(limit);
+          let total = 0;
+          const holders = wants.map((want) => {
+            const holder = { left: want, held: 0, onSlot: (): void => take(holder) };
+            return holder;
+          });
+          type Holder = SlotHolder & { left: number; held: number };
+          function take(holder: Holder): void {
+            while (holder.left > 0 && slots.take("p", holder)) {
+              holder.left--;
+              holder.held++;
+              total++;
+              assert.ok(total <= limit);
+            }
+          }
+          for (const holder of holders) take(holder);
+          while (total > 0) {
+            const using = holders.filter(({ held }) => held > 0);
+            const holder = using[(choices.next().value ?? 0) % using.length];
+            assert.ok(holder);
+            holder.held--;
+            total--;
+            slots.release("p", holder);
+          }
+          for (const { left } of holders) assert.equal(left, 0);
+        },
+      ),
+      { numRuns: 200, ...seed },
+    );
+  });
+
+  it("go to whom has fewer, and a holder that leaves does not stand in the way", () => {
+    const slots = new ParentSlots(2);
+    const holder = (): SlotHolder => ({ onSlot: () => {} });
+    const [a, b, c] = [holder(), holder(), holder()];
+    assert.ok(slots.take("p", a) && slots.take("p", a));
+    assert.equal(slots.take("p", b), false);
+    slots.release("p", a);
+    assert.equal(slots.take("p", a), false, "b holds none and has been called");
+    assert.ok(slots.take("p", b));
+    assert.equal(slots.take("p", c), false);
+    slots.leave(c);
+    slots.release("p", b);
+    assert.ok(slots.take("p", a));
+    assert.ok(slots.take("q", c), "another parent is another matter");
+  });
+});
+
+describe("slots, when the one that waits does not come", () => {
+  it("go to others at the next occasion", () => {
+    const slots = new ParentSlots(3);
+    const holder = (): SlotHolder => ({ onSlot: () => {} });
+    const [busy, paused] = [holder(), holder()];
+    for (let slot = 0; slot < 3; slot++) assert.ok(slots.take("p", busy));
+    assert.equal(slots.take("p", paused), false);
+    slots.release("p", busy);
+    assert.equal(slots.take("p", busy), false);
+    slots.release("p", busy);
+    assert.ok(slots.take("p", busy));
+    assert.ok(slots.take("p", busy));
+  });
+});
+
+describe("the rate of the last seconds", () => {
+  it("is steady for a steady stream, follows a change within five seconds, and is 0 after silence", () => {
+    const meter = new Meter(0);
+    assert.equal(meter.rate(0), 0);
+    let now = 0;
+    const run = (seconds: number, bytes: number): void => {
+      for (const end = now + seconds * 1000; now < end; now += 10) meter.add(bytes, now);
+    };
+    run(3, 10);
+    assert.ok(Math.abs(meter.rate(now) - 1000) < 60, `${meter.rate(now)}`);
+    run(6, 50);
+    assert.ok(Math.abs(meter.rate(now) - 5000) < 300, `${meter.rate(now)}`);
+    assert.equal(meter.rate(now + 6000), 0);
+    meter.add(100, now + 1_000_000);
+    assert.ok(meter.rate(now + 1_000_000) > 0);
+  });
+});
+
+describe("where pieces lie", () => {
+  const task = { taskId: "t", kind: "standard" } as const;
+
+  it("a list of pieces of equal length is the same as the lengths", () => {
+    fc.assert(
+      fc.property(
+        fc.integer({ min: 1, max: 500 }),
+        fc.integer({ min: 1, max: 100 }),
+        fc.nat(),
+        fc.nat(),
+        (total, length, a, b) => {
+          const start = a % (total + 1);
+          const range = { start, end: start + (b % (total - start + 1)) };
+          const even = TaskLayout.known({ ...task, range }, { contentLength: total, pieceLength: length });
+          assert.ok(even);
+          const pieces = Array.from({ length: even.pieceCount }, (_, number) => ({ number, ...even.extent(number) }));
+          const listed = TaskLayout.known({ ...task, range }, { pieces: pieces.toReversed() });
+          assert.ok(listed);
+          assert.deepEqual(
+            [listed.first, listed.last, listed.longestPiece],
+            [even.first, even.last, even.longestPiece],
+          );
+          let position = 0;
+          for (let number = even.first; number <= even.last; number++) {
+            const part = even.part(number);
+            assert.deepEqual(listed.part(number), part);
+            assert.equal(part?.position, position);
+            position += part?.length ?? 0;
+          }
+          assert.equal(position, range.end - range.start);
+        },
+      ),
+      { numRuns: 300, ...seed },
+    );
+  });
+
+  it("a million pieces are taken, more are LimitExceeded", () => {
+    assert.equal(TaskLayout.known(task, { contentLength: 1_000_000, pieceLength: 1 })?.pieceCount, 1_000_000);
+    assertThrows(() => TaskLayout.known(task, { contentLength: 1_000_001, pieceLength: 1 }), "LimitExceeded");
+  });
+});
+
+describe("parents", () => {
+  it("are each named once, and asked where they are to be asked", () => {
+    assert.deepEqual(parentsOf(["10.0.0.1:4005", { addr: "10.0.0.1:4005" }, { apiAddr: "[::1]:7" }], "same-host"), [
+      { name: "10.0.0.1:4005", addr: "10.0.0.1:4005", apiAddr: "10.0.0.1:4000" },
+      { name: "[::1]:7", addr: undefined, apiAddr: "[::1]:7" },
+    ]);
+    assert.equal(parentsOf(["[::1]:5"], "same-host")[0]?.apiAddr, "[::1]:4000");
+    assert.equal(parentsOf(["a:5"], "same-address")[0]?.apiAddr, "a:5");
+    assert.equal(parentsOf(["a:5"], "no")[0]?.apiAddr, undefined);
+  });
+});

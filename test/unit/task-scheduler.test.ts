@@ -1,0 +1,470 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import fc from "fast-check";
+import { type ErrorCode, VortexError } from "../../src/errors.ts";
+import { type Attempt, Scheduler, type SchedulerOptions, type Step } from "../../src/task/scheduler.ts";
+import { verdictOn } from "../../src/task/verdict.ts";
+import { seededRandom } from "../support/random.ts";
+
+const LENGTH = 1_000_000;
+
+function schedulerOf(pieces: number, options: Partial<SchedulerOptions> = {}): Scheduler {
+  return new Scheduler({
+    first: 0,
+    last: pieces - 1,
+    lengthOf: () => LENGTH,
+    concurrentPieceCount: 8,
+    stallAfter: 1000,
+    patience: 60_000,
+    random: () => 1,
+    ...options,
+  });
+}
+
+const anything = { allows: () => true, admit: () => true };
+
+function step(scheduler: Scheduler, now: number): Step {
+  return scheduler.step(now, anything);
+}
+
+function failure(code: ErrorCode): VortexError {
+  return new VortexError(code, "as told");
+}
+
+function fail(scheduler: Scheduler, attempt: Attempt, code: ErrorCode, now: number): readonly Attempt[] {
+  const error = failure(code);
+  const verdict = verdictOn(error);
+  assert.notEqual(verdict, "fatal");
+  return scheduler.failed(attempt.id, error, verdict as "again", now);
+}
+
+/** Lets an attempt deliver its piece at a rate, from its start on. */
+function deliver(scheduler: Scheduler, { id }: Attempt, from: number, milliseconds: number): readonly Attempt[] {
+  scheduler.answered(id, from);
+  for (let part = 1; part <= 10; part++) scheduler.arrived(id, LENGTH / 10, from + (part * milliseconds) / 10);
+  return scheduler.succeeded(id, from + milliseconds);
+}
+
+function shape(attempts: readonly Attempt[]): string[] {
+  return attempts.map(({ number, route, racer }) => `${number}${racer ? "!" : "@"}${route}`);
+}
+
+describe("which piece from whom", () => {
+  it("begins as many as it may, in ascending order, spread over parents of which nothing is known", () => {
+    const scheduler = schedulerOf(100);
+    for (const id of ["a", "b", "c"]) scheduler.addRoute(id, false);
+    const { starts } = step(scheduler, 0);
+    assert.deepEqual(
+      starts.map(({ number }) => number),
+      [0, 1, 2, 3, 4, 5, 6, 7],
+    );
+    const counts = ["a", "b", "c"].map((id) => starts.filter(({ route }) => route === id).length);
+    assert.deepEqual(counts, [3, 3, 2]);
+    assert.deepEqual(step(scheduler, 0).starts, []);
+  });
+
+  it("gives a parent of twice the rate twice the pieces", () => {
+    const scheduler = schedulerOf(1000, { concurrentPieceCount: 6 });
+    scheduler.addRoute("fast", false);
+    scheduler.addRoute("slow", false);
+    // Parents whose own link is the limit: what they have under way shares it.
+    const rates = { fast: 2000, slow: 1000 };
+    const running = new Map<number, { attempt: Attempt; left: number }>();
+    const delivered = { fast: 0, slow: 0 };
+    for (let now = 0; now < 60_000; now += 50) {
+      for (const attempt of step(scheduler, now).starts) {
+        if (!attempt.racer) running.set(attempt.id, { attempt, left: LENGTH });
+      }
+      for (const route of ["fast", "slow"] as const) {
+        const mine = [...running.values()].filter(({ attempt }) => attempt.route === route);
+        for (const one of mine) {
+          const bytes = Math.min(one.left, (rates[route] * 50) / mine.length);
+          one.left -= bytes;
+          scheduler.arrived(one.attempt.id, bytes, now + 50);
+          if (one.left > 0) continue;
+          running.delete(one.attempt.id);
+          delivered[route]++;
+          for (const loser of scheduler.succeeded(one.attempt.id, now + 50)) running.delete(loser.id);
+        }
+      }
+    }
+    const ratio = delivered.fast / delivered.slow;
+    assert.ok(ratio > 1.6 && ratio < 2.5, `${delivered.fast} to ${delivered.slow}`);
+  });
+
+  it("asks only those that announced a piece, and the others once they have", () => {
+    const scheduler = schedulerOf(3);
+    const a = scheduler.addRoute("a", true);
+    const b = scheduler.addRoute("b", true);
+    assert.deepEqual(step(scheduler, 0).starts, []);
+    b.announce(1);
+    assert.deepEqual(shape(step(scheduler, 0).starts), ["1@b"]);
+    a.announce(0);
+    b.announce(2);
+    assert.deepEqual(shape(step(scheduler, 0).starts), ["0@a", "2@b"]);
+  });
+
+  it("waits for the sink's room, and for slots", () => {
+    const scheduler = schedulerOf(8);
+    scheduler.addRoute("a", false);
+    const admit = (): boolean => true;
+    assert.deepEqual(shape(scheduler.step(0, { allows: (number) => number < 2, admit }).starts), ["0@a", "1@a"]);
+    let slots = 1;
+    const tight = { allows: () => true, admit: () => slots-- > 0 };
+    assert.deepEqual(shape(scheduler.step(0, tight).starts), ["2@a"]);
+    const blocked = scheduler.step(0, { allows: () => false, admit });
+    assert.deepEqual([blocked.starts, blocked.failure], [[], undefined]);
+  });
+
+  it("asks another parent for what one does not have, and the first again later", () => {
+    const scheduler = schedulerOf(2, { concurrentPieceCount: 1 });
+    scheduler.addRoute("a", false);
+    scheduler.addRoute("b", false);
+    const [first] = step(scheduler, 0).starts;
+    assert.ok(first);
+    deliver(scheduler, first, 0, 10);
+    const [second] = step(scheduler, 10).starts;
+    assert.ok(second);
+    fail(scheduler, second, "NotFound", 20);
+    const [third] = step(scheduler, 20).starts;
+    assert.ok(third);
+    assert.notEqual(third.route, second.route);
+  });
+
+  it("does not begin what an earlier download left before that was looked at", () => {
+    const scheduler = schedulerOf(3);
+    scheduler.addRoute("a", false);
+    scheduler.find(0);
+    scheduler.find(2);
+    assert.deepEqual(shape(step(scheduler, 0).starts), ["1@a"]);
+    scheduler.settle(0, true);
+    assert.deepEqual(step(scheduler, 0).starts, []);
+    scheduler.settle(2, false);
+    assert.deepEqual(shape(step(scheduler, 0).starts), ["2@a"]);
+  });
+});
+
+describe("stalls and races", () => {
+  it("a piece that stalls is asked from another parent; the first answer wins, and the one that stalled is blamed", () => {
+    const scheduler = schedulerOf(1);
+    const a = scheduler.addRoute("a", false);
+    scheduler.addRoute("b", false);
+    const [first] = step(scheduler, 0).starts;
+    assert.ok(first);
+    assert.deepEqual(step(scheduler, 999).starts, []);
+    const { starts } = step(scheduler, 1000);
+    assert.deepEqual(shape(starts), ["0!b"]);
+    assert.deepEqual(step(scheduler, 5000).starts, [], "never more than two");
+    const [racer] = starts;
+    assert.ok(racer);
+    assert.deepEqual(shape(scheduler.succeeded(racer.id, 6000)), ["0@a"]);
+    assert.equal(a.reasons[0]?.code, "Stalled");
+    assert.ok(scheduler.done);
+  });
+
+  it("a parent that comes back in time wins over the racer, and nobody is blamed", () => {
+    const scheduler = schedulerOf(1);
+    const a = scheduler.addRoute("a", false);
+    const b = scheduler.addRoute("b", false);
+    const [first] = step(scheduler, 0).starts;
+    assert.ok(first);
+    step(scheduler, 1000);
+    scheduler.arrived(first.id, LENGTH, 1100);
+    assert.deepEqual(shape(scheduler.succeeded(first.id, 1100)), ["0!b"]);
+    assert.deepEqual([a.errors, b.errors], [0, 0]);
+  });
+
+  it("time that is not the parent's is no stall", () => {
+    const scheduler = schedulerOf(1);
+    scheduler.addRoute("a", false);
+    scheduler.addRoute("b", false);
+    const [first] = step(scheduler, 0).starts;
+    assert.ok(first);
+    scheduler.owes(first.id, false, 10);
+    assert.deepEqual(step(scheduler, 50_000).starts, []);
+    scheduler.owes(first.id, true, 50_000);
+    assert.deepEqual(step(scheduler, 50_900).starts, []);
+    assert.deepEqual(shape(step(scheduler, 51_000).starts), ["0!b"]);
+  });
+
+  it("without another parent there is no race", () => {
+    const scheduler = schedulerOf(1);
+    scheduler.addRoute("a", false);
+    step(scheduler, 0);
+    assert.deepEqual(step(scheduler, 100_000).starts, []);
+  });
+
+  it("near the end, an idle parent joins in with what is slow", () => {
+    const scheduler = schedulerOf(2, { concurrentPieceCount: 2 });
+    scheduler.addRoute("a", false);
+    scheduler.addRoute("b", false);
+    const [one, other] = step(scheduler, 0).starts;
+    assert.ok(one && other);
+    deliver(scheduler, one, 0, 500);
+    // 100 kB a second: eight seconds more, the other parent needs half of one.
+    scheduler.arrived(other.id, LENGTH / 10, 500);
+    assert.deepEqual(shape(step(scheduler, 501).starts), [`${other.number}!${one.route}`]);
+  });
+
+  it("what is as fast as the others is left alone", () => {
+    const scheduler = schedulerOf(2, { concurrentPieceCount: 2 });
+    scheduler.addRoute("a", false);
+    scheduler.addRoute("b", false);
+    const [one, other] = step(scheduler, 0).starts;
+    assert.ok(one && other);
+    deliver(scheduler, one, 0, 500);
+    scheduler.arrived(other.id, (LENGTH * 9) / 10, 500);
+    assert.deepEqual(step(scheduler, 501).starts, []);
+  });
+
+  it("racers hold no more than they may, and one always may", () => {
+    const scheduler = schedulerOf(4, { raceBytes: LENGTH / 2, concurrentPieceCount: 4 });
+    const routes = ["a", "b", "c", "d"].map((id) => scheduler.addRoute(id, false));
+    assert.equal(step(scheduler, 0).starts.length, 4);
+    scheduler.addRoute("late", false);
+    assert.equal(step(scheduler, 1000).starts.length, 1);
+    assert.equal(step(scheduler, 2000).starts.length, 0);
+    assert.equal(routes.length, 4);
+  });
+});
+
+describe("failures", () => {
+  it("a parent that fails is asked again after a pause that doubles, with one request, and then left out", () => {
+    const scheduler = schedulerOf(100, { concurrentPieceCount: 2 });
+    const a = scheduler.addRoute("a", false);
+    let now = 0;
+    const pauses: number[] = [];
+    for (;;) {
+      const { starts, wakeAt, failure: last } = step(scheduler, now);
+      if (last !== undefined) {
+        assert.equal(last.code, "ConnectionRefused");
+        assert.match(last.message, /piece 0 cannot be fetched: a: ConnectionRefused, as told/);
+        assert.deepEqual(last.cause, a.reasons);
+        break;
+      }
+      if (starts.length === 0) {
+        assert.ok(wakeAt !== undefined && wakeAt > now);
+        pauses.push(wakeAt - now);
+        now = wakeAt;
+      } else {
+        assert.equal(starts.length, pauses.length === 0 ? 2 : 1);
+        for (const attempt of starts) fail(scheduler, attempt, "ConnectionRefused", now);
+      }
+    }
+    assert.deepEqual(pauses, [250, 500, 1000, 2000]);
+    assert.ok(a.out);
+  });
+
+  it("a success ends the count", () => {
+    const scheduler = schedulerOf(100, { concurrentPieceCount: 1 });
+    const a = scheduler.addRoute("a", false);
+    let now = 0;
+    for (let round = 0; round < 20; round++) {
+      const [attempt] = step(scheduler, now).starts;
+      assert.ok(attempt);
+      if (round % 2 === 0) {
+        fail(scheduler, attempt, "ConnectionLost", now);
+        now += 250;
+      } else {
+        scheduler.succeeded(attempt.id, now);
+      }
+    }
+    assert.equal(a.out, false);
+    assert.equal(a.errors, 10);
+    assert.equal(a.reasons.length, 1);
+  });
+
+  for (const code of ["DigestMismatch", "PieceMismatch", "InvalidPacket", "RemoteUnimplemented"] as const) {
+    it(`${code}: the parent is left out at once, and what else it was asked for goes to another`, () => {
+      const scheduler = schedulerOf(8);
+      const bad = scheduler.addRoute("bad", false);
+      scheduler.addRoute("good", false);
+      const { starts } = step(scheduler, 0);
+      const [first, ...others] = starts.filter(({ route }) => route === "bad");
+      assert.ok(first);
+      assert.deepEqual(
+        fail(scheduler, first, code, 10).map(({ id }) => id),
+        others.map(({ id }) => id),
+      );
+      assert.ok(bad.out);
+      const again = step(scheduler, 10).starts;
+      assert.equal(again.length, 4);
+      assert.ok(again.every(({ route }) => route === "good"));
+    });
+  }
+
+  it("a truncated piece is no wrong digest", () => {
+    assert.equal(verdictOn(failure("TruncatedContent")), "again");
+  });
+
+  it("when nobody has a piece, the rest is fetched, and the error names the piece and the parents", () => {
+    const scheduler = schedulerOf(3, { concurrentPieceCount: 3 });
+    const a = scheduler.addRoute("a", true);
+    a.announce(0);
+    a.announce(2);
+    a.endAnnouncements(false);
+    const { starts } = step(scheduler, 0);
+    assert.deepEqual(shape(starts), ["0@a", "2@a"]);
+    for (const { id } of starts) scheduler.succeeded(id, 10);
+    const last = step(scheduler, 10).failure;
+    assert.equal(last?.code, "NotFound");
+    assert.match(last?.message ?? "", /piece 1 cannot be fetched: a does not have it/);
+  });
+
+  it("what nobody announces is waited for, with a limit", () => {
+    const scheduler = schedulerOf(2, { patience: 5000 });
+    const a = scheduler.addRoute("a", true);
+    a.announce(0);
+    const [first] = step(scheduler, 0).starts;
+    assert.ok(first);
+    scheduler.succeeded(first.id, 1000);
+    const waiting = step(scheduler, 1000);
+    assert.deepEqual([waiting.wakeAt, waiting.failure], [6000, undefined]);
+    assert.equal(step(scheduler, 6000).failure?.code, "Stalled");
+  });
+
+  it("parents that fail differently are told of by name", () => {
+    const scheduler = schedulerOf(1);
+    scheduler.addRoute("a", false);
+    scheduler.addRoute("b", false);
+    const [first] = step(scheduler, 0).starts;
+    assert.ok(first);
+    fail(scheduler, first, "DigestMismatch", 0);
+    const [second] = step(scheduler, 0).starts;
+    assert.ok(second);
+    fail(scheduler, second, "HandshakeFailed", 0);
+    const last = step(scheduler, 0).failure;
+    assert.equal(last?.code, "Unreachable");
+    assert.match(last?.message ?? "", /a: DigestMismatch.*b: HandshakeFailed/);
+  });
+
+  it("that the sink has no room for later pieces is no hope for one that nobody has", () => {
+    const scheduler = schedulerOf(3);
+    scheduler.addRoute("a", true).endAnnouncements(false);
+    const environment = { allows: (number: number) => number === 0, admit: () => true };
+    assert.equal(scheduler.step(0, environment).failure?.code, "NotFound");
+  });
+
+  it("without parents it says so", () => {
+    assert.match(step(schedulerOf(1), 0).failure?.message ?? "", /there is no parent/);
+  });
+});
+
+/** What a parent of the model is like. */
+interface ModelParent {
+  /** Chance of each outcome of an attempt. */
+  readonly failing: number;
+  readonly stalling: number;
+  readonly wrong: boolean;
+  /** Milliseconds of an attempt. */
+  readonly delay: number;
+  readonly announces: boolean;
+}
+
+const parent: fc.Arbitrary<ModelParent> = fc.record({
+  failing: fc.constantFrom(0, 0.1, 0.6, 1),
+  stalling: fc.constantFrom(0, 0, 0.2, 1),
+  wrong: fc.boolean(),
+  delay: fc.integer({ min: 1, max: 3000 }),
+  announces: fc.boolean(),
+});
+
+describe("any parents", () => {
+  it("every piece is completed once, no limit is exceeded, an honest parent is never left out, and it ends", () => {
+    fc.assert(
+      fc.property(
+        fc.array(parent, { minLength: 1, maxLength: 5 }),
+        fc.integer({ min: 0, max: 40 }),
+        fc.integer({ min: 1, max: 10 }),
+        fc.integer({ min: 0, max: 2 ** 31 }),
+        (parents, pieces, concurrentPieceCount, seed) => {
+          runModel(parents, pieces, concurrentPieceCount, seededRandom(seed));
+        },
+      ),
+      { numRuns: 500, seed: 4711 },
+    );
+  });
+
+  it("with one honest parent among them, it ends well", () => {
+    const honest: ModelParent = { failing: 0, stalling: 0, wrong: false, delay: 100, announces: false };
+    fc.assert(
+      fc.property(fc.array(parent, { maxLength: 4 }), fc.integer({ min: 0, max: 2 ** 31 }), (parents, seed) => {
+        const ended = runModel([...parents, honest], 30, 8, seededRandom(seed));
+        assert.equal(ended, "done");
+      }),
+      { numRuns: 300, seed: 4712 },
+    );
+  });
+});
+
+/** Runs a scheduler against parents that behave by chance; checks what must hold at every step. */
+function runModel(
+  parents: readonly ModelParent[],
+  pieces: number,
+  concurrentPieceCount: number,
+  random: () => number,
+): "done" | "failed" {
+  const scheduler = schedulerOf(pieces, { concurrentPieceCount, random, patience: 20_000 });
+  const behaviours = new Map(parents.map((behaviour, index) => [`p${index}`, behaviour]));
+  for (const [id, { announces }] of behaviours) {
+    const route = scheduler.addRoute(id, announces);
+    for (let number = 0; announces && number < pieces; number++) route.announce(number);
+    if (announces) route.endAnnouncements(false);
+  }
+  const completed = new Map<number, number>();
+  type Outcome = "right" | "wrong" | "failed";
+  const running = new Map<number, { attempt: Attempt; at: number; outcome: Outcome }>();
+  const begin = (attempt: Attempt, now: number): void => {
+    const behaviour = behaviours.get(attempt.route);
+    assert.ok(behaviour);
+    assert.ok(!scheduler.route(attempt.route).out, "nothing is asked from a parent that is out");
+    assert.ok(!completed.has(attempt.number), "nothing is asked that is there");
+    const stalls = random() < behaviour.stalling;
+    const failed = random() < behaviour.failing;
+    // What stalls ends by the call's own timeout.
+    const at = now + (stalls ? 30_000 : behaviour.delay);
+    const outcome = stalls || failed ? "failed" : behaviour.wrong && random() < 0.3 ? "wrong" : "right";
+    running.set(attempt.id, { attempt, at, outcome });
+    const rivals = [...running.values()].filter(({ attempt: other }) => other.number === attempt.number);
+    assert.ok(rivals.length <= 2, "two attempts at a piece at most");
+    assert.equal(new Set(rivals.map(({ attempt: other }) => other.route)).size, rivals.length, "from two parents");
+  };
+  let now = 0;
+  for (let steps = 0; ; steps++) {
+    assert.ok(steps < 20_000, "it ends");
+    const { starts, wakeAt, failure: last } = step(scheduler, now);
+    for (const attempt of starts) begin(attempt, now);
+    const distinct = new Set([...running.values()].map(({ attempt }) => attempt.number));
+    assert.ok(distinct.size <= concurrentPieceCount, `${distinct.size} pieces at a time`);
+    if (scheduler.done) break;
+    if (last !== undefined) {
+      assert.equal(running.size, 0);
+      for (const [id, { failing, wrong, stalling }] of behaviours) {
+        assert.ok(scheduler.route(id).out, "it gives up only when nobody is left");
+        assert.ok(failing > 0 || wrong || stalling > 0, "an honest parent is never left out");
+      }
+      return "failed";
+    }
+    const next = [...running.values()].sort((a, b) => a.at - b.at)[0];
+    const until = Math.min(next?.at ?? Number.POSITIVE_INFINITY, wakeAt ?? Number.POSITIVE_INFINITY);
+    assert.ok(until !== Number.POSITIVE_INFINITY, "something will happen");
+    assert.ok(until >= now, "and not in the past");
+    now = until;
+    if (next === undefined || next.at > now) continue;
+    running.delete(next.attempt.id);
+    const over =
+      next.outcome === "right"
+        ? succeed(next.attempt)
+        : fail(scheduler, next.attempt, next.outcome === "wrong" ? "DigestMismatch" : "ConnectionLost", now);
+    for (const { id } of over) assert.ok(running.delete(id), "only what runs is ended");
+  }
+  assert.equal(completed.size, pieces);
+  for (const [number, times] of completed) assert.equal(times, 1, `piece ${number} was completed ${times} times`);
+  return "done";
+
+  function succeed(attempt: Attempt): readonly Attempt[] {
+    completed.set(attempt.number, (completed.get(attempt.number) ?? 0) + 1);
+    scheduler.arrived(attempt.id, LENGTH, now);
+    return scheduler.succeeded(attempt.id, now);
+  }
+}
