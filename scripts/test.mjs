@@ -7,6 +7,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } 
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
+import { casesOf, complianceTables, countsOf, gapList } from "./test-report.mjs";
 
 const LEAST_COVERAGE = 90;
 const root = fileURLToPath(new URL("..", import.meta.url));
@@ -41,13 +42,18 @@ const runtimes = {
       ...files,
     ],
   ],
-  deno: (files, report) => [bin("deno"), ["test", "--allow-all", "--no-check", `--junit-path=${report}`, ...files]],
+  deno: (files, report) => [
+    bin("deno"),
+    ["test", "--allow-all", "--unstable-net", "--no-check", `--junit-path=${report}`, ...files],
+  ],
 };
 
 const [only, ...paths] = process.argv.slice(2);
 const chosen = only === undefined ? Object.keys(runtimes) : [only];
 const files = (paths.length > 0 ? paths : ["test"]).flatMap(testFiles);
 const totals = { passed: 0, failed: 0, skipped: 0 };
+/** The cases of each runtime. */
+const runs = new Map();
 
 for (const name of chosen) {
   const command = runtimes[name];
@@ -56,7 +62,9 @@ for (const name of chosen) {
   const [program, args] = command(files, report);
   console.log(`\n== ${name}`);
   const { status } = spawnSync(program, args, { cwd: root, stdio: "inherit" });
-  const counts = existsSync(report) ? countCases(readFileSync(report, "utf8")) : { passed: 0, failed: 0, skipped: 0 };
+  const cases = existsSync(report) ? casesOf(readFileSync(report, "utf8")) : [];
+  runs.set(name, cases);
+  const counts = countsOf(cases);
   // A runner that fails without a failed test (a file that does not load, an unhandled rejection) failed all the same.
   if (status !== 0 && counts.failed === 0) counts.failed = 1;
   if (status === 0 && counts.passed === 0) counts.failed = 1;
@@ -64,6 +72,9 @@ for (const name of chosen) {
   for (const key of Object.keys(totals)) totals[key] += counts[key];
 }
 
+for (const table of complianceTables(runs)) console.log(`\n${table.join("\n")}`);
+const gaps = gapList(runs);
+if (gaps.length > 0) console.log(`\nskipped, and why:\n${gaps.join("\n")}`);
 if (chosen.includes("bun") && paths.length === 0 && !reportCoverage()) totals.failed++;
 rmSync(scratch, { recursive: true, force: true });
 console.log(`\n${line(totals)}`);
@@ -80,17 +91,6 @@ function testFiles(path) {
 
 function line({ passed, failed, skipped }) {
   return `${passed} passed, ${failed} failed, ${skipped} skipped`;
-}
-
-/** Counts the cases of a JUnit report, the one form that all three runners write. */
-function countCases(xml) {
-  const counts = { passed: 0, failed: 0, skipped: 0 };
-  for (const [, attributes, body = ""] of xml.matchAll(/<testcase\b([^>]*?)(?:\/>|>([\s\S]*?)<\/testcase>)/g)) {
-    if (/<(failure|error)\b/.test(body)) counts.failed++;
-    else if (/<skipped\b/.test(body) || /status="(skipped|ignored)"/.test(attributes)) counts.skipped++;
-    else counts.passed++;
-  }
-  return counts;
 }
 
 /** Prints the line coverage of src, as Bun measured it, and whether it is enough. */

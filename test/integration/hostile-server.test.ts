@@ -8,6 +8,7 @@ import type { Piece } from "../../src/piece.ts";
 import { encodePacket, RemoteErrorCode } from "../../src/protocol/packet.ts";
 import { Tag } from "../../src/protocol/tags.ts";
 import { formatAddress } from "../../src/transport/address.ts";
+import type { Connection, Transport } from "../../src/transport/transport.ts";
 import { assertRejects } from "../support/failures.ts";
 import { FakeClock, fakeRuntime } from "../support/fake-clock.ts";
 import { dialAddressOf, itUnlessGap, type TransportFixture } from "../support/fixture.ts";
@@ -78,11 +79,13 @@ function hostileServer(fixture: TransportFixture): void {
     for (const [after, bytes] of points) {
       it(`after ${after}: Stalled, once the stall timeout has passed and not before`, async () => {
         const silent: Script = async ({ send }) => void (await send(bytes));
-        await withDownloads(fixture, silent, async (download, { clock, server }) => {
+        await withDownloads(fixture, silent, async (download, { clock, server, ready }) => {
           for (const how of ways) {
             const answered = server.requests + 1;
             const outcome = download(how);
             await server.answered(answered);
+            // The second way may have gone ahead of a handshake, which takes real time.
+            await ready();
             const passed = await clock.advanceUntil(outcome, 2 * STALL);
             assert.ok(passed >= STALL, `after ${passed} ms`);
             assertFailed(await outcome, "Stalled", content);
@@ -564,6 +567,8 @@ interface Surroundings {
   readonly downloader: VortexDownloader;
   readonly server: ScriptedServer;
   readonly request: PieceRequest;
+  /** Resolves when the handshake of the last connection is over. */
+  ready(): Promise<void>;
 }
 
 type Download = (how: Way, options?: { call?: CallOptions; request?: Partial<PieceRequest> }) => Promise<Outcome>;
@@ -581,7 +586,16 @@ async function withDownloads(
   const clock = new FakeClock();
   const transport = await fixture.transport();
   const server = await ScriptedServer.listen(transport, fixture.listenAddress, script);
-  const downloader = new VortexDownloader(async () => transport, downloaderSettings(options, fakeRuntime(clock)));
+  let last: Connection | undefined;
+  const recording: Transport = {
+    protocol: transport.protocol,
+    listen: (...args) => transport.listen(...args),
+    async dial(...args) {
+      last = await transport.dial(...args);
+      return last;
+    },
+  };
+  const downloader = new VortexDownloader(async () => recording, downloaderSettings(options, fakeRuntime(clock)));
   const addr = formatAddress(dialAddressOf(fixture, server.address));
   const usual: PieceRequest = { addr, hostId: "host", taskId, number: 3 };
   const download: Download = async (how, { call, request } = {}) => {
@@ -599,7 +613,8 @@ async function withDownloads(
     return { received: joined(received), error };
   };
   try {
-    await use(download, { clock, downloader, server, request: usual });
+    const ready = async (): Promise<void> => last?.ready;
+    await use(download, { clock, downloader, server, request: usual, ready });
     assert.equal(active(downloader), 0, "requests still active");
   } finally {
     await downloader.close();

@@ -29,18 +29,32 @@ const foreign = [
 ];
 
 /** Parts of src, and which others each may import. A part is a folder, or a file beside them. */
-const foundation = ["errors", "piece", "runtime", "digest", "protocol", "transport", "gen"];
+const foundation = [
+  "errors",
+  "piece",
+  "runtime",
+  "digest",
+  "protocol",
+  "rate-limiter",
+  "transport",
+  "gen",
+  "ids",
+  "telemetry",
+];
 const mayImport: Record<string, readonly string[]> = {
   errors: [],
   piece: ["errors"],
   digest: ["errors", "piece"],
   runtime: ["errors", "digest"],
   protocol: ["errors", "piece"],
+  "rate-limiter": ["errors", "piece", "runtime"],
   transport: ["errors", "piece", "runtime"],
   gen: [],
-  client: foundation,
+  ids: ["errors", "piece", "digest"],
+  telemetry: ["errors", "piece"],
+  client: [...foundation, "task"],
   server: foundation,
-  task: foundation,
+  task: [...foundation, "server"],
   config: foundation,
 };
 
@@ -75,8 +89,7 @@ describe("the purity of src", () => {
     });
 
     it(`${path} names no global of one runtime`, () => {
-      const named = foreign.filter((name) => new RegExp(`(?<![.\\w$#])${name}(?![\\w$]|\\s*\\??:)`).test(code));
-      assert.deepEqual(named, []);
+      assert.deepEqual(namedIn(code), []);
     });
   }
 });
@@ -167,6 +180,44 @@ describe("the direction of imports", () => {
   });
 });
 
+describe("the purity of the face of edge workers", () => {
+  const all = new Map(
+    [...sources.map((source) => ({ ...source, path: `src/${source.path}` })), ...adapters].map((source) => [
+      source.path,
+      source,
+    ]),
+  );
+  const reached = new Map<string, Source>();
+  const visit = (path: string): void => {
+    const source = all.get(path);
+    if (source === undefined || reached.has(path)) return;
+    reached.set(path, source);
+    for (const specifier of source.imports) if (specifier.startsWith(".")) visit(resolve(path, specifier));
+  };
+  visit("adapters/workers.ts");
+
+  it("what it imports is found", () => {
+    for (const path of ["adapters/workers/native.ts", "src/index.ts", "src/client/pool.ts"])
+      assert.ok(reached.has(path), path);
+  });
+
+  it("nothing that it imports, by whatever way, needs another runtime's module", () => {
+    const strange = [...reached.values()].flatMap(({ path, imports }) =>
+      imports
+        .filter((specifier) => !specifier.startsWith(".") && !isKnownPackage(specifier))
+        .map((specifier) => `${path} -> ${specifier}`),
+    );
+    assert.deepEqual(strange, ["adapters/workers/native.ts -> cloudflare:sockets"]);
+  });
+
+  it("its own files name no global of one runtime", () => {
+    const named = [...reached.values()]
+      .filter(({ path }) => path.startsWith("adapters/"))
+      .flatMap(({ path, code }) => namedIn(code).map((name) => `${path}: ${name}`));
+    assert.deepEqual(named, []);
+  });
+});
+
 describe("the scanner that this test stands on", () => {
   const forms: [source: string, imports: string[]][] = [
     ['import { a } from "node:net";', ["node:net"]],
@@ -204,6 +255,11 @@ function read(base: string, folder: string): Source[] {
     }
   }
   return found;
+}
+
+/** The globals of one runtime that code names. */
+function namedIn(code: string): string[] {
+  return foreign.filter((name) => new RegExp(`(?<![.\\w$#])${name}(?![\\w$]|\\s*\\??:)`).test(code));
 }
 
 function isKnownPackage(specifier: string): boolean {

@@ -1,0 +1,129 @@
+// What the JUnit reports of a test run tell: the one form that the runners of all three runtimes write.
+
+// Node leaves a ">" in an attribute as it is.
+const TAG = /<((?:testsuite|testcase|failure|error|skipped)\b(?:[^>"]|"[^"]*")*)>|<\/(testsuite)>/g;
+
+/**
+ * The cases of a report, in order.
+ *
+ * @returns {{ suite: string, name: string, outcome: "passed" | "failed" | "skipped" }[]}
+ */
+export function casesOf(xml) {
+  const cases = [];
+  const suites = [];
+  for (const [, opening, closing] of xml.matchAll(TAG)) {
+    if (closing !== undefined) {
+      suites.pop();
+      continue;
+    }
+    const [tag] = /^\w+/.exec(opening);
+    if (tag === "testsuite") {
+      if (!opening.endsWith("/")) suites.push(attribute(opening, "name"));
+    } else if (tag === "testcase") {
+      const skipped = /status="(skipped|ignored)"/.test(opening);
+      const name = attribute(opening, "name");
+      // Bun and Deno have a suite for each file too; Deno names a case by its suite and itself.
+      const suite = suites.findLast((one) => !/\.[jt]s$/.test(one));
+      const cut = suite === undefined ? name.indexOf(" > ") : -1;
+      cases.push({
+        suite: cut < 0 ? (suite ?? "") : name.slice(0, cut),
+        name: cut < 0 ? name : name.slice(cut + 3),
+        outcome: skipped ? "skipped" : "passed",
+      });
+    } else {
+      const last = cases.at(-1);
+      if (tag !== "skipped") last.outcome = "failed";
+      else if (last.outcome === "passed") last.outcome = "skipped";
+    }
+  }
+  // Deno counts a suite as a case of its own, which fails with one of its cases, or by itself.
+  const told = new Set(cases.filter(({ outcome }) => outcome === "failed").map(({ suite }) => suite));
+  const names = new Set(cases.map(({ suite }) => suite));
+  return cases.filter(({ suite, name, outcome }) => {
+    if (suite !== "" || !names.has(name)) return true;
+    return outcome === "failed" && !told.has(name);
+  });
+}
+
+/** How many passed, failed and were skipped. */
+export function countsOf(cases) {
+  const counts = { passed: 0, failed: 0, skipped: 0 };
+  for (const { outcome } of cases) counts[outcome]++;
+  return counts;
+}
+
+/**
+ * A table for each runtime: what each transport passes of each topic. Suites named `transport: topic` belong to it if several
+ * transports have the topic.
+ *
+ * @param {Map<string, ReturnType<typeof casesOf>>} runs the cases of each runtime
+ */
+export function complianceTables(runs) {
+  const transportsOf = new Map();
+  for (const cases of runs.values()) {
+    for (const { suite } of cases) {
+      const [, transport, topic] = /^([\w-]+): (.+)$/.exec(suite) ?? [];
+      if (topic !== undefined) transportsOf.set(topic, (transportsOf.get(topic) ?? new Set()).add(transport));
+    }
+  }
+  const topics = [...transportsOf].filter(([, transports]) => transports.size > 1).map(([topic]) => topic);
+  const tables = [];
+  for (const [runtime, cases] of runs) {
+    const transports = [...new Set(topics.flatMap((topic) => [...transportsOf.get(topic)]))].filter((transport) =>
+      cases.some(({ suite }) => suite.startsWith(`${transport}: `)),
+    );
+    if (transports.length === 0) continue;
+    const rows = topics.map((topic) => [
+      topic,
+      ...transports.map((transport) => cellOf(cases.filter(({ suite }) => suite === `${transport}: ${topic}`))),
+    ]);
+    tables.push(aligned([[`${runtime}: compliance`, ...transports], ...rows]));
+  }
+  return tables;
+}
+
+/** What was skipped and why, as the names of the tests tell it: `… [gap: why]`. The same words of several are said once. */
+export function gapList(runs) {
+  const reasons = new Map();
+  for (const [runtime, cases] of runs) {
+    for (const { suite, name, outcome } of cases) {
+      const [, what, , reason] = /^(.*) \[(gap|skipped): (.*)\]$/s.exec(name) ?? [];
+      if (outcome !== "skipped") continue;
+      const tests = reasons.get(reason ?? "no reason is given") ?? new Map();
+      const test = suite === "" ? (what ?? name) : `${suite} > ${what ?? name}`;
+      tests.set(test, [...(tests.get(test) ?? []), runtime]);
+      reasons.set(reason ?? "no reason is given", tests);
+    }
+  }
+  const lines = [];
+  for (const [reason, tests] of reasons) {
+    lines.push(`  ${reason}`);
+    for (const [test, runtimes] of tests) lines.push(`    ${runtimes.join(", ")}: ${test}`);
+  }
+  return lines;
+}
+
+function cellOf(cases) {
+  if (cases.length === 0) return "";
+  const { passed, failed, skipped } = countsOf(cases);
+  const gaps = skipped === 0 ? "" : `${skipped} gap${skipped === 1 ? "" : "s"}`;
+  return [passed === 0 ? "" : String(passed), failed === 0 ? "" : `${failed} FAILED`, gaps].filter(Boolean).join(", ");
+}
+
+function aligned(rows) {
+  const widths = rows[0].map((_, column) => Math.max(...rows.map((row) => row[column].length)) + 2);
+  return rows.map((row) =>
+    row
+      .map((cell, column) => cell.padEnd(widths[column]))
+      .join("")
+      .trimEnd(),
+  );
+}
+
+function attribute(tag, name) {
+  const [, value = ""] = new RegExp(`\\b${name}="([^"]*)"`).exec(tag) ?? [];
+  const entities = { lt: "<", gt: ">", amp: "&", quot: '"', apos: "'" };
+  return value.replace(/&(?:#(x?)([0-9a-f]+)|(\w+));/gi, (whole, hex, code, entity) =>
+    entity === undefined ? String.fromCodePoint(Number.parseInt(code, hex ? 16 : 10)) : (entities[entity] ?? whole),
+  );
+}

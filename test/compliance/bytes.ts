@@ -1,0 +1,185 @@
+/** What arrives is what was sent: bytes, half-close, and a sender held by its reader. */
+import assert from "node:assert/strict";
+import { describe } from "node:test";
+import type { VortexError } from "../../src/errors.ts";
+import { assertCutOff } from "../support/fixture.ts";
+import { crc32Of, readAll } from "../support/hostile.ts";
+import { chunked, joined, seededBytes, seededRandom } from "../support/random.ts";
+import { assertRepeats, echo, type Suite, standsStill, text, tick, writeAll } from "./peers.ts";
+
+/** Registers these tests for one transport. */
+export function bytesCompliance({ name, it, fixture, withPeers }: Suite): void {
+  describe(`${name}: bytes`, () => {
+    it("many small writes come back from an echo, in order", async () => {
+      await withPeers(async ({ open }) => {
+        const [near, far] = await open();
+        const sent = chunked(seededBytes(1, 60_000), seededRandom(2), 100);
+        const echoing = echo(far);
+        const receiving = readAll(near);
+        for (const chunk of sent) await near.writer.write(chunk);
+        await near.writer.end();
+        assert.deepEqual(await receiving, joined(sent));
+        await echoing;
+      });
+    });
+
+    for (const [direction, swap] of [
+      ["to", false],
+      ["from", true],
+    ] as const) {
+      it(`64 MiB ${direction} the accepting side arrive whole`, async () => {
+        await withPeers(async ({ open }) => {
+          const [near, far] = await open();
+          const [from, to] = swap ? [far, near] : [near, far];
+          const block = seededBytes(3, 999_983);
+          const total = 64 * 1024 * 1024;
+          const writing = (async () => {
+            for (let at = 0; at < total; at += block.length) await from.writer.write(block.slice(0, total - at));
+            await from.writer.end();
+          })();
+          let at = 0;
+          for (let chunk = await to.reader.read(); chunk !== undefined; chunk = await to.reader.read()) {
+            assert.ok(chunk.length > 0, "an empty chunk");
+            assertRepeats(chunk, block, at);
+            at += chunk.length;
+          }
+          assert.equal(at, total);
+          await writing;
+        });
+      });
+    }
+
+    it("an empty write is no chunk", async () => {
+      await withPeers(async ({ open }) => {
+        const [near, far] = await open();
+        await near.writer.write(new Uint8Array(0));
+        await near.writer.write(Uint8Array.of(1));
+        await near.writer.write(new Uint8Array(0));
+        await near.writer.end();
+        assert.deepEqual(await far.reader.read(), Uint8Array.of(1));
+        assert.equal(await far.reader.read(), undefined);
+      });
+    });
+
+    it("a chunk that was read is the reader's: changing it changes nothing that comes", async () => {
+      await withPeers(async ({ open }) => {
+        const [near, far] = await open();
+        const sent = seededBytes(4, 300_000);
+        const writing = writeAll(near, [sent]);
+        const copies: Uint8Array[] = [];
+        for (let chunk = await far.reader.read(); chunk !== undefined; chunk = await far.reader.read()) {
+          copies.push(chunk.slice());
+          chunk.fill(0);
+        }
+        assert.deepEqual(joined(copies), sent);
+        assert.deepEqual(sent, seededBytes(4, 300_000));
+        await writing;
+      });
+    });
+  });
+
+  describe(`${name}: half-close`, () => {
+    it("a side that has ended still receives", async () => {
+      await withPeers(async ({ open }) => {
+        const [near, far] = await open();
+        await near.writer.write(text("question"));
+        await near.writer.end();
+        assert.deepEqual(await readAll(far), text("question"));
+        await far.writer.write(text("answer"));
+        await far.writer.end();
+        assert.deepEqual(await readAll(near), text("answer"));
+      });
+    });
+
+    it("the accepting side may end first, and still receives", async () => {
+      await withPeers(async ({ open }) => {
+        const [near, far] = await open();
+        await far.writer.write(text("welcome"));
+        await far.writer.end();
+        assert.deepEqual(await readAll(near), text("welcome"));
+        await near.writer.write(text("thanks"));
+        await near.writer.end();
+        assert.deepEqual(await readAll(far), text("thanks"));
+      });
+    });
+
+    it("after the end reads stay undefined, and end() and cancel() have no effect", async () => {
+      await withPeers(async ({ open }) => {
+        const [near, far] = await open();
+        await near.writer.end();
+        await near.writer.end();
+        assert.equal(await far.reader.read(), undefined);
+        assert.equal(await far.reader.read(), undefined);
+        far.reader.cancel();
+        await far.writer.write(text("still here"));
+        await far.writer.end();
+        assert.deepEqual(await readAll(near), text("still here"));
+      });
+    });
+  });
+
+  describe(`${name}: flow`, () => {
+    it("a reader that does not read holds the writer, and loses nothing", async () => {
+      await withPeers(async ({ open }) => {
+        const [near, far] = await open();
+        const block = seededBytes(5, 65_521);
+        const limit = 256 * 1024 * 1024;
+        let written = 0;
+        let stop = false;
+        const writing = (async () => {
+          while (!stop && written < limit) {
+            await near.writer.write(block);
+            written += block.length;
+          }
+          await near.writer.end();
+        })();
+        await standsStill(() => written);
+        assert.ok(written < limit, `${written} bytes were taken from a writer whose reader does not read`);
+        stop = true;
+        let at = 0;
+        for (let chunk = await far.reader.read(); chunk !== undefined; chunk = await far.reader.read()) {
+          assertRepeats(chunk, block, at);
+          at += chunk.length;
+        }
+        await writing;
+        assert.equal(at, written);
+      });
+    });
+
+    it("a stream whose reader does not read does not hold its neighbour", async () => {
+      await withPeers(async ({ open }) => {
+        const [held, heldFar] = await open();
+        let written = 0;
+        const holding = (async () => {
+          for (;;) {
+            await held.writer.write(new Uint8Array(65_536));
+            written += 65_536;
+          }
+        })().catch((error: VortexError) => error.code);
+        await standsStill(() => written);
+        const [near, far] = await open();
+        const sent = seededBytes(6, 1024 * 1024);
+        const echoing = echo(far);
+        const receiving = readAll(near);
+        await writeAll(near, [sent]);
+        assert.equal(crc32Of(await receiving), crc32Of(sent));
+        await echoing;
+        held.writer.abort();
+        assert.equal(await holding, "Closed");
+        await assertCutOff(fixture, readAll(heldFar));
+      });
+    });
+
+    it("a reader ahead of the writer gets each chunk when it comes", async () => {
+      await withPeers(async ({ open }) => {
+        const [near, far] = await open();
+        for (let at = 0; at < 50; at++) {
+          const reading = far.reader.read();
+          await tick();
+          await near.writer.write(Uint8Array.of(at));
+          assert.deepEqual(await reading, Uint8Array.of(at));
+        }
+      });
+    });
+  });
+}

@@ -1,0 +1,227 @@
+/** Dialling, listening, addresses. */
+import assert from "node:assert/strict";
+import { networkInterfaces } from "node:os";
+import { describe } from "node:test";
+import { fingerprintOf, selfSigned } from "../../adapters/tls.ts";
+import { VortexError } from "../../src/errors.ts";
+import { assertRejects, rejectionOf } from "../support/failures.ts";
+import { dialAddressOf, skipped } from "../support/fixture.ts";
+import { readAll } from "../support/hostile.ts";
+import {
+  count,
+  echo,
+  isServed,
+  readExactly,
+  readToFailure,
+  type Suite,
+  serveEchoes,
+  standsStill,
+  text,
+  tick,
+  writeAll,
+} from "./peers.ts";
+
+/** Whether this machine has IPv6, if only within itself. */
+const loopback6: boolean = Object.values(networkInterfaces())
+  .flat()
+  .some((entry) => entry?.address === "::1");
+
+/** Registers these tests for one transport. */
+export function diallingCompliance({ name, it, withPeers, fixture }: Suite): void {
+  describe(`${name}: dialling and listening`, () => {
+    it("a second connection from the same side lives and dies by itself", async () => {
+      await withPeers(async ({ transport, address, open, connection }) => {
+        const [near, far, accepted] = await open();
+        const second = await transport.dial(address);
+        const [other, otherFar, otherAccepted] = await open(second);
+        if (fixture.sharesSocket === true) assert.deepEqual(otherAccepted.remote, accepted.remote);
+        connection.abort();
+        await rejectionOf(readToFailure(near.reader));
+        await rejectionOf(readToFailure(far.reader));
+        await otherFar.writer.write(text("still here"));
+        assert.deepEqual(await readExactly(other.reader, 10), text("still here"));
+        second.abort();
+      });
+    });
+
+    it("both sides know the protocol and the address, are ready, and have nothing resumed or sent early", async () => {
+      await withPeers(async ({ transport, address, open, connection }) => {
+        const [, , accepted] = await open();
+        assert.deepEqual(connection.remote, address);
+        for (const one of [connection, accepted]) {
+          assert.equal(one.protocol, transport.protocol);
+          assert.deepEqual([one.resumed, one.earlyData], [false, "none"]);
+          await one.ready;
+        }
+        assert.ok(accepted.remote.port > 0);
+        assert.notEqual(accepted.remote.port, address.port);
+      });
+    });
+
+    it("a first connection sends nothing early, though it may", async () => {
+      await withPeers(async ({ transport, address, open }) => {
+        await open();
+        const connection = await transport.dial(address, { earlyData: true });
+        assert.equal(connection.earlyData, "none");
+        await connection.ready;
+        const [near, far] = await open(connection);
+        await Promise.all([echo(far), writeAll(near, [text("hello")])]);
+        assert.deepEqual(await readAll(near), text("hello"));
+        connection.abort();
+        // The handshake was over; that is not undone.
+        await connection.ready;
+      });
+    });
+
+    it("a port where nobody listens: ConnectionRefused", async () => {
+      const transport = await fixture.transport();
+      const listener = await transport.listen(fixture.listenAddress);
+      const address = dialAddressOf(fixture, listener.address);
+      await listener.close();
+      await assertRejects(transport.dial(address, { signal: AbortSignal.timeout(20_000) }), "ConnectionRefused");
+    });
+
+    it("an abort before dialling is Aborted, or the signal's own VortexError", async () => {
+      await withPeers(async ({ transport, address }) => {
+        const cause = new Error("changed my mind");
+        const error = await assertRejects(transport.dial(address, { signal: AbortSignal.abort(cause) }), "Aborted");
+        assert.equal(error.cause, cause);
+        const own = new VortexError("ConnectTimeout", "too slow");
+        assert.equal(await rejectionOf(transport.dial(address, { signal: AbortSignal.abort(own) })), own);
+      });
+    });
+
+    it("an abort during dialling is Aborted, or the signal's own VortexError", async () => {
+      await withPeers(async ({ transport, address, open }) => {
+        for (const reason of [new Error("changed my mind"), new VortexError("ConnectTimeout", "too slow")]) {
+          const abort = new AbortController();
+          const dialling = transport.dial(address, { signal: abort.signal });
+          abort.abort(reason);
+          const error = await rejectionOf(dialling);
+          if (reason instanceof VortexError) assert.equal(error, reason);
+          else assert.deepEqual([error.code, error.cause], ["Aborted", reason]);
+        }
+        await open();
+      });
+    });
+
+    it("an abort after dialling has no effect on the connection", async () => {
+      await withPeers(async ({ transport, address, open, acceptStream }) => {
+        await open();
+        const abort = new AbortController();
+        const connection = await transport.dial(address, { signal: abort.signal });
+        abort.abort();
+        const near = await connection.openStream();
+        await near.writer.write(text("alive"));
+        const [far] = await acceptStream();
+        assert.deepEqual(await readExactly(far.reader, 5), text("alive"));
+        connection.abort();
+      });
+    });
+
+    if (loopback6) it("a listener on an IPv6 address", onIpv6);
+    else skipped("a listener on an IPv6 address", "this machine has no IPv6", onIpv6);
+
+    async function onIpv6(): Promise<void> {
+      await withPeers(
+        async ({ listener, open }) => {
+          assert.equal(listener.address.host, "::1");
+          const [near, far, accepted] = await open();
+          assert.match(accepted.remote.host, /^::1$/);
+          await Promise.all([echo(far), writeAll(near, [text("six")])]);
+          assert.deepEqual(await readAll(near), text("six"));
+        },
+        { local: { host: "::1", port: 0 } },
+      );
+    }
+
+    it("an address that is in use: AddressInUse, and the listener there goes on", async () => {
+      await withPeers(async ({ transport, listener, open }) => {
+        await assertRejects(transport.listen(listener.address), "AddressInUse");
+        await open();
+      });
+    });
+
+    it("port 0 is any free port, another one each time, and free again after close", async () => {
+      const transport = await fixture.transport();
+      const one = await transport.listen({ ...fixture.listenAddress, port: 0 });
+      const two = await transport.listen({ ...fixture.listenAddress, port: 0 });
+      assert.ok(one.address.port > 0);
+      assert.notEqual(one.address.port, two.address.port);
+      await one.close();
+      const again = await transport.listen(one.address);
+      assert.deepEqual(again.address, one.address);
+      await Promise.all([two.close(), again.close()]);
+    });
+
+    it("closing a listener ends its accept loops and its connections, and dials are refused", async () => {
+      const transport = await fixture.transport();
+      const listener = await transport.listen(fixture.listenAddress);
+      const address = dialAddressOf(fixture, listener.address);
+      const loops = count(listener.accept(), (connection) => count(connection.accept()));
+      const connection = await transport.dial(address);
+      const stream = await connection.openStream();
+      await stream.writer.write(text("x"));
+      const reading = readAll(stream);
+      reading.catch(() => {});
+      await standsStill(() => 0);
+      await listener.close({ grace: 0 });
+      await listener.close();
+      assert.equal(await loops, 1);
+      await rejectionOf(reading);
+      await assertRejects(transport.dial(address, { signal: AbortSignal.timeout(20_000) }), "ConnectionRefused");
+      connection.abort();
+    });
+
+    it("connections beyond the listener's limit are turned away, and there is room again after one ends", async () => {
+      await withPeers(
+        async (peers) => {
+          const { transport, address, open, connection } = peers;
+          const [near, far, accepted] = await open();
+          const serving = serveEchoes(peers);
+          assert.equal(await isServed(transport, address), false);
+          await Promise.all([echo(far), writeAll(near, [text("honest")])]);
+          assert.deepEqual(await readAll(near), text("honest"));
+          await connection.close();
+          await accepted.closed;
+          let served = false;
+          // The listener may hear of the end a little later than the connection does.
+          for (let round = 0; !served && round < 1000; round++) {
+            await tick();
+            served = await isServed(transport, address);
+          }
+          assert.equal(served, true);
+          await serving.stop();
+        },
+        { maxConnections: 1 },
+      );
+    });
+
+    if (fixture.overUdp === true) {
+      it("a certificate that changes is told by its fingerprint, and connections that exist go on", async () => {
+        await withPeers(async ({ listener, open }) => {
+          const [near, far] = await open();
+          assert.match(listener.fingerprint ?? "", /^([0-9A-F]{2}:){31}[0-9A-F]{2}$/);
+          const identity = await selfSigned();
+          await listener.setIdentity(identity);
+          assert.equal(listener.fingerprint, fingerprintOf(identity.cert));
+          await assertRejects(listener.setIdentity({ cert: "none", key: identity.key }), "InvalidArgument");
+          assert.equal(listener.fingerprint, fingerprintOf(identity.cert));
+          const [late, lateFar] = await open();
+          for (const [here, there] of [[near, far] as const, [late, lateFar] as const]) {
+            await Promise.all([echo(there), writeAll(here, [text("on it goes")])]);
+            assert.deepEqual(await readAll(here), text("on it goes"));
+          }
+        });
+      });
+    } else {
+      it("without TLS there is no fingerprint, and no certificate to change: Unavailable", async () => {
+        await withPeers(async ({ listener, open }) => {
+          assert.equal(listener.fingerprint, undefined);
+          await assertRejects(listener.setIdentity(await selfSigned()), "Unavailable");
+          await open();
+        });
+      });
+    }
+  });
+}

@@ -1,0 +1,159 @@
+/** The benchmark works, and its results are whole. How fast anything is, is no matter here. */
+import assert from "node:assert/strict";
+import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import process from "node:process";
+import { describe, it, test } from "node:test";
+import type { Results } from "../../bench/results.ts";
+import { quantile, summarize } from "../../bench/statistics.ts";
+import { targetsOf } from "../../bench/targets.ts";
+import { runtimeName } from "../support/fixtures.ts";
+import { root, runner, runToEnd } from "../support/run.ts";
+
+const bench = [...runner, join(root, "bench/main.ts")];
+
+describe("npm run bench", () => {
+  it("measures every subject of this runtime, and writes its results", { timeout: 300_000 }, async () => {
+    const directory = await mkdtemp(join(tmpdir(), "vortex-peer-test-"));
+    const before = await leftovers();
+    try {
+      // All with small pieces, and what is quick with the others.
+      const only = `^${runtimeName} .* (.* 64 KiB|tcp (4 MiB|16 KiB)|tcp first byte|quic-[a-z]+ first byte)`;
+      const options = ["--quick", "--size", "64KiB", "--only", only, "--out", directory];
+      const { code, out, err } = await runToEnd([...bench, ...options]);
+      assert.equal(code, 0, err);
+      const results = JSON.parse(await readFile(join(directory, "latest.json"), "utf8")) as Results;
+      assertWhole(results, err);
+      for (const { title } of results.rows) assert.ok(out.includes(`| ${title} |`), title);
+      assert.match(out, /^\| target \|/m);
+      const plot = await readFile(join(directory, "latest.svg"), "utf8");
+      assertWellFormed(plot);
+      assert.match(plot, />TCP<\/text>/);
+      assert.deepEqual(await leftovers(), before);
+    } finally {
+      await rm(directory, { recursive: true, force: true });
+    }
+  });
+
+  it("prints its results as JSON, and writes none of a part unasked", { timeout: 120_000 }, async () => {
+    const only = `^${runtimeName} .* raw-tcp 16 KiB`;
+    const { code, out, err } = await runToEnd([...bench, "--quick", "--size", "64KiB", "--only", only, "--json"]);
+    assert.equal(code, 0, err);
+    const { rows, command } = JSON.parse(out) as Results;
+    assert.deepEqual(
+      rows.map(({ subject }) => subject),
+      ["raw-tcp"],
+    );
+    assert.equal(command, `npm run bench -- --quick --size 64KiB --only ${JSON.stringify(only)}`);
+    assert.doesNotMatch(err, /written to/);
+  });
+
+  it("says in one line what is wrong with its options, and fails", { timeout: 120_000 }, async () => {
+    for (const [options, words] of [
+      [["--rounds", "0"], /^bench: --rounds: expected a positive whole number$/m],
+      [["--size", "12 parsecs"], /^bench: --size: expected a positive whole number$/m],
+      [["--quick", "--only", "no such row"], /^bench: no row matches --only no such row$/m],
+    ] as const) {
+      const { code, out, err } = await runToEnd([...bench, ...options]);
+      assert.deepEqual([code, out], [1, ""]);
+      assert.match(err, words);
+    }
+  });
+});
+
+test("a quantile lies between its neighbours", () => {
+  assert.equal(quantile([1, 2, 3, 4], 0.5), 2.5);
+  assert.equal(quantile([7], 0.99), 7);
+  assert.deepEqual(summarize([3, 1, 2]), { median: 2, least: 1, most: 3 });
+  assert.throws(() => quantile([], 0.5), RangeError);
+});
+
+test("targets compare the medians of one runtime, and leave out what was not measured", () => {
+  const row = (runtime: string, subject: string, workload: string, rate: number): Results["rows"][number] => {
+    const one = { median: rate, least: rate, most: rate };
+    const summary = {
+      rate: one,
+      requestsPerSecond: one,
+      p50: one,
+      p99: one,
+      serverCpu: one,
+      clientCpu: one,
+      serverMemory: one,
+      clientMemory: one,
+    };
+    return { name: "", runtime, subject, title: subject, kind: "sdk", workload, runs: [], summary };
+  };
+  const targets = targetsOf(
+    [
+      row("bun 1.4", "tcp", "4 MiB ×1", 84),
+      row("bun 1.4", "raw-tcp", "4 MiB ×1", 100),
+      row("node 20", "tcp", "4 MiB ×1", 1),
+    ],
+    [],
+  );
+  assert.equal(targets.length, 1);
+  const [target] = targets;
+  assert.deepEqual([target?.runtime, target?.value, target?.least, target?.met], ["bun 1.4", 0.84, 0.85, false]);
+});
+
+/** Each row has all its figures, or says why not; and what is this library's own never failed. */
+function assertWhole({ rows, firstBytes, runtimes }: Results, err: string): void {
+  const names = rows.filter(({ workload }) => workload === "64 KiB ×32").map(({ subject }) => subject);
+  for (const name of ["tcp", "raw-tcp", "grpc", "grpc-shipped", "http"]) assert.ok(names.includes(name), name);
+  assert.ok(names.some((name) => name.startsWith("quic-")) && names.some((name) => name.startsWith("bare-")));
+  assert.ok(Object.keys(runtimes).some((title) => title.startsWith(runtimeName)));
+  for (const { name, kind, runs, summary, failure, missing } of rows) {
+    if (failure !== undefined) {
+      assert.ok(missing || kind === "grpc", `${name}: ${failure}\n${err}`);
+      continue;
+    }
+    assert.equal(runs.length, 1);
+    assert.ok(summary !== undefined);
+    for (const [figure, { median, least, most }] of Object.entries(summary)) {
+      assert.ok(Number.isFinite(median) && median >= 0, `${name}: ${figure} is ${median}`);
+      assert.deepEqual([least, most], [median, median]);
+    }
+    assert.ok(summary.rate.median > 0 && summary.serverMemory.median > 0 && summary.clientMemory.median > 0);
+  }
+  assert.ok(firstBytes.some(({ subject, how }) => subject === "tcp" && how === "cold"));
+  for (const { name, subject, how, roundTrip, samples, failure, missing } of firstBytes) {
+    if (missing) continue;
+    assert.equal(failure, undefined, name);
+    assert.equal(samples.length, 3);
+    // A relay holds every byte; only a request that goes ahead of the handshake needs no more than one round trip.
+    const trips = subject === "tcp" || how !== "early" ? 2 : 1;
+    // Timers may fire a little early.
+    for (const sample of samples) assert.ok(sample >= trips * roundTrip - 5, `${name}: ${sample} ms`);
+  }
+}
+
+/** Every element is closed, and no text is left unescaped. */
+function assertWellFormed(svg: string): void {
+  const open: string[] = [];
+  const rest = svg.replaceAll(
+    /<(\/?)([a-z]+)((?: [\w:-]+="[^"<&]*")*)(\/?)>/gi,
+    (_tag, closing, name, _attributes, empty) => {
+      if (closing === "/") assert.equal(open.pop(), name);
+      else if (empty === "") open.push(name);
+      return "";
+    },
+  );
+  assert.deepEqual(open, []);
+  assert.doesNotMatch(rest, /[<>]|&(?!amp;|lt;|gt;)/);
+}
+
+/** Bundles of runs that have ended, which were killed if they left one. */
+async function leftovers(): Promise<string[]> {
+  const names = await readdir(join(root, "node_modules/.cache")).catch(() => []);
+  return names.filter((name) => {
+    const [, pid] = /^vortex-peer-bench-(\d+)$/.exec(name) ?? [];
+    if (pid === undefined) return false;
+    try {
+      process.kill(Number(pid), 0);
+      return false;
+    } catch {
+      return true;
+    }
+  });
+}

@@ -1,0 +1,182 @@
+/**
+ * Every runtime as a client of every runtime as a server, over every protocol, each end in a process of its own; and the edge
+ * client of each server, over TCP. Prints a table of what came of it.
+ */
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { describe, it } from "node:test";
+import type { Protocol } from "../../src/transport/protocol.ts";
+import { type EdgeClient, startEdgeClient } from "../support/edge-peer.ts";
+import { runtimeName } from "../support/fixtures.ts";
+import {
+  contentOf,
+  longPiece,
+  type MatrixOrder,
+  type MatrixResult,
+  type MatrixServer,
+  type MatrixTask,
+  manyPieces,
+  oddTask,
+} from "../support/matrix.ts";
+import { type Program, type RuntimeName, runners, startProgram } from "../support/run.ts";
+
+const runtimes: readonly RuntimeName[] = ["node", "bun", "deno"];
+const protocols: readonly Protocol[] = ["quic", "tcp", "grpc"];
+
+/** The words in the table, by row and column. */
+const table = new Map<string, Map<string, string>>();
+const servers = new Map<RuntimeName, Promise<{ readonly program: Program; readonly told: MatrixServer }>>();
+const clients = new Map<RuntimeName, Program>();
+let edge: Promise<EdgeClient> | undefined;
+
+// Its processes are of all runtimes anyway.
+if (runtimeName === "bun") describe("matrix", cells);
+else it("matrix [skipped: it runs once, under Bun; its processes are of all runtimes]", { skip: true }, () => {});
+
+function cells(): void {
+  for (const client of runtimes) {
+    for (const server of runtimes) {
+      for (const protocol of protocols) {
+        cell(client, server, protocol, "a task of several pieces and an odd last one", {
+          tasks: [oddTask],
+          times: 1,
+        });
+      }
+      // HTTP/2 implementations that hold at one call at a time have failed each other at eight and more.
+      cell(client, server, "grpc", "32 pieces of 4 MiB at a time, then two of 64 MiB, and again", {
+        tasks: [manyPieces, longPiece, manyPieces, longPiece],
+        times: 2,
+      });
+    }
+    it(`${client} as a client ends by itself, with nothing to say`, { timeout: 60_000 }, async () => {
+      const program = clients.get(client);
+      program?.end();
+      assertQuiet(await program?.ended);
+    });
+  }
+  for (const server of runtimes) {
+    it(`edge client, ${server} server, tcp: a task of several pieces and an odd last one`, { timeout: 60_000 }, () =>
+      recorded("edge", server, "tcp", async () => {
+        edge ??= startEdgeClient();
+        const addr = await addrOf(server, "tcp");
+        const { length, sha256, error } = await (await edge).fetchTask(addr, oddTask.taskId, oddTask.plan);
+        assert.equal(error, undefined);
+        assert.deepEqual([length, sha256], [oddTask.plan.contentLength, digestOf(oddTask)]);
+      }),
+    );
+  }
+  for (const server of runtimes) {
+    it(`${server} as a server ends by itself, with nothing to say`, { timeout: 60_000 }, async () => {
+      const program = (await servers.get(server))?.program;
+      program?.end();
+      assertQuiet(await program?.ended);
+    });
+  }
+  it("the table", { timeout: 60_000 }, async () => {
+    await (await edge)?.close();
+    console.log(tableText());
+  });
+}
+
+function cell(
+  client: RuntimeName,
+  server: RuntimeName,
+  protocol: Protocol,
+  what: string,
+  order: Pick<MatrixOrder, "tasks" | "times">,
+): void {
+  const name = `${client} client, ${server} server, ${protocol}: ${what}`;
+  const missing = [runners[client], runners[server]].find((command) => typeof command === "string");
+  if (missing !== undefined) {
+    note(client, server, protocol, "-");
+    // Not every runtime prints the reason of a skip, so it stands in the name.
+    it(`${name} [gap: ${missing}]`, { skip: true }, () => {});
+    return;
+  }
+  it(name, { timeout: 120_000 }, () =>
+    recorded(client, server, protocol, async () => {
+      const { fingerprint } = (await started(server)).told;
+      const result = await fetched(client, {
+        ...order,
+        protocol,
+        addr: await addrOf(server, protocol),
+        ...(protocol === "quic" && fingerprint !== undefined && { fingerprint }),
+      });
+      const expected = order.tasks.flatMap((task) => Array<string>(order.times).fill(digestOf(task)));
+      assert.deepEqual(result, { digests: expected });
+    }),
+  );
+}
+
+/** The server of a runtime, which all clients share. */
+function started(runtime: RuntimeName): Promise<{ readonly program: Program; readonly told: MatrixServer }> {
+  const existing = servers.get(runtime);
+  if (existing !== undefined) return existing;
+  const starting = (async () => {
+    const program = peer("server", runtime);
+    return { program, told: JSON.parse(await program.line()) as MatrixServer };
+  })();
+  servers.set(runtime, starting);
+  return starting;
+}
+
+async function addrOf(server: RuntimeName, protocol: Protocol): Promise<string> {
+  const addr = (await started(server)).told.addrs[protocol];
+  assert.ok(typeof addr === "string", `${server} does not serve ${protocol}: ${JSON.stringify(addr)}`);
+  return addr;
+}
+
+async function fetched(client: RuntimeName, order: MatrixOrder): Promise<MatrixResult> {
+  const program = clients.get(client) ?? peer("client", client);
+  clients.set(client, program);
+  program.send(JSON.stringify(order));
+  return JSON.parse(await program.line()) as MatrixResult;
+}
+
+function peer(role: "server" | "client", runtime: RuntimeName): Program {
+  const command = runners[runtime];
+  if (typeof command === "string") throw new Error(command);
+  return startProgram([...command, "test/support/matrix-peer.ts", role, runtime]);
+}
+
+function assertQuiet(outcome: Awaited<Program["ended"]> | undefined): void {
+  if (outcome === undefined) return;
+  assert.deepEqual([outcome.code, outcome.err], [0, ""]);
+}
+
+const digests = new Map<string, string>();
+
+function digestOf(task: MatrixTask): string {
+  const digest = digests.get(task.taskId) ?? createHash("sha256").update(contentOf(task)).digest("hex");
+  digests.set(task.taskId, digest);
+  return digest;
+}
+
+/** Runs a cell's test, and notes in the table how it went. */
+async function recorded(row: string, server: RuntimeName, protocol: Protocol, run: () => Promise<void>): Promise<void> {
+  try {
+    await run();
+    note(row, server, protocol, "ok");
+  } catch (error) {
+    note(row, server, protocol, "FAILED");
+    throw error;
+  }
+}
+
+function note(row: string, server: RuntimeName, protocol: Protocol, word: string): void {
+  const cells = table.get(row) ?? new Map<string, string>();
+  const key = `${server} ${protocol}`;
+  // A cell of several tests is as good as its worst.
+  if (cells.get(key) !== "FAILED") cells.set(key, word);
+  table.set(row, cells);
+}
+
+function tableText(): string {
+  const lines = ["", "client \\ server".padEnd(16) + runtimes.map((server) => server.padEnd(24)).join("")];
+  lines.push("".padEnd(16) + runtimes.map(() => protocols.map((one) => one.padEnd(8)).join("")).join(""));
+  for (const [row, cells] of table) {
+    const words = runtimes.flatMap((server) => protocols.map((one) => cells.get(`${server} ${one}`) ?? ""));
+    lines.push(row.padEnd(16) + words.map((word) => word.padEnd(8)).join(""));
+  }
+  return lines.join("\n");
+}

@@ -1,0 +1,118 @@
+/**
+ * One end of `test/integration/matrix.test.ts`, in a process of its own and through the face of its runtime:
+ *
+ *     matrix-peer.ts server FACE     prints where it serves (a `MatrixServer`), and serves
+ *     matrix-peer.ts client FACE     for each `MatrixOrder`, a line of its input, fetches and prints a `MatrixResult`
+ *
+ * FACE is `node`, `bun` or `deno`. Both end when their input does, by themselves, so that what they leave open shows.
+ */
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { createHash } from "node:crypto";
+import process from "node:process";
+import { createInterface } from "node:readline";
+import type { Face } from "../../adapters/face.ts";
+import { nativeHashers } from "../../adapters/native-hashers.ts";
+import type { Downloader } from "../../src/client/downloader.ts";
+import { VortexError } from "../../src/errors.ts";
+import { pieceExtent } from "../../src/piece.ts";
+import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import type { StorageServer } from "../../src/server/storage-server.ts";
+import { formatAddress } from "../../src/transport/address.ts";
+import type { Protocol } from "../../src/transport/protocol.ts";
+import {
+  contentOf,
+  longPiece,
+  type MatrixFailure,
+  type MatrixOrder,
+  type MatrixResult,
+  type MatrixServer,
+  type MatrixTask,
+  manyPieces,
+  oddTask,
+} from "./matrix.ts";
+
+const [, , role, name] = process.argv;
+const face = await faceOf(name);
+if (role === "server") await serve(face);
+else await fetchOrders(face);
+
+/** The one module that users of a runtime get; the others' need not even load there. */
+function faceOf(name: string | undefined): Promise<Pick<Face, "createDownloader" | "startServer">> {
+  if (name === "bun") return import("../../adapters/bun.ts");
+  return name === "deno" ? import("../../adapters/deno.ts") : import("../../adapters/node.ts");
+}
+
+async function serve({ startServer }: Pick<Face, "startServer">): Promise<void> {
+  const store = new MemoryPieceStore(nativeHashers);
+  for (const task of [oddTask, manyPieces, longPiece]) {
+    store.putTask(task.taskId, contentOf(task), { pieceLength: task.plan.pieceLength });
+  }
+  const servers: StorageServer[] = [];
+  let fingerprint: string | undefined;
+  // Each by itself, since a runtime may lack one.
+  const start = async (protocol: Protocol): Promise<string | MatrixFailure> => {
+    try {
+      const onError = (error: Error): void => console.error(`${protocol}: ${error.message}`);
+      const server = await startServer({ store, host: "127.0.0.1", [protocol]: { port: 0 }, onError });
+      servers.push(server);
+      fingerprint ??= server.fingerprint;
+      const address = server.addresses[protocol];
+      return address === undefined ? { code: "Internal", message: "it has no address" } : formatAddress(address);
+    } catch (error) {
+      return failureOf(error);
+    }
+  };
+  const addrs = { quic: await start("quic"), tcp: await start("tcp"), grpc: await start("grpc") };
+  console.log(JSON.stringify({ addrs, ...(fingerprint !== undefined && { fingerprint }) } satisfies MatrixServer));
+  process.stdin.resume();
+  process.stdin.once("end", () => Promise.all(servers.map((server) => server.close())));
+}
+
+async function fetchOrders(face: Pick<Face, "createDownloader">): Promise<void> {
+  for await (const line of createInterface({ input: process.stdin })) {
+    const result: MatrixResult = await fetchOrder(face, JSON.parse(line) as MatrixOrder).catch(failureOf);
+    console.log(JSON.stringify(result));
+  }
+}
+
+async function fetchOrder(
+  { createDownloader }: Pick<Face, "createDownloader">,
+  order: MatrixOrder,
+): Promise<MatrixResult> {
+  const { protocol, addr, fingerprint, tasks, times } = order;
+  await using downloader = createDownloader({
+    protocol,
+    ...(fingerprint !== undefined && { tls: { fingerprints: [fingerprint] } }),
+  });
+  const digests: string[] = [];
+  for (const task of tasks) {
+    const all = await Promise.all(Array.from({ length: times }, () => fetchTask(downloader, addr, task)));
+    digests.push(...all);
+  }
+  return { digests };
+}
+
+/** Fetches all pieces at once, checks each, and gives the digest of the whole. */
+async function fetchTask(downloader: Downloader, addr: string, task: MatrixTask): Promise<string> {
+  const { taskId, plan } = task;
+  const content = contentOf(task);
+  const pieces = await Promise.all(
+    Array.from({ length: plan.pieceCount }, async (_, number) => {
+      const { offset, length } = pieceExtent(plan, number);
+      const piece = await downloader.downloadPiece({ addr, hostId: "127.0.0.1-matrix", taskId, number });
+      assert.deepEqual([piece.number, piece.offset, piece.length], [number, offset, length]);
+      const bytes = await piece.bytes();
+      assert.equal(Buffer.compare(bytes, content.subarray(offset, offset + length)), 0, `the bytes of piece ${number}`);
+      return bytes;
+    }),
+  );
+  const hash = createHash("sha256");
+  for (const piece of pieces) hash.update(piece);
+  return hash.digest("hex");
+}
+
+function failureOf(error: unknown): MatrixFailure {
+  if (error instanceof VortexError) return { code: error.code, message: error.message };
+  return { code: "unexpected", message: error instanceof Error ? `${error.message}\n${error.stack}` : String(error) };
+}

@@ -1,0 +1,109 @@
+/**
+ * One side of a connection in a process of its own, for the tests that need a process to end:
+ *
+ *     transport-peer.ts FIXTURE serve TUNING                 prints its address, and echoes
+ *     transport-peer.ts FIXTURE dial TUNING HOST PORT        dials, sends a byte on two streams, prints a line, and stays
+ *     transport-peer.ts FIXTURE give-up TUNING HOST PORT     gives up dials that nobody answers, prints what that left behind,
+ *                                                            and ends when nothing keeps it
+ *
+ * TUNING is JSON. The first two end when their standard input does.
+ */
+import { readdirSync, readlinkSync } from "node:fs";
+import process from "node:process";
+import { VortexError } from "../../src/errors.ts";
+import type { Address } from "../../src/transport/address.ts";
+import type { ByteStream, Transport } from "../../src/transport/transport.ts";
+import { dialAddressOf, type TransportFixture } from "./fixture.ts";
+import { fixtures } from "./fixtures.ts";
+
+/** What a `give-up` prints. */
+export interface GivenUp {
+  /** The code of each dial's error. */
+  readonly codes: readonly string[];
+  /** Sockets of the process after the second dial, and after the last; undefined where the system does not tell. */
+  readonly sockets: readonly [before: number | undefined, after: number | undefined];
+}
+
+const [, , name = "", role = "", tuning = "{}", host = "", port = ""] = process.argv;
+const fixture = fixtures[name];
+if (fixture === undefined) throw new Error(`no fixture ${name} here, only ${Object.keys(fixtures).join(", ")}`);
+const transport = await fixture.transport(JSON.parse(tuning) as object);
+const remote: Address = { host, port: Number(port) };
+if (role === "serve") await serve(fixture, transport);
+else if (role === "dial") await dial(transport, remote);
+else await giveUp(transport, remote);
+
+async function serve(fixture: TransportFixture, transport: Transport): Promise<void> {
+  const listener = await transport.listen(fixture.listenAddress);
+  console.log(JSON.stringify(dialAddressOf(fixture, listener.address)));
+  endWithInput();
+  for await (const connection of listener.accept()) {
+    void (async () => {
+      for await (const stream of connection.accept()) echo(stream).catch(() => {});
+    })();
+  }
+}
+
+async function echo({ reader, writer }: ByteStream): Promise<void> {
+  for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read()) await writer.write(chunk);
+  await writer.end();
+}
+
+async function dial(transport: Transport, remote: Address): Promise<void> {
+  const connection = await transport.dial(remote);
+  for (let streams = 0; streams < 2; streams++) {
+    const { writer } = await connection.openStream();
+    await writer.write(Uint8Array.of(1));
+  }
+  console.log("dialled");
+  endWithInput();
+}
+
+async function giveUp(transport: Transport, remote: Address): Promise<void> {
+  const codes: string[] = [];
+  const attempt = async (): Promise<void> => {
+    const error = await transport.dial(remote, { signal: AbortSignal.timeout(200) }).catch((error: unknown) => error);
+    codes.push(error instanceof VortexError ? error.code : String(error));
+  };
+  // The first ones may leave what the runtime, or the transport, has for all of them.
+  await attempt();
+  await attempt();
+  await pause(500);
+  const before = openSockets();
+  await attempt();
+  await attempt();
+  let after = openSockets();
+  // Sockets are closed a little after they were given up.
+  for (let look = 0; look < 500 && after !== before; look++) {
+    await pause(10);
+    after = openSockets();
+  }
+  console.log(JSON.stringify({ codes, sockets: [before, after] } satisfies GivenUp));
+}
+
+function pause(milliseconds: number): Promise<void> {
+  return new Promise((resolve) => {
+    setTimeout(resolve, milliseconds);
+  });
+}
+
+/** Sockets that this process has open, where the system tells (Linux). */
+function openSockets(): number | undefined {
+  try {
+    return readdirSync("/proc/self/fd").filter((entry) => {
+      try {
+        return readlinkSync(`/proc/self/fd/${entry}`).startsWith("socket:");
+      } catch {
+        return false;
+      }
+    }).length;
+  } catch {
+    return undefined;
+  }
+}
+
+/** A peer outlives nobody. */
+function endWithInput(): void {
+  process.stdin.resume();
+  process.stdin.once("end", () => process.exit(0));
+}
