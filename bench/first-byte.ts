@@ -1,69 +1,122 @@
-/**
- * Milliseconds from the call to the first byte of a piece's content over a round trip of `--rtt` milliseconds, put between by a
- * relay of datagrams: at a peer that was never met (cold), at one met before (resumed), and with early data (0-RTT). For the
- * QUIC of the runtime that runs this, through the public API.
- *
- *     node --import tsx bench/first-byte.ts [--rtt 50] [--rounds 11]
- *     bun bench/first-byte.ts
- *     deno run --allow-all --unstable-net bench/first-byte.ts
- */
-import { parseArgs } from "node:util";
-import { MemoryPieceStore } from "../src/server/memory-store.ts";
-import { formatAddress } from "../src/transport/address.ts";
-import { runtimeName } from "../test/support/fixtures.ts";
-import { seededBytes } from "../test/support/random.ts";
+/** From the dial to the first byte of a piece, on loopback and over a long round trip, which relays in this process make. */
+import type { Address } from "../src/transport/address.ts";
 import { udpRelay } from "../test/support/udp-relay.ts";
+import type { ClientOrder, FirstByteKind, FirstByteOrder, FirstBytes, ServerOrder } from "./messages.ts";
+import { Failure, Worker } from "./processes.ts";
+import type { Runtime } from "./runtimes.ts";
+import { type Summary, summarize } from "./statistics.ts";
+import type { Peer } from "./subject.ts";
+import type { SubjectEntry } from "./subjects.ts";
+import { tcpRelay } from "./tcp-relay.ts";
 
-const { values } = parseArgs({
-  options: { rtt: { type: "string", default: "50" }, rounds: { type: "string", default: "11" } },
-});
-const TASK = "ab".repeat(32);
-const faces = {
-  node: () => import("../adapters/node.ts"),
-  bun: () => import("../adapters/bun.ts"),
-  deno: () => import("../adapters/deno.ts"),
-};
-const { createDownloader, startServer } = await faces[runtimeName]();
+/** Bytes of the piece that is asked for. */
+const PIECE_LENGTH = 16 * 1024;
+/** Seconds for all samples of one kind. */
+const LIMIT = 60;
 
-const store = new MemoryPieceStore();
-store.putTask(TASK, seededBytes(1, 16 * 1024));
-const server = await startServer({ store, host: "127.0.0.1", quic: { port: 0 } });
-const relay = await udpRelay(server.addresses.quic ?? { host: "", port: 0 }, { delay: Number(values.rtt) / 2 });
-const request = { addr: formatAddress(relay.address), hostId: "bench", taskId: TASK, number: 0 };
-const figures: Record<"cold" | "resumed" | "0-RTT", number[]> = { cold: [], resumed: [], "0-RTT": [] };
+/** Milliseconds of the round trips over which it is measured. */
+export const roundTrips: readonly number[] = [0, 50];
 
-for (let round = 0; round < Number(values.rounds); round++) {
-  for (const earlyData of [false, true]) {
-    const downloader = createDownloader({
-      protocol: "quic",
-      earlyData,
-      tls: { fingerprints: [server.fingerprint ?? ""] },
-      // Each connection is given up after its request, so that the next one makes another.
-      pool: { idleTimeout: 1, cleanupInterval: 1 },
-    });
-    figures.cold.push(await firstByte(downloader));
-    await new Promise((resolve) => setTimeout(resolve, 4 * Number(values.rtt) + 50));
-    figures[earlyData ? "0-RTT" : "resumed"].push(await firstByte(downloader));
-    await downloader.close();
+/** One kind of first byte. */
+export interface FirstByteRow {
+  readonly name: string;
+  readonly runtime: string;
+  readonly subject: string;
+  readonly title: string;
+  readonly how: FirstByteKind;
+  /** Milliseconds, 0 on loopback without a relay. */
+  readonly roundTrip: number;
+  /** Milliseconds. */
+  readonly samples: readonly number[];
+  readonly summary?: Summary;
+  readonly failure?: string;
+  readonly missing?: boolean;
+}
+
+/** Measures one subject on one runtime, if it is one whose connections count. */
+export async function measureFirstBytes(
+  runtime: Runtime,
+  subject: SubjectEntry,
+  samples: number,
+  tell: (line: string) => void,
+): Promise<FirstByteRow[]> {
+  if (subject.firstByte === undefined) return [];
+  const kinds: FirstByteKind[] = subject.firstByte === "cold" ? ["cold"] : ["cold", "resumed", "early"];
+  const server = new Worker<ServerOrder>(runtime.command("server"), {
+    subject: subject.name,
+    host: "127.0.0.1",
+    contentLength: PIECE_LENGTH,
+    pieceLengths: [PIECE_LENGTH],
+  });
+  const startClient = (): Worker<ClientOrder> =>
+    new Worker<ClientOrder>(runtime.command("client"), { subject: subject.name });
+  let client = startClient();
+  const rows: FirstByteRow[] = [];
+  try {
+    const listening = server.ask<Peer>({ do: "listen" }, LIMIT);
+    listening.catch(() => {});
+    for (const roundTrip of roundTrips) {
+      for (const how of kinds) {
+        const row = await measure(runtime, subject, listening, client, { how, roundTrip, samples });
+        tell(`${row.name}: ${row.failure ?? `${row.summary?.median.toFixed(1)} ms`}`);
+        rows.push(row);
+        if (row.failure === undefined) continue;
+        await client.kill();
+        client = startClient();
+      }
+    }
+  } finally {
+    await client.end();
+    await server.end();
+  }
+  return rows;
+}
+
+async function measure(
+  runtime: Runtime,
+  subject: SubjectEntry,
+  listening: Promise<Peer>,
+  client: Worker<ClientOrder>,
+  { how, roundTrip, samples }: { readonly how: FirstByteKind; readonly roundTrip: number; readonly samples: number },
+): Promise<FirstByteRow> {
+  const row = {
+    name: `${runtime.title} ${subject.name} ${how} ${roundTrip} ms`,
+    runtime: runtime.title,
+    subject: subject.name,
+    title: subject.title,
+    how,
+    roundTrip,
+  };
+  let relay: Relay | undefined;
+  try {
+    const peer = await listening;
+    relay = roundTrip === 0 ? undefined : await relayTo(peer, subject.firstByte === "resuming", roundTrip);
+    const order: FirstByteOrder = {
+      do: "first-byte",
+      peer: { ...peer, ...relay?.address },
+      pieceLength: PIECE_LENGTH,
+      how,
+      samples,
+      settle: 4 * roundTrip + 50,
+    };
+    // The code is warm before anything is counted.
+    await client.ask<FirstBytes>({ ...order, samples: 1 }, LIMIT);
+    const { milliseconds } = await client.ask<FirstBytes>(order, LIMIT);
+    return { ...row, samples: milliseconds, summary: summarize(milliseconds) };
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error;
+    return { ...row, samples: [], failure: error.message, missing: error.missing };
+  } finally {
+    await relay?.close();
   }
 }
-await relay.close();
-await server.close({ grace: 0 });
 
-console.log(`| ${runtimeName}, round trip ${values.rtt} ms | median ms | least to most |`);
-console.log("| --- | --- | --- |");
-for (const [name, times] of Object.entries(figures)) {
-  const sorted = times.toSorted((a, b) => a - b);
-  const spread = `${sorted[0]?.toFixed(1)} to ${sorted.at(-1)?.toFixed(1)}`;
-  console.log(`| ${name} | ${sorted[Math.floor(sorted.length / 2)]?.toFixed(1)} | ${spread} |`);
+interface Relay {
+  readonly address: Address;
+  close(): void | Promise<void>;
 }
 
-async function firstByte(downloader: ReturnType<typeof createDownloader>): Promise<number> {
-  const started = performance.now();
-  const piece = await downloader.downloadPiece(request);
-  const reader = piece.content.getReader();
-  await reader.read();
-  const elapsed = performance.now() - started;
-  while (!(await reader.read()).done);
-  return elapsed;
+function relayTo({ host, port }: Peer, overUdp: boolean, roundTrip: number): Promise<Relay> {
+  const target = { host, port };
+  return overUdp ? udpRelay(target, { delay: roundTrip / 2 }) : tcpRelay(target, roundTrip);
 }

@@ -1,0 +1,171 @@
+/**
+ * Pieces over QUIC, TCP and gRPC on every runtime of this machine, next to what the same requests cost without this library.
+ *
+ *     npm run bench                    everything on one host; results in bench/results
+ *     npm run bench -- --quick         the same with little of everything, in two minutes
+ *     npm run bench -- --long          the long link: 50 ms, 200 Mbit/s, 0 to 1 % loss (Linux, as root, with gcc)
+ *     npm run bench -- --help          all options
+ *
+ * Ends with exit code 1 when something of this library failed; targets that are missed are told, and fail nothing.
+ */
+import { mkdir, writeFile } from "node:fs/promises";
+import { join, resolve } from "node:path";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { type FirstByteRow, measureFirstBytes } from "./first-byte.ts";
+import { type LongRow, measureLong } from "./long/long.ts";
+import { plotOf } from "./plot.ts";
+import { Failure } from "./processes.ts";
+import { type Results, thisMachine, thisVersion } from "./results.ts";
+import { type Amount, type MeasuredRow, measureRows, type Row } from "./rows.ts";
+import { findRuntimes, type Runtime } from "./runtimes.ts";
+import { type SubjectEntry, subjects } from "./subjects.ts";
+import { tablesOf } from "./tables.ts";
+import { targetsOf } from "./targets.ts";
+import { workloads } from "./workloads.ts";
+
+const MEBI = 1024 * 1024;
+const DEFAULT_OUT = fileURLToPath(new URL("results", import.meta.url));
+
+const HELP = `npm run bench -- [options]
+  --quick          little of everything: one round, short runs, processes shared
+  --long           the long link instead of the one host
+  --rounds N       alternating rounds (default 3, quick 1)
+  --size BYTES     bytes of a run, or with KiB, MiB or GiB (default 256MiB, quick 16MiB)
+  --only REGEX     only rows whose names match, as in "^bun .* quic-"
+  --node PATH      one more Node to measure; may be given again
+  --out DIRECTORY  where to write latest.json and latest.svg (default bench/results, if nothing was left out)
+  --json           prints the results as JSON instead of tables`;
+
+const { values } = parseArgs({
+  options: {
+    quick: { type: "boolean", default: false },
+    long: { type: "boolean", default: false },
+    rounds: { type: "string" },
+    size: { type: "string" },
+    only: { type: "string", default: "" },
+    node: { type: "string", multiple: true, default: [] },
+    out: { type: "string" },
+    json: { type: "boolean", default: false },
+    help: { type: "boolean", default: false },
+  },
+});
+
+for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => process.exit(130));
+try {
+  if (values.help) console.log(HELP);
+  else process.exitCode = await bench();
+} catch (error) {
+  if (!(error instanceof Failure)) throw error;
+  console.error(`bench: ${error.message}`);
+  process.exitCode = 1;
+}
+
+async function bench(): Promise<number> {
+  const { quick } = values;
+  const amount: Amount = {
+    rounds: positive("--rounds", Number(values.rounds ?? (quick ? 1 : 3))),
+    size: positive("--size", parseSize(values.size ?? (quick ? "16MiB" : "256MiB"))),
+    seconds: quick ? 0.4 : 4,
+    patience: quick ? 30 : 60,
+    contentLength: (quick ? 16 : 64) * MEBI,
+    shared: quick,
+  };
+  const only = new RegExp(values.only);
+  const machine = thisMachine();
+  if (machine.load > 0.5) tell(`other programs want the processor too (load ${machine.load.toFixed(1)})`);
+  const { list, missing } = await findRuntimes(values.node);
+  for (const reason of missing) tell(`left out: ${reason}`);
+  const pairs = list.flatMap((runtime) =>
+    subjects
+      .filter((subject) => subject.runtimes.includes(runtime.name) && !(quick && subject.informative))
+      .map((subject) => [runtime, subject] as const),
+  );
+  let rows: MeasuredRow[] = [];
+  const firstBytes: FirstByteRow[] = [];
+  let long: LongRow[] | undefined;
+  if (values.long) {
+    long = await measureLong(pairs, only, amount.rounds, tell);
+  } else {
+    rows = await measureRows(rowsOf(pairs, only), amount, tell);
+    for (const [runtime, subject] of pairs) {
+      if (!only.test(`${runtime.title} ${subject.name} first byte`)) continue;
+      firstBytes.push(...(await measureFirstBytes(runtime, subject, quick ? 3 : 15, tell)));
+    }
+  }
+  const all = [...rows, ...firstBytes, ...(long ?? [])];
+  if (all.length === 0) throw new Failure(`no row matches --only ${values.only}`);
+  const results: Results = {
+    command: commandOf(),
+    measuredAt: new Date().toISOString(),
+    vortexPeer: thisVersion(),
+    machine,
+    runtimes: Object.fromEntries(list.map(({ title, version }) => [title, version])),
+    amount,
+    rows,
+    firstBytes,
+    ...(long !== undefined && { long }),
+    targets: targetsOf(rows, firstBytes, long),
+  };
+  await write(results);
+  console.log(values.json ? JSON.stringify(results) : tablesOf(results));
+  return all.some((row) => row.failure !== undefined && !row.missing && isOurs(row.subject)) ? 1 : 0;
+}
+
+/** By workload first, so that what is compared is measured at about the same time. */
+function rowsOf(pairs: readonly (readonly [Runtime, SubjectEntry])[], only: RegExp): Row[] {
+  return workloads
+    .flatMap((workload) =>
+      pairs.map(([runtime, subject]) => {
+        const name = `${runtime.title} ${subject.name} ${workload.name}`;
+        return { name, runtime, subject, workload };
+      }),
+    )
+    .filter(({ name }) => only.test(name));
+}
+
+/** Results of a part only are written where the user says; README shows what is in the default place. */
+async function write(results: Results): Promise<void> {
+  const complete = !values.quick && values.only === "";
+  if (values.out === undefined && !complete) return;
+  const directory = values.out === undefined ? DEFAULT_OUT : resolve(values.out);
+  const name = values.long ? "long" : "latest";
+  await mkdir(directory, { recursive: true });
+  await writeFile(join(directory, `${name}.json`), `${JSON.stringify(results, undefined, 1)}\n`);
+  if (!values.long) await writeFile(join(directory, `${name}.svg`), plotOf(results));
+  tell(`written to ${directory}`);
+}
+
+/** The words that measure the same again; paths are this machine's own affair. */
+function commandOf(): string {
+  const { quick, long, rounds, size, only, node } = values;
+  const options = [
+    ...(quick ? ["--quick"] : []),
+    ...(long ? ["--long"] : []),
+    ...(rounds === undefined ? [] : ["--rounds", rounds]),
+    ...(size === undefined ? [] : ["--size", size]),
+    ...(only === "" ? [] : ["--only", JSON.stringify(only)]),
+    ...node.flatMap(() => ["--node", "PATH"]),
+  ];
+  return ["npm run bench", ...(options.length > 0 ? ["--", ...options] : [])].join(" ");
+}
+
+function isOurs(name: string): boolean {
+  return subjects.some((subject) => subject.name === name && subject.kind === "sdk");
+}
+
+/** Progress goes where it does not mix with the results. */
+function tell(line: string): void {
+  console.error(line);
+}
+
+function positive(name: string, value: number): number {
+  if (!Number.isSafeInteger(value) || value <= 0) throw new Failure(`${name}: expected a positive whole number`);
+  return value;
+}
+
+function parseSize(text: string): number {
+  const [, number, unit = ""] = /^(\d+)(|KiB|MiB|GiB)$/.exec(text) ?? [];
+  return Number(number) * ({ KiB: 1024, MiB: MEBI, GiB: 1024 * MEBI }[unit] ?? 1);
+}

@@ -1,0 +1,208 @@
+/** The rows of the comparison, measured round by round. */
+import type { ClientArguments, ClientOrder, RunOrder, RunResult, ServerArguments, ServerOrder } from "./messages.ts";
+import { Failure, Worker } from "./processes.ts";
+import type { Runtime } from "./runtimes.ts";
+import { type Summary, summarize } from "./statistics.ts";
+import type { Peer } from "./subject.ts";
+import type { SubjectEntry } from "./subjects.ts";
+import type { Usage } from "./usage.ts";
+import type { Workload } from "./workloads.ts";
+
+/** Seconds for a server to start, or a client to dial. */
+const STARTING = 30;
+
+/** A row: a subject on a runtime, under a workload. */
+export interface Row {
+  readonly name: string;
+  readonly runtime: Runtime;
+  readonly subject: SubjectEntry;
+  readonly workload: Workload;
+}
+
+/** How much is measured. */
+export interface Amount {
+  readonly rounds: number;
+  /** Bytes of a run. */
+  readonly size: number;
+  /** Seconds after which a run asks for no more. */
+  readonly seconds: number;
+  /** Seconds for a run to end after that. */
+  readonly patience: number;
+  /** Bytes that a server holds. */
+  readonly contentLength: number;
+  /** Whether one pair of processes does all workloads of a subject, one after the other. */
+  readonly shared: boolean;
+}
+
+/** One run. */
+export interface Measurement {
+  /** MB/s, 10^6 bytes. */
+  readonly rate: number;
+  readonly requestsPerSecond: number;
+  /** Milliseconds of a request. */
+  readonly p50: number;
+  readonly p99: number;
+  /** CPU seconds per 10^9 bytes. */
+  readonly serverCpu: number;
+  readonly clientCpu: number;
+  /** Bytes. The server's holds the content. */
+  readonly serverMemory: number;
+  readonly clientMemory: number;
+}
+
+/** A row with what was measured. */
+export interface MeasuredRow {
+  readonly name: string;
+  /** With its version. */
+  readonly runtime: string;
+  readonly subject: string;
+  readonly title: string;
+  readonly kind: SubjectEntry["kind"];
+  readonly workload: string;
+  readonly runs: readonly Measurement[];
+  /** Over all rounds; absent when no round went well. */
+  readonly summary?: Readonly<Record<keyof Measurement, Summary>>;
+  /** Why rounds are missing. */
+  readonly failure?: string;
+  /** Whether that is because there is no such thing here. */
+  readonly missing?: boolean;
+}
+
+/** Measures the rows in turn, each round in the opposite direction, so that what drifts is the same for all. */
+export async function measureRows(
+  rows: readonly Row[],
+  amount: Amount,
+  tell: (line: string) => void,
+): Promise<MeasuredRow[]> {
+  const runs = new Map<Row, Measurement[]>(rows.map((row) => [row, []]));
+  const failures = new Map<Row, Failure>();
+  const groups = grouped(rows, amount.shared);
+  for (let round = 0; round < amount.rounds; round++) {
+    for (const group of round % 2 === 0 ? groups : groups.toReversed()) {
+      const left = group.filter((row) => !failures.get(row)?.missing);
+      if (left.length === 0) continue;
+      await measureGroup(left, amount, (row, outcome) => {
+        if (outcome instanceof Failure) failures.set(row, outcome);
+        else runs.get(row)?.push(outcome);
+        const what = outcome instanceof Failure ? outcome.message : `${outcome.rate.toFixed(1)} MB/s`;
+        tell(`round ${round + 1}: ${row.name}: ${what}`);
+      });
+    }
+  }
+  return rows.map((row) => measuredRow(row, runs.get(row) ?? [], failures.get(row)));
+}
+
+function grouped(rows: readonly Row[], shared: boolean): Row[][] {
+  if (!shared) return rows.map((row) => [row]);
+  const groups = new Map<string, Row[]>();
+  for (const row of rows) {
+    const key = `${row.runtime.title} ${row.subject.name}`;
+    groups.set(key, [...(groups.get(key) ?? []), row]);
+  }
+  return [...groups.values()];
+}
+
+/** Measures rows of one subject with one pair of processes, and a new pair after a failure. */
+async function measureGroup(
+  rows: readonly Row[],
+  amount: Amount,
+  done: (row: Row, outcome: Measurement | Failure) => void,
+): Promise<void> {
+  let at = 0;
+  while (at < rows.length) {
+    const pair = startPair(rows, amount.contentLength);
+    let over: "end" | "kill" = "end";
+    try {
+      for (; at < rows.length && over === "end"; at++) {
+        const row = rows[at] as Row;
+        try {
+          done(row, await measure(row, pair, amount));
+        } catch (error) {
+          if (!(error instanceof Failure)) throw error;
+          over = "kill";
+          done(row, error);
+        }
+      }
+    } finally {
+      await pair.client[over]();
+      await pair.server[over]();
+    }
+  }
+}
+
+/** A server, and a client of it. */
+interface Pair {
+  readonly server: Worker<ServerOrder>;
+  readonly client: Worker<ClientOrder>;
+  readonly peer: Promise<Peer>;
+}
+
+function startPair(rows: readonly Row[], contentLength: number): Pair {
+  const { runtime, subject } = rows[0] as Row;
+  const pieceLengths = [...new Set(rows.map(({ workload }) => workload.pieceLength))];
+  const serverArguments: ServerArguments = { subject: subject.name, host: "127.0.0.1", contentLength, pieceLengths };
+  const clientArguments: ClientArguments = { subject: subject.name };
+  const server = new Worker<ServerOrder>(runtime.command("server"), serverArguments);
+  const client = new Worker<ClientOrder>(runtime.command("client"), clientArguments);
+  const peer = server.ask<Peer>({ do: "listen" }, STARTING);
+  peer.catch(() => {});
+  return { server, client, peer };
+}
+
+async function measure({ workload }: Row, pair: Pair, amount: Amount): Promise<Measurement> {
+  const { server, client } = pair;
+  const { pieceLength, concurrency } = workload;
+  const { size, seconds, patience, contentLength } = amount;
+  const requests = Math.max(2 * concurrency, Math.ceil(size / pieceLength));
+  const peer = await pair.peer;
+  const order: RunOrder = { do: "run", peer, contentLength, pieceLength, concurrency, requests, seconds };
+  // The connection is made and the code is warm before anything is counted.
+  const warmUp = { ...order, requests: Math.max(concurrency, Math.ceil(requests / 4)), seconds: seconds / 4 };
+  await client.ask<RunResult>(warmUp, seconds + patience);
+  await server.ask({ do: "count" }, STARTING);
+  const run = await client.ask<RunResult>(order, seconds + patience);
+  const served = await server.ask<Usage>({ do: "usage" }, STARTING);
+  const gigabytes = run.bytes / 1e9;
+  return {
+    rate: run.bytes / 1e6 / run.seconds,
+    requestsPerSecond: run.requests / run.seconds,
+    p50: run.p50,
+    p99: run.p99,
+    serverCpu: served.cpuSeconds / gigabytes,
+    clientCpu: run.cpuSeconds / gigabytes,
+    serverMemory: served.peakMemory,
+    clientMemory: run.peakMemory,
+  };
+}
+
+function measuredRow(
+  { name, runtime, subject, workload }: Row,
+  runs: readonly Measurement[],
+  failure: Failure | undefined,
+): MeasuredRow {
+  return {
+    name,
+    runtime: runtime.title,
+    subject: subject.name,
+    title: subject.title,
+    kind: subject.kind,
+    workload: workload.name,
+    runs,
+    ...(runs.length > 0 && { summary: summaryOf(runs) }),
+    ...(failure !== undefined && { failure: failure.message, missing: failure.missing }),
+  };
+}
+
+function summaryOf(runs: readonly Measurement[]): Readonly<Record<keyof Measurement, Summary>> {
+  const of = (key: keyof Measurement): Summary => summarize(runs.map((run) => run[key]));
+  return {
+    rate: of("rate"),
+    requestsPerSecond: of("requestsPerSecond"),
+    p50: of("p50"),
+    p99: of("p99"),
+    serverCpu: of("serverCpu"),
+    clientCpu: of("clientCpu"),
+    serverMemory: of("serverMemory"),
+    clientMemory: of("clientMemory"),
+  };
+}

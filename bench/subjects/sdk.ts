@@ -1,0 +1,126 @@
+/** This library through the functions that its users call. */
+import process from "node:process";
+import { type Face, faceOf } from "../../adapters/face.ts";
+import type { QuicBinding } from "../../adapters/fallback.ts";
+import { nativeHashers } from "../../adapters/native-hashers.ts";
+import type { Downloader } from "../../src/client/downloader.ts";
+import type { CreateDownloaderOptions } from "../../src/client/factory.ts";
+import { downloaderSettings } from "../../src/client/settings.ts";
+import { QuicDownloader } from "../../src/client/vortex-downloader.ts";
+import type { HasherFactory } from "../../src/digest/hasher.ts";
+import { portableRuntime } from "../../src/runtime.ts";
+import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import { formatAddress } from "../../src/transport/address.ts";
+import type { Client, Content, DialOptions, Peer, Serving, Subject } from "../subject.ts";
+
+type Protocol = "quic" | "tcp" | "grpc";
+
+const bindings: Record<"quiche" | "node" | "deno", QuicBinding> = {
+  quiche: async (options) => (await import("../../adapters/quiche/transport.ts")).quicheTransport(options),
+  node: async (options) => (await import("../../adapters/node-quic/transport.ts")).nodeQuicTransport(options),
+  deno: async (options) => (await import("../../adapters/deno-quic/transport.ts")).denoQuicTransport(options),
+};
+
+/**
+ * QUIC by one binding, with what else the face of a runtime has. The faces themselves choose a binding, and another where that one
+ * is missing; a row is to say what it measured.
+ */
+export function quic(binding: keyof typeof bindings): Subject {
+  const face = faceOf(bindings[binding]);
+  return subject("quic", async () => face);
+}
+
+/** The same, with a hash that does nothing on both sides: what is left is all but the checking. */
+export function quicUnverified(binding: keyof typeof bindings): Subject {
+  const face = faceOf(bindings[binding]);
+  const runtime = { ...portableRuntime, hashers: noHashers };
+  return {
+    serve: (content, host) => serve("quic", face, content, host, noHashers),
+    async dial(peer) {
+      const transport = bindings[binding]({ tls: tlsOf(peer) });
+      return clientOf(new QuicDownloader(() => transport, downloaderSettings({}, runtime)), peer);
+    },
+  };
+}
+
+/** TCP. */
+export const tcp: Subject = subject("tcp", runtimeFace);
+/** gRPC, as this library tunes it: no compression, windows of 16 MiB, answers streamed by the server. */
+export const grpc: Subject = subject("grpc", runtimeFace);
+
+function subject(protocol: Protocol, faceOfRuntime: () => Promise<Face>): Subject {
+  return {
+    serve: async (content, host) => serve(protocol, await faceOfRuntime(), content, host, nativeHashers),
+    async dial(peer, options) {
+      const face = await faceOfRuntime();
+      return clientOf(face.createDownloader(optionsOf(protocol, peer, options)), peer);
+    },
+  };
+}
+
+function runtimeFace(): Promise<Face> {
+  if ("bun" in process.versions) return import("../../adapters/bun.ts");
+  if ("deno" in process.versions) return import("../../adapters/deno.ts");
+  return import("../../adapters/node.ts");
+}
+
+async function serve(
+  protocol: Protocol,
+  face: Face,
+  { bytes, pieceLengths }: Content,
+  host: string,
+  hashers: HasherFactory,
+): Promise<Serving> {
+  const store = new MemoryPieceStore(hashers);
+  for (const pieceLength of pieceLengths) store.putTask(taskIdOf(pieceLength), bytes, { pieceLength });
+  const server = await face.startServer({
+    store,
+    host,
+    [protocol]: { port: 0 },
+    onError: (error) => console.error(error.message),
+  });
+  const address = server.addresses[protocol];
+  if (address === undefined) throw new Error(`${protocol} did not start`);
+  const { fingerprint } = server;
+  return {
+    peer: { ...address, ...(fingerprint !== undefined && { fingerprint }) },
+    close: () => server.close({ grace: 0 }),
+  };
+}
+
+function optionsOf(protocol: Protocol, peer: Peer, { earlyData, forgetful }: DialOptions): CreateDownloaderOptions {
+  return {
+    protocol,
+    earlyData,
+    ...(protocol === "quic" && { tls: tlsOf(peer) }),
+    ...(forgetful && { pool: { idleTimeout: 1, cleanupInterval: 1 } }),
+  };
+}
+
+function tlsOf({ fingerprint = "" }: Peer): { readonly fingerprints: readonly string[] } {
+  return { fingerprints: [fingerprint] };
+}
+
+function clientOf(downloader: Downloader, peer: Peer): Client {
+  const addr = formatAddress(peer);
+  return {
+    async fetch({ pieceLength, number }, onFirstByte) {
+      const piece = await downloader.downloadPiece({ addr, hostId: "bench", taskId: taskIdOf(pieceLength), number });
+      const reader = piece.content.getReader();
+      let length = 0;
+      for (let { value } = await reader.read(); value !== undefined; { value } = await reader.read()) {
+        if (length === 0) onFirstByte?.();
+        length += value.length;
+      }
+      return length;
+    },
+    close: () => downloader.close(),
+  };
+}
+
+/** Each cut of the content is a task of its own. */
+function taskIdOf(pieceLength: number): string {
+  return pieceLength.toString(16).padStart(64, "0");
+}
+
+const noHashers: HasherFactory = () => ({ update: () => {}, encode: () => "0" });

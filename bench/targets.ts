@@ -1,0 +1,121 @@
+/** What this library sets out to reach, as ratios within one run on one machine. */
+import type { FirstByteRow } from "./first-byte.ts";
+import type { LongRow } from "./long/long.ts";
+import type { MeasuredRow, Measurement } from "./rows.ts";
+import { bulk, bulkParallel, small } from "./workloads.ts";
+
+/** A target, and how far it is reached. */
+export interface Target {
+  readonly name: string;
+  readonly runtime: string;
+  /** What is compared, and under which workload. */
+  readonly detail: string;
+  readonly value: number;
+  readonly least?: number;
+  readonly most?: number;
+  readonly met: boolean;
+}
+
+type Bounds = Pick<Target, "least" | "most">;
+
+const bindings = ["quiche", "node", "deno"] as const;
+
+/** All targets for which there are figures. */
+export function targetsOf(
+  rows: readonly MeasuredRow[],
+  firstBytes: readonly FirstByteRow[],
+  long: readonly LongRow[] = [],
+): Target[] {
+  const runtimes = [...new Set(rows.map(({ runtime }) => runtime))];
+  return [
+    ...runtimes.flatMap((runtime) => targetsOnOneHost(rows, runtime)),
+    ...firstByteTargets(firstBytes),
+    ...longTargets(long),
+  ];
+}
+
+function targetsOnOneHost(rows: readonly MeasuredRow[], runtime: string): Target[] {
+  const targets: Target[] = [];
+  /** The median of a figure, or undefined where it was not measured. */
+  const figure = (subject: string, workload: string, of: (summary: Medians) => number): number | undefined => {
+    const summary = rows.find(
+      (row) => row.runtime === runtime && row.subject === subject && row.workload === workload,
+    )?.summary;
+    return summary && of((key) => summary[key].median);
+  };
+  const compare = (
+    name: string,
+    [subject, other]: readonly [string, string],
+    workload: string,
+    of: (summary: Medians) => number,
+    bounds: Bounds,
+  ): void => {
+    const [value, base] = [figure(subject, workload, of), figure(other, workload, of)];
+    if (value === undefined || base === undefined) return;
+    targets.push(target(name, runtime, `${subject} / ${other}, ${workload}`, value / base, bounds));
+  };
+  for (const binding of bindings) {
+    const [quic, bare] = [`quic-${binding}`, `bare-${binding}`];
+    for (const { name: workload } of [bulk, bulkParallel]) {
+      compare("MB/s of the bare loop", [quic, bare], workload, rate, { least: 0.9 });
+      compare("CPU of the bare loop", [quic, bare], workload, cpu, { most: 1.15 });
+      compare("MB/s of tuned gRPC", [quic, "grpc"], workload, rate, { least: leastOverGrpc(runtime) });
+      if (runtime.startsWith("node")) compare("CPU of tuned gRPC", [quic, "grpc"], workload, cpu, { most: 1 });
+      compare("MB/s of gRPC as shipped", [quic, "grpc-shipped"], workload, rate, { least: 5 });
+    }
+    compare("requests/s of tuned gRPC", [quic, "grpc"], small.name, requests, { least: 3 });
+    compare("p99 of tuned gRPC", [quic, "grpc"], small.name, p99, { most: 0.5 });
+    compare("MB/s without verification", [quic, `${quic}-unverified`], bulk.name, rate, { least: 0.95 });
+  }
+  for (const { name: workload } of [bulk, bulkParallel]) {
+    compare("MB/s of raw node:net", ["tcp", "raw-tcp"], workload, rate, { least: 0.85 });
+  }
+  return targets;
+}
+
+type Medians = (key: keyof Measurement) => number;
+
+const rate = (of: Medians): number => of("rate");
+const requests = (of: Medians): number => of("requestsPerSecond");
+const p99 = (of: Medians): number => of("p99");
+const cpu = (of: Medians): number => of("serverCpu") + of("clientCpu");
+
+function leastOverGrpc(runtime: string): number {
+  if (runtime.startsWith("bun")) return 1.8;
+  return runtime.startsWith("deno") ? 3 : 1.25;
+}
+
+/** In round trips. Half a one is allowed for work and timers. */
+function firstByteTargets(rows: readonly FirstByteRow[]): Target[] {
+  return rows.flatMap(({ runtime, subject, how, roundTrip, summary }) => {
+    if (summary === undefined || roundTrip === 0) return [];
+    const value = summary.median / roundTrip;
+    const detail = `${subject}, ${how}, ${roundTrip} ms`;
+    if (how === "early") return [target("round trips to the first byte", runtime, detail, value, { most: 1.5 })];
+    if (subject === "grpc") return [target("round trips to the first byte", runtime, detail, value, { least: 2.5 })];
+    return [];
+  });
+}
+
+function longTargets(rows: readonly LongRow[]): Target[] {
+  const targets: Target[] = [];
+  for (const loss of new Set(rows.map((row) => row.loss))) {
+    const measured = rows.filter((row) => row.loss === loss && row.summary !== undefined);
+    const best = Math.max(...measured.map((row) => row.summary?.median ?? 0));
+    for (const { runtime, subject, summary } of measured) {
+      if (summary === undefined || !subject.startsWith("quic-")) continue;
+      const detail = `${subject}, ${100 * loss} % loss`;
+      targets.push(target("MB/s of the best row", runtime, detail, summary.median / best, { least: 0.9 }));
+      const shipped = measured.find((row) => row.subject === "grpc-shipped" && row.runtime === runtime)?.summary;
+      if (loss !== 0.01 || shipped === undefined) continue;
+      const value = summary.median / shipped.median;
+      targets.push(target("MB/s of gRPC as shipped", runtime, detail, value, { least: 10 }));
+    }
+  }
+  return targets;
+}
+
+function target(name: string, runtime: string, detail: string, value: number, bounds: Bounds): Target {
+  const { least = -Infinity, most = Infinity } = bounds;
+  return { name, runtime, detail, value, ...bounds, met: value >= least && value <= most };
+}
