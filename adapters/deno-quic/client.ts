@@ -1,19 +1,16 @@
-import { lookup } from "node:dns/promises";
 import { isIP } from "node:net";
 import { abortedError, VortexError } from "../../src/errors.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import { type Connection, type DialOptions, StreamCode } from "../../src/transport/transport.ts";
-import { nativeError } from "../native-error.ts";
-import { authoritiesOf, identityOf, pinsOf } from "../tls.ts";
+import { resolveHost } from "../resolve.ts";
+import { authoritiesOf, identityOf, pinsOf, STOCK_NAME } from "../tls.ts";
 import { DenoQuicConnection } from "./connection.ts";
 import { ClientEndpoints, release } from "./endpoints.ts";
 import { failureInfo, isProtocolRefused, type Trust } from "./errors.ts";
 import type { DenoQuic, NativeConn, NativeConnectOptions, NativeEndpoint } from "./native.ts";
 import { type DenoQuicSettings, nativeSettings, STOCK_PROTOCOLS, VORTEX_PROTOCOLS } from "./options.ts";
 
-/** The name in the certificates of stock peers. */
-const STOCK_NAME = "d7y";
 /** Peers that are remembered to be stock ones. */
 const CAPACITY = 1024;
 
@@ -53,7 +50,7 @@ export class DenoQuicDialler {
   async dial(remote: Address, { signal, earlyData = false }: DialOptions): Promise<Connection> {
     const addr = formatAddress(remote);
     if (signal?.aborted) throw abortedError(signal, `dialling ${addr}`);
-    const host = await untilAborted(resolveHost(remote), signal, addr);
+    const host = await resolveHost(remote, signal);
     const stock = this.#stock.has(addr);
     try {
       return await this.#dialAs(stock, remote, host, earlyData, signal);
@@ -151,16 +148,6 @@ export class DenoQuicDialler {
 
   #giveBack(connection: DenoQuicConnection, key: string, endpoint: NativeEndpoint): void {
     void connection.closed.then(() => this.#endpoints.put(key, endpoint));
-  }
-}
-
-/** Deno's own lookup would hold up the event loop. */
-async function resolveHost({ host }: Address): Promise<string> {
-  if (isIP(host) !== 0) return host;
-  try {
-    return (await lookup(host)).address;
-  } catch (error) {
-    throw nativeError(error, "Unreachable", `cannot resolve ${host}`);
   }
 }
 

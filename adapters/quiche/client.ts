@@ -1,7 +1,5 @@
 import { randomBytes } from "node:crypto";
 import type { Socket } from "node:dgram";
-import { lookup } from "node:dns/promises";
-import { isIP } from "node:net";
 import { abortedError, VortexError } from "../../src/errors.ts";
 import { systemClock } from "../../src/runtime.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
@@ -10,6 +8,7 @@ import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import { type CloseInfo, type Connection, type DialOptions, StreamCode } from "../../src/transport/transport.ts";
 import { nativeError } from "../native-error.ts";
 import { alertOf } from "../quic-errors.ts";
+import { resolveHost } from "../resolve.ts";
 import { checkCertificate, serverNameOf } from "../tls.ts";
 import { isAboutCertificate, refusedCertificate } from "../tls-errors.ts";
 import { type HostPort, QuicheConnection } from "./connection.ts";
@@ -68,16 +67,6 @@ export async function dialQuiche(
     if (connection === undefined) closeSocket(socket);
     else connection.abort(StreamCode.Cancelled);
     throw error;
-  }
-}
-
-async function resolveHost({ host, port }: Address, signal: AbortSignal | undefined): Promise<string> {
-  if (signal?.aborted) throw abortedError(signal, `dialling ${host}:${port}`);
-  if (isIP(host) !== 0) return host;
-  try {
-    return (await lookup(host)).address;
-  } catch (error) {
-    throw nativeError(error, "Unreachable", `cannot resolve ${host}`);
   }
 }
 
