@@ -3,6 +3,7 @@ import { abortedError, VortexError, withAddress } from "../errors.ts";
 import { type Piece, requireInteger } from "../piece.ts";
 import { RateLimiter } from "../rate-limiter.ts";
 import type { Clock, Timer } from "../runtime.ts";
+import { beginOperation, type Operation } from "../telemetry.ts";
 import type { TaskOutline } from "./discovery.ts";
 import { Frontier } from "./frontier.ts";
 import { TaskLayout } from "./layout.ts";
@@ -73,6 +74,7 @@ export class Download implements TaskDownload {
   readonly #clock: Clock;
   readonly #parents: ReadonlyMap<string, Parent>;
   readonly #limiters: readonly RateLimiter[];
+  readonly #operation: Operation | undefined;
   readonly #meter: Meter;
   readonly #startedAt: number;
   /** Ends everything that waits; its reason is what the download failed with. */
@@ -137,7 +139,12 @@ export class Download implements TaskDownload {
     this.#startedAt = clock.now();
     this.#meter = new Meter(this.#startedAt);
     this.store = new TaskStore(taskId);
+    this.#operation = beginOperation(settings.telemetry, { name: "download_task", role: "client", taskId, kind });
     this.done = this.#run(layout, given);
+    this.done.then(
+      ({ bytes }) => this.#operation?.end({ bytes }),
+      (error: VortexError) => this.#operation?.end({ error }),
+    );
     // Whoever does not look at `done` looks at the sink.
     this.done.catch(() => {});
   }
@@ -557,7 +564,9 @@ export class Download implements TaskDownload {
     const addr = parent?.addr ?? parent?.announcedAddr;
     if (addr === undefined) throw new VortexError("Internal", `${route} has not announced an address`);
     const { hostId, taskId, kind = "standard" } = this.#request;
-    return this.#source.fetchPiece({ addr, hostId, taskId, kind, number }, { ...this.#timeouts, signal });
+    const fetch = (): Promise<Piece> =>
+      this.#source.fetchPiece({ addr, hostId, taskId, kind, number }, { ...this.#timeouts, signal });
+    return this.#operation === undefined ? fetch() : this.#operation.run(fetch);
   }
 
   /** Waits for the sink. Its failure is the download's, and not the parent's. */

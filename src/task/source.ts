@@ -1,6 +1,7 @@
 import type { Piece, PieceKind } from "../piece.ts";
 import type { RateLimiter } from "../rate-limiter.ts";
 import type { Runtime } from "../runtime.ts";
+import type { Telemetry } from "../telemetry.ts";
 import type { PieceLocation, TaskDirectory } from "./discovery.ts";
 import type { ParentSlots } from "./slots.ts";
 
@@ -38,6 +39,7 @@ export interface TaskSettings {
   readonly pieceTimeout: number;
   readonly stallTimeout: number;
   readonly maxPieceLength: number;
+  readonly telemetry?: Telemetry | undefined;
   readonly runtime: Runtime;
 }
 

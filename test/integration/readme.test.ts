@@ -33,10 +33,21 @@ describe("README", () => {
       assert.match(out, /^piece 0: 4194304 bytes at 0, crc32:\d+\n$/);
     }));
 
-  const noQuic = { skip: runtimeName === "deno" };
-  // In the name, since not every runner prints the reason of a skip.
-  const gap = noQuic.skip ? " [gap: the sample serves over QUIC, which Deno does not have here yet]" : "";
-  it(`serve a file${gap}`, noQuic, () =>
+  it("fetch a task", () =>
+    withPeer((addr) =>
+      inTempDir(async (directory) => {
+        const file = join(directory, "model.safetensors");
+        const code = sample("Fetch a task", "ts")
+          .replace('"10.0.0.7:4005", "10.0.0.8:4005"', JSON.stringify(addr))
+          .replace('"model.safetensors"', JSON.stringify(file))
+          .replace(/[0-9a-f]{64}/, taskId);
+        const { code: status, out, err } = await runSample(code);
+        assert.deepEqual([status, err, out], [0, "", "4200000 bytes in 2 pieces\n"]);
+        assert.deepEqual(new Uint8Array(await readFile(file)), content);
+      }),
+    ));
+
+  it("serve a file", () =>
     inTempDir(async (directory) => {
       const file = join(directory, "model.safetensors");
       await writeFile(file, content);
@@ -47,8 +58,7 @@ describe("README", () => {
       const { code: status, out, err } = await runSample(`${code}\nawait server.close();\nawait store.close();\n`);
       assert.deepEqual([status, err], [0, ""]);
       assert.match(out, /^task [0-9a-f]{64}, pin ([0-9A-F]{2}:){31}[0-9A-F]{2}\n$/);
-    }),
-  );
+    }));
 
   it("choose a protocol", async () => {
     const code = sample("Choose a protocol", "ts").replace("…", "00".repeat(32));

@@ -10,6 +10,7 @@ import { memorySink } from "../../src/task/memory-sink.ts";
 import type { SinkSession, TaskSink } from "../../src/task/sink.ts";
 import type { TaskSettings } from "../../src/task/source.ts";
 import type { TaskDownload, TaskEvent, TaskOptions, TaskRequest } from "../../src/task/task.ts";
+import type { Telemetry } from "../../src/telemetry.ts";
 import { assertRejects, assertThrows, rejectionOf } from "../support/failures.ts";
 import { type FakeClock, fakeRuntime, settle } from "../support/fake-clock.ts";
 import { joined, seededBytes } from "../support/random.ts";
@@ -113,6 +114,43 @@ class NotingSink implements TaskSink {
     };
   }
 }
+
+describe("what is told of a task", () => {
+  it("is one operation with its bytes or its failure, in which pieces are asked for", async () => {
+    for (const [behaviour, ended] of [
+      [honest(), `bytes ${content.length}`],
+      [corrupt, "error DigestMismatch"],
+    ] as const) {
+      const told: string[] = [];
+      let inside = false;
+      const telemetry: Telemetry = {
+        begin({ name, role, taskId }) {
+          told.push(`${name} as ${role} of ${taskId.length}`);
+          return {
+            end: ({ bytes, error }) => told.push(error === undefined ? `bytes ${bytes}` : `error ${error.code}`),
+            run(work) {
+              inside = true;
+              try {
+                return work();
+              } finally {
+                inside = false;
+              }
+            },
+          };
+        },
+      };
+      const asked: boolean[] = [];
+      const watched: Behaviour = (request) => {
+        asked.push(inside);
+        return behaviour(request);
+      };
+      const { fetch } = bench({ "a:1": watched }, { settings: { telemetry } });
+      await fetch().catch(() => {});
+      assert.deepEqual(told, ["download_task as client of 64", ended]);
+      assert.ok(asked.length > 0 && asked.every((within) => within), `${asked}`);
+    }
+  });
+});
 
 describe("a task from several parents", () => {
   it("is the content, and the report has every parent's part", async () => {
