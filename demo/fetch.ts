@@ -1,9 +1,11 @@
 /** Fetches a task piece by piece over one protocol, writes it to a file, and hashes it as it goes. */
 import { createHash } from "node:crypto";
 import { open } from "node:fs/promises";
-import { createDownloader, type Piece, pieceExtent, planTask } from "../adapters/node.ts";
+import { type Piece, pieceExtent, planTask } from "../src/index.ts";
+import { runtimeFace } from "./face.ts";
 import type { FetchOrder, FetchReport } from "./reports.ts";
 
+const { createDownloader } = await runtimeFace();
 const order = JSON.parse(process.argv[2] ?? "") as FetchOrder;
 const { protocol, taskId } = order;
 const plan = planTask(order.contentLength, order.pieceLength);

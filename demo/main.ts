@@ -5,6 +5,8 @@
  *     npm run demo                     256 MiB of seeded pseudo-random bytes
  *     npm run demo -- PATH             a file of yours
  *     npm run demo -- --size 32MiB     another size
+ *
+ * `bun run demo` runs it on Bun, `deno run --allow-all --unstable-net --no-check demo/main.ts` on Deno.
  */
 import { spawn } from "node:child_process";
 import { mkdtemp, open, rm, stat } from "node:fs/promises";
@@ -16,7 +18,10 @@ import { parseArgs } from "node:util";
 import type { FetchReport, ServeReport } from "./reports.ts";
 
 const MEBI = 1024 * 1024;
-const runtime = process.versions.bun === undefined ? `Node ${process.versions.node}` : `Bun ${process.versions.bun}`;
+const { bun, deno, node } = process.versions;
+const runtime = bun !== undefined ? `Bun ${bun}` : deno !== undefined ? `Deno ${deno}` : `Node ${node}`;
+/** Deno's QUIC is unstable, and Deno does not tell with what flags it was started. */
+const flags = deno === undefined ? process.execArgv : ["run", "--allow-all", "--unstable-net", "--no-check"];
 
 const { values, positionals } = parseArgs({
   options: { size: { type: "string", default: "256MiB" }, concurrency: { type: "string", default: "8" } },
@@ -65,7 +70,7 @@ async function demonstrate(path: string | undefined): Promise<void> {
 /** Runs a program of this folder on this runtime; its report is the one line that it prints. */
 function start(program: string, args: string[]): { report<T>(): Promise<T> } {
   const path = fileURLToPath(new URL(program, import.meta.url));
-  const child = spawn(process.execPath, [...process.execArgv, path, ...args], { stdio: ["ignore", "pipe", "inherit"] });
+  const child = spawn(process.execPath, [...flags, path, ...args], { stdio: ["ignore", "pipe", "inherit"] });
   children.add(child);
   const exited = new Promise<never>((_resolve, reject) => {
     child.once("error", reject);

@@ -1,7 +1,9 @@
 /** Serves one file on loopback over all protocols, until it is ended. */
-import { FilePieceStore, formatAddress, startServer } from "../adapters/node.ts";
+import { formatAddress } from "../src/index.ts";
+import { runtimeFace } from "./face.ts";
 import type { ServeReport } from "./reports.ts";
 
+const { FilePieceStore, startServer } = await runtimeFace();
 const [path = ""] = process.argv.slice(2);
 const store = new FilePieceStore();
 const task = await store.addFile(path);

@@ -4,16 +4,12 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { runtimeName } from "../support/fixtures.ts";
 import { seededBytes } from "../support/random.ts";
 import { root, runner, runToEnd } from "../support/run.ts";
 
-const skip = { skip: runtimeName === "deno" };
-// In the name, since not every runner prints the reason of a skip.
-const gap = skip.skip ? " [gap: the demo is for Node and Bun, Deno has no QUIC here yet]" : "";
 const demo = [...runner, join(root, "demo/main.ts")];
 
-test(`the demo fetches a file of its own over every protocol, and ends with a table${gap}`, skip, async () => {
+test("the demo fetches a file of its own over every protocol, and ends with a table", async () => {
   const { code, out, err } = await runToEnd([...demo, "--size", "9MiB"]);
   assert.deepEqual([code, err], [0, ""], out);
   for (const protocol of ["quic", "tcp", "grpc"]) {
@@ -21,7 +17,7 @@ test(`the demo fetches a file of its own over every protocol, and ends with a ta
   }
 });
 
-test(`the demo takes a file of the user's${gap}`, skip, async () => {
+test("the demo takes a file of the user's", async () => {
   const directory = await mkdtemp(join(tmpdir(), "vortex-peer-test-"));
   try {
     const content = seededBytes(7, 4_194_305);
@@ -35,7 +31,7 @@ test(`the demo takes a file of the user's${gap}`, skip, async () => {
   }
 });
 
-test(`the demo says in one line what is wrong, and fails${gap}`, skip, async () => {
+test("the demo says in one line what is wrong, and fails", async () => {
   const { code, err } = await runToEnd([...demo, join(root, "no-such-file")]);
   assert.equal(code, 1);
   assert.match(err, /^demo failed: .*no-such-file.*\n$/);

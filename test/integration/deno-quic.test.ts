@@ -13,7 +13,6 @@ import { MemoryPieceStore } from "../../src/server/memory-store.ts";
 import type { PieceStore } from "../../src/server/store.ts";
 import { VortexServer } from "../../src/server/vortex-server.ts";
 import type { Connection, Listener, ListenOptions } from "../../src/transport/transport.ts";
-import { tlsCompliance, tlsOver } from "../compliance/tls.ts";
 import { assertRejects, rejectionOf } from "../support/failures.ts";
 import { runtimeName } from "../support/fixtures.ts";
 import { readAll } from "../support/hostile.ts";
@@ -26,24 +25,6 @@ const PATIENCE = 30_000;
 const skip = { skip: runtimeName !== "deno" };
 // In the name, since not every runner prints the reason of a skip.
 const gap = skip.skip ? " [gap: only Deno has it]" : "";
-
-const noClientCa = "Deno's QUIC cannot ask clients for certificates";
-
-if (runtimeName === "deno") {
-  tlsCompliance(
-    "deno-quic",
-    tlsOver(denoQuicTransport, {
-      "any certificate, with verify: false": "Deno needs a flag for that, see test/interop/stock-peer.test.ts",
-      "a pinned certificate, whatever else it says": "Deno looks at the dates of a pinned certificate too",
-      "a certificate that is not pinned, and names the one that was found": "Deno does not hand out the certificate",
-      "a client certificate of the named authority is accepted": noClientCa,
-      "a client without a certificate is refused": noClientCa,
-      "a client with a certificate of another authority is refused": noClientCa,
-      "a client with a certificate that has expired is refused": noClientCa,
-      "clients must show certificates after a change as before it": noClientCa,
-    }),
-  );
-}
 
 describe("deno-quic: where it is missing", () => {
   it("Unavailable, in words that say what to do", { timeout: 60_000 }, async () => {
