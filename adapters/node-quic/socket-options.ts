@@ -86,11 +86,16 @@ export class SocketOptions {
 
 let loading: Promise<Libc | undefined> | undefined;
 
+/** Not a literal: other runtimes and bundlers know no such module. */
+function importFfi(specifier = "bun:ffi"): Promise<{
+  dlopen(library: string, symbols: object): { readonly symbols: Libc };
+}> {
+  return import(specifier);
+}
+
 async function loadLibc(): Promise<Libc | undefined> {
   if (process.platform !== "linux" || !("bun" in process.versions)) return undefined;
-  // Not a literal: other runtimes and bundlers know no such module.
-  const specifier: string = "bun:ffi";
-  const { dlopen }: { dlopen(library: string, symbols: object): { readonly symbols: Libc } } = await import(specifier);
+  const ffi = await importFfi();
   const symbols = {
     dup: { args: ["i32"], returns: "i32" },
     close: { args: ["i32"], returns: "i32" },
@@ -101,7 +106,7 @@ async function loadLibc(): Promise<Libc | undefined> {
   // glibc, musl
   for (const library of ["libc.so.6", `libc.musl-${process.arch === "arm64" ? "aarch64" : "x86_64"}.so.1`]) {
     try {
-      return dlopen(library, symbols).symbols;
+      return ffi.dlopen(library, symbols).symbols;
     } catch {
       // Another one, or none.
     }
