@@ -565,11 +565,8 @@ export class QuicheConnection implements Connection {
   }
 
   #keepAlive(): void {
-    const { clock } = this.#host;
-    if (this.#host.keepAlive === undefined || this.#end !== undefined) return;
-    // Well within the silence that the peer bears (RFC 9000, section 10.1.2); 0 is any.
-    const borne = this.native.stats().peerMaxIdleTimeout;
-    const keepAlive = borne > 0 ? Math.min(this.#host.keepAlive, borne / 2) : this.#host.keepAlive;
+    const { keepAlive, clock } = this.#host;
+    if (keepAlive === undefined || this.#end !== undefined) return;
     const silent = clock.now() - this.#lastReceived;
     if (silent >= keepAlive) {
       this.native.sendAckEliciting();
