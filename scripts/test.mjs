@@ -34,7 +34,8 @@ const runtimes = {
       "--import",
       "tsx",
       "--test",
-      "--test-timeout=120000",
+      // Of a whole file too; each test that waits has a deadline of its own.
+      "--test-timeout=300000",
       "--test-reporter=spec",
       "--test-reporter-destination=stdout",
       "--test-reporter=junit",
