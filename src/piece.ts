@@ -53,8 +53,20 @@ export interface Piece {
    * digest of the piece: there, closing means that the length was right.)
    */
   readonly content: ReadableStream<Uint8Array>;
-  /** The whole content, after length and digest agreed. */
-  bytes(): Promise<Uint8Array>;
+  /**
+   * The next chunk of the content, or undefined at its end; like `content`, for whoever wants no stream. One call at a time.
+   *
+   * @param into memory for the chunk, not empty, to be used again for the next one: nothing is allocated then. The chunk is a part of
+   * it where the transport can do so (QUIC by quiche, TCP), and else in memory of its own.
+   */
+  read(into?: Uint8Array): Promise<Uint8Array | undefined>;
+  /**
+   * The whole content, after length and digest agreed.
+   *
+   * @param into memory for it, at least as long; it is filled in any case, but holds what is right only once this has resolved.
+   * Default: new memory. Rejects with `InvalidArgument` when it is too short.
+   */
+  bytes(into?: Uint8Array): Promise<Uint8Array>;
   /** Gives the content up unread and frees the stream. Idempotent. */
   cancel(): void;
 }

@@ -14,7 +14,7 @@ import { isAboutCertificate, refusedCertificate } from "../tls-errors.ts";
 import { type HostPort, QuicheConnection } from "./connection.ts";
 import { familyOf, SendRing, udpSocket } from "./datagrams.ts";
 import type { NativeConfig, NativeConnection, Quiche } from "./native.ts";
-import { payloadSizeFor, type QuicheSettings } from "./options.ts";
+import { payloadSizeFor, type QuicheSettings, windowThreshold } from "./options.ts";
 import { isSameHost, PathSize, SAFE_SIZE } from "./path-size.ts";
 
 /** Datagrams turned away in a row, with nothing received between them, that mean that the peer is gone. */
@@ -115,6 +115,8 @@ function startHandshake(
     connected: true,
     lingers: false,
     keepAlive: settings.keepAlive,
+    ackThreshold: settings.ackThreshold,
+    windowThreshold: windowThreshold(settings),
     onEarlyData: () => {},
     onEstablished: () => checkCertificate(native.peerCertChain(), tls, remote.host),
     explain: (info) => explainRefusal(info, native, tls, remote.host),

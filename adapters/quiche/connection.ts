@@ -10,7 +10,7 @@ import {
   StreamCode,
 } from "../../src/transport/transport.ts";
 import { refusalCode } from "../quic-errors.ts";
-import type { SendRing } from "./datagrams.ts";
+import { releaseMemory, type SendRing } from "./datagrams.ts";
 import { connectionError } from "./errors.ts";
 import type { NativeConnection, Quiche } from "./native.ts";
 import type { PathSize, PathStats } from "./path-size.ts";
@@ -18,6 +18,11 @@ import { QuicheStream } from "./stream.ts";
 
 /** Datagrams that are taken in before packets go out, where the event loop does not come round by itself (Bun). */
 const BATCH = 32;
+
+/** Readers that wait at a time, up to which each is looked after when something has come. */
+const FEW_READERS = 8;
+/** Milliseconds for which an acknowledgement may wait for more datagrams, or for something to travel with. */
+const ACK_DELAY = 1;
 
 /** Ended streams that are remembered before quiche is asked which of them it has forgotten. */
 const FINISHED_KEPT = 256;
@@ -59,6 +64,10 @@ export interface ConnectionHost {
   readonly lingers: boolean;
   /** Milliseconds between two signs of life that this side asks for, or undefined to ask for none. */
   readonly keepAlive: number | undefined;
+  /** Datagrams after which they are acknowledged at once. */
+  readonly ackThreshold: number;
+  /** Bytes read after which the peer is told of the room at once. */
+  readonly windowThreshold: number;
   /** Requests have come ahead of the handshake. A throw ends the connection with that error. */
   onEarlyData(connection: QuicheConnection): void;
   /** The handshake is over. A throw ends the connection with that error. */
@@ -73,7 +82,9 @@ export interface ConnectionHost {
 
 /**
  * The event loop around one quiche connection. Datagrams come in by `receive`; everything else happens in `#flush`, once
- * for many datagrams and calls: it wakes readers, gives blocked writers what room there is, and sends.
+ * for many datagrams and calls: it wakes readers, gives blocked writers what room there is, and sends. What only tells the peer
+ * how far this side is (acknowledgements, more room) waits a moment for company, since quiche would make a packet of it for each
+ * datagram that comes in.
  *
  * Counted per packet there is one `recv` or `send` and nothing else; see ARCHITECTURE.md for what that is worth.
  */
@@ -103,6 +114,15 @@ export class QuicheConnection implements Connection {
   #nextRemote: number;
   /** Datagrams taken in since the last flush. */
   #unflushed = 0;
+  /** Their memory. */
+  #spent: ArrayBuffer[] = [];
+  /** Datagrams taken in since packets were last made. */
+  #unacknowledged = 0;
+  /** Bytes read since then. */
+  #read = 0;
+  /** Whether there is more to say than how far this side is. */
+  #urgent = true;
+  #ackTimer: Timer | undefined;
   /** Bytes of streams handed to quiche since the last datagram came in. */
   #written = 0;
   #scheduled = false;
@@ -220,9 +240,11 @@ export class QuicheConnection implements Connection {
       // quiche has closed the connection if the error calls for it, and #flush sees that. A packet that is not for this
       // connection, or not authentic, is dropped (RFC 9000, section 5.2).
     }
+    // Only where it is memory of its own.
+    if (datagram.buffer.byteLength === datagram.length) this.#spent.push(datagram.buffer as ArrayBuffer);
     this.#unflushed++;
     if (this.#unflushed >= BATCH) this.#flush();
-    else this.schedule();
+    else this.#scheduleFlush();
   }
 
   /** The socket failed for good. */
@@ -245,8 +267,13 @@ export class QuicheConnection implements Connection {
     if (session !== undefined && this.#end === undefined) this.#advance();
   }
 
-  /** Has `#flush` run once the present batch of events has been worked off. */
+  /** Has `#flush` run, and send, once the present batch of events has been worked off. */
   schedule(): void {
+    this.#urgent = true;
+    this.#scheduleFlush();
+  }
+
+  #scheduleFlush(): void {
     if (this.#scheduled) return;
     this.#scheduled = true;
     setImmediate(() => {
@@ -259,6 +286,13 @@ export class QuicheConnection implements Connection {
   /** Why the connection ended, for streams that outlive it. */
   get endError(): VortexError | undefined {
     return this.#end?.error;
+  }
+
+  /** Bytes were read, so that the peer may send more. */
+  onRead(length: number): void {
+    this.#read += length;
+    if (this.#read >= this.#host.windowThreshold) this.schedule();
+    else this.#sendLater();
   }
 
   /** A reader waits, or does not any more. */
@@ -290,7 +324,7 @@ export class QuicheConnection implements Connection {
       this.#finished.add(id);
       if (this.#finished.size > FINISHED_KEPT) this.#prune(this.#finished);
     }
-    this.schedule();
+    this.#scheduleFlush();
   }
 
   // --- inside -----------------------------------------------------------------------------------------------------
@@ -310,15 +344,19 @@ export class QuicheConnection implements Connection {
     this.#scheduled = false;
     if (this.#isGone) return;
     const received = this.#unflushed > 0;
-    this.#unflushed = 0;
     if (received) {
+      releaseMemory(this.#spent);
+      this.#spent = [];
+      this.#unacknowledged += this.#unflushed;
+      this.#unflushed = 0;
       this.#lastReceived = this.#host.clock.now();
       this.#host.pathSize.onReceived(this.#lastReceived, this.#stats);
       this.#written = 0;
     }
     if (this.#end === undefined) this.#progress(received);
     if (this.#isGone) return;
-    this.#send();
+    if (this.#urgent || !this.#established || this.#unacknowledged >= this.#host.ackThreshold) this.#send();
+    else this.#sendLater();
     this.#arm();
     if (this.#flushed.length > 0) for (const wake of this.#flushed.splice(0)) wake();
     if (this.native.isClosed()) this.#onNativeClosed();
@@ -331,19 +369,29 @@ export class QuicheConnection implements Connection {
         this.#onNativeClosed();
         return;
       }
-      if (this.#established || this.#earlyData === "pending") {
-        for (const id of this.native.readable()) this.#onReadable(id);
-      }
-      for (const id of this.#reading) {
-        // quiche 0.18 does not call a stream readable when its end comes with bytes that were there before.
-        if (this.native.streamFinished(id)) this.#streams.get(id)?.onFinished();
-      }
+      if (this.#established || this.#earlyData === "pending") this.#wakeReaders();
       if (this.#discarded.size > 0) this.#reap();
       if (this.#creditWaiters.length > 0) {
         for (const wake of this.#creditWaiters.splice(0, this.native.peerStreamsLeftBidi())) wake();
       }
     }
     if (this.#blocked.size > 0) this.#write();
+  }
+
+  /**
+   * Hands what has come to those who wait for it. The list of readable streams costs as much as twenty other calls of the binding, so
+   * it is asked for only where it may hold new streams, or saves many looks at streams that wait in vain.
+   */
+  #wakeReaders(): void {
+    if ((this.#server || this.#reading.size > FEW_READERS) && this.native.isReadable()) {
+      for (const id of this.native.readable()) this.#onReadable(id);
+    } else {
+      for (const id of this.#reading) this.#streams.get(id)?.onReadable();
+    }
+    for (const id of this.#reading) {
+      // quiche 0.18 does not call a stream readable when its end comes with bytes that were there before.
+      if (this.native.streamFinished(id)) this.#streams.get(id)?.onFinished();
+    }
   }
 
   /**
@@ -380,6 +428,7 @@ export class QuicheConnection implements Connection {
       const taken = stream.onWritable(Math.min(share, budget, capacity));
       budget -= taken;
       this.#written += taken;
+      this.#urgent = true;
       // To the end of the line.
       if (this.#blocked.delete(stream.id)) this.#blocked.add(stream.id);
     }
@@ -465,7 +514,22 @@ export class QuicheConnection implements Connection {
     }
   }
 
+  /** Sends what there is soon, unless something else does so before. */
+  #sendLater(): void {
+    if (this.#unacknowledged === 0 && this.#read === 0) return;
+    // Left running when a send comes before it: it is the same timer for many.
+    this.#ackTimer ??= this.#host.clock.setTimer(() => {
+      this.#ackTimer = undefined;
+      if (this.#unacknowledged === 0 && this.#read === 0) return;
+      this.#urgent = true;
+      this.#flush();
+    }, ACK_DELAY);
+  }
+
   #send(): void {
+    this.#urgent = false;
+    this.#unacknowledged = 0;
+    this.#read = 0;
     const { ring, pathSize, connected } = this.#host;
     ring.rewind();
     for (;;) {
@@ -506,6 +570,7 @@ export class QuicheConnection implements Connection {
 
   #onTimer(): void {
     this.#timer = undefined;
+    this.#urgent = true;
     const left = this.native.timeout();
     if (left !== null && left <= 0) {
       this.native.onTimeout();
@@ -555,6 +620,7 @@ export class QuicheConnection implements Connection {
     this.#isGone = true;
     this.#timer?.cancel();
     this.#timer = undefined;
+    this.#ackTimer?.cancel();
     this.#host.onGone(this);
   }
 

@@ -12,7 +12,7 @@ import { fingerprintOf } from "../tls.ts";
 import { type ConnectionHost, type HostPort, QuicheConnection } from "./connection.ts";
 import { familyOf, SendRing, udpSocket } from "./datagrams.ts";
 import type { NativeConfig, Quiche } from "./native.ts";
-import { payloadSizeFor, type QuicheSettings } from "./options.ts";
+import { payloadSizeFor, type QuicheSettings, windowThreshold } from "./options.ts";
 import { isSameHost, PathSize, SAFE_SIZE, SAME_HOST_SIZE } from "./path-size.ts";
 import { RetryTokens } from "./retry-token.ts";
 
@@ -223,7 +223,7 @@ class QuicheListener implements Listener {
   }
 
   #hostOf(pathSize: PathSize): ConnectionHost {
-    const { quiche } = this.#context;
+    const { quiche, settings } = this.#context;
     return {
       quiche,
       clock: systemClock,
@@ -234,6 +234,8 @@ class QuicheListener implements Listener {
       lingers: true,
       // Whoever wants the connection kept, the client, asks for signs of life.
       keepAlive: undefined,
+      ackThreshold: settings.ackThreshold,
+      windowThreshold: windowThreshold(settings),
       onEarlyData: (connection) => this.#onEarlyData(connection),
       onEstablished: (connection) => this.#onEstablished(connection),
       onEnded: (connection) => this.#onEnded(connection),

@@ -22,6 +22,11 @@ export interface QuicheOptions {
   readonly connectionWindow?: number;
   /** Send and receive buffers of the UDP socket, in bytes; the kernel may grant less. Default 4 MiB. */
   readonly socketBuffer?: number;
+  /**
+   * Datagrams that are taken in before they are acknowledged, 1 to 64, or fewer after a millisecond. Each acknowledgement costs both
+   * sides a packet; few of them make a sender learn of losses and room later. Default 8.
+   */
+  readonly ackThreshold?: number;
   /** Milliseconds of silence after which a connection is lost. Default 60,000, as stock peers. */
   readonly idleTimeout?: number;
   /** Milliseconds of silence after which a client asks whether the peer is there. Default 3,000, as stock peers. */
@@ -55,6 +60,7 @@ export function quicheSettings(options: QuicheOptions = {}): QuicheSettings {
     streamWindow: options.streamWindow ?? 16 * 1024 * 1024,
     connectionWindow: options.connectionWindow ?? 24 * 1024 * 1024,
     socketBuffer: options.socketBuffer ?? 4 * 1024 * 1024,
+    ackThreshold: options.ackThreshold ?? 8,
     idleTimeout: options.idleTimeout ?? 60_000,
     keepAlive: options.keepAlive ?? 3_000,
     handshakeTimeout: options.handshakeTimeout ?? 10_000,
@@ -65,6 +71,7 @@ export function quicheSettings(options: QuicheOptions = {}): QuicheSettings {
   requireInteger("streamWindow", settings.streamWindow, 16 * 1024, 2 ** 32);
   requireInteger("connectionWindow", settings.connectionWindow, 16 * 1024, 2 ** 32);
   requireInteger("socketBuffer", settings.socketBuffer, 4096, 2 ** 30);
+  requireInteger("ackThreshold", settings.ackThreshold, 1, 64);
   requireInteger("idleTimeout", settings.idleTimeout, 100, 3_600_000);
   requireInteger("keepAlive", settings.keepAlive, 50, 3_600_000);
   requireInteger("handshakeTimeout", settings.handshakeTimeout, 100, 600_000);
@@ -75,6 +82,11 @@ export function quicheSettings(options: QuicheOptions = {}): QuicheSettings {
 /** The greatest UDP payload to try towards a peer, see {@link QuicheOptions.udpPayloadSize}. */
 export function payloadSizeFor(settings: QuicheSettings, host: string): number {
   return settings.udpPayloadSize === "auto" ? automaticSize(host) : settings.udpPayloadSize;
+}
+
+/** Bytes read after which a peer is told of the room at once: well before it has used up what it knows of. */
+export function windowThreshold({ streamWindow, connectionWindow }: QuicheSettings): number {
+  return Math.min(streamWindow, connectionWindow) / 4;
 }
 
 /** Writes the settings that both sides share into a native configuration, for paths of one size. */

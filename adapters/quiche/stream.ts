@@ -38,6 +38,8 @@ export class QuicheStream implements ByteStream {
   readonly #clock: Clock;
   #slab: Uint8Array = NO_BYTES;
   #reading: Waiting<Uint8Array | undefined> | undefined;
+  /** The reader's own memory for the chunk that it waits for. */
+  #into: Uint8Array | undefined;
   #readEnd: "open" | "ended" | VortexError = "open";
   /** Written by the application, not handed to quiche yet. */
   #pending: Uint8Array[] = [];
@@ -55,7 +57,7 @@ export class QuicheStream implements ByteStream {
     this.#connection = connection;
     this.#quiche = quiche;
     this.#clock = clock;
-    this.reader = { read: () => this.#read(), cancel: (code = StreamCode.Cancelled) => this.#cancel(code) };
+    this.reader = { read: (into) => this.#read(into), cancel: (code = StreamCode.Cancelled) => this.#cancel(code) };
     this.writer = {
       write: (chunk) => this.#write(chunk),
       end: () => this.#endWriting(),
@@ -75,7 +77,7 @@ export class QuicheStream implements ByteStream {
     const waiting = this.#reading;
     if (waiting === undefined) return;
     try {
-      const chunk = this.#receive();
+      const chunk = this.#receive(this.#into);
       if (chunk === null) return;
       this.#stopReading();
       waiting.resolve(chunk);
@@ -138,10 +140,10 @@ export class QuicheStream implements ByteStream {
 
   // --- reading ----------------------------------------------------------------------------------------------------
 
-  async #read(): Promise<Uint8Array | undefined> {
+  async #read(into: Uint8Array | undefined): Promise<Uint8Array | undefined> {
     if (this.#readEnd === "ended") return undefined;
     if (this.#readEnd !== "open") throw this.#readEnd;
-    const chunk = this.#receive();
+    const chunk = this.#receive(into);
     if (chunk !== null) return chunk;
     if (this.#connection.native.streamFinished(this.id)) {
       this.#endReading("ended");
@@ -149,16 +151,18 @@ export class QuicheStream implements ByteStream {
     }
     return new Promise((resolve, reject) => {
       this.#reading = { resolve, reject };
+      this.#into = into;
       this.#connection.setReading(this.id, true);
     });
   }
 
   /** What quiche holds: a chunk, undefined at the end, null when there is nothing yet. */
-  #receive(): Uint8Array | undefined | null {
-    if (this.#slab.length < LEAST_ROOM) this.#slab = new Uint8Array(SLAB);
+  #receive(into: Uint8Array | undefined): Uint8Array | undefined | null {
+    if (into === undefined && this.#slab.length < LEAST_ROOM) this.#slab = new Uint8Array(SLAB);
+    const room = into ?? this.#slab;
     let received: [number, boolean] | null;
     try {
-      received = this.#connection.native.streamRecv(this.id, this.#slab);
+      received = this.#connection.native.streamRecv(this.id, room);
     } catch (cause) {
       const error = streamError(cause, "the peer aborted the stream", this.#connection.endError);
       this.#discarded = true;
@@ -168,9 +172,9 @@ export class QuicheStream implements ByteStream {
     if (received === null) return null;
     const [length, fin] = received;
     // The window may have to be opened for the sender, who would wait for ever otherwise.
-    this.#connection.schedule();
-    const chunk = this.#slab.subarray(0, length);
-    this.#slab = this.#slab.subarray(length);
+    this.#connection.onRead(length);
+    const chunk = room.subarray(0, length);
+    if (into === undefined) this.#slab = this.#slab.subarray(length);
     if (fin) this.#endReading("ended");
     if (length === 0) return fin ? undefined : null;
     return chunk;
@@ -195,6 +199,7 @@ export class QuicheStream implements ByteStream {
 
   #stopReading(): void {
     this.#reading = undefined;
+    this.#into = undefined;
     this.#connection.setReading(this.id, false);
   }
 

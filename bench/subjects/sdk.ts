@@ -13,6 +13,9 @@ import { MemoryPieceStore } from "../../src/server/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import type { Client, Content, DialOptions, Peer, Serving, Subject } from "../subject.ts";
 
+/** Bytes of memory that a request's chunks are read into. */
+const BUFFER = 256 * 1024;
+
 type Protocol = "quic" | "tcp" | "grpc";
 
 const bindings: Record<"quiche" | "node" | "deno", QuicBinding> = {
@@ -103,15 +106,18 @@ function tlsOf({ fingerprint = "" }: Peer): { readonly fingerprints: readonly st
 
 function clientOf(downloader: Downloader, peer: Peer): Client {
   const addr = formatAddress(peer);
+  /** Memory of requests that are over, for those to come. */
+  const buffers: Uint8Array[] = [];
   return {
     async fetch({ pieceLength, number }, onFirstByte) {
       const piece = await downloader.downloadPiece({ addr, hostId: "bench", taskId: taskIdOf(pieceLength), number });
-      const reader = piece.content.getReader();
+      const buffer = buffers.pop() ?? new Uint8Array(BUFFER);
       let length = 0;
-      for (let { value } = await reader.read(); value !== undefined; { value } = await reader.read()) {
+      for (let chunk = await piece.read(buffer); chunk !== undefined; chunk = await piece.read(buffer)) {
         if (length === 0) onFirstByte?.();
-        length += value.length;
+        length += chunk.length;
       }
+      buffers.push(buffer);
       return length;
     },
     close: () => downloader.close(),

@@ -38,7 +38,7 @@ export function acceptAnnouncement(
   const { digest, algorithm } = announcedDigest(metadata.digest, addr);
   const hasher = settings.runtime.hashers(algorithm);
   const content = new PieceContent(source, { length, digest, hasher, start, end }, scope);
-  return new DownloadedPiece(request.kind ?? "standard", metadata, content);
+  return new DownloadedPiece(request.kind ?? "standard", metadata, content, end - start);
 }
 
 /**

@@ -86,18 +86,27 @@ export class CallScope {
    * slowly is not silence of the peer, so only such waits count.
    */
   async waitFor<T>(owed: Promise<T>): Promise<T> {
-    if (this.#waits++ === 0) {
-      this.#lastProgress = this.#clock.now();
-      // One timer for many short waits: it looks when it fires, instead of being set and cleared for each chunk.
-      this.#watchdog ??= this.#clock.setTimer(() => this.#look(), this.#options.stallTimeout);
-    }
+    this.beginWait();
     try {
       return await owed;
     } catch (error) {
       throw this.failure ?? error;
     } finally {
-      this.#waits--;
+      this.endWait();
     }
+  }
+
+  /** The peer owes something from now on; for loops that wait for each chunk, where {@link waitFor} would add its own promises. */
+  beginWait(): void {
+    if (this.#waits++ > 0) return;
+    this.#lastProgress = this.#clock.now();
+    // One timer for many short waits: it looks when it fires, instead of being set and cleared for each chunk.
+    this.#watchdog ??= this.#clock.setTimer(() => this.#look(), this.#options.stallTimeout);
+  }
+
+  /** What was owed since {@link beginWait} has come, or will not. */
+  endWait(): void {
+    this.#waits--;
   }
 
   #look(): void {

@@ -5,8 +5,8 @@ import type { CallScope } from "./call-scope.ts";
 
 /** Where the bytes of a piece come from; the reader of a stream, or bytes that are there already. */
 export interface ContentSource {
-  /** The next chunk, or undefined at the clean end. */
-  read(): Promise<Uint8Array | undefined>;
+  /** The next chunk, in `into` where that is possible, or undefined at the clean end. */
+  read(into?: Uint8Array): Promise<Uint8Array | undefined>;
   /** Gives the rest up. Idempotent. */
   cancel(): void;
 }
@@ -44,9 +44,43 @@ export class PieceContent {
   }
 
   /** The next chunk of the asked range, or undefined when all of it was handed out and found right. */
-  async read(): Promise<Uint8Array | undefined> {
+  async read(into?: Uint8Array): Promise<Uint8Array | undefined> {
+    const { start, end, length } = this.#expected;
     try {
-      return await this.#next();
+      if (this.#scope.failure !== undefined) throw this.#scope.failure;
+      while (!this.#done) {
+        if (this.#position === end) {
+          await this.#complete();
+          break;
+        }
+        let chunk: Uint8Array | undefined;
+        this.#scope.beginWait();
+        try {
+          chunk = await this.#source.read(into);
+        } finally {
+          this.#scope.endWait();
+        }
+        if (chunk === undefined) {
+          throw new VortexError("TruncatedContent", `the content ended after ${this.#position} of ${length} bytes`);
+        }
+        const from = this.#position;
+        this.#position += chunk.length;
+        if (this.#position > length) {
+          throw new VortexError(
+            "ProtocolViolation",
+            `${this.#position - length} bytes follow the content of the piece`,
+          );
+        }
+        if (this.#whole) this.#expected.hasher.update(chunk);
+        if (this.#position >= end) {
+          this.#position = Math.min(this.#position, end);
+          await this.#complete();
+        }
+        if (this.#whole) return chunk;
+        const wanted = chunk.subarray(Math.max(0, start - from), Math.max(0, end - from));
+        if (wanted.length > 0) return wanted;
+      }
+      return undefined;
     } catch (error) {
       const failure = this.#scope.end(error);
       this.#source.cancel();
@@ -59,34 +93,6 @@ export class PieceContent {
     if (this.#done) return;
     this.#scope.fail(new VortexError("Aborted", "the content of the piece was cancelled"));
     this.#source.cancel();
-  }
-
-  async #next(): Promise<Uint8Array | undefined> {
-    if (this.#scope.failure !== undefined) throw this.#scope.failure;
-    const { start, end, length } = this.#expected;
-    while (!this.#done) {
-      if (this.#position === end) {
-        await this.#complete();
-        break;
-      }
-      const chunk = await this.#scope.waitFor(this.#source.read());
-      if (chunk === undefined) {
-        throw new VortexError("TruncatedContent", `the content ended after ${this.#position} of ${length} bytes`);
-      }
-      const from = this.#position;
-      this.#position += chunk.length;
-      if (this.#position > length) {
-        throw new VortexError("ProtocolViolation", `${this.#position - length} bytes follow the content of the piece`);
-      }
-      if (this.#whole) this.#expected.hasher.update(chunk);
-      if (this.#position >= end) {
-        this.#position = Math.min(this.#position, end);
-        await this.#complete();
-      }
-      const wanted = chunk.subarray(Math.max(0, start - from), Math.max(0, end - from));
-      if (wanted.length > 0) return wanted;
-    }
-    return undefined;
   }
 
   async #complete(): Promise<void> {
@@ -108,6 +114,9 @@ export class PieceContent {
   }
 }
 
+/** Bytes of memory that are taken for a piece before any of its content has come. */
+const FIRST_BUFFER = 64 * 1024;
+
 /** The {@link Piece} that users see, over a {@link PieceContent}. */
 export class DownloadedPiece implements Piece {
   readonly number: number;
@@ -117,10 +126,14 @@ export class DownloadedPiece implements Piece {
   readonly digest: string;
   readonly metadata: PieceMetadata;
   readonly #content: PieceContent;
+  /** Bytes that are asked for. */
+  readonly #wanted: number;
   #stream: ReadableStream<Uint8Array> | undefined;
-  #taken = false;
+  /** How the content is being read. */
+  #reading: "as a stream" | "by chunks" | "as a whole" | undefined;
 
-  constructor(kind: PieceKind, metadata: PieceMetadata, content: PieceContent) {
+  /** @param wanted bytes that `content` will hand out */
+  constructor(kind: PieceKind, metadata: PieceMetadata, content: PieceContent, wanted: number) {
     this.kind = kind;
     this.metadata = metadata;
     this.number = metadata.number;
@@ -128,11 +141,12 @@ export class DownloadedPiece implements Piece {
     this.length = Number(metadata.length);
     this.digest = metadata.digest;
     this.#content = content;
+    this.#wanted = wanted;
   }
 
   get content(): ReadableStream<Uint8Array> {
     if (this.#stream === undefined) {
-      this.#take();
+      this.#take("as a stream");
       this.#stream = new ReadableStream<Uint8Array>(
         {
           pull: async (controller) => {
@@ -149,33 +163,46 @@ export class DownloadedPiece implements Piece {
     return this.#stream;
   }
 
-  async bytes(): Promise<Uint8Array> {
-    this.#take();
-    const chunks: Uint8Array[] = [];
-    let total = 0;
-    for (let chunk = await this.#content.read(); chunk !== undefined; chunk = await this.#content.read()) {
-      chunks.push(chunk);
-      total += chunk.length;
+  async read(into?: Uint8Array): Promise<Uint8Array | undefined> {
+    if (this.#reading !== "by chunks") this.#take("by chunks");
+    if (into?.length === 0) throw new VortexError("InvalidArgument", "no memory to read into: it has no bytes");
+    return this.#content.read(into);
+  }
+
+  async bytes(into?: Uint8Array): Promise<Uint8Array> {
+    if (into !== undefined && into.length < this.#wanted) {
+      throw new VortexError("InvalidArgument", `${into.length} bytes of memory for ${this.#wanted} bytes of content`);
     }
-    const [only] = chunks;
-    if (chunks.length === 1 && only !== undefined) return only;
-    // Joined from what has arrived: the announced length alone never decides how much memory is taken.
-    const joined = new Uint8Array(total);
+    this.#take("as a whole");
+    // Grows with what arrives: the announced length alone never decides how much memory is taken.
+    let whole = into ?? new Uint8Array(Math.min(this.#wanted, FIRST_BUFFER));
     let at = 0;
-    for (const chunk of chunks) {
-      joined.set(chunk, at);
-      at += chunk.length;
+    for (;;) {
+      const room = whole.subarray(at);
+      const chunk = await this.#content.read(room.length > 0 ? room : undefined);
+      if (chunk === undefined) return whole.subarray(0, at);
+      const end = at + chunk.length;
+      if (end > whole.length || (end === whole.length && end < this.#wanted)) {
+        const larger = new Uint8Array(Math.min(this.#wanted, 2 * end));
+        larger.set(whole.subarray(0, at));
+        larger.set(chunk, at);
+        whole = larger;
+      } else if (chunk.buffer !== room.buffer || chunk.byteOffset !== room.byteOffset) {
+        whole.set(chunk, at);
+      }
+      at = end;
     }
-    return joined;
   }
 
   cancel(): void {
     this.#content.cancel();
   }
 
-  #take(): void {
-    if (this.#taken) throw new VortexError("InvalidArgument", "the content of this piece is being read already");
-    this.#taken = true;
+  #take(how: "as a stream" | "by chunks" | "as a whole"): void {
+    if (this.#reading !== undefined) {
+      throw new VortexError("InvalidArgument", `the content of this piece is being read already, ${this.#reading}`);
+    }
+    this.#reading = how;
   }
 }
 

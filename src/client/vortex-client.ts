@@ -14,6 +14,7 @@ import {
 import { acceptAnnouncement } from "./announcement.ts";
 import type { CallScope } from "./call-scope.ts";
 import type { DownloaderSettings, PieceRequest } from "./downloader.ts";
+import type { ContentSource } from "./piece-content.ts";
 import type { PieceClient } from "./pooled-downloader.ts";
 
 /**
@@ -144,15 +145,12 @@ function remoteError(code: number, message: string, addr: string): VortexError {
 }
 
 /** First what the decoder has left over, then the stream. */
-function contentSource(
-  reader: ByteReader,
-  first: Uint8Array,
-): { read(): Promise<Uint8Array | undefined>; cancel(): void } {
+function contentSource(reader: ByteReader, first: Uint8Array): ContentSource {
   let rest: Uint8Array | undefined = first.length > 0 ? first : undefined;
   return {
-    async read() {
-      const chunk = rest;
-      if (chunk === undefined) return reader.read();
+    read(into) {
+      if (rest === undefined) return reader.read(into);
+      const chunk = Promise.resolve(rest);
       rest = undefined;
       return chunk;
     },

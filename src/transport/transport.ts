@@ -35,10 +35,13 @@ export interface ByteReader {
    * The next chunk, never empty, or undefined once the other side has ended its direction. The chunk belongs to the
    * caller. One call at a time.
    *
+   * @param into memory for the bytes, not empty. A transport that can do so fills it from its start, and the chunk is that part of
+   * it; others hand out memory of their own all the same. Until the call has settled, the memory is the transport's.
+   *
    * Rejects with `StreamReset` when the other side aborted, `ConnectionLost` when the connection ended first, and
    * `Closed` after `cancel()`, also the call that is waiting.
    */
-  read(): Promise<Uint8Array | undefined>;
+  read(into?: Uint8Array): Promise<Uint8Array | undefined>;
   /** Gives up reading: the other side is told to stop sending. Idempotent; without effect after the end. */
   cancel(code?: number): void;
 }

@@ -192,6 +192,10 @@ function pieceOf(
       },
       { highWaterMark: 0 },
     ),
+    async read() {
+      const next = await chunks.next();
+      return next.done ? undefined : next.value;
+    },
     bytes: () => Promise.reject(new Error("tasks read the content")),
     cancel: over,
   };
