@@ -24,8 +24,8 @@ const FEW_READERS = 8;
 /** Milliseconds for which an acknowledgement may wait for more datagrams, or for something to travel with. */
 const ACK_DELAY = 1;
 
-/** Ended streams that are remembered before quiche is asked which of them it has forgotten. */
-const FINISHED_KEPT = 256;
+/** Ended streams that are remembered, the latest; of those before, the other side has acknowledged the end long since. */
+const FINISHED_KEPT = 4096;
 
 const NO_BYTES = new Uint8Array(0);
 const SCRATCH = new Uint8Array(64 * 1024);
@@ -322,7 +322,9 @@ export class QuicheConnection implements Connection {
       this.#discarded.set(id, { looks: 0, reset: false });
     } else {
       this.#finished.add(id);
-      if (this.#finished.size > FINISHED_KEPT) this.#prune(this.#finished);
+      // Asking quiche which of them it has forgotten costs an exception each.
+      const [oldest] = this.#finished;
+      if (oldest !== undefined && this.#finished.size > FINISHED_KEPT) this.#finished.delete(oldest);
     }
     this.#scheduleFlush();
   }

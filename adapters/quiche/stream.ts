@@ -5,10 +5,8 @@ import type { QuicheConnection } from "./connection.ts";
 import { streamError } from "./errors.ts";
 import type { Quiche } from "./native.ts";
 
-/** Bytes of memory that chunks are cut from; the reader gets the parts and owns them. */
-const SLAB = 256 * 1024;
-/** Least room worth reading into: the datagrams of one turn of the event loop bring some 40 KB. */
-const LEAST_ROOM = 64 * 1024;
+/** Where bytes are read to before memory is taken for them, for readers that bring none. */
+const SCRATCH = new Uint8Array(64 * 1024);
 /** Bytes that a writer may leave here without waiting, so that small writes and the end share a packet. */
 const WRITE_AHEAD = 4096;
 /** Milliseconds for which the last byte is kept back, see {@link QuicheStream}. */
@@ -36,7 +34,6 @@ export class QuicheStream implements ByteStream {
   readonly #connection: QuicheConnection;
   readonly #quiche: Quiche;
   readonly #clock: Clock;
-  #slab: Uint8Array = NO_BYTES;
   #reading: Waiting<Uint8Array | undefined> | undefined;
   /** The reader's own memory for the chunk that it waits for. */
   #into: Uint8Array | undefined;
@@ -158,8 +155,7 @@ export class QuicheStream implements ByteStream {
 
   /** What quiche holds: a chunk, undefined at the end, null when there is nothing yet. */
   #receive(into: Uint8Array | undefined): Uint8Array | undefined | null {
-    if (into === undefined && this.#slab.length < LEAST_ROOM) this.#slab = new Uint8Array(SLAB);
-    const room = into ?? this.#slab;
+    const room = into ?? SCRATCH;
     let received: [number, boolean] | null;
     try {
       received = this.#connection.native.streamRecv(this.id, room);
@@ -173,16 +169,13 @@ export class QuicheStream implements ByteStream {
     const [length, fin] = received;
     // The window may have to be opened for the sender, who would wait for ever otherwise.
     this.#connection.onRead(length);
-    const chunk = room.subarray(0, length);
-    if (into === undefined) this.#slab = this.#slab.subarray(length);
     if (fin) this.#endReading("ended");
     if (length === 0) return fin ? undefined : null;
-    return chunk;
+    return into === undefined ? SCRATCH.slice(0, length) : into.subarray(0, length);
   }
 
   #endReading(how: "ended" | VortexError): void {
     this.#readEnd = how;
-    this.#slab = NO_BYTES;
     this.#forgetIfOver();
   }
 

@@ -20,6 +20,8 @@ export class CallScope {
   /** Fires when the call fails, with the `VortexError` as its reason. */
   readonly signal: AbortSignal;
   readonly #controller = new AbortController();
+  #failure: VortexError | undefined;
+  readonly #listeners: (() => void)[] = [];
   readonly #clock: Clock;
   readonly #options: CallScopeOptions;
   readonly #deadline: Timer;
@@ -48,13 +50,21 @@ export class CallScope {
 
   /** What the call failed with, if it has failed. */
   get failure(): VortexError | undefined {
-    return this.#controller.signal.aborted ? (this.#controller.signal.reason as VortexError) : undefined;
+    return this.#failure;
+  }
+
+  /** Runs `listener` when the call fails; at once if it has. Costs less than listening to the signal. */
+  onFailure(listener: () => void): void {
+    if (this.#failure !== undefined) listener();
+    else this.#listeners.push(listener);
   }
 
   /** Fails the call: whoever waits on the signal hears of it, with the peer's address. The first failure stands. */
   fail(error: VortexError): void {
-    if (this.#finished || this.signal.aborted) return;
-    this.#controller.abort(withAddress(error, this.#options.addr));
+    if (this.#finished || this.#failure !== undefined) return;
+    this.#failure = withAddress(error, this.#options.addr);
+    this.#controller.abort(this.#failure);
+    for (const listener of this.#listeners.splice(0)) listener();
     this.finish();
   }
 

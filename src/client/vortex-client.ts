@@ -18,6 +18,12 @@ import type { ContentSource } from "./piece-content.ts";
 import type { PieceClient } from "./pooled-downloader.ts";
 
 /**
+ * Bytes that are read of an answer before it is known what it is. A piece is announced in some 150; what comes with them is handed
+ * on from here, all after it is read to where the caller wants it.
+ */
+const BEGINNING = 1024;
+
+/**
  * A connection to one peer that speaks the Vortex protocol: one stream a request. Source: dragonfly-client-storage,
  * `client/quic.rs` and `client/tcp.rs`.
  */
@@ -27,6 +33,10 @@ export class VortexClient implements PieceClient {
   readonly ready: Promise<void>;
   readonly #connection: Connection;
   readonly #settings: DownloaderSettings;
+  /** Of the next request; the peer answers with the same. */
+  #nextId: number;
+  /** Memory that the beginnings of answers are read into, a part of it for each. */
+  #memory: Uint8Array = new Uint8Array(0);
 
   constructor(connection: Connection, settings: DownloaderSettings) {
     this.#connection = connection;
@@ -34,6 +44,7 @@ export class VortexClient implements PieceClient {
     this.addr = formatAddress(connection.remote);
     this.closed = connection.closed;
     this.ready = connection.ready;
+    [this.#nextId = 0] = settings.runtime.random(new Uint8Array(1));
   }
 
   get earlyData(): EarlyData {
@@ -59,21 +70,20 @@ export class VortexClient implements PieceClient {
   /** Asks for a piece; the scope is the life of the call, and stays open when this throws, so that it can be tried again. */
   async downloadPiece(request: PieceRequest, scope: CallScope): Promise<Piece> {
     const kind = request.kind ?? "standard";
-    const [id = 0] = this.#settings.runtime.random(new Uint8Array(1));
     const packet = encodePacket({
       type: "download-piece",
-      id,
+      id: this.#takeId(),
       kind,
       taskId: request.taskId,
       number: request.number,
     });
-    const stream = await scope.waitFor(this.#connection.openStream({ signal: scope.signal }));
-    scope.signal.addEventListener("abort", () => abandonStream(stream, scope.failure), { once: true });
+    const stream = await scope.waitFor(this.#connection.openStream(scope));
+    scope.onFailure(() => abandonStream(stream, scope.failure));
     try {
       if (scope.failure !== undefined) throw scope.failure;
       await scope.waitFor(stream.writer.write(packet).then(() => stream.writer.end()));
       const decoder = new PacketDecoder({ metadata: this.#settings.maxMetadataLength });
-      const answer = await readPacket(stream.reader, decoder, scope);
+      const answer = await readPacket(stream.reader, decoder, scope, this.#takeMemory());
       const metadata = expectContent(answer, kind, request.addr);
       const source = contentSource(stream.reader, decoder.takeRest());
       return acceptAnnouncement(request, metadata, source, scope, this.#settings);
@@ -82,6 +92,19 @@ export class VortexClient implements PieceClient {
       abandonStream(stream, failure);
       throw failure;
     }
+  }
+
+  #takeId(): number {
+    const id = this.#nextId;
+    this.#nextId = (id + 1) % 256;
+    return id;
+  }
+
+  #takeMemory(): Uint8Array {
+    if (this.#memory.length < BEGINNING) this.#memory = new Uint8Array(32 * BEGINNING);
+    const part = this.#memory.subarray(0, BEGINNING);
+    this.#memory = this.#memory.subarray(BEGINNING);
+    return part;
   }
 
   close(): Promise<void> {
@@ -97,11 +120,19 @@ export class QuicClient extends VortexClient {}
 export class TcpClient extends VortexClient {}
 
 /** Reads until one whole packet is there. Each chunk is waited for by itself: a slow peer is not a silent one. */
-async function readPacket(reader: ByteReader, decoder: PacketDecoder, scope: CallScope): Promise<Packet> {
+async function readPacket(
+  reader: ByteReader,
+  decoder: PacketDecoder,
+  scope: CallScope,
+  memory: Uint8Array,
+): Promise<Packet> {
+  let room: Uint8Array | undefined = memory;
   for (;;) {
     const packet = decoder.next();
     if (packet !== undefined) return packet;
-    const chunk = await scope.waitFor(reader.read());
+    const chunk: Uint8Array | undefined = await scope.waitFor(reader.read(room));
+    // The decoder keeps what it was given until it has consumed it.
+    room = undefined;
     if (chunk === undefined) {
       throw new VortexError(
         "TruncatedContent",

@@ -219,6 +219,9 @@ export class QuicServer extends VortexServer {}
 /** A {@link VortexServer} over a TCP transport. */
 export class TcpServer extends VortexServer {}
 
+/** Bytes that are read of a request at a time. It has 74. */
+const REQUEST_ROOM = 128;
+
 /** One request, and nothing after it. */
 async function readRequest(stream: ByteStream): Promise<DownloadPiecePacket> {
   // A request has 74 bytes; no other packet is of use here, so their bounds are as small.
@@ -232,7 +235,7 @@ async function readRequest(stream: ByteStream): Promise<DownloadPiecePacket> {
       if (decoder.midPacket) throw new VortexError("ProtocolViolation", "bytes follow the request");
       return packet;
     }
-    const chunk = await stream.reader.read();
+    const chunk = await stream.reader.read(new Uint8Array(REQUEST_ROOM));
     if (chunk === undefined) {
       throw new VortexError("TruncatedContent", "the stream ended before a request was complete");
     }
@@ -242,12 +245,14 @@ async function readRequest(stream: ByteStream): Promise<DownloadPiecePacket> {
 
 /** Bytes behind a request that are dropped before the stream is cancelled. */
 const DROPPED = 64 * 1024;
+/** Where they go: memory for all streams, since nobody looks at it. */
+const NOWHERE = new Uint8Array(1024);
 
 /** Reads the end of the request's direction, so that the stream can be forgotten; bytes before it are dropped. */
 async function expectEnd({ reader }: ByteStream): Promise<void> {
   try {
     let dropped = 0;
-    for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read()) {
+    for (let chunk = await reader.read(NOWHERE); chunk !== undefined; chunk = await reader.read(NOWHERE)) {
       dropped += chunk.length;
       if (dropped > DROPPED) return reader.cancel(StreamCode.Violation);
     }
