@@ -1,5 +1,6 @@
 import { VortexError } from "../../src/errors.ts";
-import type { ByteReader, ByteStream, ByteWriter } from "../../src/transport/transport.ts";
+import type { ByteReader, ByteWriter } from "../../src/transport/transport.ts";
+import type { SocketByteStream } from "../dialled-peer.ts";
 import type { WorkerSocket } from "./native.ts";
 
 type ReadResult = Awaited<ReturnType<ReadableStreamDefaultReader<Uint8Array>["read"]>>;
@@ -10,10 +11,9 @@ type ReadResult = Awaited<ReturnType<ReadableStreamDefaultReader<Uint8Array>["re
  * The default reader is the one to use: workerd 1.20260426 hands out at most 4,096 bytes a read, however long the buffer of a
  * BYOB reader is, and long buffers only cost time.
  */
-export class SocketStream implements ByteStream {
+export class SocketStream implements SocketByteStream {
   readonly reader: ByteReader;
   readonly writer: ByteWriter;
-  /** Resolves, never rejects, when nothing more happens on this stream. */
   readonly finished: Promise<void>;
   readonly #socket: WorkerSocket;
   readonly #source: ReadableStreamDefaultReader<Uint8Array>;
@@ -52,12 +52,11 @@ export class SocketStream implements ByteStream {
     };
   }
 
-  /** Whether the socket is known to be of no use for a new stream. */
-  get ended(): boolean {
-    return this.#gone || this.#failure !== undefined;
+  /** Until the socket is known to be of no use for a new stream. */
+  get pristine(): boolean {
+    return !this.#gone && this.#failure === undefined;
   }
 
-  /** Waits until an ended direction has been delivered and the peer has ended its own, for at most `grace` ms. */
   async drain(grace: number): Promise<void> {
     if (!this.#writeEnded || this.#failure !== undefined || grace === 0) return;
     // The peer's end is seen by reading only, and perhaps nobody reads.

@@ -1,15 +1,7 @@
 import { abortedError, VortexError } from "../../src/errors.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
-import { AsyncQueue } from "../../src/transport/queue.ts";
-import {
-  type ByteStream,
-  type CloseInfo,
-  type Connection,
-  type DialOptions,
-  type Listener,
-  StreamCode,
-  type Transport,
-} from "../../src/transport/transport.ts";
+import type { Connection, DialOptions, Listener, Transport } from "../../src/transport/transport.ts";
+import { DialledPeer } from "../dialled-peer.ts";
 import { loadConnect, type WorkerSocket } from "./native.ts";
 import { SocketStream } from "./stream.ts";
 
@@ -22,82 +14,12 @@ import { SocketStream } from "./stream.ts";
 export const workersTransport: Transport = {
   protocol: "tcp",
   async dial(remote, options = {}): Promise<Connection> {
-    return new DialledPeer(remote, await openSocket(remote, options));
+    return DialledPeer.dial(remote, options, async (each) => new SocketStream(await openSocket(remote, each)));
   },
   async listen(): Promise<Listener> {
     throw new VortexError("Unavailable", "an edge worker cannot listen; serve from Node, Bun or Deno");
   },
 };
-
-/** A peer, and one socket for each stream to it. */
-class DialledPeer implements Connection {
-  readonly protocol = "tcp";
-  readonly resumed = false;
-  readonly earlyData = "none";
-  readonly ready: Promise<void> = Promise.resolve();
-  readonly remote: Address;
-  readonly closed: Promise<CloseInfo>;
-  readonly #streams = new Set<SocketStream>();
-  /** The socket of the dial, until the first stream takes it. */
-  #spare: SocketStream | undefined;
-  #closing = false;
-  #end: CloseInfo | undefined;
-  #resolveClosed: (info: CloseInfo) => void = () => {};
-
-  constructor(remote: Address, socket: WorkerSocket) {
-    this.remote = remote;
-    this.#spare = this.#adopt(socket);
-    this.closed = new Promise((resolve) => {
-      this.#resolveClosed = resolve;
-    });
-  }
-
-  async openStream(options: { readonly signal?: AbortSignal } = {}): Promise<ByteStream> {
-    if (options.signal?.aborted) throw abortedError(options.signal, "opening a stream");
-    if (this.#closing) throw closedHere();
-    const spare = this.#spare;
-    this.#spare = undefined;
-    // A peer that waited long for a request on the spare socket may have closed it.
-    if (spare !== undefined && !spare.ended) return spare;
-    const socket = await openSocket(this.remote, options);
-    const stream = this.#adopt(socket);
-    if (this.#closing) {
-      stream.destroy(closedHere());
-      throw closedHere();
-    }
-    return stream;
-  }
-
-  /** Peers open no streams towards a client. */
-  accept(): AsyncIterable<ByteStream> {
-    const none = new AsyncQueue<ByteStream>();
-    void this.closed.then(() => none.end());
-    return none;
-  }
-
-  async close(options: { readonly grace?: number } = {}): Promise<void> {
-    if (this.#end !== undefined) return;
-    this.#closing = true;
-    this.#spare?.destroy(closedHere());
-    await Promise.all([...this.#streams].map((stream) => stream.drain(options.grace ?? 5000)));
-    this.abort();
-  }
-
-  abort(code: number = StreamCode.None, reason = ""): void {
-    if (this.#end !== undefined) return;
-    this.#closing = true;
-    this.#end = { code, reason, remote: false, error: closedHere() };
-    for (const stream of this.#streams) stream.destroy(this.#end.error);
-    this.#resolveClosed(this.#end);
-  }
-
-  #adopt(socket: WorkerSocket): SocketStream {
-    const stream = new SocketStream(socket);
-    this.#streams.add(stream);
-    void stream.finished.then(() => this.#streams.delete(stream));
-    return stream;
-  }
-}
 
 async function openSocket(remote: Address, options: DialOptions): Promise<WorkerSocket> {
   const addr = formatAddress(remote);
@@ -135,8 +57,4 @@ async function openSocket(remote: Address, options: DialOptions): Promise<Worker
 function dialError(error: unknown, addr: string): VortexError {
   const refused = error instanceof Error && error.message.includes("cannot connect to the specified address");
   return VortexError.from(error, refused ? "ConnectionRefused" : "Unreachable", `cannot connect to ${addr}`);
-}
-
-function closedHere(): VortexError {
-  return new VortexError("Closed", "the connection was closed on this side");
 }

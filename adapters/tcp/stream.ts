@@ -1,0 +1,196 @@
+import type { Socket } from "node:net";
+import { VortexError } from "../../src/errors.ts";
+import type { ByteReader, ByteWriter } from "../../src/transport/transport.ts";
+import type { SocketByteStream } from "../dialled-peer.ts";
+import { nativeError } from "../native-error.ts";
+import type { ReadBuffer } from "./read-buffer.ts";
+
+/** Bytes that a socket without a {@link ReadBuffer} holds for its reader before it is paused. */
+export const READ_AHEAD: number = 512 * 1024;
+
+/** A reader that waits. */
+interface Waiting {
+  readonly into: Uint8Array | undefined;
+  resolve(chunk: Uint8Array | undefined): void;
+  reject(error: VortexError): void;
+}
+
+/** A socket as a stream of bytes. */
+export class SocketStream implements SocketByteStream {
+  readonly reader: ByteReader;
+  readonly writer: ByteWriter;
+  readonly finished: Promise<void>;
+  readonly #socket: Socket;
+  /** Where the socket reads to, and its bytes that nobody has taken yet; undefined for a socket that hands out memory of its own. */
+  readonly #buffer: ReadBuffer | undefined;
+  #chunks: Uint8Array[] = [];
+  #held = 0;
+  /** The socket waits until its buffer is empty. */
+  #paused = false;
+  #readEnded = false;
+  #writeEnded = false;
+  #cancelled = false;
+  #failure: VortexError | undefined;
+  #waiting: Waiting | undefined;
+  #wakeWriter: (() => void) | undefined;
+
+  /** @param buffer the one that the socket was made with */
+  constructor(socket: Socket, buffer?: ReadBuffer) {
+    this.#socket = socket;
+    this.#buffer = buffer;
+    if (buffer === undefined) socket.on("data", (chunk: Uint8Array) => this.#onData(chunk));
+    else buffer.onBytes = () => this.#onBytes();
+    socket.on("end", () => {
+      // Bun tells of an end also when this side destroys the socket.
+      if (this.#failure !== undefined) return;
+      this.#readEnded = true;
+      this.#wakeReader();
+    });
+    socket.on("drain", () => this.#wakeWriter?.());
+    socket.on("error", (error) => this.#fail(nativeError(error, "ConnectionLost", "the connection failed")));
+    this.finished = new Promise((resolve) => {
+      socket.once("close", () => {
+        this.#fail(new VortexError("ConnectionLost", "the connection ended"));
+        resolve();
+      });
+    });
+    this.reader = { read: (into) => this.#read(into), cancel: () => this.#cancel() };
+    this.writer = {
+      write: (chunk) => this.#write(chunk),
+      end: () => this.#endWriting(),
+      abort: () => this.#abortWriting(),
+    };
+  }
+
+  /** What ended the socket, if anything did. */
+  get failure(): VortexError | undefined {
+    return this.#failure;
+  }
+
+  get pristine(): boolean {
+    return this.#failure === undefined && !this.#readEnded && !this.#hasBytes;
+  }
+
+  async drain(grace: number): Promise<void> {
+    if (!this.#writeEnded || this.#failure !== undefined || grace === 0) return;
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, grace);
+      void this.finished.then(() => {
+        clearTimeout(timer);
+        resolve();
+      });
+    });
+  }
+
+  /** Ends both directions at once with a reset. */
+  destroy(error: VortexError): void {
+    this.#fail(error);
+    const socket = this.#socket;
+    if (socket.destroyed) return;
+    // A reset tells the peer that bytes are missing, where a plain close could pass for the end of the stream. After the
+    // end it is needless, and Node's fails while the shutdown is under way (EINVAL), after which its process never exits.
+    if (socket.writableEnded) socket.destroy();
+    else socket.resetAndDestroy();
+  }
+
+  // --- reading ----------------------------------------------------------------------------------------------------
+
+  get #hasBytes(): boolean {
+    return this.#chunks.length > 0 || (this.#buffer?.filled ?? false);
+  }
+
+  /** The buffer was filled. Whether the socket may fill it again. */
+  #onBytes(): boolean {
+    if (this.#cancelled) this.#buffer?.drop();
+    else this.#wakeReader();
+    this.#paused = this.#buffer?.filled ?? false;
+    return !this.#paused;
+  }
+
+  #onData(chunk: Uint8Array): void {
+    if (this.#cancelled) return;
+    // Not a Buffer: users get plain bytes on every runtime.
+    this.#chunks.push(new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.length));
+    this.#held += chunk.length;
+    if (this.#held >= READ_AHEAD) this.#socket.pause();
+    this.#wakeReader();
+  }
+
+  #read(into: Uint8Array | undefined): Promise<Uint8Array | undefined> {
+    return new Promise((resolve, reject) => {
+      this.#waiting = { into, resolve, reject };
+      this.#wakeReader();
+    });
+  }
+
+  /** Gives the reader that waits, if one does, what there is for it. */
+  #wakeReader(): void {
+    const waiting = this.#waiting;
+    if (waiting === undefined) return;
+    if (!this.#cancelled && this.#hasBytes) waiting.resolve(this.#take(waiting.into));
+    else if (this.#cancelled) waiting.reject(new VortexError("Closed", "the stream was cancelled on this side"));
+    else if (this.#readEnded) waiting.resolve(undefined);
+    else if (this.#failure !== undefined) waiting.reject(this.#failure);
+    else return;
+    this.#waiting = undefined;
+  }
+
+  #take(into: Uint8Array | undefined): Uint8Array | undefined {
+    if (this.#buffer !== undefined) {
+      const chunk = this.#buffer.take(into);
+      if (this.#paused && !this.#buffer.filled) {
+        this.#paused = false;
+        this.#socket.resume();
+      }
+      return chunk;
+    }
+    const chunk = this.#chunks.shift();
+    this.#held -= chunk?.length ?? 0;
+    if (this.#held < READ_AHEAD && this.#socket.isPaused()) this.#socket.resume();
+    return chunk;
+  }
+
+  #cancel(): void {
+    if (this.#cancelled || (this.#readEnded && !this.#hasBytes)) return;
+    this.#cancelled = true;
+    this.#chunks = [];
+    this.#held = 0;
+    this.#buffer?.drop();
+    this.#wakeReader();
+    // TCP has no way to refuse one direction. Once this side has nothing more to say, a reset ends both; before that,
+    // what comes is dropped unread.
+    if (this.#writeEnded) this.destroy(new VortexError("Closed", "the stream was cancelled on this side"));
+    else this.#socket.resume();
+  }
+
+  // --- writing ----------------------------------------------------------------------------------------------------
+
+  async #write(chunk: Uint8Array): Promise<void> {
+    if (this.#writeEnded) throw new VortexError("Closed", "the stream was ended on this side");
+    if (this.#failure !== undefined) throw this.#failure;
+    if (chunk.length === 0 || this.#socket.write(chunk)) return;
+    await new Promise<void>((resolve) => {
+      this.#wakeWriter = resolve;
+    });
+    if (this.#failure !== undefined) throw this.#failure;
+  }
+
+  async #endWriting(): Promise<void> {
+    if (this.#writeEnded) return;
+    if (this.#failure !== undefined) throw this.#failure;
+    this.#writeEnded = true;
+    this.#socket.end();
+  }
+
+  #abortWriting(): void {
+    if (this.#writeEnded && this.#failure === undefined) return;
+    this.#writeEnded = true;
+    this.destroy(new VortexError("Closed", "the stream was aborted on this side"));
+  }
+
+  #fail(error: VortexError): void {
+    this.#failure ??= error;
+    this.#wakeReader();
+    this.#wakeWriter?.();
+  }
+}
