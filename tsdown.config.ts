@@ -1,12 +1,23 @@
 import type { UserConfig } from "tsdown";
 
+/** One entry for each subpath of package.json, which scripts/check-package.mjs compares with this list, and the command line. */
 const config: UserConfig = {
   entry: {
-    index: "src/index.ts",
+    core: "src/entry/core.ts",
+    tasks: "src/entry/tasks.ts",
+    config: "src/entry/config.ts",
+    ids: "src/ids.ts",
     node: "adapters/node.ts",
     bun: "adapters/bun.ts",
     deno: "adapters/deno.ts",
     workers: "adapters/workers.ts",
+    quiche: "adapters/quiche.ts",
+    "node-quic": "adapters/node-quic.ts",
+    "deno-quic": "adapters/deno-quic.ts",
+    tcp: "adapters/tcp.ts",
+    grpc: "adapters/grpc.ts",
+    files: "adapters/files.ts",
+    opentelemetry: "adapters/opentelemetry.ts",
     cli: "adapters/cli/main.ts",
   },
   format: "esm",

@@ -10,10 +10,8 @@ import { quicheTransport } from "./quiche/transport.ts";
 import { tcpTransport } from "./tcp/transport.ts";
 
 export * from "./everywhere.ts";
-export type { NodeQuicOptions } from "./node-quic/options.ts";
-export { type NodeQuicTransportOptions, nodeQuicTransport } from "./node-quic/transport.ts";
-export type { QuicheOptions } from "./quiche/options.ts";
-export { type QuicheTransportOptions, quicheTransport } from "./quiche/transport.ts";
+export * from "./node-quic.ts";
+export * from "./quiche.ts";
 
 const quic = withFallback(
   [
@@ -24,6 +22,12 @@ const quic = withFallback(
 );
 
 const face: Face = faceOf(quic);
+/** Makes a downloader for the protocol that the options name. Throws `InvalidArgument`. */
 export const createDownloader: Face["createDownloader"] = face.createDownloader;
+/**
+ * Serves a store over any of QUIC, TCP and gRPC.
+ * Rejects with `InvalidArgument`, `AddressInUse`, `Unreachable`, `Unavailable`, or `StorageFailed` for a kept certificate.
+ */
 export const startServer: Face["startServer"] = face.startServer;
+/** Asks a peer over gRPC how a task is cut into pieces. Rejects as {@link GrpcDownloader.statTask} does. */
 export const statTask: Face["statTask"] = face.statTask;

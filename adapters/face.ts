@@ -37,8 +37,8 @@ export function faceOf(quic: QuicBinding): Face {
   const runtime: Runtime = { ...portableRuntime, hashers: nativeHashers };
   const bindings: Bindings & ServerBindings = {
     runtime,
-    quic: ({ tls }) => quic({ tls }),
-    quicListener: (serverTls) => quic({ serverTls }),
+    quic: ({ tls, tuning }) => quic({ ...tuning, tls }),
+    quicListener: (serverTls, tuning) => quic({ ...tuning, serverTls }),
     tcp: async () => tcpTransport,
     identities: { ofServer: serverIdentity, make: selfSigned, check: requireIdentity },
     grpc: (settings, tls) => new GrpcDownloader(async () => grpcBinding(tls && { tls }), settings),

@@ -1,9 +1,10 @@
 import { VortexError } from "../src/errors.ts";
-import type { TlsClientOptions, TlsServerOptions } from "../src/transport/tls.ts";
+import type { QuicTuning } from "../src/transport/quic-tuning.ts";
+import { namesTrust, type TlsClientOptions, type TlsServerOptions } from "../src/transport/tls.ts";
 import type { Connection, Listener, Transport } from "../src/transport/transport.ts";
 
-/** How QUIC authenticates, when it is dialled and when it listens. */
-export interface QuicBindingOptions {
+/** How QUIC behaves, and how it authenticates when it is dialled and when it listens. */
+export interface QuicBindingOptions extends QuicTuning {
   readonly tls?: TlsClientOptions;
   readonly serverTls?: TlsServerOptions;
 }
@@ -37,7 +38,7 @@ export function withFallback(
       }
     }
     const reason = reasons.map(({ message }) => message).join("; ");
-    if (namesTrust(options)) {
+    if (namesTrust(options.tls ?? {}) || options.serverTls?.clientCa !== undefined) {
       throw new VortexError(
         "Unavailable",
         `${reason}. TCP is no way out here: it has no TLS, and tls says whom to trust`,
@@ -49,12 +50,6 @@ export function withFallback(
     tell(`vortex-peer: ${reason}. TCP is used in place of QUIC, without TLS.`);
     return standIn(tcp, reason);
   };
-}
-
-/** Whether the options ask for more than that bytes arrive. */
-function namesTrust({ tls = {}, serverTls = {} }: QuicBindingOptions): boolean {
-  const { ca, fingerprints, cert } = tls;
-  return [ca, fingerprints, cert, serverTls.clientCa].some((option) => option !== undefined);
 }
 
 function standIn(tcp: Transport, reason: string): Transport {

@@ -21,6 +21,9 @@ import type { Operation, OperationResult, OperationStart, Telemetry } from "../s
  * | `stat_task_total`, `stat_task_failure_total` | `type` | StatTask answered |
  * | `stat_local_task_total`, `stat_local_task_failure_total` | `type` | StatLocalTask answered |
  *
+ * Calls over gRPC carry the trace by the propagator that the program has set up, W3C Trace Context as a rule, and a server takes it
+ * up: its spans belong to those of the asking peer. Vortex has no room for it.
+ *
  * (*) Stock Dragonfly counts tasks only. `type` and `task_type` are the numbers of `common.v2.TaskType`, as there. What a task
  * is for (`tag`, `app`, `priority`) is not known here. Prometheus exporters add `_total` to counters that lack it. Ids and
  * addresses are attributes of spans only. What the caller aborted counts as no failure.
@@ -30,11 +33,18 @@ export function openTelemetry(api: OpenTelemetryApi): Telemetry {
   const metrics = new Metrics(api.metrics.getMeter(SCOPE));
   return {
     begin(start): Operation {
-      const span = tracer.startSpan(start.name, { kind: kindOf(start), attributes: spanAttributes(start) });
+      const { headers } = start;
+      const parent = headers && api.propagation.extract(api.context.active(), headers, headerGetter);
+      const span = tracer.startSpan(start.name, { kind: kindOf(start), attributes: spanAttributes(start) }, parent);
       const began = performance.now();
       metrics.begin(start);
       return {
         run: (work) => api.context.with(api.trace.setSpan(api.context.active(), span), work),
+        headers(): Record<string, string> {
+          const carrier: Record<string, string> = {};
+          api.propagation.inject(api.trace.setSpan(api.context.active(), span), carrier);
+          return carrier;
+        },
         end(result): void {
           metrics.end(start, result, performance.now() - began);
           const { bytes, error } = result;
@@ -52,12 +62,20 @@ export function openTelemetry(api: OpenTelemetryApi): Telemetry {
 
 /** The part of `@opentelemetry/api` that is used, 1.3 or newer. */
 export interface OpenTelemetryApi {
+  /** Where spans come from. */
   readonly trace: {
-    getTracer(name: string): { startSpan(name: string, options: SpanOptions): Span };
+    getTracer(name: string): { startSpan(name: string, options: SpanOptions, context?: Context): Span };
     setSpan(context: Context, span: Span): Context;
   };
+  /** Where instruments come from. */
   readonly metrics: { getMeter(name: string): Meter };
+  /** What a span that begins belongs to. */
   readonly context: { active(): Context; with<T>(context: Context, work: () => T): T };
+  /** How a trace goes on over gRPC. */
+  readonly propagation: {
+    inject(context: Context, carrier: Record<string, string>): void;
+    extract(context: Context, carrier: Headers, getter: HeaderGetter): Context;
+  };
 }
 
 interface Context {
@@ -69,6 +87,11 @@ type Attributes = Record<string, string | number>;
 interface SpanOptions {
   readonly kind: number;
   readonly attributes: Attributes;
+}
+
+interface HeaderGetter {
+  get(carrier: Headers, name: string): string | undefined;
+  keys(carrier: Headers): string[];
 }
 
 interface Span {
@@ -92,6 +115,11 @@ interface InstrumentOptions {
 interface Adder {
   add(value: number, attributes: Attributes): void;
 }
+
+const headerGetter: HeaderGetter = {
+  get: (carrier, name) => carrier.get(name) ?? undefined,
+  keys: (carrier) => [...carrier.keys()],
+};
 
 const SCOPE = "vortex-peer";
 const PREFIX = "dragonfly_client_";
@@ -199,11 +227,13 @@ function kindOf({ role }: OperationStart): number {
 }
 
 /** Names of attributes as on stock Dragonfly's spans. */
-function spanAttributes({ taskId, number, addr, kind }: OperationStart): Attributes {
+function spanAttributes({ taskId, number, addr, kind, protocol, protocolReason }: OperationStart): Attributes {
   return {
     task_id: taskId,
     ...(number !== undefined && { piece_id: `${taskId}-${number}` }),
     ...(addr !== undefined && { remote_address: addr }),
     ...(kind !== undefined && { task_type: kind }),
+    ...(protocol !== undefined && { "network.protocol.name": protocol }),
+    ...(protocolReason !== undefined && { "vortex_peer.protocol.reason": protocolReason }),
   };
 }

@@ -59,12 +59,12 @@ function targetsOnOneHost(rows: readonly MeasuredRow[], runtime: string): Target
     for (const { name: workload } of [bulk, bulkParallel]) {
       compare("MB/s of the bare loop", [quic, bare], workload, rate, { least: 0.9 });
       compare("CPU of the bare loop", [quic, bare], workload, cpu, { most: 1.15 });
-      compare("MB/s of tuned gRPC", [quic, "grpc"], workload, rate, { least: leastOverGrpc(runtime) });
-      if (runtime.startsWith("node")) compare("CPU of tuned gRPC", [quic, "grpc"], workload, cpu, { most: 1 });
+      compare("MB/s of tuned gRPC", [quic, "grpc-tuned"], workload, rate, { least: leastOverGrpc(runtime) });
+      if (runtime.startsWith("node")) compare("CPU of tuned gRPC", [quic, "grpc-tuned"], workload, cpu, { most: 1 });
       compare("MB/s of gRPC as shipped", [quic, "grpc-shipped"], workload, rate, { least: 5 });
     }
-    compare("requests/s of tuned gRPC", [quic, "grpc"], small.name, requests, { least: 3 });
-    compare("p99 of tuned gRPC", [quic, "grpc"], small.name, p99, { most: 0.5 });
+    compare("requests/s of tuned gRPC", [quic, "grpc-tuned"], small.name, requests, { least: 3 });
+    compare("p99 of tuned gRPC", [quic, "grpc-tuned"], small.name, p99, { most: 0.5 });
     compare("MB/s without verification", [quic, `${quic}-unverified`], bulk.name, rate, { least: 0.95 });
   }
   for (const { name: workload } of [bulk, bulkParallel]) {

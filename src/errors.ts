@@ -132,11 +132,34 @@ export interface VortexErrorOptions {
   readonly addr?: string;
 }
 
-/** The one error class of this library. */
+/**
+ * The one error class of this library.
+ *
+ * @example
+ * ```ts
+ * import { createDownloader, VortexError } from "vortex-peer";
+ *
+ * const downloader = createDownloader({ protocol: "tcp" });
+ * const taskId = "7b1a7a2c4ff3a6f9c2f1c5c07bd0ff1aee0c8f8ea8ac2f7c5b1d1f0f5ae1b6cd";
+ * try {
+ *   await downloader.downloadPiece({ addr: "10.0.0.7:4005", hostId: "my-host", taskId, number: 0 });
+ * } catch (error) {
+ *   if (!(error instanceof VortexError)) throw error;
+ *   if (error.code === "NotFound") console.log("another peer may have it");
+ *   else if (error.kind === "transport" || error.kind === "timeout") console.log("worth a retry");
+ *   else throw error;
+ * } finally {
+ *   await downloader.close();
+ * }
+ * ```
+ */
 export class VortexError extends Error {
   override readonly name = "VortexError";
+  /** What happened. */
   readonly code: ErrorCode;
+  /** Whose doing it was. */
   readonly kind: ErrorKind;
+  /** The peer, `host:port`, where one took part and is known. */
   readonly addr: string | undefined;
 
   constructor(code: ErrorCode, message: string, options: VortexErrorOptions = {}) {

@@ -24,14 +24,19 @@ export interface UrlIdentity {
 
 /** Where a persistent task's object is. */
 export interface ObjectIdentity {
+  /** The object's URL, as in `s3://bucket/key`. */
   readonly url: string;
+  /** Region of the storage service. */
   readonly region: string;
+  /** Endpoint of the storage service. */
   readonly endpoint: string;
 }
 
 /** What a persistent cache task's id is made of, besides the content. */
 export interface CacheIdentity {
+  /** Tells tasks of one content apart. */
   readonly tag?: string;
+  /** The program that the task is for. */
   readonly application?: string;
   /** Bytes of a piece; only if it was given, not if it follows from the content length. */
   readonly pieceLength?: number;
@@ -39,7 +44,9 @@ export interface CacheIdentity {
 
 /** What the ids of a host and of its peers are made of. */
 export interface HostIdentity {
+  /** The host's IP address, as text. */
   readonly ip: string;
+  /** The host's name. */
   readonly hostname: string;
   /** Whether the host is a seed peer. Default false. */
   readonly seed?: boolean;

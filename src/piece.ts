@@ -31,13 +31,17 @@ export interface PieceMetadata {
 
 /** Bytes `start` to `end` (exclusive), counted from the first byte of a piece. `end` defaults to the piece's end. */
 export interface ByteRange {
+  /** First byte, from 0. */
   readonly start: number;
+  /** The byte after the last one. Default: the end. */
   readonly end?: number;
 }
 
 /** A piece on its way in. Read its content once, by `content` or by `bytes()`, or `cancel()` it. */
 export interface Piece {
+  /** Position in the task, from 0. */
   readonly number: number;
+  /** What was asked for. */
   readonly kind: PieceKind;
   /** First byte of the piece within the task's content. */
   readonly offset: number;
@@ -91,8 +95,11 @@ export function pieceLengthFor(contentLength: number): number {
 
 /** How a task's content is cut into pieces. */
 export interface TaskPlan {
+  /** Bytes of the task. */
   readonly contentLength: number;
+  /** Bytes of every piece but the last. */
   readonly pieceLength: number;
+  /** Number of pieces; 0 for an empty task. */
   readonly pieceCount: number;
 }
 

@@ -16,6 +16,7 @@ export interface Clock {
 
 /** What the core needs of its surroundings, besides transports. Every part has a portable default. */
 export interface Runtime {
+  /** Time, and timers. */
   readonly clock: Clock;
   /** Fills `bytes` with random bytes and returns it. */
   random(bytes: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer>;

@@ -6,6 +6,7 @@
 
 import type { VortexError } from "./errors.ts";
 import type { PieceKind } from "./piece.ts";
+import type { Protocol } from "./transport/protocol.ts";
 
 /** Hears of operations. Called on the path of every piece, so it should be quick; what it throws is dropped. */
 export interface Telemetry {
@@ -26,8 +27,11 @@ export type OperationName = "download_task" | "download_piece" | "stat_task" | "
 
 /** What is known of an operation when it begins. */
 export interface OperationStart {
+  /** What is done. */
   readonly name: OperationName;
+  /** Whether this side asks or answers. */
   readonly role: "client" | "server";
+  /** The task that it is about. */
   readonly taskId: string;
   /** Of the task; undefined where the call does not tell. */
   readonly kind?: PieceKind | undefined;
@@ -35,6 +39,12 @@ export interface OperationStart {
   readonly number?: number | undefined;
   /** The other side, `host:port`, where it is one. */
   readonly addr?: string | undefined;
+  /** What the piece travels over, where the downloader chose it by itself. */
+  readonly protocol?: Protocol | undefined;
+  /** Why, in one line for people. */
+  readonly protocolReason?: string | undefined;
+  /** What the asking side sent with a call over gRPC; it may tell of the operation there that this one belongs to. */
+  readonly headers?: Headers | undefined;
 }
 
 /** An operation that goes on. */
@@ -43,6 +53,11 @@ export interface Operation {
   end(result: OperationResult): void;
   /** Runs `work` so that operations that begin in it, before it first waits, belong to this one. */
   run<T>(work: () => T): T;
+  /**
+   * Headers for a call to the other side, so that what it does there belongs to this operation: `traceparent` of W3C Trace Context, say.
+   * Only gRPC has room for them. Absent: none.
+   */
+  headers?(): Readonly<Record<string, string>>;
 }
 
 /** How an operation went. */
@@ -67,6 +82,7 @@ export function beginOperation(telemetry: Telemetry | undefined, start: Operatio
       ended = true;
       quietly(() => operation.end(result));
     },
+    headers: () => quietly(() => operation.headers?.()) ?? {},
     run: (work) => {
       // The work's own errors are the caller's, and the work is done in any case.
       let outcome: { readonly value: ReturnType<typeof work> } | undefined;

@@ -13,8 +13,9 @@ export const exitCodeTable: string = [
   "    5  a timeout passed",
   "    6  the peer sent wrong bytes or broke the protocol",
   "    7  a file on this machine could not be read or written",
-  "  130  interrupted",
+  "  130  interrupted (SIGINT, Ctrl-C)",
   "  141  whoever read the standard output closed it",
+  "  143  terminated (SIGTERM)",
 ].join("\n");
 
 const codes: Record<ErrorKind, number> = {
@@ -27,9 +28,17 @@ const codes: Record<ErrorKind, number> = {
   aborted: 130,
 };
 
+/** A signal that ends the command, and what a shell makes of it: 128 and the number of the signal. */
+export const endingSignals = { SIGINT: 130, SIGTERM: 143 } as const;
+
+/** What the command ends with when it is sent a signal: the `Aborted` that names the signal as its cause. */
+export function interruption(signal: keyof typeof endingSignals): VortexError {
+  return new VortexError("Aborted", `interrupted by ${signal}`, { cause: signal });
+}
+
 /** The exit code for what a command failed with. */
 export function exitCodeOf(error: unknown): number {
   if (isClosedPipe(error)) return 141;
   if (!(error instanceof VortexError) || error.code === "Internal") return 1;
-  return codes[error.kind];
+  return error.cause === "SIGTERM" ? endingSignals.SIGTERM : codes[error.kind];
 }

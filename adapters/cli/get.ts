@@ -1,119 +1,194 @@
+import { stat } from "node:fs/promises";
 import type { Command } from "commander";
 import * as v from "valibot";
+import type { CreateDownloaderOptions } from "../../src/client/factory.ts";
 import { VortexError } from "../../src/errors.ts";
-import { MAX_PIECE_LENGTH, planTask, type TaskPlan } from "../../src/piece.ts";
-import { formatAddress, parseAddress } from "../../src/transport/address.ts";
-import { nativeHashers } from "../native-hashers.ts";
-import type { CliFace } from "./face.ts";
-import { fetchTask } from "./fetch-task.ts";
-import { withOutput } from "./output.ts";
-import { addPeerOptions, createDownloader, hostId, type PeerTls, peerEntries, peerTls } from "./peer-options.ts";
-import { ProgressLine } from "./progress.ts";
-import type { CliEnvironment } from "./terminal.ts";
-import { address, count, digest, flag, parseOptions, size, text } from "./values.ts";
-
-/** Stock Dragonfly's port for gRPC, `upload.server.port`. */
-const GRPC_PORT = 4000;
+import { type ByteRange, MAX_PIECE_LENGTH } from "../../src/piece.ts";
+import { systemClock } from "../../src/runtime.ts";
+import type { TaskDownload, TaskOptions, TaskReport, TaskRequest } from "../../src/task/task.ts";
+import { fileSink } from "../files/sink.ts";
+import { effectiveDownloader } from "./effective.ts";
+import { JsonReporter, jsonHelp } from "./json-reporter.ts";
+import { type Target, targetOf, withStream } from "./output.ts";
+import { addFetchOptions, fetchEntries, hostId, peerTls } from "./peer-options.ts";
+import { type Reporter, reportProgress } from "./reporter.ts";
+import { type CliEnvironment, ToldFailure } from "./terminal.ts";
+import { TextReporter } from "./text-reporter.ts";
+import { count, digest, flag, parent, parseOptions, rate, size, type TaskRange, taskRange, text } from "./values.ts";
 
 const schema = v.object({
-  ...peerEntries,
+  ...fetchEntries,
+  peer: v.array(parent),
   contentLength: v.optional(size),
   pieceLength: v.optional(size),
-  statPeer: v.optional(address),
-  concurrency: count(1, 1024),
+  range: v.optional(taskRange),
+  concurrency: v.optional(count(1, 1024)),
+  limit: v.optional(rate),
   digest: v.optional(digest),
   output: text,
   force: flag,
   quiet: flag,
+  verbose: flag,
+  json: flag,
 });
 
 type GetOptions = v.InferOutput<typeof schema>;
 
-/** `vortex-peer get`: all pieces of a task from one peer. */
+/** `vortex-peer get`: a whole task, or a range of it, from all of its parents at once. */
 export function addGetCommand(program: Command, environment: CliEnvironment): void {
-  addPeerOptions(program.command("get"))
-    .summary("fetch all pieces of a task from one peer")
+  const command = program
+    .command("get")
+    .summary("fetch a task from one or more peers")
     .description(
-      "Fetches a whole task from one peer, to a file or to standard output. Every piece is checked against its digest; a file " +
-        "has its name only when all of it is there and right. Standard output gets whole pieces, in order.",
+      "Fetches a task, or a range of it, from all given peers at once, to a file or to standard output. Every piece is checked " +
+        "against its digest, and what fails at one peer is had from another. Bytes go to FILE.part until all of them are there " +
+        "and right; whatever ends the command before that, the same command goes on from there. Standard output gets the " +
+        "content in order, each piece when it is right.",
     )
-    .option("--content-length <size>", "length of the task; without it, the peer is asked over gRPC")
+    .requiredOption(
+      "--peer <address...>",
+      "a peer: host:port, at its port for the protocol, or quic=host:port,tcp=host:port,grpc=host:port, of which each protocol " +
+        "takes its own; may be given again. With api=host:port too, its port for the Dragonfly API, it is asked which pieces it " +
+        "has; api=host:port alone leaves the rest for it to tell",
+    );
+  addFetchOptions(command)
+    .option(
+      "--content-length <size>",
+      "length of the task; without it, the peers are asked, at port 4000 or as api= says",
+    )
     .option("--piece-length <size>", "with --content-length: length of a piece (default: as stock Dragonfly chooses)")
     .option(
-      "--stat-peer <host:port>",
-      "whom to ask for the length (default: --peer for grpc, else the peer's host at port 4000)",
+      "--range <a-b>",
+      "only bytes a to b, b included as in HTTP; a- is all from there on, -n the last n with --content-length",
     )
-    .option("--concurrency <n>", "pieces at a time; so many are held in memory on the way to standard output", "8")
     .option("--digest <digest>", "what the whole must turn out to be, such as sha256:…")
+    .option("--concurrency <n>", "pieces at a time (default: 8)")
+    .option("--limit <rate>", "bytes a second, such as 50MB/s or 50MiB/s (default: no limit)")
     .option("-o, --output <file>", "where to, - for standard output", "-")
     .option("--force", "write to a terminal, too")
-    .option("--quiet", "no progress on the terminal")
+    .option("--quiet", "tell nothing but why it failed")
+    .option("--verbose", "tell what happens on the way")
+    .option("--json", "tell in JSON, one object a line, see below")
+    .addHelpText("after", `\n${jsonHelp}`)
     .action((options: unknown) => get(options, environment));
 }
 
 async function get(commandLine: unknown, environment: CliEnvironment): Promise<void> {
   const options = parseOptions(schema, commandLine);
-  const { peer: addr, taskId, kind, concurrency } = options;
-  if (options.pieceLength !== undefined && options.contentLength === undefined) {
+  const request = requestOf(options);
+  const how = await effectiveDownloader(options, environment);
+  const target = await targetOf(options.output);
+  const ending = new AbortController();
+  const reporter = reporterOf(options, target, environment, (error) => ending.abort(error));
+  const signal = AbortSignal.any([environment.signal, ending.signal]);
+  try {
+    reporter.done(await fetchTask(request, target, how, options, { ...environment, signal }, reporter));
+  } catch (error) {
+    const failure = inOptions(VortexError.from(error, "Internal"), options);
+    throw reporter.failed(failure) ? new ToldFailure(failure) : failure;
+  }
+}
+
+/** What is asked of the task engine. @throws `InvalidArgument` for options that do not go together */
+function requestOf(options: GetOptions): TaskRequest {
+  const { taskId, kind, peer: parents, contentLength, pieceLength, digest, range } = options;
+  if (pieceLength !== undefined && contentLength === undefined) {
     throw new VortexError("InvalidArgument", "--piece-length is of use with --content-length only");
   }
-  await withOutput(options.output, environment, options.force, async (output) => {
-    const face = await environment.loadFace();
-    const tls = await peerTls(options);
-    await using downloader = createDownloader(face, options, tls);
-    const plan = await planOf(face, options, tls, environment.signal);
-    const progress = new ProgressLine(environment.stderr, "fetching", options.quiet);
-    let bytes = 0;
+  if (pieceLength !== undefined && (pieceLength < 1 || pieceLength > MAX_PIECE_LENGTH)) {
+    throw new VortexError("InvalidArgument", `--piece-length ${pieceLength}: expected 1 to ${MAX_PIECE_LENGTH} bytes`);
+  }
+  if (digest !== undefined && range !== undefined) {
+    throw new VortexError("InvalidArgument", "--digest, --range: a digest of the whole cannot be checked over a part");
+  }
+  return {
+    taskId,
+    kind,
+    hostId,
+    parents,
+    ...(contentLength !== undefined && { contentLength }),
+    ...(pieceLength !== undefined && { pieceLength }),
+    ...(digest && { digest: `${digest.algorithm}:${digest.encoded}` }),
+    ...(range && { range: byteRangeOf(range, contentLength) }),
+  };
+}
+
+function byteRangeOf(range: TaskRange, contentLength: number | undefined): ByteRange {
+  if ("fromEnd" in range) {
+    if (contentLength !== undefined) return { start: Math.max(0, contentLength - range.fromEnd) };
+    throw new VortexError("InvalidArgument", `--range -${range.fromEnd}: the last bytes need --content-length`);
+  }
+  const { start, end = start } = range;
+  if (contentLength !== undefined && Math.max(start, end) > contentLength) {
+    throw new VortexError("InvalidArgument", `--range: expected bytes of the task, which has ${contentLength}`);
+  }
+  return range;
+}
+
+function reporterOf(
+  { json, quiet, verbose }: GetOptions,
+  target: Target,
+  { stdout, stderr }: CliEnvironment,
+  onFailure: (error: unknown) => void,
+): Reporter {
+  if (!json) return new TextReporter(stderr, { quiet, verbose });
+  return new JsonReporter(target.kind === "file" ? stdout : stderr, verbose, onFailure);
+}
+
+async function fetchTask(
+  request: TaskRequest,
+  target: Target,
+  how: CreateDownloaderOptions,
+  options: GetOptions,
+  environment: CliEnvironment,
+  reporter: Reporter,
+): Promise<TaskReport> {
+  const { signal } = environment;
+  const tls = await peerTls(options, how);
+  const face = await environment.loadFace();
+  await using downloader = face.createDownloader({ ...how, ...tls, onProtocol: (event) => reporter.protocol(event) });
+  const onEvent: TaskOptions["onEvent"] = (event) => reporter.event(event);
+  const following = <Download extends TaskDownload>(download: Download): Download => {
+    const stop = reportProgress(reporter, () => download.progress(), environment.clock ?? systemClock);
+    download.done.then(stop, stop);
+    return download;
+  };
+  if (target.kind === "file") {
+    const { path } = target;
+    const download = following(downloader.downloadTask(request, { to: fileSink(path), signal, onEvent }));
     try {
-      await fetchTask({
-        plan,
-        concurrency,
-        output,
-        hashers: nativeHashers,
-        digest: options.digest,
-        download: (number, signal) => downloader.downloadPiece({ addr, hostId, taskId, kind, number }, { signal }),
-        onBytes: (length) => {
-          bytes += length;
-          progress.update(bytes, plan.contentLength);
-        },
-        signal: environment.signal,
-      });
+      return await download.done;
     } catch (error) {
-      progress.end();
-      throw error;
+      throw await withRest(VortexError.from(error, "Internal"), download, path);
     }
-    progress.end(`fetched ${progress.summary(bytes)}`);
+  }
+  // Awaited here, since the downloader ends with this function.
+  return await withStream(target, environment, options.force, async (write) => {
+    const download = following(downloader.streamTask(request, { signal, onEvent }));
+    for await (const chunk of download.content) await write(chunk);
+    return download.done;
   });
 }
 
-async function planOf(face: CliFace, options: GetOptions, tls: PeerTls, signal: AbortSignal): Promise<TaskPlan> {
-  const { contentLength, pieceLength } =
-    options.contentLength === undefined ? await stat(face, options, tls, signal) : options;
-  if (contentLength === undefined) throw new VortexError("Internal", "a task without a length");
-  if (pieceLength !== undefined && pieceLength > MAX_PIECE_LENGTH) {
-    throw new VortexError("InvalidArgument", `piece length ${pieceLength}: expected at most ${MAX_PIECE_LENGTH}`);
-  }
-  return planTask(contentLength, pieceLength);
+/** The failure, with what the same command can go on from, if there is anything. */
+async function withRest(error: VortexError, download: TaskDownload, path: string): Promise<VortexError> {
+  const part = `${path}.part`;
+  // Whoever did not get as far as to open the file has left nothing there, whatever is there.
+  const opened = download.progress().totalBytes !== undefined;
+  const kept = opened && (await stat(part).catch(() => undefined)) !== undefined;
+  if (!kept) return error;
+  const message = `${error.message}; what is right is kept in ${part}, and the same command goes on from there`;
+  return reworded(error, message);
 }
 
-async function stat(
-  face: CliFace,
-  options: GetOptions,
-  { stat: tls }: PeerTls,
-  signal: AbortSignal,
-): Promise<{ readonly contentLength: number; readonly pieceLength: number }> {
-  const { peer, protocol, taskId, pieceTimeout, stallTimeout } = options;
-  const host = parseAddress(peer).host;
-  const addr = options.statPeer ?? (protocol === "grpc" ? peer : formatAddress({ host, port: GRPC_PORT }));
-  try {
-    return await face.statTask(addr, taskId, { signal, pieceTimeout, stallTimeout, ...(tls && { tls }) });
-  } catch (error) {
-    const failure = VortexError.from(error, "Internal");
-    if (failure.kind === "aborted") throw failure;
-    throw new VortexError(
-      failure.code,
-      `the length of the task is not to be learnt from ${addr} (${failure.message}); give --content-length or --stat-peer`,
-      { cause: failure, addr },
-    );
-  }
+/** The task engine speaks of what it was given; users know what they wrote. */
+function inOptions(error: VortexError, { range }: GetOptions): VortexError {
+  if (error.code !== "InvalidArgument" || range === undefined || !/\brange\.(start|end)\b/.test(error.message))
+    return error;
+  return reworded(error, "--range: expected bytes of the task, which is shorter; `vortex-peer stat` tells its length");
+}
+
+function reworded(error: VortexError, message: string): VortexError {
+  const { code, cause = error, addr } = error;
+  return new VortexError(code, message, { cause, ...(addr !== undefined && { addr }) });
 }

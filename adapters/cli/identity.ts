@@ -4,7 +4,7 @@ import process from "node:process";
 import { VortexError } from "../../src/errors.ts";
 import type { IdentityStore, TlsIdentity, TlsServerOptions } from "../../src/transport/tls.ts";
 import { fileIdentityStore } from "../files/identity-store.ts";
-import { readText } from "./peer-options.ts";
+import { readText } from "../files/text.ts";
 import type { CliEnvironment } from "./terminal.ts";
 
 /** The options about the certificate. */

@@ -1,13 +1,14 @@
 import type { Command } from "commander";
 import * as v from "valibot";
-import type { Piece } from "../../src/piece.ts";
-import { type Output, withOutput } from "./output.ts";
-import { addPeerOptions, createDownloader, hostId, peerEntries, peerTls } from "./peer-options.ts";
+import { effectiveDownloader } from "./effective.ts";
+import { targetOf, type Write, withFile, withStream } from "./output.ts";
+import { addFetchOptions, fetchEntries, hostId, peerTls } from "./peer-options.ts";
 import type { CliEnvironment } from "./terminal.ts";
-import { byteRange, count, flag, parseOptions, text } from "./values.ts";
+import { byteRange, count, flag, parseOptions, peerAddress, text } from "./values.ts";
 
 const schema = v.object({
-  ...peerEntries,
+  ...fetchEntries,
+  peer: peerAddress,
   number: count(0, 0xffffffff),
   range: v.optional(byteRange),
   output: text,
@@ -16,12 +17,19 @@ const schema = v.object({
 
 /** `vortex-peer piece`: one piece from one peer. */
 export function addPieceCommand(program: Command, environment: CliEnvironment): void {
-  addPeerOptions(program.command("piece"))
+  const command = program
+    .command("piece")
     .summary("fetch one piece from one peer")
     .description(
       "Fetches one piece from one peer, to a file or to standard output. The content is checked against its digest; a file " +
         "has its name only after that, and standard output lacks the end of a piece that failed.",
     )
+    .requiredOption(
+      "--peer <address>",
+      "the peer: host:port, at its port for the protocol; or quic=host:port,tcp=host:port,grpc=host:port, of which each protocol " +
+        "takes its own",
+    );
+  addFetchOptions(command)
     .requiredOption("--number <n>", "number of the piece, from 0")
     .option(
       "--range <a-b>",
@@ -35,17 +43,14 @@ export function addPieceCommand(program: Command, environment: CliEnvironment): 
 async function fetchPiece(commandLine: unknown, environment: CliEnvironment): Promise<void> {
   const options = parseOptions(schema, commandLine);
   const { peer: addr, taskId, kind, number, range } = options;
-  await withOutput(options.output, environment, options.force, async (output) => {
-    await using downloader = createDownloader(await environment.loadFace(), options, await peerTls(options));
+  const how = await effectiveDownloader(options, environment);
+  const fill = async (write: Write): Promise<void> => {
+    const tls = await peerTls(options, how);
+    await using downloader = (await environment.loadFace()).createDownloader({ ...how, ...tls });
     const request = { addr, hostId, taskId, kind, number, ...(range && { range }) };
-    await copy(await downloader.downloadPiece(request, { signal: environment.signal }), output);
-  });
-}
-
-async function copy(piece: Piece, output: Output): Promise<void> {
-  let position = 0;
-  for await (const chunk of piece.content) {
-    await output.write(position, chunk);
-    position += chunk.length;
-  }
+    const piece = await downloader.downloadPiece(request, { signal: environment.signal });
+    for await (const chunk of piece.content) await write(chunk);
+  };
+  const target = await targetOf(options.output);
+  await (target.kind === "file" ? withFile(target.path, fill) : withStream(target, environment, options.force, fill));
 }

@@ -1,6 +1,6 @@
 import process from "node:process";
 import { isatty } from "node:tty";
-import { VortexError } from "../../src/errors.ts";
+import { endingSignals, interruption } from "./exit-codes.ts";
 import type { CliFace } from "./face.ts";
 import { runCli } from "./program.ts";
 
@@ -8,7 +8,8 @@ import { runCli } from "./program.ts";
 export async function runProcess(loadFace: () => Promise<CliFace>): Promise<never> {
   const { stdout, stderr, env } = process;
   const signal = endingSignal();
-  const environment = { stdout, stderr, env, signal, loadFace, ...(hasHangups() && { onHangup }) };
+  const openStdin = () => process.stdin;
+  const environment = { openStdin, stdout, stderr, env, signal, loadFace, ...(hasHangups() && { onHangup }) };
   const code = await runCli(process.argv.slice(2), environment);
   // What has been written to a pipe may not have left yet.
   for (const output of [stdout, stderr]) await new Promise<void>((resolve) => output.write("", () => resolve()));
@@ -19,10 +20,17 @@ export async function runProcess(loadFace: () => Promise<CliFace>): Promise<neve
 function endingSignal(): AbortSignal {
   const controller = new AbortController();
   for (const name of ["SIGINT", "SIGTERM"] as const) {
-    process.on(name, () => {
-      if (controller.signal.aborted) process.exit(130);
-      controller.abort(new VortexError("Aborted", `interrupted by ${name}`));
-    });
+    const onSignal = (): void => {
+      if (!controller.signal.aborted) {
+        controller.abort(interruption(name));
+        return;
+      }
+      // Node's exit waits for file operations, and one on a pipe that nobody reads never ends; the signal itself waits for nothing.
+      process.off(name, onSignal);
+      process.kill(process.pid, name);
+      process.exit(endingSignals[name]);
+    };
+    process.on(name, onSignal);
   }
   return controller.signal;
 }

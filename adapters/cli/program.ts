@@ -1,12 +1,23 @@
 import { inspect } from "node:util";
 import { Command, CommanderError } from "commander";
 import { VortexError } from "../../src/errors.ts";
+import { configVariable } from "../config-file.ts";
+import { addConfigCommand } from "./config.ts";
 import { exitCodeOf, exitCodeTable } from "./exit-codes.ts";
 import { addGetCommand } from "./get.ts";
+import { addIdCommand } from "./id.ts";
 import { addPieceCommand } from "./piece.ts";
 import { addServeCommand } from "./serve.ts";
-import { type CliEnvironment, isClosedPipe, oneLine } from "./terminal.ts";
+import { addStatCommand } from "./stat.ts";
+import { type CliEnvironment, isClosedPipe, oneLine, ToldFailure } from "./terminal.ts";
 import { version } from "./version.ts";
+
+/** The environment variables, for `--help`. */
+const variables = [
+  "Environment:",
+  `  ${configVariable}  the configuration file, where --config names none`,
+  "  VORTEX_PEER_DEBUG=1  the same as --debug",
+].join("\n");
 
 /**
  * Runs the command with `args`, the words after its name. Resolves to the exit code, see `exit-codes.ts`; never rejects.
@@ -30,14 +41,19 @@ export async function runCli(args: readonly string[], environment: CliEnvironmen
       // Told below, as everything that fails is.
       outputError: ignore,
     })
-    .addHelpText("afterAll", `\n${exitCodeTable}`)
+    .addHelpText("afterAll", `\n${exitCodeTable}\n\n${variables}`)
     .hook("preAction", (_program, command) => {
       debug ||= command.getOptionValue("debug") === true;
     });
-  addServeCommand(program, environment);
-  addPieceCommand(program, environment);
   addGetCommand(program, environment);
-  for (const command of program.commands) command.option("--debug", "show the stack of what failed");
+  addPieceCommand(program, environment);
+  addStatCommand(program, environment);
+  addServeCommand(program, environment);
+  addIdCommand(program, environment);
+  addConfigCommand(program, environment);
+  for (const command of program.commands) {
+    for (const one of [command, ...command.commands]) one.option("--debug", "show the stack of what failed");
+  }
   try {
     await program.parseAsync(args, { from: "user" });
     return 0;
@@ -52,6 +68,7 @@ export async function runCli(args: readonly string[], environment: CliEnvironmen
   }
 
   function report(error: unknown): number {
+    if (error instanceof ToldFailure) return exitCodeOf(error.cause);
     if (!isClosedPipe(error)) {
       const { code, message } = VortexError.from(error, "Internal");
       stderr.write(`vortex-peer: ${code}: ${oneLine(message)}\n`);

@@ -1,47 +1,92 @@
-import type { TextOutput } from "./terminal.ts";
+/** How far a download is, and how it went, in words: pure functions of what the task engine tells. */
+import type { VortexError } from "../../src/errors.ts";
+import type { ParentProgress, ParentState, TaskProgress, TaskReport } from "../../src/task/task.ts";
+import { formatBytes, formatRate, formatShare, formatTime, percentOf } from "./format.ts";
+import { oneLine } from "./terminal.ts";
 
-/** Milliseconds between two looks of the line. */
-const INTERVAL = 100;
+/** Characters of the bar, without its brackets. */
+const LEAST_BAR = 10;
+const MOST_BAR = 40;
 
-/** One line on a terminal that overwrites itself: percent, bytes, MB/s. Nothing where there is no terminal. */
-export class ProgressLine {
-  readonly #output: TextOutput | undefined;
-  readonly #label: string;
-  readonly #startedAt: number = performance.now();
-  #shownAt = Number.NEGATIVE_INFINITY;
-
-  constructor(output: TextOutput, label: string, quiet = false) {
-    this.#output = output.isTTY && !quiet ? output : undefined;
-    this.#label = label;
+/**
+ * One line of at most `columns` characters: percent, bar, bytes, rate, time left, parents. What does not fit is left out, from the
+ * end; the bar takes the room that there is.
+ */
+export function progressBar(progress: TaskProgress, columns: number): string {
+  const { bytes, totalBytes } = progress;
+  if (totalBytes === undefined) return "asking for the length of the task".slice(0, columns);
+  const percent = `${String(percentOf(bytes, totalBytes)).padStart(3)}%`;
+  const fields = fieldsOf(progress, totalBytes);
+  for (let kept = fields.length; kept > 0; kept--) {
+    const words = fields.slice(0, kept).join("  ");
+    const room = columns - percent.length - words.length - 5;
+    if (room >= LEAST_BAR) return `${percent} [${bar(bytes, totalBytes, Math.min(room, MOST_BAR))}]  ${words}`;
   }
-
-  update(bytes: number, total: number): void {
-    const now = performance.now();
-    if (this.#output === undefined || now - this.#shownAt < INTERVAL) return;
-    this.#shownAt = now;
-    const percent = total === 0 ? 100 : Math.floor((bytes / total) * 100);
-    const line = `${this.#label} ${percent}%  ${megabytes(bytes)} of ${megabytes(total)} MB  ${this.#rate(bytes)}`;
-    // Cut to the terminal's width, since a line that wraps cannot be overwritten.
-    this.#output.write(`\r${line.slice(0, (this.#output.columns || 80) - 1)}\x1b[K`);
-  }
-
-  /** Leaves `line` in the place of the progress, or nothing. */
-  end(line?: string): void {
-    this.#output?.write(`\r\x1b[K${line === undefined ? "" : `${line}\n`}`);
-  }
-
-  /** What has been done so far, for a closing line. */
-  summary(bytes: number): string {
-    const seconds = (performance.now() - this.#startedAt) / 1000;
-    return `${megabytes(bytes)} MB in ${seconds.toFixed(1)} s, ${this.#rate(bytes)}`;
-  }
-
-  #rate(bytes: number): string {
-    const seconds = Math.max(0.001, (performance.now() - this.#startedAt) / 1000);
-    return `${(bytes / 1e6 / seconds).toFixed(1)} MB/s`;
-  }
+  return `${percent} ${fields[0]}`.slice(0, columns);
 }
 
-function megabytes(bytes: number): string {
-  return (bytes / 1e6).toFixed(1);
+/** The same as one plain line, for a log. */
+export function progressText(progress: TaskProgress): string {
+  const { bytes, totalBytes } = progress;
+  if (totalBytes === undefined) return "asking for the length of the task";
+  return `${percentOf(bytes, totalBytes)}%, ${fieldsOf(progress, totalBytes).join(", ")}`;
+}
+
+/** How a download went, in one line: with the parents that failed, and why. */
+export function summaryText({ bytes, resumedBytes, duration, parents }: TaskReport): string {
+  const seconds = Math.max(1, duration) / 1000;
+  const words = [`fetched ${formatBytes(bytes)} in ${seconds.toFixed(1)} s`];
+  if (resumedBytes < bytes) words.push(formatRate((bytes - resumedBytes) / seconds));
+  if (resumedBytes > 0) words.push(`${formatBytes(resumedBytes)} of it by an earlier run`);
+  const deliverers = parents.filter(({ pieces }) => pieces > 0).length;
+  if (deliverers > 0) words.push(`from ${plural(deliverers, "parent")}`);
+  return [
+    words.join(", "),
+    ...troubled(parents, "left-out", "left out"),
+    ...troubled(parents, "waiting", "failing"),
+  ].join("; ");
+}
+
+/** What failed, with its code, on one line. */
+export function failureText({ code, message }: VortexError): string {
+  return `${code}: ${oneLine(message)}`;
+}
+
+/** `1 parent`, `2 parents`. */
+function plural(number: number, noun: string): string {
+  return `${number} ${noun}${number === 1 ? "" : "s"}`;
+}
+
+function fieldsOf(progress: TaskProgress, totalBytes: number): [string, ...string[]] {
+  const { bytes, rate, timeLeft, parents } = progress;
+  const fields: [string, ...string[]] = [formatShare(bytes, totalBytes), formatRate(rate)];
+  if (timeLeft !== undefined) fields.push(`${formatTime(timeLeft)} left`);
+  if (parents.length > 0) fields.push(parentsText(parents));
+  return fields;
+}
+
+/** `2 parents`, and how many of them are not active. */
+function parentsText(parents: readonly ParentProgress[]): string {
+  const others: readonly [ParentState, string][] = [
+    ["waiting", "waiting"],
+    ["left-out", "left out"],
+  ];
+  const told = others
+    .map(([state, words]) => [parents.filter((parent) => parent.state === state).length, words] as const)
+    .filter(([number]) => number > 0)
+    .map(([number, words]) => `${number} ${words}`);
+  return `${plural(parents.length, "parent")}${told.length === 0 ? "" : ` (${told.join(", ")})`}`;
+}
+
+function bar(bytes: number, totalBytes: number, width: number): string {
+  const full = totalBytes === 0 ? width : Math.floor((bytes / totalBytes) * width);
+  return "#".repeat(full).padEnd(width, ".");
+}
+
+/** The parents in a state, each with what went wrong there; nothing when there is none. */
+function troubled(parents: readonly ParentProgress[], state: ParentState, words: string): string[] {
+  const told = parents
+    .filter((parent) => parent.state === state)
+    .map(({ parent, reasons }) => `${parent} (${reasons.map(failureText).join("; ")})`);
+  return told.length === 0 ? [] : [`${words}: ${told.join(", ")}`];
 }

@@ -1,8 +1,17 @@
 import process from "node:process";
+import type { Face } from "../face.ts";
 import type { CliFace } from "./face.ts";
 
 /** The face of the runtime that this runs on. */
-export function runtimeFace(): Promise<CliFace> {
+export async function runtimeFace(): Promise<CliFace> {
+  const [{ createDownloader, startServer }, { createDirectory }] = await Promise.all([
+    faceOfRuntime(),
+    import("./directory.ts"),
+  ]);
+  return { createDownloader, startServer, createDirectory };
+}
+
+function faceOfRuntime(): Promise<Pick<Face, "createDownloader" | "startServer">> {
   if (process.versions.bun !== undefined) return import("../bun.ts");
   if (process.versions.deno !== undefined) return import("../deno.ts");
   return import("../node.ts");

@@ -1,25 +1,34 @@
 import { basename } from "node:path";
 import type { Command } from "commander";
 import * as v from "valibot";
+import type { Config } from "../../src/config/config.ts";
 import { VortexError } from "../../src/errors.ts";
 import { MAX_PIECE_LENGTH, pieceLengthFor, planTask } from "../../src/piece.ts";
+import type { StorageServerOptions } from "../../src/server/storage-server.ts";
 import type { StoredTask } from "../../src/server/store.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
+import type { TlsServerOptions } from "../../src/transport/tls.ts";
 import { FilePieceStore } from "../files/store.ts";
+import { addConfigOption, configEntries, effectiveConfig } from "./effective.ts";
 import type { CliServer } from "./face.ts";
+import { formatShare, percentOf } from "./format.ts";
 import { checkIdentityOptions, givenIdentity, identityTls, namesIdentity } from "./identity.ts";
-import { ProgressLine } from "./progress.ts";
+import { StatusLine } from "./status-line.ts";
 import { type CliEnvironment, oneLine, writeLine } from "./terminal.ts";
 import { count, flag, parseOptions, portText, rate, size, taskId, text } from "./values.ts";
 
+/** Milliseconds between two looks of the progress while a file is read. */
+const LOOKS = 200;
+
 const schema = v.object({
-  host: text,
+  ...configEntries,
+  host: v.optional(text),
   quic: v.boolean(),
   tcp: v.boolean(),
   grpc: v.boolean(),
-  quicPort: portText,
-  tcpPort: portText,
-  grpcPort: portText,
+  quicPort: v.optional(portText),
+  tcpPort: v.optional(portText),
+  grpcPort: v.optional(portText),
   taskId: v.optional(taskId),
   pieceLength: v.optional(size),
   grpcTls: flag,
@@ -34,6 +43,9 @@ const schema = v.object({
 
 type ServeOptions = v.InferOutput<typeof schema>;
 
+/** How to serve, as the configuration has it. */
+type ServerSetup = Omit<StorageServerOptions, "store">;
+
 /** A file that is served. */
 interface Served {
   readonly path: string;
@@ -42,18 +54,19 @@ interface Served {
 
 /** `vortex-peer serve`: files as tasks, to whoever asks. */
 export function addServeCommand(program: Command, environment: CliEnvironment): void {
-  program
+  const command = program
     .command("serve")
     .summary("serve files as tasks")
     .description(
       "Serves files as tasks over QUIC, TCP and gRPC, until it is interrupted. Prints where, and how to fetch them. SIGHUP, " +
         "unless it runs on a terminal, changes the certificate: --cert and --key are read again, a self-signed one is made anew.",
     )
-    .argument("<file...>", "files to serve")
-    .option("--host <host>", "address to listen on", "0.0.0.0")
-    .option("--quic-port <port>", "port for QUIC, 0 for any", "4006")
-    .option("--tcp-port <port>", "port for TCP, 0 for any", "4005")
-    .option("--grpc-port <port>", "port for gRPC, 0 for any", "4000")
+    .argument("<file...>", "files to serve");
+  addConfigOption(command)
+    .option("--host <host>", "address to listen on (default: 0.0.0.0)")
+    .option("--quic-port <port>", "port for QUIC, 0 for any (default: 4006)")
+    .option("--tcp-port <port>", "port for TCP, 0 for any (default: 4005)")
+    .option("--grpc-port <port>", "port for gRPC, 0 for any (default: 4000)")
     .option("--no-quic", "do not serve QUIC")
     .option("--no-tcp", "do not serve TCP")
     .option("--no-grpc", "do not serve gRPC")
@@ -71,20 +84,14 @@ export function addServeCommand(program: Command, environment: CliEnvironment): 
     .option("--upload-rate <rate>", "bytes a second that all answers may take together, such as 50MB/s")
     .option("--max-connections <n>", "connections at a time for each protocol (default: 1024)")
     .option("--json", "print one JSON object, on one line, when ready")
-    .action((files: string[], options: unknown, command: Command) => {
-      // Whoever names no port for QUIC has not asked for it by name.
-      const quicIsOptional = command.getOptionValueSource("quicPort") === "default";
-      return serve(files, options, quicIsOptional, environment);
-    });
+    .action((files: string[], options: unknown) => serve(files, options, environment));
 }
 
-async function serve(
-  files: string[],
-  commandLine: unknown,
-  quicIsOptional: boolean,
-  environment: CliEnvironment,
-): Promise<void> {
-  const options = parseOptions(schema, commandLine);
+async function serve(files: string[], commandLine: unknown, environment: CliEnvironment): Promise<void> {
+  const flags = parseOptions(schema, commandLine);
+  const { config, server: serverOptions } = await effectiveConfig(flags, environment);
+  const how = await serverOptions();
+  const options = withConfiguredTls(flags, how, config);
   if (options.taskId !== undefined && files.length > 1) {
     throw new VortexError("InvalidArgument", "--task-id names one task, and there are several files");
   }
@@ -96,7 +103,7 @@ async function serve(
   const { signal } = environment;
   await using store = new FilePieceStore();
   const served = await addFiles(store, files, options, environment);
-  const server = await start(store, options, quicIsOptional, environment);
+  const server = await start(store, options, how, environment);
   let stopRotating = (): void => {};
   try {
     if (options.rotate) await server.rotateCertificate();
@@ -112,35 +119,49 @@ async function serve(
   }
 }
 
+/** The options, with the certificate that the configuration names where they say nothing about one. */
+function withConfiguredTls(flags: ServeOptions, { tls }: ServerSetup, { upload }: Config): ServeOptions {
+  if (tls === undefined) return flags;
+  const grpcTls = flags.grpcTls || flags.grpc;
+  const unsecured = !flags.quic && !grpcTls;
+  if (unsecured || namesIdentity(flags) || flags.identity === false) return { ...flags, grpcTls };
+  const { cert, key } = upload.server;
+  return { ...flags, grpcTls, cert, key };
+}
+
 async function start(
   store: FilePieceStore,
   options: ServeOptions,
-  quicIsOptional: boolean,
+  { quic, tcp, grpc, tls, ...rest }: ServerSetup,
   { stderr, env, loadFace }: CliEnvironment,
 ): Promise<CliServer> {
-  const { host, tcpPort, grpcPort, grpcTls, uploadRate, maxConnections } = options;
+  const { grpcTls } = options;
   const tell = teller(stderr);
   const others = {
     store,
-    host,
-    ...(options.tcp && { tcp: { port: tcpPort } }),
-    ...(options.grpc && { grpc: { port: grpcPort, ...(grpcTls && { tls: true }) } }),
-    ...((options.quic || grpcTls) && { tls: await identityTls(options, env, tell) }),
-    ...(uploadRate !== undefined && { uploadRateLimit: uploadRate }),
-    ...(maxConnections !== undefined && { maxConnections }),
+    ...rest,
+    ...(options.tcp && tcp && { tcp }),
+    ...(options.grpc && grpc && { grpc: { ...grpc, ...(grpcTls && { tls: true }) } }),
+    ...((options.quic || grpcTls) && { tls: { ...clientCaOf(tls), ...(await identityTls(options, env, tell)) } }),
     onError: tell,
   };
   const face = await loadFace();
-  if (!options.quic) return face.startServer(others);
+  if (!options.quic || quic === undefined) return face.startServer(others);
   try {
-    return await face.startServer({ ...others, quic: { port: options.quicPort } });
+    return await face.startServer({ ...others, quic });
   } catch (error) {
-    const goOn = quicIsOptional && !namesIdentity(options) && (options.tcp || options.grpc);
+    // Whoever names no port for QUIC has not asked for it by name.
+    const goOn = options.quicPort === undefined && !namesIdentity(options) && (options.tcp || options.grpc);
     if (!goOn || !(error instanceof VortexError) || error.code !== "Unavailable") throw error;
     // Some platforms and runtimes have no QUIC; what they have is served all the same.
     tell(error);
     return face.startServer(others);
   }
+}
+
+/** Whom clients' certificates must come from stays, whatever certificate is shown to them. */
+function clientCaOf(tls: TlsServerOptions | undefined): TlsServerOptions {
+  return tls?.clientCa === undefined ? {} : { clientCa: tls.clientCa };
 }
 
 async function print(lines: readonly string[], { stdout, signal }: CliEnvironment): Promise<void> {
@@ -185,17 +206,24 @@ async function addFiles(
   }
   const served: Served[] = [];
   for (const path of files) {
-    const progress = new ProgressLine(stderr, `reading ${oneLine(path)}`);
+    const progress = new StatusLine(stderr);
+    let shownAt = Number.NEGATIVE_INFINITY;
+    const onProgress = (indexed: number, total: number): void => {
+      if (performance.now() - shownAt < LOOKS) return;
+      shownAt = performance.now();
+      const text = `reading ${oneLine(path)}  ${percentOf(indexed, total)}%  ${formatShare(indexed, total)}`;
+      progress.show((columns) => text.slice(0, columns));
+    };
     try {
       const task = await store.addFile(path, {
         ...(taskId !== undefined && { taskId }),
         ...(pieceLength !== undefined && { pieceLength }),
-        onProgress: (indexed, total) => progress.update(indexed, total),
+        onProgress,
         signal,
       });
       served.push({ path, task });
     } finally {
-      progress.end();
+      progress.clear();
     }
   }
   return served;

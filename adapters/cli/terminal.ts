@@ -1,5 +1,6 @@
 import type { Writable } from "node:stream";
 import { VortexError } from "../../src/errors.ts";
+import type { Clock } from "../../src/runtime.ts";
 import type { CliFace } from "./face.ts";
 
 /** Where text and bytes go: a process's stdout or stderr, or any other node stream. */
@@ -10,6 +11,8 @@ export interface TextOutput extends Writable {
 
 /** Everything outside the command that it touches, so that tests can give it another. */
 export interface CliEnvironment {
+  /** Standard input, for a command that reads it. Default: none is read. */
+  readonly openStdin?: () => AsyncIterable<Uint8Array>;
   readonly stdout: TextOutput;
   readonly stderr: TextOutput;
   readonly env: Readonly<Record<string, string | undefined>>;
@@ -17,6 +20,8 @@ export interface CliEnvironment {
   readonly signal: AbortSignal;
   /** Calls `listener` at each SIGHUP until the result is called. Undefined where that signal ends the process. */
   readonly onHangup?: (listener: () => void) => () => void;
+  /** When progress is told. Default: the time of this machine. */
+  readonly clock?: Clock;
   /** Called when a command needs the network, so that `--help` does not wait for it. */
   loadFace(): Promise<CliFace>;
 }
@@ -45,6 +50,15 @@ export function writeLine(output: Writable, line: string, signal: AbortSignal): 
 /** One line, whatever the text: a peer's words must not move the cursor or forge further lines. */
 export function oneLine(text: string): string {
   return text.replace(/[\p{Cc}\p{Zl}\p{Zp}\p{Bidi_Control}]+/gu, " ").trim();
+}
+
+/** What failed, after the user was told of it. */
+export class ToldFailure extends Error {
+  override readonly name = "ToldFailure";
+
+  constructor(cause: unknown) {
+    super("told already", { cause });
+  }
 }
 
 /** Whether somebody stopped reading what was written to them, as `head` does. */

@@ -1,12 +1,15 @@
 import * as v from "valibot";
-import { duration, integer, parseValues, port } from "../../src/config/values.ts";
+import { parseSize } from "../../src/config/size.ts";
+import { duration, fingerprint, integer, ip as ipAddress, parseValues, port } from "../../src/config/values.ts";
 import { type Digest, parseDigest } from "../../src/digest/digest.ts";
 import type { ByteRange, PieceKind } from "../../src/piece.ts";
 import { pieceKinds } from "../../src/piece.ts";
+import type { TaskParent } from "../../src/task/task.ts";
 import { formatAddress, parseAddress } from "../../src/transport/address.ts";
-import { type Protocol, protocols } from "../../src/transport/protocol.ts";
+import type { PeerAddress } from "../../src/transport/peer-address.ts";
+import { type Protocol, type ProtocolChoice, protocolChoices, protocols } from "../../src/transport/protocol.ts";
 
-export { duration };
+export { duration, fingerprint, ipAddress };
 
 /** A value of an option, out of the text of the command line. */
 export type Value<T> = v.GenericSchema<unknown, T>;
@@ -20,10 +23,22 @@ export function count(least: number, greatest: number, what?: string): Value<num
 export const portText: Value<number> = wholeNumber(port);
 
 /** `host:port` of a peer. */
-export const address: Value<string> = parsed("expected host:port, such as 10.0.0.1:4006 or [::1]:4006", (text) => {
-  const parsedAddress = parseAddress(text);
-  return parsedAddress.port === 0 ? undefined : formatAddress(parsedAddress);
-});
+export const address: Value<string> = parsed("expected host:port, such as 10.0.0.1:4006 or [::1]:4006", parsePeer);
+
+/** A peer to fetch a piece from: `host:port`, or `quic=`, `tcp=` and `grpc=` with one each and commas between them. */
+export const peerAddress: Value<PeerAddress> = parsed(
+  "expected host:port, such as 10.0.0.1:4006, or quic=, tcp= and grpc=, each with host:port, and commas between them",
+  (text) => {
+    const { addr, apiAddr } = parseParent(text) ?? {};
+    return apiAddr === undefined ? addr : undefined;
+  },
+);
+
+/** A peer to fetch a task from: a {@link peerAddress}, `api=host:port` for the Dragonfly API, or both. */
+export const parent: Value<TaskParent> = parsed(
+  "expected host:port, such as 10.0.0.1:4006, or api=, quic=, tcp= and grpc=, each with host:port, and commas between them",
+  parseParent,
+);
 
 /** Bytes, as a number or with a unit: powers of 1000 (kB, MB, GB, TB) or of 1024 (KiB, MiB, GiB, TiB). */
 export const size: Value<number> = parsed("expected a size, such as 1048576, 4MiB or 50MB", parseSize);
@@ -35,11 +50,15 @@ export const rate: Value<number> = parsed("expected a rate, such as 50MB/s", (te
 });
 
 /** Bytes `A` to `B`, the last included as in HTTP, or `A-` for all from there on. */
-export const byteRange: Value<ByteRange> = parsed("expected A-B or A-, such as 0-1023", (text) => {
-  const [, first, last] = /^([0-9]{1,15})-([0-9]{0,15})$/.exec(text) ?? [];
-  if (first === undefined || last === undefined) return undefined;
-  if (last === "") return { start: Number(first) };
-  return Number(last) < Number(first) ? undefined : { start: Number(first), end: Number(last) + 1 };
+export const byteRange: Value<ByteRange> = parsed("expected A-B or A-, such as 0-1023", parseByteRange);
+
+/** Bytes of a task: a {@link ByteRange}, or so many from its end. */
+export type TaskRange = ByteRange | { readonly fromEnd: number };
+
+/** As {@link byteRange}, or `-N` for the last N bytes. */
+export const taskRange: Value<TaskRange> = parsed("expected A-B, A- or -N, such as 0-1023", (text) => {
+  const [, fromEnd] = /^-([0-9]{1,15})$/.exec(text) ?? [];
+  return fromEnd === undefined ? parseByteRange(text) : { fromEnd: Number(fromEnd) };
 });
 
 /** A digest of a whole task. */
@@ -53,13 +72,8 @@ export const taskId: Value<string> = parsed("expected 64 printable ASCII charact
   /^[!-~]{64}$/.test(text) ? text : undefined,
 );
 
-/** SHA-256 of a certificate. */
-export const fingerprint: Value<string> = parsed("expected 64 hex digits, with colons or without", (text) =>
-  /^[0-9a-f]{2}(:?[0-9a-f]{2}){31}$/i.test(text) ? text : undefined,
-);
-
 /** A protocol. */
-export const protocol: Value<Protocol> = v.picklist(protocols, `expected ${protocols.join(", ")}`);
+export const protocol: Value<ProtocolChoice> = v.picklist(protocolChoices, `expected ${protocolChoices.join(", ")}`);
 
 /** A kind of piece. */
 export const pieceKind: Value<PieceKind> = v.picklist(pieceKinds, `expected ${pieceKinds.join(", ")}`);
@@ -103,31 +117,38 @@ function parsed<T>(expected: string, parse: (text: string) => T | undefined): Va
   );
 }
 
+function parsePeer(text: string): string | undefined {
+  const parsedAddress = parseAddress(text);
+  return parsedAddress.port === 0 ? undefined : formatAddress(parsedAddress);
+}
+
+function parseParent(text: string): TaskParent | undefined {
+  const found: { [Key in "" | "api" | Protocol]?: string } = {};
+  for (const part of text.split(",")) {
+    const [, name = "", host = ""] = /^(?:([a-z]+)=)?([^=]*)$/.exec(part) ?? [];
+    const key = (["", "api", ...protocols] as const).find((known) => known === name);
+    const peer = parsePeer(host);
+    if (key === undefined || peer === undefined || found[key] !== undefined) return undefined;
+    found[key] = peer;
+  }
+  const { "": bare, api: apiAddr, ...each } = found;
+  const several = Object.keys(each).length > 0;
+  if (bare !== undefined && several) return undefined;
+  const addr = several ? each : bare;
+  return { ...(addr !== undefined && { addr }), ...(apiAddr !== undefined && { apiAddr }) };
+}
+
+function parseByteRange(text: string): ByteRange | undefined {
+  const [, first, last] = /^([0-9]{1,15})-([0-9]{0,15})$/.exec(text) ?? [];
+  if (first === undefined || last === undefined) return undefined;
+  if (last === "") return { start: Number(first) };
+  return Number(last) < Number(first) ? undefined : { start: Number(first), end: Number(last) + 1 };
+}
+
 function attempt<T>(parse: (text: string) => T | undefined, input: string): T | undefined {
   try {
     return parse(input);
   } catch {
     return undefined;
   }
-}
-
-const units: Record<string, number> = {
-  "": 1,
-  b: 1,
-  kb: 1e3,
-  mb: 1e6,
-  gb: 1e9,
-  tb: 1e12,
-  kib: 2 ** 10,
-  mib: 2 ** 20,
-  gib: 2 ** 30,
-  tib: 2 ** 40,
-};
-
-function parseSize(input: string): number | undefined {
-  const [, amount, unit = ""] = /^([0-9]{1,15}(?:\.[0-9]+)?) ?([A-Za-z]*)$/.exec(input) ?? [];
-  const factor = Object.hasOwn(units, unit.toLowerCase()) ? units[unit.toLowerCase()] : undefined;
-  if (amount === undefined || factor === undefined) return undefined;
-  const bytes = Math.round(Number(amount) * factor);
-  return Number.isSafeInteger(bytes) ? bytes : undefined;
 }

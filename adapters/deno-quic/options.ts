@@ -5,6 +5,8 @@ import type { NativeTransportOptions } from "./native.ts";
 /**
  * Tuning of Deno's QUIC. Its windows of flow control cannot be set: 1.25 MB on a stream, which is 25 MB/s over a round trip of
  * 50 ms, and no bound on a connection but that of its streams.
+ *
+ * @experimental As Deno's QUIC is.
  */
 export interface DenoQuicOptions {
   /**

@@ -37,8 +37,10 @@ export class DenoQuicStream implements ByteStream {
   readonly #nativeReader: ReadableStreamBYOBReader;
   readonly #nativeWriter: WritableStreamDefaultWriter<Uint8Array>;
   #room = LEAST_ROOM;
+  /** Memory for the next read, when the last one's has been given back. */
+  #memory: ArrayBuffer | undefined;
   /** The read that is under way, or what it brought. */
-  #ahead: Promise<Uint8Array | undefined>;
+  #ahead: Promise<Uint8Array<ArrayBuffer> | undefined>;
   #readEnd: "open" | "ended" | VortexError = "open";
   #writeEnd: "open" | "ended" | VortexError = "open";
   #rejectWrite: ((error: VortexError) => void) | undefined;
@@ -49,7 +51,7 @@ export class DenoQuicStream implements ByteStream {
     this.#nativeReader = native.readable.getReader({ mode: "byob" });
     this.#nativeWriter = native.writable.getWriter();
     this.#ahead = this.#readAhead();
-    this.reader = { read: () => this.#read(), cancel: () => this.#cancel() };
+    this.reader = { read: (into) => this.#read(into), cancel: () => this.#cancel() };
     this.writer = {
       write: (chunk) => this.#write(chunk),
       end: () => this.#endWriting(),
@@ -70,10 +72,10 @@ export class DenoQuicStream implements ByteStream {
 
   // --- reading ----------------------------------------------------------------------------------------------------
 
-  async #read(): Promise<Uint8Array | undefined> {
+  async #read(into: Uint8Array | undefined): Promise<Uint8Array | undefined> {
     if (this.#readEnd === "ended") return undefined;
     if (this.#readEnd !== "open") throw this.#readEnd;
-    let chunk: Uint8Array | undefined;
+    let chunk: Uint8Array<ArrayBuffer> | undefined;
     try {
       chunk = await this.#ahead;
     } catch (cause) {
@@ -82,12 +84,31 @@ export class DenoQuicStream implements ByteStream {
     // Meanwhile it may have been cancelled.
     const end = this.#readEnd as "open" | "ended" | VortexError;
     if (end instanceof VortexError) throw end;
-    if (chunk === undefined) this.#endReading("ended");
-    else this.#ahead = this.#readAhead();
-    return chunk;
+    if (chunk === undefined) {
+      this.#endReading("ended");
+      return undefined;
+    }
+    const handed = this.#hand(chunk, into);
+    const rest = chunk.subarray(handed.length);
+    this.#ahead = rest.length > 0 ? Promise.resolve(rest) : this.#readAhead();
+    return handed;
   }
 
-  #readAhead(): Promise<Uint8Array | undefined> {
+  /** What of a chunk fits into the reader's memory, or the chunk. Memory that is not handed out is read into again. */
+  #hand(chunk: Uint8Array<ArrayBuffer>, into: Uint8Array | undefined): Uint8Array {
+    if (into === undefined) {
+      // Few bytes do not hold a large buffer.
+      if (chunk.length * 4 >= chunk.buffer.byteLength) return chunk;
+      this.#memory = chunk.buffer;
+      return chunk.slice();
+    }
+    const length = Math.min(chunk.length, into.length);
+    into.set(chunk.subarray(0, length));
+    if (length === chunk.length) this.#memory = chunk.buffer;
+    return into.subarray(0, length);
+  }
+
+  #readAhead(): Promise<Uint8Array<ArrayBuffer> | undefined> {
     const reading = this.#receive();
     reading.then(
       (chunk) => {
@@ -101,15 +122,15 @@ export class DenoQuicStream implements ByteStream {
     return reading;
   }
 
-  async #receive(): Promise<Uint8Array | undefined> {
-    const { value, done } = await this.#nativeReader.read(new Uint8Array(this.#room));
+  async #receive(): Promise<Uint8Array<ArrayBuffer> | undefined> {
+    const memory = this.#memory?.byteLength === this.#room ? this.#memory : new ArrayBuffer(this.#room);
+    this.#memory = undefined;
+    const { value, done } = await this.#nativeReader.read(new Uint8Array(memory));
     if (done) return undefined;
     const { length } = value;
-    // Few bytes do not hold a large buffer.
-    const chunk = length * 4 < this.#room ? value.slice() : value;
     if (length === this.#room) this.#room = Math.min(MOST_ROOM, this.#room * 4);
     else if (length * 8 < this.#room) this.#room = Math.max(LEAST_ROOM, this.#room / 4);
-    return chunk;
+    return value;
   }
 
   #onHeard(): void {

@@ -13,7 +13,11 @@ import { listenDenoQuic } from "./listener.ts";
 import { denoQuic } from "./native.ts";
 import { type DenoQuicOptions, denoQuicSettings } from "./options.ts";
 
-/** How Deno's QUIC authenticates and behaves. */
+/**
+ * How Deno's QUIC authenticates and behaves.
+ *
+ * @experimental As Deno's QUIC is.
+ */
 export interface DenoQuicTransportOptions extends DenoQuicOptions {
   /**
    * For dialling. Default: the peer's certificate must be valid for its host. What Deno does otherwise than is said there: an
@@ -30,6 +34,8 @@ export interface DenoQuicTransportOptions extends DenoQuicOptions {
  * the application protocol of this library is dialled again without one.
  *
  * Rejects with `Unavailable` where Deno or the flag is missing, and with `InvalidArgument` for options out of their range.
+ *
+ * @experimental Its API may change in a minor version, as that of Deno may while it needs the flag.
  */
 export async function denoQuicTransport(options: DenoQuicTransportOptions = {}): Promise<Transport> {
   const settings = denoQuicSettings(options);

@@ -19,6 +19,18 @@ import { codeOf, storageError } from "./storage-error.ts";
  *
  * The download fails with `StorageFailed`, in words, when the disk is full or read-only, permission is missing, or another
  * download writes to the same path.
+ *
+ * @example
+ * ```ts
+ * import { createDownloader, fileSink } from "vortex-peer";
+ *
+ * const downloader = createDownloader({ protocol: "tcp" });
+ * const taskId = "7b1a7a2c4ff3a6f9c2f1c5c07bd0ff1aee0c8f8ea8ac2f7c5b1d1f0f5ae1b6cd";
+ * const request = { taskId, hostId: "my-host", parents: ["10.0.0.7:4005"] };
+ * const { resumedBytes } = await downloader.downloadTask(request, { to: fileSink("model.safetensors") }).done;
+ * console.log(`${resumedBytes} bytes were there already`);
+ * await downloader.close();
+ * ```
  */
 export function fileSink(path: string): TaskSink {
   let used = false;
@@ -96,8 +108,8 @@ class FileSession implements SinkSession {
     this.#committed = true;
   }
 
-  async read(_number: number, position: number, length: number): Promise<Uint8Array> {
-    const buffer = new Uint8Array(length);
+  async read(_number: number, position: number, length: number, into?: Uint8Array): Promise<Uint8Array> {
+    const buffer = into ?? new Uint8Array(length);
     const what = `${this.#stamp === undefined ? this.#names.part : this.#names.path} cannot be read`;
     const bytesRead = await this.#use(
       what,

@@ -45,6 +45,18 @@ export interface AddFileOptions {
  *
  * A piece counts as created when its file was last modified. Task ids from the network are only looked up among those
  * added. They never name a file.
+ *
+ * @example
+ * ```ts
+ * import { FilePieceStore, startServer } from "vortex-peer";
+ *
+ * const store = new FilePieceStore();
+ * const { taskId } = await store.addFile("model.safetensors");
+ * const server = await startServer({ store, tcp: { port: 4005 }, grpc: { port: 4000 } });
+ * console.log(`serving ${taskId}`);
+ * await server.close();
+ * await store.close();
+ * ```
  */
 export class FilePieceStore implements PieceStore {
   readonly #hashers: HasherFactory;

@@ -13,6 +13,7 @@ import type { SecureContextOptions } from "node:tls";
 import { createContextValues } from "@connectrpc/connect";
 import { createAsyncIterable, type UniversalHandler, type UniversalServerResponse } from "@connectrpc/connect/protocol";
 import { VortexError } from "../../src/errors.ts";
+import type { Timer } from "../../src/runtime.ts";
 import { type GrpcServing, grpcHandlers, MAX_REQUEST_LENGTH, reachedAt } from "../../src/server/grpc.ts";
 import type { ProtocolServer } from "../../src/server/storage-server.ts";
 import type { PieceStore } from "../../src/server/store.ts";
@@ -32,6 +33,20 @@ import { guardSession } from "./deno-session.ts";
  * https://github.com/oven-sh/bun/issues/41294.)
  */
 const SESSION_MEMORY_PER_STREAM = 2;
+
+/**
+ * Milliseconds without a stream after which a session is ended. Longer than this project's clients keep an unused connection
+ * (7 minutes by default), so that it is they who end it, and no request meets a session that is just ending.
+ */
+const IDLE_TIMEOUT = 600_000;
+
+/** What is known of a session. */
+interface SessionState {
+  /** Streams that are being answered. */
+  streams: number;
+  /** Ends the session; while there are streams it is undefined. */
+  idle: Timer | undefined;
+}
 
 /** How a gRPC server shows itself. */
 export interface GrpcServerOptions {
@@ -73,14 +88,14 @@ export async function grpcServer(
 
 /** HTTP/2 on node:http2, for Node, Bun and Deno. */
 export class GrpcServer implements ProtocolServer {
+  /** Where it listens; the port is the real one where 0 was asked for. */
   readonly address: Address;
   readonly #server: Http2Server | Http2SecureServer;
   readonly #clientCa: string | undefined;
   #fingerprint: string | undefined;
   readonly #settings: ServerSettings;
   readonly #handlers: ReadonlyMap<string, UniversalHandler>;
-  /** Streams that are being answered, by session. */
-  readonly #sessions = new Map<Http2Session, number>();
+  readonly #sessions = new Map<Http2Session, SessionState>();
   /** Connections whose TLS handshake is not over, by the peer's address. */
   readonly #handshaking = new Map<string, Socket>();
   #closing: Promise<void> | undefined;
@@ -163,8 +178,18 @@ export class GrpcServer implements ProtocolServer {
       session.destroy();
       return;
     }
-    this.#sessions.set(session, 0);
-    session.once("close", () => this.#sessions.delete(session));
+    const state: SessionState = { streams: 0, idle: undefined };
+    this.#sessions.set(session, state);
+    this.#awaitStream(session, state);
+    session.once("close", () => {
+      state.idle?.cancel();
+      this.#sessions.delete(session);
+    });
+  }
+
+  /** Ends a session that is of no use to its peer. What is under way by then goes on: it is a graceful end (RFC 9113, section 6.8). */
+  #awaitStream(session: Http2Session, state: SessionState): void {
+    state.idle = this.#settings.runtime.clock.setTimer(() => session.close(), IDLE_TIMEOUT, { background: true });
   }
 
   async #serve(stream: ServerHttp2Stream, headers: IncomingHttpHeaders): Promise<void> {
@@ -172,16 +197,16 @@ export class GrpcServer implements ProtocolServer {
     // The stream's end reaches whoever waits for it by "close".
     stream.on("error", () => {});
     const { session } = stream;
-    const active = session && this.#sessions.get(session);
+    const state = session && this.#sessions.get(session);
     // The peer was told of the limit by SETTINGS; not every runtime holds it to that.
-    if (session === undefined || active === undefined || active >= maxStreams) {
+    if (session === undefined || state === undefined || state.streams >= maxStreams) {
       stream.close(constants.NGHTTP2_REFUSED_STREAM);
       return;
     }
-    this.#sessions.set(session, active + 1);
+    state.streams++;
+    state.idle?.cancel();
     stream.once("close", () => {
-      const now = this.#sessions.get(session);
-      if (now !== undefined) this.#sessions.set(session, now - 1);
+      if (--state.streams === 0 && this.#sessions.has(session)) this.#awaitStream(session, state);
     });
     try {
       await this.#answer(stream, headers);

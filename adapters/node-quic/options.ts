@@ -3,6 +3,8 @@ import { requireInteger } from "../../src/piece.ts";
 /**
  * Tuning of QUIC by `node:quic`. What quiche's options have and these do not, the runtime decides by itself: it looks for the
  * greatest datagrams that the path carries, and asks no client to prove its address.
+ *
+ * @experimental As `node:quic` is.
  */
 export interface NodeQuicOptions {
   /**

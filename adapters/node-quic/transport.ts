@@ -17,7 +17,11 @@ import { loadNodeQuic } from "./native.ts";
 import { type NodeQuicOptions, nodeQuicSettings } from "./options.ts";
 import { SocketOptions } from "./socket-options.ts";
 
-/** How QUIC by `node:quic` authenticates and behaves. */
+/**
+ * How QUIC by `node:quic` authenticates and behaves.
+ *
+ * @experimental As `node:quic` is.
+ */
 export interface NodeQuicTransportOptions extends NodeQuicOptions {
   /** For dialling. Default: the peer's certificate must be valid for its host. */
   readonly tls?: TlsClientOptions;
@@ -33,6 +37,8 @@ export interface NodeQuicTransportOptions extends NodeQuicOptions {
  * that name the server only.
  *
  * Rejects with `Unavailable` where the runtime has no such module, and with `InvalidArgument` for options out of their range.
+ *
+ * @experimental Its API may change in a minor version, as that of `node:quic` may.
  */
 export async function nodeQuicTransport(options: NodeQuicTransportOptions = {}): Promise<Transport> {
   const settings = nodeQuicSettings(options);

@@ -145,9 +145,14 @@ export class SocketStream implements SocketByteStream {
       return chunk;
     }
     const chunk = this.#chunks.shift();
-    this.#held -= chunk?.length ?? 0;
+    if (chunk === undefined) return undefined;
+    const length = Math.min(chunk.length, into?.length ?? chunk.length);
+    if (length < chunk.length) this.#chunks.unshift(chunk.subarray(length));
+    this.#held -= length;
     if (this.#held < READ_AHEAD && this.#socket.isPaused()) this.#socket.resume();
-    return chunk;
+    // Into the reader's memory although there is memory already: that is free again sooner.
+    into?.set(chunk.subarray(0, length));
+    return into?.subarray(0, length) ?? chunk;
   }
 
   #cancel(): void {

@@ -139,7 +139,7 @@ async function openSocket(remote: Address, options: DialOptions): Promise<Socket
     noDelay: true,
     keepAlive: true,
     keepAliveInitialDelay: KEEP_ALIVE,
-    // Bun's own way of reading is faster than its imitation of this one.
+    // Bun's imitation of `onread` copies what it has read anyway.
     ...(buffer === undefined
       ? { highWaterMark: READ_AHEAD }
       : { onread: { buffer: buffer.memory, callback: (length: number) => buffer.fill(length) } }),

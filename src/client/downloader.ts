@@ -38,6 +38,24 @@ export interface Downloader {
    * `PieceMismatch`, `ProtocolViolation`, `InvalidPacket`, `InvalidLength`, `InvalidUtf8`, `LimitExceeded`,
    * `TruncatedContent`; `ConnectionLost`, `StreamReset`; `PieceTimeout`, `Stalled`; `Aborted`; `Closed`. Reading the
    * content fails with the same, and with `DigestMismatch`.
+   *
+   * @example
+   * ```ts
+   * import { createDownloader } from "vortex-peer";
+   *
+   * const downloader = createDownloader({ protocol: "tcp" });
+   * const piece = await downloader.downloadPiece(
+   *   {
+   *     addr: "10.0.0.7:4005",
+   *     hostId: "my-host",
+   *     taskId: "7b1a7a2c4ff3a6f9c2f1c5c07bd0ff1aee0c8f8ea8ac2f7c5b1d1f0f5ae1b6cd",
+   *     number: 0,
+   *   },
+   *   { signal: AbortSignal.timeout(10_000) },
+   * );
+   * for await (const chunk of piece.content) console.log(chunk.length);
+   * await downloader.close();
+   * ```
    */
   downloadPiece(request: PieceRequest, options?: CallOptions): Promise<Piece>;
   /** Ends all connections; requests under way fail with `Closed`. Idempotent. */
@@ -97,5 +115,6 @@ export interface DownloaderSettings {
   readonly rateLimit: number | undefined;
   readonly earlyData: boolean;
   readonly telemetry: Telemetry | undefined;
+  /** What the core is given: clock, randomness, hashes. */
   readonly runtime: Runtime;
 }

@@ -1,18 +1,32 @@
+import { VortexError } from "../errors.ts";
+import { requireInteger } from "../piece.ts";
 import type { Runtime } from "../runtime.ts";
-import { type Protocol, requireProtocol } from "../transport/protocol.ts";
-import type { TlsClientOptions } from "../transport/tls.ts";
+import { type ProtocolPorts, stockPorts } from "../transport/peer-address.ts";
+import { type Protocol, type ProtocolChoice, requireProtocolChoice } from "../transport/protocol.ts";
+import type { QuicTuning } from "../transport/quic-tuning.ts";
+import { namesTrust, type TlsClientOptions } from "../transport/tls.ts";
 import type { Transport } from "../transport/transport.ts";
+import { AutoDownloader, type AutoOptions, type ProtocolEvent } from "./auto-downloader.ts";
 import type { Downloader, DownloaderOptions, DownloaderSettings } from "./downloader.ts";
-import { downloaderSettings } from "./settings.ts";
+import { autoPieces, hybridPieces, type PieceWays, singlePieces } from "./piece-ways.ts";
+import { downloaderSettings, LONGEST } from "./settings.ts";
 import { type ClosableDirectory, TaskDownloader } from "./task-downloader.ts";
 import { QuicDownloader, TcpDownloader } from "./vortex-downloader.ts";
 
 /** Which protocol, and what it needs. */
 export interface CreateDownloaderOptions extends DownloaderOptions {
-  readonly protocol: Protocol;
+  /**
+   * What pieces travel over. `auto` chooses for each peer: QUIC, then TCP, then gRPC, whichever answers first, and later the one
+   * of QUIC and TCP that turns out to be much faster. `hybrid` fetches a task over all that work at once, and single pieces as
+   * `auto` does. No default.
+   */
+  readonly protocol: ProtocolChoice;
   /**
    * How peers are authenticated. QUIC always does: by default, against the runtime's certificate authorities. gRPC runs over TLS
    * when this is given, be it `{}`, and in the clear when it is not, as stock peers serve it. TCP has no TLS.
+   *
+   * With `auto` and `hybrid`, where this says whom to trust (`ca`, `fingerprints`, `cert`), TCP is not used, and gRPC over TLS
+   * only; else gRPC goes by `apiTls`. A certificate that is not accepted is never a reason to take another protocol.
    */
   readonly tls?: TlsClientOptions;
   /**
@@ -20,6 +34,14 @@ export interface CreateDownloaderOptions extends DownloaderOptions {
    * `grpc`; else the API is spoken in the clear, as stock peers serve it.
    */
   readonly apiTls?: TlsClientOptions;
+  /** How QUIC behaves: congestion control, datagrams, windows, timeouts. */
+  readonly quic?: QuicTuning;
+  /** Where peers serve that are given as `host:port`, for `auto` and `hybrid`; see `addressesOf`. Default: stock Dragonfly's ports. */
+  readonly ports?: Partial<ProtocolPorts>;
+  /** How `auto` and `hybrid` choose. */
+  readonly auto?: AutoOptions;
+  /** Told of each choice that `auto` makes, with the reason. What it throws is dropped. */
+  readonly onProtocol?: (event: ProtocolEvent) => void;
 }
 
 /** The type of `createDownloader`, under its name in Dragonfly's design document. */
@@ -30,9 +52,11 @@ export type TaskDownloaderFactory = (options: CreateDownloaderOptions) => TaskDo
 
 /** What a runtime's face supplies to fetch. Each loader runs once, when its protocol is first used. */
 export interface Bindings {
+  /** What the core is given: clock, randomness, hashes. */
   readonly runtime: Runtime;
   /** May reject with `Unavailable`, naming what works instead. */
   quic(options: QuicBindingOptions): Promise<Transport>;
+  /** TCP of this runtime. */
   tcp(): Promise<Transport>;
   /** In the clear without `tls`. */
   grpc(settings: DownloaderSettings, tls: TlsClientOptions | undefined): Downloader;
@@ -42,30 +66,78 @@ export interface Bindings {
 
 /** What a QUIC binding is told. */
 export interface QuicBindingOptions {
+  /** How peers are authenticated. */
   readonly tls: TlsClientOptions;
+  /** How it behaves. */
+  readonly tuning: QuicTuning;
 }
 
 /** Makes the `createDownloader` of a runtime. */
 export function downloaderFactory(bindings: Bindings): TaskDownloaderFactory {
   return (options) => {
     const settings = downloaderSettings(options, bindings.runtime);
-    const protocol = requireProtocol(options.protocol);
-    const pieces = pieceDownloader(protocol, options, bindings, settings);
-    const apiTls = options.apiTls ?? (protocol === "grpc" ? options.tls : undefined);
-    return new TaskDownloader(pieces, protocol, bindings.directory?.(settings, apiTls), settings);
+    const choice = requireProtocolChoice(options.protocol);
+    const pieces = piecesOf(choice, options, bindings, settings);
+    const apiTls = options.apiTls ?? (choice === "grpc" ? options.tls : undefined);
+    return new TaskDownloader(pieces, bindings.directory?.(settings, apiTls), settings);
+  };
+}
+
+function piecesOf(
+  choice: ProtocolChoice,
+  options: CreateDownloaderOptions,
+  bindings: Bindings,
+  settings: DownloaderSettings,
+): PieceWays {
+  if (choice !== "auto" && choice !== "hybrid") {
+    return singlePieces(choice, pieceDownloader(choice, options, bindings, settings));
+  }
+  const { tls = {}, apiTls, auto, onProtocol } = options;
+  const ports = { ...stockPorts, ...options.ports };
+  for (const [protocol, port] of Object.entries(ports)) requireInteger(`ports.${protocol}`, port, 1, 65535);
+  const { delay = 250, expiry = 600_000 } = auto ?? {};
+  requireInteger("auto.delay", delay, 1, 60_000);
+  requireInteger("auto.expiry", expiry, 1, LONGEST);
+  const trusting = !namesTrust(tls);
+  const downloader = new AutoDownloader(
+    {
+      candidates: trusting ? ["quic", "tcp", "grpc"] : ["quic", "grpc"],
+      downloader(protocol, own) {
+        if (protocol === "grpc") return bindings.grpc(own, trusting ? apiTls : tls);
+        return pieceDownloader(protocol, options, quicOnly(bindings), own);
+      },
+      ports,
+      delay,
+      expiry,
+      onProtocol,
+    },
+    settings,
+  );
+  return choice === "auto" ? autoPieces(downloader) : hybridPieces(downloader);
+}
+
+/** Whoever chooses tries TCP itself: at its own port, and only where that is allowed. */
+function quicOnly(bindings: Bindings): Bindings {
+  return {
+    ...bindings,
+    async quic(options) {
+      const transport = await bindings.quic(options);
+      if (transport.protocol === "quic") return transport;
+      throw new VortexError("Unavailable", "this runtime has no QUIC");
+    },
   };
 }
 
 function pieceDownloader(
   protocol: Protocol,
-  { tls }: CreateDownloaderOptions,
+  { tls, quic = {} }: CreateDownloaderOptions,
   bindings: Bindings,
   settings: DownloaderSettings,
 ): Downloader {
   switch (protocol) {
     case "quic":
       return new QuicDownloader(
-        once(() => bindings.quic({ tls: tls ?? {} })),
+        once(() => bindings.quic({ tls: tls ?? {}, tuning: quic })),
         settings,
       );
     case "tcp":

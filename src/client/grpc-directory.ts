@@ -16,7 +16,13 @@ export class GrpcDirectory implements TaskDirectory {
     return { contentLength, pieceLength, pieceCount, ...(digest !== undefined && { digest }) };
   }
 
-  sync(addr: string, taskId: string, { signal, hostId, kind, numbers }: SyncOptions): AsyncIterable<PieceLocation> {
-    return this.#downloader.syncPieces(addr, { taskId, hostId, kind, interestedPieceNumbers: numbers }, { signal });
+  async *sync(
+    addr: string,
+    taskId: string,
+    { signal, hostId, kind, numbers }: SyncOptions,
+  ): AsyncGenerator<PieceLocation, void, void> {
+    // An empty list would ask for all pieces here, and for nothing that stock peers know.
+    if (numbers.length === 0) return;
+    yield* this.#downloader.syncPieces(addr, { taskId, hostId, kind, interestedPieceNumbers: numbers }, { signal });
   }
 }

@@ -2,12 +2,14 @@ import { type Client, createClient } from "@connectrpc/connect";
 import { VortexError } from "../errors.ts";
 import { DfdaemonUpload } from "../gen/dfdaemon/v2/dfdaemon_pb.ts";
 import type { Piece, PieceKind } from "../piece.ts";
+import type { Operation } from "../telemetry.ts";
 import { parseAddress } from "../transport/address.ts";
 import type { GrpcBinding, GrpcConnection } from "../transport/grpc.ts";
 import type { CallScope } from "./call-scope.ts";
 import type { CallOptions, DownloaderSettings, PieceRequest } from "./downloader.ts";
 import { callFailure } from "./grpc-failure.ts";
 import { acceptAnswer, type PieceAnswer } from "./grpc-piece.ts";
+import { merged } from "./merged.ts";
 import { PieceLayout } from "./piece-layout.ts";
 import { type PieceClient, PooledDownloader } from "./pooled-downloader.ts";
 import { callTimeouts, LONGEST } from "./settings.ts";
@@ -21,7 +23,14 @@ import {
   taskIdOf,
 } from "./task-download.ts";
 import { acceptLocalStat, acceptScheduledStat, type ScheduledTask, type TaskStat } from "./task-stat.ts";
-import { type AnnouncedPiece, announcedAddresses, requestedNumbers, type SyncRequest, syncCall } from "./task-sync.ts";
+import {
+  type AnnouncedPiece,
+  announcedAddresses,
+  requestedNumbers,
+  requestsFor,
+  type SyncRequest,
+  syncCall,
+} from "./task-sync.ts";
 
 export type { DownloadTaskOptions, FetchedPiece, TaskIdentity, TaskPieces } from "./task-download.ts";
 export type { TaskStat } from "./task-stat.ts";
@@ -52,8 +61,8 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
   statTask(peer: string, taskId: string, options: StatTaskOptions = {}): Promise<TaskStat> {
     const { kind = "standard" } = options;
     const told = { name: "stat_task", taskId, kind } as const;
-    return this.call(peer, `the length of task ${taskId}`, options, told, async (client, scope) => {
-      const stat = await client.statTask(taskId, kind, scope);
+    return this.call(peer, `the length of task ${taskId}`, options, told, async (client, scope, _addr, operation) => {
+      const stat = await client.statTask(taskId, kind, scope, operation);
       scope.finish();
       return stat;
     });
@@ -61,7 +70,8 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
 
   /**
    * Asks a peer which pieces of a task it has, and hears of those that come, as they come. Ends when the peer has no more to
-   * tell: it told of all that were asked for, or its task is complete. `pieceTimeout` bounds the wait for each announcement;
+   * tell: it told of all that were asked for, or its task is complete. More than 50,000 numbers are asked for in several calls
+   * at a time, and announcements of different calls come in any order. `pieceTimeout` bounds the wait for each announcement;
    * for a task that grows slowly, `stallTimeout` is to be as long. Whoever leaves the iteration early ends the call.
    *
    * Throws as {@link downloadPiece} rejects: `ProtocolViolation` for announcements that do not fit the task or each other, or
@@ -73,13 +83,28 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
     request: SyncRequest,
     options: CallOptions = {},
   ): AsyncGenerator<AnnouncedPiece, void, void> {
+    const parts = requestsFor(request);
+    if (parts.length === 1) yield* this.#syncPart(peer, request, options);
+    else
+      yield* merged(
+        (signal) => parts.map((part) => this.#syncPart(peer, part, { ...options, signal })),
+        options.signal,
+      );
+  }
+
+  /** One call of SyncPieces. */
+  async *#syncPart(
+    peer: string,
+    request: SyncRequest,
+    options: CallOptions,
+  ): AsyncGenerator<AnnouncedPiece, void, void> {
     const numbers = requestedNumbers(request);
     const { pieceTimeout } = callTimeouts(options, this.#settings);
     const whole = { ...options, pieceTimeout: LONGEST };
     const { taskId, kind = "standard" } = request;
     const told = { name: "sync_pieces", taskId, kind } as const;
-    yield* await this.call(peer, `the pieces of task ${taskId}`, whole, told, (client, scope) =>
-      client.syncPieces(request, numbers, scope, pieceTimeout),
+    yield* await this.call(peer, `the pieces of task ${taskId}`, whole, told, (client, scope, _addr, operation) =>
+      client.syncPieces(request, numbers, scope, pieceTimeout, operation),
     );
   }
 
@@ -100,8 +125,8 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
     let task: StreamedTask | undefined;
     const bytes = (): number => task?.bytes ?? 0;
     const told = { name: "download_task", taskId, kind: source.kind ?? "standard", bytes } as const;
-    return this.call(peer, `task ${taskId}`, whole, told, async (client, scope) => {
-      task = await client.downloadTask(source, taskId, options, scope, pieceTimeout);
+    return this.call(peer, `task ${taskId}`, whole, told, async (client, scope, _addr, operation) => {
+      task = await client.downloadTask(source, taskId, options, scope, pieceTimeout, operation);
       return task;
     });
   }
@@ -115,6 +140,7 @@ export interface StatTaskOptions extends CallOptions {
 
 /** A connection to one peer that serves the Dragonfly API. */
 export class GrpcClient implements PieceClient {
+  /** The peer, `host:port`. */
   readonly addr: string;
   readonly closed: Promise<unknown>;
   readonly #connection: GrpcConnection;
@@ -142,11 +168,11 @@ export class GrpcClient implements PieceClient {
   }
 
   /** Asks for a piece; the scope is the life of the call, and stays open when this throws, so that it can be tried again. */
-  async downloadPiece(request: PieceRequest, scope: CallScope): Promise<Piece> {
+  async downloadPiece(request: PieceRequest, scope: CallScope, operation?: Operation): Promise<Piece> {
     const { kind = "standard", hostId, taskId, number } = request;
     const method = pieceMethods[kind];
-    const answer = await this.#call<PieceAnswer>(scope, unservedPieces, (client, signal) =>
-      client[method]({ hostId, taskId, pieceNumber: number }, { signal }),
+    const answer = await this.#call<PieceAnswer>(scope, operation, unservedPieces, (client, made) =>
+      client[method]({ hostId, taskId, pieceNumber: number }, made),
     );
     return acceptAnswer(answer, request, scope, this.#settings);
   }
@@ -156,10 +182,10 @@ export class GrpcClient implements PieceClient {
    * and its twins make it ask its scheduler, which a peer of this project does not have. They are the next best where the
    * first is not served (dfdaemon before 1.2.0), and for the kinds that stock peers do not answer it for.
    */
-  async statTask(taskId: string, kind: PieceKind, scope: CallScope): Promise<TaskStat> {
+  async statTask(taskId: string, kind: PieceKind, scope: CallScope, operation?: Operation): Promise<TaskStat> {
     try {
-      const answer = await this.#call(scope, unservedTasks, (client, signal) =>
-        client.statLocalTask({ taskId }, { signal }),
+      const answer = await this.#call(scope, operation, unservedTasks, (client, made) =>
+        client.statLocalTask({ taskId }, made),
       );
       return acceptLocalStat(answer, this.addr);
     } catch (error) {
@@ -167,7 +193,9 @@ export class GrpcClient implements PieceClient {
       const code = error instanceof VortexError ? error.code : undefined;
       const elsewhere = code === "RemoteUnimplemented" || (code === "NotFound" && kind !== "standard");
       if (!elsewhere || scheduled === undefined) throw error;
-      const answer = await this.#call(scope, unservedTasks, (client, signal) => scheduled(client, taskId, signal));
+      const answer = await this.#call(scope, operation, unservedTasks, (client, made) =>
+        scheduled(client, taskId, made),
+      );
       return acceptScheduledStat(answer, this.addr);
     }
   }
@@ -178,12 +206,13 @@ export class GrpcClient implements PieceClient {
     numbers: ReadonlySet<number> | undefined,
     scope: CallScope,
     pieceTimeout: number,
+    operation?: Operation,
   ): Promise<AsyncGenerator<AnnouncedPiece, void, void>> {
     const { addr } = this;
     const { contentLength, pieceLength } = request;
     const { maxPieceLength } = this.#settings;
     const layout = new PieceLayout({ addr, maxPieceLength, contentLength, pieceLength, numbers });
-    const answers = this.#stream(scope, pieceTimeout, (client, signal) => syncCall(client, request, { signal }));
+    const answers = this.#stream(scope, operation, pieceTimeout, (client, made) => syncCall(client, request, made));
     const first = await answers.next();
     return (async function* (): AsyncGenerator<AnnouncedPiece, void, void> {
       try {
@@ -206,14 +235,16 @@ export class GrpcClient implements PieceClient {
     options: DownloadTaskOptions,
     scope: CallScope,
     pieceTimeout: number,
+    operation?: Operation,
   ): Promise<StreamedTask> {
-    const messages = this.#stream(scope, pieceTimeout, (client, signal) =>
-      downloadCall(client, source, options, { signal }),
+    const messages = this.#stream(scope, operation, pieceTimeout, (client, made) =>
+      downloadCall(client, source, options, made),
     );
     const { addr } = this;
     return StreamedTask.begin(messages, { taskId, range: options.range, scope, settings: this.#settings, addr });
   }
 
+  /** Ends the connection. */
   close(): Promise<void> {
     this.#closing = true;
     return this.#connection.close();
@@ -222,21 +253,23 @@ export class GrpcClient implements PieceClient {
   /** Makes a call with one answer, for as long as bytes of it keep coming. */
   #call<T>(
     scope: CallScope,
+    operation: Operation | undefined,
     unserved: string,
-    call: (client: Client<typeof DfdaemonUpload>, signal: AbortSignal) => Promise<T>,
+    call: (client: Client<typeof DfdaemonUpload>, made: MadeCall) => Promise<T>,
   ): Promise<T> {
     const arrivals = new Arrivals();
-    return this.#received(call(this.#client(arrivals), scope.signal), arrivals, scope, unserved);
+    return this.#received(call(this.#client(arrivals), madeCall(scope, operation)), arrivals, scope, unserved);
   }
 
   /** Makes a call with many answers, each of which is waited for for as long as bytes come, and `pieceTimeout` at most. */
   async *#stream<T>(
     scope: CallScope,
+    operation: Operation | undefined,
     pieceTimeout: number,
-    call: (client: Client<typeof DfdaemonUpload>, signal: AbortSignal) => AsyncIterable<T>,
+    call: (client: Client<typeof DfdaemonUpload>, made: MadeCall) => AsyncIterable<T>,
   ): AsyncGenerator<T, void, void> {
     const arrivals = new Arrivals();
-    const answers = call(this.#client(arrivals), scope.signal)[Symbol.asyncIterator]();
+    const answers = call(this.#client(arrivals), madeCall(scope, operation))[Symbol.asyncIterator]();
     for (;;) {
       const timer = this.#settings.runtime.clock.setTimer(() => {
         const message = `nothing more of the answer was complete within ${pieceTimeout} ms`;
@@ -272,6 +305,18 @@ export class GrpcClient implements PieceClient {
   }
 }
 
+/** What Connect is told of a call. */
+interface MadeCall {
+  readonly signal: AbortSignal;
+  /** Of the trace that the call belongs to, if somebody traces. */
+  readonly headers?: Readonly<Record<string, string>>;
+}
+
+function madeCall({ signal }: CallScope, operation: Operation | undefined): MadeCall {
+  const headers = operation?.headers?.();
+  return headers === undefined ? { signal } : { signal, headers };
+}
+
 /** DownloadPiece and its twins, by the kind of piece. */
 const pieceMethods = {
   standard: "downloadPiece",
@@ -282,18 +327,14 @@ const pieceMethods = {
 
 /** StatTask and its twins, by the kind of task. */
 const scheduledStat: Record<PieceKind, ScheduledStat | undefined> = {
-  standard: (client, taskId, signal) => client.statTask({ taskId }, { signal }),
-  persistent: (client, taskId, signal) => client.statPersistentTask({ taskId }, { signal }),
-  "persistent-cache": (client, taskId, signal) => client.statPersistentCacheTask({ taskId }, { signal }),
+  standard: (client, taskId, made) => client.statTask({ taskId }, made),
+  persistent: (client, taskId, made) => client.statPersistentTask({ taskId }, made),
+  "persistent-cache": (client, taskId, made) => client.statPersistentCacheTask({ taskId }, made),
   // Stock peers have a call for it, and fail in it.
   cache: undefined,
 };
 
-type ScheduledStat = (
-  client: Client<typeof DfdaemonUpload>,
-  taskId: string,
-  signal: AbortSignal,
-) => Promise<ScheduledTask>;
+type ScheduledStat = (client: Client<typeof DfdaemonUpload>, taskId: string, made: MadeCall) => Promise<ScheduledTask>;
 
 const unservedPieces =
   'the peer does not serve pieces over gRPC, as dfdaemon after 1.2.1 does not: use protocol "tcp" or "quic"';

@@ -1,6 +1,6 @@
 import { VortexError, withAddress } from "../errors.ts";
 import { type Piece, requireInteger } from "../piece.ts";
-import { beginOperation, type OperationStart } from "../telemetry.ts";
+import { beginOperation, type Operation, type OperationStart } from "../telemetry.ts";
 import { formatAddress, parseAddress } from "../transport/address.ts";
 import type { EarlyData } from "../transport/transport.ts";
 import { CallScope } from "./call-scope.ts";
@@ -15,7 +15,7 @@ export interface PieceClient extends PoolClient {
   /** See {@link Connection.earlyData}. */
   readonly earlyData?: EarlyData;
   /** Asks for a piece; the scope is the life of the call, and stays open when this throws, so that it can be tried again. */
-  downloadPiece(request: PieceRequest, scope: CallScope): Promise<Piece>;
+  downloadPiece(request: PieceRequest, scope: CallScope, operation?: Operation): Promise<Piece>;
 }
 
 /** What telemetry is told of a call. */
@@ -44,8 +44,8 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
     requireInteger("piece number", number, 0, 0xffffffff);
     let bytes = 0;
     const told = { name: "download_piece", taskId, kind: kind ?? "standard", number, bytes: () => bytes } as const;
-    return this.call(peer, `piece ${number}`, options, told, async (client, scope, addr) => {
-      const piece = await client.downloadPiece({ ...request, addr }, scope);
+    return this.call(peer, `piece ${number}`, options, told, async (client, scope, addr, operation) => {
+      const piece = await client.downloadPiece({ ...request, addr }, scope, operation);
       bytes = (range?.end ?? piece.length) - (range?.start ?? 0);
       return piece;
     });
@@ -70,7 +70,7 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
     what: string,
     options: CallOptions,
     told: ToldCall,
-    call: (client: C, scope: CallScope, addr: string) => Promise<T>,
+    call: (client: C, scope: CallScope, addr: string, operation: Operation | undefined) => Promise<T>,
   ): Promise<T> {
     const addr = formatAddress(parseAddress(peer));
     const { bytes, ...start } = told;
@@ -86,22 +86,18 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
       operation?.end(failure === undefined ? { bytes: bytes?.() ?? 0 } : { error: failure });
     });
     try {
-      return await this.#attempt(addr, scope, call);
+      return await this.#attempt(addr, scope, (client) => call(client, scope, addr, operation));
     } catch (error) {
       throw scope.end(error);
     }
   }
 
-  async #attempt<T>(
-    addr: string,
-    scope: CallScope,
-    call: (client: C, scope: CallScope, addr: string) => Promise<T>,
-  ): Promise<T> {
+  async #attempt<T>(addr: string, scope: CallScope, call: (client: C) => Promise<T>): Promise<T> {
     for (;;) {
       if (scope.failure !== undefined) throw scope.failure;
       const lease = await this.#pool.acquire(addr, scope.signal);
       try {
-        const result = await call(lease.client, scope, addr);
+        const result = await call(lease.client);
         scope.onFinish(lease.release);
         return result;
       } catch (error) {

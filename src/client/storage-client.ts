@@ -2,13 +2,14 @@ import type { Config } from "../config/config.ts";
 import { VortexError } from "../errors.ts";
 import { type ByteRange, type Piece, type PieceKind, requireInteger } from "../piece.ts";
 import { formatAddress } from "../transport/address.ts";
-import type { Protocol } from "../transport/protocol.ts";
+import type { ProtocolChoice } from "../transport/protocol.ts";
+import { downloaderOptions as configuredOptions } from "./configured.ts";
 import type { CallOptions, Downloader } from "./downloader.ts";
 import type { CreateDownloaderOptions, DownloaderFactory } from "./factory.ts";
 
 /** How a {@link StorageClient} is set up. What is given here beside the configuration wins over it. */
 export interface StorageClientOptions extends Omit<CreateDownloaderOptions, "protocol"> {
-  /** What `parseConfig` made. Names the protocol, the piece timeout, and the default peer's address and ports. */
+  /** What `parseConfig` made: how to fetch, and the default peer's address and ports. Files that it names are not read. */
   readonly config: Config;
   /** The runtime's own `createDownloader`. */
   readonly createDownloader: DownloaderFactory;
@@ -18,7 +19,7 @@ export interface StorageClientOptions extends Omit<CreateDownloaderOptions, "pro
    * The `host:port` at which a peer serves `protocol`. Default: `storage.server.ip` for every peer, with the port that the
    * configuration gives for the protocol.
    */
-  readonly addressOf?: (peerId: string, protocol: Protocol) => string;
+  readonly addressOf?: (peerId: string, protocol: ProtocolChoice) => string;
 }
 
 /** What one call may be told. */
@@ -30,13 +31,26 @@ export interface StorageCallOptions extends CallOptions {
 /**
  * Fetches pieces by peer, over the protocol that the configuration names: a change of protocol is a change of
  * configuration, and of nothing else.
+ *
+ * @example
+ * ```ts
+ * import { createDownloader, parseConfig, StorageClient } from "vortex-peer";
+ *
+ * const config = parseConfig({ download: { protocol: "tcp" } });
+ * const addressOf = (peerId: string) => `${peerId}:4005`;
+ * const client = new StorageClient({ config, createDownloader, addressOf });
+ * const taskId = "7b1a7a2c4ff3a6f9c2f1c5c07bd0ff1aee0c8f8ea8ac2f7c5b1d1f0f5ae1b6cd";
+ * const piece = await client.downloadPiece("10.0.0.7", taskId, 0);
+ * console.log(await piece.bytes());
+ * await client.close();
+ * ```
  */
 export class StorageClient {
   /** The protocol in use. */
-  readonly protocol: Protocol;
+  readonly protocol: ProtocolChoice;
   readonly #downloader: Downloader;
   readonly #hostId: string;
-  readonly #addressOf: (peerId: string, protocol: Protocol) => string;
+  readonly #addressOf: (peerId: string, protocol: ProtocolChoice) => string;
 
   /** @throws `InvalidArgument` for an option out of its range */
   constructor(options: StorageClientOptions) {
@@ -45,7 +59,7 @@ export class StorageClient {
     this.#hostId = hostId ?? "vortex-peer";
     this.#addressOf = addressOf ?? ((_peerId, protocol) => configuredAddress(config, protocol));
     this.#downloader = createDownloader({
-      pieceTimeout: config.download.pieceTimeout,
+      ...configuredOptions(config),
       ...downloaderOptions,
       protocol: this.protocol,
     });
@@ -102,7 +116,7 @@ function pieceNumber(taskId: string, pieceId: string | number): number {
   return number;
 }
 
-function configuredAddress(config: Config, protocol: Protocol): string {
+function configuredAddress(config: Config, protocol: ProtocolChoice): string {
   const { ip, tcpPort, quicPort } = config.storage.server;
   if (ip === undefined) {
     throw new VortexError(
@@ -110,6 +124,7 @@ function configuredAddress(config: Config, protocol: Protocol): string {
       "where the peer is, is not known: set storage.server.ip in the configuration, or give addressOf",
     );
   }
-  const ports: Record<Protocol, number> = { tcp: tcpPort, quic: quicPort, grpc: config.upload.server.port };
+  // Any of its ports tells a downloader that chooses by itself which peer is meant.
+  const ports = { tcp: tcpPort, quic: quicPort, grpc: config.upload.server.port, auto: quicPort, hybrid: quicPort };
   return formatAddress({ host: ip, port: ports[protocol] });
 }

@@ -1,4 +1,4 @@
-import type { Client } from "@connectrpc/connect";
+import type { Client, CallOptions as ConnectCallOptions } from "@connectrpc/connect";
 import type { HasherFactory } from "../digest/hasher.ts";
 import { VortexError } from "../errors.ts";
 import type { DfdaemonUpload, DownloadPieceFinishedResponse } from "../gen/dfdaemon/v2/dfdaemon_pb.ts";
@@ -54,9 +54,11 @@ export interface DownloadTaskOptions extends CallOptions {
 
 /** A piece with its content, which has the length and the digest that were announced. */
 export interface FetchedPiece extends PieceExtent {
+  /** The digest that its content agreed with, as the peer tells it. */
   readonly digest: string;
   /** Everything that the peer said. */
   readonly metadata: PieceMetadata;
+  /** All bytes of the piece. */
   readonly content: Uint8Array;
 }
 
@@ -65,6 +67,7 @@ export interface FetchedPiece extends PieceExtent {
  * when all have come; else it throws.
  */
 export interface TaskPieces extends AsyncIterable<FetchedPiece> {
+  /** The task. */
   readonly taskId: string;
   /** Bytes of the task, also when a range of it was asked for. */
   readonly contentLength: number;
@@ -105,7 +108,7 @@ export function downloadCall(
   client: Client<typeof DfdaemonUpload>,
   source: TaskIdentity,
   { range }: DownloadTaskOptions,
-  options: { readonly signal: AbortSignal },
+  options: ConnectCallOptions,
 ): AsyncIterable<TaskMessage> {
   const needPieceContent = true;
   if (source.kind === "persistent") {

@@ -2,8 +2,9 @@ import type { Piece } from "../piece.ts";
 import type { TaskDirectory } from "../task/discovery.ts";
 import { TaskFetcher } from "../task/fetcher.ts";
 import type { TaskDownload, TaskDownloadOptions, TaskOptions, TaskRequest, TaskStream } from "../task/task.ts";
-import type { Protocol } from "../transport/protocol.ts";
-import type { CallOptions, Downloader, DownloaderSettings, PieceRequest } from "./downloader.ts";
+import type { PeerPieceRequest } from "./auto-downloader.ts";
+import type { CallOptions, Downloader, DownloaderSettings } from "./downloader.ts";
+import type { PieceWays } from "./piece-ways.ts";
 
 /** A directory that has connections of its own. */
 export interface ClosableDirectory extends TaskDirectory {
@@ -13,7 +14,7 @@ export interface ClosableDirectory extends TaskDirectory {
 
 /** Fetches pieces, and whole tasks made of them. The same for every protocol; made by `createDownloader`. */
 export class TaskDownloader implements Downloader {
-  readonly #pieces: Downloader;
+  readonly #pieces: PieceWays;
   readonly #directory: ClosableDirectory | undefined;
   readonly #tasks: TaskFetcher;
 
@@ -21,27 +22,14 @@ export class TaskDownloader implements Downloader {
    * @param pieces what pieces are fetched by; closed with this
    * @param directory whom to ask where pieces are; closed with this
    */
-  constructor(
-    pieces: Downloader,
-    protocol: Protocol,
-    directory: ClosableDirectory | undefined,
-    settings: DownloaderSettings,
-  ) {
+  constructor(pieces: PieceWays, directory: ClosableDirectory | undefined, settings: DownloaderSettings) {
     this.#pieces = pieces;
     this.#directory = directory;
-    this.#tasks = new TaskFetcher(
-      {
-        fetchPiece: (request, options) => pieces.downloadPiece(request, options),
-        directory,
-        addressOf: ({ tcpAddr, quicAddr }) => (protocol === "quic" ? quicAddr : tcpAddr),
-        speaksApi: protocol === "grpc",
-      },
-      settings,
-    );
+    this.#tasks = new TaskFetcher({ ...pieces, directory }, settings);
   }
 
   /** See {@link Downloader.downloadPiece}. */
-  downloadPiece(request: PieceRequest, options?: CallOptions): Promise<Piece> {
+  downloadPiece(request: PeerPieceRequest, options?: CallOptions): Promise<Piece> {
     return this.#pieces.downloadPiece(request, options);
   }
 
@@ -51,6 +39,24 @@ export class TaskDownloader implements Downloader {
    * wrong is not asked again. Returns at once; `done` tells how it went.
    *
    * @throws `InvalidArgument`, `Closed`
+   *
+   * @example
+   * ```ts
+   * import { createDownloader, fileSink } from "vortex-peer";
+   *
+   * const downloader = createDownloader({ protocol: "tcp" });
+   * const download = downloader.downloadTask(
+   *   {
+   *     taskId: "7b1a7a2c4ff3a6f9c2f1c5c07bd0ff1aee0c8f8ea8ac2f7c5b1d1f0f5ae1b6cd",
+   *     hostId: "my-host",
+   *     parents: ["10.0.0.7:4005", "10.0.0.8:4005"],
+   *   },
+   *   { to: fileSink("model.safetensors"), onProgress: ({ bytes, totalBytes }) => console.log(bytes, totalBytes) },
+   * );
+   * const { bytes, duration } = await download.done;
+   * console.log(bytes, duration);
+   * await downloader.close();
+   * ```
    */
   downloadTask(request: TaskRequest, options: TaskDownloadOptions): TaskDownload {
     return this.#tasks.downloadTask(request, options);
@@ -61,6 +67,20 @@ export class TaskDownloader implements Downloader {
    * memory ahead of the reader.
    *
    * @throws `InvalidArgument`, `Closed`
+   *
+   * @example
+   * ```ts
+   * import { createDownloader } from "vortex-peer";
+   *
+   * const downloader = createDownloader({ protocol: "tcp" });
+   * const { content } = downloader.streamTask({
+   *   taskId: "7b1a7a2c4ff3a6f9c2f1c5c07bd0ff1aee0c8f8ea8ac2f7c5b1d1f0f5ae1b6cd",
+   *   hostId: "my-host",
+   *   parents: ["10.0.0.7:4005", "10.0.0.8:4005"],
+   * });
+   * for await (const chunk of content) console.log(chunk.length);
+   * await downloader.close();
+   * ```
    */
   streamTask(request: TaskRequest, options?: TaskOptions): TaskStream {
     return this.#tasks.streamTask(request, options);

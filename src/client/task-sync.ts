@@ -1,4 +1,4 @@
-import type { Client } from "@connectrpc/connect";
+import type { Client, CallOptions as ConnectCallOptions } from "@connectrpc/connect";
 import { VortexError } from "../errors.ts";
 import type { DfdaemonUpload } from "../gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { type PieceKind, requireInteger } from "../piece.ts";
@@ -7,6 +7,7 @@ import type { PieceExtent } from "./piece-layout.ts";
 
 /** Which pieces of which task a peer is asked about. */
 export interface SyncRequest {
+  /** The task. */
   readonly taskId: string;
   /** The asking host's id. */
   readonly hostId: string;
@@ -42,7 +43,7 @@ export interface SyncAnswer {
 export function syncCall(
   client: Client<typeof DfdaemonUpload>,
   { kind = "standard", hostId, taskId, interestedPieceNumbers = [] }: SyncRequest,
-  options: { readonly signal: AbortSignal },
+  options: ConnectCallOptions,
 ): AsyncIterable<SyncAnswer> {
   const request = { hostId, taskId, interestedPieceNumbers: [...interestedPieceNumbers] };
   switch (kind) {
@@ -58,6 +59,22 @@ export function syncCall(
         options,
       );
   }
+}
+
+/**
+ * Numbers in one request. Each takes at most 5 bytes, so the request stays within the 256 KiB that a server of this project reads,
+ * and far within the 4 MiB of stock peers (tonic's default).
+ */
+const MOST_NUMBERS = 50_000;
+
+/** The request, cut so that none asks for too many numbers. Always at least one. */
+export function requestsFor(request: SyncRequest): readonly SyncRequest[] {
+  const { interestedPieceNumbers: numbers = [] } = request;
+  if (numbers.length <= MOST_NUMBERS) return [request];
+  return Array.from({ length: Math.ceil(numbers.length / MOST_NUMBERS) }, (_, part) => ({
+    ...request,
+    interestedPieceNumbers: numbers.slice(part * MOST_NUMBERS, (part + 1) * MOST_NUMBERS),
+  }));
 }
 
 /** The numbers asked for, or undefined for all. @throws `InvalidArgument` */

@@ -28,6 +28,7 @@ const BEGINNING = 1024;
  * `client/quic.rs` and `client/tcp.rs`.
  */
 export class VortexClient implements PieceClient {
+  /** The peer, `host:port`. */
   readonly addr: string;
   readonly closed: Promise<unknown>;
   readonly ready: Promise<void>;
@@ -107,6 +108,7 @@ export class VortexClient implements PieceClient {
     return part;
   }
 
+  /** Ends the connection. */
   close(): Promise<void> {
     // Nothing that this side has sent matters to the peer once its answer is not wanted.
     return this.#connection.close({ grace: 0 });

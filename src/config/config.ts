@@ -1,104 +1,179 @@
-import * as v from "valibot";
-import { type Protocol, protocols } from "../transport/protocol.ts";
-import { duration, integer, parseValues, port } from "./values.ts";
+import { VortexError } from "../errors.ts";
+import { type ConfigKey, configKeys, keys, ownKeys, ownSection, type ValueOf } from "./keys.ts";
+import type { Config } from "./sections.ts";
+import { check, type Problem, show } from "./values.ts";
 
-/** What this library takes from Dragonfly's `dfdaemon.yaml`, under the same keys, with every default filled in. */
-export interface Config {
-  readonly download: {
-    /** Default `tcp`, as stock Dragonfly. */
-    readonly protocol: Protocol;
-    /** Milliseconds, 1 to 30 days. Default 360,000. */
-    readonly pieceTimeout: number;
-    /** Pieces of one task that are fetched at a time, at least 1. Default 8. */
-    readonly concurrentPieceCount: number;
-  };
-  readonly storage: {
-    readonly server: {
-      /** An IPv4 or IPv6 address. No default. */
-      readonly ip: string | undefined;
-      /** 0 to 65535. Default 4005. */
-      readonly tcpPort: number;
-      /** 0 to 65535. Default 4006. */
-      readonly quicPort: number;
-    };
-  };
-  readonly upload: {
-    readonly server: {
-      /** Port of the gRPC service, 0 to 65535. Default 4000. */
-      readonly port: number;
-    };
-  };
+export type { Config, MutualTlsFiles } from "./sections.ts";
+
+/** Values for some keys, each with where it comes from: a file, the flags of a command line, or what a call is told. */
+export type ConfigLayer = ReadonlyMap<ConfigKey, { readonly value: unknown; readonly source: string }>;
+
+/** One key of a configuration in effect. */
+export interface ConfigSetting {
+  /** Its name, with the sections that lead to it. */
+  readonly key: ConfigKey;
+  /** As {@link Config} has it. */
+  readonly value: unknown;
+  /** As a file would have it; undefined for a value that is not set. */
+  readonly text: string | undefined;
+  /** Where the value comes from, as its layer says; `default` when no layer has it. */
+  readonly source: string;
+}
+
+/** A configuration in effect, and where each of its values comes from. */
+export interface ResolvedConfig {
+  /** The values. */
+  readonly config: Config;
+  /** Every key, in the order of a `dfdaemon.yaml`. */
+  readonly settings: readonly ConfigSetting[];
+}
+
+/** One wrong value of a configuration. */
+export interface ConfigProblem extends Problem {
+  /** Where the value stands, as {@link parseConfigLayer} was told. */
+  readonly source?: string;
 }
 
 /**
- * Reads a configuration: the object that a `dfdaemon.yaml` holds, or one like it. Nothing is required, and unknown keys are
- * left alone, since a real file has many. Keys may be spelt as stock Dragonfly does (`quicPort`) or as its design document
- * (`quic_port`); the former counts when both are there. The protocol may stand in `storage.server.protocol` too;
- * `download.protocol` wins. Durations are text with a unit, as in `360s` and `1m30s`.
+ * Reads a configuration: the object that a `dfdaemon.yaml` holds, or one like it. Nothing is required, and unknown keys are left
+ * alone, since a real file has many; only `vortexPeer`, which is ours, must hold nothing else. Keys may be spelt as stock Dragonfly
+ * does (`quicPort`) or as its design document (`quic_port`); the former counts when both are there. The protocol may stand in
+ * `storage.server.protocol` too, and limits in `rateLimit`, as in older versions; `download.protocol` and `bandwidthLimit` win.
+ * Durations are text with a unit, as in `360s` and `1m30s`.
  *
  * Source of keys and defaults: dragonfly-client, `dragonfly-client-config/src/dfdaemon.rs`.
  *
+ * @example
+ * ```ts
+ * import { createDownloader, downloaderOptions, parseConfig } from "vortex-peer";
+ *
+ * const config = parseConfig({ download: { protocol: "quic", pieceTimeout: "1m30s" } });
+ * const downloader = createDownloader(downloaderOptions(config));
+ * ```
+ *
  * @throws `InvalidArgument` that names each wrong key, its value and what is allowed; its cause is an array of
- * {@link Problem}
+ * {@link ConfigProblem}
  */
 export function parseConfig(input: unknown): Config {
-  const { download, storage, upload } = parseValues(schema, input, nameOf);
-  const { server } = storage;
-  return {
-    download: {
-      protocol: download.protocol ?? server.protocol ?? "tcp",
-      pieceTimeout: download.pieceTimeout ?? download.piece_timeout ?? 360_000,
-      concurrentPieceCount: download.concurrentPieceCount ?? download.concurrent_piece_count ?? 8,
-    },
-    storage: {
-      server: {
-        ip: server.ip ?? undefined,
-        tcpPort: server.tcpPort ?? server.tcp_port ?? 4005,
-        quicPort: server.quicPort ?? server.quic_port ?? 4006,
-      },
-    },
-    upload: { server: { port: upload.server.port ?? 4000 } },
-  };
+  return resolveConfig(parseConfigLayer(input)).config;
 }
 
-const protocol = v.picklist(protocols, `expected ${protocols.join(", ")}`);
-const pieceCount = integer(1, 0xffffffff);
-const ip = v.pipe(v.string("expected an IPv4 or IPv6 address"), v.ip("expected an IPv4 or IPv6 address"));
+/**
+ * As {@link parseConfig}, but only what `input` says, to be laid over other layers.
+ *
+ * @param sourceOf where the value at these keys stands, such as `dfdaemon.yaml:12`. It is named before what is wrong with it.
+ */
+export function parseConfigLayer(
+  input: unknown,
+  sourceOf: (path: readonly string[]) => string | undefined = () => undefined,
+): ConfigLayer {
+  const layer = new Map<ConfigKey, { value: unknown; source: string }>();
+  const problems = new Map<string, ConfigProblem>();
+  const note = (problem: Problem): void => {
+    const source = sourceOf(problem.path);
+    problems.set(problem.path.join("."), { ...problem, ...(source !== undefined && { source }) });
+  };
+  for (const key of configKeys) {
+    for (const path of keys[key].paths) {
+      const found = valueAt(input, path);
+      if ("problem" in found) note(found.problem);
+      // A key without a value is null in YAML, and the same as none.
+      if (!("value" in found) || found.value === undefined || found.value === null) continue;
+      const checked = check<unknown>(keys[key].schema, found.value, path);
+      if ("problems" in checked) checked.problems.forEach(note);
+      else if (!layer.has(key)) layer.set(key, { value: checked.value, source: sourceOf(path) ?? "configuration" });
+    }
+  }
+  unknownOwnKeys(input, [ownSection], ownKeys).forEach(note);
+  if (problems.size > 0) throw failure([...problems.values()]);
+  return layer;
+}
 
-const schema = section({
-  download: section({
-    protocol: v.nullish(protocol),
-    pieceTimeout: v.nullish(duration),
-    piece_timeout: v.nullish(duration),
-    concurrentPieceCount: v.nullish(pieceCount),
-    concurrent_piece_count: v.nullish(pieceCount),
-  }),
-  storage: section({
-    server: section({
-      protocol: v.nullish(protocol),
-      ip: v.nullish(ip),
-      tcpPort: v.nullish(port),
-      tcp_port: v.nullish(port),
-      quicPort: v.nullish(port),
-      quic_port: v.nullish(port),
+/** A layer of values that are of the right type already, undefined ones left out. */
+export function configLayer(
+  values: { readonly [Key in ConfigKey]?: ValueOf<Key> | undefined },
+  sourceOf: (key: ConfigKey) => string,
+): ConfigLayer {
+  return new Map(
+    configKeys.flatMap((key) => {
+      const value = values[key];
+      return value === undefined ? [] : [[key, { value, source: sourceOf(key) }]];
     }),
-  }),
-  upload: section({ server: section({ port: v.nullish(port) }) }),
-});
-
-/** Keys with their values. A section whose keys are all commented out is null in YAML, and the same as none. */
-function section<const Entries extends v.ObjectEntries>(entries: Entries) {
-  const expected = "expected keys with values";
-  return v.nullish(
-    v.pipe(
-      v.unknown(),
-      v.check((input) => typeof input === "object" && input !== null && !Array.isArray(input), expected),
-      v.object(entries),
-    ),
-    {},
   );
 }
 
-function nameOf(path: readonly string[]): string {
-  return path.length === 0 ? "configuration" : path.join(".");
+/** Each key from the first layer that has it, else its default. */
+export function resolveConfig(...layers: readonly ConfigLayer[]): ResolvedConfig {
+  const settings = configKeys.map((key): ConfigSetting => {
+    const { value, source } = layers.find((layer) => layer.has(key))?.get(key) ?? {
+      value: keys[key].standard,
+      source: "default",
+    };
+    return { key, value, text: value === undefined ? undefined : keys[key].format(value as never), source };
+  });
+  return { config: nest(settings), settings };
+}
+
+/** One line for one wrong value. */
+function describeProblem({ path, value, expected, source }: ConfigProblem): string {
+  const key = path.length === 0 ? "configuration" : path.join(".");
+  return source === undefined ? `${key} ${show(value)}: ${expected}` : `${source}: ${key}: ${show(value)}: ${expected}`;
+}
+
+function failure(problems: readonly ConfigProblem[]): VortexError {
+  const separator = problems.some(({ source }) => source !== undefined) ? "\n" : "; ";
+  return new VortexError("InvalidArgument", problems.map(describeProblem).join(separator), { cause: problems });
+}
+
+/** What stands at `path`: nothing, a value, or something on the way that holds no keys. */
+function valueAt(
+  input: unknown,
+  path: readonly string[],
+): { readonly value: unknown } | { readonly problem: Problem } | Record<never, never> {
+  let section = input;
+  for (const [depth, key] of path.entries()) {
+    if (section === undefined || section === null) return {};
+    if (!isSection(section)) {
+      return { problem: { path: path.slice(0, depth), value: section, expected: "expected keys with values" } };
+    }
+    section = Object.hasOwn(section, key) ? section[key] : undefined;
+  }
+  return { value: section };
+}
+
+/** Keys in our own section that mean nothing: nobody else's, so misspelt ones. */
+function unknownOwnKeys(input: unknown, path: readonly string[], known: ReadonlySet<string>): Problem[] {
+  const found = valueAt(input, path);
+  if (!("value" in found) || !isSection(found.value)) return [];
+  return Object.entries(found.value).flatMap(([key, value]) => {
+    const name = [...path, key].join(".");
+    if (known.has(name)) return [];
+    const within = `${name}.`;
+    if ([...known].some((other) => other.startsWith(within))) return unknownOwnKeys(input, [...path, key], known);
+    const prefix = `${path.join(".")}.`;
+    const siblings = [...known].filter((other) => other.startsWith(prefix)).map((other) => other.slice(prefix.length));
+    const allowed = [...new Set(siblings.map((other) => other.split(".")[0]))].filter((other) => !other?.includes("_"));
+    return [{ path: [...path, key], value, expected: `expected no other keys than ${allowed.join(", ")}` }];
+  });
+}
+
+function isSection(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** The settings as sections within sections. */
+function nest(settings: readonly ConfigSetting[]): Config {
+  const root: Record<string, unknown> = {};
+  for (const { key, value } of settings) {
+    const path = key.split(".");
+    const last = path.pop() ?? "";
+    let section = root;
+    for (const name of path) {
+      section[name] ??= {};
+      section = section[name] as Record<string, unknown>;
+    }
+    section[last] = value;
+  }
+  // That the keys are those of Config, each with a value of its type, is what the type of `keys` holds.
+  return root as unknown as Config;
 }

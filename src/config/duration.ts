@@ -33,6 +33,11 @@ export function parseDuration(text: string): number | undefined {
   return at === 0 ? undefined : milliseconds;
 }
 
+/** Whole milliseconds as {@link parseDuration} reads them: in seconds, or in milliseconds where those are no whole number. */
+export function formatDuration(milliseconds: number): string {
+  return milliseconds % 1000 === 0 ? `${milliseconds / 1000}s` : `${milliseconds}ms`;
+}
+
 function spellings(milliseconds: number, ...names: string[]): Record<string, number> {
   return Object.fromEntries(names.map((name) => [name, milliseconds]));
 }

@@ -1,9 +1,7 @@
 import * as v from "valibot";
 import { VortexError } from "../errors.ts";
 import { parseDuration } from "./duration.ts";
-
-/** The longest time that an option takes: 30 days, in milliseconds. */
-const LONGEST = 30 * 24 * 3600 * 1000;
+import { parseSize } from "./size.ts";
 
 /** An integer within `least` and `greatest`. */
 export function integer(least: number, greatest: number, what = "an integer"): v.GenericSchema<unknown, number> {
@@ -18,10 +16,44 @@ export function integer(least: number, greatest: number, what = "an integer"): v
 export const port: v.GenericSchema<unknown, number> = integer(0, 65535, "a port");
 
 /**
- * A duration, in milliseconds. Only text with a unit: stock Dragonfly takes nothing else, and a bare `360` in a file would
- * be seconds to its writer and milliseconds to us.
+ * A duration of at most `days`, in milliseconds. Only text with a unit: stock Dragonfly takes nothing else, and a bare `360` in a
+ * file would be seconds to its writer and milliseconds to us.
  */
-export const duration: v.GenericSchema<unknown, number> = durationSchema();
+export function durationUpTo(days: number): v.GenericSchema<unknown, number> {
+  const expected = `expected a duration from 1ms to ${days}d with its unit, such as 360s or 1m30s`;
+  return v.pipe(
+    v.string(expected),
+    v.rawTransform(({ dataset, addIssue, NEVER }) => {
+      const milliseconds = Math.round(parseDuration(dataset.value) ?? 0);
+      if (milliseconds >= 1 && milliseconds <= days * 24 * 3600 * 1000) return milliseconds;
+      addIssue({ message: expected });
+      return NEVER;
+    }),
+  );
+}
+
+/** A duration of at most 30 days, see {@link durationUpTo}. */
+export const duration: v.GenericSchema<unknown, number> = durationUpTo(30);
+
+/** Bytes a second, at least 1: a number, or text with a unit. */
+export const bandwidth: v.GenericSchema<unknown, number> = bandwidthSchema();
+
+/** An IP address. */
+export const ip: v.GenericSchema<unknown, string> = v.pipe(
+  v.string("expected an IPv4 or IPv6 address"),
+  v.ip("expected an IPv4 or IPv6 address"),
+);
+
+/** Text that says something, described by `what`. */
+export function text(what: string): v.GenericSchema<unknown, string> {
+  return v.pipe(v.string(`expected ${what}`), v.regex(/\S/, `expected ${what}`));
+}
+
+/** SHA-256 of a certificate. */
+export const fingerprint: v.GenericSchema<unknown, string> = v.pipe(
+  v.string("expected 64 hex digits, with colons or without"),
+  v.regex(/^[0-9a-f]{2}(:?[0-9a-f]{2}){31}$/i, "expected 64 hex digits, with colons or without"),
+);
 
 /** What is wrong with one value of an input. */
 export interface Problem {
@@ -42,37 +74,49 @@ export function parseValues<T>(
   input: unknown,
   nameOf: (path: readonly string[]) => string,
 ): T {
-  const result = v.safeParse(schema, input, { abortPipeEarly: true });
-  if (result.success) return result.output;
-  const problems = result.issues.map(problemOf);
+  const checked = check(schema, input, []);
+  if ("value" in checked) return checked.value;
+  const { problems } = checked;
   const message = problems.map(({ path, value, expected }) => `${nameOf(path)} ${show(value)}: ${expected}`).join("; ");
   throw new VortexError("InvalidArgument", message, { cause: problems });
 }
 
-function durationSchema(): v.GenericSchema<unknown, number> {
-  const expected = "expected a duration from 1ms to 30d with its unit, such as 360s or 1m30s";
-  return v.pipe(
-    v.string(expected),
-    v.rawTransform(({ dataset, addIssue, NEVER }) => {
-      const milliseconds = Math.round(parseDuration(dataset.value) ?? 0);
-      if (milliseconds >= 1 && milliseconds <= LONGEST) return milliseconds;
-      addIssue({ message: expected });
-      return NEVER;
-    }),
-  );
-}
-
-function problemOf(issue: v.BaseIssue<unknown>): Problem {
-  const path = (issue.path ?? []).map(({ key }) => String(key));
-  return { path, value: issue.input, expected: issue.message };
+/** `input`, which stands at `path`, as `schema` reads it, or what is wrong with it. */
+export function check<T>(
+  schema: v.GenericSchema<unknown, T>,
+  input: unknown,
+  path: readonly string[],
+): { readonly value: T } | { readonly problems: readonly Problem[] } {
+  const result = v.safeParse(schema, input, { abortPipeEarly: true });
+  if (result.success) return { value: result.output };
+  return {
+    problems: result.issues.map((issue) => ({
+      path: [...path, ...(issue.path ?? []).map(({ key }) => String(key))],
+      value: issue.input,
+      expected: issue.message,
+    })),
+  };
 }
 
 /** The value as its writer knows it, short enough for one line. */
-function show(value: unknown): string {
+export function show(value: unknown): string {
   const text = typeof value === "object" && value !== null ? (Array.isArray(value) ? "[…]" : "{…}") : literal(value);
   return text.length > 80 ? `${text.slice(0, 77)}…` : text;
 }
 
 function literal(value: unknown): string {
   return typeof value === "string" ? JSON.stringify(value) : String(value);
+}
+
+function bandwidthSchema(): v.GenericSchema<unknown, number> {
+  const expected = "expected bytes a second, at least 1, as a number or with a unit, such as 50GB or 50GiB";
+  return v.pipe(
+    v.union([v.string(), v.number()], expected),
+    v.rawTransform(({ dataset, addIssue, NEVER }) => {
+      const bytes = typeof dataset.value === "string" ? parseSize(dataset.value) : dataset.value;
+      if (Number.isSafeInteger(bytes) && bytes !== undefined && bytes >= 1) return bytes;
+      addIssue({ message: expected });
+      return NEVER;
+    }),
+  );
 }

@@ -3,6 +3,7 @@ import type { DigestAlgorithm, HasherFactory } from "./hasher.ts";
 
 /** A digest as Dragonfly writes it, taken apart. */
 export interface Digest {
+  /** What it is made by. */
   readonly algorithm: DigestAlgorithm;
   /** crc32: unsigned decimal; sha256 and sha512: lower-case hex. */
   readonly encoded: string;

@@ -6,6 +6,7 @@ export type DigestAlgorithm = "crc32" | "sha256" | "sha512";
 
 /** An incremental hash. */
 export interface Hasher {
+  /** Takes the next bytes in; they are not kept. */
   update(chunk: Uint8Array): void;
   /** The digest so far as Dragonfly writes it: crc32 as an unsigned decimal number, the sha family as hex digits. */
   encode(): string;

@@ -18,8 +18,11 @@ export const RemoteErrorCode = { Unknown: 0, InvalidArgument: 1, NotFound: 2, In
 
 /** Asks for one piece. */
 export interface DownloadPiecePacket {
+  /** Tells the packets apart. */
   readonly type: "download-piece";
+  /** An unsigned byte, chosen by the sender. */
   readonly id: number;
+  /** Decides the tag. */
   readonly kind: PieceKind;
   /** 64 bytes in UTF-8; stock peers use 64 hex digits. */
   readonly taskId: string;
@@ -29,32 +32,45 @@ export interface DownloadPiecePacket {
 
 /** Announces a piece. `metadata.length` bytes of raw content follow the packet. */
 export interface PieceContentPacket {
+  /** Tells the packets apart. */
   readonly type: "piece-content";
+  /** An unsigned byte; stock peers do not echo that of the request. */
   readonly id: number;
+  /** Decides the tag. */
   readonly kind: PieceKind;
+  /** What the peer says about the piece. */
   readonly metadata: PieceMetadata;
 }
 
 /** Says that the sender is done. */
 export interface ClosePacket {
+  /** Tells the packets apart. */
   readonly type: "close";
+  /** An unsigned byte. */
   readonly id: number;
 }
 
 /** Answers with a failure. */
 export interface ErrorPacket {
+  /** Tells the packets apart. */
   readonly type: "error";
+  /** An unsigned byte. */
   readonly id: number;
   /** An unsigned byte; see {@link RemoteErrorCode}. */
   readonly code: number;
+  /** For people, UTF-8 on the wire. */
   readonly message: string;
 }
 
 /** A packet with a tag that has no meaning yet; its value is kept as it came. */
 export interface ReservedPacket {
+  /** Tells the packets apart. */
   readonly type: "reserved";
+  /** An unsigned byte. */
   readonly id: number;
+  /** 8 to 253. */
   readonly tag: number;
+  /** As it came, uninterpreted. */
   readonly value: Uint8Array;
 }
 

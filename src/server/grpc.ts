@@ -1,4 +1,4 @@
-import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
+import { create, toBinary } from "@bufbuild/protobuf";
 import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import {
   Code,
@@ -6,47 +6,37 @@ import {
   type ContextKey,
   createConnectRouter,
   createContextKey,
-  createContextValues,
   type HandlerContext,
 } from "@connectrpc/connect";
-// Connect calls these private, which its exact version in package.json answers for. They are what its own adapters stand on.
-import {
-  createAsyncIterable,
-  type UniversalHandler,
-  type UniversalServerRequest,
-  type UniversalServerResponse,
-  untilFirst,
-} from "@connectrpc/connect/protocol";
-import { setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
+import type { UniversalHandler } from "@connectrpc/connect/protocol";
 import { metadataDigest } from "../digest/piece-metadata.ts";
-import { abortedError, type ErrorCode, VortexError } from "../errors.ts";
-import { type Download, PieceSchema, type Range } from "../gen/common/v2/common_pb.ts";
 import {
   DfdaemonUpload,
   type DownloadPersistentCacheTaskRequest,
   DownloadPersistentCacheTaskResponseSchema,
   type DownloadPersistentTaskRequest,
   DownloadPersistentTaskResponseSchema,
-  DownloadPieceFinishedResponseSchema,
   DownloadPieceResponseSchema,
   type DownloadTaskRequest,
   DownloadTaskResponseSchema,
 } from "../gen/dfdaemon/v2/dfdaemon_pb.ts";
-import { hostId, isBlobUrl, peerId, persistentTaskId, taskIdOfBlob, taskIdOfContent, taskIdOfUrl } from "../ids.ts";
-import { type PieceKind, type PieceMetadata, pieceExtent, planTask } from "../piece.ts";
-import { beginOperation, type Operation, type OperationStart, type Telemetry } from "../telemetry.ts";
+import { hostId, peerId, persistentTaskId } from "../ids.ts";
+import type { PieceKind, PieceMetadata } from "../piece.ts";
+import { Answer, toldFailure } from "./grpc-answer.ts";
+import { answeredBody, pastConnect } from "./grpc-body.ts";
+import { type Around, aroundPiece, contentBody, contentHead, envelope, withoutContent } from "./grpc-content.ts";
 import {
   localTaskMessage,
   persistentCacheTaskMessage,
   persistentTaskMessage,
-  pieceFields,
   responseHeader,
   taskMessage,
 } from "./grpc-messages.ts";
+import { invalid, isRange, plannedPieces, requireNoFile, requireTaskId, standardTaskId } from "./grpc-requests.ts";
 import type { PieceStore, StoredPiece, StoredTask } from "./store.ts";
 import type { ServerSettings } from "./upload.ts";
 
-/** Greatest request that is read, in bytes: the numbers of 60,000 pieces, at least. */
+/** Greatest request that is read, in bytes: the numbers of 50,000 pieces, at least. */
 export const MAX_REQUEST_LENGTH: number = 256 * 1024;
 
 /** What a gRPC server tells peers of itself. */
@@ -114,12 +104,6 @@ export function grpcHandlers(
   );
 }
 
-/** The body of an answer that goes past Connect. What it throws becomes the call's status. */
-type Body = (signal: AbortSignal) => AsyncGenerator<Uint8Array, void, void>;
-
-/** Carries that body from a method's implementation to the answer. */
-const answeredBody = createContextKey<Body | undefined>(undefined);
-
 /** An answer of DownloadTask and its twins, but for the pieces. */
 interface TaskAnswer {
   readonly task: StoredTask;
@@ -149,9 +133,9 @@ class UploadService {
   async downloadPiece(
     kind: PieceKind,
     { taskId, pieceNumber: number }: { readonly taskId: string; readonly pieceNumber: number },
-    { values, signal }: HandlerContext,
+    { values, signal, requestHeader: headers }: HandlerContext,
   ): Promise<object> {
-    const answer = new Answer(this.#settings.telemetry, { name: "download_piece", taskId, kind, number });
+    const answer = new Answer(this.#settings.telemetry, { name: "download_piece", taskId, kind, number, headers });
     return answer.orFailed(async () => {
       requireTaskId(taskId);
       const piece = await this.#piece(taskId, kind, number, signal);
@@ -245,7 +229,8 @@ class UploadService {
     context: HandlerContext,
   ): AsyncGenerator<SyncAnswer, void, void> {
     const { telemetry } = this.#settings;
-    yield* new Answer(telemetry, { name: "sync_pieces", taskId: request.taskId, kind }).whole(
+    const { requestHeader: headers } = context;
+    yield* new Answer(telemetry, { name: "sync_pieces", taskId: request.taskId, kind, headers }).whole(
       this.#announcements(kind, request, context),
     );
   }
@@ -284,7 +269,8 @@ class UploadService {
     request: { readonly taskId: string },
     context: HandlerContext,
   ): Promise<StoredTask> {
-    const answer = new Answer(this.#settings.telemetry, { name, taskId: request.taskId, kind });
+    const { requestHeader: headers } = context;
+    const answer = new Answer(this.#settings.telemetry, { name, taskId: request.taskId, kind, headers });
     return answer.orFailed(async () => {
       const task = await this.task(kind, request, context);
       answer.end();
@@ -320,7 +306,8 @@ class UploadService {
     const next = async (): Promise<IteratorReturnResult<undefined>> => {
       const prepared = await prepare();
       const { taskId, kind } = prepared.task;
-      const answer = new Answer(this.#settings.telemetry, { name: "download_task", taskId, kind });
+      const { requestHeader: headers } = context;
+      const answer = new Answer(this.#settings.telemetry, { name: "download_task", taskId, kind, headers });
       context.values.set(answeredBody, (signal) => answer.whole(this.#taskBody(prepared, answer, signal)));
       return { done: true, value: undefined };
     };
@@ -334,7 +321,7 @@ class UploadService {
   ): AsyncGenerator<Uint8Array, void, void> {
     this.#enter();
     try {
-      yield concatenated([envelopeHeader(started.length), started]);
+      yield envelope(started);
       for await (const metadata of watched(task, signal)) {
         if (!wanted.delete(metadata.number)) continue;
         if (needsContent) {
@@ -396,257 +383,7 @@ interface SyncAnswer {
 
 type Unanswered = AsyncIterable<never>;
 
-/** What telemetry is told of one answer: its end, once, however it comes. */
-class Answer {
-  /** Bytes of content. */
-  bytes = 0;
-  readonly #operation: Operation | undefined;
-
-  constructor(telemetry: Telemetry | undefined, start: Omit<OperationStart, "role">) {
-    this.#operation = beginOperation(telemetry, { ...start, role: "server" });
-  }
-
-  end(): void {
-    this.#operation?.end({ bytes: this.bytes });
-  }
-
-  async orFailed<T>(work: () => Promise<T>): Promise<T> {
-    try {
-      return await work();
-    } catch (error) {
-      this.#operation?.end({ error: statedFailure(error) });
-      throw error;
-    }
-  }
-
-  /** The items; the answer ends with them. */
-  async *whole<T>(items: AsyncIterable<T>): AsyncGenerator<T, void, void> {
-    try {
-      yield* items;
-      this.end();
-    } catch (error) {
-      this.#operation?.end({ error: statedFailure(error) });
-      throw error;
-    } finally {
-      this.#operation?.end({ error: new VortexError("StreamReset", "the peer left") });
-    }
-  }
-}
-
-/** The failure that a status stands for. */
-function statedFailure(error: unknown): VortexError {
-  if (!(error instanceof ConnectError)) return VortexError.from(error, "Internal");
-  const codes: Partial<Record<Code, ErrorCode>> = {
-    [Code.NotFound]: "NotFound",
-    [Code.InvalidArgument]: "InvalidArgument",
-    [Code.ResourceExhausted]: "RemoteBusy",
-    [Code.Canceled]: "StreamReset",
-  };
-  return new VortexError(codes[error.code] ?? "StorageFailed", error.rawMessage, { cause: error });
-}
-
-/** A handler that, where the method's implementation left a body, sends that instead of Connect's messages. */
-function pastConnect(handler: UniversalHandler, settings: ServerSettings): UniversalHandler {
-  const answer = async (request: UniversalServerRequest): Promise<UniversalServerResponse> => {
-    const contextValues = request.contextValues ?? createContextValues();
-    const response = await handler({ ...request, contextValues });
-    // Connect ends the call, and its timer for the peer's deadline, when its own messages have been taken.
-    for await (const _message of response.body ?? []);
-    const body = contextValues.get(answeredBody);
-    if (body === undefined) return { ...response, body: createAsyncIterable([]) };
-    const trailer = new Headers(response.trailer);
-    // The first read decides what is said before the content.
-    return { ...response, trailer, body: await untilFirst(withStatus(body, trailer, request.signal, settings)) };
-  };
-  const { protocolNames, service, method, requestPath, allowedMethods, supportedContentType } = handler;
-  return Object.assign(answer, {
-    protocolNames,
-    service,
-    method,
-    requestPath,
-    allowedMethods,
-    supportedContentType,
-  });
-}
-
-/** The body; what it throws ends it early, and goes to the trailer. */
-async function* withStatus(
-  body: Body,
-  trailer: Headers,
-  signal: AbortSignal,
-  settings: ServerSettings,
-): AsyncGenerator<Uint8Array, void, void> {
-  try {
-    yield* body(signal);
-  } catch (error) {
-    setTrailerStatus(trailer, toldFailure(error, "the content", signal, settings));
-  }
-}
-
-/** What the peer is told of a failure; what went wrong inside is not its to know, and reaches `onError`. */
-function toldFailure(error: unknown, what: string, signal: AbortSignal, settings: ServerSettings): ConnectError {
-  if (error instanceof ConnectError) return error;
-  if (signal.aborted) return new ConnectError("the peer gave the call up", Code.Canceled);
-  // As the watch of a task of which only a part was wanted ends.
-  if (error instanceof VortexError && error.code === "NotFound") return new ConnectError(error.message, Code.NotFound);
-  settings.onError(VortexError.from(error, "StorageFailed"));
-  return new ConnectError(`${what} could not be read`, Code.Internal);
-}
-
-/** A piece as an envelope: `head`, and the content as the store hands it out, under the rate limit. */
-async function* contentBody(
-  piece: StoredPiece,
-  head: Uint8Array,
-  signal: AbortSignal,
-  { limiter }: ServerSettings,
-): AsyncGenerator<Uint8Array, void, void> {
-  let unsent: Uint8Array | undefined = head;
-  const chunks = piece.read()[Symbol.asyncIterator]();
-  try {
-    for (let left = Number(piece.metadata.length); left > 0; ) {
-      const chunk = await nextChunk(chunks, left);
-      for (const portion of limiter?.portions(chunk) ?? [chunk]) {
-        await limiter?.take(portion.length, signal);
-        if (signal.aborted) throw abortedError(signal, "sending a piece");
-        // Not before there is content: a piece that cannot be read at all is answered by a status alone.
-        if (unsent !== undefined) yield unsent;
-        unsent = undefined;
-        yield portion;
-      }
-      left -= chunk.length;
-    }
-    // Of an empty piece.
-    if (unsent !== undefined) yield unsent;
-  } finally {
-    await chunks.return?.();
-  }
-}
-
-async function nextChunk(chunks: AsyncIterator<Uint8Array>, left: number): Promise<Uint8Array> {
-  const { done, value } = await chunks.next();
-  if (done) throw new VortexError("StorageFailed", `the store ended a piece ${left} bytes early`);
-  if (value.length > left) throw new VortexError("StorageFailed", "the store has more bytes than the piece");
-  return value;
-}
-
-/** A message that stands around a piece: its other fields, encoded, and the number of the field that holds the rest. */
-interface Around {
-  readonly before: Uint8Array;
-  readonly field: number;
-}
-
-/** What stands around a piece in an answer of DownloadTask or a twin, outermost first. */
-function aroundPiece(ids: Uint8Array, field: number): readonly Around[] {
-  const before = new Uint8Array(0);
-  return [
-    { before: ids, field },
-    { before, field: DownloadPieceFinishedResponseSchema.field.piece.number },
-  ];
-}
-
-/**
- * Everything of an envelope that comes before a piece's content. The content is the last field of the piece, and the piece
- * the last of what is around it: readers take fields in any order (https://protobuf.dev/programming-guides/encoding/#order).
- */
-function contentHead(metadata: PieceMetadata, around: readonly Around[]): Uint8Array {
-  const length = Number(metadata.length);
-  const content = new BinaryWriter().tag(PieceSchema.field.content.number, WireType.LengthDelimited).uint32(length);
-  return head(concatenated([pieceBytes(metadata), content.finish()]), length, around);
-}
-
-/** An envelope with a piece without its content. */
-function withoutContent(metadata: PieceMetadata, around: readonly Around[]): Uint8Array {
-  return head(pieceBytes(metadata), 0, around);
-}
-
-/** The envelope's header, a flag and the length as in gRPC over HTTP/2, and a message but for its last `following` bytes. */
-function head(piece: Uint8Array, following: number, around: readonly Around[]): Uint8Array {
-  let message = piece;
-  for (const { before, field } of around.toReversed()) {
-    const tag = new BinaryWriter().tag(field, WireType.LengthDelimited).uint32(message.length + following);
-    message = concatenated([before, tag.finish(), message]);
-  }
-  return concatenated([envelopeHeader(message.length + following), message]);
-}
-
-function envelopeHeader(length: number): Uint8Array {
-  const header = new Uint8Array(5);
-  new DataView(header.buffer).setUint32(1, length);
-  return header;
-}
-
-function pieceBytes(metadata: PieceMetadata): Uint8Array {
-  return toBinary(PieceSchema, create(PieceSchema, pieceFields(metadata)));
-}
-
-function concatenated(parts: readonly Uint8Array[]): Uint8Array {
-  const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    whole.set(part, at);
-    at += part.length;
-  }
-  return whole;
-}
-
 /** The pieces that the task has, and those that come. */
 function watched(task: StoredTask, signal: AbortSignal): Iterable<PieceMetadata> | AsyncIterable<PieceMetadata> {
   return task.watch?.({ signal }) ?? task.pieces();
-}
-
-/** As stock peers name a task for DownloadTask: dragonfly-client, `grpc/dfdaemon_upload.rs`, `download_task`. */
-function standardTaskId(download: Download): string {
-  const { url, contentForCalculatingTaskId: content, pieceLength, tag, application, filteredQueryParams } = download;
-  const revision = (download.huggingFace ?? download.modelScope)?.revision;
-  if (content !== undefined) return taskIdOfContent(content);
-  try {
-    if (download.enableTaskIdBasedBlobDigest && isBlobUrl(url)) return taskIdOfBlob(url);
-    return taskIdOfUrl({
-      url,
-      filteredQueryParams,
-      ...(tag !== undefined && { tag }),
-      ...(application !== undefined && { application }),
-      ...(revision !== undefined && { revision }),
-      ...(pieceLength !== undefined && { pieceLength: Number(pieceLength) }),
-    });
-  } catch (error) {
-    throw invalid(VortexError.from(error, "InvalidArgument").message);
-  }
-}
-
-/** The pieces that hold bytes of the range, or all, by number; those to come without a digest. */
-function plannedPieces(task: StoredTask, range?: Range): Map<number, MessageInitShape<typeof PieceSchema>> {
-  const plan = planTask(task.contentLength, task.pieceLength);
-  const start = range?.start ?? 0n;
-  const end = range === undefined ? BigInt(task.contentLength) : start + range.length;
-  if (range !== undefined && (range.length === 0n || start >= BigInt(task.contentLength))) {
-    throw invalid(`range ${start} to ${end}: the task has ${task.contentLength} bytes`);
-  }
-  const known = new Map(Array.from(task.pieces(), (piece) => [piece.number, piece]));
-  const pieces = new Map<number, MessageInitShape<typeof PieceSchema>>();
-  for (let number = Number(start / BigInt(task.pieceLength)); number < plan.pieceCount; number++) {
-    const { offset, length } = pieceExtent(plan, number);
-    if (BigInt(offset) >= end) break;
-    const piece = known.get(number);
-    const toCome = { number, offset: BigInt(offset), length: BigInt(length) };
-    pieces.set(number, piece === undefined ? toCome : pieceFields(piece));
-  }
-  return pieces;
-}
-
-function requireTaskId(taskId: string): void {
-  if (taskId === "") throw invalid("task_id is empty");
-}
-
-/** A peer that could name files here could read and replace any. */
-function requireNoFile(outputPath: string | undefined): void {
-  if (outputPath !== undefined) throw invalid("output_path: no files are written here for peers");
-}
-
-function isRange(header: string): boolean {
-  return header.toLowerCase() === "range";
-}
-
-function invalid(message: string): ConnectError {
-  return new ConnectError(message, Code.InvalidArgument);
 }

@@ -23,6 +23,7 @@ export interface MemoryTaskOptions {
 
 /** A task that is served while its pieces come. */
 export interface GrowingTask {
+  /** The task, as the store tells of it; its pieces grow. */
   readonly task: StoredTask;
   /**
    * Adds a piece; the store keeps `content`, which must not change any more. With the last missing one the task is complete.
@@ -39,7 +40,21 @@ interface Entry {
   readonly pieces: ReadonlyMap<number, { readonly metadata: PieceMetadata; readonly content: Uint8Array }>;
 }
 
-/** A store that holds tasks in memory. */
+/**
+ * A store that holds tasks in memory.
+ *
+ * @example
+ * ```ts
+ * import { MemoryPieceStore, startServer } from "vortex-peer";
+ *
+ * const taskId = "7b1a7a2c4ff3a6f9c2f1c5c07bd0ff1aee0c8f8ea8ac2f7c5b1d1f0f5ae1b6cd";
+ * const store = new MemoryPieceStore();
+ * store.putTask(taskId, new Uint8Array(10_000_000));
+ * const server = await startServer({ store, tcp: { port: 4005 } });
+ * console.log(server.addresses.tcp);
+ * await server.close();
+ * ```
+ */
 export class MemoryPieceStore implements PieceStore {
   readonly #hashers: HasherFactory;
   readonly #tasks = new Map<string, Entry>();

@@ -1,6 +1,7 @@
 import { VortexError } from "../errors.ts";
 import type { Runtime } from "../runtime.ts";
 import type { Address } from "../transport/address.ts";
+import type { QuicTuning } from "../transport/quic-tuning.ts";
 import type { TlsIdentity, TlsServerOptions } from "../transport/tls.ts";
 import type { Transport } from "../transport/transport.ts";
 import type { GrpcServing } from "./grpc.ts";
@@ -10,18 +11,20 @@ import { VortexServer } from "./vortex-server.ts";
 
 /** What to serve, where, and over what. */
 export interface StorageServerOptions extends ServerOptions {
+  /** What is served. */
   readonly store: PieceStore;
   /** The address to listen on. Default `0.0.0.0`, every IPv4 address of this host. */
   readonly host?: string;
   /** Serves the Vortex protocol over QUIC. `port` 0 takes any free one; stock peers use 4006. */
-  readonly quic?: { readonly port: number };
+  readonly quic?: { readonly port: number } & QuicTuning;
   /** Serves the Vortex protocol over TCP; stock peers use 4005. */
   readonly tcp?: { readonly port: number };
   /**
-   * Serves the Dragonfly API over gRPC; stock peers use 4000. With `tls`, over TLS with the certificate of {@link tls}; default
-   * false: HTTP/2 in the clear, as stock peers serve it unless they are configured otherwise.
+   * Serves the Dragonfly API over gRPC, at {@link host} unless it has one of its own; stock peers use 4000. With `tls`, over TLS
+   * with the certificate of {@link tls}; default false: HTTP/2 in the clear, as stock peers serve it unless they are configured
+   * otherwise.
    */
-  readonly grpc?: { readonly port: number; readonly tls?: boolean };
+  readonly grpc?: { readonly port: number; readonly host?: string; readonly tls?: boolean };
   /**
    * The one certificate of QUIC and of gRPC over TLS. Default: a new self-signed one, whose fingerprint clients may pin. TCP, and
    * gRPC in the clear, have none of this, nor of `clientCa`.
@@ -38,6 +41,7 @@ export interface StorageServerOptions extends ServerOptions {
 
 /** One protocol of a {@link StorageServer}. */
 export interface ProtocolServer {
+  /** Where it listens; the port is the real one where 0 was asked for. */
   readonly address: Address;
   /** SHA-256 fingerprint of the certificate in use; undefined without TLS. */
   readonly fingerprint: string | undefined;
@@ -46,14 +50,19 @@ export interface ProtocolServer {
    * Rejects with `InvalidArgument` for a certificate or key that is none, and with `Unavailable` where there is no TLS.
    */
   setIdentity(identity: TlsIdentity): Promise<void>;
+  /** Stops listening, lets the answers under way end for `grace` milliseconds, then ends them. */
   close(options?: { readonly grace?: number }): Promise<void>;
 }
 
 /** What a runtime's face supplies to serve. A loader may reject with `Unavailable`, naming what works instead. */
 export interface ServerBindings {
+  /** What the core is given: clock, randomness, hashes. */
   readonly runtime: Runtime;
+  /** Where certificates come from. */
   readonly identities: IdentityBinding;
-  quicListener(tls: TlsServerOptions): Promise<Transport>;
+  /** QUIC of this runtime, to listen with. */
+  quicListener(tls: TlsServerOptions, tuning: QuicTuning): Promise<Transport>;
+  /** TCP of this runtime. */
   tcp(): Promise<Transport>;
   /** In the clear without `tls`. */
   grpcServer(
@@ -126,10 +135,11 @@ export class StorageServer {
       // One identity for every protocol, so that clients pin one fingerprint.
       if (quic !== undefined || grpc?.tls === true) identity = await bindings.identities.ofServer(tls);
       const shown = { ...identity, ...(tls.clientCa !== undefined && { clientCa: tls.clientCa }) };
-      if (quic !== undefined) addresses.quic = (await listen(await bindings.quicListener(shown), quic.port)).address;
+      if (quic !== undefined)
+        addresses.quic = (await listen(await bindings.quicListener(shown, quic), quic.port)).address;
       if (tcp !== undefined) addresses.tcp = (await listen(await bindings.tcp(), tcp.port)).address;
       if (grpc !== undefined) {
-        const local = { host, port: grpc.port };
+        const local = { host: grpc.host ?? host, port: grpc.port };
         const shownOverGrpc = grpc.tls === true ? shown : undefined;
         const server = await bindings.grpcServer(local, store, settings, shownOverGrpc, servingOf(options, addresses));
         started.push(server);

@@ -13,14 +13,17 @@ export interface PieceStore {
 
 /** Names a piece in a store. Whatever a peer sent: any text, any number. */
 export interface StoredPieceRequest {
+  /** Any text. */
   readonly taskId: string;
   /** Unsigned, 32 bits. */
   readonly number: number;
+  /** A task of another kind does not have the piece. */
   readonly kind: PieceKind;
 }
 
 /** A piece that a store has. */
 export interface StoredPiece {
+  /** What the peer is told of it. */
   readonly metadata: PieceMetadata;
   /**
    * The bytes of the piece, or of a range of it, in chunks that the reader may keep. The store never reads further than
@@ -31,7 +34,9 @@ export interface StoredPiece {
 
 /** A task that a store has, in whole or in part. */
 export interface StoredTask {
+  /** 64 characters, hex digits in stock Dragonfly. */
   readonly taskId: string;
+  /** Kind of all of its pieces. */
   readonly kind: PieceKind;
   /** Bytes. */
   readonly contentLength: number;

@@ -38,9 +38,11 @@ export interface ServerSettings {
   readonly earlyData: boolean;
   readonly requestTimeout: number;
   readonly stallTimeout: number;
+  /** Holds all answers together to `uploadRateLimit`; undefined without a limit. */
   readonly limiter: RateLimiter | undefined;
   readonly onError: (error: VortexError) => void;
   readonly telemetry: Telemetry | undefined;
+  /** What the core is given: clock, randomness, hashes. */
   readonly runtime: Runtime;
 }
 

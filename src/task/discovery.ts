@@ -6,6 +6,7 @@ export interface TaskOutline {
   readonly contentLength: number;
   /** Bytes of every piece but the last. */
   readonly pieceLength: number;
+  /** Number of pieces; 0 for an empty task. */
   readonly pieceCount: number;
   /** Digest of the whole content, `algorithm:encoded`, if the parent knows it. */
   readonly digest?: string;
@@ -13,6 +14,7 @@ export interface TaskOutline {
 
 /** A piece that a parent has, and where it serves it. */
 export interface PieceLocation {
+  /** Position in the task, from 0. */
   readonly number: number;
   /** First byte of the piece within the task's content. */
   readonly offset: number;
@@ -52,6 +54,7 @@ export interface DirectoryOptions {
   readonly signal: AbortSignal;
   /** The asking host's id. */
   readonly hostId: string;
+  /** Kind of the task. */
   readonly kind: PieceKind;
 }
 

@@ -37,6 +37,8 @@ export class Frontier {
   #next: number;
   #moving: Promise<void> | undefined;
   #stopped = false;
+  /** What is hashed is read into it. */
+  #buffer: Uint8Array | undefined;
 
   constructor(options: FrontierOptions) {
     this.#options = options;
@@ -83,7 +85,9 @@ export class Frontier {
         const part = layout.part(this.#next);
         if (part === undefined) break;
         for (let at = 0; this.#hasher !== undefined && at < part.length; ) {
-          const bytes = await session.read(part.number, part.position + at, Math.min(READ, part.length - at));
+          this.#buffer ??= new Uint8Array(READ);
+          const length = Math.min(READ, part.length - at);
+          const bytes = await session.read(part.number, part.position + at, length, this.#buffer);
           if (this.#stopped) return;
           this.#hasher.update(bytes);
           at += bytes.length;

@@ -22,6 +22,18 @@ export interface MemorySink extends TaskSink {
  * A sink for tasks that fit into memory. While the task comes, memory is taken for what has come; at the end, for a moment,
  * twice as much.
  * @throws `InvalidArgument`
+ *
+ * @example
+ * ```ts
+ * import { createDownloader, memorySink } from "vortex-peer";
+ *
+ * const downloader = createDownloader({ protocol: "tcp" });
+ * const taskId = "7b1a7a2c4ff3a6f9c2f1c5c07bd0ff1aee0c8f8ea8ac2f7c5b1d1f0f5ae1b6cd";
+ * const sink = memorySink();
+ * await downloader.downloadTask({ taskId, hostId: "my-host", parents: ["10.0.0.7:4005"] }, { to: sink }).done;
+ * console.log(sink.bytes().length);
+ * await downloader.close();
+ * ```
  */
 export function memorySink({ maxLength = 1024 ** 3 }: MemorySinkOptions = {}): MemorySink {
   requireInteger("maxLength", maxLength, 0, Number.MAX_SAFE_INTEGER);

@@ -1,10 +1,15 @@
 import { VortexError } from "../errors.ts";
 import type { SinkLayout } from "./sink.ts";
 
-/** The bytes of pieces, in memory. A buffer is taken at a piece's first byte, and is never longer than the piece. */
+/**
+ * The bytes of pieces, in memory. A buffer is taken at a piece's first byte, and never longer than the longest piece. The memory
+ * of a piece that is deleted is used again for another one: what collectors free late would add up otherwise.
+ */
 export class PieceBuffers {
   readonly #layout: SinkLayout;
-  readonly #buffers = new Map<number, Uint8Array>();
+  readonly #buffers = new Map<number, Uint8Array<ArrayBuffer>>();
+  /** Memory of pieces that were deleted. */
+  readonly #free: ArrayBuffer[] = [];
 
   constructor(layout: SinkLayout) {
     this.#layout = layout;
@@ -15,13 +20,13 @@ export class PieceBuffers {
     const part = this.#part(number);
     let buffer = this.#buffers.get(number);
     if (buffer === undefined) {
-      buffer = new Uint8Array(part.length);
+      buffer = this.#take(part.length);
       this.#buffers.set(number, buffer);
     }
     buffer.set(chunk, position - part.position);
   }
 
-  /** See `SinkSession.read`. */
+  /** See `SinkSession.read`. The chunk is a part of the piece's own memory, and good until the piece is deleted. */
   read(number: number, position: number, length: number): Uint8Array {
     const from = position - this.#part(number).position;
     const bytes = this.get(number).subarray(from, from + length);
@@ -40,11 +45,23 @@ export class PieceBuffers {
   }
 
   delete(number: number): void {
+    const buffer = this.#buffers.get(number);
+    if (buffer === undefined) return;
     this.#buffers.delete(number);
+    this.#free.push(buffer.buffer);
   }
 
   clear(): void {
     this.#buffers.clear();
+    this.#free.length = 0;
+  }
+
+  #take(length: number): Uint8Array<ArrayBuffer> {
+    const memory = this.#free.pop();
+    // Pieces are of one length but for the ends of a task; where a caller's list has others, memory that is too short goes.
+    return memory !== undefined && memory.byteLength >= length
+      ? new Uint8Array(memory, 0, length)
+      : new Uint8Array(length);
   }
 
   #part(number: number): { readonly position: number; readonly length: number } {

@@ -44,7 +44,7 @@ export class AttemptWrite {
   readonly #piece: PieceWrite;
   readonly #session: SinkSession;
   readonly #part: SinkPart;
-  /** What came while another attempt was the writer. */
+  /** What came while another attempt was the writer, copied. */
   #kept: Uint8Array[] = [];
   #position: number;
 
@@ -55,10 +55,14 @@ export class AttemptWrite {
     this.#position = part.position;
   }
 
-  /** Takes the next bytes of the wanted part. */
+  /** Takes the next bytes of the wanted part. Once it has resolved, the memory of the chunk is the caller's again. */
   async write(chunk: Uint8Array): Promise<void> {
-    this.#kept.push(chunk);
-    if (this.#piece.claim(this)) await this.#flush();
+    if (!this.#piece.claim(this)) {
+      this.#kept.push(chunk.slice());
+      return;
+    }
+    await this.#flush();
+    await this.#write(chunk);
   }
 
   /** Writes whatever is not written yet. The other attempts at the piece are ending. */
@@ -75,8 +79,12 @@ export class AttemptWrite {
 
   async #flush(): Promise<void> {
     for (let chunk = this.#kept.shift(); chunk !== undefined; chunk = this.#kept.shift()) {
-      await this.#session.write(this.#part.number, this.#position, chunk);
-      this.#position += chunk.length;
+      await this.#write(chunk);
     }
+  }
+
+  async #write(chunk: Uint8Array): Promise<void> {
+    await this.#session.write(this.#part.number, this.#position, chunk);
+    this.#position += chunk.length;
   }
 }

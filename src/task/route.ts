@@ -1,4 +1,13 @@
 import type { VortexError } from "../errors.ts";
+import type { Protocol } from "../transport/protocol.ts";
+
+/** How a {@link RouteState} is told from others. */
+export interface RouteIdentity {
+  /** The parent's name. */
+  readonly parent: string;
+  /** What it is asked over, where several are used at once. */
+  readonly protocol?: Protocol | undefined;
+}
 
 /** Milliseconds before a parent that failed once is asked again; doubled with every further failure. */
 const FIRST_PAUSE = 250;
@@ -22,6 +31,9 @@ const FADING = 10_000;
 /** What is known of one way to fetch pieces: a parent, by one protocol. */
 export class RouteState {
   readonly id: string;
+  /** Routes of one parent share its slots, and its end when it has delivered what is wrong. */
+  readonly parent: string;
+  readonly protocol: Protocol | undefined;
   /** Attempts under way. */
   inFlight = 0;
   /** Attempts under way whose bytes are owed. */
@@ -53,8 +65,10 @@ export class RouteState {
   #open = false;
   readonly #misses = new Map<number, { count: number; retryAt: number }>();
 
-  constructor(id: string, announces: boolean) {
-    this.id = id;
+  constructor({ parent, protocol }: RouteIdentity, announces: boolean) {
+    this.id = protocol === undefined ? parent : `${parent} over ${protocol}`;
+    this.parent = parent;
+    this.protocol = protocol;
     if (announces) {
       this.#announced = new Set();
       this.#open = true;
@@ -181,6 +195,14 @@ export class RouteState {
     const faded = 1 + Math.max(0, idle - FADING) / FADING;
     return (this.latency ?? 0) + ((this.inFlight + 1) * length) / (this.#rate * faded);
   }
+}
+
+/** What went wrong over any of several routes, each reason once. */
+export function reasonsOf(routes: readonly RouteState[]): readonly VortexError[] {
+  const reasons = routes.flatMap((route) => route.reasons);
+  const isFirst = ({ code, message }: VortexError, at: number): boolean =>
+    reasons.findIndex((other) => other.code === code && other.message === message) === at;
+  return reasons.filter(isFirst).slice(-MOST_REASONS);
 }
 
 function average(before: number | undefined, sample: number): number {

@@ -1,5 +1,6 @@
 import { type ErrorCode, VortexError } from "../errors.ts";
-import { RouteState } from "./route.ts";
+import type { Protocol } from "../transport/protocol.ts";
+import { type RouteIdentity, RouteState } from "./route.ts";
 import type { Verdict } from "./verdict.ts";
 
 /** What the scheduler is told when it is made. */
@@ -27,6 +28,10 @@ export interface Attempt {
   readonly number: number;
   /** The route's id. */
   readonly route: string;
+  /** The name of the route's parent. */
+  readonly parent: string;
+  /** What the route goes over, where a parent has several. */
+  readonly protocol: Protocol | undefined;
   /** Whether another parent was on the piece already when this one was asked. */
   readonly racer: boolean;
 }
@@ -35,8 +40,8 @@ export interface Attempt {
 export interface StepEnvironment {
   /** Whether the sink has room for a piece. Once false, it is false for all greater numbers. */
   allows(number: number): boolean;
-  /** Takes a slot for one more request by a route; false when there is none now. What is taken belongs to the attempt. */
-  admit(route: string): boolean;
+  /** Takes a slot for one more request to a parent; false when there is none now. What is taken belongs to the attempt. */
+  admit(parent: string): boolean;
 }
 
 /** What to do now. */
@@ -124,9 +129,9 @@ export class Scheduler {
   }
 
   /** @param announces whether the route tells which pieces it has; one that does not is held to have all */
-  addRoute(id: string, announces: boolean): RouteState {
-    const route = new RouteState(id, announces);
-    this.#routes.set(id, route);
+  addRoute(identity: string | RouteIdentity, announces: boolean): RouteState {
+    const route = new RouteState(typeof identity === "string" ? { parent: identity } : identity, announces);
+    this.#routes.set(route.id, route);
     return route;
   }
 
@@ -202,7 +207,15 @@ export class Scheduler {
     return losers;
   }
 
-  /** The attempt failed. Returns those that are over because their parent is not asked any more. */
+  /** All routes to a parent. */
+  routesOf(parent: string): readonly RouteState[] {
+    return [...this.#routes.values()].filter((route) => route.parent === parent);
+  }
+
+  /**
+   * The attempt failed. Returns those that are over because their route is not used any more. What is wrong is wrong over every
+   * protocol, so it puts out all routes of its parent.
+   */
   failed(id: number, error: VortexError, verdict: Exclude<Verdict, "fatal">, now: number): readonly Attempt[] {
     const attempt = this.#end(id, now);
     if (attempt === undefined) return [];
@@ -214,8 +227,9 @@ export class Scheduler {
     else {
       from.note(error);
       from.out = true;
+      if (error.kind === "peer") for (const route of this.routesOf(from.parent)) route.out = true;
     }
-    return from.out ? this.#endRoute(from, now) : [];
+    return this.routesOf(from.parent).flatMap((route) => (route.out ? this.#endRoute(route, now) : []));
   }
 
   /** The route is not asked any more, for a reason outside of any attempt. Returns its attempts, which are over. */
@@ -260,7 +274,7 @@ export class Scheduler {
       first = false;
       const route = this.#best(number, now, wake);
       for (const candidate of route) {
-        if (environment.admit(candidate.id)) return this.#begin(number, candidate, now);
+        if (environment.admit(candidate.parent)) return this.#begin(number, candidate, now);
         held.refused = true;
       }
     }
@@ -323,7 +337,7 @@ export class Scheduler {
         const idle = atEnd && candidate.inFlight === 0;
         return candidate.rate !== undefined && rest > (idle ? SLOW_AT_END : SLOW) * expected + LEAST_GAIN;
       });
-      if (route === undefined || !environment.admit(route.id)) continue;
+      if (route === undefined || !environment.admit(route.parent)) continue;
       starts.push(this.#begin(attempt.number, route, now));
       held += length;
     }
@@ -336,6 +350,8 @@ export class Scheduler {
       id: ++this.#attempts,
       number,
       route: route.id,
+      parent: route.parent,
+      protocol: route.protocol,
       racer: others.length > 0,
       startedAt: now,
       from: route,

@@ -14,7 +14,9 @@ export interface TaskSink {
 
 /** What a sink will be given. All positions count from the first byte that is wanted: 0 is `range.start` of the request. */
 export interface SinkLayout {
+  /** The task. */
   readonly taskId: string;
+  /** Its kind. */
   readonly kind: PieceKind;
   /** Bytes of the whole task. */
   readonly contentLength: number;
@@ -32,6 +34,7 @@ export interface SinkLayout {
 
 /** The wanted part of one piece. */
 export interface SinkPart {
+  /** Position of the piece in the task, from 0. */
   readonly number: number;
   /** Where it goes in the sink. */
   readonly position: number;
@@ -51,6 +54,7 @@ export interface SinkOpenOptions {
 
 /** A piece whose bytes are all in the sink, and right. */
 export interface SunkPiece {
+  /** Position in the task, from 0. */
   readonly number: number;
   /** Digest of the whole piece, `algorithm:encoded`. */
   readonly digest: string;
@@ -76,12 +80,17 @@ export interface SinkSession {
    * committed, once all before it have been taken. Absent: all may begin.
    */
   readonly limit?: number;
-  /** Takes bytes of a piece that is not verified yet. The chunk may be kept. */
+  /** Takes bytes of a piece that is not verified yet. The memory of the chunk is used again once this has resolved. */
   write(number: number, position: number, chunk: Uint8Array): Promise<void>;
   /** The piece is in the sink, and right. From now on it can be read. */
   commit(piece: SunkPiece): Promise<void>;
-  /** The bytes from `position` on, in a chunk of `length` or fewer bytes, at least one. Only within one committed, or found, piece. */
-  read(number: number, position: number, length: number): Promise<Uint8Array>;
+  /**
+   * The bytes from `position` on, in a chunk of `length` or fewer bytes, at least one. Only within one committed, or found, piece.
+   *
+   * @param into memory of `length` bytes that the chunk may be placed in, so that none is allocated. The chunk is looked at once
+   * then, before the piece is passed on, and may also be the sink's own memory. Without it, the chunk may be kept.
+   */
+  read(number: number, position: number, length: number, into?: Uint8Array): Promise<Uint8Array>;
   /** Whether a committed piece can still be read. Absent: always. */
   holds?(number: number): boolean;
   /** Everything before `position` is committed, and hashed as far as the whole is. A sink in order hands it on now, but for the last chunk. */

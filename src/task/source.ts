@@ -2,19 +2,26 @@ import type { Piece, PieceKind } from "../piece.ts";
 import type { RateLimiter } from "../rate-limiter.ts";
 import type { Runtime } from "../runtime.ts";
 import type { Telemetry } from "../telemetry.ts";
+import type { PeerAddress, PeerAddresses } from "../transport/peer-address.ts";
+import type { Protocol } from "../transport/protocol.ts";
 import type { PieceLocation, TaskDirectory } from "./discovery.ts";
 import type { ParentSlots } from "./slots.ts";
 
 /** A piece to fetch, as downloaders take it. */
 export interface SourceRequest {
+  /** What the parent is called, and its address unless `addresses` has more. */
   readonly addr: string;
+  /** Where it serves each protocol, where that is known. */
+  readonly addresses?: PeerAddresses;
+  /** What to fetch over, for a source that uses several at once. */
+  readonly protocol?: Protocol;
   readonly hostId: string;
   readonly taskId: string;
   readonly kind: PieceKind;
   readonly number: number;
 }
 
-/** What a task is fetched by: the pieces of one protocol, and whom to ask where they are. */
+/** What a task is fetched by: the pieces of one protocol or more, and whom to ask where they are. */
 export interface TaskSource {
   /** Fetches a piece; its content is checked against its own digest. Everything ends at the signal. */
   fetchPiece(
@@ -23,8 +30,20 @@ export interface TaskSource {
   ): Promise<Piece>;
   /** Absent: parents cannot be asked, and the caller has to know the lengths. */
   readonly directory?: TaskDirectory | undefined;
-  /** The address that a parent announces for the protocol of `fetchPiece`, if any. */
-  addressOf(location: PieceLocation): string | undefined;
+  /** The address that a parent, asked at `apiAddr`, announces for `fetchPiece`, if any. */
+  addressOf(location: PieceLocation, apiAddr: string): PeerAddress | undefined;
+  /**
+   * A parent's address as `fetchPiece` wants it. Absent: `host:port`, as it is.
+   * @throws `InvalidArgument`
+   */
+  resolve?(addr: PeerAddress): PeerAddress;
+  /**
+   * The protocols to fetch over at once from a parent at `addr`, or from one whose address is not known yet. Absent: what
+   * pieces travel over is the source's own affair.
+   *
+   * @throws `InvalidArgument`
+   */
+  protocolsOf?(addr: PeerAddress | undefined): readonly Protocol[];
   /** Whether `fetchPiece` speaks the Dragonfly API, so that a parent has one address for both. */
   readonly speaksApi: boolean;
 }

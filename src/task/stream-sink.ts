@@ -112,8 +112,10 @@ class StreamSession implements SinkSession {
     if (part !== undefined) this.#pieces.set(part.position, number);
   }
 
-  async read(number: number, position: number, length: number): Promise<Uint8Array> {
-    return this.#buffers.read(number, position, length);
+  async read(number: number, position: number, length: number, into?: Uint8Array): Promise<Uint8Array> {
+    const bytes = this.#buffers.read(number, position, length);
+    // The memory of a piece that was handed on is another piece's next.
+    return into === undefined ? bytes.slice() : bytes;
   }
 
   holds(number: number): boolean {

@@ -1,16 +1,18 @@
 import type { VortexError } from "../errors.ts";
 import type { ByteRange, PieceKind } from "../piece.ts";
 import type { PieceStore } from "../server/store.ts";
+import type { PeerAddress } from "../transport/peer-address.ts";
+import type { Protocol } from "../transport/protocol.ts";
 import type { KnownLayout } from "./layout.ts";
 import type { TaskSink } from "./sink.ts";
 
 /** A peer to fetch from. At least one of the two addresses is given. */
 export interface TaskParent {
   /**
-   * The peer, `host:port`, at its port for the downloader's protocol. Default: what the peer itself announces for that
-   * protocol, for each piece.
+   * The peer, `host:port`, at its port for the downloader's protocol, or with an address for each protocol. Default: what the
+   * peer itself announces, for each piece.
    */
-  readonly addr?: string;
+  readonly addr?: PeerAddress;
   /**
    * The peer, `host:port`, at its port for the Dragonfly API over gRPC. When given, the peer is asked which pieces it has,
    * and is asked for no others. Default for a task whose lengths are not given: the host of `addr` at port 4000, or `addr`
@@ -115,6 +117,7 @@ export type ParentState =
 export interface ParentProgress {
   /** `addr` of the parent, or its `apiAddr`. */
   readonly parent: string;
+  /** Where it stands. */
   readonly state: ParentState;
   /** Bytes a second, as measured while it was asked; 0 before. */
   readonly rate: number;
@@ -126,6 +129,24 @@ export interface ParentProgress {
   readonly errors: number;
   /** What it failed with, each reason once, the newest last, eight at most. */
   readonly reasons: readonly VortexError[];
+  /** Each protocol of its own, where several are used at once. The figures above are those of all together. */
+  readonly routes?: readonly RouteProgress[];
+}
+
+/** What was seen of one protocol of a parent. */
+export interface RouteProgress {
+  /** What its pieces travelled over. */
+  readonly protocol: Protocol;
+  /** Whether it is used. */
+  readonly state: ParentState;
+  /** Bytes a second, as measured while it was asked; 0 before. */
+  readonly rate: number;
+  /** Bytes that came over it, also of pieces that were not completed. */
+  readonly bytes: number;
+  /** Pieces that came over it first, and right. */
+  readonly pieces: number;
+  /** Failures, all of them. */
+  readonly errors: number;
 }
 
 /** How far a task is. Bytes are those that are wanted. */
@@ -136,6 +157,7 @@ export interface TaskProgress {
   readonly totalBytes: number | undefined;
   /** Pieces that are there and right. */
   readonly pieces: number;
+  /** Pieces that are wanted. Undefined until the parents have told. */
   readonly totalPieces: number | undefined;
   /** Bytes that an earlier download had left, and that were right. */
   readonly resumedBytes: number;
@@ -143,23 +165,29 @@ export interface TaskProgress {
   readonly rate: number;
   /** Milliseconds until the end at this rate; undefined when that cannot be told. */
   readonly timeLeft: number | undefined;
+  /** Whether `pause` was called, and not `resume` after it. */
   readonly paused: boolean;
+  /** What was seen of each parent. */
   readonly parents: readonly ParentProgress[];
 }
 
 /** How a download went. */
 export interface TaskReport {
+  /** The task. */
   readonly taskId: string;
   /** Bytes that were wanted. */
   readonly bytes: number;
+  /** Pieces that were wanted. */
   readonly pieces: number;
   /** Bytes and pieces that an earlier download had left, and that were right. */
   readonly resumedBytes: number;
+  /** Pieces that an earlier download had left, and that were right. */
   readonly resumedPieces: number;
   /** Digest of the whole that was checked, if there was one. */
   readonly digest: string | undefined;
   /** Milliseconds. */
   readonly duration: number;
+  /** What was seen of each parent. */
   readonly parents: readonly ParentProgress[];
 }
 
@@ -179,6 +207,19 @@ export type TaskEvent =
   /** A second parent was asked for a piece that stalls or is slow. */
   | { readonly type: "race"; readonly number: number; readonly parent: string }
   /** An attempt at a piece failed. */
-  | { readonly type: "piece-failed"; readonly number: number; readonly parent: string; readonly error: VortexError }
+  | {
+      readonly type: "piece-failed";
+      readonly number: number;
+      readonly parent: string;
+      readonly error: VortexError;
+      readonly protocol?: Protocol;
+    }
+  /** A parent is asked over one protocol less; others remain. */
+  | {
+      readonly type: "protocol-left-out";
+      readonly parent: string;
+      readonly protocol: Protocol;
+      readonly reasons: readonly VortexError[];
+    }
   /** A parent is not asked any more. */
   | { readonly type: "parent-left-out"; readonly parent: string; readonly reasons: readonly VortexError[] };

@@ -13,12 +13,20 @@ export interface TlsClientOptions {
   readonly serverName?: string;
   /** A client certificate chain and its key, PEM, for servers that ask for one. */
   readonly cert?: string;
+  /** Private key of `cert`, PEM. */
   readonly key?: string;
+}
+
+/** Whether a client asks for more than that bytes arrive, so that nothing without TLS may stand in. */
+export function namesTrust({ ca, fingerprints, cert }: TlsClientOptions): boolean {
+  return [ca, fingerprints, cert].some((option) => option !== undefined);
 }
 
 /** A certificate chain and its private key, PEM. */
 export interface TlsIdentity {
+  /** Certificate chain, PEM, its own certificate first. */
   readonly cert: string;
+  /** Private key of the certificate, PEM. */
   readonly key: string;
 }
 

@@ -64,7 +64,9 @@ export interface ByteWriter {
 
 /** A stream of bytes in both directions. */
 export interface ByteStream {
+  /** What the peer sends. */
   readonly reader: ByteReader;
+  /** What the peer is sent. */
   readonly writer: ByteWriter;
 }
 
@@ -88,7 +90,9 @@ export type EarlyData = "none" | "pending" | "accepted" | "refused";
 
 /** Streams to and from one peer. */
 export interface Connection {
+  /** What it is made over. */
   readonly protocol: "quic" | "tcp";
+  /** The other side. */
   readonly remote: Address;
   /** Whether the handshake resumed an earlier session; false until it is over. */
   readonly resumed: boolean;
@@ -170,6 +174,7 @@ export interface Listener {
 
 /** One way to reach peers. */
 export interface Transport {
+  /** What its connections are made over. */
   readonly protocol: "quic" | "tcp";
   /** The protocol that was asked for, where it is not to be had and this one stands in for it. */
   readonly insteadOf?: "quic";

@@ -1,20 +1,38 @@
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { mkdtempSync } from "node:fs";
-import { mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { constants, mkdtempSync } from "node:fs";
+import { mkdir, mkdtemp, open, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { after, describe, it } from "node:test";
-import { fileURLToPath } from "node:url";
+import { faceOf } from "../../adapters/face.ts";
+import { nativeHashers } from "../../adapters/native-hashers.ts";
+import { digestOf } from "../../src/digest/digest.ts";
+import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import { formatAddress } from "../../src/transport/address.ts";
 import type { Protocol } from "../../src/transport/protocol.ts";
 import { joined, seededBytes } from "../support/random.ts";
+import { root, runner, startProgram } from "../support/run.ts";
+import type { TaskPeerOptions } from "../support/task-peer.ts";
 
 /** The command in processes of its own, on the runtime that runs this test. */
-const main = fileURLToPath(new URL("../../adapters/cli/main.ts", import.meta.url));
-const root = fileURLToPath(new URL("../../", import.meta.url));
+const main = join(root, "adapters/cli/main.ts");
+/** Bytes of a piece, where a test needs many. */
+const PIECE = 20_000;
 const MEBI = 1024 * 1024;
+/** What is told at the end of a download without trouble. */
+const summary = /^fetched 9\.4 MB in [0-9.]+ s, [0-9.]+ [kMG]?B\/s, from 1 parent\n$/;
+/** Why no disk of this test's own can be had; empty when it can. */
+const noMounts = spawnSync("unshare", ["-m", "true"]).status === 0 ? "" : " (needs root, for a disk of its own)";
+/** Why a command cannot be made to wait for a pipe; empty when it can. */
+const noPipes =
+  "Deno" in globalThis
+    ? " (Deno 2.9 holds its event loop while it writes to a pipe that is full, so it hears of no signal)"
+    : spawnSync("mkfifo", ["--version"]).error !== undefined
+      ? " (needs mkfifo)"
+      : "";
 /** A dozen processes, one after the other, on a machine that may be busy. */
 const patience = { timeout: 110_000 };
 /** Where the servers keep their certificates; not in the home of whoever runs this. */
@@ -38,12 +56,14 @@ describe("vortex-peer in processes", () => {
         const from = [...peer.from(protocol), "--content-length", String(contentLength)];
         const target = join(dir, protocol);
         const file = await run(["get", ...from, "--digest", digest, "-o", target]).exit;
-        assert.deepEqual([file.code, file.err, file.out.length], [0, "", 0]);
+        assert.deepEqual([file.code, file.out.length], [0, 0]);
+        assert.match(file.err, summary);
         assert.ok(
           content.length === (await stat(target)).size && Buffer.compare(content, await readFile(target)) === 0,
         );
-        const piped = await run(["get", ...peer.from(protocol), "--stat-peer", peer.addresses.grpc]).exit;
-        assert.deepEqual([piped.code, piped.err], [0, ""]);
+        const piped = await run(["get", ...peer.from(protocol, `,api=${peer.addresses.grpc}`)]).exit;
+        assert.equal(piped.code, 0);
+        assert.match(piped.err, summary);
         assert.ok(Buffer.compare(content, piped.out) === 0);
         const piece = await run(["piece", ...peer.from(protocol), "--number", "2", "--range", "5-"]).exit;
         assert.deepEqual([piece.code, piece.err], [0, ""]);
@@ -61,24 +81,173 @@ describe("vortex-peer in processes", () => {
     }),
   );
 
-  it("leaves nothing when it is interrupted, and exits with 130", patience, () =>
+  it("keeps what is right when it is interrupted or killed, says so, and fetches no piece twice", patience, () =>
+    inTempDir(async (dir) => {
+      const content = seededBytes(9, 30 * PIECE - 5);
+      await using peer = await gatedPeer(content);
+      const target = join(dir, "target");
+      const args = ["get", ...peer.from, "--digest", peer.digest, "-o", target];
+      const kept = `; what is right is kept in ${target}.part, and the same command goes on from there`;
+
+      // Nothing has come yet, so nothing is left.
+      const begun = run(args);
+      await peer.held(begun.exit);
+      sendSignal(begun.child, "SIGINT");
+      assert.deepEqual(await ended(begun), [130, "vortex-peer: Aborted: interrupted by SIGINT\n"]);
+      assert.deepEqual(await readdir(dir), []);
+
+      const verified = new Set<number>();
+      for (const [signal, code] of [
+        ["SIGINT", 130],
+        ["SIGTERM", 143],
+        ["SIGKILL", null],
+      ] as const) {
+        const before = peer.asked.length;
+        peer.allow(5);
+        const getting = run(args);
+        await peer.held(getting.exit);
+        // Whatever the peer has sent is there by then; with the signals, the command says what it keeps.
+        await until(async () => (await journaled(target)).length >= verified.size + 5);
+        sendSignal(getting.child, signal);
+        const [exit, err] = await ended(getting);
+        // Bun and Node tell that a signal ended it by `null`, Deno by 128 and its number.
+        assert.ok(exit === code || (code === null && exit === 137), `${signal}: ${exit}`);
+        if (signal !== "SIGKILL")
+          assert.ok(err.endsWith(`vortex-peer: Aborted: interrupted by ${signal}${kept}\n`), err);
+        for (const number of peer.asked.slice(before)) assert.ok(!verified.has(number), `piece ${number} came twice`);
+        for (const number of await journaled(target)) verified.add(number);
+      }
+      assert.ok(verified.size >= 15);
+      const before = peer.asked.length;
+      peer.allow(Number.POSITIVE_INFINITY);
+      const { code, err } = await run(args).exit;
+      assert.equal(code, 0, err);
+      assert.match(
+        err,
+        new RegExp(`^found ${verified.size} of 30 pieces of an earlier run; they are checked\nfetched `),
+      );
+      for (const number of peer.asked.slice(before)) assert.ok(!verified.has(number), `piece ${number} came twice`);
+      assert.ok(Buffer.compare(content, await readFile(target)) === 0);
+      assert.deepEqual(await readdir(dir), ["target"]);
+    }),
+  );
+
+  it("fetches from several peers, of which one is killed, and tells of it in JSON", patience, () =>
+    inTempDir(async (dir) => {
+      const contentLength = 40 * PIECE;
+      const content = seededBytes(21, contentLength);
+      const source = join(dir, "source");
+      await writeFile(source, content);
+      const shape = ["--piece-length", String(PIECE)];
+      await using peer = await serve(source, ...shape);
+      const { taskId } = peer.task;
+      const options: TaskPeerOptions = { taskId, seed: 21, contentLength, pieceLength: PIECE, manner: "hang" };
+      const dying = startProgram([...runner, `${root}test/support/task-peer.ts`, JSON.stringify(options)]);
+      try {
+        const addr = `127.0.0.1:${(await dying.line()).split(" ")[1]}`;
+        const target = join(dir, "target");
+        const getting = run([
+          ...["get", "--peer", addr, peer.addresses.tcp, "--task-id", taskId, "--json", "-o", target],
+          ...["--content-length", String(contentLength), ...shape, "--stall-timeout", "300s"],
+        ]);
+        // It has delivered two pieces and hangs in the third, so the task cannot be done before it is killed.
+        for (let asked = 0; asked < 3; asked++) await dying.line();
+        dying.kill();
+        const { code, out, err } = await getting.exit;
+        assert.deepEqual([code, err], [0, ""]);
+        assert.ok(Buffer.compare(content, await readFile(target)) === 0);
+        const objects = parseLines(out);
+        assert.equal(objects[0]?.type, "started");
+        const done = objects.at(-1);
+        assert.deepEqual([done?.type, done?.bytes, done?.pieces], ["done", contentLength, 40]);
+        assert.ok(objects.some(({ type, parent }) => type === "piece-failed" && parent === addr));
+        const told = done?.parents as { parent: string; errors: number; pieces: number }[];
+        assert.ok((told.find(({ parent }) => parent === addr)?.errors ?? 0) > 0);
+        assert.ok((told.find(({ parent }) => parent === peer.addresses.tcp)?.pieces ?? 0) > 30);
+      } finally {
+        dying.kill();
+        await dying.ended;
+      }
+    }),
+  );
+
+  it("fetches a range, asks for what a peer has, and makes the id that serve made", patience, () =>
+    inTempDir(async (dir) => {
+      const content = seededBytes(4, 9 * MEBI);
+      const source = join(dir, "source");
+      await writeFile(source, content);
+      await using peer = await serve(source);
+      const { taskId } = peer.task;
+      const range = await run(["get", ...peer.from("tcp", `,api=${peer.addresses.grpc}`), "--range", "4194300-4194309"])
+        .exit;
+      assert.equal(range.code, 0, range.err);
+      assert.deepEqual(range.out, content.slice(4_194_300, 4_194_310));
+      const stat = await run(["stat", "--peer", peer.addresses.grpc, "--task-id", taskId, "--json"]).exit;
+      assert.deepEqual([stat.code, stat.err], [0, ""]);
+      assert.deepEqual(parseLines(stat.out), [
+        {
+          peer: peer.addresses.grpc,
+          taskId,
+          kind: "standard",
+          contentLength: content.length,
+          pieceLength: 4 * MEBI,
+          pieceCount: 3,
+          digest: peer.task.digest,
+          pieces: [[0, 2]],
+          complete: true,
+          growing: false,
+        },
+      ]);
+      const id = await run(["id", "content", source]).exit;
+      assert.deepEqual([id.code, id.err, new TextDecoder().decode(id.out)], [0, "", `${taskId}\n`]);
+    }),
+  );
+
+  it(`says that the disk is full, and keeps what is there${noMounts}`, { ...patience, skip: noMounts !== "" }, () =>
     inTempDir(async (dir) => {
       const source = join(dir, "source");
-      await writeFile(source, new Uint8Array(64 * MEBI));
-      // At this rate, the fetch takes a minute, far longer than the test waits.
-      await using peer = await serve(source, "--upload-rate", "1MiB/s");
-      const target = join(dir, "target");
-      for (const signal of ["SIGINT", "SIGTERM"] as const) {
-        const args = ["--content-length", String(64 * MEBI), "-o", target];
-        const getting = run(["get", ...peer.from("tcp"), ...args]);
-        await until(async () => {
-          const [part] = (await readdir(dir)).filter((name) => name.endsWith(".part"));
-          return part !== undefined && (await stat(join(dir, part))).size > 0;
-        });
-        sendSignal(getting.child, signal);
+      const disk = join(dir, "disk");
+      await mkdir(disk);
+      await writeFile(source, seededBytes(2, 8 * MEBI));
+      await using peer = await serve(source, "--piece-length", "1MiB");
+      const from = [...peer.from("tcp"), "--content-length", "8MiB", "--piece-length", "1MiB", "--concurrency", "1"];
+      const target = join(disk, "target");
+      const mounting = `mount -t tmpfs -o size=4m tmpfs "$0" && exec "$@"`;
+      const wrapper = ["unshare", "-m", "sh", "-c", mounting, disk];
+      const full = await run(["get", ...from, "-o", target], wrapper).exit;
+      assert.equal(full.code, 7);
+      assert.ok(
+        full.err.endsWith(
+          `no space is left on the device; what is right is kept in ${target}.part, and the same command goes on from there\n`,
+        ),
+        full.err,
+      );
+      assert.deepEqual(await readdir(disk), [], "the small disk was of that process only");
+    }),
+  );
+
+  it(`ends at once at a second signal, whatever it waits for${noPipes}`, { ...patience, skip: noPipes !== "" }, () =>
+    inTempDir(async (dir) => {
+      await using peer = await gatedPeer(seededBytes(9, 30 * PIECE));
+      peer.allow(Number.POSITIVE_INFINITY);
+      const pipe = join(dir, "pipe");
+      assert.equal(spawnSync("mkfifo", [pipe]).status, 0);
+      // Full from the start, and nobody reads: the first write of the command does not end.
+      const reader = await open(pipe, constants.O_RDWR | constants.O_NONBLOCK);
+      await assert.rejects(async () => {
+        for (;;) await reader.write(new Uint8Array(4096));
+      }, /EAGAIN|WouldBlock/);
+      try {
+        const getting = run(["get", ...peer.from, "-o", pipe]);
+        const isOver = getting.exit.then(() => true);
+        await Promise.race([until(async () => peer.asked.length === 30), isOver]);
+        // One for the command to end in order, and then another one, soon or late.
+        do sendSignal(getting.child, "SIGINT");
+        while (!(await Promise.race([isOver, new Promise((resolve) => setTimeout(resolve, 500, false))])));
         const { code, err } = await getting.exit;
-        assert.deepEqual([code, err], [130, `vortex-peer: Aborted: interrupted by ${signal}\n`]);
-        assert.deepEqual(await readdir(dir), ["source"]);
+        assert.ok(code === null || code === 130, `it ended with ${code}: ${err}`);
+      } finally {
+        await reader.close();
       }
     }),
   );
@@ -120,7 +289,7 @@ describe("vortex-peer in processes", () => {
       {
         await using peer = await serve(source, ...tls);
         first = peer.fingerprint;
-        const { code, err } = await run(["get", ...peer.from("grpc"), ...target("one")]).exit;
+        const { code, err } = await run(["get", ...peer.from("grpc"), "--quiet", ...target("one")]).exit;
         assert.deepEqual([code, err], [0, ""]);
       }
       await using peer = await serve(source, ...tls);
@@ -131,7 +300,7 @@ describe("vortex-peer in processes", () => {
       assert.notEqual(fingerprint, first);
       const refused = await run(["get", ...before, ...target("two")]).exit;
       assert.equal(refused.code, 4);
-      assert.match(refused.err, /^vortex-peer: HandshakeFailed: .*not pinned\n$/);
+      assert.match(refused.err, /^vortex-peer: HandshakeFailed: .*not pinned.*\n$/);
       const renewed = before.map((word) => (word === first ? fingerprint : word));
       assert.equal((await run(["get", ...renewed, ...target("two")]).exit).code, 0);
       assert.deepEqual(await peer.end(), { code: 0, err: "" });
@@ -158,8 +327,12 @@ interface Exit {
 }
 
 /** Starts the command. `exit` resolves when it has ended and all it wrote was read. */
-function run(args: readonly string[]): { readonly child: ChildProcess; readonly exit: Promise<Exit> } {
-  const child = spawn(process.execPath, [...runtimeArgs(), main, ...args], {
+function run(
+  args: readonly string[],
+  wrapper: readonly string[] = [],
+): { readonly child: ChildProcess; readonly exit: Promise<Exit> } {
+  const [program = "", ...words] = [...wrapper, process.execPath, ...runtimeArgs(), main, ...args];
+  const child = spawn(program, words, {
     cwd: root,
     stdio: ["ignore", "pipe", "pipe"],
     // Whether there is a colour or a test reporter around is none of the command's business.
@@ -175,6 +348,88 @@ function run(args: readonly string[]): { readonly child: ChildProcess; readonly 
     });
   });
   return { child, exit };
+}
+
+/** The exit code and standard error. */
+async function ended({ exit }: { readonly exit: Promise<Exit> }): Promise<[code: number | null, err: string]> {
+  const { code, err } = await exit;
+  return [code, err];
+}
+
+function parseLines(bytes: Uint8Array): { [key: string]: unknown }[] {
+  const lines = new TextDecoder().decode(bytes).split("\n");
+  assert.equal(lines.pop(), "");
+  return lines.map((line) => JSON.parse(line));
+}
+
+/** A peer in this process that answers so many requests, and holds the others. */
+async function gatedPeer(content: Uint8Array) {
+  const taskId = "d4".repeat(32);
+  const whole = new MemoryPieceStore(nativeHashers);
+  whole.putTask(taskId, content, { pieceLength: PIECE });
+  const asked: number[] = [];
+  let budget = 0;
+  let waiting: (() => void)[] = [];
+  let onHeld = (): void => {};
+  const server = await faceOf(() => Promise.reject(new Error("no QUIC here"))).startServer({
+    host: "127.0.0.1",
+    tcp: { port: 0 },
+    store: {
+      getTask: (id) => whole.getTask(id),
+      async getPiece(request) {
+        if (budget-- <= 0) {
+          await new Promise<void>((resolve) => {
+            waiting.push(resolve);
+            onHeld();
+          });
+          // Whoever asked is gone by now.
+          return undefined;
+        }
+        asked.push(request.number);
+        return whole.getPiece(request);
+      },
+    },
+  });
+  const { tcp } = server.addresses;
+  assert.ok(tcp !== undefined);
+  const release = (): void => {
+    for (const resolve of waiting) resolve();
+    waiting = [];
+  };
+  return {
+    /** Numbers of the pieces that were sent. */
+    asked,
+    digest: digestOf("sha256", content, nativeHashers),
+    from: [
+      ...["--peer", formatAddress(tcp), "--task-id", taskId, "--stall-timeout", "300s"],
+      ...["--content-length", String(content.length), "--piece-length", String(PIECE)],
+    ],
+    /** Resolves when a request is held; fails when `exit` comes first. */
+    held: (exit: Promise<Exit>): Promise<void> =>
+      Promise.race([
+        new Promise<void>((resolve) => {
+          onHeld = resolve;
+          if (waiting.length > 0) resolve();
+        }),
+        exit.then(({ err }) => assert.fail(`it ended by itself: ${err}`)),
+      ]),
+    /** Drops what is held, and answers `requests` more. */
+    allow(requests: number): void {
+      release();
+      budget = requests;
+    },
+    async [Symbol.asyncDispose]() {
+      release();
+      await server.close();
+    },
+  };
+}
+
+/** Pieces that the journal of a download notes, in lines that are whole. */
+async function journaled(path: string): Promise<number[]> {
+  const text = await readFile(`${path}.part.journal`, "utf8").catch(() => "");
+  const lines = text.slice(0, text.lastIndexOf("\n") + 1).split("\n");
+  return lines.slice(1, -1).map((line) => JSON.parse(line).number);
 }
 
 /** Serves a file at any free ports of the loopback address, over the protocols that there are. */
@@ -209,8 +464,8 @@ async function serve(path: string, ...more: string[]) {
     fingerprint: ready.fingerprint,
     addresses: ready.addresses,
     /** Options that name the peer and the task. */
-    from: (protocol: Protocol): string[] => [
-      ...["--peer", ready.addresses[protocol], "--protocol", protocol, "--task-id", task.taskId],
+    from: (protocol: Protocol, api = ""): string[] => [
+      ...["--peer", `${ready.addresses[protocol]}${api}`, "--protocol", protocol, "--task-id", task.taskId],
       ...(pinned.includes(protocol) && ready.fingerprint !== undefined ? ["--fingerprint", ready.fingerprint] : []),
     ],
     end,

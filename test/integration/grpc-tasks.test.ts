@@ -3,20 +3,26 @@ import { Buffer } from "node:buffer";
 import { createServer, type ServerHttp2Session, type ServerHttp2Stream } from "node:http2";
 import type { AddressInfo } from "node:net";
 import { describe, it } from "node:test";
+import { createClient } from "@connectrpc/connect";
 import { faceOf } from "../../adapters/face.ts";
 import { grpcBinding } from "../../adapters/grpc/client.ts";
+import { grpcServer } from "../../adapters/grpc/server.ts";
 import { nativeHashers } from "../../adapters/native-hashers.ts";
+import { type OpenTelemetryApi, openTelemetry } from "../../adapters/opentelemetry.ts";
 import type { DownloaderOptions } from "../../src/client/downloader.ts";
 import { GrpcDownloader } from "../../src/client/grpc.ts";
 import { downloaderSettings } from "../../src/client/settings.ts";
 import { type ErrorCode, VortexError } from "../../src/errors.ts";
+import { DfdaemonUpload } from "../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { taskIdOfUrl } from "../../src/ids.ts";
 import { portableRuntime, type Runtime } from "../../src/runtime.ts";
 import { MemoryPieceStore } from "../../src/server/memory-store.ts";
 import type { StorageServer, StorageServerOptions } from "../../src/server/storage-server.ts";
 import type { PieceStore } from "../../src/server/store.ts";
+import { serverSettings } from "../../src/server/upload.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import { assertRejects } from "../support/failures.ts";
+import { FakeClock, fakeRuntime, settle } from "../support/fake-clock.ts";
 import { seededBytes } from "../support/random.ts";
 
 const runtime: Runtime = { ...portableRuntime, hashers: nativeHashers };
@@ -278,6 +284,116 @@ describe("tasks over gRPC, between two peers without a scheduler", () => {
       await assertRejects(rest(), "StreamReset");
     };
     await withPeers(store, use, { server: { stallTimeout: 3000 } });
+  });
+});
+
+describe("a trace over gRPC", () => {
+  it("goes on in the spans of the server that is asked", limit, async () => {
+    const spans = new Map<
+      string,
+      { readonly kind: number; readonly id: string; readonly parent: string | undefined }
+    >();
+    const telemetry = openTelemetry(tracingApi((name, span) => spans.set(`${name} ${span.kind}`, span)));
+    const options = { server: { telemetry }, client: { telemetry } };
+    await withPeers(
+      storeOf(),
+      async ({ downloader, addr }) => {
+        await (await downloader.downloadPiece({ addr, hostId, taskId, number: 0 })).bytes();
+        await downloader.statTask(addr, taskId);
+        await all(downloader.syncPieces(addr, { taskId, hostId }));
+        await all(await downloader.downloadTask(addr, source));
+      },
+      options,
+    );
+    for (const [asking, answering] of [
+      ["download_piece", "download_piece"],
+      ["stat_task", "stat_local_task"],
+      ["sync_pieces", "sync_pieces"],
+      ["download_task", "download_task"],
+    ]) {
+      const asked = spans.get(`${asking} ${CLIENT}`);
+      assert.ok(asked, `no span of the asking side: ${asking}`);
+      assert.equal(spans.get(`${answering} ${SERVER}`)?.parent, asked.id, answering);
+    }
+  });
+});
+
+/** `SpanKind`. */
+const SERVER = 1;
+const CLIENT = 2;
+
+/** As much of OpenTelemetry as it takes to follow a trace, with the header of W3C Trace Context. */
+function tracingApi(
+  onSpan: (name: string, span: { kind: number; id: string; parent: string | undefined }) => void,
+): OpenTelemetryApi {
+  class Context {
+    readonly id: string | undefined;
+    constructor(id?: string) {
+      this.id = id;
+    }
+    getValue(): unknown {
+      return this.id;
+    }
+  }
+  const idOf = (context: unknown): string | undefined => (context instanceof Context ? context.id : undefined);
+  const ids = new Map<unknown, string>();
+  const instrument = { add: () => {}, record: () => {} };
+  return {
+    trace: {
+      getTracer: () => ({
+        startSpan(name, { kind }, context) {
+          const span = { setAttribute: () => {}, setStatus: () => {}, end: () => {} };
+          const id = (ids.size + 1).toString(16).padStart(16, "0");
+          ids.set(span, id);
+          onSpan(name, { kind, id, parent: idOf(context) });
+          return span;
+        },
+      }),
+      setSpan: (_context, span) => new Context(ids.get(span)),
+    },
+    metrics: {
+      getMeter: () => ({
+        createCounter: () => instrument,
+        createUpDownCounter: () => instrument,
+        createHistogram: () => instrument,
+      }),
+    },
+    context: { active: () => new Context(), with: (_context, work) => work() },
+    propagation: {
+      inject(context, carrier) {
+        carrier.traceparent = `00-${"1".repeat(32)}-${idOf(context)}-01`;
+      },
+      extract: (_context, headers, getter) => new Context(getter.get(headers, "traceparent")?.split("-")[2]),
+    },
+  };
+}
+
+describe("a session without streams", () => {
+  it("is ended by the server after ten minutes, and not before", limit, async () => {
+    const clock = new FakeClock();
+    const settings = serverSettings({}, fakeRuntime(clock));
+    const server = await grpcServer({ host: "127.0.0.1", port: 0 }, storeOf(), settings);
+    const { signal } = new AbortController();
+    const connection = await grpcBinding().dial(server.address, { maxMessageLength: MEBI, signal });
+    try {
+      await clock.advance(599_000);
+      assert.equal(connection.open, true);
+      // A call begins the time anew.
+      const client = createClient(
+        DfdaemonUpload,
+        connection.transport(() => {}),
+      );
+      await client.statLocalTask({ taskId });
+      while (clock.pending === 0) await settle();
+      await clock.advance(599_000);
+      assert.equal(connection.open, true);
+      await clock.advance(1000);
+      await connection.closed;
+      assert.equal(connection.open, false);
+    } finally {
+      await connection.close();
+      await server.close({ grace: 0 });
+    }
   });
 });
 

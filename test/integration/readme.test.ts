@@ -3,31 +3,25 @@
  * itself and `demo.test.ts` run.
  */
 import assert from "node:assert/strict";
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, it } from "node:test";
-import { pathToFileURL } from "node:url";
 import { tcpTransport } from "../../adapters/tcp/transport.ts";
 import { portableRuntime } from "../../src/runtime.ts";
 import { MemoryPieceStore } from "../../src/server/memory-store.ts";
 import { VortexServer } from "../../src/server/vortex-server.ts";
 import { formatAddress } from "../../src/transport/address.ts";
-import { runtimeName } from "../support/fixtures.ts";
 import { seededBytes } from "../support/random.ts";
 import { root, runner, runToEnd } from "../support/run.ts";
+import { inTempDir, sampleUnder, writeProgram } from "../support/samples.ts";
 
-const readme = await readFile(join(root, "README.md"), "utf8");
-const face = pathToFileURL(join(root, `adapters/${runtimeName}.ts`)).href;
 const taskId = "ab".repeat(32);
 const content = seededBytes(11, 4_200_000);
 
 describe("README", () => {
   it("fetch a piece", () =>
     withPeer(async (addr) => {
-      const code = sample("Fetch a piece", "ts")
-        .replace("10.0.0.7:4005", addr)
-        .replace(/[0-9a-f]{64}/, taskId);
+      const code = (await sample("Fetch a piece", "ts")).replace("10.0.0.7:4005", addr).replace(/[0-9a-f]{64}/, taskId);
       const { code: status, out, err } = await runSample(code);
       assert.deepEqual([status, err], [0, ""]);
       assert.match(out, /^piece 0: 4194304 bytes at 0, crc32:\d+\n$/);
@@ -37,7 +31,7 @@ describe("README", () => {
     withPeer((addr) =>
       inTempDir(async (directory) => {
         const file = join(directory, "model.safetensors");
-        const code = sample("Fetch a task", "ts")
+        const code = (await sample("Fetch a task", "ts"))
           .replace('"10.0.0.7:4005", "10.0.0.8:4005"', JSON.stringify(addr))
           .replace('"model.safetensors"', JSON.stringify(file))
           .replace(/[0-9a-f]{64}/, taskId);
@@ -51,7 +45,7 @@ describe("README", () => {
     inTempDir(async (directory) => {
       const file = join(directory, "model.safetensors");
       await writeFile(file, content);
-      const code = sample("Serve a file", "ts")
+      const code = (await sample("Serve a file", "ts"))
         .replace('"model.safetensors"', JSON.stringify(file))
         .replace("{ store,", '{ store, host: "127.0.0.1",')
         .replaceAll(/port: 40\d\d/g, "port: 0");
@@ -60,20 +54,21 @@ describe("README", () => {
       assert.match(out, /^task [0-9a-f]{64}, pin ([0-9A-F]{2}:){31}[0-9A-F]{2}\n$/);
     }));
 
-  it("choose a protocol", async () => {
-    const code = sample("Choose a protocol", "ts").replace("…", "00".repeat(32));
-    const {
-      code: status,
-      out,
-      err,
-    } = await runSample(`${code}\nconsole.log(client.protocol);\nawait client.close();\n`);
-    assert.deepEqual([status, out, err], [0, "quic\n", ""]);
-  });
+  it("one configuration file", () =>
+    inTempDir(async (directory) => {
+      const file = join(directory, "dfdaemon.yaml");
+      await writeFile(file, (await sample("One configuration file", "yaml")).replace("…", "00".repeat(32)));
+      const code = await sample("One configuration file", "ts");
+      const shown = "console.log(config.config.download.protocol);\nawait downloader.close();";
+      const named = `import process from "node:process";\nprocess.env.VORTEX_PEER_CONFIG = ${JSON.stringify(file)};`;
+      const { code: status, out, err } = await runSample(`${named}\n${code}\n${shown}\n`);
+      assert.deepEqual([status, out, err], [0, "quic\n", ""]);
+    }));
 
   it("command line", () =>
     withPeer((addr) =>
       inTempDir(async (directory) => {
-        const [serve = "", get = "", piece = ""] = sample("Command line", "sh").trim().split("\n");
+        const [serve = "", get = "", piece = ""] = (await sample("Command line", "sh")).trim().split("\n");
         const concrete = (line: string): string[] =>
           line
             .replace("10.0.0.7:4005", addr)
@@ -84,7 +79,7 @@ describe("README", () => {
         const command = [...runner, join(root, "adapters/cli/main.ts")];
         // The lengths come over gRPC, which this peer does not serve.
         const got = await runToEnd([...command, ...concrete(get), "--content-length", String(content.length)]);
-        assert.deepEqual([got.code, got.err], [0, ""]);
+        assert.equal(got.code, 0, got.err);
         assert.deepEqual(new Uint8Array(await readFile(join(directory, "model.safetensors"))), content);
         const one = await runToEnd([...command, ...concrete(piece)]);
         assert.deepEqual([one.code, one.err], [0, ""]);
@@ -96,20 +91,12 @@ describe("README", () => {
     ));
 });
 
-/** The first block of `language` under a heading. */
-function sample(heading: string, language: string): string {
-  const section = readme.split(`\n## ${heading}\n`)[1]?.split("\n## ")[0] ?? "";
-  const block = new RegExp(`\`\`\`${language}\n([\\s\\S]*?)\`\`\``).exec(section)?.[1];
-  assert.ok(block !== undefined, `README has no sample under "${heading}"`);
-  return block;
+function sample(heading: string, language: string): Promise<string> {
+  return sampleUnder("README.md", heading, language);
 }
 
 function runSample(code: string): ReturnType<typeof runToEnd> {
-  return inTempDir(async (directory) => {
-    const file = join(directory, "sample.mts");
-    await writeFile(file, code.replace('"vortex-peer"', JSON.stringify(face)));
-    return runToEnd([...runner, file]);
-  });
+  return inTempDir(async (directory) => runToEnd([...runner, await writeProgram(directory, "sample.mts", code)]));
 }
 
 async function withPeer(use: (addr: string) => Promise<void>): Promise<void> {
@@ -120,14 +107,5 @@ async function withPeer(use: (addr: string) => Promise<void>): Promise<void> {
     await use(formatAddress(server.address));
   } finally {
     await server.close();
-  }
-}
-
-async function inTempDir<T>(use: (directory: string) => Promise<T>): Promise<T> {
-  const directory = await mkdtemp(join(tmpdir(), "vortex-peer-test-"));
-  try {
-    return await use(directory);
-  } finally {
-    await rm(directory, { recursive: true, force: true });
   }
 }

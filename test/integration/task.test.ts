@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -15,6 +16,7 @@ import { memorySink } from "../../src/task/memory-sink.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import { seededBytes, seededRandom } from "../support/random.ts";
 import { type Program, root, runner, startProgram } from "../support/run.ts";
+import { runtimeFace } from "../support/runtime-face.ts";
 import type { TaskFetchOptions } from "../support/task-fetch.ts";
 import type { TaskPeerOptions } from "../support/task-peer.ts";
 
@@ -22,12 +24,21 @@ const face = faceOf(() => Promise.reject(new Error("no QUIC here")));
 const taskId = "c3".repeat(32);
 const generous = { stallTimeout: 300_000, connectTimeout: 60_000 } as const;
 
+type Protocol = NonNullable<TaskPeerOptions["protocol"]>;
+
 /** A parent in a process of its own. */
-async function startParent(options: Omit<TaskPeerOptions, "taskId">): Promise<{ program: Program; addr: string }> {
+interface Parent {
+  readonly program: Program;
+  readonly addr: string;
+  /** Of its certificate, over QUIC. */
+  readonly fingerprint: string;
+}
+
+async function startParent(options: Omit<TaskPeerOptions, "taskId">): Promise<Parent> {
   const argument = JSON.stringify({ taskId, ...options } satisfies TaskPeerOptions);
   const program = startProgram([...runner, `${root}test/support/task-peer.ts`, argument]);
-  const [, port] = (await program.line()).split(" ");
-  return { program, addr: `127.0.0.1:${port}` };
+  const [, port, fingerprint = ""] = (await program.line()).split(" ");
+  return { program, addr: `127.0.0.1:${port}`, fingerprint };
 }
 
 /** A parent in this process, over TCP, which may refuse to go on. */
@@ -71,64 +82,80 @@ function assertFile(path: string, expected: Uint8Array): void {
   assert.equal(Buffer.compare(found, expected), 0, "the file has other bytes");
 }
 
+/** Why a process cannot have a disk of its own; empty when it can. */
+const noMounts =
+  spawnSync("unshare", ["-m", "true"]).status === 0 ? "" : " [gap: needs root and Linux, for a disk of its own]";
+
 /** Processes start slowly on a machine that is busy, and there are 21 of them in one test. */
 const patient = { timeout: 600_000 };
 
-describe("a task over TCP, between processes", () => {
-  it(
-    "is right with one parent killed, one stalled and one corrupting every fifth piece, and the report names the three",
-    patient,
-    () =>
-      inDirectory(async (directory) => {
-        const contentLength = 8_000_123;
-        const pieceLength = 100_000;
-        const shape = { seed: 21, contentLength, pieceLength };
-        const parents = await Promise.all([
-          startParent({ ...shape, manner: "hang" }),
-          startParent({ ...shape, manner: "stall" }),
-          startParent({ ...shape, manner: "corrupt" }),
-          startParent({ ...shape, manner: "honest" }),
-        ]);
-        const [killed, stalled, corrupt, honest] = parents;
-        assert.ok(killed && stalled && corrupt && honest);
-        try {
-          const content = seededBytes(21, contentLength);
-          const path = join(directory, "out");
-          await using downloader = face.createDownloader({
-            protocol: "tcp",
-            connectTimeout: 60_000,
-            stallTimeout: 12_000,
-          });
-          const download = downloader.downloadTask(
-            {
-              taskId,
-              hostId: "h",
-              parents: parents.map(({ addr }) => addr),
-              contentLength,
-              pieceLength,
-              digest: digestOf("sha256", content, nativeHashers),
-            },
-            { to: fileSink(path) },
-          );
-          // It has delivered two pieces and hangs in the third, so the task cannot be done before it is killed.
-          for (let asked = 0; asked < 3; asked++) await killed.program.line();
-          killed.program.kill();
-          const report = await download.done;
-          assertFile(path, content);
-          const told = new Map(report.parents.map((parent) => [parent.parent, parent]));
-          assert.ok((told.get(killed.addr)?.errors ?? 0) > 0);
-          assert.ok(told.get(stalled.addr)?.reasons.some(({ code }) => code === "Stalled"));
-          assert.equal(told.get(stalled.addr)?.pieces, 0);
-          assert.equal(told.get(corrupt.addr)?.state, "left-out");
-          assert.ok(told.get(corrupt.addr)?.reasons.some(({ code }) => code === "DigestMismatch"));
-          assert.equal(told.get(honest.addr)?.state, "active");
-        } finally {
-          for (const { program } of parents) program.kill();
-          await Promise.all(parents.map(({ program }) => program.ended));
-        }
-      }),
-  );
+describe("a task from three bad parents and a good one, between processes", () => {
+  for (const protocol of ["quic", "tcp", "grpc"] satisfies Protocol[]) {
+    it(
+      `over ${protocol}: is right with one killed, one stalled and one corrupting every fifth piece, and the report names the three`,
+      patient,
+      () => fetchFromBadParents(protocol),
+    );
+  }
+});
 
+function fetchFromBadParents(protocol: Protocol): Promise<void> {
+  return inDirectory(async (directory) => {
+    const contentLength = 8_000_123;
+    const pieceLength = 100_000;
+    const shape = { seed: 21, contentLength, pieceLength, protocol };
+    const parents = await Promise.all([
+      startParent({ ...shape, manner: "hang" }),
+      startParent({ ...shape, manner: "stall" }),
+      startParent({ ...shape, manner: "corrupt" }),
+      startParent({ ...shape, manner: "late" }),
+    ]);
+    const [killed, stalled, corrupt, honest] = parents;
+    assert.ok(killed && stalled && corrupt && honest);
+    try {
+      const content = seededBytes(21, contentLength);
+      const path = join(directory, "out");
+      const { createDownloader } = await runtimeFace();
+      await using downloader = createDownloader({
+        protocol,
+        ...(protocol === "quic" && { tls: { fingerprints: parents.map(({ fingerprint }) => fingerprint) } }),
+        connectTimeout: 60_000,
+        stallTimeout: 12_000,
+      });
+      const download = downloader.downloadTask(
+        {
+          taskId,
+          hostId: "h",
+          parents: parents.map(({ addr }) => addr),
+          contentLength,
+          pieceLength,
+          digest: digestOf("sha256", content, nativeHashers),
+        },
+        { to: fileSink(path) },
+      );
+      // It has delivered two pieces and hangs in the third, so the task cannot be done before it is killed.
+      for (let asked = 0; asked < 3; asked++) await killed.program.line();
+      killed.program.kill();
+      // Until then nobody else delivers, so it comes to a fifth piece whoever is quick today.
+      while (Number(await corrupt.program.line()) % 5 !== 0);
+      honest.program.send("");
+      const report = await download.done;
+      assertFile(path, content);
+      const told = new Map(report.parents.map((parent) => [parent.parent, parent]));
+      assert.ok((told.get(killed.addr)?.errors ?? 0) > 0);
+      assert.ok(told.get(stalled.addr)?.reasons.some(({ code }) => code === "Stalled"));
+      assert.equal(told.get(stalled.addr)?.pieces, 0);
+      assert.equal(told.get(corrupt.addr)?.state, "left-out");
+      assert.ok(told.get(corrupt.addr)?.reasons.some(({ code }) => code === "DigestMismatch"));
+      assert.equal(told.get(honest.addr)?.state, "active");
+    } finally {
+      for (const { program } of parents) program.kill();
+      await Promise.all(parents.map(({ program }) => program.ended));
+    }
+  });
+}
+
+describe("a task over TCP, between processes", () => {
   it("survives kill -9 at 20 random moments: right at the end, and no verified piece is fetched twice", patient, () =>
     inDirectory(async (directory) => {
       const pieceLength = 20_000;
@@ -197,6 +224,49 @@ describe("a task over TCP, between processes", () => {
         await Promise.all(servers.map((server) => server.close()));
       }
     }),
+  );
+
+  it(
+    `a disk that is read-only, then full, then larger: says so, and goes on from what was verified${noMounts}`,
+    { ...patient, skip: noMounts !== "" },
+    () =>
+      inDirectory(async (directory) => {
+        const pieceLength = 100_000;
+        const pieces = 40;
+        const content = seededBytes(71, pieces * pieceLength);
+        const asked: number[] = [];
+        const server = await startCounted(content, pieceLength, (number) => void asked.push(number));
+        const request = { taskId, hostId: "h", parents: [addrOf(server)], contentLength: content.length, pieceLength };
+        const digest = digestOf("sha256", content, nativeHashers);
+        const options: TaskFetchOptions = { request: { ...request, digest }, path: join(directory, "out") };
+        // A disk of this one process, which is gone with it. After each try the test has its say.
+        const tries = [
+          'mount -t tmpfs -o ro,size=2m tmpfs "$0"; "$@"; echo "code $?"; read next',
+          'mount -o remount,rw,size=2m tmpfs "$0"; "$@"; echo "code $?"; read next',
+          'mount -o remount,size=64m tmpfs "$0"; "$@"; echo "code $?"',
+        ];
+        const fetch = [...runner, `${root}test/support/task-fetch.ts`, JSON.stringify(options)];
+        const program = startProgram(["unshare", "-m", "sh", "-c", tries.join("; "), directory, ...fetch]);
+        try {
+          assert.equal(await program.line(), "code 1");
+          assert.deepEqual(asked, []);
+          program.send("");
+          assert.equal(await program.line(), "code 1");
+          const before = asked.length;
+          program.send("");
+          const [, resumed] = (await program.line()).split(" ");
+          assert.ok(Number(resumed) > 0, `${resumed} pieces were kept`);
+          assert.equal(asked.length - before, pieces - Number(resumed), "verified pieces were fetched again");
+          // The task has a digest, so it ends well only when every byte is right.
+          assert.equal(await program.line(), "code 0");
+          const { err } = await program.ended;
+          assert.match(err, /StorageFailed.*read-only/s);
+          assert.match(err, /no space is left on the device/);
+        } finally {
+          program.kill();
+          await server.close();
+        }
+      }),
   );
 
   it("takes about as much from each of three parents of the same rate", patient, async () => {

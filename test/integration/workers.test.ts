@@ -38,7 +38,7 @@ describe("edge workers: the bundle", () => {
   });
 
   it("the core is one module that needs nothing", async () => {
-    assert.deepEqual((await bundleForEdge("src/index.ts")).imports, []);
+    assert.deepEqual((await bundleForEdge("src/entry/core.ts")).imports, []);
   });
 
   it("it runs where there is no global of Node", async () => {

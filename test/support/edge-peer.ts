@@ -26,7 +26,11 @@ export async function bundleForEdge(entry: string, minify = false): Promise<Edge
   const bundle = await rolldown({
     input: fileURLToPath(new URL(`../../${entry}`, import.meta.url)),
     platform: "neutral",
-    resolve: { conditionNames: ["workerd", "worker", "import"], mainFields: ["module", "main"] },
+    resolve: {
+      conditionNames: ["workerd", "worker", "import"],
+      mainFields: ["module", "main"],
+      alias: { "vortex-peer": fileURLToPath(new URL("../../adapters/workers.ts", import.meta.url)) },
+    },
     external: (specifier) => {
       const runtimes = /^(cloudflare|node|bun):/.test(specifier);
       if (runtimes) imports.add(specifier);

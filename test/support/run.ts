@@ -45,8 +45,8 @@ export interface Program {
   send(line: string): void;
   /** Ends its standard input. */
   end(): void;
-  /** Kills or stops it. Default `SIGKILL`. */
-  kill(signal?: "SIGKILL" | "SIGSTOP"): void;
+  /** Sends it a signal. Default `SIGKILL`. */
+  kill(signal?: "SIGKILL" | "SIGSTOP" | "SIGTERM" | "SIGHUP"): void;
   /** Resolves when it has ended. */
   readonly ended: Promise<Outcome>;
 }

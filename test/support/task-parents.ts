@@ -71,22 +71,30 @@ export class FakeParents implements TaskSource {
   readonly speaksApi: boolean = false;
   readonly directory: TaskDirectory | undefined;
   readonly asked: { readonly addr: string; readonly number: number }[] = [];
+  /** Memory that the content of pieces was read into. */
+  readonly memory: Set<ArrayBufferLike> = new Set();
   /** Requests under way, by parent. */
   readonly underWay: Map<string, number> = new Map();
   /** The most requests that were under way at once. */
   most: number = 0;
   readonly #behaviours = new Map<string, Behaviour>();
   readonly #algorithm: DigestAlgorithm;
+  readonly #places: boolean;
 
   constructor(
     content: Uint8Array,
     pieceLength: number,
     behaviours: Readonly<Record<string, Behaviour>>,
-    options: { readonly directory?: TaskDirectory; readonly algorithm?: DigestAlgorithm } = {},
+    options: {
+      readonly directory?: TaskDirectory;
+      readonly algorithm?: DigestAlgorithm;
+      readonly places?: boolean;
+    } = {},
   ) {
     this.content = content;
     this.plan = planTask(content.length, pieceLength);
     this.directory = options.directory;
+    this.#places = options.places ?? false;
     this.#algorithm = options.algorithm ?? "crc32";
     for (const [name, behaviour] of Object.entries(behaviours)) this.#behaviours.set(name, behaviour);
   }
@@ -129,7 +137,10 @@ export class FakeParents implements TaskSource {
     signal.addEventListener("abort", over, { once: true });
     const digest = digestOf(this.#algorithm, bytes, portableHashers);
     const { offset, length } = pieceExtent(this.plan, number);
-    return pieceOf({ number, kind, offset, length, digest }, checked(answer, digest, over, signal), over);
+    return pieceOf({ number, kind, offset, length, digest }, checked(answer, digest, over, signal), over, (memory) => {
+      if (this.#places) this.memory.add(memory);
+      return this.#places;
+    });
   }
 
   #count(addr: string, change: number): void {
@@ -169,6 +180,7 @@ function pieceOf(
   announced: Pick<Piece, "number" | "kind" | "offset" | "length" | "digest">,
   chunks: AsyncGenerator<Uint8Array, void, void>,
   over: () => void,
+  placesIn: (memory: ArrayBufferLike) => boolean,
 ): Piece {
   return {
     ...announced,
@@ -192,9 +204,12 @@ function pieceOf(
       },
       { highWaterMark: 0 },
     ),
-    async read() {
+    async read(into) {
       const next = await chunks.next();
-      return next.done ? undefined : next.value;
+      if (next.done) return undefined;
+      if (into === undefined || into.length < next.value.length || !placesIn(into.buffer)) return next.value;
+      into.set(next.value);
+      return into.subarray(0, next.value.length);
     },
     bytes: () => Promise.reject(new Error("tasks read the content")),
     cancel: over,

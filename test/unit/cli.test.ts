@@ -1,217 +1,62 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
-import { mkdir, mkdtemp, readdir, readFile, readlink, rm, symlink, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir, readdir, readFile, readlink, rm, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { Writable } from "node:stream";
 import { describe, it } from "node:test";
-import { ContiguousHash } from "../../adapters/cli/contiguous-hash.ts";
 import type { CliFace } from "../../adapters/cli/face.ts";
 import { defaultIdentityFile, identityTls } from "../../adapters/cli/identity.ts";
 import { runCli } from "../../adapters/cli/program.ts";
-import { parseOptions, rate, size } from "../../adapters/cli/values.ts";
+import { parent, parseOptions, rate, size, taskRange } from "../../adapters/cli/values.ts";
 import { fileIdentityStore } from "../../adapters/files/identity-store.ts";
-import { nativeHashers } from "../../adapters/native-hashers.ts";
 import { selfSigned, serverIdentity } from "../../adapters/tls.ts";
-import type { Downloader, PieceRequest } from "../../src/client/downloader.ts";
-import { type CreateDownloaderOptions, downloaderFactory } from "../../src/client/factory.ts";
+import { downloaderOptions } from "../../src/client/configured.ts";
 import { downloaderSettings } from "../../src/client/settings.ts";
-import { QuicDownloader } from "../../src/client/vortex-downloader.ts";
-import { type ErrorCode, errorCodes, VortexError } from "../../src/errors.ts";
-import { planTask } from "../../src/piece.ts";
+import { parseConfig } from "../../src/config/config.ts";
+import { errorCodes, VortexError } from "../../src/errors.ts";
 import { portableRuntime } from "../../src/runtime.ts";
-import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import { serverOptions } from "../../src/server/configured.ts";
 import type { PieceStore } from "../../src/server/store.ts";
-import { VortexServer } from "../../src/server/vortex-server.ts";
-import { MemoryTransport } from "../../src/transport/memory.ts";
-import type { TlsClientOptions, TlsIdentity } from "../../src/transport/tls.ts";
+import { protocolChoices } from "../../src/transport/protocol.ts";
+import {
+  brokenPipe,
+  content,
+  env,
+  faceWith,
+  failing,
+  inTempDir,
+  MemoryFace,
+  peers,
+  run,
+  Sink,
+  taskId,
+  taskStore,
+  withPeer,
+} from "../support/cli.ts";
 import { assertRejects } from "../support/failures.ts";
-import { joined, seededBytes, seededRandom } from "../support/random.ts";
 
-const taskId = "ab".repeat(32);
-const content = seededBytes(7, 10_000);
 const sha256 = createHash("sha256").update(content).digest("hex");
-
-/** A user with a place for state; the memory face keeps nothing there. */
-const env = { XDG_STATE_HOME: "/state" };
-
-/** A node stream that keeps what is written to it. */
-class Sink extends Writable {
-  readonly isTTY: boolean;
-  readonly chunks: Uint8Array[] = [];
-
-  constructor(isTTY = false) {
-    super();
-    this.isTTY = isTTY;
-  }
-
-  override _write(chunk: Uint8Array, _encoding: string, done: (error?: Error | null) => void): void {
-    this.chunks.push(Uint8Array.from(chunk));
-    done();
-  }
-
-  get bytes(): Uint8Array {
-    return joined(this.chunks);
-  }
-
-  get text(): string {
-    return new TextDecoder().decode(this.bytes);
-  }
-}
-
-interface RunOptions {
-  readonly stdout?: Writable;
-  readonly isTTY?: boolean;
-  readonly env?: Record<string, string>;
-  readonly signal?: AbortSignal;
-}
-
-interface Ran {
-  readonly code: number;
-  readonly out: Sink;
-  readonly err: string;
-}
-
-/** Runs the command in this process. */
-async function run(face: CliFace, args: readonly string[], options: RunOptions = {}): Promise<Ran> {
-  const [out, err] = [new Sink(options.isTTY), new Sink(options.isTTY)];
-  const code = await runCli(args, {
-    stdout: options.stdout ?? out,
-    stderr: err,
-    env: options.env ?? env,
-    signal: options.signal ?? new AbortController().signal,
-    loadFace: async () => face,
-  });
-  return { code, out, err: err.text };
-}
-
-/** A face over memory: one network for each protocol, and what was asked of it. */
-class MemoryFace implements CliFace {
-  readonly made: CreateDownloaderOptions[] = [];
-  readonly stats: string[] = [];
-  readonly statTls: (TlsClientOptions | undefined)[] = [];
-  readonly #networks = {
-    quic: new MemoryTransport("quic"),
-    tcp: new MemoryTransport("tcp"),
-    grpc: new MemoryTransport("quic"),
-  };
-  #store: PieceStore | undefined;
-
-  readonly createDownloader = (options: CreateDownloaderOptions): Downloader => {
-    this.made.push(options);
-    const { quic, tcp, grpc } = this.#networks;
-    return downloaderFactory({
-      runtime: portableRuntime,
-      quic: async () => quic,
-      tcp: async () => tcp,
-      // Not the gRPC protocol, but another network, which is all that the command can tell. TLS is told by `made`.
-      grpc: (settings) => new QuicDownloader(async () => grpc, settings),
-    })(options);
-  };
-
-  async startServer(options: Parameters<CliFace["startServer"]>[0]) {
-    const { store, host = "0.0.0.0" } = options;
-    this.#store = store;
-    const servers = new Map<"quic" | "tcp" | "grpc", VortexServer>();
-    for (const name of ["quic", "tcp", "grpc"] as const) {
-      const port = options[name]?.port;
-      // Who asks for all addresses is reached at the loopback address, as the command that `serve` prints does.
-      const local = { host: host === "0.0.0.0" ? "127.0.0.1" : host, port: port ?? 0 };
-      if (port === undefined) continue;
-      servers.set(name, await VortexServer.listen(this.#networks[name], local, store, portableRuntime));
-    }
-    const addresses = Object.fromEntries([...servers].map(([name, { address }]) => [name, { ...address, host }]));
-    const close = async (): Promise<void> => {
-      for (const server of servers.values()) await server.close();
-    };
-    const secure = servers.has("quic") || options.grpc?.tls === true;
-    let fingerprint = secure ? "AB:".repeat(31).concat("AB") : undefined;
-    return {
-      addresses,
-      get fingerprint() {
-        return fingerprint;
-      },
-      /** The first byte counts the certificates. */
-      async rotateCertificate(identity?: TlsIdentity) {
-        if (identity?.cert === "none") throw new VortexError("InvalidArgument", "no certificate");
-        const count = Number.parseInt(fingerprint?.slice(0, 2) ?? "", 16) + 1;
-        fingerprint = `${count.toString(16).toUpperCase()}${":AB".repeat(31)}`;
-        return fingerprint;
-      },
-      close,
-    };
-  }
-
-  readonly statTask = async (addr: string, asked: string, options: Parameters<CliFace["statTask"]>[2] = {}) => {
-    this.stats.push(addr);
-    this.statTls.push(options.tls);
-    const task = await this.#store?.getTask(asked);
-    if (task === undefined) throw new VortexError("NotFound", "no such task");
-    return task;
-  };
-}
-
-/** A face with one task, `content` in pieces of 1,000 bytes, at 10.0.0.7 over every protocol. */
-async function withPeer(use: (face: MemoryFace) => Promise<void>, store: PieceStore = taskStore()): Promise<void> {
-  const face = new MemoryFace();
-  const server = await face.startServer({
-    store,
-    host: "10.0.0.7",
-    quic: { port: 4006 },
-    tcp: { port: 4005 },
-    grpc: { port: 4000 },
-  });
-  try {
-    await use(face);
-  } finally {
-    await server.close();
-  }
-}
-
-function taskStore(): MemoryPieceStore {
-  const store = new MemoryPieceStore();
-  store.putTask(taskId, content, { pieceLength: 1000 });
-  return store;
-}
-
-/** A face whose downloader does what `downloadPiece` says. */
-function faceWith(downloadPiece: Downloader["downloadPiece"]): CliFace {
-  const close = async (): Promise<void> => {};
-  return {
-    createDownloader: () => ({ downloadPiece, close, [Symbol.asyncDispose]: close }),
-    startServer: () => assert.fail("nothing is served"),
-    statTask: () => assert.fail("no length is asked for"),
-  };
-}
-
-const failing = (code: ErrorCode, message = "as the test wants it"): CliFace =>
-  faceWith(() => Promise.reject(new VortexError(code, message)));
-
-async function inTempDir(use: (dir: string) => Promise<void>): Promise<void> {
-  const dir = await mkdtemp(join(tmpdir(), "vortex-peer-cli-"));
-  try {
-    await use(dir);
-  } finally {
-    await rm(dir, { recursive: true });
-  }
-}
 
 const pieceOf = (addr: string, number: number, ...more: string[]): string[] => [
   ...["piece", "--peer", addr, "--task-id", taskId, "--number", String(number)],
   ...more,
 ];
 const getFrom = (addr: string, ...more: string[]): string[] => ["get", "--peer", addr, "--task-id", taskId, ...more];
-const lengths = ["--content-length", "10000", "--piece-length", "1kB"];
-const ports = { quic: "10.0.0.7:4006", tcp: "10.0.0.7:4005", grpc: "10.0.0.7:4000" } as const;
 
 describe("vortex-peer", () => {
   it("has help for each command, with every exit code, and the version of the package", async () => {
     const face = failing("Internal");
-    for (const args of [["--help"], ["serve", "--help"], ["piece", "-h"], ["help", "get"]]) {
+    for (const args of [
+      ["--help"],
+      ["serve", "--help"],
+      ["piece", "-h"],
+      ["help", "get"],
+      ["stat", "--help"],
+      ["id", "--help"],
+    ]) {
       const { code, out, err } = await run(face, args);
       assert.deepEqual([code, err], [0, ""], args.join(" "));
-      for (const exit of [0, 1, 2, 3, 4, 5, 6, 7, 130, 141]) {
+      for (const exit of [0, 1, 2, 3, 4, 5, 6, 7, 130, 141, 143]) {
         assert.match(out.text, new RegExp(`^ +${exit} {2}\\S`, "m"), `${args.join(" ")}: ${exit}`);
       }
     }
@@ -226,15 +71,23 @@ describe("vortex-peer", () => {
     const peer = "10.0.0.7:4005";
     const cases: [args: string[], message: string][] = [
       [["fetch"], "unknown command 'fetch'"],
-      [["piece"], "required option '--peer <host:port>' not specified"],
+      [["piece"], "required option '--peer <address>' not specified"],
       [["serve"], "missing required argument 'file'"],
       [pieceOf(peer, 0, "--what"), "unknown option '--what'"],
       [
         pieceOf(peer, 0, "--protocol", "rdma"),
-        "option '--protocol <name>' argument 'rdma' is invalid. Allowed choices are tcp, quic, grpc.",
+        `option '--protocol <name>' argument 'rdma' is invalid. Allowed choices are ${protocolChoices.join(", ")}.`,
       ],
-      [pieceOf("10.0.0.7", 0), '--peer "10.0.0.7": expected host:port, such as 10.0.0.1:4006 or [::1]:4006'],
-      [pieceOf("10.0.0.7:0", 0), '--peer "10.0.0.7:0": expected host:port, such as 10.0.0.1:4006 or [::1]:4006'],
+      [
+        pieceOf("10.0.0.7", 0),
+        '--peer "10.0.0.7": expected host:port, such as 10.0.0.1:4006, or quic=, tcp= and grpc=, each with host:port, and ' +
+          "commas between them",
+      ],
+      [
+        pieceOf("10.0.0.7:0", 0),
+        '--peer "10.0.0.7:0": expected host:port, such as 10.0.0.1:4006, or quic=, tcp= and grpc=, each with host:port, and ' +
+          "commas between them",
+      ],
       [pieceOf(peer, 4294967296), "--number 4294967296: expected an integer from 0 to 4294967295"],
       [pieceOf(peer, 0, "--range", "9-3"), '--range "9-3": expected A-B or A-, such as 0-1023'],
       [
@@ -251,6 +104,33 @@ describe("vortex-peer", () => {
       ],
       [getFrom(peer, "--concurrency", "0"), "--concurrency 0: expected an integer from 1 to 1024"],
       [getFrom(peer, "--piece-length", "4MiB"), "--piece-length is of use with --content-length only"],
+      [
+        getFrom(peer, "--content-length", "1GB", "--piece-length", "65MiB"),
+        "--piece-length 68157440: expected 1 to 67108864 bytes",
+      ],
+      [
+        getFrom("10.0.0.7:4005,10.0.0.8:4005"),
+        '--peer "10.0.0.7:4005,10.0.0.8:4005": expected host:port, such as 10.0.0.1:4006, or api=, quic=, tcp= and grpc=, each ' +
+          "with host:port, and commas between them",
+      ],
+      [getFrom(peer, "--limit", "fast"), '--limit "fast": expected a rate, such as 50MB/s'],
+      [getFrom(peer, "--range", "5"), '--range "5": expected A-B, A- or -N, such as 0-1023'],
+      [getFrom(peer, "--range", "-5"), "--range -5: the last bytes need --content-length"],
+      [getFrom(peer, "--content-length", "10", "--range", "5-10"), "--range: expected bytes of the task, which has 10"],
+      [
+        getFrom(peer, "--range", "0-5", "--digest", `sha256:${sha256}`),
+        "--digest, --range: a digest of the whole cannot be checked over a part",
+      ],
+      [
+        ["stat", "--peer", peer, "--task-id", taskId, "--insecure", "--ca", "x"],
+        "--ca, --insecure: --insecure checks nothing, so give it alone",
+      ],
+      [
+        ["stat", "--peer", "10.0.0.7", "--task-id", taskId],
+        '--peer "10.0.0.7": expected host:port, such as 10.0.0.1:4006 or [::1]:4006',
+      ],
+      [["id", "url", "no-url"], '"no-url": expected an absolute URL'],
+      [["id", "host", "--ip", "here"], '--ip "here": expected an IPv4 or IPv6 address'],
       [
         getFrom(peer, "--digest", "md5:00"),
         '--digest "md5:00": expected crc32: and a decimal number, or sha256: or sha512: and hex digits',
@@ -302,29 +182,29 @@ describe("vortex-peer", () => {
       aborted: 130,
     };
     for (const name of errorCodes) {
-      const { code, err } = await run(failing(name), pieceOf(ports.tcp, 0));
+      const { code, err } = await run(failing(name), pieceOf(peers.tcp, 0));
       const { kind } = new VortexError(name, "");
       assert.equal(code, name === "Internal" ? 1 : expected[kind], name);
       assert.equal(err, `vortex-peer: ${name}: as the test wants it\n`);
     }
     const broken = faceWith(() => Promise.reject(new TypeError("a fault")));
-    const { code, err } = await run(broken, pieceOf(ports.tcp, 0));
+    const { code, err } = await run(broken, pieceOf(peers.tcp, 0));
     assert.deepEqual([code, err], [1, "vortex-peer: Internal: a fault\n"]);
   });
 
   it("keeps a peer's words on one line, without what moves a cursor", async () => {
     const { err } = await run(
       failing("NotFound", "no\r\nsuch\u001b[2J\u0085piece\u2028\u202e!"),
-      pieceOf(ports.tcp, 0),
+      pieceOf(peers.tcp, 0),
     );
     assert.equal(err, "vortex-peer: NotFound: no such [2J piece !\n");
   });
 
   it("shows a stack only when asked", async () => {
     const face = failing("NotFound");
-    assert.ok(!(await run(face, pieceOf(ports.tcp, 0))).err.includes("    at "));
-    assert.match((await run(face, pieceOf(ports.tcp, 0, "--debug"))).err, /^vortex-peer: NotFound: .*\n(.*\n)* {4}at /);
-    assert.match((await run(face, pieceOf(ports.tcp, 0), { env: { VORTEX_PEER_DEBUG: "1" } })).err, / {4}at /);
+    assert.ok(!(await run(face, pieceOf(peers.tcp, 0))).err.includes("    at "));
+    assert.match((await run(face, pieceOf(peers.tcp, 0, "--debug"))).err, /^vortex-peer: NotFound: .*\n(.*\n)* {4}at /);
+    assert.match((await run(face, pieceOf(peers.tcp, 0), { env: { VORTEX_PEER_DEBUG: "1" } })).err, / {4}at /);
   });
 });
 
@@ -333,7 +213,7 @@ describe("vortex-peer piece", () => {
     withPeer(async (face) => {
       for (const protocol of ["quic", "tcp", "grpc"] as const) {
         const over = ["--protocol", protocol];
-        const whole = await run(face, pieceOf(ports[protocol], 3, ...over));
+        const whole = await run(face, pieceOf(peers[protocol], 3, ...over));
         assert.deepEqual([whole.code, whole.err], [0, ""]);
         assert.deepEqual(whole.out.bytes, content.slice(3000, 4000));
         const ranges: [range: string, bytes: Uint8Array][] = [
@@ -342,23 +222,23 @@ describe("vortex-peer piece", () => {
           ["990-", content.slice(3990, 4000)],
         ];
         for (const [range, bytes] of ranges) {
-          const part = await run(face, pieceOf(ports[protocol], 3, ...over, "--range", range));
+          const part = await run(face, pieceOf(peers[protocol], 3, ...over, "--range", range));
           assert.deepEqual([part.code, part.out.bytes], [0, bytes], range);
         }
       }
-      const outside = await run(face, pieceOf(ports.tcp, 3, "--range", "0-1000"));
+      const outside = await run(face, pieceOf(peers.tcp, 3, "--range", "0-1000"));
       assert.deepEqual([outside.code, outside.out.bytes.length], [2, 0]);
-      const missing = await run(face, pieceOf(ports.tcp, 10));
+      const missing = await run(face, pieceOf(peers.tcp, 10));
       assert.equal(missing.code, 3);
       assert.match(missing.err, /^vortex-peer: NotFound: .*\n$/);
-      assert.equal((await run(face, pieceOf(ports.tcp, 3, "--kind", "cache"))).code, 3);
+      assert.equal((await run(face, pieceOf(peers.tcp, 3, "--kind", "cache"))).code, 3);
     }));
 
   it("gives a file its name when the content is right, and leaves nothing when it is not", () =>
     inTempDir(async (dir) => {
       const target = join(dir, "piece");
       await withPeer(async (face) => {
-        assert.equal((await run(face, pieceOf(ports.tcp, 9, "-o", target))).code, 0);
+        assert.equal((await run(face, pieceOf(peers.tcp, 9, "-o", target))).code, 0);
       });
       assert.deepEqual(new Uint8Array(await readFile(target)), content.slice(9000));
 
@@ -371,10 +251,10 @@ describe("vortex-peer piece", () => {
         },
       };
       await withPeer(async (face) => {
-        const wrong = await run(face, pieceOf(ports.tcp, 0, "-o", target));
+        const wrong = await run(face, pieceOf(peers.tcp, 0, "-o", target));
         assert.equal(wrong.code, 6);
         assert.match(wrong.err, /^vortex-peer: DigestMismatch: .*\n$/);
-        const piped = await run(face, pieceOf(ports.tcp, 0));
+        const piped = await run(face, pieceOf(peers.tcp, 0));
         assert.equal(piped.code, 6);
         assert.ok(piped.out.bytes.length < 1000, "the end of a wrong piece is not written");
       }, lying);
@@ -388,8 +268,8 @@ describe("vortex-peer piece", () => {
       await writeFile(file, "old");
       await symlink(file, link);
       await withPeer(async (face) => {
-        assert.equal((await run(face, pieceOf(ports.tcp, 1, "-o", link))).code, 0);
-        assert.equal((await run(face, pieceOf(ports.tcp, 1, "-o", "/dev/null"))).code, 0);
+        assert.equal((await run(face, pieceOf(peers.tcp, 1, "-o", link))).code, 0);
+        assert.equal((await run(face, pieceOf(peers.tcp, 1, "-o", "/dev/null"))).code, 0);
       });
       assert.equal(await readlink(link), file);
       assert.deepEqual(new Uint8Array(await readFile(file)), content.slice(1000, 2000));
@@ -406,12 +286,12 @@ describe("vortex-peer piece", () => {
         [join(dir, "nowhere", "file"), /cannot be written: .*ENOENT/],
       ];
       for (const [target, message] of cases) {
-        const { code, err } = await run(face, pieceOf(ports.tcp, 0, "-o", target));
+        const { code, err } = await run(face, pieceOf(peers.tcp, 0, "-o", target));
         assert.equal(code, 7);
         assert.match(err, /^vortex-peer: StorageFailed: .*\n$/);
         assert.match(err, message);
       }
-      const terminal = await run(face, pieceOf(ports.tcp, 0), { isTTY: true });
+      const terminal = await run(face, pieceOf(peers.tcp, 0), { isTTY: true });
       assert.deepEqual([terminal.code, terminal.out.text], [2, ""]);
       assert.match(terminal.err, /give -o FILE, a pipe, or --force/);
       assert.deepEqual(await readdir(dir), ["sub"]);
@@ -419,7 +299,7 @@ describe("vortex-peer piece", () => {
 
   it("says when there is no space left", { skip: existsSync("/dev/full") ? false : "needs /dev/full" }, () =>
     withPeer(async (face) => {
-      const { code, err } = await run(face, pieceOf(ports.tcp, 0, "-o", "/dev/full"));
+      const { code, err } = await run(face, pieceOf(peers.tcp, 0, "-o", "/dev/full"));
       assert.equal(code, 7);
       assert.match(err, /^vortex-peer: StorageFailed: \/dev\/full cannot be written: .*no space left.*\n$/i);
     }),
@@ -427,16 +307,13 @@ describe("vortex-peer piece", () => {
 
   it("writes to a terminal with --force", () =>
     withPeer(async (face) => {
-      const { code, out } = await run(face, pieceOf(ports.tcp, 0, "--force"), { isTTY: true });
+      const { code, out } = await run(face, pieceOf(peers.tcp, 0, "--force"), { isTTY: true });
       assert.deepEqual([code, out.bytes], [0, content.slice(0, 1000)]);
     }));
 
   it("says nothing when whoever reads its output goes away", () =>
     withPeer(async (face) => {
-      const stdout = new Writable({
-        write: (_chunk, _encoding, done) => done(Object.assign(new Error("write EPIPE"), { code: "EPIPE" })),
-      });
-      const { code, err } = await run(face, pieceOf(ports.tcp, 0), { stdout });
+      const { code, err } = await run(face, pieceOf(peers.tcp, 0), { stdout: brokenPipe() });
       assert.deepEqual([code, err], [141, ""]);
     }));
 
@@ -447,26 +324,31 @@ describe("vortex-peer piece", () => {
       const pin = "0123456789abcdef".repeat(4);
       await withPeer(async (face) => {
         const quic = ["--protocol", "quic"];
-        await run(face, pieceOf(ports.quic, 0, ...quic, "--ca", ca, "--fingerprint", pin, "--fingerprint", pin));
-        await run(face, pieceOf(ports.quic, 0, ...quic, "--insecure"));
+        await run(face, pieceOf(peers.quic, 0, ...quic, "--ca", ca, "--fingerprint", pin, "--fingerprint", pin));
+        await run(face, pieceOf(peers.quic, 0, ...quic, "--insecure"));
         const grpc = ["--protocol", "grpc"];
-        await run(face, pieceOf(ports.grpc, 0, ...grpc, "--fingerprint", pin));
-        await run(face, pieceOf(ports.grpc, 0, ...grpc, "--tls"));
-        await run(face, pieceOf(ports.grpc, 0, ...grpc));
+        await run(face, pieceOf(peers.grpc, 0, ...grpc, "--fingerprint", pin));
+        await run(face, pieceOf(peers.grpc, 0, ...grpc, "--tls"));
+        await run(face, pieceOf(peers.grpc, 0, ...grpc));
         const timeouts = ["--connect-timeout", "1s", "--piece-timeout", "2m", "--stall-timeout", "300ms"];
-        await run(face, pieceOf(ports.tcp, 0, ...timeouts));
-        const usual = { connectTimeout: 2_000, pieceTimeout: 360_000, stallTimeout: 30_000 };
+        await run(face, pieceOf(peers.tcp, 0, ...timeouts));
+        const usual = downloaderOptions(parseConfig({}));
+        const pinned = { fingerprints: [pin] };
         assert.deepEqual(face.made, [
-          { protocol: "quic", tls: { ca: "-----BEGIN CERTIFICATE-----", fingerprints: [pin, pin] }, ...usual },
-          { protocol: "quic", tls: { verify: false }, ...usual },
-          { protocol: "grpc", tls: { fingerprints: [pin] }, ...usual },
-          { protocol: "grpc", tls: {}, ...usual },
-          { protocol: "grpc", ...usual },
-          { protocol: "tcp", connectTimeout: 1_000, pieceTimeout: 120_000, stallTimeout: 300 },
+          { ...usual, protocol: "quic", tls: { ca: "-----BEGIN CERTIFICATE-----", fingerprints: [pin, pin] } },
+          { ...usual, protocol: "quic", tls: { verify: false } },
+          { ...usual, protocol: "grpc", tls: pinned, apiTls: pinned },
+          { ...usual, protocol: "grpc", tls: {}, apiTls: {} },
+          { ...usual, protocol: "grpc" },
+          { ...usual, connectTimeout: 1_000, pieceTimeout: 120_000, stallTimeout: 300 },
         ]);
         // The defaults that the help names are the library's own.
-        const { connectTimeout, pieceTimeout, stallTimeout } = downloaderSettings({}, portableRuntime);
-        assert.deepEqual({ connectTimeout, pieceTimeout, stallTimeout }, usual);
+        const { connectTimeout, pieceTimeout, stallTimeout, concurrentPieceCount } = downloaderSettings(
+          {},
+          portableRuntime,
+        );
+        assert.deepEqual({ connectTimeout, stallTimeout }, { connectTimeout: 2_000, stallTimeout: 30_000 });
+        assert.deepEqual({ pieceTimeout, concurrentPieceCount }, { pieceTimeout: 360_000, concurrentPieceCount: 8 });
       });
     }));
 
@@ -482,187 +364,12 @@ describe("vortex-peer piece", () => {
       ],
     ];
     for (const [args, message] of cases) {
-      const { code, err } = await run(face, pieceOf(ports.tcp, 0, ...args));
+      const { code, err } = await run(face, pieceOf(peers.tcp, 0, ...args));
       assert.deepEqual([code, err], [2, `vortex-peer: InvalidArgument: ${message}\n`]);
     }
-    const missing = await run(face, pieceOf(ports.quic, 0, "--protocol", "quic", "--ca", "/nowhere/ca.pem"));
+    const missing = await run(face, pieceOf(peers.quic, 0, "--protocol", "quic", "--ca", "/nowhere/ca.pem"));
     assert.equal(missing.code, 7);
   });
-});
-
-describe("vortex-peer get", () => {
-  it("fetches a whole task to a file and to standard output, and checks the whole", () =>
-    inTempDir(async (dir) => {
-      await withPeer(async (face) => {
-        for (const protocol of ["quic", "tcp", "grpc"] as const) {
-          const target = join(dir, protocol);
-          const args = [...lengths, "--protocol", protocol, "--digest", `sha256:${sha256}`];
-          const file = await run(face, getFrom(ports[protocol], ...args, "-o", target));
-          assert.deepEqual([file.code, file.err, file.out.text], [0, "", ""]);
-          assert.deepEqual(new Uint8Array(await readFile(target)), content);
-          const piped = await run(face, getFrom(ports[protocol], ...args, "--concurrency", "3"));
-          assert.deepEqual([piped.code, piped.err], [0, ""]);
-          assert.deepEqual(piped.out.bytes, content);
-        }
-        assert.deepEqual(face.stats, [], "nobody was asked for what was given");
-      });
-      assert.deepEqual((await readdir(dir)).sort(), ["grpc", "quic", "tcp"]);
-    }));
-
-  it("asks for the length when it is not given: the peer itself over gRPC, else its host at port 4000", () =>
-    withPeer(async (face) => {
-      const runs: string[][] = [
-        getFrom(ports.tcp),
-        getFrom(ports.grpc, "--protocol", "grpc"),
-        getFrom(ports.tcp, "--stat-peer", "10.0.0.8:1"),
-      ];
-      for (const args of runs) assert.deepEqual((await run(face, args)).out.bytes, content);
-      assert.deepEqual(face.stats, ["10.0.0.7:4000", "10.0.0.7:4000", "10.0.0.8:1"]);
-      const unknown = await run(face, ["get", "--peer", ports.tcp, "--task-id", "c".repeat(64)]);
-      assert.equal(unknown.code, 3);
-      assert.equal(
-        unknown.err,
-        "vortex-peer: NotFound: the length of the task is not to be learnt from 10.0.0.7:4000 (no such task); " +
-          "give --content-length or --stat-peer\n",
-      );
-    }));
-
-  it("asks for the length over TLS when the pieces come over gRPC and TLS, and for --tls", () =>
-    withPeer(async (face) => {
-      const pin = "0123456789abcdef".repeat(4);
-      const pinned = ["--fingerprint", pin];
-      const runs: string[][] = [
-        getFrom(ports.grpc, "--protocol", "grpc", ...pinned),
-        getFrom(ports.grpc, "--protocol", "grpc", "--tls"),
-        getFrom(ports.quic, "--protocol", "quic", "--tls", ...pinned),
-        getFrom(ports.quic, "--protocol", "quic", ...pinned),
-        getFrom(ports.tcp),
-      ];
-      for (const args of runs) assert.deepEqual((await run(face, args)).out.bytes, content);
-      const trust = { fingerprints: [pin] };
-      assert.deepEqual(face.statTls, [trust, {}, trust, undefined, undefined]);
-    }));
-
-  it("fetches an empty task", () =>
-    inTempDir(async (dir) => {
-      const face = faceWith(() => assert.fail("there is no piece to ask for"));
-      const empty = `sha256:${createHash("sha256").digest("hex")}`;
-      const target = join(dir, "empty");
-      const args = getFrom(ports.tcp, "--content-length", "0", "--digest", empty, "-o", target);
-      assert.equal((await run(face, args)).code, 0);
-      assert.equal((await readFile(target)).length, 0);
-    }));
-
-  it("leaves nothing of a task that is not what was expected", () =>
-    inTempDir(async (dir) => {
-      const target = join(dir, "task");
-      await withPeer(async (face) => {
-        const digest = await run(face, getFrom(ports.tcp, ...lengths, "--digest", `sha256:${taskId}`, "-o", target));
-        assert.equal(digest.code, 6);
-        assert.equal(
-          digest.err,
-          `vortex-peer: DigestMismatch: the task has digest sha256:${sha256}, expected was sha256:${taskId}\n`,
-        );
-        const others: [args: string[], message: RegExp][] = [
-          [
-            ["--content-length", "9999", "--piece-length", "1000"],
-            /piece 9 has 1000 bytes from 9000 on, expected were 999/,
-          ],
-          [["--content-length", "10000", "--piece-length", "2000"], /expected were 2000 from 0 on/],
-          [["--content-length", "10000"], /piece 0 has 1000 bytes from 0 on, expected were 10000 from 0 on/],
-        ];
-        for (const [args, message] of others) {
-          const { code, err } = await run(face, getFrom(ports.tcp, ...args, "-o", target));
-          assert.equal(code, 6);
-          assert.match(err, /^vortex-peer: PieceMismatch: .*\n$/);
-          assert.match(err, message);
-        }
-        const longer = await run(
-          face,
-          getFrom(ports.tcp, "--content-length", "11kB", "--piece-length", "1kB", "-o", target),
-        );
-        assert.equal(longer.code, 3);
-      });
-      assert.deepEqual(await readdir(dir), []);
-    }));
-
-  it("writes to standard output in order, however pieces come, and nothing behind one that failed", async () => {
-    await using real = await heldDownloader();
-    const slow = faceWith(async (request, options) => {
-      // The later, the sooner.
-      await new Promise((resolve) => setTimeout(resolve, 3 * (9 - request.number)));
-      return real.downloadPiece(request, options);
-    });
-    const right = await run(slow, getFrom(ports.tcp, ...lengths, "--digest", `sha256:${sha256}`));
-    assert.deepEqual([right.code, right.out.bytes], [0, content]);
-
-    const stdout = new Sink();
-    const broken = faceWith(async (request, options) => {
-      if (request.number === 4) {
-        while (stdout.bytes.length < 4000) await new Promise((resolve) => setTimeout(resolve, 1));
-        throw new VortexError("ConnectionLost", "gone");
-      }
-      return real.downloadPiece(request, options);
-    });
-    const { code, err } = await run(broken, getFrom(ports.tcp, ...lengths), { stdout });
-    assert.deepEqual([code, err], [4, "vortex-peer: ConnectionLost: gone\n"]);
-    assert.deepEqual(stdout.bytes, content.slice(0, 4000));
-  });
-
-  it("asks for as many pieces at a time as it is told, and stops asking after a failure", async () => {
-    await using real = await heldDownloader();
-    for (const concurrency of [1, 4]) {
-      let [active, most] = [0, 0];
-      const counting = faceWith(async (request, options) => {
-        most = Math.max(most, ++active);
-        await new Promise((resolve) => setTimeout(resolve, 2));
-        const piece = await real.downloadPiece(request, options);
-        active--;
-        return piece;
-      });
-      const args = getFrom(ports.tcp, ...lengths, "--concurrency", String(concurrency));
-      assert.equal((await run(counting, args)).code, 0);
-      assert.equal(most, concurrency);
-    }
-    const asked: number[] = [];
-    const failingAt2 = faceWith(async (request: PieceRequest, options) => {
-      asked.push(request.number);
-      if (request.number === 2) throw new VortexError("NotFound", "not here");
-      return real.downloadPiece(request, options);
-    });
-    assert.equal((await run(failingAt2, getFrom(ports.tcp, ...lengths, "--concurrency", "1"))).code, 3);
-    assert.deepEqual(asked, [0, 1, 2]);
-  });
-
-  it("ends at once when it is interrupted, and leaves nothing", () =>
-    inTempDir(async (dir) => {
-      const controller = new AbortController();
-      const silent = faceWith(
-        (_request, options) =>
-          new Promise((_resolve, reject) => {
-            options?.signal?.addEventListener("abort", () => reject(options.signal?.reason));
-            controller.abort(new VortexError("Aborted", "interrupted by SIGINT"));
-          }),
-      );
-      const args = getFrom(ports.tcp, ...lengths, "-o", join(dir, "task"));
-      const { code, err } = await run(silent, args, { signal: controller.signal });
-      assert.deepEqual([code, err], [130, "vortex-peer: Aborted: interrupted by SIGINT\n"]);
-      assert.deepEqual(await readdir(dir), []);
-    }));
-
-  it("shows progress on a terminal, unless it is to be quiet", () =>
-    inTempDir(async (dir) => {
-      await withPeer(async (face) => {
-        const args = getFrom(ports.tcp, ...lengths, "-o", join(dir, "task"));
-        const shown = await run(face, args, { isTTY: true });
-        assert.equal(shown.code, 0);
-        assert.match(shown.err, /\rfetching [0-9]+% {2}/);
-        const [, closing] = shown.err.split("\r\u001b[K");
-        assert.match(closing ?? "", /^fetched 0\.0 MB in [0-9.]+ s, [0-9.]+ MB\/s\n$/);
-        assert.equal((await run(face, [...args, "--quiet"], { isTTY: true })).err, "");
-        assert.equal((await run(face, args)).err, "");
-      });
-    }));
 });
 
 describe("vortex-peer serve", () => {
@@ -731,8 +438,8 @@ describe("vortex-peer serve", () => {
       const face = new MemoryFace();
       const started: Parameters<CliFace["startServer"]>[0][] = [];
       const recording: CliFace = {
-        createDownloader: face.createDownloader,
-        statTask: face.statTask,
+        createDownloader: (options) => face.createDownloader(options),
+        createDirectory: (options) => face.createDirectory(options),
         startServer: (options) => {
           started.push(options);
           return face.startServer(options);
@@ -744,8 +451,9 @@ describe("vortex-peer serve", () => {
       const [options] = started;
       assert.ok(options !== undefined);
       const { store: _store, onError, ...rest } = options;
+      const { grpc: _grpc, ...usual } = serverOptions(parseConfig({}));
       assert.deepEqual(rest, {
-        host: "0.0.0.0",
+        ...usual,
         quic: { port: 4006 },
         tcp: { port: 4005 },
         tls: { cert: "cert", key: "key" },
@@ -821,8 +529,8 @@ describe("vortex-peer serve", () => {
       await writeFile(path, content);
       const memory = new MemoryFace();
       const face: CliFace = {
-        createDownloader: memory.createDownloader,
-        statTask: memory.statTask,
+        createDownloader: (options) => memory.createDownloader(options),
+        createDirectory: (options) => memory.createDirectory(options),
         startServer: async (options) => {
           if (options.quic !== undefined) throw new VortexError("Unavailable", "no QUIC here");
           return memory.startServer(options);
@@ -941,42 +649,42 @@ describe("the certificate of vortex-peer serve", () => {
     }));
 });
 
-describe("ContiguousHash", () => {
-  it("is the hash of the whole in whatever order pieces come, side by side", async () => {
-    const random = seededRandom(11);
-    const expected = nativeHashers("sha256");
-    expected.update(content);
-    for (let round = 0; round < 50; round++) {
-      const plan = planTask(content.length, 1 + Math.floor(random() * 3000));
-      const stored = new Uint8Array(content.length);
-      const read = async (position: number, length: number): Promise<Uint8Array> => {
-        if (random() < 0.5) await new Promise((resolve) => setImmediate(resolve));
-        return stored.slice(position, position + 1 + Math.floor(random() * length));
-      };
-      const hash = new ContiguousHash(nativeHashers("sha256"), plan, read);
-      const next = Array.from({ length: plan.pieceCount }, (_, number) => number * plan.pieceLength);
-      const open = new Set(next.keys());
-      while (open.size > 0) {
-        const number = [...open][Math.floor(random() * open.size)] ?? 0;
-        const position = next[number] ?? 0;
-        const end = Math.min(content.length, (number + 1) * plan.pieceLength);
-        const chunk = content.subarray(position, Math.min(end, position + 1 + Math.floor(random() * 900)));
-        stored.set(chunk, position);
-        hash.add(position, chunk);
-        next[number] = position + chunk.length;
-        if (next[number] === end) open.delete(number);
-        if (random() < 0.3) await new Promise((resolve) => setImmediate(resolve));
-      }
-      assert.equal(await hash.encode(), expected.encode(), `round ${round}`);
+describe("addresses and ranges of a task", () => {
+  it("are a peer, its address for the Dragonfly API, or both", () => {
+    const cases: [text: string, parsed: object][] = [
+      ["10.0.0.7:4005", { addr: "10.0.0.7:4005" }],
+      ["api=10.0.0.7:4000", { apiAddr: "10.0.0.7:4000" }],
+      ["10.0.0.7:4005,api=10.0.0.7:4000", { addr: "10.0.0.7:4005", apiAddr: "10.0.0.7:4000" }],
+      ["api=[::1]:1,[::1]:2", { addr: "[::1]:2", apiAddr: "[::1]:1" }],
+      ["quic=a:1,tcp=a:2,grpc=a:3", { addr: { quic: "a:1", tcp: "a:2", grpc: "a:3" } }],
+      ["tcp=a:2,api=a:3", { addr: { tcp: "a:2" }, apiAddr: "a:3" }],
+    ];
+    for (const [text, parsed] of cases) assert.deepEqual(parseOptions(parent, text), parsed, text);
+    for (const text of [
+      "",
+      "a",
+      "a:0",
+      "a:1,",
+      ",a:1",
+      "a:1,b:1",
+      "api=a:1,api=b:1",
+      "api=",
+      "udp=a:1",
+      "a:1,api=b:1,c:1",
+      "a:1,tcp=b:1",
+      "tcp=a:1,tcp=b:1",
+    ]) {
+      assert.throws(() => parseOptions(parent, text), { code: "InvalidArgument" }, text);
     }
   });
 
-  it("fails with what reading back failed with", async () => {
-    const failed = new VortexError("StorageFailed", "the disk is gone");
-    const hash = new ContiguousHash(nativeHashers("crc32"), planTask(4, 2), () => Promise.reject(failed));
-    hash.add(2, new Uint8Array(2));
-    hash.add(0, new Uint8Array(2));
-    await assert.rejects(hash.encode(), failed);
+  it("are bytes with the last one included, all from one on, or the last so many", () => {
+    assert.deepEqual(parseOptions(taskRange, "0-0"), { start: 0, end: 1 });
+    assert.deepEqual(parseOptions(taskRange, "5-"), { start: 5 });
+    assert.deepEqual(parseOptions(taskRange, "-5"), { fromEnd: 5 });
+    for (const text of ["", "-", "5", "6-5", "a-b", "-5-", "1-2-3", " 1-2", "+1-2", "1-2,4-5"]) {
+      assert.throws(() => parseOptions(taskRange, text), { code: "InvalidArgument" }, text);
+    }
   });
 });
 
@@ -1016,17 +724,3 @@ describe("sizes and rates", () => {
       assert.throws(() => parseOptions(rate, text), { code: "InvalidArgument" });
   });
 });
-
-/** A downloader of the usual task, and the server behind it. */
-async function heldDownloader() {
-  const face = new MemoryFace();
-  const server = await face.startServer({ store: taskStore(), host: "10.0.0.7", tcp: { port: 4005 } });
-  const downloader = face.createDownloader({ protocol: "tcp" });
-  return {
-    downloadPiece: downloader.downloadPiece.bind(downloader),
-    async [Symbol.asyncDispose]() {
-      await downloader.close();
-      await server.close();
-    },
-  };
-}

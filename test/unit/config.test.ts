@@ -1,14 +1,31 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { parseConfig } from "../../src/config/config.ts";
-import { parseDuration } from "../../src/config/duration.ts";
+import { type Config, parseConfig } from "../../src/config/config.ts";
+import { formatDuration, parseDuration } from "../../src/config/duration.ts";
+import { formatSize, parseSize } from "../../src/config/size.ts";
 import { VortexError } from "../../src/errors.ts";
-import { protocols } from "../../src/transport/protocol.ts";
+import { protocolChoices } from "../../src/transport/protocol.ts";
 
-const defaults = {
-  download: { protocol: "tcp", pieceTimeout: 360_000, concurrentPieceCount: 8 },
+/** Every value when nothing is said. */
+const defaults: Config = {
+  host: { ip: undefined, hostname: undefined },
+  download: { protocol: "tcp", bandwidthLimit: undefined, pieceTimeout: 360_000, concurrentPieceCount: 8 },
+  upload: {
+    bandwidthLimit: undefined,
+    server: { ip: undefined, port: 4000, caCert: undefined, cert: undefined, key: undefined },
+    client: { caCert: undefined, cert: undefined, key: undefined },
+  },
   storage: { server: { ip: undefined, tcpPort: 4005, quicPort: 4006 } },
-  upload: { server: { port: 4000 } },
+  vortexPeer: {
+    connectTimeout: 2_000,
+    stallTimeout: 30_000,
+    requestTimeout: 10_000,
+    parentConcurrency: 32,
+    maxConnections: 1_024,
+    maxStreams: 128,
+    pool: { capacity: 2_000, idleTimeout: 420_000, cleanupInterval: 60_000 },
+    quic: { earlyData: true, caCert: undefined, fingerprints: undefined, verify: true },
+  },
 };
 
 describe("parseConfig", () => {
@@ -46,9 +63,10 @@ describe("parseConfig", () => {
       metrics: { server: { port: 4002 } },
     });
     assert.deepEqual(config, {
-      download: { protocol: "quic", pieceTimeout: 30_000, concurrentPieceCount: 10 },
+      ...defaults,
+      download: { protocol: "quic", bandwidthLimit: 50e9, pieceTimeout: 30_000, concurrentPieceCount: 10 },
       storage: { server: { ip: "10.0.0.7", tcpPort: 14005, quicPort: 14006 } },
-      upload: { server: { port: 14000 } },
+      upload: { ...defaults.upload, server: { ...defaults.upload.server, port: 14000 } },
     });
   });
 
@@ -58,20 +76,24 @@ describe("parseConfig", () => {
       storage: { server: { ip: "::1", tcp_port: 1, quic_port: 65535 } },
     };
     assert.deepEqual(parseConfig(snake), {
-      download: { protocol: "tcp", pieceTimeout: 90_000, concurrentPieceCount: 3 },
+      ...defaults,
+      download: { ...defaults.download, pieceTimeout: 90_000, concurrentPieceCount: 3 },
       storage: { server: { ip: "::1", tcpPort: 1, quicPort: 65535 } },
-      upload: { server: { port: 4000 } },
     });
     const both = {
       download: { ...snake.download, pieceTimeout: "5s", concurrentPieceCount: 4 },
       storage: { server: { ...snake.storage.server, tcpPort: 2, quicPort: 3 } },
     };
-    assert.deepEqual(parseConfig(both).download, { protocol: "tcp", pieceTimeout: 5_000, concurrentPieceCount: 4 });
+    assert.deepEqual(parseConfig(both).download, {
+      ...defaults.download,
+      pieceTimeout: 5_000,
+      concurrentPieceCount: 4,
+    });
     assert.deepEqual(parseConfig(both).storage.server, { ip: "::1", tcpPort: 2, quicPort: 3 });
   });
 
   it("takes the protocol from download.protocol, else from storage.server.protocol", () => {
-    for (const protocol of protocols) {
+    for (const protocol of protocolChoices) {
       assert.equal(parseConfig({ download: { protocol } }).download.protocol, protocol);
       assert.equal(parseConfig({ storage: { server: { protocol } } }).download.protocol, protocol);
     }
@@ -79,15 +101,78 @@ describe("parseConfig", () => {
     assert.equal(parseConfig(both).download.protocol, "grpc");
   });
 
+  it("reads limits as stock Dragonfly does, in bytes a second, and under the name they had before", () => {
+    const cases: [limit: unknown, bytes: number][] = [
+      ["50GB", 50e9],
+      ["50GiB", 50 * 2 ** 30],
+      ["1.5 mib", 1.5 * 2 ** 20],
+      ["10k", 10_000],
+      ["10Ki", 10_240],
+      ["1000000", 1e6],
+      [1_000_000, 1e6],
+    ];
+    for (const [limit, bytes] of cases) {
+      const config = parseConfig({ download: { bandwidthLimit: limit }, upload: { rateLimit: limit } });
+      assert.deepEqual([config.download.bandwidthLimit, config.upload.bandwidthLimit], [bytes, bytes]);
+    }
+    const both = parseConfig({ download: { rateLimit: "1GiB", bandwidthLimit: "2GB" } });
+    assert.equal(both.download.bandwidthLimit, 2e9);
+  });
+
+  it("reads what stock Dragonfly has no key for from a section of its own", () => {
+    const pin = "0123456789abcdef".repeat(4);
+    const { vortexPeer } = parseConfig({
+      vortexPeer: {
+        connectTimeout: "1s",
+        stall_timeout: "5s",
+        pool: { idleTimeout: "1m" },
+        quic: { earlyData: false, fingerprints: [pin], caCert: "/ca.pem", verify: null },
+      },
+    });
+    assert.deepEqual(vortexPeer, {
+      ...defaults.vortexPeer,
+      connectTimeout: 1_000,
+      stallTimeout: 5_000,
+      pool: { ...defaults.vortexPeer.pool, idleTimeout: 60_000 },
+      quic: { earlyData: false, fingerprints: [pin], caCert: "/ca.pem", verify: true },
+    });
+  });
+
+  it("takes no unknown key in its own section, since it would be a misspelt one", () => {
+    const cases: [section: unknown, message: string][] = [
+      [
+        { quic: { earlydata: true } },
+        "vortexPeer.quic.earlydata true: expected no other keys than earlyData, caCert, fingerprints, verify",
+      ],
+      [
+        { pool: { size: 3 } },
+        "vortexPeer.pool.size 3: expected no other keys than capacity, idleTimeout, cleanupInterval",
+      ],
+      [
+        { conectTimeout: "1s" },
+        'vortexPeer.conectTimeout "1s": expected no other keys than connectTimeout, stallTimeout, requestTimeout, ' +
+          "parentConcurrency, maxConnections, maxStreams, pool, quic",
+      ],
+      [{ quic: [] }, "vortexPeer.quic […]: expected keys with values"],
+      [3, "vortexPeer 3: expected keys with values"],
+    ];
+    for (const [vortexPeer, message] of cases) {
+      assert.throws(() => parseConfig({ vortexPeer }), { code: "InvalidArgument", message });
+    }
+  });
+
   it("names the key, the value and what is allowed", () => {
+    const protocol = `expected ${protocolChoices.join(", ")}`;
     const port = "expected a port from 0 to 65535";
     const duration = "expected a duration from 1ms to 30d with its unit, such as 360s or 1m30s";
-    const count = "expected an integer from 1 to 4294967295";
+    const count = "expected an integer from 1 to 1024";
+    const limit = "expected bytes a second, at least 1, as a number or with a unit, such as 50GB or 50GiB";
+    const prints = "expected a list of SHA-256 fingerprints";
     const address = "expected an IPv4 or IPv6 address";
     const cases: [input: unknown, message: string][] = [
-      [{ download: { protocol: "rdma" } }, 'download.protocol "rdma": expected tcp, quic, grpc'],
-      [{ download: { protocol: "QUIC" } }, 'download.protocol "QUIC": expected tcp, quic, grpc'],
-      [{ storage: { server: { protocol: 4 } } }, "storage.server.protocol 4: expected tcp, quic, grpc"],
+      [{ download: { protocol: "rdma" } }, `download.protocol "rdma": ${protocol}`],
+      [{ download: { protocol: "QUIC" } }, `download.protocol "QUIC": ${protocol}`],
+      [{ storage: { server: { protocol: 4 } } }, `storage.server.protocol 4: ${protocol}`],
       [{ storage: { server: { quicPort: 65536 } } }, `storage.server.quicPort 65536: ${port}`],
       [{ storage: { server: { quic_port: -1 } } }, `storage.server.quic_port -1: ${port}`],
       [{ storage: { server: { tcpPort: 4005.5 } } }, `storage.server.tcpPort 4005.5: ${port}`],
@@ -102,6 +187,22 @@ describe("parseConfig", () => {
       [{ download: { pieceTimeout: "31d" } }, `download.pieceTimeout "31d": ${duration}`],
       [{ download: { concurrentPieceCount: 0 } }, `download.concurrentPieceCount 0: ${count}`],
       [{ download: { concurrentPieceCount: 2n } }, `download.concurrentPieceCount 2: ${count}`],
+      [{ download: { bandwidthLimit: "50GB/s" } }, `download.bandwidthLimit "50GB/s": ${limit}`],
+      [{ download: { bandwidthLimit: 0 } }, `download.bandwidthLimit 0: ${limit}`],
+      [{ upload: { rateLimit: 1.5 } }, `upload.rateLimit 1.5: ${limit}`],
+      [{ upload: { bandwidthLimit: true } }, `upload.bandwidthLimit true: ${limit}`],
+      [{ upload: { server: { caCert: "" } } }, 'upload.server.caCert "": expected the name of a file'],
+      [{ host: { ip: "" } }, `host.ip "": ${address}`],
+      [{ vortexPeer: { quic: { verify: "no" } } }, 'vortexPeer.quic.verify "no": expected true, false'],
+      [{ vortexPeer: { quic: { fingerprints: [] } } }, `vortexPeer.quic.fingerprints […]: ${prints}`],
+      [
+        { vortexPeer: { quic: { fingerprints: ["ab"] } } },
+        'vortexPeer.quic.fingerprints.0 "ab": expected 64 hex digits, with colons or without',
+      ],
+      [
+        { vortexPeer: { stallTimeout: "2d" } },
+        'vortexPeer.stallTimeout "2d": expected a duration from 1ms to 1d with its unit, such as 360s or 1m30s',
+      ],
       [{ download: "quic" }, 'download "quic": expected keys with values'],
       [{ storage: { server: ["10.0.0.1"] } }, "storage.server […]: expected keys with values"],
       [{ upload: { server: { port: {} } } }, `upload.server.port {…}: ${port}`],
@@ -114,6 +215,7 @@ describe("parseConfig", () => {
   });
 
   it("tells of every wrong key at once, and keeps them apart for programs", () => {
+    const expected = `expected ${protocolChoices.join(", ")}`;
     const input = { download: { protocol: "udp" }, storage: { server: { ip: "10.0.0.1", quicPort: 70000 } } };
     assert.throws(
       () => parseConfig(input),
@@ -121,10 +223,10 @@ describe("parseConfig", () => {
         assert.ok(error instanceof VortexError);
         assert.equal(
           error.message,
-          'download.protocol "udp": expected tcp, quic, grpc; storage.server.quicPort 70000: expected a port from 0 to 65535',
+          `download.protocol "udp": ${expected}; storage.server.quicPort 70000: expected a port from 0 to 65535`,
         );
         assert.deepEqual(error.cause, [
-          { path: ["download", "protocol"], value: "udp", expected: "expected tcp, quic, grpc" },
+          { path: ["download", "protocol"], value: "udp", expected },
           { path: ["storage", "server", "quicPort"], value: 70000, expected: "expected a port from 0 to 65535" },
         ]);
         return true;
@@ -163,6 +265,25 @@ describe("parseDuration", () => {
     const wrong = ["", " ", "360", "s", "abc", "5x", "-5s", "1e3s", "3m5", "1m oops", "360s;", "1_000s", "1,5s", "1S"];
     for (const text of [...wrong, "1M", "1y", "toString", "1toString", "1constructor", ".5s", "5.s", "∞s"]) {
       assert.equal(parseDuration(text), undefined, text);
+    }
+  });
+});
+
+describe("formatDuration and formatSize", () => {
+  it("write what parseDuration and parseSize read", () => {
+    for (const milliseconds of [1, 500, 1_000, 1_500, 90_000, 360_000, 30 * 86_400_000]) {
+      assert.equal(parseDuration(formatDuration(milliseconds)), milliseconds);
+    }
+    assert.deepEqual([formatDuration(360_000), formatDuration(1_500)], ["360s", "1500ms"]);
+    for (const bytes of [1, 1_000, 1_024, 12_345, 50e6, 50e9, 50 * 2 ** 30, 3e15, 2 ** 50, Number.MAX_SAFE_INTEGER]) {
+      assert.equal(parseSize(formatSize(bytes)), bytes);
+    }
+    assert.deepEqual([50e9, 50 * 2 ** 30, 999].map(formatSize), ["50GB", "50GiB", "999"]);
+  });
+
+  it("a size is nothing else than a number with a unit of bytes", () => {
+    for (const text of ["", "GB", "5XB", "-1", "1e3", "1,5GB", "0x10", "5 GB ", " 5GB", "5  GB", "9PB9", "99PiB"]) {
+      assert.equal(parseSize(text), undefined, text);
     }
   });
 });

@@ -48,7 +48,7 @@ describe("faces", () => {
     const protocol = "rdma" as "tcp";
     assert.throws(() => node.createDownloader({ protocol }), {
       code: "InvalidArgument",
-      message: 'protocol "rdma": expected tcp, quic, grpc',
+      message: 'protocol "rdma": expected tcp, quic, grpc, auto, hybrid',
     });
   });
 

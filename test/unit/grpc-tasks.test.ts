@@ -743,4 +743,52 @@ describe("GrpcDirectory", () => {
     assert.deepEqual(locations, [{ number: 1, offset: 5000, length: 5000, tcpAddr: "10.1.2.3:4005" }]);
     await assertClean(pair);
   });
+
+  it("asks for many pieces in several calls, and for none in no call", async () => {
+    const asked: number[][] = [];
+    const syncPieces = async function* ({ interestedPieceNumbers }: { interestedPieceNumbers: number[] }) {
+      asked.push(interestedPieceNumbers);
+      for (const number of interestedPieceNumbers.slice(0, 2)) {
+        yield { number, offset: BigInt(number) * 5000n, length: 5000n, ip: "10.0.0.9", tcpPort: 4005 };
+      }
+    };
+    const pair = downloaderOf(scriptedPeer({ syncPieces }));
+    const directory = new GrpcDirectory(pair.downloader);
+    const sync = (numbers: readonly number[]) => {
+      const { signal } = new AbortController();
+      return directory.sync(addr, taskId, { signal, hostId, kind: "standard", numbers });
+    };
+    const numbers = Array.from({ length: 120_000 }, (_, number) => number);
+    const told = (await all(sync(numbers))).map(({ number }) => number);
+    assert.deepEqual(
+      told.toSorted((a, b) => a - b),
+      [0, 1, 50_000, 50_001, 100_000, 100_001],
+    );
+    assert.deepEqual(asked.flat(), numbers);
+    assert.deepEqual(
+      asked.map(({ length }) => length),
+      [50_000, 50_000, 20_000],
+    );
+    assert.deepEqual(await all(sync([])), []);
+    assert.equal(asked.length, 3);
+    // Whoever leaves early leaves all calls.
+    for await (const _location of sync(numbers)) break;
+    await settle();
+    await assertClean(pair);
+  });
+
+  it("a failure of one of several calls is that of all", async () => {
+    const syncPieces = async function* ({ interestedPieceNumbers }: { interestedPieceNumbers: number[] }) {
+      if (interestedPieceNumbers[0] !== 0) throw new ConnectError("no", Code.Internal);
+      await new Promise(() => {});
+    };
+    const pair = downloaderOf(scriptedPeer({ syncPieces }));
+    const numbers = Array.from({ length: 60_000 }, (_, number) => number);
+    await assertRejects(
+      all(pair.downloader.syncPieces(addr, { taskId, hostId, interestedPieceNumbers: numbers })),
+      "RemoteInternal",
+    );
+    await settle();
+    await assertClean(pair);
+  });
 });

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
+import { downloaderOptions } from "../../src/client/configured.ts";
 import type { CallOptions, Downloader, PieceRequest } from "../../src/client/downloader.ts";
 import { type CreateDownloaderOptions, downloaderFactory } from "../../src/client/factory.ts";
 import { StorageClient } from "../../src/client/storage-client.ts";
@@ -46,7 +47,7 @@ describe("StorageClient", () => {
       const client = new StorageClient({ config, createDownloader });
       assert.equal(client.protocol, protocol);
       await assert.rejects(client.downloadPiece("peer", taskId, 5), { code: "NotFound" });
-      assert.deepEqual(made, [{ protocol, pieceTimeout: 360_000 }]);
+      assert.deepEqual(made, [downloaderOptions(config)]);
       assert.deepEqual(asked, [[{ addr: addresses[protocol], hostId, taskId, number: 5 }, {}]]);
     }
   });
@@ -115,7 +116,7 @@ describe("StorageClient", () => {
     const config = parseConfig({ download: { pieceTimeout: "9s" }, storage: { server: { ip: "10.0.0.7" } } });
     const tls = { verify: false } as const;
     const client = new StorageClient({ config, createDownloader, tls, pieceTimeout: 8_000, connectTimeout: 7_000 });
-    assert.deepEqual(made, [{ protocol: "tcp", tls, pieceTimeout: 8_000, connectTimeout: 7_000 }]);
+    assert.deepEqual(made, [{ ...downloaderOptions(config), tls, pieceTimeout: 8_000, connectTimeout: 7_000 }]);
     const { signal } = new AbortController();
     const options = { signal, stallTimeout: 6_000, kind: "persistent-cache" } as const;
     await assert.rejects(client.downloadPiece("peer", taskId, 1, { start: 2, end: 3 }, options), { code: "NotFound" });
@@ -126,7 +127,7 @@ describe("StorageClient", () => {
       ],
     ]);
     new StorageClient({ config, createDownloader });
-    assert.deepEqual(made[1], { protocol: "tcp", pieceTimeout: 9_000 });
+    assert.deepEqual(made[1], { ...downloaderOptions(config), pieceTimeout: 9_000 });
   });
 
   it("closes its downloader, also by await using", async () => {

@@ -683,6 +683,14 @@ describe("a task as a stream", () => {
     assert.ok(most > 8 * 1024 * 1024, `only ${most} bytes ahead`);
   });
 
+  it("takes memory for the pieces under way, however many follow", async () => {
+    const small = seededBytes(6, 400 * PIECE);
+    const parents = new FakeParents(small, PIECE, { "a:1": honest() }, { places: true });
+    const { fetcher, request } = fetcherOf(parents, ["a:1"], taskSettings({ concurrentPieceCount: 4 }));
+    assertBytes(await fetcher.streamTask(request).bytes(), small);
+    assert.ok(parents.memory.size <= 4, `${parents.memory.size} buffers for 400 pieces`);
+  });
+
   it("holds its last chunk back until the whole is right", async () => {
     const { fetcher, request } = bench({ "a:1": honest() });
     const digest = digestOf("sha256", content.subarray(1), portableHashers);

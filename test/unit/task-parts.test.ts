@@ -7,6 +7,8 @@ import { portableHashers } from "../../src/digest/hasher.ts";
 import { TaskLayout } from "../../src/task/layout.ts";
 import { Meter } from "../../src/task/meter.ts";
 import { parentsOf } from "../../src/task/parents.ts";
+import { PieceBuffers } from "../../src/task/piece-buffers.ts";
+import type { SinkPart } from "../../src/task/sink.ts";
 import { ParentSlots, type SlotHolder } from "../../src/task/slots.ts";
 import { assertThrows } from "../support/failures.ts";
 import { joined } from "../support/random.ts";
@@ -182,5 +184,24 @@ describe("parents", () => {
     assert.equal(parentsOf(["[::1]:5"], "same-host")[0]?.apiAddr, "[::1]:4000");
     assert.equal(parentsOf(["a:5"], "same-address")[0]?.apiAddr, "a:5");
     assert.equal(parentsOf(["a:5"], "no")[0]?.apiAddr, undefined);
+  });
+});
+
+describe("the memory of pieces", () => {
+  it("of one that was passed on is the next one's", () => {
+    const layout = TaskLayout.known({ taskId: "t", kind: "standard" }, { contentLength: 1005, pieceLength: 10 });
+    assert.ok(layout);
+    const buffers = new PieceBuffers(layout);
+    const memory = new Set<ArrayBufferLike>();
+    for (let number = 0; number <= 100; number++) {
+      const part: SinkPart | undefined = layout.part(number);
+      assert.ok(part);
+      const bytes = new Uint8Array(part.length).fill(number);
+      buffers.write(number, part.position, bytes);
+      memory.add(buffers.get(number).buffer);
+      assert.deepEqual(buffers.get(number), bytes);
+      if (number > 0) buffers.delete(number - 1);
+    }
+    assert.equal(memory.size, 2);
   });
 });

@@ -1,0 +1,13 @@
+import { GrpcDownloader } from "../../src/client/grpc.ts";
+import { GrpcDirectory } from "../../src/client/grpc-directory.ts";
+import { downloaderSettings } from "../../src/client/settings.ts";
+import { portableRuntime } from "../../src/runtime.ts";
+import { grpcBinding } from "../grpc/client.ts";
+import type { CliDirectory, DirectoryFlags } from "./face.ts";
+
+/** See {@link CliFace.createDirectory}. */
+export function createDirectory({ tls, ...options }: DirectoryFlags): CliDirectory {
+  const binding = grpcBinding(tls && { tls });
+  const downloader = new GrpcDownloader(async () => binding, downloaderSettings(options, portableRuntime));
+  return Object.assign(new GrpcDirectory(downloader), { [Symbol.asyncDispose]: () => downloader.close() });
+}

@@ -1,0 +1,78 @@
+import type { ProtocolEvent } from "../../src/client/auto-downloader.ts";
+import { VortexError } from "../../src/errors.ts";
+import type { TaskEvent, TaskProgress, TaskReport } from "../../src/task/task.ts";
+import { exitCodeOf } from "./exit-codes.ts";
+import type { Reporter } from "./reporter.ts";
+import type { TextOutput } from "./terminal.ts";
+
+/** Milliseconds between two objects on progress. */
+const INTERVAL = 1000;
+
+/** The objects that are printed, for `--help`. */
+export const jsonHelp: string = [
+  "--json prints one object a line, each with its type:",
+  "  started            totalBytes, totalPieces, foundPieces (of an earlier run)",
+  "  progress           once a second: bytes, totalBytes, pieces, totalPieces, resumedBytes, rate, timeLeft, parents",
+  "  piece              with --verbose: number, bytes, parent",
+  "  piece-failed       number, parent, error; protocol, where there are several",
+  "  piece-damaged      number, of a piece of an earlier run",
+  "  race               number, parent: a second parent is asked for a slow piece",
+  "  protocol           addr, protocol, reason: what auto and hybrid choose for a peer",
+  "  protocol-left-out  parent, protocol, reasons: others remain",
+  "  parent-left-out    parent, reasons",
+  "  done               the last one: bytes, pieces, resumedBytes, resumedPieces, digest, duration, parents",
+  "  failed             or this one: code, kind, message, addr, exitCode",
+  "Sizes are in bytes, times in milliseconds, rates in bytes a second. A parent has parent, state (active, waiting, left-out), rate,",
+  "bytes, pieces, errors and reasons; an error has code, kind, message and addr. More types and fields may come. The objects go",
+  "to standard output when the content goes to a file, else to standard error.",
+].join("\n");
+
+/** Tells in JSON, one object a line. */
+export class JsonReporter implements Reporter {
+  readonly interval: number = INTERVAL;
+  readonly #output: TextOutput;
+  readonly #verbose: boolean;
+  readonly #onFailure: (error: unknown) => void;
+
+  /** @param onFailure hears that nobody can be told any more */
+  constructor(output: TextOutput, verbose: boolean, onFailure: (error: unknown) => void) {
+    this.#output = output;
+    this.#verbose = verbose;
+    this.#onFailure = onFailure;
+  }
+
+  progress(progress: TaskProgress): void {
+    this.#write({ type: "progress", ...progress });
+  }
+
+  event(event: TaskEvent): void {
+    if (event.type !== "piece" || this.#verbose) this.#write(event);
+  }
+
+  protocol(event: ProtocolEvent): void {
+    this.#write({ type: "protocol", ...event });
+  }
+
+  done(report: TaskReport): void {
+    this.#write({ type: "done", ...report });
+  }
+
+  failed(error: VortexError): boolean {
+    this.#write({ type: "failed", ...describe(error), exitCode: exitCodeOf(error) });
+    return true;
+  }
+
+  #write(value: object): void {
+    this.#output.write(`${JSON.stringify(value, withErrors)}\n`, (error) => {
+      if (error) this.#onFailure(error);
+    });
+  }
+}
+
+function withErrors(_key: string, value: unknown): unknown {
+  return value instanceof VortexError ? describe(value) : value;
+}
+
+function describe({ code, kind, message, addr }: VortexError): object {
+  return { code, kind, message, addr };
+}

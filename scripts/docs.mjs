@@ -1,0 +1,20 @@
+// Makes the API reference from the docstrings, in docs/api or another directory. That they are complete is a test (docs.test.ts).
+//
+//     npm run docs
+//     npm run docs -- DIRECTORY
+import { spawnSync } from "node:child_process";
+import { rmSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+const output = resolve(process.argv[2] ?? join(root, "docs", "api"));
+const faces = ["node", "bun", "deno", "workers"].map((face) => `adapters/${face}.ts`);
+
+// So that what is exported no more is gone.
+if (process.argv[2] === undefined) rmSync(output, { recursive: true, force: true });
+const args = ["doc", "--quiet", "--html", "--name=vortex-peer", `--output=${output}`, ...faces];
+const { status, error } = spawnSync(join(root, "node_modules", ".bin", "deno"), args, { cwd: root, stdio: "inherit" });
+if (error !== undefined) console.error(`docs: cannot start deno: ${error.message}`);
+if (status === 0) console.log(join(output, "index.html"));
+process.exitCode = status ?? 1;

@@ -1,0 +1,104 @@
+// What the manifests have to agree on: package.json is npm's, deno.json is JSR's, and tsdown.config.ts says what is built.
+import { readdirSync, readFileSync } from "node:fs";
+import { builtinModules } from "node:module";
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+
+type Target = string | { readonly [condition: string]: Target };
+type Texts = Readonly<Record<string, string>>;
+
+interface NpmManifest {
+  readonly version: string;
+  readonly license: string;
+  readonly exports: Readonly<Record<string, Target>>;
+  readonly dependencies: Texts;
+  readonly optionalDependencies: Texts;
+  readonly peerDependencies: Texts;
+}
+
+interface JsrManifest {
+  readonly version: string;
+  readonly license: string;
+  readonly exports: Texts;
+  readonly imports?: Texts;
+}
+
+/** Each disagreement of the manifests of the project in `root`, as a sentence. */
+export async function disagreements(root: string): Promise<string[]> {
+  const npm: NpmManifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+  const jsr: JsrManifest = JSON.parse(readFileSync(join(root, "deno.json"), "utf8"));
+  const { default: build }: { default: { entry: Texts } } = await import(
+    pathToFileURL(join(root, "tsdown.config.ts")).href
+  );
+  const cli = /version = "(.*?)"/.exec(readFileSync(join(root, "adapters/cli/version.ts"), "utf8"))?.[1];
+  return [
+    ...(npm.version === jsr.version ? [] : [`package.json is of version ${npm.version}, deno.json of ${jsr.version}`]),
+    ...(npm.version === cli ? [] : [`package.json is of version ${npm.version}, adapters/cli/version.ts of ${cli}`]),
+    ...(npm.license === jsr.license ? [] : ["the licences differ"]),
+    ...subpathProblems(npm.exports, jsr.exports, build.entry),
+    ...dependencyProblems(root, npm, jsr),
+  ];
+}
+
+function subpathProblems(npm: NpmManifest["exports"], jsr: Texts, entries: Texts): string[] {
+  const problems: string[] = [];
+  const subpaths = Object.keys(npm).filter((subpath) => subpath !== "./package.json");
+  for (const subpath of Object.keys(jsr)) {
+    if (!subpaths.includes(subpath)) problems.push(`${subpath} is in deno.json and not in package.json`);
+  }
+  for (const subpath of subpaths) {
+    const files = filesOf(npm[subpath]);
+    for (const file of files)
+      if (sourceOf(file, entries) === undefined) problems.push(`${subpath}: nothing builds ${file}`);
+    const source = jsr[subpath];
+    // The root of the package is one face for each runtime; on JSR it is Deno's.
+    const expected = subpath === "." ? "./adapters/deno.ts" : `./${sourceOf(files.at(-1) ?? "", entries)}`;
+    if (source !== expected)
+      problems.push(`${subpath}: deno.json has ${source}, package.json's is built of ${expected}`);
+  }
+  const exported = new Set(subpaths.flatMap((subpath) => filesOf(npm[subpath])));
+  for (const entry of Object.keys(entries)) {
+    if (entry !== "cli" && !exported.has(`./dist/${entry}.js`)) problems.push(`${entry} is built and not exported`);
+  }
+  return problems;
+}
+
+/** JSR reads the versions of npm packages from package.json, so deno.json must not have its own. */
+function dependencyProblems(root: string, npm: NpmManifest, jsr: JsrManifest): string[] {
+  const declared = { ...npm.dependencies, ...npm.optionalDependencies, ...npm.peerDependencies };
+  const used = new Set(["src", "adapters"].flatMap((folder) => packagesIn(join(root, folder))));
+  return [
+    ...[...used].filter((name) => !(name in declared)).map((name) => `${name} is imported and no dependency`),
+    ...Object.keys({ ...npm.dependencies, ...npm.optionalDependencies })
+      .filter((name) => !used.has(name))
+      .map((name) => `${name} is a dependency that nothing imports`),
+    ...Object.entries({ ...npm.dependencies, ...npm.optionalDependencies })
+      .filter(([, version]) => !/^\d+\.\d+\.\d+$/.test(version))
+      .map(([name, version]) => `${name} ${version}: not an exact version`),
+    ...(jsr.imports === undefined ? [] : ["deno.json has imports of its own"]),
+  ];
+}
+
+/** The npm packages that the sources of a folder name in an import. */
+function packagesIn(folder: string): string[] {
+  return readdirSync(folder, { recursive: true })
+    .map(String)
+    .filter((file) => file.endsWith(".ts"))
+    .flatMap((file) => [
+      ...readFileSync(join(folder, file), "utf8").matchAll(
+        /(?:^(?:import|export|\}).*?from |\bimport\(|^import )"([^".][^"]*)"/gm,
+      ),
+    ])
+    .map(([, specifier = ""]) => specifier)
+    .filter((specifier) => !/^(node|cloudflare|bun):/.test(specifier) && !builtinModules.includes(specifier))
+    .map((specifier) => specifier.split("/", specifier.startsWith("@") ? 2 : 1).join("/"));
+}
+
+/** The source of which a file of `dist` is built. */
+function sourceOf(file: string, entries: Texts): string | undefined {
+  return entries[/^\.\/dist\/(.*?)(\.d\.ts|\.js)$/.exec(file)?.[1] ?? ""];
+}
+
+function filesOf(target: Target = {}): string[] {
+  return typeof target === "string" ? [target] : Object.values(target).flatMap((inner) => filesOf(inner));
+}

@@ -1,0 +1,153 @@
+// Packs what is built, installs the tarball into an empty project, and there imports it by its names and fetches a piece over
+// each protocol: on Node 20, 22, 24 and 26, Bun, Deno and workerd. Once more without the optional packages, where everything
+// but quiche has to work. Ends with a table.
+//
+//     npm run test:package
+//     npm run test:package -- --quick     the Node that runs this, instead of four of them
+import { spawn } from "node:child_process";
+import { copyFileSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { Miniflare } from "miniflare";
+import { rolldown } from "rolldown";
+import { install, pack } from "./package/project.mjs";
+
+/** One version of each line of Node, from the npm packages that hold its binary. */
+const NODES = ["20.20.2", "22.23.3", "24.21.0", "26.10.0"];
+/** The longest that one runtime may take: an end of what hangs, not a measure. */
+const DEADLINE = 180_000;
+const COLUMNS = ["import", "tcp", "quic", "grpc"];
+const root = fileURLToPath(new URL("..", import.meta.url));
+const bin = (name) => join(root, "node_modules", ".bin", name);
+const { exports } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+const subpaths = Object.keys(exports).filter((subpath) => subpath !== "./package.json");
+const scratch = mkdtempSync(join(tmpdir(), "vortex-peer-package-"));
+const rows = [];
+let wrong = 0;
+
+try {
+  const tarball = pack(scratch);
+  const whole = project("whole", [tarball]);
+  const lean = project("lean", [tarball], "--omit=optional");
+  const nodes = process.argv.includes("--quick")
+    ? [[`Node ${process.versions.node}`, process.execPath]]
+    : installedNodes();
+  for (const [name, program] of nodes) await row(name, () => consumer(whole, program));
+  await row("Bun", () => consumer(whole, bin("bun")));
+  await row("Deno", () => consumer(whole, bin("deno"), "run", "--allow-all", "--unstable-net"));
+  await row("workerd", () => edge(whole), { quic: "-", grpc: "-" });
+  const [[name, program]] = nodes;
+  await row(`${name}, no optional packages`, () => consumer(lean, program), { quic: "Unavailable" });
+  await row("Bun, no optional packages", () => consumer(lean, bin("bun")));
+} finally {
+  rmSync(scratch, { recursive: true, force: true });
+}
+console.log(["| runtime |", ...COLUMNS.map((column) => ` ${column} |`)].join(""));
+console.log(`| --- |${" --- |".repeat(COLUMNS.length)}`);
+for (const { name, columns } of rows)
+  console.log(`| ${name} |${COLUMNS.map((column) => ` ${columns[column]} |`).join("")}`);
+process.exitCode = wrong === 0 ? 0 : 1;
+
+function project(name, packages, ...options) {
+  const folder = join(scratch, name);
+  install(folder, packages, ...options);
+  for (const file of ["consumer.mjs", "edge-consumer.mjs"])
+    copyFileSync(new URL(`package/${file}`, import.meta.url), join(folder, file));
+  return folder;
+}
+
+/** Names and programs of the lines of Node, which npm installs. */
+function installedNodes() {
+  const platform = process.platform === "win32" ? "win" : process.platform;
+  const alias = (version) => `node-${version}`;
+  const folder = join(scratch, "nodes");
+  install(
+    folder,
+    NODES.map((version) => `${alias(version)}@npm:node-${platform}-${process.arch}@${version}`),
+  );
+  const program = process.platform === "win32" ? "bin/node.exe" : "bin/node";
+  return NODES.map((version) => [`Node ${version}`, join(folder, "node_modules", alias(version), program)]);
+}
+
+/** Adds a runtime to the table; `expected` are the columns that are to be something else than "ok". */
+async function row(name, run, expected = {}) {
+  const columns = await run().catch((error) => ({ import: `failed: ${error.message}` }));
+  for (const column of COLUMNS) {
+    columns[column] ??= "not reached";
+    if (columns[column] === (expected[column] ?? "ok")) continue;
+    wrong++;
+    console.error(`${name}: ${column}: ${columns[column]}`);
+  }
+  rows.push({ name, columns });
+}
+
+/** What the program prints that imports the package in a project. */
+async function consumer(folder, program, ...args) {
+  const { code, output } = await spawned(program, [...args, "consumer.mjs", subpaths.join(",")], folder);
+  const line = output.split("\n").find((text) => text.startsWith("{"));
+  if (code !== 0 || line === undefined) throw new Error(`ended with ${code}: ${output}`);
+  return JSON.parse(line);
+}
+
+/** A worker that is bundled from the project, by the package's condition for workerd, fetches from a server of this process. */
+async function edge(folder) {
+  const bundle = await rolldown({
+    input: join(folder, "edge-consumer.mjs"),
+    platform: "neutral",
+    resolve: { conditionNames: ["workerd", "import"], mainFields: ["module", "main"] },
+    external: /^cloudflare:/,
+  });
+  const { output } = await bundle.generate({ format: "esm", codeSplitting: false });
+  await bundle.close();
+  const columns = {
+    import: output[0].imports.every((name) => name.startsWith("cloudflare:")) ? "ok" : "needs modules",
+    quic: "-",
+    grpc: "-",
+  };
+  const { MemoryPieceStore, startServer } = await import(new URL("../dist/node.js", import.meta.url).href);
+  const content = Uint8Array.from({ length: 300_000 }, (_, index) => (index * 31) % 251);
+  const taskId = "ab".repeat(32);
+  const store = new MemoryPieceStore();
+  store.putTask(taskId, content);
+  const server = await startServer({ store, host: "127.0.0.1", tcp: { port: 0 } });
+  // No compatibility flag, so none of Node's modules; `cf: false`, lest it asks Cloudflare for a sample of `request.cf`.
+  const worker = new Miniflare({
+    modules: [{ type: "ESModule", path: "worker.js", contents: output[0].code }],
+    compatibilityDate: "2026-04-01",
+    host: "127.0.0.1",
+    port: 0,
+    cf: false,
+  });
+  try {
+    const { host, port } = server.addresses.tcp;
+    const body = JSON.stringify({ addr: `${host}:${port}`, taskId });
+    const response = await fetch(await worker.ready, { method: "POST", body, signal: AbortSignal.timeout(DEADLINE) });
+    const bytes = new Uint8Array(await response.arrayBuffer());
+    columns.tcp =
+      Buffer.compare(bytes, content) === 0 ? "ok" : `other bytes: ${new TextDecoder().decode(bytes).slice(0, 300)}`;
+  } finally {
+    await worker.dispose();
+    await server.close();
+  }
+  return columns;
+}
+
+function spawned(program, args, cwd) {
+  return new Promise((resolve, reject) => {
+    const child = spawn(program, args, {
+      cwd,
+      stdio: ["ignore", "pipe", "pipe"],
+      timeout: DEADLINE,
+      killSignal: "SIGKILL",
+    });
+    let output = "";
+    const take = (chunk) => {
+      output += chunk;
+    };
+    child.stdout.on("data", take);
+    child.stderr.on("data", take);
+    child.on("error", reject);
+    child.on("close", (code, signal) => resolve({ code: code ?? signal, output }));
+  });
+}

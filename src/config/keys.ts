@@ -1,0 +1,142 @@
+/** The keys of a configuration: where each may stand, what it may be, its default and how it is written. */
+import * as v from "valibot";
+import { protocolChoices } from "../transport/protocol.ts";
+import { formatDuration } from "./duration.ts";
+import type { Config } from "./sections.ts";
+import { formatSize } from "./size.ts";
+import { bandwidth, duration, durationUpTo, fingerprint, integer, ip, port, text } from "./values.ts";
+
+/** The name of a key: the sections that lead to it and its own, as in `storage.server.quicPort`. */
+export type ConfigKey = Names<Config>;
+
+/** The type of the value that {@link Config} has under a key. */
+export type ValueOf<Key extends ConfigKey> = ValueAt<Config, Key>;
+
+/** One key. */
+export interface KeyDefinition<T> {
+  /** Where its value may stand. The first place that has one counts. */
+  readonly paths: readonly (readonly string[])[];
+  readonly schema: v.GenericSchema<unknown, T>;
+  /** The value when there is none. */
+  readonly standard: T;
+  /** The value as a file would have it. */
+  format(value: T): string;
+}
+
+/** The section that stock Dragonfly does not have. */
+export const ownSection = "vortexPeer";
+
+const protocol = v.picklist(protocolChoices, `expected ${protocolChoices.join(", ")}`);
+const concurrency = integer(1, 1024);
+const limit = integer(1, 1_000_000);
+const day = durationUpTo(1);
+const file = text("the name of a file");
+const flag = v.boolean("expected true, false");
+const fingerprints = v.pipe(
+  v.array(fingerprint, "expected a list of SHA-256 fingerprints"),
+  v.minLength(1, "expected a list of SHA-256 fingerprints"),
+);
+
+/** Every key, in the order of a `dfdaemon.yaml`. */
+export const keys: { readonly [Key in ConfigKey]: KeyDefinition<ValueOf<Key>> } = {
+  "host.ip": optional("host.ip", ip, String),
+  "host.hostname": optional("host.hostname", text("the name of a host"), String),
+  "download.protocol": define("download.protocol", protocol, "tcp", String, "storage.server.protocol"),
+  "download.bandwidthLimit": optional("download.bandwidthLimit", bandwidth, formatSize, "download.rateLimit"),
+  "download.pieceTimeout": define("download.pieceTimeout", duration, 360_000, formatDuration),
+  "download.concurrentPieceCount": define("download.concurrentPieceCount", concurrency, 8, String),
+  "upload.bandwidthLimit": optional("upload.bandwidthLimit", bandwidth, formatSize, "upload.rateLimit"),
+  "upload.server.ip": optional("upload.server.ip", ip, String),
+  "upload.server.port": define("upload.server.port", port, 4000, String),
+  "upload.server.caCert": optional("upload.server.caCert", file, String),
+  "upload.server.cert": optional("upload.server.cert", file, String),
+  "upload.server.key": optional("upload.server.key", file, String),
+  "upload.client.caCert": optional("upload.client.caCert", file, String),
+  "upload.client.cert": optional("upload.client.cert", file, String),
+  "upload.client.key": optional("upload.client.key", file, String),
+  "storage.server.ip": optional("storage.server.ip", ip, String),
+  "storage.server.tcpPort": define("storage.server.tcpPort", port, 4005, String),
+  "storage.server.quicPort": define("storage.server.quicPort", port, 4006, String),
+  "vortexPeer.connectTimeout": define("vortexPeer.connectTimeout", duration, 2_000, formatDuration),
+  "vortexPeer.stallTimeout": define("vortexPeer.stallTimeout", day, 30_000, formatDuration),
+  "vortexPeer.requestTimeout": define("vortexPeer.requestTimeout", day, 10_000, formatDuration),
+  "vortexPeer.parentConcurrency": define("vortexPeer.parentConcurrency", limit, 32, String),
+  "vortexPeer.maxConnections": define("vortexPeer.maxConnections", limit, 1024, String),
+  "vortexPeer.maxStreams": define("vortexPeer.maxStreams", limit, 128, String),
+  "vortexPeer.pool.capacity": define("vortexPeer.pool.capacity", limit, 2_000, String),
+  "vortexPeer.pool.idleTimeout": define("vortexPeer.pool.idleTimeout", duration, 420_000, formatDuration),
+  "vortexPeer.pool.cleanupInterval": define("vortexPeer.pool.cleanupInterval", duration, 60_000, formatDuration),
+  "vortexPeer.quic.earlyData": define("vortexPeer.quic.earlyData", flag, true, String),
+  "vortexPeer.quic.caCert": optional("vortexPeer.quic.caCert", file, String),
+  "vortexPeer.quic.fingerprints": optional(
+    "vortexPeer.quic.fingerprints",
+    fingerprints,
+    (all) => `[${all.join(", ")}]`,
+  ),
+  "vortexPeer.quic.verify": define("vortexPeer.quic.verify", flag, true, String),
+};
+
+/** The names of all keys, in their order. */
+export const configKeys: readonly ConfigKey[] = Object.keys(keys) as ConfigKey[];
+
+/** Every spelling of the keys in our own section. */
+export const ownKeys: ReadonlySet<string> = new Set(
+  configKeys
+    .flatMap((key) => keys[key].paths)
+    .filter(([section]) => section === ownSection)
+    .map((path) => path.join(".")),
+);
+
+/** The names of all values within `T`, sections joined by dots. */
+type Names<T, Prefix extends string = ""> = {
+  [Key in keyof T & string]: T[Key] extends Value ? `${Prefix}${Key}` : Names<T[Key], `${Prefix}${Key}.`>;
+}[keyof T & string];
+
+type Value = string | number | boolean | readonly string[] | undefined;
+
+type ValueAt<T, Name extends string> = Name extends `${infer Section}.${infer Rest}`
+  ? Section extends keyof T
+    ? ValueAt<T[Section], Rest>
+    : never
+  : Name extends keyof T
+    ? T[Name]
+    : never;
+
+function define<T>(
+  name: string,
+  schema: v.GenericSchema<unknown, T>,
+  standard: T,
+  format: (value: T) => string,
+  ...others: readonly string[]
+): KeyDefinition<T> {
+  return { paths: [name, ...others].flatMap(spellings), schema, standard, format };
+}
+
+/** A key that may have no value. */
+function optional<T>(
+  name: string,
+  schema: v.GenericSchema<unknown, T>,
+  format: (value: T) => string,
+  ...others: readonly string[]
+): KeyDefinition<T | undefined> {
+  return define<T | undefined>(
+    name,
+    schema,
+    undefined,
+    (value) => (value === undefined ? "" : format(value)),
+    ...others,
+  );
+}
+
+/** As stock Dragonfly spells a key, and as its design document does. */
+function spellings(name: string): (readonly string[])[] {
+  const path = name.split(".");
+  const last = path.pop() ?? "";
+  const snake = last.replace(/[A-Z]/g, (upper) => `_${upper.toLowerCase()}`);
+  return snake === last
+    ? [[...path, last]]
+    : [
+        [...path, last],
+        [...path, snake],
+      ];
+}

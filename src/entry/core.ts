@@ -1,0 +1,99 @@
+/**
+ * `vortex-peer/core`: single pieces, on any JavaScript runtime: the codec, the client, the server, and the contract that a
+ * transport fulfils. It brings no transport but {@link MemoryTransport}; the faces and the bindings' subpaths do.
+ *
+ * @module
+ */
+export type { AutoOptions, PeerPieceRequest, ProtocolEvent } from "../client/auto-downloader.ts";
+export type {
+  CallOptions,
+  Downloader,
+  DownloaderOptions,
+  DownloaderSettings,
+  PieceRequest,
+  PoolOptions,
+} from "../client/downloader.ts";
+export type {
+  Bindings,
+  CreateDownloaderOptions,
+  DownloaderFactory,
+  QuicBindingOptions,
+  TaskDownloaderFactory,
+} from "../client/factory.ts";
+export { downloaderSettings } from "../client/settings.ts";
+export { QuicClient, TcpClient, VortexClient } from "../client/vortex-client.ts";
+export { QuicDownloader, TcpDownloader, type TransportLoader, VortexDownloader } from "../client/vortex-downloader.ts";
+export { type Digest, digestOf, parseDigest } from "../digest/digest.ts";
+export {
+  type Crc32,
+  crc32Hasher,
+  type DigestAlgorithm,
+  type Hasher,
+  type HasherFactory,
+  portableHashers,
+} from "../digest/hasher.ts";
+export { type ErrorCode, type ErrorKind, errorCodes, VortexError, type VortexErrorOptions } from "../errors.ts";
+export {
+  type ByteRange,
+  MAX_PIECE_LENGTH,
+  MIN_PIECE_LENGTH,
+  type Piece,
+  type PieceKind,
+  type PieceMetadata,
+  pieceExtent,
+  pieceKinds,
+  pieceLengthFor,
+  planTask,
+  type TaskPlan,
+} from "../piece.ts";
+export { type DecoderLimits, defaultDecoderLimits, PacketDecoder } from "../protocol/decoder.ts";
+export {
+  type ClosePacket,
+  type DownloadPiecePacket,
+  decodePacket,
+  type ErrorPacket,
+  encodePacket,
+  type Packet,
+  type PieceContentPacket,
+  RemoteErrorCode,
+  type ReservedPacket,
+} from "../protocol/packet.ts";
+export { Tag } from "../protocol/tags.ts";
+export { type Clock, portableRuntime, type Runtime, systemClock, type Timer } from "../runtime.ts";
+export { type GrowingTask, MemoryPieceStore, type MemoryTaskOptions } from "../server/memory-store.ts";
+export { PieceFeed } from "../server/piece-feed.ts";
+export {
+  type IdentityBinding,
+  type ProtocolServer,
+  type ServerBindings,
+  StorageServer,
+  type StorageServerOptions,
+} from "../server/storage-server.ts";
+export type { PieceStore, StoredPiece, StoredPieceRequest, StoredTask } from "../server/store.ts";
+export { type ServerOptions, type ServerSettings, serverSettings } from "../server/upload.ts";
+export { QuicServer, TcpServer, VortexServer } from "../server/vortex-server.ts";
+export type { Operation, OperationName, OperationResult, OperationStart, Telemetry } from "../telemetry.ts";
+export { type Address, formatAddress, parseAddress } from "../transport/address.ts";
+export { MemoryTransport } from "../transport/memory.ts";
+export {
+  addressesOf,
+  type PeerAddress,
+  type PeerAddresses,
+  type ProtocolPorts,
+  stockPorts,
+} from "../transport/peer-address.ts";
+export { type Protocol, type ProtocolChoice, protocolChoices, protocols } from "../transport/protocol.ts";
+export type { QuicTuning } from "../transport/quic-tuning.ts";
+export type { IdentityStore, TlsClientOptions, TlsIdentity, TlsServerOptions } from "../transport/tls.ts";
+export {
+  type ByteReader,
+  type ByteStream,
+  type ByteWriter,
+  type CloseInfo,
+  type Connection,
+  type DialOptions,
+  type Listener,
+  type ListenOptions,
+  StreamCode,
+  type Transport,
+} from "../transport/transport.ts";

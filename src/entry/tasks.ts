@@ -1,0 +1,31 @@
+/**
+ * `vortex-peer/tasks`: whole tasks from many parents, and the factory by which a face makes its `createDownloader`.
+ *
+ * @module
+ */
+export { downloaderFactory } from "../client/factory.ts";
+export { type ClosableDirectory, TaskDownloader } from "../client/task-downloader.ts";
+export type {
+  DirectoryOptions,
+  PieceLocation,
+  SyncOptions,
+  TaskDirectory,
+  TaskOutline,
+} from "../task/discovery.ts";
+export type { KnownLayout, ListedPiece } from "../task/layout.ts";
+export { type MemorySink, type MemorySinkOptions, memorySink } from "../task/memory-sink.ts";
+export type { SinkLayout, SinkOpenOptions, SinkPart, SinkSession, SunkPiece, TaskSink } from "../task/sink.ts";
+export type {
+  ParentProgress,
+  ParentState,
+  RouteProgress,
+  TaskDownload,
+  TaskDownloadOptions,
+  TaskEvent,
+  TaskOptions,
+  TaskParent,
+  TaskProgress,
+  TaskReport,
+  TaskRequest,
+  TaskStream,
+} from "../task/task.ts";

@@ -1,0 +1,114 @@
+import type { TaskLayout } from "./layout.ts";
+import { Meter } from "./meter.ts";
+import { type RouteState, reasonsOf } from "./route.ts";
+import type { ParentProgress, RouteProgress, TaskProgress, TaskReport } from "./task.ts";
+
+/** What is counted of one download, and told as its progress and in its report. */
+export class Tally {
+  readonly #startedAt: number;
+  readonly #meter: Meter;
+  #pieces = 0;
+  #bytes = 0;
+  #resumedPieces = 0;
+  #resumedBytes = 0;
+
+  /** @param now milliseconds, as all times here */
+  constructor(now: number) {
+    this.#startedAt = now;
+    this.#meter = new Meter(now);
+  }
+
+  /** Pieces that are there and right. */
+  get pieces(): number {
+    return this.#pieces;
+  }
+
+  /** Bytes came, wanted or not. */
+  arrived(bytes: number, now: number): void {
+    this.#meter.add(bytes, now);
+  }
+
+  /** A piece is there and right. */
+  add(length: number, resumed: boolean): void {
+    this.#pieces++;
+    this.#bytes += length;
+    if (!resumed) return;
+    this.#resumedPieces++;
+    this.#resumedBytes += length;
+  }
+
+  /** @param underWay wanted bytes of pieces that are under way */
+  progress(
+    now: number,
+    layout: TaskLayout | undefined,
+    underWay: number,
+    routes: Iterable<RouteState>,
+    paused: boolean,
+  ): TaskProgress {
+    const rate = this.#meter.rate(now);
+    const bytes = this.#bytes + underWay;
+    const left = layout === undefined ? undefined : layout.length - bytes;
+    return {
+      bytes,
+      totalBytes: layout?.length,
+      pieces: this.#pieces,
+      totalPieces: layout?.wantedCount,
+      resumedBytes: this.#resumedBytes,
+      rate,
+      timeLeft: left === 0 ? 0 : left === undefined || rate === 0 ? undefined : (left * 1000) / rate,
+      paused,
+      parents: parentsAt(now, routes),
+    };
+  }
+
+  /** @param digest of the whole that was checked, `algorithm:encoded` */
+  report(now: number, layout: TaskLayout, digest: string | undefined, routes: Iterable<RouteState>): TaskReport {
+    return {
+      taskId: layout.taskId,
+      bytes: layout.length,
+      pieces: layout.wantedCount,
+      resumedBytes: this.#resumedBytes,
+      resumedPieces: this.#resumedPieces,
+      digest,
+      duration: now - this.#startedAt,
+      parents: parentsAt(now, routes),
+    };
+  }
+}
+
+function parentsAt(now: number, routes: Iterable<RouteState>): readonly ParentProgress[] {
+  const byParent = new Map<string, RouteState[]>();
+  for (const route of routes) byParent.set(route.parent, [...(byParent.get(route.parent) ?? []), route]);
+  return [...byParent].map(([parent, own]) => {
+    const each = own.map((route) => progressOf(route, now));
+    const states = each.map(({ state }) => state);
+    const parts = own.flatMap(({ protocol }, index) => {
+      const progress = each[index];
+      return protocol === undefined || progress === undefined ? [] : [{ protocol, ...progress }];
+    });
+    return {
+      parent,
+      state: states.includes("active") ? "active" : states.includes("waiting") ? "waiting" : "left-out",
+      rate: sumOf(each, "rate"),
+      bytes: sumOf(each, "bytes"),
+      pieces: sumOf(each, "pieces"),
+      errors: sumOf(each, "errors"),
+      reasons: reasonsOf(own),
+      ...(parts.length > 0 && { routes: parts }),
+    };
+  });
+}
+
+function progressOf(route: RouteState, now: number): Omit<RouteProgress, "protocol"> {
+  return {
+    state: route.out ? "left-out" : route.retryAt > now ? "waiting" : "active",
+    rate: (route.rate ?? 0) * 1000,
+    bytes: route.bytes,
+    pieces: route.pieces,
+    errors: route.errors,
+  };
+}
+
+function sumOf<K extends string>(all: readonly Readonly<Record<K, number>>[], key: K): number {
+  return all.reduce((sum, one) => sum + one[key], 0);
+}

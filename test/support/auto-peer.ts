@@ -1,0 +1,51 @@
+/**
+ * A peer in a process of its own that serves one task of seeded bytes over the protocols that its argument names, and prints
+ * where, as JSON.
+ */
+import process from "node:process";
+import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import { formatAddress } from "../../src/transport/address.ts";
+import type { PeerAddresses } from "../../src/transport/peer-address.ts";
+import type { Protocol } from "../../src/transport/protocol.ts";
+import { seededBytes } from "./random.ts";
+import { runtimeFace } from "./runtime-face.ts";
+
+/** What the peer is told, as JSON. */
+export interface AutoPeerOptions {
+  readonly taskId: string;
+  readonly seed: number;
+  readonly contentLength: number;
+  readonly pieceLength: number;
+  /** The port of each protocol that is served; 0 for any. */
+  readonly ports: Partial<Record<Protocol, number>>;
+  readonly uploadRateLimit?: number;
+  /** Default: the loopback address. */
+  readonly host?: string;
+}
+
+const {
+  taskId,
+  seed,
+  contentLength,
+  pieceLength,
+  ports,
+  uploadRateLimit,
+  host = "127.0.0.1",
+} = JSON.parse(process.argv[2] ?? "{}") as AutoPeerOptions;
+const store = new MemoryPieceStore();
+store.putTask(taskId, seededBytes(seed, contentLength), { pieceLength });
+const { startServer } = await runtimeFace();
+const { addresses } = await startServer({
+  host,
+  store,
+  ...(ports.quic !== undefined && { quic: { port: ports.quic } }),
+  ...(ports.tcp !== undefined && { tcp: { port: ports.tcp } }),
+  ...(ports.grpc !== undefined && { grpc: { port: ports.grpc } }),
+  ...(uploadRateLimit !== undefined && { uploadRateLimit }),
+});
+const told: PeerAddresses = {
+  ...(addresses.quic && { quic: formatAddress(addresses.quic) }),
+  ...(addresses.tcp && { tcp: formatAddress(addresses.tcp) }),
+  ...(addresses.grpc && { grpc: formatAddress(addresses.grpc) }),
+};
+console.log(JSON.stringify(told));

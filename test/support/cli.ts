@@ -1,0 +1,273 @@
+/** The command in the process of a test, over memory in place of the network. */
+import assert from "node:assert/strict";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Readable, Writable } from "node:stream";
+import type { CliDirectory, CliFace, DirectoryFlags } from "../../adapters/cli/face.ts";
+import { runCli } from "../../adapters/cli/program.ts";
+import type { CallOptions, Downloader } from "../../src/client/downloader.ts";
+import { type CreateDownloaderOptions, downloaderFactory } from "../../src/client/factory.ts";
+import { QuicDownloader } from "../../src/client/vortex-downloader.ts";
+import { type ErrorCode, VortexError } from "../../src/errors.ts";
+import { planTask } from "../../src/piece.ts";
+import { type Clock, portableRuntime } from "../../src/runtime.ts";
+import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import type { PieceStore, StoredTask } from "../../src/server/store.ts";
+import { VortexServer } from "../../src/server/vortex-server.ts";
+import type { PieceLocation, SyncOptions, TaskDirectory, TaskOutline } from "../../src/task/discovery.ts";
+import { MemoryTransport } from "../../src/transport/memory.ts";
+import type { TlsIdentity } from "../../src/transport/tls.ts";
+import { joined, seededBytes } from "./random.ts";
+
+/** The task that the peers of these tests have, in pieces of 1,000 bytes. */
+export const taskId: string = "ab".repeat(32);
+export const content: Uint8Array = seededBytes(7, 10_000);
+/** Options that tell its lengths. */
+export const lengths: readonly string[] = ["--content-length", "10000", "--piece-length", "1kB"];
+/** Where {@link withPeer} serves it. */
+export const peers = { quic: "10.0.0.7:4006", tcp: "10.0.0.7:4005", grpc: "10.0.0.7:4000" } as const;
+
+/** A user with a place for state; the memory face keeps nothing there. */
+export const env: Readonly<Record<string, string>> = { XDG_STATE_HOME: "/state" };
+
+/** A node stream that keeps what is written to it. */
+export class Sink extends Writable {
+  readonly isTTY: boolean;
+  readonly columns: number;
+  readonly chunks: Uint8Array[] = [];
+
+  constructor(isTTY = false, columns = 100) {
+    super();
+    this.isTTY = isTTY;
+    this.columns = columns;
+  }
+
+  override _write(chunk: Uint8Array, _encoding: string, done: (error?: Error | null) => void): void {
+    this.chunks.push(Uint8Array.from(chunk));
+    done();
+  }
+
+  get bytes(): Uint8Array {
+    return joined(this.chunks);
+  }
+
+  get text(): string {
+    return new TextDecoder().decode(this.bytes);
+  }
+}
+
+/** Whose reader has gone away. */
+export function brokenPipe(): Writable {
+  return new Writable({
+    write: (_chunk, _encoding, done) => done(Object.assign(new Error("write EPIPE"), { code: "EPIPE" })),
+  });
+}
+
+/** What a command is run with, where it matters. */
+export interface RunOptions {
+  readonly stdin?: string;
+  readonly stdout?: Writable;
+  readonly stderr?: Sink;
+  readonly isTTY?: boolean;
+  readonly env?: Readonly<Record<string, string>>;
+  readonly signal?: AbortSignal;
+  readonly clock?: Clock;
+}
+
+/** How a command ended. */
+export interface Ran {
+  readonly code: number;
+  readonly out: Sink;
+  readonly err: string;
+}
+
+/** Runs the command in this process. */
+export async function run(face: CliFace, args: readonly string[], options: RunOptions = {}): Promise<Ran> {
+  const { isTTY, stdin, clock } = options;
+  const out = new Sink(isTTY);
+  const err = options.stderr ?? new Sink(isTTY);
+  const code = await runCli(args, {
+    stdout: options.stdout ?? out,
+    stderr: err,
+    env: options.env ?? env,
+    signal: options.signal ?? new AbortController().signal,
+    loadFace: async () => face,
+    ...(clock && { clock }),
+    ...(stdin !== undefined && { openStdin: () => Readable.from([Buffer.from(stdin)]) }),
+  });
+  return { code, out, err: err.text };
+}
+
+/** A face over memory: one network for each protocol, and what was asked of it. */
+export class MemoryFace implements CliFace {
+  readonly made: CreateDownloaderOptions[] = [];
+  readonly directories: DirectoryFlags[] = [];
+  /** Addresses that were asked for the length of a task. */
+  readonly stats: string[] = [];
+  readonly #networks = {
+    quic: new MemoryTransport("quic"),
+    tcp: new MemoryTransport("tcp"),
+    grpc: new MemoryTransport("quic"),
+  };
+  #store: PieceStore | undefined;
+
+  createDownloader(options: CreateDownloaderOptions): ReturnType<CliFace["createDownloader"]> {
+    const { onProtocol: _, ...told } = options;
+    this.made.push(told);
+    const { quic, tcp, grpc } = this.#networks;
+    return downloaderFactory({
+      runtime: portableRuntime,
+      quic: async () => quic,
+      tcp: async () => tcp,
+      // Not the gRPC protocol, but another network, which is all that the command can tell. TLS is told by `made`.
+      grpc: (settings) => new QuicDownloader(async () => grpc, settings),
+      directory: () => Object.assign(this.#directory(), { close: async () => {} }),
+    })(options);
+  }
+
+  createDirectory(options: DirectoryFlags): CliDirectory {
+    this.directories.push(options);
+    return Object.assign(this.#directory(), { [Symbol.asyncDispose]: async () => {} });
+  }
+
+  async startServer(options: Parameters<CliFace["startServer"]>[0]): ReturnType<CliFace["startServer"]> {
+    const { store, host = "0.0.0.0" } = options;
+    this.#store = store;
+    const servers = new Map<"quic" | "tcp" | "grpc", VortexServer>();
+    for (const name of ["quic", "tcp", "grpc"] as const) {
+      const port = options[name]?.port;
+      // Who asks for all addresses is reached at the loopback address, as the command that `serve` prints does.
+      const local = { host: host === "0.0.0.0" ? "127.0.0.1" : host, port: port ?? 0 };
+      if (port === undefined) continue;
+      servers.set(name, await VortexServer.listen(this.#networks[name], local, store, portableRuntime));
+    }
+    const addresses = Object.fromEntries([...servers].map(([name, { address }]) => [name, { ...address, host }]));
+    const close = async (): Promise<void> => {
+      for (const server of servers.values()) await server.close();
+    };
+    const secure = servers.has("quic") || options.grpc?.tls === true;
+    let fingerprint = secure ? "AB:".repeat(31).concat("AB") : undefined;
+    return {
+      addresses,
+      get fingerprint() {
+        return fingerprint;
+      },
+      /** The first byte counts the certificates. */
+      async rotateCertificate(identity?: TlsIdentity) {
+        if (identity?.cert === "none") throw new VortexError("InvalidArgument", "no certificate");
+        const count = Number.parseInt(fingerprint?.slice(0, 2) ?? "", 16) + 1;
+        fingerprint = `${count.toString(16).toUpperCase()}${":AB".repeat(31)}`;
+        return fingerprint;
+      },
+      close,
+    };
+  }
+
+  /** Answers from the store, whichever peer is asked. */
+  #directory(): TaskDirectory {
+    const taskOf = async (asked: string): Promise<StoredTask> => {
+      const task = await this.#store?.getTask(asked);
+      if (task === undefined) throw new VortexError("NotFound", "no such task");
+      return task;
+    };
+    return {
+      stat: async (addr: string, asked: string): Promise<TaskOutline> => {
+        this.stats.push(addr);
+        const { contentLength, pieceLength, digest } = await taskOf(asked);
+        const { pieceCount } = planTask(contentLength, pieceLength);
+        return { contentLength, pieceLength, pieceCount, ...(digest !== undefined && { digest }) };
+      },
+      async *sync(_addr: string, asked: string, { signal }: SyncOptions): AsyncGenerator<PieceLocation, void, void> {
+        const task = await taskOf(asked);
+        for await (const { number, offset, length } of task.watch?.({ signal }) ?? task.pieces()) {
+          yield {
+            number,
+            offset: Number(offset),
+            length: Number(length),
+            tcpAddr: peers.tcp,
+            quicAddr: peers.quic,
+          };
+        }
+      },
+    };
+  }
+}
+
+/** A face with one task, `content` in pieces of 1,000 bytes, at {@link peers}. */
+export async function withPeer(
+  use: (face: MemoryFace) => Promise<void>,
+  store: PieceStore = taskStore(),
+): Promise<void> {
+  const face = new MemoryFace();
+  const server = await face.startServer({
+    store,
+    host: "10.0.0.7",
+    quic: { port: 4006 },
+    tcp: { port: 4005 },
+    grpc: { port: 4000 },
+  });
+  try {
+    await use(face);
+  } finally {
+    await server.close();
+  }
+}
+
+export function taskStore(): MemoryPieceStore {
+  const store = new MemoryPieceStore();
+  store.putTask(taskId, content, { pieceLength: 1000 });
+  return store;
+}
+
+/** A face whose downloader asks for pieces as `downloadPiece` says, whatever the protocol, and asks nobody for a length. */
+export function faceWith(downloadPiece: Downloader["downloadPiece"]): CliFace {
+  const close = async (): Promise<void> => {};
+  const none = (): never => assert.fail("no transport is used");
+  return {
+    createDownloader: (options) =>
+      downloaderFactory({
+        runtime: portableRuntime,
+        quic: none,
+        tcp: none,
+        grpc: () => ({ downloadPiece, close, [Symbol.asyncDispose]: close }),
+      })({ ...options, protocol: "grpc" }),
+    startServer: () => assert.fail("nothing is served"),
+    createDirectory: () => assert.fail("no peer is asked about a task"),
+  };
+}
+
+export const failing = (code: ErrorCode, message = "as the test wants it"): CliFace =>
+  faceWith(() => Promise.reject(new VortexError(code, message)));
+
+/** What a peer makes of a request that it never answers. */
+export function neverAnswered({ signal }: CallOptions = {}): Promise<never> {
+  return new Promise((_resolve, reject) => {
+    const onAbort = (): void => reject(signal?.reason);
+    signal?.addEventListener("abort", onAbort, { once: true });
+    if (signal?.aborted) onAbort();
+  });
+}
+
+/** A downloader of the usual task, and the server behind it. */
+export async function heldDownloader(): Promise<Pick<Downloader, "downloadPiece"> & AsyncDisposable> {
+  const face = new MemoryFace();
+  const server = await face.startServer({ store: taskStore(), host: "10.0.0.7", tcp: { port: 4005 } });
+  const downloader = face.createDownloader({ protocol: "tcp" });
+  return {
+    downloadPiece: downloader.downloadPiece.bind(downloader),
+    async [Symbol.asyncDispose]() {
+      await downloader[Symbol.asyncDispose]();
+      await server.close();
+    },
+  };
+}
+
+export async function inTempDir(use: (dir: string) => Promise<void>): Promise<void> {
+  const dir = await mkdtemp(join(tmpdir(), "vortex-peer-cli-"));
+  try {
+    await use(dir);
+  } finally {
+    await rm(dir, { recursive: true });
+  }
+}

@@ -1,0 +1,78 @@
+/** What is exported, and what its docstrings say, as `deno doc` tells it. */
+import { execFile } from "node:child_process";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { root } from "./run.ts";
+import { type Sample, samplesIn } from "./samples.ts";
+
+/** An exported symbol, or a public member of one. */
+export interface Documented {
+  /** `VortexError`, or `VortexError.code` for a member. */
+  readonly name: string;
+  /** Where it is declared: the file's path in this repository, and the line. */
+  readonly at: string;
+  readonly documented: boolean;
+  readonly examples: readonly Sample[];
+}
+
+interface DocNode {
+  readonly name: string;
+  readonly accessibility?: string;
+  readonly isOverride?: boolean;
+  readonly location: { readonly filename: string; readonly line: number };
+  readonly jsDoc?: {
+    readonly doc?: string;
+    readonly tags?: readonly { readonly kind: string; readonly doc?: string }[];
+  };
+  readonly def?: { readonly properties?: readonly DocNode[]; readonly methods?: readonly DocNode[] };
+}
+
+interface DocModule {
+  readonly symbols: readonly { readonly name: string; readonly declarations: readonly DocNode[] }[];
+}
+
+/**
+ * Everything that the faces export, each symbol and member once. Members have the docstring of the interface that they implement.
+ */
+export async function exportedDocs(faces: readonly string[]): Promise<Documented[]> {
+  const found = new Map<string, Documented>();
+  for (const face of faces) {
+    for (const { name, declarations } of await symbolsOf(face)) {
+      for (const declaration of declarations) {
+        const { filename } = declaration.location;
+        if (!filename.startsWith(`file://${root}`) || filename.includes("/node_modules/")) continue;
+        const { properties = [], methods = [] } = declaration.def ?? {};
+        const members = [...properties, ...methods].filter(isPublic);
+        for (const [full, node] of [
+          [name, declaration],
+          ...members.map((member) => [`${name}.${member.name}`, member] as const),
+        ] as const) {
+          const documented = documentedOf(full, node);
+          // Overloads, and faces that bind one function each: one docstring of them is enough.
+          if (!found.get(full)?.documented) found.set(full, documented);
+        }
+      }
+    }
+  }
+  return [...found.values()].sort((a, b) => (a.at < b.at ? -1 : 1));
+}
+
+async function symbolsOf(face: string): Promise<DocModule["symbols"]> {
+  const deno = join(root, "node_modules/.bin/deno");
+  const options = { cwd: root, maxBuffer: 64 * 1024 * 1024 };
+  const { stdout } = await promisify(execFile)(deno, ["doc", "--quiet", "--json", face], options);
+  const { nodes } = JSON.parse(stdout) as { readonly nodes: Readonly<Record<string, DocModule>> };
+  return Object.values(nodes).flatMap(({ symbols }) => symbols);
+}
+
+/** What the language itself names, and what overrides something of it, tells enough by its name. */
+function isPublic({ name, accessibility, isOverride }: DocNode): boolean {
+  return accessibility === undefined && isOverride !== true && !name.startsWith("#") && !name.startsWith("[Symbol.");
+}
+
+function documentedOf(name: string, { location, jsDoc }: DocNode): Documented {
+  const at = `${location.filename.slice(`file://${root}`.length)}:${location.line + 1}`;
+  const { doc = "", tags = [] } = jsDoc ?? {};
+  const examples = tags.filter(({ kind }) => kind === "example").flatMap((tag) => samplesIn(at, tag.doc ?? ""));
+  return { name, at, documented: doc !== "" || tags.length > 0, examples };
+}

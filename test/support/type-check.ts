@@ -1,0 +1,35 @@
+/** Type-checks code as a user of the package would have it checked. */
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { root, runToEnd } from "./run.ts";
+import { inTempDir, type Sample } from "./samples.ts";
+
+/** What the compiler has to say of samples and of files of this repository, one line each; none when all is well. */
+export function typeErrors(samples: readonly Sample[], files: readonly string[]): Promise<string[]> {
+  return inTempDir(async (directory) => {
+    for (const sample of samples) await writeFile(join(directory, nameOf(sample)), sample.code);
+    const config = {
+      extends: join(root, "tsconfig.json"),
+      compilerOptions: {
+        isolatedDeclarations: false,
+        declaration: false,
+        moduleDetection: "force",
+        types: ["node", "bun"],
+        typeRoots: [join(root, "node_modules/@types")],
+        // The types of every face but the workers' are those of Node's, in the published package too.
+        paths: { "vortex-peer": [join(root, "adapters/node.ts")] },
+      },
+      include: ["*.mts", ...files.map((file) => join(root, file))],
+    };
+    await writeFile(join(directory, "tsconfig.json"), JSON.stringify(config));
+    const compiler = join(root, "node_modules/typescript/bin/tsc");
+    const { code, out, err } = await runToEnd(["node", compiler, "--pretty", "false", "-p", directory]);
+    const lines = `${out}${err}`.split("\n").filter((line) => line !== "");
+    return code === 0 ? [] : lines.map((line) => line.replace(/^\S*?([^/\s]+\.mts)/, "$1"));
+  });
+}
+
+/** So that a compiler's message tells which sample it is about: the page and the line at which it begins. */
+function nameOf({ page, line }: Sample): string {
+  return `${page.replaceAll(/[/:]/g, "_")}_line_${line}.mts`;
+}

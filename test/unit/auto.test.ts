@@ -1,0 +1,316 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import type { ProtocolEvent } from "../../src/client/auto-downloader.ts";
+import { type CreateDownloaderOptions, downloaderFactory } from "../../src/client/factory.ts";
+import type { TaskDownloader } from "../../src/client/task-downloader.ts";
+import { VortexDownloader } from "../../src/client/vortex-downloader.ts";
+import { type ErrorCode, VortexError } from "../../src/errors.ts";
+import type { Piece } from "../../src/piece.ts";
+import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import { VortexServer } from "../../src/server/vortex-server.ts";
+import type { OperationStart, Telemetry } from "../../src/telemetry.ts";
+import { type Address, formatAddress } from "../../src/transport/address.ts";
+import { MemoryTransport } from "../../src/transport/memory.ts";
+import { addressesOf, stockPorts } from "../../src/transport/peer-address.ts";
+import type { Protocol } from "../../src/transport/protocol.ts";
+import type { Connection, DialOptions, Transport } from "../../src/transport/transport.ts";
+import { assertRejects } from "../support/failures.ts";
+import { FakeClock, fakeRuntime, settle } from "../support/fake-clock.ts";
+import { seededBytes } from "../support/random.ts";
+
+const taskId = "a1".repeat(32);
+const content = seededBytes(7, 300_000);
+const addr = "peer.example:4006";
+
+describe("auto, one peer", () => {
+  it("takes QUIC where it works, and tries nothing else", async () => {
+    const { downloader, network, fetch, events } = await peer();
+    await assertPiece(await fetch());
+    await assertPiece(await fetch());
+    assert.deepEqual(network.dials, ["quic"]);
+    assert.deepEqual(events, [{ addr: "peer.example:4006", protocol: "quic", reason: "tried first" }]);
+    await downloader.close();
+  });
+
+  for (const code of ["ProtocolNotSupported", "ConnectionRefused", "Unreachable", "Unavailable"] as const) {
+    it(`moves on at once from ${code}`, async () => {
+      const { downloader, network, fetch, events, clock } = await peer({ quic: code });
+      const before = clock.now();
+      await assertPiece(await fetch());
+      assert.equal(clock.now(), before);
+      assert.deepEqual(network.dials, ["quic", "tcp"]);
+      assert.equal(events[0]?.protocol, "tcp");
+      assert.match(events[0]?.reason ?? "", new RegExp(`quic: ${code}`));
+      await downloader.close();
+    });
+  }
+
+  it("moves on from gRPC that does not serve pieces, and tells of every protocol when none works", async () => {
+    const { downloader, fetch, events } = await peer({
+      quic: "ProtocolNotSupported",
+      tcp: "ConnectionRefused",
+      grpc: "RemoteUnimplemented",
+    });
+    const { message } = await assertRejects(fetch(), "ConnectionRefused");
+    assert.match(message, /no protocol works with peer\.example:4006: quic: .*; tcp: .*; grpc: RemoteUnimplemented/);
+    assert.deepEqual(events, []);
+    await downloader.close();
+  });
+
+  it("begins the next protocol beside one that is silent, once, and gives the silent one up", async () => {
+    const { downloader, network, fetch, events, clock } = await peer({ quic: "silent" });
+    const pieces = Promise.all([fetch(), fetch(), fetch()]);
+    await clock.advance(249);
+    assert.deepEqual(network.dials, ["quic"]);
+    await clock.advance(1);
+    for (const piece of await pieces) await assertPiece(piece);
+    await assertPiece(await fetch());
+    assert.deepEqual(network.dials, ["quic", "tcp"]);
+    assert.equal(network.hanging, 0);
+    assert.deepEqual(events, [
+      { addr: "peer.example:4005", protocol: "tcp", reason: "quic had not answered within 250 ms" },
+    ]);
+    await downloader.close();
+    assert.equal(clock.pending, 0);
+  });
+
+  it("waits less where the peer is known to answer soon", async () => {
+    const { downloader, network, fetch, clock } = await peer({}, { auto: { expiry: 1000 } });
+    await assertPiece(await fetch());
+    network.set("quic", "silent");
+    network.drop("quic");
+    await clock.advance(1001);
+    const again = fetch();
+    await clock.advance(30);
+    await assertPiece(await again);
+    assert.deepEqual(network.dials, ["quic", "quic", "tcp"]);
+    await downloader.close();
+  });
+
+  it("chooses anew when the choice has expired", async () => {
+    const { downloader, network, fetch, clock } = await peer(
+      { quic: "ProtocolNotSupported" },
+      { auto: { expiry: 5000 } },
+    );
+    await assertPiece(await fetch());
+    network.set("quic", "works");
+    await clock.advance(4999);
+    await assertPiece(await fetch());
+    assert.deepEqual(network.dials, ["quic", "tcp"]);
+    await clock.advance(1);
+    await assertPiece(await fetch());
+    assert.deepEqual(network.dials, ["quic", "tcp", "quic"]);
+    await downloader.close();
+  });
+
+  it("chooses anew at once when the peer comes back with another protocol", async () => {
+    const { downloader, network, fetch, events } = await peer({ tcp: "ConnectionRefused" });
+    await assertPiece(await fetch());
+    network.set("quic", "ConnectionRefused");
+    network.set("tcp", "works");
+    network.drop("quic");
+    await settle();
+    await assertPiece(await fetch());
+    assert.deepEqual(
+      events.map(({ protocol }) => protocol),
+      ["quic", "tcp"],
+    );
+    await downloader.close();
+  });
+
+  it("takes an error of the peer for its answer", async () => {
+    const { downloader, network, fetch, events } = await peer();
+    await assertRejects(fetch(99), "NotFound");
+    assert.deepEqual(network.dials, ["quic"]);
+    assert.equal(events[0]?.protocol, "quic");
+    await downloader.close();
+  });
+
+  it("does not take another protocol for a certificate that is not accepted", async () => {
+    const { downloader, network, fetch, events } = await peer({ quic: "HandshakeFailed" });
+    await assertRejects(fetch(), "HandshakeFailed");
+    assert.deepEqual(network.dials, ["quic"]);
+    assert.deepEqual(events, []);
+    await downloader.close();
+  });
+
+  it("does not use TCP where tls says whom to trust", async () => {
+    const { downloader, network, fetch } = await peer(
+      { quic: "ProtocolNotSupported", grpc: "ConnectionRefused" },
+      { tls: { fingerprints: ["00".repeat(32)] } },
+    );
+    await assertRejects(fetch(), "ConnectionRefused");
+    assert.deepEqual(network.dials, ["quic", "grpc"]);
+    await assertRejects(
+      downloader.downloadPiece({ addr: { tcp: addr }, hostId: "me", taskId, number: 0 }),
+      "InvalidArgument",
+    );
+    await downloader.close();
+  });
+
+  it("ends at its signal, and lets those who waited choose", async () => {
+    const { downloader, network, fetch, clock } = await peer({ quic: "silent" });
+    const controller = new AbortController();
+    const first = fetch(0, controller.signal);
+    const second = fetch();
+    await settle();
+    controller.abort();
+    await assertRejects(first, "Aborted");
+    await clock.advance(250);
+    await assertPiece(await second);
+    assert.equal(network.hanging, 0);
+    await downloader.close();
+    assert.equal(clock.pending, 0);
+  });
+
+  it("ends with its downloader", async () => {
+    const { downloader, network, fetch, clock } = await peer({ quic: "silent", tcp: "silent", grpc: "silent" });
+    const pieces = [fetch(), fetch()].map((piece) => assertRejects(piece, "Closed"));
+    await clock.advance(600);
+    assert.equal(network.hanging, 3);
+    await downloader.close();
+    await Promise.all(pieces);
+    assert.equal(network.hanging, 0);
+    assert.equal(clock.pending, 0);
+  });
+
+  it("counts what passes, and compares the other protocol by the requests that there are", async () => {
+    const { downloader, network, fetch, clock } = await peer();
+    // The request that chose does not count.
+    await assertPiece(await fetch());
+    for (let passed = 0; passed < 8 * 1024 * 1024; passed += content.length) {
+      const piece = await fetch();
+      await clock.advance(1);
+      await assertPiece(piece);
+    }
+    assert.deepEqual(network.dials, ["quic"]);
+    await assertPiece(await fetch());
+    assert.deepEqual(network.dials, ["quic", "tcp"]);
+    await downloader.close();
+  });
+
+  it("tells telemetry which protocol, and why", async () => {
+    const starts: OperationStart[] = [];
+    const telemetry: Telemetry = {
+      begin(start) {
+        starts.push(start);
+        return { end: () => {}, run: (work) => work() };
+      },
+    };
+    const { downloader, fetch } = await peer({ quic: "ConnectionRefused" }, { telemetry });
+    await assertPiece(await fetch());
+    assert.deepEqual(
+      starts.map(({ protocol }) => protocol),
+      ["quic", "tcp"],
+    );
+    assert.match(starts[1]?.protocolReason ?? "", /quic: ConnectionRefused/);
+    await downloader.close();
+  });
+});
+
+describe("addresses of a peer", () => {
+  it("a usual port stands for all of them, another one for every protocol", () => {
+    const all = { quic: "[::1]:4006", tcp: "[::1]:4005", grpc: "[::1]:4000" };
+    for (const port of [4000, 4005, 4006]) assert.deepEqual(addressesOf(`[::1]:${port}`, stockPorts), all);
+    assert.deepEqual(addressesOf("h:7", stockPorts), { quic: "h:7", tcp: "h:7", grpc: "h:7" });
+    assert.deepEqual(addressesOf({ tcp: "h:07" }, stockPorts), { tcp: "h:7" });
+    assert.throws(() => addressesOf({}, stockPorts), { code: "InvalidArgument" });
+  });
+});
+
+type Condition = "works" | "silent" | ErrorCode;
+
+/** Protocols in memory, each in the condition that a test puts it in. */
+class Network {
+  readonly dials: Protocol[] = [];
+  /** Dials that have not settled. */
+  hanging = 0;
+  readonly #conditions: Record<Protocol, Condition>;
+  readonly #transports: Record<Protocol, MemoryTransport> = {
+    quic: new MemoryTransport("quic"),
+    tcp: new MemoryTransport("tcp"),
+    grpc: new MemoryTransport("tcp"),
+  };
+  readonly #connections: { readonly protocol: Protocol; readonly connection: Connection }[] = [];
+
+  constructor(conditions: Partial<Record<Protocol, Condition>>) {
+    this.#conditions = { quic: "works", tcp: "works", grpc: "works", ...conditions };
+  }
+
+  set(protocol: Protocol, condition: Condition): void {
+    this.#conditions[protocol] = condition;
+  }
+
+  /** Ends the connections of a protocol, as a peer that dies does. */
+  drop(protocol: Protocol): void {
+    for (const one of this.#connections) if (one.protocol === protocol) one.connection.abort();
+  }
+
+  transport(protocol: Protocol): Transport {
+    const memory = this.#transports[protocol];
+    return {
+      protocol: memory.protocol,
+      listen: (local, options) => memory.listen(local, options),
+      dial: async (remote: Address, options: DialOptions = {}) => {
+        this.dials.push(protocol);
+        const condition = this.#conditions[protocol];
+        if (condition === "silent") return this.#silence(options);
+        if (condition !== "works") throw new VortexError(condition, `${formatAddress(remote)} is ${condition}`);
+        const connection = await memory.dial(remote, options);
+        this.#connections.push({ protocol, connection });
+        return connection;
+      },
+    };
+  }
+
+  #silence({ signal }: DialOptions): Promise<never> {
+    this.hanging++;
+    return new Promise((_, reject) => {
+      signal?.addEventListener("abort", () => {
+        this.hanging--;
+        reject(signal.reason);
+      });
+    });
+  }
+}
+
+async function peer(
+  conditions: Partial<Record<Protocol, Condition>> = {},
+  options: Partial<CreateDownloaderOptions> = {},
+): Promise<{
+  downloader: TaskDownloader;
+  network: Network;
+  clock: FakeClock;
+  events: ProtocolEvent[];
+  fetch(number?: number, signal?: AbortSignal): Promise<Piece>;
+}> {
+  const clock = new FakeClock();
+  const runtime = fakeRuntime(clock);
+  const network = new Network(conditions);
+  const store = new MemoryPieceStore();
+  store.putTask(taskId, content);
+  for (const protocol of ["quic", "tcp", "grpc"] as const) {
+    const local = { host: "peer.example", port: stockPorts[protocol] };
+    await VortexServer.listen(network.transport(protocol), local, store, fakeRuntime());
+  }
+  const events: ProtocolEvent[] = [];
+  const create = downloaderFactory({
+    runtime,
+    quic: async () => network.transport("quic"),
+    tcp: async () => network.transport("tcp"),
+    grpc: (settings) => new VortexDownloader(async () => network.transport("grpc"), settings),
+  });
+  const downloader = create({ protocol: "auto", onProtocol: (event) => events.push(event), ...options });
+  return {
+    downloader,
+    network,
+    clock,
+    events,
+    fetch: (number = 0, signal) =>
+      downloader.downloadPiece({ addr, hostId: "me", taskId, number }, signal === undefined ? {} : { signal }),
+  };
+}
+
+async function assertPiece(piece: Piece): Promise<void> {
+  assert.deepEqual(await piece.bytes(), content);
+}

@@ -1,0 +1,280 @@
+import assert from "node:assert/strict";
+import { chmod, mkdir, readdir, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import process from "node:process";
+import { describe, it } from "node:test";
+import { fileURLToPath } from "node:url";
+import fc from "fast-check";
+import { configVariable, loadConfig, parseConfigText } from "../../adapters/config-file.ts";
+import { type ConfigLayer, parseConfig } from "../../src/config/config.ts";
+import { VortexError } from "../../src/errors.ts";
+import { inTempDir } from "../support/cli.ts";
+
+const stock = fileURLToPath(new URL("../vectors/dfdaemon.yaml", import.meta.url));
+const older = fileURLToPath(new URL("../vectors/dfdaemon-2.2.yaml", import.meta.url));
+
+describe("a configuration file", () => {
+  it("of stock Dragonfly loads as it is, and each value tells its line", async () => {
+    const { config, settings } = await loadConfig(stock);
+    const said = settings.filter(({ source }) => source !== "default");
+    assert.deepEqual(
+      said.map(({ key, text, source }) => `${key} ${text} ${source.replace(`${stock}:`, "")}`),
+      [
+        "host.ip 10.20.0.7 6",
+        "host.hostname peer-7 5",
+        "download.protocol quic 24",
+        "download.bandwidthLimit 20GB 25",
+        "download.pieceTimeout 120s 27",
+        "download.concurrentPieceCount 16 29",
+        "upload.bandwidthLimit 512MiB 46",
+        "upload.server.ip 127.0.0.1 34",
+        "upload.server.port 14000 35",
+        "upload.server.caCert /etc/ssl/certs/ca.crt 36",
+        "upload.server.cert /etc/ssl/certs/server.crt 37",
+        "upload.server.key /etc/ssl/private/server.pem 38",
+        "upload.client.caCert /etc/ssl/certs/ca.crt 42",
+        "upload.client.cert /etc/ssl/certs/client.crt 43",
+        "upload.client.key /etc/ssl/private/client.pem 44",
+        "storage.server.ip 0.0.0.0 66",
+        "storage.server.tcpPort 14005 67",
+        "storage.server.quicPort 14006 69",
+      ],
+    );
+    assert.equal(config.download.bandwidthLimit, 20e9);
+  });
+
+  it("of Dragonfly 2.2 loads as it is", async () => {
+    const { config, settings } = await loadConfig(older);
+    const usual = parseConfig({});
+    assert.deepEqual(config, {
+      ...usual,
+      download: { ...usual.download, bandwidthLimit: 10 * 2 ** 30, pieceTimeout: 30_000, concurrentPieceCount: 10 },
+      upload: { ...usual.upload, bandwidthLimit: 10 * 2 ** 30 },
+    });
+    assert.equal(settings.find(({ key }) => key === "download.bandwidthLimit")?.source, `${older}:11`);
+  });
+
+  it("becomes the options of a downloader and a server, with what its files hold", () =>
+    inTempDir(async (dir) => {
+      const file = (name: string): string => join(dir, name);
+      for (const name of ["ca", "cert", "key", "own"]) await writeFile(file(name), `the ${name}`);
+      const pem = `caCert: ${file("ca")}, cert: ${file("cert")}, key: ${file("key")}`;
+      await writeFile(
+        file("d.yaml"),
+        [
+          "download: { protocol: quic, concurrentPieceCount: 3 }",
+          `upload: { server: { port: 7, ${pem} }, client: { ${pem} } }`,
+          `vortexPeer: { quic: { caCert: ${file("own")} } }`,
+        ].join("\n"),
+      );
+      const config = await loadConfig(file("d.yaml"));
+      const mutual = { ca: "the ca", cert: "the cert", key: "the key" };
+      const downloader = await config.downloader();
+      assert.deepEqual([downloader.protocol, downloader.concurrentPieceCount], ["quic", 3]);
+      assert.deepEqual([downloader.tls, downloader.apiTls], [{ ...mutual, ca: "the own" }, mutual]);
+      const server = await config.server();
+      assert.deepEqual(server.grpc, { port: 7, tls: true });
+      assert.deepEqual(server.tls, { cert: "the cert", key: "the key", clientCa: "the ca" });
+    }));
+
+  it("names a file that cannot be read only to whoever needs what it holds", () =>
+    inTempDir(async (dir) => {
+      const path = join(dir, "d.yaml");
+      const gone = join(dir, "gone");
+      await writeFile(
+        path,
+        `upload: { server: { caCert: ${gone}, cert: ${gone}, key: ${gone} } }\nvortexPeer: { quic: { caCert: ${gone} } }\n`,
+      );
+      const config = await loadConfig(path);
+      assert.equal((await config.downloader()).protocol, "tcp");
+      await assert.rejects(config.server(), { code: "StorageFailed", message: new RegExp(`^${gone} cannot be read`) });
+    }));
+
+  it("is the one that VORTEX_PEER_CONFIG names when none is given, and none without", async () => {
+    const before = process.env[configVariable];
+    try {
+      process.env[configVariable] = stock;
+      assert.equal((await loadConfig()).config.download.protocol, "quic");
+      for (const nothing of [undefined, ""]) {
+        if (nothing === undefined) delete process.env[configVariable];
+        else process.env[configVariable] = nothing;
+        assert.deepEqual((await loadConfig()).config, parseConfig({}));
+      }
+    } finally {
+      if (before === undefined) delete process.env[configVariable];
+      else process.env[configVariable] = before;
+    }
+  });
+
+  it("may be empty, or all comments, or begin with a byte order mark", () =>
+    inTempDir(async (dir) => {
+      const path = join(dir, "d.yaml");
+      for (const text of ["", "\n\n", "# nothing\n", "---\n", "---\n...\n", "download:\n", "\ufeff", "{}"]) {
+        await writeFile(path, text);
+        assert.deepEqual((await loadConfig(path)).config, parseConfig({}), JSON.stringify(text));
+      }
+      await writeFile(path, "\ufeffdownload:\r\n  protocol: grpc\r\n");
+      const { settings } = await loadConfig(path);
+      const { text, source } = settings.find(({ key }) => key === "download.protocol") ?? {};
+      assert.deepEqual([text, source], ["grpc", `${path}:2`]);
+    }));
+
+  it("that cannot be read is StorageFailed", () =>
+    inTempDir(async (dir) => {
+      const missing = join(dir, "missing.yaml");
+      await assert.rejects(loadConfig(missing), {
+        code: "StorageFailed",
+        message: new RegExp(`^${missing} cannot be`),
+      });
+      await mkdir(join(dir, "folder"));
+      await assert.rejects(loadConfig(join(dir, "folder")), { code: "StorageFailed" });
+      const locked = join(dir, "locked.yaml");
+      await writeFile(locked, "");
+      await chmod(locked, 0);
+      // Root reads it all the same.
+      if (process.getuid?.() !== 0) await assert.rejects(loadConfig(locked), { code: "StorageFailed" });
+    }));
+
+  it("that is too large or no text is refused before it is parsed", () =>
+    inTempDir(async (dir) => {
+      const path = join(dir, "d.yaml");
+      const cases: [content: string | Uint8Array, message: string][] = [
+        [`# ${"x".repeat(128 * 1024)}`, "expected a configuration of at most 131072 bytes"],
+        [Uint8Array.of(0x7f, 0x45, 0x4c, 0x46, 0, 0xff, 0xfe), "expected a text file in UTF-8"],
+        [Uint8Array.of(0x61, 0x3a, 0x20, 0), "expected a text file in UTF-8"],
+        [Buffer.from("\ufeffdownload:", "utf16le"), "expected a text file in UTF-8"],
+      ];
+      for (const [content, message] of cases) {
+        await writeFile(path, content);
+        await assert.rejects(loadConfig(path), { code: "InvalidArgument", message: `${path}:1: ${message}` });
+      }
+      await writeFile(path, `#${"x".repeat(128 * 1024 - 2)}\n`);
+      assert.deepEqual((await loadConfig(path)).config, parseConfig({}));
+    }));
+
+  it("a device without an end is read no further than a configuration may be long", { skip: noZeros() }, async () => {
+    await assert.rejects(loadConfig("/dev/zero"), {
+      code: "InvalidArgument",
+      message: "/dev/zero:1: expected a configuration of at most 131072 bytes",
+    });
+  });
+});
+
+describe("the YAML parser", () => {
+  it("is loaded by nobody but who reads a file", async () => {
+    const importers: string[] = [];
+    for (const part of ["src", "adapters"]) {
+      const folder = fileURLToPath(new URL(`../../${part}`, import.meta.url));
+      for (const name of await readdir(folder, { recursive: true })) {
+        if (!name.endsWith(".ts")) continue;
+        const code = await readFile(join(folder, name), "utf8");
+        for (const [line] of code.matchAll(/.*["']yaml["'].*/g)) {
+          if (!line.startsWith("import type ")) importers.push(`${part}/${name}: ${line.trim()}`);
+        }
+      }
+    }
+    assert.deepEqual(importers, ['adapters/config-file.ts: const yaml = await import("yaml");']);
+  });
+});
+
+describe("the text of a configuration", () => {
+  it("that is no YAML is refused with the line", async () => {
+    const cases: [text: string, line: number, message: RegExp][] = [
+      ["download:\n  protocol: tcp\n  protocol: quic\n", 3, /unique/],
+      ["download:\n\tprotocol: tcp\n", 2, /[Tt]abs/],
+      ["download: {\n  protocol: tcp\n", 3, /./],
+      ["download: [\n", 2, /./],
+      ['download: "tcp\n', 2, /quote/],
+      ["download: *nowhere\n", 1, /alias/i],
+      ["a: 1\n---\nb: 2\n", 2, /expected one document/],
+      ["- a\nb: c\n", 2, /./],
+    ];
+    for (const [text, line, message] of cases) {
+      const error = await refused(text);
+      assert.ok(error.message.startsWith(`d.yaml:${line}: `), `${JSON.stringify(text)}: ${error.message}`);
+      assert.match(error.message, message);
+    }
+  });
+
+  it("with a wrong value is refused with its line, however it is written", async () => {
+    const cases: [text: string, line: number][] = [
+      ["download:\n  # a comment\n  protocol: udp\n", 3],
+      ["download: { pieceTimeout: 1s,\n  protocol: udp }\n", 2],
+      ["x: &x\n  protocol: udp\ndownload: *x\n", 2],
+      ['"download":\n  ? "protocol"\n  : udp\n', 2],
+      ["x: 1\ndownload: tcp\n", 2],
+      ["\n\n- download\n", 3],
+      ["vortexPeer:\n  quic:\n    verify: true\n    verfy: true\n", 4],
+    ];
+    for (const [text, line] of cases) {
+      const error = await refused(text);
+      assert.ok(error.message.startsWith(`d.yaml:${line}: `), `${JSON.stringify(text)}: ${error.message}`);
+    }
+    const several = await refused("download:\n  protocol: udp\nupload:\n  server:\n    port: 70000\n");
+    assert.deepEqual(
+      several.message.split("\n").map((line) => line.replace(/: expected.*/, "")),
+      ['d.yaml:2: download.protocol: "udp"', "d.yaml:5: upload.server.port: 70000"],
+    );
+  });
+
+  it("may have anchors and aliases, but not to grow out of all proportion", async () => {
+    const shared = "x: &timeout 9s\ndownload: { pieceTimeout: *timeout }\n";
+    const layer = await parseConfigText(shared, "d.yaml");
+    assert.deepEqual(layer.get("download.pieceTimeout"), { value: 9_000, source: "d.yaml:2" });
+    const bomb = ["a0: &a0 [x, x]"];
+    for (let level = 1; level < 40; level++) bomb.push(`a${level}: &a${level} [*a${level - 1}, *a${level - 1}]`);
+    assert.match((await refused(bomb.join("\n"))).message, /^d\.yaml:1: cannot be read as YAML: .*alias/);
+    const circle = await parseConfigText("a: &a { b: *a }\ndownload: { protocol: quic }\n", "d.yaml");
+    assert.equal(circle.get("download.protocol")?.value, "quic");
+  });
+
+  it("sections within sections without end are refused, not a crash", async () => {
+    for (const text of ["[".repeat(100_000), "{a: ".repeat(30_000), "- ".repeat(60_000)]) {
+      assert.match((await refused(text)).message, /^d\.yaml:\d+: /);
+    }
+  });
+
+  it("whatever it is, is a layer or InvalidArgument", async () => {
+    const words = fc.constantFrom(
+      "download",
+      "protocol",
+      "quic",
+      ":",
+      " ",
+      "\n",
+      "  ",
+      "- ",
+      "{",
+      "}",
+      "&a ",
+      "*a",
+      "?",
+      "|",
+    );
+    const text = fc.oneof(
+      fc.string({ unit: "binary" }),
+      fc.array(words, { maxLength: 40 }).map((all) => all.join("")),
+    );
+    await fc.assert(
+      fc.asyncProperty(text, async (input) => {
+        const result = await parseConfigText(input, "d.yaml").catch((error: unknown) => error);
+        if (result instanceof Map) return;
+        assert.ok(result instanceof VortexError && result.code === "InvalidArgument", String(result));
+        for (const line of result.message.split("\n")) assert.match(line, /^d\.yaml:\d+: /);
+      }),
+      { numRuns: 300 },
+    );
+  });
+});
+
+async function refused(text: string): Promise<VortexError> {
+  const result: ConfigLayer | VortexError = await parseConfigText(text, "d.yaml").catch((error) => error);
+  assert.ok(result instanceof VortexError, `was taken: ${JSON.stringify(text).slice(0, 100)}`);
+  assert.equal(result.code, "InvalidArgument");
+  return result;
+}
+
+/** Why there is no `/dev/zero` to read; false where there is. */
+function noZeros(): string | false {
+  return process.platform === "win32" ? "Windows has no /dev/zero" : false;
+}
