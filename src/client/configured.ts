@@ -1,5 +1,6 @@
 import type { Config } from "../config/config.ts";
 import type { MutualTls } from "../config/mutual-tls.ts";
+import { quicTuning } from "../config/tuning.ts";
 import type { TlsClientOptions } from "../transport/tls.ts";
 import type { CreateDownloaderOptions } from "./factory.ts";
 
@@ -29,6 +30,7 @@ export function downloaderOptions(config: Config, files: DownloaderFiles = {}): 
     parentConcurrency: vortexPeer.parentConcurrency,
     pool: vortexPeer.pool,
     earlyData: vortexPeer.quic.earlyData,
+    quic: quicTuning(config),
     ...(tls && { tls }),
     ...(files.mutual && { apiTls: files.mutual }),
   };

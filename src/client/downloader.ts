@@ -94,6 +94,11 @@ export interface DownloaderOptions {
 
 /** How connections to peers are kept. */
 export interface PoolOptions {
+  /**
+   * Connections to one address at a time, 1 to 64, made while all before them are in use. More than one is of use where the network
+   * bounds each flow by itself, or one connection's losses hold its neighbours. Over TCP each request has its own anyway. Default 1.
+   */
+  readonly connectionsPerAddress?: number;
   /** Peers to keep connections to. Default 2,000. More are made when all are in use, and given up first. */
   readonly capacity?: number;
   /** Milliseconds without a request after which a connection is closed. Default 420,000. */

@@ -30,6 +30,8 @@ export interface PoolEntryInfo {
 
 interface Entry<C> {
   readonly addr: string;
+  /** Its place in the pool: the address, and which of its connections this is. */
+  readonly key: string;
   readonly dialling: AbortController;
   /** Settles when the dial does. */
   readonly ready: Promise<C>;
@@ -43,7 +45,8 @@ interface Entry<C> {
 export type Dial<C> = (addr: string, signal: AbortSignal) => Promise<C>;
 
 /**
- * Clients by address, each shared by any number of requests.
+ * Clients by address, each shared by any number of requests. Where an address may have several, a request takes the one with
+ * the fewest.
  *
  * Requests to one address at the same time share one dial. A client with active requests is never evicted; one whose
  * connection ended is replaced; a dial that failed leaves nothing behind.
@@ -77,9 +80,8 @@ export class ClientPool<C extends PoolClient> {
   async acquire(addr: string, signal: AbortSignal): Promise<Lease<C>> {
     if (this.#closed) throw new VortexError("Closed", "the downloader is closed");
     if (signal.aborted) throw abortedError(signal, `a request to ${addr}`);
-    const existing = this.#entries.get(addr);
-    const reused = existing?.client !== undefined;
-    const entry = existing ?? this.#open(addr);
+    const entry = this.#entryFor(addr);
+    const reused = entry.client !== undefined;
     entry.active++;
     entry.lastActive = this.#clock.now();
     let client: C;
@@ -108,16 +110,32 @@ export class ClientPool<C extends PoolClient> {
     this.#cleanup?.cancel();
     this.#cleanup = undefined;
     for (const entry of [...this.#entries.values()]) {
-      this.#entries.delete(entry.addr);
+      this.#entries.delete(entry.key);
       this.#retire(entry);
     }
     await Promise.all(this.#leaving);
   }
 
-  #open(addr: string): Entry<C> {
+  /** The least busy of the address's entries; a new one while all are in use and there may be more. */
+  #entryFor(addr: string): Entry<C> {
+    let least: Entry<C> | undefined;
+    for (let index = 0; index < this.#options.connectionsPerAddress; index++) {
+      const key = index === 0 ? addr : `${addr} ${index}`;
+      const entry = this.#entries.get(key);
+      if (entry === undefined) {
+        if (least === undefined || least.active > 0) return this.#open(addr, key);
+      } else if (least === undefined || entry.active < least.active) {
+        least = entry;
+      }
+    }
+    return least ?? this.#open(addr, addr);
+  }
+
+  #open(addr: string, key: string): Entry<C> {
     const dialling = new AbortController();
     const entry: Entry<C> = {
       addr,
+      key,
       dialling,
       ready: this.#dial(addr, dialling.signal).then((client) => {
         if (dialling.signal.aborted) {
@@ -133,7 +151,7 @@ export class ClientPool<C extends PoolClient> {
       active: 0,
       lastActive: this.#clock.now(),
     };
-    this.#entries.set(addr, entry);
+    this.#entries.set(key, entry);
     entry.ready.catch(() => this.#forget(entry));
     this.#shrink();
     this.#schedule();
@@ -148,7 +166,7 @@ export class ClientPool<C extends PoolClient> {
       // Nobody waits for this dial any more.
       this.#forget(entry);
       entry.dialling.abort(new VortexError("Closed", `nobody waits for the connection to ${entry.addr} any more`));
-    } else if (this.#entries.get(entry.addr) !== entry) {
+    } else if (this.#entries.get(entry.key) !== entry) {
       this.#retire(entry);
     } else {
       this.#shrink();
@@ -156,7 +174,7 @@ export class ClientPool<C extends PoolClient> {
   }
 
   #forget(entry: Entry<C>): void {
-    if (this.#entries.get(entry.addr) === entry) this.#entries.delete(entry.addr);
+    if (this.#entries.get(entry.key) === entry) this.#entries.delete(entry.key);
     if (entry.active === 0) this.#retire(entry);
     this.#schedule();
   }

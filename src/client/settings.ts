@@ -17,6 +17,7 @@ export function downloaderSettings(options: DownloaderOptions, runtime: Runtime)
     maxPieceLength: options.maxPieceLength ?? MAX_PIECE_LENGTH,
     maxMetadataLength: options.maxMetadataLength ?? 64 * 1024,
     pool: {
+      connectionsPerAddress: options.pool?.connectionsPerAddress ?? 1,
       capacity: options.pool?.capacity ?? 2_000,
       idleTimeout: options.pool?.idleTimeout ?? 420_000,
       cleanupInterval: options.pool?.cleanupInterval ?? 60_000,
@@ -36,6 +37,7 @@ export function downloaderSettings(options: DownloaderOptions, runtime: Runtime)
   requireInteger("concurrentPieceCount", settings.concurrentPieceCount, 1, 1024);
   requireInteger("parentConcurrency", settings.parentConcurrency, 1, 1_000_000);
   if (settings.rateLimit !== undefined) requireInteger("rateLimit", settings.rateLimit, 1, Number.MAX_SAFE_INTEGER);
+  requireInteger("pool.connectionsPerAddress", settings.pool.connectionsPerAddress, 1, 64);
   requireInteger("pool.capacity", settings.pool.capacity, 1, 1_000_000);
   requireInteger("pool.idleTimeout", settings.pool.idleTimeout, 1, LONGEST);
   requireInteger("pool.cleanupInterval", settings.pool.cleanupInterval, 1, LONGEST);

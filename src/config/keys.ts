@@ -30,6 +30,8 @@ const protocol = v.picklist(protocolChoices, `expected ${protocolChoices.join(",
 const concurrency = integer(1, 1024);
 const limit = integer(1, 1_000_000);
 const day = durationUpTo(1);
+const congestionControl = v.picklist(["bbr", "cubic"], "expected bbr, cubic");
+const flowWindow = integer(16 * 1024, 2 ** 32 - 1);
 const file = text("the name of a file");
 const flag = v.boolean("expected true, false");
 const fingerprints = v.pipe(
@@ -63,6 +65,7 @@ export const keys: { readonly [Key in ConfigKey]: KeyDefinition<ValueOf<Key>> } 
   "vortexPeer.parentConcurrency": define("vortexPeer.parentConcurrency", limit, 32, String),
   "vortexPeer.maxConnections": define("vortexPeer.maxConnections", limit, 1024, String),
   "vortexPeer.maxStreams": define("vortexPeer.maxStreams", limit, 128, String),
+  "vortexPeer.pool.connectionsPerAddress": define("vortexPeer.pool.connectionsPerAddress", integer(1, 64), 1, String),
   "vortexPeer.pool.capacity": define("vortexPeer.pool.capacity", limit, 2_000, String),
   "vortexPeer.pool.idleTimeout": define("vortexPeer.pool.idleTimeout", duration, 420_000, formatDuration),
   "vortexPeer.pool.cleanupInterval": define("vortexPeer.pool.cleanupInterval", duration, 60_000, formatDuration),
@@ -74,6 +77,12 @@ export const keys: { readonly [Key in ConfigKey]: KeyDefinition<ValueOf<Key>> } 
     (all) => `[${all.join(", ")}]`,
   ),
   "vortexPeer.quic.verify": define("vortexPeer.quic.verify", flag, true, String),
+  "vortexPeer.quic.congestionControl": optional("vortexPeer.quic.congestionControl", congestionControl, String),
+  "vortexPeer.quic.udpPayloadSize": optional("vortexPeer.quic.udpPayloadSize", integer(1200, 16_383), String),
+  "vortexPeer.quic.streamWindow": optional("vortexPeer.quic.streamWindow", flowWindow, String),
+  "vortexPeer.quic.connectionWindow": optional("vortexPeer.quic.connectionWindow", flowWindow, String),
+  "vortexPeer.quic.socketBuffer": optional("vortexPeer.quic.socketBuffer", integer(4096, 2 ** 30), String),
+  "vortexPeer.quic.ackThreshold": optional("vortexPeer.quic.ackThreshold", integer(1, 64), String),
 };
 
 /** The names of all keys, in their order. */

@@ -65,6 +65,8 @@ export interface Config {
     readonly maxStreams: number;
     /** How connections to peers are kept. */
     readonly pool: {
+      /** Connections to one address at a time, 1 to 64. Default 1. */
+      readonly connectionsPerAddress: number;
       /** Peers to keep connections to, 1 to 1,000,000. Default 2,000. */
       readonly capacity: number;
       /** Without a request, after which a connection is closed, 1 ms to 30 days. Default 420 s. */
@@ -82,6 +84,18 @@ export interface Config {
       readonly fingerprints: readonly string[] | undefined;
       /** `false` takes any certificate, as stock Dragonfly does. Default true. */
       readonly verify: boolean;
+      /** `bbr` or `cubic`; see `QuicTuning` for this and what follows. Default: the runtime's binding decides. */
+      readonly congestionControl: "bbr" | "cubic" | undefined;
+      /** Greatest UDP payload to send, 1,200 to 16,383 bytes. Default: found out for each peer. */
+      readonly udpPayloadSize: number | undefined;
+      /** Bytes under way on one stream, 16 KiB to 4 GiB. Default 16 MiB. */
+      readonly streamWindow: number | undefined;
+      /** Bytes under way on one connection, 16 KiB to 4 GiB. Default 24 MiB. */
+      readonly connectionWindow: number | undefined;
+      /** Bytes that the kernel holds for the socket, each way, 4 KiB to 1 GiB. Default 4 MiB. */
+      readonly socketBuffer: number | undefined;
+      /** Datagrams that are taken in before they are acknowledged, 1 to 64. Default 8. */
+      readonly ackThreshold: number | undefined;
     };
   };
 }

@@ -1,5 +1,6 @@
 import type { Config } from "../config/config.ts";
 import { type MutualTls, mutualTlsFiles } from "../config/mutual-tls.ts";
+import { quicTuning } from "../config/tuning.ts";
 import { VortexError } from "../errors.ts";
 import type { TlsServerOptions } from "../transport/tls.ts";
 import type { StorageServerOptions } from "./storage-server.ts";
@@ -26,7 +27,7 @@ export function serverOptions(config: Config, { mutual }: ServerFiles = {}): Omi
   const tls: TlsServerOptions | undefined = mutual && { cert: mutual.cert, key: mutual.key, clientCa: mutual.ca };
   return {
     ...(storage.server.ip !== undefined && { host: storage.server.ip }),
-    quic: { port: storage.server.quicPort },
+    quic: { port: storage.server.quicPort, ...quicTuning(config) },
     tcp: { port: storage.server.tcpPort },
     grpc: {
       port: upload.server.port,

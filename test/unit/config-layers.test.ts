@@ -193,12 +193,19 @@ const others: { readonly [Key in ConfigKey]?: unknown } = {
   "vortexPeer.parentConcurrency": 1,
   "vortexPeer.maxConnections": 1,
   "vortexPeer.maxStreams": 1,
+  "vortexPeer.pool.connectionsPerAddress": 2,
   "vortexPeer.pool.capacity": 1,
   "vortexPeer.pool.idleTimeout": 1,
   "vortexPeer.pool.cleanupInterval": 1,
   "vortexPeer.quic.earlyData": false,
   "vortexPeer.quic.fingerprints": ["ab".repeat(32)],
   "vortexPeer.quic.verify": false,
+  "vortexPeer.quic.congestionControl": "cubic",
+  "vortexPeer.quic.udpPayloadSize": 1200,
+  "vortexPeer.quic.streamWindow": 65_536,
+  "vortexPeer.quic.connectionWindow": 65_536,
+  "vortexPeer.quic.socketBuffer": 4096,
+  "vortexPeer.quic.ackThreshold": 2,
 };
 
 /** What a layer comes to. QUIC throughout, so that what is for QUIC has its effect, unless the protocol is what changes. */

@@ -23,8 +23,19 @@ const defaults: Config = {
     parentConcurrency: 32,
     maxConnections: 1_024,
     maxStreams: 128,
-    pool: { capacity: 2_000, idleTimeout: 420_000, cleanupInterval: 60_000 },
-    quic: { earlyData: true, caCert: undefined, fingerprints: undefined, verify: true },
+    pool: { connectionsPerAddress: 1, capacity: 2_000, idleTimeout: 420_000, cleanupInterval: 60_000 },
+    quic: {
+      earlyData: true,
+      caCert: undefined,
+      fingerprints: undefined,
+      verify: true,
+      congestionControl: undefined,
+      udpPayloadSize: undefined,
+      streamWindow: undefined,
+      connectionWindow: undefined,
+      socketBuffer: undefined,
+      ackThreshold: undefined,
+    },
   },
 };
 
@@ -126,7 +137,7 @@ describe("parseConfig", () => {
         connectTimeout: "1s",
         stall_timeout: "5s",
         pool: { idleTimeout: "1m" },
-        quic: { earlyData: false, fingerprints: [pin], caCert: "/ca.pem", verify: null },
+        quic: { earlyData: false, fingerprints: [pin], caCert: "/ca.pem", verify: null, udp_payload_size: 1452 },
       },
     });
     assert.deepEqual(vortexPeer, {
@@ -134,7 +145,13 @@ describe("parseConfig", () => {
       connectTimeout: 1_000,
       stallTimeout: 5_000,
       pool: { ...defaults.vortexPeer.pool, idleTimeout: 60_000 },
-      quic: { earlyData: false, fingerprints: [pin], caCert: "/ca.pem", verify: true },
+      quic: {
+        ...defaults.vortexPeer.quic,
+        earlyData: false,
+        fingerprints: [pin],
+        caCert: "/ca.pem",
+        udpPayloadSize: 1452,
+      },
     });
   });
 
@@ -142,11 +159,11 @@ describe("parseConfig", () => {
     const cases: [section: unknown, message: string][] = [
       [
         { quic: { earlydata: true } },
-        "vortexPeer.quic.earlydata true: expected no other keys than earlyData, caCert, fingerprints, verify",
+        "vortexPeer.quic.earlydata true: expected no other keys than earlyData, caCert, fingerprints, verify, congestionControl, udpPayloadSize, streamWindow, connectionWindow, socketBuffer, ackThreshold",
       ],
       [
         { pool: { size: 3 } },
-        "vortexPeer.pool.size 3: expected no other keys than capacity, idleTimeout, cleanupInterval",
+        "vortexPeer.pool.size 3: expected no other keys than connectionsPerAddress, capacity, idleTimeout, cleanupInterval",
       ],
       [
         { conectTimeout: "1s" },

@@ -52,6 +52,16 @@ describe("faces", () => {
     });
   });
 
+  it("what tunes QUIC reaches the runtime's own, for fetching and for serving", async () => {
+    const face = { node, bun, deno }[runtimeName];
+    const request = { addr: "127.0.0.1:9", hostId: "h", taskId: "a".repeat(64), number: 0 };
+    const wrong = { code: "InvalidArgument", message: /^idleTimeout 1: / };
+    await using downloader = face.createDownloader({ protocol: "quic", quic: { idleTimeout: 1 } });
+    await assert.rejects(downloader.downloadPiece(request), wrong);
+    const store = new face.MemoryPieceStore();
+    await assert.rejects(face.startServer({ store, host: "127.0.0.1", quic: { port: 0, idleTimeout: 1 } }), wrong);
+  });
+
   const inDeno = runtimeName === "deno" ? "its QUIC is there" : undefined;
   const name = "outside of Deno its QUIC is Unavailable where trust is named, and TCP where it is not";
   it(inDeno === undefined ? name : `${name} [gap: ${inDeno}]`, { skip: inDeno !== undefined }, async () => {

@@ -74,7 +74,7 @@ function poolOf(options: Partial<PoolOptions> = {}): {
           },
         });
       }),
-    { capacity: 3, idleTimeout: 1000, cleanupInterval: 100, ...options },
+    { connectionsPerAddress: 1, capacity: 3, idleTimeout: 1000, cleanupInterval: 100, ...options },
     clock,
   );
   const use = async (addr: string): Promise<Lease<FakeClient>> => {
@@ -163,7 +163,11 @@ describe("the pool's dials", () => {
     const dial = new Promise<FakeClient>((resolve) => {
       succeed = () => resolve(client);
     });
-    const pool = new ClientPool<FakeClient>(() => dial, { capacity: 3, idleTimeout: 9, cleanupInterval: 9 }, clock);
+    const pool = new ClientPool<FakeClient>(
+      () => dial,
+      { connectionsPerAddress: 1, capacity: 3, idleTimeout: 9, cleanupInterval: 9 },
+      clock,
+    );
     const abort = new AbortController();
     const waiting = pool.acquire("a:1", abort.signal);
     abort.abort();
@@ -331,6 +335,38 @@ describe("the pool's leases", () => {
   });
 });
 
+describe("several connections to one address", () => {
+  it("are made while all before them are in use, up to the bound; a request takes the least busy", async () => {
+    const { pool, use, dials } = poolOf({ connectionsPerAddress: 2 });
+    const [first, second] = [await use("a:1"), await use("a:1")];
+    assert.equal(dials.length, 2);
+    assert.notEqual(first.client, second.client);
+    const third = await pool.acquire("a:1", never);
+    assert.equal(third.client, first.client);
+    first.release();
+    third.release();
+    assert.equal((await pool.acquire("a:1", never)).client, first.client, "the second is in use");
+    assert.equal(dials.length, 2);
+    await pool.close();
+  });
+
+  it("none is made while one is free, and one that is gone is made again", async () => {
+    const { pool, use, dials } = poolOf({ connectionsPerAddress: 2 });
+    const first = await use("a:1");
+    first.release();
+    const again = await pool.acquire("a:1", never);
+    assert.equal(again.client, first.client);
+    assert.equal(dials.length, 1);
+    const second = await use("a:1");
+    again.client.die();
+    await settle();
+    const third = await use("a:1");
+    assert.notEqual(third.client, second.client);
+    assert.equal(dials.length, 3);
+    await pool.close();
+  });
+});
+
 describe("closing the pool", () => {
   it("closes idle and active clients, and waits for them", async () => {
     const { pool, use, clock } = poolOf();
@@ -363,7 +399,7 @@ describe("closing the pool", () => {
     const dial = new Promise<FakeClient>((resolve) => {
       succeed = () => resolve(client);
     });
-    const options = { capacity: 3, idleTimeout: 9, cleanupInterval: 9 };
+    const options = { connectionsPerAddress: 1, capacity: 3, idleTimeout: 9, cleanupInterval: 9 };
     const pool = new ClientPool<FakeClient>(() => dial, options, new FakeClock());
     const waiting = pool.acquire("a:1", never);
     waiting.catch(() => {});
@@ -378,7 +414,7 @@ describe("closing the pool", () => {
     client.close = async () => {
       throw new Error("no");
     };
-    const options = { capacity: 3, idleTimeout: 9, cleanupInterval: 9 };
+    const options = { connectionsPerAddress: 1, capacity: 3, idleTimeout: 9, cleanupInterval: 9 };
     const pool = new ClientPool<FakeClient>(async () => client, options, new FakeClock());
     await pool.acquire("a:1", never);
     await pool.close();

@@ -96,7 +96,7 @@ describe("the downloader's settings", () => {
       stallTimeout: 30_000,
       maxPieceLength: 64 * 1024 * 1024,
       maxMetadataLength: 64 * 1024,
-      pool: { capacity: 2000, idleTimeout: 420_000, cleanupInterval: 60_000 },
+      pool: { connectionsPerAddress: 1, capacity: 2000, idleTimeout: 420_000, cleanupInterval: 60_000 },
       concurrentPieceCount: 8,
       parentConcurrency: 32,
       rateLimit: undefined,

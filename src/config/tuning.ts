@@ -1,0 +1,16 @@
+import type { QuicTuning } from "../transport/quic-tuning.ts";
+import type { Config } from "./sections.ts";
+
+/** How a configuration says that QUIC behaves, for fetching and for serving. */
+export function quicTuning({ vortexPeer }: Config): QuicTuning {
+  const { congestionControl, udpPayloadSize, streamWindow, connectionWindow, socketBuffer, ackThreshold } =
+    vortexPeer.quic;
+  return {
+    ...(congestionControl !== undefined && { congestionControl }),
+    ...(udpPayloadSize !== undefined && { udpPayloadSize }),
+    ...(streamWindow !== undefined && { streamWindow }),
+    ...(connectionWindow !== undefined && { connectionWindow }),
+    ...(socketBuffer !== undefined && { socketBuffer }),
+    ...(ackThreshold !== undefined && { ackThreshold }),
+  };
+}
