@@ -653,6 +653,7 @@ export class QuicheConnection implements Connection {
       this.#prune(this.#finished);
       const left = until - clock.now();
       if (this.#finished.size === 0 || this.#end !== undefined || left <= 0) return;
+      if (this.#blocked.size === 0 && !this.#awaitsAcknowledgements(left)) return;
       await new Promise<void>((resolve) => {
         const timer = clock.setTimer(resolve, left);
         this.#flushed.push(() => {
@@ -661,6 +662,16 @@ export class QuicheConnection implements Connection {
         });
       });
     }
+  }
+
+  /**
+   * Whether packets may be under way that the other side has not acknowledged. quiche does not tell, but it has a timer for them,
+   * of a few round trips, and for nothing else that is due so soon. Streams say less: they live until what comes in on them was read.
+   */
+  #awaitsAcknowledgements(milliseconds: number): boolean {
+    const timeout = this.native.timeout();
+    const rtt = this.native.pathStats()[0]?.rtt ?? 0;
+    return timeout !== null && timeout <= Math.max(milliseconds, 16 * rtt + 1000);
   }
 
   #creditOrAbort(signal: AbortSignal | undefined, milliseconds: number | undefined): Promise<void> {
