@@ -10,7 +10,8 @@ import {
   StreamCode,
 } from "../../src/transport/transport.ts";
 import { refusalCode } from "../quic-errors.ts";
-import { releaseMemory, type SendRing } from "./datagrams.ts";
+import { releaseMemory } from "../release-memory.ts";
+import type { SendRing } from "./datagrams.ts";
 import { connectionError } from "./errors.ts";
 import type { NativeConnection, Quiche } from "./native.ts";
 import type { PathSize, PathStats } from "./path-size.ts";

@@ -1,6 +1,5 @@
 import { createSocket, type Socket } from "node:dgram";
 import { isIP } from "node:net";
-import { MessageChannel } from "node:worker_threads";
 import { VortexError } from "../../src/errors.ts";
 
 /** Datagrams in a ring; more than a socket takes in one go. */
@@ -49,26 +48,6 @@ export class SendRing {
     this.#next = 0;
     if (this.#socket.getSendQueueCount() > 0) this.#buffers = [];
   }
-}
-
-/**
- * Frees the memory of datagrams that have been taken in, without waiting for the garbage collector. node:dgram allocates each by
- * itself, outside of the heap, and V8 answers so much of that with a full collection every few hundred of them: on Node that was
- * more than a third of a client's CPU time. The buffers are empty afterwards.
- */
-export const releaseMemory: (buffers: ArrayBuffer[]) => void =
-  "transfer" in ArrayBuffer.prototype ? shrinkToNothing : sendToNobody();
-
-function shrinkToNothing(buffers: ArrayBuffer[]): void {
-  for (const buffer of buffers) (buffer as ArrayBuffer & { transfer(length: number): ArrayBuffer }).transfer(0);
-}
-
-/** Before Node 22: transferred to a port that is closed, the memory is freed at once too. */
-function sendToNobody(): (buffers: ArrayBuffer[]) => void {
-  const { port1, port2 } = new MessageChannel();
-  port2.close();
-  port1.unref();
-  return (buffers) => port1.postMessage(null, buffers);
 }
 
 /** A UDP socket for numeric addresses: a name lookup, and the extra turn of the event loop that it costs, is left out. */

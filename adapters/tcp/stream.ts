@@ -3,10 +3,14 @@ import { VortexError } from "../../src/errors.ts";
 import type { ByteReader, ByteWriter } from "../../src/transport/transport.ts";
 import type { SocketByteStream } from "../dialled-peer.ts";
 import { nativeError } from "../native-error.ts";
+import { releaseMemory } from "../release-memory.ts";
 import type { ReadBuffer } from "./read-buffer.ts";
 
 /** Bytes that a socket without a {@link ReadBuffer} holds for its reader before it is paused. */
 export const READ_AHEAD: number = 512 * 1024;
+
+/** Bytes from which on it is worth freeing a chunk by hand. */
+const WORTH_FREEING = 16 * 1024;
 
 /** A reader that waits. */
 interface Waiting {
@@ -23,7 +27,9 @@ export class SocketStream implements SocketByteStream {
   readonly #socket: Socket;
   /** Where the socket reads to, and its bytes that nobody has taken yet; undefined for a socket that hands out memory of its own. */
   readonly #buffer: ReadBuffer | undefined;
-  #chunks: Uint8Array[] = [];
+  #chunks: Uint8Array<ArrayBuffer>[] = [];
+  /** Bytes of the first of them that the reader has. */
+  #taken = 0;
   #held = 0;
   /** The socket waits until its buffer is empty. */
   #paused = false;
@@ -38,7 +44,7 @@ export class SocketStream implements SocketByteStream {
   constructor(socket: Socket, buffer?: ReadBuffer) {
     this.#socket = socket;
     this.#buffer = buffer;
-    if (buffer === undefined) socket.on("data", (chunk: Uint8Array) => this.#onData(chunk));
+    if (buffer === undefined) socket.on("data", (chunk: Uint8Array<ArrayBuffer>) => this.#onData(chunk));
     else buffer.onBytes = () => this.#onBytes();
     socket.on("end", () => {
       // Bun tells of an end also when this side destroys the socket.
@@ -107,7 +113,7 @@ export class SocketStream implements SocketByteStream {
     return !this.#paused;
   }
 
-  #onData(chunk: Uint8Array): void {
+  #onData(chunk: Uint8Array<ArrayBuffer>): void {
     if (this.#cancelled) return;
     // Not a Buffer: users get plain bytes on every runtime.
     this.#chunks.push(new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.length));
@@ -144,21 +150,30 @@ export class SocketStream implements SocketByteStream {
       }
       return chunk;
     }
-    const chunk = this.#chunks.shift();
+    const [chunk] = this.#chunks;
     if (chunk === undefined) return undefined;
-    const length = Math.min(chunk.length, into?.length ?? chunk.length);
-    if (length < chunk.length) this.#chunks.unshift(chunk.subarray(length));
-    this.#held -= length;
+    const start = this.#taken;
+    const end = Math.min(chunk.length, start + (into?.length ?? chunk.length));
+    this.#taken = end;
+    this.#held -= end - start;
+    if (end === chunk.length) {
+      this.#chunks.shift();
+      this.#taken = 0;
+    }
     if (this.#held < READ_AHEAD && this.#socket.isPaused()) this.#socket.resume();
-    // Into the reader's memory although there is memory already: that is free again sooner.
-    into?.set(chunk.subarray(0, length));
-    return into?.subarray(0, length) ?? chunk;
+    const part = chunk.subarray(start, end);
+    if (into === undefined) return part;
+    // Into the reader's memory although there is memory already, which can be freed then.
+    into.set(part);
+    if (end === chunk.length) free(chunk);
+    return into.subarray(0, end - start);
   }
 
   #cancel(): void {
     if (this.#cancelled || (this.#readEnded && !this.#hasBytes)) return;
     this.#cancelled = true;
     this.#chunks = [];
+    this.#taken = 0;
     this.#held = 0;
     this.#buffer?.drop();
     this.#wakeReader();
@@ -198,4 +213,9 @@ export class SocketStream implements SocketByteStream {
     this.#wakeReader();
     this.#wakeWriter?.();
   }
+}
+
+/** Frees a chunk's memory, if it is the chunk's alone. */
+function free(chunk: Uint8Array<ArrayBuffer>): void {
+  if (chunk.length >= WORTH_FREEING && chunk.length === chunk.buffer.byteLength) releaseMemory([chunk.buffer]);
 }

@@ -84,7 +84,6 @@ quiche(
       const received = count(counted.calls, "recv");
       // Content in full datagrams, and at most half a datagram of everything else for each of them.
       assert.ok(sent < 1.5 * least + 50 * PIECES, `${sent} datagrams sent: ${Math.ceil(least)} hold the content`);
-      assert.ok(received <= sent, `${received} datagrams received of ${sent}`);
       let all = 0;
       for (const calls of counted.calls.values()) all += calls;
       const perDatagram = all / (sent + received);
