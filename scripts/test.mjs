@@ -8,6 +8,7 @@ import { closeSync, existsSync, mkdtempSync, openSync, readdirSync, readFileSync
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
+import { bundleForNode } from "./node-bundles.mjs";
 import { casesOf, complianceTables, countsOf, gapList } from "./test-report.mjs";
 
 const LEAST_COVERAGE = 90;
@@ -32,8 +33,7 @@ const runtimes = {
   node: (files, report) => [
     process.execPath,
     [
-      "--import",
-      "tsx",
+      "--enable-source-maps",
       "--test",
       // Of a whole file too; each test that waits has a deadline of its own.
       "--test-timeout=300000",
@@ -41,7 +41,7 @@ const runtimes = {
       "--test-reporter-destination=stdout",
       "--test-reporter=junit",
       `--test-reporter-destination=${report}`,
-      ...files,
+      ...files.map(bundles.bundleOf),
     ],
   ],
   deno: (files, report) => [
@@ -56,6 +56,9 @@ const files = (paths.length > 0 ? paths : ["test"]).flatMap(testFiles);
 const totals = { passed: 0, failed: 0, skipped: 0 };
 /** The cases of each runtime. */
 const runs = new Map();
+// Tests on other runtimes start programs on Node too.
+const bundles = await bundleForNode();
+process.env.VORTEX_PEER_NODE_RUNNER = bundles.runner;
 
 // Bun first and by itself, since it tells of most mistakes soonest. The others spend much of their time waiting for processes of
 // theirs, and run side by side.
@@ -79,6 +82,7 @@ const gaps = gapList(runs);
 if (gaps.length > 0) console.log(`\nskipped, and why:\n${gaps.join("\n")}`);
 if (chosen.includes("bun") && paths.length === 0 && !reportCoverage()) totals.failed++;
 rmSync(scratch, { recursive: true, force: true });
+bundles.remove();
 console.log(`\n${line(totals)}`);
 process.exitCode = totals.failed === 0 ? 0 : 1;
 

@@ -1,4 +1,4 @@
-// What the manifests have to agree on: package.json is npm's, deno.json is JSR's, and tsdown.config.ts says what is built.
+// What the manifests have to agree on: package.json is npm's, deno.json is JSR's, and tsdown.config.mjs says what is built.
 import { readdirSync, readFileSync } from "node:fs";
 import { builtinModules } from "node:module";
 import { join } from "node:path";
@@ -28,7 +28,7 @@ export async function disagreements(root: string): Promise<string[]> {
   const npm: NpmManifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
   const jsr: JsrManifest = JSON.parse(readFileSync(join(root, "deno.json"), "utf8"));
   const { default: build }: { default: { entry: Texts } } = await import(
-    pathToFileURL(join(root, "tsdown.config.ts")).href
+    pathToFileURL(join(root, "tsdown.config.mjs")).href
   );
   const cli = /version = "(.*?)"/.exec(readFileSync(join(root, "adapters/cli/version.ts"), "utf8"))?.[1];
   return [

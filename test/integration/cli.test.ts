@@ -331,7 +331,7 @@ function run(
   args: readonly string[],
   wrapper: readonly string[] = [],
 ): { readonly child: ChildProcess; readonly exit: Promise<Exit> } {
-  const [program = "", ...words] = [...wrapper, process.execPath, ...runtimeArgs(), main, ...args];
+  const [program = "", ...words] = [...wrapper, ...runner, main, ...args];
   const child = spawn(program, words, {
     cwd: root,
     stdio: ["ignore", "pipe", "pipe"],
@@ -498,13 +498,6 @@ function lineOf(child: ChildProcess): (number: number) => Promise<string> {
       });
     }
   };
-}
-
-/** What the runtime needs to run a TypeScript file. */
-function runtimeArgs(): string[] {
-  if ("Deno" in globalThis) return ["run", "--allow-all"];
-  if ("Bun" in globalThis) return [];
-  return ["--import", "tsx"];
 }
 
 async function until(condition: () => Promise<boolean>): Promise<void> {

@@ -13,7 +13,7 @@ const parts = [
   "package.json",
   "package-lock.json",
   "deno.json",
-  "tsdown.config.ts",
+  "tsdown.config.mjs",
   "tsconfig.json",
   "README.md",
   "LICENSE",
@@ -40,7 +40,7 @@ it(`a dry run and a release that fails leave everything as it was${gap}`, { skip
     assert.equal(release("minor", "--dry-run").status, 0);
     assert.equal(git("status", "--porcelain"), "");
     assert.notEqual(release("0.0.1", "--skip-check").status, 0);
-    writeFileSync(join(copy, "tsdown.config.ts"), "export default { entry: { none: 'none.ts' } };\n");
+    writeFileSync(join(copy, "tsdown.config.mjs"), "export default { entry: { none: 'none.ts' } };\n");
     assert.match(release("minor", "--skip-check").output, /working tree has changes/);
     git("commit", "--all", "--message=broken");
     assert.notEqual(release("minor", "--skip-check").status, 0);

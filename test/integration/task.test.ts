@@ -163,22 +163,32 @@ describe("a task over TCP, between processes", () => {
       const content = seededBytes(31, pieces * pieceLength - 77);
       const random = seededRandom(4711);
       const path = join(directory, "out");
-      const asked: number[] = [];
-      // The parents deliver so many pieces and then hold, so that each process is killed at a moment of the test's choice.
-      let budget = 0;
-      let waiting: (() => void)[] = [];
-      let onHeld: () => void = () => {};
-      const onAsk = async (number: number): Promise<void> => {
-        asked.push(number);
-        if (budget-- > 0) return;
-        onHeld();
-        await new Promise<void>((resolve) => waiting.push(resolve));
-      };
-      const servers = [
-        await startCounted(content, pieceLength, onAsk),
-        await startCounted(content, pieceLength, onAsk),
-      ];
-      try {
+      const verified = new Set<number>();
+      /** Fetches on from where the last process stopped. The parents deliver `budget` pieces and then hold. */
+      const fetch = async (
+        budget: number,
+        use: (program: Program, held: Promise<void>) => Promise<void>,
+      ): Promise<void> => {
+        const asked: number[] = [];
+        let release: () => void = () => {};
+        const released = new Promise<void>((resolve) => {
+          release = resolve;
+        });
+        let onHeld: () => void = () => {};
+        const held = new Promise<void>((resolve) => {
+          onHeld = resolve;
+        });
+        const onAsk = (number: number): Promise<void> | void => {
+          asked.push(number);
+          if (asked.length <= budget) return;
+          onHeld();
+          return released;
+        };
+        // Parents of its own for each process: a request of a killed one may come after its end, and is none of the next one's.
+        const servers = [
+          await startCounted(content, pieceLength, onAsk),
+          await startCounted(content, pieceLength, onAsk),
+        ];
         const options: TaskFetchOptions = {
           request: {
             taskId,
@@ -190,39 +200,29 @@ describe("a task over TCP, between processes", () => {
           },
           path,
         };
-        const start = (): Program =>
-          startProgram([...runner, `${root}test/support/task-fetch.ts`, JSON.stringify(options)]);
-        const verified = new Set<number>();
-        for (let round = 0; round < 20; round++) {
-          budget = 1 + Math.floor(random() * 12);
-          const held = new Promise<void>((resolve) => {
-            onHeld = resolve;
-          });
-          const before = asked.length;
-          const program = start();
+        try {
+          await use(startProgram([...runner, `${root}test/support/task-fetch.ts`, JSON.stringify(options)]), held);
+        } finally {
+          release();
+          await Promise.all(servers.map((server) => server.close()));
+        }
+        for (const number of asked) assert.ok(!verified.has(number), `piece ${number} was fetched again`);
+      };
+      for (let round = 0; round < 20; round++) {
+        await fetch(1 + Math.floor(random() * 12), async (program, held) => {
           await Promise.race([held, program.ended.then(({ err }) => assert.fail(`it ended by itself: ${err}`))]);
           program.kill();
           assert.equal((await program.ended).code, null);
-          for (const number of asked.slice(before))
-            assert.ok(!verified.has(number), `piece ${number} was fetched again`);
-          for (const number of journaled(path)) verified.add(number);
-          for (const resume of waiting) resume();
-          waiting = [];
-        }
-        assert.ok(verified.size > 20, `${verified.size} pieces were verified`);
-        budget = Number.POSITIVE_INFINITY;
-        const before = asked.length;
-        const program = start();
+        });
+        for (const number of journaled(path)) verified.add(number);
+      }
+      assert.ok(verified.size > 20, `${verified.size} pieces were verified`);
+      await fetch(Number.POSITIVE_INFINITY, async (program) => {
         const { code, err } = await program.ended;
         assert.equal(code, 0, err);
         assert.equal(await program.line(), `resumed ${verified.size}`);
-        for (const number of asked.slice(before)) assert.ok(!verified.has(number), `piece ${number} was fetched again`);
-        assertFile(path, content);
-      } finally {
-        budget = Number.POSITIVE_INFINITY;
-        for (const resume of waiting) resume();
-        await Promise.all(servers.map((server) => server.close()));
-      }
+      });
+      assertFile(path, content);
     }),
   );
 

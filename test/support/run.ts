@@ -13,8 +13,8 @@ export const root: string = fileURLToPath(new URL("../../", import.meta.url));
 
 const flags: Record<RuntimeName, readonly string[]> = {
   bun: [],
-  // Node 20 does not read TypeScript, so tsx translates it.
-  node: ["--import", "tsx"],
+  // Node 20 does not read TypeScript. `npm test` has bundled it all; by itself, a test has tsx translate it.
+  node: process.env.VORTEX_PEER_NODE_RUNNER ? [process.env.VORTEX_PEER_NODE_RUNNER] : ["--import", "tsx"],
   // QUIC is behind --unstable-net.
   deno: ["run", "--allow-all", "--unstable-net", "--no-check", "--config", `${root}deno.json`],
 };

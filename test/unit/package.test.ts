@@ -27,7 +27,7 @@ describe("the manifests", () => {
     ["a subpath that JSR lacks", "deno.json", '"./tcp"', '"./tcps"', /\.\/tcp: deno\.json has undefined/],
     ["a subpath that npm lacks", "package.json", '"./tcp": {', '"./tcps": {', /\.\/tcp is in deno\.json and not/],
     ["another source", "deno.json", "./adapters/tcp.ts", "./adapters/grpc.ts", /built of \.\/adapters\/tcp\.ts/],
-    ["an entry that is not built", "tsdown.config.ts", "tcp: ", "udp: ", /\.\/tcp: nothing builds/],
+    ["an entry that is not built", "tsdown.config.mjs", "tcp: ", "udp: ", /\.\/tcp: nothing builds/],
     ["an import that is no dependency", "package.json", '"crc-32"', '"crc-33"', /crc-32 is imported and no dependency/],
     ["a dependency's range", "package.json", '"valibot": "', '"valibot": "^', /valibot \^.*not an exact version/],
   ];
@@ -35,7 +35,7 @@ describe("the manifests", () => {
     it(`${what} is found`, async () => {
       const copy = mkdtempSync(join(tmpdir(), "vortex-peer-manifests-"));
       try {
-        for (const part of ["package.json", "deno.json", "tsdown.config.ts", "src", "adapters"])
+        for (const part of ["package.json", "deno.json", "tsdown.config.mjs", "src", "adapters"])
           cpSync(join(root, part), join(copy, part), { recursive: true });
         const text = readFileSync(join(copy, file), "utf8");
         assert.ok(text.includes(from));

@@ -1,7 +1,6 @@
-import type { UserConfig } from "tsdown";
-
-/** One entry for each subpath of package.json, which scripts/check-package.mjs compares with this list, and the command line. */
-const config: UserConfig = {
+// One entry for each subpath of package.json, which scripts/check-package.mjs compares with this list, and the command line.
+/** @type {import("tsdown").UserConfig} */
+const config = {
   entry: {
     core: "src/entry/core.ts",
     tasks: "src/entry/tasks.ts",
