@@ -39,7 +39,7 @@ export class DenoQuicDialler {
     }
     this.#options = {
       // Peers open no streams towards a client.
-      ...nativeSettings(settings, 0),
+      ...nativeSettings(settings, 0, false),
       keepAliveInterval: settings.keepAlive,
       ...(caCerts && { caCerts }),
       ...(pins && { serverCertificateHashes: pins.map((pin) => ({ algorithm: "sha-256", value: bytesOf(pin) })) }),

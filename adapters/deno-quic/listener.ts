@@ -4,6 +4,7 @@ import { type Address, formatAddress } from "../../src/transport/address.ts";
 import { AsyncQueue } from "../../src/transport/queue.ts";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
 import { type Connection, type Listener, StreamCode } from "../../src/transport/transport.ts";
+import { isLoopback } from "../local-address.ts";
 import { listenError, systemCode } from "../native-error.ts";
 import { fingerprintOf, requireIdentity } from "../tls.ts";
 import { DenoQuicConnection } from "./connection.ts";
@@ -138,7 +139,7 @@ class DenoQuicListener implements Listener {
     let native: NativeListener;
     try {
       native = this.#endpoint.listen({
-        ...nativeSettings(settings, maxStreams),
+        ...nativeSettings(settings, maxStreams, isLoopback(this.address.host)),
         ...identity,
         alpnProtocols: [...(settings.clients === "stock" ? STOCK_PROTOCOLS : VORTEX_PROTOCOLS)],
       });

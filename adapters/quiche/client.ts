@@ -6,6 +6,7 @@ import { type Address, formatAddress } from "../../src/transport/address.ts";
 import type { SessionCache } from "../../src/transport/session-cache.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import { type CloseInfo, type Connection, type DialOptions, StreamCode } from "../../src/transport/transport.ts";
+import { isSameHost } from "../local-address.ts";
 import { nativeError } from "../native-error.ts";
 import { alertOf } from "../quic-errors.ts";
 import { resolveHost } from "../resolve.ts";
@@ -15,7 +16,7 @@ import { type HostPort, QuicheConnection } from "./connection.ts";
 import { familyOf, SendRing, udpSocket } from "./datagrams.ts";
 import type { NativeConfig, NativeConnection, Quiche } from "./native.ts";
 import { payloadSizeFor, type QuicheSettings, windowThreshold } from "./options.ts";
-import { isSameHost, PathSize, SAFE_SIZE } from "./path-size.ts";
+import { PathSize, SAFE_SIZE } from "./path-size.ts";
 
 /** Datagrams turned away in a row, with nothing received between them, that mean that the peer is gone. */
 const REFUSALS = 3;
@@ -103,14 +104,15 @@ function startHandshake(
   earlyData: boolean,
 ): QuicheConnection {
   const { quiche, settings, tls, sessions } = context;
-  const payloadSize = payloadSizeFor(settings, peer.host);
+  const sameHost = isSameHost(peer.host);
+  const payloadSize = payloadSizeFor(settings, sameHost);
   const config = context.configFor(payloadSize, earlyData);
   const native = quiche.Connection.connect(serverNameOf(tls, remote.host), randomBytes(ID_LENGTH), local, peer, config);
   const connection = new QuicheConnection(native, remote, peer, false, {
     quiche,
     clock: systemClock,
     ring: new SendRing(socket, Math.max(payloadSize, SAFE_SIZE)),
-    pathSize: new PathSize(payloadSize, isSameHost(peer.host)),
+    pathSize: new PathSize(payloadSize, sameHost),
     local,
     connected: true,
     lingers: false,

@@ -6,6 +6,7 @@ import { type Address, formatAddress } from "../../src/transport/address.ts";
 import { AsyncQueue } from "../../src/transport/queue.ts";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
 import type { Connection, Listener } from "../../src/transport/transport.ts";
+import { isSameHost } from "../local-address.ts";
 import { listenError } from "../native-error.ts";
 import { CONNECTION_REFUSED } from "../quic-errors.ts";
 import { fingerprintOf } from "../tls.ts";
@@ -13,7 +14,7 @@ import { type ConnectionHost, type HostPort, QuicheConnection } from "./connecti
 import { familyOf, SendRing, udpSocket } from "./datagrams.ts";
 import type { NativeConfig, Quiche } from "./native.ts";
 import { payloadSizeFor, type QuicheSettings, windowThreshold } from "./options.ts";
-import { isSameHost, PathSize, SAFE_SIZE, SAME_HOST_SIZE } from "./path-size.ts";
+import { PathSize, SAFE_SIZE, SAME_HOST_SIZE } from "./path-size.ts";
 import { RetryTokens } from "./retry-token.ts";
 
 /** Bytes of a connection id that this side gives out. */
@@ -199,9 +200,10 @@ class QuicheListener implements Listener {
     if (this.#halfOpen >= MAX_HALF_OPEN) return;
     const { quiche, settings } = this.#context;
     const peer = { host, port };
-    const payloadSize = payloadSizeFor(settings, host);
+    const sameHost = isSameHost(host);
+    const payloadSize = payloadSizeFor(settings, sameHost);
     const native = quiche.Connection.accept(id, originalId, this.#local, peer, this.#configFor(payloadSize));
-    const pathSize = new PathSize(payloadSize, isSameHost(host));
+    const pathSize = new PathSize(payloadSize, sameHost);
     const connection = new QuicheConnection(native, peer, peer, true, this.#hostOf(pathSize));
     const index = indexOf(id, 0);
     const accepted: Accepted = {

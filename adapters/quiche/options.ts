@@ -80,8 +80,8 @@ export function quicheSettings(options: QuicheOptions = {}): QuicheSettings {
 }
 
 /** The greatest UDP payload to try towards a peer, see {@link QuicheOptions.udpPayloadSize}. */
-export function payloadSizeFor(settings: QuicheSettings, host: string): number {
-  return settings.udpPayloadSize === "auto" ? automaticSize(host) : settings.udpPayloadSize;
+export function payloadSizeFor(settings: QuicheSettings, sameHost: boolean): number {
+  return settings.udpPayloadSize === "auto" ? automaticSize(sameHost) : settings.udpPayloadSize;
 }
 
 /** Bytes read after which a peer is told of the room at once: well before it has used up what it knows of. */

@@ -1,5 +1,3 @@
-import { networkInterfaces } from "node:os";
-
 /** A UDP payload that almost every path carries; QUIC's floor is 1,200 (RFC 9000, section 14). */
 export const SAFE_SIZE = 1350;
 /** What an Ethernet frame of 1,500 bytes has room for, behind the headers of IPv6 and UDP. */
@@ -78,14 +76,7 @@ export class PathSize {
   }
 }
 
-/** The largest datagram to try towards `host`, for the setting `auto`. */
-export function automaticSize(host: string): number {
-  return isSameHost(host) ? SAME_HOST_SIZE : ETHERNET_SIZE;
-}
-
-/** Whether `host` is an address of this machine, so that datagrams do not leave it. */
-export function isSameHost(host: string): boolean {
-  const plain = host.replace(/^::ffff:/, "").replace(/%.*$/, "");
-  if (plain.startsWith("127.") || plain === "::1") return true;
-  return Object.values(networkInterfaces()).some((addresses) => addresses?.some(({ address }) => address === plain));
+/** The largest datagram to try, for the setting `auto`. */
+export function automaticSize(sameHost: boolean): number {
+  return sameHost ? SAME_HOST_SIZE : ETHERNET_SIZE;
 }

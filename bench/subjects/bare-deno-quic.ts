@@ -1,6 +1,7 @@
 /** Deno's QUIC without this library: a stream for each request, nothing verified but the certificate. */
 import { denoQuic, type NativeConn, type NativeStream } from "../../adapters/deno-quic/native.ts";
 import { denoQuicSettings, nativeSettings } from "../../adapters/deno-quic/options.ts";
+import { isLoopback } from "../../adapters/local-address.ts";
 import { selfSigned } from "../../adapters/tls.ts";
 import { DEFAULT_MAX_STREAMS } from "../../src/transport/transport.ts";
 import {
@@ -22,7 +23,7 @@ export const bareDenoQuic: Subject = {
       cert,
       key,
       alpnProtocols: [ALPN],
-      ...nativeSettings(settings, DEFAULT_MAX_STREAMS),
+      ...nativeSettings(settings, DEFAULT_MAX_STREAMS, isLoopback(host)),
     });
     const accept = async (): Promise<void> => {
       for (;;) {
@@ -51,7 +52,7 @@ export const bareDenoQuic: Subject = {
       endpoint,
       zeroRtt: false,
       keepAliveInterval: settings.keepAlive,
-      ...nativeSettings(settings, 0),
+      ...nativeSettings(settings, 0, false),
     });
     return {
       async fetch(piece, onFirstByte) {

@@ -4,6 +4,7 @@
  */
 import { randomBytes } from "node:crypto";
 import type { Socket } from "node:dgram";
+import { isSameHost } from "../../adapters/local-address.ts";
 import { udpSocket } from "../../adapters/quiche/datagrams.ts";
 import { loadQuiche, type NativeConfig, type NativeConnection, type Quiche } from "../../adapters/quiche/native.ts";
 import { applySettings, payloadSizeFor, type QuicheSettings, quicheSettings } from "../../adapters/quiche/options.ts";
@@ -27,7 +28,7 @@ export const bareQuiche: Subject = {
     socket.on("message", (datagram: Uint8Array, from) => {
       let loop = loops.get(from.port);
       if (loop === undefined) {
-        const payload = payloadSizeFor(settings, from.address);
+        const payload = payloadSizeFor(settings, isSameHost(from.address));
         const config = configs.get(payload) ?? serverConfig(quiche, identity, undefined);
         if (!configs.has(payload)) applySettings(config, settings, DEFAULT_MAX_STREAMS, payload);
         configs.set(payload, config);
@@ -229,7 +230,7 @@ interface DialledLoop {
 }
 
 function dialled(quiche: Quiche, socket: Socket, peer: HostPort): DialledLoop {
-  const payload = payloadSizeFor(settings, peer.host);
+  const payload = payloadSizeFor(settings, isSameHost(peer.host));
   const config = clientConfig(quiche, { verify: false });
   applySettings(config, settings, 0, payload);
   const bound = socket.address();

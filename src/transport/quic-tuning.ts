@@ -4,7 +4,7 @@
  *
  * | | effect | default | heeded by |
  * | --- | --- | --- | --- |
- * | `congestionControl` | what a loss means to a sender | `bbr`; `node:quic`: CUBIC below 1.5 ms | all |
+ * | `congestionControl` | what a loss means to a sender | `bbr`; CUBIC with `node:quic` below 1.5 ms, with Deno's on loopback | all |
  * | `udpPayloadSize` | cost, which is by packet | 16,000 on one host, 1,452 elsewhere, probed | quiche |
  * | `streamWindow`, `connectionWindow` | bytes under way over a long round trip, memory of a slow reader | 16, 24 MiB | quiche, `node:quic` |
  * | `socketBuffer` | bursts that the kernel holds | 4 MiB | quiche, `node:quic` |
@@ -14,7 +14,8 @@
 export interface QuicTuning {
   /**
    * Congestion control. `bbr` keeps a link with losses busy: over 50 ms and 1 % loss it moves twenty times what `cubic` does, for
-   * some 15 % less on loopback. Default: `bbr`, and with `node:quic` CUBIC where a round trip takes less than 1.5 ms.
+   * some 15 % less on loopback. Default: `bbr`, but CUBIC with `node:quic` where a round trip takes less than 1.5 ms, and with Deno's
+   * QUIC for a server that listens on loopback.
    */
   readonly congestionControl?: "bbr" | "cubic";
   /**
