@@ -54,7 +54,7 @@ export class DenoQuicStream implements ByteStream {
     this.reader = { read: (into) => this.#read(into), cancel: () => this.#cancel() };
     this.writer = {
       write: (chunk) => this.#write(chunk),
-      end: () => this.#endWriting(),
+      end: (last) => this.#endWriting(last),
       abort: () => this.#abort(),
     };
   }
@@ -170,7 +170,8 @@ export class DenoQuicStream implements ByteStream {
     });
   }
 
-  async #endWriting(): Promise<void> {
+  async #endWriting(last: Uint8Array | undefined): Promise<void> {
+    if (last !== undefined) await this.#write(last);
     if (this.#writeEnd === "ended") return;
     if (this.#writeEnd !== "open") throw this.#writeEnd;
     this.#writeEnd = "ended";

@@ -48,7 +48,7 @@ export class NodeQuicStream implements ByteStream {
     this.reader = { read: () => this.#read(), cancel: (code = StreamCode.Cancelled) => this.#cancel(code) };
     this.writer = {
       write: (chunk) => this.#write(chunk),
-      end: () => this.#endWriting(),
+      end: (last) => this.#endWriting(last),
       abort: (code = StreamCode.Cancelled) => this.#abort(code),
     };
     void this.#receive();
@@ -240,7 +240,8 @@ export class NodeQuicStream implements ByteStream {
     this.#failWriting(await this.#connection.verdict("the peer stopped reading", 0, this.#early));
   }
 
-  async #endWriting(): Promise<void> {
+  async #endWriting(last: Uint8Array | undefined): Promise<void> {
+    if (last !== undefined) await this.#write(last);
     if (this.#writeEnd === "ended") return;
     if (this.#writeEnd !== "open") throw this.#writeEnd;
     if (this.#native.writer.endSync() < 0) {

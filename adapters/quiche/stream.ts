@@ -57,7 +57,7 @@ export class QuicheStream implements ByteStream {
     this.reader = { read: (into) => this.#read(into), cancel: (code = StreamCode.Cancelled) => this.#cancel(code) };
     this.writer = {
       write: (chunk) => this.#write(chunk),
-      end: () => this.#endWriting(),
+      end: (last) => this.#endWriting(last),
       abort: (code = StreamCode.Cancelled) => this.#abort(code),
     };
   }
@@ -202,23 +202,20 @@ export class QuicheStream implements ByteStream {
     if (this.writeEnded) throw new VortexError("Closed", "the stream was ended on this side");
     if (this.#writeEnd instanceof VortexError) throw this.#writeEnd;
     if (chunk.length === 0) return;
-    this.#hold();
     this.#pending.push(chunk);
     this.#pendingLength += chunk.length;
-    this.#connection.setWriting(this.id, true);
-    if (this.#pendingLength <= WRITE_AHEAD) return;
-    await new Promise<void>((resolve, reject) => {
-      this.#writing = { resolve, reject };
-    });
+    await this.#handOver();
   }
 
-  async #endWriting(): Promise<void> {
-    if (this.writeEnded) return;
+  async #endWriting(last: Uint8Array = NO_BYTES): Promise<void> {
+    if (this.writeEnded && last.length === 0) return;
+    if (this.writeEnded) throw new VortexError("Closed", "the stream was ended on this side");
     if (this.#writeEnd instanceof VortexError) throw this.#writeEnd;
     this.#writeEnd = "ending";
+    if (last.length > 0) this.#pending.push(last);
+    this.#pendingLength += last.length;
     if (this.#pendingLength > 0) {
-      this.#hold();
-      this.#connection.setWriting(this.id, true);
+      await this.#handOver();
     } else if (this.#released) {
       // The last byte is under way, and the end has to wait until it has arrived; a few round trips are enough.
       const rtt = this.#connection.native.pathStats()[0]?.rtt ?? 0;
@@ -226,6 +223,16 @@ export class QuicheStream implements ByteStream {
     } else {
       this.#sendEnd();
     }
+  }
+
+  /** Has quiche take what is pending, and waits for that when it is much. */
+  async #handOver(): Promise<void> {
+    this.#hold();
+    this.#connection.setWriting(this.id, true);
+    if (this.#pendingLength <= WRITE_AHEAD) return;
+    await new Promise<void>((resolve, reject) => {
+      this.#writing = { resolve, reject };
+    });
   }
 
   /** Sends the end by itself. */

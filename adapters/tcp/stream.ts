@@ -63,7 +63,7 @@ export class SocketStream implements SocketByteStream {
     this.reader = { read: (into) => this.#read(into), cancel: () => this.#cancel() };
     this.writer = {
       write: (chunk) => this.#write(chunk),
-      end: () => this.#endWriting(),
+      end: (last) => this.#endWriting(last),
       abort: () => this.#abortWriting(),
     };
   }
@@ -195,7 +195,8 @@ export class SocketStream implements SocketByteStream {
     if (this.#failure !== undefined) throw this.#failure;
   }
 
-  async #endWriting(): Promise<void> {
+  async #endWriting(last: Uint8Array | undefined): Promise<void> {
+    if (last !== undefined) await this.#write(last);
     if (this.#writeEnded) return;
     if (this.#failure !== undefined) throw this.#failure;
     this.#writeEnded = true;

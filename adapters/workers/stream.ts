@@ -47,7 +47,7 @@ export class SocketStream implements SocketByteStream {
     this.reader = { read: () => this.#read(), cancel: () => this.#cancel() };
     this.writer = {
       write: (chunk) => this.#write(chunk),
-      end: () => this.#endWriting(),
+      end: (last) => this.#endWriting(last),
       abort: () => this.#abortWriting(),
     };
   }
@@ -142,7 +142,8 @@ export class SocketStream implements SocketByteStream {
     });
   }
 
-  async #endWriting(): Promise<void> {
+  async #endWriting(last: Uint8Array | undefined): Promise<void> {
+    if (last !== undefined) await this.#write(last);
     if (this.#writeEnded) return;
     if (this.#failure !== undefined) throw this.#failure;
     this.#writeEnded = true;

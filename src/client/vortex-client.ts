@@ -82,7 +82,7 @@ export class VortexClient implements PieceClient {
     scope.onFailure(() => abandonStream(stream, scope.failure));
     try {
       if (scope.failure !== undefined) throw scope.failure;
-      await scope.waitFor(stream.writer.write(packet).then(() => stream.writer.end()));
+      await scope.waitFor(stream.writer.end(packet));
       const decoder = new PacketDecoder({ metadata: this.#settings.maxMetadataLength });
       const answer = await readPacket(stream.reader, decoder, scope, this.#takeMemory());
       const metadata = expectContent(answer, kind, request.addr);

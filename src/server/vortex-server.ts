@@ -168,14 +168,20 @@ export class VortexServer {
       await this.#refuse(stream, request.id, RemoteErrorCode.NotFound, missing.message, requestEnded);
       return { error: missing };
     }
-    const write = (chunk: Uint8Array): Promise<void> =>
-      within(runtime.clock, stallTimeout, stream.writer.write(chunk), "Stalled", "waiting for the peer to read");
-    await write(encodePacket({ type: "piece-content", id: request.id, kind: request.kind, metadata: piece.metadata }));
+    const { metadata } = piece;
+    let left = Number(metadata.length);
+    const write = (chunk: Uint8Array, last: boolean): Promise<void> => {
+      const writing = last ? stream.writer.end(chunk) : stream.writer.write(chunk);
+      return within(runtime.clock, stallTimeout, writing, "Stalled", "waiting for the peer to read");
+    };
+    const header = encodePacket({ type: "piece-content", id: request.id, kind: request.kind, metadata });
+    await write(header, left === 0);
     for await (const chunk of piece.read()) {
       for (const portion of limiter?.portions(chunk) ?? [chunk]) {
         await limiter?.take(portion.length, signal);
         if (signal.aborted) throw signal.reason;
-        await write(portion);
+        left -= portion.length;
+        await write(portion, left === 0);
       }
     }
     await stream.writer.end();
@@ -193,8 +199,7 @@ export class VortexServer {
   ): Promise<void> {
     const { runtime, stallTimeout } = this.#settings;
     const answer = encodePacket({ type: "error", id, code, message });
-    const sent = stream.writer.write(answer).then(() => stream.writer.end());
-    await within(runtime.clock, stallTimeout, sent, "Stalled", "waiting for the peer to read");
+    await within(runtime.clock, stallTimeout, stream.writer.end(answer), "Stalled", "waiting for the peer to read");
     // Giving up what is left of the request would, over TCP, take the answer with it.
     await within(runtime.clock, stallTimeout, requestEnded, "Stalled", "waiting for the end of the request");
   }

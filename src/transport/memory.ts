@@ -237,7 +237,7 @@ class MemoryStream implements ByteStream {
     this.reader = { read: () => input.read(), cancel: (code = StreamCode.Cancelled) => input.cancel(code) };
     this.writer = {
       write: (chunk) => output.write(chunk),
-      end: () => output.end(),
+      end: (last) => output.end(last),
       abort: (code = StreamCode.Cancelled) => output.abort(code),
     };
   }
@@ -302,7 +302,8 @@ class MemoryPipe {
     if (this.#writeError !== undefined) throw this.#writeError;
   }
 
-  async end(): Promise<void> {
+  async end(last?: Uint8Array): Promise<void> {
+    if (last !== undefined) await this.write(last);
     if (this.ended) return;
     if (this.#writeError !== undefined) throw this.#writeError;
     this.ended = true;

@@ -56,8 +56,11 @@ export interface ByteWriter {
    * after `end()` or `abort()`.
    */
   write(chunk: Uint8Array): Promise<void>;
-  /** Half-close, after all that was written. Resolves when the transport has taken it over. Idempotent. */
-  end(): Promise<void>;
+  /**
+   * Half-close, after all that was written and `last`, which may save a packet against a write and an end. Resolves when the
+   * transport has taken it over, and rejects as `write` does. Without `last` idempotent.
+   */
+  end(last?: Uint8Array): Promise<void>;
   /** Gives up writing: what is still under way may be lost, and the other side's reads fail. Idempotent. */
   abort(code?: number): void;
 }

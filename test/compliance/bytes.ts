@@ -91,6 +91,20 @@ export function bytesCompliance({ name, it, fixture, withPeers }: Suite): void {
       });
     });
 
+    for (const length of [1, 4000, 3_000_000]) {
+      it(`the end takes the last ${length} bytes along`, async () => {
+        await withPeers(async ({ open }) => {
+          const [near, far] = await open();
+          const last = seededBytes(5, length);
+          const receiving = readAll(far);
+          await near.writer.write(text("first"));
+          await near.writer.end(last);
+          assert.deepEqual(await receiving, joined([text("first"), last]));
+          await assert.rejects(near.writer.end(last), { code: "Closed" });
+        });
+      });
+    }
+
     it("the accepting side may end first, and still receives", async () => {
       await withPeers(async ({ open }) => {
         const [near, far] = await open();

@@ -142,8 +142,8 @@ class Session {
       write: async (chunk) => {
         await this.#call((id) => ({ do: "write", id, stream }), chunk);
       },
-      end: async () => {
-        await this.#call((id) => ({ do: "end", id, stream }));
+      end: async (last) => {
+        await this.#call((id) => ({ do: "end", id, stream }), last);
       },
       abort: (code) => this.#send({ do: "reset", stream, ...(code !== undefined && { code }) }),
     };

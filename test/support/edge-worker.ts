@@ -148,7 +148,7 @@ class Loan {
         this.#answer(call.id, () => this.#stream(call.stream).writer.write(payload));
         break;
       case "end":
-        this.#answer(call.id, () => this.#stream(call.stream).writer.end());
+        this.#answer(call.id, () => this.#stream(call.stream).writer.end(payload.length > 0 ? payload : undefined));
         break;
       case "close":
         this.#answer(call.id, () => this.#dialled().close(call.grace === undefined ? {} : { grace: call.grace }));
