@@ -102,6 +102,20 @@ export function beginOperation(telemetry: Telemetry | undefined, start: Operatio
   };
 }
 
+/** The steps of an iteration, each within an operation, so that what the first begins belongs to it. */
+export function eachWithin<T>(operation: Operation | undefined, source: AsyncIterable<T>): AsyncIterable<T> {
+  if (operation === undefined) return source;
+  return {
+    [Symbol.asyncIterator]() {
+      const steps = source[Symbol.asyncIterator]();
+      return {
+        next: () => operation.run(() => steps.next()),
+        return: async () => (await steps.return?.()) ?? { done: true, value: undefined },
+      };
+    },
+  };
+}
+
 function quietly<T>(tell: () => T): T | undefined {
   try {
     return tell();

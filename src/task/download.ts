@@ -100,6 +100,10 @@ export class Download implements TaskDownload {
         { ...parent },
       ]),
     );
+    const own = options.rateLimit === undefined ? undefined : new RateLimiter(options.rateLimit, clock);
+    this.#limiters = [own, shared.limiter].filter((limiter) => limiter !== undefined);
+    // Nothing throws from here on: what has begun has its end.
+    this.#operation = beginOperation(settings.telemetry, { name: "download_task", role: "client", taskId, kind });
     this.#discovery = new ParentDiscovery({
       request,
       source,
@@ -107,14 +111,12 @@ export class Download implements TaskDownload {
       clock,
       random: () => this.#random(),
       signal: this.#ending.signal,
+      operation: this.#operation,
       onChange: () => this.#wake(),
       onUseless: (parent) => this.#leaveOut(parent),
     });
-    const own = options.rateLimit === undefined ? undefined : new RateLimiter(options.rateLimit, clock);
-    this.#limiters = [own, shared.limiter].filter((limiter) => limiter !== undefined);
     this.#tally = new Tally(clock.now());
     this.store = new TaskStore(taskId);
-    this.#operation = beginOperation(settings.telemetry, { name: "download_task", role: "client", taskId, kind });
     this.done = this.#run(layout, given);
     this.done.then(
       ({ bytes }) => this.#operation?.end({ bytes }),

@@ -1,6 +1,7 @@
 import { type Digest, parseDigest } from "../digest/digest.ts";
 import { VortexError, withAddress } from "../errors.ts";
 import type { Clock } from "../runtime.ts";
+import { eachWithin, type Operation } from "../telemetry.ts";
 import type { PeerAddress } from "../transport/peer-address.ts";
 import type { TaskOutline } from "./discovery.ts";
 import { TaskLayout } from "./layout.ts";
@@ -35,6 +36,8 @@ export interface DiscoveryContext {
   readonly random: () => number;
   /** Ends all questions. */
   readonly signal: AbortSignal;
+  /** What the questions belong to, for whoever watches. */
+  readonly operation: Operation | undefined;
   /** Told when pieces may have come within reach. */
   readonly onChange: () => void;
   /** Told of a parent that is of no use: it has another task, say. */
@@ -54,14 +57,16 @@ export class ParentDiscovery {
 
   /** The layout as the first parent tells it. Those who tell another one have another content. */
   async ask(): Promise<ToldTask> {
-    const { request, source, parents, signal } = this.#context;
+    const { request, source, parents, signal, operation } = this.#context;
     const { taskId, hostId, kind = "standard", range } = request;
     const { directory } = source;
     if (directory === undefined) throw new VortexError("Internal", "a download without a layout or a directory");
     const answers = parents.map(async (parent) => {
       if (parent.apiAddr === undefined) throw new VortexError("Internal", "a parent without an address to ask");
       try {
-        const outline = await directory.stat(parent.apiAddr, taskId, { signal, hostId, kind });
+        const { apiAddr } = parent;
+        const stat = (): Promise<TaskOutline> => directory.stat(apiAddr, taskId, { signal, hostId, kind });
+        const outline = await (operation === undefined ? stat() : operation.run(stat));
         const layout = TaskLayout.announced({ taskId, kind, range }, outline);
         return { outline, layout, digest: outline.digest === undefined ? undefined : parseDigest(outline.digest) };
       } catch (error) {
@@ -124,12 +129,13 @@ export class ParentDiscovery {
   }
 
   async #listen(layout: TaskLayout, parent: Parent, routes: readonly RouteState[], onPiece: () => void): Promise<void> {
-    const { request, source, signal, onChange } = this.#context;
+    const { request, source, signal, operation, onChange } = this.#context;
     const { taskId, hostId, kind = "standard" } = request;
     const { directory } = source;
     if (directory === undefined || parent.apiAddr === undefined) return;
     const numbers = Array.from({ length: layout.wantedCount }, (_, index) => layout.first + index);
-    for await (const location of directory.sync(parent.apiAddr, taskId, { signal, hostId, kind, numbers })) {
+    const locations = directory.sync(parent.apiAddr, taskId, { signal, hostId, kind, numbers });
+    for await (const location of eachWithin(operation, locations)) {
       if (layout.part(location.number) === undefined) continue;
       requirePlace(location, layout);
       const addr = source.speaksApi ? parent.apiAddr : source.addressOf(location, parent.apiAddr);

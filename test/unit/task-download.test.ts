@@ -10,7 +10,7 @@ import { memorySink } from "../../src/task/memory-sink.ts";
 import type { SinkSession, TaskSink } from "../../src/task/sink.ts";
 import type { TaskSettings } from "../../src/task/source.ts";
 import type { TaskDownload, TaskEvent, TaskOptions, TaskRequest } from "../../src/task/task.ts";
-import type { Telemetry } from "../../src/telemetry.ts";
+import type { Operation, Telemetry } from "../../src/telemetry.ts";
 import { assertRejects, assertThrows, rejectionOf } from "../support/failures.ts";
 import { type FakeClock, fakeRuntime, settle } from "../support/fake-clock.ts";
 import { joined, seededBytes } from "../support/random.ts";
@@ -434,6 +434,52 @@ describe("races", () => {
     await runtime.clock.advanceUntil(download.done, 100_000);
     assertBytes(to.bytes, small);
   });
+
+  it("two that have all bytes while the sink still takes them: the piece is committed and counted once", async () => {
+    let entered = (): void => {};
+    let leave = (): void => {};
+    let goOn = (): void => {};
+    const inside = new Promise<void>((resolve) => {
+      entered = resolve;
+    });
+    const gate = new Promise<void>((resolve) => {
+      leave = resolve;
+    });
+    const resumed = new Promise<void>((resolve) => {
+      goOn = resolve;
+    });
+    const late: Behaviour = async function* ({ bytes }) {
+      yield bytes.subarray(0, 500);
+      await resumed;
+      yield bytes.subarray(500);
+    };
+    const small = content.subarray(0, 1000);
+    const runtime = fakeRuntime();
+    // What comes is gathered, and goes to the sink at the end of the piece.
+    const parents = new FakeParents(small, PIECE, { "a:1": late, "b:1": honest(100) }, { places: true });
+    const { fetcher, request } = fetcherOf(parents, ["a:1", "b:1"], taskSettings({}, runtime));
+    const to = new NotingSink();
+    to.onWrite = async () => {
+      entered();
+      await gate;
+    };
+    let counted = 0;
+    const download = fetcher.downloadTask(request, { to, onEvent: ({ type }) => void (type === "piece" && counted++) });
+    // The first stalls, and the second is in the sink with the whole piece.
+    await runtime.clock.advanceUntil(inside, 100_000);
+    assert.deepEqual(parents.numbers("b:1"), [0]);
+    goOn();
+    await settle();
+    leave();
+    await runtime.clock.advanceUntil(download.done, 100_000);
+    assertBytes(to.bytes, small);
+    assert.deepEqual(
+      to.calls.filter((call) => call.startsWith("commit")),
+      ["commit 0"],
+    );
+    assert.equal(to.calls.at(-1), "finish");
+    assert.equal(counted, 1);
+  });
 });
 
 describe("limits", () => {
@@ -767,14 +813,17 @@ class FakeDirectory implements TaskDirectory {
   readonly stats = new Map<string, TaskOutline | VortexError>();
   readonly pieces = new Map<string, AsyncIterable<PieceLocation> | VortexError>();
   readonly synced: string[] = [];
+  onAsked: (what: "stat" | "sync") => void = () => {};
 
   async stat(addr: string): Promise<TaskOutline> {
+    this.onAsked("stat");
     const told = this.stats.get(addr) ?? new VortexError("NotFound", "no such task");
     if (told instanceof VortexError) throw told;
     return told;
   }
 
   async *sync(addr: string): AsyncIterable<PieceLocation> {
+    this.onAsked("sync");
     this.synced.push(addr);
     const told = this.pieces.get(addr);
     if (told instanceof VortexError) throw told;
@@ -797,9 +846,12 @@ describe("parents that are asked", () => {
 
   const all = Array.from({ length: 21 }, (_, number) => number);
 
-  function asking(behaviours: Readonly<Record<string, Behaviour>>): Bench & { directory: FakeDirectory } {
+  function asking(
+    behaviours: Readonly<Record<string, Behaviour>>,
+    settings: Partial<TaskSettings> = {},
+  ): Bench & { directory: FakeDirectory } {
     const directory = new FakeDirectory();
-    const made = bench(behaviours, { directory });
+    const made = bench(behaviours, { directory, settings });
     const { taskId: id, hostId, parents } = made.request;
     return { ...made, directory, request: { taskId: id, hostId, parents } };
   }
@@ -814,6 +866,34 @@ describe("parents that are asked", () => {
     assertBytes(to.bytes(), content);
     assert.ok(parents.numbers("a:1").every((number) => number % 3 === 0));
     assert.ok(parents.numbers("b:1").every((number) => number % 3 !== 0));
+  });
+
+  it("what parents are asked belongs to the operation of the task", async () => {
+    let inside = false;
+    const operation: Operation = {
+      end: () => {},
+      run(work) {
+        inside = true;
+        try {
+          return work();
+        } finally {
+          inside = false;
+        }
+      },
+    };
+    const { fetcher, request, settled, directory } = asking(
+      { "a:1": honest() },
+      { telemetry: { begin: () => operation } },
+    );
+    directory.stats.set("a:4000", outline);
+    directory.pieces.set("a:4000", announcing(all));
+    const asked: [what: string, inside: boolean][] = [];
+    directory.onAsked = (what) => asked.push([what, inside]);
+    await settled(fetcher.downloadTask(request, { to: memorySink() }).done);
+    assert.deepEqual(asked, [
+      ["stat", true],
+      ["sync", true],
+    ]);
   });
 
   it("pieces are fetched where the parent announces them, when the caller gives no address for them", async () => {
