@@ -1,14 +1,14 @@
 // Packs what is built, installs the tarball into an empty project, and there imports it by its names and fetches a piece over
 // each protocol: on Node 20, 22, 24 and 26, Bun, Deno and workerd. Once more without the optional packages, where everything
-// but quiche has to work. Ends with a table.
+// but quiche has to work, and by a bundler that no export condition fits, where the core is what there is. Ends with a table.
 //
 //     npm run test:package
 //     npm run test:package -- --quick     the Node that runs this, instead of four of them
 import { spawn } from "node:child_process";
-import { copyFileSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import { Miniflare } from "miniflare";
 import { rolldown } from "rolldown";
 import { install, pack } from "./package/project.mjs";
@@ -18,6 +18,8 @@ const NODES = ["20.20.2", "22.23.3", "24.21.0", "26.10.0"];
 /** The longest that one runtime may take: an end of what hangs, not a measure. */
 const DEADLINE = 180_000;
 const COLUMNS = ["import", "tcp", "quic", "grpc"];
+const taskId = "ab".repeat(32);
+const content = Uint8Array.from({ length: 300_000 }, (_, index) => (index * 31) % 251);
 const root = fileURLToPath(new URL("..", import.meta.url));
 const bin = (name) => join(root, "node_modules", ".bin", name);
 const { exports } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
@@ -37,6 +39,8 @@ try {
   await row("Bun", () => consumer(whole, bin("bun")));
   await row("Deno", () => consumer(whole, bin("deno"), "run", "--allow-all", "--unstable-net"));
   await row("workerd", () => edge(whole), { quic: "-", grpc: "-" });
+  const none = "Unavailable";
+  await row("no condition fits: the core", () => bare(whole), { tcp: none, quic: none, grpc: none });
   const [[name, program]] = nodes;
   await row(`${name}, no optional packages`, () => consumer(lean, program), { quic: "Unavailable" });
   await row("Bun, no optional packages", () => consumer(lean, bin("bun")));
@@ -52,7 +56,7 @@ process.exitCode = wrong === 0 ? 0 : 1;
 function project(name, packages, ...options) {
   const folder = join(scratch, name);
   install(folder, packages, ...options);
-  for (const file of ["consumer.mjs", "edge-consumer.mjs"])
+  for (const file of ["consumer.mjs", "default-consumer.mjs", "edge-consumer.mjs"])
     copyFileSync(new URL(`package/${file}`, import.meta.url), join(folder, file));
   return folder;
 }
@@ -92,28 +96,19 @@ async function consumer(folder, program, ...args) {
 
 /** A worker that is bundled from the project, by the package's condition for workerd, fetches from a server of this process. */
 async function edge(folder) {
-  const bundle = await rolldown({
-    input: join(folder, "edge-consumer.mjs"),
-    platform: "neutral",
-    resolve: { conditionNames: ["workerd", "import"], mainFields: ["module", "main"] },
-    external: /^cloudflare:/,
-  });
-  const { output } = await bundle.generate({ format: "esm", codeSplitting: false });
-  await bundle.close();
+  const { code, imports } = await bundled(join(folder, "edge-consumer.mjs"), "workerd");
   const columns = {
-    import: output[0].imports.every((name) => name.startsWith("cloudflare:")) ? "ok" : "needs modules",
+    import: imports.every((name) => name.startsWith("cloudflare:")) ? "ok" : "needs modules",
     quic: "-",
     grpc: "-",
   };
   const { MemoryPieceStore, startServer } = await import(new URL("../dist/node.js", import.meta.url).href);
-  const content = Uint8Array.from({ length: 300_000 }, (_, index) => (index * 31) % 251);
-  const taskId = "ab".repeat(32);
   const store = new MemoryPieceStore();
   store.putTask(taskId, content);
   const server = await startServer({ store, host: "127.0.0.1", tcp: { port: 0 } });
   // No compatibility flag, so none of Node's modules; `cf: false`, lest it asks Cloudflare for a sample of `request.cf`.
   const worker = new Miniflare({
-    modules: [{ type: "ESModule", path: "worker.js", contents: output[0].code }],
+    modules: [{ type: "ESModule", path: "worker.js", contents: code }],
     compatibilityDate: "2026-04-01",
     host: "127.0.0.1",
     port: 0,
@@ -131,6 +126,30 @@ async function edge(folder) {
     await server.close();
   }
   return columns;
+}
+
+/** The package's root without a condition: fetches a piece over a transport of its own, and has a way out to name for the others. */
+async function bare(folder) {
+  const { code, imports } = await bundled(join(folder, "default-consumer.mjs"));
+  const file = join(folder, "default-bundle.mjs");
+  writeFileSync(file, code);
+  const { consume } = await import(pathToFileURL(file).href);
+  const { bytes, without } = await consume(taskId, content);
+  if (Buffer.compare(bytes, content) !== 0) throw new Error("other bytes than were served");
+  return { import: imports.length === 0 ? "ok" : "needs modules", ...without };
+}
+
+/** A program in one module, with the package that is installed beside it as it is under a condition. */
+async function bundled(input, ...conditions) {
+  const bundle = await rolldown({
+    input,
+    platform: "neutral",
+    resolve: { conditionNames: [...conditions, "import"], mainFields: ["module", "main"] },
+    external: /^cloudflare:/,
+  });
+  const { output } = await bundle.generate({ format: "esm", codeSplitting: false });
+  await bundle.close();
+  return output[0];
 }
 
 function spawned(program, args, cwd) {

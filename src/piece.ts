@@ -83,7 +83,7 @@ export const MAX_PIECE_LENGTH: number = 64 * MEBI;
 const MAX_PIECE_COUNT = 500;
 
 /**
- * The piece length that stock Dragonfly chooses for a task: content length / 500 rounded down, the next power of
+ * The piece length that stock Dragonfly chooses for a task, in bytes: content length / 500 rounded down, the next power of
  * two, held within 4 MiB and 64 MiB. Source: dragonfly-client, `resource/piece.rs`, `calculate_piece_length`.
  */
 export function pieceLengthFor(contentLength: number): number {
@@ -103,7 +103,10 @@ export interface TaskPlan {
   readonly pieceCount: number;
 }
 
-/** Cuts `contentLength` bytes into pieces. An empty task has no pieces. */
+/**
+ * Cuts `contentLength` bytes into pieces of `pieceLength` bytes, the last one of what is left. An empty task has no pieces.
+ * @throws `InvalidArgument` unless `contentLength` is 0 or more, `pieceLength` 1 or more, and the pieces are fewer than 2^32
+ */
 export function planTask(contentLength: number, pieceLength: number = pieceLengthFor(contentLength)): TaskPlan {
   requireInteger("content length", contentLength, 0, Number.MAX_SAFE_INTEGER);
   requireInteger("piece length", pieceLength, 1, Number.MAX_SAFE_INTEGER);
@@ -114,7 +117,10 @@ export function planTask(contentLength: number, pieceLength: number = pieceLengt
   return { contentLength, pieceLength, pieceCount };
 }
 
-/** Offset and length of piece `number` of `plan`; the last one may be short. */
+/**
+ * Offset and length of piece `number` of `plan`, in bytes; the last one may be short.
+ * @throws `InvalidArgument` for a number that the plan does not have
+ */
 export function pieceExtent(plan: TaskPlan, number: number): { offset: number; length: number } {
   requireInteger("piece number", number, 0, plan.pieceCount - 1);
   const offset = number * plan.pieceLength;

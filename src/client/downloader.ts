@@ -14,13 +14,13 @@ export interface PieceRequest {
   readonly number: number;
   /** Default `standard`. */
   readonly kind?: PieceKind;
-  /** Hands out only these bytes of the piece. Over Vortex what lies behind them is cancelled, not read to the end. */
+  /** Hands out only these bytes of the piece. Over Vortex what lies behind them is cancelled, not read to the end. Default: all. */
   readonly range?: ByteRange;
 }
 
 /** What one call may be told; each overrides the downloader's own option. */
 export interface CallOptions {
-  /** Ends the call, and the reading of the content after it, at once. */
+  /** Ends the call, and the reading of the content after it, at once, with `Aborted`. Default: none. */
   readonly signal?: AbortSignal;
   /** Milliseconds for the whole piece, from the call to the last byte of content. Default 360,000. */
   readonly pieceTimeout?: number;
@@ -75,7 +75,7 @@ export interface DownloaderOptions {
   readonly maxPieceLength?: number;
   /** Greatest length of a piece's metadata, in bytes. Default 64 KiB. */
   readonly maxMetadataLength?: number;
-  /** The pool of connections. */
+  /** The pool of connections. Defaults: those of {@link PoolOptions}. */
   readonly pool?: PoolOptions;
   /** Pieces of one task at a time, 1 to 1,024. Default 8, as stock peers. */
   readonly concurrentPieceCount?: number;

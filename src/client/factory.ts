@@ -23,7 +23,8 @@ export interface CreateDownloaderOptions extends DownloaderOptions {
   readonly protocol: ProtocolChoice;
   /**
    * How peers are authenticated. QUIC always does: by default, against the runtime's certificate authorities. gRPC runs over TLS
-   * when this is given, be it `{}`, and in the clear when it is not, as stock peers serve it. TCP has no TLS.
+   * when this is given, be it `{}`, and in the clear when it is not, as stock peers serve it. TCP has no TLS: where this says whom
+   * to trust, `tcp` is `InvalidArgument`.
    *
    * With `auto` and `hybrid`, where this says whom to trust (`ca`, `fingerprints`, `cert`), TCP is not used, and gRPC over TLS
    * only; else gRPC goes by `apiTls`. A certificate that is not accepted is never a reason to take another protocol.
@@ -34,13 +35,13 @@ export interface CreateDownloaderOptions extends DownloaderOptions {
    * `grpc`; else the API is spoken in the clear, as stock peers serve it.
    */
   readonly apiTls?: TlsClientOptions;
-  /** How QUIC behaves: congestion control, datagrams, windows, timeouts. */
+  /** How QUIC behaves: congestion control, datagrams, windows, timeouts. Defaults: those of {@link QuicTuning}. */
   readonly quic?: QuicTuning;
   /** Where peers serve that are given as `host:port`, for `auto` and `hybrid`; see `addressesOf`. Default: stock Dragonfly's ports. */
   readonly ports?: Partial<ProtocolPorts>;
-  /** How `auto` and `hybrid` choose. */
+  /** How `auto` and `hybrid` choose. Defaults: those of {@link AutoOptions}. */
   readonly auto?: AutoOptions;
-  /** Told of each choice that `auto` makes, with the reason. What it throws is dropped. */
+  /** Told of each choice that `auto` makes, with the reason. What it throws is dropped. Default: nobody is. */
   readonly onProtocol?: (event: ProtocolEvent) => void;
 }
 
@@ -72,7 +73,25 @@ export interface QuicBindingOptions {
   readonly tuning: QuicTuning;
 }
 
-/** Makes the `createDownloader` of a runtime. */
+/**
+ * Makes the `createDownloader` of a runtime, or of a program that brings its own transports. What it returns throws `InvalidArgument`
+ * for an option out of its range.
+ *
+ * @example
+ * ```ts
+ * import { MemoryTransport, portableRuntime, TcpDownloader, VortexError } from "vortex-peer/core";
+ * import { downloaderFactory } from "vortex-peer/tasks";
+ *
+ * const transport = new MemoryTransport("tcp");
+ * const createDownloader = downloaderFactory({
+ *   runtime: portableRuntime,
+ *   tcp: async () => transport,
+ *   quic: () => Promise.reject(new VortexError("Unavailable", "there is no QUIC here")),
+ *   grpc: (settings) => new TcpDownloader(() => Promise.reject(new VortexError("Unavailable", "nor gRPC")), settings),
+ * });
+ * await createDownloader({ protocol: "tcp" }).close();
+ * ```
+ */
 export function downloaderFactory(bindings: Bindings): TaskDownloaderFactory {
   return (options) => {
     const settings = downloaderSettings(options, bindings.runtime);
@@ -89,6 +108,12 @@ function piecesOf(
   bindings: Bindings,
   settings: DownloaderSettings,
 ): PieceWays {
+  if (choice === "tcp" && namesTrust(options.tls ?? {})) {
+    throw new VortexError(
+      "InvalidArgument",
+      "tls says whom to trust, and protocol tcp has no TLS: expected quic or grpc",
+    );
+  }
   if (choice !== "auto" && choice !== "hybrid") {
     return singlePieces(choice, pieceDownloader(choice, options, bindings, settings));
   }

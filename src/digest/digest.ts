@@ -34,7 +34,7 @@ export function parseDigest(text: string): Digest {
   return { algorithm, encoded };
 }
 
-/** `algorithm:encoded` over whole `content`. */
+/** `algorithm:encoded` over whole `content`, as {@link parseDigest} reads it. */
 export function digestOf(algorithm: DigestAlgorithm, content: Uint8Array, hashers: HasherFactory): string {
   const hasher = hashers(algorithm);
   hasher.update(content);

@@ -1,10 +1,12 @@
 /**
  * `vortex-peer/core`: single pieces, on any JavaScript runtime: the codec, the client, the server, and the contract that a
- * transport fulfils. It brings no transport but {@link MemoryTransport}; the faces and the bindings' subpaths do.
+ * transport fulfils. It brings no transport but {@link MemoryTransport}; the faces and the bindings' subpaths do. It is also what
+ * `vortex-peer` is to a runtime, or a bundler, that none of the package's export conditions fits.
  *
  * @module
  */
 export type { AutoOptions, PeerPieceRequest, ProtocolEvent } from "../client/auto-downloader.ts";
+export { type CoreDownloaderOptions, createDownloader } from "../client/core-factory.ts";
 export type {
   CallOptions,
   Downloader,

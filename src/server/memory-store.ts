@@ -63,7 +63,10 @@ export class MemoryPieceStore implements PieceStore {
     this.#hashers = hashers;
   }
 
-  /** Adds a task, or replaces one. The store keeps `content`, which must not change any more. */
+  /**
+   * Adds a task, or replaces one. The store keeps `content`, which must not change any more.
+   * @throws `InvalidArgument` for a piece length that is none
+   */
   putTask(taskId: string, content: Uint8Array, options: MemoryTaskOptions = {}): StoredTask {
     const plan = planTask(content.length, options.pieceLength);
     const growing = this.#start(taskId, plan, options);
@@ -74,7 +77,10 @@ export class MemoryPieceStore implements PieceStore {
     return growing.task;
   }
 
-  /** Adds a task without pieces, or replaces one. */
+  /**
+   * Adds a task of `contentLength` bytes without pieces, or replaces one.
+   * @throws `InvalidArgument` for a length that is none
+   */
   startTask(taskId: string, contentLength: number, options: MemoryTaskOptions = {}): GrowingTask {
     return this.#start(taskId, planTask(contentLength, options.pieceLength), options);
   }

@@ -7,7 +7,7 @@ import type { ListenOptions } from "../transport/transport.ts";
 
 /** How a server behaves; all of it optional. */
 export interface ServerOptions {
-  /** Bytes a second that all answers of this server may take together. Default: no limit. */
+  /** Bytes a second that all answers of this server may take together, at least 1. Default: no limit. */
   readonly uploadRateLimit?: number;
   /** Greatest number of connections at a time, 1 to 1,000,000. Default 1,024. */
   readonly maxConnections?: number;
@@ -24,7 +24,7 @@ export interface ServerOptions {
   readonly requestTimeout?: number;
   /** Milliseconds in which a peer must take at least a chunk of its answer. Default 30,000. */
   readonly stallTimeout?: number;
-  /** Told of every request that failed for a reason that the peer did not cause. */
+  /** Told of every request that failed for a reason that the peer did not cause. Default: nobody is. */
   readonly onError?: (error: VortexError) => void;
   /** Hears of every answer, as `openTelemetry(api)` does. Default: nobody. */
   readonly telemetry?: Telemetry;

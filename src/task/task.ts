@@ -47,7 +47,7 @@ export interface TaskRequest extends KnownLayout {
 
 /** How a task is fetched. */
 export interface TaskOptions {
-  /** Ends the download at once. What a file sink has is kept, for another try. */
+  /** Ends the download at once, with `Aborted`. What a file sink has is kept, for another try. Default: none. */
   readonly signal?: AbortSignal;
   /** Bytes a second that this task may take, at least 1. Default: no limit but the downloader's. */
   readonly rateLimit?: number;
@@ -60,9 +60,9 @@ export interface TaskOptions {
    * is asked too. Default: the downloader's.
    */
   readonly stallTimeout?: number;
-  /** Told of progress, at most ten times a second, and at the end. */
+  /** Told of progress, at most ten times a second, and at the end. Default: nobody is. */
   readonly onProgress?: (progress: TaskProgress) => void;
-  /** Told of what happens. */
+  /** Told of what happens. Default: nobody is. */
   readonly onEvent?: (event: TaskEvent) => void;
 }
 

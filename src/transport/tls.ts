@@ -3,15 +3,15 @@
  * come from one of the certificate authorities of the runtime.
  */
 export interface TlsClientOptions {
-  /** Certificate authorities to trust instead of the runtime's, PEM. */
+  /** Certificate authorities to trust instead of the runtime's, PEM. Default: the runtime's. */
   readonly ca?: string;
-  /** SHA-256 fingerprints of the peer's own certificate, hex with or without colons; one must match, and nothing else counts. */
+  /** SHA-256 fingerprints of the peer's own certificate, hex with or without colons; one must match, and nothing else counts. Default: none. */
   readonly fingerprints?: readonly string[];
-  /** `false` accepts any certificate, as stock Dragonfly clients do. Whoever is on the path can then pose as the peer. */
+  /** `false` accepts any certificate, as stock Dragonfly clients do. Whoever is on the path can then pose as the peer. Default: verified. */
   readonly verify?: false;
   /** The name that the certificate must be valid for, also sent to the peer. Default: the host that is dialled. */
   readonly serverName?: string;
-  /** A client certificate chain and its key, PEM, for servers that ask for one. */
+  /** A client certificate chain, PEM, for servers that ask for one; `key` goes with it. Default: none. */
   readonly cert?: string;
   /** Private key of `cert`, PEM. */
   readonly key?: string;
@@ -36,6 +36,12 @@ export interface IdentityStore {
   load(): Promise<TlsIdentity | undefined>;
   /** Keeps this identity in place of the one before: all of it or, when it rejects with `StorageFailed`, nothing of it. */
   save(identity: TlsIdentity): Promise<void>;
+  /**
+   * Keeps this identity if there is none, in one step, and resolves to the one that is kept then: several servers that start at the
+   * same time show one certificate that way. Absent: `save` is called, and each of them may show its own. Rejects with
+   * `StorageFailed`.
+   */
+  saveFirst?(identity: TlsIdentity): Promise<TlsIdentity>;
 }
 
 /** What a server shows of itself, and asks for. */

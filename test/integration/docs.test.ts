@@ -7,7 +7,12 @@ import assert from "node:assert/strict";
 import { readdir, readFile, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { describe, it } from "node:test";
+import { pathToFileURL } from "node:url";
+import { exitCodeOf } from "../../adapters/cli/exit-codes.ts";
 import { startServer } from "../../adapters/node.ts";
+import { selfSigned } from "../../adapters/tls.ts";
+import { type ConfigKey, configKeys, keys, ownSection } from "../../src/config/keys.ts";
+import { errorCodes, VortexError } from "../../src/errors.ts";
 import { taskIdOfUrl } from "../../src/ids.ts";
 import { MemoryPieceStore } from "../../src/server/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
@@ -28,7 +33,13 @@ import { typeErrors } from "../support/type-check.ts";
 
 const content = seededBytes(41, 300_000);
 
-const faces = ["node", "bun", "deno", "workers"].map((face) => `adapters/${face}.ts`);
+/** What each subpath of the package is built of. */
+async function entries(): Promise<string[]> {
+  const { exports } = JSON.parse(await readFile(join(root, "deno.json"), "utf8")) as {
+    readonly exports: Readonly<Record<string, string>>;
+  };
+  return [...new Set(Object.values(exports))].map((file) => file.replace("./", ""));
+}
 
 /** What nearly every program uses; each shows how. */
 const mostUsed = [
@@ -53,14 +64,38 @@ const filledIn: Readonly<Record<string, string>> = {
   ServerSettings: "ServerOptions",
 };
 
-/** Samples of README that `readme.test.ts`, `demo.test.ts` and CI run, by heading and language. */
-const samplesThatRun = ["See it: sh", "Command line: sh", "One configuration file: yaml"];
+/**
+ * The samples of each page that are run, by heading and language: README's by `readme.test.ts`, `demo.test.ts` and, as
+ * far as npm is meant, CI and `npm run test:package`; all others below.
+ */
+const samplesThatRun: Readonly<Record<string, readonly string[]>> = {
+  "README.md": [
+    "See it: sh",
+    "See it: sh",
+    "Install: sh",
+    "Fetch a piece: ts",
+    "Fetch a task: ts",
+    "Serve a file: ts",
+    "One configuration file: yaml",
+    "One configuration file: ts",
+    "Command line: sh",
+  ],
+  "docs/dragonfly-cluster.md": [
+    "Fetch a task from stock peers: ts",
+    "Certificates: ts",
+    "Be a parent in a cluster: ts",
+  ],
+  "docs/errors.md": ["Errors: ts"],
+  "docs/from-rust.md": ["Fetching pieces: ts", "Configuration: ts"],
+  "docs/tasks.md": ["Watch and hold a download: ts", "Read a task in order: ts", "OpenTelemetry: ts"],
+  "docs/tuning.md": ["Tuning: ts"],
+};
 
 if (runtimeName === "node") {
   describe("docs", () => {
     let exported: Promise<Documented[]> | undefined;
     const docs = (): Promise<Documented[]> => {
-      exported ??= exportedDocs(faces);
+      exported ??= entries().then(exportedDocs);
       return exported;
     };
 
@@ -93,14 +128,144 @@ if (runtimeName === "node") {
     it("samples of README, docs and docstrings, and the examples, fit the types", async () => {
       const samples: Sample[] = (await docs()).flatMap(({ examples }) => examples);
       for (const page of await pages()) samples.push(...(await samplesOf(page)));
-      for (const { page, line, heading, language } of samples) {
-        const runs = page === "README.md" && samplesThatRun.includes(`${heading}: ${language}`);
-        assert.ok(language === "ts" || runs, `${page}:${line}: a sample in "${language}" that nothing checks`);
-      }
+      for (const { page, line, language } of samples)
+        assert.ok(language === "ts" || page.endsWith(".md"), `${page}:${line}: a docstring's sample is in TypeScript`);
       const programs = (await readdir(join(root, "examples"))).filter((name) => /^(?!deno-).*\.ts$/.test(name));
       const typed = samples.filter(({ language }) => language === "ts");
       const files = programs.map((name) => `examples/${name}`);
       assert.equal((await typeErrors(typed, files)).join("\n"), "");
+    });
+
+    it("every sample of README and docs is run by a test", async () => {
+      for (const page of await pages()) {
+        const names = (await samplesOf(page)).map(({ heading, language }) => `${heading}: ${language}`);
+        assert.deepEqual(names, samplesThatRun[page] ?? [], page);
+      }
+    });
+
+    it("the samples of docs that need a peer at most", () =>
+      withPeer(
+        "ab".repeat(32),
+        ({ tcp }) =>
+          inTempDir(async (directory) => {
+            const { cert, key } = await selfSigned();
+            const files = {
+              "ca.pem": cert,
+              "client.pem": cert,
+              "client-key.pem": key,
+              "model.safetensors": content,
+            };
+            for (const [name, text] of Object.entries(files)) await writeFile(join(directory, name), text);
+            const samples = [
+              ["docs/tasks.md", "Watch and hold a download"],
+              ["docs/tasks.md", "Read a task in order"],
+              ["docs/tasks.md", "OpenTelemetry"],
+              ["docs/errors.md", "Errors"],
+              ["docs/tuning.md", "Tuning"],
+              ["docs/dragonfly-cluster.md", "Certificates"],
+              ["docs/dragonfly-cluster.md", "Be a parent in a cluster"],
+              ["docs/from-rust.md", "Fetching pieces"],
+            ] as const;
+            // One process for all of them, one after the other.
+            const programs: string[] = [];
+            for (const [page, heading] of samples) {
+              const code = (await sampleUnder(page, heading, "ts"))
+                .replace('"10.0.0.7:4005", "10.0.0.8:4005"', JSON.stringify(tcp))
+                .replaceAll("10.0.0.7:4005", tcp)
+                .replace(/7b1a[0-9a-f]{60}/, "ab".repeat(32))
+                .replace(/"([\w-]+\.(?:pem|safetensors))"/g, (_, name) => JSON.stringify(join(directory, name)))
+                .replace("{ store,", '{ store, host: "127.0.0.1",')
+                .replaceAll(/port: 40\d\d/g, "port: 0");
+              programs.push(await writeProgram(directory, `sample-${programs.length}.mts`, code));
+            }
+            const all = programs.map((file) => `await import(${JSON.stringify(pathToFileURL(file).href)});\n`).join("");
+            const {
+              code: status,
+              out,
+              err,
+            } = await runToEnd([...runner, await writeProgram(directory, "all.mts", all)]);
+            assert.equal(status, 0, err);
+            assert.match(err, /^4200000 of 4200000 bytes, \d+ a second, /m);
+            assert.deepEqual(
+              out
+                .replace(/crc32:\d+/, "crc32:…")
+                .trim()
+                .split("\n")
+                .sort(),
+              [
+                "0 crc32:… 4194304",
+                "4194304 bytes",
+                "4200000 bytes; from each parent: 4200000",
+                "500000 bytes",
+                "NotFound (remote)",
+                `piece 0 from ${tcp}`,
+                `piece 1 from ${tcp}`,
+              ],
+            );
+          }),
+        seededBytes(42, 4_200_000),
+      ));
+
+    it("docs/errors.md has every code and kind, as src/errors.ts and the command have them", async () => {
+      const source = await readFile(join(root, "src/errors.ts"), "utf8");
+      const told = [...source.matchAll(/\/\*\* (.*) \*\/\s+\| "(\w+)"/g)].map(([, what, code]) => [code, what]);
+      const codes = errorCodes.map((code) => [`\`${code}\``, `\`${new VortexError(code, "").kind}\``]);
+      assert.deepEqual(
+        await rowsUnder("docs/errors.md", "Codes"),
+        codes.map((cells, index) => [...cells, told[index]?.[1]]),
+      );
+      assert.deepEqual(
+        told.map(([code]) => code),
+        errorCodes,
+      );
+
+      const kinds = [...source.matchAll(/^ \* \| (`\w+`) \| (.*) \| (.*) \|$/gm)].map(([, ...cells]) => cells);
+      const exitCode = (kind = ""): string => {
+        const code = errorCodes.find((one) => `\`${new VortexError(one, "").kind}\`` === kind);
+        assert.ok(code !== undefined, kind);
+        return String(exitCodeOf(new VortexError(code, "")));
+      };
+      assert.deepEqual(
+        await rowsUnder("docs/errors.md", "Kinds"),
+        kinds.map((cells) => [...cells, exitCode(cells[0])]),
+      );
+      assert.equal(kinds.length, new Set(errorCodes.map((code) => new VortexError(code, "").kind)).size);
+    });
+
+    it("docs/tuning.md has every option of QUIC and of the pool", async () => {
+      const members = (type: string): Promise<string[]> =>
+        docs().then((all) =>
+          all.flatMap(({ name }) => (name.startsWith(`${type}.`) ? [name.slice(type.length + 1)] : [])).sort(),
+        );
+      const options = async (heading: string): Promise<string[]> =>
+        (await rowsUnder("docs/tuning.md", heading)).map(([option = ""]) => option.replaceAll("`", "")).sort();
+      assert.deepEqual(await options("QUIC"), await members("QuicTuning"));
+      assert.deepEqual(await options("Connections"), await members("PoolOptions"));
+    });
+
+    it("docs/tasks.md has every event", async () => {
+      const source = await readFile(join(root, "src/task/task.ts"), "utf8");
+      const types = [...source.slice(source.indexOf("export type TaskEvent")).matchAll(/readonly type: "(.*?)"/g)];
+      const listed = (await rowsUnder("docs/tasks.md", "Watch and hold a download")).map(([name = ""]) => name);
+      for (const [, type] of types) assert.ok(listed.includes(`\`${type}\``), type);
+      assert.ok(types.length > 0);
+    });
+
+    it("docs/tuning.md and docs/from-rust.md have every key of a configuration, with its default", async () => {
+      const own = await rowsUnder("docs/tuning.md", "In a configuration file");
+      const defaults = configKeys
+        .filter((key) => key.startsWith(`${ownSection}.`))
+        .map((key) => [`\`${key}\``, standardOf(key) === "" ? "–" : `\`${standardOf(key)}\``]);
+      assert.deepEqual(own, defaults);
+
+      // There, keys of one section share a row: `upload.server.caCert`, `cert`, `key`.
+      const shared = (await rowsUnder("docs/from-rust.md", "Configuration")).flatMap(([names = ""]) => {
+        const [first = "", ...others] = names.replaceAll("`", "").split(", ");
+        const section = first.slice(0, first.lastIndexOf(".") + 1);
+        return [first, ...others.map((name) => (name.includes(".") ? name : section + name))];
+      });
+      const stock = configKeys.filter((key) => !key.startsWith(`${ownSection}.`));
+      assert.deepEqual(shared.sort(), [...stock].sort());
     });
 
     it("docs/dragonfly-cluster.md: a task comes from parents that tell where they serve it", () =>
@@ -115,17 +280,6 @@ if (runtimeName === "node") {
         }),
       ));
 
-    it("docs/dragonfly-cluster.md: a parent starts and ends", () =>
-      inTempDir(async (directory) => {
-        const file = join(directory, "model.safetensors");
-        await writeFile(file, content);
-        const code = (await sampleUnder("docs/dragonfly-cluster.md", "Be a parent in a cluster", "ts"))
-          .replace('"model.safetensors"', JSON.stringify(file))
-          .replace("{ store,", '{ store, host: "127.0.0.1",')
-          .replaceAll(/port: 40\d\d/g, "port: 0");
-        assert.equal(await runSample(code), "");
-      }));
-
     it("docs/from-rust.md: a dfdaemon.yaml as it is", () =>
       inTempDir(async (directory) => {
         const file = join(directory, "dfdaemon.yaml");
@@ -134,14 +288,6 @@ if (runtimeName === "node") {
         await writeFile(file, `${ports}log:\n  level: info\n`);
         const code = await sampleUnder("docs/from-rust.md", "Configuration", "ts");
         assert.equal(await runSample(code.replace('"dfdaemon.yaml"', JSON.stringify(file))), "");
-      }));
-
-    it("docs/from-rust.md: a piece", () =>
-      withPeer("ab".repeat(32), async ({ tcp }) => {
-        const code = (await sampleUnder("docs/from-rust.md", "Fetching pieces", "ts"))
-          .replace("10.0.0.7:4005", tcp)
-          .replace(/[0-9a-f]{64}/, "ab".repeat(32));
-        assert.match(await runSample(code), new RegExp(`^0 crc32:\\d+ ${content.length}\n$`));
       }));
 
     it("Deno's example fits Deno's types", () =>
@@ -164,12 +310,31 @@ function runSample(code: string): Promise<string> {
   });
 }
 
+/** The cells of each row of the tables under a heading of a page, without their heads. */
+async function rowsUnder(page: string, heading: string): Promise<string[][]> {
+  const text = await readFile(join(root, page), "utf8");
+  const [, section = ""] = text.split(new RegExp(`^#+ ${heading}$`, "m"));
+  const lines = section.split(/^#+ /m)[0]?.split("\n") ?? [];
+  return lines
+    .filter(
+      (line, index) => line.startsWith("| ") && !line.startsWith("| ---") && !lines[index + 1]?.startsWith("| ---"),
+    )
+    .map((line) => line.slice(2, -2).split(" | "));
+}
+
+/** The default of a key as a file would have it; empty without one. */
+function standardOf<Key extends ConfigKey>(key: Key): string {
+  const { standard, format } = keys[key];
+  return format(standard);
+}
+
 async function withPeer(
   taskId: string,
   use: (addresses: { readonly tcp: string; readonly grpc: string }) => Promise<void>,
+  served: Uint8Array = content,
 ): Promise<void> {
   const store = new MemoryPieceStore();
-  store.putTask(taskId, content);
+  store.putTask(taskId, served);
   const server = await startServer({ store, host: "127.0.0.1", tcp: { port: 0 }, grpc: { port: 0 } });
   try {
     const { tcp, grpc } = server.addresses;

@@ -17,6 +17,7 @@ export interface Documented {
 
 interface DocNode {
   readonly name: string;
+  readonly declarationKind?: string;
   readonly accessibility?: string;
   readonly isOverride?: boolean;
   readonly location: { readonly filename: string; readonly line: number };
@@ -32,15 +33,17 @@ interface DocModule {
 }
 
 /**
- * Everything that the faces export, each symbol and member once. Members have the docstring of the interface that they implement.
+ * Everything that the entries of the package export, each symbol and member once. Members have the docstring of the interface that they implement.
  */
-export async function exportedDocs(faces: readonly string[]): Promise<Documented[]> {
+export async function exportedDocs(entries: readonly string[]): Promise<Documented[]> {
   const found = new Map<string, Documented>();
-  for (const face of faces) {
-    for (const { name, declarations } of await symbolsOf(face)) {
+  for (const entry of entries) {
+    for (const { name, declarations } of await symbolsOf(entry)) {
       for (const declaration of declarations) {
         const { filename } = declaration.location;
         if (!filename.startsWith(`file://${root}`) || filename.includes("/node_modules/")) continue;
+        // What an export refers to is listed too.
+        if (declaration.declarationKind === "private") continue;
         const { properties = [], methods = [] } = declaration.def ?? {};
         const members = [...properties, ...methods].filter(isPublic);
         for (const [full, node] of [
@@ -48,8 +51,9 @@ export async function exportedDocs(faces: readonly string[]): Promise<Documented
           ...members.map((member) => [`${name}.${member.name}`, member] as const),
         ] as const) {
           const documented = documentedOf(full, node);
-          // Overloads, and faces that bind one function each: one docstring of them is enough.
-          if (!found.get(full)?.documented) found.set(full, documented);
+          // Overloads, and faces that bind one function each: one docstring of them is enough, and best one with an example.
+          if (!found.get(full)?.examples.length && (documented.documented || !found.has(full)))
+            found.set(full, documented);
         }
       }
     }
@@ -57,10 +61,10 @@ export async function exportedDocs(faces: readonly string[]): Promise<Documented
   return [...found.values()].sort((a, b) => (a.at < b.at ? -1 : 1));
 }
 
-async function symbolsOf(face: string): Promise<DocModule["symbols"]> {
+async function symbolsOf(entry: string): Promise<DocModule["symbols"]> {
   const deno = join(root, "node_modules/.bin/deno");
   const options = { cwd: root, maxBuffer: 64 * 1024 * 1024 };
-  const { stdout } = await promisify(execFile)(deno, ["doc", "--quiet", "--json", face], options);
+  const { stdout } = await promisify(execFile)(deno, ["doc", "--quiet", "--json", entry], options);
   const { nodes } = JSON.parse(stdout) as { readonly nodes: Readonly<Record<string, DocModule>> };
   return Object.values(nodes).flatMap(({ symbols }) => symbols);
 }

@@ -58,7 +58,7 @@ export async function sampleUnder(page: string, heading: string, language: strin
   return sample.code;
 }
 
-/** Writes code that imports "vortex-peer" to a file that a runtime can run, and returns its path. */
+/** Writes code that imports "vortex-peer" and what it is used with to a file that a runtime can run, and returns its path. */
 export async function writeProgram(
   directory: string,
   name: string,
@@ -67,7 +67,10 @@ export async function writeProgram(
 ): Promise<string> {
   const face = pathToFileURL(join(root, `adapters/${runtime}.ts`)).href;
   const file = join(directory, name);
-  await writeFile(file, code.replaceAll('"vortex-peer"', JSON.stringify(face)));
+  const resolved = code
+    .replaceAll('"vortex-peer"', JSON.stringify(face))
+    .replaceAll('"@opentelemetry/api"', () => JSON.stringify(import.meta.resolve("@opentelemetry/api")));
+  await writeFile(file, resolved);
   return file;
 }
 

@@ -4,6 +4,7 @@ import * as bun from "../../adapters/bun.ts";
 import * as deno from "../../adapters/deno.ts";
 import * as node from "../../adapters/node.ts";
 import * as workers from "../../adapters/workers.ts";
+import { createDownloader } from "../../src/entry/core.ts";
 import * as core from "../../src/index.ts";
 import { runtimeName } from "../support/fixtures.ts";
 
@@ -70,5 +71,40 @@ describe("faces", () => {
     await assert.rejects(pinned.downloadPiece(request), { code: "Unavailable", message: /"tcp".*no TLS/ });
     await using plain = deno.createDownloader({ protocol: "quic", tls: { verify: false } });
     await assert.rejects(plain.downloadPiece(request), { code: "ConnectionRefused", message: /in place of QUIC/ });
+  });
+});
+
+describe("the core, which is `vortex-peer` where no export condition fits", () => {
+  it("fetches pieces over a transport of the caller's", async () => {
+    const transport = new core.MemoryTransport("tcp");
+    const store = new core.MemoryPieceStore();
+    const taskId = "ab".repeat(32);
+    store.putTask(taskId, new TextEncoder().encode("content"));
+    await using server = await core.VortexServer.listen(
+      transport,
+      { host: "peer", port: 4005 },
+      store,
+      core.portableRuntime,
+    );
+    await using downloader = createDownloader({ protocol: "tcp", transport });
+    const addr = core.formatAddress(server.address);
+    const piece = await downloader.downloadPiece({ addr, hostId: "h", taskId, number: 0 });
+    assert.equal(new TextDecoder().decode(await piece.bytes()), "content");
+  });
+
+  for (const protocol of core.protocolChoices) {
+    it(`without one, ${protocol} is Unavailable, and the message says where it is`, () => {
+      const options = { protocol } as Parameters<typeof createDownloader>[0];
+      assert.throws(() => createDownloader(options), {
+        code: "Unavailable",
+        message: /vortex-peer\/node.*a transport of your own/,
+      });
+    });
+  }
+
+  it("a transport of another protocol is InvalidArgument", async () => {
+    await using downloader = createDownloader({ protocol: "quic", transport: new core.MemoryTransport("tcp") });
+    const request = { addr: "peer:4006", hostId: "h", taskId: "a".repeat(64), number: 0 };
+    await assert.rejects(downloader.downloadPiece(request), { code: "InvalidArgument", message: /tcp transport/ });
   });
 });
