@@ -1,0 +1,141 @@
+import { randomBytes } from "node:crypto";
+import type { Socket } from "node:dgram";
+import { setImmediate } from "node:timers";
+import { type ConnectionHost, type HostPort, QuicheConnection } from "../../adapters/quiche/connection.ts";
+import { SendRing } from "../../adapters/quiche/datagrams.ts";
+import { loadQuiche, type NativeConfig } from "../../adapters/quiche/native.ts";
+import { applySettings, quicheSettings, windowThreshold } from "../../adapters/quiche/options.ts";
+import { PathSize } from "../../adapters/quiche/path-size.ts";
+import { clientConfig, serverConfig } from "../../adapters/quiche/tls.ts";
+import { selfSigned } from "../../adapters/tls.ts";
+import { FakeClock } from "./fake-clock.ts";
+
+/** Turns in which nothing comes of it that time moves on, after which a test has failed. */
+const PATIENCE = 1000;
+
+/** One end of a {@link QuichePair}. */
+interface End {
+  readonly connection: QuicheConnection;
+  /** Datagrams on their way to it. */
+  readonly inbox: Uint8Array[];
+}
+
+/**
+ * Two quiche connections with no network between them: a test says how many datagrams arrive together, so that what they cost can be
+ * counted exactly. How many a socket brings at a time depends on the machine.
+ */
+export class QuichePair {
+  readonly client: QuicheConnection;
+  readonly server: QuicheConnection;
+  /** Datagrams that each has sent. */
+  readonly sent = { client: 0, server: 0 };
+  readonly #clock = new FakeClock();
+  readonly #ends: readonly [End, End];
+
+  private constructor(make: (pair: QuichePair, clock: FakeClock) => readonly [End, End]) {
+    this.#ends = make(this, this.#clock);
+    [this.client, this.server] = [this.#ends[0].connection, this.#ends[1].connection];
+  }
+
+  /** A connection with the settings that are the default, but for the size of datagrams in bytes. */
+  static async connect(payload: number): Promise<QuichePair> {
+    const quiche = await loadQuiche();
+    const settings = quicheSettings({ udpPayloadSize: payload });
+    const addresses = [
+      { host: "127.0.0.1", port: 1 },
+      { host: "127.0.0.1", port: 2 },
+    ] as const;
+    const configured = (config: NativeConfig): NativeConfig => {
+      applySettings(config, settings, 16, payload);
+      return config;
+    };
+    const [clientSide, serverSide] = [
+      configured(clientConfig(quiche, { verify: false })),
+      configured(serverConfig(quiche, await selfSigned(), undefined)),
+    ];
+    const pair = new QuichePair((self, clock) => {
+      const inboxes: [Uint8Array[], Uint8Array[]] = [[], []];
+      const hostOf = (local: HostPort, outbox: Uint8Array[], name: "client" | "server"): ConnectionHost => ({
+        quiche,
+        clock,
+        ring: new SendRing(
+          socketInto((datagram) => {
+            self.sent[name]++;
+            outbox.push(datagram);
+          }),
+          payload,
+        ),
+        pathSize: new PathSize(payload, true),
+        local,
+        connected: true,
+        lingers: false,
+        keepAlive: undefined,
+        ackThreshold: settings.ackThreshold,
+        windowThreshold: windowThreshold(settings),
+        onEarlyData: () => {},
+        onEstablished: () => {},
+        onEnded: () => {},
+        onGone: () => {},
+      });
+      const [near, far] = addresses;
+      const dialled = quiche.Connection.connect("d7y", randomBytes(16), near, far, clientSide);
+      const accepted = quiche.Connection.accept(randomBytes(16), null, far, near, serverSide);
+      return [
+        {
+          connection: new QuicheConnection(dialled, far, far, false, hostOf(near, inboxes[1], "client")),
+          inbox: inboxes[0],
+        },
+        {
+          connection: new QuicheConnection(accepted, near, near, true, hostOf(far, inboxes[0], "server")),
+          inbox: inboxes[1],
+        },
+      ];
+    });
+    pair.client.start(undefined);
+    await pair.run(Promise.all([pair.client.ready, pair.server.ready]), 1);
+    return pair;
+  }
+
+  /** Carries datagrams over, at most `batch` at a time to each side, until `work` is done. */
+  async run<T>(work: Promise<T>, batch: number): Promise<T> {
+    let settled = false;
+    const settle = (): void => {
+      settled = true;
+    };
+    work.then(settle, settle);
+    for (let idle = 0; !settled; ) {
+      let carried = 0;
+      for (const { connection, inbox } of this.#ends) {
+        const datagrams = inbox.splice(0, batch);
+        carried += datagrams.length;
+        for (const datagram of datagrams) connection.receive(datagram);
+        await turn();
+      }
+      if (carried > 0) idle = 0;
+      else if (++idle > PATIENCE) throw new Error("nothing moves any more");
+      else await this.#clock.advance(1);
+    }
+    return work;
+  }
+
+  close(): void {
+    this.client.abort();
+    this.server.abort();
+  }
+}
+
+/** As much of a socket as a ring needs. */
+function socketInto(take: (datagram: Uint8Array) => void): Socket {
+  const socket = {
+    send: (buffer: Uint8Array, offset: number, length: number) => take(buffer.slice(offset, offset + length)),
+    getSendQueueCount: () => 0,
+  };
+  return socket as unknown as Socket;
+}
+
+/** Lets everything run that waits for nothing from outside. */
+function turn(): Promise<void> {
+  return new Promise((resolve) => {
+    setImmediate(() => setImmediate(resolve));
+  });
+}
