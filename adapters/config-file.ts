@@ -16,16 +16,19 @@ import { type MutualTls, mutualTlsFiles } from "../src/config/mutual-tls.ts";
 import { VortexError } from "../src/errors.ts";
 import { serverOptions } from "../src/server/configured.ts";
 import type { StorageServerOptions } from "../src/server/storage-server.ts";
+import type { ProtocolChoice } from "../src/transport/protocol.ts";
 import { readText } from "./files/text.ts";
 
 /** A configuration in effect, and what it says to fetch and to serve with. */
 export interface LoadedConfig extends ResolvedConfig {
   /**
    * Options for `createDownloader`. Spread them, and what stands beside them wins:
-   * `createDownloader({ ...(await config.downloader()), protocol: "quic" })`.
+   * `createDownloader({ ...(await config.downloader()), pieceTimeout: 60_000 })`.
    * Rejects with `StorageFailed` when a certificate or key that the configuration names cannot be read.
+   *
+   * @param protocol instead of the configuration's; which certificates count depends on it
    */
-  downloader(): Promise<CreateDownloaderOptions>;
+  downloader(protocol?: ProtocolChoice): Promise<CreateDownloaderOptions>;
   /** Options for `startServer`, but for the store. Rejects as {@link downloader} does. */
   server(): Promise<Omit<StorageServerOptions, "store">>;
 }
@@ -72,11 +75,12 @@ export function loadedConfig(...layers: readonly ConfigLayer[]): LoadedConfig {
   return {
     config,
     settings,
-    async downloader() {
+    async downloader(protocol = config.download.protocol) {
       const mutual = await readMutualTls(config.upload.client);
       const { caCert } = config.vortexPeer.quic;
-      const usesCa = caCert !== undefined && config.download.protocol !== "grpc" && config.download.protocol !== "tcp";
-      return downloaderOptions(config, { mutual, ca: usesCa ? await readText(caCert) : undefined });
+      const usesCa = caCert !== undefined && protocol !== "grpc" && protocol !== "tcp";
+      const chosen = { ...config, download: { ...config.download, protocol } };
+      return downloaderOptions(chosen, { mutual, ca: usesCa ? await readText(caCert) : undefined });
     },
     async server() {
       return serverOptions(config, { mutual: await readMutualTls(config.upload.server) });

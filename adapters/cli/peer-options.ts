@@ -43,10 +43,19 @@ export function addTaskOptions(command: Command): Command {
 export function addFetchOptions(command: Command): Command {
   return addConfigOption(addTaskOptions(command))
     .addOption(new Option("--protocol <name>", "protocol to fetch over (default: tcp)").choices(protocolChoices))
-    .option("--tls", "gRPC over TLS, as --ca, --fingerprint and --insecure have it for --protocol grpc")
-    .option("--ca <file>", "quic, grpc: certificate authorities to trust, PEM")
-    .option("--fingerprint <hex...>", "quic, grpc: SHA-256 of the peer's certificate, as `serve` prints it")
-    .option("--insecure", "quic, grpc: accept any certificate, as stock Dragonfly does")
+    .option(
+      "--tls",
+      "grpc, and what peers are asked of a task: over TLS, as --ca, --fingerprint and --insecure make it for --protocol grpc",
+    )
+    .option("--ca <file>", "quic, grpc: certificate authorities to trust, PEM; auto and hybrid then leave out tcp")
+    .option(
+      "--fingerprint <hex...>",
+      "quic, grpc: SHA-256 of the peer's certificate, as `serve` prints it; auto and hybrid then leave out tcp",
+    )
+    .option(
+      "--insecure",
+      "quic, grpc: accept any certificate, as stock Dragonfly does; auto and hybrid go on using tcp",
+    )
     .option("--connect-timeout <duration>", "time for a connection to be made (default: 2s)")
     .option("--piece-timeout <duration>", "time for one piece (default: 360s)")
     .option("--stall-timeout <duration>", "time without a byte (default: 30s)");

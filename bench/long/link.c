@@ -2,9 +2,10 @@
  * A link between two network namespaces of Linux: a TUN device in each, and this process between them, which holds every packet
  * for a fixed time, lets so many bits a second through, and loses some. For kernels without tc-netem.
  *
- *     link NAMESPACE_A NAMESPACE_B DELAY_US LOSS RATE_BIT_S QUEUE_BYTES
+ *     link NAMESPACE_A NAMESPACE_B DELAY_US LOSS RATE_BIT_S QUEUE_BYTES FLOWS
  *
- * Both directions are alike and independent. The device is called `long` in both namespaces. Prints "up" when they are there, and
+ * Both directions are alike and independent. With FLOWS 1, all packets share the rate and the queue; with 2, UDP and what is not UDP
+ * have them each for itself: there is one pair of addresses, so a flow is a protocol between two hosts. The device is called `long` in both namespaces. Prints "up" when they are there, and
  * ends with its standard input. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN.
  */
 #define _GNU_SOURCE
@@ -22,7 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MTU = 1500, QUEUE = 1 << 14, BATCH = 64 };
+enum { MTU = 1500, QUEUE = 1 << 14, BATCH = 64, MOST_FLOWS = 2, PROTOCOL_AT = 9, UDP = 17 };
 static const uint64_t SECOND = 1000000000;
 
 /* A packet under way. */
@@ -32,13 +33,19 @@ struct packet {
   unsigned char bytes[MTU];
 };
 
-struct direction {
-  int from, to;
+/* What shares one rate, in one direction. */
+struct flow {
   struct packet *packets; /* a ring of QUEUE */
   unsigned head, tail;    /* head == tail: empty; they count on and on */
   uint64_t free_at;       /* when the last bit of what was taken is on the wire */
 };
 
+struct direction {
+  int from, to;
+  struct flow flows[MOST_FLOWS];
+};
+
+static int flows;
 static uint64_t delay, queue_bytes;
 static double loss, rate;
 
@@ -68,40 +75,46 @@ static int open_device(const char *namespace) {
   return device;
 }
 
+static struct flow *flow_of(struct direction *way, const unsigned char *packet) {
+  /* The fixed part of an IPv4 header is longer than where its protocol is; the device takes in nothing shorter. */
+  return &way->flows[flows > 1 && packet[PROTOCOL_AT] == UDP];
+}
+
 /* Takes in what there is, as far as there is room for it. */
 static void take(struct direction *way) {
   for (int count = 0; count < BATCH; count++) {
-    unsigned char scratch[MTU];
-    int full = way->tail - way->head == QUEUE;
-    struct packet *packet = &way->packets[way->tail % QUEUE];
-    ssize_t length = read(way->from, full ? scratch : packet->bytes, MTU);
+    unsigned char bytes[MTU];
+    ssize_t length = read(way->from, bytes, MTU);
     if (length <= 0) return;
+    struct flow *flow = flow_of(way, bytes);
     uint64_t time = now();
-    if (way->free_at < time) way->free_at = time;
+    if (flow->free_at < time) flow->free_at = time;
     /* What waits for the wire, in bytes: a full queue drops what comes. */
-    if (full || (double)(way->free_at - time) * rate / 8 / SECOND > queue_bytes) continue;
-    way->free_at += (uint64_t)((double)length * 8 * SECOND / rate);
+    if (flow->tail - flow->head == QUEUE) continue;
+    if ((double)(flow->free_at - time) * rate / 8 / SECOND > queue_bytes) continue;
+    flow->free_at += (uint64_t)((double)length * 8 * SECOND / rate);
     if (drand48() < loss) continue;
+    struct packet *packet = &flow->packets[flow->tail++ % QUEUE];
+    memcpy(packet->bytes, bytes, length);
     packet->length = length;
-    packet->due = way->free_at + delay;
-    way->tail++;
+    packet->due = flow->free_at + delay;
   }
 }
 
-/* Hands over what has arrived, and returns when the next packet does. */
-static uint64_t deliver(struct direction *way) {
-  for (; way->head != way->tail; way->head++) {
-    struct packet *packet = &way->packets[way->head % QUEUE];
+/* Hands over what has arrived of a flow, and returns when the next packet does. */
+static uint64_t deliver(struct flow *flow, int to) {
+  for (; flow->head != flow->tail; flow->head++) {
+    struct packet *packet = &flow->packets[flow->head % QUEUE];
     if (packet->due > now()) return packet->due;
     /* A packet that the device does not take is lost. */
-    if (write(way->to, packet->bytes, packet->length) < 0) continue;
+    if (write(to, packet->bytes, packet->length) < 0) continue;
   }
   return UINT64_MAX;
 }
 
 int main(int count, char **arguments) {
-  if (count != 7) {
-    fputs("usage: link NAMESPACE_A NAMESPACE_B DELAY_US LOSS RATE_BIT_S QUEUE_BYTES\n", stderr);
+  if (count != 8 || (flows = atoi(arguments[7])) < 1 || flows > MOST_FLOWS) {
+    fputs("usage: link NAMESPACE_A NAMESPACE_B DELAY_US LOSS RATE_BIT_S QUEUE_BYTES FLOWS\n", stderr);
     return 2;
   }
   delay = (uint64_t)(atof(arguments[3]) * 1000);
@@ -114,8 +127,10 @@ int main(int count, char **arguments) {
   int a = open_device(arguments[1]), b = open_device(arguments[2]);
   struct direction ways[2] = {{.from = a, .to = b}, {.from = b, .to = a}};
   for (int i = 0; i < 2; i++) {
-    ways[i].packets = calloc(QUEUE, sizeof(struct packet));
-    if (ways[i].packets == NULL) die("calloc");
+    for (int j = 0; j < flows; j++) {
+      ways[i].flows[j].packets = calloc(QUEUE, sizeof(struct packet));
+      if (ways[i].flows[j].packets == NULL) die("calloc");
+    }
   }
   puts("up");
   fflush(stdout);
@@ -123,8 +138,10 @@ int main(int count, char **arguments) {
     uint64_t next = UINT64_MAX;
     for (int i = 0; i < 2; i++) {
       take(&ways[i]);
-      uint64_t due = deliver(&ways[i]);
-      if (due < next) next = due;
+      for (int j = 0; j < flows; j++) {
+        uint64_t due = deliver(&ways[i].flows[j], ways[i].to);
+        if (due < next) next = due;
+      }
     }
     uint64_t time = now(), wait = next > time ? next - time : 0;
     struct timespec timeout = {.tv_sec = (time_t)(wait / SECOND), .tv_nsec = (long)(wait % SECOND)};

@@ -18,6 +18,8 @@ export interface LinkOptions {
   readonly rate: number;
   /** Bytes that wait for the wire before more is dropped. */
   readonly queue: number;
+  /** Whether UDP and TCP have the rate and the queue each for itself. Default false: all packets share them. */
+  readonly perProtocol?: boolean;
 }
 
 /** One end of a link. */
@@ -64,7 +66,7 @@ export function prepareLinks(): (options: LinkOptions) => Promise<Link> {
   return (options) => openLink(program, options);
 }
 
-async function openLink(program: string, { delay, loss, rate, queue }: LinkOptions): Promise<Link> {
+async function openLink(program: string, options: LinkOptions): Promise<Link> {
   const names = { near: `vortex-bench-${process.pid}-a`, far: `vortex-bench-${process.pid}-b` };
   const removals: (() => void)[] = [];
   const close = (): void => {
@@ -77,7 +79,8 @@ async function openLink(program: string, { delay, loss, rate, queue }: LinkOptio
       run("cannot make a network namespace", "ip", "netns", "add", name);
       removals.push(() => run("cannot remove a network namespace", "ip", "netns", "del", name));
     }
-    const figures = [delay * 1000, loss, rate, queue].map(String);
+    const { delay, loss, rate, queue, perProtocol = false } = options;
+    const figures = [delay * 1000, loss, rate, queue, perProtocol ? 2 : 1].map(String);
     const relay = spawn(program, [names.near, names.far, ...figures], { stdio: ["pipe", "pipe", "inherit"] });
     relay.stdin.on("error", () => {});
     removals.push(() => relay.kill());

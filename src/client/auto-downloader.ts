@@ -40,12 +40,18 @@ export interface AutoOptions {
   readonly expiry?: number;
 }
 
+/** A downloader of one protocol. */
+export interface ProtocolDownloader extends Downloader {
+  /** Closes the connections to a peer that no request uses, for downloaders that keep some. */
+  closeIdle?(addr: string): void;
+}
+
 /** What an {@link AutoDownloader} works with. */
 export interface AutoContext {
   /** In the order in which they are tried. */
   readonly candidates: readonly Protocol[];
   /** Makes the downloader of one protocol, when it is first needed. */
-  readonly downloader: (protocol: Protocol, settings: DownloaderSettings) => Downloader;
+  readonly downloader: (protocol: Protocol, settings: DownloaderSettings) => ProtocolDownloader;
   readonly ports: ProtocolPorts;
   readonly delay: number;
   readonly expiry: number;
@@ -71,7 +77,7 @@ export class AutoDownloader {
   readonly #settings: DownloaderSettings;
   readonly #verdicts: ProtocolVerdicts;
   readonly #telemetry: ProtocolTelemetry;
-  readonly #downloaders = new Map<Protocol, Downloader>();
+  readonly #downloaders = new Map<Protocol, ProtocolDownloader>();
   /** By peer; each resolves, with what it failed with unless that concerns one request only. */
   readonly #negotiations = new Map<string, Promise<VortexError | undefined>>();
   /** Milliseconds to the fastest answer, by peer, the oldest peer first. */
@@ -158,6 +164,7 @@ export class AutoDownloader {
           return this.#ask(peer, { protocol: candidate, reason: why }, request, { ...options, signal: signals });
         },
         discard: (piece) => piece.cancel(),
+        lost: (candidate) => this.#downloaders.get(candidate)?.closeIdle?.(peer.addresses[candidate] ?? peer.name),
       });
       // Whatever the peer answered, this is how it is spoken to.
       if ("result" in answer || answer.error.kind === "remote" || answer.error.kind === "peer") {
@@ -193,7 +200,7 @@ export class AutoDownloader {
     return piece;
   }
 
-  #downloader(protocol: Protocol): Downloader {
+  #downloader(protocol: Protocol): ProtocolDownloader {
     if (this.#closed) throw new VortexError("Closed", "the downloader is closed");
     const downloader =
       this.#downloaders.get(protocol) ??

@@ -17,6 +17,8 @@ export interface RaceOptions<T> {
   run(protocol: Protocol, signal: AbortSignal, reason: string): Promise<T>;
   /** Gives up a result that came too late. */
   discard(result: T): void;
+  /** A candidate that was given up has ended. */
+  lost(protocol: Protocol): void;
 }
 
 /** Who was first, with what, and why not the one before. */
@@ -71,12 +73,19 @@ export function raceProtocols<T>(options: RaceOptions<T>): Promise<RaceResult<T>
       options.run(protocol, controller.signal, reason).then(
         (result) => {
           running.delete(protocol);
-          if (over) options.discard(result);
-          else win(protocol, reason, { result });
+          if (!over) {
+            win(protocol, reason, { result });
+            return;
+          }
+          options.discard(result);
+          options.lost(protocol);
         },
         (thrown: unknown) => {
           running.delete(protocol);
-          if (over) return;
+          if (over) {
+            options.lost(protocol);
+            return;
+          }
           const error = VortexError.from(thrown, "Internal");
           if (isAnswer(error)) {
             win(protocol, reason, { error });

@@ -38,6 +38,8 @@ export function downloaderOptions(config: Config, files: DownloaderFiles = {}): 
 
 function clientTls({ download, vortexPeer }: Config, { mutual, ca }: DownloaderFiles): TlsClientOptions | undefined {
   if (download.protocol === "grpc") return mutual;
+  // There is no TLS in it, and a file may serve several programs.
+  if (download.protocol === "tcp") return undefined;
   const { fingerprints, verify } = vortexPeer.quic;
   if (!verify) return { verify: false, ...(mutual && { cert: mutual.cert, key: mutual.key }) };
   const trust = { ...mutual, ...(ca !== undefined && { ca }), ...(fingerprints && { fingerprints }) };

@@ -104,6 +104,13 @@ export class ClientPool<C extends PoolClient> {
     };
   }
 
+  /** Closes the clients of `addr` that no request uses. */
+  closeIdle(addr: string): void {
+    for (const entry of [...this.#entries.values()]) {
+      if (entry.addr === addr && entry.active === 0) this.#forget(entry);
+    }
+  }
+
   /** Closes every client, active or not, and fails the dials under way. Idempotent. */
   async close(): Promise<void> {
     this.#closed = true;

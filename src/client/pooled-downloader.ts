@@ -56,6 +56,11 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
     return this.#pool.entries();
   }
 
+  /** Closes the connections to a peer that no request uses. @throws `InvalidArgument` for what is no address */
+  closeIdle(addr: string): void {
+    this.#pool.closeIdle(formatAddress(parseAddress(addr)));
+  }
+
   close(): Promise<void> {
     return this.#pool.close();
   }

@@ -112,6 +112,8 @@ export class PieceTransfers {
       requireDigest(piece, layout);
       check = new PieceCheck(layout, piece, hashers);
       await this.#receive(piece, check, transfer, write);
+      // Another attempt may have been first while the sink took the last bytes: the piece is committed once.
+      requireWanted(transfer);
       check.verify();
     } catch (error) {
       piece.cancel();

@@ -62,6 +62,8 @@ interface Running extends Attempt {
   owedSince: number | undefined;
   /** Milliseconds in which bytes were owed, before `owedSince`. */
   active: number;
+  /** Those of them before the first byte. */
+  latency: number;
 }
 
 const QUEUED = 0;
@@ -167,12 +169,13 @@ export class Scheduler {
   arrived(id: number, bytes: number, now: number): void {
     const attempt = this.#running.get(id);
     if (attempt === undefined) return;
-    attempt.bytes += bytes;
     attempt.from.arrived(bytes, now);
     if (attempt.owedSince !== undefined) {
       attempt.active += now - attempt.owedSince;
       attempt.owedSince = now;
     }
+    if (attempt.bytes === 0) attempt.latency = attempt.active;
+    attempt.bytes += bytes;
   }
 
   /** The attempt waits for its parent, or for something on our side. */
@@ -334,8 +337,10 @@ export class Scheduler {
         if (this.#suspect(candidate, now)) return false;
         if (stalled) return true;
         const expected = candidate.expected(length, now);
+        // The pace of a piece that has just begun says nothing of its rest: where many share a link, each waits for its turn.
+        if (candidate.rate === undefined || this.#activeOf(attempt, now) < expected) return false;
         const idle = atEnd && candidate.inFlight === 0;
-        return candidate.rate !== undefined && rest > (idle ? SLOW_AT_END : SLOW) * expected + LEAST_GAIN;
+        return rest > (idle ? SLOW_AT_END : SLOW) * expected + LEAST_GAIN;
       });
       if (route === undefined || !environment.admit(route.parent)) continue;
       starts.push(this.#begin(attempt.number, route, now));
@@ -358,6 +363,7 @@ export class Scheduler {
       bytes: 0,
       owedSince: now,
       active: 0,
+      latency: 0,
     };
     this.#running.set(attempt.id, attempt);
     this.#byPiece.set(number, [...others, attempt]);
@@ -407,13 +413,18 @@ export class Scheduler {
     return false;
   }
 
-  /** Milliseconds that the rest of an attempt will take, by its own pace so far. */
+  /** Milliseconds that the rest of an attempt will take, by its own pace so far; when it is silent, at least as long again. */
   #restOf(attempt: Running, now: number): number {
-    const { bytes, owedSince, number } = attempt;
-    const active = attempt.active + (owedSince === undefined ? 0 : now - owedSince);
-    // Before the first byte, it will take at least as long again.
+    const { bytes, latency, number, owedSince } = attempt;
+    const active = this.#activeOf(attempt, now);
     if (bytes === 0) return active;
-    return (active / bytes) * (this.#options.lengthOf(number) - bytes);
+    const pace = (active - latency) / bytes;
+    return Math.max(pace * (this.#options.lengthOf(number) - bytes), owedSince === undefined ? 0 : now - owedSince);
+  }
+
+  /** Milliseconds in which bytes of an attempt were owed. */
+  #activeOf({ active, owedSince }: Running, now: number): number {
+    return active + (owedSince === undefined ? 0 : now - owedSince);
   }
 
   /** Nothing is under way and nothing is planned: either an announcement can change that, or nothing can. */

@@ -335,8 +335,14 @@ function run(
   const child = spawn(program, words, {
     cwd: root,
     stdio: ["ignore", "pipe", "pipe"],
-    // Whether there is a colour or a test reporter around is none of the command's business.
-    env: { ...process.env, NODE_TEST_CONTEXT: undefined, VORTEX_PEER_DEBUG: undefined, XDG_STATE_HOME: state },
+    // Whether there is a colour or a test reporter or a configuration around is none of the command's business.
+    env: {
+      ...process.env,
+      NODE_TEST_CONTEXT: undefined,
+      VORTEX_PEER_CONFIG: undefined,
+      VORTEX_PEER_DEBUG: undefined,
+      XDG_STATE_HOME: state,
+    },
   });
   const [out, err]: [Uint8Array[], Uint8Array[]] = [[], []];
   child.stdout.on("data", (chunk: Uint8Array) => out.push(chunk));

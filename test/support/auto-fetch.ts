@@ -20,6 +20,8 @@ export interface AutoFetchOptions {
   readonly taskId: string;
   readonly contentLength: number;
   readonly pieceLength: number;
+  /** Milliseconds before the next protocol begins beside one that is silent. */
+  readonly delay: number;
 }
 
 /** How a task was fetched. */
@@ -30,13 +32,16 @@ export interface AutoFetched {
   readonly chosen: readonly ProtocolEvent[];
 }
 
-const { config, addr, taskId, contentLength, pieceLength } = JSON.parse(process.argv[2] ?? "{}") as AutoFetchOptions;
+const { config, addr, taskId, contentLength, pieceLength, delay } = JSON.parse(
+  process.argv[2] ?? "{}",
+) as AutoFetchOptions;
 const { createDownloader } = await runtimeFace();
 const loaded = await loadConfig(config);
 let chosen: ProtocolEvent[] = [];
 const downloader = createDownloader({
   ...(await loaded.downloader()),
   stallTimeout: 4000,
+  auto: { delay },
   onProtocol: (event) => chosen.push(event),
 });
 for await (const path of createInterface({ input: process.stdin })) {

@@ -8,11 +8,13 @@ import { type ErrorCode, VortexError } from "../../src/errors.ts";
 import type { Piece } from "../../src/piece.ts";
 import { MemoryPieceStore } from "../../src/server/memory-store.ts";
 import { VortexServer } from "../../src/server/vortex-server.ts";
+import type { TaskDirectory } from "../../src/task/discovery.ts";
 import type { OperationStart, Telemetry } from "../../src/telemetry.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
 import { MemoryTransport } from "../../src/transport/memory.ts";
 import { addressesOf, stockPorts } from "../../src/transport/peer-address.ts";
 import type { Protocol } from "../../src/transport/protocol.ts";
+import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import type { Connection, DialOptions, Transport } from "../../src/transport/transport.ts";
 import { assertRejects } from "../support/failures.ts";
 import { FakeClock, fakeRuntime, settle } from "../support/fake-clock.ts";
@@ -21,6 +23,11 @@ import { seededBytes } from "../support/random.ts";
 const taskId = "a1".repeat(32);
 const content = seededBytes(7, 300_000);
 const addr = "peer.example:4006";
+/** The same content in pieces. */
+const piecesId = "b2".repeat(32);
+const pieceLength = 30_000;
+const plan = { contentLength: content.length, pieceLength };
+const lengths = { contentLength: content.length, pieceLength: content.length };
 
 describe("auto, one peer", () => {
   it("takes QUIC where it works, and tries nothing else", async () => {
@@ -148,6 +155,54 @@ describe("auto, one peer", () => {
     await downloader.close();
   });
 
+  it("gives gRPC the trust that tls names, else that of the API; hybrid uses no TCP where it is named", async () => {
+    const pinned = { fingerprints: ["00".repeat(32)] };
+    const own = { ca: "PEM" };
+    for (const [tls, apiTls, expected] of [
+      [pinned, undefined, pinned],
+      [pinned, own, pinned],
+      [{ verify: false }, own, own],
+      [{ verify: false }, undefined, undefined],
+    ] as const) {
+      for (const protocol of ["auto", "hybrid"] as const) {
+        const { downloader, network, grpcTls, fetch } = await peer(
+          { quic: "ProtocolNotSupported", tcp: "ConnectionRefused" },
+          { protocol, tls, ...(apiTls && { apiTls }) },
+        );
+        await assertPiece(await fetch());
+        assert.deepEqual(grpcTls, [expected]);
+        const { bytes } = downloader.streamTask({ taskId, hostId: "me", parents: [addr], ...lengths });
+        assert.deepEqual(await bytes(), content);
+        assert.equal(network.dials.includes("tcp"), tls !== pinned);
+        await downloader.close();
+      }
+    }
+  });
+
+  it("tcp is refused where tls says whom to trust", async () => {
+    for (const tls of [{ ca: "PEM" }, { fingerprints: ["00".repeat(32)] }, { cert: "PEM", key: "PEM" }]) {
+      await assertRejects(peer({}, { protocol: "tcp", tls }), "InvalidArgument");
+    }
+    await (await peer({}, { protocol: "tcp", tls: { verify: false } })).downloader.close();
+  });
+
+  it("closes the connection of a protocol that lost, and keeps none when it is closed", async () => {
+    // QUIC has a connection, and its answer does not come.
+    const { downloader, network, fetch, clock } = await peer({ quic: "mute" });
+    const piece = fetch();
+    await settle();
+    assert.equal(network.open, 1);
+    await clock.advance(250);
+    await assertPiece(await piece);
+    await settle();
+    assert.deepEqual(network.dials, ["quic", "tcp"]);
+    assert.equal(network.openOver("quic"), 0);
+    await downloader.close();
+    await settle();
+    assert.equal(network.open, 0);
+    assert.equal(clock.pending, 0);
+  });
+
   it("ends at its signal, and lets those who waited choose", async () => {
     const { downloader, network, fetch, clock } = await peer({ quic: "silent" });
     const controller = new AbortController();
@@ -208,6 +263,29 @@ describe("auto, one peer", () => {
   });
 });
 
+describe("hybrid, a peer that tells its addresses", () => {
+  it("has its pieces over each protocol that it announced", async () => {
+    const { downloader, network, clock } = await peer(
+      { grpc: "RemoteUnimplemented" },
+      { protocol: "hybrid" },
+      directory,
+    );
+    // Only its address for the Dragonfly API is known.
+    const parents = [{ apiAddr: "api.example:4000" }];
+    const stream = downloader.streamTask({ taskId: piecesId, hostId: "me", parents });
+    const bytes = stream.bytes();
+    await clock.advanceUntil(bytes, 60_000, 100);
+    assert.deepEqual(await bytes, content);
+    const [parent] = (await stream.done).parents;
+    const used = parent?.routes?.filter((route) => route.pieces > 0).map(({ protocol }) => protocol);
+    assert.deepEqual(used, ["quic", "tcp"]);
+    assert.deepEqual(network.hosts, ["api.example:4000", "peer.example:4005", "peer.example:4006"]);
+    await downloader.close();
+    await settle();
+    assert.equal(network.open, 0);
+  });
+});
+
 describe("addresses of a peer", () => {
   it("a usual port stands for all of them, another one for every protocol", () => {
     const all = { quic: "[::1]:4006", tcp: "[::1]:4005", grpc: "[::1]:4000" };
@@ -218,11 +296,24 @@ describe("addresses of a peer", () => {
   });
 });
 
-type Condition = "works" | "silent" | ErrorCode;
+/** Of a peer that has all pieces, and serves them elsewhere. */
+const directory: TaskDirectory = {
+  stat: async () => ({ ...plan, pieceCount: plan.contentLength / pieceLength }),
+  async *sync(_addr, _taskId, { numbers }) {
+    for (const number of numbers) {
+      const place = { number, offset: number * pieceLength, length: pieceLength };
+      yield { ...place, quicAddr: "peer.example:4006", tcpAddr: "peer.example:4005" };
+    }
+  },
+};
+
+/** `mute`: dials work, and requests are never answered. */
+type Condition = "works" | "silent" | "mute" | ErrorCode;
 
 /** Protocols in memory, each in the condition that a test puts it in. */
 class Network {
   readonly dials: Protocol[] = [];
+  readonly #hosts = new Set<string>();
   /** Dials that have not settled. */
   hanging = 0;
   readonly #conditions: Record<Protocol, Condition>;
@@ -231,7 +322,8 @@ class Network {
     tcp: new MemoryTransport("tcp"),
     grpc: new MemoryTransport("tcp"),
   };
-  readonly #connections: { readonly protocol: Protocol; readonly connection: Connection }[] = [];
+  /** Those that are open. */
+  readonly #connections = new Set<{ readonly protocol: Protocol; readonly connection: Connection }>();
 
   constructor(conditions: Partial<Record<Protocol, Condition>>) {
     this.#conditions = { quic: "works", tcp: "works", grpc: "works", ...conditions };
@@ -239,6 +331,20 @@ class Network {
 
   set(protocol: Protocol, condition: Condition): void {
     this.#conditions[protocol] = condition;
+  }
+
+  /** What was dialled. */
+  get hosts(): readonly string[] {
+    return [...this.#hosts].sort();
+  }
+
+  /** Connections that are open. */
+  get open(): number {
+    return this.#connections.size;
+  }
+
+  openOver(protocol: Protocol): number {
+    return [...this.#connections].filter((one) => one.protocol === protocol).length;
   }
 
   /** Ends the connections of a protocol, as a peer that dies does. */
@@ -253,12 +359,16 @@ class Network {
       listen: (local, options) => memory.listen(local, options),
       dial: async (remote: Address, options: DialOptions = {}) => {
         this.dials.push(protocol);
+        this.#hosts.add(formatAddress(remote));
         const condition = this.#conditions[protocol];
         if (condition === "silent") return this.#silence(options);
-        if (condition !== "works") throw new VortexError(condition, `${formatAddress(remote)} is ${condition}`);
+        if (condition !== "works" && condition !== "mute")
+          throw new VortexError(condition, `${formatAddress(remote)} is ${condition}`);
         const connection = await memory.dial(remote, options);
-        this.#connections.push({ protocol, connection });
-        return connection;
+        const one = { protocol, connection };
+        this.#connections.add(one);
+        void connection.closed.then(() => this.#connections.delete(one));
+        return condition === "mute" ? muted(connection) : connection;
       },
     };
   }
@@ -274,14 +384,46 @@ class Network {
   }
 }
 
+/** Its streams take requests, and no answer comes before they are given up. */
+function muted(connection: Connection): Connection {
+  const openStream: Connection["openStream"] = async (options) => {
+    const stream = await connection.openStream(options);
+    let give: (error: VortexError) => void = () => {};
+    const given = new Promise<never>((_, reject) => {
+      give = reject;
+    });
+    given.catch(() => {});
+    return {
+      writer: stream.writer,
+      reader: {
+        read: () => given,
+        cancel(...args) {
+          give(new VortexError("Aborted", "given up"));
+          stream.reader.cancel(...args);
+        },
+      },
+    };
+  };
+  return new Proxy(connection, {
+    get(target, name) {
+      if (name === "openStream") return openStream;
+      const value: unknown = Reflect.get(target, name, target);
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
+}
+
 async function peer(
   conditions: Partial<Record<Protocol, Condition>> = {},
   options: Partial<CreateDownloaderOptions> = {},
+  asked?: TaskDirectory,
 ): Promise<{
   downloader: TaskDownloader;
   network: Network;
   clock: FakeClock;
   events: ProtocolEvent[];
+  /** What each gRPC downloader was given. */
+  grpcTls: (TlsClientOptions | undefined)[];
   fetch(number?: number, signal?: AbortSignal): Promise<Piece>;
 }> {
   const clock = new FakeClock();
@@ -289,16 +431,22 @@ async function peer(
   const network = new Network(conditions);
   const store = new MemoryPieceStore();
   store.putTask(taskId, content);
+  store.putTask(piecesId, content, { pieceLength });
   for (const protocol of ["quic", "tcp", "grpc"] as const) {
     const local = { host: "peer.example", port: stockPorts[protocol] };
     await VortexServer.listen(network.transport(protocol), local, store, fakeRuntime());
   }
   const events: ProtocolEvent[] = [];
+  const grpcTls: (TlsClientOptions | undefined)[] = [];
   const create = downloaderFactory({
     runtime,
     quic: async () => network.transport("quic"),
     tcp: async () => network.transport("tcp"),
-    grpc: (settings) => new VortexDownloader(async () => network.transport("grpc"), settings),
+    ...(asked && { directory: () => ({ stat: asked.stat, sync: asked.sync, close: async () => {} }) }),
+    grpc(settings, tls) {
+      grpcTls.push(tls);
+      return new VortexDownloader(async () => network.transport("grpc"), settings);
+    },
   });
   const downloader = create({ protocol: "auto", onProtocol: (event) => events.push(event), ...options });
   return {
@@ -306,6 +454,7 @@ async function peer(
     network,
     clock,
     events,
+    grpcTls,
     fetch: (number = 0, signal) =>
       downloader.downloadPiece({ addr, hostId: "me", taskId, number }, signal === undefined ? {} : { signal }),
   };

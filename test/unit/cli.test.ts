@@ -638,10 +638,12 @@ describe("the certificate of vortex-peer serve", () => {
       await writeFile(join(dir, "file"), "");
       const env = { XDG_STATE_HOME: join(dir, "file") };
       const store = (await identityTls({ rotate: false }, env, tell)).identityStore;
-      await store?.save(await selfSigned());
+      const made = await selfSigned();
+      await store?.save(made);
+      assert.deepEqual(await store?.saveFirst?.(made), made);
       assert.deepEqual(
         told.map(({ code }) => code),
-        ["StorageFailed", "StorageFailed"],
+        ["StorageFailed", "StorageFailed", "StorageFailed"],
       );
       for (const { message } of told) assert.match(message, /lasts for this run/);
       const named = await identityTls({ rotate: false, identity: join(dir, "file", "x.pem") }, {}, tell);

@@ -8,6 +8,7 @@ import fc from "fast-check";
 import { configVariable, loadConfig, parseConfigText } from "../../adapters/config-file.ts";
 import { type ConfigLayer, parseConfig } from "../../src/config/config.ts";
 import { VortexError } from "../../src/errors.ts";
+import type { ProtocolChoice } from "../../src/transport/protocol.ts";
 import { inTempDir } from "../support/cli.ts";
 
 const stock = fileURLToPath(new URL("../vectors/dfdaemon.yaml", import.meta.url));
@@ -75,6 +76,11 @@ describe("a configuration file", () => {
       const server = await config.server();
       assert.deepEqual(server.grpc, { port: 7, tls: true });
       assert.deepEqual(server.tls, { cert: "the cert", key: "the key", clientCa: "the ca" });
+      // Another protocol than the file's has the certificates that it takes.
+      const tlsBy = async (protocol: ProtocolChoice): Promise<unknown> => (await config.downloader(protocol)).tls;
+      assert.deepEqual(await tlsBy("hybrid"), { ...mutual, ca: "the own" });
+      assert.deepEqual(await tlsBy("grpc"), mutual);
+      assert.equal(await tlsBy("tcp"), undefined);
     }));
 
   it("names a file that cannot be read only to whoever needs what it holds", () =>

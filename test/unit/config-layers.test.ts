@@ -150,6 +150,8 @@ describe("options out of a configuration", () => {
       { verify: false, cert: "cert", key: "key" },
       mutual,
     ]);
+    // TCP has none; a file that says whom QUIC is to trust loads all the same, and the downloader refuses none of it.
+    assert.deepEqual(tlsOf("tcp", { fingerprints: [pin] }, { ca: "own", mutual }), [undefined, mutual]);
     // What is said for QUIC alone makes no TLS of gRPC in the clear: a change of protocol is one line.
     assert.deepEqual(tlsOf("grpc", { fingerprints: [pin] }), [undefined, undefined]);
     assert.deepEqual(tlsOf("grpc", { verify: false }, { mutual }), [mutual, mutual]);

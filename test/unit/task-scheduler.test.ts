@@ -201,9 +201,36 @@ describe("stalls and races", () => {
     const [one, other] = step(scheduler, 0).starts;
     assert.ok(one && other);
     deliver(scheduler, one, 0, 500);
-    // 100 kB a second: eight seconds more, the other parent needs half of one.
-    scheduler.arrived(other.id, LENGTH / 10, 500);
+    // A tenth in half a second: four more seconds, the other parent needs half of one.
+    scheduler.arrived(other.id, LENGTH / 20, 10);
+    scheduler.arrived(other.id, LENGTH / 20, 500);
     assert.deepEqual(shape(step(scheduler, 501).starts), [`${other.number}!${one.route}`]);
+  });
+
+  it("a piece that waited for its turn and has just begun to come is left alone", () => {
+    const scheduler = schedulerOf(2, { concurrentPieceCount: 2 });
+    scheduler.addRoute("a", false);
+    scheduler.addRoute("b", false);
+    const [one, other] = step(scheduler, 0).starts;
+    assert.ok(one && other);
+    deliver(scheduler, one, 0, 500);
+    scheduler.arrived(other.id, LENGTH / 100, 500);
+    assert.deepEqual(step(scheduler, 501).starts, []);
+    // What comes then takes as long as all of a piece from the other one, which is no reason to have it twice.
+    scheduler.arrived(other.id, LENGTH / 2, 700);
+    assert.deepEqual(step(scheduler, 701).starts, []);
+  });
+
+  it("what falls silent after most of it has come is had from an idle parent", () => {
+    const scheduler = schedulerOf(2, { concurrentPieceCount: 2 });
+    scheduler.addRoute("a", false);
+    scheduler.addRoute("b", false);
+    const [one, other] = step(scheduler, 0).starts;
+    assert.ok(one && other);
+    deliver(scheduler, one, 0, 500);
+    scheduler.arrived(other.id, (LENGTH * 99) / 100, 500);
+    assert.deepEqual(step(scheduler, 1000).starts, []);
+    assert.deepEqual(shape(step(scheduler, 1500).starts), [`${other.number}!${one.route}`]);
   });
 
   it("what is as fast as the others is left alone", () => {
