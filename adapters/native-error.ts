@@ -10,6 +10,11 @@ const codes: Record<string, ErrorCode> = {
   EAI_NODATA: "Unreachable",
   EADDRNOTAVAIL: "Unreachable",
   EINVAL: "Unreachable",
+  // No descriptors or memory left here: the peer may well speak the protocol.
+  EMFILE: "Unreachable",
+  ENFILE: "Unreachable",
+  ENOBUFS: "Unreachable",
+  ENOMEM: "Unreachable",
   EADDRINUSE: "AddressInUse",
   EACCES: "AddressInUse",
   ETIMEDOUT: "ConnectTimeout",

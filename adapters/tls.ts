@@ -26,6 +26,9 @@ export async function serverIdentity(options: TlsServerOptions): Promise<TlsIden
   const kept = await identityStore?.load();
   if (kept !== undefined && endOf(kept) - Date.now() > LEAST_LEFT) return requireIdentity(kept);
   const made = await selfSigned();
+  if (kept === undefined && identityStore?.saveFirst !== undefined) {
+    return requireIdentity(await identityStore.saveFirst(made));
+  }
   await identityStore?.save(made);
   return made;
 }

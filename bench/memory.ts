@@ -30,9 +30,10 @@ import { digestOf } from "../src/digest/digest.ts";
 import { type PieceMetadata, pieceExtent, planTask } from "../src/piece.ts";
 import type { PieceStore } from "../src/server/store.ts";
 import { formatAddress } from "../src/transport/address.ts";
+import { choices } from "./options.ts";
 import { Worker } from "./processes.ts";
 import { obey } from "./program.ts";
-import { findRuntimes, type Runtime } from "./runtimes.ts";
+import { commandFor, findRuntimes, type Runtime } from "./runtimes.ts";
 
 type Protocol = "quic" | "tcp" | "grpc";
 type Target = "file" | "stream";
@@ -95,8 +96,8 @@ async function measure(): Promise<void> {
   const wanted = values.runtime.split(",");
   const rows: Row[] = [];
   for (const runtime of list.filter(({ name }) => wanted.includes(name))) {
-    for (const protocol of choices(values.protocol, ["quic", "tcp", "grpc"])) {
-      for (const to of choices(values.to, ["file", "stream"])) {
+    for (const protocol of choices("--protocol", values.protocol, ["quic", "tcp", "grpc"])) {
+      for (const to of choices("--to", values.to, ["file", "stream"])) {
         for (const size of values.size.split(",").map(bytesOf)) {
           try {
             rows.push(await download(runtime, protocol, to, size, bytesOf(values.rate), values.directory));
@@ -130,8 +131,9 @@ async function download(
   parent: string,
 ): Promise<Row> {
   const directory = await mkdtemp(join(parent, "vortex-peer-memory-"));
-  const server = new Worker<"listen">(commandOf(runtime), { role: "server", protocol, size } satisfies Role);
-  const client = new Worker<ClientOrder>(commandOf(runtime), { role: "client", protocol, size, rate } satisfies Role);
+  const command = commandFor(runtime, fileURLToPath(import.meta.url));
+  const server = new Worker<"listen">(command, { role: "server", protocol, size } satisfies Role);
+  const client = new Worker<ClientOrder>(command, { role: "client", protocol, size, rate } satisfies Role);
   try {
     const peer = await server.ask<Peer>("listen", 60);
     const order: ClientOrder = { peer, ...(to === "file" && { path: join(directory, "content") }) };
@@ -141,21 +143,6 @@ async function download(
     await Promise.all([client.end(), server.end()]);
     await rm(directory, { recursive: true, force: true });
   }
-}
-
-/** Node 20 reads no TypeScript; tsx translates it while the program is loaded, which is before anything is counted. */
-function commandOf({ name, command }: Runtime): readonly string[] {
-  const [path = "", ...rest] = command("client");
-  const program = fileURLToPath(import.meta.url);
-  return name === "node" ? [path, "--import", "tsx", program] : [path, ...rest.slice(0, -1), program];
-}
-
-function choices<T extends string>(text: string, known: readonly T[]): readonly T[] {
-  return text.split(",").map((word) => {
-    const choice = known.find((each) => each === word);
-    if (choice === undefined) throw new Error(`${word}: expected some of ${known.join(", ")}`);
-    return choice;
-  });
 }
 
 function bytesOf(text: string): number {

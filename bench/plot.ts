@@ -1,6 +1,7 @@
-/** The results as an SVG picture, on a ground of its own so that it can be read on a light and on a dark page. */
+/** The results as an SVG picture. */
 import type { Results } from "./results.ts";
 import type { MeasuredRow, Measurement } from "./rows.ts";
+import { line, round, svgOf, text } from "./svg.ts";
 import { bulkParallel, small } from "./workloads.ts";
 
 const WIDTH = 860;
@@ -12,17 +13,10 @@ const GAP = 5;
 const LABEL = 40;
 
 const STYLE = `
-  .ground { fill: #ffffff; stroke: #d0d7de }
-  text { font: 12px system-ui, sans-serif; fill: #1f2328 }
-  .head { font-weight: 600; font-size: 14px }
-  .faint { fill: #59636e }
   .quic { fill: #2f6feb } .tcp { fill: #1a9e8f } .grpc { fill: #d9822b } .shipped { fill: #a8503f }
   .line { stroke: #1f2328; stroke-width: 1.5 }
-  .bare { stroke: #8b949e; stroke-width: 2; stroke-dasharray: 3 2 }
-  @media (prefers-color-scheme: dark) {
-    .ground { fill: #0d1117; stroke: #3d444d }
-    text { fill: #e6edf3 } .faint { fill: #9198a1 } .line { stroke: #e6edf3 }
-  }`;
+  .bare { stroke: #8b949e; stroke-width: 2; stroke-dasharray: 3 2 }`;
+const DARK_STYLE = " .line { stroke: #e6edf3 }";
 
 /** Two panels: large pieces in MB/s, small ones in requests a second. Empty ones are left out. */
 export function plotOf({ rows, machine, command, amount }: Results): string {
@@ -50,15 +44,14 @@ export function plotOf({ rows, machine, command, amount }: Results): string {
     y += 16;
     parts.push(text(16, y, note, "faint"));
   }
-  const height = y + 16;
-  return [
-    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${height}" width="${WIDTH}" height="${height}" role="img">`,
-    "<title>vortex-peer: pieces over QUIC, TCP and gRPC on each runtime</title>",
-    `<style>${STYLE}\n</style>`,
-    `<rect class="ground" x="0.5" y="0.5" width="${WIDTH - 1}" height="${height - 1}" rx="6"/>`,
-    ...parts,
-    "</svg>\n",
-  ].join("\n");
+  return svgOf({
+    title: "vortex-peer: pieces over QUIC, TCP and gRPC on each runtime",
+    width: WIDTH,
+    height: y + 16,
+    style: STYLE,
+    darkStyle: DARK_STYLE,
+    parts,
+  });
 }
 
 function panelOf(
@@ -111,17 +104,4 @@ function panelOf(
 function colourOf({ subject, kind }: MeasuredRow): string {
   if (kind === "grpc") return "shipped";
   return subject.startsWith("quic") ? "quic" : subject;
-}
-
-function line(kind: string, x1: number, y1: number, x2: number, y2: number): string {
-  return `<line class="${kind}" x1="${round(x1)}" y1="${round(y1)}" x2="${round(x2)}" y2="${round(y2)}"/>`;
-}
-
-function text(x: number, y: number, content: string, kind = "", anchor = "start"): string {
-  const escaped = content.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
-  return `<text x="${round(x)}" y="${round(y)}" class="${kind}" text-anchor="${anchor}">${escaped}</text>`;
-}
-
-function round(value: number): number {
-  return Math.round(value * 10) / 10;
 }

@@ -60,6 +60,18 @@ export async function findRuntimes(nodes: readonly string[]): Promise<Runtimes> 
   return { list, missing };
 }
 
+/**
+ * The words that run any TypeScript program, which may collect garbage when it wants to: Deno exposes its collector by a flag only.
+ * Node 20 reads no TypeScript; tsx translates it while the program is loaded, which is before anything is counted.
+ */
+export function commandFor({ name, command }: Runtime, program: string): readonly string[] {
+  const [path = "", ...rest] = command("client");
+  if (name === "node") return [path, "--import", "tsx", program];
+  if (name === "bun") return [path, program];
+  const [run = "", ...flags] = rest.slice(0, -1);
+  return [path, run, "--v8-flags=--expose-gc", ...flags, program];
+}
+
 async function versionOf(name: RuntimeName, path: string): Promise<string> {
   if (path.startsWith(root) && !existsSync(path)) throw new Error("not installed");
   const { stdout } = await promisify(execFile)(path, ["--version"]);

@@ -89,15 +89,19 @@ export function defaultIdentityFile(env: CliEnvironment["env"], platform: string
 }
 
 function lenient(store: IdentityStore, tell: (error: VortexError) => void): IdentityStore {
+  const { saveFirst } = store;
+  const tried = async <T>(saving: Promise<T>, otherwise: T): Promise<T> => {
+    try {
+      return await saving;
+    } catch (error) {
+      const { message } = VortexError.from(error, "Internal");
+      tell(new VortexError("StorageFailed", `${message}; it lasts for this run`, { cause: error }));
+      return otherwise;
+    }
+  };
   return {
     load: () => store.load(),
-    async save(identity): Promise<void> {
-      try {
-        await store.save(identity);
-      } catch (error) {
-        const { message } = VortexError.from(error, "Internal");
-        tell(new VortexError("StorageFailed", `${message}; it lasts for this run`, { cause: error }));
-      }
-    },
+    save: (identity) => tried(store.save(identity), undefined),
+    ...(saveFirst && { saveFirst: (identity) => tried(saveFirst.call(store, identity), identity) }),
   };
 }

@@ -1,10 +1,11 @@
 /** A server's self-signed identity in a file, so that it is the same after a restart. */
 import { randomBytes } from "node:crypto";
-import { mkdir, open, readFile, rename, rm } from "node:fs/promises";
+import { link, mkdir, open, readFile, rename, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { VortexError } from "../../src/errors.ts";
 import type { IdentityStore, TlsIdentity } from "../../src/transport/tls.ts";
 import { requireIdentity } from "../tls.ts";
+import { codeOf } from "./storage-error.ts";
 
 /** Greatest length of a file that is read as an identity, in bytes; a long chain with its key has some 20 KiB. */
 const MAX_LENGTH = 1024 * 1024;
@@ -12,30 +13,57 @@ const MAX_LENGTH = 1024 * 1024;
 /**
  * Keeps an identity in one PEM file: the key, then the certificate chain. It is replaced as a whole, so there is never a
  * certificate without its key, and only its owner may read it (mode 0600; on Windows, whoever may read the folder). The folder
- * is made when it is missing.
+ * is made when it is missing. Servers of several processes that start at once with no file there make one, and all show it (but
+ * not on a file system without hard links).
  *
  * A file that holds no identity is `StorageFailed`, and is left alone: clients may have pinned what it was to hold.
  */
 export function fileIdentityStore(path: string): IdentityStore {
+  const load = async (): Promise<TlsIdentity | undefined> => {
+    const pem = await readIfThere(path);
+    return pem === undefined ? undefined : parse(pem, path);
+  };
   return {
-    async load(): Promise<TlsIdentity | undefined> {
-      const pem = await readIfThere(path);
-      return pem === undefined ? undefined : parse(pem, path);
-    },
-
-    async save({ cert, key }): Promise<void> {
-      // In the same folder, since a file cannot be renamed from one file system to another.
-      const temporary = join(dirname(path), `.${randomBytes(8).toString("hex")}.pem.part`);
-      try {
-        await mkdir(dirname(path), { recursive: true, mode: 0o700 });
-        await writeDurably(temporary, `${key.trim()}\n${cert.trim()}\n`);
-        await rename(temporary, path);
-      } catch (error) {
-        await rm(temporary, { force: true }).catch(() => {});
-        throw VortexError.from(error, "StorageFailed", `the certificate cannot be kept in ${path}`);
-      }
+    load,
+    save: (identity) => put(identity, path, (temporary) => rename(temporary, path)),
+    async saveFirst(identity): Promise<TlsIdentity> {
+      await put(identity, path, (temporary) => linkOrRename(temporary, path));
+      // Its own, or that of whoever was quicker.
+      return (await load()) ?? identity;
     },
   };
+}
+
+/** Writes the identity to a file of its own, which `place` then gives its name. */
+async function put(
+  { cert, key }: TlsIdentity,
+  path: string,
+  place: (temporary: string) => Promise<void>,
+): Promise<void> {
+  // In the same folder, since a file cannot be renamed from one file system to another.
+  const temporary = join(dirname(path), `.${randomBytes(8).toString("hex")}.pem.part`);
+  try {
+    await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+    await writeDurably(temporary, `${key.trim()}\n${cert.trim()}\n`);
+    await place(temporary);
+  } catch (error) {
+    throw VortexError.from(error, "StorageFailed", `the certificate cannot be kept in ${path}`);
+  } finally {
+    await rm(temporary, { force: true }).catch(() => {});
+  }
+}
+
+/** Gives a file its name unless another one has it. Unlike renaming, a link is never made over a file. */
+async function linkOrRename(temporary: string, path: string): Promise<void> {
+  try {
+    await link(temporary, path);
+  } catch (error) {
+    const code = codeOf(error);
+    if (code === "EEXIST") return;
+    if (code !== "EPERM" && code !== "ENOTSUP" && code !== "EOPNOTSUPP" && code !== "ENOSYS") throw error;
+    // A file system without links.
+    await rename(temporary, path);
+  }
 }
 
 async function readIfThere(path: string): Promise<string | undefined> {
@@ -43,7 +71,7 @@ async function readIfThere(path: string): Promise<string | undefined> {
     const pem = await readFile(path, "utf8");
     if (pem.length <= MAX_LENGTH) return pem;
   } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "ENOENT") return undefined;
+    if (codeOf(error) === "ENOENT") return undefined;
     throw VortexError.from(error, "StorageFailed", `the kept certificate ${path} cannot be read`);
   }
   throw new VortexError("StorageFailed", `${path} is too long for a certificate and its key`);

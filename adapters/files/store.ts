@@ -1,8 +1,10 @@
 import { type FileHandle, open, stat } from "node:fs/promises";
 import { resolveRange } from "../../src/client/piece-content.ts";
+import { crc32Combine } from "../../src/digest/crc32-combine.ts";
 import type { HasherFactory } from "../../src/digest/hasher.ts";
 import { abortedError, VortexError } from "../../src/errors.ts";
 import {
+  type ByteRange,
   MAX_PIECE_LENGTH,
   type PieceKind,
   type PieceMetadata,
@@ -15,9 +17,7 @@ import {
 import type { PieceStore, StoredPiece, StoredPieceRequest, StoredTask } from "../../src/server/store.ts";
 import { nativeHashers } from "../native-hashers.ts";
 
-/** Bytes in one read while a file is indexed. */
-const INDEX_READ = 1024 * 1024;
-/** Bytes in a chunk that is handed to a transport. */
+/** Bytes in a chunk that is handed to a transport; each has a checksum of its own, from the first byte of its piece on. */
 const CHUNK = 512 * 1024;
 
 /** How a file becomes a task. */
@@ -38,10 +38,12 @@ export interface AddFileOptions {
  * Serves files as tasks, straight from disk.
  *
  * Each file is read through once, when it is added, for the digests of its pieces and of the whole; the index takes four
- * bytes a piece. It is kept open until it is removed or the store is closed, one file descriptor a file, so what is served
- * is the file that was indexed, whatever becomes of its name. When its content, size or modification time changes, its
- * pieces are refused until it has been removed and added again; a piece that changes under a reader fails before its last
- * chunk.
+ * bytes for every 512 KiB, and four for every piece. It is kept open until it is removed or the store is closed, one file
+ * descriptor a file, so what is served is the file that was indexed, whatever becomes of its name.
+ *
+ * When its content, size or modification time changes, its pieces are refused until it has been removed and added again. Every
+ * chunk is compared with its CRC-32 before it is handed out, since a change need not show in the time (a write within one tick of
+ * the clock, or to mapped memory), so no reader gets a mixture of old and new bytes, also not of a part of a piece.
  *
  * A piece counts as created when its file was last modified. Task ids from the network are only looked up among those
  * added. They never name a file.
@@ -144,6 +146,8 @@ interface Index {
   readonly stamp: Stamp;
   /** By piece number. */
   readonly crc32: Uint32Array;
+  /** Of the chunks, piece after piece. */
+  readonly chunks: Uint32Array;
   /** Hex. */
   readonly sha256: string;
 }
@@ -203,37 +207,38 @@ class IndexedFile {
     };
   }
 
-  async *read(number: number, range?: { readonly start: number; readonly end?: number }): AsyncGenerator<Uint8Array> {
-    const { offset, length } = pieceExtent(this.plan, number);
+  async *read(number: number, range?: ByteRange): AsyncGenerator<Uint8Array> {
+    const { length } = pieceExtent(this.plan, number);
     const { start, end } = resolveRange(range, length);
-    const hasher = start === 0 && end === length ? this.#hashers("crc32") : undefined;
-    const readFrom = (at: number): Promise<Uint8Array> =>
-      this.#use((handle) => readAt(handle, this.#path, offset + at, Math.min(CHUNK, end - at)));
     if (start === end) return;
+    // Whole chunks, since only these can be compared.
+    let at = start - (start % CHUNK);
     // One chunk ahead, so that the disk works while the network does.
-    let ahead = readFrom(start);
-    for (let at = start; at < end; ) {
+    let ahead = this.#chunk(number, at);
+    for (; at < end; at += CHUNK) {
       const chunk = await ahead;
-      hasher?.update(chunk);
-      at += chunk.length;
-      if (at < end) {
-        ahead = readFrom(at);
+      if (at + CHUNK < end) {
+        ahead = this.#chunk(number, at + CHUNK);
         // The reader may not come back for it.
         ahead.catch(() => {});
-      } else {
-        // Whoever gets the last chunk has a piece as it was indexed: unchanged up to now means unchanged while it was read.
-        await this.requireUnchanged();
-        const indexed = this.#index.crc32[number];
-        // A write within the resolution of the modification time leaves the stamp as it was.
-        if (hasher !== undefined && hasher.encode() !== String(indexed)) {
-          throw new VortexError(
-            "StorageFailed",
-            `piece ${number} of ${this.#path} has CRC-32 ${hasher.encode()}, it was indexed with ${indexed}`,
-          );
-        }
       }
-      yield chunk;
+      yield chunk.subarray(Math.max(0, start - at), end - at);
     }
+  }
+
+  /** The chunk of a piece that begins at `at`. Rejects with `StorageFailed` when it is not what was indexed. */
+  async #chunk(number: number, at: number): Promise<Uint8Array> {
+    const { offset, length } = pieceExtent(this.plan, number);
+    const chunk = await this.#use((handle) => readAt(handle, this.#path, offset + at, Math.min(CHUNK, length - at)));
+    const indexed = this.#index.chunks[number * chunksIn(this.plan.pieceLength) + at / CHUNK];
+    const found = checksumOf(chunk, this.#hashers);
+    if (found === indexed) return chunk;
+    // In words that say more, where the change shows.
+    await this.requireUnchanged();
+    throw new VortexError(
+      "StorageFailed",
+      `${this.#path} has CRC-32 ${found} for ${chunk.length} bytes at ${offset + at}, it was indexed with ${indexed}`,
+    );
   }
 
   /** Rejects with `StorageFailed` when the file is not what it was when it was indexed. */
@@ -298,26 +303,26 @@ async function indexFile(
   const contentLength = Number(stamp.size);
   const plan = planTask(contentLength, pieceLength ?? pieceLengthFor(contentLength));
   const crc32 = new Uint32Array(plan.pieceCount);
+  const chunks = new Uint32Array(plan.pieceCount * chunksIn(plan.pieceLength));
   const whole = hashers("sha256");
-  const buffer = new Uint8Array(Math.min(INDEX_READ, contentLength));
+  const buffer = new Uint8Array(Math.min(CHUNK, contentLength));
   for (let number = 0; number < plan.pieceCount; number++) {
     const { offset, length } = pieceExtent(plan, number);
-    const piece = hashers("crc32");
-    for (let at = 0; at < length; ) {
+    for (let at = 0; at < length; at += CHUNK) {
       if (signal?.aborted) throw abortedError(signal, `indexing ${path}`);
-      const chunk = await readAt(handle, path, offset + at, Math.min(INDEX_READ, length - at), buffer);
-      piece.update(chunk);
+      const chunk = await readAt(handle, path, offset + at, Math.min(CHUNK, length - at), buffer);
+      const checksum = checksumOf(chunk, hashers);
+      chunks[number * chunksIn(plan.pieceLength) + at / CHUNK] = checksum;
+      crc32[number] = at === 0 ? checksum : crc32Combine(crc32[number] ?? 0, checksum, chunk.length);
       whole.update(chunk);
-      at += chunk.length;
-      onProgress?.(offset + at, contentLength);
+      onProgress?.(offset + at + chunk.length, contentLength);
     }
-    crc32[number] = Number(piece.encode());
   }
   const after = await stampOf(handle, path);
   if (after.size !== stamp.size || after.mtimeNs !== stamp.mtimeNs) {
     throw new VortexError("StorageFailed", `${path} was written to while it was indexed`);
   }
-  return { plan, stamp, crc32, sha256: whole.encode() };
+  return { plan, stamp, crc32, chunks, sha256: whole.encode() };
 }
 
 async function stampOf(handle: FileHandle, path: string): Promise<Stamp> {
@@ -346,6 +351,17 @@ async function readAt(
     filled += bytesRead;
   }
   return buffer.subarray(0, length);
+}
+
+/** Chunks of a piece; its last one may be short. */
+function chunksIn(pieceLength: number): number {
+  return Math.ceil(pieceLength / CHUNK);
+}
+
+function checksumOf(bytes: Uint8Array, hashers: HasherFactory): number {
+  const hasher = hashers("crc32");
+  hasher.update(bytes);
+  return Number(hasher.encode());
 }
 
 function requireTaskId(taskId: string): void {

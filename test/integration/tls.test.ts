@@ -148,6 +148,16 @@ describe("a certificate that is kept", () => {
     }),
   );
 
+  it("is one for all servers that start at once, and a file whose maker lost the race leaves nothing", limit, () =>
+    inTempDir(async (dir) => {
+      const path = join(dir, "state", "identity.pem");
+      const starting = Array.from({ length: 8 }, () => serverIdentity({ identityStore: fileIdentityStore(path) }));
+      const shown = await Promise.all(starting);
+      for (const identity of shown) assert.deepEqual(identity, await fileIdentityStore(path).load());
+      assert.deepEqual(await readdir(join(dir, "state")), ["identity.pem"]);
+    }),
+  );
+
   it("is a file for its owner only, whole whenever it is looked at", limit, () =>
     inTempDir(async (dir) => {
       const path = join(dir, "identity.pem");

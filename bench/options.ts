@@ -1,0 +1,17 @@
+/** Options of the programs of this folder. */
+
+/** A number above 0. @throws `Error` in words */
+export function positive(name: string, text: string): number {
+  const value = Number(text);
+  if (!(value > 0)) throw new Error(`${name} ${text}: expected a positive number`);
+  return value;
+}
+
+/** Some of the words that are known, separated by commas. @throws `Error` in words */
+export function choices<T extends string>(name: string, text: string, known: readonly T[]): readonly T[] {
+  return text.split(",").map((word) => {
+    const choice = known.find((each) => each === word);
+    if (choice === undefined) throw new Error(`${name} ${word}: expected some of ${known.join(", ")}`);
+    return choice;
+  });
+}

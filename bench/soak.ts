@@ -1,0 +1,319 @@
+/**
+ * A long run at load, with everything that comes and goes: does anything leak, hang, crash, or come out wrong?
+ *
+ *     npm run soak -- --minutes 30 --runtime node --protocol quic,tcp,grpc
+ *
+ * One process is measured. It has three servers of its own (pieces in memory, pieces of a file, and pieces that are wrong), which it
+ * restarts again and again; a peer that speaks no protocol; a client for each protocol that stays, and others that join and leave. Its
+ * requests are for pieces, parts of pieces and tasks, and end in every way there is: well, cancelled, aborted, in a timeout, at a wrong
+ * answer, at a server that is gone. Two more peers are processes of their own, which are killed (SIGKILL) and started again on their
+ * ports.
+ *
+ * Samples are taken after a garbage collection. The run fails (exit code 1) on a wrong byte, a request that hangs, an error that is no
+ * `VortexError` or is `Internal`, an unhandled rejection, or the end of the process; when a count has not returned to its start within
+ * 30 s after all was closed; and when memory leaks, see `trendsOf` in `soak/verdict.ts`. Prints tables, and writes the series to
+ * `soak-<runtime>.svg` and `soak-<runtime>.json`.
+ *
+ * | option | default | |
+ * | --- | --- | --- |
+ * | `--minutes` | `30` | of load; memory is judged from 2 minutes on, counts always |
+ * | `--runtime` | `node` | some of `node`, `bun`, `deno`, one after the other |
+ * | `--protocol` | `quic,tcp,grpc` | some of them |
+ * | `--concurrency` | `24` | requests at a time |
+ * | `--seed` | by chance | of the choices; how they interleave is not repeated |
+ * | `--out` | `bench/results` | folder of what is written |
+ */
+import { mkdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { faceOf } from "../adapters/face.ts";
+import { fingerprintOf, selfSigned } from "../adapters/tls.ts";
+import { MemoryPieceStore } from "../src/server/memory-store.ts";
+import { formatAddress } from "../src/transport/address.ts";
+import type { Protocol } from "../src/transport/protocol.ts";
+import type { TlsIdentity } from "../src/transport/tls.ts";
+import { choices, positive } from "./options.ts";
+import { Worker } from "./processes.ts";
+import { obey } from "./program.ts";
+import { commandFor, findRuntimes, type Runtime } from "./runtimes.ts";
+import { chartOf } from "./soak/chart.ts";
+import { CONTENT, DIGEST, PIECE_LENGTH, seededRandom, TASK_ID } from "./soak/content.ts";
+import { Counters, counts, type Gauges, leftoversOf } from "./soak/gauges.ts";
+import { type Addresses, Load, type Outcomes } from "./soak/load.ts";
+import { OuterPeer, PATIENCE } from "./soak/outer-peer.ts";
+import { quicOfRuntime } from "./soak/quic.ts";
+import { type Sample, type Trend, trendsOf } from "./soak/verdict.ts";
+
+/** What a process of this program is started with, as JSON. */
+type Role = { readonly identity: TlsIdentity; readonly protocols: readonly Protocol[] } & (
+  | { readonly role: "peer"; readonly addresses: Addresses }
+  | { readonly role: "load"; readonly seed: number; readonly concurrency: number }
+);
+
+/** Orders to the measured process. `prepare` and `sample` are answered with gauges, `stop` with how it all went. */
+type LoadOrder =
+  | { readonly do: "prepare"; readonly peers: readonly Addresses[] }
+  | { readonly do: "start" }
+  | { readonly do: "sample" }
+  | { readonly do: "peers"; readonly peers: readonly Addresses[] }
+  | { readonly do: "stop" };
+
+/** Of the measured process, at its end. */
+interface Ending {
+  readonly gauges: Gauges;
+  readonly outcomes: Outcomes;
+  readonly failures: readonly string[];
+}
+
+interface Plan {
+  readonly seconds: number;
+  readonly protocols: readonly Protocol[];
+  readonly concurrency: number;
+  readonly seed: number;
+}
+
+/** Milliseconds between two kills of a peer, least and most. */
+const LIFE = [1_000, 6_000] as const;
+/** Milliseconds of load before anything counts. */
+const WARM_UP = 1_000;
+/** Samples of a run, about. */
+const SAMPLES = 240;
+const PEERS = 2;
+
+const program = fileURLToPath(import.meta.url);
+
+const given = process.argv[2];
+if (given?.startsWith("{")) await play(JSON.parse(given) as Role);
+else await soak().catch(giveUp);
+
+// --- the measuring process
+
+async function soak(): Promise<void> {
+  const { values } = parseArgs({
+    options: {
+      minutes: { type: "string", default: "30" },
+      runtime: { type: "string", default: "node" },
+      protocol: { type: "string", default: "quic,tcp,grpc" },
+      concurrency: { type: "string", default: "24" },
+      seed: { type: "string", default: String(Math.floor(Math.random() * 2 ** 32)) },
+      out: { type: "string", default: fileURLToPath(new URL("results", import.meta.url)) },
+    },
+  });
+  const plan: Plan = {
+    seconds: positive("--minutes", values.minutes) * 60,
+    protocols: choices("--protocol", values.protocol, ["quic", "tcp", "grpc"]),
+    concurrency: positive("--concurrency", values.concurrency),
+    seed: positive("--seed", values.seed),
+  };
+  const wanted = choices("--runtime", values.runtime, ["node", "bun", "deno"]);
+  const { list, missing } = await findRuntimes([]);
+  for (const line of missing) console.log(`missing: ${line}`);
+  for (const name of wanted) {
+    const runtime = list.find((each) => each.name === name);
+    if (runtime === undefined || !(await soakOne(runtime, plan, values.out))) process.exitCode = 1;
+  }
+}
+
+function giveUp(error: unknown): void {
+  console.error(`soak: ${error instanceof Error ? error.message : error}`);
+  process.exitCode = 1;
+}
+
+/** Whether all went well. */
+async function soakOne(runtime: Runtime, plan: Plan, out: string): Promise<boolean> {
+  const { protocols, concurrency, seed } = plan;
+  const random = seededRandom(seed);
+  const identity = await selfSigned();
+  const peers = await Promise.all(
+    Array.from({ length: PEERS }, () =>
+      OuterPeer.start(commandFor(runtime, program), { role: "peer", identity, protocols }),
+    ),
+  );
+  const load = new Worker<LoadOrder>(commandFor(runtime, program), {
+    role: "load",
+    identity,
+    protocols,
+    seed,
+    concurrency,
+  } satisfies Role);
+  console.log(`${runtime.title}, ${protocols.join(", ")}, ${concurrency} at a time, ${plan.seconds} s, seed ${seed}`);
+  const samples: Sample[] = [];
+  const started = performance.now();
+  const elapsed = (): number => (performance.now() - started) / 1000;
+  const problems: string[] = [];
+  let ending: Ending | undefined;
+  let killing = Promise.resolve();
+  try {
+    const where = (): readonly Addresses[] => peers.map(({ addresses }) => addresses);
+    const start = await load.ask<Gauges>({ do: "prepare", peers: where() }, PATIENCE);
+    await load.ask({ do: "start" }, PATIENCE);
+    const begun = elapsed();
+    const interval = Math.max(0.5, plan.seconds / SAMPLES);
+    const over = (): boolean => elapsed() - begun >= plan.seconds;
+    killing = killAndRestart(peers, random, over);
+    while (!over()) {
+      await pause(interval * 1000);
+      const gauges = await load.ask<Gauges>({ do: "sample" }, PATIENCE);
+      samples.push({ seconds: elapsed() - begun, ...gauges });
+      await load.ask({ do: "peers", peers: where() }, PATIENCE);
+    }
+    await killing;
+    ending = await load.ask<Ending>({ do: "stop" }, PATIENCE);
+    problems.push(...ending.failures, ...leftoversOf(start, ending.gauges));
+    const trends = trendsOf(samples);
+    problems.push(...trends.filter(({ leaks }) => leaks).map(({ title }) => `${title} grows`));
+    samples.push({ seconds: elapsed() - begun, ...ending.gauges });
+    report(start, samples, ending, trends);
+  } catch (error) {
+    problems.push(`the measured process: ${error instanceof Error ? error.message : error}`);
+  } finally {
+    await killing.catch(() => {});
+    await Promise.all([load.end(), ...peers.map((peer) => peer.end())]);
+  }
+  await mkdir(out, { recursive: true });
+  const title = `${runtime.title}: ${protocols.join(", ")}, ${concurrency} requests at a time`;
+  const file = join(out, `soak-${runtime.name}`);
+  await writeFile(`${file}.svg`, chartOf(title, samples));
+  await writeFile(
+    `${file}.json`,
+    `${JSON.stringify({ title, seed, outcomes: ending?.outcomes, problems, samples }, null, 1)}\n`,
+  );
+  for (const problem of problems) console.log(`FAILED: ${problem}`);
+  console.log(`${problems.length === 0 ? "no leak, no wrong byte" : "failed"}; series in ${file}.svg`);
+  return problems.length === 0;
+}
+
+/** Kills one peer after the other, until it is over. */
+async function killAndRestart(peers: readonly OuterPeer[], random: () => number, over: () => boolean): Promise<void> {
+  while (!over()) {
+    await pause(LIFE[0] + random() * (LIFE[1] - LIFE[0]));
+    if (!over()) await peers[Math.floor(random() * peers.length)]?.restart();
+  }
+}
+
+function report(
+  start: Gauges,
+  samples: readonly Sample[],
+  { outcomes, gauges }: Ending,
+  trends: readonly Trend[],
+): void {
+  const most = (name: keyof Gauges): number => Math.max(0, ...samples.map((sample) => sample[name]));
+  console.table(
+    Object.fromEntries(counts.map((name) => [name, { start: start[name], most: most(name), end: gauges[name] }])),
+  );
+  if (trends.length === 0) console.log("memory: the run is too short to judge it");
+  else {
+    console.table(
+      Object.fromEntries(
+        trends.map(({ memory, title, first, last, slope, tolerance, leaks }) => [
+          `${title}, MB`,
+          {
+            start: megabytes(start[memory]),
+            "first third": megabytes(first),
+            "last third": megabytes(last),
+            slope: megabytes(slope),
+            tolerance: megabytes(tolerance),
+            most: megabytes(most(memory)),
+            end: megabytes(gauges[memory]),
+            leaks,
+          },
+        ]),
+      ),
+    );
+  }
+  const total = Object.values(outcomes).reduce((sum, count) => sum + count, 0);
+  console.log(
+    `${total} operations: ${Object.entries(outcomes)
+      .map(([name, count]) => `${name} ${count}`)
+      .join(", ")}`,
+  );
+}
+
+function megabytes(bytes: number): number {
+  return Math.round(bytes / 1e5) / 10;
+}
+
+// --- the other processes
+
+function play(role: Role): Promise<void> {
+  return role.role === "peer" ? playPeer(role) : playLoad(role);
+}
+
+async function playPeer({ identity, protocols, addresses: before }: Role & { readonly role: "peer" }): Promise<void> {
+  const face = faceOf(await quicOfRuntime());
+  const store = new MemoryPieceStore();
+  store.putTask(TASK_ID, CONTENT, { pieceLength: PIECE_LENGTH, digest: DIGEST });
+  const listen = (again: boolean): ReturnType<typeof face.startServer> => {
+    const portOf = (protocol: Protocol): number => (again ? Number(before[protocol]?.split(":")[1] ?? 0) : 0);
+    const each = Object.fromEntries(protocols.map((protocol) => [protocol, { port: portOf(protocol) }]));
+    return face.startServer({ store, host: "127.0.0.1", tls: identity, ...each });
+  };
+  obey<"listen">(
+    async () => {
+      // A client may have been given the port meanwhile, for a connection of its own.
+      const { addresses } = await listen(true).catch(() => listen(false));
+      return Object.fromEntries(
+        Object.entries(addresses).map(([protocol, address]) => [protocol, formatAddress(address)]),
+      );
+    },
+    async () => {},
+  );
+}
+
+async function playLoad({ identity, protocols, seed, concurrency }: Role & { readonly role: "load" }): Promise<void> {
+  const counters = new Counters();
+  const face = faceOf(counters.quic(await quicOfRuntime()));
+  const random = seededRandom(seed + 1);
+  const fingerprint = fingerprintOf(identity.cert);
+  const surprises: string[] = [];
+  let load: Load | undefined;
+  const prepare = (peers: readonly Addresses[]): Promise<Load> =>
+    Load.prepare({ face, counters, protocols, identity, fingerprint, concurrency, peers, random });
+  for (const event of ["unhandledRejection", "uncaughtException"] as const) {
+    process.on(event, (error: unknown) => {
+      surprises.push(`${event}: ${error instanceof Error ? error.stack : error}`);
+    });
+  }
+  let start: Gauges | undefined;
+  /** Once for what is loaded, compiled or opened at first use and then kept. */
+  const warmUp = async (peers: readonly Addresses[]): Promise<void> => {
+    const first = await prepare(peers);
+    first.start();
+    await pause(WARM_UP);
+    await first.stop();
+    surprises.push(...first.failures);
+  };
+  const stop = async (): Promise<Omit<Ending, "gauges">> => {
+    await load?.stop();
+    const { outcomes = {}, failures = [] } = load ?? {};
+    // Deno frees sockets when they are collected, so whatever has referred to them has to be garbage.
+    load = undefined;
+    return { outcomes, failures: [...surprises, ...failures] };
+  };
+  const carryOut = async (order: LoadOrder): Promise<unknown> => {
+    switch (order.do) {
+      case "prepare":
+        await warmUp(order.peers);
+        start = await counters.settled();
+        load = await prepare(order.peers);
+        return start;
+      case "start":
+        load?.start();
+        return;
+      case "sample":
+        return counters.gauges();
+      case "peers":
+        if (load !== undefined) load.peers = order.peers;
+        return;
+      case "stop":
+        return { ...(await stop()), gauges: await counters.settled(start) } satisfies Ending;
+    }
+  };
+  obey<LoadOrder>(carryOut, async () => {});
+}
+
+function pause(milliseconds: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, milliseconds));
+}

@@ -1,0 +1,384 @@
+/** The load of one process: servers that come and go, clients that join and leave, and requests of every kind and end. */
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Face } from "../../adapters/face.ts";
+import { fileSink } from "../../adapters/files/sink.ts";
+import { FilePieceStore } from "../../adapters/files/store.ts";
+import type { CreateDownloaderOptions } from "../../src/client/factory.ts";
+import type { TaskDownloader } from "../../src/client/task-downloader.ts";
+import { VortexError } from "../../src/errors.ts";
+import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import type { StorageServer } from "../../src/server/storage-server.ts";
+import type { PieceStore } from "../../src/server/store.ts";
+import { memorySink } from "../../src/task/memory-sink.ts";
+import type { TaskRequest } from "../../src/task/task.ts";
+import { formatAddress } from "../../src/transport/address.ts";
+import type { Protocol } from "../../src/transport/protocol.ts";
+import type { TlsIdentity } from "../../src/transport/tls.ts";
+import { CONTENT, DIGEST, PIECE_COUNT, PIECE_LENGTH, pieceBytes, TASK_ID } from "./content.ts";
+import type { Counters } from "./gauges.ts";
+import { disturb, GarbagePeer, pick, spoiled } from "./hostile.ts";
+
+/** Where a peer serves. */
+export type Addresses = Readonly<Partial<Record<Protocol, string>>>;
+
+/** What a load is made of. */
+export interface LoadOptions {
+  readonly face: Face;
+  readonly counters: Counters;
+  readonly protocols: readonly Protocol[];
+  /** Of every server. */
+  readonly identity: TlsIdentity;
+  readonly fingerprint: string;
+  /** Requests at a time. */
+  readonly concurrency: number;
+  /** Peers in other processes, which may be killed at any time. */
+  readonly peers: readonly Addresses[];
+  readonly random: () => number;
+}
+
+/** How often operations ended how: `ok`, or the code of their error. */
+export type Outcomes = Readonly<Record<string, number>>;
+
+/** Milliseconds after which a request that has not ended hangs: well beyond the sum of all timeouts that it can meet. */
+const HANGS = 240_000;
+/** Failures that are kept. */
+const MOST_FAILURES = 20;
+
+/** Servers that this process serves from, and restarts. */
+interface OwnServer {
+  readonly store: PieceStore;
+  server: StorageServer | undefined;
+  ports: Partial<Record<Protocol, number>>;
+}
+
+/** A running load. */
+export class Load {
+  readonly #options: LoadOptions;
+  readonly #outcomes = new Map<string, number>();
+  readonly #failures: string[] = [];
+  readonly #own: readonly OwnServer[];
+  readonly #hostile: OwnServer;
+  readonly #files: FilePieceStore;
+  readonly #folder: string;
+  readonly #garbage: GarbagePeer;
+  /** Clients that stay, one for each protocol. */
+  readonly #resident: ReadonlyMap<Protocol, TaskDownloader>;
+  #peers: readonly Addresses[];
+  #stopping = false;
+  #running: Promise<void> = Promise.resolve();
+  #fileNumber = 0;
+
+  private constructor(options: LoadOptions, folder: string, files: FilePieceStore, garbage: GarbagePeer) {
+    const memory = new MemoryPieceStore();
+    memory.putTask(TASK_ID, CONTENT, { pieceLength: PIECE_LENGTH, digest: DIGEST });
+    const own = (store: PieceStore): OwnServer => ({ store, server: undefined, ports: {} });
+    this.#options = options;
+    this.#folder = folder;
+    this.#files = files;
+    this.#garbage = garbage;
+    this.#own = [own(memory), own(files)];
+    this.#hostile = own(spoiled(memory, options.random));
+    this.#peers = options.peers;
+    this.#resident = new Map(options.protocols.map((protocol) => [protocol, this.#makeClient(protocol)]));
+  }
+
+  /** Starts the servers of this process, and no requests yet. */
+  static async prepare(options: LoadOptions): Promise<Load> {
+    const folder = await mkdtemp(join(tmpdir(), "vortex-peer-soak-"));
+    const path = join(folder, "content");
+    await writeFile(path, CONTENT);
+    const files = new FilePieceStore();
+    await files.addFile(path, { taskId: TASK_ID, pieceLength: PIECE_LENGTH });
+    const load = new Load(options, folder, files, await GarbagePeer.start(options.random));
+    for (const own of [...load.#own, load.#hostile]) await load.#startServer(own);
+    return load;
+  }
+
+  /** Makes requests until {@link stop}. */
+  start(): void {
+    const workers = Array.from({ length: this.#options.concurrency }, () => this.#work());
+    this.#running = Promise.all([...workers, this.#restartServers()]).then(() => {});
+  }
+
+  /** Peers in other processes have come back elsewhere. */
+  set peers(peers: readonly Addresses[]) {
+    this.#peers = peers;
+  }
+
+  /** How operations ended so far. */
+  get outcomes(): Outcomes {
+    return Object.fromEntries([...this.#outcomes].sort());
+  }
+
+  /** What must not have happened: wrong bytes, errors that are none of ours, requests that hang. */
+  get failures(): readonly string[] {
+    return this.#failures;
+  }
+
+  /** Notes what must not happen. */
+  fail(what: string): void {
+    if (this.#failures.length < MOST_FAILURES) this.#failures.push(what);
+  }
+
+  /** Waits for the requests under way, and closes everything. */
+  async stop(): Promise<void> {
+    this.#stopping = true;
+    await this.#running;
+    for (const downloader of this.#resident.values()) await downloader.close();
+    for (const { server } of [...this.#own, this.#hostile]) await server?.close({ grace: 0 });
+    await this.#garbage.close();
+    await this.#files.close();
+    await rm(this.#folder, { recursive: true, force: true });
+  }
+
+  async #work(): Promise<void> {
+    const { protocols, random } = this.#options;
+    while (!this.#stopping) {
+      const protocol = pick(protocols, random);
+      const downloader = this.#resident.get(protocol);
+      if (random() < 0.05) await this.#visit(protocol);
+      else if (downloader !== undefined) await this.#operate(downloader, protocol);
+    }
+  }
+
+  /** A client joins, makes some requests, and leaves, in the middle of them now and then. */
+  async #visit(protocol: Protocol): Promise<void> {
+    const { random } = this.#options;
+    const downloader = this.#makeClient(protocol);
+    const all = Array.from({ length: 1 + Math.floor(random() * 4) }, () => this.#operate(downloader, protocol));
+    await (random() < 0.5 ? Promise.all(all) : Promise.race(all));
+    await downloader.close();
+    await Promise.all(all);
+  }
+
+  async #operate(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
+    const { random } = this.#options;
+    const operation = pick(operations, random);
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const hangs = new Promise<never>((_resolve, reject) => {
+      timer = setTimeout(() => reject(new Error(`hangs for ${HANGS} ms`)), HANGS);
+    });
+    let outcome = "ok";
+    try {
+      await Promise.race([this[operation](downloader, protocol), hangs]);
+    } catch (error) {
+      outcome = error instanceof VortexError ? error.code : "failed";
+      if (outcome === "failed" || outcome === "Internal")
+        this.fail(`${operation} over ${protocol}: ${detailsOf(error)}`);
+    } finally {
+      clearTimeout(timer);
+    }
+    this.#outcomes.set(outcome, (this.#outcomes.get(outcome) ?? 0) + 1);
+  }
+
+  async piece(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
+    const number = this.#number();
+    const piece = await downloader.downloadPiece({ ...named, addr: this.#honest(protocol), number });
+    requireRight(await piece.bytes(), pieceBytes(number));
+  }
+
+  async range(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
+    const { random } = this.#options;
+    const number = this.#number();
+    const start = Math.floor(random() * 30_000);
+    const end = start + Math.floor(random() * 30_000);
+    const piece = await downloader.downloadPiece({
+      ...named,
+      addr: this.#honest(protocol),
+      number,
+      range: { start, end },
+    });
+    requireRight(await piece.bytes(), pieceBytes(number, start, end));
+  }
+
+  /** A piece of which the reader has enough after a chunk. */
+  async leftPiece(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
+    const number = this.#number();
+    const piece = await downloader.downloadPiece({ ...named, addr: this.#honest(protocol), number });
+    const chunk = await piece.read();
+    requireRight(chunk ?? new Uint8Array(0), pieceBytes(number, 0, chunk?.length ?? 0));
+    piece.cancel();
+  }
+
+  async abortedPiece(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
+    const { random } = this.#options;
+    const number = this.#number();
+    const aborting = new AbortController();
+    const timer = setTimeout(() => aborting.abort(), random() * 30);
+    try {
+      const { signal } = aborting;
+      const piece = await downloader.downloadPiece({ ...named, addr: this.#honest(protocol), number }, { signal });
+      requireRight(await piece.bytes(), pieceBytes(number));
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  async missingPiece(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
+    await downloader.downloadPiece({ ...named, addr: this.#honest(protocol), number: PIECE_COUNT + this.#number() });
+    throw new Error("a piece that is not there was announced");
+  }
+
+  /** A piece from a peer that may do anything: it is right, or an error. */
+  async hostilePiece(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
+    const number = this.#number();
+    const addr = addressOf(this.#hostile, protocol) ?? "127.0.0.1:1";
+    const piece = await downloader.downloadPiece({ ...named, addr, number });
+    requireRight(await piece.bytes(), pieceBytes(number));
+  }
+
+  async garbagePiece(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
+    const addr = protocol === "quic" ? this.#garbage.quic : this.#garbage.tcp;
+    const piece = await downloader.downloadPiece({ ...named, addr, number: 0 });
+    requireRight(await piece.bytes(), pieceBytes(0));
+  }
+
+  async task(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
+    const to = memorySink();
+    await downloader.downloadTask(this.#request(protocol), { to }).done;
+    requireRight(to.bytes(), CONTENT);
+  }
+
+  async fileTask(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
+    const path = join(this.#folder, `fetched-${this.#fileNumber++}`);
+    try {
+      await downloader.downloadTask(this.#request(protocol), { to: fileSink(path) }).done;
+      requireRight(await readFile(path), CONTENT);
+    } finally {
+      for (const left of [path, `${path}.part`, `${path}.part.journal`]) await rm(left, { force: true });
+    }
+  }
+
+  async cancelledTask(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
+    const until = this.#number();
+    let seen = 0;
+    const download = downloader.downloadTask(this.#request(protocol), {
+      to: memorySink(),
+      onEvent: ({ type }) => {
+        if (type === "piece" && ++seen > until) download.cancel();
+      },
+    });
+    await download.done;
+  }
+
+  /** A task that is read in order, to its end or not. */
+  async streamedTask(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
+    const until = this.#number() * PIECE_LENGTH;
+    const { content, done } = downloader.streamTask(this.#request(protocol));
+    done.catch(() => {});
+    let at = 0;
+    for await (const chunk of content) {
+      requireRight(chunk, CONTENT.subarray(at, at + chunk.length));
+      at += chunk.length;
+      if (at > until) break;
+    }
+  }
+
+  async disturbance(_downloader: TaskDownloader, protocol: Protocol): Promise<void> {
+    await disturb(this.#honest(protocol), protocol === "quic" ? "udp" : "tcp", this.#options.random);
+  }
+
+  async #restartServers(): Promise<void> {
+    const { random } = this.#options;
+    while (!this.#stopping) {
+      await new Promise<void>((resolve) => setTimeout(resolve, 200 + random() * 2000));
+      if (this.#stopping) return;
+      const own = pick([...this.#own, this.#hostile], random);
+      try {
+        await own.server?.close({ grace: random() < 0.5 ? 0 : 200 });
+        await this.#startServer(own);
+      } catch (error) {
+        this.fail(`a server that is restarted: ${detailsOf(error)}`);
+      }
+    }
+  }
+
+  /** On its ports of before; elsewhere when somebody has taken one meanwhile. */
+  async #startServer(own: OwnServer): Promise<void> {
+    const { face, counters, protocols, identity } = this.#options;
+    const start = (ports: OwnServer["ports"]): Promise<StorageServer> =>
+      face.startServer({
+        store: own.store,
+        host: "127.0.0.1",
+        tls: identity,
+        stallTimeout: 5_000,
+        requestTimeout: 3_000,
+        telemetry: counters.telemetry,
+        ...Object.fromEntries(protocols.map((protocol) => [protocol, { port: ports[protocol] ?? 0 }])),
+      });
+    try {
+      own.server = await start(own.ports);
+    } catch (error) {
+      if (!(error instanceof VortexError) || error.code !== "AddressInUse") throw error;
+      own.server = await start({});
+    }
+    const { addresses } = own.server;
+    own.ports = Object.fromEntries(protocols.map((protocol) => [protocol, addresses[protocol]?.port]));
+  }
+
+  #makeClient(protocol: Protocol): TaskDownloader {
+    const { face, counters, fingerprint, random } = this.#options;
+    return face.createDownloader({
+      protocol,
+      ...(protocol === "quic" && { tls: { fingerprints: [fingerprint] } }),
+      connectTimeout: 2_000,
+      stallTimeout: 2_000,
+      pieceTimeout: 20_000,
+      pool: { connectionsPerAddress: random() < 0.5 ? 1 : 3, idleTimeout: 5_000, cleanupInterval: 1_000 },
+      telemetry: counters.telemetry,
+    } satisfies CreateDownloaderOptions);
+  }
+
+  #request(protocol: Protocol): TaskRequest {
+    const { random } = this.#options;
+    const parents = new Set([this.#honest(protocol), this.#honest(protocol)]);
+    if (random() < 0.4) parents.add(addressOf(this.#hostile, protocol) ?? this.#honest(protocol));
+    return {
+      ...named,
+      parents: [...parents],
+      contentLength: CONTENT.length,
+      pieceLength: PIECE_LENGTH,
+      digest: DIGEST,
+    };
+  }
+
+  /** Any peer that means well; it may have been killed. */
+  #honest(protocol: Protocol): string {
+    const all = [...this.#own.map((own) => addressOf(own, protocol)), ...this.#peers.map((peer) => peer[protocol])];
+    return pick(
+      all.filter((addr) => addr !== undefined),
+      this.#options.random,
+    );
+  }
+
+  #number(): number {
+    return Math.floor(this.#options.random() * PIECE_COUNT);
+  }
+}
+
+const named = { taskId: TASK_ID, hostId: "soak" } as const;
+
+/** Requests, each as often as it stands here. */
+const operations = [
+  ...(["piece", "piece", "piece", "piece", "piece", "piece", "range", "range", "leftPiece", "leftPiece"] as const),
+  ...(["abortedPiece", "abortedPiece", "missingPiece", "hostilePiece", "hostilePiece", "garbagePiece"] as const),
+  ...(["task", "task", "fileTask", "cancelledTask", "streamedTask", "disturbance"] as const),
+] as const;
+
+function addressOf({ ports }: OwnServer, protocol: Protocol): string | undefined {
+  const port = ports[protocol];
+  return port === undefined ? undefined : formatAddress({ host: "127.0.0.1", port });
+}
+
+function requireRight(found: Uint8Array, expected: Uint8Array): void {
+  if (found.length !== expected.length) throw new Error(`${found.length} bytes instead of ${expected.length}`);
+  for (let at = 0; at < found.length; at++) {
+    if (found[at] !== expected[at]) throw new Error(`a wrong byte at ${at} of ${found.length}`);
+  }
+}
+
+function detailsOf(error: unknown): string {
+  return error instanceof Error ? (error.stack ?? error.message) : String(error);
+}

@@ -1,0 +1,224 @@
+/**
+ * A thousand piece downloads at a time over a hundred connections, from one process: right bytes, and nothing left behind.
+ *
+ *     npm run stress -- --runtime node,bun,deno --protocol quic,tcp,grpc
+ *
+ * Two servers are a process of their own, and the client is one. Over QUIC and gRPC it has half of the connections to each of them;
+ * over TCP each download is a connection. Every byte is compared. Fails (exit code 1) on a download that fails or is wrong, an
+ * unhandled rejection, or a count (descriptors, handles, timers, requests, QUIC connections) that has not returned to its start within
+ * 30 s after the client was closed.
+ *
+ * | option | default | |
+ * | --- | --- | --- |
+ * | `--downloads` | `1000` | at a time |
+ * | `--connections` | `100` | 2 to 128 |
+ * | `--rounds` | `5` | times that all of them are made |
+ * | `--runtime` | `node,bun,deno` | some of them |
+ * | `--protocol` | `quic,tcp,grpc` | some of them |
+ */
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { faceOf } from "../adapters/face.ts";
+import type { QuicBinding } from "../adapters/fallback.ts";
+import { MemoryPieceStore } from "../src/server/memory-store.ts";
+import type { StorageServer } from "../src/server/storage-server.ts";
+import { formatAddress } from "../src/transport/address.ts";
+import type { Protocol } from "../src/transport/protocol.ts";
+import { choices, positive } from "./options.ts";
+import { Worker } from "./processes.ts";
+import { obey } from "./program.ts";
+import { commandFor, findRuntimes } from "./runtimes.ts";
+import { CONTENT, PIECE_COUNT, PIECE_LENGTH, pieceBytes, TASK_ID } from "./soak/content.ts";
+import { Counters, counts, type Gauges, leftoversOf } from "./soak/gauges.ts";
+import { quicOfRuntime } from "./soak/quic.ts";
+
+/** What a process of this program is started with, as JSON. */
+interface Role {
+  readonly role: "server" | "client";
+}
+
+interface ServerOrder {
+  readonly protocol: Protocol;
+}
+
+/** Where the servers are. */
+interface Servers {
+  readonly addrs: readonly string[];
+  readonly fingerprints: readonly string[];
+}
+
+interface ClientOrder extends Servers {
+  readonly protocol: Protocol;
+  readonly downloads: number;
+  readonly connections: number;
+  readonly rounds: number;
+}
+
+interface Outcome {
+  readonly start: Gauges;
+  /** While all downloads of a round are under way. */
+  readonly middle: Gauges;
+  readonly end: Gauges;
+  readonly seconds: number;
+  readonly bytes: number;
+  readonly failures: readonly string[];
+}
+
+/** Seconds for all of it, on a machine that is busy. */
+const PATIENCE = 1800;
+const SERVERS = 2;
+/** Failures that are told. */
+const MOST_FAILURES = 5;
+
+const program = fileURLToPath(import.meta.url);
+
+const given = process.argv[2];
+if (given?.startsWith("{")) await play(JSON.parse(given) as Role);
+else await stress().catch(giveUp);
+
+// --- the measuring process
+
+async function stress(): Promise<void> {
+  const { values } = parseArgs({
+    options: {
+      downloads: { type: "string", default: "1000" },
+      connections: { type: "string", default: "100" },
+      rounds: { type: "string", default: "5" },
+      runtime: { type: "string", default: "node,bun,deno" },
+      protocol: { type: "string", default: "quic,tcp,grpc" },
+    },
+  });
+  const amount = {
+    downloads: positive("--downloads", values.downloads),
+    connections: positive("--connections", values.connections),
+    rounds: positive("--rounds", values.rounds),
+  };
+  const wanted = choices("--runtime", values.runtime, ["node", "bun", "deno"]);
+  const protocols = choices("--protocol", values.protocol, ["quic", "tcp", "grpc"]);
+  const { list, missing } = await findRuntimes([]);
+  for (const line of missing) console.log(`missing: ${line}`);
+  for (const runtime of list.filter(({ name }) => wanted.includes(name))) {
+    const command = commandFor(runtime, program);
+    const server = new Worker<ServerOrder>(command, { role: "server" } satisfies Role);
+    const client = new Worker<ClientOrder>(command, { role: "client" } satisfies Role);
+    try {
+      for (const protocol of protocols) {
+        const servers = await server.ask<Servers>({ protocol }, PATIENCE);
+        const outcome = await client.ask<Outcome>({ protocol, ...servers, ...amount }, PATIENCE);
+        const problems = [...outcome.failures, ...leftoversOf(outcome.start, outcome.end)];
+        report(`${runtime.title}, ${protocol}: ${amount.rounds} × ${amount.downloads} at a time`, outcome);
+        for (const problem of problems) console.log(`FAILED: ${problem}`);
+        if (problems.length > 0) process.exitCode = 1;
+      }
+    } catch (error) {
+      console.log(`FAILED: ${runtime.title}: ${error instanceof Error ? error.message : error}`);
+      process.exitCode = 1;
+    } finally {
+      await Promise.all([client.end(), server.end()]);
+    }
+  }
+}
+
+function report(title: string, { start, middle, end, seconds, bytes }: Outcome): void {
+  const held = counts.map((name) => `${name} ${start[name]}, ${middle[name]}, ${end[name]}`).join("; ");
+  const resident = [start, middle, end].map((gauges) => Math.round(gauges.resident / 1e6)).join(", ");
+  console.log(`${title}, ${Math.round(bytes / 1e6)} MB in ${seconds.toFixed(1)} s`);
+  console.log(`  before, during, after: ${held}; resident MB ${resident}`);
+}
+
+function giveUp(error: unknown): void {
+  console.error(`stress: ${error instanceof Error ? error.message : error}`);
+  process.exitCode = 1;
+}
+
+// --- the other processes
+
+async function play({ role }: Role): Promise<void> {
+  if (role === "server") playServer(await quicOfRuntime());
+  else playClient(new Counters(), await quicOfRuntime());
+}
+
+function playServer(quic: QuicBinding): void {
+  const face = faceOf(quic);
+  const store = new MemoryPieceStore();
+  store.putTask(TASK_ID, CONTENT, { pieceLength: PIECE_LENGTH });
+  const all: StorageServer[] = [];
+  obey<ServerOrder>(
+    async ({ protocol }) => {
+      const servers: StorageServer[] = [];
+      for (let index = 0; index < SERVERS; index++) {
+        servers.push(await face.startServer({ store, host: "127.0.0.1", [protocol]: { port: 0 } }));
+      }
+      all.push(...servers);
+      const addrs = servers.flatMap(({ addresses }) => addresses[protocol] ?? []).map(formatAddress);
+      return { addrs, fingerprints: servers.flatMap(({ fingerprint }) => fingerprint ?? []) } satisfies Servers;
+    },
+    async () => {
+      for (const server of all) await server.close({ grace: 0 });
+    },
+  );
+}
+
+function playClient(counters: Counters, quic: QuicBinding): void {
+  const face = faceOf(counters.quic(quic));
+  let failures: string[] = [];
+  const fail = (what: string): void => {
+    if (failures.length < MOST_FAILURES) failures.push(what);
+  };
+  for (const event of ["unhandledRejection", "uncaughtException"] as const) {
+    process.on(event, (error: unknown) => fail(`${event}: ${error instanceof Error ? error.stack : error}`));
+  }
+  const carryOut = async (order: ClientOrder): Promise<Outcome> => {
+    const { protocol, addrs, fingerprints, downloads, connections, rounds } = order;
+    failures = [];
+    const fetchAll = async (count: number, onMiddle: () => Promise<void>): Promise<void> => {
+      await using downloader = face.createDownloader({
+        protocol,
+        ...(fingerprints.length > 0 && { tls: { fingerprints } }),
+        // How long it takes is no matter here.
+        connectTimeout: 600_000,
+        stallTimeout: 600_000,
+        pieceTimeout: 1_200_000,
+        pool: { connectionsPerAddress: Math.ceil(connections / SERVERS) },
+        telemetry: counters.telemetry,
+      });
+      const fetchOne = async (index: number): Promise<() => Promise<void>> => {
+        const number = index % PIECE_COUNT;
+        const addr = addrs[index % addrs.length] ?? "";
+        const piece = await downloader.downloadPiece({ addr, hostId: "stress", taskId: TASK_ID, number });
+        return async () => {
+          const bytes = await piece.bytes();
+          const right = pieceBytes(number);
+          if (bytes.length !== right.length || bytes.some((byte, at) => byte !== right[at]))
+            fail(`piece ${number} is wrong`);
+        };
+      };
+      for (let round = 0; round < rounds; round++) {
+        const begun = await Promise.allSettled(Array.from({ length: count }, (_, index) => fetchOne(index)));
+        for (const one of begun) if (one.status === "rejected") fail(String(one.reason));
+        // All of them are announced, and none is read.
+        if (round === 0) await onMiddle();
+        const reading = begun.map((one) => (one.status === "fulfilled" ? one.value() : undefined));
+        for (const one of await Promise.allSettled(reading)) if (one.status === "rejected") fail(String(one.reason));
+      }
+    };
+    // Once for what is loaded, compiled or opened at first use and then kept.
+    await fetchAll(10, async () => {});
+    const start = await counters.settled();
+    let middle = start;
+    const startedAt = performance.now();
+    await fetchAll(downloads, async () => {
+      middle = await counters.gauges();
+    });
+    const seconds = (performance.now() - startedAt) / 1000;
+    const end = await counters.settled(start);
+    // Over TCP a connection may have ended with its answer, which waits in memory by then.
+    const made = protocol === "quic" ? middle.connections : middle.descriptors - start.descriptors;
+    if (protocol !== "tcp" && start.descriptors > 0 && made < Math.min(connections, downloads)) {
+      fail(`only ${made} connections were made`);
+    }
+    return { start, middle, end, seconds, bytes: downloads * rounds * PIECE_LENGTH, failures };
+  };
+  obey<ClientOrder>(carryOut, async () => {});
+}

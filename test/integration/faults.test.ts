@@ -1,0 +1,495 @@
+/**
+ * What happens to processes: killed, blocked, out of file descriptors, with a clock that jumps, with a file that changes while it is
+ * served. The client never takes wrong bytes for right ones, nobody hangs, and once the fault is over everything works again.
+ *
+ * That the downloader is killed, and that its disk is full or read-only, is in `task.test.ts`.
+ */
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { mkdtemp, open, rename, rm, truncate, utimes, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, describe, it } from "node:test";
+import { fileSink } from "../../adapters/files/sink.ts";
+import { FilePieceStore } from "../../adapters/files/store.ts";
+import { nativeHashers } from "../../adapters/native-hashers.ts";
+import { tcpTransport } from "../../adapters/tcp/transport.ts";
+import { fingerprintOf, selfSigned } from "../../adapters/tls.ts";
+import { downloaderFactory } from "../../src/client/factory.ts";
+import type { TaskDownloader } from "../../src/client/task-downloader.ts";
+import { VortexError } from "../../src/errors.ts";
+import { type Clock, portableRuntime, systemClock } from "../../src/runtime.ts";
+import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import type { StorageServer } from "../../src/server/storage-server.ts";
+import { VortexServer } from "../../src/server/vortex-server.ts";
+import { memorySink } from "../../src/task/memory-sink.ts";
+import { formatAddress } from "../../src/transport/address.ts";
+import type { TlsIdentity } from "../../src/transport/tls.ts";
+import { rejectionOf } from "../support/failures.ts";
+import {
+  type EachProtocol,
+  type FaultPeerOptions,
+  type FaultPeerPorts,
+  type FaultProtocol,
+  faultProtocols,
+  faultTaskId,
+} from "../support/fault-peer.ts";
+import { runtimeName } from "../support/fixtures.ts";
+import { seededBytes, seededRandom } from "../support/random.ts";
+import { type Program, root, runner, startProgram } from "../support/run.ts";
+import { runtimeFace } from "../support/runtime-face.ts";
+
+/** Processes start slowly on a machine that is busy. */
+const patient = { timeout: 300_000 };
+/** No timeout is what ends a request on a machine that is slow. */
+const generous = { connectTimeout: 120_000, stallTimeout: 120_000 } as const;
+
+const contentLength = 60 * 20_000 - 77;
+const pieceLength = 20_000;
+const seed = 61;
+const content = seededBytes(seed, contentLength);
+const { createDownloader, startServer } = await runtimeFace();
+let identity: TlsIdentity;
+before(async () => {
+  identity = await selfSigned();
+});
+
+interface Peer {
+  readonly program: Program;
+  readonly ports: FaultPeerPorts;
+}
+
+async function startPeer(
+  options: Partial<FaultPeerOptions> = {},
+  wrap: (command: readonly string[]) => readonly string[] = (command) => command,
+): Promise<Peer> {
+  const argument = JSON.stringify({
+    seed,
+    contentLength,
+    pieceLength,
+    identity,
+    ...options,
+  } satisfies FaultPeerOptions);
+  const program = startProgram(wrap([...runner, `${root}test/support/fault-peer.ts`, argument]));
+  return { program, ports: JSON.parse(await program.line()) as FaultPeerPorts };
+}
+
+async function endPeer({ program }: Peer): Promise<void> {
+  program.kill();
+  await program.ended;
+}
+
+function clientOf(protocol: FaultProtocol, options: object = generous): TaskDownloader {
+  return createDownloader({
+    protocol,
+    ...(protocol === "quic" && { tls: { fingerprints: [fingerprintOf(identity.cert)] } }),
+    ...options,
+  });
+}
+
+function pieceOf(protocol: FaultProtocol, ports: EachProtocol, number: number) {
+  return { addr: `127.0.0.1:${ports[protocol]}`, hostId: "h", taskId: faultTaskId(protocol), number };
+}
+
+/** Fetches a piece; fails unless it is right. */
+async function fetchRight(client: TaskDownloader, protocol: FaultProtocol, ports: EachProtocol, number: number) {
+  const piece = await client.downloadPiece(pieceOf(protocol, ports, number));
+  assertSame(await piece.bytes(), content.subarray(number * pieceLength, (number + 1) * pieceLength));
+}
+
+/** What a request came to: `right`, or the code of its error; fails for anything else. */
+async function outcomeOf(fetching: Promise<void>): Promise<string> {
+  try {
+    await fetching;
+    return "right";
+  } catch (error) {
+    if (!(error instanceof VortexError) || error.code === "Internal") throw error;
+    return error.code;
+  }
+}
+
+function assertSame(found: Uint8Array, expected: Uint8Array): void {
+  assert.equal(found.length, expected.length);
+  assert.equal(Buffer.compare(found, expected), 0, "wrong bytes");
+}
+
+async function inDirectory(run: (directory: string) => Promise<void>): Promise<void> {
+  const directory = await mkdtemp(join(tmpdir(), "vortex-faults-"));
+  try {
+    await run(directory);
+  } finally {
+    await rm(directory, { recursive: true, force: true });
+  }
+}
+
+describe("a server that is killed and comes back on its ports", () => {
+  it(
+    "at seeded moments in the middle of pieces: a download over each protocol ends right, by the same client",
+    patient,
+    () =>
+      inDirectory(async (directory) => {
+        const random = seededRandom(815);
+        let peer = await startPeer({ budget: budgetBy(random) });
+        const { ports } = peer;
+        let failures = 0;
+        /** Goes on where the download before has failed, until one ends well. */
+        const fetch = async (protocol: FaultProtocol): Promise<void> => {
+          const path = join(directory, protocol);
+          await using client = clientOf(protocol, { connectTimeout: 10_000, stallTimeout: 2_000 });
+          const { addr, taskId } = pieceOf(protocol, ports, 0);
+          const request = { taskId, hostId: "h", parents: [addr], contentLength, pieceLength };
+          while (
+            (await outcomeOf(client.downloadTask(request, { to: fileSink(path) }).done.then(() => {}))) !== "right"
+          ) {
+            failures++;
+          }
+          assertSame(readFileSync(path), content);
+        };
+        const fetching = Promise.all(faultProtocols.map(fetch));
+        fetching.catch(() => {});
+        try {
+          for (let round = 1; round <= 4; round++) {
+            const held = new Set<string>();
+            // None of them can be done: each task has more pieces than all budgets together.
+            while (held.size < faultProtocols.length) held.add(await peer.program.line());
+            await endPeer(peer);
+            peer = await startPeer({ ports, ...(round < 4 && { budget: budgetBy(random) }) });
+          }
+          await fetching;
+          assert.ok(failures < 100, `${failures} downloads failed`);
+        } finally {
+          await endPeer(peer);
+        }
+      }),
+  );
+});
+
+/** Pieces of each task until it is held: so few that four rounds of them are not the whole. */
+function budgetBy(random: () => number): EachProtocol {
+  const each = (): number => 1 + Math.floor(random() * 10);
+  return { quic: each(), tcp: each(), grpc: each() };
+}
+
+describe("an event loop that is blocked for seconds", () => {
+  const BLOCKED = 3_000;
+  let peer: Peer;
+  before(async () => {
+    peer = await startPeer();
+  }, patient);
+  after(() => endPeer(peer));
+
+  async function blockPeer(): Promise<void> {
+    peer.program.send(`block ${BLOCKED}`);
+    assert.equal(await peer.program.line(), "blocking");
+  }
+
+  /** Runs something for each protocol at the same time, with clients that have a connection already. */
+  async function withClients(options: object, run: (client: TaskDownloader, protocol: FaultProtocol) => Promise<void>) {
+    const clients = faultProtocols.map((protocol) => ({ protocol, client: clientOf(protocol, options) }));
+    try {
+      await Promise.all(clients.map(({ protocol, client }) => outcomeOf(fetchRight(client, protocol, peer.ports, 0))));
+      await blockPeer();
+      await Promise.all(clients.map(({ protocol, client }) => run(client, protocol)));
+    } finally {
+      for (const { client } of clients) await client.close();
+    }
+  }
+
+  it("at the server: what was asked for comes, over every protocol, on old connections and new ones", patient, () =>
+    withClients(generous, async (client, protocol) => {
+      await using late = clientOf(protocol);
+      const both = [client, late].map((each) => fetchRight(each, protocol, peer.ports, 1));
+      await Promise.all(both);
+      for (let number = 2; number < 6; number++) await fetchRight(client, protocol, peer.ports, number);
+    }),
+  );
+
+  it(
+    "at the server, beyond the client's patience: an error in words over every protocol, and then right again",
+    patient,
+    () =>
+      withClients({ connectTimeout: 500, stallTimeout: 500 }, async (client, protocol) => {
+        const outcomes = new Set<string>();
+        while (!outcomes.has("right")) outcomes.add(await outcomeOf(fetchRight(client, protocol, peer.ports, 2)));
+        assert.ok(outcomes.size > 1, `${protocol}: the server was not blocked`);
+        outcomes.delete("right");
+        for (const outcome of outcomes) {
+          assert.ok(["Stalled", "ConnectTimeout", "ConnectionLost"].includes(outcome), `${protocol}: ${outcome}`);
+        }
+      }),
+  );
+
+  it(
+    "at the client, in the middle of a piece over every protocol: they come right, and the next ones too",
+    patient,
+    async () => {
+      const clients = faultProtocols.map((protocol) => ({ protocol, client: clientOf(protocol) }));
+      try {
+        const pieces = await Promise.all(
+          clients.map(({ protocol, client }) => client.downloadPiece(pieceOf(protocol, peer.ports, 3))),
+        );
+        for (const until = performance.now() + BLOCKED; performance.now() < until; );
+        for (const piece of pieces) assertSame(await piece.bytes(), content.subarray(3 * pieceLength, 4 * pieceLength));
+        for (const { protocol, client } of clients) await fetchRight(client, protocol, peer.ports, 4);
+      } finally {
+        for (const { client } of clients) await client.close();
+      }
+    },
+  );
+});
+
+/** Whether the number of a process's descriptors can be set. */
+const limitable = spawnSync("sh", ["-c", "ulimit -n 64"]).status === 0;
+
+/** Why a process without descriptors cannot be tested, for the name of the test; empty when it can. */
+function gapWithoutDescriptors(protocol: FaultProtocol): string {
+  if (!limitable) return " [gap: needs a shell with ulimit -n]";
+  if (runtimeName !== "deno" || protocol === "quic") return "";
+  return " [gap: Deno 2.9 itself panics when a connection comes and there are no descriptors (ext/signals, EMFILE)]";
+}
+
+describe("file descriptors used up", () => {
+  let own: StorageServer | undefined;
+  let peer: Peer | undefined;
+  before(async () => {
+    if (!limitable) return;
+    const store = new MemoryPieceStore(nativeHashers);
+    for (const protocol of faultProtocols) store.putTask(faultTaskId(protocol), content, { pieceLength });
+    const each = { quic: { port: 0 }, tcp: { port: 0 }, grpc: { port: 0 } };
+    own = await startServer({ store, host: "127.0.0.1", tls: identity, ...each });
+    const { quic, tcp, grpc } = own.addresses;
+    const ports = { quic: quic?.port ?? 0, tcp: tcp?.port ?? 0, grpc: grpc?.port ?? 0 };
+    const limited = ["sh", "-c", 'ulimit -n 128; exec "$@"', "sh"];
+    const other = { ports, fingerprint: fingerprintOf(identity.cert) };
+    peer = await startPeer({ other }, (command) => [...limited, ...command]);
+  }, patient);
+  after(async () => {
+    if (peer !== undefined) await endPeer(peer);
+    await own?.close({ grace: 0 });
+  });
+
+  for (const protocol of faultProtocols) {
+    const gap = gapWithoutDescriptors(protocol);
+    const name = `over ${protocol}: one error for each request, on both sides, and then right again${gap}`;
+    it(name, { ...patient, skip: gap !== "" }, async () => {
+      assert.ok(peer);
+      const { program, ports } = peer;
+      const ask = async (line: string): Promise<string> => {
+        program.send(line);
+        return program.line();
+      };
+      // Whatever is loaded at first use is.
+      assert.equal(await ask(`fetch ${protocol}`), "right right");
+      await using client = clientOf(protocol);
+      await fetchRight(client, protocol, ports, 0);
+      assert.match(await ask("exhaust"), /^exhausted [1-9]/);
+      const outcomes = (await ask(`fetch ${protocol}`)).split(" ");
+      assert.equal(outcomes.length, 2);
+      // Bun says of such a socket that it was refused.
+      for (const outcome of outcomes) assert.ok(["Unreachable", "ConnectionRefused"].includes(outcome), outcome);
+      await using late = clientOf(protocol, { connectTimeout: 1_000, stallTimeout: 1_000 });
+      const outcome = await outcomeOf(fetchRight(late, protocol, ports, 1));
+      // A QUIC server needs no descriptor for a connection.
+      if (protocol === "quic") assert.equal(outcome, "right");
+      assert.equal(await ask("free"), "freed");
+      assert.equal(await ask(`fetch ${protocol}`), "right right");
+      // A connection that came meanwhile may have been taken and closed.
+      let tries = 0;
+      while ((await outcomeOf(fetchRight(late, protocol, ports, 1))) !== "right")
+        assert.ok(++tries < 50, "it never answers again");
+      await fetchRight(client, protocol, ports, 2);
+    });
+  }
+});
+
+describe("a file that changes while it is served", () => {
+  const pieceLength = 1024 * 1024;
+  const content = seededBytes(62, 3 * pieceLength + 100);
+  const long = 1_700_000_000;
+  const changes: readonly (readonly [name: string, change: (path: string) => Promise<void>, served: boolean])[] = [
+    ["is cut", (path) => truncate(path, pieceLength + 7), false],
+    ["is emptied and written anew", (path) => writeFile(path, seededBytes(63, content.length)), false],
+    ["is overwritten in place", (path) => overwrite(path, false), false],
+    ["is overwritten in place, and its time does not show it", (path) => overwrite(path, true), false],
+    [
+      "is replaced by another one of its name",
+      async (path) => {
+        await writeFile(`${path}.new`, seededBytes(64, content.length));
+        await rename(`${path}.new`, path);
+      },
+      true,
+    ],
+  ];
+
+  async function overwrite(path: string, restoreTime: boolean): Promise<void> {
+    const file = await open(path, "r+");
+    for (let at = 50_000; at < content.length; at += 100_000)
+      await file.write(new TextEncoder().encode("other bytes"), 0, 11, at);
+    await file.close();
+    if (restoreTime) await utimes(path, long, long);
+  }
+
+  /** The part of the content that a stream hands out before it ends or fails, and what it fails with. */
+  async function readAll(
+    client: TaskDownloader,
+    request: object,
+    addr: string,
+  ): Promise<readonly [Uint8Array, VortexError?]> {
+    const stream = client.streamTask({
+      hostId: "h",
+      parents: [addr],
+      contentLength: content.length,
+      pieceLength,
+      ...(request as { taskId: string }),
+    });
+    stream.done.catch(() => {});
+    const chunks: Uint8Array[] = [];
+    try {
+      for await (const chunk of stream.content) chunks.push(chunk);
+    } catch (error) {
+      assert.ok(error instanceof VortexError);
+      return [Buffer.concat(chunks), error];
+    }
+    return [Buffer.concat(chunks)];
+  }
+
+  /** Begun together, since a stream tries for seconds before it gives up. */
+  const running: Promise<void>[] = [];
+  before(() => {
+    for (const [, change, served] of changes) {
+      const run = serveChanging(change, served);
+      run.catch(() => {});
+      running.push(run);
+    }
+  });
+  for (const [index, [name]] of changes.entries()) {
+    it(`${name}: every byte that a client gets is an old one, and the rest is an error`, patient, async () => {
+      await running[index];
+    });
+  }
+
+  function serveChanging(change: (path: string) => Promise<void>, served: boolean): Promise<void> {
+    return inDirectory(async (directory) => {
+      const path = join(directory, "served");
+      await writeFile(path, content);
+      await utimes(path, long, long);
+      await using store = new FilePieceStore();
+      const { taskId } = await store.addFile(path, { pieceLength });
+      const each = { quic: { port: 0 }, tcp: { port: 0 }, grpc: { port: 0 } };
+      await using server = await startServer({ store, host: "127.0.0.1", tls: identity, ...each });
+      const clients = faultProtocols.map((protocol) => {
+        const address = server.addresses[protocol];
+        assert.ok(address);
+        return { protocol, client: clientOf(protocol), addr: formatAddress(address) };
+      });
+      try {
+        const begun = await Promise.all(
+          clients.map(async ({ client, addr }) => {
+            const piece = await client.downloadPiece({ addr, hostId: "h", taskId, number: 0 });
+            return { piece, first: (await piece.read()) ?? new Uint8Array(0) };
+          }),
+        );
+        await change(path);
+        for (const { piece, first } of begun) {
+          const chunks = [first];
+          const outcome = await outcomeOf(
+            (async () => {
+              for (let chunk = await piece.read(); chunk !== undefined; chunk = await piece.read()) chunks.push(chunk);
+            })(),
+          );
+          const got = Buffer.concat(chunks);
+          assertSame(got, content.subarray(0, got.length));
+          if (outcome === "right") assert.equal(got.length, pieceLength);
+        }
+        for (const { protocol, client, addr } of clients) {
+          const request = { addr, hostId: "h", taskId, number: 1 };
+          const whole = async (): Promise<Uint8Array> => (await client.downloadPiece(request)).bytes();
+          const range = { start: 40_000, end: 60_000 };
+          const part = async (): Promise<Uint8Array> => (await client.downloadPiece({ ...request, range })).bytes();
+          const [got, error] = await readAll(client, { taskId }, addr);
+          assertSame(got, content.subarray(0, got.length));
+          if (served) {
+            assertSame(await whole(), content.subarray(pieceLength, 2 * pieceLength));
+            assertSame(await part(), content.subarray(pieceLength + range.start, pieceLength + range.end));
+            assert.equal(got.length, content.length, error?.message);
+          } else {
+            for (const failing of [whole(), part()]) {
+              const { kind, message } = await rejectionOf(failing);
+              assert.ok(["remote", "peer", "transport"].includes(kind), `${protocol}: ${kind}, ${message}`);
+            }
+            assert.ok(error !== undefined, `${protocol}: the stream ended well`);
+          }
+        }
+      } finally {
+        for (const { client } of clients) await client.close();
+        await server.close({ grace: 0 });
+      }
+    });
+  }
+});
+
+describe("a clock that jumps", () => {
+  it("the time of day, by ten years and back while a task is fetched: nothing comes of it", patient, async () => {
+    const store = new MemoryPieceStore(nativeHashers);
+    for (const protocol of faultProtocols) store.putTask(faultTaskId(protocol), content, { pieceLength });
+    const each = { quic: { port: 0 }, tcp: { port: 0 }, grpc: { port: 0 } };
+    await using server = await startServer({ store, host: "127.0.0.1", tls: identity, ...each });
+    const { now } = Date;
+    let jumps = 0;
+    // At each look; whoever computes with differences gets years.
+    Date.now = () => now() + (jumps++ % 2 === 0 ? 1 : -1) * 10 * 365 * 86_400_000;
+    try {
+      for (const protocol of faultProtocols) {
+        await using client = clientOf(protocol, {});
+        const address = server.addresses[protocol];
+        assert.ok(address);
+        const to = memorySink();
+        const task = { taskId: faultTaskId(protocol), hostId: "h", parents: [formatAddress(address)] };
+        const { parents } = await client.downloadTask({ ...task, contentLength, pieceLength }, { to }).done;
+        assertSame(to.bytes(), content);
+        assert.equal(parents[0]?.errors, 0, parents[0]?.reasons.join("; "));
+      }
+    } finally {
+      Date.now = now;
+    }
+  });
+
+  it(
+    "the library's own, by an hour at a time, as when a machine wakes up: tasks and limits go on",
+    patient,
+    async () => {
+      let offset = 0;
+      const clock: Clock = { now: () => systemClock.now() + offset, setTimer: systemClock.setTimer };
+      const runtime = { ...portableRuntime, hashers: nativeHashers, clock };
+      const store = new MemoryPieceStore(nativeHashers);
+      store.putTask(faultTaskId("tcp"), content, { pieceLength });
+      const local = { host: "127.0.0.1", port: 0 };
+      const limited = { uploadRateLimit: 20_000_000 };
+      await using server = await VortexServer.listen(tcpTransport, local, store, runtime, limited);
+      const none = (): never => assert.fail("only TCP is used");
+      const make = downloaderFactory({ runtime, quic: none, grpc: none, tcp: async () => tcpTransport });
+      await using client = make({ protocol: "tcp", rateLimit: 20_000_000, ...generous });
+      const to = memorySink();
+      const download = client.downloadTask(
+        {
+          taskId: faultTaskId("tcp"),
+          hostId: "h",
+          parents: [formatAddress(server.address)],
+          contentLength,
+          pieceLength,
+        },
+        {
+          to,
+          onEvent: ({ type }) => {
+            if (type === "piece") offset += 3_600_000;
+          },
+        },
+      );
+      const { parents } = await download.done;
+      assertSame(to.bytes(), content);
+      assert.equal(parents[0]?.errors, 0, parents[0]?.reasons.join("; "));
+      assert.ok(offset >= 50 * 3_600_000);
+    },
+  );
+});
