@@ -52,6 +52,9 @@ const runtimes = {
 
 const [only, ...paths] = process.argv.slice(2);
 const chosen = only === undefined ? Object.keys(runtimes) : [only];
+if (chosen.some((name) => !(name in runtimes))) {
+  throw new Error(`${only}: expected one of ${Object.keys(runtimes).join(", ")}`);
+}
 const files = (paths.length > 0 ? paths : ["test"]).flatMap(testFiles);
 const totals = { passed: 0, failed: 0, skipped: 0 };
 /** The cases of each runtime. */
@@ -60,23 +63,28 @@ const runs = new Map();
 const bundles = await bundleForNode();
 process.env.VORTEX_PEER_NODE_RUNNER = bundles.runner;
 
-// Bun first and by itself, since it tells of most mistakes soonest. The others spend much of their time waiting for processes of
-// theirs, and run side by side.
-for (const group of [chosen.filter((name) => name === "bun"), chosen.filter((name) => name !== "bun")]) {
-  const ended = group.map((name, index) => run(name, index === 0 ? undefined : join(scratch, `${name}.log`)));
-  for (const [index, name] of group.entries()) {
-    const { status, cases, output } = await ended[index];
-    if (output !== undefined) process.stdout.write(`\n== ${name}\n${readFileSync(output, "utf8")}`);
-    runs.set(name, cases);
-    const counts = countsOf(cases);
-    // A runner that fails without a failed test (a file that does not load, an unhandled rejection) failed all the same.
-    if (status !== 0 && counts.failed === 0) counts.failed = 1;
-    if (status === 0 && counts.passed === 0) counts.failed = 1;
-    console.log(`${name}: ${line(counts)}`);
-    for (const key of Object.keys(totals)) totals[key] += counts[key];
+// Side by side, since all spend much of their time waiting for processes of theirs; two at a time, so that none is starved. Bun's
+// output is shown as it comes, the others' when they are done.
+const ended = new Map();
+for (const lane of [["bun", "deno"], ["node"]]) {
+  let before = Promise.resolve();
+  for (const name of lane.filter((each) => chosen.includes(each))) {
+    const output = name === chosen[0] ? undefined : join(scratch, `${name}.log`);
+    before = before.then(() => run(name, output));
+    ended.set(name, before);
   }
 }
-
+for (const name of chosen) {
+  const { status, cases, output } = await ended.get(name);
+  if (output !== undefined) process.stdout.write(`\n== ${name}\n${readFileSync(output, "utf8")}`);
+  runs.set(name, cases);
+  const counts = countsOf(cases);
+  // A runner that fails without a failed test (a file that does not load, an unhandled rejection) failed all the same.
+  if (status !== 0 && counts.failed === 0) counts.failed = 1;
+  if (status === 0 && counts.passed === 0) counts.failed = 1;
+  console.log(`${name}: ${line(counts)}`);
+  for (const key of Object.keys(totals)) totals[key] += counts[key];
+}
 for (const table of complianceTables(runs)) console.log(`\n${table.join("\n")}`);
 const gaps = gapList(runs);
 if (gaps.length > 0) console.log(`\nskipped, and why:\n${gaps.join("\n")}`);
@@ -89,7 +97,6 @@ process.exitCode = totals.failed === 0 ? 0 : 1;
 /** Runs the tests on one runtime. What the runner prints goes to the file `output`, or on to the terminal. */
 async function run(name, output) {
   const command = runtimes[name];
-  if (command === undefined) throw new Error(`${name}: expected one of ${Object.keys(runtimes).join(", ")}`);
   const report = join(scratch, `${name}.xml`);
   const [program, args] = command(files, report);
   if (output === undefined) console.log(`\n== ${name}`);

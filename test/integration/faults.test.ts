@@ -414,8 +414,8 @@ describe("a file that changes while it is served", () => {
             assertSame(await part(), content.subarray(pieceLength + range.start, pieceLength + range.end));
             assert.equal(got.length, content.length, error?.message);
           } else {
-            for (const failing of [whole(), part()]) {
-              const { kind, message } = await rejectionOf(failing);
+            for (const fetch of [whole, part]) {
+              const { kind, message } = await rejectionOf(fetch());
               assert.ok(["remote", "peer", "transport"].includes(kind), `${protocol}: ${kind}, ${message}`);
             }
             assert.ok(error !== undefined, `${protocol}: the stream ended well`);
