@@ -1,17 +1,22 @@
 // What the JUnit reports of a test run tell: the one form that the runners of all three runtimes write.
 
+import { stripVTControlCharacters } from "node:util";
+
+const FAILURE_LINES = 25;
+
 // Node leaves a ">" in an attribute as it is.
 const TAG = /<((?:testsuite|testcase|failure|error|skipped)\b(?:[^>"]|"[^"]*")*)>|<\/(testsuite)>/g;
 
 /**
  * The cases of a report, in order.
  *
- * @returns {{ suite: string, name: string, outcome: "passed" | "failed" | "skipped" }[]}
+ * @returns {{ suite: string, name: string, outcome: "passed" | "failed" | "skipped", failure?: string[] }[]}
  */
 export function casesOf(xml) {
   const cases = [];
   const suites = [];
-  for (const [, opening, closing] of xml.matchAll(TAG)) {
+  for (const match of xml.matchAll(TAG)) {
+    const [, opening, closing] = match;
     if (closing !== undefined) {
       suites.pop();
       continue;
@@ -32,8 +37,10 @@ export function casesOf(xml) {
       });
     } else {
       const last = cases.at(-1);
-      if (tag !== "skipped") last.outcome = "failed";
-      else if (last.outcome === "passed") last.outcome = "skipped";
+      if (tag !== "skipped") {
+        last.outcome = "failed";
+        last.failure ??= failureOf(xml, match);
+      } else if (last.outcome === "passed") last.outcome = "skipped";
     }
   }
   // Deno counts a suite as a case of its own, which fails with one of its cases, or by itself.
@@ -43,6 +50,19 @@ export function casesOf(xml) {
     if (suite !== "" || !names.has(name)) return true;
     return outcome === "failed" && !told.has(name);
   });
+}
+
+/** What each failed case says, for the end of a long log. */
+export function failureList(runs) {
+  const lines = [];
+  for (const [runtime, cases] of runs) {
+    for (const { suite, name, outcome, failure } of cases) {
+      if (outcome !== "failed") continue;
+      lines.push(`  ${runtime}: ${suite === "" ? name : `${suite} > ${name}`}`);
+      for (const line of failure ?? []) lines.push(`    ${line}`);
+    }
+  }
+  return lines;
 }
 
 /** How many passed, failed and were skipped. */
@@ -120,8 +140,20 @@ function aligned(rows) {
   );
 }
 
+/** The first lines of a failure: Bun and Node have them in the element, Deno has the message in its attribute too. */
+function failureOf(xml, { 0: whole, 1: opening, index }) {
+  const start = index + whole.length;
+  const inside = opening.endsWith("/") ? "" : xml.slice(start, xml.indexOf("</", start));
+  const text = inside.trim() === "" ? attribute(opening, "message") : decoded(inside.replace(/<!\[CDATA\[|\]\]>/g, ""));
+  return stripVTControlCharacters(text).trim().split("\n").slice(0, FAILURE_LINES);
+}
+
 function attribute(tag, name) {
   const [, value = ""] = new RegExp(`\\b${name}="([^"]*)"`).exec(tag) ?? [];
+  return decoded(value);
+}
+
+function decoded(value) {
   const entities = { lt: "<", gt: ">", amp: "&", quot: '"', apos: "'" };
   return value.replace(/&(?:#(x?)([0-9a-f]+)|(\w+));/gi, (whole, hex, code, entity) =>
     entity === undefined ? String.fromCodePoint(Number.parseInt(code, hex ? 16 : 10)) : (entities[entity] ?? whole),

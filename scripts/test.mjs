@@ -9,7 +9,7 @@ import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { bundleForNode } from "./node-bundles.mjs";
-import { casesOf, complianceTables, countsOf, gapList } from "./test-report.mjs";
+import { casesOf, complianceTables, countsOf, failureList, gapList } from "./test-report.mjs";
 
 const LEAST_COVERAGE = 90;
 const root = fileURLToPath(new URL("..", import.meta.url));
@@ -89,6 +89,9 @@ for (const table of complianceTables(runs)) console.log(`\n${table.join("\n")}`)
 const gaps = gapList(runs);
 if (gaps.length > 0) console.log(`\nskipped, and why:\n${gaps.join("\n")}`);
 if (chosen.includes("bun") && paths.length === 0 && !reportCoverage()) totals.failed++;
+// Last, where a log that is cut still has them.
+const failures = failureList(runs);
+if (failures.length > 0) console.log(`\nfailed:\n${failures.join("\n")}`);
 rmSync(scratch, { recursive: true, force: true });
 bundles.remove();
 console.log(`\n${line(totals)}`);
