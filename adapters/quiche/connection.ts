@@ -339,8 +339,9 @@ export class QuicheConnection implements Connection {
   }
 
   readonly #stats = (): PathStats => {
-    const [active] = this.native.pathStats();
-    return { lost: this.native.stats().lost, rtt: active?.rtt ?? 0 };
+    const { lost, lostBytes } = this.native.stats();
+    const { rtt = 0, cwnd = 0, deliveryRate = 0 } = this.native.pathStats()[0] ?? {};
+    return { lost, lostBytes, rtt, cwnd, deliveryRate };
   };
 
   #flush(): void {
@@ -550,7 +551,7 @@ export class QuicheConnection implements Connection {
       const [length, { to }] = packet;
       if (connected) ring.send(length);
       else ring.send(length, to.port, to.host);
-      if (pathSize.watching) pathSize.onSent(length, this.#host.clock.now(), this.#stats);
+      pathSize.onSent(length, this.#host.clock, this.#stats);
     }
   }
 
@@ -577,7 +578,7 @@ export class QuicheConnection implements Connection {
     const left = this.native.timeout();
     if (left !== null && left <= 0) {
       this.native.onTimeout();
-      this.#host.pathSize.onTimer();
+      this.#host.pathSize.onTimer(this.#stats);
     }
     this.#flush();
   }
