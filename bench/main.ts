@@ -31,8 +31,9 @@ const DEFAULT_OUT = fileURLToPath(new URL("results", import.meta.url));
 const HELP = `npm run bench -- [options]
   --quick          little of everything: one round, short runs, processes shared
   --long           the long link instead of the one host
-  --rounds N       alternating rounds (default 3, quick 1)
-  --size BYTES     bytes of a run, or with KiB, MiB or GiB (default 256MiB, quick 16MiB)
+  --rounds N       how often all is begun anew (default 3, quick 1)
+  --turns N        runs of each row in a round, alternating with the others (default 5, quick 1; not the long link)
+  --size BYTES     bytes of a run, or with KiB, MiB or GiB (default 64MiB, quick 16MiB)
   --only REGEX     only rows whose names match, as in "^bun .* quic-"
   --node PATH      one more Node to measure; may be given again
   --out DIRECTORY  where to write latest.json and latest.svg (default bench/results, if nothing was left out)
@@ -43,6 +44,7 @@ const { values } = parseArgs({
     quick: { type: "boolean", default: false },
     long: { type: "boolean", default: false },
     rounds: { type: "string" },
+    turns: { type: "string" },
     size: { type: "string" },
     only: { type: "string", default: "" },
     node: { type: "string", multiple: true, default: [] },
@@ -66,9 +68,10 @@ async function bench(): Promise<number> {
   const { quick } = values;
   const amount: Amount = {
     rounds: positive("--rounds", Number(values.rounds ?? (quick ? 1 : 3))),
-    size: positive("--size", parseSize(values.size ?? (quick ? "16MiB" : "256MiB"))),
-    seconds: quick ? 0.4 : 4,
-    patience: quick ? 30 : 60,
+    turns: positive("--turns", Number(values.turns ?? (quick ? 1 : 5))),
+    size: positive("--size", parseSize(values.size ?? (quick ? "16MiB" : "64MiB"))),
+    seconds: quick ? 0.4 : 1,
+    patience: 30,
     contentLength: (quick ? 16 : 64) * MEBI,
     shared: quick,
   };
@@ -113,7 +116,6 @@ async function bench(): Promise<number> {
   return all.some((row) => row.failure !== undefined && !row.missing && isOurs(row.subject)) ? 1 : 0;
 }
 
-/** By workload first, so that what is compared is measured at about the same time. */
 function rowsOf(pairs: readonly (readonly [Runtime, SubjectEntry])[], only: RegExp): Row[] {
   return workloads
     .flatMap((workload) =>
@@ -139,11 +141,12 @@ async function write(results: Results): Promise<void> {
 
 /** The words that measure the same again; paths are this machine's own affair. */
 function commandOf(): string {
-  const { quick, long, rounds, size, only, node } = values;
+  const { quick, long, rounds, turns, size, only, node } = values;
   const options = [
     ...(quick ? ["--quick"] : []),
     ...(long ? ["--long"] : []),
     ...(rounds === undefined ? [] : ["--rounds", rounds]),
+    ...(turns === undefined ? [] : ["--turns", turns]),
     ...(size === undefined ? [] : ["--size", size]),
     ...(only === "" ? [] : ["--only", JSON.stringify(only)]),
     ...node.flatMap(() => ["--node", "PATH"]),

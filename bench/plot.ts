@@ -1,6 +1,6 @@
 /** The results as an SVG picture. */
 import type { Results } from "./results.ts";
-import type { MeasuredRow, Measurement } from "./rows.ts";
+import type { Figure, MeasuredRow } from "./rows.ts";
 import { line, round, svgOf, text } from "./svg.ts";
 import { bulkParallel, small } from "./workloads.ts";
 
@@ -37,7 +37,7 @@ export function plotOf({ rows, machine, command, amount }: Results): string {
     y = panel.end;
   }
   const notes = [
-    `Both ends on one host, content verified. Bars: medians of ${amount.rounds}; line: least to most; dashed: bare QUIC loop, or raw node:net.`,
+    `Both ends on one host, content verified. Bars: medians of ${amount.rounds * amount.turns} alternating runs; line: least to most; dashed: bare QUIC loop, or raw node:net.`,
     `${machine.cores} × ${machine.cpu}, ${machine.system}. ${command}`,
   ];
   for (const note of notes) {
@@ -57,7 +57,7 @@ export function plotOf({ rows, machine, command, amount }: Results): string {
 function panelOf(
   title: string,
   rows: readonly MeasuredRow[],
-  figure: keyof Measurement,
+  figure: Figure,
   top: number,
 ): { readonly parts: readonly string[]; readonly end: number } {
   if (rows.length === 0) return { parts: [], end: top };

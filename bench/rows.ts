@@ -21,7 +21,10 @@ export interface Row {
 
 /** How much is measured. */
 export interface Amount {
+  /** How often everything is begun anew, with new processes. */
   readonly rounds: number;
+  /** Runs of each row in a round, in turn with those of the others. */
+  readonly turns: number;
   /** Bytes of a run. */
   readonly size: number;
   /** Seconds after which a run asks for no more. */
@@ -36,6 +39,8 @@ export interface Amount {
 
 /** One run. */
 export interface Measurement {
+  /** Counts the turns of all rounds. Runs of one turn were measured within seconds of each other, and so on the same machine. */
+  readonly turn: number;
   /** MB/s, 10^6 bytes. */
   readonly rate: number;
   readonly requestsPerSecond: number;
@@ -50,6 +55,9 @@ export interface Measurement {
   readonly clientMemory: number;
 }
 
+/** What is measured. */
+export type Figure = Exclude<keyof Measurement, "turn">;
+
 /** A row with what was measured. */
 export interface MeasuredRow {
   readonly name: string;
@@ -60,15 +68,18 @@ export interface MeasuredRow {
   readonly kind: SubjectEntry["kind"];
   readonly workload: string;
   readonly runs: readonly Measurement[];
-  /** Over all rounds; absent when no round went well. */
-  readonly summary?: Readonly<Record<keyof Measurement, Summary>>;
-  /** Why rounds are missing. */
+  /** Over all runs; absent when none went well. */
+  readonly summary?: Readonly<Record<Figure, Summary>>;
+  /** Why runs are missing. */
   readonly failure?: string;
   /** Whether that is because there is no such thing here. */
   readonly missing?: boolean;
 }
 
-/** Measures the rows in turn, each round in the opposite direction, so that what drifts is the same for all. */
+/**
+ * Measures the rows of a runtime and a workload in turn, in short runs, each turn in the opposite order: a shared machine's speed drifts
+ * by half within minutes, and what is to be compared has to meet the same speed.
+ */
 export async function measureRows(
   rows: readonly Row[],
   amount: Amount,
@@ -76,12 +87,10 @@ export async function measureRows(
 ): Promise<MeasuredRow[]> {
   const runs = new Map<Row, Measurement[]>(rows.map((row) => [row, []]));
   const failures = new Map<Row, Failure>();
-  const groups = grouped(rows, amount.shared);
   for (let round = 0; round < amount.rounds; round++) {
-    for (const group of round % 2 === 0 ? groups : groups.toReversed()) {
+    for (const group of grouped(rows, amount.shared)) {
       const left = group.filter((row) => !failures.get(row)?.missing);
-      if (left.length === 0) continue;
-      await measureGroup(left, amount, (row, outcome) => {
+      await measureGroup(left, amount, round * amount.turns, (row, outcome) => {
         if (outcome instanceof Failure) failures.set(row, outcome);
         else runs.get(row)?.push(outcome);
         const what = outcome instanceof Failure ? outcome.message : `${outcome.rate.toFixed(1)} MB/s`;
@@ -92,41 +101,47 @@ export async function measureRows(
   return rows.map((row) => measuredRow(row, runs.get(row) ?? [], failures.get(row)));
 }
 
+/** The rows that share processes, or at least the time at which they are measured. */
 function grouped(rows: readonly Row[], shared: boolean): Row[][] {
-  if (!shared) return rows.map((row) => [row]);
   const groups = new Map<string, Row[]>();
   for (const row of rows) {
-    const key = `${row.runtime.title} ${row.subject.name}`;
+    const key = shared ? row.runtime.title : `${row.runtime.title} ${row.workload.name}`;
     groups.set(key, [...(groups.get(key) ?? []), row]);
   }
   return [...groups.values()];
 }
 
-/** Measures rows of one subject with one pair of processes, and a new pair after a failure. */
+/** Measures rows of one runtime, with a pair of processes for each subject, and a new pair after a failure. */
 async function measureGroup(
   rows: readonly Row[],
   amount: Amount,
+  firstTurn: number,
   done: (row: Row, outcome: Measurement | Failure) => void,
 ): Promise<void> {
-  let at = 0;
-  while (at < rows.length) {
-    const pair = startPair(rows, amount.contentLength);
-    let over: "end" | "kill" = "end";
-    try {
-      for (; at < rows.length && over === "end"; at++) {
-        const row = rows[at] as Row;
-        try {
-          done(row, await measure(row, pair, amount));
-        } catch (error) {
-          if (!(error instanceof Failure)) throw error;
-          over = "kill";
-          done(row, error);
+  const pairs = new Map<SubjectEntry, Pair>();
+  const failed = new Set<Row>();
+  try {
+    for (const workload of new Set(rows.map((row) => row.workload))) {
+      const compared = rows.filter((row) => row.workload === workload);
+      for (let turn = firstTurn; turn < firstTurn + amount.turns; turn++) {
+        for (const row of turn % 2 === 0 ? compared : compared.toReversed()) {
+          if (failed.has(row)) continue;
+          const pair = pairs.get(row.subject) ?? startPair(row, rows, amount.contentLength);
+          pairs.set(row.subject, pair);
+          try {
+            done(row, await measure(row, pair, amount, turn));
+          } catch (error) {
+            if (!(error instanceof Failure)) throw error;
+            failed.add(row);
+            pairs.delete(row.subject);
+            await Promise.all([pair.client.kill(), pair.server.kill()]);
+            done(row, error);
+          }
         }
       }
-    } finally {
-      await pair.client[over]();
-      await pair.server[over]();
     }
+  } finally {
+    await Promise.all([...pairs.values()].flatMap(({ client, server }) => [client.end(), server.end()]));
   }
 }
 
@@ -135,10 +150,11 @@ interface Pair {
   readonly server: Worker<ServerOrder>;
   readonly client: Worker<ClientOrder>;
   readonly peer: Promise<Peer>;
+  /** Whether it has done a run. */
+  warm: boolean;
 }
 
-function startPair(rows: readonly Row[], contentLength: number): Pair {
-  const { runtime, subject } = rows[0] as Row;
+function startPair({ runtime, subject }: Row, rows: readonly Row[], contentLength: number): Pair {
   const pieceLengths = [...new Set(rows.map(({ workload }) => workload.pieceLength))];
   const serverArguments: ServerArguments = { subject: subject.name, host: "127.0.0.1", contentLength, pieceLengths };
   const clientArguments: ClientArguments = { subject: subject.name };
@@ -146,24 +162,27 @@ function startPair(rows: readonly Row[], contentLength: number): Pair {
   const client = new Worker<ClientOrder>(runtime.command("client"), clientArguments);
   const peer = server.ask<Peer>({ do: "listen" }, STARTING);
   peer.catch(() => {});
-  return { server, client, peer };
+  return { server, client, peer, warm: false };
 }
 
-async function measure({ workload }: Row, pair: Pair, amount: Amount): Promise<Measurement> {
+async function measure({ workload }: Row, pair: Pair, amount: Amount, turn: number): Promise<Measurement> {
   const { server, client } = pair;
   const { pieceLength, concurrency } = workload;
   const { size, seconds, patience, contentLength } = amount;
   const requests = Math.max(2 * concurrency, Math.ceil(size / pieceLength));
   const peer = await pair.peer;
   const order: RunOrder = { do: "run", peer, contentLength, pieceLength, concurrency, requests, seconds };
-  // The connection is made and the code is warm before anything is counted.
-  const warmUp = { ...order, requests: Math.max(concurrency, Math.ceil(requests / 4)), seconds: seconds / 4 };
+  // The connection is made and the code is warm before anything is counted, and the caches are before each run.
+  const part = pair.warm ? 8 : 1;
+  const warmUp = { ...order, requests: Math.max(concurrency, Math.ceil(requests / part)), seconds: seconds / part };
   await client.ask<RunResult>(warmUp, seconds + patience);
+  pair.warm = true;
   await server.ask({ do: "count" }, STARTING);
   const run = await client.ask<RunResult>(order, seconds + patience);
   const served = await server.ask<Usage>({ do: "usage" }, STARTING);
   const gigabytes = run.bytes / 1e9;
   return {
+    turn,
     rate: run.bytes / 1e6 / run.seconds,
     requestsPerSecond: run.requests / run.seconds,
     p50: run.p50,
@@ -193,8 +212,8 @@ function measuredRow(
   };
 }
 
-function summaryOf(runs: readonly Measurement[]): Readonly<Record<keyof Measurement, Summary>> {
-  const of = (key: keyof Measurement): Summary => summarize(runs.map((run) => run[key]));
+function summaryOf(runs: readonly Measurement[]): Readonly<Record<Figure, Summary>> {
+  const of = (key: Figure): Summary => summarize(runs.map((run) => run[key]));
   return {
     rate: of("rate"),
     requestsPerSecond: of("requestsPerSecond"),

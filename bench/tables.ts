@@ -24,8 +24,9 @@ export function tablesOf({ rows, firstBytes, long, targets, machine, amount }: R
   return parts.filter((part) => part !== "").join("\n\n");
 }
 
-function roundsOf({ rounds }: Results["amount"]): string {
-  return rounds === 1 ? "One run each." : `Medians of ${rounds} alternating runs (least to most).`;
+function roundsOf({ rounds, turns }: Results["amount"]): string {
+  const runs = rounds * turns;
+  return runs === 1 ? "One run each." : `Medians of ${runs} alternating runs (least to most).`;
 }
 
 function throughputTable(workload: string, rows: readonly MeasuredRow[]): string {

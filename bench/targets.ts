@@ -2,6 +2,7 @@
 import type { FirstByteRow } from "./first-byte.ts";
 import type { LongRow } from "./long/long.ts";
 import type { MeasuredRow, Measurement } from "./rows.ts";
+import { summarize } from "./statistics.ts";
 import { bulk, bulkParallel, small } from "./workloads.ts";
 
 /** A target, and how far it is reached. */
@@ -36,23 +37,24 @@ export function targetsOf(
 
 function targetsOnOneHost(rows: readonly MeasuredRow[], runtime: string): Target[] {
   const targets: Target[] = [];
-  /** The median of a figure, or undefined where it was not measured. */
-  const figure = (subject: string, workload: string, of: (summary: Medians) => number): number | undefined => {
-    const summary = rows.find(
-      (row) => row.runtime === runtime && row.subject === subject && row.workload === workload,
-    )?.summary;
-    return summary && of((key) => summary[key].median);
-  };
+  const runsOf = (subject: string, workload: string): readonly Measurement[] =>
+    rows.find((row) => row.runtime === runtime && row.subject === subject && row.workload === workload)?.runs ?? [];
   const compare = (
     name: string,
     [subject, other]: readonly [string, string],
     workload: string,
-    of: (summary: Medians) => number,
+    of: (run: Measurement) => number,
     bounds: Bounds,
   ): void => {
-    const [value, base] = [figure(subject, workload, of), figure(other, workload, of)];
-    if (value === undefined || base === undefined) return;
-    targets.push(target(name, runtime, `${subject} / ${other}, ${workload}`, value / base, bounds));
+    const bases = runsOf(other, workload);
+    // Of runs that met the same machine: what drifts between turns is in both.
+    const ratios = runsOf(subject, workload).flatMap((run) => {
+      const base = bases.find(({ turn }) => turn === run.turn);
+      return base === undefined ? [] : [of(run) / of(base)];
+    });
+    if (ratios.length === 0) return;
+    const { median } = summarize(ratios);
+    targets.push(target(name, runtime, `${subject} / ${other}, ${workload}`, median, bounds));
   };
   for (const binding of bindings) {
     const [quic, bare] = [`quic-${binding}`, `bare-${binding}`];
@@ -73,12 +75,10 @@ function targetsOnOneHost(rows: readonly MeasuredRow[], runtime: string): Target
   return targets;
 }
 
-type Medians = (key: keyof Measurement) => number;
-
-const rate = (of: Medians): number => of("rate");
-const requests = (of: Medians): number => of("requestsPerSecond");
-const p99 = (of: Medians): number => of("p99");
-const cpu = (of: Medians): number => of("serverCpu") + of("clientCpu");
+const rate = (run: Measurement): number => run.rate;
+const requests = (run: Measurement): number => run.requestsPerSecond;
+const p99 = (run: Measurement): number => run.p99;
+const cpu = (run: Measurement): number => run.serverCpu + run.clientCpu;
 
 function leastOverGrpc(runtime: string): number {
   if (runtime.startsWith("bun")) return 1.8;

@@ -69,27 +69,29 @@ test("a quantile lies between its neighbours", () => {
   assert.throws(() => quantile([], 0.5), RangeError);
 });
 
-test("targets compare the medians of one runtime, and leave out what was not measured", () => {
-  const row = (runtime: string, subject: string, workload: string, rate: number): Results["rows"][number] => {
-    const one = { median: rate, least: rate, most: rate };
-    const summary = {
-      rate: one,
-      requestsPerSecond: one,
-      p50: one,
-      p99: one,
-      serverCpu: one,
-      clientCpu: one,
-      serverMemory: one,
-      clientMemory: one,
-    };
-    return { name: "", runtime, subject, title: subject, kind: "sdk", workload, runs: [], summary };
-  };
+test("targets compare runs of one turn on one runtime, and leave out what was not measured", () => {
+  const row = (runtime: string, subject: string, rates: readonly number[]): Results["rows"][number] => ({
+    name: "",
+    runtime,
+    subject,
+    title: subject,
+    kind: "sdk",
+    workload: "4 MiB ×1",
+    runs: rates.map((rate, turn) => ({
+      turn,
+      rate,
+      requestsPerSecond: rate,
+      p50: 1,
+      p99: 1,
+      serverCpu: 1,
+      clientCpu: 1,
+      serverMemory: 1,
+      clientMemory: 1,
+    })),
+  });
+  // The machine halves its speed after the first turn, and the third turn of the other failed.
   const targets = targetsOf(
-    [
-      row("bun 1.4", "tcp", "4 MiB ×1", 84),
-      row("bun 1.4", "raw-tcp", "4 MiB ×1", 100),
-      row("node 20", "tcp", "4 MiB ×1", 1),
-    ],
+    [row("bun 1.4", "tcp", [168, 42, 900]), row("bun 1.4", "raw-tcp", [200, 50]), row("node 20", "tcp", [1])],
     [],
   );
   assert.equal(targets.length, 1);
