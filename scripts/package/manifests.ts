@@ -86,7 +86,7 @@ function packagesIn(folder: string): string[] {
     .filter((file) => file.endsWith(".ts"))
     .flatMap((file) => [
       ...readFileSync(join(folder, file), "utf8").matchAll(
-        /(?:^(?:import|export|\}).*?from |\bimport\(|^import )"([^".][^"]*)"/gm,
+        /(?:^(?:import|export|\}).*?from |\b(?:import|require)\(|^import )"([^".][^"]*)"/gm,
       ),
     ])
     .map(([, specifier = ""]) => specifier)

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { describe, it } from "node:test";
+import { nativeHashers } from "../../adapters/native-hashers.ts";
 import { digestOf, parseDigest } from "../../src/digest/digest.ts";
 import { crc32Hasher, type DigestAlgorithm, portableHashers } from "../../src/digest/hasher.ts";
 import { assertThrows } from "../support/failures.ts";
@@ -59,6 +60,19 @@ describe("digests as Dragonfly writes them", () => {
       }
     });
   }
+
+  it("the runtime's CRC-32 is the portable one's, for any length, beginning in memory, and chunking", () => {
+    const content = seededBytes(3, 70_000);
+    for (const [start, end] of [...Array.from({ length: 100 }, (_, at) => [at % 9, at]), [1, 65_537], [0, 70_000]]) {
+      const part = content.subarray(start, end);
+      const [native, portable] = [nativeHashers("crc32"), portableHashers("crc32")];
+      for (const hasher of [native, portable]) {
+        hasher.update(part.subarray(0, part.length / 3));
+        hasher.update(part.subarray(part.length / 3));
+      }
+      assert.equal(native.encode(), portable.encode(), `${start} to ${end}`);
+    }
+  });
 
   it("two hashers know nothing of each other", () => {
     const [one, two] = [portableHashers("crc32"), portableHashers("crc32")];
