@@ -11,6 +11,14 @@ import { MessageChannel } from "node:worker_threads";
 export const releaseMemory: (buffers: ArrayBuffer[]) => void =
   "transfer" in ArrayBuffer.prototype ? shrinkToNothing : sendToNobody();
 
+/** Bytes of a chunk from which on freeing it by hand costs less than leaving it to the collector. */
+const WORTH_FREEING = 8 * 1024;
+
+/** Whether a chunk that was read should be freed: its memory is its own, and some. */
+export function isWorthFreeing(chunk: Uint8Array<ArrayBuffer>): boolean {
+  return chunk.length >= WORTH_FREEING && chunk.length === chunk.buffer.byteLength;
+}
+
 function shrinkToNothing(buffers: ArrayBuffer[]): void {
   for (const buffer of buffers) (buffer as ArrayBuffer & { transfer(length: number): ArrayBuffer }).transfer(0);
 }

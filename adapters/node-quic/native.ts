@@ -128,7 +128,7 @@ export interface NativeSession {
 }
 
 /** One bidirectional stream. It can be iterated once, and gives what has come since, in several chunks. */
-export interface NativeStream extends AsyncIterable<readonly Uint8Array[]> {
+export interface NativeStream extends AsyncIterable<readonly Uint8Array<ArrayBuffer>[]> {
   /** True until the handshake is over and the peer has given credit. What is written until then waits. */
   readonly pending: boolean;
   readonly destroyed: boolean;

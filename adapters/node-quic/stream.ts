@@ -1,5 +1,6 @@
 import { VortexError } from "../../src/errors.ts";
 import { type ByteReader, type ByteStream, type ByteWriter, StreamCode } from "../../src/transport/transport.ts";
+import { isWorthFreeing, releaseMemory } from "../release-memory.ts";
 import type { NodeQuicConnection } from "./connection.ts";
 import { drainable, type NativeStream } from "./native.ts";
 
@@ -13,8 +14,10 @@ const SLICE = 64 * 1024;
 /** More than the module's generators take for a step that waits for nothing. */
 const MICROTASKS = 12;
 
-interface Waiting<T> {
-  resolve(value: T): void;
+/** A reader that waits. */
+interface Waiting {
+  readonly into: Uint8Array | undefined;
+  resolve(chunk: Uint8Array | undefined): void;
   reject(error: VortexError): void;
 }
 
@@ -23,7 +26,8 @@ interface Waiting<T> {
  *
  * The runtime takes bytes in whether anybody reads or not (Bun 1.4: `on_stream_read` reads all that has come, and so gives the
  * sender new credit), and has no means to stop that. So they are fetched as they come, which costs no more memory, and are
- * counted against a limit here. A reader gets what has gathered in one chunk.
+ * counted against a limit here. A reader gets what has gathered in one chunk; into memory of its own, since the runtime's can be
+ * freed then.
  */
 export class NodeQuicStream implements ByteStream {
   readonly reader: ByteReader;
@@ -32,9 +36,11 @@ export class NodeQuicStream implements ByteStream {
   readonly #connection: NodeQuicConnection;
   /** Opened before the handshake was over, so that its bytes may be refused. */
   readonly #early: boolean;
-  #gathered: Uint8Array[] = [];
+  #gathered: Uint8Array<ArrayBuffer>[] = [];
+  /** Bytes of the first of them that a reader has. */
+  #taken = 0;
   #held = 0;
-  #reading: Waiting<Uint8Array | undefined> | undefined;
+  #reading: Waiting | undefined;
   /** The end of the other side's direction has come; there may be bytes to read before it. */
   #complete = false;
   #readFailure: VortexError | undefined;
@@ -45,7 +51,7 @@ export class NodeQuicStream implements ByteStream {
     this.#native = native;
     this.#connection = connection;
     this.#early = early;
-    this.reader = { read: () => this.#read(), cancel: (code = StreamCode.Cancelled) => this.#cancel(code) };
+    this.reader = { read: (into) => this.#read(into), cancel: (code = StreamCode.Cancelled) => this.#cancel(code) };
     this.writer = {
       write: (chunk) => this.#write(chunk),
       end: (last) => this.#endWriting(last),
@@ -126,7 +132,7 @@ export class NodeQuicStream implements ByteStream {
   }
 
   /** False when no more is wanted. */
-  #onBatch(batch: readonly Uint8Array[]): boolean {
+  #onBatch(batch: readonly Uint8Array<ArrayBuffer>[]): boolean {
     if (this.#readFailure !== undefined) return false;
     let length = 0;
     for (const chunk of batch) {
@@ -137,7 +143,7 @@ export class NodeQuicStream implements ByteStream {
     const waiting = this.#reading;
     if (waiting !== undefined && this.#held > 0) {
       this.#reading = undefined;
-      waiting.resolve(this.#take());
+      waiting.resolve(this.#take(waiting.into));
     }
     const limit = this.#connection.exceededLimit(this.#held);
     if (limit === undefined) return true;
@@ -147,35 +153,44 @@ export class NodeQuicStream implements ByteStream {
     return false;
   }
 
-  async #read(): Promise<Uint8Array | undefined> {
+  async #read(into: Uint8Array | undefined): Promise<Uint8Array | undefined> {
     if (this.#readFailure !== undefined) throw this.#readFailure;
-    if (this.#held > 0) return this.#take();
+    if (this.#held > 0) return this.#take(into);
     if (this.#complete) return undefined;
     return new Promise((resolve, reject) => {
-      this.#reading = { resolve, reject };
+      this.#reading = { into, resolve, reject };
     });
   }
 
-  /** What has gathered, as one chunk of at most {@link GATHER} bytes. */
-  #take(): Uint8Array {
+  /** What has gathered, as one chunk: what fits in `into`, or at most {@link GATHER} bytes. */
+  #take(into: Uint8Array | undefined): Uint8Array {
+    const first = this.#gathered[0];
+    if (into === undefined && first !== undefined && this.#gathered.length === 1) {
+      this.#gathered = [];
+      this.#count(-this.#held);
+      const rest = first.subarray(this.#taken);
+      this.#taken = 0;
+      return rest;
+    }
+    const target = into ?? new Uint8Array(Math.min(this.#held, GATHER));
+    const spent: ArrayBuffer[] = [];
     let length = 0;
     let count = 0;
     for (const chunk of this.#gathered) {
-      if (count > 0 && length + chunk.length > GATHER) break;
-      length += chunk.length;
+      const part = chunk.subarray(this.#taken, this.#taken + target.length - length);
+      target.set(part, length);
+      length += part.length;
+      this.#taken += part.length;
+      if (this.#taken < chunk.length) break;
+      this.#taken = 0;
       count++;
+      if (isWorthFreeing(chunk)) spent.push(chunk.buffer);
+      if (length === target.length) break;
     }
-    const chunks = this.#gathered.splice(0, count);
+    this.#gathered.splice(0, count);
     this.#count(-length);
-    const [first] = chunks;
-    if (first !== undefined && chunks.length === 1) return first;
-    const whole = new Uint8Array(length);
-    let at = 0;
-    for (const chunk of chunks) {
-      whole.set(chunk, at);
-      at += chunk.length;
-    }
-    return whole;
+    if (spent.length > 0) releaseMemory(spent);
+    return target.subarray(0, length);
   }
 
   #count(bytes: number): void {
@@ -193,6 +208,7 @@ export class NodeQuicStream implements ByteStream {
     if (this.#readFailure !== undefined) return;
     this.#readFailure = error;
     this.#gathered = [];
+    this.#taken = 0;
     this.#count(-this.#held);
     this.#reading?.reject(error);
     this.#reading = undefined;

@@ -3,14 +3,11 @@ import { VortexError } from "../../src/errors.ts";
 import type { ByteReader, ByteWriter } from "../../src/transport/transport.ts";
 import type { SocketByteStream } from "../dialled-peer.ts";
 import { nativeError } from "../native-error.ts";
-import { releaseMemory } from "../release-memory.ts";
+import { isWorthFreeing, releaseMemory } from "../release-memory.ts";
 import type { ReadBuffer } from "./read-buffer.ts";
 
 /** Bytes that a socket without a {@link ReadBuffer} holds for its reader before it is paused. */
 export const READ_AHEAD: number = 512 * 1024;
-
-/** Bytes from which on it is worth freeing a chunk by hand. */
-const WORTH_FREEING = 16 * 1024;
 
 /** A reader that waits. */
 interface Waiting {
@@ -165,7 +162,7 @@ export class SocketStream implements SocketByteStream {
     if (into === undefined) return part;
     // Into the reader's memory although there is memory already, which can be freed then.
     into.set(part);
-    if (end === chunk.length) free(chunk);
+    if (end === chunk.length && isWorthFreeing(chunk)) releaseMemory([chunk.buffer]);
     return into.subarray(0, end - start);
   }
 
@@ -214,9 +211,4 @@ export class SocketStream implements SocketByteStream {
     this.#wakeReader();
     this.#wakeWriter?.();
   }
-}
-
-/** Frees a chunk's memory, if it is the chunk's alone. */
-function free(chunk: Uint8Array<ArrayBuffer>): void {
-  if (chunk.length >= WORTH_FREEING && chunk.length === chunk.buffer.byteLength) releaseMemory([chunk.buffer]);
 }
