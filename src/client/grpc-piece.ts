@@ -103,11 +103,26 @@ function checkMetadata(metadata: PieceMetadata, digest: string, addr: string, se
 }
 
 function oneChunk(content: Uint8Array): ContentSource {
-  let rest = content.length > 0 ? content : undefined;
-  const take = (): Uint8Array | undefined => {
-    const chunk = rest;
-    rest = undefined;
-    return chunk;
+  const end = content.length;
+  let at = 0;
+  return {
+    async read(into) {
+      if (at === end) return undefined;
+      const part = content.subarray(at, into === undefined ? end : at + into.length);
+      at += part.length;
+      if (into === undefined) return part;
+      into.set(part);
+      const copy = into.subarray(0, part.length);
+      if (at === end) free(content);
+      return copy;
+    },
+    cancel() {
+      at = end;
+    },
   };
-  return { read: async () => take(), cancel: take };
+}
+
+/** Frees the memory of a message, of which nothing else is left, where the runtime can: collectors come late for as much. */
+function free({ buffer }: Uint8Array): void {
+  (buffer as { transfer?(length: number): void }).transfer?.(0);
 }

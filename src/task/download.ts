@@ -20,6 +20,8 @@ import { Tally } from "./tally.ts";
 import type { TaskDownload, TaskDownloadOptions, TaskEvent, TaskProgress, TaskReport, TaskRequest } from "./task.ts";
 import { verdictOn } from "./verdict.ts";
 
+/** Bytes of pieces under way where a piece is a message, which is held twice for a moment. */
+const MOST_IN_MESSAGES = 32 * 1024 * 1024;
 /** Milliseconds between two reports of progress. */
 const PROGRESS_INTERVAL = 100;
 
@@ -194,6 +196,13 @@ export class Download implements TaskDownload {
 
   // --- the sink
 
+  /** A piece over gRPC is one message, and all of it in memory, so that long ones are held to fewer at a time. */
+  #piecesAtATime({ longestPiece }: TaskLayout): number {
+    const { concurrentPieceCount } = this.#options;
+    if (!this.#source.speaksApi) return concurrentPieceCount;
+    return Math.min(concurrentPieceCount, Math.max(1, Math.floor(MOST_IN_MESSAGES / longestPiece)));
+  }
+
   async #openSink(layout: TaskLayout, digest: Digest | undefined): Promise<Open> {
     if (layout.longestPiece > this.#settings.maxPieceLength) {
       const message = `pieces of ${layout.longestPiece} bytes: the limit is ${this.#settings.maxPieceLength}`;
@@ -211,7 +220,7 @@ export class Download implements TaskDownload {
       first: layout.first,
       last: layout.last,
       lengthOf: (number) => layout.extent(number).length,
-      concurrentPieceCount: this.#options.concurrentPieceCount,
+      concurrentPieceCount: this.#piecesAtATime(layout),
       stallAfter: this.#options.stallTimeout / 4,
       patience: this.#options.pieceTimeout,
       random: () => this.#random(),

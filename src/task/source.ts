@@ -44,7 +44,7 @@ export interface TaskSource {
    * @throws `InvalidArgument`
    */
   protocolsOf?(addr: PeerAddress | undefined): readonly Protocol[];
-  /** Whether `fetchPiece` speaks the Dragonfly API, so that a parent has one address for both. */
+  /** Whether `fetchPiece` speaks the Dragonfly API, so that a parent has one address for both, and a piece is one message. */
   readonly speaksApi: boolean;
 }
 

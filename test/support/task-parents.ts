@@ -68,7 +68,7 @@ export function* chunksOf(bytes: Uint8Array, chunk: number): Generator<Uint8Arra
 export class FakeParents implements TaskSource {
   readonly content: Uint8Array;
   readonly plan: TaskPlan;
-  readonly speaksApi: boolean = false;
+  readonly speaksApi: boolean;
   readonly directory: TaskDirectory | undefined;
   readonly asked: { readonly addr: string; readonly number: number }[] = [];
   /** Memory that the content of pieces was read into. */
@@ -89,8 +89,10 @@ export class FakeParents implements TaskSource {
       readonly directory?: TaskDirectory;
       readonly algorithm?: DigestAlgorithm;
       readonly places?: boolean;
+      readonly speaksApi?: boolean;
     } = {},
   ) {
+    this.speaksApi = options.speaksApi ?? false;
     this.content = content;
     this.plan = planTask(content.length, pieceLength);
     this.directory = options.directory;

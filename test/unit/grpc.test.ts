@@ -21,7 +21,7 @@ import type { GrpcBinding } from "../../src/transport/grpc.ts";
 import { assertRejects } from "../support/failures.ts";
 import { FakeClock, fakeRuntime, settle } from "../support/fake-clock.ts";
 import { MemoryGrpcBinding, MemoryGrpcConnection, scriptedPeer } from "../support/grpc.ts";
-import { seededBytes } from "../support/random.ts";
+import { joined, seededBytes } from "../support/random.ts";
 
 const taskId = "ab".repeat(32);
 const addr = "127.0.0.1:4000";
@@ -152,6 +152,24 @@ describe("GrpcDownloader against a store", () => {
     assert.deepEqual(await (await ask(0, 0)).bytes(), new Uint8Array(0));
     assert.equal((await ask(7, 8)).length, 5000);
     await assertRejects(ask(0, 5001), "InvalidArgument");
+    await downloader.close();
+  });
+
+  it("reads the content into memory of the caller, as large as that is", async () => {
+    const bytes = seededBytes(2, 12_000);
+    const { downloader } = downloaderOf(new MemoryGrpcBinding(peerOf(storeOf(bytes)).handlers));
+    const memory = new Uint8Array(700);
+    // Twice: what was freed of the first answer was not the server's.
+    for (let time = 0; time < 2; time++) {
+      const piece = await downloader.downloadPiece({ ...request, number: 1 });
+      const parts: Uint8Array[] = [];
+      for (let part = await piece.read(memory); part !== undefined; part = await piece.read(memory)) {
+        assert.equal(part.buffer, memory.buffer);
+        parts.push(part.slice());
+      }
+      assert.equal(parts.length, 8);
+      assert.deepEqual(joined(parts), bytes.subarray(5000, 10_000));
+    }
     await downloader.close();
   });
 

@@ -252,6 +252,25 @@ describe("a task from several parents", () => {
     await two.fetch({}, { concurrentPieceCount: 8 });
     assert.ok(two.parents.most <= 2, `${two.parents.most} at once`);
   });
+
+  it("has no more than 32 MiB of long pieces under way over gRPC, where a piece is a message, and one at least", async () => {
+    for (const [mebibytes, most] of [
+      [4, 8],
+      [12, 2],
+      [40, 1],
+    ] as const) {
+      const length = mebibytes * 1024 * 1024;
+      const parents = new FakeParents(
+        new Uint8Array(9 * 4 * 1024 * 1024 + length),
+        length,
+        { "a:1": honest(length) },
+        { speaksApi: true },
+      );
+      const { fetcher, request } = fetcherOf(parents, ["a:1"]);
+      await fetcher.downloadTask(request, { to: memorySink() }).done;
+      assert.equal(parents.most, most, `${mebibytes} MiB`);
+    }
+  });
 });
 
 describe("what the caller may say", () => {
