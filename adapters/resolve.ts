@@ -1,6 +1,6 @@
 import { lookup } from "node:dns/promises";
 import { isIP } from "node:net";
-import { abortedError } from "../src/errors.ts";
+import { abortedError, untilAborted } from "../src/errors.ts";
 import { type Address, formatAddress } from "../src/transport/address.ts";
 import { nativeError } from "./native-error.ts";
 
@@ -16,11 +16,6 @@ export async function resolveHost(address: Address, signal?: AbortSignal): Promi
       throw nativeError(error, "Unreachable", `cannot resolve ${host}`);
     },
   );
-  if (signal === undefined) return found;
   // A lookup cannot be given up, only left alone.
-  return new Promise((resolve, reject) => {
-    const onAbort = (): void => reject(abortedError(signal, what));
-    signal.addEventListener("abort", onAbort, { once: true });
-    found.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
-  });
+  return untilAborted(found, signal, what);
 }

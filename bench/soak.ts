@@ -11,7 +11,7 @@
  *
  * Samples are taken after a garbage collection. The run fails (exit code 1) on a wrong byte, a request that hangs, an error that is no
  * `VortexError` or is `Internal`, an unhandled rejection, or the end of the process; when a count has not returned to its start within
- * 30 s after all was closed; and when memory leaks, see `trendsOf` in `soak/verdict.ts`. Prints tables, and writes the series to
+ * 90 s after all was closed; and when memory leaks, see `trendsOf` in `soak/verdict.ts`. Prints tables, and writes the series to
  * `soak-<runtime>.svg` and `soak-<runtime>.json`.
  *
  * | option | default | |

@@ -192,3 +192,14 @@ export function abortedError(signal: AbortSignal, what: string): VortexError {
   if (signal.reason instanceof VortexError) return signal.reason;
   return new VortexError("Aborted", `${what} was aborted`, { cause: signal.reason });
 }
+
+/** `promise`, or {@link abortedError} for `what` if the signal comes first; the promise itself goes on. */
+export function untilAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined, what: string): Promise<T> {
+  if (signal === undefined) return promise;
+  return new Promise((resolve, reject) => {
+    const onAbort = (): void => reject(abortedError(signal, what));
+    signal.addEventListener("abort", onAbort, { once: true });
+    if (signal.aborted) onAbort();
+    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
+  });
+}

@@ -1,5 +1,5 @@
 import { isIP } from "node:net";
-import { abortedError, VortexError } from "../../src/errors.ts";
+import { abortedError, untilAborted, VortexError } from "../../src/errors.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import { type Connection, type DialOptions, StreamCode } from "../../src/transport/transport.ts";
@@ -51,6 +51,7 @@ export class DenoQuicDialler {
     const addr = formatAddress(remote);
     if (signal?.aborted) throw abortedError(signal, `dialling ${addr}`);
     const host = await resolveHost(remote, signal);
+    if (signal?.aborted) throw abortedError(signal, `dialling ${addr}`);
     const stock = this.#stock.has(addr);
     try {
       return await this.#dialAs(stock, remote, host, earlyData, signal);
@@ -65,6 +66,11 @@ export class DenoQuicDialler {
       if (!stock) this.#rememberStock(addr);
       return connection;
     }
+  }
+
+  /** See {@link Transport.close}. */
+  close(): void {
+    this.#endpoints.close();
   }
 
   #rememberStock(addr: string): void {
@@ -105,7 +111,7 @@ export class DenoQuicDialler {
     if (!(attempt instanceof Promise)) return this.#early(attempt, remote, key, trust, signal);
     let native: NativeConn;
     try {
-      native = await untilAborted(attempt, signal, addr);
+      native = await untilAborted(attempt, signal, `dialling ${addr}`);
     } catch (error) {
       this.#giveUp(attempt, key, endpoint, signal?.aborted === true);
       if (error instanceof VortexError) throw error;
@@ -149,22 +155,6 @@ export class DenoQuicDialler {
   #giveBack(connection: DenoQuicConnection, key: string, endpoint: NativeEndpoint): void {
     void connection.closed.then(() => this.#endpoints.put(key, endpoint));
   }
-}
-
-/** What `promise` gives, or a rejection when the signal fires first. */
-function untilAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined, addr: string): Promise<T> {
-  if (signal === undefined) return promise;
-  return new Promise((resolve, reject) => {
-    const onAbort = (): void => reject(abortedError(signal, `dialling ${addr}`));
-    if (signal.aborted) {
-      onAbort();
-      return;
-    }
-    signal.addEventListener("abort", onAbort, { once: true });
-    const settle = (): void => signal.removeEventListener("abort", onAbort);
-    promise.then(resolve, reject);
-    promise.then(settle, settle);
-  });
 }
 
 function bytesOf(hex: string): Uint8Array {

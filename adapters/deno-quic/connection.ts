@@ -11,7 +11,7 @@ import {
 } from "../../src/transport/transport.ts";
 import { closeInfo } from "../quic-errors.ts";
 import { failureInfo, type Trust } from "./errors.ts";
-import type { NativeConn, NativeStream } from "./native.ts";
+import { afterFirstFlight, type NativeConn, type NativeStream } from "./native.ts";
 import { DenoQuicStream, type StreamOwner } from "./stream.ts";
 
 /** Milliseconds between the failure of a stream and word of why its connection ended, at most. */
@@ -189,7 +189,9 @@ export class DenoQuicConnection implements Connection {
     const native = this.#native;
     this.#onEnd({ code, reason, remote: false, error });
     for (const stream of this.#streams) stream.fail(error);
-    native?.close({ closeCode: code, reason });
+    const end = (): void => native?.close({ closeCode: code, reason });
+    if (this.#established || this.#origin.server) end();
+    else afterFirstFlight(end);
   }
 
   /**

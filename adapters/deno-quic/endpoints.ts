@@ -1,5 +1,5 @@
 import { VortexError } from "../../src/errors.ts";
-import { collectSocketsSoon, type DenoQuic, type NativeEndpoint } from "./native.ts";
+import { afterFirstFlight, collectSocketsSoon, type DenoQuic, type NativeEndpoint } from "./native.ts";
 
 /** Sockets without a connection that are kept, for the sessions of their peers. */
 const CAPACITY = 64;
@@ -13,6 +13,7 @@ export class ClientEndpoints {
   readonly #quic: DenoQuic;
   /** Without a connection, by peer; the one used longest ago first. */
   readonly #idle = new Map<string, NativeEndpoint>();
+  #closed = false;
 
   constructor(quic: DenoQuic) {
     this.#quic = quic;
@@ -40,7 +41,7 @@ export class ClientEndpoints {
 
   /** Gives a socket back whose connection has ended. */
   put(key: string, endpoint: NativeEndpoint): void {
-    if (this.#idle.has(key)) {
+    if (this.#closed || this.#idle.has(key)) {
       release(endpoint);
       return;
     }
@@ -51,10 +52,19 @@ export class ClientEndpoints {
     this.#idle.delete(oldest[0]);
     release(oldest[1]);
   }
+
+  /** Frees the sockets that are kept, and keeps none from then on. */
+  close(): void {
+    this.#closed = true;
+    for (const endpoint of this.#idle.values()) release(endpoint);
+    this.#idle.clear();
+  }
 }
 
 /** Ends what goes on on a socket, and frees it. */
 export function release(endpoint: NativeEndpoint): void {
-  endpoint.close({ closeCode: 0, reason: "" });
-  collectSocketsSoon();
+  afterFirstFlight(() => {
+    endpoint.close({ closeCode: 0, reason: "" });
+    collectSocketsSoon();
+  });
 }

@@ -3,6 +3,7 @@
  * file describes it in its own words; nothing else in this library names it. Source: denoland/deno, `ext/net/03_quic.js` and
  * `quic.rs`, version 2.9.
  */
+import { setImmediate } from "node:timers";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { VortexError } from "../../src/errors.ts";
@@ -93,6 +94,15 @@ export function denoQuic(): DenoQuic {
       ? 'QUIC by Deno exists in Deno only; use protocol "tcp" or "grpc"'
       : 'QUIC is experimental in Deno: start it with "deno run --unstable-net", or use protocol "tcp" or "grpc"',
   );
+}
+
+/**
+ * Ends a connection that a client has just begun, once its first flight is out. A server on quinn whose very first datagram of a
+ * connection is its end would keep that connection, and with it the socket, until the idle timeout.
+ */
+export function afterFirstFlight(end: () => void): void {
+  // Deno sends between two turns of the event loop.
+  setImmediate(end);
 }
 
 /** Milliseconds in which endpoints that are let go of are gathered, to be looked for once. */

@@ -47,6 +47,7 @@ export async function denoQuicTransport(options: DenoQuicTransportOptions = {}):
       dialler ??= new DenoQuicDialler(quic, options.tls ?? {}, settings);
       return dialler.dial(remote, dialOptions);
     },
+    close: async (): Promise<void> => dialler?.close(),
     async listen(local, listenOptions = {}): Promise<Listener> {
       const tls = options.serverTls ?? {};
       const identity = await serverIdentity(tls);

@@ -1,4 +1,4 @@
-import { abortedError, VortexError } from "../errors.ts";
+import { abortedError, untilAborted, VortexError } from "../errors.ts";
 import type { Piece } from "../piece.ts";
 import {
   addressesOf,
@@ -111,7 +111,7 @@ export class AutoDownloader {
       }
       const negotiation = this.#negotiations.get(peer.key);
       if (negotiation === undefined) return this.#negotiate(peer, request, options);
-      const failure = await unlessAborted(negotiation, options.signal, peer.name);
+      const failure = await untilAborted(negotiation, options.signal, `a request to ${peer.name}`);
       if (failure !== undefined) throw failure;
     }
   }
@@ -268,15 +268,4 @@ function saysElsewhere(error: VortexError): boolean {
   if (isAnswer(error) || error.kind === "peer") return false;
   // The time of the caller is over, or the peer did not want this one request.
   return !["Stalled", "PieceTimeout", "StreamReset"].includes(error.code);
-}
-
-/** `promise`, or the signal's reason if that comes first; the promise itself goes on. */
-function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined, addr: string): Promise<T> {
-  if (signal === undefined) return promise;
-  return new Promise((resolve, reject) => {
-    const onAbort = (): void => reject(abortedError(signal, `a request to ${addr}`));
-    signal.addEventListener("abort", onAbort, { once: true });
-    if (signal.aborted) onAbort();
-    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
-  });
 }

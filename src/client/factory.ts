@@ -51,7 +51,10 @@ export type DownloaderFactory = (options: CreateDownloaderOptions) => Downloader
 /** A {@link DownloaderFactory} whose downloaders fetch whole tasks too. */
 export type TaskDownloaderFactory = (options: CreateDownloaderOptions) => TaskDownloader;
 
-/** What a runtime's face supplies to fetch. Each loader runs once, when its protocol is first used. */
+/**
+ * What a runtime's face supplies to fetch. Each loader runs once for each downloader, when its protocol is first used; the transport is
+ * closed with the downloader.
+ */
 export interface Bindings {
   /** What the core is given: clock, randomness, hashes. */
   readonly runtime: Runtime;
@@ -160,25 +163,34 @@ function pieceDownloader(
   settings: DownloaderSettings,
 ): Downloader {
   switch (protocol) {
-    case "quic":
-      return new QuicDownloader(
-        once(() => bindings.quic({ tls: tls ?? {}, tuning: quic })),
-        settings,
-      );
-    case "tcp":
-      return new TcpDownloader(
-        once(() => bindings.tcp()),
-        settings,
-      );
+    case "quic": {
+      const transport = new OwnTransport(() => bindings.quic({ tls: tls ?? {}, tuning: quic }));
+      return new QuicDownloader(transport.load, settings, transport.close);
+    }
+    case "tcp": {
+      const transport = new OwnTransport(() => bindings.tcp());
+      return new TcpDownloader(transport.load, settings, transport.close);
+    }
     case "grpc":
       return bindings.grpc(settings, tls);
   }
 }
 
-function once<T>(load: () => Promise<T>): () => Promise<T> {
-  let loading: Promise<T> | undefined;
-  return () => {
-    loading ??= load();
-    return loading;
-  };
+/** The transport of one downloader, loaded when it is first needed. */
+class OwnTransport {
+  readonly load: () => Promise<Transport>;
+  readonly close: () => Promise<void>;
+
+  constructor(load: () => Promise<Transport>) {
+    let loading: Promise<Transport> | undefined;
+    this.load = () => {
+      loading ??= load();
+      return loading;
+    };
+    this.close = async () => {
+      // What could not be loaded was told to whoever asked for it.
+      const transport = await loading?.catch(() => undefined);
+      await transport?.close?.();
+    };
+  }
 }

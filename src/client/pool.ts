@@ -1,4 +1,4 @@
-import { abortedError, VortexError } from "../errors.ts";
+import { abortedError, untilAborted, VortexError } from "../errors.ts";
 import type { Clock, Timer } from "../runtime.ts";
 import type { PoolOptions } from "./downloader.ts";
 
@@ -86,7 +86,7 @@ export class ClientPool<C extends PoolClient> {
     entry.lastActive = this.#clock.now();
     let client: C;
     try {
-      client = entry.client ?? (await untilAborted(entry.ready, signal, addr));
+      client = entry.client ?? (await untilAborted(entry.ready, signal, `a request to ${addr}`));
     } catch (error) {
       this.#release(entry);
       throw error;
@@ -126,16 +126,15 @@ export class ClientPool<C extends PoolClient> {
   /** The least busy of the address's entries; a new one while all are in use and there may be more. */
   #entryFor(addr: string): Entry<C> {
     let least: Entry<C> | undefined;
+    let free: string | undefined;
     for (let index = 0; index < this.#options.connectionsPerAddress; index++) {
       const key = index === 0 ? addr : `${addr} ${index}`;
       const entry = this.#entries.get(key);
-      if (entry === undefined) {
-        if (least === undefined || least.active > 0) return this.#open(addr, key);
-      } else if (least === undefined || entry.active < least.active) {
-        least = entry;
-      }
+      if (entry === undefined) free ??= key;
+      else if (least === undefined || entry.active < least.active) least = entry;
     }
-    return least ?? this.#open(addr, addr);
+    if (least === undefined) return this.#open(addr, addr);
+    return free === undefined || least.active === 0 ? least : this.#open(addr, free);
   }
 
   #open(addr: string, key: string): Entry<C> {
@@ -225,13 +224,4 @@ export class ClientPool<C extends PoolClient> {
       );
     }
   }
-}
-
-/** `promise`, or the signal's reason if that comes first; the promise itself goes on. */
-function untilAborted<T>(promise: Promise<T>, signal: AbortSignal, addr: string): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const onAbort = (): void => reject(abortedError(signal, `a request to ${addr}`));
-    signal.addEventListener("abort", onAbort, { once: true });
-    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
-  });
 }

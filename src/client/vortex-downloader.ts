@@ -7,10 +7,21 @@ import { VortexClient } from "./vortex-client.ts";
 /** Loads a transport when it is first needed, so that a binding that is missing fails the call and not the import. */
 export type TransportLoader = () => Promise<Transport>;
 
+/** Called once the connections of a closed downloader have ended; whoever made its transport for it may close that here. */
+export type OnClosed = () => Promise<void>;
+
 /** A `Downloader` over the Vortex protocol, with a pool of connections by address. */
 export class VortexDownloader extends PooledDownloader<VortexClient> {
-  constructor(transport: TransportLoader, settings: DownloaderSettings) {
+  readonly #onClosed: OnClosed | undefined;
+
+  constructor(transport: TransportLoader, settings: DownloaderSettings, onClosed?: OnClosed) {
     super(async (addr, signal) => VortexClient.connect(await transport(), addr, settings, signal), settings);
+    this.#onClosed = onClosed;
+  }
+
+  override async close(): Promise<void> {
+    await super.close();
+    await this.#onClosed?.();
   }
 }
 
@@ -19,15 +30,15 @@ export class VortexDownloader extends PooledDownloader<VortexClient> {
  * in for it where the runtime has none.
  */
 export class QuicDownloader extends VortexDownloader {
-  constructor(transport: TransportLoader, settings: DownloaderSettings) {
-    super(() => requireProtocol(transport, "quic"), settings);
+  constructor(transport: TransportLoader, settings: DownloaderSettings, onClosed?: OnClosed) {
+    super(() => requireProtocol(transport, "quic"), settings, onClosed);
   }
 }
 
 /** A downloader over a TCP transport: one connection a request, as stock peers want it. */
 export class TcpDownloader extends VortexDownloader {
-  constructor(transport: TransportLoader, settings: DownloaderSettings) {
-    super(() => requireProtocol(transport, "tcp"), settings);
+  constructor(transport: TransportLoader, settings: DownloaderSettings, onClosed?: OnClosed) {
+    super(() => requireProtocol(transport, "tcp"), settings, onClosed);
   }
 }
 

@@ -1,7 +1,7 @@
 import { VortexError } from "../errors.ts";
 import { PacketDecoder } from "../protocol/decoder.ts";
 import { type DownloadPiecePacket, encodePacket, RemoteErrorCode } from "../protocol/packet.ts";
-import type { Runtime } from "../runtime.ts";
+import type { Clock, Runtime } from "../runtime.ts";
 import { beginOperation, type OperationResult } from "../telemetry.ts";
 import type { Address } from "../transport/address.ts";
 import type { TlsIdentity } from "../transport/tls.ts";
@@ -69,7 +69,7 @@ export class VortexServer {
 
   /**
    * Turns new requests away, lets the answers under way end for `grace` milliseconds (default 5,000), then ends them and
-   * stops listening. Idempotent.
+   * stops listening. A store that does not come back from a read within another second is not waited for. Idempotent.
    */
   close(options: { readonly grace?: number } = {}): Promise<void> {
     this.#closing ??= this.#close(options.grace ?? 5000);
@@ -80,17 +80,15 @@ export class VortexServer {
     const { clock } = this.#settings.runtime;
     const started = clock.now();
     if (this.#answering > 0 && grace > 0) {
-      await new Promise<void>((resolve) => {
-        const timer = clock.setTimer(resolve, grace);
-        this.#onIdle = () => {
-          timer.cancel();
-          resolve();
-        };
+      const idle = new Promise<void>((resolve) => {
+        this.#onIdle = resolve;
       });
+      await settled(idle, clock, grace);
     }
     await this.#listener.close({ grace: Math.max(0, grace - (clock.now() - started)) });
     this.#gone.abort(new VortexError("Closed", "the server is closed"));
-    await Promise.all(this.#running);
+    // By now only the store is waited for, which hears of the end by its signal.
+    await settled(Promise.all(this.#running), clock, STORE_GRACE);
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -223,6 +221,21 @@ export class QuicServer extends VortexServer {}
 
 /** A {@link VortexServer} over a TCP transport. */
 export class TcpServer extends VortexServer {}
+
+/** Milliseconds that a server which closes waits for reads of its store that go on. */
+const STORE_GRACE = 1000;
+
+/** Resolves when `promise` has settled, or after `milliseconds`. */
+function settled(promise: Promise<unknown>, clock: Clock, milliseconds: number): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = clock.setTimer(resolve, milliseconds);
+    const over = (): void => {
+      timer.cancel();
+      resolve();
+    };
+    promise.then(over, over);
+  });
+}
 
 /** Bytes that are read of a request at a time. It has 74. */
 const REQUEST_ROOM = 128;

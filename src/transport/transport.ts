@@ -185,4 +185,9 @@ export interface Transport {
   dial(remote: Address, options?: DialOptions): Promise<Connection>;
   /** Rejects with `AddressInUse` or `InvalidArgument`. */
   listen(local: Address, options?: ListenOptions): Promise<Listener>;
+  /**
+   * Gives up what is kept from one connection for the next, as sockets for the sessions of 0-RTT, and keeps nothing from then on.
+   * Connections and listeners go on until they are closed themselves. Absent where nothing is kept but memory. Idempotent.
+   */
+  close?(): Promise<void>;
 }

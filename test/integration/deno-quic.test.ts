@@ -1,5 +1,8 @@
 /** What the QUIC by Deno does beyond the contract of all transports, and in its own way. */
 import assert from "node:assert/strict";
+import { createSocket } from "node:dgram";
+import { once } from "node:events";
+import { readdirSync } from "node:fs";
 import { describe, it } from "node:test";
 import { collectSockets } from "../../adapters/deno-quic/native.ts";
 import { denoQuicSettings } from "../../adapters/deno-quic/options.ts";
@@ -12,16 +15,20 @@ import { portableRuntime } from "../../src/runtime.ts";
 import { MemoryPieceStore } from "../../src/server/memory-store.ts";
 import type { PieceStore } from "../../src/server/store.ts";
 import { VortexServer } from "../../src/server/vortex-server.ts";
+import { formatAddress } from "../../src/transport/address.ts";
 import type { Connection, Listener, ListenOptions } from "../../src/transport/transport.ts";
 import { assertRejects, rejectionOf } from "../support/failures.ts";
 import { runtimeName } from "../support/fixtures.ts";
 import { readAll } from "../support/hostile.ts";
 import { seededBytes } from "../support/random.ts";
 import { runners, runToEnd } from "../support/run.ts";
+import { runtimeFace } from "../support/runtime-face.ts";
 import { udpRelay } from "../support/udp-relay.ts";
 
 const local = { host: "127.0.0.1", port: 0 };
 const PATIENCE = 30_000;
+const patient = { timeout: 120_000 };
+const { createDownloader, startServer } = await runtimeFace();
 const skip = { skip: runtimeName !== "deno" };
 // In the name, since not every runner prints the reason of a skip.
 const gap = skip.skip ? " [gap: only Deno has it]" : "";
@@ -47,6 +54,64 @@ describe("deno-quic: where it is missing", () => {
       assert.throws(() => denoQuicSettings(options), { code: "InvalidArgument" });
     }
   });
+});
+
+describe(`deno-quic: sockets${gap}`, skip, () => {
+  it(
+    "dials, failed dials and closes: a transport and a downloader that are closed keep no socket",
+    patient,
+    async () => {
+      const identity = await selfSigned();
+      const listeners = await Promise.all(
+        Array.from({ length: 3 }, async () => (await denoQuicTransport({ serverTls: identity })).listen(local)),
+      );
+      for (const listener of listeners) void echoAll(listener);
+      const store = new MemoryPieceStore();
+      store.putTask(taskId, seededBytes(8, 1000), { pieceLength: 1000 });
+      const server = await startServer({ store, host: "127.0.0.1", tls: identity, quic: { port: 0 } });
+      const silent = createSocket("udp4");
+      silent.bind(0, "127.0.0.1");
+      await once(silent, "listening");
+      const start = await descriptors(() => true);
+      const transport = await denoQuicTransport({ tls: { ca: identity.cert } });
+      const downloader = createDownloader({ protocol: "quic", tls: { fingerprints: [server.fingerprint ?? ""] } });
+      const request = { addr: formatAddress(server.addresses.quic ?? local), hostId: "host", taskId, number: 0 };
+      try {
+        await (await downloader.downloadPiece(request)).bytes();
+        for (let round = 0; round < 4; round++) {
+          const dials = listeners.flatMap((listener) => [
+            useAndClose(transport.dial(listener.address, { earlyData: true })),
+            transport.dial(listener.address).then((connection) => connection.abort()),
+            transport.dial(listener.address).then(async (connection) => {
+              const stream = await connection.openStream();
+              const writing = rejectionOf(stream.writer.write(new Uint8Array(20_000_000)));
+              connection.abort();
+              await writing;
+            }),
+            transport.dial(listener.address, { signal: AbortSignal.timeout(round) }).then(
+              (connection) => connection.abort(),
+              () => {},
+            ),
+          ]);
+          const { port } = silent.address();
+          const lost = rejectionOf(transport.dial({ ...local, port }, { signal: AbortSignal.timeout(50) }));
+          await Promise.all([...dials, lost]);
+        }
+        assert.ok((await descriptors(() => true)) > start, "none was opened");
+      } finally {
+        await downloader.close();
+        await transport.close?.();
+      }
+      const end = await descriptors((count) => count <= start);
+      assert.ok(end <= start, `${start} before, ${end} after`);
+      silent.close();
+      await server.close({ grace: 0 });
+      for (const listener of listeners) await listener.close({ grace: 0 });
+      // Both are referred to until here.
+      assert.equal(transport.protocol, "quic");
+      await assertRejects(downloader.downloadPiece(request), "Closed");
+    },
+  );
 });
 
 describe(`deno-quic: TLS${gap}`, skip, () => {
@@ -102,6 +167,34 @@ describe(`deno-quic: its own ways${gap}`, skip, () => {
     assert.equal(await exchange(connection, "here again"), "here again");
     await connection.close();
     await second.close();
+  });
+
+  it("connections that are given up before they are made do not hold the port of a server that closes", async () => {
+    const transport = await transportWithIdentity();
+    const first = await transport.listen(local);
+    void echoAll(first);
+    const met = await transport.dial(first.address);
+    await exchange(met, "a session for 0-RTT");
+    await met.close();
+    for (let turn = 0; turn < 4; turn++) {
+      const early = await transport.dial(first.address, { earlyData: true });
+      early.abort();
+      const abort = new AbortController();
+      const late = rejectionOf(transport.dial(first.address, { signal: abort.signal }));
+      abort.abort();
+      await late;
+    }
+    await first.close();
+    // A listener looks for seconds whether the port is free, and the server's side of what was given up takes some to end.
+    let second: Listener | undefined;
+    for (const until = performance.now() + PATIENCE; second === undefined; ) {
+      second = await transport.listen(first.address).catch((error) => {
+        if (performance.now() > until) throw error;
+        return undefined;
+      });
+    }
+    await second.close();
+    await transport.close?.();
   });
 
   it("a port where nobody listens ends with the signal", async () => {
@@ -185,6 +278,29 @@ describe(`deno-quic: its own ways${gap}`, skip, () => {
 });
 
 const taskId = "ab".repeat(32);
+
+/** Open descriptors of this process, once the number is as wanted, or does not get so in a long time. */
+async function descriptors(wanted: (count: number) => boolean): Promise<number> {
+  const until = performance.now() + PATIENCE;
+  for (;;) {
+    // Twice, since what one collection frees may be what held the next.
+    for (let pass = 0; pass < 2; pass++) {
+      collectSockets();
+      await new Promise((resolve) => {
+        setTimeout(resolve, 20);
+      });
+    }
+    // The one that reads the folder is among them.
+    const count = readdirSync("/proc/self/fd").length - 1;
+    if (wanted(count) || performance.now() > until) return count;
+  }
+}
+
+async function useAndClose(dialling: Promise<Connection>): Promise<void> {
+  const connection = await dialling;
+  await exchange(connection, "used");
+  await connection.close();
+}
 
 async function transportWithIdentity(options: DenoQuicTransportOptions = {}): ReturnType<typeof denoQuicTransport> {
   const identity = await selfSigned();

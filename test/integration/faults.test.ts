@@ -172,7 +172,7 @@ function budgetBy(random: () => number): EachProtocol {
 }
 
 describe("an event loop that is blocked for seconds", () => {
-  const BLOCKED = 3_000;
+  const BLOCKED = 5_000;
   let peer: Peer;
   before(async () => {
     peer = await startPeer();

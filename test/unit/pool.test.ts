@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
+import { createDownloader } from "../../src/client/core-factory.ts";
 import type { PieceRequest, PoolOptions } from "../../src/client/downloader.ts";
+import { downloaderFactory } from "../../src/client/factory.ts";
 import { ClientPool, type Lease, type PoolClient } from "../../src/client/pool.ts";
 import { downloaderSettings } from "../../src/client/settings.ts";
 import { QuicDownloader, TcpDownloader, VortexDownloader } from "../../src/client/vortex-downloader.ts";
@@ -336,6 +338,20 @@ describe("the pool's leases", () => {
 });
 
 describe("several connections to one address", () => {
+  it("an idle one is taken also when an earlier one has gone", async () => {
+    const { pool, dials } = poolOf({ connectionsPerAddress: 2 });
+    const lost = rejectionOf(pool.acquire("a:1", never));
+    const lease = pool.acquire("a:1", never);
+    await dials[1]?.succeed();
+    await dials[0]?.fail(new VortexError("ConnectionRefused", "nobody listens"));
+    await lost;
+    (await lease).release();
+    const again = await pool.acquire("a:1", never);
+    assert.equal(again.client, dials[1]?.client);
+    assert.equal(dials.length, 2);
+    await pool.close();
+  });
+
   it("are made while all before them are in use, up to the bound; a request takes the least busy", async () => {
     const { pool, use, dials } = poolOf({ connectionsPerAddress: 2 });
     const [first, second] = [await use("a:1"), await use("a:1")];
@@ -670,6 +686,41 @@ describe("a request through the downloader counts as active", () => {
       await assertRejects(downloader.downloadPiece(request), "InvalidArgument");
       await downloader.close();
     }
+  });
+
+  it("a transport that a downloader was given stays open; one that was loaded for it is closed with it", async () => {
+    const closes: string[] = [];
+    const transport = (name: string): Transport => {
+      const memory = new MemoryTransport("tcp");
+      return Object.assign(memory, {
+        close: async () => {
+          closes.push(name);
+        },
+      });
+    };
+    const given = transport("given");
+    const settings = downloaderSettings({}, fakeRuntime());
+    const request = { addr: "peer:1", hostId: "h", taskId, number: 0 };
+    const none = (): never => assert.fail("only TCP is used");
+    const loaded = downloaderFactory({
+      runtime: fakeRuntime(),
+      quic: none,
+      grpc: none,
+      tcp: async () => transport("loaded"),
+    });
+    for (const downloader of [
+      new TcpDownloader(async () => given, settings),
+      createDownloader({ protocol: "tcp", transport: given }),
+      // Nothing was loaded yet.
+      loaded({ protocol: "tcp" }),
+    ]) {
+      await downloader.close();
+    }
+    assert.deepEqual(closes, []);
+    const downloader = loaded({ protocol: "tcp" });
+    await assertRejects(downloader.downloadPiece(request), "ConnectionRefused");
+    await downloader.close();
+    assert.deepEqual(closes, ["loaded"]);
   });
 
   async function served(

@@ -7,7 +7,9 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  statSync,
   symlinkSync,
+  unlinkSync,
   utimesSync,
   writeFileSync,
 } from "node:fs";
@@ -23,10 +25,12 @@ import { portableHashers } from "../../src/digest/hasher.ts";
 import { VortexError } from "../../src/errors.ts";
 import type { TaskEvent, TaskReport, TaskRequest } from "../../src/task/task.ts";
 import { assertRejects } from "../support/failures.ts";
-import { fakeRuntime } from "../support/fake-clock.ts";
+import { FakeClock, fakeRuntime, settle } from "../support/fake-clock.ts";
 import { joined, seededBytes } from "../support/random.ts";
 import { type Behaviour, FakeParents, fetcherOf, honest, taskId, taskSettings } from "../support/task-parents.ts";
 
+/** Milliseconds. */
+const YEAR = 365 * 86_400_000;
 const PIECE = 4096;
 const content = seededBytes(11, 12 * PIECE + 77);
 const sha256 = digestOf("sha256", content, portableHashers);
@@ -378,6 +382,58 @@ describe("the lock", () => {
       const past = new Date(Date.now() - 3_600_000);
       utimesSync(path, past, past);
       await (await FileLock.take(path)).release();
+    }));
+
+  it("of another host: whatever the time of day is here, it is the file system's that counts", async () => {
+    const { now } = Date;
+    for (const years of [-10, 0, 10]) {
+      await inDirectory(async (directory) => {
+        const path = join(directory, "lock");
+        const text = JSON.stringify({ pid: 1, host: "elsewhere", started: "", token: "t" });
+        Date.now = () => now() + years * YEAR;
+        try {
+          writeFileSync(path, text);
+          await assertRejects(FileLock.take(path), "StorageFailed");
+          for (const past of [-120_000, -10 * YEAR, 10 * YEAR]) {
+            writeFileSync(path, text);
+            const time = new Date(now() + past);
+            utimesSync(path, time, time);
+            await (await FileLock.take(path)).release();
+          }
+          assert.deepEqual(readdirSync(directory), []);
+        } finally {
+          Date.now = now;
+        }
+      });
+    }
+  });
+
+  it("gives signs of life in the file system's time, and none in a file that another process has made since", () =>
+    inDirectory(async (directory) => {
+      const path = join(directory, "lock");
+      const clock = new FakeClock();
+      const lock = await FileLock.take(path, clock);
+      const text = readFileSync(path, "utf8");
+      const { now } = Date;
+      Date.now = () => now() + 10 * YEAR;
+      try {
+        for (let beat = 0; beat < 2; beat++) {
+          const past = new Date(now() - YEAR);
+          utimesSync(path, past, past);
+          await clock.advance(10_000);
+          while (statSync(path).mtimeMs < now() - YEAR / 2) await settle();
+          assert.ok(statSync(path).mtimeMs < now() + YEAR);
+        }
+        assert.equal(readFileSync(path, "utf8"), text);
+        unlinkSync(path);
+        writeFileSync(path, "another's");
+        await clock.advance(10_000);
+      } finally {
+        Date.now = now;
+      }
+      await lock.release();
+      assert.equal(readFileSync(path, "utf8"), "another's");
+      assert.equal(clock.pending, 0);
     }));
 
   it("without content is taken over, once whoever made it had time to write", () =>
