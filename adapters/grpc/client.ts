@@ -7,9 +7,10 @@ import { type Address, formatAddress } from "../../src/transport/address.ts";
 import type { GrpcBinding, GrpcConnection, GrpcDialOptions } from "../../src/transport/grpc.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import { nativeError, systemCode } from "../native-error.ts";
+import { isWorthFreeing, releaseMemory } from "../release-memory.ts";
 import { authoritiesOf, checkCertificate, identityOf, pinsOf, serverNameOf } from "../tls.ts";
 import { alertMessage, alertNamed, NO_APPLICATION_PROTOCOL, refusedCertificate } from "../tls-errors.ts";
-import { guardSession } from "./deno-session.ts";
+import { guardSession } from "./session-guard.ts";
 
 /**
  * Bytes that a peer may send ahead, on each stream and on the whole connection. HTTP/2's own 65,535 (RFC 9113, section
@@ -57,7 +58,8 @@ function openSession(
       settings: { enablePush: false, initialWindowSize: WINDOW },
       ...(socket && { createConnection: () => socket }),
     });
-    guardSession(session);
+    // Before that there are no frames, and one that fails to connect is to be told from one that was destroyed.
+    session.once("connect", () => guardSession(session));
     let handshaken = false;
     const fail = (error: VortexError): void => {
       signal?.removeEventListener("abort", onAbort);
@@ -124,11 +126,14 @@ class Http2Connection implements GrpcConnection {
       session.once("close", resolve);
     });
     this.closed = new Promise((resolve) => {
-      session.once("goaway", () => {
-        // The peer takes no more streams, and lets those under way end (RFC 9113, section 6.8).
+      const leave = (): void => {
         this.#leaving = true;
         resolve();
-      });
+      };
+      // The peer takes no more streams, and lets those under way end (RFC 9113, section 6.8).
+      session.once("goaway", leave);
+      // Deno ends the streams of a lost connection before its session, which would look as if the peer had reset them.
+      if (!session.destroyed) session.socket.once("close", leave);
       void this.#gone.then(() => {
         for (const wake of this.#waiting.splice(0)) wake();
         resolve();
@@ -150,6 +155,7 @@ class Http2Connection implements GrpcConnection {
           await this.#credit();
           const stream = this.#session.request({ ...headers, ":method": method, ":path": path }, options);
           this.#count(stream);
+          failUnanswered(stream);
           return gathering(stream, onBytes);
         },
         notifyResponseByteRead: () => {},
@@ -190,13 +196,25 @@ class Http2Connection implements GrpcConnection {
 }
 
 /**
+ * Fails a stream that closes without an answer. A reset with NO_ERROR is none to the runtimes, and Connect would wait for the
+ * answer until its deadline.
+ */
+function failUnanswered(stream: ClientHttp2Stream): void {
+  const fail = (): void => void stream.emit("error", closedEarly(stream));
+  stream.once("close", fail);
+  stream.once("response", () => stream.off("close", fail));
+}
+
+/**
  * The stream, with an iterator of its own: chunks of 256 KiB, where HTTP/2 has frames of 16 KiB. Connect adds up the lengths of
  * all chunks that it holds at each one that comes, which for a piece of 64 MiB in frames takes three quarters of the time.
  * What completes a message is handed over at once: of a stream, the next may be long in coming.
  */
 function gathering(stream: ClientHttp2Stream, onBytes: () => void): ClientHttp2Stream {
-  let chunks: Uint8Array[] = [];
+  let chunks: Uint8Array<ArrayBuffer>[] = [];
   let held = 0;
+  /** What was handed to Connect of a message, which holds all of it until the message is complete, and copies it then. */
+  let handed: ArrayBuffer[] = [];
   const envelopes = new Envelopes();
   let ended = false;
   let failure: Error | undefined;
@@ -209,14 +227,16 @@ function gathering(stream: ClientHttp2Stream, onBytes: () => void): ClientHttp2S
       joined.set(chunk, at);
       at += chunk.length;
     }
+    releaseMemory(chunks.filter(isWorthFreeing).map(({ buffer }) => buffer));
     chunks = [];
     held = 0;
+    handed.push(joined.buffer);
     envelopes.pass(joined);
     if (stream.isPaused()) stream.resume();
     return joined;
   };
   const listen = (): void => {
-    stream.on("data", (chunk: Uint8Array) => {
+    stream.on("data", (chunk: Uint8Array<ArrayBuffer>) => {
       chunks.push(chunk);
       held += chunk.length;
       onBytes();
@@ -240,6 +260,10 @@ function gathering(stream: ClientHttp2Stream, onBytes: () => void): ClientHttp2S
   };
   const iterator = {
     async next(): Promise<IteratorResult<Uint8Array, undefined>> {
+      if (envelopes.between) {
+        releaseMemory(handed);
+        handed = [];
+      }
       while (held < enough() && !ended && failure === undefined) {
         await new Promise<void>((resolve) => {
           wake = resolve;
@@ -270,6 +294,11 @@ class Envelopes {
     return this.#message > 0 ? this.#message : HEADER - this.#headed;
   }
 
+  /** Whether all messages of which something has passed are complete. */
+  get between(): boolean {
+    return this.#message === 0 && this.#headed === 0;
+  }
+
   pass(bytes: Uint8Array): void {
     for (let at = 0; at < bytes.length; ) {
       const part = bytes.subarray(at, at + this.left);
@@ -288,8 +317,15 @@ class Envelopes {
 }
 
 function closedEarly({ rstCode }: ClientHttp2Stream): Error {
-  return new Error(`http/2 stream closed before its end, with error code ${rstCode}`);
+  const name = resetNames.get(rstCode) ?? rstCode;
+  return new Error(`http/2 stream closed before its end, with error code ${name}`);
 }
+
+/** The codes that are told from others (RFC 9113, section 7), by the names that Connect gives them. */
+const resetNames: ReadonlyMap<number | undefined, string> = new Map([
+  [constants.NGHTTP2_REFUSED_STREAM, "REFUSED_STREAM"],
+  [constants.NGHTTP2_ENHANCE_YOUR_CALM, "ENHANCE_YOUR_CALM"],
+]);
 
 function originOf(remote: Address, tls: TlsClientOptions | undefined): string {
   return `${tls === undefined ? "http" : "https"}://${formatAddress(remote)}`;

@@ -22,7 +22,7 @@ import { type Address, formatAddress } from "../../src/transport/address.ts";
 import type { TlsIdentity, TlsServerOptions } from "../../src/transport/tls.ts";
 import { listenError } from "../native-error.ts";
 import { authoritiesOf, fingerprintOf, requireIdentity, serverIdentity } from "../tls.ts";
-import { guardSession } from "./deno-session.ts";
+import { guardSession } from "./session-guard.ts";
 
 /**
  * MiB of memory a stream. A session that has queued more than its `maxSessionMemory`, 10 MB by default, is broken in both
@@ -187,9 +187,35 @@ export class GrpcServer implements ProtocolServer {
     });
   }
 
-  /** Ends a session that is of no use to its peer. What is under way by then goes on: it is a graceful end (RFC 9113, section 6.8). */
-  #awaitStream(session: Http2Session, state: SessionState): void {
-    state.idle = this.#settings.runtime.clock.setTimer(() => session.close(), IDLE_TIMEOUT, { background: true });
+  /**
+   * Looks after a session without a stream: it is asked for a sign of life (PING, RFC 9113, section 6.7), and ended when there is
+   * none, since it takes up a place. That is whoever does not begin to speak HTTP/2. And after frames that break the protocol Node
+   * neither ends a session nor reads on, and so never learns that its client has gone.
+   *
+   * One that lives is of no use to its peer after {@link IDLE_TIMEOUT}. What is under way by then goes on: it is a graceful end
+   * (section 6.8).
+   */
+  #awaitStream(session: Http2Session, state: SessionState, left: number = IDLE_TIMEOUT): void {
+    const { requestTimeout, runtime } = this.#settings;
+    const wait = (run: () => void): Timer =>
+      runtime.clock.setTimer(run, Math.min(requestTimeout, left), { background: true });
+    state.idle = wait(() => {
+      // It may be ending, and tell so later.
+      if (session.destroyed) return;
+      if (left <= requestTimeout) {
+        session.close();
+        return;
+      }
+      const patience = wait(() => session.destroy());
+      state.idle = patience;
+      session.ping((error) => {
+        patience.cancel();
+        // A stream may have come in the meantime.
+        if (error === null && state.idle === patience && state.streams === 0) {
+          this.#awaitStream(session, state, left - requestTimeout);
+        }
+      });
+    });
   }
 
   async #serve(stream: ServerHttp2Stream, headers: IncomingHttpHeaders): Promise<void> {

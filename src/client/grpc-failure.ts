@@ -13,6 +13,8 @@ export function callFailure(error: unknown, addr: string, open: boolean, unserve
   const make = (code: ErrorCode, message: string): VortexError =>
     new VortexError(code, code === "RemoteUnimplemented" ? `${unserved} (${detail})` : message, { cause: error, addr });
   if (failure.metadata.has("grpc-status") || failure.metadata.has("grpc-status-details-bin")) {
+    // What Connect says of a status that is no number, or of no meaning.
+    if (detail.startsWith("invalid grpc-status")) return make("RemoteUnknown", `the peer answered with an ${detail}`);
     return make(statusCodes[failure.code] ?? "RemoteUnknown", `the peer answered ${Code[failure.code]}: ${detail}`);
   }
   if (!open) return make("ConnectionLost", `the connection was lost: ${detail}`);
@@ -20,8 +22,12 @@ export function callFailure(error: unknown, addr: string, open: boolean, unserve
   if (detail.includes("incomplete envelope") || detail.includes("missing output message")) {
     return make("TruncatedContent", "the answer ended before the piece was complete");
   }
-  // Errors of the HTTP/2 implementation come as causes, the peer's RST_STREAM with these words.
-  const reset = failure.cause instanceof Error || detail.startsWith("http/2 stream closed");
+  if (detail.includes("extra output message")) return make("ProtocolViolation", "more than one answer came");
+  // The peer's RST_STREAM for want of capacity (RFC 9113, section 7), in the words of each runtime.
+  if (/REFUSED_STREAM|ENHANCE_YOUR_CALM/.test(detail)) return make("RemoteBusy", `the call failed: ${detail}`);
+  // Errors of the HTTP/2 implementation come as causes and have a code, the peer's RST_STREAM comes with these words.
+  const { cause } = failure;
+  const reset = (cause instanceof Error && "code" in cause) || detail.startsWith("http/2 stream closed");
   const code = localCodes[failure.code] ?? (reset ? "StreamReset" : "ProtocolViolation");
   return make(code, `the call failed: ${detail}`);
 }
@@ -42,7 +48,7 @@ const statusCodes: Partial<Record<Code, ErrorCode>> = {
 
 /** What Connect finds wrong by itself, on a connection that is still open. */
 const localCodes: Partial<Record<Code, ErrorCode>> = {
-  // RST_STREAM: CANCEL, REFUSED_STREAM and ENHANCE_YOUR_CALM (RFC 9113, section 7), and statuses of HTTP such as 503.
+  // RST_STREAM with CANCEL (RFC 9113, section 7), and statuses of HTTP such as 503.
   [Code.Canceled]: "StreamReset",
   [Code.Aborted]: "StreamReset",
   [Code.Unavailable]: "RemoteBusy",

@@ -20,7 +20,10 @@ export interface ServerOptions {
   readonly maxTaskStreams?: number;
   /** See {@link ListenOptions.earlyData}. Default true. */
   readonly earlyData?: boolean;
-  /** Milliseconds for a request to arrive, from the opening of its stream. Default 10,000. */
+  /**
+   * Milliseconds for a request to arrive, from the opening of its stream; over gRPC also for a client without one to answer a
+   * PING, which it is sent as often. Default 10,000.
+   */
   readonly requestTimeout?: number;
   /** Milliseconds in which a peer must take at least a chunk of its answer. Default 30,000. */
   readonly stallTimeout?: number;

@@ -3,8 +3,9 @@ import assert from "node:assert/strict";
 import fc from "fast-check";
 import { VortexError } from "../../src/errors.ts";
 import { pieceKinds } from "../../src/piece.ts";
-import { PacketDecoder } from "../../src/protocol/decoder.ts";
+import { type DecoderLimits, PacketDecoder } from "../../src/protocol/decoder.ts";
 import { decodePacket, encodePacket, type Packet } from "../../src/protocol/packet.ts";
+import { kindOfContent } from "../../src/protocol/tags.ts";
 import { chunked, joined, seededRandom } from "../support/random.ts";
 
 const plain = { noNullPrototype: true };
@@ -48,44 +49,152 @@ const packets: fc.Arbitrary<Packet> = fc.oneof(
   ),
   fc.record({ type: fc.constant("close" as const), id: uint8 }, plain),
   fc.record({ type: fc.constant("error" as const), id: uint8, code: uint8, message: text }, plain),
+  fc.record(
+    {
+      type: fc.constant("reserved" as const),
+      id: uint8,
+      tag: fc.integer({ min: 8, max: 253 }),
+      value: fc.uint8Array({ maxLength: 100 }),
+    },
+    plain,
+  ),
 );
 
 /** A packet, and what may become of it on its way: bytes changed, cut off, or of another origin altogether. */
 const garbage: fc.Arbitrary<Uint8Array> = fc.oneof(
   fc.uint8Array({ maxLength: 200 }),
   fc
-    .tuple(packets, fc.array(fc.tuple(fc.nat(), uint8), { maxLength: 4 }), fc.option(fc.nat()))
-    .map(([packet, changes, cut]) => {
-      const bytes = encodePacket(packet);
-      for (const [at, to] of changes) bytes[at % bytes.length] = to;
-      return cut === null ? bytes : bytes.subarray(0, cut % (bytes.length + 1));
+    .tuple(
+      packets,
+      fc.array(fc.tuple(fc.nat(), uint8), { maxLength: 4 }),
+      fc.option(fc.nat()),
+      fc.uint8Array({ maxLength: 4 }),
+      fc.boolean(),
+    )
+    .map(([packet, changes, cut, more, lengthsAgree]) => {
+      const whole = encodePacket(packet);
+      for (const [at, to] of changes) whole[at % whole.length] = to;
+      const bytes = joined([cut === null ? whole : whole.subarray(0, cut % (whole.length + 1)), more]);
+      if (lengthsAgree) correctLengths(bytes);
+      return bytes;
     }),
 );
 
-/** A packet encoded and decoded is the same; anything else is a packet or a failure of the peer. */
-export const codec: fc.IProperty<[Packet, Uint8Array]> = fc.property(packets, garbage, (packet, bytes) => {
-  assert.deepEqual(decodePacket(encodePacket(packet)), packet);
-  try {
-    decodePacket(bytes);
-  } catch (error) {
-    assertPeerFailure(error);
-  }
-});
+/** Announces what there is, so that a decoder looks at the rest: in the header, and in that of a piece's metadata. */
+function correctLengths(bytes: Uint8Array): void {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  if (bytes.length < 6) return;
+  view.setUint32(2, bytes.length - 6);
+  if (kindOfContent(view.getUint8(1)) !== undefined && bytes.length >= 10) view.setUint32(6, bytes.length - 10);
+}
 
-/** In whatever chunks bytes come, the verdict is that of the whole. */
-export const decoder: fc.IProperty<[Uint8Array[], number, number]> = fc.property(
-  fc.array(garbage, { minLength: 1, maxLength: 4 }),
-  fc.nat(),
-  fc.integer({ min: 1, max: 100 }),
-  (parts, seed, greatest) => {
-    const bytes = joined(parts);
-    assert.deepEqual(verdict(chunked(bytes, seededRandom(seed), greatest)), verdict([bytes]));
+/**
+ * A packet encoded and decoded is the same; anything else is a packet, whose bytes are the only ones that say so, or a failure of the
+ * peer. What does not fit into a packet is not encoded.
+ */
+export const codec: fc.IProperty<[Packet, Uint8Array, string]> = fc.property(
+  packets,
+  garbage,
+  text,
+  (packet, bytes, taskId) => {
+    assert.deepEqual(decodePacket(encodePacket(packet)), packet);
+    if (new TextEncoder().encode(taskId).length !== 64) {
+      const request = { type: "download-piece", id: 1, kind: "standard", taskId, number: 0 } as const;
+      assert.throws(() => encodePacket(request), { code: "InvalidArgument" });
+    }
+    let decoded: Packet;
+    try {
+      decoded = decodePacket(bytes);
+    } catch (error) {
+      assertPeerFailure(error);
+      return;
+    }
+    const again = encodePacket(decoded);
+    // Behind the last field of metadata there may be more, which is ignored.
+    const both =
+      decoded.type === "piece-content" ? [again, bytes].map((each) => each.slice(10, again.length)) : [again, bytes];
+    assert.deepEqual(both[1], both[0]);
   },
 );
 
+/**
+ * In whatever chunks bytes come, the verdict is that of the whole; right packets come out as they went in, up to where they are cut;
+ * and nothing is handed out beyond its bound.
+ */
+export const decoder: fc.IProperty<[Uint8Array[], Packet[], number, number, number, number]> = fc.property(
+  fc.array(garbage, { minLength: 1, maxLength: 4 }),
+  fc.array(packets, { maxLength: 4 }),
+  fc.nat(),
+  fc.nat(),
+  fc.integer({ min: 1, max: 100 }),
+  fc.integer({ min: 1, max: 100 }),
+  (parts, right, cut, seed, greatest, bound) => {
+    const chunks = (bytes: Uint8Array): Uint8Array[] => chunked(bytes, seededRandom(seed), greatest);
+    const bytes = joined(parts);
+    assert.deepEqual(verdict(chunks(bytes)), verdict([bytes]));
+
+    const encoded = right.map(encodePacket);
+    const whole = joined(encoded);
+    const come = whole.subarray(0, cut % (whole.length + 1));
+    const complete = encoded.filter((_, index) => joined(encoded.slice(0, index + 1)).length <= come.length);
+    const rest = come.length - joined(complete).length;
+    assert.deepEqual(verdict(chunks(come)), {
+      packets: right.slice(0, complete.length),
+      end: rest > 0 ? "more is needed" : "between packets",
+    });
+
+    // A header that cannot be right is refused before anything else has come.
+    for (const packet of right) {
+      const header = encodePacket(packet).slice(0, 6);
+      const view = new DataView(header.buffer);
+      const { announced, code } = refusedLength(packet, view.getUint32(2));
+      view.setUint32(2, announced);
+      assert.deepEqual(verdict([header]), { packets: [], end: code });
+    }
+
+    const limits = { metadata: bound, errorMessage: bound, reserved: bound };
+    const bounded = verdict(chunks(whole), limits);
+    const long = right.findIndex((packet) => boundedLength(packet) > bound);
+    const allowed = long < 0 ? right : right.slice(0, long);
+    assert.deepEqual(bounded, { packets: allowed, end: long < 0 ? "between packets" : "LimitExceeded" });
+  },
+);
+
+/** A length next to the right one, or beyond all bounds, that the header alone shows to be wrong; and what that is. */
+function refusedLength({ type }: Packet, length: number): { readonly announced: number; readonly code: string } {
+  switch (type) {
+    case "download-piece":
+      return { announced: length - 1, code: "InvalidLength" };
+    case "piece-content":
+      return { announced: length % 4, code: "InvalidPacket" };
+    case "close":
+      return { announced: length + 1, code: "InvalidLength" };
+    default:
+      return { announced: 0xffffffff, code: "LimitExceeded" };
+  }
+}
+
+/** The length in bytes that a decoder has a bound for; 0 where there is none. */
+function boundedLength(packet: Packet): number {
+  const { length } = encodePacket(packet);
+  switch (packet.type) {
+    case "piece-content":
+      return length - 10;
+    case "error":
+      return length - 7;
+    case "reserved":
+      return length - 6;
+    default:
+      return 0;
+  }
+}
+
 /** What a decoder makes of chunks: its packets, and how it ended. */
-function verdict(chunks: readonly Uint8Array[]): { readonly packets: Packet[]; readonly end: string } {
-  const decoder = new PacketDecoder();
+function verdict(
+  chunks: readonly Uint8Array[],
+  limits?: DecoderLimits,
+): { readonly packets: Packet[]; readonly end: string } {
+  const decoder = new PacketDecoder(limits);
   const packets: Packet[] = [];
   try {
     for (const chunk of chunks) {

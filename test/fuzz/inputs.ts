@@ -2,24 +2,35 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import type { CliFace } from "../../adapters/cli/face.ts";
+import { parent, parseOptions, taskRange } from "../../adapters/cli/values.ts";
 import { parseConfigText } from "../../adapters/config-file.ts";
 import { type Config, parseConfig } from "../../src/config/config.ts";
+import type { ConfigKey } from "../../src/config/keys.ts";
 import { VortexError } from "../../src/errors.ts";
 import { TaskLayout } from "../../src/task/layout.ts";
 import { formatAddress, parseAddress } from "../../src/transport/address.ts";
 import { failing, run } from "../support/cli.ts";
 
-/** Text is an address that can be written and read again, or `InvalidArgument`. */
-export const address: fc.IProperty<[string]> = fc.property(
+const ports = fc.oneof(fc.constantFrom(0, 65_535, 65_536), fc.nat({ max: 70_000 }));
+
+/** What is written as an address is read as that; any other text is one that can be written and read again, or `InvalidArgument`. */
+export const address: fc.IProperty<[string, string, number]> = fc.property(
   fc.oneof(
     fc.string({ unit: "binary" }),
     fc.stringMatching(/^\[?[0-9a-f:.%]{0,20}\]?:?[0-9]{0,6}$/),
     fc.tuple(fc.oneof(fc.ipV4(), fc.domain()), fc.nat({ max: 70_000 })).map(([host, port]) => `${host}:${port}`),
     fc.tuple(fc.ipV6(), fc.nat({ max: 70_000 })).map(([host, port]) => `[${host}]:${port}`),
   ),
-  (text) => {
+  fc.oneof(fc.ipV4(), fc.domain(), fc.ipV6()),
+  ports,
+  (text, host, port) => {
     const parsed = orInvalidArgument(() => parseAddress(text));
     if (parsed !== undefined) assert.deepEqual(parseAddress(formatAddress(parsed)), parsed);
+    const written = host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
+    assert.deepEqual(
+      orInvalidArgument(() => parseAddress(written)),
+      port > 65_535 ? undefined : { host, port },
+    );
   },
 );
 
@@ -49,16 +60,64 @@ const { tree } = fc.letrec<{ tree: unknown }>((tie) => ({
 /** The configuration of nothing, which no input may have changed for others. */
 const usual: Config = parseConfig({});
 
-/** An object is a configuration or `InvalidArgument`; objects of others stay as they are. */
-export const config: fc.IProperty<[unknown]> = fc.property(tree, (input) => {
+const MINUTE = 60_000;
+type Unit = "" | "kB" | "MiB" | "GB";
+const byte: Readonly<Record<Unit, number>> = { "": 1, kB: 1000, MiB: 1024 ** 2, GB: 1e9 };
+
+/** What somebody means, and writes in units. */
+interface Meant {
+  readonly protocol: string;
+  readonly hours: number;
+  readonly minutes: number;
+  readonly limit: readonly [amount: number, unit: Unit] | null;
+  readonly concurrentPieceCount: number;
+}
+
+const meant: fc.Arbitrary<Meant> = fc.record({
+  protocol: fc.constantFrom("tcp", "quic", "grpc", "auto", "hybrid"),
+  hours: fc.nat({ max: 30 }),
+  minutes: fc.integer({ min: 1, max: 90 }),
+  limit: fc.option(fc.tuple(fc.integer({ min: 1, max: 9000 }), fc.constantFrom(...(Object.keys(byte) as Unit[])))),
+  concurrentPieceCount: fc.integer({ min: 1, max: 1024 }),
+});
+
+/** The section `download` as it is written, and what it says. */
+function written({ protocol, hours, minutes, limit, concurrentPieceCount }: Meant): {
+  readonly text: Readonly<Record<string, unknown>>;
+  readonly read: Readonly<Record<string, unknown>>;
+} {
+  const [amount, unit] = limit ?? ([0, ""] as const);
+  return {
+    text: {
+      protocol,
+      pieceTimeout: `${hours}h${minutes}m`,
+      ...(limit && { bandwidthLimit: `${amount}${unit}` }),
+      concurrentPieceCount,
+    },
+    read: {
+      ...usual.download,
+      protocol,
+      pieceTimeout: (60 * hours + minutes) * MINUTE,
+      bandwidthLimit: limit === null ? undefined : amount * byte[unit],
+      concurrentPieceCount,
+    },
+  };
+}
+
+/** An object is a configuration or `InvalidArgument`, one that says what somebody means is that; objects of others stay as they are. */
+export const config: fc.IProperty<[unknown, Meant]> = fc.property(tree, meant, (input, meaning) => {
+  const { text, read } = written(meaning);
+  assert.deepEqual(parseConfig({ download: text }).download, read);
+  // With other sections beside it.
+  assert.deepEqual(parseConfig({ host: null, download: text, proxy: input }).download, read);
   const before = Object.getOwnPropertyNames(Object.prototype).length;
   orInvalidArgument(() => parseConfig(input));
   assert.equal(Object.getOwnPropertyNames(Object.prototype).length, before);
   assert.deepEqual(parseConfig({}), usual);
 });
 
-/** Text is a configuration or one `InvalidArgument` with the line of each problem. */
-export const yaml: fc.IAsyncProperty<[string]> = fc.asyncProperty(
+/** Text is a configuration or one `InvalidArgument` with the line of each problem; what is right is read as it is written. */
+export const yaml: fc.IAsyncProperty<[string, Meant, number]> = fc.asyncProperty(
   fc.oneof(
     fc.string({ unit: "binary" }),
     tree.map((input) => JSON.stringify(input, undefined, 1)),
@@ -66,17 +125,35 @@ export const yaml: fc.IAsyncProperty<[string]> = fc.asyncProperty(
       .array(fc.oneof(keys, fc.constantFrom(": ", "\n", "  ", "- ", "{", "}", "[", "&a ", "*a", "<<: ", "!!map ", "|")))
       .map((words) => words.join("")),
   ),
-  async (text) => {
-    const error = await parseConfigText(text, "d.yaml").then(
-      () => undefined,
-      (error: unknown) => error,
+  meant,
+  fc.nat({ max: 9 }),
+  async (text, meaning, lines) => {
+    const { text: download, read } = written(meaning);
+    const right = `${"\n".repeat(lines)}${JSON.stringify({ download }, undefined, 1)}`;
+    const layer = await parseConfigText(right, "d.yaml");
+    assert.equal(layer.size, Object.keys(download).length);
+    for (const [at, name] of Object.keys(download).entries()) {
+      const key = `download.${name}` as ConfigKey;
+      assert.deepEqual(layer.get(key), { value: read[name], source: `d.yaml:${lines + 3 + at}` });
+    }
+    const wrong = await failureOf(
+      parseConfigText(right.replace('"pieceTimeout": "', '"pieceTimeout": "about '), "d.yaml"),
     );
+    assert.match(wrong?.message ?? "", new RegExp(`^d\\.yaml:${lines + 4}: .*pieceTimeout`));
+    const error = await failureOf(parseConfigText(text, "d.yaml"));
     if (error === undefined) return;
     assert.ok(error instanceof VortexError && error.code === "InvalidArgument", String(error));
     for (const line of error.message.split("\n")) assert.match(line, /^d\.yaml:\d+: /);
     assert.deepEqual(parseConfig({}), usual);
   },
 );
+
+function failureOf(promise: Promise<unknown>): Promise<Error | undefined> {
+  return promise.then(
+    () => undefined,
+    (error: unknown) => (error instanceof Error ? error : new Error(String(error))),
+  );
+}
 
 const missing = (): never => {
   throw new VortexError("NotFound", "there is nothing here");
@@ -91,8 +168,18 @@ const words = fc.constantFrom(
   ...["--digest", "crc32:1", "--json", "--debug", "--help", "-h", "--version", "--", "-", "=", "-o-", "--set"],
 );
 
-/** Any words end with a documented exit code, and never with that of a mistake inside. */
-export const cli: fc.IAsyncProperty<[string[]]> = fc.asyncProperty(
+const peers = fc.record(
+  {
+    quic: fc.nat({ max: 9 }),
+    tcp: fc.nat({ max: 9 }),
+    grpc: fc.nat({ max: 9 }),
+    api: fc.nat({ max: 9 }),
+  },
+  { requiredKeys: [] },
+);
+
+/** Any words end with a documented exit code, and never with that of a mistake inside; ranges and peers are read as they are written. */
+export const cli: fc.IAsyncProperty<[string[], number, number, Partial<Record<string, number>>]> = fc.asyncProperty(
   fc.array(
     fc.oneof(
       { weight: 6, arbitrary: words },
@@ -100,7 +187,24 @@ export const cli: fc.IAsyncProperty<[string[]]> = fc.asyncProperty(
     ),
     { maxLength: 9 },
   ),
-  async (args) => {
+  fc.nat({ max: 99 }),
+  fc.nat({ max: 99 }),
+  peers,
+  async (args, first, last, ports) => {
+    const range = (text: string): unknown => orInvalidArgument(() => parseOptions(taskRange, text));
+    assert.deepEqual(range(`${first}-${last}`), last < first ? undefined : { start: first, end: last + 1 });
+    assert.deepEqual(range(`${first}-`), { start: first });
+    assert.deepEqual(range(`-${last}`), { fromEnd: last });
+    const addresses = Object.entries(ports).map(([name, port]) => [name, `10.0.0.7:${1 + (port ?? 0)}`] as const);
+    const written = addresses.map((pair) => pair.join("=")).join(",");
+    const { api, ...addr } = Object.fromEntries(addresses);
+    const peer = (text: string): unknown => orInvalidArgument(() => parseOptions(parent, text));
+    const several = Object.keys(addr).length > 0;
+    if (written !== "") {
+      assert.deepEqual(peer(written), { ...(several && { addr }), ...(api !== undefined && { apiAddr: api }) });
+      assert.equal(peer(`${written},${written}`), undefined);
+      assert.deepEqual(peer(`a:1,${written}`), several ? undefined : { addr: "a:1", apiAddr: api });
+    }
     const { code, err } = await run(nowhere, args, { stdin: "" });
     assert.ok([0, 2, 3, 4, 5, 6, 7].includes(code), `exit code ${code}: ${err}`);
     assert.equal(err.includes("Internal:"), false, err);
@@ -126,20 +230,34 @@ export const layout: fc.IProperty<[number[], number, number, boolean]> = fc.prop
       number,
     ];
     const task = { taskId: "ab".repeat(32), kind: "standard" as const, range: { start, end } };
-    const known = even ? { contentLength, pieceLength: lengths[0] ?? 1 } : { pieces };
+    const known = even ? { contentLength, pieceLength: lengths[0] ?? 1 } : { pieces, contentLength };
     const layout = TaskLayout.known(task, known);
     assert.ok(layout !== undefined);
+    assert.equal(layout.whole, end - start === contentLength);
+    if (!even) assert.throws(() => TaskLayout.known(task, { pieces, contentLength: contentLength + 1 }), invalid);
+    if (layout.pieceLength !== undefined) {
+      const first = layout.pieceLength;
+      // The last one may be shorter, and no other.
+      for (const [at, { length }] of pieces.entries()) {
+        assert.ok(at === pieces.length - 1 ? length <= first : length === first, `piece ${at} of ${length} bytes`);
+      }
+    }
     let position = 0;
+    let wanted = 0;
     for (let number = 0; number < layout.pieceCount; number++) {
       const part = layout.part(number);
       if (part === undefined) continue;
+      wanted++;
       assert.equal(part.position, position);
       assert.ok(part.length > 0, `part ${number} of ${part.length} bytes`);
       position += part.length;
     }
     assert.equal(position, end - start);
+    assert.equal(wanted, layout.wantedCount);
   },
 );
+
+const invalid = { code: "InvalidArgument" } as const;
 
 function orInvalidArgument<T>(run: () => T): T | undefined {
   try {

@@ -1,11 +1,14 @@
 /** Sequences of operations on the pool and on a connection, in any order, against what must hold after each. */
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { ClientPool, type Lease, type PoolClient } from "../../src/client/pool.ts";
+import { ClientPool, type Lease, type PoolClient, type PoolEntryInfo } from "../../src/client/pool.ts";
 import { VortexError } from "../../src/errors.ts";
 import { MemoryTransport } from "../../src/transport/memory.ts";
 import type { ByteStream } from "../../src/transport/transport.ts";
+import { assertRejects } from "../support/failures.ts";
 import { FakeClock, settle } from "../support/fake-clock.ts";
+import { readAll } from "../support/hostile.ts";
+import { seededBytes } from "../support/random.ts";
 
 /** An operation, and which of the things at hand it is done to. */
 type Operation<Name extends string> = readonly [name: Name, which: number];
@@ -18,6 +21,8 @@ class CountingClient implements PoolClient {
   readonly closed: Promise<void>;
   closes = 0;
   dead = false;
+  /** Whether its closing has come to an end. */
+  gone = false;
   #end: () => void = () => {};
 
   constructor() {
@@ -34,6 +39,8 @@ class CountingClient implements PoolClient {
   async close(): Promise<void> {
     this.closes++;
     this.die();
+    await settle();
+    this.gone = true;
   }
 }
 
@@ -43,12 +50,16 @@ interface PendingDial {
 }
 
 /**
- * Whatever is done to a pool: a client in use is never closed, each entry counts its requests, what fails is a `VortexError`, and
- * once all is given back nothing is left: no request, no timer, no client open.
+ * Whatever is done to a pool: a client in use is never closed nor lost, each entry counts its requests, a connection is made when all
+ * others of its address are in use and only then, idle ones go in time and when there are too many, what fails is a `VortexError`,
+ * and once all is given back nothing is left: no request, no timer, no client open.
  */
 export const pool: fc.IAsyncProperty<[number, Operation<string>[]]> = fc.asyncProperty(
   fc.integer({ min: 1, max: 3 }),
-  operations("acquire", "acquire", "abort", "release", "discard", "connect", "refuse", "die", "wait", "closeIdle"),
+  operations(
+    ...(["acquire", "acquire", "acquire", "connect", "connect", "release", "release", "wait", "wait"] as const),
+    ...(["abort", "discard", "refuse", "die", "closeIdle"] as const),
+  ),
   async (connectionsPerAddress, steps) => {
     const clock = new FakeClock();
     const made: CountingClient[] = [];
@@ -81,32 +92,58 @@ export const pool: fc.IAsyncProperty<[number, Operation<string>[]]> = fc.asyncPr
     );
     const waiting = new Set<AbortController>();
     const held: Lease<CountingClient>[] = [];
+    const entriesOf = (addr: string): readonly PoolEntryInfo[] =>
+      tested.entries().filter((entry) => entry.addr === addr);
+    const discarded = new Set<CountingClient>();
     const acquire = (addr: string): void => {
       const controller = new AbortController();
       waiting.add(controller);
+      const before = entriesOf(addr);
+      const wanted = before.every(({ activeRequests }) => activeRequests > 0) && before.length < connectionsPerAddress;
       void tested
         .acquire(addr, controller.signal)
         .then((lease) => held.push(lease), assertVortexError)
         .finally(() => waiting.delete(controller));
+      assert.equal(entriesOf(addr).length, before.length + (wanted ? 1 : 0), "connections of an address");
+    };
+    const discard = (lease: Lease<CountingClient> | undefined): void => {
+      if (lease === undefined) return;
+      lease.discard();
+      discarded.add(lease.client);
+    };
+    const closeIdle = (addr = "peer-0:1"): void => {
+      const others = tested.entries().filter((entry) => entry.addr !== addr || entry.activeRequests > 0);
+      tested.closeIdle(addr);
+      assert.deepEqual(tested.entries(), others, "closeIdle");
     };
     const act: Record<string, (which: number) => unknown> = {
-      acquire: (which) => acquire(`peer-${which % 5}:1`),
+      acquire: (which) => acquire(`peer-${which % 3}:1`),
       abort: (which) => pick([...waiting], which)?.abort(),
       release: (which) => held.splice(which % Math.max(1, held.length), 1)[0]?.release(),
-      discard: (which) => pick(held, which)?.discard(),
+      discard: (which) => discard(pick(held, which)),
       connect: (which) => pick(dials, which)?.succeed(),
       refuse: (which) => pick(dials, which)?.fail(),
       die: (which) => pick(made, which)?.die(),
-      wait: (which) => clock.advance(which),
-      closeIdle: (which) => tested.closeIdle(`peer-${which % 5}:1`),
+      wait: (which) => clock.advance(2 * which),
+      closeIdle: (which) => closeIdle(pick(tested.entries(), which)?.addr),
     };
     for (const [name, which] of steps) {
       await act[name]?.(which);
       await settle();
       for (const { client } of held) assert.equal(client.closes, 0, `${name}: a client in use was closed`);
-      const counted = tested.entries().reduce((sum, { activeRequests }) => sum + activeRequests, 0);
-      assert.ok(counted <= held.length + waiting.size, `${name}: ${counted} requests counted`);
-      for (const { activeRequests } of tested.entries()) assert.ok(activeRequests >= 0);
+      const entries = tested.entries();
+      const counted = entries.reduce((sum, { activeRequests }) => sum + activeRequests, 0);
+      const alive = held.filter(({ client }) => !client.dead && !discarded.has(client));
+      assert.equal(counted, alive.length + waiting.size, `${name}: requests counted`);
+      const idle = entries.filter(({ activeRequests }) => activeRequests <= 0);
+      assert.ok(
+        idle.length === 0 || entries.length <= options.capacity,
+        `${name}: ${entries.length} kept, some of them idle`,
+      );
+      for (const { lastActive } of idle) {
+        const oldest = clock.now() - options.idleTimeout - options.cleanupInterval;
+        assert.ok(lastActive >= oldest, `${name}: idle for ${clock.now() - lastActive} ms`);
+      }
     }
     for (const controller of waiting) controller.abort();
     await settle();
@@ -120,7 +157,7 @@ export const pool: fc.IAsyncProperty<[number, Operation<string>[]]> = fc.asyncPr
     await tested.close();
     assert.deepEqual(tested.entries(), []);
     assert.equal(clock.pending, 0, "timers left");
-    for (const { closes } of made) assert.ok(closes > 0, "a client was left open");
+    for (const { closes, gone } of made) assert.ok(closes > 0 && gone, "a client was left open");
   },
 );
 
@@ -227,16 +264,37 @@ export const connection: fc.IAsyncProperty<[Operation<string>[], boolean]> = fc.
     }
     await settle();
     assert.equal(pending, 0, "operations that wait for ever");
+    const before = sides.length;
     const fresh = await Promise.all(Array.from({ length: CREDIT }, () => client.openStream()));
-    const last = fresh.map(({ reader }) => note(reader.read()));
-    if (graceful) await client.close({ grace: 0 });
-    else client.abort();
+    await settle();
+    assert.equal(sides.length - before, CREDIT, "streams that the other side never sees");
+    await pass(fresh[0], sides[before]?.stream, steps.length);
+    await pass(sides[before]?.stream, fresh[0], 1 + steps.length * 3000);
+    const last = fresh.slice(1).map(({ reader }) => note(reader.read()));
+    const closing = graceful ? client.close({ grace: 0 }) : client.abort();
+    await assertRejects(client.openStream(), "Closed");
+    await closing;
     await Promise.all(last);
     await listener.close({ grace: 0 });
+    await assertRejects(transport.dial(listener.address), "ConnectionRefused");
     await accepting;
     assert.equal(pending, 0, "operations that outlive their connection");
   },
 );
+
+/** Sends so many bytes from one side to the other, and the end after them. */
+async function pass(from: ByteStream | undefined, to: ByteStream | undefined, length: number): Promise<void> {
+  assert.ok(from !== undefined && to !== undefined);
+  const bytes = seededBytes(length, length);
+  const sending = (async () => {
+    await from.writer.write(bytes);
+    // Nothing of it is sent.
+    await from.writer.write(new Uint8Array(0));
+    await from.writer.end();
+  })();
+  assert.deepEqual(await readAll(to), bytes);
+  await sending;
+}
 
 function pick<T>(from: readonly T[], which: number): T | undefined {
   return from[which % Math.max(1, from.length)];

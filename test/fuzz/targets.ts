@@ -1,6 +1,7 @@
 /** What is fuzzed, by the name that `npm run fuzz -- --only` takes. */
 import fc from "fast-check";
 import { codec, decoder } from "./bytes.ts";
+import { grpc } from "./grpc.ts";
 import { address, cli, config, layout, yaml } from "./inputs.ts";
 import { journal } from "./journal.ts";
 import { connection, pool } from "./operations.ts";
@@ -8,6 +9,7 @@ import { connection, pool } from "./operations.ts";
 const targets: Readonly<Record<string, (parameters: Parameters) => Promise<void> | void>> = {
   codec: (parameters) => fc.assert(codec, parameters),
   decoder: (parameters) => fc.assert(decoder, parameters),
+  grpc: (parameters) => fc.assert(grpc, parameters),
   address: (parameters) => fc.assert(address, parameters),
   config: (parameters) => fc.assert(config, parameters),
   yaml: (parameters) => fc.assert(yaml, parameters),

@@ -5,7 +5,7 @@ import { downloaderSettings } from "../../src/client/settings.ts";
 import { VortexDownloader } from "../../src/client/vortex-downloader.ts";
 import { type ErrorCode, VortexError } from "../../src/errors.ts";
 import type { Piece } from "../../src/piece.ts";
-import { encodePacket, RemoteErrorCode } from "../../src/protocol/packet.ts";
+import { RemoteErrorCode } from "../../src/protocol/packet.ts";
 import { Tag } from "../../src/protocol/tags.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import type { Connection, Transport } from "../../src/transport/transport.ts";
@@ -13,15 +13,8 @@ import { assertRejects } from "../support/failures.ts";
 import { FakeClock, fakeRuntime } from "../support/fake-clock.ts";
 import { dialAddressOf, itUnlessGap, type TransportFixture } from "../support/fixture.ts";
 import { fixtures } from "../support/fixtures.ts";
-import {
-  type Answer,
-  answer,
-  fieldEnds,
-  rawHeader,
-  type Script,
-  ScriptedServer,
-  specificationForm,
-} from "../support/hostile.ts";
+import { answer, fieldEnds, rawHeader, type Script, ScriptedServer, specificationForm } from "../support/hostile.ts";
+import { errorPacket, wrongAnswers } from "../support/hostile-vortex.ts";
 import { joined } from "../support/random.ts";
 
 const taskId = "ab".repeat(32);
@@ -215,67 +208,7 @@ function hostileServer(fixture: TransportFixture): void {
   });
 
   describe("wrong answers", () => {
-    const error = (code: number, message = "why not"): Uint8Array =>
-      encodePacket({ type: "error", id: 9, code, message });
-    const kindSwapped = packet.slice();
-    kindSwapped[1] = Tag.PersistentPieceContent;
-    const notUtf8 = error(RemoteErrorCode.NotFound, "xx");
-    notUtf8.set([0xff, 0xfe], notUtf8.length - 2);
-    const digestNotUtf8 = packet.slice();
-    digestNotUtf8[6 + 4 + 4 + 8 + 8 + 4] = 0xff;
-    const metadataHuge = packet.slice();
-    new DataView(metadataHuge.buffer).setUint32(6, 0xffffffff);
-    const bothHuge = metadataHuge.slice();
-    new DataView(bothHuge.buffer).setUint32(2, 0xffffffff);
-    const withinHeader = bothHuge.slice();
-    new DataView(withinHeader.buffer).setUint32(6, 0xffffffff - 4);
-    const neitherForm = packet.slice();
-    new DataView(neitherForm.buffer).setUint32(2, packet.length - 6 + 1);
-    const spoilt = (fields: Partial<Answer["metadata"]>): Uint8Array => joined([answer(40, fields).packet, content]);
-    const otherByte = whole.slice();
-    otherByte[whole.length - 1] = (otherByte.at(-1) ?? 0) ^ 1;
-    const request = encodePacket({ type: "download-piece", id: 9, kind: "standard", taskId, number: 3 });
-
-    const wrong: [what: string, bytes: Uint8Array, code: ErrorCode][] = [
-      ["another piece number", spoilt({ number: 4 }), "PieceMismatch"],
-      ["another kind of piece", joined([kindSwapped, content]), "PieceMismatch"],
-      ["a reserved tag", rawHeader(8, 0), "ProtocolViolation"],
-      ["a reserved tag with a value", joined([rawHeader(253, 3), Uint8Array.of(1, 2, 3)]), "ProtocolViolation"],
-      ["a close packet", rawHeader(Tag.Close, 0), "ProtocolViolation"],
-      ["a close packet with a payload", joined([rawHeader(Tag.Close, 1), Uint8Array.of(1)]), "InvalidLength"],
-      ["the request itself", request, "ProtocolViolation"],
-      ["a request of no length", rawHeader(Tag.DownloadPiece, 0), "InvalidLength"],
-      ["error code 0", error(0), "RemoteUnknown"],
-      ["error code 1", error(1), "RemoteInvalidArgument"],
-      ["error code 2", error(2), "NotFound"],
-      ["error code 3", error(3), "RemoteInternal"],
-      ["error code 77", error(77), "RemoteUnknown"],
-      ["error code 2 without a text", error(2, ""), "NotFound"],
-      ["an error without a code", rawHeader(Tag.Error, 0), "InvalidLength"],
-      ["an error text announced as 4 GiB", rawHeader(Tag.Error, 0xffffffff), "LimitExceeded"],
-      ["an error text that is not UTF-8", notUtf8, "InvalidUtf8"],
-      ["a digest that is not UTF-8", digestNotUtf8, "InvalidUtf8"],
-      ["a reserved packet announced as 4 GiB", rawHeader(99, 0xffffffff), "LimitExceeded"],
-      ["a metadata length of 2^32 - 1", metadataHuge, "InvalidPacket"],
-      ["a metadata length of 2^32 - 1 in the longest packet", bothHuge, "InvalidPacket"],
-      ["a metadata length of 2^32 - 5 in the longest packet", withinHeader, "LimitExceeded"],
-      ["a packet length that fits neither form", joined([neitherForm, content]), "InvalidLength"],
-      ["a content length of 2^64 - 1", spoilt({ length: 2n ** 64n - 1n }), "LimitExceeded"],
-      ["a content length of a byte beyond the limit", spoilt({ length: 64n * 1024n * 1024n + 1n }), "LimitExceeded"],
-      ["an offset of 2^64 - 1", spoilt({ offset: 2n ** 64n - 1n }), "LimitExceeded"],
-      ["offset and length that pass 2^53 together", spoilt({ offset: 2n ** 53n - 40n }), "LimitExceeded"],
-      ["less content announced than sent", spoilt({ length: 39n }), "ProtocolViolation"],
-      ["a byte after the content", joined([whole, Uint8Array.of(0)]), "ProtocolViolation"],
-      ["the answer twice", joined([whole, whole]), "ProtocolViolation"],
-      ["a byte of the content changed", otherByte, "DigestMismatch"],
-      ["the digest of something else", spoilt({ digest: "crc32:1" }), "DigestMismatch"],
-      ["a sha256 of something else", spoilt({ digest: `sha256:${"0".repeat(64)}` }), "DigestMismatch"],
-      ["no digest", spoilt({ digest: "" }), "ProtocolViolation"],
-      ["a digest of an unknown algorithm", spoilt({ digest: "md5:00" }), "ProtocolViolation"],
-      ["a digest that is no number", spoilt({ digest: "crc32:12x" }), "ProtocolViolation"],
-      ["a digest of 33 bits", spoilt({ digest: "crc32:4294967296" }), "ProtocolViolation"],
-    ];
-    for (const [what, bytes, code] of wrong) {
+    for (const [what, bytes, code] of wrongAnswers) {
       it(`${what}: ${code}`, async () => {
         await withDownloads(fixture, send(bytes), async (download) => {
           for (const how of ways) assertFailed(await download(how), code, content);
@@ -317,18 +250,22 @@ function hostileServer(fixture: TransportFixture): void {
     it("metadata beyond the downloader's own limit: LimitExceeded", async () => {
       await withDownloads(
         fixture,
-        send(spoilt({ parentId: "p".repeat(100) })),
+        send(joined([answer(40, { parentId: "p".repeat(100) }).packet, content])),
         async (download) => assertFailed(await download("bytes"), "LimitExceeded", content),
         { maxMetadataLength: 64 },
       );
     });
 
     it("an error text of 60 KiB is cut in the message", async () => {
-      await withDownloads(fixture, send(error(2, "y".repeat(60 * 1024))), async (download) => {
-        const { error } = await download("bytes");
-        assert.equal(error?.code, "NotFound");
-        assert.ok(error.message.length < 2000);
-      });
+      await withDownloads(
+        fixture,
+        send(errorPacket(RemoteErrorCode.NotFound, "y".repeat(60 * 1024))),
+        async (download) => {
+          const { error } = await download("bytes");
+          assert.equal(error?.code, "NotFound");
+          assert.ok(error.message.length < 2000);
+        },
+      );
     });
   });
 

@@ -159,6 +159,22 @@ export function rawHeader(tag: number, length: number): Uint8Array {
   return bytes;
 }
 
+/** Ids of 64 bytes, as the wire has them, that lead astray whoever takes them for something else: what they look like, and the id. */
+export const trickyIds: readonly (readonly [what: string, taskId: string])[] = [
+  ["a path upwards", "../".repeat(20).concat("pass")],
+  ["an absolute path with zero bytes", "/etc/passwd".padEnd(64, "\0")],
+  ["a path with backslashes", "..\\".repeat(20).concat("pass")],
+  ["a path in percent-encoding", "%2e%2e%2f".repeat(7).padEnd(64, "a")],
+  ["zero bytes", "\0".repeat(64)],
+  ["a property of every object", "__proto__".padEnd(64, " ")],
+  ["a property of every object with zero bytes", "constructor".padEnd(64, "\0")],
+  ["a URL of a file", "file:///etc/shadow".padEnd(64, "#")],
+  ["words for a shell", "$(reboot);`reboot`|reboot".padEnd(64, "&")],
+  ["words for a database", "' OR 1=1; DROP TABLE tasks; --".padEnd(64, " ")],
+  ["slashes", ".".padEnd(64, "/")],
+  ["text from right to left", "\u202e".repeat(21).concat("a")],
+];
+
 /** The digest that Dragonfly gives to `content`. */
 export function crc32Of(content: Uint8Array): string {
   const hasher = portableHashers("crc32");

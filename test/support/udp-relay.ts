@@ -20,6 +20,8 @@ export interface UdpRelay {
   rebind(): void;
   /** Drops everything from now on, or passes it again. */
   silence(silent: boolean): void;
+  /** Sends the server a datagram, from the address of the client that spoke last. */
+  inject(datagram: Uint8Array): void;
   /** Keeps what goes to clients back, until it is released. */
   hold(): void;
   release(): void;
@@ -37,6 +39,7 @@ export async function udpRelay(target: Address, options: UdpRelayOptions = {}): 
   let held: (() => void)[] | undefined;
   let silent = false;
   let closed = false;
+  let last: { readonly address: string; readonly port: number } | undefined;
 
   const later = (send: () => void): void => {
     if (delay === 0) {
@@ -71,6 +74,7 @@ export async function udpRelay(target: Address, options: UdpRelayOptions = {}): 
 
   front.on("error", () => {});
   front.on("message", (datagram, { address, port }) => {
+    last = { address, port };
     if (silent || drop(datagram, true)) return;
     later(() => {
       if (closed) return;
@@ -87,6 +91,10 @@ export async function udpRelay(target: Address, options: UdpRelayOptions = {}): 
     address: { host: target.host, port: front.address().port },
     counts,
     rebind: closeBacks,
+    inject(datagram) {
+      if (last !== undefined && !closed)
+        backOf(last.address, last.port).send(datagram, target.port, target.host, () => {});
+    },
     hold() {
       held ??= [];
     },

@@ -1,0 +1,384 @@
+/** Attacks on a gRPC server by HTTP/2, in raw frames where an API for HTTP/2 would not send such a thing. */
+import { Buffer } from "node:buffer";
+import { type ClientHttp2Session, connect } from "node:http2";
+import type { Socket } from "node:net";
+import { create, toBinary } from "@bufbuild/protobuf";
+import { DownloadPieceRequestSchema } from "../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
+import { trickyIds } from "../../test/support/hostile.ts";
+import {
+  eachFrame,
+  Flag,
+  Frame,
+  frame,
+  headerBlock,
+  headerFrames,
+  PREFACE,
+  words,
+} from "../../test/support/hostile-http2.ts";
+import { type Attack, garbage, inParallel, pause, persistently, pick, Tally, type Target } from "./attack.ts";
+import { connected, gone } from "./connections.ts";
+
+/** Streams at a time on a connection: as many as a server allows by default. */
+const STREAMS = 100;
+/** Connections at a time. */
+const WIDTH = 8;
+/** Milliseconds between two bytes that are fed. */
+const DRIP = 100;
+const PATH = "/dfdaemon.v2.DfdaemonUpload/DownloadPiece";
+
+/** The attacks. */
+export const http2Attacks: readonly Attack[] = [
+  {
+    name: "requests for what is not there",
+    over: "grpc",
+    unit: "request",
+    tries: 2_500,
+    run: (target, tries, random) =>
+      withSession(target, (ask) =>
+        inParallel(tries, STREAMS, async () => {
+          const number = pick([0, 1_000, 0xffffffff], random);
+          return refused(await ask(number === 0 ? "0".repeat(64) : target.taskId, number));
+        }),
+      ),
+  },
+  {
+    name: "path tricks in ids",
+    over: "grpc",
+    unit: "request",
+    tries: 2_500,
+    run: (target, tries) =>
+      withSession(target, (ask) =>
+        inParallel(tries, STREAMS, async (index) =>
+          refused(await ask(trickyIds[index % trickyIds.length]?.[1] ?? "", 0)),
+        ),
+      ),
+  },
+  byStreams("garbage in requests", 3_000, (client, stream, _target, random) => {
+    client.send(requestHeaders(stream));
+    const bytes = garbage(1 + Math.floor(random() * 200), random);
+    // Half of it with the header of a message that it is, so that it is read.
+    if (random() < 0.5) bytes.set([0, 0, 0, 0, bytes.length - 5].slice(0, bytes.length));
+    client.send(frame(Frame.Data, Flag.EndStream, stream, bytes));
+  }),
+  byStreams("requests announced as 4 GiB", 1_000, (client, stream) => {
+    client.send(requestHeaders(stream));
+    client.send(frame(Frame.Data, 0, stream, Uint8Array.of(0, 0xff, 0xff, 0xff, 0xff, 1, 2, 3)));
+  }),
+  byStreams("streams opened and left", 1_500, (client, stream) => client.send(requestHeaders(stream))),
+  byStreams("requests fed slowly", 600, async (client, stream, target) => {
+    client.send(requestHeaders(stream));
+    for (const byte of requestFor(target.taskId, 0)) {
+      if (client.over(stream)) break;
+      client.send(frame(Frame.Data, 0, stream, Uint8Array.of(byte)));
+      await pause(DRIP);
+    }
+  }),
+  byStreams(
+    "readers that never read",
+    300,
+    (client, stream, target) => {
+      client.send(requestHeaders(stream));
+      client.send(frame(Frame.Data, Flag.EndStream, stream, requestFor(target.longTaskId, 0)));
+    },
+    // SETTINGS_INITIAL_WINDOW_SIZE 0 (RFC 9113, section 6.9.2): nothing of an answer may be sent.
+    Uint8Array.of(0, 4, 0, 0, 0, 0),
+  ),
+  byConnections("requests that never end", 60, async (client) => {
+    client.send(requestHeaders(1));
+    const chunk = frame(Frame.Data, 0, 1, new Uint8Array(16_384));
+    // Within the window of a stream, and far beyond the longest request.
+    for (let count = 0; count < 4; count++) client.send(chunk);
+    await client.until(() => client.over(1));
+    return "cut off";
+  }),
+  {
+    ...byConnections(
+      "rapid reset: requests and their RST_STREAM (CVE-2023-44487)",
+      8_000,
+      async (client, target, amount) => {
+        const request = requestFor(target.taskId, 0);
+        for (let index = 0; index < amount; index++) {
+          const stream = 2 * index + 1;
+          client.send(requestHeaders(stream));
+          client.send(frame(Frame.Data, Flag.EndStream, stream, request));
+          client.send(frame(Frame.Reset, 0, stream, words(8)));
+        }
+        return client.outcome();
+      },
+      200,
+    ),
+    unit: "request",
+  },
+  {
+    ...byConnections(
+      "a flood of HEADERS",
+      8_000,
+      async (client, _target, amount) => {
+        for (let index = 0; index < amount; index++) client.send(requestHeaders(2 * index + 1));
+        return client.outcome();
+      },
+      200,
+    ),
+    unit: "request",
+  },
+  byConnections("a flood of SETTINGS and PING, 500 on each connection", 200, async (client) => {
+    for (let index = 0; index < 250; index++) {
+      client.send(frame(Frame.Settings, 0, 0, Uint8Array.of(0, 3, 0, 0, 0, index)));
+      client.send(frame(Frame.Ping, 0, 0, new Uint8Array(8)));
+    }
+    return client.outcome();
+  }),
+  byConnections("CONTINUATION without end, 1 MiB of it (CVE-2024-27983)", 100, async (client) => {
+    client.send(frame(Frame.Headers, 0, 1, headerBlock({ ":method": "POST" })));
+    const more = headerBlock({ "x-more": "y".repeat(16_000) });
+    for (let count = 0; count < 64; count++) client.send(frame(Frame.Continuation, 0, 1, more));
+    await client.until(() => false);
+    return "cut off";
+  }),
+  byConnections("frames that break HTTP/2", 1_000, async (client, _target, _amount, random) => {
+    const stream = pick([0, 1, 2, 0x7fffffff], random);
+    const payload = garbage(Math.floor(random() * 100), random);
+    const announced = random() < 0.2 ? 0xffffff : payload.length;
+    for (let count = 0; count < 4; count++) {
+      const type = Math.floor(random() * 12);
+      client.send(frame(type, Math.floor(random() * 256), stream, payload, announced));
+    }
+    // What is left unfinished, or does not matter, is not waited for.
+    return Promise.race([client.until(() => false).then(() => "cut off"), pause(50).then(() => "taken")]);
+  }),
+  {
+    name: "garbage in place of HTTP/2",
+    over: "grpc",
+    unit: "connection",
+    tries: 1_500,
+    run: (target, tries, random) =>
+      inParallel(tries, WIDTH * 4, async (index) => {
+        const socket = await connected(target);
+        socket.resume();
+        const bytes = garbage(1 + Math.floor(random() * 300), random);
+        // Some of it in place of the first frames only, and some a request of HTTP/1.1.
+        if (index % 3 === 0) socket.write(PREFACE);
+        if (index % 3 === 1) socket.write("GET / HTTP/1.1\r\nHost: example.org\r\n\r\n");
+        socket.write(bytes);
+        await gone(socket);
+        return "cut off";
+      }),
+  },
+];
+
+/** A connection that speaks in frames. */
+class RawClient {
+  readonly #socket: Socket;
+  readonly #over = new Set<number>();
+  #goneAway = false;
+  #greeted = false;
+  #pong: (() => void) | undefined;
+  #waiting: (() => void)[] = [];
+
+  private constructor(socket: Socket) {
+    this.#socket = socket;
+    eachFrame(socket, 0, (type, flags, stream) => {
+      if (type === Frame.Settings && (flags & Flag.Ack) === 0) {
+        this.#greeted = true;
+        this.send(frame(Frame.Settings, Flag.Ack, 0));
+      }
+      if (type === Frame.Ping && (flags & Flag.Ack) !== 0) this.#pong?.();
+      if (type === Frame.Reset) this.#over.add(stream);
+      if ((type === Frame.Headers || type === Frame.Data) && (flags & Flag.EndStream) !== 0) this.#over.add(stream);
+      this.#wake();
+    });
+    socket.once("close", () => {
+      this.#goneAway = true;
+      this.#pong?.();
+      this.#wake();
+    });
+  }
+
+  /** A connection whose server has answered. */
+  static connect(target: Target, settings?: Uint8Array): Promise<RawClient> {
+    return persistently(async () => {
+      const socket = await connected(target);
+      socket.write(PREFACE);
+      socket.write(frame(Frame.Settings, 0, 0, settings));
+      const client = new RawClient(socket);
+      await client.until(() => client.#greeted);
+      if (client.gone) throw new Error("the server has turned the connection away");
+      return client;
+    });
+  }
+
+  /** Whether the connection has ended. */
+  get gone(): boolean {
+    return this.#goneAway || this.#socket.destroyed;
+  }
+
+  /** Whether the server is done with the stream. */
+  over(stream: number): boolean {
+    return this.gone || this.#over.has(stream);
+  }
+
+  send(bytes: Uint8Array): void {
+    if (!this.#socket.destroyed) this.#socket.write(bytes);
+  }
+
+  /** Waits until that is so, or the connection has ended. */
+  async until(so: () => boolean): Promise<void> {
+    while (!this.gone && !so()) {
+      await new Promise<void>((resolve) => {
+        this.#waiting.push(resolve);
+      });
+    }
+  }
+
+  /** What became of the connection after all that was sent: `taken`, if the server goes on with it. */
+  async outcome(): Promise<string> {
+    const answered = new Promise<void>((resolve) => {
+      this.#pong = resolve;
+    });
+    this.send(frame(Frame.Ping, 0, 0, new Uint8Array(8)));
+    if (!this.gone) await answered;
+    return this.gone ? "cut off" : "taken";
+  }
+
+  async close(): Promise<void> {
+    this.#socket.destroy();
+    await gone(this.#socket);
+  }
+
+  /** Something has come, or nothing will. */
+  #wake(): void {
+    for (const wake of this.#waiting.splice(0)) wake();
+  }
+}
+
+/** An attack whose tries are streams, each of which the server ends in some way within its deadlines. */
+function byStreams(
+  name: string,
+  tries: number,
+  open: (client: RawClient, stream: number, target: Target, random: () => number) => void | Promise<void>,
+  settings?: Uint8Array,
+): Attack {
+  return {
+    name,
+    over: "grpc",
+    unit: "request",
+    tries,
+    async run(target, count, random) {
+      const tally = new Tally();
+      for (let done = 0; done < count; ) {
+        const client = await RawClient.connect(target, settings);
+        // Identifiers of streams are not used twice (RFC 9113, section 5.1.1), so a connection has its end.
+        const amount = Math.min(count - done, 1_000);
+        let next = 1;
+        const outcomes = await inParallel(amount, STREAMS, async () => {
+          const stream = next;
+          next += 2;
+          if (client.gone) return "the connection had ended";
+          await open(client, stream, target, random);
+          await client.until(() => client.over(stream));
+          return "ended by the server";
+        });
+        for (const [outcome, times] of Object.entries(outcomes)) tally.note(outcome, times);
+        await client.close();
+        done += amount;
+      }
+      return tally.outcomes;
+    },
+  };
+}
+
+/** An attack of connections; `perConnection` are the tries that one of them makes. */
+function byConnections(
+  name: string,
+  tries: number,
+  make: (client: RawClient, target: Target, amount: number, random: () => number) => Promise<string>,
+  perConnection = 1,
+): Attack {
+  return {
+    name,
+    over: "grpc",
+    unit: "connection",
+    tries,
+    async run(target, count, random) {
+      const tally = new Tally();
+      const outcomes = await inParallel(Math.ceil(count / perConnection), WIDTH, async (index) => {
+        const client = await RawClient.connect(target);
+        const amount = Math.min(perConnection, count - index * perConnection);
+        try {
+          const outcome = await make(client, target, amount, random);
+          tally.note(outcome, amount);
+          return outcome;
+        } finally {
+          await client.close();
+        }
+      });
+      // What hangs has noted nothing.
+      return { ...outcomes, ...tally.outcomes };
+    },
+  };
+}
+
+function requestHeaders(stream: number): Uint8Array {
+  const fields = {
+    ":method": "POST",
+    ":scheme": "http",
+    ":path": PATH,
+    ":authority": "localhost",
+    "content-type": "application/grpc",
+    te: "trailers",
+  };
+  return headerFrames(stream, headerBlock(fields), false);
+}
+
+function requestFor(taskId: string, pieceNumber: number): Uint8Array {
+  const message = toBinary(DownloadPieceRequestSchema, create(DownloadPieceRequestSchema, { taskId, pieceNumber }));
+  return Buffer.concat([Buffer.of(0), words(message.length), message]);
+}
+
+/** Runs `use` with a way to ask for pieces by an API for HTTP/2, which tells the status of gRPC. */
+async function withSession<T>(
+  { host, port }: Target,
+  use: (ask: (taskId: string, number: number) => Promise<string>) => Promise<T>,
+): Promise<T> {
+  const session = await persistently(() => sessionWith(`http://${host}:${port}`));
+  try {
+    return await use(
+      (taskId, number) =>
+        new Promise((resolve) => {
+          const stream = session.request({
+            ":method": "POST",
+            ":path": PATH,
+            "content-type": "application/grpc",
+            te: "trailers",
+          });
+          let status = "none";
+          const note = (fields: object): void => {
+            if ("grpc-status" in fields) status = String(fields["grpc-status"]);
+          };
+          stream.on("response", note);
+          stream.on("trailers", note);
+          stream.on("error", () => {});
+          stream.once("close", () => resolve(status));
+          stream.resume();
+          stream.end(requestFor(taskId, number));
+        }),
+    );
+  } finally {
+    session.destroy();
+  }
+}
+
+function sessionWith(authority: string): Promise<ClientHttp2Session> {
+  const session = connect(authority);
+  session.on("error", () => {});
+  return new Promise((resolve, reject) => {
+    session.once("remoteSettings", () => resolve(session));
+    session.once("close", () => reject(new Error("the server has turned the connection away")));
+  });
+}
+
+/** NOT_FOUND or INVALID_ARGUMENT; anything else is wrong. */
+function refused(status: string): string {
+  if (status === "5") return "NotFound";
+  return status === "3" ? "InvalidArgument" : `wrong: status ${status}`;
+}

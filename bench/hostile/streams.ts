@@ -1,0 +1,179 @@
+/** Attacks by streams of the Vortex protocol, over QUIC and, where each stream is a connection, TCP. */
+import { VortexError } from "../../src/errors.ts";
+import { PacketDecoder } from "../../src/protocol/decoder.ts";
+import { encodePacket, RemoteErrorCode } from "../../src/protocol/packet.ts";
+import type { ByteStream, Connection, Transport } from "../../src/transport/transport.ts";
+import { trickyIds } from "../../test/support/hostile.ts";
+import { type Attack, garbage, inParallel, type Outcomes, pause, persistently, pick, type Target } from "./attack.ts";
+
+/** Streams at a time on a connection: fewer than every server allows. */
+const WIDTH = 64;
+/** Milliseconds between two bytes that are fed. */
+const DRIP = 100;
+/** Milliseconds for which nothing is read: longer than the stall timeout of the server under attack. */
+const UNREAD = 4_000;
+
+/** The attacks, over a transport that is made anew for each. `small` makes one that lets little come unread. */
+export function streamAttacks(
+  over: "quic" | "tcp",
+  transport: () => Promise<Transport>,
+  small: () => Promise<Transport> = transport,
+): readonly Attack[] {
+  const tries = (quic: number, tcp: number): number => (over === "quic" ? quic : tcp);
+  const attack = (
+    name: string,
+    tries: number,
+    make: (stream: ByteStream, target: Target, random: () => number, index: number) => Promise<string>,
+    by = transport,
+  ): Attack => ({
+    name,
+    over,
+    unit: "request",
+    tries,
+    run: async (target, count, random) =>
+      withConnection(await by(), target, (connection) =>
+        inParallel(count, WIDTH, (index) =>
+          untilRoom(async () => {
+            try {
+              const stream = await connection.openStream();
+              return await make(stream, target, random, index);
+            } catch (error) {
+              return refusal(error);
+            }
+          }),
+        ),
+      ),
+  });
+  return [
+    attack("requests for what is not there", tries(4_000, 2_000), (stream, target, random) => {
+      const number = pick([0, 1_000, 0xffffffff], random);
+      const taskId = number === 0 ? "0".repeat(64) : target.taskId;
+      return asked(stream, encodePacket({ type: "download-piece", id: 1, kind: "standard", taskId, number }));
+    }),
+    attack("path tricks in ids", tries(3_000, 2_000), (stream, _target, _random, index) => {
+      const taskId = trickyIds[index % trickyIds.length]?.[1] ?? "";
+      return asked(stream, encodePacket({ type: "download-piece", id: 1, kind: "standard", taskId, number: 0 }));
+    }),
+    attack("garbage on streams", tries(4_000, 2_000), async (stream, target, random) => {
+      const bytes = garbage(1 + Math.floor(random() * 300), random);
+      // Half of it with the beginning of a request, which leads further in.
+      if (random() < 0.5) bytes.set(requestFor(target.taskId).subarray(0, Math.min(bytes.length, 6 + random() * 20)));
+      return answered(stream, bytes);
+    }),
+    attack("requests given up at once", tries(4_000, 2_000), async (stream, target) => {
+      await stream.writer.write(requestFor(target.taskId));
+      stream.writer.abort();
+      stream.reader.cancel();
+      return "given up";
+    }),
+    attack("streams opened and left", tries(1_500, 500), async (stream, target, random) => {
+      await stream.writer.write(requestFor(target.taskId).subarray(0, 1 + Math.floor(random() * 70)));
+      return ended(stream);
+    }),
+    attack("requests fed slowly", tries(600, 300), async (stream, target) => {
+      const ending = ended(stream);
+      let over = false;
+      void ending.then(() => {
+        over = true;
+      });
+      for (const byte of requestFor(target.taskId)) {
+        if (over) break;
+        await stream.writer.write(Uint8Array.of(byte)).catch(() => {});
+        await pause(DRIP);
+      }
+      return ending;
+    }),
+    attack(
+      "readers that never read",
+      tries(200, 100),
+      async (stream, target) => {
+        await stream.writer.write(requestFor(target.longTaskId));
+        await stream.writer.end();
+        await pause(UNREAD);
+        return ended(stream);
+      },
+      small,
+    ),
+  ];
+}
+
+/** A request that is to be answered, and was cut off. */
+const NO_ANSWER = "wrong: cut off";
+
+/** Over TCP each request is a connection, and may be turned away as long as those of a flood are not gone. */
+async function untilRoom(make: () => Promise<string>): Promise<string> {
+  try {
+    return await persistently(async () => {
+      const outcome = await make();
+      if (outcome === NO_ANSWER) throw new Error(outcome);
+      return outcome;
+    });
+  } catch {
+    return NO_ANSWER;
+  }
+}
+
+function requestFor(taskId: string): Uint8Array {
+  return encodePacket({ type: "download-piece", id: 1, kind: "standard", taskId, number: 0 });
+}
+
+/** Asks for what is not served: anything but that word is wrong. */
+async function asked(stream: ByteStream, request: Uint8Array): Promise<string> {
+  const outcome = await answered(stream, request);
+  return outcome === "NotFound" || outcome === "InvalidArgument" ? outcome : `wrong: ${outcome}`;
+}
+
+/** Sends bytes, and says what the answer is. */
+async function answered(stream: ByteStream, bytes: Uint8Array): Promise<string> {
+  try {
+    await stream.writer.end(bytes);
+    const decoder = new PacketDecoder();
+    for (let chunk = await stream.reader.read(); chunk !== undefined; chunk = await stream.reader.read()) {
+      decoder.push(chunk);
+      const packet = decoder.next();
+      if (packet === undefined) continue;
+      if (packet.type !== "error") return `wrong: answered with ${packet.type}`;
+      if (packet.code === RemoteErrorCode.NotFound) return "NotFound";
+      return packet.code === RemoteErrorCode.InvalidArgument ? "InvalidArgument" : `wrong: error ${packet.code}`;
+    }
+    return "ended";
+  } catch (error) {
+    return refusal(error);
+  }
+}
+
+/** Reads to the end, however it comes. All of an answer is `wrong`, where the server was to cut it off. */
+async function ended({ reader, writer }: ByteStream): Promise<string> {
+  let got = 0;
+  try {
+    for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read()) got += chunk.length;
+    // A transport that cannot tell a reset from an end still ends early.
+    return got > LONG ? "wrong: all of it came" : "cut off";
+  } catch (error) {
+    return refusal(error);
+  } finally {
+    writer.abort();
+  }
+}
+
+/** Bytes of the long piece; its answer has more. */
+const LONG = 16 * 1024 * 1024;
+
+function refusal(error: unknown): string {
+  if (error instanceof VortexError && (error.kind === "transport" || error.code === "Closed")) return "cut off";
+  return `wrong: ${error instanceof Error ? error.message : error}`;
+}
+
+async function withConnection(
+  transport: Transport,
+  { host, port }: Target,
+  use: (connection: Connection) => Promise<Outcomes>,
+): Promise<Outcomes> {
+  const connection = await persistently(() => transport.dial({ host, port }));
+  try {
+    return await use(connection);
+  } finally {
+    connection.abort();
+    await connection.closed;
+  }
+}

@@ -1,0 +1,298 @@
+/** Answers over gRPC, from right ones to arbitrary bytes, to the calls that a client makes. */
+import assert from "node:assert/strict";
+import { create, type DescMessage, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
+import type { UniversalHandler, UniversalServerResponse } from "@connectrpc/connect/protocol";
+import fc from "fast-check";
+import { GrpcDownloader } from "../../src/client/grpc.ts";
+import { downloaderSettings } from "../../src/client/settings.ts";
+import { digestOf, parseDigest } from "../../src/digest/digest.ts";
+import { portableHashers } from "../../src/digest/hasher.ts";
+import { VortexError } from "../../src/errors.ts";
+import type { PieceSchema } from "../../src/gen/common/v2/common_pb.ts";
+import {
+  DownloadPersistentCacheTaskResponseSchema,
+  DownloadPieceResponseSchema,
+  StatLocalTaskResponseSchema,
+  SyncPiecesResponseSchema,
+} from "../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
+import { fakeRuntime } from "../support/fake-clock.ts";
+import { MemoryGrpcBinding, scriptedPeer } from "../support/grpc.ts";
+import { chunked, joined, seededBytes, seededRandom } from "../support/random.ts";
+
+const addr = "10.0.0.7:4000";
+const taskId = "ab".repeat(32);
+const PIECE = 100;
+const content = seededBytes(9, 2 * PIECE + 33);
+const MAX_PIECE = 1000;
+
+type PieceInit = MessageInitShape<typeof PieceSchema>;
+
+/** The task's pieces, as an honest peer announces them. */
+const honest: readonly PieceInit[] = [0, 1, 2].map((number) => {
+  const bytes = content.subarray(number * PIECE, (number + 1) * PIECE);
+  const digest = digestOf("crc32", bytes, portableHashers);
+  return { number, offset: BigInt(number * PIECE), length: BigInt(bytes.length), digest, content: bytes };
+});
+
+/** Nothing mostly, so that few things are wrong at a time. */
+const seldom = <T>(other: fc.Arbitrary<T>): fc.Arbitrary<T | undefined> =>
+  fc.oneof({ weight: 4, arbitrary: fc.constant(undefined) }, { weight: 1, arbitrary: other });
+const uint32 = fc.oneof(fc.nat({ max: 4 }), fc.nat({ max: 0xffffffff }));
+const uint64 = fc.oneof(
+  fc.bigInt({ min: 0n, max: 300n }),
+  fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }),
+  fc.constantFrom(2n ** 53n - 1n, 2n ** 53n, 2n ** 64n - 1n),
+);
+const digest = fc.oneof(
+  fc.nat({ max: 0xffffffff }).map((value) => `crc32:${value}`),
+  fc.constantFrom("", "crc32:", "md5:00", "sha256:00", `sha256:${"0".repeat(64)}`, "blake3:00", ":"),
+  fc.string({ unit: "grapheme", maxLength: 20 }),
+);
+
+/** What is changed of a message before it is sent; nothing that is undefined. */
+interface Lie {
+  readonly at: number;
+  readonly number: number | undefined;
+  readonly offset: bigint | undefined;
+  readonly length: bigint | undefined;
+  readonly digest: string | undefined;
+  readonly content: Uint8Array | undefined;
+  /** Of the whole task. */
+  readonly contentLength: bigint | undefined;
+  readonly pieceLength: bigint | undefined;
+}
+
+const lie: fc.Arbitrary<Lie> = fc.record({
+  at: fc.nat({ max: 2 }),
+  number: seldom(uint32),
+  offset: seldom(uint64),
+  length: seldom(uint64),
+  digest: seldom(digest),
+  content: seldom(fc.uint8Array({ maxLength: 150 })),
+  contentLength: seldom(uint64),
+  pieceLength: seldom(uint64),
+});
+
+/** What is done to the frames of an answer, and to what stands around them. */
+interface Spoiling {
+  readonly order: readonly number[];
+  readonly changes: readonly (readonly [at: number, to: number])[];
+  readonly cut: number | undefined;
+  readonly before: Uint8Array;
+  readonly after: Uint8Array;
+  readonly status: number;
+  readonly contentType: string;
+  readonly trailer: Readonly<Record<string, string>>;
+}
+
+const few = fc.uint8Array({ maxLength: 8 });
+const trailers: fc.Arbitrary<Readonly<Record<string, string>>> = fc.oneof(
+  { weight: 6, arbitrary: fc.constant({ "grpc-status": "0" }) },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      "grpc-status": fc.oneof(fc.integer({ min: -1, max: 20 }).map(String), fc.constantFrom("", "x", "1e1", "0x5")),
+      "grpc-message": fc.stringMatching(/^[ -~]{0,30}$/),
+    }),
+  },
+  { weight: 1, arbitrary: fc.record({ "grpc-status-details-bin": fc.base64String({ maxLength: 40 }) }) },
+  { weight: 1, arbitrary: fc.constant({}) },
+);
+const rarely = <T>(usual: T, other: fc.Arbitrary<T>): fc.Arbitrary<T> =>
+  fc.oneof({ weight: 8, arbitrary: fc.constant(usual) }, { weight: 1, arbitrary: other });
+const inOrder = [0, 1, 2, 3] as const;
+const spoiling: fc.Arbitrary<Spoiling> = fc.record({
+  order: rarely<readonly number[]>(inOrder, fc.array(fc.nat({ max: 3 }), { maxLength: 6 })),
+  changes: rarely<Spoiling["changes"]>(
+    [],
+    fc.array(fc.tuple(fc.nat(), fc.nat({ max: 0xff })), { minLength: 1, maxLength: 4 }),
+  ),
+  cut: rarely<number | undefined>(undefined, fc.nat()),
+  before: rarely(new Uint8Array(0), few),
+  after: rarely(new Uint8Array(0), few),
+  status: rarely(200, fc.constantFrom(204, 302, 404, 429, 500, 503)),
+  contentType: rarely("application/grpc", fc.constantFrom("application/grpc+json", "text/html", "")),
+  trailer: trailers,
+});
+
+/** A call, the messages of its answer, and what an answer is that a client may believe. */
+interface Call {
+  readonly messages: (lie: Lie) => Uint8Array[];
+  readonly make: (client: GrpcDownloader) => Promise<void>;
+}
+
+const sent = ({ at, number, offset, length, digest, content }: Lie, pieces: readonly PieceInit[]): PieceInit[] =>
+  pieces.map((piece, index) => {
+    if (index !== at % pieces.length) return piece;
+    const changed = Object.entries({ number, offset, length, digest, content }).filter(
+      ([, value]) => value !== undefined,
+    );
+    return { ...piece, ...Object.fromEntries(changed) };
+  });
+
+const calls: Readonly<Record<string, Call>> = {
+  downloadPiece: {
+    messages: (lie) => sent(lie, honest.slice(1, 2)).map((piece) => encoded(DownloadPieceResponseSchema, { piece })),
+    async make(client) {
+      const piece = await client.downloadPiece({ addr, hostId: "h", taskId, number: 1 });
+      const bytes = await piece.bytes();
+      assert.equal(piece.number, 1);
+      assert.equal(piece.length, bytes.length);
+      assertDigest(bytes, piece.digest);
+    },
+  },
+  statLocalTask: {
+    messages: ({ contentLength = BigInt(content.length), pieceLength = BigInt(PIECE) }) => [
+      encoded(StatLocalTaskResponseSchema, { contentLength, pieceLength }),
+    ],
+    async make(client) {
+      const { contentLength, pieceLength } = await client.statTask(addr, taskId);
+      assert.ok(Number.isSafeInteger(contentLength) && contentLength >= 0, `${contentLength} bytes`);
+      assert.ok(Number.isSafeInteger(pieceLength) && pieceLength > 0, `pieces of ${pieceLength} bytes`);
+    },
+  },
+  syncPieces: {
+    messages: (lie) =>
+      sent(lie, honest).map(({ number = 0, offset = 0n, length = 0n }) =>
+        encoded(SyncPiecesResponseSchema, { number, offset, length, ip: "10.0.0.8", tcpPort: 4005 }),
+      ),
+    async make(client) {
+      const seen: { readonly number: number; readonly offset: number; readonly length: number }[] = [];
+      for await (const piece of client.syncPieces(addr, { taskId, hostId: "h", interestedPieceNumbers: [0, 1, 2] })) {
+        assert.ok([0, 1, 2].includes(piece.number), `piece ${piece.number} was not asked for`);
+        assert.ok(Number.isSafeInteger(piece.offset + piece.length), `piece at ${piece.offset}`);
+        seen.push(piece);
+      }
+      assertApart(seen);
+    },
+  },
+  downloadPersistentCacheTask: {
+    messages(lie) {
+      const { contentLength = BigInt(content.length) } = lie;
+      const ids = { hostId: "h", taskId, peerId: "p" };
+      const schema = DownloadPersistentCacheTaskResponseSchema;
+      const started = { case: "downloadPersistentCacheTaskStartedResponse", value: { contentLength } } as const;
+      return [
+        encoded(schema, { ...ids, response: started }),
+        ...sent(lie, honest).map((piece) =>
+          encoded(schema, { ...ids, response: { case: "downloadPieceFinishedResponse", value: { piece } } }),
+        ),
+      ];
+    },
+    async make(client) {
+      const task = await client.downloadTask(addr, { kind: "persistent-cache", taskId });
+      const seen: { readonly number: number; readonly offset: number; readonly length: number }[] = [];
+      for await (const piece of task) {
+        assert.equal(piece.content.length, piece.length);
+        assertDigest(piece.content, piece.digest);
+        seen.push(piece);
+      }
+      assertApart(seen);
+      const bytes = seen.reduce((sum, { length }) => sum + length, 0);
+      assert.equal(bytes, task.contentLength, "a task that ended well has all its bytes");
+    },
+  },
+};
+
+/** The methods that a client may be led to call. */
+const handlers = scriptedPeer({});
+
+/** Whoever answers whatever: what is handed out is right in itself, or else there is one error of the peer's or the network's. */
+export const grpc: fc.IAsyncProperty<[string, Lie, Spoiling, number]> = fc.asyncProperty(
+  fc.constantFrom(...Object.keys(calls)),
+  lie,
+  spoiling,
+  fc.nat(),
+  async (name, told, spoilt, seed) => {
+    const call = calls[name];
+    assert.ok(call !== undefined);
+    const answer = answerOf(call.messages(told), spoilt);
+    const binding = new MemoryGrpcBinding(handlers.map((handler) => answering(handler, answer, spoilt, seed)));
+    const runtime = fakeRuntime();
+    const client = new GrpcDownloader(async () => binding, downloaderSettings({ maxPieceLength: MAX_PIECE }, runtime));
+    let failure: unknown;
+    await call.make(client).catch((error: unknown) => {
+      failure = error;
+    });
+    for (const { activeRequests } of client.connections()) assert.equal(activeRequests, 0, "a request is left");
+    await client.close();
+    assert.equal(runtime.clock.pending, 0, "timers left");
+    if (failure === undefined) return;
+    if (!(failure instanceof VortexError)) throw failure;
+    const { code, kind, message } = failure;
+    assert.ok(["peer", "remote", "transport", "timeout"].includes(kind), `${name}: ${code}, ${message}`);
+    // No error without a cause for it.
+    assert.ok(isSpoilt(told, spoilt), `${name} of an honest peer: ${code}, ${message}`);
+  },
+);
+
+function isSpoilt(told: Lie, { order, changes, cut, before, after, status, contentType, trailer }: Spoiling): boolean {
+  const { at: _, ...lies } = told;
+  return (
+    Object.values(lies).some((value) => value !== undefined) ||
+    order !== inOrder ||
+    changes.length + before.length + after.length > 0 ||
+    cut !== undefined ||
+    status !== 200 ||
+    contentType !== "application/grpc" ||
+    trailer["grpc-status"] !== "0"
+  );
+}
+
+/** The messages in their envelopes (gRPC over HTTP/2: a flag, four bytes of length, the message), and what became of them. */
+function answerOf(messages: readonly Uint8Array[], { order, changes, cut, before, after }: Spoiling): Uint8Array {
+  const chosen = order.flatMap((index) => messages[index] ?? []);
+  const frames = chosen.flatMap((message) => {
+    const head = new Uint8Array(5);
+    new DataView(head.buffer).setUint32(1, message.length);
+    return [head, message];
+  });
+  const bytes = joined([before, ...frames, after]);
+  for (const [at, to] of changes) if (bytes.length > 0) bytes[at % bytes.length] = to;
+  return cut === undefined ? bytes : bytes.subarray(0, cut % (bytes.length + 1));
+}
+
+/** A handler of the same method that gives this answer, in chunks. */
+function answering(
+  { protocolNames, service, method, requestPath, allowedMethods, supportedContentType }: UniversalHandler,
+  bytes: Uint8Array,
+  { status, contentType, trailer }: Spoiling,
+  seed: number,
+): UniversalHandler {
+  const answer = async (): Promise<UniversalServerResponse> => ({
+    status,
+    header: new Headers({ "content-type": contentType }),
+    trailer: new Headers(trailer),
+    body: (async function* () {
+      yield* chunked(bytes, seededRandom(seed), 64);
+    })(),
+  });
+  return Object.assign(answer, {
+    protocolNames,
+    service,
+    method,
+    requestPath,
+    allowedMethods,
+    supportedContentType,
+  });
+}
+
+function encoded<S extends DescMessage>(schema: S, message: MessageInitShape<S>): Uint8Array {
+  return toBinary(schema, create(schema, message));
+}
+
+function assertDigest(bytes: Uint8Array, text: string): void {
+  const { algorithm, encoded } = parseDigest(text);
+  assert.equal(digestOf(algorithm, bytes, portableHashers), `${algorithm}:${encoded}`);
+}
+
+/** Pieces are told once each, and none reaches into another. */
+function assertApart(pieces: readonly { readonly number: number; readonly offset: number; readonly length: number }[]) {
+  const sorted = pieces.toSorted((a, b) => a.number - b.number);
+  for (const [index, { number, offset, length }] of sorted.entries()) {
+    assert.ok(length > 0 && length <= MAX_PIECE, `piece ${number} of ${length} bytes`);
+    const next = sorted[index + 1];
+    if (next === undefined) continue;
+    assert.ok(next.number > number && next.offset >= offset + length, `pieces ${number} and ${next.number} overlap`);
+  }
+}

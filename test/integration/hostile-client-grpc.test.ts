@@ -1,0 +1,139 @@
+/** Clients that do not keep to HTTP/2 or gRPC: what they try on a server, and an honest client beside them. */
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { once } from "node:events";
+import { connect as connectHttp2 } from "node:http2";
+import { connect as connectSocket } from "node:net";
+import { after, before, describe, it } from "node:test";
+import { grpcBinding } from "../../adapters/grpc/client.ts";
+import { type GrpcServer, grpcServer } from "../../adapters/grpc/server.ts";
+import { connectionAttacks } from "../../bench/hostile/connections.ts";
+import { http2Attacks } from "../../bench/hostile/http2.ts";
+import { GrpcDownloader } from "../../src/client/grpc.ts";
+import { downloaderSettings } from "../../src/client/settings.ts";
+import type { VortexError } from "../../src/errors.ts";
+import { portableRuntime } from "../../src/runtime.ts";
+import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import { serverSettings } from "../../src/server/upload.ts";
+import { formatAddress } from "../../src/transport/address.ts";
+import { rejectionOf } from "../support/failures.ts";
+import { FakeClock, fakeRuntime, settle } from "../support/fake-clock.ts";
+import { trickyIds } from "../support/hostile.ts";
+import { Frame, frame, PREFACE } from "../support/hostile-http2.ts";
+import { seededBytes, seededRandom } from "../support/random.ts";
+
+const limit = { timeout: 120_000 };
+const taskId = "ab".repeat(32);
+const longTaskId = "cd".repeat(32);
+const content = seededBytes(4, 20_000);
+const store = new MemoryPieceStore();
+store.putTask(taskId, content, { pieceLength: content.length });
+store.putTask(longTaskId, new Uint8Array(4 * 1024 * 1024), { pieceLength: 4 * 1024 * 1024 });
+
+/** Few of each: the campaign makes many (`npm run hostile`). */
+const TRIES: Readonly<Record<string, number>> = { request: 60, connection: 12 };
+const MAX_CONNECTIONS = 16;
+
+describe("a hostile client, over gRPC", () => {
+  const errors: VortexError[] = [];
+  let server: GrpcServer;
+  let honest: GrpcDownloader;
+  before(async () => {
+    const settings = serverSettings(
+      {
+        requestTimeout: 300,
+        stallTimeout: 300,
+        maxConnections: MAX_CONNECTIONS,
+        onError: (error) => errors.push(error),
+      },
+      portableRuntime,
+    );
+    server = await grpcServer({ host: "127.0.0.1", port: 0 }, store, settings);
+    honest = new GrpcDownloader(async () => grpcBinding(), downloaderSettings({}, portableRuntime));
+    // Before anybody takes up the places.
+    await fetched();
+  });
+  after(async () => {
+    await honest.close();
+    await server.close({ grace: 0 });
+  });
+
+  async function fetched(id: string = taskId): Promise<Uint8Array> {
+    const request = { addr: formatAddress(server.address), hostId: "h", taskId: id, number: 0 };
+    return (await honest.downloadPiece(request)).bytes();
+  }
+
+  for (const attack of [...connectionAttacks("grpc"), ...http2Attacks]) {
+    it(`${attack.name}: every try has its end, and an honest client beside is served`, limit, async () => {
+      const target = { ...server.address, taskId, longTaskId, maxConnections: MAX_CONNECTIONS };
+      let over = false;
+      const attacking = attack.run(target, TRIES[attack.unit] ?? 1, seededRandom(9)).finally(() => {
+        over = true;
+      });
+      // At least one piece while it goes on, and one after it.
+      do assert.deepEqual(await fetched(), content);
+      while (!over);
+      assert.deepEqual(await fetched(), content);
+      for (const outcome of Object.keys(await attacking)) assert.doesNotMatch(outcome, /^wrong/);
+      assert.equal(honest.connections().length, 1);
+      assert.deepEqual(errors, []);
+    });
+  }
+
+  for (const [what, id] of trickyIds) {
+    it(`${what} for a task id: NotFound`, limit, async () => {
+      assert.equal((await rejectionOf(fetched(id))).code, "NotFound");
+      assert.deepEqual(errors, []);
+    });
+  }
+});
+
+/** What clients say before they fall silent. */
+const silences: readonly (readonly [what: string, said: Uint8Array])[] = [
+  ["nothing", new Uint8Array(0)],
+  ["a part of what HTTP/2 begins with", PREFACE.subarray(0, 12)],
+  ["no SETTINGS", PREFACE],
+  [
+    "a frame that breaks HTTP/2",
+    Buffer.concat([PREFACE, frame(Frame.Settings, 0, 0), frame(Frame.WindowUpdate, 0, 1, new Uint8Array(95))]),
+  ],
+];
+
+for (const [what, said] of silences) {
+  it(`whoever does not answer a PING is cut off, after ${what}`, limit, async () => {
+    await withClock(async (server, clock) => {
+      const socket = connectSocket(server.address);
+      socket.on("error", () => {});
+      socket.resume();
+      const closed = new Promise<void>((resolve) => socket.once("close", () => resolve()));
+      socket.write(said);
+      // What is broken the runtime may end by itself.
+      await clock.advanceUntil(closed, 60_000);
+    });
+  });
+}
+
+it("a client that has nothing to ask for is not cut off", limit, async () => {
+  await withClock(async (server, clock) => {
+    const idle = connectHttp2(`http://${formatAddress(server.address)}`);
+    await once(idle, "remoteSettings");
+    for (let turn = 0; turn < 9; turn++) {
+      await clock.advance(5_000);
+      // What the server has asked before this, it has the answer to after the second of these.
+      for (let times = 0; times < 2; times++) await new Promise<void>((resolve) => void idle.ping(() => resolve()));
+      await settle();
+    }
+    assert.equal(idle.destroyed, false);
+    idle.destroy();
+  });
+});
+
+/** Runs `use` with a server on a clock that stands still. No timer is left, once the server has heard of its end. */
+async function withClock(use: (server: GrpcServer, clock: FakeClock) => Promise<void>): Promise<void> {
+  const clock = new FakeClock();
+  const settings = serverSettings({ requestTimeout: 5_000 }, fakeRuntime(clock));
+  const server = await grpcServer({ host: "127.0.0.1", port: 0 }, store, settings);
+  await use(server, clock);
+  await server.close({ grace: 0 });
+  while (clock.pending > 0) await settle();
+}

@@ -1,0 +1,173 @@
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { after, before, describe, it } from "node:test";
+import { grpcBinding } from "../../adapters/grpc/client.ts";
+import type { DownloaderOptions } from "../../src/client/downloader.ts";
+import { GrpcDownloader } from "../../src/client/grpc.ts";
+import { downloaderSettings } from "../../src/client/settings.ts";
+import { rejectionOf } from "../support/failures.ts";
+import { FakeClock, fakeRuntime } from "../support/fake-clock.ts";
+import {
+  askGrpc,
+  type GrpcCall,
+  type GrpcFault,
+  grpcCalls,
+  grpcFaultId,
+  grpcFaults,
+  hostileGrpc,
+} from "../support/hostile-grpc.ts";
+import { Frame, type Http2Exchange, ScriptedHttp2Server } from "../support/hostile-http2.ts";
+
+const limit = { timeout: 60_000 };
+const STALL = 30_000;
+/** Forms of a fault that are tried for a call; of more, some at equal distances. */
+const MOST = 150;
+/** Forms between two right answers on the same downloader. */
+const BETWEEN = 10;
+
+describe("a hostile server, over gRPC", () => {
+  let server: ScriptedHttp2Server;
+  before(async () => {
+    server = await ScriptedHttp2Server.listen(hostileGrpc);
+  });
+  after(() => server.close());
+
+  it("control: a right answer to each call is handed on complete", limit, async () => {
+    await withDownloader(async (downloader) => {
+      for (const call of grpcCalls)
+        assert.equal(await askGrpc(downloader, server.addr, call, grpcFaultId(call)), "right");
+    });
+  });
+
+  for (const fault of grpcFaults) {
+    for (const call of fault.calls ?? grpcCalls) {
+      it(`${fault.name}, for a ${call}: its code, and the next request is served`, limit, async () => {
+        await withDownloader(async (downloader, clock) => {
+          const well = async (): Promise<void> => {
+            assert.equal(await askGrpc(downloader, server.addr, call, grpcFaultId(call)), "right");
+          };
+          for (const [turn, variant] of formsOf(fault, call).entries()) {
+            // What is to be silent finds a connection: making one takes real time, and the clock runs ahead.
+            if (fault.silent || turn % BETWEEN === 0) await well();
+            const outcome = askGrpc(downloader, server.addr, call, grpcFaultId(call, fault, variant));
+            const passed = fault.silent ? await clock.advanceUntil(outcome, 2 * STALL) : 0;
+            const verdict = await outcome;
+            const codes = fault.codes(call, variant);
+            assert.ok(codes.includes(verdict), `form ${variant}: ${verdict}, expected ${codes.join(" or ")}`);
+            if (verdict === "Stalled") assert.ok(passed >= STALL, `form ${variant}: Stalled after ${passed} ms`);
+          }
+          await well();
+        });
+      });
+    }
+  }
+});
+
+describe("a server that sends a byte a second, over gRPC", () => {
+  for (const [call, pieceTimeout, code] of [
+    ["piece", 50_000, "PieceTimeout"],
+    ["task", 50_000, "PieceTimeout"],
+    ["stat", 50_000, "PieceTimeout"],
+    ["piece", 360_000, "Stalled"],
+  ] as const) {
+    it(`a ${call} within ${pieceTimeout} ms: ${code}`, limit, async () => {
+      let take: (exchange: Http2Exchange) => void = () => {};
+      const taken = new Promise<Http2Exchange>((resolve) => {
+        take = resolve;
+      });
+      const server = await ScriptedHttp2Server.listen((exchange) => take(exchange));
+      await withDownloader(async (downloader, clock) => {
+        const outcome = askGrpc(downloader, server.addr, call, grpcFaultId(call), { pieceTimeout });
+        let over = false;
+        const ended = outcome.finally(() => {
+          over = true;
+        });
+        const exchange = await taken;
+        exchange.headers({ ":status": "200", "content-type": "application/grpc" });
+        // A message of 100 bytes, of which 60 come.
+        const bytes = Uint8Array.of(0, 0, 0, 0, 100, ...new Uint8Array(55).fill(10));
+        for (const byte of bytes) {
+          if (over) break;
+          exchange.data(Uint8Array.of(byte));
+          await arrived(exchange);
+          await clock.advance(1000);
+        }
+        await clock.advanceUntil(ended, 2 * STALL);
+        assert.equal(await ended, code);
+      });
+      await server.close();
+    });
+  }
+});
+
+// Node 20 aborted by an assertion of its own after some dozens of them, when it collected garbage.
+it("header fields without end, many times at once, do not end the process", limit, async () => {
+  const server = await ScriptedHttp2Server.listen(hostileGrpc);
+  const endless = grpcFaults.find(({ name }) => name === "header fields without end");
+  const lane = (): Promise<void> =>
+    withDownloader(async (downloader) => {
+      for (let turn = 0; turn < 8; turn++) {
+        const verdict = await askGrpc(downloader, server.addr, "piece", grpcFaultId("piece", endless));
+        assert.ok(endless?.codes("piece", 0).includes(verdict), verdict);
+      }
+    });
+  await Promise.all(Array.from({ length: 8 }, lane));
+  await server.close();
+});
+
+it("an abort within the answer is Aborted at once, and the connection lives on", limit, async () => {
+  const server = await ScriptedHttp2Server.listen(hostileGrpc);
+  const silence = grpcFaults.find(({ name }) => name === "silence within the answer, or without its trailers");
+  await withDownloader(async (downloader) => {
+    for (const call of grpcCalls) {
+      const abort = new AbortController();
+      const outcome = askGrpc(downloader, server.addr, call, grpcFaultId(call, silence, 3), { signal: abort.signal });
+      await askGrpc(downloader, server.addr, call, grpcFaultId(call));
+      abort.abort();
+      assert.equal(await outcome, "Aborted");
+      assert.equal(downloader.connections().length, 1);
+    }
+  });
+  await server.close();
+});
+
+it("a text of 60 KiB is cut in the error's message", limit, async () => {
+  const server = await ScriptedHttp2Server.listen(hostileGrpc);
+  const long = grpcFaults.find(({ name }) => name === "a status with a text of 60 KiB");
+  await withDownloader(async (downloader) => {
+    const error = await rejectionOf(downloader.statTask(server.addr, grpcFaultId("stat", long)));
+    assert.equal(error.code, "NotFound");
+    assert.ok(error.message.length < 2000);
+  });
+  await server.close();
+});
+
+/** Runs `use` with a downloader. However it ended: no request is active, and no timer is left. */
+async function withDownloader(
+  use: (downloader: GrpcDownloader, clock: FakeClock) => Promise<void>,
+  options: DownloaderOptions = {},
+): Promise<void> {
+  const clock = new FakeClock();
+  const downloader = new GrpcDownloader(async () => grpcBinding(), downloaderSettings(options, fakeRuntime(clock)));
+  try {
+    await use(downloader, clock);
+    const active = downloader.connections().reduce((sum, { activeRequests }) => sum + activeRequests, 0);
+    assert.equal(active, 0, "requests still active");
+  } finally {
+    await downloader.close();
+  }
+  assert.equal(clock.pending, 0, "timers left");
+}
+
+function formsOf(fault: GrpcFault, call: GrpcCall): number[] {
+  const count = fault.variants?.(call) ?? 1;
+  const step = Math.ceil(count / MOST);
+  return Array.from({ length: Math.ceil(count / step) }, (_, turn) => turn * step);
+}
+
+/** Resolves when the client has taken all that was sent so far: it answers a PING in its turn (RFC 9113, section 6.7). */
+async function arrived(exchange: Http2Exchange): Promise<void> {
+  const answered = once(exchange.socket, "data");
+  exchange.frame(Frame.Ping, 0, new Uint8Array(8), 0);
+  await answered;
+}
