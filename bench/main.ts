@@ -17,6 +17,7 @@ import { type FirstByteRow, measureFirstBytes } from "./first-byte.ts";
 import { type LongRow, measureLong } from "./long/long.ts";
 import { plotOf } from "./plot.ts";
 import { Failure } from "./processes.ts";
+import { writeReadme } from "./readme.ts";
 import { type Results, thisMachine, thisVersion } from "./results.ts";
 import { type Amount, type MeasuredRow, measureRows, type Row } from "./rows.ts";
 import { findRuntimes, type Runtime } from "./runtimes.ts";
@@ -127,7 +128,7 @@ function rowsOf(pairs: readonly (readonly [Runtime, SubjectEntry])[], only: RegE
     .filter(({ name }) => only.test(name));
 }
 
-/** Results of a part only are written where the user says; README shows what is in the default place. */
+/** Results of a part only are written where the user says; README shows what is in the default place, {@link writeReadme}. */
 async function write(results: Results): Promise<void> {
   const complete = !values.quick && values.only === "";
   if (values.out === undefined && !complete) return;
@@ -136,6 +137,7 @@ async function write(results: Results): Promise<void> {
   await mkdir(directory, { recursive: true });
   await writeFile(join(directory, `${name}.json`), `${JSON.stringify(results, undefined, 1)}\n`);
   if (!values.long) await writeFile(join(directory, `${name}.svg`), plotOf(results));
+  if (directory === DEFAULT_OUT) writeReadme();
   tell(`written to ${directory}`);
 }
 

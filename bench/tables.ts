@@ -128,6 +128,7 @@ function spread({ median, least, most }: Summary): string {
   return least === most ? text(median) : `${text(median)} (${text(least)} to ${text(most)})`;
 }
 
-function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
+/** A table in Markdown. */
+export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
   return [head, head.map(() => "---"), ...rows].map((cells) => `| ${cells.join(" | ")} |`).join("\n");
 }

@@ -63,17 +63,9 @@ const runs = new Map();
 const bundles = await bundleForNode();
 process.env.VORTEX_PEER_NODE_RUNNER = bundles.runner;
 
-// Side by side, since all spend much of their time waiting for processes of theirs; two at a time, so that none is starved. Bun's
-// output is shown as it comes, the others' when they are done.
-const ended = new Map();
-for (const lane of [["bun", "deno"], ["node"]]) {
-  let before = Promise.resolve();
-  for (const name of lane.filter((each) => chosen.includes(each))) {
-    const output = name === chosen[0] ? undefined : join(scratch, `${name}.log`);
-    before = before.then(() => run(name, output));
-    ended.set(name, before);
-  }
-}
+// Side by side, since all spend much of their time waiting for processes of theirs. Bun's output is shown as it comes, the others' when
+// they are done.
+const ended = new Map(chosen.map((name, at) => [name, run(name, at === 0 ? undefined : join(scratch, `${name}.log`))]));
 for (const name of chosen) {
   const { status, cases, output } = await ended.get(name);
   if (output !== undefined) process.stdout.write(`\n== ${name}\n${readFileSync(output, "utf8")}`);

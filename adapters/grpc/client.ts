@@ -7,9 +7,9 @@ import { type Address, formatAddress } from "../../src/transport/address.ts";
 import type { GrpcBinding, GrpcConnection, GrpcDialOptions } from "../../src/transport/grpc.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import { nativeError, systemCode } from "../native-error.ts";
-import { isWorthFreeing, releaseMemory } from "../release-memory.ts";
 import { authoritiesOf, checkCertificate, identityOf, pinsOf, serverNameOf } from "../tls.ts";
 import { alertMessage, alertNamed, NO_APPLICATION_PROTOCOL, refusedCertificate } from "../tls-errors.ts";
+import { byMessages, closedEarly } from "./message-stream.ts";
 import { guardSession } from "./session-guard.ts";
 
 /**
@@ -22,11 +22,6 @@ import { guardSession } from "./session-guard.ts";
 const WINDOW = 16 * 1024 * 1024;
 /** Streams at a time while the peer sets no limit of its own. */
 const MAX_STREAMS = 100;
-/** Bytes of an answer that are joined into one chunk, and how many are held before the stream is paused. */
-const CHUNK = 256 * 1024;
-const READ_AHEAD = 4 * CHUNK;
-/** Bytes before each message of gRPC. */
-const HEADER = 5;
 
 /** How connections to gRPC servers are made. */
 export interface GrpcBindingOptions {
@@ -102,6 +97,7 @@ class Http2Connection implements GrpcConnection {
   readonly closed: Promise<void>;
   readonly #session: ClientHttp2Session;
   readonly #options: GrpcTransportOptions;
+  readonly #maxMessageLength: number;
   readonly #waiting: (() => void)[] = [];
   #streams = 0;
   #leaving = false;
@@ -115,6 +111,7 @@ class Http2Connection implements GrpcConnection {
     { maxMessageLength }: GrpcDialOptions,
   ) {
     this.#session = session;
+    this.#maxMessageLength = maxMessageLength;
     this.#options = {
       baseUrl: originOf(remote, tls),
       // Connect asks for gzip by default. Pieces are mostly compressed already, and it costs four fifths of the rate.
@@ -156,7 +153,7 @@ class Http2Connection implements GrpcConnection {
           const stream = this.#session.request({ ...headers, ":method": method, ":path": path }, options);
           this.#count(stream);
           failUnanswered(stream);
-          return gathering(stream, onBytes);
+          return byMessages(stream, this.#maxMessageLength, onBytes);
         },
         notifyResponseByteRead: () => {},
       },
@@ -204,128 +201,6 @@ function failUnanswered(stream: ClientHttp2Stream): void {
   stream.once("close", fail);
   stream.once("response", () => stream.off("close", fail));
 }
-
-/**
- * The stream, with an iterator of its own: chunks of 256 KiB, where HTTP/2 has frames of 16 KiB. Connect adds up the lengths of
- * all chunks that it holds at each one that comes, which for a piece of 64 MiB in frames takes three quarters of the time.
- * What completes a message is handed over at once: of a stream, the next may be long in coming.
- */
-function gathering(stream: ClientHttp2Stream, onBytes: () => void): ClientHttp2Stream {
-  let chunks: Uint8Array<ArrayBuffer>[] = [];
-  let held = 0;
-  /** What was handed to Connect of a message, which holds all of it until the message is complete, and copies it then. */
-  let handed: ArrayBuffer[] = [];
-  const envelopes = new Envelopes();
-  let ended = false;
-  let failure: Error | undefined;
-  let wake = (): void => {};
-  const enough = (): number => Math.min(CHUNK, envelopes.left);
-  const take = (): Uint8Array => {
-    const joined = new Uint8Array(held);
-    let at = 0;
-    for (const chunk of chunks) {
-      joined.set(chunk, at);
-      at += chunk.length;
-    }
-    releaseMemory(chunks.filter(isWorthFreeing).map(({ buffer }) => buffer));
-    chunks = [];
-    held = 0;
-    handed.push(joined.buffer);
-    envelopes.pass(joined);
-    if (stream.isPaused()) stream.resume();
-    return joined;
-  };
-  const listen = (): void => {
-    stream.on("data", (chunk: Uint8Array<ArrayBuffer>) => {
-      chunks.push(chunk);
-      held += chunk.length;
-      onBytes();
-      if (held >= enough()) wake();
-      if (held >= READ_AHEAD) stream.pause();
-    });
-    stream.once("end", () => {
-      // A reset ends the stream too, as far as reading goes.
-      if (stream.rstCode !== constants.NGHTTP2_NO_ERROR) failure ??= closedEarly(stream);
-      ended = true;
-      wake();
-    });
-    stream.once("error", (error) => {
-      failure = error;
-      wake();
-    });
-    stream.once("close", () => {
-      if (!ended) failure ??= closedEarly(stream);
-      wake();
-    });
-  };
-  const iterator = {
-    async next(): Promise<IteratorResult<Uint8Array, undefined>> {
-      if (envelopes.between) {
-        releaseMemory(handed);
-        handed = [];
-      }
-      while (held < enough() && !ended && failure === undefined) {
-        await new Promise<void>((resolve) => {
-          wake = resolve;
-        });
-      }
-      if (failure !== undefined) throw failure;
-      return held === 0 ? { done: true, value: undefined } : { done: false, value: take() };
-    },
-  };
-  return Object.assign(stream, {
-    [Symbol.asyncIterator]: () => {
-      listen();
-      return iterator;
-    },
-  });
-}
-
-/** Follows the envelopes of gRPC: a flag and the length in four bytes, big-endian, before each message. */
-class Envelopes {
-  readonly #header = new Uint8Array(HEADER);
-  /** Bytes of the header that have passed. */
-  #headed = 0;
-  /** Bytes of the message that have not. */
-  #message = 0;
-
-  /** Bytes to the end of the header, whose length is to be refused before the message comes, or of the message. */
-  get left(): number {
-    return this.#message > 0 ? this.#message : HEADER - this.#headed;
-  }
-
-  /** Whether all messages of which something has passed are complete. */
-  get between(): boolean {
-    return this.#message === 0 && this.#headed === 0;
-  }
-
-  pass(bytes: Uint8Array): void {
-    for (let at = 0; at < bytes.length; ) {
-      const part = bytes.subarray(at, at + this.left);
-      at += part.length;
-      if (this.#message > 0) {
-        this.#message -= part.length;
-        continue;
-      }
-      this.#header.set(part, this.#headed);
-      this.#headed += part.length;
-      if (this.#headed < HEADER) continue;
-      this.#headed = 0;
-      this.#message = new DataView(this.#header.buffer).getUint32(1);
-    }
-  }
-}
-
-function closedEarly({ rstCode }: ClientHttp2Stream): Error {
-  const name = resetNames.get(rstCode) ?? rstCode;
-  return new Error(`http/2 stream closed before its end, with error code ${name}`);
-}
-
-/** The codes that are told from others (RFC 9113, section 7), by the names that Connect gives them. */
-const resetNames: ReadonlyMap<number | undefined, string> = new Map([
-  [constants.NGHTTP2_REFUSED_STREAM, "REFUSED_STREAM"],
-  [constants.NGHTTP2_ENHANCE_YOUR_CALM, "ENHANCE_YOUR_CALM"],
-]);
 
 function originOf(remote: Address, tls: TlsClientOptions | undefined): string {
   return `${tls === undefined ? "http" : "https"}://${formatAddress(remote)}`;

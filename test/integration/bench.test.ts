@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { describe, it, test } from "node:test";
+import { withResults } from "../../bench/readme.ts";
 import type { Results } from "../../bench/results.ts";
 import { quantile, summarize } from "../../bench/statistics.ts";
 import { targetsOf } from "../../bench/targets.ts";
@@ -60,6 +61,12 @@ describe("npm run bench", () => {
       assert.match(err, words);
     }
   });
+});
+
+test("README shows the results that are here", async () => {
+  const readme = await readFile(join(root, "README.md"), "utf8");
+  assert.equal(withResults(readme), readme, "run npm run bench, or bench/readme.ts's writeReadme");
+  assert.throws(() => withResults("# Another"), /has no <!--/);
 });
 
 test("a quantile lies between its neighbours", () => {
