@@ -3,9 +3,13 @@ import type { ByteReader, ByteStream, ByteWriter } from "../../src/transport/tra
 import { streamError } from "./errors.ts";
 import type { NativeStream } from "./native.ts";
 
-/** Bytes that a read has room for: few for the first, and up to so many for a sender that fills them. */
+/** Bytes that a read has room for, which is a request or a small answer. */
 const LEAST_ROOM = 4 * 1024;
-const MOST_ROOM = 256 * 1024;
+/**
+ * The same, once a sender has filled it. It stays: reads of a stream that shares its connection bring a datagram now and 60 KB then, and
+ * memory that follows them is allocated anew for most.
+ */
+const MOST_ROOM = 64 * 1024;
 
 /** What a stream needs of its connection. */
 export interface StreamOwner {
@@ -127,9 +131,7 @@ export class DenoQuicStream implements ByteStream {
     this.#memory = undefined;
     const { value, done } = await this.#nativeReader.read(new Uint8Array(memory));
     if (done) return undefined;
-    const { length } = value;
-    if (length === this.#room) this.#room = Math.min(MOST_ROOM, this.#room * 4);
-    else if (length * 8 < this.#room) this.#room = Math.max(LEAST_ROOM, this.#room / 4);
+    if (value.length === this.#room) this.#room = MOST_ROOM;
     return value;
   }
 
