@@ -69,7 +69,7 @@ async function bench(): Promise<number> {
   const { quick } = values;
   const amount: Amount = {
     rounds: positive("--rounds", Number(values.rounds ?? (quick ? 1 : 3))),
-    turns: positive("--turns", Number(values.turns ?? (quick ? 1 : 5))),
+    turns: values.long ? 1 : positive("--turns", Number(values.turns ?? (quick ? 1 : 5))),
     size: positive("--size", parseSize(values.size ?? (quick ? "16MiB" : "64MiB"))),
     seconds: quick ? 0.4 : 1,
     patience: 30,
