@@ -20,8 +20,8 @@ import { Tally } from "./tally.ts";
 import type { TaskDownload, TaskDownloadOptions, TaskEvent, TaskProgress, TaskReport, TaskRequest } from "./task.ts";
 import { verdictOn } from "./verdict.ts";
 
-/** Bytes of pieces under way where a piece is a message, which is held twice for a moment. */
-const MOST_IN_MESSAGES = 32 * 1024 * 1024;
+/** Bytes of pieces under way where a piece is a message, which is held twice for a moment. HTTP/2's windows hold no more at a time. */
+const MOST_IN_MESSAGES = 16 * 1024 * 1024;
 /** Milliseconds between two reports of progress. */
 const PROGRESS_INTERVAL = 100;
 

@@ -51,7 +51,7 @@ export interface TaskOptions {
   readonly signal?: AbortSignal;
   /** Bytes a second that this task may take, at least 1. Default: no limit but the downloader's. */
   readonly rateLimit?: number;
-  /** Pieces at a time, 1 to 1,024; over gRPC fewer where they are longer than 4 MiB: 32 MiB together. Default: the downloader's, 8. */
+  /** Pieces at a time, 1 to 1,024; over gRPC fewer where they are longer than 2 MiB: 16 MiB together. Default: the downloader's, 8. */
   readonly concurrentPieceCount?: number;
   /** Milliseconds for one piece, from asking for it to its last byte. Default: the downloader's. */
   readonly pieceTimeout?: number;

@@ -253,11 +253,12 @@ describe("a task from several parents", () => {
     assert.ok(two.parents.most <= 2, `${two.parents.most} at once`);
   });
 
-  it("has no more than 32 MiB of long pieces under way over gRPC, where a piece is a message, and one at least", async () => {
+  it("has no more than 16 MiB of long pieces under way over gRPC, where a piece is a message, and one at least", async () => {
     for (const [mebibytes, most] of [
-      [4, 8],
-      [12, 2],
-      [40, 1],
+      [2, 8],
+      [4, 4],
+      [6, 2],
+      [20, 1],
     ] as const) {
       const length = mebibytes * 1024 * 1024;
       const parents = new FakeParents(
