@@ -40,7 +40,13 @@ import { type ClientOrder, playClient } from "./hostile/client-victim.ts";
 import { type Fares, type HonestOrder, playHonest } from "./hostile/honest.ts";
 import { playHostilePeer } from "./hostile/hostile-peer.ts";
 import { add, addFared, type Campaign, markdownOf, type Row, writeInto } from "./hostile/report.ts";
-import { LONG_TASK_ID, MAX_CONNECTIONS, playServer, type ServerOrder } from "./hostile/server-victim.ts";
+import {
+  type Listening,
+  LONG_TASK_ID,
+  MAX_CONNECTIONS,
+  playServer,
+  type ServerOrder,
+} from "./hostile/server-victim.ts";
 import type { Ending } from "./hostile/victim.ts";
 import { choices, positive } from "./options.ts";
 import { Worker } from "./processes.ts";
@@ -74,6 +80,7 @@ interface Job {
   /** In each round. */
   readonly tries: number;
   readonly floods: boolean;
+  readonly secure: boolean;
 }
 
 /** Requests of a client to a hostile peer, over each protocol, for each group of faults. */
@@ -184,13 +191,13 @@ async function attackServer(
   plan: Plan,
   tell: (problem: string) => void,
 ): Promise<readonly Row[]> {
-  const jobs = attacks.flatMap(({ name, over, unit, tries, floods = false }, index) =>
-    plan.wanted(name) ? [jobOf({ name, over, unit, tries, floods, index, group: "wrong" }, plan)] : [],
+  const jobs = attacks.flatMap(({ name, over, unit, tries, floods = false, secure = false }, index) =>
+    plan.wanted(name) ? [jobOf({ name, over, unit, tries, floods, secure, index, group: "wrong" }, plan)] : [],
   );
   if (jobs.length === 0) return [];
   const victim = worker<ServerOrder>(runtime, { identity, role: "server" });
   const attacker = worker<AttackOrder>(node, { identity, role: "attacker" });
-  const { addresses, start } = await victim.ask<{ addresses: Addresses; start: Gauges }>("listen", PATIENCE);
+  const { addresses, secure, start } = await victim.ask<Listening>("listen", PATIENCE);
   const honest = worker<HonestOrder>(runtime, { identity, role: "honest", addresses });
   const random = seededRandom(plan.seed);
   try {
@@ -203,9 +210,9 @@ async function attackServer(
       attack: (phase) =>
         attacker.ask(
           {
-            attacks: phase.map(({ index, over, tries }) => ({
+            attacks: phase.map(({ index, over, tries, secure: overTls }) => ({
               index,
-              target: targetAt(addresses[over]),
+              target: overTls ? { ...targetAt(secure), secure: true } : targetAt(addresses[over]),
               tries,
               seed: random() * 2 ** 32,
             })),
@@ -231,8 +238,8 @@ async function answerClient(
   const jobs = protocols.flatMap((over) =>
     faultGroups.flatMap((group) => {
       const name = GROUP_NAMES[group];
-      const usual = { name, over, unit: "request", tries: ASKED[group], floods: false, index: 0, group } as const;
-      return plan.wanted(name) ? [jobOf(usual, plan)] : [];
+      const usual = { name, over, unit: "request", tries: ASKED[group], floods: false, secure: false } as const;
+      return plan.wanted(name) ? [jobOf({ ...usual, index: 0, group }, plan)] : [];
     }),
   );
   if (jobs.length === 0) return [];

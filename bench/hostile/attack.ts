@@ -11,6 +11,8 @@ export interface Target {
   readonly longTaskId: string;
   /** Its greatest number of connections. */
   readonly maxConnections: number;
+  /** It expects TLS on its TCP connections. */
+  readonly secure?: boolean;
 }
 
 /** How often tries ended how. What begins with `wrong` fails the campaign. */
@@ -26,6 +28,8 @@ export interface Attack {
   readonly tries: number;
   /** Takes up all connections, so that others may be turned away meanwhile. */
   readonly floods?: boolean;
+  /** Is for a server that expects TLS. */
+  readonly secure?: boolean;
   /** @param random seeded numbers from 0 to 1 */
   run(target: Target, tries: number, random: () => number): Promise<Outcomes>;
 }

@@ -4,7 +4,7 @@ import { tcpTransport } from "../../adapters/tcp/transport.ts";
 import { obey } from "../program.ts";
 import { seededRandom } from "../soak/content.ts";
 import type { Attack, Outcomes, Target } from "./attack.ts";
-import { connectionAttacks } from "./connections.ts";
+import { connectionAttacks, handshakeAttacks } from "./connections.ts";
 import { datagramAttacks } from "./datagrams.ts";
 import { http2Attacks } from "./http2.ts";
 import { streamAttacks } from "./streams.ts";
@@ -20,6 +20,7 @@ export const attacks: readonly Attack[] = [
   ...connectionAttacks("tcp"),
   ...streamAttacks("tcp", async () => tcpTransport),
   ...connectionAttacks("grpc"),
+  ...handshakeAttacks,
   ...http2Attacks,
 ];
 

@@ -1,7 +1,8 @@
-/** Attacks by connections over TCP, against the Vortex protocol and gRPC alike. */
+/** Attacks by connections over TCP, against the Vortex protocol and gRPC alike, and by the handshakes of TLS. */
+import { Buffer } from "node:buffer";
 import { once } from "node:events";
 import { connect, type Socket } from "node:net";
-import { type Attack, inParallel, type Target } from "./attack.ts";
+import { type Attack, garbage, inParallel, pause, type Target } from "./attack.ts";
 
 /** Connections at a time of those that are closed at once. */
 const WIDTH = 32;
@@ -41,6 +42,59 @@ export function connectionAttacks(over: "tcp" | "grpc"): readonly Attack[] {
         }),
     },
   ];
+}
+
+/** Handshakes of TLS at a time. */
+const HANDSHAKES = 64;
+/** Milliseconds between two bytes that are fed, and how many are. */
+const DRIP = 100;
+const DRIPS = 40;
+
+/** The attacks on a server that expects TLS, here gRPC's, by what comes before the end of a handshake. */
+export const handshakeAttacks: readonly Attack[] = [
+  {
+    name: "TLS handshakes left half-open, fed slowly or broken",
+    over: "grpc",
+    unit: "connection",
+    tries: 1_500,
+    secure: true,
+    run: (target, tries, random) =>
+      inParallel(tries, HANDSHAKES, async (index) => {
+        const socket = await connected(target);
+        socket.resume();
+        const hello = clientHello(random);
+        const part = hello.subarray(0, Math.floor(random() * hello.length));
+        if (index % 4 === 0) socket.write(part);
+        else if (index % 4 === 1) await drip(socket, hello);
+        else if (index % 4 === 2) socket.write(garbage(1 + Math.floor(random() * 300), random));
+        // Whoever goes on in the clear after a whole one, or a part.
+        else socket.write(Buffer.concat([random() < 0.5 ? hello : part, garbage(200, random)]));
+        await gone(socket);
+        return "cut off";
+      }),
+  },
+];
+
+async function drip(socket: Socket, bytes: Uint8Array): Promise<void> {
+  for (let at = 0; at < DRIPS && !socket.destroyed; at++) {
+    socket.write(bytes.subarray(at, at + 1));
+    await pause(DRIP);
+  }
+}
+
+/** A ClientHello of TLS 1.2 in its record (RFC 5246, sections 6.2.1 and 7.4.1.2), which a server answers and waits for more. */
+function clientHello(random: () => number): Uint8Array {
+  // TLS_ECDHE_ECDSA_ and TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256; supported_groups: x25519, secp256r1; signature_algorithms.
+  const ciphers = [0xc0, 0x2b, 0xc0, 0x2f];
+  const groups = [0, 10, 0, 6, 0, 4, 0, 29, 0, 23];
+  const algorithms = [0, 13, 0, 8, 0, 6, 4, 3, 8, 4, 4, 1];
+  const extensions = [...groups, ...algorithms];
+  const body = [3, 3, ...garbage(32, random), 0, ...lengthed(ciphers), 1, 0, ...lengthed(extensions)];
+  return Uint8Array.from([22, 3, 1, ...lengthed([1, 0, ...lengthed(body)])]);
+}
+
+function lengthed(bytes: readonly number[]): readonly number[] {
+  return [bytes.length >> 8, bytes.length & 0xff, ...bytes];
 }
 
 /** A socket that is connected, or has failed, which its end tells. */

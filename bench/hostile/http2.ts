@@ -1,7 +1,9 @@
 /** Attacks on a gRPC server by HTTP/2, in raw frames where an API for HTTP/2 would not send such a thing. */
 import { Buffer } from "node:buffer";
+import { once } from "node:events";
 import { type ClientHttp2Session, connect } from "node:http2";
 import type { Socket } from "node:net";
+import { connect as connectTls } from "node:tls";
 import { create, toBinary } from "@bufbuild/protobuf";
 import { DownloadPieceRequestSchema } from "../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { trickyIds } from "../../test/support/hostile.ts";
@@ -153,7 +155,7 @@ export const http2Attacks: readonly Attack[] = [
     tries: 1_500,
     run: (target, tries, random) =>
       inParallel(tries, WIDTH * 4, async (index) => {
-        const socket = await connected(target);
+        const socket = await spokenTo(target);
         socket.resume();
         const bytes = garbage(1 + Math.floor(random() * 300), random);
         // Some of it in place of the first frames only, and some a request of HTTP/1.1.
@@ -165,6 +167,16 @@ export const http2Attacks: readonly Attack[] = [
       }),
   },
 ];
+
+/** A connection of which the handshake is over, if there is one. */
+async function spokenTo(target: Target): Promise<Socket> {
+  const socket = await connected(target);
+  if (target.secure !== true || socket.destroyed) return socket;
+  const secured = connectTls({ socket, ALPNProtocols: ["h2"], rejectUnauthorized: false });
+  secured.on("error", () => {});
+  await Promise.race([once(secured, "secureConnect").catch(() => {}), gone(secured)]);
+  return secured;
+}
 
 /** A connection that speaks in frames. */
 class RawClient {
@@ -197,7 +209,7 @@ class RawClient {
   /** A connection whose server has answered. */
   static connect(target: Target, settings?: Uint8Array): Promise<RawClient> {
     return persistently(async () => {
-      const socket = await connected(target);
+      const socket = await spokenTo(target);
       socket.write(PREFACE);
       socket.write(frame(Frame.Settings, 0, 0, settings));
       const client = new RawClient(socket);
@@ -337,10 +349,10 @@ function requestFor(taskId: string, pieceNumber: number): Uint8Array {
 
 /** Runs `use` with a way to ask for pieces by an API for HTTP/2, which tells the status of gRPC. */
 async function withSession<T>(
-  { host, port }: Target,
+  { host, port, secure = false }: Target,
   use: (ask: (taskId: string, number: number) => Promise<string>) => Promise<T>,
 ): Promise<T> {
-  const session = await persistently(() => sessionWith(`http://${host}:${port}`));
+  const session = await persistently(() => sessionWith(`${secure ? "https" : "http"}://${host}:${port}`));
   try {
     return await use(
       (taskId, number) =>
@@ -369,7 +381,7 @@ async function withSession<T>(
 }
 
 function sessionWith(authority: string): Promise<ClientHttp2Session> {
-  const session = connect(authority);
+  const session = connect(authority, { rejectUnauthorized: false });
   session.on("error", () => {});
   return new Promise((resolve, reject) => {
     session.once("remoteSettings", () => resolve(session));

@@ -1,5 +1,6 @@
 /** A server that is attacked, over all protocols at once, in a process of its own. */
 import { type Face, faceOf } from "../../adapters/face.ts";
+import type { VortexError } from "../../src/errors.ts";
 import { MemoryPieceStore } from "../../src/server/memory-store.ts";
 import type { StorageServer } from "../../src/server/storage-server.ts";
 import { formatAddress } from "../../src/transport/address.ts";
@@ -21,7 +22,14 @@ export const MAX_CONNECTIONS = 256;
 const REQUEST_TIMEOUT = 1_000;
 const STALL_TIMEOUT = 1_000;
 
-/** `listen` is answered with addresses and {@link Gauges}, `rest` with {@link Gauges}, `end` with a number of bytes, `stop` with an `Ending`. */
+/** Where it listens; with TLS for gRPC, too. */
+export interface Listening {
+  readonly addresses: Addresses;
+  readonly secure: string;
+  readonly start: Gauges;
+}
+
+/** `listen` is answered with {@link Listening}, `rest` with {@link Gauges}, `end` with a number of bytes, `stop` with an `Ending`. */
 export type ServerOrder = "listen" | "begin" | "end" | "rest" | "stop";
 
 /** Takes orders. */
@@ -29,21 +37,21 @@ export async function playServer(identity: TlsIdentity): Promise<void> {
   const watch = new Watch();
   const { counters } = watch;
   const face = faceOf(counters.quic(await quicOfRuntime()));
-  let server: StorageServer | undefined;
+  let servers: readonly StorageServer[] = [];
   let start: Gauges | undefined;
   const close = async (): Promise<void> => {
-    await server?.close({ grace: 0 });
-    server = undefined;
+    await Promise.all(servers.map((server) => server.close({ grace: 0 })));
+    servers = [];
   };
   obey<ServerOrder>(async (order) => {
     switch (order) {
       case "listen":
         // Once for what is loaded at first use and then kept.
-        server = await serve(face, watch, identity);
+        servers = await serve(face, watch, identity);
         await close();
         start = await counters.settled();
-        server = await serve(face, watch, identity);
-        return { addresses: addressesOf(server), start };
+        servers = await serve(face, watch, identity);
+        return listening(servers, start);
       case "begin":
         return watch.begin();
       case "end":
@@ -57,26 +65,32 @@ export async function playServer(identity: TlsIdentity): Promise<void> {
   }, close);
 }
 
-function serve(face: Face, watch: Watch, tls: TlsIdentity): Promise<StorageServer> {
+function serve(face: Face, watch: Watch, tls: TlsIdentity): Promise<readonly StorageServer[]> {
   const store = new MemoryPieceStore();
   store.putTask(TASK_ID, CONTENT, { pieceLength: PIECE_LENGTH, digest: DIGEST });
   store.putTask(LONG_TASK_ID, long, { pieceLength: LONG });
-  return face.startServer({
+  const options = {
     store,
     host: "127.0.0.1",
-    quic: { port: 0 },
-    tcp: { port: 0 },
-    grpc: { port: 0 },
     tls,
     maxConnections: MAX_CONNECTIONS,
     requestTimeout: REQUEST_TIMEOUT,
     stallTimeout: STALL_TIMEOUT,
     telemetry: watch.counters.telemetry,
-    onError: (error) => watch.note(`${error.code}: ${error.message}`),
-  });
+    onError: (error: VortexError) => watch.note(`${error.code}: ${error.message}`),
+  };
+  return Promise.all([
+    face.startServer({ ...options, quic: { port: 0 }, tcp: { port: 0 }, grpc: { port: 0 } }),
+    face.startServer({ ...options, grpc: { port: 0, tls: true } }),
+  ]);
 }
 
 const long = new Uint8Array(LONG);
+
+function listening([plain, secure]: readonly StorageServer[], start: Gauges): Listening {
+  if (plain === undefined || secure?.addresses.grpc === undefined) throw new TypeError("there are two servers");
+  return { addresses: addressesOf(plain), secure: formatAddress(secure.addresses.grpc), start };
+}
 
 function addressesOf({ addresses }: StorageServer): Addresses {
   return Object.fromEntries(Object.entries(addresses).map(([protocol, address]) => [protocol, formatAddress(address)]));

@@ -7,7 +7,7 @@ import { connect as connectSocket } from "node:net";
 import { after, before, describe, it } from "node:test";
 import { grpcBinding } from "../../adapters/grpc/client.ts";
 import { type GrpcServer, grpcServer } from "../../adapters/grpc/server.ts";
-import { connectionAttacks } from "../../bench/hostile/connections.ts";
+import { connectionAttacks, handshakeAttacks } from "../../bench/hostile/connections.ts";
 import { http2Attacks } from "../../bench/hostile/http2.ts";
 import { GrpcDownloader } from "../../src/client/grpc.ts";
 import { downloaderSettings } from "../../src/client/settings.ts";
@@ -34,59 +34,65 @@ store.putTask(longTaskId, new Uint8Array(4 * 1024 * 1024), { pieceLength: 4 * 10
 const TRIES: Readonly<Record<string, number>> = { request: 60, connection: 12 };
 const MAX_CONNECTIONS = 16;
 
-describe("a hostile client, over gRPC", () => {
-  const errors: VortexError[] = [];
-  let server: GrpcServer;
-  let honest: GrpcDownloader;
-  before(async () => {
-    const settings = serverSettings(
-      {
-        requestTimeout: 300,
-        stallTimeout: 300,
-        maxConnections: MAX_CONNECTIONS,
-        onError: (error) => errors.push(error),
-      },
-      portableRuntime,
-    );
-    server = await grpcServer({ host: "127.0.0.1", port: 0 }, store, settings);
-    honest = new GrpcDownloader(async () => grpcBinding(), downloaderSettings({}, portableRuntime));
-    // Before anybody takes up the places.
-    await fetched();
-  });
-  after(async () => {
-    await honest.close();
-    await server.close({ grace: 0 });
-  });
+for (const secure of [false, true]) {
+  describe(`a hostile client, over gRPC${secure ? " with TLS" : ""}`, () => {
+    const errors: VortexError[] = [];
+    let server: GrpcServer;
+    let honest: GrpcDownloader;
+    before(async () => {
+      const settings = serverSettings(
+        {
+          requestTimeout: 300,
+          stallTimeout: 300,
+          maxConnections: MAX_CONNECTIONS,
+          onError: (error) => errors.push(error),
+        },
+        portableRuntime,
+      );
+      server = await grpcServer({ host: "127.0.0.1", port: 0 }, store, settings, secure ? { tls: {} } : {});
+      const pinned = { tls: { fingerprints: [server.fingerprint ?? ""] } };
+      honest = new GrpcDownloader(
+        async () => grpcBinding(secure ? pinned : {}),
+        downloaderSettings({}, portableRuntime),
+      );
+      // Before anybody takes up the places.
+      await fetched();
+    });
+    after(async () => {
+      await honest.close();
+      await server.close({ grace: 0 });
+    });
 
-  async function fetched(id: string = taskId): Promise<Uint8Array> {
-    const request = { addr: formatAddress(server.address), hostId: "h", taskId: id, number: 0 };
-    return (await honest.downloadPiece(request)).bytes();
-  }
+    async function fetched(id: string = taskId): Promise<Uint8Array> {
+      const request = { addr: formatAddress(server.address), hostId: "h", taskId: id, number: 0 };
+      return (await honest.downloadPiece(request)).bytes();
+    }
 
-  for (const attack of [...connectionAttacks("grpc"), ...http2Attacks]) {
-    it(`${attack.name}: every try has its end, and an honest client beside is served`, limit, async () => {
-      const target = { ...server.address, taskId, longTaskId, maxConnections: MAX_CONNECTIONS };
-      let over = false;
-      const attacking = attack.run(target, TRIES[attack.unit] ?? 1, seededRandom(9)).finally(() => {
-        over = true;
+    for (const attack of [...connectionAttacks("grpc"), ...http2Attacks, ...(secure ? handshakeAttacks : [])]) {
+      it(`${attack.name}: every try has its end, and an honest client beside is served`, limit, async () => {
+        const target = { ...server.address, taskId, longTaskId, maxConnections: MAX_CONNECTIONS, secure };
+        let over = false;
+        const attacking = attack.run(target, TRIES[attack.unit] ?? 1, seededRandom(9)).finally(() => {
+          over = true;
+        });
+        // At least one piece while it goes on, and one after it.
+        do assert.deepEqual(await fetched(), content);
+        while (!over);
+        assert.deepEqual(await fetched(), content);
+        for (const outcome of Object.keys(await attacking)) assert.doesNotMatch(outcome, /^wrong/);
+        assert.equal(honest.connections().length, 1);
+        assert.deepEqual(errors, []);
       });
-      // At least one piece while it goes on, and one after it.
-      do assert.deepEqual(await fetched(), content);
-      while (!over);
-      assert.deepEqual(await fetched(), content);
-      for (const outcome of Object.keys(await attacking)) assert.doesNotMatch(outcome, /^wrong/);
-      assert.equal(honest.connections().length, 1);
-      assert.deepEqual(errors, []);
-    });
-  }
+    }
 
-  for (const [what, id] of trickyIds) {
-    it(`${what} for a task id: NotFound`, limit, async () => {
-      assert.equal((await rejectionOf(fetched(id))).code, "NotFound");
-      assert.deepEqual(errors, []);
-    });
-  }
-});
+    for (const [what, id] of trickyIds) {
+      it(`${what} for a task id: NotFound`, limit, async () => {
+        assert.equal((await rejectionOf(fetched(id))).code, "NotFound");
+        assert.deepEqual(errors, []);
+      });
+    }
+  });
+}
 
 /** What clients say before they fall silent. */
 const silences: readonly (readonly [what: string, said: Uint8Array])[] = [
