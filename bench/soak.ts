@@ -81,6 +81,8 @@ const WARM_UP = 1_000;
 /** Samples of a run, about. */
 const SAMPLES = 240;
 const PEERS = 2;
+/** Seconds for the end, in which each thing that hangs is waited for, so that it can be told. */
+const ENDING = 1_800;
 
 const program = fileURLToPath(import.meta.url);
 
@@ -160,7 +162,7 @@ async function soakOne(runtime: Runtime, plan: Plan, out: string): Promise<boole
       await load.ask({ do: "peers", peers: where() }, PATIENCE);
     }
     await killing;
-    ending = await load.ask<Ending>({ do: "stop" }, PATIENCE);
+    ending = await load.ask<Ending>({ do: "stop" }, ENDING);
     problems.push(...ending.failures, ...leftoversOf(start, ending.gauges));
     const trends = trendsOf(samples);
     problems.push(...trends.filter(({ leaks }) => leaks).map(({ title }) => `${title} grows`));

@@ -125,11 +125,15 @@ export class Load {
   /** Waits for the requests under way, and closes everything. */
   async stop(): Promise<void> {
     this.#stopping = true;
-    await this.#running;
-    for (const downloader of this.#resident.values()) await downloader.close();
-    for (const { server } of [...this.#own, this.#hostile]) await server?.close({ grace: 0 });
-    await this.#garbage.close();
-    await this.#files.close();
+    await this.#inTime("the last operations", this.#running);
+    for (const [protocol, downloader] of this.#resident) {
+      await this.#inTime(`closing the client over ${protocol}`, downloader.close());
+    }
+    for (const { server } of [...this.#own, this.#hostile]) {
+      await this.#inTime("closing a server", server?.close({ grace: 0 }));
+    }
+    await this.#inTime("closing the garbage peer", this.#garbage.close());
+    await this.#inTime("closing the files", this.#files.close());
     await rm(this.#folder, { recursive: true, force: true });
   }
 
@@ -149,26 +153,29 @@ export class Load {
     const downloader = this.#makeClient(protocol);
     const all = Array.from({ length: 1 + Math.floor(random() * 4) }, () => this.#operate(downloader, protocol));
     await (random() < 0.5 ? Promise.all(all) : Promise.race(all));
-    await downloader.close();
+    await this.#inTime(`a client over ${protocol} that leaves`, downloader.close());
     await Promise.all(all);
+  }
+
+  /** Waits for what never fails, and goes on without it when it hangs. */
+  async #inTime(what: string, work: Promise<void> | undefined): Promise<void> {
+    try {
+      await orHangs(work);
+    } catch (error) {
+      this.fail(`${what}: ${detailsOf(error)}`);
+    }
   }
 
   async #operate(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
     const { random } = this.#options;
     const operation = pick(operations, random);
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const hangs = new Promise<never>((_resolve, reject) => {
-      timer = setTimeout(() => reject(new Error(`hangs for ${HANGS} ms`)), HANGS);
-    });
     let outcome = "ok";
     try {
-      await Promise.race([this[operation](downloader, protocol), hangs]);
+      await orHangs(this[operation](downloader, protocol));
     } catch (error) {
       outcome = error instanceof VortexError ? error.code : "failed";
       if (outcome === "failed" || outcome === "Internal")
         this.fail(`${operation} over ${protocol}: ${detailsOf(error)}`);
-    } finally {
-      clearTimeout(timer);
     }
     this.#outcomes.set(outcome, (this.#outcomes.get(outcome) ?? 0) + 1);
   }
@@ -287,7 +294,7 @@ export class Load {
       if (this.#stopping) return;
       const own = pick([...this.#own, this.#hostile], random);
       try {
-        await own.server?.close({ grace: random() < 0.5 ? 0 : 200 });
+        await this.#inTime("closing a server to restart it", own.server?.close({ grace: random() < 0.5 ? 0 : 200 }));
         await this.#startServer(own);
       } catch (error) {
         this.fail(`a server that is restarted: ${detailsOf(error)}`);
@@ -370,6 +377,18 @@ const operations = [
 function addressOf({ ports }: OwnServer, protocol: Protocol): string | undefined {
   const port = ports[protocol];
   return port === undefined ? undefined : formatAddress({ host: "127.0.0.1", port });
+}
+
+async function orHangs(work: Promise<void> | undefined): Promise<void> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const hangs = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => reject(new Error(`hangs for ${HANGS} ms`)), HANGS);
+  });
+  try {
+    await Promise.race([work, hangs]);
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 function requireRight(found: Uint8Array, expected: Uint8Array): void {
