@@ -47,6 +47,8 @@ export class DenoQuicStream implements ByteStream {
   #ahead: Promise<Uint8Array<ArrayBuffer> | undefined>;
   #readEnd: "open" | "ended" | VortexError = "open";
   #writeEnd: "open" | "ended" | VortexError = "open";
+  /** Who waits for the native stream. It is not relied on to end a wait, see {@link fail}. */
+  #rejectRead: ((error: VortexError) => void) | undefined;
   #rejectWrite: ((error: VortexError) => void) | undefined;
   #heard = false;
 
@@ -68,9 +70,12 @@ export class DenoQuicStream implements ByteStream {
     return this.#writeEnd === "ended" && !this.#heard;
   }
 
-  /** The connection was ended on this side. */
+  /**
+   * The connection was ended on this side. Deno 2.9 leaves the read of a stream that was opened before the handshake waiting for
+   * ever, when the connection is closed because the peer is gone.
+   */
   fail(error: VortexError): void {
-    if (this.#readEnd === "open") this.#readEnd = error;
+    if (this.#readEnd === "open") this.#failReading(error);
     this.#failWriting(error);
   }
 
@@ -79,12 +84,11 @@ export class DenoQuicStream implements ByteStream {
   async #read(into: Uint8Array | undefined): Promise<Uint8Array | undefined> {
     if (this.#readEnd === "ended") return undefined;
     if (this.#readEnd !== "open") throw this.#readEnd;
-    let chunk: Uint8Array<ArrayBuffer> | undefined;
-    try {
-      chunk = await this.#ahead;
-    } catch (cause) {
-      throw this.#endReading(await this.#errorOf(cause));
-    }
+    const chunk = await new Promise<Uint8Array<ArrayBuffer> | undefined>((resolve, reject) => {
+      this.#rejectRead = reject;
+      this.#ahead.then(resolve, async (cause) => reject(this.#endReading(await this.#errorOf(cause))));
+    });
+    this.#rejectRead = undefined;
     // Meanwhile it may have been cancelled.
     const end = this.#readEnd as "open" | "ended" | VortexError;
     if (end instanceof VortexError) throw end;
@@ -149,8 +153,15 @@ export class DenoQuicStream implements ByteStream {
 
   #cancel(): void {
     if (this.#readEnd !== "open") return;
-    this.#endReading(new VortexError("Closed", "the stream was cancelled on this side"));
+    this.#failReading(new VortexError("Closed", "the stream was cancelled on this side"));
     this.#onHeard();
+  }
+
+  #failReading(error: VortexError): void {
+    this.#endReading(error);
+    this.#rejectRead?.(error);
+    this.#rejectRead = undefined;
+    // Whatever waits for the stream holds its connection, and so a socket.
     this.#nativeReader.cancel().catch(() => {});
   }
 
@@ -160,14 +171,19 @@ export class DenoQuicStream implements ByteStream {
     if (this.#writeEnd === "ended") throw new VortexError("Closed", "the stream was ended on this side");
     if (this.#writeEnd !== "open") throw this.#writeEnd;
     if (chunk.length === 0) return;
-    await new Promise<void>((resolve, reject) => {
+    await this.#written(this.#nativeWriter.write(chunk));
+  }
+
+  /** Waits for the native stream, until this side gives up. */
+  #written(writing: Promise<void>): Promise<void> {
+    return new Promise<void>((resolve, reject) => {
       this.#rejectWrite = reject;
-      this.#nativeWriter.write(chunk).then(
+      writing.then(
         () => {
           this.#rejectWrite = undefined;
           resolve();
         },
-        (cause) => this.#onWriteError(cause),
+        async (cause) => this.#failWriting(await this.#errorOf(cause)),
       );
     });
   }
@@ -179,25 +195,20 @@ export class DenoQuicStream implements ByteStream {
     this.#writeEnd = "ended";
     this.#owner.onEnded(this);
     try {
-      await this.#nativeWriter.close();
-    } catch (cause) {
-      this.#writeEnd = "open";
-      throw await this.#onWriteError(cause);
+      await this.#written(this.#nativeWriter.close());
+    } catch (error) {
+      this.#writeEnd = VortexError.from(error, "ConnectionLost");
+      throw error;
     } finally {
       this.#forgetIfOver();
     }
   }
 
-  async #onWriteError(cause: unknown): Promise<VortexError> {
-    const error = await this.#errorOf(cause);
-    this.#failWriting(error);
-    return error;
-  }
-
   #abort(): void {
-    if (this.#writeEnd !== "open") return;
+    const open = this.#writeEnd === "open";
+    // An end that is under way goes on, and is not waited for.
     this.#failWriting(new VortexError("Closed", "the stream was aborted on this side"));
-    this.#nativeWriter.abort().catch(() => {});
+    if (open) this.#nativeWriter.abort().catch(() => {});
   }
 
   #failWriting(error: VortexError): void {
