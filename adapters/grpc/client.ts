@@ -10,7 +10,7 @@ import { nativeError, systemCode } from "../native-error.ts";
 import { authoritiesOf, checkCertificate, identityOf, pinsOf, serverNameOf } from "../tls.ts";
 import { alertMessage, alertNamed, NO_APPLICATION_PROTOCOL, refusedCertificate } from "../tls-errors.ts";
 import { byMessages, closedEarly } from "./message-stream.ts";
-import { guardSession } from "./session-guard.ts";
+import { guardSession, guardStream } from "./session-guard.ts";
 
 /**
  * Bytes that a peer may send ahead, on each stream and on the whole connection. HTTP/2's own 65,535 (RFC 9113, section
@@ -151,6 +151,7 @@ class Http2Connection implements GrpcConnection {
         request: async (method, path, headers, options) => {
           await this.#credit();
           const stream = this.#session.request({ ...headers, ":method": method, ":path": path }, options);
+          guardStream(stream);
           this.#count(stream);
           failUnanswered(stream);
           return byMessages(stream, this.#maxMessageLength, onBytes);

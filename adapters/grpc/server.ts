@@ -22,7 +22,7 @@ import { type Address, formatAddress } from "../../src/transport/address.ts";
 import type { TlsIdentity, TlsServerOptions } from "../../src/transport/tls.ts";
 import { listenError } from "../native-error.ts";
 import { authoritiesOf, fingerprintOf, requireIdentity, serverIdentity } from "../tls.ts";
-import { guardSession } from "./session-guard.ts";
+import { guardSession, guardStream } from "./session-guard.ts";
 
 /**
  * MiB of memory a stream. A session that has queued more than its `maxSessionMemory`, 10 MB by default, is broken in both
@@ -220,6 +220,7 @@ export class GrpcServer implements ProtocolServer {
 
   async #serve(stream: ServerHttp2Stream, headers: IncomingHttpHeaders): Promise<void> {
     const { maxStreams, onError } = this.#settings;
+    guardStream(stream);
     // The stream's end reaches whoever waits for it by "close".
     stream.on("error", () => {});
     const { session } = stream;

@@ -1,4 +1,4 @@
-import type { Http2Session } from "node:http2";
+import type { Http2Session, Http2Stream } from "node:http2";
 import process from "node:process";
 import { setImmediate } from "node:timers";
 
@@ -20,5 +20,21 @@ export function guardSession(session: Http2Session): void {
   };
   session.destroy = (error, code) => {
     setImmediate(() => destroy(error, code));
+  };
+}
+
+/**
+ * The same for what closes a stream, which is a RST_STREAM. Node sends whatever waits to be sent before it, also while a frame is being
+ * read, and with that nghttp2 may free a stream that it is working on (https://github.com/nodejs/node/issues/64113, mended in
+ * https://github.com/nodejs/node/pull/64166, which Node 20 does not have). Connect closes a stream in the turn in which it finds
+ * fault with what came.
+ */
+export function guardStream(stream: Http2Stream): void {
+  if ("bun" in process.versions) return;
+  const close = stream.close.bind(stream);
+  stream.close = (code, callback) => {
+    // The stream may be closed by then, after which Node calls nobody back.
+    if (callback !== undefined && !stream.closed) stream.once("close", callback);
+    setImmediate(() => close(code));
   };
 }
