@@ -103,7 +103,10 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
       const lease = await this.#pool.acquire(addr, scope.signal);
       try {
         const result = await call(lease.client);
-        scope.onFinish(lease.release);
+        scope.onFinish(() => {
+          if (scope.failure?.kind === "timeout") lease.discard();
+          lease.release();
+        });
         return result;
       } catch (error) {
         const failure = VortexError.from(error, "Internal");

@@ -576,6 +576,46 @@ describe("a request through the downloader counts as active", () => {
     await server.close({ grace: 0 });
   });
 
+  it("and a connection that falls silent, before an answer or within it, is not used again", async () => {
+    const runtime = fakeRuntime();
+    const { memory, server, request } = await served(runtime);
+    let dials = 0;
+    /** Reads of a stream after which nothing more comes. */
+    let most = Number.POSITIVE_INFINITY;
+    const transport = through(memory, (connection) => {
+      dials++;
+      return {
+        openStream: async (open) => {
+          const { reader, ...stream } = await connection.openStream(open);
+          let reads = 0;
+          let giveUp = (): void => {};
+          const silence = new Promise<never>((_resolve, reject) => {
+            giveUp = () => reject(new VortexError("Closed", "cancelled"));
+          });
+          silence.catch(() => {});
+          const read = (): Promise<Uint8Array | undefined> => (reads++ < most ? reader.read() : silence);
+          return { ...stream, reader: { read, cancel: () => giveUp() } };
+        },
+      };
+    });
+    const downloader = new VortexDownloader(async () => transport, downloaderSettings({}, runtime));
+    const fetched = async (): Promise<Uint8Array> => (await downloader.downloadPiece(request)).bytes();
+    await fetched();
+    for (const reads of [0, 1, 2]) {
+      most = reads;
+      const before = dials;
+      const silent = fetched();
+      silent.catch(() => {});
+      await runtime.clock.advanceUntil(silent, 60_000, 1000);
+      await assertRejects(silent, "Stalled");
+      most = Number.POSITIVE_INFINITY;
+      assert.deepEqual(await fetched(), content.subarray(0, 200_000));
+      assert.equal(dials, before + 1, `dials after ${reads} reads`);
+    }
+    await downloader.close();
+    await server.close({ grace: 0 });
+  });
+
   it("and a request that was refused ahead of the handshake goes again on the same connection", async () => {
     const runtime = fakeRuntime();
     const { memory, server, request } = await served(runtime);
