@@ -1,11 +1,8 @@
-/** Properties of what people write: addresses, configuration, the command line, and the layout of a task. */
+/** Properties of what people write: addresses and the command line; and of the layout of a task. */
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import type { CliFace } from "../../adapters/cli/face.ts";
 import { parent, parseOptions, taskRange } from "../../adapters/cli/values.ts";
-import { parseConfigText } from "../../adapters/config-file.ts";
-import { type Config, parseConfig } from "../../src/config/config.ts";
-import type { ConfigKey } from "../../src/config/keys.ts";
 import { VortexError } from "../../src/errors.ts";
 import { TaskLayout } from "../../src/task/layout.ts";
 import { formatAddress, parseAddress } from "../../src/transport/address.ts";
@@ -33,127 +30,6 @@ export const address: fc.IProperty<[string, string, number]> = fc.property(
     );
   },
 );
-
-const sections = ["download", "upload", "storage", "host", "vortexPeer", "server", "client", "quic", "tls"];
-const settings = ["protocol", "bandwidthLimit", "pieceTimeout", "port", "ip", "fingerprints", "concurrentPieceCount"];
-/** These reach the prototype of an object that takes keys unseen. */
-const traps = ["__proto__", "constructor", "prototype", "toString", "hasOwnProperty"];
-const keys = fc.constantFrom(...sections, ...settings, ...traps);
-const values = fc.oneof(
-  fc.constantFrom("quic", "tcp", "50MB", "1m30s", "0", "-1", "9".repeat(400), "1e999", "{}", "[]"),
-  fc.string({ unit: "binary" }),
-  fc.integer(),
-  fc.double(),
-  fc.boolean(),
-);
-
-const { tree } = fc.letrec<{ tree: unknown }>((tie) => ({
-  tree: fc.oneof(
-    { depthSize: "small", withCrossShrink: true },
-    values,
-    fc.array(tie("tree"), { maxLength: 3 }),
-    // By entries, so that `__proto__` is a key of the object's own, as parsers of JSON and YAML make it.
-    fc.array(fc.tuple(keys, tie("tree")), { maxLength: 5 }).map((entries) => Object.fromEntries(entries)),
-  ),
-}));
-
-/** The configuration of nothing, which no input may have changed for others. */
-const usual: Config = parseConfig({});
-
-const MINUTE = 60_000;
-type Unit = "" | "kB" | "MiB" | "GB";
-const byte: Readonly<Record<Unit, number>> = { "": 1, kB: 1000, MiB: 1024 ** 2, GB: 1e9 };
-
-/** What somebody means, and writes in units. */
-interface Meant {
-  readonly protocol: string;
-  readonly hours: number;
-  readonly minutes: number;
-  readonly limit: readonly [amount: number, unit: Unit] | null;
-  readonly concurrentPieceCount: number;
-}
-
-const meant: fc.Arbitrary<Meant> = fc.record({
-  protocol: fc.constantFrom("tcp", "quic", "grpc", "auto", "hybrid"),
-  hours: fc.nat({ max: 30 }),
-  minutes: fc.integer({ min: 1, max: 90 }),
-  limit: fc.option(fc.tuple(fc.integer({ min: 1, max: 9000 }), fc.constantFrom(...(Object.keys(byte) as Unit[])))),
-  concurrentPieceCount: fc.integer({ min: 1, max: 1024 }),
-});
-
-/** The section `download` as it is written, and what it says. */
-function written({ protocol, hours, minutes, limit, concurrentPieceCount }: Meant): {
-  readonly text: Readonly<Record<string, unknown>>;
-  readonly read: Readonly<Record<string, unknown>>;
-} {
-  const [amount, unit] = limit ?? ([0, ""] as const);
-  return {
-    text: {
-      protocol,
-      pieceTimeout: `${hours}h${minutes}m`,
-      ...(limit && { bandwidthLimit: `${amount}${unit}` }),
-      concurrentPieceCount,
-    },
-    read: {
-      ...usual.download,
-      protocol,
-      pieceTimeout: (60 * hours + minutes) * MINUTE,
-      bandwidthLimit: limit === null ? undefined : amount * byte[unit],
-      concurrentPieceCount,
-    },
-  };
-}
-
-/** An object is a configuration or `InvalidArgument`, one that says what somebody means is that; objects of others stay as they are. */
-export const config: fc.IProperty<[unknown, Meant]> = fc.property(tree, meant, (input, meaning) => {
-  const { text, read } = written(meaning);
-  assert.deepEqual(parseConfig({ download: text }).download, read);
-  // With other sections beside it.
-  assert.deepEqual(parseConfig({ host: null, download: text, proxy: input }).download, read);
-  const before = Object.getOwnPropertyNames(Object.prototype).length;
-  orInvalidArgument(() => parseConfig(input));
-  assert.equal(Object.getOwnPropertyNames(Object.prototype).length, before);
-  assert.deepEqual(parseConfig({}), usual);
-});
-
-/** Text is a configuration or one `InvalidArgument` with the line of each problem; what is right is read as it is written. */
-export const yaml: fc.IAsyncProperty<[string, Meant, number]> = fc.asyncProperty(
-  fc.oneof(
-    fc.string({ unit: "binary" }),
-    tree.map((input) => JSON.stringify(input, undefined, 1)),
-    fc
-      .array(fc.oneof(keys, fc.constantFrom(": ", "\n", "  ", "- ", "{", "}", "[", "&a ", "*a", "<<: ", "!!map ", "|")))
-      .map((words) => words.join("")),
-  ),
-  meant,
-  fc.nat({ max: 9 }),
-  async (text, meaning, lines) => {
-    const { text: download, read } = written(meaning);
-    const right = `${"\n".repeat(lines)}${JSON.stringify({ download }, undefined, 1)}`;
-    const layer = await parseConfigText(right, "d.yaml");
-    assert.equal(layer.size, Object.keys(download).length);
-    for (const [at, name] of Object.keys(download).entries()) {
-      const key = `download.${name}` as ConfigKey;
-      assert.deepEqual(layer.get(key), { value: read[name], source: `d.yaml:${lines + 3 + at}` });
-    }
-    const wrong = await failureOf(
-      parseConfigText(right.replace('"pieceTimeout": "', '"pieceTimeout": "about '), "d.yaml"),
-    );
-    assert.match(wrong?.message ?? "", new RegExp(`^d\\.yaml:${lines + 4}: .*pieceTimeout`));
-    const error = await failureOf(parseConfigText(text, "d.yaml"));
-    if (error === undefined) return;
-    assert.ok(error instanceof VortexError && error.code === "InvalidArgument", String(error));
-    for (const line of error.message.split("\n")) assert.match(line, /^d\.yaml:\d+: /);
-    assert.deepEqual(parseConfig({}), usual);
-  },
-);
-
-function failureOf(promise: Promise<unknown>): Promise<Error | undefined> {
-  return promise.then(
-    () => undefined,
-    (error: unknown) => (error instanceof Error ? error : new Error(String(error))),
-  );
-}
 
 const missing = (): never => {
   throw new VortexError("NotFound", "there is nothing here");

@@ -33,9 +33,15 @@ for (const target of chosen) {
     }
     console.log(`${target}: ${cases} cases`);
   } catch (error) {
-    console.log(`${target}: failed after ${cases} cases: ${error instanceof Error ? error.message : String(error)}`);
+    console.log(`${target}: failed after ${cases} cases: ${told(error)}`);
     failures++;
   }
 }
 // Not before: the command line, which is a target, goes by it too.
 if (failures > 0) process.exitCode = 1;
+
+/** The case, and what went wrong with it. */
+function told(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  return error.cause instanceof Error ? `${error.message}\n${told(error.cause)}` : error.message;
+}
