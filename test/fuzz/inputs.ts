@@ -1,12 +1,9 @@
-/** Properties of what people write: addresses and the command line; and of the layout of a task. */
+/** Properties of addresses, and of the layout of a task. */
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import type { CliFace } from "../../adapters/cli/face.ts";
-import { parent, parseOptions, taskRange } from "../../adapters/cli/values.ts";
 import { VortexError } from "../../src/errors.ts";
 import { TaskLayout } from "../../src/task/layout.ts";
 import { formatAddress, parseAddress } from "../../src/transport/address.ts";
-import { failing, run } from "../support/cli.ts";
 
 const ports = fc.oneof(fc.constantFrom(0, 65_535, 65_536), fc.nat({ max: 70_000 }));
 
@@ -28,63 +25,6 @@ export const address: fc.IProperty<[string, string, number]> = fc.property(
       orInvalidArgument(() => parseAddress(written)),
       port > 65_535 ? undefined : { host, port },
     );
-  },
-);
-
-const missing = (): never => {
-  throw new VortexError("NotFound", "there is nothing here");
-};
-/** A network where nothing is found. */
-const nowhere: CliFace = { ...failing("NotFound"), startServer: missing, createDirectory: missing };
-// `serve` is left out, since it makes a certificate, and so is a path for `-o`: the words come from nobody who means them.
-const words = fc.constantFrom(
-  ...["piece", "get", "stat", "id", "config", "help", "task", "host", "peer"],
-  ...["--peer", "10.0.0.7:4005", "quic=a:1,tcp=b:2", "--task-id", "ab".repeat(32), "--number", "0", "-1", "4294967296"],
-  ...["--protocol", "tcp", "quic", "--range", "0-499", "9-1", "--content-length", "--piece-length", "1kB", "--limit"],
-  ...["--digest", "crc32:1", "--json", "--debug", "--help", "-h", "--version", "--", "-", "=", "-o-", "--set"],
-);
-
-const peers = fc.record(
-  {
-    quic: fc.nat({ max: 9 }),
-    tcp: fc.nat({ max: 9 }),
-    grpc: fc.nat({ max: 9 }),
-    api: fc.nat({ max: 9 }),
-  },
-  { requiredKeys: [] },
-);
-
-/** Any words end with a documented exit code, and never with that of a mistake inside; ranges and peers are read as they are written. */
-export const cli: fc.IAsyncProperty<[string[], number, number, Partial<Record<string, number>>]> = fc.asyncProperty(
-  fc.array(
-    fc.oneof(
-      { weight: 6, arbitrary: words },
-      { weight: 1, arbitrary: fc.string({ unit: "binary", maxLength: 20 }).filter((word) => !/^-+o/.test(word)) },
-    ),
-    { maxLength: 9 },
-  ),
-  fc.nat({ max: 99 }),
-  fc.nat({ max: 99 }),
-  peers,
-  async (args, first, last, ports) => {
-    const range = (text: string): unknown => orInvalidArgument(() => parseOptions(taskRange, text));
-    assert.deepEqual(range(`${first}-${last}`), last < first ? undefined : { start: first, end: last + 1 });
-    assert.deepEqual(range(`${first}-`), { start: first });
-    assert.deepEqual(range(`-${last}`), { fromEnd: last });
-    const addresses = Object.entries(ports).map(([name, port]) => [name, `10.0.0.7:${1 + (port ?? 0)}`] as const);
-    const written = addresses.map((pair) => pair.join("=")).join(",");
-    const { api, ...addr } = Object.fromEntries(addresses);
-    const peer = (text: string): unknown => orInvalidArgument(() => parseOptions(parent, text));
-    const several = Object.keys(addr).length > 0;
-    if (written !== "") {
-      assert.deepEqual(peer(written), { ...(several && { addr }), ...(api !== undefined && { apiAddr: api }) });
-      assert.equal(peer(`${written},${written}`), undefined);
-      assert.deepEqual(peer(`a:1,${written}`), several ? undefined : { addr: "a:1", apiAddr: api });
-    }
-    const { code, err } = await run(nowhere, args, { stdin: "" });
-    assert.ok([0, 2, 3, 4, 5, 6, 7].includes(code), `exit code ${code}: ${err}`);
-    assert.equal(err.includes("Internal:"), false, err);
-    if (code !== 0) assert.notEqual(err, "");
   },
 );
 

@@ -1,9 +1,10 @@
 /** What is fuzzed, by the name that `npm run fuzz -- --only` takes. */
 import fc from "fast-check";
 import { codec, decoder } from "./bytes.ts";
+import { cli } from "./cli.ts";
 import { config, yaml } from "./config.ts";
 import { grpc } from "./grpc.ts";
-import { address, cli, layout } from "./inputs.ts";
+import { address, layout } from "./inputs.ts";
 import { journal } from "./journal.ts";
 import { connection, pool } from "./operations.ts";
 
