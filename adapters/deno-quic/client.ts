@@ -153,7 +153,11 @@ export class DenoQuicDialler {
   }
 
   #giveBack(connection: DenoQuicConnection, key: string, endpoint: NativeEndpoint): void {
-    void connection.closed.then(() => this.#endpoints.put(key, endpoint));
+    void connection.closed.then(({ error }) => {
+      // The peer has forgotten the sessions that the socket is kept for.
+      if (error.code === "EarlyDataRefused") release(endpoint);
+      else this.#endpoints.put(key, endpoint);
+    });
   }
 }
 

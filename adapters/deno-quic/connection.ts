@@ -66,6 +66,8 @@ export class DenoQuicConnection implements Connection {
   /** Whether a stream was opened before the handshake was over, so that a refusal would show on it. */
   #openedEarly = false;
   #refusedEarly = false;
+  /** What waits until it is known whether early data was accepted. */
+  #undecided: (() => void)[] = [];
   readonly #started = performance.now();
   /** When the session for the next connection has come, by performance.now(). */
   #sessionDue = Number.NEGATIVE_INFINITY;
@@ -90,6 +92,10 @@ export class DenoQuicConnection implements Connection {
         this.#lastEnded = performance.now();
       },
       onEarlyDataRefused: (refused) => this.#onEarlyDataRefused(refused),
+      onceDecided: (act) => {
+        if (this.#isUndecided()) this.#undecided.push(act);
+        else act();
+      },
       forget: (stream) => {
         this.#streams.delete(stream);
         this.#checkDrained();
@@ -231,10 +237,15 @@ export class DenoQuicConnection implements Connection {
     if (native === undefined) return;
     this.#opening++;
     native.createBidirectionalStream({ waitUntilAvailable: true }).then(
-      (opened) => {
+      async (opened) => {
+        // The first one was there before anything could have come.
+        if (this.#isUndecided() && this.#openedEarly) await untilToldOfRefusal();
         this.#opening--;
-        if (this.#end !== undefined) return;
-        if (this.#earlyData === "pending") this.#openedEarly = true;
+        if (this.#end !== undefined || this.#refusedEarly) {
+          letGo(opened);
+          return;
+        }
+        if (this.#isUndecided()) this.#openedEarly = true;
         const stream = this.#adopt(opened);
         const taker = this.#takers.shift();
         if (taker === undefined) this.#spares.push(stream);
@@ -245,6 +256,10 @@ export class DenoQuicConnection implements Connection {
         this.#refuseTakers(await this.#lost(cause));
       },
     );
+  }
+
+  #isUndecided(): boolean {
+    return this.#earlyData === "pending" && this.#end === undefined;
   }
 
   #adopt(native: NativeStream): DenoQuicStream {
@@ -276,10 +291,11 @@ export class DenoQuicConnection implements Connection {
     await native.handshake;
     // It resolves also when the handshake has failed, or early data was refused. Both are known by the next turn.
     await turn();
-    if (this.#end !== undefined) return;
+    if (this.#end !== undefined || this.#refusedEarly) return;
     this.#established = true;
     if (this.#earlyData === "pending") {
-      this.#earlyData = this.#openedEarly && !this.#refusedEarly ? "accepted" : "refused";
+      this.#earlyData = this.#openedEarly ? "accepted" : "refused";
+      this.#decide();
       // A session comes a round trip after the handshake, which took about one.
       const now = performance.now();
       this.#sessionDue = now + 2 * (now - this.#started) + 10;
@@ -291,14 +307,20 @@ export class DenoQuicConnection implements Connection {
     if (this.#origin.takesEarlyData !== true) void this.#acceptStreams(native);
   }
 
+  /** The connection ends with its early data, for what quinn would do to streams that are opened after it, see {@link untilToldOfRefusal}. */
   async #onEarlyDataRefused(refused: VortexError): Promise<VortexError> {
     this.#refusedEarly = true;
     // quinn says it also when the connection has ended before its handshake.
     await turn();
     if (this.#end !== undefined) return this.#end.error;
+    this.#established = true;
     this.#earlyData = "refused";
-    for (const stream of this.#spares.splice(0)) stream.fail(refused);
+    this.abort(StreamCode.None, "", refused);
     return refused;
+  }
+
+  #decide(): void {
+    for (const act of this.#undecided.splice(0)) act();
   }
 
   async #lost(cause: unknown): Promise<VortexError> {
@@ -322,6 +344,7 @@ export class DenoQuicConnection implements Connection {
     this.#rejectReady(info.error);
     this.#refuseTakers(info.error);
     this.#incoming.end();
+    this.#decide();
     this.#onDrained?.();
     this.#resolveClosed(info);
   }
@@ -329,6 +352,22 @@ export class DenoQuicConnection implements Connection {
 
 function closedHere(): VortexError {
   return new VortexError("Closed", "the connection was closed on this side");
+}
+
+/**
+ * Waits until a refusal of early data that quinn knows of is known here, too. After it quinn numbers streams anew, and an early
+ * stream that it frees takes the waker of the new one with its number along: a read of that one would never be answered, not at
+ * the end of the connection either, and hold its socket.
+ */
+async function untilToldOfRefusal(): Promise<void> {
+  // What has happened in native code is told between two turns, of which the first may be one of the present round.
+  await turn();
+  await turn();
+}
+
+function letGo({ readable, writable }: NativeStream): void {
+  readable.cancel().catch(() => {});
+  writable.abort().catch(() => {});
 }
 
 /** The next turn of the event loop, or some milliseconds. */

@@ -21,6 +21,8 @@ export interface StreamOwner {
   onEnded(stream: DenoQuicStream): void;
   /** What it means that early data was refused: `refused` itself, or the end of the connection, of which Deno says the same. */
   onEarlyDataRefused(refused: VortexError): Promise<VortexError>;
+  /** Acts once it is known whether early data was accepted, which is now on most connections. */
+  onceDecided(act: () => void): void;
   /** Nothing more happens on the stream. */
   forget(stream: DenoQuicStream): void;
 }
@@ -161,8 +163,9 @@ export class DenoQuicStream implements ByteStream {
     this.#endReading(error);
     this.#rejectRead?.(error);
     this.#rejectRead = undefined;
-    // Whatever waits for the stream holds its connection, and so a socket.
-    this.#nativeReader.cancel().catch(() => {});
+    // Whatever waits for the stream holds its connection, and so a socket. Before the handshake is over, though, the read that is
+    // under way is what tells of refused early data.
+    this.#owner.onceDecided(() => void this.#nativeReader.cancel().catch(() => {}));
   }
 
   // --- writing ----------------------------------------------------------------------------------------------------

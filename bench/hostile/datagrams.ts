@@ -27,7 +27,7 @@ export function datagramAttacks(transport: () => Promise<Transport>): readonly A
       name: "half-open handshakes from many addresses",
       over: "quic",
       unit: "connection",
-      tries: 12_000,
+      tries: 15_000,
       run: (target, tries) =>
         fromManyAddresses(async (sockets, tally) => {
           const initials = await initialsFor(target);

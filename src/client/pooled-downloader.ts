@@ -115,7 +115,8 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
         // is told.
         const presumed = lease.reused || lease.client.earlyData === "refused";
         const stale = presumed && failure.code === "ConnectionLost";
-        // This connection goes on, and asks after its handshake now. It has one handshake, so this happens once.
+        // This connection goes on, and asks after its handshake now, or has ended with what was remembered of the peer, and the next
+        // one asks after its own.
         const early = failure.code === "EarlyDataRefused";
         // A peer that has vanished is noticed only after the transport's own timeouts, minutes over TCP; a connection that was
         // silent for a whole timeout is not used again before that.

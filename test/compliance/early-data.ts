@@ -88,10 +88,42 @@ export function earlyDataCompliance(name: string, fixture: TransportFixture): vo
         await restart();
         const connection = await dial();
         assert.equal(connection.earlyData, "pending");
+        if (fixture.endsWithEarlyData === true) {
+          assert.equal((await rejectionOf(exchange(connection, "early"))).code, "EarlyDataRefused");
+          assert.equal((await connection.closed).error.code, "EarlyDataRefused");
+          assert.equal((await rejectionOf(connection.ready)).code, "EarlyDataRefused");
+          assert.deepEqual([connection.earlyData, connection.resumed], ["refused", false]);
+          // What is remembered of the server of before is not tried again.
+          const next = await dial();
+          assert.equal(next.earlyData, "none");
+          assert.equal(await exchange(next, "once more"), "once more");
+          await next.close();
+          return;
+        }
         assert.equal(await exchangeAgain(connection, "once more"), "once more");
         await connection.ready;
         assert.deepEqual([connection.earlyData, connection.resumed], ["refused", false]);
         await connection.close();
+      }));
+
+    it("streams that were given up before the handshake do not hide that early data is refused", () =>
+      withEcho(fixture, {}, async ({ dial, restart }) => {
+        await meet(dial);
+        await restart();
+        const connection = await dial();
+        const stream = await connection.openStream();
+        const reading = rejectionOf(stream.reader.read());
+        stream.reader.cancel();
+        stream.writer.abort();
+        assert.equal((await reading).code, "Closed");
+        if (fixture.endsWithEarlyData === true) {
+          assert.equal((await connection.closed).error.code, "EarlyDataRefused");
+        } else {
+          await connection.ready;
+          assert.equal(await exchange(connection, "go on"), "go on");
+          await connection.close();
+        }
+        assert.equal(connection.earlyData, "refused");
       }));
 
     it("the signal ends an attempt that is in use already", () =>

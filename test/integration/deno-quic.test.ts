@@ -112,6 +112,58 @@ describe(`deno-quic: sockets${gap}`, skip, () => {
       await assertRejects(downloader.downloadPiece(request), "Closed");
     },
   );
+
+  it(
+    "early data refused in the middle of requests, some given up: every read ends, and no socket is kept",
+    patient,
+    async () => {
+      // quinn numbers streams anew after a refusal, and freeing an early one makes the new one with its number deaf.
+      const serverTls = await selfSigned();
+      const start = await descriptors(() => true);
+      const [one, other] = await Promise.all(
+        [0, 1].map(async () => (await denoQuicTransport({ serverTls })).listen(local)),
+      );
+      assert.ok(one !== undefined && other !== undefined);
+      for (const listener of [one, other]) void echoAll(listener);
+      const relay = await udpRelay(one.address);
+      let refused = 0;
+      for (let round = 0; round < 3; round++) {
+        relay.retarget(one.address);
+        const transports = await Promise.all(
+          Array.from({ length: 12 }, () => denoQuicTransport({ tls: { ca: serverTls.cert } })),
+        );
+        await Promise.all(transports.map((transport) => useAndClose(transport.dial(relay.address))));
+        // It knows none of the sessions.
+        relay.retarget(other.address);
+        await Promise.all(
+          transports.map(async (transport) => {
+            const connection = await transport.dial(relay.address, { earlyData: true });
+            assert.equal(connection.earlyData, "pending");
+            await Promise.all(
+              Array.from({ length: 60 }, async (_, at) => {
+                await turns(at % 6);
+                if (at % 2 === 1) return giveUp(connection, at % 4);
+                // Again, since who is refused may ask again; a connection that has ended says the same as before.
+                for (let ask = 0; ask < 2; ask++) {
+                  const answer = await exchange(connection, "once more").catch((error) => error);
+                  if (answer === "once more") return;
+                  assert.equal(answer.code, "EarlyDataRefused", String(answer));
+                  refused++;
+                }
+              }),
+            );
+            await connection.close({ grace: 0 });
+            await transport.close?.();
+          }),
+        );
+      }
+      assert.ok(refused > 0, "none was refused");
+      await relay.close();
+      for (const listener of [one, other]) await listener.close({ grace: 0 });
+      const end = await descriptors((count) => count <= start);
+      assert.ok(end <= start, `${start} before, ${end} after`);
+    },
+  );
 });
 
 describe(`deno-quic: TLS${gap}`, skip, () => {
@@ -294,6 +346,22 @@ async function descriptors(wanted: (count: number) => boolean): Promise<number> 
     const count = readdirSync("/proc/self/fd").length - 1;
     if (wanted(count) || performance.now() > until) return count;
   }
+}
+
+/** Begins a request, and leaves it some turns of the event loop later. */
+async function giveUp(connection: Connection, after: number): Promise<void> {
+  const stream = await connection.openStream().catch(() => undefined);
+  if (stream === undefined) return;
+  const writing = stream.writer.write(new Uint8Array(100)).catch(() => {});
+  const reading = rejectionOf(stream.reader.read());
+  await turns(after);
+  stream.reader.cancel();
+  stream.writer.abort();
+  await Promise.all([writing, reading]);
+}
+
+async function turns(count: number): Promise<void> {
+  for (let turn = 0; turn < count; turn++) await new Promise<void>((resolve) => setImmediate(resolve));
 }
 
 async function useAndClose(dialling: Promise<Connection>): Promise<void> {

@@ -20,6 +20,8 @@ export interface TransportFixture {
   readonly listenAddress: Address;
   /** Whether it is QUIC over UDP: a relay of datagrams can stand between, and there is always TLS. */
   readonly overUdp?: boolean;
+  /** Whether a connection ends when its early data is refused. */
+  readonly endsWithEarlyData?: boolean;
   /** Whether all connections that one transport dials share a socket, and so a port. */
   readonly sharesSocket?: boolean;
   /**

@@ -86,6 +86,7 @@ const denoQuic = (identity: TlsIdentity): TransportFixture => ({
   transport: (tuning) => denoQuicTransport({ tls: { ca: identity.cert }, serverTls: identity, ...tuning }),
   listenAddress: { host: "127.0.0.1", port: 0 },
   overUdp: true,
+  endsWithEarlyData: true,
   gaps: {
     "the accepting side opens a stream too": grantsNone,
     "bytes take no real time": onSockets,

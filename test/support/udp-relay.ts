@@ -18,6 +18,8 @@ export interface UdpRelay {
   readonly counts: { readonly toServer: number; readonly toClient: number };
   /** Gives every client a new address towards the server, as a NAT does that has forgotten its binding. */
   rebind(): void;
+  /** Passes what clients send from now on to another server. */
+  retarget(target: Address): void;
   /** Drops everything from now on, or passes it again. */
   silence(silent: boolean): void;
   /** Sends the server a datagram, from the address of the client that spoke last. */
@@ -28,9 +30,10 @@ export interface UdpRelay {
   close(): Promise<void>;
 }
 
-/** Relays UDP on loopback to `target`. */
-export async function udpRelay(target: Address, options: UdpRelayOptions = {}): Promise<UdpRelay> {
+/** Relays UDP on loopback to a server. */
+export async function udpRelay(server: Address, options: UdpRelayOptions = {}): Promise<UdpRelay> {
   const { delay = 0, drop = () => false } = options;
+  let target = server;
   const family = isIPv6(target.host) ? "udp6" : "udp4";
   const front = createSocket(family);
   const backs = new Map<string, Socket>();
@@ -102,6 +105,9 @@ export async function udpRelay(target: Address, options: UdpRelayOptions = {}): 
       const passing = held ?? [];
       held = undefined;
       for (const pass of passing) pass();
+    },
+    retarget(other) {
+      target = other;
     },
     silence(value) {
       silent = value;

@@ -60,6 +60,7 @@ function silent(): { stream: DenoQuicStream; cancelled: Promise<void>; forgotten
     onHeard: () => {},
     onEnded: () => {},
     onEarlyDataRefused: async (refused) => refused,
+    onceDecided: (act) => act(),
     forget: () => {
       forgotten = true;
     },
