@@ -92,7 +92,7 @@ export class SocketStream implements SocketByteStream {
     if (socket.destroyed) return;
     // A reset tells the peer that bytes are missing, where a plain close could pass for the end of the stream. After the
     // end it is needless, and Node's fails while the shutdown is under way (EINVAL), after which its process never exits.
-    if (socket.writableEnded) socket.destroy();
+    if (socket.writableEnded && this.#flushed) socket.destroy();
     else socket.resetAndDestroy();
   }
 
@@ -198,12 +198,25 @@ export class SocketStream implements SocketByteStream {
     if (this.#failure !== undefined) throw this.#failure;
     this.#writeEnded = true;
     this.#socket.end();
+    // What the kernel has not taken is a reader's to take: with nobody to wait for that, a peer that asks, ends its side and never
+    // reads would have a socket and its buffer for ever.
+    if (this.#flushed) return;
+    await new Promise<void>((resolve) => {
+      this.#wakeWriter = resolve;
+      this.#socket.once("finish", resolve);
+    });
+    if (this.#failure !== undefined) throw this.#failure;
   }
 
   #abortWriting(): void {
-    if (this.#writeEnded && this.#failure === undefined) return;
+    if (this.#writeEnded && this.#flushed && this.#failure === undefined) return;
     this.#writeEnded = true;
     this.destroy(new VortexError("Closed", "the stream was aborted on this side"));
+  }
+
+  /** Whether the kernel has all that was written. */
+  get #flushed(): boolean {
+    return this.#socket.writableLength === 0;
   }
 
   #fail(error: VortexError): void {
