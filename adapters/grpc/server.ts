@@ -284,6 +284,8 @@ export class GrpcServer implements ProtocolServer {
     complete = true;
     if (!stream.headersSent) respond(stream, status, header, trailers);
     stream.end();
+    // What is less than the stream's queue takes has been written without a wait, and stays there while the peer opens no window.
+    await within(runtime.clock, stallTimeout, closed(stream), "Stalled", "waiting for the peer to read");
   }
 }
 
@@ -331,6 +333,14 @@ function write(stream: ServerHttp2Stream, chunk: Uint8Array): Promise<void> {
     }
     stream.once("drain", settle);
     stream.once("close", settle);
+  });
+}
+
+/** Resolves when nothing is left of the stream. */
+function closed(stream: ServerHttp2Stream): Promise<void> {
+  return new Promise((resolve) => {
+    if (stream.destroyed) resolve();
+    else stream.once("close", resolve);
   });
 }
 

@@ -5,7 +5,7 @@ import { type ClientHttp2Session, connect } from "node:http2";
 import type { Socket } from "node:net";
 import { connect as connectTls } from "node:tls";
 import { create, toBinary } from "@bufbuild/protobuf";
-import { DownloadPieceRequestSchema } from "../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
+import { DownloadPieceRequestSchema, StatTaskRequestSchema } from "../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { trickyIds } from "../../test/support/hostile.ts";
 import {
   eachFrame,
@@ -26,7 +26,9 @@ const STREAMS = 100;
 const WIDTH = 8;
 /** Milliseconds between two bytes that are fed. */
 const DRIP = 100;
-const PATH = "/dfdaemon.v2.DfdaemonUpload/DownloadPiece";
+const SERVICE = "/dfdaemon.v2.DfdaemonUpload/";
+/** SETTINGS_INITIAL_WINDOW_SIZE 0 (RFC 9113, section 6.9.2): nothing of an answer may be sent. */
+const NO_WINDOW = Uint8Array.of(0, 4, 0, 0, 0, 0);
 
 /** The attacks. */
 export const http2Attacks: readonly Attack[] = [
@@ -82,8 +84,17 @@ export const http2Attacks: readonly Attack[] = [
       client.send(requestHeaders(stream));
       client.send(frame(Frame.Data, Flag.EndStream, stream, requestFor(target.longTaskId, 0)));
     },
-    // SETTINGS_INITIAL_WINDOW_SIZE 0 (RFC 9113, section 6.9.2): nothing of an answer may be sent.
-    Uint8Array.of(0, 4, 0, 0, 0, 0),
+    NO_WINDOW,
+  ),
+  byStreams(
+    "short answers that are never read",
+    300,
+    (client, stream, { taskId }) => {
+      client.send(requestHeaders(stream, "StatTask"));
+      const request = toBinary(StatTaskRequestSchema, create(StatTaskRequestSchema, { taskId }));
+      client.send(frame(Frame.Data, Flag.EndStream, stream, envelopeOf(request)));
+    },
+    NO_WINDOW,
   ),
   byConnections("requests that never end", 60, async (client) => {
     client.send(requestHeaders(1));
@@ -330,11 +341,11 @@ function byConnections(
   };
 }
 
-function requestHeaders(stream: number): Uint8Array {
+function requestHeaders(stream: number, method = "DownloadPiece"): Uint8Array {
   const fields = {
     ":method": "POST",
     ":scheme": "http",
-    ":path": PATH,
+    ":path": `${SERVICE}${method}`,
     ":authority": "localhost",
     "content-type": "application/grpc",
     te: "trailers",
@@ -344,6 +355,10 @@ function requestHeaders(stream: number): Uint8Array {
 
 function requestFor(taskId: string, pieceNumber: number): Uint8Array {
   const message = toBinary(DownloadPieceRequestSchema, create(DownloadPieceRequestSchema, { taskId, pieceNumber }));
+  return envelopeOf(message);
+}
+
+function envelopeOf(message: Uint8Array): Uint8Array {
   return Buffer.concat([Buffer.of(0), words(message.length), message]);
 }
 
@@ -359,7 +374,7 @@ async function withSession<T>(
         new Promise((resolve) => {
           const stream = session.request({
             ":method": "POST",
-            ":path": PATH,
+            ":path": `${SERVICE}DownloadPiece`,
             "content-type": "application/grpc",
             te: "trailers",
           });
