@@ -14,8 +14,7 @@
  * - the end of the victim, a rejection that nobody handled, a failure inside that its server reports;
  * - a count (descriptors, handles, timers, requests, QUIC connections) that has not returned to its start within 30 s after all was
  *   closed; resident memory that at rest, between the rounds, keeps growing;
- * - an honest client that gets no piece during an attack, or one of whose pieces fails. While more connections are made than the
- *   server takes, it may be turned away like others; the table says how often.
+ * - an honest client that gets no piece during an attack, or one of whose pieces fails.
  *
  * | option | default | |
  * | --- | --- | --- |
@@ -79,7 +78,6 @@ interface Job {
   readonly over: Protocol;
   /** In each round. */
   readonly tries: number;
-  readonly floods: boolean;
   readonly secure: boolean;
 }
 
@@ -103,8 +101,6 @@ const ALONE = 250;
 const ALONE_TOGETHER = 50;
 /** Seconds for an answer of a process, on a machine that is busy. */
 const PATIENCE = 600;
-/** How it shows that a server has no room for a connection: over TCP it ends without an answer. */
-const TURNED_AWAY = ["ConnectionRefused", "ConnectionLost", "StreamReset", "TruncatedContent"];
 /** Wrong outcomes of one attack that are told. */
 const MOST_TOLD = 5;
 /** How much more resident memory at rest is no leak: a part of it, and so many bytes. */
@@ -191,8 +187,8 @@ async function attackServer(
   plan: Plan,
   tell: (problem: string) => void,
 ): Promise<readonly Row[]> {
-  const jobs = attacks.flatMap(({ name, over, unit, tries, floods = false, secure = false }, index) =>
-    plan.wanted(name) ? [jobOf({ name, over, unit, tries, floods, secure, index, group: "wrong" }, plan)] : [],
+  const jobs = attacks.flatMap(({ name, over, unit, tries, secure = false }, index) =>
+    plan.wanted(name) ? [jobOf({ name, over, unit, tries, secure, index, group: "wrong" }, plan)] : [],
   );
   if (jobs.length === 0) return [];
   const victim = worker<ServerOrder>(runtime, { identity, role: "server" });
@@ -238,7 +234,7 @@ async function answerClient(
   const jobs = protocols.flatMap((over) =>
     faultGroups.flatMap((group) => {
       const name = GROUP_NAMES[group];
-      const usual = { name, over, unit: "request", tries: ASKED[group], floods: false, secure: false } as const;
+      const usual = { name, over, unit: "request", tries: ASKED[group], secure: false } as const;
       return plan.wanted(name) ? [jobOf({ ...usual, index: 0, group }, plan)] : [];
     }),
   );
@@ -301,7 +297,7 @@ async function overRounds(
     for (const phase of phases) await carryOut(phase, plan, start, field);
     rests.push((await field.rest()).resident);
   }
-  for (const { row, floods } of jobs) judge(row, floods, tell);
+  for (const { row } of jobs) judge(row, tell);
   const [first = 0, last = 0] = [rests[0], rests.at(-1)];
   if (plan.rounds > 1 && last - first > first * TOLERANCE.part + TOLERANCE.bytes) {
     tell(`resident memory at rest grows: ${rests.map((bytes) => Math.round(bytes / 1e6)).join(", ")} MB`);
@@ -352,19 +348,14 @@ function jobOf(
   return { ...job, over, row, tries: Math.max(1, Math.ceil((tries * scale) / rounds)) };
 }
 
-function judge(
-  { name, over, outcomes, during, failures }: Row,
-  floods: boolean,
-  tell: (problem: string) => void,
-): void {
+function judge({ name, over, outcomes, during, failures }: Row, tell: (problem: string) => void): void {
   const where = `${name}, over ${over}`;
   const wrong = Object.entries(outcomes).filter(([outcome]) => outcome.startsWith("wrong"));
   for (const [outcome, count] of wrong.slice(0, MOST_TOLD)) tell(`${where}: ${count} × ${outcome}`);
   if (wrong.length > MOST_TOLD) tell(`${where}: ${wrong.length - MOST_TOLD} outcomes more that are wrong`);
   if (during.length === 0) tell(`${where}: the honest client got no piece`);
   for (const [failure, count] of Object.entries(failures)) {
-    const explained = floods && TURNED_AWAY.includes(failure);
-    if (!explained) tell(`${where}: ${count} pieces of the honest client ended in ${failure}`);
+    tell(`${where}: ${count} pieces of the honest client ended in ${failure}`);
   }
 }
 

@@ -15,6 +15,7 @@ import { createAsyncIterable, type UniversalHandler, type UniversalServerRespons
 import { VortexError } from "../../src/errors.ts";
 import type { Timer } from "../../src/runtime.ts";
 import { type GrpcServing, grpcHandlers, MAX_REQUEST_LENGTH, reachedAt } from "../../src/server/grpc.ts";
+import { NEWCOMERS, type Place, Places } from "../../src/server/places.ts";
 import type { ProtocolServer } from "../../src/server/storage-server.ts";
 import type { PieceStore } from "../../src/server/store.ts";
 import { type ServerSettings, within } from "../../src/server/upload.ts";
@@ -42,6 +43,7 @@ const IDLE_TIMEOUT = 600_000;
 
 /** What is known of a session. */
 interface SessionState {
+  readonly place: Place;
   /** Streams that are being answered. */
   streams: number;
   /** Ends the session; while there are streams it is undefined. */
@@ -78,7 +80,7 @@ export async function grpcServer(
           rejectUnauthorized: secure.clientCa !== undefined,
           handshakeTimeout: settings.requestTimeout,
         });
-  server.maxConnections = settings.maxConnections;
+  server.maxConnections = settings.maxConnections + NEWCOMERS;
   await new Promise<void>((resolve, reject) => {
     server.once("error", (error) => reject(listenError(error, formatAddress(local))));
     server.listen({ host: local.host, port: local.port }, resolve);
@@ -95,9 +97,10 @@ export class GrpcServer implements ProtocolServer {
   #fingerprint: string | undefined;
   readonly #settings: ServerSettings;
   readonly #handlers: ReadonlyMap<string, UniversalHandler>;
+  readonly #places: Places;
   readonly #sessions = new Map<Http2Session, SessionState>();
   /** Connections whose TLS handshake is not over, by the peer's address. */
-  readonly #handshaking = new Map<string, Socket>();
+  readonly #handshaking = new Map<string, { readonly socket: Socket; readonly place: Place }>();
   #closing: Promise<void> | undefined;
 
   constructor(
@@ -114,6 +117,7 @@ export class GrpcServer implements ProtocolServer {
     this.#clientCa = secure?.clientCa;
     this.#server = server;
     this.#settings = settings;
+    this.#places = new Places(settings.maxConnections, settings.runtime.clock);
     this.#handlers = new Map(handlers.map((handler) => [handler.requestPath, handler]));
     // What fails here concerns one client (no file descriptors left, no HTTP/2, no TLS); the server goes on.
     for (const event of ["error", "sessionError", "tlsClientError"]) server.on(event, () => {});
@@ -153,7 +157,7 @@ export class GrpcServer implements ProtocolServer {
       this.#server.close(() => resolve());
     });
     for (const session of this.#sessions.keys()) session.close();
-    for (const socket of this.#handshaking.values()) socket.destroy();
+    for (const { socket } of this.#handshaking.values()) socket.destroy();
     const timer = this.#settings.runtime.clock.setTimer(() => {
       for (const session of this.#sessions.keys()) session.destroy();
     }, grace);
@@ -163,26 +167,39 @@ export class GrpcServer implements ProtocolServer {
 
   #awaitHandshake(socket: Socket): void {
     const peer = peerOf(socket);
-    this.#handshaking.set(peer, socket);
+    const place = this.#places.take(socket.remoteAddress ?? "", () => socket.destroy());
+    if (place === undefined) {
+      socket.destroy();
+      return;
+    }
+    this.#handshaking.set(peer, { socket, place });
     socket.once("close", () => {
-      if (this.#handshaking.get(peer) === socket) this.#handshaking.delete(peer);
+      place.leave();
+      if (this.#handshaking.get(peer)?.socket === socket) this.#handshaking.delete(peer);
     });
   }
 
   #admit(session: Http2Session): void {
     // Of what a session is made, runtimes have different notions.
-    this.#handshaking.delete(peerOf(session.socket));
+    const peer = peerOf(session.socket);
+    this.#handshaking.get(peer)?.place.leave();
+    this.#handshaking.delete(peer);
     guardSession(session);
     session.on("error", () => {});
-    if (this.#closing !== undefined) {
+    const place =
+      this.#closing === undefined
+        ? this.#places.take(session.socket.remoteAddress ?? "", () => session.destroy())
+        : undefined;
+    if (place === undefined) {
       session.destroy();
       return;
     }
-    const state: SessionState = { streams: 0, idle: undefined };
+    const state: SessionState = { place, streams: 0, idle: undefined };
     this.#sessions.set(session, state);
     this.#awaitStream(session, state);
     session.once("close", () => {
       state.idle?.cancel();
+      place.leave();
       this.#sessions.delete(session);
     });
   }
@@ -236,7 +253,7 @@ export class GrpcServer implements ProtocolServer {
       if (--state.streams === 0 && this.#sessions.has(session)) this.#awaitStream(session, state);
     });
     try {
-      await this.#answer(stream, headers);
+      await this.#answer(stream, headers, state.place);
     } catch (error) {
       const failure = VortexError.from(error, "Internal");
       // A peer that went away, or is too slow, is its own affair.
@@ -245,12 +262,21 @@ export class GrpcServer implements ProtocolServer {
     }
   }
 
-  async #answer(stream: ServerHttp2Stream, headers: IncomingHttpHeaders): Promise<void> {
+  async #answer(stream: ServerHttp2Stream, headers: IncomingHttpHeaders, place: Place): Promise<void> {
     const { requestTimeout, runtime } = this.#settings;
+    const body = await within(runtime.clock, requestTimeout, readRequest(stream), "Stalled", "waiting for a request");
+    place.begin();
+    try {
+      await this.#answerRequest(stream, headers, body);
+    } finally {
+      place.end();
+    }
+  }
+
+  async #answerRequest(stream: ServerHttp2Stream, headers: IncomingHttpHeaders, body: Uint8Array): Promise<void> {
     const ended = new AbortController();
     stream.once("close", () => ended.abort());
     const path = headers[":path"] ?? "";
-    const body = await within(runtime.clock, requestTimeout, readRequest(stream), "Stalled", "waiting for a request");
     const handler = this.#handlers.get(path);
     if (handler === undefined) {
       // As gRPC's protocol has it for methods that are not known: https://grpc.io/docs/guides/status-codes/

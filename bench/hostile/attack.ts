@@ -26,8 +26,6 @@ export interface Attack {
   readonly unit: "request" | "connection" | "datagram";
   /** Its tries of a campaign of 100,000 exchanges. */
   readonly tries: number;
-  /** Takes up all connections, so that others may be turned away meanwhile. */
-  readonly floods?: boolean;
   /** Is for a server that expects TLS. */
   readonly secure?: boolean;
   /** @param random seeded numbers from 0 to 1 */

@@ -30,8 +30,7 @@ export function connectionAttacks(over: "tcp" | "grpc"): readonly Attack[] {
       name: "a flood of connections that say nothing",
       over,
       unit: "connection",
-      tries: 2_000,
-      floods: true,
+      tries: 6_000,
       run: (target, tries) =>
         // All that the server takes, and as many again.
         inParallel(tries, 2 * target.maxConnections, async () => {

@@ -106,7 +106,6 @@ export function datagramAttacks(transport: () => Promise<Transport>): readonly A
       over: "quic",
       unit: "connection",
       tries: 600,
-      floods: true,
       async run(target, tries) {
         const dialling = await transport();
         const held: Connection[] = [];

@@ -9,7 +9,11 @@ import type { ListenOptions } from "../transport/transport.ts";
 export interface ServerOptions {
   /** Bytes a second that all answers of this server may take together, at least 1. Default: no limit. */
   readonly uploadRateLimit?: number;
-  /** Greatest number of connections at a time, 1 to 1,000,000. Default 1,024. */
+  /**
+   * Greatest number of connections at a time over each protocol, 1 to 1,000,000. Default 1,024. One more is given the place of the
+   * connection that has been without a request for longest; when all have requests, that of one from the host with most
+   * connections, or is turned away.
+   */
   readonly maxConnections?: number;
   /** Greatest number of streams at a time on one connection, 1 to 1,000,000. Default 128. */
   readonly maxStreams?: number;

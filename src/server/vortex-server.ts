@@ -6,6 +6,7 @@ import { beginOperation, type OperationResult } from "../telemetry.ts";
 import type { Address } from "../transport/address.ts";
 import type { TlsIdentity } from "../transport/tls.ts";
 import { type ByteStream, type Connection, type Listener, StreamCode, type Transport } from "../transport/transport.ts";
+import { NEWCOMERS, type Place, Places } from "./places.ts";
 import type { PieceStore } from "./store.ts";
 import { type ServerOptions, type ServerSettings, serverSettings, within } from "./upload.ts";
 
@@ -14,6 +15,7 @@ export class VortexServer {
   readonly #listener: Listener;
   readonly #store: PieceStore;
   readonly #settings: ServerSettings;
+  readonly #places: Places;
   readonly #running = new Set<Promise<void>>();
   /** Fires when the server has closed, so that nothing waits on for peers that are gone. */
   readonly #gone = new AbortController();
@@ -27,6 +29,7 @@ export class VortexServer {
     this.#listener = listener;
     this.#store = store;
     this.#settings = settings;
+    this.#places = new Places(settings.maxConnections, settings.runtime.clock);
     this.#track(this.#acceptConnections());
   }
 
@@ -45,7 +48,7 @@ export class VortexServer {
   ): Promise<T> {
     const settings = "runtime" in options ? options : serverSettings(options, runtime);
     const listener = await transport.listen(local, {
-      maxConnections: settings.maxConnections,
+      maxConnections: settings.maxConnections + NEWCOMERS,
       maxStreams: settings.maxStreams,
       earlyData: settings.earlyData,
     });
@@ -103,13 +106,20 @@ export class VortexServer {
   }
 
   async #serveConnection(connection: Connection): Promise<void> {
+    const refuse = (): void => connection.abort(StreamCode.Busy, "as many connections as there may be");
+    const place = this.#places.take(connection.remote.host, refuse);
+    if (place === undefined) {
+      refuse();
+      return;
+    }
+    void connection.closed.then(() => place.leave());
     // How many streams there are at a time is the transport's to bound, by stream credit.
-    for await (const stream of connection.accept()) this.#track(this.#serveStream(stream));
+    for await (const stream of connection.accept()) this.#track(this.#serveStream(stream, place));
   }
 
-  async #serveStream(stream: ByteStream): Promise<void> {
+  async #serveStream(stream: ByteStream, place: Place): Promise<void> {
     try {
-      await this.#answer(stream, this.#gone.signal);
+      await this.#answer(stream, place, this.#gone.signal);
     } catch (error) {
       const failure = VortexError.from(error, "Internal");
       // A peer that went away or broke the protocol is its own affair.
@@ -118,7 +128,7 @@ export class VortexServer {
     }
   }
 
-  async #answer(stream: ByteStream, signal: AbortSignal): Promise<void> {
+  async #answer(stream: ByteStream, place: Place, signal: AbortSignal): Promise<void> {
     const { requestTimeout, runtime } = this.#settings;
     let request: DownloadPiecePacket;
     try {
@@ -131,6 +141,7 @@ export class VortexServer {
     }
     if (this.#closing !== undefined) throw new VortexError("Closed", "the server is closing");
     this.#answering++;
+    place.begin();
     const { taskId, kind, number } = request;
     const start = { name: "download_piece", role: "server", taskId, kind, number } as const;
     const operation = beginOperation(this.#settings.telemetry, start);
@@ -142,6 +153,7 @@ export class VortexServer {
       operation?.end({ error: VortexError.from(error, "Internal") });
       throw error;
     } finally {
+      place.end();
       this.#answering--;
       if (this.#answering === 0) this.#onIdle();
     }

@@ -78,6 +78,10 @@ async function fetched(downloader: GrpcDownloader, addr: string, number = 0, tas
   return (await downloader.downloadPiece(pieceRequest(addr, number, task))).bytes();
 }
 
+function pieceBytes(number: number): Uint8Array {
+  return bytes.subarray(number * 6000, (number + 1) * 6000);
+}
+
 /** A store of one piece, the bytes of which come from `read`; it calls what it is given when it is left. */
 function scriptedStore(read: (left: () => void) => AsyncIterable<Uint8Array>, length = 10_000) {
   let left: () => void = () => {};
@@ -468,24 +472,53 @@ describe("gRPC: what a server holds to", () => {
     "content-type": "application/grpc",
   };
 
-  it("its greatest number of connections", limit, async () => {
-    await withPair({ server: { maxConnections: 1 } }, async ({ downloader, addr }) => {
-      await fetched(downloader, addr);
-      const other = downloaderOf();
-      await assertRejects(other.downloadPiece(pieceRequest(addr)), "ConnectionRefused");
-      await downloader.close();
-      // The server may hear of the end after this client did.
-      for (let tries = 0; tries < 100; tries++) {
-        const piece = await fetched(other, addr).catch(() => undefined);
-        if (piece !== undefined) break;
-        assert.ok(tries < 99, "the place was never free again");
-        await new Promise<void>((resolve) => {
-          setTimeout(resolve, 20);
+  for (const tls of [undefined, {}]) {
+    it(
+      `its greatest number of connections: who has no request makes room${tls ? ", with TLS" : ""}`,
+      limit,
+      async () => {
+        let release: () => void = () => {};
+        const released = new Promise<void>((resolve) => {
+          release = resolve;
         });
-      }
-      await other.close();
-    });
-  });
+        let asked: () => void = () => {};
+        const waiting = new Promise<void>((resolve) => {
+          asked = resolve;
+        });
+        const held: PieceStore = {
+          getTask: (id) => store.getTask(id),
+          async getPiece(wanted) {
+            if (wanted.number === 1) {
+              asked();
+              await released;
+            }
+            return store.getPiece(wanted);
+          },
+        };
+        const server = { maxConnections: 1, ...(tls && { tls }) };
+        const client = tls && { tls: { verify: false } as const };
+        await withPair({ store: held, server, ...(client && { client }) }, async ({ downloader, addr, errors }) => {
+          await using other = downloaderOf(client);
+          {
+            await using one = downloaderOf(client);
+            await using two = downloaderOf(client);
+            // They take the only place from each other.
+            for (let round = 0; round < 3; round++) {
+              for (const each of [one, two]) assert.deepEqual(await fetched(each, addr), pieceBytes(0));
+            }
+          }
+          const answering = fetched(downloader, addr, 1);
+          await waiting;
+          const refused = await rejectionOf(other.downloadPiece(pieceRequest(addr)));
+          assert.equal(refused.kind, "transport", refused.message);
+          release();
+          assert.deepEqual(await answering, pieceBytes(1));
+          assert.deepEqual(await fetched(other, addr), pieceBytes(0));
+          assert.deepEqual(errors, []);
+        });
+      },
+    );
+  }
 
   it("its deadline for a request to arrive, and its greatest length", limit, async () => {
     await withPair({ server: { requestTimeout: 200 } }, async ({ addr, errors }) => {

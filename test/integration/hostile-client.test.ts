@@ -6,6 +6,7 @@ import { PacketDecoder } from "../../src/protocol/decoder.ts";
 import { encodePacket, type Packet, RemoteErrorCode } from "../../src/protocol/packet.ts";
 import { Tag } from "../../src/protocol/tags.ts";
 import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import { NOTICE } from "../../src/server/places.ts";
 import type { PieceStore, StoredPiece } from "../../src/server/store.ts";
 import type { ServerOptions } from "../../src/server/upload.ts";
 import { VortexServer } from "../../src/server/vortex-server.ts";
@@ -310,6 +311,59 @@ function hostileClient(fixture: TransportFixture): void {
       fixture.gaps?.[beyond] === undefined ? "a stream beyond the credit waits until another has ended" : beyond,
     );
 
+    it("connections that say too little make room for one more, the first of them first", async () => {
+      await withServer(fixture, { options: { maxConnections: 3 } }, async ({ dial, askOn, clock }) => {
+        const silent: { over: boolean; readonly end: Promise<unknown> }[] = [];
+        for (let index = 0; index < 6; index++) {
+          const stream = await (await dial()).openStream();
+          await stream.writer.write(request().subarray(0, 1 + index));
+          const each = { over: false, end: readAll(stream).catch(() => {}) };
+          void each.end.then(() => {
+            each.over = true;
+          });
+          silent.push(each);
+          // It has its place.
+          const leaving = silent[index - 3];
+          if (leaving !== undefined) await clock.advanceUntil(leaving.end, 9_000, NOTICE);
+        }
+        assert.deepEqual((await askOn(await dial(), request())).rest, content.subarray(0, PIECE_LENGTH));
+        await clock.advanceUntil(silent[3]?.end ?? Promise.resolve(), 9_000, NOTICE);
+        assert.deepEqual(
+          silent.map(({ over }) => over),
+          [true, true, true, true, false, false],
+        );
+      });
+    });
+
+    it("connections that have requests keep their places, and one more is turned away", async () => {
+      const stored = storeOf("standard");
+      let release: () => void = () => {};
+      const released = new Promise<void>((resolve) => {
+        release = resolve;
+      });
+      let asked = 0;
+      const store: PieceStore = {
+        getTask: async () => undefined,
+        async getPiece(wanted) {
+          asked++;
+          await released;
+          return stored.getPiece(wanted);
+        },
+      };
+      await withServer(fixture, { store, options: { maxConnections: 2 } }, async ({ dial, askOn }) => {
+        const asking = [0, 1].map(async (number) => askOn(await dial(), request({ number })));
+        while (asked < 2) await settle();
+        await rejectionOf(dial().then((connection) => askOn(connection, request())));
+        release();
+        for (const [number, answering] of asking.entries()) {
+          const piece = content.subarray(number * PIECE_LENGTH, (number + 1) * PIECE_LENGTH);
+          assert.deepEqual((await answering).rest, piece);
+        }
+        // Once they have ended, there is room again.
+        assert.deepEqual((await askOn(await dial(), request())).rest, content.subarray(0, PIECE_LENGTH));
+      });
+    });
+
     it("the upload rate limit holds over all answers together", async () => {
       const rate = 100_000;
       const day = 24 * 3600 * 1000;
@@ -439,6 +493,9 @@ interface Surroundings {
   readonly errors: VortexError[];
   /** Sends bytes on a stream of its own, ends it, and takes the answer. */
   ask(bytes: Uint8Array): Promise<Answered>;
+  askOn(connection: Connection, bytes: Uint8Array): Promise<Answered>;
+  /** Another connection. */
+  dial(): Promise<Connection>;
   /** Resolves when at least `count` streams wait for a request or are being answered. */
   served(count: number): Promise<void>;
 }
@@ -458,11 +515,16 @@ async function withServer(
     fakeRuntime(clock),
     { onError: (error) => errors.push(error), ...setup.options },
   );
-  const connection = await transport.dial(dialAddressOf(fixture, server.address));
-  const ask = async (bytes: Uint8Array): Promise<Answered> => {
-    const stream = await connection.openStream();
-    await stream.writer.write(bytes);
-    await stream.writer.end();
+  const dialled: Connection[] = [];
+  const dial = async (): Promise<Connection> => {
+    const each = await transport.dial(dialAddressOf(fixture, server.address));
+    dialled.push(each);
+    return each;
+  };
+  const connection = await dial();
+  const askOn = async (each: Connection, bytes: Uint8Array): Promise<Answered> => {
+    const stream = await each.openStream();
+    await send_(stream, bytes);
     return decode(await readAll(stream));
   };
   // Each stream that is being served has a timer on the server's clock.
@@ -470,9 +532,9 @@ async function withServer(
     while (clock.pending < count) await settle();
   };
   try {
-    await use({ server, connection, clock, errors, ask, served });
+    await use({ server, connection, clock, errors, ask: (bytes) => askOn(connection, bytes), askOn, dial, served });
   } finally {
-    connection.abort();
+    for (const each of dialled) each.abort();
     await server.close({ grace: 0 });
   }
   assert.equal(clock.pending, 0, "timers left");

@@ -1,0 +1,121 @@
+import type { Clock, Timer } from "../runtime.ts";
+
+/** A connection's place on a server. */
+export interface Place {
+  /** A request of it is being answered from here on. */
+  begin(): void;
+  /** One fewer is. */
+  end(): void;
+  /** The connection has ended. Idempotent. */
+  leave(): void;
+}
+
+/** Milliseconds that who has to make room still has to say what it wants: of many that come at once, all are taken in before any is read. */
+export const NOTICE = 50;
+
+/**
+ * Connections beyond its places that a server's listener lets in: those that have to make room are there a little longer, and this many a
+ * system keeps ready to be accepted at once.
+ */
+export const NEWCOMERS = 512;
+
+interface TakenPlace extends Place {
+  readonly host: string;
+  readonly makeRoom: () => void;
+  requests: number;
+  /** Ends it, once it is to make room. */
+  notice: Timer | undefined;
+}
+
+/**
+ * Places on a server for connections. One that comes when all are taken is given a place all the same, if it can be: of the connection
+ * that has been without a request for longest, which is no loss to a client that has one; or, when all have requests, of the one
+ * whose requests began first among those from the host which holds most places. So neither whoever connects and says nothing, nor a
+ * single host whose requests it never lets end, keeps others out.
+ */
+export class Places {
+  readonly #most: number;
+  readonly #clock: Clock;
+  /** Without a request; the one that has been so for longest is the first. */
+  readonly #idle = new Set<TakenPlace>();
+  /** With requests; the one whose present ones began first is the first. */
+  readonly #busy = new Set<TakenPlace>();
+  /** Places by host. */
+  readonly #held = new Map<string, number>();
+
+  /** @param most how many there are, at least 1 */
+  constructor(most: number, clock: Clock) {
+    this.#most = most;
+    this.#clock = clock;
+  }
+
+  /**
+   * A place for a connection from `host`, an IP address; undefined when none can be had.
+   *
+   * @param makeRoom ends the connection, since another one is given its place
+   */
+  take(host: string, makeRoom: () => void): Place | undefined {
+    if (this.#idle.size + this.#busy.size >= this.#most) {
+      const [longest] = this.#idle;
+      if (longest !== undefined) {
+        this.#giveNotice(longest);
+      } else {
+        const crowding = this.#crowding(host);
+        if (crowding === undefined) return undefined;
+        crowding.leave();
+        crowding.makeRoom();
+      }
+    }
+    const place: TakenPlace = {
+      host,
+      makeRoom,
+      requests: 0,
+      notice: undefined,
+      begin: () => {
+        if (place.requests++ === 0 && this.#idle.delete(place)) this.#busy.add(place);
+      },
+      end: () => {
+        if (--place.requests === 0 && this.#busy.delete(place)) this.#idle.add(place);
+      },
+      leave: () => {
+        place.notice?.cancel();
+        if (this.#idle.delete(place) || this.#busy.delete(place)) this.#count(host, -1);
+      },
+    };
+    this.#idle.add(place);
+    this.#count(host, 1);
+    return place;
+  }
+
+  #giveNotice(place: TakenPlace): void {
+    place.leave();
+    const over = (): void => {
+      place.notice = undefined;
+      const [longest] = this.#idle;
+      if (place.requests === 0 || longest === undefined) {
+        place.makeRoom();
+        return;
+      }
+      // It has said what it wants, so another one makes room that still wants nothing.
+      this.#giveNotice(longest);
+      this.#busy.add(place);
+      this.#count(place.host, 1);
+    };
+    place.notice = this.#clock.setTimer(over, NOTICE, { background: true });
+  }
+
+  /** Of the host with most places, if it has more than `host` even with one fewer. */
+  #crowding(host: string): TakenPlace | undefined {
+    let most = 0;
+    for (const held of this.#held.values()) most = Math.max(most, held);
+    if (most - 1 <= (this.#held.get(host) ?? 0)) return undefined;
+    for (const place of this.#busy) if (this.#held.get(place.host) === most) return place;
+    return undefined;
+  }
+
+  #count(host: string, more: 1 | -1): void {
+    const held = (this.#held.get(host) ?? 0) + more;
+    if (held === 0) this.#held.delete(host);
+    else this.#held.set(host, held);
+  }
+}

@@ -1,0 +1,130 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { NOTICE, type Place, Places } from "../../src/server/places.ts";
+import { FakeClock } from "../support/fake-clock.ts";
+
+/** Connections by name, and which of them have made room. */
+class Guests {
+  readonly clock = new FakeClock();
+  readonly #made: string[] = [];
+  readonly #places: Places;
+
+  constructor(most: number) {
+    this.#places = new Places(most, this.clock);
+  }
+
+  /** Who has made room, or is to. */
+  async made(): Promise<readonly string[]> {
+    await this.clock.advance(NOTICE);
+    assert.equal(this.clock.pending, 0);
+    return this.#made;
+  }
+
+  arrive(name: string, host = "10.0.0.1"): Place {
+    const place = this.#places.take(host, () => this.#made.push(name));
+    assert.ok(place !== undefined, `no place for ${name}`);
+    return place;
+  }
+
+  refused(host = "10.0.0.1"): boolean {
+    return this.#places.take(host, () => {}) === undefined;
+  }
+}
+
+describe("places for connections", () => {
+  it("nobody has to go before they are all taken, nor once somebody has left", async () => {
+    const guests = new Guests(2);
+    const first = guests.arrive("first");
+    guests.arrive("second");
+    assert.deepEqual(await guests.made(), []);
+    first.leave();
+    first.leave();
+    guests.arrive("third");
+    assert.deepEqual(await guests.made(), []);
+    guests.arrive("fourth");
+    assert.deepEqual(await guests.made(), ["second"]);
+  });
+
+  it("who has been without a request for longest goes first, counted from its last one", async () => {
+    const guests = new Guests(3);
+    const first = guests.arrive("first");
+    guests.arrive("second");
+    guests.arrive("third");
+    first.begin();
+    first.end();
+    for (const name of ["fourth", "fifth", "sixth"]) guests.arrive(name);
+    assert.deepEqual(await guests.made(), ["second", "third", "first"]);
+  });
+
+  it("who has a request stays, until its last one has ended", async () => {
+    const guests = new Guests(2);
+    const [first, second] = [guests.arrive("first"), guests.arrive("second")];
+    first.begin();
+    first.begin();
+    second.begin();
+    first.end();
+    assert.equal(guests.refused(), true);
+    first.end();
+    guests.arrive("third");
+    assert.deepEqual(await guests.made(), ["first"]);
+  });
+
+  it("who is to make room and says what it wants stays, and another one makes room in time", async () => {
+    const guests = new Guests(3);
+    const first = guests.arrive("first");
+    for (const name of ["second", "third", "fourth", "fifth"]) guests.arrive(name);
+    await guests.clock.advance(NOTICE - 1);
+    first.begin();
+    await guests.clock.advance(1);
+    first.end();
+    assert.deepEqual(await guests.made(), ["second", "third"]);
+    for (const name of ["sixth", "seventh", "eighth"]) guests.arrive(name);
+    assert.deepEqual(await guests.made(), ["second", "third", "fourth", "fifth", "first"]);
+  });
+
+  it("but not when nobody is left who wants nothing", async () => {
+    const guests = new Guests(1);
+    const first = guests.arrive("first");
+    guests.arrive("second").begin();
+    first.begin();
+    assert.deepEqual(await guests.made(), ["first"]);
+  });
+
+  it("who leaves before it has to makes no room any more", async () => {
+    const guests = new Guests(1);
+    const first = guests.arrive("first");
+    guests.arrive("second");
+    first.leave();
+    assert.deepEqual(await guests.made(), []);
+  });
+
+  it("who has made room does not come back with a request that ends", async () => {
+    const guests = new Guests(1);
+    const first = guests.arrive("first", "10.0.0.1");
+    guests.arrive("second").begin();
+    first.begin();
+    first.end();
+    first.leave();
+    assert.equal(guests.refused(), true);
+  });
+
+  it("where all have requests, one of the host with most places goes, the first; but no host is made poorer than the newcomer's", async () => {
+    const guests = new Guests(5);
+    for (const [name, host] of [
+      ["a1", "10.0.0.1"],
+      ["b1", "10.0.0.2"],
+      ["b2", "10.0.0.2"],
+      ["b3", "10.0.0.2"],
+      ["a2", "10.0.0.1"],
+    ] as const) {
+      guests.arrive(name, host).begin();
+    }
+    assert.equal(guests.refused("10.0.0.1"), true);
+    guests.arrive("c1", "10.0.0.3").begin();
+    assert.deepEqual(await guests.made(), ["b1"]);
+    // Two of each of the others, and one of this.
+    assert.equal(guests.refused("10.0.0.3"), true);
+    guests.arrive("d1", "10.0.0.4").begin();
+    assert.deepEqual(await guests.made(), ["b1", "a1"]);
+  });
+});
