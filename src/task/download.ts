@@ -306,8 +306,9 @@ export class Download implements TaskDownload {
         this.#count(piece, undefined, 0);
       } else {
         this.#tell({ type: "piece-damaged", number: piece.number });
-        this.#wake();
       }
+      // Also when it is right: with the last one it shows that what is left cannot be fetched, when no parent is left.
+      this.#wake();
     }
   }
 

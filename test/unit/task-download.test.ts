@@ -93,6 +93,7 @@ class NotingSink implements TaskSink {
   bytes: Uint8Array = new Uint8Array(0);
   found: SinkSession["found"] = [];
   onWrite: (number: number, position: number) => Promise<void> | void = () => {};
+  onRead: () => Promise<void> | void = () => {};
 
   async open(layout: Parameters<TaskSink["open"]>[0]): Promise<SinkSession> {
     if (this.bytes.length !== layout.length) this.bytes = new Uint8Array(layout.length);
@@ -107,7 +108,10 @@ class NotingSink implements TaskSink {
         this.bytes.set(chunk, position);
       },
       commit: async ({ number }) => note(`commit ${number}`),
-      read: async (_number, position, length) => this.bytes.subarray(position, position + length),
+      read: async (_number, position, length) => {
+        await this.onRead();
+        return this.bytes.subarray(position, position + length);
+      },
       advance: async (position) => note(`advance ${position}`),
       finish: async () => note("finish"),
       abort: async (_error, { discard = false } = {}) => note(discard ? "discard" : "abort"),
@@ -658,6 +662,23 @@ describe("sinks", () => {
       events.filter(({ type }) => type === "piece-damaged"),
       [{ type: "piece-damaged", number: 3 }],
     );
+  });
+
+  it("the last parent is left out while that is compared: it fails when the comparing is over", async () => {
+    const { fetcher, request, parents, settled } = bench({ "a:1": corrupt });
+    const to = new NotingSink();
+    to.bytes = content.slice();
+    const digest = digestOf("crc32", parents.bytesOf(2), portableHashers);
+    to.found = [{ number: 2, digest, crc32: Number(digest.slice(6)) }];
+    let resolve = (): void => {};
+    const leftOut = new Promise<void>((each) => {
+      resolve = each;
+    });
+    to.onRead = () => leftOut;
+    const onEvent = ({ type }: TaskEvent): void => {
+      if (type === "parent-left-out") resolve();
+    };
+    await assertRejects(settled(fetcher.downloadTask(request, { to, onEvent }).done), "DigestMismatch");
   });
 
   it("the frontier goes in order, and finish comes last", async () => {
