@@ -41,15 +41,16 @@ export class Journal {
   static async open(path: string, layout: SinkLayout): Promise<Journal> {
     const first = `${JSON.stringify(headerOf(layout))}\n`;
     try {
-      const text = await readFile(path, "utf8").catch((error: unknown) => {
-        if (codeOf(error) === "ENOENT") return "";
+      const bytes = await readFile(path).catch((error: unknown) => {
+        if (codeOf(error) === "ENOENT") return undefined;
         throw error;
       });
+      // The last line of a process that was killed may be torn.
+      const end = (bytes?.lastIndexOf("\n") ?? -1) + 1;
+      const text = bytes?.toString("utf8", 0, end) ?? "";
       if (text.startsWith(first)) {
-        // The last line of a process that was killed may be torn.
-        const whole = text.slice(0, text.lastIndexOf("\n") + 1);
-        if (whole.length < text.length) await truncate(path, new TextEncoder().encode(whole).length);
-        const lines = whole.split("\n").slice(1, -1);
+        if (end !== bytes?.length) await truncate(path, end);
+        const lines = text.split("\n").slice(1, -1);
         const found = lines.map(parseLine).filter((piece) => piece !== undefined);
         return new Journal(path, await open(path, "a"), found, lines.includes(COMPLETE));
       }
@@ -94,10 +95,15 @@ function headerOf({ taskId, kind, contentLength, pieceLength, start, length }: S
 function parseLine(line: string): SunkPiece | undefined {
   try {
     const { number, digest, crc32 } = JSON.parse(line) as Partial<Record<keyof SunkPiece, unknown>>;
-    if (typeof number !== "number" || typeof digest !== "string" || typeof crc32 !== "number") return undefined;
+    if (!isInteger(number) || typeof digest !== "string" || typeof crc32 !== "number") return undefined;
     parseDigest(digest);
     return { number, digest, crc32 };
   } catch {
     return undefined;
   }
+}
+
+/** A piece has a whole number: between two of them, bytes would be counted twice. */
+function isInteger(value: unknown): value is number {
+  return Number.isInteger(value);
 }

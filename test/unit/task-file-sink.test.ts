@@ -203,6 +203,31 @@ describe("going on after a failure", () => {
       assertFile(path, content);
     }));
 
+  it("a torn last line is cut off where it begins, also behind bytes that are no text", () =>
+    inDirectory(async (directory) => {
+      const path = join(directory, "out");
+      await assertRejects(attempt(path, breakingAfter(5)).done, "Internal");
+      const journal = `${path}.part.journal`;
+      const before = Buffer.concat([readFileSync(journal), Buffer.from("\xff\xff\xff\n", "latin1")]);
+      writeFileSync(journal, Buffer.concat([before, Buffer.from('{"number":11,"dig')]));
+      await assertRejects(attempt(path, breakingAfter(8)).done, "Internal");
+      const after = readFileSync(journal);
+      assert.ok(after.subarray(0, before.length).equals(before));
+      for (const line of after.toString("utf8", before.length).trim().split("\n")) JSON.parse(line);
+    }));
+
+  it("a line that tells of bytes between two pieces is skipped", () =>
+    inDirectory(async (directory) => {
+      const path = join(directory, "out");
+      await assertRejects(attempt(path, breakingAfter(5)).done, "Internal");
+      const kept = journaled(path);
+      const digest = digestOf("crc32", content.subarray(PIECE / 2, PIECE * 1.5), portableHashers);
+      const line = JSON.stringify({ number: 0.5, digest, crc32: Number(digest.slice(6)) });
+      writeFileSync(`${path}.part.journal`, `${readFileSync(`${path}.part.journal`, "utf8")}${line}\n`);
+      assert.equal((await attempt(path).done).resumedPieces, kept.length);
+      assertFile(path, content);
+    }));
+
   for (const [name, changes] of [
     ["another task", { taskId: "b2".repeat(32) }],
     ["another range", { range: { start: 0, end: 5 * PIECE } }],
