@@ -80,6 +80,7 @@ export class FakeParents implements TaskSource {
   readonly #behaviours = new Map<string, Behaviour>();
   readonly #algorithm: DigestAlgorithm;
   readonly #places: boolean;
+  readonly #pieces: readonly { readonly offset: number; readonly length: number }[] | undefined;
 
   constructor(
     content: Uint8Array,
@@ -90,11 +91,14 @@ export class FakeParents implements TaskSource {
       readonly algorithm?: DigestAlgorithm;
       readonly places?: boolean;
       readonly speaksApi?: boolean;
+      /** Where pieces lie that differ in length. */
+      readonly pieces?: readonly { readonly offset: number; readonly length: number }[];
     } = {},
   ) {
     this.speaksApi = options.speaksApi ?? false;
     this.content = content;
     this.plan = planTask(content.length, pieceLength);
+    this.#pieces = options.pieces;
     this.directory = options.directory;
     this.#places = options.places ?? false;
     this.#algorithm = options.algorithm ?? "crc32";
@@ -115,7 +119,7 @@ export class FakeParents implements TaskSource {
   }
 
   bytesOf(number: number): Uint8Array {
-    const { offset, length } = pieceExtent(this.plan, number);
+    const { offset, length } = this.#extentOf(number);
     return this.content.subarray(offset, offset + length);
   }
 
@@ -138,11 +142,15 @@ export class FakeParents implements TaskSource {
     };
     signal.addEventListener("abort", over, { once: true });
     const digest = digestOf(this.#algorithm, bytes, portableHashers);
-    const { offset, length } = pieceExtent(this.plan, number);
+    const { offset, length } = this.#extentOf(number);
     return pieceOf({ number, kind, offset, length, digest }, checked(answer, digest, over, signal), over, (memory) => {
       if (this.#places) this.memory.add(memory);
       return this.#places;
     });
+  }
+
+  #extentOf(number: number): { readonly offset: number; readonly length: number } {
+    return this.#pieces?.[number] ?? pieceExtent(this.plan, number);
   }
 
   #count(addr: string, change: number): void {

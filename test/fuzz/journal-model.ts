@@ -1,0 +1,211 @@
+/** What a download to a file has to make of what is there, told by the documents alone: `fileSink`, and the journal's form. */
+import { digestOf } from "../../src/digest/digest.ts";
+import type { DigestAlgorithm } from "../../src/digest/hasher.ts";
+import { portableHashers } from "../../src/digest/hasher.ts";
+import type { PieceKind } from "../../src/piece.ts";
+import type { KnownLayout } from "../../src/task/layout.ts";
+import type { TaskRequest } from "../../src/task/task.ts";
+import { seededBytes } from "../support/random.ts";
+
+/** What somebody asks for. */
+export interface Plan {
+  readonly task: number;
+  readonly kind: PieceKind;
+  readonly contentLength: number;
+  /** Bytes of a piece; or of each, and the last one has the rest. */
+  readonly cut: number | readonly number[];
+  readonly range: { readonly start: number; readonly end: number } | undefined;
+  /** Digests of pieces that the caller names; a wrong one is that of piece 2. */
+  readonly named: "none" | "right" | "wrong";
+  /** Digest of the whole that the caller names, where there is no range. */
+  readonly whole: "none" | "crc32" | "sha256" | "wrong";
+  /** What parents announce digests by. */
+  readonly algorithm: DigestAlgorithm;
+}
+
+/** A piece, and what is wanted of it. */
+export interface Part {
+  readonly number: number;
+  /** Where what is wanted of it lies in the file. */
+  readonly position: number;
+  readonly bytes: Uint8Array;
+  /** Whether all of it is wanted. */
+  readonly whole: boolean;
+  /** The line of the journal, once it is there. */
+  readonly line: string;
+  /** The digest that the caller names, and whether it is another's. */
+  readonly named: string | undefined;
+  readonly misnamed: boolean;
+}
+
+/** The files of a download, each absent when undefined. */
+export interface Files {
+  path: Buffer | undefined;
+  part: Buffer | undefined;
+  journal: Buffer | undefined;
+}
+
+/** A plan, worked out. */
+export interface Task {
+  readonly request: TaskRequest;
+  readonly content: Uint8Array;
+  /** What the file has to be. */
+  readonly wanted: Uint8Array;
+  readonly pieces: readonly { readonly offset: number; readonly length: number }[];
+  readonly parts: readonly Part[];
+  /** The first line of the journal. */
+  readonly header: string;
+  /** Whether the caller names a digest of the whole that it does not have. */
+  readonly wrong: boolean;
+}
+
+/** What a download has to make of what is there. */
+export interface Outlook {
+  /** Lines of the journal that stay, the first one among them. */
+  readonly kept: string;
+  /** Whether the journal tells of any piece, wanted or not. */
+  readonly tells: boolean;
+  /** Whether the file with its name is worked on again, since the process that made it was killed just then. */
+  readonly moved: boolean;
+  /** Pieces that are wanted and said to be there. */
+  readonly found: readonly number[];
+  /** Those of them that are; the others are fetched. */
+  readonly right: readonly number[];
+}
+
+/** Says that all pieces are there. */
+export const COMPLETE = '{"complete":true}';
+
+/** Another content for each task and length. */
+export function contentOf(task: number, length: number): Uint8Array {
+  return seededBytes(length + task, length);
+}
+
+/** Works a plan out. */
+export function taskOf(plan: Plan): Task {
+  const { task, kind, contentLength, cut, range, named, whole, algorithm } = plan;
+  const content = contentOf(task, contentLength);
+  const { start, end } = range ?? { start: 0, end: contentLength };
+  const pieces = piecesOf(contentLength, cut);
+  const parts = pieces.flatMap(({ offset, length }, number): Part[] => {
+    const from = Math.max(offset, start);
+    const to = Math.min(offset + length, end);
+    if (from >= to) return [];
+    const bytes = content.subarray(from, to);
+    const piece = content.subarray(offset, offset + length);
+    const name = named === "none" ? undefined : sum("sha256", piece);
+    const misnamed = named === "wrong" && number === 2;
+    return [
+      {
+        number,
+        position: from - start,
+        bytes,
+        whole: bytes.length === length,
+        line: lineOf(number, name ?? sum(algorithm, piece), crc32(bytes)),
+        named: misnamed ? sum("sha256", content) : name,
+        misnamed,
+      },
+    ];
+  });
+  const taskId = `a${task}`.repeat(32);
+  const pieceLength = typeof cut === "number" ? cut : null;
+  const sized = { contentLength, pieceLength, start, length: end - start };
+  const wrong = whole === "wrong" && range === undefined;
+  const digest = whole === "none" || range !== undefined ? {} : { digest: digestOfWhole(whole, content) };
+  const layout: KnownLayout =
+    typeof cut === "number" && named === "none"
+      ? { contentLength, pieceLength: cut }
+      : {
+          pieces: pieces.map((piece, number) => {
+            const digest = parts.find((part) => part.number === number)?.named;
+            return { number, ...piece, ...(digest !== undefined && { digest }) };
+          }),
+        };
+  return {
+    content,
+    wanted: content.subarray(start, end),
+    pieces,
+    parts,
+    wrong,
+    header: JSON.stringify({ version: 1, taskId, kind, ...sized }),
+    request: { taskId, kind, hostId: "h", parents: ["a:1"], ...layout, ...digest, ...(range && { range }) },
+  };
+}
+
+/** The line that tells of a piece. */
+export function lineOf(number: unknown, digest: unknown, crc32: unknown): string {
+  return JSON.stringify({ number, digest, crc32 });
+}
+
+/** The digest of bytes, `algorithm:encoded`. */
+export function sum(algorithm: DigestAlgorithm, bytes: Uint8Array): string {
+  return digestOf(algorithm, bytes, portableHashers);
+}
+
+export function crc32(bytes: Uint8Array): number {
+  return Number(sum("crc32", bytes).slice("crc32:".length));
+}
+
+/**
+ * A journal of the same task, cut and range counts, up to its last whole line; of several lines for a piece the last one. A piece is
+ * right when its bytes have every checksum that is named for them.
+ */
+export function outlookOf({ header, parts, wanted }: Task, { path, part, journal }: Files): Outlook {
+  const text = journal?.toString("latin1", 0, journal.lastIndexOf("\n") + 1) ?? "";
+  const known = text.startsWith(`${header}\n`);
+  const lines = known ? text.split("\n").slice(1, -1) : [];
+  const moved = lines.includes(COMPLETE) && part === undefined && path?.length === wanted.length;
+  const bytes = moved ? path : part;
+  const noted = new Map(lines.flatMap(noteOf));
+  const found = parts.filter(({ number }) => noted.has(number));
+  const right = found.filter(({ number, whole, position, bytes: expected, named }) => {
+    const there = bytes?.subarray(position, position + expected.length) ?? new Uint8Array(0);
+    const { digest = "", crc32: check } = noted.get(number) ?? {};
+    if (there.length < expected.length || crc32(there) !== check) return false;
+    return !whole || [digest, named ?? digest].every((each) => sum(algorithmOf(each), there) === inLowerCase(each));
+  });
+  return {
+    kept: known ? text : `${header}\n`,
+    tells: noted.size > 0,
+    moved,
+    found: found.map(({ number }) => number),
+    right: right.map(({ number }) => number),
+  };
+}
+
+/** What a line says, if it makes sense. */
+function noteOf(line: string): [number, { readonly digest: string; readonly crc32: number }][] {
+  try {
+    const { number, digest, crc32 } = JSON.parse(line);
+    const shape = /^(crc32:(0|[1-9]\d{0,9})|sha256:[\da-f]{64}|sha512:[\da-f]{128})$/;
+    if (!Number.isInteger(number) || typeof digest !== "string" || typeof crc32 !== "number") return [];
+    return shape.test(inLowerCase(digest)) && !(Number(digest.slice(6)) > 0xffffffff)
+      ? [[number, { digest, crc32 }]]
+      : [];
+  } catch {
+    return [];
+  }
+}
+
+/** Hex digits may be of either case. */
+function inLowerCase(digest: string): string {
+  return digest.replace(/:.*$/, (encoded) => encoded.toLowerCase());
+}
+
+function algorithmOf(digest: string): DigestAlgorithm {
+  return digest.slice(0, digest.indexOf(":")) as DigestAlgorithm;
+}
+
+function digestOfWhole(whole: "crc32" | "sha256" | "wrong", content: Uint8Array): string {
+  return whole === "wrong" ? sum("sha256", content.subarray(1)) : sum(whole, content);
+}
+
+function piecesOf(length: number, cut: number | readonly number[]): { offset: number; length: number }[] {
+  const pieces: { offset: number; length: number }[] = [];
+  for (let offset = 0; offset < length; ) {
+    const next = typeof cut === "number" ? cut : (cut[pieces.length] ?? length);
+    pieces.push({ offset, length: Math.min(next, length - offset) });
+    offset += next;
+  }
+  return pieces;
+}
