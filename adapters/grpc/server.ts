@@ -311,7 +311,7 @@ export class GrpcServer implements ProtocolServer {
     if (!stream.headersSent) respond(stream, status, header, trailers);
     stream.end();
     // What is less than the stream's queue takes has been written without a wait, and stays there while the peer opens no window.
-    await within(runtime.clock, stallTimeout, closed(stream), "Stalled", "waiting for the peer to read");
+    await within(runtime.clock, stallTimeout, taken(stream), "Stalled", "waiting for the peer to read");
   }
 }
 
@@ -362,11 +362,12 @@ function write(stream: ServerHttp2Stream, chunk: Uint8Array): Promise<void> {
   });
 }
 
-/** Resolves when nothing is left of the stream. */
-function closed(stream: ServerHttp2Stream): Promise<void> {
+/** Resolves when nothing waits in the stream's queue any more. */
+function taken(stream: ServerHttp2Stream): Promise<void> {
   return new Promise((resolve) => {
-    if (stream.destroyed) resolve();
-    else stream.once("close", resolve);
+    if (stream.destroyed || stream.writableFinished) resolve();
+    stream.once("finish", resolve);
+    stream.once("close", resolve);
   });
 }
 
