@@ -341,7 +341,8 @@ function byConnections(
   };
 }
 
-function requestHeaders(stream: number, method = "DownloadPiece"): Uint8Array {
+/** HEADERS of a call. */
+export function requestHeaders(stream: number, method = "DownloadPiece"): Uint8Array {
   const fields = {
     ":method": "POST",
     ":scheme": "http",
@@ -353,7 +354,8 @@ function requestHeaders(stream: number, method = "DownloadPiece"): Uint8Array {
   return headerFrames(stream, headerBlock(fields), false);
 }
 
-function requestFor(taskId: string, pieceNumber: number): Uint8Array {
+/** A request of DownloadPiece, as it is in DATA. */
+export function requestFor(taskId: string, pieceNumber: number): Uint8Array {
   const message = toBinary(DownloadPieceRequestSchema, create(DownloadPieceRequestSchema, { taskId, pieceNumber }));
   return envelopeOf(message);
 }

@@ -8,18 +8,19 @@ import { after, before, describe, it } from "node:test";
 import { grpcBinding } from "../../adapters/grpc/client.ts";
 import { type GrpcServer, grpcServer } from "../../adapters/grpc/server.ts";
 import { connectionAttacks, handshakeAttacks } from "../../bench/hostile/connections.ts";
-import { http2Attacks } from "../../bench/hostile/http2.ts";
+import { http2Attacks, requestFor, requestHeaders } from "../../bench/hostile/http2.ts";
 import { GrpcDownloader } from "../../src/client/grpc.ts";
 import { downloaderSettings } from "../../src/client/settings.ts";
 import type { VortexError } from "../../src/errors.ts";
 import { portableRuntime } from "../../src/runtime.ts";
 import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import type { PieceStore } from "../../src/server/store.ts";
 import { serverSettings } from "../../src/server/upload.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import { rejectionOf } from "../support/failures.ts";
 import { FakeClock, fakeRuntime, settle } from "../support/fake-clock.ts";
 import { trickyIds } from "../support/hostile.ts";
-import { Frame, frame, PREFACE } from "../support/hostile-http2.ts";
+import { eachFrame, Flag, Frame, frame, PREFACE, words } from "../support/hostile-http2.ts";
 import { seededBytes, seededRandom } from "../support/random.ts";
 
 const limit = { timeout: 120_000 };
@@ -93,6 +94,40 @@ for (const secure of [false, true]) {
     }
   });
 }
+
+it("a request whose reset comes with it is not answered", limit, async () => {
+  let asked = 0;
+  const counting: PieceStore = {
+    getTask: async () => undefined,
+    getPiece: (request) => {
+      asked++;
+      return store.getPiece(request);
+    },
+  };
+  const settings = serverSettings({}, portableRuntime);
+  const server = await grpcServer({ host: "127.0.0.1", port: 0 }, counting, settings);
+  const socket = connectSocket(server.address);
+  const request = (stream: number): Uint8Array =>
+    Buffer.concat([requestHeaders(stream), frame(Frame.Data, Flag.EndStream, stream, requestFor(taskId, 0))]);
+  const last = 101;
+  const answered = new Promise<void>((resolve) => {
+    eachFrame(socket, 0, (_type, flags, stream) => {
+      if (stream === last && (flags & Flag.EndStream) !== 0) resolve();
+    });
+  });
+  const all = [PREFACE, frame(Frame.Settings, 0, 0)];
+  for (let stream = 1; stream < last; stream += 2) all.push(request(stream), frame(Frame.Reset, 0, stream, words(8)));
+  all.push(request(last));
+  try {
+    // In one write, and so in one read.
+    socket.write(Buffer.concat(all));
+    await answered;
+    assert.equal(asked, 1);
+  } finally {
+    socket.destroy();
+    await server.close({ grace: 0 });
+  }
+});
 
 /** What clients say before they fall silent. */
 const silences: readonly (readonly [what: string, said: Uint8Array])[] = [
