@@ -10,13 +10,15 @@ const codes: Record<string, ErrorCode> = {
   EAI_NODATA: "Unreachable",
   EADDRNOTAVAIL: "Unreachable",
   EINVAL: "Unreachable",
+  // A broadcast address, or a rule of this host's firewall.
+  EACCES: "Unreachable",
+  EPERM: "Unreachable",
   // No descriptors or memory left here: the peer may well speak the protocol.
   EMFILE: "Unreachable",
   ENFILE: "Unreachable",
   ENOBUFS: "Unreachable",
   ENOMEM: "Unreachable",
   EADDRINUSE: "AddressInUse",
-  EACCES: "AddressInUse",
   ETIMEDOUT: "ConnectTimeout",
   ECONNRESET: "StreamReset",
   EPIPE: "StreamReset",

@@ -39,9 +39,11 @@ export class PortProbe {
     socket.on("error", (error) => {
       if (!this.#closed) this.#onRefused(error);
     });
-    socket.connect(this.#port, this.#host, () => {
+    // By its event, since a callback would be called too when there is no way to the address: a broadcast address, say.
+    socket.once("connect", () => {
       this.#connected = true;
       this.send();
     });
+    socket.connect(this.#port, this.#host);
   }
 }

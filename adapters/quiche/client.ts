@@ -82,7 +82,8 @@ function connectSocket(socket: Socket, host: string, port: number, addr: string)
   return new Promise((resolve, reject) => {
     const onError = (error: Error): void => reject(nativeError(error, "Unreachable", `cannot reach ${addr}`));
     socket.once("error", onError);
-    socket.connect(port, host, () => {
+    // By its event, since a callback would be called too when there is no way to the address: a broadcast address, say.
+    socket.once("connect", () => {
       socket.off("error", onError);
       try {
         const bound = socket.address();
@@ -92,6 +93,7 @@ function connectSocket(socket: Socket, host: string, port: number, addr: string)
         reject(nativeError(error, "Closed", `dialling ${addr} was given up`));
       }
     });
+    socket.connect(port, host);
   });
 }
 

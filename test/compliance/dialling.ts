@@ -81,6 +81,23 @@ export function diallingCompliance({ name, it, withPeers, fixture }: Suite): voi
       await assertRejects(transport.dial(address, { signal: AbortSignal.timeout(20_000) }), "ConnectionRefused");
     });
 
+    // A peer may announce any address as its own, so none may end the process, or look like a fault of this library.
+    it("an address that nothing can be sent to is one of a peer that is not reached, and harms nobody", async () => {
+      await withPeers(async ({ transport, open }) => {
+        for (const host of ["255.255.255.255", ...(loopback6 ? ["ff02::1", "fe80::1"] : [])]) {
+          const abort = new AbortController();
+          const dialling = rejectionOf(transport.dial({ host, port: 4006 }, { signal: abort.signal }));
+          // Not every runtime says that there is no way.
+          const timer = setTimeout(() => abort.abort(new VortexError("ConnectTimeout", "no answer")), 1000);
+          const { code, kind, message } = await dialling;
+          clearTimeout(timer);
+          assert.ok(kind === "transport" || kind === "timeout", `${host}: ${code}, ${message}`);
+          assert.notEqual(code, "AddressInUse");
+        }
+        await open();
+      });
+    });
+
     it("an abort before dialling is Aborted, or the signal's own VortexError", async () => {
       await withPeers(async ({ transport, address }) => {
         const cause = new Error("changed my mind");
