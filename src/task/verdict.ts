@@ -24,6 +24,10 @@ const byCode: Partial<Record<ErrorCode, Verdict>> = {
   HandshakeFailed: "out",
   // The protocol does not work here; another route may take another one.
   Unavailable: "out",
+  // What one parent announced or answered may have brought it about: an address that is none, or a fault of this library. Where it
+  // has not, all parents end so, and the task with that code.
+  InvalidArgument: "out",
+  Internal: "out",
 };
 
 const byKind: Record<VortexError["kind"], Verdict> = {

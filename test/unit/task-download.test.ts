@@ -241,6 +241,20 @@ describe("a task from several parents", () => {
     assert.equal((await download.done).parents[0]?.pieces, 21);
   });
 
+  for (const code of ["InvalidArgument", "Internal"] as const) {
+    it(`what one parent brings about here, as ${code}, does not end the task`, async () => {
+      const { fetch } = bench({ "a:1": failing(code), "b:1": honest() });
+      const { bytes, download } = await fetch();
+      assertBytes(bytes, content);
+      assert.equal((await download.done).parents[0]?.state, "left-out");
+    });
+
+    it(`what fails as ${code} with every parent fails the task so`, async () => {
+      const { fetch } = bench({ "a:1": failing(code), "b:1": failing(code) });
+      await assertRejects(fetch(), code);
+    });
+  }
+
   it("a piece at another place than the task's is refused", async () => {
     const { fetcher, request, settled } = bench({ "a:1": honest() });
     const wrong = { ...request, contentLength: content.length, pieceLength: PIECE * 2 };
