@@ -4,7 +4,7 @@ import type { Transport as ConnectTransport } from "@connectrpc/connect";
 import { createGrpcTransport, type GrpcTransportOptions } from "@connectrpc/connect-node";
 import { abortedError, type ErrorCode, VortexError } from "../../src/errors.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
-import type { GrpcBinding, GrpcConnection, GrpcDialOptions } from "../../src/transport/grpc.ts";
+import type { GrpcBinding, GrpcCallBounds, GrpcConnection, GrpcDialOptions } from "../../src/transport/grpc.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import { nativeError, systemCode } from "../native-error.ts";
 import { authoritiesOf, checkCertificate, identityOf, pinsOf, serverNameOf } from "../tls.ts";
@@ -116,7 +116,8 @@ class Http2Connection implements GrpcConnection {
       baseUrl: originOf(remote, tls),
       // Connect asks for gzip by default. Pieces are mostly compressed already, and it costs four fifths of the rate.
       acceptCompression: [],
-      readMaxBytes: maxMessageLength,
+      // Nobody looks at fields that are not known, and each takes some hundred bytes.
+      binaryOptions: { readUnknownFields: false },
     };
     this.#gone = new Promise((resolve) => {
       if (session.destroyed) resolve();
@@ -143,9 +144,11 @@ class Http2Connection implements GrpcConnection {
     return !this.#leaving && !this.#session.closed && !this.#session.destroyed;
   }
 
-  transport(onBytes: () => void): ConnectTransport {
+  transport(onBytes: () => void, bounds: GrpcCallBounds = {}): ConnectTransport {
+    const { maxMessageLength = this.#maxMessageLength, onMessage } = bounds;
     return createGrpcTransport({
       ...this.#options,
+      readMaxBytes: maxMessageLength,
       sessionManager: {
         authority: new URL(this.#options.baseUrl).origin,
         request: async (method, path, headers, options) => {
@@ -154,7 +157,7 @@ class Http2Connection implements GrpcConnection {
           guardStream(stream);
           this.#count(stream);
           failUnanswered(stream);
-          return byMessages(stream, this.#maxMessageLength, onBytes);
+          return byMessages(stream, maxMessageLength, onBytes, onMessage);
         },
         notifyResponseByteRead: () => {},
       },

@@ -73,7 +73,7 @@ export interface DownloaderOptions {
   readonly stallTimeout?: number;
   /** Greatest length of a piece that is accepted, in bytes. Default 64 MiB, the greatest that stock Dragonfly makes. */
   readonly maxPieceLength?: number;
-  /** Greatest length of a piece's metadata, in bytes. Default 64 KiB. */
+  /** Greatest length of a piece's metadata, in bytes; over gRPC, of all that comes with a piece's content. Default 64 KiB. */
   readonly maxMetadataLength?: number;
   /** The pool of connections. Defaults: those of {@link PoolOptions}. */
   readonly pool?: PoolOptions;

@@ -1,13 +1,15 @@
+import type { DescMessage } from "@bufbuild/protobuf";
 import { type Client, createClient } from "@connectrpc/connect";
 import { VortexError } from "../errors.ts";
 import { DfdaemonUpload } from "../gen/dfdaemon/v2/dfdaemon_pb.ts";
 import type { Piece, PieceKind } from "../piece.ts";
 import type { Operation } from "../telemetry.ts";
 import { parseAddress } from "../transport/address.ts";
-import type { GrpcBinding, GrpcConnection } from "../transport/grpc.ts";
+import type { GrpcBinding, GrpcCallBounds, GrpcConnection } from "../transport/grpc.ts";
 import type { CallScope } from "./call-scope.ts";
 import type { CallOptions, DownloaderSettings, PieceRequest } from "./downloader.ts";
 import { callFailure } from "./grpc-failure.ts";
+import { exceedsFields } from "./grpc-message.ts";
 import { acceptAnswer, type PieceAnswer } from "./grpc-piece.ts";
 import { merged } from "./merged.ts";
 import { PieceLayout } from "./piece-layout.ts";
@@ -16,6 +18,7 @@ import { callTimeouts, LONGEST } from "./settings.ts";
 import {
   type DownloadTaskOptions,
   downloadCall,
+  downloadSchema,
   requireRange,
   StreamedTask,
   type TaskIdentity,
@@ -171,7 +174,9 @@ export class GrpcClient implements PieceClient {
   async downloadPiece(request: PieceRequest, scope: CallScope, operation?: Operation): Promise<Piece> {
     const { kind = "standard", hostId, taskId, number } = request;
     const method = pieceMethods[kind];
-    const answer = await this.#call<PieceAnswer>(scope, operation, unservedPieces, (client, made) =>
+    const most = this.#settings.maxMetadataLength;
+    const bounds = contentBounds(scope, DfdaemonUpload.method[method].output, most);
+    const answer = await this.#call<PieceAnswer>(scope, operation, bounds, unservedPieces, (client, made) =>
       client[method]({ hostId, taskId, pieceNumber: number }, made),
     );
     return acceptAnswer(answer, request, scope, this.#settings);
@@ -184,7 +189,7 @@ export class GrpcClient implements PieceClient {
    */
   async statTask(taskId: string, kind: PieceKind, scope: CallScope, operation?: Operation): Promise<TaskStat> {
     try {
-      const answer = await this.#call(scope, operation, unservedTasks, (client, made) =>
+      const answer = await this.#call(scope, operation, TOLD, unservedTasks, (client, made) =>
         client.statLocalTask({ taskId }, made),
       );
       return acceptLocalStat(answer, this.addr);
@@ -193,7 +198,7 @@ export class GrpcClient implements PieceClient {
       const code = error instanceof VortexError ? error.code : undefined;
       const elsewhere = code === "RemoteUnimplemented" || (code === "NotFound" && kind !== "standard");
       if (!elsewhere || scheduled === undefined) throw error;
-      const answer = await this.#call(scope, operation, unservedTasks, (client, made) =>
+      const answer = await this.#call(scope, operation, TOLD, unservedTasks, (client, made) =>
         scheduled(client, taskId, made),
       );
       return acceptScheduledStat(answer, this.addr);
@@ -212,7 +217,9 @@ export class GrpcClient implements PieceClient {
     const { contentLength, pieceLength } = request;
     const { maxPieceLength } = this.#settings;
     const layout = new PieceLayout({ addr, maxPieceLength, contentLength, pieceLength, numbers });
-    const answers = this.#stream(scope, operation, pieceTimeout, (client, made) => syncCall(client, request, made));
+    const answers = this.#stream(scope, operation, TOLD, pieceTimeout, (client, made) =>
+      syncCall(client, request, made),
+    );
     const first = await answers.next();
     return (async function* (): AsyncGenerator<AnnouncedPiece, void, void> {
       try {
@@ -237,7 +244,8 @@ export class GrpcClient implements PieceClient {
     pieceTimeout: number,
     operation?: Operation,
   ): Promise<StreamedTask> {
-    const messages = this.#stream(scope, operation, pieceTimeout, (client, made) =>
+    const bounds = contentBounds(scope, downloadSchema(source), TOLD.maxMessageLength);
+    const messages = this.#stream(scope, operation, bounds, pieceTimeout, (client, made) =>
       downloadCall(client, source, options, made),
     );
     const { addr } = this;
@@ -254,22 +262,24 @@ export class GrpcClient implements PieceClient {
   #call<T>(
     scope: CallScope,
     operation: Operation | undefined,
+    bounds: GrpcCallBounds,
     unserved: string,
     call: (client: Client<typeof DfdaemonUpload>, made: MadeCall) => Promise<T>,
   ): Promise<T> {
     const arrivals = new Arrivals();
-    return this.#received(call(this.#client(arrivals), madeCall(scope, operation)), arrivals, scope, unserved);
+    return this.#received(call(this.#client(arrivals, bounds), madeCall(scope, operation)), arrivals, scope, unserved);
   }
 
   /** Makes a call with many answers, each of which is waited for for as long as bytes come, and `pieceTimeout` at most. */
   async *#stream<T>(
     scope: CallScope,
     operation: Operation | undefined,
+    bounds: GrpcCallBounds,
     pieceTimeout: number,
     call: (client: Client<typeof DfdaemonUpload>, made: MadeCall) => AsyncIterable<T>,
   ): AsyncGenerator<T, void, void> {
     const arrivals = new Arrivals();
-    const answers = call(this.#client(arrivals), madeCall(scope, operation))[Symbol.asyncIterator]();
+    const answers = call(this.#client(arrivals, bounds), madeCall(scope, operation))[Symbol.asyncIterator]();
     for (;;) {
       const timer = this.#settings.runtime.clock.setTimer(() => {
         const message = `nothing more of the answer was complete within ${pieceTimeout} ms`;
@@ -286,8 +296,8 @@ export class GrpcClient implements PieceClient {
     }
   }
 
-  #client(arrivals: Arrivals): Client<typeof DfdaemonUpload> {
-    return createClient(DfdaemonUpload, this.#connection.transport(arrivals.note));
+  #client(arrivals: Arrivals, bounds: GrpcCallBounds): Client<typeof DfdaemonUpload> {
+    return createClient(DfdaemonUpload, this.#connection.transport(arrivals.note, bounds));
   }
 
   async #received<T>(answer: Promise<T>, arrivals: Arrivals, scope: CallScope, unserved: string): Promise<T> {
@@ -303,6 +313,24 @@ export class GrpcClient implements PieceClient {
       throw callFailure(error, this.addr, this.#connection.open, unserved);
     }
   }
+}
+
+/**
+ * For answers without content. Those of a scheduler list the pieces of a task, of which stock Dragonfly makes 500 before they are as long
+ * as they get: in 512 KiB there is room for some 4,000.
+ */
+const TOLD = { maxMessageLength: 512 * 1024 } as const satisfies GrpcCallBounds;
+
+/** For answers with content, beside which there are `most` bytes. */
+function contentBounds(scope: CallScope, schema: DescMessage, most: number): GrpcCallBounds {
+  return {
+    onMessage(chunks) {
+      if (!exceedsFields(chunks, schema, most)) return;
+      const error = new VortexError("LimitExceeded", `an answer with more than ${most} bytes beside its content`);
+      scope.fail(error);
+      throw error;
+    },
+  };
 }
 
 /** What Connect is told of a call. */

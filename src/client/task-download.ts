@@ -1,7 +1,8 @@
+import type { DescMessage } from "@bufbuild/protobuf";
 import type { Client, CallOptions as ConnectCallOptions } from "@connectrpc/connect";
 import type { HasherFactory } from "../digest/hasher.ts";
 import { VortexError } from "../errors.ts";
-import type { DfdaemonUpload, DownloadPieceFinishedResponse } from "../gen/dfdaemon/v2/dfdaemon_pb.ts";
+import { DfdaemonUpload, type DownloadPieceFinishedResponse } from "../gen/dfdaemon/v2/dfdaemon_pb.ts";
 import {
   type ObjectIdentity,
   persistentTaskId,
@@ -134,6 +135,13 @@ export function downloadCall(
     needPieceContent,
   };
   return client.downloadTask({ download }, options);
+}
+
+/** Of the answers to {@link downloadCall}. */
+export function downloadSchema({ kind }: TaskIdentity): DescMessage {
+  const { downloadTask, downloadPersistentTask, downloadPersistentCacheTask } = DfdaemonUpload.method;
+  if (kind === "persistent") return downloadPersistentTask.output;
+  return (kind === "persistent-cache" ? downloadPersistentCacheTask : downloadTask).output;
 }
 
 /** @throws `InvalidArgument` for a range that is empty, or of a task of a kind that has none */

@@ -25,11 +25,19 @@ export interface GrpcConnection {
    * A Connect transport on this connection, for one call. `onBytes` is told of everything that arrives for that call: Connect
    * hands an answer over only when all of it is there, and silence is to be told from a slow peer before that.
    */
-  transport(onBytes: () => void): Transport;
+  transport(onBytes: () => void, bounds?: GrpcCallBounds): Transport;
   /** Whether it takes calls: false once it has failed, was closed, or the peer announced that it will end it. */
   readonly open: boolean;
   /** Resolves, never rejects, when it takes no more calls. */
   readonly closed: Promise<void>;
   /** Ends the connection at once, and the calls under way with it. Idempotent. */
   close(): Promise<void>;
+}
+
+/** What the answers of one call are held to, beyond what holds for the connection. */
+export interface GrpcCallBounds {
+  /** Greatest message, in bytes. Default: the connection's. */
+  readonly maxMessageLength?: number;
+  /** Sees each message before it is decoded, as chunks that are its own. What it throws ends the call. Default: nobody does. */
+  readonly onMessage?: (chunks: readonly Uint8Array[]) => void;
 }

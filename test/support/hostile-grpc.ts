@@ -228,6 +228,25 @@ function begin(exchange: Http2Exchange, body: Uint8Array): void {
   if (body.length > 0) exchange.data(body);
 }
 
+/** Bytes of a message that are not its content. */
+const MOST_FIELDS: Readonly<Record<GrpcCall, number>> = {
+  piece: 64 * 1024,
+  stat: 512 * 1024,
+  sync: 512 * 1024,
+  task: 512 * 1024,
+};
+/** Bytes of a message. */
+const LONGEST: Readonly<Record<GrpcCall, number>> = {
+  ...MOST_FIELDS,
+  piece: 64 * 1024 * 1024 + MOST_FIELDS.piece,
+  task: 64 * 1024 * 1024 + MOST_FIELDS.piece,
+};
+
+/** So many bytes of a field of two bytes each: an integer of 0, with a number below 16. */
+function fields(number: number, length: number): Uint8Array {
+  return new Uint8Array(length - (length % 2)).map((_, at) => (at % 2 === 0 ? number << 3 : 0));
+}
+
 // --- what can be wrong
 
 const cutLengths = Object.fromEntries(
@@ -448,14 +467,31 @@ export const grpcFaults: readonly GrpcFault[] = [
     name: "a message announced with a byte beyond the limit",
     group: "malformed",
     codes: () => ["LimitExceeded"],
-    play: (exchange) => begin(exchange, envelope(new Uint8Array(100), 0, 64 * 1024 * 1024 + 64 * 1024 + 1)),
+    play: (exchange, { call }) => begin(exchange, envelope(new Uint8Array(100), 0, LONGEST[call] + 1)),
   },
   {
     name: "a message announced as long as the limit, which does not come",
     group: "silent",
     silent: true,
     codes: stalled,
-    play: (exchange) => begin(exchange, envelope(new Uint8Array(100), 0, 64 * 1024 * 1024)),
+    play: (exchange, { call }) => begin(exchange, envelope(new Uint8Array(100), 0, LONGEST[call])),
+  },
+  {
+    // A decoder that keeps them takes fifty times their memory; Node ended at 60 MiB of them.
+    name: "fields that nobody knows, as many as there may be bytes of content",
+    group: "malformed",
+    codes: () => ["LimitExceeded"],
+    play: (exchange, { call, messages: [first = new Uint8Array(0)] }) =>
+      send(exchange, envelope(joined([first, fields(15, MOST_FIELDS[call])]))),
+  },
+  {
+    name: "fields that nobody knows, no more than there may be of others",
+    group: "malformed",
+    codes: () => ["right"],
+    play(exchange, { call, messages: [first = new Uint8Array(0), ...rest] }) {
+      const more = joined([first, fields(15, MOST_FIELDS[call] - first.length - 1)]);
+      send(exchange, joined([more, ...rest].map((each) => envelope(each))));
+    },
   },
   {
     name: "a message flagged as compressed",
