@@ -1,9 +1,13 @@
-import { type FileHandle, open, readFile, truncate } from "node:fs/promises";
+import { Buffer } from "node:buffer";
+import type { FileHandle } from "node:fs/promises";
 import { parseDigest } from "../../src/digest/digest.ts";
 import type { SinkLayout, SunkPiece } from "../../src/task/sink.ts";
-import { codeOf, storageError } from "./storage-error.ts";
+import { openOwnFile } from "./own-file.ts";
+import { storageError } from "./storage-error.ts";
 
 const VERSION = 1;
+/** Bytes of a journal that is read: a line for each of a million pieces has some 200. */
+const LONGEST = 256 * 1024 * 1024;
 
 /** The first line: what the journal is of. A journal of anything else is of no use. */
 interface Header {
@@ -30,9 +34,15 @@ export class Journal {
   /** Whether an earlier download had everything and was about to rename its file. */
   readonly complete: boolean;
 
-  private constructor(path: string, handle: FileHandle, found: readonly SunkPiece[], complete: boolean) {
+  /** Where the next line is written. */
+  #end: number;
+  /** The line before it: a process that is killed leaves no gap. */
+  #written: Promise<void> = Promise.resolve();
+
+  private constructor(path: string, handle: FileHandle, end: number, found: readonly SunkPiece[], complete: boolean) {
     this.#path = path;
     this.#handle = handle;
+    this.#end = end;
     this.found = found;
     this.complete = complete;
   }
@@ -41,22 +51,26 @@ export class Journal {
   static async open(path: string, layout: SinkLayout): Promise<Journal> {
     const first = `${JSON.stringify(headerOf(layout))}\n`;
     try {
-      const bytes = await readFile(path).catch((error: unknown) => {
-        if (codeOf(error) === "ENOENT") return undefined;
+      const handle = await openOwnFile(path);
+      try {
+        const bytes = (await handle.stat()).size > LONGEST ? Buffer.alloc(0) : await handle.readFile();
+        // The last line of a process that was killed may be torn.
+        const end = bytes.lastIndexOf("\n") + 1;
+        const text = bytes.toString("utf8", 0, end);
+        if (text.startsWith(first)) {
+          const lines = text.split("\n").slice(1, -1);
+          const found = lines.map(parseLine).filter((piece) => piece !== undefined);
+          await handle.truncate(end);
+          return new Journal(path, handle, end, found, lines.includes(COMPLETE));
+        }
+        await handle.truncate(0);
+        const journal = new Journal(path, handle, 0, [], false);
+        await journal.#append(first.trimEnd());
+        return journal;
+      } catch (error) {
+        await handle.close();
         throw error;
-      });
-      // The last line of a process that was killed may be torn.
-      const end = (bytes?.lastIndexOf("\n") ?? -1) + 1;
-      const text = bytes?.toString("utf8", 0, end) ?? "";
-      if (text.startsWith(first)) {
-        if (end !== bytes?.length) await truncate(path, end);
-        const lines = text.split("\n").slice(1, -1);
-        const found = lines.map(parseLine).filter((piece) => piece !== undefined);
-        return new Journal(path, await open(path, "a"), found, lines.includes(COMPLETE));
       }
-      const handle = await open(path, "w");
-      await handle.writeFile(first);
-      return new Journal(path, handle, [], false);
     } catch (error) {
       throw storageError(error, `the journal ${path} cannot be opened`);
     }
@@ -76,9 +90,18 @@ export class Journal {
     return this.#handle.close();
   }
 
-  async #append(line: string): Promise<void> {
+  #append(line: string): Promise<void> {
+    const written = this.#written.then(() => this.#write(new TextEncoder().encode(`${line}\n`)));
+    this.#written = written.catch(() => {});
+    return written;
+  }
+
+  async #write(bytes: Uint8Array): Promise<void> {
     try {
-      await this.#handle.appendFile(`${line}\n`);
+      for (let at = 0; at < bytes.length; ) {
+        at += (await this.#handle.write(bytes, at, bytes.length - at, this.#end + at)).bytesWritten;
+      }
+      this.#end += bytes.length;
     } catch (error) {
       throw storageError(error, `the journal ${this.#path} cannot be written`);
     }
@@ -105,5 +128,5 @@ function parseLine(line: string): SunkPiece | undefined {
 
 /** A piece has a whole number: between two of them, bytes would be counted twice. */
 function isInteger(value: unknown): value is number {
-  return Number.isInteger(value);
+  return Number.isSafeInteger(value);
 }

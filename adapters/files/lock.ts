@@ -4,6 +4,7 @@ import process from "node:process";
 import { setTimeout as sleep } from "node:timers/promises";
 import { VortexError } from "../../src/errors.ts";
 import { type Clock, systemClock, type Timer } from "../../src/runtime.ts";
+import { readSmallFile } from "./own-file.ts";
 import { codeOf, storageError } from "./storage-error.ts";
 
 /** Milliseconds between two signs of life of a holder. */
@@ -14,6 +15,8 @@ const SILENCE = 60_000;
 const WRITING = 1_000;
 /** Milliseconds after which a guard belongs to nobody. */
 const LONGEST_GUARD = 10_000;
+/** Bytes of a lock that is read. */
+const LONGEST = 4096;
 /** Times that a lock which changes hands at the same time is looked at again. */
 const TRIES = 2000;
 
@@ -80,10 +83,14 @@ export class FileLock {
     this.#beat.cancel();
     await this.#beating;
     await this.#file.close().catch(() => {});
-    const text = await readFile(this.#path, "utf8").catch(() => "");
     // One that was taken over meanwhile belongs to the other process.
-    if (text === JSON.stringify(this.#holder)) await unlink(this.#path).catch(() => {});
+    if (await this.isHeld().catch(() => false)) await unlink(this.#path).catch(() => {});
     held.delete(this.#holder.token);
+  }
+
+  /** Whether nobody has taken the lock over, as another host does when it sees no sign of life. */
+  async isHeld(): Promise<boolean> {
+    return (await readSmallFile(this.#path, LONGEST)) === JSON.stringify(this.#holder);
   }
 
   #nextBeat(): Timer {
@@ -125,7 +132,9 @@ async function make(path: string, holder: Holder): Promise<FileHandle> {
 
 /** Removes the lock if its holder is gone. Rejects with `StorageFailed` if it is not. */
 async function clearIfStale(path: string): Promise<void> {
-  const text = await readFile(path, "utf8").catch(() => undefined);
+  const text = await readSmallFile(path, LONGEST).catch((error: unknown) => {
+    throw storageError(error, `${path} cannot be read`);
+  });
   if (text === undefined) return;
   const holder = parse(text);
   if (holder === undefined) {
@@ -159,7 +168,7 @@ async function clear(path: string, text: string): Promise<void> {
     return;
   }
   try {
-    if ((await readFile(path, "utf8").catch(() => undefined)) === text) await unlink(path);
+    if ((await readSmallFile(path, LONGEST).catch(() => undefined)) === text) await unlink(path);
   } finally {
     await unlink(guard).catch(() => {});
   }

@@ -4,7 +4,8 @@ import { VortexError } from "../../src/errors.ts";
 import type { SinkLayout, SinkSession, SunkPiece, TaskSink } from "../../src/task/sink.ts";
 import { Journal } from "./journal.ts";
 import { FileLock } from "./lock.ts";
-import { codeOf, storageError } from "./storage-error.ts";
+import { isStillAt, openOwnFile } from "./own-file.ts";
+import { storageError } from "./storage-error.ts";
 
 /**
  * A sink that makes a file.
@@ -15,10 +16,10 @@ import { codeOf, storageError } from "./storage-error.ts";
  *
  * A download that failed or was killed leaves the first two, and the next one to the same path goes on from there, after it has
  * read what is there and compared it. What another task left is overwritten. For a range of a task, the file holds only
- * the range.
+ * the range. A symbolic link or pipe with one of these names is removed, and where anybody may write, so is another user's file.
  *
- * The download fails with `StorageFailed`, in words, when the disk is full or read-only, permission is missing, or another
- * download writes to the same path.
+ * The download fails with `StorageFailed`, in words, when the disk is full or read-only, permission is missing, another
+ * download writes to the same path, or the file was cut or replaced meanwhile.
  *
  * @example
  * ```ts
@@ -124,6 +125,7 @@ class FileSession implements SinkSession {
   async finish(): Promise<void> {
     const { path, part, journal } = this.#names;
     try {
+      await this.#requireIntact();
       // Bytes behind the end can only be of an earlier file of this name.
       await this.#handle.truncate(this.#layout.length);
       await this.#handle.sync();
@@ -153,6 +155,14 @@ class FileSession implements SinkSession {
       await unlink(this.#names.journal).catch(() => {});
     }
     await this.#lock.release();
+  }
+
+  /** Whoever has cut the file or put another one in its place would have it reported as complete, with bytes that never came. */
+  async #requireIntact(): Promise<void> {
+    const { part } = this.#names;
+    const { size } = await this.#handle.stat();
+    if (size >= this.#layout.length && (await this.#lock.isHeld()) && (await isStillAt(part, this.#handle))) return;
+    throw new VortexError("StorageFailed", `${part} was changed by somebody else while it was written`);
   }
 
   async #settled(): Promise<void> {
@@ -204,14 +214,10 @@ async function openPart({ path, part }: Names, journal: Journal, layout: SinkLay
       // The earlier process was killed between its last two steps; what it made is looked at once more.
       await rename(path, part);
     }
-    if (journal.found.length > 0) {
-      return await open(part, "r+").catch((error: unknown) => {
-        if (codeOf(error) !== "ENOENT") throw error;
-        // Reading what was found fails then, and it is fetched again.
-        return open(part, "w+");
-      });
-    }
-    return await open(part, "w+");
+    // Where what was found is not there, reading it fails, and it is fetched again.
+    const handle = await openOwnFile(part);
+    if (journal.found.length === 0) await handle.truncate(0);
+    return handle;
   } catch (error) {
     throw storageError(error, `${part} cannot be opened`);
   }

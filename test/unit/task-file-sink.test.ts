@@ -1,14 +1,17 @@
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import {
   chmodSync,
+  chownSync,
   existsSync,
+  linkSync,
   mkdirSync,
   readdirSync,
   readFileSync,
   statSync,
   symlinkSync,
+  truncateSync,
   unlinkSync,
   utimesSync,
   writeFileSync,
@@ -20,6 +23,7 @@ import process from "node:process";
 import { describe, it } from "node:test";
 import { FileLock } from "../../adapters/files/lock.ts";
 import { fileSink } from "../../adapters/files/sink.ts";
+import { storageError } from "../../adapters/files/storage-error.ts";
 import { digestOf } from "../../src/digest/digest.ts";
 import { portableHashers } from "../../src/digest/hasher.ts";
 import { VortexError } from "../../src/errors.ts";
@@ -50,6 +54,7 @@ function attempt(
   path: string,
   behaviour: Behaviour = honest(),
   changes: Partial<TaskRequest> = {},
+  onEvent: () => void = () => {},
 ): {
   readonly parents: FakeParents;
   readonly events: TaskEvent[];
@@ -60,7 +65,16 @@ function attempt(
   const { fetcher, request } = fetcherOf(parents, ["a:1"], taskSettings({ concurrentPieceCount: 2 }, runtime));
   const events: TaskEvent[] = [];
   const to = fileSink(path);
-  const { done } = fetcher.downloadTask({ ...request, ...changes }, { to, onEvent: (event) => events.push(event) });
+  const { done } = fetcher.downloadTask(
+    { ...request, ...changes },
+    {
+      to,
+      onEvent(event) {
+        events.push(event);
+        onEvent();
+      },
+    },
+  );
   const settled = runtime.clock.advanceUntil(done, 100_000).then(() => done);
   return { parents, events, done: settled };
 }
@@ -255,6 +269,9 @@ describe("going on after a failure", () => {
       const path = join(directory, "out");
       await assertRejects(attempt(path, breakingAfter(5)).done, "Internal");
       const journal = `${path}.part.journal`;
+      const kept = journaled(path).length;
+      // Bytes that are there and right, and no piece.
+      const between = digestOf("crc32", content.subarray(PIECE / 2, PIECE / 2 + PIECE), portableHashers);
       const lines = [
         "[]",
         "null",
@@ -262,10 +279,11 @@ describe("going on after a failure", () => {
         '{"number":"1"}',
         '{"number":1,"digest":"md5:1","crc32":1}',
         '{"number":-4}',
+        JSON.stringify({ number: 0.5, digest: between, crc32: Number(between.slice(6)) }),
         "\u0000",
       ];
       writeFileSync(journal, `${readFileSync(journal, "utf8")}${lines.join("\n")}\n`);
-      assert.ok((await attempt(path).done).resumedPieces >= 4);
+      assert.equal((await attempt(path).done).resumedPieces, kept);
       assertFile(path, content);
     }));
 
@@ -301,20 +319,17 @@ describe("going on after a failure", () => {
 });
 
 describe("disks", () => {
-  it(
-    "a full one is StorageFailed in words, and what was verified is kept for the next try",
-    { skip: !existsSync("/dev/full") && "no /dev/full here" },
-    () =>
-      inDirectory(async (directory) => {
-        const path = join(directory, "out");
-        symlinkSync("/dev/full", `${path}.part`);
-        const error = await assertRejects(attempt(path).done, "StorageFailed");
-        assert.match(error.message, /out\.part cannot be written: no space is left on the device/);
-        await rm(`${path}.part`, { force: true });
-        await attempt(path).done;
-        assertFile(path, content);
-      }),
-  );
+  it("a full one, and others, are StorageFailed in words", () => {
+    for (const [code, words] of [
+      ["ENOSPC", "no space is left on the device"],
+      ["EDQUOT", "the disk quota is used up"],
+      ["EROFS", "the file system is read-only"],
+      ["EIO", "the device failed"],
+    ] as const) {
+      const error = storageError(Object.assign(new Error("native"), { code }), "out.part cannot be written");
+      assert.deepEqual([error.code, error.message], ["StorageFailed", `out.part cannot be written: ${words}`]);
+    }
+  });
 
   it("a directory that is not there is StorageFailed in words", () =>
     inDirectory(async (directory) => {
@@ -353,6 +368,92 @@ describe("disks", () => {
       await fetcher.downloadTask(request, { to }).done;
       await assertRejects(fetcher.downloadTask(request, { to }).done, "InvalidArgument");
     }));
+});
+
+describe("names that somebody else has taken", () => {
+  /** What is put there, by its name; and what it leads to, which must stay as it is. */
+  const plants: readonly (readonly [what: string, plant: (path: string, victim: string) => Promise<void> | void])[] = [
+    ["a symbolic link", (path, victim) => symlinkSync(victim, path)],
+    ["a symbolic link to nothing", (path, victim) => symlinkSync(`${victim}.new`, path)],
+    ["a second name of a file", (path, victim) => linkSync(victim, path)],
+    ["a pipe", (path) => void execFileSync("mkfifo", [path])],
+  ];
+  for (const suffix of [".part", ".part.journal"]) {
+    for (const [what, plant] of plants) {
+      it(`${what} in place of ${suffix} is removed, and nothing is written there`, { timeout: 60_000 }, () =>
+        inDirectory(async (directory) => {
+          const path = join(directory, "out");
+          const victim = join(directory, "victim");
+          writeFileSync(victim, "precious");
+          await plant(path + suffix, victim);
+          await attempt(path).done;
+          assertFile(path, content);
+          assert.equal(readFileSync(victim, "utf8"), "precious");
+          assert.deepEqual(readdirSync(directory).sort(), ["out", "victim"]);
+        }),
+      );
+    }
+  }
+
+  for (const [what, plant] of plants.filter(([what]) => what !== "a second name of a file")) {
+    it(`${what} in place of the lock is StorageFailed at once`, { timeout: 60_000 }, () =>
+      inDirectory(async (directory) => {
+        const path = join(directory, "out");
+        const victim = join(directory, "victim");
+        writeFileSync(victim, "precious");
+        await plant(`${path}.part.lock`, victim);
+        await assertRejects(attempt(path).done, "StorageFailed");
+        assert.equal(readFileSync(victim, "utf8"), "precious");
+      }),
+    );
+  }
+
+  const root = process.getuid?.() === 0;
+  it(
+    `a file of another user is of no use where anybody may write, and of use elsewhere${root ? "" : " [gap: only root can give files away]"}`,
+    { skip: !root },
+    () =>
+      inDirectory(async (directory) => {
+        const path = join(directory, "out");
+        for (const [mode, reused] of [
+          [0o755, true],
+          [0o777, false],
+        ] as const) {
+          await assertRejects(attempt(path, breakingAfter(5)).done, "Internal");
+          for (const suffix of [".part", ".part.journal"]) chownSync(path + suffix, 12_345, 12_345);
+          chmodSync(directory, mode);
+          assert.equal((await attempt(path).done).resumedPieces > 0, reused, mode.toString(8));
+          assertFile(path, content);
+        }
+      }),
+  );
+
+  for (const [what, change] of [
+    ["cut", (part: string) => truncateSync(part, 5)],
+    [
+      "replaced",
+      (part: string) => {
+        unlinkSync(part);
+        writeFileSync(
+          part,
+          content.map((byte) => byte ^ 1),
+        );
+      },
+    ],
+    ["removed", unlinkSync],
+    ["taken over by another process", (part: string) => writeFileSync(`${part}.lock`, "{}")],
+  ] as const) {
+    it(`a file that is ${what} while it is written is not reported as complete`, () =>
+      inDirectory(async (directory) => {
+        const path = join(directory, "out");
+        const { done, events } = attempt(path, honest(), {}, () => {
+          if (events.filter(({ type }) => type === "piece").length === 13) change(`${path}.part`);
+        });
+        const error = await assertRejects(done, "StorageFailed");
+        assert.match(error.message, /out\.part was changed by somebody else/);
+        assert.equal(existsSync(path), false);
+      }));
+  }
 });
 
 describe("the lock", () => {
