@@ -1,5 +1,6 @@
-import { planTask } from "../piece.ts";
+import { VortexError } from "../errors.ts";
 import type { DirectoryOptions, PieceLocation, SyncOptions, TaskDirectory, TaskOutline } from "../task/discovery.ts";
+import { MAX_PIECES } from "../task/layout.ts";
 import type { GrpcDownloader } from "./grpc.ts";
 
 /** A {@link TaskDirectory} that asks parents over the Dragonfly API, by the connections of a downloader. */
@@ -12,7 +13,11 @@ export class GrpcDirectory implements TaskDirectory {
 
   async stat(addr: string, taskId: string, { signal, kind }: DirectoryOptions): Promise<TaskOutline> {
     const { contentLength, pieceLength, digest } = await this.#downloader.statTask(addr, taskId, { signal, kind });
-    const { pieceCount } = planTask(contentLength, pieceLength);
+    const pieceCount = Math.ceil(contentLength / pieceLength);
+    // Whoever asks for pieces makes a list of their numbers.
+    if (pieceCount > MAX_PIECES) {
+      throw new VortexError("LimitExceeded", `a task of ${pieceCount} pieces: the limit is ${MAX_PIECES}`, { addr });
+    }
     return { contentLength, pieceLength, pieceCount, ...(digest !== undefined && { digest }) };
   }
 

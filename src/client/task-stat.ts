@@ -1,3 +1,4 @@
+import { parseDigest } from "../digest/digest.ts";
 import { digestOfHeader, REPR_DIGEST } from "../digest/repr-digest.ts";
 import { VortexError } from "../errors.ts";
 import type { StatLocalTaskResponse } from "../gen/dfdaemon/v2/dfdaemon_pb.ts";
@@ -9,7 +10,7 @@ export interface TaskStat {
   readonly contentLength: number;
   /** Bytes of each piece but the last. */
   readonly pieceLength: number;
-  /** Digest of the whole content, `algorithm:encoded`, where the peer tells it: by a header of the origin's, or its scheduler. */
+  /** Digest of the whole content, `algorithm:encoded`, where the peer tells one that can be checked: by a header of the origin's, or its scheduler. */
   readonly digest?: string;
 }
 
@@ -56,7 +57,18 @@ export function acceptScheduledStat(task: ScheduledTask, addr: string): TaskStat
     const message = `a task of ${contentLength} bytes in ${pieceCount} pieces of no known length announced`;
     throw new VortexError("ProtocolViolation", message, { addr });
   }
-  return { contentLength, pieceLength, ...(digest !== undefined && { digest }) };
+  const told = digest === undefined ? undefined : checkable(digest);
+  return { contentLength, pieceLength, ...(told !== undefined && { digest: told }) };
+}
+
+/** The digest in its one form; undefined for one that this library cannot check, as a `blake3:` of stock peers, or that is none. */
+function checkable(text: string): string | undefined {
+  try {
+    const { algorithm, encoded } = parseDigest(text);
+    return `${algorithm}:${encoded}`;
+  } catch {
+    return undefined;
+  }
 }
 
 /** The scheduler's word for a length that it does not know: -1 in 64 bits. */

@@ -109,6 +109,8 @@ export class Download implements TaskDownload {
     this.#discovery = new ParentDiscovery({
       request,
       source,
+      digest: given,
+      maxPieceLength: settings.maxPieceLength,
       parents: [...this.#parents.values()],
       clock,
       random: () => this.#random(),
@@ -204,10 +206,7 @@ export class Download implements TaskDownload {
   }
 
   async #openSink(layout: TaskLayout, digest: Digest | undefined): Promise<Open> {
-    if (layout.longestPiece > this.#settings.maxPieceLength) {
-      const message = `pieces of ${layout.longestPiece} bytes: the limit is ${this.#settings.maxPieceLength}`;
-      throw new VortexError("LimitExceeded", message);
-    }
+    layout.requirePieces(this.#settings.maxPieceLength);
     const { signal } = this.#ending;
     if (signal.aborted) throw signal.reason;
     const onSinkFailure = (error: unknown): void => this.end(VortexError.from(error, "StorageFailed"));

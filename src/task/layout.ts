@@ -150,6 +150,12 @@ export class TaskLayout implements SinkLayout {
     return this.length === this.contentLength;
   }
 
+  /** @throws `LimitExceeded` when there is a piece of more than `most` bytes */
+  requirePieces(most: number): void {
+    if (this.longestPiece <= most) return;
+    throw new VortexError("LimitExceeded", `pieces of ${this.longestPiece} bytes: the limit is ${most}`);
+  }
+
   /** Where piece `number` lies in the task; the number is one of the task's. */
   extent(number: number): { readonly offset: number; readonly length: number } {
     const listed = this.#pieces?.[number];

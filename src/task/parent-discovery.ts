@@ -6,7 +6,7 @@ import type { PeerAddress } from "../transport/peer-address.ts";
 import type { TaskOutline } from "./discovery.ts";
 import { TaskLayout } from "./layout.ts";
 import type { KnownParent } from "./parents.ts";
-import { requirePlace, requireSameTask } from "./piece-check.ts";
+import { requirePlace, requireSameTask, requireTaskDigest } from "./piece-check.ts";
 import { MOST_FAILURES, pauseAfter, type RouteState } from "./route.ts";
 import type { TaskSource } from "./source.ts";
 import type { TaskRequest } from "./task.ts";
@@ -29,6 +29,9 @@ export interface ToldTask {
 export interface DiscoveryContext {
   readonly request: TaskRequest;
   readonly source: TaskSource;
+  /** What the caller says of the whole. */
+  readonly digest: Digest | undefined;
+  readonly maxPieceLength: number;
   /** In the caller's order. */
   readonly parents: readonly Parent[];
   readonly clock: Clock;
@@ -55,9 +58,12 @@ export class ParentDiscovery {
     this.#context = context;
   }
 
-  /** The layout as the first parent tells it. Those who tell another one have another content. */
+  /**
+   * The layout as the first parent tells it that has what is wanted. Those who tell another one have another content. A parent whose
+   * answer cannot be used must not stand in the way of others because it was quick.
+   */
   async ask(): Promise<ToldTask> {
-    const { request, source, parents, signal, operation } = this.#context;
+    const { request, source, digest: wanted, maxPieceLength, parents, signal, operation } = this.#context;
     const { taskId, hostId, kind = "standard", range } = request;
     const { directory } = source;
     if (directory === undefined) throw new VortexError("Internal", "a download without a layout or a directory");
@@ -68,6 +74,8 @@ export class ParentDiscovery {
         const stat = (): Promise<TaskOutline> => directory.stat(apiAddr, taskId, { signal, hostId, kind });
         const outline = await (operation === undefined ? stat() : operation.run(stat));
         const layout = TaskLayout.announced({ taskId, kind, range }, outline);
+        layout.requirePieces(maxPieceLength);
+        if (wanted !== undefined) requireTaskDigest(outline, wanted);
         return { outline, layout, digest: outline.digest === undefined ? undefined : parseDigest(outline.digest) };
       } catch (error) {
         throw withAddress(error, parent.name);

@@ -1,4 +1,4 @@
-import { parseDigest } from "../digest/digest.ts";
+import { type Digest, parseDigest } from "../digest/digest.ts";
 import type { Hasher, HasherFactory } from "../digest/hasher.ts";
 import { VortexError } from "../errors.ts";
 import type { Piece } from "../piece.ts";
@@ -28,9 +28,8 @@ export function requirePlace(
  */
 export function requireDigest({ number, digest }: Piece, layout: TaskLayout): void {
   const expected = layout.digest(number);
-  if (expected === undefined || parseDigest(digest).algorithm !== expected.algorithm) return;
+  if (expected === undefined || !contradicts(digest, expected)) return;
   const wanted = `${expected.algorithm}:${expected.encoded}`;
-  if (digest === wanted) return;
   throw new VortexError("DigestMismatch", `piece ${number} is announced with digest ${digest}, expected was ${wanted}`);
 }
 
@@ -39,7 +38,7 @@ export function requireDigest({ number, digest }: Piece, layout: TaskLayout): vo
  * @throws `PieceMismatch`
  */
 export function requireSameTask(told: TaskOutline, known: TaskOutline): void {
-  const { contentLength, pieceLength, digest } = told;
+  const { contentLength, pieceLength } = told;
   if (contentLength !== known.contentLength || pieceLength !== known.pieceLength) {
     throw new VortexError(
       "PieceMismatch",
@@ -47,11 +46,26 @@ export function requireSameTask(told: TaskOutline, known: TaskOutline): void {
         `${known.contentLength} in pieces of ${known.pieceLength}`,
     );
   }
-  if (digest === undefined || known.digest === undefined || digest === known.digest) return;
+  if (known.digest !== undefined) requireTaskDigest(told, parseDigest(known.digest));
+}
+
+/**
+ * Throws when a parent tells of a content with another digest than is wanted.
+ * @throws `DigestMismatch`
+ */
+export function requireTaskDigest({ digest }: TaskOutline, wanted: Digest): void {
+  if (digest === undefined || !contradicts(digest, wanted)) return;
+  const { algorithm, encoded } = wanted;
   throw new VortexError(
     "DigestMismatch",
-    `the parent has a task of digest ${digest}, the first parent ${known.digest}`,
+    `the parent has a task of digest ${digest}, wanted is ${algorithm}:${encoded}`,
   );
+}
+
+/** Whether two digests are of different contents; of two that are made by different algorithms, nobody can tell. */
+function contradicts(text: string, { algorithm, encoded }: Digest): boolean {
+  const told = parseDigest(text);
+  return told.algorithm === algorithm && told.encoded !== encoded;
 }
 
 /**

@@ -144,6 +144,26 @@ describe("statTask", () => {
     await assertRejects(stated({}), "RemoteUnimplemented");
   });
 
+  it("tells a digest in its one form, and none that it cannot check, whatever a peer calls a digest", async () => {
+    const told = async (digest: string): Promise<string | undefined> =>
+      (await stated({ statTask: () => ({ contentLength: 9_000_000n, pieceCount: 3, digest }) })).digest;
+    assert.equal(await told(`sha256:${sha256.slice(7).toUpperCase()}`), sha256);
+    for (const odd of [
+      "",
+      "blake3:00",
+      "md5:0",
+      "sha256:0",
+      "crc32:-1",
+      "crc32: 1",
+      "crc32:01",
+      "crc32:0x1",
+      "crc32:+1",
+    ]) {
+      assert.equal(await told(odd), undefined, odd);
+    }
+    assert.equal(await told(`${sha256}\nhas    all pieces\u001b[2J`), undefined);
+  });
+
   it("asks for persistent tasks by their own call, as stock peers answer it", async () => {
     const persistent = { contentLength: 9_000_000n, pieceCount: 3 };
     const answers = { statLocalTask: notHere, statPersistentTask: () => persistent };
@@ -742,6 +762,20 @@ describe("GrpcDirectory", () => {
     const locations = await all(directory.sync(addr, taskId, { signal, hostId, kind: "standard", numbers }));
     assert.deepEqual(locations, [{ number: 1, offset: 5000, length: 5000, tcpAddr: "10.1.2.3:4005" }]);
     await assertClean(pair);
+  });
+
+  it("refuses a task of more pieces than there may be, of which nobody could list the numbers", async () => {
+    for (const [contentLength, pieceLength] of [
+      [2n ** 32n - 1n, 1n],
+      [2n ** 53n - 1n, 1n],
+      [1_000_001n, 1n],
+    ] as const) {
+      const pair = downloaderOf(scriptedPeer({ statLocalTask: () => ({ contentLength, pieceLength }) }));
+      const { signal } = new AbortController();
+      const stat = new GrpcDirectory(pair.downloader).stat(addr, taskId, { signal, hostId, kind: "standard" });
+      assert.equal((await assertRejects(stat, "LimitExceeded")).addr, addr);
+      await assertClean(pair);
+    }
   });
 
   it("asks for many pieces in several calls, and for none in no call", async () => {

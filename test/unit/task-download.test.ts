@@ -3,10 +3,12 @@ import { describe, it } from "node:test";
 import { digestOf } from "../../src/digest/digest.ts";
 import { portableHashers } from "../../src/digest/hasher.ts";
 import { VortexError } from "../../src/errors.ts";
-import { pieceExtent } from "../../src/piece.ts";
+import { type Piece, pieceExtent } from "../../src/piece.ts";
 import type { PieceLocation, TaskDirectory, TaskOutline } from "../../src/task/discovery.ts";
 import type { TaskFetcher } from "../../src/task/fetcher.ts";
+import { TaskLayout } from "../../src/task/layout.ts";
 import { memorySink } from "../../src/task/memory-sink.ts";
+import { requireDigest } from "../../src/task/piece-check.ts";
 import type { SinkSession, TaskSink } from "../../src/task/sink.ts";
 import type { TaskSettings } from "../../src/task/source.ts";
 import type { TaskDownload, TaskEvent, TaskOptions, TaskRequest } from "../../src/task/task.ts";
@@ -382,6 +384,17 @@ describe("digests", () => {
       "DigestMismatch",
     );
     assert.ok(parents.asked.length > before);
+  });
+
+  it("a piece is announced with the caller's digest also where that is spelled otherwise", () => {
+    const sha256 = digestOf("sha256", content.subarray(0, 5), portableHashers);
+    const pieces = [{ number: 0, offset: 0, length: 5, digest: sha256 }];
+    const layout = TaskLayout.known({ taskId, kind: "standard" }, { pieces });
+    assert.ok(layout !== undefined);
+    const announced = (digest: string) => ({ number: 0, digest }) as Piece;
+    requireDigest(announced(`sha256:${sha256.slice(7).toUpperCase()}`), layout);
+    requireDigest(announced("crc32:1"), layout);
+    assertThrows(() => requireDigest(announced(`sha256:${"0".repeat(64)}`), layout), "DigestMismatch");
   });
 
   it("pieces of different lengths are fetched where the caller lists them", async () => {
@@ -980,6 +993,39 @@ describe("parents that are asked", () => {
     const { parents: told } = await settled(download.done);
     assert.deepEqual([told[1]?.state, told[1]?.reasons[0]?.code], ["left-out", "PieceMismatch"]);
     assert.deepEqual(parents.numbers("b:1"), []);
+  });
+
+  for (const [what, told, code] of [
+    ["pieces that are too long", { contentLength: 2 ** 40, pieceLength: 2 ** 30, pieceCount: 1024 }, "LimitExceeded"],
+    ["another digest than the caller", { digest: `sha256:${"0".repeat(64)}` }, "DigestMismatch"],
+    ["a content that ends before the range", { contentLength: 5, pieceLength: 5, pieceCount: 1 }, "InvalidArgument"],
+  ] as const) {
+    it(`a parent that tells first, of ${what}, is left out, and the task is had from another`, async () => {
+      const { fetcher, request, settled, directory } = asking({ "a:1": honest(), "b:1": honest() });
+      directory.stats.set("a:4000", { ...outline, ...told });
+      directory.stats.set("b:4000", outline);
+      for (const addr of ["a:4000", "b:4000"]) directory.pieces.set(addr, announcing(all));
+      const to = memorySink();
+      const digest = digestOf("sha256", content, portableHashers);
+      const wanted = code === "InvalidArgument" ? { range: { start: PIECE, end: 2 * PIECE } } : { digest };
+      const { parents: seen } = await settled(fetcher.downloadTask({ ...request, ...wanted }, { to }).done);
+      assertBytes(to.bytes(), code === "InvalidArgument" ? content.subarray(PIECE, 2 * PIECE) : content);
+      assert.deepEqual([seen[0]?.state, seen[0]?.reasons[0]?.code], ["left-out", code]);
+    });
+  }
+
+  it("digests that are spelled otherwise, or made by another algorithm, are no other content", async () => {
+    const { fetcher, request, settled, directory } = asking({ "a:1": honest(), "b:1": honest(), "c:1": honest() });
+    const digest = digestOf("sha256", content, portableHashers);
+    directory.stats.set("a:4000", { ...outline, digest });
+    directory.stats.set("b:4000", { ...outline, digest: `sha256:${digest.slice(7).toUpperCase()}` });
+    directory.stats.set("c:4000", { ...outline, digest: digestOf("crc32", content, portableHashers) });
+    for (const addr of ["a:4000", "b:4000", "c:4000"]) directory.pieces.set(addr, announcing(all));
+    const { parents: seen } = await settled(fetcher.downloadTask(request, { to: memorySink() }).done);
+    assert.deepEqual(
+      seen.map(({ state }) => state),
+      ["active", "active", "active"],
+    );
   });
 
   it("a parent that announces nonsense is left out", async () => {
