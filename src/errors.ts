@@ -203,3 +203,16 @@ export function untilAborted<T>(promise: Promise<T>, signal: AbortSignal | undef
     promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
   });
 }
+
+/**
+ * One line, whatever the text: without what would begin another one, move the cursor of a terminal or turn the order of what is
+ * read.
+ */
+export function oneLine(text: string): string {
+  return text.replace(/[\p{Cc}\p{Zl}\p{Zp}\p{Bidi_Control}]+/gu, " ").trim();
+}
+
+/** A peer's words as a part of a message, which ends up in logs and on terminals: on one line, and no longer than `most`. */
+export function peersWords(text: string, most: number = 1024): string {
+  return oneLine(text.slice(0, most));
+}

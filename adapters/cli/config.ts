@@ -1,8 +1,9 @@
 import type { Command } from "commander";
 import * as v from "valibot";
 import type { ConfigSetting } from "../../src/config/config.ts";
+import { oneLine } from "../../src/errors.ts";
 import { addConfigOption, configEntries, effectiveConfig } from "./effective.ts";
-import { type CliEnvironment, oneLine, writeLine } from "./terminal.ts";
+import { type CliEnvironment, writeLine } from "./terminal.ts";
 import { count, duration, flag, parseOptions, portText, protocol, rate, text } from "./values.ts";
 
 const schema = v.object({

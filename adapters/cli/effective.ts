@@ -4,10 +4,10 @@ import * as v from "valibot";
 import type { CreateDownloaderOptions } from "../../src/client/factory.ts";
 import { configLayer } from "../../src/config/config.ts";
 import type { ConfigKey, ValueOf } from "../../src/config/keys.ts";
-import { VortexError } from "../../src/errors.ts";
+import { oneLine, VortexError } from "../../src/errors.ts";
 import type { ProtocolChoice } from "../../src/transport/protocol.ts";
 import { configVariable, type LoadedConfig, loadedConfig, readConfigLayer } from "../config-file.ts";
-import { type CliEnvironment, oneLine, ToldFailure, writeLine } from "./terminal.ts";
+import { type CliEnvironment, ToldFailure, writeLine } from "./terminal.ts";
 import { text, type Value } from "./values.ts";
 
 /** Which file to read. */

@@ -3,7 +3,7 @@ import { VortexError } from "../../src/errors.ts";
 import type { TaskEvent, TaskProgress, TaskReport } from "../../src/task/task.ts";
 import { exitCodeOf } from "./exit-codes.ts";
 import type { Reporter } from "./reporter.ts";
-import type { TextOutput } from "./terminal.ts";
+import { jsonLine, type TextOutput } from "./terminal.ts";
 
 /** Milliseconds between two objects on progress. */
 const INTERVAL = 1000;
@@ -63,7 +63,7 @@ export class JsonReporter implements Reporter {
   }
 
   #write(value: object): void {
-    this.#output.write(`${JSON.stringify(value, withErrors)}\n`, (error) => {
+    this.#output.write(`${jsonLine(value, withErrors)}\n`, (error) => {
       if (error) this.#onFailure(error);
     });
   }

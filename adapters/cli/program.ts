@@ -1,6 +1,6 @@
 import { inspect } from "node:util";
 import { Command, CommanderError } from "commander";
-import { VortexError } from "../../src/errors.ts";
+import { oneLine, VortexError } from "../../src/errors.ts";
 import { configVariable } from "../config-file.ts";
 import { addConfigCommand } from "./config.ts";
 import { exitCodeOf, exitCodeTable } from "./exit-codes.ts";
@@ -9,7 +9,7 @@ import { addIdCommand } from "./id.ts";
 import { addPieceCommand } from "./piece.ts";
 import { addServeCommand } from "./serve.ts";
 import { addStatCommand } from "./stat.ts";
-import { type CliEnvironment, isClosedPipe, oneLine, ToldFailure } from "./terminal.ts";
+import { type CliEnvironment, isClosedPipe, printable, ToldFailure } from "./terminal.ts";
 import { version } from "./version.ts";
 
 /** The environment variables, for `--help`. */
@@ -72,7 +72,7 @@ export async function runCli(args: readonly string[], environment: CliEnvironmen
     if (!isClosedPipe(error)) {
       const { code, message } = VortexError.from(error, "Internal");
       stderr.write(`vortex-peer: ${code}: ${oneLine(message)}\n`);
-      if (debug) stderr.write(`${inspect(error)}\n`);
+      if (debug) stderr.write(`${printable(inspect(error))}\n`);
     }
     return exitCodeOf(error);
   }

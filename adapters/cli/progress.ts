@@ -1,8 +1,7 @@
 /** How far a download is, and how it went, in words: pure functions of what the task engine tells. */
-import type { VortexError } from "../../src/errors.ts";
+import { oneLine, type VortexError } from "../../src/errors.ts";
 import type { ParentProgress, ParentState, TaskProgress, TaskReport } from "../../src/task/task.ts";
 import { formatBytes, formatRate, formatShare, formatTime, percentOf } from "./format.ts";
-import { oneLine } from "./terminal.ts";
 
 /** Characters of the bar, without its brackets. */
 const LEAST_BAR = 10;

@@ -2,7 +2,7 @@ import { basename } from "node:path";
 import type { Command } from "commander";
 import * as v from "valibot";
 import type { Config } from "../../src/config/config.ts";
-import { VortexError } from "../../src/errors.ts";
+import { oneLine, VortexError } from "../../src/errors.ts";
 import { MAX_PIECE_LENGTH, pieceLengthFor, planTask } from "../../src/piece.ts";
 import type { StorageServerOptions } from "../../src/server/storage-server.ts";
 import type { StoredTask } from "../../src/server/store.ts";
@@ -14,7 +14,7 @@ import type { CliServer } from "./face.ts";
 import { formatShare, percentOf } from "./format.ts";
 import { checkIdentityOptions, givenIdentity, identityTls, namesIdentity } from "./identity.ts";
 import { StatusLine } from "./status-line.ts";
-import { type CliEnvironment, oneLine, writeLine } from "./terminal.ts";
+import { type CliEnvironment, writeLine } from "./terminal.ts";
 import { count, flag, parseOptions, portText, rate, size, taskId, text } from "./values.ts";
 
 /** Milliseconds between two looks of the progress while a file is read. */

@@ -6,7 +6,7 @@ import type { TaskOutline } from "../../src/task/discovery.ts";
 import { addConfigOption, configEntries, effectiveDownloader } from "./effective.ts";
 import type { CliDirectory } from "./face.ts";
 import { addTaskOptions, givenTrust, hostId, taskEntries, trustEntries, trustOf } from "./peer-options.ts";
-import { type CliEnvironment, writeLine } from "./terminal.ts";
+import { type CliEnvironment, jsonLine, writeLine } from "./terminal.ts";
 import { address, duration, flag, parseOptions } from "./values.ts";
 
 /** How much longer the first piece is waited for than the others. */
@@ -132,7 +132,7 @@ function holdingText({ pieces, growing }: Holding, pieceCount: number): string {
 function asJson(outline: TaskOutline, { pieces, growing }: Holding, { peer, taskId, kind }: StatOptions): string {
   const { contentLength, pieceLength, pieceCount, digest } = outline;
   const held = pieces && { pieces: runsOf(pieces), complete: pieces.length === pieceCount, growing };
-  return JSON.stringify({ peer, taskId, kind, contentLength, pieceLength, pieceCount, digest, ...held });
+  return jsonLine({ peer, taskId, kind, contentLength, pieceLength, pieceCount, digest, ...held });
 }
 
 /** Ascending numbers as runs of numbers that follow each other. */

@@ -47,9 +47,17 @@ export function writeLine(output: Writable, line: string, signal: AbortSignal): 
   return write(output, `${line}\n`, signal);
 }
 
-/** One line, whatever the text: a peer's words must not move the cursor or forge further lines. */
-export function oneLine(text: string): string {
-  return text.replace(/[\p{Cc}\p{Zl}\p{Zp}\p{Bidi_Control}]+/gu, " ").trim();
+/** Text of many lines, such as a stack, without anything else that does something to a terminal. */
+export function printable(text: string): string {
+  return text.replace(/[^\P{Cc}\n\t]|[\p{Zl}\p{Zp}\p{Bidi_Control}]/gu, " ");
+}
+
+/** JSON on one line. It escapes what `JSON.stringify` leaves as it is, and a terminal or a reader of lines takes for more than text. */
+export function jsonLine(value: object, replacer?: (key: string, value: unknown) => unknown): string {
+  return JSON.stringify(value, replacer).replace(
+    /[\u007f-\u009f\p{Zl}\p{Zp}\p{Bidi_Control}]/gu,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
 }
 
 /** What failed, after the user was told of it. */

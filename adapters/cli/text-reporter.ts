@@ -1,10 +1,11 @@
 import type { ProtocolEvent } from "../../src/client/auto-downloader.ts";
+import { oneLine } from "../../src/errors.ts";
 import type { TaskEvent, TaskProgress, TaskReport } from "../../src/task/task.ts";
 import type { Protocol } from "../../src/transport/protocol.ts";
 import { failureText, progressBar, progressText, summaryText } from "./progress.ts";
 import type { Reporter } from "./reporter.ts";
 import { StatusLine } from "./status-line.ts";
-import { oneLine, type TextOutput } from "./terminal.ts";
+import type { TextOutput } from "./terminal.ts";
 
 /** Milliseconds between two looks of the bar. */
 const BAR_INTERVAL = 200;

@@ -1,5 +1,5 @@
 import { Code, ConnectError } from "@connectrpc/connect";
-import { type ErrorCode, VortexError } from "../errors.ts";
+import { type ErrorCode, peersWords, VortexError } from "../errors.ts";
 
 /**
  * The one place where errors of Connect become ours.
@@ -9,7 +9,7 @@ import { type ErrorCode, VortexError } from "../errors.ts";
  */
 export function callFailure(error: unknown, addr: string, open: boolean, unserved: string): VortexError {
   const failure = ConnectError.from(error, Code.Internal);
-  const detail = failure.rawMessage.replaceAll(/[\r\n]+/g, " ").slice(0, 1024) || "without a message";
+  const detail = peersWords(failure.rawMessage) || "without a message";
   const make = (code: ErrorCode, message: string): VortexError =>
     new VortexError(code, code === "RemoteUnimplemented" ? `${unserved} (${detail})` : message, { cause: error, addr });
   if (failure.metadata.has("grpc-status") || failure.metadata.has("grpc-status-details-bin")) {

@@ -1,7 +1,7 @@
 import type { DescMessage } from "@bufbuild/protobuf";
 import type { Client, CallOptions as ConnectCallOptions } from "@connectrpc/connect";
 import type { HasherFactory } from "../digest/hasher.ts";
-import { VortexError } from "../errors.ts";
+import { peersWords, VortexError } from "../errors.ts";
 import { DfdaemonUpload, type DownloadPieceFinishedResponse } from "../gen/dfdaemon/v2/dfdaemon_pb.ts";
 import {
   type ObjectIdentity,
@@ -205,7 +205,7 @@ export class StreamedTask implements TaskPieces {
       throw new VortexError("ProtocolViolation", "the answer does not begin with what the task is", { addr });
     }
     if (first.value.taskId !== taskId) {
-      const told = first.value.taskId.slice(0, 80);
+      const told = peersWords(first.value.taskId, 80);
       throw new VortexError("ProtocolViolation", `asked for task ${taskId}, got task ${told}`, { addr });
     }
     const { contentLength } = response.value;

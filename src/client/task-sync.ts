@@ -1,5 +1,5 @@
 import type { Client, CallOptions as ConnectCallOptions } from "@connectrpc/connect";
-import { VortexError } from "../errors.ts";
+import { peersWords, VortexError } from "../errors.ts";
 import type { DfdaemonUpload } from "../gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { type PieceKind, requireInteger } from "../piece.ts";
 import { formatAddress, parseAddress } from "../transport/address.ts";
@@ -90,7 +90,7 @@ export function requestedNumbers({ interestedPieceNumbers: numbers }: SyncReques
 export function announcedAddresses(answer: SyncAnswer, addr: string): Pick<AnnouncedPiece, "tcpAddr" | "quicAddr"> {
   const { ip = "", tcpPort, quicPort } = answer;
   if (ip !== "" && !isIp(ip)) {
-    throw new VortexError("ProtocolViolation", `"${ip.slice(0, 80)}" announced: expected an IP address`, { addr });
+    throw new VortexError("ProtocolViolation", `"${peersWords(ip, 80)}" announced: expected an IP address`, { addr });
   }
   // A peer that listens on every address may name none in particular.
   const host = ip === "" || /^[0.:]+$/.test(ip) ? parseAddress(addr).host : ip;

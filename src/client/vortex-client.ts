@@ -1,4 +1,4 @@
-import { VortexError, withAddress } from "../errors.ts";
+import { peersWords, VortexError, withAddress } from "../errors.ts";
 import type { Piece, PieceMetadata } from "../piece.ts";
 import { PacketDecoder } from "../protocol/decoder.ts";
 import { encodePacket, type Packet, RemoteErrorCode } from "../protocol/packet.ts";
@@ -164,7 +164,7 @@ function expectContent(packet: Packet, kind: string, addr: string): PieceMetadat
 }
 
 function remoteError(code: number, message: string, addr: string): VortexError {
-  const text = message === "" ? "without a message" : message.slice(0, 1024);
+  const text = peersWords(message) || "without a message";
   switch (code) {
     case RemoteErrorCode.InvalidArgument:
       return new VortexError("RemoteInvalidArgument", `the peer refused the request: ${text}`, { addr });

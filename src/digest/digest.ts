@@ -1,4 +1,4 @@
-import { VortexError } from "../errors.ts";
+import { peersWords, VortexError } from "../errors.ts";
 import type { DigestAlgorithm, HasherFactory } from "./hasher.ts";
 
 /** A digest as Dragonfly writes it, taken apart. */
@@ -45,7 +45,7 @@ function isAlgorithm(name: string): name is DigestAlgorithm {
   return Object.hasOwn(shapes, name);
 }
 
-/** Text from a peer, short enough for a message on one line. */
+/** Text that may be a peer's, short enough for a message. */
 function clip(text: string): string {
-  return text.length > 80 ? `${text.slice(0, 80)}…` : text;
+  return `${peersWords(text, 80)}${text.length > 80 ? "…" : ""}`;
 }

@@ -142,6 +142,21 @@ it("a text of 60 KiB is cut in the error's message", limit, async () => {
   await server.close();
 });
 
+it("a text with what moves a cursor is on one line of the error's message, without that", limit, async () => {
+  const text = encodeURIComponent("no\r\n\u001b[2Jsuch\u009b2J\u202etask\u2028");
+  const server = await ScriptedHttp2Server.listen((exchange) => {
+    const opening = { ":status": "200", "content-type": "application/grpc" };
+    exchange.headers({ ...opening, "grpc-status": "5", "grpc-message": text }, true);
+  });
+  await withDownloader(async (downloader) => {
+    const { code, message } = await rejectionOf(downloader.statTask(server.addr, grpcFaultId("stat")));
+    assert.equal(code, "NotFound");
+    assert.match(message, /no \[2Jsuch 2J task/);
+    assert.match(message, /^[^\p{Cc}\p{Zl}\p{Bidi_Control}]+$/u);
+  });
+  await server.close();
+});
+
 /** Runs `use` with a downloader. However it ended: no request is active, and no timer is left. */
 async function withDownloader(
   use: (downloader: GrpcDownloader, clock: FakeClock) => Promise<void>,

@@ -256,6 +256,18 @@ function hostileServer(fixture: TransportFixture): void {
       );
     });
 
+    for (const [what, bytes] of [
+      ["an error text", errorPacket(RemoteErrorCode.NotFound, "no\r\n\u001b[2Jsuch\u009b2J\u202epiece\u2028")],
+      ["a digest", joined([answer(40, { digest: "crc32:\n\u001b[2J\u202e1" }).packet, content])],
+    ] as const) {
+      it(`${what} with what moves a cursor is on one line of the message, without that`, async () => {
+        await withDownloads(fixture, send(bytes), async (download) => {
+          const { error } = await download("bytes");
+          assert.match(error?.message ?? "", /^[^\p{Cc}\p{Zl}\p{Bidi_Control}]+$/u);
+        });
+      });
+    }
+
     it("an error text of 60 KiB is cut in the message", async () => {
       await withDownloads(
         fixture,

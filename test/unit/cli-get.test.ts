@@ -515,6 +515,17 @@ describe("vortex-peer get, what it tells", () => {
     });
   });
 
+  it("escapes in JSON what a peer's words would do to a terminal, and loses nothing of them", async () => {
+    const words = "no\u001b[2J\u009b2J\u202esuch\u2028{\n}\u007f";
+    const face = faceWith(() => Promise.reject(new VortexError("ProtocolViolation", words)));
+    await inTempDir(async (dir) => {
+      const { out } = await run(face, getFrom(peers.tcp, ...lengths, "--json", "-o", join(dir, "task")));
+      assert.doesNotMatch(out.text, /[^\P{Cc}\n]|[\p{Zl}\p{Zp}\p{Bidi_Control}]/u);
+      const failed = parse(out.text).find(({ type }) => type === "piece-failed") as { error: { message: string } };
+      assert.equal(failed.error.message, words);
+    });
+  });
+
   it("ends the download when nobody reads the JSON any more", () =>
     inTempDir((dir) =>
       withPeer(async (face) => {

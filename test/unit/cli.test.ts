@@ -200,6 +200,15 @@ describe("vortex-peer", () => {
     assert.equal(err, "vortex-peer: NotFound: no such [2J piece !\n");
   });
 
+  it("shows a stack without what a peer's words would do to a terminal", async () => {
+    const words = "no\u001b[2J\u009b2J\u202esuch\u0007 piece";
+    const face = faceWith(() => Promise.reject(new VortexError("NotFound", words, { cause: new Error(words) })));
+    const { err } = await run(face, pieceOf(peers.tcp, 0, "--debug"));
+    assert.match(err, /\n(.*\n)* {4}at /);
+    assert.match(err, /cause/);
+    assert.doesNotMatch(err, /[^\P{Cc}\n]|\p{Bidi_Control}/u);
+  });
+
   it("shows a stack only when asked", async () => {
     const face = failing("NotFound");
     assert.ok(!(await run(face, pieceOf(peers.tcp, 0))).err.includes("    at "));
