@@ -98,7 +98,8 @@ class Http2Connection implements GrpcConnection {
   readonly #session: ClientHttp2Session;
   readonly #options: GrpcTransportOptions;
   readonly #maxMessageLength: number;
-  readonly #waiting: (() => void)[] = [];
+  /** The longest waiting first. */
+  readonly #waiting = new Set<() => void>();
   #streams = 0;
   #leaving = false;
   /** Resolves when nothing is left of the session. */
@@ -133,7 +134,7 @@ class Http2Connection implements GrpcConnection {
       // Deno ends the streams of a lost connection before its session, which would look as if the peer had reset them.
       if (!session.destroyed) session.socket.once("close", leave);
       void this.#gone.then(() => {
-        for (const wake of this.#waiting.splice(0)) wake();
+        for (const wake of [...this.#waiting]) wake();
         resolve();
       });
     });
@@ -145,14 +146,14 @@ class Http2Connection implements GrpcConnection {
   }
 
   transport(onBytes: () => void, bounds: GrpcCallBounds = {}): ConnectTransport {
-    const { maxMessageLength = this.#maxMessageLength, onMessage } = bounds;
+    const { maxMessageLength = this.#maxMessageLength, onMessage, signal } = bounds;
     return createGrpcTransport({
       ...this.#options,
       readMaxBytes: maxMessageLength,
       sessionManager: {
         authority: new URL(this.#options.baseUrl).origin,
         request: async (method, path, headers, options) => {
-          await this.#credit();
+          await this.#credit(signal);
           const stream = this.#session.request({ ...headers, ":method": method, ":path": path }, options);
           guardStream(stream);
           this.#count(stream);
@@ -175,15 +176,33 @@ class Http2Connection implements GrpcConnection {
 
   /**
    * Waits until the peer's SETTINGS_MAX_CONCURRENT_STREAMS (RFC 9113, section 5.1.2) allows one more. Node queues beyond it;
-   * Bun does not, and its peers refuse such streams or end the session.
+   * Bun does not, and its peers refuse such streams or end the session. A call that has ended meanwhile waits no longer, and is not
+   * sent: a peer that allows none would have all of them kept.
    */
-  async #credit(): Promise<void> {
+  async #credit(signal: AbortSignal | undefined): Promise<void> {
     const allowed = this.#session.remoteSettings?.maxConcurrentStreams ?? MAX_STREAMS;
     while (this.#streams >= Math.min(allowed, MAX_STREAMS) && !this.#session.destroyed) {
       await new Promise<void>((resolve) => {
-        this.#waiting.push(resolve);
+        const over = (): void => {
+          signal?.removeEventListener("abort", over);
+          this.#waiting.delete(over);
+          resolve();
+        };
+        this.#waiting.add(over);
+        signal?.addEventListener("abort", over, { once: true });
+        if (signal?.aborted) over();
       });
+      if (signal?.aborted) {
+        // It may have been its turn.
+        this.#wakeNext();
+        throw signal.reason;
+      }
     }
+  }
+
+  #wakeNext(): void {
+    const [next] = this.#waiting;
+    next?.();
   }
 
   /** Keeps the count, and the process alive while it is not zero. */
@@ -191,7 +210,7 @@ class Http2Connection implements GrpcConnection {
     if (this.#streams++ === 0) this.#session.ref();
     stream.once("close", () => {
       if (--this.#streams === 0 && !this.#session.destroyed) this.#session.unref();
-      this.#waiting.shift()?.();
+      this.#wakeNext();
     });
   }
 }

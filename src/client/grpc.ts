@@ -267,7 +267,8 @@ export class GrpcClient implements PieceClient {
     call: (client: Client<typeof DfdaemonUpload>, made: MadeCall) => Promise<T>,
   ): Promise<T> {
     const arrivals = new Arrivals();
-    return this.#received(call(this.#client(arrivals, bounds), madeCall(scope, operation)), arrivals, scope, unserved);
+    const client = this.#client(arrivals, { ...bounds, signal: scope.signal });
+    return this.#received(call(client, madeCall(scope, operation)), arrivals, scope, unserved);
   }
 
   /** Makes a call with many answers, each of which is waited for for as long as bytes come, and `pieceTimeout` at most. */
@@ -279,7 +280,8 @@ export class GrpcClient implements PieceClient {
     call: (client: Client<typeof DfdaemonUpload>, made: MadeCall) => AsyncIterable<T>,
   ): AsyncGenerator<T, void, void> {
     const arrivals = new Arrivals();
-    const answers = call(this.#client(arrivals, bounds), madeCall(scope, operation))[Symbol.asyncIterator]();
+    const client = this.#client(arrivals, { ...bounds, signal: scope.signal });
+    const answers = call(client, madeCall(scope, operation))[Symbol.asyncIterator]();
     for (;;) {
       const timer = this.#settings.runtime.clock.setTimer(() => {
         const message = `nothing more of the answer was complete within ${pieceTimeout} ms`;

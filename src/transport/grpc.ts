@@ -34,8 +34,10 @@ export interface GrpcConnection {
   close(): Promise<void>;
 }
 
-/** What the answers of one call are held to, beyond what holds for the connection. */
+/** What one call and its answers are held to, beyond what holds for the connection. */
 export interface GrpcCallBounds {
+  /** Ends the wait until the peer takes one more stream; what ends the call after that is Connect's own. Default: nothing does. */
+  readonly signal?: AbortSignal;
   /** Greatest message, in bytes. Default: the connection's. */
   readonly maxMessageLength?: number;
   /** Sees each message before it is decoded, as chunks that are its own. What it throws ends the call. Default: nobody does. */

@@ -142,6 +142,36 @@ it("a text of 60 KiB is cut in the error's message", limit, async () => {
   await server.close();
 });
 
+it("calls that were given up while the peer took no stream are not sent when it does", limit, async () => {
+  let first: Http2Exchange | undefined;
+  let others = 0;
+  const server = await ScriptedHttp2Server.listen((exchange) => {
+    first ??= exchange;
+    if (exchange !== first) others++;
+    if (exchange !== first) hostileGrpc(exchange);
+  });
+  await withDownloader(async (downloader) => {
+    // One stream at a time, and that one is held.
+    const held = askGrpc(downloader, server.addr, "stat", grpcFaultId("stat"));
+    while (first === undefined) await new Promise((resolve) => setTimeout(resolve, 1));
+    first.frame(Frame.Settings, 0, Uint8Array.of(0, 3, 0, 0, 0, 1), 0);
+    await arrived(first);
+    const abort = new AbortController();
+    const { signal } = abort;
+    const waiting = grpcCalls.flatMap((call) =>
+      Array.from({ length: 5 }, () => askGrpc(downloader, server.addr, call, grpcFaultId(call), { signal })),
+    );
+    await new Promise((resolve) => setImmediate(resolve));
+    abort.abort();
+    assert.deepEqual(new Set(await Promise.all(waiting)), new Set(["Aborted"]));
+    hostileGrpc(first);
+    assert.equal(await held, "right");
+    assert.equal(await askGrpc(downloader, server.addr, "stat", grpcFaultId("stat")), "right");
+    assert.equal(others, 1);
+  });
+  await server.close();
+});
+
 it("a text with what moves a cursor is on one line of the error's message, without that", limit, async () => {
   const text = encodeURIComponent("no\r\n\u001b[2Jsuch\u009b2J\u202etask\u2028");
   const server = await ScriptedHttp2Server.listen((exchange) => {
