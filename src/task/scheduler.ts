@@ -64,6 +64,10 @@ interface Running extends Attempt {
   active: number;
   /** Those of them before the first byte. */
   latency: number;
+  /** `active` and `bytes` at the beginning of the current window, and milliseconds a byte in the one before. */
+  windowActive: number;
+  windowBytes: number;
+  windowPace: number;
 }
 
 const QUEUED = 0;
@@ -81,6 +85,8 @@ const LOOK = 1000;
 const SLOW = 4;
 /** The same when nothing is left to begin, and parents are idle. */
 const SLOW_AT_END = 1.5;
+/** Milliseconds of activity in which the newest pace of an attempt is measured. */
+const WINDOW = 5000;
 /** Milliseconds that a race must win to be worth its bytes. */
 const LEAST_GAIN = 100;
 
@@ -174,8 +180,16 @@ export class Scheduler {
       attempt.active += now - attempt.owedSince;
       attempt.owedSince = now;
     }
-    if (attempt.bytes === 0) attempt.latency = attempt.active;
+    if (attempt.bytes === 0) {
+      attempt.latency = attempt.active;
+      attempt.windowActive = attempt.active;
+    }
     attempt.bytes += bytes;
+    const active = attempt.active - attempt.windowActive;
+    if (active < WINDOW) return;
+    attempt.windowPace = active / Math.max(1, attempt.bytes - attempt.windowBytes);
+    attempt.windowActive = attempt.active;
+    attempt.windowBytes = attempt.bytes;
   }
 
   /** The attempt waits for its parent, or for something on our side. */
@@ -364,6 +378,9 @@ export class Scheduler {
       owedSince: now,
       active: 0,
       latency: 0,
+      windowActive: 0,
+      windowBytes: 0,
+      windowPace: 0,
     };
     this.#running.set(attempt.id, attempt);
     this.#byPiece.set(number, [...others, attempt]);
@@ -413,12 +430,15 @@ export class Scheduler {
     return false;
   }
 
-  /** Milliseconds that the rest of an attempt will take, by its own pace so far; when it is silent, at least as long again. */
+  /**
+   * Milliseconds that the rest of an attempt will take, by its own pace so far; when it is silent, at least as long again. Nor is it
+   * faster than it was of late: a parent that sends all but the end at once, and then a byte a second, would be waited for.
+   */
   #restOf(attempt: Running, now: number): number {
     const { bytes, latency, number, owedSince } = attempt;
     const active = this.#activeOf(attempt, now);
     if (bytes === 0) return active;
-    const pace = (active - latency) / bytes;
+    const pace = Math.max((active - latency) / bytes, attempt.windowPace);
     return Math.max(pace * (this.#options.lengthOf(number) - bytes), owedSince === undefined ? 0 : now - owedSince);
   }
 

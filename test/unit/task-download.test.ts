@@ -450,6 +450,33 @@ describe("races", () => {
     }
   });
 
+  it("a parent that sends all but the end at once, and then a byte a second, is overtaken soon", async () => {
+    const wait = (milliseconds: number): Promise<void> =>
+      new Promise((resolve) => void made.clock.setTimer(resolve, milliseconds));
+    const paced = async function* ({ bytes, signal }: Parameters<Behaviour>[0]): AsyncGenerator<Uint8Array> {
+      for (let at = 0; at < bytes.length && !signal.aborted; at += 512) {
+        await wait(100);
+        yield bytes.subarray(at, at + 512);
+      }
+    };
+    const dripping = async function* ({ bytes, signal }: Parameters<Behaviour>[0]): AsyncGenerator<Uint8Array> {
+      await wait(10);
+      yield bytes.subarray(0, -100);
+      for (let at = bytes.length - 100; at < bytes.length && !signal.aborted; at++) {
+        await wait(1000);
+        yield bytes.subarray(at, at + 1);
+      }
+    };
+    const made: Bench = bench({ "a:1": dripping, "b:1": paced });
+    const { fetcher, request, clock } = made;
+    const to = memorySink();
+    const { done } = fetcher.downloadTask(request, { to });
+    // Alone, the other one takes 3 s; the end of one piece from this one takes 100.
+    assert.ok((await clock.advanceUntil(done, 600_000)) < 30_000);
+    await done;
+    assertBytes(to.bytes(), content);
+  });
+
   it("a winner waits for the loser's write under way, and then writes everything itself", async () => {
     let entered = (): void => {};
     let leave = (): void => {};
