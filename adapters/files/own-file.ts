@@ -23,6 +23,8 @@ interface Identity {
 export async function openOwnFile(path: string): Promise<FileHandle> {
   for (let tries = 0; tries < TRIES; tries++) {
     const found = await lstat(path, { bigint: true }).catch(unlessMissing);
+    // Deno's unlink would remove it when it is empty.
+    if (found?.isDirectory()) throw new VortexError("StorageFailed", `${path} is a directory`);
     try {
       if (found === undefined) return await open(path, "wx+");
       if (!found.isFile() || found.nlink > 1n || !(await isTrusted(path, found.uid))) {

@@ -210,7 +210,8 @@ async function requireFile(path: string): Promise<void> {
 
 async function openPart({ path, part }: Names, journal: Journal, layout: SinkLayout): Promise<FileHandle> {
   try {
-    if (journal.complete && (await sizeOf(part)) === undefined && (await sizeOf(path)) === layout.length) {
+    const made = journal.complete && journal.found.length > 0;
+    if (made && (await sizeOf(part)) === undefined && (await sizeOf(path)) === layout.length) {
       // The earlier process was killed between its last two steps; what it made is looked at once more.
       await rename(path, part);
     }

@@ -154,9 +154,10 @@ export function outlookOf({ header, parts, wanted }: Task, { path, part, journal
   const text = journal?.toString("latin1", 0, journal.lastIndexOf("\n") + 1) ?? "";
   const known = text.startsWith(`${header}\n`);
   const lines = known ? text.split("\n").slice(1, -1) : [];
-  const moved = lines.includes(COMPLETE) && part === undefined && path?.length === wanted.length;
-  const bytes = moved ? path : part;
   const noted = new Map(lines.flatMap(noteOf));
+  const made = lines.includes(COMPLETE) && noted.size > 0;
+  const moved = made && part === undefined && path?.length === wanted.length;
+  const bytes = moved ? path : part;
   const found = parts.filter(({ number }) => noted.has(number));
   const right = found.filter(({ number, whole, position, bytes: expected, named }) => {
     const there = bytes?.subarray(position, position + expected.length) ?? new Uint8Array(0);

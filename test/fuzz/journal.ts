@@ -160,7 +160,7 @@ async function makes(path: string, plan: Plan, run: Run): Promise<void> {
   assert.equal(textOf(lockOf(path)), run.robbed ? other() : undefined, "the lock");
   rmSync(lockOf(path), { force: true });
   const outlook = outlookOf(task, before);
-  const ending = endingOf(task, outlook, run.end, outcome);
+  const ending = endingOf(task, outlook, run, outcome);
   fetchesTheRest(task, outlook, outcome, ending);
   const after = filesAt(path);
   const { killed } = outcome;
@@ -173,7 +173,7 @@ async function makes(path: string, plan: Plan, run: Run): Promise<void> {
     if (!run.robbed) writeFileSync(lockOf(path), killed.lock);
     return;
   }
-  if (ending === "broken" || ending === "wrong piece") keeps(task, outlook, outcome, after, false);
+  if (["broken", "wrong piece", "robbed"].includes(ending)) keeps(task, outlook, outcome, after, false);
   else if (ending === "blocked") keeps(task, outlook, outcome, after, true);
   else assert.deepEqual([after.part, after.journal], [undefined, undefined]);
   if (ending === "done") {
@@ -194,10 +194,12 @@ const codes = {
   "wrong piece": "DigestMismatch",
   "wrong whole": "DigestMismatch",
   blocked: "StorageFailed",
+  /** Somebody else writes to the file by now. */
+  robbed: "StorageFailed",
 } as const satisfies Record<string, ErrorCode | undefined>;
 type Ending = keyof typeof codes;
 
-function endingOf(task: Task, { right }: Outlook, end: End, { error, killed }: Outcome): Ending {
+function endingOf(task: Task, { right }: Outlook, { end, robbed }: Run, { error, killed }: Outcome): Ending {
   const missing = task.parts.filter(({ number }) => !right.includes(number));
   const endings: Ending[] = [];
   if (killed?.last === false) endings.push("broken");
@@ -205,7 +207,9 @@ function endingOf(task: Task, { right }: Outlook, end: End, { error, killed }: O
     if (end.is === "failed" && missing.some(({ number }) => number >= end.from)) endings.push("broken");
     if (missing.some(({ misnamed }) => misnamed)) endings.push("wrong piece");
   }
-  if (endings.length === 0) endings.push(task.wrong ? "wrong whole" : end.is === "blocked" ? "blocked" : "done");
+  if (endings.length === 0) {
+    endings.push(task.wrong ? "wrong whole" : robbed ? "robbed" : end.is === "blocked" ? "blocked" : "done");
+  }
   const ending = endings.find((each) => codes[each] === error?.code);
   assert.ok(ending !== undefined, `expected ${endings.join(" or ")}, not ${error?.stack}`);
   return ending;
