@@ -1,4 +1,5 @@
 import { VortexError } from "../errors.ts";
+import { onAbort } from "../on-abort.ts";
 import type { Clock, Timer } from "../runtime.ts";
 import type { Protocol } from "../transport/protocol.ts";
 
@@ -46,11 +47,11 @@ export function raceProtocols<T>(options: RaceOptions<T>): Promise<RaceResult<T>
     const finish = (settle: () => void, reason: VortexError): void => {
       over = true;
       timer?.cancel();
-      signal?.removeEventListener("abort", onAbort);
+      heard?.();
       for (const controller of running.values()) controller.abort(reason);
       settle();
     };
-    const onAbort = (): void => {
+    const abort = (): void => {
       const reason =
         signal?.reason instanceof VortexError
           ? signal.reason
@@ -105,8 +106,8 @@ export function raceProtocols<T>(options: RaceOptions<T>): Promise<RaceResult<T>
       finish(() => resolve({ protocol, reason, answer }), lost);
     };
 
-    signal?.addEventListener("abort", onAbort, { once: true });
-    if (signal?.aborted) onAbort();
+    const heard = signal && onAbort(signal, abort);
+    if (signal?.aborted) abort();
     else begin();
   });
 }

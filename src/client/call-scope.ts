@@ -1,4 +1,5 @@
 import { abortedError, VortexError, withAddress } from "../errors.ts";
+import { onAbort } from "../on-abort.ts";
 import type { Clock, Timer } from "../runtime.ts";
 
 /** What ends one call: its AbortSignal, its piece timeout, and silence. */
@@ -42,9 +43,7 @@ export class CallScope {
     if (signal?.aborted) {
       this.fail(abortedError(signal, what));
     } else if (signal !== undefined) {
-      const onAbort = (): void => this.fail(abortedError(signal, what));
-      signal.addEventListener("abort", onAbort, { once: true });
-      this.#cleanups.push(() => signal.removeEventListener("abort", onAbort));
+      this.#cleanups.push(onAbort(signal, () => this.fail(abortedError(signal, what))));
     }
   }
 

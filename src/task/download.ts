@@ -1,5 +1,6 @@
 import { type Digest, parseDigest } from "../digest/digest.ts";
 import { abortedError, VortexError, withAddress } from "../errors.ts";
+import { onAbort } from "../on-abort.ts";
 import { type Piece, requireInteger } from "../piece.ts";
 import { RateLimiter } from "../rate-limiter.ts";
 import type { Clock, Timer } from "../runtime.ts";
@@ -162,11 +163,11 @@ export class Download implements TaskDownload {
 
   async #run(known: TaskLayout | undefined, digest: Digest | undefined): Promise<TaskReport> {
     const { signal } = this.#options;
-    const onAbort = (): void => {
+    const over = (): void => {
       if (signal !== undefined) this.end(abortedError(signal, `the download of task ${this.#request.taskId}`));
     };
-    signal?.addEventListener("abort", onAbort, { once: true });
-    if (signal?.aborted) onAbort();
+    const settled = signal && onAbort(signal, over);
+    if (signal?.aborted) over();
     try {
       // The caller has the handle before anything happens.
       await undefined;
@@ -179,7 +180,7 @@ export class Download implements TaskDownload {
       await this.#close(failure);
       throw failure;
     } finally {
-      signal?.removeEventListener("abort", onAbort);
+      settled?.();
       this.#timer?.cancel();
       this.#shared.slots.leave(this.#holder);
       this.#tellProgress(true);

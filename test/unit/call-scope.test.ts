@@ -227,3 +227,59 @@ describe("failing and finishing", () => {
     }
   });
 });
+
+describe("one signal for many calls", () => {
+  /** A signal, and how many listeners it has. */
+  function counting(): { abort: () => void; signal: AbortSignal; count: () => number } {
+    const controller = new AbortController();
+    const { signal } = controller;
+    const listeners = new Set<unknown>();
+    const { addEventListener, removeEventListener } = signal;
+    signal.addEventListener = (...args: Parameters<typeof addEventListener>) => {
+      listeners.add(args[1]);
+      addEventListener.apply(signal, args);
+    };
+    signal.removeEventListener = (...args: Parameters<typeof removeEventListener>) => {
+      listeners.delete(args[1]);
+      removeEventListener.apply(signal, args);
+    };
+    return { abort: () => controller.abort(), signal, count: () => listeners.size };
+  }
+
+  it("has one listener, as long as there is a call", () => {
+    const { signal, count, abort } = counting();
+    const scopes = Array.from({ length: 30 }, () => scopeOf({ signal }).scope);
+    assert.equal(count(), 1);
+    for (const scope of scopes.splice(0, 29)) scope.finish();
+    assert.equal(count(), 1);
+    const [last] = scopes;
+    assert.ok(last !== undefined);
+    abort();
+    assert.equal(failureOf(last)?.code, "Aborted");
+  });
+
+  it("has none when they are over, and one again for the next", () => {
+    const { signal, count } = counting();
+    for (let round = 0; round < 3; round++) {
+      const scopes = [scopeOf({ signal }).scope, scopeOf({ signal }).scope];
+      assert.equal(count(), 1);
+      for (const scope of scopes) scope.finish();
+      assert.equal(count(), 0);
+    }
+  });
+
+  it("ends those that are under way, also when one ends another", () => {
+    const { signal, abort } = counting();
+    const { scope: done } = scopeOf({ signal });
+    done.finish();
+    const { scope: first } = scopeOf({ signal });
+    const { scope: second } = scopeOf({ signal });
+    const { scope: third } = scopeOf({ signal });
+    first.onFailure(() => second.finish());
+    abort();
+    assert.deepEqual(
+      [done, first, second, third].map((scope) => failureOf(scope)?.code),
+      [undefined, "Aborted", undefined, "Aborted"],
+    );
+  });
+});

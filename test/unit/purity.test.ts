@@ -31,6 +31,7 @@ const foreign = [
 /** Parts of src, and which others each may import. A part is a folder, or a file beside them. */
 const foundation = [
   "errors",
+  "on-abort",
   "piece",
   "runtime",
   "digest",
@@ -43,11 +44,12 @@ const foundation = [
 ];
 const mayImport: Record<string, readonly string[]> = {
   errors: [],
+  "on-abort": [],
   piece: ["errors"],
   digest: ["errors", "piece"],
   runtime: ["errors", "digest"],
   protocol: ["errors", "piece"],
-  "rate-limiter": ["errors", "piece", "runtime"],
+  "rate-limiter": ["errors", "on-abort", "piece", "runtime"],
   transport: ["errors", "piece", "runtime"],
   gen: [],
   ids: ["errors", "piece", "digest"],
