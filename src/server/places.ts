@@ -28,15 +28,17 @@ interface TakenPlace extends Place {
 }
 
 /**
- * Places on a server for connections. One that comes when all are taken is given a place all the same, if it can be: of the connection
- * that has been without a request for longest, which is no loss to a client that has one; or, when all have requests, of the one
- * whose requests began first among those from the host which holds most places. So neither whoever connects and says nothing, nor a
- * single host whose requests it never lets end, keeps others out.
+ * Places on a server for connections. One that comes when all are taken is given a place all the same, if it can be: of the first that
+ * has not said yet what it wants; where all have, of the one that has been without a request for longest, whose client can come again;
+ * and when all have requests, of the one whose requests began first among those from the host which holds most places. So neither
+ * whoever connects and says nothing, nor a single host whose requests it never lets end, keeps others out.
  */
 export class Places {
   readonly #most: number;
   readonly #clock: Clock;
-  /** Without a request; the one that has been so for longest is the first. */
+  /** Have made no request yet, the oldest first. */
+  readonly #silent = new Set<TakenPlace>();
+  /** Without a request now; the one that has been so for longest is the first. */
   readonly #idle = new Set<TakenPlace>();
   /** With requests; the one whose present ones began first is the first. */
   readonly #busy = new Set<TakenPlace>();
@@ -55,10 +57,10 @@ export class Places {
    * @param makeRoom ends the connection, since another one is given its place
    */
   take(host: string, makeRoom: () => void): Place | undefined {
-    if (this.#idle.size + this.#busy.size >= this.#most) {
-      const [longest] = this.#idle;
-      if (longest !== undefined) {
-        this.#giveNotice(longest);
+    if (this.#silent.size + this.#idle.size + this.#busy.size >= this.#most) {
+      const idler = this.#wantsNothing();
+      if (idler !== undefined) {
+        this.#giveNotice(idler);
       } else {
         const crowding = this.#crowding(host);
         if (crowding === undefined) return undefined;
@@ -72,32 +74,38 @@ export class Places {
       requests: 0,
       notice: undefined,
       begin: () => {
-        if (place.requests++ === 0 && this.#idle.delete(place)) this.#busy.add(place);
+        if (place.requests++ > 0) return;
+        if (this.#silent.delete(place) || this.#idle.delete(place)) this.#busy.add(place);
       },
       end: () => {
         if (--place.requests === 0 && this.#busy.delete(place)) this.#idle.add(place);
       },
       leave: () => {
         place.notice?.cancel();
-        if (this.#idle.delete(place) || this.#busy.delete(place)) this.#count(host, -1);
+        if (this.#silent.delete(place) || this.#idle.delete(place) || this.#busy.delete(place)) this.#count(host, -1);
       },
     };
-    this.#idle.add(place);
+    this.#silent.add(place);
     this.#count(host, 1);
     return place;
+  }
+
+  #wantsNothing(): TakenPlace | undefined {
+    for (const places of [this.#silent, this.#idle]) for (const first of places) return first;
+    return undefined;
   }
 
   #giveNotice(place: TakenPlace): void {
     place.leave();
     const over = (): void => {
       place.notice = undefined;
-      const [longest] = this.#idle;
-      if (place.requests === 0 || longest === undefined) {
+      const other = this.#wantsNothing();
+      if (place.requests === 0 || other === undefined) {
         place.makeRoom();
         return;
       }
       // It has said what it wants, so another one makes room that still wants nothing.
-      this.#giveNotice(longest);
+      this.#giveNotice(other);
       this.#busy.add(place);
       this.#count(place.host, 1);
     };

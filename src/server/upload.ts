@@ -10,9 +10,9 @@ export interface ServerOptions {
   /** Bytes a second that all answers of this server may take together, at least 1. Default: no limit. */
   readonly uploadRateLimit?: number;
   /**
-   * Greatest number of connections at a time over each protocol, 1 to 1,000,000. Default 1,024. One more is given the place of the
-   * connection that has been without a request for longest; when all have requests, that of one from the host with most
-   * connections, or is turned away.
+   * Greatest number of connections at a time over each protocol, 1 to 1,000,000. Default 1,024. One more is given the place of the first
+   * connection that has made no request, else of the one that has been without one for longest; when all have requests, that of one
+   * from the host with most connections, or is turned away.
    */
   readonly maxConnections?: number;
   /** Greatest number of streams at a time on one connection, 1 to 1,000,000. Default 128. */

@@ -32,6 +32,8 @@ for (const [name, fixture] of Object.entries(fixtures)) {
         const honest = await transport.dial(server.address);
         try {
           const target = { ...server.address, taskId, longTaskId: taskId, maxConnections: MAX_CONNECTIONS };
+          // Who has asked for something is not the first to make room.
+          await assertServed(honest);
           let over = false;
           const attacking = attack.run(target, TRIES[attack.unit] ?? 1, seededRandom(9)).finally(() => {
             over = true;

@@ -45,15 +45,34 @@ describe("places for connections", () => {
     assert.deepEqual(await guests.made(), ["second"]);
   });
 
-  it("who has been without a request for longest goes first, counted from its last one", async () => {
+  it("who has made no request goes first, and then who has been without one for longest", async () => {
     const guests = new Guests(3);
-    const first = guests.arrive("first");
-    guests.arrive("second");
+    const [first, second] = [guests.arrive("first"), guests.arrive("second")];
     guests.arrive("third");
-    first.begin();
-    first.end();
-    for (const name of ["fourth", "fifth", "sixth"]) guests.arrive(name);
-    assert.deepEqual(await guests.made(), ["second", "third", "first"]);
+    for (const place of [second, first]) {
+      place.begin();
+      place.end();
+    }
+    for (const name of ["fourth", "fifth", "sixth"]) {
+      const place = guests.arrive(name);
+      place.begin();
+      if (name === "fourth") place.end();
+    }
+    assert.deepEqual(await guests.made(), ["third", "second", "first"]);
+  });
+
+  it("however many come and say nothing, they make room for each other", async () => {
+    const guests = new Guests(3);
+    for (const name of ["first", "second"]) {
+      const place = guests.arrive(name);
+      place.begin();
+      place.end();
+    }
+    for (let index = 0; index < 10; index++) guests.arrive(`silent ${index}`);
+    assert.deepEqual(
+      await guests.made(),
+      Array.from({ length: 9 }, (_, index) => `silent ${index}`),
+    );
   });
 
   it("who has a request stays, until its last one has ended", async () => {
@@ -79,7 +98,7 @@ describe("places for connections", () => {
     first.end();
     assert.deepEqual(await guests.made(), ["second", "third"]);
     for (const name of ["sixth", "seventh", "eighth"]) guests.arrive(name);
-    assert.deepEqual(await guests.made(), ["second", "third", "fourth", "fifth", "first"]);
+    assert.deepEqual(await guests.made(), ["second", "third", "fourth", "fifth", "sixth"]);
   });
 
   it("but not when nobody is left who wants nothing", async () => {
