@@ -14,6 +14,8 @@ export class RateLimiter {
   #tokens: number;
   #refilledAt: number;
   #queue: Promise<void> = Promise.resolve();
+  /** Has the one who waits for tokens look again. */
+  #recount: (() => void) | undefined;
 
   /** @throws `InvalidArgument` unless `bytesPerSecond` is a positive integer */
   constructor(bytesPerSecond: number, clock: Clock) {
@@ -56,18 +58,33 @@ export class RateLimiter {
     this.#refilledAt = now;
     // The bucket may go below zero, so that a chunk larger than a second's worth passes and is paid for afterwards.
     this.#tokens = Math.min(this.#bytesPerSecond, this.#tokens + earned) - bytes;
-    if (this.#tokens >= 0) return;
-    const milliseconds = (-this.#tokens / this.#bytesPerSecond) * 1000;
-    await new Promise<void>((resolve) => {
-      const done = (): void => {
-        timer.cancel();
-        signal.removeEventListener("abort", done);
-        resolve();
-      };
-      const timer = this.#clock.setTimer(done, milliseconds);
-      signal.addEventListener("abort", done, { once: true });
-    });
+    for (let enough = this.#tokens >= 0; !enough && !signal.aborted; ) enough = await this.#passed(signal);
     // What was not sent is not paid for.
     if (signal.aborted) this.#tokens += bytes;
+  }
+
+  /** Takes back what was granted and is not sent after all, for those who wait. */
+  giveBack(bytes: number): void {
+    this.#tokens = Math.min(this.#bytesPerSecond, this.#tokens + bytes);
+    this.#recount?.();
+  }
+
+  /** Waits until the tokens are there; false when they are to be counted again before that. */
+  async #passed(signal: AbortSignal): Promise<boolean> {
+    const now = this.#clock.now();
+    const missing = -this.#tokens - ((now - this.#refilledAt) / 1000) * this.#bytesPerSecond;
+    if (missing <= 0) return true;
+    return new Promise((resolve) => {
+      const done = (passed: boolean): void => {
+        timer.cancel();
+        signal.removeEventListener("abort", recount);
+        this.#recount = undefined;
+        resolve(passed);
+      };
+      const recount = (): void => done(false);
+      const timer = this.#clock.setTimer(() => done(true), (missing / this.#bytesPerSecond) * 1000);
+      signal.addEventListener("abort", recount, { once: true });
+      this.#recount = recount;
+    });
   }
 }

@@ -201,7 +201,7 @@ export class QuicheStream implements ByteStream {
   async #write(chunk: Uint8Array): Promise<void> {
     if (this.writeEnded) throw new VortexError("Closed", "the stream was ended on this side");
     if (this.#writeEnd instanceof VortexError) throw this.#writeEnd;
-    if (chunk.length === 0) return;
+    if (chunk.length === 0) return this.#requireWanted();
     this.#pending.push(chunk);
     this.#pendingLength += chunk.length;
     await this.#handOver();
@@ -223,6 +223,16 @@ export class QuicheStream implements ByteStream {
     } else {
       this.#sendEnd();
     }
+  }
+
+  /** quiche does not tell that the peer has stopped a stream on which nothing is to be sent. */
+  #requireWanted(): void {
+    try {
+      this.#connection.native.streamCapacity(this.id);
+    } catch (error) {
+      this.stopWriting(error);
+    }
+    if (this.#writeEnd instanceof VortexError) throw this.#writeEnd;
   }
 
   /** Has quiche take what is pending, and waits for that when it is much. */

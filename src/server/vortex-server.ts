@@ -1,6 +1,7 @@
 import { VortexError } from "../errors.ts";
 import { PacketDecoder } from "../protocol/decoder.ts";
 import { type DownloadPiecePacket, encodePacket, RemoteErrorCode } from "../protocol/packet.ts";
+import type { RateLimiter } from "../rate-limiter.ts";
 import type { Clock, Runtime } from "../runtime.ts";
 import { beginOperation, type OperationResult } from "../telemetry.ts";
 import type { Address } from "../transport/address.ts";
@@ -190,6 +191,7 @@ export class VortexServer {
       for (const portion of limiter?.portions(chunk) ?? [chunk]) {
         await limiter?.take(portion.length, signal);
         if (signal.aborted) throw signal.reason;
+        if (limiter !== undefined) await this.#requireWanted(stream, portion.length, limiter);
         left -= portion.length;
         await write(portion, left === 0);
       }
@@ -198,6 +200,19 @@ export class VortexServer {
     // Over TCP the connection ends with its answer, but not before the peer has taken all of it and ended its side.
     await within(runtime.clock, stallTimeout, requestEnded, "Stalled", "waiting for the end of the request");
     return { bytes: Number(piece.metadata.length) };
+  }
+
+  /**
+   * Fails when the peer has gone by the time its turn comes, whose bytes are then another's: else whoever asks and gives up, again
+   * and again, would have all of the rate without taking a byte. (Of a write that fails half way nobody knows what went out.)
+   */
+  async #requireWanted({ writer }: ByteStream, bytes: number, limiter: RateLimiter): Promise<void> {
+    try {
+      await writer.write(NOTHING);
+    } catch (error) {
+      limiter.giveBack(bytes);
+      throw error;
+    }
   }
 
   async #refuse(
@@ -272,6 +287,8 @@ async function readRequest(stream: ByteStream): Promise<DownloadPiecePacket> {
     decoder.push(chunk);
   }
 }
+
+const NOTHING = new Uint8Array(0);
 
 /** Bytes behind a request that are dropped before the stream is cancelled. */
 const DROPPED = 64 * 1024;

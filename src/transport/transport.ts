@@ -50,7 +50,8 @@ export interface ByteReader {
 export interface ByteWriter {
   /**
    * Resolves when more may be written: at once while there is room, later when the reader is slower. The bytes must not
-   * change any more. One call at a time.
+   * change any more. One call at a time. A chunk of no bytes sends nothing, and tells whether a write would be rejected, as far as
+   * that is known by then.
    *
    * Rejects with `StreamReset` when the other side cancelled, `ConnectionLost` when the connection ended, and `Closed`
    * after `end()` or `abort()`.

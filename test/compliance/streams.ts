@@ -45,6 +45,24 @@ export function streamsCompliance({ name, it, fixture, withPeers }: Suite): void
       });
     });
 
+    it("a write of nothing sends nothing, and is StreamReset once the other side has cancelled", async () => {
+      await withPeers(async ({ open }) => {
+        const [near, far] = await open();
+        await far.writer.write(new Uint8Array(0));
+        await near.writer.end();
+        near.reader.cancel();
+        const error = await rejectionOf(
+          (async () => {
+            for (;;) {
+              await far.writer.write(new Uint8Array(0));
+              await tick();
+            }
+          })(),
+        );
+        assert.equal(error.code, "StreamReset");
+      });
+    });
+
     it("cancel leaves the other direction as it is", async () => {
       await withPeers(async ({ open }) => {
         const [near, far] = await open();

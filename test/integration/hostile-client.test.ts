@@ -211,6 +211,32 @@ function hostileClient(fixture: TransportFixture): void {
     );
   });
 
+  itUnlessGap(
+    fixture,
+    "requests that are given up while they wait for the rate limit cost others nothing of it",
+    async () => {
+      const rate = 80_000;
+      await withServer(fixture, { options: { uploadRateLimit: rate } }, async ({ connection, clock, served, ask }) => {
+        const given: ByteStream[] = [];
+        for (let count = 0; count < 100; count++) {
+          const stream = await connection.openStream();
+          await send_(stream, request());
+          given.push(stream);
+        }
+        await served(1);
+        await settle();
+        for (const { reader, writer } of given) {
+          reader.cancel();
+          writer.abort();
+        }
+        // Each of them had waited for an eighth of a second's worth.
+        const passed = await clock.advanceUntil(ask(request()), 60_000, 100);
+        assert.ok(passed <= (PIECE_LENGTH / rate) * 1000 + 500, `it took ${passed} ms`);
+      });
+    },
+    "bytes take no real time",
+  );
+
   describe("stores that fail", () => {
     const secret = "disk sda7 at 10.9.8.7 said no";
     for (const [what, thrown, code] of [

@@ -27,6 +27,8 @@ export const tcpFixture: TransportFixture = {
   gaps: {
     "cancel by a reader whose own direction is open is StreamReset for the writer":
       "TCP cannot refuse one direction and keep the other: what comes is dropped unread",
+    "a write of nothing sends nothing, and is StreamReset once the other side has cancelled":
+      "TCP shows only to a write of bytes that whoever has ended its side has gone",
     "a stream beyond the credit waits until another has ended": noCredit,
     "an abort ends the wait for credit at once, and takes no credit with it": noCredit,
     "a wait for stream credit ends with the connection": noCredit,
@@ -89,6 +91,8 @@ const denoQuic = (identity: TlsIdentity): TransportFixture => ({
   endsWithEarlyData: true,
   gaps: {
     "the accepting side opens a stream too": grantsNone,
+    "a write of nothing sends nothing, and is StreamReset once the other side has cancelled":
+      "Deno 2.9 tells of it only to a write of bytes",
     "bytes take no real time": onSockets,
     "a reset is told from an end": noReset,
     "streams beyond the limit wait until others have ended":

@@ -37,6 +37,31 @@ describe("the rate limiter", () => {
     assert.equal(clock.pending, 0);
   });
 
+  it("grants what was given back to those who wait, without a wait for it", async () => {
+    const clock = new FakeClock();
+    const limiter = new RateLimiter(1000, clock);
+    const { grants, note } = noting(clock);
+    await limiter.take(1000, never);
+    note(
+      "gone",
+      limiter.take(1000, never).then(() => limiter.giveBack(1000)),
+    );
+    note(
+      "gone too",
+      limiter.take(1000, never).then(() => limiter.giveBack(1000)),
+    );
+    note("a", limiter.take(1000, never));
+    note("b", limiter.take(1000, never));
+    await clock.advance(5000);
+    assert.deepEqual(grants, [
+      ["gone", 1000],
+      ["gone too", 1000],
+      ["a", 1000],
+      ["b", 2000],
+    ]);
+    assert.equal(clock.pending, 0);
+  });
+
   it("saves up no more than a second's worth in a pause", async () => {
     const clock = new FakeClock();
     const limiter = new RateLimiter(1000, clock);
