@@ -20,6 +20,9 @@ import { nativeHashers } from "../native-hashers.ts";
 /** Bytes in a chunk that is handed to a transport; each has a checksum of its own, from the first byte of its piece on. */
 const CHUNK = 512 * 1024;
 
+/** Readers at a time for whom a chunk is read ahead. Beyond them the disk has enough to do, and the memory is for others. */
+const MOST_AHEAD = 64;
+
 /** How a file becomes a task. */
 export interface AddFileOptions {
   /** 64 printable ASCII characters, hex digits in stock Dragonfly. Default: the SHA-256 of the content, hex. */
@@ -159,6 +162,8 @@ class IndexedFile {
   readonly #index: Index;
   readonly #hashers: HasherFactory;
   readonly #running = new Set<Promise<unknown>>();
+  /** Pieces that are being read. */
+  #readers = 0;
   #closing: Promise<void> | undefined;
 
   static async open(path: string, options: AddFileOptions, hashers: HasherFactory): Promise<IndexedFile> {
@@ -212,17 +217,22 @@ class IndexedFile {
     const { start, end } = resolveRange(range, length);
     if (start === end) return;
     // Whole chunks, since only these can be compared.
-    let at = start - (start % CHUNK);
-    // One chunk ahead, so that the disk works while the network does.
-    let ahead = this.#chunk(number, at);
-    for (; at < end; at += CHUNK) {
-      const chunk = await ahead;
-      if (at + CHUNK < end) {
-        ahead = this.#chunk(number, at + CHUNK);
-        // The reader may not come back for it.
-        ahead.catch(() => {});
+    this.#readers++;
+    try {
+      let ahead: Promise<Uint8Array> | undefined;
+      for (let at = start - (start % CHUNK); at < end; at += CHUNK) {
+        const chunk = await (ahead ?? this.#chunk(number, at));
+        ahead = undefined;
+        // One chunk ahead, so that the disk works while the network does.
+        if (at + CHUNK < end && this.#readers <= MOST_AHEAD) {
+          ahead = this.#chunk(number, at + CHUNK);
+          // The reader may not come back for it.
+          ahead.catch(() => {});
+        }
+        yield chunk.subarray(Math.max(0, start - at), end - at);
       }
-      yield chunk.subarray(Math.max(0, start - at), end - at);
+    } finally {
+      this.#readers--;
     }
   }
 

@@ -302,13 +302,20 @@ export class GrpcServer implements ProtocolServer {
 
   /** Writes an answer as fast as the peer takes it: a chunk is asked for when the one before has left the queue. */
   async #send(stream: ServerHttp2Stream, { status, header, body, trailer }: UniversalServerResponse): Promise<void> {
-    const { stallTimeout, runtime } = this.#settings;
+    const { stallTimeout, unread, runtime } = this.#settings;
     // Bun asks for the trailers of an answer that a closed session cuts off, and they would say that it was complete.
     let complete = false;
     const trailers = (): Headers | undefined => (complete ? (trailer ?? new Headers()) : undefined);
     for await (const chunk of body ?? []) {
       if (!stream.headersSent) respond(stream, status, header, trailers);
-      await within(runtime.clock, stallTimeout, write(stream, chunk), "Stalled", "waiting for the peer to read");
+      const taking = within(
+        runtime.clock,
+        stallTimeout,
+        write(stream, chunk),
+        "Stalled",
+        "waiting for the peer to read",
+      );
+      await unread.hold(chunk.length, taking);
     }
     if (stream.destroyed) return;
     complete = true;

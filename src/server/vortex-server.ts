@@ -161,7 +161,7 @@ export class VortexServer {
   }
 
   async #reply(stream: ByteStream, request: DownloadPiecePacket, signal: AbortSignal): Promise<OperationResult> {
-    const { stallTimeout, limiter, runtime } = this.#settings;
+    const { stallTimeout, limiter, unread, runtime } = this.#settings;
     const requestEnded = expectEnd(stream);
     let piece: Awaited<ReturnType<PieceStore["getPiece"]>>;
     try {
@@ -183,7 +183,8 @@ export class VortexServer {
     let left = Number(metadata.length);
     const write = (chunk: Uint8Array, last: boolean): Promise<void> => {
       const writing = last ? stream.writer.end(chunk) : stream.writer.write(chunk);
-      return within(runtime.clock, stallTimeout, writing, "Stalled", "waiting for the peer to read");
+      const taking = within(runtime.clock, stallTimeout, writing, "Stalled", "waiting for the peer to read");
+      return unread.hold(chunk.length, taking);
     };
     const header = encodePacket({ type: "piece-content", id: request.id, kind: request.kind, metadata });
     await write(header, left === 0);

@@ -24,6 +24,7 @@ const limits = {
     "maxConnections",
     "maxStreams",
     "maxTaskStreams",
+    "maxUnread",
     "requestTimeout",
     "stallTimeout",
   ]),
