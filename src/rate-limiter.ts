@@ -1,3 +1,4 @@
+import { onAbort } from "./on-abort.ts";
 import { requireInteger } from "./piece.ts";
 import type { Clock } from "./runtime.ts";
 
@@ -42,12 +43,11 @@ export class RateLimiter {
     if (signal.aborted) return Promise.resolve();
     // Whoever gives up while others are before him in the queue does not wait for them.
     return new Promise((resolve) => {
-      const done = (): void => {
-        signal.removeEventListener("abort", done);
+      const settled = onAbort(signal, resolve);
+      void turn.then(() => {
+        settled();
         resolve();
-      };
-      signal.addEventListener("abort", done, { once: true });
-      void turn.then(done);
+      });
     });
   }
 
@@ -77,13 +77,13 @@ export class RateLimiter {
     return new Promise((resolve) => {
       const done = (passed: boolean): void => {
         timer.cancel();
-        signal.removeEventListener("abort", recount);
+        settled();
         this.#recount = undefined;
         resolve(passed);
       };
       const recount = (): void => done(false);
       const timer = this.#clock.setTimer(() => done(true), (missing / this.#bytesPerSecond) * 1000);
-      signal.addEventListener("abort", recount, { once: true });
+      const settled = onAbort(signal, recount);
       this.#recount = recount;
     });
   }
