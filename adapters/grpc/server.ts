@@ -42,6 +42,9 @@ const SESSION_MEMORY_PER_STREAM = 2;
  */
 const IDLE_TIMEOUT = 600_000;
 
+/** Milliseconds of silence after which the kernel asks a client whether it is still there. */
+const KEEP_ALIVE = 30_000;
+
 /** What is known of a session. */
 interface SessionState {
   readonly place: Place;
@@ -122,7 +125,11 @@ export class GrpcServer implements ProtocolServer {
     this.#handlers = new Map(handlers.map((handler) => [handler.requestPath, handler]));
     // What fails here concerns one client (no file descriptors left, no HTTP/2, no TLS); the server goes on.
     for (const event of ["error", "sessionError", "tlsClientError"]) server.on(event, () => {});
-    if (secure !== undefined) server.on("connection", (socket: Socket) => this.#awaitHandshake(socket));
+    server.on("connection", (socket: Socket) => {
+      // A client that vanishes while pieces are announced to it would have its place as long as none come.
+      socket.setKeepAlive(true, KEEP_ALIVE);
+      if (secure !== undefined) this.#awaitHandshake(socket);
+    });
     server.on("session", (session: Http2Session) => this.#admit(session));
     server.on("stream", (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => {
       void this.#serve(stream, headers);

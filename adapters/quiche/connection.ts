@@ -19,6 +19,8 @@ import { QuicheStream } from "./stream.ts";
 
 /** Datagrams that are taken in before packets go out, where the event loop does not come round by itself (Bun). */
 const BATCH = 32;
+/** Bytes between two looks at what a peer sends. */
+const LOOK = 64 * 1024;
 
 /** Readers that wait at a time, up to which each is looked after when something has come. */
 const FEW_READERS = 8;
@@ -69,6 +71,11 @@ export interface ConnectionHost {
   readonly ackThreshold: number;
   /** Bytes read after which the peer is told of the room at once. */
   readonly windowThreshold: number;
+  /**
+   * Bytes that the peer may have sent beyond those that were read, and beyond half as many as it was sent, which it acknowledges. Each
+   * millisecond adds four. Default: no limit.
+   */
+  readonly unasked?: number;
   /** Requests have come ahead of the handshake. A throw ends the connection with that error. */
   onEarlyData(connection: QuicheConnection): void;
   /** The handshake is over. A throw ends the connection with that error. */
@@ -115,6 +122,12 @@ export class QuicheConnection implements Connection {
   #nextRemote: number;
   /** Datagrams taken in since the last flush. */
   #unflushed = 0;
+  /** Bytes taken in since the last look at {@link ConnectionHost.unasked}. */
+  #unlooked = 0;
+  /** Bytes that were read. */
+  #handed = 0;
+  /** How many bytes of no use there may still be, and what was counted at the last look. */
+  #allowance: { left: number; recv: number; handed: number; sent: number; at: number };
   /** Their memory. */
   #spent: ArrayBuffer[] = [];
   /** Datagrams taken in since packets were last made. */
@@ -151,6 +164,7 @@ export class QuicheConnection implements Connection {
     this.#nextRemote = server ? 0 : 1;
     this.#recvInfo = { to: host.local, from: peer };
     this.#lastReceived = host.clock.now();
+    this.#allowance = { left: host.unasked ?? 0, recv: 0, handed: 0, sent: 0, at: this.#lastReceived };
     this.closed = new Promise((resolve) => {
       this.#resolveClosed = resolve;
     });
@@ -244,6 +258,7 @@ export class QuicheConnection implements Connection {
     // Only where it is memory of its own.
     if (datagram.buffer.byteLength === datagram.length) this.#spent.push(datagram.buffer as ArrayBuffer);
     this.#unflushed++;
+    this.#unlooked += datagram.length;
     if (this.#unflushed >= BATCH) this.#flush();
     else this.#scheduleFlush();
   }
@@ -291,6 +306,7 @@ export class QuicheConnection implements Connection {
 
   /** Bytes were read, so that the peer may send more. */
   onRead(length: number): void {
+    this.#handed += length;
     this.#read += length;
     if (this.#read >= this.#host.windowThreshold) this.schedule();
     else this.#sendLater();
@@ -358,12 +374,33 @@ export class QuicheConnection implements Connection {
       this.#written = 0;
     }
     if (this.#end === undefined) this.#progress(received);
+    if (this.#unlooked >= LOOK) this.#requireUse();
     if (this.#isGone) return;
     if (this.#urgent || !this.#established || this.#unacknowledged >= this.#host.ackThreshold) this.#send();
     else this.#sendLater();
     this.#arm();
     if (this.#flushed.length > 0) for (const wake of this.#flushed.splice(0)) wake();
     if (this.native.isClosed()) this.#onNativeClosed();
+  }
+
+  /**
+   * Ends a connection that brings more than anybody can have a use for. quiche 0.18 keeps parts of a handshake, addresses to answer from and
+   * ids to retire without a bound (CVE-2024-1765, CVE-2023-6193, CVE-2024-1410), so a peer that sends nothing else takes as much memory as
+   * it has bytes for. Only what is authentic counts: others must not be able to end a connection.
+   */
+  #requireUse(): void {
+    this.#unlooked = 0;
+    const { unasked } = this.#host;
+    if (unasked === undefined || this.#end !== undefined) return;
+    const { recvBytes: recv, sentBytes: sent } = this.native.stats();
+    const before = this.#allowance;
+    const [handed, at] = [this.#handed, this.#host.clock.now()];
+    const earned = 2 * (handed - before.handed) + (sent - before.sent) / 2 + 4 * (at - before.at);
+    const left = Math.min(unasked, before.left + earned - (recv - before.recv));
+    this.#allowance = { left, recv, handed, sent, at };
+    if (left >= 0) return;
+    const reason = "more bytes than there is a use for";
+    this.abort(StreamCode.Violation, reason, new VortexError("ProtocolViolation", `the peer sent ${reason}`));
   }
 
   #progress(received: boolean): void {

@@ -26,6 +26,9 @@ const LEAST_INITIAL = 1200;
 /** Half-open connections at a time; what comes on top is dropped, and a client tries again. */
 const MAX_HALF_OPEN = 4096;
 
+/** Bytes beyond its window that a client may have sent without their being of use, see {@link ConnectionHost.unasked}. */
+const UNASKED = 1024 * 1024;
+
 /** What a listener is made of. */
 export interface ListenerContext {
   readonly quiche: Quiche;
@@ -238,6 +241,7 @@ class QuicheListener implements Listener {
       keepAlive: undefined,
       ackThreshold: settings.ackThreshold,
       windowThreshold: windowThreshold(settings),
+      unasked: settings.connectionWindow + UNASKED,
       onEarlyData: (connection) => this.#onEarlyData(connection),
       onEstablished: (connection) => this.#onEstablished(connection),
       onEnded: (connection) => this.#onEnded(connection),

@@ -84,6 +84,18 @@ export function payloadSizeFor(settings: QuicheSettings, sameHost: boolean): num
   return settings.udpPayloadSize === "auto" ? automaticSize(sameHost) : settings.udpPayloadSize;
 }
 
+/** Bytes that a client may have under way towards a server, on a stream and together. */
+const REQUESTS = { stream: 256 * 1024, connection: 1024 * 1024 };
+
+/** The same for listening: what clients send are requests, and each of them may leave a window full in memory. */
+export function listenSettings(settings: QuicheSettings): QuicheSettings {
+  return {
+    ...settings,
+    streamWindow: Math.min(settings.streamWindow, REQUESTS.stream),
+    connectionWindow: Math.min(settings.connectionWindow, REQUESTS.connection),
+  };
+}
+
 /** Bytes read after which a peer is told of the room at once: well before it has used up what it knows of. */
 export function windowThreshold({ streamWindow, connectionWindow }: QuicheSettings): number {
   return Math.min(streamWindow, connectionWindow) / 4;

@@ -14,7 +14,7 @@ import { serverIdentity } from "../tls.ts";
 import { type ClientContext, dialQuiche } from "./client.ts";
 import { listenQuiche } from "./listener.ts";
 import { loadQuiche, type NativeConfig, type Quiche } from "./native.ts";
-import { applySettings, type QuicheOptions, type QuicheSettings, quicheSettings } from "./options.ts";
+import { applySettings, listenSettings, type QuicheOptions, type QuicheSettings, quicheSettings } from "./options.ts";
 import { SAFE_SIZE } from "./path-size.ts";
 import { clientConfig, serverConfig } from "./tls.ts";
 
@@ -57,13 +57,14 @@ export async function quicheTransport(options: QuicheTransportOptions = {}): Pro
       const tls = options.serverTls ?? {};
       const { earlyData = true } = listenOptions;
       const maxStreams = listenOptions.maxStreams ?? DEFAULT_MAX_STREAMS;
+      const listening = listenSettings(settings);
       return listenQuiche(
         {
           quiche,
-          settings,
+          settings: listening,
           maxConnections: listenOptions.maxConnections ?? DEFAULT_MAX_CONNECTIONS,
           identity: await serverIdentity(tls),
-          configsFor: (identity) => serverConfigs(quiche, settings, tls, identity, maxStreams, earlyData),
+          configsFor: (identity) => serverConfigs(quiche, listening, tls, identity, maxStreams, earlyData),
         },
         local,
       );

@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
+import { once } from "node:events";
+import { existsSync, readFileSync } from "node:fs";
 import { connect as connectHttp2, createServer as createHttp2Server, type ServerHttp2Session } from "node:http2";
 import {
   type AddressInfo,
@@ -519,6 +521,27 @@ describe("gRPC: what a server holds to", () => {
       },
     );
   }
+
+  const kernel = "/proc/net/tcp";
+  const told = { skip: existsSync(kernel) ? false : "only Linux tells of its timers" };
+  it("its connections are looked after by the kernel, with TLS too", { ...limit, ...told }, async () => {
+    for (const tls of [undefined, {}]) {
+      await withPair({ server: { ...(tls && { tls }) } }, async ({ server }) => {
+        const socket = connectTcp(server.address);
+        await once(socket, "connect");
+        const { localPort = 0 } = socket;
+        const port = localPort.toString(16).toUpperCase().padStart(4, "0");
+        // Of the server's side; a keep-alive timer is 2 (proc_net_tcp.rst in Linux's documentation).
+        const pattern = new RegExp(`:[0-9A-F]{4} [0-9A-F]{8}:${port} 01 \\S+ (\\d\\d):`);
+        let timer: string | undefined;
+        while (timer !== "02") {
+          await new Promise((resolve) => setTimeout(resolve, 5));
+          timer = pattern.exec(readFileSync(kernel, "utf8"))?.[1];
+        }
+        socket.destroy();
+      });
+    }
+  });
 
   it("its deadline for a request to arrive, and its greatest length", limit, async () => {
     await withPair({ server: { requestTimeout: 200 } }, async ({ addr, errors }) => {

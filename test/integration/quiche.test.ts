@@ -1,5 +1,6 @@
 /** What the QUIC binding does beyond the contract of all transports: address validation, limits, strange datagrams. */
 import assert from "node:assert/strict";
+import { randomBytes } from "node:crypto";
 import { createSocket } from "node:dgram";
 import { describe, it } from "node:test";
 import { loadQuiche } from "../../adapters/quiche/native.ts";
@@ -11,6 +12,7 @@ import type { VortexError } from "../../src/errors.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import type { Connection, Listener } from "../../src/transport/transport.ts";
 import { runtimeName } from "../support/fixtures.ts";
+import { QuichePair } from "../support/quiche-pair.ts";
 
 const local = { host: "127.0.0.1", port: 0 };
 const skip = { skip: runtimeName === "deno" };
@@ -22,6 +24,49 @@ describe(`quiche: options${gap}`, skip, () => {
     for (const options of [{ udpPayloadSize: 1199 }, { idleTimeout: 0 }, { retry: -1 }, { socketBuffer: 1 }]) {
       assert.throws(() => quicheSettings(options), { code: "InvalidArgument" });
     }
+  });
+});
+
+describe(`quiche: what a client sends${gap}`, skip, () => {
+  const MUCH = 2_000_000;
+
+  it("as much as nobody reads ends its connection, as a violation", async () => {
+    const pair = await QuichePair.connect(1350, { unasked: 128 * 1024 });
+    const { writer } = await pair.client.openStream();
+    const writing = writer.write(new Uint8Array(MUCH)).catch(() => {});
+    const { error } = await pair.run(pair.server.closed, 8);
+    assert.equal(error.code, "ProtocolViolation", error.message);
+    assert.equal((await pair.run(pair.client.closed, 8)).error.code, "ConnectionLost");
+    await writing;
+    pair.close();
+  });
+
+  it("is no violation when it is read, when it acknowledges what it is sent, or is not from the client at all", async () => {
+    const pair = await QuichePair.connect(1350, { unasked: 128 * 1024 });
+    const { reader, writer } = await pair.client.openStream();
+    const sending = (async () => {
+      await writer.end(new Uint8Array(MUCH));
+      let got = 0;
+      for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read()) got += chunk.length;
+      return got;
+    })();
+    const serving = (async () => {
+      for await (const stream of pair.server.accept()) {
+        while ((await stream.reader.read()) !== undefined);
+        await stream.writer.end(new Uint8Array(4 * MUCH));
+        return;
+      }
+    })();
+    await pair.run(serving, 8);
+    assert.equal(await pair.run(sending, 8), 4 * MUCH);
+    for (let sent = 0; sent < MUCH; sent += 1200) {
+      const garbage = randomBytes(1200);
+      // The form of a short header (RFC 9000, section 17.3.1).
+      garbage[0] = 0x40 | ((garbage[0] ?? 0) & 0x3f);
+      pair.server.receive(garbage);
+    }
+    assert.equal(pair.server.endError, undefined);
+    pair.close();
   });
 });
 

@@ -37,8 +37,8 @@ export class QuichePair {
     [this.client, this.server] = [this.#ends[0].connection, this.#ends[1].connection];
   }
 
-  /** A connection with the settings that are the default, but for the size of datagrams in bytes. */
-  static async connect(payload: number): Promise<QuichePair> {
+  /** A connection with the settings that are the default, but for the size of datagrams in bytes, and what the server is told. */
+  static async connect(payload: number, server: Pick<ConnectionHost, "unasked"> = {}): Promise<QuichePair> {
     const quiche = await loadQuiche();
     const settings = quicheSettings({ udpPayloadSize: payload });
     const addresses = [
@@ -72,6 +72,7 @@ export class QuichePair {
         keepAlive: undefined,
         ackThreshold: settings.ackThreshold,
         windowThreshold: windowThreshold(settings),
+        ...(name === "server" && server),
         onEarlyData: () => {},
         onEstablished: () => {},
         onEnded: () => {},
