@@ -26,7 +26,7 @@ const LEAST_INITIAL = 1200;
 /** Half-open connections at a time; what comes on top is dropped, and a client tries again. */
 const MAX_HALF_OPEN = 4096;
 
-/** Bytes beyond its window that a client may have sent without their being of use, see {@link ConnectionHost.unasked}. */
+/** Bytes beyond its windows that a client may have sent without their being of use, see {@link ConnectionHost.unasked}. */
 const UNASKED = 1024 * 1024;
 
 /** What a listener is made of. */
@@ -34,6 +34,8 @@ export interface ListenerContext {
   readonly quiche: Quiche;
   readonly settings: QuicheSettings;
   readonly maxConnections: number;
+  /** On each of them. */
+  readonly maxStreams: number;
   /** The certificate to begin with. */
   readonly identity: TlsIdentity;
   /** Native configurations that show a certificate, by payload size. Throws `InvalidArgument` for one that is none. */
@@ -228,7 +230,7 @@ class QuicheListener implements Listener {
   }
 
   #hostOf(pathSize: PathSize): ConnectionHost {
-    const { quiche, settings } = this.#context;
+    const { quiche, settings, maxStreams } = this.#context;
     return {
       quiche,
       clock: systemClock,
@@ -241,7 +243,7 @@ class QuicheListener implements Listener {
       keepAlive: undefined,
       ackThreshold: settings.ackThreshold,
       windowThreshold: windowThreshold(settings),
-      unasked: settings.connectionWindow + UNASKED,
+      unasked: maxStreams * settings.streamWindow + UNASKED,
       onEarlyData: (connection) => this.#onEarlyData(connection),
       onEstablished: (connection) => this.#onEstablished(connection),
       onEnded: (connection) => this.#onEnded(connection),

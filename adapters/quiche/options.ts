@@ -18,7 +18,11 @@ export interface QuicheOptions {
   readonly udpPayloadSize?: number | "auto";
   /** Bytes that a peer may send on one stream before they are read. Default 16 MiB. */
   readonly streamWindow?: number;
-  /** Bytes that a peer may send on one connection before they are read. Default 24 MiB. */
+  /**
+   * Bytes that a peer may send on one connection before they are read. Default: the windows of its streams together. With less, a
+   * reader that stops holds all others of its connection once so many bytes have come, since quiche 0.18 makes room only when nearly
+   * all of them have been read.
+   */
   readonly connectionWindow?: number;
   /** Send and receive buffers of the UDP socket, in bytes; the kernel may grant less. Default 4 MiB. */
   readonly socketBuffer?: number;
@@ -43,6 +47,9 @@ export interface QuicheOptions {
 /** {@link QuicheOptions} with the defaults filled in. */
 export type QuicheSettings = Required<QuicheOptions>;
 
+/** More than a connection ever carries. */
+const NO_WINDOW = Number.MAX_SAFE_INTEGER;
+
 /** quiche makes no larger packet, so that its length takes two bytes. */
 const MAX_UDP_PAYLOAD = 16_383;
 
@@ -58,7 +65,7 @@ export function quicheSettings(options: QuicheOptions = {}): QuicheSettings {
     congestionControl: options.congestionControl ?? "bbr",
     udpPayloadSize: options.udpPayloadSize ?? "auto",
     streamWindow: options.streamWindow ?? 16 * 1024 * 1024,
-    connectionWindow: options.connectionWindow ?? 24 * 1024 * 1024,
+    connectionWindow: options.connectionWindow ?? NO_WINDOW,
     socketBuffer: options.socketBuffer ?? 4 * 1024 * 1024,
     ackThreshold: options.ackThreshold ?? 8,
     idleTimeout: options.idleTimeout ?? 60_000,
@@ -69,7 +76,7 @@ export function quicheSettings(options: QuicheOptions = {}): QuicheSettings {
   if (settings.udpPayloadSize !== "auto")
     requireInteger("udpPayloadSize", settings.udpPayloadSize, 1200, MAX_UDP_PAYLOAD);
   requireInteger("streamWindow", settings.streamWindow, 16 * 1024, 2 ** 32);
-  requireInteger("connectionWindow", settings.connectionWindow, 16 * 1024, 2 ** 32);
+  requireInteger("connectionWindow", settings.connectionWindow, 16 * 1024, NO_WINDOW);
   requireInteger("socketBuffer", settings.socketBuffer, 4096, 2 ** 30);
   requireInteger("ackThreshold", settings.ackThreshold, 1, 64);
   requireInteger("idleTimeout", settings.idleTimeout, 100, 3_600_000);
@@ -84,16 +91,12 @@ export function payloadSizeFor(settings: QuicheSettings, sameHost: boolean): num
   return settings.udpPayloadSize === "auto" ? automaticSize(sameHost) : settings.udpPayloadSize;
 }
 
-/** Bytes that a client may have under way towards a server, on a stream and together. */
-const REQUESTS = { stream: 256 * 1024, connection: 1024 * 1024 };
+/** Bytes that a client may have under way on one stream towards a server. */
+const REQUEST_WINDOW = 64 * 1024;
 
-/** The same for listening: what clients send are requests, and each of them may leave a window full in memory. */
+/** The same for listening: what clients send are requests, and each may leave a window full in memory. */
 export function listenSettings(settings: QuicheSettings): QuicheSettings {
-  return {
-    ...settings,
-    streamWindow: Math.min(settings.streamWindow, REQUESTS.stream),
-    connectionWindow: Math.min(settings.connectionWindow, REQUESTS.connection),
-  };
+  return { ...settings, streamWindow: Math.min(settings.streamWindow, REQUEST_WINDOW) };
 }
 
 /** Bytes read after which a peer is told of the room at once: well before it has used up what it knows of. */

@@ -63,6 +63,7 @@ export async function quicheTransport(options: QuicheTransportOptions = {}): Pro
           quiche,
           settings: listening,
           maxConnections: listenOptions.maxConnections ?? DEFAULT_MAX_CONNECTIONS,
+          maxStreams,
           identity: await serverIdentity(tls),
           configsFor: (identity) => serverConfigs(quiche, listening, tls, identity, maxStreams, earlyData),
         },
