@@ -40,7 +40,7 @@ import { obey } from "./program.ts";
 import { commandFor, findRuntimes, type Runtime } from "./runtimes.ts";
 import { chartOf } from "./soak/chart.ts";
 import { CONTENT, DIGEST, PIECE_LENGTH, seededRandom, TASK_ID } from "./soak/content.ts";
-import { Counters, counts, type Gauges, leftoversOf } from "./soak/gauges.ts";
+import { Counters, counts, type Gauges, leftoversOf, openDescriptors } from "./soak/gauges.ts";
 import { type Addresses, Load, type Outcomes } from "./soak/load.ts";
 import { OuterPeer, PATIENCE } from "./soak/outer-peer.ts";
 import { quicOfRuntime } from "./soak/quic.ts";
@@ -309,8 +309,13 @@ async function playLoad({ identity, protocols, seed, concurrency }: Role & { rea
       case "peers":
         if (load !== undefined) load.peers = order.peers;
         return;
-      case "stop":
-        return { ...(await stop()), gauges: await counters.settled(start) } satisfies Ending;
+      case "stop": {
+        const { outcomes, failures } = await stop();
+        const gauges = await counters.settled(start);
+        const more = start !== undefined && gauges.descriptors > start.descriptors;
+        const left = more ? [`open at the end: ${openDescriptors().join(", ")}`] : [];
+        return { outcomes, failures: [...failures, ...left], gauges } satisfies Ending;
+      }
     }
   };
   obey<LoadOrder>(carryOut, async () => {});

@@ -1,5 +1,5 @@
 /** What a process holds, counted from inside, on every runtime. */
-import { readdirSync } from "node:fs";
+import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import process from "node:process";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
@@ -43,6 +43,41 @@ export const counts: readonly Exclude<keyof Gauges, "heap" | "external" | "resid
 const SETTLING = 90_000;
 /** Milliseconds between two looks. */
 const PAUSE = 300;
+
+/** What the open descriptors are: files by name, sockets by protocol and addresses as `/proc/net` has them. None where the system does not tell. */
+export function openDescriptors(): readonly string[] {
+  const sockets = new Map<string, string>();
+  for (const protocol of ["udp", "udp6", "tcp", "tcp6"]) {
+    for (const line of textOf(`/proc/net/${protocol}`).split("\n").slice(1)) {
+      const [, local = "", remote = "", state = "", , , , , , inode = ""] = line.trim().split(/\s+/);
+      sockets.set(`socket:[${inode}]`, `${protocol} ${local} ${remote} ${state}`);
+    }
+  }
+  try {
+    return readdirSync("/proc/self/fd").map((name) => {
+      const link = linkOf(`/proc/self/fd/${name}`);
+      return sockets.get(link) ?? link;
+    });
+  } catch {
+    return [];
+  }
+}
+
+function textOf(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return "";
+  }
+}
+
+function linkOf(path: string): string {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return "closed";
+  }
+}
 
 /** Counts what begins and ends in this process, from when it is made. */
 export class Counters {
