@@ -153,13 +153,16 @@ export function earlyDataCompliance(name: string, fixture: TransportFixture): vo
 
     it("a downloader that met a peer before asks for its first piece ahead of the handshake", () =>
       withPieces(fixture, async ({ fetchPiece, relay, reconnect, asked }) => {
-        assert.deepEqual(await fetchPiece(0), piece(0));
-        await reconnect();
-        relay.hold();
-        const fetching = fetchPiece(1);
-        await asked(1);
-        relay.release();
-        assert.deepEqual(await fetching, piece(1));
+        for (let early = false; !early; ) {
+          assert.deepEqual(await fetchPiece(0), piece(0));
+          await reconnect();
+          relay.hold();
+          const fetching = fetchPiece(1);
+          // The session comes some time after the handshake; where it had not yet, the held handshake is waited for in vain.
+          early = await Promise.race([asked(1).then(() => true), fetching.then(() => false).catch(() => false)]);
+          relay.release();
+          if (early) assert.deepEqual(await fetching, piece(1));
+        }
       }));
 
     it("a downloader whose session is refused gets its pieces all the same", () =>
