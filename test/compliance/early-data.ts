@@ -154,14 +154,22 @@ export function earlyDataCompliance(name: string, fixture: TransportFixture): vo
     it("a downloader that met a peer before asks for its first piece ahead of the handshake", () =>
       withPieces(fixture, async ({ fetchPiece, relay, reconnect, asked }) => {
         for (let early = false; !early; ) {
-          assert.deepEqual(await fetchPiece(0), piece(0));
-          await reconnect();
-          relay.hold();
-          const fetching = fetchPiece(1);
-          // The session comes some time after the handshake; where it had not yet, the held handshake is waited for in vain.
-          early = await Promise.race([asked(1).then(() => true), fetching.then(() => false).catch(() => false)]);
-          relay.release();
-          if (early) assert.deepEqual(await fetching, piece(1));
+          try {
+            assert.deepEqual(await fetchPiece(0), piece(0));
+            await reconnect();
+            relay.hold();
+            const fetching = fetchPiece(1);
+            fetching.catch(() => {});
+            // The session comes some time after the handshake; where it had not yet, the held handshake is waited for in vain.
+            early = await Promise.race([asked(1).then(() => true), fetching.then(() => false)]);
+            relay.release();
+            assert.deepEqual(await fetching, piece(1));
+          } catch (error) {
+            // As on a machine that is busy for as long.
+            if (!(error instanceof VortexError) || error.code !== "ConnectTimeout") throw error;
+            early = false;
+            relay.release();
+          }
         }
       }));
 
