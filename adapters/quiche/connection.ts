@@ -122,14 +122,14 @@ export class QuicheConnection implements Connection {
   #nextRemote: number;
   /** Datagrams taken in since the last flush. */
   #unflushed = 0;
+  /** Their memory. */
+  #spent: ArrayBuffer[] = [];
   /** Bytes taken in since the last look at {@link ConnectionHost.unasked}. */
   #unlooked = 0;
   /** Bytes that were read. */
   #handed = 0;
   /** How many bytes of no use there may still be, and what was counted at the last look. */
   #allowance: { left: number; recv: number; handed: number; sent: number; at: number };
-  /** Their memory. */
-  #spent: ArrayBuffer[] = [];
   /** Datagrams taken in since packets were last made. */
   #unacknowledged = 0;
   /** Bytes read since then. */
