@@ -32,16 +32,14 @@ export function streamAttacks(
     tries,
     run: async (target, count, random) =>
       withConnection(await by(), target, (connection) =>
-        inParallel(count, WIDTH, (index) =>
-          untilRoom(async () => {
-            try {
-              const stream = await connection.openStream();
-              return await make(stream, target, random, index);
-            } catch (error) {
-              return refusal(error);
-            }
-          }),
-        ),
+        inParallel(count, WIDTH, async (index) => {
+          try {
+            const stream = await connection.openStream();
+            return await make(stream, target, random, index);
+          } catch (error) {
+            return refusal(error);
+          }
+        }),
       ),
   });
   return [
@@ -95,22 +93,6 @@ export function streamAttacks(
       small,
     ),
   ];
-}
-
-/** A request that is to be answered, and was cut off. */
-const NO_ANSWER = "wrong: cut off";
-
-/** Over TCP each request is a connection, and may be turned away as long as those of a flood are not gone. */
-async function untilRoom(make: () => Promise<string>): Promise<string> {
-  try {
-    return await persistently(async () => {
-      const outcome = await make();
-      if (outcome === NO_ANSWER) throw new Error(outcome);
-      return outcome;
-    });
-  } catch {
-    return NO_ANSWER;
-  }
 }
 
 function requestFor(taskId: string): Uint8Array {
