@@ -15,7 +15,7 @@ import { createContextValues } from "@connectrpc/connect";
 import { createAsyncIterable, type UniversalHandler, type UniversalServerResponse } from "@connectrpc/connect/protocol";
 import { VortexError } from "../../src/errors.ts";
 import type { Timer } from "../../src/runtime.ts";
-import { type GrpcServing, grpcHandlers, MAX_REQUEST_LENGTH, reachedAt } from "../../src/server/grpc.ts";
+import { askedFrom, type GrpcServing, grpcHandlers, MAX_REQUEST_LENGTH, reachedAt } from "../../src/server/grpc.ts";
 import { NEWCOMERS, type Place, Places } from "../../src/server/places.ts";
 import type { ProtocolServer } from "../../src/server/storage-server.ts";
 import type { PieceStore } from "../../src/server/store.ts";
@@ -278,13 +278,18 @@ export class GrpcServer implements ProtocolServer {
     if (body === undefined || stream.closed) return;
     place.begin();
     try {
-      await this.#answerRequest(stream, headers, body);
+      await this.#answerRequest(stream, headers, body, place.network);
     } finally {
       place.end();
     }
   }
 
-  async #answerRequest(stream: ServerHttp2Stream, headers: IncomingHttpHeaders, body: Uint8Array): Promise<void> {
+  async #answerRequest(
+    stream: ServerHttp2Stream,
+    headers: IncomingHttpHeaders,
+    body: Uint8Array,
+    network: string,
+  ): Promise<void> {
     const ended = new AbortController();
     stream.once("close", () => ended.abort());
     const path = headers[":path"] ?? "";
@@ -302,7 +307,7 @@ export class GrpcServer implements ProtocolServer {
       header: webHeaders(headers),
       body: createAsyncIterable([body]),
       signal: ended.signal,
-      contextValues: createContextValues().set(reachedAt, localIp(stream)),
+      contextValues: createContextValues().set(reachedAt, localIp(stream)).set(askedFrom, network),
     });
     await this.#send(stream, response);
   }
@@ -406,6 +411,8 @@ function readRequest(stream: ServerHttp2Stream): Promise<Uint8Array | undefined>
         whole.set(chunk, at);
         at += chunk.length;
       }
+      // Its listeners live as long as the stream, which may be as long as a task grows.
+      chunks.length = 0;
       resolve(whole);
     });
     stream.once("close", () => resolve(undefined));

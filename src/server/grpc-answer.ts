@@ -46,6 +46,9 @@ export function toldFailure(error: unknown, what: string, signal: AbortSignal, s
   if (signal.aborted) return new ConnectError("the peer gave the call up", Code.Canceled);
   // As the watch of a task of which only a part was wanted ends.
   if (error instanceof VortexError && error.code === "NotFound") return new ConnectError(error.message, Code.NotFound);
+  // More waits to be sent than there is memory for.
+  if (error instanceof VortexError && error.kind === "timeout")
+    return new ConnectError("too busy", Code.ResourceExhausted);
   settings.onError(VortexError.from(error, "StorageFailed"));
   return new ConnectError(`${what} could not be read`, Code.Internal);
 }

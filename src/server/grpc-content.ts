@@ -1,28 +1,28 @@
 import { create, toBinary } from "@bufbuild/protobuf";
 import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
-import { abortedError, VortexError } from "../errors.ts";
+import { VortexError } from "../errors.ts";
 import { PieceSchema } from "../gen/common/v2/common_pb.ts";
 import { DownloadPieceFinishedResponseSchema } from "../gen/dfdaemon/v2/dfdaemon_pb.ts";
 import type { PieceMetadata } from "../piece.ts";
 import { pieceFields } from "./grpc-messages.ts";
+import { paced } from "./paced.ts";
 import type { StoredPiece } from "./store.ts";
 import type { ServerSettings } from "./upload.ts";
 
-/** A piece as an envelope: `head`, and the content as the store hands it out, under the rate limit. */
+/** A piece as an envelope: `head`, and the content as the store hands it out, under the rate limit, as a part of the network's share. */
 export async function* contentBody(
   piece: StoredPiece,
   head: Uint8Array,
+  network: string,
   signal: AbortSignal,
-  { limiter }: ServerSettings,
+  settings: ServerSettings,
 ): AsyncGenerator<Uint8Array, void, void> {
   let unsent: Uint8Array | undefined = head;
   const chunks = piece.read()[Symbol.asyncIterator]();
   try {
     for (let left = Number(piece.metadata.length); left > 0; ) {
       const chunk = await nextChunk(chunks, left);
-      for (const portion of limiter?.portions(chunk) ?? [chunk]) {
-        await limiter?.take(portion.length, signal);
-        if (signal.aborted) throw abortedError(signal, "sending a piece");
+      for await (const portion of paced(chunk, network, signal, settings)) {
         // Not before there is content: a piece that cannot be read at all is answered by a status alone.
         if (unsent !== undefined) yield unsent;
         unsent = undefined;

@@ -47,6 +47,45 @@ export function plannedPieces(task: StoredTask, range?: Range): Map<number, Mess
   return pieces;
 }
 
+/** Pieces that a peer still waits for. */
+export interface WantedPieces {
+  readonly size: number;
+  /** False when it does not wait for the piece. */
+  delete(number: number): boolean;
+}
+
+/**
+ * The pieces of the task whose numbers are given, or all for none. Whoever names many keeps a bit for each piece of the task here, as long
+ * as it grows; a number that the task will not have is not waited for.
+ */
+export function wantedPieces(task: StoredTask, numbers: readonly number[]): WantedPieces {
+  const { pieceCount } = planTask(task.contentLength, task.pieceLength);
+  const bits = new Uint8Array(Math.ceil(pieceCount / 8));
+  let size = 0;
+  const has = (number: number): boolean => ((bits[number >>> 3] ?? 0) & (1 << (number & 7))) !== 0;
+  const flip = (number: number): void => {
+    bits[number >>> 3] = (bits[number >>> 3] ?? 0) ^ (1 << (number & 7));
+  };
+  const add = (number: number): void => {
+    if (number >= pieceCount || has(number)) return;
+    flip(number);
+    size++;
+  };
+  if (numbers.length > 0) for (const number of numbers) add(number);
+  else for (let number = 0; number < pieceCount; number++) add(number);
+  return {
+    get size() {
+      return size;
+    },
+    delete(number) {
+      if (!has(number)) return false;
+      flip(number);
+      size--;
+      return true;
+    },
+  };
+}
+
 export function requireTaskId(taskId: string): void {
   if (taskId === "") throw invalid("task_id is empty");
 }

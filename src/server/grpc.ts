@@ -21,7 +21,9 @@ import {
   DownloadTaskResponseSchema,
 } from "../gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { hostId, peerId, persistentTaskId } from "../ids.ts";
+import { onAbort } from "../on-abort.ts";
 import type { PieceKind, PieceMetadata } from "../piece.ts";
+import { Crowd } from "./crowd.ts";
 import { Answer, toldFailure } from "./grpc-answer.ts";
 import { answeredBody, pastConnect } from "./grpc-body.ts";
 import { type Around, aroundPiece, contentBody, contentHead, envelope, withoutContent } from "./grpc-content.ts";
@@ -32,7 +34,15 @@ import {
   responseHeader,
   taskMessage,
 } from "./grpc-messages.ts";
-import { invalid, isRange, plannedPieces, requireNoFile, requireTaskId, standardTaskId } from "./grpc-requests.ts";
+import {
+  invalid,
+  isRange,
+  plannedPieces,
+  requireNoFile,
+  requireTaskId,
+  standardTaskId,
+  wantedPieces,
+} from "./grpc-requests.ts";
 import type { PieceStore, StoredPiece, StoredTask } from "./store.ts";
 import type { ServerSettings } from "./upload.ts";
 
@@ -53,6 +63,9 @@ export interface GrpcServing {
 
 /** The local IP address of the connection that a request came on. Whatever speaks HTTP/2 sets it with each request. */
 export const reachedAt: ContextKey<string> = createContextKey("");
+
+/** Where a request came from, see {@link networkOf}. Whatever speaks HTTP/2 sets it with each request. */
+export const askedFrom: ContextKey<string> = createContextKey("");
 
 /**
  * `dfdaemon.v2.DfdaemonUpload` over a store: DownloadPiece, DownloadTask, SyncPieces and StatTask with their twins, and
@@ -87,9 +100,10 @@ export function grpcHandlers(
     syncPieces: (request, context) => service.syncPieces("standard", request, context),
     syncPersistentPieces: (request, context) => service.syncPieces("persistent", request, context),
     syncPersistentCachePieces: (request, context) => service.syncPieces("persistent-cache", request, context),
-    syncCachePieces: ({ hostId, taskId, interestedCachePieceNumbers }, context) => {
-      const request = { hostId, taskId, interestedPieceNumbers: interestedCachePieceNumbers };
-      return service.syncPieces("cache", request, context);
+    syncCachePieces: (message, context) => {
+      const { taskId, interestedCachePieceNumbers: interestedPieceNumbers } = message;
+      message.interestedCachePieceNumbers = [];
+      return service.syncPieces("cache", { taskId, interestedPieceNumbers }, context);
     },
     statTask: async (request, context) => taskMessage(await service.stat("stat_task", undefined, request, context)),
     statLocalTask: async (request, context) =>
@@ -121,8 +135,8 @@ class UploadService {
   readonly #store: PieceStore;
   readonly #settings: ServerSettings;
   readonly #serving: GrpcServing;
-  /** Answers of SyncPieces, DownloadTask and their twins that are under way. */
-  #streams = 0;
+  /** Answers of SyncPieces, DownloadTask and their twins that are under way; each is ended by a call. */
+  readonly #streams = new Crowd<() => void>();
 
   constructor(store: PieceStore, settings: ServerSettings, serving: GrpcServing) {
     this.#store = store;
@@ -143,7 +157,10 @@ class UploadService {
       const checksum = metadataDigest("crc32", piece.metadata, this.#settings.runtime.hashers);
       const before = new BinaryWriter().tag(digest.number, WireType.LengthDelimited).string(checksum).finish();
       const head = contentHead(piece.metadata, [{ before, field: field.number }]);
-      values.set(answeredBody, (bodySignal) => answer.whole(contentBody(piece, head, bodySignal, this.#settings)));
+      const from = values.get(askedFrom);
+      values.set(answeredBody, (bodySignal) =>
+        answer.whole(contentBody(piece, head, from, bodySignal, this.#settings)),
+      );
       answer.bytes = Number(piece.metadata.length);
       return {};
     });
@@ -225,7 +242,7 @@ class UploadService {
    */
   async *syncPieces(
     kind: PieceKind,
-    request: { readonly hostId: string; readonly taskId: string; readonly interestedPieceNumbers: readonly number[] },
+    request: SyncRequest,
     context: HandlerContext,
   ): AsyncGenerator<SyncAnswer, void, void> {
     const { telemetry } = this.#settings;
@@ -237,7 +254,7 @@ class UploadService {
 
   async *#announcements(
     kind: PieceKind,
-    request: { readonly taskId: string; readonly interestedPieceNumbers: readonly number[] },
+    request: SyncRequest,
     context: HandlerContext,
   ): AsyncGenerator<SyncAnswer, void, void> {
     const task = await this.task(kind, request, context);
@@ -247,19 +264,23 @@ class UploadService {
       ...(tcpPort !== undefined && { tcpPort }),
       ...(quicPort !== undefined && { quicPort }),
     };
-    const numbers = new Set(request.interestedPieceNumbers);
-    const all = numbers.size === 0;
-    this.#enter();
+    const wanted = wantedPieces(task, request.interestedPieceNumbers);
+    // Connect keeps the message as long as it is answered.
+    request.interestedPieceNumbers = [];
+    if (wanted.size === 0) return;
+    const stream = this.#enter(context.values.get(askedFrom), context.signal);
     try {
-      for await (const { number, offset, length } of watched(task, context.signal)) {
-        if (!all && !numbers.delete(number)) continue;
+      for await (const { number, offset, length } of watched(task, stream.signal)) {
+        stream.requirePlace();
+        if (!wanted.delete(number)) continue;
         yield { number, offset, length, ...address };
-        if (!all && numbers.size === 0) return;
+        if (wanted.size === 0) return;
       }
     } catch (error) {
+      stream.requirePlace();
       throw this.#failure(error, "the task", context.signal);
     } finally {
-      this.#streams--;
+      stream.leave();
     }
   }
 
@@ -308,7 +329,8 @@ class UploadService {
       const { taskId, kind } = prepared.task;
       const { requestHeader: headers } = context;
       const answer = new Answer(this.#settings.telemetry, { name: "download_task", taskId, kind, headers });
-      context.values.set(answeredBody, (signal) => answer.whole(this.#taskBody(prepared, answer, signal)));
+      const from = context.values.get(askedFrom);
+      context.values.set(answeredBody, (signal) => answer.whole(this.#taskBody(prepared, answer, from, signal)));
       return { done: true, value: undefined };
     };
     return { [Symbol.asyncIterator]: () => ({ next }) };
@@ -317,35 +339,67 @@ class UploadService {
   async *#taskBody(
     { task, started, wanted, around, needsContent }: TaskAnswer,
     answer: Answer,
+    from: string,
     signal: AbortSignal,
   ): AsyncGenerator<Uint8Array, void, void> {
-    this.#enter();
+    const stream = this.#enter(from, signal);
     try {
       yield envelope(started);
-      for await (const metadata of watched(task, signal)) {
+      for await (const metadata of watched(task, stream.signal)) {
+        stream.requirePlace();
         if (!wanted.delete(metadata.number)) continue;
         if (needsContent) {
           const piece = await this.#piece(task.taskId, task.kind, metadata.number, signal);
-          yield* contentBody(piece, contentHead(piece.metadata, around), signal, this.#settings);
+          yield* contentBody(piece, contentHead(piece.metadata, around), from, stream.signal, this.#settings);
           answer.bytes += Number(piece.metadata.length);
         } else {
           yield withoutContent(metadata, around);
         }
         if (wanted.size === 0) break;
       }
+    } catch (error) {
+      stream.requirePlace();
+      throw error;
     } finally {
-      this.#streams--;
+      stream.leave();
     }
     // A task that was given up half way.
     if (wanted.size > 0) throw new ConnectError(`${wanted.size} pieces are not here`, Code.NotFound);
   }
 
-  #enter(): void {
-    const { maxTaskStreams } = this.#settings;
-    if (this.#streams >= maxTaskStreams) {
-      throw new ConnectError(`${maxTaskStreams} tasks are being answered already`, Code.ResourceExhausted);
+  /**
+   * A place for an answer about a task. When all are taken, one of the network that has most is given up for it; throws
+   * RESOURCE_EXHAUSTED when that is not more than its own has.
+   */
+  #enter(from: string, signal: AbortSignal): TaskStream {
+    const busy = (): ConnectError => {
+      const most = this.#settings.maxTaskStreams;
+      return new ConnectError(`${most} tasks are being answered already`, Code.ResourceExhausted);
+    };
+    if (this.#streams.size >= this.#settings.maxTaskStreams) {
+      const makeRoom = this.#streams.crowding(from);
+      if (makeRoom === undefined) throw busy();
+      makeRoom();
     }
-    this.#streams++;
+    const ended = new AbortController();
+    let lostPlace = false;
+    const makeRoom = (): void => {
+      lostPlace = true;
+      this.#streams.delete(from, makeRoom);
+      ended.abort();
+    };
+    this.#streams.add(from, makeRoom);
+    const settled = signal.aborted ? ended.abort(signal.reason) : onAbort(signal, () => ended.abort(signal.reason));
+    return {
+      signal: ended.signal,
+      requirePlace: () => {
+        if (lostPlace) throw busy();
+      },
+      leave: () => {
+        settled?.();
+        this.#streams.delete(from, makeRoom);
+      },
+    };
   }
 
   #ip({ values }: HandlerContext): string {
@@ -371,6 +425,12 @@ class UploadService {
   }
 }
 
+/** A request of SyncPieces or a twin. */
+interface SyncRequest {
+  readonly taskId: string;
+  interestedPieceNumbers: number[];
+}
+
 /** An answer of SyncPieces or a twin. */
 interface SyncAnswer {
   readonly number: number;
@@ -379,6 +439,16 @@ interface SyncAnswer {
   readonly ip: string;
   readonly tcpPort?: number;
   readonly quicPort?: number;
+}
+
+/** An answer about a task that has its place. */
+interface TaskStream {
+  /** Fires when the peer gives the call up, or another one is given its place. */
+  readonly signal: AbortSignal;
+  /** Throws RESOURCE_EXHAUSTED once another one has its place. */
+  requirePlace(): void;
+  /** Frees the place. Idempotent. */
+  leave(): void;
 }
 
 type Unanswered = AsyncIterable<never>;

@@ -1,7 +1,11 @@
 import type { Clock, Timer } from "../runtime.ts";
+import { Crowd } from "./crowd.ts";
+import { networkOf } from "./network.ts";
 
 /** A connection's place on a server. */
 export interface Place {
+  /** Where it comes from, see {@link networkOf}. */
+  readonly network: string;
   /** A request of it is being answered from here on. */
   begin(): void;
   /** One fewer is. */
@@ -20,7 +24,6 @@ export const NOTICE = 50;
 export const NEWCOMERS = 512;
 
 interface TakenPlace extends Place {
-  readonly host: string;
   readonly makeRoom: () => void;
   requests: number;
   /** Ends it, once it is to make room. */
@@ -30,7 +33,7 @@ interface TakenPlace extends Place {
 /**
  * Places on a server for connections. One that comes when all are taken is given a place all the same, if it can be: of the first that
  * has not said yet what it wants; where all have, of the one that has been without a request for longest, whose client can come again;
- * and when all have requests, of the one whose requests began first among those from the host which holds most places. So neither
+ * and when all have requests, of the one whose requests began first among those from the network which holds most places. So neither
  * whoever connects and says nothing, nor a single host whose requests it never lets end, keeps others out.
  */
 export class Places {
@@ -41,9 +44,7 @@ export class Places {
   /** Without a request now; the one that has been so for longest is the first. */
   readonly #idle = new Set<TakenPlace>();
   /** With requests; the one whose present ones began first is the first. */
-  readonly #busy = new Set<TakenPlace>();
-  /** Places by host. */
-  readonly #held = new Map<string, number>();
+  readonly #busy = new Crowd<TakenPlace>();
 
   /** @param most how many there are, at least 1 */
   constructor(most: number, clock: Clock) {
@@ -57,36 +58,38 @@ export class Places {
    * @param makeRoom ends the connection, since another one is given its place
    */
   take(host: string, makeRoom: () => void): Place | undefined {
+    const network = networkOf(host);
     if (this.#silent.size + this.#idle.size + this.#busy.size >= this.#most) {
       const idler = this.#wantsNothing();
       if (idler !== undefined) {
         this.#giveNotice(idler);
       } else {
-        const crowding = this.#crowding(host);
+        const crowding = this.#busy.crowding(network);
         if (crowding === undefined) return undefined;
         crowding.leave();
         crowding.makeRoom();
       }
     }
     const place: TakenPlace = {
-      host,
+      network,
       makeRoom,
       requests: 0,
       notice: undefined,
       begin: () => {
         if (place.requests++ > 0) return;
-        if (this.#silent.delete(place) || this.#idle.delete(place)) this.#busy.add(place);
+        if (this.#silent.delete(place) || this.#idle.delete(place)) this.#busy.add(network, place);
       },
       end: () => {
-        if (--place.requests === 0 && this.#busy.delete(place)) this.#idle.add(place);
+        if (--place.requests === 0 && this.#busy.delete(network, place)) this.#idle.add(place);
       },
       leave: () => {
         place.notice?.cancel();
-        if (this.#silent.delete(place) || this.#idle.delete(place) || this.#busy.delete(place)) this.#count(host, -1);
+        this.#silent.delete(place);
+        this.#idle.delete(place);
+        this.#busy.delete(network, place);
       },
     };
     this.#silent.add(place);
-    this.#count(host, 1);
     return place;
   }
 
@@ -106,24 +109,8 @@ export class Places {
       }
       // It has said what it wants, so another one makes room that still wants nothing.
       this.#giveNotice(other);
-      this.#busy.add(place);
-      this.#count(place.host, 1);
+      this.#busy.add(place.network, place);
     };
     place.notice = this.#clock.setTimer(over, NOTICE, { background: true });
-  }
-
-  /** Of the host with most places, if it has more than `host` even with one fewer. */
-  #crowding(host: string): TakenPlace | undefined {
-    let most = 0;
-    for (const held of this.#held.values()) most = Math.max(most, held);
-    if (most - 1 <= (this.#held.get(host) ?? 0)) return undefined;
-    for (const place of this.#busy) if (this.#held.get(place.host) === most) return place;
-    return undefined;
-  }
-
-  #count(host: string, more: 1 | -1): void {
-    const held = (this.#held.get(host) ?? 0) + more;
-    if (held === 0) this.#held.delete(host);
-    else this.#held.set(host, held);
   }
 }

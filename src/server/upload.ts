@@ -8,7 +8,10 @@ import { UnreadAnswers } from "./unread.ts";
 
 /** How a server behaves; all of it optional. */
 export interface ServerOptions {
-  /** Bytes a second that all answers of this server may take together, at least 1. Default: no limit. */
+  /**
+   * Bytes a second that all answers of this server may take together, at least 1. Default: no limit. The addresses that ask (over IPv6, the
+   * /64 they are in) have equal shares of it.
+   */
   readonly uploadRateLimit?: number;
   /**
    * Greatest number of connections at a time over each protocol, 1 to 1,000,000. Default 1,024. One more is given the place of the first
@@ -20,11 +23,11 @@ export interface ServerOptions {
   readonly maxStreams?: number;
   /**
    * Greatest number of answers of SyncPieces and DownloadTask over gRPC at a time, 1 to 1,000,000. Default 1,024. Each may last
-   * as long as its task grows.
+   * as long as its task grows. When all are taken, the oldest of the address with most is given up for another address.
    */
   readonly maxTaskStreams?: number;
   /**
-   * Greatest number of bytes that wait for peers to read them, over all answers together, at least 1. Default 512 MiB. Beyond it, the answer
+   * Greatest number of bytes that wait for peers to read them, or for the upload rate, over all answers together, at least 1. Default 512 MiB. Beyond it, the answer
    * that has waited for longest is given up.
    */
   readonly maxUnread?: number;

@@ -7,6 +7,7 @@ import { beginOperation, type OperationResult } from "../telemetry.ts";
 import type { Address } from "../transport/address.ts";
 import type { TlsIdentity } from "../transport/tls.ts";
 import { type ByteStream, type Connection, type Listener, StreamCode, type Transport } from "../transport/transport.ts";
+import { paced } from "./paced.ts";
 import { NEWCOMERS, type Place, Places } from "./places.ts";
 import type { PieceStore } from "./store.ts";
 import { type ServerOptions, type ServerSettings, serverSettings, within } from "./upload.ts";
@@ -148,7 +149,7 @@ export class VortexServer {
     const operation = beginOperation(this.#settings.telemetry, start);
     try {
       // Not inside the call: arguments of an optional call are not even looked at when there is nobody to call.
-      const outcome = await this.#reply(stream, request, signal);
+      const outcome = await this.#reply(stream, request, place.network, signal);
       operation?.end(outcome);
     } catch (error) {
       operation?.end({ error: VortexError.from(error, "Internal") });
@@ -160,7 +161,12 @@ export class VortexServer {
     }
   }
 
-  async #reply(stream: ByteStream, request: DownloadPiecePacket, signal: AbortSignal): Promise<OperationResult> {
+  async #reply(
+    stream: ByteStream,
+    request: DownloadPiecePacket,
+    network: string,
+    signal: AbortSignal,
+  ): Promise<OperationResult> {
     const { stallTimeout, limiter, unread, runtime } = this.#settings;
     const requestEnded = expectEnd(stream);
     let piece: Awaited<ReturnType<PieceStore["getPiece"]>>;
@@ -189,9 +195,7 @@ export class VortexServer {
     const header = encodePacket({ type: "piece-content", id: request.id, kind: request.kind, metadata });
     await write(header, left === 0);
     for await (const chunk of piece.read()) {
-      for (const portion of limiter?.portions(chunk) ?? [chunk]) {
-        await limiter?.take(portion.length, signal);
-        if (signal.aborted) throw signal.reason;
+      for await (const portion of paced(chunk, network, signal, this.#settings)) {
         if (limiter !== undefined) await this.#requireWanted(stream, portion.length, limiter);
         left -= portion.length;
         await write(portion, left === 0);

@@ -1,8 +1,15 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import { type Client, Code, ConnectError, createClient, type ServiceImpl } from "@connectrpc/connect";
-import type { UniversalHandler } from "@connectrpc/connect/protocol";
+import {
+  type Client,
+  Code,
+  ConnectError,
+  createClient,
+  createContextValues,
+  type ServiceImpl,
+} from "@connectrpc/connect";
+import type { UniversalHandler, UniversalServerRequest } from "@connectrpc/connect/protocol";
 import type { DownloaderOptions } from "../../src/client/downloader.ts";
 import {
   type DownloadTaskOptions,
@@ -23,7 +30,7 @@ import {
 } from "../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { persistentTaskId, taskIdOfContent, taskIdOfUrl } from "../../src/ids.ts";
 import { type PieceKind, pieceKinds } from "../../src/piece.ts";
-import { type GrpcServing, grpcHandlers } from "../../src/server/grpc.ts";
+import { askedFrom, type GrpcServing, grpcHandlers } from "../../src/server/grpc.ts";
 import { MemoryPieceStore } from "../../src/server/memory-store.ts";
 import type { PieceStore } from "../../src/server/store.ts";
 import { type ServerOptions, serverSettings } from "../../src/server/upload.ts";
@@ -73,6 +80,16 @@ function downloaderOf(handlers: readonly UniversalHandler[], options: Downloader
   const binding = new MemoryGrpcBinding(handlers);
   const downloader = new GrpcDownloader(async () => binding, downloaderSettings(options, fakeRuntime(clock)));
   return { downloader, clock, binding };
+}
+
+/** The handlers, asked from an address. */
+function cameFrom(network: string, handlers: readonly UniversalHandler[]): UniversalHandler[] {
+  return handlers.map((handler) => {
+    const asked = (request: UniversalServerRequest) =>
+      handler({ ...request, contextValues: (request.contextValues ?? createContextValues()).set(askedFrom, network) });
+    const { protocolNames, service, method, requestPath, allowedMethods, supportedContentType } = handler;
+    return Object.assign(asked, { protocolNames, service, method, requestPath, allowedMethods, supportedContentType });
+  });
 }
 
 function clientOf(handlers: readonly UniversalHandler[]): Client<typeof DfdaemonUpload> {
@@ -320,6 +337,60 @@ describe("SyncPieces of a store", () => {
     const again = pair.downloader.syncPieces(addr, { taskId, hostId });
     assert.equal((await again.next()).value?.number, 0);
     await again.return();
+    await assertClean(pair);
+  });
+
+  it("makes room where the streams are taken: of the network with most, but not for one that has as many", async () => {
+    const { store, put, growing } = growingStore();
+    put(0);
+    const { handlers, errors } = peerOf(store, { maxTaskStreams: 3 });
+    const greedy = downloaderOf(cameFrom("10.0.0.1", handlers));
+    const open = [0, 1, 2].map(() => greedy.downloader.syncPieces(addr, { taskId, hostId }));
+    for (const pieces of open) await pieces.next();
+    // Waits for a piece, as whoever wants all of a task that grows; so its end is seen at once.
+    const ends = assertRejects(open[0]?.next() ?? Promise.resolve(), "RemoteBusy");
+    const other = downloaderOf(cameFrom("10.0.0.2", handlers));
+    const pieces = other.downloader.syncPieces(addr, { taskId, hostId });
+    assert.equal((await pieces.next()).value?.number, 0);
+    await ends;
+    // Two and one: another one of the second would leave the first with fewer.
+    await assertRejects(all(other.downloader.syncPieces(addr, { taskId, hostId })), "RemoteBusy");
+    await assertRejects(other.downloader.downloadTask(addr, source), "RemoteBusy");
+    const third = downloaderOf(cameFrom("10.0.0.3", handlers));
+    // The place of a stream of the first; its answer breaks off at the next piece.
+    const task = await third.downloader.downloadTask(addr, source);
+    const content = all(task);
+    await settle();
+    await assertRejects(open[1]?.next() ?? Promise.resolve(), "RemoteBusy");
+    for (const number of [1, 2]) put(number);
+    assert.equal(growing.task.complete, true);
+    assert.equal((await content).length, 3);
+    assert.deepEqual(
+      (await all(pieces)).map(({ number }) => number),
+      [1, 2],
+    );
+    assert.deepEqual(
+      (await all(open[2] ?? pieces)).map(({ number }) => number),
+      [1, 2],
+    );
+    assert.deepEqual(errors, []);
+    for (const pair of [greedy, other, third]) await assertClean(pair);
+  });
+
+  it("does not wait for pieces that the task will not have", async () => {
+    const { store, put } = growingStore();
+    const pair = downloaderOf(peerOf(store).handlers);
+    const sync = (interestedPieceNumbers: readonly number[]) =>
+      pair.downloader.syncPieces(addr, { taskId, hostId, interestedPieceNumbers });
+    assert.deepEqual(await all(sync([3, 4_294_967_295])), []);
+    const some = all(sync([4_294_967_295, 2, 9, 2]));
+    await settle();
+    put(1);
+    put(2);
+    assert.deepEqual(
+      (await some).map(({ number }) => number),
+      [2],
+    );
     await assertClean(pair);
   });
 

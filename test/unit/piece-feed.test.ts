@@ -50,6 +50,22 @@ describe("PieceFeed", () => {
     );
   });
 
+  it("tells what comes while a watcher is still at what was there neither twice nor out of turn", async () => {
+    const feed = new PieceFeed(taskId);
+    const { signal } = new AbortController();
+    const order = [50, 10, 30, 20, 40];
+    for (const number of order) feed.add(piece(number));
+    const watcher = feed.watch({ signal });
+    const told: number[] = [];
+    // Before, between and behind what is told, one each time.
+    for (const coming of [15, 5, 35, 60, 45]) {
+      told.push((await watcher.next()).value?.number ?? -1);
+      feed.add(piece(coming));
+    }
+    feed.complete();
+    assert.deepEqual([...told, ...(await numbers(watcher))], [10, 20, 30, 40, 50, 15, 5, 35, 60, 45]);
+  });
+
   it("fails its watchers, those that come later too, after what was there", async () => {
     const feed = new PieceFeed(taskId);
     const { signal } = new AbortController();

@@ -146,4 +146,14 @@ describe("places for connections", () => {
     guests.arrive("d1", "10.0.0.4").begin();
     assert.deepEqual(await guests.made(), ["b1", "a1"]);
   });
+
+  it("all addresses of an IPv6 network are one host", async () => {
+    const guests = new Guests(3);
+    guests.arrive("a1", "2001:db8:0:1::1").begin();
+    guests.arrive("a2", "2001:db8:0:1::2").begin();
+    guests.arrive("a3", "2001:db8:0:1:ffff::3").begin();
+    assert.equal(guests.refused("2001:db8:0:1::4"), true);
+    guests.arrive("b1", "2001:db8:0:2::1").begin();
+    assert.deepEqual(await guests.made(), ["a1"]);
+  });
 });

@@ -53,12 +53,7 @@ describe("the rate limiter", () => {
     note("a", limiter.take(1000, never));
     note("b", limiter.take(1000, never));
     await clock.advance(5000);
-    assert.deepEqual(grants, [
-      ["gone", 1000],
-      ["gone too", 1000],
-      ["a", 1000],
-      ["b", 2000],
-    ]);
+    assert.deepEqual(Object.fromEntries(grants), { gone: 1000, "gone too": 1000, a: 1000, b: 2000 });
     assert.equal(clock.pending, 0);
   });
 
@@ -157,10 +152,79 @@ describe("the rate limiter", () => {
     assert.deepEqual(grants, [["a", 0]]);
   });
 
-  it("a chunk is cut into portions of an eighth of a second, none of them tiny, and nothing of it is lost", () => {
+  it("payers have equal shares in bytes, however many requests each of them has, and how large these are", async () => {
+    const clock = new FakeClock();
+    const limiter = new RateLimiter(1000, clock);
+    await limiter.take(1000, never);
+    const had = new Map<string, number>();
+    const end = new AbortController();
+    const asking = (payer: string, bytes: number): void => {
+      void (async () => {
+        for (;;) {
+          await limiter.take(bytes, end.signal, payer);
+          if (end.signal.aborted) return;
+          had.set(payer, (had.get(payer) ?? 0) + bytes);
+        }
+      })();
+    };
+    for (let request = 0; request < 100; request++) asking("greedy", 16);
+    asking("large", 100);
+    asking("small", 10);
+    await clock.advance(60_000);
+    for (const payer of ["greedy", "large", "small"]) {
+      const bytes = had.get(payer) ?? 0;
+      assert.ok(Math.abs(bytes - 20_000) <= 200, `${payer}: ${bytes} of 60,000 bytes`);
+    }
+    end.abort();
+    await settle();
+    assert.equal(clock.pending, 0);
+  });
+
+  it("who comes later has a share from then on, and makes up for nothing", async () => {
+    const clock = new FakeClock();
+    const limiter = new RateLimiter(1000, clock);
+    await limiter.take(1000, never);
+    const { grants, note } = noting(clock);
+    for (let request = 0; request < 10; request++) note("first", limiter.take(100, never, "first"));
+    await clock.advance(500);
+    for (let request = 0; request < 5; request++) note("late", limiter.take(100, never, "late"));
+    await clock.advance(2000);
+    assert.deepEqual(
+      grants.slice(5, 13).map(([name]) => name),
+      ["late", "first", "late", "first", "late", "first", "late", "first"],
+    );
+    assert.equal(grants.at(-1)?.[1], 1500);
+  });
+
+  it("a share is saved up neither by whoever gives up nor by whoever pauses", async () => {
+    const clock = new FakeClock();
+    const limiter = new RateLimiter(1000, clock);
+    await limiter.take(1000, never);
+    const { grants, note } = noting(clock);
+    const gone = new AbortController();
+    note("gone", limiter.take(5000, gone.signal, "a"));
+    await clock.advance(900);
+    gone.abort();
+    await settle();
+    for (const name of ["b", "a"])
+      for (let request = 0; request < 3; request++) note(name, limiter.take(1000, never, name));
+    await clock.advance(60_000);
+    // Of the 900 that were there when the first one gave up, nothing is lost.
+    assert.deepEqual(grants, [
+      ["gone", 900],
+      ["b", 1000],
+      ["a", 2000],
+      ["b", 3000],
+      ["a", 4000],
+      ["b", 5000],
+      ["a", 6000],
+    ]);
+  });
+
+  it("a chunk is cut into portions of a 64th of a second, none of them tiny, and nothing of it is lost", () => {
     const chunk = Uint8Array.from({ length: 10_001 }, (_, at) => at % 251);
     for (const [rate, length] of [
-      [16_000, 2000],
+      [128_000, 2000],
       [10, 1024],
       [1_000_000, 10_001],
     ] as const) {
