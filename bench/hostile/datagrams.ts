@@ -27,7 +27,7 @@ export function datagramAttacks(transport: () => Promise<Transport>): readonly A
       name: "half-open handshakes from many addresses",
       over: "quic",
       unit: "connection",
-      tries: 15_000,
+      tries: 18_000,
       run: (target, tries) =>
         fromManyAddresses(async (sockets, tally) => {
           const initials = await initialsFor(target);
@@ -85,6 +85,75 @@ export function datagramAttacks(transport: () => Promise<Transport>): readonly A
         }),
     },
     {
+      name: "datagrams of versions that nobody speaks",
+      over: "quic",
+      unit: "datagram",
+      tries: 2_400,
+      run: (target, tries, random) =>
+        fromManyAddresses(async (sockets, tally) => {
+          const counted = new Counted(sockets);
+          for (let index = 0; index < tries; index++) {
+            // Each is long enough to be answered by the versions that there are (RFC 9000, section 6.1).
+            const bytes = garbage(1200, random);
+            bytes.set([0xc0, 0x1a, 0x2a, index % 256, 0x3a, ID_LENGTH]);
+            bytes[6 + ID_LENGTH] = ID_LENGTH;
+            // quiche takes what follows for a token in any version, and drops what is none.
+            bytes[7 + 2 * ID_LENGTH] = 0;
+            counted.send(index, bytes, target);
+            if (index % BURST === 0) await pause(1);
+          }
+          await pause(ANSWERS);
+          tally.note(counted.judged("told of others, or dropped"), tries);
+        }),
+    },
+    {
+      name: "first datagrams with tokens that nobody gave out",
+      over: "quic",
+      unit: "datagram",
+      tries: 1_200,
+      run: (target, tries, random) =>
+        fromManyAddresses(async (sockets, tally) => {
+          const counted = new Counted(sockets);
+          const initials = await initialsFor(target, () => garbage(1 + Math.floor(random() * 200), random));
+          for (let index = 0; index < tries; index++) {
+            counted.send(index, initials(), target);
+            if (index % BURST === 0) await pause(1);
+          }
+          await pause(ANSWERS);
+          tally.note(counted.judged("left half-open, or dropped"), tries);
+        }),
+    },
+    {
+      name: "the first flight of a connection with early data, sent again from other addresses",
+      over: "quic",
+      unit: "datagram",
+      tries: 2_400,
+      run: (target, tries) =>
+        fromManyAddresses(async (sockets, tally) => {
+          const counted = new Counted(sockets);
+          const flight = await earlyFlight(await transport(), target);
+          for (let index = 0; index < tries; index++) {
+            // All of a flight from one address, and then from the next.
+            const bytes = flight[index % flight.length];
+            if (bytes !== undefined) counted.send(Math.floor(index / flight.length), bytes, target);
+            if (index % BURST === 0) await pause(1);
+          }
+          await pause(ANSWERS);
+          tally.note(counted.judged("answered in part, or dropped"), tries);
+        }),
+    },
+    {
+      name: "connections whose address changes every few datagrams",
+      over: "quic",
+      unit: "connection",
+      tries: 150,
+      async run(target, tries) {
+        const dialling = await transport();
+        // At a time fewer than a server takes that takes few, so that none makes room for another.
+        return inParallel(tries, 4, () => wandering(dialling, target));
+      },
+    },
+    {
       name: "connections closed at once",
       over: "quic",
       unit: "connection",
@@ -136,8 +205,11 @@ async function dial(transport: Transport, { host, port }: Target): Promise<Conne
   }
 }
 
-/** What a client of this library sends first, with other ids each time: quiche makes it, and it goes no further. */
-async function initialsFor({ host, port }: Target): Promise<() => Uint8Array> {
+/**
+ * What a client of this library sends first, with other ids each time: quiche makes it, and it goes no further. With a token, it is what
+ * a client sends that was asked to show its address, as if by this server.
+ */
+async function initialsFor({ host, port }: Target, token?: () => Uint8Array): Promise<() => Uint8Array> {
   const quiche = await loadQuiche();
   const settings = quicheSettings();
   const config = clientConfig(quiche, { verify: false });
@@ -147,10 +219,19 @@ async function initialsFor({ host, port }: Target): Promise<() => Uint8Array> {
   return () => {
     const id = randomFillSync(new Uint8Array(ID_LENGTH));
     const connection = quiche.Connection.connect("localhost", id, local, { host, port }, config);
-    const sent = connection.send(buffer);
-    if (sent === null) throw new Error("quiche has nothing to send first");
-    const [length] = sent;
-    return buffer.slice(0, length);
+    const first = (): Uint8Array => {
+      const sent = connection.send(buffer);
+      if (sent === null) throw new Error("quiche has nothing to send first");
+      const [length] = sent;
+      return buffer.slice(0, length);
+    };
+    const initial = first();
+    if (token === undefined) return initial;
+    const { scid, dcid, version } = quiche.Header.fromSlice(initial, ID_LENGTH);
+    const retried = randomFillSync(new Uint8Array(ID_LENGTH));
+    const length = quiche.retry(scid, dcid, retried, token(), version, buffer);
+    connection.recv(buffer.slice(0, length), { to: local, from: { host, port } });
+    return first();
   };
 }
 
@@ -175,6 +256,108 @@ async function fromManyAddresses(
     await Promise.all(sockets.map((socket) => new Promise<void>((resolve) => socket.close(() => resolve()))));
   }
   return tally.outcomes;
+}
+
+/** Most that a server may send to addresses that were not shown, for what came from them (RFC 9000, section 8.1). */
+const AMPLIFICATION = 3;
+
+/** Sends from many addresses, and counts what goes and what comes back, over all of them. */
+class Counted {
+  readonly #sockets: readonly Socket[];
+  #sent = 0;
+  #got = 0;
+
+  constructor(sockets: readonly Socket[]) {
+    this.#sockets = sockets;
+    for (const socket of sockets) {
+      socket.on("message", ({ length }) => {
+        this.#got += length;
+      });
+    }
+  }
+
+  send(index: number, bytes: Uint8Array, { host, port }: Target): void {
+    this.#sent += bytes.length;
+    this.#sockets[index % this.#sockets.length]?.send(bytes, port, host);
+  }
+
+  /** `outcome`, unless more has come back than may. */
+  judged(outcome: string): string {
+    if (this.#got <= AMPLIFICATION * this.#sent) return outcome;
+    return `wrong: ${this.#got} bytes came back for ${this.#sent}`;
+  }
+}
+
+/** What a client sends before anything has come back, with a request ahead of the handshake; the connection itself ends well. */
+async function earlyFlight(dialling: Transport, target: Target): Promise<readonly Uint8Array[]> {
+  const flight: Uint8Array[] = [];
+  let recording = false;
+  const relay = await udpRelay(
+    { host: target.host, port: target.port },
+    {
+      drop(datagram, fromClient) {
+        // From the first long header on: what comes before it is the last of the first connection.
+        const isFlight = flight.length > 0 || ((datagram[0] ?? 0) & 0x80) !== 0;
+        if (recording && fromClient && isFlight) flight.push(Uint8Array.from(datagram));
+        return false;
+      },
+    },
+  );
+  const used = async (dialled: Promise<Connection>): Promise<void> => {
+    const connection = await dialled;
+    const outcome = await exchange(connection, target);
+    await connection.close();
+    if (outcome.startsWith("wrong")) throw new Error(outcome);
+  };
+  try {
+    // The first connection brings the session of the second.
+    await used(persistently(() => dialling.dial(relay.address, { earlyData: true })));
+    recording = true;
+    relay.hold();
+    const second = used(dialling.dial(relay.address, { earlyData: true }));
+    await pause(ANSWERS);
+    recording = false;
+    relay.release();
+    await second;
+    return flight;
+  } finally {
+    await relay.close();
+  }
+}
+
+/** Datagrams after which a client has another address, requests of it, and milliseconds that they may take. */
+const WANDERS = 4;
+const REQUESTS = 3;
+const PATIENCE = 5_000;
+
+/** Requests on a connection with another address every few datagrams: as a bad NAT has it, or who has the server validate paths. */
+async function wandering(dialling: Transport, target: Target): Promise<string> {
+  let passed = 0;
+  let wanders = false;
+  const relay = await udpRelay(
+    { host: target.host, port: target.port },
+    {
+      drop(_datagram, fromClient) {
+        if (wanders && fromClient && ++passed % WANDERS === 0) relay.rebind();
+        return false;
+      },
+    },
+  );
+  const connection = await persistently(() => dialling.dial(relay.address));
+  const timer = setTimeout(() => connection.abort(), PATIENCE);
+  try {
+    await ask(connection, target);
+    wanders = true;
+    for (let request = 0; request < REQUESTS; request++) await ask(connection, target);
+    return "served";
+  } catch (error) {
+    return error instanceof VortexError ? error.code : `wrong: ${error}`;
+  } finally {
+    clearTimeout(timer);
+    connection.abort();
+    await connection.closed;
+    await relay.close();
+  }
 }
 
 interface Recording {
@@ -207,18 +390,24 @@ async function recordingRelay(target: Target): Promise<Recording> {
 }
 
 /** A request on a connection, which is to go on as if nothing were. */
-async function exchange(connection: Connection, { taskId }: Target): Promise<string> {
+async function exchange(connection: Connection, target: Target): Promise<string> {
   try {
-    const stream = await connection.openStream();
-    await stream.writer.end(encodePacket({ type: "download-piece", id: 1, kind: "standard", taskId, number: 0 }));
-    let got = 0;
-    for (let chunk = await stream.reader.read(); chunk !== undefined; chunk = await stream.reader.read()) {
-      got += chunk.length;
-    }
-    return got > 0 ? "the connection goes on" : "wrong: no answer";
+    await ask(connection, target);
+    return "the connection goes on";
   } catch (error) {
     return `wrong: ${error instanceof Error ? error.message : error}`;
   }
+}
+
+/** A request, to the end of its answer. */
+async function ask(connection: Connection, { taskId }: Target): Promise<void> {
+  const stream = await connection.openStream();
+  await stream.writer.end(encodePacket({ type: "download-piece", id: 1, kind: "standard", taskId, number: 0 }));
+  let got = 0;
+  for (let chunk = await stream.reader.read(); chunk !== undefined; chunk = await stream.reader.read()) {
+    got += chunk.length;
+  }
+  if (got === 0) throw new Error("no answer");
 }
 
 /** The datagram with a few bits changed, cut, or as it is: a replay. */
