@@ -10,8 +10,8 @@ import {
   StreamCode,
 } from "../../src/transport/transport.ts";
 import { closeInfo } from "../quic-errors.ts";
-import { failureInfo, type Trust } from "./errors.ts";
-import { afterFirstFlight, type NativeConn, type NativeStream } from "./native.ts";
+import { earlyDataRefused, failureInfo, type Trust } from "./errors.ts";
+import { afterFirstFlight, type NativeConn, type NativeReadable, type NativeStream } from "./native.ts";
 import { DenoQuicStream, type StreamOwner } from "./stream.ts";
 
 /** Milliseconds between the failure of a stream and word of why its connection ended, at most. */
@@ -63,8 +63,8 @@ export class DenoQuicConnection implements Connection {
   #opening = 0;
   #established: boolean;
   #earlyData: EarlyData = "none";
-  /** Whether a stream was opened before the handshake was over, so that a refusal would show on it. */
-  #openedEarly = false;
+  /** Numbers of the streams that were opened before it was known whether early data was accepted: a refusal would show on them. */
+  readonly #early = new Set<bigint>();
   #refusedEarly = false;
   /** What waits until it is known whether early data was accepted. */
   #undecided: (() => void)[] = [];
@@ -237,15 +237,12 @@ export class DenoQuicConnection implements Connection {
     if (native === undefined) return;
     this.#opening++;
     native.createBidirectionalStream({ waitUntilAvailable: true }).then(
-      async (opened) => {
-        // The first one was there before anything could have come.
-        if (this.#isUndecided() && this.#openedEarly) await untilToldOfRefusal();
+      (opened) => {
         this.#opening--;
-        if (this.#end !== undefined || this.#refusedEarly) {
+        if (this.#end !== undefined || this.#refusedEarly || !this.#isNumberedOn(opened)) {
           letGo(opened);
           return;
         }
-        if (this.#isUndecided()) this.#openedEarly = true;
         const stream = this.#adopt(opened);
         const taker = this.#takers.shift();
         if (taker === undefined) this.#spares.push(stream);
@@ -256,6 +253,25 @@ export class DenoQuicConnection implements Connection {
         this.#refuseTakers(await this.#lost(cause));
       },
     );
+  }
+
+  /**
+   * Whether the stream has a number of its own. After early data was refused quinn numbers streams anew, and an early stream that
+   * it frees takes the waker of the new one with its number along: a read of that one would never be answered, not at the end of
+   * the connection either, and hold its socket. The number tells of the refusal at once; Deno's own word of it was seen to come
+   * more than two turns later in a busy process.
+   */
+  #isNumberedOn({ readable }: NativeStream): boolean {
+    if (this.#earlyData === "none") return true;
+    const number = numberOf(readable);
+    // The connection has ended, which is about to be told.
+    if (number === undefined) return false;
+    if (this.#early.has(number)) {
+      void this.#onEarlyDataRefused(earlyDataRefused());
+      return false;
+    }
+    if (this.#isUndecided()) this.#early.add(number);
+    return true;
   }
 
   #isUndecided(): boolean {
@@ -294,7 +310,7 @@ export class DenoQuicConnection implements Connection {
     if (this.#end !== undefined || this.#refusedEarly) return;
     this.#established = true;
     if (this.#earlyData === "pending") {
-      this.#earlyData = this.#openedEarly ? "accepted" : "refused";
+      this.#earlyData = this.#early.size > 0 ? "accepted" : "refused";
       this.#decide();
       // A session comes a round trip after the handshake, which took about one.
       const now = performance.now();
@@ -307,7 +323,7 @@ export class DenoQuicConnection implements Connection {
     if (this.#origin.takesEarlyData !== true) void this.#acceptStreams(native);
   }
 
-  /** The connection ends with its early data, for what quinn would do to streams that are opened after it, see {@link untilToldOfRefusal}. */
+  /** The connection ends with its early data, for what quinn would do to streams that are opened after it, see {@link #isNumberedOn}. */
   async #onEarlyDataRefused(refused: VortexError): Promise<VortexError> {
     this.#refusedEarly = true;
     // quinn says it also when the connection has ended before its handshake.
@@ -354,15 +370,12 @@ function closedHere(): VortexError {
   return new VortexError("Closed", "the connection was closed on this side");
 }
 
-/**
- * Waits until a refusal of early data that quinn knows of is known here, too. After it quinn numbers streams anew, and an early
- * stream that it frees takes the waker of the new one with its number along: a read of that one would never be answered, not at
- * the end of the connection either, and hold its socket.
- */
-async function untilToldOfRefusal(): Promise<void> {
-  // What has happened in native code is told between two turns, of which the first may be one of the present round.
-  await turn();
-  await turn();
+function numberOf(readable: NativeReadable): bigint | undefined {
+  try {
+    return readable.id;
+  } catch {
+    return undefined;
+  }
 }
 
 function letGo({ readable, writable }: NativeStream): void {

@@ -91,10 +91,13 @@ export function streamError(cause: unknown): VortexError | undefined {
     const message = what === "stream reset" ? "the peer aborted the stream" : "the peer stopped reading";
     return new VortexError("StreamReset", `${message} (code ${code})`, { cause });
   }
-  if (text === "0-RTT rejected") {
-    return new VortexError("EarlyDataRefused", "the peer did not take what was sent before the handshake", { cause });
-  }
-  return undefined;
+  return text === "0-RTT rejected" ? earlyDataRefused(cause) : undefined;
+}
+
+/** What was sent before the handshake is lost. */
+export function earlyDataRefused(cause?: unknown): VortexError {
+  const message = "the peer did not take what was sent before the handshake";
+  return new VortexError("EarlyDataRefused", message, { cause });
 }
 
 /** Whether the peer refused the handshake because it speaks no application protocol that was offered. */

@@ -74,8 +74,13 @@ export interface NativeConn {
 }
 
 export interface NativeStream {
-  readonly readable: ReadableStream<Uint8Array>;
+  readonly readable: NativeReadable;
   readonly writable: WritableStream<Uint8Array>;
+}
+
+export interface NativeReadable extends ReadableStream<Uint8Array> {
+  /** The stream's number (RFC 9000, section 2.1). Throws once the connection has ended. */
+  readonly id: bigint;
 }
 
 /** The entrance to Deno's QUIC. */

@@ -69,7 +69,8 @@ function silent(): { stream: DenoQuicStream; cancelled: Promise<void>; forgotten
   const cancelled = new Promise<void>((resolve) => {
     onCancel = resolve;
   });
-  const readable = new ReadableStream<Uint8Array>({ type: "bytes", pull: never, cancel: () => onCancel() });
+  const bytes = new ReadableStream<Uint8Array>({ type: "bytes", pull: never, cancel: () => onCancel() });
+  const readable = Object.assign(bytes, { id: 0n });
   const writable = new WritableStream<Uint8Array>({ write: never, close: never, abort: never });
   return { stream: new DenoQuicStream({ readable, writable }, owner), cancelled, forgotten: () => forgotten };
 }
