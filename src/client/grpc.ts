@@ -9,7 +9,7 @@ import type { GrpcBinding, GrpcCallBounds, GrpcConnection } from "../transport/g
 import type { CallScope } from "./call-scope.ts";
 import type { CallOptions, DownloaderSettings, PieceRequest } from "./downloader.ts";
 import { callFailure } from "./grpc-failure.ts";
-import { exceedsFields } from "./grpc-message.ts";
+import { exceedsFields, MOST_MESSAGES } from "./grpc-message.ts";
 import { acceptAnswer, type PieceAnswer } from "./grpc-piece.ts";
 import { merged } from "./merged.ts";
 import { PieceLayout } from "./piece-layout.ts";
@@ -189,17 +189,19 @@ export class GrpcClient implements PieceClient {
    */
   async statTask(taskId: string, kind: PieceKind, scope: CallScope, operation?: Operation): Promise<TaskStat> {
     try {
-      const answer = await this.#call(scope, operation, TOLD, unservedTasks, (client, made) =>
+      const bounds = toldBounds(scope, DfdaemonUpload.method.statLocalTask.output);
+      const answer = await this.#call(scope, operation, bounds, unservedTasks, (client, made) =>
         client.statLocalTask({ taskId }, made),
       );
       return acceptLocalStat(answer, this.addr);
     } catch (error) {
-      const scheduled = scheduledStat[kind];
+      const method = statMethods[kind];
       const code = error instanceof VortexError ? error.code : undefined;
       const elsewhere = code === "RemoteUnimplemented" || (code === "NotFound" && kind !== "standard");
-      if (!elsewhere || scheduled === undefined) throw error;
-      const answer = await this.#call(scope, operation, TOLD, unservedTasks, (client, made) =>
-        scheduled(client, taskId, made),
+      if (!elsewhere || method === undefined) throw error;
+      const bounds = toldBounds(scope, DfdaemonUpload.method[method].output);
+      const answer = await this.#call<ScheduledTask>(scope, operation, bounds, unservedTasks, (client, made) =>
+        client[method]({ taskId }, made),
       );
       return acceptScheduledStat(answer, this.addr);
     }
@@ -323,12 +325,17 @@ export class GrpcClient implements PieceClient {
  */
 const TOLD = { maxMessageLength: 512 * 1024 } as const satisfies GrpcCallBounds;
 
+function toldBounds(scope: CallScope, schema: DescMessage): GrpcCallBounds {
+  return { ...TOLD, ...contentBounds(scope, schema, TOLD.maxMessageLength) };
+}
+
 /** For answers with content, beside which there are `most` bytes. */
 function contentBounds(scope: CallScope, schema: DescMessage, most: number): GrpcCallBounds {
   return {
     onMessage(chunks) {
       if (!exceedsFields(chunks, schema, most)) return;
-      const error = new VortexError("LimitExceeded", `an answer with more than ${most} bytes beside its content`);
+      const limits = `${most} bytes or ${MOST_MESSAGES} messages`;
+      const error = new VortexError("LimitExceeded", `an answer with more than ${limits} beside its content`);
       scope.fail(error);
       throw error;
     },
@@ -356,15 +363,13 @@ const pieceMethods = {
 } as const satisfies Record<PieceKind, string>;
 
 /** StatTask and its twins, by the kind of task. */
-const scheduledStat: Record<PieceKind, ScheduledStat | undefined> = {
-  standard: (client, taskId, made) => client.statTask({ taskId }, made),
-  persistent: (client, taskId, made) => client.statPersistentTask({ taskId }, made),
-  "persistent-cache": (client, taskId, made) => client.statPersistentCacheTask({ taskId }, made),
+const statMethods = {
+  standard: "statTask",
+  persistent: "statPersistentTask",
+  "persistent-cache": "statPersistentCacheTask",
   // Stock peers have a call for it, and fail in it.
   cache: undefined,
-};
-
-type ScheduledStat = (client: Client<typeof DfdaemonUpload>, taskId: string, made: MadeCall) => Promise<ScheduledTask>;
+} as const satisfies Record<PieceKind, string | undefined>;
 
 const unservedPieces =
   'the peer does not serve pieces over gRPC, as dfdaemon after 1.2.1 does not: use protocol "tcp" or "quic"';

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { create, type DescMessage, toBinary } from "@bufbuild/protobuf";
-import { exceedsFields } from "../../src/client/grpc-message.ts";
+import { exceedsFields, MOST_MESSAGES } from "../../src/client/grpc-message.ts";
 import { TaskSchema } from "../../src/gen/common/v2/common_pb.ts";
 import { DownloadPieceResponseSchema, DownloadTaskResponseSchema } from "../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { chunked, joined, seededBytes, seededRandom } from "../support/random.ts";
@@ -64,6 +64,20 @@ describe("what a message has beside its content", () => {
     const empty = new Uint8Array(20_000).map((_, at) => (at % 2 === 0 ? (6 << 3) | 2 : 0));
     const field = Uint8Array.of(0x0a, 0xa0, 0x9c, 0x01);
     assert.equal(exceedsFields([joined([field, empty])], DownloadPieceResponseSchema, 20_000), true);
+  });
+
+  it("is too much when there are too many messages in it, or entries of maps, even empty ones", () => {
+    for (const number of [12, 8]) {
+      const field = TaskSchema.fields.find((each) => each.number === number);
+      assert.ok(
+        number === 12 ? field?.fieldKind === "list" : field?.fieldKind === "map",
+        `${number} ${field?.fieldKind}`,
+      );
+      const times = (count: number): Uint8Array =>
+        new Uint8Array(2 * count).map((_, at) => (at % 2 === 0 ? (number << 3) | 2 : 0));
+      assert.equal(exceedsFields([times(MOST_MESSAGES)], TaskSchema, 1 << 20), false);
+      assert.equal(exceedsFields([times(MOST_MESSAGES + 1)], TaskSchema, 1 << 20), true);
+    }
   });
 
   it("ends where the message does, whatever lengths are told in it", () => {
