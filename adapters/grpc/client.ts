@@ -1,4 +1,5 @@
 import { type ClientHttp2Session, type ClientHttp2Stream, connect, constants } from "node:http2";
+import { connect as connectInClear } from "node:net";
 import { connect as connectSocket, type TLSSocket } from "node:tls";
 import type { Transport as ConnectTransport } from "@connectrpc/connect";
 import { createGrpcTransport, type GrpcTransportOptions } from "@connectrpc/connect-node";
@@ -52,6 +53,8 @@ function openSession(
     const session = connect(originOf(remote, tls), {
       settings: { enablePush: false, initialWindowSize: WINDOW },
       ...(socket && { createConnection: () => socket }),
+      // What an origin does not hold.
+      ...(!socket && zoneOf(remote) !== "" && { createConnection: () => connectInClear(remote) }),
     });
     // Before that there are no frames, and one that fails to connect is to be told from one that was destroyed.
     session.once("connect", () => guardSession(session));
@@ -225,8 +228,15 @@ function failUnanswered(stream: ClientHttp2Stream): void {
   stream.once("response", () => stream.off("close", fail));
 }
 
-function originOf(remote: Address, tls: TlsClientOptions | undefined): string {
-  return `${tls === undefined ? "http" : "https"}://${formatAddress(remote)}`;
+/** Without the zone of an IPv6 address: it means something on this host only, and no URL has one (RFC 6874, withdrawn by RFC 9844). */
+function originOf({ host, port }: Address, tls: TlsClientOptions | undefined): string {
+  const addr = formatAddress({ host: host.slice(0, host.length - zoneOf({ host, port }).length), port });
+  return `${tls === undefined ? "http" : "https"}://${addr}`;
+}
+
+/** `%` and what follows it, in an IPv6 address. */
+function zoneOf({ host }: Address): string {
+  return /^[^%]*:[^%]*(%.*)$/.exec(host)?.[1] ?? "";
 }
 
 /**

@@ -300,6 +300,11 @@ export class GrpcServer implements ProtocolServer {
       stream.respond({ ":status": 200, ...unknown }, { endStream: true });
       return;
     }
+    // Connect would take requests in JSON, which answers past it are not, and which are slow to read.
+    if (/^application\/grpc\+json/i.test(headers["content-type"] ?? "")) {
+      stream.respond({ ":status": 415 }, { endStream: true });
+      return;
+    }
     const response = await handler({
       httpVersion: "2.0",
       method: headers[":method"] ?? "",
@@ -425,5 +430,13 @@ function webHeaders(headers: IncomingHttpHeaders): Headers {
     if (name.startsWith(":") || value === undefined) continue;
     for (const each of Array.isArray(value) ? value : [value]) result.append(name, each);
   }
+  if (isBeyondTimers(result.get("grpc-timeout") ?? "")) result.delete("grpc-timeout");
   return result;
+}
+
+/** Whether a deadline is so far off that it is none: timers of 2^31 milliseconds and more fire at once. */
+function isBeyondTimers(timeout: string): boolean {
+  const [, amount, unit = ""] = /^(\d{1,8})([HMS])$/.exec(timeout) ?? [];
+  const milliseconds = { H: 3_600_000, M: 60_000, S: 1000 }[unit] ?? 0;
+  return Number(amount) * milliseconds > 0x7fffffff;
 }
