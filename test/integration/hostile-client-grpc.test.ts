@@ -4,7 +4,9 @@ import { Buffer } from "node:buffer";
 import { once } from "node:events";
 import { connect as connectHttp2 } from "node:http2";
 import { connect as connectSocket } from "node:net";
+import process from "node:process";
 import { after, before, describe, it } from "node:test";
+import { setTimeout as pause } from "node:timers/promises";
 import { grpcBinding } from "../../adapters/grpc/client.ts";
 import { type GrpcServer, grpcServer } from "../../adapters/grpc/server.ts";
 import { connectionAttacks, handshakeAttacks } from "../../bench/hostile/connections.ts";
@@ -128,6 +130,64 @@ it("a request whose reset comes with it is not answered", limit, async () => {
     await server.close({ grace: 0 });
   }
 });
+
+for (const [what, fields, answered] of [
+  ["a deadline beyond what timers hold, which is none", { "grpc-timeout": "99999999H" }, "content"],
+  ["a deadline just beyond that", { "grpc-timeout": "2147484S" }, "content"],
+  ["a deadline that is none", { "grpc-timeout": "-1S" }, "status"],
+  ["JSON, which answers with content are not", { "content-type": "application/grpc+json" }, "415"],
+  ["the protocol of browsers", { "content-type": "application/grpc-web+proto" }, "415"],
+  ["Connect's own", { "content-type": "application/proto" }, "415"],
+  ["no POST", { ":method": "GET" }, "405"],
+  ["a compression", { "grpc-encoding": "gzip" }, "status"],
+] as const) {
+  it(`a request with ${what}: ${answered}, and no warning`, limit, async () => {
+    const warnings: unknown[] = [];
+    const onWarning = (warning: unknown): number => warnings.push(warning);
+    process.on("warning", onWarning);
+    const settings = serverSettings({}, portableRuntime);
+    const server = await grpcServer({ host: "127.0.0.1", port: 0 }, slowly(store), settings);
+    const session = connectHttp2(`http://${formatAddress(server.address)}`);
+    const stream = session.request(
+      {
+        ":method": "POST",
+        ":path": "/dfdaemon.v2.DfdaemonUpload/DownloadPiece",
+        "content-type": "application/grpc",
+        te: "trailers",
+        ...fields,
+      },
+      { endStream: false },
+    );
+    let status: unknown;
+    let length = 0;
+    stream.once("response", (headers) => {
+      status = headers[":status"];
+    });
+    stream.on("data", (chunk: Uint8Array) => {
+      length += chunk.length;
+    });
+    stream.end(requestFor(taskId, 0));
+    await once(stream, "close");
+    session.destroy();
+    await server.close({ grace: 0 });
+    process.off("warning", onWarning);
+    assert.equal(status, Number(answered) || 200);
+    assert.equal(length > content.length, answered === "content");
+    assert.deepEqual(warnings, []);
+  });
+}
+
+/** A store that takes longer to answer than a timer does that was set too far ahead. */
+function slowly(quick: PieceStore): PieceStore {
+  return {
+    getTask: (id) => quick.getTask(id),
+    async getPiece(request, options) {
+      await pause(20);
+      options?.signal?.throwIfAborted();
+      return quick.getPiece(request);
+    },
+  };
+}
 
 /** What clients say before they fall silent. */
 const silences: readonly (readonly [what: string, said: Uint8Array])[] = [

@@ -247,6 +247,11 @@ function fields(number: number, length: number): Uint8Array {
   return new Uint8Array(length - (length % 2)).map((_, at) => (at % 2 === 0 ? number << 3 : 0));
 }
 
+/** So many bytes of a field of two bytes each: a message with nothing in it. */
+function empties(number: number, length: number): Uint8Array {
+  return new Uint8Array(length - (length % 2)).map((_, at) => (at % 2 === 0 ? (number << 3) | 2 : 0));
+}
+
 // --- what can be wrong
 
 const cutLengths = Object.fromEntries(
@@ -450,12 +455,21 @@ export const grpcFaults: readonly GrpcFault[] = [
   },
   { name: "no answer at all", group: "silent", silent: true, codes: stalled, play: () => {} },
   {
-    name: "silence within the answer, or without its trailers",
+    // So after each field of each message, and each frame.
+    name: "silence after each byte of the answer, or without its trailers",
     group: "silent",
     silent: true,
-    variants: () => SOME_CUTS,
+    variants: (call) => everyCut(call) + 1,
     codes: stalled,
-    play: (exchange, answer) => begin(exchange, someCut(answer, envelopes(answer))),
+    play: (exchange, answer) => begin(exchange, envelopes(answer).subarray(0, answer.variant)),
+  },
+  {
+    name: "messages in a message, as many empty ones as there may be bytes",
+    group: "malformed",
+    calls: ["stat", "task"],
+    codes: () => ["LimitExceeded"],
+    play: (exchange, { call, messages: [first = new Uint8Array(0)] }) =>
+      send(exchange, envelope(joined([first, empties(call === "stat" ? 7 : 4, MOST_FIELDS[call] - first.length - 1)]))),
   },
   {
     name: "a message announced as 4 GiB",
@@ -709,6 +723,14 @@ export const grpcFaults: readonly GrpcFault[] = [
   message("a text that is not UTF-8", "piece", "ProtocolViolation", ({ messages: [right] }) => [
     // Field 2, the digest, of two bytes that no text begins with.
     joined([right ?? new Uint8Array(0), Uint8Array.of(0x12, 2, 0xff, 0xfe)]),
+  ]),
+  message("a parent's id that is not UTF-8", "piece", "ProtocolViolation", ({ messages: [right] }) => [
+    // Field 1 of the answer is the piece, whose field 2 is that id.
+    joined([right ?? new Uint8Array(0), Uint8Array.of(0x0a, 4, 0x12, 2, 0xff, 0xfe)]),
+  ]),
+  message("a host's id that is not UTF-8", "task", "ProtocolViolation", ({ messages: [right] }) => [
+    // Field 1 of the answer.
+    joined([right ?? new Uint8Array(0), Uint8Array.of(0x0a, 2, 0xff, 0xfe)]),
   ]),
 
   message("no lengths", "stat", "NotFound", () => [new Uint8Array(0)]),
