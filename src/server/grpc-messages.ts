@@ -13,18 +13,16 @@ import type { StatLocalTaskResponseSchema } from "../gen/dfdaemon/v2/dfdaemon_pb
 import type { PieceKind, PieceMetadata } from "../piece.ts";
 import type { StoredTask } from "./store.ts";
 
-/** StatTask: what a scheduler would say of the task, if this peer were the only one to have it. */
+/** StatTask, but for the pieces: what a scheduler would say of the task, if this peer were the only one to have it. */
 export function taskMessage(task: StoredTask): MessageInitShape<typeof TaskSchema> {
   const { contentLength, digest } = task;
-  const pieces = Array.from(task.pieces(), pieceFields);
-  const { pieceCount, ...common } = commonFields(task, pieces.length);
+  const { pieceCount, ...common } = commonFields(task);
   return {
     ...common,
     type: taskTypes[task.kind],
     ...(digest !== undefined && { digest }),
     pieceCount,
     sizeScope: sizeScopeOf(contentLength, pieceCount),
-    pieces,
     peerCount: 1,
     hasAvailablePeer: true,
   };
@@ -85,7 +83,7 @@ interface CommonFields {
   readonly updatedAt: { readonly seconds: bigint };
 }
 
-function commonFields(task: StoredTask, here: number = Array.from(task.pieces()).length): CommonFields {
+function commonFields(task: StoredTask): CommonFields {
   const { taskId: id, contentLength, pieceLength, createdAtSeconds: seconds } = task;
   const pieceCount = Math.ceil(contentLength / pieceLength);
   return {
@@ -93,7 +91,7 @@ function commonFields(task: StoredTask, here: number = Array.from(task.pieces())
     contentLength: BigInt(contentLength),
     pieceCount,
     // Names of the scheduler's states for a task that is complete, and for one that is being fetched.
-    state: here === pieceCount ? "Succeeded" : "Running",
+    state: task.complete === false ? "Running" : "Succeeded",
     createdAt: { seconds },
     updatedAt: { seconds },
   };

@@ -1,10 +1,8 @@
-import type { MessageInitShape } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { VortexError } from "../errors.ts";
-import type { Download, PieceSchema, Range } from "../gen/common/v2/common_pb.ts";
+import type { Download, Range } from "../gen/common/v2/common_pb.ts";
 import { isBlobUrl, taskIdOfBlob, taskIdOfContent, taskIdOfUrl } from "../ids.ts";
-import { pieceExtent, planTask } from "../piece.ts";
-import { pieceFields } from "./grpc-messages.ts";
+import { planTask } from "../piece.ts";
 import type { StoredTask } from "./store.ts";
 
 /** As stock peers name a task for DownloadTask: dragonfly-client, `grpc/dfdaemon_upload.rs`, `download_task`. */
@@ -27,24 +25,23 @@ export function standardTaskId(download: Download): string {
   }
 }
 
-/** The pieces that hold bytes of the range, or all, by number; those to come without a digest. */
-export function plannedPieces(task: StoredTask, range?: Range): Map<number, MessageInitShape<typeof PieceSchema>> {
-  const plan = planTask(task.contentLength, task.pieceLength);
-  const start = range?.start ?? 0n;
-  const end = range === undefined ? BigInt(task.contentLength) : start + range.length;
-  if (range !== undefined && (range.length === 0n || start >= BigInt(task.contentLength))) {
-    throw invalid(`range ${start} to ${end}: the task has ${task.contentLength} bytes`);
+/** Numbers of pieces that follow each other; none where `last` is less than `first`. */
+export interface PieceSpan {
+  readonly first: number;
+  readonly last: number;
+}
+
+/** The pieces that hold bytes of the range, or all. */
+export function spanOf(task: StoredTask, range?: Range): PieceSpan {
+  const { pieceCount } = planTask(task.contentLength, task.pieceLength);
+  if (range === undefined) return { first: 0, last: pieceCount - 1 };
+  const contentLength = BigInt(task.contentLength);
+  const end = range.start + range.length;
+  if (range.length === 0n || range.start >= contentLength) {
+    throw invalid(`range ${range.start} to ${end}: the task has ${task.contentLength} bytes`);
   }
-  const known = new Map(Array.from(task.pieces(), (piece) => [piece.number, piece]));
-  const pieces = new Map<number, MessageInitShape<typeof PieceSchema>>();
-  for (let number = Number(start / BigInt(task.pieceLength)); number < plan.pieceCount; number++) {
-    const { offset, length } = pieceExtent(plan, number);
-    if (BigInt(offset) >= end) break;
-    const piece = known.get(number);
-    const toCome = { number, offset: BigInt(offset), length: BigInt(length) };
-    pieces.set(number, piece === undefined ? toCome : pieceFields(piece));
-  }
-  return pieces;
+  const numberAt = (offset: bigint): number => Number(offset / BigInt(task.pieceLength));
+  return { first: numberAt(range.start), last: numberAt((end < contentLength ? end : contentLength) - 1n) };
 }
 
 /** Pieces that a peer still waits for. */
@@ -55,10 +52,10 @@ export interface WantedPieces {
 }
 
 /**
- * The pieces of the task whose numbers are given, or all for none. Whoever names many keeps a bit for each piece of the task here, as long
- * as it grows; a number that the task will not have is not waited for.
+ * The pieces of the task whose numbers are given. Whoever names many keeps a bit for each piece of the task here, as long as it grows;
+ * a number that the task will not have is not waited for.
  */
-export function wantedPieces(task: StoredTask, numbers: readonly number[]): WantedPieces {
+export function wantedPieces(task: StoredTask, numbers: Iterable<number>): WantedPieces {
   const { pieceCount } = planTask(task.contentLength, task.pieceLength);
   const bits = new Uint8Array(Math.ceil(pieceCount / 8));
   let size = 0;
@@ -66,13 +63,11 @@ export function wantedPieces(task: StoredTask, numbers: readonly number[]): Want
   const flip = (number: number): void => {
     bits[number >>> 3] = (bits[number >>> 3] ?? 0) ^ (1 << (number & 7));
   };
-  const add = (number: number): void => {
-    if (number >= pieceCount || has(number)) return;
+  for (const number of numbers) {
+    if (number >= pieceCount || has(number)) continue;
     flip(number);
     size++;
-  };
-  if (numbers.length > 0) for (const number of numbers) add(number);
-  else for (let number = 0; number < pieceCount; number++) add(number);
+  }
   return {
     get size() {
       return size;
@@ -84,6 +79,10 @@ export function wantedPieces(task: StoredTask, numbers: readonly number[]): Want
       return true;
     },
   };
+}
+
+export function* numbersIn({ first, last }: PieceSpan): Generator<number, void, void> {
+  for (let number = first; number <= last; number++) yield number;
 }
 
 export function requireTaskId(taskId: string): void {

@@ -10,6 +10,7 @@ import {
 } from "@connectrpc/connect";
 import type { UniversalHandler } from "@connectrpc/connect/protocol";
 import { metadataDigest } from "../digest/piece-metadata.ts";
+import { TaskSchema } from "../gen/common/v2/common_pb.ts";
 import {
   DfdaemonUpload,
   type DownloadPersistentCacheTaskRequest,
@@ -19,6 +20,7 @@ import {
   DownloadPieceResponseSchema,
   type DownloadTaskRequest,
   DownloadTaskResponseSchema,
+  DownloadTaskStartedResponseSchema,
 } from "../gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { hostId, peerId, persistentTaskId } from "../ids.ts";
 import { onAbort } from "../on-abort.ts";
@@ -27,6 +29,7 @@ import { Crowd } from "./crowd.ts";
 import { Answer, toldFailure } from "./grpc-answer.ts";
 import { answeredBody, pastConnect } from "./grpc-body.ts";
 import { type Around, aroundPiece, contentBody, contentHead, envelope, withoutContent } from "./grpc-content.ts";
+import { listingOf } from "./grpc-listing.ts";
 import {
   localTaskMessage,
   persistentCacheTaskMessage,
@@ -37,10 +40,12 @@ import {
 import {
   invalid,
   isRange,
-  plannedPieces,
+  numbersIn,
   requireNoFile,
   requireTaskId,
+  spanOf,
   standardTaskId,
+  type WantedPieces,
   wantedPieces,
 } from "./grpc-requests.ts";
 import type { PieceStore, StoredPiece, StoredTask } from "./store.ts";
@@ -105,7 +110,11 @@ export function grpcHandlers(
       message.interestedCachePieceNumbers = [];
       return service.syncPieces("cache", { taskId, interestedPieceNumbers }, context);
     },
-    statTask: async (request, context) => taskMessage(await service.stat("stat_task", undefined, request, context)),
+    statTask: async (request, context) => {
+      const task = await service.stat("stat_task", undefined, request, context);
+      const pieces = listingOf(task).held(task, TaskSchema.field.pieces.number);
+      return Object.assign(create(TaskSchema, taskMessage(task)), { $unknown: pieces });
+    },
     statLocalTask: async (request, context) =>
       localTaskMessage(await service.stat("stat_local_task", undefined, request, context)),
     statPersistentTask: async (request, context) =>
@@ -127,7 +136,7 @@ interface TaskAnswer {
   readonly around: readonly Around[];
   readonly needsContent: boolean;
   /** The pieces to send, by number. */
-  readonly wanted: Set<number>;
+  readonly wanted: WantedPieces;
 }
 
 /** The methods' implementations. */
@@ -176,22 +185,23 @@ class UploadService {
       const task = await this.task("standard", { taskId: standardTaskId(download) }, context);
       const ids = this.#ids(task, context);
       const { range } = download;
-      const pieces = plannedPieces(task, range);
-      const value = {
+      const span = spanOf(task, range);
+      const started = create(DownloadTaskStartedResponseSchema, {
         contentLength: BigInt(task.contentLength),
         ...(range !== undefined && { range }),
         responseHeader: responseHeader(task),
-        pieces: [...pieces.values()],
         isFinished: task.complete !== false,
-      };
-      const response = { case: "downloadTaskStartedResponse", value } as const;
+      });
+      const pieces = DownloadTaskStartedResponseSchema.field.pieces.number;
+      started.$unknown = listingOf(task).planned(task, pieces, span);
+      const response = { case: "downloadTaskStartedResponse", value: started } as const;
       const schema = DownloadTaskResponseSchema;
       return {
         task,
         started: toBinary(schema, create(schema, { ...ids, response })),
         around: aroundPiece(toBinary(schema, create(schema, ids)), schema.field.downloadPieceFinishedResponse.number),
         needsContent: download.needPieceContent,
-        wanted: new Set(pieces.keys()),
+        wanted: wantedPieces(task, numbersIn(span)),
       };
     });
   }
@@ -213,7 +223,7 @@ class UploadService {
         started: toBinary(schema, create(schema, { ...ids, response })),
         around: aroundPiece(toBinary(schema, create(schema, ids)), schema.field.downloadPieceFinishedResponse.number),
         needsContent: request.needPieceContent,
-        wanted: new Set(plannedPieces(task).keys()),
+        wanted: wantedPieces(task, numbersIn(spanOf(task))),
       };
     });
   }
@@ -231,7 +241,7 @@ class UploadService {
         started: toBinary(schema, create(schema, { ...ids, response })),
         around: aroundPiece(toBinary(schema, create(schema, ids)), schema.field.downloadPieceFinishedResponse.number),
         needsContent: request.needPieceContent,
-        wanted: new Set(plannedPieces(task).keys()),
+        wanted: wantedPieces(task, numbersIn(spanOf(task))),
       };
     });
   }
@@ -264,7 +274,8 @@ class UploadService {
       ...(tcpPort !== undefined && { tcpPort }),
       ...(quicPort !== undefined && { quicPort }),
     };
-    const wanted = wantedPieces(task, request.interestedPieceNumbers);
+    const { interestedPieceNumbers: named } = request;
+    const wanted = wantedPieces(task, named.length > 0 ? named : numbersIn(spanOf(task)));
     // Connect keeps the message as long as it is answered.
     request.interestedPieceNumbers = [];
     if (wanted.size === 0) return;

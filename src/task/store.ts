@@ -16,8 +16,8 @@ export class TaskStore implements PieceStore {
   readonly #feed: PieceFeed;
   readonly #metadata = new Map<number, PieceMetadata>();
   #task: { readonly layout: TaskLayout; readonly session: SinkSession } | undefined;
-  #digest: string | undefined;
-  #createdAtSeconds = 0n;
+  /** What is told of the task: the same object, to which servers tie what they have encoded of it. */
+  #told: StoredTask | undefined;
 
   constructor(taskId: string) {
     this.#feed = new PieceFeed(taskId);
@@ -26,7 +26,7 @@ export class TaskStore implements PieceStore {
   /** The layout is known and the sink is open. */
   open(layout: TaskLayout, session: SinkSession): void {
     this.#task = { layout, session };
-    this.#createdAtSeconds = unixSeconds();
+    this.#told = this.#storedTask(layout);
   }
 
   /** A piece is committed. */
@@ -49,7 +49,7 @@ export class TaskStore implements PieceStore {
 
   /** All that was wanted is there. A part of a task that is all that was wanted stays incomplete to others. */
   complete(digest: string | undefined): void {
-    this.#digest = digest;
+    if (this.#told !== undefined && digest !== undefined) Object.assign(this.#told, { digest });
     if (this.#task?.layout.whole) this.#feed.complete();
     else this.#feed.fail(new VortexError("NotFound", "no further pieces of this task come"));
   }
@@ -72,20 +72,24 @@ export class TaskStore implements PieceStore {
 
   async getTask(taskId: string, { signal }: { readonly signal?: AbortSignal } = {}): Promise<StoredTask | undefined> {
     if (signal?.aborted) throw abortedError(signal, `looking for task ${taskId}`);
-    if (this.#task === undefined || this.#task.layout.taskId !== taskId) return undefined;
-    const { kind, contentLength, pieceLength } = this.#task.layout;
-    // A task whose pieces differ in length cannot be told of in the Dragonfly API.
+    return this.#task?.layout.taskId === taskId ? this.#told : undefined;
+  }
+
+  /** Undefined for a task whose pieces differ in length: of that the Dragonfly API cannot tell. */
+  #storedTask({ taskId, kind, contentLength, pieceLength }: TaskLayout): StoredTask | undefined {
     if (pieceLength === undefined) return undefined;
+    const feed = this.#feed;
     return {
       taskId,
       kind,
       contentLength,
       pieceLength,
-      ...(this.#digest !== undefined && { digest: this.#digest }),
-      createdAtSeconds: this.#createdAtSeconds,
-      complete: this.#feed.ended,
-      pieces: () => this.#feed.pieces(),
-      watch: (options) => this.#feed.watch(options),
+      createdAtSeconds: unixSeconds(),
+      get complete() {
+        return feed.ended;
+      },
+      pieces: () => feed.pieces(),
+      watch: (options) => feed.watch(options),
     };
   }
 }

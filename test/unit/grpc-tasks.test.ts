@@ -32,7 +32,7 @@ import { persistentTaskId, taskIdOfContent, taskIdOfUrl } from "../../src/ids.ts
 import { type PieceKind, pieceKinds } from "../../src/piece.ts";
 import { askedFrom, type GrpcServing, grpcHandlers } from "../../src/server/grpc.ts";
 import { MemoryPieceStore } from "../../src/server/memory-store.ts";
-import type { PieceStore } from "../../src/server/store.ts";
+import type { PieceStore, StoredTask } from "../../src/server/store.ts";
 import { type ServerOptions, serverSettings } from "../../src/server/upload.ts";
 import { assertRejects } from "../support/failures.ts";
 import { FakeClock, fakeRuntime, settle } from "../support/fake-clock.ts";
@@ -713,6 +713,90 @@ describe("DownloadTask of a store", () => {
       assert.match(response.value.piece?.digest ?? "", /^crc32:/);
     }
     assert.equal(rest.length, 3);
+  });
+
+  it("encodes what it lists of a task once, however often it is asked, and pieces that come since as they come", async () => {
+    const memory = storeOf();
+    const { store: growingOne, growing, put } = growingStore();
+    let read = 0;
+    const counted = async (store: MemoryPieceStore, id: string) => {
+      const task = await store.getTask(id);
+      assert.ok(task !== undefined);
+      const { watch, pieces, ...rest } = task;
+      const complete = (): boolean => task.complete !== false;
+      return {
+        ...rest,
+        get complete() {
+          return complete();
+        },
+        *pieces() {
+          for (const piece of pieces()) {
+            read++;
+            yield piece;
+          }
+        },
+      };
+    };
+    const tasks = { whole: await counted(memory, taskId), growing: await counted(growingOne, taskId) };
+    let served: StoredTask = tasks.whole;
+    const { handlers } = peerOf({ getTask: async () => served, getPiece: async () => undefined });
+    const client = clientOf(handlers);
+    const listed = async (range?: { start: bigint; length: bigint }) => {
+      for await (const { response } of client.downloadTask({ download: { ...source, ...(range && { range }) } })) {
+        assert.ok(response.case === "downloadTaskStartedResponse");
+        return response.value.pieces.map(({ number, offset, length, digest }) => [
+          number,
+          offset,
+          length,
+          digest !== "",
+        ]);
+      }
+      return undefined;
+    };
+    const all = [
+      [0, 0n, 5000n, true],
+      [1, 5000n, 5000n, true],
+      [2, 10_000n, 2000n, true],
+    ];
+    for (let time = 0; time < 3; time++) {
+      assert.deepEqual(await listed(), all);
+      const stat = await client.statTask({ taskId });
+      assert.deepEqual(
+        stat.pieces.map(({ number, offset, length, digest }) => [number, offset, length, digest !== ""]),
+        all,
+      );
+    }
+    // Once for each of the two fields that they are.
+    assert.equal(read, 6);
+    assert.deepEqual(await listed({ start: 4999n, length: 2n }), all.slice(0, 2));
+    assert.deepEqual(await listed({ start: 5000n, length: 5000n }), all.slice(1, 2));
+    assert.deepEqual(await listed({ start: 9999n, length: 1_000_000n }), all.slice(1));
+    served = tasks.growing;
+    put(1);
+    for (let time = 0; time < 2; time++) {
+      assert.deepEqual(
+        (await listed())?.map(([number, , , known]) => [number, known]),
+        [
+          [0, false],
+          [1, true],
+          [2, false],
+        ],
+      );
+      assert.deepEqual(
+        (await client.statTask({ taskId })).pieces.map(({ number }) => number),
+        [1],
+      );
+    }
+    put(0);
+    assert.deepEqual(
+      (await client.statTask({ taskId })).pieces.map(({ number }) => number),
+      [0, 1],
+    );
+    assert.equal((await client.statTask({ taskId })).state, "Running");
+    put(2);
+    assert.equal(growing.task.complete, true);
+    assert.deepEqual(await listed(), all);
+    assert.equal((await client.statTask({ taskId })).state, "Succeeded");
   });
 
   it("refuses to write files, ranges in headers, and requests without a task", async () => {
