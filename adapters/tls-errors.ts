@@ -1,7 +1,7 @@
 /** What goes wrong between two certificates, in the same words over every binding. */
 import { X509Certificate } from "node:crypto";
 import { isIP } from "node:net";
-import { VortexError } from "../src/errors.ts";
+import { peersWords, VortexError } from "../src/errors.ts";
 import type { TlsClientOptions } from "../src/transport/tls.ts";
 
 /** What an alert holds against the certificate of the other side (RFC 8446, section 6.2). */
@@ -88,7 +88,7 @@ export function refusedCertificate(
 ): VortexError {
   const reason = leaf === undefined ? "" : (certificateFault(leaf, tls, host) ?? unknownAuthority);
   const message = reason === "" ? "the certificate of the peer was not accepted" : reason;
-  return new VortexError("HandshakeFailed", `${message} (${detail})`, { cause });
+  return new VortexError("HandshakeFailed", `${message} (${peersWords(detail)})`, { cause });
 }
 
 /**
@@ -112,7 +112,12 @@ export function certificateFault(leaf: Uint8Array, tls: TlsClientOptions, host: 
   const name = tls.serverName ?? host;
   const valid = isIP(name) === 0 ? certificate.checkHost(name) : certificate.checkIP(name);
   if (valid !== undefined) return undefined;
-  return `the certificate of the peer is for ${certificate.subjectAltName ?? "no name"}, not for ${name}`;
+  return otherNames(certificate.subjectAltName, name);
+}
+
+/** A certificate may have tens of thousands of names, and any text in them. */
+export function otherNames(names: string | undefined, name: string): string {
+  return `the certificate of the peer is for ${peersWords(names ?? "no name")}, not for ${name}`;
 }
 
 export const unknownAuthority: string =

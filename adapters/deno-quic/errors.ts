@@ -1,9 +1,9 @@
 /** Deno gives the errors of its QUIC as texts, those of quinn and rustls; this is the one place that reads them. */
-import { VortexError } from "../../src/errors.ts";
+import { peersWords, VortexError } from "../../src/errors.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import type { CloseInfo } from "../../src/transport/transport.ts";
 import { CONNECTION_REFUSED, closeInfo, silentEnd } from "../quic-errors.ts";
-import { isAboutCertificate, unknownAuthority } from "../tls-errors.ts";
+import { isAboutCertificate, otherNames, unknownAuthority } from "../tls-errors.ts";
 
 /** RFC 9000, section 20.1. */
 const APPLICATION_ERROR = 0xc;
@@ -111,7 +111,7 @@ const INVALID_CERTIFICATE = "invalid peer certificate: ";
 function refusedCertificate(reason: string, { tls, name }: Trust, cause: unknown): VortexError {
   const fault = reason.replace(INVALID_CERTIFICATE, "");
   const message = certificateFault(fault, tls, name);
-  return new VortexError("HandshakeFailed", `${message} (${reason})`, { cause });
+  return new VortexError("HandshakeFailed", `${message} (${peersWords(reason, 256)})`, { cause });
 }
 
 function certificateFault(fault: string, tls: TlsClientOptions, name: string): string {
@@ -132,7 +132,7 @@ function certificateFault(fault: string, tls: TlsClientOptions, name: string): s
   }
   if (fault.startsWith("certificate not valid for name")) {
     const names = /only valid for (.*)$/s.exec(fault)?.[1]?.replaceAll(/\w+\("?([^")]*)"?\)/g, "$1");
-    return `the certificate of the peer is for ${names ?? "no name"}, not for ${name}`;
+    return otherNames(names, name);
   }
   if (fault === "UnknownIssuer" && tls.fingerprints !== undefined) {
     return "the certificate of the peer has a fingerprint which is not pinned";

@@ -179,6 +179,16 @@ export function tlsCompliance(name: string, fixture: TlsFixture): void {
       await refuses(server, client, /is for .*localhost.*, not for peer\.example/, { ca: ca.cert });
     });
 
+    it("a certificate for two thousand other names, in a few words", async () => {
+      const { ca } = await scene();
+      const names = Array.from({ length: 2000 }, (_, index) => `peer-${index}.of-many.example`);
+      await withServer(fixture, await ca.issue({ names }), async (listener) => {
+        const error = await rejectionOf(meet(fixture, listener, { ca: ca.cert }));
+        assert.equal(error.code, "HandshakeFailed", error.message);
+        assert.ok(error.message.length < 2048, `${error.message.length} characters`);
+      });
+    });
+
     it("a certificate that has expired", async () => {
       const { ca } = await scene();
       await refuses(await ca.issue({ from: -30, to: -2 }), { ca: ca.cert }, /has expired|expired on \d{4}-\d{2}-\d{2}/);
