@@ -644,7 +644,8 @@ export class QuicheConnection implements Connection {
     if (this.#earlyData === "pending") this.#earlyData = "refused";
     this.#keepAliveTimer?.cancel();
     this.#incoming.end();
-    for (const stream of [...this.#streams.values()]) stream.fail(info.error);
+    const inOrder = info.remote && info.code === 0;
+    for (const stream of [...this.#streams.values()]) stream.fail(info.error, inOrder);
     this.#streams.clear();
     this.#blocked.clear();
     this.#reading.clear();

@@ -37,6 +37,8 @@ export class QuicheStream implements ByteStream {
   #reading: Waiting<Uint8Array | undefined> | undefined;
   /** The reader's own memory for the chunk that it waits for. */
   #into: Uint8Array | undefined;
+  /** What is left to read after the connection has ended. */
+  #rest: Uint8Array[] | undefined;
   #readEnd: "open" | "ended" | VortexError = "open";
   /** Written by the application, not handed to quiche yet. */
   #pending: Uint8Array[] = [];
@@ -127,11 +129,20 @@ export class QuicheStream implements ByteStream {
     this.#forgetIfOver();
   }
 
-  /** The connection has ended. */
-  fail(error: VortexError): void {
-    if (this.#readEnd === "open") this.#readEnd = error;
-    this.#reading?.reject(error);
+  /**
+   * The connection has ended.
+   *
+   * @param inOrder by the peer, in good order: what it sent in whole before that can still be read, however slow the reader is
+   */
+  fail(error: VortexError, inOrder: boolean): void {
+    if (this.#readEnd === "open") {
+      this.#rest = inOrder ? this.#receiveRest() : undefined;
+      if (this.#rest === undefined) this.#readEnd = error;
+    }
+    const [waiting, into] = [this.#reading, this.#into];
     this.#reading = undefined;
+    if (this.#rest === undefined) waiting?.reject(error);
+    else waiting?.resolve(this.#takeRest(this.#rest, into));
     this.#failWriting(error);
   }
 
@@ -140,6 +151,7 @@ export class QuicheStream implements ByteStream {
   async #read(into: Uint8Array | undefined): Promise<Uint8Array | undefined> {
     if (this.#readEnd === "ended") return undefined;
     if (this.#readEnd !== "open") throw this.#readEnd;
+    if (this.#rest !== undefined) return this.#takeRest(this.#rest, into);
     const chunk = this.#receive(into);
     if (chunk !== null) return chunk;
     if (this.#connection.native.streamFinished(this.id)) {
@@ -174,7 +186,38 @@ export class QuicheStream implements ByteStream {
     return into === undefined ? SCRATCH.slice(0, length) : into.subarray(0, length);
   }
 
+  /** All that quiche holds, if the end of the stream is behind it. */
+  #receiveRest(): Uint8Array[] | undefined {
+    const { native } = this.#connection;
+    const rest: Uint8Array[] = [];
+    try {
+      for (;;) {
+        const received = native.streamRecv(this.id, SCRATCH);
+        if (received === null) return native.streamFinished(this.id) ? rest : undefined;
+        const [length, fin] = received;
+        if (length > 0) rest.push(SCRATCH.slice(0, length));
+        if (fin) return rest;
+      }
+    } catch {
+      // The peer gave it up.
+      return undefined;
+    }
+  }
+
+  #takeRest(rest: Uint8Array[], into: Uint8Array | undefined): Uint8Array | undefined {
+    const chunk = rest.shift();
+    if (chunk === undefined) {
+      this.#endReading("ended");
+      return undefined;
+    }
+    if (into === undefined) return chunk;
+    into.set(chunk.subarray(0, into.length));
+    if (chunk.length > into.length) rest.unshift(chunk.subarray(into.length));
+    return into.subarray(0, Math.min(chunk.length, into.length));
+  }
+
   #endReading(how: "ended" | VortexError): void {
+    this.#rest = undefined;
     this.#readEnd = how;
     this.#forgetIfOver();
   }

@@ -42,6 +42,23 @@ export function endsCompliance({ name, it, withPeers }: Suite): void {
       });
     });
 
+    it("what was ended before a graceful close can be read after it", async () => {
+      await withPeers(async ({ open, connection }) => {
+        const [near, far, accepted] = await open();
+        await near.writer.end();
+        const sent = seededBytes(8, 40_000);
+        await writeAll(far, [sent]);
+        const waiting = near.reader.read(new Uint8Array(100));
+        const closing = accepted.close();
+        const first = await waiting;
+        // Where a close waits for its readers, or each stream is a connection of its own, this one does not end before.
+        await Promise.race([connection.closed, pause(1000)]);
+        const rest = await readAll(near);
+        assert.deepEqual(joined([first ?? new Uint8Array(0), rest]), sent);
+        await closing;
+      });
+    });
+
     it("a graceful close by the dialling side delivers what was ended", async () => {
       await withPeers(async ({ open, connection }) => {
         const [near, far] = await open();
@@ -206,5 +223,11 @@ export function endsCompliance({ name, it, withPeers }: Suite): void {
         { maxStreams: 1 },
       );
     });
+  });
+}
+
+function pause(milliseconds: number): Promise<void> {
+  return new Promise((resolve) => {
+    setTimeout(resolve, milliseconds);
   });
 }
