@@ -81,6 +81,7 @@ export function wantedPieces(task: StoredTask, numbers: Iterable<number>): Wante
   };
 }
 
+/** The numbers themselves, ascending. */
 export function* numbersIn({ first, last }: PieceSpan): Generator<number, void, void> {
   for (let number = first; number <= last; number++) yield number;
 }
