@@ -5,13 +5,18 @@ import { GrpcDirectory } from "../src/client/grpc-directory.ts";
 import { downloaderSettings } from "../src/client/settings.ts";
 import { portableRuntime, type Runtime } from "../src/runtime.ts";
 import { type ServerBindings, StorageServer, type StorageServerOptions } from "../src/server/storage-server.ts";
-import type { TlsClientOptions } from "../src/transport/tls.ts";
+import { identifiesPeers, type TlsClientOptions } from "../src/transport/tls.ts";
 import type { QuicBinding } from "./fallback.ts";
 import { grpcBinding } from "./grpc/client.ts";
 import { grpcServer } from "./grpc/server.ts";
 import { nativeHashers } from "./native-hashers.ts";
 import { tcpTransport } from "./tcp/transport.ts";
 import { requireIdentity, selfSigned, serverIdentity } from "./tls.ts";
+import { warnOnce } from "./warn-once.ts";
+
+const STOCK_PEER_WARNING =
+  "vortex-peer: QUIC to peers that no fingerprint or CA identifies: a stock dfdaemon of version 1.1.0 to 1.4.8 exits when a QUIC " +
+  "handshake with it fails; use TCP for stock peers, or identify the peers (tls.fingerprints, tls.ca).";
 
 /** What a runtime's face offers besides the core. */
 export interface Face {
@@ -37,7 +42,10 @@ export function faceOf(quic: QuicBinding): Face {
   const runtime: Runtime = { ...portableRuntime, hashers: nativeHashers };
   const bindings: Bindings & ServerBindings = {
     runtime,
-    quic: ({ tls, tuning }) => quic({ ...tuning, tls }),
+    quic({ tls, tuning }) {
+      if (!identifiesPeers(tls)) warnOnce(STOCK_PEER_WARNING);
+      return quic({ ...tuning, tls });
+    },
     quicListener: (serverTls, tuning) => quic({ ...tuning, serverTls }),
     tcp: async () => tcpTransport,
     identities: { ofServer: serverIdentity, make: selfSigned, check: requireIdentity },

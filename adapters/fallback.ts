@@ -2,6 +2,7 @@ import { VortexError } from "../src/errors.ts";
 import type { QuicTuning } from "../src/transport/quic-tuning.ts";
 import { namesTrust, type TlsClientOptions, type TlsServerOptions } from "../src/transport/tls.ts";
 import type { Connection, Listener, Transport } from "../src/transport/transport.ts";
+import { warnOnce } from "./warn-once.ts";
 
 /** How QUIC behaves, and how it authenticates when it is dialled and when it listens. */
 export interface QuicBindingOptions extends QuicTuning {
@@ -23,7 +24,7 @@ export type QuicBinding = (options: QuicBindingOptions) => Promise<Transport>;
 export function withFallback(
   bindings: readonly (readonly [name: string, binding: QuicBinding])[],
   tcp: Transport,
-  tell: (line: string) => void = tellOnce,
+  tell: (line: string) => void = warnOnce,
 ): QuicBinding {
   return async (options) => {
     const reasons: VortexError[] = [];
@@ -70,12 +71,4 @@ async function explained<T>(attempt: Promise<T>, reason: string): Promise<T> {
     const message = `${error.message} (TCP, tried in place of QUIC: ${reason})`;
     throw new VortexError(error.code, message, { cause: error });
   }
-}
-
-const told = new Set<string>();
-
-function tellOnce(line: string): void {
-  if (told.has(line)) return;
-  told.add(line);
-  console.warn(line);
 }

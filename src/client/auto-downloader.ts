@@ -7,7 +7,7 @@ import {
   type PeerAddresses,
   type ProtocolPorts,
 } from "../transport/peer-address.ts";
-import type { Protocol } from "../transport/protocol.ts";
+import type { LeftOutProtocol, Protocol } from "../transport/protocol.ts";
 import { isAnswer, raceProtocols } from "./auto-race.ts";
 import { ProtocolTelemetry } from "./auto-telemetry.ts";
 import { type ProtocolVerdict, ProtocolVerdicts } from "./auto-verdicts.ts";
@@ -32,6 +32,12 @@ export interface ProtocolEvent {
 /** How protocols are chosen; all of it optional. */
 export interface AutoOptions {
   /**
+   * Peers that are dialled over QUIC. `known`: peers of this library, which `tls.fingerprints` or `tls.ca` identifies.
+   * `any`: every peer. A failed QUIC handshake ends a stock dfdaemon of version 1.1.0 to 1.4.8, and Node and Bun always fail
+   * it there, so use `any` only where no such peer is. Default `known`.
+   */
+  readonly quicPeers?: "known" | "any";
+  /**
    * Milliseconds that a protocol is waited for before the next one begins beside it, 1 to 60,000. Less where the peer is known
    * to answer sooner. Default 250.
    */
@@ -50,6 +56,8 @@ export interface ProtocolDownloader extends Downloader {
 export interface AutoContext {
   /** In the order in which they are tried. */
   readonly candidates: readonly Protocol[];
+  /** Protocols that are not used with any peer. */
+  readonly leftOut: readonly LeftOutProtocol[];
   /** Makes the downloader of one protocol, when it is first needed. */
   readonly downloader: (protocol: Protocol, settings: DownloaderSettings) => ProtocolDownloader;
   readonly ports: ProtocolPorts;
@@ -129,6 +137,11 @@ export class AutoDownloader {
     return addr === undefined ? this.#context.candidates : this.#peerOf(addr).candidates;
   }
 
+  /** Protocols that a peer may serve and that are not used with it; of a peer without a known address, all of them. */
+  leftOut(addr: PeerAddress | undefined): readonly LeftOutProtocol[] {
+    return addr === undefined ? this.#context.leftOut : this.#peerOf(addr).leftOut;
+  }
+
   /**
    * The addresses of a peer, as far as they are known; `host:port` with an unusual port stays what it is.
    * @throws `InvalidArgument` for a peer without an address that may be used
@@ -153,7 +166,9 @@ export class AutoDownloader {
       }),
     );
     try {
+      const leftOut = peer.leftOut.map((one) => `${one.protocol} is left out: ${one.reason}`);
       const { protocol, reason, answer } = await raceProtocols<Piece>({
+        leftOut,
         candidates: peer.candidates,
         delay: this.#delayFor(peer),
         clock: this.#settings.runtime.clock,
@@ -213,13 +228,15 @@ export class AutoDownloader {
     const addresses = addressesOf(addr, this.#context.ports);
     const name = typeof addr === "string" ? addr : nameOf(addresses);
     const candidates = this.#context.candidates.filter((protocol) => addresses[protocol] !== undefined);
+    const leftOut = this.#context.leftOut.filter(({ protocol }) => addresses[protocol] !== undefined);
     if (candidates.length === 0) {
+      const reasons = leftOut.map(({ protocol, reason }) => `; ${protocol} is left out: ${reason}`).join("");
       throw new VortexError(
         "InvalidArgument",
-        `${name}: expected an address for ${this.#context.candidates.join(" or ")}; TCP is not used where tls says whom to trust`,
+        `${name}: expected an address for ${this.#context.candidates.join(" or ")}${reasons}`,
       );
     }
-    return { addresses, name, candidates, key: keyOf(addresses) };
+    return { addresses, name, candidates, leftOut, key: keyOf(addresses) };
   }
 
   #delayFor({ key }: Peer): number {
@@ -251,6 +268,8 @@ interface Peer {
   readonly key: string;
   readonly addresses: PeerAddresses;
   readonly candidates: readonly Protocol[];
+  /** Protocols that it has an address for and that are not used. */
+  readonly leftOut: readonly LeftOutProtocol[];
 }
 
 const inKey: readonly Protocol[] = ["quic", "tcp", "grpc"];

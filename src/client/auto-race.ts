@@ -7,6 +7,8 @@ import type { Protocol } from "../transport/protocol.ts";
 export interface RaceOptions<T> {
   /** In the order in which they begin; at least one. */
   readonly candidates: readonly Protocol[];
+  /** Protocols that do not take part, each with its reason; part of the reason for the winner. */
+  readonly leftOut: readonly string[];
   /** Milliseconds that a candidate is ahead of the next one. */
   readonly delay: number;
   readonly clock: Clock;
@@ -35,7 +37,7 @@ export interface RaceResult<T> {
  * first that works wins, also when its answer is an error of the peer; the others are given up. Rejects when none works.
  */
 export function raceProtocols<T>(options: RaceOptions<T>): Promise<RaceResult<T>> {
-  const { candidates, delay, clock, signal, addr } = options;
+  const { candidates, leftOut, delay, clock, signal, addr } = options;
   return new Promise((resolve, reject) => {
     const running = new Map<Protocol, AbortController>();
     const failures: { protocol: Protocol; error: VortexError }[] = [];
@@ -70,7 +72,7 @@ export function raceProtocols<T>(options: RaceOptions<T>): Promise<RaceResult<T>
       }
       const controller = new AbortController();
       running.set(protocol, controller);
-      const reason = [...failures.map(told), ...waited].join("; ") || "tried first";
+      const reason = [...leftOut, ...failures.map(told), ...waited].join("; ") || "tried first";
       options.run(protocol, controller.signal, reason).then(
         (result) => {
           running.delete(protocol);

@@ -2,9 +2,14 @@ import { VortexError } from "../errors.ts";
 import { requireInteger } from "../piece.ts";
 import type { Runtime } from "../runtime.ts";
 import { type ProtocolPorts, stockPorts } from "../transport/peer-address.ts";
-import { type Protocol, type ProtocolChoice, requireProtocolChoice } from "../transport/protocol.ts";
+import {
+  type LeftOutProtocol,
+  type Protocol,
+  type ProtocolChoice,
+  requireProtocolChoice,
+} from "../transport/protocol.ts";
 import type { QuicTuning } from "../transport/quic-tuning.ts";
-import { namesTrust, type TlsClientOptions } from "../transport/tls.ts";
+import { identifiesPeers, namesTrust, type TlsClientOptions } from "../transport/tls.ts";
 import type { Transport } from "../transport/transport.ts";
 import { AutoDownloader, type AutoOptions, type ProtocolEvent } from "./auto-downloader.ts";
 import type { Downloader, DownloaderOptions, DownloaderSettings } from "./downloader.ts";
@@ -18,7 +23,10 @@ export interface CreateDownloaderOptions extends DownloaderOptions {
   /**
    * What pieces travel over. `auto` chooses for each peer: QUIC, then TCP, then gRPC, whichever answers first, and later the one
    * of QUIC and TCP that turns out to be much faster. `hybrid` fetches a task over all that work at once, and single pieces as
-   * `auto` does. No default.
+   * `auto` does. Both use QUIC at known peers only, see `quicPeers` of {@link AutoOptions}. No default.
+   *
+   * `quic` dials every peer over QUIC. From Node and Bun that ends a stock dfdaemon of version 1.1.0 to 1.4.8, which exits when
+   * a QUIC handshake fails; from Deno it does so when the certificate is refused.
    */
   readonly protocol: ProtocolChoice;
   /**
@@ -123,13 +131,21 @@ function piecesOf(
   const { tls = {}, apiTls, auto, onProtocol } = options;
   const ports = { ...stockPorts, ...options.ports };
   for (const [protocol, port] of Object.entries(ports)) requireInteger(`ports.${protocol}`, port, 1, 65535);
-  const { delay = 250, expiry = 600_000 } = auto ?? {};
+  const { quicPeers = "known", delay = 250, expiry = 600_000 } = auto ?? {};
+  if (quicPeers !== "known" && quicPeers !== "any") {
+    throw new VortexError("InvalidArgument", `auto.quicPeers: expected known or any, got ${JSON.stringify(quicPeers)}`);
+  }
   requireInteger("auto.delay", delay, 1, 60_000);
   requireInteger("auto.expiry", expiry, 1, LONGEST);
   const trusting = !namesTrust(tls);
+  const leftOut = [
+    ...(quicPeers === "any" || identifiesPeers(tls) ? [] : [unknownPeers]),
+    ...(trusting ? [] : [noTls]),
+  ];
   const downloader = new AutoDownloader(
     {
-      candidates: trusting ? ["quic", "tcp", "grpc"] : ["quic", "grpc"],
+      candidates: byPreference.filter((protocol) => !leftOut.some((one) => one.protocol === protocol)),
+      leftOut,
       downloader(protocol, own) {
         if (protocol === "grpc") return bindings.grpc(own, trusting ? apiTls : tls);
         return pieceDownloader(protocol, options, quicOnly(bindings), own);
@@ -143,6 +159,22 @@ function piecesOf(
   );
   return choice === "auto" ? autoPieces(downloader) : hybridPieces(downloader);
 }
+
+/**
+ * dfdaemon 1.1.0 to 1.4.8 exits when a QUIC handshake fails, for any reason: an ALPN token that it does not know, a certificate that
+ * the client refuses, an abort. So a peer that may be one is not dialled.
+ */
+const unknownPeers: LeftOutProtocol = {
+  protocol: "quic",
+  reason:
+    "the peer may be a stock dfdaemon, which exits when a QUIC handshake fails (1.1.0 to 1.4.8); " +
+    'to use QUIC, identify the peer by tls.fingerprints or tls.ca, or set auto.quicPeers to "any"',
+};
+
+const noTls: LeftOutProtocol = { protocol: "tcp", reason: "it has no TLS, and tls says whom to trust" };
+
+/** Protocols in the order in which `auto` tries them. */
+const byPreference: readonly Protocol[] = ["quic", "tcp", "grpc"];
 
 /** Whoever chooses tries TCP itself: at its own port, and only where that is allowed. */
 function quicOnly(bindings: Bindings): Bindings {

@@ -37,6 +37,7 @@ export function autoPieces(downloader: AutoDownloader): PieceWays {
       return downloader.downloadOver(protocol, asked, options);
     },
     resolve: (addr) => downloader.resolve(addr),
+    leftOut: (addr) => downloader.leftOut(addr),
     addressOf: announcedAddresses,
     speaksApi: false,
   };

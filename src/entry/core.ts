@@ -84,7 +84,13 @@ export {
   type ProtocolPorts,
   stockPorts,
 } from "../transport/peer-address.ts";
-export { type Protocol, type ProtocolChoice, protocolChoices, protocols } from "../transport/protocol.ts";
+export {
+  type LeftOutProtocol,
+  type Protocol,
+  type ProtocolChoice,
+  protocolChoices,
+  protocols,
+} from "../transport/protocol.ts";
 export type { QuicTuning } from "../transport/quic-tuning.ts";
 export type { IdentityStore, TlsClientOptions, TlsIdentity, TlsServerOptions } from "../transport/tls.ts";
 export {

@@ -265,6 +265,7 @@ export class Download implements TaskDownload {
       const asked = this.#discovery.asks(parent);
       const protocols = this.#source.protocolsOf?.(parent.addresses ?? parent.addr) ?? [undefined];
       const routes = protocols.map((protocol) => scheduler.addRoute({ parent: parent.name, protocol }, asked));
+      this.#tally.leaveOut(parent.name, this.#source.leftOut?.(parent.addresses ?? parent.addr) ?? []);
       if (asked) this.#track(this.#discovery.follow(layout, parent, routes));
     }
     const completed = new Promise<void>((resolve, reject) => {

@@ -3,7 +3,7 @@ import type { RateLimiter } from "../rate-limiter.ts";
 import type { Runtime } from "../runtime.ts";
 import type { Telemetry } from "../telemetry.ts";
 import type { PeerAddress, PeerAddresses } from "../transport/peer-address.ts";
-import type { Protocol } from "../transport/protocol.ts";
+import type { LeftOutProtocol, Protocol } from "../transport/protocol.ts";
 import type { PieceLocation, TaskDirectory } from "./discovery.ts";
 import type { ParentSlots } from "./slots.ts";
 
@@ -44,6 +44,8 @@ export interface TaskSource {
    * @throws `InvalidArgument`
    */
   protocolsOf?(addr: PeerAddress | undefined): readonly Protocol[];
+  /** Protocols that are not used with a parent at `addr`, or with one whose address is not known yet. Absent: none. */
+  leftOut?(addr: PeerAddress | undefined): readonly LeftOutProtocol[];
   /** Whether `fetchPiece` speaks the Dragonfly API, so that a parent has one address for both, and a piece is one message. */
   readonly speaksApi: boolean;
 }

@@ -1,3 +1,4 @@
+import type { LeftOutProtocol } from "../transport/protocol.ts";
 import type { TaskLayout } from "./layout.ts";
 import { Meter } from "./meter.ts";
 import { type RouteState, reasonsOf } from "./route.ts";
@@ -11,6 +12,8 @@ export class Tally {
   #bytes = 0;
   #resumedPieces = 0;
   #resumedBytes = 0;
+  /** Protocols that are not used, by parent. */
+  readonly #leftOut = new Map<string, readonly LeftOutProtocol[]>();
 
   /** @param now milliseconds, as all times here */
   constructor(now: number) {
@@ -37,6 +40,11 @@ export class Tally {
     this.#resumedBytes += length;
   }
 
+  /** Reports protocols that are not used with a parent. */
+  leaveOut(parent: string, protocols: readonly LeftOutProtocol[]): void {
+    if (protocols.length > 0) this.#leftOut.set(parent, protocols);
+  }
+
   /** @param underWay wanted bytes of pieces that are under way */
   progress(
     now: number,
@@ -57,7 +65,7 @@ export class Tally {
       rate,
       timeLeft: left === 0 ? 0 : left === undefined || rate === 0 ? undefined : (left * 1000) / rate,
       paused,
-      parents: parentsAt(now, routes),
+      parents: parentsAt(now, routes, this.#leftOut),
     };
   }
 
@@ -71,12 +79,16 @@ export class Tally {
       resumedPieces: this.#resumedPieces,
       digest,
       duration: now - this.#startedAt,
-      parents: parentsAt(now, routes),
+      parents: parentsAt(now, routes, this.#leftOut),
     };
   }
 }
 
-function parentsAt(now: number, routes: Iterable<RouteState>): readonly ParentProgress[] {
+function parentsAt(
+  now: number,
+  routes: Iterable<RouteState>,
+  leftOutOf: ReadonlyMap<string, readonly LeftOutProtocol[]>,
+): readonly ParentProgress[] {
   const byParent = new Map<string, RouteState[]>();
   for (const route of routes) byParent.set(route.parent, [...(byParent.get(route.parent) ?? []), route]);
   return [...byParent].map(([parent, own]) => {
@@ -86,6 +98,7 @@ function parentsAt(now: number, routes: Iterable<RouteState>): readonly ParentPr
       const progress = each[index];
       return protocol === undefined || progress === undefined ? [] : [{ protocol, ...progress }];
     });
+    const leftOut = leftOutOf.get(parent);
     return {
       parent,
       state: states.includes("active") ? "active" : states.includes("waiting") ? "waiting" : "left-out",
@@ -95,6 +108,7 @@ function parentsAt(now: number, routes: Iterable<RouteState>): readonly ParentPr
       errors: sumOf(each, "errors"),
       reasons: reasonsOf(own),
       ...(parts.length > 0 && { routes: parts }),
+      ...(leftOut && { leftOut }),
     };
   });
 }

@@ -2,7 +2,7 @@ import type { VortexError } from "../errors.ts";
 import type { ByteRange, PieceKind } from "../piece.ts";
 import type { PieceStore } from "../server/store.ts";
 import type { PeerAddress } from "../transport/peer-address.ts";
-import type { Protocol } from "../transport/protocol.ts";
+import type { LeftOutProtocol, Protocol } from "../transport/protocol.ts";
 import type { KnownLayout } from "./layout.ts";
 import type { TaskSink } from "./sink.ts";
 
@@ -131,6 +131,8 @@ export interface ParentProgress {
   readonly reasons: readonly VortexError[];
   /** Each protocol of its own, where several are used at once. The figures above are those of all together. */
   readonly routes?: readonly RouteProgress[];
+  /** Protocols that are not used with it, each with the reason; absent when there are none. */
+  readonly leftOut?: readonly LeftOutProtocol[];
 }
 
 /** What was seen of one protocol of a parent. */

@@ -9,6 +9,14 @@ export type Protocol = "quic" | "tcp" | "grpc";
  */
 export type ProtocolChoice = Protocol | "auto" | "hybrid";
 
+/** Protocol that is not used with a peer. */
+export interface LeftOutProtocol {
+  /** The protocol. */
+  readonly protocol: Protocol;
+  /** Why, in one line for people. */
+  readonly reason: string;
+}
+
 /** All protocols, the default one of stock Dragonfly first. */
 export const protocols: readonly Protocol[] = ["tcp", "quic", "grpc"];
 

@@ -22,6 +22,14 @@ export function namesTrust({ ca, fingerprints, cert }: TlsClientOptions): boolea
   return [ca, fingerprints, cert].some((option) => option !== undefined);
 }
 
+/**
+ * Whether the options identify peers of this library. No stock dfdaemon can meet them: it makes a new self-signed certificate
+ * at each start.
+ */
+export function identifiesPeers({ ca, fingerprints }: TlsClientOptions): boolean {
+  return ca !== undefined || fingerprints !== undefined;
+}
+
 /** A certificate chain and its private key, PEM. */
 export interface TlsIdentity {
   /** Certificate chain, PEM, its own certificate first. */

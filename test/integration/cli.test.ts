@@ -43,6 +43,25 @@ after(() => rm(state, { recursive: true }));
 const served: readonly Protocol[] = "Deno" in globalThis ? ["tcp", "grpc"] : ["quic", "tcp", "grpc"];
 
 describe("vortex-peer in processes", () => {
+  it("warns once that QUIC may end a stock peer, unless the trust identifies the peer", patience, async () => {
+    const piece = [
+      "piece",
+      "--protocol",
+      "quic",
+      "--peer",
+      "127.0.0.1:9",
+      "--task-id",
+      "a1".repeat(32),
+      "--number",
+      "0",
+    ];
+    const dial = [...piece, "--connect-timeout", "100ms"];
+    const warning = /^vortex-peer: QUIC to peers that no fingerprint or CA identifies: .*1\.1\.0 to 1\.4\.8/gm;
+    assert.equal((await run([...dial, "--insecure"]).exit).err.match(warning)?.length, 1);
+    assert.equal((await run(dial).exit).err.match(warning)?.length, 1);
+    assert.equal((await run([...dial, "--fingerprint", "00".repeat(32)]).exit).err.match(warning), null);
+  });
+
   it("serves a file that other processes fetch: whole, to a file and down a pipe, and one piece", patience, () =>
     inTempDir(async (dir) => {
       const content = seededBytes(3, 9 * MEBI + 11);

@@ -16,9 +16,10 @@ import { runtimeName } from "../support/fixtures.ts";
 import { readAll } from "../support/hostile.ts";
 import { seededBytes } from "../support/random.ts";
 import { type Program, runners, runToEnd, startProgram } from "../support/run.ts";
+import { runtimeFace } from "../support/runtime-face.ts";
 import type { StockAnswer } from "./stock-client.ts";
 import type { StockPeer } from "./stock-peer.ts";
-import { crc32, readAnswer, STOCK_PIECES, stockPiece, stockRequest } from "./stock-wire.ts";
+import { crc32, readAnswer, STOCK_PIECE_LENGTH, STOCK_PIECES, stockPiece, stockRequest } from "./stock-wire.ts";
 
 const taskId = "ef".repeat(32);
 const local = { host: "127.0.0.1", port: 0 };
@@ -43,14 +44,19 @@ function onDenoRun(program: string, args: readonly string[], flags: readonly str
   });
 }
 
-describe("a stock Dragonfly peer", () => {
+/** Starts the stand-in for a stock peer. */
+async function startStockPeer(...flags: readonly string[]): Promise<{ program: Program; peer: StockPeer }> {
+  if (typeof deno === "string") assert.fail(deno);
+  const program = startProgram([...deno, "test/interop/stock-peer.ts", ...flags]);
+  return { program, peer: JSON.parse(await program.line()) as StockPeer };
+}
+
+describe("a stock Dragonfly peer of 1.4.9 or later", () => {
   let program: Program | undefined;
   let peer: StockPeer = { quic: 0, tcp: 0, fingerprint: "", cert: "" };
 
   before(async () => {
-    if (typeof deno === "string") return;
-    program = startProgram([...deno, "test/interop/stock-peer.ts"]);
-    peer = JSON.parse(await program.line()) as StockPeer;
+    if (typeof deno !== "string") ({ program, peer } = await startStockPeer("--survive"));
   });
   after(() => program?.kill());
 
@@ -102,6 +108,48 @@ describe("a stock Dragonfly peer", () => {
   });
 });
 
+describe("a stock Dragonfly peer of 1.1.0 to 1.4.8, which a failed QUIC handshake ends", () => {
+  itUnless(undefined, "outlives auto and hybrid, which fetch its pieces over TCP", async () => {
+    const { program, peer } = await startStockPeer();
+    try {
+      const { createDownloader } = await runtimeFace();
+      const addr = { quic: `127.0.0.1:${peer.quic}`, tcp: `127.0.0.1:${peer.tcp}` };
+      for (const protocol of ["auto", "hybrid"] as const) {
+        for (const tls of [undefined, {}, { verify: false as const }, { serverName: "d7y" }]) {
+          await using downloader = createDownloader({ protocol, ...(tls && { tls }) });
+          const piece = await downloader.downloadPiece({ addr, hostId: "host", taskId, number: 1 });
+          assert.deepEqual(await piece.bytes(), stockPiece(1));
+          const request = { taskId, hostId: "host", parents: [{ addr }], ...stockLengths };
+          assert.equal((await downloader.streamTask(request).bytes()).length, stockLengths.contentLength);
+        }
+        // An abort and a lost race are failed handshakes too.
+        await using downloader = createDownloader({ protocol, auto: { delay: 1 } });
+        const request = { addr, hostId: "host", taskId, number: 1 };
+        await Promise.allSettled(
+          Array.from({ length: 8 }, () => downloader.downloadPiece(request, { signal: AbortSignal.timeout(1) })),
+        );
+      }
+      await fetchesAll(tcpTransport, peer.tcp);
+      program.end();
+      assert.equal((await program.ended).code, 0);
+    } finally {
+      program.kill();
+    }
+  });
+
+  itUnless(offDeno, "ends by one QUIC handshake of a client that offers ALPN", async () => {
+    const { program, peer } = await startStockPeer();
+    try {
+      await withDownloader(await quicheTransport({ tls: { verify: false } }), peer.quic, async (fetchPiece) => {
+        await assertRejects(fetchPiece(0), "ProtocolNotSupported");
+      });
+      assert.equal((await program.ended).code, 101);
+    } finally {
+      program.kill();
+    }
+  });
+});
+
 describe("a stock Dragonfly client", () => {
   itUnless(onDeno, "has the pieces of a server that is for stock peers", () =>
     withServer("stock", async (port, fingerprint, content) => {
@@ -142,6 +190,10 @@ describe("a stock Dragonfly client", () => {
 });
 
 const PIECE_LENGTH = 300_000;
+const stockLengths = {
+  contentLength: (STOCK_PIECES - 1) * STOCK_PIECE_LENGTH + stockPiece(STOCK_PIECES - 1).length,
+  pieceLength: STOCK_PIECE_LENGTH,
+};
 
 async function withServer(
   clients: "stock" | "vortex",

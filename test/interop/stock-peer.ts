@@ -2,16 +2,17 @@
  * A piece server that behaves as a stock Dragonfly dfdaemon does: QUIC by quinn, which Deno has inside, without a name for the
  * application protocol, and a certificate for `d7y` made at start; TCP with one request a connection. For Deno:
  *
- *     deno run --allow-all --unstable-net stock-peer.ts
+ *     deno run --allow-all --unstable-net stock-peer.ts [--survive]
  *
- * Prints a {@link StockPeer} as JSON, and ends when its standard input does. It serves {@link STOCK_PIECES} pieces of
+ * Ends with exit code 101 when a QUIC handshake fails, like dfdaemon 1.1.0 to 1.4.8; with `--survive` it goes on, like 1.4.9 and
+ * later. Prints a {@link StockPeer} as JSON, and ends when its standard input does. It serves {@link STOCK_PIECES} pieces of
  * {@link stockPiece} for whatever task it is asked.
  */
 import { createHash, X509Certificate } from "node:crypto";
 import { createServer } from "node:net";
 import process from "node:process";
 import { generate } from "selfsigned";
-import { denoQuic, type NativeStream } from "../../adapters/deno-quic/native.ts";
+import { denoQuic, type NativeConn, type NativeStream } from "../../adapters/deno-quic/native.ts";
 import { readRequest, STOCK_PIECE_LENGTH, STOCK_PIECES, stockAnswer, stockNotFound, stockPiece } from "./stock-wire.ts";
 
 /** Where a stock peer listens, and what it shows. */
@@ -40,6 +41,24 @@ async function serveStream({ readable, writable }: NativeStream): Promise<void> 
   await writer.close();
 }
 
+/** Waits for the end of a handshake. Rejects when it failed, whatever the cause. */
+async function handshakeOf(connection: NativeConn): Promise<void> {
+  let failure: unknown;
+  connection.closed.catch((error: unknown) => {
+    failure = error;
+  });
+  // Resolves however the handshake ended; whether it failed shows one turn later.
+  await connection.handshake;
+  await new Promise((resolve) => setTimeout(resolve));
+  if (failure !== undefined) throw failure;
+}
+
+function dieOf(failure: unknown): void {
+  if (process.argv.includes("--survive")) return;
+  console.error(`handshake failed: ${String(failure)}`);
+  process.exit(101);
+}
+
 async function startQuic(identity: { cert: string; key: string }): Promise<number> {
   const endpoint = new (denoQuic().QuicEndpoint)({ hostname: "127.0.0.1", port: 0 });
   const listener = endpoint.listen({
@@ -54,8 +73,15 @@ async function startQuic(identity: { cert: string; key: string }): Promise<numbe
     for (;;) {
       const incoming = await listener.incoming();
       void (async () => {
-        const connection = incoming.accept({ zeroRtt: true });
-        connection.closed.catch(() => {});
+        let connection: NativeConn;
+        try {
+          // Throws at once for a client that offers ALPN.
+          connection = incoming.accept({ zeroRtt: true });
+        } catch (error) {
+          dieOf(error);
+          return;
+        }
+        handshakeOf(connection).catch(dieOf);
         for await (const stream of connection.incomingBidirectionalStreams) serveStream(stream).catch(() => {});
       })().catch(() => {});
     }

@@ -22,6 +22,7 @@ export interface AutoFetchOptions {
   readonly pieceLength: number;
   /** Milliseconds before the next protocol begins beside one that is silent. */
   readonly delay: number;
+  readonly quicPeers: "known" | "any";
 }
 
 /** How a task was fetched. */
@@ -32,7 +33,7 @@ export interface AutoFetched {
   readonly chosen: readonly ProtocolEvent[];
 }
 
-const { config, addr, taskId, contentLength, pieceLength, delay } = JSON.parse(
+const { config, addr, taskId, contentLength, pieceLength, delay, quicPeers } = JSON.parse(
   process.argv[2] ?? "{}",
 ) as AutoFetchOptions;
 const { createDownloader } = await runtimeFace();
@@ -41,7 +42,7 @@ let chosen: ProtocolEvent[] = [];
 const downloader = createDownloader({
   ...(await loaded.downloader()),
   stallTimeout: 4000,
-  auto: { delay },
+  auto: { delay, quicPeers },
   onProtocol: (event) => chosen.push(event),
 });
 for await (const path of createInterface({ input: process.stdin })) {

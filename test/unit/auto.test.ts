@@ -263,6 +263,69 @@ describe("auto, one peer", () => {
   });
 });
 
+describe("auto and hybrid, a peer that may be a stock dfdaemon", () => {
+  const unidentified: readonly Partial<CreateDownloaderOptions>[] = [
+    {},
+    { tls: {} },
+    { tls: { verify: false } },
+    { tls: { serverName: "d7y" } },
+    { tls: { cert: "PEM", key: "PEM" } },
+  ];
+
+  for (const protocol of ["auto", "hybrid"] as const) {
+    it(`${protocol} does not dial it over QUIC, and reports why`, async () => {
+      for (const options of unidentified) {
+        const { downloader, network, fetch, events } = await peer(
+          {},
+          { ...options, protocol, auto: { quicPeers: "known" } },
+        );
+        await assertPiece(await fetch());
+        const stream = downloader.streamTask({ taskId, hostId: "me", parents: [addr], ...lengths });
+        assert.deepEqual(await stream.bytes(), content);
+        assert.ok(!network.dials.includes("quic"), JSON.stringify(options));
+        assert.match(events[0]?.reason ?? "", /^quic is left out: the peer may be a stock dfdaemon/);
+        const [parent] = (await stream.done).parents;
+        const [quic] = parent?.leftOut ?? [];
+        assert.equal(quic?.protocol, "quic");
+        assert.match(quic?.reason ?? "", /1\.1\.0 to 1\.4\.8.*tls\.fingerprints/);
+        await downloader.close();
+      }
+    });
+
+    it(`${protocol} dials it over QUIC where the trust identifies it, or the caller says so`, async () => {
+      for (const options of [
+        { tls: { fingerprints: ["00".repeat(32)] } },
+        { tls: { ca: "PEM" } },
+        { tls: { verify: false }, auto: { quicPeers: "any" } },
+      ] as const) {
+        const { downloader, network, fetch } = await peer({}, { auto: { quicPeers: "known" }, ...options, protocol });
+        await assertPiece(await fetch());
+        assert.deepEqual(network.dials, ["quic"]);
+        const stream = downloader.streamTask({ taskId, hostId: "me", parents: [addr], ...lengths });
+        await stream.bytes();
+        const leftOut = (await stream.done).parents[0]?.leftOut?.map((one) => one.protocol);
+        assert.deepEqual(leftOut, "auto" in options ? undefined : ["tcp"]);
+        await downloader.close();
+      }
+    });
+  }
+
+  it("a peer that has an address for QUIC only is refused, with the reason", async () => {
+    const { downloader, network } = await peer({}, { auto: { quicPeers: "known" } });
+    const request = { addr: { quic: addr }, hostId: "me", taskId, number: 0 };
+    const { message } = await assertRejects(downloader.downloadPiece(request), "InvalidArgument");
+    assert.match(message, /expected an address for tcp or grpc; quic is left out: the peer may be a stock dfdaemon/);
+    assert.deepEqual(network.dials, []);
+    await downloader.close();
+  });
+
+  it("quicPeers is one of two words", async () => {
+    const auto = { quicPeers: "all" as "any" };
+    const { message } = await assertRejects(peer({}, { auto }), "InvalidArgument");
+    assert.equal(message, 'auto.quicPeers: expected known or any, got "all"');
+  });
+});
+
 describe("hybrid, a peer that tells its addresses", () => {
   it("has its pieces over each protocol that it announced", async () => {
     const { downloader, network, clock } = await peer(
@@ -415,7 +478,7 @@ function muted(connection: Connection): Connection {
 
 async function peer(
   conditions: Partial<Record<Protocol, Condition>> = {},
-  options: Partial<CreateDownloaderOptions> = {},
+  { auto, ...options }: Partial<CreateDownloaderOptions> = {},
   asked?: TaskDirectory,
 ): Promise<{
   downloader: TaskDownloader;
@@ -448,7 +511,12 @@ async function peer(
       return new VortexDownloader(async () => network.transport("grpc"), settings);
     },
   });
-  const downloader = create({ protocol: "auto", onProtocol: (event) => events.push(event), ...options });
+  const downloader = create({
+    protocol: "auto",
+    auto: { quicPeers: "any", ...auto },
+    onProtocol: (event) => events.push(event),
+    ...options,
+  });
   return {
     downloader,
     network,

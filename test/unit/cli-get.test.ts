@@ -302,11 +302,20 @@ describe("vortex-peer get, with several protocols", () => {
         const { code, out, err } = await run(face, args);
         assert.deepEqual([code, out.bytes], [0, content], `${protocol}: ${err}`);
       }
-      const auto = getFrom(each, ...lengths, "--protocol", "auto");
-      assert.match((await run(face, [...auto, "--verbose"])).err, /^10\.0\.0\.7:4006 is asked over quic: .+$/m);
-      const chosen = parse((await run(face, [...auto, "--json"])).err).find(({ type }) => type === "protocol");
-      assert.deepEqual([chosen?.addr, chosen?.protocol, typeof chosen?.reason], [peers.quic, "quic", "string"]);
-      assert.doesNotMatch((await run(face, auto)).err, /asked over/);
+      for (const [protocol, trust] of [
+        ["tcp", []],
+        ["quic", ["--fingerprint", "00".repeat(32)]],
+      ] as const) {
+        const auto = getFrom(each, ...lengths, "--protocol", "auto", ...trust);
+        const { err } = await run(face, [...auto, "--verbose"]);
+        assert.match(err, new RegExp(`^${peers[protocol]} is asked over ${protocol}: .+$`, "m"));
+        const chosen = parse((await run(face, [...auto, "--json"])).err).find(({ type }) => type === "protocol");
+        assert.deepEqual(
+          [chosen?.addr, chosen?.protocol, typeof chosen?.reason],
+          [peers[protocol], protocol, "string"],
+        );
+        assert.doesNotMatch((await run(face, auto)).err, /asked over/);
+      }
     }));
 });
 
