@@ -2,6 +2,7 @@
 //
 //     npm test                        everything
 //     npm test -- node test/unit      one runtime, some files or folders
+//     npm test -- all test/unit       every runtime, likewise
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { closeSync, existsSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
@@ -51,9 +52,9 @@ const runtimes = {
 };
 
 const [only, ...paths] = process.argv.slice(2);
-const chosen = only === undefined ? Object.keys(runtimes) : [only];
+const chosen = only === undefined || only === "all" ? Object.keys(runtimes) : [only];
 if (chosen.some((name) => !(name in runtimes))) {
-  throw new Error(`${only}: expected one of ${Object.keys(runtimes).join(", ")}`);
+  throw new Error(`${only}: expected one of all, ${Object.keys(runtimes).join(", ")}`);
 }
 const files = (paths.length > 0 ? paths : ["test"]).flatMap(testFiles);
 const totals = { passed: 0, failed: 0, skipped: 0 };

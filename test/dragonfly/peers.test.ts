@@ -1,0 +1,100 @@
+/** Real dfdaemons, as parents of this library's clients. */
+import assert from "node:assert/strict";
+import { after, before, describe, it } from "node:test";
+import type { CreateDownloaderOptions } from "../../src/client/factory.ts";
+import { VortexError } from "../../src/errors.ts";
+import type { TaskParent } from "../../src/task/task.ts";
+import { seededBytes } from "../support/random.ts";
+import { runtimeFace } from "../support/runtime-face.ts";
+import { dfdaemonVersions, type Lab, missingProgram, startLab } from "./lab.ts";
+
+const content = seededBytes(18, 30_000_000);
+const pieceLength = 4 * 1024 * 1024;
+const lengths = { contentLength: content.length, pieceLength };
+const hostId = "127.0.0.1-test";
+/** Daemons and tests share the machine with other test runs. */
+const patience = { timeout: 120_000 };
+
+for (const version of dfdaemonVersions) {
+  const missing = missingProgram(version);
+  const itWith = (name: string, run: (lab: Lab, taskId: string) => Promise<void>): void => {
+    if (missing === undefined) it(name, patience, () => run(lab(), taskId));
+    else it(`${name} [gap: ${missing}]`, { skip: missing }, () => {});
+  };
+  let started: Lab | undefined;
+  let taskId = "";
+  const lab = (): Lab => started ?? assert.fail("there is no lab");
+
+  describe(`dfdaemon ${version}`, () => {
+    before(async () => {
+      if (missing !== undefined) return;
+      started = await startLab(version);
+      taskId = await started.seed(content);
+    }, patience);
+    after(() => started?.close());
+
+    for (const protocol of ["tcp", "auto", "hybrid"] as const) {
+      itWith(`its task comes by ${protocol}, from named and from discovered addresses`, async ({ addresses }, id) => {
+        await fetchesTask({ protocol }, [{ addr: protocol === "tcp" ? addresses.tcp : addresses }], id, lengths);
+        await fetchesTask({ protocol }, [{ apiAddr: addresses.grpc }], id);
+        assert.ok(lab().isAlive());
+      });
+    }
+
+    itWith("outlives auto and hybrid, whatever ends their requests", async ({ addresses, isAlive }, id) => {
+      const { createDownloader } = await runtimeFace();
+      for (const protocol of ["auto", "hybrid"] as const) {
+        for (const tls of [undefined, {}, { verify: false as const }, { serverName: "d7y" }]) {
+          await using downloader = createDownloader({ protocol, auto: { delay: 1 }, ...(tls && { tls }) });
+          const request = { addr: addresses, hostId, taskId: id, number: 0 };
+          const outcomes = [1, 2, 5, 20, 1000].map((ms) =>
+            downloader.downloadPiece(request, { signal: AbortSignal.timeout(ms) }).then((piece) => piece.cancel()),
+          );
+          await Promise.allSettled(outcomes);
+        }
+      }
+      await fetchesTask({ protocol: "tcp" }, [{ addr: addresses.tcp }], id, lengths);
+      assert.ok(isAlive());
+    });
+  });
+}
+
+async function fetchesTask(
+  options: CreateDownloaderOptions,
+  parents: readonly TaskParent[],
+  taskId: string,
+  known: Partial<typeof lengths> = {},
+): Promise<void> {
+  const { createDownloader } = await runtimeFace();
+  await using downloader = createDownloader(options);
+  const stream = downloader.streamTask({ taskId, hostId, parents, ...known });
+  assert.deepEqual(await stream.bytes(), content);
+}
+
+/** Old versions exit when a QUIC handshake fails, which shows that the tests above can fail. */
+describe("a failed QUIC handshake, by a client that offers ALPN", () => {
+  for (const [version, survives] of [
+    ["1.4.8", false],
+    ["1.5.10", true],
+  ] as const) {
+    const name = `dfdaemon ${version} ${survives ? "goes on" : "exits"}`;
+    const reason = missingProgram(version);
+    if (reason !== undefined) {
+      it(`${name} [gap: ${reason}]`, { skip: reason }, () => {});
+      continue;
+    }
+    it(name, patience, async () => {
+      const lab = await startLab(version);
+      try {
+        const { createDownloader } = await runtimeFace();
+        await using downloader = createDownloader({ protocol: "quic", tls: { verify: false } });
+        const request = { addr: lab.addresses.quic, hostId, taskId: "a1".repeat(32), number: 0 };
+        await assert.rejects(downloader.downloadPiece(request), VortexError);
+        if (survives) assert.ok(lab.isAlive());
+        else await lab.ended;
+      } finally {
+        await lab.close();
+      }
+    });
+  }
+});
