@@ -1,11 +1,11 @@
 /**
- * The face of Bun: the core, with QUIC on Bun's own node:quic, TCP on node:net and gRPC on node:http2.
+ * The face of Bun: the core, with QUIC on quiche, TCP on node:net and gRPC on node:http2. QUIC on Bun's own node:quic
+ * is there by name only ({@link nodeQuicTransport}).
  *
  * @module
  */
 import { type Face, faceOf } from "./face.ts";
 import { withFallback } from "./fallback.ts";
-import { nodeQuicTransport } from "./node-quic/transport.ts";
 import { quicheTransport } from "./quiche/transport.ts";
 import { tcpTransport } from "./tcp/transport.ts";
 
@@ -13,13 +13,8 @@ export * from "./everywhere.ts";
 export * from "./node-quic.ts";
 export * from "./quiche.ts";
 
-const quic = withFallback(
-  [
-    ["node:quic", nodeQuicTransport],
-    ["quiche", quicheTransport],
-  ],
-  tcpTransport,
-);
+// Not on node:quic: one datagram that Bun 1.4 cannot answer, such as one from port 0, silences every connection of a socket.
+const quic = withFallback([["quiche", quicheTransport]], tcpTransport);
 
 const face: Face = faceOf(quic);
 /** Makes a downloader for the protocol that the options name. Throws `InvalidArgument`. */

@@ -18,6 +18,7 @@ export class SendRing {
   /** Made when first needed: most clients send little. */
   #buffers: Uint8Array[] = [];
   #next = 0;
+  #unsent = 0;
 
   /** @param size bytes of the largest datagram */
   constructor(socket: Socket, size: number) {
@@ -39,10 +40,24 @@ export class SendRing {
     if (this.#next >= WORTH_A_LOOK && this.#socket.getSendQueueCount() === 0) this.#next = 0;
   }
 
-  /** Sends the first `length` bytes of the current buffer; to `port` and `host` unless the socket is connected. */
+  /** Datagrams that the socket refused. */
+  get unsent(): number {
+    return this.#unsent;
+  }
+
+  /**
+   * Sends the first `length` bytes of the current buffer; to `port` and `host` unless the socket is connected. Does not throw: a datagram
+   * that the socket refuses is lost, like one lost on its way, and counted.
+   */
   send(length: number, port?: number, host?: string): void {
-    if (port === undefined) this.#socket.send(this.current, 0, length);
-    else this.#socket.send(this.current, 0, length, port, host);
+    try {
+      if (port === undefined) this.#socket.send(this.current, 0, length);
+      else this.#socket.send(this.current, 0, length, port, host);
+    } catch {
+      // node:dgram throws for a destination that is none, and for a socket closed in the meantime.
+      this.#unsent++;
+      return;
+    }
     this.#next++;
     if (this.#next < RING) return;
     this.#next = 0;

@@ -5,7 +5,7 @@ import { systemClock, type Timer } from "../../src/runtime.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
 import { AsyncQueue } from "../../src/transport/queue.ts";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
-import type { Connection, Listener } from "../../src/transport/transport.ts";
+import type { Connection, Listener, ListenerCounters } from "../../src/transport/transport.ts";
 import { isSameHost } from "../local-address.ts";
 import { listenError } from "../native-error.ts";
 import { CONNECTION_REFUSED } from "../quic-errors.ts";
@@ -40,6 +40,8 @@ export interface ListenerContext {
   readonly identity: TlsIdentity;
   /** Native configurations that show a certificate, by payload size. Throws `InvalidArgument` for one that is none. */
   configsFor(identity: TlsIdentity): (payloadSize: number) => NativeConfig;
+  /** Makes the UDP socket. Default: {@link udpSocket}. */
+  readonly openSocket?: typeof udpSocket;
 }
 
 interface Accepted {
@@ -57,7 +59,8 @@ interface Accepted {
 /** Listens on one UDP socket for all its connections. */
 export async function listenQuiche(context: ListenerContext, local: Address): Promise<Listener> {
   const configFor = context.configsFor(context.identity);
-  const socket = udpSocket(familyOf(local.host), context.settings.socketBuffer);
+  const { settings, openSocket = udpSocket } = context;
+  const socket = openSocket(familyOf(local.host), settings.socketBuffer);
   await new Promise<void>((resolve, reject) => {
     socket.once("error", (error) => {
       socket.close();
@@ -87,6 +90,7 @@ class QuicheListener implements Listener {
   readonly #accepted = new Map<QuicheConnection, Accepted>();
   #halfOpen = 0;
   #open = 0;
+  #unanswerable = 0;
   #closing: Promise<void> | undefined;
 
   constructor(
@@ -117,6 +121,10 @@ class QuicheListener implements Listener {
     return this.#fingerprint;
   }
 
+  get counters(): ListenerCounters {
+    return { unanswerable: this.#unanswerable, unsent: this.#ring.unsent };
+  }
+
   async setIdentity(identity: TlsIdentity): Promise<void> {
     this.#configFor = this.#context.configsFor(identity);
     this.#fingerprint = fingerprintOf(identity.cert);
@@ -141,6 +149,11 @@ class QuicheListener implements Listener {
   #onDatagram(datagram: Uint8Array, host: string, port: number): void {
     const first = datagram[0];
     if (first === undefined) return;
+    // Port 0 is a source "if not used" (RFC 768), and no destination.
+    if (port === 0) {
+      this.#unanswerable++;
+      return;
+    }
     if ((first & 0x80) === 0) {
       if (datagram.length > ID_LENGTH)
         this.#byIndex.get(indexOf(datagram, 1))?.connection.receive(datagram, host, port);

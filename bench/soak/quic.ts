@@ -3,7 +3,6 @@ import type { QuicBinding } from "../../adapters/fallback.ts";
 
 /** The QUIC that the runtime's own face takes. */
 export async function quicOfRuntime(): Promise<QuicBinding> {
-  if ("bun" in process.versions) return (await import("../../adapters/node-quic/transport.ts")).nodeQuicTransport;
   if ("deno" in process.versions) return (await import("../../adapters/deno-quic/transport.ts")).denoQuicTransport;
   return (await import("../../adapters/quiche/transport.ts")).quicheTransport;
 }

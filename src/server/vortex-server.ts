@@ -6,7 +6,14 @@ import type { Clock, Runtime } from "../runtime.ts";
 import { beginOperation, type OperationResult } from "../telemetry.ts";
 import type { Address } from "../transport/address.ts";
 import type { TlsIdentity } from "../transport/tls.ts";
-import { type ByteStream, type Connection, type Listener, StreamCode, type Transport } from "../transport/transport.ts";
+import {
+  type ByteStream,
+  type Connection,
+  type Listener,
+  type ListenerCounters,
+  StreamCode,
+  type Transport,
+} from "../transport/transport.ts";
 import { paced } from "./paced.ts";
 import { NEWCOMERS, type Place, Places } from "./places.ts";
 import type { PieceStore } from "./store.ts";
@@ -65,6 +72,11 @@ export class VortexServer {
   /** What clients may pin, see {@link Listener.fingerprint}. */
   get fingerprint(): string | undefined {
     return this.#listener.fingerprint;
+  }
+
+  /** Counts of the listener, see {@link Listener.counters}. */
+  get counters(): ListenerCounters | undefined {
+    return this.#listener.counters;
   }
 
   /** Shows new connections another certificate, see {@link Listener.setIdentity}. */

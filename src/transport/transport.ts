@@ -160,12 +160,22 @@ export const DEFAULT_MAX_CONNECTIONS = 1024;
 /** Default of {@link ListenOptions.maxStreams}. */
 export const DEFAULT_MAX_STREAMS = 128;
 
+/** Counts since a listener was made. */
+export interface ListenerCounters {
+  /** Datagrams dropped unread: no datagram can go back to their source (port 0). */
+  readonly unanswerable: number;
+  /** Datagrams that the socket did not take. Each is lost, like one lost on its way. */
+  readonly unsent: number;
+}
+
 /** Waits for peers. */
 export interface Listener {
   /** The address in use, with the port that was chosen if 0 was asked for. */
   readonly address: Address;
   /** What a client may pin: the SHA-256 fingerprint of the certificate, colon-separated hex. Undefined without TLS. */
   readonly fingerprint: string | undefined;
+  /** Absent where the transport counts nothing: over TCP, and where the runtime keeps the socket to itself. */
+  readonly counters?: ListenerCounters;
   /**
    * Shows connections that come from now on another certificate; those that exist go on. Resolves when it is in use.
    * Rejects with `InvalidArgument` for a certificate or key that is none, and with `Unavailable` where there is no TLS.

@@ -63,6 +63,19 @@ describe("faces", () => {
     await assert.rejects(face.startServer({ store, host: "127.0.0.1", quic: { port: 0, idleTimeout: 1 } }), wrong);
   });
 
+  const noQuiche = runtimeName === "deno" ? "quiche is for Node and Bun" : undefined;
+  const quicheName = "QUIC is quiche on Node and Bun, which alone bounds the size of datagrams";
+  it(noQuiche === undefined ? quicheName : `${quicheName} [gap: ${noQuiche}]`, {
+    skip: noQuiche !== undefined,
+  }, async () => {
+    const request = { addr: "127.0.0.1:9", hostId: "h", taskId: "a".repeat(64), number: 0 };
+    for (const face of [node, bun]) {
+      await using downloader = face.createDownloader({ protocol: "quic", quic: { udpPayloadSize: 1 } });
+      const wrong = { code: "InvalidArgument", message: /^udpPayloadSize 1: / };
+      await assert.rejects(downloader.downloadPiece(request), wrong);
+    }
+  });
+
   const inDeno = runtimeName === "deno" ? "its QUIC is there" : undefined;
   const name = "outside of Deno its QUIC is Unavailable where trust is named, and TCP where it is not";
   it(inDeno === undefined ? name : `${name} [gap: ${inDeno}]`, { skip: inDeno !== undefined }, async () => {

@@ -1,0 +1,52 @@
+import type { Socket } from "node:dgram";
+import { udpSocket } from "../../adapters/quiche/datagrams.ts";
+import { listenQuiche } from "../../adapters/quiche/listener.ts";
+import { loadQuiche } from "../../adapters/quiche/native.ts";
+import { applySettings, listenSettings, quicheSettings } from "../../adapters/quiche/options.ts";
+import { serverConfig } from "../../adapters/quiche/tls.ts";
+import { selfSigned } from "../../adapters/tls.ts";
+import type { Address } from "../../src/transport/address.ts";
+import type { Listener } from "../../src/transport/transport.ts";
+
+/** A listener of quiche with its socket, so that a test can hand it datagrams with sources that only a raw socket has. */
+export interface OpenListener {
+  readonly listener: Listener;
+  /** Hands the listener a datagram, as the socket does. */
+  receive(datagram: Uint8Array, from: Address): void;
+}
+
+/** Listens on a socket of its own. */
+export async function openQuicheListener(local: Address): Promise<OpenListener> {
+  const quiche = await loadQuiche();
+  const settings = listenSettings(quicheSettings({}));
+  const sockets: Socket[] = [];
+  const listener = await listenQuiche(
+    {
+      quiche,
+      settings,
+      maxConnections: 16,
+      maxStreams: 16,
+      identity: await selfSigned(),
+      configsFor: (identity) => (payloadSize) => {
+        const config = serverConfig(quiche, identity, undefined);
+        applySettings(config, settings, 16, payloadSize);
+        return config;
+      },
+      openSocket(family, bufferSize) {
+        const socket = udpSocket(family, bufferSize);
+        sockets.push(socket);
+        return socket;
+      },
+    },
+    local,
+  );
+  const [socket] = sockets;
+  if (socket === undefined) throw new TypeError("the listener has made no socket");
+  return {
+    listener,
+    receive(datagram, from) {
+      const family = from.host.includes(":") ? "IPv6" : "IPv4";
+      socket.emit("message", datagram, { address: from.host, port: from.port, family, size: datagram.length });
+    },
+  };
+}
