@@ -41,7 +41,10 @@ interface Entry<C> {
   lastActive: number;
 }
 
-/** Makes a client. The signal fires when nobody waits for it any more, or the pool is closed. */
+/**
+ * Makes a client. The signal aborts when the last waiting request does, with the error that it was rejected with, or when the pool
+ * is closed.
+ */
 export type Dial<C> = (addr: string, signal: AbortSignal) => Promise<C>;
 
 /**
@@ -88,7 +91,7 @@ export class ClientPool<C extends PoolClient> {
     try {
       client = entry.client ?? (await untilAborted(entry.ready, signal, `a request to ${addr}`));
     } catch (error) {
-      this.#release(entry);
+      this.#release(entry, error);
       throw error;
     }
     let released = false;
@@ -118,7 +121,7 @@ export class ClientPool<C extends PoolClient> {
     this.#cleanup = undefined;
     for (const entry of [...this.#entries.values()]) {
       this.#entries.delete(entry.key);
-      this.#retire(entry);
+      this.#retire(entry, new VortexError("Closed", "the downloader is closed"));
     }
     await Promise.all(this.#leaving);
   }
@@ -164,29 +167,30 @@ export class ClientPool<C extends PoolClient> {
     return entry;
   }
 
-  #release(entry: Entry<C>): void {
+  /** @param reason why the request ended, when it did so while it waited for the dial */
+  #release(entry: Entry<C>, reason?: unknown): void {
     entry.active--;
     entry.lastActive = this.#clock.now();
     if (entry.active > 0) return;
     if (entry.client === undefined) {
-      // Nobody waits for this dial any more.
-      this.#forget(entry);
-      entry.dialling.abort(new VortexError("Closed", `nobody waits for the connection to ${entry.addr} any more`));
+      // The last waiting request has left this dial.
+      this.#forget(entry, reason);
     } else if (this.#entries.get(entry.key) !== entry) {
-      this.#retire(entry);
+      this.#retire(entry, unused(entry));
     } else {
       this.#shrink();
     }
   }
 
-  #forget(entry: Entry<C>): void {
+  #forget(entry: Entry<C>, reason: unknown = unused(entry)): void {
     if (this.#entries.get(entry.key) === entry) this.#entries.delete(entry.key);
-    if (entry.active === 0) this.#retire(entry);
+    if (entry.active === 0) this.#retire(entry, reason);
     this.#schedule();
   }
 
-  #retire(entry: Entry<C>): void {
-    entry.dialling.abort(new VortexError("Closed", "the downloader is closed"));
+  /** Ends the entry's dial with `reason`, or closes its client. */
+  #retire(entry: Entry<C>, reason: unknown): void {
+    entry.dialling.abort(reason);
     if (entry.client !== undefined) this.#track(entry.client.close());
   }
 
@@ -224,4 +228,8 @@ export class ClientPool<C extends PoolClient> {
       );
     }
   }
+}
+
+function unused({ addr }: { readonly addr: string }): VortexError {
+  return new VortexError("Closed", `the connection to ${addr} is not in use: the pool closed it`, { addr });
 }

@@ -158,6 +158,37 @@ describe("the pool's dials", () => {
     await pool.close();
   });
 
+  it("a dial that the last waiting request leaves is aborted for that request's own reason", async () => {
+    const { pool, dials } = poolOf();
+    const late = new VortexError("PieceTimeout", "late");
+    for (const reason of [late, new Error("enough")]) {
+      const [first, last] = [new AbortController(), new AbortController()];
+      const waiting = [pool.acquire("a:1", first.signal), pool.acquire("a:1", last.signal)].map(rejectionOf);
+      first.abort(new Error("another reason"));
+      last.abort(reason);
+      const [, rejected] = await Promise.all(waiting);
+      assert.equal(dials.at(-1)?.signal.reason, rejected);
+      assert.equal(reason === late ? rejected : rejected?.cause, reason);
+    }
+    await pool.close();
+  });
+
+  it("a dial that the pool's close ends is aborted as Closed", async () => {
+    const { pool, dials } = poolOf();
+    const waiting = rejectionOf(pool.acquire("a:1", never));
+    await pool.close();
+    assert.equal(dials[0]?.signal.reason, await waiting);
+    assert.deepEqual([(await waiting).code, (await waiting).message], ["Closed", "the downloader is closed"]);
+  });
+
+  it("an idle connection that the pool closes is not reported as the downloader's close", async () => {
+    const { pool, dials, use } = poolOf({ capacity: 1 });
+    (await use("a:1")).release();
+    (await use("b:1")).release();
+    assert.match(String(dials[0]?.signal.reason), /a:1 is not in use/);
+    await pool.close();
+  });
+
   it("a dial that succeeds although all have given up closes what it made", async () => {
     const clock = new FakeClock();
     const client = new FakeClient();
