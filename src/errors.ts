@@ -180,11 +180,16 @@ export class VortexError extends Error {
   }
 }
 
-/** Errors of the codec and the transports do not know the peer; this adds it. What is no `VortexError` is `Internal`. */
+/**
+ * Adds the peer to an error of the codec or of a transport, which do not know it; the cause and the stack stay those of `error`.
+ * Anything but a `VortexError` becomes `Internal`.
+ */
 export function withAddress(error: unknown, addr: string): VortexError {
   if (!(error instanceof VortexError)) return VortexError.from(error, "Internal", undefined, addr);
   if (error.addr !== undefined) return error;
-  return new VortexError(error.code, error.message, { cause: error.cause ?? error, addr });
+  const copy = new VortexError(error.code, error.message, { cause: "cause" in error ? error.cause : error, addr });
+  if (error.stack !== undefined) copy.stack = error.stack;
+  return copy;
 }
 
 /** An `Aborted` error that keeps the signal's reason as its cause. */

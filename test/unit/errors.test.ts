@@ -96,6 +96,18 @@ describe("withAddress", () => {
     assert.deepEqual([copied.code, copied.message, copied.addr, copied.cause], ["StreamReset", "x", "b:2", cause]);
     const bare = new VortexError("StreamReset", "x");
     assert.equal(withAddress(bare, "b:2").cause, bare);
+    // An abort for `null`, say.
+    const empty = new VortexError("Aborted", "x", { cause: null });
+    assert.equal(withAddress(empty, "b:2").cause, null);
+  });
+
+  it("keeps the place where the error was thrown", () => {
+    function inTheTransport(): VortexError {
+      return new VortexError("StreamReset", "x", { cause: new Error("below") });
+    }
+    const error = inTheTransport();
+    assert.match(error.stack ?? "", /inTheTransport/);
+    assert.equal(withAddress(error, "b:2").stack, error.stack);
   });
 
   it("makes Internal of anything else", () => {
