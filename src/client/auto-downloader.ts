@@ -88,8 +88,8 @@ export class AutoDownloader {
   readonly #downloaders = new Map<Protocol, ProtocolDownloader>();
   /** By peer; each resolves, with what it failed with unless that concerns one request only. */
   readonly #negotiations = new Map<string, Promise<VortexError | undefined>>();
-  /** Milliseconds to the fastest answer, by peer, the oldest peer first. */
-  readonly #latencies = new Map<string, number>();
+  /** By peer, the oldest peer first. */
+  readonly #latencies = new Map<string, Latency>();
   #closed = false;
 
   constructor(context: AutoContext, settings: DownloaderSettings) {
@@ -242,11 +242,16 @@ export class AutoDownloader {
   #delayFor({ key }: Peer): number {
     const { delay } = this.#context;
     const latency = this.#latencies.get(key);
-    return latency === undefined ? delay : Math.min(delay, Math.max(LEAST_DELAY, PATIENCE * latency));
+    return latency === undefined ? delay : Math.min(delay, Math.max(LEAST_DELAY, PATIENCE * latency.least));
   }
 
-  #noteLatency({ key }: Peer, latency: number): void {
-    this.#latencies.set(key, Math.min(latency, this.#latencies.get(key) ?? latency));
+  /** A sample replaces the least one after a term, so that a path that has become longer is not held to its past. */
+  #noteLatency({ key }: Peer, sample: number): void {
+    const now = this.#settings.runtime.clock.now();
+    const known = this.#latencies.get(key);
+    const term =
+      known !== undefined && now < known.expiresAt ? known : { least: sample, expiresAt: now + this.#context.expiry };
+    this.#latencies.set(key, { ...term, least: Math.min(term.least, sample) });
     const [oldest] = this.#latencies.keys();
     if (this.#latencies.size > MOST_PEERS && oldest !== undefined) this.#latencies.delete(oldest);
   }
@@ -259,6 +264,14 @@ export class AutoDownloader {
       // A listener's fault must not become that of the request.
     }
   }
+}
+
+/** The fastest answer of a peer within a term of {@link AutoContext.expiry}. */
+interface Latency {
+  /** In ms. */
+  readonly least: number;
+  /** End of the term, in ms on the clock. */
+  readonly expiresAt: number;
 }
 
 interface Peer {

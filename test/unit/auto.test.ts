@@ -6,6 +6,7 @@ import type { TaskDownloader } from "../../src/client/task-downloader.ts";
 import { VortexDownloader } from "../../src/client/vortex-downloader.ts";
 import { type ErrorCode, VortexError } from "../../src/errors.ts";
 import type { Piece } from "../../src/piece.ts";
+import type { Clock } from "../../src/runtime.ts";
 import { MemoryPieceStore } from "../../src/server/memory-store.ts";
 import { VortexServer } from "../../src/server/vortex-server.ts";
 import type { TaskDirectory } from "../../src/task/discovery.ts";
@@ -91,6 +92,23 @@ describe("auto, one peer", () => {
     await clock.advance(30);
     await assertPiece(await again);
     assert.deepEqual(network.dials, ["quic", "quic", "tcp"]);
+    await downloader.close();
+  });
+
+  it("waits longer again where the way to the peer has become longer", async () => {
+    const { downloader, network, fetch, clock } = await peer({}, { auto: { expiry: 1000 } });
+    // Answers take no time, and so the next protocol begins after 30 ms.
+    await assertPiece(await fetch());
+    network.delay = 55;
+    for (const dials of [["quic", "tcp"], ["quic"]]) {
+      network.dials.length = 0;
+      network.drop("quic");
+      await clock.advance(1001);
+      const piece = fetch();
+      await clock.advanceUntil(piece, 1000, 10);
+      await assertPiece(await piece);
+      assert.deepEqual(network.dials, dials);
+    }
     await downloader.close();
   });
 
@@ -379,6 +397,9 @@ class Network {
   readonly #hosts = new Set<string>();
   /** Dials that have not settled. */
   hanging = 0;
+  /** Time that each dial takes, in ms. */
+  delay = 0;
+  readonly #clock: Clock;
   readonly #conditions: Record<Protocol, Condition>;
   readonly #transports: Record<Protocol, MemoryTransport> = {
     quic: new MemoryTransport("quic"),
@@ -388,7 +409,8 @@ class Network {
   /** Those that are open. */
   readonly #connections = new Set<{ readonly protocol: Protocol; readonly connection: Connection }>();
 
-  constructor(conditions: Partial<Record<Protocol, Condition>>) {
+  constructor(conditions: Partial<Record<Protocol, Condition>>, clock: Clock) {
+    this.#clock = clock;
     this.#conditions = { quic: "works", tcp: "works", grpc: "works", ...conditions };
   }
 
@@ -425,6 +447,7 @@ class Network {
         this.#hosts.add(formatAddress(remote));
         const condition = this.#conditions[protocol];
         if (condition === "silent") return this.#silence(options);
+        if (this.delay > 0) await this.#wait();
         if (condition !== "works" && condition !== "mute")
           throw new VortexError(condition, `${formatAddress(remote)} is ${condition}`);
         const connection = await memory.dial(remote, options);
@@ -434,6 +457,12 @@ class Network {
         return condition === "mute" ? muted(connection) : connection;
       },
     };
+  }
+
+  #wait(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#clock.setTimer(resolve, this.delay);
+    });
   }
 
   #silence({ signal }: DialOptions): Promise<never> {
@@ -491,7 +520,7 @@ async function peer(
 }> {
   const clock = new FakeClock();
   const runtime = fakeRuntime(clock);
-  const network = new Network(conditions);
+  const network = new Network(conditions, clock);
   const store = new MemoryPieceStore();
   store.putTask(taskId, content);
   store.putTask(piecesId, content, { pieceLength });
