@@ -58,7 +58,7 @@ export type ErrorCode =
   | "ConnectionRefused"
   /** The host name does not resolve, or there is no route to it. */
   | "Unreachable"
-  /** The peer speaks another application protocol (TLS alert 120, QUIC error 0x178). */
+  /** The peer speaks another application protocol: TLS alert 120, QUIC error 0x178, or an answer in HTTP or TLS. */
   | "ProtocolNotSupported"
   /** TLS failed: the certificate was not accepted by one side, or there is no common version. */
   | "HandshakeFailed"

@@ -1,6 +1,7 @@
 import { peersWords, VortexError, withAddress } from "../errors.ts";
 import type { Piece, PieceMetadata } from "../piece.ts";
 import { PacketDecoder } from "../protocol/decoder.ts";
+import { FOREIGN_HEAD_LENGTH, type ForeignProtocol, foreignProtocol } from "../protocol/foreign.ts";
 import { encodePacket, type Packet, RemoteErrorCode } from "../protocol/packet.ts";
 import { formatAddress, parseAddress } from "../transport/address.ts";
 import {
@@ -84,7 +85,7 @@ export class VortexClient implements PieceClient {
       if (scope.failure !== undefined) throw scope.failure;
       await scope.waitFor(stream.writer.end(packet));
       const decoder = new PacketDecoder({ metadata: this.#settings.maxMetadataLength });
-      const answer = await readPacket(stream.reader, decoder, scope, this.#takeMemory());
+      const answer = await readPacket(stream.reader, decoder, scope, this.#takeMemory(), request.addr);
       const metadata = expectContent(answer, kind, request.addr);
       const source = contentSource(stream.reader, decoder.takeRest());
       return acceptAnnouncement(request, metadata, source, scope, this.#settings);
@@ -121,29 +122,49 @@ export class QuicClient extends VortexClient {}
 /** A {@link VortexClient} over TCP: one connection a request, as stock peers want it. */
 export class TcpClient extends VortexClient {}
 
-/** Reads until one whole packet is there. Each chunk is waited for by itself: a slow peer is not a silent one. */
+/** Reads one whole packet. Each chunk has the stall timeout to itself, since a slow peer is not a silent one. */
 async function readPacket(
   reader: ByteReader,
   decoder: PacketDecoder,
   scope: CallScope,
   memory: Uint8Array,
+  addr: string,
 ): Promise<Packet> {
   let room: Uint8Array | undefined = memory;
-  for (;;) {
-    const packet = decoder.next();
-    if (packet !== undefined) return packet;
-    const chunk: Uint8Array | undefined = await scope.waitFor(reader.read(room));
-    // The decoder keeps what it was given until it has consumed it.
-    room = undefined;
-    if (chunk === undefined) {
-      throw new VortexError(
-        "TruncatedContent",
-        decoder.midPacket ? "the answer ended inside its packet" : "the peer ended the stream without an answer",
-      );
+  let head: Uint8Array = new Uint8Array(0);
+  try {
+    for (;;) {
+      const packet = decoder.next();
+      if (packet !== undefined) return packet;
+      const chunk: Uint8Array | undefined = await scope.waitFor(reader.read(room));
+      // The decoder keeps what it was given until it has consumed it.
+      room = undefined;
+      if (chunk === undefined) {
+        throw new VortexError(
+          "TruncatedContent",
+          decoder.midPacket ? "the answer ended inside its packet" : "the peer ended the stream without an answer",
+        );
+      }
+      if (head.length < FOREIGN_HEAD_LENGTH) head = head.length === 0 ? chunk : joined(head, chunk);
+      decoder.push(chunk);
     }
-    decoder.push(chunk);
+  } catch (cause) {
+    const protocol = scope.failure === undefined ? foreignProtocol(head) : undefined;
+    if (protocol === undefined) throw cause;
+    throw new VortexError("ProtocolNotSupported", foreignMessage[protocol](addr), { cause, addr });
   }
 }
+
+function joined(head: Uint8Array, more: Uint8Array): Uint8Array {
+  return Uint8Array.of(...head, ...more.subarray(0, FOREIGN_HEAD_LENGTH));
+}
+
+const foreignMessage: Readonly<Record<ForeignProtocol, (addr: string) => string>> = {
+  "HTTP/2": (addr) =>
+    `${addr} speaks HTTP/2, not Vortex: is it the gRPC port? Name the Vortex port, or protocol "grpc"`,
+  "HTTP/1": (addr) => `${addr} speaks HTTP/1, not Vortex: name the peer's Vortex port`,
+  TLS: (addr) => `${addr} speaks TLS, which Vortex over TCP does not: is it the gRPC port? Name the peer's Vortex port`,
+};
 
 function expectContent(packet: Packet, kind: string, addr: string): PieceMetadata {
   switch (packet.type) {

@@ -1,0 +1,38 @@
+/** A protocol that is dialled at the port of another one. */
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import { formatAddress } from "../../src/transport/address.ts";
+import { assertRejects } from "../support/failures.ts";
+import { skipped } from "../support/fixture.ts";
+import { runtimeName } from "../support/fixtures.ts";
+import { runtimeFace } from "../support/runtime-face.ts";
+
+const taskId = "a1".repeat(32);
+const store = new MemoryPieceStore();
+store.putTask(taskId, new Uint8Array(1000));
+const { createDownloader, startServer } = await runtimeFace();
+
+describe("Vortex over TCP, dialled at a gRPC port", () => {
+  it("names HTTP/2, and the gRPC port", () => assertMessage(false, /speaks HTTP\/2.*gRPC port/));
+
+  const withTls = "names TLS, where that is spoken there";
+  const run = (): Promise<void> => assertMessage(true, /speaks TLS.*gRPC port/);
+  if (runtimeName === "node") skipped(withTls, "a server on node:tls closes the connection without an alert", run);
+  else it(withTls, run);
+});
+
+async function assertMessage(tls: boolean, expected: RegExp): Promise<void> {
+  const server = await startServer({ host: "127.0.0.1", store, grpc: { port: 0, tls } });
+  const downloader = createDownloader({ protocol: "tcp" });
+  try {
+    assert.ok(server.addresses.grpc !== undefined);
+    const addr = formatAddress(server.addresses.grpc);
+    const piece = downloader.downloadPiece({ addr, hostId: "me", taskId, number: 0 });
+    const { message } = await assertRejects(piece, "ProtocolNotSupported");
+    assert.match(message, expected);
+  } finally {
+    await downloader.close();
+    await server.close({ grace: 0 });
+  }
+}
