@@ -56,7 +56,7 @@ export type ErrorCode =
 
   /** Nobody listens at the address, or the peer turned the connection away. */
   | "ConnectionRefused"
-  /** The host name does not resolve, or there is no route to it. */
+  /** No route to the host, no address for its name, or no file descriptor left here for a connection. */
   | "Unreachable"
   /** The peer speaks another application protocol: TLS alert 120, QUIC error 0x178, or an answer in HTTP or TLS. */
   | "ProtocolNotSupported"

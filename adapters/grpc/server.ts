@@ -22,6 +22,7 @@ import type { PieceStore } from "../../src/server/store.ts";
 import { type ServerSettings, within } from "../../src/server/upload.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
 import type { TlsIdentity, TlsServerOptions } from "../../src/transport/tls.ts";
+import { keepAccepting } from "../accepting.ts";
 import { listenError } from "../native-error.ts";
 import { authoritiesOf, fingerprintOf, requireIdentity, serverIdentity } from "../tls.ts";
 import { guardSession, guardStream } from "./session-guard.ts";
@@ -123,8 +124,9 @@ export class GrpcServer implements ProtocolServer {
     this.#settings = settings;
     this.#places = new Places(settings.maxConnections, settings.runtime.clock);
     this.#handlers = new Map(handlers.map((handler) => [handler.requestPath, handler]));
-    // What fails here concerns one client (no file descriptors left, no HTTP/2, no TLS); the server goes on.
-    for (const event of ["error", "sessionError", "tlsClientError"]) server.on(event, () => {});
+    keepAccepting(server, formatAddress(this.address), settings.onError);
+    // A client that speaks no HTTP/2 or TLS; the server goes on.
+    for (const event of ["sessionError", "tlsClientError"]) server.on(event, () => {});
     server.on("connection", (socket: Socket) => {
       // A client that vanishes while pieces are announced to it would have its place as long as none come.
       socket.setKeepAlive(true, KEEP_ALIVE);

@@ -12,6 +12,7 @@ import {
   StreamCode,
   type Transport,
 } from "../../src/transport/transport.ts";
+import { keepAccepting } from "../accepting.ts";
 import { DialledPeer } from "../dialled-peer.ts";
 import { listenError, nativeError } from "../native-error.ts";
 import { ReadBuffer } from "./read-buffer.ts";
@@ -36,7 +37,7 @@ export const tcpTransport: Transport = {
       server.once("error", (error) => reject(listenError(error, formatAddress(local))));
       server.listen({ host: local.host, port: local.port }, resolve);
     });
-    return new TcpListener(server, local);
+    return new TcpListener(server, local, options.onError);
   },
 };
 
@@ -47,13 +48,12 @@ class TcpListener implements Listener {
   readonly #incoming = new AsyncQueue<Connection>();
   readonly #connections = new Set<AcceptedPeer>();
 
-  constructor(server: Server, local: Address) {
+  constructor(server: Server, local: Address, onError: (error: VortexError) => void = () => {}) {
     const bound = server.address();
     const port = typeof bound === "object" && bound !== null ? bound.port : local.port;
     this.address = { host: local.host, port };
     this.#server = server;
-    // An accept that fails (no file descriptors left, say) concerns one client; the listener goes on.
-    server.on("error", () => {});
+    keepAccepting(server, formatAddress(this.address), onError);
     server.on("connection", (socket: Socket) => {
       const connection = new AcceptedPeer(socket);
       this.#connections.add(connection);

@@ -40,7 +40,10 @@ export interface ServerOptions {
   readonly requestTimeout?: number;
   /** Milliseconds in which a peer must take at least a chunk of its answer. Default 30,000. */
   readonly stallTimeout?: number;
-  /** Told of every request that failed for a reason that the peer did not cause. Default: nobody is. */
+  /**
+   * Receives the error of each request that failed for a reason that the peer did not cause, and of connections that could not be
+   * accepted (at most one a second). Default: none.
+   */
   readonly onError?: (error: VortexError) => void;
   /** Hears of every answer, as `openTelemetry(api)` does. Default: nobody. */
   readonly telemetry?: Telemetry;

@@ -60,6 +60,7 @@ export class VortexServer {
       maxConnections: settings.maxConnections + NEWCOMERS,
       maxStreams: settings.maxStreams,
       earlyData: settings.earlyData,
+      onError: settings.onError,
     });
     return new this(listener, store, settings);
   }

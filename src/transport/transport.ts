@@ -153,6 +153,11 @@ export interface ListenOptions {
    * where clients must show a certificate. Default true, where the runtime can.
    */
   readonly earlyData?: boolean;
+  /**
+   * Receives failures of the listener that no connection or stream reports, such as an accept without a free file descriptor. The
+   * listener goes on. Default: they are dropped.
+   */
+  readonly onError?: (error: VortexError) => void;
 }
 
 /** Default of {@link ListenOptions.maxConnections}. */

@@ -8,6 +8,7 @@
  * | `block N` | blocks its event loop for N milliseconds, from the answer on | `blocking` |
  * | `exhaust` | opens files until there are no descriptors | `exhausted N` |
  * | `free` | closes them | `freed` |
+ * | `reports` | forgets what its servers reported to `onError` | the codes of those errors, each once |
  * | `fetch P` | fetches piece 0 over protocol P from the peer that it was told of, twice | the outcomes |
  */
 import { closeSync, openSync, writeSync } from "node:fs";
@@ -66,6 +67,7 @@ async function serve(options: FaultPeerOptions): Promise<void> {
   const { createDownloader, startServer } = await runtimeFace();
   const content = seededBytes(seed, contentLength);
   const servers: StorageServer[] = [];
+  const reports = new Set<string>();
   for (const protocol of faultProtocols) {
     const whole = new MemoryPieceStore();
     const taskId = faultTaskId(protocol);
@@ -74,6 +76,7 @@ async function serve(options: FaultPeerOptions): Promise<void> {
     const server = await startServer({
       host: "127.0.0.1",
       tls: identity,
+      onError: ({ code }) => reports.add(code),
       [protocol]: { port: ports?.[protocol] ?? 0 },
       store: {
         getTask: (id) => whole.getTask(id),
@@ -105,6 +108,9 @@ async function serve(options: FaultPeerOptions): Promise<void> {
     } else if (word === "free") {
       for (const file of files.splice(0)) closeSync(file);
       console.log("freed");
+    } else if (word === "reports") {
+      console.log([...reports].join(" "));
+      reports.clear();
     } else if (word === "fetch" && other !== undefined) {
       const protocol = detail as FaultProtocol;
       const outcomes: string[] = [];
