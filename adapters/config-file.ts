@@ -18,6 +18,7 @@ import { serverOptions } from "../src/server/configured.ts";
 import type { StorageServerOptions } from "../src/server/storage-server.ts";
 import type { ProtocolChoice } from "../src/transport/protocol.ts";
 import { readText } from "./files/text.ts";
+import { warnOnce } from "./warn-once.ts";
 
 /** A configuration in effect, and what it says to fetch and to serve with. */
 export interface LoadedConfig extends ResolvedConfig {
@@ -46,8 +47,9 @@ const LONGEST_REASON = 200;
 export const configVariable = "VORTEX_PEER_CONFIG";
 
 /**
- * Reads a configuration file: YAML in the form of Dragonfly's `dfdaemon.yaml`, up to 128 KiB. See `parseConfig` for the keys. Files
- * that it names are sought where stock Dragonfly seeks them: from the working directory.
+ * Reads a configuration file: YAML in the form of Dragonfly's `dfdaemon.yaml`, with merge keys (`<<`), up to 128 KiB. See
+ * `parseConfig` for the keys. Files that it names are sought where stock Dragonfly seeks them: from the working directory. A value
+ * that has no effect although it looks meant for this library is named on the standard error, once a process.
  *
  * @example
  * ```ts
@@ -105,18 +107,25 @@ export async function readConfigLayer(path: string): Promise<ConfigLayer> {
 /**
  * What the text of a configuration says, and at which line of `file`.
  * Rejects with `InvalidArgument`, see {@link loadConfig}.
+ *
+ * @param warn receives a line for each value without effect
  */
-export async function parseConfigText(text: string, file: string): Promise<ConfigLayer> {
+export async function parseConfigText(
+  text: string,
+  file: string,
+  warn: (line: string) => void = warnOnce,
+): Promise<ConfigLayer> {
   // Loaded here, since most programs have no such file.
   const yaml = await import("yaml");
   const lines = new yaml.LineCounter();
   const document = understood(file, () =>
-    yaml.parseDocument(text, { lineCounter: lines, prettyErrors: false, logLevel: "error" }),
+    yaml.parseDocument(text, { lineCounter: lines, merge: true, prettyErrors: false, logLevel: "error" }),
   );
   if (document.errors.length > 0) throw syntaxError(file, document.errors, lines);
   // Refuses aliases that stand for more than a hundred times what is written.
   const input: unknown = understood(file, () => document.toJS({ maxAliasCount: 100 }));
-  return parseConfigLayer(input, (path) => `${file}:${lines.linePos(offsetOf(yaml, document, path)).line}`);
+  const sourceOf = (path: readonly string[]): string => `${file}:${lines.linePos(offsetOf(yaml, document, path)).line}`;
+  return parseConfigLayer(input, sourceOf, (line) => warn(`vortex-peer: ${line}`));
 }
 
 /** The result of `parse`, which throws at what it was not made for, such as sections within sections a million deep. */
@@ -143,14 +152,30 @@ function offsetOf(yaml: typeof Yaml, document: Document.Parsed, path: readonly s
   let section: unknown = document.contents;
   let offset = document.contents?.range[0] ?? 0;
   for (const name of path) {
-    if (yaml.isAlias(section)) section = section.resolve(document);
-    if (!yaml.isMap(section)) break;
-    const pair = section.items.find(({ key }) => yaml.isScalar(key) && String(key.value) === name);
+    const pair = pairOf(yaml, document, section, name);
     if (!yaml.isScalar(pair?.key)) break;
     offset = pair.key.range?.[0] ?? offset;
     section = pair.value;
   }
   return offset;
+}
+
+/** The key `name` of a section with its value, from what is merged into it where it is not the section's own. */
+function pairOf(yaml: typeof Yaml, document: Document.Parsed, node: unknown, name: string): Yaml.Pair | undefined {
+  const section = yaml.isAlias(node) ? node.resolve(document) : node;
+  if (!yaml.isMap(section)) return undefined;
+  const own = section.items.find(({ key }) => yaml.isScalar(key) && String(key.value) === name);
+  if (own !== undefined) return own;
+  for (const { key, value } of section.items) {
+    // The parser has a symbol in the place of the key.
+    if (!yaml.isScalar(key) || typeof key.value !== "symbol") continue;
+    const merged = yaml.isAlias(value) ? value.resolve(document) : value;
+    for (const source of yaml.isSeq(merged) ? merged.items : [merged]) {
+      const pair = pairOf(yaml, document, source, name);
+      if (pair !== undefined) return pair;
+    }
+  }
+  return undefined;
 }
 
 async function readConfigText(path: string): Promise<string> {

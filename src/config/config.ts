@@ -1,7 +1,8 @@
 import { VortexError } from "../errors.ts";
 import { type ConfigKey, configKeys, keys, ownKeys, ownSection, type ValueOf } from "./keys.ts";
 import type { Config } from "./sections.ts";
-import { check, type Problem, show } from "./values.ts";
+import { unusedKeys } from "./unused.ts";
+import { check, isSection, type Problem, show, valueAt } from "./values.ts";
 
 export type { Config, MutualTlsFiles } from "./sections.ts";
 
@@ -62,16 +63,22 @@ export function parseConfig(input: unknown): Config {
  * As {@link parseConfig}, but only what `input` says, to be laid over other layers.
  *
  * @param sourceOf where the value at these keys stands, such as `dfdaemon.yaml:12`. It is named before what is wrong with it.
+ * @param onUnused receives a line for each value that has no effect although it looks meant for this library: a misspelt key beside
+ * one that is read, the losing one of two spellings with different values, and a part of a mutual TLS section. Default: none
  */
 export function parseConfigLayer(
   input: unknown,
   sourceOf: (path: readonly string[]) => string | undefined = () => undefined,
+  onUnused: (line: string) => void = () => {},
 ): ConfigLayer {
   const layer = new Map<ConfigKey, { value: unknown; source: string }>();
   const problems = new Map<string, ConfigProblem>();
-  const note = (problem: Problem): void => {
+  const sourced = (problem: Problem): ConfigProblem => {
     const source = sourceOf(problem.path);
-    problems.set(problem.path.join("."), { ...problem, ...(source !== undefined && { source }) });
+    return { ...problem, ...(source !== undefined && { source }) };
+  };
+  const note = (problem: Problem): void => {
+    problems.set(problem.path.join("."), sourced(problem));
   };
   for (const key of configKeys) {
     for (const path of keys[key].paths) {
@@ -86,6 +93,7 @@ export function parseConfigLayer(
   }
   unknownOwnKeys(input, [ownSection], ownKeys).forEach(note);
   if (problems.size > 0) throw failure([...problems.values()]);
+  for (const problem of unusedKeys(input)) onUnused(describeProblem(sourced(problem)));
   return layer;
 }
 
@@ -125,22 +133,6 @@ function failure(problems: readonly ConfigProblem[]): VortexError {
   return new VortexError("InvalidArgument", problems.map(describeProblem).join(separator), { cause: problems });
 }
 
-/** What stands at `path`: nothing, a value, or something on the way that holds no keys. */
-function valueAt(
-  input: unknown,
-  path: readonly string[],
-): { readonly value: unknown } | { readonly problem: Problem } | Record<never, never> {
-  let section = input;
-  for (const [depth, key] of path.entries()) {
-    if (section === undefined || section === null) return {};
-    if (!isSection(section)) {
-      return { problem: { path: path.slice(0, depth), value: section, expected: "expected keys with values" } };
-    }
-    section = Object.hasOwn(section, key) ? section[key] : undefined;
-  }
-  return { value: section };
-}
-
 /** Keys in our own section that mean nothing: nobody else's, so misspelt ones. */
 function unknownOwnKeys(input: unknown, path: readonly string[], known: ReadonlySet<string>): Problem[] {
   const found = valueAt(input, path);
@@ -155,10 +147,6 @@ function unknownOwnKeys(input: unknown, path: readonly string[], known: Readonly
     const allowed = [...new Set(siblings.map((other) => other.split(".")[0]))].filter((other) => !other?.includes("_"));
     return [{ path: [...path, key], value, expected: `expected no other keys than ${allowed.join(", ")}` }];
   });
-}
-
-function isSection(value: unknown): value is Readonly<Record<string, unknown>> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 /** The settings as sections within sections. */

@@ -120,3 +120,24 @@ function bandwidthSchema(): v.GenericSchema<unknown, number> {
     }),
   );
 }
+
+/** The value at `path`; the problem where something on the way holds no keys; neither where there is nothing. */
+export function valueAt(
+  input: unknown,
+  path: readonly string[],
+): { readonly value: unknown } | { readonly problem: Problem } | Record<never, never> {
+  let section = input;
+  for (const [depth, key] of path.entries()) {
+    if (section === undefined || section === null) return {};
+    if (!isSection(section)) {
+      return { problem: { path: path.slice(0, depth), value: section, expected: "expected keys with values" } };
+    }
+    section = Object.hasOwn(section, key) ? section[key] : undefined;
+  }
+  return { value: section };
+}
+
+/** Whether a value holds keys. */
+export function isSection(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}

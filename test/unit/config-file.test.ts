@@ -234,6 +234,104 @@ describe("the text of a configuration", () => {
     assert.equal(circle.get("download.protocol")?.value, "quic");
   });
 
+  it("may merge sections (<<): the section's own keys come first, then the sources in their order", async () => {
+    const text = [
+      "a: &a { protocol: quic, pieceTimeout: 9s }",
+      "b: &b",
+      "  pieceTimeout: 8s",
+      "  concurrentPieceCount: 3",
+      "download:",
+      "  protocol: grpc",
+      "  <<: [*a, *b]",
+      "upload: { <<: { bandwidthLimit: 5 } }",
+      "storage: { server: { tcpPort: 1 } }",
+      "vortexPeer: { pool: { <<: { capacity: 7 } } }",
+    ].join("\n");
+    const layer = await parseConfigText(text, "d.yaml");
+    assert.deepEqual(
+      [...layer].map(([key, { value, source }]) => `${key} ${value} ${source}`),
+      [
+        "download.protocol grpc d.yaml:6",
+        "download.pieceTimeout 9000 d.yaml:1",
+        "download.concurrentPieceCount 3 d.yaml:4",
+        "upload.bandwidthLimit 5 d.yaml:8",
+        "storage.server.tcpPort 1 d.yaml:9",
+        "vortexPeer.pool.capacity 7 d.yaml:10",
+      ],
+    );
+    assert.equal(
+      (await refused("x: &x\n  protocol: udp\ndownload: { <<: *x }\n")).message.split(": ", 1)[0],
+      "d.yaml:2",
+    );
+    assert.match((await refused("download: { <<: 5 }\n")).message, /^d\.yaml:1: .*[Mm]erge/);
+    assert.match((await refused("download: &d { <<: *d }\n")).message, /^d\.yaml:1: .*alias/);
+    const bomb = ["a0: &a0 { protocol: quic }"];
+    for (let level = 1; level < 40; level++)
+      bomb.push(`a${level}: &a${level} { <<: [*a${level - 1}, *a${level - 1}] }`);
+    assert.match((await refused(bomb.join("\n"))).message, /^d\.yaml:1: .*alias/);
+    // A key of that name in quotes is none of ours.
+    assert.equal((await parseConfigText('download: { "<<": { protocol: quic } }\n', "d.yaml")).size, 0);
+  });
+
+  it("names each value that looks meant for it and has no effect", async () => {
+    const warned: string[] = [];
+    const text = [
+      "downloads: { protocol: quic }",
+      "download:",
+      "  piecetimeout: 1s",
+      "  collectedPieceTimeout: 1s",
+      "  concurrentPieceCout: 3",
+      "  bandwidht_limit: 5",
+      "  nothing:",
+      "  protocol: tcp",
+      "storage:",
+      "  server:",
+      "    protocol: quic",
+      "    tcpPort: 1",
+      "    tcp_port: 2",
+      "    quicPort: 3",
+      "    quic_port: 3",
+      "    tcpPort2: 4",
+      "    tcpPrt:",
+      "upload: { server: { caCert: /ca, key: /key }, client: { ca_cert: /ca, cert: /cert, key: /key } }",
+      "vortex_peer: { stallTimeout: 1s }",
+      "other: { protocol: 5, tcpport: 1 }",
+    ].join("\n");
+    await parseConfigText(text, "d.yaml", (line) => warned.push(line));
+    assert.deepEqual(warned, [
+      "vortex-peer: d.yaml:1: downloads: {…}: has no effect: expected download",
+      'vortex-peer: d.yaml:3: download.piecetimeout: "1s": has no effect: expected pieceTimeout',
+      "vortex-peer: d.yaml:5: download.concurrentPieceCout: 3: has no effect: expected concurrentPieceCount",
+      "vortex-peer: d.yaml:6: download.bandwidht_limit: 5: has no effect: expected bandwidthLimit",
+      "vortex-peer: d.yaml:16: storage.server.tcpPort2: 4: has no effect: expected tcpPort",
+      "vortex-peer: d.yaml:19: vortex_peer: {…}: has no effect: expected vortexPeer",
+      'vortex-peer: d.yaml:11: storage.server.protocol: "quic": has no effect: download.protocol counts',
+      "vortex-peer: d.yaml:13: storage.server.tcp_port: 2: has no effect: storage.server.tcpPort counts",
+      'vortex-peer: d.yaml:18: upload.server.caCert: "/ca": has no effect without cert beside it',
+      'vortex-peer: d.yaml:18: upload.server.key: "/key": has no effect without cert beside it',
+    ]);
+  });
+
+  it("of stock Dragonfly is not warned of", async () => {
+    const warned: string[] = [];
+    for (const path of [stock, older]) {
+      await parseConfigText(await readFile(path, "utf8"), path, (line) => warned.push(line));
+    }
+    assert.deepEqual(warned, []);
+  });
+
+  it("is warned of once a process, however often it is read", (t) =>
+    inTempDir(async (dir) => {
+      const path = join(dir, "d.yaml");
+      await writeFile(path, "download: { pieceTimeOut: 1s }\n");
+      const lines: string[] = [];
+      t.mock.method(console, "warn", (line: string) => lines.push(line));
+      for (let time = 0; time < 2; time++) await loadConfig(path);
+      assert.deepEqual(lines, [
+        `vortex-peer: ${path}:1: download.pieceTimeOut: "1s": has no effect: expected pieceTimeout`,
+      ]);
+    }));
+
   it("sections within sections without end are refused, not a crash", async () => {
     for (const text of ["[".repeat(100_000), "{a: ".repeat(30_000), "- ".repeat(60_000)]) {
       assert.match((await refused(text)).message, /^d\.yaml:\d+: /);
