@@ -8,6 +8,8 @@ export interface CallScopeOptions {
   /** Milliseconds, see `CallOptions`. */
   readonly pieceTimeout: number;
   readonly stallTimeout: number;
+  /** Milliseconds that one hold may last, see {@link CallScope.hold}. Default: the piece timeout. */
+  readonly unreadTimeout?: number | undefined;
   /** For messages: `piece 3 of 10.0.0.1:4006`. */
   readonly what: string;
   readonly addr: string;
@@ -25,8 +27,14 @@ export class CallScope {
   readonly #listeners: (() => void)[] = [];
   readonly #clock: Clock;
   readonly #options: CallScopeOptions;
-  readonly #deadline: Timer;
   readonly #cleanups: (() => void)[] = [];
+  readonly #startedAt: number;
+  #deadline: Timer;
+  /** When `#deadline` fires. */
+  #deadlineAt = 0;
+  /** Milliseconds of the holds that are over. */
+  #held = 0;
+  #heldSince: number | undefined;
   #watchdog: Timer | undefined;
   #waits = 0;
   #lastProgress = 0;
@@ -36,10 +44,9 @@ export class CallScope {
     this.#clock = clock;
     this.#options = options;
     this.signal = this.#controller.signal;
-    const { signal, pieceTimeout, what, addr } = options;
-    this.#deadline = clock.setTimer(() => {
-      this.fail(new VortexError("PieceTimeout", `${what} was not complete within ${pieceTimeout} ms`, { addr }));
-    }, pieceTimeout);
+    const { signal, pieceTimeout, what } = options;
+    this.#startedAt = clock.now();
+    this.#deadline = this.#deadlineIn(pieceTimeout);
     if (signal?.aborted) {
       this.fail(abortedError(signal, what));
     } else if (signal !== undefined) {
@@ -116,6 +123,59 @@ export class CallScope {
   /** What was owed since {@link beginWait} has come, or will not. */
   endWait(): void {
     this.#waits--;
+  }
+
+  /**
+   * Stops the piece timeout while the caller does not read: a rate limit, a slow disk and a slow reader are our own time and
+   * not the peer's. A hold longer than the unread timeout fails the call, so that a piece that nobody reads is freed.
+   */
+  hold(): void {
+    if (this.#heldSince !== undefined) return;
+    const { pieceTimeout, unreadTimeout = pieceTimeout } = this.#options;
+    this.#heldSince = this.#clock.now();
+    this.#deadlineBefore(this.#heldSince + unreadTimeout);
+  }
+
+  /** Lets the piece timeout run on after {@link hold}. */
+  resume(): void {
+    if (this.#heldSince === undefined) return;
+    const now = this.#clock.now();
+    this.#held += now - this.#heldSince;
+    this.#heldSince = undefined;
+    this.#deadlineBefore(now + this.#timeLeft(now));
+  }
+
+  /** One timer serves many short holds: it is set again only when it would fire too late, and looks when it fires. */
+  #deadlineBefore(time: number): void {
+    if (this.#finished || this.#deadlineAt <= time) return;
+    this.#deadline.cancel();
+    this.#deadline = this.#deadlineIn(time - this.#clock.now());
+  }
+
+  /** Milliseconds of the piece timeout that are left. */
+  #timeLeft(now: number): number {
+    return this.#options.pieceTimeout - (now - this.#startedAt - this.#held);
+  }
+
+  #deadlineIn(milliseconds: number): Timer {
+    this.#deadlineAt = this.#clock.now() + milliseconds;
+    return this.#clock.setTimer(() => this.#checkDeadline(), milliseconds);
+  }
+
+  #checkDeadline(): void {
+    const { pieceTimeout, unreadTimeout = pieceTimeout, what, addr } = this.#options;
+    const now = this.#clock.now();
+    const held = this.#heldSince;
+    const left = held === undefined ? this.#timeLeft(now) : held + unreadTimeout - now;
+    if (left > 0) {
+      this.#deadline = this.#deadlineIn(left);
+      return;
+    }
+    const message =
+      held === undefined
+        ? `${what} was not complete within ${pieceTimeout} ms`
+        : `${what} was not read for ${unreadTimeout} ms`;
+    this.fail(new VortexError("PieceTimeout", message, { addr }));
   }
 
   #look(): void {

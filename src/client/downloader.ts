@@ -22,10 +22,15 @@ export interface PieceRequest {
 export interface CallOptions {
   /** Ends the call, and the reading of the content after it, at once, with `Aborted`. Default: none. */
   readonly signal?: AbortSignal;
-  /** Milliseconds for the whole piece, from the call to the last byte of content. Default 360,000. */
+  /**
+   * Milliseconds for the whole piece, from the call to the last byte of content. Time between two reads of the content does
+   * not count. Default 360,000.
+   */
   readonly pieceTimeout?: number;
   /** Milliseconds without a byte from the peer, while one is waited for. Default 30,000. */
   readonly stallTimeout?: number;
+  /** Milliseconds between two reads of the content, after which the piece is given up as `PieceTimeout`. Default: `pieceTimeout`. */
+  readonly unreadTimeout?: number;
 }
 
 /** Fetches pieces. The same for every protocol; made by `createDownloader`. */

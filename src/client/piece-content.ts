@@ -41,11 +41,14 @@ export class PieceContent {
     this.#expected = expected;
     this.#scope = scope;
     this.#whole = expected.start === 0 && expected.end === expected.length;
+    // From here on the peer owes something only while the content is being read.
+    scope.hold();
   }
 
   /** The next chunk of the asked range, or undefined when all of it was handed out and found right. */
   async read(into?: Uint8Array): Promise<Uint8Array | undefined> {
     const { start, end, length } = this.#expected;
+    this.#scope.resume();
     try {
       if (this.#scope.failure !== undefined) throw this.#scope.failure;
       while (!this.#done) {
@@ -85,6 +88,8 @@ export class PieceContent {
       const failure = this.#scope.end(error);
       this.#source.cancel();
       throw failure;
+    } finally {
+      this.#scope.hold();
     }
   }
 

@@ -48,10 +48,12 @@ export function downloaderSettings(options: DownloaderOptions, runtime: Runtime)
 export function callTimeouts(
   options: CallOptions,
   settings: DownloaderSettings,
-): { readonly pieceTimeout: number; readonly stallTimeout: number } {
+): { readonly pieceTimeout: number; readonly stallTimeout: number; readonly unreadTimeout: number } {
   const pieceTimeout = options.pieceTimeout ?? settings.pieceTimeout;
   const stallTimeout = options.stallTimeout ?? settings.stallTimeout;
+  const unreadTimeout = options.unreadTimeout ?? pieceTimeout;
   requireInteger("pieceTimeout", pieceTimeout, 1, LONGEST);
   requireInteger("stallTimeout", stallTimeout, 1, LONGEST);
-  return { pieceTimeout, stallTimeout };
+  requireInteger("unreadTimeout", unreadTimeout, 1, LONGEST);
+  return { pieceTimeout, stallTimeout, unreadTimeout };
 }

@@ -23,6 +23,8 @@ import { verdictOn } from "./verdict.ts";
 
 /** Bytes of pieces under way where a piece is a message, which is held twice for a moment. HTTP/2's windows hold no more at a time. */
 const MOST_IN_MESSAGES = 16 * 1024 * 1024;
+/** A piece may lie unread for as long as our own rate limit and sink take, in ms: 30 days. A download gives up what it does not want. */
+const UNREAD_TIMEOUT = 30 * 24 * 3600 * 1000;
 /** Milliseconds between two reports of progress. */
 const PROGRESS_INTERVAL = 100;
 
@@ -369,7 +371,7 @@ export class Download implements TaskDownload {
     const fetch = (): Promise<Piece> =>
       this.#source.fetchPiece(
         { ...where, ...(protocol && { protocol }), hostId, taskId, kind, number },
-        { pieceTimeout, stallTimeout, signal },
+        { pieceTimeout, stallTimeout, unreadTimeout: UNREAD_TIMEOUT, signal },
       );
     return this.#operation === undefined ? fetch() : this.#operation.run(fetch);
   }

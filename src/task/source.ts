@@ -21,13 +21,18 @@ export interface SourceRequest {
   readonly number: number;
 }
 
+/** Deadlines of one piece, in ms. Time between two reads of its content counts against the last of them alone. */
+export interface SourceOptions {
+  readonly signal: AbortSignal;
+  readonly pieceTimeout: number;
+  readonly stallTimeout: number;
+  readonly unreadTimeout: number;
+}
+
 /** What a task is fetched by: the pieces of one protocol or more, and whom to ask where they are. */
 export interface TaskSource {
   /** Fetches a piece; its content is checked against its own digest. Everything ends at the signal. */
-  fetchPiece(
-    request: SourceRequest,
-    options: { readonly signal: AbortSignal; readonly pieceTimeout: number; readonly stallTimeout: number },
-  ): Promise<Piece>;
+  fetchPiece(request: SourceRequest, options: SourceOptions): Promise<Piece>;
   /** Absent: parents cannot be asked, and the caller has to know the lengths. */
   readonly directory?: TaskDirectory | undefined;
   /** The address that a parent, asked at `apiAddr`, announces for `fetchPiece`, if any. */

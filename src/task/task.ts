@@ -53,7 +53,10 @@ export interface TaskOptions {
   readonly rateLimit?: number;
   /** Pieces at a time, 1 to 1,024; over gRPC fewer where they are longer than 2 MiB: 16 MiB together. Default: the downloader's, 8. */
   readonly concurrentPieceCount?: number;
-  /** Milliseconds for one piece, from asking for it to its last byte. Default: the downloader's. */
+  /**
+   * Milliseconds for one piece, from asking for it to its last byte. Time in which a rate limit or the sink holds it back does
+   * not count. Default: the downloader's.
+   */
   readonly pieceTimeout?: number;
   /**
    * Milliseconds without a byte from a parent that owes one, after which it has failed. After a quarter of it, another parent

@@ -6,7 +6,7 @@ import { type Piece, pieceExtent, planTask, type TaskPlan } from "../../src/piec
 import type { Runtime } from "../../src/runtime.ts";
 import type { TaskDirectory } from "../../src/task/discovery.ts";
 import { TaskFetcher } from "../../src/task/fetcher.ts";
-import type { SourceRequest, TaskSettings, TaskSource } from "../../src/task/source.ts";
+import type { SourceOptions, SourceRequest, TaskSettings, TaskSource } from "../../src/task/source.ts";
 import type { TaskRequest } from "../../src/task/task.ts";
 import { fakeRuntime } from "./fake-clock.ts";
 
@@ -123,10 +123,7 @@ export class FakeParents implements TaskSource {
     return this.content.subarray(offset, offset + length);
   }
 
-  async fetchPiece(
-    { addr, number, kind }: SourceRequest,
-    { signal }: { readonly signal: AbortSignal },
-  ): Promise<Piece> {
+  async fetchPiece({ addr, number, kind }: SourceRequest, { signal }: SourceOptions): Promise<Piece> {
     const behaviour = this.#behaviours.get(addr);
     if (behaviour === undefined) throw new VortexError("ConnectionRefused", `nobody listens at ${addr}`, { addr });
     const bytes = this.bytesOf(number);

@@ -49,6 +49,70 @@ describe("the piece timeout", () => {
   });
 });
 
+describe("time that the caller holds back", () => {
+  it("does not count against the piece timeout, however many holds there are and however long they are", async () => {
+    const { scope, clock } = scopeOf({ unreadTimeout: 1_000_000 });
+    for (let round = 0; round < 9; round++) {
+      await clock.advance(1000);
+      scope.hold();
+      await clock.advance(round === 4 ? 900_000 : 50);
+      scope.resume();
+    }
+    await clock.advance(999);
+    assert.equal(failureOf(scope), undefined);
+    await clock.advance(1);
+    assert.equal(failureOf(scope)?.code, "PieceTimeout");
+    assert.match(failureOf(scope)?.message ?? "", /^piece 3 was not complete within 10000 ms$/);
+    assert.equal(clock.pending, 0);
+  });
+
+  it("a hold within a hold is one, and so is a second end of it", async () => {
+    const { scope, clock } = scopeOf();
+    scope.hold();
+    await clock.advance(5000);
+    scope.hold();
+    await clock.advance(4000);
+    scope.resume();
+    scope.resume();
+    await clock.advance(9999);
+    assert.equal(failureOf(scope), undefined);
+    await clock.advance(1);
+    assert.equal(failureOf(scope)?.code, "PieceTimeout");
+  });
+
+  it("ends with the unread timeout, by default the piece timeout, so that a forgotten piece is freed", async () => {
+    for (const [options, limit] of [
+      [{}, 10_000],
+      [{ unreadTimeout: 25_000 }, 25_000],
+      [{ unreadTimeout: 2000 }, 2000],
+    ] as const) {
+      const { scope, clock } = scopeOf(options);
+      scope.hold();
+      await clock.advance(limit - 1);
+      assert.equal(failureOf(scope), undefined);
+      await clock.advance(1);
+      assert.equal(failureOf(scope)?.code, "PieceTimeout");
+      assert.match(failureOf(scope)?.message ?? "", /was not read for \d+ ms$/);
+      assert.equal(clock.pending, 0);
+    }
+  });
+
+  it("is looked at by one timer", async () => {
+    const { scope, clock } = scopeOf({ unreadTimeout: 60_000 });
+    for (let round = 0; round < 100; round++) {
+      scope.hold();
+      await clock.advance(1000);
+      scope.resume();
+      assert.equal(clock.pending, 1);
+    }
+    scope.finish();
+    scope.hold();
+    scope.resume();
+    await clock.advance(100_000);
+    assert.deepEqual([failureOf(scope), clock.pending], [undefined, 0]);
+  });
+});
+
 describe("the stall timeout", () => {
   it("fails the scope when something is owed for longer", async () => {
     const { scope, clock } = scopeOf();

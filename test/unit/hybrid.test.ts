@@ -3,7 +3,7 @@ import { describe, it } from "node:test";
 import type { Piece } from "../../src/piece.ts";
 import { TaskFetcher } from "../../src/task/fetcher.ts";
 import { memorySink } from "../../src/task/memory-sink.ts";
-import type { SourceRequest } from "../../src/task/source.ts";
+import type { SourceOptions, SourceRequest } from "../../src/task/source.ts";
 import type { TaskDownload, TaskEvent, TaskOptions } from "../../src/task/task.ts";
 import type { PeerAddress } from "../../src/transport/peer-address.ts";
 import type { Protocol } from "../../src/transport/protocol.ts";
@@ -95,10 +95,7 @@ class HybridParents extends FakeParents {
     return both;
   }
 
-  override fetchPiece(
-    { addr, protocol, ...request }: SourceRequest,
-    options: { readonly signal: AbortSignal },
-  ): Promise<Piece> {
+  override fetchPiece({ addr, protocol, ...request }: SourceRequest, options: SourceOptions): Promise<Piece> {
     return super.fetchPiece({ ...request, addr: `${addr} ${protocol}` }, options);
   }
 }

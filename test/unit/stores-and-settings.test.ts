@@ -127,10 +127,15 @@ describe("the downloader's settings", () => {
 
   it("a call's own timeouts go before the downloader's", () => {
     const settings = downloaderSettings({ stallTimeout: 5 }, fakeRuntime());
-    assert.deepEqual(callTimeouts({}, settings), { pieceTimeout: 360_000, stallTimeout: 5 });
+    assert.deepEqual(callTimeouts({}, settings), {
+      pieceTimeout: 360_000,
+      stallTimeout: 5,
+      unreadTimeout: 360_000,
+    });
     assert.deepEqual(callTimeouts({ pieceTimeout: 1, stallTimeout: 2 }, settings), {
       pieceTimeout: 1,
       stallTimeout: 2,
+      unreadTimeout: 1,
     });
   });
 });

@@ -1,5 +1,8 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
+import { acceptAnnouncement } from "../../src/client/announcement.ts";
+import { CallScope } from "../../src/client/call-scope.ts";
+import { downloaderSettings } from "../../src/client/settings.ts";
 import { digestOf } from "../../src/digest/digest.ts";
 import { portableHashers } from "../../src/digest/hasher.ts";
 import { VortexError } from "../../src/errors.ts";
@@ -18,6 +21,7 @@ import { type FakeClock, fakeRuntime, settle } from "../support/fake-clock.ts";
 import { joined, seededBytes } from "../support/random.ts";
 import {
   type Behaviour,
+  chunksOf,
   corrupt,
   FakeParents,
   failing,
@@ -569,6 +573,44 @@ describe("limits", () => {
     // One second's worth may go at once.
     assert.ok(time >= content.length - 1000 - 8 * PIECE && time <= content.length + 1000, `${time} ms`);
     for (const { errors } of (await download.done).parents) assert.equal(errors, 0);
+  });
+
+  it("a rate limit counts against no deadline: each piece is fetched once, however far the limit is below its timeouts", async () => {
+    const { parents, fetcher, request, clock } = bench({ "a:1": honest(512) });
+    const asked: number[] = [];
+    const settings = downloaderSettings({}, { ...fakeRuntime(clock), clock });
+    // What downloaders make of an answer, with the deadlines of a call.
+    parents.fetchPiece = async ({ addr, taskId: id, hostId, number, kind }, options) => {
+      asked.push(number);
+      const scope = new CallScope(clock, { ...options, what: `piece ${number}`, addr });
+      const bytes = parents.bytesOf(number);
+      const digest = digestOf("crc32", bytes, portableHashers);
+      const { offset, length } = pieceExtent(parents.plan, number);
+      const metadata = {
+        number,
+        offset: BigInt(offset),
+        length: BigInt(length),
+        digest,
+        parentId: "",
+        trafficType: 1,
+        costSeconds: 0n,
+        createdAtSeconds: 0n,
+      };
+      const chunks = chunksOf(bytes, 512);
+      const source = { read: async () => chunks.next().value ?? undefined, cancel: () => {} };
+      return acceptAnnouncement({ addr, hostId, taskId: id, number, kind }, metadata, source, scope, settings);
+    };
+    const to = memorySink();
+    const limits = { rateLimit: 100, pieceTimeout: 5000, stallTimeout: 1000 };
+    const { done } = fetcher.downloadTask(request, { ...limits, to });
+    const time = await clock.advanceUntil(done, 10_000_000, 1000);
+    await done;
+    assertBytes(to.bytes(), content);
+    assert.ok(time > content.length * 9, `${time} ms`);
+    assert.deepEqual(
+      asked.sort((a, b) => a - b),
+      Array.from({ length: 21 }, (_, number) => number),
+    );
   });
 
   it("a rate limit of the downloader holds for all of its tasks together", async () => {
