@@ -2,97 +2,153 @@ import { onAbort } from "./on-abort.ts";
 import { requireInteger } from "./piece.ts";
 import type { Clock, Timer } from "./runtime.ts";
 
-/** Bytes; fewer are not worth a packet. */
-const LEAST_PORTION = 1024;
-/** Portions in a second's worth: what many wait for in turn has to come to each of them long before it takes the wait for a stall. */
-const PORTIONS = 64;
+/** Grants in a second at most, while there is more than a packet's worth to each. */
+const GRANTS_PER_SECOND = 64;
+/** Fewer bytes are not worth a packet, unless a quarter of a second earns no more. */
+const MIN_GRANT = 1024;
+/** Bounds of the time that a flow waits at most, in ms. The longer one is a third of the stall timeout that peers have by default. */
+const MIN_WAIT = 1000;
+const MAX_WAIT = 10_000;
+/** Flows a second that are kept alive by a few bytes, before they wait for longer. */
+const KEPT_ALIVE_PER_SECOND = 256;
+/** Part of the rate for flows that are kept alive, one in so many. */
+const KEEP_ALIVE_SHARE = 16;
 
-interface Waiting {
-  readonly bytes: number;
-  readonly grant: () => void;
+/** Bytes of one transfer on their way through a {@link RateLimiter}. */
+export interface Flow {
+  /** Grants 1 to `most` bytes if that takes no wait, and else none: 0. */
+  takeNow(most: number): number;
+  /**
+   * Resolves to a number of bytes that may pass, 1 to `most`; to 0 when the signal has fired. One call at a time.
+   *
+   * @param most at least 1
+   */
+  take(most: number, signal: AbortSignal): Promise<number>;
+  /** Takes all of `bytes`, grant after grant. Resolves early when the signal fires; the caller looks at it afterwards. */
+  takeAll(bytes: number, signal: AbortSignal): Promise<void>;
+  /** Takes back bytes that were granted and are not sent after all, for the flows that wait. */
+  giveBack(bytes: number): void;
 }
 
-/** What one payer has had, and asks for. */
+interface Waiting {
+  /** Position of its flow among all, by age. */
+  readonly age: number;
+  readonly share: Share;
+  readonly most: number;
+  readonly since: number;
+  grant(bytes: number): void;
+}
+
+/** Bytes of one payer. */
 interface Share {
-  /** Bytes it has had, on a scale of all payers together: those with less are served before it. */
+  /** Bytes granted, on a scale of all payers together: payers with less are served first. */
   had: number;
-  /** The first to ask is the first. */
   readonly waiting: Set<Waiting>;
 }
 
 /**
  * A token bucket: grants bytes at a steady rate. One second's worth may be taken at once after a pause.
  *
- * When there is less than is asked for, payers have equal shares of it, in bytes, however much each of them asks for: the next to be served is
- * who has had least since it began to wait (start-time fair queueing, https://doi.org/10.1109/90.649569). One payer's requests are
- * served in the order in which they came.
+ * When there is less than is asked for:
+ * - Payers have equal shares, in bytes: the next one is the payer that was granted least since it began to wait (start-time fair
+ *   queueing, https://doi.org/10.1109/90.649569).
+ * - Of one payer's flows the oldest is served first. Where all had equal shares, each would take as long as all of them together,
+ *   and at a low rate none would be complete before the receiver's deadline.
+ * - Every other flow is kept alive: it is granted a few bytes after a second, so that no receiver takes the wait for a stall.
+ *   With many flows or a low rate it waits for longer, but no more than 20 s while the rate is a byte in 10 s for each flow.
  */
 export class RateLimiter {
   readonly #clock: Clock;
-  readonly #bytesPerSecond: number;
+  /** Bytes a second. */
+  readonly rate: number;
   /** Thousandths of a byte, so that each millisecond earns a whole number of them. */
   #credit: number;
   #earnedAt: number;
-  readonly #shares = new Map<string, Share>();
-  /** What the payer that was served last had had by then. */
+  readonly #shares = new Map<unknown, Share>();
+  /** The longest waiting first. */
+  readonly #waiting = new Set<Waiting>();
+  #flows = 0;
+  /** Bytes that the payer served last had been granted by then. */
   #had = 0;
   #timer: Timer | undefined;
+  #waitedAt = Number.NEGATIVE_INFINITY;
 
   /** @throws `InvalidArgument` unless `bytesPerSecond` is a positive integer */
   constructor(bytesPerSecond: number, clock: Clock) {
     requireInteger("bytes per second", bytesPerSecond, 1, Number.MAX_SAFE_INTEGER);
     this.#clock = clock;
-    this.#bytesPerSecond = bytesPerSecond;
+    this.rate = bytesPerSecond;
     this.#credit = bytesPerSecond * 1000;
     this.#earnedAt = clock.now();
   }
 
-  /** The chunk in portions of a 64th of a second each, so that bytes keep coming to each of many at a low rate. */
-  *portions(chunk: Uint8Array): Generator<Uint8Array, void, void> {
-    const length = Math.max(LEAST_PORTION, Math.ceil(this.#bytesPerSecond / PORTIONS));
-    for (let at = 0; at < chunk.length; at += length) yield chunk.subarray(at, at + length);
-  }
-
-  /** Takes `bytes` if they may pass without a wait; else nothing, and tells so by false. */
-  takeNow(bytes: number): boolean {
-    if (this.#timer !== undefined) return false;
-    this.#earn();
-    this.#credit = Math.min(this.#credit, this.#bytesPerSecond * 1000);
-    if (this.#credit < bytes * 1000) return false;
-    this.#credit -= bytes * 1000;
-    return true;
+  /** The last time at which a flow had to wait, as the clock has it: now, while one does. */
+  get waitedAt(): number {
+    return this.#waiting.size > 0 ? this.#clock.now() : this.#waitedAt;
   }
 
   /**
-   * Resolves when `bytes` may pass, or when the signal fires, and then takes nothing; the caller looks at the signal afterwards.
+   * Begins a flow.
    *
-   * @param payer whose share it is; default: the one of all who name none
+   * @param payer whose share it takes; default: the one of all flows that name none
    */
-  take(bytes: number, signal: AbortSignal, payer = ""): Promise<void> {
-    if (signal.aborted || this.takeNow(bytes)) return Promise.resolve();
+  flow(payer: unknown = ""): Flow {
+    const age = this.#flows++;
+    const giveBack = (bytes: number): void => {
+      this.#credit += bytes * 1000;
+      if (this.#timer !== undefined) this.#serve();
+    };
+    const flow: Flow = {
+      takeNow: (most) => this.#takeNow(most),
+      take: (most, signal) => this.#take(age, payer, most, signal),
+      giveBack,
+      async takeAll(bytes, signal) {
+        for (let left = bytes; left > 0; ) {
+          const granted = flow.takeNow(left) || (await flow.take(left, signal));
+          if (granted === 0) {
+            // The caller gives up all of it.
+            giveBack(bytes - left);
+            return;
+          }
+          left -= granted;
+        }
+      },
+    };
+    return flow;
+  }
+
+  #takeNow(most: number): number {
+    if (this.#waiting.size > 0) return 0;
+    this.#earn();
+    this.#credit = Math.min(this.#credit, this.rate * 1000);
+    const bytes = Math.min(most, this.#portion());
+    if (this.#credit < bytes * 1000) return 0;
+    this.#credit -= bytes * 1000;
+    return bytes;
+  }
+
+  #take(age: number, payer: unknown, most: number, signal: AbortSignal): Promise<number> {
+    if (signal.aborted) return Promise.resolve(0);
+    const now = this.#takeNow(most);
+    if (now > 0) return Promise.resolve(now);
     return new Promise((resolve) => {
       const share = this.#share(payer);
-      const waiting: Waiting = {
-        bytes,
-        grant: () => {
-          settled();
-          share.waiting.delete(waiting);
-          resolve();
-        },
+      const settle = (bytes: number): void => {
+        unsubscribe();
+        share.waiting.delete(waiting);
+        this.#waiting.delete(waiting);
+        this.#waitedAt = this.#clock.now();
+        resolve(bytes);
       };
-      const settled = onAbort(signal, () => {
-        waiting.grant();
+      const waiting: Waiting = { age, share, most, since: this.#clock.now(), grant: settle };
+      const unsubscribe = onAbort(signal, () => {
+        settle(0);
         this.#serve();
       });
       share.waiting.add(waiting);
+      this.#waiting.add(waiting);
       this.#serve();
     });
-  }
-
-  /** Takes back what was granted and is not sent after all, for those who wait. */
-  giveBack(bytes: number): void {
-    this.#credit += bytes * 1000;
-    if (this.#timer !== undefined) this.#serve();
   }
 
   /** Grants what there is, and sees to it that the rest is granted in time. */
@@ -101,38 +157,52 @@ export class RateLimiter {
     this.#timer = undefined;
     this.#earn();
     for (let next = this.#next(); next !== undefined; next = this.#next()) {
-      const { share, first } = next;
-      const missing = first.bytes * 1000 - this.#credit;
+      const { waiting, bytes, inTurn } = next;
+      const missing = bytes * 1000 - this.#credit;
       if (missing > 0) {
-        const wait = Math.ceil(missing / this.#bytesPerSecond);
-        this.#timer = this.#clock.setTimer(() => this.#serve(), wait);
+        this.#timer = this.#clock.setTimer(() => this.#serve(), Math.ceil(missing / this.rate));
         return;
       }
-      this.#credit -= first.bytes * 1000;
-      this.#had = share.had;
-      share.had += first.bytes;
-      first.grant();
+      const { share } = waiting;
+      this.#credit -= bytes * 1000;
+      if (inTurn) this.#had = share.had;
+      share.had += bytes;
+      waiting.grant(bytes);
     }
-    // What payers had counts among those who wait only.
+    // Shares matter only among payers that wait.
     this.#shares.clear();
   }
 
-  /** Whose turn it is: of those who wait, the payer that has had least. */
-  #next(): { readonly share: Share; readonly first: Waiting } | undefined {
-    let next: { readonly share: Share; readonly first: Waiting } | undefined;
+  /** Whose turn it is, and bytes for it. */
+  #next(): { readonly waiting: Waiting; readonly bytes: number; readonly inTurn: boolean } | undefined {
+    const [longest] = this.#waiting;
+    if (longest === undefined) return undefined;
+    if (this.#clock.now() - longest.since >= this.#longestWait()) {
+      return { waiting: longest, bytes: Math.min(longest.most, this.#keepAlive()), inTurn: false };
+    }
+    const share = this.#nextShare() ?? longest.share;
+    let waiting = longest;
+    for (const other of share.waiting) {
+      if (waiting.share !== share || other.age < waiting.age) waiting = other;
+    }
+    return { waiting, bytes: Math.min(waiting.most, this.#portion()), inTurn: true };
+  }
+
+  /** The waiting payer that was granted least. */
+  #nextShare(): Share | undefined {
+    let next: Share | undefined;
     for (const [payer, share] of this.#shares) {
-      const [first] = share.waiting;
-      if (first === undefined) {
-        // Has had no more than others by now, so it would begin anew like this.
+      if (share.waiting.size === 0) {
+        // It was granted no more than others by now, so it would begin like this again.
         if (share.had <= this.#had) this.#shares.delete(payer);
-      } else if (next === undefined || share.had < next.share.had) {
-        next = { share, first };
+      } else if (next === undefined || share.had < next.had) {
+        next = share;
       }
     }
     return next;
   }
 
-  #share(payer: string): Share {
+  #share(payer: unknown): Share {
     let share = this.#shares.get(payer);
     if (share === undefined) {
       share = { had: this.#had, waiting: new Set() };
@@ -144,10 +214,28 @@ export class RateLimiter {
     return share;
   }
 
-  /** While somebody waits, more than a second's worth may come together, if that is what it takes. */
+  /** Bytes of one grant. */
+  #portion(): number {
+    return Math.max(Math.ceil(this.rate / GRANTS_PER_SECOND), Math.min(MIN_GRANT, Math.ceil(this.rate / 4)));
+  }
+
+  /** Milliseconds after which a flow is granted a few bytes before its turn. */
+  #longestWait(): number {
+    const flows = this.#waiting.size;
+    const seconds = Math.max(flows / KEPT_ALIVE_PER_SECOND, (KEEP_ALIVE_SHARE * flows) / this.rate);
+    return Math.min(MAX_WAIT, Math.max(MIN_WAIT, seconds * 1000));
+  }
+
+  /** Bytes that keep a flow alive, such that all flows together take a 16th of the rate for it. */
+  #keepAlive(): number {
+    const share = (this.rate * this.#longestWait()) / 1000 / KEEP_ALIVE_SHARE / this.#waiting.size;
+    return Math.max(1, Math.min(MIN_GRANT, Math.floor(share)));
+  }
+
+  /** While a flow waits, more than a second's worth may come together: a timer may be late. */
   #earn(): void {
     const now = this.#clock.now();
-    this.#credit += (now - this.#earnedAt) * this.#bytesPerSecond;
+    this.#credit += (now - this.#earnedAt) * this.rate;
     this.#earnedAt = now;
   }
 }

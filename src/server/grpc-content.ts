@@ -18,11 +18,13 @@ export async function* contentBody(
   settings: ServerSettings,
 ): AsyncGenerator<Uint8Array, void, void> {
   let unsent: Uint8Array | undefined = head;
+  const { limiter, unread } = settings;
+  const flow = limiter?.flow(network);
   const chunks = piece.read()[Symbol.asyncIterator]();
   try {
     for (let left = Number(piece.metadata.length); left > 0; ) {
       const chunk = await nextChunk(chunks, left);
-      for await (const portion of paced(chunk, network, signal, settings)) {
+      for await (const portion of paced(chunk, flow, signal, unread)) {
         // Not before there is content: a piece that cannot be read at all is answered by a status alone.
         if (unsent !== undefined) yield unsent;
         unsent = undefined;

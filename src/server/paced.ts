@@ -1,30 +1,37 @@
 import { abortedError } from "../errors.ts";
 import { onAbort } from "../on-abort.ts";
-import type { ServerSettings } from "./upload.ts";
+import type { Flow } from "../rate-limiter.ts";
+import type { UnreadAnswers } from "./unread.ts";
 
 /**
- * A chunk of an answer in portions, each when the upload rate lets it pass: networks have equal shares of that, see {@link networkOf}.
+ * Yields a chunk of an answer in portions, each when the upload rate lets it pass; without a flow, at once.
  * Throws when the signal fires, and `Stalled` when too much waits, see {@link UnreadAnswers}.
+ *
+ * @param flow of the answer, from its first chunk to its last: the oldest answer of a network is served first, see {@link networkOf}
  */
 export async function* paced(
   chunk: Uint8Array,
-  network: string,
+  flow: Flow | undefined,
   signal: AbortSignal,
-  { limiter, unread }: Pick<ServerSettings, "limiter" | "unread">,
+  unread: UnreadAnswers,
 ): AsyncGenerator<Uint8Array, void, void> {
-  for (const portion of limiter?.portions(chunk) ?? [chunk]) {
-    if (limiter?.takeNow(portion.length) === false) {
-      const waiting = new AbortController();
-      const settled = onAbort(signal, () => waiting.abort());
-      try {
-        // All of the chunk is in memory meanwhile, and there may be as many as there are streams.
-        await unread.hold(chunk.length, limiter.take(portion.length, waiting.signal, network));
-      } finally {
-        settled();
-        waiting.abort();
-      }
-    }
+  for (let at = 0; at < chunk.length; ) {
+    const rest = chunk.subarray(at);
+    const granted = flow === undefined ? rest.length : flow.takeNow(rest.length) || (await wait(rest, flow));
     if (signal.aborted) throw abortedError(signal, "an answer");
-    yield portion;
+    yield rest.subarray(0, granted);
+    at += granted;
+  }
+
+  async function wait({ length }: Uint8Array, limited: Flow): Promise<number> {
+    const waiting = new AbortController();
+    const settled = onAbort(signal, () => waiting.abort());
+    try {
+      // All of the chunk is in memory meanwhile, and there may be as many as there are streams.
+      return await unread.hold(chunk.length, limited.take(length, waiting.signal));
+    } finally {
+      settled();
+      waiting.abort();
+    }
   }
 }

@@ -1,7 +1,7 @@
 import { VortexError } from "../errors.ts";
 import { PacketDecoder } from "../protocol/decoder.ts";
 import { type DownloadPiecePacket, encodePacket, RemoteErrorCode } from "../protocol/packet.ts";
-import type { RateLimiter } from "../rate-limiter.ts";
+import type { Flow } from "../rate-limiter.ts";
 import type { Clock, Runtime } from "../runtime.ts";
 import { beginOperation, type OperationResult } from "../telemetry.ts";
 import type { Address } from "../transport/address.ts";
@@ -207,9 +207,10 @@ export class VortexServer {
     };
     const header = encodePacket({ type: "piece-content", id: request.id, kind: request.kind, metadata });
     await write(header, left === 0);
+    const flow = limiter?.flow(network);
     for await (const chunk of piece.read()) {
-      for await (const portion of paced(chunk, network, signal, this.#settings)) {
-        if (limiter !== undefined) await this.#requireWanted(stream, portion.length, limiter);
+      for await (const portion of paced(chunk, flow, signal, unread)) {
+        if (flow !== undefined) await this.#requireWanted(stream, portion.length, flow);
         left -= portion.length;
         await write(portion, left === 0);
       }
@@ -224,11 +225,11 @@ export class VortexServer {
    * Fails when the peer has gone by the time its turn comes, whose bytes are then another's: else whoever asks and gives up, again
    * and again, would have all of the rate without taking a byte. (Of a write that fails half way nobody knows what went out.)
    */
-  async #requireWanted({ writer }: ByteStream, bytes: number, limiter: RateLimiter): Promise<void> {
+  async #requireWanted({ writer }: ByteStream, bytes: number, flow: Flow): Promise<void> {
     try {
       await writer.write(NOTHING);
     } catch (error) {
-      limiter.giveBack(bytes);
+      flow.giveBack(bytes);
       throw error;
     }
   }

@@ -136,6 +136,7 @@ export class PieceTransfers {
   async #receive(piece: Piece, check: PieceCheck, transfer: Transfer, write: AttemptWrite): Promise<void> {
     const { scheduler, clock, limiters, onBytes, onProgress } = this.#context;
     const { attempt, controller } = transfer;
+    const flows = limiters.map((limiter) => limiter.flow(scheduler));
     const buffer = this.#buffers.take();
     let filled = 0;
     const pass = async (bytes: Uint8Array): Promise<void> => {
@@ -160,7 +161,7 @@ export class PieceTransfers {
         filled = 0;
         if (!gathered) await pass(chunk);
       }
-      for (const limiter of limiters) await limiter.take(chunk.length, controller.signal);
+      for (const flow of flows) await flow.takeAll(chunk.length, controller.signal);
       onProgress();
       scheduler.owes(attempt.id, true, clock.now());
     }

@@ -12,10 +12,15 @@ const rate = 640_000;
 const chunk = new Uint8Array(30_000);
 
 /** An answer's chunk, sent as fast as it may be; how much of it has gone. */
-function sending(network: string, signal: AbortSignal, settings: Parameters<typeof paced>[3]) {
+function sending(
+  network: string,
+  signal: AbortSignal,
+  { limiter, unread }: { readonly limiter: RateLimiter; readonly unread: UnreadAnswers },
+) {
   let sent = 0;
+  const flow = limiter.flow(network);
   const ended = (async () => {
-    for await (const portion of paced(chunk, network, signal, settings)) sent += portion.length;
+    for await (const portion of paced(chunk, flow, signal, unread)) sent += portion.length;
   })();
   ended.catch(() => {});
   return { sent: () => sent, ended };
@@ -24,7 +29,7 @@ function sending(network: string, signal: AbortSignal, settings: Parameters<type
 /** A limiter that has given out what it had. */
 async function drained(clock: FakeClock): Promise<RateLimiter> {
   const limiter = new RateLimiter(rate, clock);
-  await limiter.take(rate, never);
+  await limiter.flow().takeAll(rate, never);
   return limiter;
 }
 
@@ -73,9 +78,8 @@ describe("chunks under an upload rate", () => {
   });
 
   it("without a rate a chunk is sent as it is", async () => {
-    const settings = { limiter: undefined, unread: new UnreadAnswers(1) };
     const portions: Uint8Array[] = [];
-    for await (const portion of paced(chunk, "10.0.0.1", never, settings)) portions.push(portion);
+    for await (const portion of paced(chunk, undefined, never, new UnreadAnswers(1))) portions.push(portion);
     assert.deepEqual(portions, [chunk]);
   });
 });

@@ -6,6 +6,11 @@ import { FakeClock, settle } from "../support/fake-clock.ts";
 
 const never = new AbortController().signal;
 
+/** Takes bytes by a flow for just these. */
+function take(limiter: RateLimiter, bytes: number, signal: AbortSignal, payer?: string): Promise<void> {
+  return limiter.flow(payer).takeAll(bytes, signal);
+}
+
 /** Notes at what time each of the grants came. */
 function noting(clock: FakeClock): {
   grants: [name: string, at: number][];
@@ -21,10 +26,10 @@ describe("the rate limiter", () => {
     const clock = new FakeClock();
     const limiter = new RateLimiter(1000, clock);
     const { grants, note } = noting(clock);
-    note("a", limiter.take(1000, never));
-    note("b", limiter.take(500, never));
-    note("c", limiter.take(1, never));
-    note("d", limiter.take(499, never));
+    note("a", take(limiter, 1000, never));
+    note("b", take(limiter, 500, never));
+    note("c", take(limiter, 1, never));
+    note("d", take(limiter, 499, never));
     await settle();
     assert.deepEqual(grants, [["a", 0]]);
     await clock.advance(5000);
@@ -41,19 +46,16 @@ describe("the rate limiter", () => {
     const clock = new FakeClock();
     const limiter = new RateLimiter(1000, clock);
     const { grants, note } = noting(clock);
-    await limiter.take(1000, never);
+    await take(limiter, 1000, never);
+    const gone = limiter.flow();
     note(
       "gone",
-      limiter.take(1000, never).then(() => limiter.giveBack(1000)),
+      gone.take(250, never).then((bytes) => gone.giveBack(bytes)),
     );
-    note(
-      "gone too",
-      limiter.take(1000, never).then(() => limiter.giveBack(1000)),
-    );
-    note("a", limiter.take(1000, never));
-    note("b", limiter.take(1000, never));
+    note("a", take(limiter, 250, never));
+    note("b", take(limiter, 250, never));
     await clock.advance(5000);
-    assert.deepEqual(Object.fromEntries(grants), { gone: 1000, "gone too": 1000, a: 1000, b: 2000 });
+    assert.deepEqual(Object.fromEntries(grants), { gone: 250, a: 250, b: 500 });
     assert.equal(clock.pending, 0);
   });
 
@@ -62,8 +64,8 @@ describe("the rate limiter", () => {
     const limiter = new RateLimiter(1000, clock);
     await clock.advance(3_600_000);
     const { grants, note } = noting(clock);
-    note("a", limiter.take(1000, never));
-    note("b", limiter.take(1000, never));
+    note("a", take(limiter, 1000, never));
+    note("b", take(limiter, 1000, never));
     await clock.advance(2000);
     assert.deepEqual(grants, [
       ["a", 0],
@@ -71,15 +73,16 @@ describe("the rate limiter", () => {
     ]);
   });
 
-  it("passes more than a second's worth in one piece, and has it paid for by the next", async () => {
+  it("passes more than a second's worth in grants of a quarter of a second, and keeps the next flow alive meanwhile", async () => {
     const clock = new FakeClock();
     const limiter = new RateLimiter(1000, clock);
     const { grants, note } = noting(clock);
-    note("a", limiter.take(5000, never));
-    note("b", limiter.take(1000, never));
+    note("a", take(limiter, 5000, never));
+    note("b", take(limiter, 1000, never));
     await clock.advance(60_000);
+    // Of 4 s, each second 31 bytes went to the other one.
     assert.deepEqual(grants, [
-      ["a", 4000],
+      ["a", 4124],
       ["b", 5000],
     ]);
   });
@@ -91,7 +94,7 @@ describe("the rate limiter", () => {
     let stop = false;
     const taking = (async () => {
       while (!stop) {
-        await limiter.take(777, never);
+        await take(limiter, 777, never);
         granted += 777;
       }
     })();
@@ -108,9 +111,9 @@ describe("the rate limiter", () => {
     const limiter = new RateLimiter(1000, clock);
     const { grants, note } = noting(clock);
     const abort = new AbortController();
-    note("a", limiter.take(1000, never));
-    note("given up", limiter.take(1000, abort.signal));
-    note("b", limiter.take(100, never));
+    note("a", take(limiter, 1000, never));
+    note("given up", take(limiter, 1000, abort.signal));
+    note("b", take(limiter, 100, never));
     await clock.advance(50);
     abort.abort();
     await settle();
@@ -128,16 +131,16 @@ describe("the rate limiter", () => {
     const limiter = new RateLimiter(1000, clock);
     const { grants, note } = noting(clock);
     const abort = new AbortController();
-    note("a", limiter.take(3000, never));
-    note("given up", limiter.take(5000, abort.signal));
-    note("b", limiter.take(500, never));
+    note("a", take(limiter, 3000, never));
+    note("given up", take(limiter, 5000, abort.signal));
+    note("b", take(limiter, 500, never));
     await clock.advance(10);
     abort.abort();
     await settle();
     assert.deepEqual(grants, [["given up", 10]]);
     await clock.advance(10_000);
     assert.deepEqual(grants.slice(1), [
-      ["a", 2000],
+      ["a", 2062],
       ["b", 2500],
     ]);
   });
@@ -145,9 +148,9 @@ describe("the rate limiter", () => {
   it("a signal that has fired before takes nothing", async () => {
     const clock = new FakeClock();
     const limiter = new RateLimiter(1000, clock);
-    await limiter.take(1_000_000, AbortSignal.abort());
+    await take(limiter, 1_000_000, AbortSignal.abort());
     const { grants, note } = noting(clock);
-    note("a", limiter.take(1000, never));
+    note("a", take(limiter, 1000, never));
     await settle();
     assert.deepEqual(grants, [["a", 0]]);
   });
@@ -155,13 +158,13 @@ describe("the rate limiter", () => {
   it("payers have equal shares in bytes, however many requests each of them has, and how large these are", async () => {
     const clock = new FakeClock();
     const limiter = new RateLimiter(1000, clock);
-    await limiter.take(1000, never);
+    await take(limiter, 1000, never);
     const had = new Map<string, number>();
     const end = new AbortController();
     const asking = (payer: string, bytes: number): void => {
       void (async () => {
         for (;;) {
-          await limiter.take(bytes, end.signal, payer);
+          await take(limiter, bytes, end.signal, payer);
           if (end.signal.aborted) return;
           had.set(payer, (had.get(payer) ?? 0) + bytes);
         }
@@ -182,59 +185,174 @@ describe("the rate limiter", () => {
 
   it("who comes later has a share from then on, and makes up for nothing", async () => {
     const clock = new FakeClock();
-    const limiter = new RateLimiter(1000, clock);
-    await limiter.take(1000, never);
+    const limiter = new RateLimiter(100_000, clock);
+    await take(limiter, 100_000, never);
     const { grants, note } = noting(clock);
-    for (let request = 0; request < 10; request++) note("first", limiter.take(100, never, "first"));
-    await clock.advance(500);
-    for (let request = 0; request < 5; request++) note("late", limiter.take(100, never, "late"));
-    await clock.advance(2000);
+    for (let request = 0; request < 10; request++) note("first", take(limiter, 1000, never, "first"));
+    await clock.advance(50);
+    for (let request = 0; request < 5; request++) note("late", take(limiter, 1000, never, "late"));
+    await clock.advance(200);
     assert.deepEqual(
       grants.slice(5, 13).map(([name]) => name),
       ["late", "first", "late", "first", "late", "first", "late", "first"],
     );
-    assert.equal(grants.at(-1)?.[1], 1500);
+    assert.equal(grants.at(-1)?.[1], 150);
   });
 
   it("a share is saved up neither by whoever gives up nor by whoever pauses", async () => {
     const clock = new FakeClock();
-    const limiter = new RateLimiter(1000, clock);
-    await limiter.take(1000, never);
+    const limiter = new RateLimiter(100_000, clock);
+    await take(limiter, 100_000, never);
     const { grants, note } = noting(clock);
     const gone = new AbortController();
-    note("gone", limiter.take(5000, gone.signal, "a"));
-    await clock.advance(900);
+    note(
+      "gone",
+      limiter
+        .flow("a")
+        .take(1500, gone.signal)
+        .then(() => {}),
+    );
+    await clock.advance(9);
     gone.abort();
     await settle();
     for (const name of ["b", "a"])
-      for (let request = 0; request < 3; request++) note(name, limiter.take(1000, never, name));
+      for (let request = 0; request < 3; request++) note(name, take(limiter, 1000, never, name));
     await clock.advance(60_000);
-    // Of the 900 that were there when the first one gave up, nothing is lost.
+    // Of the 900 bytes that were there when the first one gave up, nothing is lost.
     assert.deepEqual(grants, [
-      ["gone", 900],
-      ["b", 1000],
-      ["a", 2000],
-      ["b", 3000],
-      ["a", 4000],
-      ["b", 5000],
-      ["a", 6000],
+      ["gone", 9],
+      ["b", 10],
+      ["a", 20],
+      ["b", 30],
+      ["a", 40],
+      ["b", 50],
+      ["a", 60],
     ]);
   });
 
-  it("a chunk is cut into portions of a 64th of a second, none of them tiny, and nothing of it is lost", () => {
-    const chunk = Uint8Array.from({ length: 10_001 }, (_, at) => at % 251);
+  it("grants a 64th of a second at a time, of low rates a quarter of a second up to 1 KiB, and never more than was asked for", () => {
     for (const [rate, length] of [
       [128_000, 2000],
-      [10, 1024],
-      [1_000_000, 10_001],
+      [1_000_000, 15_625],
+      [8192, 1024],
+      [1000, 250],
+      [10, 3],
+      [1, 1],
     ] as const) {
-      const portions = [...new RateLimiter(rate, new FakeClock()).portions(chunk)];
-      assert.deepEqual(
-        portions.slice(0, -1).map((portion) => portion.length),
-        Array.from({ length: portions.length - 1 }, () => length),
-      );
-      assert.deepEqual(Uint8Array.from(portions.flatMap((portion) => [...portion])), chunk);
+      const flow = new RateLimiter(rate, new FakeClock()).flow();
+      assert.equal(flow.takeNow(1_000_000), length, `${rate} bytes a second`);
+      if (rate > 10) assert.equal(flow.takeNow(length - 1), length - 1);
     }
+  });
+
+  it("serves the oldest flow of a payer first, so that flows are complete one after another", async () => {
+    const clock = new FakeClock();
+    const limiter = new RateLimiter(3_000_000, clock);
+    const { grants, note } = noting(clock);
+    for (let flow = 0; flow < 8; flow++) note(`${flow}`, take(limiter, 4_194_304, never));
+    await clock.advance(12_000);
+    assert.deepEqual(
+      grants.map(([name]) => name),
+      ["0", "1", "2", "3", "4", "5", "6", "7"],
+    );
+    // A second's worth went at once. Each takes 1.4 s and what the others are kept alive with; together they would take 10.2 s each.
+    for (const [index, [, at]] of grants.entries()) {
+      const alone = ((index + 1) * 4_194_304) / 3000 - 1000;
+      assert.ok(at >= alone - 200 && at <= alone + 100, `flow ${index} at ${at} ms, alone at ${alone} ms`);
+    }
+  });
+
+  it("an older flow that was not waiting goes before younger ones when it comes back", async () => {
+    const clock = new FakeClock();
+    const limiter = new RateLimiter(1000, clock);
+    const older = limiter.flow();
+    await take(limiter, 1000, never);
+    const { grants, note } = noting(clock);
+    for (let request = 0; request < 4; request++) note("younger", take(limiter, 250, never));
+    await clock.advance(300);
+    note("older", older.takeAll(250, never));
+    await clock.advance(5000);
+    assert.deepEqual(
+      grants.map(([name]) => name),
+      ["younger", "older", "younger", "younger", "younger"],
+    );
+  });
+
+  for (const [rate, flows, most] of [
+    [1000, 32, 1300],
+    [50_000, 128, 1300],
+    [1000, 500, 8500],
+    [100, 200, 12_500],
+    [100, 1000, 20_500],
+    [1_000_000, 3000, 12_500],
+  ] as const) {
+    for (const payers of [1, 7, flows]) {
+      it(`${rate} bytes a second, ${flows} flows of ${payers} payers: none waits for more than ${most} ms, and the rate is used up`, async () => {
+        const clock = new FakeClock();
+        const limiter = new RateLimiter(rate, clock);
+        await take(limiter, rate, never);
+        const started = clock.now();
+        const end = new AbortController();
+        let longest = 0;
+        let bytes = 0;
+        const last = new Float64Array(flows).fill(started);
+        for (let index = 0; index < flows; index++) {
+          const flow = limiter.flow(`payer ${index % payers}`);
+          void (async () => {
+            for (;;) {
+              const granted = await flow.take(1_000_000, end.signal);
+              if (granted === 0) return;
+              bytes += granted;
+              longest = Math.max(longest, clock.now() - (last[index] ?? 0));
+              last[index] = clock.now();
+            }
+          })();
+        }
+        // Each turn of the fake clock takes real time, so the widest portions are few enough.
+        const span = rate > 10_000 ? 15_000 : 40_000;
+        for (let at = 0; at < span; at += 100) await clock.advance(100);
+        for (const at of last) longest = Math.max(longest, clock.now() - at);
+        assert.ok(longest <= most, `one flow waited for ${longest} ms`);
+        const expected = (rate * span) / 1000;
+        assert.ok(bytes <= expected && bytes >= expected * 0.95 - 1024, `${bytes} of ${expected} bytes`);
+        end.abort();
+        await settle();
+        assert.equal(clock.pending, 0);
+      });
+    }
+  }
+
+  it("tells when a flow waited last", async () => {
+    const clock = new FakeClock();
+    const limiter = new RateLimiter(1000, clock);
+    assert.equal(limiter.waitedAt, Number.NEGATIVE_INFINITY);
+    await take(limiter, 1000, never);
+    assert.equal(limiter.waitedAt, Number.NEGATIVE_INFINITY);
+    const waiting = take(limiter, 250, never);
+    await clock.advance(100);
+    assert.equal(limiter.waitedAt, clock.now());
+    await clock.advance(150);
+    const granted = clock.now();
+    await waiting;
+    await clock.advance(5000);
+    assert.equal(limiter.waitedAt, granted);
+  });
+
+  it("a signal that fires between two grants gives back those before it", async () => {
+    const clock = new FakeClock();
+    const limiter = new RateLimiter(1000, clock);
+    await take(limiter, 1000, never);
+    const { grants, note } = noting(clock);
+    const abort = new AbortController();
+    note("given up", take(limiter, 1000, abort.signal));
+    await clock.advance(600);
+    abort.abort();
+    note("b", take(limiter, 600, never));
+    await settle();
+    assert.deepEqual(grants, [
+      ["given up", 600],
+      ["b", 600],
+    ]);
   });
 
   it("a rate that is no positive integer is InvalidArgument", () => {
