@@ -1,8 +1,8 @@
+import type { Stats } from "node:fs";
 import { type FileHandle, lstat, open, readFile, stat, unlink } from "node:fs/promises";
 import { dirname } from "node:path";
-import process from "node:process";
 import { VortexError } from "../../src/errors.ts";
-import { codeOf } from "./storage-error.ts";
+import { codeOf, storageError } from "./storage-error.ts";
 
 /** Times that a name which leads to something else each time is looked at. */
 const TRIES = 100;
@@ -57,12 +57,35 @@ export async function readSmallFile(path: string, most: number): Promise<string 
   throw new VortexError("StorageFailed", `${path} is no file of this program; remove it`);
 }
 
-/** In a directory where anybody may write, only what belongs to this user. */
+/**
+ * Makes a file beside `path`, removes it, and returns its stats: the file system's time, and the owner of what this process makes
+ * there. Rejects with `StorageFailed`.
+ */
+export async function probeBeside(path: string): Promise<Stats> {
+  const probe = `${path}.${crypto.randomUUID().slice(0, 8)}`;
+  try {
+    const file = await open(probe, "wx");
+    return await file.stat().finally(() => file.close());
+  } catch (error) {
+    throw storageError(error, `${probe} cannot be made`);
+  } finally {
+    await unlink(probe).catch(() => {});
+  }
+}
+
+/** Writes all of `data` at `position`; a single write may be short, as on a disk that is almost full. */
+export async function writeFully(file: FileHandle, data: Uint8Array | string, position: number): Promise<void> {
+  const bytes = typeof data === "string" ? new TextEncoder().encode(data) : data;
+  for (let at = 0; at < bytes.length; ) {
+    at += (await file.write(bytes, at, bytes.length - at, position + at)).bytesWritten;
+  }
+}
+
+/** In a directory where anybody may write, trusts only the files of this user. */
 async function isTrusted(path: string, uid: bigint): Promise<boolean> {
-  const own = process.geteuid?.();
-  if (own === undefined || uid === BigInt(own)) return true;
   const { mode } = await stat(dirname(path));
-  return (mode & 0o002) === 0;
+  // Not geteuid: file systems may give files another owner, and Deno asks its user for it.
+  return (mode & 0o002) === 0 || uid === BigInt((await probeBeside(path)).uid);
 }
 
 function isSame(one: Identity, other: Identity): boolean {

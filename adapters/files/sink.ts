@@ -4,7 +4,7 @@ import { VortexError } from "../../src/errors.ts";
 import type { SinkLayout, SinkSession, SunkPiece, TaskSink } from "../../src/task/sink.ts";
 import { Journal } from "./journal.ts";
 import { FileLock } from "./lock.ts";
-import { isStillAt, openOwnFile } from "./own-file.ts";
+import { isStillAt, openOwnFile, writeFully } from "./own-file.ts";
 import { storageError } from "./storage-error.ts";
 
 /**
@@ -96,12 +96,7 @@ class FileSession implements SinkSession {
   }
 
   async write(_number: number, position: number, chunk: Uint8Array): Promise<void> {
-    await this.#use(`${this.#names.part} cannot be written`, async (handle) => {
-      for (let at = 0; at < chunk.length; ) {
-        const { bytesWritten } = await handle.write(chunk, at, chunk.length - at, position + at);
-        at += bytesWritten;
-      }
-    });
+    await this.#use(`${this.#names.part} cannot be written`, (handle) => writeFully(handle, chunk, position));
   }
 
   async commit(piece: SunkPiece): Promise<void> {

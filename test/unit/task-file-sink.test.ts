@@ -1,6 +1,5 @@
 import assert from "node:assert/strict";
-import { execFileSync, spawn } from "node:child_process";
-import { once } from "node:events";
+import { execFileSync } from "node:child_process";
 import {
   chmodSync,
   chownSync,
@@ -9,19 +8,16 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
-  statSync,
   symlinkSync,
   truncateSync,
   unlinkSync,
-  utimesSync,
   writeFileSync,
 } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
-import { hostname, tmpdir } from "node:os";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { describe, it } from "node:test";
-import { FileLock } from "../../adapters/files/lock.ts";
 import { fileSink } from "../../adapters/files/sink.ts";
 import { storageError } from "../../adapters/files/storage-error.ts";
 import { digestOf } from "../../src/digest/digest.ts";
@@ -29,12 +25,12 @@ import { portableHashers } from "../../src/digest/hasher.ts";
 import { VortexError } from "../../src/errors.ts";
 import type { TaskEvent, TaskReport, TaskRequest } from "../../src/task/task.ts";
 import { assertRejects } from "../support/failures.ts";
-import { FakeClock, fakeRuntime, settle } from "../support/fake-clock.ts";
+import { fakeRuntime } from "../support/fake-clock.ts";
 import { joined, seededBytes } from "../support/random.ts";
 import { type Behaviour, FakeParents, fetcherOf, honest, taskId, taskSettings } from "../support/task-parents.ts";
 
 /** Milliseconds. */
-const YEAR = 365 * 86_400_000;
+const _YEAR = 365 * 86_400_000;
 const PIECE = 4096;
 const content = seededBytes(11, 12 * PIECE + 77);
 const sha256 = digestOf("sha256", content, portableHashers);
@@ -454,133 +450,4 @@ describe("names that somebody else has taken", () => {
         assert.equal(existsSync(path), false);
       }));
   }
-});
-
-describe("the lock", () => {
-  it("keeps a second download of this process away, until the first has ended", () =>
-    inDirectory(async (directory) => {
-      const path = join(directory, "lock");
-      const lock = await FileLock.take(path);
-      const error = await assertRejects(FileLock.take(path), "StorageFailed");
-      assert.match(error.message, new RegExp(`process ${process.pid} on `));
-      await lock.release();
-      const again = await FileLock.take(path);
-      await again.release();
-      assert.deepEqual(readdirSync(directory), []);
-    }));
-
-  it("of a process that is gone is taken over", () =>
-    inDirectory(async (directory) => {
-      const path = join(directory, "lock");
-      const child = spawn(process.execPath, ["--version"], { stdio: "ignore" });
-      await once(child, "exit");
-      writeFileSync(path, JSON.stringify({ pid: child.pid, host: hostname(), started: "", token: "t" }));
-      await (await FileLock.take(path)).release();
-      assert.deepEqual(readdirSync(directory), []);
-    }));
-
-  it(
-    "of an earlier process of the same id is taken over",
-    { skip: !existsSync("/proc/self/stat") && "no /proc here" },
-    () =>
-      inDirectory(async (directory) => {
-        const path = join(directory, "lock");
-        writeFileSync(path, JSON.stringify({ pid: process.ppid, host: hostname(), started: "1", token: "t" }));
-        await (await FileLock.take(path)).release();
-      }),
-  );
-
-  it("that this process does not know of is taken over", () =>
-    inDirectory(async (directory) => {
-      const path = join(directory, "lock");
-      const lock = await FileLock.take(path);
-      const text = readFileSync(path, "utf8");
-      await lock.release();
-      writeFileSync(path, text);
-      await (await FileLock.take(path)).release();
-    }));
-
-  it("of another host holds while there are signs of life, and is taken over when there are none", () =>
-    inDirectory(async (directory) => {
-      const path = join(directory, "lock");
-      writeFileSync(path, JSON.stringify({ pid: 1, host: "elsewhere", started: "", token: "t" }));
-      assert.match((await assertRejects(FileLock.take(path), "StorageFailed")).message, /on elsewhere/);
-      const past = new Date(Date.now() - 3_600_000);
-      utimesSync(path, past, past);
-      await (await FileLock.take(path)).release();
-    }));
-
-  it("of another host: whatever the time of day is here, it is the file system's that counts", async () => {
-    const { now } = Date;
-    for (const years of [-10, 0, 10]) {
-      await inDirectory(async (directory) => {
-        const path = join(directory, "lock");
-        const text = JSON.stringify({ pid: 1, host: "elsewhere", started: "", token: "t" });
-        Date.now = () => now() + years * YEAR;
-        try {
-          writeFileSync(path, text);
-          await assertRejects(FileLock.take(path), "StorageFailed");
-          for (const past of [-120_000, -10 * YEAR, 10 * YEAR]) {
-            writeFileSync(path, text);
-            const time = new Date(now() + past);
-            utimesSync(path, time, time);
-            await (await FileLock.take(path)).release();
-          }
-          assert.deepEqual(readdirSync(directory), []);
-        } finally {
-          Date.now = now;
-        }
-      });
-    }
-  });
-
-  it("gives signs of life in the file system's time, and none in a file that another process has made since", () =>
-    inDirectory(async (directory) => {
-      const path = join(directory, "lock");
-      const clock = new FakeClock();
-      const lock = await FileLock.take(path, clock);
-      const text = readFileSync(path, "utf8");
-      const { now } = Date;
-      Date.now = () => now() + 10 * YEAR;
-      try {
-        for (let beat = 0; beat < 2; beat++) {
-          const past = new Date(now() - YEAR);
-          utimesSync(path, past, past);
-          await clock.advance(10_000);
-          while (statSync(path).mtimeMs < now() - YEAR / 2) await settle();
-          assert.ok(statSync(path).mtimeMs < now() + YEAR);
-        }
-        assert.equal(readFileSync(path, "utf8"), text);
-        unlinkSync(path);
-        writeFileSync(path, "another's");
-        await clock.advance(10_000);
-      } finally {
-        Date.now = now;
-      }
-      await lock.release();
-      assert.equal(readFileSync(path, "utf8"), "another's");
-      assert.equal(clock.pending, 0);
-    }));
-
-  it("without content is taken over, once whoever made it had time to write", () =>
-    inDirectory(async (directory) => {
-      const path = join(directory, "lock");
-      writeFileSync(path, "");
-      const past = new Date(Date.now() - 3_600_000);
-      utimesSync(path, past, past);
-      await (await FileLock.take(path)).release();
-    }));
-
-  it("that is stale goes to one of many who want it", () =>
-    inDirectory(async (directory) => {
-      const path = join(directory, "lock");
-      for (let round = 0; round < 20; round++) {
-        writeFileSync(path, JSON.stringify({ pid: process.pid, host: hostname(), started: "0", token: `t${round}` }));
-        const takers = await Promise.allSettled(Array.from({ length: 8 }, () => FileLock.take(path)));
-        const locks = takers.flatMap((taker) => (taker.status === "fulfilled" ? [taker.value] : []));
-        assert.equal(locks.length, 1);
-        await locks[0]?.release();
-      }
-      assert.deepEqual(readdirSync(directory), []);
-    }));
 });
