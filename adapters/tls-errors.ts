@@ -3,6 +3,7 @@ import { X509Certificate } from "node:crypto";
 import { isIP } from "node:net";
 import { peersWords, VortexError } from "../src/errors.ts";
 import type { TlsClientOptions } from "../src/transport/tls.ts";
+import { splitZone } from "./local-address.ts";
 
 /** What an alert holds against the certificate of the other side (RFC 8446, section 6.2). */
 const certificateAlerts: Record<number, string> = {
@@ -109,7 +110,8 @@ export function certificateFault(leaf: Uint8Array, tls: TlsClientOptions, host: 
   const now = Date.now();
   if (now > to.getTime()) return `the certificate of the peer expired on ${to.toISOString()}`;
   if (now < from.getTime()) return `the certificate of the peer is valid only from ${from.toISOString()} on`;
-  const name = tls.serverName ?? host;
+  // A zone means something on this host only; no certificate has one.
+  const name = tls.serverName ?? splitZone(host)[0];
   const valid = isIP(name) === 0 ? certificate.checkHost(name) : certificate.checkIP(name);
   if (valid !== undefined) return undefined;
   return otherNames(certificate.subjectAltName, name);

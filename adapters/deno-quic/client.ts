@@ -3,6 +3,7 @@ import { abortedError, untilAborted, VortexError } from "../../src/errors.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import { type Connection, type DialOptions, StreamCode } from "../../src/transport/transport.ts";
+import { splitZone } from "../local-address.ts";
 import { resolveHost } from "../resolve.ts";
 import { authoritiesOf, identityOf, pinsOf, STOCK_NAME } from "../tls.ts";
 import { DenoQuicConnection } from "./connection.ts";
@@ -90,7 +91,7 @@ export class DenoQuicDialler {
     const addr = formatAddress(remote);
     const key = `${addr} ${stock}`;
     // Whoever trusts any certificate has Deno told so by its name on the command line, which is the stock peers' one.
-    const name = this.#tls.serverName ?? (this.#tls.verify === false ? STOCK_NAME : remote.host);
+    const name = this.#tls.serverName ?? (this.#tls.verify === false ? STOCK_NAME : splitZone(remote.host)[0]);
     const trust: Trust = { tls: this.#tls, name };
     const endpoint = this.#endpoints.take(key, isIP(host) === 4 ? 4 : 6);
     let attempt: Promise<NativeConn> | NativeConn;

@@ -7,6 +7,7 @@ import { abortedError, type ErrorCode, VortexError } from "../../src/errors.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
 import type { GrpcBinding, GrpcCallBounds, GrpcConnection, GrpcDialOptions } from "../../src/transport/grpc.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
+import { requireDiallable, splitZone } from "../local-address.ts";
 import { nativeError, systemCode } from "../native-error.ts";
 import { authoritiesOf, checkCertificate, identityOf, pinsOf, serverNameOf } from "../tls.ts";
 import { alertMessage, alertNamed, NO_APPLICATION_PROTOCOL, refusedCertificate } from "../tls-errors.ts";
@@ -36,6 +37,7 @@ export function grpcBinding({ tls }: GrpcBindingOptions = {}): GrpcBinding {
     async dial(remote, options): Promise<GrpcConnection> {
       const { signal } = options;
       if (signal?.aborted) throw abortedError(signal, `dialling ${formatAddress(remote)}`);
+      requireDiallable(remote);
       return new Http2Connection(await openSession(remote, tls, signal), remote, tls, options);
     },
   };
@@ -54,7 +56,7 @@ function openSession(
       settings: { enablePush: false, initialWindowSize: WINDOW },
       ...(socket && { createConnection: () => socket }),
       // What an origin does not hold.
-      ...(!socket && zoneOf(remote) !== "" && { createConnection: () => connectInClear(remote) }),
+      ...(!socket && splitZone(remote.host)[1] !== "" && { createConnection: () => connectInClear(remote) }),
     });
     // Before that there are no frames, and one that fails to connect is to be told from one that was destroyed.
     session.once("connect", () => guardSession(session));
@@ -230,13 +232,8 @@ function failUnanswered(stream: ClientHttp2Stream): void {
 
 /** Without the zone of an IPv6 address: it means something on this host only, and no URL has one (RFC 6874, withdrawn by RFC 9844). */
 function originOf({ host, port }: Address, tls: TlsClientOptions | undefined): string {
-  const addr = formatAddress({ host: host.slice(0, host.length - zoneOf({ host, port }).length), port });
+  const addr = formatAddress({ host: splitZone(host)[0], port });
   return `${tls === undefined ? "http" : "https"}://${addr}`;
-}
-
-/** `%` and what follows it, in an IPv6 address. */
-function zoneOf({ host }: Address): string {
-  return /^[^%]*:[^%]*(%.*)$/.exec(host)?.[1] ?? "";
 }
 
 /**

@@ -6,7 +6,7 @@ import { type Address, formatAddress } from "../../src/transport/address.ts";
 import type { SessionCache } from "../../src/transport/session-cache.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import { type CloseInfo, type Connection, type DialOptions, StreamCode } from "../../src/transport/transport.ts";
-import { isSameHost } from "../local-address.ts";
+import { isSameHost, splitZone } from "../local-address.ts";
 import { nativeError } from "../native-error.ts";
 import { alertOf } from "../quic-errors.ts";
 import { resolveHost } from "../resolve.ts";
@@ -87,7 +87,7 @@ function connectSocket(socket: Socket, host: string, port: number, addr: string)
       socket.off("error", onError);
       try {
         const bound = socket.address();
-        resolve({ host: bound.address, port: bound.port });
+        resolve({ host: splitZone(bound.address)[0], port: bound.port });
       } catch (error) {
         // The dial was given up, and the socket closed, in the meantime.
         reject(nativeError(error, "Closed", `dialling ${addr} was given up`));
@@ -101,7 +101,7 @@ function startHandshake(
   context: ClientContext,
   socket: Socket,
   remote: Address,
-  peer: HostPort,
+  peer: Address,
   local: HostPort,
   earlyData: boolean,
 ): QuicheConnection {
@@ -109,7 +109,8 @@ function startHandshake(
   const sameHost = isSameHost(peer.host);
   const payloadSize = payloadSizeFor(settings, sameHost);
   const config = context.configFor(payloadSize, earlyData);
-  const native = quiche.Connection.connect(serverNameOf(tls, remote.host), randomBytes(ID_LENGTH), local, peer, config);
+  const to = { host: splitZone(peer.host)[0], port: peer.port };
+  const native = quiche.Connection.connect(serverNameOf(tls, remote.host), randomBytes(ID_LENGTH), local, to, config);
   const connection = new QuicheConnection(native, remote, peer, false, {
     quiche,
     clock: systemClock,

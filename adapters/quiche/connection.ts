@@ -9,6 +9,7 @@ import {
   type EarlyData,
   StreamCode,
 } from "../../src/transport/transport.ts";
+import { isLinkLocal, splitZone } from "../local-address.ts";
 import { refusalCode } from "../quic-errors.ts";
 import { releaseMemory } from "../release-memory.ts";
 import type { SendRing } from "./datagrams.ts";
@@ -48,7 +49,7 @@ interface Discarded {
   reset: boolean;
 }
 
-/** An address as quiche wants it. */
+/** An address as quiche wants it: an IPv6 address without its zone. */
 export interface HostPort {
   readonly host: string;
   readonly port: number;
@@ -118,6 +119,10 @@ export class QuicheConnection implements Connection {
   /** Streams that ended in good order, which the other side may not have acknowledged yet. */
   readonly #finished = new Set<number>();
   #recvInfo: { readonly to: HostPort; readonly from: HostPort };
+  /** Address of the peer, as the socket tells it. */
+  #source: Address;
+  /** Zone of the peer's link-local address, the latest; empty without one. Sockets need it, and quiche takes none. */
+  #zone = "";
   #nextLocal: number;
   #nextRemote: number;
   /** Datagrams taken in since the last flush. */
@@ -155,14 +160,18 @@ export class QuicheConnection implements Connection {
   /** Run after the next flush. */
   #flushed: (() => void)[] = [];
 
-  constructor(native: NativeConnection, remote: Address, peer: HostPort, server: boolean, host: ConnectionHost) {
+  /** @param peer where datagrams come from, as the socket tells it */
+  constructor(native: NativeConnection, remote: Address, peer: Address, server: boolean, host: ConnectionHost) {
     this.native = native;
     this.remote = remote;
     this.#host = host;
     this.#server = server;
     this.#nextLocal = server ? 1 : 0;
     this.#nextRemote = server ? 0 : 1;
-    this.#recvInfo = { to: host.local, from: peer };
+    const [plain, zone] = splitZone(peer.host);
+    this.#source = peer;
+    this.#zone = zone;
+    this.#recvInfo = { to: host.local, from: { host: plain, port: peer.port } };
     this.#lastReceived = host.clock.now();
     this.#allowance = { left: host.unasked ?? 0, recv: 0, handed: 0, sent: 0, at: this.#lastReceived };
     this.closed = new Promise((resolve) => {
@@ -587,7 +596,7 @@ export class QuicheConnection implements Connection {
       if (packet === null) break;
       const [length, { to }] = packet;
       if (connected) ring.send(length);
-      else ring.send(length, to.port, to.host);
+      else ring.send(length, to.port, this.#withZone(to.host));
       pathSize.onSent(length, this.#host.clock, this.#stats);
     }
   }
@@ -668,8 +677,17 @@ export class QuicheConnection implements Connection {
 
   /** A peer whose address changed, by a new NAT binding for one; quiche validates the new path before it is used. */
   #follow(host: string, port: number): void {
-    const { from, to } = this.#recvInfo;
-    if (from.port !== port || from.host !== host) this.#recvInfo = { to, from: { host, port } };
+    if (this.#source.port === port && this.#source.host === host) return;
+    this.#source = { host, port };
+    const [plain, zone] = splitZone(host);
+    // Kept when the peer moves to a global address: its old path may still be in use.
+    if (zone !== "") this.#zone = zone;
+    this.#recvInfo = { to: this.#recvInfo.to, from: { host: plain, port } };
+  }
+
+  /** `host` as the socket takes it. */
+  #withZone(host: string): string {
+    return this.#zone !== "" && isLinkLocal(host) ? host + this.#zone : host;
   }
 
   #keepAlive(): void {

@@ -6,7 +6,7 @@ import { type Address, formatAddress } from "../../src/transport/address.ts";
 import { AsyncQueue } from "../../src/transport/queue.ts";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
 import type { Connection, Listener, ListenerCounters } from "../../src/transport/transport.ts";
-import { isSameHost } from "../local-address.ts";
+import { isSameHost, splitZone } from "../local-address.ts";
 import { listenError } from "../native-error.ts";
 import { CONNECTION_REFUSED } from "../quic-errors.ts";
 import { fingerprintOf } from "../tls.ts";
@@ -105,7 +105,7 @@ class QuicheListener implements Listener {
     this.#configFor = configFor;
     this.#context = context;
     this.#socket = socket;
-    this.#local = { host: socket.address().address, port };
+    this.#local = { host: splitZone(socket.address().address)[0], port };
     this.#ring = new SendRing(
       socket,
       context.settings.udpPayloadSize === "auto"
@@ -218,9 +218,10 @@ class QuicheListener implements Listener {
     if (this.#halfOpen >= MAX_HALF_OPEN) return;
     const { quiche, settings } = this.#context;
     const peer = { host, port };
+    const plainPeer = { host: splitZone(host)[0], port };
     const sameHost = isSameHost(host);
     const payloadSize = payloadSizeFor(settings, sameHost);
-    const native = quiche.Connection.accept(id, originalId, this.#local, peer, this.#configFor(payloadSize));
+    const native = quiche.Connection.accept(id, originalId, this.#local, plainPeer, this.#configFor(payloadSize));
     const pathSize = new PathSize(payloadSize, sameHost);
     const connection = new QuicheConnection(native, peer, peer, true, this.#hostOf(pathSize));
     const index = indexOf(id, 0);

@@ -14,6 +14,7 @@ import {
 } from "../../src/transport/transport.ts";
 import { keepAccepting } from "../accepting.ts";
 import { DialledPeer } from "../dialled-peer.ts";
+import { requireDiallable } from "../local-address.ts";
 import { listenError, nativeError } from "../native-error.ts";
 import { ReadBuffer } from "./read-buffer.ts";
 import { READ_AHEAD, SocketStream } from "./stream.ts";
@@ -28,6 +29,7 @@ const KEEP_ALIVE = 30_000;
 export const tcpTransport: Transport = {
   protocol: "tcp",
   async dial(remote, options = {}): Promise<Connection> {
+    requireDiallable(remote);
     return DialledPeer.dial(remote, options, (each) => openSocket(remote, each));
   },
   async listen(local, options = {}): Promise<Listener> {

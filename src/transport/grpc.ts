@@ -6,7 +6,8 @@ export interface GrpcBinding {
   /**
    * Resolves when the peer has shown that it speaks HTTP/2, by its SETTINGS (RFC 9113, section 3.4).
    *
-   * Rejects with `ConnectionRefused`, `Unreachable`, `HandshakeFailed`, `ProtocolNotSupported`, or as the signal says.
+   * Rejects with `ConnectionRefused`, `Unreachable`, `HandshakeFailed`, `ProtocolNotSupported`, or as the signal says; with
+   * `InvalidArgument` for an IPv6 address with a zone where the runtime dials none.
    */
   dial(remote: Address, options: GrpcDialOptions): Promise<GrpcConnection>;
 }

@@ -198,7 +198,10 @@ export interface Transport {
   readonly protocol: "quic" | "tcp";
   /** The protocol that was asked for, where it is not to be had and this one stands in for it. */
   readonly insteadOf?: "quic";
-  /** Rejects with `ConnectionRefused`, `Unreachable`, `HandshakeFailed`, `ProtocolNotSupported`, or as the signal says. */
+  /**
+   * Rejects with `ConnectionRefused`, `Unreachable`, `HandshakeFailed`, `ProtocolNotSupported`, or as the signal says; with
+   * `InvalidArgument` for an IPv6 address with a zone where the runtime dials none.
+   */
   dial(remote: Address, options?: DialOptions): Promise<Connection>;
   /** Rejects with `AddressInUse` or `InvalidArgument`. */
   listen(local: Address, options?: ListenOptions): Promise<Listener>;

@@ -134,7 +134,9 @@ for (const addr of nowhere) {
       downloaderSettings({ connectTimeout: 500 }, portableRuntime),
     );
     const { code } = await rejectionOf(downloader.statTask(addr, "a".repeat(64)));
-    assert.match(code, /^(Unreachable|ConnectionRefused|ConnectTimeout)$/);
+    // Deno's HTTP/2 dials no zones, and says so.
+    if (addr.includes("%") && "Deno" in globalThis) assert.equal(code, "InvalidArgument");
+    else assert.match(code, /^(Unreachable|ConnectionRefused|ConnectTimeout)$/);
     await downloader.close();
   });
 }

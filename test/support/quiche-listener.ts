@@ -13,6 +13,8 @@ export interface OpenListener {
   readonly listener: Listener;
   /** Hands the listener a datagram, as the socket does. */
   receive(datagram: Uint8Array, from: Address): void;
+  /** Where datagrams went, with `PORT HOST` of each. */
+  readonly sentTo: readonly string[];
 }
 
 /** Listens on a socket of its own. */
@@ -20,6 +22,7 @@ export async function openQuicheListener(local: Address): Promise<OpenListener> 
   const quiche = await loadQuiche();
   const settings = listenSettings(quicheSettings({}));
   const sockets: Socket[] = [];
+  const sentTo: string[] = [];
   const listener = await listenQuiche(
     {
       quiche,
@@ -34,6 +37,12 @@ export async function openQuicheListener(local: Address): Promise<OpenListener> 
       },
       openSocket(family, bufferSize) {
         const socket = udpSocket(family, bufferSize);
+        const send = socket.send.bind(socket) as (...args: unknown[]) => void;
+        // Offset and length stand before the port and the host.
+        socket.send = (...args: unknown[]) => {
+          sentTo.push(`${args[3]} ${args[4]}`);
+          send(...args);
+        };
         sockets.push(socket);
         return socket;
       },
@@ -44,6 +53,7 @@ export async function openQuicheListener(local: Address): Promise<OpenListener> 
   if (socket === undefined) throw new TypeError("the listener has made no socket");
   return {
     listener,
+    sentTo,
     receive(datagram, from) {
       const family = from.host.includes(":") ? "IPv6" : "IPv4";
       socket.emit("message", datagram, { address: from.host, port: from.port, family, size: datagram.length });

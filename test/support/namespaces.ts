@@ -1,0 +1,79 @@
+/** Two hosts on one link, as two network namespaces of Linux with a pair of virtual devices between them. Linux, as root. */
+import { execFileSync, spawnSync } from "node:child_process";
+import process from "node:process";
+
+/** Why there are no network namespaces here; undefined where there are. */
+export const noNamespaces: string | undefined = reason();
+
+/** One of the two hosts. */
+export interface Host {
+  /** Its link-local address, without a zone. */
+  readonly linkLocal: string;
+  /** Its device, which is the zone. */
+  readonly device: string;
+  /** The words that start a command there. */
+  readonly prefix: readonly string[];
+}
+
+/** Two hosts, until they are closed. */
+export class LinkedHosts {
+  readonly near: Host;
+  readonly far: Host;
+  readonly #names: readonly string[];
+
+  private constructor(near: Host, far: Host, names: readonly string[]) {
+    this.near = near;
+    this.far = far;
+    this.#names = names;
+  }
+
+  static make(): LinkedHosts {
+    const names = ["a", "b"].map((side) => `vortex-peer-${process.pid}-${side}`);
+    const hosts = names.map((name, at) => ({
+      linkLocal: `fe80::${at + 1}`,
+      device: `link${at}`,
+      prefix: ["ip", "netns", "exec", name],
+    }));
+    const [near, far] = hosts;
+    if (near === undefined || far === undefined) throw new TypeError("there are two hosts");
+    const linked = new LinkedHosts(near, far, names);
+    try {
+      for (const name of names) ip("netns", "add", name);
+      const [nearName = "", farName = ""] = names;
+      ip("-n", nearName, "link", "add", near.device, "type", "veth", "peer", "name", far.device, "netns", farName);
+      for (const [at, { linkLocal, device }] of hosts.entries()) {
+        const name = names[at] ?? "";
+        ip("-n", name, "link", "set", "lo", "up");
+        // No second address of the kernel's, which would become the source of datagrams in the middle of a connection.
+        ip("-n", name, "link", "set", device, "addrgenmode", "none");
+        // No duplicate address detection, which would take a second.
+        ip("-n", name, "addr", "add", `${linkLocal}/64`, "dev", device, "nodad");
+        ip("-n", name, "link", "set", device, "up");
+      }
+    } catch (error) {
+      linked.close();
+      throw error;
+    }
+    return linked;
+  }
+
+  close(): void {
+    for (const name of this.#names) spawnSync("ip", ["netns", "del", name]);
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}
+
+function ip(...args: string[]): void {
+  execFileSync("ip", args, { stdio: ["ignore", "ignore", "pipe"] });
+}
+
+function reason(): string | undefined {
+  if (process.platform !== "linux" || process.getuid?.() !== 0) return "a network namespace takes Linux, and root";
+  const name = `vortex-peer-${process.pid}-try`;
+  if (spawnSync("ip", ["netns", "add", name]).status !== 0) return "there are no network namespaces here";
+  spawnSync("ip", ["netns", "del", name]);
+  return undefined;
+}
