@@ -16,6 +16,7 @@ import type { NativeConfig, Quiche } from "./native.ts";
 import { payloadSizeFor, type QuicheSettings, windowThreshold } from "./options.ts";
 import { PathSize, SAFE_SIZE, SAME_HOST_SIZE } from "./path-size.ts";
 import { RetryTokens } from "./retry-token.ts";
+import { StatelessResets } from "./stateless-reset.ts";
 
 /** Bytes of a connection id that this side gives out. */
 const ID_LENGTH = 16;
@@ -84,6 +85,7 @@ class QuicheListener implements Listener {
   readonly #local: HostPort;
   readonly #ring: SendRing;
   readonly #tokens = new RetryTokens();
+  #resets: StatelessResets;
   readonly #incoming = new AsyncQueue<Connection>();
   readonly #byIndex = new Map<number, Accepted>();
   readonly #byInitialId = new Map<string, Accepted>();
@@ -103,6 +105,7 @@ class QuicheListener implements Listener {
     this.address = { host, port };
     this.#fingerprint = fingerprintOf(context.identity.cert);
     this.#configFor = configFor;
+    this.#resets = new StatelessResets(context.identity.key, systemClock);
     this.#context = context;
     this.#socket = socket;
     this.#local = { host: splitZone(socket.address().address)[0], port };
@@ -127,6 +130,7 @@ class QuicheListener implements Listener {
 
   async setIdentity(identity: TlsIdentity): Promise<void> {
     this.#configFor = this.#context.configsFor(identity);
+    this.#resets = new StatelessResets(identity.key, systemClock);
     this.#fingerprint = fingerprintOf(identity.cert);
   }
 
@@ -155,8 +159,10 @@ class QuicheListener implements Listener {
       return;
     }
     if ((first & 0x80) === 0) {
-      if (datagram.length > ID_LENGTH)
-        this.#byIndex.get(indexOf(datagram, 1))?.connection.receive(datagram, host, port);
+      if (datagram.length <= ID_LENGTH) return;
+      const known = this.#byIndex.get(indexOf(datagram, 1));
+      if (known !== undefined) known.connection.receive(datagram, host, port);
+      else this.#reset(datagram, host, port);
       return;
     }
     // Long header (RFC 8999, section 5.1): version, then the two connection ids, each with its length.
@@ -221,7 +227,10 @@ class QuicheListener implements Listener {
     const plainPeer = { host: splitZone(host)[0], port };
     const sameHost = isSameHost(host);
     const payloadSize = payloadSizeFor(settings, sameHost);
-    const native = quiche.Connection.accept(id, originalId, this.#local, plainPeer, this.#configFor(payloadSize));
+    const config = this.#configFor(payloadSize);
+    // quiche copies it into the connection.
+    config.setStatelessResetToken(this.#resets.numberOf(id));
+    const native = quiche.Connection.accept(id, originalId, this.#local, plainPeer, config);
     const pathSize = new PathSize(payloadSize, sameHost);
     const connection = new QuicheConnection(native, peer, peer, true, this.#hostOf(pathSize));
     const index = indexOf(id, 0);
@@ -286,11 +295,7 @@ class QuicheListener implements Listener {
     // Spare ids let the client move to another address without being linked to the old one (RFC 9000, section 5.1.1).
     while (connection.native.sourceCidsLeft() > 0) {
       const id = this.#newId();
-      connection.native.newSourceCid(
-        id,
-        randomBytes(16).reduce((token, byte) => (token << 8n) | BigInt(byte), 0n),
-        false,
-      );
+      connection.native.newSourceCid(id, this.#resets.numberOf(id), false);
       accepted.indices.push(indexOf(id, 0));
       this.#byIndex.set(indexOf(id, 0), accepted);
     }
@@ -312,6 +317,13 @@ class QuicheListener implements Listener {
     this.#accepted.delete(connection);
     this.#byInitialId.delete(accepted.initialId);
     for (const index of accepted.indices) this.#byIndex.delete(index);
+  }
+
+  /** A packet of a connection that is not here: it has ended, or was another process's on this port. */
+  #reset(datagram: Uint8Array, host: string, port: number): void {
+    const id = datagram.subarray(1, 1 + ID_LENGTH);
+    const length = this.#resets.answer(datagram.length, id, this.#ring.current);
+    if (length > 0) this.#reply(length, host, port);
   }
 
   #reply(length: number, host: string, port: number): void {

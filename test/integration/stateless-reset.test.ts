@@ -1,0 +1,122 @@
+/** Stateless resets (RFC 9000, section 10.3) of servers on quiche: what they end, and what they cannot be misused for. */
+import assert from "node:assert/strict";
+import { randomFillSync } from "node:crypto";
+import { createSocket, type Socket } from "node:dgram";
+import { once } from "node:events";
+import { describe, it } from "node:test";
+import { StatelessResets } from "../../adapters/quiche/stateless-reset.ts";
+import { type QuicheTransportOptions, quicheTransport } from "../../adapters/quiche/transport.ts";
+import { selfSigned } from "../../adapters/tls.ts";
+import type { Listener, Transport } from "../../src/transport/transport.ts";
+import { FakeClock } from "../support/fake-clock.ts";
+import { nodeQuicFixture, quicheFixture } from "../support/fixtures.ts";
+import { udpRelay } from "../support/udp-relay.ts";
+
+const reason = "Deno has its own QUIC";
+const skip = quicheFixture === undefined ? { skip: reason } : { timeout: 60_000 };
+const name = (test: string): string => (quicheFixture === undefined ? `${test} [gap: ${reason}]` : test);
+const local = { host: "127.0.0.1", port: 0 };
+const id = new Uint8Array(16).fill(3);
+
+describe("the resets of a server", () => {
+  it("are recognised by clients of a process before it with the same key, and of no other", async () => {
+    const [one, other] = [await selfSigned(), await selfSigned()];
+    const token = (key: string): string => String(new StatelessResets(key, new FakeClock()).numberOf(id));
+    assert.equal(token(one.key), token(one.key));
+    assert.notEqual(token(one.key), token(other.key));
+    const resets = new StatelessResets(one.key, new FakeClock());
+    assert.notEqual(resets.numberOf(id), resets.numberOf(new Uint8Array(16).fill(4)));
+  });
+
+  it("are shorter than what they answer, and look like any other packet", async () => {
+    const resets = new StatelessResets((await selfSigned()).key, new FakeClock());
+    const into = new Uint8Array(1200);
+    for (const received of [0, 1, 17, 20, 21]) assert.equal(resets.answer(received, id, into), 0, `${received}`);
+    for (const received of [22, 23, 40, 43, 44, 100, 1200, 65_507]) {
+      const length = resets.answer(received, id, into);
+      assert.equal(length, Math.min(received - 1, 42));
+      assert.equal((into[0] ?? 0) & 0xc0, 0x40);
+      assert.deepEqual(into.slice(length - 16, length), Uint8Array.from(resets.tokenOf(id)));
+    }
+  });
+
+  it("are no more than 1,000 a second", async () => {
+    const clock = new FakeClock();
+    const resets = new StatelessResets((await selfSigned()).key, clock);
+    const into = new Uint8Array(64);
+    const sent = (): number => Array.from({ length: 3000 }, () => resets.answer(50, id, into)).filter(Boolean).length;
+    assert.equal(sent(), 1000);
+    await clock.advance(500);
+    assert.equal(sent(), 500);
+    await clock.advance(60_000);
+    assert.equal(sent(), 1000);
+  });
+});
+
+describe("a server on quiche that knows nothing of a connection", () => {
+  const clients: Readonly<Record<string, (() => Promise<Transport>) | undefined>> = {
+    quiche: quicheFixture && (() => quicheTransport({ tls: { verify: false } })),
+    "node-quic": nodeQuicFixture?.transport,
+  };
+  for (const [client, transport] of Object.entries(clients)) {
+    if (transport === undefined) continue;
+    it(name(`ends it at its client's next packet: ${client}`), skip, async () => {
+      const identity = await selfSigned();
+      const [before, after] = [await served({ serverTls: identity }), await served({ serverTls: identity })];
+      const relay = await udpRelay(before.address);
+      try {
+        const connection = await (await transport()).dial(relay.address);
+        const stream = await connection.openStream();
+        await stream.writer.write(Uint8Array.of(1));
+        // The idle timeout is 60 seconds.
+        relay.retarget(after.address);
+        relay.rebind();
+        await stream.writer.write(Uint8Array.of(2));
+        const { error, remote } = await connection.closed;
+        assert.deepEqual([error.code, remote], ["ConnectionLost", false]);
+      } finally {
+        await relay.close();
+        await Promise.all([before.close({ grace: 0 }), after.close({ grace: 0 })]);
+      }
+    });
+  }
+
+  it(name("is silent to what no packet of a connection can be, and to what is too short"), skip, async () => {
+    const listener = await served({});
+    const socket = createSocket("udp4");
+    socket.bind(0, "127.0.0.1");
+    await once(socket, "listening");
+    try {
+      const lengths: number[] = [];
+      socket.on("message", ({ length }) => lengths.push(length));
+      // A long header of a version that exists, and short headers.
+      send(socket, listener, packet(0xc0, 300));
+      for (const length of [1, 17, 21]) send(socket, listener, packet(0x40, length));
+      // Datagrams from one socket to another on loopback keep their order.
+      send(socket, listener, packet(0x40, 30));
+      await once(socket, "message");
+      assert.deepEqual(lengths, [29]);
+    } finally {
+      socket.close();
+      await listener.close({ grace: 0 });
+    }
+  });
+});
+
+async function served(options: QuicheTransportOptions): Promise<Listener> {
+  const listener = await (await quicheTransport(options)).listen(local);
+  void (async () => {
+    for await (const connection of listener.accept()) void connection.closed;
+  })();
+  return listener;
+}
+
+function packet(first: number, length: number): Uint8Array {
+  const datagram = randomFillSync(new Uint8Array(length));
+  datagram.set([first, 0, 0, 0, 1, 8].slice(0, length));
+  return datagram;
+}
+
+function send(socket: Socket, listener: Listener, datagram: Uint8Array): void {
+  socket.send(datagram, listener.address.port, listener.address.host);
+}
