@@ -81,10 +81,10 @@ export class DialledPeer implements Connection {
     this.abort();
   }
 
-  abort(code: number = StreamCode.None, reason = ""): void {
+  abort(code: number = StreamCode.None, reason = "", error: VortexError = closedHere()): void {
     if (this.#end !== undefined) return;
     this.#closing = true;
-    this.#end = { code, reason, remote: false, error: closedHere() };
+    this.#end = { code, reason, remote: false, error };
     for (const stream of this.#streams) stream.destroy(this.#end.error);
     this.#resolveClosed(this.#end);
   }

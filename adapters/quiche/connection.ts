@@ -192,6 +192,10 @@ export class QuicheConnection implements Connection {
     return this.#earlyData;
   }
 
+  get received(): number {
+    return this.native.stats().recv;
+  }
+
   /** The application can see this connection. */
   get established(): boolean {
     return this.#established;

@@ -122,8 +122,7 @@ class AcceptedPeer implements Connection {
     await this.closed;
   }
 
-  abort(code: number = StreamCode.None, reason = ""): void {
-    const error = closedHere();
+  abort(code: number = StreamCode.None, reason = "", error: VortexError = closedHere()): void {
     this.#local ??= { code, reason, remote: false, error };
     this.#stream.destroy(error);
   }

@@ -2,6 +2,9 @@ import { abortedError, VortexError, withAddress } from "../errors.ts";
 import { onAbort } from "../on-abort.ts";
 import type { Clock, Timer } from "../runtime.ts";
 
+/** Milliseconds of silence after which a peer that owes something is suspected, and between two suspicions. */
+export const SUSPICIOUS_SILENCE = 1000;
+
 /** What ends one call: its AbortSignal, its piece timeout, and silence. */
 export interface CallScopeOptions {
   readonly signal?: AbortSignal | undefined;
@@ -36,6 +39,7 @@ export class CallScope {
   #held = 0;
   #heldSince: number | undefined;
   #watchdog: Timer | undefined;
+  #onSilence: (() => void) | undefined;
   #waits = 0;
   #lastProgress = 0;
   #finished = false;
@@ -63,6 +67,11 @@ export class CallScope {
   onFailure(listener: () => void): void {
     if (this.#failure !== undefined) listener();
     else this.#listeners.push(listener);
+  }
+
+  /** Calls `listener`, in place of the one before it, after each {@link SUSPICIOUS_SILENCE} without a byte that the peer owes. */
+  onSilence(listener: () => void): void {
+    this.#onSilence = listener;
   }
 
   /** Fails the call: whoever waits on the signal hears of it, with the peer's address. The first failure stands. */
@@ -117,7 +126,7 @@ export class CallScope {
     if (this.#waits++ > 0) return;
     this.#lastProgress = this.#clock.now();
     // One timer for many short waits: it looks when it fires, instead of being set and cleared for each chunk.
-    this.#watchdog ??= this.#clock.setTimer(() => this.#look(), this.#options.stallTimeout);
+    this.#watchdog ??= this.#lookIn(Math.min(SUSPICIOUS_SILENCE, this.#options.stallTimeout));
   }
 
   /** What was owed since {@link beginWait} has come, or will not. */
@@ -182,11 +191,18 @@ export class CallScope {
     this.#watchdog = undefined;
     if (this.#finished || this.#waits === 0) return;
     const { stallTimeout, what, addr } = this.#options;
-    const left = this.#lastProgress + stallTimeout - this.#clock.now();
-    if (left <= 0) {
+    const silence = this.#clock.now() - this.#lastProgress;
+    if (silence >= stallTimeout) {
       this.fail(new VortexError("Stalled", `no byte of ${what} came for ${stallTimeout} ms`, { addr }));
-    } else {
-      this.#watchdog = this.#clock.setTimer(() => this.#look(), left);
+      return;
     }
+    const suspicious = silence >= SUSPICIOUS_SILENCE;
+    const next = suspicious ? SUSPICIOUS_SILENCE : SUSPICIOUS_SILENCE - silence;
+    this.#watchdog = this.#lookIn(Math.min(next, stallTimeout - silence));
+    if (suspicious) this.#onSilence?.();
+  }
+
+  #lookIn(milliseconds: number): Timer {
+    return this.#clock.setTimer(() => this.#look(), milliseconds);
   }
 }

@@ -6,18 +6,32 @@ import type { PoolOptions } from "./downloader.ts";
 export interface PoolClient {
   /** Resolves, never rejects, when the connection has ended. */
   readonly closed: Promise<unknown>;
+  /** Resolves when the connection stands, for clients that are handed out before it does. */
+  readonly ready?: Promise<void>;
+  /**
+   * Asks the peer for a sign of life; false when none came within `patience` milliseconds. Never rejects. Absent where a dead
+   * connection shows by itself.
+   */
+  isAlive?(patience: number): Promise<boolean>;
+  /** Ends the connection at once; whatever waits on it fails with `error`. */
+  abort?(error: VortexError): void;
   close(): Promise<void>;
 }
 
 /** The use of a client for one request. */
 export interface Lease<C> {
   readonly client: C;
-  /** Whether the client was there before this request, and may have died without telling. */
-  readonly reused: boolean;
+  /**
+   * Whether the client may have died without the peer's doing: it was there before this request, or {@link suspect} has found it
+   * dead and replaced it.
+   */
+  readonly stale: boolean;
   /** Ends the use. Idempotent. */
   release(): void;
   /** Takes the client out of the pool, since it turned out to be dead; it is closed when its last request ends. */
   discard(): void;
+  /** The peer is silent though it owes something: finds out whether the connection is dead, and replaces it if it is. */
+  suspect(): void;
 }
 
 /** What one look at a pool shows. */
@@ -39,7 +53,17 @@ interface Entry<C> {
   /** Requests that wait for the dial or use the client. */
   active: number;
   lastActive: number;
+  /** When the peer last answered for itself, on the pool's clock; undefined while it is being asked. */
+  vouchedAt: number | undefined;
+  replaced: boolean;
 }
+
+/** Milliseconds for a sign of life of a suspected peer. */
+const PATIENCE = 1000;
+/** Milliseconds for which a suspected peer that has answered is not asked again. */
+const VOUCHED = 1000;
+/** A dial took a round trip at least, and a sign of life takes one. */
+const DIALS_FOR_A_SIGN = 3;
 
 /**
  * Makes a client. The signal aborts when the last waiting request does, with the error that it was rejected with, or when the pool
@@ -85,6 +109,7 @@ export class ClientPool<C extends PoolClient> {
     if (signal.aborted) throw abortedError(signal, `a request to ${addr}`);
     const entry = this.#entryFor(addr);
     const reused = entry.client !== undefined;
+    const isStale = (): boolean => reused || entry.replaced;
     entry.active++;
     entry.lastActive = this.#clock.now();
     let client: C;
@@ -97,14 +122,74 @@ export class ClientPool<C extends PoolClient> {
     let released = false;
     return {
       client,
-      reused,
+      get stale() {
+        return isStale();
+      },
       release: () => {
         if (released) return;
         released = true;
         this.#release(entry);
       },
       discard: () => this.#forget(entry),
+      suspect: () => void this.#examine(entry, client),
     };
+  }
+
+  /**
+   * Tells a dead connection from a slow peer and from a dead path. A peer that has restarted knows nothing of the connection, and may
+   * have no way to say so. So it is asked for a sign of life; without one a second connection is dialled. Only if that stands, by
+   * which path and peer are there, and the first is silent still, the first is dead: the second takes its place.
+   */
+  async #examine(entry: Entry<C>, client: C): Promise<void> {
+    const { vouchedAt } = entry;
+    if (client.isAlive === undefined || vouchedAt === undefined || this.#clock.now() - vouchedAt < VOUCHED) return;
+    entry.vouchedAt = undefined;
+    try {
+      await client.ready;
+      if (await client.isAlive(PATIENCE)) return;
+      const started = this.#clock.now();
+      const second = await this.#dial(entry.addr, entry.dialling.signal);
+      try {
+        await second.ready;
+        const took = this.#clock.now() - started;
+        const alive = await client.isAlive(Math.max(PATIENCE, DIALS_FOR_A_SIGN * took));
+        if (alive || entry.dialling.signal.aborted) this.#track(second.close());
+        else this.#replace(entry, client, second);
+      } catch {
+        this.#track(second.close());
+      }
+    } catch {
+      // Nothing is known of the first connection by that: the path may be dead, or the peer have no room for another.
+    } finally {
+      entry.vouchedAt = this.#clock.now();
+    }
+  }
+
+  #replace(entry: Entry<C>, client: C, second: C): void {
+    entry.replaced = true;
+    if (this.#entries.get(entry.key) === entry) this.#adopt(entry, second);
+    else this.#track(second.close());
+    const { addr } = entry;
+    client.abort?.(
+      new VortexError("ConnectionLost", "the peer answers on a new connection and no longer on this one", { addr }),
+    );
+  }
+
+  /** Puts a client in the place of a dead one. */
+  #adopt({ addr, key }: Entry<C>, client: C): void {
+    const entry: Entry<C> = {
+      addr,
+      key,
+      dialling: new AbortController(),
+      ready: Promise.resolve(client),
+      client,
+      active: 0,
+      lastActive: this.#clock.now(),
+      vouchedAt: this.#clock.now(),
+      replaced: false,
+    };
+    this.#entries.set(key, entry);
+    void client.closed.then(() => this.#forget(entry));
   }
 
   /** Closes the clients of `addr` that no request uses. */
@@ -159,6 +244,8 @@ export class ClientPool<C extends PoolClient> {
       client: undefined,
       active: 0,
       lastActive: this.#clock.now(),
+      vouchedAt: Number.NEGATIVE_INFINITY,
+      replaced: false,
     };
     this.#entries.set(key, entry);
     entry.ready.catch(() => this.#forget(entry));

@@ -10,8 +10,6 @@ import { callTimeouts } from "./settings.ts";
 
 /** A connection to one peer that pieces can be asked for. */
 export interface PieceClient extends PoolClient {
-  /** Resolves when the connection stands, for clients that take requests before it does; rejects when it does not come about. */
-  readonly ready?: Promise<void>;
   /** See {@link Connection.earlyData}. */
   readonly earlyData?: EarlyData;
   /** Asks for a piece; the scope is the life of the call, and stays open when this throws, so that it can be tried again. */
@@ -101,6 +99,7 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
     for (;;) {
       if (scope.failure !== undefined) throw scope.failure;
       const lease = await this.#pool.acquire(addr, scope.signal);
+      scope.onSilence(() => lease.suspect());
       try {
         const result = await call(lease.client);
         scope.onFinish(() => {
@@ -113,7 +112,7 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
         // A pooled connection may have died unnoticed, by a restart of the peer for one, and what is remembered of a peer may
         // not hold any more. The calls have no effect on the peer, so they may go again on a new connection; what fails there
         // is told.
-        const presumed = lease.reused || lease.client.earlyData === "refused";
+        const presumed = lease.stale || lease.client.earlyData === "refused";
         const stale = presumed && failure.code === "ConnectionLost";
         // This connection goes on, and asks after its handshake now, or has ended with what was remembered of the peer, and the next
         // one asks after its own.

@@ -3,6 +3,7 @@ import type { Piece, PieceMetadata } from "../piece.ts";
 import { PacketDecoder } from "../protocol/decoder.ts";
 import { FOREIGN_HEAD_LENGTH, type ForeignProtocol, foreignProtocol } from "../protocol/foreign.ts";
 import { encodePacket, type Packet, RemoteErrorCode } from "../protocol/packet.ts";
+import type { Clock } from "../runtime.ts";
 import { formatAddress, parseAddress } from "../transport/address.ts";
 import {
   type ByteReader,
@@ -37,6 +38,8 @@ export class VortexClient implements PieceClient {
   readonly #settings: DownloaderSettings;
   /** Of the next request; the peer answers with the same. */
   #nextId: number;
+  /** Reads that were answered, of all streams. */
+  #heard = 0;
   /** Memory that the beginnings of answers are read into, a part of it for each. */
   #memory: Uint8Array = new Uint8Array(0);
 
@@ -86,8 +89,9 @@ export class VortexClient implements PieceClient {
       await scope.waitFor(stream.writer.end(packet));
       const decoder = new PacketDecoder({ metadata: this.#settings.maxMetadataLength });
       const answer = await readPacket(stream.reader, decoder, scope, this.#takeMemory(), request.addr);
+      this.#heard++;
       const metadata = expectContent(answer, kind, request.addr);
-      const source = contentSource(stream.reader, decoder.takeRest());
+      const source = contentSource(stream.reader, decoder.takeRest(), () => this.#heard++);
       return acceptAnnouncement(request, metadata, source, scope, this.#settings);
     } catch (error) {
       const failure = scope.failure ?? withAddress(error, request.addr);
@@ -107,6 +111,36 @@ export class VortexClient implements PieceClient {
     const part = this.#memory.subarray(0, BEGINNING);
     this.#memory = this.#memory.subarray(BEGINNING);
     return part;
+  }
+
+  /**
+   * Asks the peer for a sign of life, and waits `patience` milliseconds for one: an answer to an empty request, which needs nothing of
+   * its store; an authentic packet; or an answer to another request. False when none came. True also where silence proves nothing:
+   * over TCP, without stream credit, and on a connection that has ended.
+   */
+  async isAlive(patience: number): Promise<boolean> {
+    const connection = this.#connection;
+    if (connection.protocol !== "quic") return true;
+    const heard = this.#heard;
+    const { received } = connection;
+    const abort = new AbortController();
+    const { signal } = abort;
+    let asked = false;
+    const asking = (async (): Promise<void> => {
+      const stream = await connection.openStream({ signal });
+      asked = true;
+      signal.addEventListener("abort", () => abandonStream(stream, undefined), { once: true });
+      await stream.writer.end();
+      await stream.reader.read();
+    })();
+    const settled = await settledWithin(asking, patience, this.#settings.runtime.clock);
+    abort.abort();
+    return settled || !asked || this.#heard !== heard || connection.received !== received;
+  }
+
+  /** Ends the connection at once: its requests fail with `error`. */
+  abort(error: VortexError): void {
+    this.#connection.abort(StreamCode.Timeout, "", error);
   }
 
   /** Ends the connection. */
@@ -198,11 +232,12 @@ function remoteError(code: number, message: string, addr: string): VortexError {
   }
 }
 
-/** First what the decoder has left over, then the stream. */
-function contentSource(reader: ByteReader, first: Uint8Array): ContentSource {
+/** First what the decoder has left over, then the stream. Calls `onRead` for each read, since the one before it was answered then. */
+function contentSource(reader: ByteReader, first: Uint8Array, onRead: () => void): ContentSource {
   let rest: Uint8Array | undefined = first.length > 0 ? first : undefined;
   return {
     read(into) {
+      onRead();
       if (rest === undefined) return reader.read(into);
       const chunk = Promise.resolve(rest);
       rest = undefined;
@@ -210,6 +245,18 @@ function contentSource(reader: ByteReader, first: Uint8Array): ContentSource {
     },
     cancel: () => reader.cancel(StreamCode.Cancelled),
   };
+}
+
+/** Whether `promise` settles within so many milliseconds. */
+function settledWithin(promise: Promise<unknown>, milliseconds: number, clock: Clock): Promise<boolean> {
+  return new Promise((resolve) => {
+    const timer = clock.setTimer(() => resolve(false), milliseconds);
+    const settle = (): void => {
+      timer.cancel();
+      resolve(true);
+    };
+    promise.then(settle, settle);
+  });
 }
 
 function abandonStream(stream: ByteStream, failure: VortexError | undefined): void {

@@ -186,13 +186,8 @@ class MemoryConnection implements Connection {
     this.abort(StreamCode.None, "");
   }
 
-  abort(code: number = StreamCode.None, reason = ""): void {
-    this.#finish({
-      code,
-      reason,
-      remote: false,
-      error: closedHere(),
-    });
+  abort(code: number = StreamCode.None, reason = "", error: VortexError = closedHere()): void {
+    this.#finish({ code, reason, remote: false, error });
     this.#peer.#finish({
       code,
       reason,

@@ -112,6 +112,11 @@ export interface Connection {
    * Rejects with `Aborted` (or the signal's own `VortexError`), `ConnectionLost` or `Closed`.
    */
   openStream(options?: { readonly signal?: AbortSignal }): Promise<ByteStream>;
+  /**
+   * Packets from the peer that proved authentic, so far. While it grows the peer lives, whatever its application does. Absent where the
+   * binding does not count them.
+   */
+  readonly received?: number;
   /** Streams that the other side opened, until the connection ends. Iterate once. */
   accept(): AsyncIterable<ByteStream>;
   /** Resolves, never rejects, when the connection has ended, whoever ended it. */
@@ -121,8 +126,11 @@ export interface Connection {
    * 5000), then the other side is told. Idempotent.
    */
   close(options?: { readonly grace?: number }): Promise<void>;
-  /** Abrupt: streams fail at once, and the other side is told why. Idempotent. */
-  abort(code?: number, reason?: string): void;
+  /**
+   * Abrupt: streams fail at once, and the other side is told why. Idempotent.
+   * @param error what streams fail with on this side. Default: `Closed`
+   */
+  abort(code?: number, reason?: string, error?: VortexError): void;
 }
 
 /** What dialling may be told. */

@@ -110,7 +110,7 @@ describe("the pool's dials", () => {
     const { pool, dials, use } = poolOf();
     const first = await use("a:1");
     const second = await pool.acquire("a:1", never);
-    assert.deepEqual([first.reused, second.reused], [false, true]);
+    assert.deepEqual([first.stale, second.stale], [false, true]);
     assert.equal(first.client, second.client);
     assert.equal(dials.length, 1);
     await pool.close();

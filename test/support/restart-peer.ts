@@ -1,0 +1,45 @@
+/**
+ * A QUIC server in a process of its own, which a test kills and starts again with the same identity on the same port:
+ *
+ *     restart-peer.ts FACE ORDERS    FACE is `node`, `bun` or `deno`; ORDERS a `RestartOrders` in JSON
+ *
+ * Prints its address, then `asked N` for each request for piece N that reaches its store.
+ */
+import process from "node:process";
+import type { Face } from "../../adapters/face.ts";
+import { nativeHashers } from "../../adapters/native-hashers.ts";
+import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import { formatAddress } from "../../src/transport/address.ts";
+import { type RestartOrders, restartContent, restartTaskId } from "./restart.ts";
+
+const [, , name, orders = "{}"] = process.argv;
+const { identity, port, slowPiece, delay } = JSON.parse(orders) as RestartOrders;
+const { startServer } = await faceOf(name);
+const store = new MemoryPieceStore(nativeHashers);
+store.putTask(restartTaskId, restartContent, { pieceLength: 1000 });
+const server = await startServer({
+  host: "127.0.0.1",
+  tls: identity,
+  quic: { port },
+  store: {
+    getTask: (taskId) => store.getTask(taskId),
+    async getPiece(request) {
+      console.log(`asked ${request.number}`);
+      if (request.number === slowPiece) {
+        await new Promise<void>((resolve) => {
+          setTimeout(resolve, delay);
+        });
+      }
+      return store.getPiece(request);
+    },
+  },
+});
+const address = server.addresses.quic;
+if (address === undefined) throw new Error("QUIC has no address");
+console.log(formatAddress(address));
+
+/** The one module that users of a runtime get; the others' need not even load there. */
+function faceOf(runtime: string | undefined): Promise<Pick<Face, "startServer">> {
+  if (runtime === "bun") return import("../../adapters/bun.ts");
+  return runtime === "deno" ? import("../../adapters/deno.ts") : import("../../adapters/node.ts");
+}

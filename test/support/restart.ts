@@ -1,0 +1,17 @@
+/** What `restart-peer.ts` and its tests both know. */
+import type { TlsIdentity } from "../../src/transport/tls.ts";
+import { seededBytes } from "./random.ts";
+
+/** Tells a server what to be. */
+export interface RestartOrders {
+  readonly identity: TlsIdentity;
+  /** 0 for any free one. */
+  readonly port: number;
+  /** Number of a piece that the store takes `delay` milliseconds to find. Default: none. */
+  readonly slowPiece?: number;
+  readonly delay?: number;
+}
+
+export const restartTaskId: string = "5e".repeat(32);
+/** Ten pieces of 1,000 bytes. */
+export const restartContent: Uint8Array = seededBytes(18, 10_000);
