@@ -11,6 +11,7 @@ import { TaskLayout } from "./layout.ts";
 import { type Parent, ParentDiscovery } from "./parent-discovery.ts";
 import { parentsOf } from "./parents.ts";
 import { PieceTransfers } from "./piece-transfers.ts";
+import { PieceWindow } from "./piece-window.ts";
 import { type RouteState, reasonsOf } from "./route.ts";
 import { type Attempt, Scheduler } from "./scheduler.ts";
 import type { SinkSession, SunkPiece } from "./sink.ts";
@@ -35,6 +36,7 @@ interface Open {
   readonly session: SinkSession;
   readonly scheduler: Scheduler;
   readonly transfers: PieceTransfers;
+  readonly window: PieceWindow | undefined;
   readonly frontier: Frontier;
 }
 
@@ -218,11 +220,13 @@ export class Download implements TaskDownload {
       onRoom: () => this.#wake(),
       onFailure: onSinkFailure,
     });
+    const most = this.#piecesAtATime(layout);
     const scheduler = new Scheduler({
       first: layout.first,
       last: layout.last,
       lengthOf: (number) => layout.extent(number).length,
-      concurrentPieceCount: this.#piecesAtATime(layout),
+      concurrentPieceCount: most,
+      pieceTimeout: this.#options.pieceTimeout,
       stallAfter: this.#options.stallTimeout / 4,
       patience: this.#options.pieceTimeout,
       random: () => this.#random(),
@@ -253,7 +257,13 @@ export class Download implements TaskDownload {
       },
       onFailure: onSinkFailure,
     });
-    const open: Open = { layout, digest, session, scheduler, transfers, frontier };
+    const limiters = this.#limiters;
+    const span = this.#options.stallTimeout / 2;
+    const window =
+      limiters.length === 0
+        ? undefined
+        : new PieceWindow({ limiters, pieceLength: layout.longestPiece, span, most, now: this.#clock.now() });
+    const open: Open = { layout, digest, session, scheduler, transfers, window, frontier };
     this.#open = open;
     this.store.open(layout, session);
     return open;
@@ -330,7 +340,7 @@ export class Download implements TaskDownload {
   #step(): void {
     const open = this.#open;
     if (open === undefined || this.#paused || this.#finishing || this.#ending.signal.aborted) return;
-    const { layout, scheduler, session } = open;
+    const { layout, scheduler, session, window } = open;
     this.#timer?.cancel();
     this.#timer = undefined;
     const now = this.#clock.now();
@@ -341,13 +351,17 @@ export class Download implements TaskDownload {
         return part.position + part.length <= session.limit;
       },
       admit: (parent) => this.#shared.slots.take(parent, this.#holder),
+      ...(window && { most: window.size(now) }),
     });
     for (const attempt of starts) {
       if (attempt.racer) this.#tell({ type: "race", number: attempt.number, parent: attempt.parent });
       this.#track(this.#fetch(open, attempt));
     }
+    const next = Math.min(wakeAt ?? Number.POSITIVE_INFINITY, window?.changesAt ?? Number.POSITIVE_INFINITY);
     if (failure !== undefined) this.end(failure);
-    else if (wakeAt !== undefined) this.#timer = this.#clock.setTimer(() => this.#wake(), Math.max(0, wakeAt - now));
+    else if (next !== Number.POSITIVE_INFINITY) {
+      this.#timer = this.#clock.setTimer(() => this.#wake(), Math.max(0, next - now));
+    }
   }
 
   async #fetch({ transfers, scheduler }: Open, attempt: Attempt): Promise<void> {

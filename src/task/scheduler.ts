@@ -12,6 +12,8 @@ export interface SchedulerOptions {
   readonly lengthOf: (number: number) => number;
   /** Pieces at a time. One that two parents race for counts once. */
   readonly concurrentPieceCount: number;
+  /** Milliseconds in which a parent must deliver a piece. */
+  readonly pieceTimeout: number;
   /** Milliseconds without a byte that a parent owes, after which another one is asked too. */
   readonly stallAfter: number;
   /** Milliseconds for which pieces are waited for that no parent has announced yet. */
@@ -42,6 +44,8 @@ export interface StepEnvironment {
   allows(number: number): boolean;
   /** Takes a slot for one more request to a parent; false when there is none now. What is taken belongs to the attempt. */
   admit(parent: string): boolean;
+  /** Pieces at a time, if fewer than `concurrentPieceCount` are allowed now. */
+  readonly most?: number;
 }
 
 /** What to do now. */
@@ -78,6 +82,8 @@ const FOUND = 3;
 
 /** Pieces behind the first one in the queue that are looked at for a parent that has them. */
 const LOOK_AHEAD = 4096;
+/** Part of the piece timeout that pieces under way at one route may take together, as far as its rate tells. */
+const IN_TIME = 0.5;
 const RACE_BYTES = 64 * 1024 * 1024;
 /** Milliseconds between two looks for pieces that are slow. */
 const LOOK = 1000;
@@ -263,12 +269,13 @@ export class Scheduler {
     const wake = new Earliest();
     // Whether something outside will call for another step.
     const held = { refused: false, room: false };
-    while (this.#byPiece.size < this.#options.concurrentPieceCount) {
+    const most = Math.min(this.#options.concurrentPieceCount, environment.most ?? Number.POSITIVE_INFINITY);
+    while (this.#byPiece.size < most) {
       const start = this.#nextStart(now, environment, wake, held);
       if (start === undefined) break;
       starts.push(start);
     }
-    if (this.#routes.size > 1) this.#race(now, environment, wake, starts);
+    if (this.#routes.size > 1) this.#race(now, environment, most, wake, starts);
     if (this.#running.size > 0 || this.done || this.#found > 0 || held.refused || held.room || wake.at !== undefined) {
       return { starts, wakeAt: wake.at, failure: undefined };
     }
@@ -319,10 +326,14 @@ export class Scheduler {
       if (route === except) continue;
       const offer = route.offers(number);
       if (offer === undefined) continue;
-      if (offer.from > now) wake.note(offer.from);
-      else if (!route.probing || route.inFlight === 0) {
-        candidates.push({ route, expected: route.expected(length, now), suspect: this.#suspect(route, now) });
+      if (offer.from > now) {
+        wake.note(offer.from);
+        continue;
       }
+      const expected = route.expected(length, now);
+      // One more request goes to a route that failed, and to one so slow that pieces under way together would time out.
+      if (route.inFlight > 0 && (route.probing || expected > this.#options.pieceTimeout * IN_TIME)) continue;
+      candidates.push({ route, expected, suspect: this.#suspect(route, now) });
     }
     // Those of which nothing is known yet come first, and share out what there is.
     candidates.sort(
@@ -332,10 +343,10 @@ export class Scheduler {
   }
 
   /** Asks second parents for pieces that stall or are slow. */
-  #race(now: number, environment: StepEnvironment, wake: Earliest, starts: Attempt[]): void {
+  #race(now: number, environment: StepEnvironment, most: number, wake: Earliest, starts: Attempt[]): void {
     const alone = [...this.#byPiece.values()].flatMap((attempts) => (attempts.length === 1 ? attempts : []));
     if (alone.length === 0) return;
-    const atEnd = this.#byPiece.size < this.#options.concurrentPieceCount;
+    const atEnd = this.#byPiece.size < most;
     let held = 0;
     for (const { racer, number } of this.#running.values()) if (racer) held += this.#options.lengthOf(number);
     const slowest = alone

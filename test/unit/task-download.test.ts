@@ -613,6 +613,31 @@ describe("limits", () => {
     );
   });
 
+  it("under a rate limit, no more pieces begin than it lets pass within half of a stall timeout", async () => {
+    const { parents, fetcher, request, clock } = bench({ "a:1": honest(PIECE), "b:1": honest(PIECE) });
+    const download = fetcher.downloadTask(request, { to: memorySink(), rateLimit: 1000, stallTimeout: 20_000 });
+    await clock.advanceUntil(download.done, 1_000_000, 100);
+    await download.done;
+    assert.equal(parents.most, 2);
+  });
+
+  it("parents slower than the rate limit are asked for as many pieces as without it, after some seconds", async () => {
+    const slow: Behaviour = async function* ({ bytes, signal }) {
+      const sent = new Promise<void>((resolve) => void made.clock.setTimer(resolve, 30_000));
+      await Promise.race([sent, until(signal)]);
+      yield bytes;
+    };
+    const made: Bench = bench({ "a:1": slow });
+    const { parents, fetcher, request, clock } = made;
+    const download = fetcher.downloadTask(request, { to: memorySink(), rateLimit: 5000, stallTimeout: 1000 });
+    await settle();
+    assert.equal(parents.most, 1);
+    await clock.advance(6500);
+    assert.equal(parents.most, 7);
+    download.cancel();
+    await rejectionOf(download.done);
+  });
+
   it("a rate limit of the downloader holds for all of its tasks together", async () => {
     const { fetcher, request, clock } = bench({ "a:1": honest(PIECE) }, { settings: { rateLimit: 2000 } });
     const downloads = [1, 2].map(() => fetcher.downloadTask(request, { to: memorySink() }));

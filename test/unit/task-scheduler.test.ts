@@ -14,6 +14,7 @@ function schedulerOf(pieces: number, options: Partial<SchedulerOptions> = {}): S
     last: pieces - 1,
     lengthOf: () => LENGTH,
     concurrentPieceCount: 8,
+    pieceTimeout: 360_000,
     stallAfter: 1000,
     patience: 60_000,
     random: () => 1,
@@ -90,6 +91,34 @@ describe("which piece from whom", () => {
     }
     const ratio = delivered.fast / delivered.slow;
     assert.ok(ratio > 1.6 && ratio < 2.5, `${delivered.fast} to ${delivered.slow}`);
+  });
+
+  it("begins no more at a slow parent than it delivers within half of the piece timeout, but one", () => {
+    const scheduler = schedulerOf(100, { pieceTimeout: 10_000 });
+    const slow = scheduler.addRoute("slow", false);
+    const first = step(scheduler, 0).starts;
+    assert.equal(first.length, 8, "nothing is known yet");
+    // 0.4 s a piece: twelve of them take 5 s, and eight at a time are allowed.
+    for (const [at, { id }] of first.entries()) {
+      scheduler.arrived(id, LENGTH, (at + 1) * 400);
+      scheduler.succeeded(id, (at + 1) * 400);
+    }
+    assert.equal(step(scheduler, 3200).starts.length, 8);
+    assert.ok(Math.abs((slow.rate ?? 0) - LENGTH / 400) < 1);
+    for (const [pace, allowed] of [
+      [1000, 5],
+      [2400, 2],
+      [6000, 1],
+    ] as const) {
+      const one = schedulerOf(100, { pieceTimeout: 10_000 });
+      one.addRoute("slow", false);
+      const [probe, ...others] = step(one, 0).starts;
+      assert.ok(probe);
+      one.arrived(probe.id, LENGTH, pace);
+      one.succeeded(probe.id, pace);
+      for (const { id } of others) one.failed(id, failure("NotFound"), "absent", pace);
+      assert.equal(step(one, 20_000).starts.length, allowed, `${pace} ms a piece`);
+    }
   });
 
   it("asks only those that announced a piece, and the others once they have", () => {
