@@ -6,6 +6,7 @@ import { VortexError } from "../../src/errors.ts";
 import { type ByteRange, MAX_PIECE_LENGTH } from "../../src/piece.ts";
 import { systemClock } from "../../src/runtime.ts";
 import type { TaskDownload, TaskOptions, TaskReport, TaskRequest } from "../../src/task/task.ts";
+import { sideFilesOf } from "../files/side-files.ts";
 import { fileSink } from "../files/sink.ts";
 import { effectiveDownloader } from "./effective.ts";
 import { JsonReporter, jsonHelp } from "./json-reporter.ts";
@@ -132,7 +133,7 @@ function reporterOf(
   onFailure: (error: unknown) => void,
 ): Reporter {
   if (!json) return new TextReporter(stderr, { quiet, verbose });
-  return new JsonReporter(target.kind === "file" ? stdout : stderr, verbose, onFailure);
+  return new JsonReporter(target.kind === "file" || target.kind === "stderr" ? stdout : stderr, verbose, onFailure);
 }
 
 async function fetchTask(
@@ -172,7 +173,7 @@ async function fetchTask(
 
 /** The failure, with what the same command can go on from, if there is anything. */
 async function withRest(error: VortexError, download: TaskDownload, path: string): Promise<VortexError> {
-  const part = `${path}.part`;
+  const { part } = await sideFilesOf(path);
   // Whoever did not get as far as to open the file has left nothing there, whatever is there.
   const opened = download.progress().totalBytes !== undefined;
   const kept = opened && (await stat(part).catch(() => undefined)) !== undefined;

@@ -1,10 +1,11 @@
 /** A server's self-signed identity in a file, so that it is the same after a restart. */
 import { randomBytes } from "node:crypto";
-import { link, mkdir, open, readFile, rename, rm } from "node:fs/promises";
+import { link, mkdir, open, readFile, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { VortexError } from "../../src/errors.ts";
 import type { IdentityStore, TlsIdentity } from "../../src/transport/tls.ts";
 import { requireIdentity } from "../tls.ts";
+import { replaceFile } from "./replace-file.ts";
 import { codeOf } from "./storage-error.ts";
 
 /** Greatest length of a file that is read as an identity, in bytes; a long chain with its key has some 20 KiB. */
@@ -25,7 +26,7 @@ export function fileIdentityStore(path: string): IdentityStore {
   };
   return {
     load,
-    save: (identity) => put(identity, path, (temporary) => rename(temporary, path)),
+    save: (identity) => put(identity, path, (temporary) => replaceFile(temporary, path)),
     async saveFirst(identity): Promise<TlsIdentity> {
       await put(identity, path, (temporary) => linkOrRename(temporary, path));
       // Its own, or that of whoever was quicker.
@@ -38,7 +39,7 @@ export function fileIdentityStore(path: string): IdentityStore {
 async function put(
   { cert, key }: TlsIdentity,
   path: string,
-  place: (temporary: string) => Promise<void>,
+  place: (temporary: string) => Promise<unknown>,
 ): Promise<void> {
   // In the same folder, since a file cannot be renamed from one file system to another.
   const temporary = join(dirname(path), `.${randomBytes(8).toString("hex")}.pem.part`);
@@ -62,7 +63,7 @@ async function linkOrRename(temporary: string, path: string): Promise<void> {
     if (code === "EEXIST") return;
     if (code !== "EPERM" && code !== "ENOTSUP" && code !== "EOPNOTSUPP" && code !== "ENOSYS") throw error;
     // A file system without links.
-    await rename(temporary, path);
+    await replaceFile(temporary, path);
   }
 }
 

@@ -2,10 +2,13 @@ import { type FileHandle, open, rename, stat, unlink } from "node:fs/promises";
 import { dirname } from "node:path";
 import { VortexError } from "../../src/errors.ts";
 import type { SinkLayout, SinkSession, SunkPiece, TaskSink } from "../../src/task/sink.ts";
+import { descriptorOf } from "./descriptor.ts";
 import { Journal } from "./journal.ts";
 import { FileLock } from "./lock.ts";
 import { isStillAt, openOwnFile, writeFully } from "./own-file.ts";
-import { storageError } from "./storage-error.ts";
+import { isIrreplaceable, replaceFile, requireReplaceable } from "./replace-file.ts";
+import { type SideFiles, sideFilesOf } from "./side-files.ts";
+import { codeOf, storageError } from "./storage-error.ts";
 
 /**
  * A sink that makes a file.
@@ -15,8 +18,11 @@ import { storageError } from "./storage-error.ts";
  * name, and the directory is synced: whoever sees the file after that, sees all of it, also after a loss of power.
  *
  * A download that failed or was killed leaves the first two, and the next one to the same path goes on from there, after it has
- * read what is there and compared it. What another task left is overwritten. For a range of a task, the file holds only
+ * read what is there and compared it. Where a name is too long for the suffixes, these files begin with a hash of it instead. What another task left is overwritten. For a range of a task, the file holds only
  * the range. A symbolic link or pipe with one of these names is removed, and where anybody may write, so is another user's file.
+ *
+ * A file that cannot be replaced, such as one that is mounted by itself into a container, is written in place at the end, which is
+ * not atomic: a process that is killed in between leaves it cut, and the next download copies it again.
  *
  * The download fails with `StorageFailed`, in words, when the disk is full or read-only, permission is missing, another
  * download writes to the same path, or the file was cut or replaced meanwhile.
@@ -44,11 +50,9 @@ export function fileSink(path: string): TaskSink {
   };
 }
 
-/** The names of a download's files. */
-interface Names {
+/** The paths of a download's files. */
+interface Names extends SideFiles {
   readonly path: string;
-  readonly part: string;
-  readonly journal: string;
 }
 
 class FileSession implements SinkSession {
@@ -76,11 +80,10 @@ class FileSession implements SinkSession {
   }
 
   static async open(path: string, layout: SinkLayout): Promise<FileSession> {
-    const part = `${path}.part`;
-    const names: Names = { path, part, journal: `${part}.journal` };
-    const lock = await FileLock.take(`${part}.lock`);
+    await requireFile(path);
+    const names: Names = { path, ...(await sideFilesOf(path)) };
+    const lock = await FileLock.take(names.lock);
     try {
-      await requireFile(path);
       const journal = await Journal.open(names.journal, layout);
       try {
         const handle = await openPart(names, journal, layout);
@@ -126,9 +129,9 @@ class FileSession implements SinkSession {
       await this.#handle.sync();
       // From here on, a process that is killed leaves either the part or the file; both hold everything.
       await this.#journal.end();
-      await rename(part, path);
+      const copied = await replaceFile(part, path);
       await syncDirectory(dirname(path));
-      const { size, mtimeNs, ino } = await this.#handle.stat({ bigint: true });
+      const { size, mtimeNs, ino } = copied ?? (await this.#handle.stat({ bigint: true }));
       this.#stamp = { size, mtimeNs, ino };
     } catch (error) {
       throw storageError(error, `${path} cannot be made`);
@@ -196,11 +199,22 @@ class FileSession implements SinkSession {
   }
 }
 
-/** A directory or device cannot be replaced by renaming; better told before anything is fetched. */
+/** Rejects, before anything is fetched, with `StorageFailed` for what cannot become a file: a directory, device or descriptor. */
 async function requireFile(path: string): Promise<void> {
-  const stats = await stat(path).catch(() => undefined);
-  if (stats === undefined || stats.isFile()) return;
-  throw new VortexError("StorageFailed", `${path} is ${stats.isDirectory() ? "a directory" : "no regular file"}`);
+  if ((await descriptorOf(path)) !== undefined) {
+    throw new VortexError(
+      "StorageFailed",
+      `${path} is an open file descriptor, which no file can replace: use streamTask`,
+    );
+  }
+  const stats = await stat(path).catch((error: unknown) => {
+    if (codeOf(error) !== "ENOENT") throw storageError(error, `${path} cannot be made`);
+    return undefined;
+  });
+  if (stats !== undefined && !stats.isFile()) {
+    throw new VortexError("StorageFailed", `${path} is ${stats.isDirectory() ? "a directory" : "no regular file"}`);
+  }
+  if (stats !== undefined) await requireReplaceable(path);
 }
 
 async function openPart({ path, part }: Names, journal: Journal, layout: SinkLayout): Promise<FileHandle> {
@@ -208,7 +222,10 @@ async function openPart({ path, part }: Names, journal: Journal, layout: SinkLay
     const made = journal.complete && journal.found.length > 0;
     if (made && (await sizeOf(part)) === undefined && (await sizeOf(path)) === layout.length) {
       // The earlier process was killed between its last two steps; what it made is looked at once more.
-      await rename(path, part);
+      // A file that cannot be moved stays, and its content is fetched again.
+      await rename(path, part).catch((error: unknown) => {
+        if (!isIrreplaceable(error)) throw error;
+      });
     }
     // Where what was found is not there, reading it fails, and it is fetched again.
     const handle = await openOwnFile(part);

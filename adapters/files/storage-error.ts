@@ -13,6 +13,9 @@ const causes: Record<string, string> = {
   EMFILE: "too many files are open",
   ENFILE: "too many files are open",
   EIO: "the device failed",
+  ENAMETOOLONG: "the name is too long for the file system",
+  EBUSY: "it is in use, or a mount point",
+  ELOOP: "symbolic links lead in a circle",
 };
 
 /** The `StorageFailed` of a file operation, in words; `what` says what could not be done. */

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { constants, mkdtempSync } from "node:fs";
-import { mkdir, mkdtemp, open, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, open, readdir, readFile, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
@@ -25,14 +25,17 @@ const MEBI = 1024 * 1024;
 /** What is told at the end of a download without trouble. */
 const summary = /^fetched 9\.4 MB in [0-9.]+ s, [0-9.]+ [kMG]?B\/s, from 1 parent\n$/;
 /** Why no disk of this test's own can be had; empty when it can. */
-const noMounts = spawnSync("unshare", ["-m", "true"]).status === 0 ? "" : " (needs root, for a disk of its own)";
+const noMounts = spawnSync("unshare", ["-m", "true"]).status === 0 ? "" : " [gap: needs root, for a disk of its own]";
 /** Why a command cannot be made to wait for a pipe; empty when it can. */
 const noPipes =
   "Deno" in globalThis
-    ? " (Deno 2.9 holds its event loop while it writes to a pipe that is full, so it hears of no signal)"
+    ? " [gap: Deno 2.9 holds its event loop while it writes to a pipe that is full, so it hears of no signal]"
     : spawnSync("mkfifo", ["--version"]).error !== undefined
-      ? " (needs mkfifo)"
+      ? " [gap: needs mkfifo]"
       : "";
+/** Why no file can be written that the command was started with; empty when it can. */
+const noInherited =
+  "Deno" in globalThis ? " [gap: Deno 2.9 writes to no inherited descriptor but the standard ones]" : "";
 /** A dozen processes, one after the other, on a machine that may be busy. */
 const patience = { timeout: 110_000 };
 /** Where the servers keep their certificates; not in the home of whoever runs this. */
@@ -243,6 +246,132 @@ describe("vortex-peer in processes", () => {
       );
       assert.deepEqual(await readdir(disk), [], "the small disk was of that process only");
     }),
+  );
+
+  it("writes to the file behind its standard output from where that stands, under any of its names", patience, () =>
+    inTempDir(async (dir) => {
+      const content = seededBytes(6, 300_000);
+      const source = join(dir, "source");
+      await writeFile(source, content);
+      await using peer = await serve(source);
+      const from = [...peer.from("tcp"), "--content-length", "300000", "--quiet"];
+      const link = join(dir, "link");
+      await symlink("/dev/stdout", link);
+      for (const [target, redirection] of [
+        ["-", ">"],
+        ["/dev/stdout", ">"],
+        ["/dev/stdout", ">>"],
+        ["/dev/fd/1", ">>"],
+        ["/proc/self/fd/1", ">"],
+        [link, ">"],
+      ] as const) {
+        const file = join(dir, "file");
+        await writeFile(file, "before\n");
+        const { ino } = await stat(file);
+        const shell = ["sh", "-c", `(echo head; "$@" && echo tail) ${redirection} "$0"`, file];
+        const { code, err } = await run(["get", ...from, "-o", target], shell).exit;
+        assert.deepEqual([code, err], [0, ""], target);
+        const before = redirection === ">>" ? "before\nhead\n" : "head\n";
+        const expected = Buffer.concat([Buffer.from(before), content, Buffer.from("tail\n")]);
+        assert.ok(Buffer.compare(await readFile(file), expected) === 0, `${redirection} ${target}`);
+        assert.equal((await stat(file)).ino, ino, "it is the same file");
+      }
+      const file = join(dir, "file");
+      const shell = ["sh", "-c", `(echo head; "$@" && echo tail) > "$0"`, file];
+      const piece = await run(["piece", ...peer.from("tcp"), "--number", "0", "-o", "/dev/stdout"], shell).exit;
+      assert.deepEqual([piece.code, piece.err], [0, ""]);
+      assert.equal((await stat(file)).size, content.length + 10);
+      assert.deepEqual((await readdir(dir)).sort(), ["file", "link", "source"]);
+    }),
+  );
+
+  it(
+    `writes to another file that it was started with from where that stands${noInherited}`,
+    { ...patience, skip: noInherited !== "" },
+    () =>
+      inTempDir(async (dir) => {
+        const content = seededBytes(6, 300_000);
+        const source = join(dir, "source");
+        const file = join(dir, "file");
+        await writeFile(source, content);
+        await using peer = await serve(source);
+        for (const redirection of [">", ">>"]) {
+          await writeFile(file, "before\n");
+          const shell = ["sh", "-c", `(echo head >&5; "$@" && echo tail >&5) 5${redirection} "$0"`, file];
+          const args = ["get", ...peer.from("tcp"), "--content-length", "300000", "--quiet", "-o", "/dev/fd/5"];
+          const { code, err } = await run(args, shell).exit;
+          assert.deepEqual([code, err], [0, ""]);
+          const before = redirection === ">>" ? "before\nhead\n" : "head\n";
+          const expected = Buffer.concat([Buffer.from(before), content, Buffer.from("tail\n")]);
+          assert.ok(Buffer.compare(await readFile(file), expected) === 0);
+        }
+      }),
+  );
+
+  it(
+    `refuses another file that it was started with where the runtime cannot write to it${noInherited === "" ? " [gap: this runtime writes to it]" : ""}`,
+    { ...patience, skip: noInherited === "" },
+    () =>
+      inTempDir(async (dir) => {
+        const file = join(dir, "file");
+        const shell = ["sh", "-c", `(echo head >&5; "$@"; code=$?; echo tail >&5; exit $code) 5> "$0"`, file];
+        const args = ["get", "--peer", "127.0.0.1:1", "--task-id", "a".repeat(64), "-o", "/dev/fd/5"];
+        const { code, err } = await run(args, shell).exit;
+        assert.equal(code, 2);
+        assert.match(
+          err,
+          /^vortex-peer: Unavailable: \/dev\/fd\/5: Deno writes to no inherited file but standard output: use -o -\n$/,
+        );
+        assert.equal(await readFile(file, "utf8"), "head\ntail\n");
+      }),
+  );
+
+  it(
+    `writes a file that is mounted by itself in place, and finds out at once when it cannot${noMounts}`,
+    { ...patience, skip: noMounts !== "" },
+    () =>
+      inTempDir(async (dir) => {
+        const content = seededBytes(8, 300_000);
+        const [source, outside, inside] = [join(dir, "source"), join(dir, "out side"), join(dir, "in")];
+        await mkdir(inside);
+        const target = join(inside, "tar get");
+        await writeFile(source, content);
+        await writeFile(target, "");
+        await using peer = await serve(source, "--piece-length", "100kB");
+        const mounted = (options: string): string[] => {
+          return [
+            "unshare",
+            "-m",
+            "sh",
+            "-c",
+            `mount --bind "$0" "$1" && mount -o remount,bind,${options} "$1" && shift && exec "$@"`,
+            outside,
+            target,
+          ];
+        };
+        const whole = ["get", ...peer.from("tcp"), "--content-length", "300000", "--piece-length", "100kB", "--quiet"];
+        const piece = ["piece", ...peer.from("tcp"), "--number", "1"];
+        for (const [args, expected] of [
+          [whole, content],
+          [piece, content.subarray(100_000, 200_000)],
+        ] as const) {
+          await writeFile(outside, "before");
+          const { ino } = await stat(outside);
+          const readonly = await run([...args, "-o", target], mounted("ro")).exit;
+          assert.equal(readonly.code, 7);
+          assert.equal(
+            readonly.err,
+            `vortex-peer: StorageFailed: ${target} is a mount point, so it must be writable in place: the file system is read-only\n`,
+          );
+          assert.equal(await readFile(outside, "utf8"), "before");
+          const { code, err } = await run([...args, "-o", target], mounted("rw")).exit;
+          assert.deepEqual([code, err], [0, ""]);
+          assert.ok(Buffer.compare(await readFile(outside), expected) === 0);
+          assert.equal((await stat(outside)).ino, ino, "it is the same file");
+          assert.deepEqual(await readdir(inside), ["tar get"]);
+          assert.equal((await stat(target)).size, 0, "it was mounted for that process only");
+        }
+      }),
   );
 
   it(`ends at once at a second signal, whatever it waits for${noPipes}`, { ...patience, skip: noPipes !== "" }, () =>

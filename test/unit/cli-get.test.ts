@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
+import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { mkdir, readdir, readFile, readlink, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -211,6 +213,60 @@ describe("vortex-peer get", () => {
       assert.deepEqual((await readdir(dir)).sort(), ["file", "link"]);
     }));
 
+  it("writes to its own streams where -o names them by their descriptors, also behind a link", () =>
+    inTempDir(async (dir) => {
+      const link = join(dir, "link");
+      await symlink("/dev/stdout", link);
+      await withPeer(async (face) => {
+        for (const target of ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", link]) {
+          const { code, out } = await run(face, getFrom(peers.tcp, ...lengths, "--quiet", "-o", target));
+          assert.deepEqual([code, out.bytes], [0, content], target);
+        }
+        const terminal = await run(face, getFrom(peers.tcp, ...lengths, "-o", "/dev/stdout"), { isTTY: true });
+        assert.deepEqual([terminal.code, terminal.out.text], [2, ""]);
+        for (const target of ["/dev/stderr", "/dev/fd/2"]) {
+          const stderr = new Sink();
+          const args = getFrom(peers.tcp, ...lengths, "--json", "-o", target);
+          const { code, out } = await run(face, args, { stderr });
+          assert.deepEqual([code, stderr.bytes], [0, content], target);
+          assert.equal(parse(out.text).at(-1)?.type, "done");
+        }
+      });
+      assert.deepEqual(await readdir(dir), ["link"]);
+      assert.equal(await readlink(link), "/dev/stdout");
+    }));
+
+  it(
+    "finds out before it asks a peer that a descriptor cannot be written",
+    { skip: !existsSync("/proc/self/fd") && "no /proc" },
+    () =>
+      inTempDir(async (dir) => {
+        const file = join(dir, "file");
+        const child = spawn("sh", ["-c", `exec 5> "$0"; echo; read line`, file], {
+          stdio: ["pipe", "pipe", "inherit"],
+        });
+        await once(child.stdout, "data");
+        const face = faceWith(() => assert.fail("a peer was asked"));
+        for (const [target, message] of [
+          [
+            "/dev/fd/987",
+            /^vortex-peer: StorageFailed: \/dev\/fd\/987 cannot be written: no such descriptor is open\n$/,
+          ],
+          [
+            `/proc/${child.pid}/fd/5`,
+            /^vortex-peer: StorageFailed: \S+ is a file that another process has open: give the file's own name\n$/,
+          ],
+        ] as const) {
+          const { code, err } = await run(face, getFrom(peers.tcp, ...lengths, "-o", target));
+          assert.equal(code, 7);
+          assert.match(err, message);
+        }
+        child.stdin.end();
+        await once(child, "close");
+        assert.deepEqual(await readdir(dir), ["file"]);
+      }),
+  );
+
   it("finds out before it asks a peer that the target cannot be written", () =>
     inTempDir(async (dir) => {
       await mkdir(join(dir, "sub"));
@@ -236,7 +292,10 @@ describe("vortex-peer get", () => {
     withPeer(async (face) => {
       const { code, err } = await run(face, getFrom(peers.tcp, ...lengths, "-o", "/dev/full"));
       assert.equal(code, 7);
-      assert.match(err, /^vortex-peer: StorageFailed: \/dev\/full cannot be written: .*no space left.*\n$/i);
+      assert.match(
+        err,
+        /^vortex-peer: StorageFailed: \/dev\/full cannot be written: no space is left on the device\n$/,
+      );
     }),
   );
 
