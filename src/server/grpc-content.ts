@@ -1,9 +1,9 @@
 import { create, toBinary } from "@bufbuild/protobuf";
 import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
-import { VortexError } from "../errors.ts";
 import { PieceSchema } from "../gen/common/v2/common_pb.ts";
 import { DownloadPieceFinishedResponseSchema } from "../gen/dfdaemon/v2/dfdaemon_pb.ts";
 import type { PieceMetadata } from "../piece.ts";
+import { exactContent } from "./exact.ts";
 import { pieceFields } from "./grpc-messages.ts";
 import { paced } from "./paced.ts";
 import type { StoredPiece } from "./store.ts";
@@ -20,23 +20,16 @@ export async function* contentBody(
   let unsent: Uint8Array | undefined = head;
   const { limiter, unread } = settings;
   const flow = limiter?.flow(network);
-  const chunks = piece.read()[Symbol.asyncIterator]();
-  try {
-    for (let left = Number(piece.metadata.length); left > 0; ) {
-      const chunk = await nextChunk(chunks, left);
-      for await (const portion of paced(chunk, flow, signal, unread)) {
-        // Not before there is content: a piece that cannot be read at all is answered by a status alone.
-        if (unsent !== undefined) yield unsent;
-        unsent = undefined;
-        yield portion;
-      }
-      left -= chunk.length;
+  for await (const chunk of exactContent(piece)) {
+    for await (const portion of paced(chunk, flow, signal, unread)) {
+      // Not before there is content: a piece that cannot be read at all is answered by a status alone.
+      if (unsent !== undefined) yield unsent;
+      unsent = undefined;
+      yield portion;
     }
-    // Of an empty piece.
-    if (unsent !== undefined) yield unsent;
-  } finally {
-    await chunks.return?.();
   }
+  // Of an empty piece.
+  if (unsent !== undefined) yield unsent;
 }
 
 /** A message that stands around a piece: its other fields, encoded, and the number of the field that holds the rest. */
@@ -72,13 +65,6 @@ export function withoutContent(metadata: PieceMetadata, around: readonly Around[
 /** A whole message as an envelope. */
 export function envelope(message: Uint8Array): Uint8Array {
   return concatenated([envelopeHeader(message.length), message]);
-}
-
-async function nextChunk(chunks: AsyncIterator<Uint8Array>, left: number): Promise<Uint8Array> {
-  const { done, value } = await chunks.next();
-  if (done) throw new VortexError("StorageFailed", `the store ended a piece ${left} bytes early`);
-  if (value.length > left) throw new VortexError("StorageFailed", "the store has more bytes than the piece");
-  return value;
 }
 
 /** The envelope's header, a flag and the length as in gRPC over HTTP/2, and a message but for its last `following` bytes. */

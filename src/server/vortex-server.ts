@@ -14,6 +14,7 @@ import {
   StreamCode,
   type Transport,
 } from "../transport/transport.ts";
+import { exactContent } from "./exact.ts";
 import { paced } from "./paced.ts";
 import { NEWCOMERS, type Place, Places } from "./places.ts";
 import type { PieceStore } from "./store.ts";
@@ -208,7 +209,7 @@ export class VortexServer {
     const header = encodePacket({ type: "piece-content", id: request.id, kind: request.kind, metadata });
     await write(header, left === 0);
     const flow = limiter?.flow(network);
-    for await (const chunk of piece.read()) {
+    for await (const chunk of exactContent(piece)) {
       for await (const portion of paced(chunk, flow, signal, unread)) {
         if (flow !== undefined) await this.#requireWanted(stream, portion.length, flow);
         left -= portion.length;

@@ -1,0 +1,23 @@
+import { VortexError } from "../errors.ts";
+import type { StoredPiece } from "./store.ts";
+
+/**
+ * Reads a piece from its store, without empty chunks.
+ * @throws `StorageFailed` when the store yields fewer bytes than it announced, or more; none beyond the announced ones are yielded
+ */
+export async function* exactContent(piece: StoredPiece): AsyncGenerator<Uint8Array, void, void> {
+  const announced = Number(piece.metadata.length);
+  const failure = (got: string): VortexError =>
+    new VortexError(
+      "StorageFailed",
+      `piece ${piece.metadata.number}: expected ${announced} bytes from the store, got ${got}`,
+    );
+  let length = 0;
+  for await (const chunk of piece.read()) {
+    if (chunk.length === 0) continue;
+    length += chunk.length;
+    if (length > announced) throw failure(`at least ${length}`);
+    yield chunk;
+  }
+  if (length < announced) throw failure(`${length}`);
+}
