@@ -23,10 +23,27 @@ export const NOTICE = 50;
  */
 export const NEWCOMERS = 512;
 
+/**
+ * What a connection is doing, as far as its place depends on it:
+ *
+ * - `silent`: it has made no request yet;
+ * - `busy`: requests of it are being answered;
+ * - `idle`: it had requests, and has none now;
+ * - `noticed`: it is to make room at the end of its notice, unless it asks for something by then or there is room again;
+ * - `left`: it has ended, or was ended to make room. Nothing follows.
+ */
+type PlaceState = "silent" | "busy" | "idle" | "noticed" | "left";
+
 interface TakenPlace extends Place {
   readonly makeRoom: () => void;
+  state: PlaceState;
+  /** Requests that are being answered, in whatever state. */
   requests: number;
-  /** Ends it, once it is to make room. */
+  /** Whether it has ever made a request. */
+  asked: boolean;
+  /** Whether it has made a request since its notice. */
+  askedSinceNotice: boolean;
+  /** The end of its notice, while it is `noticed`. */
   notice: Timer | undefined;
 }
 
@@ -35,15 +52,17 @@ interface TakenPlace extends Place {
  * has not said yet what it wants; where all have, of the one that has been without a request for longest, whose client can come again;
  * and when all have requests, of the one whose requests began first among those from the network which holds most places. So neither
  * whoever connects and says nothing, nor a single host whose requests it never lets end, keeps others out.
+ *
+ * The first two have a notice: one that asks for something within it is treated as a newcomer, so that the same rule finds another.
  */
 export class Places {
   readonly #most: number;
   readonly #clock: Clock;
-  /** Have made no request yet, the oldest first. */
+  /** Those that are `silent`, the oldest first. */
   readonly #silent = new Set<TakenPlace>();
-  /** Without a request now; the one that has been so for longest is the first. */
+  /** Those that are `idle`, the longest idle first. */
   readonly #idle = new Set<TakenPlace>();
-  /** With requests; the one whose present ones began first is the first. */
+  /** Those that are `busy`, by network; the one whose present requests began first is the first. */
   readonly #busy = new Crowd<TakenPlace>();
 
   /** @param most how many there are, at least 1 */
@@ -59,58 +78,80 @@ export class Places {
    */
   take(host: string, makeRoom: () => void): Place | undefined {
     const network = networkOf(host);
-    if (this.#silent.size + this.#idle.size + this.#busy.size >= this.#most) {
-      const idler = this.#wantsNothing();
-      if (idler !== undefined) {
-        this.#giveNotice(idler);
-      } else {
-        const crowding = this.#busy.crowding(network);
-        if (crowding === undefined) return undefined;
-        crowding.leave();
-        crowding.makeRoom();
-      }
-    }
+    if (this.#full && !this.#makeRoomFor(network)) return undefined;
     const place: TakenPlace = {
       network,
       makeRoom,
+      state: "left",
       requests: 0,
+      asked: false,
+      askedSinceNotice: false,
       notice: undefined,
       begin: () => {
-        if (place.requests++ > 0) return;
-        if (this.#silent.delete(place) || this.#idle.delete(place)) this.#busy.add(network, place);
+        place.requests++;
+        place.asked = true;
+        place.askedSinceNotice = true;
+        if (place.state === "silent" || place.state === "idle") this.#enter(place);
       },
       end: () => {
-        if (--place.requests === 0 && this.#busy.delete(network, place)) this.#idle.add(place);
+        place.requests--;
+        if (place.state === "busy" && place.requests === 0) this.#enter(place);
       },
-      leave: () => {
-        place.notice?.cancel();
-        this.#silent.delete(place);
-        this.#idle.delete(place);
-        this.#busy.delete(network, place);
-      },
+      leave: () => this.#move(place, "left"),
     };
-    this.#silent.add(place);
+    this.#enter(place);
     return place;
   }
 
-  #wantsNothing(): TakenPlace | undefined {
-    for (const places of [this.#silent, this.#idle]) for (const first of places) return first;
-    return undefined;
+  /** Whether all places are taken. One under notice has none any more. */
+  get #full(): boolean {
+    return this.#silent.size + this.#idle.size + this.#busy.size >= this.#most;
+  }
+
+  /** Frees a place for a connection of `network`; false when there is none to be freed. */
+  #makeRoomFor(network: string): boolean {
+    for (const places of [this.#silent, this.#idle]) {
+      for (const first of places) {
+        this.#giveNotice(first);
+        return true;
+      }
+    }
+    const crowding = this.#busy.crowding(network);
+    if (crowding === undefined) return false;
+    this.#evict(crowding);
+    return true;
   }
 
   #giveNotice(place: TakenPlace): void {
-    place.leave();
+    this.#move(place, "noticed");
+    place.askedSinceNotice = false;
     const over = (): void => {
-      place.notice = undefined;
-      const other = this.#wantsNothing();
-      if (place.requests === 0 || other === undefined) {
-        place.makeRoom();
-        return;
-      }
-      // It has said what it wants, so another one makes room that still wants nothing.
-      this.#giveNotice(other);
-      this.#busy.add(place.network, place);
+      const stays = !this.#full || (place.askedSinceNotice && this.#makeRoomFor(place.network));
+      if (stays) this.#enter(place);
+      else this.#evict(place);
     };
     place.notice = this.#clock.setTimer(over, NOTICE, { background: true });
+  }
+
+  #evict(place: TakenPlace): void {
+    this.#move(place, "left");
+    place.makeRoom();
+  }
+
+  /** Puts a place among those that do what it does. */
+  #enter(place: TakenPlace): void {
+    this.#move(place, place.requests > 0 ? "busy" : place.asked ? "idle" : "silent");
+  }
+
+  #move(place: TakenPlace, state: PlaceState): void {
+    place.notice?.cancel();
+    place.notice = undefined;
+    if (place.state === "silent") this.#silent.delete(place);
+    else if (place.state === "idle") this.#idle.delete(place);
+    else if (place.state === "busy") this.#busy.delete(place.network, place);
+    place.state = state;
+    if (state === "silent") this.#silent.add(place);
+    else if (state === "idle") this.#idle.add(place);
+    else if (state === "busy") this.#busy.add(place.network, place);
   }
 }

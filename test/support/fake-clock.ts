@@ -5,6 +5,7 @@ import type { Clock, Runtime, Timer } from "../../src/runtime.ts";
 interface FakeTimer {
   readonly at: number;
   readonly callback: () => void;
+  readonly background: boolean;
 }
 
 /** A clock that stands still until a test moves it. */
@@ -21,12 +22,18 @@ export class FakeClock implements Clock {
     return this.#timers.size;
   }
 
+  /** Those of them that would keep a process alive. */
+  get holding(): number {
+    return [...this.#timers].filter(({ background }) => !background).length;
+  }
+
   now(): number {
     return this.#now;
   }
 
-  setTimer(callback: () => void, milliseconds: number): Timer {
-    const timer = { at: this.#now + Math.max(0, milliseconds), callback };
+  setTimer(callback: () => void, milliseconds: number, options?: { readonly background?: boolean }): Timer {
+    const at = this.#now + Math.max(0, milliseconds);
+    const timer = { at, callback, background: options?.background ?? false };
     this.#timers.add(timer);
     return { cancel: () => this.#timers.delete(timer) };
   }

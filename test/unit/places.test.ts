@@ -101,6 +101,82 @@ describe("places for connections", () => {
     assert.deepEqual(await guests.made(), ["second", "third", "fourth", "fifth", "sixth"]);
   });
 
+  it("one that asks within its notice and has its answer stays; the next that says nothing goes", async () => {
+    const guests = new Guests(2);
+    const first = guests.arrive("first");
+    for (const name of ["second", "third"]) guests.arrive(name);
+    first.begin();
+    first.end();
+    // One notice after another.
+    await guests.clock.advance(NOTICE);
+    assert.deepEqual(await guests.made(), ["second"]);
+    guests.arrive("fourth");
+    assert.deepEqual(await guests.made(), ["second", "third"]);
+  });
+
+  it("at the end of a notice nobody has to go if there is room again", async () => {
+    for (const ask of [0, 1, 2]) {
+      const guests = new Guests(1);
+      const first = guests.arrive("first");
+      const second = guests.arrive("second");
+      if (ask > 0) first.begin();
+      if (ask > 1) first.end();
+      second.leave();
+      assert.deepEqual(await guests.made(), []);
+      if (ask === 1) {
+        assert.equal(guests.refused(), true);
+        first.end();
+      }
+      guests.arrive("third");
+      assert.deepEqual(await guests.made(), ["first"]);
+    }
+  });
+
+  it("one that asks within its notice stays where a host with more places can make room", async () => {
+    const guests = new Guests(3);
+    const first = guests.arrive("first", "10.0.0.1");
+    for (const name of ["b1", "b2"]) guests.arrive(name, "10.0.0.2").begin();
+    guests.arrive("b3", "10.0.0.2").begin();
+    first.begin();
+    assert.deepEqual(await guests.made(), ["b1"]);
+    assert.equal(guests.refused("10.0.0.1"), true);
+  });
+
+  it("what a connection does after it has made room changes nothing", async () => {
+    const guests = new Guests(1);
+    const first = guests.arrive("first");
+    const second = guests.arrive("second");
+    assert.deepEqual(await guests.made(), ["first"]);
+    first.begin();
+    first.end();
+    first.begin();
+    second.leave();
+    const third = guests.arrive("third");
+    first.leave();
+    third.begin();
+    assert.equal(guests.refused(), true);
+    assert.deepEqual(await guests.made(), ["first"]);
+  });
+
+  it("a second request of a connection leaves its age as it is", async () => {
+    const guests = new Guests(3);
+    const [a1, a2] = [guests.arrive("a1"), guests.arrive("a2")];
+    guests.arrive("a3").begin();
+    a1.begin();
+    a2.begin();
+    a1.begin();
+    a1.end();
+    guests.arrive("b1", "10.0.0.2");
+    assert.deepEqual(await guests.made(), ["a3"]);
+  });
+
+  it("a notice keeps no process alive", () => {
+    const guests = new Guests(1);
+    guests.arrive("first");
+    guests.arrive("second");
+    assert.deepEqual([guests.clock.pending, guests.clock.holding], [1, 0]);
+  });
+
   it("but not when nobody is left who wants nothing", async () => {
     const guests = new Guests(1);
     const first = guests.arrive("first");
