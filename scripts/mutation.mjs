@@ -20,7 +20,7 @@ import { instrument, loadEquivalents } from "./mutation/mutants.mjs";
 /** Least share of mutants that tests must notice, in percent. */
 const THRESHOLD = 95;
 /** Time in ms that a test file may take beyond {@link PATIENCE} times its normal time. */
-const GRACE = 10_000;
+const GRACE = 6_000;
 const PATIENCE = 4;
 /** Runs of a test file without an active mutant, of which one must pass. */
 const TRIES = 3;
