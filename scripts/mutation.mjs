@@ -4,10 +4,12 @@
 //     npm run mutation -- src/ids.ts src/pool.ts  some files
 //     npm run mutation -- --jobs 1 --match "<=" src/ids.ts
 //
-// A file is instrumented once with all its mutants (mutant schemata); an environment variable chooses the active one, so that no
-// mutant needs a build. Tests run on Bun, each test file in a process of its own. A first run without an active mutant records which
-// mutants each test file reaches and how long it takes; a mutant then meets only the tests that reach it, the fastest first, up to
-// the first failure. A mutant that TypeScript refuses does not count, nor does one that test/mutation/equivalent.json explains.
+// A file is instrumented once with all its mutants (mutant schemata). An environment variable
+// chooses the active one, so that no mutant needs a build. Tests run on Bun, each test file in a
+// separate process. A first run without an active mutant records which mutants each test file
+// reaches, and how long it takes. A mutant then meets only the tests that reach it, the fastest
+// first, up to the first failure. A mutant that TypeScript refuses does not count, nor does one
+// that is explained in test/mutation/equivalent.json.
 import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
@@ -109,7 +111,10 @@ async function outcomeOf(file, instrumented, { id }, tests) {
   return "survived";
 }
 
-/** The tests of a file that pass without an active mutant, with the mutants that each reaches, the fastest first. */
+/**
+ * Runs the tests of a file without an active mutant. Resolves to those that pass, the fastest
+ * first, with the mutants that each reaches.
+ */
 async function dryRuns(file, instrumented) {
   const tests = [];
   const queue = testsOf(file);
@@ -134,13 +139,16 @@ async function dryRun(file, instrumented, test) {
   }
 }
 
-/** Runs one test file. Resolves to its exit code, or `timeout`, and to the ids of the mutants that it reached. */
+/**
+ * Runs one test file. Resolves to its exit code, or `timeout`, and to the ids of the mutants that
+ * it reached.
+ */
 async function runTest(file, instrumented, test, mutant, limit) {
   const reachedPrefix = join(scratch, `reached-${basename(test)}-${Math.random().toString(36).slice(2)}`);
   const child = spawn(bun, ["test", "--bail", "--timeout=120000", `./${test}`], {
     cwd: root,
     stdio: ["ignore", "pipe", "pipe"],
-    // A group of its own, so that the programs that a test starts end with it.
+    // A separate process group, so that the programs that a test starts end with it.
     detached: true,
     env: {
       ...process.env,
@@ -182,7 +190,10 @@ function killGroup({ pid }) {
   }
 }
 
-/** The test files of a source file: those that import it, themselves or through test/support, and those that files.json adds. */
+/**
+ * The test files of a source file: those that import it, themselves or through test/support, and
+ * those that files.json adds.
+ */
 function testsOf(file) {
   const extra = chosen[file] ?? [];
   const importing = readdirSync(join(root, "test"), { recursive: true })

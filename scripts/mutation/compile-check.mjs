@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import ts from "typescript";
 
-/** Unused names and unreachable statements are no error of types: mutants leave them behind all the time. */
+/** Mutants leave unused names and unreachable statements behind, which are no error of types. */
 const LENIENT = {
   noUnusedLocals: false,
   noUnusedParameters: false,

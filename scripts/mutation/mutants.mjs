@@ -2,10 +2,10 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Instrumenter } from "@stryker-mutator/instrumenter";
 
-/** The text of messages is no promise of this package, and options are objects whose absence TypeScript refuses. */
+/** Messages are no promise of this package, and TypeScript refuses to leave out most objects. */
 const EXCLUDED = ["StringLiteral", "ObjectLiteral"];
 
-/** Leaves out one statement of several. Stryker has no such mutator; a block of one statement it empties itself. */
+/** Leaves out one statement of several. Stryker itself only empties whole blocks. */
 const statementDeletion = {
   name: "StatementDeletion",
   *mutate(path) {
@@ -24,8 +24,9 @@ const silent = { debug() {}, info() {}, warn() {}, isDebugEnabled: () => false }
 /**
  * Instruments a file with every mutant of it.
  *
- * @returns `source`, the instrumented text, and `mutants`: each with its `id`, its `line`, the lines that it stands in as they were
- * (`was`) and as they become (`becomes`), white space collapsed, and the whole mutated text (`mutated`)
+ * @returns `source`, the instrumented text, and `mutants`. Each has an `id`, a `line` and the whole
+ * text with the change (`mutated`). The changed lines, white space collapsed, are `was` and
+ * `becomes`.
  */
 export async function instrument(root, file) {
   const text = readFileSync(join(root, file), "utf8");

@@ -1,5 +1,5 @@
-// Loaded into every Bun process of a mutation run: puts the instrumented file in the place of the file, and records which mutants the
-// process reached.
+// Loaded into every Bun process of a mutation run. Puts the instrumented file in the place of the
+// file, and records which mutants the process reached.
 import { readFileSync, writeFileSync } from "node:fs";
 import { plugin } from "bun";
 

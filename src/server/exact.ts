@@ -3,7 +3,8 @@ import type { StoredPiece } from "./store.ts";
 
 /**
  * Reads a piece from its store, without empty chunks.
- * @throws `StorageFailed` when the store yields fewer bytes than it announced, or more; none beyond the announced ones are yielded
+ * Yields no bytes beyond the announced ones.
+ * @throws `StorageFailed` when the store yields fewer bytes than it announced, or more
  */
 export async function* exactContent(piece: StoredPiece): AsyncGenerator<Uint8Array, void, void> {
   const announced = Number(piece.metadata.length);

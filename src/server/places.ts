@@ -4,77 +4,85 @@ import { networkOf } from "./network.ts";
 
 /** A connection's place on a server. */
 export interface Place {
-  /** Where it comes from, see {@link networkOf}. */
+  /** Network of the client, see {@link networkOf}. */
   readonly network: string;
-  /** A request of it is being answered from here on. */
+  /** Records that a request of the connection is being answered. */
   begin(): void;
-  /** One fewer is. */
+  /** Records that one has been answered. */
   end(): void;
-  /** The connection has ended. Idempotent. */
+  /** Records that the connection has ended. Idempotent. */
   leave(): void;
 }
 
-/** Milliseconds that who has to make room still has to say what it wants: of many that come at once, all are taken in before any is read. */
+/**
+ * Notice in ms for a connection that has to make room. Of many that arrive at once, all are
+ * accepted before the request of any is read.
+ */
 export const NOTICE = 50;
 
 /**
- * Connections beyond its places that a server's listener lets in: those that have to make room are there a little longer, and this many a
- * system keeps ready to be accepted at once.
+ * Connections that a listener accepts beyond the places of its server. Those under notice stay a
+ * little longer, and a system keeps this many ready to be accepted at once.
  */
 export const NEWCOMERS = 512;
 
 /**
- * What a connection is doing, as far as its place depends on it:
+ * State of a connection, as far as its place depends on it:
  *
- * - `silent`: it has made no request yet;
- * - `busy`: requests of it are being answered;
- * - `idle`: it had requests, and has none now;
- * - `noticed`: it is to make room at the end of its notice, unless it asks for something by then or there is room again;
- * - `left`: it has ended, or was ended to make room. Nothing follows.
+ * - `silent`: it has made no request yet.
+ * - `busy`: requests of it are being answered.
+ * - `idle`: it had requests, and has none now.
+ * - `noticed`: it makes room at the end of its notice, unless it asks by then or there is room
+ *   again.
+ * - `left`: it has ended, or was ended to make room. Terminal.
  */
 type PlaceState = "silent" | "busy" | "idle" | "noticed" | "left";
 
 interface TakenPlace extends Place {
   readonly makeRoom: () => void;
   state: PlaceState;
-  /** Requests that are being answered, in whatever state. */
+  /** Requests that are being answered, in any state. */
   requests: number;
-  /** Whether it has ever made a request. */
+  /** True once it has made a request. */
   asked: boolean;
-  /** Whether it has made a request since its notice. */
+  /** True once it has made a request since its notice. */
   askedSinceNotice: boolean;
-  /** The end of its notice, while it is `noticed`. */
+  /** End of its notice, while it is `noticed`. */
   notice: Timer | undefined;
 }
 
 /**
- * Places on a server for connections. One that comes when all are taken is given a place all the same, if it can be: of the first that
- * has not said yet what it wants; where all have, of the one that has been without a request for longest, whose client can come again;
- * and when all have requests, of the one whose requests began first among those from the network which holds most places. So neither
- * whoever connects and says nothing, nor a single host whose requests it never lets end, keeps others out.
+ * Places on a server for connections. A newcomer to a full server takes the place of, in this
+ * order:
  *
- * The first two have a notice: one that asks for something within it is treated as a newcomer, so that the same rule finds another.
+ * 1. the oldest connection that has made no request;
+ * 2. the connection that has been idle for longest, whose client can come again;
+ * 3. the connection with the oldest requests, from the network that holds most places.
+ *
+ * So neither connections that say nothing nor a single host with endless requests keep others out.
+ * The first two have a notice. One that asks within it is treated as a newcomer: the same rule
+ * finds another connection to make room.
  */
 export class Places {
   readonly #most: number;
   readonly #clock: Clock;
-  /** Those that are `silent`, the oldest first. */
+  /** All `silent` ones, the oldest first. */
   readonly #silent = new Set<TakenPlace>();
-  /** Those that are `idle`, the longest idle first. */
+  /** All `idle` ones, the longest idle first. */
   readonly #idle = new Set<TakenPlace>();
-  /** Those that are `busy`, by network; the one whose present requests began first is the first. */
+  /** All `busy` ones, by network, those with the oldest requests first. */
   readonly #busy = new Crowd<TakenPlace>();
 
-  /** @param most how many there are, at least 1 */
+  /** @param most number of places, at least 1 */
   constructor(most: number, clock: Clock) {
     this.#most = most;
     this.#clock = clock;
   }
 
   /**
-   * A place for a connection from `host`, an IP address; undefined when none can be had.
+   * Takes a place for a connection from `host`, an IP address; undefined when none can be freed.
    *
-   * @param makeRoom ends the connection, since another one is given its place
+   * @param makeRoom ends the connection, whose place goes to another one
    */
   take(host: string, makeRoom: () => void): Place | undefined {
     const network = networkOf(host);
@@ -103,7 +111,7 @@ export class Places {
     return place;
   }
 
-  /** Whether all places are taken. One under notice has none any more. */
+  /** True while all places are taken. A connection under notice holds none. */
   get #full(): boolean {
     return this.#silent.size + this.#idle.size + this.#busy.size >= this.#most;
   }
@@ -138,7 +146,7 @@ export class Places {
     place.makeRoom();
   }
 
-  /** Puts a place among those that do what it does. */
+  /** Moves a place to the state that its requests give it. */
   #enter(place: TakenPlace): void {
     this.#move(place, place.requests > 0 ? "busy" : place.asked ? "idle" : "silent");
   }

@@ -162,8 +162,8 @@ export interface ListenOptions {
    */
   readonly earlyData?: boolean;
   /**
-   * Receives failures of the listener that no connection or stream reports, such as an accept without a free file descriptor. The
-   * listener goes on. Default: they are dropped.
+   * Receives failures of the listener that no connection or stream reports, such as an accept
+   * without a free file descriptor. The listener goes on. Default: they are dropped.
    */
   readonly onError?: (error: VortexError) => void;
 }

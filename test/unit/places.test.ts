@@ -114,7 +114,7 @@ describe("places for connections", () => {
     assert.deepEqual(await guests.made(), ["second", "third"]);
   });
 
-  it("at the end of a notice nobody has to go if there is room again", async () => {
+  it("at the end of a notice no connection has to go if there is room again", async () => {
     for (const ask of [0, 1, 2]) {
       const guests = new Guests(1);
       const first = guests.arrive("first");
@@ -177,7 +177,7 @@ describe("places for connections", () => {
     assert.deepEqual([guests.clock.pending, guests.clock.holding], [1, 0]);
   });
 
-  it("but not when nobody is left who wants nothing", async () => {
+  it("one that asks within its notice goes where no other can make room", async () => {
     const guests = new Guests(1);
     const first = guests.arrive("first");
     guests.arrive("second").begin();

@@ -1,4 +1,4 @@
-/** The Vortex server, and what it shares with the one for gRPC, over connections that keep no bytes back. */
+/** Answers of the Vortex server, and those that it has in common with the one for gRPC. */
 import assert from "node:assert/strict";
 import { connect } from "node:net";
 import { describe, it } from "node:test";
@@ -194,7 +194,8 @@ describe("bytes behind a request", () => {
 describe("an error over TCP", () => {
   it("reaches a client that still sends when it comes: no reset takes it away", { timeout: 60_000 }, async () => {
     const server = await VortexServer.listen(tcpTransport, local, storeYielding([content]), portableRuntime);
-    // Bytes that wait unread when a socket is closed make the kernel send a reset, which drops what the peer has not read.
+    // Closing a socket with unread bytes makes the kernel send a reset, which discards what the
+    // peer has not read.
     const socket = connect({ port: server.address.port, host: local.host, allowHalfOpen: true });
     const chunks: Uint8Array[] = [];
     const ended = new Promise<void>((resolve, reject) => socket.once("end", resolve).once("error", reject));
