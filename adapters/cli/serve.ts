@@ -46,9 +46,9 @@ type ServeOptions = v.InferOutput<typeof schema>;
 /** How to serve, as the configuration has it. */
 type ServerSetup = Omit<StorageServerOptions, "store">;
 
-/** A file that is served. */
+/** A task that is served, and the files that have its content. */
 interface Served {
-  readonly path: string;
+  readonly paths: readonly [string, ...string[]];
   readonly task: StoredTask;
 }
 
@@ -61,7 +61,7 @@ export function addServeCommand(program: Command, environment: CliEnvironment): 
       "Serves files as tasks over QUIC, TCP and gRPC, until it is interrupted. Prints where, and how to fetch them. SIGHUP, " +
         "unless it runs on a terminal, changes the certificate: --cert and --key are read again, a self-signed one is made anew.",
     )
-    .argument("<file...>", "files to serve");
+    .argument("<file...>", "files to serve; those of the same content are one task");
   addConfigOption(command)
     .option("--host <host>", "address to listen on (default: 0.0.0.0)")
     .option("--quic-port <port>", "port for QUIC, 0 for any (default: 4006)")
@@ -204,8 +204,8 @@ async function addFiles(
   if (pieceLength !== undefined && (pieceLength < 1 || pieceLength > MAX_PIECE_LENGTH)) {
     throw new VortexError("InvalidArgument", `--piece-length ${pieceLength}: expected 1 to ${MAX_PIECE_LENGTH} bytes`);
   }
-  const served: Served[] = [];
-  for (const path of files) {
+  const served = new Map<string, Served>();
+  for (const path of new Set(files)) {
     const progress = new StatusLine(stderr);
     let shownAt = Number.NEGATIVE_INFINITY;
     const onProgress = (indexed: number, total: number): void => {
@@ -221,28 +221,32 @@ async function addFiles(
         onProgress,
         signal,
       });
-      served.push({ path, task });
+      const before = served.get(task.taskId);
+      served.set(task.taskId, { paths: before === undefined ? [path] : [...before.paths, path], task });
     } finally {
       progress.clear();
     }
   }
-  return served;
+  return [...served.values()];
 }
 
 function asJson({ addresses, fingerprint }: CliServer, served: Served[]): string {
   return JSON.stringify({
     addresses: Object.fromEntries(named(addresses).map(([name, address]) => [name, formatAddress(address)])),
     fingerprint,
-    tasks: served.map(({ path, task }) => ({ path, ...describe(task) })),
+    tasks: served.map(({ paths, task }) => ({ paths, ...describe(task) })),
   });
 }
 
 function asText(server: CliServer, served: Served[], { grpcTls }: ServeOptions): string[] {
   const addresses = named(server.addresses);
   const lines: string[] = [];
-  for (const { path, task } of served) {
+  for (const { paths, task } of served) {
     const { taskId, contentLength, pieceCount, digest } = describe(task);
-    lines.push(`task ${taskId}  ${oneLine(path)}`, `  ${contentLength} bytes, ${pieceCount} pieces, ${digest}`);
+    lines.push(
+      `task ${taskId}  ${paths.map(oneLine).join(", ")}`,
+      `  ${contentLength} bytes, ${pieceCount} pieces, ${digest}`,
+    );
   }
   for (const [name, address] of addresses) lines.push(`${name.padEnd(4)} ${formatAddress(address)}`);
   if (server.fingerprint !== undefined) lines.push(`certificate ${server.fingerprint}`);
@@ -251,7 +255,7 @@ function asText(server: CliServer, served: Served[], { grpcTls }: ServeOptions):
     lines.push("fetch with");
     const secure = best[0] === "quic" || (best[0] === "grpc" && grpcTls);
     const fingerprint = secure ? server.fingerprint : undefined;
-    for (const { path, task } of served) lines.push(`  ${getCommand(best, fingerprint, path, task)}`);
+    for (const { paths, task } of served) lines.push(`  ${getCommand(best, fingerprint, paths[0], task)}`);
   }
   return lines;
 }

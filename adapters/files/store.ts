@@ -65,7 +65,8 @@ export interface AddFileOptions {
  */
 export class FilePieceStore implements PieceStore {
   readonly #hashers: HasherFactory;
-  readonly #files = new Map<string, IndexedFile>();
+  /** Files by task id; those of one task have the same content. */
+  readonly #files = new Map<string, readonly IndexedFile[]>();
   #closed = false;
 
   /** @param hashers default: the runtime's own */
@@ -76,46 +77,55 @@ export class FilePieceStore implements PieceStore {
   /**
    * Indexes a file and serves it from then on. A symbolic link is followed, once. An empty file is a task of no pieces.
    *
+   * A file that makes the same task as one before (equal id, content, kind and piece length) becomes a second source of that task,
+   * which is served while one of its files is unchanged.
+   *
    * Rejects with `StorageFailed` when `path` is no regular file, cannot be read, or changes while it is indexed;
-   * `InvalidArgument` for an option out of its range, or when the task is served already; `Aborted`; `Closed`.
+   * `InvalidArgument` for an option out of its range, or when another task of this id is served; `Aborted`; `Closed`.
    */
   async addFile(path: string, options: AddFileOptions = {}): Promise<StoredTask> {
-    if (options.taskId !== undefined) {
-      requireTaskId(options.taskId);
-      this.#requireVacant(options.taskId);
-    }
+    if (options.taskId !== undefined) requireTaskId(options.taskId);
     if (options.pieceLength !== undefined) requireInteger("piece length", options.pieceLength, 1, MAX_PIECE_LENGTH);
     this.#requireOpen();
     const file = await IndexedFile.open(path, options, this.#hashers);
+    const { taskId } = file.task;
+    const [first, ...others] = this.#files.get(taskId) ?? [];
     try {
       this.#requireOpen();
-      this.#requireVacant(file.task.taskId);
+      if (first !== undefined && !file.isOfSameTask(first)) {
+        throw new VortexError(
+          "InvalidArgument",
+          `${path}: task ${taskId} is served already, from ${first.path}, with another content, kind or piece length`,
+        );
+      }
     } catch (error) {
       await file.close();
       throw error;
     }
-    this.#files.set(file.task.taskId, file);
-    return file.task;
+    this.#files.set(taskId, first === undefined ? [file] : [first, ...others, file]);
+    return first?.task ?? file.task;
   }
 
-  /** Stops serving a task and closes its file; pieces that are being read fail. False when there was none. */
+  /** Stops serving a task and closes its files; pieces that are being read fail. False when there was none. */
   async deleteTask(taskId: string): Promise<boolean> {
-    const file = this.#files.get(taskId);
+    const files = this.#files.get(taskId) ?? [];
     this.#files.delete(taskId);
-    await file?.close();
-    return file !== undefined;
+    await Promise.all(files.map((file) => file.close()));
+    return files.length > 0;
   }
 
   async getPiece({ taskId, number, kind }: StoredPieceRequest): Promise<StoredPiece | undefined> {
-    const file = this.#files.get(taskId);
-    if (file === undefined || file.task.kind !== kind || number >= file.plan.pieceCount) return undefined;
+    const files = this.#files.get(taskId);
+    const task = files?.[0]?.task;
+    if (files === undefined || task?.kind !== kind) return undefined;
+    if (number >= planTask(task.contentLength, task.pieceLength).pieceCount) return undefined;
     // So that a file that has changed is answered with an error, and not with a piece that breaks off.
-    await file.requireUnchanged();
+    const file = await firstUnchanged(files);
     return { metadata: file.metadata(number), read: (range) => file.read(number, range) };
   }
 
   async getTask(taskId: string): Promise<StoredTask | undefined> {
-    return this.#files.get(taskId)?.task;
+    return this.#files.get(taskId)?.[0]?.task;
   }
 
   /** Closes all files; pieces that are being read fail. Idempotent. */
@@ -130,10 +140,6 @@ export class FilePieceStore implements PieceStore {
 
   #requireOpen(): void {
     if (this.#closed) throw new VortexError("Closed", "the file store is closed");
-  }
-
-  #requireVacant(taskId: string): void {
-    if (this.#files.has(taskId)) throw new VortexError("InvalidArgument", `task ${taskId} is served already`);
   }
 }
 
@@ -155,9 +161,23 @@ interface Index {
   readonly sha256: string;
 }
 
+/** Rejects with what the first file rejects with when all have changed. */
+async function firstUnchanged(files: readonly IndexedFile[]): Promise<IndexedFile> {
+  let failure: unknown;
+  for (const file of files) {
+    try {
+      await file.requireUnchanged();
+      return file;
+    } catch (error) {
+      failure ??= error;
+    }
+  }
+  throw failure;
+}
+
 class IndexedFile {
   readonly task: StoredTask;
-  readonly #path: string;
+  readonly path: string;
   readonly #handle: FileHandle;
   readonly #index: Index;
   readonly #hashers: HasherFactory;
@@ -178,7 +198,7 @@ class IndexedFile {
   }
 
   private constructor(path: string, handle: FileHandle, index: Index, options: AddFileOptions, hashers: HasherFactory) {
-    this.#path = path;
+    this.path = path;
     this.#handle = handle;
     this.#index = index;
     this.#hashers = hashers;
@@ -196,6 +216,16 @@ class IndexedFile {
 
   get plan(): TaskPlan {
     return this.#index.plan;
+  }
+
+  isOfSameTask({ task }: IndexedFile): boolean {
+    const { kind, contentLength, pieceLength, digest } = this.task;
+    return (
+      task.kind === kind &&
+      task.contentLength === contentLength &&
+      task.pieceLength === pieceLength &&
+      task.digest === digest
+    );
   }
 
   metadata(number: number): PieceMetadata {
@@ -239,7 +269,7 @@ class IndexedFile {
   /** The chunk of a piece that begins at `at`. Rejects with `StorageFailed` when it is not what was indexed. */
   async #chunk(number: number, at: number): Promise<Uint8Array> {
     const { offset, length } = pieceExtent(this.plan, number);
-    const chunk = await this.#use((handle) => readAt(handle, this.#path, offset + at, Math.min(CHUNK, length - at)));
+    const chunk = await this.#use((handle) => readAt(handle, this.path, offset + at, Math.min(CHUNK, length - at)));
     const indexed = this.#index.chunks[number * chunksIn(this.plan.pieceLength) + at / CHUNK];
     const found = checksumOf(chunk, this.#hashers);
     if (found === indexed) return chunk;
@@ -247,19 +277,19 @@ class IndexedFile {
     await this.requireUnchanged();
     throw new VortexError(
       "StorageFailed",
-      `${this.#path} has CRC-32 ${found} for ${chunk.length} bytes at ${offset + at}, it was indexed with ${indexed}`,
+      `${this.path} has CRC-32 ${found} for ${chunk.length} bytes at ${offset + at}, it was indexed with ${indexed}`,
     );
   }
 
   /** Rejects with `StorageFailed` when the file is not what it was when it was indexed. */
   async requireUnchanged(): Promise<void> {
-    const { size, mtimeNs } = await this.#use((handle) => stampOf(handle, this.#path));
+    const { size, mtimeNs } = await this.#use((handle) => stampOf(handle, this.path));
     const { stamp } = this.#index;
     if (size !== stamp.size) {
-      throw new VortexError("StorageFailed", `${this.#path} has ${size} bytes, it was indexed with ${stamp.size}`);
+      throw new VortexError("StorageFailed", `${this.path} has ${size} bytes, it was indexed with ${stamp.size}`);
     }
     if (mtimeNs !== stamp.mtimeNs) {
-      throw new VortexError("StorageFailed", `${this.#path} was written to after it had been indexed`);
+      throw new VortexError("StorageFailed", `${this.path} was written to after it had been indexed`);
     }
   }
 
@@ -270,7 +300,7 @@ class IndexedFile {
   }
 
   async #use<T>(operation: (handle: FileHandle) => Promise<T>): Promise<T> {
-    if (this.#closing !== undefined) throw new VortexError("Closed", `${this.#path} is not served any more`);
+    if (this.#closing !== undefined) throw new VortexError("Closed", `${this.path} is not served any more`);
     const running = operation(this.#handle);
     this.#running.add(running);
     try {

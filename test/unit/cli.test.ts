@@ -401,20 +401,47 @@ describe("vortex-peer serve", () => {
         fingerprint: "AB:".repeat(31).concat("AB"),
         tasks: [
           {
-            path: one,
+            paths: [one],
             taskId: sha256,
             contentLength: 10_000,
             pieceLength: 3000,
             pieceCount: 4,
             digest: `sha256:${sha256}`,
           },
-          { path: two, taskId: empty, contentLength: 0, pieceLength: 3000, pieceCount: 0, digest: `sha256:${empty}` },
+          {
+            paths: [two],
+            taskId: empty,
+            contentLength: 0,
+            pieceLength: 3000,
+            pieceCount: 0,
+            digest: `sha256:${empty}`,
+          },
         ],
       });
       const args = ["get", "--peer", "10.0.0.9:3", "--protocol", "grpc", "--task-id", sha256];
       assert.deepEqual((await run(face, args)).out.bytes, content);
       assert.deepEqual(await serving.end(), { code: 0, err: "" });
       assert.equal((await run(face, [...args, "--content-length", "10000"])).code, 4);
+    }));
+
+  it("serves files of the same content as one task, and lists all of them", () =>
+    inTempDir(async (dir) => {
+      const [one, two, other] = [join(dir, "one"), join(dir, "two"), join(dir, "other")];
+      for (const path of [one, two]) await writeFile(path, content);
+      await writeFile(other, "other");
+      const json = await serve(new MemoryFace(), [one, other, two, one, "--json"]);
+      const { tasks } = JSON.parse(json.out.text);
+      assert.deepEqual(
+        tasks.map(({ paths }: { paths: string[] }) => paths),
+        [[one, two], [other]],
+      );
+      assert.equal(tasks[0].taskId, sha256);
+      assert.deepEqual(await json.end(), { code: 0, err: "" });
+      const text = await serve(new MemoryFace(), [one, two]);
+      const lines = text.out.text.split("\n");
+      assert.equal(lines[0], `task ${sha256}  ${one}, ${two}`);
+      assert.equal(lines.filter((line) => line.startsWith("  vortex-peer get ")).length, 1);
+      assert.deepEqual(await text.end(), { code: 0, err: "" });
     }));
 
   it("prints a command that fetches what it serves", () =>

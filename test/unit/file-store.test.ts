@@ -233,7 +233,7 @@ describe("FilePieceStore", () => {
       }
     }));
 
-  it("refuses options out of their range, and a task that it serves already", () =>
+  it("refuses options out of their range, and another task of an id that it serves already", () =>
     inTempDir(async (dir) => {
       const path = join(dir, "file");
       await writeFile(path, "abc");
@@ -246,9 +246,48 @@ describe("FilePieceStore", () => {
       }
       const taskId = "t".repeat(64);
       assert.equal((await store.addFile(path, { taskId })).taskId, taskId);
-      await assert.rejects(store.addFile(path, { taskId }), { code: "InvalidArgument", message: /served already/ });
-      await store.addFile(path);
-      await assert.rejects(store.addFile(path), { code: "InvalidArgument", message: /served already/ });
+      const other = join(dir, "other");
+      await writeFile(other, "abd");
+      for (const [from, changes] of [
+        [other, {}],
+        [path, { kind: "cache" }],
+        [path, { pieceLength: 2 }],
+      ] as const) {
+        await assert.rejects(store.addFile(from, { taskId, ...changes }), {
+          code: "InvalidArgument",
+          message: `${from}: task ${taskId} is served already, from ${path}, with another content, kind or piece length`,
+        });
+      }
+      const piece = await store.getPiece({ taskId, number: 0, kind: "standard" });
+      assert.deepEqual(await chunksOf(piece), [utf8.encode("abc")]);
+    }));
+
+  it("serves files of one content as one task, for as long as one of them is unchanged", () =>
+    inTempDir(async (dir) => {
+      const paths = ["one", "two", "three"].map((name) => join(dir, name));
+      await using store = new FilePieceStore();
+      const tasks: StoredTask[] = [];
+      for (const path of paths) {
+        await writeFile(path, "abc");
+        tasks.push(await store.addFile(path));
+      }
+      const [task] = tasks;
+      assert.ok(task !== undefined);
+      assert.deepEqual(new Set(tasks.map(({ taskId }) => taskId)), new Set([task.taskId]));
+      for (const path of paths) {
+        const piece = await store.getPiece(standard(task, 0));
+        assert.deepEqual(await chunksOf(piece), [utf8.encode("abc")]);
+        await writeFile(path, "changed");
+      }
+      const [first = ""] = paths;
+      await assert.rejects(store.getPiece(standard(task, 0)), {
+        code: "StorageFailed",
+        message: `${first} has 7 bytes, it was indexed with 3`,
+      });
+      assert.equal(await store.deleteTask(task.taskId), true);
+      assert.equal(await store.getTask(task.taskId), undefined);
+      assert.equal(await store.deleteTask(task.taskId), false);
+      assert.equal((await store.addFile(first)).contentLength, 7);
     }));
 
   it("tells how far indexing has come, and stops it when asked", () =>
