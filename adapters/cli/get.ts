@@ -15,7 +15,21 @@ import { addFetchOptions, fetchEntries, hostId, peerTls } from "./peer-options.t
 import { type Reporter, reportProgress } from "./reporter.ts";
 import { type CliEnvironment, ToldFailure } from "./terminal.ts";
 import { TextReporter } from "./text-reporter.ts";
-import { count, digest, flag, parent, parseOptions, rate, size, type TaskRange, taskRange, text } from "./values.ts";
+import {
+  count,
+  digest,
+  flag,
+  inOptions,
+  outsideError,
+  parent,
+  parseOptions,
+  rangeText,
+  rate,
+  size,
+  type TaskRange,
+  taskRange,
+  text,
+} from "./values.ts";
 
 const schema = v.object({
   ...fetchEntries,
@@ -85,7 +99,7 @@ async function get(commandLine: unknown, environment: CliEnvironment): Promise<v
   try {
     reporter.done(await fetchTask(request, target, how, options, { ...environment, signal }, reporter));
   } catch (error) {
-    const failure = inOptions(VortexError.from(error, "Internal"), options);
+    const failure = inOptions(VortexError.from(error, "Internal"), options.range, "task");
     throw reporter.failed(failure) ? new ToldFailure(failure) : failure;
   }
 }
@@ -100,7 +114,11 @@ function requestOf(options: GetOptions): TaskRequest {
     throw new VortexError("InvalidArgument", `--piece-length ${pieceLength}: expected 1 to ${MAX_PIECE_LENGTH} bytes`);
   }
   if (digest !== undefined && range !== undefined) {
-    throw new VortexError("InvalidArgument", "--digest, --range: a digest of the whole cannot be checked over a part");
+    throw new VortexError(
+      "InvalidArgument",
+      `--digest ${digest.algorithm}:${digest.encoded}, --range ${rangeText(range)}: expected one of them: a digest of the whole ` +
+        "cannot be checked over a part",
+    );
   }
   return {
     taskId,
@@ -117,11 +135,14 @@ function requestOf(options: GetOptions): TaskRequest {
 function byteRangeOf(range: TaskRange, contentLength: number | undefined): ByteRange {
   if ("fromEnd" in range) {
     if (contentLength !== undefined) return { start: Math.max(0, contentLength - range.fromEnd) };
-    throw new VortexError("InvalidArgument", `--range -${range.fromEnd}: the last bytes need --content-length`);
+    throw new VortexError(
+      "InvalidArgument",
+      `--range -${range.fromEnd}: the last bytes need --content-length; expected A-B or A- without it`,
+    );
   }
   const { start, end = start } = range;
   if (contentLength !== undefined && Math.max(start, end) > contentLength) {
-    throw new VortexError("InvalidArgument", `--range: expected bytes of the task, which has ${contentLength}`);
+    throw outsideError(range, contentLength, "task");
   }
   return range;
 }
@@ -180,13 +201,6 @@ async function withRest(error: VortexError, download: TaskDownload, path: string
   if (!kept) return error;
   const message = `${error.message}; what is right is kept in ${part}, and the same command goes on from there`;
   return reworded(error, message);
-}
-
-/** The task engine speaks of what it was given; users know what they wrote. */
-function inOptions(error: VortexError, { range }: GetOptions): VortexError {
-  if (error.code !== "InvalidArgument" || range === undefined || !/\brange\.(start|end)\b/.test(error.message))
-    return error;
-  return reworded(error, "--range: expected bytes of the task, which is shorter; `vortex-peer stat` tells its length");
 }
 
 function reworded(error: VortexError, message: string): VortexError {

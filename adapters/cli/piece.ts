@@ -1,10 +1,11 @@
 import type { Command } from "commander";
 import * as v from "valibot";
+import { VortexError } from "../../src/errors.ts";
 import { effectiveDownloader } from "./effective.ts";
 import { targetOf, type Write, withFile, withStream } from "./output.ts";
 import { addFetchOptions, fetchEntries, hostId, peerTls } from "./peer-options.ts";
 import type { CliEnvironment } from "./terminal.ts";
-import { byteRange, count, flag, parseOptions, peerAddress, text } from "./values.ts";
+import { byteRange, count, flag, inOptions, parseOptions, peerAddress, text } from "./values.ts";
 
 const schema = v.object({
   ...fetchEntries,
@@ -48,7 +49,9 @@ async function fetchPiece(commandLine: unknown, environment: CliEnvironment): Pr
     const tls = await peerTls(options, how);
     await using downloader = (await environment.loadFace()).createDownloader({ ...how, ...tls });
     const request = { addr, hostId, taskId, kind, number, ...(range && { range }) };
-    const piece = await downloader.downloadPiece(request, { signal: environment.signal });
+    const piece = await downloader.downloadPiece(request, { signal: environment.signal }).catch((error: unknown) => {
+      throw inOptions(VortexError.from(error, "Internal"), range, "piece");
+    });
     for await (const chunk of piece.content) await write(chunk);
   };
   const target = await targetOf(options.output);

@@ -2,6 +2,7 @@ import * as v from "valibot";
 import { parseSize } from "../../src/config/size.ts";
 import { duration, fingerprint, integer, ip as ipAddress, parseValues, port } from "../../src/config/values.ts";
 import { type Digest, parseDigest } from "../../src/digest/digest.ts";
+import { VortexError } from "../../src/errors.ts";
 import type { ByteRange, PieceKind } from "../../src/piece.ts";
 import { pieceKinds } from "../../src/piece.ts";
 import type { TaskParent } from "../../src/task/task.ts";
@@ -55,6 +56,26 @@ export const byteRange: Value<ByteRange> = parsed("expected A-B or A-, such as 0
 /** Bytes of a task: a {@link ByteRange}, or so many from its end. */
 export type TaskRange = ByteRange | { readonly fromEnd: number };
 
+/** A range as the command line has it. */
+export function rangeText(range: TaskRange): string {
+  if ("fromEnd" in range) return `-${range.fromEnd}`;
+  return `${range.start}-${range.end === undefined ? "" : range.end - 1}`;
+}
+
+/** The error for a range that lies outside of a task or piece of `length` bytes. */
+export function outsideError(range: TaskRange, length: number, whole: "task" | "piece", cause?: unknown): VortexError {
+  const allowed =
+    length === 0 ? `none, the ${whole} is empty` : `a range within 0-${length - 1}, the bytes of the ${whole}`;
+  return new VortexError("InvalidArgument", `--range ${rangeText(range)}: expected ${allowed}`, { cause });
+}
+
+/** `error` in the words of the command line, where it is about the range: the library knows its own names only. */
+export function inOptions(error: VortexError, range: TaskRange | undefined, whole: "task" | "piece"): VortexError {
+  if (error.code !== "InvalidArgument" || range === undefined) return error;
+  const [, length] = /\brange\.(?:start|end) .*(?:to|<=) (\d+)\b/.exec(error.message) ?? [];
+  return length === undefined ? error : outsideError(range, Number(length), whole, error);
+}
+
 /** As {@link byteRange}, or `-N` for the last N bytes. */
 export const taskRange: Value<TaskRange> = parsed("expected A-B, A- or -N, such as 0-1023", (text) => {
   const [, fromEnd] = /^-([0-9]{1,15})$/.exec(text) ?? [];
@@ -63,7 +84,7 @@ export const taskRange: Value<TaskRange> = parsed("expected A-B, A- or -N, such 
 
 /** A digest of a whole task. */
 export const digest: Value<Digest> = parsed(
-  "expected crc32: and a decimal number, or sha256: or sha512: and hex digits",
+  "expected crc32: and a decimal number, sha256: and 64 hex digits, or sha512: and 128 hex digits",
   parseDigest,
 );
 

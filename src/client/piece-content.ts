@@ -219,7 +219,8 @@ export function resolveRange(range: ByteRange | undefined, length: number): { st
   const start = range?.start ?? 0;
   const end = range?.end ?? length;
   if (!Number.isInteger(start) || !Number.isInteger(end) || start < 0 || start > end || end > length) {
-    throw new VortexError("InvalidArgument", `range ${start} to ${end}: the piece has ${length} bytes`);
+    const expected = `expected integers, 0 <= start <= end <= ${length}, the length of the piece`;
+    throw new VortexError("InvalidArgument", `range.start ${start}, range.end ${end}: ${expected}`);
   }
   return { start, end };
 }

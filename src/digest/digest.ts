@@ -15,6 +15,13 @@ const shapes: Record<DigestAlgorithm, RegExp> = {
   sha512: /^[0-9a-f]{128}$/,
 };
 
+/** The form of what follows the colon, for messages. */
+const forms: Record<DigestAlgorithm, string> = {
+  crc32: "an unsigned 32-bit decimal number",
+  sha256: "64 hex digits",
+  sha512: "128 hex digits",
+};
+
 /**
  * Takes `algorithm:encoded` apart.
  * @throws `InvalidArgument` for another algorithm or a malformed value
@@ -28,8 +35,8 @@ export function parseDigest(text: string): Digest {
   const raw = text.slice(colon + 1);
   const encoded = algorithm === "crc32" ? raw : raw.toLowerCase();
   if (!shapes[algorithm].test(encoded) || (algorithm === "crc32" && Number(encoded) > 0xffffffff)) {
-    const expected = algorithm === "crc32" ? "an unsigned 32-bit decimal number" : "hex digits of its full length";
-    throw new VortexError("InvalidArgument", `digest "${clip(text)}": expected ${expected} after "${algorithm}:"`);
+    const message = `digest "${clip(text)}": expected ${forms[algorithm]} after "${algorithm}:"`;
+    throw new VortexError("InvalidArgument", message);
   }
   return { algorithm, encoded };
 }

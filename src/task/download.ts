@@ -95,7 +95,11 @@ export class Download implements TaskDownload {
     const layout = TaskLayout.known({ taskId, kind, range }, request);
     const given = digest === undefined ? undefined : parseDigest(digest);
     if (given !== undefined && range !== undefined) {
-      throw new VortexError("InvalidArgument", "digest and range: a digest of the whole cannot be checked over a part");
+      const { start, end = "the end" } = range;
+      throw new VortexError(
+        "InvalidArgument",
+        `digest ${digest}, range ${start} to ${end}: expected one of them, a digest of the whole cannot be checked over a part`,
+      );
     }
     if (layout === undefined && source.directory === undefined) {
       throw new VortexError("InvalidArgument", "parents cannot be asked here: expected contentLength, or pieces");

@@ -168,13 +168,14 @@ describe("vortex-peer get", () => {
         assert.deepEqual(new Uint8Array(await readFile(target)), bytes, range);
       }
       await withPeer(async (asking) => {
-        const behind = await run(asking, getFrom(peers.tcp, "--range", "0-10000"));
-        assert.equal(behind.code, 2);
-        assert.equal(
-          behind.err,
-          "vortex-peer: InvalidArgument: --range: expected bytes of the task, which is shorter; `vortex-peer stat` tells its " +
-            "length\n",
-        );
+        for (const range of ["0-10000", "10001-", "20000-20001"]) {
+          const behind = await run(asking, getFrom(peers.tcp, "--range", range));
+          assert.equal(behind.code, 2);
+          assert.equal(
+            behind.err,
+            `vortex-peer: InvalidArgument: --range ${range}: expected a range within 0-9999, the bytes of the task\n`,
+          );
+        }
       });
     }));
 

@@ -115,11 +115,17 @@ describe("vortex-peer", () => {
       ],
       [getFrom(peer, "--limit", "fast"), '--limit "fast": expected a rate, such as 50MB/s'],
       [getFrom(peer, "--range", "5"), '--range "5": expected A-B, A- or -N, such as 0-1023'],
-      [getFrom(peer, "--range", "-5"), "--range -5: the last bytes need --content-length"],
-      [getFrom(peer, "--content-length", "10", "--range", "5-10"), "--range: expected bytes of the task, which has 10"],
+      [
+        getFrom(peer, "--range", "-5"),
+        "--range -5: the last bytes need --content-length; expected A-B or A- without it",
+      ],
+      [
+        getFrom(peer, "--content-length", "10", "--range", "5-10"),
+        "--range 5-10: expected a range within 0-9, the bytes of the task",
+      ],
       [
         getFrom(peer, "--range", "0-5", "--digest", `sha256:${sha256}`),
-        "--digest, --range: a digest of the whole cannot be checked over a part",
+        `--digest sha256:${sha256}, --range 0-5: expected one of them: a digest of the whole cannot be checked over a part`,
       ],
       [
         ["stat", "--peer", peer, "--task-id", taskId, "--insecure", "--ca", "x"],
@@ -133,7 +139,7 @@ describe("vortex-peer", () => {
       [["id", "host", "--ip", "here"], '--ip "here": expected an IPv4 or IPv6 address'],
       [
         getFrom(peer, "--digest", "md5:00"),
-        '--digest "md5:00": expected crc32: and a decimal number, or sha256: or sha512: and hex digits',
+        '--digest "md5:00": expected crc32: and a decimal number, sha256: and 64 hex digits, or sha512: and 128 hex digits',
       ],
       [
         getFrom(peer, "--content-length", "big"),
@@ -237,6 +243,10 @@ describe("vortex-peer piece", () => {
       }
       const outside = await run(face, pieceOf(peers.tcp, 3, "--range", "0-1000"));
       assert.deepEqual([outside.code, outside.out.bytes.length], [2, 0]);
+      assert.equal(
+        outside.err,
+        "vortex-peer: InvalidArgument: --range 0-1000: expected a range within 0-999, the bytes of the piece\n",
+      );
       const missing = await run(face, pieceOf(peers.tcp, 10));
       assert.equal(missing.code, 3);
       assert.match(missing.err, /^vortex-peer: NotFound: .*\n$/);

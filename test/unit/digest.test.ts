@@ -137,6 +137,18 @@ describe("digests taken apart", () => {
     });
   }
 
+  it("one that is refused is named, with the form that is allowed", () => {
+    for (const [text, expected] of [
+      ["md5:00", "crc32:, sha256: or sha512:"],
+      ["crc32:01", 'an unsigned 32-bit decimal number after "crc32:"'],
+      ["sha256:aa", '64 hex digits after "sha256:"'],
+      ["sha512:aa", '128 hex digits after "sha512:"'],
+    ] as const) {
+      const { message } = assertThrows(() => parseDigest(text), "InvalidArgument");
+      assert.equal(message, `digest "${text}": expected ${expected}`);
+    }
+  });
+
   it("a long one is cut in the message", () => {
     const error = assertThrows(() => parseDigest("x".repeat(60_000)), "InvalidArgument");
     assert.ok(error.message.length < 200);

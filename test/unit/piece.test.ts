@@ -116,7 +116,10 @@ describe("a range within a piece", () => {
       { start: 0, end: 1.5 },
       { start: Number.NaN },
     ]) {
-      assertThrows(() => resolveRange(range, 10), "InvalidArgument");
+      const { message } = assertThrows(() => resolveRange(range, 10), "InvalidArgument");
+      const { start, end = 10 } = range;
+      const expected = "expected integers, 0 <= start <= end <= 10, the length of the piece";
+      assert.equal(message, `range.start ${start}, range.end ${end}: ${expected}`);
     }
   });
 });

@@ -320,6 +320,20 @@ describe("what the caller may say", () => {
     });
   }
 
+  it("a digest and a range are both named when they are refused", () => {
+    const digest = `sha256:${"0".repeat(64)}`;
+    for (const [range, text] of [
+      [{ start: 0, end: 1 }, "0 to 1"],
+      [{ start: 2 }, "2 to the end"],
+    ] as const) {
+      const refused = assertThrows(
+        () => fetcher.downloadTask({ ...request, digest, range }, { to }),
+        "InvalidArgument",
+      );
+      assert.ok(refused.message.startsWith(`digest ${digest}, range ${text}: expected one of them`), refused.message);
+    }
+  });
+
   it("no lengths, where nobody can be asked, is InvalidArgument", () => {
     const { taskId: id, hostId, parents } = request;
     assertThrows(() => fetcher.downloadTask({ taskId: id, hostId, parents }, { to }), "InvalidArgument");
