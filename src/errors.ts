@@ -81,7 +81,7 @@ export type ErrorCode =
   /** The caller's AbortSignal fired, or the caller cancelled the content. */
   | "Aborted"
 
-  /** A file could not be read or written: no space, no permission, changed while being served. */
+  /** A file or a sink could not be read or written: no space, no permission, changed while being served. */
   | "StorageFailed"
   /** A fault of this library. Please report it. */
   | "Internal";

@@ -43,12 +43,16 @@ export class TaskLayout implements SinkLayout {
   readonly start: number;
   readonly length: number;
   readonly #pieces: readonly (ListedPiece & { readonly parsed: Digest | undefined })[] | undefined;
+  /** Code of a layout beyond a limit: a mistake of the caller that gave it, or of the parent. */
+  readonly #beyond: "InvalidArgument" | "LimitExceeded";
 
   private constructor(
     task: { readonly taskId: string; readonly kind: PieceKind; readonly range?: ByteRange | undefined },
     content: Pick<TaskLayout, "contentLength" | "pieceLength" | "pieceCount">,
     pieces: readonly ListedPiece[] | undefined,
+    beyond: "InvalidArgument" | "LimitExceeded",
   ) {
+    this.#beyond = beyond;
     this.taskId = task.taskId;
     this.kind = task.kind;
     this.contentLength = content.contentLength;
@@ -63,7 +67,7 @@ export class TaskLayout implements SinkLayout {
         ? Math.min(content.pieceLength ?? 0, content.contentLength)
         : pieces.reduce((longest, { length }) => Math.max(longest, length), 0);
     if (this.pieceCount > MAX_PIECES) {
-      throw new VortexError("LimitExceeded", `a task of ${this.pieceCount} pieces: the limit is ${MAX_PIECES}`);
+      throw new VortexError(beyond, `a task of ${this.pieceCount} pieces: expected at most ${MAX_PIECES}`);
     }
     const start = task.range?.start ?? 0;
     const end = task.range?.end ?? this.contentLength;
@@ -93,12 +97,14 @@ export class TaskLayout implements SinkLayout {
       if (pieceLength === undefined) return undefined;
       throw new VortexError("InvalidArgument", "pieceLength is of use with contentLength only");
     }
-    return new TaskLayout(task, planTask(contentLength, pieceLength ?? pieceLengthFor(contentLength)), undefined);
+    const plan = planTask(contentLength, pieceLength ?? pieceLengthFor(contentLength));
+    return new TaskLayout(task, plan, undefined, "InvalidArgument");
   }
 
   /**
    * The layout that a parent told of.
-   * @throws `LimitExceeded`, `ProtocolViolation` when it does not agree with itself; `InvalidArgument` for the range
+   * @throws `LimitExceeded`, `ProtocolViolation` when it does not agree with itself;
+   * `InvalidArgument` for the range
    */
   static announced(
     task: { readonly taskId: string; readonly kind: PieceKind; readonly range?: ByteRange | undefined },
@@ -109,7 +115,7 @@ export class TaskLayout implements SinkLayout {
       const message = `a task of ${contentLength} bytes in ${pieceCount} pieces of ${pieceLength} announced`;
       throw new VortexError("ProtocolViolation", message);
     }
-    return new TaskLayout(task, { contentLength, pieceLength, pieceCount }, undefined);
+    return new TaskLayout(task, { contentLength, pieceLength, pieceCount }, undefined, "LimitExceeded");
   }
 
   static #listed(
@@ -137,7 +143,8 @@ export class TaskLayout implements SinkLayout {
     const even = first !== undefined && sorted.slice(0, -1).every(({ length }) => length === first.length);
     const last = sorted.at(-1);
     const pieceLength = even && last !== undefined && last.length <= first.length ? first.length : undefined;
-    return new TaskLayout(task, { contentLength: offset, pieceLength, pieceCount: sorted.length }, sorted);
+    const content = { contentLength: offset, pieceLength, pieceCount: sorted.length };
+    return new TaskLayout(task, content, sorted, "InvalidArgument");
   }
 
   /** Pieces that are wanted. */
@@ -150,10 +157,15 @@ export class TaskLayout implements SinkLayout {
     return this.length === this.contentLength;
   }
 
-  /** @throws `LimitExceeded` when there is a piece of more than `most` bytes */
+  /**
+   * Checks the longest piece.
+   * @throws when it has more than `most` bytes: `InvalidArgument` for a layout that the caller
+   * gave, `LimitExceeded` for one that a parent announced
+   */
   requirePieces(most: number): void {
     if (this.longestPiece <= most) return;
-    throw new VortexError("LimitExceeded", `pieces of ${this.longestPiece} bytes: the limit is ${most}`);
+    const message = `pieces of ${this.longestPiece} bytes: expected at most ${most}, see maxPieceLength`;
+    throw new VortexError(this.#beyond, message);
   }
 
   /** Where piece `number` lies in the task; the number is one of the task's. */

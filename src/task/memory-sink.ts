@@ -5,7 +5,7 @@ import type { SinkLayout, SinkSession, TaskSink } from "./sink.ts";
 
 /** How much a memory sink takes. */
 export interface MemorySinkOptions {
-  /** Greatest number of bytes; a task of more is `LimitExceeded`. Default 1 GiB. */
+  /** Greatest number of bytes; a task of more is `StorageFailed`. Default 1 GiB. */
   readonly maxLength?: number;
 }
 
@@ -43,7 +43,8 @@ export function memorySink({ maxLength = 1024 ** 3 }: MemorySinkOptions = {}): M
     async open(layout) {
       if (used) throw new VortexError("InvalidArgument", "this memory sink is in use already");
       if (layout.length > maxLength) {
-        throw new VortexError("LimitExceeded", `a task of ${layout.length} bytes: the memory sink takes ${maxLength}`);
+        const message = `the memory sink has no room: expected at most ${maxLength} bytes, got ${layout.length}`;
+        throw new VortexError("StorageFailed", `${message}; raise maxLength, or write to a file`);
       }
       used = true;
       return new MemorySession(layout, (bytes) => {

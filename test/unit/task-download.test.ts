@@ -831,7 +831,10 @@ describe("sinks", () => {
 
   it("a memory sink refuses what is longer than it takes", async () => {
     const { fetcher, request } = bench({ "a:1": honest() });
-    await assertRejects(fetcher.downloadTask(request, { to: memorySink({ maxLength: 1000 }) }).done, "LimitExceeded");
+    const to = memorySink({ maxLength: 1000 });
+    const error = await assertRejects(fetcher.downloadTask(request, { to }).done, "StorageFailed");
+    assert.equal(error.kind, "local");
+    assert.match(error.message, /expected at most 1000 bytes, got \d+; raise maxLength/);
     assertThrows(() => memorySink().bytes(), "InvalidArgument");
   });
 });

@@ -169,9 +169,25 @@ describe("where pieces lie", () => {
     );
   });
 
-  it("a million pieces are taken, more are LimitExceeded", () => {
+  it("a million pieces are taken; more are a mistake of the one who says so", () => {
     assert.equal(TaskLayout.known(task, { contentLength: 1_000_000, pieceLength: 1 })?.pieceCount, 1_000_000);
-    assertThrows(() => TaskLayout.known(task, { contentLength: 1_000_001, pieceLength: 1 }), "LimitExceeded");
+    const many = { contentLength: 1_000_001, pieceLength: 1 };
+    assert.equal(assertThrows(() => TaskLayout.known(task, many), "InvalidArgument").kind, "misuse");
+    const announced = { ...many, pieceCount: 1_000_001 };
+    assert.equal(assertThrows(() => TaskLayout.announced(task, announced), "LimitExceeded").kind, "peer");
+  });
+
+  it("so are pieces longer than maxPieceLength", () => {
+    const outline = { contentLength: 3000, pieceLength: 1001, pieceCount: 3 };
+    const layouts = [
+      [TaskLayout.known(task, outline), "InvalidArgument"],
+      [TaskLayout.known(task, { pieces: [{ number: 0, offset: 0, length: 1001 }] }), "InvalidArgument"],
+      [TaskLayout.announced(task, outline), "LimitExceeded"],
+    ] as const;
+    for (const [layout, code] of layouts) {
+      layout?.requirePieces(1001);
+      assertThrows(() => layout?.requirePieces(1000), code);
+    }
   });
 });
 
