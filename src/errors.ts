@@ -36,7 +36,7 @@ export type ErrorCode =
   | "PieceMismatch"
   /** The content's length differs from the one announced, and not by a truncation. */
   | "LengthMismatch"
-  /** The content does not have the digest that its metadata, or the caller, names. */
+  /** The content does not have the digest that its metadata, or the caller, names; or two parents have different contents. */
   | "DigestMismatch"
   /** The peer ended the stream before the packet or the content was complete. */
   | "TruncatedContent"

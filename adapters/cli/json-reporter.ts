@@ -20,11 +20,13 @@ export const jsonHelp: string = [
   "  protocol           addr, protocol, reason: what auto and hybrid choose for a peer",
   "  protocol-left-out  parent, protocol, reasons: others remain",
   "  parent-left-out    parent, reasons",
-  "  done               the last one: bytes, pieces, resumedBytes, resumedPieces, digest, duration, parents",
+  "  started-over       parents, error: pieces are fetched again from these parents",
+  "  done               the last one: bytes, pieces, resumedBytes, resumedPieces, verified, duration, parents",
   "  failed             or this one: code, kind, message, addr, exitCode",
   "Sizes are in bytes, times in milliseconds, rates in bytes a second. A parent has parent, state (active, waiting, left-out), rate,",
-  "bytes, pieces, errors and reasons; an error has code, kind, message and addr. More types and fields may come. The objects go",
-  "to standard output when the content goes to a file, else to standard error.",
+  "bytes, pieces, errors and reasons; an error has code, kind, message and addr; verified has level (whole, pieces, none), and for",
+  "whole also digest and by (caller, parents). More types and fields may come. The objects go to standard output when the content",
+  "goes to a file, else to standard error.",
 ].join("\n");
 
 /** Tells in JSON, one object a line. */

@@ -1,6 +1,6 @@
 /** How far a download is, and how it went, in words: pure functions of what the task engine tells. */
 import { oneLine, type VortexError } from "../../src/errors.ts";
-import type { ParentProgress, ParentState, TaskProgress, TaskReport } from "../../src/task/task.ts";
+import type { ParentProgress, ParentState, TaskProgress, TaskReport, Verified } from "../../src/task/task.ts";
 import { formatBytes, formatRate, formatShare, formatTime, percentOf } from "./format.ts";
 
 /** Characters of the bar, without its brackets. */
@@ -31,19 +31,32 @@ export function progressText(progress: TaskProgress): string {
   return `${percentOf(bytes, totalBytes)}%, ${fieldsOf(progress, totalBytes).join(", ")}`;
 }
 
-/** How a download went, in one line: with the parents that failed, and why. */
-export function summaryText({ bytes, resumedBytes, duration, parents }: TaskReport): string {
+/** How a download went, in one line: with what vouched for it, and with the parents that failed, and why. */
+export function summaryText({ bytes, resumedBytes, duration, parents, verified }: TaskReport): string {
   const seconds = Math.max(1, duration) / 1000;
   const words = [`fetched ${formatBytes(bytes)} in ${seconds.toFixed(1)} s`];
   if (resumedBytes < bytes) words.push(formatRate((bytes - resumedBytes) / seconds));
   if (resumedBytes > 0) words.push(`${formatBytes(resumedBytes)} of it by an earlier run`);
   const deliverers = parents.filter(({ pieces }) => pieces > 0).length;
   if (deliverers > 0) words.push(`from ${plural(deliverers, "parent")}`);
+  words.push(verifiedText(verified));
   return [
     words.join(", "),
     ...troubled(parents, "left-out", "left out"),
     ...troubled(parents, "waiting", "failing"),
   ].join("; ");
+}
+
+/** What vouched for the content. Only a digest of the whole verifies it. */
+function verifiedText(verified: Verified): string {
+  switch (verified.level) {
+    case "whole":
+      return `verified by ${verified.by === "caller" ? "--digest" : "the digest that the parents name"}`;
+    case "pieces":
+      return "unverified (no --digest: only pieces were checked)";
+    case "none":
+      return "unverified (no --digest: not all parents could be compared)";
+  }
 }
 
 /** What failed, with its code, on one line. */

@@ -87,6 +87,8 @@ function eventText(event: TaskEvent): string | undefined {
       return `piece ${event.number} failed at ${overOf(event)}: ${failureText(event.error)}`;
     case "protocol-left-out":
       return `${overOf(event)} is left out: ${event.reasons.map(failureText).join("; ")}`;
+    case "started-over":
+      return `pieces are fetched again from ${event.parents.join(", ")}: ${failureText(event.error)}`;
     case "parent-left-out":
       return `${event.parent} is left out: ${event.reasons.map(failureText).join("; ")}`;
   }

@@ -18,7 +18,9 @@ import { codeOf, storageError } from "./storage-error.ts";
  * name, and the directory is synced: whoever sees the file after that, sees all of it, also after a loss of power.
  *
  * A download that failed or was killed leaves the first two, and the next one to the same path goes on from there, after it has
- * read what is there and compared it. Where a name is too long for the suffixes, these files begin with a hash of it instead. What another task left is overwritten. For a range of a task, the file holds only
+ * read what is there and compared it, also with what the parents announce. What is left of another task, of other digests, or by a
+ * parent that has another content now, is discarded. Where a name is too long for the suffixes, these files begin with a hash of
+ * it instead. For a range of a task, the file holds only
  * the range. A symbolic link or pipe with one of these names is removed, and where anybody may write, so is another user's file.
  *
  * A file that cannot be replaced, such as one that is mounted by itself into a container, is written in place at the end, which is
@@ -42,10 +44,10 @@ import { codeOf, storageError } from "./storage-error.ts";
 export function fileSink(path: string): TaskSink {
   let used = false;
   return {
-    async open(layout) {
+    async open(layout, { digest }) {
       if (used) throw new VortexError("InvalidArgument", `the sink of ${path} is in use already`);
       used = true;
-      return FileSession.open(path, layout);
+      return FileSession.open(path, layout, digest);
     },
   };
 }
@@ -79,12 +81,12 @@ class FileSession implements SinkSession {
     this.#committed = journal.found.length > 0;
   }
 
-  static async open(path: string, layout: SinkLayout): Promise<FileSession> {
+  static async open(path: string, layout: SinkLayout, digest: string | undefined): Promise<FileSession> {
     await requireFile(path);
     const names: Names = { path, ...(await sideFilesOf(path)) };
     const lock = await FileLock.take(names.lock);
     try {
-      const journal = await Journal.open(names.journal, layout);
+      const journal = await Journal.open(names.journal, layout, { digest });
       try {
         const handle = await openPart(names, journal, layout);
         return new FileSession(names, layout, handle, journal, lock);
@@ -116,6 +118,10 @@ class FileSession implements SinkSession {
     );
     if (bytesRead === 0) throw new VortexError("StorageFailed", `${what}: it ends at byte ${position}`);
     return buffer.subarray(0, bytesRead);
+  }
+
+  restart(kept: readonly SunkPiece[]): Promise<void> {
+    return this.#journal.restart(kept);
   }
 
   async advance(): Promise<void> {}

@@ -28,4 +28,5 @@ export type {
   TaskReport,
   TaskRequest,
   TaskStream,
+  Verified,
 } from "../task/task.ts";

@@ -5,6 +5,10 @@ import { type Piece, requireInteger } from "../piece.ts";
 import { RateLimiter } from "../rate-limiter.ts";
 import type { Clock, Timer } from "../runtime.ts";
 import { beginOperation, type Operation } from "../telemetry.ts";
+import type { PeerAddress } from "../transport/peer-address.ts";
+import type { Protocol } from "../transport/protocol.ts";
+import { EARLIER } from "./agreement.ts";
+import { Comparison } from "./comparison.ts";
 import { foundPieces, isRight } from "./found-pieces.ts";
 import { Frontier } from "./frontier.ts";
 import { TaskLayout } from "./layout.ts";
@@ -19,7 +23,16 @@ import type { SlotHolder } from "./slots.ts";
 import type { SharedLimits, TaskSettings, TaskSource } from "./source.ts";
 import { TaskStore } from "./store.ts";
 import { Tally } from "./tally.ts";
-import type { TaskDownload, TaskDownloadOptions, TaskEvent, TaskProgress, TaskReport, TaskRequest } from "./task.ts";
+import type {
+  TaskDownload,
+  TaskDownloadOptions,
+  TaskEvent,
+  TaskProgress,
+  TaskReport,
+  TaskRequest,
+  Verified,
+} from "./task.ts";
+import { Trials } from "./trials.ts";
 import { verdictOn } from "./verdict.ts";
 
 /** Bytes of pieces under way where a piece is a message, which is held twice for a moment. HTTP/2's windows hold no more at a time. */
@@ -29,6 +42,9 @@ const UNREAD_TIMEOUT = 30 * 24 * 3600 * 1000;
 /** Milliseconds between two reports of progress. */
 const PROGRESS_INTERVAL = 100;
 
+/** Pieces of an earlier download that are read before those from parents are committed. */
+const COMPARED_FIRST = 3;
+
 /** The download while its sink is open. */
 interface Open {
   readonly layout: TaskLayout;
@@ -36,7 +52,9 @@ interface Open {
   readonly session: SinkSession;
   readonly scheduler: Scheduler;
   readonly transfers: PieceTransfers;
-  readonly window: PieceWindow | undefined;
+  readonly pieceWindow: PieceWindow | undefined;
+  readonly comparison: Comparison;
+  /** Of this round: it hashes the whole from the start. */
   readonly frontier: Frontier;
 }
 
@@ -46,7 +64,8 @@ type SettledOptions = TaskDownloadOptions &
 
 /**
  * One task on its way from parents to a sink. It connects the parts: the discovery learns what there is, the scheduler says
- * what to ask from whom, the transfers bring it, the frontier hashes the whole and tells the sink how far it is.
+ * what to ask from whom, the transfers bring it, the comparison keeps different contents apart, the frontier hashes the whole and
+ * tells the sink how far it is. Where the digest of the whole is known and a round of these does not make it, other parents get one.
  */
 export class Download implements TaskDownload {
   readonly done: Promise<TaskReport>;
@@ -67,6 +86,10 @@ export class Download implements TaskDownload {
   /** What has to end before the sink is closed. */
   readonly #tasks = new Set<Promise<unknown>>();
   readonly #holder: SlotHolder = { onSlot: () => this.#wake() };
+  readonly #trials: Trials;
+  /** Attempts whose slot was given back when all of the piece had come. */
+  readonly #received = new Set<number>();
+  readonly #fetches = new Set<Promise<void>>();
   #open: Open | undefined;
   #timer: Timer | undefined;
   #stepping = false;
@@ -74,7 +97,12 @@ export class Download implements TaskDownload {
   #finishing = false;
   #discard = false;
   #progressAt = Number.NEGATIVE_INFINITY;
-  #complete: (error: VortexError | undefined) => void = () => {};
+  /** Those pieces of an earlier download are being read that parents are asked about. */
+  #reading = false;
+  /** Pieces are taken back: nothing begins meanwhile. */
+  #restarting = false;
+  /** The round is over: all pieces are here, or `stuck` says why they cannot be. */
+  #endRound: (stuck: VortexError | undefined) => void = () => {};
 
   /** @throws `InvalidArgument` */
   constructor(
@@ -128,6 +156,7 @@ export class Download implements TaskDownload {
       onChange: () => this.#wake(),
       onUseless: (parent) => this.#leaveOut(parent),
     });
+    this.#trials = new Trials([...this.#parents.keys()]);
     this.#tally = new Tally(clock.now());
     this.store = new TaskStore(taskId);
     this.done = this.#run(layout, given);
@@ -160,7 +189,7 @@ export class Download implements TaskDownload {
   end(error: VortexError): void {
     if (this.#finishing || this.#ending.signal.aborted) return;
     this.#ending.abort(error);
-    this.#complete(error);
+    this.#endRound(error);
   }
 
   progress(): TaskProgress {
@@ -221,6 +250,7 @@ export class Download implements TaskDownload {
     const onSinkFailure = (error: unknown): void => this.end(VortexError.from(error, "StorageFailed"));
     const session = await this.#options.to.open(layout, {
       signal,
+      digest: digest && formatDigest(digest),
       onRoom: () => this.#wake(),
       onFailure: onSinkFailure,
     });
@@ -236,6 +266,24 @@ export class Download implements TaskDownload {
       random: () => this.#random(),
     });
     const { hashers } = this.#settings.runtime;
+    const comparison = new Comparison({
+      layout,
+      session,
+      hashers,
+      random: () => this.#random(),
+      parents: [...this.#parents.keys()],
+      inMessages: this.#source.speaksApi,
+      whole: digest !== undefined,
+      reading: () => this.#reading,
+      signal,
+      ask: (parent, number, last) => this.#askAgain(scheduler, parent, number, last),
+      gone: (parent) => !scheduler.routesOf(parent).some(({ used }) => used),
+      offers: (parent, number, last) => this.#mayAsk(scheduler, parent, number, last),
+      admit: (parent) => this.#shared.slots.take(parent, this.#holder),
+      release: (parent) => this.#shared.slots.release(parent, this.#holder),
+      onChange: () => this.#wake(),
+      onDisagreement: (parent, error) => this.#disagree(parent, error),
+    });
     const transfers = new PieceTransfers({
       layout,
       session,
@@ -244,37 +292,46 @@ export class Download implements TaskDownload {
       clock: this.#clock,
       limiters: this.#limiters,
       signal,
-      ask: (attempt, ended) => this.#askParent(attempt, ended),
+      comparison,
+      ask: ({ parent, protocol, number }, ended) => this.#askParent(parent, protocol, number, ended),
+      onReceived: ({ id, parent }) => {
+        this.#received.add(id);
+        this.#shared.slots.release(parent, this.#holder);
+      },
       onBytes: (bytes, at) => this.#tally.arrived(bytes, at),
       onProgress: () => this.#tellProgress(),
-      onSunk: (piece, parent, costSeconds) => this.#count(piece, parent, costSeconds),
+      onSunk: (piece, parent, at, costSeconds) => this.#count(piece, parent, at, costSeconds),
       onSinkFailure,
     });
-    const frontier = new Frontier({
-      layout,
-      session,
-      hashers,
-      digest,
-      onAdvance: () => {
-        this.#wake();
-        this.#finishIfDone();
-      },
-      onFailure: onSinkFailure,
-    });
+    const frontier = this.#frontier(layout, session, digest);
     const limiters = this.#limiters;
     const span = this.#options.stallTimeout / 2;
-    const window =
+    const pieceWindow =
       limiters.length === 0
         ? undefined
         : new PieceWindow({ limiters, pieceLength: layout.longestPiece, span, most, now: this.#clock.now() });
-    const open: Open = { layout, digest, session, scheduler, transfers, window, frontier };
+    const open: Open = { layout, digest, session, scheduler, transfers, comparison, pieceWindow, frontier };
     this.#open = open;
     this.store.open(layout, session);
     return open;
   }
 
+  #frontier(layout: TaskLayout, session: SinkSession, digest: Digest | undefined): Frontier {
+    return new Frontier({
+      layout,
+      session,
+      hashers: this.#settings.runtime.hashers,
+      digest,
+      onAdvance: () => {
+        this.#wake();
+        this.#finishIfDone();
+      },
+      onFailure: (error) => this.end(VortexError.from(error, "StorageFailed")),
+    });
+  }
+
   async #transferAll(open: Open): Promise<void> {
-    const { layout, scheduler, session, frontier } = open;
+    const { layout, scheduler, session } = open;
     const found = foundPieces(open);
     for (const { number } of found) scheduler.find(number);
     for (const parent of this.#parents.values()) {
@@ -284,26 +341,31 @@ export class Download implements TaskDownload {
       this.#tally.leaveOut(parent.name, this.#source.leftOut?.(parent.addresses ?? parent.addr) ?? []);
       if (asked) this.#track(this.#discovery.follow(layout, parent, routes));
     }
-    const completed = new Promise<void>((resolve, reject) => {
-      this.#complete = (error) => (error === undefined ? resolve() : reject(error));
-    });
-    if (this.#ending.signal.aborted) this.#complete(this.#ending.signal.reason as VortexError);
+    let round = this.#nextRound();
     this.#tell({
       type: "started",
       totalBytes: layout.length,
       totalPieces: layout.wantedCount,
       foundPieces: found.length,
     });
+    this.#reading = found.length > 0;
     this.#track(this.#compare(open, found));
     this.#finishIfDone();
     this.#wake();
-    await completed;
-    try {
-      frontier.verify();
-    } catch (error) {
+    let mismatch: VortexError | undefined;
+    for (;;) {
+      const stuck = await round;
+      if (this.#ending.signal.aborted) throw this.#ending.signal.reason;
+      const wrong = stuck === undefined ? this.#mismatch() : undefined;
+      const failure = stuck ?? wrong;
+      if (failure === undefined) break;
+      // That the whole is wrong says more than what is missing in a later round.
+      mismatch ??= wrong;
+      round = this.#nextRound();
+      if (await this.#startOver(failure, wrong !== undefined)) continue;
       // Which of the pieces is wrong cannot be told, so none is worth keeping.
-      this.#discard = true;
-      throw error;
+      this.#discard = mismatch !== undefined;
+      throw mismatch ?? failure;
     }
     await session.finish();
     this.store.complete(open.digest && formatDigest(open.digest));
@@ -311,18 +373,93 @@ export class Download implements TaskDownload {
     this.#ending.abort(new VortexError("Closed", "the download is done"));
   }
 
+  // --- rounds
+
+  /** Resolves when all pieces are here, or with why they cannot be. */
+  #nextRound(): Promise<VortexError | undefined> {
+    return new Promise((resolve) => {
+      this.#endRound = resolve;
+      if (this.#ending.signal.aborted) resolve(this.#ending.signal.reason as VortexError);
+    });
+  }
+
+  /** How the whole differs from what it should be, now that all pieces are here. */
+  #mismatch(): VortexError | undefined {
+    try {
+      this.#open?.frontier.verify();
+      return undefined;
+    } catch (error) {
+      return VortexError.from(error, "Internal");
+    }
+  }
+
+  /**
+   * Begins a round with other parents, where the digest of the whole tells which are right. Returns false when no other parents are
+   * left to try, or the sink cannot take pieces back.
+   */
+  async #startOver(failure: VortexError, isMismatch: boolean): Promise<boolean> {
+    if (this.#open === undefined) return false;
+    const { layout, digest, session, scheduler, comparison, frontier } = this.#open;
+    if (digest === undefined || session.restart === undefined) return false;
+    const sources = comparison.contributors;
+    const parents = this.#trials.next({ mismatch: isMismatch, sources });
+    if (parents === undefined) return false;
+    for (const route of scheduler.routes) {
+      if (isMismatch && sources.includes(route.parent) && !parents.includes(route.parent)) route.note(failure);
+    }
+    this.#restarting = true;
+    this.#finishing = false;
+    await Promise.allSettled([...this.#fetches]);
+    await frontier.stop();
+    const kept = comparison.restart(new Set(parents));
+    await session.restart(kept);
+    if (this.#ending.signal.aborted) throw this.#ending.signal.reason;
+    this.store.restart(failure);
+    this.#tally.restart();
+    scheduler.restart(new Set(kept.map(({ number }) => number)), parents, this.#clock.now());
+    const next = this.#frontier(layout, session, digest);
+    this.#open = { ...this.#open, frontier: next };
+    for (const piece of kept) this.#add(piece, false, 0);
+    this.#tell({ type: "started-over", parents, error: failure });
+    this.#restarting = false;
+    this.#finishIfDone();
+    this.#wake();
+    return true;
+  }
+
+  /** A parent has another content than the others. Where the whole is not checked, nobody can tell which is right. */
+  #disagree(parent: string, error: VortexError): void {
+    if (this.#open === undefined) return;
+    const { digest, scheduler, transfers } = this.#open;
+    if (digest === undefined) {
+      this.#discard = true;
+      this.end(error);
+      return;
+    }
+    this.#trials.setAside(parent);
+    for (const attempt of scheduler.setAside(parent, error, this.#clock.now())) transfers.end(attempt);
+    this.#tell({ type: "parent-left-out", parent, reasons: reasonsOf(scheduler.routesOf(parent)) });
+    this.#wake();
+  }
+
+  // --- what an earlier download left
+
   /** Counts what an earlier download left and is what it is said to be. */
-  async #compare({ layout, session, scheduler }: Open, found: readonly SunkPiece[]): Promise<void> {
+  async #compare({ layout, session, scheduler, comparison }: Open, found: readonly SunkPiece[]): Promise<void> {
     const { signal } = this.#ending;
     const { hashers } = this.#settings.runtime;
-    for (const piece of found) {
+    for (const [index, piece] of found.entries()) {
       const right = await isRight(piece, { layout, session, hashers, signal });
       if (signal.aborted) return;
       scheduler.settle(piece.number, right);
       if (right) {
-        this.#count(piece, undefined, 0);
+        this.#count(piece, undefined, 0, 0);
       } else {
         this.#tell({ type: "piece-damaged", number: piece.number });
+      }
+      if (index + 1 === Math.min(COMPARED_FIRST, found.length)) {
+        this.#reading = false;
+        comparison.wake();
       }
       // Also when it is right: with the last one it shows that what is left cannot be fetched, when no parent is left.
       this.#wake();
@@ -343,8 +480,11 @@ export class Download implements TaskDownload {
 
   #step(): void {
     const open = this.#open;
-    if (open === undefined || this.#paused || this.#finishing || this.#ending.signal.aborted) return;
-    const { layout, scheduler, session, window } = open;
+    if (open === undefined || this.#isIdle) return;
+    const { layout, scheduler, session, comparison, pieceWindow } = open;
+    comparison.step(scheduler.exhausted);
+    this.#finishIfDone();
+    if (this.#paused || this.#isIdle) return;
     this.#timer?.cancel();
     this.#timer = undefined;
     const now = this.#clock.now();
@@ -355,17 +495,26 @@ export class Download implements TaskDownload {
         return part.position + part.length <= session.limit;
       },
       admit: (parent) => this.#shared.slots.take(parent, this.#holder),
-      ...(window && { most: window.size(now) }),
+      ...(pieceWindow && { most: pieceWindow.size(now) }),
     });
     for (const attempt of starts) {
       if (attempt.racer) this.#tell({ type: "race", number: attempt.number, parent: attempt.parent });
-      this.#track(this.#fetch(open, attempt));
+      const fetched = this.#fetch(open, attempt).finally(() => this.#fetches.delete(fetched));
+      this.#fetches.add(fetched);
+      this.#track(fetched);
     }
-    const next = Math.min(wakeAt ?? Number.POSITIVE_INFINITY, window?.changesAt ?? Number.POSITIVE_INFINITY);
-    if (failure !== undefined) this.end(failure);
-    else if (next !== Number.POSITIVE_INFINITY) {
+    const next = Math.min(wakeAt ?? Number.POSITIVE_INFINITY, pieceWindow?.changesAt ?? Number.POSITIVE_INFINITY);
+    if (failure !== undefined) {
+      this.#restarting = true;
+      this.#endRound(failure);
+    } else if (next !== Number.POSITIVE_INFINITY) {
       this.#timer = this.#clock.setTimer(() => this.#wake(), Math.max(0, next - now));
     }
+  }
+
+  /** Whether nothing is to begin now. */
+  get #isIdle(): boolean {
+    return this.#finishing || this.#restarting || this.#ending.signal.aborted;
   }
 
   async #fetch({ transfers, scheduler }: Open, attempt: Attempt): Promise<void> {
@@ -374,24 +523,44 @@ export class Download implements TaskDownload {
     } catch (error) {
       if (!this.#ending.signal.aborted) this.#failed(scheduler, attempt, error);
     } finally {
-      this.#shared.slots.release(attempt.parent, this.#holder);
+      if (!this.#received.delete(attempt.id)) this.#shared.slots.release(attempt.parent, this.#holder);
       this.#wake();
     }
   }
 
-  async #askParent({ parent: name, protocol, number }: Attempt, signal: AbortSignal): Promise<Piece> {
-    const parent = this.#parents.get(name);
-    const told = parent?.addresses ?? parent?.addr ?? parent?.announcedAddr;
+  async #askParent(
+    name: string,
+    protocol: Protocol | undefined,
+    number: number,
+    signal: AbortSignal,
+    stallTimeout: number = this.#options.stallTimeout,
+  ): Promise<Piece> {
+    const told = addressOf(this.#parents.get(name));
     if (told === undefined) throw new VortexError("Internal", `${name} has not announced an address`);
     const where = typeof told === "string" ? { addr: told } : { addr: name, addresses: told };
     const { hostId, taskId, kind = "standard" } = this.#request;
-    const { pieceTimeout, stallTimeout } = this.#options;
+    const { pieceTimeout } = this.#options;
     const fetch = (): Promise<Piece> =>
       this.#source.fetchPiece(
         { ...where, ...(protocol && { protocol }), hostId, taskId, kind, number },
         { pieceTimeout, stallTimeout, unreadTimeout: UNREAD_TIMEOUT, signal },
       );
     return this.#operation === undefined ? fetch() : this.#operation.run(fetch);
+  }
+
+  /** Asks a parent about a piece that is here. The end of the task waits no longer for it than for a piece before another is asked. */
+  #askAgain(scheduler: Scheduler, parent: string, number: number, last: boolean): Promise<Piece> {
+    const route = scheduler.routesOf(parent).find(({ used }) => used);
+    const { stallTimeout } = this.#options;
+    const within = last ? Math.ceil(stallTimeout / 4) : stallTimeout;
+    return this.#askParent(parent, route?.protocol, number, this.#ending.signal, within);
+  }
+
+  /** Whether a parent may be asked about a piece. The last time, also one that has not told yet what it has. */
+  #mayAsk(scheduler: Scheduler, parent: string, number: number, last: boolean): boolean {
+    if (addressOf(this.#parents.get(parent)) === undefined) return false;
+    const routes = scheduler.routesOf(parent).filter(({ used }) => used);
+    return routes.some((route) => route.mayHave(number) || (last && route.awaited));
   }
 
   #failed(scheduler: Scheduler, { id, number, route, parent, protocol }: Attempt, error: unknown): void {
@@ -431,24 +600,31 @@ export class Download implements TaskDownload {
   }
 
   /** A piece is in the sink and right. One that an earlier download left has no parent. */
-  #count(piece: SunkPiece, parent: string | undefined, costSeconds: number): void {
+  #count(piece: SunkPiece, parent: string | undefined, at: number, costSeconds: number): void {
     if (this.#open === undefined) return;
-    const { layout, frontier } = this.#open;
-    const { length = 0 } = layout.part(piece.number) ?? {};
-    this.#tally.add(length, parent === undefined);
-    this.store.add(piece, costSeconds);
-    frontier.add(piece.number, piece.crc32);
-    this.#tell({ type: "piece", number: piece.number, bytes: length, parent });
+    this.#open.comparison.hold(piece, parent ?? EARLIER, at);
+    const bytes = this.#add(piece, parent === undefined, costSeconds);
+    this.#tell({ type: "piece", number: piece.number, bytes, parent });
     this.#finishIfDone();
+  }
+
+  /** Adds a piece to what is counted, served and hashed. Returns its bytes. */
+  #add(piece: SunkPiece, resumed: boolean, costSeconds: number): number {
+    const { length = 0 } = this.#open?.layout.part(piece.number) ?? {};
+    this.#tally.add(length, resumed);
+    this.store.add(piece, costSeconds);
+    this.#open?.frontier.add(piece.number, piece.crc32);
+    return length;
   }
 
   #finishIfDone(): void {
     const open = this.#open;
-    if (open === undefined || this.#finishing || this.#ending.signal.aborted) return;
-    const { layout, frontier } = open;
+    if (open === undefined || this.#isIdle) return;
+    const { layout, frontier, comparison } = open;
     if (this.#tally.pieces < layout.wantedCount || frontier.next <= layout.last) return;
+    if (!comparison.finish()) return;
     this.#finishing = true;
-    this.#complete(undefined);
+    this.#endRound(undefined);
   }
 
   // --- telling
@@ -474,8 +650,16 @@ export class Download implements TaskDownload {
     }
   }
 
-  #report({ layout, digest, scheduler }: Open): TaskReport {
-    return this.#tally.report(this.#clock.now(), layout, digest && formatDigest(digest), scheduler.routes);
+  #report({ layout, digest, scheduler, comparison }: Open): TaskReport {
+    const verified: Verified =
+      digest === undefined
+        ? { level: comparison.complete ? "pieces" : "none" }
+        : {
+            level: "whole",
+            digest: formatDigest(digest),
+            by: this.#request.digest === undefined ? "parents" : "caller",
+          };
+    return this.#tally.report(this.#clock.now(), layout, verified, scheduler.routes);
   }
 
   // --- small things
@@ -504,6 +688,11 @@ function settle(options: TaskDownloadOptions, settings: TaskSettings): SettledOp
   requireInteger("pieceTimeout", pieceTimeout, 1, Number.MAX_SAFE_INTEGER);
   requireInteger("stallTimeout", stallTimeout, 1, Number.MAX_SAFE_INTEGER);
   return { ...options, concurrentPieceCount, pieceTimeout, stallTimeout };
+}
+
+/** Where a parent serves pieces, as far as it is known. */
+function addressOf(parent: Parent | undefined): PeerAddress | undefined {
+  return parent?.addresses ?? parent?.addr ?? parent?.announcedAddr;
 }
 
 function formatDigest({ algorithm, encoded }: Digest): string {

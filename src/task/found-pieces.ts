@@ -1,5 +1,5 @@
 import { type Digest, parseDigest } from "../digest/digest.ts";
-import type { HasherFactory } from "../digest/hasher.ts";
+import type { DigestAlgorithm, HasherFactory } from "../digest/hasher.ts";
 import type { TaskLayout } from "./layout.ts";
 import type { SinkSession, SunkPiece } from "./sink.ts";
 
@@ -15,12 +15,21 @@ export interface FoundContext {
   readonly signal: AbortSignal;
 }
 
-/** The pieces that an earlier download left and that are wanted now, each once, in ascending order. */
+/**
+ * The pieces that an earlier download left and that are wanted now, each once. First the one that came first, the one that came last
+ * and one between: a content that changed did so between two of them, so parents are asked about these.
+ */
 export function foundPieces({ layout, session }: Pick<FoundContext, "layout" | "session">): readonly SunkPiece[] {
-  const found = new Map(session.found.map((piece) => [piece.number, piece]));
-  return [...found.values()]
-    .filter(({ number }) => layout.part(number) !== undefined)
-    .sort((a, b) => a.number - b.number);
+  const found = new Map<number, SunkPiece>();
+  for (const piece of session.found) {
+    if (layout.part(piece.number) === undefined) continue;
+    // One that was fetched again came later.
+    found.delete(piece.number);
+    found.set(piece.number, piece);
+  }
+  const pieces = [...found.values()];
+  const first = [0, pieces.length - 1, pieces.length >> 1].flatMap((index) => pieces[index] ?? []);
+  return [...new Set([...first, ...pieces])];
 }
 
 /** Reads what an earlier download left of a piece, and tells whether it is what it is said to be. What cannot be read is not. */
@@ -28,25 +37,42 @@ export function isRight(piece: SunkPiece, context: FoundContext): Promise<boolea
   return matches(piece, context).catch(() => false);
 }
 
-async function matches(
-  { number, crc32, digest }: SunkPiece,
-  { layout, session, hashers, signal }: FoundContext,
-): Promise<boolean> {
+async function matches({ number, crc32, digest }: SunkPiece, context: FoundContext): Promise<boolean> {
+  const { layout } = context;
   const part = layout.part(number);
   if (part === undefined) return false;
   const expected: Digest[] = [{ algorithm: "crc32", encoded: String(crc32) }];
-  // A part of a piece has no digest of its own.
+  const noted = parseDigest(digest);
+  const named = layout.digest(number);
   if (part.length === layout.extent(number).length) {
-    expected.push(parseDigest(digest), layout.digest(number) ?? parseDigest(digest));
+    expected.push(noted, named ?? noted);
+  } else if (named !== undefined && (named.algorithm !== noted.algorithm || named.encoded !== noted.encoded)) {
+    // A part of a piece has no digest of its own: it is right when the piece was that of the caller.
+    return false;
   }
-  const algorithms = new Set(expected.map(({ algorithm }) => algorithm));
-  const hashes = new Map([...algorithms].map((name) => [name, hashers(name)]));
+  const found = await hashPart(
+    number,
+    expected.map(({ algorithm }) => algorithm),
+    context,
+  );
+  return expected.every(({ algorithm, encoded }) => found?.get(algorithm) === encoded);
+}
+
+/** Hashes the wanted part of a piece that is in the sink. Undefined for a piece that is not wanted, and once the signal fired. */
+export async function hashPart(
+  number: number,
+  algorithms: Iterable<DigestAlgorithm>,
+  { layout, session, hashers, signal }: FoundContext,
+): Promise<ReadonlyMap<DigestAlgorithm, string> | undefined> {
+  const part = layout.part(number);
+  if (part === undefined) return undefined;
+  const hashes = new Map([...new Set(algorithms)].map((name) => [name, hashers(name)]));
   const buffer = new Uint8Array(Math.min(READ, part.length));
   for (let at = 0; at < part.length; ) {
     const bytes = await session.read(number, part.position + at, Math.min(READ, part.length - at), buffer);
-    if (signal.aborted) return false;
+    if (signal.aborted) return undefined;
     for (const hash of hashes.values()) hash.update(bytes);
     at += bytes.length;
   }
-  return expected.every(({ algorithm, encoded }) => hashes.get(algorithm)?.encode() === encoded);
+  return new Map([...hashes].map(([name, hash]) => [name, hash.encode()]));
 }

@@ -157,6 +157,13 @@ export class TaskLayout implements SinkLayout {
     return this.length === this.contentLength;
   }
 
+  /** Whether the caller named the digest of every wanted piece. */
+  get isNamed(): boolean {
+    if (this.wantedCount === 0) return true;
+    const wanted = this.#pieces?.slice(this.first, this.last + 1);
+    return wanted?.every(({ parsed }) => parsed !== undefined) ?? false;
+  }
+
   /**
    * Checks the longest piece.
    * @throws when it has more than `most` bytes: `InvalidArgument` for a layout that the caller

@@ -1,7 +1,7 @@
 import { VortexError } from "../errors.ts";
 import { requireInteger } from "../piece.ts";
 import { PieceBuffers } from "./piece-buffers.ts";
-import type { SinkLayout, SinkSession, TaskSink } from "./sink.ts";
+import type { SinkLayout, SinkSession, SunkPiece, TaskSink } from "./sink.ts";
 
 /** How much a memory sink takes. */
 export interface MemorySinkOptions {
@@ -62,7 +62,7 @@ class MemorySession implements SinkSession {
   readonly found: SinkSession["found"] = [];
   readonly #layout: SinkLayout;
   readonly #buffers: PieceBuffers;
-  readonly #committed: number[] = [];
+  #committed: number[] = [];
   readonly #onWhole: (bytes: Uint8Array) => void;
   #whole: Uint8Array | undefined;
 
@@ -82,6 +82,12 @@ class MemorySession implements SinkSession {
 
   async read(number: number, position: number, length: number): Promise<Uint8Array> {
     return this.#whole?.subarray(position, position + length) ?? this.#buffers.read(number, position, length);
+  }
+
+  async restart(kept: readonly SunkPiece[]): Promise<void> {
+    const numbers = new Set(kept.map(({ number }) => number));
+    for (const number of this.#committed) if (!numbers.has(number)) this.#buffers.delete(number);
+    this.#committed = [...numbers];
   }
 
   async advance(): Promise<void> {}

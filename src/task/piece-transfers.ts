@@ -3,6 +3,7 @@ import { VortexError } from "../errors.ts";
 import type { Piece } from "../piece.ts";
 import type { RateLimiter } from "../rate-limiter.ts";
 import type { Clock } from "../runtime.ts";
+import type { Comparison } from "./comparison.ts";
 import type { TaskLayout } from "./layout.ts";
 import { PieceCheck, requireDigest, requirePlace } from "./piece-check.ts";
 import { type AttemptWrite, PieceWrite } from "./piece-write.ts";
@@ -20,14 +21,17 @@ export interface TransferContext {
   readonly limiters: readonly RateLimiter[];
   /** Ends with the download; what is not begun then does not begin. */
   readonly signal: AbortSignal;
+  readonly comparison: Comparison;
   /** Asks the parent of an attempt for the piece. */
   readonly ask: (attempt: Attempt, signal: AbortSignal) => Promise<Piece>;
+  /** All of a piece came: the request to its parent is over. */
+  readonly onReceived: (attempt: Attempt) => void;
   /** Bytes came from a parent. */
   readonly onBytes: (bytes: number, now: number) => void;
   /** What came has been taken care of. */
   readonly onProgress: () => void;
-  /** A piece is in the sink, and right. */
-  readonly onSunk: (piece: SunkPiece, parent: string, costSeconds: number) => void;
+  /** A piece is in the sink, and right. `at`: position of its announcement among all. */
+  readonly onSunk: (piece: SunkPiece, parent: string, at: number, costSeconds: number) => void;
   /** The sink failed: that is the download's failure, and not the parent's. */
   readonly onSinkFailure: (error: unknown) => void;
 }
@@ -100,10 +104,9 @@ export class PieceTransfers {
 
   /** Fetches a piece to the sink, and counts it when it is right. */
   async #transfer(transfer: Transfer, write: AttemptWrite): Promise<void> {
-    const { layout, scheduler, session, hashers, clock, signal, ask, onSunk } = this.#context;
+    const { layout, scheduler, hashers, clock, comparison, ask, onReceived } = this.#context;
     const { attempt, controller } = transfer;
-    const { number } = attempt;
-    const piece = await ask(attempt, controller.signal);
+    const { piece, at } = await comparison.announce(attempt.parent, () => ask(attempt, controller.signal));
     scheduler.answered(attempt.id, clock.now());
     let check: PieceCheck;
     try {
@@ -112,13 +115,23 @@ export class PieceTransfers {
       requireDigest(piece, layout);
       check = new PieceCheck(layout, piece, hashers);
       await this.#receive(piece, check, transfer, write);
-      // Another attempt may have been first while the sink took the last bytes: the piece is committed once.
       requireWanted(transfer);
       check.verify();
     } catch (error) {
       piece.cancel();
       throw error;
     }
+    onReceived(attempt);
+    await comparison.commit(attempt.parent, controller.signal, () => this.#commit(transfer, check, write, at));
+  }
+
+  /** Commits a piece that came and is right. */
+  async #commit(transfer: Transfer, check: PieceCheck, write: AttemptWrite, at: number): Promise<void> {
+    const { scheduler, session, clock, signal, onSunk } = this.#context;
+    const { attempt } = transfer;
+    const { number } = attempt;
+    // Another attempt may have been first while the sink took the last bytes: the piece is committed once.
+    requireWanted(transfer);
     for (const loser of scheduler.succeeded(attempt.id, clock.now())) this.end(loser);
     await this.#sink(write.finish());
     const sunk: SunkPiece = { number, digest: check.digest, crc32: check.crc32 };
@@ -126,7 +139,7 @@ export class PieceTransfers {
     this.#writes.delete(number);
     // Its bytes are not under way any more: they are not to be counted twice.
     this.#transfers.delete(attempt.id);
-    if (!signal.aborted) onSunk(sunk, attempt.parent, (clock.now() - transfer.startedAt) / 1000);
+    if (!signal.aborted) onSunk(sunk, attempt.parent, at, (clock.now() - transfer.startedAt) / 1000);
   }
 
   /**

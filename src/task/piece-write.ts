@@ -9,6 +9,8 @@ export class PieceWrite {
   readonly #part: SinkPart;
   #writer: AttemptWrite | undefined;
   #onFree: (() => void)[] = [];
+  /** The attempt that wrote the whole piece. Nobody else writes after it. */
+  #finished: AttemptWrite | undefined;
 
   constructor(session: SinkSession, part: SinkPart) {
     this.#session = session;
@@ -22,8 +24,14 @@ export class PieceWrite {
 
   /** Makes `attempt` the writer, if there is none. */
   claim(attempt: AttemptWrite): boolean {
+    if (this.#finished !== undefined && this.#finished !== attempt) return false;
     this.#writer ??= attempt;
     return this.#writer === attempt;
+  }
+
+  /** `attempt`, which is the writer, has written all of the piece. */
+  finish(attempt: AttemptWrite): void {
+    this.#finished = attempt;
   }
 
   /** Ends the writing of `attempt`, if it is the writer. */
@@ -69,6 +77,7 @@ export class AttemptWrite {
   async finish(): Promise<void> {
     while (!this.#piece.claim(this)) await this.#piece.whenFree();
     await this.#flush();
+    this.#piece.finish(this);
   }
 
   /** The attempt is over. */

@@ -40,6 +40,8 @@ export class RouteState {
   #owing = 0;
   /** No further piece is asked for here. */
   out = false;
+  /** No piece is asked for in this round: the parent has another content than the parents that take part in it. */
+  aside = false;
   /** Not asked before this time. */
   retryAt = 0;
   /** Failures since the last success. */
@@ -89,12 +91,22 @@ export class RouteState {
 
   /** Whether the route could come to have the piece without being asked for it. */
   get awaited(): boolean {
-    return this.#open && !this.out;
+    return this.#open && this.used;
+  }
+
+  /** Whether pieces are asked for here. */
+  get used(): boolean {
+    return !this.out && !this.aside;
+  }
+
+  /** Whether the parent has the piece, as far as it announced. */
+  mayHave(number: number): boolean {
+    return this.#announced?.has(number) !== false;
   }
 
   /** Whether the piece may be asked for here, as far as the piece is concerned, and if later, from when on. */
   offers(number: number): { readonly from: number } | undefined {
-    if (this.out || this.#announced?.has(number) === false) return undefined;
+    if (!this.used || !this.mayHave(number)) return undefined;
     const misses = this.#misses.get(number);
     if (misses === undefined) return { from: this.retryAt };
     return misses.count >= MOST_MISSES ? undefined : { from: Math.max(misses.retryAt, this.retryAt) };

@@ -142,6 +142,11 @@ export class Scheduler {
     return this.#routes.values();
   }
 
+  /** Whether no piece is left to begin, unless an attempt fails. */
+  get exhausted(): boolean {
+    return this.#left === this.#byPiece.size;
+  }
+
   /** @param announces whether the route tells which pieces it has; one that does not is held to have all */
   addRoute(identity: string | RouteIdentity, announces: boolean): RouteState {
     const route = new RouteState(typeof identity === "string" ? { parent: identity } : identity, announces);
@@ -260,6 +265,30 @@ export class Scheduler {
     const route = this.route(id);
     route.out = true;
     return this.#endRoute(route, now);
+  }
+
+  /** The parent has another content than the others: it takes no part before `restart`. Returns its attempts, which are over. */
+  setAside(parent: string, error: VortexError, now: number): readonly Attempt[] {
+    return this.routesOf(parent).flatMap((route) => {
+      route.note(error);
+      route.aside = true;
+      return this.#endRoute(route, now);
+    });
+  }
+
+  /** Only the pieces of `kept` are there, and only these parents are asked for the others. Nothing is under way. */
+  restart(kept: ReadonlySet<number>, parents: readonly string[], now: number): void {
+    const { first, last } = this.#options;
+    for (const route of this.#routes.values()) route.aside = !parents.includes(route.parent);
+    this.#again.clear();
+    this.#left = 0;
+    for (let number = first; number <= last; number++) {
+      const isKept = kept.has(number);
+      this.#setState(number, isKept ? DONE : QUEUED);
+      if (!isKept) this.#left++;
+    }
+    this.#fresh = first;
+    this.#progressAt = now;
   }
 
   /** What to do now. */
@@ -471,12 +500,12 @@ export class Scheduler {
 
   #failure(what: string, awaited: boolean): VortexError {
     const routes = [...this.#routes.values()];
-    const told = routes.map(({ id, out, reasons }) => {
+    const told = routes.map(({ id, used, reasons }) => {
       const last = reasons.at(-1);
-      if (last !== undefined) return `${id}${out ? "" : " does not have it"}: ${last.code}, ${last.message}`;
+      if (last !== undefined) return `${id}${used ? " does not have it" : ""}: ${last.code}, ${last.message}`;
       return `${id} does not have it`;
     });
-    const codes = new Set<ErrorCode>(routes.map(({ out, reasons }) => (out && reasons.at(-1)?.code) || "NotFound"));
+    const codes = new Set<ErrorCode>(routes.map(({ used, reasons }) => (!used && reasons.at(-1)?.code) || "NotFound"));
     const [only] = codes;
     // What all parents failed with says it best; where they differ, none is reachable any more.
     const code = awaited ? "Stalled" : codes.size === 1 && only !== undefined ? only : "Unreachable";

@@ -46,6 +46,11 @@ export interface SinkPart {
 export interface SinkOpenOptions {
   /** Ends the opening. */
   readonly signal: AbortSignal;
+  /**
+   * Digest of the whole content, `algorithm:encoded`, where it is known. What an earlier download left of a content with another
+   * digest is not found.
+   */
+  readonly digest?: string | undefined;
   /** Called by the session whenever {@link SinkSession.limit} has grown. */
   readonly onRoom: () => void;
   /** Called by the session when it can take no more: its reader gave up, say. The download ends with `error`. */
@@ -67,8 +72,8 @@ export interface SunkPiece {
  *
  * The download keeps this order for each piece: writes of one fetch at a time, in ascending positions, each awaited; after
  * a fetch that failed, all writes of another one from the start of the part; then one `commit`. Nothing is written to a
- * piece after its commit. Different pieces are written side by side. `advance` follows the commits in ascending order,
- * and `finish` comes when everything has been committed and found right.
+ * piece after its commit, until a `restart` takes it back. Different pieces are written side by side. `advance` follows the
+ * commits in ascending order, and `finish` comes when everything has been committed and found right.
  *
  * Every method rejects with `StorageFailed` when the sink fails. That ends the download.
  */
@@ -91,6 +96,11 @@ export interface SinkSession {
    * then, before the piece is passed on, and may also be the sink's own memory. Without it, the chunk may be kept.
    */
   read(number: number, position: number, length: number, into?: Uint8Array): Promise<Uint8Array>;
+  /**
+   * Keeps only these of the committed and found pieces; all others are written again, while nothing else happens. Absent: what is
+   * committed cannot be taken back.
+   */
+  restart?(kept: readonly SunkPiece[]): Promise<void>;
   /** Whether a committed piece can still be read. Absent: always. */
   holds?(number: number): boolean;
   /** Everything before `position` is committed, and hashed as far as the whole is. A sink in order hands it on now, but for the last chunk. */

@@ -13,7 +13,7 @@ const CHUNK = 512 * 1024;
  * a part is wanted are not served.
  */
 export class TaskStore implements PieceStore {
-  readonly #feed: PieceFeed;
+  #feed: PieceFeed;
   readonly #metadata = new Map<number, PieceMetadata>();
   #task: { readonly layout: TaskLayout; readonly session: SinkSession } | undefined;
   /** What is told of the task: the same object, to which servers tie what they have encoded of it. */
@@ -45,6 +45,16 @@ export class TaskStore implements PieceStore {
     };
     this.#metadata.set(number, metadata);
     this.#feed.add(metadata);
+  }
+
+  /** Pieces are taken back. Whoever watches the task is told so, since its children may have them; others may ask for it again. */
+  restart(error: VortexError): void {
+    const task = this.#task;
+    if (task === undefined) return;
+    this.#metadata.clear();
+    this.#feed.fail(error);
+    this.#feed = new PieceFeed(task.layout.taskId);
+    this.#told = this.#storedTask(task.layout);
   }
 
   /** All that was wanted is there. A part of a task that is all that was wanted stays incomplete to others. */

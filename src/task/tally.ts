@@ -2,7 +2,7 @@ import type { LeftOutProtocol } from "../transport/protocol.ts";
 import type { TaskLayout } from "./layout.ts";
 import { Meter } from "./meter.ts";
 import { type RouteState, reasonsOf } from "./route.ts";
-import type { ParentProgress, RouteProgress, TaskProgress, TaskReport } from "./task.ts";
+import type { ParentProgress, RouteProgress, TaskProgress, TaskReport, Verified } from "./task.ts";
 
 /** What is counted of one download, and told as its progress and in its report. */
 export class Tally {
@@ -45,6 +45,14 @@ export class Tally {
     if (protocols.length > 0) this.#leftOut.set(parent, protocols);
   }
 
+  /** Some pieces are fetched again: none is left but what is added from now on. */
+  restart(): void {
+    this.#pieces = 0;
+    this.#bytes = 0;
+    this.#resumedPieces = 0;
+    this.#resumedBytes = 0;
+  }
+
   /** @param underWay wanted bytes of pieces that are under way */
   progress(
     now: number,
@@ -69,15 +77,14 @@ export class Tally {
     };
   }
 
-  /** @param digest of the whole that was checked, `algorithm:encoded` */
-  report(now: number, layout: TaskLayout, digest: string | undefined, routes: Iterable<RouteState>): TaskReport {
+  report(now: number, layout: TaskLayout, verified: Verified, routes: Iterable<RouteState>): TaskReport {
     return {
       taskId: layout.taskId,
       bytes: layout.length,
       pieces: layout.wantedCount,
       resumedBytes: this.#resumedBytes,
       resumedPieces: this.#resumedPieces,
-      digest,
+      verified,
       duration: now - this.#startedAt,
       parents: parentsAt(now, routes, this.#leftOut),
     };
@@ -115,7 +122,7 @@ function parentsAt(
 
 function progressOf(route: RouteState, now: number): Omit<RouteProgress, "protocol"> {
   return {
-    state: route.out ? "left-out" : route.retryAt > now ? "waiting" : "active",
+    state: !route.used ? "left-out" : route.retryAt > now ? "waiting" : "active",
     rate: (route.rate ?? 0) * 1000,
     bytes: route.bytes,
     pieces: route.pieces,

@@ -34,8 +34,9 @@ export interface TaskRequest extends KnownLayout {
   /** Default `standard`. */
   readonly kind?: PieceKind;
   /**
-   * What the whole content must turn out to be: `crc32:`, `sha256:` or `sha512:`. Checked while the content comes. Default:
-   * what the parents say, if they say the same.
+   * What the whole content must turn out to be: `crc32:`, `sha256:` or `sha512:`. Checked while the content comes. Parents that
+   * have another content cannot make the task fail then, as long as one has all of the right one. Default: what the parents say,
+   * if they say the same; else two parents with different contents fail the task as `DigestMismatch`.
    */
   readonly digest?: string;
   /**
@@ -79,7 +80,8 @@ export interface TaskDownloadOptions extends TaskOptions {
 export interface TaskDownload {
   /**
    * Resolves when all is there, right, and visible where it was to go. Rejects with the `VortexError` that ended the
-   * download: `DigestMismatch` when the whole has another digest; `StorageFailed` from the sink; `Aborted`; `Closed`;
+   * download: `DigestMismatch` when the whole has another digest, or when two parents have different contents and no digest tells
+   * which is right; `StorageFailed` from the sink; `Aborted`; `Closed`;
    * `InvalidArgument`; and when no parent is left, with the code that all of them failed with or else `Unreachable`, a
    * message that names every one, and all their reasons as an array in `cause`. It need not be awaited.
    */
@@ -176,6 +178,19 @@ export interface TaskProgress {
   readonly parents: readonly ParentProgress[];
 }
 
+/** What vouched for the content of a task. */
+export type Verified =
+  /** The whole has this digest, `algorithm:encoded`: the caller's, or the one that the parents name for the task. */
+  | { readonly level: "whole"; readonly digest: string; readonly by: "caller" | "parents" }
+  /**
+   * `pieces`: each piece has the digest that its parent announced, or the caller named, and all parents that it came from have the
+   * same content, as far as they were asked: up to three pieces each.
+   *
+   * `none`: each piece has the digest that its parent announced, and some parent, or what an earlier download left, could not be
+   * compared with the others. The content may be made of several.
+   */
+  | { readonly level: "pieces" | "none" };
+
 /** How a download went. */
 export interface TaskReport {
   /** The task. */
@@ -188,8 +203,8 @@ export interface TaskReport {
   readonly resumedBytes: number;
   /** Pieces that an earlier download had left, and that were right. */
   readonly resumedPieces: number;
-  /** Digest of the whole that was checked, if there was one. */
-  readonly digest: string | undefined;
+  /** What vouched for the content. */
+  readonly verified: Verified;
   /** Milliseconds. */
   readonly duration: number;
   /** What was seen of each parent. */
@@ -226,5 +241,10 @@ export type TaskEvent =
       readonly protocol: Protocol;
       readonly reasons: readonly VortexError[];
     }
+  /**
+   * What came does not make the whole, or not all of it can be had: pieces are fetched again from these parents. Only where the digest
+   * of the whole is known.
+   */
+  | { readonly type: "started-over"; readonly parents: readonly string[]; readonly error: VortexError }
   /** A parent is not asked any more. */
   | { readonly type: "parent-left-out"; readonly parent: string; readonly reasons: readonly VortexError[] };

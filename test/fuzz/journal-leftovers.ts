@@ -47,7 +47,9 @@ export const damages: Readonly<Record<string, (files: Files, task: Task, number:
   "another journal": (files, { header }, number) => {
     const others = [
       `${header} `,
-      header.replace('"version":1', '"version":2'),
+      header.replace('"version":2', '"version":1'),
+      header.replace(/"digest":.*/, '"digest":"sha256:0"}'),
+      header.replace(/,"digest":.*/, "}"),
       "{}",
       header.slice(0, -1),
       "",

@@ -10,6 +10,8 @@ import { seededBytes } from "../support/random.ts";
 /** What somebody asks for. */
 export interface Plan {
   readonly task: number;
+  /** The parents have another content under the same task id, of the same length, when this is another one. */
+  readonly content: number;
   readonly kind: PieceKind;
   readonly contentLength: number;
   /** Bytes of a piece; or of each, and the last one has the rest. */
@@ -53,8 +55,12 @@ export interface Task {
   readonly wanted: Uint8Array;
   readonly pieces: readonly { readonly offset: number; readonly length: number }[];
   readonly parts: readonly Part[];
-  /** The first line of the journal. */
+  /** What the parent announces of each part's piece. */
+  readonly announced: readonly string[];
+  /** The first line of a journal that this begins. */
   readonly header: string;
+  /** Whether the caller names the digest of every piece that is wanted: then no parent is asked about what is there. */
+  readonly isNamed: boolean;
   /** Whether the caller names a digest of the whole that it does not have. */
   readonly wrong: boolean;
 }
@@ -63,6 +69,8 @@ export interface Task {
 export interface Outlook {
   /** Lines of the journal that stay, the first one among them. */
   readonly kept: string;
+  /** The first of them. */
+  readonly header: string;
   /** Whether the journal tells of any piece, wanted or not. */
   readonly tells: boolean;
   /** Whether the file with its name is worked on again, since the process that made it was killed just then. */
@@ -71,20 +79,24 @@ export interface Outlook {
   readonly found: readonly number[];
   /** Those of them that are; the others are fetched. */
   readonly right: readonly number[];
+  /** Those of the right ones for which the parent announces another digest by the same algorithm. */
+  readonly others: readonly number[];
+  /** Those of the right ones whose digest cannot be compared with the parent's: it is by another algorithm, and not all of the piece is there. */
+  readonly incomparable: readonly number[];
 }
 
 /** Says that all pieces are there. */
 export const COMPLETE = '{"complete":true}';
 
-/** Another content for each task and length. */
-export function contentOf(task: number, length: number): Uint8Array {
-  return seededBytes(length + task, length);
+/** Another content for each task, number and length. */
+export function contentOf(task: number, length: number, number: number = 0): Uint8Array {
+  return seededBytes(length + task + 100 * number, length);
 }
 
 /** Works a plan out. */
 export function taskOf(plan: Plan): Task {
   const { task, kind, contentLength, cut, range, named, whole, algorithm } = plan;
-  const content = contentOf(task, contentLength);
+  const content = contentOf(task, contentLength, plan.content);
   const { start, end } = range ?? { start: 0, end: contentLength };
   const pieces = piecesOf(contentLength, cut);
   const parts = pieces.flatMap(({ offset, length }, number): Part[] => {
@@ -111,7 +123,8 @@ export function taskOf(plan: Plan): Task {
   const pieceLength = typeof cut === "number" ? cut : null;
   const sized = { contentLength, pieceLength, start, length: end - start };
   const wrong = whole === "wrong" && range === undefined;
-  const digest = whole === "none" || range !== undefined ? {} : { digest: digestOfWhole(whole, content) };
+  const digest: { readonly digest?: string } =
+    whole === "none" || range !== undefined ? {} : { digest: digestOfWhole(whole, content) };
   const layout: KnownLayout =
     typeof cut === "number" && named === "none"
       ? { contentLength, pieceLength: cut }
@@ -127,7 +140,11 @@ export function taskOf(plan: Plan): Task {
     pieces,
     parts,
     wrong,
-    header: JSON.stringify({ version: 1, taskId, kind, ...sized }),
+    header: JSON.stringify({ version: 2, taskId, kind, ...sized, digest: digest.digest ?? null }),
+    isNamed: named !== "none" || parts.length === 0,
+    announced: parts.map(({ number }) =>
+      sum(algorithm, content.subarray(pieces[number]?.offset, endOf(pieces[number]))),
+    ),
     request: { taskId, kind, hostId: "h", parents: ["a:1"], ...layout, ...digest, ...(range && { range }) },
   };
 }
@@ -147,12 +164,14 @@ export function crc32(bytes: Uint8Array): number {
 }
 
 /**
- * A journal of the same task, cut and range counts, up to its last whole line; of several lines for a piece the last one. A piece is
- * right when its bytes have every checksum that is named for them.
+ * A journal of the same task, cut and range counts, whose digest of the whole, if it has one, does not contradict the caller's; up to
+ * its last whole line, and of several lines for a piece the last one. A piece is right when its bytes have every checksum that is
+ * named for them.
  */
-export function outlookOf({ header, parts, wanted }: Task, { path, part, journal }: Files): Outlook {
+export function outlookOf({ header, parts, wanted, announced }: Task, { path, part, journal }: Files): Outlook {
   const text = journal?.toString("latin1", 0, journal.lastIndexOf("\n") + 1) ?? "";
-  const known = text.startsWith(`${header}\n`);
+  const first = text.slice(0, Math.max(0, text.indexOf("\n")));
+  const known = continues(first, header);
   const lines = known ? text.split("\n").slice(1, -1) : [];
   const noted = new Map(lines.flatMap(noteOf));
   const made = lines.includes(COMPLETE) && noted.size > 0;
@@ -163,9 +182,22 @@ export function outlookOf({ header, parts, wanted }: Task, { path, part, journal
     const there = bytes?.subarray(position, position + expected.length) ?? new Uint8Array(0);
     const { digest = "", crc32: check } = noted.get(number) ?? {};
     if (there.length < expected.length || crc32(there) !== check) return false;
-    return !whole || [digest, named ?? digest].every((each) => sum(algorithmOf(each), there) === inLowerCase(each));
+    if (!whole) return named === undefined || inLowerCase(digest) === named;
+    return [digest, named ?? digest].every((each) => sum(algorithmOf(each), there) === inLowerCase(each));
   });
+  const kinds = right.map(({ number, whole, position, bytes: expected }) => {
+    const { digest = "" } = noted.get(number) ?? {};
+    const told = announced[parts.findIndex((each) => each.number === number)] ?? "";
+    const there = bytes?.subarray(position, position + expected.length) ?? new Uint8Array(0);
+    if (algorithmOf(digest) === algorithmOf(told)) return inLowerCase(digest) === told ? "same" : "other";
+    if (!whole) return "incomparable";
+    return sum(algorithmOf(told), there) === told ? "same" : "other";
+  });
+  const ofKind = (kind: string): number[] => right.filter((_, at) => kinds[at] === kind).map(({ number }) => number);
   return {
+    others: ofKind("other"),
+    incomparable: ofKind("incomparable"),
+    header: known ? first : header,
     kept: known ? text : `${header}\n`,
     tells: noted.size > 0,
     moved,
@@ -174,18 +206,35 @@ export function outlookOf({ header, parts, wanted }: Task, { path, part, journal
   };
 }
 
+/** Whether a journal with this first line is one that a download with that header goes on with. */
+function continues(first: string, header: string): boolean {
+  const whole = /"digest":(?:null|"([^"]*)")\}$/;
+  const [found, known] = [whole.exec(first), whole.exec(header)];
+  if (found === null || known === null || first.replace(whole, "") !== header.replace(whole, "")) return false;
+  const [told, own] = [found[1], known[1]];
+  if (told === undefined) return true;
+  if (!isDigest(told)) return false;
+  return own === undefined || algorithmOf(told) !== algorithmOf(own) || inLowerCase(told) === own;
+}
+
+function endOf(piece: { readonly offset: number; readonly length: number } | undefined): number {
+  return (piece?.offset ?? 0) + (piece?.length ?? 0);
+}
+
 /** What a line says, if it makes sense. */
 function noteOf(line: string): [number, { readonly digest: string; readonly crc32: number }][] {
   try {
     const { number, digest, crc32 } = JSON.parse(line);
-    const shape = /^(crc32:(0|[1-9]\d{0,9})|sha256:[\da-f]{64}|sha512:[\da-f]{128})$/;
     if (!Number.isInteger(number) || typeof digest !== "string" || typeof crc32 !== "number") return [];
-    return shape.test(inLowerCase(digest)) && !(Number(digest.slice(6)) > 0xffffffff)
-      ? [[number, { digest, crc32 }]]
-      : [];
+    return isDigest(digest) ? [[number, { digest, crc32 }]] : [];
   } catch {
     return [];
   }
+}
+
+function isDigest(text: string): boolean {
+  const shape = /^(crc32:(0|[1-9]\d{0,9})|sha256:[\da-f]{64}|sha512:[\da-f]{128})$/;
+  return shape.test(inLowerCase(text)) && !(Number(text.slice(6)) > 0xffffffff);
 }
 
 /** Hex digits may be of either case. */

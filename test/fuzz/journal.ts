@@ -38,6 +38,7 @@ const ranges = [
 
 const plans = {
   task: fc.nat({ max: 1 }),
+  content: fc.nat({ max: 1 }),
   kind: fc.constantFrom("standard" as const, "cache" as const),
   contentLength: fc.constantFrom(LENGTH, LENGTH - 400),
   cut: fc.constantFrom(...cuts),
@@ -127,7 +128,9 @@ export const journal: fc.IAsyncProperty<[Plan, readonly Run[]]> = fc.asyncProper
       // In the end, somebody has it.
       const named = plan.named === "wrong" ? "right" : plan.named;
       const whole = plan.whole === "wrong" ? "sha256" : plan.whole;
-      await makes(path, { ...plan, named, whole }, usual);
+      const last = await makes(path, { ...plan, named, whole }, usual);
+      // What was left of another content is gone, so that the next one begins anew.
+      if (last === "changed") assert.equal(await makes(path, { ...plan, named, whole }, usual), "done");
       assert.deepEqual(readdirSync(home), ["file"]);
     } finally {
       await rm(home, { recursive: true, force: true });
@@ -135,8 +138,8 @@ export const journal: fc.IAsyncProperty<[Plan, readonly Run[]]> = fc.asyncProper
   },
 );
 
-/** One run makes of what is there what it is to make of it. */
-async function makes(path: string, plan: Plan, run: Run): Promise<void> {
+/** One run makes of what is there what it is to make of it. Returns how it ended. */
+async function makes(path: string, plan: Plan, run: Run): Promise<Ending | undefined> {
   const task = taskOf(plan);
   const before = filesAt(path);
   for (const [name, number] of run.damage) damages[name]?.(before, task, number);
@@ -154,35 +157,40 @@ async function makes(path: string, plan: Plan, run: Run): Promise<void> {
     assert.deepEqual(openIn(path), [], "files left open");
     rmSync(lockOf(path), { force: true });
     put(path, before);
-    return;
+    return undefined;
   }
   assert.deepEqual(openIn(path), [], "files left open");
   assert.equal(textOf(lockOf(path)), run.robbed ? other() : undefined, "the lock");
   rmSync(lockOf(path), { force: true });
   const outlook = outlookOf(task, before);
   const ending = endingOf(task, outlook, run, outcome);
-  fetchesTheRest(task, outlook, outcome, ending);
+  fetchesTheRest(task, outlook, outcome, ending, run);
   const after = filesAt(path);
   const { killed } = outcome;
+  const left = outcome.events.startedOver ? { ...outlook, kept: `${outlook.header}\n`, right: [] } : outlook;
   if (killed !== undefined) {
     const { files, last } = killed;
-    keeps(task, outlook, outcome, files, false);
+    keeps(task, killed.events.startedOver ? left : outlook, { ...outcome, events: killed.events }, files, false);
     same(files.path, outlook.moved ? undefined : before.path, "the file of that name");
     if (last && ending === "done" && run.end.is === "killed") finish(files, task, run.end.steps);
     put(path, files);
     if (!run.robbed) writeFileSync(lockOf(path), killed.lock);
-    return;
+    return ending;
   }
-  if (["broken", "wrong piece", "robbed"].includes(ending)) keeps(task, outlook, outcome, after, false);
-  else if (ending === "blocked") keeps(task, outlook, outcome, after, true);
+  if (["broken", "wrong piece", "robbed"].includes(ending)) keeps(task, left, outcome, after, false);
+  else if (ending === "blocked") keeps(task, left, outcome, after, true);
   else assert.deepEqual([after.part, after.journal], [undefined, undefined]);
   if (ending === "done") {
-    same(after.path, task.wanted, "the file");
-    await serves(path, task, outcome, run.after);
+    // What nobody vouched for may be made of two contents, and is said to be vouched for by nothing.
+    if (outcome.report?.verified.level !== "none") {
+      same(after.path, task.wanted, "the file");
+      await serves(path, task, outcome, run.after);
+    }
   } else {
     same(after.path, outlook.moved || run.end.is === "blocked" ? undefined : before.path, "the file of that name");
   }
   put(path, after);
+  return ending;
 }
 
 /** What a run ends with, and its code. */
@@ -193,22 +201,35 @@ const codes = {
   /** A piece has not the digest that the caller named; nor has the whole. */
   "wrong piece": "DigestMismatch",
   "wrong whole": "DigestMismatch",
+  /** The parent has another content than what is there, and no digest of the whole says which is right. */
+  changed: "DigestMismatch",
   blocked: "StorageFailed",
   /** Somebody else writes to the file by now. */
   robbed: "StorageFailed",
 } as const satisfies Record<string, ErrorCode | undefined>;
 type Ending = keyof typeof codes;
 
-function endingOf(task: Task, { right }: Outlook, { end, robbed }: Run, { error, killed }: Outcome): Ending {
+function endingOf(task: Task, outlook: Outlook, { end, robbed }: Run, { error, killed, events }: Outcome): Ending {
+  const { right, others } = outlook;
   const missing = task.parts.filter(({ number }) => !right.includes(number));
+  const fails = (number: number): boolean => end.is === "failed" && number >= end.from;
   const endings: Ending[] = [];
   if (killed?.last === false) endings.push("broken");
   else {
-    if (end.is === "failed" && missing.some(({ number }) => number >= end.from)) endings.push("broken");
+    if (missing.some(({ number }) => fails(number))) endings.push("broken");
     if (missing.some(({ misnamed }) => misnamed)) endings.push("wrong piece");
   }
   if (endings.length === 0) {
     endings.push(task.wrong ? "wrong whole" : robbed ? "robbed" : end.is === "blocked" ? "blocked" : "done");
+  }
+  // Some of what is there is asked about; and where that is dropped, everything is fetched.
+  const asked = task.isNamed ? [] : right;
+  const again = events.startedOver ? task.parts.map(({ number }) => number) : [];
+  if ([...asked, ...again].some(fails)) endings.push("broken");
+  if (task.request.digest === undefined && asked.some((number) => others.includes(number))) {
+    const isCertain = asked.every((number) => others.includes(number)) && !asked.some(fails) && killed === undefined;
+    if (isCertain && !endings.includes("broken") && !endings.includes("wrong piece")) endings.length = 0;
+    endings.unshift("changed");
   }
   const ending = endings.find((each) => codes[each] === error?.code);
   assert.ok(ending !== undefined, `expected ${endings.join(" or ")}, not ${error?.stack}`);
@@ -216,27 +237,48 @@ function endingOf(task: Task, { right }: Outlook, { end, robbed }: Run, { error,
 }
 
 /** What is there and right is counted, and everything else fetched, once; when the run is broken off, some of it. */
-function fetchesTheRest(task: Task, { found, right }: Outlook, outcome: Outcome, ending: Ending): void {
-  const { asked, events, report } = outcome;
+function fetchesTheRest(task: Task, outlook: Outlook, outcome: Outcome, ending: Ending, { end }: Run): void {
+  const { found, right, others, incomparable } = outlook;
+  const { events, report } = outcome;
+  const { startedOver } = events;
+  // A question that fails is no request for a piece.
+  const isUnanswered = (number: number): boolean => end.is === "failed" && number >= end.from && right.includes(number);
+  const asked = outcome.asked.filter((number) => startedOver || !isUnanswered(number));
   const numbers = task.parts.map(({ number }) => number);
   const missing = numbers.filter((number) => !right.includes(number));
   const damaged = found.filter((number) => !right.includes(number));
   assert.equal(events.found, found.length, "pieces that are said to be there");
-  const compare = ending === "broken" || ending === "wrong piece" ? within : assert.deepEqual;
-  compare(inOrder(asked), missing, "pieces asked for");
-  compare(inOrder(events.fetched), missing, "pieces fetched");
+  const compare = ["broken", "wrong piece", "changed"].includes(ending) ? within : assert.deepEqual;
+  // What was under way when the rest was dropped is asked for again.
+  compare(
+    startedOver ? inOrder([...new Set(asked)]) : inOrder(asked),
+    startedOver ? numbers : missing,
+    "pieces asked for",
+  );
+  compare(inOrder(events.fetched), startedOver ? numbers : missing, "pieces fetched");
   compare(inOrder(events.resumed), right, "pieces that were there");
   compare(inOrder(events.damaged), damaged, "pieces that are damaged");
+  if (startedOver) {
+    // The digest of the whole says that what was there is of another content; a wrong one says it of everything.
+    assert.ok(task.request.digest !== undefined && right.length > 0);
+    assert.ok(task.wrong || others.length + incomparable.length > 0, "nothing was wrong with what was there");
+  }
   if (report === undefined) return;
-  const resumed = task.parts.filter(({ number }) => right.includes(number));
+  const resumed = startedOver ? [] : task.parts.filter(({ number }) => right.includes(number));
   assert.equal(report.bytes, task.wanted.length);
   assert.equal(report.pieces, numbers.length);
-  assert.equal(report.resumedPieces, right.length);
+  assert.equal(report.resumedPieces, resumed.length);
   assert.equal(
     report.resumedBytes,
     resumed.reduce((sum, { bytes }) => sum + bytes.length, 0),
   );
-  assert.equal(report.digest, task.request.digest);
+  const { digest } = task.request;
+  const { verified } = report;
+  if (digest !== undefined) assert.deepEqual(verified, { level: "whole", digest, by: "caller" });
+  else if (task.isNamed || right.length === 0) assert.deepEqual(verified, { level: "pieces" });
+  else if (verified.level === "none") {
+    assert.ok(right.some(isUnanswered) || incomparable.length > 0, "all of it could be compared");
+  } else assert.deepEqual(verified, { level: "pieces" });
 }
 
 /** What the next one needs is there: all that is right, and what tells of it. Nothing is, where nothing was and nothing came. */
@@ -259,7 +301,8 @@ function keeps(task: Task, outlook: Outlook, outcome: Outcome, files: Files, not
   within(inOrder(fetched), added, "lines of pieces that were fetched");
   within(added, inOrder(outcome.asked), "lines of pieces that were asked for");
   for (const { number, position, bytes } of task.parts) {
-    if (!added.includes(number) && !outlook.right.includes(number)) continue;
+    const isOther = outlook.others.includes(number) || outlook.incomparable.includes(number);
+    if (!added.includes(number) && (isOther || !outlook.right.includes(number))) continue;
     same(files.part?.subarray(position, position + bytes.length), bytes, `piece ${number}`);
   }
 }
@@ -307,19 +350,23 @@ interface Outcome {
   readonly events: Events;
   readonly store: TaskDownload["store"];
   /** What was there when its process was killed, and whether all was. */
-  readonly killed: { readonly files: Files; readonly lock: string; readonly last: boolean } | undefined;
+  readonly killed:
+    | { readonly files: Files; readonly lock: string; readonly last: boolean; readonly events: Events }
+    | undefined;
 }
 
 /** Pieces, as they were told of. */
 interface Events {
   found: number;
+  /** What was there was dropped, and all of it fetched. */
+  startedOver: boolean;
   readonly resumed: number[];
   readonly fetched: number[];
   readonly damaged: number[];
 }
 
 async function download(path: string, plan: Plan, task: Task, { end, concurrency, robbed }: Run): Promise<Outcome> {
-  const events: Events = { found: 0, resumed: [], fetched: [], damaged: [] };
+  const events: Events = { found: 0, startedOver: false, resumed: [], fetched: [], damaged: [] };
   let killed: Outcome["killed"];
   const { algorithm } = plan;
   const behaviour: typeof honestly = (piece) =>
@@ -338,12 +385,18 @@ async function download(path: string, plan: Plan, task: Task, { end, concurrency
         }
         if (robbed) writeFileSync(lockOf(path), other());
       }
+      if (event.type === "started-over") events.startedOver = true;
       if (event.type === "piece-damaged") events.damaged.push(event.number);
-      if (event.type !== "piece" || killed !== undefined) return;
+      if (event.type !== "piece") return;
       (event.parent === undefined ? events.resumed : events.fetched).push(event.number);
-      const count = events.resumed.length + events.fetched.length;
-      if (end.is !== "killed" || count !== Math.min(end.after, task.parts.length)) return;
-      killed = { files: filesAt(path), lock: textOf(lockOf(path)) ?? "", last: count === task.parts.length };
+      const count = (events.startedOver ? 0 : events.resumed.length) + events.fetched.length;
+      if (killed !== undefined || end.is !== "killed" || count !== Math.min(end.after, task.parts.length)) return;
+      killed = {
+        files: filesAt(path),
+        lock: textOf(lockOf(path)) ?? "",
+        last: count === task.parts.length,
+        events: { ...events, fetched: [...events.fetched] },
+      };
       if (!killed.last) handle.cancel();
     },
   });

@@ -13,7 +13,38 @@ import { fakeRuntime } from "./fake-clock.ts";
 export const taskId: string = "a1".repeat(32);
 
 /** What a parent does with a request for a piece. */
-export type Behaviour = (request: ParentRequest) => AsyncIterable<Uint8Array> | Iterable<Uint8Array> | VortexError;
+export type Behaviour = (
+  request: ParentRequest,
+) => AsyncIterable<Uint8Array> | Iterable<Uint8Array> | Claim | VortexError;
+
+/** Other bytes than the right ones, with a digest of their own. */
+export class Claim implements Iterable<Uint8Array> {
+  readonly bytes: Uint8Array;
+  /** Announced digest. Default: that of the bytes, by the algorithm of the parents. */
+  readonly digest: string | undefined;
+
+  constructor(bytes: Uint8Array, digest?: string) {
+    this.bytes = bytes;
+    this.digest = digest;
+  }
+
+  [Symbol.iterator](): Iterator<Uint8Array> {
+    return chunksOf(this.bytes, 1024);
+  }
+}
+
+/** Another content of the same length, in whole or in the pieces that `differs` names. */
+export function holding(
+  other: Uint8Array,
+  pieceLength: number,
+  differs: (request: ParentRequest) => boolean = () => true,
+): Behaviour {
+  return (request) => {
+    if (!differs(request)) return honest()(request);
+    const { number, bytes } = request;
+    return new Claim(other.subarray(number * pieceLength, number * pieceLength + bytes.length));
+  };
+}
 
 /** A request as a behaviour sees it. */
 export interface ParentRequest {
@@ -70,7 +101,10 @@ export class FakeParents implements TaskSource {
   readonly plan: TaskPlan;
   readonly speaksApi: boolean;
   readonly directory: TaskDirectory | undefined;
+  /** Requests for pieces; not those whose content was cancelled unread. */
   readonly asked: { readonly addr: string; readonly number: number }[] = [];
+  /** Requests whose content was cancelled unread: the parent was asked what it announces. */
+  readonly compared: { readonly addr: string; readonly number: number }[] = [];
   /** Memory that the content of pieces was read into. */
   readonly memory: Set<ArrayBufferLike> = new Set();
   /** Requests under way, by parent. */
@@ -128,19 +162,32 @@ export class FakeParents implements TaskSource {
     if (behaviour === undefined) throw new VortexError("ConnectionRefused", `nobody listens at ${addr}`, { addr });
     const bytes = this.bytesOf(number);
     const earlier = this.numbers(addr).length;
-    this.asked.push({ addr, number });
+    const asked = { addr, number };
+    this.asked.push(asked);
     const answer = behaviour({ number, bytes, signal, earlier });
     if (answer instanceof VortexError) throw answer;
-    this.#count(addr, 1);
-    let counted = true;
+    let counted = 0;
+    const count = (now: 0 | 1): void => {
+      if (counted !== now) this.#count(addr, now - counted);
+      counted = now;
+    };
+    let read = false;
+    const onRead = (): void => {
+      if (!read && !signal.aborted) count(1);
+      read = true;
+    };
     const over = (): void => {
-      if (counted) this.#count(addr, -1);
-      counted = false;
+      count(0);
+      if (read || !this.asked.includes(asked)) return;
+      this.asked.splice(this.asked.indexOf(asked), 1);
+      this.compared.push(asked);
     };
     signal.addEventListener("abort", over, { once: true });
-    const digest = digestOf(this.#algorithm, bytes, portableHashers);
+    const claim = answer instanceof Claim ? answer : undefined;
+    const digest = claim?.digest ?? digestOf(this.#algorithm, claim?.bytes ?? bytes, portableHashers);
     const { offset, length } = this.#extentOf(number);
-    return pieceOf({ number, kind, offset, length, digest }, checked(answer, digest, over, signal), over, (memory) => {
+    const chunks = checked(answer, digest, over, signal, onRead);
+    return pieceOf({ number, kind, offset, length, digest }, chunks, over, (memory) => {
       if (this.#places) this.memory.add(memory);
       return this.#places;
     });
@@ -165,7 +212,9 @@ async function* checked(
   digest: string,
   over: () => void,
   signal: AbortSignal,
+  onRead: () => void,
 ): AsyncGenerator<Uint8Array, void, void> {
+  onRead();
   const algorithm = digest.slice(0, digest.indexOf(":")) as DigestAlgorithm;
   const hasher = portableHashers(algorithm);
   let last: Uint8Array | undefined;

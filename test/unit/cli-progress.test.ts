@@ -38,7 +38,7 @@ const report: TaskReport = {
   pieces: 64,
   resumedBytes: 0,
   resumedPieces: 0,
-  digest: undefined,
+  verified: { level: "pieces" },
   duration: 5200,
   parents: [parentOf("a:1", "active")],
 };
@@ -81,20 +81,42 @@ describe("the bar of vortex-peer get", () => {
 
 describe("the summary of vortex-peer get", () => {
   it("has bytes, time, rate and parents", () => {
-    assert.equal(summaryText(report), "fetched 268.4 MB in 5.2 s, 51.6 MB/s, from 1 parent");
+    assert.equal(
+      summaryText(report),
+      "fetched 268.4 MB in 5.2 s, 51.6 MB/s, from 1 parent, unverified (no --digest: only pieces were checked)",
+    );
     assert.equal(
       summaryText({ ...report, resumedBytes: 134_217_728, parents: [...report.parents, parentOf("b:1", "active")] }),
-      "fetched 268.4 MB in 5.2 s, 25.8 MB/s, 134.2 MB of it by an earlier run, from 2 parents",
+      "fetched 268.4 MB in 5.2 s, 25.8 MB/s, 134.2 MB of it by an earlier run, from 2 parents, unverified (no --digest: only pieces were checked)",
     );
+  });
+
+  it("says what vouched for the content, and `unverified` without a digest of the whole", () => {
+    const digest = `sha256:${"ab".repeat(32)}`;
+    const ends = [
+      [{ level: "whole", digest, by: "caller" }, "verified by --digest"],
+      [{ level: "whole", digest, by: "parents" }, "verified by the digest that the parents name"],
+      [{ level: "pieces" }, "unverified (no --digest: only pieces were checked)"],
+      [{ level: "none" }, "unverified (no --digest: not all parents could be compared)"],
+    ] as const;
+    for (const [verified, words] of ends) {
+      assert.equal(
+        summaryText({ ...report, verified }),
+        `fetched 268.4 MB in 5.2 s, 51.6 MB/s, from 1 parent, ${words}`,
+      );
+    }
   });
 
   it("tells of a download for which nothing was left to fetch", () => {
     const idle = { ...parentOf("a:1", "active"), pieces: 0 };
     assert.equal(
       summaryText({ ...report, resumedBytes: report.bytes, parents: [idle] }),
-      "fetched 268.4 MB in 5.2 s, 268.4 MB of it by an earlier run",
+      "fetched 268.4 MB in 5.2 s, 268.4 MB of it by an earlier run, unverified (no --digest: only pieces were checked)",
     );
-    assert.equal(summaryText({ ...report, bytes: 0, parents: [idle] }), "fetched 0 B in 5.2 s");
+    assert.equal(
+      summaryText({ ...report, bytes: 0, parents: [idle] }),
+      "fetched 0 B in 5.2 s, unverified (no --digest: only pieces were checked)",
+    );
   });
 
   it("names the parents that were left out or fail, each with its reasons on one line", () => {
@@ -110,7 +132,8 @@ describe("the summary of vortex-peer get", () => {
           parentOf("d:1", "left-out", wrong),
         ],
       }),
-      "fetched 268.4 MB in 5.2 s, 51.6 MB/s, from 1 parent; left out: b:1 (ConnectionRefused: nobody listens; DigestMismatch: " +
+      "fetched 268.4 MB in 5.2 s, 51.6 MB/s, from 1 parent, unverified (no --digest: only pieces were checked); left out: " +
+        "b:1 (ConnectionRefused: nobody listens; DigestMismatch: " +
         "the content is wrong), d:1 (DigestMismatch: the content is wrong); failing: c:1 (ConnectionRefused: nobody listens)",
     );
   });

@@ -96,7 +96,7 @@ describe("a task to a file", () => {
     inDirectory(async (directory) => {
       const path = join(directory, "out");
       const { done } = attempt(path, honest(), { digest: sha256 });
-      assert.equal((await done).digest, sha256);
+      assert.deepEqual((await done).verified, { level: "whole", digest: sha256, by: "caller" });
       assertFile(path, content);
       assert.deepEqual(readdirSync(directory), ["out"]);
     }));
@@ -293,13 +293,14 @@ describe("going on after a failure", () => {
       assert.ok(journal >= 1);
       // As it was just before the journal went: the file has its name, and the journal notes every piece, and the end.
       const header = JSON.stringify({
-        version: 1,
+        version: 2,
         taskId,
         kind: "standard",
         contentLength: content.length,
         pieceLength: PIECE,
         start: 0,
         length: content.length,
+        digest: null,
       });
       const pieces = Array.from({ length: 13 }, (_, number) => {
         const digest = digestOf("crc32", parents.bytesOf(number), portableHashers);
