@@ -110,11 +110,14 @@ export class ParentDiscovery {
     while (!signal.aborted && routes.some((route) => !route.out)) {
       try {
         const outline = await answer;
+        // A directory need not heed the signal.
+        if (signal.aborted) return;
         if (outline !== undefined && this.#outline !== undefined) requireSameTask(outline, this.#outline);
         known = true;
         await this.#listen(layout, parent, routes, () => {
           failures = 0;
         });
+        if (signal.aborted) return;
         for (const route of routes) route.endAnnouncements(false);
         break;
       } catch (error) {
@@ -124,6 +127,7 @@ export class ParentDiscovery {
         for (const route of routes) route.note(failure);
         if (known && verdict === "again" && ++failures < MOST_FAILURES) {
           await this.#wait(pauseAfter(failures, random));
+          if (signal.aborted) return;
         } else if (parent.addr !== undefined && (verdict === "again" || failure.code === "RemoteUnimplemented")) {
           // It may serve pieces and not tell of them, so it is asked for all of them.
           for (const route of routes) route.endAnnouncements(true);
@@ -144,6 +148,7 @@ export class ParentDiscovery {
     const numbers = Array.from({ length: layout.wantedCount }, (_, index) => layout.first + index);
     const locations = directory.sync(parent.apiAddr, taskId, { signal, hostId, kind, numbers });
     for await (const location of eachWithin(operation, locations)) {
+      if (signal.aborted) return;
       if (layout.part(location.number) === undefined) continue;
       requirePlace(location, layout);
       const addr = source.speaksApi ? parent.apiAddr : source.addressOf(location, parent.apiAddr);
