@@ -4,7 +4,7 @@ import type { ConfigSetting } from "../../src/config/config.ts";
 import { oneLine } from "../../src/errors.ts";
 import { addConfigOption, configEntries, effectiveConfig } from "./effective.ts";
 import { type CliEnvironment, writeLine } from "./terminal.ts";
-import { count, duration, flag, parseOptions, portText, protocol, rate, text } from "./values.ts";
+import { count, duration, flag, parseOptions, patience, portText, protocol, rate, text } from "./values.ts";
 
 const schema = v.object({
   ...configEntries,
@@ -14,6 +14,7 @@ const schema = v.object({
   stallTimeout: v.optional(duration),
   concurrency: v.optional(count(1, 1024)),
   limit: v.optional(rate),
+  patience: v.optional(patience),
   host: v.optional(text),
   quicPort: v.optional(portText),
   tcpPort: v.optional(portText),
@@ -39,6 +40,7 @@ export function addConfigCommand(program: Command, environment: CliEnvironment):
     .option("--stall-timeout <duration>", "as of `get`")
     .option("--concurrency <n>", "as of `get`")
     .option("--limit <rate>", "as of `get`")
+    .option("--patience <duration>", "as of `get`")
     .option("--host <host>", "as of `serve`")
     .option("--quic-port <port>", "as of `serve`")
     .option("--tcp-port <port>", "as of `serve`")

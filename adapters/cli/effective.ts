@@ -23,6 +23,7 @@ export interface DownloaderFlags extends ConfigFlags {
   readonly stallTimeout?: number | undefined;
   readonly concurrency?: number | undefined;
   readonly limit?: number | undefined;
+  readonly patience?: number | undefined;
 }
 
 /** What the command line says about serving. */
@@ -91,6 +92,7 @@ const flagOf: { readonly [Key in ConfigKey]?: FlagOf<ValueOf<Key>> } = {
   "storage.server.quicPort": "quicPort",
   "vortexPeer.connectTimeout": "connectTimeout",
   "vortexPeer.stallTimeout": "stallTimeout",
+  "vortexPeer.patience": "patience",
   "vortexPeer.maxConnections": "maxConnections",
 };
 

@@ -23,6 +23,7 @@ import {
   outsideError,
   parent,
   parseOptions,
+  patience,
   rangeText,
   rate,
   size,
@@ -39,6 +40,7 @@ const schema = v.object({
   range: v.optional(taskRange),
   concurrency: v.optional(count(1, 1024)),
   limit: v.optional(rate),
+  patience: v.optional(patience),
   digest: v.optional(digest),
   output: text,
   force: flag,
@@ -79,6 +81,10 @@ export function addGetCommand(program: Command, environment: CliEnvironment): vo
     .option("--digest <digest>", "what the whole must turn out to be, such as sha256:…")
     .option("--concurrency <n>", "pieces at a time (default: 8)")
     .option("--limit <rate>", "bytes a second, such as 50MB/s or 50MiB/s (default: no limit)")
+    .option(
+      "--patience <duration>",
+      "time for which the last peers are waited for when all are gone, 0 for none (default: 60s)",
+    )
     .option("-o, --output <file>", "where to, - for standard output", "-")
     .option("--force", "write to a terminal, too")
     .option("--quiet", "tell nothing but why it failed")

@@ -13,7 +13,7 @@ const MOST_BAR = 40;
  */
 export function progressBar(progress: TaskProgress, columns: number): string {
   const { bytes, totalBytes } = progress;
-  if (totalBytes === undefined) return "asking for the length of the task".slice(0, columns);
+  if (totalBytes === undefined) return askingText(progress).slice(0, columns);
   const percent = `${String(percentOf(bytes, totalBytes)).padStart(3)}%`;
   const fields = fieldsOf(progress, totalBytes);
   for (let kept = fields.length; kept > 0; kept--) {
@@ -27,7 +27,7 @@ export function progressBar(progress: TaskProgress, columns: number): string {
 /** The same as one plain line, for a log. */
 export function progressText(progress: TaskProgress): string {
   const { bytes, totalBytes } = progress;
-  if (totalBytes === undefined) return "asking for the length of the task";
+  if (totalBytes === undefined) return askingText(progress);
   return `${percentOf(bytes, totalBytes)}%, ${fieldsOf(progress, totalBytes).join(", ")}`;
 }
 
@@ -70,11 +70,23 @@ function plural(number: number, noun: string): string {
 }
 
 function fieldsOf(progress: TaskProgress, totalBytes: number): [string, ...string[]] {
-  const { bytes, rate, timeLeft, parents } = progress;
-  const fields: [string, ...string[]] = [formatShare(bytes, totalBytes), formatRate(rate)];
+  const { bytes, rate, timeLeft, patienceLeft, parents } = progress;
+  const fields: [string, ...string[]] = [formatShare(bytes, totalBytes)];
+  if (patienceLeft !== undefined) return [...fields, waitingText(patienceLeft), parentsText(parents)];
+  fields.push(formatRate(rate));
   if (timeLeft !== undefined) fields.push(`${formatTime(timeLeft)} left`);
   if (parents.length > 0) fields.push(parentsText(parents));
   return fields;
+}
+
+function askingText({ patienceLeft }: TaskProgress): string {
+  const asking = "asking for the length of the task";
+  return patienceLeft === undefined ? asking : `${asking}: ${waitingText(patienceLeft)}`;
+}
+
+/** The download waits for its last parents. */
+function waitingText(patienceLeft: number): string {
+  return `no parent answers, ${formatTime(patienceLeft)} until it is given up`;
 }
 
 /** `2 parents`, and how many of them are not active. */

@@ -91,6 +91,8 @@ function eventText(event: TaskEvent): string | undefined {
       return `pieces are fetched again from ${event.parents.join(", ")}: ${failureText(event.error)}`;
     case "parent-left-out":
       return `${event.parent} is left out: ${event.reasons.map(failureText).join("; ")}`;
+    case "parent-back":
+      return `${overOf(event)} delivers again`;
   }
 }
 

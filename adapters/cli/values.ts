@@ -1,6 +1,14 @@
 import * as v from "valibot";
 import { parseSize } from "../../src/config/size.ts";
-import { duration, fingerprint, integer, ip as ipAddress, parseValues, port } from "../../src/config/values.ts";
+import {
+  duration,
+  fingerprint,
+  integer,
+  ip as ipAddress,
+  parseValues,
+  patience,
+  port,
+} from "../../src/config/values.ts";
 import { type Digest, parseDigest } from "../../src/digest/digest.ts";
 import { VortexError } from "../../src/errors.ts";
 import type { ByteRange, PieceKind } from "../../src/piece.ts";
@@ -10,7 +18,7 @@ import { formatAddress, parseAddress } from "../../src/transport/address.ts";
 import type { PeerAddress } from "../../src/transport/peer-address.ts";
 import { type Protocol, type ProtocolChoice, protocolChoices, protocols } from "../../src/transport/protocol.ts";
 
-export { duration, fingerprint, ipAddress };
+export { duration, fingerprint, ipAddress, patience };
 
 /** A value of an option, out of the text of the command line. */
 export type Value<T> = v.GenericSchema<unknown, T>;

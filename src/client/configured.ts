@@ -27,6 +27,7 @@ export function downloaderOptions(config: Config, files: DownloaderFiles = {}): 
     ...(download.bandwidthLimit !== undefined && { rateLimit: download.bandwidthLimit }),
     connectTimeout: vortexPeer.connectTimeout,
     stallTimeout: vortexPeer.stallTimeout,
+    patience: vortexPeer.patience,
     parentConcurrency: vortexPeer.parentConcurrency,
     pool: vortexPeer.pool,
     earlyData: vortexPeer.quic.earlyData,

@@ -76,6 +76,8 @@ export interface DownloaderOptions {
   readonly pieceTimeout?: number;
   /** See {@link CallOptions.stallTimeout}. */
   readonly stallTimeout?: number;
+  /** Milliseconds for which a task waits for its last parents when they are gone, see `TaskOptions.patience`. Default 60,000. */
+  readonly patience?: number;
   /** Greatest length of a piece that is accepted, in bytes. Default 64 MiB, the greatest that stock Dragonfly makes. */
   readonly maxPieceLength?: number;
   /** Greatest length of a piece's metadata, in bytes; over gRPC, of all that comes with a piece's content. Default 64 KiB. */
@@ -117,6 +119,7 @@ export interface DownloaderSettings {
   readonly connectTimeout: number;
   readonly pieceTimeout: number;
   readonly stallTimeout: number;
+  readonly patience: number;
   readonly maxPieceLength: number;
   readonly maxMetadataLength: number;
   readonly pool: Required<PoolOptions>;

@@ -14,6 +14,7 @@ export function downloaderSettings(options: DownloaderOptions, runtime: Runtime)
     connectTimeout: options.connectTimeout ?? 2_000,
     pieceTimeout: options.pieceTimeout ?? 360_000,
     stallTimeout: options.stallTimeout ?? 30_000,
+    patience: options.patience ?? 60_000,
     maxPieceLength: options.maxPieceLength ?? MAX_PIECE_LENGTH,
     maxMetadataLength: options.maxMetadataLength ?? 64 * 1024,
     pool: {
@@ -32,6 +33,7 @@ export function downloaderSettings(options: DownloaderOptions, runtime: Runtime)
   requireInteger("connectTimeout", settings.connectTimeout, 1, LONGEST);
   requireInteger("pieceTimeout", settings.pieceTimeout, 1, LONGEST);
   requireInteger("stallTimeout", settings.stallTimeout, 1, LONGEST);
+  requireInteger("patience", settings.patience, 0, LONGEST);
   requireInteger("maxPieceLength", settings.maxPieceLength, 1, Number.MAX_SAFE_INTEGER);
   requireInteger("maxMetadataLength", settings.maxMetadataLength, 64, 0xffffffff);
   requireInteger("concurrentPieceCount", settings.concurrentPieceCount, 1, 1024);

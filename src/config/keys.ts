@@ -4,7 +4,7 @@ import { protocolChoices } from "../transport/protocol.ts";
 import { formatDuration } from "./duration.ts";
 import type { Config } from "./sections.ts";
 import { formatSize } from "./size.ts";
-import { bandwidth, duration, durationUpTo, fingerprint, integer, ip, port, text } from "./values.ts";
+import { bandwidth, duration, durationUpTo, fingerprint, integer, ip, patience, port, text } from "./values.ts";
 
 /** The name of a key: the sections that lead to it and its own, as in `storage.server.quicPort`. */
 export type ConfigKey = Names<Config>;
@@ -61,6 +61,7 @@ export const keys: { readonly [Key in ConfigKey]: KeyDefinition<ValueOf<Key>> } 
   "storage.server.quicPort": define("storage.server.quicPort", port, 4006, String),
   "vortexPeer.connectTimeout": define("vortexPeer.connectTimeout", duration, 2_000, formatDuration),
   "vortexPeer.stallTimeout": define("vortexPeer.stallTimeout", day, 30_000, formatDuration),
+  "vortexPeer.patience": define("vortexPeer.patience", patience, 60_000, formatPatience),
   "vortexPeer.requestTimeout": define("vortexPeer.requestTimeout", day, 10_000, formatDuration),
   "vortexPeer.parentConcurrency": define("vortexPeer.parentConcurrency", limit, 32, String),
   "vortexPeer.maxConnections": define("vortexPeer.maxConnections", limit, 1024, String),
@@ -95,6 +96,11 @@ export const ownKeys: ReadonlySet<string> = new Set(
     .filter(([section]) => section === ownSection)
     .map((path) => path.join(".")),
 );
+
+/** 0 has no unit. */
+function formatPatience(milliseconds: number): string {
+  return milliseconds === 0 ? "0" : formatDuration(milliseconds);
+}
 
 /** The names of all values within `T`, sections joined by dots. */
 type Names<T, Prefix extends string = ""> = {

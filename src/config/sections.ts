@@ -55,6 +55,8 @@ export interface Config {
     readonly connectTimeout: number;
     /** Without a byte from the peer, or without one that it takes, 1 ms to 1 day. Default 30 s. */
     readonly stallTimeout: number;
+    /** For which a task waits for its last parents when they are gone, 0 to 1 day. Default 60 s. */
+    readonly patience: number;
     /** For a request to arrive at the server, 1 ms to 1 day. Default 10 s. */
     readonly requestTimeout: number;
     /** Requests to one parent at a time, 1 to 1,000,000. Default 32. */

@@ -35,6 +35,9 @@ export function durationUpTo(days: number): v.GenericSchema<unknown, number> {
 /** A duration of at most 30 days, see {@link durationUpTo}. */
 export const duration: v.GenericSchema<unknown, number> = durationUpTo(30);
 
+/** A duration of at most a day in milliseconds, see {@link durationUpTo}; 0 stands for none. */
+export const patience: v.GenericSchema<unknown, number> = patienceSchema();
+
 /** Bytes a second, at least 1: a number, or text with a unit. */
 export const bandwidth: v.GenericSchema<unknown, number> = bandwidthSchema();
 
@@ -106,6 +109,20 @@ export function show(value: unknown): string {
 
 function literal(value: unknown): string {
   return typeof value === "string" ? JSON.stringify(value) : String(value);
+}
+
+function patienceSchema(): v.GenericSchema<unknown, number> {
+  const expected = "expected 0 for none, or a duration from 1ms to 1d with its unit, such as 60s or 5m";
+  return v.pipe(
+    v.union([v.string(), v.literal(0)], expected),
+    v.rawTransform(({ dataset, addIssue, NEVER }) => {
+      const { value } = dataset;
+      const milliseconds = value === 0 || value === "0" ? 0 : parseDuration(value);
+      if (milliseconds !== undefined && milliseconds <= 24 * 3600 * 1000) return Math.round(milliseconds);
+      addIssue({ message: expected });
+      return NEVER;
+    }),
+  );
 }
 
 function bandwidthSchema(): v.GenericSchema<unknown, number> {

@@ -60,7 +60,7 @@ interface Open {
 
 /** {@link TaskDownloadOptions} with every default filled in. */
 type SettledOptions = TaskDownloadOptions &
-  Required<Pick<TaskDownloadOptions, "concurrentPieceCount" | "pieceTimeout" | "stallTimeout">>;
+  Required<Pick<TaskDownloadOptions, "concurrentPieceCount" | "pieceTimeout" | "stallTimeout" | "patience">>;
 
 /**
  * One task on its way from parents to a sink. It connects the parts: the discovery learns what there is, the scheduler says
@@ -154,7 +154,9 @@ export class Download implements TaskDownload {
       signal: this.#ending.signal,
       operation: this.#operation,
       onChange: () => this.#wake(),
-      onUseless: (parent) => this.#leaveOut(parent),
+      patience: this.#options.patience,
+      onUseless: (parent, banned) => this.#leaveOut(parent, banned),
+      onReturn: (parent) => this.#comeBack(parent),
     });
     this.#trials = new Trials([...this.#parents.keys()]);
     this.#tally = new Tally(clock.now());
@@ -195,7 +197,10 @@ export class Download implements TaskDownload {
   progress(): TaskProgress {
     const { layout, transfers, scheduler } = this.#open ?? {};
     const routes = scheduler?.routes ?? [];
-    return this.#tally.progress(this.#clock.now(), layout, transfers?.bytes ?? 0, routes, this.#paused);
+    const now = this.#clock.now();
+    const patienceLeft = scheduler === undefined ? this.#discovery.patienceLeft(now) : scheduler.patienceLeft(now);
+    const underWay = transfers?.bytes ?? 0;
+    return this.#tally.progress(now, layout, { underWay, routes, paused: this.#paused, patienceLeft });
   }
 
   async #run(known: TaskLayout | undefined, digest: Digest | undefined): Promise<TaskReport> {
@@ -262,7 +267,8 @@ export class Download implements TaskDownload {
       concurrentPieceCount: most,
       pieceTimeout: this.#options.pieceTimeout,
       stallAfter: this.#options.stallTimeout / 4,
-      patience: this.#options.pieceTimeout,
+      announceTimeout: this.#options.pieceTimeout,
+      patience: this.#options.patience,
       random: () => this.#random(),
     });
     const { hashers } = this.#settings.runtime;
@@ -301,6 +307,7 @@ export class Download implements TaskDownload {
       onBytes: (bytes, at) => this.#tally.arrived(bytes, at),
       onProgress: () => this.#tellProgress(),
       onSunk: (piece, parent, at, costSeconds) => this.#count(piece, parent, at, costSeconds),
+      onReturn: (attempt) => this.#tellReturn(attempt),
       onSinkFailure,
     });
     const frontier = this.#frontier(layout, session, digest);
@@ -578,18 +585,30 @@ export class Download implements TaskDownload {
     if (state.out && !wasOut) this.#tellLeftOut(scheduler, state);
   }
 
-  #leaveOut(parent: string): void {
+  #leaveOut(parent: string, banned: boolean): void {
     if (this.#open === undefined) return;
     const { scheduler, transfers } = this.#open;
     const [route, ...others] = scheduler.routesOf(parent).filter(({ out }) => !out);
     if (route === undefined) return;
     for (const { id } of [route, ...others]) {
-      for (const attempt of scheduler.leaveOut(id, this.#clock.now())) transfers.end(attempt);
+      const as = banned ? "banned" : "useless";
+      for (const attempt of scheduler.leaveOut(id, as, this.#clock.now())) transfers.end(attempt);
     }
     this.#tellLeftOut(scheduler, route);
   }
 
-  /** Tells of a route that is not used any more: of its parent, when that was the last one. */
+  /** Counts on a parent again that had been left out. */
+  #comeBack(parent: string): void {
+    const routes = this.#open?.scheduler.routesOf(parent).filter(({ leftOut }) => leftOut === "useless") ?? [];
+    for (const route of routes) route.comeBack();
+    if (routes.length > 0) this.#tellReturn({ parent });
+  }
+
+  #tellReturn({ parent, protocol }: { readonly parent: string; readonly protocol?: Protocol | undefined }): void {
+    this.#tell({ type: "parent-back", parent, ...(protocol && { protocol }) });
+  }
+
+  /** Reports a route that is left out: its parent, when that was the last one. */
   #tellLeftOut(scheduler: Scheduler, { parent, protocol, reasons }: RouteState): void {
     const routes = scheduler.routesOf(parent);
     if (protocol !== undefined && routes.some(({ out }) => !out)) {
@@ -683,11 +702,13 @@ function settle(options: TaskDownloadOptions, settings: TaskSettings): SettledOp
     concurrentPieceCount = settings.concurrentPieceCount,
     pieceTimeout = settings.pieceTimeout,
     stallTimeout = settings.stallTimeout,
+    patience = settings.patience,
   } = options;
   requireInteger("concurrentPieceCount", concurrentPieceCount, 1, 1024);
   requireInteger("pieceTimeout", pieceTimeout, 1, Number.MAX_SAFE_INTEGER);
   requireInteger("stallTimeout", stallTimeout, 1, Number.MAX_SAFE_INTEGER);
-  return { ...options, concurrentPieceCount, pieceTimeout, stallTimeout };
+  requireInteger("patience", patience, 0, Number.MAX_SAFE_INTEGER);
+  return { ...options, concurrentPieceCount, pieceTimeout, stallTimeout, patience };
 }
 
 /** Where a parent serves pieces, as far as it is known. */

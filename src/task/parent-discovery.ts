@@ -7,7 +7,8 @@ import type { TaskOutline } from "./discovery.ts";
 import { TaskLayout } from "./layout.ts";
 import type { KnownParent } from "./parents.ts";
 import { requirePlace, requireSameTask, requireTaskDigest } from "./piece-check.ts";
-import { MOST_FAILURES, pauseAfter, type RouteState } from "./route.ts";
+import { LONGEST_PAUSE, MOST_FAILURES, pauseAfter, type RouteState } from "./route.ts";
+import { LAST_HOPE_PAUSE } from "./scheduler.ts";
 import type { TaskSource } from "./source.ts";
 import type { TaskRequest } from "./task.ts";
 import { verdictOn } from "./verdict.ts";
@@ -43,8 +44,12 @@ export interface DiscoveryContext {
   readonly operation: Operation | undefined;
   /** Told when pieces may have come within reach. */
   readonly onChange: () => void;
-  /** Told of a parent that is of no use: it has another task, say. */
-  readonly onUseless: (parent: string) => void;
+  /** Milliseconds for which parents that are gone are asked on. */
+  readonly patience: number;
+  /** Told of a parent that is of no use: it does not have the task, or, banned, it has another one. */
+  readonly onUseless: (parent: string, banned: boolean) => void;
+  /** Told of a parent that was of no use, and announces pieces now. */
+  readonly onReturn: (parent: string) => void;
 }
 
 /** Asks parents how the task is cut into pieces, and follows what they announce of the pieces that they have. */
@@ -53,6 +58,12 @@ export class ParentDiscovery {
   /** The answers of the parents that were asked for the layout; and the one that counts. */
   readonly #answers = new Map<Parent, Promise<TaskOutline>>();
   #outline: TaskOutline | undefined;
+  /** Until when each parent is asked on that is gone, while the layout is asked for. */
+  readonly #patientUntil = new Map<Parent, number>();
+  /** Parents that have not told the layout, and may. */
+  #asked = 0;
+  /** Fires when the layout is known, so that no parent is asked for it again. */
+  readonly #told = new AbortController();
 
   constructor(context: DiscoveryContext) {
     this.#context = context;
@@ -63,27 +74,14 @@ export class ParentDiscovery {
    * answer cannot be used must not stand in the way of others because it was quick.
    */
   async ask(): Promise<ToldTask> {
-    const { request, source, digest: wanted, maxPieceLength, parents, signal, operation } = this.#context;
-    const { taskId, hostId, kind = "standard", range } = request;
-    const { directory } = source;
-    if (directory === undefined) throw new VortexError("Internal", "a download without a layout or a directory");
-    const answers = parents.map(async (parent) => {
-      if (parent.apiAddr === undefined) throw new VortexError("Internal", "a parent without an address to ask");
-      try {
-        const { apiAddr } = parent;
-        const stat = (): Promise<TaskOutline> => directory.stat(apiAddr, taskId, { signal, hostId, kind });
-        const outline = await (operation === undefined ? stat() : operation.run(stat));
-        const layout = TaskLayout.announced({ taskId, kind, range }, outline);
-        layout.requirePieces(maxPieceLength);
-        if (wanted !== undefined) requireTaskDigest(outline, wanted);
-        return { outline, layout, digest: outline.digest === undefined ? undefined : parseDigest(outline.digest) };
-      } catch (error) {
-        throw withAddress(error, parent.name);
-      }
-    });
+    const { request, parents } = this.#context;
+    const { taskId, range } = request;
+    this.#asked = parents.length;
+    const answers = parents.map((parent) => this.#askPatiently(parent));
     const known = await Promise.any(answers).catch((error: unknown) => {
       throw error instanceof AggregateError ? noneTold(taskId, error.errors as VortexError[]) : error;
     });
+    this.#told.abort();
     for (const [index, parent] of parents.entries()) {
       const answer = answers[index]?.then(({ outline }) => outline);
       if (answer === undefined) continue;
@@ -96,25 +94,75 @@ export class ParentDiscovery {
     return { layout: known.layout, digest: range === undefined ? known.digest : undefined };
   }
 
+  /** Milliseconds for which the layout is asked for still, when all parents that may tell it are gone; else undefined. */
+  patienceLeft(now: number): number | undefined {
+    const ends = [...this.#patientUntil.values()];
+    return ends.length === 0 || ends.length < this.#asked ? undefined : Math.max(0, Math.max(...ends) - now);
+  }
+
+  /** Asks a parent for the layout, again and again while it is gone and there is patience. */
+  async #askPatiently(parent: Parent): Promise<Answer> {
+    const { clock, patience, random } = this.#context;
+    try {
+      for (let failures = 1; ; failures++) {
+        try {
+          return await this.#askOnce(parent);
+        } catch (error) {
+          const failure = VortexError.from(error, "Internal");
+          const now = clock.now();
+          const until = this.#patientUntil.get(parent) ?? now + patience;
+          if (verdictOn(failure) !== "again" || now >= until || this.#told.signal.aborted) throw failure;
+          this.#patientUntil.set(parent, until);
+          await this.#wait(Math.min(pauseAfter(failures, random), LAST_HOPE_PAUSE, until - now), this.#told.signal);
+          if (this.#told.signal.aborted || this.#context.signal.aborted) throw failure;
+        }
+      }
+    } finally {
+      this.#patientUntil.delete(parent);
+      this.#asked--;
+    }
+  }
+
+  async #askOnce(parent: Parent): Promise<Answer> {
+    const { request, source, digest: wanted, maxPieceLength, signal, operation } = this.#context;
+    const { taskId, hostId, kind = "standard", range } = request;
+    const { directory } = source;
+    const { apiAddr } = parent;
+    if (directory === undefined) throw new VortexError("Internal", "a download without a layout or a directory");
+    if (apiAddr === undefined) throw new VortexError("Internal", "a parent without an address to ask");
+    try {
+      const stat = (): Promise<TaskOutline> => directory.stat(apiAddr, taskId, { signal, hostId, kind });
+      const outline = await (operation === undefined ? stat() : operation.run(stat));
+      const layout = TaskLayout.announced({ taskId, kind, range }, outline);
+      layout.requirePieces(maxPieceLength);
+      if (wanted !== undefined) requireTaskDigest(outline, wanted);
+      return { outline, layout, digest: outline.digest === undefined ? undefined : parseDigest(outline.digest) };
+    } catch (error) {
+      throw withAddress(error, parent.name);
+    }
+  }
+
   /** Whether a parent is asked which pieces it has. */
   asks({ apiAddr }: Parent): boolean {
     return this.#context.source.directory !== undefined && apiAddr !== undefined;
   }
 
-  /** Follows what a parent announces. One that breaks off is asked anew, as often in a row as a piece would be. */
+  /**
+   * Follows what a parent announces, for as long as the download lasts. One that breaks off is asked again; one that has answered wrongly
+   * is not. A parent that serves pieces and does not tell of them is asked for all of them meanwhile.
+   */
   async follow(layout: TaskLayout, parent: Parent, routes: readonly RouteState[]): Promise<void> {
-    const { signal, random, onChange, onUseless } = this.#context;
-    const answer = this.#answers.get(parent);
+    const { signal, random, onChange, onUseless, onReturn } = this.#context;
+    let answer = this.#answers.get(parent);
     let failures = 0;
-    let known = answer === undefined;
-    while (!signal.aborted && routes.some((route) => !route.out)) {
+    while (!signal.aborted && routes.some(({ leftOut }) => leftOut !== "banned")) {
       try {
         const outline = await answer;
         // A directory need not heed the signal.
         if (signal.aborted) return;
         if (outline !== undefined && this.#outline !== undefined) requireSameTask(outline, this.#outline);
-        known = true;
         await this.#listen(layout, parent, routes, () => {
+          if (failures > 0) onReturn(parent.name);
           failures = 0;
         });
         if (signal.aborted) return;
@@ -125,16 +173,26 @@ export class ParentDiscovery {
         const failure = withAddress(error, parent.name);
         const verdict = verdictOn(failure);
         for (const route of routes) route.note(failure);
-        if (known && verdict === "again" && ++failures < MOST_FAILURES) {
-          await this.#wait(pauseAfter(failures, random));
-          if (signal.aborted) return;
-        } else if (parent.addr !== undefined && (verdict === "again" || failure.code === "RemoteUnimplemented")) {
+        failures++;
+        const untold = answer !== undefined && (await settledWell(answer)) === false;
+        const silent = verdict === "again" && (untold || failures >= MOST_FAILURES);
+        if (parent.addr !== undefined && (silent || failure.code === "RemoteUnimplemented")) {
           // It may serve pieces and not tell of them, so it is asked for all of them.
           for (const route of routes) route.endAnnouncements(true);
-          break;
-        } else {
-          onUseless(parent.name);
+          if (verdict !== "again") break;
+        } else if (silent) {
+          for (const route of routes) route.breakOff();
+        } else if (verdict !== "again") {
+          onUseless(parent.name, verdict === "out");
         }
+        onChange();
+        const pause = parent.addr === undefined ? LAST_HOPE_PAUSE : LONGEST_PAUSE;
+        await this.#wait(verdict === "again" ? Math.min(pause, pauseAfter(failures, random)) : LONGEST_PAUSE);
+        if (signal.aborted) return;
+        // What failed once would fail for ever.
+        if (!untold) continue;
+        answer = this.#askOnce(parent).then(({ outline }) => outline);
+        answer.catch(() => {});
       }
     }
     onChange();
@@ -163,20 +221,34 @@ export class ParentDiscovery {
     }
   }
 
-  /** Resolves after a time, or when the download ends. */
-  #wait(milliseconds: number): Promise<void> {
+  /** Resolves after a time, when the download ends, or when `early` fires. */
+  #wait(milliseconds: number, early?: AbortSignal): Promise<void> {
     const { signal, clock } = this.#context;
+    const signals = early === undefined ? [signal] : [signal, early];
     return new Promise((resolve) => {
       const over = (): void => {
         timer.cancel();
-        signal.removeEventListener("abort", over);
+        for (const each of signals) each.removeEventListener("abort", over);
         resolve();
       };
       const timer = clock.setTimer(over, milliseconds);
-      signal.addEventListener("abort", over, { once: true });
-      if (signal.aborted) over();
+      for (const each of signals) each.addEventListener("abort", over, { once: true });
+      if (signals.some(({ aborted }) => aborted)) over();
     });
   }
+}
+
+/** What one parent told of the whole task. */
+interface Answer extends ToldTask {
+  readonly outline: TaskOutline;
+}
+
+/** Whether a promise is fulfilled, once it is settled. */
+function settledWell(promise: Promise<unknown>): Promise<boolean> {
+  return promise.then(
+    () => true,
+    () => false,
+  );
 }
 
 /** What is told when no parent knows the task. */

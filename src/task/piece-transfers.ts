@@ -32,6 +32,8 @@ export interface TransferContext {
   readonly onProgress: () => void;
   /** A piece is in the sink, and right. `at`: position of its announcement among all. */
   readonly onSunk: (piece: SunkPiece, parent: string, at: number, costSeconds: number) => void;
+  /** A route that was left out has delivered a piece. */
+  readonly onReturn: (attempt: Attempt) => void;
   /** The sink failed: that is the download's failure, and not the parent's. */
   readonly onSinkFailure: (error: unknown) => void;
 }
@@ -127,12 +129,14 @@ export class PieceTransfers {
 
   /** Commits a piece that came and is right. */
   async #commit(transfer: Transfer, check: PieceCheck, write: AttemptWrite, at: number): Promise<void> {
-    const { scheduler, session, clock, signal, onSunk } = this.#context;
+    const { scheduler, session, clock, signal, onSunk, onReturn } = this.#context;
     const { attempt } = transfer;
     const { number } = attempt;
     // Another attempt may have been first while the sink took the last bytes: the piece is committed once.
     requireWanted(transfer);
+    const wasOut = scheduler.route(attempt.route).out;
     for (const loser of scheduler.succeeded(attempt.id, clock.now())) this.end(loser);
+    if (wasOut) onReturn(attempt);
     await this.#sink(write.finish());
     const sunk: SunkPiece = { number, digest: check.digest, crc32: check.crc32 };
     await this.#sink(session.commit(sunk));

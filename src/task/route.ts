@@ -11,9 +11,9 @@ export interface RouteIdentity {
 
 /** Milliseconds before a parent that failed once is asked again; doubled with every further failure. */
 const FIRST_PAUSE = 250;
-/** The longest of these pauses. */
-const LONGEST_PAUSE = 30_000;
-/** Failures in a row after which a parent is left out. */
+/** The longest of these pauses, in ms. */
+export const LONGEST_PAUSE = 30_000;
+/** Failures in a row after which a parent is left out: it is asked on, but others no longer count on it. */
 export const MOST_FAILURES = 5;
 /** Times that a parent is asked for a piece that it says it does not have. */
 const MOST_MISSES = 3;
@@ -28,6 +28,17 @@ const LEAST_RATE = 0.001;
 /** Milliseconds without an attempt in which trust in the measured rate fades, so that a slow parent is tried again. */
 const FADING = 10_000;
 
+/**
+ * Why a route is left out.
+ *
+ * | reason | asked again | download waits for it |
+ * | --- | --- | --- |
+ * | `gone` | on the schedule of its pauses | for its patience, when no other route is left |
+ * | `useless` | every 30 s | no: without a change at the parent the next answer is the same |
+ * | `banned` | never | no |
+ */
+export type LeftOut = "gone" | "useless" | "banned";
+
 /** What is known of one way to fetch pieces: a parent, by one protocol. */
 export class RouteState {
   readonly id: string;
@@ -38,8 +49,7 @@ export class RouteState {
   inFlight = 0;
   /** Attempts under way whose bytes are owed. */
   #owing = 0;
-  /** No further piece is asked for here. */
-  out = false;
+  #leftOut: LeftOut | undefined;
   /** No piece is asked for in this round: the parent has another content than the parents that take part in it. */
   aside = false;
   /** Not asked before this time. */
@@ -55,7 +65,10 @@ export class RouteState {
   latency: number | undefined;
   /** Bytes a millisecond, of all attempts together. */
   #rate: number | undefined;
+  /** When the last failure was counted. */
   #failedAt = Number.NEGATIVE_INFINITY;
+  /** Its announcements have broken off, and are asked for again. */
+  #unheard = false;
   #idleSince = 0;
   /** Activity that is not in the rate yet. */
   #sampleSince = 0;
@@ -77,8 +90,24 @@ export class RouteState {
     }
   }
 
+  /** Why the route is left out; undefined for one that is counted on. */
+  get leftOut(): LeftOut | undefined {
+    return this.#leftOut;
+  }
+
+  /** Whether the route is left out: asked as a probe, if at all. */
+  get out(): boolean {
+    return this.#leftOut !== undefined;
+  }
+
+  /** When the last failure was counted; negative infinity without one. */
+  get failedAt(): number {
+    return this.#failedAt;
+  }
+
   /** The route announced that it has the piece. */
   announce(number: number): void {
+    this.#unheard = false;
     this.#announced?.add(number);
     this.#misses.delete(number);
   }
@@ -89,9 +118,19 @@ export class RouteState {
     if (everything) this.#announced = undefined;
   }
 
+  /** The announcements have broken off; they may come again. */
+  breakOff(): void {
+    this.#unheard = true;
+  }
+
   /** Whether the route could come to have the piece without being asked for it. */
   get awaited(): boolean {
-    return this.#open && this.used;
+    return this.#open && !this.#unheard && this.used;
+  }
+
+  /** Whether announcements may come again that have broken off. */
+  get unheard(): boolean {
+    return this.#open && this.#unheard && this.#leftOut !== "banned" && !this.aside;
   }
 
   /** Whether pieces are asked for here. */
@@ -106,7 +145,7 @@ export class RouteState {
 
   /** Whether the piece may be asked for here, as far as the piece is concerned, and if later, from when on. */
   offers(number: number): { readonly from: number } | undefined {
-    if (!this.used || !this.mayHave(number)) return undefined;
+    if (this.#leftOut === "banned" || this.aside || !this.mayHave(number)) return undefined;
     const misses = this.#misses.get(number);
     if (misses === undefined) return { from: this.retryAt };
     return misses.count >= MOST_MISSES ? undefined : { from: Math.max(misses.retryAt, this.retryAt) };
@@ -152,8 +191,7 @@ export class RouteState {
 
   succeeded(now: number): void {
     this.pieces++;
-    this.failures = 0;
-    this.retryAt = 0;
+    this.comeBack();
     // Small pieces come faster than samples are taken; one sample is better than none.
     if (this.#rate === undefined && this.#sampleActive > 0) {
       this.#rate = this.#sampleBytes / this.#sampleActive;
@@ -163,22 +201,48 @@ export class RouteState {
     }
   }
 
-  /** Notes a failure of an attempt that began at `startedAt`. What fails together counts once. */
-  failed(error: VortexError, startedAt: number, now: number, random: () => number): void {
+  /**
+   * Notes a failure of an attempt that began at `startedAt`. What fails together counts once.
+   *
+   * @param as why the route is left out once it has failed too often
+   */
+  failed(error: VortexError, startedAt: number, now: number, random: () => number, as: LeftOut = "gone"): void {
     this.note(error);
-    if (startedAt <= this.#failedAt || this.out) return;
+    if (startedAt <= this.#failedAt || this.#leftOut === "banned") return;
     this.#failedAt = now;
     this.failures++;
     this.retryAt = now + pauseAfter(this.failures, random);
-    if (this.failures >= MOST_FAILURES) this.out = true;
+    if (this.failures >= MOST_FAILURES) this.#leftOut = as;
   }
 
   /** The route does not have the piece, whatever it announced. One that never delivered anything may not have the task. */
   missed(number: number, error: VortexError, startedAt: number, now: number, random: () => number): void {
     const count = (this.#misses.get(number)?.count ?? 0) + 1;
     this.#misses.set(number, { count, retryAt: now + pauseAfter(count, random) });
-    if (this.pieces === 0) this.failed(error, startedAt, now, random);
+    if (this.pieces === 0) this.failed(error, startedAt, now, random, "useless");
     else this.note(error);
+  }
+
+  /** Leaves the route out at once; a ban is for good. */
+  leaveOut(as: Exclude<LeftOut, "gone">, now: number): void {
+    if (this.#leftOut === "banned") return;
+    this.#leftOut = as;
+    this.#failedAt = now;
+    this.failures++;
+    this.retryAt = now + LONGEST_PAUSE;
+  }
+
+  /** Counts on the route again, unless it is banned. */
+  comeBack(): void {
+    if (this.#leftOut === "banned") return;
+    this.#leftOut = undefined;
+    this.failures = 0;
+    this.retryAt = 0;
+  }
+
+  /** Has the route asked again at `time`, if that is sooner. */
+  hasten(time: number): void {
+    this.retryAt = Math.min(this.retryAt, time);
   }
 
   note(error: VortexError): void {
@@ -221,7 +285,7 @@ function average(before: number | undefined, sample: number): number {
   return before === undefined ? sample : before + WEIGHT * (sample - before);
 }
 
-/** Milliseconds to wait after so many failures in a row: exponential, with half of it by chance, so that those who failed together do not come back together. */
+/** Milliseconds to wait after so many failures in a row: exponential backoff with equal jitter. */
 export function pauseAfter(failures: number, random: () => number): number {
   return Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (failures - 1)) * (0.5 + random() / 2);
 }

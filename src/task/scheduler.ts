@@ -1,6 +1,6 @@
 import { type ErrorCode, VortexError } from "../errors.ts";
 import type { Protocol } from "../transport/protocol.ts";
-import { type RouteIdentity, RouteState } from "./route.ts";
+import { type LeftOut, type RouteIdentity, RouteState } from "./route.ts";
 import type { Verdict } from "./verdict.ts";
 
 /** What the scheduler is told when it is made. */
@@ -17,6 +17,8 @@ export interface SchedulerOptions {
   /** Milliseconds without a byte that a parent owes, after which another one is asked too. */
   readonly stallAfter: number;
   /** Milliseconds for which pieces are waited for that no parent has announced yet. */
+  readonly announceTimeout: number;
+  /** Milliseconds for which the last parents are waited for when they are gone. */
   readonly patience: number;
   /** Bytes that racers may hold in memory together; one racer is always allowed. Default 64 MiB. */
   readonly raceBytes?: number;
@@ -61,6 +63,8 @@ export interface Step {
 interface Running extends Attempt {
   readonly startedAt: number;
   readonly from: RouteState;
+  /** Whether the last parents are not waited for while it runs: its route was left out, and it has brought bytes. */
+  hopeful: boolean;
   bytes: number;
   /** Since when the parent owes a byte; undefined while the wait is ours: the sink's, or a rate limit's. */
   owedSince: number | undefined;
@@ -82,6 +86,10 @@ const FOUND = 3;
 
 /** Pieces behind the first one in the queue that are looked at for a parent that has them. */
 const LOOK_AHEAD = 4096;
+/** Longest pause between two probes of the last parents, in ms. */
+export const LAST_HOPE_PAUSE = 5000;
+/** Attempts that end a wait by their first bytes, with no whole piece in between: parents that send a little each time are given up. */
+const MOST_HOPES = 5;
 /** Part of the piece timeout that pieces under way at one route may take together, as far as its rate tells. */
 const IN_TIME = 0.5;
 const RACE_BYTES = 64 * 1024 * 1024;
@@ -120,6 +128,10 @@ export class Scheduler {
   #found = 0;
   #attempts = 0;
   #progressAt: number | undefined;
+  /** Since when the last parents are waited for; undefined while there are others, or bytes come. */
+  #waitingSince: number | undefined;
+  /** Attempts that have ended a wait by their first bytes, since the last whole piece. */
+  #hopes = 0;
 
   constructor(options: SchedulerOptions) {
     this.#options = options;
@@ -186,6 +198,11 @@ export class Scheduler {
   arrived(id: number, bytes: number, now: number): void {
     const attempt = this.#running.get(id);
     if (attempt === undefined) return;
+    if (attempt.bytes === 0 && attempt.from.out && this.#hopes < MOST_HOPES) {
+      this.#hopes++;
+      attempt.hopeful = true;
+      this.#waitingSince = undefined;
+    }
     attempt.from.arrived(bytes, now);
     if (attempt.owedSince !== undefined) {
       attempt.active += now - attempt.owedSince;
@@ -222,6 +239,8 @@ export class Scheduler {
     const { number, from, startedAt } = winner;
     from.succeeded(now);
     this.#progressAt = now;
+    this.#waitingSince = undefined;
+    this.#hopes = 0;
     const losers = [...(this.#byPiece.get(number) ?? [])];
     for (const loser of losers) {
       const silence = loser.owedSince === undefined ? 0 : now - loser.owedSince;
@@ -240,9 +259,15 @@ export class Scheduler {
     return [...this.#routes.values()].filter((route) => route.parent === parent);
   }
 
+  /** Milliseconds for which the last parents are waited for still; undefined while they are not. */
+  patienceLeft(now: number): number | undefined {
+    const until = this.#patientUntil;
+    return until === undefined ? undefined : Math.max(0, until - now);
+  }
+
   /**
-   * The attempt failed. Returns those that are over because their route is not used any more. What is wrong is wrong over every
-   * protocol, so it puts out all routes of its parent.
+   * The attempt failed. Returns those that are over because their route is left out now. What is wrong is wrong over every
+   * protocol, so it bans all routes of its parent.
    */
   failed(id: number, error: VortexError, verdict: Exclude<Verdict, "fatal">, now: number): readonly Attempt[] {
     const attempt = this.#end(id, now);
@@ -250,20 +275,23 @@ export class Scheduler {
     const { from, number, startedAt } = attempt;
     this.#requeue(number);
     const { random } = this.#options;
+    const routes = this.routesOf(from.parent);
+    const before = new Set(routes.filter(({ out }) => out));
     if (verdict === "absent") from.missed(number, error, startedAt, now, random);
     else if (verdict === "again") from.failed(error, startedAt, now, random);
     else {
       from.note(error);
-      from.out = true;
-      if (error.kind === "peer") for (const route of this.routesOf(from.parent)) route.out = true;
+      from.leaveOut(verdict === "later" ? "useless" : "banned", now);
+      if (error.kind === "peer") for (const route of routes) route.leaveOut("banned", now);
     }
-    return this.routesOf(from.parent).flatMap((route) => (route.out ? this.#endRoute(route, now) : []));
+    const over = routes.filter((route) => route.leftOut === "banned" || (route.out && !before.has(route)));
+    return over.flatMap((route) => this.#endRoute(route, now));
   }
 
-  /** The route is not asked any more, for a reason outside of any attempt. Returns its attempts, which are over. */
-  leaveOut(id: string, now: number): readonly Attempt[] {
+  /** Leaves a route out for a reason outside of any attempt. Returns its attempts, which are over. */
+  leaveOut(id: string, as: Exclude<LeftOut, "gone">, now: number): readonly Attempt[] {
     const route = this.route(id);
-    route.out = true;
+    route.leaveOut(as, now);
     return this.#endRoute(route, now);
   }
 
@@ -294,27 +322,30 @@ export class Scheduler {
   /** What to do now. */
   step(now: number, environment: StepEnvironment): Step {
     this.#progressAt ??= now;
+    this.#watchLast(now);
     const starts: Attempt[] = [];
-    const wake = new Earliest();
+    const times: Times = { wake: new Earliest(), gone: new Earliest(), useless: new Earliest() };
+    const { wake, gone, useless } = times;
     // Whether something outside will call for another step.
     const held = { refused: false, room: false };
     const most = Math.min(this.#options.concurrentPieceCount, environment.most ?? Number.POSITIVE_INFINITY);
     while (this.#byPiece.size < most) {
-      const start = this.#nextStart(now, environment, wake, held);
+      const start = this.#nextStart(now, environment, times, held);
       if (start === undefined) break;
       starts.push(start);
     }
     if (this.#routes.size > 1) this.#race(now, environment, most, wake, starts);
     if (this.#running.size > 0 || this.done || this.#found > 0 || held.refused || held.room || wake.at !== undefined) {
+      for (const { at } of [gone, useless]) if (at !== undefined) wake.note(at);
       return { starts, wakeAt: wake.at, failure: undefined };
     }
-    return { starts, ...this.#stuck(now) };
+    return { starts, ...this.#stuck(now, gone) };
   }
 
   #nextStart(
     now: number,
     environment: StepEnvironment,
-    wake: Earliest,
+    times: Times,
     held: { refused: boolean; room: boolean },
   ): Attempt | undefined {
     let first = true;
@@ -325,8 +356,7 @@ export class Scheduler {
         return undefined;
       }
       first = false;
-      const route = this.#best(number, now, wake);
-      for (const candidate of route) {
+      for (const candidate of this.#best(number, now, times)) {
         if (environment.admit(candidate.parent)) return this.#begin(number, candidate, now);
         held.refused = true;
       }
@@ -348,15 +378,16 @@ export class Scheduler {
   }
 
   /** The routes that may be asked for a piece now, the one that is expected to be first with it in front. */
-  #best(number: number, now: number, wake: Earliest, except?: RouteState): readonly RouteState[] {
+  #best(number: number, now: number, times: Times, except?: RouteState): readonly RouteState[] {
     const length = this.#options.lengthOf(number);
     const candidates: { route: RouteState; expected: number; suspect: boolean }[] = [];
     for (const route of this.#routes.values()) {
-      if (route === except) continue;
+      if (route === except || this.#givenUp(route)) continue;
       const offer = route.offers(number);
       if (offer === undefined) continue;
       if (offer.from > now) {
-        wake.note(offer.from);
+        const { wake, gone, useless } = times;
+        (route.leftOut === undefined ? wake : route.leftOut === "gone" ? gone : useless).note(offer.from);
         continue;
       }
       const expected = route.expected(length, now);
@@ -386,9 +417,10 @@ export class Scheduler {
       const length = this.#options.lengthOf(attempt.number);
       if (held > 0 && held + length > (this.#options.raceBytes ?? RACE_BYTES)) continue;
       // The time at which this route may be asked again is of no concern while another is at work.
-      const routes = this.#best(attempt.number, now, new Earliest(), attempt.from);
+      const times = { wake: new Earliest(), gone: new Earliest(), useless: new Earliest() };
+      const routes = this.#best(attempt.number, now, times, attempt.from);
       const route = routes.find((candidate) => {
-        if (this.#suspect(candidate, now)) return false;
+        if (candidate.out || this.#suspect(candidate, now)) return false;
         if (stalled) return true;
         const expected = candidate.expected(length, now);
         // The pace of a piece that has just begun says nothing of its rest: where many share a link, each waits for its turn.
@@ -414,6 +446,7 @@ export class Scheduler {
       racer: others.length > 0,
       startedAt: now,
       from: route,
+      hopeful: false,
       bytes: 0,
       owedSince: now,
       active: 0,
@@ -487,15 +520,62 @@ export class Scheduler {
     return active + (owedSince === undefined ? 0 : now - owedSince);
   }
 
-  /** Nothing is under way and nothing is planned: either an announcement can change that, or nothing can. */
-  #stuck(now: number): { wakeAt: number | undefined; failure: VortexError | undefined } {
-    const { patience } = this.#options;
-    const until = (this.#progressAt ?? now) + patience;
-    const awaited = [...this.#routes.values()].some((route) => route.awaited);
-    if (awaited && now < until) return { wakeAt: until, failure: undefined };
+  /** Nothing is under way and nothing is planned: an announcement or the return of a parent can change that, or nothing can. */
+  #stuck(now: number, gone: Earliest): { wakeAt: number | undefined; failure: VortexError | undefined } {
+    const { announceTimeout, patience } = this.#options;
+    const routes = [...this.#routes.values()];
+    const wake = new Earliest();
+    const announced = (this.#progressAt ?? now) + announceTimeout;
+    const awaited = routes.some((route) => route.awaited);
+    if (awaited && now < announced) wake.note(announced);
+    const until = this.#patientUntil;
+    if (until !== undefined && now < until && routes.some((route) => route.unheard)) wake.note(until);
+    if (until !== undefined && gone.at !== undefined) wake.note(gone.at);
+    if (wake.at !== undefined) return { wakeAt: wake.at, failure: undefined };
     const number = this.#queue().next().value ?? this.#options.first;
-    const why = awaited ? `was not announced by any parent for ${patience} ms` : "cannot be fetched";
+    const lost = until === undefined || patience === 0 ? "" : `, and no parent came back for ${patience} ms`;
+    const why = awaited ? `was not announced by any parent for ${announceTimeout} ms` : `cannot be fetched${lost}`;
     return { wakeAt: undefined, failure: this.#failure(`piece ${number} ${why}`, awaited) };
+  }
+
+  /** Notes whether the download waits for its last parents, and has them asked more often then. */
+  #watchLast(now: number): void {
+    const routes = [...this.#routes.values()];
+    const gone = routes.filter((route) => route.leftOut === "gone" && (route.inFlight > 0 || this.#helps(route)));
+    const unheard = routes.some((route) => route.unheard);
+    if ((gone.length === 0 && !unheard) || this.#countsOnOthers(routes)) {
+      this.#waitingSince = undefined;
+      return;
+    }
+    this.#waitingSince ??= unheard ? now : Math.max(...gone.map(({ failedAt }) => failedAt));
+    const until = this.#waitingSince + this.#options.patience;
+    for (const route of gone) {
+      // Each is asked once more at the end, also when the download was paused meanwhile.
+      if (!this.#givenUp(route)) route.hasten(Math.min(route.failedAt + LAST_HOPE_PAUSE, until));
+    }
+  }
+
+  /** Whether a route that is not left out may help, or one that is sends bytes. */
+  #countsOnOthers(routes: readonly RouteState[]): boolean {
+    if (routes.some((route) => !route.out && (route.inFlight > 0 || route.awaited || this.#helps(route)))) return true;
+    return [...this.#running.values()].some(({ hopeful }) => hopeful);
+  }
+
+  /** When patience with the last parents ends; undefined while there are others. */
+  get #patientUntil(): number | undefined {
+    return this.#waitingSince === undefined ? undefined : this.#waitingSince + this.#options.patience;
+  }
+
+  /** Whether a route has failed when patience was over already. */
+  #givenUp(route: RouteState): boolean {
+    const until = this.#patientUntil;
+    return until !== undefined && route.leftOut === "gone" && route.failedAt >= until;
+  }
+
+  /** Whether a route may be asked for any queued piece, now or later. */
+  #helps(route: RouteState): boolean {
+    for (const number of this.#queue()) if (route.offers(number) !== undefined) return true;
+    return false;
   }
 
   #failure(what: string, awaited: boolean): VortexError {
@@ -520,6 +600,14 @@ export class Scheduler {
   #setState(number: number, state: number): void {
     this.#states[number - this.#options.first] = state;
   }
+}
+
+/** When routes in a pause may be asked again, by how far they are counted on. */
+interface Times {
+  /** Routes that are not left out. */
+  readonly wake: Earliest;
+  readonly gone: Earliest;
+  readonly useless: Earliest;
 }
 
 /** The earliest of several times. */

@@ -64,6 +64,8 @@ export interface TaskSettings {
   readonly rateLimit: number | undefined;
   readonly pieceTimeout: number;
   readonly stallTimeout: number;
+  /** Milliseconds for which the last parents are waited for. */
+  readonly patience: number;
   readonly maxPieceLength: number;
   readonly telemetry?: Telemetry | undefined;
   readonly runtime: Runtime;

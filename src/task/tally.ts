@@ -4,10 +4,27 @@ import { Meter } from "./meter.ts";
 import { type RouteState, reasonsOf } from "./route.ts";
 import type { ParentProgress, RouteProgress, TaskProgress, TaskReport, Verified } from "./task.ts";
 
+/** Milliseconds for which bytes come, or part of them that has come, before the time for the rest is estimated. */
+const MEASURED_TIME = 2000;
+const MEASURED_PART = 0.01;
+
+/** What else there is to say of a download's progress. */
+export interface ProgressContext {
+  /** Wanted bytes of pieces that are under way. */
+  readonly underWay: number;
+  readonly routes: Iterable<RouteState>;
+  readonly paused: boolean;
+  /** See {@link TaskProgress.patienceLeft}. */
+  readonly patienceLeft: number | undefined;
+}
+
 /** What is counted of one download, and told as its progress and in its report. */
 export class Tally {
   readonly #startedAt: number;
   readonly #meter: Meter;
+  /** When the first bytes came, and how many have come. */
+  #firstAt: number | undefined;
+  #arrived = 0;
   #pieces = 0;
   #bytes = 0;
   #resumedPieces = 0;
@@ -28,6 +45,8 @@ export class Tally {
 
   /** Bytes came, wanted or not. */
   arrived(bytes: number, now: number): void {
+    this.#firstAt ??= now;
+    this.#arrived += bytes;
     this.#meter.add(bytes, now);
   }
 
@@ -53,13 +72,10 @@ export class Tally {
     this.#resumedBytes = 0;
   }
 
-  /** @param underWay wanted bytes of pieces that are under way */
   progress(
     now: number,
     layout: TaskLayout | undefined,
-    underWay: number,
-    routes: Iterable<RouteState>,
-    paused: boolean,
+    { underWay, routes, paused, patienceLeft }: ProgressContext,
   ): TaskProgress {
     const rate = this.#meter.rate(now);
     const bytes = this.#bytes + underWay;
@@ -71,10 +87,19 @@ export class Tally {
       totalPieces: layout?.wantedCount,
       resumedBytes: this.#resumedBytes,
       rate,
-      timeLeft: left === 0 ? 0 : left === undefined || rate === 0 ? undefined : (left * 1000) / rate,
+      timeLeft: left === 0 ? 0 : left === undefined || !this.#measured(now, layout) ? undefined : timeFor(left, rate),
       paused,
+      patienceLeft,
       parents: parentsAt(now, routes, this.#leftOut),
     };
+  }
+
+  /** Whether enough has come to say when the rest will: for 2 s, or a hundredth of what an earlier download has not left. */
+  #measured(now: number, layout: TaskLayout | undefined): boolean {
+    if (layout === undefined || this.#firstAt === undefined) return false;
+    return (
+      now - this.#firstAt >= MEASURED_TIME || this.#arrived >= (layout.length - this.#resumedBytes) * MEASURED_PART
+    );
   }
 
   report(now: number, layout: TaskLayout, verified: Verified, routes: Iterable<RouteState>): TaskReport {
@@ -89,6 +114,11 @@ export class Tally {
       parents: parentsAt(now, routes, this.#leftOut),
     };
   }
+}
+
+/** Milliseconds for bytes at a rate in bytes/s; undefined when none come. */
+function timeFor(bytes: number, rate: number): number | undefined {
+  return rate === 0 ? undefined : (bytes * 1000) / rate;
 }
 
 function parentsAt(

@@ -64,6 +64,12 @@ export interface TaskOptions {
    * is asked too. Default: the downloader's.
    */
   readonly stallTimeout?: number;
+  /**
+   * Milliseconds for which the last parents are waited for once all are gone: refused, unreachable, lost or silent. They are asked
+   * again every 5 s at least, and `progress().patienceLeft` counts down. 0: the download ends when each has failed five times in
+   * a row, which takes some 3 s. Parents that sent wrong bytes are never asked again. Default: the downloader's, 60,000.
+   */
+  readonly patience?: number;
   /** Told of progress, at most ten times a second, and at the end. Default: nobody is. */
   readonly onProgress?: (progress: TaskProgress) => void;
   /** Told of what happens. Default: nobody is. */
@@ -115,7 +121,7 @@ export type ParentState =
   | "active"
   /** Has failed, and is asked again after a pause. */
   | "waiting"
-  /** Not asked any more. */
+  /** Not counted on: it has failed five times in a row, and is asked now and then; or it sent wrong bytes, and is never asked. */
   | "left-out";
 
 /** What was seen of one parent. */
@@ -170,10 +176,12 @@ export interface TaskProgress {
   readonly resumedBytes: number;
   /** Bytes a second over the last seconds. */
   readonly rate: number;
-  /** Milliseconds until the end at this rate; undefined when that cannot be told. */
+  /** Milliseconds until the end at this rate; undefined until bytes have come for 2 s or 1 % of them is there, and while none come. */
   readonly timeLeft: number | undefined;
   /** Whether `pause` was called, and not `resume` after it. */
   readonly paused: boolean;
+  /** Milliseconds for which gone parents are waited for still, see {@link TaskOptions.patience}; undefined while one answers. */
+  readonly patienceLeft: number | undefined;
   /** What was seen of each parent. */
   readonly parents: readonly ParentProgress[];
 }
@@ -246,5 +254,7 @@ export type TaskEvent =
    * of the whole is known.
    */
   | { readonly type: "started-over"; readonly parents: readonly string[]; readonly error: VortexError }
-  /** A parent is not asked any more. */
-  | { readonly type: "parent-left-out"; readonly parent: string; readonly reasons: readonly VortexError[] };
+  /** A parent is not counted on any more. */
+  | { readonly type: "parent-left-out"; readonly parent: string; readonly reasons: readonly VortexError[] }
+  /** A parent that was left out delivers again, over `protocol` where it has several. */
+  | { readonly type: "parent-back"; readonly parent: string; readonly protocol?: Protocol };

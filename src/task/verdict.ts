@@ -7,27 +7,29 @@ import type { ErrorCode, VortexError } from "../errors.ts";
  * | --- | --- |
  * | `again` | may pass: asked again after a pause |
  * | `absent` | does not have this piece, as of now |
- * | `out` | will not get better, or delivered what is wrong: not asked any more |
+ * | `later` | would answer the same: left out, and asked again every 30 s |
+ * | `out` | delivered what is wrong, or must not be asked again: never asked any more |
  * | `fatal` | no parent can help: the task fails |
  */
-export type Verdict = "again" | "absent" | "out" | "fatal";
+export type Verdict = "again" | "absent" | "later" | "out" | "fatal";
 
 /** Codes whose verdict is not that of their kind. */
 const byCode: Partial<Record<ErrorCode, Verdict>> = {
   NotFound: "absent",
   // The end of a process that was killed looks like this; nothing wrong was delivered.
   TruncatedContent: "again",
-  // The next try would have the same end.
-  RemoteInvalidArgument: "out",
-  RemoteUnimplemented: "out",
+  // The next try would have the same end, unless the peer is restarted with another version.
+  RemoteInvalidArgument: "later",
+  RemoteUnimplemented: "later",
+  // A failed handshake can end a whole stock daemon (dfdaemon 1.1.0 to 1.4.8), so there is no second one.
   ProtocolNotSupported: "out",
   HandshakeFailed: "out",
-  // The protocol does not work here; another route may take another one.
+  // The runtime lacks the protocol; another route may take another one.
   Unavailable: "out",
   // What one parent announced or answered may have brought it about: an address that is none, or a fault of this library. Where it
   // has not, all parents end so, and the task with that code.
-  InvalidArgument: "out",
-  Internal: "out",
+  InvalidArgument: "later",
+  Internal: "later",
 };
 
 const byKind: Record<VortexError["kind"], Verdict> = {

@@ -121,6 +121,12 @@ const moreGet = [
     "x",
   ),
   forRequest("--range", "range", pieceRange, "9-1", "5", "a-b"),
+  forDownloader(
+    "--patience",
+    "patience",
+    fc.constantFrom(["0", 0] as const, ["24h", DAY] as const, ["1ms", 1] as const),
+    ...["5", "2d", "1m oops", "-1s"],
+  ),
   forDownloader("--concurrency", "concurrentPieceCount", number(1, 1024), "0", "1025", "x"),
   forDownloader(
     "--limit",
@@ -161,6 +167,7 @@ const usual = {
   connectTimeout: 2000,
   pieceTimeout: 360_000,
   stallTimeout: 30_000,
+  patience: 60_000,
   concurrentPieceCount: 8,
 };
 

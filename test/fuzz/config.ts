@@ -89,6 +89,7 @@ const kinds: Readonly<Record<ConfigKey, Kind>> = {
   "storage.server.quicPort": port,
   "vortexPeer.connectTimeout": duration(30),
   "vortexPeer.stallTimeout": duration(1),
+  "vortexPeer.patience": patience(),
   "vortexPeer.requestTimeout": duration(1),
   "vortexPeer.parentConcurrency": limit,
   "vortexPeer.maxConnections": limit,
@@ -318,6 +319,13 @@ function duration(days: number): Kind {
   };
 }
 
+/** A duration up to a day, or none. */
+function patience(): Kind {
+  const { right, wrong } = duration(1);
+  const none = fc.constantFrom<Value>(...[0, "0", "0s"].map((text) => ({ text, says: 0 })));
+  return { right: fc.oneof(right, none), wrong: wrong.filter((value) => value !== "0s") };
+}
+
 function amount<Unit extends string>(units: Readonly<Record<Unit, number>>): fc.Arbitrary<[number, Unit]> {
   return fc.tuple(fc.integer({ min: 1, max: 9000 }), fc.constantFrom(...(Object.keys(units) as Unit[])));
 }
@@ -347,7 +355,7 @@ function textOf(value: unknown): string | undefined {
 
 /** A number in a file is one, but for durations and sizes with their unit. */
 function numberOrText(key: ConfigKey, text: string | undefined): unknown {
-  return /Timeout$|Interval$|bandwidthLimit$/.test(key) && !/^\d+$/.test(text ?? "") ? text : Number(text);
+  return /Timeout$|Interval$|patience$|bandwidthLimit$/.test(key) && !/^\d+$/.test(text ?? "") ? text : Number(text);
 }
 
 // --- files

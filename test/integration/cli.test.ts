@@ -97,7 +97,8 @@ describe("vortex-peer in processes", () => {
       assert.deepEqual((await readdir(dir)).sort(), [...served, "source"].sort());
       assert.deepEqual(await peer.end(), { code: 0, err: "" });
       const target = join(dir, "late");
-      const late = await run(["get", ...peer.from("tcp"), "--content-length", "1", "-o", target]).exit;
+      const refused = ["get", ...peer.from("tcp"), "--content-length", "1", "-o", target, "--patience", "0"];
+      const late = await run(refused).exit;
       assert.equal(late.code, 4);
       assert.match(late.err, /^vortex-peer: ConnectionRefused: .*\n$/);
     }),

@@ -269,6 +269,61 @@ describe("a task over TCP, between processes", () => {
       }),
   );
 
+  it(
+    "the only parent is gone for longer than it takes to be left out, and comes back: the task goes on where it was",
+    patient,
+    async () => {
+      const pieceLength = 64 * 1024;
+      const content = seededBytes(91, 40 * pieceLength);
+      const asked: number[] = [];
+      let stop: () => void = () => {};
+      const stopped = new Promise<void>((resolve) => {
+        stop = resolve;
+      });
+      // The last pieces are never answered by the first server.
+      const first = await startCounted(content, pieceLength, (number) => {
+        asked.push(number);
+        if (number < 20) return;
+        stop();
+        return new Promise(() => {});
+      });
+      const port = first.addresses.tcp?.port ?? 0;
+      await using downloader = face.createDownloader({ protocol: "tcp", ...generous });
+      const to = memorySink();
+      const request = { taskId, hostId: "h", parents: [addrOf(first)], contentLength: content.length, pieceLength };
+      const events: string[] = [];
+      let leftOut: () => void = () => {};
+      const gone = new Promise<void>((resolve) => {
+        leftOut = resolve;
+      });
+      const download = downloader.downloadTask(request, {
+        to,
+        onEvent: ({ type }) => {
+          if (type.startsWith("parent-")) events.push(type);
+          if (type === "parent-left-out") leftOut();
+        },
+      });
+      await Promise.race([stopped, download.done]);
+      const before = download.progress().pieces;
+      await first.close({ grace: 0 });
+      await Promise.race([gone, download.done]);
+      const { patienceLeft } = download.progress();
+      assert.ok(patienceLeft !== undefined && patienceLeft <= 60_000, `${patienceLeft} ms`);
+      const store = new MemoryPieceStore(nativeHashers);
+      store.putTask(taskId, content, { pieceLength });
+      const second = await face.startServer({ host: "127.0.0.1", tcp: { port }, store });
+      try {
+        const report = await download.done;
+        assert.equal(Buffer.compare(to.bytes(), content), 0);
+        assert.deepEqual(events, ["parent-left-out", "parent-back"]);
+        assert.ok(before > 0 && report.pieces === 40, `${before} pieces before`);
+        assert.equal(asked.length, new Set(asked).size, "no piece was asked for twice before");
+      } finally {
+        await second.close({ grace: 0 });
+      }
+    },
+  );
+
   it("takes about as much from each of three parents of the same rate", patient, async () => {
     const pieceLength = 256 * 1024;
     const content = seededBytes(41, 96 * pieceLength);

@@ -280,6 +280,7 @@ export function taskSettings(options: Partial<TaskSettings> = {}, runtime: Runti
     rateLimit: undefined,
     pieceTimeout: 360_000,
     stallTimeout: 30_000,
+    patience: 60_000,
     maxPieceLength: 64 * 1024 * 1024,
     runtime,
     ...options,

@@ -24,6 +24,7 @@ const progress: TaskProgress = {
   rate: 48_300_000,
   timeLeft: 35_238,
   paused: false,
+  patienceLeft: undefined,
   parents: [
     parentOf("a:1", "active"),
     parentOf("b:1", "active"),
@@ -48,6 +49,18 @@ describe("the bar of vortex-peer get", () => {
     const words = "1.2 of 2.9 GB  48.3 MB/s  0:36 left  4 parents (1 waiting, 1 left out)";
     assert.equal(progressBar(progress, 200), ` 42% [${"#".repeat(16)}${".".repeat(24)}]  ${words}`);
     assert.equal(progressBar(progress, 99), ` 42% [${"#".repeat(8)}${".".repeat(12)}]  ${words}`);
+  });
+
+  it("says how long the last parents are waited for, instead of rate and time left", () => {
+    const words = "1.2 of 2.9 GB  no parent answers, 0:42 until it is given up  4 parents (1 waiting, 1 left out)";
+    assert.match(
+      progressBar({ ...progress, patienceLeft: 42_000 }, 200),
+      new RegExp(`  ${words.replace(/[()]/g, "\\$&")}$`),
+    );
+    assert.equal(
+      progressText({ ...progress, totalBytes: undefined, patienceLeft: 42_000 }),
+      "asking for the length of the task: no parent answers, 0:42 until it is given up",
+    );
   });
 
   it("leaves out what does not fit, and never wraps", () => {

@@ -191,6 +191,7 @@ const others: { readonly [Key in ConfigKey]?: unknown } = {
   "storage.server.quicPort": 1,
   "vortexPeer.connectTimeout": 1,
   "vortexPeer.stallTimeout": 1,
+  "vortexPeer.patience": 0,
   "vortexPeer.requestTimeout": 1,
   "vortexPeer.parentConcurrency": 1,
   "vortexPeer.maxConnections": 1,

@@ -19,6 +19,7 @@ const defaults: Config = {
   vortexPeer: {
     connectTimeout: 2_000,
     stallTimeout: 30_000,
+    patience: 60_000,
     requestTimeout: 10_000,
     parentConcurrency: 32,
     maxConnections: 1_024,
@@ -167,7 +168,7 @@ describe("parseConfig", () => {
       ],
       [
         { conectTimeout: "1s" },
-        'vortexPeer.conectTimeout "1s": expected no other keys than connectTimeout, stallTimeout, requestTimeout, ' +
+        'vortexPeer.conectTimeout "1s": expected no other keys than connectTimeout, stallTimeout, patience, requestTimeout, ' +
           "parentConcurrency, maxConnections, maxStreams, pool, quic",
       ],
       [{ quic: [] }, "vortexPeer.quic […]: expected keys with values"],
@@ -219,6 +220,10 @@ describe("parseConfig", () => {
       [
         { vortexPeer: { stallTimeout: "2d" } },
         'vortexPeer.stallTimeout "2d": expected a duration from 1ms to 1d with its unit, such as 360s or 1m30s',
+      ],
+      [
+        { vortexPeer: { patience: 5 } },
+        "vortexPeer.patience 5: expected 0 for none, or a duration from 1ms to 1d with its unit, such as 60s or 5m",
       ],
       [{ download: "quic" }, 'download "quic": expected keys with values'],
       [{ storage: { server: ["10.0.0.1"] } }, "storage.server […]: expected keys with values"],

@@ -48,8 +48,10 @@ function discovering(directory: TaskDirectory) {
     onChange: () => seen.changes++,
     onUseless: () => {
       seen.useless++;
-      route.out = true;
+      route.leaveOut("banned", clock.now());
     },
+    onReturn: () => {},
+    patience: 60_000,
   });
   return { discovery, ending, clock, route, seen };
 }
@@ -131,6 +133,6 @@ describe("what a parent announces after the download has ended", () => {
     assert.equal(clock.pending, 1);
     ending.abort();
     await following;
-    assert.deepEqual([syncs, clock.pending, seen], [1, 0, { changes: 0, useless: 0 }]);
+    assert.deepEqual([syncs, clock.pending, seen], [1, 0, { changes: 1, useless: 0 }]);
   });
 });

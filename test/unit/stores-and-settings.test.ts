@@ -94,6 +94,7 @@ describe("the downloader's settings", () => {
       connectTimeout: 2000,
       pieceTimeout: 360_000,
       stallTimeout: 30_000,
+      patience: 60_000,
       maxPieceLength: 64 * 1024 * 1024,
       maxMetadataLength: 64 * 1024,
       pool: { connectionsPerAddress: 1, capacity: 2000, idleTimeout: 420_000, cleanupInterval: 60_000 },

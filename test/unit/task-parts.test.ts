@@ -10,6 +10,7 @@ import { parentsOf } from "../../src/task/parents.ts";
 import { PieceBuffers } from "../../src/task/piece-buffers.ts";
 import type { SinkPart } from "../../src/task/sink.ts";
 import { ParentSlots, type SlotHolder } from "../../src/task/slots.ts";
+import { Tally } from "../../src/task/tally.ts";
 import { assertThrows } from "../support/failures.ts";
 import { joined } from "../support/random.ts";
 
@@ -219,5 +220,49 @@ describe("the memory of pieces", () => {
       if (number > 0) buffers.delete(number - 1);
     }
     assert.equal(memory.size, 2);
+  });
+});
+
+describe("the time left", () => {
+  const plan = { contentLength: 1_000_000, pieceLength: 100_000 };
+  const layout = TaskLayout.known({ taskId: "a1".repeat(32), kind: "standard" }, plan);
+  const context = { routes: [], paused: false, patienceLeft: undefined };
+
+  function timeLeft(tally: Tally, now: number, underWay: number): number | undefined {
+    return tally.progress(now, layout, { ...context, underWay }).timeLeft;
+  }
+
+  it("is not told before a hundredth has come, or bytes have come for 2 s", () => {
+    const tally = new Tally(0);
+    assert.equal(timeLeft(tally, 60_000, 0), undefined);
+    // A slow beginning, which made hours of it.
+    tally.arrived(1000, 60_000);
+    assert.equal(timeLeft(tally, 60_001, 1000), undefined);
+    assert.equal(timeLeft(tally, 61_999, 1000), undefined);
+    const left = timeLeft(tally, 62_000, 1000);
+    assert.ok(left !== undefined && left > 1_000_000, `${left} ms`);
+    const fast = new Tally(0);
+    fast.arrived(9999, 1000);
+    assert.equal(timeLeft(fast, 1000, 9999), undefined);
+    fast.arrived(1, 1000);
+    assert.equal(timeLeft(fast, 1000, 10_000), 99_000);
+    assert.equal(fast.progress(1000, undefined, { ...context, underWay: 0 }).timeLeft, undefined);
+  });
+
+  it("goes by the part that an earlier download has not left", () => {
+    const tally = new Tally(0);
+    for (let piece = 0; piece < 9; piece++) tally.add(100_000, true);
+    tally.arrived(999, 1000);
+    assert.equal(timeLeft(tally, 1000, 999), undefined);
+    tally.arrived(1, 1000);
+    assert.equal(timeLeft(tally, 1000, 1000), 99_000);
+  });
+
+  it("is not told while nothing comes, and 0 when all is there", () => {
+    const tally = new Tally(0);
+    tally.arrived(500_000, 1000);
+    assert.equal(timeLeft(tally, 60_000, 500_000), undefined);
+    for (let piece = 0; piece < 10; piece++) tally.add(100_000, false);
+    assert.equal(timeLeft(tally, 60_000, 0), 0);
   });
 });

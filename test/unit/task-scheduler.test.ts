@@ -16,7 +16,8 @@ function schedulerOf(pieces: number, options: Partial<SchedulerOptions> = {}): S
     concurrentPieceCount: 8,
     pieceTimeout: 360_000,
     stallAfter: 1000,
-    patience: 60_000,
+    announceTimeout: 60_000,
+    patience: 0,
     random: () => 1,
     ...options,
   });
@@ -368,7 +369,7 @@ describe("failures", () => {
   });
 
   it("what nobody announces is waited for, with a limit", () => {
-    const scheduler = schedulerOf(2, { patience: 5000 });
+    const scheduler = schedulerOf(2, { announceTimeout: 5000 });
     const a = scheduler.addRoute("a", true);
     a.announce(0);
     const [first] = step(scheduler, 0).starts;
@@ -432,9 +433,10 @@ describe("any parents", () => {
         fc.array(parent, { minLength: 1, maxLength: 5 }),
         fc.integer({ min: 0, max: 40 }),
         fc.integer({ min: 1, max: 10 }),
+        fc.constantFrom(0, 60_000),
         fc.integer({ min: 0, max: 2 ** 31 }),
-        (parents, pieces, concurrentPieceCount, seed) => {
-          runModel(parents, pieces, concurrentPieceCount, seededRandom(seed));
+        (parents, pieces, concurrentPieceCount, patience, seed) => {
+          runModel(parents, pieces, { concurrentPieceCount, patience }, seededRandom(seed));
         },
       ),
       { numRuns: 500, seed: 4711 },
@@ -445,7 +447,7 @@ describe("any parents", () => {
     const honest: ModelParent = { failing: 0, stalling: 0, wrong: false, delay: 100, announces: false };
     fc.assert(
       fc.property(fc.array(parent, { maxLength: 4 }), fc.integer({ min: 0, max: 2 ** 31 }), (parents, seed) => {
-        const ended = runModel([...parents, honest], 30, 8, seededRandom(seed));
+        const ended = runModel([...parents, honest], 30, { concurrentPieceCount: 8, patience: 0 }, seededRandom(seed));
         assert.equal(ended, "done");
       }),
       { numRuns: 300, seed: 4712 },
@@ -457,10 +459,10 @@ describe("any parents", () => {
 function runModel(
   parents: readonly ModelParent[],
   pieces: number,
-  concurrentPieceCount: number,
+  options: { readonly concurrentPieceCount: number; readonly patience: number },
   random: () => number,
 ): "done" | "failed" {
-  const scheduler = schedulerOf(pieces, { concurrentPieceCount, random, patience: 20_000 });
+  const scheduler = schedulerOf(pieces, { ...options, random, announceTimeout: 20_000 });
   const behaviours = new Map(parents.map((behaviour, index) => [`p${index}`, behaviour]));
   for (const [id, { announces }] of behaviours) {
     const route = scheduler.addRoute(id, announces);
@@ -473,7 +475,10 @@ function runModel(
   const begin = (attempt: Attempt, now: number): void => {
     const behaviour = behaviours.get(attempt.route);
     assert.ok(behaviour);
-    assert.ok(!scheduler.route(attempt.route).out, "nothing is asked from a parent that is out");
+    const { leftOut, inFlight, failures } = scheduler.route(attempt.route);
+    assert.notEqual(leftOut, "banned", "nothing is asked from a parent that sent wrong bytes");
+    assert.ok(failures === 0 || inFlight === 1, "one request at a time goes to a parent that failed");
+    assert.ok(leftOut === undefined || !attempt.racer, "no race is run by a parent that is left out");
     assert.ok(!completed.has(attempt.number), "nothing is asked that is there");
     const stalls = random() < behaviour.stalling;
     const failed = random() < behaviour.failing;
@@ -491,7 +496,7 @@ function runModel(
     const { starts, wakeAt, failure: last } = step(scheduler, now);
     for (const attempt of starts) begin(attempt, now);
     const distinct = new Set([...running.values()].map(({ attempt }) => attempt.number));
-    assert.ok(distinct.size <= concurrentPieceCount, `${distinct.size} pieces at a time`);
+    assert.ok(distinct.size <= options.concurrentPieceCount, `${distinct.size} pieces at a time`);
     if (scheduler.done) break;
     if (last !== undefined) {
       assert.equal(running.size, 0);
