@@ -80,8 +80,8 @@ async function answer(request: Request, taskId: string): Promise<Response> {
       ...(range && { range }),
       ...(!range && digest !== undefined && { digest }),
     },
-    // Fires when the client leaves. While it does not read, no further pieces are fetched. It had better ask again than wait for
-    // parents that are gone.
+    // Fires when the client leaves. While it does not read, no further pieces are fetched. A client
+    // asks again sooner than it waits for parents that are gone.
     { signal: request.signal, patience: 0 },
   );
   // The status is sent by then: whoever reads sees the response break off, and the reason stands here.

@@ -76,7 +76,7 @@ export interface DownloaderOptions {
   readonly pieceTimeout?: number;
   /** See {@link CallOptions.stallTimeout}. */
   readonly stallTimeout?: number;
-  /** Milliseconds for which a task waits for its last parents when they are gone, see `TaskOptions.patience`. Default 60,000. */
+  /** Milliseconds for which a task waits for parents when all are gone. Default 60,000. */
   readonly patience?: number;
   /** Greatest length of a piece that is accepted, in bytes. Default 64 MiB, the greatest that stock Dragonfly makes. */
   readonly maxPieceLength?: number;

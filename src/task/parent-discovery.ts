@@ -46,9 +46,9 @@ export interface DiscoveryContext {
   readonly onChange: () => void;
   /** Milliseconds for which parents that are gone are asked on. */
   readonly patience: number;
-  /** Told of a parent that is of no use: it does not have the task, or, banned, it has another one. */
+  /** Reports a useless parent: it does not have the task, or, banned, it has another one. */
   readonly onUseless: (parent: string, banned: boolean) => void;
-  /** Told of a parent that was of no use, and announces pieces now. */
+  /** Reports a parent that was useless, and announces pieces now. */
   readonly onReturn: (parent: string) => void;
 }
 
@@ -94,7 +94,7 @@ export class ParentDiscovery {
     return { layout: known.layout, digest: range === undefined ? known.digest : undefined };
   }
 
-  /** Milliseconds for which the layout is asked for still, when all parents that may tell it are gone; else undefined. */
+  /** Milliseconds left to wait for the layout when all parents that may have it are gone. */
   patienceLeft(now: number): number | undefined {
     const ends = [...this.#patientUntil.values()];
     return ends.length === 0 || ends.length < this.#asked ? undefined : Math.max(0, Math.max(...ends) - now);
@@ -148,8 +148,9 @@ export class ParentDiscovery {
   }
 
   /**
-   * Follows what a parent announces, for as long as the download lasts. One that breaks off is asked again; one that has answered wrongly
-   * is not. A parent that serves pieces and does not tell of them is asked for all of them meanwhile.
+   * Follows what a parent announces, for as long as the download lasts. One that breaks off is
+   * asked again; a banned one is not. A parent that serves pieces without announcing them is asked
+   * for all of them meanwhile.
    */
   async follow(layout: TaskLayout, parent: Parent, routes: readonly RouteState[]): Promise<void> {
     const { signal, random, onChange, onUseless, onReturn } = this.#context;
@@ -238,12 +239,12 @@ export class ParentDiscovery {
   }
 }
 
-/** What one parent told of the whole task. */
+/** Answer of one parent about the whole task. */
 interface Answer extends ToldTask {
   readonly outline: TaskOutline;
 }
 
-/** Whether a promise is fulfilled, once it is settled. */
+/** Waits for a promise, and returns true when it is fulfilled. */
 function settledWell(promise: Promise<unknown>): Promise<boolean> {
   return promise.then(
     () => true,

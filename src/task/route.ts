@@ -13,7 +13,7 @@ export interface RouteIdentity {
 const FIRST_PAUSE = 250;
 /** The longest of these pauses, in ms. */
 export const LONGEST_PAUSE = 30_000;
-/** Failures in a row after which a parent is left out: it is asked on, but others no longer count on it. */
+/** Failures in a row after which a parent is left out: it is asked only as a probe. */
 export const MOST_FAILURES = 5;
 /** Times that a parent is asked for a piece that it says it does not have. */
 const MOST_MISSES = 3;
@@ -29,7 +29,7 @@ const LEAST_RATE = 0.001;
 const FADING = 10_000;
 
 /**
- * Why a route is left out.
+ * Reasons to leave a route out.
  *
  * | reason | asked again | download waits for it |
  * | --- | --- | --- |
@@ -95,7 +95,7 @@ export class RouteState {
     return this.#leftOut;
   }
 
-  /** Whether the route is left out: asked as a probe, if at all. */
+  /** True for a route that is left out: it is asked as a probe, if at all. */
   get out(): boolean {
     return this.#leftOut !== undefined;
   }
@@ -128,7 +128,7 @@ export class RouteState {
     return this.#open && !this.#unheard && this.used;
   }
 
-  /** Whether announcements may come again that have broken off. */
+  /** True while announcements that have broken off may come again. */
   get unheard(): boolean {
     return this.#open && this.#unheard && this.#leftOut !== "banned" && !this.aside;
   }

@@ -63,7 +63,7 @@ export interface Step {
 interface Running extends Attempt {
   readonly startedAt: number;
   readonly from: RouteState;
-  /** Whether the last parents are not waited for while it runs: its route was left out, and it has brought bytes. */
+  /** True for a probe that has brought bytes: while it runs, others are not waited for. */
   hopeful: boolean;
   bytes: number;
   /** Since when the parent owes a byte; undefined while the wait is ours: the sink's, or a rate limit's. */
@@ -88,7 +88,10 @@ const FOUND = 3;
 const LOOK_AHEAD = 4096;
 /** Longest pause between two probes of the last parents, in ms. */
 export const LAST_HOPE_PAUSE = 5000;
-/** Attempts that end a wait by their first bytes, with no whole piece in between: parents that send a little each time are given up. */
+/**
+ * Probes that may end a wait by their first bytes, with no whole piece in between. Parents that
+ * send a little each time are given up.
+ */
 const MOST_HOPES = 5;
 /** Part of the piece timeout that pieces under way at one route may take together, as far as its rate tells. */
 const IN_TIME = 0.5;
@@ -128,7 +131,7 @@ export class Scheduler {
   #found = 0;
   #attempts = 0;
   #progressAt: number | undefined;
-  /** Since when the last parents are waited for; undefined while there are others, or bytes come. */
+  /** Start of the wait for the last parents; undefined while others are there, or bytes come. */
   #waitingSince: number | undefined;
   /** Attempts that have ended a wait by their first bytes, since the last whole piece. */
   #hopes = 0;
@@ -259,15 +262,15 @@ export class Scheduler {
     return [...this.#routes.values()].filter((route) => route.parent === parent);
   }
 
-  /** Milliseconds for which the last parents are waited for still; undefined while they are not. */
+  /** Milliseconds left to wait for the last parents; undefined while there are others. */
   patienceLeft(now: number): number | undefined {
     const until = this.#patientUntil;
     return until === undefined ? undefined : Math.max(0, until - now);
   }
 
   /**
-   * The attempt failed. Returns those that are over because their route is left out now. What is wrong is wrong over every
-   * protocol, so it bans all routes of its parent.
+   * The attempt failed. Returns those that are over because their route is left out now. What is
+   * wrong is wrong over every protocol, so it bans all routes of its parent.
    */
   failed(id: number, error: VortexError, verdict: Exclude<Verdict, "fatal">, now: number): readonly Attempt[] {
     const attempt = this.#end(id, now);
@@ -288,7 +291,7 @@ export class Scheduler {
     return over.flatMap((route) => this.#endRoute(route, now));
   }
 
-  /** Leaves a route out for a reason outside of any attempt. Returns its attempts, which are over. */
+  /** Leaves a route out for a reason outside of attempts. Returns its attempts, which are over. */
   leaveOut(id: string, as: Exclude<LeftOut, "gone">, now: number): readonly Attempt[] {
     const route = this.route(id);
     route.leaveOut(as, now);
@@ -520,7 +523,7 @@ export class Scheduler {
     return active + (owedSince === undefined ? 0 : now - owedSince);
   }
 
-  /** Nothing is under way and nothing is planned: an announcement or the return of a parent can change that, or nothing can. */
+  /** Nothing is under way: waits for an announcement or for the return of a parent, or fails. */
   #stuck(now: number, gone: Earliest): { wakeAt: number | undefined; failure: VortexError | undefined } {
     const { announceTimeout, patience } = this.#options;
     const routes = [...this.#routes.values()];
@@ -555,7 +558,7 @@ export class Scheduler {
     }
   }
 
-  /** Whether a route that is not left out may help, or one that is sends bytes. */
+  /** Returns true when a route that is not left out may help, or a probe brings bytes. */
   #countsOnOthers(routes: readonly RouteState[]): boolean {
     if (routes.some((route) => !route.out && (route.inFlight > 0 || route.awaited || this.#helps(route)))) return true;
     return [...this.#running.values()].some(({ hopeful }) => hopeful);
@@ -566,13 +569,13 @@ export class Scheduler {
     return this.#waitingSince === undefined ? undefined : this.#waitingSince + this.#options.patience;
   }
 
-  /** Whether a route has failed when patience was over already. */
+  /** Returns true for a route that has failed after patience was over. */
   #givenUp(route: RouteState): boolean {
     const until = this.#patientUntil;
     return until !== undefined && route.leftOut === "gone" && route.failedAt >= until;
   }
 
-  /** Whether a route may be asked for any queued piece, now or later. */
+  /** Returns true for a route that may be asked for any queued piece, now or later. */
   #helps(route: RouteState): boolean {
     for (const number of this.#queue()) if (route.offers(number) !== undefined) return true;
     return false;

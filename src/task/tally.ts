@@ -4,11 +4,11 @@ import { Meter } from "./meter.ts";
 import { type RouteState, reasonsOf } from "./route.ts";
 import type { ParentProgress, RouteProgress, TaskProgress, TaskReport, Verified } from "./task.ts";
 
-/** Milliseconds for which bytes come, or part of them that has come, before the time for the rest is estimated. */
+/** Milliseconds of arriving bytes, or part of them, before the time for the rest is estimated. */
 const MEASURED_TIME = 2000;
 const MEASURED_PART = 0.01;
 
-/** What else there is to say of a download's progress. */
+/** State of a download beside its counters. */
 export interface ProgressContext {
   /** Wanted bytes of pieces that are under way. */
   readonly underWay: number;
@@ -94,7 +94,7 @@ export class Tally {
     };
   }
 
-  /** Whether enough has come to say when the rest will: for 2 s, or a hundredth of what an earlier download has not left. */
+  /** Returns true once enough has arrived for an estimate, beside what an earlier download left. */
   #measured(now: number, layout: TaskLayout | undefined): boolean {
     if (layout === undefined || this.#firstAt === undefined) return false;
     return (

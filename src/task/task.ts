@@ -65,9 +65,10 @@ export interface TaskOptions {
    */
   readonly stallTimeout?: number;
   /**
-   * Milliseconds for which the last parents are waited for once all are gone: refused, unreachable, lost or silent. They are asked
-   * again every 5 s at least, and `progress().patienceLeft` counts down. 0: the download ends when each has failed five times in
-   * a row, which takes some 3 s. Parents that sent wrong bytes are never asked again. Default: the downloader's, 60,000.
+   * Milliseconds for which the last parents are waited for once all are gone: refused, unreachable,
+   * lost or silent. They are asked every 5 s at least, and `progress().patienceLeft` counts down.
+   * With 0, the download ends when each has failed five times in a row, which takes some 3 s.
+   * Parents that sent wrong bytes are never asked again. Default: the downloader's, 60,000.
    */
   readonly patience?: number;
   /** Told of progress, at most ten times a second, and at the end. Default: nobody is. */
@@ -121,7 +122,7 @@ export type ParentState =
   | "active"
   /** Has failed, and is asked again after a pause. */
   | "waiting"
-  /** Not counted on: it has failed five times in a row, and is asked now and then; or it sent wrong bytes, and is never asked. */
+  /** Failed five times in a row, and is asked now and then; or sent wrong bytes, and is not. */
   | "left-out";
 
 /** What was seen of one parent. */
@@ -176,11 +177,11 @@ export interface TaskProgress {
   readonly resumedBytes: number;
   /** Bytes a second over the last seconds. */
   readonly rate: number;
-  /** Milliseconds until the end at this rate; undefined until bytes have come for 2 s or 1 % of them is there, and while none come. */
+  /** Milliseconds until the end at this rate; undefined before 2 s of bytes or 1 % of them. */
   readonly timeLeft: number | undefined;
   /** Whether `pause` was called, and not `resume` after it. */
   readonly paused: boolean;
-  /** Milliseconds for which gone parents are waited for still, see {@link TaskOptions.patience}; undefined while one answers. */
+  /** Milliseconds left to wait for gone parents, see `patience`; undefined while one answers. */
   readonly patienceLeft: number | undefined;
   /** What was seen of each parent. */
   readonly parents: readonly ParentProgress[];

@@ -8,7 +8,7 @@ import type { ErrorCode, VortexError } from "../errors.ts";
  * | `again` | may pass: asked again after a pause |
  * | `absent` | does not have this piece, as of now |
  * | `later` | would answer the same: left out, and asked again every 30 s |
- * | `out` | delivered what is wrong, or must not be asked again: never asked any more |
+ * | `out` | delivered what is wrong, or must not be asked again: banned |
  * | `fatal` | no parent can help: the task fails |
  */
 export type Verdict = "again" | "absent" | "later" | "out" | "fatal";
@@ -18,10 +18,10 @@ const byCode: Partial<Record<ErrorCode, Verdict>> = {
   NotFound: "absent",
   // The end of a process that was killed looks like this; nothing wrong was delivered.
   TruncatedContent: "again",
-  // The next try would have the same end, unless the peer is restarted with another version.
+  // The next try has the same end, unless the peer is another version by then.
   RemoteInvalidArgument: "later",
   RemoteUnimplemented: "later",
-  // A failed handshake can end a whole stock daemon (dfdaemon 1.1.0 to 1.4.8), so there is no second one.
+  // A failed handshake ends a whole stock daemon (dfdaemon 1.1.0 to 1.4.8): no second one.
   ProtocolNotSupported: "out",
   HandshakeFailed: "out",
   // The runtime lacks the protocol; another route may take another one.

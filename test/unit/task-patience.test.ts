@@ -1,4 +1,4 @@
-/** What becomes of a task whose parents go away and come back. */
+/** Tasks whose parents go away and come back. */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { type ErrorCode, VortexError } from "../../src/errors.ts";
@@ -74,7 +74,7 @@ describe("patience with the last parents", () => {
     });
   }
 
-  it("ends when nobody came back in time, and not before, with what each failed with", async () => {
+  it("ends when no parent came back in time, and not before, with what each failed with", async () => {
     for (const [patience, least, most] of [
       [undefined, 61, 66],
       [10_000, 11, 16],
@@ -253,7 +253,7 @@ describe("patience with parents that are asked where pieces are", () => {
     }
   });
 
-  it("is not told of while another parent is still being asked", async () => {
+  it("is not reported while another parent is still being asked", async () => {
     const { clock, fetcher, request, parents } = bench(
       { "a:1": () => down, "b:1": () => down },
       { directory: directoryOf({ "a:4000": { from: 1e9 } }) },
