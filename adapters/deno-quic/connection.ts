@@ -1,5 +1,6 @@
 import { setImmediate } from "node:timers";
 import { abortedError, VortexError } from "../../src/errors.ts";
+import { systemClock } from "../../src/runtime.ts";
 import type { Address } from "../../src/transport/address.ts";
 import { AsyncQueue } from "../../src/transport/queue.ts";
 import {
@@ -9,6 +10,7 @@ import {
   type EarlyData,
   StreamCode,
 } from "../../src/transport/transport.ts";
+import { IdleClose } from "../idle-close.ts";
 import { closeInfo } from "../quic-errors.ts";
 import { earlyDataRefused, failureInfo, type Trust } from "./errors.ts";
 import { afterFirstFlight, type NativeConn, type NativeReadable, type NativeStream } from "./native.ts";
@@ -75,6 +77,8 @@ export class DenoQuicConnection implements Connection {
   #lastEnded = Number.NEGATIVE_INFINITY;
   #closing = false;
   #onDrained: (() => void) | undefined;
+  /** On a client: who asks Deno for the end of a connection has it hold the process, and Deno gives no way to let go. */
+  readonly #idleClose: IdleClose | undefined;
   #end: CloseInfo | undefined;
   #resolveClosed: (info: CloseInfo) => void = () => {};
   #resolveReady: () => void = () => {};
@@ -98,6 +102,7 @@ export class DenoQuicConnection implements Connection {
       },
       forget: (stream) => {
         this.#streams.delete(stream);
+        this.#checkIdle();
         this.#checkDrained();
       },
     };
@@ -109,6 +114,7 @@ export class DenoQuicConnection implements Connection {
       this.#rejectReady = reject;
     });
     this.ready.catch(() => {});
+    if (!origin.server) this.#idleClose = new IdleClose(systemClock, (error) => this.abort(StreamCode.None, "", error));
     native.closed.then(
       // An application's own code travels after the handshake only (RFC 9000, section 10.2.3).
       ({ closeCode: code, reason }) =>
@@ -122,6 +128,7 @@ export class DenoQuicConnection implements Connection {
     if (origin.server && (origin.established || origin.takesEarlyData === true)) void this.#acceptStreams(native);
     if (origin.established) {
       this.#resolveReady();
+      this.#checkIdle();
     } else {
       void this.#finishHandshake(native);
       if (!origin.server) {
@@ -147,12 +154,16 @@ export class DenoQuicConnection implements Connection {
     if (this.#end !== undefined) return Promise.reject(this.#end.error);
     if (this.#closing) return Promise.reject(closedHere());
     const spare = this.#spares.shift();
-    if (spare !== undefined) return Promise.resolve(spare);
+    if (spare !== undefined) {
+      this.#checkIdle();
+      return Promise.resolve(spare);
+    }
     return new Promise((resolve, reject) => {
       const onAbort = (): void => {
         const at = this.#takers.indexOf(taker);
         if (at < 0 || signal === undefined) return;
         this.#takers.splice(at, 1);
+        this.#checkIdle();
         reject(abortedError(signal, "opening a stream"));
       };
       const settle = (): void => signal?.removeEventListener("abort", onAbort);
@@ -168,6 +179,7 @@ export class DenoQuicConnection implements Connection {
       };
       signal?.addEventListener("abort", onAbort, { once: true });
       this.#takers.push(taker);
+      this.#checkIdle();
       if (this.#opening < this.#takers.length) this.#open();
     });
   }
@@ -247,6 +259,7 @@ export class DenoQuicConnection implements Connection {
         const taker = this.#takers.shift();
         if (taker === undefined) this.#spares.push(stream);
         else taker.resolve(stream);
+        this.#checkIdle();
       },
       async (cause) => {
         this.#opening--;
@@ -284,6 +297,12 @@ export class DenoQuicConnection implements Connection {
     return stream;
   }
 
+  #checkIdle(): void {
+    if (this.#idleClose === undefined || this.#end !== undefined) return;
+    const used = this.#streams.size - this.#spares.length;
+    this.#idleClose.busy = !this.#established || used > 0 || this.#takers.length > 0;
+  }
+
   #refuseTakers(error: VortexError): void {
     for (const taker of this.#takers.splice(0)) taker.reject(error);
   }
@@ -317,6 +336,7 @@ export class DenoQuicConnection implements Connection {
       this.#sessionDue = now + 2 * (now - this.#started) + 10;
     }
     this.#resolveReady();
+    this.#checkIdle();
     this.#origin.onEstablished?.(this);
     if (!this.#origin.server || this.#native === undefined) return;
     this.#origin.onUsable?.(this);
@@ -355,6 +375,7 @@ export class DenoQuicConnection implements Connection {
     if (this.#end !== undefined) return;
     this.#end = info;
     this.#closing = true;
+    if (this.#idleClose !== undefined) this.#idleClose.busy = true;
     this.#native = undefined;
     this.#spares = [];
     this.#rejectReady(info.error);

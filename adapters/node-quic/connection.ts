@@ -9,6 +9,7 @@ import {
   type EarlyData,
   StreamCode,
 } from "../../src/transport/transport.ts";
+import { IdleClose } from "../idle-close.ts";
 import { refusalCode, silentEnd } from "../quic-errors.ts";
 import { sessionEnd } from "./errors.ts";
 import type { CloseConfig, HandshakeInfo, NativeSession, NativeStream } from "./native.ts";
@@ -81,6 +82,8 @@ export class NodeQuicConnection implements Connection {
   #received = 0n;
   #lastReceived: number;
   #idleTimer: Timer | undefined;
+  /** On a client: `node:quic` has no `unref`. */
+  readonly #idleClose: IdleClose | undefined;
 
   constructor(session: NativeSession, remote: Address | undefined, earlyData: EarlyData, host: ConnectionHost) {
     this.session = session;
@@ -96,6 +99,9 @@ export class NodeQuicConnection implements Connection {
       this.#rejectReady = reject;
     });
     this.ready.catch(() => {});
+    if (!host.server) {
+      this.#idleClose = new IdleClose(host.clock, (error) => this.abort(StreamCode.None, "", error));
+    }
     session.onerror = () => {};
     session.onstream = (stream) => this.#onStream(stream);
     session.opened.then(
@@ -155,9 +161,11 @@ export class NodeQuicConnection implements Connection {
         if (index < 0 || signal === undefined) return;
         this.#waiters.splice(index, 1);
         waiter.reject(abortedError(signal, "opening a stream"));
+        this.#checkIdle();
       };
       signal?.addEventListener("abort", onAbort, { once: true });
       this.#waiters.push(waiter);
+      this.#checkIdle();
       this.#supply();
     });
   }
@@ -221,6 +229,7 @@ export class NodeQuicConnection implements Connection {
     }
     this.#established = true;
     this.#resolveReady();
+    this.#checkIdle();
     this.#supply();
   }
 
@@ -291,6 +300,7 @@ export class NodeQuicConnection implements Connection {
     this.#streams.add(stream);
     const over = (): void => {
       this.#streams.delete(stream);
+      this.#checkIdle();
       // Its credit may be back.
       this.#supply();
     };
@@ -366,6 +376,11 @@ export class NodeQuicConnection implements Connection {
     }
   }
 
+  #checkIdle(): void {
+    if (this.#idleClose === undefined || this.#end !== undefined) return;
+    this.#idleClose.busy = !this.#established || this.#streams.size > 0 || this.#waiters.length > 0;
+  }
+
   #rejectWaiters(error: VortexError): void {
     for (const { reject } of this.#waiters.splice(0)) reject(error);
   }
@@ -409,6 +424,7 @@ export class NodeQuicConnection implements Connection {
 
   #finish(info: CloseInfo): void {
     this.#end = info;
+    if (this.#idleClose !== undefined) this.#idleClose.busy = true;
     if (this.#earlyData === "pending") {
       // A peer that refuses early data says so before its application can say anything.
       this.#earlyData = info.remote && info.error.code === "ConnectionLost" ? "accepted" : "refused";

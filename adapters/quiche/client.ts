@@ -122,6 +122,7 @@ function startHandshake(
     keepAlive: settings.keepAlive,
     ackThreshold: settings.ackThreshold,
     windowThreshold: windowThreshold(settings),
+    hold: (busy) => (busy ? socket.ref() : socket.unref()),
     onEarlyData: () => {},
     onEstablished: () => checkCertificate(native.peerCertChain(), tls, remote.host),
     explain: (info) => explainRefusal(info, native, tls, remote.host),

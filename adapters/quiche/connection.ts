@@ -81,6 +81,8 @@ export interface ConnectionHost {
   onEarlyData(connection: QuicheConnection): void;
   /** The handshake is over. A throw ends the connection with that error. */
   onEstablished(connection: QuicheConnection): void;
+  /** Keeps the process alive while `busy`, and no longer: an idle connection does not. Default: something else decides. */
+  hold?(busy: boolean): void;
   /** Says more of an end that quiche has only a code for. Default: `info` itself. */
   explain?(info: CloseInfo): CloseInfo;
   /** The connection has ended, as `info` says. */
@@ -142,6 +144,8 @@ export class QuicheConnection implements Connection {
   /** Whether there is more to say than how far this side is. */
   #urgent = true;
   #ackTimer: Timer | undefined;
+  /** What {@link ConnectionHost.hold} was told last. */
+  #held = true;
   /** Bytes of streams handed to quiche since the last datagram came in. */
   #written = 0;
   #scheduled = false;
@@ -344,6 +348,7 @@ export class QuicheConnection implements Connection {
   /** Both directions of a stream are over for this side. */
   forget(id: number, discarded: boolean): void {
     this.#streams.delete(id);
+    this.#hold();
     this.#blocked.delete(id);
     this.#reading.delete(id);
     // Those who wait for credit look again: with no stream left, none will come back.
@@ -364,7 +369,15 @@ export class QuicheConnection implements Connection {
   #adopt(id: number): QuicheStream {
     const stream = new QuicheStream(id, this, this.#host.quiche, this.#host.clock);
     this.#streams.set(id, stream);
+    this.#hold();
     return stream;
+  }
+
+  #hold(): void {
+    const busy = !this.#established || this.#streams.size > 0;
+    if (busy === this.#held || this.#isGone) return;
+    this.#held = busy;
+    this.#host.hold?.(busy);
   }
 
   readonly #stats = (): PathStats => {
@@ -498,6 +511,7 @@ export class QuicheConnection implements Connection {
         // bytes again.
         if (this.#earlyData === "pending") this.#earlyData = this.native.isResumed() ? "accepted" : "refused";
         this.#resolveReady();
+        this.#hold();
         this.#keepAlive();
       } else if (this.#earlyData === "none" && this.native.isInEarlyData()) {
         this.#host.onEarlyData(this);
@@ -605,7 +619,7 @@ export class QuicheConnection implements Connection {
     }
   }
 
-  /** Sets the timer that quiche asks for; one that would fire earlier anyway is left, and looks again when it does. */
+  /** Sets the timer that quiche asks for, in the background, since the socket holds the process for as long as it has to be. One that would fire earlier anyway is left, and looks again when it does. */
   #arm(): void {
     if (this.#isGone) return;
     const timeout = this.native.timeout();
@@ -619,7 +633,7 @@ export class QuicheConnection implements Connection {
     this.#timer?.cancel();
     this.#timerAt = at;
     // quiche cuts the fraction of a millisecond off, so the timer would come just too early without the one more.
-    this.#timer = this.#host.clock.setTimer(() => this.#onTimer(), timeout + 1);
+    this.#timer = this.#host.clock.setTimer(() => this.#onTimer(), timeout + 1, { background: true });
   }
 
   #onTimer(): void {

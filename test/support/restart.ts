@@ -15,3 +15,12 @@ export interface RestartOrders {
 export const restartTaskId: string = "5e".repeat(32);
 /** Ten pieces of 1,000 bytes. */
 export const restartContent: Uint8Array = seededBytes(18, 10_000);
+
+/** Tells `forgetful-peer.ts` what to fetch. */
+export interface ForgetfulOrder {
+  readonly addr: string;
+  readonly ca: string;
+  readonly taskId: string;
+  /** Pieces, one after the other. */
+  readonly numbers: readonly number[];
+}

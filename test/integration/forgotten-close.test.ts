@@ -1,0 +1,69 @@
+/** A program that fetches over QUIC and forgets to close its downloader ends by itself, and not before it has what it asked for. */
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { IDLE_CLOSE } from "../../adapters/idle-close.ts";
+import { selfSigned } from "../../adapters/tls.ts";
+import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import { formatAddress } from "../../src/transport/address.ts";
+import { runtimeName } from "../support/fixtures.ts";
+import { type ForgetfulOrder, restartContent, restartTaskId as taskId } from "../support/restart.ts";
+import { type Outcome, runner, startProgram } from "../support/run.ts";
+import { runtimeFace } from "../support/runtime-face.ts";
+
+const HELD = 5;
+const patient = { timeout: 120_000 };
+const { startServer } = await runtimeFace();
+/** The QUIC of this runtime, and others that it has. */
+const clients = runtimeName === "bun" ? ["bun", "node:quic"] : [runtimeName];
+
+for (const client of clients) {
+  describe(`a downloader that is not closed, over QUIC: ${client}`, () => {
+    it("does not keep its process", patient, async () => {
+      assert.deepEqual(await fetched(client, [0, 1]), { code: 0, out: "1000\n1000\n", err: "" });
+    });
+
+    it("keeps it while a request is unanswered, for longer than an idle connection is kept", patient, async () => {
+      assert.deepEqual(await fetched(client, [0, HELD]), { code: 0, out: "1000\n1000\n", err: "" });
+    });
+  });
+}
+
+/** How a process ends that fetches pieces from a server, which holds one of them for a while. */
+async function fetched(client: string, numbers: readonly number[]): Promise<Outcome> {
+  const identity = await selfSigned();
+  const store = new MemoryPieceStore();
+  store.putTask(taskId, restartContent, { pieceLength: 1000 });
+  const server = await startServer({
+    host: "127.0.0.1",
+    tls: identity,
+    quic: { port: 0 },
+    store: {
+      getTask: (id) => store.getTask(id),
+      async getPiece(request) {
+        if (request.number === HELD) {
+          await new Promise<void>((resolve) => {
+            setTimeout(resolve, IDLE_CLOSE + 2000);
+          });
+        }
+        return store.getPiece(request);
+      },
+    },
+  });
+  const address = server.addresses.quic;
+  if (address === undefined) assert.fail("QUIC has no address");
+  const order: ForgetfulOrder = { addr: formatAddress(address), ca: identity.cert, taskId, numbers };
+  const program = startProgram([...runner, "test/support/forgetful-peer.ts", client, JSON.stringify(order)]);
+  try {
+    return await Promise.race([program.ended, lateness(60_000)]);
+  } finally {
+    program.kill();
+    await program.ended;
+    await server.close({ grace: 0 });
+  }
+}
+
+function lateness(milliseconds: number): Promise<never> {
+  return new Promise((_resolve, reject) => {
+    setTimeout(() => reject(new Error(`it has not ended after ${milliseconds} ms`)), milliseconds).unref();
+  });
+}

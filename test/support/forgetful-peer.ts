@@ -1,0 +1,30 @@
+/**
+ * Fetches a piece over QUIC and forgets to close its downloader, in a process of its own:
+ *
+ *     forgetful-peer.ts FACE ORDER    FACE is `node`, `bun`, `node:quic` or `deno`; ORDER a `ForgetfulOrder` in JSON
+ *
+ * Prints how many bytes of each piece came. Ends by itself.
+ */
+import process from "node:process";
+import type { Face } from "../../adapters/face.ts";
+import { nodeQuicTransport } from "../../adapters/node-quic/transport.ts";
+import { createDownloader } from "../../src/client/core-factory.ts";
+import type { ForgetfulOrder } from "./restart.ts";
+
+const [, , name, order = "{}"] = process.argv;
+const { addr, ca, taskId, numbers } = JSON.parse(order) as ForgetfulOrder;
+const options = { protocol: "quic", connectTimeout: 20_000 } as const;
+const downloader =
+  name === "node:quic"
+    ? createDownloader({ ...options, transport: await nodeQuicTransport({ tls: { ca } }) })
+    : (await faceOf(name)).createDownloader({ ...options, tls: { ca } });
+for (const number of numbers) {
+  const piece = await downloader.downloadPiece({ addr, hostId: "host", taskId, number });
+  console.log((await piece.bytes()).length);
+}
+
+/** The one module that users of a runtime get; the others' need not even load there. */
+function faceOf(runtime: string | undefined): Promise<Pick<Face, "createDownloader">> {
+  if (runtime === "bun") return import("../../adapters/bun.ts");
+  return runtime === "deno" ? import("../../adapters/deno.ts") : import("../../adapters/node.ts");
+}
