@@ -21,6 +21,12 @@ import { clientConfig, serverConfig } from "./tls.ts";
 /** What BoringSSL seals session tickets with. Of one identity only: whoever resumes is not shown the certificate again. */
 const TICKET_KEY_LENGTH = 48;
 
+/**
+ * Addresses from which the packets of one client are taken. quiche 0.18 keeps as many paths as connection ids, forgets none that was in
+ * use, and drops what comes from another address then. Each time that a NAT rebinds takes one.
+ */
+const MAX_PATHS = 64;
+
 /** How QUIC by quiche authenticates and behaves. */
 export interface QuicheTransportOptions extends QuicheOptions {
   /** For dialling. Default: the peer's certificate must be valid for its host. */
@@ -105,6 +111,7 @@ function serverConfigs(
     if (existing !== undefined) return existing;
     const config = serverConfig(quiche, identity, tls.clientCa);
     applySettings(config, settings, maxStreams, payloadSize);
+    config.setActiveConnectionIdLimit(MAX_PATHS);
     config.setTicketKey(ticketKey);
     // Without a certificate of its own, a returning client is as good before its handshake as after it.
     if (earlyData && tls.clientCa === undefined) config.enableEarlyData();

@@ -10,13 +10,14 @@ import type { Face } from "../../adapters/face.ts";
 import { nativeHashers } from "../../adapters/native-hashers.ts";
 import { MemoryPieceStore } from "../../src/server/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
-import { type RestartOrders, restartContent, restartTaskId } from "./restart.ts";
+import { longContent, longTaskId, type RestartOrders, restartContent, restartTaskId } from "./restart.ts";
 
 const [, , name, orders = "{}"] = process.argv;
 const { identity, port, slowPiece, delay } = JSON.parse(orders) as RestartOrders;
 const { startServer } = await faceOf(name);
 const store = new MemoryPieceStore(nativeHashers);
 store.putTask(restartTaskId, restartContent, { pieceLength: 1000 });
+store.putTask(longTaskId, longContent, { pieceLength: longContent.length });
 const server = await startServer({
   host: "127.0.0.1",
   tls: identity,

@@ -16,6 +16,10 @@ export const restartTaskId: string = "5e".repeat(32);
 /** Ten pieces of 1,000 bytes. */
 export const restartContent: Uint8Array = seededBytes(18, 10_000);
 
+export const longTaskId: string = "10".repeat(32);
+/** One piece. */
+export const longContent: Uint8Array = seededBytes(19, 4 * 1024 * 1024);
+
 /** Tells `forgetful-peer.ts` what to fetch. */
 export interface ForgetfulOrder {
   readonly addr: string;
