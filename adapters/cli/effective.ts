@@ -4,10 +4,10 @@ import * as v from "valibot";
 import type { CreateDownloaderOptions } from "../../src/client/factory.ts";
 import { configLayer } from "../../src/config/config.ts";
 import type { ConfigKey, ValueOf } from "../../src/config/keys.ts";
-import { oneLine, VortexError } from "../../src/errors.ts";
+import { VortexError } from "../../src/errors.ts";
 import type { ProtocolChoice } from "../../src/transport/protocol.ts";
 import { configVariable, type LoadedConfig, loadedConfig, readConfigLayer } from "../config-file.ts";
-import { type CliEnvironment, ToldFailure, writeLine } from "./terminal.ts";
+import { type CliEnvironment, ConfigFailure } from "./terminal.ts";
 import { text, type Value } from "./values.ts";
 
 /** Which file to read. */
@@ -58,10 +58,9 @@ export async function effectiveDownloader(
 /**
  * What holds: options of the command line, then the file, then the defaults.
  *
- * Rejects with `StorageFailed` when the file cannot be read, and with a {@link ToldFailure} after each wrong value in it was told on
- * stderr, in a line of its own that begins with file and line, as editors and build tools understand it.
+ * Rejects with `StorageFailed` when the file cannot be read, and with a {@link ConfigFailure} for wrong values in it.
  */
-export async function effectiveConfig(flags: Flags, { env, stderr, signal }: CliEnvironment): Promise<LoadedConfig> {
+export async function effectiveConfig(flags: Flags, { env }: CliEnvironment): Promise<LoadedConfig> {
   const said = configLayer(
     Object.fromEntries(Object.entries(flagOf).map(([key, flag]) => [key, flags[flag]])),
     (key) => `--${flagOf[key]?.replace(/[A-Z]/g, (upper) => `-${upper.toLowerCase()}`)}`,
@@ -73,8 +72,7 @@ export async function effectiveConfig(flags: Flags, { env, stderr, signal }: Cli
     return loadedConfig(said, await readConfigLayer(path));
   } catch (error) {
     if (!(error instanceof VortexError) || error.code !== "InvalidArgument") throw error;
-    for (const line of error.message.split("\n")) await writeLine(stderr, oneLine(line), signal);
-    throw new ToldFailure(error);
+    throw new ConfigFailure(error);
   }
 }
 

@@ -10,10 +10,10 @@ import { sideFilesOf } from "../files/side-files.ts";
 import { fileSink } from "../files/sink.ts";
 import { effectiveDownloader } from "./effective.ts";
 import { JsonReporter, jsonHelp } from "./json-reporter.ts";
-import { type Target, targetOf, withStream } from "./output.ts";
+import { jsonOutput, type Target, targetOf, withStream } from "./output.ts";
 import { addFetchOptions, fetchEntries, hostId, peerTls } from "./peer-options.ts";
 import { type Reporter, reportProgress } from "./reporter.ts";
-import { type CliEnvironment, ToldFailure } from "./terminal.ts";
+import type { CliEnvironment } from "./terminal.ts";
 import { TextReporter } from "./text-reporter.ts";
 import {
   count,
@@ -103,10 +103,10 @@ async function get(commandLine: unknown, environment: CliEnvironment): Promise<v
   const reporter = reporterOf(options, target, environment, (error) => ending.abort(error));
   const signal = AbortSignal.any([environment.signal, ending.signal]);
   try {
-    reporter.done(await fetchTask(request, target, how, options, { ...environment, signal }, reporter));
+    await reporter.done(await fetchTask(request, target, how, options, { ...environment, signal }, reporter));
   } catch (error) {
-    const failure = inOptions(VortexError.from(error, "Internal"), options.range, "task");
-    throw reporter.failed(failure) ? new ToldFailure(failure) : failure;
+    reporter.failed();
+    throw inOptions(VortexError.from(error, "Internal"), options.range, "task");
   }
 }
 
@@ -156,11 +156,11 @@ function byteRangeOf(range: TaskRange, contentLength: number | undefined): ByteR
 function reporterOf(
   { json, quiet, verbose }: GetOptions,
   target: Target,
-  { stdout, stderr }: CliEnvironment,
+  environment: CliEnvironment,
   onFailure: (error: unknown) => void,
 ): Reporter {
-  if (!json) return new TextReporter(stderr, { quiet, verbose });
-  return new JsonReporter(target.kind === "file" || target.kind === "stderr" ? stdout : stderr, verbose, onFailure);
+  if (!json) return new TextReporter(environment.stderr, { quiet, verbose });
+  return new JsonReporter(jsonOutput(target, environment), verbose, onFailure);
 }
 
 async function fetchTask(

@@ -1,9 +1,8 @@
 import type { ProtocolEvent } from "../../src/client/auto-downloader.ts";
 import { VortexError } from "../../src/errors.ts";
 import type { TaskEvent, TaskProgress, TaskReport } from "../../src/task/task.ts";
-import { exitCodeOf } from "./exit-codes.ts";
 import type { Reporter } from "./reporter.ts";
-import { jsonLine, type TextOutput } from "./terminal.ts";
+import { jsonLine, type TextOutput, writeLine } from "./terminal.ts";
 
 /** Milliseconds between two objects on progress. */
 const INTERVAL = 1000;
@@ -24,21 +23,21 @@ export const jsonHelp: string = [
   "  parent-back        parent, protocol, where there are several: it delivers again",
   "  started-over       parents, error: pieces are fetched again from these parents",
   "  done               the last one: bytes, pieces, resumedBytes, resumedPieces, verified, duration, parents",
-  "  failed             or this one: code, kind, message, addr, exitCode",
+  "  failed             or this one, also for a wrong option: code, kind, message, addr, exitCode",
   "Sizes are in bytes, times in milliseconds, rates in bytes a second. A parent has parent, state (active, waiting, left-out), rate,",
   "bytes, pieces, errors and reasons; an error has code, kind, message and addr; verified has level (whole, pieces, none), and for",
   "whole also digest and by (caller, parents). More types and fields may come. The objects go to standard output when the content",
   "goes to a file, else to standard error.",
 ].join("\n");
 
-/** Tells in JSON, one object a line. */
+/** Reports in JSON, one object a line. */
 export class JsonReporter implements Reporter {
   readonly interval: number = INTERVAL;
   readonly #output: TextOutput;
   readonly #verbose: boolean;
   readonly #onFailure: (error: unknown) => void;
 
-  /** @param onFailure hears that nobody can be told any more */
+  /** @param onFailure called with `StorageFailed` when an object cannot be written */
   constructor(output: TextOutput, verbose: boolean, onFailure: (error: unknown) => void) {
     this.#output = output;
     this.#verbose = verbose;
@@ -57,20 +56,20 @@ export class JsonReporter implements Reporter {
     this.#write({ type: "protocol", ...event });
   }
 
-  done(report: TaskReport): void {
-    this.#write({ type: "done", ...report });
+  async done(report: TaskReport): Promise<void> {
+    await writeLine(this.#output, jsonLine({ type: "done", ...report }, withErrors));
   }
 
-  failed(error: VortexError): boolean {
-    this.#write({ type: "failed", ...describe(error), exitCode: exitCodeOf(error) });
-    return true;
-  }
+  failed(): void {}
 
   #write(value: object): void {
-    this.#output.write(`${jsonLine(value, withErrors)}\n`, (error) => {
-      if (error) this.#onFailure(error);
-    });
+    writeLine(this.#output, jsonLine(value, withErrors)).catch(this.#onFailure);
   }
+}
+
+/** The object that a failed command ends with. */
+export function failedLine(error: VortexError, exitCode: number): string {
+  return jsonLine({ type: "failed", ...describe(error), exitCode });
 }
 
 function withErrors(_key: string, value: unknown): unknown {

@@ -7,7 +7,7 @@ import { VortexError } from "../../src/errors.ts";
 import { type Descriptor, descriptorOf } from "../files/descriptor.ts";
 import { replaceFile, requireReplaceable } from "../files/replace-file.ts";
 import { codeOf, storageError } from "../files/storage-error.ts";
-import { type CliEnvironment, writeBytes } from "./terminal.ts";
+import { type CliEnvironment, type TextOutput, writeBytes } from "./terminal.ts";
 
 /** What `--output` names. */
 export type Target =
@@ -36,6 +36,11 @@ export async function targetOf(output: string): Promise<Target> {
   if (kind === "device") return { kind, path: output };
   if (descriptor !== undefined) return { kind: "descriptor", path: output, fd: fileOf(descriptor, output, kind) };
   return { kind: "file", path: await realpath(output).catch(() => output) };
+}
+
+/** Returns the stream for JSON of a command whose content goes to `target`: one that gets no content. */
+export function jsonOutput(target: Target, { stdout, stderr }: CliEnvironment): TextOutput {
+  return target.kind === "file" || target.kind === "stderr" ? stdout : stderr;
 }
 
 /**

@@ -3,10 +3,12 @@ import { isatty } from "node:tty";
 import { endingSignals, interruption } from "./exit-codes.ts";
 import type { CliFace } from "./face.ts";
 import { runCli } from "./program.ts";
+import { type CliEnvironment, guarded } from "./terminal.ts";
 
 /** Runs the command as this process, with the process's own words, streams and signals, and ends the process. */
 export async function runProcess(loadFace: () => Promise<CliFace>): Promise<never> {
-  const { stdout, stderr, env } = process;
+  const { env } = process;
+  const { stdout, stderr } = standardStreams();
   const signal = endingSignal();
   const openStdin = () => process.stdin;
   const environment = { openStdin, stdout, stderr, env, signal, loadFace, ...(hasHangups() && { onHangup }) };
@@ -14,6 +16,13 @@ export async function runProcess(loadFace: () => Promise<CliFace>): Promise<neve
   // What has been written to a pipe may not have left yet.
   for (const output of [stdout, stderr]) await new Promise<void>((resolve) => output.write("", () => resolve()));
   process.exit(code);
+}
+
+function standardStreams(): Pick<CliEnvironment, "stdout" | "stderr"> {
+  const { stdout, stderr } = process;
+  return process.versions.deno === undefined
+    ? { stdout, stderr }
+    : { stdout: guarded(stdout), stderr: guarded(stderr) };
 }
 
 /** Fires at the first SIGINT or SIGTERM; whoever sends a second one does not want to wait. */

@@ -6,11 +6,27 @@ import { addConfigCommand } from "./config.ts";
 import { exitCodeOf, exitCodeTable } from "./exit-codes.ts";
 import { addGetCommand } from "./get.ts";
 import { addIdCommand } from "./id.ts";
+import { failedLine } from "./json-reporter.ts";
+import { jsonOutput, targetOf } from "./output.ts";
 import { addPieceCommand } from "./piece.ts";
 import { addServeCommand } from "./serve.ts";
 import { addStatCommand } from "./stat.ts";
-import { type CliEnvironment, isClosedPipe, printable, ToldFailure } from "./terminal.ts";
+import {
+  type CliEnvironment,
+  ConfigFailure,
+  isClosedPipe,
+  printable,
+  type TextOutput,
+  writeLine,
+  writeText,
+} from "./terminal.ts";
 import { version } from "./version.ts";
+
+/** How failures are reported, for `--help`. */
+const failureHelp: string = [
+  "What failed is one line on standard error; with --json, one object in place of it, where the others are printed:",
+  '  {"type":"failed", code, kind, message, addr, exitCode}',
+].join("\n");
 
 /** The environment variables, for `--help`. */
 const variables = [
@@ -31,17 +47,22 @@ export async function runCli(args: readonly string[], environment: CliEnvironmen
   stderr.on("error", ignore);
   const { VORTEX_PEER_DEBUG } = environment.env;
   let debug = VORTEX_PEER_DEBUG === "1";
+  /** Help and version, as far as they are written. */
+  let printed: Promise<void> = Promise.resolve();
   const program = new Command("vortex-peer")
     .description("Fetches pieces and whole tasks from Dragonfly peers, and serves them.")
     .version(version)
     .exitOverride()
     .configureOutput({
-      writeOut: (text) => stdout.write(text),
+      writeOut: (text) => {
+        printed = Promise.all([printed, writeText(stdout, text)]).then(() => {});
+        printed.catch(ignore);
+      },
       writeErr: (text) => stderr.write(text),
       // Told below, as everything that fails is.
       outputError: ignore,
     })
-    .addHelpText("afterAll", `\n${exitCodeTable}\n\n${variables}`)
+    .addHelpText("afterAll", `\n${exitCodeTable}\n\n${failureHelp}\n\n${variables}`)
     .hook("preAction", (_program, command) => {
       debug ||= command.getOptionValue("debug") === true;
     });
@@ -59,7 +80,7 @@ export async function runCli(args: readonly string[], environment: CliEnvironmen
     return 0;
   } catch (error) {
     if (error instanceof CommanderError) {
-      if (error.exitCode === 0) return 0;
+      if (error.exitCode === 0) return printed.then(() => 0, report);
       // Called without a command: the help has been printed, and is all there is to say.
       if (error.code === "commander.help") return 2;
       return report(new VortexError("InvalidArgument", error.message.replace(/^error: /, "")));
@@ -67,13 +88,42 @@ export async function runCli(args: readonly string[], environment: CliEnvironmen
     return report(error);
   }
 
-  function report(error: unknown): number {
-    if (error instanceof ToldFailure) return exitCodeOf(error.cause);
-    if (!isClosedPipe(error)) {
-      const { code, message } = VortexError.from(error, "Internal");
-      stderr.write(`vortex-peer: ${code}: ${oneLine(message)}\n`);
-      if (debug) stderr.write(`${printable(inspect(error))}\n`);
-    }
-    return exitCodeOf(error);
+  /** Reports what failed, in JSON where that was asked for, and returns the exit code. */
+  async function report(error: unknown): Promise<number> {
+    const cause = error instanceof ConfigFailure ? error.cause : error;
+    const exitCode = exitCodeOf(cause);
+    if (isClosedPipe(cause)) return exitCode;
+    const failure = VortexError.from(cause, "Internal");
+    const output = await jsonOutputFor(args, environment);
+    const written = output && (await writeLine(output, failedLine(failure, exitCode)).then(() => true, isClosedPipe));
+    if (!written) for (const line of linesOf(error, failure)) stderr.write(`${oneLine(line)}\n`);
+    // Between objects, a stack would be in the way of whoever reads them.
+    if (debug && !(written && output === stderr)) stderr.write(`${printable(inspect(cause))}\n`);
+    return exitCode;
   }
+}
+
+function linesOf(error: unknown, { code, message }: VortexError): string[] {
+  return error instanceof ConfigFailure ? message.split("\n") : [`vortex-peer: ${code}: ${message}`];
+}
+
+/** The stream for JSON where `--json` is given, be the rest of the command line right or wrong. */
+async function jsonOutputFor(args: readonly string[], environment: CliEnvironment): Promise<TextOutput | undefined> {
+  const lenient = new Command()
+    .option("--json")
+    .option("-o, --output <file>")
+    .exitOverride()
+    .configureOutput({
+      outputError: () => {},
+    });
+  try {
+    lenient.parseOptions([...args]);
+  } catch {
+    // An option without its value; what stands before it is known.
+  }
+  const { json, output } = lenient.opts<{ readonly json?: true; readonly output?: string }>();
+  if (!json) return undefined;
+  const hasContent = args[0] === "get" || args[0] === "piece";
+  const target = hasContent ? await targetOf(output ?? "-").catch(() => undefined) : undefined;
+  return target === undefined ? environment.stdout : jsonOutput(target, environment);
 }

@@ -1,5 +1,4 @@
 import type { ProtocolEvent } from "../../src/client/auto-downloader.ts";
-import type { VortexError } from "../../src/errors.ts";
 import type { Clock } from "../../src/runtime.ts";
 import type { TaskEvent, TaskProgress, TaskReport } from "../../src/task/task.ts";
 
@@ -11,10 +10,10 @@ export interface Reporter {
   event(event: TaskEvent): void;
   /** A protocol was chosen for a peer. */
   protocol(event: ProtocolEvent): void;
-  /** All is there and right, and has its name. */
-  done(report: TaskReport): void;
-  /** The download failed. Returns whether the user has been told why; else whoever runs the command does it. */
-  failed(error: VortexError): boolean;
+  /** All is there and right, and has its name. Rejects with `StorageFailed` when that cannot be reported. */
+  done(report: TaskReport): Promise<void>;
+  /** The download failed: makes room for the message about it, which `program.ts` prints. */
+  failed(): void;
 }
 
 /** Has a reporter tell of progress at its interval. Returns what ends that. */

@@ -1,6 +1,7 @@
-import type { Writable } from "node:stream";
+import { Writable } from "node:stream";
 import { VortexError } from "../../src/errors.ts";
 import type { Clock } from "../../src/runtime.ts";
+import { storageError } from "../files/storage-error.ts";
 import type { CliFace } from "./face.ts";
 
 /** Where text and bytes go: a process's stdout or stderr, or any other node stream. */
@@ -42,9 +43,14 @@ export async function writeBytes(output: Writable, bytes: Uint8Array, signal: Ab
   }
 }
 
-/** Resolves when a line is written. */
-export function writeLine(output: Writable, line: string, signal: AbortSignal): Promise<void> {
-  return write(output, `${line}\n`, signal);
+/** Resolves when a line is written. Rejects as {@link writeText} does. */
+export function writeLine(output: Writable, line: string, signal?: AbortSignal): Promise<void> {
+  return writeText(output, `${line}\n`, signal);
+}
+
+/** Resolves when `text` is written. Rejects with `StorageFailed`, or with the signal's reason. */
+export function writeText(output: Writable, text: string, signal?: AbortSignal): Promise<void> {
+  return write(output, text, signal);
 }
 
 /** Text of many lines, such as a stack, without anything else that does something to a terminal. */
@@ -60,13 +66,37 @@ export function jsonLine(value: object, replacer?: (key: string, value: unknown)
   );
 }
 
-/** What failed, after the user was told of it. */
-export class ToldFailure extends Error {
-  override readonly name = "ToldFailure";
+/** Wrong values in a configuration file. Each line of the cause's message begins with file and line, as editors understand it. */
+export class ConfigFailure extends Error {
+  override readonly name = "ConfigFailure";
+  override readonly cause: VortexError;
 
-  constructor(cause: unknown) {
-    super("told already", { cause });
+  constructor(cause: VortexError) {
+    super(cause.message);
+    this.cause = cause;
   }
+}
+
+/**
+ * A stream that hands everything on to `output`, and fails as streams of Node do: Deno's standard streams throw where a file is full,
+ * and call nobody back from then on.
+ */
+export function guarded(output: TextOutput): TextOutput {
+  // What fails fails in a write.
+  output.on("error", () => {});
+  const guard = new Writable({
+    write(chunk, _encoding, done) {
+      try {
+        output.write(chunk, done);
+      } catch (error) {
+        done(error instanceof Error ? error : new Error(String(error)));
+      }
+    },
+  });
+  return Object.defineProperties(guard, {
+    isTTY: { get: () => output.isTTY },
+    columns: { get: () => output.columns },
+  });
 }
 
 /** Whether somebody stopped reading what was written to them, as `head` does. */
@@ -74,13 +104,13 @@ export function isClosedPipe(error: unknown): boolean {
   return error instanceof VortexError && (error.cause as { code?: unknown } | undefined)?.code === "EPIPE";
 }
 
-function write(output: Writable, data: Uint8Array | string, signal: AbortSignal): Promise<void> {
+function write(output: Writable, data: Uint8Array | string, signal?: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
-    const onAbort = (): void => reject(signal.reason);
-    signal.addEventListener("abort", onAbort, { once: true });
+    const onAbort = (): void => reject(signal?.reason);
+    signal?.addEventListener("abort", onAbort, { once: true });
     output.write(data, (error) => {
-      signal.removeEventListener("abort", onAbort);
-      if (error) reject(VortexError.from(error, "StorageFailed", "standard output cannot be written"));
+      signal?.removeEventListener("abort", onAbort);
+      if (error) reject(storageError(error, "standard output cannot be written"));
       else resolve();
     });
   });

@@ -53,14 +53,13 @@ export class TextReporter implements Reporter {
     if (this.#options.verbose) this.#write(`${addr} is asked over ${protocol}: ${oneLine(reason)}`);
   }
 
-  done(report: TaskReport): void {
+  async done(report: TaskReport): Promise<void> {
     this.#last = undefined;
     if (!this.#options.quiet) this.#write(summaryText(report));
   }
 
-  failed(): boolean {
+  failed(): void {
     this.#status?.clear();
-    return false;
   }
 
   /** A line above the bar. */

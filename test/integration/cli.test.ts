@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { constants, mkdtempSync } from "node:fs";
+import { constants, existsSync, mkdtempSync } from "node:fs";
 import { mkdir, mkdtemp, open, readdir, readFile, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -33,6 +33,8 @@ const noPipes =
     : spawnSync("mkfifo", ["--version"]).error !== undefined
       ? " [gap: needs mkfifo]"
       : "";
+/** Why there is no output that is always full; empty when there is. */
+const noFull = existsSync("/dev/full") ? "" : " [gap: needs /dev/full]";
 /** Why no file can be written that the command was started with; empty when it can. */
 const noInherited =
   "Deno" in globalThis ? " [gap: Deno 2.9 writes to no inherited descriptor but the standard ones]" : "";
@@ -411,6 +413,37 @@ describe("vortex-peer in processes", () => {
       const { code, err } = await getting.exit;
       assert.deepEqual([code, err], [141, ""]);
     }),
+  );
+
+  it(
+    `says in words that its output cannot be written, and ends with 7${noFull}`,
+    { ...patience, skip: noFull !== "" },
+    () =>
+      inTempDir(async (dir) => {
+        const content = seededBytes(6, 300_000);
+        const source = join(dir, "source");
+        await writeFile(source, content);
+        await using peer = await serve(source);
+        const whole = ["get", ...peer.from("tcp"), "--content-length", "300000"];
+        for (const args of [
+          [...whole, "--json", "-o", join(dir, "target")],
+          [...whole, "--quiet"],
+          [...whole, "--quiet", "-o", "/dev/stdout"],
+          ["config", "--json"],
+          ["serve", source, "--json", "--no-quic", "--no-grpc", "--host", "127.0.0.1", "--tcp-port", "0"],
+          ["--help"],
+        ]) {
+          const { code, err } = await run(args, ["sh", "-c", '"$@" > /dev/full', "sh"]).exit;
+          assert.equal(code, 7, `${args.join(" ")}: ${err}`);
+          assert.match(
+            err,
+            /^vortex-peer: StorageFailed: standard output cannot be written: no space is left on the device/,
+          );
+          assert.equal(err.split("\n").length, 2);
+        }
+        const wrong = await run(["get", "--json"], ["sh", "-c", '"$@" 2> /dev/full', "sh"]).exit;
+        assert.deepEqual([wrong.code, wrong.out.length], [2, 0]);
+      }),
   );
 
   it("refuses a file that changed after it was indexed, and tells of it", patience, () =>

@@ -5,6 +5,7 @@ import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { mkdir, readdir, readFile, readlink, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { Writable } from "node:stream";
 import { describe, it } from "node:test";
 import { interruption } from "../../adapters/cli/exit-codes.ts";
 import type { CliFace } from "../../adapters/cli/face.ts";
@@ -597,6 +598,86 @@ describe("vortex-peer get, what it tells", () => {
       assert.equal(failed.error.message, words);
     });
   });
+
+  it("is one JSON object for every wrong usage too, where the others would be", () =>
+    inTempDir(async (dir) => {
+      const face = faceWith(() => assert.fail("a peer was asked"));
+      const target = join(dir, "task");
+      const config = join(dir, "config.yaml");
+      await writeFile(config, "download:\n  protocol: pigeon\nupload:\n  server:\n    port: none\n");
+      const whole = getFrom(peers.tcp, ...lengths);
+      for (const [args, code, message] of [
+        [["get"], "InvalidArgument", /required option '--peer <address...>' not specified/],
+        [[...whole, "--nonsense"], "InvalidArgument", /unknown option '--nonsense'/],
+        [[...whole, "--kind", "none"], "InvalidArgument", /'none' is invalid/],
+        [[...whole, "--range", "5-2"], "InvalidArgument", /^--range "5-2": expected A-B/],
+        [[...whole, "--range", "0-1", "--digest", `sha256:${sha256}`], "InvalidArgument", /expected one of them/],
+        [[...whole, "--ca", join(dir, "none"), "--protocol", "grpc"], "StorageFailed", /none cannot be read/],
+        [[...whole, "--config", config], "InvalidArgument", /config\.yaml:2.*pigeon.*\n.*config\.yaml:5.*none/],
+        [[...whole, "--config", join(dir, "none")], "StorageFailed", /none cannot be read/],
+      ] as const) {
+        const exitCode = code === "StorageFailed" ? 7 : 2;
+        const kind = code === "StorageFailed" ? "local" : "misuse";
+        for (const [where, name] of [
+          [[], "err"],
+          [["-o", "-"], "err"],
+          [["--output=/dev/null"], "err"],
+          [["-o", target], "out"],
+          [["-o/dev/stderr"], "out"],
+        ] as const) {
+          const ran = await run(face, [...args, "--json", ...where]);
+          const [told, other] = name === "out" ? [ran.out.text, ran.err] : [ran.err, ran.out.text];
+          assert.equal(other, "");
+          const [object, ...more] = parse(told);
+          assert.deepEqual(more, []);
+          const { message: said, ...rest } = object ?? {};
+          assert.deepEqual(rest, { type: "failed", code, kind, exitCode });
+          assert.match(String(said), message);
+          assert.equal(ran.code, exitCode);
+        }
+      }
+      const directory = await run(face, [...whole, "--json", "-o", dir]);
+      assert.match(String(parse(directory.out.text)[0]?.message), /is a directory/);
+    }));
+
+  it("says in words that the JSON cannot be written, and ends with 7", () =>
+    inTempDir((dir) =>
+      withPeer(async (face) => {
+        const full = (): Writable =>
+          new Writable({
+            write: (_chunk, _encoding, done) => done(Object.assign(new Error("write ENOSPC"), { code: "ENOSPC" })),
+          });
+        const args = getFrom(peers.tcp, ...lengths, "--json", "-o", join(dir, "task"));
+        const { code, err } = await run(face, args, { stdout: full() });
+        assert.equal(code, 7);
+        assert.match(
+          err,
+          /^vortex-peer: StorageFailed: standard output cannot be written: no space is left on the device/,
+        );
+        assert.equal(err.split("\n").length, 2);
+        const wrong = await run(face, ["get", "--json", "-o", join(dir, "task")], { stdout: full() });
+        assert.equal(wrong.code, 2);
+        assert.match(
+          wrong.err,
+          /^vortex-peer: InvalidArgument: required option '--peer <address...>' not specified\n$/,
+        );
+        // Only the last object does not fit.
+        let objects = 0;
+        const almost = new Writable({
+          write: (chunk: Uint8Array, _encoding, done) => {
+            objects++;
+            const last = new TextDecoder().decode(chunk).includes('"done"');
+            done(last ? Object.assign(new Error("write ENOSPC"), { code: "ENOSPC" }) : null);
+          },
+        });
+        const done = await run(face, args, { stdout: almost });
+        assert.ok(objects >= 2);
+        assert.deepEqual(
+          [done.code, done.err],
+          [7, "vortex-peer: StorageFailed: standard output cannot be written: no space is left on the device\n"],
+        );
+      }),
+    ));
 
   it("ends the download when nobody reads the JSON any more", () =>
     inTempDir((dir) =>

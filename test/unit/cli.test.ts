@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { mkdir, readdir, readFile, readlink, rm, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { Writable } from "node:stream";
 import { describe, it } from "node:test";
 import type { CliFace } from "../../adapters/cli/face.ts";
 import { defaultIdentityFile, identityTls } from "../../adapters/cli/identity.ts";
@@ -220,6 +221,46 @@ describe("vortex-peer", () => {
     assert.ok(!(await run(face, pieceOf(peers.tcp, 0))).err.includes("    at "));
     assert.match((await run(face, pieceOf(peers.tcp, 0, "--debug"))).err, /^vortex-peer: NotFound: .*\n(.*\n)* {4}at /);
     assert.match((await run(face, pieceOf(peers.tcp, 0), { env: { VORTEX_PEER_DEBUG: "1" } })).err, / {4}at /);
+  });
+});
+
+describe("vortex-peer, what it fails with", () => {
+  it("is an object on standard output for every command with --json", async () => {
+    const peer = peers.grpc;
+    for (const [args, message] of [
+      [["stat", "--peer", peer, "--json"], /required option '--task-id <id>' not specified/],
+      [["serve", "--json"], /missing required argument 'file'/],
+      [["serve", "/nowhere/file", "--json", "--no-quic"], /\/nowhere\/file cannot be opened/],
+      [["id", "content", "/nowhere/file", "--json"], /\/nowhere\/file cannot be read/],
+      [["config", "--limit", "fast", "--json"], /^--limit "fast": expected a rate/],
+      [["piece", "--json"], /unknown option '--json'|required option/],
+    ] as const) {
+      const { code, out, err } = await run(failing("NotFound"), args);
+      const told = args[0] === "piece" ? err : out.text;
+      const { type, exitCode, message: said, ...rest } = JSON.parse(told);
+      assert.deepEqual([type, exitCode, Object.keys(rest)], ["failed", code, ["code", "kind"]]);
+      assert.match(said, message);
+      assert.equal(`${out.text}${err}`, told);
+      assert.ok(code === 2 || code === 7);
+    }
+    const words = await run(failing("NotFound"), ["config", "--limit", "fast"]);
+    assert.equal(words.err, 'vortex-peer: InvalidArgument: --limit "fast": expected a rate, such as 50MB/s\n');
+    const stack = await run(failing("NotFound"), ["config", "--limit", "fast", "--json", "--debug"]);
+    assert.match(stack.err, /^VortexError: --limit/);
+    assert.equal(JSON.parse(stack.out.text).type, "failed");
+  });
+
+  it("is told when the help cannot be written", async () => {
+    for (const args of [["--help"], ["get", "--help"], ["--version"]]) {
+      const stdout = new Writable({
+        write: (_chunk, _encoding, done) => done(Object.assign(new Error("write ENOSPC"), { code: "ENOSPC" })),
+      });
+      const { code, err } = await run(failing("NotFound"), args, { stdout });
+      assert.deepEqual(
+        [code, err],
+        [7, "vortex-peer: StorageFailed: standard output cannot be written: no space is left on the device\n"],
+      );
+    }
   });
 });
 

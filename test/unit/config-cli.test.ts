@@ -88,7 +88,6 @@ describe("vortex-peer config", () => {
       const commands = [
         ["config"],
         ["get", "--peer", peers.tcp, "--task-id", taskId],
-        ["get", "--peer", peers.tcp, "--task-id", taskId, "--json"],
         ["piece", "--peer", peers.tcp, "--task-id", taskId, "--number", "0"],
         ["stat", "--peer", peers.grpc, "--task-id", taskId],
         ["serve", path],
