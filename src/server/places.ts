@@ -47,7 +47,7 @@ interface TakenPlace extends Place {
   asked: boolean;
   /** True once it has made a request since its notice. */
   askedSinceNotice: boolean;
-  /** End of its notice, while it is `noticed`. */
+  /** End of its last notice. */
   notice: Timer | undefined;
 }
 
@@ -153,10 +153,9 @@ export class Places {
 
   #move(place: TakenPlace, state: PlaceState): void {
     place.notice?.cancel();
-    place.notice = undefined;
-    if (place.state === "silent") this.#silent.delete(place);
-    else if (place.state === "idle") this.#idle.delete(place);
-    else if (place.state === "busy") this.#busy.delete(place.network, place);
+    this.#silent.delete(place);
+    this.#idle.delete(place);
+    this.#busy.delete(place.network, place);
     place.state = state;
     if (state === "silent") this.#silent.add(place);
     else if (state === "idle") this.#idle.add(place);

@@ -107,7 +107,7 @@ export class VortexServer {
     await this.#listener.close({ grace: Math.max(0, grace - (clock.now() - started)) });
     this.#gone.abort(new VortexError("Closed", "the server is closed"));
     // By now only the store is waited for, which hears of the end by its signal.
-    await settled(Promise.all(this.#running), clock, STORE_GRACE);
+    await settled(this.#drained(), clock, STORE_GRACE);
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -216,7 +216,6 @@ export class VortexServer {
         await write(portion, left === 0);
       }
     }
-    await stream.writer.end();
     // Over TCP the connection ends with its answer, but not before the peer has taken all of it and ended its side.
     await within(runtime.clock, stallTimeout, requestEnded, "Stalled", "waiting for the end of the request");
     return { bytes: Number(piece.metadata.length) };
@@ -255,6 +254,11 @@ export class VortexServer {
     } catch {
       // What the user's own callback throws must not end the process, nor the requests of others.
     }
+  }
+
+  /** Resolves when nothing runs any more. */
+  async #drained(): Promise<void> {
+    while (this.#running.size > 0) await Promise.all(this.#running);
   }
 
   #track(work: Promise<void>): void {

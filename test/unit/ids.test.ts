@@ -101,6 +101,27 @@ describe("ids", () => {
     assert.equal(new Set(defaultFilteredQueryParams).size, defaultFilteredQueryParams.length);
   });
 
+  it("are of the URL with ^ as it stood in the path, and encoded in the query", () => {
+    const cases = [
+      ["https://example.com/p?q=^", "https://example.com/p?q=%5E"],
+      ["https://example.com/a^b?q=^&r=2", "https://example.com/a^b?q=%5E&r=2"],
+      ["https://example.com/a^b?q=1#f^g", "https://example.com/a^b?q=1#f^g"],
+      ["https://example.com/%5E^", "https://example.com/%5E^"],
+      // The word that stands in for it while the URL is parsed.
+      ["https://example.com/caret^caretx", "https://example.com/caret^caretx"],
+      ["https://example.com/?q=^", "https://example.com/?q=%5E"],
+    ] as const;
+    for (const [url, normalised] of cases) {
+      assert.equal(taskIdOfUrl({ url }), taskIdOfContent(`${normalised}STANDARD`), url);
+    }
+  });
+
+  it("are of a blob only where the whole URL is one line of that form", () => {
+    for (const url of ["https://r/v2/a/b/blobs/x?a\nb", "\nhttps://r/v2/a/b/blobs/x", "https://r/v2/a\n/blobs/x"]) {
+      assert.equal(isBlobUrl(url), false, JSON.stringify(url));
+    }
+  });
+
   it("refuse a piece length that is none", () => {
     for (const pieceLength of [-1, 0.5, Number.NaN, 2 ** 53]) {
       assertThrows(() => taskIdOfUrl({ url: "http://a", pieceLength }), "InvalidArgument");

@@ -160,14 +160,25 @@ describe("places for connections", () => {
 
   it("a second request of a connection leaves its age as it is", async () => {
     const guests = new Guests(3);
-    const [a1, a2] = [guests.arrive("a1"), guests.arrive("a2")];
-    guests.arrive("a3").begin();
-    a1.begin();
-    a2.begin();
-    a1.begin();
-    a1.end();
+    const [a1] = ["a1", "a2", "a3"].map((name) => {
+      const place = guests.arrive(name);
+      place.begin();
+      return place;
+    });
+    a1?.begin();
+    a1?.end();
     guests.arrive("b1", "10.0.0.2");
-    assert.deepEqual(await guests.made(), ["a3"]);
+    assert.deepEqual(await guests.made(), ["a1"]);
+  });
+
+  it("an idle connection that asks again stays", async () => {
+    const guests = new Guests(1);
+    const first = guests.arrive("first");
+    first.begin();
+    first.end();
+    first.begin();
+    assert.equal(guests.refused(), true);
+    assert.deepEqual(await guests.made(), []);
   });
 
   it("a notice keeps no process alive", () => {

@@ -18,7 +18,17 @@ import { type ServerOptions, serverSettings } from "../../src/server/upload.ts";
 import { VortexServer } from "../../src/server/vortex-server.ts";
 import type { OperationResult, Telemetry } from "../../src/telemetry.ts";
 import { MemoryTransport } from "../../src/transport/memory.ts";
-import type { ByteStream, Transport } from "../../src/transport/transport.ts";
+import { AsyncQueue } from "../../src/transport/queue.ts";
+import {
+  type ByteReader,
+  type ByteStream,
+  type ByteWriter,
+  type CloseInfo,
+  type Connection,
+  type Listener,
+  StreamCode,
+  type Transport,
+} from "../../src/transport/transport.ts";
 import { rejectionOf } from "../support/failures.ts";
 import { fakeRuntime, settle } from "../support/fake-clock.ts";
 import { joined, seededBytes } from "../support/random.ts";
@@ -216,5 +226,226 @@ describe("an error over TCP", () => {
     assert.equal(packet.code, RemoteErrorCode.NotFound);
     socket.destroy();
     await server.close();
+  });
+});
+
+/** A stream of one request, which records how the server leaves it. */
+class FakeStream implements ByteStream {
+  readonly reader: ByteReader;
+  readonly writer: ByteWriter;
+  /** Codes with which the two directions were given up. */
+  readonly given: { cancel?: number | undefined; abort?: number | undefined } = {};
+  readonly #sent: Uint8Array[] = [];
+  ended = false;
+  /** Ends the direction of the request. */
+  end: () => void = () => {};
+
+  constructor(...chunks: readonly Uint8Array[]) {
+    const left = [...chunks];
+    const over = new Promise<undefined>((resolve) => {
+      this.end = () => resolve(undefined);
+    });
+    this.reader = {
+      read: async () => left.shift() ?? over,
+      cancel: (code) => {
+        this.given.cancel = code;
+      },
+    };
+    this.writer = {
+      write: async (chunk) => {
+        this.#sent.push(chunk);
+      },
+      end: async (last) => {
+        assert.equal(this.ended, false, "ended twice");
+        if (last !== undefined) this.#sent.push(last);
+        this.ended = true;
+      },
+      abort: (code) => {
+        this.given.abort = code;
+      },
+    };
+  }
+
+  get sent(): Uint8Array {
+    return joined(this.#sent);
+  }
+}
+
+class FakeConnection implements Connection {
+  readonly protocol = "quic";
+  readonly remote = { host: "10.0.0.1", port: 1 };
+  readonly resumed = false;
+  readonly earlyData = "none";
+  readonly ready: Promise<void> = Promise.resolve();
+  readonly closed: Promise<CloseInfo> = new Promise(() => {});
+  readonly streams = new AsyncQueue<ByteStream>();
+  aborted: readonly unknown[] | undefined;
+
+  async openStream(): Promise<ByteStream> {
+    throw new Error("a server opens none");
+  }
+
+  accept(): AsyncIterable<ByteStream> {
+    return this.streams;
+  }
+
+  async close(): Promise<void> {
+    this.streams.end();
+  }
+
+  abort(code?: number, reason?: string): void {
+    this.aborted = [code, reason];
+    this.streams.end();
+  }
+}
+
+/** A listener whose closing lasts until the test ends it. */
+class FakeListener implements Listener {
+  readonly address = local;
+  readonly fingerprint: undefined;
+  readonly connections = new AsyncQueue<Connection>();
+  /** Grace in ms of each closing. */
+  readonly graces: (number | undefined)[] = [];
+  closed: () => void = () => {};
+  readonly #closed = new Promise<void>((resolve) => {
+    this.closed = resolve;
+  });
+
+  async setIdentity(): Promise<void> {}
+
+  accept(): AsyncIterable<Connection> {
+    return this.connections;
+  }
+
+  async close({ grace }: { readonly grace?: number } = {}): Promise<void> {
+    this.graces.push(grace);
+    await this.#closed;
+    this.connections.end();
+  }
+}
+
+/** A server on a listener, with one connection, all of which the test drives. */
+function driven(store: PieceStore, options: ServerOptions = {}) {
+  const { clock } = fakeRuntime();
+  const listener = new FakeListener();
+  const connection = new FakeConnection();
+  const telemetry = new Outcomes();
+  const server = new VortexServer(listener, store, serverSettings({ telemetry, ...options }, fakeRuntime(clock)));
+  listener.connections.push(connection);
+  return { clock, listener, connection, telemetry, server };
+}
+
+/** A store in which each look for a piece waits for the test. */
+function waitingStore(): { readonly store: PieceStore; readonly answers: (() => void)[] } {
+  const answers: (() => void)[] = [];
+  const stored = storeYielding([content]);
+  const store: PieceStore = {
+    getTask: (id) => stored.getTask(id),
+    async getPiece(wanted) {
+      await new Promise<void>((resolve) => answers.push(resolve));
+      return stored.getPiece(wanted);
+    },
+  };
+  return { store, answers };
+}
+
+describe("a stream that the server gives up", () => {
+  const cases: readonly (readonly [what: string, store: PieceStore, chunks: readonly Uint8Array[], code: number])[] = [
+    ["without a request in time", storeYielding([content]), [], StreamCode.Timeout],
+    ["whose client does not end its side after the content", storeYielding([content]), [request()], StreamCode.Timeout],
+    ["whose client does not end its side after an error", storeYielding([content]), [request(5)], StreamCode.Timeout],
+    ["whose store fails within the content", storeYielding([half]), [request()], StreamCode.Internal],
+  ];
+  for (const [what, store, chunks, code] of cases) {
+    it(`${what}: both directions carry the reason`, async () => {
+      const { clock, connection } = driven(store, { requestTimeout: 1000, stallTimeout: 1000 });
+      const stream = new FakeStream(...chunks);
+      connection.streams.push(stream);
+      if (code === StreamCode.Timeout) {
+        await clock.advance(999);
+        assert.deepEqual(stream.given, {});
+        await clock.advance(1);
+      }
+      await settle();
+      assert.deepEqual(stream.given, { cancel: code, abort: code });
+      assert.equal(clock.pending, 0);
+    });
+  }
+
+  it("is none where the client ends its side in time, and the answer ends once, with its last bytes", async () => {
+    for (const number of [0, 5]) {
+      const { clock, connection, telemetry } = driven(storeYielding([half, rest]));
+      const stream = new FakeStream(request(number));
+      connection.streams.push(stream);
+      await settle();
+      assert.equal(stream.ended, true);
+      assert.deepEqual(telemetry.ended, []);
+      stream.end();
+      await settle();
+      assert.deepEqual(telemetry.ended, [number === 0 ? "100000" : "NotFound"]);
+      assert.deepEqual([stream.given, clock.pending], [{}, 0]);
+    }
+  });
+
+  it("is none for a piece without bytes: its answer is a header", async () => {
+    const empty = storeYielding([]);
+    const store: PieceStore = {
+      getTask: async () => undefined,
+      async getPiece(wanted) {
+        const piece = await empty.getPiece(wanted);
+        return piece && { ...piece, metadata: { ...piece.metadata, length: 0n } };
+      },
+    };
+    const { connection, telemetry } = driven(store);
+    const stream = new FakeStream(request());
+    connection.streams.push(stream);
+    stream.end();
+    await settle();
+    assert.deepEqual([stream.ended, telemetry.ended], [true, ["0"]]);
+    const decoder = new PacketDecoder();
+    decoder.push(stream.sent);
+    assert.equal(decoder.next()?.type, "piece-content");
+  });
+});
+
+describe("closing a Vortex server", () => {
+  it("waits for every answer, and leaves the listener what is left of the grace", async () => {
+    const { store, answers } = waitingStore();
+    const { clock, listener, connection, server } = driven(store);
+    for (let count = 0; count < 2; count++) {
+      const stream = new FakeStream(request());
+      stream.end();
+      connection.streams.push(stream);
+    }
+    await settle();
+    const closing = server.close({ grace: 5000 });
+    await clock.advance(700);
+    answers[0]?.();
+    await settle();
+    assert.deepEqual(listener.graces, []);
+    await clock.advance(500);
+    answers[1]?.();
+    await settle();
+    assert.deepEqual(listener.graces, [3800]);
+    connection.streams.end();
+    listener.closed();
+    await closing;
+  });
+
+  it("turns away a connection that comes meanwhile, and waits for nothing that has ended", async () => {
+    const { clock, listener, connection, server } = driven(storeYielding([content]));
+    const stream = new FakeStream(request());
+    stream.end();
+    connection.streams.push(stream);
+    await settle();
+    const closing = server.close();
+    const late = new FakeConnection();
+    listener.connections.push(late);
+    await settle();
+    assert.deepEqual(late.aborted, [StreamCode.Busy, "the server is closing"]);
+    connection.streams.end();
+    listener.closed();
+    await closing;
+    assert.equal(clock.pending, 0);
   });
 });
