@@ -178,7 +178,12 @@ describe("a task over TCP, between processes", () => {
         const held = new Promise<void>((resolve) => {
           onHeld = resolve;
         });
+        let compared = 0;
         const onAsk = (number: number): Promise<void> | void => {
+          if (verified.has(number)) {
+            compared++;
+            return;
+          }
           asked.push(number);
           if (asked.length <= budget) return;
           onHeld();
@@ -206,7 +211,7 @@ describe("a task over TCP, between processes", () => {
           release();
           await Promise.all(servers.map((server) => server.close()));
         }
-        for (const number of asked) assert.ok(!verified.has(number), `piece ${number} was fetched again`);
+        assert.ok(compared <= 2 * 3, `${compared} pieces were asked for again: three are compared with each parent`);
       };
       for (let round = 0; round < 20; round++) {
         await fetch(1 + Math.floor(random() * 12), async (program, held) => {
@@ -256,7 +261,8 @@ describe("a task over TCP, between processes", () => {
           program.send("");
           const [, resumed] = (await program.line()).split(" ");
           assert.ok(Number(resumed) > 0, `${resumed} pieces were kept`);
-          assert.equal(asked.length - before, pieces - Number(resumed), "verified pieces were fetched again");
+          const again = asked.length - before - (pieces - Number(resumed));
+          assert.ok(again >= 0 && again <= 3, `${again} verified pieces were asked for again: three are compared`);
           // The task has a digest, so it ends well only when every byte is right.
           assert.equal(await program.line(), "code 0");
           const { err } = await program.ended;

@@ -1,0 +1,260 @@
+/** Peers with different contents under one task id, over the network, and the command that goes on after its peer's content changed. */
+import assert from "node:assert/strict";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, it } from "node:test";
+import { fileSink } from "../../adapters/files/sink.ts";
+import { nativeHashers } from "../../adapters/native-hashers.ts";
+import { digestOf } from "../../src/digest/digest.ts";
+import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import type { StorageServer } from "../../src/server/storage-server.ts";
+import type { TaskRequest } from "../../src/task/task.ts";
+import { formatAddress } from "../../src/transport/address.ts";
+import type { Protocol } from "../../src/transport/protocol.ts";
+import { assertRejects } from "../support/failures.ts";
+import { seededBytes } from "../support/random.ts";
+import { type Program, root, runner, startProgram } from "../support/run.ts";
+import { runtimeFace } from "../support/runtime-face.ts";
+
+const main = join(root, "adapters/cli/main.ts");
+const taskId = "e5".repeat(32);
+const PIECE = 50_000;
+const COUNT = 24;
+const LENGTH = COUNT * PIECE - 7;
+const before = seededBytes(81, LENGTH);
+const after = seededBytes(82, LENGTH);
+const digest = digestOf("sha256", after, nativeHashers);
+const protocols = ["quic", "tcp", "grpc"] as const;
+/** Processes start slowly on a busy machine. */
+const patient = { timeout: 110_000 };
+
+/** A peer whose content can be changed, and that answers so many requests and holds the others. */
+class ChangingPeer {
+  readonly server: StorageServer;
+  readonly addr: string;
+  /** Requests for pieces. */
+  asked = 0;
+  #content: Uint8Array;
+  #budget = Number.POSITIVE_INFINITY;
+  #release: () => void = () => {};
+  #onHeld: () => void = () => {};
+  #isHeld = false;
+
+  private constructor(server: StorageServer, protocol: Protocol, content: Uint8Array) {
+    const address = server.addresses[protocol];
+    assert.ok(address !== undefined);
+    this.server = server;
+    this.addr = formatAddress(address);
+    this.#content = content;
+  }
+
+  static async start(protocol: Protocol, content: Uint8Array): Promise<ChangingPeer> {
+    const { startServer } = await runtimeFace();
+    let peer: ChangingPeer | undefined;
+    const stores = new Map<Uint8Array, MemoryPieceStore>();
+    const storeOf = (bytes: Uint8Array): MemoryPieceStore => {
+      const store = stores.get(bytes) ?? new MemoryPieceStore(nativeHashers);
+      if (!stores.has(bytes)) store.putTask(taskId, bytes, { pieceLength: PIECE });
+      stores.set(bytes, store);
+      return store;
+    };
+    const server = await startServer({
+      host: "127.0.0.1",
+      [protocol]: { port: 0 },
+      store: {
+        getTask: (id) => storeOf(peer?.content ?? content).getTask(id),
+        async getPiece(request) {
+          await peer?.enter();
+          return storeOf(peer?.content ?? content).getPiece(request);
+        },
+      },
+    });
+    peer = new ChangingPeer(server, protocol, content);
+    return peer;
+  }
+
+  get content(): Uint8Array {
+    return this.#content;
+  }
+
+  set content(content: Uint8Array) {
+    this.#content = content;
+    this.#budget = Number.POSITIVE_INFINITY;
+    this.#release();
+  }
+
+  /** Answers so many requests, and holds the next ones. */
+  hold(budget: number): void {
+    this.#isHeld = false;
+    this.#budget = budget;
+  }
+
+  async enter(): Promise<void> {
+    this.asked++;
+    if (this.#budget-- > 0) return;
+    this.#isHeld = true;
+    this.#onHeld();
+    const release = this.#release;
+    await new Promise<void>((resolve) => {
+      this.#release = () => {
+        release();
+        resolve();
+      };
+    });
+  }
+
+  /** Resolves when a request is held. */
+  async held(): Promise<void> {
+    if (this.#isHeld) return;
+    await new Promise<void>((resolve) => {
+      this.#onHeld = resolve;
+    });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#release();
+    await this.server.close();
+  }
+}
+
+async function inDirectory(run: (directory: string) => Promise<void>): Promise<void> {
+  const directory = await mkdtemp(join(tmpdir(), "vortex-contents-"));
+  try {
+    await run(directory);
+  } finally {
+    await rm(directory, { recursive: true, force: true });
+  }
+}
+
+function assertFile(path: string, expected: Uint8Array): void {
+  assert.equal(Buffer.compare(readFileSync(path), expected), 0, "the file has other bytes");
+}
+
+describe("two peers with different contents of one length", () => {
+  for (const protocol of protocols) {
+    it(
+      `over ${protocol}: the task fails and names both, and nothing is left; with its digest it is right`,
+      patient,
+      () =>
+        inDirectory(async (directory) => {
+          await using one = await ChangingPeer.start(protocol, before);
+          await using other = await ChangingPeer.start(protocol, after);
+          const { createDownloader } = await runtimeFace();
+          const fingerprints = [one, other].flatMap(({ server }) => server.fingerprint ?? []);
+          await using downloader = createDownloader({
+            protocol,
+            ...(protocol === "quic" && { tls: { fingerprints } }),
+            connectTimeout: 60_000,
+            stallTimeout: 60_000,
+          });
+          const path = join(directory, "out");
+          const parents = [one.addr, other.addr];
+          const request: TaskRequest = { taskId, hostId: "h", parents, contentLength: LENGTH, pieceLength: PIECE };
+          const error = await assertRejects(
+            downloader.downloadTask(request, { to: fileSink(path) }).done,
+            "DigestMismatch",
+          );
+          for (const { addr } of [one, other]) assert.ok(error.message.includes(addr), error.message);
+          assert.deepEqual(readdirSync(directory), []);
+          const report = await downloader.downloadTask({ ...request, digest }, { to: fileSink(path) }).done;
+          assert.deepEqual(report.verified, { level: "whole", digest, by: "caller" });
+          assertFile(path, after);
+        }),
+    );
+
+    it(
+      `over ${protocol}: two of the same content are compared, and the content is vouched for by its pieces`,
+      patient,
+      () =>
+        inDirectory(async (directory) => {
+          await using one = await ChangingPeer.start(protocol, after);
+          await using other = await ChangingPeer.start(protocol, after);
+          const { createDownloader } = await runtimeFace();
+          const fingerprints = [one, other].flatMap(({ server }) => server.fingerprint ?? []);
+          await using downloader = createDownloader({
+            protocol,
+            ...(protocol === "quic" && { tls: { fingerprints } }),
+            connectTimeout: 60_000,
+            stallTimeout: 60_000,
+          });
+          const path = join(directory, "out");
+          const parents = [one.addr, other.addr];
+          const request: TaskRequest = { taskId, hostId: "h", parents, contentLength: LENGTH, pieceLength: PIECE };
+          const report = await downloader.downloadTask(request, { to: fileSink(path) }).done;
+          assert.deepEqual(report.verified, { level: "pieces" });
+          for (const { errors } of report.parents) assert.equal(errors, 0, "what is cancelled unread is no failure");
+          assertFile(path, after);
+          assert.ok(one.asked + other.asked > COUNT, "somebody was asked about what was there");
+          assert.ok(one.asked + other.asked <= COUNT + 2 * (3 + 1), `${one.asked} and ${other.asked} requests`);
+        }),
+    );
+  }
+});
+
+describe("vortex-peer get, after the content behind its task changed", () => {
+  for (const protocol of protocols) {
+    it(`over ${protocol}: fails and says so, begins anew, and says what vouched for the file`, patient, () =>
+      inDirectory(async (directory) => {
+        await using peer = await ChangingPeer.start(protocol, before);
+        const path = join(directory, "out");
+        const get = (...more: string[]): Program => {
+          const pin = peer.server.fingerprint === undefined ? [] : ["--fingerprint", peer.server.fingerprint];
+          const from = [
+            "--peer",
+            peer.addr,
+            "--protocol",
+            protocol,
+            "--task-id",
+            taskId,
+            ...(protocol === "quic" ? pin : []),
+          ];
+          const shape = ["--content-length", String(LENGTH), "--piece-length", String(PIECE), "--stall-timeout", "60s"];
+          return startProgram([...runner, main, "get", ...from, ...shape, "-o", path, ...more]);
+        };
+        const interrupted = async (): Promise<void> => {
+          peer.content = before;
+          peer.hold(COUNT / 2);
+          const begun = get();
+          await Promise.race([peer.held(), begun.ended.then(({ err }) => assert.fail(err))]);
+          while (!hasPieces(path)) await new Promise((resolve) => setTimeout(resolve, 10));
+          begun.kill();
+          await begun.ended;
+          peer.content = after;
+        };
+        await interrupted();
+        const failed = await get().ended;
+        assert.equal(failed.code, 6, failed.err);
+        assert.match(
+          failed.err,
+          /vortex-peer: DigestMismatch: .* and what an earlier download left \(the journal\) have different contents/,
+        );
+        assert.deepEqual(readdirSync(directory), [], "nothing is left");
+        const anew = await get().ended;
+        assert.equal(anew.code, 0, anew.err);
+        assert.match(anew.err, /, unverified \(no --digest: only pieces were checked\)\n$/);
+        assertFile(path, after);
+
+        // With the digest, what is there of the other content is dropped.
+        await rm(path);
+        await interrupted();
+        const whole = await get("--digest", digest, "--json").ended;
+        assert.equal(whole.code, 0, whole.err);
+        const lines = whole.out
+          .trim()
+          .split("\n")
+          .map((line) => JSON.parse(line) as Record<string, unknown>);
+        assert.deepEqual(lines.at(-1)?.verified, { level: "whole", digest, by: "caller" });
+        assert.ok(lines.some(({ type }) => type === "started-over"));
+        assertFile(path, after);
+      }),
+    );
+  }
+});
+
+/** Whether a journal notes any pieces. */
+function hasPieces(path: string): boolean {
+  const journal = `${path}.part.journal`;
+  return existsSync(journal) && readFileSync(journal, "utf8").trim().split("\n").length > 3;
+}
