@@ -2,7 +2,7 @@ import { Buffer } from "node:buffer";
 import type { FileHandle } from "node:fs/promises";
 import { parseDigest } from "../../src/digest/digest.ts";
 import type { SinkLayout, SunkPiece } from "../../src/task/sink.ts";
-import { openOwnFile } from "./own-file.ts";
+import { openOwnFile, writeFully } from "./own-file.ts";
 import { storageError } from "./storage-error.ts";
 
 const VERSION = 2;
@@ -132,9 +132,7 @@ export class Journal {
 
   async #write(bytes: Uint8Array): Promise<void> {
     try {
-      for (let at = 0; at < bytes.length; ) {
-        at += (await this.#handle.write(bytes, at, bytes.length - at, this.#end + at)).bytesWritten;
-      }
+      await writeFully(this.#handle, bytes, this.#end);
       this.#end += bytes.length;
     } catch (error) {
       throw storageError(error, `the journal ${this.#path} cannot be written`);
