@@ -2,7 +2,8 @@ import { isIP } from "node:net";
 import { abortedError, untilAborted, VortexError } from "../../src/errors.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
-import { type Connection, type DialOptions, StreamCode } from "../../src/transport/transport.ts";
+import { type CloseInfo, type Connection, type DialOptions, StreamCode } from "../../src/transport/transport.ts";
+import { Guard } from "../guard.ts";
 import { splitZone } from "../local-address.ts";
 import { resolveHost } from "../resolve.ts";
 import { authoritiesOf, identityOf, pinsOf, STOCK_NAME } from "../tls.ts";
@@ -21,6 +22,7 @@ export class DenoQuicDialler {
   readonly #tls: TlsClientOptions;
   readonly #options: Omit<NativeConnectOptions, "hostname" | "port" | "serverName" | "alpnProtocols" | "zeroRtt">;
   readonly #endpoints: ClientEndpoints;
+  readonly #guard = new Guard();
   /** Addresses whose peers refuse to name an application protocol, as stock ones do; the one met longest ago first. */
   readonly #stock = new Set<string>();
 
@@ -118,7 +120,12 @@ export class DenoQuicDialler {
       if (error instanceof VortexError) throw error;
       throw failureInfo(error, { established: false, server: false, trust }).error;
     }
-    const connection = new DenoQuicConnection(native, remote, { server: false, established: true, trust });
+    const connection = new DenoQuicConnection(native, remote, {
+      guard: this.#guard,
+      server: false,
+      established: true,
+      trust,
+    });
     this.#giveBack(connection, key, native.endpoint);
     return connection;
   }
@@ -131,12 +138,17 @@ export class DenoQuicDialler {
     trust: Trust,
     signal: AbortSignal | undefined,
   ): DenoQuicConnection {
-    const connection = new DenoQuicConnection(native, remote, { server: false, established: false, trust });
+    const connection = new DenoQuicConnection(native, remote, {
+      guard: this.#guard,
+      server: false,
+      established: false,
+      trust,
+    });
     this.#giveBack(connection, key, native.endpoint);
-    const onAbort = (): void => {
+    const onAbort = this.#guard.wrap(() => {
       if (signal === undefined) return;
       connection.abort(StreamCode.Cancelled, "", abortedError(signal, `dialling ${formatAddress(remote)}`));
-    };
+    });
     const settled = (): void => signal?.removeEventListener("abort", onAbort);
     signal?.addEventListener("abort", onAbort, { once: true });
     connection.ready.then(settled, settled);
@@ -148,17 +160,18 @@ export class DenoQuicDialler {
     if (endpoint !== undefined && !underWay) this.#endpoints.put(key, endpoint);
     else if (endpoint !== undefined) release(endpoint);
     attempt.then(
-      (late) => late.close({ closeCode: StreamCode.Cancelled, reason: "" }),
+      this.#guard.wrap((late: NativeConn) => late.close({ closeCode: StreamCode.Cancelled, reason: "" })),
       () => {},
     );
   }
 
   #giveBack(connection: DenoQuicConnection, key: string, endpoint: NativeEndpoint): void {
-    void connection.closed.then(({ error }) => {
+    const onClosed = this.#guard.wrap(({ error }: CloseInfo) => {
       // The peer has forgotten the sessions that the socket is kept for.
       if (error.code === "EarlyDataRefused") release(endpoint);
       else this.#endpoints.put(key, endpoint);
     });
+    void connection.closed.then(onClosed);
   }
 }
 

@@ -1,6 +1,6 @@
 import { setImmediate } from "node:timers";
 import { abortedError, VortexError } from "../../src/errors.ts";
-import { systemClock } from "../../src/runtime.ts";
+import type { Timer } from "../../src/runtime.ts";
 import type { Address } from "../../src/transport/address.ts";
 import { AsyncQueue } from "../../src/transport/queue.ts";
 import {
@@ -10,6 +10,7 @@ import {
   type EarlyData,
   StreamCode,
 } from "../../src/transport/transport.ts";
+import type { Guard } from "../guard.ts";
 import { IdleClose } from "../idle-close.ts";
 import { closeInfo } from "../quic-errors.ts";
 import { earlyDataRefused, failureInfo, type Trust } from "./errors.ts";
@@ -27,6 +28,8 @@ const SETTLING = 2000;
 
 /** What a connection needs to know of where it comes from. */
 export interface ConnectionOrigin {
+  /** Counts and reports exceptions in event callbacks; each ends its connection. */
+  readonly guard: Guard;
   readonly server: boolean;
   /** Whether the handshake is over. */
   readonly established: boolean;
@@ -54,6 +57,7 @@ export class DenoQuicConnection implements Connection {
   /** Until the end, since it holds its endpoint and so a socket. */
   #native: NativeConn | undefined;
   readonly #origin: ConnectionOrigin;
+  readonly #guard: Guard;
   readonly #owner: StreamOwner;
   readonly #streams = new Set<DenoQuicStream>();
   readonly #incoming = new AsyncQueue<ByteStream>();
@@ -89,7 +93,9 @@ export class DenoQuicConnection implements Connection {
     this.remote = remote;
     this.#origin = origin;
     this.#established = origin.established;
+    this.#guard = origin.guard.of((error) => this.abort(StreamCode.Internal, "", error));
     this.#owner = {
+      guard: this.#guard,
       lost: (cause) => this.#lost(cause),
       onHeard: () => this.#checkDrained(),
       onEnded: () => {
@@ -114,23 +120,26 @@ export class DenoQuicConnection implements Connection {
       this.#rejectReady = reject;
     });
     this.ready.catch(() => {});
-    if (!origin.server) this.#idleClose = new IdleClose(systemClock, (error) => this.abort(StreamCode.None, "", error));
+    if (!origin.server)
+      this.#idleClose = new IdleClose(this.#guard.clock, (error) => this.abort(StreamCode.None, "", error));
     native.closed.then(
       // An application's own code travels after the handshake only (RFC 9000, section 10.2.3).
-      ({ closeCode: code, reason }) =>
+      this.#guard.wrap(({ closeCode: code, reason }: { readonly closeCode: number; readonly reason: string }) =>
         this.#onEnd(closeInfo({ isApp: true, code, reason, remote: true, established: true })),
-      (cause) => {
+      ),
+      this.#guard.wrap((cause: unknown) => {
         const { server, trust } = origin;
         const early = this.#earlyData !== "none";
         this.#onEnd(failureInfo(cause, { established: this.#established, server, early, trust }));
-      },
+      }),
     );
-    if (origin.server && (origin.established || origin.takesEarlyData === true)) void this.#acceptStreams(native);
+    const takesStreams = origin.server && (origin.established || origin.takesEarlyData === true);
+    if (takesStreams) this.#guard.run(() => this.#acceptStreams(native));
     if (origin.established) {
       this.#resolveReady();
       this.#checkIdle();
     } else {
-      void this.#finishHandshake(native);
+      this.#guard.run(() => this.#finishHandshake(native));
       if (!origin.server) {
         this.#earlyData = "pending";
         // Whether early data was accepted shows only on a stream that was opened early; it is the first to be used.
@@ -159,13 +168,13 @@ export class DenoQuicConnection implements Connection {
       return Promise.resolve(spare);
     }
     return new Promise((resolve, reject) => {
-      const onAbort = (): void => {
+      const onAbort = this.#guard.wrap(() => {
         const at = this.#takers.indexOf(taker);
         if (at < 0 || signal === undefined) return;
         this.#takers.splice(at, 1);
         this.#checkIdle();
         reject(abortedError(signal, "opening a stream"));
-      };
+      });
       const settle = (): void => signal?.removeEventListener("abort", onAbort);
       const taker: Taker = {
         resolve: (stream) => {
@@ -207,7 +216,7 @@ export class DenoQuicConnection implements Connection {
     const native = this.#native;
     this.#onEnd({ code, reason, remote: false, error });
     for (const stream of this.#streams) stream.fail(error);
-    const end = (): void => native?.close({ closeCode: code, reason });
+    const end = this.#guard.wrap(() => native?.close({ closeCode: code, reason }));
     if (this.#established || this.#origin.server) end();
     else afterFirstFlight(end);
   }
@@ -226,9 +235,9 @@ export class DenoQuicConnection implements Connection {
       return;
     }
     await new Promise<void>((resolve) => {
-      const timer = setTimeout(resolve, left);
+      const timer = this.#guard.clock.setTimer(resolve, left);
       this.#onDrained = () => {
-        clearTimeout(timer);
+        timer.cancel();
         resolve();
       };
     });
@@ -249,7 +258,7 @@ export class DenoQuicConnection implements Connection {
     if (native === undefined) return;
     this.#opening++;
     native.createBidirectionalStream({ waitUntilAvailable: true }).then(
-      (opened) => {
+      this.#guard.wrap((opened: NativeStream) => {
         this.#opening--;
         if (this.#end !== undefined || this.#refusedEarly || !this.#isNumberedOn(opened)) {
           letGo(opened);
@@ -260,11 +269,11 @@ export class DenoQuicConnection implements Connection {
         if (taker === undefined) this.#spares.push(stream);
         else taker.resolve(stream);
         this.#checkIdle();
-      },
-      async (cause) => {
+      }),
+      this.#guard.wrap(async (cause: unknown) => {
         this.#opening--;
         this.#refuseTakers(await this.#lost(cause));
-      },
+      }),
     );
   }
 
@@ -280,7 +289,7 @@ export class DenoQuicConnection implements Connection {
     // The connection has ended, which is about to be told.
     if (number === undefined) return false;
     if (this.#early.has(number)) {
-      void this.#onEarlyDataRefused(earlyDataRefused());
+      this.#guard.run(() => this.#onEarlyDataRefused(earlyDataRefused()));
       return false;
     }
     if (this.#isUndecided()) this.#early.add(number);
@@ -340,7 +349,7 @@ export class DenoQuicConnection implements Connection {
     this.#origin.onEstablished?.(this);
     if (!this.#origin.server || this.#native === undefined) return;
     this.#origin.onUsable?.(this);
-    if (this.#origin.takesEarlyData !== true) void this.#acceptStreams(native);
+    if (this.#origin.takesEarlyData !== true) this.#guard.run(() => this.#acceptStreams(native));
   }
 
   /** The connection ends with its early data, for what quinn would do to streams that are opened after it, see {@link #isNumberedOn}. */
@@ -361,12 +370,12 @@ export class DenoQuicConnection implements Connection {
 
   async #lost(cause: unknown): Promise<VortexError> {
     if (this.#end === undefined) {
-      let timer: ReturnType<typeof setTimeout> | undefined;
+      let timer: Timer | undefined;
       const patience = new Promise<void>((resolve) => {
-        timer = setTimeout(resolve, VERDICT);
+        timer = this.#guard.clock.setTimer(resolve, VERDICT);
       });
       await Promise.race([this.closed, patience]);
-      clearTimeout(timer);
+      timer?.cancel();
     }
     return this.#end?.error ?? VortexError.from(cause, "ConnectionLost", "the stream failed");
   }

@@ -1,9 +1,10 @@
 import { VortexError } from "../../src/errors.ts";
-import { systemClock, type Timer } from "../../src/runtime.ts";
+import type { Timer } from "../../src/runtime.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
 import { AsyncQueue } from "../../src/transport/queue.ts";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
-import { type Connection, type Listener, StreamCode } from "../../src/transport/transport.ts";
+import { type Connection, type Listener, type ListenerCounters, StreamCode } from "../../src/transport/transport.ts";
+import { Guard } from "../guard.ts";
 import { isLoopback } from "../local-address.ts";
 import { listenError, systemCode } from "../native-error.ts";
 import { fingerprintOf, requireIdentity } from "../tls.ts";
@@ -14,6 +15,7 @@ import {
   type DenoQuic,
   type NativeConn,
   type NativeEndpoint,
+  type NativeIncoming,
   type NativeListener,
 } from "./native.ts";
 import { type DenoQuicSettings, nativeSettings, STOCK_PROTOCOLS, VORTEX_PROTOCOLS } from "./options.ts";
@@ -35,6 +37,8 @@ export interface ListenerContext {
   readonly earlyData: boolean;
   /** The certificate to begin with. */
   readonly identity: TlsIdentity;
+  /** Hears of exceptions in event callbacks. */
+  readonly onError: ((error: VortexError) => void) | undefined;
 }
 
 /** Closed endpoints of this process that linger still, by the address they have. */
@@ -81,6 +85,7 @@ function bindError(error: unknown, addr: string): VortexError {
 class DenoQuicListener implements Listener {
   readonly address: Address;
   readonly #context: ListenerContext;
+  readonly #guard: Guard;
   /** Until it is closed, since whatever refers to it holds the socket. */
   #endpoint: NativeEndpoint | undefined;
   /** All that were made, by the first of which clients come: when one is garbage, the endpoint listens no more. */
@@ -96,14 +101,21 @@ class DenoQuicListener implements Listener {
 
   constructor(context: ListenerContext, endpoint: NativeEndpoint, host: string) {
     this.#context = context;
+    this.#guard = new Guard({ onError: context.onError });
     this.#endpoint = endpoint;
     this.address = { host, port: endpoint.addr.port };
     givenUp.delete(formatAddress(this.address));
-    void this.#acceptConnections(this.#show(context.identity));
+    const native = this.#show(context.identity);
+    this.#guard.run(() => this.#acceptConnections(native));
   }
 
   get fingerprint(): string {
     return this.#fingerprint;
+  }
+
+  /** The runtime keeps the socket to itself, and counts nothing of it. */
+  get counters(): ListenerCounters {
+    return { unanswerable: 0, unsent: 0, caught: this.#guard.caught };
   }
 
   async setIdentity(identity: TlsIdentity): Promise<void> {
@@ -152,38 +164,47 @@ class DenoQuicListener implements Listener {
   }
 
   async #acceptConnections(native: NativeListener): Promise<void> {
-    try {
-      for (;;) {
-        const incoming = await native.incoming();
-        if (this.#closing !== undefined || this.#open >= this.#context.maxConnections) {
-          incoming.refuse();
-        } else if (this.#halfOpen >= MAX_HALF_OPEN) {
-          incoming.ignore();
-        } else {
-          let conn: NativeConn;
-          try {
-            conn = incoming.accept({ zeroRtt: true });
-          } catch {
-            // Its first datagram was none that a handshake can begin with.
-            continue;
-          }
-          this.#adopt(conn);
-        }
+    for (;;) {
+      let incoming: NativeIncoming;
+      try {
+        incoming = await native.incoming();
+      } catch {
+        // The endpoint was closed.
+        return;
       }
-    } catch {
-      // The endpoint was closed.
+      // One that fails is no reason to accept no others.
+      this.#guard.run(() => this.#onIncoming(incoming));
     }
+  }
+
+  #onIncoming(incoming: NativeIncoming): void {
+    if (this.#closing !== undefined || this.#open >= this.#context.maxConnections) {
+      incoming.refuse();
+      return;
+    }
+    if (this.#halfOpen >= MAX_HALF_OPEN) {
+      incoming.ignore();
+      return;
+    }
+    let conn: NativeConn;
+    try {
+      conn = incoming.accept({ zeroRtt: true });
+    } catch {
+      // Its first datagram was none that a handshake can begin with.
+      return;
+    }
+    this.#adopt(conn);
   }
 
   #adopt(native: NativeConn): void {
     const { settings, earlyData } = this.#context;
     const { hostname: host, port } = native.remoteAddr;
     let state: "half-open" | "open" | "ended" = "half-open";
-    this.#halfOpen++;
     const connection = new DenoQuicConnection(
       native,
       { host, port },
       {
+        guard: this.#guard,
         server: true,
         established: false,
         takesEarlyData: earlyData,
@@ -199,12 +220,13 @@ class DenoQuicListener implements Listener {
       },
     );
     this.#connections.add(connection);
-    const timer: Timer = systemClock.setTimer(
+    this.#halfOpen++;
+    const timer: Timer = this.#guard.clock.setTimer(
       () => connection.abort(StreamCode.Timeout, "the client did not finish in time"),
       settings.handshakeTimeout,
       { background: true },
     );
-    void connection.closed.then(() => {
+    const onClosed = this.#guard.wrap(() => {
       timer.cancel();
       if (state === "half-open") this.#halfOpen--;
       else this.#open--;
@@ -212,6 +234,7 @@ class DenoQuicListener implements Listener {
       this.#connections.delete(connection);
       this.#usable.delete(connection);
     });
+    void connection.closed.then(onClosed);
   }
 
   #handOut(connection: DenoQuicConnection): void {
@@ -236,7 +259,7 @@ function linger(addr: string, endpoint: NativeEndpoint, natives: readonly Native
     kept.length = 0;
     lingering.delete(addr);
   };
-  const timer = systemClock.setTimer(
+  const timer = new Guard().clock.setTimer(
     () => {
       letGo();
       collectSocketsSoon();

@@ -7,7 +7,7 @@ import { setImmediate } from "node:timers";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { VortexError } from "../../src/errors.ts";
-import { systemClock } from "../../src/runtime.ts";
+import { Guard } from "../guard.ts";
 
 /** What both sides may set; the windows of flow control are not among it. */
 export interface NativeTransportOptions {
@@ -107,11 +107,14 @@ export function denoQuic(): DenoQuic {
  */
 export function afterFirstFlight(end: () => void): void {
   // Deno sends between two turns of the event loop.
-  setImmediate(end);
+  setImmediate(guard.wrap(end));
 }
 
 /** Milliseconds in which endpoints that are let go of are gathered, to be looked for once. */
 const GATHERING = 250;
+
+/** For callbacks that belong to no connection. */
+const guard = new Guard();
 
 let collect: (() => void) | undefined;
 let gathering = false;
@@ -136,7 +139,7 @@ export function collectSockets(): void {
 export function collectSocketsSoon(): void {
   if (gathering) return;
   gathering = true;
-  systemClock.setTimer(
+  guard.clock.setTimer(
     () => {
       gathering = false;
       collectSockets();

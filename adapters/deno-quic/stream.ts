@@ -1,5 +1,6 @@
 import { VortexError } from "../../src/errors.ts";
 import type { ByteReader, ByteStream, ByteWriter } from "../../src/transport/transport.ts";
+import type { Guard } from "../guard.ts";
 import { streamError } from "./errors.ts";
 import type { NativeStream } from "./native.ts";
 
@@ -13,6 +14,8 @@ const MOST_ROOM = 64 * 1024;
 
 /** What a stream needs of its connection. */
 export interface StreamOwner {
+  /** For the callbacks of its streams. */
+  readonly guard: Guard;
   /** Why the connection ended, when something failed on it that is not the stream's own. */
   lost(cause: unknown): Promise<VortexError>;
   /** The other side has ended or aborted its direction, or will not be heard. */
@@ -88,7 +91,10 @@ export class DenoQuicStream implements ByteStream {
     if (this.#readEnd !== "open") throw this.#readEnd;
     const chunk = await new Promise<Uint8Array<ArrayBuffer> | undefined>((resolve, reject) => {
       this.#rejectRead = reject;
-      this.#ahead.then(resolve, async (cause) => reject(this.#endReading(await this.#errorOf(cause))));
+      this.#ahead.then(
+        resolve,
+        this.#owner.guard.wrap(async (cause: unknown) => reject(this.#endReading(await this.#errorOf(cause)))),
+      );
     });
     this.#rejectRead = undefined;
     // Meanwhile it may have been cancelled.
@@ -121,13 +127,13 @@ export class DenoQuicStream implements ByteStream {
   #readAhead(): Promise<Uint8Array<ArrayBuffer> | undefined> {
     const reading = this.#receive();
     reading.then(
-      (chunk) => {
+      this.#owner.guard.wrap((chunk: Uint8Array | undefined) => {
         if (chunk === undefined) this.#onHeard();
-      },
-      (cause) => {
-        void this.#errorOf(cause);
+      }),
+      this.#owner.guard.wrap((cause: unknown) => {
+        this.#owner.guard.run(() => this.#errorOf(cause));
         this.#onHeard();
-      },
+      }),
     );
     return reading;
   }
@@ -186,7 +192,7 @@ export class DenoQuicStream implements ByteStream {
           this.#rejectWrite = undefined;
           resolve();
         },
-        async (cause) => this.#failWriting(await this.#errorOf(cause)),
+        this.#owner.guard.wrap(async (cause: unknown) => this.#failWriting(await this.#errorOf(cause))),
       );
     });
   }

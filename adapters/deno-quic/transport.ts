@@ -62,6 +62,7 @@ export async function denoQuicTransport(options: DenoQuicTransportOptions = {}):
           quic,
           settings,
           identity,
+          onError: listenOptions.onError,
           maxConnections: listenOptions.maxConnections ?? DEFAULT_MAX_CONNECTIONS,
           maxStreams: listenOptions.maxStreams ?? DEFAULT_MAX_STREAMS,
           earlyData: listenOptions.earlyData ?? true,

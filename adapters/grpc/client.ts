@@ -7,6 +7,7 @@ import { abortedError, type ErrorCode, VortexError } from "../../src/errors.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
 import type { GrpcBinding, GrpcCallBounds, GrpcConnection, GrpcDialOptions } from "../../src/transport/grpc.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
+import { Guard } from "../guard.ts";
 import { requireDiallable, splitZone } from "../local-address.ts";
 import { nativeError, systemCode } from "../native-error.ts";
 import { authoritiesOf, checkCertificate, identityOf, pinsOf, serverNameOf } from "../tls.ts";
@@ -58,32 +59,30 @@ function openSession(
       // What an origin does not hold.
       ...(!socket && splitZone(remote.host)[1] !== "" && { createConnection: () => connectInClear(remote) }),
     });
-    // Before that there are no frames, and one that fails to connect is to be told from one that was destroyed.
-    session.once("connect", () => guardSession(session));
+    const guard: Guard = new Guard({ end: (error) => fail(error) });
     let handshaken = false;
     const fail = (error: VortexError): void => {
       signal?.removeEventListener("abort", onAbort);
       reject(error);
       session.destroy();
     };
-    const onAbort = (): void => {
+    const onAbort = guard.wrap(() => {
       if (signal !== undefined) fail(abortedError(signal, `dialling ${addr}`));
-    };
+    });
     signal?.addEventListener("abort", onAbort, { once: true });
-    // These stay for the life of the session: what ends it reaches each of its streams too. A TLS alert shows on the socket, and
-    // Node tells the session nothing of it.
-    session.on("error", (error) => fail(dialError(error, addr, tls)));
-    socket?.on("error", (error) => fail(dialError(error, addr, tls)));
-    session.once("close", () => fail(turnedAway(addr, handshaken ? tls : undefined)));
-    socket?.once("secureConnect", () => {
+    const onError = guard.wrap((error: Error) => fail(dialError(error, addr, tls)));
+    const onClose = guard.wrap(() => fail(turnedAway(addr, handshaken ? tls : undefined)));
+    const onSecure = guard.wrap(() => {
       handshaken = true;
       try {
-        checkPeer(socket, tls ?? {}, remote);
+        if (socket !== undefined) checkPeer(socket, tls ?? {}, remote);
       } catch (error) {
         fail(VortexError.from(error, "HandshakeFailed"));
       }
     });
-    session.once("connect", () => {
+    const onConnect = guard.wrap(() => {
+      // Before that there are no frames, and a session that fails to connect is to be told from one that was destroyed.
+      guardSession(session, guard);
       try {
         session.setLocalWindowSize(WINDOW);
       } catch (error) {
@@ -91,10 +90,18 @@ function openSession(
         fail(dialError(error, addr, tls));
       }
     });
-    session.once("remoteSettings", () => {
+    const onSettings = guard.wrap(() => {
       signal?.removeEventListener("abort", onAbort);
       resolve(session);
     });
+    // These stay for the life of the session: what ends it reaches each of its streams too. A TLS alert shows on the socket, and
+    // Node tells the session nothing of it.
+    session.on("error", onError);
+    socket?.on("error", onError);
+    session.once("close", onClose);
+    socket?.once("secureConnect", onSecure);
+    session.once("connect", onConnect);
+    session.once("remoteSettings", onSettings);
   });
 }
 
@@ -103,6 +110,8 @@ class Http2Connection implements GrpcConnection {
   readonly #session: ClientHttp2Session;
   readonly #options: GrpcTransportOptions;
   readonly #maxMessageLength: number;
+  /** Ends the session when a callback of it fails. */
+  readonly #guard: Guard;
   /** The longest waiting first. */
   readonly #waiting = new Set<() => void>();
   #streams = 0;
@@ -117,6 +126,7 @@ class Http2Connection implements GrpcConnection {
     { maxMessageLength }: GrpcDialOptions,
   ) {
     this.#session = session;
+    this.#guard = new Guard({ end: () => session.destroy() });
     this.#maxMessageLength = maxMessageLength;
     this.#options = {
       baseUrl: originOf(remote, tls),
@@ -130,18 +140,19 @@ class Http2Connection implements GrpcConnection {
       session.once("close", resolve);
     });
     this.closed = new Promise((resolve) => {
-      const leave = (): void => {
+      const leave = this.#guard.wrap(() => {
         this.#leaving = true;
         resolve();
-      };
+      });
       // The peer takes no more streams, and lets those under way end (RFC 9113, section 6.8).
       session.once("goaway", leave);
       // Deno ends the streams of a lost connection before its session, which would look as if the peer had reset them.
       if (!session.destroyed) session.socket.once("close", leave);
-      void this.#gone.then(() => {
+      const onGone = this.#guard.wrap(() => {
         for (const wake of [...this.#waiting]) wake();
         resolve();
       });
+      void this.#gone.then(onGone);
     });
     session.unref();
   }
@@ -160,10 +171,11 @@ class Http2Connection implements GrpcConnection {
         request: async (method, path, headers, options) => {
           await this.#credit(signal);
           const stream = this.#session.request({ ...headers, ":method": method, ":path": path }, options);
-          guardStream(stream);
-          this.#count(stream);
-          failUnanswered(stream);
-          return byMessages(stream, maxMessageLength, onBytes, onMessage);
+          const guard = this.#guard.of((error) => stream.destroy(error));
+          guardStream(stream, guard);
+          this.#count(stream, guard);
+          failUnanswered(stream, guard);
+          return byMessages(stream, maxMessageLength, guard, onBytes, onMessage);
         },
         notifyResponseByteRead: () => {},
       },
@@ -188,11 +200,11 @@ class Http2Connection implements GrpcConnection {
     const allowed = this.#session.remoteSettings?.maxConcurrentStreams ?? MAX_STREAMS;
     while (this.#streams >= Math.min(allowed, MAX_STREAMS) && !this.#session.destroyed) {
       await new Promise<void>((resolve) => {
-        const over = (): void => {
+        const over = this.#guard.wrap(() => {
           signal?.removeEventListener("abort", over);
           this.#waiting.delete(over);
           resolve();
-        };
+        });
         this.#waiting.add(over);
         signal?.addEventListener("abort", over, { once: true });
         if (signal?.aborted) over();
@@ -211,12 +223,13 @@ class Http2Connection implements GrpcConnection {
   }
 
   /** Keeps the count, and the process alive while it is not zero. */
-  #count(stream: ClientHttp2Stream): void {
+  #count(stream: ClientHttp2Stream, guard: Guard): void {
     if (this.#streams++ === 0) this.#session.ref();
-    stream.once("close", () => {
+    const onClose = guard.wrap(() => {
       if (--this.#streams === 0 && !this.#session.destroyed) this.#session.unref();
       this.#wakeNext();
     });
+    stream.once("close", onClose);
   }
 }
 
@@ -224,10 +237,11 @@ class Http2Connection implements GrpcConnection {
  * Fails a stream that closes without an answer. A reset with NO_ERROR is none to the runtimes, and Connect would wait for the
  * answer until its deadline.
  */
-function failUnanswered(stream: ClientHttp2Stream): void {
-  const fail = (): void => void stream.emit("error", closedEarly(stream));
+function failUnanswered(stream: ClientHttp2Stream, guard: Guard): void {
+  const fail = guard.wrap(() => stream.emit("error", closedEarly(stream)));
+  const onResponse = guard.wrap(() => stream.off("close", fail));
   stream.once("close", fail);
-  stream.once("response", () => stream.off("close", fail));
+  stream.once("response", onResponse);
 }
 
 /** Without the zone of an IPv6 address: it means something on this host only, and no URL has one (RFC 6874, withdrawn by RFC 9844). */

@@ -1,5 +1,6 @@
 import { type ClientHttp2Stream, constants } from "node:http2";
 import { Code, ConnectError } from "@connectrpc/connect";
+import type { Guard } from "../guard.ts";
 import { isWorthFreeing, releaseMemory } from "../release-memory.ts";
 
 /** Bytes of a message that are joined into one chunk, and how many are held before the stream is paused. */
@@ -17,11 +18,13 @@ const HEADER = 5;
  *   each one that comes, which for a piece of 64 MiB in frames takes three quarters of the time.
  * - Connect copies a message once it is complete, so the chunks can be freed then.
  *
+ * @param guard for the callbacks of the stream
  * @param onMessage sees each message, without its header, before it is handed over; what it throws is what the reading fails with
  */
 export function byMessages(
   stream: ClientHttp2Stream,
   most: number,
+  guard: Guard,
   onBytes: () => void,
   onMessage: (chunks: readonly Uint8Array[]) => void = () => {},
 ): ClientHttp2Stream {
@@ -69,27 +72,31 @@ export function byMessages(
   };
 
   const listen = (): void => {
-    stream.on("data", (frame: Uint8Array<ArrayBuffer>) => {
+    const onFrame = guard.wrap((frame: Uint8Array<ArrayBuffer>) => {
       frames.push(frame);
       held += frame.length;
       onBytes();
       if (isEnough()) wake();
       if (held >= READ_AHEAD) stream.pause();
     });
-    stream.once("end", () => {
+    const onEnd = guard.wrap(() => {
       // A reset ends the stream too, as far as reading goes.
       if (stream.rstCode !== constants.NGHTTP2_NO_ERROR) failure ??= closedEarly(stream);
       ended = true;
       wake();
     });
-    stream.once("error", (error) => {
+    const onError = guard.wrap((error: Error) => {
       failure = error;
       wake();
     });
-    stream.once("close", () => {
+    const onClose = guard.wrap(() => {
       if (!ended) failure ??= closedEarly(stream);
       wake();
     });
+    stream.on("data", onFrame);
+    stream.once("end", onEnd);
+    stream.once("error", onError);
+    stream.once("close", onClose);
   };
 
   const iterator = {

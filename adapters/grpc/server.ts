@@ -22,7 +22,9 @@ import type { PieceStore } from "../../src/server/store.ts";
 import { type ServerSettings, within } from "../../src/server/upload.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
 import type { TlsIdentity, TlsServerOptions } from "../../src/transport/tls.ts";
+import type { ListenerCounters } from "../../src/transport/transport.ts";
 import { keepAccepting } from "../accepting.ts";
+import { Guard } from "../guard.ts";
 import { listenError } from "../native-error.ts";
 import { authoritiesOf, fingerprintOf, requireIdentity, serverIdentity } from "../tls.ts";
 import { guardSession, guardStream } from "./session-guard.ts";
@@ -49,6 +51,8 @@ const KEEP_ALIVE = 30_000;
 /** What is known of a session. */
 interface SessionState {
   readonly place: Place;
+  /** Ends the session when a callback of it fails. */
+  readonly guard: Guard;
   /** Streams that are being answered. */
   streams: number;
   /** Ends the session; while there are streams it is undefined. */
@@ -87,7 +91,8 @@ export async function grpcServer(
         });
   server.maxConnections = settings.maxConnections + NEWCOMERS;
   await new Promise<void>((resolve, reject) => {
-    server.once("error", (error) => reject(listenError(error, formatAddress(local))));
+    const onError = new Guard({ end: reject }).wrap((error: Error) => reject(listenError(error, formatAddress(local))));
+    server.once("error", onError);
     server.listen({ host: local.host, port: local.port }, resolve);
   });
   return new GrpcServer(server, local, grpcHandlers(store, settings, serving), settings, secure);
@@ -103,6 +108,7 @@ export class GrpcServer implements ProtocolServer {
   readonly #settings: ServerSettings;
   readonly #handlers: ReadonlyMap<string, UniversalHandler>;
   readonly #places: Places;
+  readonly #guard: Guard;
   readonly #sessions = new Map<Http2Session, SessionState>();
   /** Connections whose TLS handshake is not over, by the peer's address. */
   readonly #handshaking = new Map<string, { readonly socket: Socket; readonly place: Place }>();
@@ -127,15 +133,31 @@ export class GrpcServer implements ProtocolServer {
     keepAccepting(server, formatAddress(this.address), settings.onError);
     // A client that speaks no HTTP/2 or TLS; the server goes on.
     for (const event of ["sessionError", "tlsClientError"]) server.on(event, () => {});
-    server.on("connection", (socket: Socket) => {
-      // A client that vanishes while pieces are announced to it would have its place as long as none come.
-      socket.setKeepAlive(true, KEEP_ALIVE);
-      if (secure !== undefined) this.#awaitHandshake(socket);
+    this.#guard = new Guard({ onError: settings.onError });
+    const onConnection = this.#guard.wrap((socket: Socket) => {
+      const guard = this.#guard.of(() => socket.destroy());
+      guard.run(() => {
+        // A client that vanishes while pieces are announced to it would have its place as long as none come.
+        socket.setKeepAlive(true, KEEP_ALIVE);
+        if (secure !== undefined) this.#awaitHandshake(socket, guard);
+      });
     });
-    server.on("session", (session: Http2Session) => this.#admit(session));
-    server.on("stream", (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => {
-      void this.#serve(stream, headers);
+    const onSession = this.#guard.wrap((session: Http2Session) => {
+      const guard = this.#guard.of(() => session.destroy());
+      guard.run(() => this.#admit(session, guard));
     });
+    const onStream = this.#guard.wrap((stream: ServerHttp2Stream, headers: IncomingHttpHeaders) => {
+      const guard = this.#guard.of(() => stream.close(constants.NGHTTP2_INTERNAL_ERROR));
+      guard.run(() => this.#serve(stream, headers, guard));
+    });
+    server.on("connection", onConnection);
+    server.on("session", onSession);
+    server.on("stream", onStream);
+  }
+
+  /** HTTP/2 has no datagrams to count. */
+  get counters(): ListenerCounters {
+    return { unanswerable: 0, unsent: 0, caught: this.#guard.caught };
   }
 
   /** SHA-256 fingerprint of the certificate, for clients to pin; undefined without TLS. */
@@ -168,14 +190,14 @@ export class GrpcServer implements ProtocolServer {
     });
     for (const session of this.#sessions.keys()) session.close();
     for (const { socket } of this.#handshaking.values()) socket.destroy();
-    const timer = this.#settings.runtime.clock.setTimer(() => {
+    const timer = this.#guard.over(this.#settings.runtime.clock).setTimer(() => {
       for (const session of this.#sessions.keys()) session.destroy();
     }, grace);
     await closed;
     timer.cancel();
   }
 
-  #awaitHandshake(socket: Socket): void {
+  #awaitHandshake(socket: Socket, guard: Guard): void {
     const peer = peerOf(socket);
     const place = this.#places.take(socket.remoteAddress ?? "", () => socket.destroy());
     if (place === undefined) {
@@ -183,18 +205,19 @@ export class GrpcServer implements ProtocolServer {
       return;
     }
     this.#handshaking.set(peer, { socket, place });
-    socket.once("close", () => {
+    const onClose = guard.wrap(() => {
       place.leave();
       if (this.#handshaking.get(peer)?.socket === socket) this.#handshaking.delete(peer);
     });
+    socket.once("close", onClose);
   }
 
-  #admit(session: Http2Session): void {
+  #admit(session: Http2Session, guard: Guard): void {
     // Of what a session is made, runtimes have different notions.
     const peer = peerOf(session.socket);
     this.#handshaking.get(peer)?.place.leave();
     this.#handshaking.delete(peer);
-    guardSession(session);
+    guardSession(session, guard);
     session.on("error", () => {});
     const place =
       this.#closing === undefined
@@ -204,14 +227,15 @@ export class GrpcServer implements ProtocolServer {
       session.destroy();
       return;
     }
-    const state: SessionState = { place, streams: 0, idle: undefined };
+    const state: SessionState = { place, guard, streams: 0, idle: undefined };
     this.#sessions.set(session, state);
     this.#awaitStream(session, state);
-    session.once("close", () => {
+    const onClose = guard.wrap(() => {
       state.idle?.cancel();
       place.leave();
       this.#sessions.delete(session);
     });
+    session.once("close", onClose);
   }
 
   /**
@@ -224,8 +248,8 @@ export class GrpcServer implements ProtocolServer {
    */
   #awaitStream(session: Http2Session, state: SessionState, left: number = IDLE_TIMEOUT): void {
     const { requestTimeout, runtime } = this.#settings;
-    const wait = (run: () => void): Timer =>
-      runtime.clock.setTimer(run, Math.min(requestTimeout, left), { background: true });
+    const clock = state.guard.over(runtime.clock);
+    const wait = (run: () => void): Timer => clock.setTimer(run, Math.min(requestTimeout, left), { background: true });
     state.idle = wait(() => {
       // It may be ending, and tell so later.
       if (session.destroyed) return;
@@ -235,19 +259,20 @@ export class GrpcServer implements ProtocolServer {
       }
       const patience = wait(() => session.destroy());
       state.idle = patience;
-      session.ping((error) => {
+      const onPong = state.guard.wrap((error: Error | null) => {
         patience.cancel();
         // A stream may have come in the meantime.
         if (error === null && state.idle === patience && state.streams === 0) {
           this.#awaitStream(session, state, left - requestTimeout);
         }
       });
+      session.ping(onPong);
     });
   }
 
-  async #serve(stream: ServerHttp2Stream, headers: IncomingHttpHeaders): Promise<void> {
+  async #serve(stream: ServerHttp2Stream, headers: IncomingHttpHeaders, guard: Guard): Promise<void> {
     const { maxStreams, onError } = this.#settings;
-    guardStream(stream);
+    guardStream(stream, guard);
     // The stream's end reaches whoever waits for it by "close".
     stream.on("error", () => {});
     const { session } = stream;
@@ -259,11 +284,12 @@ export class GrpcServer implements ProtocolServer {
     }
     state.streams++;
     state.idle?.cancel();
-    stream.once("close", () => {
+    const onClose = guard.wrap(() => {
       if (--state.streams === 0 && this.#sessions.has(session)) this.#awaitStream(session, state);
     });
+    stream.once("close", onClose);
     try {
-      await this.#answer(stream, headers, state.place);
+      await this.#answer(stream, headers, state.place, guard);
     } catch (error) {
       const failure = VortexError.from(error, "Internal");
       // A peer that went away, or is too slow, is its own affair.
@@ -272,15 +298,21 @@ export class GrpcServer implements ProtocolServer {
     }
   }
 
-  async #answer(stream: ServerHttp2Stream, headers: IncomingHttpHeaders, place: Place): Promise<void> {
+  async #answer(stream: ServerHttp2Stream, headers: IncomingHttpHeaders, place: Place, guard: Guard): Promise<void> {
     const { requestTimeout, runtime } = this.#settings;
-    const body = await within(runtime.clock, requestTimeout, readRequest(stream), "Stalled", "waiting for a request");
+    const body = await within(
+      runtime.clock,
+      requestTimeout,
+      readRequest(stream, guard),
+      "Stalled",
+      "waiting for a request",
+    );
     // What comes with a request in one read is told after it. So a reset that does would find the answer made (CVE-2023-44487).
     await nextTurn();
     if (body === undefined || stream.closed) return;
     place.begin();
     try {
-      await this.#answerRequest(stream, headers, body, place.network);
+      await this.#answerRequest(stream, headers, body, place.network, guard);
     } finally {
       place.end();
     }
@@ -291,9 +323,11 @@ export class GrpcServer implements ProtocolServer {
     headers: IncomingHttpHeaders,
     body: Uint8Array,
     network: string,
+    guard: Guard,
   ): Promise<void> {
     const ended = new AbortController();
-    stream.once("close", () => ended.abort());
+    const onClose = guard.wrap(() => ended.abort());
+    stream.once("close", onClose);
     const path = headers[":path"] ?? "";
     const handler = this.#handlers.get(path);
     if (handler === undefined) {
@@ -316,21 +350,25 @@ export class GrpcServer implements ProtocolServer {
       signal: ended.signal,
       contextValues: createContextValues().set(reachedAt, localIp(stream)).set(askedFrom, network),
     });
-    await this.#send(stream, response);
+    await this.#send(stream, response, guard);
   }
 
   /** Writes an answer as fast as the peer takes it: a chunk is asked for when the one before has left the queue. */
-  async #send(stream: ServerHttp2Stream, { status, header, body, trailer }: UniversalServerResponse): Promise<void> {
+  async #send(
+    stream: ServerHttp2Stream,
+    { status, header, body, trailer }: UniversalServerResponse,
+    guard: Guard,
+  ): Promise<void> {
     const { stallTimeout, unread, runtime } = this.#settings;
     // Bun asks for the trailers of an answer that a closed session cuts off, and they would say that it was complete.
     let complete = false;
     const trailers = (): Headers | undefined => (complete ? (trailer ?? new Headers()) : undefined);
     for await (const chunk of body ?? []) {
-      if (!stream.headersSent) respond(stream, status, header, trailers);
+      if (!stream.headersSent) respond(stream, guard, status, header, trailers);
       const taking = within(
         runtime.clock,
         stallTimeout,
-        write(stream, chunk),
+        write(stream, chunk, guard),
         "Stalled",
         "waiting for the peer to read",
       );
@@ -338,7 +376,7 @@ export class GrpcServer implements ProtocolServer {
     }
     if (stream.destroyed) return;
     complete = true;
-    if (!stream.headersSent) respond(stream, status, header, trailers);
+    if (!stream.headersSent) respond(stream, guard, status, header, trailers);
     stream.end();
     // What is less than the stream's queue takes has been written without a wait, and stays there while the peer opens no window.
     await within(runtime.clock, stallTimeout, taken(stream), "Stalled", "waiting for the peer to read");
@@ -361,28 +399,30 @@ function localIp(stream: ServerHttp2Stream): string {
 
 function respond(
   stream: ServerHttp2Stream,
+  guard: Guard,
   status: number,
   header: Headers | undefined,
   trailers: () => Headers | undefined,
 ): void {
   if (stream.destroyed) throw new VortexError("StreamReset", "the peer reset the stream");
-  stream.once("wantTrailers", () => {
+  const onWantTrailers = guard.wrap(() => {
     const trailer = trailers();
     if (trailer === undefined) stream.close(constants.NGHTTP2_CANCEL);
     else stream.sendTrailers(Object.fromEntries(trailer));
   });
+  stream.once("wantTrailers", onWantTrailers);
   stream.respond({ ":status": status, ...Object.fromEntries(header ?? []) }, { waitForTrailers: true });
 }
 
 /** Resolves when more may be written. */
-function write(stream: ServerHttp2Stream, chunk: Uint8Array): Promise<void> {
+function write(stream: ServerHttp2Stream, chunk: Uint8Array, guard: Guard): Promise<void> {
   return new Promise((resolve, reject) => {
-    const settle = (): void => {
+    const settle = guard.wrap(() => {
       stream.off("drain", settle);
       stream.off("close", settle);
       if (stream.destroyed || stream.closed) reject(new VortexError("StreamReset", "the peer reset the stream"));
       else resolve();
-    };
+    });
     if (stream.destroyed || stream.closed || stream.write(chunk)) {
       settle();
       return;
@@ -402,16 +442,16 @@ function taken(stream: ServerHttp2Stream): Promise<void> {
 }
 
 /** The whole request, one small message; or undefined if the stream ends before it. */
-function readRequest(stream: ServerHttp2Stream): Promise<Uint8Array | undefined> {
+function readRequest(stream: ServerHttp2Stream, guard: Guard): Promise<Uint8Array | undefined> {
   return new Promise((resolve, reject) => {
     const chunks: Uint8Array[] = [];
     let length = 0;
-    stream.on("data", (chunk: Uint8Array) => {
+    const onData = guard.wrap((chunk: Uint8Array) => {
       length += chunk.length;
       if (length > MAX_REQUEST_LENGTH) reject(new VortexError("LimitExceeded", "the request is too long"));
       else chunks.push(chunk);
     });
-    stream.once("end", () => {
+    const onEnd = guard.wrap(() => {
       const whole = new Uint8Array(length);
       let at = 0;
       for (const chunk of chunks) {
@@ -422,6 +462,8 @@ function readRequest(stream: ServerHttp2Stream): Promise<Uint8Array | undefined>
       chunks.length = 0;
       resolve(whole);
     });
+    stream.on("data", onData);
+    stream.once("end", onEnd);
     stream.once("close", () => resolve(undefined));
   });
 }

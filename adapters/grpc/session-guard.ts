@@ -1,6 +1,7 @@
 import type { Http2Session, Http2Stream } from "node:http2";
 import process from "node:process";
 import { setImmediate } from "node:timers";
+import type { Guard } from "../guard.ts";
 
 /**
  * Puts off what closes or destroys a session until the frame that is being read has been read. Else any peer can end the process:
@@ -11,15 +12,15 @@ import { setImmediate } from "node:timers";
  *
  * Bun does so itself.
  */
-export function guardSession(session: Http2Session): void {
+export function guardSession(session: Http2Session, guard: Guard): void {
   if ("bun" in process.versions) return;
   const close = session.close.bind(session);
   const destroy = session.destroy.bind(session);
   session.close = (callback) => {
-    setImmediate(() => close(callback));
+    setImmediate(guard.wrap(() => close(callback)));
   };
   session.destroy = (error, code) => {
-    setImmediate(() => destroy(error, code));
+    setImmediate(guard.wrap(() => destroy(error, code)));
   };
 }
 
@@ -29,12 +30,12 @@ export function guardSession(session: Http2Session): void {
  * https://github.com/nodejs/node/pull/64166, which Node 20 does not have). Connect closes a stream in the turn in which it finds
  * fault with what came.
  */
-export function guardStream(stream: Http2Stream): void {
+export function guardStream(stream: Http2Stream, guard: Guard): void {
   if ("bun" in process.versions) return;
   const close = stream.close.bind(stream);
   stream.close = (code, callback) => {
     // The stream may be closed by then, after which Node calls nobody back.
-    if (callback !== undefined && !stream.closed) stream.once("close", callback);
-    setImmediate(() => close(code));
+    if (callback !== undefined && !stream.closed) stream.once("close", guard.wrap(callback));
+    setImmediate(guard.wrap(() => close(code)));
   };
 }

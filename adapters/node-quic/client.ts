@@ -5,6 +5,7 @@ import { type Address, formatAddress } from "../../src/transport/address.ts";
 import type { SessionCache } from "../../src/transport/session-cache.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import { type Connection, type DialOptions, StreamCode } from "../../src/transport/transport.ts";
+import { Guard } from "../guard.ts";
 import { nativeError } from "../native-error.ts";
 import { ALPN } from "../quiche/options.ts";
 import { resolveHost } from "../resolve.ts";
@@ -45,10 +46,10 @@ export async function dialNodeQuic(
   const ticket = earlyData ? context.sessions.take(addr) : undefined;
   const [endpoint, session] = await connect(context, tls, remote, host, ticket);
   const connection = new DialledPeer(context, tls, endpoint, session, remote, host, ticket !== undefined).connection;
-  const onAbort = (): void => {
+  const onAbort = new Guard().wrap(() => {
     // The connection may be in use already, ahead of its handshake.
     if (signal !== undefined) connection.abort(StreamCode.Cancelled, "", abortedError(signal, `dialling ${addr}`));
-  };
+  });
   const settled = (): void => signal?.removeEventListener("abort", onAbort);
   signal?.addEventListener("abort", onAbort, { once: true });
   if (signal?.aborted) onAbort();
@@ -93,6 +94,7 @@ class DialledPeer {
   readonly #endpoint: NativeEndpoint;
   readonly #session: NativeSession;
   readonly #remote: Address;
+  readonly #guard: Guard;
   readonly #probe: PortProbe;
   #probeTimer: Timer | undefined;
   #received = 0n;
@@ -114,12 +116,14 @@ class DialledPeer {
     this.#endpoint = endpoint;
     this.#session = session;
     this.#remote = remote;
-    this.#probe = new PortProbe(host, remote.port, (cause) => this.#onRefused(cause));
-    session.onsessionticket = (ticket) => {
+    this.#guard = new Guard({ end: (error) => this.connection.abort(StreamCode.Internal, "", error) });
+    this.#probe = new PortProbe(host, remote.port, this.#guard, (cause) => this.#onRefused(cause));
+    session.onsessionticket = this.#guard.wrap((ticket: Uint8Array) => {
       this.#ticket = ticket;
-    };
+    });
     this.connection = new NodeQuicConnection(session, remote, resuming ? "pending" : "none", {
       clock: systemClock,
+      guard: this.#guard,
       settings: context.settings,
       server: false,
       onEarlyData: () => {},
@@ -128,7 +132,7 @@ class DialledPeer {
     });
     this.#setProbe(FIRST_PROBE);
     // What the module found of the authority shows only when the peer has confirmed the handshake, a round trip later.
-    if (!tls.verify && !resuming) void this.connection.watchHandshake();
+    if (!tls.verify && !resuming) this.#guard.run(() => this.connection.watchHandshake());
   }
 
   #onEstablished(info: HandshakeInfo | undefined): void {
@@ -151,7 +155,7 @@ class DialledPeer {
   }
 
   #setProbe(milliseconds: number): void {
-    this.#probeTimer = systemClock.setTimer(() => this.#onProbeTimer(), milliseconds, { background: true });
+    this.#probeTimer = this.#guard.clock.setTimer(() => this.#onProbeTimer(), milliseconds, { background: true });
   }
 
   /** Nothing is asked while something comes. */

@@ -9,6 +9,7 @@ import {
   type EarlyData,
   StreamCode,
 } from "../../src/transport/transport.ts";
+import type { Guard } from "../guard.ts";
 import { IdleClose } from "../idle-close.ts";
 import { refusalCode, silentEnd } from "../quic-errors.ts";
 import { sessionEnd } from "./errors.ts";
@@ -31,6 +32,8 @@ const IDLE_LOOKS = 8;
 /** Where a connection belongs; the difference between a client's and a server's. */
 export interface ConnectionHost {
   readonly clock: Clock;
+  /** For the callbacks of this connection; it ends the connection by {@link NodeQuicConnection.abort}. */
+  readonly guard: Guard;
   readonly settings: NodeQuicSettings;
   readonly server: boolean;
   /**
@@ -55,6 +58,8 @@ export class NodeQuicConnection implements Connection {
   readonly closed: Promise<CloseInfo>;
   readonly ready: Promise<void>;
   readonly #host: ConnectionHost;
+  readonly guard: Guard;
+  readonly #clock: Clock;
   #remote: Address | undefined;
   readonly #streams = new Set<NodeQuicStream>();
   readonly #incoming = new AsyncQueue<ByteStream>();
@@ -90,7 +95,9 @@ export class NodeQuicConnection implements Connection {
     this.#remote = remote;
     this.#earlyData = earlyData;
     this.#host = host;
-    this.#lastReceived = host.clock.now();
+    this.guard = host.guard;
+    this.#clock = host.guard.over(host.clock);
+    this.#lastReceived = this.#clock.now();
     this.closed = new Promise((resolve) => {
       this.#resolveClosed = resolve;
     });
@@ -100,18 +107,18 @@ export class NodeQuicConnection implements Connection {
     });
     this.ready.catch(() => {});
     if (!host.server) {
-      this.#idleClose = new IdleClose(host.clock, (error) => this.abort(StreamCode.None, "", error));
+      this.#idleClose = new IdleClose(this.#clock, (error) => this.abort(StreamCode.None, "", error));
     }
     session.onerror = () => {};
-    session.onstream = (stream) => this.#onStream(stream);
+    session.onstream = this.guard.wrap((stream: NativeStream) => this.#onStream(stream));
     session.opened.then(
-      (info) => this.#onOpened(info),
+      this.guard.wrap((info: HandshakeInfo) => this.#onOpened(info)),
       // `closed` tells as much.
       () => {},
     );
     session.closed.then(
-      () => this.#onClosed(undefined),
-      (cause) => this.#onClosed(cause),
+      this.guard.wrap(() => this.#onClosed(undefined)),
+      this.guard.wrap((cause: unknown) => this.#onClosed(cause)),
     );
     this.#watchSilence();
   }
@@ -156,13 +163,13 @@ export class NodeQuicConnection implements Connection {
           reject(error);
         },
       };
-      const onAbort = (): void => {
+      const onAbort = this.guard.wrap(() => {
         const index = this.#waiters.indexOf(waiter);
         if (index < 0 || signal === undefined) return;
         this.#waiters.splice(index, 1);
         waiter.reject(abortedError(signal, "opening a stream"));
         this.#checkIdle();
-      };
+      });
       signal?.addEventListener("abort", onAbort, { once: true });
       this.#waiters.push(waiter);
       this.#checkIdle();
@@ -214,7 +221,7 @@ export class NodeQuicConnection implements Connection {
     const look = (): void => {
       if (this.#established || this.#end !== undefined) return;
       if (this.#spare?.pending === false) this.#establish(undefined);
-      else this.#host.clock.setTimer(look, 1);
+      else this.#clock.setTimer(look, 1);
     };
     look();
   }
@@ -289,7 +296,7 @@ export class NodeQuicConnection implements Connection {
   watch(stream: NodeQuicStream, waits: boolean): void {
     if (waits) this.#blocked.add(stream);
     else this.#blocked.delete(stream);
-    if (waits) this.#blockedTimer ??= this.#host.clock.setTimer(() => this.#lookAtBlocked(), RARE_LOOK);
+    if (waits) this.#blockedTimer ??= this.#clock.setTimer(() => this.#lookAtBlocked(), RARE_LOOK);
   }
 
   // --- inside -----------------------------------------------------------------------------------------------------
@@ -298,12 +305,12 @@ export class NodeQuicConnection implements Connection {
     const early = !this.#host.server && !this.#established;
     const stream = new NodeQuicStream(native, this, early);
     this.#streams.add(stream);
-    const over = (): void => {
+    const over = this.guard.wrap(() => {
       this.#streams.delete(stream);
       this.#checkIdle();
       // Its credit may be back.
       this.#supply();
-    };
+    });
     native.closed.then(over, over);
     return stream;
   }
@@ -330,7 +337,7 @@ export class NodeQuicConnection implements Connection {
     while (this.#waiters.length > 0 && this.#end === undefined && !this.#draining) {
       const spare = this.#spare;
       if (spare === undefined) {
-        void this.#create();
+        this.guard.run(() => this.#create());
         return;
       }
       // Ahead of the handshake the runtime keeps the bytes until it may send them.
@@ -362,7 +369,7 @@ export class NodeQuicConnection implements Connection {
   /** There is no event for credit that has come. */
   #lookForCredit(): void {
     const wait = this.#creditLooks++ < FREQUENT_LOOKS ? LOOK : RARE_LOOK;
-    this.#creditTimer ??= this.#host.clock.setTimer(() => {
+    this.#creditTimer ??= this.#clock.setTimer(() => {
       this.#creditTimer = undefined;
       this.#supply();
     }, wait);
@@ -372,7 +379,7 @@ export class NodeQuicConnection implements Connection {
     this.#blockedTimer = undefined;
     for (const stream of this.#blocked) stream.look();
     if (this.#blocked.size > 0 && this.#end === undefined) {
-      this.#blockedTimer = this.#host.clock.setTimer(() => this.#lookAtBlocked(), RARE_LOOK);
+      this.#blockedTimer = this.#clock.setTimer(() => this.#lookAtBlocked(), RARE_LOOK);
     }
   }
 
@@ -390,7 +397,8 @@ export class NodeQuicConnection implements Connection {
    * on for a minute on which only this side sends.
    */
   #watchSilence(): void {
-    const { clock, settings, server } = this.#host;
+    const { settings, server } = this.#host;
+    const clock = this.#clock;
     const { pktRecv } = this.session.stats;
     if (pktRecv !== this.#received) {
       this.#received = pktRecv;
@@ -409,7 +417,8 @@ export class NodeQuicConnection implements Connection {
       this.#finish(this.#ending);
       return;
     }
-    const { clock, settings, server } = this.#host;
+    const { settings, server } = this.#host;
+    const clock = this.#clock;
     const silence = clock.now() - this.#lastReceived;
     const silent = silence >= settings.idleTimeout * (1 - 2 / IDLE_LOOKS);
     const used = this.#earlyData === "pending";
@@ -441,7 +450,7 @@ export class NodeQuicConnection implements Connection {
 
   #closedWithin(milliseconds: number): Promise<void> {
     return new Promise((resolve) => {
-      const { clock } = this.#host;
+      const clock = this.#clock;
       // In two halves: a process that was held up looks at what has come meanwhile before it judges.
       let timer = clock.setTimer(() => {
         timer = clock.setTimer(resolve, milliseconds / 2);

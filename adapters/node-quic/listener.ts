@@ -3,7 +3,8 @@ import { systemClock } from "../../src/runtime.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
 import { AsyncQueue } from "../../src/transport/queue.ts";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
-import type { Connection, Listener } from "../../src/transport/transport.ts";
+import { type Connection, type Listener, type ListenerCounters, StreamCode } from "../../src/transport/transport.ts";
+import { Guard } from "../guard.ts";
 import { listenError } from "../native-error.ts";
 import { ALPN } from "../quiche/options.ts";
 import { resolveHost } from "../resolve.ts";
@@ -38,6 +39,8 @@ export interface ListenerContext extends EndpointContext {
   readonly identity: TlsIdentity;
   /** PEM. */
   readonly clientCa: string | undefined;
+  /** Hears of exceptions in event callbacks. */
+  readonly onError: ((error: VortexError) => void) | undefined;
 }
 
 /** Listens on one UDP socket for all its connections. */
@@ -73,6 +76,7 @@ class NodeQuicListener implements Listener {
   #fingerprint: string;
   #endpoint: NativeEndpoint | undefined;
   readonly #context: ListenerContext;
+  readonly #guard: Guard;
   readonly #incoming = new AsyncQueue<Connection>();
   /** All connections, the half-open ones among them. */
   readonly #connections = new Set<NodeQuicConnection>();
@@ -84,6 +88,7 @@ class NodeQuicListener implements Listener {
 
   constructor(context: ListenerContext) {
     this.#context = context;
+    this.#guard = new Guard({ onError: context.onError });
     this.#fingerprint = fingerprintOf(context.identity.cert);
   }
 
@@ -98,6 +103,11 @@ class NodeQuicListener implements Listener {
 
   get fingerprint(): string {
     return this.#fingerprint;
+  }
+
+  /** The runtime keeps the socket to itself, and counts nothing of it. */
+  get counters(): ListenerCounters {
+    return { unanswerable: 0, unsent: 0, caught: this.#guard.caught };
   }
 
   async setIdentity(identity: TlsIdentity): Promise<void> {
@@ -131,8 +141,25 @@ class NodeQuicListener implements Listener {
 
   /** The first datagram of a client has come. */
   onSession(session: NativeSession): void {
+    let connection: NodeQuicConnection | undefined;
+    const guard = this.#guard.of((error) => {
+      if (connection === undefined) session.destroy(undefined, { code: 0, type: "transport", reason: "" });
+      else connection.abort(StreamCode.Internal, "", error);
+    });
+    guard.run(() => {
+      connection = this.#connectionOf(session, guard);
+      this.#connections.add(connection);
+      this.#halfOpen.add(connection);
+      const [oldest] = this.#halfOpen;
+      if (this.#closing !== undefined) connection.refuse(closed());
+      else if (this.#halfOpen.size > MAX_HALF_OPEN) oldest?.refuse(noTime());
+    });
+  }
+
+  #connectionOf(session: NativeSession, guard: Guard): NodeQuicConnection {
     const connection = new NodeQuicConnection(session, undefined, "none", {
       clock: systemClock,
+      guard,
       settings: this.#context.settings,
       server: true,
       onEarlyData: () => this.#onUsable(connection),
@@ -143,11 +170,7 @@ class NodeQuicListener implements Listener {
         this.#accepted.delete(connection);
       },
     });
-    this.#connections.add(connection);
-    this.#halfOpen.add(connection);
-    const [oldest] = this.#halfOpen;
-    if (this.#closing !== undefined) connection.refuse(closed());
-    else if (this.#halfOpen.size > MAX_HALF_OPEN) oldest?.refuse(noTime());
+    return connection;
   }
 
   #onEstablished(connection: NodeQuicConnection, info: HandshakeInfo | undefined): void {

@@ -1,5 +1,6 @@
 import { createSocket, type Socket } from "node:dgram";
 import { isIPv6 } from "node:net";
+import type { Guard } from "../guard.ts";
 
 /**
  * Asks whether anybody listens at a UDP port. `node:quic` does not hear of ICMP answers, so a dial to a port where nobody listens
@@ -9,15 +10,17 @@ import { isIPv6 } from "node:net";
 export class PortProbe {
   readonly #host: string;
   readonly #port: number;
+  readonly #guard: Guard;
   readonly #onRefused: (cause: unknown) => void;
   #socket: Socket | undefined;
   #connected = false;
   #closed = false;
 
   /** @param onRefused is called with the native error of each answer */
-  constructor(host: string, port: number, onRefused: (cause: unknown) => void) {
+  constructor(host: string, port: number, guard: Guard, onRefused: (cause: unknown) => void) {
     this.#host = host;
     this.#port = port;
+    this.#guard = guard;
     this.#onRefused = onRefused;
   }
 
@@ -36,14 +39,16 @@ export class PortProbe {
     const socket = createSocket(isIPv6(this.#host) ? "udp6" : "udp4");
     this.#socket = socket;
     socket.unref();
-    socket.on("error", (error) => {
+    const onError = this.#guard.wrap((error: Error) => {
       if (!this.#closed) this.#onRefused(error);
     });
+    socket.on("error", onError);
     // By its event, since a callback would be called too when there is no way to the address: a broadcast address, say.
-    socket.once("connect", () => {
+    const onConnect = this.#guard.wrap(() => {
       this.#connected = true;
       this.send();
     });
+    socket.once("connect", onConnect);
     socket.connect(this.#port, this.#host);
   }
 }

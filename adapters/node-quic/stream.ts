@@ -57,7 +57,7 @@ export class NodeQuicStream implements ByteStream {
       end: (last) => this.#endWriting(last),
       abort: (code = StreamCode.Cancelled) => this.#abort(code),
     };
-    void this.#receive();
+    connection.guard.run(() => this.#receive());
   }
 
   // --- called by the connection -----------------------------------------------------------------------------------

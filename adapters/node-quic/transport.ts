@@ -63,6 +63,7 @@ export async function nodeQuicTransport(options: NodeQuicTransportOptions = {}):
           earlyData: listenOptions.earlyData ?? true,
           identity: await serverIdentity(serverTls),
           clientCa: serverTls.clientCa,
+          onError: listenOptions.onError,
         },
         local,
       );

@@ -6,6 +6,7 @@ import { type Address, formatAddress } from "../../src/transport/address.ts";
 import type { SessionCache } from "../../src/transport/session-cache.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import { type CloseInfo, type Connection, type DialOptions, StreamCode } from "../../src/transport/transport.ts";
+import { Guard } from "../guard.ts";
 import { isSameHost, splitZone } from "../local-address.ts";
 import { nativeError } from "../native-error.ts";
 import { alertOf } from "../quic-errors.ts";
@@ -48,18 +49,25 @@ export async function dialQuiche(
   const givenUp = new Promise<never>((_resolve, reject) => {
     giveUp = reject;
   });
-  const onAbort = (): void => {
+  const guard = new Guard({
+    end: (error) => {
+      connection?.fail(error);
+      giveUp(error);
+    },
+  });
+  const onAbort = guard.wrap(() => {
     if (signal === undefined) return;
     const error = abortedError(signal, `dialling ${addr}`);
     // The connection may be in use already, ahead of its handshake.
     connection?.abort(StreamCode.Cancelled, "", error);
     giveUp(error);
-  };
+  });
   const settled = (): void => signal?.removeEventListener("abort", onAbort);
   signal?.addEventListener("abort", onAbort, { once: true });
   try {
     const local = await Promise.race([givenUp, connectSocket(socket, host, remote.port, addr)]);
-    connection = startHandshake(context, socket, remote, { host, port: remote.port }, local, earlyData);
+    const peer = { host, port: remote.port };
+    connection = startHandshake(context, socket, guard, remote, peer, local, earlyData);
     connection.ready.then(settled, settled);
     if (connection.earlyData !== "pending") await connection.ready;
     return connection;
@@ -80,10 +88,9 @@ function closeSocket(socket: Socket): void {
 /** Connects the socket, so that the kernel drops what comes from elsewhere and tells of ports that nobody listens on. */
 function connectSocket(socket: Socket, host: string, port: number, addr: string): Promise<HostPort> {
   return new Promise((resolve, reject) => {
-    const onError = (error: Error): void => reject(nativeError(error, "Unreachable", `cannot reach ${addr}`));
-    socket.once("error", onError);
-    // By its event, since a callback would be called too when there is no way to the address: a broadcast address, say.
-    socket.once("connect", () => {
+    const guard = new Guard({ end: reject });
+    const onError = guard.wrap((error: Error) => reject(nativeError(error, "Unreachable", `cannot reach ${addr}`)));
+    const onConnect = guard.wrap(() => {
       socket.off("error", onError);
       try {
         const bound = socket.address();
@@ -93,13 +100,22 @@ function connectSocket(socket: Socket, host: string, port: number, addr: string)
         reject(nativeError(error, "Closed", `dialling ${addr} was given up`));
       }
     });
-    socket.connect(port, host);
+    socket.once("error", onError);
+    // By its event, since a callback would be called too when there is no way to the address: a broadcast address, say.
+    socket.once("connect", onConnect);
+    try {
+      socket.connect(port, host);
+    } catch (error) {
+      // Port 0, for one.
+      reject(nativeError(error, "Unreachable", `cannot reach ${addr}`));
+    }
   });
 }
 
 function startHandshake(
   context: ClientContext,
   socket: Socket,
+  guard: Guard,
   remote: Address,
   peer: Address,
   local: HostPort,
@@ -114,6 +130,7 @@ function startHandshake(
   const connection = new QuicheConnection(native, remote, peer, false, {
     quiche,
     clock: systemClock,
+    guard,
     ring: new SendRing(socket, Math.max(payloadSize, SAFE_SIZE)),
     pathSize: new PathSize(payloadSize, sameHost),
     local,
@@ -135,13 +152,14 @@ function startHandshake(
     onGone: () => socket.close(),
   });
   let refusals = 0;
-  socket.on("message", (datagram: Uint8Array) => {
+  const onDatagram = guard.wrap((datagram: Uint8Array) => {
     refusals = 0;
     connection.receive(datagram);
   });
+  socket.on("message", onDatagram);
   // An ICMP answer shows as an error of the socket. Before the handshake is over, nobody listens there. After it, one may
   // be a forgery or a passing fault of the network (RFC 9000, section 14.2.1); several in a row are a dead peer.
-  socket.on("error", (error) => {
+  const onRefused = guard.wrap((error: Error) => {
     refusals++;
     if (!connection.established) {
       connection.fail(nativeError(error, "Unreachable", `cannot reach ${formatAddress(remote)}`));
@@ -151,6 +169,7 @@ function startHandshake(
       );
     }
   });
+  socket.on("error", onRefused);
   connection.start(sessions.take(formatAddress(remote)));
   return connection;
 }

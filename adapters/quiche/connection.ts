@@ -9,6 +9,7 @@ import {
   type EarlyData,
   StreamCode,
 } from "../../src/transport/transport.ts";
+import type { Guard } from "../guard.ts";
 import { isLinkLocal, splitZone } from "../local-address.ts";
 import { refusalCode } from "../quic-errors.ts";
 import { releaseMemory } from "../release-memory.ts";
@@ -59,6 +60,8 @@ export interface HostPort {
 export interface ConnectionHost {
   readonly quiche: Quiche;
   readonly clock: Clock;
+  /** For the callbacks of this connection; it ends the connection by {@link QuicheConnection.fail}. */
+  readonly guard: Guard;
   readonly ring: SendRing;
   readonly pathSize: PathSize;
   readonly local: HostPort;
@@ -106,6 +109,10 @@ export class QuicheConnection implements Connection {
   readonly closed: Promise<CloseInfo>;
   readonly ready: Promise<void>;
   readonly #host: ConnectionHost;
+  readonly #clock: Clock;
+  /** `#flush`, guarded; and the same unless another one came before it. */
+  readonly #flushNow: () => void;
+  readonly #flushIfDue: () => void;
   readonly #server: boolean;
   readonly #streams = new Map<number, QuicheStream>();
   /** Streams with a reader that waits. */
@@ -169,6 +176,11 @@ export class QuicheConnection implements Connection {
     this.native = native;
     this.remote = remote;
     this.#host = host;
+    this.#clock = host.guard.over(host.clock);
+    this.#flushNow = host.guard.wrap(() => this.#flush());
+    this.#flushIfDue = host.guard.wrap(() => {
+      if (this.#scheduled) this.#flush();
+    });
     this.#server = server;
     this.#nextLocal = server ? 1 : 0;
     this.#nextRemote = server ? 0 : 1;
@@ -176,7 +188,7 @@ export class QuicheConnection implements Connection {
     this.#source = peer;
     this.#zone = zone;
     this.#recvInfo = { to: host.local, from: { host: plain, port: peer.port } };
-    this.#lastReceived = host.clock.now();
+    this.#lastReceived = this.#clock.now();
     this.#allowance = { left: host.unasked ?? 0, recv: 0, handed: 0, sent: 0, at: this.#lastReceived };
     this.closed = new Promise((resolve) => {
       this.#resolveClosed = resolve;
@@ -217,7 +229,7 @@ export class QuicheConnection implements Connection {
       if (this.native.peerStreamsLeftBidi() > 0) break;
       // Ended streams are what credit comes back from. With none open, and none coming back, the peer has lost count (see
       // #write for how), and only a new connection helps.
-      const now = this.#host.clock.now();
+      const now = this.#clock.now();
       idleSince = this.#streams.size === 0 ? (idleSince ?? now) : undefined;
       if (idleSince !== undefined && now - idleSince >= CREDIT_GRACE) {
         this.#draining = true;
@@ -276,7 +288,7 @@ export class QuicheConnection implements Connection {
     if (datagram.buffer.byteLength === datagram.length) this.#spent.push(datagram.buffer as ArrayBuffer);
     this.#unflushed++;
     this.#unlooked += datagram.length;
-    if (this.#unflushed >= BATCH) this.#flush();
+    if (this.#unflushed >= BATCH) this.#flushNow();
     else this.#scheduleFlush();
   }
 
@@ -309,9 +321,7 @@ export class QuicheConnection implements Connection {
   #scheduleFlush(): void {
     if (this.#scheduled) return;
     this.#scheduled = true;
-    setImmediate(() => {
-      if (this.#scheduled) this.#flush();
-    });
+    setImmediate(this.#flushIfDue);
   }
 
   // --- the streams' side ------------------------------------------------------------------------------------------
@@ -367,7 +377,7 @@ export class QuicheConnection implements Connection {
   // --- inside -----------------------------------------------------------------------------------------------------
 
   #adopt(id: number): QuicheStream {
-    const stream = new QuicheStream(id, this, this.#host.quiche, this.#host.clock);
+    const stream = new QuicheStream(id, this, this.#host.quiche, this.#clock);
     this.#streams.set(id, stream);
     this.#hold();
     return stream;
@@ -395,7 +405,7 @@ export class QuicheConnection implements Connection {
       this.#spent = [];
       this.#unacknowledged += this.#unflushed;
       this.#unflushed = 0;
-      this.#lastReceived = this.#host.clock.now();
+      this.#lastReceived = this.#clock.now();
       this.#host.pathSize.onReceived(this.#lastReceived, this.#stats);
       this.#written = 0;
     }
@@ -420,7 +430,7 @@ export class QuicheConnection implements Connection {
     if (unasked === undefined || this.#end !== undefined) return;
     const { recvBytes: recv, sentBytes: sent } = this.native.stats();
     const before = this.#allowance;
-    const [handed, at] = [this.#handed, this.#host.clock.now()];
+    const [handed, at] = [this.#handed, this.#clock.now()];
     const earned = 2 * (handed - before.handed) + (sent - before.sent) / 2 + 4 * (at - before.at);
     const left = Math.min(unasked, before.left + earned - (recv - before.recv));
     this.#allowance = { left, recv, handed, sent, at };
@@ -586,7 +596,7 @@ export class QuicheConnection implements Connection {
   #sendLater(): void {
     if (this.#unacknowledged === 0 && this.#read === 0) return;
     // Left running when a send comes before it: it is the same timer for many.
-    this.#ackTimer ??= this.#host.clock.setTimer(() => {
+    this.#ackTimer ??= this.#clock.setTimer(() => {
       this.#ackTimer = undefined;
       if (this.#unacknowledged === 0 && this.#read === 0) return;
       this.#urgent = true;
@@ -615,7 +625,7 @@ export class QuicheConnection implements Connection {
       const [length, { to }] = packet;
       if (connected) ring.send(length);
       else ring.send(length, to.port, this.#withZone(to.host));
-      pathSize.onSent(length, this.#host.clock, this.#stats);
+      pathSize.onSent(length, this.#clock, this.#stats);
     }
   }
 
@@ -628,12 +638,12 @@ export class QuicheConnection implements Connection {
       this.#timer = undefined;
       return;
     }
-    const at = this.#host.clock.now() + timeout;
+    const at = this.#clock.now() + timeout;
     if (this.#timer !== undefined && this.#timerAt <= at) return;
     this.#timer?.cancel();
     this.#timerAt = at;
     // quiche cuts the fraction of a millisecond off, so the timer would come just too early without the one more.
-    this.#timer = this.#host.clock.setTimer(() => this.#onTimer(), timeout + 1, { background: true });
+    this.#timer = this.#clock.setTimer(() => this.#onTimer(), timeout + 1, { background: true });
   }
 
   #onTimer(): void {
@@ -709,7 +719,8 @@ export class QuicheConnection implements Connection {
   }
 
   #keepAlive(): void {
-    const { keepAlive, clock } = this.#host;
+    const { keepAlive } = this.#host;
+    const clock = this.#clock;
     if (keepAlive === undefined || this.#end !== undefined) return;
     const silent = clock.now() - this.#lastReceived;
     if (silent >= keepAlive) {
@@ -722,7 +733,7 @@ export class QuicheConnection implements Connection {
 
   /** Waits until what was written on ended streams has been acknowledged, for at most `grace` milliseconds. */
   async #delivered(grace: number): Promise<void> {
-    const { clock } = this.#host;
+    const clock = this.#clock;
     const until = clock.now() + grace;
     for (;;) {
       for (const { id, writeEnded } of this.#streams.values()) if (writeEnded) this.#finished.add(id);
@@ -752,14 +763,14 @@ export class QuicheConnection implements Connection {
 
   #creditOrAbort(signal: AbortSignal | undefined, milliseconds: number | undefined): Promise<void> {
     return new Promise((resolve) => {
-      const done = (): void => {
+      const done = this.#host.guard.wrap(() => {
         timer?.cancel();
         signal?.removeEventListener("abort", done);
         const index = this.#creditWaiters.indexOf(done);
         if (index >= 0) this.#creditWaiters.splice(index, 1);
         resolve();
-      };
-      const timer = milliseconds === undefined ? undefined : this.#host.clock.setTimer(done, milliseconds);
+      });
+      const timer = milliseconds === undefined ? undefined : this.#clock.setTimer(done, milliseconds);
       signal?.addEventListener("abort", done, { once: true });
       this.#creditWaiters.push(done);
     });

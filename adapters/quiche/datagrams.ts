@@ -1,6 +1,7 @@
 import { createSocket, type Socket } from "node:dgram";
 import { isIP } from "node:net";
 import { VortexError } from "../../src/errors.ts";
+import { Guard } from "../guard.ts";
 
 /** Datagrams in a ring; more than a socket takes in one go. */
 const RING = 256;
@@ -71,14 +72,12 @@ export function udpSocket(family: 4 | 6, bufferSize: number): Socket {
     type: family === 4 ? "udp4" : "udp6",
     lookup: (host, _options, done) => done(null, host, family),
   });
-  socket.once("listening", () => {
-    try {
-      socket.setRecvBufferSize(bufferSize);
-      socket.setSendBufferSize(bufferSize);
-    } catch {
-      // Some systems refuse what Linux would cut down; the default buffers work, only slower.
-    }
+  // Some systems refuse what Linux would cut down; the default buffers work, only slower.
+  const onListening = new Guard().wrap(() => {
+    socket.setRecvBufferSize(bufferSize);
+    socket.setSendBufferSize(bufferSize);
   });
+  socket.once("listening", onListening);
   return socket;
 }
 

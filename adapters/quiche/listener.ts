@@ -1,11 +1,12 @@
 import { randomBytes } from "node:crypto";
-import type { Socket } from "node:dgram";
+import type { RemoteInfo, Socket } from "node:dgram";
 import { VortexError } from "../../src/errors.ts";
 import { systemClock, type Timer } from "../../src/runtime.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
 import { AsyncQueue } from "../../src/transport/queue.ts";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
 import type { Connection, Listener, ListenerCounters } from "../../src/transport/transport.ts";
+import { Guard } from "../guard.ts";
 import { isSameHost, splitZone } from "../local-address.ts";
 import { listenError } from "../native-error.ts";
 import { CONNECTION_REFUSED } from "../quic-errors.ts";
@@ -39,6 +40,8 @@ export interface ListenerContext {
   readonly maxStreams: number;
   /** The certificate to begin with. */
   readonly identity: TlsIdentity;
+  /** Hears of exceptions in event callbacks. */
+  readonly onError: ((error: VortexError) => void) | undefined;
   /** Native configurations that show a certificate, by payload size. Throws `InvalidArgument` for one that is none. */
   configsFor(identity: TlsIdentity): (payloadSize: number) => NativeConfig;
   /** Makes the UDP socket. Default: {@link udpSocket}. */
@@ -63,10 +66,11 @@ export async function listenQuiche(context: ListenerContext, local: Address): Pr
   const { settings, openSocket = udpSocket } = context;
   const socket = openSocket(familyOf(local.host), settings.socketBuffer);
   await new Promise<void>((resolve, reject) => {
-    socket.once("error", (error) => {
+    const onError = new Guard({ end: reject }).wrap((error: Error) => {
       socket.close();
       reject(listenError(error, formatAddress(local)));
     });
+    socket.once("error", onError);
     socket.bind({ port: local.port, address: local.host, exclusive: true }, () => {
       socket.removeAllListeners("error");
       resolve();
@@ -84,6 +88,7 @@ class QuicheListener implements Listener {
   readonly #socket: Socket;
   readonly #local: HostPort;
   readonly #ring: SendRing;
+  readonly #guard: Guard;
   readonly #tokens = new RetryTokens();
   #resets: StatelessResets;
   readonly #incoming = new AsyncQueue<Connection>();
@@ -115,7 +120,11 @@ class QuicheListener implements Listener {
         ? SAME_HOST_SIZE
         : Math.max(context.settings.udpPayloadSize, SAFE_SIZE),
     );
-    socket.on("message", (datagram: Uint8Array, from) => this.#onDatagram(datagram, from.address, from.port));
+    this.#guard = new Guard({ onError: context.onError });
+    socket.on(
+      "message",
+      this.#guard.wrap((datagram: Uint8Array, from: RemoteInfo) => this.#onDatagram(datagram, from.address, from.port)),
+    );
     // A datagram to one client that could not be sent concerns that client only, and it asks again.
     socket.on("error", () => {});
   }
@@ -125,7 +134,7 @@ class QuicheListener implements Listener {
   }
 
   get counters(): ListenerCounters {
-    return { unanswerable: this.#unanswerable, unsent: this.#ring.unsent };
+    return { unanswerable: this.#unanswerable, unsent: this.#ring.unsent, caught: this.#guard.caught };
   }
 
   async setIdentity(identity: TlsIdentity): Promise<void> {
@@ -232,13 +241,14 @@ class QuicheListener implements Listener {
     config.setStatelessResetToken(this.#resets.numberOf(id));
     const native = quiche.Connection.accept(id, originalId, this.#local, plainPeer, config);
     const pathSize = new PathSize(payloadSize, sameHost);
-    const connection = new QuicheConnection(native, peer, peer, true, this.#hostOf(pathSize));
+    const guard = this.#guard.of((error) => connection.fail(error));
+    const connection = new QuicheConnection(native, peer, peer, true, this.#hostOf(pathSize, guard));
     const index = indexOf(id, 0);
     const accepted: Accepted = {
       connection,
       indices: [index],
       initialId: textOf(initialId),
-      handshakeTimer: systemClock.setTimer(() => {
+      handshakeTimer: guard.clock.setTimer(() => {
         connection.refuse(CONNECTION_REFUSED, new VortexError("ConnectTimeout", "the client did not finish in time"));
       }, settings.handshakeTimeout),
       state: "half-open",
@@ -252,11 +262,12 @@ class QuicheListener implements Listener {
     if (this.#open >= this.#context.maxConnections) connection.refuse(CONNECTION_REFUSED, noRoom());
   }
 
-  #hostOf(pathSize: PathSize): ConnectionHost {
+  #hostOf(pathSize: PathSize, guard: Guard): ConnectionHost {
     const { quiche, settings, maxStreams } = this.#context;
     return {
       quiche,
       clock: systemClock,
+      guard,
       ring: this.#ring,
       pathSize,
       local: this.#local,

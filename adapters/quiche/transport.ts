@@ -70,6 +70,7 @@ export async function quicheTransport(options: QuicheTransportOptions = {}): Pro
           settings: listening,
           maxConnections: listenOptions.maxConnections ?? DEFAULT_MAX_CONNECTIONS,
           maxStreams,
+          onError: listenOptions.onError,
           identity: await serverIdentity(tls),
           configsFor: (identity) => serverConfigs(quiche, listening, tls, identity, maxStreams, earlyData),
         },

@@ -2,6 +2,7 @@ import type { Socket } from "node:net";
 import { VortexError } from "../../src/errors.ts";
 import type { ByteReader, ByteWriter } from "../../src/transport/transport.ts";
 import type { SocketByteStream } from "../dialled-peer.ts";
+import type { Guard } from "../guard.ts";
 import { nativeError } from "../native-error.ts";
 import { isWorthFreeing, releaseMemory } from "../release-memory.ts";
 import type { ReadBuffer } from "./read-buffer.ts";
@@ -22,6 +23,7 @@ export class SocketStream implements SocketByteStream {
   readonly writer: ByteWriter;
   readonly finished: Promise<void>;
   readonly #socket: Socket;
+  readonly #guard: Guard;
   /** Where the socket reads to, and its bytes that nobody has taken yet; undefined for a socket that hands out memory of its own. */
   readonly #buffer: ReadBuffer | undefined;
   #chunks: Uint8Array<ArrayBuffer>[] = [];
@@ -37,25 +39,45 @@ export class SocketStream implements SocketByteStream {
   #waiting: Waiting | undefined;
   #wakeWriter: (() => void) | undefined;
 
-  /** @param buffer the one that the socket was made with */
-  constructor(socket: Socket, buffer?: ReadBuffer) {
+  /**
+   * @param parent counts and reports exceptions in event callbacks; each ends the socket
+   * @param buffer the one that the socket was made with
+   */
+  constructor(socket: Socket, parent: Guard, buffer?: ReadBuffer) {
     this.#socket = socket;
     this.#buffer = buffer;
-    if (buffer === undefined) socket.on("data", (chunk: Uint8Array<ArrayBuffer>) => this.#onData(chunk));
-    else buffer.onBytes = () => this.#onBytes();
-    socket.on("end", () => {
+    const guard = parent.of((error) => this.destroy(error));
+    this.#guard = guard;
+    const onData = guard.wrap((chunk: Uint8Array<ArrayBuffer>) => this.#onData(chunk));
+    if (buffer === undefined) socket.on("data", onData);
+    else {
+      buffer.onBytes = () => {
+        let goesOn = false;
+        guard.run(() => {
+          goesOn = this.#onBytes();
+        });
+        return goesOn;
+      };
+    }
+    const onEnd = guard.wrap(() => {
       // Bun tells of an end also when this side destroys the socket.
       if (this.#failure !== undefined) return;
       this.#readEnded = true;
       this.#wakeReader();
     });
-    socket.on("drain", () => this.#wakeWriter?.());
-    socket.on("error", (error) => this.#fail(nativeError(error, "ConnectionLost", "the connection failed")));
+    const onDrain = guard.wrap(() => this.#wakeWriter?.());
+    const onError = guard.wrap((error: Error) =>
+      this.#fail(nativeError(error, "ConnectionLost", "the connection failed")),
+    );
+    socket.on("end", onEnd);
+    socket.on("drain", onDrain);
+    socket.on("error", onError);
     this.finished = new Promise((resolve) => {
-      socket.once("close", () => {
+      const onClose = guard.wrap(() => {
         this.#fail(new VortexError("ConnectionLost", "the connection ended"));
         resolve();
       });
+      socket.once("close", onClose);
     });
     this.reader = { read: (into) => this.#read(into), cancel: () => this.#cancel() };
     this.writer = {
@@ -77,9 +99,9 @@ export class SocketStream implements SocketByteStream {
   async drain(grace: number): Promise<void> {
     if (!this.#writeEnded || this.#failure !== undefined || grace === 0) return;
     await new Promise<void>((resolve) => {
-      const timer = setTimeout(resolve, grace);
+      const timer = this.#guard.clock.setTimer(resolve, grace);
       void this.finished.then(() => {
-        clearTimeout(timer);
+        timer.cancel();
         resolve();
       });
     });

@@ -1,4 +1,4 @@
-import { connect, createServer, type Server, type Socket } from "node:net";
+import { connect, createServer, type NetConnectOpts, type Server, type Socket } from "node:net";
 import { abortedError, VortexError } from "../../src/errors.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
 import { AsyncQueue } from "../../src/transport/queue.ts";
@@ -9,11 +9,13 @@ import {
   DEFAULT_MAX_CONNECTIONS,
   type DialOptions,
   type Listener,
+  type ListenerCounters,
   StreamCode,
   type Transport,
 } from "../../src/transport/transport.ts";
 import { keepAccepting } from "../accepting.ts";
 import { DialledPeer } from "../dialled-peer.ts";
+import { Guard } from "../guard.ts";
 import { requireDiallable } from "../local-address.ts";
 import { listenError, nativeError } from "../native-error.ts";
 import { ReadBuffer } from "./read-buffer.ts";
@@ -36,7 +38,10 @@ export const tcpTransport: Transport = {
     const server = createServer({ allowHalfOpen: true, noDelay: true, keepAlive: true, highWaterMark: READ_AHEAD });
     server.maxConnections = options.maxConnections ?? DEFAULT_MAX_CONNECTIONS;
     await new Promise<void>((resolve, reject) => {
-      server.once("error", (error) => reject(listenError(error, formatAddress(local))));
+      const onError = new Guard({ end: reject }).wrap((error: Error) =>
+        reject(listenError(error, formatAddress(local))),
+      );
+      server.once("error", onError);
       server.listen({ host: local.host, port: local.port }, resolve);
     });
     return new TcpListener(server, local, options.onError);
@@ -47,6 +52,7 @@ class TcpListener implements Listener {
   readonly address: Address;
   readonly fingerprint: undefined;
   readonly #server: Server;
+  readonly #guard: Guard;
   readonly #incoming = new AsyncQueue<Connection>();
   readonly #connections = new Set<AcceptedPeer>();
 
@@ -56,12 +62,24 @@ class TcpListener implements Listener {
     this.address = { host: local.host, port };
     this.#server = server;
     keepAccepting(server, formatAddress(this.address), onError);
-    server.on("connection", (socket: Socket) => {
-      const connection = new AcceptedPeer(socket);
-      this.#connections.add(connection);
-      void connection.closed.then(() => this.#connections.delete(connection));
-      if (!this.#incoming.push(connection)) connection.abort();
+    this.#guard = new Guard({ onError });
+    const onConnection = this.#guard.wrap((socket: Socket) => {
+      const guard = this.#guard.of(() => socket.destroy());
+      guard.run(() => this.#onConnection(socket, guard));
     });
+    server.on("connection", onConnection);
+  }
+
+  /** TCP has no datagrams to count. */
+  get counters(): ListenerCounters {
+    return { unanswerable: 0, unsent: 0, caught: this.#guard.caught };
+  }
+
+  #onConnection(socket: Socket, guard: Guard): void {
+    const connection = new AcceptedPeer(socket, guard);
+    this.#connections.add(connection);
+    void connection.closed.then(() => this.#connections.delete(connection));
+    if (!this.#incoming.push(connection)) connection.abort();
   }
 
   accept(): AsyncIterable<Connection> {
@@ -94,16 +112,17 @@ class AcceptedPeer implements Connection {
   readonly #incoming = new AsyncQueue<ByteStream>();
   #local: CloseInfo | undefined;
 
-  constructor(socket: Socket) {
+  constructor(socket: Socket, guard: Guard) {
     this.remote = { host: socket.remoteAddress ?? "", port: socket.remotePort ?? 0 };
-    this.#stream = new SocketStream(socket);
+    this.#stream = new SocketStream(socket, guard);
     this.#incoming.push(this.#stream);
     this.closed = new Promise((resolve) => {
-      socket.once("close", () => {
+      const onClose = guard.wrap(() => {
         this.#incoming.end();
         const error = this.#stream.failure ?? new VortexError("ConnectionLost", "the connection ended");
         resolve(this.#local ?? { code: StreamCode.None, reason: "", remote: true, error });
       });
+      socket.once("close", onClose);
     });
   }
 
@@ -146,24 +165,41 @@ async function openSocket(remote: Address, options: DialOptions): Promise<Socket
       : { onread: { buffer: buffer.memory, callback: (length: number) => buffer.fill(length) } }),
   };
   return new Promise((resolve, reject) => {
-    const socket = connect(settings);
-    socket.once("close", () => buffer?.close());
-    const onAbort = (): void => {
+    const guard: Guard = new Guard({
+      end: (error) => {
+        reject(error);
+        socket.destroy();
+      },
+    });
+    const socket = connectTo(settings, addr);
+    const onClose = guard.wrap(() => buffer?.close());
+    const onAbort = guard.wrap(() => {
       socket.destroy();
       if (signal !== undefined) reject(abortedError(signal, `dialling ${addr}`));
-    };
-    const onError = (error: Error): void => {
+    });
+    const onError = guard.wrap((error: Error) => {
       signal?.removeEventListener("abort", onAbort);
       reject(nativeError(error, "Unreachable", `cannot connect to ${addr}`));
-    };
-    signal?.addEventListener("abort", onAbort, { once: true });
-    socket.once("error", onError);
-    socket.once("connect", () => {
+    });
+    const onConnect = guard.wrap(() => {
       signal?.removeEventListener("abort", onAbort);
       socket.off("error", onError);
-      resolve(new SocketStream(socket, buffer));
+      resolve(new SocketStream(socket, guard, buffer));
     });
+    socket.once("close", onClose);
+    signal?.addEventListener("abort", onAbort, { once: true });
+    socket.once("error", onError);
+    socket.once("connect", onConnect);
   });
+}
+
+/** node:net throws for a port out of its range. */
+function connectTo(settings: NetConnectOpts, addr: string): Socket {
+  try {
+    return connect(settings);
+  } catch (error) {
+    throw nativeError(error, "Unreachable", `cannot connect to ${addr}`);
+  }
 }
 
 function closedHere(): VortexError {

@@ -1,6 +1,7 @@
 import { VortexError } from "../../src/errors.ts";
 import type { ByteReader, ByteWriter } from "../../src/transport/transport.ts";
 import type { SocketByteStream } from "../dialled-peer.ts";
+import { Guard } from "../guard.ts";
 import type { WorkerSocket } from "./native.ts";
 
 type ReadResult = Awaited<ReturnType<ReadableStreamDefaultReader<Uint8Array>["read"]>>;
@@ -16,6 +17,7 @@ export class SocketStream implements SocketByteStream {
   readonly writer: ByteWriter;
   readonly finished: Promise<void>;
   readonly #socket: WorkerSocket;
+  readonly #guard = new Guard({ end: (error) => this.destroy(error) });
   readonly #source: ReadableStreamDefaultReader<Uint8Array>;
   readonly #sink: WritableStreamDefaultWriter<Uint8Array>;
   #resolveFinished: () => void = () => {};
@@ -63,14 +65,14 @@ export class SocketStream implements SocketByteStream {
     if (!this.#reading && !this.#readEnded && !this.#cancelled && this.#ahead === undefined) {
       this.#ahead = this.#source.read();
       this.#ahead.then(
-        ({ done }) => done && this.#onEnd(),
-        (error: unknown) => this.#fail(streamError(error)),
+        this.#guard.wrap(({ done }: ReadResult) => done && this.#onEnd()),
+        this.#guard.wrap((error: unknown) => this.#fail(streamError(error))),
       );
     }
     await new Promise<void>((resolve) => {
-      const timer = setTimeout(resolve, grace);
+      const timer = this.#guard.clock.setTimer(resolve, grace);
       void this.finished.then(() => {
-        clearTimeout(timer);
+        timer.cancel();
         resolve();
       });
     });
@@ -138,7 +140,8 @@ export class SocketStream implements SocketByteStream {
     await new Promise<void>((resolve, reject) => {
       // What ends the stream ends the wait too: workerd goes on until the peer has read.
       this.#rejectWrite = reject;
-      this.#sink.write(chunk).then(resolve, (error: unknown) => reject(this.#fail(streamError(error))));
+      const onFailure = this.#guard.wrap((error: unknown) => reject(this.#fail(streamError(error))));
+      this.#sink.write(chunk).then(resolve, onFailure);
     });
   }
 

@@ -2,6 +2,7 @@ import { abortedError, VortexError } from "../../src/errors.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
 import type { Connection, DialOptions, Listener, Transport } from "../../src/transport/transport.ts";
 import { DialledPeer } from "../dialled-peer.ts";
+import { Guard } from "../guard.ts";
 import { loadConnect, type WorkerSocket } from "./native.ts";
 import { SocketStream } from "./stream.ts";
 
@@ -33,10 +34,10 @@ async function openSocket(remote: Address, options: DialOptions): Promise<Worker
     throw VortexError.from(error, "Unreachable", `cannot connect to ${addr}`);
   }
   await new Promise<void>((resolve, reject) => {
-    const onAbort = (): void => {
+    const onAbort = new Guard({ end: reject }).wrap(() => {
       socket.close().catch(() => {});
       if (signal !== undefined) reject(abortedError(signal, `dialling ${addr}`));
-    };
+    });
     signal?.addEventListener("abort", onAbort, { once: true });
     socket.opened
       .then(

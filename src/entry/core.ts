@@ -101,6 +101,7 @@ export {
   type Connection,
   type DialOptions,
   type Listener,
+  type ListenerCounters,
   type ListenOptions,
   StreamCode,
   type Transport,

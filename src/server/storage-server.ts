@@ -3,7 +3,7 @@ import type { Runtime } from "../runtime.ts";
 import type { Address } from "../transport/address.ts";
 import type { QuicTuning } from "../transport/quic-tuning.ts";
 import type { TlsIdentity, TlsServerOptions } from "../transport/tls.ts";
-import type { Transport } from "../transport/transport.ts";
+import type { ListenerCounters, Transport } from "../transport/transport.ts";
 import type { GrpcServing } from "./grpc.ts";
 import type { PieceStore } from "./store.ts";
 import { type ServerOptions, type ServerSettings, serverSettings } from "./upload.ts";
@@ -45,6 +45,8 @@ export interface ProtocolServer {
   readonly address: Address;
   /** SHA-256 fingerprint of the certificate in use; undefined without TLS. */
   readonly fingerprint: string | undefined;
+  /** Counts since it began to listen, see `Listener.counters`. */
+  readonly counters?: ListenerCounters | undefined;
   /**
    * Shows connections that come from now on another certificate; those that exist go on.
    * Rejects with `InvalidArgument` for a certificate or key that is none, and with `Unavailable` where there is no TLS.
@@ -150,6 +152,17 @@ export class StorageServer {
       throw error;
     }
     return new StorageServer(addresses, started, tls, bindings.identities, identity);
+  }
+
+  /** Counts of what the servers survived: the sum over all protocols. */
+  get counters(): ListenerCounters {
+    const sum = { unanswerable: 0, unsent: 0, caught: 0 };
+    for (const { counters } of this.#servers) {
+      sum.unanswerable += counters?.unanswerable ?? 0;
+      sum.unsent += counters?.unsent ?? 0;
+      sum.caught += counters?.caught ?? 0;
+    }
+    return sum;
   }
 
   /** SHA-256 fingerprint of the certificate in use, for clients to pin; undefined where nothing is served over TLS. */

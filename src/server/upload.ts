@@ -42,7 +42,7 @@ export interface ServerOptions {
   readonly stallTimeout?: number;
   /**
    * Receives the error of each request that failed for a reason that the peer did not cause, and of connections that could not be
-   * accepted (at most one a second). Default: none.
+   * accepted (at most one a second). Also each exception in an event callback, which ended the connection concerned. Default: none.
    */
   readonly onError?: (error: VortexError) => void;
   /** Hears of every answer, as `openTelemetry(api)` does. Default: nobody. */

@@ -163,7 +163,8 @@ export interface ListenOptions {
   readonly earlyData?: boolean;
   /**
    * Receives failures of the listener that no connection or stream reports, such as an accept
-   * without a free file descriptor. The listener goes on. Default: they are dropped.
+   * without a free file descriptor, and exceptions in event callbacks. The listener goes on.
+   * Default: they are dropped.
    */
   readonly onError?: (error: VortexError) => void;
 }
@@ -179,6 +180,8 @@ export interface ListenerCounters {
   readonly unanswerable: number;
   /** Datagrams that the socket did not take. Each is lost, like one lost on its way. */
   readonly unsent: number;
+  /** Exceptions in event callbacks. Each ended the connection concerned, and went to {@link ListenOptions.onError}. */
+  readonly caught: number;
 }
 
 /** Waits for peers. */

@@ -1,10 +1,11 @@
 import type { Socket } from "node:dgram";
 import { udpSocket } from "../../adapters/quiche/datagrams.ts";
 import { listenQuiche } from "../../adapters/quiche/listener.ts";
-import { loadQuiche } from "../../adapters/quiche/native.ts";
+import { loadQuiche, type Quiche } from "../../adapters/quiche/native.ts";
 import { applySettings, listenSettings, quicheSettings } from "../../adapters/quiche/options.ts";
 import { serverConfig } from "../../adapters/quiche/tls.ts";
 import { selfSigned } from "../../adapters/tls.ts";
+import type { VortexError } from "../../src/errors.ts";
 import type { Address } from "../../src/transport/address.ts";
 import type { Listener } from "../../src/transport/transport.ts";
 
@@ -17,9 +18,17 @@ export interface OpenListener {
   readonly sentTo: readonly string[];
 }
 
-/** Listens on a socket of its own. */
-export async function openQuicheListener(local: Address): Promise<OpenListener> {
-  const quiche = await loadQuiche();
+/**
+ * Listens on a socket of its own.
+ *
+ * @param faulty replaces calls of the binding by others
+ */
+export async function openQuicheListener(
+  local: Address,
+  onError?: (error: VortexError) => void,
+  faulty: (quiche: Quiche) => Quiche = (quiche) => quiche,
+): Promise<OpenListener> {
+  const quiche = faulty(await loadQuiche());
   const settings = listenSettings(quicheSettings({}));
   const sockets: Socket[] = [];
   const sentTo: string[] = [];
@@ -29,6 +38,7 @@ export async function openQuicheListener(local: Address): Promise<OpenListener> 
       settings,
       maxConnections: 16,
       maxStreams: 16,
+      onError,
       identity: await selfSigned(),
       configsFor: (identity) => (payloadSize) => {
         const config = serverConfig(quiche, identity, undefined);

@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import type { Socket } from "node:dgram";
 import { setImmediate } from "node:timers";
+import { Guard } from "../../adapters/guard.ts";
 import { type ConnectionHost, type HostPort, QuicheConnection } from "../../adapters/quiche/connection.ts";
 import { SendRing } from "../../adapters/quiche/datagrams.ts";
 import { loadQuiche, type NativeConfig } from "../../adapters/quiche/native.ts";
@@ -58,6 +59,7 @@ export class QuichePair {
       const hostOf = (local: HostPort, outbox: Uint8Array[], name: "client" | "server"): ConnectionHost => ({
         quiche,
         clock,
+        guard: new Guard({ end: (error) => (name === "client" ? self.client : self.server).fail(error) }),
         ring: new SendRing(
           socketInto((datagram) => {
             self.sent[name]++;

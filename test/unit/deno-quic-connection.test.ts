@@ -6,6 +6,7 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { DenoQuicConnection } from "../../adapters/deno-quic/connection.ts";
 import type { NativeConn, NativeStream } from "../../adapters/deno-quic/native.ts";
+import { Guard } from "../../adapters/guard.ts";
 import { rejectionOf } from "../support/failures.ts";
 
 const limit = { timeout: 10_000 };
@@ -101,7 +102,7 @@ function dialled(numbers: (bigint | undefined)[]): {
   const connection = new DenoQuicConnection(
     native,
     { host: "127.0.0.1", port: 9 },
-    { server: false, established: false },
+    { guard: new Guard(), server: false, established: false },
   );
   return { connection, reads, finishHandshake, end };
 }

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { DenoQuicStream, type StreamOwner } from "../../adapters/deno-quic/stream.ts";
+import { Guard } from "../../adapters/guard.ts";
 import { VortexError } from "../../src/errors.ts";
 import { rejectionOf } from "../support/failures.ts";
 
@@ -56,6 +57,7 @@ describe("a stream of Deno's QUIC, of which the native one never settles", () =>
 function silent(): { stream: DenoQuicStream; cancelled: Promise<void>; forgotten: () => boolean } {
   let forgotten = false;
   const owner: StreamOwner = {
+    guard: new Guard(),
     lost: async () => gone,
     onHeard: () => {},
     onEnded: () => {},

@@ -3,6 +3,7 @@ import type { ClientHttp2Stream } from "node:http2";
 import { PassThrough } from "node:stream";
 import { describe, it } from "node:test";
 import { byMessages } from "../../adapters/grpc/message-stream.ts";
+import { Guard } from "../../adapters/guard.ts";
 import { chunked, joined, seededBytes, seededRandom } from "../support/random.ts";
 
 const MOST = 4 * 1024 * 1024;
@@ -10,7 +11,7 @@ const MOST = 4 * 1024 * 1024;
 /** A stream of HTTP/2 as far as it is read. */
 function streamOf(rstCode = 0): { readonly source: PassThrough; readonly chunks: AsyncIterator<Uint8Array> } {
   const source = Object.assign(new PassThrough(), { rstCode });
-  const stream = byMessages(source as unknown as ClientHttp2Stream, MOST, () => {});
+  const stream = byMessages(source as unknown as ClientHttp2Stream, MOST, new Guard(), () => {});
   return { source, chunks: stream[Symbol.asyncIterator]() as AsyncIterator<Uint8Array> };
 }
 

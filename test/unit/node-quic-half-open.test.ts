@@ -36,6 +36,7 @@ it("the oldest half-open connection makes room for one more", async () => {
       earlyData: false,
       identity: await selfSigned(),
       clientCa: undefined,
+      onError: undefined,
     },
     { host: "127.0.0.1", port: 0 },
   );

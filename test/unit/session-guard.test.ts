@@ -6,6 +6,7 @@ import process from "node:process";
 import { describe, it } from "node:test";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { guardSession, guardStream } from "../../adapters/grpc/session-guard.ts";
+import { Guard } from "../../adapters/guard.ts";
 
 const atOnce = "bun" in process.versions;
 
@@ -27,7 +28,7 @@ describe("the guard of node:http2", () => {
   it("closes a stream in the next turn, with its code, and calls back at its end", async () => {
     const fake = new Fake();
     const stream = fake as unknown as Http2Stream;
-    guardStream(stream);
+    guardStream(stream, new Guard());
     let ended = 0;
     stream.close(2, () => ended++);
     assert.equal(fake.done.length, atOnce ? 1 : 0);
@@ -42,7 +43,7 @@ describe("the guard of node:http2", () => {
   it("destroys a session in the next turn, with its code", async () => {
     const fake = new Fake();
     const session = fake as unknown as Http2Session;
-    guardSession(session);
+    guardSession(session, new Guard());
     session.destroy(undefined, 8);
     assert.equal(fake.done.length, atOnce ? 1 : 0);
     await nextTurn();

@@ -3,6 +3,7 @@ import { once } from "node:events";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { it } from "node:test";
 import { setImmediate } from "node:timers";
+import { Guard } from "../../adapters/guard.ts";
 import { READ_AHEAD, SocketStream } from "../../adapters/tcp/stream.ts";
 import { assertRejects } from "../support/failures.ts";
 
@@ -11,7 +12,7 @@ const CHUNK = 4 * 1024;
 
 it("an end that the kernel has not taken is waited for, and an abort gives it up", { timeout: 60_000 }, async () => {
   await withSockets(async (near) => {
-    const stream = new SocketStream(near);
+    const stream = new SocketStream(near, new Guard());
     // More than one chunk has found no room, and a writer is not told of it yet.
     while (near.writableLength < 3 * CHUNK) {
       await stream.writer.write(new Uint8Array(CHUNK));
@@ -32,7 +33,7 @@ it("an end that the kernel has not taken is waited for, and an abort gives it up
 
 it("an end that the kernel has taken is not", { timeout: 60_000 }, async () => {
   await withSockets(async (near, far) => {
-    const stream = new SocketStream(near);
+    const stream = new SocketStream(near, new Guard());
     await stream.writer.end(new Uint8Array(CHUNK));
     // Nor does an abort take it back.
     stream.writer.abort();
