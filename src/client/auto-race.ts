@@ -1,7 +1,7 @@
 import { VortexError } from "../errors.ts";
-import { onAbort } from "../on-abort.ts";
-import type { Clock, Timer } from "../runtime.ts";
+import type { Clock } from "../runtime.ts";
 import type { Protocol } from "../transport/protocol.ts";
+import { runStaggered, type Setback } from "../transport/staggered-race.ts";
 
 /** What a race is told. */
 export interface RaceOptions<T> {
@@ -33,85 +33,45 @@ export interface RaceResult<T> {
 }
 
 /**
- * Tries protocols one after the other, each as soon as the one before has failed, or beside it once it had its time. The
- * first that works wins, also when its answer is an error of the peer; the others are given up. Rejects when none works.
+ * Happy Eyeballs (RFC 8305) over protocols: starts the next protocol when the previous one fails or
+ * after `delay` ms. The first answer wins, also when it is an error of the peer; the others are
+ * aborted. Rejects when none works, or as the signal says.
  */
-export function raceProtocols<T>(options: RaceOptions<T>): Promise<RaceResult<T>> {
+export async function raceProtocols<T>(options: RaceOptions<T>): Promise<RaceResult<T>> {
   const { candidates, leftOut, delay, clock, signal, addr } = options;
-  return new Promise((resolve, reject) => {
-    const running = new Map<Protocol, AbortController>();
-    const failures: { protocol: Protocol; error: VortexError }[] = [];
-    const waited: string[] = [];
-    let next = 0;
-    let over = false;
-    let timer: Timer | undefined;
-
-    const finish = (settle: () => void, reason: VortexError): void => {
-      over = true;
-      timer?.cancel();
-      heard?.();
-      for (const controller of running.values()) controller.abort(reason);
-      settle();
-    };
-    const abort = (): void => {
-      const reason =
-        signal?.reason instanceof VortexError
-          ? signal.reason
-          : new VortexError("Aborted", `a request to ${addr} was aborted`, { cause: signal?.reason, addr });
-      finish(() => reject(reason), reason);
-    };
-    const begin = (): void => {
-      timer?.cancel();
-      const protocol = candidates[next++];
-      if (protocol === undefined) return;
-      if (next < candidates.length) {
-        timer = clock.setTimer(() => {
-          waited.push(`${protocol} had not answered within ${delay} ms`);
-          begin();
-        }, delay);
-      }
-      const controller = new AbortController();
-      running.set(protocol, controller);
-      const reason = [...leftOut, ...failures.map(told), ...waited].join("; ") || "tried first";
-      options.run(protocol, controller.signal, reason).then(
-        (result) => {
-          running.delete(protocol);
-          if (!over) {
-            win(protocol, reason, { result });
-            return;
-          }
-          options.discard(result);
-          options.lost(protocol);
-        },
-        (thrown: unknown) => {
-          running.delete(protocol);
-          if (over) {
-            options.lost(protocol);
-            return;
-          }
-          const error = VortexError.from(thrown, "Internal");
-          if (isAnswer(error)) {
-            win(protocol, reason, { error });
-            return;
-          }
-          failures.push({ protocol, error });
-          if (next < candidates.length) begin();
-          else if (running.size === 0) {
-            const failure = noneWorks(addr, failures);
-            finish(() => reject(failure), failure);
-          }
-        },
-      );
-    };
-    const win = (protocol: Protocol, reason: string, answer: RaceResult<T>["answer"]): void => {
-      const lost = new VortexError("Aborted", `${protocol} answered first`, { addr });
-      finish(() => resolve({ protocol, reason, answer }), lost);
-    };
-
-    const heard = signal && onAbort(signal, abort);
-    if (signal?.aborted) abort();
-    else begin();
+  const reasonAfter = (setbacks: readonly Setback<Protocol>[]): string => {
+    const waited = setbacks.flatMap(({ candidate, error }) =>
+      error ? [] : [`${candidate} had not answered within ${delay} ms`],
+    );
+    return [...leftOut, ...failuresOf(setbacks).map(told), ...waited].join("; ") || "tried first";
+  };
+  const outcome = await runStaggered<Protocol, T>({
+    candidates,
+    delay,
+    clock,
+    signal,
+    aborted: ({ reason }) =>
+      reason instanceof VortexError
+        ? reason
+        : new VortexError("Aborted", `a request to ${addr} was aborted`, { cause: reason, addr }),
+    beatenBy: (protocol) => new VortexError("Aborted", `${protocol} answered first`, { addr }),
+    run: (protocol, own, setbacks) => options.run(protocol, own, reasonAfter(setbacks)),
+    isFinal: isAnswer,
+    discard: (result) => options.discard(result),
+    onLost: (protocol) => options.lost(protocol),
   });
+  if (!("candidate" in outcome)) throw noneWorks(addr, failuresOf(outcome.setbacks));
+  const { candidate, setbacks, ...answer } = outcome;
+  return { protocol: candidate, reason: reasonAfter(setbacks), answer };
+}
+
+interface Failure {
+  readonly protocol: Protocol;
+  readonly error: VortexError;
+}
+
+function failuresOf(setbacks: readonly Setback<Protocol>[]): Failure[] {
+  return setbacks.flatMap(({ candidate, error }) => (error ? [{ protocol: candidate, error }] : []));
 }
 
 /**
@@ -137,7 +97,7 @@ export function isAnswer({ code, kind }: VortexError): boolean {
   }
 }
 
-function noneWorks(addr: string, failures: readonly { protocol: Protocol; error: VortexError }[]): VortexError {
+function noneWorks(addr: string, failures: readonly Failure[]): VortexError {
   const [only] = failures;
   if (failures.length === 1 && only !== undefined) return only.error;
   // What says that a protocol is not spoken says the least about the peer.
@@ -149,6 +109,6 @@ function noneWorks(addr: string, failures: readonly { protocol: Protocol; error:
   });
 }
 
-function told({ protocol, error }: { protocol: Protocol; error: VortexError }): string {
+function told({ protocol, error }: Failure): string {
   return `${protocol}: ${error.code}, ${error.message}`;
 }

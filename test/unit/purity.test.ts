@@ -50,7 +50,7 @@ const mayImport: Record<string, readonly string[]> = {
   runtime: ["errors", "digest"],
   protocol: ["errors", "piece"],
   "rate-limiter": ["errors", "on-abort", "piece", "runtime"],
-  transport: ["errors", "piece", "runtime"],
+  transport: ["errors", "on-abort", "piece", "runtime"],
   gen: [],
   ids: ["errors", "piece", "digest"],
   telemetry: ["errors", "piece", "transport"],

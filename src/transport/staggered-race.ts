@@ -1,0 +1,178 @@
+import { VortexError } from "../errors.ts";
+import { onAbort } from "../on-abort.ts";
+import type { Clock, Timer } from "../runtime.ts";
+
+/** Action after an event of a {@link StaggeredRace}. */
+export type RaceStep =
+  /** Start the attempt; unless it is the last one, restart the delay. */
+  | { readonly type: "start"; readonly attempt: number; readonly last: boolean }
+  /** Nothing. */
+  | { readonly type: "wait" }
+  /** The race is over: nothing is left to start, and nothing is running. */
+  | { readonly type: "exhausted" };
+
+const WAIT: RaceStep = { type: "wait" };
+
+/**
+ * State machine of Happy Eyeballs (RFC 8305, section 5), without I/O or clock. Attempts start in
+ * turn, the next one when one has failed or the delay is over. They have numbers from 0.
+ */
+export class StaggeredRace {
+  readonly #attempts: number;
+  readonly #running = new Set<number>();
+  #next = 0;
+  #over = false;
+
+  /** @param attempts how many there are, at least 1 */
+  constructor(attempts: number) {
+    this.#attempts = attempts;
+  }
+
+  /** True once an attempt has won, or the race was stopped or exhausted. */
+  get over(): boolean {
+    return this.#over;
+  }
+
+  /** The race begins, or the delay is over. */
+  advance(): RaceStep {
+    if (this.#over || this.#next === this.#attempts) return WAIT;
+    const attempt = this.#next++;
+    this.#running.add(attempt);
+    return { type: "start", attempt, last: this.#next === this.#attempts };
+  }
+
+  /** An attempt has failed. */
+  failed(attempt: number): RaceStep {
+    this.#running.delete(attempt);
+    if (this.#over || this.#next < this.#attempts) return this.advance();
+    if (this.#running.size > 0) return WAIT;
+    this.#over = true;
+    return { type: "exhausted" };
+  }
+
+  /** An attempt has won. Returns the others that are running, to be aborted. */
+  won(attempt: number): readonly number[] {
+    this.#running.delete(attempt);
+    return this.stop();
+  }
+
+  /** The race is called off. Returns the attempts that are running, to be aborted. */
+  stop(): readonly number[] {
+    this.#over = true;
+    return [...this.#running];
+  }
+}
+
+/** Candidate that failed, or had not settled when the delay was over. */
+export interface Setback<C> {
+  readonly candidate: C;
+  /** Undefined for one that had not settled. */
+  readonly error: VortexError | undefined;
+}
+
+/** Options of {@link runStaggered}: candidates of type `C`, a result of type `T`. */
+export interface StaggeredRaceOptions<C, T> {
+  /** In the order in which they start; at least one. */
+  readonly candidates: readonly C[];
+  /** Head start of a candidate before the next one, in ms. */
+  readonly delay: number;
+  readonly clock: Clock;
+  /** Ends the race and all its attempts. */
+  readonly signal: AbortSignal | undefined;
+  /** Error of the race and of its attempts when `signal` aborts. */
+  aborted(signal: AbortSignal): VortexError;
+  /** Error of the other attempts when the candidate has won. */
+  beatenBy(candidate: C): VortexError;
+  /**
+   * Starts an attempt; `setbacks` are those of other candidates until now. Once its signal has
+   * aborted, its result goes to `discard` and its error is dropped.
+   */
+  run(candidate: C, signal: AbortSignal, setbacks: readonly Setback<C>[]): Promise<T>;
+  /** Returns true for an error that ends the race, since other candidates would not help. */
+  isFinal(error: VortexError): boolean;
+  /** Takes a result that came after the race was over. */
+  discard(result: T): void;
+  /** An aborted attempt has settled. */
+  onLost?(candidate: C): void;
+}
+
+/** Outcome of a race. */
+export type RaceOutcome<C, T> =
+  /** The candidate succeeded; `setbacks` are those before its start. */
+  | { readonly candidate: C; readonly setbacks: readonly Setback<C>[]; readonly result: T }
+  /** The candidate failed with an error that is final. */
+  | { readonly candidate: C; readonly setbacks: readonly Setback<C>[]; readonly error: VortexError }
+  /** All failed. */
+  | { readonly setbacks: readonly Setback<C>[] };
+
+/**
+ * Runs attempts as {@link StaggeredRace} says, each with its own signal. Resolves when one
+ * succeeds, when one fails with a final error, or when all have failed. Rejects when `signal`
+ * aborts. After that nothing starts, and `signal` has no listener.
+ */
+export function runStaggered<C, T>(options: StaggeredRaceOptions<C, T>): Promise<RaceOutcome<C, T>> {
+  const { candidates, delay, clock, signal } = options;
+  if (signal?.aborted) return Promise.reject(options.aborted(signal));
+  return new Promise((resolve, reject) => {
+    const race = new StaggeredRace(candidates.length);
+    const controllers: AbortController[] = [];
+    const setbacks: Setback<C>[] = [];
+    let timer: Timer | undefined;
+
+    /** Aborts the losers, and leaves nothing else behind. */
+    const finish = (losers: readonly number[], reason: VortexError | undefined): void => {
+      timer?.cancel();
+      unsubscribe?.();
+      for (const attempt of losers) controllers[attempt]?.abort(reason);
+    };
+    const unsubscribe =
+      signal &&
+      onAbort(signal, () => {
+        const reason = options.aborted(signal);
+        finish(race.stop(), reason);
+        reject(reason);
+      });
+    const follow = (step: RaceStep): void => {
+      if (step.type === "start") {
+        start(step.attempt, step.last);
+      } else if (step.type === "exhausted") {
+        finish([], undefined);
+        resolve({ setbacks });
+      }
+    };
+    const start = (attempt: number, last: boolean): void => {
+      const candidate = candidates[attempt] as C;
+      timer?.cancel();
+      if (!last) {
+        timer = clock.setTimer(() => {
+          setbacks.push({ candidate, error: undefined });
+          follow(race.advance());
+        }, delay);
+      }
+      const controller = new AbortController();
+      controllers.push(controller);
+      const before = [...setbacks];
+      void settle(() => options.run(candidate, controller.signal, before)).then((settled) => {
+        if (race.over) {
+          if ("result" in settled) options.discard(settled.result);
+          options.onLost?.(candidate);
+        } else if ("result" in settled || options.isFinal(settled.error)) {
+          finish(race.won(attempt), options.beatenBy(candidate));
+          resolve({ candidate, setbacks: before, ...settled });
+        } else {
+          setbacks.push({ candidate, error: settled.error });
+          follow(race.failed(attempt));
+        }
+      });
+    };
+    follow(race.advance());
+  });
+}
+
+async function settle<T>(run: () => Promise<T>): Promise<{ readonly result: T } | { readonly error: VortexError }> {
+  try {
+    return { result: await run() };
+  } catch (error) {
+    return { error: VortexError.from(error, "Internal") };
+  }
+}
