@@ -41,7 +41,7 @@ export function listenError(error: unknown, addr: string): VortexError {
 /** The code of a native error, such as `ECONNRESET`; empty when it has none. */
 export function systemCode(error: unknown): string {
   if (!(error instanceof Error)) return "";
-  // Dialling several addresses of one host fails with an AggregateError that holds what each one failed with.
+  // Deno dials the addresses of a name itself where a program is permitted the name only.
   if (error instanceof AggregateError && error.errors.length > 0) return systemCode(error.errors[0]);
   const { code } = error as { code?: unknown };
   return typeof code === "string" ? code : "";

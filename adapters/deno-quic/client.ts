@@ -5,7 +5,7 @@ import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import { type CloseInfo, type Connection, type DialOptions, StreamCode } from "../../src/transport/transport.ts";
 import { Guard } from "../guard.ts";
 import { splitZone } from "../local-address.ts";
-import { resolveHost } from "../resolve.ts";
+import { dialHost, type Resolver } from "../resolve.ts";
 import { authoritiesOf, identityOf, pinsOf, STOCK_NAME } from "../tls.ts";
 import { DenoQuicConnection } from "./connection.ts";
 import { ClientEndpoints, release } from "./endpoints.ts";
@@ -23,13 +23,15 @@ export class DenoQuicDialler {
   readonly #options: Omit<NativeConnectOptions, "hostname" | "port" | "serverName" | "alpnProtocols" | "zeroRtt">;
   readonly #endpoints: ClientEndpoints;
   readonly #guard = new Guard();
+  readonly #resolver: Resolver | undefined;
   /** Addresses whose peers refuse to name an application protocol, as stock ones do; the one met longest ago first. */
   readonly #stock = new Set<string>();
 
   /** @throws `InvalidArgument` for options that cannot be, and for those that Deno cannot join */
-  constructor(quic: DenoQuic, tls: TlsClientOptions, settings: DenoQuicSettings) {
+  constructor(quic: DenoQuic, tls: TlsClientOptions, settings: DenoQuicSettings, resolver: Resolver | undefined) {
     this.#quic = quic;
     this.#tls = tls;
+    this.#resolver = resolver;
     this.#endpoints = new ClientEndpoints(quic);
     const identity = identityOf(tls);
     const pins = pinsOf(tls);
@@ -50,10 +52,25 @@ export class DenoQuicDialler {
     };
   }
 
-  async dial(remote: Address, { signal, earlyData = false }: DialOptions): Promise<Connection> {
+  /** Dials one peer by all its addresses. */
+  dial(remote: Address, { signal, earlyData = false }: DialOptions): Promise<Connection> {
+    return dialHost({
+      remote,
+      signal,
+      resolver: this.#resolver,
+      // What is sent ahead of the handshake cannot move to another address.
+      dial: (host, own, only) => this.#dialAddress(remote, host, own, earlyData && only),
+      discard: (late) => late.abort(StreamCode.Cancelled),
+    });
+  }
+
+  async #dialAddress(
+    remote: Address,
+    host: string,
+    signal: AbortSignal | undefined,
+    earlyData: boolean,
+  ): Promise<Connection> {
     const addr = formatAddress(remote);
-    if (signal?.aborted) throw abortedError(signal, `dialling ${addr}`);
-    const host = await resolveHost(remote, signal);
     if (signal?.aborted) throw abortedError(signal, `dialling ${addr}`);
     const stock = this.#stock.has(addr);
     try {
@@ -91,11 +108,14 @@ export class DenoQuicDialler {
     signal: AbortSignal | undefined,
   ): Promise<Connection> {
     const addr = formatAddress(remote);
-    const key = `${addr} ${stock}`;
+    // A socket is of one family, and its sessions are those of the peer at this address.
+    const key = `${addr} ${host} ${stock}`;
     // Whoever trusts any certificate has Deno told so by its name on the command line, which is the stock peers' one.
     const name = this.#tls.serverName ?? (this.#tls.verify === false ? STOCK_NAME : splitZone(remote.host)[0]);
     const trust: Trust = { tls: this.#tls, name };
-    const endpoint = this.#endpoints.take(key, isIP(host) === 4 ? 4 : 6);
+    // Deno itself makes the socket for a name, which the program may not resolve.
+    const family = host.includes(":") ? 6 : isIP(host) === 4 ? 4 : undefined;
+    const endpoint = family && this.#endpoints.take(key, family);
     let attempt: Promise<NativeConn> | NativeConn;
     try {
       attempt = this.#quic.connectQuic({

@@ -7,6 +7,7 @@ import {
   type Listener,
   type Transport,
 } from "../../src/transport/transport.ts";
+import type { Resolver } from "../resolve.ts";
 import { serverIdentity } from "../tls.ts";
 import { DenoQuicDialler } from "./client.ts";
 import { listenDenoQuic } from "./listener.ts";
@@ -37,14 +38,22 @@ export interface DenoQuicTransportOptions extends DenoQuicOptions {
  *
  * @experimental Its API may change in a minor version, as that of Deno may while it needs the flag.
  */
-export async function denoQuicTransport(options: DenoQuicTransportOptions = {}): Promise<Transport> {
+export function denoQuicTransport(options: DenoQuicTransportOptions = {}): Promise<Transport> {
+  return denoQuicTransportWith(undefined, options);
+}
+
+/** {@link denoQuicTransport} with a resolver for host names; default: the system's. */
+export async function denoQuicTransportWith(
+  resolver: Resolver | undefined,
+  options: DenoQuicTransportOptions = {},
+): Promise<Transport> {
   const settings = denoQuicSettings(options);
   const quic = denoQuic();
   let dialler: DenoQuicDialler | undefined;
   return {
     protocol: "quic",
     async dial(remote, dialOptions = {}): Promise<Connection> {
-      dialler ??= new DenoQuicDialler(quic, options.tls ?? {}, settings);
+      dialler ??= new DenoQuicDialler(quic, options.tls ?? {}, settings, resolver);
       return dialler.dial(remote, dialOptions);
     },
     close: async (): Promise<void> => dialler?.close(),

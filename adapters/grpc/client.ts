@@ -1,5 +1,5 @@
 import { type ClientHttp2Session, type ClientHttp2Stream, connect, constants } from "node:http2";
-import { connect as connectInClear } from "node:net";
+import { connect as connectInClear, type Socket } from "node:net";
 import { connect as connectSocket, type TLSSocket } from "node:tls";
 import type { Transport as ConnectTransport } from "@connectrpc/connect";
 import { createGrpcTransport, type GrpcTransportOptions } from "@connectrpc/connect-node";
@@ -10,6 +10,7 @@ import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import { Guard } from "../guard.ts";
 import { requireDiallable, splitZone } from "../local-address.ts";
 import { nativeError, systemCode } from "../native-error.ts";
+import { dialHost, type Resolver } from "../resolve.ts";
 import { authoritiesOf, checkCertificate, identityOf, pinsOf, serverNameOf } from "../tls.ts";
 import { alertMessage, alertNamed, NO_APPLICATION_PROTOCOL, refusedCertificate } from "../tls-errors.ts";
 import { byMessages, closedEarly } from "./message-stream.ts";
@@ -33,31 +34,45 @@ export interface GrpcBindingOptions {
 }
 
 /** gRPC over node:http2, for Node, Bun and Deno. */
-export function grpcBinding({ tls }: GrpcBindingOptions = {}): GrpcBinding {
+export function grpcBinding(options: GrpcBindingOptions = {}): GrpcBinding {
+  return grpcBindingWith(undefined, options);
+}
+
+/** {@link grpcBinding} with a resolver for host names; default: the system's. */
+export function grpcBindingWith(resolver: Resolver | undefined, { tls }: GrpcBindingOptions = {}): GrpcBinding {
   return {
     async dial(remote, options): Promise<GrpcConnection> {
-      const { signal } = options;
-      if (signal?.aborted) throw abortedError(signal, `dialling ${formatAddress(remote)}`);
       requireDiallable(remote);
-      return new Http2Connection(await openSession(remote, tls, signal), remote, tls, options);
+      const session = await dialHost({
+        remote,
+        signal: options.signal,
+        resolver,
+        dial: (host, signal) => openSession(remote, host, tls, signal),
+        discard: (late) => late.destroy(),
+      });
+      return new Http2Connection(session, remote, tls, options);
     },
   };
 }
 
-/** Resolves with a session whose peer is the right one, and has sent its SETTINGS. */
+/**
+ * Resolves with a session to one address of the host, once the peer has sent its SETTINGS. Over TLS
+ * its certificate has been checked by then.
+ */
 function openSession(
   remote: Address,
+  host: string,
   tls: TlsClientOptions | undefined,
   signal: AbortSignal | undefined,
 ): Promise<ClientHttp2Session> {
   const addr = formatAddress(remote);
   return new Promise((resolve, reject) => {
-    const socket = tls && connectTls(remote, tls);
+    const secure = tls && connectTls(remote, host, tls);
+    const socket: Socket = secure ?? connectInClear({ host, port: remote.port });
     const session = connect(originOf(remote, tls), {
       settings: { enablePush: false, initialWindowSize: WINDOW },
-      ...(socket && { createConnection: () => socket }),
-      // What an origin does not hold.
-      ...(!socket && splitZone(remote.host)[1] !== "" && { createConnection: () => connectInClear(remote) }),
+      // The origin names the host, for the server; what is dialled is one of its addresses.
+      createConnection: () => socket,
     });
     const guard: Guard = new Guard({ end: (error) => fail(error) });
     let handshaken = false;
@@ -71,11 +86,15 @@ function openSession(
     });
     signal?.addEventListener("abort", onAbort, { once: true });
     const onError = guard.wrap((error: Error) => fail(dialError(error, addr, tls)));
-    const onClose = guard.wrap(() => fail(turnedAway(addr, handshaken ? tls : undefined)));
+    const onClose = guard.wrap(() => {
+      // Deno reports bytes that are no HTTP/2 as a close.
+      const spoken = tls === undefined && socket.bytesRead > 0;
+      fail(spoken ? noHttp2InClear(addr) : turnedAway(addr, handshaken ? tls : undefined));
+    });
     const onSecure = guard.wrap(() => {
       handshaken = true;
       try {
-        if (socket !== undefined) checkPeer(socket, tls ?? {}, remote);
+        if (secure !== undefined) checkPeer(secure, tls ?? {}, remote);
       } catch (error) {
         fail(VortexError.from(error, "HandshakeFailed"));
       }
@@ -97,9 +116,9 @@ function openSession(
     // These stay for the life of the session: what ends it reaches each of its streams too. A TLS alert shows on the socket, and
     // Node tells the session nothing of it.
     session.on("error", onError);
-    socket?.on("error", onError);
+    socket.on("error", onError);
     session.once("close", onClose);
-    socket?.once("secureConnect", onSecure);
+    secure?.once("secureConnect", onSecure);
     session.once("connect", onConnect);
     session.once("remoteSettings", onSettings);
   });
@@ -254,13 +273,13 @@ function originOf({ host, port }: Address, tls: TlsClientOptions | undefined): s
  * A TLS connection under way. Whom it leads to is judged by {@link checkPeer} when the handshake is over, before anything is sent:
  * the runtimes themselves tell a refusal without the certificate that was refused.
  */
-function connectTls(remote: Address, tls: TlsClientOptions): TLSSocket {
+function connectTls(remote: Address, host: string, tls: TlsClientOptions): TLSSocket {
   pinsOf(tls);
   const identity = identityOf(tls);
   const ca = authoritiesOf(tls.ca);
   const servername = serverNameOf(tls, remote.host);
   return connectSocket({
-    host: remote.host,
+    host,
     port: remote.port,
     ALPNProtocols: ["h2"],
     rejectUnauthorized: false,
@@ -289,6 +308,7 @@ function dialError(error: unknown, addr: string, tls: TlsClientOptions | undefin
   if (alert !== undefined) return new VortexError("HandshakeFailed", alertMessage(alert, true), { cause: error });
   const fallback: ErrorCode = tls === undefined ? "ProtocolNotSupported" : "HandshakeFailed";
   const failure = nativeError(error, fallback, `cannot connect to ${addr}`);
+  if (failure.code === "ProtocolNotSupported") return noHttp2InClear(addr, error);
   // A connection that is reset before the peer's SETTINGS was not taken.
   return failure.code === "StreamReset"
     ? new VortexError("ConnectionRefused", failure.message, { cause: error })
@@ -301,6 +321,12 @@ function turnedAway(addr: string, tls: TlsClientOptions | undefined): VortexErro
   // Servers on node:tls look at a client's certificate when the handshake is over, and then close without an alert.
   const message = "the peer ended the connection after the handshake; it may not accept the certificate of this side";
   return new VortexError("HandshakeFailed", message);
+}
+
+function noHttp2InClear(addr: string, cause?: unknown): VortexError {
+  const detail = cause instanceof Error ? ` (${cause.message})` : "";
+  const message = `${addr} does not speak HTTP/2${detail}: is it the peer's gRPC port? A Vortex port takes tcp or quic`;
+  return new VortexError("ProtocolNotSupported", message, { cause });
 }
 
 function noHttp2(addr: string, cause?: unknown): VortexError {

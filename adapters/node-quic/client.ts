@@ -8,7 +8,7 @@ import { type Connection, type DialOptions, StreamCode } from "../../src/transpo
 import { Guard } from "../guard.ts";
 import { nativeError } from "../native-error.ts";
 import { ALPN } from "../quiche/options.ts";
-import { resolveHost } from "../resolve.ts";
+import { dialHost, type Resolver } from "../resolve.ts";
 import { checkCertificate, serverNameOf } from "../tls.ts";
 import { refusedCertificate } from "../tls-errors.ts";
 import { NodeQuicConnection } from "./connection.ts";
@@ -32,17 +32,36 @@ export interface ClientContext extends EndpointContext {
   readonly settings: NodeQuicSettings;
   readonly tls: TlsClientOptions;
   readonly sessions: SessionCache;
+  /** Default: the system's. */
+  readonly resolver: Resolver | undefined;
 }
 
-/** Dials one peer, on a socket of its own. */
+/** Dials one peer by all its addresses, each attempt on its own socket. */
 export async function dialNodeQuic(
   context: ClientContext,
   remote: Address,
   { signal, earlyData = false }: DialOptions,
 ): Promise<Connection> {
-  const addr = formatAddress(remote);
   const tls = clientTls(context.tls);
-  const host = await resolveHost(remote, signal);
+  return dialHost({
+    remote,
+    signal,
+    resolver: context.resolver,
+    // What is sent ahead of the handshake cannot move to another address.
+    dial: (host, own, only) => dialAddress(context, tls, remote, host, own, earlyData && only),
+    discard: (late) => late.abort(StreamCode.Cancelled),
+  });
+}
+
+async function dialAddress(
+  context: ClientContext,
+  tls: ClientTls,
+  remote: Address,
+  host: string,
+  signal: AbortSignal | undefined,
+  earlyData: boolean,
+): Promise<Connection> {
+  const addr = formatAddress(remote);
   const ticket = earlyData ? context.sessions.take(addr) : undefined;
   const [endpoint, session] = await connect(context, tls, remote, host, ticket);
   const connection = new DialledPeer(context, tls, endpoint, session, remote, host, ticket !== undefined).connection;

@@ -47,7 +47,7 @@ export interface ListenerContext extends EndpointContext {
 export async function listenNodeQuic(context: ListenerContext, local: Address): Promise<Listener> {
   const { quic, settings, clientCa, maxConnections, maxStreams } = context;
   const addr = formatAddress(local);
-  const host = await resolveHost(local);
+  const [host = local.host] = await resolveHost(local);
   const ca = clientAuthorities(clientCa);
   const identity = nativeIdentity(context.identity);
   const listener = new NodeQuicListener(context);

@@ -9,6 +9,7 @@ import {
   type ListenOptions,
   type Transport,
 } from "../../src/transport/transport.ts";
+import type { Resolver } from "../resolve.ts";
 import { serverIdentity } from "../tls.ts";
 import { dialNodeQuic } from "./client.ts";
 import type { EndpointContext } from "./endpoint.ts";
@@ -42,7 +43,15 @@ export interface NodeQuicTransportOptions extends NodeQuicOptions {
  *
  * @experimental Its API may change in a minor version, as that of `node:quic` may.
  */
-export async function nodeQuicTransport(options: NodeQuicTransportOptions = {}): Promise<Transport> {
+export function nodeQuicTransport(options: NodeQuicTransportOptions = {}): Promise<Transport> {
+  return nodeQuicTransportWith(undefined, options);
+}
+
+/** {@link nodeQuicTransport} with a resolver for host names; default: the system's. */
+export async function nodeQuicTransportWith(
+  resolver: Resolver | undefined,
+  options: NodeQuicTransportOptions = {},
+): Promise<Transport> {
   const settings = nodeQuicSettings(options);
   const quic = await loadNodeQuic();
   const { socketBuffer } = settings;
@@ -52,7 +61,7 @@ export async function nodeQuicTransport(options: NodeQuicTransportOptions = {}):
   return {
     protocol: "quic",
     dial: (remote, dialOptions: DialOptions = {}): Promise<Connection> =>
-      dialNodeQuic({ ...endpoints, settings, tls, sessions }, remote, dialOptions),
+      dialNodeQuic({ ...endpoints, settings, tls, sessions, resolver }, remote, dialOptions),
     async listen(local, listenOptions: ListenOptions = {}): Promise<Listener> {
       return listenNodeQuic(
         {

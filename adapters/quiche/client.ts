@@ -10,7 +10,7 @@ import { Guard } from "../guard.ts";
 import { isSameHost, splitZone } from "../local-address.ts";
 import { nativeError } from "../native-error.ts";
 import { alertOf } from "../quic-errors.ts";
-import { resolveHost } from "../resolve.ts";
+import { dialHost, type Resolver } from "../resolve.ts";
 import { checkCertificate, serverNameOf } from "../tls.ts";
 import { isAboutCertificate, refusedCertificate } from "../tls-errors.ts";
 import { type HostPort, QuicheConnection } from "./connection.ts";
@@ -30,18 +30,36 @@ export interface ClientContext {
   readonly settings: QuicheSettings;
   readonly tls: TlsClientOptions;
   readonly sessions: SessionCache;
+  /** Default: the system's. */
+  readonly resolver: Resolver | undefined;
   /** With early data, quiche sends it whenever a session allows. Throws `InvalidArgument` for certificates that are none. */
   configFor(payloadSize: number, earlyData: boolean): NativeConfig;
 }
 
-/** Dials one peer, on a socket of its own. */
-export async function dialQuiche(
+/** Dials one peer by all its addresses, each attempt on its own socket. */
+export function dialQuiche(
   context: ClientContext,
   remote: Address,
   { signal, earlyData = false }: DialOptions,
 ): Promise<Connection> {
+  return dialHost({
+    remote,
+    signal,
+    resolver: context.resolver,
+    // What is sent ahead of the handshake cannot move to another address.
+    dial: (host, own, only) => dialAddress(context, remote, host, own, earlyData && only),
+    discard: (late) => late.abort(StreamCode.Cancelled),
+  });
+}
+
+async function dialAddress(
+  context: ClientContext,
+  remote: Address,
+  host: string,
+  signal: AbortSignal | undefined,
+  earlyData: boolean,
+): Promise<Connection> {
   const addr = formatAddress(remote);
-  const host = await resolveHost(remote, signal);
   if (signal?.aborted) throw abortedError(signal, `dialling ${addr}`);
   const socket = udpSocket(familyOf(host), context.settings.socketBuffer);
   let connection: QuicheConnection | undefined;

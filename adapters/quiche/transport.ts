@@ -10,6 +10,7 @@ import {
   type ListenOptions,
   type Transport,
 } from "../../src/transport/transport.ts";
+import type { Resolver } from "../resolve.ts";
 import { serverIdentity } from "../tls.ts";
 import { type ClientContext, dialQuiche } from "./client.ts";
 import { listenQuiche } from "./listener.ts";
@@ -40,7 +41,15 @@ export interface QuicheTransportOptions extends QuicheOptions {
  *
  * Rejects with `Unavailable` where the binding has no binary, and with `InvalidArgument` for options out of their range.
  */
-export async function quicheTransport(options: QuicheTransportOptions = {}): Promise<Transport> {
+export function quicheTransport(options: QuicheTransportOptions = {}): Promise<Transport> {
+  return quicheTransportWith(undefined, options);
+}
+
+/** {@link quicheTransport} with a resolver for host names; default: the system's. */
+export async function quicheTransportWith(
+  resolver: Resolver | undefined,
+  options: QuicheTransportOptions = {},
+): Promise<Transport> {
   const settings = quicheSettings(options);
   const quiche = await loadQuiche();
   let client: ClientContext | undefined;
@@ -54,6 +63,7 @@ export async function quicheTransport(options: QuicheTransportOptions = {}): Pro
           settings,
           tls,
           sessions: new SessionCache(),
+          resolver,
           configFor: clientConfigs(quiche, settings, tls),
         };
       }

@@ -7,9 +7,9 @@ import {
   type CloseInfo,
   type Connection,
   DEFAULT_MAX_CONNECTIONS,
-  type DialOptions,
   type Listener,
   type ListenerCounters,
+  type ListenOptions,
   StreamCode,
   type Transport,
 } from "../../src/transport/transport.ts";
@@ -18,6 +18,7 @@ import { DialledPeer } from "../dialled-peer.ts";
 import { Guard } from "../guard.ts";
 import { requireDiallable } from "../local-address.ts";
 import { listenError, nativeError } from "../native-error.ts";
+import { dialHost, type Resolver } from "../resolve.ts";
 import { ReadBuffer } from "./read-buffer.ts";
 import { READ_AHEAD, SocketStream } from "./stream.ts";
 
@@ -28,25 +29,45 @@ const KEEP_ALIVE = 30_000;
  * TCP on node:net, for Node, Bun and Deno. As stock Dragonfly peers want it, each stream is a connection of its own: what
  * this calls a connection is the peer that sockets are opened to.
  */
-export const tcpTransport: Transport = {
-  protocol: "tcp",
-  async dial(remote, options = {}): Promise<Connection> {
-    requireDiallable(remote);
-    return DialledPeer.dial(remote, options, (each) => openSocket(remote, each));
-  },
-  async listen(local, options = {}): Promise<Listener> {
-    const server = createServer({ allowHalfOpen: true, noDelay: true, keepAlive: true, highWaterMark: READ_AHEAD });
-    server.maxConnections = options.maxConnections ?? DEFAULT_MAX_CONNECTIONS;
-    await new Promise<void>((resolve, reject) => {
-      const onError = new Guard({ end: reject }).wrap((error: Error) =>
-        reject(listenError(error, formatAddress(local))),
+export const tcpTransport: Transport = tcpTransportWith(undefined);
+
+/** {@link tcpTransport} with a resolver for host names; default: the system's. */
+export function tcpTransportWith(resolver: Resolver | undefined): Transport {
+  return {
+    protocol: "tcp",
+    async dial(remote, options = {}): Promise<Connection> {
+      requireDiallable(remote);
+      // Of the peer, for all its sockets.
+      let preferred: string | undefined;
+      return DialledPeer.dial(remote, options, ({ signal }) =>
+        dialHost({
+          remote,
+          signal,
+          resolver,
+          preferred,
+          async dial(host, own) {
+            const stream = await openSocket(remote, host, own);
+            preferred = host;
+            return stream;
+          },
+          discard: (late) => late.destroy(closedHere()),
+        }),
       );
-      server.once("error", onError);
-      server.listen({ host: local.host, port: local.port }, resolve);
-    });
-    return new TcpListener(server, local, options.onError);
-  },
-};
+    },
+    listen: listenTcp,
+  };
+}
+
+async function listenTcp(local: Address, options: ListenOptions = {}): Promise<Listener> {
+  const server = createServer({ allowHalfOpen: true, noDelay: true, keepAlive: true, highWaterMark: READ_AHEAD });
+  server.maxConnections = options.maxConnections ?? DEFAULT_MAX_CONNECTIONS;
+  await new Promise<void>((resolve, reject) => {
+    const onError = new Guard({ end: reject }).wrap((error: Error) => reject(listenError(error, formatAddress(local))));
+    server.once("error", onError);
+    server.listen({ host: local.host, port: local.port }, resolve);
+  });
+  return new TcpListener(server, local, options.onError);
+}
 
 class TcpListener implements Listener {
   readonly address: Address;
@@ -147,13 +168,13 @@ class AcceptedPeer implements Connection {
   }
 }
 
-async function openSocket(remote: Address, options: DialOptions): Promise<SocketStream> {
+/** Connects to one address of the peer. */
+async function openSocket(remote: Address, host: string, signal: AbortSignal | undefined): Promise<SocketStream> {
   const addr = formatAddress(remote);
-  const { signal } = options;
   if (signal?.aborted) throw abortedError(signal, `dialling ${addr}`);
   const buffer = "Bun" in globalThis ? undefined : new ReadBuffer();
   const settings = {
-    host: remote.host,
+    host,
     port: remote.port,
     allowHalfOpen: true,
     noDelay: true,

@@ -145,7 +145,8 @@ export interface DialOptions {
    * the handshake is over travels in the first flight, where whoever is on the path may record it and send it again (RFC 8446,
    * section 8). So only for requests without an effect. Should the peer refuse it, the streams opened until then fail with
    * `EarlyDataRefused`, or the transport sends their bytes again. The connection goes on, but for Deno's, which ends with the same
-   * code; what is dialled after it has none. Default false.
+   * code; what is dialled after it has none. A host name with several addresses gets no early data, since what was sent to one
+   * address cannot move to another. Default false.
    */
   readonly earlyData?: boolean;
 }

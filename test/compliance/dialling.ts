@@ -22,7 +22,7 @@ import {
 } from "./peers.ts";
 
 /** Whether this machine has IPv6, if only within itself. */
-const loopback6: boolean = Object.values(networkInterfaces())
+export const loopback6: boolean = Object.values(networkInterfaces())
   .flat()
   .some((entry) => entry?.address === "::1");
 

@@ -13,7 +13,7 @@ import { VortexServer } from "../../src/server/vortex-server.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import type { ByteStream, Connection, Listener, ListenOptions, Transport } from "../../src/transport/transport.ts";
 import { rejectionOf } from "../support/failures.ts";
-import { itUnlessGap, type TransportFixture } from "../support/fixture.ts";
+import { itUnlessGap, type TransportFixture, type TransportTuning } from "../support/fixture.ts";
 import { readAll } from "../support/hostile.ts";
 import { seededBytes } from "../support/random.ts";
 import { type UdpRelay, udpRelay } from "../support/udp-relay.ts";
@@ -63,6 +63,28 @@ export function earlyDataCompliance(name: string, fixture: TransportFixture): vo
           await connection.close();
         }
       }));
+
+    it("a name with one address has its sessions; one with several sends nothing early", async () => {
+      for (const [addresses, expected] of [
+        [["127.0.0.1"], "pending"],
+        [["127.0.0.1", "127.0.0.2"], "none"],
+      ] as const) {
+        await withEcho(
+          fixture,
+          {},
+          async ({ dial, relay }) => {
+            const host = "localhost";
+            await meet(() => dial({ host }));
+            const connection = await dial({ host });
+            assert.equal(connection.earlyData, expected);
+            assert.deepEqual(connection.remote, { host, port: relay.address.port });
+            assert.equal(await exchange(connection, "hello"), "hello");
+            await connection.close();
+          },
+          { addresses },
+        );
+      }
+    });
 
     it("who does not ask for it waits for the handshake, and may resume the session", () =>
       withEcho(fixture, {}, async ({ dial }) => {
@@ -207,7 +229,12 @@ export function earlyDataCompliance(name: string, fixture: TransportFixture): vo
 
 interface Echo {
   readonly relay: UdpRelay;
-  dial(options?: { readonly earlyData?: boolean; readonly signal?: AbortSignal }): Promise<Connection>;
+  /** `host`: a name for the relay's. */
+  dial(options?: {
+    readonly host?: string;
+    readonly earlyData?: boolean;
+    readonly signal?: AbortSignal;
+  }): Promise<Connection>;
   /** Resolves when the server has read this text. */
   received(text: string): Promise<void>;
   /** Another server at the same address, which knows nothing of the one before. */
@@ -219,8 +246,9 @@ async function withEcho(
   fixture: TransportFixture,
   options: ListenOptions,
   use: (echo: Echo) => Promise<void>,
+  tuning?: TransportTuning,
 ): Promise<void> {
-  const [client, server] = [await fixture.transport(), await fixture.transport()];
+  const [client, server] = [await fixture.transport(tuning), await fixture.transport()];
   const seen = waiters<string>();
   let listener = await server.listen(fixture.listenAddress, options);
   const { address } = listener;
@@ -229,8 +257,8 @@ async function withEcho(
   try {
     await use({
       relay,
-      dial: ({ earlyData = true, signal = AbortSignal.timeout(30_000) } = {}) =>
-        client.dial(relay.address, { earlyData, signal }),
+      dial: ({ host = relay.address.host, earlyData = true, signal = AbortSignal.timeout(30_000) } = {}) =>
+        client.dial({ ...relay.address, host }, { earlyData, signal }),
       received: seen.wait,
       async restart() {
         await listener.close({ grace: 0 });

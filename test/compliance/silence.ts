@@ -141,15 +141,16 @@ export function silenceCompliance(suite: Suite): void {
         }),
 
       "dials that were given up leave nothing behind, and their process ends by itself": () =>
-        withSilentHost(async ({ address }) => {
-          const client = peer("give-up", {}, address);
-          const { codes, sockets } = JSON.parse(await client.line()) as GivenUp;
-          assert.deepEqual(codes, Array(4).fill("Aborted"));
-          const [before, after] = sockets;
-          assert.equal(after, before);
-          const { code, err } = await client.ended;
-          assert.deepEqual([code, err], [0, ""]);
-        }),
+        withSilentHost(async ({ address }) => assertLeavesNothing(peer("give-up", {}, address))),
+
+      ...(fixture.resolvesNames === true && {
+        "dials of several addresses that were given up leave nothing behind, and their process ends by itself": () =>
+          withSilentHost(async ({ address: { port } }) => {
+            // One that refuses, the silent one, and one that is tried beside it.
+            const addresses = ["127.0.0.2", "127.0.0.1", "127.0.0.3"];
+            await assertLeavesNothing(peer("give-up", { addresses }, { host: "localhost", port }));
+          }),
+      }),
 
       "the peer's process is killed: nobody here waits for ever": async () => {
         await killedServer();
@@ -218,6 +219,15 @@ export function silenceCompliance(suite: Suite): void {
         ),
     });
   });
+}
+
+async function assertLeavesNothing(client: Program): Promise<void> {
+  const { codes, sockets } = JSON.parse(await client.line()) as GivenUp;
+  assert.deepEqual(codes, Array(4).fill("Aborted"));
+  const [before, after] = sockets;
+  assert.equal(after, before);
+  const { code, err } = await client.ended;
+  assert.deepEqual([code, err], [0, ""]);
 }
 
 /** Registers tests that mostly wait: all start with the first, and each is looked at in its turn. */

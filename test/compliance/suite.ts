@@ -6,6 +6,7 @@
  * happen, a slow machine makes it show less, and never fail.
  */
 import { itUnlessGap, type TransportFixture } from "../support/fixture.ts";
+import { addressesCompliance } from "./addresses.ts";
 import { bytesCompliance } from "./bytes.ts";
 import { diallingCompliance } from "./dialling.ts";
 import { endsCompliance } from "./ends.ts";
@@ -26,6 +27,7 @@ export function transportCompliance(name: string, fixture: TransportFixture): vo
   streamsCompliance(suite);
   endsCompliance(suite);
   diallingCompliance(suite);
+  if (fixture.resolvesNames === true) addressesCompliance(suite);
   if (fixture.overUdp === true) pathsCompliance(suite);
   silenceCompliance(suite);
 }

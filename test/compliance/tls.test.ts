@@ -1,8 +1,9 @@
-import { denoQuicTransport } from "../../adapters/deno-quic/transport.ts";
-import { grpcBinding } from "../../adapters/grpc/client.ts";
+import { denoQuicTransportWith } from "../../adapters/deno-quic/transport.ts";
+import { grpcBindingWith } from "../../adapters/grpc/client.ts";
 import { grpcServer } from "../../adapters/grpc/server.ts";
-import { nodeQuicTransport } from "../../adapters/node-quic/transport.ts";
-import { quicheTransport } from "../../adapters/quiche/transport.ts";
+import { nodeQuicTransportWith } from "../../adapters/node-quic/transport.ts";
+import { quicheTransportWith } from "../../adapters/quiche/transport.ts";
+import type { Resolver } from "../../adapters/resolve.ts";
 import { GrpcDownloader } from "../../src/client/grpc.ts";
 import { downloaderSettings } from "../../src/client/settings.ts";
 import { portableRuntime } from "../../src/runtime.ts";
@@ -11,6 +12,9 @@ import { serverSettings } from "../../src/server/upload.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import { runtimeName } from "../support/fixtures.ts";
 import { type TlsFixture, tlsCompliance, tlsOver } from "./tls.ts";
+
+/** For {@link TlsFixture.dial}. */
+const resolver: Resolver = async () => ["127.0.0.2", "127.0.0.1"];
 
 const taskId = "ab".repeat(32);
 
@@ -25,7 +29,7 @@ const grpcFixture: TlsFixture = {
   async dial(remote, tls) {
     // Generous: only a dial that hangs may end by it.
     const settings = downloaderSettings({ connectTimeout: 30_000 }, portableRuntime);
-    const downloader = new GrpcDownloader(async () => grpcBinding({ tls }), settings);
+    const downloader = new GrpcDownloader(async () => grpcBindingWith(resolver, { tls }), settings);
     const exchange = async (): Promise<void> => {
       await downloader.statTask(formatAddress(remote), taskId);
     };
@@ -42,13 +46,19 @@ const grpcFixture: TlsFixture = {
 tlsCompliance("gRPC", grpcFixture);
 
 // Deno has a QUIC of its own.
-if (runtimeName !== "deno") tlsCompliance("quiche", tlsOver(quicheTransport));
+if (runtimeName !== "deno")
+  tlsCompliance(
+    "quiche",
+    tlsOver((options) => quicheTransportWith(resolver, options)),
+  );
 
 if (runtimeName === "bun") {
   const fixed = "node:quic cannot change the certificate of a server that asks clients for theirs";
   tlsCompliance(
     "node-quic",
-    tlsOver(nodeQuicTransport, { "clients must show certificates after a change as before it": fixed }),
+    tlsOver((options) => nodeQuicTransportWith(resolver, options), {
+      "clients must show certificates after a change as before it": fixed,
+    }),
   );
 }
 
@@ -56,7 +66,7 @@ if (runtimeName === "deno") {
   const noClients = "Deno's QUIC cannot ask clients for certificates";
   tlsCompliance(
     "deno-quic",
-    tlsOver(denoQuicTransport, {
+    tlsOver((options) => denoQuicTransportWith(resolver, options), {
       "a pinned certificate, whatever else it says": "Deno looks at the dates of a pinned certificate too",
       "any certificate, with verify: false": "Deno needs a flag for that, see test/interop/stock-peer.test.ts",
       "a certificate that is not pinned, and names the one that was found": "Deno does not hand out what it refused",

@@ -21,7 +21,7 @@ import { itUnlessGap } from "../support/fixture.ts";
 export interface TlsFixture {
   /** Listens on any free port of 127.0.0.1, and answers whoever it accepts. */
   listen(tls: TlsServerOptions): Promise<TlsServer>;
-  /** Dials. */
+  /** Dials. Any name stands for an address without a listener, then 127.0.0.1. */
   dial(remote: Address, tls: TlsClientOptions): Promise<TlsSession>;
   /** Tests that this binding cannot pass, by name, and why. Printed as skips. */
   readonly gaps?: Readonly<Record<string, string>>;
@@ -118,6 +118,14 @@ export function tlsCompliance(name: string, fixture: TlsFixture): void {
       await accepts(named, { ca: ca.cert, serverName: "peer.example" });
     });
 
+    it("a certificate for the name that is dialled, at whatever address it is served", async () => {
+      const { ca } = await scene();
+      await withServer(fixture, await ca.issue({ names: ["peer.example"] }), async (listener) => {
+        const remote = { host: "peer.example", port: listener.address.port };
+        await meet(fixture, { address: remote }, { ca: ca.cert });
+      });
+    });
+
     it("a certificate of one of several named authorities", async () => {
       const { ca, otherCa, server } = await scene();
       await accepts(server, { ca: otherCa.cert + ca.cert });
@@ -171,6 +179,17 @@ export function tlsCompliance(name: string, fixture: TlsFixture): void {
       const { ca } = await scene();
       const server = await ca.issue({ names: ["127.0.0.2", "localhost"] });
       await refuses(server, { ca: ca.cert }, /is for .*127\.0\.0\.2.*, not for 127\.0\.0\.1/, pinOf(server));
+    });
+
+    it("a certificate for an address of the name that is dialled", async () => {
+      const { ca, server } = await scene();
+      await withServer(fixture, server, async (listener) => {
+        const remote = { host: "peer.example", port: listener.address.port };
+        const error = await rejectionOf(meet(fixture, { address: remote }, { ca: ca.cert }));
+        assert.equal(error.code, "HandshakeFailed", error.message);
+        assert.match(error.message, /is for .*localhost.*, not for peer\.example/);
+        await meet(fixture, listener, { ca: ca.cert });
+      });
     });
 
     it("a certificate for another name", async () => {
@@ -354,7 +373,11 @@ async function withServer(
 }
 
 /** Dials, has something answered, and closes. */
-async function meet(fixture: TlsFixture, { address }: TlsServer, tls: TlsClientOptions): Promise<void> {
+async function meet(
+  fixture: TlsFixture,
+  { address }: Pick<TlsServer, "address">,
+  tls: TlsClientOptions,
+): Promise<void> {
   const session = await fixture.dial(address, tls);
   try {
     await session.exchange();

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import type { StorageServerOptions } from "../../src/server/storage-server.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import { assertRejects } from "../support/failures.ts";
 import { skipped } from "../support/fixture.ts";
@@ -14,21 +15,28 @@ store.putTask(taskId, new Uint8Array(1000));
 const { createDownloader, startServer } = await runtimeFace();
 
 describe("Vortex over TCP, dialled at a gRPC port", () => {
-  it("names HTTP/2, and the gRPC port", () => assertMessage(false, /speaks HTTP\/2.*gRPC port/));
+  it("names HTTP/2, and the gRPC port", () => assertMessage("tcp", { grpc: { port: 0 } }, /speaks HTTP\/2.*gRPC port/));
 
   const withTls = "names TLS, where that is spoken there";
-  const run = (): Promise<void> => assertMessage(true, /speaks TLS.*gRPC port/);
+  const run = (): Promise<void> => assertMessage("tcp", { grpc: { port: 0, tls: true } }, /speaks TLS.*gRPC port/);
   if (runtimeName === "node") skipped(withTls, "a server on node:tls closes the connection without an alert", run);
   else it(withTls, run);
 });
 
-async function assertMessage(tls: boolean, expected: RegExp): Promise<void> {
-  const server = await startServer({ host: "127.0.0.1", store, grpc: { port: 0, tls } });
-  const downloader = createDownloader({ protocol: "tcp" });
+it("gRPC, dialled at a Vortex port, asks for the gRPC port", () =>
+  assertMessage("grpc", { tcp: { port: 0 } }, /does not speak HTTP\/2.*gRPC port/));
+
+async function assertMessage(
+  protocol: "tcp" | "grpc",
+  ports: Pick<StorageServerOptions, "tcp" | "grpc">,
+  expected: RegExp,
+): Promise<void> {
+  const server = await startServer({ host: "127.0.0.1", store, ...ports });
+  const downloader = createDownloader({ protocol });
   try {
-    assert.ok(server.addresses.grpc !== undefined);
-    const addr = formatAddress(server.addresses.grpc);
-    const piece = downloader.downloadPiece({ addr, hostId: "me", taskId, number: 0 });
+    const address = server.addresses.tcp ?? server.addresses.grpc;
+    assert.ok(address !== undefined);
+    const piece = downloader.downloadPiece({ addr: formatAddress(address), hostId: "me", taskId, number: 0 });
     const { message } = await assertRejects(piece, "ProtocolNotSupported");
     assert.match(message, expected);
   } finally {

@@ -10,6 +10,8 @@ export interface TransportTuning {
   readonly idleTimeout?: number;
   /** Milliseconds of silence after which the dialling side asks for a sign of life. */
   readonly keepAlive?: number;
+  /** IP addresses of any host that is dialled by a name. Default: as the system resolves it. */
+  readonly addresses?: readonly string[];
 }
 
 /** What a transport supplies to be tested. */
@@ -20,6 +22,8 @@ export interface TransportFixture {
   readonly listenAddress: Address;
   /** Whether it is QUIC over UDP: a relay of datagrams can stand between, and there is always TLS. */
   readonly overUdp?: boolean;
+  /** True when it resolves names, and so heeds {@link TransportTuning.addresses}. */
+  readonly resolvesNames?: boolean;
   /** Whether a connection ends when its early data is refused. */
   readonly endsWithEarlyData?: boolean;
   /** Whether all connections that one transport dials share a socket, and so a port. */

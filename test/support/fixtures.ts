@@ -1,15 +1,25 @@
 import process from "node:process";
-import { denoQuicTransport } from "../../adapters/deno-quic/transport.ts";
-import { nodeQuicTransport } from "../../adapters/node-quic/transport.ts";
-import { quicheTransport } from "../../adapters/quiche/transport.ts";
-import { tcpTransport } from "../../adapters/tcp/transport.ts";
+import { denoQuicTransportWith } from "../../adapters/deno-quic/transport.ts";
+import { nodeQuicTransportWith } from "../../adapters/node-quic/transport.ts";
+import { quicheTransportWith } from "../../adapters/quiche/transport.ts";
+import type { Resolver } from "../../adapters/resolve.ts";
+import { tcpTransportWith } from "../../adapters/tcp/transport.ts";
 import { selfSigned } from "../../adapters/tls.ts";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
-import { memoryFixture, type TransportFixture } from "./fixture.ts";
+import { memoryFixture, type TransportFixture, type TransportTuning } from "./fixture.ts";
 
 /** Which runtime the tests run in. */
 export const runtimeName: "node" | "bun" | "deno" =
   "bun" in process.versions ? "bun" : "deno" in process.versions ? "deno" : "node";
+
+/** Resolver of a fixture. */
+export function resolverOf({ addresses }: TransportTuning = {}): Resolver | undefined {
+  return addresses && (async () => addresses);
+}
+
+function timeoutsOf({ idleTimeout, keepAlive }: TransportTuning = {}): Omit<TransportTuning, "addresses"> {
+  return { ...(idleTimeout !== undefined && { idleTimeout }), ...(keepAlive !== undefined && { keepAlive }) };
+}
 
 const noCredit = "TCP has no stream credit: each stream is a socket of its own";
 const oneReset = "TCP knows one kind of reset: a connection that is aborted and a stream that is look the same";
@@ -22,8 +32,9 @@ const onSockets = "bytes between sockets take real time, which the fake clock do
 
 /** TCP on node:net, over loopback. */
 export const tcpFixture: TransportFixture = {
-  transport: async () => tcpTransport,
+  transport: async (tuning) => tcpTransportWith(resolverOf(tuning)),
   listenAddress: { host: "127.0.0.1", port: 0 },
+  resolvesNames: true,
   gaps: {
     "cancel by a reader whose own direction is open is StreamReset for the writer":
       "TCP cannot refuse one direction and keep the other: what comes is dropped unread",
@@ -58,8 +69,9 @@ const oldPath =
   "BUG: quiche 0.18 sends what was under way to the old port again two packets at a time, with twice the wait each time";
 
 const quiche: TransportFixture = {
-  transport: (tuning) => quicheTransport({ tls: { verify: false }, ...tuning }),
+  transport: (tuning) => quicheTransportWith(resolverOf(tuning), { tls: { verify: false }, ...timeoutsOf(tuning) }),
   listenAddress: { host: "127.0.0.1", port: 0 },
+  resolvesNames: true,
   overUdp: true,
   gaps: {
     "the accepting side opens a stream too": grantsNone,
@@ -73,6 +85,8 @@ export const quicheFixture: TransportFixture | undefined = runtimeName === "deno
 
 const noReset = "Deno 2.9 cannot reset a stream: one that is dropped unfinished is finished by quinn, and looks ended";
 
+const noIcmp = "Deno does not tell that a datagram came back (ICMP): the dial ends by its signal";
+
 const IDENTITY = "VORTEX_PEER_TEST_IDENTITY";
 
 /** Deno cannot leave a peer unverified, so both sides know this certificate, also in the processes that tests start. */
@@ -85,8 +99,14 @@ async function sharedIdentity(): Promise<TlsIdentity> {
 }
 
 const denoQuic = (identity: TlsIdentity): TransportFixture => ({
-  transport: (tuning) => denoQuicTransport({ tls: { ca: identity.cert }, serverTls: identity, ...tuning }),
+  transport: (tuning) =>
+    denoQuicTransportWith(resolverOf(tuning), {
+      tls: { ca: identity.cert },
+      serverTls: identity,
+      ...timeoutsOf(tuning),
+    }),
   listenAddress: { host: "127.0.0.1", port: 0 },
+  resolvesNames: true,
   overUdp: true,
   endsWithEarlyData: true,
   gaps: {
@@ -99,8 +119,8 @@ const denoQuic = (identity: TlsIdentity): TransportFixture => ({
       "Deno 2.9 asks a sender to stop when more bytes come, not before: a read that waits cannot be called off",
     "a server that takes none is asked after the handshake":
       "Deno's servers always accept early data; not taking any is to look at it after the handshake only",
-    "a port where nobody listens: ConnectionRefused":
-      "Deno does not tell that a datagram came back (ICMP): the dial ends by its signal",
+    "a port where nobody listens: ConnectionRefused": noIcmp,
+    "when all addresses fail, the error names each": noIcmp,
     "abort by the writer is StreamReset for a reader that waits, and for its next read": noReset,
     "abort by the writer after bytes is never a clean end for the reader": noReset,
     "writes after abort are Closed, and so is the one that waits": noReset,
@@ -114,8 +134,9 @@ export const denoQuicFixture: TransportFixture | undefined =
 const noHold = "Bun's node:quic takes in whatever comes: it has no means to hold a sender whose reader is slow";
 
 const nodeQuic: TransportFixture = {
-  transport: (tuning) => nodeQuicTransport({ tls: { verify: false }, ...tuning }),
+  transport: (tuning) => nodeQuicTransportWith(resolverOf(tuning), { tls: { verify: false }, ...timeoutsOf(tuning) }),
   listenAddress: { host: "127.0.0.1", port: 0 },
+  resolvesNames: true,
   overUdp: true,
   gaps: {
     "a reader that does not read holds the writer, and loses nothing": noHold,

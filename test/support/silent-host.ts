@@ -10,11 +10,11 @@ export interface SilentHost {
 }
 
 /** A UDP port whose owner says nothing. */
-export async function silentUdpHost(): Promise<SilentHost> {
+export async function silentUdpHost(host = "127.0.0.1"): Promise<SilentHost> {
   const socket = createSocket("udp4");
-  await new Promise<void>((resolve) => socket.bind({ address: "127.0.0.1", port: 0 }, resolve));
+  await new Promise<void>((resolve) => socket.bind({ address: host, port: 0 }, resolve));
   return {
-    address: { host: "127.0.0.1", port: socket.address().port },
+    address: { host, port: socket.address().port },
     close: () => new Promise((resolve) => socket.close(() => resolve())),
   };
 }
@@ -26,12 +26,13 @@ const QUEUED = 2;
  * A TCP port of a process that is stopped, with its queue of connections full: the kernel leaves further attempts without an
  * answer. The program is Node's on every runtime, since not each lets the length of the queue be chosen.
  */
-export async function silentTcpHost(): Promise<SilentHost> {
+export async function silentTcpHost(host = "127.0.0.1"): Promise<SilentHost> {
   const program = startProgram([
     "node",
     "-e",
     'const server = require("node:net").createServer(); ' +
-      'server.listen({ host: "127.0.0.1", port: 0, backlog: 1 }, () => console.log(server.address().port))',
+      "server.listen({ host: process.argv[1], port: 0, backlog: 1 }, () => console.log(server.address().port))",
+    host,
   ]);
   const port = Number(await program.line());
   program.kill("SIGSTOP");
@@ -39,7 +40,7 @@ export async function silentTcpHost(): Promise<SilentHost> {
   await new Promise<void>((resolve) => {
     let connected = 0;
     for (let attempt = 0; attempt < 8 * QUEUED; attempt++) {
-      const socket = connect({ host: "127.0.0.1", port });
+      const socket = connect({ host, port });
       socket.on("error", () => {});
       socket.once("connect", () => {
         connected++;
@@ -49,7 +50,7 @@ export async function silentTcpHost(): Promise<SilentHost> {
     }
   });
   return {
-    address: { host: "127.0.0.1", port },
+    address: { host, port },
     async close() {
       for (const socket of waiting) socket.destroy();
       program.kill();

@@ -13,7 +13,7 @@ import process from "node:process";
 import { VortexError } from "../../src/errors.ts";
 import type { Address } from "../../src/transport/address.ts";
 import type { ByteStream, Transport } from "../../src/transport/transport.ts";
-import { dialAddressOf, type TransportFixture } from "./fixture.ts";
+import { dialAddressOf, type TransportFixture, type TransportTuning } from "./fixture.ts";
 import { fixtures } from "./fixtures.ts";
 
 /** What a `give-up` prints. */
@@ -25,9 +25,12 @@ export interface GivenUp {
 }
 
 const [, , name = "", role = "", tuning = "{}", host = "", port = ""] = process.argv;
+const parsed = JSON.parse(tuning) as TransportTuning;
+/** Time in ms before a dial is given up: enough for a second attempt where there is one. */
+const patience = parsed.addresses === undefined ? 200 : 400;
 const fixture = fixtures[name];
 if (fixture === undefined) throw new Error(`no fixture ${name} here, only ${Object.keys(fixtures).join(", ")}`);
-const transport = await fixture.transport(JSON.parse(tuning) as object);
+const transport = await fixture.transport(parsed);
 const remote: Address = { host, port: Number(port) };
 if (role === "serve") await serve(fixture, transport);
 else if (role === "dial") await dial(transport, remote);
@@ -62,7 +65,9 @@ async function dial(transport: Transport, remote: Address): Promise<void> {
 async function giveUp(transport: Transport, remote: Address): Promise<void> {
   const codes: string[] = [];
   const attempt = async (): Promise<void> => {
-    const error = await transport.dial(remote, { signal: AbortSignal.timeout(200) }).catch((error: unknown) => error);
+    const error = await transport
+      .dial(remote, { signal: AbortSignal.timeout(patience) })
+      .catch((error: unknown) => error);
     codes.push(error instanceof VortexError ? error.code : String(error));
   };
   // The first ones may leave what the runtime, or the transport, has for all of them.
