@@ -5,15 +5,15 @@ import type { Clock, Timer } from "../src/runtime.ts";
 export const IDLE_CLOSE = 5000;
 
 /**
- * Closes a client's connection that has been idle for a while. For runtimes where a connection keeps the process alive, whatever it does:
- * else a program that forgets to close its downloader would never end.
+ * Closes an idle connection of a client after a while. For runtimes where an idle connection
+ * keeps the process alive: a program that forgets to close its downloader would never end.
  */
 export class IdleClose {
   readonly #clock: Clock;
   readonly #close: (error: VortexError) => void;
   #timer: Timer | undefined;
 
-  /** @param close ends the connection; whatever asks for a stream at that moment fails with the error, and may ask again */
+  /** @param close ends the connection. A request at that moment fails with the error and may retry. */
   constructor(clock: Clock, close: (error: VortexError) => void) {
     this.#clock = clock;
     this.#close = close;

@@ -81,7 +81,7 @@ export class DenoQuicConnection implements Connection {
   #lastEnded = Number.NEGATIVE_INFINITY;
   #closing = false;
   #onDrained: (() => void) | undefined;
-  /** On a client: who asks Deno for the end of a connection has it hold the process, and Deno gives no way to let go. */
+  /** On a client: Deno keeps the process alive while `closed` of a connection is waited for. */
   readonly #idleClose: IdleClose | undefined;
   #end: CloseInfo | undefined;
   #resolveClosed: (info: CloseInfo) => void = () => {};

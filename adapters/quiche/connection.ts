@@ -84,7 +84,7 @@ export interface ConnectionHost {
   onEarlyData(connection: QuicheConnection): void;
   /** The handshake is over. A throw ends the connection with that error. */
   onEstablished(connection: QuicheConnection): void;
-  /** Keeps the process alive while `busy`, and no longer: an idle connection does not. Default: something else decides. */
+  /** Keeps the process alive while `busy`. Absent where the socket outlives the connection. */
   hold?(busy: boolean): void;
   /** Says more of an end that quiche has only a code for. Default: `info` itself. */
   explain?(info: CloseInfo): CloseInfo;
@@ -151,7 +151,7 @@ export class QuicheConnection implements Connection {
   /** Whether there is more to say than how far this side is. */
   #urgent = true;
   #ackTimer: Timer | undefined;
-  /** What {@link ConnectionHost.hold} was told last. */
+  /** The last argument of {@link ConnectionHost.hold}. */
   #held = true;
   /** Bytes of streams handed to quiche since the last datagram came in. */
   #written = 0;
@@ -629,7 +629,10 @@ export class QuicheConnection implements Connection {
     }
   }
 
-  /** Sets the timer that quiche asks for, in the background, since the socket holds the process for as long as it has to be. One that would fire earlier anyway is left, and looks again when it does. */
+  /**
+   * Sets the timer that quiche asks for. An earlier one is left, and looks again when it fires. In
+   * the background: the socket keeps the process alive for as long as the connection is busy.
+   */
   #arm(): void {
     if (this.#isGone) return;
     const timeout = this.native.timeout();

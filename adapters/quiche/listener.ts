@@ -330,7 +330,7 @@ class QuicheListener implements Listener {
     for (const index of accepted.indices) this.#byIndex.delete(index);
   }
 
-  /** A packet of a connection that is not here: it has ended, or was another process's on this port. */
+  /** Answers a packet of an unknown connection: an ended one, or one of an earlier process. */
   #reset(datagram: Uint8Array, host: string, port: number): void {
     const id = datagram.subarray(1, 1 + ID_LENGTH);
     const length = this.#resets.answer(datagram.length, id, this.#ring.current);

@@ -5,16 +5,17 @@ import type { Clock } from "../../src/runtime.ts";
 const SECRET_LENGTH = 32;
 /** Bytes of a token (RFC 9000, section 10.3). */
 const TOKEN_LENGTH = 16;
-/** Bytes of the least reset that looks like a short header packet: 38 bits that look random, and the token. */
+/** Least length of a reset, in bytes: 38 unpredictable bits and the token. */
 const LEAST_LENGTH = 5 + TOKEN_LENGTH;
 /** Bytes of the greatest one; longer packets are answered with as many (RFC 9000, section 10.3). */
 const GREATEST_LENGTH = 42;
-/** Resets a second, and at once. A server of 1,024 clients that has restarted needs about as many. */
+/** Resets a second, and in one burst: enough for 1,024 clients of a server that restarted. */
 const RATE = 1000;
 
 /**
- * Answers packets of connections that this server does not know, so that their clients learn at once that they are over (RFC 9000,
- * section 10.3): after a restart, for one. Nothing is kept for it but a secret that outlives the process.
+ * Answers packets of unknown connections by stateless resets (RFC 9000, section 10.3). After a
+ * restart, clients learn from them at once that their connections are over. The only state is a
+ * secret that outlives the process.
  */
 export class StatelessResets {
   readonly #secret: Uint8Array;
@@ -34,14 +35,15 @@ export class StatelessResets {
     return createHmac("sha256", this.#secret).update(id).digest().subarray(0, TOKEN_LENGTH);
   }
 
-  /** The token of a connection id, as quiche's binding takes it: the bytes as one number, the first the most significant. */
+  /** The token of a connection id as a big-endian number, as quiche's binding takes it. */
   numberOf(id: Uint8Array): bigint {
     return this.tokenOf(id).reduce((token, byte) => (token << 8n) | BigInt(byte), 0n);
   }
 
   /**
-   * Writes the answer to a packet of `received` bytes for an unknown connection id to the start of `into`. Returns its length in bytes,
-   * or 0 for no answer. It is always shorter than the packet, so that two servers do not answer each other for ever (section 10.3.3).
+   * Writes the answer to a packet of `received` bytes for an unknown connection id to the start
+   * of `into`. Returns its length in bytes, or 0 for no answer. It is shorter than the packet, so
+   * two servers never answer each other for ever (section 10.3.3).
    */
   answer(received: number, id: Uint8Array, into: Uint8Array): number {
     const length = Math.min(received - 1, GREATEST_LENGTH);
@@ -66,8 +68,9 @@ export class StatelessResets {
 }
 
 /**
- * The secret of a private key, so that a server which restarts with the key it kept makes the tokens its clients already have. Servers
- * that share a key share the secret: whoever sees packets to one can have another disclose their tokens (section 10.3.2).
+ * Derives the secret from the private key: a server that restarts with its key makes the tokens
+ * that its clients have. Servers that share a key share the secret: an observer of packets to one
+ * can make another disclose their tokens (section 10.3.2).
  */
 function secretOf(key: string): Uint8Array {
   const secret = createPrivateKey(key).export({ type: "pkcs8", format: "der" });

@@ -23,8 +23,8 @@ import { clientConfig, serverConfig } from "./tls.ts";
 const TICKET_KEY_LENGTH = 48;
 
 /**
- * Addresses from which the packets of one client are taken. quiche 0.18 keeps as many paths as connection ids, forgets none that was in
- * use, and drops what comes from another address then. Each time that a NAT rebinds takes one.
+ * Addresses of one client. Each rebinding of a NAT takes a path. quiche 0.18 keeps as many as
+ * connection ids, frees none that was in use, and then drops packets from other addresses.
  */
 const MAX_PATHS = 64;
 

@@ -2,7 +2,7 @@ import { abortedError, VortexError, withAddress } from "../errors.ts";
 import { onAbort } from "../on-abort.ts";
 import type { Clock, Timer } from "../runtime.ts";
 
-/** Milliseconds of silence after which a peer that owes something is suspected, and between two suspicions. */
+/** Silence after which a peer that owes something is suspected, and between suspicions, in ms. */
 export const SUSPICIOUS_SILENCE = 1000;
 
 /** What ends one call: its AbortSignal, its piece timeout, and silence. */
@@ -69,7 +69,7 @@ export class CallScope {
     else this.#listeners.push(listener);
   }
 
-  /** Calls `listener`, in place of the one before it, after each {@link SUSPICIOUS_SILENCE} without a byte that the peer owes. */
+  /** Calls `listener` after each {@link SUSPICIOUS_SILENCE}. Replaces an earlier listener. */
   onSilence(listener: () => void): void {
     this.#onSilence = listener;
   }

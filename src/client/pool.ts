@@ -9,8 +9,8 @@ export interface PoolClient {
   /** Resolves when the connection stands, for clients that are handed out before it does. */
   readonly ready?: Promise<void>;
   /**
-   * Asks the peer for a sign of life; false when none came within `patience` milliseconds. Never rejects. Absent where a dead
-   * connection shows by itself.
+   * Asks the peer for a sign of life; false when none came within `patience` ms. Never rejects.
+   * Absent where a dead connection shows by itself.
    */
   isAlive?(patience: number): Promise<boolean>;
   /** Ends the connection at once; whatever waits on it fails with `error`. */
@@ -22,15 +22,15 @@ export interface PoolClient {
 export interface Lease<C> {
   readonly client: C;
   /**
-   * Whether the client may have died without the peer's doing: it was there before this request, or {@link suspect} has found it
-   * dead and replaced it.
+   * True when the connection may have been dead before the request: it is older, or
+   * {@link suspect} has found it dead and replaced it.
    */
   readonly stale: boolean;
   /** Ends the use. Idempotent. */
   release(): void;
   /** Takes the client out of the pool, since it turned out to be dead; it is closed when its last request ends. */
   discard(): void;
-  /** The peer is silent though it owes something: finds out whether the connection is dead, and replaces it if it is. */
+  /** Examines the connection of a peer that owes an answer and is silent; replaces a dead one. */
   suspect(): void;
 }
 
@@ -53,7 +53,7 @@ interface Entry<C> {
   /** Requests that wait for the dial or use the client. */
   active: number;
   lastActive: number;
-  /** When the peer last answered for itself, on the pool's clock; undefined while it is being asked. */
+  /** End of the last examination, in ms of the pool's clock; undefined during one. */
   vouchedAt: number | undefined;
   replaced: boolean;
 }
@@ -136,9 +136,10 @@ export class ClientPool<C extends PoolClient> {
   }
 
   /**
-   * Tells a dead connection from a slow peer and from a dead path. A peer that has restarted knows nothing of the connection, and may
-   * have no way to say so. So it is asked for a sign of life; without one a second connection is dialled. Only if that stands, by
-   * which path and peer are there, and the first is silent still, the first is dead: the second takes its place.
+   * Tells a dead connection from a slow peer and from a dead path. A peer that has restarted
+   * knows nothing of the connection, and may have no way to say so. So it is asked for a sign of
+   * life, and without one a second connection is dialled. That proves path and peer; if the first
+   * connection is still silent then, it is dead, and the second takes its place.
    */
   async #examine(entry: Entry<C>, client: C): Promise<void> {
     const { vouchedAt } = entry;
@@ -159,7 +160,7 @@ export class ClientPool<C extends PoolClient> {
         this.#track(second.close());
       }
     } catch {
-      // Nothing is known of the first connection by that: the path may be dead, or the peer have no room for another.
+      // That proves nothing of the first: the path may be dead, or the peer have no room for another.
     } finally {
       entry.vouchedAt = this.#clock.now();
     }

@@ -114,9 +114,10 @@ export class VortexClient implements PieceClient {
   }
 
   /**
-   * Asks the peer for a sign of life, and waits `patience` milliseconds for one: an answer to an empty request, which needs nothing of
-   * its store; an authentic packet; or an answer to another request. False when none came. True also where silence proves nothing:
-   * over TCP, without stream credit, and on a connection that has ended.
+   * Asks the peer for a sign of life by an empty request, which needs nothing of its store. Waits
+   * `patience` ms for an answer, an authentic packet or progress of another request. False when
+   * nothing came. True also where silence proves nothing: over TCP, without stream credit,
+   * and on a connection that has ended.
    */
   async isAlive(patience: number): Promise<boolean> {
     const connection = this.#connection;
@@ -232,7 +233,10 @@ function remoteError(code: number, message: string, addr: string): VortexError {
   }
 }
 
-/** First what the decoder has left over, then the stream. Calls `onRead` for each read, since the one before it was answered then. */
+/**
+ * Reads first the rest that the decoder holds, then the stream. Calls `onRead` for each read: the
+ * one before it was answered.
+ */
 function contentSource(reader: ByteReader, first: Uint8Array, onRead: () => void): ContentSource {
   let rest: Uint8Array | undefined = first.length > 0 ? first : undefined;
   return {
@@ -247,7 +251,7 @@ function contentSource(reader: ByteReader, first: Uint8Array, onRead: () => void
   };
 }
 
-/** Whether `promise` settles within so many milliseconds. */
+/** Resolves to true when `promise` settles within so many milliseconds. */
 function settledWithin(promise: Promise<unknown>, milliseconds: number, clock: Clock): Promise<boolean> {
   return new Promise((resolve) => {
     const timer = clock.setTimer(() => resolve(false), milliseconds);

@@ -1,4 +1,7 @@
-/** A program that fetches over QUIC and forgets to close its downloader ends by itself, and not before it has what it asked for. */
+/**
+ * A program that fetches over QUIC and forgets to close its downloader ends by itself, and not
+ * before it has what it asked for.
+ */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { IDLE_CLOSE } from "../../adapters/idle-close.ts";
@@ -28,7 +31,7 @@ for (const client of clients) {
   });
 }
 
-/** How a process ends that fetches pieces from a server, which holds one of them for a while. */
+/** The end of a process that fetches pieces from a server, which holds one of them for a while. */
 async function fetched(client: string, numbers: readonly number[]): Promise<Outcome> {
   const identity = await selfSigned();
   const store = new MemoryPieceStore();

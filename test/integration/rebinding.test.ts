@@ -1,4 +1,4 @@
-/** A NAT between client and server rebinds again and again: requests are answered on the connection that there is. */
+/** A NAT between client and server rebinds again and again: the connection goes on. */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { selfSigned } from "../../adapters/tls.ts";

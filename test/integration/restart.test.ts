@@ -1,4 +1,4 @@
-/** A QUIC server is killed, and started again with the same identity on the same port, under a client that has a connection to it. */
+/** A QUIC server is killed and started again, with the same identity and port, under a client. */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { selfSigned } from "../../adapters/tls.ts";
@@ -9,8 +9,8 @@ import { type Program, type RuntimeName, runners, startProgram } from "../suppor
 import { runtimeFace } from "../support/runtime-face.ts";
 
 /**
- * Milliseconds in which the client has to notice. It takes less than 4 seconds, most of them by its clock; a client that
- * waits for the timeouts of QUIC or of its requests takes 60 and more.
+ * Milliseconds in which the client has to notice. It takes less than 4 seconds. A client that waits
+ * for the timeouts of QUIC or of its requests takes 60 and more.
  */
 const SOON = 25_000;
 const HELD = 5;

@@ -1,4 +1,4 @@
-/** Stateless resets (RFC 9000, section 10.3) of servers on quiche: what they end, and what they cannot be misused for. */
+/** Stateless resets (RFC 9000, section 10.3) of servers on quiche: their effect and their limits. */
 import assert from "node:assert/strict";
 import { randomFillSync } from "node:crypto";
 import { createSocket, type Socket } from "node:dgram";

@@ -1,7 +1,9 @@
 /**
- * Fetches a piece over QUIC and forgets to close its downloader, in a process of its own:
+ * Fetches pieces over QUIC and forgets to close its downloader, in a separate process:
  *
- *     forgetful-peer.ts FACE ORDER    FACE is `node`, `bun`, `node:quic` or `deno`; ORDER a `ForgetfulOrder` in JSON
+ *     forgetful-peer.ts FACE ORDER
+ *
+ * FACE is `node`, `bun`, `node:quic` or `deno`; ORDER is a `ForgetfulOrder` in JSON.
  *
  * Prints how many bytes of each piece came. Ends by itself.
  */

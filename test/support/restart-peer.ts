@@ -1,7 +1,9 @@
 /**
- * A QUIC server in a process of its own, which a test kills and starts again with the same identity on the same port:
+ * A QUIC server in a separate process, which a test kills and starts again:
  *
- *     restart-peer.ts FACE ORDERS    FACE is `node`, `bun` or `deno`; ORDERS a `RestartOrders` in JSON
+ *     restart-peer.ts FACE ORDERS
+ *
+ * FACE is `node`, `bun` or `deno`; ORDERS is a `RestartOrders` in JSON.
  *
  * Prints its address, then `asked N` for each request for piece N that reaches its store.
  */

@@ -1,4 +1,4 @@
-/** What `restart-peer.ts` and its tests both know. */
+/** Orders and contents shared by `restart-peer.ts`, `forgetful-peer.ts` and their tests. */
 import type { TlsIdentity } from "../../src/transport/tls.ts";
 import { seededBytes } from "./random.ts";
 

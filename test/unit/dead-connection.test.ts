@@ -1,4 +1,4 @@
-/** Connections whose peer has forgotten them, as after a restart, told from peers that are slow and from paths that are dead. */
+/** Connections that the peer has forgotten, told from slow peers and from dead paths. */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { downloaderSettings } from "../../src/client/settings.ts";
@@ -30,7 +30,7 @@ interface Scene {
 }
 
 interface SceneOptions {
-  /** What becomes of a dial, the first being 0: `served`, by a server; `mute`, by a peer that never answers; or a failure. */
+  /** The peer of each dial, from 0: a server, a peer that never answers, or a failure. */
   readonly peers: (dial: number) => "served" | "mute" | VortexError;
   /** Milliseconds for the store to find a piece. Default 0. */
   readonly delay?: number;
