@@ -69,6 +69,7 @@ export class RouteState {
   #failedAt = Number.NEGATIVE_INFINITY;
   /** Its announcements have broken off, and are asked for again. */
   #unheard = false;
+  /** End of the last attempt. */
   #idleSince = 0;
   /** Activity that is not in the rate yet. */
   #sampleSince = 0;
@@ -157,7 +158,6 @@ export class RouteState {
   }
 
   begin(now: number): void {
-    if (this.inFlight === 0) this.#idleSince = now;
     this.inFlight++;
     this.owes(true, now);
   }
@@ -167,21 +167,19 @@ export class RouteState {
     // Also when nothing came: that is a rate too.
     this.#sample();
     this.inFlight--;
-    if (this.inFlight === 0) this.#idleSince = now;
+    this.#idleSince = now;
   }
 
   /** An attempt waits for the parent, or does not any more: only such time counts for the rate. */
   owes(owing: boolean, now: number): void {
-    if (this.#owing > 0) this.#sampleActive += now - this.#sampleSince;
-    this.#sampleSince = now;
+    this.#advance(now);
     this.#owing += owing ? 1 : -1;
   }
 
   arrived(bytes: number, now: number): void {
     this.bytes += bytes;
     this.#sampleBytes += bytes;
-    if (this.#owing > 0) this.#sampleActive += now - this.#sampleSince;
-    this.#sampleSince = now;
+    this.#advance(now);
     this.#sample();
   }
 
@@ -194,7 +192,7 @@ export class RouteState {
     this.comeBack();
     // Small pieces come faster than samples are taken; one sample is better than none.
     if (this.#rate === undefined && this.#sampleActive > 0) {
-      this.#rate = this.#sampleBytes / this.#sampleActive;
+      this.#rate = Math.max(LEAST_RATE, this.#sampleBytes / this.#sampleActive);
       this.#sampleActive = 0;
       this.#sampleBytes = 0;
       this.#sampleSince = now;
@@ -250,6 +248,12 @@ export class RouteState {
     if (this.reasons.some(({ code, message }) => code === error.code && message === error.message)) return;
     this.reasons.push(error);
     if (this.reasons.length > MOST_REASONS) this.reasons.shift();
+  }
+
+  /** Counts the time since the last change, if bytes were owed in it. */
+  #advance(now: number): void {
+    if (this.#owing > 0) this.#sampleActive += now - this.#sampleSince;
+    this.#sampleSince = now;
   }
 
   #sample(): void {

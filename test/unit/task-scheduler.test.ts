@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import fc from "fast-check";
 import { type ErrorCode, VortexError } from "../../src/errors.ts";
+import type { RouteState } from "../../src/task/route.ts";
 import { type Attempt, Scheduler, type SchedulerOptions, type Step } from "../../src/task/scheduler.ts";
 import { verdictOn } from "../../src/task/verdict.ts";
 import { seededRandom } from "../support/random.ts";
@@ -38,6 +39,11 @@ function fail(scheduler: Scheduler, attempt: Attempt, code: ErrorCode, now: numb
   const verdict = verdictOn(error);
   assert.notEqual(verdict, "fatal");
   return scheduler.failed(attempt.id, error, verdict as "again", now);
+}
+
+/** Fails a route so many times, at 1 ms, 2 ms and so on. */
+function failOften(route: RouteState, times: number): void {
+  for (let at = 1; at <= times; at++) route.failed(failure("ConnectionLost"), at - 0.5, at, () => 1);
 }
 
 /** Lets an attempt deliver its piece at a rate, from its start on. */
@@ -529,3 +535,215 @@ function runModel(
     return scheduler.succeeded(attempt.id, now);
   }
 }
+
+describe("order and combinations", () => {
+  it("looks 4,096 pieces ahead of the first one that no parent has, and further once it is there", () => {
+    const scheduler = schedulerOf(5000);
+    const a = scheduler.addRoute("a", true);
+    const b = scheduler.addRoute("b", true);
+    a.announce(4097);
+    assert.deepEqual(step(scheduler, 0).starts, []);
+    a.announce(4096);
+    assert.deepEqual(shape(step(scheduler, 0).starts), ["4096@a"]);
+    b.announce(0);
+    assert.deepEqual(shape(step(scheduler, 0).starts), ["0@b", "4097@a"]);
+  });
+
+  it("the last piece of 4,097 and more is fetched, each piece once", () => {
+    const scheduler = schedulerOf(4200, { concurrentPieceCount: 1000 });
+    scheduler.addRoute("a", false);
+    const numbers: number[] = [];
+    for (let now = 0; !scheduler.done; now++) {
+      const { starts } = step(scheduler, now);
+      assert.ok(starts.length > 0);
+      for (const { id, number } of starts) {
+        numbers.push(number);
+        scheduler.succeeded(id, now);
+      }
+    }
+    assert.deepEqual(
+      numbers,
+      Array.from({ length: 4200 }, (_, number) => number),
+    );
+  });
+
+  it("pieces outside of the task are of no concern", () => {
+    const scheduler = schedulerOf(0, { first: 5, last: 6 });
+    scheduler.addRoute("a", false);
+    scheduler.find(4);
+    scheduler.find(7);
+    scheduler.settle(7, false);
+    assert.deepEqual(shape(step(scheduler, 0).starts), ["5@a", "6@a"]);
+  });
+
+  it("pieces that begin again come in their order among fresh ones, and before those that are further", () => {
+    const scheduler = schedulerOf(20, { concurrentPieceCount: 4 });
+    scheduler.addRoute("a", false);
+    const { starts } = step(scheduler, 0);
+    const [zero, one, two, three] = starts;
+    assert.ok(zero && one && two && three);
+    deliver(scheduler, one, 0, 1);
+    for (const attempt of [three, zero, two]) fail(scheduler, attempt, "NotFound", 1);
+    // Each of them is missed once, so others go first until its pause is over.
+    assert.deepEqual(shape(step(scheduler, 1).starts), ["4@a", "5@a", "6@a", "7@a"]);
+    const again = schedulerOf(20, { concurrentPieceCount: 4 });
+    again.addRoute("a", false);
+    const b = again.addRoute("b", true);
+    b.endAnnouncements(true);
+    const begun = step(again, 0).starts;
+    const [first, second] = begun;
+    assert.ok(first && second);
+    fail(again, second, "RemoteUnimplemented", 1);
+    const numbers = step(again, 1).starts.map(({ number }) => number);
+    assert.deepEqual(numbers, [1, 3]);
+  });
+
+  it("of two times to wake, the earlier one counts: a pause of 250 ms, and one of 2 s", () => {
+    for (const order of [
+      ["quick", "slow"],
+      ["slow", "quick"],
+    ] as const) {
+      const scheduler = schedulerOf(2, { concurrentPieceCount: 2 });
+      for (const id of order) scheduler.addRoute(id, false);
+      const slow = scheduler.route("slow");
+      failOften(slow, 4);
+      assert.deepEqual([slow.out, slow.retryAt], [false, 2004]);
+      scheduler.route("quick").failed(failure("ConnectionLost"), 0, 1, () => 1);
+      const { starts, wakeAt } = step(scheduler, 10);
+      assert.deepEqual([starts, wakeAt], [[], 251]);
+    }
+  });
+
+  it("a route in a pause and a left-out one: the download wakes for whichever is first", () => {
+    const scheduler = schedulerOf(3, { concurrentPieceCount: 2, patience: 60_000 });
+    scheduler.addRoute("busy", false);
+    const paused = scheduler.addRoute("paused", false);
+    const gone = scheduler.addRoute("gone", false);
+    const useless = scheduler.addRoute("useless", false);
+    useless.leaveOut("useless", 0);
+    failOften(gone, 5);
+    paused.failed(failure("ConnectionLost"), 1, 2, () => 1);
+    assert.deepEqual([paused.retryAt, gone.retryAt, useless.retryAt], [252, 4005, 30_000]);
+    const { starts } = step(scheduler, 10);
+    assert.deepEqual(shape(starts), ["0@busy", "1@busy"]);
+    const [first, second] = starts;
+    assert.ok(first && second);
+    scheduler.failed(first.id, failure("NotFound"), "absent", 20);
+    scheduler.failed(second.id, failure("NotFound"), "absent", 20);
+    // The busy one is held to one request now, for which it waits 250 ms.
+    assert.equal(step(scheduler, 20).wakeAt, 252);
+  });
+
+  it("a left-out route comes back on its schedule while another one works", () => {
+    for (const [as, at] of [
+      ["gone", 4005],
+      ["useless", 30_005],
+    ] as const) {
+      const scheduler = schedulerOf(100, { concurrentPieceCount: 2, pieceTimeout: 1 });
+      scheduler.addRoute("busy", false);
+      const out = scheduler.addRoute("out", false);
+      if (as === "useless") out.leaveOut(as, 5);
+      else failOften(out, 5);
+      const [busy] = step(scheduler, 10).starts;
+      assert.ok(busy);
+      // One piece at a time goes to the busy one, by its rate.
+      deliver(scheduler, busy, 10, 100);
+      for (const { id } of [...scheduler.attempts]) scheduler.succeeded(id, 200);
+      const [running] = step(scheduler, 300).starts;
+      assert.equal(running?.route, "busy");
+      assert.equal(step(scheduler, 400).wakeAt, Math.min(at, 1300, 1400));
+      const later = step(scheduler, at - 1);
+      assert.ok(later.starts.every(({ route }) => route === "busy"));
+      const [probe] = step(scheduler, at).starts.filter(({ route }) => route === "out");
+      assert.ok(probe !== undefined && !probe.racer);
+      scheduler.arrived(probe.id, LENGTH, at + 10);
+      scheduler.succeeded(probe.id, at + 10);
+      assert.equal(out.out, false);
+    }
+  });
+
+  it("a parent that stalls becomes suspect and gets no new pieces; honest ones are not avoided", () => {
+    for (const [at, route] of [
+      [999, "fast"],
+      [1000, "slow"],
+    ] as const) {
+      const scheduler = schedulerOf(100, { concurrentPieceCount: 4, raceBytes: 1 });
+      scheduler.addRoute("fast", false);
+      scheduler.addRoute("slow", false);
+      const { starts } = step(scheduler, 0);
+      assert.deepEqual(shape(starts), ["0@fast", "1@slow", "2@fast", "3@slow"]);
+      const [, one, two, three] = starts;
+      assert.ok(one && two && three);
+      // Nothing comes of piece 0.
+      deliver(scheduler, two, 0, 10);
+      deliver(scheduler, one, 0, 500);
+      deliver(scheduler, three, 0, 900);
+      const begun = step(scheduler, at).starts.filter(({ racer }) => !racer);
+      assert.deepEqual(shape(begun), [`4@${route}`, `5@${route}`, `6@${route}`]);
+    }
+  });
+
+  it("where every parent is suspect, pieces go on beginning", () => {
+    const scheduler = schedulerOf(10, { concurrentPieceCount: 1 });
+    scheduler.addRoute("a", false);
+    const [first] = step(scheduler, 0).starts;
+    assert.ok(first);
+    const more = schedulerOf(10, { concurrentPieceCount: 2 });
+    more.addRoute("a", false);
+    assert.equal(step(more, 0).starts.length, 2);
+    const [one] = [...more.attempts];
+    assert.ok(one);
+    more.arrived(one.id, LENGTH, 5000);
+    more.succeeded(one.id, 5000);
+    assert.deepEqual(shape(step(more, 5000).starts), ["2@a"]);
+  });
+
+  it("a stall is counted to the millisecond, and none of a route without attempts", () => {
+    const scheduler = schedulerOf(3, { concurrentPieceCount: 1 });
+    scheduler.addRoute("a", false);
+    scheduler.addRoute("b", false);
+    step(scheduler, 0);
+    assert.deepEqual(step(scheduler, 999).starts, []);
+    assert.equal(step(scheduler, 500).wakeAt, 1000);
+    assert.deepEqual(shape(step(scheduler, 1000).starts), ["0!b"]);
+  });
+
+  it("a parent without announcements is not waited for, one with them is", () => {
+    const scheduler = schedulerOf(2, { announceTimeout: 5000 });
+    const silent = scheduler.addRoute("silent", false);
+    silent.leaveOut("banned", 0);
+    assert.match(step(scheduler, 0).failure?.message ?? "", /^piece 0 cannot be fetched: /);
+    const other = schedulerOf(2, { announceTimeout: 5000 });
+    other.addRoute("silent", false).leaveOut("banned", 0);
+    const open = other.addRoute("open", true);
+    assert.deepEqual(step(other, 100), { starts: [], wakeAt: 5100, failure: undefined });
+    assert.deepEqual(step(other, 5099).wakeAt, 5100);
+    const last = step(other, 5100).failure;
+    assert.equal(last?.code, "Stalled");
+    assert.match(last?.message ?? "", /^piece 0 was not announced by any parent for 5000 ms: /);
+    open.endAnnouncements(false);
+    assert.equal(step(other, 5101).failure?.code, "NotFound");
+  });
+
+  it("a piece that a parent misses is asked again after its pause, three times in all", () => {
+    const scheduler = schedulerOf(2, { concurrentPieceCount: 1 });
+    scheduler.addRoute("a", false);
+    const [first] = step(scheduler, 0).starts;
+    assert.ok(first);
+    scheduler.succeeded(first.id, 0);
+    let now = 0;
+    for (const pause of [250, 500, 1000]) {
+      const [attempt] = step(scheduler, now).starts;
+      assert.equal(attempt?.number, 1);
+      assert.ok(attempt);
+      fail(scheduler, attempt, "NotFound", now);
+      if (pause === 1000) break;
+      const waiting = step(scheduler, now + pause - 1);
+      assert.deepEqual([waiting.starts, waiting.wakeAt], [[], now + pause]);
+      now += pause;
+    }
+    const last = step(scheduler, now + 100_000).failure;
+    assert.equal(last?.code, "NotFound");
+    assert.match(last?.message ?? "", /piece 1 cannot be fetched: a does not have it: NotFound, as told/);
+  });
+});
