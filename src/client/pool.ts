@@ -56,6 +56,8 @@ interface Entry<C> {
   /** End of the last examination, in ms of the pool's clock; undefined during one. */
   vouchedAt: number | undefined;
   replaced: boolean;
+  /** True once its dial was ended, or its client closed. */
+  retired: boolean;
 }
 
 /** Milliseconds for a sign of life of a suspected peer. */
@@ -188,6 +190,7 @@ export class ClientPool<C extends PoolClient> {
       lastActive: this.#clock.now(),
       vouchedAt: this.#clock.now(),
       replaced: false,
+      retired: false,
     };
     this.#entries.set(key, entry);
     void client.closed.then(() => this.#forget(entry));
@@ -203,13 +206,12 @@ export class ClientPool<C extends PoolClient> {
   /** Closes every client, active or not, and fails the dials under way. Idempotent. */
   async close(): Promise<void> {
     this.#closed = true;
-    this.#cleanup?.cancel();
-    this.#cleanup = undefined;
     for (const entry of [...this.#entries.values()]) {
       this.#entries.delete(entry.key);
       this.#retire(entry, new VortexError("Closed", "the downloader is closed"));
     }
-    await Promise.all(this.#leaving);
+    this.#schedule();
+    while (this.#leaving.size > 0) await Promise.all(this.#leaving);
   }
 
   /** The least busy of the address's entries; a new one while all are in use and there may be more. */
@@ -247,6 +249,7 @@ export class ClientPool<C extends PoolClient> {
       lastActive: this.#clock.now(),
       vouchedAt: Number.NEGATIVE_INFINITY,
       replaced: false,
+      retired: false,
     };
     this.#entries.set(key, entry);
     entry.ready.catch(() => this.#forget(entry));
@@ -278,6 +281,8 @@ export class ClientPool<C extends PoolClient> {
 
   /** Ends the entry's dial with `reason`, or closes its client. */
   #retire(entry: Entry<C>, reason: unknown): void {
+    if (entry.retired) return;
+    entry.retired = true;
     entry.dialling.abort(reason);
     if (entry.client !== undefined) this.#track(entry.client.close());
   }
@@ -301,7 +306,7 @@ export class ClientPool<C extends PoolClient> {
     if (this.#entries.size === 0) {
       this.#cleanup?.cancel();
       this.#cleanup = undefined;
-    } else if (!this.#closed) {
+    } else {
       this.#cleanup ??= this.#clock.setTimer(
         () => {
           this.#cleanup = undefined;

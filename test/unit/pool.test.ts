@@ -91,6 +91,174 @@ function addrs(pool: ClientPool<FakeClient>): string[] {
   return pool.entries().map(({ addr }) => addr);
 }
 
+/** A client that the test answers for when it is asked for a sign of life. */
+class SuspectClient extends FakeClient {
+  /** Patience in ms of each question, and its answer. */
+  readonly asked: { readonly patience: number; readonly answer: (alive: boolean) => Promise<void> }[] = [];
+  readonly aborted: VortexError[] = [];
+  readonly ready: Promise<void>;
+  /** The handshake ends well, or fails. */
+  stand: (error?: VortexError) => Promise<void> = settle;
+
+  constructor() {
+    super();
+    this.ready = new Promise((resolve, reject) => {
+      this.stand = (error) => {
+        if (error === undefined) resolve();
+        else reject(error);
+        return settle();
+      };
+    });
+  }
+
+  isAlive(patience: number): Promise<boolean> {
+    return new Promise((resolve) => {
+      this.asked.push({
+        patience,
+        answer: (alive) => {
+          resolve(alive);
+          return settle();
+        },
+      });
+    });
+  }
+
+  abort(error: VortexError): void {
+    this.aborted.push(error);
+    this.die();
+  }
+}
+
+/** A pool with one client whose connection is suspected, and the dials that follow from that. */
+async function suspected() {
+  const clock = new FakeClock();
+  const clients: SuspectClient[] = [];
+  const pool = new ClientPool<SuspectClient>(
+    async () => {
+      const client = new SuspectClient();
+      clients.push(client);
+      return client;
+    },
+    { connectionsPerAddress: 1, capacity: 3, idleTimeout: 1000, cleanupInterval: 100 },
+    clock,
+  );
+  const lease = await pool.acquire("a:1", never);
+  const [first] = clients;
+  assert.ok(first);
+  const suspect = (): Promise<void> => {
+    lease.suspect();
+    return settle();
+  };
+  return { pool, clock, clients, lease, first, suspect };
+}
+
+describe("a suspected client", () => {
+  it("is asked once its handshake is over, and within a second of its answer not again", async () => {
+    const { pool, clock, clients, first, suspect } = await suspected();
+    await suspect();
+    assert.equal(first.asked.length, 0);
+    await first.stand();
+    assert.deepEqual(
+      first.asked.map(({ patience }) => patience),
+      [1000],
+    );
+    await suspect();
+    assert.equal(first.asked.length, 1);
+    await clock.advance(500);
+    await first.asked[0]?.answer(true);
+    await clock.advance(999);
+    await suspect();
+    assert.equal(first.asked.length, 1);
+    await clock.advance(1);
+    await suspect();
+    assert.equal(first.asked.length, 2);
+    assert.equal(clients.length, 1);
+    await pool.close();
+  });
+
+  it("that is silent is asked again when a second connection stands, for three times as long as that took", async () => {
+    for (const [took, patience] of [
+      [100, 1000],
+      [700, 2100],
+    ] as const) {
+      const { pool, clock, clients, lease, first, suspect } = await suspected();
+      await suspect();
+      await first.stand();
+      await first.asked[0]?.answer(false);
+      assert.equal(clients.length, 2);
+      await clock.advance(took);
+      assert.equal(first.asked.length, 1);
+      await clients[1]?.stand();
+      assert.equal(first.asked[1]?.patience, patience);
+      await first.asked[1]?.answer(true);
+      assert.deepEqual([clients[0]?.closes, clients[1]?.closes, lease.stale, first.aborted], [0, 1, false, []]);
+      await pool.close();
+    }
+  });
+
+  it("that is dead gives its place to the second connection, which ends like any other", async () => {
+    const { pool, clock, clients, lease, first, suspect } = await suspected();
+    await suspect();
+    await first.stand();
+    await first.asked[0]?.answer(false);
+    assert.equal(lease.stale, false);
+    await clients[1]?.stand();
+    await first.asked[1]?.answer(false);
+    assert.equal(lease.stale, true);
+    assert.deepEqual(
+      first.aborted.map(({ code, addr }) => [code, addr]),
+      [["ConnectionLost", "a:1"]],
+    );
+    const next = await pool.acquire("a:1", never);
+    assert.equal(next.client, clients[1]);
+    assert.equal(clients.length, 2);
+    // It is there already, and not in the place of another.
+    assert.equal(next.stale, true);
+    next.suspect();
+    await settle();
+    assert.equal(clients[1]?.asked.length, 0);
+    await clock.advance(1000);
+    next.suspect();
+    await settle();
+    assert.equal(clients[1]?.asked.length, 1);
+    clients[1]?.die();
+    await settle();
+    assert.deepEqual(pool.entries(), []);
+    next.release();
+    lease.release();
+    await pool.close();
+    assert.deepEqual([first.closes, clients[1]?.closes], [1, 1]);
+  });
+
+  it("whose second connection fails in its handshake is left as it is, and the second closed", async () => {
+    const { pool, clock, clients, lease, first, suspect } = await suspected();
+    await suspect();
+    await first.stand();
+    await first.asked[0]?.answer(false);
+    await clients[1]?.stand(new VortexError("HandshakeFailed", "no"));
+    assert.deepEqual([clients[1]?.closes, first.asked.length, first.aborted, lease.stale], [1, 1, [], false]);
+    await clock.advance(1000);
+    await suspect();
+    assert.equal(first.asked.length, 2);
+    await pool.close();
+  });
+
+  it("that has left the pool meanwhile is not replaced there: the second connection is closed", async () => {
+    const { pool, clients, lease, first, suspect } = await suspected();
+    await suspect();
+    await first.stand();
+    await first.asked[0]?.answer(false);
+    await clients[1]?.stand();
+    lease.discard();
+    const other = await pool.acquire("a:1", never);
+    await first.asked[1]?.answer(false);
+    assert.deepEqual([clients[1]?.closes, first.aborted.length, lease.stale], [1, 1, true]);
+    assert.equal((await pool.acquire("a:1", never)).client, other.client);
+    assert.equal(other.client, clients[2]);
+    await pool.close();
+  });
+});
+
 describe("the pool's dials", () => {
   it("requests to one address at the same time share one dial and one client", async () => {
     const { pool, dials } = poolOf();
@@ -274,6 +442,54 @@ describe("the pool's bounds", () => {
     await pool.close();
   });
 
+  it("below the capacity none is evicted, however many are idle", async () => {
+    const { pool, use } = poolOf({ capacity: 4 });
+    for (const addr of ["a:1", "b:1", "c:1", "d:1"]) (await use(addr)).release();
+    assert.deepEqual(addrs(pool), ["a:1", "b:1", "c:1", "d:1"]);
+    await pool.close();
+  });
+
+  it("the idle clients of one address are closed when asked for, and no others", async () => {
+    const { pool, use, dials } = poolOf({ connectionsPerAddress: 2 });
+    const [first, second] = [await use("a:1"), await use("a:1")];
+    (await use("b:1")).release();
+    second.release();
+    pool.closeIdle("a:1");
+    assert.deepEqual(addrs(pool), ["a:1", "b:1"]);
+    assert.deepEqual(
+      dials.map(({ client }) => client.closes),
+      [0, 1, 0],
+    );
+    first.release();
+    await pool.close();
+  });
+
+  it("the look for idle clients goes on after the pool was empty, and keeps no process alive", async () => {
+    const { pool, clock, use } = poolOf();
+    const first = await use("a:1");
+    assert.deepEqual([clock.pending, clock.holding], [1, 0]);
+    first.discard();
+    assert.equal(clock.pending, 0);
+    first.release();
+    (await use("a:1")).release();
+    await clock.advance(1100);
+    assert.deepEqual([addrs(pool), clock.pending], [[], 0]);
+    await pool.close();
+  });
+
+  it("an entry tells when its last request came or went", async () => {
+    const { pool, clock, use } = poolOf();
+    const lease = await use("a:1");
+    await clock.advance(50);
+    const second = await pool.acquire("a:1", never);
+    assert.equal(pool.entries()[0]?.lastActive, clock.now());
+    await clock.advance(50);
+    second.release();
+    assert.equal(pool.entries()[0]?.lastActive, clock.now());
+    lease.release();
+    await pool.close();
+  });
+
   it("a dial under way is never evicted", async () => {
     const { pool, dials } = poolOf({ capacity: 1 });
     const waiting = ["a:1", "b:1", "c:1"].map((addr) => pool.acquire(addr, never));
@@ -397,6 +613,19 @@ describe("several connections to one address", () => {
     await pool.close();
   });
 
+  it("the least busy is taken, whichever it is", async () => {
+    const { pool, use, dials } = poolOf({ connectionsPerAddress: 3 });
+    const leases = [await use("a:1"), await use("a:1"), await use("a:1")];
+    const more = [await use("a:1"), await use("a:1"), await use("a:1")];
+    assert.equal(dials.length, 3);
+    more[1]?.release();
+    assert.equal((await use("a:1")).client, leases[1]?.client);
+    more[2]?.release();
+    leases[2]?.release();
+    assert.equal((await use("a:1")).client, leases[2]?.client);
+    await pool.close();
+  });
+
   it("none is made while one is free, and one that is gone is made again", async () => {
     const { pool, use, dials } = poolOf({ connectionsPerAddress: 2 });
     const first = await use("a:1");
@@ -428,6 +657,41 @@ describe("closing the pool", () => {
     await pool.close();
     await settle();
     assert.equal(clock.pending, 0);
+  });
+
+  it("lasts until every client has closed, also one that left before, and closes each once", async () => {
+    const { pool, clock, use, dials } = poolOf();
+    const [left, active] = [await use("a:1"), await use("b:1")];
+    const closing = dials.map(({ client }) => {
+      let end: () => void = () => {};
+      const ended = new Promise<void>((resolve) => {
+        end = resolve;
+      });
+      client.close = async () => {
+        client.closes++;
+        client.die();
+        await ended;
+      };
+      return end;
+    });
+    left.discard();
+    left.release();
+    let closed = false;
+    const close = pool.close().then(() => {
+      closed = true;
+    });
+    active.release();
+    assert.deepEqual([pool.entries(), clock.pending], [[], 0]);
+    for (const end of closing) {
+      await settle();
+      assert.equal(closed, false);
+      end();
+    }
+    await close;
+    assert.deepEqual(
+      dials.map(({ client }) => client.closes),
+      [1, 1],
+    );
   });
 
   it("fails the dials under way with Closed", async () => {
