@@ -244,7 +244,7 @@ export const yaml: fc.IAsyncProperty<[readonly Entry[], Manner, number[], string
   ),
   async (said, how, wrongOnes, junk) => {
     const right = written(said, how);
-    const layer = await parseConfigText(right.text, "d.yaml");
+    const layer = await parseConfigText(right.text, "d.yaml", () => {});
     assert.deepEqual(
       [...layer].sort(([a], [b]) => a.localeCompare(b)),
       said
@@ -264,7 +264,7 @@ export const yaml: fc.IAsyncProperty<[readonly Entry[], Manner, number[], string
       text: spoilt.has(entry) ? entry.instead : entry.value.text,
     }));
     const wrong = written([...changed, harmless, ...(wrongOnes.length > 2 ? [stray] : [])], how);
-    const failure = await failureOf(parseConfigText(wrong.text, "d.yaml"));
+    const failure = await failureOf(parseConfigText(wrong.text, "d.yaml", () => {}));
     const told = (failure?.message.split("\n") ?? []).map((line) => /^d\.yaml:(\d+): ([\w.]+): .*expected /.exec(line));
     const expected = changed.filter((_each, index) => spoilt.has(said[index])).map(({ path }) => path.join("."));
     if (wrongOnes.length > 2) expected.push(stray.path.join("."));
@@ -275,10 +275,10 @@ export const yaml: fc.IAsyncProperty<[readonly Entry[], Manner, number[], string
       wrong.text,
     );
 
-    const broken = await failureOf(parseConfigText(`${right.text}\n[`, "d.yaml"));
+    const broken = await failureOf(parseConfigText(`${right.text}\n[`, "d.yaml", () => {}));
     assert.match(broken?.message ?? "", /^d\.yaml:\d+: /, right.text);
 
-    const error = await failureOf(parseConfigText(junk, "d.yaml"));
+    const error = await failureOf(parseConfigText(junk, "d.yaml", () => {}));
     if (error === undefined) return;
     assert.ok(error instanceof VortexError && error.code === "InvalidArgument", String(error));
     for (const line of error.message.split("\n")) assert.match(line, /^d\.yaml:\d+: /);

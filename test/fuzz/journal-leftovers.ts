@@ -1,8 +1,9 @@
 /** What becomes of the files of a download between two of them, and what is in its way. */
-import { existsSync, mkdirSync, rmSync, utimesSync, writeFileSync } from "node:fs";
+import { mkdirSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
 import process from "node:process";
 import { FileLock } from "../../adapters/files/lock.ts";
+import { ownIdentity } from "../../adapters/files/processes.ts";
 import { COMPLETE, contentOf, crc32, type Files, lineOf, type Part, sum, type Task } from "./journal-model.ts";
 
 /** What is done to the files before the task is asked for; the number says to what of them. */
@@ -148,9 +149,14 @@ function lineFor(part: Part | undefined, next: Part | undefined, number: number)
 
 // --- what is in the way
 
+const { system } = await ownIdentity();
+const elsewhere = { system: "another boot", host: "elsewhere" };
+
 /** The text of a lock that is not this process's. */
 export const other = (changes: object = {}): string =>
-  JSON.stringify({ pid: process.ppid, host: hostname(), started: "", token: "t", ...changes });
+  JSON.stringify({ pid: process.ppid, system, host: hostname(), started: "", token: "t", ...changes });
+/** Keeps a download away where the system does not say which process a pid is: the heartbeat decides then. */
+const unlessComparable: Hold | undefined = system === "" ? {} : undefined;
 /** Of no process. */
 const gone = 2 ** 31 - 2;
 
@@ -184,36 +190,39 @@ export const obstacles: Readonly<Record<string, (path: string) => Hold | undefin
     return {};
   },
   "a process that is gone": (path) => {
-    lock(path, other({ pid: gone }));
-    return undefined;
+    lock(path, other({ pid: gone, started: "1" }));
+    return unlessComparable;
   },
   "a process that is gone, and one that was about to see it": (path) => {
-    lock(path, other({ pid: gone }), 0, true);
-    return undefined;
+    lock(path, other({ pid: gone, started: "1" }), 0, true);
+    return unlessComparable;
   },
   "an earlier process of this id": (path) => {
-    // Where nothing tells when a process began, it may be the same.
     lock(path, other({ started: "1" }));
-    return existsSync("/proc/self/stat") ? undefined : {};
+    return unlessComparable;
   },
   "this process, earlier": (path) => {
     lock(path, other({ pid: process.pid, started: "1" }));
-    return existsSync("/proc/self/stat") ? undefined : {};
+    return unlessComparable;
+  },
+  "this process, whose other thread was killed": (path) => {
+    lock(path, other({ pid: process.pid }), 80);
+    return undefined;
   },
   "another host": (path) => {
-    lock(path, other({ pid: gone, host: "elsewhere" }), 40);
+    lock(path, other({ pid: gone, ...elsewhere }), 40);
     return {};
   },
   "another host whose clock is ahead": (path) => {
-    lock(path, other({ pid: gone, host: "elsewhere" }), -40);
+    lock(path, other({ pid: gone, ...elsewhere }), -40);
     return {};
   },
   "another host that is silent": (path) => {
-    lock(path, other({ host: "elsewhere" }), 80);
+    lock(path, other(elsewhere), 80);
     return undefined;
   },
   "another host before the clock was set back": (path) => {
-    lock(path, other({ host: "elsewhere" }), -80);
+    lock(path, other(elsewhere), -80);
     return undefined;
   },
   "nobody: nothing was written": (path) => {
@@ -221,16 +230,29 @@ export const obstacles: Readonly<Record<string, (path: string) => Hold | undefin
     return undefined;
   },
   "nobody: half was written": (path) => {
-    lock(path, other({}).slice(0, -5), 3, true);
+    lock(path, other({}).slice(0, -5), 80, true);
     return undefined;
   },
+  "another program": (path) => {
+    lock(path, other({}).slice(0, -5), 3);
+    return {};
+  },
   ...Object.fromEntries(
-    ["pid", "host", "started", "token"].map((key) => [
-      `nobody: no ${key}`,
-      (path: string) => {
-        lock(path, other({ host: "elsewhere", [key]: undefined }), 3);
-        return undefined;
-      },
+    ["pid", "system", "host", "started", "token"].flatMap((key) => [
+      [
+        `another program: no ${key}`,
+        (path: string) => {
+          lock(path, other({ [key]: undefined }), 3);
+          return {};
+        },
+      ],
+      [
+        `nobody: no ${key}`,
+        (path: string) => {
+          lock(path, other({ [key]: undefined }), 80);
+          return undefined;
+        },
+      ],
     ]),
   ),
   "a directory of its name": (path) => directory(path),

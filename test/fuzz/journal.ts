@@ -146,6 +146,8 @@ async function makes(path: string, plan: Plan, run: Run): Promise<Ending | undef
   put(path, before);
   // Else the lock of a process that was killed is there still.
   if (run.obstacle !== undefined) rmSync(lockOf(path), { force: true });
+  // It was killed in this very process, whose pid says nothing; so its heartbeat has to be old.
+  else if (existsSync(lockOf(path))) utimesSync(lockOf(path), new Date(0), new Date(0));
   const hold = run.obstacle === undefined ? undefined : await obstacles[run.obstacle]?.(path);
   const lock = textOf(lockOf(path));
   const outcome = await download(path, plan, task, run);
