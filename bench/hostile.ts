@@ -193,7 +193,7 @@ async function attackServer(
   if (jobs.length === 0) return [];
   const victim = worker<ServerOrder>(runtime, { identity, role: "server" });
   const attacker = worker<AttackOrder>(node, { identity, role: "attacker" });
-  const { addresses, secure, start } = await victim.ask<Listening>("listen", PATIENCE);
+  const { addresses, secure, everywhere, start } = await victim.ask<Listening>("listen", PATIENCE);
   const honest = worker<HonestOrder>(runtime, { identity, role: "honest", addresses });
   const random = seededRandom(plan.seed);
   try {
@@ -208,7 +208,7 @@ async function attackServer(
           {
             attacks: phase.map(({ index, over, tries, secure: overTls }) => ({
               index,
-              target: overTls ? { ...targetAt(secure), secure: true } : targetAt(addresses[over]),
+              target: overTls ? { ...targetAt(secure), secure: true } : { ...targetAt(addresses[over]), everywhere },
               tries,
               seed: random() * 2 ** 32,
             })),

@@ -32,8 +32,8 @@ export interface NodeQuicTransportOptions extends NodeQuicOptions {
 
 /**
  * QUIC on the runtime's own `node:quic`, for Bun. The module is experimental, and no default: serve with it only where every sender is
- * trusted. Bun 1.4 retries a datagram that the system refuses, and sends nothing else meanwhile. One datagram from port 0 silences a
- * server until its handshake times out; nothing of it reaches this library.
+ * trusted. Bun 1.4 retries a datagram that the system refuses, and sends nothing else meanwhile. One datagram from port 0 or
+ * from an address without a route silences a server until its handshake times out; nothing of it reaches this library.
  *
  * Two more things are less than with quiche: the runtime does not hold a sender whose reader is slow
  * ({@link NodeQuicOptions.unreadLimit}), and a certificate that is changed ({@link Listener.setIdentity}) is shown to clients

@@ -66,15 +66,17 @@ export async function listenQuiche(context: ListenerContext, local: Address): Pr
   const { settings, openSocket = udpSocket } = context;
   const socket = openSocket(familyOf(local.host), settings.socketBuffer);
   await new Promise<void>((resolve, reject) => {
-    const onError = new Guard({ end: reject }).wrap((error: Error) => {
+    const guard = new Guard({ end: reject });
+    const onError = guard.wrap((error: Error) => {
       socket.close();
       reject(listenError(error, formatAddress(local)));
     });
-    socket.once("error", onError);
-    socket.bind({ port: local.port, address: local.host, exclusive: true }, () => {
+    const onBound = guard.wrap(() => {
       socket.removeAllListeners("error");
       resolve();
     });
+    socket.once("error", onError);
+    socket.bind({ port: local.port, address: local.host, exclusive: true }, onBound);
   });
   return new QuicheListener(context, configFor, socket, local.host);
 }

@@ -11,6 +11,8 @@ export interface Target {
   readonly longTaskId: string;
   /** Its greatest number of connections. */
   readonly maxConnections: number;
+  /** Port of another server of the same process over the same protocol, which listens on all addresses, IPv6 ones among them. */
+  readonly everywhere?: number;
   /** It expects TLS on its TCP connections. */
   readonly secure?: boolean;
 }

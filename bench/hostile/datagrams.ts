@@ -8,8 +8,21 @@ import { clientConfig } from "../../adapters/quiche/tls.ts";
 import { VortexError } from "../../src/errors.ts";
 import { encodePacket } from "../../src/protocol/packet.ts";
 import { type Connection, DEFAULT_MAX_STREAMS, type Transport } from "../../src/transport/transport.ts";
+import { firstDatagram } from "../../test/support/first-datagram.ts";
+import { noRawUdp, RawUdp } from "../../test/support/raw-udp.ts";
+import { isOverIpv6, SOURCES as STRANGE, strangePayloads } from "../../test/support/strange-datagrams.ts";
 import { udpRelay } from "../../test/support/udp-relay.ts";
-import { type Attack, garbage, inParallel, pause, persistently, pick, Tally, type Target } from "./attack.ts";
+import {
+  type Attack,
+  garbage,
+  inParallel,
+  type Outcomes,
+  pause,
+  persistently,
+  pick,
+  Tally,
+  type Target,
+} from "./attack.ts";
 
 /** Addresses of this host that datagrams come from, each with a port of its own. */
 const SOURCES = 200;
@@ -19,6 +32,9 @@ const BURST = 50;
 const ANSWERS = 300;
 /** Bytes of a connection id. */
 const ID_LENGTH = 16;
+
+/** Name of the attack from sources that only a raw socket has. */
+export const STRANGE_SOURCES: string = "datagrams of lengths at the bounds, from sources that cannot be answered";
 
 /** The attacks. `transport` makes a new one each time. */
 export function datagramAttacks(transport: () => Promise<Transport>): readonly Attack[] {
@@ -141,6 +157,13 @@ export function datagramAttacks(transport: () => Promise<Transport>): readonly A
           await pause(ANSWERS);
           tally.note(counted.judged("answered in part, or dropped"), tries);
         }),
+    },
+    {
+      name: STRANGE_SOURCES,
+      over: "quic",
+      unit: "datagram",
+      tries: 2_400,
+      run: (target, tries, random) => fromStrangeSources(transport, target, tries, random),
     },
     {
       name: "connections whose address changes every few datagrams",
@@ -323,6 +346,48 @@ async function earlyFlight(dialling: Transport, target: Target): Promise<readonl
   } finally {
     await relay.close();
   }
+}
+
+/** Datagrams with forged sources, where this process may forge them; else from a socket, of the same lengths. */
+async function fromStrangeSources(
+  transport: () => Promise<Transport>,
+  target: Target,
+  tries: number,
+  random: () => number,
+): Promise<Outcomes> {
+  const tally = new Tally();
+  const { everywhere } = target;
+  const dialling = await transport();
+  const initial = await firstDatagram(dialling);
+  const sources = Object.values(STRANGE).filter(
+    (from) => !from.host.includes("%") && (everywhere !== undefined || !isOverIpv6(from)),
+  );
+  if (noRawUdp !== undefined) {
+    const socket = createSocket("udp4");
+    for (let index = 0; index < tries; index++) {
+      const payload = pick(strangePayloads(initial, false), random);
+      await new Promise((resolve) => socket.send(payload, target.port, target.host, resolve));
+    }
+    socket.close();
+    tally.note(`dropped; from honest sources only: ${noRawUdp}`, tries);
+    return tally.outcomes;
+  }
+  await using raw = RawUdp.start();
+  for (let index = 0; index < tries; index++) {
+    const from = pick(sources, random);
+    const overIpv6 = isOverIpv6(from);
+    const to = overIpv6 ? { host: "::1", port: everywhere ?? 0 } : target;
+    const refused = await raw.send({ from, to, payload: pick(strangePayloads(initial, overIpv6), random) });
+    tally.note(refused === undefined ? "dropped, or left half-open" : `not sent: ${refused}`);
+  }
+  // The honest client knows the other server only.
+  if (everywhere !== undefined) {
+    const connection = await persistently(() => dialling.dial({ host: "::1", port: everywhere }));
+    tally.note(await exchange(connection, target), 0);
+    await connection.close({ grace: 0 });
+  }
+  await dialling.close?.();
+  return tally.outcomes;
 }
 
 /** Datagrams after which a client has another address, requests of it, and milliseconds that they may take. */

@@ -26,6 +26,8 @@ const STALL_TIMEOUT = 1_000;
 export interface Listening {
   readonly addresses: Addresses;
   readonly secure: string;
+  /** Port of QUIC on all addresses. */
+  readonly everywhere: number;
   readonly start: Gauges;
 }
 
@@ -82,14 +84,16 @@ function serve(face: Face, watch: Watch, tls: TlsIdentity): Promise<readonly Sto
   return Promise.all([
     face.startServer({ ...options, quic: { port: 0 }, tcp: { port: 0 }, grpc: { port: 0 } }),
     face.startServer({ ...options, grpc: { port: 0, tls: true } }),
+    face.startServer({ ...options, host: "::", quic: { port: 0 } }),
   ]);
 }
 
 const long = new Uint8Array(LONG);
 
-function listening([plain, secure]: readonly StorageServer[], start: Gauges): Listening {
-  if (plain === undefined || secure?.addresses.grpc === undefined) throw new TypeError("there are two servers");
-  return { addresses: addressesOf(plain), secure: formatAddress(secure.addresses.grpc), start };
+function listening([plain, secure, everywhere]: readonly StorageServer[], start: Gauges): Listening {
+  const [grpc, quic] = [secure?.addresses.grpc, everywhere?.addresses.quic];
+  if (plain === undefined || grpc === undefined || quic === undefined) throw new TypeError("there are three servers");
+  return { addresses: addressesOf(plain), secure: formatAddress(grpc), everywhere: quic.port, start };
 }
 
 function addressesOf({ addresses }: StorageServer): Addresses {

@@ -179,7 +179,7 @@ export const DEFAULT_MAX_STREAMS = 128;
 export interface ListenerCounters {
   /** Datagrams dropped unread: no datagram can go back to their source (port 0). */
   readonly unanswerable: number;
-  /** Datagrams that the socket did not take. Each is lost, like one lost on its way. */
+  /** Datagrams that the socket did not take (not those that the system refused later). Each is lost, like one lost on its way. */
   readonly unsent: number;
   /** Exceptions in event callbacks. Each ended the connection concerned, and went to {@link ListenOptions.onError}. */
   readonly caught: number;

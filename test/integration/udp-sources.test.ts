@@ -1,6 +1,6 @@
 /** Datagrams from sources that cannot be answered: a QUIC server drops them, and serves on. */
 import assert from "node:assert/strict";
-import type { Socket } from "node:dgram";
+import { createSocket, type Socket } from "node:dgram";
 import { describe, it } from "node:test";
 import { SendRing } from "../../adapters/quiche/datagrams.ts";
 import type { Listener, Transport } from "../../src/transport/transport.ts";
@@ -9,6 +9,7 @@ import type { TransportFixture } from "../support/fixture.ts";
 import { fixtures, quicheFixture } from "../support/fixtures.ts";
 import { openQuicheListener } from "../support/quiche-listener.ts";
 import { noRawUdp, RawUdp } from "../support/raw-udp.ts";
+import { isOverIpv6, SOURCES, strangePayloads } from "../support/strange-datagrams.ts";
 
 const loopback = { host: "127.0.0.1", port: 0 };
 const notHere = quicheFixture === undefined ? "quiche is for Node and Bun, Deno has a QUIC of its own" : undefined;
@@ -54,6 +55,68 @@ describe("a datagram from port 0", () => {
   }
 });
 
+describe("datagrams of lengths at the bounds, from sources that no honest client has", () => {
+  for (const host of ["127.0.0.1", "::"]) {
+    test(`end no callback of quiche on ${host}, whatever the socket tells of their source`, notHere, async () => {
+      const transport = await transportOf(quicheFixture);
+      const initial = await firstDatagram(transport);
+      const { listener, receive } = await openQuicheListener({ host, port: 0 });
+      try {
+        for (const from of Object.values(SOURCES)) {
+          if (isOverIpv6(from) !== isOverIpv6({ host, port: 0 })) continue;
+          for (const payload of strangePayloads(initial, false)) receive(payload, from);
+        }
+        await assertServes(transport, listener);
+        assert.equal(listener.counters?.caught, 0);
+      } finally {
+        await listener.close({ grace: 0 });
+      }
+    });
+  }
+
+  for (const [name, fixture] of Object.entries(fixtures)) {
+    if (fixture.overUdp !== true) continue;
+    test(`of every length, leave a server serving, over ${name}`, undefined, async () => {
+      const transport = await fixture.transport();
+      const initial = await firstDatagram(transport);
+      const listener = await transport.listen(loopback);
+      const socket = createSocket("udp4");
+      try {
+        for (const payload of strangePayloads(initial, false)) {
+          await new Promise((resolve) => socket.send(payload, listener.address.port, "127.0.0.1", resolve));
+        }
+        await assertServes(transport, listener);
+      } finally {
+        socket.close();
+        await listener.close({ grace: 0 });
+        await transport.close?.();
+      }
+    });
+
+    for (const [source, from] of Object.entries(SOURCES)) {
+      if (from.host.includes("%")) continue;
+      const gap = noRawUdp ?? (name in silenced && isSilencing(source) ? silenced[name] : undefined);
+      test(`from ${source}, leave a server serving, over ${name}`, gap, async () => {
+        const transport = await fixture.transport();
+        const initial = await firstDatagram(transport);
+        const overIpv6 = isOverIpv6(from);
+        const listener = await transport.listen({ host: overIpv6 ? "::" : "127.0.0.1", port: 0 });
+        const { port } = listener.address;
+        try {
+          await using raw = RawUdp.start();
+          for (const payload of strangePayloads(initial, overIpv6)) {
+            await raw.send({ from, to: { host: overIpv6 ? "::1" : "127.0.0.1", port }, payload });
+          }
+          await assertServes(transport, listener);
+        } finally {
+          await listener.close({ grace: 0 });
+          await transport.close?.();
+        }
+      });
+    }
+  }
+});
+
 describe("a datagram that the socket refuses", () => {
   it("is lost and counted, and those after it go out", () => {
     const sent: number[] = [];
@@ -73,6 +136,11 @@ describe("a datagram that the socket refuses", () => {
   });
 });
 
+/** Whether Linux refuses to send an answer to such a source. */
+function isSilencing(source: string): boolean {
+  return /^port 0|broadcast|without a (?:route|zone)/.test(source);
+}
+
 /** First datagrams that a server has an answer for, and one that it has none for. */
 async function strangeFirsts(transport: Transport): Promise<readonly Uint8Array[]> {
   const initial = await firstDatagram(transport);
@@ -90,7 +158,8 @@ async function assertServes(transport: Transport, listener: Listener): Promise<v
       }
     }
   })();
-  const connection = await transport.dial(listener.address, { signal: AbortSignal.timeout(8_000) });
+  const { port } = listener.address;
+  const connection = await transport.dial({ host: "127.0.0.1", port }, { signal: AbortSignal.timeout(8_000) });
   const { reader, writer } = await connection.openStream();
   await writer.end(Uint8Array.of(7));
   assert.deepEqual(await reader.read(), Uint8Array.of(7));
