@@ -23,8 +23,8 @@ import { clientConfig, serverConfig } from "./tls.ts";
 const TICKET_KEY_LENGTH = 48;
 
 /**
- * Addresses of one client. Each rebinding of a NAT takes a path. quiche 0.18 keeps as many as
- * connection ids, frees none that was in use, and then drops packets from other addresses.
+ * Addresses of one client. Each rebinding of a NAT takes a path. quiche 0.18 keeps as many paths
+ * as connection ids and frees none that was in use. After that it drops packets of new addresses.
  */
 const MAX_PATHS = 64;
 
