@@ -5,7 +5,6 @@ import type { Piece } from "../piece.ts";
 import { Agreement, type Claim, EARLIER, type Question } from "./agreement.ts";
 import { hashPart } from "./found-pieces.ts";
 import type { TaskLayout } from "./layout.ts";
-import { requirePlace } from "./piece-check.ts";
 import type { SinkSession, SunkPiece } from "./sink.ts";
 import { verdictOn } from "./verdict.ts";
 
@@ -242,7 +241,7 @@ export class Comparison {
    * false when that cannot be told: the parent does not have the piece, or names a digest by another algorithm.
    */
   async #compare(parent: string, claim: Claim, last: boolean): Promise<boolean | VortexError> {
-    const { layout, whole, ask, release } = this.#context;
+    const { whole, ask, release } = this.#context;
     let piece: Piece;
     try {
       piece = await ask(parent, claim.number, last);
@@ -254,7 +253,6 @@ export class Comparison {
     } finally {
       release(parent);
     }
-    requirePlace(piece, layout);
     const { algorithm, encoded } = parseDigest(piece.digest);
     const expected = await this.#digestOf(claim, parent, algorithm);
     if (expected === undefined || expected === encoded) return expected !== undefined;
@@ -265,13 +263,13 @@ export class Comparison {
 
   /** The claimed content's digest by an algorithm; undefined when that cannot be told. */
   async #digestOf(claim: Claim, parent: string, algorithm: DigestAlgorithm): Promise<string | undefined> {
-    const { layout, session } = this.#context;
+    const { layout } = this.#context;
     const { number, digest, source } = claim;
     const claimed = parseDigest(digest);
     if (claimed.algorithm === algorithm) return claimed.encoded;
-    // The bytes have every digest, where all of them are here.
+    // The bytes have every digest, where all of them are here still.
     const isWhole = layout.part(number)?.length === layout.extent(number).length;
-    if (source === parent || !isWhole || session.holds?.(number) === false) return undefined;
+    if (source === parent || !isWhole) return undefined;
     const hashes = await hashPart(number, [algorithm], this.#context).catch(() => undefined);
     return hashes?.get(algorithm);
   }

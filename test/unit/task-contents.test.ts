@@ -12,7 +12,7 @@ import type { TaskSettings } from "../../src/task/source.ts";
 import type { TaskEvent, TaskRequest } from "../../src/task/task.ts";
 import { assertRejects, rejectionOf } from "../support/failures.ts";
 import { type FakeClock, fakeRuntime, settle } from "../support/fake-clock.ts";
-import { seededBytes } from "../support/random.ts";
+import { joined, seededBytes } from "../support/random.ts";
 import {
   type Behaviour,
   Claim,
@@ -26,6 +26,7 @@ import {
   silent,
   taskId,
   taskSettings,
+  until,
 } from "../support/task-parents.ts";
 
 const PIECE = 1000;
@@ -200,6 +201,16 @@ describe("two parents with different contents of one length", () => {
     assert.ok(same.parents.compared.length > 0);
   });
 
+  it("are not told apart by parts of pieces whose digests are by different algorithms: nothing vouches for them", async () => {
+    const bySha256: Behaviour = ({ bytes }) => new Claim(bytes, digestOf("sha256", bytes, portableHashers));
+    const { fetch, sink, parents } = bench({ "a:1": honest(), "b:1": bySha256 });
+    // Parts of pieces 3 and 4.
+    const range = { start: 3 * PIECE + 500, end: 4 * PIECE + 500 };
+    assert.deepEqual((await fetch({ range })).verified, { level: "none" });
+    assert.deepEqual([parents.numbers("a:1").length, parents.numbers("b:1").length], [1, 1]);
+    assert.ok(sink.committed.every((content) => content === "right"));
+  });
+
   it("fail a stream before its last chunk", async () => {
     const { fetcher, request, clock } = bench({ "a:1": honest(), "b:1": differing });
     const stream = fetcher.streamTask(request);
@@ -364,36 +375,93 @@ describe("the digest of the whole", () => {
 
   it("ends a watcher of the store when pieces are taken back, and the store has the right ones in the end", async () => {
     const { fetcher, request, clock } = bench({
-      "liar:1": differingIn((number) => number === 7),
-      "a:1": failing("ConnectionRefused"),
+      "liar:1": differingIn((number) => number % 4 === 0 && number > 4),
+      "a:1": honest(),
     });
     const sink = memorySink();
     const watched: string[] = [];
+    const watch = async (): Promise<void> => {
+      const task = await download.store.getTask(taskId);
+      try {
+        for await (const { number } of task?.watch?.({ signal: new AbortController().signal }) ?? []) {
+          watched.push(`${number}`);
+        }
+        watched.push("complete");
+      } catch (error) {
+        watched.push(VortexError.from(error, "Internal").code);
+      }
+    };
     const download = fetcher.downloadTask(
       { ...request, digest },
-      {
-        to: sink,
-        onEvent: async ({ type }) => {
-          if (type !== "started") return;
-          const task = await download.store.getTask(taskId);
-          try {
-            for await (const { number } of task?.watch?.({ signal: new AbortController().signal }) ?? [])
-              watched.push(`${number}`);
-            watched.push("complete");
-          } catch (error) {
-            watched.push(VortexError.from(error, "Internal").code);
-          }
-        },
-      },
+      { to: sink, onEvent: ({ type }) => void (type === "started" && watch()) },
     );
-    await clock.advanceUntil(
-      download.done.catch(() => {}),
-      3_600_000,
-    );
-    await rejectionOf(download.done);
-    await settle();
+    await clock.advanceUntil(download.done, 3_600_000);
+    assert.equal(contentOf(sink.bytes(), 0), "right");
+    assert.ok(watched.includes("8"), "the wrong one was there for a while");
     assert.equal(watched.at(-1), "DigestMismatch");
-    assert.equal(await download.store.getPiece({ taskId, number: 0, kind: "standard" }), undefined);
+    const task = await download.store.getTask(taskId);
+    assert.deepEqual([task?.complete, [...(task?.pieces() ?? [])].length], [true, COUNT]);
+    const served = await download.store.getPiece({ taskId, number: 8, kind: "standard" });
+    const chunks: Uint8Array[] = [];
+    for await (const chunk of served?.read() ?? []) chunks.push(chunk);
+    assert.equal(contentOf(joined(chunks), 8 * PIECE), "right");
+    assert.equal(served?.metadata.digest, sunk(8, right).digest);
+  });
+
+  it("takes pieces back only when nothing is under way: neither a commit nor a read", async () => {
+    const made = bench(
+      {
+        // Brings two pieces of another content, and is gone.
+        "liar:1": (request) =>
+          request.earlier < 2 ? differing(request) : new VortexError("RemoteUnimplemented", "gone"),
+        "a:1": honest(),
+      },
+      { settings: { concurrentPieceCount: 3 } },
+    );
+    const { sink } = made;
+    let under = 0;
+    const gate: (() => void)[] = [];
+    const slowly = async (): Promise<void> => {
+      under++;
+      await new Promise<void>((resolve) => gate.push(resolve));
+      under--;
+    };
+    const open = sink.open.bind(sink);
+    let committed = 0;
+    sink.open = async (layout) => {
+      const session = await open(layout);
+      return {
+        ...session,
+        commit: async (piece) => {
+          if (++committed === 2) await slowly();
+          await session.commit(piece);
+        },
+        read: async (...args) => {
+          if (sink.restarts.length === 0) await slowly();
+          return session.read(...args);
+        },
+        restart: async (kept) => {
+          assert.equal(under, 0, "something was under way");
+          await session.restart?.(kept);
+        },
+      };
+    };
+    const fetched = made.fetch({ digest });
+    for (let round = 0; round < 50; round++) {
+      await settle();
+      assert.equal(sink.restarts.length, 0);
+    }
+    const releasing = (async () => {
+      for (let over = false; !over; ) {
+        gate.shift()?.();
+        await settle();
+        over = sink.ended !== undefined;
+      }
+    })();
+    assert.equal((await fetched).verified.level, "whole");
+    await releasing;
+    assert.ok(sink.restarts.length > 0);
+    assert.equal(contentOf(sink.bytes, 0), "right");
   });
 });
 
@@ -451,6 +519,53 @@ describe("what an earlier download left", () => {
     assert.deepEqual([verified.level, resumedPieces], ["whole", 0]);
     assert.equal(contentOf(made.sink.bytes, 0), "right");
     assert.deepEqual(made.sink.restarts, [[]]);
+  });
+
+  it("is read before a piece of a parent is committed, where parents are asked about it", async () => {
+    const made = bench({ "a:1": honest() });
+    left(made, some, () => other);
+    const { sink } = made;
+    const open = sink.open.bind(sink);
+    let read = (): void => {};
+    const isRead = new Promise<void>((resolve) => {
+      read = resolve;
+    });
+    sink.open = async (layout) => {
+      const session = await open(layout);
+      return {
+        ...session,
+        read: async (...args) => {
+          await isRead;
+          return session.read(...args);
+        },
+      };
+    };
+    const fetched = rejectionOf(made.fetch());
+    for (let round = 0; round < 20; round++) await settle();
+    assert.ok(made.parents.asked.length > 0, "pieces come meanwhile");
+    assert.deepEqual(sink.committed, []);
+    read();
+    assert.equal((await fetched).code, "DigestMismatch");
+    assert.deepEqual(sink.committed, []);
+  });
+
+  it("that is all there is, is compared with a parent that has not announced yet what it has", async () => {
+    const outline: TaskOutline = { contentLength: right.length, pieceLength: PIECE, pieceCount: COUNT };
+    const made = bench(
+      { "a:1": honest() },
+      {
+        directory: {
+          ...directoryOf({}, outline),
+          async *sync(_addr, _id, { signal }) {
+            await until(signal).catch(() => {});
+          },
+        },
+      },
+    );
+    left(made, all, () => right);
+    assert.deepEqual((await made.fetch({ contentLength: undefined, pieceLength: undefined })).verified, {
+      level: "pieces",
+    });
   });
 
   it("that is all there is, with no parent to compare it, is reported as unverified by anything", async () => {
@@ -570,17 +685,44 @@ describe("the questions to parents", () => {
   it("that fail leave the pieces of their parent uncommitted, and it is asked again", async () => {
     let broken = 0;
     const made = bench({
-      "a:1": honest(),
+      "a:1": (request) => (request.number < 4 ? honest()(request) : new VortexError("NotFound", "not here")),
       // Loses the connection at its first two answers to a question: it has brought no piece yet.
       "b:1": (request) => {
-        if (made.parents.numbers("a:1").includes(request.number) && broken++ < 2) {
+        if (made.parents.numbers("a:1").includes(request.number) && request.number < 4 && broken++ < 2) {
           return new VortexError("ConnectionLost", "lost");
         }
         return honest()(request);
       },
     });
-    assert.deepEqual((await made.fetch()).verified, { level: "pieces" });
+    const { verified, parents } = await made.fetch();
+    assert.deepEqual(verified, { level: "pieces" });
     assert.equal(contentOf(made.sink.bytes, 0), "right");
+    assert.ok(broken > 2 && (parents[1]?.pieces ?? 0) >= COUNT - 4);
+  });
+
+  it("at the end wait a quarter of the stall timeout, as long as for a piece before another parent is asked", async () => {
+    const made = bench({ "a:1": honest() }, { settings: { stallTimeout: 20_000 } });
+    const real = made.parents.fetchPiece.bind(made.parents);
+    const waits: number[] = [];
+    made.parents.fetchPiece = (request, options) => {
+      waits.push((options as { readonly stallTimeout?: number }).stallTimeout ?? 0);
+      return real(request, options);
+    };
+    await made.fetch();
+    assert.deepEqual(waits, [...Array.from({ length: COUNT }, () => 20_000), 5000]);
+  });
+
+  it("at the end over gRPC come when all pieces are here: a whole message more is not held beside them", async () => {
+    const made = bench({ "a:1": honest() }, { speaksApi: true });
+    const real = made.parents.fetchPiece.bind(made.parents);
+    const committed: number[] = [];
+    let asked = 0;
+    made.parents.fetchPiece = (request, options) => {
+      if (asked++ === COUNT) committed.push(made.sink.committed.length);
+      return real(request, options);
+    };
+    await made.fetch();
+    assert.deepEqual([asked, committed], [COUNT + 1, [COUNT]]);
   });
 
   it("that stall hold up neither the pieces of others nor the end", async () => {

@@ -4,11 +4,13 @@ import fc from "fast-check";
 import { crc32Combine } from "../../src/digest/crc32-combine.ts";
 import { digestOf } from "../../src/digest/digest.ts";
 import { portableHashers } from "../../src/digest/hasher.ts";
+import { foundPieces } from "../../src/task/found-pieces.ts";
 import { TaskLayout } from "../../src/task/layout.ts";
 import { Meter } from "../../src/task/meter.ts";
 import { parentsOf } from "../../src/task/parents.ts";
 import { PieceBuffers } from "../../src/task/piece-buffers.ts";
-import type { SinkPart } from "../../src/task/sink.ts";
+import { PieceWrite } from "../../src/task/piece-write.ts";
+import type { SinkPart, SinkSession } from "../../src/task/sink.ts";
 import { ParentSlots, type SlotHolder } from "../../src/task/slots.ts";
 import { Tally } from "../../src/task/tally.ts";
 import { assertThrows } from "../support/failures.ts";
@@ -264,5 +266,40 @@ describe("the time left", () => {
     assert.equal(timeLeft(tally, 60_000, 500_000), undefined);
     for (let piece = 0; piece < 10; piece++) tally.add(100_000, false);
     assert.equal(timeLeft(tally, 60_000, 0), 0);
+  });
+});
+
+describe("the writing of one piece by two attempts", () => {
+  it("writes nothing of the loser after the winner's end", async () => {
+    const bytes = new Uint8Array(10);
+    const session = {
+      write: async (_number: number, position: number, chunk: Uint8Array) => bytes.set(chunk, position),
+    } as unknown as SinkSession;
+    const write = new PieceWrite(session, { number: 0, position: 0, length: 10 });
+    const [winner, loser] = [write.begin(), write.begin()];
+    await winner.write(new Uint8Array(10).fill(1));
+    await loser.write(new Uint8Array(5).fill(2));
+    await winner.finish();
+    winner.end();
+    // It had these in hand when it lost.
+    await loser.write(new Uint8Array(5).fill(2));
+    loser.end();
+    assert.deepEqual(bytes, new Uint8Array(10).fill(1));
+  });
+});
+
+describe("the pieces that an earlier download left", () => {
+  it("are each there once, the oldest, the newest and one between first; one that came again is as new as that", () => {
+    const layout = TaskLayout.known(
+      { taskId: "a1".repeat(32), kind: "standard" },
+      { contentLength: 100, pieceLength: 10 },
+    );
+    assert.ok(layout !== undefined);
+    const found = [1, 8, 2, 77, 5, 1, 3].map((number, at) => ({ number, digest: `crc32:${at}`, crc32: at }));
+    const session = { found } as unknown as SinkSession;
+    assert.deepEqual(
+      foundPieces({ layout, session }).map(({ number, crc32 }) => [number, crc32]),
+      [8, 3, 5, 2, 1].map((number) => [number, found.findLastIndex((piece) => piece.number === number)]),
+    );
   });
 });
