@@ -17,7 +17,10 @@ import { VortexError } from "../src/errors.ts";
 import { serverOptions } from "../src/server/configured.ts";
 import type { StorageServerOptions } from "../src/server/storage-server.ts";
 import type { ProtocolChoice } from "../src/transport/protocol.ts";
+import { storageError } from "./files/storage-error.ts";
 import { readText } from "./files/text.ts";
+import { nativeError } from "./native-error.ts";
+import { permissionError } from "./permission.ts";
 import { warnOnce } from "./warn-once.ts";
 
 /** A configuration in effect, and what it says to fetch and to serve with. */
@@ -94,8 +97,7 @@ function namedByEnvironment(): string | undefined {
   try {
     return process.env[configVariable];
   } catch (error) {
-    // Deno's permissions.
-    throw VortexError.from(error, "Unavailable", `${configVariable} cannot be read`);
+    throw nativeError(error, "Unavailable", `${configVariable} cannot be read`);
   }
 }
 
@@ -133,6 +135,9 @@ function understood<T>(file: string, parse: () => T): T {
   try {
     return parse();
   } catch (error) {
+    // The parser looks for variables of its own in the environment.
+    const denied = permissionError(error, `${file} cannot be read as YAML`);
+    if (denied !== undefined) throw denied;
     const reason = error instanceof Error ? error.message : String(error);
     throw new VortexError("InvalidArgument", `${file}:1: cannot be read as YAML: ${reason}`, { cause: error });
   }
@@ -206,7 +211,7 @@ async function readUpTo(most: number, path: string): Promise<Uint8Array> {
       length += bytesRead;
     }
   } catch (error) {
-    throw VortexError.from(error, "StorageFailed", `${path} cannot be read`);
+    throw storageError(error, `${path} cannot be read`);
   } finally {
     await file?.close();
   }

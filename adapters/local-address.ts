@@ -1,11 +1,13 @@
 import { networkInterfaces } from "node:os";
 import { VortexError } from "../src/errors.ts";
 import { type Address, formatAddress } from "../src/transport/address.ts";
+import { isGranted } from "./permission.ts";
 
-/** Whether `host` is an address of this machine, so that datagrams to it do not leave it. */
+/** Whether `host` is known to be an address of this machine, so that datagrams to it do not leave it. */
 export function isSameHost(host: string): boolean {
   const plain = plainAddress(host);
   if (isLoopback(plain)) return true;
+  if (!isGranted({ name: "sys", kind: "networkInterfaces" })) return false;
   return Object.values(networkInterfaces()).some((addresses) => addresses?.some(({ address }) => address === plain));
 }
 

@@ -1,4 +1,5 @@
 import { type ErrorCode, VortexError } from "../src/errors.ts";
+import { permissionError } from "./permission.ts";
 
 const codes: Record<string, ErrorCode> = {
   ECONNREFUSED: "ConnectionRefused",
@@ -26,16 +27,17 @@ const codes: Record<string, ErrorCode> = {
   ERR_STREAM_WRITE_AFTER_END: "Closed",
 };
 
-/** The one place where errors of node:net, node:dgram and node:dns become ours. Unknown ones get `fallback`. */
+/** Converts errors of node:net, node:dgram and node:dns. Unknown ones get `fallback`, refused permissions `PermissionDenied`. */
 export function nativeError(error: unknown, fallback: ErrorCode, what: string): VortexError {
-  return VortexError.from(error, codes[systemCode(error)] ?? fallback, what);
+  return permissionError(error, what) ?? VortexError.from(error, codes[systemCode(error)] ?? fallback, what);
 }
 
 /** As {@link nativeError}, for an address that could not be listened on. */
 export function listenError(error: unknown, addr: string): VortexError {
   const code = systemCode(error);
   const message = code === "EADDRINUSE" ? `${addr} is in use` : `cannot listen on ${addr}`;
-  return VortexError.from(error, code === "ENOTFOUND" ? "Unreachable" : "AddressInUse", message);
+  const denied = permissionError(error, `cannot listen on ${addr}`);
+  return denied ?? VortexError.from(error, code === "ENOTFOUND" ? "Unreachable" : "AddressInUse", message);
 }
 
 /** The code of a native error, such as `ECONNRESET`; empty when it has none. */

@@ -5,6 +5,7 @@ import { systemClock } from "../src/runtime.ts";
 import { type Address, formatAddress } from "../src/transport/address.ts";
 import { type AddressDial, dialAddresses } from "../src/transport/happy-eyeballs.ts";
 import { nativeError } from "./native-error.ts";
+import { isGranted } from "./permission.ts";
 
 /**
  * Finds the IP addresses of a host name, the best one first (RFC 6724). `port` is the one to dial.
@@ -76,7 +77,13 @@ export async function resolveHost(
  */
 export const systemResolver: Resolver = async (host, port) => {
   if (!isPermitted(host, port)) return [host];
-  const addresses = await new Promise<string[]>((resolve, reject) => {
+  const addresses = await lookupAll(host, port);
+  return addresses.every((address) => isPermitted(address, port)) ? addresses : [host];
+};
+
+/** Asks getaddrinfo of the system, whether or not the program may use the addresses. */
+export const lookupAll: Resolver = (host, port) =>
+  new Promise((resolve, reject) => {
     // Deno asks for the permission of the port with the name; others do not look at the port.
     const options: LookupAllOptions & { readonly port: number } = { all: true, verbatim: true, port };
     lookup(host, options, (error, found) => {
@@ -84,18 +91,7 @@ export const systemResolver: Resolver = async (host, port) => {
       else reject(error);
     });
   });
-  return addresses.every((address) => isPermitted(address, port)) ? addresses : [host];
-};
-
-/** The part of Deno's API that tells what a program may do. */
-interface DenoPermissions {
-  querySync(descriptor: { readonly name: "net"; readonly host: string }): { readonly state: string };
-}
 
 function isPermitted(host: string, port: number): boolean {
-  const { Deno: deno } = globalThis as { readonly Deno?: { readonly permissions: DenoPermissions } };
-  return (
-    deno === undefined ||
-    deno.permissions.querySync({ name: "net", host: formatAddress({ host, port }) }).state === "granted"
-  );
+  return isGranted({ name: "net", host: formatAddress({ host, port }) });
 }

@@ -21,6 +21,8 @@ export type ErrorCode =
   | "Unavailable"
   /** The downloader, client, server or stream was used after it had been closed on this side. */
   | "Closed"
+  /** The runtime's permissions do not allow the operation; the message names the flag that does. */
+  | "PermissionDenied"
 
   /** Bytes that are no Vortex packet. */
   | "InvalidPacket"
@@ -90,6 +92,7 @@ const kinds: Record<ErrorCode, ErrorKind> = {
   InvalidArgument: "misuse",
   Unavailable: "misuse",
   Closed: "misuse",
+  PermissionDenied: "misuse",
   InvalidPacket: "peer",
   InvalidLength: "peer",
   InvalidUtf8: "peer",

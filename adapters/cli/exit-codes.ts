@@ -7,7 +7,7 @@ export const exitCodeTable: string = [
   "Exit codes:",
   "    0  done",
   "    1  failed for a reason that is not listed here",
-  "    2  a wrong option or value, or something that this platform does not have",
+  "    2  a wrong option or value, or something that this platform or its permissions do not have",
   "    3  the peer does not have the piece, or answered with another error",
   "    4  no connection, or it was lost: refused, unreachable, TLS; an address to serve at is in use",
   "    5  a timeout passed",

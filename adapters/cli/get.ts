@@ -129,7 +129,7 @@ function requestOf(options: GetOptions): TaskRequest {
   return {
     taskId,
     kind,
-    hostId,
+    hostId: hostId(),
     parents,
     ...(contentLength !== undefined && { contentLength }),
     ...(pieceLength !== undefined && { pieceLength }),

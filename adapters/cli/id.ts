@@ -4,6 +4,8 @@ import type { Command } from "commander";
 import * as v from "valibot";
 import { VortexError } from "../../src/errors.ts";
 import * as ids from "../../src/ids.ts";
+import { storageError } from "../files/storage-error.ts";
+import { nativeError } from "../native-error.ts";
 import { nativeHashers } from "../native-hashers.ts";
 import { type CliEnvironment, writeLine } from "./terminal.ts";
 import { flag, ipAddress, parseOptions, size, text } from "./values.ts";
@@ -144,7 +146,7 @@ const hostSchema = v.object({ ip: ipAddress, hostname: v.optional(text), seed: f
 
 function addHost(command: Command, environment: CliEnvironment): void {
   addHostOptions(command.command("host").description("id of a host")).action((commandLine: unknown) => {
-    const { json, hostname: name = hostname(), ...rest } = parseOptions(hostSchema, commandLine);
+    const { json, hostname: name = ownName(), ...rest } = parseOptions(hostSchema, commandLine);
     return print({ hostId: ids.hostId({ ...rest, hostname: name }) }, { json }, environment);
   });
 }
@@ -152,7 +154,7 @@ function addHost(command: Command, environment: CliEnvironment): void {
 function addPeer(command: Command, environment: CliEnvironment): void {
   addHostOptions(command.command("peer").description("a new id of a host's part in a task")).action(
     (commandLine: unknown) => {
-      const { json, hostname: name = hostname(), ...rest } = parseOptions(hostSchema, commandLine);
+      const { json, hostname: name = ownName(), ...rest } = parseOptions(hostSchema, commandLine);
       return print({ peerId: ids.peerId({ ...rest, hostname: name }) }, { json }, environment);
     },
   );
@@ -164,6 +166,15 @@ function addHostOptions(command: Command): Command {
     .option("--hostname <name>", "name of the host (default: this host's)")
     .option("--seed", "the host is a seed peer")
     .option(...json);
+}
+
+/** @throws `PermissionDenied` */
+function ownName(): string {
+  try {
+    return hostname();
+  } catch (error) {
+    throw nativeError(error, "Unavailable", "--hostname: the name of this host cannot be read");
+  }
 }
 
 /** The id alone, or with what it is of. */
@@ -186,7 +197,7 @@ async function* contentOf(file: string, { openStdin, signal }: CliEnvironment): 
       yield chunk;
     }
   } catch (error) {
-    throw VortexError.from(error, "StorageFailed", `${file === "-" ? "standard input" : file} cannot be read`);
+    throw storageError(error, `${file === "-" ? "standard input" : file} cannot be read`);
   }
 }
 

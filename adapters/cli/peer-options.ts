@@ -1,4 +1,3 @@
-import { hostname } from "node:os";
 import { type Command, Option } from "commander";
 import * as v from "valibot";
 import type { CreateDownloaderOptions } from "../../src/client/factory.ts";
@@ -7,6 +6,7 @@ import { type PieceKind, pieceKinds } from "../../src/piece.ts";
 import { type ProtocolChoice, protocolChoices } from "../../src/transport/protocol.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import { readText } from "../files/text.ts";
+import { hostName } from "../host-name.ts";
 import { addConfigOption, type ConfigFlags, configEntries } from "./effective.ts";
 import { duration, fingerprint, flag, pieceKind, protocol, taskId, text, type Value } from "./values.ts";
 
@@ -85,8 +85,10 @@ export const fetchEntries: Entries<FetchFlags> = {
   stallTimeout: v.optional(duration),
 };
 
-/** What asking hosts are called over gRPC. */
-export const hostId: string = hostname();
+/** Returns what peers are told as the id of the asking host: its name, and a word where the runtime keeps that secret. */
+export function hostId(): string {
+  return hostName() ?? "vortex-peer";
+}
 
 /** How peers are authenticated: when they are asked for pieces, and when they are asked over the Dragonfly API. */
 export interface PeerTls {

@@ -48,7 +48,7 @@ async function fetchPiece(commandLine: unknown, environment: CliEnvironment): Pr
   const fill = async (write: Write): Promise<void> => {
     const tls = await peerTls(options, how);
     await using downloader = (await environment.loadFace()).createDownloader({ ...how, ...tls });
-    const request = { addr, hostId, taskId, kind, number, ...(range && { range }) };
+    const request = { addr, hostId: hostId(), taskId, kind, number, ...(range && { range }) };
     const piece = await downloader.downloadPiece(request, { signal: environment.signal }).catch((error: unknown) => {
       throw inOptions(VortexError.from(error, "Internal"), range, "piece");
     });

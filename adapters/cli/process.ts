@@ -1,5 +1,6 @@
 import process from "node:process";
 import { isatty } from "node:tty";
+import { isGranted } from "../permission.ts";
 import { endingSignals, interruption } from "./exit-codes.ts";
 import type { CliFace } from "./face.ts";
 import { runCli } from "./program.ts";
@@ -7,7 +8,7 @@ import { type CliEnvironment, guarded } from "./terminal.ts";
 
 /** Runs the command as this process, with the process's own words, streams and signals, and ends the process. */
 export async function runProcess(loadFace: () => Promise<CliFace>): Promise<never> {
-  const { env } = process;
+  const env = grantedEnvironment();
   const { stdout, stderr } = standardStreams();
   const signal = endingSignal();
   const openStdin = () => process.stdin;
@@ -16,6 +17,17 @@ export async function runProcess(loadFace: () => Promise<CliFace>): Promise<neve
   // What has been written to a pipe may not have left yet.
   for (const output of [stdout, stderr]) await new Promise<void>((resolve) => output.write("", () => resolve()));
   process.exit(code);
+}
+
+/** The environment, in which a variable that may not be read without asking the user is not set. */
+function grantedEnvironment(): CliEnvironment["env"] {
+  const readable = (variable: string | symbol): variable is string =>
+    typeof variable === "string" && isGranted({ name: "env", variable });
+  // Not a proxy of the environment itself: the engine would look into that too.
+  return new Proxy<Record<string, string | undefined>>(
+    {},
+    { get: (_, variable) => (readable(variable) ? process.env[variable] : undefined) },
+  );
 }
 
 function standardStreams(): Pick<CliEnvironment, "stdout" | "stderr"> {

@@ -59,6 +59,9 @@ export async function runCli(args: readonly string[], environment: CliEnvironmen
         printed.catch(ignore);
       },
       writeErr: (text) => stderr.write(text),
+      // Nothing is coloured; commander would read the environment for it.
+      getOutHasColors: () => false,
+      getErrHasColors: () => false,
       // Told below, as everything that fails is.
       outputError: ignore,
     })

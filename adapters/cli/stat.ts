@@ -68,7 +68,7 @@ async function statTask(commandLine: unknown, environment: CliEnvironment): Prom
     ...(how.connectTimeout !== undefined && { connectTimeout: how.connectTimeout }),
     ...(how.stallTimeout !== undefined && { stallTimeout: how.stallTimeout }),
   });
-  const outline = await directory.stat(peer, taskId, { signal, hostId, kind });
+  const outline = await directory.stat(peer, taskId, { signal, hostId: hostId(), kind });
   const holding = await listen(directory, outline, options, signal, clock);
   const lines = options.json ? [asJson(outline, holding, options)] : asText(outline, holding, options);
   for (const line of lines) await writeLine(stdout, line, signal);
@@ -91,7 +91,7 @@ async function listen(
   // The first answer may take a while; after it, those of pieces that are there follow at once.
   let timer = clock.setTimer(isQuiet, FIRST * patience);
   try {
-    for await (const { number } of directory.sync(peer, taskId, { signal: both, hostId, kind, numbers })) {
+    for await (const { number } of directory.sync(peer, taskId, { signal: both, hostId: hostId(), kind, numbers })) {
       found.add(number);
       timer.cancel();
       timer = clock.setTimer(isQuiet, patience);

@@ -5,6 +5,7 @@ import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import { type CloseInfo, type Connection, type DialOptions, StreamCode } from "../../src/transport/transport.ts";
 import { Guard } from "../guard.ts";
 import { splitZone } from "../local-address.ts";
+import { permissionError } from "../permission.ts";
 import { dialHost, type Resolver } from "../resolve.ts";
 import { authoritiesOf, identityOf, pinsOf, STOCK_NAME } from "../tls.ts";
 import { DenoQuicConnection } from "./connection.ts";
@@ -129,7 +130,8 @@ export class DenoQuicDialler {
       });
     } catch (error) {
       if (endpoint !== undefined) release(endpoint);
-      throw VortexError.from(error, "Unreachable", `cannot dial ${addr}`, addr);
+      const what = `cannot dial ${addr}`;
+      throw permissionError(error, what) ?? VortexError.from(error, "Unreachable", what, addr);
     }
     if (!(attempt instanceof Promise)) return this.#early(attempt, remote, key, trust, signal);
     let native: NativeConn;

@@ -1,4 +1,4 @@
-import { VortexError } from "../../src/errors.ts";
+import { nativeError } from "../native-error.ts";
 import { afterFirstFlight, collectSocketsSoon, type DenoQuic, type NativeEndpoint } from "./native.ts";
 
 /** Sockets without a connection that are kept, for the sessions of their peers. */
@@ -35,7 +35,7 @@ export class ClientEndpoints {
       return new this.#quic.QuicEndpoint({ hostname: family === 4 ? "0.0.0.0" : "::", port: 0 });
     } catch (error) {
       if (error instanceof Error && error.name === "NotCapable") return undefined;
-      throw VortexError.from(error, "Unreachable", "there is no UDP socket to be had");
+      throw nativeError(error, "Unreachable", "there is no UDP socket to be had");
     }
   }
 

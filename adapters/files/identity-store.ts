@@ -6,7 +6,7 @@ import { VortexError } from "../../src/errors.ts";
 import type { IdentityStore, TlsIdentity } from "../../src/transport/tls.ts";
 import { requireIdentity } from "../tls.ts";
 import { replaceFile } from "./replace-file.ts";
-import { codeOf } from "./storage-error.ts";
+import { codeOf, storageError } from "./storage-error.ts";
 
 /** Greatest length of a file that is read as an identity, in bytes; a long chain with its key has some 20 KiB. */
 const MAX_LENGTH = 1024 * 1024;
@@ -48,7 +48,7 @@ async function put(
     await writeDurably(temporary, `${key.trim()}\n${cert.trim()}\n`);
     await place(temporary);
   } catch (error) {
-    throw VortexError.from(error, "StorageFailed", `the certificate cannot be kept in ${path}`);
+    throw storageError(error, `the certificate cannot be kept in ${path}`);
   } finally {
     await rm(temporary, { force: true }).catch(() => {});
   }
@@ -73,7 +73,7 @@ async function readIfThere(path: string): Promise<string | undefined> {
     if (pem.length <= MAX_LENGTH) return pem;
   } catch (error) {
     if (codeOf(error) === "ENOENT") return undefined;
-    throw VortexError.from(error, "StorageFailed", `the kept certificate ${path} cannot be read`);
+    throw storageError(error, `the kept certificate ${path} cannot be read`);
   }
   throw new VortexError("StorageFailed", `${path} is too long for a certificate and its key`);
 }

@@ -1,4 +1,5 @@
 import { VortexError } from "../../src/errors.ts";
+import { permissionError } from "../permission.ts";
 
 const causes: Record<string, string> = {
   ENOSPC: "no space is left on the device",
@@ -18,9 +19,11 @@ const causes: Record<string, string> = {
   ELOOP: "symbolic links lead in a circle",
 };
 
-/** The `StorageFailed` of a file operation, in words; `what` says what could not be done. */
+/** The `StorageFailed` of a file operation, in words, or its `PermissionDenied`; `what` says what could not be done. */
 export function storageError(error: unknown, what: string): VortexError {
   if (error instanceof VortexError) return error;
+  const denied = permissionError(error, what);
+  if (denied !== undefined) return denied;
   const why = causes[codeOf(error)];
   if (why === undefined) return VortexError.from(error, "StorageFailed", what);
   return new VortexError("StorageFailed", `${what}: ${why}`, { cause: error });

@@ -16,6 +16,7 @@ import {
 } from "../../src/piece.ts";
 import type { PieceStore, StoredPiece, StoredPieceRequest, StoredTask } from "../../src/server/store.ts";
 import { nativeHashers } from "../native-hashers.ts";
+import { storageError } from "./storage-error.ts";
 
 /** Bytes in a chunk that is handed to a transport; each has a checksum of its own, from the first byte of its piece on. */
 const CHUNK = 512 * 1024;
@@ -329,7 +330,7 @@ async function openRegular(path: string): Promise<FileHandle> {
     }
     return await open(path, "r");
   } catch (error) {
-    throw VortexError.from(error, "StorageFailed", `${path} cannot be opened`);
+    throw storageError(error, `${path} cannot be opened`);
   }
 }
 
@@ -369,7 +370,7 @@ async function stampOf(handle: FileHandle, path: string): Promise<Stamp> {
   try {
     return await handle.stat({ bigint: true });
   } catch (error) {
-    throw VortexError.from(error, "StorageFailed", `${path} cannot be read`);
+    throw storageError(error, `${path} cannot be read`);
   }
 }
 
@@ -384,7 +385,7 @@ async function readAt(
   for (let filled = 0; filled < length; ) {
     const { bytesRead } = await handle
       .read(buffer, filled, length - filled, position + filled)
-      .catch((error: unknown) => Promise.reject(VortexError.from(error, "StorageFailed", `${path} cannot be read`)));
+      .catch((error: unknown) => Promise.reject(storageError(error, `${path} cannot be read`)));
     if (bytesRead === 0) {
       throw new VortexError("StorageFailed", `${path} ends at byte ${position + filled}: it was cut while being read`);
     }

@@ -1,11 +1,11 @@
 import { readFile } from "node:fs/promises";
-import { VortexError } from "../../src/errors.ts";
+import { storageError } from "./storage-error.ts";
 
 /** A small file's text. Rejects with `StorageFailed`. */
 export async function readText(path: string): Promise<string> {
   try {
     return await readFile(path, "utf8");
   } catch (error) {
-    throw VortexError.from(error, "StorageFailed", `${path} cannot be read`);
+    throw storageError(error, `${path} cannot be read`);
   }
 }

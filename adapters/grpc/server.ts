@@ -25,7 +25,7 @@ import type { TlsIdentity, TlsServerOptions } from "../../src/transport/tls.ts";
 import type { ListenerCounters } from "../../src/transport/transport.ts";
 import { keepAccepting } from "../accepting.ts";
 import { Guard } from "../guard.ts";
-import { listenError } from "../native-error.ts";
+import { listenOn } from "../listening.ts";
 import { authoritiesOf, fingerprintOf, requireIdentity, serverIdentity } from "../tls.ts";
 import { guardSession, guardStream } from "./session-guard.ts";
 
@@ -90,11 +90,7 @@ export async function grpcServer(
           handshakeTimeout: settings.requestTimeout,
         });
   server.maxConnections = settings.maxConnections + NEWCOMERS;
-  await new Promise<void>((resolve, reject) => {
-    const onError = new Guard({ end: reject }).wrap((error: Error) => reject(listenError(error, formatAddress(local))));
-    server.once("error", onError);
-    server.listen({ host: local.host, port: local.port }, resolve);
-  });
+  await listenOn(server, local);
   return new GrpcServer(server, local, grpcHandlers(store, settings, serving), settings, secure);
 }
 

@@ -16,8 +16,9 @@ import {
 import { keepAccepting } from "../accepting.ts";
 import { DialledPeer } from "../dialled-peer.ts";
 import { Guard } from "../guard.ts";
+import { listenOn } from "../listening.ts";
 import { requireDiallable } from "../local-address.ts";
-import { listenError, nativeError } from "../native-error.ts";
+import { nativeError } from "../native-error.ts";
 import { dialHost, type Resolver } from "../resolve.ts";
 import { ReadBuffer } from "./read-buffer.ts";
 import { READ_AHEAD, SocketStream } from "./stream.ts";
@@ -61,11 +62,7 @@ export function tcpTransportWith(resolver: Resolver | undefined): Transport {
 async function listenTcp(local: Address, options: ListenOptions = {}): Promise<Listener> {
   const server = createServer({ allowHalfOpen: true, noDelay: true, keepAlive: true, highWaterMark: READ_AHEAD });
   server.maxConnections = options.maxConnections ?? DEFAULT_MAX_CONNECTIONS;
-  await new Promise<void>((resolve, reject) => {
-    const onError = new Guard({ end: reject }).wrap((error: Error) => reject(listenError(error, formatAddress(local))));
-    server.once("error", onError);
-    server.listen({ host: local.host, port: local.port }, resolve);
-  });
+  await listenOn(server, local);
   return new TcpListener(server, local, options.onError);
 }
 

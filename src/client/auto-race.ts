@@ -81,6 +81,8 @@ function failuresOf(setbacks: readonly Setback<Protocol>[]): Failure[] {
 export function isAnswer({ code, kind }: VortexError): boolean {
   switch (code) {
     case "Unavailable":
+    // Of one port, and another protocol has another.
+    case "PermissionDenied":
     case "RemoteUnimplemented":
       return false;
     case "HandshakeFailed":

@@ -26,6 +26,8 @@ const byCode: Partial<Record<ErrorCode, Verdict>> = {
   HandshakeFailed: "out",
   // The runtime lacks the protocol; another route may take another one.
   Unavailable: "out",
+  // Permissions may allow one address and not another.
+  PermissionDenied: "out",
   // What one parent announced or answered may have brought it about: an address that is none, or a fault of this library. Where it
   // has not, all parents end so, and the task with that code.
   InvalidArgument: "later",

@@ -645,7 +645,7 @@ describe("vortex-peer serve", () => {
     inTempDir(async (dir) => {
       const missing = await run(new MemoryFace(), ["serve", join(dir, "missing")]);
       assert.equal(missing.code, 7);
-      assert.match(missing.err, /^vortex-peer: StorageFailed: .*ENOENT.*\n$/);
+      assert.match(missing.err, /^vortex-peer: StorageFailed: .*: there is no such file or directory\n$/);
       await writeFile(join(dir, "file"), "");
       const face = new MemoryFace();
       const serving = await serve(face, [join(dir, "file")]);

@@ -11,7 +11,7 @@ import {
 
 // Written out once more, so that a code that changes its kind is noticed: callers decide by it whether to try again.
 const codes: Record<ErrorKind, readonly ErrorCode[]> = {
-  misuse: ["InvalidArgument", "Unavailable", "Closed"],
+  misuse: ["InvalidArgument", "Unavailable", "Closed", "PermissionDenied"],
   peer: [
     "InvalidPacket",
     "InvalidLength",

@@ -243,7 +243,7 @@ describe("a lock's heartbeat", () => {
     }));
 });
 
-describe("a lock's pid, in one pid namespace of one boot,", { skip: noPids !== "" && noPids }, () => {
+describe(`a lock's pid, in one pid namespace of one boot,${noPids}`, { skip: noPids !== "" }, () => {
   it("holds for as long as the process runs, heartbeats or not", () =>
     withLock(async (path) => {
       const child = spawn("sleep", ["1000"], { stdio: "ignore" });

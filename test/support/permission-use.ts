@@ -1,0 +1,51 @@
+/** One use of the library, for tests of permissions: `permission-use.ts USE ARGUMENT`. Prints `done`, or the code and message of a failure. */
+import process from "node:process";
+import { loadConfig } from "../../adapters/config-file.ts";
+import { faceOf } from "../../adapters/face.ts";
+import { fileIdentityStore } from "../../adapters/files/identity-store.ts";
+import { fileSink } from "../../adapters/files/sink.ts";
+import { FilePieceStore } from "../../adapters/files/store.ts";
+import { selfSigned } from "../../adapters/tls.ts";
+import { VortexError } from "../../src/errors.ts";
+import type { TaskRequest } from "../../src/task/task.ts";
+
+const face = faceOf(() => Promise.reject(new Error("no QUIC here")));
+
+const uses: Readonly<Record<string, (argument: string) => Promise<unknown>>> = {
+  async fileSink(argument) {
+    const { request, path } = JSON.parse(argument) as { readonly request: TaskRequest; readonly path: string };
+    await using downloader = face.createDownloader({ protocol: "tcp" });
+    await downloader.downloadTask(request, { to: fileSink(path) }).done;
+  },
+  async openSink(path) {
+    const lengths = { contentLength: 1, pieceLength: 1, longestPiece: 1, start: 0, length: 1 };
+    const layout = { taskId: "a", kind: "standard", ...lengths, part: () => undefined } as const;
+    const session = await fileSink(path).open(layout, {
+      signal: new AbortController().signal,
+      onRoom() {},
+      onFailure() {},
+    });
+    await session.abort(new VortexError("Aborted", "enough"));
+  },
+  async fileStore(path) {
+    await using store = new FilePieceStore();
+    await store.addFile(path);
+  },
+  async listen(address) {
+    const [host = "", port = ""] = address.split(" ");
+    await using store = new FilePieceStore();
+    const server = await face.startServer({ store, host, tcp: { port: Number(port) } });
+    await server.close();
+  },
+  identity: async (path) => fileIdentityStore(path).save(await selfSigned()),
+  loadConfig: (path) => loadConfig(path || undefined),
+};
+
+const [use = "", argument = ""] = process.argv.slice(2);
+try {
+  await uses[use]?.(argument);
+  console.log("done");
+} catch (error) {
+  const { code, message } = VortexError.from(error, "Internal");
+  console.log(`${code}: ${message}`);
+}
