@@ -51,7 +51,9 @@ export function checkCertificate(chain: readonly Uint8Array[] | null, options: T
     const found = createHash("sha256").update(leaf).digest("hex");
     if (pins.includes(found)) return;
     const spelled = found.toUpperCase().replaceAll(/..(?=.)/g, "$&:");
-    const message = `the certificate of the peer has fingerprint ${spelled}, which is not pinned`;
+    const message =
+      `the certificate of the peer has fingerprint ${spelled}, which is not pinned; ` +
+      "if it is the right peer, add that to tls.fingerprints";
     throw new VortexError("HandshakeFailed", message);
   }
   const fault = certificateFault(leaf, options, host);

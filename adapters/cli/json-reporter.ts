@@ -1,6 +1,7 @@
 import type { ProtocolEvent } from "../../src/client/auto-downloader.ts";
 import { VortexError } from "../../src/errors.ts";
 import type { TaskEvent, TaskProgress, TaskReport } from "../../src/task/task.ts";
+import { inFlags } from "./flag-words.ts";
 import type { Reporter } from "./reporter.ts";
 import { jsonLine, type TextOutput, writeLine } from "./terminal.ts";
 
@@ -72,10 +73,11 @@ export function failedLine(error: VortexError, exitCode: number): string {
   return jsonLine({ type: "failed", ...describe(error), exitCode });
 }
 
-function withErrors(_key: string, value: unknown): unknown {
+function withErrors(key: string, value: unknown): unknown {
+  if (key === "reason" && typeof value === "string") return inFlags(value);
   return value instanceof VortexError ? describe(value) : value;
 }
 
 function describe({ code, kind, message, addr }: VortexError): object {
-  return { code, kind, message, addr };
+  return { code, kind, message: inFlags(message), addr };
 }

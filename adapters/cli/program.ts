@@ -9,6 +9,7 @@ import { addIdCommand } from "./id.ts";
 import { failedLine } from "./json-reporter.ts";
 import { jsonOutput, targetOf } from "./output.ts";
 import { addPieceCommand } from "./piece.ts";
+import { failureText } from "./progress.ts";
 import { addServeCommand } from "./serve.ts";
 import { addStatCommand } from "./stat.ts";
 import {
@@ -106,8 +107,8 @@ export async function runCli(args: readonly string[], environment: CliEnvironmen
   }
 }
 
-function linesOf(error: unknown, { code, message }: VortexError): string[] {
-  return error instanceof ConfigFailure ? message.split("\n") : [`vortex-peer: ${code}: ${message}`];
+function linesOf(error: unknown, failure: VortexError): string[] {
+  return error instanceof ConfigFailure ? failure.message.split("\n") : [`vortex-peer: ${failureText(failure)}`];
 }
 
 /** The stream for JSON where `--json` is given, be the rest of the command line right or wrong. */

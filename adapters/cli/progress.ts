@@ -1,6 +1,7 @@
 /** How far a download is, and how it went, in words: pure functions of what the task engine tells. */
 import { oneLine, type VortexError } from "../../src/errors.ts";
 import type { ParentProgress, ParentState, TaskProgress, TaskReport, Verified } from "../../src/task/task.ts";
+import { inFlags } from "./flag-words.ts";
 import { formatBytes, formatRate, formatShare, formatTime, percentOf } from "./format.ts";
 
 /** Characters of the bar, without its brackets. */
@@ -61,7 +62,7 @@ function verifiedText(verified: Verified): string {
 
 /** What failed, with its code, on one line. */
 export function failureText({ code, message }: VortexError): string {
-  return `${code}: ${oneLine(message)}`;
+  return `${code}: ${oneLine(inFlags(message))}`;
 }
 
 /** `1 parent`, `2 parents`. */

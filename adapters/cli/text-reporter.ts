@@ -2,6 +2,7 @@ import type { ProtocolEvent } from "../../src/client/auto-downloader.ts";
 import { oneLine } from "../../src/errors.ts";
 import type { TaskEvent, TaskProgress, TaskReport } from "../../src/task/task.ts";
 import type { Protocol } from "../../src/transport/protocol.ts";
+import { inFlags } from "./flag-words.ts";
 import { failureText, progressBar, progressText, summaryText } from "./progress.ts";
 import type { Reporter } from "./reporter.ts";
 import { StatusLine } from "./status-line.ts";
@@ -50,7 +51,7 @@ export class TextReporter implements Reporter {
   }
 
   protocol({ addr, protocol, reason }: ProtocolEvent): void {
-    if (this.#options.verbose) this.#write(`${addr} is asked over ${protocol}: ${oneLine(reason)}`);
+    if (this.#options.verbose) this.#write(`${addr} is asked over ${protocol}: ${oneLine(inFlags(reason))}`);
   }
 
   async done(report: TaskReport): Promise<void> {

@@ -8,7 +8,7 @@ import {
   type ProtocolPorts,
 } from "../transport/peer-address.ts";
 import type { LeftOutProtocol, Protocol } from "../transport/protocol.ts";
-import { isAnswer, raceProtocols } from "./auto-race.ts";
+import { isAnswer, type PeerTrust, raceProtocols } from "./auto-race.ts";
 import { ProtocolTelemetry } from "./auto-telemetry.ts";
 import { type ProtocolVerdict, ProtocolVerdicts } from "./auto-verdicts.ts";
 import type { CallOptions, Downloader, DownloaderSettings, PieceRequest } from "./downloader.ts";
@@ -61,6 +61,7 @@ export interface AutoContext {
   /** Makes the downloader of one protocol, when it is first needed. */
   readonly downloader: (protocol: Protocol, settings: DownloaderSettings) => ProtocolDownloader;
   readonly ports: ProtocolPorts;
+  readonly trust: PeerTrust;
   readonly delay: number;
   readonly expiry: number;
   readonly onProtocol: ((event: ProtocolEvent) => void) | undefined;
@@ -112,7 +113,7 @@ export class AutoDownloader {
           return await this.#ask(peer, verdict, request, options);
         } catch (error) {
           const failure = VortexError.from(error, "Internal");
-          if (!saysElsewhere(failure) || ++changes > MOST_CHANGES) throw failure;
+          if (!saysElsewhere(failure, this.#context.trust) || ++changes > MOST_CHANGES) throw failure;
           this.#verdicts.failed(peer.key, verdict.protocol);
           continue;
         }
@@ -174,6 +175,7 @@ export class AutoDownloader {
         clock: this.#settings.runtime.clock,
         signal: options.signal,
         addr: peer.name,
+        trust: this.#context.trust,
         run: (candidate, signal, why) => {
           const signals = options.signal === undefined ? signal : AbortSignal.any([options.signal, signal]);
           return this.#ask(peer, { protocol: candidate, reason: why }, request, { ...options, signal: signals });
@@ -296,8 +298,8 @@ function addressIn(key: string, protocol: Protocol): string {
 }
 
 /** Whether a failure over a protocol that had worked means that another one may work now. */
-function saysElsewhere(error: VortexError): boolean {
-  if (isAnswer(error) || error.kind === "peer") return false;
+function saysElsewhere(error: VortexError, trust: PeerTrust): boolean {
+  if (isAnswer(error, trust) || error.kind === "peer") return false;
   // The time of the caller is over, or the peer did not want this one request.
   return !["Stalled", "PieceTimeout", "StreamReset"].includes(error.code);
 }

@@ -16,6 +16,8 @@ export interface RaceOptions<T> {
   readonly signal: AbortSignal | undefined;
   /** The peer, for messages. */
   readonly addr: string;
+  /** Decides which errors are an answer, see {@link isAnswer}. */
+  readonly trust: PeerTrust;
   /** Begins a candidate. What it resolves with after its signal fired goes to `discard`. */
   run(protocol: Protocol, signal: AbortSignal, reason: string): Promise<T>;
   /** Gives up a result that came too late. */
@@ -38,7 +40,7 @@ export interface RaceResult<T> {
  * aborted. Rejects when none works, or as the signal says.
  */
 export async function raceProtocols<T>(options: RaceOptions<T>): Promise<RaceResult<T>> {
-  const { candidates, leftOut, delay, clock, signal, addr } = options;
+  const { candidates, leftOut, delay, clock, signal, addr, trust } = options;
   const reasonAfter = (setbacks: readonly Setback<Protocol>[]): string => {
     const waited = setbacks.flatMap(({ candidate, error }) =>
       error ? [] : [`${candidate} had not answered within ${delay} ms`],
@@ -56,7 +58,7 @@ export async function raceProtocols<T>(options: RaceOptions<T>): Promise<RaceRes
         : new VortexError("Aborted", `a request to ${addr} was aborted`, { cause: reason, addr }),
     beatenBy: (protocol) => new VortexError("Aborted", `${protocol} answered first`, { addr }),
     run: (protocol, own, setbacks) => options.run(protocol, own, reasonAfter(setbacks)),
-    isFinal: isAnswer,
+    isFinal: (error) => isAnswer(error, trust),
     discard: (result) => options.discard(result),
     onLost: (protocol) => options.lost(protocol),
   });
@@ -75,10 +77,14 @@ function failuresOf(setbacks: readonly Setback<Protocol>[]): Failure[] {
 }
 
 /**
- * Whether a failure is the peer's answer, or ours to the caller, and so another protocol would not help. A certificate that
- * is not accepted is one: whoever is on the path could otherwise have content in the clear.
+ * What a certificate decides. `named`: the caller says whom to trust, so a peer that fails the check is
+ * not asked over another protocol. `unnamed`: TCP without a certificate is good enough, and so a failed
+ * check is a reason to take it.
  */
-export function isAnswer({ code, kind }: VortexError): boolean {
+export type PeerTrust = "named" | "unnamed";
+
+/** Returns true for an answer of the peer, or of this side to the caller, which no other protocol would change. */
+export function isAnswer({ code, kind }: VortexError, trust: PeerTrust): boolean {
   switch (code) {
     case "Unavailable":
     // Of one port, and another protocol has another.
@@ -86,7 +92,7 @@ export function isAnswer({ code, kind }: VortexError): boolean {
     case "RemoteUnimplemented":
       return false;
     case "HandshakeFailed":
-      return true;
+      return trust === "named";
     // Over TCP nothing but the answer tells whether the peer speaks Vortex.
     case "InvalidPacket":
     case "InvalidLength":

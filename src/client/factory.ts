@@ -35,7 +35,8 @@ export interface CreateDownloaderOptions extends DownloaderOptions {
    * to trust, `tcp` is `InvalidArgument`.
    *
    * With `auto` and `hybrid`, where this says whom to trust (`ca`, `fingerprints`, `cert`), TCP is not used, and gRPC over TLS
-   * only; else gRPC goes by `apiTls`. A certificate that is not accepted is never a reason to take another protocol.
+   * only; `auto` then takes no other protocol when a certificate is not accepted. Else gRPC goes by `apiTls`, and a certificate
+   * that is not accepted leads to the next protocol.
    */
   readonly tls?: TlsClientOptions;
   /**
@@ -151,6 +152,7 @@ function piecesOf(
         return pieceDownloader(protocol, options, quicOnly(bindings), own);
       },
       ports,
+      trust: trusting ? "unnamed" : "named",
       delay,
       expiry,
       onProtocol,

@@ -11,6 +11,7 @@ import { faceOf } from "../../adapters/face.ts";
 import { nativeHashers } from "../../adapters/native-hashers.ts";
 import { digestOf } from "../../src/digest/digest.ts";
 import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import type { ParentProgress } from "../../src/task/task.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import type { Protocol } from "../../src/transport/protocol.ts";
 import { joined, seededBytes } from "../support/random.ts";
@@ -463,6 +464,35 @@ describe("vortex-peer in processes", () => {
     }),
   );
 
+  it("is fetched from by auto and hybrid with a pinned certificate, and without one over TCP", patience, () =>
+    inTempDir(async (dir) => {
+      const source = join(dir, "source");
+      await writeFile(source, seededBytes(8, 1000));
+      await using peer = await serve(source);
+      const each = served.map((protocol) => `${protocol}=${peer.addresses[protocol]}`).join(",");
+      const leftOutOf = served.includes("quic")
+        ? [[[], "quic"] as const, [["--fingerprint", peer.fingerprint ?? ""], "tcp"] as const]
+        : [[[], undefined] as const];
+      for (const protocol of ["auto", "hybrid"]) {
+        const get = ["get", "--peer", each, "--protocol", protocol, "--task-id", peer.task.taskId];
+        const more = ["--content-length", "1000", "--json", "-o", join(dir, protocol)];
+        for (const [trust, expected] of leftOutOf) {
+          const { code, out, err } = await run([...get, ...trust, ...more]).exit;
+          assert.equal(code, 0, err);
+          const { parents } = lastObject(out) as { readonly parents: [Pick<ParentProgress, "leftOut">] };
+          const [leftOut] = parents[0].leftOut ?? [];
+          assert.equal(leftOut?.protocol, expected);
+          assert.doesNotMatch(leftOut?.reason ?? "", /tls\.|auto\./);
+        }
+        if (!served.includes("quic")) continue;
+        const refused = await run([...get, "--fingerprint", "00".repeat(32), ...more]).exit;
+        assert.equal(refused.code, 4, refused.err);
+        const { message } = lastObject(refused.out) as { readonly message: string };
+        assert.match(message, /is not pinned; if it is the right peer, add that to --fingerprint/);
+      }
+    }),
+  );
+
   it("keeps its certificate over a restart, however it ended, and changes it at SIGHUP for good", patience, () =>
     inTempDir(async (dir) => {
       const source = join(dir, "source");
@@ -634,6 +664,10 @@ async function journaled(path: string): Promise<number[]> {
 }
 
 /** Serves a file at any free ports of the loopback address, over the protocols that there are. */
+function lastObject(out: Uint8Array): unknown {
+  return JSON.parse(new TextDecoder().decode(out).trimEnd().split("\n").at(-1) ?? "");
+}
+
 async function serve(path: string, ...more: string[]) {
   const without = (["quic", "tcp", "grpc"] as const)
     .filter((name) => !served.includes(name))

@@ -151,11 +151,41 @@ describe("auto, one peer", () => {
     await downloader.close();
   });
 
-  it("does not take another protocol for a certificate that is not accepted", async () => {
-    const { downloader, network, fetch, events } = await peer({ quic: "HandshakeFailed" });
+  it("takes no other protocol for a certificate that is not accepted, where tls says whom to trust", async () => {
+    const tls = { fingerprints: ["00".repeat(32)] };
+    const { downloader, network, fetch, events } = await peer({ quic: "HandshakeFailed" }, { tls });
     await assertRejects(fetch(), "HandshakeFailed");
     assert.deepEqual(network.dials, ["quic"]);
     assert.deepEqual(events, []);
+    await downloader.close();
+  });
+
+  it("goes on to TCP from a certificate that is not accepted, where tls says nothing, as hybrid does", async () => {
+    for (const protocol of ["auto", "hybrid"] as const) {
+      const { downloader, network, fetch, events } = await peer({ quic: "HandshakeFailed" }, { protocol });
+      await assertPiece(await fetch());
+      assert.deepEqual(network.dials, ["quic", "tcp"]);
+      assert.deepEqual(
+        events.map((event) => [event.protocol, event.reason]),
+        [["tcp", "quic: HandshakeFailed, peer.example:4006 is HandshakeFailed"]],
+      );
+      const stream = downloader.streamTask({ taskId, hostId: "me", parents: [addr], ...lengths });
+      assert.deepEqual(await stream.bytes(), content);
+      await downloader.close();
+    }
+  });
+
+  it("goes on to TCP from a peer whose certificate has changed, where tls says nothing", async () => {
+    const { downloader, network, fetch, events } = await peer();
+    await assertPiece(await fetch());
+    network.set("quic", "HandshakeFailed");
+    network.drop("quic");
+    await settle();
+    await assertPiece(await fetch());
+    assert.deepEqual(
+      events.map(({ protocol }) => protocol),
+      ["quic", "tcp"],
+    );
     await downloader.close();
   });
 

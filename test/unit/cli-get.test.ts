@@ -18,6 +18,7 @@ import {
   brokenPipe,
   content,
   faceWith,
+  failing,
   heldDownloader,
   inTempDir,
   lengths,
@@ -55,6 +56,22 @@ describe("vortex-peer get", () => {
       });
       assert.deepEqual((await readdir(dir)).sort(), ["grpc", "quic", "tcp"]);
     }));
+
+  it("names its flags where the library names options", async () => {
+    const message = "unknown authority: name it (tls.ca), or pin the fingerprint (tls.fingerprints)";
+    const inFlags = "unknown authority: name it (--ca), or pin the fingerprint (--fingerprint)";
+    const args = getFrom(peers.grpc, ...lengths, "--protocol", "grpc", "--fingerprint", "00".repeat(32));
+    const text = await run(failing("HandshakeFailed", message), [...args, "--verbose"]);
+    assert.equal(text.code, 4);
+    const [last = ""] = text.err.trimEnd().split("\n").slice(-1);
+    assert.ok(last.startsWith("vortex-peer: HandshakeFailed: "), last);
+    assert.ok(last.includes(inFlags), last);
+    const json = await run(failing("HandshakeFailed", message), [...args, "--json"]);
+    const told = parse(json.err);
+    assert.deepEqual([...new Set(told.map(({ type }) => type))].includes("failed"), true);
+    for (const { err } of [text, json]) assert.doesNotMatch(err, /tls\.(ca|fingerprints)/);
+    assert.ok(json.err.includes(inFlags), json.err);
+  });
 
   it("asks for the length when it is not given: the peer itself over gRPC, else port 4000, or as api= says", () =>
     withPeer(async (face) => {

@@ -145,6 +145,7 @@ function race(options: Partial<RaceOptions<string>> = {}): ProtocolRace {
     clock,
     signal: undefined,
     addr: "peer:1",
+    trust: "named",
     run: (candidate, signal, reason) =>
       new Promise((resolve, reject) => {
         attempts.push({
@@ -254,6 +255,19 @@ describe("a race of protocols", () => {
     });
   }
 
+  it("a certificate that is not accepted leads to the next protocol, unless the caller says whom to trust", async () => {
+    const refused = failure("HandshakeFailed", "no authority");
+    const unnamed = race({ trust: "unnamed" });
+    await unnamed.attempts[0]?.fail(refused);
+    await unnamed.attempts[1]?.succeed("piece");
+    const { protocol, reason } = await unnamed.result;
+    assert.deepEqual([protocol, reason], ["tcp", "quic: HandshakeFailed, no authority"]);
+    const named = race({ trust: "named" });
+    await named.attempts[0]?.fail(refused);
+    const { answer } = await named.result;
+    assert.deepEqual([answer, named.attempts.length], [{ error: refused }, 1]);
+  });
+
   it("an error that is the peer's answer wins; the others are aborted, and what they bring is discarded", async () => {
     const running = race();
     await running.clock.advance(500);
@@ -349,7 +363,11 @@ describe("a race of protocols", () => {
       ...(["ConnectionRefused", "Unreachable", "ProtocolNotSupported", "ConnectionLost", "StreamReset"] as const),
       ...(["EarlyDataRefused", "AddressInUse", "ConnectTimeout", "PieceTimeout", "Stalled"] as const),
     ];
-    for (const code of errorCodes) assert.equal(isAnswer(failure(code)), !elsewhere.includes(code), code);
+    for (const code of errorCodes) {
+      assert.equal(isAnswer(failure(code), "named"), !elsewhere.includes(code), code);
+      const other = code === "HandshakeFailed" || elsewhere.includes(code);
+      assert.equal(isAnswer(failure(code), "unnamed"), !other, code);
+    }
   });
 });
 
