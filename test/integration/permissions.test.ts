@@ -202,13 +202,25 @@ describe(`Deno's permissions${noDeno}`, { skip: noDeno !== "" }, () => {
     }),
   );
 
+  it("leaves out a parent that may not be dialled, and fetches from another", patience, () =>
+    withSetting(async ({ addresses }) => {
+      const peers = ["--peer", "127.0.0.2:1", "--peer", addresses.tcp];
+      const { code, err } = await runToEnd([
+        ...denoWith([`--allow-net=${addresses.tcp}`]),
+        ...[main, "get", ...peers, ...lengths, "--verbose"],
+      ]);
+      assert.equal(code, 0, err);
+      assert.match(err, /127\.0\.0\.2:1 is left out: PermissionDenied/);
+    }),
+  );
+
   it("listening at a name asks for its address too, and does not end the process", patience, async () => {
     for (const [flags, expected] of [
       [[], /^PermissionDenied: .*--allow-net=localhost\n$/],
-      [["--allow-net=localhost"], /^PermissionDenied: .*--allow-net=\S+\n$/],
-      [["--allow-net=localhost,127.0.0.1,[::1]"], /^done\n$/],
+      [[`--allow-net=localhost:${port}`], /^PermissionDenied: .*--allow-net=(127|\[::1)\S+\n$/],
+      [[`--allow-net=localhost:${port},127.0.0.1:${port},[::1]:${port}`], /^done\n$/],
     ] as const) {
-      const { code, out, err } = await runToEnd([...denoWith(flags), program, "listen", "localhost 0"]);
+      const { code, out, err } = await runToEnd([...denoWith(flags), program, "listen", `localhost ${port}`]);
       assert.deepEqual([code, err], [0, ""]);
       assert.match(out, expected);
     }

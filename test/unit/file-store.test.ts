@@ -226,7 +226,7 @@ describe("FilePieceStore", () => {
       for (const path of [join(dir, "missing"), join(dir, "broken")]) {
         await assert.rejects(store.addFile(path), (error: VortexError) => {
           assert.equal(error.code, "StorageFailed");
-          assert.match(error.message, /cannot be opened: .*ENOENT/);
+          assert.match(error.message, /cannot be opened: there is no such file or directory/);
           assert.equal((error.cause as { code?: string }).code, "ENOENT");
           return true;
         });

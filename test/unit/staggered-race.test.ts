@@ -358,7 +358,7 @@ describe("a race of protocols", () => {
 
   it("takes these errors for no answer, and all others for one", () => {
     const elsewhere: readonly ErrorCode[] = [
-      ...(["Unavailable", "RemoteUnimplemented"] as const),
+      ...(["Unavailable", "PermissionDenied", "RemoteUnimplemented"] as const),
       ...(["InvalidPacket", "InvalidLength", "InvalidUtf8", "ProtocolViolation", "TruncatedContent"] as const),
       ...(["ConnectionRefused", "Unreachable", "ProtocolNotSupported", "ConnectionLost", "StreamReset"] as const),
       ...(["EarlyDataRefused", "AddressInUse", "ConnectTimeout", "PieceTimeout", "Stalled"] as const),
