@@ -1,6 +1,7 @@
 import type { Server } from "node:net";
 import { setImmediate, setInterval } from "node:timers";
 import { VortexError } from "../src/errors.ts";
+import { Guard } from "./guard.ts";
 import { nativeError } from "./native-error.ts";
 
 /** Interval in ms at which a listening socket of Deno is polled again, and the least time between two reports. */
@@ -29,18 +30,19 @@ const BACKLOG = 511;
  */
 export function keepAccepting(server: Server, address: string, onError: (error: VortexError) => void): void {
   let reported = Number.NEGATIVE_INFINITY;
+  // Also for what the user's own callback throws, which the listener outlives.
+  const guard = new Guard();
   const report = (error: VortexError): void => {
     const now = performance.now();
     if (now - reported < INTERVAL) return;
     reported = now;
-    try {
-      onError(error);
-    } catch {
-      // The listener outlives a callback of the user that throws.
-    }
+    onError(error);
   };
-  server.on("error", (error) => report(nativeError(error, "Unreachable", `cannot accept connections on ${address}`)));
-  if ("Deno" in globalThis) pollAgain(server, () => report(waitedError(address)));
+  const onRefused = guard.wrap((error: Error) =>
+    report(nativeError(error, "Unreachable", `cannot accept connections on ${address}`)),
+  );
+  server.on("error", onRefused);
+  if ("Deno" in globalThis) pollAgain(server, guard, () => report(waitedError(address)));
 }
 
 function waitedError(address: string): VortexError {
@@ -49,22 +51,25 @@ function waitedError(address: string): VortexError {
 }
 
 /** Polls Deno's listening socket again and again, and calls `onWaited` when connections had waited for that. */
-function pollAgain(server: Server, onWaited: () => void): void {
+function pollAgain(server: Server, guard: Guard, onWaited: () => void): void {
   let accepted = 0;
-  server.on("connection", () => accepted++);
-  const timer = setInterval(() => {
+  const onConnection = guard.wrap(() => accepted++);
+  const poll = guard.wrap(() => {
     const handle = listeningHandle(server);
     if (handle === undefined) return;
     const silent = accepted === 0;
     accepted = 0;
     handle.listen(BACKLOG);
     if (!silent) return;
-    inTurns(TURNS, () => {
+    inTurns(TURNS, guard, () => {
       if (accepted >= WAITING) onWaited();
     });
-  }, INTERVAL);
+  });
+  const timer = setInterval(poll, INTERVAL);
   timer.unref();
-  server.once("close", () => clearInterval(timer));
+  const onClose = guard.wrap(() => clearInterval(timer));
+  server.on("connection", onConnection);
+  server.once("close", onClose);
 }
 
 /** The native handle, which `server.listen` itself calls this way; undefined once the server is closed. */
@@ -73,7 +78,7 @@ function listeningHandle(server: Server): { listen(backlog: number): number } | 
   return typeof handle?.listen === "function" ? (handle as { listen(backlog: number): number }) : undefined;
 }
 
-function inTurns(turns: number, run: () => void): void {
+function inTurns(turns: number, guard: Guard, run: () => void): void {
   if (turns === 0) run();
-  else setImmediate(() => inTurns(turns - 1, run));
+  else setImmediate(guard.wrap(() => inTurns(turns - 1, guard, run)));
 }
