@@ -89,12 +89,7 @@ function isIPv6(address: string): boolean {
 }
 
 /** Codes that show the most first: a peer, then a host. */
-const telling: readonly ErrorCode[] = [
-  "HandshakeFailed",
-  "ProtocolNotSupported",
-  "ConnectionRefused",
-  "ConnectTimeout",
-];
+const telling: readonly ErrorCode[] = ["ProtocolNotSupported", "ConnectionRefused", "ConnectTimeout"];
 
 function allFailed(addr: string, setbacks: readonly Setback<string>[]): VortexError {
   const failures = setbacks.flatMap(({ candidate, error }) => (error ? [{ address: candidate, error }] : []));
