@@ -191,8 +191,20 @@ export function withAddress(error: unknown, addr: string): VortexError {
   if (!(error instanceof VortexError)) return VortexError.from(error, "Internal", undefined, addr);
   if (error.addr !== undefined) return error;
   const copy = new VortexError(error.code, error.message, { cause: "cause" in error ? error.cause : error, addr });
-  if (error.stack !== undefined) copy.stack = error.stack;
+  shareStack(copy, error);
   return copy;
+}
+
+/**
+ * Shows the stack of `from` as that of `to`, and reads it only when somebody else does. The first reading formats it, for which
+ * Deno 2.9 opens files: where the process has no file descriptors left, it panics.
+ */
+function shareStack(to: Error, from: Error): void {
+  Object.defineProperty(to, "stack", {
+    configurable: true,
+    get: () => from.stack,
+    set: (value: unknown) => Object.defineProperty(to, "stack", { configurable: true, writable: true, value }),
+  });
 }
 
 /** An `Aborted` error that keeps the signal's reason as its cause. */

@@ -110,6 +110,22 @@ describe("withAddress", () => {
     assert.equal(withAddress(error, "b:2").stack, error.stack);
   });
 
+  it("reads the stack only when it is asked for: to format it takes file descriptors on Deno", () => {
+    const error = new VortexError("StreamReset", "x");
+    let reads = 0;
+    Object.defineProperty(error, "stack", {
+      get() {
+        reads++;
+        return "at somewhere";
+      },
+    });
+    const copy = withAddress(error, "b:2");
+    assert.equal(reads, 0);
+    assert.equal(copy.stack, "at somewhere");
+    copy.stack = "at another place";
+    assert.equal(copy.stack, "at another place");
+  });
+
   it("makes Internal of anything else", () => {
     const cause = new RangeError("oops");
     const error = withAddress(cause, "b:2");
