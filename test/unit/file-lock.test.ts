@@ -260,6 +260,16 @@ describe(`a lock's pid, in one pid namespace of one boot,${noPids}`, { skip: noP
       await takeOver(path);
     }));
 
+  it("lets the next process take over at once what a killed one held", { timeout: 60_000 }, () =>
+    withLock(async (path) => {
+      const holder = startProgram([...runner, `${root}test/support/lock-holder.ts`, path]);
+      assert.equal(await holder.line(), "held");
+      await assertRejects(FileLock.take(path), "StorageFailed");
+      holder.kill();
+      await holder.ended;
+      await takeOver(path);
+    }));
+
   it("is another process's when the start times differ, be it this one's pid as in a container that was started again", () =>
     withLock(async (path) => {
       for (const pid of [process.ppid, process.pid]) {
