@@ -320,6 +320,7 @@ export class Scheduler {
     }
     this.#fresh = first;
     this.#progressAt = now;
+    this.#waitingSince = undefined;
   }
 
   /** What to do now. */
@@ -531,7 +532,8 @@ export class Scheduler {
     const announced = (this.#progressAt ?? now) + announceTimeout;
     const awaited = routes.some((route) => route.awaited);
     if (awaited && now < announced) wake.note(announced);
-    const until = this.#patientUntil;
+    // Where other parents were set aside, they are tried instead of waiting for those that are gone.
+    const until = routes.some(({ aside, leftOut }) => aside && leftOut === undefined) ? undefined : this.#patientUntil;
     if (until !== undefined && now < until && routes.some((route) => route.unheard)) wake.note(until);
     if (until !== undefined && gone.at !== undefined) wake.note(gone.at);
     if (wake.at !== undefined) return { wakeAt: wake.at, failure: undefined };

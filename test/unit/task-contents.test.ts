@@ -342,6 +342,22 @@ describe("the digest of the whole", () => {
     }
   });
 
+  it("is made by the other parent at once when the first is gone: no patience with it", async () => {
+    const lost: Behaviour = async function* () {
+      await new Promise<void>((resolve) => void made.clock.setTimer(resolve, 1));
+      yield* failWith(new VortexError("ConnectionLost", "gone"));
+    };
+    const made: Bench = bench(
+      { "liar:1": (request) => (request.earlier < 6 ? differing : lost)(request), "a:1": honest() },
+      { settings: { patience: 600_000, concurrentPieceCount: 4 } },
+    );
+    const begun = made.clock.now();
+    assert.equal((await made.fetch({ digest })).verified.level, "whole");
+    assert.equal(contentOf(made.sink.bytes, 0), "right");
+    assert.ok(made.events.some(({ type }) => type === "started-over"));
+    assert.ok(made.clock.now() - begun < 60_000, `${made.clock.now() - begun} ms`);
+  });
+
   it("fails the task when no parent has it, once each was tried, and nothing is kept", async () => {
     const { fetch, sink, parents } = bench({
       "a:1": differing,
@@ -745,6 +761,10 @@ describe("the questions to parents", () => {
     assert.deepEqual([verified.level, parents[1]?.state], ["pieces", "active"]);
   });
 });
+
+function failWith(error: VortexError): Iterable<Uint8Array> {
+  throw error;
+}
 
 /** Fails as a stalled request does: neither announcement nor content comes. */
 function silentAnnouncement(_request: ParentRequest): VortexError {
