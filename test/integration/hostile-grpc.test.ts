@@ -265,7 +265,9 @@ async function withDownloader(
   options: DownloaderOptions = {},
 ): Promise<void> {
   const clock = new FakeClock();
-  const downloader = new GrpcDownloader(async () => grpcBinding(), downloaderSettings(options, fakeRuntime(clock)));
+  // A connection that ends is replaced, once, in real time, and the clock runs ahead of that.
+  const settings = downloaderSettings({ connectTimeout: 3_600_000, ...options }, fakeRuntime(clock));
+  const downloader = new GrpcDownloader(async () => grpcBinding(), settings);
   try {
     await use(downloader, clock);
     const active = downloader.connections().reduce((sum, { activeRequests }) => sum + activeRequests, 0);
