@@ -268,7 +268,8 @@ describe(`a lock's pid, in one pid namespace of one boot,${noPids}`, { skip: noP
       holder.kill();
       await holder.ended;
       await takeOver(path);
-    }));
+    }),
+  );
 
   it("is another process's when the start times differ, be it this one's pid as in a container that was started again", () =>
     withLock(async (path) => {
