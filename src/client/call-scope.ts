@@ -3,7 +3,7 @@ import { onAbort } from "../on-abort.ts";
 import type { Clock, Timer } from "../runtime.ts";
 
 /** Silence after which a peer that owes something is suspected, and between suspicions, in ms. */
-export const SUSPICIOUS_SILENCE = 1000;
+export const SUSPICIOUS_SILENCE = 1500;
 
 /** What ends one call: its AbortSignal, its piece timeout, and silence. */
 export interface CallScopeOptions {

@@ -96,10 +96,14 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
   }
 
   async #attempt<T>(addr: string, scope: CallScope, call: (client: C) => Promise<T>): Promise<T> {
+    let retried = false;
     for (;;) {
       if (scope.failure !== undefined) throw scope.failure;
       const lease = await this.#pool.acquire(addr, scope.signal);
-      scope.onSilence(() => lease.suspect());
+      scope.onSilence(() => {
+        // A peer that is silent on the next connection too is silent, and not gone.
+        if (!retried) lease.suspect();
+      });
       try {
         const result = await call(lease.client);
         scope.onFinish(() => {
@@ -122,6 +126,7 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
         if (stale || failure.kind === "timeout") lease.discard();
         lease.release();
         if (!stale && !early) throw failure;
+        retried ||= stale;
       }
     }
   }

@@ -85,6 +85,11 @@ export class ScriptedServer {
   async #answer(stream: ByteStream, connection: Connection): Promise<void> {
     const request = await readAll(stream).catch(() => undefined);
     if (request === undefined) return;
+    // A client asks for a sign of life by an empty request, and every live server answers it or resets it.
+    if (request.length === 0) {
+      stream.writer.abort(StreamCode.Internal);
+      return;
+    }
     await this.#script({
       request,
       index: this.#requests,
