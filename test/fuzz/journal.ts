@@ -92,7 +92,12 @@ const end: fc.Arbitrary<End> = fc.oneof(
 const run: fc.Arbitrary<Run> = fc.record({
   damage: fc.array(fc.tuple(fc.constantFrom(...Object.keys(damages)), fc.nat()), { maxLength: 3 }),
   obstacle: fc.option(fc.constantFrom(...Object.keys(obstacles)), { freq: 5, nil: undefined }),
-  changes: fc.oneof({ weight: 3, arbitrary: fc.constant({}) }, { weight: 2, arbitrary: changes }),
+  changes: fc.oneof(
+    { weight: 3, arbitrary: fc.constant({}) },
+    { weight: 2, arbitrary: changes },
+    // The content behind the same task id: what is there has to be noticed then.
+    { weight: 2, arbitrary: fc.constantFrom({ content: 0 }, { content: 1 }) },
+  ),
   concurrency: fc.constantFrom(1, 3),
   end,
   robbed: fc.nat({ max: 9 }).map((number) => number === 9),
