@@ -67,6 +67,8 @@ export class RouteState {
   #rate: number | undefined;
   /** When the last failure was counted. */
   #failedAt = Number.NEGATIVE_INFINITY;
+  /** Number of failures counted so far. A time could not order events within one millisecond. */
+  #epoch = 0;
   /** Its announcements have broken off, and are asked for again. */
   #unheard = false;
   /** End of the last attempt. */
@@ -99,6 +101,11 @@ export class RouteState {
   /** True for a route that is left out: it is asked as a probe, if at all. */
   get out(): boolean {
     return this.#leftOut !== undefined;
+  }
+
+  /** Number of failures counted so far. Attempts keep it for {@link failed}. */
+  get epoch(): number {
+    return this.#epoch;
   }
 
   /** When the last failure was counted; negative infinity without one. */
@@ -200,24 +207,26 @@ export class RouteState {
   }
 
   /**
-   * Notes a failure of an attempt that began at `startedAt`. What fails together counts once.
+   * Notes a failed attempt. Attempts that were in flight at the same failure count once.
    *
+   * @param epoch {@link epoch} when the attempt began
    * @param as why the route is left out once it has failed too often
    */
-  failed(error: VortexError, startedAt: number, now: number, random: () => number, as: LeftOut = "gone"): void {
+  failed(error: VortexError, epoch: number, now: number, random: () => number, as: LeftOut = "gone"): void {
     this.note(error);
-    if (startedAt <= this.#failedAt || this.#leftOut === "banned") return;
+    if (epoch < this.#epoch || this.#leftOut === "banned") return;
     this.#failedAt = now;
+    this.#epoch++;
     this.failures++;
     this.retryAt = now + pauseAfter(this.failures, random);
     if (this.failures >= MOST_FAILURES) this.#leftOut = as;
   }
 
   /** The route does not have the piece, whatever it announced. One that never delivered anything may not have the task. */
-  missed(number: number, error: VortexError, startedAt: number, now: number, random: () => number): void {
+  missed(number: number, error: VortexError, epoch: number, now: number, random: () => number): void {
     const count = (this.#misses.get(number)?.count ?? 0) + 1;
     this.#misses.set(number, { count, retryAt: now + pauseAfter(count, random) });
-    if (this.pieces === 0) this.failed(error, startedAt, now, random, "useless");
+    if (this.pieces === 0) this.failed(error, epoch, now, random, "useless");
     else this.note(error);
   }
 
@@ -226,6 +235,7 @@ export class RouteState {
     if (this.#leftOut === "banned") return;
     this.#leftOut = as;
     this.#failedAt = now;
+    this.#epoch++;
     this.failures++;
     this.retryAt = now + LONGEST_PAUSE;
   }

@@ -62,6 +62,8 @@ export interface Step {
 
 interface Running extends Attempt {
   readonly startedAt: number;
+  /** The route's failure epoch at the start. */
+  readonly epoch: number;
   readonly from: RouteState;
   /** True for a probe that has brought bytes: while it runs, others are not waited for. */
   hopeful: boolean;
@@ -250,7 +252,7 @@ export class Scheduler {
       this.#end(loser.id, now);
       if (silence < Math.min(this.#options.stallAfter, now - startedAt + LEAST_GAIN)) continue;
       const error = new VortexError("Stalled", "no byte came while another parent delivered the whole piece");
-      loser.from.failed(error, loser.startedAt, now, this.#options.random);
+      loser.from.failed(error, loser.epoch, now, this.#options.random);
     }
     this.#setState(number, DONE);
     this.#left--;
@@ -275,13 +277,13 @@ export class Scheduler {
   failed(id: number, error: VortexError, verdict: Exclude<Verdict, "fatal">, now: number): readonly Attempt[] {
     const attempt = this.#end(id, now);
     if (attempt === undefined) return [];
-    const { from, number, startedAt } = attempt;
+    const { from, number, epoch } = attempt;
     this.#requeue(number);
     const { random } = this.#options;
     const routes = this.routesOf(from.parent);
     const before = new Set(routes.filter(({ out }) => out));
-    if (verdict === "absent") from.missed(number, error, startedAt, now, random);
-    else if (verdict === "again") from.failed(error, startedAt, now, random);
+    if (verdict === "absent") from.missed(number, error, epoch, now, random);
+    else if (verdict === "again") from.failed(error, epoch, now, random);
     else {
       from.note(error);
       from.leaveOut(verdict === "later" ? "useless" : "banned", now);
@@ -449,6 +451,7 @@ export class Scheduler {
       protocol: route.protocol,
       racer: others.length > 0,
       startedAt: now,
+      epoch: route.epoch,
       from: route,
       hopeful: false,
       bytes: 0,

@@ -17,7 +17,7 @@ function fail(route: RouteState, times: number, from = 0): number {
   let now = from;
   for (let failure = 0; failure < times; failure++) {
     now += 1000;
-    route.failed(lost, now - 1, now, whole);
+    route.failed(lost, route.epoch, now, whole);
   }
   return now;
 }
@@ -49,10 +49,10 @@ describe("failures of a route", () => {
   it("hold it back for a pause, with one request at a time afterwards, and a success ends that", () => {
     const route = routeOf();
     assert.deepEqual([route.probing, route.offers(0)], [false, { from: 0 }]);
-    route.failed(lost, 5, 10, whole);
+    route.failed(lost, route.epoch, 10, whole);
     assert.deepEqual([route.probing, route.out, route.failures, route.failedAt], [true, false, 1, 10]);
     assert.deepEqual(route.offers(0), { from: 260 });
-    route.failed(lost, 300, 400, whole);
+    route.failed(lost, route.epoch, 400, whole);
     assert.deepEqual(route.offers(0), { from: 900 });
     route.succeeded(1000);
     assert.deepEqual([route.probing, route.failures, route.offers(0)], [false, 0, { from: 0 }]);
@@ -61,12 +61,23 @@ describe("failures of a route", () => {
 
   it("of attempts that had begun before the last one count once", () => {
     const route = routeOf();
-    route.failed(lost, 5, 10, whole);
-    route.failed(lost, 10, 11, whole);
-    route.failed(lost, 9, 12, whole);
+    const { epoch } = route;
+    route.failed(lost, epoch, 10, whole);
+    route.failed(lost, epoch, 11, whole);
+    route.failed(lost, epoch, 12, whole);
     assert.deepEqual([route.failures, route.errors, route.failedAt], [1, 3, 10]);
-    route.failed(lost, 11, 13, whole);
+    route.failed(lost, route.epoch, 13, whole);
     assert.deepEqual([route.failures, route.failedAt], [2, 13]);
+  });
+
+  it("count one by one within one millisecond, also after a success", () => {
+    const route = routeOf();
+    route.failed(lost, route.epoch, 10, whole);
+    route.failed(lost, route.epoch, 10, whole);
+    assert.deepEqual([route.failures, route.offers(0)], [2, { from: 510 }]);
+    route.succeeded(10);
+    route.failed(lost, route.epoch, 10, whole);
+    assert.deepEqual([route.failures, route.offers(0)], [1, { from: 260 }]);
   });
 
   it("leave it out after five in a row; it is offered on in its pauses, and comes back with a success", () => {
@@ -76,7 +87,7 @@ describe("failures of a route", () => {
     const now = fail(route, 1, 4000);
     assert.deepEqual([route.leftOut, route.out], ["gone", true]);
     assert.deepEqual(route.offers(3), { from: now + 4000 });
-    route.failed(lost, now + 4000, now + 4001, whole);
+    route.failed(lost, route.epoch, now + 4001, whole);
     assert.deepEqual(route.offers(3), { from: now + 12_001 });
     route.hasten(now + 5000);
     assert.deepEqual(route.offers(3), { from: now + 5000 });
@@ -98,7 +109,7 @@ describe("failures of a route", () => {
     route.leaveOut("useless", 300);
     route.comeBack();
     route.succeeded(400);
-    route.failed(lost, 500, 600, whole);
+    route.failed(lost, route.epoch, 600, whole);
     route.hasten(0);
     assert.deepEqual([route.leftOut, route.failedAt, route.offers(0)], ["banned", 200, undefined]);
     assert.equal(route.errors, 1, "what went wrong is noted all the same");
@@ -109,11 +120,11 @@ describe("misses of a piece", () => {
   it("have it asked again after pauses that double, and after three never, while other pieces are", () => {
     const route = routeOf();
     route.succeeded(0);
-    route.missed(7, missing, 0, 1000, whole);
+    route.missed(7, missing, route.epoch, 1000, whole);
     assert.deepEqual([route.offers(7), route.offers(8)], [{ from: 1250 }, { from: 0 }]);
-    route.missed(7, missing, 1250, 2000, whole);
+    route.missed(7, missing, route.epoch, 2000, whole);
     assert.deepEqual(route.offers(7), { from: 2500 });
-    route.missed(7, missing, 2500, 3000, whole);
+    route.missed(7, missing, route.epoch, 3000, whole);
     assert.deepEqual([route.offers(7), route.offers(8)], [undefined, { from: 0 }]);
     assert.deepEqual([route.failures, route.errors], [0, 3]);
     route.announce(7);
@@ -123,10 +134,10 @@ describe("misses of a piece", () => {
   it("and a pause of the route hold the piece back for the longer of both", () => {
     const route = routeOf();
     route.succeeded(0);
-    route.missed(7, missing, 0, 1000, whole);
-    route.failed(lost, 1, 900, whole);
+    route.missed(7, missing, route.epoch, 1000, whole);
+    route.failed(lost, route.epoch, 900, whole);
     assert.deepEqual([route.offers(7), route.offers(8)], [{ from: 1250 }, { from: 1150 }]);
-    route.failed(lost, 1001, 1100, whole);
+    route.failed(lost, route.epoch, 1100, whole);
     assert.deepEqual(route.offers(7), { from: 1600 });
   });
 
@@ -134,7 +145,7 @@ describe("misses of a piece", () => {
     const route = routeOf();
     for (let number = 0; number < 5; number++) {
       assert.equal(route.out, false);
-      route.missed(number, missing, number * 1000, number * 1000 + 1, whole);
+      route.missed(number, missing, route.epoch, number * 1000 + 1, whole);
     }
     assert.deepEqual([route.leftOut, route.failures], ["useless", 5]);
   });
