@@ -17,7 +17,7 @@ const config = {
     grpc: "adapters/grpc.ts",
     files: "adapters/files.ts",
     opentelemetry: "adapters/opentelemetry.ts",
-    cli: "adapters/cli/main.ts",
+    cli: "cli/main.ts",
   },
   format: "esm",
   platform: "neutral",

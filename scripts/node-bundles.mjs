@@ -8,7 +8,7 @@ import { rolldown } from "rolldown";
 const root = fileURLToPath(new URL("..", import.meta.url));
 
 /** Folders whose files may be run by themselves. */
-const PROGRAMS = ["test", "bench", "demo", "examples", "adapters/cli"];
+const PROGRAMS = ["test", "bench", "demo", "examples", "cli"];
 /** These are for one runtime, and import what only it has. */
 const OF_OTHER_RUNTIMES = /^examples\/(bun|deno|edge)-/;
 

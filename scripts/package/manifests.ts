@@ -23,6 +23,9 @@ interface JsrManifest {
   readonly imports?: Texts;
 }
 
+/** Folders that the published package is built from. */
+export const publishedFolders: readonly string[] = ["src", "adapters", "cli"];
+
 /** Each disagreement of the manifests of the project in `root`, as a sentence. */
 export async function disagreements(root: string): Promise<string[]> {
   const npm: NpmManifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
@@ -30,10 +33,10 @@ export async function disagreements(root: string): Promise<string[]> {
   const { default: build }: { default: { entry: Texts } } = await import(
     pathToFileURL(join(root, "tsdown.config.mjs")).href
   );
-  const cli = /version = "(.*?)"/.exec(readFileSync(join(root, "adapters/cli/version.ts"), "utf8"))?.[1];
+  const cli = /version = "(.*?)"/.exec(readFileSync(join(root, "cli/version.ts"), "utf8"))?.[1];
   return [
     ...(npm.version === jsr.version ? [] : [`package.json is of version ${npm.version}, deno.json of ${jsr.version}`]),
-    ...(npm.version === cli ? [] : [`package.json is of version ${npm.version}, adapters/cli/version.ts of ${cli}`]),
+    ...(npm.version === cli ? [] : [`package.json is of version ${npm.version}, cli/version.ts of ${cli}`]),
     ...(npm.license === jsr.license ? [] : ["the licences differ"]),
     ...subpathProblems(npm.exports, jsr.exports, build.entry),
     ...dependencyProblems(root, npm, jsr),
@@ -66,7 +69,7 @@ function subpathProblems(npm: NpmManifest["exports"], jsr: Texts, entries: Texts
 /** JSR reads the versions of npm packages from package.json, so deno.json must not have its own. */
 function dependencyProblems(root: string, npm: NpmManifest, jsr: JsrManifest): string[] {
   const declared = { ...npm.dependencies, ...npm.optionalDependencies, ...npm.peerDependencies };
-  const used = new Set(["src", "adapters"].flatMap((folder) => packagesIn(join(root, folder))));
+  const used = new Set(publishedFolders.flatMap((folder) => packagesIn(join(root, folder))));
   return [
     ...[...used].filter((name) => !(name in declared)).map((name) => `${name} is imported and no dependency`),
     ...Object.keys({ ...npm.dependencies, ...npm.optionalDependencies })

@@ -5,7 +5,7 @@ export const releasedFiles = [
   "package.json",
   "package-lock.json",
   "deno.json",
-  "adapters/cli/version.ts",
+  "cli/version.ts",
   "CHANGELOG.md",
 ] as const;
 export type ReleasedFile = (typeof releasedFiles)[number];
@@ -45,7 +45,7 @@ function changes(version: string, date: string): Record<ReleasedFile, readonly [
     "deno.json": [/^ {2}"version": ".*?"/m, `  "version": "${version}"`],
     // The lock names the version of the package twice: its own and that of the root of its packages.
     "package-lock.json": [/("name": "vortex-peer",\s+"version": )".*?"/g, `$1"${version}"`],
-    "adapters/cli/version.ts": [/version = ".*?"/, `version = "${version}"`],
+    "cli/version.ts": [/version = ".*?"/, `version = "${version}"`],
     "CHANGELOG.md": [UNRELEASED, `## ${version}, ${date}`],
   };
 }

@@ -2,8 +2,8 @@
 import assert from "node:assert/strict";
 import { hostname } from "node:os";
 import fc from "fast-check";
-import type { CliFace } from "../../adapters/cli/face.ts";
-import { parent, parseOptions, taskRange } from "../../adapters/cli/values.ts";
+import type { CliFace } from "../../cli/face.ts";
+import { parent, parseOptions, taskRange } from "../../cli/values.ts";
 import type { CreateDownloaderOptions } from "../../src/client/factory.ts";
 import { VortexError } from "../../src/errors.ts";
 import { run } from "../support/cli.ts";

@@ -19,7 +19,7 @@ import { root, runner, startProgram } from "../support/run.ts";
 import type { TaskPeerOptions } from "../support/task-peer.ts";
 
 /** The command in processes of its own, on the runtime that runs this test. */
-const main = join(root, "adapters/cli/main.ts");
+const main = join(root, "cli/main.ts");
 /** Bytes of a piece, where a test needs many. */
 const PIECE = 20_000;
 const MEBI = 1024 * 1024;

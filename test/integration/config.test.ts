@@ -9,7 +9,7 @@ import { seededBytes } from "../support/random.ts";
 import { type Outcome, root, runner, runToEnd, startProgram } from "../support/run.ts";
 
 /** The command in processes of its own, on the runtime that runs this test. */
-const command = [...runner, join(root, "adapters/cli/main.ts")];
+const command = [...runner, join(root, "cli/main.ts")];
 /** A dozen processes, one after the other, on a machine that may be busy. */
 const patience = { timeout: 200_000 };
 

@@ -18,7 +18,7 @@ import { seededBytes } from "../support/random.ts";
 import { type Program, root, runner, startProgram } from "../support/run.ts";
 import { runtimeFace } from "../support/runtime-face.ts";
 
-const main = join(root, "adapters/cli/main.ts");
+const main = join(root, "cli/main.ts");
 const taskId = "e5".repeat(32);
 const PIECE = 50_000;
 const COUNT = 24;

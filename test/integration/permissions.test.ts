@@ -38,7 +38,7 @@ interface Use {
   readonly serves?: true;
 }
 
-const main = "adapters/cli/main.ts";
+const main = "cli/main.ts";
 const program = "test/support/permission-use.ts";
 const local = `127.0.0.1:${port}`;
 const anyPorts = ["--host", "127.0.0.1", "--json"];

@@ -76,7 +76,7 @@ describe("README", () => {
             .split(" ")
             .slice(1)
             .map((word) => (/\.(safetensors|bin)$/.test(word) ? join(directory, word) : word));
-        const command = [...runner, join(root, "adapters/cli/main.ts")];
+        const command = [...runner, join(root, "cli/main.ts")];
         // The lengths come over gRPC, which this peer does not serve.
         const got = await runToEnd([...command, ...concrete(get), "--content-length", String(content.length)]);
         assert.equal(got.code, 0, got.err);

@@ -7,8 +7,8 @@ import { mkdir, readdir, readFile, readlink, symlink, writeFile } from "node:fs/
 import { join } from "node:path";
 import { Writable } from "node:stream";
 import { describe, it } from "node:test";
-import { interruption } from "../../adapters/cli/exit-codes.ts";
-import type { CliFace } from "../../adapters/cli/face.ts";
+import { interruption } from "../../cli/exit-codes.ts";
+import type { CliFace } from "../../cli/face.ts";
 import { downloaderOptions } from "../../src/client/configured.ts";
 import type { PieceRequest } from "../../src/client/downloader.ts";
 import { parseConfig } from "../../src/config/config.ts";

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { formatBytes, formatRate, formatShare, formatTime, percentOf } from "../../adapters/cli/format.ts";
-import { progressBar, progressText, summaryText } from "../../adapters/cli/progress.ts";
+import { formatBytes, formatRate, formatShare, formatTime, percentOf } from "../../cli/format.ts";
+import { progressBar, progressText, summaryText } from "../../cli/progress.ts";
 import { VortexError } from "../../src/errors.ts";
 import type { ParentProgress, ParentState, TaskProgress, TaskReport } from "../../src/task/task.ts";
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { describe, it } from "node:test";
-import type { CliFace } from "../../adapters/cli/face.ts";
+import type { CliFace } from "../../cli/face.ts";
 import { VortexError } from "../../src/errors.ts";
 import type { TaskDirectory } from "../../src/task/discovery.ts";
 import { content, faceWith, peers, run, taskId, withPeer } from "../support/cli.ts";

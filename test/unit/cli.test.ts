@@ -5,12 +5,12 @@ import { mkdir, readdir, readFile, readlink, rm, symlink, writeFile } from "node
 import { join } from "node:path";
 import { Writable } from "node:stream";
 import { describe, it } from "node:test";
-import type { CliFace } from "../../adapters/cli/face.ts";
-import { defaultIdentityFile, identityTls } from "../../adapters/cli/identity.ts";
-import { runCli } from "../../adapters/cli/program.ts";
-import { parent, parseOptions, rate, size, taskRange } from "../../adapters/cli/values.ts";
 import { fileIdentityStore } from "../../adapters/files/identity-store.ts";
 import { selfSigned, serverIdentity } from "../../adapters/tls.ts";
+import type { CliFace } from "../../cli/face.ts";
+import { defaultIdentityFile, identityTls } from "../../cli/identity.ts";
+import { runCli } from "../../cli/program.ts";
+import { parent, parseOptions, rate, size, taskRange } from "../../cli/values.ts";
 import { downloaderOptions } from "../../src/client/configured.ts";
 import { downloaderSettings } from "../../src/client/settings.ts";
 import { parseConfig } from "../../src/config/config.ts";

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, it } from "node:test";
-import type { CliFace } from "../../adapters/cli/face.ts";
+import type { CliFace } from "../../cli/face.ts";
 import { configKeys } from "../../src/config/keys.ts";
 import type { StorageServerOptions } from "../../src/server/storage-server.ts";
 import {

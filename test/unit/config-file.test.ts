@@ -169,7 +169,7 @@ describe("a configuration file", () => {
 describe("the YAML parser", () => {
   it("is loaded by nobody but who reads a file", async () => {
     const importers: string[] = [];
-    for (const part of ["src", "adapters"]) {
+    for (const part of ["src", "adapters", "cli"]) {
       const folder = fileURLToPath(new URL(`../../${part}`, import.meta.url));
       for (const name of await readdir(folder, { recursive: true })) {
         if (!name.endsWith(".ts")) continue;

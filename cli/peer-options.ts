@@ -1,12 +1,12 @@
 import { type Command, Option } from "commander";
 import * as v from "valibot";
-import type { CreateDownloaderOptions } from "../../src/client/factory.ts";
-import { VortexError } from "../../src/errors.ts";
-import { type PieceKind, pieceKinds } from "../../src/piece.ts";
-import { type ProtocolChoice, protocolChoices } from "../../src/transport/protocol.ts";
-import type { TlsClientOptions } from "../../src/transport/tls.ts";
-import { readText } from "../files/text.ts";
-import { hostName } from "../host-name.ts";
+import { readText } from "../adapters/files/text.ts";
+import { hostName } from "../adapters/host-name.ts";
+import type { CreateDownloaderOptions } from "../src/client/factory.ts";
+import { VortexError } from "../src/errors.ts";
+import { type PieceKind, pieceKinds } from "../src/piece.ts";
+import { type ProtocolChoice, protocolChoices } from "../src/transport/protocol.ts";
+import type { TlsClientOptions } from "../src/transport/tls.ts";
 import { addConfigOption, type ConfigFlags, configEntries } from "./effective.ts";
 import { duration, fingerprint, flag, pieceKind, protocol, taskId, text, type Value } from "./values.ts";
 

@@ -1,6 +1,6 @@
-import type { ProtocolEvent } from "../../src/client/auto-downloader.ts";
-import { VortexError } from "../../src/errors.ts";
-import type { TaskEvent, TaskProgress, TaskReport } from "../../src/task/task.ts";
+import type { ProtocolEvent } from "../src/client/auto-downloader.ts";
+import { VortexError } from "../src/errors.ts";
+import type { TaskEvent, TaskProgress, TaskReport } from "../src/task/task.ts";
 import { inFlags } from "./flag-words.ts";
 import type { Reporter } from "./reporter.ts";
 import { jsonLine, type TextOutput, writeLine } from "./terminal.ts";

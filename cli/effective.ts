@@ -1,12 +1,12 @@
 /** The one place where what the command line does not say gets its value: from a file, or by default. */
 import type { Command } from "commander";
 import * as v from "valibot";
-import type { CreateDownloaderOptions } from "../../src/client/factory.ts";
-import { configLayer } from "../../src/config/config.ts";
-import type { ConfigKey, ValueOf } from "../../src/config/keys.ts";
-import { VortexError } from "../../src/errors.ts";
-import type { ProtocolChoice } from "../../src/transport/protocol.ts";
-import { configVariable, type LoadedConfig, loadedConfig, readConfigLayer } from "../config-file.ts";
+import { configVariable, type LoadedConfig, loadedConfig, readConfigLayer } from "../adapters/config-file.ts";
+import type { CreateDownloaderOptions } from "../src/client/factory.ts";
+import { configLayer } from "../src/config/config.ts";
+import type { ConfigKey, ValueOf } from "../src/config/keys.ts";
+import { VortexError } from "../src/errors.ts";
+import type { ProtocolChoice } from "../src/transport/protocol.ts";
 import { type CliEnvironment, ConfigFailure } from "./terminal.ts";
 import { text, type Value } from "./values.ts";
 

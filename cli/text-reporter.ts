@@ -1,7 +1,7 @@
-import type { ProtocolEvent } from "../../src/client/auto-downloader.ts";
-import { oneLine } from "../../src/errors.ts";
-import type { TaskEvent, TaskProgress, TaskReport } from "../../src/task/task.ts";
-import type { Protocol } from "../../src/transport/protocol.ts";
+import type { ProtocolEvent } from "../src/client/auto-downloader.ts";
+import { oneLine } from "../src/errors.ts";
+import type { TaskEvent, TaskProgress, TaskReport } from "../src/task/task.ts";
+import type { Protocol } from "../src/transport/protocol.ts";
 import { inFlags } from "./flag-words.ts";
 import { failureText, progressBar, progressText, summaryText } from "./progress.ts";
 import type { Reporter } from "./reporter.ts";

@@ -2,11 +2,11 @@ import { createReadStream } from "node:fs";
 import { hostname } from "node:os";
 import type { Command } from "commander";
 import * as v from "valibot";
-import { VortexError } from "../../src/errors.ts";
-import * as ids from "../../src/ids.ts";
-import { storageError } from "../files/storage-error.ts";
-import { nativeError } from "../native-error.ts";
-import { nativeHashers } from "../native-hashers.ts";
+import { storageError } from "../adapters/files/storage-error.ts";
+import { nativeError } from "../adapters/native-error.ts";
+import { nativeHashers } from "../adapters/native-hashers.ts";
+import { VortexError } from "../src/errors.ts";
+import * as ids from "../src/ids.ts";
 import { type CliEnvironment, writeLine } from "./terminal.ts";
 import { flag, ipAddress, parseOptions, size, text } from "./values.ts";
 

@@ -1,8 +1,8 @@
-import { GrpcDownloader } from "../../src/client/grpc.ts";
-import { GrpcDirectory } from "../../src/client/grpc-directory.ts";
-import { downloaderSettings } from "../../src/client/settings.ts";
-import { portableRuntime } from "../../src/runtime.ts";
-import { grpcBinding } from "../grpc/client.ts";
+import { grpcBinding } from "../adapters/grpc/client.ts";
+import { GrpcDownloader } from "../src/client/grpc.ts";
+import { GrpcDirectory } from "../src/client/grpc-directory.ts";
+import { downloaderSettings } from "../src/client/settings.ts";
+import { portableRuntime } from "../src/runtime.ts";
 import type { CliDirectory, DirectoryFlags } from "./face.ts";
 
 /** See {@link CliFace.createDirectory}. */

@@ -1,7 +1,7 @@
 import { Writable } from "node:stream";
-import { VortexError } from "../../src/errors.ts";
-import type { Clock } from "../../src/runtime.ts";
-import { storageError } from "../files/storage-error.ts";
+import { storageError } from "../adapters/files/storage-error.ts";
+import { VortexError } from "../src/errors.ts";
+import type { Clock } from "../src/runtime.ts";
 import type { CliFace } from "./face.ts";
 
 /** Where text and bytes go: a process's stdout or stderr, or any other node stream. */

@@ -1,8 +1,8 @@
 import type { Command } from "commander";
 import * as v from "valibot";
-import { VortexError } from "../../src/errors.ts";
-import { type Clock, systemClock } from "../../src/runtime.ts";
-import type { TaskOutline } from "../../src/task/discovery.ts";
+import { VortexError } from "../src/errors.ts";
+import { type Clock, systemClock } from "../src/runtime.ts";
+import type { TaskOutline } from "../src/task/discovery.ts";
 import { addConfigOption, configEntries, effectiveDownloader } from "./effective.ts";
 import type { CliDirectory } from "./face.ts";
 import { addTaskOptions, givenTrust, hostId, taskEntries, trustEntries, trustOf } from "./peer-options.ts";

@@ -1,5 +1,5 @@
-import type { ErrorKind } from "../../src/errors.ts";
-import { VortexError } from "../../src/errors.ts";
+import type { ErrorKind } from "../src/errors.ts";
+import { VortexError } from "../src/errors.ts";
 import { isClosedPipe } from "./terminal.ts";
 
 /** The exit codes, for `--help` and the reader: the one table of them. */

@@ -1,10 +1,10 @@
 /** Which certificate `serve` shows, and where it is kept. */
 import { join } from "node:path";
 import process from "node:process";
-import { VortexError } from "../../src/errors.ts";
-import type { IdentityStore, TlsIdentity, TlsServerOptions } from "../../src/transport/tls.ts";
-import { fileIdentityStore } from "../files/identity-store.ts";
-import { readText } from "../files/text.ts";
+import { fileIdentityStore } from "../adapters/files/identity-store.ts";
+import { readText } from "../adapters/files/text.ts";
+import { VortexError } from "../src/errors.ts";
+import type { IdentityStore, TlsIdentity, TlsServerOptions } from "../src/transport/tls.ts";
 import type { CliEnvironment } from "./terminal.ts";
 
 /** The options about the certificate. */

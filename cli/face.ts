@@ -1,9 +1,9 @@
-import type { CreateDownloaderOptions } from "../../src/client/factory.ts";
-import type { TaskDownloader } from "../../src/client/task-downloader.ts";
-import type { StorageServer } from "../../src/server/storage-server.ts";
-import type { TaskDirectory } from "../../src/task/discovery.ts";
-import type { TlsClientOptions } from "../../src/transport/tls.ts";
-import type { Face } from "../face.ts";
+import type { Face } from "../adapters/face.ts";
+import type { CreateDownloaderOptions } from "../src/client/factory.ts";
+import type { TaskDownloader } from "../src/client/task-downloader.ts";
+import type { StorageServer } from "../src/server/storage-server.ts";
+import type { TaskDirectory } from "../src/task/discovery.ts";
+import type { TlsClientOptions } from "../src/transport/tls.ts";
 
 /** What the command needs of a runtime: its face, but for the classes, so that tests can give others. */
 export interface CliFace {

@@ -3,10 +3,10 @@ import { write } from "node:fs";
 import { open, realpath, rm, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import process from "node:process";
-import { VortexError } from "../../src/errors.ts";
-import { type Descriptor, descriptorOf } from "../files/descriptor.ts";
-import { replaceFile, requireReplaceable } from "../files/replace-file.ts";
-import { codeOf, storageError } from "../files/storage-error.ts";
+import { type Descriptor, descriptorOf } from "../adapters/files/descriptor.ts";
+import { replaceFile, requireReplaceable } from "../adapters/files/replace-file.ts";
+import { codeOf, storageError } from "../adapters/files/storage-error.ts";
+import { VortexError } from "../src/errors.ts";
 import { type CliEnvironment, type TextOutput, writeBytes } from "./terminal.ts";
 
 /** What `--output` names. */

@@ -1,6 +1,6 @@
 import type { Command } from "commander";
 import * as v from "valibot";
-import { VortexError } from "../../src/errors.ts";
+import { VortexError } from "../src/errors.ts";
 import { effectiveDownloader } from "./effective.ts";
 import { targetOf, type Write, withFile, withStream } from "./output.ts";
 import { addFetchOptions, fetchEntries, hostId, peerTls } from "./peer-options.ts";

@@ -1,7 +1,7 @@
 import { inspect } from "node:util";
 import { Command, CommanderError } from "commander";
-import { oneLine, VortexError } from "../../src/errors.ts";
-import { configVariable } from "../config-file.ts";
+import { configVariable } from "../adapters/config-file.ts";
+import { oneLine, VortexError } from "../src/errors.ts";
 import { addConfigCommand } from "./config.ts";
 import { exitCodeOf, exitCodeTable } from "./exit-codes.ts";
 import { addGetCommand } from "./get.ts";

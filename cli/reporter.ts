@@ -1,6 +1,6 @@
-import type { ProtocolEvent } from "../../src/client/auto-downloader.ts";
-import type { Clock } from "../../src/runtime.ts";
-import type { TaskEvent, TaskProgress, TaskReport } from "../../src/task/task.ts";
+import type { ProtocolEvent } from "../src/client/auto-downloader.ts";
+import type { Clock } from "../src/runtime.ts";
+import type { TaskEvent, TaskProgress, TaskReport } from "../src/task/task.ts";
 
 /** Tells the user how a download goes. */
 export interface Reporter {

@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import * as v from "valibot";
-import type { ConfigSetting } from "../../src/config/config.ts";
-import { oneLine } from "../../src/errors.ts";
+import type { ConfigSetting } from "../src/config/config.ts";
+import { oneLine } from "../src/errors.ts";
 import { addConfigOption, configEntries, effectiveConfig } from "./effective.ts";
 import { type CliEnvironment, writeLine } from "./terminal.ts";
 import { count, duration, flag, parseOptions, patience, portText, protocol, rate, text } from "./values.ts";

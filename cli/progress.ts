@@ -1,6 +1,6 @@
 /** How far a download is, and how it went, in words: pure functions of what the task engine tells. */
-import { oneLine, type VortexError } from "../../src/errors.ts";
-import type { ParentProgress, ParentState, TaskProgress, TaskReport, Verified } from "../../src/task/task.ts";
+import { oneLine, type VortexError } from "../src/errors.ts";
+import type { ParentProgress, ParentState, TaskProgress, TaskReport, Verified } from "../src/task/task.ts";
 import { inFlags } from "./flag-words.ts";
 import { formatBytes, formatRate, formatShare, formatTime, percentOf } from "./format.ts";
 

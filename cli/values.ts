@@ -1,22 +1,14 @@
 import * as v from "valibot";
-import { parseSize } from "../../src/config/size.ts";
-import {
-  duration,
-  fingerprint,
-  integer,
-  ip as ipAddress,
-  parseValues,
-  patience,
-  port,
-} from "../../src/config/values.ts";
-import { type Digest, parseDigest } from "../../src/digest/digest.ts";
-import { VortexError } from "../../src/errors.ts";
-import type { ByteRange, PieceKind } from "../../src/piece.ts";
-import { pieceKinds } from "../../src/piece.ts";
-import type { TaskParent } from "../../src/task/task.ts";
-import { formatAddress, parseAddress } from "../../src/transport/address.ts";
-import type { PeerAddress } from "../../src/transport/peer-address.ts";
-import { type Protocol, type ProtocolChoice, protocolChoices, protocols } from "../../src/transport/protocol.ts";
+import { parseSize } from "../src/config/size.ts";
+import { duration, fingerprint, integer, ip as ipAddress, parseValues, patience, port } from "../src/config/values.ts";
+import { type Digest, parseDigest } from "../src/digest/digest.ts";
+import { VortexError } from "../src/errors.ts";
+import type { ByteRange, PieceKind } from "../src/piece.ts";
+import { pieceKinds } from "../src/piece.ts";
+import type { TaskParent } from "../src/task/task.ts";
+import { formatAddress, parseAddress } from "../src/transport/address.ts";
+import type { PeerAddress } from "../src/transport/peer-address.ts";
+import { type Protocol, type ProtocolChoice, protocolChoices, protocols } from "../src/transport/protocol.ts";
 
 export { duration, fingerprint, ipAddress, patience };
 
