@@ -1,8 +1,8 @@
+import { downloaderSettings } from "../src/client/call/settings.ts";
 import type { CallOptions } from "../src/client/downloader.ts";
 import { type Bindings, downloaderFactory, type TaskDownloaderFactory } from "../src/client/factory.ts";
-import { GrpcDownloader, type TaskStat } from "../src/client/grpc.ts";
-import { GrpcDirectory } from "../src/client/grpc-directory.ts";
-import { downloaderSettings } from "../src/client/settings.ts";
+import { GrpcDirectory } from "../src/client/grpc/directory.ts";
+import { GrpcDownloader, type TaskStat } from "../src/client/grpc/downloader.ts";
 import { portableRuntime, type Runtime } from "../src/runtime.ts";
 import { type ServerBindings, StorageServer, type StorageServerOptions } from "../src/server/storage-server.ts";
 import { identifiesPeers, type TlsClientOptions } from "../src/transport/tls.ts";

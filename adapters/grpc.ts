@@ -3,6 +3,8 @@
  *
  * @module
  */
+
+export { GrpcDirectory } from "../src/client/grpc/directory.ts";
 export {
   type AnnouncedPiece,
   type DownloadTaskOptions,
@@ -13,9 +15,8 @@ export {
   type TaskIdentity,
   type TaskPieces,
   type TaskStat,
-} from "../src/client/grpc.ts";
-export { GrpcDirectory } from "../src/client/grpc-directory.ts";
-export type { GrpcServing } from "../src/server/grpc.ts";
+} from "../src/client/grpc/downloader.ts";
+export type { GrpcServing } from "../src/server/grpc/service.ts";
 export type { GrpcBinding, GrpcConnection, GrpcDialOptions } from "../src/transport/grpc.ts";
 export { type GrpcBindingOptions, grpcBinding } from "./grpc/client.ts";
 export { GrpcServer, type GrpcServerOptions, grpcServer } from "./grpc/server.ts";

@@ -7,7 +7,7 @@
  * @module
  */
 import { downloaderFactory, type TaskDownloaderFactory } from "../src/client/factory.ts";
-import { VortexDownloader } from "../src/client/vortex-downloader.ts";
+import { VortexDownloader } from "../src/client/vortex/downloader.ts";
 import { VortexError } from "../src/errors.ts";
 import { portableRuntime } from "../src/runtime.ts";
 import { workersTransport } from "./workers/transport.ts";

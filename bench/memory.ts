@@ -28,7 +28,7 @@ import { fileSink } from "../adapters/files/sink.ts";
 import { nativeHashers } from "../adapters/native-hashers.ts";
 import { digestOf } from "../src/digest/digest.ts";
 import { type PieceMetadata, pieceExtent, planTask } from "../src/piece.ts";
-import type { PieceStore } from "../src/server/store.ts";
+import type { PieceStore } from "../src/store/store.ts";
 import { formatAddress } from "../src/transport/address.ts";
 import { choices } from "./options.ts";
 import { Worker } from "./processes.ts";

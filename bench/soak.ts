@@ -30,7 +30,7 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { faceOf } from "../adapters/face.ts";
 import { fingerprintOf, selfSigned } from "../adapters/tls.ts";
-import { MemoryPieceStore } from "../src/server/memory-store.ts";
+import { MemoryPieceStore } from "../src/store/memory-store.ts";
 import { formatAddress } from "../src/transport/address.ts";
 import type { Protocol } from "../src/transport/protocol.ts";
 import type { TlsIdentity } from "../src/transport/tls.ts";

@@ -1,7 +1,7 @@
 import { grpcBinding } from "../adapters/grpc/client.ts";
-import { GrpcDownloader } from "../src/client/grpc.ts";
-import { GrpcDirectory } from "../src/client/grpc-directory.ts";
-import { downloaderSettings } from "../src/client/settings.ts";
+import { downloaderSettings } from "../src/client/call/settings.ts";
+import { GrpcDirectory } from "../src/client/grpc/directory.ts";
+import { GrpcDownloader } from "../src/client/grpc/downloader.ts";
 import { portableRuntime } from "../src/runtime.ts";
 import type { CliDirectory, DirectoryFlags } from "./face.ts";
 

@@ -1,4 +1,4 @@
-import type { ProtocolEvent } from "../src/client/auto-downloader.ts";
+import type { ProtocolEvent } from "../src/client/auto/downloader.ts";
 import { VortexError } from "../src/errors.ts";
 import type { TaskEvent, TaskProgress, TaskReport } from "../src/task/task.ts";
 import { inFlags } from "./flag-words.ts";

@@ -1,4 +1,4 @@
-import type { ProtocolEvent } from "../src/client/auto-downloader.ts";
+import type { ProtocolEvent } from "../src/client/auto/downloader.ts";
 import type { Clock } from "../src/runtime.ts";
 import type { TaskEvent, TaskProgress, TaskReport } from "../src/task/task.ts";
 

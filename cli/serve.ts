@@ -6,7 +6,7 @@ import type { Config } from "../src/config/config.ts";
 import { oneLine, VortexError } from "../src/errors.ts";
 import { MAX_PIECE_LENGTH, pieceLengthFor, planTask } from "../src/piece.ts";
 import type { StorageServerOptions } from "../src/server/storage-server.ts";
-import type { StoredTask } from "../src/server/store.ts";
+import type { StoredTask } from "../src/store/store.ts";
 import { type Address, formatAddress } from "../src/transport/address.ts";
 import type { TlsServerOptions } from "../src/transport/tls.ts";
 import { addConfigOption, configEntries, effectiveConfig } from "./effective.ts";

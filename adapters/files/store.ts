@@ -1,5 +1,5 @@
 import { type FileHandle, open, stat } from "node:fs/promises";
-import { resolveRange } from "../../src/client/piece-content.ts";
+import { resolveRange } from "../../src/client/call/piece-content.ts";
 import { crc32Combine } from "../../src/digest/crc32-combine.ts";
 import type { HasherFactory } from "../../src/digest/hasher.ts";
 import { abortedError, VortexError } from "../../src/errors.ts";
@@ -14,7 +14,7 @@ import {
   requireInteger,
   type TaskPlan,
 } from "../../src/piece.ts";
-import type { PieceStore, StoredPiece, StoredPieceRequest, StoredTask } from "../../src/server/store.ts";
+import type { PieceStore, StoredPiece, StoredPieceRequest, StoredTask } from "../../src/store/store.ts";
 import { nativeHashers } from "../native-hashers.ts";
 import { storageError } from "./storage-error.ts";
 

@@ -15,11 +15,17 @@ import { createContextValues } from "@connectrpc/connect";
 import { createAsyncIterable, type UniversalHandler, type UniversalServerResponse } from "@connectrpc/connect/protocol";
 import { VortexError } from "../../src/errors.ts";
 import type { Timer } from "../../src/runtime.ts";
-import { askedFrom, type GrpcServing, grpcHandlers, MAX_REQUEST_LENGTH, reachedAt } from "../../src/server/grpc.ts";
-import { NEWCOMERS, type Place, Places } from "../../src/server/places.ts";
+import { NEWCOMERS, type Place, Places } from "../../src/server/admission/connection-slots.ts";
+import { type ServerSettings, within } from "../../src/server/admission/upload.ts";
+import {
+  askedFrom,
+  type GrpcServing,
+  grpcHandlers,
+  MAX_REQUEST_LENGTH,
+  reachedAt,
+} from "../../src/server/grpc/service.ts";
 import type { ProtocolServer } from "../../src/server/storage-server.ts";
-import type { PieceStore } from "../../src/server/store.ts";
-import { type ServerSettings, within } from "../../src/server/upload.ts";
+import type { PieceStore } from "../../src/store/store.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
 import type { TlsIdentity, TlsServerOptions } from "../../src/transport/tls.ts";
 import type { ListenerCounters } from "../../src/transport/transport.ts";

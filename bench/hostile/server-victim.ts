@@ -1,8 +1,8 @@
 /** A server that is attacked, over all protocols at once, in a process of its own. */
 import { type Face, faceOf } from "../../adapters/face.ts";
 import type { VortexError } from "../../src/errors.ts";
-import { MemoryPieceStore } from "../../src/server/memory-store.ts";
 import type { StorageServer } from "../../src/server/storage-server.ts";
+import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
 import { obey } from "../program.ts";

@@ -1,7 +1,7 @@
 /** The parent of `hybrid.ts`: serves one task over QUIC and TCP, and answers any order with where. */
 import process from "node:process";
 import { startServer } from "../../adapters/node.ts";
-import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import type { PeerAddresses } from "../../src/transport/peer-address.ts";
 import { obey } from "../program.ts";

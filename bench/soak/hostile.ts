@@ -2,7 +2,7 @@
 import { createSocket, type Socket as UdpSocket } from "node:dgram";
 import { once } from "node:events";
 import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
-import type { PieceStore, StoredPiece } from "../../src/server/store.ts";
+import type { PieceStore, StoredPiece } from "../../src/store/store.ts";
 import { noise } from "./content.ts";
 
 /** Milliseconds for which an answer is held back that is to stall. */

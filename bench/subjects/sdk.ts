@@ -3,13 +3,13 @@ import process from "node:process";
 import { type Face, faceOf } from "../../adapters/face.ts";
 import type { QuicBinding } from "../../adapters/fallback.ts";
 import { nativeHashers } from "../../adapters/native-hashers.ts";
+import { downloaderSettings } from "../../src/client/call/settings.ts";
 import type { Downloader } from "../../src/client/downloader.ts";
 import type { CreateDownloaderOptions } from "../../src/client/factory.ts";
-import { downloaderSettings } from "../../src/client/settings.ts";
-import { QuicDownloader } from "../../src/client/vortex-downloader.ts";
+import { QuicDownloader } from "../../src/client/vortex/downloader.ts";
 import type { HasherFactory } from "../../src/digest/hasher.ts";
 import { portableRuntime } from "../../src/runtime.ts";
-import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import type { Client, Content, DialOptions, Peer, Serving, Subject } from "../subject.ts";
 

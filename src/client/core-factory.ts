@@ -3,9 +3,9 @@ import { VortexError } from "../errors.ts";
 import { portableRuntime } from "../runtime.ts";
 import { requireProtocolChoice } from "../transport/protocol.ts";
 import type { Transport } from "../transport/transport.ts";
+import { downloaderSettings } from "./call/settings.ts";
 import type { Downloader, DownloaderOptions } from "./downloader.ts";
-import { downloaderSettings } from "./settings.ts";
-import { QuicDownloader, TcpDownloader } from "./vortex-downloader.ts";
+import { QuicDownloader, TcpDownloader } from "./vortex/downloader.ts";
 
 /** Which protocol, and what carries it. */
 export interface CoreDownloaderOptions extends DownloaderOptions {

@@ -11,12 +11,12 @@ import {
 import type { QuicTuning } from "../transport/quic-tuning.ts";
 import { identifiesPeers, namesTrust, type TlsClientOptions } from "../transport/tls.ts";
 import type { Transport } from "../transport/transport.ts";
-import { AutoDownloader, type AutoOptions, type ProtocolEvent } from "./auto-downloader.ts";
+import { AutoDownloader, type AutoOptions, type ProtocolEvent } from "./auto/downloader.ts";
+import { downloaderSettings, LONGEST } from "./call/settings.ts";
 import type { Downloader, DownloaderOptions, DownloaderSettings } from "./downloader.ts";
-import { autoPieces, hybridPieces, type PieceWays, singlePieces } from "./piece-ways.ts";
-import { downloaderSettings, LONGEST } from "./settings.ts";
+import { autoPieces, hybridPieces, type PieceWays, singlePieces } from "./piece-source.ts";
 import { type ClosableDirectory, TaskDownloader } from "./task-downloader.ts";
-import { QuicDownloader, TcpDownloader } from "./vortex-downloader.ts";
+import { QuicDownloader, TcpDownloader } from "./vortex/downloader.ts";
 
 /** Which protocol, and what it needs. */
 export interface CreateDownloaderOptions extends DownloaderOptions {

@@ -2,9 +2,9 @@ import type { Piece } from "../piece.ts";
 import type { TaskDirectory } from "../task/discovery.ts";
 import { TaskFetcher } from "../task/fetcher.ts";
 import type { TaskDownload, TaskDownloadOptions, TaskOptions, TaskRequest, TaskStream } from "../task/task.ts";
-import type { PeerPieceRequest } from "./auto-downloader.ts";
+import type { PeerPieceRequest } from "./auto/downloader.ts";
 import type { CallOptions, Downloader, DownloaderSettings } from "./downloader.ts";
-import type { PieceWays } from "./piece-ways.ts";
+import type { PieceWays } from "./piece-source.ts";
 
 /** A directory that has connections of its own. */
 export interface ClosableDirectory extends TaskDirectory {

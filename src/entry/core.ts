@@ -5,7 +5,8 @@
  *
  * @module
  */
-export type { AutoOptions, PeerPieceRequest, ProtocolEvent } from "../client/auto-downloader.ts";
+export type { AutoOptions, PeerPieceRequest, ProtocolEvent } from "../client/auto/downloader.ts";
+export { downloaderSettings } from "../client/call/settings.ts";
 export { type CoreDownloaderOptions, createDownloader } from "../client/core-factory.ts";
 export type {
   CallOptions,
@@ -22,9 +23,8 @@ export type {
   QuicBindingOptions,
   TaskDownloaderFactory,
 } from "../client/factory.ts";
-export { downloaderSettings } from "../client/settings.ts";
-export { QuicClient, TcpClient, VortexClient } from "../client/vortex-client.ts";
-export { QuicDownloader, TcpDownloader, type TransportLoader, VortexDownloader } from "../client/vortex-downloader.ts";
+export { QuicClient, TcpClient, VortexClient } from "../client/vortex/client.ts";
+export { QuicDownloader, TcpDownloader, type TransportLoader, VortexDownloader } from "../client/vortex/downloader.ts";
 export { type Digest, digestOf, parseDigest } from "../digest/digest.ts";
 export {
   type Crc32,
@@ -62,8 +62,7 @@ export {
 } from "../protocol/packet.ts";
 export { Tag } from "../protocol/tags.ts";
 export { type Clock, portableRuntime, type Runtime, systemClock, type Timer } from "../runtime.ts";
-export { type GrowingTask, MemoryPieceStore, type MemoryTaskOptions } from "../server/memory-store.ts";
-export { PieceFeed } from "../server/piece-feed.ts";
+export { type ServerOptions, type ServerSettings, serverSettings } from "../server/admission/upload.ts";
 export {
   type IdentityBinding,
   type ProtocolServer,
@@ -71,9 +70,10 @@ export {
   StorageServer,
   type StorageServerOptions,
 } from "../server/storage-server.ts";
-export type { PieceStore, StoredPiece, StoredPieceRequest, StoredTask } from "../server/store.ts";
-export { type ServerOptions, type ServerSettings, serverSettings } from "../server/upload.ts";
 export { QuicServer, TcpServer, VortexServer } from "../server/vortex-server.ts";
+export { type GrowingTask, MemoryPieceStore, type MemoryTaskOptions } from "../store/memory-store.ts";
+export { PieceFeed } from "../store/piece-feed.ts";
+export type { PieceStore, StoredPiece, StoredPieceRequest, StoredTask } from "../store/store.ts";
 export type { Operation, OperationName, OperationResult, OperationStart, Telemetry } from "../telemetry.ts";
 export { type Address, formatAddress, parseAddress } from "../transport/address.ts";
 export { MemoryTransport } from "../transport/memory.ts";

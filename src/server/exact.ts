@@ -1,5 +1,5 @@
 import { VortexError } from "../errors.ts";
-import type { StoredPiece } from "./store.ts";
+import type { StoredPiece } from "../store/store.ts";
 
 /**
  * Reads a piece from its store, without empty chunks.

@@ -1,12 +1,12 @@
 import { VortexError } from "../errors.ts";
 import type { Runtime } from "../runtime.ts";
+import type { PieceStore } from "../store/store.ts";
 import type { Address } from "../transport/address.ts";
 import type { QuicTuning } from "../transport/quic-tuning.ts";
 import type { TlsIdentity, TlsServerOptions } from "../transport/tls.ts";
 import type { ListenerCounters, Transport } from "../transport/transport.ts";
-import type { GrpcServing } from "./grpc.ts";
-import type { PieceStore } from "./store.ts";
-import { type ServerOptions, type ServerSettings, serverSettings } from "./upload.ts";
+import { type ServerOptions, type ServerSettings, serverSettings } from "./admission/upload.ts";
+import type { GrpcServing } from "./grpc/service.ts";
 import { VortexServer } from "./vortex-server.ts";
 
 /** What to serve, where, and over what. */

@@ -3,6 +3,7 @@ import { PacketDecoder } from "../protocol/decoder.ts";
 import { type DownloadPiecePacket, encodePacket, RemoteErrorCode } from "../protocol/packet.ts";
 import type { Flow } from "../rate-limiter.ts";
 import type { Clock, Runtime } from "../runtime.ts";
+import type { PieceStore } from "../store/store.ts";
 import { beginOperation, type OperationResult } from "../telemetry.ts";
 import type { Address } from "../transport/address.ts";
 import type { TlsIdentity } from "../transport/tls.ts";
@@ -14,11 +15,10 @@ import {
   StreamCode,
   type Transport,
 } from "../transport/transport.ts";
+import { NEWCOMERS, type Place, Places } from "./admission/connection-slots.ts";
+import { paced } from "./admission/rate-limited.ts";
+import { type ServerOptions, type ServerSettings, serverSettings, within } from "./admission/upload.ts";
 import { exactContent } from "./exact.ts";
-import { paced } from "./paced.ts";
-import { NEWCOMERS, type Place, Places } from "./places.ts";
-import type { PieceStore } from "./store.ts";
-import { type ServerOptions, type ServerSettings, serverSettings, within } from "./upload.ts";
 
 /** Serves a store over the Vortex protocol, on one listener. */
 export class VortexServer {

@@ -1,7 +1,7 @@
 import { abortedError, VortexError } from "../errors.ts";
 import type { ByteRange, PieceMetadata } from "../piece.ts";
-import { PieceFeed } from "../server/piece-feed.ts";
-import type { PieceStore, StoredPiece, StoredPieceRequest, StoredTask } from "../server/store.ts";
+import { PieceFeed } from "../store/piece-feed.ts";
+import type { PieceStore, StoredPiece, StoredPieceRequest, StoredTask } from "../store/store.ts";
 import type { TaskLayout } from "./layout.ts";
 import type { SinkSession, SunkPiece } from "./sink.ts";
 

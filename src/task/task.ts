@@ -1,6 +1,6 @@
 import type { VortexError } from "../errors.ts";
 import type { ByteRange, PieceKind } from "../piece.ts";
-import type { PieceStore } from "../server/store.ts";
+import type { PieceStore } from "../store/store.ts";
 import type { PeerAddress } from "../transport/peer-address.ts";
 import type { LeftOutProtocol, Protocol } from "../transport/protocol.ts";
 import type { KnownLayout } from "./layout.ts";

@@ -4,12 +4,12 @@
  */
 import assert from "node:assert/strict";
 import { describe } from "node:test";
-import { downloaderSettings } from "../../src/client/settings.ts";
-import { VortexDownloader } from "../../src/client/vortex-downloader.ts";
+import { downloaderSettings } from "../../src/client/call/settings.ts";
+import { VortexDownloader } from "../../src/client/vortex/downloader.ts";
 import { VortexError } from "../../src/errors.ts";
 import { portableRuntime } from "../../src/runtime.ts";
-import { MemoryPieceStore } from "../../src/server/memory-store.ts";
 import { VortexServer } from "../../src/server/vortex-server.ts";
+import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import type { ByteStream, Connection, Listener, ListenOptions, Transport } from "../../src/transport/transport.ts";
 import { rejectionOf } from "../support/failures.ts";

@@ -1,7 +1,7 @@
 /** Sequences of operations on the pool and on a connection, in any order, against what must hold after each. */
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { ClientPool, type Lease, type PoolClient, type PoolEntryInfo } from "../../src/client/pool.ts";
+import { ClientPool, type Lease, type PoolClient, type PoolEntryInfo } from "../../src/client/call/pool.ts";
 import { VortexError } from "../../src/errors.ts";
 import { MemoryTransport } from "../../src/transport/memory.ts";
 import type { ByteStream } from "../../src/transport/transport.ts";

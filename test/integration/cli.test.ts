@@ -10,7 +10,7 @@ import { after, describe, it } from "node:test";
 import { faceOf } from "../../adapters/face.ts";
 import { nativeHashers } from "../../adapters/native-hashers.ts";
 import { digestOf } from "../../src/digest/digest.ts";
-import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import type { ParentProgress } from "../../src/task/task.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import type { Protocol } from "../../src/transport/protocol.ts";

@@ -14,7 +14,7 @@ import { exitCodeOf } from "../../cli/exit-codes.ts";
 import { type ConfigKey, configKeys, keys, ownSection } from "../../src/config/keys.ts";
 import { errorCodes, VortexError } from "../../src/errors.ts";
 import { taskIdOfUrl } from "../../src/ids.ts";
-import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import { type Documented, exportedDocs } from "../support/docstrings.ts";
 import { runtimeName } from "../support/fixtures.ts";

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { describe, it } from "node:test";
 import { Miniflare } from "miniflare";
 import { faceOf } from "../../adapters/face.ts";
-import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import { bundleForEdge } from "../support/edge-peer.ts";
 import { runtimeName } from "../support/fixtures.ts";

@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { IDLE_CLOSE } from "../../adapters/idle-close.ts";
 import { selfSigned } from "../../adapters/tls.ts";
-import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import { runtimeName } from "../support/fixtures.ts";
 import { type ForgetfulOrder, restartContent, restartTaskId as taskId } from "../support/restart.ts";

@@ -4,12 +4,12 @@ import { networkInterfaces } from "node:os";
 import { after, before, describe, it } from "node:test";
 import { grpcBinding } from "../../adapters/grpc/client.ts";
 import { grpcServer } from "../../adapters/grpc/server.ts";
+import { downloaderSettings } from "../../src/client/call/settings.ts";
 import type { DownloaderOptions } from "../../src/client/downloader.ts";
-import { GrpcDownloader } from "../../src/client/grpc.ts";
-import { downloaderSettings } from "../../src/client/settings.ts";
+import { GrpcDownloader } from "../../src/client/grpc/downloader.ts";
 import { portableRuntime } from "../../src/runtime.ts";
-import { MemoryPieceStore } from "../../src/server/memory-store.ts";
-import { serverSettings } from "../../src/server/upload.ts";
+import { serverSettings } from "../../src/server/admission/upload.ts";
+import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { rejectionOf } from "../support/failures.ts";
 import { FakeClock, fakeRuntime } from "../support/fake-clock.ts";
 import {

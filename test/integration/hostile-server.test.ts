@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
+import { downloaderSettings } from "../../src/client/call/settings.ts";
 import type { CallOptions, DownloaderOptions, PieceRequest } from "../../src/client/downloader.ts";
-import { downloaderSettings } from "../../src/client/settings.ts";
-import { VortexDownloader } from "../../src/client/vortex-downloader.ts";
+import { VortexDownloader } from "../../src/client/vortex/downloader.ts";
 import { type ErrorCode, VortexError } from "../../src/errors.ts";
 import type { Piece } from "../../src/piece.ts";
 import { RemoteErrorCode } from "../../src/protocol/packet.ts";

@@ -7,7 +7,7 @@ import { describe, it } from "node:test";
 import { create, toBinary } from "@bufbuild/protobuf";
 import { DownloadPieceRequestSchema } from "../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { encodePacket } from "../../src/protocol/packet.ts";
-import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { Flag, Frame, frame, headerBlock, headerFrames, PREFACE, words } from "../support/hostile-http2.ts";
 import { seededBytes } from "../support/random.ts";
 import { runtimeFace } from "../support/runtime-face.ts";

@@ -1,8 +1,8 @@
 /** A protocol that is dialled at the port of another one. */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { MemoryPieceStore } from "../../src/server/memory-store.ts";
 import type { StorageServerOptions } from "../../src/server/storage-server.ts";
+import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import { assertRejects } from "../support/failures.ts";
 import { skipped } from "../support/fixture.ts";

@@ -7,8 +7,8 @@
  */
 import process from "node:process";
 import { denoQuicTransport } from "../../adapters/deno-quic/transport.ts";
-import { downloaderSettings } from "../../src/client/settings.ts";
-import { VortexDownloader } from "../../src/client/vortex-downloader.ts";
+import { downloaderSettings } from "../../src/client/call/settings.ts";
+import { VortexDownloader } from "../../src/client/vortex/downloader.ts";
 import { VortexError } from "../../src/errors.ts";
 import { portableRuntime } from "../../src/runtime.ts";
 import { crc32 } from "./stock-wire.ts";

@@ -7,7 +7,7 @@ import process from "node:process";
 import { createInterface } from "node:readline";
 import { loadConfig } from "../../adapters/config-file.ts";
 import { fileSink } from "../../adapters/files/sink.ts";
-import type { ProtocolEvent } from "../../src/client/auto-downloader.ts";
+import type { ProtocolEvent } from "../../src/client/auto/downloader.ts";
 import { VortexError } from "../../src/errors.ts";
 import type { ParentProgress } from "../../src/task/task.ts";
 import type { PeerAddresses } from "../../src/transport/peer-address.ts";

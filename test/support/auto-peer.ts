@@ -3,7 +3,7 @@
  * where, as JSON.
  */
 import process from "node:process";
-import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import type { PeerAddresses } from "../../src/transport/peer-address.ts";
 import type { Protocol } from "../../src/transport/protocol.ts";

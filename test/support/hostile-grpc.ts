@@ -4,7 +4,7 @@
  */
 import { Buffer } from "node:buffer";
 import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
-import type { GrpcDownloader } from "../../src/client/grpc.ts";
+import type { GrpcDownloader } from "../../src/client/grpc/downloader.ts";
 import { portableHashers } from "../../src/digest/hasher.ts";
 import { metadataDigest } from "../../src/digest/piece-metadata.ts";
 import { VortexError } from "../../src/errors.ts";

@@ -16,8 +16,8 @@ import { nativeHashers } from "../../adapters/native-hashers.ts";
 import type { Downloader } from "../../src/client/downloader.ts";
 import { VortexError } from "../../src/errors.ts";
 import { pieceExtent } from "../../src/piece.ts";
-import { MemoryPieceStore } from "../../src/server/memory-store.ts";
 import type { StorageServer } from "../../src/server/storage-server.ts";
+import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import type { Protocol } from "../../src/transport/protocol.ts";
 import {

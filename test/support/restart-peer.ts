@@ -10,7 +10,7 @@
 import process from "node:process";
 import type { Face } from "../../adapters/face.ts";
 import { nativeHashers } from "../../adapters/native-hashers.ts";
-import { MemoryPieceStore } from "../../src/server/memory-store.ts";
+import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import { longContent, longTaskId, type RestartOrders, restartContent, restartTaskId } from "./restart.ts";
 

@@ -3,8 +3,8 @@
  * port and, over QUIC, the fingerprint of its certificate, then the number of each piece that it is asked for.
  */
 import process from "node:process";
-import { MemoryPieceStore } from "../../src/server/memory-store.ts";
-import type { StoredPiece } from "../../src/server/store.ts";
+import { MemoryPieceStore } from "../../src/store/memory-store.ts";
+import type { StoredPiece } from "../../src/store/store.ts";
 import { seededBytes } from "./random.ts";
 import { runtimeFace } from "./runtime-face.ts";
 

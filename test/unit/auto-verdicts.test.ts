@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { type ProtocolVerdict, ProtocolVerdicts } from "../../src/client/auto-verdicts.ts";
+import { type ProtocolVerdict, ProtocolVerdicts } from "../../src/client/auto/verdicts.ts";
 import type { Protocol } from "../../src/transport/protocol.ts";
 import { FakeClock } from "../support/fake-clock.ts";
 

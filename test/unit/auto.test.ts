@@ -1,14 +1,14 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import type { ProtocolEvent } from "../../src/client/auto-downloader.ts";
+import type { ProtocolEvent } from "../../src/client/auto/downloader.ts";
 import { type CreateDownloaderOptions, downloaderFactory } from "../../src/client/factory.ts";
 import type { TaskDownloader } from "../../src/client/task-downloader.ts";
-import { VortexDownloader } from "../../src/client/vortex-downloader.ts";
+import { VortexDownloader } from "../../src/client/vortex/downloader.ts";
 import { type ErrorCode, VortexError } from "../../src/errors.ts";
 import type { Piece } from "../../src/piece.ts";
 import type { Clock } from "../../src/runtime.ts";
-import { MemoryPieceStore } from "../../src/server/memory-store.ts";
 import { VortexServer } from "../../src/server/vortex-server.ts";
+import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import type { TaskDirectory } from "../../src/task/discovery.ts";
 import type { OperationStart, Telemetry } from "../../src/telemetry.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { CallScope, type CallScopeOptions } from "../../src/client/call-scope.ts";
+import { CallScope, type CallScopeOptions } from "../../src/client/call/scope.ts";
 import { VortexError } from "../../src/errors.ts";
 import { assertRejects, rejectionOf } from "../support/failures.ts";
 import { FakeClock } from "../support/fake-clock.ts";

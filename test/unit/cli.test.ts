@@ -11,13 +11,13 @@ import type { CliFace } from "../../cli/face.ts";
 import { defaultIdentityFile, identityTls } from "../../cli/identity.ts";
 import { runCli } from "../../cli/program.ts";
 import { parent, parseOptions, rate, size, taskRange } from "../../cli/values.ts";
+import { downloaderSettings } from "../../src/client/call/settings.ts";
 import { downloaderOptions } from "../../src/client/configured.ts";
-import { downloaderSettings } from "../../src/client/settings.ts";
 import { parseConfig } from "../../src/config/config.ts";
 import { errorCodes, VortexError } from "../../src/errors.ts";
 import { portableRuntime } from "../../src/runtime.ts";
 import { serverOptions } from "../../src/server/configured.ts";
-import type { PieceStore } from "../../src/server/store.ts";
+import type { PieceStore } from "../../src/store/store.ts";
 import { protocolChoices } from "../../src/transport/protocol.ts";
 import {
   brokenPipe,

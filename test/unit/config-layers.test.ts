@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import fc from "fast-check";
+import { downloaderSettings } from "../../src/client/call/settings.ts";
 import { downloaderOptions } from "../../src/client/configured.ts";
-import { downloaderSettings } from "../../src/client/settings.ts";
 import {
   type ConfigLayer,
   type ConfigProblem,
@@ -15,8 +15,8 @@ import { type ConfigKey, configKeys, keys } from "../../src/config/keys.ts";
 import { mutualTlsFiles } from "../../src/config/mutual-tls.ts";
 import { VortexError } from "../../src/errors.ts";
 import { portableRuntime } from "../../src/runtime.ts";
+import { serverSettings } from "../../src/server/admission/upload.ts";
 import { serverOptions } from "../../src/server/configured.ts";
-import { serverSettings } from "../../src/server/upload.ts";
 
 describe("layers of a configuration", () => {
   it("each value comes from the first layer that has it, and tells which", () => {

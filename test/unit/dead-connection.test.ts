@@ -1,12 +1,12 @@
 /** Connections that the peer has forgotten, told from slow peers and from dead paths. */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { downloaderSettings } from "../../src/client/settings.ts";
-import { VortexDownloader } from "../../src/client/vortex-downloader.ts";
+import { downloaderSettings } from "../../src/client/call/settings.ts";
+import { VortexDownloader } from "../../src/client/vortex/downloader.ts";
 import { VortexError } from "../../src/errors.ts";
-import { MemoryPieceStore } from "../../src/server/memory-store.ts";
-import type { PieceStore } from "../../src/server/store.ts";
 import { VortexServer } from "../../src/server/vortex-server.ts";
+import { MemoryPieceStore } from "../../src/store/memory-store.ts";
+import type { PieceStore } from "../../src/store/store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import { MemoryTransport } from "../../src/transport/memory.ts";
 import type { ByteStream, Connection, Transport } from "../../src/transport/transport.ts";

@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { type QuicBinding, withFallback } from "../../adapters/fallback.ts";
-import { downloaderSettings } from "../../src/client/settings.ts";
-import { QuicDownloader } from "../../src/client/vortex-downloader.ts";
+import { downloaderSettings } from "../../src/client/call/settings.ts";
+import { QuicDownloader } from "../../src/client/vortex/downloader.ts";
 import { VortexError } from "../../src/errors.ts";
-import { MemoryPieceStore } from "../../src/server/memory-store.ts";
 import { VortexServer } from "../../src/server/vortex-server.ts";
+import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import { MemoryTransport } from "../../src/transport/memory.ts";
 import { assertRejects } from "../support/failures.ts";

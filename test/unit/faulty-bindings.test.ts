@@ -17,7 +17,7 @@ import { SocketStream } from "../../adapters/tcp/stream.ts";
 import { selfSigned } from "../../adapters/tls.ts";
 import type { VortexError } from "../../src/errors.ts";
 import { portableRuntime } from "../../src/runtime.ts";
-import { serverSettings } from "../../src/server/upload.ts";
+import { serverSettings } from "../../src/server/admission/upload.ts";
 import { firstDatagram } from "../support/first-datagram.ts";
 import { quicheFixture } from "../support/fixtures.ts";
 import { openQuicheListener } from "../support/quiche-listener.ts";

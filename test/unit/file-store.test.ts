@@ -9,7 +9,7 @@ import { FilePieceStore } from "../../adapters/files/store.ts";
 import { nativeHashers } from "../../adapters/native-hashers.ts";
 import { type HasherFactory, portableHashers } from "../../src/digest/hasher.ts";
 import type { VortexError } from "../../src/errors.ts";
-import type { StoredPiece, StoredTask } from "../../src/server/store.ts";
+import type { StoredPiece, StoredTask } from "../../src/store/store.ts";
 
 const KIBI = 1024;
 const MEBI = KIBI * KIBI;

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { downloaderSettings } from "../../src/client/settings.ts";
-import { TcpDownloader } from "../../src/client/vortex-downloader.ts";
+import { downloaderSettings } from "../../src/client/call/settings.ts";
+import { TcpDownloader } from "../../src/client/vortex/downloader.ts";
 import { foreignProtocol } from "../../src/protocol/foreign.ts";
 import { encodePacket } from "../../src/protocol/packet.ts";
 import { formatAddress } from "../../src/transport/address.ts";

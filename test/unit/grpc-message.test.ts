@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { create, type DescMessage, toBinary } from "@bufbuild/protobuf";
-import { exceedsFields, MOST_MESSAGES } from "../../src/client/grpc-message.ts";
+import { exceedsFields, MOST_MESSAGES } from "../../src/client/grpc/message.ts";
 import { TaskSchema } from "../../src/gen/common/v2/common_pb.ts";
 import { DownloadPieceResponseSchema, DownloadTaskResponseSchema } from "../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { chunked, joined, seededBytes, seededRandom } from "../support/random.ts";

@@ -10,15 +10,15 @@ import {
   type ServiceImpl,
 } from "@connectrpc/connect";
 import type { UniversalHandler, UniversalServerRequest } from "@connectrpc/connect/protocol";
+import { downloaderSettings } from "../../src/client/call/settings.ts";
 import type { DownloaderOptions } from "../../src/client/downloader.ts";
+import { GrpcDirectory } from "../../src/client/grpc/directory.ts";
 import {
   type DownloadTaskOptions,
   GrpcDownloader,
   type SyncRequest,
   type TaskIdentity,
-} from "../../src/client/grpc.ts";
-import { GrpcDirectory } from "../../src/client/grpc-directory.ts";
-import { downloaderSettings } from "../../src/client/settings.ts";
+} from "../../src/client/grpc/downloader.ts";
 import { digestOf } from "../../src/digest/digest.ts";
 import { portableHashers } from "../../src/digest/hasher.ts";
 import { type ErrorCode, VortexError } from "../../src/errors.ts";
@@ -30,10 +30,10 @@ import {
 } from "../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { persistentTaskId, taskIdOfContent, taskIdOfUrl } from "../../src/ids.ts";
 import { type PieceKind, pieceKinds } from "../../src/piece.ts";
-import { askedFrom, type GrpcServing, grpcHandlers } from "../../src/server/grpc.ts";
-import { MemoryPieceStore } from "../../src/server/memory-store.ts";
-import type { PieceStore, StoredTask } from "../../src/server/store.ts";
-import { type ServerOptions, serverSettings } from "../../src/server/upload.ts";
+import { type ServerOptions, serverSettings } from "../../src/server/admission/upload.ts";
+import { askedFrom, type GrpcServing, grpcHandlers } from "../../src/server/grpc/service.ts";
+import { MemoryPieceStore } from "../../src/store/memory-store.ts";
+import type { PieceStore, StoredTask } from "../../src/store/store.ts";
 import { assertRejects } from "../support/failures.ts";
 import { FakeClock, fakeRuntime, settle } from "../support/fake-clock.ts";
 import { MemoryGrpcBinding, MemoryGrpcConnection, scriptedPeer } from "../support/grpc.ts";

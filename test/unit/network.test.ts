@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { networkOf } from "../../src/server/network.ts";
+import { networkOf } from "../../src/server/admission/network.ts";
 
 describe("the network that a peer is of", () => {
   it("is its address over IPv4, however a socket shows it", () => {

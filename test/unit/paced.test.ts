@@ -2,8 +2,8 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { VortexError } from "../../src/errors.ts";
 import { RateLimiter } from "../../src/rate-limiter.ts";
-import { paced } from "../../src/server/paced.ts";
-import { UnreadAnswers } from "../../src/server/unread.ts";
+import { UnreadAnswers } from "../../src/server/admission/pending-writes.ts";
+import { paced } from "../../src/server/admission/rate-limited.ts";
 import { assertRejects } from "../support/failures.ts";
 import { FakeClock, settle } from "../support/fake-clock.ts";
 

@@ -1,8 +1,8 @@
 /** Content that is read into memory of the caller's. */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { CallScope } from "../../src/client/call-scope.ts";
-import { DownloadedPiece, PieceContent } from "../../src/client/piece-content.ts";
+import { DownloadedPiece, PieceContent } from "../../src/client/call/piece-content.ts";
+import { CallScope } from "../../src/client/call/scope.ts";
 import { digestOf } from "../../src/digest/digest.ts";
 import { portableHashers } from "../../src/digest/hasher.ts";
 import { assertRejects } from "../support/failures.ts";

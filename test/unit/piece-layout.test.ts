@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { type LayoutOptions, PieceLayout } from "../../src/client/piece-layout.ts";
+import { type LayoutOptions, PieceLayout } from "../../src/client/grpc/piece-layout.ts";
 import type { ErrorCode } from "../../src/errors.ts";
 import { assertThrows } from "../support/failures.ts";
 

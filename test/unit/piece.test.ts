@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { resolveRange } from "../../src/client/piece-content.ts";
+import { resolveRange } from "../../src/client/call/piece-content.ts";
 import { MAX_PIECE_LENGTH, MIN_PIECE_LENGTH, pieceExtent, pieceLengthFor, planTask } from "../../src/piece.ts";
 import { assertThrows } from "../support/failures.ts";
 

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { NOTICE, type Place, Places } from "../../src/server/places.ts";
+import { NOTICE, type Place, Places } from "../../src/server/admission/connection-slots.ts";
 import { FakeClock } from "../support/fake-clock.ts";
 
 /** Connections by name, and which of them have made room. */

@@ -3,9 +3,9 @@ import { existsSync, readFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
-import { downloaderSettings } from "../../src/client/settings.ts";
+import { downloaderSettings } from "../../src/client/call/settings.ts";
 import { portableRuntime } from "../../src/runtime.ts";
-import { serverSettings } from "../../src/server/upload.ts";
+import { serverSettings } from "../../src/server/admission/upload.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 /** A number, its unit, and the option in backticks that it is the default of. */

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { isAnswer, type RaceOptions, type RaceResult, raceProtocols } from "../../src/client/auto-race.ts";
+import { isAnswer, type RaceOptions, type RaceResult, raceProtocols } from "../../src/client/auto/race.ts";
 import { type ErrorCode, errorCodes, VortexError } from "../../src/errors.ts";
 import {
   type AddressDial,

@@ -7,8 +7,8 @@ import { StorageClient } from "../../src/client/storage-client.ts";
 import { parseConfig } from "../../src/config/config.ts";
 import { VortexError } from "../../src/errors.ts";
 import { portableRuntime } from "../../src/runtime.ts";
-import { MemoryPieceStore } from "../../src/server/memory-store.ts";
 import { VortexServer } from "../../src/server/vortex-server.ts";
+import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { MemoryTransport } from "../../src/transport/memory.ts";
 import { protocols } from "../../src/transport/protocol.ts";
 

@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
+import { callTimeouts, downloaderSettings } from "../../src/client/call/settings.ts";
 import type { DownloaderOptions } from "../../src/client/downloader.ts";
-import { callTimeouts, downloaderSettings } from "../../src/client/settings.ts";
-import { MemoryPieceStore } from "../../src/server/memory-store.ts";
-import { type ServerOptions, serverSettings, within } from "../../src/server/upload.ts";
+import { type ServerOptions, serverSettings, within } from "../../src/server/admission/upload.ts";
+import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { assertRejects, assertThrows } from "../support/failures.ts";
 import { FakeClock, fakeRuntime } from "../support/fake-clock.ts";
 import { crc32Of } from "../support/hostile.ts";

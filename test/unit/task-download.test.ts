@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { acceptAnnouncement } from "../../src/client/announcement.ts";
-import { CallScope } from "../../src/client/call-scope.ts";
-import { downloaderSettings } from "../../src/client/settings.ts";
+import { acceptAnnouncement } from "../../src/client/call/announcement.ts";
+import { CallScope } from "../../src/client/call/scope.ts";
+import { downloaderSettings } from "../../src/client/call/settings.ts";
 import { digestOf } from "../../src/digest/digest.ts";
 import { portableHashers } from "../../src/digest/hasher.ts";
 import { VortexError } from "../../src/errors.ts";

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { UnreadAnswers } from "../../src/server/unread.ts";
+import { UnreadAnswers } from "../../src/server/admission/pending-writes.ts";
 import { assertRejects, rejectionOf } from "../support/failures.ts";
 
 const MUCH = 100_000;

@@ -1,0 +1,61 @@
+import { MAX_PIECE_LENGTH, requireInteger } from "../../piece.ts";
+import type { Runtime } from "../../runtime.ts";
+import type { CallOptions, DownloaderOptions, DownloaderSettings } from "../downloader.ts";
+
+/** The longest time that an option takes: 30 days, in milliseconds. */
+export const LONGEST: number = 30 * 24 * 3600 * 1000;
+
+/**
+ * Fills the defaults in.
+ * @throws `InvalidArgument` for a value out of its range
+ */
+export function downloaderSettings(options: DownloaderOptions, runtime: Runtime): DownloaderSettings {
+  const settings: DownloaderSettings = {
+    connectTimeout: options.connectTimeout ?? 2_000,
+    pieceTimeout: options.pieceTimeout ?? 360_000,
+    stallTimeout: options.stallTimeout ?? 30_000,
+    patience: options.patience ?? 60_000,
+    maxPieceLength: options.maxPieceLength ?? MAX_PIECE_LENGTH,
+    maxMetadataLength: options.maxMetadataLength ?? 64 * 1024,
+    pool: {
+      connectionsPerAddress: options.pool?.connectionsPerAddress ?? 1,
+      capacity: options.pool?.capacity ?? 2_000,
+      idleTimeout: options.pool?.idleTimeout ?? 420_000,
+      cleanupInterval: options.pool?.cleanupInterval ?? 60_000,
+    },
+    concurrentPieceCount: options.concurrentPieceCount ?? 8,
+    parentConcurrency: options.parentConcurrency ?? 32,
+    rateLimit: options.rateLimit,
+    earlyData: options.earlyData ?? true,
+    telemetry: options.telemetry,
+    runtime,
+  };
+  requireInteger("connectTimeout", settings.connectTimeout, 1, LONGEST);
+  requireInteger("pieceTimeout", settings.pieceTimeout, 1, LONGEST);
+  requireInteger("stallTimeout", settings.stallTimeout, 1, LONGEST);
+  requireInteger("patience", settings.patience, 0, LONGEST);
+  requireInteger("maxPieceLength", settings.maxPieceLength, 1, Number.MAX_SAFE_INTEGER);
+  requireInteger("maxMetadataLength", settings.maxMetadataLength, 64, 0xffffffff);
+  requireInteger("concurrentPieceCount", settings.concurrentPieceCount, 1, 1024);
+  requireInteger("parentConcurrency", settings.parentConcurrency, 1, 1_000_000);
+  if (settings.rateLimit !== undefined) requireInteger("rateLimit", settings.rateLimit, 1, Number.MAX_SAFE_INTEGER);
+  requireInteger("pool.connectionsPerAddress", settings.pool.connectionsPerAddress, 1, 64);
+  requireInteger("pool.capacity", settings.pool.capacity, 1, 1_000_000);
+  requireInteger("pool.idleTimeout", settings.pool.idleTimeout, 1, LONGEST);
+  requireInteger("pool.cleanupInterval", settings.pool.cleanupInterval, 1, LONGEST);
+  return settings;
+}
+
+/** The timeouts of one call: its own where given, else the downloader's. */
+export function callTimeouts(
+  options: CallOptions,
+  settings: DownloaderSettings,
+): { readonly pieceTimeout: number; readonly stallTimeout: number; readonly unreadTimeout: number } {
+  const pieceTimeout = options.pieceTimeout ?? settings.pieceTimeout;
+  const stallTimeout = options.stallTimeout ?? settings.stallTimeout;
+  const unreadTimeout = options.unreadTimeout ?? pieceTimeout;
+  requireInteger("pieceTimeout", pieceTimeout, 1, LONGEST);
+  requireInteger("stallTimeout", stallTimeout, 1, LONGEST);
+  requireInteger("unreadTimeout", unreadTimeout, 1, LONGEST);
+  return { pieceTimeout, stallTimeout, unreadTimeout };
+}

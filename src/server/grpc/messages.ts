@@ -1,0 +1,113 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { REPR_DIGEST, reprDigestOf } from "../../digest/repr-digest.ts";
+import {
+  type PersistentCacheTaskSchema,
+  type PersistentTaskSchema,
+  type PieceSchema,
+  SizeScope,
+  type TaskSchema,
+  TaskType,
+  type TrafficType,
+} from "../../gen/common/v2/common_pb.ts";
+import type { StatLocalTaskResponseSchema } from "../../gen/dfdaemon/v2/dfdaemon_pb.ts";
+import type { PieceKind, PieceMetadata } from "../../piece.ts";
+import type { StoredTask } from "../../store/store.ts";
+
+/** StatTask, but for the pieces: what a scheduler would say of the task, if this peer were the only one to have it. */
+export function taskMessage(task: StoredTask): MessageInitShape<typeof TaskSchema> {
+  const { contentLength, digest } = task;
+  const { pieceCount, ...common } = commonFields(task);
+  return {
+    ...common,
+    type: taskTypes[task.kind],
+    ...(digest !== undefined && { digest }),
+    pieceCount,
+    sizeScope: sizeScopeOf(contentLength, pieceCount),
+    peerCount: 1,
+    hasAvailablePeer: true,
+  };
+}
+
+/** StatPersistentTask, in the same way. Nothing here replicates, and this peer's copy is kept. */
+export function persistentTaskMessage(task: StoredTask): MessageInitShape<typeof PersistentTaskSchema> {
+  return { ...commonFields(task), ...oneCopy };
+}
+
+/** StatPersistentCacheTask, in the same way. */
+export function persistentCacheTaskMessage(task: StoredTask): MessageInitShape<typeof PersistentCacheTaskSchema> {
+  return { ...commonFields(task), ...oneCopy, pieceLength: BigInt(task.pieceLength) };
+}
+
+/** StatLocalTask: what this peer has. When a task was complete is not known; it was no later than it was made. */
+export function localTaskMessage(task: StoredTask): MessageInitShape<typeof StatLocalTaskResponseSchema> {
+  const { taskId, contentLength, pieceLength, createdAtSeconds: seconds } = task;
+  return {
+    taskId,
+    pieceLength: BigInt(pieceLength),
+    contentLength: BigInt(contentLength),
+    responseHeader: responseHeader(task),
+    createdAt: { seconds },
+    updatedAt: { seconds },
+    ...(task.complete !== false && { finishedAt: { seconds } }),
+  };
+}
+
+/** What the origin said, as far as it is known: the digest of the content. */
+export function responseHeader({ digest }: StoredTask): Record<string, string> {
+  const value = digest === undefined ? undefined : reprDigestOf(digest);
+  return value === undefined ? {} : { [REPR_DIGEST]: value };
+}
+
+/** A piece without its content. */
+export function pieceFields(metadata: PieceMetadata): MessageInitShape<typeof PieceSchema> {
+  const { number, offset, length, digest, parentId, costSeconds, createdAtSeconds } = metadata;
+  return {
+    number,
+    offset,
+    length,
+    digest,
+    ...(parentId !== "" && { parentId }),
+    // Enums of proto3 are open: a value without a name is carried as it is.
+    trafficType: metadata.trafficType as TrafficType,
+    cost: { seconds: costSeconds },
+    createdAt: { seconds: createdAtSeconds },
+  };
+}
+
+interface CommonFields {
+  readonly id: string;
+  readonly contentLength: bigint;
+  readonly pieceCount: number;
+  readonly state: string;
+  readonly createdAt: { readonly seconds: bigint };
+  readonly updatedAt: { readonly seconds: bigint };
+}
+
+function commonFields(task: StoredTask): CommonFields {
+  const { taskId: id, contentLength, pieceLength, createdAtSeconds: seconds } = task;
+  const pieceCount = Math.ceil(contentLength / pieceLength);
+  return {
+    id,
+    contentLength: BigInt(contentLength),
+    pieceCount,
+    // Names of the scheduler's states for a task that is complete, and for one that is being fetched.
+    state: task.complete === false ? "Running" : "Succeeded",
+    createdAt: { seconds },
+    updatedAt: { seconds },
+  };
+}
+
+const oneCopy = { persistentReplicaCount: 1n, currentPersistentReplicaCount: 1n, currentReplicaCount: 1n };
+
+const taskTypes: Record<PieceKind, TaskType> = {
+  standard: TaskType.STANDARD,
+  persistent: TaskType.PERSISTENT,
+  "persistent-cache": TaskType.PERSISTENT_CACHE,
+  cache: TaskType.CACHE,
+};
+
+function sizeScopeOf(contentLength: number, pieceCount: number): SizeScope {
+  if (contentLength === 0) return SizeScope.EMPTY;
+  if (contentLength < 128) return SizeScope.TINY;
+  return pieceCount === 1 ? SizeScope.SMALL : SizeScope.NORMAL;
+}
