@@ -29,7 +29,7 @@
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { selfSigned } from "../adapters/tls.ts";
+import { selfSigned } from "../adapters/shared/tls.ts";
 import { type Protocol, protocols } from "../src/transport/protocol.ts";
 import type { TlsIdentity } from "../src/transport/tls.ts";
 import { type FaultGroup, faultGroups } from "../test/support/hostile-vortex.ts";

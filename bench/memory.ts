@@ -23,9 +23,9 @@ import { join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import type { Face } from "../adapters/face.ts";
 import { fileSink } from "../adapters/files/sink.ts";
-import { nativeHashers } from "../adapters/native-hashers.ts";
+import { nativeHashers } from "../adapters/shared/native-hashers.ts";
+import type { Face } from "../entry/face.ts";
 import { digestOf } from "../src/digest/digest.ts";
 import { type PieceMetadata, pieceExtent, planTask } from "../src/piece.ts";
 import type { PieceStore } from "../src/store/store.ts";
@@ -275,7 +275,7 @@ function generated(size: number): PieceStore {
 }
 
 function faceOfRuntime(): Promise<Face> {
-  if ("bun" in process.versions) return import("../adapters/bun.ts");
-  if ("deno" in process.versions) return import("../adapters/deno.ts");
-  return import("../adapters/node.ts");
+  if ("bun" in process.versions) return import("../entry/bun.ts");
+  if ("deno" in process.versions) return import("../entry/deno.ts");
+  return import("../entry/node.ts");
 }

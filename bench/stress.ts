@@ -19,8 +19,8 @@
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { faceOf } from "../adapters/face.ts";
-import type { QuicBinding } from "../adapters/fallback.ts";
+import type { QuicBinding } from "../adapters/shared/fallback.ts";
+import { faceOf } from "../entry/face.ts";
 import type { StorageServer } from "../src/server/storage-server.ts";
 import { MemoryPieceStore } from "../src/store/memory-store.ts";
 import { formatAddress } from "../src/transport/address.ts";

@@ -1,7 +1,7 @@
 /** The one place where what the command line does not say gets its value: from a file, or by default. */
 import type { Command } from "commander";
 import * as v from "valibot";
-import { configVariable, type LoadedConfig, loadedConfig, readConfigLayer } from "../adapters/config-file.ts";
+import { configVariable, type LoadedConfig, loadedConfig, readConfigLayer } from "../adapters/files/config-file.ts";
 import type { CreateDownloaderOptions } from "../src/client/factory.ts";
 import { configLayer } from "../src/config/config.ts";
 import type { ConfigKey, ValueOf } from "../src/config/keys.ts";

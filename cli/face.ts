@@ -1,4 +1,4 @@
-import type { Face } from "../adapters/face.ts";
+import type { Face } from "../entry/face.ts";
 import type { CreateDownloaderOptions } from "../src/client/factory.ts";
 import type { TaskDownloader } from "../src/client/task-downloader.ts";
 import type { StorageServer } from "../src/server/storage-server.ts";

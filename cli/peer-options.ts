@@ -1,7 +1,7 @@
 import { type Command, Option } from "commander";
 import * as v from "valibot";
 import { readText } from "../adapters/files/text.ts";
-import { hostName } from "../adapters/host-name.ts";
+import { hostName } from "../adapters/shared/host-name.ts";
 import type { CreateDownloaderOptions } from "../src/client/factory.ts";
 import { VortexError } from "../src/errors.ts";
 import { type PieceKind, pieceKinds } from "../src/piece.ts";

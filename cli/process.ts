@@ -1,6 +1,6 @@
 import process from "node:process";
 import { isatty } from "node:tty";
-import { isGranted } from "../adapters/permission.ts";
+import { isGranted } from "../adapters/shared/permission.ts";
 import { endingSignals, interruption } from "./exit-codes.ts";
 import type { CliFace } from "./face.ts";
 import { runCli } from "./program.ts";

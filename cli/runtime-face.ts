@@ -1,5 +1,5 @@
 import process from "node:process";
-import type { Face } from "../adapters/face.ts";
+import type { Face } from "../entry/face.ts";
 import type { CliFace } from "./face.ts";
 
 /** The face of the runtime that this runs on. */
@@ -12,7 +12,7 @@ export async function runtimeFace(): Promise<CliFace> {
 }
 
 function faceOfRuntime(): Promise<Pick<Face, "createDownloader" | "startServer">> {
-  if (process.versions.bun !== undefined) return import("../adapters/bun.ts");
-  if (process.versions.deno !== undefined) return import("../adapters/deno.ts");
-  return import("../adapters/node.ts");
+  if (process.versions.bun !== undefined) return import("../entry/bun.ts");
+  if (process.versions.deno !== undefined) return import("../entry/deno.ts");
+  return import("../entry/node.ts");
 }

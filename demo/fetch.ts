@@ -1,7 +1,7 @@
 /** Fetches a task piece by piece over one protocol, writes it to a file, and hashes it as it goes. */
 import { createHash } from "node:crypto";
 import { open } from "node:fs/promises";
-import { type Piece, pieceExtent, planTask } from "../src/index.ts";
+import { type Piece, pieceExtent, planTask } from "../entry/root.ts";
 import { runtimeFace } from "./face.ts";
 import type { FetchOrder, FetchReport } from "./reports.ts";
 

@@ -1,5 +1,5 @@
 /** Serves one file on loopback over all protocols, until it is ended. */
-import { formatAddress } from "../src/index.ts";
+import { formatAddress } from "../entry/root.ts";
 import { runtimeFace } from "./face.ts";
 import type { ServeReport } from "./reports.ts";
 

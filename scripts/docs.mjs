@@ -10,7 +10,7 @@ import { fileURLToPath } from "node:url";
 const root = fileURLToPath(new URL("..", import.meta.url));
 const output = resolve(process.argv[2] ?? join(root, "docs", "api"));
 // The other subpaths export parts of these.
-const entries = [...["node", "bun", "deno", "workers"].map((face) => `adapters/${face}.ts`), "src/entry/core.ts"];
+const entries = [...["node", "bun", "deno", "workers"].map((face) => `entry/${face}.ts`), "entry/core.ts"];
 
 // So that what is exported no more is gone.
 if (process.argv[2] === undefined) rmSync(output, { recursive: true, force: true });

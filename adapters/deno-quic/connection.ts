@@ -10,9 +10,9 @@ import {
   type EarlyData,
   StreamCode,
 } from "../../src/transport/transport.ts";
-import type { Guard } from "../guard.ts";
-import { IdleClose } from "../idle-close.ts";
-import { closeInfo } from "../quic-errors.ts";
+import type { Guard } from "../shared/guard.ts";
+import { IdleClose } from "../shared/idle-close.ts";
+import { closeInfo } from "../shared/quic-errors.ts";
 import { earlyDataRefused, failureInfo, type Trust } from "./errors.ts";
 import { afterFirstFlight, type NativeConn, type NativeReadable, type NativeStream } from "./native.ts";
 import { DenoQuicStream, type StreamOwner } from "./stream.ts";

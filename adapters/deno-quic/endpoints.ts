@@ -1,4 +1,4 @@
-import { nativeError } from "../native-error.ts";
+import { nativeError } from "../shared/native-error.ts";
 import { afterFirstFlight, collectSocketsSoon, type DenoQuic, type NativeEndpoint } from "./native.ts";
 
 /** Sockets without a connection that are kept, for the sessions of their peers. */

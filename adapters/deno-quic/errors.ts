@@ -2,8 +2,8 @@
 import { peersWords, VortexError } from "../../src/errors.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import type { CloseInfo } from "../../src/transport/transport.ts";
-import { CONNECTION_REFUSED, closeInfo, silentEnd } from "../quic-errors.ts";
-import { isAboutCertificate, otherNames, unknownAuthority } from "../tls-errors.ts";
+import { CONNECTION_REFUSED, closeInfo, silentEnd } from "../shared/quic-errors.ts";
+import { isAboutCertificate, otherNames, unknownAuthority } from "../shared/tls-errors.ts";
 
 /** RFC 9000, section 20.1. */
 const APPLICATION_ERROR = 0xc;

@@ -4,10 +4,10 @@ import { type Address, formatAddress } from "../../src/transport/address.ts";
 import { AsyncQueue } from "../../src/transport/queue.ts";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
 import { type Connection, type Listener, type ListenerCounters, StreamCode } from "../../src/transport/transport.ts";
-import { Guard } from "../guard.ts";
-import { isLoopback } from "../local-address.ts";
-import { listenError, systemCode } from "../native-error.ts";
-import { fingerprintOf, requireIdentity } from "../tls.ts";
+import { Guard } from "../shared/guard.ts";
+import { isLoopback } from "../shared/local-address.ts";
+import { listenError, systemCode } from "../shared/native-error.ts";
+import { fingerprintOf, requireIdentity } from "../shared/tls.ts";
 import { DenoQuicConnection } from "./connection.ts";
 import {
   collectSockets,

@@ -7,7 +7,7 @@ import { setImmediate } from "node:timers";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { VortexError } from "../../src/errors.ts";
-import { Guard } from "../guard.ts";
+import { Guard } from "../shared/guard.ts";
 
 /** What both sides may set; the windows of flow control are not among it. */
 export interface NativeTransportOptions {

@@ -1,6 +1,6 @@
 import { VortexError } from "../../src/errors.ts";
 import type { ByteReader, ByteStream, ByteWriter } from "../../src/transport/transport.ts";
-import type { Guard } from "../guard.ts";
+import type { Guard } from "../shared/guard.ts";
 import { streamError } from "./errors.ts";
 import type { NativeStream } from "./native.ts";
 

@@ -7,8 +7,8 @@ import {
   type Listener,
   type Transport,
 } from "../../src/transport/transport.ts";
-import type { Resolver } from "../resolve.ts";
-import { serverIdentity } from "../tls.ts";
+import type { Resolver } from "../shared/resolve.ts";
+import { serverIdentity } from "../shared/tls.ts";
 import { DenoQuicDialler } from "./client.ts";
 import { listenDenoQuic } from "./listener.ts";
 import { denoQuic } from "./native.ts";

@@ -4,7 +4,7 @@ import { link, mkdir, open, readFile, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { VortexError } from "../../src/errors.ts";
 import type { IdentityStore, TlsIdentity } from "../../src/transport/tls.ts";
-import { requireIdentity } from "../tls.ts";
+import { requireIdentity } from "../shared/tls.ts";
 import { replaceFile } from "./replace-file.ts";
 import { codeOf, storageError } from "./storage-error.ts";
 

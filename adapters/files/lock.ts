@@ -3,7 +3,7 @@ import process from "node:process";
 import { setTimeout as sleep } from "node:timers/promises";
 import { VortexError } from "../../src/errors.ts";
 import { type Clock, systemClock, type Timer } from "../../src/runtime.ts";
-import { hostName } from "../host-name.ts";
+import { hostName } from "../shared/host-name.ts";
 import { isStillAt, probeBeside, readSmallFile, writeFully } from "./own-file.ts";
 import { isRunning, ownIdentity, type ProcessIdentity } from "./processes.ts";
 import { codeOf, storageError } from "./storage-error.ts";

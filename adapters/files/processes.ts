@@ -1,7 +1,7 @@
 /** Recognises a process from what a file says of it, long after that file was written. */
 import { readFile, readlink } from "node:fs/promises";
 import process from "node:process";
-import { isGranted } from "../permission.ts";
+import { isGranted } from "../shared/permission.ts";
 import { codeOf } from "./storage-error.ts";
 
 /** A process as others may recognise it. */

@@ -1,6 +1,6 @@
 import type { BigIntStats } from "node:fs";
 import { type FileHandle, open, readFile, realpath, rename, unlink } from "node:fs/promises";
-import { isGranted } from "../permission.ts";
+import { isGranted } from "../shared/permission.ts";
 import { writeFully } from "./own-file.ts";
 import { codeOf, storageError } from "./storage-error.ts";
 

@@ -1,7 +1,7 @@
 /** The files that a download keeps beside its output while it runs. */
 import { lstat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import { nativeHashers } from "../native-hashers.ts";
+import { nativeHashers } from "../shared/native-hashers.ts";
 import { codeOf } from "./storage-error.ts";
 
 /** Greatest length of a name, in bytes of UTF-8, on ext4, XFS, Btrfs, APFS and most others. */

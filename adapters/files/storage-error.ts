@@ -1,5 +1,5 @@
 import { VortexError } from "../../src/errors.ts";
-import { permissionError } from "../permission.ts";
+import { permissionError } from "../shared/permission.ts";
 
 const causes: Record<string, string> = {
   ENOSPC: "no space is left on the device",

@@ -15,7 +15,7 @@ import {
   type TaskPlan,
 } from "../../src/piece.ts";
 import type { PieceStore, StoredPiece, StoredPieceRequest, StoredTask } from "../../src/store/store.ts";
-import { nativeHashers } from "../native-hashers.ts";
+import { nativeHashers } from "../shared/native-hashers.ts";
 import { storageError } from "./storage-error.ts";
 
 /** Bytes in a chunk that is handed to a transport; each has a checksum of its own, from the first byte of its piece on. */

@@ -7,12 +7,12 @@ import { abortedError, type ErrorCode, VortexError } from "../../src/errors.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
 import type { GrpcBinding, GrpcCallBounds, GrpcConnection, GrpcDialOptions } from "../../src/transport/grpc.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
-import { Guard } from "../guard.ts";
-import { requireDiallable, splitZone } from "../local-address.ts";
-import { nativeError, systemCode } from "../native-error.ts";
-import { dialHost, type Resolver } from "../resolve.ts";
-import { authoritiesOf, checkCertificate, identityOf, pinsOf, serverNameOf } from "../tls.ts";
-import { alertMessage, alertNamed, NO_APPLICATION_PROTOCOL, refusedCertificate } from "../tls-errors.ts";
+import { Guard } from "../shared/guard.ts";
+import { requireDiallable, splitZone } from "../shared/local-address.ts";
+import { nativeError, systemCode } from "../shared/native-error.ts";
+import { dialHost, type Resolver } from "../shared/resolve.ts";
+import { authoritiesOf, checkCertificate, identityOf, pinsOf, serverNameOf } from "../shared/tls.ts";
+import { alertMessage, alertNamed, NO_APPLICATION_PROTOCOL, refusedCertificate } from "../shared/tls-errors.ts";
 import { byMessages, closedEarly } from "./message-stream.ts";
 import { guardSession, guardStream } from "./session-guard.ts";
 

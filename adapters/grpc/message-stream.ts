@@ -1,7 +1,7 @@
 import { type ClientHttp2Stream, constants } from "node:http2";
 import { Code, ConnectError } from "@connectrpc/connect";
-import type { Guard } from "../guard.ts";
-import { isWorthFreeing, releaseMemory } from "../release-memory.ts";
+import type { Guard } from "../shared/guard.ts";
+import { isWorthFreeing, releaseMemory } from "../shared/release-memory.ts";
 
 /** Bytes of a message that are joined into one chunk, and how many are held before the stream is paused. */
 const CHUNK = 256 * 1024;

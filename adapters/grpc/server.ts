@@ -29,10 +29,10 @@ import type { PieceStore } from "../../src/store/store.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
 import type { TlsIdentity, TlsServerOptions } from "../../src/transport/tls.ts";
 import type { ListenerCounters } from "../../src/transport/transport.ts";
-import { keepAccepting } from "../accepting.ts";
-import { Guard } from "../guard.ts";
-import { listenOn } from "../listening.ts";
-import { authoritiesOf, fingerprintOf, requireIdentity, serverIdentity } from "../tls.ts";
+import { keepAccepting } from "../shared/accepting.ts";
+import { Guard } from "../shared/guard.ts";
+import { listenOn } from "../shared/listening.ts";
+import { authoritiesOf, fingerprintOf, requireIdentity, serverIdentity } from "../shared/tls.ts";
 import { guardSession, guardStream } from "./session-guard.ts";
 
 /**

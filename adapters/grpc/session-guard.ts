@@ -1,7 +1,7 @@
 import type { Http2Session, Http2Stream } from "node:http2";
 import process from "node:process";
 import { setImmediate } from "node:timers";
-import type { Guard } from "../guard.ts";
+import type { Guard } from "../shared/guard.ts";
 
 /**
  * Puts off what closes or destroys a session until the frame that is being read has been read. Else any peer can end the process:

@@ -9,9 +9,9 @@ import {
   type EarlyData,
   StreamCode,
 } from "../../src/transport/transport.ts";
-import type { Guard } from "../guard.ts";
-import { IdleClose } from "../idle-close.ts";
-import { refusalCode, silentEnd } from "../quic-errors.ts";
+import type { Guard } from "../shared/guard.ts";
+import { IdleClose } from "../shared/idle-close.ts";
+import { refusalCode, silentEnd } from "../shared/quic-errors.ts";
 import { sessionEnd } from "./errors.ts";
 import type { CloseConfig, HandshakeInfo, NativeSession, NativeStream } from "./native.ts";
 import type { NodeQuicSettings } from "./options.ts";

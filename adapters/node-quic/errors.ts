@@ -1,5 +1,5 @@
 import type { CloseInfo } from "../../src/transport/transport.ts";
-import { closeInfo, silentEnd } from "../quic-errors.ts";
+import { closeInfo, silentEnd } from "../shared/quic-errors.ts";
 import { isNativeError } from "./native.ts";
 
 /** RFC 9000, section 20.1. */

@@ -1,6 +1,6 @@
 import { createSocket, type Socket } from "node:dgram";
 import { isIPv6 } from "node:net";
-import type { Guard } from "../guard.ts";
+import type { Guard } from "../shared/guard.ts";
 
 /**
  * Asks whether anybody listens at a UDP port. `node:quic` does not hear of ICMP answers, so a dial to a port where nobody listens

@@ -1,6 +1,6 @@
 import { VortexError } from "../../src/errors.ts";
 import { type ByteReader, type ByteStream, type ByteWriter, StreamCode } from "../../src/transport/transport.ts";
-import { isWorthFreeing, releaseMemory } from "../release-memory.ts";
+import { isWorthFreeing, releaseMemory } from "../shared/release-memory.ts";
 import type { NodeQuicConnection } from "./connection.ts";
 import { drainable, type NativeStream } from "./native.ts";
 

@@ -1,7 +1,7 @@
 import { createPrivateKey } from "node:crypto";
 import { rootCertificates } from "node:tls";
 import type { TlsClientOptions, TlsIdentity } from "../../src/transport/tls.ts";
-import { authoritiesOf, identityOf, pinsOf, requireIdentity } from "../tls.ts";
+import { authoritiesOf, identityOf, pinsOf, requireIdentity } from "../shared/tls.ts";
 import type { NativeIdentity } from "./native.ts";
 
 /** How a client's TLS is set up. */

@@ -9,8 +9,8 @@ import {
   type ListenOptions,
   type Transport,
 } from "../../src/transport/transport.ts";
-import type { Resolver } from "../resolve.ts";
-import { serverIdentity } from "../tls.ts";
+import type { Resolver } from "../shared/resolve.ts";
+import { serverIdentity } from "../shared/tls.ts";
 import { dialNodeQuic } from "./client.ts";
 import type { EndpointContext } from "./endpoint.ts";
 import { listenNodeQuic } from "./listener.ts";

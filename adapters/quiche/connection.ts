@@ -9,10 +9,10 @@ import {
   type EarlyData,
   StreamCode,
 } from "../../src/transport/transport.ts";
-import type { Guard } from "../guard.ts";
-import { isLinkLocal, splitZone } from "../local-address.ts";
-import { refusalCode } from "../quic-errors.ts";
-import { releaseMemory } from "../release-memory.ts";
+import type { Guard } from "../shared/guard.ts";
+import { isLinkLocal, splitZone } from "../shared/local-address.ts";
+import { refusalCode } from "../shared/quic-errors.ts";
+import { releaseMemory } from "../shared/release-memory.ts";
 import type { SendRing } from "./datagrams.ts";
 import { connectionError } from "./errors.ts";
 import type { NativeConnection, Quiche } from "./native.ts";

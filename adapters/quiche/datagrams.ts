@@ -1,7 +1,7 @@
 import { createSocket, type Socket } from "node:dgram";
 import { isIP } from "node:net";
 import { VortexError } from "../../src/errors.ts";
-import { Guard } from "../guard.ts";
+import { Guard } from "../shared/guard.ts";
 
 /** Datagrams in a ring; more than a socket takes in one go. */
 const RING = 256;

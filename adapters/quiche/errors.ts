@@ -1,6 +1,6 @@
 import { VortexError } from "../../src/errors.ts";
 import type { CloseInfo } from "../../src/transport/transport.ts";
-import { closeInfo, silentEnd } from "../quic-errors.ts";
+import { closeInfo, silentEnd } from "../shared/quic-errors.ts";
 import type { NativeConnection } from "./native.ts";
 
 /** Why quiche closed a connection, as this library says it. */

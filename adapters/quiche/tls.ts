@@ -1,7 +1,7 @@
 import { rootCertificates } from "node:tls";
 import { VortexError } from "../../src/errors.ts";
 import type { TlsClientOptions, TlsIdentity } from "../../src/transport/tls.ts";
-import { authoritiesOf, identityOf, pinsOf, requireIdentity } from "../tls.ts";
+import { authoritiesOf, identityOf, pinsOf, requireIdentity } from "../shared/tls.ts";
 import type { NativeConfig, Quiche } from "./native.ts";
 
 /** What BoringSSL, inside quiche, offers to verify with; it has no default list for this way of making a context. */

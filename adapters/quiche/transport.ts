@@ -10,8 +10,8 @@ import {
   type ListenOptions,
   type Transport,
 } from "../../src/transport/transport.ts";
-import type { Resolver } from "../resolve.ts";
-import { serverIdentity } from "../tls.ts";
+import type { Resolver } from "../shared/resolve.ts";
+import { serverIdentity } from "../shared/tls.ts";
 import { type ClientContext, dialQuiche } from "./client.ts";
 import { listenQuiche } from "./listener.ts";
 import { loadQuiche, type NativeConfig, type Quiche } from "./native.ts";

@@ -1,10 +1,10 @@
 import type { Socket } from "node:net";
 import { VortexError } from "../../src/errors.ts";
 import type { ByteReader, ByteWriter } from "../../src/transport/transport.ts";
-import type { SocketByteStream } from "../dialled-peer.ts";
-import type { Guard } from "../guard.ts";
-import { nativeError } from "../native-error.ts";
-import { isWorthFreeing, releaseMemory } from "../release-memory.ts";
+import type { SocketByteStream } from "../shared/dialled-peer.ts";
+import type { Guard } from "../shared/guard.ts";
+import { nativeError } from "../shared/native-error.ts";
+import { isWorthFreeing, releaseMemory } from "../shared/release-memory.ts";
 import type { ReadBuffer } from "./read-buffer.ts";
 
 /** Bytes that a socket without a {@link ReadBuffer} holds for its reader before it is paused. */

@@ -13,13 +13,13 @@ import {
   StreamCode,
   type Transport,
 } from "../../src/transport/transport.ts";
-import { keepAccepting } from "../accepting.ts";
-import { DialledPeer } from "../dialled-peer.ts";
-import { Guard } from "../guard.ts";
-import { listenOn } from "../listening.ts";
-import { requireDiallable } from "../local-address.ts";
-import { nativeError } from "../native-error.ts";
-import { dialHost, type Resolver } from "../resolve.ts";
+import { keepAccepting } from "../shared/accepting.ts";
+import { DialledPeer } from "../shared/dialled-peer.ts";
+import { Guard } from "../shared/guard.ts";
+import { listenOn } from "../shared/listening.ts";
+import { requireDiallable } from "../shared/local-address.ts";
+import { nativeError } from "../shared/native-error.ts";
+import { dialHost, type Resolver } from "../shared/resolve.ts";
 import { ReadBuffer } from "./read-buffer.ts";
 import { READ_AHEAD, SocketStream } from "./stream.ts";
 

@@ -1,7 +1,7 @@
 import { VortexError } from "../../src/errors.ts";
 import type { ByteReader, ByteWriter } from "../../src/transport/transport.ts";
-import type { SocketByteStream } from "../dialled-peer.ts";
-import { Guard } from "../guard.ts";
+import type { SocketByteStream } from "../shared/dialled-peer.ts";
+import { Guard } from "../shared/guard.ts";
 import type { WorkerSocket } from "./native.ts";
 
 type ReadResult = Awaited<ReturnType<ReadableStreamDefaultReader<Uint8Array>["read"]>>;

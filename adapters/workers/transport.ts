@@ -1,8 +1,8 @@
 import { abortedError, VortexError } from "../../src/errors.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
 import type { Connection, DialOptions, Listener, Transport } from "../../src/transport/transport.ts";
-import { DialledPeer } from "../dialled-peer.ts";
-import { Guard } from "../guard.ts";
+import { DialledPeer } from "../shared/dialled-peer.ts";
+import { Guard } from "../shared/guard.ts";
 import { loadConnect, type WorkerSocket } from "./native.ts";
 import { SocketStream } from "./stream.ts";
 

@@ -1,8 +1,8 @@
 /** A client that is answered wrongly, over one protocol after the other, in a process of its own; and beside it rightly. */
 import { Buffer } from "node:buffer";
-import { faceOf } from "../../adapters/face.ts";
 import { grpcBinding } from "../../adapters/grpc/client.ts";
-import { nativeHashers } from "../../adapters/native-hashers.ts";
+import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
+import { faceOf } from "../../entry/face.ts";
 import { downloaderSettings } from "../../src/client/call/settings.ts";
 import type { CallOptions } from "../../src/client/downloader.ts";
 import { GrpcDownloader } from "../../src/client/grpc/downloader.ts";

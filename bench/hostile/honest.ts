@@ -1,5 +1,5 @@
 /** An honest client beside an attack: one piece after the other, each compared byte for byte, with a pause between. */
-import { faceOf } from "../../adapters/face.ts";
+import { faceOf } from "../../entry/face.ts";
 import type { TaskDownloader } from "../../src/client/task-downloader.ts";
 import { VortexError } from "../../src/errors.ts";
 import { type Protocol, protocols } from "../../src/transport/protocol.ts";

@@ -1,5 +1,5 @@
 /** A server that is attacked, over all protocols at once, in a process of its own. */
-import { type Face, faceOf } from "../../adapters/face.ts";
+import { type Face, faceOf } from "../../entry/face.ts";
 import type { VortexError } from "../../src/errors.ts";
 import type { StorageServer } from "../../src/server/storage-server.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";

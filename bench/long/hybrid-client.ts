@@ -1,5 +1,5 @@
 /** The client of `hybrid.ts`: fetches the task once for each order, in the default settings. */
-import { createDownloader } from "../../adapters/node.ts";
+import { createDownloader } from "../../entry/node.ts";
 import type { RouteProgress } from "../../src/task/task.ts";
 import type { PeerAddresses } from "../../src/transport/peer-address.ts";
 import type { ProtocolChoice } from "../../src/transport/protocol.ts";

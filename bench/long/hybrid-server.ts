@@ -1,6 +1,6 @@
 /** The parent of `hybrid.ts`: serves one task over QUIC and TCP, and answers any order with where. */
 import process from "node:process";
-import { startServer } from "../../adapters/node.ts";
+import { startServer } from "../../entry/node.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import type { PeerAddresses } from "../../src/transport/peer-address.ts";

@@ -1,5 +1,5 @@
 /** What is served and fetched under load: the same bytes in every process, so that each can tell right ones from wrong ones. */
-import { nativeHashers } from "../../adapters/native-hashers.ts";
+import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
 import { digestOf } from "../../src/digest/digest.ts";
 
 /** The task. */

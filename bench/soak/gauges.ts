@@ -3,7 +3,7 @@ import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import process from "node:process";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
-import type { QuicBinding } from "../../adapters/fallback.ts";
+import type { QuicBinding } from "../../adapters/shared/fallback.ts";
 import type { Telemetry } from "../../src/telemetry.ts";
 import type { Connection, Transport } from "../../src/transport/transport.ts";
 

@@ -2,9 +2,9 @@
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { Face } from "../../adapters/face.ts";
 import { fileSink } from "../../adapters/files/sink.ts";
 import { FilePieceStore } from "../../adapters/files/store.ts";
+import type { Face } from "../../entry/face.ts";
 import type { CreateDownloaderOptions } from "../../src/client/factory.ts";
 import type { TaskDownloader } from "../../src/client/task-downloader.ts";
 import { VortexError } from "../../src/errors.ts";

@@ -1,5 +1,5 @@
 import process from "node:process";
-import type { QuicBinding } from "../../adapters/fallback.ts";
+import type { QuicBinding } from "../../adapters/shared/fallback.ts";
 
 /** The QUIC that the runtime's own face takes. */
 export async function quicOfRuntime(): Promise<QuicBinding> {

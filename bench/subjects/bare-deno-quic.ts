@@ -1,8 +1,8 @@
 /** Deno's QUIC without this library: a stream for each request, nothing verified but the certificate. */
 import { denoQuic, type NativeConn, type NativeStream } from "../../adapters/deno-quic/native.ts";
 import { denoQuicSettings, nativeSettings } from "../../adapters/deno-quic/options.ts";
-import { isLoopback } from "../../adapters/local-address.ts";
-import { selfSigned } from "../../adapters/tls.ts";
+import { isLoopback } from "../../adapters/shared/local-address.ts";
+import { selfSigned } from "../../adapters/shared/tls.ts";
 import { DEFAULT_MAX_STREAMS } from "../../src/transport/transport.ts";
 import {
   answerTo,

@@ -8,7 +8,7 @@ import {
   type NativeStream,
 } from "../../adapters/node-quic/native.ts";
 import { nodeQuicSettings } from "../../adapters/node-quic/options.ts";
-import { selfSigned } from "../../adapters/tls.ts";
+import { selfSigned } from "../../adapters/shared/tls.ts";
 import { DEFAULT_MAX_STREAMS } from "../../src/transport/transport.ts";
 import { answerTo, type Client, type Content, encodeRequest, type Serving, type Subject } from "../subject.ts";
 

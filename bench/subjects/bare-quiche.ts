@@ -4,12 +4,12 @@
  */
 import { randomBytes } from "node:crypto";
 import type { Socket } from "node:dgram";
-import { isSameHost } from "../../adapters/local-address.ts";
 import { udpSocket } from "../../adapters/quiche/datagrams.ts";
 import { loadQuiche, type NativeConfig, type NativeConnection, type Quiche } from "../../adapters/quiche/native.ts";
 import { applySettings, payloadSizeFor, type QuicheSettings, quicheSettings } from "../../adapters/quiche/options.ts";
 import { clientConfig, serverConfig } from "../../adapters/quiche/tls.ts";
-import { selfSigned } from "../../adapters/tls.ts";
+import { isSameHost } from "../../adapters/shared/local-address.ts";
+import { selfSigned } from "../../adapters/shared/tls.ts";
 import { DEFAULT_MAX_STREAMS } from "../../src/transport/transport.ts";
 import { answerTo, type Client, encodeRequest, type Serving, type Subject } from "../subject.ts";
 

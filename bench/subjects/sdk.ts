@@ -1,8 +1,8 @@
 /** This library through the functions that its users call. */
 import process from "node:process";
-import { type Face, faceOf } from "../../adapters/face.ts";
-import type { QuicBinding } from "../../adapters/fallback.ts";
-import { nativeHashers } from "../../adapters/native-hashers.ts";
+import type { QuicBinding } from "../../adapters/shared/fallback.ts";
+import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
+import { type Face, faceOf } from "../../entry/face.ts";
 import { downloaderSettings } from "../../src/client/call/settings.ts";
 import type { Downloader } from "../../src/client/downloader.ts";
 import type { CreateDownloaderOptions } from "../../src/client/factory.ts";
@@ -62,9 +62,9 @@ function subject(protocol: Protocol, faceOfRuntime: () => Promise<Face>): Subjec
 }
 
 function runtimeFace(): Promise<Face> {
-  if ("bun" in process.versions) return import("../../adapters/bun.ts");
-  if ("deno" in process.versions) return import("../../adapters/deno.ts");
-  return import("../../adapters/node.ts");
+  if ("bun" in process.versions) return import("../../entry/bun.ts");
+  if ("deno" in process.versions) return import("../../entry/deno.ts");
+  return import("../../entry/node.ts");
 }
 
 async function serve(

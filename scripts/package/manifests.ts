@@ -24,7 +24,7 @@ interface JsrManifest {
 }
 
 /** Folders that the published package is built from. */
-export const publishedFolders: readonly string[] = ["src", "adapters", "cli"];
+export const publishedFolders: readonly string[] = ["src", "adapters", "cli", "entry"];
 
 /** Each disagreement of the manifests of the project in `root`, as a sentence. */
 export async function disagreements(root: string): Promise<string[]> {
@@ -55,7 +55,7 @@ function subpathProblems(npm: NpmManifest["exports"], jsr: Texts, entries: Texts
       if (sourceOf(file, entries) === undefined) problems.push(`${subpath}: nothing builds ${file}`);
     const source = jsr[subpath];
     // The root of the package is one face for each runtime; on JSR it is Deno's.
-    const expected = subpath === "." ? "./adapters/deno.ts" : `./${sourceOf(files.at(-1) ?? "", entries)}`;
+    const expected = subpath === "." ? "./entry/deno.ts" : `./${sourceOf(files.at(-1) ?? "", entries)}`;
     if (source !== expected)
       problems.push(`${subpath}: deno.json has ${source}, package.json's is built of ${expected}`);
   }

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { networkInterfaces } from "node:os";
 import { describe } from "node:test";
-import { fingerprintOf, selfSigned } from "../../adapters/tls.ts";
+import { fingerprintOf, selfSigned } from "../../adapters/shared/tls.ts";
 import { VortexError } from "../../src/errors.ts";
 import { assertRejects, rejectionOf } from "../support/failures.ts";
 import { dialAddressOf, skipped } from "../support/fixture.ts";

@@ -3,7 +3,7 @@ import { grpcBindingWith } from "../../adapters/grpc/client.ts";
 import { grpcServer } from "../../adapters/grpc/server.ts";
 import { nodeQuicTransportWith } from "../../adapters/node-quic/transport.ts";
 import { quicheTransportWith } from "../../adapters/quiche/transport.ts";
-import type { Resolver } from "../../adapters/resolve.ts";
+import type { Resolver } from "../../adapters/shared/resolve.ts";
 import { downloaderSettings } from "../../src/client/call/settings.ts";
 import { GrpcDownloader } from "../../src/client/grpc/downloader.ts";
 import { portableRuntime } from "../../src/runtime.ts";

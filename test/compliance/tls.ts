@@ -8,7 +8,7 @@
  */
 import assert from "node:assert/strict";
 import { describe } from "node:test";
-import { fingerprintOf } from "../../adapters/tls.ts";
+import { fingerprintOf } from "../../adapters/shared/tls.ts";
 import { VortexError } from "../../src/errors.ts";
 import type { Address } from "../../src/transport/address.ts";
 import type { TlsClientOptions, TlsIdentity, TlsServerOptions } from "../../src/transport/tls.ts";

@@ -1,7 +1,7 @@
 /** Properties of configuration: what somebody means, written as a file may have it, is read as that, and what is wrong is told at its line. */
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { parseConfigText } from "../../adapters/config-file.ts";
+import { parseConfigText } from "../../adapters/files/config-file.ts";
 import { type Config, parseConfig, parseConfigLayer, resolveConfig } from "../../src/config/config.ts";
 import type { ConfigKey } from "../../src/config/keys.ts";
 import { VortexError } from "../../src/errors.ts";

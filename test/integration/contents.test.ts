@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, it } from "node:test";
 import { fileSink } from "../../adapters/files/sink.ts";
-import { nativeHashers } from "../../adapters/native-hashers.ts";
+import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
 import { digestOf } from "../../src/digest/digest.ts";
 import type { StorageServer } from "../../src/server/storage-server.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";

@@ -8,9 +8,9 @@
  */
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
-import { nativeHashers } from "../../adapters/native-hashers.ts";
 import { loadQuiche } from "../../adapters/quiche/native.ts";
 import { quicheTransport } from "../../adapters/quiche/transport.ts";
+import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
 import { tcpTransport } from "../../adapters/tcp/transport.ts";
 import { downloaderSettings } from "../../src/client/call/settings.ts";
 import type { Downloader } from "../../src/client/downloader.ts";

@@ -7,7 +7,7 @@ import { describe, it } from "node:test";
 import { collectSockets } from "../../adapters/deno-quic/native.ts";
 import { denoQuicSettings } from "../../adapters/deno-quic/options.ts";
 import { type DenoQuicTransportOptions, denoQuicTransport } from "../../adapters/deno-quic/transport.ts";
-import { selfSigned } from "../../adapters/tls.ts";
+import { selfSigned } from "../../adapters/shared/tls.ts";
 import { downloaderSettings } from "../../src/client/call/settings.ts";
 import { VortexDownloader } from "../../src/client/vortex/downloader.ts";
 import { VortexError } from "../../src/errors.ts";

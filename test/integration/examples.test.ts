@@ -6,7 +6,7 @@ import { connect, type Socket } from "node:net";
 import { join } from "node:path";
 import { describe, it } from "node:test";
 import { Miniflare } from "miniflare";
-import { faceOf } from "../../adapters/face.ts";
+import { faceOf } from "../../entry/face.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import { bundleForEdge } from "../support/edge-peer.ts";
@@ -27,7 +27,7 @@ if (runtimeName === "node") {
       withSeeder(async ({ addresses, fingerprint }) => {
         for (const [protocol, addr] of Object.entries(addresses)) {
           const tls = protocol === "quic" ? { fingerprints: [fingerprint] } : undefined;
-          const { createDownloader } = await import("../../adapters/node.ts");
+          const { createDownloader } = await import("../../entry/node.ts");
           await using downloader = createDownloader({ protocol: protocol as "tcp", ...(tls && { tls }) });
           const whole: Uint8Array[] = [];
           for (const number of [0, 1, 2]) {
@@ -40,7 +40,7 @@ if (runtimeName === "node") {
 
     it("reads its files again at SIGHUP, and keeps what it has when one is gone", () =>
       withSeeder(async ({ program, addresses, file }) => {
-        const { createDownloader } = await import("../../adapters/node.ts");
+        const { createDownloader } = await import("../../entry/node.ts");
         await using downloader = createDownloader({ protocol: "tcp" });
         const fetchFirst = async (taskId: string): Promise<Uint8Array> => {
           const request = { addr: addresses.tcp, hostId: "test", taskId, number: 0 };

@@ -4,8 +4,8 @@
  */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { IDLE_CLOSE } from "../../adapters/idle-close.ts";
-import { selfSigned } from "../../adapters/tls.ts";
+import { IDLE_CLOSE } from "../../adapters/shared/idle-close.ts";
+import { selfSigned } from "../../adapters/shared/tls.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import { runtimeName } from "../support/fixtures.ts";

@@ -4,11 +4,11 @@ import { createServer, type ServerHttp2Session, type ServerHttp2Stream } from "n
 import type { AddressInfo } from "node:net";
 import { describe, it } from "node:test";
 import { createClient } from "@connectrpc/connect";
-import { faceOf } from "../../adapters/face.ts";
 import { grpcBinding } from "../../adapters/grpc/client.ts";
 import { grpcServer } from "../../adapters/grpc/server.ts";
-import { nativeHashers } from "../../adapters/native-hashers.ts";
 import { type OpenTelemetryApi, openTelemetry } from "../../adapters/opentelemetry.ts";
+import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
+import { faceOf } from "../../entry/face.ts";
 import { downloaderSettings } from "../../src/client/call/settings.ts";
 import type { DownloaderOptions } from "../../src/client/downloader.ts";
 import { GrpcDownloader } from "../../src/client/grpc/downloader.ts";

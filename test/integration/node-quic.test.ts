@@ -9,7 +9,7 @@ import { SocketOptions } from "../../adapters/node-quic/socket-options.ts";
 import { nativeIdentity } from "../../adapters/node-quic/tls.ts";
 import { nodeQuicTransport } from "../../adapters/node-quic/transport.ts";
 import { quicheTransport } from "../../adapters/quiche/transport.ts";
-import { selfSigned } from "../../adapters/tls.ts";
+import { selfSigned } from "../../adapters/shared/tls.ts";
 import type { Address } from "../../src/transport/address.ts";
 import type { ByteStream, Listener, Transport } from "../../src/transport/transport.ts";
 import { assertRejects, rejectionOf } from "../support/failures.ts";

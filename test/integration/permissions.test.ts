@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import process from "node:process";
 import { after, describe, it } from "node:test";
-import { nativeHashers } from "../../adapters/native-hashers.ts";
+import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import { runtimeName } from "../support/fixtures.ts";

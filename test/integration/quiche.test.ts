@@ -7,7 +7,7 @@ import { loadQuiche } from "../../adapters/quiche/native.ts";
 import { ALPN, quicheSettings } from "../../adapters/quiche/options.ts";
 import { RetryTokens } from "../../adapters/quiche/retry-token.ts";
 import { type QuicheTransportOptions, quicheTransport } from "../../adapters/quiche/transport.ts";
-import { serverIdentity } from "../../adapters/tls.ts";
+import { serverIdentity } from "../../adapters/shared/tls.ts";
 import type { VortexError } from "../../src/errors.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import type { Connection, Listener } from "../../src/transport/transport.ts";

@@ -1,7 +1,7 @@
 /** A NAT between client and server rebinds again and again: the connection goes on. */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { selfSigned } from "../../adapters/tls.ts";
+import { selfSigned } from "../../adapters/shared/tls.ts";
 import type { Downloader } from "../../src/client/downloader.ts";
 import { formatAddress, parseAddress } from "../../src/transport/address.ts";
 import { runtimeName } from "../support/fixtures.ts";

@@ -5,7 +5,7 @@
  */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { selfSigned } from "../../adapters/tls.ts";
+import { selfSigned } from "../../adapters/shared/tls.ts";
 import type { Downloader } from "../../src/client/downloader.ts";
 import { type Address, formatAddress, parseAddress } from "../../src/transport/address.ts";
 import { runtimeName } from "../support/fixtures.ts";

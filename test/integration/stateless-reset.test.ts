@@ -6,7 +6,7 @@ import { once } from "node:events";
 import { describe, it } from "node:test";
 import { StatelessResets } from "../../adapters/quiche/stateless-reset.ts";
 import { type QuicheTransportOptions, quicheTransport } from "../../adapters/quiche/transport.ts";
-import { selfSigned } from "../../adapters/tls.ts";
+import { selfSigned } from "../../adapters/shared/tls.ts";
 import type { Listener, Transport } from "../../src/transport/transport.ts";
 import { FakeClock } from "../support/fake-clock.ts";
 import { nodeQuicFixture, quicheFixture } from "../support/fixtures.ts";

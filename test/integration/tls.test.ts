@@ -5,9 +5,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { describe, it } from "node:test";
-import type { Face } from "../../adapters/face.ts";
 import { fileIdentityStore } from "../../adapters/files/identity-store.ts";
-import { fingerprintOf, serverIdentity } from "../../adapters/tls.ts";
+import { fingerprintOf, serverIdentity } from "../../adapters/shared/tls.ts";
+import type { Face } from "../../entry/face.ts";
 import type { Downloader } from "../../src/client/downloader.ts";
 import type { StorageServer, StorageServerOptions } from "../../src/server/storage-server.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
@@ -18,9 +18,9 @@ import { assertRejects } from "../support/failures.ts";
 import { runtimeName } from "../support/fixtures.ts";
 
 const faces = {
-  node: (): Promise<Face> => import("../../adapters/node.ts"),
-  bun: (): Promise<Face> => import("../../adapters/bun.ts"),
-  deno: (): Promise<Face> => import("../../adapters/deno.ts"),
+  node: (): Promise<Face> => import("../../entry/node.ts"),
+  bun: (): Promise<Face> => import("../../entry/bun.ts"),
+  deno: (): Promise<Face> => import("../../entry/deno.ts"),
 };
 const face = await faces[runtimeName]();
 /** Over what its certificate is shown. Deno's QUIC has fewer ways to authenticate, see `test/compliance/tls.test.ts`. */

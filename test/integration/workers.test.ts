@@ -34,11 +34,11 @@ let starting: Promise<EdgeClient> | undefined;
 
 describe("edge workers: the bundle", () => {
   it("the face is one module that needs nothing but cloudflare:sockets", async () => {
-    assert.deepEqual((await bundleForEdge("adapters/workers.ts")).imports, ["cloudflare:sockets"]);
+    assert.deepEqual((await bundleForEdge("entry/workers.ts")).imports, ["cloudflare:sockets"]);
   });
 
   it("the core is one module that needs nothing", async () => {
-    assert.deepEqual((await bundleForEdge("src/entry/core.ts")).imports, []);
+    assert.deepEqual((await bundleForEdge("entry/core.ts")).imports, []);
   });
 
   it("it runs where there is no global of Node", async () => {

@@ -4,14 +4,14 @@
  */
 import { createHash } from "node:crypto";
 import process from "node:process";
-import { loadConfig } from "../../adapters/config-file.ts";
+import { loadConfig } from "../../adapters/files/config-file.ts";
 import { runtimeName } from "./fixtures.ts";
 
 const [apiAddr = "", taskId = ""] = process.argv.slice(2);
 const faces = {
-  bun: () => import("../../adapters/bun.ts"),
-  deno: () => import("../../adapters/deno.ts"),
-  node: () => import("../../adapters/node.ts"),
+  bun: () => import("../../entry/bun.ts"),
+  deno: () => import("../../entry/deno.ts"),
+  node: () => import("../../entry/node.ts"),
 };
 const { createDownloader } = await faces[runtimeName]();
 

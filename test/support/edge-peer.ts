@@ -29,7 +29,7 @@ export async function bundleForEdge(entry: string, minify = false): Promise<Edge
     resolve: {
       conditionNames: ["workerd", "worker", "import"],
       mainFields: ["module", "main"],
-      alias: { "vortex-peer": fileURLToPath(new URL("../../adapters/workers.ts", import.meta.url)) },
+      alias: { "vortex-peer": fileURLToPath(new URL("../../entry/workers.ts", import.meta.url)) },
     },
     external: (specifier) => {
       const runtimes = /^(cloudflare|node|bun):/.test(specifier);

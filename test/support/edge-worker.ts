@@ -12,7 +12,7 @@ import {
   portableHashers,
   VortexError,
   workersTransport,
-} from "../../adapters/workers.ts";
+} from "../../entry/workers.ts";
 import { type EdgeCall, type EdgeFailure, type EdgeReport, type EdgeSignal, FrameStream } from "./edge-wire.ts";
 
 /** What the worker is asked to fetch, as the body of a request to `/fetch`. */

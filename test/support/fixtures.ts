@@ -2,9 +2,9 @@ import process from "node:process";
 import { denoQuicTransportWith } from "../../adapters/deno-quic/transport.ts";
 import { nodeQuicTransportWith } from "../../adapters/node-quic/transport.ts";
 import { quicheTransportWith } from "../../adapters/quiche/transport.ts";
-import type { Resolver } from "../../adapters/resolve.ts";
+import type { Resolver } from "../../adapters/shared/resolve.ts";
+import { selfSigned } from "../../adapters/shared/tls.ts";
 import { tcpTransportWith } from "../../adapters/tcp/transport.ts";
-import { selfSigned } from "../../adapters/tls.ts";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
 import { memoryFixture, type TransportFixture, type TransportTuning } from "./fixture.ts";
 

@@ -8,8 +8,8 @@
  * Prints how many bytes of each piece came. Ends by itself.
  */
 import process from "node:process";
-import type { Face } from "../../adapters/face.ts";
 import { nodeQuicTransport } from "../../adapters/node-quic/transport.ts";
+import type { Face } from "../../entry/face.ts";
 import { createDownloader } from "../../src/client/core-factory.ts";
 import type { ForgetfulOrder } from "./restart.ts";
 
@@ -27,6 +27,6 @@ for (const number of numbers) {
 
 /** The one module that users of a runtime get; the others' need not even load there. */
 function faceOf(runtime: string | undefined): Promise<Pick<Face, "createDownloader">> {
-  if (runtime === "bun") return import("../../adapters/bun.ts");
-  return runtime === "deno" ? import("../../adapters/deno.ts") : import("../../adapters/node.ts");
+  if (runtime === "bun") return import("../../entry/bun.ts");
+  return runtime === "deno" ? import("../../entry/deno.ts") : import("../../entry/node.ts");
 }

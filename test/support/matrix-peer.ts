@@ -11,8 +11,8 @@ import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import process from "node:process";
 import { createInterface } from "node:readline";
-import type { Face } from "../../adapters/face.ts";
-import { nativeHashers } from "../../adapters/native-hashers.ts";
+import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
+import type { Face } from "../../entry/face.ts";
 import type { Downloader } from "../../src/client/downloader.ts";
 import { VortexError } from "../../src/errors.ts";
 import { pieceExtent } from "../../src/piece.ts";
@@ -39,8 +39,8 @@ else await fetchOrders(face);
 
 /** The one module that users of a runtime get; the others' need not even load there. */
 function faceOf(name: string | undefined): Promise<Pick<Face, "createDownloader" | "startServer">> {
-  if (name === "bun") return import("../../adapters/bun.ts");
-  return name === "deno" ? import("../../adapters/deno.ts") : import("../../adapters/node.ts");
+  if (name === "bun") return import("../../entry/bun.ts");
+  return name === "deno" ? import("../../entry/deno.ts") : import("../../entry/node.ts");
 }
 
 async function serve({ startServer }: Pick<Face, "startServer">): Promise<void> {

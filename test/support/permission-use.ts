@@ -1,11 +1,11 @@
 /** One use of the library, for tests of permissions: `permission-use.ts USE ARGUMENT`. Prints `done`, or the code and message of a failure. */
 import process from "node:process";
-import { loadConfig } from "../../adapters/config-file.ts";
-import { faceOf } from "../../adapters/face.ts";
+import { loadConfig } from "../../adapters/files/config-file.ts";
 import { fileIdentityStore } from "../../adapters/files/identity-store.ts";
 import { fileSink } from "../../adapters/files/sink.ts";
 import { FilePieceStore } from "../../adapters/files/store.ts";
-import { selfSigned } from "../../adapters/tls.ts";
+import { selfSigned } from "../../adapters/shared/tls.ts";
+import { faceOf } from "../../entry/face.ts";
 import { VortexError } from "../../src/errors.ts";
 import type { TaskRequest } from "../../src/task/task.ts";
 

@@ -4,7 +4,7 @@ import { listenQuiche } from "../../adapters/quiche/listener.ts";
 import { loadQuiche, type Quiche } from "../../adapters/quiche/native.ts";
 import { applySettings, listenSettings, quicheSettings } from "../../adapters/quiche/options.ts";
 import { serverConfig } from "../../adapters/quiche/tls.ts";
-import { selfSigned } from "../../adapters/tls.ts";
+import { selfSigned } from "../../adapters/shared/tls.ts";
 import type { VortexError } from "../../src/errors.ts";
 import type { Address } from "../../src/transport/address.ts";
 import type { Listener } from "../../src/transport/transport.ts";

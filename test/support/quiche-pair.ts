@@ -1,14 +1,14 @@
 import { randomBytes } from "node:crypto";
 import type { Socket } from "node:dgram";
 import { setImmediate } from "node:timers";
-import { Guard } from "../../adapters/guard.ts";
 import { type ConnectionHost, type HostPort, QuicheConnection } from "../../adapters/quiche/connection.ts";
 import { SendRing } from "../../adapters/quiche/datagrams.ts";
 import { loadQuiche, type NativeConfig } from "../../adapters/quiche/native.ts";
 import { applySettings, quicheSettings, windowThreshold } from "../../adapters/quiche/options.ts";
 import { PathSize } from "../../adapters/quiche/path-size.ts";
 import { clientConfig, serverConfig } from "../../adapters/quiche/tls.ts";
-import { selfSigned } from "../../adapters/tls.ts";
+import { Guard } from "../../adapters/shared/guard.ts";
+import { selfSigned } from "../../adapters/shared/tls.ts";
 import { FakeClock } from "./fake-clock.ts";
 
 /** Turns in which nothing comes of it that time moves on, after which a test has failed. */

@@ -8,8 +8,8 @@
  * Prints its address, then `asked N` for each request for piece N that reaches its store.
  */
 import process from "node:process";
-import type { Face } from "../../adapters/face.ts";
-import { nativeHashers } from "../../adapters/native-hashers.ts";
+import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
+import type { Face } from "../../entry/face.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import { longContent, longTaskId, type RestartOrders, restartContent, restartTaskId } from "./restart.ts";
@@ -43,6 +43,6 @@ console.log(formatAddress(address));
 
 /** The one module that users of a runtime get; the others' need not even load there. */
 function faceOf(runtime: string | undefined): Promise<Pick<Face, "startServer">> {
-  if (runtime === "bun") return import("../../adapters/bun.ts");
-  return runtime === "deno" ? import("../../adapters/deno.ts") : import("../../adapters/node.ts");
+  if (runtime === "bun") return import("../../entry/bun.ts");
+  return runtime === "deno" ? import("../../entry/deno.ts") : import("../../entry/node.ts");
 }

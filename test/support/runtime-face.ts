@@ -1,14 +1,14 @@
-import type { Face } from "../../adapters/face.ts";
+import type { Face } from "../../entry/face.ts";
 import { runtimeName } from "./fixtures.ts";
 
 /** The face that users of this runtime import, with its own QUIC. */
 export function runtimeFace(): Promise<Face> {
   switch (runtimeName) {
     case "bun":
-      return import("../../adapters/bun.ts");
+      return import("../../entry/bun.ts");
     case "deno":
-      return import("../../adapters/deno.ts");
+      return import("../../entry/deno.ts");
     case "node":
-      return import("../../adapters/node.ts");
+      return import("../../entry/node.ts");
   }
 }

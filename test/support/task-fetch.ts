@@ -3,8 +3,8 @@
  * pieces that an earlier process had left, at the end.
  */
 import process from "node:process";
-import { faceOf } from "../../adapters/face.ts";
 import { fileSink } from "../../adapters/files/sink.ts";
+import { faceOf } from "../../entry/face.ts";
 import type { TaskRequest } from "../../src/task/task.ts";
 
 /** What the program is told, as JSON. */

@@ -39,7 +39,7 @@ async function sourcePaths(): Promise<Record<string, string[]>> {
     [join(root, file)],
   ]);
   // The types of every face but the workers' are those of Node's, in the published package too.
-  const face = { "vortex-peer": [join(root, "adapters/node.ts")] };
+  const face = { "vortex-peer": [join(root, "entry/node.ts")] };
   // The user has it installed.
   const types = import.meta.resolve("@opentelemetry/api").replace(/\.mjs$/, ".d.mts");
   const api = { "@opentelemetry/api": [fileURLToPath(types)] };

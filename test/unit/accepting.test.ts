@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { once } from "node:events";
 import { createServer, type Server } from "node:net";
 import { describe, it } from "node:test";
-import { keepAccepting } from "../../adapters/accepting.ts";
+import { keepAccepting } from "../../adapters/shared/accepting.ts";
 import type { VortexError } from "../../src/errors.ts";
 
 async function listening(onError: (error: VortexError) => void): Promise<Server> {

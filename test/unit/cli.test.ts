@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { Writable } from "node:stream";
 import { describe, it } from "node:test";
 import { fileIdentityStore } from "../../adapters/files/identity-store.ts";
-import { selfSigned, serverIdentity } from "../../adapters/tls.ts";
+import { selfSigned, serverIdentity } from "../../adapters/shared/tls.ts";
 import type { CliFace } from "../../cli/face.ts";
 import { defaultIdentityFile, identityTls } from "../../cli/identity.ts";
 import { runCli } from "../../cli/program.ts";

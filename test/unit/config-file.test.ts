@@ -5,7 +5,7 @@ import process from "node:process";
 import { describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
-import { configVariable, loadConfig, parseConfigText } from "../../adapters/config-file.ts";
+import { configVariable, loadConfig, parseConfigText } from "../../adapters/files/config-file.ts";
 import { type ConfigLayer, parseConfig } from "../../src/config/config.ts";
 import { VortexError } from "../../src/errors.ts";
 import type { ProtocolChoice } from "../../src/transport/protocol.ts";
@@ -169,7 +169,7 @@ describe("a configuration file", () => {
 describe("the YAML parser", () => {
   it("is loaded by nobody but who reads a file", async () => {
     const importers: string[] = [];
-    for (const part of ["src", "adapters", "cli"]) {
+    for (const part of ["src", "adapters", "cli", "entry"]) {
       const folder = fileURLToPath(new URL(`../../${part}`, import.meta.url));
       for (const name of await readdir(folder, { recursive: true })) {
         if (!name.endsWith(".ts")) continue;
@@ -179,7 +179,7 @@ describe("the YAML parser", () => {
         }
       }
     }
-    assert.deepEqual(importers, ['adapters/config-file.ts: const yaml = await import("yaml");']);
+    assert.deepEqual(importers, ['adapters/files/config-file.ts: const yaml = await import("yaml");']);
   });
 });
 

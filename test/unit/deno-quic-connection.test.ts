@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { DenoQuicConnection } from "../../adapters/deno-quic/connection.ts";
 import type { NativeConn, NativeStream } from "../../adapters/deno-quic/native.ts";
-import { Guard } from "../../adapters/guard.ts";
+import { Guard } from "../../adapters/shared/guard.ts";
 import { rejectionOf } from "../support/failures.ts";
 
 const limit = { timeout: 10_000 };

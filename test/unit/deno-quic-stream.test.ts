@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { DenoQuicStream, type StreamOwner } from "../../adapters/deno-quic/stream.ts";
-import { Guard } from "../../adapters/guard.ts";
+import { Guard } from "../../adapters/shared/guard.ts";
 import { VortexError } from "../../src/errors.ts";
 import { rejectionOf } from "../support/failures.ts";
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { describe, it } from "node:test";
-import { nativeHashers } from "../../adapters/native-hashers.ts";
+import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
 import { digestOf, parseDigest } from "../../src/digest/digest.ts";
 import { crc32Hasher, type DigestAlgorithm, portableHashers } from "../../src/digest/hasher.ts";
 import { assertThrows } from "../support/failures.ts";

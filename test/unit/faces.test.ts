@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import * as bun from "../../adapters/bun.ts";
-import * as deno from "../../adapters/deno.ts";
-import * as node from "../../adapters/node.ts";
-import * as workers from "../../adapters/workers.ts";
-import { createDownloader } from "../../src/entry/core.ts";
-import * as core from "../../src/index.ts";
+import * as bun from "../../entry/bun.ts";
+import { createDownloader } from "../../entry/core.ts";
+import * as deno from "../../entry/deno.ts";
+import * as node from "../../entry/node.ts";
+import * as core from "../../entry/root.ts";
+import * as workers from "../../entry/workers.ts";
 import { runtimeName } from "../support/fixtures.ts";
 
 /** The names of Dragonfly's design document that are values; `Downloader` and `DownloaderFactory` are types. */

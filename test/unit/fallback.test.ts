@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { type QuicBinding, withFallback } from "../../adapters/fallback.ts";
+import { type QuicBinding, withFallback } from "../../adapters/shared/fallback.ts";
 import { downloaderSettings } from "../../src/client/call/settings.ts";
 import { QuicDownloader } from "../../src/client/vortex/downloader.ts";
 import { VortexError } from "../../src/errors.ts";

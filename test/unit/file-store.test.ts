@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, it } from "node:test";
 import { FilePieceStore } from "../../adapters/files/store.ts";
-import { nativeHashers } from "../../adapters/native-hashers.ts";
+import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
 import { type HasherFactory, portableHashers } from "../../src/digest/hasher.ts";
 import type { VortexError } from "../../src/errors.ts";
 import type { StoredPiece, StoredTask } from "../../src/store/store.ts";

@@ -3,7 +3,7 @@ import type { ClientHttp2Stream } from "node:http2";
 import { PassThrough } from "node:stream";
 import { describe, it } from "node:test";
 import { byMessages } from "../../adapters/grpc/message-stream.ts";
-import { Guard } from "../../adapters/guard.ts";
+import { Guard } from "../../adapters/shared/guard.ts";
 import { chunked, joined, seededBytes, seededRandom } from "../support/random.ts";
 
 const MOST = 4 * 1024 * 1024;

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { describe, it } from "node:test";
-import { Guard } from "../../adapters/guard.ts";
+import { Guard } from "../../adapters/shared/guard.ts";
 import { VortexError } from "../../src/errors.ts";
 import { FakeClock } from "../support/fake-clock.ts";
 import { scan } from "../support/source-scanner.ts";

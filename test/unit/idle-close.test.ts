@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { IDLE_CLOSE, IdleClose } from "../../adapters/idle-close.ts";
+import { IDLE_CLOSE, IdleClose } from "../../adapters/shared/idle-close.ts";
 import { FakeClock } from "../support/fake-clock.ts";
 
 describe("the closing of idle connections", () => {

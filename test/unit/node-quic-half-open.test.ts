@@ -4,7 +4,7 @@ import { it } from "node:test";
 import { listenNodeQuic, MAX_HALF_OPEN } from "../../adapters/node-quic/listener.ts";
 import type { NativeEndpoint, NativeSession, NodeQuic } from "../../adapters/node-quic/native.ts";
 import { nodeQuicSettings } from "../../adapters/node-quic/options.ts";
-import { selfSigned } from "../../adapters/tls.ts";
+import { selfSigned } from "../../adapters/shared/tls.ts";
 
 it("the oldest half-open connection makes room for one more", async () => {
   const endpoint: Partial<NativeEndpoint> = {

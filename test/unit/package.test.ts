@@ -20,7 +20,7 @@ describe("the manifests", () => {
     ["another version on the command line", "cli/version.ts", 'version = "', 'version = "9', /version\.ts of 9/],
     ["a subpath that JSR lacks", "deno.json", '"./tcp"', '"./tcps"', /\.\/tcp: deno\.json has undefined/],
     ["a subpath that npm lacks", "package.json", '"./tcp": {', '"./tcps": {', /\.\/tcp is in deno\.json and not/],
-    ["another source", "deno.json", "./adapters/tcp.ts", "./adapters/grpc.ts", /built of \.\/adapters\/tcp\.ts/],
+    ["another source", "deno.json", "./entry/tcp.ts", "./entry/grpc.ts", /built of \.\/entry\/tcp\.ts/],
     ["an entry that is not built", "tsdown.config.mjs", "tcp: ", "udp: ", /\.\/tcp: nothing builds/],
     ["an import that is no dependency", "package.json", '"crc-32"', '"crc-33"', /crc-32 is imported and no dependency/],
     ["a dependency's range", "package.json", '"valibot": "', '"valibot": "^', /valibot \^.*not an exact version/],

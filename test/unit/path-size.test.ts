@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { networkInterfaces } from "node:os";
 import { describe, it } from "node:test";
-import { isSameHost } from "../../adapters/local-address.ts";
 import { automaticSize, PathSize, type PathStats, SAFE_SIZE } from "../../adapters/quiche/path-size.ts";
+import { isSameHost } from "../../adapters/shared/local-address.ts";
 import type { Clock } from "../../src/runtime.ts";
 import { portableRuntime } from "../../src/runtime.ts";
 

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { storageError } from "../../adapters/files/storage-error.ts";
-import { listenError, nativeError } from "../../adapters/native-error.ts";
-import { isGranted, permissionError, requireNet } from "../../adapters/permission.ts";
+import { listenError, nativeError } from "../../adapters/shared/native-error.ts";
+import { isGranted, permissionError, requireNet } from "../../adapters/shared/permission.ts";
 import { runtimeName } from "../support/fixtures.ts";
 
 /** As Deno and Node make them. */

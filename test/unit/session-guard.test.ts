@@ -6,7 +6,7 @@ import process from "node:process";
 import { describe, it } from "node:test";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { guardSession, guardStream } from "../../adapters/grpc/session-guard.ts";
-import { Guard } from "../../adapters/guard.ts";
+import { Guard } from "../../adapters/shared/guard.ts";
 
 const atOnce = "bun" in process.versions;
 

@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { it } from "node:test";
 import { setImmediate } from "node:timers";
-import { Guard } from "../../adapters/guard.ts";
+import { Guard } from "../../adapters/shared/guard.ts";
 import { READ_AHEAD, SocketStream } from "../../adapters/tcp/stream.ts";
 import { assertRejects } from "../support/failures.ts";
 

@@ -1,8 +1,0 @@
-/**
- * `vortex-peer/quiche`: QUIC on quiche, for Node and Bun. It needs the optional package `@matrixai/quic`, and is
- * `Unavailable` without it.
- *
- * @module
- */
-export type { QuicheOptions } from "./quiche/options.ts";
-export { type QuicheTransportOptions, quicheTransport } from "./quiche/transport.ts";

@@ -1,0 +1,22 @@
+import type { Server } from "node:net";
+import { type Address, formatAddress } from "../../src/transport/address.ts";
+import { Guard } from "./guard.ts";
+import { listenError } from "./native-error.ts";
+import { requireNet } from "./permission.ts";
+import { lookupAll, resolveHost } from "./resolve.ts";
+
+/** Resolves when `server` listens at `local`. Rejects with `AddressInUse`, `Unreachable` or `PermissionDenied`. */
+export async function listenOn(server: Server, local: Address): Promise<void> {
+  const { port } = local;
+  let { host } = local;
+  if ("Deno" in globalThis) {
+    // Deno asks for the permission of a name's address as well, and ends the process where it is refused.
+    [host = host] = await resolveHost(local, undefined, lookupAll);
+    await requireNet(host, port);
+  }
+  await new Promise<void>((resolve, reject) => {
+    const onError = new Guard({ end: reject }).wrap((error: Error) => reject(listenError(error, formatAddress(local))));
+    server.once("error", onError);
+    server.listen({ host, port }, resolve);
+  });
+}

@@ -1,6 +1,0 @@
-/**
- * `vortex-peer/tcp`: TCP on node:net, for Node, Bun and Deno.
- *
- * @module
- */
-export { tcpTransport } from "./tcp/transport.ts";

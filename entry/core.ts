@@ -1,0 +1,113 @@
+/**
+ * `vortex-peer/core`: single pieces, on any JavaScript runtime: the codec, the client, the server, and the contract that a
+ * transport fulfils. It brings no transport but {@link MemoryTransport}; the faces and the bindings' subpaths do. It is also what
+ * `vortex-peer` is to a runtime, or a bundler, that none of the package's export conditions fits.
+ *
+ * @module
+ */
+export type { AutoOptions, PeerPieceRequest, ProtocolEvent } from "../src/client/auto/downloader.ts";
+export { downloaderSettings } from "../src/client/call/settings.ts";
+export { type CoreDownloaderOptions, createDownloader } from "../src/client/core-factory.ts";
+export type {
+  CallOptions,
+  Downloader,
+  DownloaderOptions,
+  DownloaderSettings,
+  PieceRequest,
+  PoolOptions,
+} from "../src/client/downloader.ts";
+export type {
+  Bindings,
+  CreateDownloaderOptions,
+  DownloaderFactory,
+  QuicBindingOptions,
+  TaskDownloaderFactory,
+} from "../src/client/factory.ts";
+export { QuicClient, TcpClient, VortexClient } from "../src/client/vortex/client.ts";
+export {
+  QuicDownloader,
+  TcpDownloader,
+  type TransportLoader,
+  VortexDownloader,
+} from "../src/client/vortex/downloader.ts";
+export { type Digest, digestOf, parseDigest } from "../src/digest/digest.ts";
+export {
+  type Crc32,
+  crc32Hasher,
+  type DigestAlgorithm,
+  type Hasher,
+  type HasherFactory,
+  portableHashers,
+} from "../src/digest/hasher.ts";
+export { type ErrorCode, type ErrorKind, errorCodes, VortexError, type VortexErrorOptions } from "../src/errors.ts";
+export {
+  type ByteRange,
+  MAX_PIECE_LENGTH,
+  MIN_PIECE_LENGTH,
+  type Piece,
+  type PieceKind,
+  type PieceMetadata,
+  pieceExtent,
+  pieceKinds,
+  pieceLengthFor,
+  planTask,
+  type TaskPlan,
+} from "../src/piece.ts";
+export { type DecoderLimits, defaultDecoderLimits, PacketDecoder } from "../src/protocol/decoder.ts";
+export {
+  type ClosePacket,
+  type DownloadPiecePacket,
+  decodePacket,
+  type ErrorPacket,
+  encodePacket,
+  type Packet,
+  type PieceContentPacket,
+  RemoteErrorCode,
+  type ReservedPacket,
+} from "../src/protocol/packet.ts";
+export { Tag } from "../src/protocol/tags.ts";
+export { type Clock, portableRuntime, type Runtime, systemClock, type Timer } from "../src/runtime.ts";
+export { type ServerOptions, type ServerSettings, serverSettings } from "../src/server/admission/upload.ts";
+export {
+  type IdentityBinding,
+  type ProtocolServer,
+  type ServerBindings,
+  StorageServer,
+  type StorageServerOptions,
+} from "../src/server/storage-server.ts";
+export { QuicServer, TcpServer, VortexServer } from "../src/server/vortex-server.ts";
+export { type GrowingTask, MemoryPieceStore, type MemoryTaskOptions } from "../src/store/memory-store.ts";
+export { PieceFeed } from "../src/store/piece-feed.ts";
+export type { PieceStore, StoredPiece, StoredPieceRequest, StoredTask } from "../src/store/store.ts";
+export type { Operation, OperationName, OperationResult, OperationStart, Telemetry } from "../src/telemetry.ts";
+export { type Address, formatAddress, parseAddress } from "../src/transport/address.ts";
+export { MemoryTransport } from "../src/transport/memory.ts";
+export {
+  addressesOf,
+  type PeerAddress,
+  type PeerAddresses,
+  type ProtocolPorts,
+  stockPorts,
+} from "../src/transport/peer-address.ts";
+export {
+  type LeftOutProtocol,
+  type Protocol,
+  type ProtocolChoice,
+  protocolChoices,
+  protocols,
+} from "../src/transport/protocol.ts";
+export type { QuicTuning } from "../src/transport/quic-tuning.ts";
+export type { IdentityStore, TlsClientOptions, TlsIdentity, TlsServerOptions } from "../src/transport/tls.ts";
+export {
+  type ByteReader,
+  type ByteStream,
+  type ByteWriter,
+  type CloseInfo,
+  type Connection,
+  type DialOptions,
+  type Listener,
+  type ListenerCounters,
+  type ListenOptions,
+  StreamCode,
+  type Transport,
+} from "../src/transport/transport.ts";

@@ -1,0 +1,22 @@
+/**
+ * `vortex-peer/grpc`: the Dragonfly API on node:http2, for Node, Bun and Deno: both sides, and the client that is bound to it.
+ *
+ * @module
+ */
+
+export { type GrpcBindingOptions, grpcBinding } from "../adapters/grpc/client.ts";
+export { GrpcServer, type GrpcServerOptions, grpcServer } from "../adapters/grpc/server.ts";
+export { GrpcDirectory } from "../src/client/grpc/directory.ts";
+export {
+  type AnnouncedPiece,
+  type DownloadTaskOptions,
+  type FetchedPiece,
+  GrpcClient,
+  GrpcDownloader,
+  type SyncRequest,
+  type TaskIdentity,
+  type TaskPieces,
+  type TaskStat,
+} from "../src/client/grpc/downloader.ts";
+export type { GrpcServing } from "../src/server/grpc/service.ts";
+export type { GrpcBinding, GrpcConnection, GrpcDialOptions } from "../src/transport/grpc.ts";

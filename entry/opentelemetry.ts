@@ -1,0 +1,6 @@
+/**
+ * `vortex-peer/opentelemetry`: telemetry through the `@opentelemetry/api` of the program.
+ *
+ * @module
+ */
+export { type OpenTelemetryApi, openTelemetry } from "../adapters/opentelemetry.ts";

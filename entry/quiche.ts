@@ -1,0 +1,8 @@
+/**
+ * `vortex-peer/quiche`: QUIC on quiche, for Node and Bun. It needs the optional package `@matrixai/quic`, and is
+ * `Unavailable` without it.
+ *
+ * @module
+ */
+export type { QuicheOptions } from "../adapters/quiche/options.ts";
+export { type QuicheTransportOptions, quicheTransport } from "../adapters/quiche/transport.ts";

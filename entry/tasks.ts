@@ -1,0 +1,32 @@
+/**
+ * `vortex-peer/tasks`: whole tasks from many parents, and the factory by which a face makes its `createDownloader`.
+ *
+ * @module
+ */
+export { downloaderFactory } from "../src/client/factory.ts";
+export { type ClosableDirectory, TaskDownloader } from "../src/client/task-downloader.ts";
+export type {
+  DirectoryOptions,
+  PieceLocation,
+  SyncOptions,
+  TaskDirectory,
+  TaskOutline,
+} from "../src/task/discovery.ts";
+export type { KnownLayout, ListedPiece } from "../src/task/layout.ts";
+export { type MemorySink, type MemorySinkOptions, memorySink } from "../src/task/memory-sink.ts";
+export type { SinkLayout, SinkOpenOptions, SinkPart, SinkSession, SunkPiece, TaskSink } from "../src/task/sink.ts";
+export type {
+  ParentProgress,
+  ParentState,
+  RouteProgress,
+  TaskDownload,
+  TaskDownloadOptions,
+  TaskEvent,
+  TaskOptions,
+  TaskParent,
+  TaskProgress,
+  TaskReport,
+  TaskRequest,
+  TaskStream,
+  Verified,
+} from "../src/task/task.ts";

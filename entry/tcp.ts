@@ -1,0 +1,6 @@
+/**
+ * `vortex-peer/tcp`: TCP on node:net, for Node, Bun and Deno.
+ *
+ * @module
+ */
+export { tcpTransport } from "../adapters/tcp/transport.ts";
