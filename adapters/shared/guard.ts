@@ -13,7 +13,7 @@ export interface GuardOptions {
  * Runs event callbacks of sockets, timers and bindings. An exception there has no caller: it would end the process. Here it ends the
  * connection concerned, is counted, and goes to `onError`.
  *
- * `test/unit/guard.test.ts` holds every callback in the adapters to it.
+ * `test/unit/project/guard.test.ts` holds every callback in the adapters to it.
  */
 export class Guard {
   /** Timers of the runtime that run under this guard. */

@@ -1,0 +1,78 @@
+/** A stream of Deno's QUIC on a native one that has fallen silent: what this side ends is over, whether Deno says so or not. */
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { DenoQuicStream, type StreamOwner } from "../../../adapters/deno-quic/stream.ts";
+import { Guard } from "../../../adapters/shared/guard.ts";
+import { VortexError } from "../../../src/errors.ts";
+import { rejectionOf } from "../../support/failures.ts";
+
+const limit = { timeout: 10_000 };
+const never = (): Promise<void> => new Promise(() => {});
+const gone = new VortexError("ConnectTimeout", "nobody answers");
+
+describe("a stream of Deno's QUIC, of which the native one never settles", () => {
+  it("ends the read that waits when its connection is ended", limit, async () => {
+    const { stream } = silent();
+    const reading = rejectionOf(stream.reader.read(new Uint8Array(10)));
+    stream.fail(gone);
+    assert.equal(await reading, gone);
+    assert.equal(await rejectionOf(stream.reader.read()), gone);
+  });
+
+  it("ends the read that waits when it is cancelled", limit, async () => {
+    const { stream } = silent();
+    const reading = rejectionOf(stream.reader.read());
+    stream.reader.cancel();
+    assert.equal((await reading).code, "Closed");
+  });
+
+  it("lets go of the native stream with it", limit, async () => {
+    const { stream, cancelled } = silent();
+    stream.fail(gone);
+    await cancelled;
+  });
+
+  for (const [what, act] of [
+    ["write", (stream: DenoQuicStream) => stream.writer.write(new Uint8Array(10))],
+    ["end", (stream: DenoQuicStream) => stream.writer.end()],
+    ["end with the last bytes", (stream: DenoQuicStream) => stream.writer.end(new Uint8Array(10))],
+  ] as const) {
+    it(`ends the ${what} that waits when its connection is ended, or it is aborted`, limit, async () => {
+      const { stream, forgotten } = silent();
+      const acting = rejectionOf(act(stream));
+      stream.fail(gone);
+      assert.equal(await acting, gone);
+      assert.equal(await rejectionOf(stream.writer.write(new Uint8Array(1))), gone);
+      assert.equal(forgotten(), true);
+
+      const { stream: aborted } = silent();
+      const waiting = rejectionOf(act(aborted));
+      aborted.writer.abort();
+      assert.equal((await waiting).code, "Closed");
+    });
+  }
+});
+
+/** A stream from which nothing comes, and that takes nothing. */
+function silent(): { stream: DenoQuicStream; cancelled: Promise<void>; forgotten: () => boolean } {
+  let forgotten = false;
+  const owner: StreamOwner = {
+    guard: new Guard(),
+    lost: async () => gone,
+    onHeard: () => {},
+    onEnded: () => {},
+    onEarlyDataRefused: async (refused) => refused,
+    onceDecided: (act) => act(),
+    forget: () => {
+      forgotten = true;
+    },
+  };
+  let onCancel = (): void => {};
+  const cancelled = new Promise<void>((resolve) => {
+    onCancel = resolve;
+  });
+  const bytes = new ReadableStream<Uint8Array>({ type: "bytes", pull: never, cancel: () => onCancel() });
+  const readable = Object.assign(bytes, { id: 0n });
+  const writable = new WritableStream<Uint8Array>({ write: never, close: never, abort: never });
+  return { stream: new DenoQuicStream({ readable, writable }, owner), cancelled, forgotten: () => forgotten };
+}

@@ -1,0 +1,69 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { type QuicBinding, withFallback } from "../../../adapters/shared/fallback.ts";
+import { downloaderSettings } from "../../../src/client/call/settings.ts";
+import { QuicDownloader } from "../../../src/client/vortex/downloader.ts";
+import { VortexError } from "../../../src/errors.ts";
+import { VortexServer } from "../../../src/server/vortex-server.ts";
+import { MemoryPieceStore } from "../../../src/store/memory-store.ts";
+import { formatAddress } from "../../../src/transport/address.ts";
+import { MemoryTransport } from "../../../src/transport/memory.ts";
+import { assertRejects } from "../../support/failures.ts";
+import { fakeRuntime } from "../../support/fake-clock.ts";
+import { seededBytes } from "../../support/random.ts";
+
+const missing: QuicBinding = () => Promise.reject(new VortexError("Unavailable", "no QUIC here: run with --more"));
+
+describe("QUIC with something to fall back on", () => {
+  it("is the first binding that there is, and nothing is told of it", async () => {
+    const [quic, told] = [new MemoryTransport("quic"), [] as string[]];
+    const binding = withFallback([["its own", async () => quic]], new MemoryTransport("tcp"), (line) =>
+      told.push(line),
+    );
+    assert.equal(await binding({}), quic);
+    assert.deepEqual(told, []);
+  });
+
+  it("is the next binding when the first is missing, which is told with what to do", async () => {
+    const [quic, told] = [new MemoryTransport("quic"), [] as string[]];
+    const bindings = [["its own", missing] as const, ["quiche", async () => quic] as const];
+    assert.equal(await withFallback(bindings, new MemoryTransport("tcp"), (line) => told.push(line))({}), quic);
+    assert.equal(told.length, 1);
+    assert.match(told[0] ?? "", /run with --more.*quiche/);
+  });
+
+  it("is TCP when all are missing, and a QuicDownloader fetches over it", async () => {
+    const [tcp, told, runtime] = [new MemoryTransport("tcp"), [] as string[], fakeRuntime()];
+    const transport = await withFallback([["its own", missing]], tcp, (line) => told.push(line))({
+      tls: { verify: false },
+    });
+    assert.match(told.join(), /run with --more.*TCP is used in place of QUIC/);
+    const store = new MemoryPieceStore();
+    const content = seededBytes(1, 1000);
+    store.putTask("ab".repeat(32), content);
+    await using server = await VortexServer.listen(transport, { host: "peer", port: 1 }, store, runtime);
+    await using downloader = new QuicDownloader(async () => transport, downloaderSettings({}, runtime));
+    const request = { addr: formatAddress(server.address), hostId: "h", taskId: "ab".repeat(32), number: 0 };
+    assert.deepEqual(await (await downloader.downloadPiece(request)).bytes(), content);
+    const refused = await assertRejects(downloader.downloadPiece({ ...request, addr: "peer:2" }), "ConnectionRefused");
+    assert.match(refused.message, /TCP, tried in place of QUIC.*run with --more/);
+  });
+
+  for (const [what, options] of [
+    ["a certificate authority", { tls: { ca: "PEM" } }],
+    ["a fingerprint", { tls: { fingerprints: ["ab"] } }],
+    ["a client certificate", { tls: { cert: "PEM", key: "PEM" } }],
+    ["clients' certificates", { serverTls: { clientCa: "PEM" } }],
+  ] as const) {
+    it(`is Unavailable, and not TCP, where ${what} is asked for`, async () => {
+      const binding = withFallback([["its own", missing]], new MemoryTransport("tcp"), () => assert.fail("told"));
+      assert.match((await assertRejects(binding(options), "Unavailable")).message, /run with --more.*no TLS/);
+    });
+  }
+
+  it("fails with any other failure of a binding as it is", async () => {
+    const wrong: QuicBinding = () => Promise.reject(new VortexError("InvalidArgument", "idleTimeout"));
+    const binding = withFallback([["its own", wrong]], new MemoryTransport("tcp"));
+    await assertRejects(binding({}), "InvalidArgument");
+  });
+});

@@ -1,0 +1,636 @@
+import assert from "node:assert/strict";
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, readdirSync, readFileSync, statSync, unlinkSync, utimesSync, writeFileSync } from "node:fs";
+import { type FileHandle, mkdtemp, open, rm, unlink } from "node:fs/promises";
+import { hostname, tmpdir } from "node:os";
+import { join } from "node:path";
+import process from "node:process";
+import { describe, it } from "node:test";
+import { FileLock, type LockFiles } from "../../../adapters/files/lock.ts";
+import { ownIdentity, type ProcessIdentity } from "../../../adapters/files/processes.ts";
+import { assertRejects } from "../../support/failures.ts";
+import { FakeClock, settle } from "../../support/fake-clock.ts";
+import { root, runner, startProgram } from "../../support/run.ts";
+
+/** Milliseconds. */
+const YEAR = 365 * 86_400_000;
+/** Why a pid says nothing here; empty when it does. */
+const noPids = existsSync("/proc/self/ns/pid") ? "" : " [gap: no /proc, so heartbeats alone decide]";
+/** Why no pid namespace can be made; empty when one can. */
+const noNamespaces =
+  spawnSync("unshare", ["--pid", "--fork", "--mount-proc", "true"]).status === 0
+    ? ""
+    : " [gap: needs root, for a pid namespace]";
+const files: LockFiles = { open, unlink };
+
+/** Runs a test with the path of a lock in a directory of its own, in which nothing may be left but `left`. */
+async function withLock(run: (path: string) => Promise<void>, left: readonly string[] = []): Promise<void> {
+  const directory = await mkdtemp(join(tmpdir(), "vortex-lock-"));
+  try {
+    await run(join(directory, "lock"));
+    assert.deepEqual(readdirSync(directory).sort(), left);
+  } finally {
+    await rm(directory, { recursive: true, force: true });
+  }
+}
+
+/** The text of a lock that this process does not hold. */
+async function textOf(changes: Partial<ProcessIdentity> & { readonly host?: string } = {}): Promise<string> {
+  return JSON.stringify({ ...(await ownIdentity()), host: hostname(), token: crypto.randomUUID(), ...changes });
+}
+
+/** Has a file look as if it had been written `age` ms ago. */
+function grow(path: string, age: number): void {
+  const past = new Date(Date.now() - age);
+  utimesSync(path, past, past);
+}
+
+/** Takes the lock and gives it back. */
+async function takeOver(path: string): Promise<void> {
+  await (await FileLock.take(path)).release();
+}
+
+describe("a lock", () => {
+  it("keeps a second download of this process away until the first has ended", () =>
+    withLock(async (path) => {
+      const lock = await FileLock.take(path);
+      grow(path, YEAR);
+      const error = await assertRejects(FileLock.take(path), "StorageFailed");
+      assert.equal(
+        error.message,
+        `another download writes to the same file: process ${process.pid} on ${hostname()} holds ${path}`,
+      );
+      assert.equal(await lock.isHeld(), true);
+      await lock.release();
+      await takeOver(path);
+    }));
+
+  it("of another version of this program, or of anything else, goes by heartbeats", () =>
+    withLock(async (path) => {
+      const complete = JSON.parse(await textOf());
+      const incomplete = Object.keys(complete).map((key) => JSON.stringify({ ...complete, [key]: null }));
+      for (const text of ["garbage", "{}", "null", ...incomplete, JSON.stringify({ ...complete, pid: 1.5 })]) {
+        writeFileSync(path, text);
+        const error = await assertRejects(FileLock.take(path), "StorageFailed");
+        assert.match(error.message, /another program holds .*; its last heartbeat was \d s ago/);
+        grow(path, 61_000);
+        await takeOver(path);
+      }
+    }));
+
+  it("that is stale goes to one of many who want it", () =>
+    withLock(async (path) => {
+      for (let round = 0; round < 20; round++) {
+        writeFileSync(path, await textOf({ system: "elsewhere" }));
+        grow(path, YEAR);
+        const takers = await Promise.allSettled(Array.from({ length: 8 }, () => FileLock.take(path)));
+        const locks = takers.flatMap((taker) => (taker.status === "fulfilled" ? [taker.value] : []));
+        assert.equal(locks.length, 1);
+        await locks[0]?.release();
+      }
+    }));
+
+  it("that changes hands all the time is given up", () =>
+    withLock(async (path) => {
+      let tries = 0;
+      const taken = async (): Promise<never> => {
+        tries++;
+        throw Object.assign(new Error("it exists"), { code: "EEXIST" });
+      };
+      const error = await assertRejects(FileLock.take(path, { files: { ...files, open: taken } }), "StorageFailed");
+      assert.equal(error.message, `${path} is taken again and again by other processes`);
+      assert.equal(tries, 2000);
+    }));
+
+  it("of which the file is no lock is refused, and left alone", () =>
+    withLock(async (path) => {
+      writeFileSync(path, "x".repeat(4097));
+      grow(path, YEAR);
+      const error = await assertRejects(FileLock.take(path), "StorageFailed");
+      assert.match(error.message, /lock is no file of this program/);
+      assert.equal(statSync(path).size, 4097);
+      writeFileSync(path, "x".repeat(4096));
+      grow(path, YEAR);
+      await takeOver(path);
+    }));
+});
+
+describe("a lock's heartbeat", () => {
+  it("counts for 60 s, and the message says how long", () =>
+    withLock(async (path) => {
+      writeFileSync(path, await textOf({ system: "elsewhere", host: "there", pid: 17 }));
+      grow(path, 50_000);
+      const { message } = await assertRejects(FileLock.take(path), "StorageFailed");
+      const [, ago, rest] =
+        /^another download writes to the same file: process 17 on there holds \S+; its last heartbeat was (\d+) s ago: if it was killed, try again in (\d+) s$/.exec(
+          message,
+        ) ?? [];
+      // Within what a busy machine takes for the call.
+      assert.ok(Number(ago) >= 50 && Number(ago) <= 60, message);
+      assert.ok(Number(rest) <= 11 && Number(rest) >= 0 && Number(ago) + Number(rest) <= 61, message);
+      grow(path, 61_000);
+      await takeOver(path);
+    }));
+
+  it("goes by the file system's time, whatever the time of day is here", async () => {
+    const { now } = Date;
+    for (const years of [-10, 0, 10]) {
+      await withLock(async (path) => {
+        const text = await textOf({ system: "elsewhere" });
+        Date.now = () => now() + years * YEAR;
+        try {
+          writeFileSync(path, text);
+          await assertRejects(FileLock.take(path), "StorageFailed");
+          for (const past of [-120_000, -10 * YEAR, 10 * YEAR]) {
+            writeFileSync(path, text);
+            const time = new Date(now() + past);
+            utimesSync(path, time, time);
+            await takeOver(path);
+          }
+        } finally {
+          Date.now = now;
+        }
+      });
+    }
+  });
+
+  it("is given every 10 s in the file system's time, and never in a file that another process has made since", () =>
+    withLock(async (path) => {
+      const clock = new FakeClock();
+      const lock = await FileLock.take(path, { clock });
+      const text = readFileSync(path, "utf8");
+      const { now } = Date;
+      Date.now = () => now() + 10 * YEAR;
+      try {
+        for (let beat = 0; beat < 2; beat++) {
+          const past = new Date(now() - YEAR);
+          utimesSync(path, past, past);
+          await clock.advance(9_999);
+          assert.ok(statSync(path).mtimeMs < now() - YEAR / 2);
+          await clock.advance(1);
+          while (statSync(path).mtimeMs < now() - YEAR / 2) await settle();
+          assert.ok(statSync(path).mtimeMs < now() + YEAR);
+        }
+        assert.equal(readFileSync(path, "utf8"), text);
+        unlinkSync(path);
+        writeFileSync(path, "another's");
+        await clock.advance(10_000);
+      } finally {
+        Date.now = now;
+      }
+      assert.equal(await lock.isHeld(), false);
+      await lock.release();
+      assert.equal(readFileSync(path, "utf8"), "another's");
+      assert.equal(clock.pending, 0);
+      unlinkSync(path);
+    }));
+
+  it("keeps no process alive, and one that fails does no harm", () =>
+    withLock(async (path) => {
+      const clock = new FakeClock();
+      const background: unknown[] = [];
+      const setTimer = clock.setTimer.bind(clock);
+      const told: FakeClock["setTimer"] = (callback, milliseconds, ...rest: unknown[]) => {
+        background.push(...rest);
+        return setTimer(callback, milliseconds);
+      };
+      let failures = 0;
+      const failing = wrapped((file) => ({
+        write: async (...args: Parameters<FileHandle["write"]>) => {
+          if (background.length < 2) return file.write(...args);
+          failures++;
+          throw new Error("the disk is gone");
+        },
+      }));
+      const lock = await FileLock.take(path, { clock: Object.assign(clock, { setTimer: told }), files: failing });
+      await clock.advance(30_000);
+      assert.ok(failures > 0);
+      assert.deepEqual(
+        background,
+        Array.from({ length: 4 }, () => ({ background: true })),
+      );
+      await lock.release();
+    }));
+
+  it("that is being written ends before the file is closed, and follows the one before", () =>
+    withLock(async (path) => {
+      const clock = new FakeClock();
+      const calls: string[] = [];
+      const go: (() => void)[] = [];
+      const slow = wrapped((file) => ({
+        write: async (...args: Parameters<FileHandle["write"]>) => {
+          calls.push("write");
+          if (calls.length > 1) await new Promise<void>((resolve) => go.push(resolve));
+          calls.push("written");
+          return file.write(...args);
+        },
+        close: () => {
+          calls.push("close");
+          return file.close();
+        },
+      }));
+      const lock = await FileLock.take(path, { clock, files: slow });
+      await clock.advance(20_000);
+      const released = lock.release();
+      for (let beat = 0; beat < 2; beat++) {
+        while (go[beat] === undefined) await settle();
+        go[beat]?.();
+      }
+      await released;
+      const beats = ["write", "written", "write", "written"];
+      assert.deepEqual(calls, ["write", "written", ...beats, "close"]);
+    }));
+});
+
+describe(`a lock's pid, in one pid namespace of one boot,${noPids}`, { skip: noPids !== "" }, () => {
+  it("holds for as long as the process runs, heartbeats or not", () =>
+    withLock(async (path) => {
+      const child = spawn("sleep", ["1000"], { stdio: "ignore" });
+      await once(child, "spawn");
+      const { pid = 0 } = child;
+      const text = await textOf({ pid, started: startOf(pid) });
+      writeFileSync(path, text);
+      grow(path, YEAR);
+      const error = await assertRejects(FileLock.take(path), "StorageFailed");
+      assert.ok(error.message.endsWith(`process ${pid} on ${hostname()} holds ${path}`), error.message);
+      child.kill("SIGKILL");
+      await once(child, "exit");
+      writeFileSync(path, text);
+      await takeOver(path);
+    }));
+
+  it("lets the next process take over at once what a killed one held", { timeout: 60_000 }, () =>
+    withLock(async (path) => {
+      const holder = startProgram([...runner, `${root}test/support/lock-holder.ts`, path]);
+      assert.equal(await holder.line(), "held");
+      await assertRejects(FileLock.take(path), "StorageFailed");
+      holder.kill();
+      await holder.ended;
+      await takeOver(path);
+    }),
+  );
+
+  it("is another process's when the start times differ, be it this one's pid as in a container that was started again", () =>
+    withLock(async (path) => {
+      for (const pid of [process.ppid, process.pid]) {
+        writeFileSync(path, await textOf({ pid, started: "1" }));
+        await takeOver(path);
+      }
+    }));
+
+  it("says that the process is gone when nobody has reaped it yet", () =>
+    withLock(async (path) => {
+      const parent = startProgram(["sh", "-c", "sleep 1000 & echo $! $$; exec sleep 1001"]);
+      try {
+        const [pid = 0, parentId] = (await parent.line()).split(" ").map(Number);
+        const started = startOf(pid);
+        // A shell would reap it; `sleep`, which takes the shell's place, does not.
+        while (!readFileSync(`/proc/${parentId}/cmdline`, "utf8").startsWith("sleep")) await settle();
+        process.kill(pid, "SIGKILL");
+        while (!readFileSync(`/proc/${pid}/stat`, "utf8").includes(") Z ")) await settle();
+        writeFileSync(path, await textOf({ pid, started }));
+        await takeOver(path);
+      } finally {
+        parent.kill();
+        await parent.ended;
+      }
+    }));
+
+  for (const [what, changes] of [
+    ["another boot", { system: `${"0".repeat(36)} pid:[1]` }],
+    ["an unknown system", { system: "" }],
+    ["an unknown start time", { started: "" }],
+  ] as const) {
+    it(`of ${what} says nothing: heartbeats decide`, () =>
+      withLock(async (path) => {
+        const child = spawn(process.execPath, ["--version"], { stdio: "ignore" });
+        const { pid = 0 } = child;
+        await once(child, "exit");
+        const { started } = await ownIdentity();
+        writeFileSync(path, await textOf({ pid, started, ...changes }));
+        const { message } = await assertRejects(FileLock.take(path), "StorageFailed");
+        assert.match(message, /its last heartbeat was /);
+        grow(path, 61_000);
+        await takeOver(path);
+      }));
+  }
+
+  it("and of this process, but of another thread, says nothing: the thread may have been ended", () =>
+    withLock(async (path) => {
+      writeFileSync(path, await textOf());
+      const { message } = await assertRejects(FileLock.take(path), "StorageFailed");
+      assert.match(message, /its last heartbeat was /);
+      grow(path, 61_000);
+      await takeOver(path);
+    }));
+});
+
+it(
+  `a lock of a container with the same host name is not taken over${noNamespaces}`,
+  { skip: noNamespaces !== "", timeout: 60_000 },
+  () =>
+    withLock(async (path) => {
+      const container = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+      const holder = startProgram([...container, ...runner, `${root}test/support/lock-holder.ts`, path]);
+      try {
+        assert.equal(await holder.line(), "held");
+        const { pid, host } = JSON.parse(readFileSync(path, "utf8"));
+        assert.equal(host, hostname());
+        assert.ok(pid < 10, "the pid is that of a namespace that has just been made");
+        await assertRejects(FileLock.take(path), "StorageFailed");
+        holder.end();
+        const { code, err } = await holder.ended;
+        assert.deepEqual([code, err], [0, ""]);
+        await takeOver(path);
+      } finally {
+        holder.kill();
+        await holder.ended;
+      }
+    }),
+);
+
+describe("a lock's file", () => {
+  it("that cannot be written is removed at once, and leaves no holder behind", () =>
+    withLock(async (path) => {
+      const full = wrapped(() => ({ write: () => Promise.reject(failure("ENOSPC")) }));
+      for (let tries = 0; tries < 2; tries++) {
+        const error = await assertRejects(FileLock.take(path, { files: full }), "StorageFailed");
+        assert.equal(error.message, `${path} cannot be written: no space is left on the device`);
+        assert.equal(existsSync(path), false);
+      }
+      assert.equal(full.opened.length, 2);
+      for (const { file } of full.opened) await assert.rejects(file.stat(), "the file is closed");
+      await takeOver(path);
+    }));
+
+  it("that cannot be written, and is another process's by then, stays", () =>
+    withLock(async (path) => {
+      const slow = wrapped(() => ({
+        write: async () => {
+          unlinkSync(path);
+          writeFileSync(path, "another's");
+          throw failure("ENOSPC");
+        },
+      }));
+      await assertRejects(FileLock.take(path, { files: slow }), "StorageFailed");
+      assert.equal(readFileSync(path, "utf8"), "another's");
+      unlinkSync(path);
+    }));
+
+  it("that cannot be written, and may be another process's by then, stays", () =>
+    withLock(async (path) => {
+      const blind = wrapped(() => ({
+        write: () => Promise.reject(failure("EIO")),
+        stat: () => Promise.reject(failure("EIO")),
+      }));
+      await assertRejects(FileLock.take(path, { files: blind }), "StorageFailed");
+      assert.equal(existsSync(path), true);
+      unlinkSync(path);
+    }));
+
+  it("that something else has taken the place of stays when the lock is given back", () =>
+    withLock(async (path) => {
+      const lock = await FileLock.take(path);
+      unlinkSync(path);
+      writeFileSync(path, "x".repeat(5000));
+      await lock.release();
+      assert.equal(statSync(path).size, 5000);
+      unlinkSync(path);
+    }));
+
+  it("is written in whole, also when the disk takes a byte at a time", () =>
+    withLock(async (path) => {
+      const short = wrapped((file) => ({
+        write: (bytes: Uint8Array, at: number, _length: number, position: number) => file.write(bytes, at, 1, position),
+      }));
+      const lock = await FileLock.take(path, { files: short });
+      assert.equal(await lock.isHeld(), true);
+      assert.equal(JSON.parse(readFileSync(path, "utf8")).pid, process.pid);
+      await lock.release();
+    }));
+
+  it("that cannot be made is StorageFailed in words", () =>
+    withLock(async (path) => {
+      const refusing = { ...files, open: () => Promise.reject(failure("EACCES")) };
+      const error = await assertRejects(FileLock.take(path, { files: refusing }), "StorageFailed");
+      assert.equal(error.message, `${path} cannot be made: permission is denied`);
+    }));
+
+  it("is of a holder from the moment that it exists", () =>
+    withLock(async (path) => {
+      let second: Promise<unknown> = Promise.resolve();
+      const watched = wrapped((file) => ({
+        write: async (...args: Parameters<FileHandle["write"]>) => {
+          const written = await file.write(...args);
+          grow(path, YEAR);
+          second = assertRejects(FileLock.take(path), "StorageFailed");
+          await second;
+          return written;
+        },
+      }));
+      const lock = await FileLock.take(path, { files: watched });
+      await second;
+      await lock.release();
+    }));
+
+  it("is of its holder until it is removed", () =>
+    withLock(async (path) => {
+      const calls: string[] = [];
+      const watched = wrapped(
+        (file) => ({
+          close: async () => {
+            calls.push("close");
+            await file.close();
+          },
+        }),
+        async (name) => {
+          calls.push("unlink");
+          grow(path, YEAR);
+          await assertRejects(FileLock.take(path), "StorageFailed");
+          await unlink(name);
+        },
+      );
+      await (await FileLock.take(path, { files: watched })).release();
+      assert.deepEqual(calls, ["close", "unlink"]);
+    }));
+
+  it("that cannot be removed holds no later download of this process for longer than the heartbeats say", () =>
+    withLock(async (path) => {
+      const stuck = wrapped(
+        () => ({}),
+        () => Promise.reject(failure("EROFS")),
+      );
+      await (await FileLock.take(path, { files: stuck })).release();
+      grow(path, 61_000);
+      await takeOver(path);
+    }, []));
+
+  it("without content is waited for, while its maker may be about to write it", () =>
+    withLock(async (path) => {
+      writeFileSync(path, "");
+      let looks = 0;
+      const watched = wrapped(
+        () => ({}),
+        unlink,
+        () => {
+          looks++;
+          // However slow this machine is.
+          grow(path, 0);
+        },
+      );
+      const taking = FileLock.take(path, { files: watched });
+      let over = false;
+      const note = (): void => {
+        over = true;
+      };
+      taking.then(note, note);
+      while (looks < 1) await settle();
+      const began = performance.now();
+      while (looks < 2) await settle();
+      assert.ok(performance.now() - began > 50, "100 ms between two looks");
+      assert.equal(over, false);
+      writeFileSync(path, await textOf({ system: "elsewhere", pid: 17 }));
+      const error = await assertRejects(taking, "StorageFailed");
+      assert.match(error.message, /process 17 on /);
+      unlinkSync(path);
+    }));
+
+  it("without content is taken over once its maker had a second to write it", () =>
+    withLock(async (path) => {
+      writeFileSync(path, "");
+      grow(path, 1_100);
+      const opened: string[] = [];
+      const watched = wrapped(
+        () => ({}),
+        unlink,
+        (name) => opened.push(name.slice(path.length)),
+      );
+      await (await FileLock.take(path, { files: watched })).release();
+      assert.deepEqual(opened, ["", ".guard", ""], "it was taken over at the first look");
+    }));
+});
+
+describe("the guard of a stale lock", () => {
+  it("exists from before the lock is removed until after it, and then the lock is made", () =>
+    withLock(async (path) => {
+      const calls: string[] = [];
+      const watched: LockFiles = {
+        open: ((name: string, flags: string) => {
+          calls.push(`open ${name.slice(path.length)}`);
+          return open(name, flags);
+        }) as typeof open,
+        unlink: async (name) => {
+          calls.push(`unlink ${String(name).slice(path.length)}`);
+          await unlink(name);
+        },
+      };
+      writeFileSync(path, await textOf({ system: "elsewhere" }));
+      grow(path, YEAR);
+      const lock = await FileLock.take(path, { files: watched });
+      assert.deepEqual(calls, ["open ", "open .guard", "unlink ", "unlink .guard", "open "]);
+      await lock.release();
+    }));
+
+  it("that was left behind is removed after 10 s, and not before", () =>
+    withLock(async (path) => {
+      const guard = `${path}.guard`;
+      writeFileSync(path, await textOf({ system: "elsewhere" }));
+      grow(path, YEAR);
+      writeFileSync(guard, "");
+      let looks = 0;
+      const removedAt: number[] = [];
+      const watched = wrapped(
+        () => ({}),
+        async (name) => {
+          if (name === guard) removedAt.push(looks);
+          await unlink(name);
+        },
+        (name) => {
+          // At the fifth look, it is as old as it has to be.
+          if (name === guard && ++looks === 5) grow(guard, 11_000);
+        },
+      );
+      const began = performance.now();
+      await (await FileLock.take(path, { files: watched })).release();
+      // The left one at the fifth look, and that of this taker at the sixth.
+      assert.deepEqual([removedAt, looks], [[5, 6], 6]);
+      assert.ok(performance.now() - began > 40, "10 ms between two looks");
+    }));
+
+  it("goes when the lock cannot be removed", () =>
+    withLock(async (path) => {
+      writeFileSync(path, await textOf({ system: "elsewhere" }));
+      grow(path, YEAR);
+      const stuck = wrapped(
+        () => ({}),
+        (name) => (name === path ? Promise.reject(failure("EROFS")) : unlink(name)),
+      );
+      await assert.rejects(FileLock.take(path, { files: stuck }));
+      unlinkSync(path);
+    }, []));
+
+  it("that cannot be made is StorageFailed in words", () =>
+    withLock(async (path) => {
+      writeFileSync(path, await textOf({ system: "elsewhere" }));
+      grow(path, YEAR);
+      const refusing: LockFiles = {
+        ...files,
+        open: ((name: string, flags: string) =>
+          name === path ? open(name, flags) : Promise.reject(failure("EROFS"))) as typeof open,
+      };
+      const error = await assertRejects(FileLock.take(path, { files: refusing }), "StorageFailed");
+      assert.equal(error.message, `${path}.guard cannot be made: the file system is read-only`);
+      unlinkSync(path);
+    }));
+
+  it("leaves a lock that has been made since alone", () =>
+    withLock(async (path) => {
+      writeFileSync(path, await textOf({ system: "elsewhere" }));
+      grow(path, YEAR);
+      const since = await textOf({ system: "elsewhere", pid: 18 });
+      const watched = wrapped(
+        () => ({}),
+        unlink,
+        (name) => {
+          if (name !== path) writeFileSync(path, since);
+        },
+      );
+      const error = await assertRejects(FileLock.take(path, { files: watched }), "StorageFailed");
+      assert.match(error.message, /process 18 on /);
+      assert.equal(readFileSync(path, "utf8"), since);
+      unlinkSync(path);
+    }));
+});
+
+/** Start time of a process, as its lock has it. */
+function startOf(pid: number): string {
+  const text = readFileSync(`/proc/${pid}/stat`, "utf8");
+  return text.slice(text.lastIndexOf(")") + 2).split(" ")[19] ?? "";
+}
+
+function failure(code: string): Error {
+  return Object.assign(new Error("native"), { code });
+}
+
+/** File operations of which some are replaced, and the files that they opened. */
+function wrapped(
+  replace: (file: FileHandle) => object,
+  remove: (path: string) => Promise<void> = unlink,
+  onOpen: (path: string) => void = () => {},
+): LockFiles & { readonly opened: { readonly file: FileHandle }[] } {
+  const opened: { file: FileHandle }[] = [];
+  const opening = async (path: string, flags: string): Promise<FileHandle> => {
+    onOpen(path);
+    const file = await open(path, flags);
+    opened.push({ file });
+    const replaced = replace(file);
+    return new Proxy(file, {
+      get(target, key) {
+        const value: unknown = Reflect.get(key in replaced ? replaced : target, key);
+        return typeof value === "function" ? value.bind(key in replaced ? replaced : target) : value;
+      },
+    });
+  };
+  return { open: opening as typeof open, unlink: remove as typeof unlink, opened };
+}

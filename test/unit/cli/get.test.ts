@@ -1,0 +1,713 @@
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { createHash } from "node:crypto";
+import { once } from "node:events";
+import { existsSync } from "node:fs";
+import { mkdir, readdir, readFile, readlink, symlink, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { Writable } from "node:stream";
+import { describe, it } from "node:test";
+import { interruption } from "../../../cli/exit-codes.ts";
+import type { CliFace } from "../../../cli/face.ts";
+import { downloaderOptions } from "../../../src/client/configured.ts";
+import type { PieceRequest } from "../../../src/client/downloader.ts";
+import { parseConfig } from "../../../src/config/config.ts";
+import { VortexError } from "../../../src/errors.ts";
+import type { TaskDownload } from "../../../src/task/task.ts";
+import {
+  brokenPipe,
+  content,
+  faceWith,
+  failing,
+  heldDownloader,
+  inTempDir,
+  lengths,
+  neverAnswered,
+  peers,
+  run,
+  Sink,
+  taskId,
+  withPeer,
+} from "../../support/cli.ts";
+import { FakeClock } from "../../support/fake-clock.ts";
+
+const sha256 = createHash("sha256").update(content).digest("hex");
+const getFrom = (peer: string, ...more: string[]): string[] => ["get", "--peer", peer, "--task-id", taskId, ...more];
+/** What is told at the end of a download without trouble. */
+const summary = /^fetched 10\.0 kB in [0-9.]+ s, [0-9.]+ [kM]?B\/s, from 1 parent, verified by --digest\n$/;
+
+describe("vortex-peer get", () => {
+  it("fetches a whole task to a file and to standard output, and checks the whole", () =>
+    inTempDir(async (dir) => {
+      await withPeer(async (face) => {
+        for (const protocol of ["quic", "tcp", "grpc"] as const) {
+          const target = join(dir, protocol);
+          const args = [...lengths, "--protocol", protocol, "--digest", `sha256:${sha256}`];
+          const file = await run(face, getFrom(peers[protocol], ...args, "-o", target));
+          assert.deepEqual([file.code, file.out.text], [0, ""]);
+          assert.match(file.err, summary);
+          assert.deepEqual(new Uint8Array(await readFile(target)), content);
+          const piped = await run(face, getFrom(peers[protocol], ...args));
+          assert.equal(piped.code, 0);
+          assert.match(piped.err, summary);
+          assert.deepEqual(piped.out.bytes, content);
+        }
+        assert.deepEqual(face.stats, [], "nobody was asked for what was given");
+      });
+      assert.deepEqual((await readdir(dir)).sort(), ["grpc", "quic", "tcp"]);
+    }));
+
+  it("names its flags where the library names options", async () => {
+    const message = "unknown authority: name it (tls.ca), or pin the fingerprint (tls.fingerprints)";
+    const inFlags = "unknown authority: name it (--ca), or pin the fingerprint (--fingerprint)";
+    const args = getFrom(peers.grpc, ...lengths, "--protocol", "grpc", "--fingerprint", "00".repeat(32));
+    const text = await run(failing("HandshakeFailed", message), [...args, "--verbose"]);
+    assert.equal(text.code, 4);
+    const [last = ""] = text.err.trimEnd().split("\n").slice(-1);
+    assert.ok(last.startsWith("vortex-peer: HandshakeFailed: "), last);
+    assert.ok(last.includes(inFlags), last);
+    const json = await run(failing("HandshakeFailed", message), [...args, "--json"]);
+    const told = parse(json.err);
+    assert.deepEqual([...new Set(told.map(({ type }) => type))].includes("failed"), true);
+    for (const { err } of [text, json]) assert.doesNotMatch(err, /tls\.(ca|fingerprints)/);
+    assert.ok(json.err.includes(inFlags), json.err);
+  });
+
+  it("asks for the length when it is not given: the peer itself over gRPC, else port 4000, or as api= says", () =>
+    withPeer(async (face) => {
+      const runs: string[][] = [
+        getFrom(peers.tcp),
+        getFrom(peers.grpc, "--protocol", "grpc"),
+        getFrom(`${peers.tcp},api=10.0.0.8:1`),
+        getFrom("api=10.0.0.9:2"),
+      ];
+      for (const args of runs) assert.deepEqual((await run(face, args)).out.bytes, content);
+      assert.deepEqual(face.stats, ["10.0.0.7:4000", "10.0.0.7:4000", "10.0.0.8:1", "10.0.0.9:2"]);
+      const unknown = await run(face, ["get", "--peer", peers.tcp, "--task-id", "c".repeat(64)]);
+      assert.deepEqual([unknown.code, unknown.out.bytes.length], [3, 0]);
+      assert.match(unknown.err, /^vortex-peer: NotFound: .*10\.0\.0\.7:4005: NotFound, no such task\n$/);
+    }));
+
+  it("asks over TLS when the pieces come over gRPC and TLS, and for --tls", () =>
+    withPeer(async (face) => {
+      const pin = "0123456789abcdef".repeat(4);
+      const pinned = ["--fingerprint", pin];
+      const runs: string[][] = [
+        getFrom(peers.grpc, "--protocol", "grpc", ...pinned),
+        getFrom(peers.grpc, "--protocol", "grpc", "--tls"),
+        getFrom(peers.quic, "--protocol", "quic", "--tls", ...pinned),
+        getFrom(peers.quic, "--protocol", "quic", ...pinned),
+        getFrom(peers.tcp),
+      ];
+      for (const args of runs) assert.deepEqual((await run(face, args)).out.bytes, content);
+      const trust = { fingerprints: [pin] };
+      assert.deepEqual(
+        face.made.map(({ tls, apiTls }) => [tls, apiTls]),
+        [
+          [trust, trust],
+          [{}, {}],
+          [trust, trust],
+          [trust, undefined],
+          [undefined, undefined],
+        ],
+      );
+    }));
+
+  it("tells the downloader of the limits", () =>
+    withPeer(async (face) => {
+      const limits = ["--limit", "50MB/s", "--concurrency", "3", "--connect-timeout", "1s"];
+      assert.equal((await run(face, getFrom(peers.tcp, ...lengths, ...limits))).code, 0);
+      assert.deepEqual(face.made, [
+        {
+          ...downloaderOptions(parseConfig({})),
+          concurrentPieceCount: 3,
+          connectTimeout: 1000,
+          rateLimit: 50_000_000,
+        },
+      ]);
+      assert.equal((await run(face, getFrom(peers.tcp, ...lengths, "--limit", "2MiB/s"))).code, 0);
+      assert.equal(face.made[1]?.rateLimit, 2 * 1024 * 1024);
+    }));
+
+  it("asks for as many pieces at a time as it is told", async () => {
+    await using real = await heldDownloader();
+    for (const concurrency of [1, 4]) {
+      let [active, most] = [0, 0];
+      const counting = faceWith(async (request, options) => {
+        most = Math.max(most, ++active);
+        await new Promise((resolve) => setTimeout(resolve, 2));
+        const piece = await real.downloadPiece(request, options);
+        active--;
+        return piece;
+      });
+      const args = getFrom(peers.tcp, ...lengths, "--concurrency", String(concurrency));
+      assert.equal((await run(counting, args)).code, 0);
+      assert.ok(most <= concurrency, `${most} at a time`);
+    }
+  });
+
+  it("fetches an empty task", () =>
+    inTempDir(async (dir) => {
+      const face = faceWith(() => assert.fail("there is no piece to ask for"));
+      const empty = `sha256:${createHash("sha256").digest("hex")}`;
+      const target = join(dir, "empty");
+      const args = getFrom(peers.tcp, "--content-length", "0", "--digest", empty, "-o", target);
+      assert.equal((await run(face, args)).code, 0);
+      assert.equal((await readFile(target)).length, 0);
+    }));
+
+  it("fetches a range of bytes, the last of them included", () =>
+    inTempDir(async (dir) => {
+      await using real = await heldDownloader();
+      const asked: number[] = [];
+      const face = faceWith((request, options) => {
+        asked.push(request.number);
+        return real.downloadPiece(request, options);
+      });
+      const cases: [range: string, bytes: Uint8Array, pieces: number[]][] = [
+        ["0-0", content.slice(0, 1), [0]],
+        ["2999-3000", content.slice(2999, 3001), [2, 3]],
+        ["8500-", content.slice(8500), [8, 9]],
+        ["-1", content.slice(9999), [9]],
+        ["-20000", content, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]],
+      ];
+      for (const [range, bytes, pieces] of cases) {
+        asked.length = 0;
+        const args = getFrom(peers.tcp, ...lengths, "--range", range);
+        const piped = await run(face, args);
+        assert.deepEqual([piped.code, piped.out.bytes], [0, bytes], range);
+        // A parent is asked once more for its first piece at the end.
+        assert.deepEqual(
+          [...new Set(asked)].sort((a, b) => a - b),
+          pieces,
+          range,
+        );
+        const target = join(dir, `range${range}`);
+        assert.equal((await run(face, [...args, "-o", target])).code, 0);
+        assert.deepEqual(new Uint8Array(await readFile(target)), bytes, range);
+      }
+      await withPeer(async (asking) => {
+        for (const range of ["0-10000", "10001-", "20000-20001"]) {
+          const behind = await run(asking, getFrom(peers.tcp, "--range", range));
+          assert.equal(behind.code, 2);
+          assert.equal(
+            behind.err,
+            `vortex-peer: InvalidArgument: --range ${range}: expected a range within 0-9999, the bytes of the task\n`,
+          );
+        }
+      });
+    }));
+
+  it("leaves nothing of a task that is not what was expected", () =>
+    inTempDir(async (dir) => {
+      const target = join(dir, "task");
+      await withPeer(async (face) => {
+        const digest = await run(face, getFrom(peers.tcp, ...lengths, "--digest", `sha256:${taskId}`, "-o", target));
+        assert.equal(digest.code, 6);
+        assert.match(digest.err, /^vortex-peer: DigestMismatch: [^;]*\n$/);
+        const others: [args: string[], message: RegExp][] = [
+          [["--content-length", "10000", "--piece-length", "2000"], /2000/],
+          [["--content-length", "10000"], /1000 .*10000/],
+        ];
+        for (const [args, message] of others) {
+          const { code, err } = await run(face, getFrom(peers.tcp, ...args, "-o", target));
+          assert.equal(code, 6);
+          assert.match(err, /^vortex-peer: PieceMismatch: [^\n]*\n$/);
+          assert.match(err, message);
+        }
+      });
+      assert.deepEqual(await readdir(dir), []);
+    }));
+
+  it("replaces what a symbolic link leads to, and writes into what is no file", () =>
+    inTempDir(async (dir) => {
+      const [file, link] = [join(dir, "file"), join(dir, "link")];
+      await writeFile(file, "old");
+      await symlink(file, link);
+      await withPeer(async (face) => {
+        assert.equal((await run(face, getFrom(peers.tcp, ...lengths, "-o", link))).code, 0);
+        assert.equal((await run(face, getFrom(peers.tcp, ...lengths, "-o", "/dev/null"))).code, 0);
+      });
+      assert.equal(await readlink(link), file);
+      assert.deepEqual(new Uint8Array(await readFile(file)), content);
+      assert.deepEqual((await readdir(dir)).sort(), ["file", "link"]);
+    }));
+
+  it("writes to its own streams where -o names them by their descriptors, also behind a link", () =>
+    inTempDir(async (dir) => {
+      const link = join(dir, "link");
+      await symlink("/dev/stdout", link);
+      await withPeer(async (face) => {
+        for (const target of ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", link]) {
+          const { code, out } = await run(face, getFrom(peers.tcp, ...lengths, "--quiet", "-o", target));
+          assert.deepEqual([code, out.bytes], [0, content], target);
+        }
+        const terminal = await run(face, getFrom(peers.tcp, ...lengths, "-o", "/dev/stdout"), { isTTY: true });
+        assert.deepEqual([terminal.code, terminal.out.text], [2, ""]);
+        for (const target of ["/dev/stderr", "/dev/fd/2"]) {
+          const stderr = new Sink();
+          const args = getFrom(peers.tcp, ...lengths, "--json", "-o", target);
+          const { code, out } = await run(face, args, { stderr });
+          assert.deepEqual([code, stderr.bytes], [0, content], target);
+          assert.equal(parse(out.text).at(-1)?.type, "done");
+        }
+      });
+      assert.deepEqual(await readdir(dir), ["link"]);
+      assert.equal(await readlink(link), "/dev/stdout");
+    }));
+
+  it(
+    "finds out before it asks a peer that a descriptor cannot be written",
+    { skip: !existsSync("/proc/self/fd") && "no /proc" },
+    () =>
+      inTempDir(async (dir) => {
+        const file = join(dir, "file");
+        const child = spawn("sh", ["-c", `exec 5> "$0"; echo; read line`, file], {
+          stdio: ["pipe", "pipe", "inherit"],
+        });
+        await once(child.stdout, "data");
+        const face = faceWith(() => assert.fail("a peer was asked"));
+        for (const [target, message] of [
+          [
+            "/dev/fd/987",
+            /^vortex-peer: StorageFailed: \/dev\/fd\/987 cannot be written: no such descriptor is open\n$/,
+          ],
+          [
+            `/proc/${child.pid}/fd/5`,
+            /^vortex-peer: StorageFailed: \S+ is a file that another process has open: give the file's own name\n$/,
+          ],
+        ] as const) {
+          const { code, err } = await run(face, getFrom(peers.tcp, ...lengths, "-o", target));
+          assert.equal(code, 7);
+          assert.match(err, message);
+        }
+        child.stdin.end();
+        await once(child, "close");
+        assert.deepEqual(await readdir(dir), ["file"]);
+      }),
+  );
+
+  it("finds out before it asks a peer that the target cannot be written", () =>
+    inTempDir(async (dir) => {
+      await mkdir(join(dir, "sub"));
+      const face = faceWith(() => assert.fail("a peer was asked"));
+      const cases: [target: string, message: RegExp][] = [
+        [join(dir, "sub"), /is a directory, not a file/],
+        [join(dir, "new/"), /is a directory, not a file/],
+        [join(dir, "nowhere", "file"), /there is no such file or directory/],
+      ];
+      for (const [target, message] of cases) {
+        const { code, err } = await run(face, getFrom(peers.tcp, ...lengths, "-o", target));
+        assert.equal(code, 7);
+        assert.match(err, /^vortex-peer: StorageFailed: .*\n$/);
+        assert.match(err, message);
+      }
+      const terminal = await run(face, getFrom(peers.tcp, ...lengths, "--quiet"), { isTTY: true });
+      assert.deepEqual([terminal.code, terminal.out.text], [2, ""]);
+      assert.match(terminal.err, /give -o FILE, a pipe, or --force/);
+      assert.deepEqual(await readdir(dir), ["sub"]);
+    }));
+
+  it("says when there is no space left", { skip: existsSync("/dev/full") ? false : "needs /dev/full" }, () =>
+    withPeer(async (face) => {
+      const { code, err } = await run(face, getFrom(peers.tcp, ...lengths, "-o", "/dev/full"));
+      assert.equal(code, 7);
+      assert.match(
+        err,
+        /^vortex-peer: StorageFailed: \/dev\/full cannot be written: no space is left on the device\n$/,
+      );
+    }),
+  );
+
+  it("says nothing when whoever reads its output goes away", () =>
+    withPeer(async (face) => {
+      const { code, err } = await run(face, getFrom(peers.tcp, ...lengths), { stdout: brokenPipe() });
+      assert.deepEqual([code, err], [141, ""]);
+    }));
+
+  it("writes to standard output in order, however pieces come, and nothing behind one that failed", async () => {
+    await using real = await heldDownloader();
+    const slow = faceWith(async (request, options) => {
+      // The later, the sooner.
+      await new Promise((resolve) => setTimeout(resolve, 3 * (9 - request.number)));
+      return real.downloadPiece(request, options);
+    });
+    const right = await run(slow, getFrom(peers.tcp, ...lengths, "--digest", `sha256:${sha256}`));
+    assert.deepEqual([right.code, right.out.bytes], [0, content]);
+
+    const stdout = new Sink();
+    const broken = faceWith(async (request, options) => {
+      if (request.number === 4) {
+        while (stdout.bytes.length < 4000) await new Promise((resolve) => setTimeout(resolve, 1));
+        throw new VortexError("ProtocolViolation", "nonsense");
+      }
+      return real.downloadPiece(request, options);
+    });
+    const { code, err } = await run(broken, getFrom(peers.tcp, ...lengths), { stdout });
+    assert.equal(code, 6);
+    assert.match(err, /^vortex-peer: ProtocolViolation: .*10\.0\.0\.7:4005.*nonsense\n$/);
+    assert.deepEqual(stdout.bytes, content.slice(0, 4000));
+  });
+
+  it("fetches from several peers, and tells which was left out and why", async () => {
+    await using real = await heldDownloader();
+    const face = faceWith((request, options) =>
+      request.addr === peers.quic
+        ? Promise.reject(new VortexError("HandshakeFailed", "not\ntrusted"))
+        : real.downloadPiece({ ...request, addr: peers.tcp }, options),
+    );
+    const args = [...getFrom(peers.quic, ...lengths), "--peer", peers.tcp, peers.grpc];
+    const { code, out, err } = await run(face, args);
+    assert.deepEqual([code, out.bytes], [0, content]);
+    assert.match(
+      err,
+      /^fetched 10\.0 kB in .*, from [12] parents?, unverified \(.*\); left out: 10\.0\.0\.7:4006 \(HandshakeFailed: not trusted\)\n$/,
+    );
+    const verbose = await run(face, [...args, "--verbose"]);
+    const lines = verbose.err.split("\n");
+    assert.ok(lines.includes("10000 bytes in 10 pieces are wanted"), verbose.err);
+    assert.ok(lines.some((line) => /^piece \d failed at 10\.0\.0\.7:4006: HandshakeFailed: not trusted$/.test(line)));
+    assert.ok(lines.includes("10.0.0.7:4006 is left out: HandshakeFailed: not trusted"));
+  });
+});
+
+describe("vortex-peer get, with several protocols", () => {
+  const each = `quic=${peers.quic},tcp=${peers.tcp},grpc=${peers.grpc}`;
+
+  it("takes an address for each protocol, and tells which one was chosen and why", () =>
+    withPeer(async (face) => {
+      for (const protocol of ["quic", "tcp", "grpc", "auto", "hybrid"]) {
+        const args = getFrom(each, ...lengths, "--protocol", protocol);
+        const { code, out, err } = await run(face, args);
+        assert.deepEqual([code, out.bytes], [0, content], `${protocol}: ${err}`);
+      }
+      for (const [protocol, trust] of [
+        ["tcp", []],
+        ["quic", ["--fingerprint", "00".repeat(32)]],
+      ] as const) {
+        const auto = getFrom(each, ...lengths, "--protocol", "auto", ...trust);
+        const { err } = await run(face, [...auto, "--verbose"]);
+        assert.match(err, new RegExp(`^${peers[protocol]} is asked over ${protocol}: .+$`, "m"));
+        const chosen = parse((await run(face, [...auto, "--json"])).err).find(({ type }) => type === "protocol");
+        assert.deepEqual(
+          [chosen?.addr, chosen?.protocol, typeof chosen?.reason],
+          [peers[protocol], protocol, "string"],
+        );
+        assert.doesNotMatch((await run(face, auto)).err, /asked over/);
+      }
+    }));
+});
+
+describe("vortex-peer get, interrupted", () => {
+  it("keeps what it has, says so, and goes on from there", () =>
+    inTempDir(async (dir) => {
+      await using real = await heldDownloader();
+      const target = join(dir, "task");
+      const args = getFrom(peers.tcp, ...lengths, "--concurrency", "1", "-o", target);
+      for (const [signal, exit, from] of [
+        ["SIGINT", 130, 3],
+        ["SIGTERM", 143, 6],
+      ] as const) {
+        const controller = new AbortController();
+        const held = faceWith((request, options) => {
+          if (request.number < from) return real.downloadPiece(request, options);
+          controller.abort(interruption(signal));
+          return neverAnswered(options);
+        });
+        const { code, err } = await run(held, args, { signal: controller.signal });
+        assert.equal(code, exit);
+        assert.match(
+          err,
+          new RegExp(
+            `vortex-peer: Aborted: interrupted by ${signal}; what is right is kept in ${target}\\.part, and the same ` +
+              "command goes on from there\\n$",
+          ),
+        );
+        assert.equal(existsSync(target), false);
+      }
+      const asked: number[] = [];
+      const rest = faceWith((request, options) => {
+        asked.push(request.number);
+        return real.downloadPiece(request, options);
+      });
+      const { code, err } = await run(rest, [...args, "--digest", `sha256:${sha256}`]);
+      assert.equal(code, 0);
+      assert.match(
+        err,
+        /^found 6 of 10 pieces of an earlier run; they are checked\nfetched 10\.0 kB in .*, 6\.0 kB of it by an earlier run, .*\n$/,
+      );
+      assert.deepEqual(
+        asked.filter((number) => number >= 6),
+        [6, 7, 8, 9],
+      );
+      assert.equal(asked.length, 4 + 1, "over gRPC, one piece of the earlier run is compared");
+      assert.deepEqual(new Uint8Array(await readFile(target)), content);
+      assert.deepEqual(await readdir(dir), ["task"]);
+    }));
+
+  it("leaves nothing when it has nothing", () =>
+    inTempDir(async (dir) => {
+      const controller = new AbortController();
+      const silent = faceWith((_request, options) => {
+        controller.abort(interruption("SIGINT"));
+        return neverAnswered(options);
+      });
+      const args = getFrom(peers.tcp, ...lengths, "-o", join(dir, "task"));
+      const { code, err } = await run(silent, args, { signal: controller.signal });
+      assert.deepEqual([code, err], [130, "vortex-peer: Aborted: interrupted by SIGINT\n"]);
+      assert.deepEqual(await readdir(dir), []);
+    }));
+});
+
+describe("vortex-peer get, what it tells", () => {
+  /** A face that holds piece 5 until it is let go, and the clock that says when progress is told. */
+  async function holding(use: (held: Held) => Promise<void>): Promise<void> {
+    await using real = await heldDownloader();
+    let letGo = (): void => {};
+    const open = new Promise<void>((resolve) => {
+      letGo = resolve;
+    });
+    const base = faceWith(async (request: PieceRequest, options) => {
+      if (request.number === 5) await open;
+      return real.downloadPiece(request, options);
+    });
+    let download: TaskDownload | undefined;
+    const face: CliFace = {
+      ...base,
+      createDownloader(options) {
+        const downloader = base.createDownloader(options);
+        return {
+          downloadPiece: (...args) => downloader.downloadPiece(...args),
+          streamTask: (...args) => downloader.streamTask(...args),
+          downloadTask(...args) {
+            download = downloader.downloadTask(...args);
+            return download;
+          },
+          [Symbol.asyncDispose]: () => downloader[Symbol.asyncDispose](),
+        };
+      },
+    };
+    await use({ face, clock: new FakeClock(), pieces: () => download?.progress().pieces ?? 0, letGo });
+  }
+
+  interface Held {
+    readonly face: CliFace;
+    readonly clock: FakeClock;
+    /** Pieces that are there. */
+    readonly pieces: () => number;
+    readonly letGo: () => void;
+  }
+
+  /** Runs until all pieces but the held one are there, moves the clock on `ticks` times, and then lets it end. */
+  async function told(
+    held: Held,
+    target: string,
+    args: readonly string[],
+    isTTY: boolean,
+    tick: number,
+    ticks: number,
+  ) {
+    const stderr = new Sink(isTTY, 100);
+    const all = getFrom(peers.tcp, ...lengths, "-o", target, ...args);
+    const running = run(held.face, all, { stderr, clock: held.clock });
+    while (held.pieces() < 9) await new Promise((resolve) => setTimeout(resolve, 1));
+    for (let count = 0; count < ticks; count++) await held.clock.advance(tick);
+    held.letGo();
+    return running;
+  }
+
+  it("is a bar on a terminal, and a summary in its place", () =>
+    inTempDir((dir) =>
+      holding(async (held) => {
+        const { code, err } = await told(held, join(dir, "task"), [], true, 200, 2);
+        assert.equal(code, 0);
+        const looks = err.replaceAll("\u001b[K", "").split("\r").slice(1);
+        assert.equal(looks.length, 3);
+        for (const look of looks.slice(0, 2)) {
+          assert.match(look, /^ 90% \[#+\.+\] {2}9\.0 of 10\.0 kB {2}[0-9.]+ [kM]?B\/s .* 1 parent$/);
+        }
+        assert.match(looks[2] ?? "", /^fetched 10\.0 kB .*\n$/);
+      }),
+    ));
+
+  it("is a line every five seconds elsewhere", () =>
+    inTempDir((dir) =>
+      holding(async (held) => {
+        const { code, err } = await told(held, join(dir, "task"), [], false, 1000, 11);
+        assert.equal(code, 0);
+        const lines = err.trimEnd().split("\n");
+        assert.equal(lines.length, 3, err);
+        for (const line of lines.slice(0, 2))
+          assert.match(line, /^90%, 9\.0 of 10\.0 kB, [0-9.]+ [kM]?B\/s, .*1 parent$/);
+        assert.match(lines[2] ?? "", /^fetched /);
+      }),
+    ));
+
+  it("is nothing with --quiet", () =>
+    inTempDir((dir) =>
+      holding(async (held) => {
+        const { code, err } = await told(held, join(dir, "task"), ["--quiet"], true, 1000, 3);
+        assert.deepEqual([code, err], [0, ""]);
+      }),
+    ));
+
+  it("is one JSON object a line with --json, on standard output when the content goes to a file", () =>
+    inTempDir((dir) =>
+      holding(async (held) => {
+        const { code, out, err } = await told(held, join(dir, "task"), ["--json"], false, 1000, 2);
+        assert.deepEqual([code, err], [0, ""]);
+        const objects = parse(out.text);
+        assert.deepEqual(
+          objects.map(({ type }) => type),
+          ["started", "progress", "progress", "done"],
+        );
+        const [started, progress, , done] = objects;
+        assert.deepEqual(started, { type: "started", totalBytes: 10_000, totalPieces: 10, foundPieces: 0 });
+        assert.deepEqual([progress?.bytes, progress?.totalBytes, progress?.pieces], [9000, 10_000, 9]);
+        assert.deepEqual([done?.taskId, done?.bytes, done?.pieces], [taskId, 10_000, 10]);
+        assert.ok(Array.isArray(done?.parents) && done.parents.length === 1);
+      }),
+    ));
+
+  it("goes to standard error with --json when the content goes to standard output, and nothing else does", () =>
+    withPeer(async (face) => {
+      const { code, out, err } = await run(face, getFrom(peers.tcp, ...lengths, "--json", "--verbose"));
+      assert.deepEqual([code, out.bytes], [0, content]);
+      const objects = parse(err);
+      assert.deepEqual([objects[0]?.type, objects.at(-1)?.type], ["started", "done"]);
+      assert.equal(objects.filter(({ type }) => type === "piece").length, 10);
+    }));
+
+  it("ends with `failed` and the code, in JSON", async () => {
+    await using real = await heldDownloader();
+    const face = faceWith((request, options) =>
+      request.number === 4
+        ? Promise.reject(new VortexError("ProtocolViolation", "nonsense", { addr: request.addr }))
+        : real.downloadPiece(request, options),
+    );
+    await inTempDir(async (dir) => {
+      const { code, out, err } = await run(
+        face,
+        getFrom(peers.tcp, ...lengths, "--concurrency", "1", "--json", "-o", join(dir, "task")),
+      );
+      assert.deepEqual([code, err], [6, ""]);
+      const objects = parse(out.text);
+      const failed = objects.find(({ type }) => type === "piece-failed");
+      assert.deepEqual(failed, {
+        type: "piece-failed",
+        number: 4,
+        parent: peers.tcp,
+        error: { code: "ProtocolViolation", kind: "peer", message: "nonsense", addr: peers.tcp },
+      });
+      const last = objects.at(-1);
+      assert.deepEqual([last?.type, last?.code, last?.exitCode], ["failed", "ProtocolViolation", 6]);
+      assert.match(String(last?.message), /the same command goes on from there$/);
+    });
+  });
+
+  it("escapes in JSON what a peer's words would do to a terminal, and loses nothing of them", async () => {
+    const words = "no\u001b[2J\u009b2J\u202esuch\u2028{\n}\u007f";
+    const face = faceWith(() => Promise.reject(new VortexError("ProtocolViolation", words)));
+    await inTempDir(async (dir) => {
+      const { out } = await run(face, getFrom(peers.tcp, ...lengths, "--json", "-o", join(dir, "task")));
+      assert.doesNotMatch(out.text, /[^\P{Cc}\n]|[\p{Zl}\p{Zp}\p{Bidi_Control}]/u);
+      const failed = parse(out.text).find(({ type }) => type === "piece-failed") as { error: { message: string } };
+      assert.equal(failed.error.message, words);
+    });
+  });
+
+  it("is one JSON object for every wrong usage too, where the others would be", () =>
+    inTempDir(async (dir) => {
+      const face = faceWith(() => assert.fail("a peer was asked"));
+      const target = join(dir, "task");
+      const config = join(dir, "config.yaml");
+      await writeFile(config, "download:\n  protocol: pigeon\nupload:\n  server:\n    port: none\n");
+      const whole = getFrom(peers.tcp, ...lengths);
+      for (const [args, code, message] of [
+        [["get"], "InvalidArgument", /required option '--peer <address...>' not specified/],
+        [[...whole, "--nonsense"], "InvalidArgument", /unknown option '--nonsense'/],
+        [[...whole, "--kind", "none"], "InvalidArgument", /'none' is invalid/],
+        [[...whole, "--range", "5-2"], "InvalidArgument", /^--range "5-2": expected A-B/],
+        [[...whole, "--range", "0-1", "--digest", `sha256:${sha256}`], "InvalidArgument", /expected one of them/],
+        [[...whole, "--ca", join(dir, "none"), "--protocol", "grpc"], "StorageFailed", /none cannot be read/],
+        [[...whole, "--config", config], "InvalidArgument", /config\.yaml:2.*pigeon.*\n.*config\.yaml:5.*none/],
+        [[...whole, "--config", join(dir, "none")], "StorageFailed", /none cannot be read/],
+      ] as const) {
+        const exitCode = code === "StorageFailed" ? 7 : 2;
+        const kind = code === "StorageFailed" ? "local" : "misuse";
+        for (const [where, name] of [
+          [[], "err"],
+          [["-o", "-"], "err"],
+          [["--output=/dev/null"], "err"],
+          [["-o", target], "out"],
+          [["-o/dev/stderr"], "out"],
+        ] as const) {
+          const ran = await run(face, [...args, "--json", ...where]);
+          const [told, other] = name === "out" ? [ran.out.text, ran.err] : [ran.err, ran.out.text];
+          assert.equal(other, "");
+          const [object, ...more] = parse(told);
+          assert.deepEqual(more, []);
+          const { message: said, ...rest } = object ?? {};
+          assert.deepEqual(rest, { type: "failed", code, kind, exitCode });
+          assert.match(String(said), message);
+          assert.equal(ran.code, exitCode);
+        }
+      }
+      const directory = await run(face, [...whole, "--json", "-o", dir]);
+      assert.match(String(parse(directory.out.text)[0]?.message), /is a directory/);
+    }));
+
+  it("says in words that the JSON cannot be written, and ends with 7", () =>
+    inTempDir((dir) =>
+      withPeer(async (face) => {
+        const full = (): Writable =>
+          new Writable({
+            write: (_chunk, _encoding, done) => done(Object.assign(new Error("write ENOSPC"), { code: "ENOSPC" })),
+          });
+        const args = getFrom(peers.tcp, ...lengths, "--json", "-o", join(dir, "task"));
+        const { code, err } = await run(face, args, { stdout: full() });
+        assert.equal(code, 7);
+        assert.match(
+          err,
+          /^vortex-peer: StorageFailed: standard output cannot be written: no space is left on the device/,
+        );
+        assert.equal(err.split("\n").length, 2);
+        const wrong = await run(face, ["get", "--json", "-o", join(dir, "task")], { stdout: full() });
+        assert.equal(wrong.code, 2);
+        assert.match(
+          wrong.err,
+          /^vortex-peer: InvalidArgument: required option '--peer <address...>' not specified\n$/,
+        );
+        // Only the last object does not fit.
+        let objects = 0;
+        const almost = new Writable({
+          write: (chunk: Uint8Array, _encoding, done) => {
+            objects++;
+            const last = new TextDecoder().decode(chunk).includes('"done"');
+            done(last ? Object.assign(new Error("write ENOSPC"), { code: "ENOSPC" }) : null);
+          },
+        });
+        const done = await run(face, args, { stdout: almost });
+        assert.ok(objects >= 2);
+        assert.deepEqual(
+          [done.code, done.err],
+          [7, "vortex-peer: StorageFailed: standard output cannot be written: no space is left on the device\n"],
+        );
+      }),
+    ));
+
+  it("ends the download when nobody reads the JSON any more", () =>
+    inTempDir((dir) =>
+      withPeer(async (face) => {
+        const args = getFrom(peers.tcp, ...lengths, "--json", "-o", join(dir, "task"));
+        const { code, err } = await run(face, args, { stdout: brokenPipe() });
+        assert.deepEqual([code, err], [141, ""]);
+      }),
+    ));
+});
+
+function parse(text: string): Record<string, unknown>[] {
+  const lines = text.split("\n");
+  assert.equal(lines.pop(), "");
+  return lines.map((line) => JSON.parse(line));
+}

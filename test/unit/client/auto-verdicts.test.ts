@@ -1,0 +1,94 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { type ProtocolVerdict, ProtocolVerdicts } from "../../../src/client/auto/verdicts.ts";
+import type { Protocol } from "../../../src/transport/protocol.ts";
+import { FakeClock } from "../../support/fake-clock.ts";
+
+const peer = "a:4006 a:4005 a:4000";
+const MIB = 1024 * 1024;
+
+describe("verdicts on protocols, revised by rates", () => {
+  it("tries the other one once, and keeps what is not clearly slower", async () => {
+    const { verdicts, changes, pass } = verdictsOf();
+    await pass("quic", 7 * MIB, 70);
+    assert.equal(verdicts.of(peer)?.protocol, "quic");
+    await pass("quic", 2 * MIB, 20);
+    assert.deepEqual(verdicts.of(peer), { protocol: "tcp", reason: "compared with quic" });
+    await pass("tcp", 9 * MIB, 60);
+    assert.equal(verdicts.of(peer)?.protocol, "quic");
+    await pass("quic", 90 * MIB, 10_000);
+    assert.equal(verdicts.of(peer)?.protocol, "quic");
+    assert.deepEqual(changes, []);
+  });
+
+  it("moves where the one in use makes less than half", async () => {
+    const { verdicts, changes, pass } = verdictsOf();
+    await pass("quic", 10 * MIB, 1000);
+    await pass("tcp", 10 * MIB, 100);
+    const reason = "quic made 10.5 MB/s, tcp 104.9 MB/s";
+    assert.deepEqual(verdicts.of(peer), { protocol: "tcp", reason });
+    assert.deepEqual(changes, [{ protocol: "tcp", reason }]);
+  });
+
+  it("forgets at the end of its term, so that the first choice is tried again", async () => {
+    const { verdicts, clock, pass } = verdictsOf();
+    await pass("quic", 10 * MIB, 1000);
+    await pass("tcp", 10 * MIB, 100);
+    await clock.advance(600_000);
+    assert.equal(verdicts.of(peer), undefined);
+    assert.equal(verdicts.size, 0);
+  });
+
+  it("a trial that fails leaves the verdict; the verdict's own failure ends it", async () => {
+    const { verdicts, pass } = verdictsOf();
+    await pass("quic", 10 * MIB, 1000);
+    assert.equal(verdicts.of(peer)?.protocol, "tcp");
+    assert.equal(verdicts.failed(peer, "tcp"), true);
+    assert.equal(verdicts.of(peer)?.protocol, "quic");
+    assert.equal(verdicts.failed(peer, "quic"), false);
+    assert.equal(verdicts.of(peer), undefined);
+  });
+
+  it("time in which several requests run counts once", async () => {
+    const { verdicts, clock, changes } = verdictsOf();
+    const quic = Array.from({ length: 8 }, () => verdicts.begin(peer, "quic"));
+    await clock.advance(100);
+    for (const request of quic) request.end(2 * MIB);
+    const tcp = Array.from({ length: 2 }, () => verdicts.begin(peer, "tcp"));
+    await clock.advance(100);
+    for (const request of tcp) request.end(5 * MIB);
+    // 16 MiB and 10 MiB in the same time: by single requests, TCP would look more than twice as fast.
+    assert.equal(verdicts.of(peer)?.protocol, "quic");
+    assert.deepEqual(changes, []);
+  });
+
+  it("remembers no more than so many peers", () => {
+    const { verdicts } = verdictsOf();
+    for (let n = 0; n < 5000; n++) verdicts.remember(`peer ${n}`, { protocol: "quic", reason: "" }, ["quic"]);
+    assert.equal(verdicts.size, 4096);
+    assert.equal(verdicts.of("peer 0"), undefined);
+    assert.equal(verdicts.of("peer 4999")?.protocol, "quic");
+  });
+});
+
+function verdictsOf(): {
+  verdicts: ProtocolVerdicts;
+  clock: FakeClock;
+  changes: ProtocolVerdict[];
+  pass(protocol: Protocol, bytes: number, milliseconds: number): Promise<void>;
+} {
+  const clock = new FakeClock();
+  const changes: ProtocolVerdict[] = [];
+  const verdicts = new ProtocolVerdicts(clock, 600_000, (_peer, verdict) => changes.push(verdict));
+  verdicts.remember(peer, { protocol: "quic", reason: "tried first" }, ["quic", "tcp", "grpc"]);
+  return {
+    verdicts,
+    clock,
+    changes,
+    async pass(protocol, bytes, milliseconds) {
+      const request = verdicts.begin(peer, protocol);
+      await clock.advance(milliseconds);
+      request.end(bytes);
+    },
+  };
+}

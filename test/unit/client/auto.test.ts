@@ -1,0 +1,592 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import type { ProtocolEvent } from "../../../src/client/auto/downloader.ts";
+import { type CreateDownloaderOptions, downloaderFactory } from "../../../src/client/factory.ts";
+import type { TaskDownloader } from "../../../src/client/task-downloader.ts";
+import { VortexDownloader } from "../../../src/client/vortex/downloader.ts";
+import { type ErrorCode, VortexError } from "../../../src/errors.ts";
+import type { Piece } from "../../../src/piece.ts";
+import type { Clock } from "../../../src/runtime.ts";
+import { VortexServer } from "../../../src/server/vortex-server.ts";
+import { MemoryPieceStore } from "../../../src/store/memory-store.ts";
+import type { TaskDirectory } from "../../../src/task/discovery.ts";
+import type { OperationStart, Telemetry } from "../../../src/telemetry.ts";
+import { type Address, formatAddress } from "../../../src/transport/address.ts";
+import { MemoryTransport } from "../../../src/transport/memory.ts";
+import { addressesOf, stockPorts } from "../../../src/transport/peer-address.ts";
+import type { Protocol } from "../../../src/transport/protocol.ts";
+import type { TlsClientOptions } from "../../../src/transport/tls.ts";
+import type { Connection, DialOptions, Transport } from "../../../src/transport/transport.ts";
+import { assertRejects } from "../../support/failures.ts";
+import { FakeClock, fakeRuntime, settle } from "../../support/fake-clock.ts";
+import { seededBytes } from "../../support/random.ts";
+
+const taskId = "a1".repeat(32);
+const content = seededBytes(7, 300_000);
+const addr = "peer.example:4006";
+/** The same content in pieces. */
+const piecesId = "b2".repeat(32);
+const pieceLength = 30_000;
+const plan = { contentLength: content.length, pieceLength };
+const lengths = { contentLength: content.length, pieceLength: content.length };
+
+describe("auto, one peer", () => {
+  it("takes QUIC where it works, and tries nothing else", async () => {
+    const { downloader, network, fetch, events } = await peer();
+    await assertPiece(await fetch());
+    await assertPiece(await fetch());
+    assert.deepEqual(network.dials, ["quic"]);
+    assert.deepEqual(events, [{ addr: "peer.example:4006", protocol: "quic", reason: "tried first" }]);
+    await downloader.close();
+  });
+
+  for (const code of ["ProtocolNotSupported", "ConnectionRefused", "Unreachable", "Unavailable"] as const) {
+    it(`moves on at once from ${code}`, async () => {
+      const { downloader, network, fetch, events, clock } = await peer({ quic: code });
+      const before = clock.now();
+      await assertPiece(await fetch());
+      assert.equal(clock.now(), before);
+      assert.deepEqual(network.dials, ["quic", "tcp"]);
+      assert.equal(events[0]?.protocol, "tcp");
+      assert.match(events[0]?.reason ?? "", new RegExp(`quic: ${code}`));
+      await downloader.close();
+    });
+  }
+
+  it("moves on from gRPC that does not serve pieces, and tells of every protocol when none works", async () => {
+    const { downloader, fetch, events } = await peer({
+      quic: "ProtocolNotSupported",
+      tcp: "ConnectionRefused",
+      grpc: "RemoteUnimplemented",
+    });
+    const { message } = await assertRejects(fetch(), "ConnectionRefused");
+    assert.match(message, /no protocol works with peer\.example:4006: quic: .*; tcp: .*; grpc: RemoteUnimplemented/);
+    assert.deepEqual(events, []);
+    await downloader.close();
+  });
+
+  it("begins the next protocol beside one that is silent, once, and gives the silent one up", async () => {
+    const { downloader, network, fetch, events, clock } = await peer({ quic: "silent" });
+    const pieces = Promise.all([fetch(), fetch(), fetch()]);
+    await clock.advance(249);
+    assert.deepEqual(network.dials, ["quic"]);
+    await clock.advance(1);
+    for (const piece of await pieces) await assertPiece(piece);
+    await assertPiece(await fetch());
+    assert.deepEqual(network.dials, ["quic", "tcp"]);
+    assert.equal(network.hanging, 0);
+    assert.deepEqual(events, [
+      { addr: "peer.example:4005", protocol: "tcp", reason: "quic had not answered within 250 ms" },
+    ]);
+    await downloader.close();
+    assert.equal(clock.pending, 0);
+  });
+
+  it("waits less where the peer is known to answer soon", async () => {
+    const { downloader, network, fetch, clock } = await peer({}, { auto: { expiry: 1000 } });
+    await assertPiece(await fetch());
+    network.set("quic", "silent");
+    network.drop("quic");
+    await clock.advance(1001);
+    const again = fetch();
+    await clock.advance(30);
+    await assertPiece(await again);
+    assert.deepEqual(network.dials, ["quic", "quic", "tcp"]);
+    await downloader.close();
+  });
+
+  it("waits longer again where the way to the peer has become longer", async () => {
+    const { downloader, network, fetch, clock } = await peer({}, { auto: { expiry: 1000 } });
+    // Answers take no time, and so the next protocol begins after 30 ms.
+    await assertPiece(await fetch());
+    network.delay = 55;
+    for (const dials of [["quic", "tcp"], ["quic"]]) {
+      network.dials.length = 0;
+      network.drop("quic");
+      await clock.advance(1001);
+      const piece = fetch();
+      await clock.advanceUntil(piece, 1000, 10);
+      await assertPiece(await piece);
+      assert.deepEqual(network.dials, dials);
+    }
+    await downloader.close();
+  });
+
+  it("chooses anew when the choice has expired", async () => {
+    const { downloader, network, fetch, clock } = await peer(
+      { quic: "ProtocolNotSupported" },
+      { auto: { expiry: 5000 } },
+    );
+    await assertPiece(await fetch());
+    network.set("quic", "works");
+    await clock.advance(4999);
+    await assertPiece(await fetch());
+    assert.deepEqual(network.dials, ["quic", "tcp"]);
+    await clock.advance(1);
+    await assertPiece(await fetch());
+    assert.deepEqual(network.dials, ["quic", "tcp", "quic"]);
+    await downloader.close();
+  });
+
+  it("chooses anew at once when the peer comes back with another protocol", async () => {
+    const { downloader, network, fetch, events } = await peer({ tcp: "ConnectionRefused" });
+    await assertPiece(await fetch());
+    network.set("quic", "ConnectionRefused");
+    network.set("tcp", "works");
+    network.drop("quic");
+    await settle();
+    await assertPiece(await fetch());
+    assert.deepEqual(
+      events.map(({ protocol }) => protocol),
+      ["quic", "tcp"],
+    );
+    await downloader.close();
+  });
+
+  it("takes an error of the peer for its answer", async () => {
+    const { downloader, network, fetch, events } = await peer();
+    await assertRejects(fetch(99), "NotFound");
+    assert.deepEqual(network.dials, ["quic"]);
+    assert.equal(events[0]?.protocol, "quic");
+    await downloader.close();
+  });
+
+  it("takes no other protocol for a certificate that is not accepted, where tls says whom to trust", async () => {
+    const tls = { fingerprints: ["00".repeat(32)] };
+    const { downloader, network, fetch, events } = await peer({ quic: "HandshakeFailed" }, { tls });
+    await assertRejects(fetch(), "HandshakeFailed");
+    assert.deepEqual(network.dials, ["quic"]);
+    assert.deepEqual(events, []);
+    await downloader.close();
+  });
+
+  it("goes on to TCP from a certificate that is not accepted, where tls says nothing, as hybrid does", async () => {
+    for (const protocol of ["auto", "hybrid"] as const) {
+      const { downloader, network, fetch, events } = await peer({ quic: "HandshakeFailed" }, { protocol });
+      await assertPiece(await fetch());
+      assert.deepEqual(network.dials, ["quic", "tcp"]);
+      assert.deepEqual(
+        events.map((event) => [event.protocol, event.reason]),
+        [["tcp", "quic: HandshakeFailed, peer.example:4006 is HandshakeFailed"]],
+      );
+      const stream = downloader.streamTask({ taskId, hostId: "me", parents: [addr], ...lengths });
+      assert.deepEqual(await stream.bytes(), content);
+      await downloader.close();
+    }
+  });
+
+  it("goes on to TCP from a peer whose certificate has changed, where tls says nothing", async () => {
+    const { downloader, network, fetch, events } = await peer();
+    await assertPiece(await fetch());
+    network.set("quic", "HandshakeFailed");
+    network.drop("quic");
+    await settle();
+    await assertPiece(await fetch());
+    assert.deepEqual(
+      events.map(({ protocol }) => protocol),
+      ["quic", "tcp"],
+    );
+    await downloader.close();
+  });
+
+  it("does not use TCP where tls says whom to trust", async () => {
+    const { downloader, network, fetch } = await peer(
+      { quic: "ProtocolNotSupported", grpc: "ConnectionRefused" },
+      { tls: { fingerprints: ["00".repeat(32)] } },
+    );
+    await assertRejects(fetch(), "ConnectionRefused");
+    assert.deepEqual(network.dials, ["quic", "grpc"]);
+    await assertRejects(
+      downloader.downloadPiece({ addr: { tcp: addr }, hostId: "me", taskId, number: 0 }),
+      "InvalidArgument",
+    );
+    await downloader.close();
+  });
+
+  it("gives gRPC the trust that tls names, else that of the API; hybrid uses no TCP where it is named", async () => {
+    const pinned = { fingerprints: ["00".repeat(32)] };
+    const own = { ca: "PEM" };
+    for (const [tls, apiTls, expected] of [
+      [pinned, undefined, pinned],
+      [pinned, own, pinned],
+      [{ verify: false }, own, own],
+      [{ verify: false }, undefined, undefined],
+    ] as const) {
+      for (const protocol of ["auto", "hybrid"] as const) {
+        const { downloader, network, grpcTls, fetch } = await peer(
+          { quic: "ProtocolNotSupported", tcp: "ConnectionRefused" },
+          { protocol, tls, ...(apiTls && { apiTls }) },
+        );
+        await assertPiece(await fetch());
+        assert.deepEqual(grpcTls, [expected]);
+        const { bytes } = downloader.streamTask({ taskId, hostId: "me", parents: [addr], ...lengths });
+        assert.deepEqual(await bytes(), content);
+        assert.equal(network.dials.includes("tcp"), tls !== pinned);
+        await downloader.close();
+      }
+    }
+  });
+
+  it("tcp is refused where tls says whom to trust", async () => {
+    for (const tls of [{ ca: "PEM" }, { fingerprints: ["00".repeat(32)] }, { cert: "PEM", key: "PEM" }]) {
+      await assertRejects(peer({}, { protocol: "tcp", tls }), "InvalidArgument");
+    }
+    await (await peer({}, { protocol: "tcp", tls: { verify: false } })).downloader.close();
+  });
+
+  it("closes the connection of a protocol that lost, and keeps none when it is closed", async () => {
+    // QUIC has a connection, and its answer does not come.
+    const { downloader, network, fetch, clock } = await peer({ quic: "mute" });
+    const piece = fetch();
+    await settle();
+    assert.equal(network.open, 1);
+    await clock.advance(250);
+    await assertPiece(await piece);
+    await settle();
+    assert.deepEqual(network.dials, ["quic", "tcp"]);
+    assert.equal(network.openOver("quic"), 0);
+    await downloader.close();
+    await settle();
+    assert.equal(network.open, 0);
+    assert.equal(clock.pending, 0);
+  });
+
+  it("ends at its signal, and lets those who waited choose", async () => {
+    const { downloader, network, fetch, clock } = await peer({ quic: "silent" });
+    const controller = new AbortController();
+    const first = fetch(0, controller.signal);
+    const second = fetch();
+    await settle();
+    controller.abort();
+    await assertRejects(first, "Aborted");
+    await clock.advance(250);
+    await assertPiece(await second);
+    assert.equal(network.hanging, 0);
+    await downloader.close();
+    assert.equal(clock.pending, 0);
+  });
+
+  it("ends with its downloader", async () => {
+    const { downloader, network, fetch, clock } = await peer({ quic: "silent", tcp: "silent", grpc: "silent" });
+    const pieces = [fetch(), fetch()].map((piece) => assertRejects(piece, "Closed"));
+    await clock.advance(600);
+    assert.equal(network.hanging, 3);
+    await downloader.close();
+    await Promise.all(pieces);
+    assert.equal(network.hanging, 0);
+    assert.equal(clock.pending, 0);
+  });
+
+  it("counts what passes, and compares the other protocol by the requests that there are", async () => {
+    const { downloader, network, fetch, clock } = await peer();
+    // The request that chose does not count.
+    await assertPiece(await fetch());
+    for (let passed = 0; passed < 8 * 1024 * 1024; passed += content.length) {
+      const piece = await fetch();
+      await clock.advance(1);
+      await assertPiece(piece);
+    }
+    assert.deepEqual(network.dials, ["quic"]);
+    await assertPiece(await fetch());
+    assert.deepEqual(network.dials, ["quic", "tcp"]);
+    await downloader.close();
+  });
+
+  it("tells telemetry which protocol, and why", async () => {
+    const starts: OperationStart[] = [];
+    const telemetry: Telemetry = {
+      begin(start) {
+        starts.push(start);
+        return { end: () => {}, run: (work) => work() };
+      },
+    };
+    const { downloader, fetch } = await peer({ quic: "ConnectionRefused" }, { telemetry });
+    await assertPiece(await fetch());
+    assert.deepEqual(
+      starts.map(({ protocol }) => protocol),
+      ["quic", "tcp"],
+    );
+    assert.match(starts[1]?.protocolReason ?? "", /quic: ConnectionRefused/);
+    await downloader.close();
+  });
+});
+
+describe("auto and hybrid, a peer that may be a stock dfdaemon", () => {
+  const unidentified: readonly Partial<CreateDownloaderOptions>[] = [
+    {},
+    { tls: {} },
+    { tls: { verify: false } },
+    { tls: { serverName: "d7y" } },
+    { tls: { cert: "PEM", key: "PEM" } },
+  ];
+
+  for (const protocol of ["auto", "hybrid"] as const) {
+    it(`${protocol} does not dial it over QUIC, and reports why`, async () => {
+      for (const options of unidentified) {
+        const { downloader, network, fetch, events } = await peer(
+          {},
+          { ...options, protocol, auto: { quicPeers: "known" } },
+        );
+        await assertPiece(await fetch());
+        const stream = downloader.streamTask({ taskId, hostId: "me", parents: [addr], ...lengths });
+        assert.deepEqual(await stream.bytes(), content);
+        assert.ok(!network.dials.includes("quic"), JSON.stringify(options));
+        assert.match(events[0]?.reason ?? "", /^quic is left out: the peer may be a stock dfdaemon/);
+        const [parent] = (await stream.done).parents;
+        const [quic] = parent?.leftOut ?? [];
+        assert.equal(quic?.protocol, "quic");
+        assert.match(quic?.reason ?? "", /1\.1\.0 to 1\.4\.8.*tls\.fingerprints/);
+        await downloader.close();
+      }
+    });
+
+    it(`${protocol} dials it over QUIC where the trust identifies it, or the caller says so`, async () => {
+      for (const options of [
+        { tls: { fingerprints: ["00".repeat(32)] } },
+        { tls: { ca: "PEM" } },
+        { tls: { verify: false }, auto: { quicPeers: "any" } },
+      ] as const) {
+        const { downloader, network, fetch } = await peer({}, { auto: { quicPeers: "known" }, ...options, protocol });
+        await assertPiece(await fetch());
+        assert.deepEqual(network.dials, ["quic"]);
+        const stream = downloader.streamTask({ taskId, hostId: "me", parents: [addr], ...lengths });
+        await stream.bytes();
+        const leftOut = (await stream.done).parents[0]?.leftOut?.map((one) => one.protocol);
+        assert.deepEqual(leftOut, "auto" in options ? undefined : ["tcp"]);
+        await downloader.close();
+      }
+    });
+  }
+
+  it("a peer that has an address for QUIC only is refused, with the reason", async () => {
+    const { downloader, network } = await peer({}, { auto: { quicPeers: "known" } });
+    const request = { addr: { quic: addr }, hostId: "me", taskId, number: 0 };
+    const { message } = await assertRejects(downloader.downloadPiece(request), "InvalidArgument");
+    assert.match(message, /expected an address for tcp or grpc; quic is left out: the peer may be a stock dfdaemon/);
+    assert.deepEqual(network.dials, []);
+    await downloader.close();
+  });
+
+  it("quicPeers is one of two words", async () => {
+    const auto = { quicPeers: "all" as "any" };
+    const { message } = await assertRejects(peer({}, { auto }), "InvalidArgument");
+    assert.equal(message, 'auto.quicPeers: expected known or any, got "all"');
+  });
+});
+
+describe("hybrid, a peer that tells its addresses", () => {
+  it("has its pieces over each protocol that it announced", async () => {
+    const { downloader, network, clock } = await peer(
+      { grpc: "RemoteUnimplemented" },
+      { protocol: "hybrid" },
+      directory,
+    );
+    // Only its address for the Dragonfly API is known.
+    const parents = [{ apiAddr: "api.example:4000" }];
+    const stream = downloader.streamTask({ taskId: piecesId, hostId: "me", parents });
+    const bytes = stream.bytes();
+    await clock.advanceUntil(bytes, 60_000, 100);
+    assert.deepEqual(await bytes, content);
+    const [parent] = (await stream.done).parents;
+    const used = parent?.routes?.filter((route) => route.pieces > 0).map(({ protocol }) => protocol);
+    assert.deepEqual(used, ["quic", "tcp"]);
+    assert.deepEqual(network.hosts, ["api.example:4000", "peer.example:4005", "peer.example:4006"]);
+    await downloader.close();
+    await settle();
+    assert.equal(network.open, 0);
+  });
+});
+
+describe("addresses of a peer", () => {
+  it("a usual port stands for all of them, another one for every protocol", () => {
+    const all = { quic: "[::1]:4006", tcp: "[::1]:4005", grpc: "[::1]:4000" };
+    for (const port of [4000, 4005, 4006]) assert.deepEqual(addressesOf(`[::1]:${port}`, stockPorts), all);
+    assert.deepEqual(addressesOf("h:7", stockPorts), { quic: "h:7", tcp: "h:7", grpc: "h:7" });
+    assert.deepEqual(addressesOf({ tcp: "h:07" }, stockPorts), { tcp: "h:7" });
+    assert.throws(() => addressesOf({}, stockPorts), { code: "InvalidArgument" });
+  });
+});
+
+/** Of a peer that has all pieces, and serves them elsewhere. */
+const directory: TaskDirectory = {
+  stat: async () => ({ ...plan, pieceCount: plan.contentLength / pieceLength }),
+  async *sync(_addr, _taskId, { numbers }) {
+    for (const number of numbers) {
+      const place = { number, offset: number * pieceLength, length: pieceLength };
+      yield { ...place, quicAddr: "peer.example:4006", tcpAddr: "peer.example:4005" };
+    }
+  },
+};
+
+/** `mute`: dials work, and requests are never answered. */
+type Condition = "works" | "silent" | "mute" | ErrorCode;
+
+/** Protocols in memory, each in the condition that a test puts it in. */
+class Network {
+  readonly dials: Protocol[] = [];
+  readonly #hosts = new Set<string>();
+  /** Dials that have not settled. */
+  hanging = 0;
+  /** Time that each dial takes, in ms. */
+  delay = 0;
+  readonly #clock: Clock;
+  readonly #conditions: Record<Protocol, Condition>;
+  readonly #transports: Record<Protocol, MemoryTransport> = {
+    quic: new MemoryTransport("quic"),
+    tcp: new MemoryTransport("tcp"),
+    grpc: new MemoryTransport("tcp"),
+  };
+  /** Those that are open. */
+  readonly #connections = new Set<{ readonly protocol: Protocol; readonly connection: Connection }>();
+
+  constructor(conditions: Partial<Record<Protocol, Condition>>, clock: Clock) {
+    this.#clock = clock;
+    this.#conditions = { quic: "works", tcp: "works", grpc: "works", ...conditions };
+  }
+
+  set(protocol: Protocol, condition: Condition): void {
+    this.#conditions[protocol] = condition;
+  }
+
+  /** What was dialled. */
+  get hosts(): readonly string[] {
+    return [...this.#hosts].sort();
+  }
+
+  /** Connections that are open. */
+  get open(): number {
+    return this.#connections.size;
+  }
+
+  openOver(protocol: Protocol): number {
+    return [...this.#connections].filter((one) => one.protocol === protocol).length;
+  }
+
+  /** Ends the connections of a protocol, as a peer that dies does. */
+  drop(protocol: Protocol): void {
+    for (const one of this.#connections) if (one.protocol === protocol) one.connection.abort();
+  }
+
+  transport(protocol: Protocol): Transport {
+    const memory = this.#transports[protocol];
+    return {
+      protocol: memory.protocol,
+      listen: (local, options) => memory.listen(local, options),
+      dial: async (remote: Address, options: DialOptions = {}) => {
+        this.dials.push(protocol);
+        this.#hosts.add(formatAddress(remote));
+        const condition = this.#conditions[protocol];
+        if (condition === "silent") return this.#silence(options);
+        if (this.delay > 0) await this.#wait();
+        if (condition !== "works" && condition !== "mute")
+          throw new VortexError(condition, `${formatAddress(remote)} is ${condition}`);
+        const connection = await memory.dial(remote, options);
+        const one = { protocol, connection };
+        this.#connections.add(one);
+        void connection.closed.then(() => this.#connections.delete(one));
+        return condition === "mute" ? muted(connection) : connection;
+      },
+    };
+  }
+
+  #wait(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#clock.setTimer(resolve, this.delay);
+    });
+  }
+
+  #silence({ signal }: DialOptions): Promise<never> {
+    this.hanging++;
+    return new Promise((_, reject) => {
+      signal?.addEventListener("abort", () => {
+        this.hanging--;
+        reject(signal.reason);
+      });
+    });
+  }
+}
+
+/** Its streams take requests, and no answer comes before they are given up. */
+function muted(connection: Connection): Connection {
+  const openStream: Connection["openStream"] = async (options) => {
+    const stream = await connection.openStream(options);
+    let give: (error: VortexError) => void = () => {};
+    const given = new Promise<never>((_, reject) => {
+      give = reject;
+    });
+    given.catch(() => {});
+    return {
+      writer: stream.writer,
+      reader: {
+        read: () => given,
+        cancel(...args) {
+          give(new VortexError("Aborted", "given up"));
+          stream.reader.cancel(...args);
+        },
+      },
+    };
+  };
+  return new Proxy(connection, {
+    get(target, name) {
+      if (name === "openStream") return openStream;
+      const value: unknown = Reflect.get(target, name, target);
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
+}
+
+async function peer(
+  conditions: Partial<Record<Protocol, Condition>> = {},
+  { auto, ...options }: Partial<CreateDownloaderOptions> = {},
+  asked?: TaskDirectory,
+): Promise<{
+  downloader: TaskDownloader;
+  network: Network;
+  clock: FakeClock;
+  events: ProtocolEvent[];
+  /** What each gRPC downloader was given. */
+  grpcTls: (TlsClientOptions | undefined)[];
+  fetch(number?: number, signal?: AbortSignal): Promise<Piece>;
+}> {
+  const clock = new FakeClock();
+  const runtime = fakeRuntime(clock);
+  const network = new Network(conditions, clock);
+  const store = new MemoryPieceStore();
+  store.putTask(taskId, content);
+  store.putTask(piecesId, content, { pieceLength });
+  for (const protocol of ["quic", "tcp", "grpc"] as const) {
+    const local = { host: "peer.example", port: stockPorts[protocol] };
+    await VortexServer.listen(network.transport(protocol), local, store, fakeRuntime());
+  }
+  const events: ProtocolEvent[] = [];
+  const grpcTls: (TlsClientOptions | undefined)[] = [];
+  const create = downloaderFactory({
+    runtime,
+    quic: async () => network.transport("quic"),
+    tcp: async () => network.transport("tcp"),
+    ...(asked && { directory: () => ({ stat: asked.stat, sync: asked.sync, close: async () => {} }) }),
+    grpc(settings, tls) {
+      grpcTls.push(tls);
+      return new VortexDownloader(async () => network.transport("grpc"), settings);
+    },
+  });
+  const downloader = create({
+    protocol: "auto",
+    auto: { quicPeers: "any", ...auto },
+    onProtocol: (event) => events.push(event),
+    ...options,
+  });
+  return {
+    downloader,
+    network,
+    clock,
+    events,
+    grpcTls,
+    fetch: (number = 0, signal) =>
+      downloader.downloadPiece({ addr, hostId: "me", taskId, number }, signal === undefined ? {} : { signal }),
+  };
+}
+
+async function assertPiece(piece: Piece): Promise<void> {
+  assert.deepEqual(await piece.bytes(), content);
+}

@@ -1,0 +1,1101 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { ClientPool, type Lease, type PoolClient } from "../../../src/client/call/pool.ts";
+import { downloaderSettings } from "../../../src/client/call/settings.ts";
+import { createDownloader } from "../../../src/client/core-factory.ts";
+import type { PieceRequest, PoolOptions } from "../../../src/client/downloader.ts";
+import { downloaderFactory } from "../../../src/client/factory.ts";
+import { QuicDownloader, TcpDownloader, VortexDownloader } from "../../../src/client/vortex/downloader.ts";
+import { VortexError } from "../../../src/errors.ts";
+import type { Runtime } from "../../../src/runtime.ts";
+import { VortexServer } from "../../../src/server/vortex-server.ts";
+import { MemoryPieceStore } from "../../../src/store/memory-store.ts";
+import { formatAddress } from "../../../src/transport/address.ts";
+import { MemoryTransport } from "../../../src/transport/memory.ts";
+import type { Connection, DialOptions, Transport } from "../../../src/transport/transport.ts";
+import { assertRejects, rejectionOf } from "../../support/failures.ts";
+import { FakeClock, fakeRuntime, settle } from "../../support/fake-clock.ts";
+import { seededBytes } from "../../support/random.ts";
+
+const never = new AbortController().signal;
+
+/** A client whose connection the test ends. */
+class FakeClient implements PoolClient {
+  readonly closed: Promise<unknown>;
+  closes = 0;
+  /** The connection ends, as the network would have it. */
+  die: () => void = () => {};
+
+  constructor() {
+    this.closed = new Promise<void>((resolve) => {
+      this.die = resolve;
+    });
+  }
+
+  async close(): Promise<void> {
+    this.closes++;
+    this.die();
+  }
+}
+
+/** A dial that the test answers. */
+interface FakeDial {
+  readonly addr: string;
+  readonly signal: AbortSignal;
+  readonly client: FakeClient;
+  succeed(): Promise<void>;
+  fail(error: VortexError): Promise<void>;
+}
+
+function poolOf(options: Partial<PoolOptions> = {}): {
+  pool: ClientPool<FakeClient>;
+  clock: FakeClock;
+  dials: FakeDial[];
+  /** Acquires and lets the dial succeed. */
+  use(addr: string): Promise<Lease<FakeClient>>;
+} {
+  const clock = new FakeClock();
+  const dials: FakeDial[] = [];
+  const pool = new ClientPool<FakeClient>(
+    (addr, signal) =>
+      new Promise((resolve, reject) => {
+        const client = new FakeClient();
+        // As transports do: the dial ends with the signal's reason.
+        signal.addEventListener("abort", () => reject(signal.reason));
+        dials.push({
+          addr,
+          signal,
+          client,
+          succeed: () => {
+            resolve(client);
+            return settle();
+          },
+          fail: (error) => {
+            reject(error);
+            return settle();
+          },
+        });
+      }),
+    { connectionsPerAddress: 1, capacity: 3, idleTimeout: 1000, cleanupInterval: 100, ...options },
+    clock,
+  );
+  const use = async (addr: string): Promise<Lease<FakeClient>> => {
+    const lease = pool.acquire(addr, never);
+    await dials.at(-1)?.succeed();
+    return lease;
+  };
+  return { pool, clock, dials, use };
+}
+
+function addrs(pool: ClientPool<FakeClient>): string[] {
+  return pool.entries().map(({ addr }) => addr);
+}
+
+/** A client that the test answers for when it is asked for a sign of life. */
+class SuspectClient extends FakeClient {
+  /** Patience in ms of each question, and its answer. */
+  readonly asked: { readonly patience: number; readonly answer: (alive: boolean) => Promise<void> }[] = [];
+  readonly aborted: VortexError[] = [];
+  readonly ready: Promise<void>;
+  /** The handshake ends well, or fails. */
+  stand: (error?: VortexError) => Promise<void> = settle;
+
+  constructor() {
+    super();
+    this.ready = new Promise((resolve, reject) => {
+      this.stand = (error) => {
+        if (error === undefined) resolve();
+        else reject(error);
+        return settle();
+      };
+    });
+  }
+
+  isAlive(patience: number): Promise<boolean> {
+    return new Promise((resolve) => {
+      this.asked.push({
+        patience,
+        answer: (alive) => {
+          resolve(alive);
+          return settle();
+        },
+      });
+    });
+  }
+
+  abort(error: VortexError): void {
+    this.aborted.push(error);
+    this.die();
+  }
+}
+
+/** A pool with one client whose connection is suspected, and the dials that follow from that. */
+async function suspected() {
+  const clock = new FakeClock();
+  const clients: SuspectClient[] = [];
+  const pool = new ClientPool<SuspectClient>(
+    async () => {
+      const client = new SuspectClient();
+      clients.push(client);
+      return client;
+    },
+    { connectionsPerAddress: 1, capacity: 3, idleTimeout: 1000, cleanupInterval: 100 },
+    clock,
+  );
+  const lease = await pool.acquire("a:1", never);
+  const [first] = clients;
+  assert.ok(first);
+  const suspect = (): Promise<void> => {
+    lease.suspect();
+    return settle();
+  };
+  return { pool, clock, clients, lease, first, suspect };
+}
+
+describe("a suspected client", () => {
+  it("is asked once its handshake is over, and within a second of its answer not again", async () => {
+    const { pool, clock, clients, first, suspect } = await suspected();
+    await suspect();
+    assert.equal(first.asked.length, 0);
+    await first.stand();
+    assert.deepEqual(
+      first.asked.map(({ patience }) => patience),
+      [1000],
+    );
+    await suspect();
+    assert.equal(first.asked.length, 1);
+    await clock.advance(500);
+    await first.asked[0]?.answer(true);
+    await clock.advance(999);
+    await suspect();
+    assert.equal(first.asked.length, 1);
+    await clock.advance(1);
+    await suspect();
+    assert.equal(first.asked.length, 2);
+    assert.equal(clients.length, 1);
+    await pool.close();
+  });
+
+  it("that is silent is asked again when a second connection stands, for three times as long as that took", async () => {
+    for (const [took, patience] of [
+      [100, 1000],
+      [700, 2100],
+    ] as const) {
+      const { pool, clock, clients, lease, first, suspect } = await suspected();
+      await suspect();
+      await first.stand();
+      await first.asked[0]?.answer(false);
+      assert.equal(clients.length, 2);
+      await clock.advance(took);
+      assert.equal(first.asked.length, 1);
+      await clients[1]?.stand();
+      assert.equal(first.asked[1]?.patience, patience);
+      await first.asked[1]?.answer(true);
+      assert.deepEqual([clients[0]?.closes, clients[1]?.closes, lease.stale, first.aborted], [0, 1, false, []]);
+      await pool.close();
+    }
+  });
+
+  it("that is dead gives its place to the second connection, which ends like any other", async () => {
+    const { pool, clock, clients, lease, first, suspect } = await suspected();
+    await suspect();
+    await first.stand();
+    await first.asked[0]?.answer(false);
+    assert.equal(lease.stale, false);
+    await clients[1]?.stand();
+    await first.asked[1]?.answer(false);
+    assert.equal(lease.stale, true);
+    assert.deepEqual(
+      first.aborted.map(({ code, addr }) => [code, addr]),
+      [["ConnectionLost", "a:1"]],
+    );
+    const next = await pool.acquire("a:1", never);
+    assert.equal(next.client, clients[1]);
+    assert.equal(clients.length, 2);
+    // It is there already, and not in the place of another.
+    assert.equal(next.stale, true);
+    next.suspect();
+    await settle();
+    assert.equal(clients[1]?.asked.length, 0);
+    await clock.advance(1000);
+    next.suspect();
+    await settle();
+    assert.equal(clients[1]?.asked.length, 1);
+    clients[1]?.die();
+    await settle();
+    assert.deepEqual(pool.entries(), []);
+    next.release();
+    lease.release();
+    await pool.close();
+    assert.deepEqual([first.closes, clients[1]?.closes], [1, 1]);
+  });
+
+  it("whose second connection fails in its handshake is left as it is, and the second closed", async () => {
+    const { pool, clock, clients, lease, first, suspect } = await suspected();
+    await suspect();
+    await first.stand();
+    await first.asked[0]?.answer(false);
+    await clients[1]?.stand(new VortexError("HandshakeFailed", "no"));
+    assert.deepEqual([clients[1]?.closes, first.asked.length, first.aborted, lease.stale], [1, 1, [], false]);
+    await clock.advance(1000);
+    await suspect();
+    assert.equal(first.asked.length, 2);
+    await pool.close();
+  });
+
+  it("that has left the pool meanwhile is not replaced there: the second connection is closed", async () => {
+    const { pool, clients, lease, first, suspect } = await suspected();
+    await suspect();
+    await first.stand();
+    await first.asked[0]?.answer(false);
+    await clients[1]?.stand();
+    lease.discard();
+    const other = await pool.acquire("a:1", never);
+    await first.asked[1]?.answer(false);
+    assert.deepEqual([clients[1]?.closes, first.aborted.length, lease.stale], [1, 1, true]);
+    assert.equal((await pool.acquire("a:1", never)).client, other.client);
+    assert.equal(other.client, clients[2]);
+    await pool.close();
+  });
+});
+
+describe("the pool's dials", () => {
+  it("requests to one address at the same time share one dial and one client", async () => {
+    const { pool, dials } = poolOf();
+    const leases = [1, 2, 3].map(() => pool.acquire("a:1", never));
+    assert.equal(dials.length, 1);
+    await dials[0]?.succeed();
+    const clients = (await Promise.all(leases)).map(({ client }) => client);
+    assert.deepEqual(new Set(clients), new Set([dials[0]?.client]));
+    assert.deepEqual(
+      pool.entries().map(({ activeRequests }) => activeRequests),
+      [3],
+    );
+    await pool.close();
+  });
+
+  it("a later request takes the client that is there, and knows that it does", async () => {
+    const { pool, dials, use } = poolOf();
+    const first = await use("a:1");
+    const second = await pool.acquire("a:1", never);
+    assert.deepEqual([first.stale, second.stale], [false, true]);
+    assert.equal(first.client, second.client);
+    assert.equal(dials.length, 1);
+    await pool.close();
+  });
+
+  it("two addresses have a dial each", async () => {
+    const { pool, dials } = poolOf();
+    const leases = [pool.acquire("a:1", never), pool.acquire("b:1", never)];
+    assert.deepEqual(
+      dials.map(({ addr }) => addr),
+      ["a:1", "b:1"],
+    );
+    for (const dial of dials) await dial.succeed();
+    await Promise.all(leases);
+    await pool.close();
+  });
+
+  it("an abort of one who waits fails him at once and leaves the others and the dial", async () => {
+    const { pool, dials } = poolOf();
+    const abort = new AbortController();
+    const given = pool.acquire("a:1", abort.signal);
+    const kept = pool.acquire("a:1", never);
+    abort.abort(new Error("enough"));
+    await assertRejects(given, "Aborted");
+    assert.equal(dials[0]?.signal.aborted, false);
+    assert.equal(pool.entries()[0]?.activeRequests, 1);
+    await dials[0]?.succeed();
+    assert.equal((await kept).client, dials[0]?.client);
+    await pool.close();
+  });
+
+  it("an abort of all who wait aborts the dial, and leaves nothing behind", async () => {
+    const { pool, dials, clock } = poolOf();
+    const aborts = [new AbortController(), new AbortController()];
+    const waiting = aborts.map(({ signal }) => pool.acquire("a:1", signal));
+    for (const abort of aborts) abort.abort();
+    for (const lease of waiting) await assertRejects(lease, "Aborted");
+    assert.equal(dials[0]?.signal.aborted, true);
+    assert.deepEqual(pool.entries(), []);
+    assert.equal(clock.pending, 0);
+    const again = pool.acquire("a:1", never);
+    assert.equal(dials.length, 2);
+    await dials[1]?.succeed();
+    assert.equal((await again).client, dials[1]?.client);
+    await pool.close();
+  });
+
+  it("a dial that the last waiting request leaves is aborted for that request's own reason", async () => {
+    const { pool, dials } = poolOf();
+    const late = new VortexError("PieceTimeout", "late");
+    for (const reason of [late, new Error("enough")]) {
+      const [first, last] = [new AbortController(), new AbortController()];
+      const waiting = [pool.acquire("a:1", first.signal), pool.acquire("a:1", last.signal)].map(rejectionOf);
+      first.abort(new Error("another reason"));
+      last.abort(reason);
+      const [, rejected] = await Promise.all(waiting);
+      assert.equal(dials.at(-1)?.signal.reason, rejected);
+      assert.equal(reason === late ? rejected : rejected?.cause, reason);
+    }
+    await pool.close();
+  });
+
+  it("a dial that the pool's close ends is aborted as Closed", async () => {
+    const { pool, dials } = poolOf();
+    const waiting = rejectionOf(pool.acquire("a:1", never));
+    await pool.close();
+    assert.equal(dials[0]?.signal.reason, await waiting);
+    assert.deepEqual([(await waiting).code, (await waiting).message], ["Closed", "the downloader is closed"]);
+  });
+
+  it("an idle connection that the pool closes is not reported as the downloader's close", async () => {
+    const { pool, dials, use } = poolOf({ capacity: 1 });
+    (await use("a:1")).release();
+    (await use("b:1")).release();
+    assert.match(String(dials[0]?.signal.reason), /a:1 is not in use/);
+    await pool.close();
+  });
+
+  it("a dial that succeeds although all have given up closes what it made", async () => {
+    const clock = new FakeClock();
+    const client = new FakeClient();
+    let succeed: () => void = () => {};
+    const dial = new Promise<FakeClient>((resolve) => {
+      succeed = () => resolve(client);
+    });
+    const pool = new ClientPool<FakeClient>(
+      () => dial,
+      { connectionsPerAddress: 1, capacity: 3, idleTimeout: 9, cleanupInterval: 9 },
+      clock,
+    );
+    const abort = new AbortController();
+    const waiting = pool.acquire("a:1", abort.signal);
+    abort.abort();
+    await assertRejects(waiting, "Aborted");
+    succeed();
+    await settle();
+    assert.equal(client.closes > 0, true);
+    assert.deepEqual(pool.entries(), []);
+    assert.equal(clock.pending, 0);
+  });
+
+  it("a signal that has fired before is Aborted, and dials nothing", async () => {
+    const { pool, dials } = poolOf();
+    await assertRejects(pool.acquire("a:1", AbortSignal.abort()), "Aborted");
+    const own = new VortexError("PieceTimeout", "late");
+    assert.equal(await rejectionOf(pool.acquire("a:1", AbortSignal.abort(own))), own);
+    assert.equal(dials.length, 0);
+  });
+
+  it("a failed dial fails all who wait, and is not kept: the next request dials again", async () => {
+    const { pool, dials, clock } = poolOf();
+    const waiting = [pool.acquire("a:1", never), pool.acquire("a:1", never)];
+    for (const lease of waiting) lease.catch(() => {});
+    await dials[0]?.fail(new VortexError("ConnectionRefused", "no"));
+    for (const lease of waiting) await assertRejects(lease, "ConnectionRefused");
+    assert.deepEqual(pool.entries(), []);
+    assert.equal(clock.pending, 0);
+    const next = pool.acquire("a:1", never);
+    assert.equal(dials.length, 2);
+    await dials[1]?.succeed();
+    await next;
+    await pool.close();
+  });
+});
+
+describe("the pool's bounds", () => {
+  it("beyond the capacity the longest idle client is evicted", async () => {
+    const { pool, dials, clock, use } = poolOf();
+    const leases: Lease<FakeClient>[] = [];
+    for (const addr of ["a:1", "b:1", "c:1"]) leases.push(await use(addr));
+    // Released in another order than they were made in.
+    for (const at of [1, 0, 2]) {
+      await clock.advance(10);
+      leases[at]?.release();
+    }
+    await use("d:1");
+    assert.deepEqual(addrs(pool), ["a:1", "c:1", "d:1"]);
+    assert.deepEqual(
+      dials.map(({ client }) => client.closes > 0),
+      [false, true, false, false],
+    );
+    await pool.close();
+  });
+
+  it("a client with active requests is never evicted; the surplus goes when it becomes idle", async () => {
+    const { pool, clock, use } = poolOf({ capacity: 2 });
+    const leases: Lease<FakeClient>[] = [];
+    for (const addr of ["a:1", "b:1", "c:1", "d:1"]) leases.push(await use(addr));
+    await clock.advance(10_000);
+    assert.deepEqual(addrs(pool), ["a:1", "b:1", "c:1", "d:1"]);
+    assert.equal(
+      leases.every(({ client }) => client.closes === 0),
+      true,
+    );
+    leases[2]?.release();
+    assert.deepEqual(addrs(pool), ["a:1", "b:1", "d:1"]);
+    leases[0]?.release();
+    assert.deepEqual(addrs(pool), ["b:1", "d:1"]);
+    leases[1]?.release();
+    assert.deepEqual(addrs(pool), ["b:1", "d:1"]);
+    await pool.close();
+  });
+
+  it("below the capacity none is evicted, however many are idle", async () => {
+    const { pool, use } = poolOf({ capacity: 4 });
+    for (const addr of ["a:1", "b:1", "c:1", "d:1"]) (await use(addr)).release();
+    assert.deepEqual(addrs(pool), ["a:1", "b:1", "c:1", "d:1"]);
+    await pool.close();
+  });
+
+  it("the idle clients of one address are closed when asked for, and no others", async () => {
+    const { pool, use, dials } = poolOf({ connectionsPerAddress: 2 });
+    const [first, second] = [await use("a:1"), await use("a:1")];
+    (await use("b:1")).release();
+    second.release();
+    pool.closeIdle("a:1");
+    assert.deepEqual(addrs(pool), ["a:1", "b:1"]);
+    assert.deepEqual(
+      dials.map(({ client }) => client.closes),
+      [0, 1, 0],
+    );
+    first.release();
+    await pool.close();
+  });
+
+  it("the look for idle clients goes on after the pool was empty, and keeps no process alive", async () => {
+    const { pool, clock, use } = poolOf();
+    const first = await use("a:1");
+    assert.deepEqual([clock.pending, clock.holding], [1, 0]);
+    first.discard();
+    assert.equal(clock.pending, 0);
+    first.release();
+    (await use("a:1")).release();
+    await clock.advance(1100);
+    assert.deepEqual([addrs(pool), clock.pending], [[], 0]);
+    await pool.close();
+  });
+
+  it("an entry tells when its last request came or went", async () => {
+    const { pool, clock, use } = poolOf();
+    const lease = await use("a:1");
+    await clock.advance(50);
+    const second = await pool.acquire("a:1", never);
+    assert.equal(pool.entries()[0]?.lastActive, clock.now());
+    await clock.advance(50);
+    second.release();
+    assert.equal(pool.entries()[0]?.lastActive, clock.now());
+    lease.release();
+    await pool.close();
+  });
+
+  it("a dial under way is never evicted", async () => {
+    const { pool, dials } = poolOf({ capacity: 1 });
+    const waiting = ["a:1", "b:1", "c:1"].map((addr) => pool.acquire(addr, never));
+    assert.deepEqual(addrs(pool), ["a:1", "b:1", "c:1"]);
+    for (const dial of dials) await dial.succeed();
+    for (const lease of await Promise.all(waiting)) assert.equal(lease.client.closes, 0);
+    await pool.close();
+  });
+
+  it("an idle client is closed at the first look after the idle timeout, and not before", async () => {
+    const { pool, clock, use } = poolOf({ idleTimeout: 1000, cleanupInterval: 300 });
+    const lease = await use("a:1");
+    await clock.advance(250);
+    lease.release();
+    // Idle from 250 on, overdue at 1250; the looks are at 300, 600, and so on.
+    await clock.advance(1499 - 250);
+    assert.deepEqual(addrs(pool), ["a:1"]);
+    await clock.advance(1);
+    assert.deepEqual(addrs(pool), []);
+    assert.equal(lease.client.closes > 0, true);
+    assert.equal(clock.pending, 0);
+  });
+
+  it("a request in between starts the idle time anew", async () => {
+    const { pool, clock, use } = poolOf({ idleTimeout: 1000, cleanupInterval: 100 });
+    (await use("a:1")).release();
+    await clock.advance(900);
+    (await pool.acquire("a:1", never)).release();
+    await clock.advance(900);
+    assert.deepEqual(addrs(pool), ["a:1"]);
+    await clock.advance(100);
+    assert.deepEqual(addrs(pool), []);
+  });
+
+  it("an active client outlives the idle timeout", async () => {
+    const { pool, clock, use } = poolOf();
+    const lease = await use("a:1");
+    await clock.advance(100_000);
+    assert.equal(lease.client.closes, 0);
+    assert.deepEqual(addrs(pool), ["a:1"]);
+    await pool.close();
+  });
+});
+
+describe("the pool's leases", () => {
+  it("release is idempotent", async () => {
+    const { pool, use } = poolOf();
+    const first = await use("a:1");
+    const second = await pool.acquire("a:1", never);
+    first.release();
+    first.release();
+    first.release();
+    assert.equal(pool.entries()[0]?.activeRequests, 1);
+    second.release();
+    assert.equal(pool.entries()[0]?.activeRequests, 0);
+    await pool.close();
+  });
+
+  it("a client whose connection ended is replaced, also while it is in use", async () => {
+    const { pool, dials, use } = poolOf();
+    const lease = await use("a:1");
+    lease.client.die();
+    await settle();
+    assert.deepEqual(pool.entries(), []);
+    const next = await use("a:1");
+    assert.equal(dials.length, 2);
+    assert.notEqual(next.client, lease.client);
+    lease.release();
+    assert.deepEqual(
+      pool.entries().map(({ addr, activeRequests }) => [addr, activeRequests]),
+      [["a:1", 1]],
+    );
+    await pool.close();
+  });
+
+  it("discard takes the client out at once, and closes it when its last request ends", async () => {
+    const { pool, use } = poolOf();
+    const first = await use("a:1");
+    const second = await pool.acquire("a:1", never);
+    first.discard();
+    assert.deepEqual(pool.entries(), []);
+    const replacement = await use("a:1");
+    first.release();
+    assert.equal(first.client.closes, 0);
+    second.release();
+    assert.equal(first.client.closes > 0, true);
+    // A second discard of what is gone does not touch the one that took its place.
+    second.discard();
+    assert.deepEqual(addrs(pool), ["a:1"]);
+    assert.equal(replacement.client.closes, 0);
+    await pool.close();
+  });
+});
+
+describe("several connections to one address", () => {
+  it("an idle one is taken also when an earlier one has gone", async () => {
+    const { pool, dials } = poolOf({ connectionsPerAddress: 2 });
+    const lost = rejectionOf(pool.acquire("a:1", never));
+    const lease = pool.acquire("a:1", never);
+    await dials[1]?.succeed();
+    await dials[0]?.fail(new VortexError("ConnectionRefused", "nobody listens"));
+    await lost;
+    (await lease).release();
+    const again = await pool.acquire("a:1", never);
+    assert.equal(again.client, dials[1]?.client);
+    assert.equal(dials.length, 2);
+    await pool.close();
+  });
+
+  it("are made while all before them are in use, up to the bound; a request takes the least busy", async () => {
+    const { pool, use, dials } = poolOf({ connectionsPerAddress: 2 });
+    const [first, second] = [await use("a:1"), await use("a:1")];
+    assert.equal(dials.length, 2);
+    assert.notEqual(first.client, second.client);
+    const third = await pool.acquire("a:1", never);
+    assert.equal(third.client, first.client);
+    first.release();
+    third.release();
+    assert.equal((await pool.acquire("a:1", never)).client, first.client, "the second is in use");
+    assert.equal(dials.length, 2);
+    await pool.close();
+  });
+
+  it("the least busy is taken, whichever it is", async () => {
+    const { pool, use, dials } = poolOf({ connectionsPerAddress: 3 });
+    const leases = [await use("a:1"), await use("a:1"), await use("a:1")];
+    const more = [await use("a:1"), await use("a:1"), await use("a:1")];
+    assert.equal(dials.length, 3);
+    more[1]?.release();
+    assert.equal((await use("a:1")).client, leases[1]?.client);
+    more[2]?.release();
+    leases[2]?.release();
+    assert.equal((await use("a:1")).client, leases[2]?.client);
+    await pool.close();
+  });
+
+  it("none is made while one is free, and one that is gone is made again", async () => {
+    const { pool, use, dials } = poolOf({ connectionsPerAddress: 2 });
+    const first = await use("a:1");
+    first.release();
+    const again = await pool.acquire("a:1", never);
+    assert.equal(again.client, first.client);
+    assert.equal(dials.length, 1);
+    const second = await use("a:1");
+    again.client.die();
+    await settle();
+    const third = await use("a:1");
+    assert.notEqual(third.client, second.client);
+    assert.equal(dials.length, 3);
+    await pool.close();
+  });
+});
+
+describe("closing the pool", () => {
+  it("closes idle and active clients, and waits for them", async () => {
+    const { pool, use, clock } = poolOf();
+    const idle = await use("a:1");
+    idle.release();
+    const active = await use("b:1");
+    await pool.close();
+    assert.deepEqual([idle.client.closes > 0, active.client.closes > 0], [true, true]);
+    assert.deepEqual(pool.entries(), []);
+    assert.equal(clock.pending, 0);
+    active.release();
+    await pool.close();
+    await settle();
+    assert.equal(clock.pending, 0);
+  });
+
+  it("lasts until every client has closed, also one that left before, and closes each once", async () => {
+    const { pool, clock, use, dials } = poolOf();
+    const [left, active] = [await use("a:1"), await use("b:1")];
+    const closing = dials.map(({ client }) => {
+      let end: () => void = () => {};
+      const ended = new Promise<void>((resolve) => {
+        end = resolve;
+      });
+      client.close = async () => {
+        client.closes++;
+        client.die();
+        await ended;
+      };
+      return end;
+    });
+    left.discard();
+    left.release();
+    let closed = false;
+    const close = pool.close().then(() => {
+      closed = true;
+    });
+    active.release();
+    assert.deepEqual([pool.entries(), clock.pending], [[], 0]);
+    for (const end of closing) {
+      await settle();
+      assert.equal(closed, false);
+      end();
+    }
+    await close;
+    assert.deepEqual(
+      dials.map(({ client }) => client.closes),
+      [1, 1],
+    );
+  });
+
+  it("fails the dials under way with Closed", async () => {
+    const { pool, dials, clock } = poolOf();
+    const waiting = pool.acquire("a:1", never);
+    waiting.catch(() => {});
+    await pool.close();
+    await assertRejects(waiting, "Closed");
+    assert.equal(dials[0]?.signal.aborted, true);
+    assert.equal(clock.pending, 0);
+  });
+
+  it("fails those who wait for a dial that does not heed its signal, too", async () => {
+    const client = new FakeClient();
+    let succeed: () => void = () => {};
+    const dial = new Promise<FakeClient>((resolve) => {
+      succeed = () => resolve(client);
+    });
+    const options = { connectionsPerAddress: 1, capacity: 3, idleTimeout: 9, cleanupInterval: 9 };
+    const pool = new ClientPool<FakeClient>(() => dial, options, new FakeClock());
+    const waiting = pool.acquire("a:1", never);
+    waiting.catch(() => {});
+    await pool.close();
+    succeed();
+    await assertRejects(waiting, "Closed");
+    assert.equal(client.closes > 0, true);
+  });
+
+  it("a client whose close fails does not fail the closing of the pool", async () => {
+    const client = new FakeClient();
+    client.close = async () => {
+      throw new Error("no");
+    };
+    const options = { connectionsPerAddress: 1, capacity: 3, idleTimeout: 9, cleanupInterval: 9 };
+    const pool = new ClientPool<FakeClient>(async () => client, options, new FakeClock());
+    await pool.acquire("a:1", never);
+    await pool.close();
+  });
+
+  it("refuses later requests with Closed", async () => {
+    const { pool, dials } = poolOf();
+    await pool.close();
+    await assertRejects(pool.acquire("a:1", never), "Closed");
+    assert.equal(dials.length, 0);
+  });
+});
+
+describe("a request through the downloader counts as active", () => {
+  const taskId = "ef".repeat(32);
+  const content = seededBytes(3, 500_000);
+
+  async function withDownloader(use: (download: VortexDownloader, addr: string, clock: FakeClock) => Promise<void>) {
+    const clock = new FakeClock();
+    const runtime = fakeRuntime(clock);
+    const transport = new MemoryTransport();
+    const store = new MemoryPieceStore();
+    store.putTask(taskId, content, { pieceLength: 200_000 });
+    const server = await VortexServer.listen(transport, { host: "peer", port: 1 }, store, runtime);
+    const downloader = new VortexDownloader(async () => transport, downloaderSettings({}, runtime));
+    await use(downloader, formatAddress(server.address), clock);
+    await downloader.close();
+    await server.close({ grace: 0 });
+    assert.equal(clock.pending, 0, "timers left");
+  }
+
+  const ways: [until: string, end: (downloader: VortexDownloader, addr: string) => Promise<void>][] = [
+    [
+      "until its content has been read by bytes()",
+      async (downloader, addr) => {
+        const piece = await downloader.downloadPiece({ addr, hostId: "h", taskId, number: 0 });
+        assert.equal(active(downloader), 1);
+        assert.deepEqual(await piece.bytes(), content.subarray(0, 200_000));
+      },
+    ],
+    [
+      "until its content has been read as a stream",
+      async (downloader, addr) => {
+        const piece = await downloader.downloadPiece({ addr, hostId: "h", taskId, number: 2 });
+        let got = 0;
+        const reader = piece.content.getReader();
+        for (let next = await reader.read(); !next.done; next = await reader.read()) {
+          // The last chunk is handed on when everything was checked, and the lease is back by then.
+          got += next.value.length;
+          assert.equal(active(downloader), got < 100_000 ? 1 : 0);
+        }
+        assert.equal(got, 100_000);
+      },
+    ],
+    [
+      "until it is cancelled",
+      async (downloader, addr) => {
+        const piece = await downloader.downloadPiece({ addr, hostId: "h", taskId, number: 1 });
+        assert.equal(active(downloader), 1);
+        piece.cancel();
+      },
+    ],
+    [
+      "until its content stream is cancelled",
+      async (downloader, addr) => {
+        const piece = await downloader.downloadPiece({ addr, hostId: "h", taskId, number: 1 });
+        assert.equal(active(downloader), 1);
+        await piece.content.cancel();
+      },
+    ],
+    [
+      "until it fails",
+      async (downloader, addr) => {
+        const failing = downloader.downloadPiece({ addr, hostId: "h", taskId, number: 99 });
+        failing.catch(() => {});
+        assert.equal(active(downloader), 1);
+        await assertRejects(failing, "NotFound");
+      },
+    ],
+  ];
+  for (const [until, end] of ways) {
+    it(until, async () => {
+      await withDownloader(async (downloader, addr) => {
+        await end(downloader, addr);
+        assert.equal(active(downloader), 0);
+        assert.equal(downloader.connections().length, 1);
+      });
+    });
+  }
+
+  it("and an idle connection is given up after seven minutes, a default", async () => {
+    await withDownloader(async (downloader, addr, clock) => {
+      const piece = await downloader.downloadPiece({ addr, hostId: "h", taskId, number: 0 });
+      await piece.bytes();
+      await clock.advance(419_000);
+      assert.equal(downloader.connections().length, 1);
+      await clock.advance(61_000);
+      assert.equal(downloader.connections().length, 0);
+    });
+  });
+
+  it("and a connect that takes longer than the connect timeout is ConnectTimeout, with the peer's address", async () => {
+    const clock = new FakeClock();
+    const silent: Transport = {
+      protocol: "quic",
+      dial: (_remote, options) =>
+        new Promise((_resolve, reject) => {
+          options?.signal?.addEventListener("abort", () => reject(options.signal?.reason));
+        }),
+      listen: () => Promise.reject(new Error("not here")),
+    };
+    const downloader = new VortexDownloader(async () => silent, downloaderSettings({}, fakeRuntime(clock)));
+    const dialling = downloader.downloadPiece({ addr: "peer:1", hostId: "h", taskId, number: 0 });
+    dialling.catch(() => {});
+    assert.equal(await clock.advanceUntil(dialling, 60_000, 100), 2000);
+    assert.equal((await assertRejects(dialling, "ConnectTimeout")).addr, "peer:1");
+    assert.equal(clock.pending, 0);
+    await downloader[Symbol.asyncDispose]();
+  });
+
+  it("and a pooled connection that fails without a word of its end is given up, and the request goes again", async () => {
+    const runtime = fakeRuntime();
+    const { memory, server, request } = await served(runtime);
+    let dials = 0;
+    let dead = false;
+    const transport = through(memory, (connection) => {
+      const first = dials++ === 0;
+      return {
+        openStream: async (open) => {
+          if (first && dead) throw new VortexError("ConnectionLost", "no answer");
+          return connection.openStream(open);
+        },
+      };
+    });
+    const downloader = new VortexDownloader(async () => transport, downloaderSettings({}, runtime));
+    await (await downloader.downloadPiece(request)).bytes();
+    dead = true;
+    for (let round = 0; round < 2; round++) {
+      assert.deepEqual(await (await downloader.downloadPiece(request)).bytes(), content.subarray(0, 200_000));
+      assert.equal(dials, 2);
+    }
+    await downloader.close();
+    await server.close({ grace: 0 });
+  });
+
+  it("and a connection that falls silent, before an answer or within it, is not used again", async () => {
+    const runtime = fakeRuntime();
+    const { memory, server, request } = await served(runtime);
+    let dials = 0;
+    /** Reads of a stream after which nothing more comes. */
+    let most = Number.POSITIVE_INFINITY;
+    const transport = through(memory, (connection) => {
+      dials++;
+      return {
+        openStream: async (open) => {
+          const { reader, ...stream } = await connection.openStream(open);
+          let reads = 0;
+          let giveUp = (): void => {};
+          const silence = new Promise<never>((_resolve, reject) => {
+            giveUp = () => reject(new VortexError("Closed", "cancelled"));
+          });
+          silence.catch(() => {});
+          const read = (): Promise<Uint8Array | undefined> => (reads++ < most ? reader.read() : silence);
+          return { ...stream, reader: { read, cancel: () => giveUp() } };
+        },
+      };
+    });
+    const downloader = new VortexDownloader(async () => transport, downloaderSettings({}, runtime));
+    const fetched = async (): Promise<Uint8Array> => (await downloader.downloadPiece(request)).bytes();
+    await fetched();
+    for (const reads of [0, 1, 2]) {
+      most = reads;
+      const before = dials;
+      const silent = fetched();
+      silent.catch(() => {});
+      await runtime.clock.advanceUntil(silent, 60_000, 1000);
+      await assertRejects(silent, "Stalled");
+      most = Number.POSITIVE_INFINITY;
+      assert.deepEqual(await fetched(), content.subarray(0, 200_000));
+      assert.equal(dials, before + 1, `dials after ${reads} reads`);
+    }
+    await downloader.close();
+    await server.close({ grace: 0 });
+  });
+
+  it("and a request that was refused ahead of the handshake goes again on the same connection", async () => {
+    const runtime = fakeRuntime();
+    const { memory, server, request } = await served(runtime);
+    let refusals = 0;
+    let dials = 0;
+    const transport = through(memory, (connection) => {
+      dials++;
+      return {
+        openStream: async (open) => {
+          if (refusals++ === 0) throw new VortexError("EarlyDataRefused", "after the handshake, please");
+          return connection.openStream(open);
+        },
+      };
+    });
+    const downloader = new VortexDownloader(async () => transport, downloaderSettings({}, runtime));
+    assert.deepEqual(await (await downloader.downloadPiece(request)).bytes(), content.subarray(0, 200_000));
+    assert.deepEqual([dials, refusals], [1, 2]);
+    await downloader.close();
+    await server.close({ grace: 0 });
+  });
+
+  it("and a connection that is lost with its early data is made again, once", async () => {
+    const runtime = fakeRuntime();
+    const { memory, server, request } = await served(runtime);
+    let dials = 0;
+    const lost = new Set([1, 3, 4]);
+    const transport = through(memory, (connection) => {
+      const dial = ++dials;
+      return {
+        // The third dial has early data, the one that takes its place has none.
+        earlyData: dial % 2 === 1 ? "refused" : "none",
+        openStream: async (open) => {
+          if (lost.has(dial)) throw new VortexError("ConnectionLost", "what was remembered does not hold");
+          return connection.openStream(open);
+        },
+      };
+    });
+    const downloader = new VortexDownloader(async () => transport, downloaderSettings({}, runtime));
+    assert.deepEqual(await (await downloader.downloadPiece(request)).bytes(), content.subarray(0, 200_000));
+    assert.equal(dials, 2);
+    await downloader.close();
+    const other = new VortexDownloader(async () => transport, downloaderSettings({}, runtime));
+    await assertRejects(other.downloadPiece(request), "ConnectionLost");
+    assert.equal(dials, 4);
+    await other.close();
+    await server.close({ grace: 0 });
+  });
+
+  it("and a connect timeout lasts until the handshake is over, though requests go ahead of it", async () => {
+    const clock = new FakeClock();
+    const runtime = fakeRuntime(clock);
+    const { memory, server, request } = await served(runtime);
+    for (const [stands, after] of [
+      [false, "ConnectTimeout"],
+      [true, undefined],
+    ] as const) {
+      let signalled: unknown;
+      const transport = through(memory, (connection, options) => {
+        let reject = (_error: unknown): void => {};
+        const ready = new Promise<void>((_resolve, refuse) => {
+          reject = refuse;
+        });
+        options?.signal?.addEventListener("abort", () => {
+          signalled = options.signal?.reason;
+          reject(signalled);
+        });
+        ready.catch(() => {});
+        // Without an answer to the request, too, until the signal fires.
+        return stands
+          ? { ready: Promise.resolve() }
+          : { ready, openStream: () => ready.then(() => connection.openStream()) };
+      });
+      const downloader = new VortexDownloader(async () => transport, downloaderSettings({}, runtime));
+      const fetching = downloader.downloadPiece(request).then((piece) => piece.bytes());
+      fetching.catch(() => {});
+      if (after === undefined) {
+        assert.deepEqual(await fetching, content.subarray(0, 200_000));
+        await clock.advance(5_000);
+        assert.equal(signalled, undefined);
+      } else {
+        assert.equal(await clock.advanceUntil(fetching, 60_000, 100), 2000);
+        await assertRejects(fetching, after);
+      }
+      await downloader.close();
+    }
+    await server.close({ grace: 0 });
+  });
+
+  it("and a transport that cannot be loaded fails the call, not the making of the downloader", async () => {
+    const missing = async (): Promise<Transport> => {
+      throw new VortexError("Unavailable", "no QUIC here: use tcp");
+    };
+    const downloader = new QuicDownloader(missing, downloaderSettings({}, fakeRuntime()));
+    const error = await assertRejects(
+      downloader.downloadPiece({ addr: "peer:1", hostId: "h", taskId, number: 0 }),
+      "Unavailable",
+    );
+    assert.equal(error.addr, "peer:1");
+    await downloader.close();
+  });
+
+  it("and a transport of another protocol is InvalidArgument", async () => {
+    for (const downloader of [
+      new QuicDownloader(async () => new MemoryTransport("tcp"), downloaderSettings({}, fakeRuntime())),
+      new TcpDownloader(async () => new MemoryTransport("quic"), downloaderSettings({}, fakeRuntime())),
+    ]) {
+      const request = { addr: "peer:1", hostId: "h", taskId, number: 0 };
+      await assertRejects(downloader.downloadPiece(request), "InvalidArgument");
+      await downloader.close();
+    }
+  });
+
+  it("a transport that a downloader was given stays open; one that was loaded for it is closed with it", async () => {
+    const closes: string[] = [];
+    const transport = (name: string): Transport => {
+      const memory = new MemoryTransport("tcp");
+      return Object.assign(memory, {
+        close: async () => {
+          closes.push(name);
+        },
+      });
+    };
+    const given = transport("given");
+    const settings = downloaderSettings({}, fakeRuntime());
+    const request = { addr: "peer:1", hostId: "h", taskId, number: 0 };
+    const none = (): never => assert.fail("only TCP is used");
+    const loaded = downloaderFactory({
+      runtime: fakeRuntime(),
+      quic: none,
+      grpc: none,
+      tcp: async () => transport("loaded"),
+    });
+    for (const downloader of [
+      new TcpDownloader(async () => given, settings),
+      createDownloader({ protocol: "tcp", transport: given }),
+      // Nothing was loaded yet.
+      loaded({ protocol: "tcp" }),
+    ]) {
+      await downloader.close();
+    }
+    assert.deepEqual(closes, []);
+    const downloader = loaded({ protocol: "tcp" });
+    await assertRejects(downloader.downloadPiece(request), "ConnectionRefused");
+    await downloader.close();
+    assert.deepEqual(closes, ["loaded"]);
+  });
+
+  async function served(
+    runtime: Runtime,
+  ): Promise<{ memory: MemoryTransport; server: VortexServer; request: PieceRequest }> {
+    const memory = new MemoryTransport();
+    const store = new MemoryPieceStore();
+    store.putTask(taskId, content, { pieceLength: 200_000 });
+    const server = await VortexServer.listen(memory, { host: "peer", port: 1 }, store, runtime);
+    return { memory, server, request: { addr: formatAddress(server.address), hostId: "h", taskId, number: 0 } };
+  }
+
+  /** A transport over another, whose connections have parts of their own. */
+  function through(
+    memory: MemoryTransport,
+    change: (connection: Connection, options: DialOptions | undefined) => Partial<Connection>,
+  ): Transport {
+    return {
+      protocol: "quic",
+      listen: () => Promise.reject(new Error("not here")),
+      async dial(remote, options) {
+        const connection = await memory.dial(remote, options);
+        return {
+          protocol: connection.protocol,
+          remote: connection.remote,
+          resumed: false,
+          earlyData: "none",
+          ready: Promise.resolve(),
+          closed: connection.closed,
+          accept: () => connection.accept(),
+          close: () => connection.close({ grace: 0 }),
+          abort: () => connection.abort(),
+          openStream: (open) => connection.openStream(open),
+          ...change(connection, options),
+        };
+      },
+    };
+  }
+
+  function active(downloader: VortexDownloader): number {
+    return downloader.connections().reduce((sum, { activeRequests }) => sum + activeRequests, 0);
+  }
+});

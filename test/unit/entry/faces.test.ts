@@ -1,0 +1,123 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import * as bun from "../../../entry/bun.ts";
+import { createDownloader } from "../../../entry/core.ts";
+import * as deno from "../../../entry/deno.ts";
+import * as node from "../../../entry/node.ts";
+import * as core from "../../../entry/root.ts";
+import * as workers from "../../../entry/workers.ts";
+import { runtimeName } from "../../support/fixtures.ts";
+
+/** The names of Dragonfly's design document that are values; `Downloader` and `DownloaderFactory` are types. */
+const names = [
+  "createDownloader",
+  "GrpcDownloader",
+  "QuicClient",
+  "QuicDownloader",
+  "QuicServer",
+  "StorageClient",
+  "StorageServer",
+  "TcpDownloader",
+];
+
+describe("faces", () => {
+  for (const [runtime, face] of Object.entries({ node, bun, deno })) {
+    it(`${runtime} has the names of the design document`, () => {
+      const missing = names.filter((name) => typeof face[name as keyof typeof face] !== "function");
+      assert.deepEqual(missing, []);
+    });
+  }
+
+  it("edge workers have the names of the design document but gRPC's, and everything of the core", () => {
+    const missing = names.filter((name) => typeof Reflect.get(workers, name) !== "function");
+    assert.deepEqual(missing, ["GrpcDownloader"]);
+    assert.deepEqual(
+      Object.keys(core).filter((name) => !(name in workers)),
+      [],
+    );
+  });
+
+  it("outside of workerd the face of edge workers loads, and what needs workerd is Unavailable", async () => {
+    const request = { addr: "127.0.0.1:9", hostId: "h", taskId: "a".repeat(64), number: 0 };
+    await using downloader = workers.createDownloader({ protocol: "tcp" });
+    await assert.rejects(downloader.downloadPiece(request), { code: "Unavailable", message: /cloudflare:sockets/ });
+    const listening = workers.workersTransport.listen({ host: "127.0.0.1", port: 0 });
+    await assert.rejects(listening, { code: "Unavailable", message: /Node, Bun or Deno/ });
+  });
+
+  it("an unknown protocol is InvalidArgument, and the message names those that are known", () => {
+    const protocol = "rdma" as "tcp";
+    assert.throws(() => node.createDownloader({ protocol }), {
+      code: "InvalidArgument",
+      message: 'protocol "rdma": expected tcp, quic, grpc, auto, hybrid',
+    });
+  });
+
+  it("what tunes QUIC reaches the runtime's own, for fetching and for serving", async () => {
+    const face = { node, bun, deno }[runtimeName];
+    const request = { addr: "127.0.0.1:9", hostId: "h", taskId: "a".repeat(64), number: 0 };
+    const wrong = { code: "InvalidArgument", message: /^idleTimeout 1: / };
+    await using downloader = face.createDownloader({ protocol: "quic", quic: { idleTimeout: 1 } });
+    await assert.rejects(downloader.downloadPiece(request), wrong);
+    const store = new face.MemoryPieceStore();
+    await assert.rejects(face.startServer({ store, host: "127.0.0.1", quic: { port: 0, idleTimeout: 1 } }), wrong);
+  });
+
+  const noQuiche = runtimeName === "deno" ? "quiche is for Node and Bun" : undefined;
+  const quicheName = "QUIC is quiche on Node and Bun, which alone bounds the size of datagrams";
+  it(noQuiche === undefined ? quicheName : `${quicheName} [gap: ${noQuiche}]`, {
+    skip: noQuiche !== undefined,
+  }, async () => {
+    const request = { addr: "127.0.0.1:9", hostId: "h", taskId: "a".repeat(64), number: 0 };
+    for (const face of [node, bun]) {
+      await using downloader = face.createDownloader({ protocol: "quic", quic: { udpPayloadSize: 1 } });
+      const wrong = { code: "InvalidArgument", message: /^udpPayloadSize 1: / };
+      await assert.rejects(downloader.downloadPiece(request), wrong);
+    }
+  });
+
+  const inDeno = runtimeName === "deno" ? "its QUIC is there" : undefined;
+  const name = "outside of Deno its QUIC is Unavailable where trust is named, and TCP where it is not";
+  it(inDeno === undefined ? name : `${name} [gap: ${inDeno}]`, { skip: inDeno !== undefined }, async () => {
+    const request = { addr: "127.0.0.1:9", hostId: "h", taskId: "a".repeat(64), number: 0 };
+    await using pinned = deno.createDownloader({ protocol: "quic", tls: { fingerprints: ["ab".repeat(32)] } });
+    await assert.rejects(pinned.downloadPiece(request), { code: "Unavailable", message: /"tcp".*no TLS/ });
+    await using plain = deno.createDownloader({ protocol: "quic", tls: { verify: false } });
+    await assert.rejects(plain.downloadPiece(request), { code: "ConnectionRefused", message: /in place of QUIC/ });
+  });
+});
+
+describe("the core, which is `vortex-peer` where no export condition fits", () => {
+  it("fetches pieces over a transport of the caller's", async () => {
+    const transport = new core.MemoryTransport("tcp");
+    const store = new core.MemoryPieceStore();
+    const taskId = "ab".repeat(32);
+    store.putTask(taskId, new TextEncoder().encode("content"));
+    await using server = await core.VortexServer.listen(
+      transport,
+      { host: "peer", port: 4005 },
+      store,
+      core.portableRuntime,
+    );
+    await using downloader = createDownloader({ protocol: "tcp", transport });
+    const addr = core.formatAddress(server.address);
+    const piece = await downloader.downloadPiece({ addr, hostId: "h", taskId, number: 0 });
+    assert.equal(new TextDecoder().decode(await piece.bytes()), "content");
+  });
+
+  for (const protocol of core.protocolChoices) {
+    it(`without one, ${protocol} is Unavailable, and the message says where it is`, () => {
+      const options = { protocol } as Parameters<typeof createDownloader>[0];
+      assert.throws(() => createDownloader(options), {
+        code: "Unavailable",
+        message: /vortex-peer\/node.*a transport of your own/,
+      });
+    });
+  }
+
+  it("a transport of another protocol is InvalidArgument", async () => {
+    await using downloader = createDownloader({ protocol: "quic", transport: new core.MemoryTransport("tcp") });
+    const request = { addr: "peer:4006", hostId: "h", taskId: "a".repeat(64), number: 0 };
+    await assert.rejects(downloader.downloadPiece(request), { code: "InvalidArgument", message: /tcp transport/ });
+  });
+});

@@ -1,0 +1,83 @@
+/** The package: that its manifests agree, that disagreements are found, and what a release makes of the files. */
+import assert from "node:assert/strict";
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, it } from "node:test";
+import { fileURLToPath } from "node:url";
+import { disagreements, publishedFolders } from "../../../scripts/package/manifests.ts";
+import { nextVersion, released, releasedFiles } from "../../../scripts/package/release.ts";
+
+const root = fileURLToPath(new URL("../../../", import.meta.url));
+
+describe("the manifests", () => {
+  it("agree", async () => {
+    assert.deepEqual(await disagreements(root), []);
+  });
+
+  const changes: [what: string, file: string, from: string, to: string, problem: RegExp][] = [
+    ["another version on JSR", "deno.json", '"version": "', '"version": "9', /deno\.json of 9/],
+    ["another version on the command line", "cli/version.ts", 'version = "', 'version = "9', /version\.ts of 9/],
+    ["a subpath that JSR lacks", "deno.json", '"./tcp"', '"./tcps"', /\.\/tcp: deno\.json has undefined/],
+    ["a subpath that npm lacks", "package.json", '"./tcp": {', '"./tcps": {', /\.\/tcp is in deno\.json and not/],
+    ["another source", "deno.json", "./entry/tcp.ts", "./entry/grpc.ts", /built of \.\/entry\/tcp\.ts/],
+    ["an entry that is not built", "tsdown.config.mjs", "tcp: ", "udp: ", /\.\/tcp: nothing builds/],
+    ["an import that is no dependency", "package.json", '"crc-32"', '"crc-33"', /crc-32 is imported and no dependency/],
+    ["a dependency's range", "package.json", '"valibot": "', '"valibot": "^', /valibot \^.*not an exact version/],
+  ];
+  for (const [what, file, from, to, problem] of changes) {
+    it(`${what} is found`, async () => {
+      const copy = mkdtempSync(join(tmpdir(), "vortex-peer-manifests-"));
+      try {
+        for (const part of ["package.json", "deno.json", "tsdown.config.mjs", ...publishedFolders])
+          cpSync(join(root, part), join(copy, part), { recursive: true });
+        const text = readFileSync(join(copy, file), "utf8");
+        assert.ok(text.includes(from));
+        writeFileSync(join(copy, file), text.replace(from, to));
+        const problems = await disagreements(copy);
+        assert.ok(
+          problems.some((found) => problem.test(found)),
+          problems.join("; "),
+        );
+      } finally {
+        rmSync(copy, { recursive: true, force: true });
+      }
+    });
+  }
+});
+
+describe("a release", () => {
+  for (const [step, version] of [
+    ["patch", "1.2.4"],
+    ["minor", "1.3.0"],
+    ["major", "2.0.0"],
+    ["1.2.10", "1.2.10"],
+  ] as const)
+    it(`${step} of 1.2.3 is ${version}`, () => assert.equal(nextVersion("1.2.3", step, ""), version));
+
+  for (const step of [undefined, "1.2", "v2.0.0", "1.2.3", "1.2.2", "0.9.9", "huge"])
+    it(`${step} of 1.2.3 is refused`, () => assert.throws(() => nextVersion("1.2.3", step, "## Unreleased")));
+
+  it("a first version that is unreleased is released as it is", () => {
+    assert.equal(nextVersion("0.1.0", "0.1.0", "# Changelog\n\n## 0.1.0, unreleased\n"), "0.1.0");
+  });
+
+  it("names its version and date in every file, and changes nothing else", () => {
+    for (const file of releasedFiles.filter((name) => name !== "CHANGELOG.md")) {
+      const before = readFileSync(join(root, file), "utf8");
+      const after = released(file, before, "98.7.6", "2030-01-02");
+      assert.match(after, /"98\.7\.6"/, file);
+      const current = JSON.parse(readFileSync(join(root, "package.json"), "utf8")).version;
+      assert.equal(after.replaceAll("98.7.6", current), before, file);
+    }
+    const log = released("CHANGELOG.md", "# Changelog\n\n## Unreleased\n\n- New.\n", "98.7.6", "2030-01-02");
+    assert.equal(log, "# Changelog\n\n## 98.7.6, 2030-01-02\n\n- New.\n");
+  });
+
+  it("nothing unreleased is nothing to release", () => {
+    assert.throws(
+      () => released("CHANGELOG.md", "# Changelog\n\n## 1.0.0, 2030-01-01\n", "1.0.1", "2030-01-02"),
+      /nothing/,
+    );
+  });
+});

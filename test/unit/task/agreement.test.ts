@@ -1,0 +1,272 @@
+/** Which sources of a task agree, and who takes part in a round: state machines, step by step. */
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { Agreement, EARLIER, type Question } from "../../../src/task/agreement.ts";
+import type { SunkPiece } from "../../../src/task/sink.ts";
+import { Trials } from "../../../src/task/trials.ts";
+
+const everything = (): boolean => true;
+const nobody = (): boolean => false;
+const piece = (number: number): SunkPiece => ({ number, digest: `crc32:${number}`, crc32: number });
+const numbersOf = (question: Question | undefined): readonly number[] | undefined =>
+  question?.claims.map(({ number }) => number);
+
+/** An agreement with pieces that `source` brought, announced one after the other. */
+function withPieces(source: string, numbers: readonly number[], random = 0.5): Agreement {
+  const agreement = new Agreement(3, () => random);
+  for (const number of numbers) {
+    const at = source === EARLIER ? 0 : agreement.announced(source, number, `crc32:${number}`);
+    agreement.hold(piece(number), source, at);
+  }
+  return agreement;
+}
+
+/** Asks, and has the parent agree with everything. */
+function agree(agreement: Agreement, question: Question | undefined): void {
+  assert.ok(question !== undefined);
+  agreement.begin(question);
+  agreement.answered(question, question.claims);
+}
+
+describe("the questions to a parent that joins", () => {
+  it("are about the oldest, the newest and a random piece of the sources before it", () => {
+    const agreement = withPieces("a:1", [5, 3, 8, 1, 9], 0.5);
+    agreement.announced("b:1", 2, "crc32:2");
+    assert.equal(agreement.isOpen("b:1", everything), false);
+    assert.deepEqual(numbersOf(agreement.question("b:1", everything)), [5, 9, 8]);
+  });
+
+  it("are about other pieces where the parent does not have these", () => {
+    const agreement = withPieces("a:1", [5, 3, 8, 1, 9]);
+    agreement.announced("b:1", 2, "crc32:2");
+    const offers = (number: number): boolean => number !== 5 && number !== 9;
+    assert.deepEqual(numbersOf(agreement.question("b:1", offers)), [3, 1, 8]);
+    assert.equal(agreement.question("b:1", nobody), undefined);
+    assert.equal(agreement.isOpen("b:1", nobody), true, "a parent that cannot be compared is not held up");
+  });
+
+  it("do not come before it has announced a piece, nor to the reference, nor twice", () => {
+    const agreement = withPieces("a:1", [0, 1, 2]);
+    assert.equal(agreement.question("b:1", everything), undefined);
+    assert.equal(agreement.question("a:1", everything), undefined);
+    assert.equal(agreement.isOpen("a:1", everything), true);
+    agreement.announced("b:1", 7, "crc32:7");
+    const question = agreement.question("b:1", everything);
+    assert.ok(question !== undefined);
+    agreement.begin(question);
+    assert.equal(agreement.question("b:1", everything), undefined, "one at a time");
+    assert.equal(agreement.isOpen("b:1", everything), false);
+    agreement.answered(question, question.claims);
+    assert.equal(agreement.isOpen("b:1", everything), true);
+    agreement.hold(piece(7), "b:1", agreement.announced("b:1", 7, "crc32:7"));
+    assert.equal(agreement.question("b:1", everything), undefined, "three were asked about");
+  });
+
+  it("go on to three as pieces come, where fewer were here", () => {
+    const agreement = withPieces("a:1", [0]);
+    agreement.announced("b:1", 7, "crc32:7");
+    agree(agreement, agreement.question("b:1", everything));
+    assert.equal(agreement.question("b:1", everything), undefined);
+    agreement.hold(piece(1), "a:1", agreement.announced("a:1", 1, "crc32:1"));
+    assert.equal(agreement.question("b:1", everything), undefined, "both of the rest at once");
+    agreement.hold(piece(2), "a:1", agreement.announced("a:1", 2, "crc32:2"));
+    assert.deepEqual(numbersOf(agreement.question("b:1", everything)), [1, 2]);
+    assert.equal(agreement.isOpen("b:1", everything), true, "its pieces do not wait for these");
+  });
+
+  it("that fail are asked again once a piece waits", () => {
+    const agreement = withPieces("a:1", [0]);
+    agreement.announced("b:1", 7, "crc32:7");
+    const question = agreement.question("b:1", everything);
+    assert.ok(question !== undefined);
+    agreement.begin(question);
+    agreement.failed(question);
+    assert.equal(agreement.question("b:1", everything), undefined);
+    assert.equal(agreement.isOpen("b:1", everything), false);
+    agreement.waits("b:1");
+    assert.deepEqual(numbersOf(agreement.question("b:1", everything)), [0]);
+  });
+
+  it("are about three pieces at most, whatever the parent can tell of them", () => {
+    const agreement = withPieces("a:1", [0, 1, 2, 3, 4]);
+    agreement.announced("b:1", 7, "crc32:7");
+    const question = agreement.question("b:1", everything);
+    assert.ok(question !== undefined);
+    agreement.begin(question);
+    agreement.answered(question, []);
+    assert.equal(agreement.question("b:1", everything), undefined);
+    assert.equal(agreement.isOpen("b:1", everything), true);
+    agreement.hold(piece(7), "b:1", agreement.announced("b:1", 7, "crc32:7"));
+    assert.equal(agreement.complete, false);
+  });
+
+  it("looks at the ends of a long task only, so that a step costs the same for a million pieces", () => {
+    const agreement = withPieces(
+      "a:1",
+      Array.from({ length: 2000 }, (_, number) => number),
+      0,
+    );
+    agreement.announced("b:1", 7, "crc32:7");
+    let looks = 0;
+    agreement.question("b:1", () => {
+      looks++;
+      return false;
+    });
+    assert.equal(looks, 3 * 256);
+  });
+});
+
+describe("the last question to a parent", () => {
+  it("is about its first announcement, once there was more than one", () => {
+    const agreement = new Agreement(3, () => 0.5);
+    const at = agreement.announced("a:1", 4, "crc32:4");
+    agreement.hold(piece(4), "a:1", at);
+    assert.equal(agreement.lastQuestion("a:1", everything, nobody, true), undefined, "one needs no other");
+    assert.equal(agreement.complete, true);
+    const next = agreement.announced("a:1", 2, "crc32:2");
+    const early = agreement.lastQuestion("a:1", everything, nobody, false);
+    assert.deepEqual(early?.claims, [{ number: 4, digest: "crc32:4", source: "a:1" }]);
+    agreement.hold(piece(2), "a:1", next);
+    assert.equal(agreement.complete, false);
+    agree(agreement, early);
+    assert.equal(agreement.complete, true);
+    assert.equal(agreement.lastQuestion("a:1", everything, nobody, true), undefined);
+  });
+
+  it("comes again when another piece came from it", () => {
+    const agreement = withPieces("a:1", [0, 1]);
+    agree(agreement, agreement.lastQuestion("a:1", everything, nobody, false));
+    agreement.hold(piece(2), "a:1", agreement.announced("a:1", 2, "crc32:2"));
+    assert.equal(agreement.complete, false);
+    assert.deepEqual(numbersOf(agreement.lastQuestion("a:1", everything, nobody, true)), [0]);
+  });
+
+  it("is asked of another parent, about the last piece, where it cannot be asked itself", () => {
+    const agreement = withPieces("a:1", [0, 1, 2]);
+    agreement.announced("b:1", 7, "crc32:7");
+    const joined = agreement.question("b:1", (number) => number !== 2);
+    agree(agreement, joined);
+    assert.equal(agreement.complete, false);
+    const gone = (parent: string): boolean => parent === "a:1";
+    const offers = (number: number): boolean => number === 2;
+    const question = agreement.lastQuestion("b:1", offers, gone, true);
+    assert.deepEqual(question?.claims, [{ number: 2, digest: "crc32:2", source: "a:1" }]);
+    agree(agreement, question);
+    assert.equal(agreement.complete, true);
+  });
+
+  it("is not repeated to a parent that does not have its own piece any more", () => {
+    const agreement = withPieces("a:1", [0, 1]);
+    const question = agreement.lastQuestion("a:1", everything, nobody, true);
+    assert.ok(question !== undefined);
+    agreement.begin(question);
+    agreement.answered(question, []);
+    assert.equal(agreement.lastQuestion("a:1", everything, nobody, true), undefined);
+    assert.equal(agreement.complete, false);
+  });
+
+  it("compares what an earlier download left with parents that brought nothing", () => {
+    const agreement = withPieces(EARLIER, [3, 1, 2]);
+    assert.equal(agreement.complete, false);
+    assert.equal(agreement.lastQuestion("a:1", everything, nobody, false), undefined, "not before the end");
+    const question = agreement.lastQuestion("a:1", everything, nobody, true);
+    assert.deepEqual(numbersOf(question), [3, 2, 1]);
+    agree(agreement, question);
+    assert.equal(agreement.complete, true);
+    assert.equal(agreement.lastQuestion("b:1", everything, nobody, true), undefined, "one parent is enough");
+  });
+});
+
+describe("sources that agree", () => {
+  it("are found through each other", () => {
+    const agreement = withPieces("a:1", [0]);
+    const at = agreement.announced("b:1", 7, "crc32:7");
+    agree(agreement, agreement.question("b:1", everything));
+    agreement.hold(piece(7), "b:1", at);
+    const third = agreement.announced("c:1", 9, "crc32:9");
+    agree(
+      agreement,
+      agreement.question("c:1", (number) => number === 7),
+    );
+    agreement.hold(piece(9), "c:1", third);
+    assert.equal(agreement.complete, true);
+    assert.deepEqual(agreement.contributors, ["a:1", "b:1", "c:1"]);
+  });
+
+  it("are compared anew after a restart, which keeps the pieces of some", () => {
+    const agreement = withPieces("a:1", [0, 1]);
+    const at = agreement.announced("b:1", 7, "crc32:7");
+    agree(agreement, agreement.question("b:1", everything));
+    agreement.hold(piece(7), "b:1", at);
+    agreement.restart([...agreement.pieces].filter(({ source }) => source === "b:1"));
+    assert.deepEqual(agreement.contributors, ["b:1"]);
+    agreement.announced("a:1", 0, "crc32:0");
+    assert.equal(agreement.isOpen("a:1", everything), false);
+    assert.deepEqual(numbersOf(agreement.question("a:1", everything)), [7]);
+  });
+});
+
+describe("the rounds of a task whose digest is known", () => {
+  const three = ["a:1", "b:1", "c:1"];
+
+  it("are no more than one where pieces are missing and nobody was set aside", () => {
+    assert.equal(new Trials(three).next({ mismatch: false, sources: ["a:1"] }), undefined);
+    assert.equal(new Trials(three).next({ mismatch: false, sources: ["a:1", EARLIER] }), undefined);
+  });
+
+  it("try those that were set aside first, whatever failed", () => {
+    for (const mismatch of [true, false]) {
+      const trials = new Trials(three);
+      trials.setAside("b:1");
+      trials.setAside("c:1");
+      assert.deepEqual(trials.current, ["a:1"]);
+      assert.deepEqual(trials.next({ mismatch, sources: ["a:1"] }), ["b:1", "c:1"]);
+    }
+  });
+
+  it("try each source of a wrong whole alone, then all that were not shown to be wrong", () => {
+    const trials = new Trials(three);
+    assert.deepEqual(trials.next({ mismatch: true, sources: three }), ["a:1"]);
+    // The first does not have all pieces; the second one's whole is wrong; nor does the third have all.
+    assert.deepEqual(trials.next({ mismatch: false, sources: ["a:1"] }), ["b:1"]);
+    assert.deepEqual(trials.next({ mismatch: true, sources: ["b:1"] }), ["c:1"]);
+    assert.deepEqual(trials.next({ mismatch: false, sources: ["c:1"] }), ["a:1", "c:1"]);
+    assert.equal(trials.next({ mismatch: true, sources: ["a:1", "c:1"] }), undefined);
+  });
+
+  it("leave out a parent whose pieces alone made a wrong whole, also when others took part", () => {
+    const trials = new Trials(three);
+    assert.deepEqual(trials.next({ mismatch: true, sources: ["a:1"] }), ["b:1", "c:1"]);
+  });
+
+  it("try the same parents again without what an earlier download left, and only then", () => {
+    const trials = new Trials(["a:1"]);
+    assert.deepEqual(trials.next({ mismatch: true, sources: [EARLIER] }), ["a:1"]);
+    assert.equal(trials.next({ mismatch: true, sources: ["a:1"] }), undefined);
+    const mixed = new Trials(["a:1"]);
+    assert.deepEqual(mixed.next({ mismatch: true, sources: [EARLIER, "a:1"] }), ["a:1"]);
+    const set = new Trials(["a:1"]);
+    set.setAside("a:1");
+    assert.deepEqual(set.next({ mismatch: false, sources: [EARLIER] }), ["a:1"]);
+  });
+
+  it("come to an end, whatever happens in them", () => {
+    const parents = ["a:1", "b:1", "c:1", "d:1"];
+    for (let seed = 0; seed < 300; seed++) {
+      const trials = new Trials(parents);
+      let state = seed;
+      const next = (): number => {
+        state = (state * 1103515245 + 12345) & 0x7fffffff;
+        return state >> 8;
+      };
+      let rounds = 0;
+      for (;;) {
+        const current = [...trials.current];
+        for (const parent of current.slice(1)) if (next() % 3 === 0) trials.setAside(parent);
+        const sources = trials.current.filter(() => next() % 4 !== 0);
+        if (trials.next({ mismatch: next() % 2 === 0, sources }) === undefined) break;
+        assert.ok(++rounds < 16, `${rounds} rounds`);
+      }
+    }
+  });
+});

@@ -1,0 +1,1274 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { acceptAnnouncement } from "../../../src/client/call/announcement.ts";
+import { CallScope } from "../../../src/client/call/scope.ts";
+import { downloaderSettings } from "../../../src/client/call/settings.ts";
+import { digestOf } from "../../../src/digest/digest.ts";
+import { portableHashers } from "../../../src/digest/hasher.ts";
+import { VortexError } from "../../../src/errors.ts";
+import { type Piece, pieceExtent } from "../../../src/piece.ts";
+import type { PieceLocation, TaskDirectory, TaskOutline } from "../../../src/task/discovery.ts";
+import type { TaskFetcher } from "../../../src/task/fetcher.ts";
+import { TaskLayout } from "../../../src/task/layout.ts";
+import { memorySink } from "../../../src/task/memory-sink.ts";
+import { requireDigest } from "../../../src/task/piece-check.ts";
+import type { SinkSession, TaskSink } from "../../../src/task/sink.ts";
+import type { TaskSettings } from "../../../src/task/source.ts";
+import type { TaskDownload, TaskEvent, TaskOptions, TaskRequest } from "../../../src/task/task.ts";
+import type { Operation, Telemetry } from "../../../src/telemetry.ts";
+import { assertRejects, assertThrows, rejectionOf } from "../../support/failures.ts";
+import { type FakeClock, fakeRuntime, settle } from "../../support/fake-clock.ts";
+import { joined, seededBytes } from "../../support/random.ts";
+import {
+  type Behaviour,
+  chunksOf,
+  corrupt,
+  FakeParents,
+  failing,
+  fetcherOf,
+  honest,
+  silent,
+  stalling,
+  taskId,
+  taskSettings,
+  until,
+} from "../../support/task-parents.ts";
+
+const PIECE = 4096;
+const content = seededBytes(7, 20 * PIECE + 123);
+
+interface Bench {
+  readonly clock: FakeClock;
+  readonly parents: FakeParents;
+  readonly fetcher: TaskFetcher;
+  readonly request: TaskRequest;
+  readonly events: TaskEvent[];
+  /** Fetches to memory, and returns what came. */
+  fetch(request?: Partial<TaskRequest>, options?: TaskOptions): Promise<{ bytes: Uint8Array; download: TaskDownload }>;
+  /** Lets a promise settle, moving time on as far as is needed. */
+  settled<T>(promise: Promise<T>): Promise<T>;
+}
+
+function bench(
+  behaviours: Readonly<Record<string, Behaviour>>,
+  options: {
+    readonly settings?: Partial<TaskSettings>;
+    readonly directory?: TaskDirectory;
+    readonly algorithm?: "crc32" | "sha256";
+    readonly content?: Uint8Array;
+  } = {},
+): Bench {
+  const runtime = fakeRuntime();
+  const parents = new FakeParents(options.content ?? content, PIECE, behaviours, options);
+  const settings = taskSettings(options.settings, runtime);
+  const { fetcher, request } = fetcherOf(parents, Object.keys(behaviours), settings);
+  const events: TaskEvent[] = [];
+  const settled = async <T>(promise: Promise<T>): Promise<T> => {
+    await runtime.clock.advanceUntil(promise, 3_600_000);
+    return promise;
+  };
+  return {
+    clock: runtime.clock,
+    parents,
+    fetcher,
+    request,
+    events,
+    settled,
+    async fetch(changes = {}, taskOptions = {}) {
+      const to = memorySink();
+      const onEvent = (event: TaskEvent): void => {
+        events.push(event);
+        taskOptions.onEvent?.(event);
+      };
+      const download = fetcher.downloadTask({ ...request, ...changes }, { ...taskOptions, onEvent, to });
+      await settled(download.done);
+      return { bytes: to.bytes(), download };
+    },
+  };
+}
+
+/** Fails unless the bytes are those, without printing them. */
+function assertBytes(found: Uint8Array, expected: Uint8Array): void {
+  assert.equal(found.length, expected.length);
+  assert.equal(Buffer.compare(found, expected), 0, "the bytes differ");
+}
+
+/** A sink that keeps bytes in one array, and notes what is done to it. */
+class NotingSink implements TaskSink {
+  readonly calls: string[] = [];
+  bytes: Uint8Array = new Uint8Array(0);
+  found: SinkSession["found"] = [];
+  onWrite: (number: number, position: number) => Promise<void> | void = () => {};
+  onRead: () => Promise<void> | void = () => {};
+
+  async open(layout: Parameters<TaskSink["open"]>[0]): Promise<SinkSession> {
+    if (this.bytes.length !== layout.length) this.bytes = new Uint8Array(layout.length);
+    const note = (call: string): void => {
+      this.calls.push(call);
+    };
+    return {
+      found: this.found,
+      write: async (number, position, chunk) => {
+        await this.onWrite(number, position);
+        note(`write ${number}`);
+        this.bytes.set(chunk, position);
+      },
+      commit: async ({ number }) => note(`commit ${number}`),
+      read: async (_number, position, length) => {
+        await this.onRead();
+        return this.bytes.subarray(position, position + length);
+      },
+      advance: async (position) => note(`advance ${position}`),
+      finish: async () => note("finish"),
+      abort: async (_error, { discard = false } = {}) => note(discard ? "discard" : "abort"),
+    };
+  }
+}
+
+describe("what is told of a task", () => {
+  it("is one operation with its bytes or its failure, in which pieces are asked for", async () => {
+    for (const [behaviour, ended] of [
+      [honest(), `bytes ${content.length}`],
+      [corrupt, "error DigestMismatch"],
+    ] as const) {
+      const told: string[] = [];
+      let inside = false;
+      const telemetry: Telemetry = {
+        begin({ name, role, taskId }) {
+          told.push(`${name} as ${role} of ${taskId.length}`);
+          return {
+            end: ({ bytes, error }) => told.push(error === undefined ? `bytes ${bytes}` : `error ${error.code}`),
+            run(work) {
+              inside = true;
+              try {
+                return work();
+              } finally {
+                inside = false;
+              }
+            },
+          };
+        },
+      };
+      const asked: boolean[] = [];
+      const watched: Behaviour = (request) => {
+        asked.push(inside);
+        return behaviour(request);
+      };
+      const { fetch } = bench({ "a:1": watched }, { settings: { telemetry } });
+      await fetch().catch(() => {});
+      assert.deepEqual(told, ["download_task as client of 64", ended]);
+      assert.ok(asked.length > 0 && asked.every((within) => within), `${asked}`);
+    }
+  });
+});
+
+describe("a task from several parents", () => {
+  it("is the content, and the report has every parent's part", async () => {
+    const { fetch, parents } = bench({ "a:1": honest(), "b:1": honest(), "c:1": honest() });
+    const { bytes, download } = await fetch();
+    assertBytes(bytes, content);
+    assert.deepEqual(
+      parents.numbers().sort((a, b) => a - b),
+      Array.from({ length: 21 }, (_, number) => number),
+    );
+    const report = await download.done;
+    assert.deepEqual([report.bytes, report.pieces, report.resumedPieces], [content.length, 21, 0]);
+    assert.equal(
+      report.parents.reduce((sum, parent) => sum + parent.pieces, 0),
+      21,
+    );
+    assert.equal(
+      report.parents.reduce((sum, parent) => sum + parent.bytes, 0),
+      content.length,
+    );
+  });
+
+  it("an empty task is done without a question", async () => {
+    const { fetch, parents } = bench({ "a:1": silent }, { content: new Uint8Array(0) });
+    assertBytes((await fetch()).bytes, new Uint8Array(0));
+    assert.deepEqual(parents.asked, []);
+  });
+
+  it("is right with one parent gone, one that stalls and one that corrupts every fifth piece; the report names the three", async () => {
+    const { fetch, events } = bench({
+      "good:1": honest(),
+      "stalls:1": stalling,
+      "lies:1": (request) => (request.number % 5 === 0 ? corrupt(request) : honest()(request)),
+      "gone:1": failing("ConnectionRefused"),
+    });
+    const { bytes, download } = await fetch({}, { concurrentPieceCount: 8 });
+    assertBytes(bytes, content);
+    const { parents } = await download.done;
+    const reasons = Object.fromEntries(
+      parents.map((parent) => [parent.parent, parent.reasons.map(({ code }) => code)] as const),
+    );
+    assert.deepEqual(reasons["good:1"], []);
+    assert.ok(reasons["stalls:1"]?.includes("Stalled"));
+    assert.ok(reasons["lies:1"]?.includes("DigestMismatch"));
+    assert.ok(reasons["gone:1"]?.includes("ConnectionRefused"));
+    assert.equal(parents.find(({ parent }) => parent === "lies:1")?.state, "left-out");
+    assert.ok(events.some((event) => event.type === "parent-left-out" && event.parent === "lies:1"));
+    assert.ok(events.some((event) => event.type === "race"));
+  });
+
+  it("when nobody is left, one error names every parent and its reason, and has them as its cause", async () => {
+    const { fetch } = bench({ "a:1": corrupt, "b:1": failing("RemoteUnimplemented") });
+    const error = await rejectionOf(fetch());
+    assert.equal(error.code, "Unreachable");
+    assert.match(error.message, /a:1: DigestMismatch/);
+    assert.match(error.message, /b:1: RemoteUnimplemented/);
+    assert.ok(Array.isArray(error.cause));
+    assert.deepEqual(error.cause.map(({ code, addr }: VortexError) => `${addr} ${code}`).sort(), [
+      "a:1 DigestMismatch",
+      "b:1 RemoteUnimplemented",
+    ]);
+  });
+
+  it("a task that no parent has is NotFound", async () => {
+    const { fetch } = bench({ "a:1": failing("NotFound"), "b:1": failing("NotFound") });
+    await assertRejects(fetch(), "NotFound");
+  });
+
+  it("a piece that a parent does not have is had from another", async () => {
+    const { fetch, parents } = bench({
+      "a:1": (request) => (request.number % 2 === 0 ? honest()(request) : new VortexError("NotFound", "no")),
+      "b:1": honest(),
+    });
+    assertBytes((await fetch()).bytes, content);
+    assert.ok(parents.numbers("b:1").filter((number) => number % 2 === 1).length >= 10);
+  });
+
+  it("a parent that comes back is used again", async () => {
+    const { fetch } = bench({
+      "a:1": (request) => (request.earlier < 8 ? new VortexError("ConnectionLost", "lost") : honest()(request)),
+    });
+    const { bytes, download } = await fetch();
+    assertBytes(bytes, content);
+    assert.equal((await download.done).parents[0]?.pieces, 21);
+  });
+
+  for (const code of ["InvalidArgument", "Internal"] as const) {
+    it(`what one parent brings about here, as ${code}, does not end the task`, async () => {
+      const { fetch } = bench({ "a:1": failing(code), "b:1": honest() });
+      const { bytes, download } = await fetch();
+      assertBytes(bytes, content);
+      assert.equal((await download.done).parents[0]?.state, "left-out");
+    });
+
+    it(`what fails as ${code} with every parent fails the task so`, async () => {
+      const { fetch } = bench({ "a:1": failing(code), "b:1": failing(code) });
+      await assertRejects(fetch(), code);
+    });
+  }
+
+  it("a piece at another place than the task's is refused", async () => {
+    const { fetcher, request, settled } = bench({ "a:1": honest() });
+    const wrong = { ...request, contentLength: content.length, pieceLength: PIECE * 2 };
+    const error = await rejectionOf(settled(fetcher.downloadTask(wrong, { to: memorySink() }).done));
+    assert.equal(error.code, "PieceMismatch");
+  });
+
+  it("never has more pieces under way than it may, nor more requests to a parent", async () => {
+    const one = bench({ "a:1": honest(), "b:1": honest() });
+    await one.fetch({}, { concurrentPieceCount: 3 });
+    assert.ok(one.parents.most <= 3, `${one.parents.most} at once`);
+    const two = bench({ "a:1": honest() }, { settings: { parentConcurrency: 2 } });
+    await two.fetch({}, { concurrentPieceCount: 8 });
+    assert.ok(two.parents.most <= 2, `${two.parents.most} at once`);
+  });
+
+  it("has no more than 16 MiB of long pieces under way over gRPC, where a piece is a message, and one at least", async () => {
+    for (const [mebibytes, most] of [
+      [2, 8],
+      [4, 4],
+      [6, 2],
+      [20, 1],
+    ] as const) {
+      const length = mebibytes * 1024 * 1024;
+      const parents = new FakeParents(
+        new Uint8Array(9 * 4 * 1024 * 1024 + length),
+        length,
+        { "a:1": honest(length) },
+        { speaksApi: true },
+      );
+      const { fetcher, request } = fetcherOf(parents, ["a:1"]);
+      await fetcher.downloadTask(request, { to: memorySink() }).done;
+      assert.equal(parents.most, most, `${mebibytes} MiB`);
+    }
+  });
+});
+
+describe("what the caller may say", () => {
+  const { fetcher, request } = bench({ "a:1": honest() });
+  const to = memorySink();
+  const bad: [string, Partial<TaskRequest>, TaskOptions?][] = [
+    ["no parents", { parents: [] }],
+    ["a parent without an address", { parents: [{}] }],
+    ["a malformed address", { parents: ["nowhere"] }],
+    ["a digest of no known kind", { digest: "md5:00" }],
+    ["a digest of a range", { digest: `sha256:${"0".repeat(64)}`, range: { start: 0, end: 1 } }],
+    ["a range behind the end", { range: { start: 0, end: content.length + 1 } }],
+    ["a range that ends before it begins", { range: { start: 9, end: 8 } }],
+    ["a piece length of 0", { pieceLength: 0 }],
+    ["pieces and a piece length", { pieces: [{ number: 0, offset: 0, length: 1 }] }],
+    ["no pieces at a time", {}, { concurrentPieceCount: 0 }],
+    ["a rate of 0", {}, { rateLimit: 0 }],
+  ];
+  for (const [name, changes, options] of bad) {
+    it(`${name} is InvalidArgument`, () => {
+      assertThrows(() => fetcher.downloadTask({ ...request, ...changes }, { ...options, to }), "InvalidArgument");
+    });
+  }
+
+  it("a digest and a range are both named when they are refused", () => {
+    const digest = `sha256:${"0".repeat(64)}`;
+    for (const [range, text] of [
+      [{ start: 0, end: 1 }, "0 to 1"],
+      [{ start: 2 }, "2 to the end"],
+    ] as const) {
+      const refused = assertThrows(
+        () => fetcher.downloadTask({ ...request, digest, range }, { to }),
+        "InvalidArgument",
+      );
+      assert.ok(refused.message.startsWith(`digest ${digest}, range ${text}: expected one of them`), refused.message);
+    }
+  });
+
+  it("no lengths, where nobody can be asked, is InvalidArgument", () => {
+    const { taskId: id, hostId, parents } = request;
+    assertThrows(() => fetcher.downloadTask({ taskId: id, hostId, parents }, { to }), "InvalidArgument");
+  });
+
+  it("pieces with a gap are InvalidArgument", () => {
+    const { taskId: id, hostId, parents } = request;
+    const pieces = [
+      { number: 0, offset: 0, length: 10 },
+      { number: 1, offset: 11, length: 10 },
+    ];
+    assertThrows(() => fetcher.downloadTask({ taskId: id, hostId, parents, pieces }, { to }), "InvalidArgument");
+  });
+});
+
+describe("digests", () => {
+  for (const algorithm of ["crc32", "sha256", "sha512"] as const) {
+    it(`the whole is checked by ${algorithm}, whatever order its pieces come in`, async () => {
+      const shuffled: Behaviour = async function* ({ number, bytes, signal }) {
+        // Later pieces come first.
+        await Promise.race([new Promise((resolve) => setTimeout(resolve, (20 - number) % 7)), until(signal)]);
+        yield bytes;
+      };
+      const { fetch } = bench({ "a:1": shuffled, "b:1": shuffled });
+      const digest = digestOf(algorithm, content, portableHashers);
+      const { bytes, download } = await fetch({ digest });
+      assertBytes(bytes, content);
+      assert.deepEqual((await download.done).verified, { level: "whole", digest, by: "caller" });
+    });
+  }
+
+  it("a whole that is another one is DigestMismatch, and nothing is finished or kept", async () => {
+    const { fetcher, request, settled } = bench({ "a:1": honest() });
+    const to = new NotingSink();
+    const digest = digestOf("sha256", content.subarray(1), portableHashers);
+    await assertRejects(settled(fetcher.downloadTask({ ...request, digest }, { to }).done), "DigestMismatch");
+    assert.ok(!to.calls.includes("finish"));
+    assert.equal(to.calls.at(-1), "discard");
+  });
+
+  it("the caller's digests of pieces count, also by another algorithm than the parents'", async () => {
+    const { parents, fetcher, settled } = bench({ "a:1": honest() });
+    const listed = (digestFor: (number: number) => string): TaskRequest => ({
+      taskId,
+      hostId: "h",
+      parents: ["a:1"],
+      pieces: Array.from({ length: 21 }, (_, number) => ({
+        number,
+        ...pieceExtent(parents.plan, number),
+        digest: digestFor(number),
+      })),
+    });
+    const right = listed((number) => digestOf("sha256", parents.bytesOf(number), portableHashers));
+    const to = memorySink();
+    await settled(fetcher.downloadTask(right, { to }).done);
+    assertBytes(to.bytes(), content);
+    const wrong = listed((number) => digestOf("sha256", parents.bytesOf(number === 9 ? 8 : number), portableHashers));
+    const error = await rejectionOf(settled(fetcher.downloadTask(wrong, { to: memorySink() }).done));
+    assert.equal(error.code, "DigestMismatch");
+    const announced = listed((number) =>
+      number === 9 ? "crc32:1" : digestOf("crc32", parents.bytesOf(number), portableHashers),
+    );
+    const before = parents.asked.length;
+    assert.equal(
+      (await rejectionOf(settled(fetcher.downloadTask(announced, { to: memorySink() }).done))).code,
+      "DigestMismatch",
+    );
+    assert.ok(parents.asked.length > before);
+  });
+
+  it("a piece is announced with the caller's digest also where that is spelled otherwise", () => {
+    const sha256 = digestOf("sha256", content.subarray(0, 5), portableHashers);
+    const pieces = [{ number: 0, offset: 0, length: 5, digest: sha256 }];
+    const layout = TaskLayout.known({ taskId, kind: "standard" }, { pieces });
+    assert.ok(layout !== undefined);
+    const announced = (digest: string) => ({ number: 0, digest }) as Piece;
+    requireDigest(announced(`sha256:${sha256.slice(7).toUpperCase()}`), layout);
+    requireDigest(announced("crc32:1"), layout);
+    assertThrows(() => requireDigest(announced(`sha256:${"0".repeat(64)}`), layout), "DigestMismatch");
+  });
+
+  it("pieces of different lengths are fetched where the caller lists them", async () => {
+    const bytes = seededBytes(3, PIECE * 3);
+    const parents = new FakeParents(bytes, PIECE, { "a:1": honest() });
+    const { fetcher } = fetcherOf(parents, ["a:1"]);
+    const pieces = [0, 1, 2].map((number) => ({ number, offset: number * PIECE, length: PIECE }));
+    const stream = fetcher.streamTask({ taskId, hostId: "h", parents: ["a:1"], pieces });
+    assertBytes(await stream.bytes(), bytes);
+  });
+});
+
+describe("ranges", () => {
+  for (const [start, end] of [
+    [0, 1],
+    [0, PIECE],
+    [PIECE, 2 * PIECE],
+    [PIECE - 1, PIECE + 1],
+    [5000, 50_000],
+    [content.length - 1, content.length],
+    [10, 10],
+    [0, content.length],
+  ] as const) {
+    it(`bytes ${start} to ${end}: the sink gets these, and only the pieces that they touch are asked for`, async () => {
+      const { fetch, parents } = bench({ "a:1": honest(1000) });
+      const { bytes } = await fetch({ range: { start, end } });
+      assertBytes(bytes, content.subarray(start, end));
+      const first = Math.floor(start / PIECE);
+      const count = end === start ? 0 : Math.floor((end - 1) / PIECE) - first + 1;
+      assert.deepEqual(
+        parents.numbers().sort((a, b) => a - b),
+        Array.from({ length: count }, (_, index) => first + index),
+      );
+    });
+  }
+});
+
+describe("races", () => {
+  it("what the loser wrote is overwritten by the winner, and nobody writes after the end", async () => {
+    // The first parent delivers wrong bytes and stalls just before the end of each piece.
+    const poisoning: Behaviour = async function* ({ bytes, signal }) {
+      yield new Uint8Array(bytes.length - 100).fill(0xee);
+      yield new Uint8Array(50).fill(0xee);
+      await until(signal);
+    };
+    const { fetcher, request, settled } = bench({ "a:1": poisoning, "b:1": honest() });
+    const to = new NotingSink();
+    await settled(fetcher.downloadTask(request, { to }).done);
+    assertBytes(to.bytes, content);
+    for (let number = 0; number < 21; number++) {
+      const commit = to.calls.indexOf(`commit ${number}`);
+      assert.ok(commit > to.calls.lastIndexOf(`write ${number}`), `piece ${number} was written after its end`);
+    }
+  });
+
+  it("a parent that sends all but the end at once, and then a byte a second, is overtaken soon", async () => {
+    const wait = (milliseconds: number): Promise<void> =>
+      new Promise((resolve) => void made.clock.setTimer(resolve, milliseconds));
+    const paced = async function* ({ bytes, signal }: Parameters<Behaviour>[0]): AsyncGenerator<Uint8Array> {
+      for (let at = 0; at < bytes.length && !signal.aborted; at += 512) {
+        await wait(100);
+        yield bytes.subarray(at, at + 512);
+      }
+    };
+    const dripping = async function* ({ bytes, signal }: Parameters<Behaviour>[0]): AsyncGenerator<Uint8Array> {
+      await wait(10);
+      yield bytes.subarray(0, -100);
+      for (let at = bytes.length - 100; at < bytes.length && !signal.aborted; at++) {
+        await wait(1000);
+        yield bytes.subarray(at, at + 1);
+      }
+    };
+    const made: Bench = bench({ "a:1": dripping, "b:1": paced });
+    const { fetcher, request, clock } = made;
+    const to = memorySink();
+    const { done } = fetcher.downloadTask(request, { to });
+    // Alone, the other one takes 3 s; the end of one piece from this one takes 100.
+    assert.ok((await clock.advanceUntil(done, 600_000)) < 30_000);
+    await done;
+    assertBytes(to.bytes(), content);
+  });
+
+  it("a winner waits for the loser's write under way, and then writes everything itself", async () => {
+    let entered = (): void => {};
+    let leave = (): void => {};
+    const inside = new Promise<void>((resolve) => {
+      entered = resolve;
+    });
+    const gate = new Promise<void>((resolve) => {
+      leave = resolve;
+    });
+    const poisoning: Behaviour = async function* ({ signal }) {
+      yield new Uint8Array(10).fill(0xee);
+      yield new Uint8Array(10).fill(0xee);
+      await until(signal);
+    };
+    const small = content.subarray(0, 1000);
+    const runtime = fakeRuntime();
+    const parents = new FakeParents(small, PIECE, { "a:1": poisoning, "b:1": honest(100) });
+    const { fetcher, request } = fetcherOf(parents, ["a:1", "b:1"], taskSettings({}, runtime));
+    const to = new NotingSink();
+    let first = true;
+    to.onWrite = async () => {
+      if (!first) return;
+      first = false;
+      entered();
+      await gate;
+    };
+    const download = fetcher.downloadTask(request, { to });
+    await inside;
+    // The writer is inside the sink: a wait of ours, so no race begins until it is out and its parent stalls.
+    await runtime.clock.advance(60_000);
+    assert.deepEqual(parents.numbers("b:1"), []);
+    leave();
+    await runtime.clock.advanceUntil(download.done, 100_000);
+    assertBytes(to.bytes, small);
+  });
+
+  it("two that have all bytes while the sink still takes them: the piece is committed and counted once", async () => {
+    let entered = (): void => {};
+    let leave = (): void => {};
+    let goOn = (): void => {};
+    const inside = new Promise<void>((resolve) => {
+      entered = resolve;
+    });
+    const gate = new Promise<void>((resolve) => {
+      leave = resolve;
+    });
+    const resumed = new Promise<void>((resolve) => {
+      goOn = resolve;
+    });
+    const late: Behaviour = async function* ({ bytes }) {
+      yield bytes.subarray(0, 500);
+      await resumed;
+      yield bytes.subarray(500);
+    };
+    const small = content.subarray(0, 1000);
+    const runtime = fakeRuntime();
+    // What comes is gathered, and goes to the sink at the end of the piece.
+    const parents = new FakeParents(small, PIECE, { "a:1": late, "b:1": honest(100) }, { places: true });
+    const { fetcher, request } = fetcherOf(parents, ["a:1", "b:1"], taskSettings({}, runtime));
+    const to = new NotingSink();
+    to.onWrite = async () => {
+      entered();
+      await gate;
+    };
+    let counted = 0;
+    const download = fetcher.downloadTask(request, { to, onEvent: ({ type }) => void (type === "piece" && counted++) });
+    // The first stalls, and the second is in the sink with the whole piece.
+    await runtime.clock.advanceUntil(inside, 100_000);
+    assert.deepEqual(parents.numbers("b:1"), [0]);
+    goOn();
+    await settle();
+    leave();
+    await runtime.clock.advanceUntil(download.done, 100_000);
+    assertBytes(to.bytes, small);
+    assert.deepEqual(
+      to.calls.filter((call) => call.startsWith("commit")),
+      ["commit 0"],
+    );
+    assert.equal(to.calls.at(-1), "finish");
+    assert.equal(counted, 1);
+  });
+});
+
+describe("limits", () => {
+  it("a rate limit holds for the task, and the wait is not the parents'", async () => {
+    const { fetcher, request, clock } = bench({ "a:1": honest(PIECE), "b:1": honest(PIECE) });
+    const to = memorySink();
+    const download = fetcher.downloadTask(request, { to, rateLimit: 1000, stallTimeout: 2000 });
+    const time = await clock.advanceUntil(download.done, 1_000_000, 100);
+    // One second's worth may go at once.
+    assert.ok(time >= content.length - 1000 - 8 * PIECE && time <= content.length + 1000, `${time} ms`);
+    for (const { errors } of (await download.done).parents) assert.equal(errors, 0);
+  });
+
+  it("a rate limit counts against no deadline: each piece is fetched once, however far the limit is below its timeouts", async () => {
+    const { parents, fetcher, request, clock } = bench({ "a:1": honest(512) });
+    const asked: number[] = [];
+    const settings = downloaderSettings({}, { ...fakeRuntime(clock), clock });
+    // What downloaders make of an answer, with the deadlines of a call.
+    parents.fetchPiece = async ({ addr, taskId: id, hostId, number, kind }, options) => {
+      const scope = new CallScope(clock, { ...options, what: `piece ${number}`, addr });
+      const bytes = parents.bytesOf(number);
+      const digest = digestOf("crc32", bytes, portableHashers);
+      const { offset, length } = pieceExtent(parents.plan, number);
+      const metadata = {
+        number,
+        offset: BigInt(offset),
+        length: BigInt(length),
+        digest,
+        parentId: "",
+        trafficType: 1,
+        costSeconds: 0n,
+        createdAtSeconds: 0n,
+      };
+      const chunks = chunksOf(bytes, 512);
+      let read = false;
+      const source = {
+        read: async () => {
+          // An announcement whose content is not read compares parents.
+          if (!read) asked.push(number);
+          read = true;
+          return chunks.next().value ?? undefined;
+        },
+        cancel: () => {},
+      };
+      return acceptAnnouncement({ addr, hostId, taskId: id, number, kind }, metadata, source, scope, settings);
+    };
+    const to = memorySink();
+    const limits = { rateLimit: 100, pieceTimeout: 5000, stallTimeout: 1000 };
+    const { done } = fetcher.downloadTask(request, { ...limits, to });
+    const time = await clock.advanceUntil(done, 10_000_000, 1000);
+    await done;
+    assertBytes(to.bytes(), content);
+    assert.ok(time > content.length * 9, `${time} ms`);
+    assert.deepEqual(
+      asked.sort((a, b) => a - b),
+      Array.from({ length: 21 }, (_, number) => number),
+    );
+  });
+
+  it("under a rate limit, no more pieces begin than it lets pass within half of a stall timeout", async () => {
+    const { parents, fetcher, request, clock } = bench({ "a:1": honest(PIECE), "b:1": honest(PIECE) });
+    const download = fetcher.downloadTask(request, { to: memorySink(), rateLimit: 1000, stallTimeout: 20_000 });
+    await clock.advanceUntil(download.done, 1_000_000, 100);
+    await download.done;
+    assert.equal(parents.most, 2);
+  });
+
+  it("parents slower than the rate limit are asked for as many pieces as without it, after some seconds", async () => {
+    const slow: Behaviour = async function* ({ bytes, signal }) {
+      const sent = new Promise<void>((resolve) => void made.clock.setTimer(resolve, 30_000));
+      await Promise.race([sent, until(signal)]);
+      yield bytes;
+    };
+    const made: Bench = bench({ "a:1": slow });
+    const { parents, fetcher, request, clock } = made;
+    const download = fetcher.downloadTask(request, { to: memorySink(), rateLimit: 5000, stallTimeout: 1000 });
+    await settle();
+    assert.equal(parents.most, 1);
+    await clock.advance(6500);
+    assert.equal(parents.most, 7);
+    download.cancel();
+    await rejectionOf(download.done);
+  });
+
+  it("a rate limit of the downloader holds for all of its tasks together", async () => {
+    const { fetcher, request, clock } = bench({ "a:1": honest(PIECE) }, { settings: { rateLimit: 2000 } });
+    const downloads = [1, 2].map(() => fetcher.downloadTask(request, { to: memorySink() }));
+    const time = await clock.advanceUntil(Promise.all(downloads.map(({ done }) => done)), 1_000_000, 100);
+    assert.ok(time >= content.length - 2000 - 16 * PIECE && time <= content.length + 1000, `${time} ms`);
+  });
+
+  it("two tasks share the slots of a parent evenly", async () => {
+    const gates: (() => void)[] = [];
+    const owners: string[] = [];
+    const gated: Behaviour = async function* ({ bytes, signal }) {
+      await Promise.race([new Promise<void>((resolve) => gates.push(resolve)), until(signal)]);
+      yield bytes;
+    };
+    const { fetcher, request, parents } = bench({ "a:1": gated }, { settings: { parentConcurrency: 4 } });
+    const asked = (): number => parents.asked.length;
+    const first = fetcher.downloadTask(request, {
+      to: memorySink(),
+      onEvent: ({ type }) => void (type === "piece" && owners.push("first")),
+    });
+    await settle();
+    assert.equal(asked(), 4);
+    const second = fetcher.downloadTask(request, {
+      to: memorySink(),
+      onEvent: ({ type }) => void (type === "piece" && owners.push("second")),
+    });
+    await settle();
+    assert.equal(asked(), 4, "the parent is full");
+    // Each slot that becomes free goes to the task that holds fewer.
+    for (let round = 0; owners.length < 42; round++) {
+      assert.ok(round < 1000);
+      gates.shift()?.();
+      await settle();
+      assert.ok((parents.underWay.get("a:1") ?? 0) <= 4);
+    }
+    await Promise.all([first.done, second.done]);
+    const half = owners.slice(4, 34).filter((owner) => owner === "second").length;
+    assert.ok(half >= 13 && half <= 17, `${half} of 30`);
+  });
+});
+
+describe("pause, cancel, close", () => {
+  it("paused, it finishes what is under way and begins nothing; resumed, it goes on", async () => {
+    const { fetcher, request, parents, clock } = bench({ "a:1": honest() });
+    const download = fetcher.downloadTask(request, {
+      to: memorySink(),
+      concurrentPieceCount: 2,
+      onEvent: ({ type }) => void (type === "started" && download.pause()),
+    });
+    await settle();
+    await clock.advance(100_000);
+    assert.equal(parents.asked.length, 0);
+    assert.equal(download.progress().paused, true);
+    download.resume();
+    await clock.advanceUntil(download.done, 10_000);
+    assert.equal(download.progress().pieces, 21);
+  });
+
+  it("an AbortSignal ends it with Aborted, and nothing is left under way", async () => {
+    const { fetcher, request, parents, clock } = bench({ "a:1": silent });
+    const abort = new AbortController();
+    const to = new NotingSink();
+    const download = fetcher.downloadTask(request, { to, signal: abort.signal });
+    await settle();
+    assert.equal(parents.underWay.get("a:1"), 8);
+    const reason = new Error("enough");
+    abort.abort(reason);
+    const error = await assertRejects(download.done, "Aborted");
+    assert.equal(error.cause, reason);
+    assert.equal(parents.underWay.get("a:1"), 0);
+    assert.deepEqual(to.calls, ["abort"]);
+    assert.equal(clock.pending, 0);
+  });
+
+  it("a signal that has fired before ends it before anything is asked", async () => {
+    const { fetcher, request, parents } = bench({ "a:1": honest() });
+    const download = fetcher.downloadTask(request, { to: memorySink(), signal: AbortSignal.abort() });
+    await assertRejects(download.done, "Aborted");
+    assert.deepEqual(parents.asked, []);
+  });
+
+  it("cancel ends it with Aborted, and closing the downloader with Closed", async () => {
+    const { fetcher, request } = bench({ "a:1": silent });
+    const one = fetcher.downloadTask(request, { to: memorySink() });
+    const other = fetcher.downloadTask(request, { to: memorySink() });
+    await settle();
+    one.cancel("enough");
+    assert.equal((await assertRejects(one.done, "Aborted")).cause, "enough");
+    await fetcher.close();
+    await assertRejects(other.done, "Closed");
+    assertThrows(() => fetcher.downloadTask(request, { to: memorySink() }), "Closed");
+  });
+
+  it("a listener that throws ends it", async () => {
+    const { fetcher, request } = bench({ "a:1": honest() });
+    const cause = new Error("listener");
+    const onProgress = (): void => {
+      throw cause;
+    };
+    const error = await assertRejects(fetcher.downloadTask(request, { to: memorySink(), onProgress }).done, "Aborted");
+    assert.equal(error.cause, cause);
+  });
+});
+
+describe("sinks", () => {
+  it("a sink that fails ends the download as it fails, whatever parents there are, and is told", async () => {
+    const { fetcher, request } = bench({ "a:1": honest(), "b:1": honest() });
+    const to = new NotingSink();
+    to.onWrite = (number) => {
+      if (number === 5) throw new VortexError("StorageFailed", "the disk is full");
+    };
+    const error = await assertRejects(fetcher.downloadTask(request, { to }).done, "StorageFailed");
+    assert.equal(error.message, "the disk is full");
+    assert.equal(to.calls.at(-1), "abort");
+  });
+
+  it("an error of a sink that is no VortexError is StorageFailed too", async () => {
+    const { fetcher, request } = bench({ "a:1": honest() });
+    const to = new NotingSink();
+    to.onWrite = () => Promise.reject(new TypeError("oops"));
+    await assertRejects(fetcher.downloadTask(request, { to }).done, "StorageFailed");
+  });
+
+  it("what an earlier download left is compared, counted if right, and fetched if not", async () => {
+    const { fetcher, request, parents, settled } = bench({ "a:1": honest() });
+    const to = new NotingSink();
+    to.bytes = content.slice();
+    to.bytes[3 * PIECE + 5] = (to.bytes[3 * PIECE + 5] ?? 0) ^ 1;
+    to.found = [2, 3, 4, 20, 77].map((number) => {
+      const bytes = number === 77 ? new Uint8Array(1) : parents.bytesOf(number);
+      const digest = digestOf("crc32", bytes, portableHashers);
+      return { number, digest, crc32: Number(digest.slice(6)) };
+    });
+    const events: TaskEvent[] = [];
+    const digest = digestOf("sha256", content, portableHashers);
+    const download = fetcher.downloadTask({ ...request, digest }, { to, onEvent: (event) => events.push(event) });
+    const report = await settled(download.done);
+    assertBytes(to.bytes, content);
+    assert.deepEqual([report.resumedPieces, report.resumedBytes], [3, 2 * PIECE + 123]);
+    const asked = parents.numbers();
+    assert.ok([2, 4, 20].every((number) => !asked.includes(number)));
+    assert.deepEqual(
+      events.filter(({ type }) => type === "piece-damaged"),
+      [{ type: "piece-damaged", number: 3 }],
+    );
+  });
+
+  it("the last parent is left out while that is compared: it fails when the comparing is over", async () => {
+    const { fetcher, request, parents, settled } = bench({ "a:1": corrupt });
+    const to = new NotingSink();
+    to.bytes = content.slice();
+    const digest = digestOf("crc32", parents.bytesOf(2), portableHashers);
+    to.found = [{ number: 2, digest, crc32: Number(digest.slice(6)) }];
+    let resolve = (): void => {};
+    const leftOut = new Promise<void>((each) => {
+      resolve = each;
+    });
+    to.onRead = () => leftOut;
+    const onEvent = ({ type }: TaskEvent): void => {
+      if (type === "parent-left-out") resolve();
+    };
+    await assertRejects(settled(fetcher.downloadTask(request, { to, onEvent }).done), "DigestMismatch");
+  });
+
+  it("the frontier goes in order, and finish comes last", async () => {
+    const { fetcher, request, settled } = bench({ "a:1": honest(), "b:1": honest() });
+    const to = new NotingSink();
+    await settled(fetcher.downloadTask(request, { to }).done);
+    const advances = to.calls.filter((call) => call.startsWith("advance")).map((call) => Number(call.split(" ")[1]));
+    assert.deepEqual(
+      advances,
+      [...advances].sort((a, b) => a - b),
+    );
+    assert.equal(advances.at(-1), content.length);
+    assert.equal(to.calls.at(-1), "finish");
+  });
+
+  it("a memory sink refuses what is longer than it takes", async () => {
+    const { fetcher, request } = bench({ "a:1": honest() });
+    const to = memorySink({ maxLength: 1000 });
+    const error = await assertRejects(fetcher.downloadTask(request, { to }).done, "StorageFailed");
+    assert.equal(error.kind, "local");
+    assert.match(error.message, /expected at most 1000 bytes, got \d+; raise maxLength/);
+    assertThrows(() => memorySink().bytes(), "InvalidArgument");
+  });
+});
+
+describe("memory", () => {
+  it("a slow sink holds the parents back: no more than a chunk of each piece under way is held, whatever the task has", async () => {
+    const CHUNK = 512;
+    let handedOut = 0;
+    let written = 0;
+    let most = 0;
+    const counting: Behaviour = function* ({ bytes }) {
+      for (let at = 0; at < bytes.length; at += CHUNK) {
+        const chunk = bytes.subarray(at, at + CHUNK);
+        handedOut += chunk.length;
+        most = Math.max(most, handedOut - written);
+        yield chunk;
+      }
+    };
+    const { fetcher, request, settled } = bench(
+      { "a:1": counting, "b:1": counting },
+      { content: seededBytes(9, 200 * PIECE) },
+    );
+    const sink: TaskSink = {
+      open: async () => ({
+        found: [],
+        write: async (_number, _position, chunk) => {
+          await settle();
+          written += chunk.length;
+        },
+        commit: async () => {},
+        read: () => Promise.reject(new Error("nothing is read without a digest")),
+        advance: async () => {},
+        finish: async () => {},
+        abort: async () => {},
+      }),
+    };
+    await settled(fetcher.downloadTask(request, { to: sink, concurrentPieceCount: 8 }).done);
+    assert.equal(written, 200 * PIECE);
+    // One chunk on its way into the sink, one that the parent of this test holds back for its digest, one that it makes.
+    assert.ok(most <= 8 * 3 * CHUNK, `${most} bytes were held`);
+  });
+});
+
+describe("a task as a stream", () => {
+  it("is the content, in order", async () => {
+    const { fetcher, request } = bench({ "a:1": honest(1000), "b:1": honest(700) });
+    const stream = fetcher.streamTask(request);
+    const chunks: Uint8Array[] = [];
+    for await (const chunk of stream.content) chunks.push(chunk);
+    assertBytes(joined(chunks), content);
+    assert.equal((await stream.done).bytes, content.length);
+  });
+
+  it("does not run further ahead of its reader than its memory allows", async () => {
+    const LARGE = 2 * 1024 * 1024;
+    const bytes = seededBytes(5, 80 * LARGE);
+    const parents = new FakeParents(bytes, LARGE, { "a:1": honest(LARGE) });
+    const { fetcher, request } = fetcherOf(parents, ["a:1"]);
+    const stream = fetcher.streamTask(request);
+    const reader = stream.content.getReader();
+    let taken = 0;
+    let most = 0;
+    for (let next = await reader.read(); !next.done; next = await reader.read()) {
+      taken += next.value.length;
+      if (taken % (8 * LARGE) < next.value.length) await settle();
+      most = Math.max(most, stream.progress().bytes - taken);
+    }
+    assert.equal(taken, bytes.length);
+    // 32 MiB ahead, and the piece that the reader is in.
+    assert.ok(most <= 32 * 1024 * 1024 + LARGE, `${most} bytes ahead`);
+    assert.ok(most > 8 * 1024 * 1024, `only ${most} bytes ahead`);
+  });
+
+  it("takes memory for the pieces under way, however many follow", async () => {
+    const small = seededBytes(6, 400 * PIECE);
+    const parents = new FakeParents(small, PIECE, { "a:1": honest() }, { places: true });
+    const { fetcher, request } = fetcherOf(parents, ["a:1"], taskSettings({ concurrentPieceCount: 4 }));
+    assertBytes(await fetcher.streamTask(request).bytes(), small);
+    assert.ok(parents.memory.size <= 4, `${parents.memory.size} buffers for 400 pieces`);
+  });
+
+  it("holds its last chunk back until the whole is right", async () => {
+    const { fetcher, request } = bench({ "a:1": honest() });
+    const digest = digestOf("sha256", content.subarray(1), portableHashers);
+    const stream = fetcher.streamTask({ ...request, digest });
+    let taken = 0;
+    const error = await rejectionOf(
+      (async () => {
+        for await (const chunk of stream.content) taken += chunk.length;
+      })(),
+    );
+    assert.equal(error.code, "DigestMismatch");
+    assert.ok(taken < content.length, "all bytes were handed out");
+    await assertRejects(stream.done, "DigestMismatch");
+  });
+
+  it("errors with what ended the download, also before anything came", async () => {
+    const { fetcher, request, settled } = bench({ "a:1": failing("RemoteUnimplemented") });
+    const stream = fetcher.streamTask(request);
+    await assertRejects(settled(stream.bytes()), "RemoteUnimplemented");
+  });
+
+  it("cancelled by its reader, the download ends with Aborted", async () => {
+    const { fetcher, request, parents } = bench({ "a:1": honest() });
+    const stream = fetcher.streamTask(request);
+    const reader = stream.content.getReader();
+    await reader.read();
+    await reader.cancel("enough");
+    assert.equal((await assertRejects(stream.done, "Aborted")).cause, "enough");
+    assert.equal(parents.underWay.get("a:1"), 0);
+  });
+
+  it("an empty task is an empty stream", async () => {
+    const { fetcher, request } = bench({ "a:1": honest() }, { content: new Uint8Array(0) });
+    assertBytes(await fetcher.streamTask(request).bytes(), new Uint8Array(0));
+  });
+});
+
+describe("progress", () => {
+  it("counts bytes and pieces up to the end, and is told at most ten times a second", async () => {
+    const { fetcher, request, settled, clock } = bench({ "a:1": honest(512) });
+    const told: [at: number, bytes: number][] = [];
+    const download = fetcher.downloadTask(request, {
+      to: memorySink(),
+      rateLimit: 20_000,
+      onProgress: ({ bytes }) => told.push([clock.now(), bytes]),
+    });
+    const before = download.progress();
+    assert.deepEqual([before.bytes, before.totalBytes, before.timeLeft], [0, undefined, undefined]);
+    await settled(download.done);
+    const after = download.progress();
+    assert.deepEqual(
+      [after.bytes, after.totalBytes, after.pieces, after.timeLeft],
+      [content.length, content.length, 21, 0],
+    );
+    assert.equal(told.at(-1)?.[1], content.length);
+    const gaps = told.slice(1, -1).map(([at], index) => at - (told[index]?.[0] ?? 0));
+    assert.ok(gaps.every((gap) => gap >= 100));
+  });
+
+  it("the rate is that of the last seconds, and the time left follows from it", async () => {
+    const { fetcher, request, clock } = bench({ "a:1": honest(500) });
+    const download = fetcher.downloadTask(request, { to: memorySink(), rateLimit: 4000 });
+    for (let second = 0; second < 12; second++) await clock.advance(1000);
+    const { rate, timeLeft, bytes } = download.progress();
+    assert.ok(rate > 3000 && rate < 5000, `${rate} bytes a second`);
+    assert.ok(timeLeft !== undefined && Math.abs(timeLeft - ((content.length - bytes) * 1000) / rate) < 1);
+    download.cancel();
+    await rejectionOf(download.done);
+  });
+});
+
+/** A directory that tells what it is told to. */
+class FakeDirectory implements TaskDirectory {
+  readonly stats = new Map<string, TaskOutline | VortexError>();
+  readonly pieces = new Map<string, AsyncIterable<PieceLocation> | VortexError>();
+  readonly synced: string[] = [];
+  onAsked: (what: "stat" | "sync") => void = () => {};
+
+  async stat(addr: string): Promise<TaskOutline> {
+    this.onAsked("stat");
+    const told = this.stats.get(addr) ?? new VortexError("NotFound", "no such task");
+    if (told instanceof VortexError) throw told;
+    return told;
+  }
+
+  async *sync(addr: string): AsyncIterable<PieceLocation> {
+    this.onAsked("sync");
+    this.synced.push(addr);
+    const told = this.pieces.get(addr);
+    if (told instanceof VortexError) throw told;
+    if (told !== undefined) yield* told;
+  }
+}
+
+describe("parents that are asked", () => {
+  const outline: TaskOutline = { contentLength: content.length, pieceLength: PIECE, pieceCount: 21 };
+  const located = (number: number): PieceLocation => ({
+    number,
+    offset: number * PIECE,
+    length: Math.min(PIECE, content.length - number * PIECE),
+  });
+
+  async function* announcing(numbers: readonly number[], then?: Promise<unknown>): AsyncGenerator<PieceLocation> {
+    for (const number of numbers) yield located(number);
+    await then;
+  }
+
+  const all = Array.from({ length: 21 }, (_, number) => number);
+
+  function asking(
+    behaviours: Readonly<Record<string, Behaviour>>,
+    settings: Partial<TaskSettings> = {},
+  ): Bench & { directory: FakeDirectory } {
+    const directory = new FakeDirectory();
+    const made = bench(behaviours, { directory, settings });
+    const { taskId: id, hostId, parents } = made.request;
+    return { ...made, directory, request: { taskId: id, hostId, parents } };
+  }
+
+  it("the lengths come from the parents, at stock Dragonfly's port of the same host, and each is asked for what it has", async () => {
+    const { fetcher, request, settled, parents, directory } = asking({ "a:1": honest(), "b:1": honest() });
+    for (const addr of ["a:4000", "b:4000"]) directory.stats.set(addr, outline);
+    directory.pieces.set("a:4000", announcing(all.filter((number) => number % 3 === 0)));
+    directory.pieces.set("b:4000", announcing(all.filter((number) => number % 3 !== 0)));
+    const to = memorySink();
+    await settled(fetcher.downloadTask(request, { to }).done);
+    assertBytes(to.bytes(), content);
+    assert.ok(parents.numbers("a:1").every((number) => number % 3 === 0));
+    assert.ok(parents.numbers("b:1").every((number) => number % 3 !== 0));
+  });
+
+  it("what parents are asked belongs to the operation of the task", async () => {
+    let inside = false;
+    const operation: Operation = {
+      end: () => {},
+      run(work) {
+        inside = true;
+        try {
+          return work();
+        } finally {
+          inside = false;
+        }
+      },
+    };
+    const { fetcher, request, settled, directory } = asking(
+      { "a:1": honest() },
+      { telemetry: { begin: () => operation } },
+    );
+    directory.stats.set("a:4000", outline);
+    directory.pieces.set("a:4000", announcing(all));
+    const asked: [what: string, inside: boolean][] = [];
+    directory.onAsked = (what) => asked.push([what, inside]);
+    await settled(fetcher.downloadTask(request, { to: memorySink() }).done);
+    assert.deepEqual(asked, [
+      ["stat", true],
+      ["sync", true],
+    ]);
+  });
+
+  it("pieces are fetched where the parent announces them, when the caller gives no address for them", async () => {
+    const { fetcher, request, settled, directory } = asking({ "data:9": honest() });
+    directory.stats.set("api:1", outline);
+    const moved = (async function* () {
+      for (const number of all) yield { ...located(number), tcpAddr: "data:9" };
+    })();
+    directory.pieces.set("api:1", moved);
+    const to = memorySink();
+    await settled(fetcher.downloadTask({ ...request, parents: [{ apiAddr: "api:1" }] }, { to }).done);
+    assertBytes(to.bytes(), content);
+  });
+
+  it("the digest that the first parent tells is checked", async () => {
+    const { fetcher, request, settled, directory } = asking({ "a:1": honest() });
+    directory.stats.set("a:4000", { ...outline, digest: `sha256:${"0".repeat(64)}` });
+    directory.pieces.set("a:4000", announcing(all));
+    await assertRejects(settled(fetcher.downloadTask(request, { to: memorySink() }).done), "DigestMismatch");
+  });
+
+  it("a parent that has another content is left out", async () => {
+    const { fetcher, request, settled, parents, directory } = asking({ "a:1": honest(), "b:1": honest() });
+    directory.stats.set("a:4000", outline);
+    directory.stats.set("b:4000", { contentLength: 5, pieceLength: 5, pieceCount: 1 });
+    directory.pieces.set("a:4000", announcing(all));
+    directory.pieces.set("b:4000", announcing(all));
+    const download = fetcher.downloadTask(request, { to: memorySink() });
+    const { parents: told } = await settled(download.done);
+    assert.deepEqual([told[1]?.state, told[1]?.reasons[0]?.code], ["left-out", "PieceMismatch"]);
+    assert.deepEqual(parents.numbers("b:1"), []);
+  });
+
+  for (const [what, told, code] of [
+    ["pieces that are too long", { contentLength: 2 ** 40, pieceLength: 2 ** 30, pieceCount: 1024 }, "LimitExceeded"],
+    ["another digest than the caller", { digest: `sha256:${"0".repeat(64)}` }, "DigestMismatch"],
+    ["a content that ends before the range", { contentLength: 5, pieceLength: 5, pieceCount: 1 }, "InvalidArgument"],
+  ] as const) {
+    it(`a parent that tells first, of ${what}, is left out, and the task is had from another`, async () => {
+      const { fetcher, request, settled, directory } = asking({ "a:1": honest(), "b:1": honest() });
+      directory.stats.set("a:4000", { ...outline, ...told });
+      directory.stats.set("b:4000", outline);
+      for (const addr of ["a:4000", "b:4000"]) directory.pieces.set(addr, announcing(all));
+      const to = memorySink();
+      const digest = digestOf("sha256", content, portableHashers);
+      const wanted = code === "InvalidArgument" ? { range: { start: PIECE, end: 2 * PIECE } } : { digest };
+      const { parents: seen } = await settled(fetcher.downloadTask({ ...request, ...wanted }, { to }).done);
+      assertBytes(to.bytes(), code === "InvalidArgument" ? content.subarray(PIECE, 2 * PIECE) : content);
+      assert.deepEqual([seen[0]?.state, seen[0]?.reasons[0]?.code], ["left-out", code]);
+    });
+  }
+
+  it("digests that are spelled otherwise, or made by another algorithm, are no other content", async () => {
+    const { fetcher, request, settled, directory } = asking({ "a:1": honest(), "b:1": honest(), "c:1": honest() });
+    const digest = digestOf("sha256", content, portableHashers);
+    directory.stats.set("a:4000", { ...outline, digest });
+    directory.stats.set("b:4000", { ...outline, digest: `sha256:${digest.slice(7).toUpperCase()}` });
+    directory.stats.set("c:4000", { ...outline, digest: digestOf("crc32", content, portableHashers) });
+    for (const addr of ["a:4000", "b:4000", "c:4000"]) directory.pieces.set(addr, announcing(all));
+    const { parents: seen } = await settled(fetcher.downloadTask(request, { to: memorySink() }).done);
+    assert.deepEqual(
+      seen.map(({ state }) => state),
+      ["active", "active", "active"],
+    );
+  });
+
+  it("a parent that announces nonsense is left out", async () => {
+    const { fetcher, request, settled, directory } = asking({ "a:1": honest(), "b:1": honest() });
+    for (const addr of ["a:4000", "b:4000"]) directory.stats.set(addr, outline);
+    directory.pieces.set("a:4000", announcing(all));
+    const nonsense = (async function* () {
+      yield { number: 3, offset: 1, length: PIECE };
+    })();
+    directory.pieces.set("b:4000", nonsense);
+    const { parents: told } = await settled(fetcher.downloadTask(request, { to: memorySink() }).done);
+    assert.equal(told[1]?.state, "left-out");
+  });
+
+  it("one that serves pieces and does not tell of them is asked for all of them", async () => {
+    const { fetcher, request, settled, directory } = asking({ "a:1": honest(), "b:1": honest() });
+    directory.stats.set("a:4000", outline);
+    directory.stats.set("b:4000", new VortexError("RemoteUnimplemented", "no such call"));
+    directory.pieces.set("a:4000", new VortexError("RemoteUnimplemented", "no such call"));
+    const to = memorySink();
+    await settled(fetcher.downloadTask(request, { to }).done);
+    assertBytes(to.bytes(), content);
+  });
+
+  it("when no parent tells the lengths, the error names each", async () => {
+    const { fetcher, request, settled, directory } = asking({ "a:1": honest(), "b:1": honest() });
+    directory.stats.set("b:4000", new VortexError("ConnectionRefused", "nobody there"));
+    const error = await rejectionOf(settled(fetcher.downloadTask(request, { to: memorySink() }).done));
+    assert.equal(error.code, "Unreachable");
+    assert.match(error.message, /a:1: NotFound.*b:1: ConnectionRefused/);
+  });
+
+  for (const [name, told] of [
+    ["no piece length", { contentLength: 10, pieceLength: 0, pieceCount: 1 }],
+    ["a wrong number of pieces", { contentLength: 10, pieceLength: 5, pieceCount: 3 }],
+    ["more pieces than there may be", { contentLength: 2_000_000, pieceLength: 1, pieceCount: 2_000_000 }],
+    ["a length beyond 2^53", { contentLength: 2 ** 60, pieceLength: 2 ** 59, pieceCount: 2 }],
+    ["pieces that are too long", { contentLength: 2 ** 40, pieceLength: 2 ** 30, pieceCount: 1024 }],
+  ] as const) {
+    it(`${name}: refused, with nothing allocated`, async () => {
+      const { fetcher, request, settled, directory } = asking({ "a:1": honest() });
+      directory.stats.set("a:4000", told);
+      const error = await rejectionOf(settled(fetcher.downloadTask(request, { to: memorySink() }).done));
+      assert.ok(["ProtocolViolation", "LimitExceeded"].includes(error.code), error.code);
+    });
+  }
+
+  it("a parent that breaks off is asked anew", async () => {
+    const { fetcher, request, settled, directory } = asking({ "a:1": honest() });
+    directory.stats.set("a:4000", outline);
+    const breaking = (async function* () {
+      yield located(0);
+      directory.pieces.set("a:4000", announcing(all));
+      throw new VortexError("ConnectionLost", "lost");
+    })();
+    directory.pieces.set("a:4000", breaking);
+    const to = memorySink();
+    await settled(fetcher.downloadTask(request, { to }).done);
+    assertBytes(to.bytes(), content);
+    assert.equal(directory.synced.length, 2);
+  });
+});
+
+describe("serving what has come", () => {
+  it("pieces are served as they come, and watchers hear of each once", async () => {
+    const gates: (() => void)[] = [];
+    const gated: Behaviour = async function* ({ bytes, signal }) {
+      await Promise.race([new Promise<void>((resolve) => gates.push(resolve)), until(signal)]);
+      yield bytes;
+    };
+    const { fetcher, request, parents } = bench({ "a:1": gated });
+    const download = fetcher.downloadTask(request, { to: memorySink() });
+    await settle();
+    const { store } = download;
+    const task = await store.getTask(taskId);
+    assert.deepEqual([task?.complete, [...(task?.pieces() ?? [])].length], [false, 0]);
+    const heard: number[] = [];
+    const watching = (async () => {
+      for await (const { number } of task?.watch?.({ signal: new AbortController().signal }) ?? []) heard.push(number);
+    })();
+    gates.shift()?.();
+    await settle();
+    assert.deepEqual(heard, [0]);
+    const piece = await store.getPiece({ taskId, number: 0, kind: "standard" });
+    const chunks: Uint8Array[] = [];
+    for await (const chunk of piece?.read() ?? []) chunks.push(chunk);
+    assertBytes(joined(chunks), parents.bytesOf(0));
+    assert.equal(piece?.metadata.digest, digestOf("crc32", parents.bytesOf(0), portableHashers));
+    assert.equal(await store.getPiece({ taskId, number: 1, kind: "standard" }), undefined);
+    assert.equal(await store.getPiece({ taskId, number: 0, kind: "cache" }), undefined);
+    while (heard.length < 21) {
+      gates.shift()?.();
+      await settle();
+    }
+    await download.done;
+    await watching;
+    assert.equal(new Set(heard).size, 21);
+    assert.equal((await store.getTask(taskId))?.complete, true);
+    const last = await store.getPiece({ taskId, number: 20, kind: "standard" });
+    const part: Uint8Array[] = [];
+    for await (const chunk of last?.read({ start: 100, end: 110 }) ?? []) part.push(chunk);
+    assertBytes(joined(part), parents.bytesOf(20).subarray(100, 110));
+  });
+
+  it("pieces of which a part is wanted are not served", async () => {
+    const { fetch } = bench({ "a:1": honest() });
+    const { download } = await fetch({ range: { start: 100, end: 3 * PIECE } });
+    assert.equal(await download.store.getPiece({ taskId, number: 0, kind: "standard" }), undefined);
+    assert.ok(await download.store.getPiece({ taskId, number: 1, kind: "standard" }));
+    assert.equal((await download.store.getTask(taskId))?.complete, false);
+  });
+
+  it("a download that failed serves nothing, and its watchers hear of it", async () => {
+    const { fetcher, request } = bench({ "a:1": silent });
+    const download = fetcher.downloadTask(request, { to: memorySink() });
+    await settle();
+    const task = await download.store.getTask(taskId);
+    const watching = (async () => {
+      for await (const _ of task?.watch?.({ signal: new AbortController().signal }) ?? []);
+    })();
+    watching.catch(() => {});
+    await settle();
+    download.cancel();
+    await assertRejects(watching, "Aborted");
+    assert.equal(await download.store.getTask(taskId), undefined);
+  });
+});

@@ -1,0 +1,351 @@
+/** Tasks whose parents go away and come back. */
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { type ErrorCode, VortexError } from "../../../src/errors.ts";
+import type { PieceLocation, TaskDirectory, TaskOutline } from "../../../src/task/discovery.ts";
+import { memorySink } from "../../../src/task/memory-sink.ts";
+import type { TaskSettings } from "../../../src/task/source.ts";
+import type { TaskEvent } from "../../../src/task/task.ts";
+import { rejectionOf } from "../../support/failures.ts";
+import { fakeRuntime, settle } from "../../support/fake-clock.ts";
+import { seededBytes } from "../../support/random.ts";
+import {
+  type Behaviour,
+  corrupt,
+  FakeParents,
+  failing,
+  fetcherOf,
+  honest,
+  taskId,
+  taskSettings,
+} from "../../support/task-parents.ts";
+
+const PIECE = 4096;
+const content = seededBytes(7, 20 * PIECE + 123);
+
+/** A fetcher over parents whose behaviour depends on the seconds since the beginning. */
+function bench(
+  behaviours: Readonly<Record<string, (second: number) => Behaviour>>,
+  options: {
+    readonly settings?: Partial<TaskSettings>;
+    readonly directory?: (now: () => number) => TaskDirectory;
+  } = {},
+) {
+  const runtime = fakeRuntime();
+  const { clock } = runtime;
+  const start = clock.now();
+  const second = (): number => (clock.now() - start) / 1000;
+  const dynamic = Object.fromEntries(
+    Object.entries(behaviours).map(([addr, at]): [string, Behaviour] => [addr, (request) => at(second())(request)]),
+  );
+  const directory = options.directory?.(second);
+  const parents = new FakeParents(content, PIECE, dynamic, directory && { directory });
+  const { fetcher, request } = fetcherOf(parents, Object.keys(behaviours), taskSettings(options.settings, runtime));
+  const events: TaskEvent[] = [];
+  const onEvent = (event: TaskEvent): void => void events.push(event);
+  return { clock, second, parents, fetcher, request, events, onEvent };
+}
+
+const down = failing("ConnectionRefused");
+
+describe("patience with the last parents", () => {
+  for (const seconds of [3, 30, 58]) {
+    it(`the only parent is down for ${seconds} s, from the start: the task waits, says so, and goes on within 5 s`, async () => {
+      const { clock, fetcher, request, second, events, onEvent } = bench({
+        "a:1": (at) => (at < seconds ? down : honest()),
+      });
+      const to = memorySink();
+      const download = fetcher.downloadTask(request, { to, onEvent });
+      await clock.advance(seconds * 1000 - 100);
+      if (seconds > 5) {
+        const { patienceLeft, parents } = download.progress();
+        // It is left out after some 3 s.
+        assert.ok(patienceLeft !== undefined && patienceLeft > (60 - seconds) * 1000, `${patienceLeft} ms`);
+        assert.ok(patienceLeft <= (64 - seconds) * 1000, `${patienceLeft} ms`);
+        assert.equal(parents[0]?.state, "left-out");
+      }
+      await clock.advanceUntil(download.done, 10_000, 10);
+      await download.done;
+      assert.ok(second() <= seconds + 5.1, `done after ${second()} s`);
+      assert.deepEqual(Buffer.compare(to.bytes(), content), 0);
+      assert.equal(download.progress().patienceLeft, undefined);
+      const told = events.flatMap(({ type }) => (type.startsWith("parent-") ? [type] : []));
+      assert.deepEqual(told, ["parent-left-out", "parent-back"]);
+    });
+  }
+
+  it("ends when no parent came back in time, and not before, with what each failed with", async () => {
+    for (const [patience, least, most] of [
+      [undefined, 61, 66],
+      [10_000, 11, 16],
+      [600_000, 601, 606],
+      [0, 1.5, 4],
+    ] as const) {
+      const { clock, fetcher, request, second } = bench({ "a:1": () => down, "b:1": () => failing("Unreachable") });
+      const options = patience === undefined ? {} : { patience };
+      const download = fetcher.downloadTask(request, { to: memorySink(), ...options });
+      await clock.advanceUntil(download.done, 1_000_000, 50);
+      const error = await rejectionOf(download.done);
+      assert.ok(second() >= least && second() <= most, `${second()} s with ${patience}`);
+      assert.equal(error.code, "Unreachable");
+      assert.match(error.message, /a:1: ConnectionRefused.*b:1: Unreachable/);
+      const lost = new RegExp(`no parent came back for ${patience ?? 60_000} ms`);
+      assert.equal(lost.test(error.message), patience !== 0);
+      assert.equal(clock.pending, 0);
+    }
+  });
+
+  it("the downloader's patience holds where a task has none", async () => {
+    const { clock, fetcher, request, second } = bench({ "a:1": () => down }, { settings: { patience: 20_000 } });
+    const { done } = fetcher.downloadTask(request, { to: memorySink() });
+    await clock.advanceUntil(done, 1_000_000, 50);
+    await rejectionOf(done);
+    assert.ok(second() >= 20 && second() <= 26, `${second()} s`);
+  });
+
+  for (const sends of [0, 1, 300]) {
+    it(`parents that send ${sends} bytes and fall silent, again and again, do not keep a task alive for ever`, async () => {
+      const silent: Behaviour = async function* ({ bytes }) {
+        if (sends > 0) yield bytes.subarray(0, sends);
+        if (sends > 0) yield bytes.subarray(sends, sends + 1);
+        await new Promise<void>((resolve) => void clock.setTimer(resolve, 30_000));
+        throw new VortexError("Stalled", "no byte came");
+      };
+      const made = bench({ "a:1": () => silent, "b:1": () => silent });
+      const { clock, fetcher, request, second } = made;
+      const { done } = fetcher.downloadTask(request, { to: memorySink() });
+      await clock.advanceUntil(done, 10_000_000, 1000);
+      assert.equal((await rejectionOf(done)).code, "Stalled");
+      // Each attempt is 30 s long; bytes have the wait begin again five times.
+      assert.ok(second() > 150 && second() < (sends === 0 ? 400 : 1500), `${second()} s`);
+    });
+  }
+
+  it("is counted from the last byte on: a parent that breaks off late in a piece is waited for again", async () => {
+    // Bytes come for a while, and then nothing for 40 s; three times.
+    const { clock, fetcher, request, second } = bench({
+      "a:1": (at) => {
+        if (at >= 130) return honest();
+        if (at % 45 > 40) return breaking;
+        return down;
+      },
+    });
+    const { done } = fetcher.downloadTask(request, { to: memorySink() });
+    await clock.advanceUntil(done, 1_000_000, 100);
+    await done;
+    assert.ok(second() >= 130 && second() < 140, `${second()} s`);
+  });
+
+  it("wrong bytes are never asked for again, however long the task lasts", async () => {
+    const { clock, fetcher, request, parents } = bench({
+      "wrong:1": () => corrupt,
+      "slow:1": (at) => (at < 50 ? down : honest()),
+    });
+    const { done } = fetcher.downloadTask(request, { to: memorySink(), concurrentPieceCount: 2 });
+    await clock.advance(1000);
+    const asked = parents.numbers("wrong:1").length;
+    await clock.advanceUntil(done, 1_000_000, 100);
+    const report = await done;
+    assert.equal(parents.numbers("wrong:1").length, asked);
+    assert.deepEqual(
+      report.parents.map(({ state }) => state),
+      ["left-out", "active"],
+    );
+  });
+
+  for (const code of ["DigestMismatch", "HandshakeFailed", "Unavailable", "RemoteUnimplemented", "NotFound"] as const) {
+    it(`${code} of the only parent is not waited for`, async () => {
+      const { clock, fetcher, request, second } = bench({ "a:1": () => failing(code) });
+      const { done } = fetcher.downloadTask(request, { to: memorySink() });
+      await clock.advanceUntil(done, 1_000_000, 50);
+      assert.equal((await rejectionOf(done)).code, code);
+      assert.ok(second() < 5, `${second()} s`);
+    });
+  }
+
+  it("a task that was paused for longer asks each parent once more", async () => {
+    const { clock, fetcher, request, parents } = bench({ "a:1": (at) => (at < 500 ? down : honest()) });
+    const download = fetcher.downloadTask(request, { to: memorySink() });
+    await clock.advance(20_000);
+    download.pause();
+    const before = parents.asked.length;
+    await clock.advance(500_000);
+    assert.equal(parents.asked.length, before);
+    download.resume();
+    await clock.advanceUntil(download.done, 60_000, 100);
+    await download.done;
+  });
+});
+
+/** A part of a piece, and then the connection is lost. */
+const breaking: Behaviour = async function* ({ bytes }) {
+  yield bytes.subarray(0, 100);
+  yield bytes.subarray(100, 200);
+  throw new VortexError("ConnectionLost", "lost");
+};
+
+describe("patience with parents that are asked where pieces are", () => {
+  const outline: TaskOutline = { contentLength: content.length, pieceLength: PIECE, pieceCount: 21 };
+
+  /** A directory of parents that answer from a second on; until then they fail. */
+  function directoryOf(
+    parents: Readonly<Record<string, { readonly from?: number; readonly until?: number; readonly code?: ErrorCode }>>,
+  ): (now: () => number) => TaskDirectory & { readonly asked: [what: string, second: number][] } {
+    return (now) => {
+      const asked: [string, number][] = [];
+      const answer = (what: string, addr: string): void => {
+        asked.push([what, now()]);
+        const { from = 0, until = Number.POSITIVE_INFINITY, code = "ConnectionRefused" } = parents[addr] ?? {};
+        if (now() < from || now() >= until) throw new VortexError(code, `${addr} answers ${code}`);
+      };
+      return {
+        asked,
+        async stat(addr) {
+          answer("stat", addr);
+          return outline;
+        },
+        async *sync(addr): AsyncIterable<PieceLocation> {
+          for (let number = 0; number < 21; number++) {
+            answer("sync", addr);
+            const length = Math.min(PIECE, content.length - number * PIECE);
+            yield { number, offset: number * PIECE, length, tcpAddr: "data:1" };
+          }
+        },
+      };
+    };
+  }
+
+  it("the only parent that can tell the length is down for 50 s: it is asked on, and the task says how long still", async () => {
+    const { clock, fetcher, request, second } = bench(
+      { "a:1": (at) => (at < 50 ? down : honest()) },
+      { directory: directoryOf({ "a:4000": { from: 50 } }) },
+    );
+    const { hostId, parents } = request;
+    const to = memorySink();
+    const download = fetcher.downloadTask({ taskId, hostId, parents }, { to });
+    await clock.advance(40_000);
+    const { patienceLeft, totalBytes } = download.progress();
+    assert.equal(totalBytes, undefined);
+    assert.ok(patienceLeft !== undefined && Math.abs(patienceLeft - 20_000) <= 100, `${patienceLeft} ms`);
+    await clock.advanceUntil(download.done, 60_000, 10);
+    await download.done;
+    assert.ok(second() >= 50 && second() <= 60, `${second()} s`);
+    assert.equal(Buffer.compare(to.bytes(), content), 0);
+  });
+
+  it("without patience, or without hope, it is asked once", async () => {
+    for (const [code, patience, asked, seconds] of [
+      ["ConnectionRefused", 0, 1, 0],
+      ["NotFound", 60_000, 1, 0],
+      ["HandshakeFailed", 60_000, 1, 0],
+      ["ConnectionRefused", 10_000, 9, 10],
+    ] as const) {
+      const directory = directoryOf({ "a:4000": { from: 1e9, code } });
+      const made = bench({ "a:1": () => honest() }, { directory });
+      const { hostId, parents } = made.request;
+      const { done } = made.fetcher.downloadTask({ taskId, hostId, parents }, { to: memorySink(), patience });
+      await made.clock.advanceUntil(done, 100_000, 10);
+      assert.equal((await rejectionOf(done)).code, code);
+      const { asked: all } = made.parents.directory as ReturnType<ReturnType<typeof directoryOf>>;
+      assert.ok(all.length >= Math.min(asked, 5) && all.length <= asked, `${all.length} times`);
+      assert.ok(Math.abs(made.second() - seconds) < 0.1, `${made.second()} s`);
+      assert.equal(made.clock.pending, 0);
+    }
+  });
+
+  it("is not reported while another parent is still being asked", async () => {
+    const { clock, fetcher, request, parents } = bench(
+      { "a:1": () => down, "b:1": () => down },
+      { directory: directoryOf({ "a:4000": { from: 1e9 } }) },
+    );
+    const { directory } = parents;
+    assert.ok(directory);
+    const { stat } = directory;
+    directory.stat = (addr, ...rest) => (addr === "b:4000" ? new Promise(() => {}) : stat(addr, ...rest));
+    const { hostId, parents: addrs } = request;
+    const download = fetcher.downloadTask({ taskId, hostId, parents: addrs }, { to: memorySink() });
+    await clock.advance(10_000);
+    assert.equal(download.progress().patienceLeft, undefined);
+    download.cancel();
+    void download.done.catch(() => {});
+    await settle();
+  });
+
+  it("another parent's answer ends the asking, and one whose length is not known is asked for all pieces at once", async () => {
+    const { clock, fetcher, request, second, parents } = bench(
+      { "a:1": () => honest(), "b:1": () => down },
+      { directory: directoryOf({ "a:4000": { from: 1e9 }, "b:4000": {} }) },
+    );
+    const { hostId, parents: addrs } = request;
+    const { done } = fetcher.downloadTask({ taskId, hostId, parents: addrs }, { to: memorySink() });
+    await clock.advanceUntil(done, 60_000, 10);
+    await done;
+    assert.ok(second() < 5, `${second()} s`);
+    assert.equal(new Set(parents.numbers("a:1")).size, 21);
+  });
+
+  it("announcements that break off are asked for on, and pieces that they name then are fetched", async () => {
+    const { clock, fetcher, request, second } = bench(
+      { "data:1": () => honest() },
+      { directory: directoryOf({ "api:1": { from: 45 } }) },
+    );
+    const { hostId, contentLength, pieceLength } = request as {
+      hostId: string;
+      contentLength: number;
+      pieceLength: number;
+    };
+    const parents = [{ apiAddr: "api:1" }];
+    const download = fetcher.downloadTask(
+      { taskId, hostId, contentLength, pieceLength, parents },
+      { to: memorySink() },
+    );
+    await clock.advance(40_000);
+    const { patienceLeft = 0 } = download.progress();
+    assert.ok(patienceLeft > 20_000 && patienceLeft < 25_000, `${patienceLeft} ms`);
+    await clock.advanceUntil(download.done, 60_000, 10);
+    await download.done;
+    assert.ok(second() >= 45 && second() < 51, `${second()} s`);
+  });
+
+  it("announcements that do not come back end the task with its patience", async () => {
+    const { clock, fetcher, request, second } = bench(
+      { "data:1": () => honest() },
+      { directory: directoryOf({ "api:1": { from: 1e9 } }) },
+    );
+    const { hostId, contentLength, pieceLength } = request as {
+      hostId: string;
+      contentLength: number;
+      pieceLength: number;
+    };
+    const { done } = fetcher.downloadTask(
+      { taskId, hostId, contentLength, pieceLength, parents: [{ apiAddr: "api:1" }] },
+      { to: memorySink() },
+    );
+    await clock.advanceUntil(done, 600_000, 10);
+    const error = await rejectionOf(done);
+    assert.match(error.message, /api:1.*ConnectionRefused/);
+    assert.ok(second() >= 60 && second() < 66, `${second()} s`);
+  });
+
+  it("a parent that does not have the task is asked every 30 s, and used once it has", async () => {
+    const { clock, fetcher, request, second, parents, events, onEvent } = bench(
+      { "a:1": (at) => (at < 20 ? down : failing("NotFound")), "data:1": () => honest() },
+      { directory: directoryOf({ "b:1": { from: 40, code: "NotFound" } }) },
+    );
+    const { hostId, contentLength, pieceLength } = request as {
+      hostId: string;
+      contentLength: number;
+      pieceLength: number;
+    };
+    parents.behave("a:1", () => new VortexError("ConnectionRefused", "down"));
+    const { done } = fetcher.downloadTask(
+      { taskId, hostId, contentLength, pieceLength, parents: ["a:1", { apiAddr: "b:1" }] },
+      { to: memorySink(), patience: 120_000, onEvent },
+    );
+    await clock.advanceUntil(done, 600_000, 10);
+    await done;
+    assert.ok(second() >= 60 && second() < 61, `${second()} s`);
+    assert.ok(events.some((event) => event.type === "parent-left-out" && event.parent === "b:1"));
+    assert.ok(events.some((event) => event.type === "parent-back" && event.parent === "b:1"));
+  });
+});

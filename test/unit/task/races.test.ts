@@ -1,0 +1,594 @@
+/** The scheduler's thresholds: races, blame, found pieces, room and slots, the last parents. */
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { VortexError } from "../../../src/errors.ts";
+import type { RouteState } from "../../../src/task/route.ts";
+import { type Attempt, Scheduler, type SchedulerOptions, type Step } from "../../../src/task/scheduler.ts";
+
+const LENGTH = 1_000_000;
+const lost = new VortexError("ConnectionLost", "lost");
+
+function schedulerOf(pieces: number, options: Partial<SchedulerOptions> = {}): Scheduler {
+  return new Scheduler({
+    first: 0,
+    last: pieces - 1,
+    lengthOf: () => LENGTH,
+    concurrentPieceCount: 2,
+    pieceTimeout: 360_000,
+    stallAfter: 100_000,
+    announceTimeout: 60_000,
+    patience: 60_000,
+    random: () => 1,
+    ...options,
+  });
+}
+
+function step(scheduler: Scheduler, now: number): Step {
+  return scheduler.step(now, { allows: () => true, admit: () => true });
+}
+
+function shape({ starts }: Step): string[] {
+  return starts.map(({ number, route, racer }) => `${number}${racer ? "!" : "@"}${route}`);
+}
+
+/** Delivers a piece at an even rate. */
+function deliver(scheduler: Scheduler, { id }: Attempt, from: number, milliseconds: number): readonly Attempt[] {
+  for (let part = 1; part <= 10; part++) scheduler.arrived(id, LENGTH / 10, from + (part * milliseconds) / 10);
+  return scheduler.succeeded(id, from + milliseconds);
+}
+
+/** Two attempts, of which "a" has delivered in 500 ms; what is left runs at "b". */
+function withSlow(pieces: number, options: Partial<SchedulerOptions> = {}): { scheduler: Scheduler; slow: Attempt } {
+  const scheduler = schedulerOf(pieces, options);
+  scheduler.addRoute("a", false);
+  scheduler.addRoute("b", false);
+  const [fast, slow] = step(scheduler, 0).starts;
+  assert.ok(fast && slow);
+  // No latency: the pace is that of all of its time.
+  scheduler.arrived(slow.id, 1, 0);
+  scheduler.arrived(slow.id, 1, 400);
+  deliver(scheduler, fast, 0, 500);
+  return { scheduler, slow };
+}
+
+describe("a race for what is slow", () => {
+  it("at the end begins where its rest takes half as long again as all of it from an idle parent, and 100 ms", () => {
+    for (const [bytes, raced] of [
+      [541_000, false],
+      [540_000, true],
+    ] as const) {
+      const { scheduler, slow } = withSlow(2);
+      scheduler.arrived(slow.id, bytes - 2, 1000);
+      assert.deepEqual(shape(step(scheduler, 1000)), raced ? ["1!a"] : []);
+    }
+  });
+
+  it("before the end begins where it takes four times as long, and 100 ms, by the queue of the other parent", () => {
+    for (const [bytes, at, raced] of [
+      [197_000, 1000, false],
+      [195_000, 1000, true],
+      [1000, 999, false],
+      [1000, 1000, true],
+    ] as const) {
+      const { scheduler, slow } = withSlow(3);
+      assert.deepEqual(shape(step(scheduler, 500)), ["2@a"]);
+      scheduler.arrived(slow.id, bytes - 2, at);
+      assert.deepEqual(shape(step(scheduler, at)), raced ? ["1!a"] : [], `${bytes} bytes at ${at} ms`);
+    }
+  });
+
+  it("counts silence as a rest, and looks once a second", () => {
+    const { scheduler, slow } = withSlow(2);
+    scheduler.arrived(slow.id, 990_000, 500);
+    const first = step(scheduler, 500);
+    assert.deepEqual([first.starts, first.wakeAt], [[], 1500]);
+    assert.deepEqual(shape(step(scheduler, 1350)), []);
+    assert.deepEqual(shape(step(scheduler, 1351)), ["1!a"]);
+  });
+
+  it("time that is ours counts neither as silence nor as activity", () => {
+    const { scheduler, slow } = withSlow(2);
+    scheduler.arrived(slow.id, 990_000, 500);
+    scheduler.owes(slow.id, false, 510);
+    scheduler.owes(slow.id, false, 600);
+    assert.deepEqual(shape(step(scheduler, 5000)), []);
+    scheduler.owes(slow.id, true, 5000);
+    scheduler.owes(slow.id, true, 5500);
+    assert.deepEqual(shape(step(scheduler, 5850)), []);
+    assert.deepEqual(shape(step(scheduler, 5851)), ["1!a"]);
+  });
+
+  it("begins for a piece without a byte after as long as another parent takes for all of it, half as long again", () => {
+    const scheduler = schedulerOf(2);
+    scheduler.addRoute("a", false);
+    scheduler.addRoute("b", false);
+    const [fast] = step(scheduler, 0).starts;
+    assert.ok(fast);
+    deliver(scheduler, fast, 0, 500);
+    assert.deepEqual(shape(step(scheduler, 850)), []);
+    assert.deepEqual(shape(step(scheduler, 851)), ["1!a"]);
+  });
+
+  it("goes by the last 5 s of activity where these were slower: most at once, and then a byte a second", () => {
+    const { scheduler, slow } = withSlow(2);
+    scheduler.arrived(slow.id, 950_000, 500);
+    let raced: number | undefined;
+    for (let now = 1000; raced === undefined && now <= 20_000; now += 500) {
+      if (now % 1000 === 0) scheduler.arrived(slow.id, 1, now);
+      if (step(scheduler, now).starts.length > 0) raced = now;
+    }
+    // The first window, up to 5 s, has the many bytes too; at the end of the second, it shows.
+    assert.equal(raced, 10_000);
+  });
+
+  it("a window is 5 s of activity, from the first byte on", () => {
+    const scheduler = schedulerOf(2);
+    scheduler.addRoute("a", false);
+    scheduler.addRoute("b", false);
+    const [fast, slow] = step(scheduler, 0).starts;
+    assert.ok(fast && slow);
+    deliver(scheduler, fast, 0, 500);
+    // The latency of 400 ms is no part of it.
+    scheduler.arrived(slow.id, 500_000, 400);
+    scheduler.arrived(slow.id, 450_000, 800);
+    let raced: number | undefined;
+    for (let now = 1000; raced === undefined && now <= 20_000; now += 100) {
+      scheduler.arrived(slow.id, 1, now);
+      if (step(scheduler, now).starts.length > 0) raced = now;
+    }
+    assert.equal(raced, 10_400);
+  });
+
+  it("takes 64 MiB in all, and one racer in any case", () => {
+    for (const [mebibytes, racers] of [
+      [100, 1],
+      [33, 1],
+      [32, 2],
+      [16, 4],
+    ] as const) {
+      const lengthOf = (): number => mebibytes * 1024 * 1024;
+      const scheduler = schedulerOf(5, { lengthOf, concurrentPieceCount: 5, stallAfter: 1000 });
+      for (const id of ["a", "b", "c", "d", "e"]) scheduler.addRoute(id, false);
+      assert.equal(step(scheduler, 0).starts.length, 5);
+      for (const id of ["f", "g", "h", "i", "j"]) scheduler.addRoute(id, false);
+      const first = step(scheduler, 1000).starts.length;
+      const then = step(scheduler, 1001).starts.length;
+      assert.deepEqual([first, then], [racers, 0], `${mebibytes} MiB`);
+    }
+  });
+
+  it("stalled pieces come before slow ones, and of slow ones those with the longest rest", () => {
+    const scheduler = schedulerOf(4, { concurrentPieceCount: 4, raceBytes: 1, stallAfter: 3000 });
+    for (const id of ["a", "b", "c", "d"]) scheduler.addRoute(id, false);
+    const [fast, stalls, slow, slower] = step(scheduler, 0).starts;
+    assert.ok(fast && stalls && slow && slower);
+    deliver(scheduler, fast, 0, 500);
+    for (let now = 100; now <= 2500; now += 100) {
+      scheduler.arrived(slow.id, 200, now);
+      scheduler.arrived(slower.id, 100, now);
+    }
+    // One racer at a time: the slowest first.
+    assert.deepEqual(shape(step(scheduler, 2500)), ["3!a"]);
+    const again = schedulerOf(4, { concurrentPieceCount: 4, raceBytes: 1, stallAfter: 3000 });
+    for (const id of ["a", "b", "c", "d"]) again.addRoute(id, false);
+    const [quick, one, two, three] = step(again, 0).starts;
+    assert.ok(quick && one && two && three);
+    deliver(again, quick, 0, 500);
+    for (let now = 100; now <= 2900; now += 100) {
+      again.arrived(two.id, 100, now);
+      again.arrived(three.id, 200, now);
+    }
+    again.arrived(one.id, 100_000, 100);
+    assert.deepEqual(shape(step(again, 2950)), ["2!a"]);
+  });
+
+  it("a stall wins over a longer rest", () => {
+    const scheduler = schedulerOf(3, { concurrentPieceCount: 3, raceBytes: 1, stallAfter: 3000 });
+    for (const id of ["a", "b", "c"]) scheduler.addRoute(id, false);
+    const [fast, stalls, slow] = step(scheduler, 0).starts;
+    assert.ok(fast && stalls && slow);
+    scheduler.arrived(stalls.id, 900_000, 100);
+    for (let now = 100; now <= 3100; now += 100) scheduler.arrived(slow.id, 1, now);
+    deliver(scheduler, fast, 2600, 500);
+    assert.deepEqual(shape(step(scheduler, 3100)), ["1!a"]);
+  });
+
+  it("a parent without a measured rate is asked for stalls alone", () => {
+    const scheduler = schedulerOf(1, { stallAfter: 5000 });
+    scheduler.addRoute("a", false);
+    const [slow] = step(scheduler, 0).starts;
+    assert.ok(slow);
+    scheduler.addRoute("new", false);
+    scheduler.arrived(slow.id, 1, 1);
+    assert.deepEqual(shape(step(scheduler, 5000)), []);
+    assert.deepEqual(shape(step(scheduler, 5001)), ["0!new"]);
+  });
+
+  it("needs a slot: where there is none, it is tried with the next look", () => {
+    const { scheduler } = withSlow(2);
+    const refusing = { allows: () => true, admit: () => false };
+    assert.deepEqual(scheduler.step(2000, refusing).starts, []);
+    assert.deepEqual(shape(step(scheduler, 2001)), ["1!a"]);
+  });
+
+  it("wakes for the stall that is next", () => {
+    const scheduler = schedulerOf(2, { stallAfter: 300 });
+    scheduler.addRoute("a", false);
+    scheduler.addRoute("b", false);
+    const [one, two] = step(scheduler, 0).starts;
+    assert.ok(one && two);
+    scheduler.arrived(one.id, 1, 100);
+    scheduler.arrived(two.id, 1, 50);
+    assert.equal(step(scheduler, 200).wakeAt, 350);
+  });
+
+  it("a task with one route has no looks", () => {
+    const scheduler = schedulerOf(2);
+    scheduler.addRoute("a", false);
+    assert.equal(step(scheduler, 0).wakeAt, undefined);
+  });
+
+  it("fewer pieces at a time than the task may have are the end for races too", () => {
+    const scheduler = schedulerOf(10, { concurrentPieceCount: 8 });
+    scheduler.addRoute("a", false);
+    scheduler.addRoute("b", false);
+    const narrow = { allows: () => true, admit: () => true, most: 2 };
+    const { starts } = scheduler.step(0, narrow);
+    assert.deepEqual(shape({ starts, wakeAt: undefined, failure: undefined }), ["0@a", "1@b"]);
+    const [fast, slow] = starts;
+    assert.ok(fast && slow);
+    scheduler.arrived(slow.id, 1, 0);
+    scheduler.arrived(slow.id, 1, 400);
+    deliver(scheduler, fast, 0, 500);
+    const next = scheduler.step(500, narrow);
+    assert.deepEqual(shape(next), ["2@a"]);
+    scheduler.arrived(slow.id, 199_998, 1000);
+    // By the rule for the end, it would be raced.
+    assert.deepEqual(scheduler.step(1000, narrow).starts, []);
+  });
+});
+
+describe("the blame of a parent that was overtaken", () => {
+  /** The failures of the loser, silent since `silent`, when the winner took from 1000 to `at`. */
+  function blamed(silent: number, at: number, options: Partial<SchedulerOptions> = {}): number {
+    const scheduler = schedulerOf(1, { stallAfter: 1000, ...options });
+    const a = scheduler.addRoute("a", false);
+    scheduler.addRoute("b", false);
+    const [loser] = step(scheduler, 0).starts;
+    const [winner] = step(scheduler, 1000).starts;
+    assert.ok(loser && winner);
+    if (silent > 0) scheduler.arrived(loser.id, 1, silent);
+    assert.deepEqual(
+      scheduler.succeeded(winner.id, at).map(({ id }) => id),
+      [loser.id],
+    );
+    assert.ok(scheduler.done);
+    return a.failures;
+  }
+
+  it("is for silence as long as the winner took, and 100 ms", () => {
+    assert.deepEqual([blamed(1100, 1600), blamed(1000, 1600), blamed(900, 1600), blamed(899, 1600)], [0, 0, 1, 1]);
+  });
+
+  it("or for a stall", () => {
+    assert.deepEqual([blamed(5000, 5999), blamed(5000, 6000), blamed(5001, 6000)], [0, 1, 0]);
+  });
+
+  it("is not for time that is ours", () => {
+    const scheduler = schedulerOf(1, { stallAfter: 1000 });
+    const a = scheduler.addRoute("a", false);
+    scheduler.addRoute("b", false);
+    const [loser] = step(scheduler, 0).starts;
+    const [winner] = step(scheduler, 1000).starts;
+    assert.ok(loser && winner);
+    scheduler.owes(loser.id, false, 1500);
+    scheduler.succeeded(winner.id, 9000);
+    assert.equal(a.failures, 0);
+    assert.deepEqual([a.inFlight, scheduler.succeeded(loser.id, 9001)], [0, []]);
+  });
+});
+
+describe("attempts that are over", () => {
+  it("change nothing any more", () => {
+    const scheduler = schedulerOf(2, { concurrentPieceCount: 1 });
+    const a = scheduler.addRoute("a", false);
+    const [attempt] = step(scheduler, 0).starts;
+    assert.ok(attempt);
+    scheduler.answered(attempt.id, 30);
+    assert.equal(a.latency, 30);
+    scheduler.succeeded(attempt.id, 100);
+    const before = [a.pieces, a.bytes, a.latency, a.failures, a.inFlight];
+    scheduler.arrived(attempt.id, 5, 200);
+    scheduler.owes(attempt.id, false, 200);
+    scheduler.answered(attempt.id, 500);
+    assert.deepEqual(scheduler.failed(attempt.id, lost, "again", 300), []);
+    assert.deepEqual([a.pieces, a.bytes, a.latency, a.failures, a.inFlight], before);
+  });
+
+  it("of a piece that another attempt is still at leave it there, and the last one gives it back", () => {
+    const scheduler = schedulerOf(1, { stallAfter: 1000 });
+    scheduler.addRoute("a", false);
+    scheduler.addRoute("b", false);
+    const [first] = step(scheduler, 0).starts;
+    const [second] = step(scheduler, 1000).starts;
+    assert.ok(first && second);
+    scheduler.failed(first.id, lost, "again", 1100);
+    assert.deepEqual(shape(step(scheduler, 1100)), []);
+    scheduler.failed(second.id, lost, "again", 1200);
+    assert.deepEqual(step(scheduler, 1200).wakeAt, 1350);
+    assert.deepEqual(shape(step(scheduler, 1350)), ["0@a"]);
+  });
+
+  it("time that was held back is not in the pace of the parent", () => {
+    const scheduler = schedulerOf(2);
+    const a = scheduler.addRoute("a", false);
+    const [attempt] = step(scheduler, 0).starts;
+    assert.ok(attempt);
+    for (const { id } of [...scheduler.attempts]) if (id !== attempt.id) scheduler.failed(id, lost, "absent", 0);
+    scheduler.arrived(attempt.id, 100_000, 100);
+    scheduler.owes(attempt.id, false, 100);
+    scheduler.owes(attempt.id, true, 10_000);
+    scheduler.arrived(attempt.id, 200_000, 10_200);
+    assert.equal(a.rate, 1000);
+  });
+});
+
+describe("pieces that an earlier download left", () => {
+  it("keep the task waiting while they are looked at, once each, and are done or fetched", () => {
+    const scheduler = schedulerOf(3, { patience: 0 });
+    const none = scheduler.addRoute("none", true);
+    none.endAnnouncements(false);
+    for (const number of [0, 0, 2]) scheduler.find(number);
+    assert.equal(step(scheduler, 0).failure, undefined);
+    scheduler.settle(1, true);
+    scheduler.settle(0, true);
+    scheduler.settle(0, false);
+    assert.equal(step(scheduler, 0).failure, undefined);
+    scheduler.settle(2, false);
+    assert.match(step(scheduler, 0).failure?.message ?? "", /^piece 1 cannot be fetched/);
+    none.announce(1);
+    none.announce(2);
+    assert.deepEqual(shape(step(scheduler, 0)), ["1@none", "2@none"]);
+    // What runs is not found any more.
+    scheduler.find(1);
+    for (const { id } of [...scheduler.attempts]) scheduler.succeeded(id, 1);
+    assert.ok(scheduler.done);
+  });
+
+  it("all of them right make the task done", () => {
+    const scheduler = schedulerOf(2);
+    for (const number of [0, 1]) scheduler.find(number);
+    scheduler.settle(0, true);
+    assert.deepEqual([scheduler.done, scheduler.exhausted], [false, false]);
+    scheduler.settle(1, true);
+    assert.deepEqual([scheduler.done, scheduler.exhausted], [true, true]);
+    assert.deepEqual(step(scheduler, 0), { starts: [], wakeAt: undefined, failure: undefined });
+  });
+
+  it("nothing is left to begin while all that is left runs", () => {
+    const scheduler = schedulerOf(2);
+    scheduler.addRoute("a", false);
+    const [first] = step(scheduler, 0).starts;
+    assert.ok(first);
+    assert.equal(scheduler.exhausted, true);
+    scheduler.failed(first.id, lost, "again", 1);
+    assert.equal(scheduler.exhausted, false);
+  });
+});
+
+describe("room and slots", () => {
+  it("for the first piece that waits keep the task alive, others do not", () => {
+    const scheduler = schedulerOf(2, { patience: 0 });
+    scheduler.addRoute("a", false);
+    const full = scheduler.step(0, { allows: () => false, admit: () => true });
+    assert.deepEqual(full, { starts: [], wakeAt: undefined, failure: undefined });
+    const busy = scheduler.step(0, { allows: () => true, admit: () => false });
+    assert.deepEqual(busy, { starts: [], wakeAt: undefined, failure: undefined });
+  });
+
+  it("a parent without a slot is passed over for the next best", () => {
+    const scheduler = schedulerOf(4, { concurrentPieceCount: 2 });
+    scheduler.addRoute("a", false);
+    scheduler.addRoute("b", false);
+    const { starts } = scheduler.step(0, { allows: () => true, admit: (parent) => parent === "b" });
+    assert.deepEqual(
+      starts.map(({ number, route }) => `${number}@${route}`),
+      ["0@b", "1@b"],
+    );
+  });
+});
+
+describe("routes of one parent", () => {
+  const protocols = ["quic", "tcp"] as const;
+
+  function both(): { scheduler: Scheduler; routes: readonly RouteState[] } {
+    const scheduler = schedulerOf(20, { concurrentPieceCount: 6 });
+    const routes = protocols.map((protocol) => scheduler.addRoute({ parent: "p", protocol }, false));
+    scheduler.addRoute("other", false);
+    return { scheduler, routes };
+  }
+
+  it("are banned together for what is wrong, with all that they are asked for", () => {
+    const { scheduler, routes } = both();
+    const { starts } = step(scheduler, 0);
+    const [first] = starts;
+    assert.ok(first);
+    const over = scheduler.failed(first.id, new VortexError("DigestMismatch", "wrong"), "out", 5);
+    assert.deepEqual(
+      over.map(({ id }) => id).sort((a, b) => a - b),
+      starts.filter(({ parent, id }) => parent === "p" && id !== first.id).map(({ id }) => id),
+    );
+    assert.deepEqual(
+      routes.map(({ leftOut }) => leftOut),
+      ["banned", "banned"],
+    );
+    assert.deepEqual(
+      routes.map(({ errors }) => errors),
+      [1, 0],
+    );
+  });
+
+  it("are left out one by one for what is no more than that", () => {
+    for (const [code, verdict, as] of [
+      ["HandshakeFailed", "out", "banned"],
+      ["RemoteUnimplemented", "later", "useless"],
+    ] as const) {
+      const { scheduler, routes } = both();
+      const { starts } = step(scheduler, 0);
+      const [first] = starts;
+      assert.ok(first);
+      const over = scheduler.failed(first.id, new VortexError(code, "no"), verdict, 5);
+      assert.ok(over.every(({ route }) => route === first.route));
+      assert.equal(over.length, starts.filter(({ route }) => route === first.route).length - 1);
+      assert.deepEqual(
+        routes.map(({ leftOut }) => leftOut),
+        [as, undefined],
+      );
+    }
+  });
+
+  it("a probe of one goes on when the other fails once more", () => {
+    const { scheduler, routes } = both();
+    const [quic, tcp] = routes;
+    assert.ok(quic && tcp);
+    for (let at = 1; at <= 5; at++) quic.failed(lost, at - 0.5, at, () => 1);
+    const { starts } = step(scheduler, 4005);
+    const probe = starts.find(({ route }) => route === quic.id);
+    const beside = starts.find(({ route }) => route === tcp.id);
+    assert.ok(probe && beside);
+    assert.deepEqual(scheduler.failed(beside.id, lost, "again", 4010), []);
+    assert.deepEqual(scheduler.succeeded(probe.id, 4020), []);
+    assert.equal(quic.leftOut, undefined);
+  });
+
+  it("a name that is no route is a fault of ours", () => {
+    assert.throws(() => both().scheduler.route("nobody"), { code: "Internal" });
+  });
+});
+
+describe("the last parents", () => {
+  /** A scheduler whose only parent is left out at 5 ms, before its next probe at 4005 ms. */
+  function withGone(options: Partial<SchedulerOptions> = {}): { scheduler: Scheduler; gone: RouteState } {
+    const scheduler = schedulerOf(3, { concurrentPieceCount: 1, ...options });
+    const gone = scheduler.addRoute("gone", false);
+    for (let at = 1; at <= 5; at++) gone.failed(lost, at - 0.5, at, () => 1);
+    return { scheduler, gone };
+  }
+
+  it("are waited for since their last failure, and probed every 5 s and at the end", () => {
+    const { scheduler } = withGone();
+    assert.equal(scheduler.patienceLeft(100), undefined);
+    assert.deepEqual(step(scheduler, 100), { starts: [], wakeAt: 4005, failure: undefined });
+    assert.deepEqual([scheduler.patienceLeft(100), scheduler.patienceLeft(90_000)], [59_905, 0]);
+    const probes: number[] = [];
+    let now = 4005;
+    for (;;) {
+      const { starts, wakeAt, failure } = step(scheduler, now);
+      if (failure !== undefined) {
+        assert.equal(failure.code, "ConnectionLost");
+        assert.match(failure.message, /^piece 0 cannot be fetched, and no parent came back for 60000 ms: gone: /);
+        break;
+      }
+      const [probe] = starts;
+      if (probe !== undefined) {
+        probes.push(now);
+        scheduler.failed(probe.id, lost, "again", now + 1);
+        now++;
+      } else {
+        assert.ok(wakeAt !== undefined);
+        now = wakeAt;
+      }
+    }
+    assert.deepEqual(probes.slice(0, 4), [4005, 9006, 14_007, 19_008]);
+    assert.deepEqual(probes.at(-1), 60_005);
+    assert.equal(now, 60_006);
+  });
+
+  it("are not waited for while another one may help, and no race is run by one that is left out", () => {
+    const { scheduler } = withGone({ stallAfter: 1000, concurrentPieceCount: 3 });
+    scheduler.addRoute("here", false);
+    assert.deepEqual(shape(step(scheduler, 100)), ["0@here", "1@here", "2@here"]);
+    assert.equal(scheduler.patienceLeft(100), undefined);
+    assert.deepEqual(shape(step(scheduler, 50_000)), []);
+    for (const { id } of [...scheduler.attempts]) scheduler.failed(id, lost, "again", 50_000);
+    assert.equal(scheduler.patienceLeft(50_000), undefined);
+    assert.equal(step(scheduler, 50_000).starts.length, 1, "the one that is gone is asked again by now");
+    assert.equal(scheduler.patienceLeft(50_000), undefined, "the other one is in a pause only");
+  });
+
+  it("are not waited for where they do not have what is left", () => {
+    const scheduler = schedulerOf(1);
+    const gone = scheduler.addRoute("gone", true);
+    gone.endAnnouncements(false);
+    for (let at = 1; at <= 5; at++) gone.failed(lost, at - 0.5, at, () => 1);
+    assert.equal(step(scheduler, 100).failure?.code, "ConnectionLost");
+  });
+
+  it("useless ones are no hope, and their time is not waited for", () => {
+    const scheduler = schedulerOf(1);
+    scheduler.addRoute("useless", false).leaveOut("useless", 0);
+    assert.ok(step(scheduler, 1).failure);
+    const { scheduler: other } = withGone({ patience: 20_000 });
+    other.addRoute("useless", false).leaveOut("useless", 0);
+    assert.equal(step(other, 100).wakeAt, 4005);
+  });
+
+  it("bytes of five probes have the wait begin again, and a whole piece allows five more", () => {
+    const { scheduler } = withGone({ patience: 10_000, stallAfter: 1_000_000 });
+    let now = 100;
+    /** One probe that brings bytes and is lost 30 s later. Returns whether it ended the wait. */
+    const probe = (): boolean => {
+      let { starts, wakeAt, failure } = step(scheduler, now);
+      assert.equal(failure, undefined);
+      while (starts.length === 0) {
+        assert.ok(wakeAt !== undefined && wakeAt > now, "it has not ended");
+        now = wakeAt;
+        ({ starts, wakeAt, failure } = step(scheduler, now));
+        assert.equal(failure, undefined);
+      }
+      const [attempt] = starts;
+      assert.ok(attempt);
+      scheduler.arrived(attempt.id, 1, now + 10);
+      scheduler.arrived(attempt.id, 1, now + 20);
+      step(scheduler, now + 20);
+      const relieved = scheduler.patienceLeft(now + 20) === undefined;
+      now += 30_000;
+      scheduler.failed(attempt.id, lost, "again", now);
+      return relieved;
+    };
+    assert.deepEqual([probe(), probe(), probe(), probe(), probe()], [true, true, true, true, true]);
+    assert.equal(probe(), false);
+    assert.ok(step(scheduler, now).failure, "the sixth one has ended after the patience");
+  });
+
+  it("a whole piece ends the wait, and allows five more", () => {
+    const { scheduler, gone } = withGone({ patience: 10_000 });
+    let now = 4005;
+    step(scheduler, 100);
+    for (let round = 0; round < 4; round++) {
+      const [attempt] = step(scheduler, now).starts;
+      assert.ok(attempt);
+      scheduler.arrived(attempt.id, 1, now);
+      if (round === 2) scheduler.succeeded(attempt.id, now);
+      else scheduler.failed(attempt.id, lost, "again", now);
+      if (round === 2) assert.deepEqual([gone.out, scheduler.patienceLeft(now)], [false, undefined]);
+      if (round < 2) now = step(scheduler, now).wakeAt ?? 0;
+    }
+    assert.equal(gone.failures, 1);
+  });
+
+  it("broken announcements are waited for as long, and an announcement ends that", () => {
+    const scheduler = schedulerOf(1, { announceTimeout: 1_000_000 });
+    const route = scheduler.addRoute("a", true);
+    route.breakOff();
+    assert.deepEqual(step(scheduler, 1000), { starts: [], wakeAt: 61_000, failure: undefined });
+    assert.equal(scheduler.patienceLeft(11_000), 50_000);
+    route.announce(0);
+    assert.deepEqual(shape(step(scheduler, 60_000)), ["0@a"]);
+    assert.equal(scheduler.patienceLeft(60_000), undefined);
+    const other = schedulerOf(1);
+    other.addRoute("a", true).breakOff();
+    step(other, 1000);
+    assert.ok(step(other, 61_000).failure);
+  });
+});

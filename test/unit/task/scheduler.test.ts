@@ -1,0 +1,749 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import fc from "fast-check";
+import { type ErrorCode, VortexError } from "../../../src/errors.ts";
+import type { RouteState } from "../../../src/task/route.ts";
+import { type Attempt, Scheduler, type SchedulerOptions, type Step } from "../../../src/task/scheduler.ts";
+import { verdictOn } from "../../../src/task/verdict.ts";
+import { seededRandom } from "../../support/random.ts";
+
+const LENGTH = 1_000_000;
+
+function schedulerOf(pieces: number, options: Partial<SchedulerOptions> = {}): Scheduler {
+  return new Scheduler({
+    first: 0,
+    last: pieces - 1,
+    lengthOf: () => LENGTH,
+    concurrentPieceCount: 8,
+    pieceTimeout: 360_000,
+    stallAfter: 1000,
+    announceTimeout: 60_000,
+    patience: 0,
+    random: () => 1,
+    ...options,
+  });
+}
+
+const anything = { allows: () => true, admit: () => true };
+
+function step(scheduler: Scheduler, now: number): Step {
+  return scheduler.step(now, anything);
+}
+
+function failure(code: ErrorCode): VortexError {
+  return new VortexError(code, "as told");
+}
+
+function fail(scheduler: Scheduler, attempt: Attempt, code: ErrorCode, now: number): readonly Attempt[] {
+  const error = failure(code);
+  const verdict = verdictOn(error);
+  assert.notEqual(verdict, "fatal");
+  return scheduler.failed(attempt.id, error, verdict as "again", now);
+}
+
+/** Fails a route so many times, at 1 ms, 2 ms and so on. */
+function failOften(route: RouteState, times: number): void {
+  for (let at = 1; at <= times; at++) route.failed(failure("ConnectionLost"), at - 0.5, at, () => 1);
+}
+
+/** Lets an attempt deliver its piece at a rate, from its start on. */
+function deliver(scheduler: Scheduler, { id }: Attempt, from: number, milliseconds: number): readonly Attempt[] {
+  scheduler.answered(id, from);
+  for (let part = 1; part <= 10; part++) scheduler.arrived(id, LENGTH / 10, from + (part * milliseconds) / 10);
+  return scheduler.succeeded(id, from + milliseconds);
+}
+
+function shape(attempts: readonly Attempt[]): string[] {
+  return attempts.map(({ number, route, racer }) => `${number}${racer ? "!" : "@"}${route}`);
+}
+
+describe("which piece from whom", () => {
+  it("begins as many as it may, in ascending order, spread over parents of which nothing is known", () => {
+    const scheduler = schedulerOf(100);
+    for (const id of ["a", "b", "c"]) scheduler.addRoute(id, false);
+    const { starts } = step(scheduler, 0);
+    assert.deepEqual(
+      starts.map(({ number }) => number),
+      [0, 1, 2, 3, 4, 5, 6, 7],
+    );
+    const counts = ["a", "b", "c"].map((id) => starts.filter(({ route }) => route === id).length);
+    assert.deepEqual(counts, [3, 3, 2]);
+    assert.deepEqual(step(scheduler, 0).starts, []);
+  });
+
+  it("gives a parent of twice the rate twice the pieces", () => {
+    const scheduler = schedulerOf(1000, { concurrentPieceCount: 6 });
+    scheduler.addRoute("fast", false);
+    scheduler.addRoute("slow", false);
+    // Parents whose own link is the limit: what they have under way shares it.
+    const rates = { fast: 2000, slow: 1000 };
+    const running = new Map<number, { attempt: Attempt; left: number }>();
+    const delivered = { fast: 0, slow: 0 };
+    for (let now = 0; now < 60_000; now += 50) {
+      for (const attempt of step(scheduler, now).starts) {
+        if (!attempt.racer) running.set(attempt.id, { attempt, left: LENGTH });
+      }
+      for (const route of ["fast", "slow"] as const) {
+        const mine = [...running.values()].filter(({ attempt }) => attempt.route === route);
+        for (const one of mine) {
+          const bytes = Math.min(one.left, (rates[route] * 50) / mine.length);
+          one.left -= bytes;
+          scheduler.arrived(one.attempt.id, bytes, now + 50);
+          if (one.left > 0) continue;
+          running.delete(one.attempt.id);
+          delivered[route]++;
+          for (const loser of scheduler.succeeded(one.attempt.id, now + 50)) running.delete(loser.id);
+        }
+      }
+    }
+    const ratio = delivered.fast / delivered.slow;
+    assert.ok(ratio > 1.6 && ratio < 2.5, `${delivered.fast} to ${delivered.slow}`);
+  });
+
+  it("begins no more at a slow parent than it delivers within half of the piece timeout, but one", () => {
+    const scheduler = schedulerOf(100, { pieceTimeout: 10_000 });
+    const slow = scheduler.addRoute("slow", false);
+    const first = step(scheduler, 0).starts;
+    assert.equal(first.length, 8, "nothing is known yet");
+    // 0.4 s a piece: twelve of them take 5 s, and eight at a time are allowed.
+    for (const [at, { id }] of first.entries()) {
+      scheduler.arrived(id, LENGTH, (at + 1) * 400);
+      scheduler.succeeded(id, (at + 1) * 400);
+    }
+    assert.equal(step(scheduler, 3200).starts.length, 8);
+    assert.ok(Math.abs((slow.rate ?? 0) - LENGTH / 400) < 1);
+    for (const [pace, allowed] of [
+      [1000, 5],
+      [2400, 2],
+      [6000, 1],
+    ] as const) {
+      const one = schedulerOf(100, { pieceTimeout: 10_000 });
+      one.addRoute("slow", false);
+      const [probe, ...others] = step(one, 0).starts;
+      assert.ok(probe);
+      one.arrived(probe.id, LENGTH, pace);
+      one.succeeded(probe.id, pace);
+      for (const { id } of others) one.failed(id, failure("NotFound"), "absent", pace);
+      assert.equal(step(one, 20_000).starts.length, allowed, `${pace} ms a piece`);
+    }
+  });
+
+  it("asks only those that announced a piece, and the others once they have", () => {
+    const scheduler = schedulerOf(3);
+    const a = scheduler.addRoute("a", true);
+    const b = scheduler.addRoute("b", true);
+    assert.deepEqual(step(scheduler, 0).starts, []);
+    b.announce(1);
+    assert.deepEqual(shape(step(scheduler, 0).starts), ["1@b"]);
+    a.announce(0);
+    b.announce(2);
+    assert.deepEqual(shape(step(scheduler, 0).starts), ["0@a", "2@b"]);
+  });
+
+  it("waits for the sink's room, and for slots", () => {
+    const scheduler = schedulerOf(8);
+    scheduler.addRoute("a", false);
+    const admit = (): boolean => true;
+    assert.deepEqual(shape(scheduler.step(0, { allows: (number) => number < 2, admit }).starts), ["0@a", "1@a"]);
+    let slots = 1;
+    const tight = { allows: () => true, admit: () => slots-- > 0 };
+    assert.deepEqual(shape(scheduler.step(0, tight).starts), ["2@a"]);
+    const blocked = scheduler.step(0, { allows: () => false, admit });
+    assert.deepEqual([blocked.starts, blocked.failure], [[], undefined]);
+  });
+
+  it("asks another parent for what one does not have, and the first again later", () => {
+    const scheduler = schedulerOf(2, { concurrentPieceCount: 1 });
+    scheduler.addRoute("a", false);
+    scheduler.addRoute("b", false);
+    const [first] = step(scheduler, 0).starts;
+    assert.ok(first);
+    deliver(scheduler, first, 0, 10);
+    const [second] = step(scheduler, 10).starts;
+    assert.ok(second);
+    fail(scheduler, second, "NotFound", 20);
+    const [third] = step(scheduler, 20).starts;
+    assert.ok(third);
+    assert.notEqual(third.route, second.route);
+  });
+
+  it("does not begin what an earlier download left before that was looked at", () => {
+    const scheduler = schedulerOf(3);
+    scheduler.addRoute("a", false);
+    scheduler.find(0);
+    scheduler.find(2);
+    assert.deepEqual(shape(step(scheduler, 0).starts), ["1@a"]);
+    scheduler.settle(0, true);
+    assert.deepEqual(step(scheduler, 0).starts, []);
+    scheduler.settle(2, false);
+    assert.deepEqual(shape(step(scheduler, 0).starts), ["2@a"]);
+  });
+});
+
+describe("stalls and races", () => {
+  it("a piece that stalls is asked from another parent; the first answer wins, and the one that stalled is blamed", () => {
+    const scheduler = schedulerOf(1);
+    const a = scheduler.addRoute("a", false);
+    scheduler.addRoute("b", false);
+    const [first] = step(scheduler, 0).starts;
+    assert.ok(first);
+    assert.deepEqual(step(scheduler, 999).starts, []);
+    const { starts } = step(scheduler, 1000);
+    assert.deepEqual(shape(starts), ["0!b"]);
+    assert.deepEqual(step(scheduler, 5000).starts, [], "never more than two");
+    const [racer] = starts;
+    assert.ok(racer);
+    assert.deepEqual(shape(scheduler.succeeded(racer.id, 6000)), ["0@a"]);
+    assert.equal(a.reasons[0]?.code, "Stalled");
+    assert.ok(scheduler.done);
+  });
+
+  it("a parent that comes back in time wins over the racer, and nobody is blamed", () => {
+    const scheduler = schedulerOf(1);
+    const a = scheduler.addRoute("a", false);
+    const b = scheduler.addRoute("b", false);
+    const [first] = step(scheduler, 0).starts;
+    assert.ok(first);
+    step(scheduler, 1000);
+    scheduler.arrived(first.id, LENGTH, 1100);
+    assert.deepEqual(shape(scheduler.succeeded(first.id, 1100)), ["0!b"]);
+    assert.deepEqual([a.errors, b.errors], [0, 0]);
+  });
+
+  it("time that is not the parent's is no stall", () => {
+    const scheduler = schedulerOf(1);
+    scheduler.addRoute("a", false);
+    scheduler.addRoute("b", false);
+    const [first] = step(scheduler, 0).starts;
+    assert.ok(first);
+    scheduler.owes(first.id, false, 10);
+    assert.deepEqual(step(scheduler, 50_000).starts, []);
+    scheduler.owes(first.id, true, 50_000);
+    assert.deepEqual(step(scheduler, 50_900).starts, []);
+    assert.deepEqual(shape(step(scheduler, 51_000).starts), ["0!b"]);
+  });
+
+  it("without another parent there is no race", () => {
+    const scheduler = schedulerOf(1);
+    scheduler.addRoute("a", false);
+    step(scheduler, 0);
+    assert.deepEqual(step(scheduler, 100_000).starts, []);
+  });
+
+  it("near the end, an idle parent joins in with what is slow", () => {
+    const scheduler = schedulerOf(2, { concurrentPieceCount: 2 });
+    scheduler.addRoute("a", false);
+    scheduler.addRoute("b", false);
+    const [one, other] = step(scheduler, 0).starts;
+    assert.ok(one && other);
+    deliver(scheduler, one, 0, 500);
+    // A tenth in half a second: four more seconds, the other parent needs half of one.
+    scheduler.arrived(other.id, LENGTH / 20, 10);
+    scheduler.arrived(other.id, LENGTH / 20, 500);
+    assert.deepEqual(shape(step(scheduler, 501).starts), [`${other.number}!${one.route}`]);
+  });
+
+  it("a piece that waited for its turn and has just begun to come is left alone", () => {
+    const scheduler = schedulerOf(2, { concurrentPieceCount: 2 });
+    scheduler.addRoute("a", false);
+    scheduler.addRoute("b", false);
+    const [one, other] = step(scheduler, 0).starts;
+    assert.ok(one && other);
+    deliver(scheduler, one, 0, 500);
+    scheduler.arrived(other.id, LENGTH / 100, 500);
+    assert.deepEqual(step(scheduler, 501).starts, []);
+    // What comes then takes as long as all of a piece from the other one, which is no reason to have it twice.
+    scheduler.arrived(other.id, LENGTH / 2, 700);
+    assert.deepEqual(step(scheduler, 701).starts, []);
+  });
+
+  it("what falls silent after most of it has come is had from an idle parent", () => {
+    const scheduler = schedulerOf(2, { concurrentPieceCount: 2 });
+    scheduler.addRoute("a", false);
+    scheduler.addRoute("b", false);
+    const [one, other] = step(scheduler, 0).starts;
+    assert.ok(one && other);
+    deliver(scheduler, one, 0, 500);
+    scheduler.arrived(other.id, (LENGTH * 99) / 100, 500);
+    assert.deepEqual(step(scheduler, 1000).starts, []);
+    assert.deepEqual(shape(step(scheduler, 1500).starts), [`${other.number}!${one.route}`]);
+  });
+
+  it("what is as fast as the others is left alone", () => {
+    const scheduler = schedulerOf(2, { concurrentPieceCount: 2 });
+    scheduler.addRoute("a", false);
+    scheduler.addRoute("b", false);
+    const [one, other] = step(scheduler, 0).starts;
+    assert.ok(one && other);
+    deliver(scheduler, one, 0, 500);
+    scheduler.arrived(other.id, (LENGTH * 9) / 10, 500);
+    assert.deepEqual(step(scheduler, 501).starts, []);
+  });
+
+  it("racers hold no more than they may, and one always may", () => {
+    const scheduler = schedulerOf(4, { raceBytes: LENGTH / 2, concurrentPieceCount: 4 });
+    const routes = ["a", "b", "c", "d"].map((id) => scheduler.addRoute(id, false));
+    assert.equal(step(scheduler, 0).starts.length, 4);
+    scheduler.addRoute("late", false);
+    assert.equal(step(scheduler, 1000).starts.length, 1);
+    assert.equal(step(scheduler, 2000).starts.length, 0);
+    assert.equal(routes.length, 4);
+  });
+});
+
+describe("failures", () => {
+  it("a parent that fails is asked again after a pause that doubles, with one request, and then left out", () => {
+    const scheduler = schedulerOf(100, { concurrentPieceCount: 2 });
+    const a = scheduler.addRoute("a", false);
+    let now = 0;
+    const pauses: number[] = [];
+    for (;;) {
+      const { starts, wakeAt, failure: last } = step(scheduler, now);
+      if (last !== undefined) {
+        assert.equal(last.code, "ConnectionRefused");
+        assert.match(last.message, /piece 0 cannot be fetched: a: ConnectionRefused, as told/);
+        assert.deepEqual(last.cause, a.reasons);
+        break;
+      }
+      if (starts.length === 0) {
+        assert.ok(wakeAt !== undefined && wakeAt > now);
+        pauses.push(wakeAt - now);
+        now = wakeAt;
+      } else {
+        assert.equal(starts.length, pauses.length === 0 ? 2 : 1);
+        for (const attempt of starts) fail(scheduler, attempt, "ConnectionRefused", now);
+      }
+    }
+    assert.deepEqual(pauses, [250, 500, 1000, 2000]);
+    assert.ok(a.out);
+  });
+
+  it("a success ends the count", () => {
+    const scheduler = schedulerOf(100, { concurrentPieceCount: 1 });
+    const a = scheduler.addRoute("a", false);
+    let now = 0;
+    for (let round = 0; round < 20; round++) {
+      const [attempt] = step(scheduler, now).starts;
+      assert.ok(attempt);
+      if (round % 2 === 0) {
+        fail(scheduler, attempt, "ConnectionLost", now);
+        now += 250;
+      } else {
+        scheduler.succeeded(attempt.id, now);
+      }
+    }
+    assert.equal(a.out, false);
+    assert.equal(a.errors, 10);
+    assert.equal(a.reasons.length, 1);
+  });
+
+  for (const code of ["DigestMismatch", "PieceMismatch", "InvalidPacket", "RemoteUnimplemented"] as const) {
+    it(`${code}: the parent is left out at once, and what else it was asked for goes to another`, () => {
+      const scheduler = schedulerOf(8);
+      const bad = scheduler.addRoute("bad", false);
+      scheduler.addRoute("good", false);
+      const { starts } = step(scheduler, 0);
+      const [first, ...others] = starts.filter(({ route }) => route === "bad");
+      assert.ok(first);
+      assert.deepEqual(
+        fail(scheduler, first, code, 10).map(({ id }) => id),
+        others.map(({ id }) => id),
+      );
+      assert.ok(bad.out);
+      const again = step(scheduler, 10).starts;
+      assert.equal(again.length, 4);
+      assert.ok(again.every(({ route }) => route === "good"));
+    });
+  }
+
+  it("a truncated piece is no wrong digest", () => {
+    assert.equal(verdictOn(failure("TruncatedContent")), "again");
+  });
+
+  it("when nobody has a piece, the rest is fetched, and the error names the piece and the parents", () => {
+    const scheduler = schedulerOf(3, { concurrentPieceCount: 3 });
+    const a = scheduler.addRoute("a", true);
+    a.announce(0);
+    a.announce(2);
+    a.endAnnouncements(false);
+    const { starts } = step(scheduler, 0);
+    assert.deepEqual(shape(starts), ["0@a", "2@a"]);
+    for (const { id } of starts) scheduler.succeeded(id, 10);
+    const last = step(scheduler, 10).failure;
+    assert.equal(last?.code, "NotFound");
+    assert.match(last?.message ?? "", /piece 1 cannot be fetched: a does not have it/);
+  });
+
+  it("what nobody announces is waited for, with a limit", () => {
+    const scheduler = schedulerOf(2, { announceTimeout: 5000 });
+    const a = scheduler.addRoute("a", true);
+    a.announce(0);
+    const [first] = step(scheduler, 0).starts;
+    assert.ok(first);
+    scheduler.succeeded(first.id, 1000);
+    const waiting = step(scheduler, 1000);
+    assert.deepEqual([waiting.wakeAt, waiting.failure], [6000, undefined]);
+    assert.equal(step(scheduler, 6000).failure?.code, "Stalled");
+  });
+
+  it("parents that fail differently are told of by name", () => {
+    const scheduler = schedulerOf(1);
+    scheduler.addRoute("a", false);
+    scheduler.addRoute("b", false);
+    const [first] = step(scheduler, 0).starts;
+    assert.ok(first);
+    fail(scheduler, first, "DigestMismatch", 0);
+    const [second] = step(scheduler, 0).starts;
+    assert.ok(second);
+    fail(scheduler, second, "HandshakeFailed", 0);
+    const last = step(scheduler, 0).failure;
+    assert.equal(last?.code, "Unreachable");
+    assert.match(last?.message ?? "", /a: DigestMismatch.*b: HandshakeFailed/);
+  });
+
+  it("that the sink has no room for later pieces is no hope for one that nobody has", () => {
+    const scheduler = schedulerOf(3);
+    scheduler.addRoute("a", true).endAnnouncements(false);
+    const environment = { allows: (number: number) => number === 0, admit: () => true };
+    assert.equal(scheduler.step(0, environment).failure?.code, "NotFound");
+  });
+
+  it("without parents it says so", () => {
+    assert.match(step(schedulerOf(1), 0).failure?.message ?? "", /there is no parent/);
+  });
+});
+
+/** What a parent of the model is like. */
+interface ModelParent {
+  /** Chance of each outcome of an attempt. */
+  readonly failing: number;
+  readonly stalling: number;
+  readonly wrong: boolean;
+  /** Milliseconds of an attempt. */
+  readonly delay: number;
+  readonly announces: boolean;
+}
+
+const parent: fc.Arbitrary<ModelParent> = fc.record({
+  failing: fc.constantFrom(0, 0.1, 0.6, 1),
+  stalling: fc.constantFrom(0, 0, 0.2, 1),
+  wrong: fc.boolean(),
+  delay: fc.integer({ min: 1, max: 3000 }),
+  announces: fc.boolean(),
+});
+
+describe("any parents", () => {
+  it("every piece is completed once, no limit is exceeded, an honest parent is never left out, and it ends", () => {
+    fc.assert(
+      fc.property(
+        fc.array(parent, { minLength: 1, maxLength: 5 }),
+        fc.integer({ min: 0, max: 40 }),
+        fc.integer({ min: 1, max: 10 }),
+        fc.constantFrom(0, 60_000),
+        fc.integer({ min: 0, max: 2 ** 31 }),
+        (parents, pieces, concurrentPieceCount, patience, seed) => {
+          runModel(parents, pieces, { concurrentPieceCount, patience }, seededRandom(seed));
+        },
+      ),
+      { numRuns: 500, seed: 4711 },
+    );
+  });
+
+  it("with one honest parent among them, it ends well", () => {
+    const honest: ModelParent = { failing: 0, stalling: 0, wrong: false, delay: 100, announces: false };
+    fc.assert(
+      fc.property(fc.array(parent, { maxLength: 4 }), fc.integer({ min: 0, max: 2 ** 31 }), (parents, seed) => {
+        const ended = runModel([...parents, honest], 30, { concurrentPieceCount: 8, patience: 0 }, seededRandom(seed));
+        assert.equal(ended, "done");
+      }),
+      { numRuns: 300, seed: 4712 },
+    );
+  });
+});
+
+/** Runs a scheduler against parents that behave by chance; checks what must hold at every step. */
+function runModel(
+  parents: readonly ModelParent[],
+  pieces: number,
+  options: { readonly concurrentPieceCount: number; readonly patience: number },
+  random: () => number,
+): "done" | "failed" {
+  const scheduler = schedulerOf(pieces, { ...options, random, announceTimeout: 20_000 });
+  const behaviours = new Map(parents.map((behaviour, index) => [`p${index}`, behaviour]));
+  for (const [id, { announces }] of behaviours) {
+    const route = scheduler.addRoute(id, announces);
+    for (let number = 0; announces && number < pieces; number++) route.announce(number);
+    if (announces) route.endAnnouncements(false);
+  }
+  const completed = new Map<number, number>();
+  type Outcome = "right" | "wrong" | "failed";
+  const running = new Map<number, { attempt: Attempt; at: number; outcome: Outcome }>();
+  const begin = (attempt: Attempt, now: number): void => {
+    const behaviour = behaviours.get(attempt.route);
+    assert.ok(behaviour);
+    const { leftOut, inFlight, failures } = scheduler.route(attempt.route);
+    assert.notEqual(leftOut, "banned", "nothing is asked from a parent that sent wrong bytes");
+    assert.ok(failures === 0 || inFlight === 1, "one request at a time goes to a parent that failed");
+    assert.ok(leftOut === undefined || !attempt.racer, "no race is run by a parent that is left out");
+    assert.ok(!completed.has(attempt.number), "nothing is asked that is there");
+    const stalls = random() < behaviour.stalling;
+    const failed = random() < behaviour.failing;
+    // What stalls ends by the call's own timeout.
+    const at = now + (stalls ? 30_000 : behaviour.delay);
+    const outcome = stalls || failed ? "failed" : behaviour.wrong && random() < 0.3 ? "wrong" : "right";
+    running.set(attempt.id, { attempt, at, outcome });
+    const rivals = [...running.values()].filter(({ attempt: other }) => other.number === attempt.number);
+    assert.ok(rivals.length <= 2, "two attempts at a piece at most");
+    assert.equal(new Set(rivals.map(({ attempt: other }) => other.route)).size, rivals.length, "from two parents");
+  };
+  let now = 0;
+  for (let steps = 0; ; steps++) {
+    assert.ok(steps < 20_000, "it ends");
+    const { starts, wakeAt, failure: last } = step(scheduler, now);
+    for (const attempt of starts) begin(attempt, now);
+    const distinct = new Set([...running.values()].map(({ attempt }) => attempt.number));
+    assert.ok(distinct.size <= options.concurrentPieceCount, `${distinct.size} pieces at a time`);
+    if (scheduler.done) break;
+    if (last !== undefined) {
+      assert.equal(running.size, 0);
+      for (const [id, { failing, wrong, stalling }] of behaviours) {
+        assert.ok(scheduler.route(id).out, "it gives up only when nobody is left");
+        assert.ok(failing > 0 || wrong || stalling > 0, "an honest parent is never left out");
+      }
+      return "failed";
+    }
+    const next = [...running.values()].sort((a, b) => a.at - b.at)[0];
+    const until = Math.min(next?.at ?? Number.POSITIVE_INFINITY, wakeAt ?? Number.POSITIVE_INFINITY);
+    assert.ok(until !== Number.POSITIVE_INFINITY, "something will happen");
+    assert.ok(until >= now, "and not in the past");
+    now = until;
+    if (next === undefined || next.at > now) continue;
+    running.delete(next.attempt.id);
+    const over =
+      next.outcome === "right"
+        ? succeed(next.attempt)
+        : fail(scheduler, next.attempt, next.outcome === "wrong" ? "DigestMismatch" : "ConnectionLost", now);
+    for (const { id } of over) assert.ok(running.delete(id), "only what runs is ended");
+  }
+  assert.equal(completed.size, pieces);
+  for (const [number, times] of completed) assert.equal(times, 1, `piece ${number} was completed ${times} times`);
+  return "done";
+
+  function succeed(attempt: Attempt): readonly Attempt[] {
+    completed.set(attempt.number, (completed.get(attempt.number) ?? 0) + 1);
+    scheduler.arrived(attempt.id, LENGTH, now);
+    return scheduler.succeeded(attempt.id, now);
+  }
+}
+
+describe("order and combinations", () => {
+  it("looks 4,096 pieces ahead of the first one that no parent has, and further once it is there", () => {
+    const scheduler = schedulerOf(5000);
+    const a = scheduler.addRoute("a", true);
+    const b = scheduler.addRoute("b", true);
+    a.announce(4097);
+    assert.deepEqual(step(scheduler, 0).starts, []);
+    a.announce(4096);
+    assert.deepEqual(shape(step(scheduler, 0).starts), ["4096@a"]);
+    b.announce(0);
+    assert.deepEqual(shape(step(scheduler, 0).starts), ["0@b", "4097@a"]);
+  });
+
+  it("the last piece of 4,097 and more is fetched, each piece once", () => {
+    const scheduler = schedulerOf(4200, { concurrentPieceCount: 1000 });
+    scheduler.addRoute("a", false);
+    const numbers: number[] = [];
+    for (let now = 0; !scheduler.done; now++) {
+      const { starts } = step(scheduler, now);
+      assert.ok(starts.length > 0);
+      for (const { id, number } of starts) {
+        numbers.push(number);
+        scheduler.succeeded(id, now);
+      }
+    }
+    assert.deepEqual(
+      numbers,
+      Array.from({ length: 4200 }, (_, number) => number),
+    );
+  });
+
+  it("pieces outside of the task are of no concern", () => {
+    const scheduler = schedulerOf(0, { first: 5, last: 6 });
+    scheduler.addRoute("a", false);
+    scheduler.find(4);
+    scheduler.find(7);
+    scheduler.settle(7, false);
+    assert.deepEqual(shape(step(scheduler, 0).starts), ["5@a", "6@a"]);
+  });
+
+  it("pieces that begin again come in their order among fresh ones, and before those that are further", () => {
+    const scheduler = schedulerOf(20, { concurrentPieceCount: 4 });
+    scheduler.addRoute("a", false);
+    const { starts } = step(scheduler, 0);
+    const [zero, one, two, three] = starts;
+    assert.ok(zero && one && two && three);
+    deliver(scheduler, one, 0, 1);
+    for (const attempt of [three, zero, two]) fail(scheduler, attempt, "NotFound", 1);
+    // Each of them is missed once, so others go first until its pause is over.
+    assert.deepEqual(shape(step(scheduler, 1).starts), ["4@a", "5@a", "6@a", "7@a"]);
+    const again = schedulerOf(20, { concurrentPieceCount: 4 });
+    again.addRoute("a", false);
+    const b = again.addRoute("b", true);
+    b.endAnnouncements(true);
+    const begun = step(again, 0).starts;
+    const [first, second] = begun;
+    assert.ok(first && second);
+    fail(again, second, "RemoteUnimplemented", 1);
+    const numbers = step(again, 1).starts.map(({ number }) => number);
+    assert.deepEqual(numbers, [1, 3]);
+  });
+
+  it("of two times to wake, the earlier one counts: a pause of 250 ms, and one of 2 s", () => {
+    for (const order of [
+      ["quick", "slow"],
+      ["slow", "quick"],
+    ] as const) {
+      const scheduler = schedulerOf(2, { concurrentPieceCount: 2 });
+      for (const id of order) scheduler.addRoute(id, false);
+      const slow = scheduler.route("slow");
+      failOften(slow, 4);
+      assert.deepEqual([slow.out, slow.retryAt], [false, 2004]);
+      scheduler.route("quick").failed(failure("ConnectionLost"), 0, 1, () => 1);
+      const { starts, wakeAt } = step(scheduler, 10);
+      assert.deepEqual([starts, wakeAt], [[], 251]);
+    }
+  });
+
+  it("a route in a pause and a left-out one: the download wakes for whichever is first", () => {
+    const scheduler = schedulerOf(3, { concurrentPieceCount: 2, patience: 60_000 });
+    scheduler.addRoute("busy", false);
+    const paused = scheduler.addRoute("paused", false);
+    const gone = scheduler.addRoute("gone", false);
+    const useless = scheduler.addRoute("useless", false);
+    useless.leaveOut("useless", 0);
+    failOften(gone, 5);
+    paused.failed(failure("ConnectionLost"), 1, 2, () => 1);
+    assert.deepEqual([paused.retryAt, gone.retryAt, useless.retryAt], [252, 4005, 30_000]);
+    const { starts } = step(scheduler, 10);
+    assert.deepEqual(shape(starts), ["0@busy", "1@busy"]);
+    const [first, second] = starts;
+    assert.ok(first && second);
+    scheduler.failed(first.id, failure("NotFound"), "absent", 20);
+    scheduler.failed(second.id, failure("NotFound"), "absent", 20);
+    // The busy one is held to one request now, for which it waits 250 ms.
+    assert.equal(step(scheduler, 20).wakeAt, 252);
+  });
+
+  it("a left-out route comes back on its schedule while another one works", () => {
+    for (const [as, at] of [
+      ["gone", 4005],
+      ["useless", 30_005],
+    ] as const) {
+      const scheduler = schedulerOf(100, { concurrentPieceCount: 2, pieceTimeout: 1 });
+      scheduler.addRoute("busy", false);
+      const out = scheduler.addRoute("out", false);
+      if (as === "useless") out.leaveOut(as, 5);
+      else failOften(out, 5);
+      const [busy] = step(scheduler, 10).starts;
+      assert.ok(busy);
+      // One piece at a time goes to the busy one, by its rate.
+      deliver(scheduler, busy, 10, 100);
+      for (const { id } of [...scheduler.attempts]) scheduler.succeeded(id, 200);
+      const [running] = step(scheduler, 300).starts;
+      assert.equal(running?.route, "busy");
+      assert.equal(step(scheduler, 400).wakeAt, Math.min(at, 1300, 1400));
+      const later = step(scheduler, at - 1);
+      assert.ok(later.starts.every(({ route }) => route === "busy"));
+      const [probe] = step(scheduler, at).starts.filter(({ route }) => route === "out");
+      assert.ok(probe !== undefined && !probe.racer);
+      scheduler.arrived(probe.id, LENGTH, at + 10);
+      scheduler.succeeded(probe.id, at + 10);
+      assert.equal(out.out, false);
+    }
+  });
+
+  it("a parent that stalls becomes suspect and gets no new pieces; honest ones are not avoided", () => {
+    for (const [at, route] of [
+      [999, "fast"],
+      [1000, "slow"],
+    ] as const) {
+      const scheduler = schedulerOf(100, { concurrentPieceCount: 4, raceBytes: 1 });
+      scheduler.addRoute("fast", false);
+      scheduler.addRoute("slow", false);
+      const { starts } = step(scheduler, 0);
+      assert.deepEqual(shape(starts), ["0@fast", "1@slow", "2@fast", "3@slow"]);
+      const [, one, two, three] = starts;
+      assert.ok(one && two && three);
+      // Nothing comes of piece 0.
+      deliver(scheduler, two, 0, 10);
+      deliver(scheduler, one, 0, 500);
+      deliver(scheduler, three, 0, 900);
+      const begun = step(scheduler, at).starts.filter(({ racer }) => !racer);
+      assert.deepEqual(shape(begun), [`4@${route}`, `5@${route}`, `6@${route}`]);
+    }
+  });
+
+  it("where every parent is suspect, pieces go on beginning", () => {
+    const scheduler = schedulerOf(10, { concurrentPieceCount: 1 });
+    scheduler.addRoute("a", false);
+    const [first] = step(scheduler, 0).starts;
+    assert.ok(first);
+    const more = schedulerOf(10, { concurrentPieceCount: 2 });
+    more.addRoute("a", false);
+    assert.equal(step(more, 0).starts.length, 2);
+    const [one] = [...more.attempts];
+    assert.ok(one);
+    more.arrived(one.id, LENGTH, 5000);
+    more.succeeded(one.id, 5000);
+    assert.deepEqual(shape(step(more, 5000).starts), ["2@a"]);
+  });
+
+  it("a stall is counted to the millisecond, and none of a route without attempts", () => {
+    const scheduler = schedulerOf(3, { concurrentPieceCount: 1 });
+    scheduler.addRoute("a", false);
+    scheduler.addRoute("b", false);
+    step(scheduler, 0);
+    assert.deepEqual(step(scheduler, 999).starts, []);
+    assert.equal(step(scheduler, 500).wakeAt, 1000);
+    assert.deepEqual(shape(step(scheduler, 1000).starts), ["0!b"]);
+  });
+
+  it("a parent without announcements is not waited for, one with them is", () => {
+    const scheduler = schedulerOf(2, { announceTimeout: 5000 });
+    const silent = scheduler.addRoute("silent", false);
+    silent.leaveOut("banned", 0);
+    assert.match(step(scheduler, 0).failure?.message ?? "", /^piece 0 cannot be fetched: /);
+    const other = schedulerOf(2, { announceTimeout: 5000 });
+    other.addRoute("silent", false).leaveOut("banned", 0);
+    const open = other.addRoute("open", true);
+    assert.deepEqual(step(other, 100), { starts: [], wakeAt: 5100, failure: undefined });
+    assert.deepEqual(step(other, 5099).wakeAt, 5100);
+    const last = step(other, 5100).failure;
+    assert.equal(last?.code, "Stalled");
+    assert.match(last?.message ?? "", /^piece 0 was not announced by any parent for 5000 ms: /);
+    open.endAnnouncements(false);
+    assert.equal(step(other, 5101).failure?.code, "NotFound");
+  });
+
+  it("a piece that a parent misses is asked again after its pause, three times in all", () => {
+    const scheduler = schedulerOf(2, { concurrentPieceCount: 1 });
+    scheduler.addRoute("a", false);
+    const [first] = step(scheduler, 0).starts;
+    assert.ok(first);
+    scheduler.succeeded(first.id, 0);
+    let now = 0;
+    for (const pause of [250, 500, 1000]) {
+      const [attempt] = step(scheduler, now).starts;
+      assert.equal(attempt?.number, 1);
+      assert.ok(attempt);
+      fail(scheduler, attempt, "NotFound", now);
+      if (pause === 1000) break;
+      const waiting = step(scheduler, now + pause - 1);
+      assert.deepEqual([waiting.starts, waiting.wakeAt], [[], now + pause]);
+      now += pause;
+    }
+    const last = step(scheduler, now + 100_000).failure;
+    assert.equal(last?.code, "NotFound");
+    assert.match(last?.message ?? "", /piece 1 cannot be fetched: a does not have it: NotFound, as told/);
+  });
+});

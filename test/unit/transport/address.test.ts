@@ -1,0 +1,61 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { formatAddress, parseAddress } from "../../../src/transport/address.ts";
+import { assertThrows } from "../../support/failures.ts";
+
+describe("addresses", () => {
+  const forms: [text: string, host: string, port: number][] = [
+    ["10.0.0.1:4006", "10.0.0.1", 4006],
+    ["peer-3.example.org:1", "peer-3.example.org", 1],
+    ["[::1]:4006", "::1", 4006],
+    ["[fe80::1%eth0]:65535", "fe80::1%eth0", 65535],
+    ["[::ffff:10.0.0.1]:80", "::ffff:10.0.0.1", 80],
+    ["localhost:0", "localhost", 0],
+  ];
+  for (const [text, host, port] of forms) {
+    it(`${text} is taken apart, and put together again`, () => {
+      assert.deepEqual(parseAddress(text), { host, port });
+      assert.equal(formatAddress({ host, port }), text);
+    });
+  }
+
+  it("leading zeros of a port are dropped, so that one peer has one name", () => {
+    assert.equal(formatAddress(parseAddress("h:00080")), "h:80");
+  });
+
+  const refused = [
+    "",
+    "host",
+    ":4006",
+    "host:",
+    "host:port",
+    "host:65536",
+    "host:-1",
+    "host:123456",
+    "::1:4006",
+    "[::1]",
+    "[::1]4006",
+    "[]:1",
+    "[host]:1",
+    "http://host:1",
+    "host/path:1",
+    "ho st:1",
+    "host:1 ",
+    " host:1",
+    "host:1\n",
+    "host:1.5",
+    "host:0x10",
+  ];
+  for (const text of refused) {
+    it(`${JSON.stringify(text)} is refused, and named in the message`, () => {
+      const error = assertThrows(() => parseAddress(text), "InvalidArgument");
+      assert.ok(error.message.includes(text));
+    });
+  }
+
+  it("a port beyond 65535 or a fraction is not put together", () => {
+    for (const port of [-1, 65536, 1.5, Number.NaN]) {
+      assertThrows(() => formatAddress({ host: "h", port }), "InvalidArgument");
+    }
+  });
+});
