@@ -19,7 +19,7 @@
  * | option | default | |
  * | --- | --- | --- |
  * | `--exchanges` | `100000` | tries in all, against each runtime; what a try is, the table says |
- * | `--runtime` | `node,bun` | some of `node`, `bun`, `deno`, one after the other |
+ * | `--runtime` | `node,bun,deno` | some of `node`, `bun`, `deno`, one after the other |
  * | `--only` | | attacks and faults whose name has this in it |
  * | `--rounds` | `3` | how often all is done; with one, memory at rest is not judged |
  * | `--seed` | by chance | of the choices; how they interleave is not repeated |
@@ -118,7 +118,7 @@ async function hostile(): Promise<void> {
   const { values } = parseArgs({
     options: {
       exchanges: { type: "string", default: "100000" },
-      runtime: { type: "string", default: "node,bun" },
+      runtime: { type: "string", default: "node,bun,deno" },
       only: { type: "string", default: "" },
       rounds: { type: "string", default: "3" },
       seed: { type: "string", default: String(1 + Math.floor(Math.random() * (2 ** 32 - 1))) },
