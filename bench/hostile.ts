@@ -102,7 +102,7 @@ const ALONE_TOGETHER = 50;
 /** Seconds for an answer of a process, on a machine that is busy. */
 const PATIENCE = 600;
 /** Wrong outcomes of one attack that are told. */
-const MOST_TOLD = 5;
+const MAX_REPORTED = 5;
 /** How much more resident memory at rest is no leak: a part of it, and so many bytes. */
 const TOLERANCE = { part: 0.15, bytes: 24e6 };
 
@@ -351,8 +351,8 @@ function jobOf(
 function judge({ name, over, outcomes, during, failures }: Row, tell: (problem: string) => void): void {
   const where = `${name}, over ${over}`;
   const wrong = Object.entries(outcomes).filter(([outcome]) => outcome.startsWith("wrong"));
-  for (const [outcome, count] of wrong.slice(0, MOST_TOLD)) tell(`${where}: ${count} × ${outcome}`);
-  if (wrong.length > MOST_TOLD) tell(`${where}: ${wrong.length - MOST_TOLD} outcomes more that are wrong`);
+  for (const [outcome, count] of wrong.slice(0, MAX_REPORTED)) tell(`${where}: ${count} × ${outcome}`);
+  if (wrong.length > MAX_REPORTED) tell(`${where}: ${wrong.length - MAX_REPORTED} outcomes more that are wrong`);
   if (during.length === 0) tell(`${where}: the honest client got no piece`);
   for (const [failure, count] of Object.entries(failures)) {
     tell(`${where}: ${count} pieces of the honest client ended in ${failure}`);

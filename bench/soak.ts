@@ -41,10 +41,10 @@ import { commandFor, findRuntimes, type Runtime } from "./runtimes.ts";
 import { chartOf } from "./soak/chart.ts";
 import { CONTENT, DIGEST, PIECE_LENGTH, seededRandom, TASK_ID } from "./soak/content.ts";
 import { Counters, counts, type Gauges, leftoversOf, openDescriptors } from "./soak/gauges.ts";
+import { type Sample, type Trend, trendsOf } from "./soak/leak-check.ts";
 import { type Addresses, Load, type Outcomes } from "./soak/load.ts";
 import { OuterPeer, PATIENCE } from "./soak/outer-peer.ts";
 import { quicOfRuntime } from "./soak/quic.ts";
-import { type Sample, type Trend, trendsOf } from "./soak/verdict.ts";
 
 /** What a process of this program is started with, as JSON. */
 type Role = { readonly identity: TlsIdentity; readonly protocols: readonly Protocol[] } & (

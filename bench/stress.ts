@@ -69,7 +69,7 @@ interface Outcome {
 const PATIENCE = 1800;
 const SERVERS = 2;
 /** Failures that are told. */
-const MOST_FAILURES = 5;
+const MAX_FAILURES = 5;
 
 const program = fileURLToPath(import.meta.url);
 
@@ -164,7 +164,7 @@ function playClient(counters: Counters, quic: QuicBinding): void {
   const face = faceOf(counters.quic(quic));
   let failures: string[] = [];
   const fail = (what: string): void => {
-    if (failures.length < MOST_FAILURES) failures.push(what);
+    if (failures.length < MAX_FAILURES) failures.push(what);
   };
   for (const event of ["unhandledRejection", "uncaughtException"] as const) {
     process.on(event, (error: unknown) => fail(`${event}: ${error instanceof Error ? error.stack : error}`));

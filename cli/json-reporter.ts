@@ -11,7 +11,7 @@ const INTERVAL = 1000;
 /** The objects that are printed, for `--help`. */
 export const jsonHelp: string = [
   "--json prints one object a line, each with its type:",
-  "  started            totalBytes, totalPieces, foundPieces (of an earlier run)",
+  "  started            totalBytes, totalPieces, resumedPieces (of an earlier run)",
   "  progress           once a second: bytes, totalBytes, pieces, totalPieces, resumedBytes, rate, timeLeft, patienceLeft,",
   "                     parents",
   "  piece              with --verbose: number, bytes, parent",

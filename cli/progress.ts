@@ -5,8 +5,8 @@ import { inFlags } from "./flag-words.ts";
 import { formatBytes, formatRate, formatShare, formatTime, percentOf } from "./format.ts";
 
 /** Characters of the bar, without its brackets. */
-const LEAST_BAR = 10;
-const MOST_BAR = 40;
+const MIN_BAR = 10;
+const MAX_BAR = 40;
 
 /**
  * One line of at most `columns` characters: percent, bar, bytes, rate, time left, parents. What does not fit is left out, from the
@@ -20,7 +20,7 @@ export function progressBar(progress: TaskProgress, columns: number): string {
   for (let kept = fields.length; kept > 0; kept--) {
     const words = fields.slice(0, kept).join("  ");
     const room = columns - percent.length - words.length - 5;
-    if (room >= LEAST_BAR) return `${percent} [${bar(bytes, totalBytes, Math.min(room, MOST_BAR))}]  ${words}`;
+    if (room >= MIN_BAR) return `${percent} [${bar(bytes, totalBytes, Math.min(room, MAX_BAR))}]  ${words}`;
   }
   return `${percent} ${fields[0]}`.slice(0, columns);
 }

@@ -44,8 +44,8 @@ export class TextReporter implements Reporter {
 
   event(event: TaskEvent): void {
     const text = this.#options.verbose ? eventText(event) : undefined;
-    if (event.type === "started" && event.foundPieces > 0 && !this.#options.quiet) {
-      this.#write(`found ${event.foundPieces} of ${event.totalPieces} pieces of an earlier run; they are checked`);
+    if (event.type === "started" && event.resumedPieces > 0 && !this.#options.quiet) {
+      this.#write(`found ${event.resumedPieces} of ${event.totalPieces} pieces of an earlier run; they are checked`);
     }
     if (text !== undefined) this.#write(text);
   }

@@ -12,7 +12,7 @@ import { GrpcDirectory } from "../src/client/grpc/directory.ts";
 import { GrpcDownloader, type TaskStat } from "../src/client/grpc/downloader.ts";
 import { portableRuntime, type Runtime } from "../src/runtime.ts";
 import { type ServerBindings, StorageServer, type StorageServerOptions } from "../src/server/storage-server.ts";
-import { identifiesPeers, type TlsClientOptions } from "../src/transport/tls.ts";
+import { identifiesPeer, type TlsClientOptions } from "../src/transport/tls.ts";
 
 const STOCK_PEER_WARNING =
   "vortex-peer: QUIC to peers that no fingerprint or CA identifies: a stock dfdaemon of version 1.1.0 to 1.4.8 exits when a QUIC " +
@@ -43,7 +43,7 @@ export function faceOf(quic: QuicBinding): Face {
   const bindings: Bindings & ServerBindings = {
     runtime,
     quic({ tls, tuning }) {
-      if (!identifiesPeers(tls)) warnOnce(STOCK_PEER_WARNING);
+      if (!identifiesPeer(tls)) warnOnce(STOCK_PEER_WARNING);
       return quic({ ...tuning, tls });
     },
     quicListener: (serverTls, tuning) => quic({ ...tuning, serverTls }),

@@ -25,7 +25,7 @@ export interface Runtime {
 }
 
 /** setTimeout fires at once for anything longer, so longer timers are laid in steps. */
-const LONGEST_TIMEOUT = 0x7fffffff;
+const MAX_TIMEOUT_MS = 0x7fffffff;
 
 /** The clock of the runtime: `performance.now` and `setTimeout`. */
 export const systemClock: Clock = {
@@ -34,8 +34,8 @@ export const systemClock: Clock = {
     let handle: ReturnType<typeof setTimeout>;
     const arm = (left: number): void => {
       handle =
-        left > LONGEST_TIMEOUT
-          ? setTimeout(() => arm(left - LONGEST_TIMEOUT), LONGEST_TIMEOUT)
+        left > MAX_TIMEOUT_MS
+          ? setTimeout(() => arm(left - MAX_TIMEOUT_MS), MAX_TIMEOUT_MS)
           : setTimeout(callback, Math.max(0, left));
       // Node, Bun and Deno return an object with `unref`; browsers and workers return a number and have no such notion.
       if (options?.background) (handle as { unref?: () => void }).unref?.();

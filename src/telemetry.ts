@@ -103,7 +103,7 @@ export function beginOperation(telemetry: Telemetry | undefined, start: Operatio
 }
 
 /** The steps of an iteration, each within an operation, so that what the first begins belongs to it. */
-export function eachWithin<T>(operation: Operation | undefined, source: AsyncIterable<T>): AsyncIterable<T> {
+export function eachInOperation<T>(operation: Operation | undefined, source: AsyncIterable<T>): AsyncIterable<T> {
   if (operation === undefined) return source;
   return {
     [Symbol.asyncIterator]() {

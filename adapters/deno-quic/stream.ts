@@ -5,12 +5,12 @@ import { streamError } from "./errors.ts";
 import type { NativeStream } from "./native.ts";
 
 /** Bytes that a read has room for, which is a request or a small answer. */
-const LEAST_ROOM = 4 * 1024;
+const MIN_ROOM_BYTES = 4 * 1024;
 /**
  * The same, once a sender has filled it. It stays: reads of a stream that shares its connection bring a datagram now and 60 KB then, and
  * memory that follows them is allocated anew for most.
  */
-const MOST_ROOM = 64 * 1024;
+const MAX_ROOM_BYTES = 64 * 1024;
 
 /** What a stream needs of its connection. */
 export interface StreamOwner {
@@ -45,7 +45,7 @@ export class DenoQuicStream implements ByteStream {
   readonly #owner: StreamOwner;
   readonly #nativeReader: ReadableStreamBYOBReader;
   readonly #nativeWriter: WritableStreamDefaultWriter<Uint8Array>;
-  #room = LEAST_ROOM;
+  #room = MIN_ROOM_BYTES;
   /** Memory for the next read, when the last one's has been given back. */
   #memory: ArrayBuffer | undefined;
   /** The read that is under way, or what it brought. */
@@ -143,7 +143,7 @@ export class DenoQuicStream implements ByteStream {
     this.#memory = undefined;
     const { value, done } = await this.#nativeReader.read(new Uint8Array(memory));
     if (done) return undefined;
-    if (value.length === this.#room) this.#room = MOST_ROOM;
+    if (value.length === this.#room) this.#room = MAX_ROOM_BYTES;
     return value;
   }
 

@@ -41,10 +41,10 @@ export interface LoadedConfig extends ResolvedConfig {
  * Bytes in a file that is taken for a configuration. Stock Dragonfly's own, with every comment, has some 20,000; and what is made to
  * be hard to parse takes time with the square of its length: seconds, at this one.
  */
-const LARGEST = 128 * 1024;
+const MAX_FILE_BYTES = 128 * 1024;
 
 /** Characters of what the parser says of one error; it may repeat what it was given. */
-const LONGEST_REASON = 200;
+const MAX_REASON_LENGTH = 200;
 
 /** The environment variable that names the file. */
 export const configVariable = "VORTEX_PEER_CONFIG";
@@ -146,7 +146,7 @@ function understood<T>(file: string, parse: () => T): T {
 function syntaxError(file: string, errors: readonly YAMLParseError[], lines: LineCounter): VortexError {
   // What is no YAML at all has errors without end.
   const told = errors.slice(0, 10).map(({ code, pos, message }) => {
-    const reason = code === "MULTIPLE_DOCS" ? "expected one document" : message.slice(0, LONGEST_REASON);
+    const reason = code === "MULTIPLE_DOCS" ? "expected one document" : message.slice(0, MAX_REASON_LENGTH);
     return `${file}:${lines.linePos(pos[0]).line}: ${reason}`;
   });
   return new VortexError("InvalidArgument", told.join("\n"), { cause: errors[0] });
@@ -184,9 +184,9 @@ function pairOf(yaml: typeof Yaml, document: Document.Parsed, node: unknown, nam
 }
 
 async function readConfigText(path: string): Promise<string> {
-  const bytes = await readUpTo(LARGEST + 1, path);
-  if (bytes.length > LARGEST) {
-    throw new VortexError("InvalidArgument", `${path}:1: expected a configuration of at most ${LARGEST} bytes`);
+  const bytes = await readUpTo(MAX_FILE_BYTES + 1, path);
+  if (bytes.length > MAX_FILE_BYTES) {
+    throw new VortexError("InvalidArgument", `${path}:1: expected a configuration of at most ${MAX_FILE_BYTES} bytes`);
   }
   try {
     // A byte order mark is taken off.

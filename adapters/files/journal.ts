@@ -1,7 +1,7 @@
 import { Buffer } from "node:buffer";
 import type { FileHandle } from "node:fs/promises";
 import { parseDigest } from "../../src/digest/digest.ts";
-import type { SinkLayout, SunkPiece } from "../../src/task/sink.ts";
+import type { SinkLayout, SinkPiece } from "../../src/task/sink.ts";
 import { openOwnFile, writeFully } from "./own-file.ts";
 import { storageError } from "./storage-error.ts";
 
@@ -42,7 +42,7 @@ export class Journal {
   readonly #path: string;
   readonly #handle: FileHandle;
   /** What an earlier download noted. */
-  readonly found: readonly SunkPiece[];
+  readonly found: readonly SinkPiece[];
   /** Whether an earlier download had everything and was about to rename its file. */
   readonly complete: boolean;
 
@@ -57,7 +57,7 @@ export class Journal {
     path: string,
     handle: FileHandle,
     [first, end]: readonly [first: number, end: number],
-    found: readonly SunkPiece[],
+    found: readonly SinkPiece[],
     complete: boolean,
   ) {
     this.#path = path;
@@ -99,7 +99,7 @@ export class Journal {
   }
 
   /** Keeps only these pieces. A process that is killed meanwhile leaves fewer, and none of the others. */
-  async restart(kept: readonly SunkPiece[]): Promise<void> {
+  async restart(kept: readonly SinkPiece[]): Promise<void> {
     await this.#written;
     try {
       await this.#handle.truncate(this.#first);
@@ -111,7 +111,7 @@ export class Journal {
   }
 
   /** Notes a piece. */
-  add({ number, digest, crc32 }: SunkPiece): Promise<void> {
+  add({ number, digest, crc32 }: SinkPiece): Promise<void> {
     return this.#append(JSON.stringify({ number, digest, crc32 }));
   }
 
@@ -163,9 +163,9 @@ function isSameContent(line: string, header: Header): boolean {
 }
 
 /** A line that says nothing of use is a piece less. */
-function parseLine(line: string): SunkPiece | undefined {
+function parseLine(line: string): SinkPiece | undefined {
   try {
-    const { number, digest, crc32 } = JSON.parse(line) as Partial<Record<keyof SunkPiece, unknown>>;
+    const { number, digest, crc32 } = JSON.parse(line) as Partial<Record<keyof SinkPiece, unknown>>;
     if (!isInteger(number) || typeof digest !== "string" || typeof crc32 !== "number") return undefined;
     parseDigest(digest);
     return { number, digest, crc32 };

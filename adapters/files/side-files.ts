@@ -7,7 +7,7 @@ import { codeOf } from "./storage-error.ts";
 /** Greatest length of a name, in bytes of UTF-8, on ext4, XFS, Btrfs, APFS and most others. */
 const MAX_NAME_BYTES = 255;
 /** The longest suffix that is added to a side file's stem: that of a probe beside the lock. */
-const LONGEST_SUFFIX = ".part.lock.00000000";
+const MAX_SUFFIX = ".part.lock.00000000";
 
 /** Paths of the side files of one output. */
 export interface SideFiles {
@@ -24,7 +24,7 @@ export interface SideFiles {
  * they begin with 32 hex digits of the name's SHA-256 instead.
  */
 export async function sideFilesOf(path: string): Promise<SideFiles> {
-  const stem = (await fits(path + LONGEST_SUFFIX)) ? path : join(dirname(path), shortName(basename(path)));
+  const stem = (await fits(path + MAX_SUFFIX)) ? path : join(dirname(path), shortName(basename(path)));
   return { part: `${stem}.part`, journal: `${stem}.part.journal`, lock: `${stem}.part.lock` };
 }
 

@@ -1,7 +1,7 @@
 import { type FileHandle, open, rename, stat, unlink } from "node:fs/promises";
 import { dirname } from "node:path";
 import { VortexError } from "../../src/errors.ts";
-import type { SinkLayout, SinkSession, SunkPiece, TaskSink } from "../../src/task/sink.ts";
+import type { SinkLayout, SinkPiece, SinkSession, TaskSink } from "../../src/task/sink.ts";
 import { descriptorOf } from "./descriptor.ts";
 import { Journal } from "./journal.ts";
 import { FileLock } from "./lock.ts";
@@ -58,7 +58,7 @@ interface Names extends SideFiles {
 }
 
 class FileSession implements SinkSession {
-  readonly found: readonly SunkPiece[];
+  readonly resumed: readonly SinkPiece[];
   readonly #names: Names;
   readonly #layout: SinkLayout;
   readonly #handle: FileHandle;
@@ -77,7 +77,7 @@ class FileSession implements SinkSession {
     this.#handle = handle;
     this.#journal = journal;
     this.#lock = lock;
-    this.found = journal.found;
+    this.resumed = journal.found;
     this.#committed = journal.found.length > 0;
   }
 
@@ -104,7 +104,7 @@ class FileSession implements SinkSession {
     await this.#use(`${this.#names.part} cannot be written`, (handle) => writeFully(handle, chunk, position));
   }
 
-  async commit(piece: SunkPiece): Promise<void> {
+  async commit(piece: SinkPiece): Promise<void> {
     await this.#journal.add(piece);
     this.#committed = true;
   }
@@ -120,7 +120,7 @@ class FileSession implements SinkSession {
     return buffer.subarray(0, bytesRead);
   }
 
-  restart(kept: readonly SunkPiece[]): Promise<void> {
+  restart(kept: readonly SinkPiece[]): Promise<void> {
     return this.#journal.restart(kept);
   }
 

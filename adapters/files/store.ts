@@ -22,7 +22,7 @@ import { storageError } from "./storage-error.ts";
 const CHUNK = 512 * 1024;
 
 /** Readers at a time for whom a chunk is read ahead. Beyond them the disk has enough to do, and the memory is for others. */
-const MOST_AHEAD = 64;
+const MAX_AHEAD = 64;
 
 /** How a file becomes a task. */
 export interface AddFileOptions {
@@ -255,7 +255,7 @@ class IndexedFile {
         const chunk = await (ahead ?? this.#chunk(number, at));
         ahead = undefined;
         // One chunk ahead, so that the disk works while the network does.
-        if (at + CHUNK < end && this.#readers <= MOST_AHEAD) {
+        if (at + CHUNK < end && this.#readers <= MAX_AHEAD) {
           ahead = this.#chunk(number, at + CHUNK);
           // The reader may not come back for it.
           ahead.catch(() => {});

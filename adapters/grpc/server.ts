@@ -15,8 +15,8 @@ import { createContextValues } from "@connectrpc/connect";
 import { createAsyncIterable, type UniversalHandler, type UniversalServerResponse } from "@connectrpc/connect/protocol";
 import { VortexError } from "../../src/errors.ts";
 import type { Timer } from "../../src/runtime.ts";
-import { NEWCOMERS, type Place, Places } from "../../src/server/admission/connection-slots.ts";
-import { type ServerSettings, within } from "../../src/server/admission/upload.ts";
+import { type ConnectionSlot, ConnectionSlots, NEWCOMERS } from "../../src/server/admission/connection-slots.ts";
+import { type ServerSettings, withTimeout } from "../../src/server/admission/upload.ts";
 import {
   askedFrom,
   type GrpcServing,
@@ -56,7 +56,7 @@ const KEEP_ALIVE = 30_000;
 
 /** What is known of a session. */
 interface SessionState {
-  readonly place: Place;
+  readonly place: ConnectionSlot;
   /** Ends the session when a callback of it fails. */
   readonly guard: Guard;
   /** Streams that are being answered. */
@@ -109,11 +109,11 @@ export class GrpcServer implements ProtocolServer {
   #fingerprint: string | undefined;
   readonly #settings: ServerSettings;
   readonly #handlers: ReadonlyMap<string, UniversalHandler>;
-  readonly #places: Places;
+  readonly #places: ConnectionSlots;
   readonly #guard: Guard;
   readonly #sessions = new Map<Http2Session, SessionState>();
   /** Connections whose TLS handshake is not over, by the peer's address. */
-  readonly #handshaking = new Map<string, { readonly socket: Socket; readonly place: Place }>();
+  readonly #handshaking = new Map<string, { readonly socket: Socket; readonly place: ConnectionSlot }>();
   #closing: Promise<void> | undefined;
 
   constructor(
@@ -130,7 +130,7 @@ export class GrpcServer implements ProtocolServer {
     this.#clientCa = secure?.clientCa;
     this.#server = server;
     this.#settings = settings;
-    this.#places = new Places(settings.maxConnections, settings.runtime.clock);
+    this.#places = new ConnectionSlots(settings.maxConnections, settings.runtime.clock);
     this.#handlers = new Map(handlers.map((handler) => [handler.requestPath, handler]));
     keepAccepting(server, formatAddress(this.address), settings.onError);
     // A client that speaks no HTTP/2 or TLS; the server goes on.
@@ -300,9 +300,14 @@ export class GrpcServer implements ProtocolServer {
     }
   }
 
-  async #answer(stream: ServerHttp2Stream, headers: IncomingHttpHeaders, place: Place, guard: Guard): Promise<void> {
+  async #answer(
+    stream: ServerHttp2Stream,
+    headers: IncomingHttpHeaders,
+    place: ConnectionSlot,
+    guard: Guard,
+  ): Promise<void> {
     const { requestTimeout, runtime } = this.#settings;
-    const body = await within(
+    const body = await withTimeout(
       runtime.clock,
       requestTimeout,
       readRequest(stream, guard),
@@ -361,27 +366,27 @@ export class GrpcServer implements ProtocolServer {
     { status, header, body, trailer }: UniversalServerResponse,
     guard: Guard,
   ): Promise<void> {
-    const { stallTimeout, unread, runtime } = this.#settings;
+    const { stallTimeout, pendingWrites, runtime } = this.#settings;
     // Bun asks for the trailers of an answer that a closed session cuts off, and they would say that it was complete.
     let complete = false;
     const trailers = (): Headers | undefined => (complete ? (trailer ?? new Headers()) : undefined);
     for await (const chunk of body ?? []) {
       if (!stream.headersSent) respond(stream, guard, status, header, trailers);
-      const taking = within(
+      const taking = withTimeout(
         runtime.clock,
         stallTimeout,
         write(stream, chunk, guard),
         "Stalled",
         "waiting for the peer to read",
       );
-      await unread.hold(chunk.length, taking);
+      await pendingWrites.hold(chunk.length, taking);
     }
     if (stream.destroyed) return;
     complete = true;
     if (!stream.headersSent) respond(stream, guard, status, header, trailers);
     stream.end();
     // What is less than the stream's queue takes has been written without a wait, and stays there while the peer opens no window.
-    await within(runtime.clock, stallTimeout, taken(stream), "Stalled", "waiting for the peer to read");
+    await withTimeout(runtime.clock, stallTimeout, taken(stream), "Stalled", "waiting for the peer to read");
   }
 }
 

@@ -17,7 +17,7 @@ import { type HostPort, QuicheConnection } from "./connection.ts";
 import { familyOf, SendRing, udpSocket } from "./datagrams.ts";
 import type { NativeConfig, NativeConnection, Quiche } from "./native.ts";
 import { payloadSizeFor, type QuicheSettings, windowThreshold } from "./options.ts";
-import { PathSize, SAFE_SIZE } from "./path-size.ts";
+import { PathMtu, SAFE_SIZE } from "./path-mtu.ts";
 
 /** Datagrams turned away in a row, with nothing received between them, that mean that the peer is gone. */
 const REFUSALS = 3;
@@ -150,10 +150,10 @@ function startHandshake(
     clock: systemClock,
     guard,
     ring: new SendRing(socket, Math.max(payloadSize, SAFE_SIZE)),
-    pathSize: new PathSize(payloadSize, sameHost),
+    pathMtu: new PathMtu(payloadSize, sameHost),
     local,
     connected: true,
-    lingers: false,
+    drains: false,
     keepAlive: settings.keepAlive,
     ackThreshold: settings.ackThreshold,
     windowThreshold: windowThreshold(settings),
@@ -167,7 +167,7 @@ function startHandshake(
       const session = native.session();
       if (session !== null) sessions.put(formatAddress(remote), session);
     },
-    onGone: () => socket.close(),
+    onTerminated: () => socket.close(),
   });
   let refusals = 0;
   const onDatagram = guard.wrap((datagram: Uint8Array) => {

@@ -16,7 +16,7 @@ import { releaseMemory } from "../shared/release-memory.ts";
 import type { SendRing } from "./datagrams.ts";
 import { connectionError } from "./errors.ts";
 import type { NativeConnection, Quiche } from "./native.ts";
-import type { PathSize, PathStats } from "./path-size.ts";
+import type { PathMtu, PathMtuStats } from "./path-mtu.ts";
 import { QuicheStream } from "./stream.ts";
 
 /** Datagrams that are taken in before packets go out, where the event loop does not come round by itself (Bun). */
@@ -40,7 +40,7 @@ const MAX_LOOKS = 1000;
 /** Milliseconds without an open stream in which stream credit has to come back. */
 const CREDIT_GRACE = 1000;
 /** Least number of bytes that a writer is given in one turn while there is room. */
-const LEAST_SHARE = 32 * 1024;
+const MIN_SHARE_BYTES = 32 * 1024;
 /** Bytes of a datagram that are not stream data: header, connection id, frame header, authentication tag. */
 const PACKET_OVERHEAD = 64;
 
@@ -63,12 +63,12 @@ export interface ConnectionHost {
   /** For the callbacks of this connection; it ends the connection by {@link QuicheConnection.fail}. */
   readonly guard: Guard;
   readonly ring: SendRing;
-  readonly pathSize: PathSize;
+  readonly pathMtu: PathMtu;
   readonly local: HostPort;
   /** Whether the socket is connected, so that datagrams need no address. */
   readonly connected: boolean;
   /** Whether stray packets are answered for a while after the end, as a server should (RFC 9000, section 10.2). */
-  readonly lingers: boolean;
+  readonly drains: boolean;
   /** Milliseconds between two signs of life that this side asks for, or undefined to ask for none. */
   readonly keepAlive: number | undefined;
   /** Datagrams after which they are acknowledged at once. */
@@ -79,7 +79,7 @@ export interface ConnectionHost {
    * Bytes that the peer may have sent beyond those that were read, and beyond half as many as it was sent, which it acknowledges. Each
    * millisecond adds four. Default: no limit.
    */
-  readonly unasked?: number;
+  readonly abuseBudget?: number;
   /** Requests have come ahead of the handshake. A throw ends the connection with that error. */
   onEarlyData(connection: QuicheConnection): void;
   /** The handshake is over. A throw ends the connection with that error. */
@@ -91,7 +91,7 @@ export interface ConnectionHost {
   /** The connection has ended, as `info` says. */
   onEnded(connection: QuicheConnection, info: CloseInfo): void;
   /** Nothing is left to do; the connection can be forgotten. */
-  onGone(connection: QuicheConnection): void;
+  onTerminated(connection: QuicheConnection): void;
 }
 
 /**
@@ -138,7 +138,7 @@ export class QuicheConnection implements Connection {
   #unflushed = 0;
   /** Their memory. */
   #spent: ArrayBuffer[] = [];
-  /** Bytes taken in since the last look at {@link ConnectionHost.unasked}. */
+  /** Bytes taken in since the last look at {@link ConnectionHost.abuseBudget}. */
   #unlooked = 0;
   /** Bytes that were read. */
   #handed = 0;
@@ -189,7 +189,7 @@ export class QuicheConnection implements Connection {
     this.#zone = zone;
     this.#recvInfo = { to: host.local, from: { host: plain, port: peer.port } };
     this.#lastReceived = this.#clock.now();
-    this.#allowance = { left: host.unasked ?? 0, recv: 0, handed: 0, sent: 0, at: this.#lastReceived };
+    this.#allowance = { left: host.abuseBudget ?? 0, recv: 0, handed: 0, sent: 0, at: this.#lastReceived };
     this.closed = new Promise((resolve) => {
       this.#resolveClosed = resolve;
     });
@@ -390,7 +390,7 @@ export class QuicheConnection implements Connection {
     this.#host.hold?.(busy);
   }
 
-  readonly #stats = (): PathStats => {
+  readonly #stats = (): PathMtuStats => {
     const { lost, lostBytes } = this.native.stats();
     const { rtt = 0, cwnd = 0, deliveryRate = 0 } = this.native.pathStats()[0] ?? {};
     return { lost, lostBytes, rtt, cwnd, deliveryRate };
@@ -406,7 +406,7 @@ export class QuicheConnection implements Connection {
       this.#unacknowledged += this.#unflushed;
       this.#unflushed = 0;
       this.#lastReceived = this.#clock.now();
-      this.#host.pathSize.onReceived(this.#lastReceived, this.#stats);
+      this.#host.pathMtu.onReceived(this.#lastReceived, this.#stats);
       this.#written = 0;
     }
     if (this.#end === undefined) this.#progress(received);
@@ -426,13 +426,13 @@ export class QuicheConnection implements Connection {
    */
   #requireUse(): void {
     this.#unlooked = 0;
-    const { unasked } = this.#host;
-    if (unasked === undefined || this.#end !== undefined) return;
+    const { abuseBudget } = this.#host;
+    if (abuseBudget === undefined || this.#end !== undefined) return;
     const { recvBytes: recv, sentBytes: sent } = this.native.stats();
     const before = this.#allowance;
     const [handed, at] = [this.#handed, this.#clock.now()];
     const earned = 2 * (handed - before.handed) + (sent - before.sent) / 2 + 4 * (at - before.at);
-    const left = Math.min(unasked, before.left + earned - (recv - before.recv));
+    const left = Math.min(abuseBudget, before.left + earned - (recv - before.recv));
     this.#allowance = { left, recv, handed, sent, at };
     if (left >= 0) return;
     const reason = "more bytes than there is a use for";
@@ -495,11 +495,11 @@ export class QuicheConnection implements Connection {
     }
     // quiche looks at the window when a packet comes in, so what was written since then counts too.
     const window = budget + this.#written;
-    const payload = Math.min(this.native.maxSendUdpPayloadSize(), this.#host.pathSize.limit);
+    const payload = Math.min(this.native.maxSendUdpPayloadSize(), this.#host.pathMtu.limit);
     const packet = payload - PACKET_OVERHEAD;
     budget -= Math.ceil(window / packet) * PACKET_OVERHEAD;
     // Whole packets, since quiche begins another one for what is left over.
-    const share = Math.ceil(Math.max(LEAST_SHARE, budget / room.size) / packet) * packet;
+    const share = Math.ceil(Math.max(MIN_SHARE_BYTES, budget / room.size) / packet) * packet;
     for (const [stream, capacity] of room) {
       if (budget <= 0) return;
       const taken = stream.onWritable(Math.min(share, budget, capacity));
@@ -608,12 +608,12 @@ export class QuicheConnection implements Connection {
     this.#urgent = false;
     this.#unacknowledged = 0;
     this.#read = 0;
-    const { ring, pathSize, connected } = this.#host;
+    const { ring, pathMtu, connected } = this.#host;
     ring.rewind();
     for (;;) {
       let packet: ReturnType<NativeConnection["send"]>;
       const buffer = ring.current;
-      const { limit } = pathSize;
+      const { limit } = pathMtu;
       try {
         // The buffer's length bounds the packet's.
         packet = this.native.send(limit < buffer.length ? buffer.subarray(0, limit) : buffer);
@@ -625,7 +625,7 @@ export class QuicheConnection implements Connection {
       const [length, { to }] = packet;
       if (connected) ring.send(length);
       else ring.send(length, to.port, this.#withZone(to.host));
-      pathSize.onSent(length, this.#clock, this.#stats);
+      pathMtu.onSent(length, this.#clock, this.#stats);
     }
   }
 
@@ -655,7 +655,7 @@ export class QuicheConnection implements Connection {
     const left = this.native.timeout();
     if (left !== null && left <= 0) {
       this.native.onTimeout();
-      this.#host.pathSize.onTimer(this.#stats);
+      this.#host.pathMtu.onTimer(this.#stats);
     }
     this.#flush();
   }
@@ -694,7 +694,7 @@ export class QuicheConnection implements Connection {
     this.#rejectReady(info.error);
     this.#resolveClosed(info);
     this.#host.onEnded(this, info);
-    if (!this.#host.lingers) this.#gone();
+    if (!this.#host.drains) this.#gone();
   }
 
   #gone(): void {
@@ -703,7 +703,7 @@ export class QuicheConnection implements Connection {
     this.#timer?.cancel();
     this.#timer = undefined;
     this.#ackTimer?.cancel();
-    this.#host.onGone(this);
+    this.#host.onTerminated(this);
   }
 
   /** A peer whose address changed, by a new NAT binding for one; quiche validates the new path before it is used. */

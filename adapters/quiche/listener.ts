@@ -15,7 +15,7 @@ import { type ConnectionHost, type HostPort, QuicheConnection } from "./connecti
 import { familyOf, SendRing, udpSocket } from "./datagrams.ts";
 import type { NativeConfig, Quiche } from "./native.ts";
 import { payloadSizeFor, type QuicheSettings, windowThreshold } from "./options.ts";
-import { PathSize, SAFE_SIZE, SAME_HOST_SIZE } from "./path-size.ts";
+import { PathMtu, SAFE_SIZE, SAME_HOST_SIZE } from "./path-mtu.ts";
 import { RetryTokens } from "./retry-token.ts";
 import { StatelessResets } from "./stateless-reset.ts";
 
@@ -24,12 +24,12 @@ const ID_LENGTH = 16;
 /** Bytes of it that find the connection: six fit a JavaScript number, and need no string for each datagram. */
 const INDEX_LENGTH = 6;
 /** Least length of a datagram that may open a connection (RFC 9000, section 14.1). */
-const LEAST_INITIAL = 1200;
+const MIN_INITIAL_BYTES = 1200;
 /** Half-open connections at a time; what comes on top is dropped, and a client tries again. */
 const MAX_HALF_OPEN = 4096;
 
-/** Bytes beyond its windows that a client may have sent without their being of use, see {@link ConnectionHost.unasked}. */
-const UNASKED = 1024 * 1024;
+/** Bytes beyond its windows that a client may have sent without their being of use, see {@link ConnectionHost.abuseBudget}. */
+const ABUSE_BUDGET = 1024 * 1024;
 
 /** What a listener is made of. */
 export interface ListenerContext {
@@ -185,7 +185,7 @@ class QuicheListener implements Listener {
       this.#byInitialId.get(textOf(destination));
     if (known !== undefined) {
       known.connection.receive(datagram, host, port);
-    } else if (datagram.length >= LEAST_INITIAL && this.#closing === undefined) {
+    } else if (datagram.length >= MIN_INITIAL_BYTES && this.#closing === undefined) {
       this.#onInitial(datagram, host, port);
     }
   }
@@ -242,9 +242,9 @@ class QuicheListener implements Listener {
     // quiche copies it into the connection.
     config.setStatelessResetToken(this.#resets.numberOf(id));
     const native = quiche.Connection.accept(id, originalId, this.#local, plainPeer, config);
-    const pathSize = new PathSize(payloadSize, sameHost);
+    const pathMtu = new PathMtu(payloadSize, sameHost);
     const guard = this.#guard.of((error) => connection.fail(error));
-    const connection = new QuicheConnection(native, peer, peer, true, this.#hostOf(pathSize, guard));
+    const connection = new QuicheConnection(native, peer, peer, true, this.#hostOf(pathMtu, guard));
     const index = indexOf(id, 0);
     const accepted: Accepted = {
       connection,
@@ -264,26 +264,26 @@ class QuicheListener implements Listener {
     if (this.#open >= this.#context.maxConnections) connection.refuse(CONNECTION_REFUSED, noRoom());
   }
 
-  #hostOf(pathSize: PathSize, guard: Guard): ConnectionHost {
+  #hostOf(pathMtu: PathMtu, guard: Guard): ConnectionHost {
     const { quiche, settings, maxStreams } = this.#context;
     return {
       quiche,
       clock: systemClock,
       guard,
       ring: this.#ring,
-      pathSize,
+      pathMtu,
       local: this.#local,
       connected: false,
-      lingers: true,
+      drains: true,
       // Whoever wants the connection kept, the client, asks for signs of life.
       keepAlive: undefined,
       ackThreshold: settings.ackThreshold,
       windowThreshold: windowThreshold(settings),
-      unasked: maxStreams * settings.streamWindow + UNASKED,
+      abuseBudget: maxStreams * settings.streamWindow + ABUSE_BUDGET,
       onEarlyData: (connection) => this.#onEarlyData(connection),
       onEstablished: (connection) => this.#onEstablished(connection),
       onEnded: (connection) => this.#onEnded(connection),
-      onGone: (connection) => this.#onGone(connection),
+      onTerminated: (connection) => this.#onGone(connection),
     };
   }
 

@@ -1,6 +1,6 @@
 import { requireInteger } from "../../src/piece.ts";
 import type { NativeConfig } from "./native.ts";
-import { automaticSize } from "./path-size.ts";
+import { automaticSize } from "./path-mtu.ts";
 
 /** Tuning of QUIC; the defaults suit local networks and long links. */
 export interface QuicheOptions {

@@ -6,9 +6,9 @@ const SECRET_LENGTH = 32;
 /** Bytes of a token (RFC 9000, section 10.3). */
 const TOKEN_LENGTH = 16;
 /** Least length of a reset, in bytes: 38 unpredictable bits and the token. */
-const LEAST_LENGTH = 5 + TOKEN_LENGTH;
+const MIN_LENGTH = 5 + TOKEN_LENGTH;
 /** Bytes of the greatest one; longer packets are answered with as many (RFC 9000, section 10.3). */
-const GREATEST_LENGTH = 42;
+const MAX_LENGTH = 42;
 /** Resets a second, and in one burst: enough for 1,024 clients of a server that restarted. */
 const RATE = 1000;
 
@@ -46,8 +46,8 @@ export class StatelessResets {
    * two servers never answer each other for ever (section 10.3.3).
    */
   answer(received: number, id: Uint8Array, into: Uint8Array): number {
-    const length = Math.min(received - 1, GREATEST_LENGTH);
-    if (length < LEAST_LENGTH || !this.#take()) return 0;
+    const length = Math.min(received - 1, MAX_LENGTH);
+    if (length < MIN_LENGTH || !this.#take()) return 0;
     const reset = into.subarray(0, length);
     randomFillSync(reset);
     // Short header, fixed bit (section 17.3).

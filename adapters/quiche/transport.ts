@@ -16,7 +16,7 @@ import { type ClientContext, dialQuiche } from "./client.ts";
 import { listenQuiche } from "./listener.ts";
 import { loadQuiche, type NativeConfig, type Quiche } from "./native.ts";
 import { applySettings, listenSettings, type QuicheOptions, type QuicheSettings, quicheSettings } from "./options.ts";
-import { SAFE_SIZE } from "./path-size.ts";
+import { SAFE_SIZE } from "./path-mtu.ts";
 import { clientConfig, serverConfig } from "./tls.ts";
 
 /** What BoringSSL seals session tickets with. Of one identity only: whoever resumes is not shown the certificate again. */

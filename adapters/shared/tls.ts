@@ -7,7 +7,7 @@ import { certificateFault } from "./tls-errors.ts";
 
 const DAY = 86_400_000;
 /** Milliseconds that a kept certificate must be valid for still, to be used again. */
-const LEAST_LEFT = DAY;
+const MIN_VALIDITY_MS = DAY;
 
 /**
  * The identity that the options name; else the one that their store keeps, unless it ends within a day; else a new self-signed
@@ -24,7 +24,7 @@ export async function serverIdentity(options: TlsServerOptions): Promise<TlsIden
   authoritiesOf(options.clientCa);
   if (given !== undefined) return given;
   const kept = await identityStore?.load();
-  if (kept !== undefined && endOf(kept) - Date.now() > LEAST_LEFT) return requireIdentity(kept);
+  if (kept !== undefined && endOf(kept) - Date.now() > MIN_VALIDITY_MS) return requireIdentity(kept);
   const made = await selfSigned();
   if (kept === undefined && identityStore?.saveFirst !== undefined) {
     return requireIdentity(await identityStore.saveFirst(made));

@@ -1,7 +1,7 @@
 /** Bytes of one: the kernel hands over as much at a time. */
 const SIZE = 256 * 1024;
 /** Buffers of closed sockets that are kept for those to come. */
-const MOST_SPARE = 16;
+const MAX_SPARE = 16;
 
 const spare: Uint8Array[] = [];
 
@@ -59,6 +59,6 @@ export class ReadBuffer {
   #recycle(): void {
     if (!this.#closed || this.#recycled || this.filled) return;
     this.#recycled = true;
-    if (spare.length < MOST_SPARE) spare.push(this.memory);
+    if (spare.length < MAX_SPARE) spare.push(this.memory);
   }
 }

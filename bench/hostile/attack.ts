@@ -38,7 +38,7 @@ export interface Attack {
 const HANGS = 60_000;
 
 /** Counts how tries ended. */
-export class Tally {
+export class OutcomeCounter {
   readonly #counts = new Map<string, number>();
 
   note(outcome: string, times = 1): void {
@@ -60,7 +60,7 @@ export async function inParallel(
   lanes: number,
   make: (index: number, lane: number) => Promise<string>,
 ): Promise<Outcomes> {
-  const tally = new Tally();
+  const tally = new OutcomeCounter();
   let next = 0;
   const run = async (lane: number): Promise<void> => {
     while (next < tries) tally.note(await orHangs(make(next++, lane)));

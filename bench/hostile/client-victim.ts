@@ -14,8 +14,8 @@ import type { TlsIdentity } from "../../src/transport/tls.ts";
 import { askGrpc, grpcCalls, grpcFaultId, grpcFaults } from "../../test/support/hostile-grpc.ts";
 import {
   type FaultGroup,
+  type FaultOutcome,
   hostilePiece,
-  type Verdict,
   vortexFaultId,
   vortexFaults,
 } from "../../test/support/hostile-vortex.ts";
@@ -163,7 +163,8 @@ function askOverGrpc(
   const call = pick(fault.calls ?? grpcCalls, random);
   const variant = Math.floor(random() * (fault.variants?.(call) ?? 1));
   const options = limitsOf(fault.silent ? "silent" : group);
-  const asked = (): Promise<Verdict> => askGrpc(downloader, addr, call, grpcFaultId(call, fault, variant), options);
+  const asked = (): Promise<FaultOutcome> =>
+    askGrpc(downloader, addr, call, grpcFaultId(call, fault, variant), options);
   return verdictOf(asked).then((verdict) =>
     judged(verdict, fault.codes(call, variant), `${fault.name}, ${call}, form ${variant}`),
   );
@@ -173,7 +174,7 @@ function limitsOf(group: FaultGroup): CallOptions {
   return group === "silent" ? { stallTimeout: SILENCE } : {};
 }
 
-async function verdictOf(run: () => Promise<Verdict>): Promise<Verdict | `wrong: ${string}`> {
+async function verdictOf(run: () => Promise<FaultOutcome>): Promise<FaultOutcome | `wrong: ${string}`> {
   try {
     return await run();
   } catch (error) {
@@ -182,7 +183,7 @@ async function verdictOf(run: () => Promise<Verdict>): Promise<Verdict | `wrong:
   }
 }
 
-function judged(verdict: Verdict | `wrong: ${string}`, codes: readonly Verdict[], what: string): string {
+function judged(verdict: FaultOutcome | `wrong: ${string}`, codes: readonly FaultOutcome[], what: string): string {
   if (verdict.startsWith("wrong") || codes.some((code) => code === verdict)) return verdict;
   return `wrong: ${verdict} for ${what}`;
 }

@@ -16,11 +16,11 @@ import {
   type Attack,
   garbage,
   inParallel,
+  OutcomeCounter,
   type Outcomes,
   pause,
   persistently,
   pick,
-  Tally,
   type Target,
 } from "./attack.ts";
 
@@ -259,8 +259,8 @@ async function initialsFor({ host, port }: Target, token?: () => Uint8Array): Pr
 }
 
 async function fromManyAddresses(
-  use: (sockets: readonly Socket[], tally: Tally) => Promise<void>,
-): Promise<Tally["outcomes"]> {
+  use: (sockets: readonly Socket[], tally: OutcomeCounter) => Promise<void>,
+): Promise<OutcomeCounter["outcomes"]> {
   const sockets = await Promise.all(
     Array.from({ length: SOURCES }, async (_, index) => {
       const socket = createSocket("udp4");
@@ -271,7 +271,7 @@ async function fromManyAddresses(
       return socket;
     }),
   );
-  const tally = new Tally();
+  const tally = new OutcomeCounter();
   try {
     await use(sockets, tally);
     await pause(ANSWERS);
@@ -355,7 +355,7 @@ async function fromStrangeSources(
   tries: number,
   random: () => number,
 ): Promise<Outcomes> {
-  const tally = new Tally();
+  const tally = new OutcomeCounter();
   const { everywhere } = target;
   const dialling = await transport();
   const initial = await firstDatagram(dialling);

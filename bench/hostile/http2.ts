@@ -17,7 +17,7 @@ import {
   PREFACE,
   words,
 } from "../../test/support/hostile-http2.ts";
-import { type Attack, garbage, inParallel, pause, persistently, pick, Tally, type Target } from "./attack.ts";
+import { type Attack, garbage, inParallel, OutcomeCounter, pause, persistently, pick, type Target } from "./attack.ts";
 import { connected, gone } from "./connections.ts";
 
 /** Streams at a time on a connection: as many as a server allows by default. */
@@ -287,7 +287,7 @@ function byStreams(
     unit: "request",
     tries,
     async run(target, count, random) {
-      const tally = new Tally();
+      const tally = new OutcomeCounter();
       for (let done = 0; done < count; ) {
         const client = await RawClient.connect(target, settings);
         // Identifiers of streams are not used twice (RFC 9113, section 5.1.1), so a connection has its end.
@@ -323,7 +323,7 @@ function byConnections(
     unit: "connection",
     tries,
     async run(target, count, random) {
-      const tally = new Tally();
+      const tally = new OutcomeCounter();
       const outcomes = await inParallel(Math.ceil(count / perConnection), WIDTH, async (index) => {
         const client = await RawClient.connect(target);
         const amount = Math.min(perConnection, count - index * perConnection);

@@ -1,6 +1,6 @@
 /** The series of a run as an SVG picture: a panel for each kind of memory and each count, over time. */
 import { line, round, svgOf, text } from "../svg.ts";
-import type { Sample } from "./verdict.ts";
+import type { Sample } from "./leak-check.ts";
 
 const WIDTH = 860;
 const LEFT = 70;

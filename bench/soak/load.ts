@@ -44,7 +44,7 @@ export type Outcomes = Readonly<Record<string, number>>;
 /** Milliseconds after which a request that has not ended hangs: well beyond the sum of all timeouts that it can meet. */
 const HANGS = 240_000;
 /** Failures that are kept. */
-const MOST_FAILURES = 20;
+const MAX_FAILURES = 20;
 
 /** Servers that this process serves from, and restarts. */
 interface OwnServer {
@@ -119,7 +119,7 @@ export class Load {
 
   /** Notes what must not happen. */
   fail(what: string): void {
-    if (this.#failures.length < MOST_FAILURES) this.#failures.push(what);
+    if (this.#failures.length < MAX_FAILURES) this.#failures.push(what);
   }
 
   /** Waits for the requests under way, and closes everything. */

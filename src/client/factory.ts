@@ -9,12 +9,12 @@ import {
   requireProtocolChoice,
 } from "../transport/protocol.ts";
 import type { QuicTuning } from "../transport/quic-tuning.ts";
-import { identifiesPeers, namesTrust, type TlsClientOptions } from "../transport/tls.ts";
+import { identifiesPeer, namesTrust, type TlsClientOptions } from "../transport/tls.ts";
 import type { Transport } from "../transport/transport.ts";
 import { AutoDownloader, type AutoOptions, type ProtocolEvent } from "./auto/downloader.ts";
-import { downloaderSettings, LONGEST } from "./call/settings.ts";
+import { downloaderSettings, MAX_TIMEOUT_MS } from "./call/settings.ts";
 import type { Downloader, DownloaderOptions, DownloaderSettings } from "./downloader.ts";
-import { autoPieces, hybridPieces, type PieceWays, singlePieces } from "./piece-source.ts";
+import { autoSource, hybridSource, type PieceSource, singleProtocolSource } from "./piece-source.ts";
 import { type ClosableDirectory, TaskDownloader } from "./task-downloader.ts";
 import { QuicDownloader, TcpDownloader } from "./vortex/downloader.ts";
 
@@ -119,7 +119,7 @@ function piecesOf(
   options: CreateDownloaderOptions,
   bindings: Bindings,
   settings: DownloaderSettings,
-): PieceWays {
+): PieceSource {
   if (choice === "tcp" && namesTrust(options.tls ?? {})) {
     throw new VortexError(
       "InvalidArgument",
@@ -127,7 +127,7 @@ function piecesOf(
     );
   }
   if (choice !== "auto" && choice !== "hybrid") {
-    return singlePieces(choice, pieceDownloader(choice, options, bindings, settings));
+    return singleProtocolSource(choice, pieceDownloader(choice, options, bindings, settings));
   }
   const { tls = {}, apiTls, auto, onProtocol } = options;
   const ports = { ...stockPorts, ...options.ports };
@@ -137,12 +137,9 @@ function piecesOf(
     throw new VortexError("InvalidArgument", `auto.quicPeers: expected known or any, got ${JSON.stringify(quicPeers)}`);
   }
   requireInteger("auto.delay", delay, 1, 60_000);
-  requireInteger("auto.expiry", expiry, 1, LONGEST);
+  requireInteger("auto.expiry", expiry, 1, MAX_TIMEOUT_MS);
   const trusting = !namesTrust(tls);
-  const leftOut = [
-    ...(quicPeers === "any" || identifiesPeers(tls) ? [] : [unknownPeers]),
-    ...(trusting ? [] : [noTls]),
-  ];
+  const leftOut = [...(quicPeers === "any" || identifiesPeer(tls) ? [] : [unknownPeers]), ...(trusting ? [] : [noTls])];
   const downloader = new AutoDownloader(
     {
       candidates: byPreference.filter((protocol) => !leftOut.some((one) => one.protocol === protocol)),
@@ -159,7 +156,7 @@ function piecesOf(
     },
     settings,
   );
-  return choice === "auto" ? autoPieces(downloader) : hybridPieces(downloader);
+  return choice === "auto" ? autoSource(downloader) : hybridSource(downloader);
 }
 
 /**

@@ -6,7 +6,7 @@ import type { AutoDownloader, PeerPieceRequest } from "./auto/downloader.ts";
 import type { CallOptions, Downloader } from "./downloader.ts";
 
 /** How a downloader gets at pieces, one by one and for whole tasks: over one protocol, over the best one, or over several. */
-export interface PieceWays extends Omit<TaskSource, "directory"> {
+export interface PieceSource extends Omit<TaskSource, "directory"> {
   /** See {@link Downloader.downloadPiece}. */
   downloadPiece(request: PeerPieceRequest, options?: CallOptions): Promise<Piece>;
   /** Ends all connections. Idempotent. */
@@ -14,7 +14,7 @@ export interface PieceWays extends Omit<TaskSource, "directory"> {
 }
 
 /** Everything over one protocol. */
-export function singlePieces(protocol: Protocol, downloader: Downloader): PieceWays {
+export function singleProtocolSource(protocol: Protocol, downloader: Downloader): PieceSource {
   return {
     downloadPiece: async (request, options) =>
       downloader.downloadPiece({ ...request, addr: addressFor(request.addr, protocol) }, options),
@@ -27,7 +27,7 @@ export function singlePieces(protocol: Protocol, downloader: Downloader): PieceW
 }
 
 /** Each peer over the protocol that works best with it. */
-export function autoPieces(downloader: AutoDownloader): PieceWays {
+export function autoSource(downloader: AutoDownloader): PieceSource {
   return {
     downloadPiece: (request, options) => downloader.downloadPiece(request, options),
     close: () => downloader.close(),
@@ -44,8 +44,8 @@ export function autoPieces(downloader: AutoDownloader): PieceWays {
 }
 
 /** Tasks over all protocols that a peer has at once, single pieces over the one that works best. */
-export function hybridPieces(downloader: AutoDownloader): PieceWays {
-  return { ...autoPieces(downloader), protocolsOf: (addr) => downloader.protocolsOf(addr) };
+export function hybridSource(downloader: AutoDownloader): PieceSource {
+  return { ...autoSource(downloader), protocolsOf: (addr) => downloader.protocolsOf(addr) };
 }
 
 /** A peer that tells where it serves Vortex has told so over gRPC; older ones serve pieces there too. */

@@ -4,7 +4,7 @@ import { TaskFetcher } from "../task/fetcher.ts";
 import type { TaskDownload, TaskDownloadOptions, TaskOptions, TaskRequest, TaskStream } from "../task/task.ts";
 import type { PeerPieceRequest } from "./auto/downloader.ts";
 import type { CallOptions, Downloader, DownloaderSettings } from "./downloader.ts";
-import type { PieceWays } from "./piece-source.ts";
+import type { PieceSource } from "./piece-source.ts";
 
 /** A directory that has connections of its own. */
 export interface ClosableDirectory extends TaskDirectory {
@@ -14,7 +14,7 @@ export interface ClosableDirectory extends TaskDirectory {
 
 /** Fetches pieces, and whole tasks made of them. The same for every protocol; made by `createDownloader`. */
 export class TaskDownloader implements Downloader {
-  readonly #pieces: PieceWays;
+  readonly #pieces: PieceSource;
   readonly #directory: ClosableDirectory | undefined;
   readonly #tasks: TaskFetcher;
 
@@ -22,7 +22,7 @@ export class TaskDownloader implements Downloader {
    * @param pieces what pieces are fetched by; closed with this
    * @param directory whom to ask where pieces are; closed with this
    */
-  constructor(pieces: PieceWays, directory: ClosableDirectory | undefined, settings: DownloaderSettings) {
+  constructor(pieces: PieceSource, directory: ClosableDirectory | undefined, settings: DownloaderSettings) {
     this.#pieces = pieces;
     this.#directory = directory;
     this.#tasks = new TaskFetcher({ ...pieces, directory }, settings);

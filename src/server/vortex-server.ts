@@ -15,9 +15,9 @@ import {
   StreamCode,
   type Transport,
 } from "../transport/transport.ts";
-import { NEWCOMERS, type Place, Places } from "./admission/connection-slots.ts";
-import { paced } from "./admission/rate-limited.ts";
-import { type ServerOptions, type ServerSettings, serverSettings, within } from "./admission/upload.ts";
+import { type ConnectionSlot, ConnectionSlots, NEWCOMERS } from "./admission/connection-slots.ts";
+import { rateLimited } from "./admission/rate-limited.ts";
+import { type ServerOptions, type ServerSettings, serverSettings, withTimeout } from "./admission/upload.ts";
 import { exactContent } from "./exact.ts";
 
 /** Serves a store over the Vortex protocol, on one listener. */
@@ -25,7 +25,7 @@ export class VortexServer {
   readonly #listener: Listener;
   readonly #store: PieceStore;
   readonly #settings: ServerSettings;
-  readonly #places: Places;
+  readonly #places: ConnectionSlots;
   readonly #running = new Set<Promise<void>>();
   /** Fires when the server has closed, so that nothing waits on for peers that are gone. */
   readonly #gone = new AbortController();
@@ -39,7 +39,7 @@ export class VortexServer {
     this.#listener = listener;
     this.#store = store;
     this.#settings = settings;
-    this.#places = new Places(settings.maxConnections, settings.runtime.clock);
+    this.#places = new ConnectionSlots(settings.maxConnections, settings.runtime.clock);
     this.#track(this.#acceptConnections());
   }
 
@@ -133,7 +133,7 @@ export class VortexServer {
     for await (const stream of connection.accept()) this.#track(this.#serveStream(stream, place));
   }
 
-  async #serveStream(stream: ByteStream, place: Place): Promise<void> {
+  async #serveStream(stream: ByteStream, place: ConnectionSlot): Promise<void> {
     try {
       await this.#answer(stream, place, this.#gone.signal);
     } catch (error) {
@@ -144,12 +144,12 @@ export class VortexServer {
     }
   }
 
-  async #answer(stream: ByteStream, place: Place, signal: AbortSignal): Promise<void> {
+  async #answer(stream: ByteStream, place: ConnectionSlot, signal: AbortSignal): Promise<void> {
     const { requestTimeout, runtime } = this.#settings;
     let request: DownloadPiecePacket;
     try {
       const reading = readRequest(stream);
-      request = await within(runtime.clock, requestTimeout, reading, "Stalled", "waiting for a request");
+      request = await withTimeout(runtime.clock, requestTimeout, reading, "Stalled", "waiting for a request");
     } catch (error) {
       if (!(error instanceof VortexError) || error.kind !== "peer") throw error;
       await this.#refuse(stream, 0, RemoteErrorCode.InvalidArgument, error.message, expectEnd(stream));
@@ -181,7 +181,7 @@ export class VortexServer {
     network: string,
     signal: AbortSignal,
   ): Promise<OperationResult> {
-    const { stallTimeout, limiter, unread, runtime } = this.#settings;
+    const { stallTimeout, limiter, pendingWrites, runtime } = this.#settings;
     const requestEnded = expectEnd(stream);
     let piece: Awaited<ReturnType<PieceStore["getPiece"]>>;
     try {
@@ -203,21 +203,21 @@ export class VortexServer {
     let left = Number(metadata.length);
     const write = (chunk: Uint8Array, last: boolean): Promise<void> => {
       const writing = last ? stream.writer.end(chunk) : stream.writer.write(chunk);
-      const taking = within(runtime.clock, stallTimeout, writing, "Stalled", "waiting for the peer to read");
-      return unread.hold(chunk.length, taking);
+      const taking = withTimeout(runtime.clock, stallTimeout, writing, "Stalled", "waiting for the peer to read");
+      return pendingWrites.hold(chunk.length, taking);
     };
     const header = encodePacket({ type: "piece-content", id: request.id, kind: request.kind, metadata });
     await write(header, left === 0);
     const flow = limiter?.flow(network);
     for await (const chunk of exactContent(piece)) {
-      for await (const portion of paced(chunk, flow, signal, unread)) {
+      for await (const portion of rateLimited(chunk, flow, signal, pendingWrites)) {
         if (flow !== undefined) await this.#requireWanted(stream, portion.length, flow);
         left -= portion.length;
         await write(portion, left === 0);
       }
     }
     // Over TCP the connection ends with its answer, but not before the peer has taken all of it and ended its side.
-    await within(runtime.clock, stallTimeout, requestEnded, "Stalled", "waiting for the end of the request");
+    await withTimeout(runtime.clock, stallTimeout, requestEnded, "Stalled", "waiting for the end of the request");
     return { bytes: Number(piece.metadata.length) };
   }
 
@@ -243,9 +243,15 @@ export class VortexServer {
   ): Promise<void> {
     const { runtime, stallTimeout } = this.#settings;
     const answer = encodePacket({ type: "error", id, code, message });
-    await within(runtime.clock, stallTimeout, stream.writer.end(answer), "Stalled", "waiting for the peer to read");
+    await withTimeout(
+      runtime.clock,
+      stallTimeout,
+      stream.writer.end(answer),
+      "Stalled",
+      "waiting for the peer to read",
+    );
     // Giving up what is left of the request would, over TCP, take the answer with it.
-    await within(runtime.clock, stallTimeout, requestEnded, "Stalled", "waiting for the end of the request");
+    await withTimeout(runtime.clock, stallTimeout, requestEnded, "Stalled", "waiting for the end of the request");
   }
 
   #report(error: VortexError): void {

@@ -1,4 +1,4 @@
-import type { SunkPiece } from "./sink.ts";
+import type { SinkPiece } from "./sink.ts";
 
 /** Source of the pieces that an earlier download left. Parents are sources by their name, `host:port`. */
 export const EARLIER = "an earlier download";
@@ -8,7 +8,7 @@ const LOOK = 256;
 
 /** A piece that is here. */
 export interface HeldPiece {
-  readonly piece: SunkPiece;
+  readonly piece: SinkPiece;
   /** A parent's name, or {@link EARLIER}. */
   readonly source: string;
   /** Position of its announcement among all announcements; 0 for {@link EARLIER}. */
@@ -108,7 +108,7 @@ export class Agreement {
   }
 
   /** A piece is here and right; each is held once. @param at position of its announcement */
-  hold(piece: SunkPiece, source: string, at: number): void {
+  hold(piece: SinkPiece, source: string, at: number): void {
     const held: HeldPiece = { piece, source, at };
     const standing = this.#of(source);
     if (this.empty) standing.compared = true;

@@ -3,10 +3,10 @@ import type { DigestAlgorithm, HasherFactory } from "../digest/hasher.ts";
 import { untilAborted, VortexError, withAddress } from "../errors.ts";
 import type { Piece } from "../piece.ts";
 import { Agreement, type Claim, EARLIER, type Question } from "./agreement.ts";
-import { hashPart } from "./found-pieces.ts";
 import type { TaskLayout } from "./layout.ts";
-import type { SinkSession, SunkPiece } from "./sink.ts";
-import { verdictOn } from "./verdict.ts";
+import { hashPart } from "./resumed-pieces.ts";
+import { retryDecision } from "./retry-decision.ts";
+import type { SinkPiece, SinkSession } from "./sink.ts";
 
 /** What a comparison works with. */
 export interface ComparisonContext {
@@ -126,7 +126,7 @@ export class Comparison {
   }
 
   /** A piece is here. @param at position of its announcement; 0 for a piece of an earlier download */
-  hold(piece: SunkPiece, source: string, at: number): void {
+  hold(piece: SinkPiece, source: string, at: number): void {
     this.#agreement.hold(piece, source, at);
     this.wake();
   }
@@ -159,7 +159,7 @@ export class Comparison {
   }
 
   /** Keeps only the pieces of these sources, which are compared again. Returns the kept pieces. */
-  restart(sources: ReadonlySet<string>): readonly SunkPiece[] {
+  restart(sources: ReadonlySet<string>): readonly SinkPiece[] {
     this.#epoch++;
     const kept = [...this.#agreement.pieces].filter(({ source }) => sources.has(source));
     this.#agreement.restart(kept);
@@ -248,7 +248,7 @@ export class Comparison {
       piece.cancel();
     } catch (error) {
       const failure = withAddress(error, parent);
-      if (verdictOn(failure) === "absent") return false;
+      if (retryDecision(failure) === "absent") return false;
       throw failure;
     } finally {
       release(parent);

@@ -9,20 +9,21 @@ import type { PeerAddress } from "../transport/peer-address.ts";
 import type { Protocol } from "../transport/protocol.ts";
 import { EARLIER } from "./agreement.ts";
 import { Comparison } from "./comparison.ts";
-import { foundPieces, isRight } from "./found-pieces.ts";
-import { Frontier } from "./frontier.ts";
+import { ContiguousHasher } from "./contiguous-hasher.ts";
 import { TaskLayout } from "./layout.ts";
 import { type Parent, ParentDiscovery } from "./parent-discovery.ts";
 import { parentsOf } from "./parents.ts";
 import { PieceTransfers } from "./piece-transfers.ts";
 import { PieceWindow } from "./piece-window.ts";
+import { isIntact, resumedPieces } from "./resumed-pieces.ts";
+import { retryDecision } from "./retry-decision.ts";
+import { RoundPlanner } from "./round-planner.ts";
 import { type RouteState, reasonsOf } from "./route.ts";
 import { type Attempt, Scheduler } from "./scheduler.ts";
-import type { SinkSession, SunkPiece } from "./sink.ts";
+import type { SinkPiece, SinkSession } from "./sink.ts";
 import type { SlotHolder } from "./slots.ts";
 import type { SharedLimits, TaskSettings, TaskSource } from "./source.ts";
 import { TaskStore } from "./store.ts";
-import { Tally } from "./tally.ts";
 import type {
   TaskDownload,
   TaskDownloadOptions,
@@ -32,11 +33,10 @@ import type {
   TaskRequest,
   Verified,
 } from "./task.ts";
-import { Trials } from "./trials.ts";
-import { verdictOn } from "./verdict.ts";
+import { TransferStats } from "./transfer-stats.ts";
 
 /** Bytes of pieces under way where a piece is a message, which is held twice for a moment. HTTP/2's windows hold no more at a time. */
-const MOST_IN_MESSAGES = 16 * 1024 * 1024;
+const MAX_MESSAGE_BYTES = 16 * 1024 * 1024;
 /** A piece may lie unread for as long as our own rate limit and sink take, in ms: 30 days. A download gives up what it does not want. */
 const UNREAD_TIMEOUT = 30 * 24 * 3600 * 1000;
 /** Milliseconds between two reports of progress. */
@@ -55,7 +55,7 @@ interface Open {
   readonly pieceWindow: PieceWindow | undefined;
   readonly comparison: Comparison;
   /** Of this round: it hashes the whole from the start. */
-  readonly frontier: Frontier;
+  readonly frontier: ContiguousHasher;
 }
 
 /** {@link TaskDownloadOptions} with every default filled in. */
@@ -80,13 +80,13 @@ export class Download implements TaskDownload {
   readonly #discovery: ParentDiscovery;
   readonly #limiters: readonly RateLimiter[];
   readonly #operation: Operation | undefined;
-  readonly #tally: Tally;
+  readonly #tally: TransferStats;
   /** Ends everything that waits; its reason is what the download failed with. */
   readonly #ending = new AbortController();
   /** What has to end before the sink is closed. */
   readonly #tasks = new Set<Promise<unknown>>();
   readonly #holder: SlotHolder = { onSlot: () => this.#wake() };
-  readonly #trials: Trials;
+  readonly #trials: RoundPlanner;
   /** Attempts whose slot was given back when all of the piece had come. */
   readonly #received = new Set<number>();
   readonly #fetches = new Set<Promise<void>>();
@@ -158,8 +158,8 @@ export class Download implements TaskDownload {
       onUseless: (parent, banned) => this.#leaveOut(parent, banned),
       onReturn: (parent) => this.#comeBack(parent),
     });
-    this.#trials = new Trials([...this.#parents.keys()]);
-    this.#tally = new Tally(clock.now());
+    this.#trials = new RoundPlanner([...this.#parents.keys()]);
+    this.#tally = new TransferStats(clock.now());
     this.store = new TaskStore(taskId);
     this.done = this.#run(layout, given);
     this.done.then(
@@ -245,7 +245,7 @@ export class Download implements TaskDownload {
   #piecesAtATime({ longestPiece }: TaskLayout): number {
     const { concurrentPieceCount } = this.#options;
     if (!this.#source.speaksApi) return concurrentPieceCount;
-    return Math.min(concurrentPieceCount, Math.max(1, Math.floor(MOST_IN_MESSAGES / longestPiece)));
+    return Math.min(concurrentPieceCount, Math.max(1, Math.floor(MAX_MESSAGE_BYTES / longestPiece)));
   }
 
   async #openSink(layout: TaskLayout, digest: Digest | undefined): Promise<Open> {
@@ -323,8 +323,8 @@ export class Download implements TaskDownload {
     return open;
   }
 
-  #frontier(layout: TaskLayout, session: SinkSession, digest: Digest | undefined): Frontier {
-    return new Frontier({
+  #frontier(layout: TaskLayout, session: SinkSession, digest: Digest | undefined): ContiguousHasher {
+    return new ContiguousHasher({
       layout,
       session,
       hashers: this.#settings.runtime.hashers,
@@ -339,7 +339,7 @@ export class Download implements TaskDownload {
 
   async #transferAll(open: Open): Promise<void> {
     const { layout, scheduler, session } = open;
-    const found = foundPieces(open);
+    const found = resumedPieces(open);
     for (const { number } of found) scheduler.find(number);
     for (const parent of this.#parents.values()) {
       const asked = this.#discovery.asks(parent);
@@ -353,7 +353,7 @@ export class Download implements TaskDownload {
       type: "started",
       totalBytes: layout.length,
       totalPieces: layout.wantedCount,
-      foundPieces: found.length,
+      resumedPieces: found.length,
     });
     this.#reading = found.length > 0;
     this.#track(this.#compare(open, found));
@@ -452,11 +452,11 @@ export class Download implements TaskDownload {
   // --- what an earlier download left
 
   /** Counts what an earlier download left and is what it is said to be. */
-  async #compare({ layout, session, scheduler, comparison }: Open, found: readonly SunkPiece[]): Promise<void> {
+  async #compare({ layout, session, scheduler, comparison }: Open, found: readonly SinkPiece[]): Promise<void> {
     const { signal } = this.#ending;
     const { hashers } = this.#settings.runtime;
     for (const [index, piece] of found.entries()) {
-      const right = await isRight(piece, { layout, session, hashers, signal });
+      const right = await isIntact(piece, { layout, session, hashers, signal });
       if (signal.aborted) return;
       scheduler.settle(piece.number, right);
       if (right) {
@@ -572,7 +572,7 @@ export class Download implements TaskDownload {
 
   #failed(scheduler: Scheduler, { id, number, route, parent, protocol }: Attempt, error: unknown): void {
     const failure = withAddress(error, parent);
-    const verdict = verdictOn(failure);
+    const verdict = retryDecision(failure);
     if (verdict === "fatal") {
       this.end(failure);
       return;
@@ -619,7 +619,7 @@ export class Download implements TaskDownload {
   }
 
   /** A piece is in the sink and right. One that an earlier download left has no parent. */
-  #count(piece: SunkPiece, parent: string | undefined, at: number, costSeconds: number): void {
+  #count(piece: SinkPiece, parent: string | undefined, at: number, costSeconds: number): void {
     if (this.#open === undefined) return;
     this.#open.comparison.hold(piece, parent ?? EARLIER, at);
     const bytes = this.#add(piece, parent === undefined, costSeconds);
@@ -628,7 +628,7 @@ export class Download implements TaskDownload {
   }
 
   /** Adds a piece to what is counted, served and hashed. Returns its bytes. */
-  #add(piece: SunkPiece, resumed: boolean, costSeconds: number): number {
+  #add(piece: SinkPiece, resumed: boolean, costSeconds: number): number {
     const { length = 0 } = this.#open?.layout.part(piece.number) ?? {};
     this.#tally.add(length, resumed);
     this.store.add(piece, costSeconds);

@@ -1,7 +1,7 @@
 import { VortexError } from "../errors.ts";
 import { requireInteger } from "../piece.ts";
 import { PieceBuffers } from "./piece-buffers.ts";
-import type { SinkLayout, SinkSession, SunkPiece, TaskSink } from "./sink.ts";
+import type { SinkLayout, SinkPiece, SinkSession, TaskSink } from "./sink.ts";
 
 /** How much a memory sink takes. */
 export interface MemorySinkOptions {
@@ -59,7 +59,7 @@ export function memorySink({ maxLength = 1024 ** 3 }: MemorySinkOptions = {}): M
 }
 
 class MemorySession implements SinkSession {
-  readonly found: SinkSession["found"] = [];
+  readonly resumed: SinkSession["resumed"] = [];
   readonly #layout: SinkLayout;
   readonly #buffers: PieceBuffers;
   #committed: number[] = [];
@@ -84,7 +84,7 @@ class MemorySession implements SinkSession {
     return this.#whole?.subarray(position, position + length) ?? this.#buffers.read(number, position, length);
   }
 
-  async restart(kept: readonly SunkPiece[]): Promise<void> {
+  async restart(kept: readonly SinkPiece[]): Promise<void> {
     const numbers = new Set(kept.map(({ number }) => number));
     for (const number of this.#committed) if (!numbers.has(number)) this.#buffers.delete(number);
     this.#committed = [...numbers];

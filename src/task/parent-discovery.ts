@@ -1,17 +1,17 @@
 import { type Digest, parseDigest } from "../digest/digest.ts";
 import { VortexError, withAddress } from "../errors.ts";
 import type { Clock } from "../runtime.ts";
-import { eachWithin, type Operation } from "../telemetry.ts";
+import { eachInOperation, type Operation } from "../telemetry.ts";
 import type { PeerAddress } from "../transport/peer-address.ts";
 import type { TaskOutline } from "./discovery.ts";
 import { TaskLayout } from "./layout.ts";
 import type { KnownParent } from "./parents.ts";
 import { requirePlace, requireSameTask, requireTaskDigest } from "./piece-check.ts";
-import { LONGEST_PAUSE, MOST_FAILURES, pauseAfter, type RouteState } from "./route.ts";
+import { retryDecision } from "./retry-decision.ts";
+import { MAX_FAILURES, MAX_PAUSE_MS, pauseAfter, type RouteState } from "./route.ts";
 import { LAST_HOPE_PAUSE } from "./scheduler.ts";
 import type { TaskSource } from "./source.ts";
 import type { TaskRequest } from "./task.ts";
-import { verdictOn } from "./verdict.ts";
 
 /** A parent, and what is known of where it serves. */
 export interface Parent extends KnownParent {
@@ -20,7 +20,7 @@ export interface Parent extends KnownParent {
 }
 
 /** What the parents told of the whole task. */
-export interface ToldTask {
+export interface DiscoveredTask {
   readonly layout: TaskLayout;
   /** Digest of the content that will be had, if the parents know one. */
   readonly digest: Digest | undefined;
@@ -73,7 +73,7 @@ export class ParentDiscovery {
    * The layout as the first parent tells it that has what is wanted. Those who tell another one have another content. A parent whose
    * answer cannot be used must not stand in the way of others because it was quick.
    */
-  async ask(): Promise<ToldTask> {
+  async ask(): Promise<DiscoveredTask> {
     const { request, parents } = this.#context;
     const { taskId, range } = request;
     this.#asked = parents.length;
@@ -111,7 +111,7 @@ export class ParentDiscovery {
           const failure = VortexError.from(error, "Internal");
           const now = clock.now();
           const until = this.#patientUntil.get(parent) ?? now + patience;
-          if (verdictOn(failure) !== "again" || now >= until || this.#told.signal.aborted) throw failure;
+          if (retryDecision(failure) !== "again" || now >= until || this.#told.signal.aborted) throw failure;
           this.#patientUntil.set(parent, until);
           await this.#wait(Math.min(pauseAfter(failures, random), LAST_HOPE_PAUSE, until - now), this.#told.signal);
           if (this.#told.signal.aborted || this.#context.signal.aborted) throw failure;
@@ -172,11 +172,11 @@ export class ParentDiscovery {
       } catch (error) {
         if (signal.aborted) return;
         const failure = withAddress(error, parent.name);
-        const verdict = verdictOn(failure);
+        const verdict = retryDecision(failure);
         for (const route of routes) route.note(failure);
         failures++;
         const untold = answer !== undefined && (await settledWell(answer)) === false;
-        const silent = verdict === "again" && (untold || failures >= MOST_FAILURES);
+        const silent = verdict === "again" && (untold || failures >= MAX_FAILURES);
         if (parent.addr !== undefined && (silent || failure.code === "RemoteUnimplemented")) {
           // It may serve pieces and not tell of them, so it is asked for all of them.
           for (const route of routes) route.endAnnouncements(true);
@@ -187,8 +187,8 @@ export class ParentDiscovery {
           onUseless(parent.name, verdict === "out");
         }
         onChange();
-        const pause = parent.addr === undefined ? LAST_HOPE_PAUSE : LONGEST_PAUSE;
-        await this.#wait(verdict === "again" ? Math.min(pause, pauseAfter(failures, random)) : LONGEST_PAUSE);
+        const pause = parent.addr === undefined ? LAST_HOPE_PAUSE : MAX_PAUSE_MS;
+        await this.#wait(verdict === "again" ? Math.min(pause, pauseAfter(failures, random)) : MAX_PAUSE_MS);
         if (signal.aborted) return;
         // What failed once would fail for ever.
         if (!untold) continue;
@@ -206,7 +206,7 @@ export class ParentDiscovery {
     if (directory === undefined || parent.apiAddr === undefined) return;
     const numbers = Array.from({ length: layout.wantedCount }, (_, index) => layout.first + index);
     const locations = directory.sync(parent.apiAddr, taskId, { signal, hostId, kind, numbers });
-    for await (const location of eachWithin(operation, locations)) {
+    for await (const location of eachInOperation(operation, locations)) {
       if (signal.aborted) return;
       if (layout.part(location.number) === undefined) continue;
       requirePlace(location, layout);
@@ -240,7 +240,7 @@ export class ParentDiscovery {
 }
 
 /** Answer of one parent about the whole task. */
-interface Answer extends ToldTask {
+interface Answer extends DiscoveredTask {
   readonly outline: TaskOutline;
 }
 

@@ -9,7 +9,7 @@ import { PieceCheck, requireDigest, requirePlace } from "./piece-check.ts";
 import { type AttemptWrite, PieceWrite } from "./piece-write.ts";
 import { ReadBuffers } from "./read-buffers.ts";
 import type { Attempt, Scheduler } from "./scheduler.ts";
-import type { SinkSession, SunkPiece } from "./sink.ts";
+import type { SinkPiece, SinkSession } from "./sink.ts";
 
 /** What transfers work with, and whom they tell. */
 export interface TransferContext {
@@ -31,7 +31,7 @@ export interface TransferContext {
   /** What came has been taken care of. */
   readonly onProgress: () => void;
   /** A piece is in the sink, and right. `at`: position of its announcement among all. */
-  readonly onSunk: (piece: SunkPiece, parent: string, at: number, costSeconds: number) => void;
+  readonly onSunk: (piece: SinkPiece, parent: string, at: number, costSeconds: number) => void;
   /** A route that was left out has delivered a piece. */
   readonly onReturn: (attempt: Attempt) => void;
   /** The sink failed: that is the download's failure, and not the parent's. */
@@ -138,7 +138,7 @@ export class PieceTransfers {
     for (const loser of scheduler.succeeded(attempt.id, clock.now())) this.end(loser);
     if (wasOut) onReturn(attempt);
     await this.#sink(write.finish());
-    const sunk: SunkPiece = { number, digest: check.digest, crc32: check.crc32 };
+    const sunk: SinkPiece = { number, digest: check.digest, crc32: check.crc32 };
     await this.#sink(session.commit(sunk));
     this.#writes.delete(number);
     // Its bytes are not under way any more: they are not to be counted twice.

@@ -10,23 +10,23 @@ export interface RouteIdentity {
 }
 
 /** Milliseconds before a parent that failed once is asked again; doubled with every further failure. */
-const FIRST_PAUSE = 250;
+const FIRST_PAUSE_MS = 250;
 /** The longest of these pauses, in ms. */
-export const LONGEST_PAUSE = 30_000;
+export const MAX_PAUSE_MS = 30_000;
 /** Failures in a row after which a parent is left out: it is asked only as a probe. */
-export const MOST_FAILURES = 5;
+export const MAX_FAILURES = 5;
 /** Times that a parent is asked for a piece that it says it does not have. */
-const MOST_MISSES = 3;
+const MAX_MISSES = 3;
 /** Reasons kept of each parent. */
-const MOST_REASONS = 8;
+const MAX_REASONS = 8;
 /** Weight of the newest sample in the averages. */
 const WEIGHT = 0.3;
 /** Milliseconds of activity in one sample of the rate. */
-const SAMPLE = 250;
+const SAMPLE_MS = 250;
 /** Bytes a millisecond that every parent is trusted with, so that one which delivered nothing can be compared. */
-const LEAST_RATE = 0.001;
+const MIN_RATE = 0.001;
 /** Milliseconds without an attempt in which trust in the measured rate fades, so that a slow parent is tried again. */
-const FADING = 10_000;
+const FADING_MS = 10_000;
 
 /**
  * Reasons to leave a route out.
@@ -156,7 +156,7 @@ export class RouteState {
     if (this.#leftOut === "banned" || this.aside || !this.mayHave(number)) return undefined;
     const misses = this.#misses.get(number);
     if (misses === undefined) return { from: this.retryAt };
-    return misses.count >= MOST_MISSES ? undefined : { from: Math.max(misses.retryAt, this.retryAt) };
+    return misses.count >= MAX_MISSES ? undefined : { from: Math.max(misses.retryAt, this.retryAt) };
   }
 
   /** One more request may go to a route that has just failed; any number to others. */
@@ -199,7 +199,7 @@ export class RouteState {
     this.comeBack();
     // Small pieces come faster than samples are taken; one sample is better than none.
     if (this.#rate === undefined && this.#sampleActive > 0) {
-      this.#rate = Math.max(LEAST_RATE, this.#sampleBytes / this.#sampleActive);
+      this.#rate = Math.max(MIN_RATE, this.#sampleBytes / this.#sampleActive);
       this.#sampleActive = 0;
       this.#sampleBytes = 0;
       this.#sampleSince = now;
@@ -219,7 +219,7 @@ export class RouteState {
     this.#epoch++;
     this.failures++;
     this.retryAt = now + pauseAfter(this.failures, random);
-    if (this.failures >= MOST_FAILURES) this.#leftOut = as;
+    if (this.failures >= MAX_FAILURES) this.#leftOut = as;
   }
 
   /** The route does not have the piece, whatever it announced. One that never delivered anything may not have the task. */
@@ -237,7 +237,7 @@ export class RouteState {
     this.#failedAt = now;
     this.#epoch++;
     this.failures++;
-    this.retryAt = now + LONGEST_PAUSE;
+    this.retryAt = now + MAX_PAUSE_MS;
   }
 
   /** Counts on the route again, unless it is banned. */
@@ -257,7 +257,7 @@ export class RouteState {
     this.errors++;
     if (this.reasons.some(({ code, message }) => code === error.code && message === error.message)) return;
     this.reasons.push(error);
-    if (this.reasons.length > MOST_REASONS) this.reasons.shift();
+    if (this.reasons.length > MAX_REASONS) this.reasons.shift();
   }
 
   /** Counts the time since the last change, if bytes were owed in it. */
@@ -267,8 +267,8 @@ export class RouteState {
   }
 
   #sample(): void {
-    if (this.#sampleActive < SAMPLE) return;
-    this.#rate = Math.max(LEAST_RATE, average(this.#rate, this.#sampleBytes / this.#sampleActive));
+    if (this.#sampleActive < SAMPLE_MS) return;
+    this.#rate = Math.max(MIN_RATE, average(this.#rate, this.#sampleBytes / this.#sampleActive));
     this.#sampleActive = 0;
     this.#sampleBytes = 0;
   }
@@ -282,7 +282,7 @@ export class RouteState {
   expected(length: number, now: number): number {
     if (this.#rate === undefined) return 0;
     const idle = this.inFlight === 0 ? now - this.#idleSince : 0;
-    const faded = 1 + Math.max(0, idle - FADING) / FADING;
+    const faded = 1 + Math.max(0, idle - FADING_MS) / FADING_MS;
     return (this.latency ?? 0) + ((this.inFlight + 1) * length) / (this.#rate * faded);
   }
 }
@@ -292,7 +292,7 @@ export function reasonsOf(routes: readonly RouteState[]): readonly VortexError[]
   const reasons = routes.flatMap((route) => route.reasons);
   const isFirst = ({ code, message }: VortexError, at: number): boolean =>
     reasons.findIndex((other) => other.code === code && other.message === message) === at;
-  return reasons.filter(isFirst).slice(-MOST_REASONS);
+  return reasons.filter(isFirst).slice(-MAX_REASONS);
 }
 
 function average(before: number | undefined, sample: number): number {
@@ -301,5 +301,5 @@ function average(before: number | undefined, sample: number): number {
 
 /** Milliseconds to wait after so many failures in a row: exponential backoff with equal jitter. */
 export function pauseAfter(failures: number, random: () => number): number {
-  return Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (failures - 1)) * (0.5 + random() / 2);
+  return Math.min(MAX_PAUSE_MS, FIRST_PAUSE_MS * 2 ** (failures - 1)) * (0.5 + random() / 2);
 }

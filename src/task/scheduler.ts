@@ -1,7 +1,7 @@
 import { type ErrorCode, VortexError } from "../errors.ts";
 import type { Protocol } from "../transport/protocol.ts";
+import type { RetryDecision } from "./retry-decision.ts";
 import { type LeftOut, type RouteIdentity, RouteState } from "./route.ts";
-import type { Verdict } from "./verdict.ts";
 
 /** What the scheduler is told when it is made. */
 export interface SchedulerOptions {
@@ -94,7 +94,7 @@ export const LAST_HOPE_PAUSE = 5000;
  * Probes that may end a wait by their first bytes, with no whole piece in between. Parents that
  * send a little each time are given up.
  */
-const MOST_HOPES = 5;
+const MAX_HOPES = 5;
 /** Part of the piece timeout that pieces under way at one route may take together, as far as its rate tells. */
 const IN_TIME = 0.5;
 const RACE_BYTES = 64 * 1024 * 1024;
@@ -107,7 +107,7 @@ const SLOW_AT_END = 1.5;
 /** Milliseconds of activity in which the newest pace of an attempt is measured. */
 const WINDOW = 5000;
 /** Milliseconds that a race must win to be worth its bytes. */
-const LEAST_GAIN = 100;
+const MIN_GAIN_MS = 100;
 
 /**
  * Which piece is asked from which parent, and when. A state machine: it does no I/O, has no clock and no timers; whoever
@@ -203,7 +203,7 @@ export class Scheduler {
   arrived(id: number, bytes: number, now: number): void {
     const attempt = this.#running.get(id);
     if (attempt === undefined) return;
-    if (attempt.bytes === 0 && attempt.from.out && this.#hopes < MOST_HOPES) {
+    if (attempt.bytes === 0 && attempt.from.out && this.#hopes < MAX_HOPES) {
       this.#hopes++;
       attempt.hopeful = true;
       this.#waitingSince = undefined;
@@ -250,7 +250,7 @@ export class Scheduler {
     for (const loser of losers) {
       const silence = loser.owedSince === undefined ? 0 : now - loser.owedSince;
       this.#end(loser.id, now);
-      if (silence < Math.min(this.#options.stallAfter, now - startedAt + LEAST_GAIN)) continue;
+      if (silence < Math.min(this.#options.stallAfter, now - startedAt + MIN_GAIN_MS)) continue;
       const error = new VortexError("Stalled", "no byte came while another parent delivered the whole piece");
       loser.from.failed(error, loser.epoch, now, this.#options.random);
     }
@@ -274,7 +274,7 @@ export class Scheduler {
    * The attempt failed. Returns those that are over because their route is left out now. What is
    * wrong is wrong over every protocol, so it bans all routes of its parent.
    */
-  failed(id: number, error: VortexError, verdict: Exclude<Verdict, "fatal">, now: number): readonly Attempt[] {
+  failed(id: number, error: VortexError, verdict: Exclude<RetryDecision, "fatal">, now: number): readonly Attempt[] {
     const attempt = this.#end(id, now);
     if (attempt === undefined) return [];
     const { from, number, epoch } = attempt;
@@ -432,7 +432,7 @@ export class Scheduler {
         // The pace of a piece that has just begun says nothing of its rest: where many share a link, each waits for its turn.
         if (candidate.rate === undefined || this.#activeOf(attempt, now) < expected) return false;
         const idle = atEnd && candidate.inFlight === 0;
-        return rest > (idle ? SLOW_AT_END : SLOW) * expected + LEAST_GAIN;
+        return rest > (idle ? SLOW_AT_END : SLOW) * expected + MIN_GAIN_MS;
       });
       if (route === undefined || !environment.admit(route.parent)) continue;
       starts.push(this.#begin(attempt.number, route, now));

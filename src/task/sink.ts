@@ -58,7 +58,7 @@ export interface SinkOpenOptions {
 }
 
 /** A piece whose bytes are all in the sink, and right. */
-export interface SunkPiece {
+export interface SinkPiece {
   /** Position in the task, from 0. */
   readonly number: number;
   /** Digest of the whole piece, `algorithm:encoded`. */
@@ -79,7 +79,7 @@ export interface SunkPiece {
  */
 export interface SinkSession {
   /** Pieces that an earlier download left, by its own account. The download reads them and compares before it counts them. */
-  readonly found: readonly SunkPiece[];
+  readonly resumed: readonly SinkPiece[];
   /**
    * Pieces may begin that end at or before this position. Only grows, and is always beyond the first piece that is not
    * committed, once all before it have been taken. Absent: all may begin.
@@ -88,7 +88,7 @@ export interface SinkSession {
   /** Takes bytes of a piece that is not verified yet. The memory of the chunk is used again once this has resolved. */
   write(number: number, position: number, chunk: Uint8Array): Promise<void>;
   /** The piece is in the sink, and right. From now on it can be read. */
-  commit(piece: SunkPiece): Promise<void>;
+  commit(piece: SinkPiece): Promise<void>;
   /**
    * The bytes from `position` on, in a chunk of `length` or fewer bytes, at least one. Only within one committed, or found, piece.
    *
@@ -100,7 +100,7 @@ export interface SinkSession {
    * Keeps only these of the committed and found pieces; all others are written again, while nothing else happens. Absent: what is
    * committed cannot be taken back.
    */
-  restart?(kept: readonly SunkPiece[]): Promise<void>;
+  restart?(kept: readonly SinkPiece[]): Promise<void>;
   /** Whether a committed piece can still be read. Absent: always. */
   holds?(number: number): boolean;
   /** Everything before `position` is committed, and hashed as far as the whole is. A sink in order hands it on now, but for the last chunk. */

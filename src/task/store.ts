@@ -3,7 +3,7 @@ import type { ByteRange, PieceMetadata } from "../piece.ts";
 import { PieceFeed } from "../store/piece-feed.ts";
 import type { PieceStore, StoredPiece, StoredPieceRequest, StoredTask } from "../store/store.ts";
 import type { TaskLayout } from "./layout.ts";
-import type { SinkSession, SunkPiece } from "./sink.ts";
+import type { SinkPiece, SinkSession } from "./sink.ts";
 
 /** Bytes in a chunk that is handed to a transport. */
 const CHUNK = 512 * 1024;
@@ -30,7 +30,7 @@ export class TaskStore implements PieceStore {
   }
 
   /** A piece is committed. */
-  add({ number, digest }: SunkPiece, costSeconds: number): void {
+  add({ number, digest }: SinkPiece, costSeconds: number): void {
     const extent = this.#task?.layout.extent(number);
     if (extent === undefined || extent.length !== this.#task?.layout.part(number)?.length) return;
     const metadata: PieceMetadata = {

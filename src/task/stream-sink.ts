@@ -1,6 +1,6 @@
 import { VortexError } from "../errors.ts";
 import { PieceBuffers } from "./piece-buffers.ts";
-import type { SinkLayout, SinkOpenOptions, SinkSession, SunkPiece, TaskSink } from "./sink.ts";
+import type { SinkLayout, SinkOpenOptions, SinkPiece, SinkSession, TaskSink } from "./sink.ts";
 
 /** Bytes of pieces that are ahead of the reader. */
 const AHEAD = 32 * 1024 * 1024;
@@ -75,7 +75,7 @@ export class StreamSink implements TaskSink {
 }
 
 class StreamSession implements SinkSession {
-  readonly found: SinkSession["found"] = [];
+  readonly resumed: SinkSession["resumed"] = [];
   readonly #layout: SinkLayout;
   readonly #options: SinkOpenOptions;
   readonly #buffers: PieceBuffers;
@@ -107,7 +107,7 @@ class StreamSession implements SinkSession {
     this.#buffers.write(number, position, chunk);
   }
 
-  async commit({ number }: SunkPiece): Promise<void> {
+  async commit({ number }: SinkPiece): Promise<void> {
     const part = this.#layout.part(number);
     if (part !== undefined) this.#pieces.set(part.position, number);
   }

@@ -222,12 +222,12 @@ export interface TaskReport {
 
 /** What happens in a download. */
 export type TaskEvent =
-  /** The lengths are known and the sink is open; `foundPieces` of an earlier download are being compared. */
+  /** The lengths are known and the sink is open; `resumedPieces` of an earlier download are being compared. */
   | {
       readonly type: "started";
       readonly totalBytes: number;
       readonly totalPieces: number;
-      readonly foundPieces: number;
+      readonly resumedPieces: number;
     }
   /** A piece is there and right; `parent` is undefined when an earlier download had left it. */
   | { readonly type: "piece"; readonly number: number; readonly bytes: number; readonly parent: string | undefined }

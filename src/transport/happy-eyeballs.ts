@@ -5,7 +5,7 @@
 import { abortedError, type ErrorCode, VortexError } from "../errors.ts";
 import type { Clock } from "../runtime.ts";
 import { type Address, formatAddress } from "./address.ts";
-import { runStaggered, type Setback } from "./staggered-race.ts";
+import { type PriorAttempt, runStaggered } from "./staggered-race.ts";
 
 /** Connection Attempt Delay, in ms; the value that RFC 8305 recommends (section 8). */
 export const ATTEMPT_DELAY = 250;
@@ -91,7 +91,7 @@ function isIPv6(address: string): boolean {
 /** Codes that show the most first: a peer, then a host. */
 const telling: readonly ErrorCode[] = ["ProtocolNotSupported", "ConnectionRefused", "ConnectTimeout"];
 
-function allFailed(addr: string, setbacks: readonly Setback<string>[]): VortexError {
+function allFailed(addr: string, setbacks: readonly PriorAttempt<string>[]): VortexError {
   const failures = setbacks.flatMap(({ candidate, error }) => (error ? [{ address: candidate, error }] : []));
   const errors = failures.map(({ error }) => error);
   const code = telling.find((one) => errors.some((error) => error.code === one)) ?? errors[0]?.code ?? "Unreachable";

@@ -64,7 +64,7 @@ export class StaggeredRace {
 }
 
 /** Candidate that failed, or had not settled when the delay was over. */
-export interface Setback<C> {
+export interface PriorAttempt<C> {
   readonly candidate: C;
   /** Undefined for one that had not settled. */
   readonly error: VortexError | undefined;
@@ -87,7 +87,7 @@ export interface StaggeredRaceOptions<C, T> {
    * Starts an attempt; `setbacks` are those of other candidates until now. Once its signal has
    * aborted, its result goes to `discard` and its error is dropped.
    */
-  run(candidate: C, signal: AbortSignal, setbacks: readonly Setback<C>[]): Promise<T>;
+  run(candidate: C, signal: AbortSignal, setbacks: readonly PriorAttempt<C>[]): Promise<T>;
   /** Returns true for an error that ends the race, since other candidates would not help. */
   isFinal(error: VortexError): boolean;
   /** Takes a result that came after the race was over. */
@@ -99,11 +99,11 @@ export interface StaggeredRaceOptions<C, T> {
 /** Outcome of a race. */
 export type RaceOutcome<C, T> =
   /** The candidate succeeded; `setbacks` are those before its start. */
-  | { readonly candidate: C; readonly setbacks: readonly Setback<C>[]; readonly result: T }
+  | { readonly candidate: C; readonly setbacks: readonly PriorAttempt<C>[]; readonly result: T }
   /** The candidate failed with an error that is final. */
-  | { readonly candidate: C; readonly setbacks: readonly Setback<C>[]; readonly error: VortexError }
+  | { readonly candidate: C; readonly setbacks: readonly PriorAttempt<C>[]; readonly error: VortexError }
   /** All failed. */
-  | { readonly setbacks: readonly Setback<C>[] };
+  | { readonly setbacks: readonly PriorAttempt<C>[] };
 
 /**
  * Runs attempts as {@link StaggeredRace} says, each with its own signal. Resolves when one
@@ -116,7 +116,7 @@ export function runStaggered<C, T>(options: StaggeredRaceOptions<C, T>): Promise
   return new Promise((resolve, reject) => {
     const race = new StaggeredRace(candidates.length);
     const controllers: AbortController[] = [];
-    const setbacks: Setback<C>[] = [];
+    const setbacks: PriorAttempt<C>[] = [];
     let timer: Timer | undefined;
 
     /** Aborts the losers, and leaves nothing else behind. */

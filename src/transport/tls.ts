@@ -26,7 +26,7 @@ export function namesTrust({ ca, fingerprints, cert }: TlsClientOptions): boolea
  * Whether the options identify peers of this library. No stock dfdaemon can meet them: it makes a new self-signed certificate
  * at each start.
  */
-export function identifiesPeers({ ca, fingerprints }: TlsClientOptions): boolean {
+export function identifiesPeer({ ca, fingerprints }: TlsClientOptions): boolean {
   return ca !== undefined || fingerprints !== undefined;
 }
 

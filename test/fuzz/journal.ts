@@ -385,7 +385,7 @@ async function download(path: string, plan: Plan, task: Task, { end, concurrency
     to,
     onEvent: (event) => {
       if (event.type === "started") {
-        events.found = event.foundPieces;
+        events.found = event.resumedPieces;
         if (end.is === "blocked") {
           rmSync(path, { force: true });
           mkdirSync(path);

@@ -362,7 +362,7 @@ function hostileClient(fixture: TransportFixture): void {
           getPiece: async (wanted) => (wanted.number === 0 ? endless : stored.getPiece(wanted)),
         };
         // Two that wait.
-        const options = { maxUnread: 2 * chunk.length };
+        const options = { maxPendingBytes: 2 * chunk.length };
         await withServer(fixture, { store, options }, async ({ dial, askOn, clock, errors }) => {
           const started = clock.now();
           for (let index = 0; index < 5; index++) {

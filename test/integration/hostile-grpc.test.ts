@@ -22,7 +22,7 @@ import {
   hostileGrpc,
 } from "../support/hostile-grpc.ts";
 import { Frame, type Http2Exchange, ScriptedHttp2Server } from "../support/hostile-http2.ts";
-import type { Verdict } from "../support/hostile-vortex.ts";
+import type { FaultOutcome } from "../support/hostile-vortex.ts";
 
 const limit = { timeout: 60_000 };
 const STALL = 30_000;
@@ -52,7 +52,7 @@ describe("a hostile server, over gRPC", () => {
           const well = async (): Promise<void> => {
             assert.equal(await askGrpc(downloader, server.addr, call, grpcFaultId(call)), "right");
           };
-          const check = (verdict: Verdict, variant: number): void => {
+          const check = (verdict: FaultOutcome, variant: number): void => {
             const codes = fault.codes(call, variant);
             assert.ok(codes.includes(verdict), `form ${variant}: ${verdict}, expected ${codes.join(" or ")}`);
           };

@@ -31,7 +31,7 @@ describe(`quiche: what a client sends${gap}`, skip, () => {
   const MUCH = 2_000_000;
 
   it("as much as nobody reads ends its connection, as a violation", async () => {
-    const pair = await QuichePair.connect(1350, { unasked: 128 * 1024 });
+    const pair = await QuichePair.connect(1350, { abuseBudget: 128 * 1024 });
     const { writer } = await pair.client.openStream();
     const writing = writer.write(new Uint8Array(MUCH)).catch(() => {});
     const { error } = await pair.run(pair.server.closed, 8);
@@ -42,7 +42,7 @@ describe(`quiche: what a client sends${gap}`, skip, () => {
   });
 
   it("is no violation when it is read, when it acknowledges what it is sent, or is not from the client at all", async () => {
-    const pair = await QuichePair.connect(1350, { unasked: 128 * 1024 });
+    const pair = await QuichePair.connect(1350, { abuseBudget: 128 * 1024 });
     const { reader, writer } = await pair.client.openStream();
     const sending = (async () => {
       await writer.end(new Uint8Array(MUCH));

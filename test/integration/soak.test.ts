@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, it, test } from "node:test";
 import { leftoversOf } from "../../bench/soak/gauges.ts";
-import { type Sample, trendsOf } from "../../bench/soak/verdict.ts";
+import { type Sample, trendsOf } from "../../bench/soak/leak-check.ts";
 import { runtimeName } from "../support/fixtures.ts";
 import { type Outcome, root, runner, runToEnd } from "../support/run.ts";
 

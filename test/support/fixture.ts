@@ -80,10 +80,10 @@ export function skipped(name: string, reason: string, run: () => Promise<void>):
 }
 
 /** The gap of a transport over which a reset looks like an end. */
-export const RESET_IS_TOLD = "a reset is told from an end";
+export const RESET_IS_REPORTED = "a reset is told from an end";
 
 /** Fails unless `reading` failed with `StreamReset`; over a transport that cannot tell a reset from an end it has to end. */
 export async function assertCutOff(fixture: Pick<TransportFixture, "gaps">, reading: Promise<unknown>): Promise<void> {
-  if (fixture.gaps?.[RESET_IS_TOLD] === undefined) await assertRejects(reading, "StreamReset");
+  if (fixture.gaps?.[RESET_IS_REPORTED] === undefined) await assertRejects(reading, "StreamReset");
   else await reading.catch(() => {});
 }

@@ -26,7 +26,7 @@ import {
   headerBlock,
   words,
 } from "./hostile-http2.ts";
-import type { FaultGroup, Verdict } from "./hostile-vortex.ts";
+import type { FaultGroup, FaultOutcome } from "./hostile-vortex.ts";
 import { joined, seededBytes } from "./random.ts";
 
 /** The calls of a client: DownloadPiece, StatLocalTask, SyncPieces, and DownloadPersistentCacheTask with content. */
@@ -44,7 +44,7 @@ export interface GrpcFault {
   /** How many forms it has, numbered from 0. Default 1. */
   readonly variants?: (call: GrpcCall) => number;
   /** What a call may end in. */
-  codes(call: GrpcCall, variant: number): readonly Verdict[];
+  codes(call: GrpcCall, variant: number): readonly FaultOutcome[];
   /** Whether the call may end by a deadline only. */
   readonly silent?: boolean;
   play(exchange: Http2Exchange, answer: RightAnswer): void;
@@ -95,7 +95,7 @@ export async function askGrpc(
   call: GrpcCall,
   taskId: string,
   options: { readonly stallTimeout?: number; readonly pieceTimeout?: number; readonly signal?: AbortSignal } = {},
-): Promise<Verdict> {
+): Promise<FaultOutcome> {
   const hostId = "10.0.0.1-host";
   const requireSame = (bytes: Uint8Array, expected: Uint8Array): void => {
     if (Buffer.compare(bytes, expected) !== 0) throw new Error(`wrong bytes for task ${taskId}`);
@@ -229,7 +229,7 @@ function begin(exchange: Http2Exchange, body: Uint8Array): void {
 }
 
 /** Bytes of a message that are not its content. */
-const MOST_FIELDS: Readonly<Record<GrpcCall, number>> = {
+const MAX_FIELDS: Readonly<Record<GrpcCall, number>> = {
   piece: 64 * 1024,
   stat: 512 * 1024,
   sync: 512 * 1024,
@@ -237,9 +237,9 @@ const MOST_FIELDS: Readonly<Record<GrpcCall, number>> = {
 };
 /** Bytes of a message. */
 const LONGEST: Readonly<Record<GrpcCall, number>> = {
-  ...MOST_FIELDS,
-  piece: 64 * 1024 * 1024 + MOST_FIELDS.piece,
-  task: 64 * 1024 * 1024 + MOST_FIELDS.piece,
+  ...MAX_FIELDS,
+  piece: 64 * 1024 * 1024 + MAX_FIELDS.piece,
+  task: 64 * 1024 * 1024 + MAX_FIELDS.piece,
 };
 
 /** So many bytes of a field of two bytes each: an integer of 0, with a number below 16. */
@@ -266,11 +266,11 @@ const someCut = ({ variant }: RightAnswer, whole: Uint8Array): Uint8Array =>
   whole.subarray(0, [0, 3, 5, 20, whole.length - 1, whole.length][variant % SOME_CUTS]);
 const SOME_CUTS = 6;
 
-const lost = (): readonly Verdict[] => ["ConnectionLost"];
-const violation = (): readonly Verdict[] => ["ProtocolViolation"];
-const stalled = (): readonly Verdict[] => ["Stalled"];
+const lost = (): readonly FaultOutcome[] => ["ConnectionLost"];
+const violation = (): readonly FaultOutcome[] => ["ProtocolViolation"];
+const stalled = (): readonly FaultOutcome[] => ["Stalled"];
 /** What bytes that only look like a message may be taken for. */
-const someMessage = (call: GrpcCall): readonly Verdict[] => [
+const someMessage = (call: GrpcCall): readonly FaultOutcome[] => [
   ...([
     "ProtocolViolation",
     "PieceMismatch",
@@ -286,7 +286,7 @@ const someMessage = (call: GrpcCall): readonly Verdict[] => [
 function message(
   name: string,
   call: GrpcCall,
-  code: Verdict,
+  code: FaultOutcome,
   spoil: (answer: RightAnswer) => readonly Uint8Array[],
 ): GrpcFault {
   return {
@@ -299,7 +299,7 @@ function message(
 }
 
 /** Statuses of gRPC by number, and what each becomes. */
-const statuses: readonly Verdict[] = [
+const statuses: readonly FaultOutcome[] = [
   "TruncatedContent",
   "StreamReset",
   "RemoteUnknown",
@@ -469,7 +469,7 @@ export const grpcFaults: readonly GrpcFault[] = [
     calls: ["stat", "task"],
     codes: () => ["LimitExceeded"],
     play: (exchange, { call, messages: [first = new Uint8Array(0)] }) =>
-      send(exchange, envelope(joined([first, empties(call === "stat" ? 7 : 4, MOST_FIELDS[call] - first.length - 1)]))),
+      send(exchange, envelope(joined([first, empties(call === "stat" ? 7 : 4, MAX_FIELDS[call] - first.length - 1)]))),
   },
   {
     name: "a message announced as 4 GiB",
@@ -496,14 +496,14 @@ export const grpcFaults: readonly GrpcFault[] = [
     group: "malformed",
     codes: () => ["LimitExceeded"],
     play: (exchange, { call, messages: [first = new Uint8Array(0)] }) =>
-      send(exchange, envelope(joined([first, fields(15, MOST_FIELDS[call])]))),
+      send(exchange, envelope(joined([first, fields(15, MAX_FIELDS[call])]))),
   },
   {
     name: "fields that nobody knows, no more than there may be of others",
     group: "malformed",
     codes: () => ["right"],
     play(exchange, { call, messages: [first = new Uint8Array(0), ...rest] }) {
-      const more = joined([first, fields(15, MOST_FIELDS[call] - first.length - 1)]);
+      const more = joined([first, fields(15, MAX_FIELDS[call] - first.length - 1)]);
       send(exchange, joined([more, ...rest].map((each) => envelope(each))));
     },
   },
@@ -812,14 +812,14 @@ export const grpcFaults: readonly GrpcFault[] = [
   ]),
 ];
 
-function resetCodes(code: number): readonly Verdict[] {
+function resetCodes(code: number): readonly FaultOutcome[] {
   // REFUSED_STREAM and ENHANCE_YOUR_CALM are about load (RFC 9113, section 7); NO_ERROR leaves an answer that is not whole.
   if (code === 7 || code === 11) return ["RemoteBusy"];
   return code === 0 ? ["StreamReset", "TruncatedContent", "ProtocolViolation"] : ["StreamReset"];
 }
 
 /** As Connect takes statuses of HTTP: https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md */
-function httpCodes(status: string): readonly Verdict[] {
+function httpCodes(status: string): readonly FaultOutcome[] {
   if (status === "404") return ["RemoteUnimplemented"];
   return ["429", "502", "503", "504"].includes(status) ? ["RemoteBusy"] : ["ProtocolViolation"];
 }

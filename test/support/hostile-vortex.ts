@@ -16,7 +16,7 @@ export type FaultGroup = "cut short" | "reset or lost" | "silent" | "malformed" 
 export const faultGroups: readonly FaultGroup[] = ["cut short", "reset or lost", "silent", "malformed", "wrong"];
 
 /** How a call ended: with what is right, or in an error. */
-export type Verdict = ErrorCode | "right";
+export type FaultOutcome = ErrorCode | "right";
 
 /** One way to be wrong. */
 export interface VortexFault {
@@ -25,7 +25,7 @@ export interface VortexFault {
   /** How many forms it has, numbered from 0. Default 1. */
   readonly variants?: number;
   /** What a call may end in. */
-  readonly codes: readonly Verdict[];
+  readonly codes: readonly FaultOutcome[];
   play(exchange: Exchange, variant: number): Promise<void>;
 }
 

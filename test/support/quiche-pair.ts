@@ -5,7 +5,7 @@ import { type ConnectionHost, type HostPort, QuicheConnection } from "../../adap
 import { SendRing } from "../../adapters/quiche/datagrams.ts";
 import { loadQuiche, type NativeConfig } from "../../adapters/quiche/native.ts";
 import { applySettings, quicheSettings, windowThreshold } from "../../adapters/quiche/options.ts";
-import { PathSize } from "../../adapters/quiche/path-size.ts";
+import { PathMtu } from "../../adapters/quiche/path-mtu.ts";
 import { clientConfig, serverConfig } from "../../adapters/quiche/tls.ts";
 import { Guard } from "../../adapters/shared/guard.ts";
 import { selfSigned } from "../../adapters/shared/tls.ts";
@@ -39,7 +39,7 @@ export class QuichePair {
   }
 
   /** A connection with the settings that are the default, but for the size of datagrams in bytes, and what the server is told. */
-  static async connect(payload: number, server: Pick<ConnectionHost, "unasked"> = {}): Promise<QuichePair> {
+  static async connect(payload: number, server: Pick<ConnectionHost, "abuseBudget"> = {}): Promise<QuichePair> {
     const quiche = await loadQuiche();
     const settings = quicheSettings({ udpPayloadSize: payload });
     const addresses = [
@@ -67,10 +67,10 @@ export class QuichePair {
           }),
           payload,
         ),
-        pathSize: new PathSize(payload, true),
+        pathMtu: new PathMtu(payload, true),
         local,
         connected: true,
-        lingers: false,
+        drains: false,
         keepAlive: undefined,
         ackThreshold: settings.ackThreshold,
         windowThreshold: windowThreshold(settings),
@@ -78,7 +78,7 @@ export class QuichePair {
         onEarlyData: () => {},
         onEstablished: () => {},
         onEnded: () => {},
-        onGone: () => {},
+        onTerminated: () => {},
       });
       const [near, far] = addresses;
       const dialled = quiche.Connection.connect("d7y", randomBytes(16), near, far, clientSide);

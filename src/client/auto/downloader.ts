@@ -9,9 +9,9 @@ import {
 } from "../../transport/peer-address.ts";
 import type { LeftOutProtocol, Protocol } from "../../transport/protocol.ts";
 import type { CallOptions, Downloader, DownloaderSettings, PieceRequest } from "../downloader.ts";
+import { ProtocolSelector, type SelectedProtocol } from "./protocol-selector.ts";
 import { isAnswer, type PeerTrust, raceProtocols } from "./race.ts";
 import { ProtocolTelemetry } from "./telemetry.ts";
-import { type ProtocolVerdict, ProtocolVerdicts } from "./verdicts.ts";
 
 /** A {@link PieceRequest} to a peer that may have an address for each protocol. */
 export interface PeerPieceRequest extends Omit<PieceRequest, "addr"> {
@@ -70,21 +70,21 @@ export interface AutoContext {
 /** Times the latency of a peer that an answer may take, before the next protocol begins: a handshake, a request, and room. */
 const PATIENCE = 4;
 /** Milliseconds that a protocol is waited for at least. */
-const LEAST_DELAY = 30;
+const MIN_DELAY_MS = 30;
 /** Peers whose latency is kept. */
-const MOST_PEERS = 4096;
+const MAX_PEERS = 4096;
 /** Times that one request may find that its protocol does not work any more. */
-const MOST_CHANGES = 3;
+const MAX_CHANGES = 3;
 
 /**
  * Fetches pieces over whichever protocol works best with each peer. The first request to a peer tries them one after the
  * other, see {@link raceProtocols}, and others wait for what it finds. That stands until it expires, fails, or another
- * protocol turns out to be much faster, see {@link ProtocolVerdicts}.
+ * protocol turns out to be much faster, see {@link ProtocolSelector}.
  */
 export class AutoDownloader {
   readonly #context: AutoContext;
   readonly #settings: DownloaderSettings;
-  readonly #verdicts: ProtocolVerdicts;
+  readonly #verdicts: ProtocolSelector;
   readonly #telemetry: ProtocolTelemetry;
   readonly #downloaders = new Map<Protocol, ProtocolDownloader>();
   /** By peer; each resolves, with what it failed with unless that concerns one request only. */
@@ -96,7 +96,7 @@ export class AutoDownloader {
   constructor(context: AutoContext, settings: DownloaderSettings) {
     this.#context = context;
     this.#settings = settings;
-    this.#verdicts = new ProtocolVerdicts(settings.runtime.clock, context.expiry, (peer, verdict) =>
+    this.#verdicts = new ProtocolSelector(settings.runtime.clock, context.expiry, (peer, verdict) =>
       this.#tell(peer, verdict),
     );
     this.#telemetry = new ProtocolTelemetry(settings.telemetry, this.#verdicts);
@@ -113,7 +113,7 @@ export class AutoDownloader {
           return await this.#ask(peer, verdict, request, options);
         } catch (error) {
           const failure = VortexError.from(error, "Internal");
-          if (!saysElsewhere(failure, this.#context.trust) || ++changes > MOST_CHANGES) throw failure;
+          if (!saysElsewhere(failure, this.#context.trust) || ++changes > MAX_CHANGES) throw failure;
           this.#verdicts.failed(peer.key, verdict.protocol);
           continue;
         }
@@ -203,7 +203,7 @@ export class AutoDownloader {
     settle(failure);
   }
 
-  async #ask(peer: Peer, verdict: ProtocolVerdict, request: PeerPieceRequest, options: CallOptions): Promise<Piece> {
+  async #ask(peer: Peer, verdict: SelectedProtocol, request: PeerPieceRequest, options: CallOptions): Promise<Piece> {
     const { protocol, reason } = verdict;
     const addr = peer.addresses[protocol];
     if (addr === undefined) throw new VortexError("InvalidArgument", `${peer.name} has no address for ${protocol}`);
@@ -244,7 +244,7 @@ export class AutoDownloader {
   #delayFor({ key }: Peer): number {
     const { delay } = this.#context;
     const latency = this.#latencies.get(key);
-    return latency === undefined ? delay : Math.min(delay, Math.max(LEAST_DELAY, PATIENCE * latency.least));
+    return latency === undefined ? delay : Math.min(delay, Math.max(MIN_DELAY_MS, PATIENCE * latency.least));
   }
 
   /** A sample replaces the least one after a term, so that a path that has become longer is not held to its past. */
@@ -255,10 +255,10 @@ export class AutoDownloader {
       known !== undefined && now < known.expiresAt ? known : { least: sample, expiresAt: now + this.#context.expiry };
     this.#latencies.set(key, { ...term, least: Math.min(term.least, sample) });
     const [oldest] = this.#latencies.keys();
-    if (this.#latencies.size > MOST_PEERS && oldest !== undefined) this.#latencies.delete(oldest);
+    if (this.#latencies.size > MAX_PEERS && oldest !== undefined) this.#latencies.delete(oldest);
   }
 
-  #tell(key: string, { protocol, reason }: ProtocolVerdict): void {
+  #tell(key: string, { protocol, reason }: SelectedProtocol): void {
     const addr = addressIn(key, protocol);
     try {
       this.#context.onProtocol?.({ addr, protocol, reason });

@@ -1,7 +1,7 @@
 import type { VortexError } from "../../errors.ts";
 import type { Operation, OperationStart, Telemetry } from "../../telemetry.ts";
 import type { Protocol } from "../../transport/protocol.ts";
-import type { ProtocolVerdicts } from "./verdicts.ts";
+import type { ProtocolSelector } from "./protocol-selector.ts";
 
 /** A call that is about to begin. */
 export interface ChosenCall {
@@ -17,10 +17,10 @@ export interface ChosenCall {
  */
 export class ProtocolTelemetry implements Telemetry {
   readonly #listener: Telemetry | undefined;
-  readonly #verdicts: ProtocolVerdicts;
+  readonly #verdicts: ProtocolSelector;
   #call: ChosenCall | undefined;
 
-  constructor(listener: Telemetry | undefined, verdicts: ProtocolVerdicts) {
+  constructor(listener: Telemetry | undefined, verdicts: ProtocolSelector) {
     this.#listener = listener;
     this.#verdicts = verdicts;
   }

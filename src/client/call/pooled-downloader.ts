@@ -17,7 +17,7 @@ export interface PieceClient extends PoolClient {
 }
 
 /** What telemetry is told of a call. */
-export interface ToldCall extends Omit<OperationStart, "role" | "addr"> {
+export interface ReportedCall extends Omit<OperationStart, "role" | "addr"> {
   /** Bytes of content that have come, asked for at the end. Default 0. */
   readonly bytes?: () => number;
 }
@@ -72,7 +72,7 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
     peer: string,
     what: string,
     options: CallOptions,
-    told: ToldCall,
+    told: ReportedCall,
     call: (client: C, scope: CallScope, addr: string, operation: Operation | undefined) => Promise<T>,
   ): Promise<T> {
     const addr = formatAddress(parseAddress(peer));

@@ -3,7 +3,7 @@ import type { Runtime } from "../../runtime.ts";
 import type { CallOptions, DownloaderOptions, DownloaderSettings } from "../downloader.ts";
 
 /** The longest time that an option takes: 30 days, in milliseconds. */
-export const LONGEST: number = 30 * 24 * 3600 * 1000;
+export const MAX_TIMEOUT_MS: number = 30 * 24 * 3600 * 1000;
 
 /**
  * Fills the defaults in.
@@ -30,10 +30,10 @@ export function downloaderSettings(options: DownloaderOptions, runtime: Runtime)
     telemetry: options.telemetry,
     runtime,
   };
-  requireInteger("connectTimeout", settings.connectTimeout, 1, LONGEST);
-  requireInteger("pieceTimeout", settings.pieceTimeout, 1, LONGEST);
-  requireInteger("stallTimeout", settings.stallTimeout, 1, LONGEST);
-  requireInteger("patience", settings.patience, 0, LONGEST);
+  requireInteger("connectTimeout", settings.connectTimeout, 1, MAX_TIMEOUT_MS);
+  requireInteger("pieceTimeout", settings.pieceTimeout, 1, MAX_TIMEOUT_MS);
+  requireInteger("stallTimeout", settings.stallTimeout, 1, MAX_TIMEOUT_MS);
+  requireInteger("patience", settings.patience, 0, MAX_TIMEOUT_MS);
   requireInteger("maxPieceLength", settings.maxPieceLength, 1, Number.MAX_SAFE_INTEGER);
   requireInteger("maxMetadataLength", settings.maxMetadataLength, 64, 0xffffffff);
   requireInteger("concurrentPieceCount", settings.concurrentPieceCount, 1, 1024);
@@ -41,8 +41,8 @@ export function downloaderSettings(options: DownloaderOptions, runtime: Runtime)
   if (settings.rateLimit !== undefined) requireInteger("rateLimit", settings.rateLimit, 1, Number.MAX_SAFE_INTEGER);
   requireInteger("pool.connectionsPerAddress", settings.pool.connectionsPerAddress, 1, 64);
   requireInteger("pool.capacity", settings.pool.capacity, 1, 1_000_000);
-  requireInteger("pool.idleTimeout", settings.pool.idleTimeout, 1, LONGEST);
-  requireInteger("pool.cleanupInterval", settings.pool.cleanupInterval, 1, LONGEST);
+  requireInteger("pool.idleTimeout", settings.pool.idleTimeout, 1, MAX_TIMEOUT_MS);
+  requireInteger("pool.cleanupInterval", settings.pool.cleanupInterval, 1, MAX_TIMEOUT_MS);
   return settings;
 }
 
@@ -54,8 +54,8 @@ export function callTimeouts(
   const pieceTimeout = options.pieceTimeout ?? settings.pieceTimeout;
   const stallTimeout = options.stallTimeout ?? settings.stallTimeout;
   const unreadTimeout = options.unreadTimeout ?? pieceTimeout;
-  requireInteger("pieceTimeout", pieceTimeout, 1, LONGEST);
-  requireInteger("stallTimeout", stallTimeout, 1, LONGEST);
-  requireInteger("unreadTimeout", unreadTimeout, 1, LONGEST);
+  requireInteger("pieceTimeout", pieceTimeout, 1, MAX_TIMEOUT_MS);
+  requireInteger("stallTimeout", stallTimeout, 1, MAX_TIMEOUT_MS);
+  requireInteger("unreadTimeout", unreadTimeout, 1, MAX_TIMEOUT_MS);
   return { pieceTimeout, stallTimeout, unreadTimeout };
 }

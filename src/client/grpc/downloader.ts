@@ -8,7 +8,7 @@ import { parseAddress } from "../../transport/address.ts";
 import type { GrpcBinding, GrpcCallBounds, GrpcConnection } from "../../transport/grpc.ts";
 import { type PieceClient, PooledDownloader } from "../call/pooled-downloader.ts";
 import type { CallScope } from "../call/scope.ts";
-import { callTimeouts, LONGEST } from "../call/settings.ts";
+import { callTimeouts, MAX_TIMEOUT_MS } from "../call/settings.ts";
 import type { CallOptions, DownloaderSettings, PieceRequest } from "../downloader.ts";
 import { merged } from "../merged.ts";
 import { acceptAnswer, type PieceAnswer } from "./download-piece.ts";
@@ -23,7 +23,7 @@ import {
   taskIdOf,
 } from "./download-task.ts";
 import { callFailure } from "./failure.ts";
-import { exceedsFields, MOST_MESSAGES } from "./message.ts";
+import { exceedsFields, MAX_MESSAGES } from "./message.ts";
 import { PieceLayout } from "./piece-layout.ts";
 import { acceptLocalStat, acceptScheduledStat, type ScheduledTask, type TaskStat } from "./stat-task.ts";
 import {
@@ -103,7 +103,7 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
   ): AsyncGenerator<AnnouncedPiece, void, void> {
     const numbers = requestedNumbers(request);
     const { pieceTimeout } = callTimeouts(options, this.#settings);
-    const whole = { ...options, pieceTimeout: LONGEST };
+    const whole = { ...options, pieceTimeout: MAX_TIMEOUT_MS };
     const { taskId, kind = "standard" } = request;
     const told = { name: "sync_pieces", taskId, kind } as const;
     yield* await this.call(peer, `the pieces of task ${taskId}`, whole, told, (client, scope, _addr, operation) =>
@@ -124,7 +124,7 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
     requireRange(source, options);
     const taskId = taskIdOf(source, this.#settings.runtime.hashers);
     const { pieceTimeout } = callTimeouts(options, this.#settings);
-    const whole = { ...options, pieceTimeout: LONGEST };
+    const whole = { ...options, pieceTimeout: MAX_TIMEOUT_MS };
     let task: StreamedTask | undefined;
     const bytes = (): number => task?.bytes ?? 0;
     const told = { name: "download_task", taskId, kind: source.kind ?? "standard", bytes } as const;
@@ -334,7 +334,7 @@ function contentBounds(scope: CallScope, schema: DescMessage, most: number): Grp
   return {
     onMessage(chunks) {
       if (!exceedsFields(chunks, schema, most)) return;
-      const limits = `${most} bytes or ${MOST_MESSAGES} messages`;
+      const limits = `${most} bytes or ${MAX_MESSAGES} messages`;
       const error = new VortexError("LimitExceeded", `an answer with more than ${limits} beside its content`);
       scope.fail(error);
       throw error;

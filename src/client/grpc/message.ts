@@ -2,7 +2,7 @@ import { type DescField, type DescMessage, ScalarType } from "@bufbuild/protobuf
 
 /**
  * Whether a message has more than `most` bytes that are no content, which are all but the values of its fields of bytes; or more
- * messages and entries of maps within it than {@link MOST_MESSAGES}.
+ * messages and entries of maps within it than {@link MAX_MESSAGES}.
  *
  * What a decoder makes of such bytes takes many times their memory, and long: of two bytes it may make a message, or an entry of a map.
  * So a message as long as a piece may be is no more than its content and a little beside it, which is seen here before it is decoded.
@@ -12,14 +12,14 @@ import { type DescField, type DescMessage, ScalarType } from "@bufbuild/protobuf
 export function exceedsFields(chunks: readonly Uint8Array[], schema: DescMessage, most: number): boolean {
   const cursor = new Cursor(chunks);
   const length = chunks.reduce((sum, chunk) => sum + chunk.length, 0);
-  return countFields(cursor, schema, length, most, { left: MOST_MESSAGES }) > most;
+  return countFields(cursor, schema, length, most, { left: MAX_MESSAGES }) > most;
 }
 
 /**
  * Each takes a decoder some microseconds and 500 bytes, whether or not there is anything in it: 512 KiB of empty ones held a process for
  * a second. The 4,000 pieces for which an answer without content has room have three each, with their times.
  */
-export const MOST_MESSAGES: number = 16_384;
+export const MAX_MESSAGES: number = 16_384;
 
 /** Wire types (https://protobuf.dev/programming-guides/encoding/#structure). */
 const VARINT = 0;

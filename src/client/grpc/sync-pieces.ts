@@ -65,15 +65,15 @@ export function syncCall(
  * Numbers in one request. Each takes at most 5 bytes, so the request stays within the 256 KiB that a server of this project reads,
  * and far within the 4 MiB of stock peers (tonic's default).
  */
-const MOST_NUMBERS = 50_000;
+const MAX_NUMBERS = 50_000;
 
 /** The request, cut so that none asks for too many numbers. Always at least one. */
 export function requestsFor(request: SyncRequest): readonly SyncRequest[] {
   const { interestedPieceNumbers: numbers = [] } = request;
-  if (numbers.length <= MOST_NUMBERS) return [request];
-  return Array.from({ length: Math.ceil(numbers.length / MOST_NUMBERS) }, (_, part) => ({
+  if (numbers.length <= MAX_NUMBERS) return [request];
+  return Array.from({ length: Math.ceil(numbers.length / MAX_NUMBERS) }, (_, part) => ({
     ...request,
-    interestedPieceNumbers: numbers.slice(part * MOST_NUMBERS, (part + 1) * MOST_NUMBERS),
+    interestedPieceNumbers: numbers.slice(part * MAX_NUMBERS, (part + 1) * MAX_NUMBERS),
   }));
 }
 

@@ -1,9 +1,9 @@
 import type { Clock, Timer } from "../../runtime.ts";
-import { Crowd } from "./fair-set.ts";
+import { FairSet } from "./fair-set.ts";
 import { networkOf } from "./network.ts";
 
 /** A connection's place on a server. */
-export interface Place {
+export interface ConnectionSlot {
   /** Network of the client, see {@link networkOf}. */
   readonly network: string;
   /** Records that a request of the connection is being answered. */
@@ -38,7 +38,7 @@ export const NEWCOMERS = 512;
  */
 type PlaceState = "silent" | "busy" | "idle" | "noticed" | "left";
 
-interface TakenPlace extends Place {
+interface TakenPlace extends ConnectionSlot {
   readonly makeRoom: () => void;
   state: PlaceState;
   /** Requests that are being answered, in any state. */
@@ -63,7 +63,7 @@ interface TakenPlace extends Place {
  * The first two have a notice. One that asks within it is treated as a newcomer: the same rule
  * finds another connection to make room.
  */
-export class Places {
+export class ConnectionSlots {
   readonly #most: number;
   readonly #clock: Clock;
   /** All `silent` ones, the oldest first. */
@@ -71,7 +71,7 @@ export class Places {
   /** All `idle` ones, the longest idle first. */
   readonly #idle = new Set<TakenPlace>();
   /** All `busy` ones, by network, those with the oldest requests first. */
-  readonly #busy = new Crowd<TakenPlace>();
+  readonly #busy = new FairSet<TakenPlace>();
 
   /** @param most number of places, at least 1 */
   constructor(most: number, clock: Clock) {
@@ -84,7 +84,7 @@ export class Places {
    *
    * @param makeRoom ends the connection, whose place goes to another one
    */
-  take(host: string, makeRoom: () => void): Place | undefined {
+  take(host: string, makeRoom: () => void): ConnectionSlot | undefined {
     const network = networkOf(host);
     if (this.#full && !this.#makeRoomFor(network)) return undefined;
     const place: TakenPlace = {
@@ -124,9 +124,9 @@ export class Places {
         return true;
       }
     }
-    const crowding = this.#busy.crowding(network);
-    if (crowding === undefined) return false;
-    this.#evict(crowding);
+    const candidate = this.#busy.evictionCandidate(network);
+    if (candidate === undefined) return false;
+    this.#evict(candidate);
     return true;
   }
 

@@ -1,5 +1,5 @@
 /** What networks hold of something of which there is so much. See {@link networkOf}. */
-export class Crowd<T> {
+export class FairSet<T> {
   /** Of each, what it has held for longest is the first. */
   readonly #held = new Map<string, Set<T>>();
   #size = 0;
@@ -27,7 +27,7 @@ export class Crowd<T> {
   }
 
   /** What makes room for one more of `network`: the oldest of the network that holds most, if that has more even with one fewer. */
-  crowding(network: string): T | undefined {
+  evictionCandidate(network: string): T | undefined {
     let most: Set<T> | undefined;
     for (const held of this.#held.values()) if (held.size > (most?.size ?? 0)) most = held;
     if (most === undefined || most.size - 1 <= (this.#held.get(network)?.size ?? 0)) return undefined;

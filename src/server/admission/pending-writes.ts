@@ -13,7 +13,7 @@ interface Waiting {
  * streams and connections; so when all hold more than there may be, the one that has waited for longest gives way, before its own
  * timeout.
  */
-export class UnreadAnswers {
+export class PendingWriteBudget {
   readonly #most: number;
   #bytes = 0;
   /** The longest waiting first. */

@@ -4,7 +4,7 @@ import { RateLimiter } from "../../rate-limiter.ts";
 import type { Clock, Runtime } from "../../runtime.ts";
 import type { Telemetry } from "../../telemetry.ts";
 import type { ListenOptions } from "../../transport/transport.ts";
-import { UnreadAnswers } from "./pending-writes.ts";
+import { PendingWriteBudget } from "./pending-writes.ts";
 
 /** How a server behaves; all of it optional. */
 export interface ServerOptions {
@@ -30,7 +30,7 @@ export interface ServerOptions {
    * Greatest number of bytes that wait for peers to read them, or for the upload rate, over all answers together, at least 1. Default 512 MiB. Beyond it, the answer
    * that has waited for longest is given up.
    */
-  readonly maxUnread?: number;
+  readonly maxPendingBytes?: number;
   /** See {@link ListenOptions.earlyData}. Default true. */
   readonly earlyData?: boolean;
   /**
@@ -54,39 +54,39 @@ export interface ServerSettings {
   readonly maxConnections: number;
   readonly maxStreams: number;
   readonly maxTaskStreams: number;
-  readonly maxUnread: number;
+  readonly maxPendingBytes: number;
   readonly earlyData: boolean;
   readonly requestTimeout: number;
   readonly stallTimeout: number;
   /** Holds all answers together to `uploadRateLimit`; undefined without a limit. */
   readonly limiter: RateLimiter | undefined;
-  /** Holds all answers together to `maxUnread`. */
-  readonly unread: UnreadAnswers;
+  /** Limits all answers together to `maxPendingBytes`. */
+  readonly pendingWrites: PendingWriteBudget;
   readonly onError: (error: VortexError) => void;
   readonly telemetry: Telemetry | undefined;
   /** What the core is given: clock, randomness, hashes. */
   readonly runtime: Runtime;
 }
 
-const LONGEST = 24 * 3600 * 1000;
+const MAX_TIMEOUT_MS = 24 * 3600 * 1000;
 
 /**
  * Fills the defaults in.
  * @throws `InvalidArgument` for a value out of its range
  */
 export function serverSettings(options: ServerOptions, runtime: Runtime): ServerSettings {
-  const maxUnread = options.maxUnread ?? 512 * 1024 * 1024;
+  const maxPendingBytes = options.maxPendingBytes ?? 512 * 1024 * 1024;
   const settings: ServerSettings = {
     maxConnections: options.maxConnections ?? 1024,
     maxStreams: options.maxStreams ?? 128,
     maxTaskStreams: options.maxTaskStreams ?? 1024,
-    maxUnread,
+    maxPendingBytes,
     earlyData: options.earlyData ?? true,
     requestTimeout: options.requestTimeout ?? 10_000,
     stallTimeout: options.stallTimeout ?? 30_000,
     limiter:
       options.uploadRateLimit === undefined ? undefined : new RateLimiter(options.uploadRateLimit, runtime.clock),
-    unread: new UnreadAnswers(maxUnread),
+    pendingWrites: new PendingWriteBudget(maxPendingBytes),
     onError: options.onError ?? (() => {}),
     telemetry: options.telemetry,
     runtime,
@@ -94,9 +94,9 @@ export function serverSettings(options: ServerOptions, runtime: Runtime): Server
   requireInteger("maxConnections", settings.maxConnections, 1, 1_000_000);
   requireInteger("maxStreams", settings.maxStreams, 1, 1_000_000);
   requireInteger("maxTaskStreams", settings.maxTaskStreams, 1, 1_000_000);
-  requireInteger("maxUnread", maxUnread, 1, Number.MAX_SAFE_INTEGER);
-  requireInteger("requestTimeout", settings.requestTimeout, 1, LONGEST);
-  requireInteger("stallTimeout", settings.stallTimeout, 1, LONGEST);
+  requireInteger("maxPendingBytes", maxPendingBytes, 1, Number.MAX_SAFE_INTEGER);
+  requireInteger("requestTimeout", settings.requestTimeout, 1, MAX_TIMEOUT_MS);
+  requireInteger("stallTimeout", settings.stallTimeout, 1, MAX_TIMEOUT_MS);
   return settings;
 }
 
@@ -104,7 +104,7 @@ export function serverSettings(options: ServerOptions, runtime: Runtime): Server
  * `promise`, or an error with `code` after `milliseconds`. The promise itself goes on; whoever calls this ends what it
  * waits for.
  */
-export async function within<T>(
+export async function withTimeout<T>(
   clock: Clock,
   milliseconds: number,
   promise: Promise<T>,

@@ -41,7 +41,12 @@ export class Answer {
 }
 
 /** What the peer is told of a failure; what went wrong inside is not its to know, and reaches `onError`. */
-export function toldFailure(error: unknown, what: string, signal: AbortSignal, settings: ServerSettings): ConnectError {
+export function reportFailure(
+  error: unknown,
+  what: string,
+  signal: AbortSignal,
+  settings: ServerSettings,
+): ConnectError {
   if (error instanceof ConnectError) return error;
   if (signal.aborted) return new ConnectError("the peer gave the call up", Code.Canceled);
   // As the watch of a task of which only a part was wanted ends.

@@ -9,7 +9,7 @@ import {
 } from "@connectrpc/connect/protocol";
 import { setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
 import type { ServerSettings } from "../admission/upload.ts";
-import { toldFailure } from "./answer.ts";
+import { reportFailure } from "./answer.ts";
 
 /** The body of an answer that goes past Connect. What it throws becomes the call's status. */
 export type Body = (signal: AbortSignal) => AsyncGenerator<Uint8Array, void, void>;
@@ -51,6 +51,6 @@ async function* withStatus(
   try {
     yield* body(signal);
   } catch (error) {
-    setTrailerStatus(trailer, toldFailure(error, "the content", signal, settings));
+    setTrailerStatus(trailer, reportFailure(error, "the content", signal, settings));
   }
 }

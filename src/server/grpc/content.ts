@@ -4,7 +4,7 @@ import { PieceSchema } from "../../gen/common/v2/common_pb.ts";
 import { DownloadPieceFinishedResponseSchema } from "../../gen/dfdaemon/v2/dfdaemon_pb.ts";
 import type { PieceMetadata } from "../../piece.ts";
 import type { StoredPiece } from "../../store/store.ts";
-import { paced } from "../admission/rate-limited.ts";
+import { rateLimited } from "../admission/rate-limited.ts";
 import type { ServerSettings } from "../admission/upload.ts";
 import { exactContent } from "../exact.ts";
 import { pieceFields } from "./messages.ts";
@@ -18,10 +18,10 @@ export async function* contentBody(
   settings: ServerSettings,
 ): AsyncGenerator<Uint8Array, void, void> {
   let unsent: Uint8Array | undefined = head;
-  const { limiter, unread } = settings;
+  const { limiter, pendingWrites } = settings;
   const flow = limiter?.flow(network);
   for await (const chunk of exactContent(piece)) {
-    for await (const portion of paced(chunk, flow, signal, unread)) {
+    for await (const portion of rateLimited(chunk, flow, signal, pendingWrites)) {
       // Not before there is content: a piece that cannot be read at all is answered by a status alone.
       if (unsent !== undefined) yield unsent;
       unsent = undefined;

@@ -26,9 +26,9 @@ import { hostId, peerId, persistentTaskId } from "../../ids.ts";
 import { onAbort } from "../../on-abort.ts";
 import type { PieceKind, PieceMetadata } from "../../piece.ts";
 import type { PieceStore, StoredPiece, StoredTask } from "../../store/store.ts";
-import { Crowd } from "../admission/fair-set.ts";
+import { FairSet } from "../admission/fair-set.ts";
 import type { ServerSettings } from "../admission/upload.ts";
-import { Answer, toldFailure } from "./answer.ts";
+import { Answer, reportFailure } from "./answer.ts";
 import { answeredBody, pastConnect } from "./body.ts";
 import { type Around, aroundPiece, contentBody, contentHead, envelope, withoutContent } from "./content.ts";
 import { listingOf } from "./listing.ts";
@@ -145,7 +145,7 @@ class UploadService {
   readonly #settings: ServerSettings;
   readonly #serving: GrpcServing;
   /** Answers of SyncPieces, DownloadTask and their twins that are under way; each is ended by a call. */
-  readonly #streams = new Crowd<() => void>();
+  readonly #streams = new FairSet<() => void>();
 
   constructor(store: PieceStore, settings: ServerSettings, serving: GrpcServing) {
     this.#store = store;
@@ -388,7 +388,7 @@ class UploadService {
       return new ConnectError(`${most} tasks are being answered already`, Code.ResourceExhausted);
     };
     if (this.#streams.size >= this.#settings.maxTaskStreams) {
-      const makeRoom = this.#streams.crowding(from);
+      const makeRoom = this.#streams.evictionCandidate(from);
       if (makeRoom === undefined) throw busy();
       makeRoom();
     }
@@ -432,7 +432,7 @@ class UploadService {
 
   /** What the peer is told; what went wrong inside is not its to know. */
   #failure(error: unknown, what: string, signal: AbortSignal): ConnectError {
-    return toldFailure(error, what, signal, this.#settings);
+    return reportFailure(error, what, signal, this.#settings);
   }
 }
 

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { describe, it } from "node:test";
 import { Journal, type JournalOptions } from "../../../adapters/files/journal.ts";
 import { openOwnFile } from "../../../adapters/files/own-file.ts";
-import type { SinkLayout, SunkPiece } from "../../../src/task/sink.ts";
+import type { SinkLayout, SinkPiece } from "../../../src/task/sink.ts";
 import { assertRejects } from "../../support/failures.ts";
 
 const layout: SinkLayout = {
@@ -20,7 +20,7 @@ const layout: SinkLayout = {
   length: 1000,
   part: (number) => ({ number, position: 100 * number, length: 100 }),
 };
-const piece = (number: number): SunkPiece => ({ number, digest: `crc32:${number}`, crc32: number });
+const piece = (number: number): SinkPiece => ({ number, digest: `crc32:${number}`, crc32: number });
 const lineOf = (number: number): string => JSON.stringify(piece(number));
 const sha256 = (digit: string): string => `sha256:${digit.repeat(64)}`;
 

@@ -562,7 +562,7 @@ describe("vortex-peer get, what it tells", () => {
           ["started", "progress", "progress", "done"],
         );
         const [started, progress, , done] = objects;
-        assert.deepEqual(started, { type: "started", totalBytes: 10_000, totalPieces: 10, foundPieces: 0 });
+        assert.deepEqual(started, { type: "started", totalBytes: 10_000, totalPieces: 10, resumedPieces: 0 });
         assert.deepEqual([progress?.bytes, progress?.totalBytes, progress?.pieces], [9000, 10_000, 9]);
         assert.deepEqual([done?.taskId, done?.bytes, done?.pieces], [taskId, 10_000, 10]);
         assert.ok(Array.isArray(done?.parents) && done.parents.length === 1);

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { create, type DescMessage, toBinary } from "@bufbuild/protobuf";
-import { exceedsFields, MOST_MESSAGES } from "../../../src/client/grpc/message.ts";
+import { exceedsFields, MAX_MESSAGES } from "../../../src/client/grpc/message.ts";
 import { TaskSchema } from "../../../src/gen/common/v2/common_pb.ts";
 import { DownloadPieceResponseSchema, DownloadTaskResponseSchema } from "../../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { chunked, joined, seededBytes, seededRandom } from "../../support/random.ts";
@@ -75,8 +75,8 @@ describe("what a message has beside its content", () => {
       );
       const times = (count: number): Uint8Array =>
         new Uint8Array(2 * count).map((_, at) => (at % 2 === 0 ? (number << 3) | 2 : 0));
-      assert.equal(exceedsFields([times(MOST_MESSAGES)], TaskSchema, 1 << 20), false);
-      assert.equal(exceedsFields([times(MOST_MESSAGES + 1)], TaskSchema, 1 << 20), true);
+      assert.equal(exceedsFields([times(MAX_MESSAGES)], TaskSchema, 1 << 20), false);
+      assert.equal(exceedsFields([times(MAX_MESSAGES + 1)], TaskSchema, 1 << 20), true);
     }
   });
 

@@ -24,7 +24,7 @@ const limits = {
     "maxConnections",
     "maxStreams",
     "maxTaskStreams",
-    "maxUnread",
+    "maxPendingBytes",
     "requestTimeout",
     "stallTimeout",
   ]),

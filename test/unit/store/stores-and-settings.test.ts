@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { callTimeouts, downloaderSettings } from "../../../src/client/call/settings.ts";
 import type { DownloaderOptions } from "../../../src/client/downloader.ts";
-import { type ServerOptions, serverSettings, within } from "../../../src/server/admission/upload.ts";
+import { type ServerOptions, serverSettings, withTimeout } from "../../../src/server/admission/upload.ts";
 import { MemoryPieceStore } from "../../../src/store/memory-store.ts";
 import { assertRejects, assertThrows } from "../../support/failures.ts";
 import { FakeClock, fakeRuntime } from "../../support/fake-clock.ts";
@@ -170,8 +170,11 @@ describe("the server's settings", () => {
 describe("within a time", () => {
   it("gives what comes in time, or fails as it fails, and leaves no timer", async () => {
     const clock = new FakeClock();
-    assert.equal(await within(clock, 100, Promise.resolve(7), "Stalled", "waiting"), 7);
-    await assert.rejects(within(clock, 100, Promise.reject(new TypeError("oops")), "Stalled", "waiting"), TypeError);
+    assert.equal(await withTimeout(clock, 100, Promise.resolve(7), "Stalled", "waiting"), 7);
+    await assert.rejects(
+      withTimeout(clock, 100, Promise.reject(new TypeError("oops")), "Stalled", "waiting"),
+      TypeError,
+    );
     assert.equal(clock.pending, 0);
   });
 
@@ -181,7 +184,7 @@ describe("within a time", () => {
     const owed = new Promise<never>((_resolve, reject) => {
       fail = reject;
     });
-    const waiting = within(clock, 100, owed, "Stalled", "waiting for it");
+    const waiting = withTimeout(clock, 100, owed, "Stalled", "waiting for it");
     waiting.catch(() => {});
     assert.equal(await clock.advanceUntil(waiting, 1000, 1), 100);
     const error = await assertRejects(waiting, "Stalled");

@@ -2,12 +2,12 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { Agreement, EARLIER, type Question } from "../../../src/task/agreement.ts";
-import type { SunkPiece } from "../../../src/task/sink.ts";
-import { Trials } from "../../../src/task/trials.ts";
+import { RoundPlanner } from "../../../src/task/round-planner.ts";
+import type { SinkPiece } from "../../../src/task/sink.ts";
 
 const everything = (): boolean => true;
 const nobody = (): boolean => false;
-const piece = (number: number): SunkPiece => ({ number, digest: `crc32:${number}`, crc32: number });
+const piece = (number: number): SinkPiece => ({ number, digest: `crc32:${number}`, crc32: number });
 const numbersOf = (question: Question | undefined): readonly number[] | undefined =>
   question?.claims.map(({ number }) => number);
 
@@ -210,13 +210,13 @@ describe("the rounds of a task whose digest is known", () => {
   const three = ["a:1", "b:1", "c:1"];
 
   it("are no more than one where pieces are missing and nobody was set aside", () => {
-    assert.equal(new Trials(three).next({ mismatch: false, sources: ["a:1"] }), undefined);
-    assert.equal(new Trials(three).next({ mismatch: false, sources: ["a:1", EARLIER] }), undefined);
+    assert.equal(new RoundPlanner(three).next({ mismatch: false, sources: ["a:1"] }), undefined);
+    assert.equal(new RoundPlanner(three).next({ mismatch: false, sources: ["a:1", EARLIER] }), undefined);
   });
 
   it("try those that were set aside first, whatever failed", () => {
     for (const mismatch of [true, false]) {
-      const trials = new Trials(three);
+      const trials = new RoundPlanner(three);
       trials.setAside("b:1");
       trials.setAside("c:1");
       assert.deepEqual(trials.current, ["a:1"]);
@@ -225,7 +225,7 @@ describe("the rounds of a task whose digest is known", () => {
   });
 
   it("try each source of a wrong whole alone, then all that were not shown to be wrong", () => {
-    const trials = new Trials(three);
+    const trials = new RoundPlanner(three);
     assert.deepEqual(trials.next({ mismatch: true, sources: three }), ["a:1"]);
     // The first does not have all pieces; the second one's whole is wrong; nor does the third have all.
     assert.deepEqual(trials.next({ mismatch: false, sources: ["a:1"] }), ["b:1"]);
@@ -235,17 +235,17 @@ describe("the rounds of a task whose digest is known", () => {
   });
 
   it("leave out a parent whose pieces alone made a wrong whole, also when others took part", () => {
-    const trials = new Trials(three);
+    const trials = new RoundPlanner(three);
     assert.deepEqual(trials.next({ mismatch: true, sources: ["a:1"] }), ["b:1", "c:1"]);
   });
 
   it("try the same parents again without what an earlier download left, and only then", () => {
-    const trials = new Trials(["a:1"]);
+    const trials = new RoundPlanner(["a:1"]);
     assert.deepEqual(trials.next({ mismatch: true, sources: [EARLIER] }), ["a:1"]);
     assert.equal(trials.next({ mismatch: true, sources: ["a:1"] }), undefined);
-    const mixed = new Trials(["a:1"]);
+    const mixed = new RoundPlanner(["a:1"]);
     assert.deepEqual(mixed.next({ mismatch: true, sources: [EARLIER, "a:1"] }), ["a:1"]);
-    const set = new Trials(["a:1"]);
+    const set = new RoundPlanner(["a:1"]);
     set.setAside("a:1");
     assert.deepEqual(set.next({ mismatch: false, sources: [EARLIER] }), ["a:1"]);
   });
@@ -253,7 +253,7 @@ describe("the rounds of a task whose digest is known", () => {
   it("come to an end, whatever happens in them", () => {
     const parents = ["a:1", "b:1", "c:1", "d:1"];
     for (let seed = 0; seed < 300; seed++) {
-      const trials = new Trials(parents);
+      const trials = new RoundPlanner(parents);
       let state = seed;
       const next = (): number => {
         state = (state * 1103515245 + 12345) & 0x7fffffff;

@@ -7,7 +7,7 @@ import { VortexError } from "../../../src/errors.ts";
 import type { PieceLocation, TaskDirectory, TaskOutline } from "../../../src/task/discovery.ts";
 import type { TaskFetcher } from "../../../src/task/fetcher.ts";
 import { memorySink } from "../../../src/task/memory-sink.ts";
-import type { SinkSession, SunkPiece, TaskSink } from "../../../src/task/sink.ts";
+import type { SinkPiece, SinkSession, TaskSink } from "../../../src/task/sink.ts";
 import type { TaskSettings } from "../../../src/task/source.ts";
 import type { TaskEvent, TaskRequest } from "../../../src/task/task.ts";
 import { assertRejects, rejectionOf } from "../../support/failures.ts";
@@ -46,14 +46,14 @@ class WatchingSink implements TaskSink {
   readonly bytes = new Uint8Array(right.length);
   /** Contents of committed pieces, in order: each is `right`, `other` or, for a piece of neither, `wrong`. */
   readonly committed: string[] = [];
-  found: readonly SunkPiece[] = [];
+  found: readonly SinkPiece[] = [];
   ended: "finish" | "keep" | "discard" | undefined;
   /** What was kept by each restart. */
   readonly restarts: number[][] = [];
 
   async open(layout: Parameters<TaskSink["open"]>[0]): Promise<SinkSession> {
     return {
-      found: this.found,
+      resumed: this.found,
       write: async (_number, position, chunk) => this.bytes.set(chunk, position),
       commit: async ({ number }) => {
         const { position = 0, length = 0 } = layout.part(number) ?? {};
@@ -86,7 +86,7 @@ function contentOf(bytes: Uint8Array, from: number): string {
 }
 
 /** The line of a journal for a piece of a content. */
-function sunk(number: number, content: Uint8Array): SunkPiece {
+function sunk(number: number, content: Uint8Array): SinkPiece {
   const crc32 = digestOf("crc32", content.subarray(number * PIECE, (number + 1) * PIECE), portableHashers);
   return { number, digest: crc32, crc32: Number(crc32.slice("crc32:".length)) };
 }

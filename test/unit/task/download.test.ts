@@ -97,7 +97,7 @@ function assertBytes(found: Uint8Array, expected: Uint8Array): void {
 class NotingSink implements TaskSink {
   readonly calls: string[] = [];
   bytes: Uint8Array = new Uint8Array(0);
-  found: SinkSession["found"] = [];
+  found: SinkSession["resumed"] = [];
   onWrite: (number: number, position: number) => Promise<void> | void = () => {};
   onRead: () => Promise<void> | void = () => {};
 
@@ -107,7 +107,7 @@ class NotingSink implements TaskSink {
       this.calls.push(call);
     };
     return {
-      found: this.found,
+      resumed: this.found,
       write: async (number, position, chunk) => {
         await this.onWrite(number, position);
         note(`write ${number}`);
@@ -867,7 +867,7 @@ describe("memory", () => {
     );
     const sink: TaskSink = {
       open: async () => ({
-        found: [],
+        resumed: [],
         write: async (_number, _position, chunk) => {
           await settle();
           written += chunk.length;

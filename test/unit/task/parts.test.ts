@@ -4,15 +4,15 @@ import fc from "fast-check";
 import { crc32Combine } from "../../../src/digest/crc32-combine.ts";
 import { digestOf } from "../../../src/digest/digest.ts";
 import { portableHashers } from "../../../src/digest/hasher.ts";
-import { foundPieces } from "../../../src/task/found-pieces.ts";
 import { TaskLayout } from "../../../src/task/layout.ts";
-import { Meter } from "../../../src/task/meter.ts";
 import { parentsOf } from "../../../src/task/parents.ts";
 import { PieceBuffers } from "../../../src/task/piece-buffers.ts";
 import { PieceWrite } from "../../../src/task/piece-write.ts";
+import { resumedPieces } from "../../../src/task/resumed-pieces.ts";
 import type { SinkPart, SinkSession } from "../../../src/task/sink.ts";
 import { ParentSlots, type SlotHolder } from "../../../src/task/slots.ts";
-import { Tally } from "../../../src/task/tally.ts";
+import { ThroughputMeter } from "../../../src/task/throughput-meter.ts";
+import { TransferStats } from "../../../src/task/transfer-stats.ts";
 import { assertThrows } from "../../support/failures.ts";
 import { joined } from "../../support/random.ts";
 
@@ -120,7 +120,7 @@ describe("slots, when the one that waits does not come", () => {
 
 describe("the rate of the last seconds", () => {
   it("is steady for a steady stream, follows a change within five seconds, and is 0 after silence", () => {
-    const meter = new Meter(0);
+    const meter = new ThroughputMeter(0);
     assert.equal(meter.rate(0), 0);
     let now = 0;
     const run = (seconds: number, bytes: number): void => {
@@ -230,12 +230,12 @@ describe("the time left", () => {
   const layout = TaskLayout.known({ taskId: "a1".repeat(32), kind: "standard" }, plan);
   const context = { routes: [], paused: false, patienceLeft: undefined };
 
-  function timeLeft(tally: Tally, now: number, underWay: number): number | undefined {
+  function timeLeft(tally: TransferStats, now: number, underWay: number): number | undefined {
     return tally.progress(now, layout, { ...context, underWay }).timeLeft;
   }
 
   it("is not told before a hundredth has come, or bytes have come for 2 s", () => {
-    const tally = new Tally(0);
+    const tally = new TransferStats(0);
     assert.equal(timeLeft(tally, 60_000, 0), undefined);
     // A slow beginning, which made hours of it.
     tally.arrived(1000, 60_000);
@@ -243,7 +243,7 @@ describe("the time left", () => {
     assert.equal(timeLeft(tally, 61_999, 1000), undefined);
     const left = timeLeft(tally, 62_000, 1000);
     assert.ok(left !== undefined && left > 1_000_000, `${left} ms`);
-    const fast = new Tally(0);
+    const fast = new TransferStats(0);
     fast.arrived(9999, 1000);
     assert.equal(timeLeft(fast, 1000, 9999), undefined);
     fast.arrived(1, 1000);
@@ -252,7 +252,7 @@ describe("the time left", () => {
   });
 
   it("goes by the part that an earlier download has not left", () => {
-    const tally = new Tally(0);
+    const tally = new TransferStats(0);
     for (let piece = 0; piece < 9; piece++) tally.add(100_000, true);
     tally.arrived(999, 1000);
     assert.equal(timeLeft(tally, 1000, 999), undefined);
@@ -261,7 +261,7 @@ describe("the time left", () => {
   });
 
   it("is not told while nothing comes, and 0 when all is there", () => {
-    const tally = new Tally(0);
+    const tally = new TransferStats(0);
     tally.arrived(500_000, 1000);
     assert.equal(timeLeft(tally, 60_000, 500_000), undefined);
     for (let piece = 0; piece < 10; piece++) tally.add(100_000, false);
@@ -296,9 +296,9 @@ describe("the pieces that an earlier download left", () => {
     );
     assert.ok(layout !== undefined);
     const found = [1, 8, 2, 77, 5, 1, 3].map((number, at) => ({ number, digest: `crc32:${at}`, crc32: at }));
-    const session = { found } as unknown as SinkSession;
+    const session = { resumed: found } as unknown as SinkSession;
     assert.deepEqual(
-      foundPieces({ layout, session }).map(({ number, crc32 }) => [number, crc32]),
+      resumedPieces({ layout, session }).map(({ number, crc32 }) => [number, crc32]),
       [8, 3, 5, 2, 1].map((number) => [number, found.findLastIndex((piece) => piece.number === number)]),
     );
   });

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { VortexError } from "../../../src/errors.ts";
-import { MOST_FAILURES, pauseAfter, RouteState, reasonsOf } from "../../../src/task/route.ts";
+import { MAX_FAILURES, pauseAfter, RouteState, reasonsOf } from "../../../src/task/route.ts";
 
 const whole = (): number => 1;
 const lost = new VortexError("ConnectionLost", "lost");
@@ -82,7 +82,7 @@ describe("failures of a route", () => {
 
   it("leave it out after five in a row; it is offered on in its pauses, and comes back with a success", () => {
     const route = routeOf();
-    fail(route, MOST_FAILURES - 1);
+    fail(route, MAX_FAILURES - 1);
     assert.equal(route.leftOut, undefined);
     const now = fail(route, 1, 4000);
     assert.deepEqual([route.leftOut, route.out], ["gone", true]);

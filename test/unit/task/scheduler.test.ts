@@ -2,9 +2,9 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import fc from "fast-check";
 import { type ErrorCode, VortexError } from "../../../src/errors.ts";
+import { retryDecision } from "../../../src/task/retry-decision.ts";
 import type { RouteState } from "../../../src/task/route.ts";
 import { type Attempt, Scheduler, type SchedulerOptions, type Step } from "../../../src/task/scheduler.ts";
-import { verdictOn } from "../../../src/task/verdict.ts";
 import { seededRandom } from "../../support/random.ts";
 
 const LENGTH = 1_000_000;
@@ -36,7 +36,7 @@ function failure(code: ErrorCode): VortexError {
 
 function fail(scheduler: Scheduler, attempt: Attempt, code: ErrorCode, now: number): readonly Attempt[] {
   const error = failure(code);
-  const verdict = verdictOn(error);
+  const verdict = retryDecision(error);
   assert.notEqual(verdict, "fatal");
   return scheduler.failed(attempt.id, error, verdict as "again", now);
 }
@@ -357,7 +357,7 @@ describe("failures", () => {
   }
 
   it("a truncated piece is no wrong digest", () => {
-    assert.equal(verdictOn(failure("TruncatedContent")), "again");
+    assert.equal(retryDecision(failure("TruncatedContent")), "again");
   });
 
   it("when nobody has a piece, the rest is fetched, and the error names the piece and the parents", () => {

@@ -1,8 +1,8 @@
 import type { LeftOutProtocol } from "../transport/protocol.ts";
 import type { TaskLayout } from "./layout.ts";
-import { Meter } from "./meter.ts";
 import { type RouteState, reasonsOf } from "./route.ts";
 import type { ParentProgress, RouteProgress, TaskProgress, TaskReport, Verified } from "./task.ts";
+import { ThroughputMeter } from "./throughput-meter.ts";
 
 /** Milliseconds of arriving bytes, or part of them, before the time for the rest is estimated. */
 const MEASURED_TIME = 2000;
@@ -19,9 +19,9 @@ export interface ProgressContext {
 }
 
 /** What is counted of one download, and told as its progress and in its report. */
-export class Tally {
+export class TransferStats {
   readonly #startedAt: number;
-  readonly #meter: Meter;
+  readonly #meter: ThroughputMeter;
   /** When the first bytes came, and how many have come. */
   #firstAt: number | undefined;
   #arrived = 0;
@@ -35,7 +35,7 @@ export class Tally {
   /** @param now milliseconds, as all times here */
   constructor(now: number) {
     this.#startedAt = now;
-    this.#meter = new Meter(now);
+    this.#meter = new ThroughputMeter(now);
   }
 
   /** Pieces that are there and right. */

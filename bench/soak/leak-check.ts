@@ -37,8 +37,8 @@ export interface Trend {
 /** The part of a run in which caches, pools and compiled code come about. */
 const WARM_UP = 0.25;
 /** Seconds after the warm-up, and samples in them, fewer than which say nothing. */
-const LEAST_SECONDS = 90;
-const LEAST_SAMPLES = 12;
+const MIN_SECONDS = 90;
+const MIN_SAMPLES = 12;
 
 /**
  * How memory went. A leak shows twice: the median of the last third exceeds that of the first, and the straight line through all
@@ -48,7 +48,7 @@ const LEAST_SAMPLES = 12;
 export function trendsOf(samples: readonly Sample[]): readonly Trend[] {
   const judged = samples.slice(Math.floor(samples.length * WARM_UP));
   const lasted = (judged.at(-1)?.seconds ?? 0) - (judged[0]?.seconds ?? 0);
-  if (judged.length < LEAST_SAMPLES || lasted < LEAST_SECONDS) return [];
+  if (judged.length < MIN_SAMPLES || lasted < MIN_SECONDS) return [];
   const third = Math.floor(judged.length / 3);
   return (Object.keys(memories) as Memory[]).map((memory) => {
     const { title, part, bytes } = memories[memory];

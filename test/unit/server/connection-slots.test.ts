@@ -1,16 +1,16 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { NOTICE, type Place, Places } from "../../../src/server/admission/connection-slots.ts";
+import { type ConnectionSlot, ConnectionSlots, NOTICE } from "../../../src/server/admission/connection-slots.ts";
 import { FakeClock } from "../../support/fake-clock.ts";
 
 /** Connections by name, and which of them have made room. */
 class Guests {
   readonly clock = new FakeClock();
   readonly #made: string[] = [];
-  readonly #places: Places;
+  readonly #places: ConnectionSlots;
 
   constructor(most: number) {
-    this.#places = new Places(most, this.clock);
+    this.#places = new ConnectionSlots(most, this.clock);
   }
 
   /** Who has made room, or is to. */
@@ -20,7 +20,7 @@ class Guests {
     return this.#made;
   }
 
-  arrive(name: string, host = "10.0.0.1"): Place {
+  arrive(name: string, host = "10.0.0.1"): ConnectionSlot {
     const place = this.#places.take(host, () => this.#made.push(name));
     assert.ok(place !== undefined, `no place for ${name}`);
     return place;

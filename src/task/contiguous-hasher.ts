@@ -9,7 +9,7 @@ import type { SinkSession } from "./sink.ts";
 const READ = 1024 * 1024;
 
 /** What a frontier works on. */
-export interface FrontierOptions {
+export interface ContiguousHasherOptions {
   readonly layout: TaskLayout;
   readonly session: SinkSession;
   readonly hashers: HasherFactory;
@@ -28,8 +28,8 @@ export interface FrontierOptions {
  * memory, and mostly the page cache for a file: the piece has just been written. A CRC-32 of the whole is put together
  * from those of the pieces, and nothing is read.
  */
-export class Frontier {
-  readonly #options: FrontierOptions;
+export class ContiguousHasher {
+  readonly #options: ContiguousHasherOptions;
   readonly #hasher: Hasher | undefined;
   /** CRC-32 of pieces that are committed and that the frontier has not come to. */
   readonly #waiting = new Map<number, number>();
@@ -40,7 +40,7 @@ export class Frontier {
   /** What is hashed is read into it. */
   #buffer: Uint8Array | undefined;
 
-  constructor(options: FrontierOptions) {
+  constructor(options: ContiguousHasherOptions) {
     this.#options = options;
     this.#next = options.layout.first;
     const { digest, hashers } = options;

@@ -17,7 +17,7 @@ const SILENT_TIMERS = 3;
 const REST = 5000;
 
 /** What a path's state is read from; a part of quiche's connection. */
-export interface PathStats {
+export interface PathMtuStats {
   /** Datagrams given up as lost so far. */
   readonly lost: number;
   /** Bytes of these. */
@@ -39,7 +39,7 @@ export interface PathStats {
  * sudden show as timers of loss recovery, whatever small ones still pass; then the safe size is taken, and the large one is probed
  * again later, since a peer that was held up looks the same.
  */
-export class PathSize {
+export class PathMtu {
   readonly #largest: number;
   #state: "untried" | "probing" | "large" | "safe";
   #probes = 0;
@@ -51,7 +51,7 @@ export class PathSize {
   /** Bytes in large datagrams since the last timer, and between that and the one before. */
   #largeSent = 0;
   #largeBefore = 0;
-  #statsBefore: PathStats | undefined;
+  #statsBefore: PathMtuStats | undefined;
 
   constructor(largest: number, trusted: boolean) {
     this.#largest = largest;
@@ -64,7 +64,7 @@ export class PathSize {
   }
 
   /** A datagram of `length` bytes went out. */
-  onSent(length: number, clock: Clock, stats: () => PathStats): void {
+  onSent(length: number, clock: Clock, stats: () => PathMtuStats): void {
     if (length <= SAFE_SIZE) return;
     this.#largeSent += length;
     if (this.#state !== "untried") return;
@@ -75,7 +75,7 @@ export class PathSize {
   }
 
   /** Datagrams came in. */
-  onReceived(now: number, stats: () => PathStats): void {
+  onReceived(now: number, stats: () => PathMtuStats): void {
     if (this.#state === "safe") {
       if (this.#silentTimers === 0 || this.#probes >= PROBES) return;
       this.#passingSince ??= now;
@@ -90,7 +90,7 @@ export class PathSize {
   }
 
   /** A timer of loss recovery ran out. */
-  onTimer(stats: () => PathStats): void {
+  onTimer(stats: () => PathMtuStats): void {
     if (this.#state === "safe") {
       this.#passingSince = undefined;
       return;
@@ -110,7 +110,7 @@ export class PathSize {
    * Whether nothing shows that a large datagram arrived between two timers: nothing was acknowledged at all, or small ones were,
    * and of the large ones sent before, as much was lost as there was.
    */
-  #swallowed(before: PathStats, now: PathStats): boolean {
+  #swallowed(before: PathMtuStats, now: PathMtuStats): boolean {
     const { rtt, cwnd, deliveryRate } = now;
     if (rtt === before.rtt && cwnd === before.cwnd && deliveryRate === before.deliveryRate) return true;
     return this.#largeBefore > 0 && now.lostBytes - before.lostBytes >= this.#largeBefore;

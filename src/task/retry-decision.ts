@@ -11,10 +11,10 @@ import type { ErrorCode, VortexError } from "../errors.ts";
  * | `out` | delivered what is wrong, or must not be asked again: banned |
  * | `fatal` | no parent can help: the task fails |
  */
-export type Verdict = "again" | "absent" | "later" | "out" | "fatal";
+export type RetryDecision = "again" | "absent" | "later" | "out" | "fatal";
 
 /** Codes whose verdict is not that of their kind. */
-const byCode: Partial<Record<ErrorCode, Verdict>> = {
+const byCode: Partial<Record<ErrorCode, RetryDecision>> = {
   NotFound: "absent",
   // The end of a process that was killed looks like this; nothing wrong was delivered.
   TruncatedContent: "again",
@@ -34,7 +34,7 @@ const byCode: Partial<Record<ErrorCode, Verdict>> = {
   Internal: "later",
 };
 
-const byKind: Record<VortexError["kind"], Verdict> = {
+const byKind: Record<VortexError["kind"], RetryDecision> = {
   misuse: "fatal",
   peer: "out",
   remote: "again",
@@ -45,6 +45,6 @@ const byKind: Record<VortexError["kind"], Verdict> = {
 };
 
 /** The verdict on a failure to fetch a piece. */
-export function verdictOn(error: VortexError): Verdict {
+export function retryDecision(error: VortexError): RetryDecision {
   return byCode[error.code] ?? byKind[error.kind];
 }

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { type ProtocolVerdict, ProtocolVerdicts } from "../../../src/client/auto/verdicts.ts";
+import { ProtocolSelector, type SelectedProtocol } from "../../../src/client/auto/protocol-selector.ts";
 import type { Protocol } from "../../../src/transport/protocol.ts";
 import { FakeClock } from "../../support/fake-clock.ts";
 
@@ -72,14 +72,14 @@ describe("verdicts on protocols, revised by rates", () => {
 });
 
 function verdictsOf(): {
-  verdicts: ProtocolVerdicts;
+  verdicts: ProtocolSelector;
   clock: FakeClock;
-  changes: ProtocolVerdict[];
+  changes: SelectedProtocol[];
   pass(protocol: Protocol, bytes: number, milliseconds: number): Promise<void>;
 } {
   const clock = new FakeClock();
-  const changes: ProtocolVerdict[] = [];
-  const verdicts = new ProtocolVerdicts(clock, 600_000, (_peer, verdict) => changes.push(verdict));
+  const changes: SelectedProtocol[] = [];
+  const verdicts = new ProtocolSelector(clock, 600_000, (_peer, verdict) => changes.push(verdict));
   verdicts.remember(peer, { protocol: "quic", reason: "tried first" }, ["quic", "tcp", "grpc"]);
   return {
     verdicts,

@@ -14,7 +14,7 @@ export interface RoundEnd {
  * then each source of a wrong whole alone. A parent whose pieces alone made a wrong whole is wrong, and takes part in no later round.
  * No set of parents is tried twice.
  */
-export class Trials {
+export class RoundPlanner {
   readonly #parents: readonly string[];
   readonly #queue: (readonly string[])[] = [];
   readonly #tried = new Set<string>();

@@ -3,7 +3,7 @@ const BUCKET = 250;
 const BUCKETS = 20;
 
 /** Bytes a second over the last five seconds. */
-export class Meter {
+export class ThroughputMeter {
   readonly #buckets = new Float64Array(BUCKETS);
   readonly #since: number;
   #bucket = 0;

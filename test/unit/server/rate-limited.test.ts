@@ -2,8 +2,8 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { VortexError } from "../../../src/errors.ts";
 import { RateLimiter } from "../../../src/rate-limiter.ts";
-import { UnreadAnswers } from "../../../src/server/admission/pending-writes.ts";
-import { paced } from "../../../src/server/admission/rate-limited.ts";
+import { PendingWriteBudget } from "../../../src/server/admission/pending-writes.ts";
+import { rateLimited } from "../../../src/server/admission/rate-limited.ts";
 import { assertRejects } from "../../support/failures.ts";
 import { FakeClock, settle } from "../../support/fake-clock.ts";
 
@@ -15,12 +15,12 @@ const chunk = new Uint8Array(30_000);
 function sending(
   network: string,
   signal: AbortSignal,
-  { limiter, unread }: { readonly limiter: RateLimiter; readonly unread: UnreadAnswers },
+  { limiter, unread }: { readonly limiter: RateLimiter; readonly unread: PendingWriteBudget },
 ) {
   let sent = 0;
   const flow = limiter.flow(network);
   const ended = (async () => {
-    for await (const portion of paced(chunk, flow, signal, unread)) sent += portion.length;
+    for await (const portion of rateLimited(chunk, flow, signal, unread)) sent += portion.length;
   })();
   ended.catch(() => {});
   return { sent: () => sent, ended };
@@ -36,7 +36,7 @@ async function drained(clock: FakeClock): Promise<RateLimiter> {
 describe("chunks under an upload rate", () => {
   it("one network has its share, whatever another one asks for", async () => {
     const clock = new FakeClock();
-    const settings = { limiter: await drained(clock), unread: new UnreadAnswers(1 << 30) };
+    const settings = { limiter: await drained(clock), unread: new PendingWriteBudget(1 << 30) };
     const many = Array.from({ length: 100 }, () => sending("10.0.0.1", never, settings));
     await settle();
     const one = sending("10.0.0.2", never, settings);
@@ -51,7 +51,7 @@ describe("chunks under an upload rate", () => {
 
   it("what waits is held to the memory there is for it: who has waited for longest gives up, and takes nothing of the rate", async () => {
     const clock = new FakeClock();
-    const unread = new UnreadAnswers(3 * chunk.length);
+    const unread = new PendingWriteBudget(3 * chunk.length);
     const settings = { limiter: await drained(clock), unread };
     const many = Array.from({ length: 5 }, () => sending("10.0.0.1", never, settings));
     await settle();
@@ -66,7 +66,7 @@ describe("chunks under an upload rate", () => {
 
   it("an answer that ends gives up its turn", async () => {
     const clock = new FakeClock();
-    const unread = new UnreadAnswers(1 << 30);
+    const unread = new PendingWriteBudget(1 << 30);
     const settings = { limiter: await drained(clock), unread };
     const end = new AbortController();
     const gone = sending("10.0.0.1", end.signal, settings);
@@ -79,7 +79,7 @@ describe("chunks under an upload rate", () => {
 
   it("without a rate a chunk is sent as it is", async () => {
     const portions: Uint8Array[] = [];
-    for await (const portion of paced(chunk, undefined, never, new UnreadAnswers(1))) portions.push(portion);
+    for await (const portion of rateLimited(chunk, undefined, never, new PendingWriteBudget(1))) portions.push(portion);
     assert.deepEqual(portions, [chunk]);
   });
 });

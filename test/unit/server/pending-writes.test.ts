@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { UnreadAnswers } from "../../../src/server/admission/pending-writes.ts";
+import { PendingWriteBudget } from "../../../src/server/admission/pending-writes.ts";
 import { assertRejects, rejectionOf } from "../../support/failures.ts";
 
 const MUCH = 100_000;
@@ -17,7 +17,7 @@ function writing(): { readonly taken: Promise<string>; take(): void; fail(error:
 
 describe("what waits for its readers", () => {
   it("waits as long as there is room for all", async () => {
-    const unread = new UnreadAnswers(3 * MUCH);
+    const unread = new PendingWriteBudget(3 * MUCH);
     const writes = [writing(), writing(), writing()];
     const held = writes.map(({ taken }) => unread.hold(MUCH, taken));
     assert.equal(unread.bytes, 3 * MUCH);
@@ -27,7 +27,7 @@ describe("what waits for its readers", () => {
   });
 
   it("gives way to what comes, the longest waiting first, as far as there has to be room", async () => {
-    const unread = new UnreadAnswers(3 * MUCH);
+    const unread = new PendingWriteBudget(3 * MUCH);
     const writes = Array.from({ length: 5 }, writing);
     const [first, second, third] = writes.slice(0, 3).map(({ taken }) => rejectionOf(unread.hold(MUCH, taken)));
     const fourth = unread.hold(2 * MUCH, writes[3]?.taken ?? Promise.reject());
@@ -44,7 +44,7 @@ describe("what waits for its readers", () => {
   });
 
   it("one alone may be larger than all that may wait", async () => {
-    const unread = new UnreadAnswers(1);
+    const unread = new PendingWriteBudget(1);
     const [large, other] = [writing(), writing()];
     const held = unread.hold(MUCH, large.taken);
     const next = unread.hold(MUCH, other.taken);
@@ -54,7 +54,7 @@ describe("what waits for its readers", () => {
   });
 
   it("a few bytes are not counted, and fail as they do", async () => {
-    const unread = new UnreadAnswers(1);
+    const unread = new PendingWriteBudget(1);
     const write = writing();
     const held = unread.hold(100, write.taken);
     assert.equal(unread.bytes, 0);

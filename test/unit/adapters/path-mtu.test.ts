@@ -1,13 +1,13 @@
 import assert from "node:assert/strict";
 import { networkInterfaces } from "node:os";
 import { describe, it } from "node:test";
-import { automaticSize, PathSize, type PathStats, SAFE_SIZE } from "../../../adapters/quiche/path-size.ts";
+import { automaticSize, PathMtu, type PathMtuStats, SAFE_SIZE } from "../../../adapters/quiche/path-mtu.ts";
 import { isSameHost } from "../../../adapters/shared/local-address.ts";
 import type { Clock } from "../../../src/runtime.ts";
 import { portableRuntime } from "../../../src/runtime.ts";
 
 /** What quiche would tell of a path with a round trip of 10 ms. */
-function statsOf(differences: Partial<PathStats> = {}): () => PathStats {
+function statsOf(differences: Partial<PathMtuStats> = {}): () => PathMtuStats {
   return () => ({ lost: 0, lostBytes: 0, rtt: 10, cwnd: 100_000, deliveryRate: 5000, ...differences });
 }
 
@@ -15,13 +15,13 @@ const none = statsOf();
 const clockAt = (now: number): Clock => ({ ...portableRuntime.clock, now: () => now });
 
 /** Timers of loss recovery with nothing acknowledged between them. */
-function silence(size: PathSize, timers: number): void {
+function silence(size: PathMtu, timers: number): void {
   for (let at = 0; at < timers; at++) size.onTimer(none);
 }
 
 describe("the size of a path's datagrams", () => {
   it("is what is asked for where that is safe anyway, whatever happens", () => {
-    const size = new PathSize(1300, false);
+    const size = new PathMtu(1300, false);
     assert.equal(size.limit, 1300);
     silence(size, 10);
     assert.equal(size.limit, 1300);
@@ -30,11 +30,11 @@ describe("the size of a path's datagrams", () => {
   });
 
   it("is large at once within one host", () => {
-    assert.equal(new PathSize(16_000, true).limit, 16_000);
+    assert.equal(new PathMtu(16_000, true).limit, 16_000);
   });
 
   it("is probed elsewhere: one large datagram, then safe ones until its fate is known", () => {
-    const size = new PathSize(8952, false);
+    const size = new PathMtu(8952, false);
     assert.equal(size.limit, 8952);
     size.onSent(1200, clockAt(0), none);
     assert.equal(size.limit, 8952, "a small datagram tells nothing");
@@ -47,7 +47,7 @@ describe("the size of a path's datagrams", () => {
   });
 
   it("is probed three times, and safe for good when all were lost", () => {
-    const size = new PathSize(8952, false);
+    const size = new PathMtu(8952, false);
     for (let lost = 0; lost < 3; lost++) {
       assert.equal(size.limit, 8952, `probe ${lost}`);
       size.onSent(8952, clockAt(0), statsOf({ lost }));
@@ -59,7 +59,7 @@ describe("the size of a path's datagrams", () => {
   });
 
   it("becomes safe after three timers without an acknowledgement, whatever else the peer sends", () => {
-    const size = new PathSize(16_000, true);
+    const size = new PathMtu(16_000, true);
     for (let timers = 0; timers < 3; timers++) {
       assert.equal(size.limit, 16_000);
       size.onReceived(timers, none);
@@ -69,7 +69,7 @@ describe("the size of a path's datagrams", () => {
   });
 
   it("stays large when acknowledgements come between timers", () => {
-    const size = new PathSize(16_000, true);
+    const size = new PathMtu(16_000, true);
     for (let round = 1; round < 6; round++) {
       size.onSent(16_000, clockAt(0), none);
       size.onTimer(statsOf({ deliveryRate: round }));
@@ -79,7 +79,7 @@ describe("the size of a path's datagrams", () => {
   });
 
   it("becomes safe when only small datagrams are acknowledged, and every large one is lost", () => {
-    const size = new PathSize(16_000, true);
+    const size = new PathMtu(16_000, true);
     for (let round = 0; round < 4; round++) {
       assert.equal(size.limit, 16_000, `${round}`);
       size.onTimer(statsOf({ rtt: 10 + round, lostBytes: 32_000 * Math.max(0, round - 1) }));
@@ -90,7 +90,7 @@ describe("the size of a path's datagrams", () => {
   });
 
   it("stays large when some large datagrams are lost and others are not", () => {
-    const size = new PathSize(16_000, true);
+    const size = new PathMtu(16_000, true);
     for (let round = 0; round < 10; round++) {
       size.onTimer(statsOf({ rtt: 10 + round, lostBytes: 16_000 * round }));
       for (let datagram = 0; datagram < 2; datagram++) size.onSent(16_000, clockAt(0), none);
@@ -99,7 +99,7 @@ describe("the size of a path's datagrams", () => {
   });
 
   it("is tried again when datagrams have passed for five seconds, three times at most", () => {
-    const size = new PathSize(16_000, true);
+    const size = new PathMtu(16_000, true);
     silence(size, 3);
     for (let now = 0, tries = 0; tries < 3; now += 20_000, tries++) {
       size.onReceived(now, none);

@@ -1,13 +1,13 @@
 import { type Digest, parseDigest } from "../digest/digest.ts";
 import type { DigestAlgorithm, HasherFactory } from "../digest/hasher.ts";
 import type { TaskLayout } from "./layout.ts";
-import type { SinkSession, SunkPiece } from "./sink.ts";
+import type { SinkPiece, SinkSession } from "./sink.ts";
 
 /** Bytes in one read of what an earlier download left. */
 const READ = 1024 * 1024;
 
 /** What found pieces are compared with. */
-export interface FoundContext {
+export interface ResumeContext {
   readonly layout: TaskLayout;
   readonly session: SinkSession;
   readonly hashers: HasherFactory;
@@ -19,9 +19,9 @@ export interface FoundContext {
  * The pieces that an earlier download left and that are wanted now, each once. First the one that came first, the one that came last
  * and one between: a content that changed did so between two of them, so parents are asked about these.
  */
-export function foundPieces({ layout, session }: Pick<FoundContext, "layout" | "session">): readonly SunkPiece[] {
-  const found = new Map<number, SunkPiece>();
-  for (const piece of session.found) {
+export function resumedPieces({ layout, session }: Pick<ResumeContext, "layout" | "session">): readonly SinkPiece[] {
+  const found = new Map<number, SinkPiece>();
+  for (const piece of session.resumed) {
     if (layout.part(piece.number) === undefined) continue;
     // One that was fetched again came later.
     found.delete(piece.number);
@@ -33,11 +33,11 @@ export function foundPieces({ layout, session }: Pick<FoundContext, "layout" | "
 }
 
 /** Reads what an earlier download left of a piece, and tells whether it is what it is said to be. What cannot be read is not. */
-export function isRight(piece: SunkPiece, context: FoundContext): Promise<boolean> {
+export function isIntact(piece: SinkPiece, context: ResumeContext): Promise<boolean> {
   return matches(piece, context).catch(() => false);
 }
 
-async function matches({ number, crc32, digest }: SunkPiece, context: FoundContext): Promise<boolean> {
+async function matches({ number, crc32, digest }: SinkPiece, context: ResumeContext): Promise<boolean> {
   const { layout } = context;
   const part = layout.part(number);
   if (part === undefined) return false;
@@ -62,7 +62,7 @@ async function matches({ number, crc32, digest }: SunkPiece, context: FoundConte
 export async function hashPart(
   number: number,
   algorithms: Iterable<DigestAlgorithm>,
-  { layout, session, hashers, signal }: FoundContext,
+  { layout, session, hashers, signal }: ResumeContext,
 ): Promise<ReadonlyMap<DigestAlgorithm, string> | undefined> {
   const part = layout.part(number);
   if (part === undefined) return undefined;

@@ -4,14 +4,14 @@ import type { Protocol } from "../../transport/protocol.ts";
 /** Bytes over each of two protocols before their rates are compared. */
 const COMPARABLE = 8 * 1024 * 1024;
 /** Milliseconds of activity, likewise. */
-const LEAST_ACTIVITY = 20;
+const MIN_ACTIVITY_MS = 20;
 /** A protocol is clearly slower when it makes less than this part of another one's rate. */
 const SLOWER = 0.5;
 /** Peers that are remembered. */
-const MOST_PEERS = 4096;
+const MAX_PEERS = 4096;
 
 /** What was decided for a peer. */
-export interface ProtocolVerdict {
+export interface SelectedProtocol {
   readonly protocol: Protocol;
   readonly reason: string;
 }
@@ -26,7 +26,7 @@ interface Traffic {
 }
 
 interface Known {
-  verdict: ProtocolVerdict;
+  verdict: SelectedProtocol;
   readonly expiresAt: number;
   /** Protocols that have an address, in the order in which they are tried. */
   readonly candidates: readonly Protocol[];
@@ -36,7 +36,7 @@ interface Known {
   tried: boolean;
 }
 
-/** A request that passes, for {@link ProtocolVerdicts.begin}. */
+/** A request that passes, for {@link ProtocolSelector.begin}. */
 export interface MeasuredRequest {
   /** It is over; `bytes` of content passed. Once. */
   end(bytes: number): void;
@@ -47,10 +47,10 @@ export interface MeasuredRequest {
  * once over `COMPARABLE` bytes went over the protocol in use, as many go over the other one of QUIC and TCP, once a term. The
  * end of the term forgets what was measured, so a network that has changed is noticed.
  */
-export class ProtocolVerdicts {
+export class ProtocolSelector {
   readonly #clock: Clock;
   readonly #expiry: number;
-  readonly #onChange: (peer: string, verdict: ProtocolVerdict) => void;
+  readonly #onChange: (peer: string, verdict: SelectedProtocol) => void;
   /** The longest unused first. */
   readonly #peers = new Map<string, Known>();
 
@@ -58,7 +58,7 @@ export class ProtocolVerdicts {
    * @param expiry milliseconds for which a verdict stands
    * @param onChange told when measured rates have changed one
    */
-  constructor(clock: Clock, expiry: number, onChange: (peer: string, verdict: ProtocolVerdict) => void) {
+  constructor(clock: Clock, expiry: number, onChange: (peer: string, verdict: SelectedProtocol) => void) {
     this.#clock = clock;
     this.#expiry = expiry;
     this.#onChange = onChange;
@@ -70,7 +70,7 @@ export class ProtocolVerdicts {
   }
 
   /** What a request to the peer is to go over, as far as that is known. */
-  of(peer: string): ProtocolVerdict | undefined {
+  of(peer: string): SelectedProtocol | undefined {
     const known = this.#peers.get(peer);
     if (known === undefined) return undefined;
     this.#peers.delete(peer);
@@ -81,7 +81,7 @@ export class ProtocolVerdicts {
   }
 
   /** Remembers what was found. */
-  remember(peer: string, verdict: ProtocolVerdict, candidates: readonly Protocol[]): void {
+  remember(peer: string, verdict: SelectedProtocol, candidates: readonly Protocol[]): void {
     this.#peers.delete(peer);
     this.#peers.set(peer, {
       verdict,
@@ -92,7 +92,7 @@ export class ProtocolVerdicts {
       tried: false,
     });
     const [oldest] = this.#peers.keys();
-    if (this.#peers.size > MOST_PEERS && oldest !== undefined) this.#peers.delete(oldest);
+    if (this.#peers.size > MAX_PEERS && oldest !== undefined) this.#peers.delete(oldest);
   }
 
   /** A protocol has failed with a peer. Whether another verdict stands, since only a trial has failed. */
@@ -149,7 +149,7 @@ export class ProtocolVerdicts {
 
 /** Bytes a millisecond, once there is enough to tell. */
 function rateOf(traffic: Traffic | undefined): number | undefined {
-  if (traffic === undefined || traffic.bytes < COMPARABLE || traffic.active < LEAST_ACTIVITY) return undefined;
+  if (traffic === undefined || traffic.bytes < COMPARABLE || traffic.active < MIN_ACTIVITY_MS) return undefined;
   return traffic.bytes / traffic.active;
 }
 
