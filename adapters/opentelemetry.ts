@@ -34,8 +34,13 @@ export function openTelemetry(api: OpenTelemetryApi): Telemetry {
   return {
     begin(start): Operation {
       const { headers } = start;
-      const parent = headers && api.propagation.extract(api.context.active(), headers, headerGetter);
-      const span = tracer.startSpan(start.name, { kind: kindOf(start), attributes: spanAttributes(start) }, parent);
+      const parent =
+        headers && api.propagation.extract(api.context.active(), headers, headerGetter);
+      const span = tracer.startSpan(
+        start.name,
+        { kind: kindOf(start), attributes: spanAttributes(start) },
+        parent,
+      );
       const began = performance.now();
       metrics.begin(start);
       return {
@@ -51,7 +56,8 @@ export function openTelemetry(api: OpenTelemetryApi): Telemetry {
           if (bytes !== undefined) span.setAttribute("content_length", bytes);
           if (error !== undefined) {
             span.setAttribute("error.type", error.code);
-            if (error.kind !== "aborted") span.setStatus({ code: STATUS_ERROR, message: error.message });
+            if (error.kind !== "aborted")
+              span.setStatus({ code: STATUS_ERROR, message: error.message });
           }
           span.end();
         },
@@ -64,7 +70,9 @@ export function openTelemetry(api: OpenTelemetryApi): Telemetry {
 export interface OpenTelemetryApi {
   /** Where spans come from. */
   readonly trace: {
-    getTracer(name: string): { startSpan(name: string, options: SpanOptions, context?: Context): Span };
+    getTracer(name: string): {
+      startSpan(name: string, options: SpanOptions, context?: Context): Span;
+    };
     setSpan(context: Context, span: Span): Context;
   };
   /** Where instruments come from. */
@@ -103,7 +111,10 @@ interface Span {
 interface Meter {
   createCounter(name: string, options: InstrumentOptions): Adder;
   createUpDownCounter(name: string, options: InstrumentOptions): Adder;
-  createHistogram(name: string, options: InstrumentOptions): { record(value: number, attributes: Attributes): void };
+  createHistogram(
+    name: string,
+    options: InstrumentOptions,
+  ): { record(value: number, attributes: Attributes): void };
 }
 
 interface InstrumentOptions {
@@ -129,11 +140,17 @@ const SPAN_CLIENT = 2;
 const STATUS_ERROR = 2;
 
 /** `common.v2.TaskType`. */
-const taskTypes: Record<PieceKind, string> = { standard: "0", persistent: "1", "persistent-cache": "2", cache: "3" };
+const taskTypes: Record<PieceKind, string> = {
+  standard: "0",
+  persistent: "1",
+  "persistent-cache": "2",
+  cache: "3",
+};
 
 /** MiB below which each of Dragonfly's size levels lies, from level 1 on; level 0 is for a size of 0. */
 const sizeLevels = [
-  1, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 8192, 16_384, 32_768, 65_536, 131_072, 262_144, 524_288, 1_048_576,
+  1, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 8192, 16_384, 32_768, 65_536, 131_072, 262_144,
+  524_288, 1_048_576,
 ];
 
 /** The buckets of stock Dragonfly's histograms: powers of two, 24 of them. */
@@ -174,12 +191,16 @@ class Metrics {
     } else if (role === "server" && (name === "download_piece" || name === "download_task")) {
       this.#add("upload_traffic", bytes, {}, "By");
     } else if (name === "download_task") {
-      this.#duration ??= this.#meter.createHistogram(`${PREFIX}download_task_duration_milliseconds`, {
-        description: "Time of tasks that were fetched.",
-        unit: "ms",
-        advice: { explicitBucketBoundaries: durationBuckets },
-      });
-      const level = bytes === 0 ? 0 : sizeLevels.filter((least) => bytes >= least * 1024 * 1024).length + 1;
+      this.#duration ??= this.#meter.createHistogram(
+        `${PREFIX}download_task_duration_milliseconds`,
+        {
+          description: "Time of tasks that were fetched.",
+          unit: "ms",
+          advice: { explicitBucketBoundaries: durationBuckets },
+        },
+      );
+      const level =
+        bytes === 0 ? 0 : sizeLevels.filter((least) => bytes >= least * 1024 * 1024).length + 1;
       this.#duration.record(milliseconds, {
         task_type: taskTypes[start.kind ?? "standard"],
         task_size_level: String(level),
@@ -210,7 +231,9 @@ function countedAs({ name, role }: OperationStart): string | undefined {
 
 function concurrentAs(start: OperationStart): string | undefined {
   const counted = countedAs(start);
-  return counted === "download_task" || counted === "upload_piece" ? `concurrent_${counted}_total` : undefined;
+  return counted === "download_task" || counted === "upload_piece"
+    ? `concurrent_${counted}_total`
+    : undefined;
 }
 
 /** Pieces are counted without a type, as in stock Dragonfly's metrics of pieces. */
@@ -227,7 +250,14 @@ function kindOf({ role }: OperationStart): number {
 }
 
 /** Names of attributes as on stock Dragonfly's spans. */
-function spanAttributes({ taskId, number, addr, kind, protocol, protocolReason }: OperationStart): Attributes {
+function spanAttributes({
+  taskId,
+  number,
+  addr,
+  kind,
+  protocol,
+  protocolReason,
+}: OperationStart): Attributes {
   return {
     task_id: taskId,
     ...(number !== undefined && { piece_id: `${taskId}-${number}` }),

@@ -1,6 +1,13 @@
 /** Fetches from one subject, in a process of its own. Arguments: a `ClientArguments` as JSON. */
 import process from "node:process";
-import type { ClientArguments, ClientOrder, FirstByteOrder, FirstBytes, RunOrder, RunResult } from "./messages.ts";
+import type {
+  ClientArguments,
+  ClientOrder,
+  FirstByteOrder,
+  FirstBytes,
+  RunOrder,
+  RunResult,
+} from "./messages.ts";
 import { obey } from "./program.ts";
 import { quantile } from "./statistics.ts";
 import type { Client, PieceRef } from "./subject.ts";
@@ -19,7 +26,14 @@ obey<ClientOrder>(
   async () => (await client)?.close(),
 );
 
-async function run({ peer, contentLength, pieceLength, concurrency, requests, seconds }: RunOrder): Promise<RunResult> {
+async function run({
+  peer,
+  contentLength,
+  pieceLength,
+  concurrency,
+  requests,
+  seconds,
+}: RunOrder): Promise<RunResult> {
   client ??= subject.then(({ dial }) => dial(peer, { earlyData: false, forgetful: false }));
   const { fetch } = await client;
   const pieceCount = Math.floor(contentLength / pieceLength);
@@ -51,7 +65,13 @@ async function run({ peer, contentLength, pieceLength, concurrency, requests, se
   };
 }
 
-async function firstBytes({ peer, pieceLength, how, samples, settle }: FirstByteOrder): Promise<FirstBytes> {
+async function firstBytes({
+  peer,
+  pieceLength,
+  how,
+  samples,
+  settle,
+}: FirstByteOrder): Promise<FirstBytes> {
   const { dial } = await subject;
   const milliseconds: number[] = [];
   for (let sample = 0; sample < samples; sample++) {
@@ -74,7 +94,12 @@ async function firstBytes({ peer, pieceLength, how, samples, settle }: FirstByte
   return { milliseconds };
 }
 
-async function fetchWhole(fetch: Client["fetch"], piece: PieceRef, onFirstByte?: () => void): Promise<void> {
+async function fetchWhole(
+  fetch: Client["fetch"],
+  piece: PieceRef,
+  onFirstByte?: () => void,
+): Promise<void> {
   const length = await fetch(piece, onFirstByte);
-  if (length !== piece.pieceLength) throw new Error(`${length} bytes came of a piece of ${piece.pieceLength}`);
+  if (length !== piece.pieceLength)
+    throw new Error(`${length} bytes came of a piece of ${piece.pieceLength}`);
 }

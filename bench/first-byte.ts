@@ -1,7 +1,13 @@
 /** From the dial to the first byte of a piece, on loopback and over a long round trip, which relays in this process make. */
 import type { Address } from "../src/transport/address.ts";
 import { udpRelay } from "../test/support/udp-relay.ts";
-import type { ClientOrder, FirstByteKind, FirstByteOrder, FirstBytes, ServerOrder } from "./messages.ts";
+import type {
+  ClientOrder,
+  FirstByteKind,
+  FirstByteOrder,
+  FirstBytes,
+  ServerOrder,
+} from "./messages.ts";
 import { Failure, Worker } from "./processes.ts";
 import type { Runtime } from "./runtimes.ts";
 import { type Summary, summarize } from "./statistics.ts";
@@ -41,7 +47,8 @@ export async function measureFirstBytes(
   tell: (line: string) => void,
 ): Promise<FirstByteRow[]> {
   if (subject.firstByte === undefined) return [];
-  const kinds: FirstByteKind[] = subject.firstByte === "cold" ? ["cold"] : ["cold", "resumed", "early"];
+  const kinds: FirstByteKind[] =
+    subject.firstByte === "cold" ? ["cold"] : ["cold", "resumed", "early"];
   const server = new Worker<ServerOrder>(runtime.command("server"), {
     subject: subject.name,
     host: "127.0.0.1",
@@ -77,7 +84,11 @@ async function measure(
   subject: SubjectEntry,
   listening: Promise<Peer>,
   client: Worker<ClientOrder>,
-  { how, roundTrip, samples }: { readonly how: FirstByteKind; readonly roundTrip: number; readonly samples: number },
+  {
+    how,
+    roundTrip,
+    samples,
+  }: { readonly how: FirstByteKind; readonly roundTrip: number; readonly samples: number },
 ): Promise<FirstByteRow> {
   const row = {
     name: `${runtime.title} ${subject.name} ${how} ${roundTrip} ms`,
@@ -90,7 +101,10 @@ async function measure(
   let relay: Relay | undefined;
   try {
     const peer = await listening;
-    relay = roundTrip === 0 ? undefined : await relayTo(peer, subject.firstByte === "resuming", roundTrip);
+    relay =
+      roundTrip === 0
+        ? undefined
+        : await relayTo(peer, subject.firstByte === "resuming", roundTrip);
     const order: FirstByteOrder = {
       do: "first-byte",
       peer: { ...peer, ...relay?.address },

@@ -152,7 +152,9 @@ async function hostile(): Promise<void> {
   console.log(tables);
   if (values.write) await writeInto(new URL("../SECURITY.md", import.meta.url), tables);
   for (const problem of problems) console.log(`FAILED: ${problem}`);
-  console.log(problems.length === 0 ? "no wrong byte, no crash, no unhandled rejection, no leak" : "failed");
+  console.log(
+    problems.length === 0 ? "no wrong byte, no crash, no unhandled rejection, no leak" : "failed",
+  );
   if (problems.length > 0) process.exitCode = 1;
 }
 
@@ -161,12 +163,21 @@ function giveUp(error: unknown): void {
   process.exitCode = 1;
 }
 
-async function campaignAgainst(runtime: Runtime, node: Runtime, plan: Plan, problems: string[]): Promise<Campaign> {
+async function campaignAgainst(
+  runtime: Runtime,
+  node: Runtime,
+  plan: Plan,
+  problems: string[],
+): Promise<Campaign> {
   const identity = await selfSigned();
   const started = performance.now();
   console.error(`${runtime.title}, seed ${plan.seed}`);
-  const against = async (what: string, run: (tell: (problem: string) => void) => Promise<readonly Row[]>) => {
-    const tell = (problem: string): void => void problems.push(`${runtime.title}, ${what}: ${problem}`);
+  const against = async (
+    what: string,
+    run: (tell: (problem: string) => void) => Promise<readonly Row[]>,
+  ) => {
+    const tell = (problem: string): void =>
+      void problems.push(`${runtime.title}, ${what}: ${problem}`);
     return run(tell).catch((error): readonly Row[] => {
       tell(error instanceof Error ? error.message : String(error));
       return [];
@@ -176,7 +187,12 @@ async function campaignAgainst(runtime: Runtime, node: Runtime, plan: Plan, prob
     ...(await against("the server", (tell) => attackServer(runtime, node, identity, plan, tell))),
     ...(await against("the client", (tell) => answerClient(runtime, node, identity, plan, tell))),
   ];
-  return { title: runtime.title, seed: plan.seed, seconds: (performance.now() - started) / 1000, rows };
+  return {
+    title: runtime.title,
+    seed: plan.seed,
+    seconds: (performance.now() - started) / 1000,
+    rows,
+  };
 }
 
 /** Attacks a server of the runtime. */
@@ -188,7 +204,9 @@ async function attackServer(
   tell: (problem: string) => void,
 ): Promise<readonly Row[]> {
   const jobs = attacks.flatMap(({ name, over, unit, tries, secure = false }, index) =>
-    plan.wanted(name) ? [jobOf({ name, over, unit, tries, secure, index, group: "wrong" }, plan)] : [],
+    plan.wanted(name)
+      ? [jobOf({ name, over, unit, tries, secure, index, group: "wrong" }, plan)]
+      : [],
   );
   if (jobs.length === 0) return [];
   const victim = worker<ServerOrder>(runtime, { identity, role: "server" });
@@ -208,7 +226,9 @@ async function attackServer(
           {
             attacks: phase.map(({ index, over, tries, secure: overTls }) => ({
               index,
-              target: overTls ? { ...targetAt(secure), secure: true } : { ...targetAt(addresses[over]), everywhere },
+              target: overTls
+                ? { ...targetAt(secure), secure: true }
+                : { ...targetAt(addresses[over]), everywhere },
               tries,
               seed: random() * 2 ** 32,
             })),
@@ -245,7 +265,11 @@ async function answerClient(
   const random = seededRandom(plan.seed + 1);
   try {
     const { addresses } = await peer.ask<{ addresses: Addresses }>("listen", PATIENCE);
-    const open = { do: "open", hostile: await hostile.ask<Addresses>("listen", PATIENCE), honest: addresses } as const;
+    const open = {
+      do: "open",
+      hostile: await hostile.ask<Addresses>("listen", PATIENCE),
+      honest: addresses,
+    } as const;
     const start = await victim.ask<Gauges>(open, PATIENCE);
     await overRounds(jobs, plan, start, tell, {
       begin: () => victim.ask({ do: "begin" }, PATIENCE),
@@ -257,7 +281,12 @@ async function answerClient(
         victim.ask(
           {
             do: "ask",
-            askings: phase.map(({ over, group, tries }) => ({ over, group, tries, seed: random() * 2 ** 32 })),
+            askings: phase.map(({ over, group, tries }) => ({
+              over,
+              group,
+              tries,
+              seed: random() * 2 ** 32,
+            })),
           },
           PATIENCE,
         ),
@@ -300,11 +329,18 @@ async function overRounds(
   for (const { row } of jobs) judge(row, tell);
   const [first = 0, last = 0] = [rests[0], rests.at(-1)];
   if (plan.rounds > 1 && last - first > first * TOLERANCE.part + TOLERANCE.bytes) {
-    tell(`resident memory at rest grows: ${rests.map((bytes) => Math.round(bytes / 1e6)).join(", ")} MB`);
+    tell(
+      `resident memory at rest grows: ${rests.map((bytes) => Math.round(bytes / 1e6)).join(", ")} MB`,
+    );
   }
 }
 
-async function carryOut(phase: readonly Job[], { together }: Plan, start: Gauges, field: Field): Promise<void> {
+async function carryOut(
+  phase: readonly Job[],
+  { together }: Plan,
+  start: Gauges,
+  field: Field,
+): Promise<void> {
   const over = phase.map((job) => job.over);
   const alone = together ? ALONE_TOGETHER : ALONE;
   const fares: (readonly [Fares, "during" | "without"])[] = [];
@@ -341,31 +377,62 @@ function phasesOf(jobs: readonly Job[], together: boolean): readonly (readonly J
 }
 
 function jobOf(
-  { name, over, unit, tries, ...job }: Omit<Job, "row"> & { readonly name: string; readonly unit: string },
+  {
+    name,
+    over,
+    unit,
+    tries,
+    ...job
+  }: Omit<Job, "row"> & { readonly name: string; readonly unit: string },
   { scale, rounds }: Plan,
 ): Job {
-  const row = { name, over, unit, tries: 0, outcomes: {}, growth: 0, during: [], without: [], failures: {} };
+  const row = {
+    name,
+    over,
+    unit,
+    tries: 0,
+    outcomes: {},
+    growth: 0,
+    during: [],
+    without: [],
+    failures: {},
+  };
   return { ...job, over, row, tries: Math.max(1, Math.ceil((tries * scale) / rounds)) };
 }
 
-function judge({ name, over, outcomes, during, failures }: Row, tell: (problem: string) => void): void {
+function judge(
+  { name, over, outcomes, during, failures }: Row,
+  tell: (problem: string) => void,
+): void {
   const where = `${name}, over ${over}`;
   const wrong = Object.entries(outcomes).filter(([outcome]) => outcome.startsWith("wrong"));
-  for (const [outcome, count] of wrong.slice(0, MAX_REPORTED)) tell(`${where}: ${count} × ${outcome}`);
-  if (wrong.length > MAX_REPORTED) tell(`${where}: ${wrong.length - MAX_REPORTED} outcomes more that are wrong`);
+  for (const [outcome, count] of wrong.slice(0, MAX_REPORTED))
+    tell(`${where}: ${count} × ${outcome}`);
+  if (wrong.length > MAX_REPORTED)
+    tell(`${where}: ${wrong.length - MAX_REPORTED} outcomes more that are wrong`);
   if (during.length === 0) tell(`${where}: the honest client got no piece`);
   for (const [failure, count] of Object.entries(failures)) {
     tell(`${where}: ${count} pieces of the honest client ended in ${failure}`);
   }
 }
 
-function judgeEnding(start: Gauges, { gauges, surprises }: Ending, tell: (problem: string) => void): void {
+function judgeEnding(
+  start: Gauges,
+  { gauges, surprises }: Ending,
+  tell: (problem: string) => void,
+): void {
   for (const problem of [...surprises, ...leftoversOf(start, gauges)]) tell(problem);
 }
 
 function targetAt(addr: string | undefined): Target {
   const [host = "", port = ""] = addr?.split(":") ?? [];
-  return { host, port: Number(port), taskId: TASK_ID, longTaskId: LONG_TASK_ID, maxConnections: MAX_CONNECTIONS };
+  return {
+    host,
+    port: Number(port),
+    taskId: TASK_ID,
+    longTaskId: LONG_TASK_ID,
+    maxConnections: MAX_CONNECTIONS,
+  };
 }
 
 function worker<Order>(runtime: Runtime, role: Role): Worker<Order> {

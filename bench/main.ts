@@ -78,12 +78,15 @@ async function bench(): Promise<number> {
   };
   const only = new RegExp(values.only);
   const machine = thisMachine();
-  if (machine.load > 0.5) tell(`other programs want the processor too (load ${machine.load.toFixed(1)})`);
+  if (machine.load > 0.5)
+    tell(`other programs want the processor too (load ${machine.load.toFixed(1)})`);
   const { list, missing } = await findRuntimes(values.node);
   for (const reason of missing) tell(`left out: ${reason}`);
   const pairs = list.flatMap((runtime) =>
     subjects
-      .filter((subject) => subject.runtimes.includes(runtime.name) && !(quick && subject.informative))
+      .filter(
+        (subject) => subject.runtimes.includes(runtime.name) && !(quick && subject.informative),
+      )
       .map((subject) => [runtime, subject] as const),
   );
   let rows: MeasuredRow[] = [];
@@ -114,7 +117,9 @@ async function bench(): Promise<number> {
   };
   await write(results);
   console.log(values.json ? JSON.stringify(results) : tablesOf(results));
-  return all.some((row) => row.failure !== undefined && !row.missing && isOurs(row.subject)) ? 1 : 0;
+  return all.some((row) => row.failure !== undefined && !row.missing && isOurs(row.subject))
+    ? 1
+    : 0;
 }
 
 function rowsOf(pairs: readonly (readonly [Runtime, SubjectEntry])[], only: RegExp): Row[] {
@@ -166,7 +171,8 @@ function tell(line: string): void {
 }
 
 function positive(name: string, value: number): number {
-  if (!Number.isSafeInteger(value) || value <= 0) throw new Failure(`${name}: expected a positive whole number`);
+  if (!Number.isSafeInteger(value) || value <= 0)
+    throw new Failure(`${name}: expected a positive whole number`);
   return value;
 }
 

@@ -41,7 +41,12 @@ type Target = "file" | "stream";
 /** What a process of this program is started with, as JSON. */
 type Role =
   | { readonly role: "server"; readonly protocol: Protocol; readonly size: number }
-  | { readonly role: "client"; readonly protocol: Protocol; readonly size: number; readonly rate: number };
+  | {
+      readonly role: "client";
+      readonly protocol: Protocol;
+      readonly size: number;
+      readonly rate: number;
+    };
 
 /** Where the server is. */
 interface Peer {
@@ -70,7 +75,13 @@ interface Row {
 
 const taskId = "e5".repeat(32);
 const request = { taskId, hostId: "bench" } as const;
-const units: Readonly<Record<string, number>> = { "": 1, MB: 1e6, GB: 1e9, MiB: 2 ** 20, GiB: 2 ** 30 };
+const units: Readonly<Record<string, number>> = {
+  "": 1,
+  MB: 1e6,
+  GB: 1e9,
+  MiB: 2 ** 20,
+  GiB: 2 ** 30,
+};
 /** Seconds for one download. */
 const LIMIT = 3600;
 
@@ -100,9 +111,13 @@ async function measure(): Promise<void> {
       for (const to of choices("--to", values.to, ["file", "stream"])) {
         for (const size of values.size.split(",").map(bytesOf)) {
           try {
-            rows.push(await download(runtime, protocol, to, size, bytesOf(values.rate), values.directory));
+            rows.push(
+              await download(runtime, protocol, to, size, bytesOf(values.rate), values.directory),
+            );
           } catch (error) {
-            missing.push(`${runtime.title}, ${protocol}, ${to}: ${error instanceof Error ? error.message : error}`);
+            missing.push(
+              `${runtime.title}, ${protocol}, ${to}: ${error instanceof Error ? error.message : error}`,
+            );
           }
         }
       }
@@ -133,7 +148,12 @@ async function download(
   const directory = await mkdtemp(join(parent, "vortex-peer-memory-"));
   const command = commandFor(runtime, fileURLToPath(import.meta.url));
   const server = new Worker<"listen">(command, { role: "server", protocol, size } satisfies Role);
-  const client = new Worker<ClientOrder>(command, { role: "client", protocol, size, rate } satisfies Role);
+  const client = new Worker<ClientOrder>(command, {
+    role: "client",
+    protocol,
+    size,
+    rate,
+  } satisfies Role);
   try {
     const peer = await server.ask<Peer>("listen", 60);
     const order: ClientOrder = { peer, ...(to === "file" && { path: join(directory, "content") }) };
@@ -173,7 +193,10 @@ async function play(role: Role): Promise<void> {
       const address = server.addresses[protocol];
       if (address === undefined) throw new Error(`${protocol} did not start`);
       const { fingerprint } = server;
-      return { addr: formatAddress(address), ...(fingerprint !== undefined && { fingerprint }) } satisfies Peer;
+      return {
+        addr: formatAddress(address),
+        ...(fingerprint !== undefined && { fingerprint }),
+      } satisfies Peer;
     }, close);
   } else {
     obey<ClientOrder>((order) => fetchTask(face, role, order), close);
@@ -190,7 +213,12 @@ async function fetchTask(
     protocol,
     ...(fingerprint !== undefined && { tls: { fingerprints: [fingerprint] } }),
   });
-  const first = await downloader.downloadPiece({ ...request, addr, number: 0, range: { start: 0, end: 1 } });
+  const first = await downloader.downloadPiece({
+    ...request,
+    addr,
+    number: 0,
+    range: { start: 0, end: 1 },
+  });
   await first.bytes();
   const { pieceLength } = planTask(size);
   const task = { ...request, parents: [addr], contentLength: size, pieceLength };
@@ -202,7 +230,11 @@ async function fetchTask(
   return { ...memory(), seconds };
 }
 
-async function readSlowly(content: ReadableStream<Uint8Array>, size: number, rate: number): Promise<void> {
+async function readSlowly(
+  content: ReadableStream<Uint8Array>,
+  size: number,
+  rate: number,
+): Promise<void> {
   const startedAt = performance.now();
   let taken = 0;
   for await (const chunk of content) {
@@ -230,7 +262,9 @@ function startMemory(): () => Pick<Row, "before" | "growth"> {
   }
   return () => {
     clearInterval(timer);
-    const peak = reset ? Number(/^VmHWM:\s+(\d+)/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1]) * 1024 : 0;
+    const peak = reset
+      ? Number(/^VmHWM:\s+(\d+)/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1]) * 1024
+      : 0;
     return { before, growth: Math.max(peak, sampled) - before };
   };
 }
@@ -243,7 +277,8 @@ function generated(size: number): PieceStore {
   const digests = new Map<number, string>();
   const metadataOf = (number: number): PieceMetadata => {
     const { offset, length } = pieceExtent(plan, number);
-    const digest = digests.get(length) ?? digestOf("crc32", block.subarray(0, length), nativeHashers);
+    const digest =
+      digests.get(length) ?? digestOf("crc32", block.subarray(0, length), nativeHashers);
     digests.set(length, digest);
     return {
       number,
@@ -258,7 +293,8 @@ function generated(size: number): PieceStore {
   };
   return {
     async getTask() {
-      const pieces = (): PieceMetadata[] => Array.from({ length: plan.pieceCount }, (_, number) => metadataOf(number));
+      const pieces = (): PieceMetadata[] =>
+        Array.from({ length: plan.pieceCount }, (_, number) => metadataOf(number));
       return { ...plan, taskId, kind: "standard", createdAtSeconds: 0n, pieces };
     },
     async getPiece({ number }) {
@@ -267,7 +303,8 @@ function generated(size: number): PieceStore {
       return {
         metadata,
         async *read({ start = 0, end = Number(metadata.length) } = { start: 0 }) {
-          for (let at = start; at < end; at += 256 * 1024) yield block.subarray(at, Math.min(end, at + 256 * 1024));
+          for (let at = start; at < end; at += 256 * 1024)
+            yield block.subarray(at, Math.min(end, at + 256 * 1024));
         },
       };
     },

@@ -12,7 +12,10 @@ export interface ServerArguments {
 }
 
 /** Orders to a server. `listen` is answered with a {@link Peer}, `count` with nothing, `usage` with a {@link Usage}. */
-export type ServerOrder = { readonly do: "listen" } | { readonly do: "count" } | { readonly do: "usage" };
+export type ServerOrder =
+  | { readonly do: "listen" }
+  | { readonly do: "count" }
+  | { readonly do: "usage" };
 
 /** Arguments of a client. */
 export interface ClientArguments {

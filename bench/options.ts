@@ -8,10 +8,15 @@ export function positive(name: string, text: string): number {
 }
 
 /** Some of the words that are known, separated by commas. @throws `Error` in words */
-export function choices<T extends string>(name: string, text: string, known: readonly T[]): readonly T[] {
+export function choices<T extends string>(
+  name: string,
+  text: string,
+  known: readonly T[],
+): readonly T[] {
   return text.split(",").map((word) => {
     const choice = known.find((each) => each === word);
-    if (choice === undefined) throw new Error(`${name} ${word}: expected some of ${known.join(", ")}`);
+    if (choice === undefined)
+      throw new Error(`${name} ${word}: expected some of ${known.join(", ")}`);
     return choice;
   });
 }

@@ -64,10 +64,13 @@ function panelOf(
   const shown = rows.filter(({ kind }) => kind !== "control");
   const bare = (row: MeasuredRow): number | undefined => {
     const name = row.subject === "tcp" ? "raw-tcp" : row.subject.replace(/^quic-/, "bare-");
-    return rows.find((each) => each.runtime === row.runtime && each.subject === name && each !== row)?.summary?.[figure]
-      .median;
+    return rows.find(
+      (each) => each.runtime === row.runtime && each.subject === name && each !== row,
+    )?.summary?.[figure].median;
   };
-  const greatest = Math.max(...shown.flatMap((row) => [row.summary?.[figure].most ?? 0, bare(row) ?? 0]));
+  const greatest = Math.max(
+    ...shown.flatMap((row) => [row.summary?.[figure].most ?? 0, bare(row) ?? 0]),
+  );
   const x = (value: number): number => LEFT + (value / greatest) * (WIDTH - LEFT - RIGHT);
   let y = top + 12;
   const parts = [text(16, y, title, "head")];
@@ -90,11 +93,16 @@ function panelOf(
     const floor = bare(row);
     const end = Math.max(x(median), x(most)) + 6;
     // Not across the dashed line.
-    const at = floor !== undefined && Math.abs(x(floor) - end - LABEL / 2) < LABEL / 2 + 6 ? x(floor) + 6 : end;
+    const at =
+      floor !== undefined && Math.abs(x(floor) - end - LABEL / 2) < LABEL / 2 + 6
+        ? x(floor) + 6
+        : end;
     parts.push(
       `<rect class="${colourOf(row)}" x="${LEFT}" y="${round(middle - BAR / 2)}" width="${round(x(median) - LEFT)}" height="${BAR}"/>`,
       line("line", x(least), middle, x(most), middle),
-      ...(floor === undefined ? [] : [line("bare", x(floor), middle - BAR / 2 - 1, x(floor), middle + BAR / 2 + 1)]),
+      ...(floor === undefined
+        ? []
+        : [line("bare", x(floor), middle - BAR / 2 - 1, x(floor), middle + BAR / 2 + 1)]),
       text(at, y, median < 10 ? median.toFixed(1) : Math.round(median).toLocaleString("en")),
     );
   }

@@ -37,7 +37,9 @@ export class Worker<Order> {
   #errors = "";
 
   constructor([program = "", ...args]: readonly string[], argument: object) {
-    const child = spawn(program, [...args, JSON.stringify(argument)], { stdio: ["pipe", "pipe", "pipe"] });
+    const child = spawn(program, [...args, JSON.stringify(argument)], {
+      stdio: ["pipe", "pipe", "pipe"],
+    });
     running.add(child);
     this.#child = child;
     // Who writes to a process that has ended learns so from its end.
@@ -67,7 +69,10 @@ export class Worker<Order> {
     this.#child.stdin?.write(`${JSON.stringify(order)}\n`);
     let timer: ReturnType<typeof setTimeout> | undefined;
     const late = new Promise<never>((_resolve, reject) => {
-      timer = setTimeout(() => reject(new Failure(`no answer within ${seconds} s`)), seconds * 1000);
+      timer = setTimeout(
+        () => reject(new Failure(`no answer within ${seconds} s`)),
+        seconds * 1000,
+      );
     });
     try {
       const parsed = JSON.parse(await Promise.race([answer, ended, late])) as Answer<T>;

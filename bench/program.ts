@@ -11,10 +11,15 @@ const GRACE = 3000;
  * Carries orders out, one at a time, and prints an answer for each.
  * @param close ends what is open; run once, when no more orders come
  */
-export function obey<Order>(carryOut: (order: Order) => Promise<unknown>, close: () => Promise<void>): void {
+export function obey<Order>(
+  carryOut: (order: Order) => Promise<unknown>,
+  close: () => Promise<void>,
+): void {
   const lines = createInterface({ input: process.stdin });
   lines.on("line", (line) => {
-    void answerOf(() => carryOut(JSON.parse(line) as Order)).then((answer) => console.log(JSON.stringify(answer)));
+    void answerOf(() => carryOut(JSON.parse(line) as Order)).then((answer) =>
+      console.log(JSON.stringify(answer)),
+    );
   });
   // Also when the measuring process is gone, however it went.
   lines.once("close", () => {

@@ -9,7 +9,10 @@ import { table } from "./tables.ts";
 import { bulk, bulkParallel, small, type Workload } from "./workloads.ts";
 
 const README = fileURLToPath(new URL("../README.md", import.meta.url));
-const [START, END] = ["<!-- written by npm run bench -->", "<!-- end of what npm run bench writes -->"];
+const [START, END] = [
+  "<!-- written by npm run bench -->",
+  "<!-- end of what npm run bench writes -->",
+];
 /** Milliseconds of the round trip over which first bytes are shown. */
 const ROUND_TRIP = 50;
 
@@ -24,7 +27,9 @@ export function writeReadme(): void {
  */
 export function withResults(readme: string): string {
   const results = read("latest.json");
-  const long = existsSync(new URL("results/long.json", import.meta.url)) ? read("long.json") : undefined;
+  const long = existsSync(new URL("results/long.json", import.meta.url))
+    ? read("long.json")
+    : undefined;
   const [from, to] = [readme.indexOf(START), readme.indexOf(END)];
   if (from < 0 || to < from) throw new Error(`README has no ${START} … ${END}`);
   const parts = [
@@ -42,7 +47,8 @@ function read(name: string): Results {
   return JSON.parse(readFileSync(new URL(`results/${name}`, import.meta.url), "utf8")) as Results;
 }
 
-const PLOT = "![MB/s and requests a second of each protocol on each runtime](bench/results/latest.svg)";
+const PLOT =
+  "![MB/s and requests a second of each protocol on each runtime](bench/results/latest.svg)";
 
 function introductionOf({ command, machine, amount }: Results): string {
   return [
@@ -54,11 +60,16 @@ function introductionOf({ command, machine, amount }: Results): string {
 function throughputTable(rows: readonly MeasuredRow[]): string {
   const figure = (row: MeasuredRow, workload: Workload, of: Figure, digits: number): string => {
     const summary = rows.find(
-      (each) => each.runtime === row.runtime && each.subject === row.subject && each.workload === workload.name,
+      (each) =>
+        each.runtime === row.runtime &&
+        each.subject === row.subject &&
+        each.workload === workload.name,
     )?.summary;
     return summary === undefined ? "fails" : grouped(summary[of].median, digits);
   };
-  const shown = rows.filter((row) => row.workload === bulk.name && row.kind !== "control" && !row.missing);
+  const shown = rows.filter(
+    (row) => row.workload === bulk.name && row.kind !== "control" && !row.missing,
+  );
   return table(
     [
       "",
@@ -86,10 +97,14 @@ function throughputTable(rows: readonly MeasuredRow[]): string {
 }
 
 function firstByteTable(rows: readonly FirstByteRow[]): string {
-  const far = rows.filter(({ roundTrip, summary }) => roundTrip === ROUND_TRIP && summary !== undefined);
+  const far = rows.filter(
+    ({ roundTrip, summary }) => roundTrip === ROUND_TRIP && summary !== undefined,
+  );
   const median = (row: FirstByteRow, how: FirstByteRow["how"]): string =>
     far
-      .find((each) => each.runtime === row.runtime && each.subject === row.subject && each.how === how)
+      .find(
+        (each) => each.runtime === row.runtime && each.subject === row.subject && each.how === how,
+      )
       ?.summary?.median.toFixed(0) ?? "";
   return table(
     [
@@ -102,7 +117,13 @@ function firstByteTable(rows: readonly FirstByteRow[]): string {
     namedOnce(
       far
         .filter(({ how }) => how === "cold")
-        .map((row) => [row.runtime, row.title, median(row, "cold"), median(row, "resumed"), median(row, "early")]),
+        .map((row) => [
+          row.runtime,
+          row.title,
+          median(row, "cold"),
+          median(row, "resumed"),
+          median(row, "early"),
+        ]),
     ),
   );
 }
@@ -114,7 +135,9 @@ function longIntroduction({ command, amount }: Results): string {
 
 function longTable(rows: readonly LongRow[]): string {
   const losses = [...new Set(rows.map(({ loss }) => loss))];
-  const names = new Map(rows.filter(({ missing }) => !missing).map((row) => [`${row.runtime} ${row.title}`, row]));
+  const names = new Map(
+    rows.filter(({ missing }) => !missing).map((row) => [`${row.runtime} ${row.title}`, row]),
+  );
   return table(
     ["", "", ...losses.map((loss) => `${100 * loss} % loss`)],
     namedOnce(
@@ -124,7 +147,9 @@ function longTable(rows: readonly LongRow[]): string {
         ...losses.map(
           (loss) =>
             rows
-              .find((each) => each.runtime === runtime && each.title === title && each.loss === loss)
+              .find(
+                (each) => each.runtime === runtime && each.title === title && each.loss === loss,
+              )
               ?.summary?.median.toFixed(1) ?? "fails",
         ),
       ]),
@@ -138,5 +163,8 @@ function namedOnce(rows: readonly (readonly string[])[]): (readonly string[])[] 
 }
 
 function grouped(value: number, digits: number): string {
-  return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  return value.toLocaleString("en", {
+    minimumFractionDigits: digits,
+    maximumFractionDigits: digits,
+  });
 }

@@ -47,7 +47,9 @@ export function thisMachine(): Machine {
 
 /** The version of this library. */
 export function thisVersion(): string {
-  const { version } = JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8")) as {
+  const { version } = JSON.parse(
+    readFileSync(new URL("../package.json", import.meta.url), "utf8"),
+  ) as {
     version: string;
   };
   return version;

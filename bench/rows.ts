@@ -1,5 +1,12 @@
 /** The rows of the comparison, measured round by round. */
-import type { ClientArguments, ClientOrder, RunOrder, RunResult, ServerArguments, ServerOrder } from "./messages.ts";
+import type {
+  ClientArguments,
+  ClientOrder,
+  RunOrder,
+  RunResult,
+  ServerArguments,
+  ServerOrder,
+} from "./messages.ts";
 import { Failure, Worker } from "./processes.ts";
 import type { Runtime } from "./runtimes.ts";
 import { type Summary, summarize } from "./statistics.ts";
@@ -93,7 +100,8 @@ export async function measureRows(
       await measureGroup(left, amount, round * amount.turns, (row, outcome) => {
         if (outcome instanceof Failure) failures.set(row, outcome);
         else runs.get(row)?.push(outcome);
-        const what = outcome instanceof Failure ? outcome.message : `${outcome.rate.toFixed(1)} MB/s`;
+        const what =
+          outcome instanceof Failure ? outcome.message : `${outcome.rate.toFixed(1)} MB/s`;
         tell(`round ${round + 1}: ${row.name}: ${what}`);
       });
     }
@@ -141,7 +149,9 @@ async function measureGroup(
       }
     }
   } finally {
-    await Promise.all([...pairs.values()].flatMap(({ client, server }) => [client.end(), server.end()]));
+    await Promise.all(
+      [...pairs.values()].flatMap(({ client, server }) => [client.end(), server.end()]),
+    );
   }
 }
 
@@ -156,7 +166,12 @@ interface Pair {
 
 function startPair({ runtime, subject }: Row, rows: readonly Row[], contentLength: number): Pair {
   const pieceLengths = [...new Set(rows.map(({ workload }) => workload.pieceLength))];
-  const serverArguments: ServerArguments = { subject: subject.name, host: "127.0.0.1", contentLength, pieceLengths };
+  const serverArguments: ServerArguments = {
+    subject: subject.name,
+    host: "127.0.0.1",
+    contentLength,
+    pieceLengths,
+  };
   const clientArguments: ClientArguments = { subject: subject.name };
   const server = new Worker<ServerOrder>(runtime.command("server"), serverArguments);
   const client = new Worker<ClientOrder>(runtime.command("client"), clientArguments);
@@ -165,16 +180,33 @@ function startPair({ runtime, subject }: Row, rows: readonly Row[], contentLengt
   return { server, client, peer, warm: false };
 }
 
-async function measure({ workload }: Row, pair: Pair, amount: Amount, turn: number): Promise<Measurement> {
+async function measure(
+  { workload }: Row,
+  pair: Pair,
+  amount: Amount,
+  turn: number,
+): Promise<Measurement> {
   const { server, client } = pair;
   const { pieceLength, concurrency } = workload;
   const { size, seconds, patience, contentLength } = amount;
   const requests = Math.max(2 * concurrency, Math.ceil(size / pieceLength));
   const peer = await pair.peer;
-  const order: RunOrder = { do: "run", peer, contentLength, pieceLength, concurrency, requests, seconds };
+  const order: RunOrder = {
+    do: "run",
+    peer,
+    contentLength,
+    pieceLength,
+    concurrency,
+    requests,
+    seconds,
+  };
   // The connection is made and the code is warm before anything is counted, and the caches are before each run.
   const part = pair.warm ? 8 : 1;
-  const warmUp = { ...order, requests: Math.max(concurrency, Math.ceil(requests / part)), seconds: seconds / part };
+  const warmUp = {
+    ...order,
+    requests: Math.max(concurrency, Math.ceil(requests / part)),
+    seconds: seconds / part,
+  };
   await client.ask<RunResult>(warmUp, seconds + patience);
   pair.warm = true;
   await server.ask({ do: "count" }, STARTING);

@@ -41,21 +41,44 @@ export async function findRuntimes(nodes: readonly string[]): Promise<Runtimes> 
   const directory = join(root, `node_modules/.cache/vortex-peer-bench-${process.pid}`);
   const missing: string[] = [];
   const list: Runtime[] = [];
-  const add = async (name: RuntimeName, path: string, command: Runtime["command"]): Promise<void> => {
+  const add = async (
+    name: RuntimeName,
+    path: string,
+    command: Runtime["command"],
+  ): Promise<void> => {
     try {
       const version = await versionOf(name, path);
       const [major, minor] = version.split(".");
-      list.push({ name, title: name === "node" ? `node ${major}` : `${name} ${major}.${minor}`, version, command });
+      list.push({
+        name,
+        title: name === "node" ? `node ${major}` : `${name} ${major}.${minor}`,
+        version,
+        command,
+      });
     } catch (error) {
       missing.push(`${path}: ${error instanceof Error ? error.message.split("\n")[0] : error}`);
     }
   };
-  for (const path of ["bun" in process.versions || "deno" in process.versions ? "node" : process.execPath, ...nodes]) {
+  for (const path of [
+    "bun" in process.versions || "deno" in process.versions ? "node" : process.execPath,
+    ...nodes,
+  ]) {
     await add("node", path, (program) => [path, join(directory, `${program}.mjs`)]);
   }
   await add("bun", bin("bun"), (program) => [bin("bun"), join(bench, `${program}.ts`)]);
-  const denoFlags = ["run", "--allow-all", "--unstable-net", "--no-check", "--config", join(root, "deno.json")];
-  await add("deno", bin("deno"), (program) => [bin("deno"), ...denoFlags, join(bench, `${program}.ts`)]);
+  const denoFlags = [
+    "run",
+    "--allow-all",
+    "--unstable-net",
+    "--no-check",
+    "--config",
+    join(root, "deno.json"),
+  ];
+  await add("deno", bin("deno"), (program) => [
+    bin("deno"),
+    ...denoFlags,
+    join(bench, `${program}.ts`),
+  ]);
   if (list.some(({ name }) => name === "node")) await bundle(directory);
   return { list, missing };
 }

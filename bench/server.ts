@@ -33,6 +33,7 @@ obey<ServerOrder>(
 function randomBytes(length: number): Uint8Array {
   const bytes = new Uint8Array(length);
   // getRandomValues gives at most 65,536 bytes at a time.
-  for (let at = 0; at < length; at += 65_536) crypto.getRandomValues(bytes.subarray(at, at + 65_536));
+  for (let at = 0; at < length; at += 65_536)
+    crypto.getRandomValues(bytes.subarray(at, at + 65_536));
   return bytes;
 }

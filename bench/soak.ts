@@ -140,7 +140,9 @@ async function soakOne(runtime: Runtime, plan: Plan, out: string): Promise<boole
     seed,
     concurrency,
   } satisfies Role);
-  console.log(`${runtime.title}, ${protocols.join(", ")}, ${concurrency} at a time, ${plan.seconds} s, seed ${seed}`);
+  console.log(
+    `${runtime.title}, ${protocols.join(", ")}, ${concurrency} at a time, ${plan.seconds} s, seed ${seed}`,
+  );
   const samples: Sample[] = [];
   const started = performance.now();
   const elapsed = (): number => (performance.now() - started) / 1000;
@@ -183,12 +185,18 @@ async function soakOne(runtime: Runtime, plan: Plan, out: string): Promise<boole
     `${JSON.stringify({ title, seed, outcomes: ending?.outcomes, problems, samples }, null, 1)}\n`,
   );
   for (const problem of problems) console.log(`FAILED: ${problem}`);
-  console.log(`${problems.length === 0 ? "no leak, no wrong byte" : "failed"}; series in ${file}.svg`);
+  console.log(
+    `${problems.length === 0 ? "no leak, no wrong byte" : "failed"}; series in ${file}.svg`,
+  );
   return problems.length === 0;
 }
 
 /** Kills one peer after the other, until it is over. */
-async function killAndRestart(peers: readonly OuterPeer[], random: () => number, over: () => boolean): Promise<void> {
+async function killAndRestart(
+  peers: readonly OuterPeer[],
+  random: () => number,
+  over: () => boolean,
+): Promise<void> {
   while (!over()) {
     await pause(LIFE[0] + random() * (LIFE[1] - LIFE[0]));
     if (!over()) await peers[Math.floor(random() * peers.length)]?.restart();
@@ -201,9 +209,12 @@ function report(
   { outcomes, gauges }: Ending,
   trends: readonly Trend[],
 ): void {
-  const most = (name: keyof Gauges): number => Math.max(0, ...samples.map((sample) => sample[name]));
+  const most = (name: keyof Gauges): number =>
+    Math.max(0, ...samples.map((sample) => sample[name]));
   console.table(
-    Object.fromEntries(counts.map((name) => [name, { start: start[name], most: most(name), end: gauges[name] }])),
+    Object.fromEntries(
+      counts.map((name) => [name, { start: start[name], most: most(name), end: gauges[name] }]),
+    ),
   );
   if (trends.length === 0) console.log("memory: the run is too short to judge it");
   else {
@@ -243,13 +254,20 @@ function play(role: Role): Promise<void> {
   return role.role === "peer" ? playPeer(role) : playLoad(role);
 }
 
-async function playPeer({ identity, protocols, addresses: before }: Role & { readonly role: "peer" }): Promise<void> {
+async function playPeer({
+  identity,
+  protocols,
+  addresses: before,
+}: Role & { readonly role: "peer" }): Promise<void> {
   const face = faceOf(await quicOfRuntime());
   const store = new MemoryPieceStore();
   store.putTask(TASK_ID, CONTENT, { pieceLength: PIECE_LENGTH, digest: DIGEST });
   const listen = (again: boolean): ReturnType<typeof face.startServer> => {
-    const portOf = (protocol: Protocol): number => (again ? Number(before[protocol]?.split(":")[1] ?? 0) : 0);
-    const each = Object.fromEntries(protocols.map((protocol) => [protocol, { port: portOf(protocol) }]));
+    const portOf = (protocol: Protocol): number =>
+      again ? Number(before[protocol]?.split(":")[1] ?? 0) : 0;
+    const each = Object.fromEntries(
+      protocols.map((protocol) => [protocol, { port: portOf(protocol) }]),
+    );
     return face.startServer({ store, host: "127.0.0.1", tls: identity, ...each });
   };
   obey<"listen">(
@@ -264,7 +282,12 @@ async function playPeer({ identity, protocols, addresses: before }: Role & { rea
   );
 }
 
-async function playLoad({ identity, protocols, seed, concurrency }: Role & { readonly role: "load" }): Promise<void> {
+async function playLoad({
+  identity,
+  protocols,
+  seed,
+  concurrency,
+}: Role & { readonly role: "load" }): Promise<void> {
   const counters = new Counters();
   const face = faceOf(counters.quic(await quicOfRuntime()));
   const random = seededRandom(seed + 1);

@@ -107,7 +107,10 @@ async function stress(): Promise<void> {
         const servers = await server.ask<Servers>({ protocol }, PATIENCE);
         const outcome = await client.ask<Outcome>({ protocol, ...servers, ...amount }, PATIENCE);
         const problems = [...outcome.failures, ...leftoversOf(outcome.start, outcome.end)];
-        report(`${runtime.title}, ${protocol}: ${amount.rounds} × ${amount.downloads} at a time`, outcome);
+        report(
+          `${runtime.title}, ${protocol}: ${amount.rounds} × ${amount.downloads} at a time`,
+          outcome,
+        );
         for (const problem of problems) console.log(`FAILED: ${problem}`);
         if (problems.length > 0) process.exitCode = 1;
       }
@@ -121,8 +124,12 @@ async function stress(): Promise<void> {
 }
 
 function report(title: string, { start, middle, end, seconds, bytes }: Outcome): void {
-  const held = counts.map((name) => `${name} ${start[name]}, ${middle[name]}, ${end[name]}`).join("; ");
-  const resident = [start, middle, end].map((gauges) => Math.round(gauges.resident / 1e6)).join(", ");
+  const held = counts
+    .map((name) => `${name} ${start[name]}, ${middle[name]}, ${end[name]}`)
+    .join("; ");
+  const resident = [start, middle, end]
+    .map((gauges) => Math.round(gauges.resident / 1e6))
+    .join(", ");
   console.log(`${title}, ${Math.round(bytes / 1e6)} MB in ${seconds.toFixed(1)} s`);
   console.log(`  before, during, after: ${held}; resident MB ${resident}`);
 }
@@ -151,8 +158,13 @@ function playServer(quic: QuicBinding): void {
         servers.push(await face.startServer({ store, host: "127.0.0.1", [protocol]: { port: 0 } }));
       }
       all.push(...servers);
-      const addrs = servers.flatMap(({ addresses }) => addresses[protocol] ?? []).map(formatAddress);
-      return { addrs, fingerprints: servers.flatMap(({ fingerprint }) => fingerprint ?? []) } satisfies Servers;
+      const addrs = servers
+        .flatMap(({ addresses }) => addresses[protocol] ?? [])
+        .map(formatAddress);
+      return {
+        addrs,
+        fingerprints: servers.flatMap(({ fingerprint }) => fingerprint ?? []),
+      } satisfies Servers;
     },
     async () => {
       for (const server of all) await server.close({ grace: 0 });
@@ -167,7 +179,9 @@ function playClient(counters: Counters, quic: QuicBinding): void {
     if (failures.length < MAX_FAILURES) failures.push(what);
   };
   for (const event of ["unhandledRejection", "uncaughtException"] as const) {
-    process.on(event, (error: unknown) => fail(`${event}: ${error instanceof Error ? error.stack : error}`));
+    process.on(event, (error: unknown) =>
+      fail(`${event}: ${error instanceof Error ? error.stack : error}`),
+    );
   }
   const carryOut = async (order: ClientOrder): Promise<Outcome> => {
     const { protocol, addrs, fingerprints, downloads, connections, rounds } = order;
@@ -186,7 +200,12 @@ function playClient(counters: Counters, quic: QuicBinding): void {
       const fetchOne = async (index: number): Promise<() => Promise<void>> => {
         const number = index % PIECE_COUNT;
         const addr = addrs[index % addrs.length] ?? "";
-        const piece = await downloader.downloadPiece({ addr, hostId: "stress", taskId: TASK_ID, number });
+        const piece = await downloader.downloadPiece({
+          addr,
+          hostId: "stress",
+          taskId: TASK_ID,
+          number,
+        });
         return async () => {
           const bytes = await piece.bytes();
           const right = pieceBytes(number);
@@ -195,12 +214,15 @@ function playClient(counters: Counters, quic: QuicBinding): void {
         };
       };
       for (let round = 0; round < rounds; round++) {
-        const begun = await Promise.allSettled(Array.from({ length: count }, (_, index) => fetchOne(index)));
+        const begun = await Promise.allSettled(
+          Array.from({ length: count }, (_, index) => fetchOne(index)),
+        );
         for (const one of begun) if (one.status === "rejected") fail(String(one.reason));
         // All of them are announced, and none is read.
         if (round === 0) await onMiddle();
         const reading = begun.map((one) => (one.status === "fulfilled" ? one.value() : undefined));
-        for (const one of await Promise.allSettled(reading)) if (one.status === "rejected") fail(String(one.reason));
+        for (const one of await Promise.allSettled(reading))
+          if (one.status === "rejected") fail(String(one.reason));
       }
     };
     // Once for what is loaded, compiled or opened at first use and then kept.

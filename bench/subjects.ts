@@ -88,7 +88,8 @@ export const subjects: readonly SubjectEntry[] = [
 /** The subject of that name. */
 export function subjectNamed(name: string): SubjectEntry {
   const found = subjects.find((subject) => subject.name === name);
-  if (found === undefined) throw new Error(`${name}: expected one of ${subjects.map((each) => each.name).join(", ")}`);
+  if (found === undefined)
+    throw new Error(`${name}: expected one of ${subjects.map((each) => each.name).join(", ")}`);
   return found;
 }
 

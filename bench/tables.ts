@@ -45,7 +45,16 @@ function throughputTable(workload: string, rows: readonly MeasuredRow[]): string
     ],
     rows.flatMap(({ runtime, title, summary }) => {
       if (summary === undefined) return [];
-      const { rate, requestsPerSecond, p50, p99, serverCpu, clientCpu, serverMemory, clientMemory } = summary;
+      const {
+        rate,
+        requestsPerSecond,
+        p50,
+        p99,
+        serverCpu,
+        clientCpu,
+        serverMemory,
+        clientMemory,
+      } = summary;
       return [
         [
           runtime,
@@ -93,7 +102,9 @@ function longTable(rows: readonly LongRow[]): string {
     names.map((name) => [
       ...name.split("|"),
       ...losses.map((loss) => {
-        const row = rows.find((each) => `${each.runtime}|${each.title}` === name && each.loss === loss);
+        const row = rows.find(
+          (each) => `${each.runtime}|${each.title}` === name && each.loss === loss,
+        );
         return row?.summary === undefined ? "" : spread(row.summary);
       }),
     ]),
@@ -119,7 +130,9 @@ function missingList(
 ): string {
   return rows
     .filter(({ failure }) => failure !== undefined)
-    .map(({ name, failure, missing }) => `- ${name} ${missing ? "is missing" : "failed"}: ${failure}`)
+    .map(
+      ({ name, failure, missing }) => `- ${name} ${missing ? "is missing" : "failed"}: ${failure}`,
+    )
     .join("\n");
 }
 
@@ -130,5 +143,7 @@ function spread({ median, least, most }: Summary): string {
 
 /** A table in Markdown. */
 export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
-  return [head, head.map(() => "---"), ...rows].map((cells) => `| ${cells.join(" | ")} |`).join("\n");
+  return [head, head.map(() => "---"), ...rows]
+    .map((cells) => `| ${cells.join(" | ")} |`)
+    .join("\n");
 }

@@ -38,7 +38,9 @@ export function targetsOf(
 function targetsOnOneHost(rows: readonly MeasuredRow[], runtime: string): Target[] {
   const targets: Target[] = [];
   const runsOf = (subject: string, workload: string): readonly Measurement[] =>
-    rows.find((row) => row.runtime === runtime && row.subject === subject && row.workload === workload)?.runs ?? [];
+    rows.find(
+      (row) => row.runtime === runtime && row.subject === subject && row.workload === workload,
+    )?.runs ?? [];
   const compare = (
     name: string,
     [subject, other]: readonly [string, string],
@@ -61,13 +63,18 @@ function targetsOnOneHost(rows: readonly MeasuredRow[], runtime: string): Target
     for (const { name: workload } of [bulk, bulkParallel]) {
       compare("MB/s of the bare loop", [quic, bare], workload, rate, { least: 0.9 });
       compare("CPU of the bare loop", [quic, bare], workload, cpu, { most: 1.15 });
-      compare("MB/s of tuned gRPC", [quic, "grpc-tuned"], workload, rate, { least: leastOverGrpc(runtime) });
-      if (runtime.startsWith("node")) compare("CPU of tuned gRPC", [quic, "grpc-tuned"], workload, cpu, { most: 1 });
+      compare("MB/s of tuned gRPC", [quic, "grpc-tuned"], workload, rate, {
+        least: leastOverGrpc(runtime),
+      });
+      if (runtime.startsWith("node"))
+        compare("CPU of tuned gRPC", [quic, "grpc-tuned"], workload, cpu, { most: 1 });
       compare("MB/s of gRPC as shipped", [quic, "grpc-shipped"], workload, rate, { least: 5 });
     }
     compare("requests/s of tuned gRPC", [quic, "grpc-tuned"], small.name, requests, { least: 3 });
     compare("p99 of tuned gRPC", [quic, "grpc-tuned"], small.name, p99, { most: 0.5 });
-    compare("MB/s without verification", [quic, `${quic}-unverified`], bulk.name, rate, { least: 0.95 });
+    compare("MB/s without verification", [quic, `${quic}-unverified`], bulk.name, rate, {
+      least: 0.95,
+    });
   }
   for (const { name: workload } of [bulk, bulkParallel]) {
     compare("MB/s of raw node:net", ["tcp", "raw-tcp"], workload, rate, { least: 0.85 });
@@ -91,8 +98,10 @@ function firstByteTargets(rows: readonly FirstByteRow[]): Target[] {
     if (summary === undefined || roundTrip === 0) return [];
     const value = summary.median / roundTrip;
     const detail = `${subject}, ${how}, ${roundTrip} ms`;
-    if (how === "early") return [target("round trips to the first byte", runtime, detail, value, { most: 1.5 })];
-    if (subject === "grpc") return [target("round trips to the first byte", runtime, detail, value, { least: 2.5 })];
+    if (how === "early")
+      return [target("round trips to the first byte", runtime, detail, value, { most: 1.5 })];
+    if (subject === "grpc")
+      return [target("round trips to the first byte", runtime, detail, value, { least: 2.5 })];
     return [];
   });
 }
@@ -107,8 +116,14 @@ function longTargets(rows: readonly LongRow[]): Target[] {
       // Of its own runtime: what a program there could have had instead.
       const rivals = measured.filter((row) => row.runtime === runtime);
       const best = Math.max(...rivals.map((row) => row.summary?.median ?? 0));
-      targets.push(target("MB/s of the runtime's best row", runtime, detail, summary.median / best, { least: 0.9 }));
-      const shipped = measured.find((row) => row.subject === "grpc-shipped" && row.runtime === runtime)?.summary;
+      targets.push(
+        target("MB/s of the runtime's best row", runtime, detail, summary.median / best, {
+          least: 0.9,
+        }),
+      );
+      const shipped = measured.find(
+        (row) => row.subject === "grpc-shipped" && row.runtime === runtime,
+      )?.summary;
       if (loss !== 0.01 || shipped === undefined) continue;
       const value = summary.median / shipped.median;
       targets.push(target("MB/s of gRPC as shipped", runtime, detail, value, { least: 10 }));
@@ -117,7 +132,13 @@ function longTargets(rows: readonly LongRow[]): Target[] {
   return targets;
 }
 
-function target(name: string, runtime: string, detail: string, value: number, bounds: Bounds): Target {
+function target(
+  name: string,
+  runtime: string,
+  detail: string,
+  value: number,
+  bounds: Bounds,
+): Target {
   const { least = -Infinity, most = Infinity } = bounds;
   return { name, runtime, detail, value, ...bounds, met: value >= least && value <= most };
 }

@@ -57,7 +57,10 @@ export async function tcpRelay(target: Address, roundTrip: number): Promise<TcpR
   });
   const address = server.address();
   return {
-    address: { host: target.host, port: typeof address === "object" && address !== null ? address.port : 0 },
+    address: {
+      host: target.host,
+      port: typeof address === "object" && address !== null ? address.port : 0,
+    },
     close() {
       server.close();
       for (const socket of sockets) socket.destroy();

@@ -4,7 +4,17 @@ import type { ConfigSetting } from "../src/config/config.ts";
 import { oneLine } from "../src/errors.ts";
 import { addConfigOption, configEntries, effectiveConfig } from "./effective.ts";
 import { type CliEnvironment, writeLine } from "./terminal.ts";
-import { count, duration, flag, parseOptions, patience, portText, protocol, rate, text } from "./values.ts";
+import {
+  count,
+  duration,
+  flag,
+  parseOptions,
+  patience,
+  portText,
+  protocol,
+  rate,
+  text,
+} from "./values.ts";
 
 const schema = v.object({
   ...configEntries,
@@ -47,7 +57,10 @@ export function addConfigCommand(program: Command, environment: CliEnvironment):
     .option("--grpc-port <port>", "as of `serve`")
     .option("--upload-rate <rate>", "as of `serve`")
     .option("--max-connections <n>", "as of `serve`")
-    .option("--json", "print one JSON object, on one line; durations are in milliseconds, sizes in bytes")
+    .option(
+      "--json",
+      "print one JSON object, on one line; durations are in milliseconds, sizes in bytes",
+    )
     .action((options: unknown) => showConfig(options, environment));
 }
 
@@ -55,17 +68,24 @@ async function showConfig(commandLine: unknown, environment: CliEnvironment): Pr
   const { json, ...flags } = parseOptions(schema, commandLine);
   const { settings } = await effectiveConfig(flags, environment);
   const { stdout, signal } = environment;
-  for (const line of json ? [asJson(settings)] : asText(settings)) await writeLine(stdout, line, signal);
+  for (const line of json ? [asJson(settings)] : asText(settings))
+    await writeLine(stdout, line, signal);
 }
 
 function asJson(settings: readonly ConfigSetting[]): string {
-  return JSON.stringify(Object.fromEntries(settings.map(({ key, value = null, source }) => [key, { value, source }])));
+  return JSON.stringify(
+    Object.fromEntries(settings.map(({ key, value = null, source }) => [key, { value, source }])),
+  );
 }
 
 /** Columns of keys, values and sources, each as wide as its longest. */
 function asText(settings: readonly ConfigSetting[]): string[] {
-  const rows = settings.map(({ key, text = "-", source }) => [key, oneLine(text), oneLine(source)] as const);
+  const rows = settings.map(
+    ({ key, text = "-", source }) => [key, oneLine(text), oneLine(source)] as const,
+  );
   const keyWidth = Math.max(...rows.map(([key]) => key.length));
   const valueWidth = Math.max(...rows.map(([, value]) => value.length));
-  return rows.map(([key, value, source]) => `${key.padEnd(keyWidth)}  ${value.padEnd(valueWidth)}  ${source}`);
+  return rows.map(
+    ([key, value, source]) => `${key.padEnd(keyWidth)}  ${value.padEnd(valueWidth)}  ${source}`,
+  );
 }

@@ -8,6 +8,11 @@ import type { CliDirectory, DirectoryFlags } from "./face.ts";
 /** See {@link CliFace.createDirectory}. */
 export function createDirectory({ tls, ...options }: DirectoryFlags): CliDirectory {
   const binding = grpcBinding(tls && { tls });
-  const downloader = new GrpcDownloader(async () => binding, downloaderSettings(options, portableRuntime));
-  return Object.assign(new GrpcDirectory(downloader), { [Symbol.asyncDispose]: () => downloader.close() });
+  const downloader = new GrpcDownloader(
+    async () => binding,
+    downloaderSettings(options, portableRuntime),
+  );
+  return Object.assign(new GrpcDirectory(downloader), {
+    [Symbol.asyncDispose]: () => downloader.close(),
+  });
 }

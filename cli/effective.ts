@@ -1,7 +1,12 @@
 /** The one place where what the command line does not say gets its value: from a file, or by default. */
 import type { Command } from "commander";
 import * as v from "valibot";
-import { configVariable, type LoadedConfig, loadedConfig, readConfigLayer } from "../adapters/files/config-file.ts";
+import {
+  configVariable,
+  type LoadedConfig,
+  loadedConfig,
+  readConfigLayer,
+} from "../adapters/files/config-file.ts";
 import type { CreateDownloaderOptions } from "../src/client/factory.ts";
 import { configLayer } from "../src/config/config.ts";
 import type { ConfigKey, ValueOf } from "../src/config/keys.ts";
@@ -45,7 +50,9 @@ export function addConfigOption(command: Command): Command {
 }
 
 /** The schema of {@link ConfigFlags}. */
-export const configEntries: { readonly config: Value<string | undefined> } = { config: v.optional(text) };
+export const configEntries: { readonly config: Value<string | undefined> } = {
+  config: v.optional(text),
+};
 
 /** How to fetch. Rejects as {@link effectiveConfig} does. */
 export async function effectiveDownloader(
@@ -60,7 +67,10 @@ export async function effectiveDownloader(
  *
  * Rejects with `StorageFailed` when the file cannot be read, and with a {@link ConfigFailure} for wrong values in it.
  */
-export async function effectiveConfig(flags: Flags, { env }: CliEnvironment): Promise<LoadedConfig> {
+export async function effectiveConfig(
+  flags: Flags,
+  { env }: CliEnvironment,
+): Promise<LoadedConfig> {
   const said = configLayer(
     Object.fromEntries(Object.entries(flagOf).map(([key, flag]) => [key, flags[flag]])),
     (key) => `--${flagOf[key]?.replace(/[A-Z]/g, (upper) => `-${upper.toLowerCase()}`)}`,
@@ -97,4 +107,6 @@ const flagOf: { readonly [Key in ConfigKey]?: FlagOf<ValueOf<Key>> } = {
 type Flags = DownloaderFlags & ServerFlags;
 
 /** The options whose values are of type `T`. */
-type FlagOf<T> = { [Flag in keyof Flags]-?: NonNullable<Flags[Flag]> extends T ? Flag : never }[keyof Flags];
+type FlagOf<T> = {
+  [Flag in keyof Flags]-?: NonNullable<Flags[Flag]> extends T ? Flag : never;
+}[keyof Flags];

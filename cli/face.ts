@@ -13,7 +13,8 @@ export interface CliFace {
 }
 
 /** Fetches pieces and tasks. */
-export type CliDownloader = Pick<TaskDownloader, "downloadPiece" | "downloadTask" | "streamTask"> & AsyncDisposable;
+export type CliDownloader = Pick<TaskDownloader, "downloadPiece" | "downloadTask" | "streamTask"> &
+  AsyncDisposable;
 
 /** Asks peers over the Dragonfly API what they have of a task. */
 export type CliDirectory = TaskDirectory & AsyncDisposable;
@@ -28,4 +29,7 @@ export interface DirectoryFlags {
 }
 
 /** A server that listens. */
-export type CliServer = Pick<StorageServer, "addresses" | "fingerprint" | "rotateCertificate" | "close">;
+export type CliServer = Pick<
+  StorageServer,
+  "addresses" | "fingerprint" | "rotateCertificate" | "close"
+>;

@@ -73,7 +73,10 @@ export function addGetCommand(program: Command, environment: CliEnvironment): vo
       "--content-length <size>",
       "length of the task; without it, the peers are asked, at port 4000 or as api= says",
     )
-    .option("--piece-length <size>", "with --content-length: length of a piece (default: as stock Dragonfly chooses)")
+    .option(
+      "--piece-length <size>",
+      "with --content-length: length of a piece (default: as stock Dragonfly chooses)",
+    )
     .option(
       "--range <a-b>",
       "only bytes a to b, b included as in HTTP; a- is all from there on, -n the last n with --content-length",
@@ -103,7 +106,9 @@ async function get(commandLine: unknown, environment: CliEnvironment): Promise<v
   const reporter = reporterOf(options, target, environment, (error) => ending.abort(error));
   const signal = AbortSignal.any([environment.signal, ending.signal]);
   try {
-    await reporter.done(await fetchTask(request, target, how, options, { ...environment, signal }, reporter));
+    await reporter.done(
+      await fetchTask(request, target, how, options, { ...environment, signal }, reporter),
+    );
   } catch (error) {
     reporter.failed();
     throw inOptions(VortexError.from(error, "Internal"), options.range, "task");
@@ -117,7 +122,10 @@ function requestOf(options: GetOptions): TaskRequest {
     throw new VortexError("InvalidArgument", "--piece-length is of use with --content-length only");
   }
   if (pieceLength !== undefined && (pieceLength < 1 || pieceLength > MAX_PIECE_LENGTH)) {
-    throw new VortexError("InvalidArgument", `--piece-length ${pieceLength}: expected 1 to ${MAX_PIECE_LENGTH} bytes`);
+    throw new VortexError(
+      "InvalidArgument",
+      `--piece-length ${pieceLength}: expected 1 to ${MAX_PIECE_LENGTH} bytes`,
+    );
   }
   if (digest !== undefined && range !== undefined) {
     throw new VortexError(
@@ -174,16 +182,26 @@ async function fetchTask(
   const { signal } = environment;
   const tls = await peerTls(options, how);
   const face = await environment.loadFace();
-  await using downloader = face.createDownloader({ ...how, ...tls, onProtocol: (event) => reporter.protocol(event) });
+  await using downloader = face.createDownloader({
+    ...how,
+    ...tls,
+    onProtocol: (event) => reporter.protocol(event),
+  });
   const onEvent: TaskOptions["onEvent"] = (event) => reporter.event(event);
   const following = <Download extends TaskDownload>(download: Download): Download => {
-    const stop = reportProgress(reporter, () => download.progress(), environment.clock ?? systemClock);
+    const stop = reportProgress(
+      reporter,
+      () => download.progress(),
+      environment.clock ?? systemClock,
+    );
     download.done.then(stop, stop);
     return download;
   };
   if (target.kind === "file") {
     const { path } = target;
-    const download = following(downloader.downloadTask(request, { to: fileSink(path), signal, onEvent }));
+    const download = following(
+      downloader.downloadTask(request, { to: fileSink(path), signal, onEvent }),
+    );
     try {
       return await download.done;
     } catch (error) {
@@ -199,7 +217,11 @@ async function fetchTask(
 }
 
 /** The failure, with what the same command can go on from, if there is anything. */
-async function withRest(error: VortexError, download: TaskDownload, path: string): Promise<VortexError> {
+async function withRest(
+  error: VortexError,
+  download: TaskDownload,
+  path: string,
+): Promise<VortexError> {
   const { part } = await sideFilesOf(path);
   // Whoever did not get as far as to open the file has left nothing there, whatever is there.
   const opened = download.progress().totalBytes !== undefined;

@@ -15,7 +15,9 @@ export function addIdCommand(program: Command, environment: CliEnvironment): voi
   const command = program
     .command("id")
     .summary("make ids as Dragonfly makes them")
-    .description("Prints the id of a task, a host or a peer, exactly as stock Dragonfly makes it. Nobody is asked.");
+    .description(
+      "Prints the id of a task, a host or a peer, exactly as stock Dragonfly makes it. Nobody is asked.",
+    );
   addUrl(command, environment);
   addBlob(command, environment);
   addContent(command, environment);
@@ -63,7 +65,10 @@ function addUrl(command: Command, environment: CliEnvironment): void {
     .option(...pieceLength)
     .option(...json)
     .action((url: string, commandLine: unknown) => {
-      const { filteredQueryParam, defaultFilteredQueryParams, ...rest } = parseOptions(urlSchema, commandLine);
+      const { filteredQueryParam, defaultFilteredQueryParams, ...rest } = parseOptions(
+        urlSchema,
+        commandLine,
+      );
       const filteredQueryParams = [
         ...filteredQueryParam,
         ...(defaultFilteredQueryParams ? ids.defaultFilteredQueryParams : []),
@@ -145,10 +150,12 @@ function addPersistentCache(command: Command, environment: CliEnvironment): void
 const hostSchema = v.object({ ip: ipAddress, hostname: v.optional(text), seed: flag, json: flag });
 
 function addHost(command: Command, environment: CliEnvironment): void {
-  addHostOptions(command.command("host").description("id of a host")).action((commandLine: unknown) => {
-    const { json, hostname: name = ownName(), ...rest } = parseOptions(hostSchema, commandLine);
-    return print({ hostId: ids.hostId({ ...rest, hostname: name }) }, { json }, environment);
-  });
+  addHostOptions(command.command("host").description("id of a host")).action(
+    (commandLine: unknown) => {
+      const { json, hostname: name = ownName(), ...rest } = parseOptions(hostSchema, commandLine);
+      return print({ hostId: ids.hostId({ ...rest, hostname: name }) }, { json }, environment);
+    },
+  );
 }
 
 function addPeer(command: Command, environment: CliEnvironment): void {
@@ -188,7 +195,10 @@ function print(
 }
 
 /** Rejects with `StorageFailed`. */
-async function* contentOf(file: string, { openStdin, signal }: CliEnvironment): AsyncGenerator<Uint8Array, void, void> {
+async function* contentOf(
+  file: string,
+  { openStdin, signal }: CliEnvironment,
+): AsyncGenerator<Uint8Array, void, void> {
   const input = file === "-" ? openStdin?.() : createReadStream(file);
   if (input === undefined) throw new VortexError("Unavailable", "there is no standard input");
   try {
@@ -203,7 +213,7 @@ async function* contentOf(file: string, { openStdin, signal }: CliEnvironment): 
 
 /** Without the values that were not given. */
 function given<T extends object>(options: T): { [Key in keyof T]?: Exclude<T[Key], undefined> } {
-  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as ReturnType<
-    typeof given<T>
-  >;
+  return Object.fromEntries(
+    Object.entries(options).filter(([, value]) => value !== undefined),
+  ) as ReturnType<typeof given<T>>;
 }

@@ -21,13 +21,22 @@ export interface IdentityOptions {
  * @param secured whether anything is served over TLS
  * @throws `InvalidArgument`
  */
-export function checkIdentityOptions({ cert, key, identity, rotate }: IdentityOptions, secured: boolean): void {
+export function checkIdentityOptions(
+  { cert, key, identity, rotate }: IdentityOptions,
+  secured: boolean,
+): void {
   if ((cert === undefined) !== (key === undefined)) {
     throw new VortexError("InvalidArgument", "--cert and --key belong together");
   }
-  const own = [identity === false ? "--no-identity" : identity && "--identity", rotate && "--rotate"].filter(Boolean);
+  const own = [
+    identity === false ? "--no-identity" : identity && "--identity",
+    rotate && "--rotate",
+  ].filter(Boolean);
   if (cert !== undefined && own.length > 0) {
-    throw new VortexError("InvalidArgument", `${own.join(", ")}: --cert gives the certificate, so none is made`);
+    throw new VortexError(
+      "InvalidArgument",
+      `${own.join(", ")}: --cert gives the certificate, so none is made`,
+    );
   }
   if (identity === false && rotate) {
     throw new VortexError(
@@ -37,7 +46,10 @@ export function checkIdentityOptions({ cert, key, identity, rotate }: IdentityOp
   }
   const given = [cert && "--cert, --key", ...own].filter(Boolean);
   if (given.length > 0 && !secured) {
-    throw new VortexError("InvalidArgument", `${given.join(", ")}: only QUIC and --grpc-tls have a certificate`);
+    throw new VortexError(
+      "InvalidArgument",
+      `${given.join(", ")}: only QUIC and --grpc-tls have a certificate`,
+    );
   }
 }
 
@@ -62,13 +74,17 @@ export async function identityTls(
   if (identity !== undefined) return { identityStore: fileIdentityStore(identity) };
   const path = defaultIdentityFile(env, process.platform);
   if (path !== undefined) return { identityStore: lenient(fileIdentityStore(path), tell) };
-  const message = "there is no home to keep the certificate in, so it lasts for this run (--identity names a file)";
+  const message =
+    "there is no home to keep the certificate in, so it lasts for this run (--identity names a file)";
   tell(new VortexError("StorageFailed", message));
   return {};
 }
 
 /** The certificate and key that are given as files; they may have changed since the last time. */
-export async function givenIdentity({ cert, key }: IdentityOptions): Promise<TlsIdentity | undefined> {
+export async function givenIdentity({
+  cert,
+  key,
+}: IdentityOptions): Promise<TlsIdentity | undefined> {
   if (cert === undefined || key === undefined) return undefined;
   return { cert: await readText(cert), key: await readText(key) };
 }
@@ -77,14 +93,20 @@ export async function givenIdentity({ cert, key }: IdentityOptions): Promise<Tls
  * `vortex-peer/identity.pem` in the folder where programs of this user keep state: $XDG_STATE_HOME or ~/.local/state (XDG Base
  * Directory Specification 0.8), ~/Library/Application Support on macOS, %LOCALAPPDATA% on Windows.
  */
-export function defaultIdentityFile(env: CliEnvironment["env"], platform: string): string | undefined {
+export function defaultIdentityFile(
+  env: CliEnvironment["env"],
+  platform: string,
+): string | undefined {
   const { XDG_STATE_HOME, HOME, LOCALAPPDATA } = env;
-  const inHome = (...folders: string[]): string | undefined => (HOME ? join(HOME, ...folders) : undefined);
+  const inHome = (...folders: string[]): string | undefined =>
+    HOME ? join(HOME, ...folders) : undefined;
   let folder: string | undefined;
   if (platform === "win32") folder = LOCALAPPDATA;
   // The specification has relative paths ignored.
   else if (XDG_STATE_HOME?.startsWith("/")) folder = XDG_STATE_HOME;
-  else folder = platform === "darwin" ? inHome("Library", "Application Support") : inHome(".local", "state");
+  else
+    folder =
+      platform === "darwin" ? inHome("Library", "Application Support") : inHome(".local", "state");
   return folder ? join(folder, "vortex-peer", "identity.pem") : undefined;
 }
 

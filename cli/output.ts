@@ -32,9 +32,11 @@ export async function targetOf(output: string): Promise<Target> {
   if (descriptor?.fd === 1) return { kind: "stdout" };
   if (descriptor?.fd === 2) return { kind: "stderr" };
   const kind = await kindOf(output);
-  if (kind === "directory") throw new VortexError("StorageFailed", `${output} is a directory, not a file`);
+  if (kind === "directory")
+    throw new VortexError("StorageFailed", `${output} is a directory, not a file`);
   if (kind === "device") return { kind, path: output };
-  if (descriptor !== undefined) return { kind: "descriptor", path: output, fd: fileOf(descriptor, output, kind) };
+  if (descriptor !== undefined)
+    return { kind: "descriptor", path: output, fd: fileOf(descriptor, output, kind) };
   return { kind: "file", path: await realpath(output).catch(() => output) };
 }
 
@@ -54,10 +56,14 @@ export async function withStream<T>(
   fill: (write: Write) => Promise<T>,
 ): Promise<T> {
   if (target.kind === "device") return withHandle(target.path, "w", fill);
-  if (target.kind === "descriptor") return fill((bytes) => writeDescriptor(target.fd, target.path, bytes));
+  if (target.kind === "descriptor")
+    return fill((bytes) => writeDescriptor(target.fd, target.path, bytes));
   const output = target.kind === "stdout" ? stdout : stderr;
   if (output.isTTY && !force) {
-    throw new VortexError("InvalidArgument", "the content is not for a terminal: give -o FILE, a pipe, or --force");
+    throw new VortexError(
+      "InvalidArgument",
+      "the content is not for a terminal: give -o FILE, a pipe, or --force",
+    );
   }
   return fill((bytes) => writeBytes(output, bytes, signal));
 }
@@ -79,7 +85,10 @@ export async function withFile(path: string, fill: (write: Write) => Promise<voi
 /** The number of a descriptor of this process that is a file. */
 function fileOf({ fd }: Descriptor, output: string, kind: "file" | "none"): number {
   if (kind === "none")
-    throw new VortexError("StorageFailed", `${output} cannot be written: no such descriptor is open`);
+    throw new VortexError(
+      "StorageFailed",
+      `${output} cannot be written: no such descriptor is open`,
+    );
   if (fd === undefined) {
     throw new VortexError(
       "StorageFailed",
@@ -87,10 +96,17 @@ function fileOf({ fd }: Descriptor, output: string, kind: "file" | "none"): numb
     );
   }
   if (process.versions.deno === undefined) return fd;
-  throw new VortexError("Unavailable", `${output}: Deno writes to no inherited file but standard output: use -o -`);
+  throw new VortexError(
+    "Unavailable",
+    `${output}: Deno writes to no inherited file but standard output: use -o -`,
+  );
 }
 
-async function withHandle<T>(path: string, flags: "w" | "wx", fill: (write: Write) => Promise<T>): Promise<T> {
+async function withHandle<T>(
+  path: string,
+  flags: "w" | "wx",
+  fill: (write: Write) => Promise<T>,
+): Promise<T> {
   const handle = await storing(path, open(path, flags));
   try {
     const filled = await fill(async (bytes) => {
@@ -110,7 +126,9 @@ async function withHandle<T>(path: string, flags: "w" | "wx", fill: (write: Writ
 async function writeDescriptor(fd: number, path: string, bytes: Uint8Array): Promise<void> {
   for (let at = 0; at < bytes.length; ) {
     const writing = new Promise<number>((resolve, reject) => {
-      write(fd, bytes, at, bytes.length - at, null, (error, written) => (error ? reject(error) : resolve(written)));
+      write(fd, bytes, at, bytes.length - at, null, (error, written) =>
+        error ? reject(error) : resolve(written),
+      );
     });
     at += await storing(path, writing);
   }

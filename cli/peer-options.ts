@@ -8,7 +8,16 @@ import { type PieceKind, pieceKinds } from "../src/piece.ts";
 import { type ProtocolChoice, protocolChoices } from "../src/transport/protocol.ts";
 import type { TlsClientOptions } from "../src/transport/tls.ts";
 import { addConfigOption, type ConfigFlags, configEntries } from "./effective.ts";
-import { duration, fingerprint, flag, pieceKind, protocol, taskId, text, type Value } from "./values.ts";
+import {
+  duration,
+  fingerprint,
+  flag,
+  pieceKind,
+  protocol,
+  taskId,
+  text,
+  type Value,
+} from "./values.ts";
 
 /** Which task. */
 export interface TaskFlags {
@@ -42,12 +51,19 @@ export function addTaskOptions(command: Command): Command {
 /** Adds {@link FetchFlags} to a command. Defaults are named here, and filled in by `effective.ts`. */
 export function addFetchOptions(command: Command): Command {
   return addConfigOption(addTaskOptions(command))
-    .addOption(new Option("--protocol <name>", "protocol to fetch over (default: tcp)").choices(protocolChoices))
+    .addOption(
+      new Option("--protocol <name>", "protocol to fetch over (default: tcp)").choices(
+        protocolChoices,
+      ),
+    )
     .option(
       "--tls",
       "grpc, and what peers are asked of a task: over TLS, as --ca, --fingerprint and --insecure make it for --protocol grpc",
     )
-    .option("--ca <file>", "quic, grpc: certificate authorities to trust, PEM; auto and hybrid then leave out tcp")
+    .option(
+      "--ca <file>",
+      "quic, grpc: certificate authorities to trust, PEM; auto and hybrid then leave out tcp",
+    )
     .option(
       "--fingerprint <hex...>",
       "quic, grpc: SHA-256 of the peer's certificate, as `serve` prints it; auto and hybrid then leave out tcp",
@@ -107,7 +123,10 @@ export async function peerTls(
   const given = givenTrust(flags);
   if (protocol === "tcp" && (flags.tls || given.length > 0)) {
     const names = [flags.tls && "--tls", ...given].filter(Boolean).join(", ");
-    throw new VortexError("InvalidArgument", `${names}: tcp has no certificates to check, quic and grpc have`);
+    throw new VortexError(
+      "InvalidArgument",
+      `${names}: tcp has no certificates to check, quic and grpc have`,
+    );
   }
   if (!flags.tls && given.length === 0) return {};
   const tls = given.length > 0 ? await trustOf(flags) : (configured ?? {});
@@ -119,15 +138,23 @@ export async function trustOf(flags: TrustFlags): Promise<TlsClientOptions> {
   const { ca, fingerprint: fingerprints, insecure } = flags;
   const given = givenTrust(flags);
   if (insecure && given.length > 1) {
-    throw new VortexError("InvalidArgument", `${given.join(", ")}: --insecure checks nothing, so give it alone`);
+    throw new VortexError(
+      "InvalidArgument",
+      `${given.join(", ")}: --insecure checks nothing, so give it alone`,
+    );
   }
   if (insecure) return { verify: false };
-  return { ...(ca !== undefined && { ca: await readText(ca) }), ...(fingerprints && { fingerprints }) };
+  return {
+    ...(ca !== undefined && { ca: await readText(ca) }),
+    ...(fingerprints && { fingerprints }),
+  };
 }
 
 /** The options that say whom to trust, by name. */
 export function givenTrust({ ca, fingerprint, insecure }: TrustFlags): string[] {
-  return [ca !== undefined && "--ca", fingerprint && "--fingerprint", insecure && "--insecure"].filter(
-    (name) => typeof name === "string",
-  );
+  return [
+    ca !== undefined && "--ca",
+    fingerprint && "--fingerprint",
+    insecure && "--insecure",
+  ].filter((name) => typeof name === "string");
 }

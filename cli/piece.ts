@@ -49,11 +49,15 @@ async function fetchPiece(commandLine: unknown, environment: CliEnvironment): Pr
     const tls = await peerTls(options, how);
     await using downloader = (await environment.loadFace()).createDownloader({ ...how, ...tls });
     const request = { addr, hostId: hostId(), taskId, kind, number, ...(range && { range }) };
-    const piece = await downloader.downloadPiece(request, { signal: environment.signal }).catch((error: unknown) => {
-      throw inOptions(VortexError.from(error, "Internal"), range, "piece");
-    });
+    const piece = await downloader
+      .downloadPiece(request, { signal: environment.signal })
+      .catch((error: unknown) => {
+        throw inOptions(VortexError.from(error, "Internal"), range, "piece");
+      });
     for await (const chunk of piece.content) await write(chunk);
   };
   const target = await targetOf(options.output);
-  await (target.kind === "file" ? withFile(target.path, fill) : withStream(target, environment, options.force, fill));
+  await (target.kind === "file"
+    ? withFile(target.path, fill)
+    : withStream(target, environment, options.force, fill));
 }

@@ -12,13 +12,22 @@ export async function runProcess(loadFace: () => Promise<CliFace>): Promise<neve
   const { stdout, stderr } = standardStreams();
   const signal = endingSignal();
   const openStdin = () => process.stdin;
-  const environment = { openStdin, stdout, stderr, env, signal, loadFace, ...(hasHangups() && { onHangup }) };
+  const environment = {
+    openStdin,
+    stdout,
+    stderr,
+    env,
+    signal,
+    loadFace,
+    ...(hasHangups() && { onHangup }),
+  };
   // Handles in the background hold no process. Node ends one that only waits for such by code 13.
   const hold = setInterval(() => {}, HOLD_INTERVAL);
   const code = await runCli(process.argv.slice(2), environment);
   clearInterval(hold);
   // What has been written to a pipe may not have left yet.
-  for (const output of [stdout, stderr]) await new Promise<void>((resolve) => output.write("", () => resolve()));
+  for (const output of [stdout, stderr])
+    await new Promise<void>((resolve) => output.write("", () => resolve()));
   process.exit(code);
 }
 

@@ -40,7 +40,10 @@ const variables = [
  * Runs the command with `args`, the words after its name. Resolves to the exit code, see `exit-codes.ts`; never rejects.
  * What failed is told in one line on stderr, with the stack for `--debug` and VORTEX_PEER_DEBUG=1.
  */
-export async function runCli(args: readonly string[], environment: CliEnvironment): Promise<number> {
+export async function runCli(
+  args: readonly string[],
+  environment: CliEnvironment,
+): Promise<number> {
   const { stdout, stderr } = environment;
   // A write to a closed pipe fails where it was made; without a listener it would end the process as well, some time later.
   const ignore = (): void => {};
@@ -77,7 +80,8 @@ export async function runCli(args: readonly string[], environment: CliEnvironmen
   addIdCommand(program, environment);
   addConfigCommand(program, environment);
   for (const command of program.commands) {
-    for (const one of [command, ...command.commands]) one.option("--debug", "show the stack of what failed");
+    for (const one of [command, ...command.commands])
+      one.option("--debug", "show the stack of what failed");
   }
   try {
     await program.parseAsync(args, { from: "user" });
@@ -99,7 +103,9 @@ export async function runCli(args: readonly string[], environment: CliEnvironmen
     if (isClosedPipe(cause)) return exitCode;
     const failure = VortexError.from(cause, "Internal");
     const output = await jsonOutputFor(args, environment);
-    const written = output && (await writeLine(output, failedLine(failure, exitCode)).then(() => true, isClosedPipe));
+    const written =
+      output &&
+      (await writeLine(output, failedLine(failure, exitCode)).then(() => true, isClosedPipe));
     if (!written) for (const line of linesOf(error, failure)) stderr.write(`${oneLine(line)}\n`);
     // Between objects, a stack would be in the way of whoever reads them.
     if (debug && !(written && output === stderr)) stderr.write(`${printable(inspect(cause))}\n`);
@@ -108,11 +114,16 @@ export async function runCli(args: readonly string[], environment: CliEnvironmen
 }
 
 function linesOf(error: unknown, failure: VortexError): string[] {
-  return error instanceof ConfigFailure ? failure.message.split("\n") : [`vortex-peer: ${failureText(failure)}`];
+  return error instanceof ConfigFailure
+    ? failure.message.split("\n")
+    : [`vortex-peer: ${failureText(failure)}`];
 }
 
 /** The stream for JSON where `--json` is given, be the rest of the command line right or wrong. */
-async function jsonOutputFor(args: readonly string[], environment: CliEnvironment): Promise<TextOutput | undefined> {
+async function jsonOutputFor(
+  args: readonly string[],
+  environment: CliEnvironment,
+): Promise<TextOutput | undefined> {
   const lenient = new Command()
     .option("--json")
     .option("-o, --output <file>")

@@ -1,6 +1,12 @@
 /** How far a download is, and how it went, in words: pure functions of what the task engine tells. */
 import { oneLine, type VortexError } from "../src/errors.ts";
-import type { ParentProgress, ParentState, TaskProgress, TaskReport, Verified } from "../src/task/task.ts";
+import type {
+  ParentProgress,
+  ParentState,
+  TaskProgress,
+  TaskReport,
+  Verified,
+} from "../src/task/task.ts";
 import { inFlags } from "./flag-words.ts";
 import { formatBytes, formatRate, formatShare, formatTime, percentOf } from "./format.ts";
 
@@ -20,7 +26,8 @@ export function progressBar(progress: TaskProgress, columns: number): string {
   for (let kept = fields.length; kept > 0; kept--) {
     const words = fields.slice(0, kept).join("  ");
     const room = columns - percent.length - words.length - 5;
-    if (room >= MIN_BAR) return `${percent} [${bar(bytes, totalBytes, Math.min(room, MAX_BAR))}]  ${words}`;
+    if (room >= MIN_BAR)
+      return `${percent} [${bar(bytes, totalBytes, Math.min(room, MAX_BAR))}]  ${words}`;
   }
   return `${percent} ${fields[0]}`.slice(0, columns);
 }
@@ -33,7 +40,13 @@ export function progressText(progress: TaskProgress): string {
 }
 
 /** How a download went, in one line: with what vouched for it, and with the parents that failed, and why. */
-export function summaryText({ bytes, resumedBytes, duration, parents, verified }: TaskReport): string {
+export function summaryText({
+  bytes,
+  resumedBytes,
+  duration,
+  parents,
+  verified,
+}: TaskReport): string {
   const seconds = Math.max(1, duration) / 1000;
   const words = [`fetched ${formatBytes(bytes)} in ${seconds.toFixed(1)} s`];
   if (resumedBytes < bytes) words.push(formatRate((bytes - resumedBytes) / seconds));
@@ -73,7 +86,8 @@ function plural(number: number, noun: string): string {
 function fieldsOf(progress: TaskProgress, totalBytes: number): [string, ...string[]] {
   const { bytes, rate, timeLeft, patienceLeft, parents } = progress;
   const fields: [string, ...string[]] = [formatShare(bytes, totalBytes)];
-  if (patienceLeft !== undefined) return [...fields, waitingText(patienceLeft), parentsText(parents)];
+  if (patienceLeft !== undefined)
+    return [...fields, waitingText(patienceLeft), parentsText(parents)];
   fields.push(formatRate(rate));
   if (timeLeft !== undefined) fields.push(`${formatTime(timeLeft)} left`);
   if (parents.length > 0) fields.push(parentsText(parents));
@@ -97,7 +111,10 @@ function parentsText(parents: readonly ParentProgress[]): string {
     ["left-out", "left out"],
   ];
   const told = others
-    .map(([state, words]) => [parents.filter((parent) => parent.state === state).length, words] as const)
+    .map(
+      ([state, words]) =>
+        [parents.filter((parent) => parent.state === state).length, words] as const,
+    )
     .filter(([number]) => number > 0)
     .map(([number, words]) => `${number} ${words}`);
   return `${plural(parents.length, "parent")}${told.length === 0 ? "" : ` (${told.join(", ")})`}`;

@@ -17,7 +17,11 @@ export interface Reporter {
 }
 
 /** Has a reporter tell of progress at its interval. Returns what ends that. */
-export function reportProgress(reporter: Reporter, progress: () => TaskProgress, clock: Clock): () => void {
+export function reportProgress(
+  reporter: Reporter,
+  progress: () => TaskProgress,
+  clock: Clock,
+): () => void {
   const { interval } = reporter;
   if (interval === undefined) return () => {};
   const tell = (): void => {

@@ -71,9 +71,15 @@ export function addServeCommand(program: Command, environment: CliEnvironment): 
     .option("--no-tcp", "do not serve TCP")
     .option("--no-grpc", "do not serve gRPC")
     .option("--task-id <id>", "task id, 64 characters (default: the SHA-256 of the content)")
-    .option("--piece-length <size>", "length of a piece, up to 64MiB (default: as stock Dragonfly chooses)")
+    .option(
+      "--piece-length <size>",
+      "length of a piece, up to 64MiB (default: as stock Dragonfly chooses)",
+    )
     .option("--grpc-tls", "serve gRPC over TLS, which stock peers do not expect")
-    .option("--cert <file>", "certificate chain for QUIC and --grpc-tls, PEM (default: a self-signed one)")
+    .option(
+      "--cert <file>",
+      "certificate chain for QUIC and --grpc-tls, PEM (default: a self-signed one)",
+    )
     .option("--key <file>", "private key of the certificate, PEM")
     .option(
       "--identity <file>",
@@ -81,25 +87,39 @@ export function addServeCommand(program: Command, environment: CliEnvironment): 
     )
     .option("--no-identity", "keep no certificate: each run has a new one")
     .option("--rotate", "begin with a new self-signed certificate")
-    .option("--upload-rate <rate>", "bytes a second that all answers may take together, such as 50MB/s")
+    .option(
+      "--upload-rate <rate>",
+      "bytes a second that all answers may take together, such as 50MB/s",
+    )
     .option("--max-connections <n>", "connections at a time for each protocol (default: 1024)")
     .option("--json", "print one JSON object, on one line, when ready")
     .action((files: string[], options: unknown) => serve(files, options, environment));
 }
 
-async function serve(files: string[], commandLine: unknown, environment: CliEnvironment): Promise<void> {
+async function serve(
+  files: string[],
+  commandLine: unknown,
+  environment: CliEnvironment,
+): Promise<void> {
   const flags = parseOptions(schema, commandLine);
   const { config, server: serverOptions } = await effectiveConfig(flags, environment);
   const how = await serverOptions();
   const options = withConfiguredTls(flags, how, config);
   if (options.taskId !== undefined && files.length > 1) {
-    throw new VortexError("InvalidArgument", "--task-id names one task, and there are several files");
+    throw new VortexError(
+      "InvalidArgument",
+      "--task-id names one task, and there are several files",
+    );
   }
   if (!options.quic && !options.tcp && !options.grpc) {
-    throw new VortexError("InvalidArgument", "--no-quic, --no-tcp, --no-grpc: nothing is left to serve over");
+    throw new VortexError(
+      "InvalidArgument",
+      "--no-quic, --no-tcp, --no-grpc: nothing is left to serve over",
+    );
   }
   checkIdentityOptions(options, options.quic || (options.grpc && options.grpcTls));
-  if (options.grpcTls && !options.grpc) throw new VortexError("InvalidArgument", "--no-grpc, --grpc-tls: expected one");
+  if (options.grpcTls && !options.grpc)
+    throw new VortexError("InvalidArgument", "--no-grpc, --grpc-tls: expected one");
   const { signal } = environment;
   await using store = new FilePieceStore();
   const served = await addFiles(store, files, options, environment);
@@ -110,7 +130,8 @@ async function serve(files: string[], commandLine: unknown, environment: CliEnvi
     const lines = options.json ? [asJson(server, served)] : asText(server, served, options);
     // Whoever reads that the server is ready may send SIGHUP at once, so that is listened for first.
     const printing = Promise.resolve().then(() => print(lines, environment));
-    if (server.fingerprint !== undefined) stopRotating = rotateAtHangup(server, options, environment, printing);
+    if (server.fingerprint !== undefined)
+      stopRotating = rotateAtHangup(server, options, environment, printing);
     await printing;
     await fired(signal);
   } finally {
@@ -120,7 +141,11 @@ async function serve(files: string[], commandLine: unknown, environment: CliEnvi
 }
 
 /** The options, with the certificate that the configuration names where they say nothing about one. */
-function withConfiguredTls(flags: ServeOptions, { tls }: ServerSetup, { upload }: Config): ServeOptions {
+function withConfiguredTls(
+  flags: ServeOptions,
+  { tls }: ServerSetup,
+  { upload }: Config,
+): ServeOptions {
   if (tls === undefined) return flags;
   const grpcTls = flags.grpcTls || flags.grpc;
   const unsecured = !flags.quic && !grpcTls;
@@ -142,7 +167,9 @@ async function start(
     ...rest,
     ...(options.tcp && tcp && { tcp }),
     ...(options.grpc && grpc && { grpc: { ...grpc, ...(grpcTls && { tls: true }) } }),
-    ...((options.quic || grpcTls) && { tls: { ...clientCaOf(tls), ...(await identityTls(options, env, tell)) } }),
+    ...((options.quic || grpcTls) && {
+      tls: { ...clientCaOf(tls), ...(await identityTls(options, env, tell)) },
+    }),
     onError: tell,
   };
   const face = await loadFace();
@@ -151,7 +178,8 @@ async function start(
     return await face.startServer({ ...others, quic });
   } catch (error) {
     // Whoever names no port for QUIC has not asked for it by name.
-    const goOn = options.quicPort === undefined && !namesIdentity(options) && (options.tcp || options.grpc);
+    const goOn =
+      options.quicPort === undefined && !namesIdentity(options) && (options.tcp || options.grpc);
     if (!goOn || !(error instanceof VortexError) || error.code !== "Unavailable") throw error;
     // Some platforms and runtimes have no QUIC; what they have is served all the same.
     tell(error);
@@ -180,7 +208,10 @@ function rotateAtHangup(
     try {
       await printing;
       const fingerprint = await server.rotateCertificate(await givenIdentity(options));
-      await print([options.json ? JSON.stringify({ fingerprint }) : `certificate ${fingerprint}`], environment);
+      await print(
+        [options.json ? JSON.stringify({ fingerprint }) : `certificate ${fingerprint}`],
+        environment,
+      );
     } catch (error) {
       teller(stderr)(VortexError.from(error, "Internal"));
     }
@@ -202,7 +233,10 @@ async function addFiles(
   { stderr, signal }: CliEnvironment,
 ): Promise<Served[]> {
   if (pieceLength !== undefined && (pieceLength < 1 || pieceLength > MAX_PIECE_LENGTH)) {
-    throw new VortexError("InvalidArgument", `--piece-length ${pieceLength}: expected 1 to ${MAX_PIECE_LENGTH} bytes`);
+    throw new VortexError(
+      "InvalidArgument",
+      `--piece-length ${pieceLength}: expected 1 to ${MAX_PIECE_LENGTH} bytes`,
+    );
   }
   const served = new Map<string, Served>();
   for (const path of new Set(files)) {
@@ -222,7 +256,10 @@ async function addFiles(
         signal,
       });
       const before = served.get(task.taskId);
-      served.set(task.taskId, { paths: before === undefined ? [path] : [...before.paths, path], task });
+      served.set(task.taskId, {
+        paths: before === undefined ? [path] : [...before.paths, path],
+        task,
+      });
     } finally {
       progress.clear();
     }
@@ -232,7 +269,9 @@ async function addFiles(
 
 function asJson({ addresses, fingerprint }: CliServer, served: Served[]): string {
   return JSON.stringify({
-    addresses: Object.fromEntries(named(addresses).map(([name, address]) => [name, formatAddress(address)])),
+    addresses: Object.fromEntries(
+      named(addresses).map(([name, address]) => [name, formatAddress(address)]),
+    ),
     fingerprint,
     tasks: served.map(({ paths, task }) => ({ paths, ...describe(task) })),
   });
@@ -248,14 +287,16 @@ function asText(server: CliServer, served: Served[], { grpcTls }: ServeOptions):
       `  ${contentLength} bytes, ${pieceCount} pieces, ${digest}`,
     );
   }
-  for (const [name, address] of addresses) lines.push(`${name.padEnd(4)} ${formatAddress(address)}`);
+  for (const [name, address] of addresses)
+    lines.push(`${name.padEnd(4)} ${formatAddress(address)}`);
   if (server.fingerprint !== undefined) lines.push(`certificate ${server.fingerprint}`);
   const [best] = addresses;
   if (best !== undefined) {
     lines.push("fetch with");
     const secure = best[0] === "quic" || (best[0] === "grpc" && grpcTls);
     const fingerprint = secure ? server.fingerprint : undefined;
-    for (const { paths, task } of served) lines.push(`  ${getCommand(best, fingerprint, paths[0], task)}`);
+    for (const { paths, task } of served)
+      lines.push(`  ${getCommand(best, fingerprint, paths[0], task)}`);
   }
   return lines;
 }
@@ -269,11 +310,19 @@ function getCommand(
 ): string {
   const { taskId, contentLength, pieceLength, digest } = describe(task);
   const reachable = host === "0.0.0.0" ? "127.0.0.1" : host === "::" ? "::1" : host;
-  const words = ["vortex-peer", "get", "--peer", formatAddress({ host: reachable, port }), "--protocol", protocol];
+  const words = [
+    "vortex-peer",
+    "get",
+    "--peer",
+    formatAddress({ host: reachable, port }),
+    "--protocol",
+    protocol,
+  ];
   words.push("--task-id", taskId);
   if (task.kind !== "standard") words.push("--kind", task.kind);
   words.push("--content-length", String(contentLength));
-  if (pieceLength !== pieceLengthFor(contentLength)) words.push("--piece-length", String(pieceLength));
+  if (pieceLength !== pieceLengthFor(contentLength))
+    words.push("--piece-length", String(pieceLength));
   if (fingerprint !== undefined) words.push("--fingerprint", fingerprint);
   if (digest !== undefined) words.push("--digest", digest);
   words.push("-o", basename(path));

@@ -5,7 +5,14 @@ import { type Clock, systemClock } from "../src/runtime.ts";
 import type { TaskOutline } from "../src/task/discovery.ts";
 import { addConfigOption, configEntries, effectiveDownloader } from "./effective.ts";
 import type { CliDirectory } from "./face.ts";
-import { addTaskOptions, givenTrust, hostId, taskEntries, trustEntries, trustOf } from "./peer-options.ts";
+import {
+  addTaskOptions,
+  givenTrust,
+  hostId,
+  taskEntries,
+  trustEntries,
+  trustOf,
+} from "./peer-options.ts";
 import { type CliEnvironment, jsonLine, writeLine } from "./terminal.ts";
 import { address, duration, flag, parseOptions } from "./values.ts";
 
@@ -43,7 +50,10 @@ export function addStatCommand(program: Command, environment: CliEnvironment): v
         "has. A peer that is still fetching goes on telling of pieces as they come: it is listened to until it says nothing new " +
         "for the time of --listen.",
     )
-    .requiredOption("--peer <host:port>", "the peer, at its port for the Dragonfly API, 4000 for stock peers");
+    .requiredOption(
+      "--peer <host:port>",
+      "the peer, at its port for the Dragonfly API, 4000 for stock peers",
+    );
   addConfigOption(addTaskOptions(command))
     .option("--tls", "gRPC over TLS, as --ca, --fingerprint and --insecure have it")
     .option("--ca <file>", "certificate authorities to trust, PEM")
@@ -51,8 +61,15 @@ export function addStatCommand(program: Command, environment: CliEnvironment): v
     .option("--insecure", "accept any certificate, as stock Dragonfly does")
     .option("--connect-timeout <duration>", "time for a connection to be made (default: 2s)")
     .option("--stall-timeout <duration>", "time without an answer (default: 30s)")
-    .option("--listen <duration>", "time without a new piece after which the peer has told of all that it has", "1s")
-    .option("--json", "print one JSON object, on one line; `pieces` are [first, last] of each run of pieces")
+    .option(
+      "--listen <duration>",
+      "time without a new piece after which the peer has told of all that it has",
+      "1s",
+    )
+    .option(
+      "--json",
+      "print one JSON object, on one line; `pieces` are [first, last] of each run of pieces",
+    )
     .action((options: unknown) => statTask(options, environment));
 }
 
@@ -61,7 +78,10 @@ async function statTask(commandLine: unknown, environment: CliEnvironment): Prom
   const { stdout, signal, clock = systemClock } = environment;
   const { peer, taskId, kind } = options;
   const { apiTls, ...how } = await effectiveDownloader(options, environment);
-  const tls = givenTrust(options).length > 0 ? await trustOf(options) : (apiTls ?? (options.tls ? {} : undefined));
+  const tls =
+    givenTrust(options).length > 0
+      ? await trustOf(options)
+      : (apiTls ?? (options.tls ? {} : undefined));
   const face = await environment.loadFace();
   await using directory = face.createDirectory({
     ...(tls && { tls }),
@@ -70,7 +90,9 @@ async function statTask(commandLine: unknown, environment: CliEnvironment): Prom
   });
   const outline = await directory.stat(peer, taskId, { signal, hostId: hostId(), kind });
   const holding = await listen(directory, outline, options, signal, clock);
-  const lines = options.json ? [asJson(outline, holding, options)] : asText(outline, holding, options);
+  const lines = options.json
+    ? [asJson(outline, holding, options)]
+    : asText(outline, holding, options);
   for (const line of lines) await writeLine(stdout, line, signal);
 }
 
@@ -87,11 +109,17 @@ async function listen(
   const quiet = new AbortController();
   const both = AbortSignal.any([signal, quiet.signal]);
   const numbers = Array.from({ length: pieceCount }, (_, number) => number);
-  const isQuiet = (): void => quiet.abort(new VortexError("Aborted", "the peer has told of all that it has"));
+  const isQuiet = (): void =>
+    quiet.abort(new VortexError("Aborted", "the peer has told of all that it has"));
   // The first answer may take a while; after it, those of pieces that are there follow at once.
   let timer = clock.setTimer(isQuiet, FIRST * patience);
   try {
-    for await (const { number } of directory.sync(peer, taskId, { signal: both, hostId: hostId(), kind, numbers })) {
+    for await (const { number } of directory.sync(peer, taskId, {
+      signal: both,
+      hostId: hostId(),
+      kind,
+      numbers,
+    })) {
       found.add(number);
       timer.cancel();
       timer = clock.setTimer(isQuiet, patience);
@@ -125,13 +153,23 @@ function holdingText({ pieces, growing }: Holding, pieceCount: number): string {
   if (pieces === undefined) return "not told: the peer does not serve this call";
   if (pieces.length === pieceCount) return "all pieces";
   const told = `${pieces.length} of ${pieceCount} pieces`;
-  const runs = runsOf(pieces).map(([first, last]) => (first === last ? `${first}` : `${first}-${last}`));
+  const runs = runsOf(pieces).map(([first, last]) =>
+    first === last ? `${first}` : `${first}-${last}`,
+  );
   return `${told}${runs.length > 0 ? `: ${runs.join(", ")}` : ""}${growing ? "; more may come" : ""}`;
 }
 
-function asJson(outline: TaskOutline, { pieces, growing }: Holding, { peer, taskId, kind }: StatOptions): string {
+function asJson(
+  outline: TaskOutline,
+  { pieces, growing }: Holding,
+  { peer, taskId, kind }: StatOptions,
+): string {
   const { contentLength, pieceLength, pieceCount, digest } = outline;
-  const held = pieces && { pieces: runsOf(pieces), complete: pieces.length === pieceCount, growing };
+  const held = pieces && {
+    pieces: runsOf(pieces),
+    complete: pieces.length === pieceCount,
+    growing,
+  };
   return jsonLine({ peer, taskId, kind, contentLength, pieceLength, pieceCount, digest, ...held });
 }
 

@@ -34,7 +34,11 @@ export interface CliEnvironment {
 const SLICE = 64 * 1024;
 
 /** Resolves when all bytes are written. Rejects with `StorageFailed`, or with the signal's reason. */
-export async function writeBytes(output: Writable, bytes: Uint8Array, signal: AbortSignal): Promise<void> {
+export async function writeBytes(
+  output: Writable,
+  bytes: Uint8Array,
+  signal: AbortSignal,
+): Promise<void> {
   for (let at = 0; at < bytes.length; at += SLICE) {
     if (signal.aborted) throw signal.reason;
     await write(output, bytes.subarray(at, at + SLICE), signal);
@@ -59,7 +63,10 @@ export function printable(text: string): string {
 }
 
 /** JSON on one line. It escapes what `JSON.stringify` leaves as it is, and a terminal or a reader of lines takes for more than text. */
-export function jsonLine(value: object, replacer?: (key: string, value: unknown) => unknown): string {
+export function jsonLine(
+  value: object,
+  replacer?: (key: string, value: unknown) => unknown,
+): string {
   return JSON.stringify(value, replacer).replace(
     /[\u007f-\u009f\p{Zl}\p{Zp}\p{Bidi_Control}]/gu,
     (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
@@ -101,7 +108,10 @@ export function guarded(output: TextOutput): TextOutput {
 
 /** Whether somebody stopped reading what was written to them, as `head` does. */
 export function isClosedPipe(error: unknown): boolean {
-  return error instanceof VortexError && (error.cause as { code?: unknown } | undefined)?.code === "EPIPE";
+  return (
+    error instanceof VortexError &&
+    (error.cause as { code?: unknown } | undefined)?.code === "EPIPE"
+  );
 }
 
 function write(output: Writable, data: Uint8Array | string, signal?: AbortSignal): Promise<void> {

@@ -45,13 +45,16 @@ export class TextReporter implements Reporter {
   event(event: TaskEvent): void {
     const text = this.#options.verbose ? eventText(event) : undefined;
     if (event.type === "started" && event.resumedPieces > 0 && !this.#options.quiet) {
-      this.#write(`found ${event.resumedPieces} of ${event.totalPieces} pieces of an earlier run; they are checked`);
+      this.#write(
+        `found ${event.resumedPieces} of ${event.totalPieces} pieces of an earlier run; they are checked`,
+      );
     }
     if (text !== undefined) this.#write(text);
   }
 
   protocol({ addr, protocol, reason }: ProtocolEvent): void {
-    if (this.#options.verbose) this.#write(`${addr} is asked over ${protocol}: ${oneLine(inFlags(reason))}`);
+    if (this.#options.verbose)
+      this.#write(`${addr} is asked over ${protocol}: ${oneLine(inFlags(reason))}`);
   }
 
   async done(report: TaskReport): Promise<void> {
@@ -97,6 +100,12 @@ function eventText(event: TaskEvent): string | undefined {
 }
 
 /** A parent, and over which protocol it was asked where there are several. */
-function overOf({ parent, protocol }: { readonly parent: string; readonly protocol?: Protocol }): string {
+function overOf({
+  parent,
+  protocol,
+}: {
+  readonly parent: string;
+  readonly protocol?: Protocol;
+}): string {
   return protocol === undefined ? parent : `${parent} over ${protocol}`;
 }

@@ -1,6 +1,14 @@
 import * as v from "valibot";
 import { parseSize } from "../src/config/size.ts";
-import { duration, fingerprint, integer, ip as ipAddress, parseValues, patience, port } from "../src/config/values.ts";
+import {
+  duration,
+  fingerprint,
+  integer,
+  ip as ipAddress,
+  parseValues,
+  patience,
+  port,
+} from "../src/config/values.ts";
 import { type Digest, parseDigest } from "../src/digest/digest.ts";
 import { VortexError } from "../src/errors.ts";
 import type { ByteRange, PieceKind } from "../src/piece.ts";
@@ -8,7 +16,12 @@ import { pieceKinds } from "../src/piece.ts";
 import type { TaskParent } from "../src/task/task.ts";
 import { formatAddress, parseAddress } from "../src/transport/address.ts";
 import type { PeerAddress } from "../src/transport/peer-address.ts";
-import { type Protocol, type ProtocolChoice, protocolChoices, protocols } from "../src/transport/protocol.ts";
+import {
+  type Protocol,
+  type ProtocolChoice,
+  protocolChoices,
+  protocols,
+} from "../src/transport/protocol.ts";
 
 export { duration, fingerprint, ipAddress, patience };
 
@@ -24,7 +37,10 @@ export function count(least: number, greatest: number, what?: string): Value<num
 export const portText: Value<number> = wholeNumber(port);
 
 /** `host:port` of a peer. */
-export const address: Value<string> = parsed("expected host:port, such as 10.0.0.1:4006 or [::1]:4006", parsePeer);
+export const address: Value<string> = parsed(
+  "expected host:port, such as 10.0.0.1:4006 or [::1]:4006",
+  parsePeer,
+);
 
 /** A peer to fetch a piece from: `host:port`, or `quic=`, `tcp=` and `grpc=` with one each and commas between them. */
 export const peerAddress: Value<PeerAddress> = parsed(
@@ -42,7 +58,10 @@ export const parent: Value<TaskParent> = parsed(
 );
 
 /** Bytes, as a number or with a unit: powers of 1000 (kB, MB, GB, TB) or of 1024 (KiB, MiB, GiB, TiB). */
-export const size: Value<number> = parsed("expected a size, such as 1048576, 4MiB or 50MB", parseSize);
+export const size: Value<number> = parsed(
+  "expected a size, such as 1048576, 4MiB or 50MB",
+  parseSize,
+);
 
 /** Bytes a second, as a size with or without `/s`. */
 export const rate: Value<number> = parsed("expected a rate, such as 50MB/s", (text) => {
@@ -51,7 +70,10 @@ export const rate: Value<number> = parsed("expected a rate, such as 50MB/s", (te
 });
 
 /** Bytes `A` to `B`, the last included as in HTTP, or `A-` for all from there on. */
-export const byteRange: Value<ByteRange> = parsed("expected A-B or A-, such as 0-1023", parseByteRange);
+export const byteRange: Value<ByteRange> = parsed(
+  "expected A-B or A-, such as 0-1023",
+  parseByteRange,
+);
 
 /** Bytes of a task: a {@link ByteRange}, or so many from its end. */
 export type TaskRange = ByteRange | { readonly fromEnd: number };
@@ -63,24 +85,40 @@ export function rangeText(range: TaskRange): string {
 }
 
 /** The error for a range that lies outside of a task or piece of `length` bytes. */
-export function outsideError(range: TaskRange, length: number, whole: "task" | "piece", cause?: unknown): VortexError {
+export function outsideError(
+  range: TaskRange,
+  length: number,
+  whole: "task" | "piece",
+  cause?: unknown,
+): VortexError {
   const allowed =
-    length === 0 ? `none, the ${whole} is empty` : `a range within 0-${length - 1}, the bytes of the ${whole}`;
-  return new VortexError("InvalidArgument", `--range ${rangeText(range)}: expected ${allowed}`, { cause });
+    length === 0
+      ? `none, the ${whole} is empty`
+      : `a range within 0-${length - 1}, the bytes of the ${whole}`;
+  return new VortexError("InvalidArgument", `--range ${rangeText(range)}: expected ${allowed}`, {
+    cause,
+  });
 }
 
 /** `error` in the words of the command line, where it is about the range: the library knows its own names only. */
-export function inOptions(error: VortexError, range: TaskRange | undefined, whole: "task" | "piece"): VortexError {
+export function inOptions(
+  error: VortexError,
+  range: TaskRange | undefined,
+  whole: "task" | "piece",
+): VortexError {
   if (error.code !== "InvalidArgument" || range === undefined) return error;
   const [, length] = /\brange\.(?:start|end) .*(?:to|<=) (\d+)\b/.exec(error.message) ?? [];
   return length === undefined ? error : outsideError(range, Number(length), whole, error);
 }
 
 /** As {@link byteRange}, or `-N` for the last N bytes. */
-export const taskRange: Value<TaskRange> = parsed("expected A-B, A- or -N, such as 0-1023", (text) => {
-  const [, fromEnd] = /^-([0-9]{1,15})$/.exec(text) ?? [];
-  return fromEnd === undefined ? parseByteRange(text) : { fromEnd: Number(fromEnd) };
-});
+export const taskRange: Value<TaskRange> = parsed(
+  "expected A-B, A- or -N, such as 0-1023",
+  (text) => {
+    const [, fromEnd] = /^-([0-9]{1,15})$/.exec(text) ?? [];
+    return fromEnd === undefined ? parseByteRange(text) : { fromEnd: Number(fromEnd) };
+  },
+);
 
 /** A digest of a whole task. */
 export const digest: Value<Digest> = parsed(
@@ -89,15 +127,22 @@ export const digest: Value<Digest> = parsed(
 );
 
 /** A task id as it fits into a Vortex packet. */
-export const taskId: Value<string> = parsed("expected 64 printable ASCII characters, such as hex digits", (text) =>
-  /^[!-~]{64}$/.test(text) ? text : undefined,
+export const taskId: Value<string> = parsed(
+  "expected 64 printable ASCII characters, such as hex digits",
+  (text) => (/^[!-~]{64}$/.test(text) ? text : undefined),
 );
 
 /** A protocol. */
-export const protocol: Value<ProtocolChoice> = v.picklist(protocolChoices, `expected ${protocolChoices.join(", ")}`);
+export const protocol: Value<ProtocolChoice> = v.picklist(
+  protocolChoices,
+  `expected ${protocolChoices.join(", ")}`,
+);
 
 /** A kind of piece. */
-export const pieceKind: Value<PieceKind> = v.picklist(pieceKinds, `expected ${pieceKinds.join(", ")}`);
+export const pieceKind: Value<PieceKind> = v.picklist(
+  pieceKinds,
+  `expected ${pieceKinds.join(", ")}`,
+);
 
 /** Any text; commander leaves nothing else in an option with a value. */
 export const text: Value<string> = v.string();
@@ -120,7 +165,9 @@ export function parseOptions<T>(schema: v.GenericSchema<unknown, T>, options: un
 function wholeNumber(schema: Value<number>): Value<number> {
   return v.pipe(
     v.unknown(),
-    v.transform((input) => (typeof input === "string" && /^[0-9]{1,15}$/.test(input) ? Number(input) : input)),
+    v.transform((input) =>
+      typeof input === "string" && /^[0-9]{1,15}$/.test(input) ? Number(input) : input,
+    ),
     schema,
   );
 }

@@ -36,7 +36,9 @@ for (let number = 0; number < plan.pieceCount; number++) {
   done += content.length;
   if (process.stderr.isTTY) {
     const rate = done / 1e6 / ((performance.now() - started) / 1000);
-    process.stderr.write(`\r${protocol}: ${Math.floor((100 * done) / plan.contentLength)} %, ${rate.toFixed(0)} MB/s `);
+    process.stderr.write(
+      `\r${protocol}: ${Math.floor((100 * done) / plan.contentLength)} %, ${rate.toFixed(0)} MB/s `,
+    );
   }
 }
 if (process.stderr.isTTY) process.stderr.write("\r\x1b[K");
@@ -63,7 +65,9 @@ async function fetchPiece(number: number): Promise<Uint8Array> {
   });
   const { offset, length } = pieceExtent(plan, number);
   if (piece.offset !== offset || piece.length !== length) {
-    throw new Error(`piece ${number} is ${piece.length} bytes at ${piece.offset}, expected ${length} at ${offset}`);
+    throw new Error(
+      `piece ${number} is ${piece.length} bytes at ${piece.offset}, expected ${length} at ${offset}`,
+    );
   }
   return piece.bytes();
 }

@@ -19,12 +19,17 @@ import type { FetchReport, ServeReport } from "./reports.ts";
 
 const MEBI = 1024 * 1024;
 const { bun, deno, node } = process.versions;
-const runtime = bun !== undefined ? `Bun ${bun}` : deno !== undefined ? `Deno ${deno}` : `Node ${node}`;
+const runtime =
+  bun !== undefined ? `Bun ${bun}` : deno !== undefined ? `Deno ${deno}` : `Node ${node}`;
 /** Deno's QUIC is unstable, and Deno does not tell with what flags it was started. */
-const flags = deno === undefined ? process.execArgv : ["run", "--allow-all", "--unstable-net", "--no-check"];
+const flags =
+  deno === undefined ? process.execArgv : ["run", "--allow-all", "--unstable-net", "--no-check"];
 
 const { values, positionals } = parseArgs({
-  options: { size: { type: "string", default: "256MiB" }, concurrency: { type: "string", default: "8" } },
+  options: {
+    size: { type: "string", default: "256MiB" },
+    concurrency: { type: "string", default: "8" },
+  },
   allowPositionals: true,
 });
 const directory = await mkdtemp(join(tmpdir(), "vortex-peer-demo-"));
@@ -49,7 +54,9 @@ try {
 async function demonstrate(path: string | undefined): Promise<void> {
   const file = path ?? join(directory, "demo.bin");
   if (path === undefined) await writeRandomFile(file, parseSize(values.size));
-  console.log(`${runtime} serves ${path ?? "seeded pseudo-random bytes"} (${(await stat(file)).size} bytes)`);
+  console.log(
+    `${runtime} serves ${path ?? "seeded pseudo-random bytes"} (${(await stat(file)).size} bytes)`,
+  );
 
   const server = start("serve.ts", [file]);
   const served = await server.report<ServeReport>();
@@ -57,10 +64,17 @@ async function demonstrate(path: string | undefined): Promise<void> {
 
   const reports: FetchReport[] = [];
   for (const protocol of ["quic", "tcp", "grpc"] as const) {
-    const args = { ...served, protocol, output: join(directory, `${protocol}.bin`), concurrency: values.concurrency };
+    const args = {
+      ...served,
+      protocol,
+      output: join(directory, `${protocol}.bin`),
+      concurrency: values.concurrency,
+    };
     const report = await start("fetch.ts", [JSON.stringify(args)]).report<FetchReport>();
     if (report.sha256 !== served.sha256) {
-      throw new Error(`${protocol}: the file has sha256 ${report.sha256}, served was ${served.sha256}`);
+      throw new Error(
+        `${protocol}: the file has sha256 ${report.sha256}, served was ${served.sha256}`,
+      );
     }
     reports.push(report);
   }
@@ -70,7 +84,9 @@ async function demonstrate(path: string | undefined): Promise<void> {
 /** Runs a program of this folder on this runtime; its report is the one line that it prints. */
 function start(program: string, args: string[]): { report<T>(): Promise<T> } {
   const path = fileURLToPath(new URL(program, import.meta.url));
-  const child = spawn(process.execPath, [...flags, path, ...args], { stdio: ["ignore", "pipe", "inherit"] });
+  const child = spawn(process.execPath, [...flags, path, ...args], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
   children.add(child);
   const exited = new Promise<never>((_resolve, reject) => {
     child.once("error", reject);
@@ -111,7 +127,8 @@ async function writeRandomFile(path: string, size: number): Promise<void> {
 
 function parseSize(text: string): number {
   const match = /^(\d+)(KiB|MiB|GiB)?$/.exec(text);
-  if (match === null) throw new Error(`--size ${text}: expected bytes, or a number with KiB, MiB or GiB`);
+  if (match === null)
+    throw new Error(`--size ${text}: expected bytes, or a number with KiB, MiB or GiB`);
   const unit = { KiB: 1024, MiB: MEBI, GiB: 1024 * MEBI }[match[2] ?? ""] ?? 1;
   return Number(match[1]) * unit;
 }
@@ -127,7 +144,9 @@ function printTable(reports: readonly FetchReport[]): void {
     `sha256 ${report.sha256.slice(0, 16)}… ok`,
   ]);
   const head = ["protocol", "bytes", "seconds", "MB/s", "CPU s/GiB", "peak memory", "digest"];
-  const widths = head.map((title, column) => Math.max(title.length, ...rows.map((row) => row[column]?.length ?? 0)));
+  const widths = head.map((title, column) =>
+    Math.max(title.length, ...rows.map((row) => row[column]?.length ?? 0)),
+  );
   for (const row of [head, ...rows]) {
     console.log(row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join("  "));
   }

@@ -16,7 +16,8 @@ const server = await startServer({
   onError: (error) => console.error(`serve: ${error.message}`),
 });
 const { quic, tcp, grpc } = server.addresses;
-if (quic === undefined || tcp === undefined || grpc === undefined) throw new Error("a protocol did not start");
+if (quic === undefined || tcp === undefined || grpc === undefined)
+  throw new Error("a protocol did not start");
 const report: ServeReport = {
   taskId: task.taskId,
   contentLength: task.contentLength,

@@ -5,7 +5,11 @@
  *
  * @module
  */
-export type { AutoOptions, PeerPieceRequest, ProtocolEvent } from "../src/client/auto/downloader.ts";
+export type {
+  AutoOptions,
+  PeerPieceRequest,
+  ProtocolEvent,
+} from "../src/client/auto/downloader.ts";
 export { downloaderSettings } from "../src/client/call/settings.ts";
 export { type CoreDownloaderOptions, createDownloader } from "../src/client/core-factory.ts";
 export type {
@@ -39,7 +43,13 @@ export {
   type HasherFactory,
   portableHashers,
 } from "../src/digest/hasher.ts";
-export { type ErrorCode, type ErrorKind, errorCodes, VortexError, type VortexErrorOptions } from "../src/errors.ts";
+export {
+  type ErrorCode,
+  type ErrorKind,
+  errorCodes,
+  VortexError,
+  type VortexErrorOptions,
+} from "../src/errors.ts";
 export {
   type ByteRange,
   MAX_PIECE_LENGTH,
@@ -53,7 +63,11 @@ export {
   planTask,
   type TaskPlan,
 } from "../src/piece.ts";
-export { type DecoderLimits, defaultDecoderLimits, PacketDecoder } from "../src/protocol/decoder.ts";
+export {
+  type DecoderLimits,
+  defaultDecoderLimits,
+  PacketDecoder,
+} from "../src/protocol/decoder.ts";
 export {
   type ClosePacket,
   type DownloadPiecePacket,
@@ -66,8 +80,18 @@ export {
   type ReservedPacket,
 } from "../src/protocol/packet.ts";
 export { Tag } from "../src/protocol/tags.ts";
-export { type Clock, portableRuntime, type Runtime, systemClock, type Timer } from "../src/runtime.ts";
-export { type ServerOptions, type ServerSettings, serverSettings } from "../src/server/admission/upload.ts";
+export {
+  type Clock,
+  portableRuntime,
+  type Runtime,
+  systemClock,
+  type Timer,
+} from "../src/runtime.ts";
+export {
+  type ServerOptions,
+  type ServerSettings,
+  serverSettings,
+} from "../src/server/admission/upload.ts";
 export {
   type IdentityBinding,
   type ProtocolServer,
@@ -76,10 +100,25 @@ export {
   type StorageServerOptions,
 } from "../src/server/storage-server.ts";
 export { QuicServer, TcpServer, VortexServer } from "../src/server/vortex-server.ts";
-export { type GrowingTask, MemoryPieceStore, type MemoryTaskOptions } from "../src/store/memory-store.ts";
+export {
+  type GrowingTask,
+  MemoryPieceStore,
+  type MemoryTaskOptions,
+} from "../src/store/memory-store.ts";
 export { PieceFeed } from "../src/store/piece-feed.ts";
-export type { PieceStore, StoredPiece, StoredPieceRequest, StoredTask } from "../src/store/store.ts";
-export type { Operation, OperationName, OperationResult, OperationStart, Telemetry } from "../src/telemetry.ts";
+export type {
+  PieceStore,
+  StoredPiece,
+  StoredPieceRequest,
+  StoredTask,
+} from "../src/store/store.ts";
+export type {
+  Operation,
+  OperationName,
+  OperationResult,
+  OperationStart,
+  Telemetry,
+} from "../src/telemetry.ts";
 export { type Address, formatAddress, parseAddress } from "../src/transport/address.ts";
 export { MemoryTransport } from "../src/transport/memory.ts";
 export {
@@ -97,7 +136,12 @@ export {
   protocols,
 } from "../src/transport/protocol.ts";
 export type { QuicTuning } from "../src/transport/quic-tuning.ts";
-export type { IdentityStore, TlsClientOptions, TlsIdentity, TlsServerOptions } from "../src/transport/tls.ts";
+export type {
+  IdentityStore,
+  TlsClientOptions,
+  TlsIdentity,
+  TlsServerOptions,
+} from "../src/transport/tls.ts";
 export {
   type ByteReader,
   type ByteStream,

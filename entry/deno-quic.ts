@@ -4,4 +4,7 @@
  * @module
  */
 export type { DenoQuicOptions } from "../adapters/deno-quic/options.ts";
-export { type DenoQuicTransportOptions, denoQuicTransport } from "../adapters/deno-quic/transport.ts";
+export {
+  type DenoQuicTransportOptions,
+  denoQuicTransport,
+} from "../adapters/deno-quic/transport.ts";

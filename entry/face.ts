@@ -7,11 +7,19 @@ import { warnOnce } from "../adapters/shared/warn-once.ts";
 import { tcpTransport } from "../adapters/tcp/transport.ts";
 import { downloaderSettings } from "../src/client/call/settings.ts";
 import type { CallOptions } from "../src/client/downloader.ts";
-import { type Bindings, downloaderFactory, type TaskDownloaderFactory } from "../src/client/factory.ts";
+import {
+  type Bindings,
+  downloaderFactory,
+  type TaskDownloaderFactory,
+} from "../src/client/factory.ts";
 import { GrpcDirectory } from "../src/client/grpc/directory.ts";
 import { GrpcDownloader, type TaskStat } from "../src/client/grpc/downloader.ts";
 import { portableRuntime, type Runtime } from "../src/runtime.ts";
-import { type ServerBindings, StorageServer, type StorageServerOptions } from "../src/server/storage-server.ts";
+import {
+  type ServerBindings,
+  StorageServer,
+  type StorageServerOptions,
+} from "../src/server/storage-server.ts";
 import { identifiesPeer, type TlsClientOptions } from "../src/transport/tls.ts";
 
 const STOCK_PEER_WARNING =
@@ -63,7 +71,10 @@ export function faceOf(quic: QuicBinding): Face {
     startServer: (options) => StorageServer.start(options, bindings),
     async statTask(addr, taskId, { tls, ...options } = {}) {
       const binding = grpcBinding(tls && { tls });
-      await using downloader = new GrpcDownloader(async () => binding, downloaderSettings({}, runtime));
+      await using downloader = new GrpcDownloader(
+        async () => binding,
+        downloaderSettings({}, runtime),
+      );
       return await downloader.statTask(addr, taskId, options);
     },
   };

@@ -4,4 +4,7 @@
  * @module
  */
 export type { NodeQuicOptions } from "../adapters/node-quic/options.ts";
-export { type NodeQuicTransportOptions, nodeQuicTransport } from "../adapters/node-quic/transport.ts";
+export {
+  type NodeQuicTransportOptions,
+  nodeQuicTransport,
+} from "../adapters/node-quic/transport.ts";

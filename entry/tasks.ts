@@ -14,7 +14,14 @@ export type {
 } from "../src/task/discovery.ts";
 export type { KnownLayout, ListedPiece } from "../src/task/layout.ts";
 export { type MemorySink, type MemorySinkOptions, memorySink } from "../src/task/memory-sink.ts";
-export type { SinkLayout, SinkOpenOptions, SinkPart, SinkPiece, SinkSession, TaskSink } from "../src/task/sink.ts";
+export type {
+  SinkLayout,
+  SinkOpenOptions,
+  SinkPart,
+  SinkPiece,
+  SinkSession,
+  TaskSink,
+} from "../src/task/sink.ts";
 export type {
   ParentProgress,
   ParentState,

@@ -23,7 +23,10 @@ export const createDownloader: TaskDownloaderFactory = downloaderFactory({
   quic: () => unavailable("QUIC needs UDP, which edge workers do not have"),
   tcp: async () => workersTransport,
   grpc: (settings) =>
-    new VortexDownloader(() => unavailable("gRPC needs an HTTP/2 client, which edge workers do not have"), settings),
+    new VortexDownloader(
+      () => unavailable("gRPC needs an HTTP/2 client, which edge workers do not have"),
+      settings,
+    ),
 });
 
 function unavailable(why: string): Promise<never> {

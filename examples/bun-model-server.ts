@@ -28,7 +28,8 @@ const server = Bun.serve({
   idleTimeout: 120,
   async fetch(request) {
     const { pathname } = new URL(request.url);
-    if (!/^\/[!-.0-~]{64}$/.test(pathname)) return new Response("expected /TASK_ID\n", { status: 404 });
+    if (!/^\/[!-.0-~]{64}$/.test(pathname))
+      return new Response("expected /TASK_ID\n", { status: 404 });
     if (request.method !== "GET" && request.method !== "HEAD") {
       return new Response(null, { status: 405, headers: { allow: "GET, HEAD" } });
     }
@@ -52,13 +53,17 @@ for (const signal of ["SIGINT", "SIGTERM"]) {
 async function answer(request: Request, taskId: string): Promise<Response> {
   const { contentLength, pieceLength, digest } = await stat(taskId, request.signal);
   const etag = digest === undefined ? undefined : `"${digest}"`;
-  const headers = new Headers({ "accept-ranges": "bytes", "content-type": "application/octet-stream" });
+  const headers = new Headers({
+    "accept-ranges": "bytes",
+    "content-type": "application/octet-stream",
+  });
   if (etag !== undefined) headers.set("etag", etag);
   if (etag !== undefined && request.headers.get("if-none-match") === etag) {
     return new Response(null, { status: 304, headers });
   }
 
-  const range = request.method === "GET" ? rangeOf(request.headers, contentLength, etag) : undefined;
+  const range =
+    request.method === "GET" ? rangeOf(request.headers, contentLength, etag) : undefined;
   if (range === "unsatisfiable") {
     headers.set("content-range", `bytes */${contentLength}`);
     return new Response(null, { status: 416, headers });
@@ -66,7 +71,8 @@ async function answer(request: Request, taskId: string): Promise<Response> {
   const { start, end } = range ?? { start: 0, end: contentLength };
   // Bun sends a stream in chunks, and leaves this out then.
   headers.set("content-length", String(end - start));
-  if (range !== undefined) headers.set("content-range", `bytes ${start}-${end - 1}/${contentLength}`);
+  if (range !== undefined)
+    headers.set("content-range", `bytes ${start}-${end - 1}/${contentLength}`);
   const status = range === undefined ? 200 : 206;
   if (request.method === "HEAD" || start === end) return new Response(null, { status, headers });
 
@@ -97,7 +103,9 @@ async function stat(taskId: string, signal: AbortSignal): Promise<TaskStat> {
   const before = known.get(taskId);
   if (before !== undefined) return before;
   try {
-    const told = await Promise.any(options.parent.map((parent) => statTask(parent, taskId, { signal })));
+    const told = await Promise.any(
+      options.parent.map((parent) => statTask(parent, taskId, { signal })),
+    );
     known.set(taskId, told);
     return told;
   } catch (error) {
@@ -107,7 +115,8 @@ async function stat(taskId: string, signal: AbortSignal): Promise<TaskStat> {
 
 /** The one range that is asked for, its end exclusive. Any other form of the header is ignored, as HTTP allows. */
 function rangeOf(headers: Headers, length: number, etag: string | undefined) {
-  const [, first = "", last = ""] = /^bytes=(\d{0,15})-(\d{0,15})$/.exec(headers.get("range") ?? "") ?? [];
+  const [, first = "", last = ""] =
+    /^bytes=(\d{0,15})-(\d{0,15})$/.exec(headers.get("range") ?? "") ?? [];
   const condition = headers.get("if-range");
   if ((first === "" && last === "") || (condition !== null && condition !== etag)) return undefined;
   if (first === "") {

@@ -17,9 +17,12 @@ interface Context {
 
 export default {
   async fetch(request: Request, env: Env, context: Context): Promise<Response> {
-    const [, taskId, number] = /^\/([!-.0-~]{64})\/(\d{1,9})$/.exec(new URL(request.url).pathname) ?? [];
-    if (taskId === undefined || number === undefined) return new Response("expected /TASK/NUMBER\n", { status: 404 });
-    if (request.method !== "GET") return new Response(null, { status: 405, headers: { allow: "GET" } });
+    const [, taskId, number] =
+      /^\/([!-.0-~]{64})\/(\d{1,9})$/.exec(new URL(request.url).pathname) ?? [];
+    if (taskId === undefined || number === undefined)
+      return new Response("expected /TASK/NUMBER\n", { status: 404 });
+    if (request.method !== "GET")
+      return new Response(null, { status: 405, headers: { allow: "GET" } });
 
     // One for each request: workerd ties a socket to the request that opened it.
     const downloader = createDownloader({ protocol: "tcp" });
@@ -42,12 +45,17 @@ export default {
       if (range !== undefined && start >= piece.length) {
         piece.cancel();
         await downloader.close();
-        return new Response(null, { status: 416, headers: { "content-range": `bytes */${piece.length}` } });
+        return new Response(null, {
+          status: 416,
+          headers: { "content-range": `bytes */${piece.length}` },
+        });
       }
       const end = Math.min(range?.end ?? piece.length, piece.length);
       const { readable, writable } = new TransformStream<Uint8Array, Uint8Array>();
       // A piece that turns out wrong, or a client that leaves, breaks the pipe; the response breaks off then.
-      const sent = piece.content.pipeTo(writable).catch((error: unknown) => console.warn(String(error)));
+      const sent = piece.content
+        .pipeTo(writable)
+        .catch((error: unknown) => console.warn(String(error)));
       context.waitUntil(sent.then(() => downloader.close()));
       return new Response(readable, {
         status: range === undefined ? 200 : 206,

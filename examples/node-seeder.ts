@@ -8,7 +8,13 @@
  */
 import process from "node:process";
 import { parseArgs } from "node:util";
-import { FilePieceStore, fileIdentityStore, formatAddress, startServer, VortexError } from "vortex-peer";
+import {
+  FilePieceStore,
+  fileIdentityStore,
+  formatAddress,
+  startServer,
+  VortexError,
+} from "vortex-peer";
 
 const { values: options, positionals: paths } = parseArgs({
   allowPositionals: true,
@@ -52,7 +58,8 @@ async function seed(): Promise<void> {
   });
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => void stop());
 
-  for (const [protocol, address] of Object.entries(server.addresses)) console.log(protocol, formatAddress(address));
+  for (const [protocol, address] of Object.entries(server.addresses))
+    console.log(protocol, formatAddress(address));
   console.log("certificate", server.fingerprint);
   console.log("ready");
 

@@ -16,9 +16,12 @@ if (status !== 0) process.exit(status ?? 1);
 
 const response = fromBinary(CodeGeneratorResponseSchema, stdout);
 for (const file of response.file) {
-  file.content = file.content.replaceAll(/^export enum (\w+) \{$(.*?)^\}$/gms, (_whole, name, values) => {
-    const entries = values.replaceAll(/^( {2}\w+) = (-?\d+),$/gm, "$1: $2,");
-    return `export const ${name} = {${entries}} as const;\nexport type ${name} = (typeof ${name})[keyof typeof ${name}];`;
-  });
+  file.content = file.content.replaceAll(
+    /^export enum (\w+) \{$(.*?)^\}$/gms,
+    (_whole, name, values) => {
+      const entries = values.replaceAll(/^( {2}\w+) = (-?\d+),$/gm, "$1: $2,");
+      return `export const ${name} = {${entries}} as const;\nexport type ${name} = (typeof ${name})[keyof typeof ${name}];`;
+    },
+  );
 }
 process.stdout.write(toBinary(CodeGeneratorResponseSchema, response));

@@ -25,7 +25,10 @@ try {
     // Node 10's resolution knows no exports, and the package is of ES modules only.
     ["attw", "--profile", "esm-only", "--format", "ascii", "--quiet", tarball],
   ]) {
-    const run = spawnSync(process.execPath, [binOf(tool), ...args], { cwd: root, encoding: "utf8" });
+    const run = spawnSync(process.execPath, [binOf(tool), ...args], {
+      cwd: root,
+      encoding: "utf8",
+    });
     if (run.status !== 0) problems.push(`${tool}:\n${run.stdout}${run.stderr}`);
   }
 } finally {
@@ -49,7 +52,10 @@ async function coreBundle() {
   const { output } = await bundle.generate({ format: "esm", minify: true, codeSplitting: false });
   await bundle.close();
   const [chunk] = output;
-  return { bytes: gzipSync(chunk.code, { level: 9 }).length, imports: [...chunk.imports, ...chunk.dynamicImports] };
+  return {
+    bytes: gzipSync(chunk.code, { level: 9 }).length,
+    imports: [...chunk.imports, ...chunk.dynamicImports],
+  };
 }
 
 function binOf(tool) {

@@ -37,7 +37,12 @@ let added = 0;
 for (const [path, entry] of Object.entries(lock.packages)) {
   for (const [name, version] of Object.entries(entry.optionalDependencies ?? {})) {
     const key = `node_modules/${name}`;
-    if (key in lock.packages || `${path}/node_modules/${name}` in lock.packages || !/^\d/.test(version)) continue;
+    if (
+      key in lock.packages ||
+      `${path}/node_modules/${name}` in lock.packages ||
+      !/^\d/.test(version)
+    )
+      continue;
     const words = name.split(/[/-]/);
     const os = words.map((word) => operatingSystems[word]).find(Boolean);
     const cpu = processors.find((word) => words.includes(word));
@@ -51,6 +56,8 @@ for (const [path, entry] of Object.entries(lock.packages)) {
     added++;
   }
 }
-lock.packages = Object.fromEntries(Object.entries(lock.packages).sort(([a], [b]) => (a < b ? -1 : 1)));
+lock.packages = Object.fromEntries(
+  Object.entries(lock.packages).sort(([a], [b]) => (a < b ? -1 : 1)),
+);
 writeFileSync(file, `${JSON.stringify(lock, null, 2)}\n`);
 console.log(`package-lock.json: ${added} optional packages of other platforms added`);

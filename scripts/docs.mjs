@@ -10,12 +10,18 @@ import { fileURLToPath } from "node:url";
 const root = fileURLToPath(new URL("..", import.meta.url));
 const output = resolve(process.argv[2] ?? join(root, "docs", "api"));
 // The other subpaths export parts of these.
-const entries = [...["node", "bun", "deno", "workers"].map((face) => `entry/${face}.ts`), "entry/core.ts"];
+const entries = [
+  ...["node", "bun", "deno", "workers"].map((face) => `entry/${face}.ts`),
+  "entry/core.ts",
+];
 
 // So that what is exported no more is gone.
 if (process.argv[2] === undefined) rmSync(output, { recursive: true, force: true });
 const args = ["doc", "--quiet", "--html", "--name=vortex-peer", `--output=${output}`, ...entries];
-const { status, error } = spawnSync(join(root, "node_modules", ".bin", "deno"), args, { cwd: root, stdio: "inherit" });
+const { status, error } = spawnSync(join(root, "node_modules", ".bin", "deno"), args, {
+  cwd: root,
+  stdio: "inherit",
+});
 if (error !== undefined) console.error(`docs: cannot start deno: ${error.message}`);
 if (status === 0) console.log(join(output, "index.html"));
 process.exitCode = status ?? 1;

@@ -30,13 +30,17 @@ for (const file of files) {
   const tooMany = violations.length > allowed;
   if (tooMany) failed = true;
   if (flags.has("--update") || (!tooMany && !flags.has("--all"))) continue;
-  if (tooMany && allowed > 0) console.log(`${file}: ${violations.length} violations, ${allowed} before:`);
-  for (const { line, rule, message } of violations) console.log(`${file}:${line}: ${rule}: ${message}`);
+  if (tooMany && allowed > 0)
+    console.log(`${file}: ${violations.length} violations, ${allowed} before:`);
+  for (const { line, rule, message } of violations)
+    console.log(`${file}:${line}: ${rule}: ${message}`);
 }
 if (flags.has("--update")) {
   writeFileSync(baselineFile, `${JSON.stringify(counts, null, 2)}\n`);
 } else {
   const total = Object.values(counts).reduce((sum, count) => sum + count, 0);
-  console.log(`${files.length} files, ${total} violations, ${failed ? "more" : "no more"} than before`);
+  console.log(
+    `${files.length} files, ${total} violations, ${failed ? "more" : "no more"} than before`,
+  );
   process.exitCode = failed ? 1 : 0;
 }

@@ -40,9 +40,13 @@ const { values: flags, positionals } = parseArgs({
   },
 });
 const jobs = Number(flags.jobs);
-if (!Number.isInteger(jobs) || jobs < 1) throw new Error(`--jobs: expected an integer from 1, got ${flags.jobs}`);
+if (!Number.isInteger(jobs) || jobs < 1)
+  throw new Error(`--jobs: expected an integer from 1, got ${flags.jobs}`);
 const chosen = JSON.parse(readFileSync(join(root, "test/mutation/files.json"), "utf8"));
-const files = positionals.length > 0 ? positionals.map((file) => relative(root, resolve(file))) : Object.keys(chosen);
+const files =
+  positionals.length > 0
+    ? positionals.map((file) => relative(root, resolve(file)))
+    : Object.keys(chosen);
 const children = new Set();
 
 mkdirSync(scratch, { recursive: true });
@@ -60,15 +64,19 @@ for (const file of files) {
   const started = performance.now();
   const row = await mutate(file);
   rows.push(row);
-  console.log(`${file}: ${row.score.toFixed(1)} % in ${((performance.now() - started) / 1000).toFixed(0)} s`);
+  console.log(
+    `${file}: ${row.score.toFixed(1)} % in ${((performance.now() - started) / 1000).toFixed(0)} s`,
+  );
 }
 
 if (survivors.length > 0) console.log(`\nnot noticed:\n${survivors.join("\n")}`);
 const stale = flags.match === undefined ? equivalents.unused(files) : [];
-if (stale.length > 0) console.log(`\nno such mutant (test/mutation/equivalent.json):\n${stale.join("\n")}`);
+if (stale.length > 0)
+  console.log(`\nno such mutant (test/mutation/equivalent.json):\n${stale.join("\n")}`);
 printTable(rows);
 const low = rows.filter(({ score }) => score < THRESHOLD);
-if (low.length > 0) console.log(`\nbelow ${THRESHOLD} %: ${low.map(({ file }) => file).join(", ")}`);
+if (low.length > 0)
+  console.log(`\nbelow ${THRESHOLD} %: ${low.map(({ file }) => file).join(", ")}`);
 process.exitCode = low.length > 0 || stale.length > 0 ? 1 : 0;
 
 /** Runs the mutants of one file. */
@@ -76,7 +84,9 @@ async function mutate(file) {
   const { source, mutants: all } = await instrument(root, file);
   const instrumented = join(scratch, `${file.replaceAll("/", "+")}`);
   writeFileSync(instrumented, source);
-  const mutants = all.filter(({ was, becomes }) => !flags.match || `${was} ${becomes}`.includes(flags.match));
+  const mutants = all.filter(
+    ({ was, becomes }) => !flags.match || `${was} ${becomes}`.includes(flags.match),
+  );
   const tests = await dryRuns(file, instrumented);
   const counts = { mutants: 0, killed: 0, timeout: 0, survived: 0, equivalent: 0, refused: 0 };
   const queue = [...mutants];
@@ -91,12 +101,15 @@ async function mutate(file) {
         if (outcome === "survived")
           survivors.push(`${file}:${mutant.line}: ${mutant.was}\n    becomes ${mutant.becomes}`);
       }
-      progress(`${file}: ${mutants.length - queue.length} of ${mutants.length}, ${counts.survived} not noticed`);
+      progress(
+        `${file}: ${mutants.length - queue.length} of ${mutants.length}, ${counts.survived} not noticed`,
+      );
     }
   };
   await Promise.all(Array.from({ length: jobs }, work));
   progress("");
-  const score = counts.mutants === 0 ? 100 : (100 * (counts.killed + counts.timeout)) / counts.mutants;
+  const score =
+    counts.mutants === 0 ? 100 : (100 * (counts.killed + counts.timeout)) / counts.mutants;
   return { file, ...counts, score };
 }
 
@@ -118,13 +131,16 @@ async function outcomeOf(file, instrumented, { id }, tests) {
 async function dryRuns(file, instrumented) {
   const tests = [];
   const queue = testsOf(file);
-  if (queue.length === 0) console.log(`${file}: no test imports it; name its tests in test/mutation/files.json`);
+  if (queue.length === 0)
+    console.log(`${file}: no test imports it; name its tests in test/mutation/files.json`);
   const work = async () => {
     for (let test = queue.shift(); test !== undefined; test = queue.shift()) {
       const run = await dryRun(file, instrumented, test);
       if (run.status === 0) tests.push(run);
       else
-        console.log(`${test}: left out, since it fails without a mutant (${run.status})\n${run.output.slice(-2000)}`);
+        console.log(
+          `${test}: left out, since it fails without a mutant (${run.status})\n${run.output.slice(-2000)}`,
+        );
     }
   };
   await Promise.all(Array.from({ length: jobs }, work));
@@ -135,7 +151,8 @@ async function dryRun(file, instrumented, test) {
   for (let tries = 1; ; tries++) {
     const started = performance.now();
     const run = await runTest(file, instrumented, test, undefined, DRY_RUN_LIMIT);
-    if (run.status === 0 || tries === TRIES) return { test, time: performance.now() - started, ...run };
+    if (run.status === 0 || tries === TRIES)
+      return { test, time: performance.now() - started, ...run };
   }
 }
 
@@ -144,7 +161,10 @@ async function dryRun(file, instrumented, test) {
  * it reached.
  */
 async function runTest(file, instrumented, test, mutant, limit) {
-  const reachedPrefix = join(scratch, `reached-${basename(test)}-${Math.random().toString(36).slice(2)}`);
+  const reachedPrefix = join(
+    scratch,
+    `reached-${basename(test)}-${Math.random().toString(36).slice(2)}`,
+  );
   const child = spawn(bun, ["test", "--bail", "--timeout=120000", `./${test}`], {
     cwd: root,
     stdio: ["ignore", "pipe", "pipe"],
@@ -175,7 +195,9 @@ async function runTest(file, instrumented, test, mutant, limit) {
   killGroup(child);
   children.delete(child);
   const reached = new Set();
-  for (const name of readdirSync(scratch).filter((name) => name.startsWith(basename(reachedPrefix)))) {
+  for (const name of readdirSync(scratch).filter((name) =>
+    name.startsWith(basename(reachedPrefix)),
+  )) {
     for (const id of JSON.parse(readFileSync(join(scratch, name), "utf8"))) reached.add(id);
     rmSync(join(scratch, name));
   }
@@ -198,13 +220,18 @@ function testsOf(file) {
   const extra = chosen[file] ?? [];
   const importing = readdirSync(join(root, "test"), { recursive: true })
     .map((name) => join("test", String(name)))
-    .filter((name) => /^test\/(unit|compliance|fuzz)\/.*\.test\.ts$/.test(name) && importsOf(name).has(file));
+    .filter(
+      (name) =>
+        /^test\/(unit|compliance|fuzz)\/.*\.test\.ts$/.test(name) && importsOf(name).has(file),
+    );
   return [...new Set([...importing, ...extra])];
 }
 
 /** Every file that a test imports, itself or through other files of test. */
 function importsOf(test, found = new Set()) {
-  for (const [, specifier] of readFileSync(join(root, test), "utf8").matchAll(/(?:from|import)\s*\(?\s*"(\.[^"]+)"/g)) {
+  for (const [, specifier] of readFileSync(join(root, test), "utf8").matchAll(
+    /(?:from|import)\s*\(?\s*"(\.[^"]+)"/g,
+  )) {
     const file = relative(root, resolve(root, dirname(test), specifier));
     if (found.has(file)) continue;
     found.add(file);
@@ -218,9 +245,19 @@ function progress(text) {
 }
 
 function printTable(rows) {
-  const columns = ["file", "mutants", "killed", "timeout", "survived", "equivalent", "refused", "score"];
+  const columns = [
+    "file",
+    "mutants",
+    "killed",
+    "timeout",
+    "survived",
+    "equivalent",
+    "refused",
+    "score",
+  ];
   const total = { file: "all" };
-  for (const column of columns.slice(1, -1)) total[column] = rows.reduce((sum, row) => sum + row[column], 0);
+  for (const column of columns.slice(1, -1))
+    total[column] = rows.reduce((sum, row) => sum + row[column], 0);
   total.score = total.mutants === 0 ? 100 : (100 * (total.killed + total.timeout)) / total.mutants;
   const cells = [...rows, total].map((row) =>
     columns.map((name) => (name === "score" ? `${row.score.toFixed(1)} %` : row[name])),

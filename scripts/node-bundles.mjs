@@ -20,7 +20,9 @@ const OF_OTHER_RUNTIMES = /^examples\/(bun|deno|edge)-/;
  */
 export async function bundleForNode() {
   const directory = join(root, `node_modules/.cache/vortex-peer-node-${process.pid}`);
-  const input = Object.fromEntries(PROGRAMS.flatMap(typescriptIn).map((file) => [file.replace(/\.ts$/, ""), file]));
+  const input = Object.fromEntries(
+    PROGRAMS.flatMap(typescriptIn).map((file) => [file.replace(/\.ts$/, ""), file]),
+  );
   const build = await rolldown({
     cwd: root,
     input,
@@ -39,7 +41,8 @@ export async function bundleForNode() {
     chunkFileNames: "chunks/[name]-[hash].mjs",
   });
   await build.close();
-  const bundleOf = (file) => join(directory, relative(root, join(root, file)).replace(/\.ts$/, ".mjs"));
+  const bundleOf = (file) =>
+    join(directory, relative(root, join(root, file)).replace(/\.ts$/, ".mjs"));
   mkdirSync(directory, { recursive: true });
   const runner = join(directory, "run.mjs");
   writeFileSync(runner, runnerSource(directory));
@@ -49,7 +52,9 @@ export async function bundleForNode() {
 function typescriptIn(folder) {
   return readdirSync(join(root, folder), { recursive: true })
     .map((file) => join(folder, String(file)))
-    .filter((file) => file.endsWith(".ts") && !file.endsWith(".d.ts") && !OF_OTHER_RUNTIMES.test(file));
+    .filter(
+      (file) => file.endsWith(".ts") && !file.endsWith(".d.ts") && !OF_OTHER_RUNTIMES.test(file),
+    );
 }
 
 /** Bundled code finds the files of this repository from where its source is. */

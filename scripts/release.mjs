@@ -16,13 +16,21 @@ const { values, positionals } = parseArgs({
   options: { "dry-run": { type: "boolean" }, "skip-check": { type: "boolean" } },
 });
 const npm = JSON.parse(readFileSync(`${root}package.json`, "utf8"));
-const version = nextVersion(npm.version, positionals[0], readFileSync(`${root}CHANGELOG.md`, "utf8"));
+const version = nextVersion(
+  npm.version,
+  positionals[0],
+  readFileSync(`${root}CHANGELOG.md`, "utf8"),
+);
 const date = new Date().toISOString().slice(0, 10);
 
-if (!values["dry-run"] && git("status", "--porcelain").trim() !== "") throw new Error("the working tree has changes");
+if (!values["dry-run"] && git("status", "--porcelain").trim() !== "")
+  throw new Error("the working tree has changes");
 console.log(`${npm.version} -> ${version}, ${date}`);
 // All texts are made before the first is written, so that a file without a version to raise leaves the others alone.
-const texts = releasedFiles.map((file) => [file, released(file, readFileSync(root + file, "utf8"), version, date)]);
+const texts = releasedFiles.map((file) => [
+  file,
+  released(file, readFileSync(root + file, "utf8"), version, date),
+]);
 for (const [file, text] of texts) {
   console.log(`${file}: ${text === readFileSync(root + file, "utf8") ? "stays" : "changes"}`);
   if (!values["dry-run"]) writeFileSync(root + file, text);
@@ -50,6 +58,10 @@ function git(...args) {
 }
 
 function run(program, ...args) {
-  const { status } = spawnSync(program, args, { cwd: root, stdio: "inherit", shell: process.platform === "win32" });
+  const { status } = spawnSync(program, args, {
+    cwd: root,
+    stdio: "inherit",
+    shell: process.platform === "win32",
+  });
   if (status !== 0) throw new Error(`${program} ${args.join(" ")} ended with ${status}`);
 }

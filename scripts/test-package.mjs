@@ -40,9 +40,15 @@ try {
   await row("Deno", () => consumer(whole, bin("deno"), "run", "--allow-all", "--unstable-net"));
   await row("workerd", () => edge(whole), { quic: "-", grpc: "-" });
   const none = "Unavailable";
-  await row("no condition fits: the core", () => bare(whole), { tcp: none, quic: none, grpc: none });
+  await row("no condition fits: the core", () => bare(whole), {
+    tcp: none,
+    quic: none,
+    grpc: none,
+  });
   const [[name, program]] = nodes;
-  await row(`${name}, no optional packages`, () => consumer(lean, program), { quic: "Unavailable" });
+  await row(`${name}, no optional packages`, () => consumer(lean, program), {
+    quic: "Unavailable",
+  });
   await row("Bun, no optional packages", () => consumer(lean, bin("bun")), { quic: "Unavailable" });
 } finally {
   rmSync(scratch, { recursive: true, force: true });
@@ -71,7 +77,10 @@ function installedNodes() {
     NODES.map((version) => `${alias(version)}@npm:node-${platform}-${process.arch}@${version}`),
   );
   const program = process.platform === "win32" ? "bin/node.exe" : "bin/node";
-  return NODES.map((version) => [`Node ${version}`, join(folder, "node_modules", alias(version), program)]);
+  return NODES.map((version) => [
+    `Node ${version}`,
+    join(folder, "node_modules", alias(version), program),
+  ]);
 }
 
 /** Adds a runtime to the table; `expected` are the columns that are to be something else than "ok". */
@@ -88,7 +97,11 @@ async function row(name, run, expected = {}) {
 
 /** What the program prints that imports the package in a project. */
 async function consumer(folder, program, ...args) {
-  const { code, output } = await spawned(program, [...args, "consumer.mjs", subpaths.join(",")], folder);
+  const { code, output } = await spawned(
+    program,
+    [...args, "consumer.mjs", subpaths.join(",")],
+    folder,
+  );
   const line = output.split("\n").find((text) => text.startsWith("{"));
   if (code !== 0 || line === undefined) throw new Error(`ended with ${code}: ${output}`);
   return JSON.parse(line);
@@ -102,7 +115,9 @@ async function edge(folder) {
     quic: "-",
     grpc: "-",
   };
-  const { MemoryPieceStore, startServer } = await import(new URL("../dist/node.js", import.meta.url).href);
+  const { MemoryPieceStore, startServer } = await import(
+    new URL("../dist/node.js", import.meta.url).href
+  );
   const store = new MemoryPieceStore();
   store.putTask(taskId, content);
   const server = await startServer({ store, host: "127.0.0.1", tcp: { port: 0 } });
@@ -117,10 +132,16 @@ async function edge(folder) {
   try {
     const { host, port } = server.addresses.tcp;
     const body = JSON.stringify({ addr: `${host}:${port}`, taskId });
-    const response = await fetch(await worker.ready, { method: "POST", body, signal: AbortSignal.timeout(DEADLINE) });
+    const response = await fetch(await worker.ready, {
+      method: "POST",
+      body,
+      signal: AbortSignal.timeout(DEADLINE),
+    });
     const bytes = new Uint8Array(await response.arrayBuffer());
     columns.tcp =
-      Buffer.compare(bytes, content) === 0 ? "ok" : `other bytes: ${new TextDecoder().decode(bytes).slice(0, 300)}`;
+      Buffer.compare(bytes, content) === 0
+        ? "ok"
+        : `other bytes: ${new TextDecoder().decode(bytes).slice(0, 300)}`;
   } finally {
     await worker.dispose();
     await server.close();

@@ -44,7 +44,9 @@ export function casesOf(xml) {
     }
   }
   // Deno counts a suite as a case of its own, which fails with one of its cases, or by itself.
-  const told = new Set(cases.filter(({ outcome }) => outcome === "failed").map(({ suite }) => suite));
+  const told = new Set(
+    cases.filter(({ outcome }) => outcome === "failed").map(({ suite }) => suite),
+  );
   const names = new Set(cases.map(({ suite }) => suite));
   return cases.filter(({ suite, name, outcome }) => {
     if (suite !== "" || !names.has(name)) return true;
@@ -83,19 +85,24 @@ export function complianceTables(runs) {
   for (const cases of runs.values()) {
     for (const { suite } of cases) {
       const [, transport, topic] = /^([\w-]+): (.+)$/.exec(suite) ?? [];
-      if (topic !== undefined) transportsOf.set(topic, (transportsOf.get(topic) ?? new Set()).add(transport));
+      if (topic !== undefined)
+        transportsOf.set(topic, (transportsOf.get(topic) ?? new Set()).add(transport));
     }
   }
-  const topics = [...transportsOf].filter(([, transports]) => transports.size > 1).map(([topic]) => topic);
+  const topics = [...transportsOf]
+    .filter(([, transports]) => transports.size > 1)
+    .map(([topic]) => topic);
   const tables = [];
   for (const [runtime, cases] of runs) {
-    const transports = [...new Set(topics.flatMap((topic) => [...transportsOf.get(topic)]))].filter((transport) =>
-      cases.some(({ suite }) => suite.startsWith(`${transport}: `)),
+    const transports = [...new Set(topics.flatMap((topic) => [...transportsOf.get(topic)]))].filter(
+      (transport) => cases.some(({ suite }) => suite.startsWith(`${transport}: `)),
     );
     if (transports.length === 0) continue;
     const rows = topics.map((topic) => [
       topic,
-      ...transports.map((transport) => cellOf(cases.filter(({ suite }) => suite === `${transport}: ${topic}`))),
+      ...transports.map((transport) =>
+        cellOf(cases.filter(({ suite }) => suite === `${transport}: ${topic}`)),
+      ),
     ]);
     tables.push(aligned([[`${runtime}: compliance`, ...transports], ...rows]));
   }
@@ -127,7 +134,9 @@ function cellOf(cases) {
   if (cases.length === 0) return "";
   const { passed, failed, skipped } = countsOf(cases);
   const gaps = skipped === 0 ? "" : `${skipped} gap${skipped === 1 ? "" : "s"}`;
-  return [passed === 0 ? "" : String(passed), failed === 0 ? "" : `${failed} FAILED`, gaps].filter(Boolean).join(", ");
+  return [passed === 0 ? "" : String(passed), failed === 0 ? "" : `${failed} FAILED`, gaps]
+    .filter(Boolean)
+    .join(", ");
 }
 
 function aligned(rows) {
@@ -144,7 +153,10 @@ function aligned(rows) {
 function failureOf(xml, { 0: whole, 1: opening, index }) {
   const start = index + whole.length;
   const inside = opening.endsWith("/") ? "" : xml.slice(start, xml.indexOf("</", start));
-  const text = inside.trim() === "" ? attribute(opening, "message") : decoded(inside.replace(/<!\[CDATA\[|\]\]>/g, ""));
+  const text =
+    inside.trim() === ""
+      ? attribute(opening, "message")
+      : decoded(inside.replace(/<!\[CDATA\[|\]\]>/g, ""));
   return stripVTControlCharacters(text).trim().split("\n").slice(0, FAILURE_LINES);
 }
 
@@ -156,6 +168,8 @@ function attribute(tag, name) {
 function decoded(value) {
   const entities = { lt: "<", gt: ">", amp: "&", quot: '"', apos: "'" };
   return value.replace(/&(?:#(x?)([0-9a-f]+)|(\w+));/gi, (whole, hex, code, entity) =>
-    entity === undefined ? String.fromCodePoint(Number.parseInt(code, hex ? 16 : 10)) : (entities[entity] ?? whole),
+    entity === undefined
+      ? String.fromCodePoint(Number.parseInt(code, hex ? 16 : 10))
+      : (entities[entity] ?? whole),
   );
 }

@@ -5,7 +5,16 @@
 //     npm test -- all test/unit       every runtime, likewise
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { closeSync, existsSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -66,7 +75,9 @@ process.env.VORTEX_PEER_NODE_RUNNER = bundles.runner;
 
 // Side by side, since all spend much of their time waiting for processes of theirs. Bun's output is shown as it comes, the others' when
 // they are done.
-const ended = new Map(chosen.map((name, at) => [name, run(name, at === 0 ? undefined : join(scratch, `${name}.log`))]));
+const ended = new Map(
+  chosen.map((name, at) => [name, run(name, at === 0 ? undefined : join(scratch, `${name}.log`))]),
+);
 for (const name of chosen) {
   const { status, cases, output } = await ended.get(name);
   if (output !== undefined) process.stdout.write(`\n== ${name}\n${readFileSync(output, "utf8")}`);
@@ -136,7 +147,9 @@ function reportCoverage() {
       low.push(`${path} ${((100 * covered) / lines).toFixed(1)} %`);
   }
   const percent = found === 0 ? 0 : (100 * hit) / found;
-  console.log(`\nline coverage of src: ${percent.toFixed(1)} % (${hit} of ${found} lines), least ${LEAST_COVERAGE} %`);
+  console.log(
+    `\nline coverage of src: ${percent.toFixed(1)} % (${hit} of ${found} lines), least ${LEAST_COVERAGE} %`,
+  );
   if (low.length > 0) console.log(`below: ${low.join(", ")}`);
   return percent >= LEAST_COVERAGE;
 }

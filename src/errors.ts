@@ -11,7 +11,14 @@
  * | `aborted` | the caller's AbortSignal | no |
  * | `local` | this machine: disk, file | no |
  */
-export type ErrorKind = "misuse" | "peer" | "remote" | "transport" | "timeout" | "aborted" | "local";
+export type ErrorKind =
+  | "misuse"
+  | "peer"
+  | "remote"
+  | "transport"
+  | "timeout"
+  | "aborted"
+  | "local";
 
 /** The closed set of codes. */
 export type ErrorCode =
@@ -190,7 +197,10 @@ export class VortexError extends Error {
 export function withAddress(error: unknown, addr: string): VortexError {
   if (!(error instanceof VortexError)) return VortexError.from(error, "Internal", undefined, addr);
   if (error.addr !== undefined) return error;
-  const copy = new VortexError(error.code, error.message, { cause: "cause" in error ? error.cause : error, addr });
+  const copy = new VortexError(error.code, error.message, {
+    cause: "cause" in error ? error.cause : error,
+    addr,
+  });
   shareStack(copy, error);
   return copy;
 }
@@ -203,7 +213,8 @@ function shareStack(to: Error, from: Error): void {
   Object.defineProperty(to, "stack", {
     configurable: true,
     get: () => from.stack,
-    set: (value: unknown) => Object.defineProperty(to, "stack", { configurable: true, writable: true, value }),
+    set: (value: unknown) =>
+      Object.defineProperty(to, "stack", { configurable: true, writable: true, value }),
   });
 }
 
@@ -214,7 +225,11 @@ export function abortedError(signal: AbortSignal, what: string): VortexError {
 }
 
 /** `promise`, or {@link abortedError} for `what` if the signal comes first; the promise itself goes on. */
-export function untilAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined, what: string): Promise<T> {
+export function untilAborted<T>(
+  promise: Promise<T>,
+  signal: AbortSignal | undefined,
+  what: string,
+): Promise<T> {
   if (signal === undefined) return promise;
   return new Promise((resolve, reject) => {
     const onAbort = (): void => reject(abortedError(signal, what));

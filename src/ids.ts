@@ -93,10 +93,20 @@ export const defaultFilteredQueryParams: readonly string[] = [
  * Id of a standard task, from its origin.
  * @throws `InvalidArgument` for what is no absolute URL
  */
-export function taskIdOfUrl(identity: UrlIdentity, hashers: HasherFactory = portableHashers): string {
+export function taskIdOfUrl(
+  identity: UrlIdentity,
+  hashers: HasherFactory = portableHashers,
+): string {
   const { url, filteredQueryParams = [], tag, application, revision, pieceLength } = identity;
   return sha256(
-    [normalisedUrl(url, filteredQueryParams), tag, application, revision, lengthText(pieceLength), "STANDARD"],
+    [
+      normalisedUrl(url, filteredQueryParams),
+      tag,
+      application,
+      revision,
+      lengthText(pieceLength),
+      "STANDARD",
+    ],
     hashers,
   );
 }
@@ -113,7 +123,10 @@ export function taskIdOfContent(content: string, hashers: HasherFactory = portab
 export function taskIdOfBlob(url: string): string {
   const id = blobDigest(url);
   if (id === undefined) {
-    throw new VortexError("InvalidArgument", `"${url}": expected an OCI blob, https://host/v2/name/blobs/sha256:…`);
+    throw new VortexError(
+      "InvalidArgument",
+      `"${url}": expected an OCI blob, https://host/v2/name/blobs/sha256:…`,
+    );
   }
   return id;
 }
@@ -124,7 +137,10 @@ export function isBlobUrl(url: string): boolean {
 }
 
 /** Id of a persistent task. */
-export function persistentTaskId(identity: ObjectIdentity, hashers: HasherFactory = portableHashers): string {
+export function persistentTaskId(
+  identity: ObjectIdentity,
+  hashers: HasherFactory = portableHashers,
+): string {
   return sha256([identity.url, identity.region, identity.endpoint, "PERSISTENT"], hashers);
 }
 
@@ -137,7 +153,8 @@ export async function persistentCacheTaskId(
   const hasher = hashers("sha256");
   for await (const chunk of content) hasher.update(chunk);
   const { tag, application, pieceLength } = identity;
-  for (const text of [tag, application, lengthText(pieceLength), "PERSISTENT_CACHE"]) hasher.update(utf8(text));
+  for (const text of [tag, application, lengthText(pieceLength), "PERSISTENT_CACHE"])
+    hasher.update(utf8(text));
   return hasher.encode();
 }
 
@@ -166,11 +183,14 @@ export function peerId(
  */
 function normalisedUrl(text: string, filtered: readonly string[]): string {
   const url = parsedUrl(text);
-  if (url === undefined) throw new VortexError("InvalidArgument", `"${text}": expected an absolute URL`);
+  if (url === undefined)
+    throw new VortexError("InvalidArgument", `"${text}": expected an absolute URL`);
   const left = [...url.searchParams].filter(([name]) => !filtered.includes(name));
   url.search = new URLSearchParams(left).toString();
   const normalised = text.includes("^") ? withCarets(url, text) : url.href;
-  return url.pathname === "/" && normalised.endsWith("/") ? normalised.replace(/\/+$/, "") : normalised;
+  return url.pathname === "/" && normalised.endsWith("/")
+    ? normalised.replace(/\/+$/, "")
+    : normalised;
 }
 
 /**

@@ -4,7 +4,12 @@ import { VortexError } from "./errors.ts";
 export type PieceKind = "standard" | "persistent" | "persistent-cache" | "cache";
 
 /** All kinds, in the order of their tags. */
-export const pieceKinds: readonly PieceKind[] = ["standard", "persistent", "persistent-cache", "cache"];
+export const pieceKinds: readonly PieceKind[] = [
+  "standard",
+  "persistent",
+  "persistent-cache",
+  "cache",
+];
 
 /**
  * What the wire says about a piece. 64-bit fields are bigint: values above 2^53 occur and keep every bit.
@@ -107,12 +112,18 @@ export interface TaskPlan {
  * Cuts `contentLength` bytes into pieces of `pieceLength` bytes, the last one of what is left. An empty task has no pieces.
  * @throws `InvalidArgument` unless `contentLength` is 0 or more, `pieceLength` 1 or more, and the pieces are fewer than 2^32
  */
-export function planTask(contentLength: number, pieceLength: number = pieceLengthFor(contentLength)): TaskPlan {
+export function planTask(
+  contentLength: number,
+  pieceLength: number = pieceLengthFor(contentLength),
+): TaskPlan {
   requireInteger("content length", contentLength, 0, Number.MAX_SAFE_INTEGER);
   requireInteger("piece length", pieceLength, 1, Number.MAX_SAFE_INTEGER);
   const pieceCount = Math.ceil(contentLength / pieceLength);
   if (pieceCount > 0xffffffff) {
-    throw new VortexError("InvalidArgument", `a task of ${pieceCount} pieces: piece numbers end at 4294967295`);
+    throw new VortexError(
+      "InvalidArgument",
+      `a task of ${pieceCount} pieces: piece numbers end at 4294967295`,
+    );
   }
   return { contentLength, pieceLength, pieceCount };
 }
@@ -130,6 +141,9 @@ export function pieceExtent(plan: TaskPlan, number: number): { offset: number; l
 /** Throws `InvalidArgument` unless `value` is an integer within `least` and `greatest`. */
 export function requireInteger(name: string, value: number, least: number, greatest: number): void {
   if (!Number.isInteger(value) || value < least || value > greatest) {
-    throw new VortexError("InvalidArgument", `${name} ${value}: expected an integer from ${least} to ${greatest}`);
+    throw new VortexError(
+      "InvalidArgument",
+      `${name} ${value}: expected an integer from ${least} to ${greatest}`,
+    );
   }
 }

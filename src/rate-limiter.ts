@@ -174,7 +174,9 @@ export class RateLimiter {
   }
 
   /** Whose turn it is, and bytes for it. */
-  #next(): { readonly waiting: Waiting; readonly bytes: number; readonly inTurn: boolean } | undefined {
+  #next():
+    | { readonly waiting: Waiting; readonly bytes: number; readonly inTurn: boolean }
+    | undefined {
     const [longest] = this.#waiting;
     if (longest === undefined) return undefined;
     if (this.#clock.now() - longest.since >= this.#longestWait()) {
@@ -216,7 +218,10 @@ export class RateLimiter {
 
   /** Bytes of one grant. */
   #portion(): number {
-    return Math.max(Math.ceil(this.rate / GRANTS_PER_SECOND), Math.min(MIN_GRANT, Math.ceil(this.rate / 4)));
+    return Math.max(
+      Math.ceil(this.rate / GRANTS_PER_SECOND),
+      Math.min(MIN_GRANT, Math.ceil(this.rate / 4)),
+    );
   }
 
   /** Milliseconds after which a flow is granted a few bytes before its turn. */

@@ -11,7 +11,11 @@ export interface Clock {
   /** Milliseconds that only grow; their origin has no meaning. */
   now(): number;
   /** Runs `callback` once after `milliseconds`. A background timer does not keep the process alive. */
-  setTimer(callback: () => void, milliseconds: number, options?: { readonly background?: boolean }): Timer;
+  setTimer(
+    callback: () => void,
+    milliseconds: number,
+    options?: { readonly background?: boolean },
+  ): Timer;
 }
 
 /** What the core needs of its surroundings, besides transports. Every part has a portable default. */

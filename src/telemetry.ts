@@ -23,7 +23,12 @@ export interface Telemetry {
  * | `stat_local_task` | | StatLocalTask is answered |
  * | `sync_pieces` | a peer is asked for its pieces | SyncPieces is answered |
  */
-export type OperationName = "download_task" | "download_piece" | "stat_task" | "stat_local_task" | "sync_pieces";
+export type OperationName =
+  | "download_task"
+  | "download_piece"
+  | "stat_task"
+  | "stat_local_task"
+  | "sync_pieces";
 
 /** What is known of an operation when it begins. */
 export interface OperationStart {
@@ -72,7 +77,10 @@ export interface OperationResult {
  * Begins an operation for whoever listens, and guards against what a listener throws. Its `end` counts once; later ones are
  * dropped. Undefined without a listener.
  */
-export function beginOperation(telemetry: Telemetry | undefined, start: OperationStart): Operation | undefined {
+export function beginOperation(
+  telemetry: Telemetry | undefined,
+  start: OperationStart,
+): Operation | undefined {
   const operation = telemetry && quietly(() => telemetry.begin(start));
   if (operation === undefined) return undefined;
   let ended = false;
@@ -103,7 +111,10 @@ export function beginOperation(telemetry: Telemetry | undefined, start: Operatio
 }
 
 /** The steps of an iteration, each within an operation, so that what the first begins belongs to it. */
-export function eachInOperation<T>(operation: Operation | undefined, source: AsyncIterable<T>): AsyncIterable<T> {
+export function eachInOperation<T>(
+  operation: Operation | undefined,
+  source: AsyncIterable<T>,
+): AsyncIterable<T> {
   if (operation === undefined) return source;
   return {
     [Symbol.asyncIterator]() {

@@ -2,7 +2,12 @@ import { isIP } from "node:net";
 import { abortedError, untilAborted, VortexError } from "../../src/errors.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
-import { type CloseInfo, type Connection, type DialOptions, StreamCode } from "../../src/transport/transport.ts";
+import {
+  type CloseInfo,
+  type Connection,
+  type DialOptions,
+  StreamCode,
+} from "../../src/transport/transport.ts";
 import { Guard } from "../shared/guard.ts";
 import { splitZone } from "../shared/local-address.ts";
 import { permissionError } from "../shared/permission.ts";
@@ -12,7 +17,12 @@ import { DenoQuicConnection } from "./connection.ts";
 import { ClientEndpoints, release } from "./endpoints.ts";
 import { failureInfo, isProtocolRefused, type Trust } from "./errors.ts";
 import type { DenoQuic, NativeConn, NativeConnectOptions, NativeEndpoint } from "./native.ts";
-import { type DenoQuicSettings, nativeSettings, STOCK_PROTOCOLS, VORTEX_PROTOCOLS } from "./options.ts";
+import {
+  type DenoQuicSettings,
+  nativeSettings,
+  STOCK_PROTOCOLS,
+  VORTEX_PROTOCOLS,
+} from "./options.ts";
 
 /** Peers that are remembered to be stock ones. */
 const CAPACITY = 1024;
@@ -21,7 +31,10 @@ const CAPACITY = 1024;
 export class DenoQuicDialler {
   readonly #quic: DenoQuic;
   readonly #tls: TlsClientOptions;
-  readonly #options: Omit<NativeConnectOptions, "hostname" | "port" | "serverName" | "alpnProtocols" | "zeroRtt">;
+  readonly #options: Omit<
+    NativeConnectOptions,
+    "hostname" | "port" | "serverName" | "alpnProtocols" | "zeroRtt"
+  >;
   readonly #endpoints: ClientEndpoints;
   readonly #guard = new Guard();
   readonly #resolver: Resolver | undefined;
@@ -29,7 +42,12 @@ export class DenoQuicDialler {
   readonly #stock = new Set<string>();
 
   /** @throws `InvalidArgument` for options that cannot be, and for those that Deno cannot join */
-  constructor(quic: DenoQuic, tls: TlsClientOptions, settings: DenoQuicSettings, resolver: Resolver | undefined) {
+  constructor(
+    quic: DenoQuic,
+    tls: TlsClientOptions,
+    settings: DenoQuicSettings,
+    resolver: Resolver | undefined,
+  ) {
     this.#quic = quic;
     this.#tls = tls;
     this.#resolver = resolver;
@@ -48,7 +66,9 @@ export class DenoQuicDialler {
       ...nativeSettings(settings, 0, false),
       keepAliveInterval: settings.keepAlive,
       ...(caCerts && { caCerts }),
-      ...(pins && { serverCertificateHashes: pins.map((pin) => ({ algorithm: "sha-256", value: bytesOf(pin) })) }),
+      ...(pins && {
+        serverCertificateHashes: pins.map((pin) => ({ algorithm: "sha-256", value: bytesOf(pin) })),
+      }),
       ...identity,
     };
   }
@@ -80,10 +100,12 @@ export class DenoQuicDialler {
       if (!isProtocolRefused(error)) throw error;
       // The peer is another one than it was, or met for the first time.
       this.#stock.delete(addr);
-      const connection = await this.#dialAs(!stock, remote, host, earlyData, signal).catch((second) => {
-        // What the peer said of the name "vortex" is what its user can do something about.
-        throw isProtocolRefused(second) ? error : second;
-      });
+      const connection = await this.#dialAs(!stock, remote, host, earlyData, signal).catch(
+        (second) => {
+          // What the peer said of the name "vortex" is what its user can do something about.
+          throw isProtocolRefused(second) ? error : second;
+        },
+      );
       if (!stock) this.#rememberStock(addr);
       return connection;
     }
@@ -112,7 +134,8 @@ export class DenoQuicDialler {
     // A socket is of one family, and its sessions are those of the peer at this address.
     const key = `${addr} ${host} ${stock}`;
     // Whoever trusts any certificate has Deno told so by its name on the command line, which is the stock peers' one.
-    const name = this.#tls.serverName ?? (this.#tls.verify === false ? STOCK_NAME : splitZone(remote.host)[0]);
+    const name =
+      this.#tls.serverName ?? (this.#tls.verify === false ? STOCK_NAME : splitZone(remote.host)[0]);
     const trust: Trust = { tls: this.#tls, name };
     // Deno itself makes the socket for a name, which the program may not resolve.
     const family = host.includes(":") ? 6 : isIP(host) === 4 ? 4 : undefined;
@@ -169,7 +192,11 @@ export class DenoQuicDialler {
     this.#giveBack(connection, key, native.endpoint);
     const onAbort = this.#guard.wrap(() => {
       if (signal === undefined) return;
-      connection.abort(StreamCode.Cancelled, "", abortedError(signal, `dialling ${formatAddress(remote)}`));
+      connection.abort(
+        StreamCode.Cancelled,
+        "",
+        abortedError(signal, `dialling ${formatAddress(remote)}`),
+      );
     });
     const settled = (): void => signal?.removeEventListener("abort", onAbort);
     signal?.addEventListener("abort", onAbort, { once: true });
@@ -178,11 +205,18 @@ export class DenoQuicDialler {
   }
 
   /** Deno cannot give up a handshake but by giving up its socket. */
-  #giveUp(attempt: Promise<NativeConn>, key: string, endpoint: NativeEndpoint | undefined, underWay: boolean): void {
+  #giveUp(
+    attempt: Promise<NativeConn>,
+    key: string,
+    endpoint: NativeEndpoint | undefined,
+    underWay: boolean,
+  ): void {
     if (endpoint !== undefined && !underWay) this.#endpoints.put(key, endpoint);
     else if (endpoint !== undefined) release(endpoint);
     attempt.then(
-      this.#guard.wrap((late: NativeConn) => late.close({ closeCode: StreamCode.Cancelled, reason: "" })),
+      this.#guard.wrap((late: NativeConn) =>
+        late.close({ closeCode: StreamCode.Cancelled, reason: "" }),
+      ),
       () => {},
     );
   }

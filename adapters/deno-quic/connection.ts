@@ -14,7 +14,12 @@ import type { Guard } from "../shared/guard.ts";
 import { IdleClose } from "../shared/idle-close.ts";
 import { closeInfo } from "../shared/quic-errors.ts";
 import { earlyDataRefused, failureInfo, type Trust } from "./errors.ts";
-import { afterFirstFlight, type NativeConn, type NativeReadable, type NativeStream } from "./native.ts";
+import {
+  afterFirstFlight,
+  type NativeConn,
+  type NativeReadable,
+  type NativeStream,
+} from "./native.ts";
 import { DenoQuicStream, type StreamOwner } from "./stream.ts";
 
 /** Milliseconds between the failure of a stream and word of why its connection ended, at most. */
@@ -121,11 +126,14 @@ export class DenoQuicConnection implements Connection {
     });
     this.ready.catch(() => {});
     if (!origin.server)
-      this.#idleClose = new IdleClose(this.#guard.clock, (error) => this.abort(StreamCode.None, "", error));
+      this.#idleClose = new IdleClose(this.#guard.clock, (error) =>
+        this.abort(StreamCode.None, "", error),
+      );
     native.closed.then(
       // An application's own code travels after the handshake only (RFC 9000, section 10.2.3).
-      this.#guard.wrap(({ closeCode: code, reason }: { readonly closeCode: number; readonly reason: string }) =>
-        this.#onEnd(closeInfo({ isApp: true, code, reason, remote: true, established: true })),
+      this.#guard.wrap(
+        ({ closeCode: code, reason }: { readonly closeCode: number; readonly reason: string }) =>
+          this.#onEnd(closeInfo({ isApp: true, code, reason, remote: true, established: true })),
       ),
       this.#guard.wrap((cause: unknown) => {
         const { server, trust } = origin;

@@ -1,5 +1,10 @@
 import { nativeError } from "../shared/native-error.ts";
-import { afterFirstFlight, collectSocketsSoon, type DenoQuic, type NativeEndpoint } from "./native.ts";
+import {
+  afterFirstFlight,
+  collectSocketsSoon,
+  type DenoQuic,
+  type NativeEndpoint,
+} from "./native.ts";
 
 /** Sockets without a connection that are kept, for the sessions of their peers. */
 const CAPACITY = 64;

@@ -42,21 +42,37 @@ export interface Trust {
 }
 
 /** How a connection ended that failed with `cause`. */
-export function failureInfo(cause: unknown, { established, server, early, trust }: Circumstances): CloseInfo {
+export function failureInfo(
+  cause: unknown,
+  { established, server, early, trust }: Circumstances,
+): CloseInfo {
   const text = textOf(cause);
   if (text === "timed out") return silentEnd(true, established, server, cause);
   const application = /^closed by peer: (?:(.*) \(code (\d+)\)|(\d+))$/s.exec(text);
   if (application !== null) {
     const [, reason = "", code, bare] = application;
-    return closeInfo({ isApp: true, code: Number(code ?? bare), reason, remote: true, established, cause });
+    return closeInfo({
+      isApp: true,
+      code: Number(code ?? bare),
+      reason,
+      remote: true,
+      established,
+      cause,
+    });
   }
   const [, by, what = ""] = /^(aborted by peer: )?(.*)$/s.exec(text) ?? [];
   const remote = by !== undefined;
-  const crypto = /^the cryptographic handshake failed: error (\d+)(?: in [^:]*)?(?:: (.*))?$/s.exec(what);
+  const crypto = /^the cryptographic handshake failed: error (\d+)(?: in [^:]*)?(?:: (.*))?$/s.exec(
+    what,
+  );
   if (crypto !== null) {
     const [, number, reason = ""] = crypto;
     const alert = Number(number);
-    if (!remote && trust !== undefined && (isAboutCertificate(alert) || reason.startsWith(INVALID_CERTIFICATE))) {
+    if (
+      !remote &&
+      trust !== undefined &&
+      (isAboutCertificate(alert) || reason.startsWith(INVALID_CERTIFICATE))
+    ) {
       const error = refusedCertificate(reason, trust, cause);
       return { code: 0x100 + alert, reason, remote, error };
     }
@@ -67,16 +83,24 @@ export function failureInfo(cause: unknown, { established, server, early, trust 
     if (code === APPLICATION_ERROR && !established) {
       // What its application said is kept back until the handshake is over (RFC 9000, section 10.2.3).
       const message = "the peer closed the connection before its handshake was over";
-      const error = new VortexError(early === true ? "ConnectionLost" : "ConnectionRefused", message, { cause });
+      const error = new VortexError(
+        early === true ? "ConnectionLost" : "ConnectionRefused",
+        message,
+        { cause },
+      );
       return { code, reason: "", remote, error };
     }
     const [, reason = ""] = /: (.*)$/s.exec(what.slice(known.length)) ?? [];
     return closeInfo({ isApp: false, code, reason, remote, established, cause });
   }
   if (what.startsWith("peer doesn't implement any supported version")) {
-    const error = new VortexError("ProtocolNotSupported", "the peer speaks no version of QUIC that is known here", {
-      cause,
-    });
+    const error = new VortexError(
+      "ProtocolNotSupported",
+      "the peer speaks no version of QUIC that is known here",
+      {
+        cause,
+      },
+    );
     return { code: 0, reason: "", remote: true, error };
   }
   return silentEnd(false, established, server, cause);
@@ -88,7 +112,8 @@ export function streamError(cause: unknown): VortexError | undefined {
   const reset = /^(stream reset|sending stopped) by peer: error (\d+)$/.exec(text);
   if (reset !== null) {
     const [, what, code] = reset;
-    const message = what === "stream reset" ? "the peer aborted the stream" : "the peer stopped reading";
+    const message =
+      what === "stream reset" ? "the peer aborted the stream" : "the peer stopped reading";
     return new VortexError("StreamReset", `${message} (code ${code})`, { cause });
   }
   return text === "0-RTT rejected" ? earlyDataRefused(cause) : undefined;
@@ -118,9 +143,11 @@ function certificateFault(fault: string, tls: TlsClientOptions, name: string): s
   const expired = /not valid after (\d+)/.exec(fault);
   if (expired !== null) return `the certificate of the peer expired on ${timeOf(expired[1])}`;
   const early = /not valid before (\d+)/.exec(fault);
-  if (early !== null) return `the certificate of the peer is valid only from ${timeOf(early[1])} on`;
+  if (early !== null)
+    return `the certificate of the peer is valid only from ${timeOf(early[1])} on`;
   // Thus the check of a pinned certificate says it, which looks at the dates too.
-  if (fault === "Expired") return "the certificate of the peer has expired, which Deno refuses also of a pinned one";
+  if (fault === "Expired")
+    return "the certificate of the peer has expired, which Deno refuses also of a pinned one";
   if (fault === "NotValidYet")
     return "the certificate of the peer is not valid yet, which Deno refuses also of a pinned one";
   if (tls.verify === false) {
@@ -131,7 +158,9 @@ function certificateFault(fault: string, tls: TlsClientOptions, name: string): s
     );
   }
   if (fault.startsWith("certificate not valid for name")) {
-    const names = /only valid for (.*)$/s.exec(fault)?.[1]?.replaceAll(/\w+\("?([^")]*)"?\)/g, "$1");
+    const names = /only valid for (.*)$/s
+      .exec(fault)?.[1]
+      ?.replaceAll(/\w+\("?([^")]*)"?\)/g, "$1");
     return otherNames(names, name);
   }
   if (fault === "UnknownIssuer" && tls.fingerprints !== undefined) {

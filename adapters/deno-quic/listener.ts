@@ -3,7 +3,12 @@ import type { Timer } from "../../src/runtime.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
 import { AsyncQueue } from "../../src/transport/queue.ts";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
-import { type Connection, type Listener, type ListenerCounters, StreamCode } from "../../src/transport/transport.ts";
+import {
+  type Connection,
+  type Listener,
+  type ListenerCounters,
+  StreamCode,
+} from "../../src/transport/transport.ts";
 import { Guard } from "../shared/guard.ts";
 import { isLoopback } from "../shared/local-address.ts";
 import { listenError, systemCode } from "../shared/native-error.ts";
@@ -18,7 +23,12 @@ import {
   type NativeIncoming,
   type NativeListener,
 } from "./native.ts";
-import { type DenoQuicSettings, nativeSettings, STOCK_PROTOCOLS, VORTEX_PROTOCOLS } from "./options.ts";
+import {
+  type DenoQuicSettings,
+  nativeSettings,
+  STOCK_PROTOCOLS,
+  VORTEX_PROTOCOLS,
+} from "./options.ts";
 
 /** Half-open connections at a time; what comes on top is ignored, and a client tries again. */
 const MAX_HALF_OPEN = 4096;
@@ -65,7 +75,8 @@ async function bind(quic: DenoQuic, local: Address): Promise<NativeEndpoint> {
       return new quic.QuicEndpoint({ hostname: local.host, port: local.port });
     } catch (error) {
       lingering.get(addr)?.();
-      const free = systemCode(error) === "EADDRINUSE" && givenUp.has(addr) && performance.now() < until;
+      const free =
+        systemCode(error) === "EADDRINUSE" && givenUp.has(addr) && performance.now() < until;
       if (!free) throw bindError(error, addr);
       collectSockets();
       await new Promise((resolve) => {
@@ -134,7 +145,9 @@ class DenoQuicListener implements Listener {
   async #close(options: { readonly grace?: number }): Promise<void> {
     this.#incoming.end();
     await Promise.all(
-      [...this.#connections].map((each) => (this.#usable.has(each) ? each.close(options) : each.close({ grace: 0 }))),
+      [...this.#connections].map((each) =>
+        this.#usable.has(each) ? each.close(options) : each.close({ grace: 0 }),
+      ),
     );
     const endpoint = this.#endpoint;
     if (endpoint === undefined) return;
@@ -215,7 +228,8 @@ class DenoQuicListener implements Listener {
           this.#open++;
           state = "open";
           // Others may have got there first since it was accepted.
-          if (this.#open > this.#context.maxConnections) established.abort(StreamCode.Busy, NO_ROOM);
+          if (this.#open > this.#context.maxConnections)
+            established.abort(StreamCode.Busy, NO_ROOM);
         },
       },
     );

@@ -26,7 +26,10 @@ export interface NativeConnectOptions extends NativeTransportOptions {
   readonly alpnProtocols: string[];
   readonly caCerts?: string[];
   /** Absent from Deno's types. Excludes client certificates. */
-  readonly serverCertificateHashes?: { readonly algorithm: "sha-256"; readonly value: Uint8Array }[];
+  readonly serverCertificateHashes?: {
+    readonly algorithm: "sha-256";
+    readonly value: Uint8Array;
+  }[];
   readonly cert?: string;
   readonly key?: string;
   readonly endpoint?: NativeEndpoint;
@@ -69,7 +72,9 @@ export interface NativeConn {
   /** Resolves when one of the applications closed, and rejects with a text when anything else happened. */
   readonly closed: Promise<{ readonly closeCode: number; readonly reason: string }>;
   readonly incomingBidirectionalStreams: ReadableStream<NativeStream>;
-  createBidirectionalStream(options: { readonly waitUntilAvailable: boolean }): Promise<NativeStream>;
+  createBidirectionalStream(options: {
+    readonly waitUntilAvailable: boolean;
+  }): Promise<NativeStream>;
   close(info: { readonly closeCode: number; readonly reason: string }): void;
 }
 
@@ -86,7 +91,10 @@ export interface NativeReadable extends ReadableStream<Uint8Array> {
 /** The entrance to Deno's QUIC. */
 export interface DenoQuic {
   connectQuic(options: NativeConnectOptions): Promise<NativeConn> | NativeConn;
-  readonly QuicEndpoint: new (options: { readonly hostname: string; readonly port: number }) => NativeEndpoint;
+  readonly QuicEndpoint: new (options: {
+    readonly hostname: string;
+    readonly port: number;
+  }) => NativeEndpoint;
 }
 
 /** @throws `Unavailable` where it is missing */

@@ -93,7 +93,9 @@ export class DenoQuicStream implements ByteStream {
       this.#rejectRead = reject;
       this.#ahead.then(
         resolve,
-        this.#owner.guard.wrap(async (cause: unknown) => reject(this.#endReading(await this.#errorOf(cause)))),
+        this.#owner.guard.wrap(async (cause: unknown) =>
+          reject(this.#endReading(await this.#errorOf(cause))),
+        ),
       );
     });
     this.#rejectRead = undefined;
@@ -139,7 +141,8 @@ export class DenoQuicStream implements ByteStream {
   }
 
   async #receive(): Promise<Uint8Array<ArrayBuffer> | undefined> {
-    const memory = this.#memory?.byteLength === this.#room ? this.#memory : new ArrayBuffer(this.#room);
+    const memory =
+      this.#memory?.byteLength === this.#room ? this.#memory : new ArrayBuffer(this.#room);
     this.#memory = undefined;
     const { value, done } = await this.#nativeReader.read(new Uint8Array(memory));
     if (done) return undefined;
@@ -177,7 +180,8 @@ export class DenoQuicStream implements ByteStream {
   // --- writing ----------------------------------------------------------------------------------------------------
 
   async #write(chunk: Uint8Array): Promise<void> {
-    if (this.#writeEnd === "ended") throw new VortexError("Closed", "the stream was ended on this side");
+    if (this.#writeEnd === "ended")
+      throw new VortexError("Closed", "the stream was ended on this side");
     if (this.#writeEnd !== "open") throw this.#writeEnd;
     if (chunk.length === 0) return;
     await this.#written(this.#nativeWriter.write(chunk));
@@ -192,7 +196,9 @@ export class DenoQuicStream implements ByteStream {
           this.#rejectWrite = undefined;
           resolve();
         },
-        this.#owner.guard.wrap(async (cause: unknown) => this.#failWriting(await this.#errorOf(cause))),
+        this.#owner.guard.wrap(async (cause: unknown) =>
+          this.#failWriting(await this.#errorOf(cause)),
+        ),
       );
     });
   }

@@ -121,12 +121,18 @@ export async function parseConfigText(
   const yaml = await import("yaml");
   const lines = new yaml.LineCounter();
   const document = understood(file, () =>
-    yaml.parseDocument(text, { lineCounter: lines, merge: true, prettyErrors: false, logLevel: "error" }),
+    yaml.parseDocument(text, {
+      lineCounter: lines,
+      merge: true,
+      prettyErrors: false,
+      logLevel: "error",
+    }),
   );
   if (document.errors.length > 0) throw syntaxError(file, document.errors, lines);
   // Refuses aliases that stand for more than a hundred times what is written.
   const input: unknown = understood(file, () => document.toJS({ maxAliasCount: 100 }));
-  const sourceOf = (path: readonly string[]): string => `${file}:${lines.linePos(offsetOf(yaml, document, path)).line}`;
+  const sourceOf = (path: readonly string[]): string =>
+    `${file}:${lines.linePos(offsetOf(yaml, document, path)).line}`;
   return parseConfigLayer(input, sourceOf, (line) => warn(`vortex-peer: ${line}`));
 }
 
@@ -139,14 +145,21 @@ function understood<T>(file: string, parse: () => T): T {
     const denied = permissionError(error, `${file} cannot be read as YAML`);
     if (denied !== undefined) throw denied;
     const reason = error instanceof Error ? error.message : String(error);
-    throw new VortexError("InvalidArgument", `${file}:1: cannot be read as YAML: ${reason}`, { cause: error });
+    throw new VortexError("InvalidArgument", `${file}:1: cannot be read as YAML: ${reason}`, {
+      cause: error,
+    });
   }
 }
 
-function syntaxError(file: string, errors: readonly YAMLParseError[], lines: LineCounter): VortexError {
+function syntaxError(
+  file: string,
+  errors: readonly YAMLParseError[],
+  lines: LineCounter,
+): VortexError {
   // What is no YAML at all has errors without end.
   const told = errors.slice(0, 10).map(({ code, pos, message }) => {
-    const reason = code === "MULTIPLE_DOCS" ? "expected one document" : message.slice(0, MAX_REASON_LENGTH);
+    const reason =
+      code === "MULTIPLE_DOCS" ? "expected one document" : message.slice(0, MAX_REASON_LENGTH);
     return `${file}:${lines.linePos(pos[0]).line}: ${reason}`;
   });
   return new VortexError("InvalidArgument", told.join("\n"), { cause: errors[0] });
@@ -166,7 +179,12 @@ function offsetOf(yaml: typeof Yaml, document: Document.Parsed, path: readonly s
 }
 
 /** The key `name` of a section with its value, from what is merged into it where it is not the section's own. */
-function pairOf(yaml: typeof Yaml, document: Document.Parsed, node: unknown, name: string): Yaml.Pair | undefined {
+function pairOf(
+  yaml: typeof Yaml,
+  document: Document.Parsed,
+  node: unknown,
+  name: string,
+): Yaml.Pair | undefined {
   const section = yaml.isAlias(node) ? node.resolve(document) : node;
   if (!yaml.isMap(section)) return undefined;
   const own = section.items.find(({ key }) => yaml.isScalar(key) && String(key.value) === name);
@@ -186,7 +204,10 @@ function pairOf(yaml: typeof Yaml, document: Document.Parsed, node: unknown, nam
 async function readConfigText(path: string): Promise<string> {
   const bytes = await readUpTo(MAX_FILE_BYTES + 1, path);
   if (bytes.length > MAX_FILE_BYTES) {
-    throw new VortexError("InvalidArgument", `${path}:1: expected a configuration of at most ${MAX_FILE_BYTES} bytes`);
+    throw new VortexError(
+      "InvalidArgument",
+      `${path}:1: expected a configuration of at most ${MAX_FILE_BYTES} bytes`,
+    );
   }
   try {
     // A byte order mark is taken off.
@@ -221,6 +242,10 @@ async function readUpTo(most: number, path: string): Promise<Uint8Array> {
 async function readMutualTls(files: MutualTlsFiles): Promise<MutualTls | undefined> {
   const names = mutualTlsFiles(files);
   if (names === undefined) return undefined;
-  const [ca, cert, key] = await Promise.all([readText(names.ca), readText(names.cert), readText(names.key)]);
+  const [ca, cert, key] = await Promise.all([
+    readText(names.ca),
+    readText(names.cert),
+    readText(names.key),
+  ]);
   return { ca, cert, key };
 }

@@ -38,8 +38,11 @@ async function named(path: string): Promise<Descriptor | undefined> {
   const standard = ["/dev/stdin", "/dev/stdout", "/dev/stderr"].indexOf(path);
   if (standard !== -1) return { fd: standard, path };
   const [, own, process, fd] =
-    /^\/(?:(dev|proc\/(?:self|thread-self))|proc\/(\d+))(?:\/task\/\d+)?\/fd\/(\d+)$/.exec(path) ?? [];
+    /^\/(?:(dev|proc\/(?:self|thread-self))|proc\/(\d+))(?:\/task\/\d+)?\/fd\/(\d+)$/.exec(path) ??
+    [];
   if (fd === undefined) return undefined;
-  const isOwn = own !== undefined || (await realpath("/proc/self").catch(() => undefined)) === `/proc/${process}`;
+  const isOwn =
+    own !== undefined ||
+    (await realpath("/proc/self").catch(() => undefined)) === `/proc/${process}`;
   return { fd: isOwn ? Number(fd) : undefined, path };
 }

@@ -61,7 +61,8 @@ async function linkOrRename(temporary: string, path: string): Promise<void> {
   } catch (error) {
     const code = codeOf(error);
     if (code === "EEXIST") return;
-    if (code !== "EPERM" && code !== "ENOTSUP" && code !== "EOPNOTSUPP" && code !== "ENOSYS") throw error;
+    if (code !== "EPERM" && code !== "ENOTSUP" && code !== "EOPNOTSUPP" && code !== "ENOSYS")
+      throw error;
     // A file system without links.
     await replaceFile(temporary, path);
   }

@@ -69,20 +69,31 @@ export class Journal {
   }
 
   /** Opens the journal of a download. Begins a new one if there is none, or one of another content. */
-  static async open(path: string, layout: SinkLayout, options: JournalOptions = {}): Promise<Journal> {
+  static async open(
+    path: string,
+    layout: SinkLayout,
+    options: JournalOptions = {},
+  ): Promise<Journal> {
     const { digest, maxLength = MAX_LENGTH, openFile = openOwnFile } = options;
     const header = headerOf(layout, digest);
     try {
       const handle = await openFile(path);
       try {
-        const bytes = (await handle.stat()).size > maxLength ? Buffer.alloc(0) : await handle.readFile();
+        const bytes =
+          (await handle.stat()).size > maxLength ? Buffer.alloc(0) : await handle.readFile();
         // The last line of a process that was killed may be torn.
         const end = bytes.lastIndexOf("\n") + 1;
         const [first, ...lines] = bytes.toString("utf8", 0, end).split("\n").slice(0, -1);
         if (first !== undefined && isSameContent(first, header)) {
           const found = lines.map(parseLine).filter((piece) => piece !== undefined);
           await handle.truncate(end);
-          return new Journal(path, handle, [bytes.indexOf("\n") + 1, end], found, lines.includes(COMPLETE));
+          return new Journal(
+            path,
+            handle,
+            [bytes.indexOf("\n") + 1, end],
+            found,
+            lines.includes(COMPLETE),
+          );
         }
         await handle.truncate(0);
         const line = JSON.stringify(header);
@@ -155,8 +166,12 @@ function isSameContent(line: string, header: Header): boolean {
   try {
     const { digest } = JSON.parse(line) as Header;
     if (line !== JSON.stringify({ ...header, digest })) return false;
-    const [told, known] = [digest, header.digest].map((text) => (text === null ? undefined : parseDigest(text)));
-    return told === undefined || told.algorithm !== known?.algorithm || told.encoded === known.encoded;
+    const [told, known] = [digest, header.digest].map((text) =>
+      text === null ? undefined : parseDigest(text),
+    );
+    return (
+      told === undefined || told.algorithm !== known?.algorithm || told.encoded === known.encoded
+    );
   } catch {
     return false;
   }
@@ -166,7 +181,8 @@ function isSameContent(line: string, header: Header): boolean {
 function parseLine(line: string): SinkPiece | undefined {
   try {
     const { number, digest, crc32 } = JSON.parse(line) as Partial<Record<keyof SinkPiece, unknown>>;
-    if (!isInteger(number) || typeof digest !== "string" || typeof crc32 !== "number") return undefined;
+    if (!isInteger(number) || typeof digest !== "string" || typeof crc32 !== "number")
+      return undefined;
     parseDigest(digest);
     return { number, digest, crc32 };
   } catch {

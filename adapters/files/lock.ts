@@ -69,7 +69,13 @@ export class FileLock {
   /** Heartbeats so far. */
   #beating: Promise<void> = Promise.resolve();
 
-  private constructor(path: string, holder: Holder, file: FileHandle, clock: Clock, files: LockFiles) {
+  private constructor(
+    path: string,
+    holder: Holder,
+    file: FileHandle,
+    clock: Clock,
+    files: LockFiles,
+  ) {
     this.#path = path;
     this.#text = JSON.stringify(holder);
     this.#token = holder.token;
@@ -100,7 +106,8 @@ export class FileLock {
     await this.#beating;
     await this.#file.close().catch(() => {});
     // A lock that was taken over meanwhile belongs to the other process.
-    if (await this.isHeld().catch(() => false)) await this.#files.unlink(this.#path).catch(() => {});
+    if (await this.isHeld().catch(() => false))
+      await this.#files.unlink(this.#path).catch(() => {});
     held.delete(this.#token);
   }
 
@@ -138,7 +145,12 @@ async function make(path: string, holder: Holder, files: LockFiles): Promise<Fil
 }
 
 /** Writes the new file of a lock. Removes it when it cannot be written, as on a full disk: the next attempt would wait for it. */
-async function written(file: FileHandle, path: string, holder: Holder, files: LockFiles): Promise<FileHandle> {
+async function written(
+  file: FileHandle,
+  path: string,
+  holder: Holder,
+  files: LockFiles,
+): Promise<FileHandle> {
   try {
     await writeFully(file, JSON.stringify(holder), 0);
     return file;
@@ -207,7 +219,8 @@ async function clear(path: string, text: string, files: LockFiles): Promise<void
     return;
   }
   try {
-    if ((await readSmallFile(path, MAX_LENGTH).catch(() => undefined)) === text) await files.unlink(path);
+    if ((await readSmallFile(path, MAX_LENGTH).catch(() => undefined)) === text)
+      await files.unlink(path);
   } finally {
     await files.unlink(guard).catch(() => {});
   }
@@ -225,9 +238,13 @@ async function ageOf(path: string): Promise<number | undefined> {
 /** Undefined for a file of another program, or another version of this one. */
 function parse(text: string): Holder | undefined {
   try {
-    const { pid, system, started, host, token } = JSON.parse(text) as Partial<Record<keyof Holder, unknown>>;
-    if (!Number.isSafeInteger(pid) || typeof pid !== "number" || typeof system !== "string") return undefined;
-    if (typeof started !== "string" || typeof host !== "string" || typeof token !== "string") return undefined;
+    const { pid, system, started, host, token } = JSON.parse(text) as Partial<
+      Record<keyof Holder, unknown>
+    >;
+    if (!Number.isSafeInteger(pid) || typeof pid !== "number" || typeof system !== "string")
+      return undefined;
+    if (typeof started !== "string" || typeof host !== "string" || typeof token !== "string")
+      return undefined;
     return { pid, system, started, host, token };
   } catch {
     return undefined;

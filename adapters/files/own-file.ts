@@ -74,7 +74,11 @@ export async function probeBeside(path: string): Promise<Stats> {
 }
 
 /** Writes all of `data` at `position`; a single write may be short, as on a disk that is almost full. */
-export async function writeFully(file: FileHandle, data: Uint8Array | string, position: number): Promise<void> {
+export async function writeFully(
+  file: FileHandle,
+  data: Uint8Array | string,
+  position: number,
+): Promise<void> {
   const bytes = typeof data === "string" ? new TextEncoder().encode(data) : data;
   for (let at = 0; at < bytes.length; ) {
     at += (await file.write(bytes, at, bytes.length - at, position + at)).bytesWritten;

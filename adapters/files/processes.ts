@@ -27,7 +27,11 @@ export async function ownIdentity(): Promise<ProcessIdentity> {
  * Returns whether a process runs. Undefined where this process cannot tell: the other one lives in another pid namespace or
  * on another host, or the system does not say.
  */
-export async function isRunning({ pid, system, started }: ProcessIdentity): Promise<boolean | undefined> {
+export async function isRunning({
+  pid,
+  system,
+  started,
+}: ProcessIdentity): Promise<boolean | undefined> {
   if (system === "" || started === "" || system !== (await systemOf())) return undefined;
   try {
     process.kill(pid, 0);
@@ -48,7 +52,9 @@ async function systemOf(): Promise<string> {
 }
 
 /** Start time and state of a process (proc_pid_stat(5)); undefined where there is no /proc. */
-async function statOf(pid: number): Promise<{ readonly started: string; readonly state: string } | undefined> {
+async function statOf(
+  pid: number,
+): Promise<{ readonly started: string; readonly state: string } | undefined> {
   const text = await read(() => readFile(`/proc/${pid}/stat`, "utf8"));
   // The program's name stands in parentheses and may hold anything. The state is field 3, the start time field 22.
   const fields = text?.slice(text.lastIndexOf(")") + 2).split(" ");

@@ -83,5 +83,7 @@ async function isMountPoint(path: string): Promise<boolean> {
 
 /** Field 5 of a line of proc_pid_mountinfo(5), in which space, tab, newline and backslash are octal. */
 function mountPointOf(line: string): string | undefined {
-  return line.split(" ")[4]?.replace(/\\([0-7]{3})/g, (_, octal) => String.fromCharCode(Number.parseInt(octal, 8)));
+  return line
+    .split(" ")[4]
+    ?.replace(/\\([0-7]{3})/g, (_, octal) => String.fromCharCode(Number.parseInt(octal, 8)));
 }

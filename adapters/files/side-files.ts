@@ -24,7 +24,9 @@ export interface SideFiles {
  * they begin with 32 hex digits of the name's SHA-256 instead.
  */
 export async function sideFilesOf(path: string): Promise<SideFiles> {
-  const stem = (await fits(path + MAX_SUFFIX)) ? path : join(dirname(path), shortName(basename(path)));
+  const stem = (await fits(path + MAX_SUFFIX))
+    ? path
+    : join(dirname(path), shortName(basename(path)));
   return { part: `${stem}.part`, journal: `${stem}.part.journal`, lock: `${stem}.part.lock` };
 }
 

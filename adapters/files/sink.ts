@@ -71,7 +71,13 @@ class FileSession implements SinkSession {
   #stamp: { readonly size: bigint; readonly mtimeNs: bigint; readonly ino: bigint } | undefined;
   #closed = false;
 
-  private constructor(names: Names, layout: SinkLayout, handle: FileHandle, journal: Journal, lock: FileLock) {
+  private constructor(
+    names: Names,
+    layout: SinkLayout,
+    handle: FileHandle,
+    journal: Journal,
+    lock: FileLock,
+  ) {
     this.#names = names;
     this.#layout = layout;
     this.#handle = handle;
@@ -81,7 +87,11 @@ class FileSession implements SinkSession {
     this.#committed = journal.found.length > 0;
   }
 
-  static async open(path: string, layout: SinkLayout, digest: string | undefined): Promise<FileSession> {
+  static async open(
+    path: string,
+    layout: SinkLayout,
+    digest: string | undefined,
+  ): Promise<FileSession> {
     await requireFile(path);
     const names: Names = { path, ...(await sideFilesOf(path)) };
     const lock = await FileLock.take(names.lock);
@@ -101,7 +111,9 @@ class FileSession implements SinkSession {
   }
 
   async write(_number: number, position: number, chunk: Uint8Array): Promise<void> {
-    await this.#use(`${this.#names.part} cannot be written`, (handle) => writeFully(handle, chunk, position));
+    await this.#use(`${this.#names.part} cannot be written`, (handle) =>
+      writeFully(handle, chunk, position),
+    );
   }
 
   async commit(piece: SinkPiece): Promise<void> {
@@ -109,14 +121,20 @@ class FileSession implements SinkSession {
     this.#committed = true;
   }
 
-  async read(_number: number, position: number, length: number, into?: Uint8Array): Promise<Uint8Array> {
+  async read(
+    _number: number,
+    position: number,
+    length: number,
+    into?: Uint8Array,
+  ): Promise<Uint8Array> {
     const buffer = into ?? new Uint8Array(length);
     const what = `${this.#stamp === undefined ? this.#names.part : this.#names.path} cannot be read`;
     const bytesRead = await this.#use(
       what,
       async (handle) => (await handle.read(buffer, 0, length, position)).bytesRead,
     );
-    if (bytesRead === 0) throw new VortexError("StorageFailed", `${what}: it ends at byte ${position}`);
+    if (bytesRead === 0)
+      throw new VortexError("StorageFailed", `${what}: it ends at byte ${position}`);
     return buffer.subarray(0, bytesRead);
   }
 
@@ -165,8 +183,16 @@ class FileSession implements SinkSession {
   async #requireIntact(): Promise<void> {
     const { part } = this.#names;
     const { size } = await this.#handle.stat();
-    if (size >= this.#layout.length && (await this.#lock.isHeld()) && (await isStillAt(part, this.#handle))) return;
-    throw new VortexError("StorageFailed", `${part} was changed by somebody else while it was written`);
+    if (
+      size >= this.#layout.length &&
+      (await this.#lock.isHeld()) &&
+      (await isStillAt(part, this.#handle))
+    )
+      return;
+    throw new VortexError(
+      "StorageFailed",
+      `${part} was changed by somebody else while it was written`,
+    );
   }
 
   async #settled(): Promise<void> {
@@ -175,8 +201,12 @@ class FileSession implements SinkSession {
 
   /** Works on the file: the open one while it is written, the one with its name afterwards. */
   async #use<T>(what: string, operation: (handle: FileHandle) => Promise<T>): Promise<T> {
-    if (this.#closed) throw new VortexError("Closed", `${this.#names.part} is not written any more`);
-    const running = this.#stamp === undefined ? operation(this.#handle) : this.#onFinished(this.#stamp, operation);
+    if (this.#closed)
+      throw new VortexError("Closed", `${this.#names.part} is not written any more`);
+    const running =
+      this.#stamp === undefined
+        ? operation(this.#handle)
+        : this.#onFinished(this.#stamp, operation);
     this.#running.add(running);
     try {
       return await running;
@@ -196,7 +226,10 @@ class FileSession implements SinkSession {
     try {
       const { size, mtimeNs, ino } = await handle.stat({ bigint: true });
       if (size !== stamp.size || mtimeNs !== stamp.mtimeNs || ino !== stamp.ino) {
-        throw new VortexError("StorageFailed", `${this.#names.path} was changed after it had been fetched`);
+        throw new VortexError(
+          "StorageFailed",
+          `${this.#names.path} was changed after it had been fetched`,
+        );
       }
       return await operation(handle);
     } finally {
@@ -218,12 +251,19 @@ async function requireFile(path: string): Promise<void> {
     return undefined;
   });
   if (stats !== undefined && !stats.isFile()) {
-    throw new VortexError("StorageFailed", `${path} is ${stats.isDirectory() ? "a directory" : "no regular file"}`);
+    throw new VortexError(
+      "StorageFailed",
+      `${path} is ${stats.isDirectory() ? "a directory" : "no regular file"}`,
+    );
   }
   if (stats !== undefined) await requireReplaceable(path);
 }
 
-async function openPart({ path, part }: Names, journal: Journal, layout: SinkLayout): Promise<FileHandle> {
+async function openPart(
+  { path, part }: Names,
+  journal: Journal,
+  layout: SinkLayout,
+): Promise<FileHandle> {
   try {
     const made = journal.complete && journal.found.length > 0;
     if (made && (await sizeOf(part)) === undefined && (await sizeOf(path)) === layout.length) {

@@ -14,7 +14,12 @@ import {
   requireInteger,
   type TaskPlan,
 } from "../../src/piece.ts";
-import type { PieceStore, StoredPiece, StoredPieceRequest, StoredTask } from "../../src/store/store.ts";
+import type {
+  PieceStore,
+  StoredPiece,
+  StoredPieceRequest,
+  StoredTask,
+} from "../../src/store/store.ts";
 import { nativeHashers } from "../shared/native-hashers.ts";
 import { storageError } from "./storage-error.ts";
 
@@ -86,7 +91,8 @@ export class FilePieceStore implements PieceStore {
    */
   async addFile(path: string, options: AddFileOptions = {}): Promise<StoredTask> {
     if (options.taskId !== undefined) requireTaskId(options.taskId);
-    if (options.pieceLength !== undefined) requireInteger("piece length", options.pieceLength, 1, MAX_PIECE_LENGTH);
+    if (options.pieceLength !== undefined)
+      requireInteger("piece length", options.pieceLength, 1, MAX_PIECE_LENGTH);
     this.#requireOpen();
     const file = await IndexedFile.open(path, options, this.#hashers);
     const { taskId } = file.task;
@@ -187,7 +193,11 @@ class IndexedFile {
   #readers = 0;
   #closing: Promise<void> | undefined;
 
-  static async open(path: string, options: AddFileOptions, hashers: HasherFactory): Promise<IndexedFile> {
+  static async open(
+    path: string,
+    options: AddFileOptions,
+    hashers: HasherFactory,
+  ): Promise<IndexedFile> {
     const handle = await openRegular(path);
     try {
       const index = await indexFile(path, handle, options, hashers);
@@ -198,7 +208,13 @@ class IndexedFile {
     }
   }
 
-  private constructor(path: string, handle: FileHandle, index: Index, options: AddFileOptions, hashers: HasherFactory) {
+  private constructor(
+    path: string,
+    handle: FileHandle,
+    index: Index,
+    options: AddFileOptions,
+    hashers: HasherFactory,
+  ) {
     this.path = path;
     this.#handle = handle;
     this.#index = index;
@@ -270,7 +286,9 @@ class IndexedFile {
   /** The chunk of a piece that begins at `at`. Rejects with `StorageFailed` when it is not what was indexed. */
   async #chunk(number: number, at: number): Promise<Uint8Array> {
     const { offset, length } = pieceExtent(this.plan, number);
-    const chunk = await this.#use((handle) => readAt(handle, this.path, offset + at, Math.min(CHUNK, length - at)));
+    const chunk = await this.#use((handle) =>
+      readAt(handle, this.path, offset + at, Math.min(CHUNK, length - at)),
+    );
     const indexed = this.#index.chunks[number * chunksIn(this.plan.pieceLength) + at / CHUNK];
     const found = checksumOf(chunk, this.#hashers);
     if (found === indexed) return chunk;
@@ -287,10 +305,16 @@ class IndexedFile {
     const { size, mtimeNs } = await this.#use((handle) => stampOf(handle, this.path));
     const { stamp } = this.#index;
     if (size !== stamp.size) {
-      throw new VortexError("StorageFailed", `${this.path} has ${size} bytes, it was indexed with ${stamp.size}`);
+      throw new VortexError(
+        "StorageFailed",
+        `${this.path} has ${size} bytes, it was indexed with ${stamp.size}`,
+      );
     }
     if (mtimeNs !== stamp.mtimeNs) {
-      throw new VortexError("StorageFailed", `${this.path} was written to after it had been indexed`);
+      throw new VortexError(
+        "StorageFailed",
+        `${this.path} was written to after it had been indexed`,
+      );
     }
   }
 
@@ -301,7 +325,8 @@ class IndexedFile {
   }
 
   async #use<T>(operation: (handle: FileHandle) => Promise<T>): Promise<T> {
-    if (this.#closing !== undefined) throw new VortexError("Closed", `${this.path} is not served any more`);
+    if (this.#closing !== undefined)
+      throw new VortexError("Closed", `${this.path} is not served any more`);
     const running = operation(this.#handle);
     this.#running.add(running);
     try {
@@ -354,7 +379,8 @@ async function indexFile(
       const chunk = await readAt(handle, path, offset + at, Math.min(CHUNK, length - at), buffer);
       const checksum = checksumOf(chunk, hashers);
       chunks[number * chunksIn(plan.pieceLength) + at / CHUNK] = checksum;
-      crc32[number] = at === 0 ? checksum : crc32Combine(crc32[number] ?? 0, checksum, chunk.length);
+      crc32[number] =
+        at === 0 ? checksum : crc32Combine(crc32[number] ?? 0, checksum, chunk.length);
       whole.update(chunk);
       onProgress?.(offset + at + chunk.length, contentLength);
     }
@@ -387,7 +413,10 @@ async function readAt(
       .read(buffer, filled, length - filled, position + filled)
       .catch((error: unknown) => Promise.reject(storageError(error, `${path} cannot be read`)));
     if (bytesRead === 0) {
-      throw new VortexError("StorageFailed", `${path} ends at byte ${position + filled}: it was cut while being read`);
+      throw new VortexError(
+        "StorageFailed",
+        `${path} ends at byte ${position + filled}: it was cut while being read`,
+      );
     }
     filled += bytesRead;
   }
@@ -407,6 +436,9 @@ function checksumOf(bytes: Uint8Array, hashers: HasherFactory): number {
 
 function requireTaskId(taskId: string): void {
   if (!/^[!-~]{64}$/.test(taskId)) {
-    throw new VortexError("InvalidArgument", `task id "${taskId}": expected 64 printable ASCII characters`);
+    throw new VortexError(
+      "InvalidArgument",
+      `task id "${taskId}": expected 64 printable ASCII characters`,
+    );
   }
 }

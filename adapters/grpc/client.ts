@@ -5,14 +5,30 @@ import type { Transport as ConnectTransport } from "@connectrpc/connect";
 import { createGrpcTransport, type GrpcTransportOptions } from "@connectrpc/connect-node";
 import { abortedError, type ErrorCode, VortexError } from "../../src/errors.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
-import type { GrpcBinding, GrpcCallBounds, GrpcConnection, GrpcDialOptions } from "../../src/transport/grpc.ts";
+import type {
+  GrpcBinding,
+  GrpcCallBounds,
+  GrpcConnection,
+  GrpcDialOptions,
+} from "../../src/transport/grpc.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import { Guard } from "../shared/guard.ts";
 import { requireDiallable, splitZone } from "../shared/local-address.ts";
 import { nativeError, systemCode } from "../shared/native-error.ts";
 import { dialHost, type Resolver } from "../shared/resolve.ts";
-import { authoritiesOf, checkCertificate, identityOf, pinsOf, serverNameOf } from "../shared/tls.ts";
-import { alertMessage, alertNamed, NO_APPLICATION_PROTOCOL, refusedCertificate } from "../shared/tls-errors.ts";
+import {
+  authoritiesOf,
+  checkCertificate,
+  identityOf,
+  pinsOf,
+  serverNameOf,
+} from "../shared/tls.ts";
+import {
+  alertMessage,
+  alertNamed,
+  NO_APPLICATION_PROTOCOL,
+  refusedCertificate,
+} from "../shared/tls-errors.ts";
 import { byMessages, closedEarly } from "./message-stream.ts";
 import { guardSession, guardStream } from "./session-guard.ts";
 
@@ -39,7 +55,10 @@ export function grpcBinding(options: GrpcBindingOptions = {}): GrpcBinding {
 }
 
 /** {@link grpcBinding} with a resolver for host names; default: the system's. */
-export function grpcBindingWith(resolver: Resolver | undefined, { tls }: GrpcBindingOptions = {}): GrpcBinding {
+export function grpcBindingWith(
+  resolver: Resolver | undefined,
+  { tls }: GrpcBindingOptions = {},
+): GrpcBinding {
   return {
     async dial(remote, options): Promise<GrpcConnection> {
       requireDiallable(remote);
@@ -189,7 +208,10 @@ class Http2Connection implements GrpcConnection {
         authority: new URL(this.#options.baseUrl).origin,
         request: async (method, path, headers, options) => {
           await this.#credit(signal);
-          const stream = this.#session.request({ ...headers, ":method": method, ":path": path }, options);
+          const stream = this.#session.request(
+            { ...headers, ":method": method, ":path": path },
+            options,
+          );
           const guard = this.#guard.of((error) => stream.destroy(error));
           guardStream(stream, guard);
           this.#count(stream, guard);
@@ -305,7 +327,8 @@ function checkPeer(socket: TLSSocket, tls: TlsClientOptions, remote: Address): v
 function dialError(error: unknown, addr: string, tls: TlsClientOptions | undefined): VortexError {
   const alert = alertNamed(systemCode(error));
   if (alert === NO_APPLICATION_PROTOCOL) return noHttp2(addr, error);
-  if (alert !== undefined) return new VortexError("HandshakeFailed", alertMessage(alert, true), { cause: error });
+  if (alert !== undefined)
+    return new VortexError("HandshakeFailed", alertMessage(alert, true), { cause: error });
   const fallback: ErrorCode = tls === undefined ? "ProtocolNotSupported" : "HandshakeFailed";
   const failure = nativeError(error, fallback, `cannot connect to ${addr}`);
   if (failure.code === "ProtocolNotSupported") return noHttp2InClear(addr, error);
@@ -317,9 +340,11 @@ function dialError(error: unknown, addr: string, tls: TlsClientOptions | undefin
 
 /** The peer has closed the connection before it sent its SETTINGS; `tls` when that was after the handshake. */
 function turnedAway(addr: string, tls: TlsClientOptions | undefined): VortexError {
-  if (tls?.cert === undefined) return new VortexError("ConnectionRefused", `${addr} turned the connection away`);
+  if (tls?.cert === undefined)
+    return new VortexError("ConnectionRefused", `${addr} turned the connection away`);
   // Servers on node:tls look at a client's certificate when the handshake is over, and then close without an alert.
-  const message = "the peer ended the connection after the handshake; it may not accept the certificate of this side";
+  const message =
+    "the peer ended the connection after the handshake; it may not accept the certificate of this side";
   return new VortexError("HandshakeFailed", message);
 }
 
@@ -330,5 +355,7 @@ function noHttp2InClear(addr: string, cause?: unknown): VortexError {
 }
 
 function noHttp2(addr: string, cause?: unknown): VortexError {
-  return new VortexError("ProtocolNotSupported", `${addr} does not speak HTTP/2 over TLS`, { cause });
+  return new VortexError("ProtocolNotSupported", `${addr} does not speak HTTP/2 over TLS`, {
+    cause,
+  });
 }

@@ -12,10 +12,18 @@ import type { Socket } from "node:net";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { SecureContextOptions } from "node:tls";
 import { createContextValues } from "@connectrpc/connect";
-import { createAsyncIterable, type UniversalHandler, type UniversalServerResponse } from "@connectrpc/connect/protocol";
+import {
+  createAsyncIterable,
+  type UniversalHandler,
+  type UniversalServerResponse,
+} from "@connectrpc/connect/protocol";
 import { VortexError } from "../../src/errors.ts";
 import type { Timer } from "../../src/runtime.ts";
-import { type ConnectionSlot, ConnectionSlots, NEWCOMERS } from "../../src/server/admission/connection-slots.ts";
+import {
+  type ConnectionSlot,
+  ConnectionSlots,
+  NEWCOMERS,
+} from "../../src/server/admission/connection-slots.ts";
 import { type ServerSettings, withTimeout } from "../../src/server/admission/upload.ts";
 import {
   askedFrom,
@@ -113,7 +121,10 @@ export class GrpcServer implements ProtocolServer {
   readonly #guard: Guard;
   readonly #sessions = new Map<Http2Session, SessionState>();
   /** Connections whose TLS handshake is not over, by the peer's address. */
-  readonly #handshaking = new Map<string, { readonly socket: Socket; readonly place: ConnectionSlot }>();
+  readonly #handshaking = new Map<
+    string,
+    { readonly socket: Socket; readonly place: ConnectionSlot }
+  >();
   #closing: Promise<void> | undefined;
 
   constructor(
@@ -170,7 +181,10 @@ export class GrpcServer implements ProtocolServer {
   /** Shows new connections another certificate, see {@link ProtocolServer.setIdentity}. */
   async setIdentity(identity: TlsIdentity): Promise<void> {
     if (!("setSecureContext" in this.#server)) {
-      throw new VortexError("Unavailable", "gRPC is served in the clear, so there is no certificate to change");
+      throw new VortexError(
+        "Unavailable",
+        "gRPC is served in the clear, so there is no certificate to change",
+      );
     }
     this.#server.setSecureContext(secureContext(requireIdentity(identity), this.#clientCa));
     this.#fingerprint = fingerprintOf(identity.cert);
@@ -251,7 +265,8 @@ export class GrpcServer implements ProtocolServer {
   #awaitStream(session: Http2Session, state: SessionState, left: number = IDLE_TIMEOUT): void {
     const { requestTimeout, runtime } = this.#settings;
     const clock = state.guard.over(runtime.clock);
-    const wait = (run: () => void): Timer => clock.setTimer(run, Math.min(requestTimeout, left), { background: true });
+    const wait = (run: () => void): Timer =>
+      clock.setTimer(run, Math.min(requestTimeout, left), { background: true });
     state.idle = wait(() => {
       // It may be ending, and tell so later.
       if (session.destroyed) return;
@@ -272,7 +287,11 @@ export class GrpcServer implements ProtocolServer {
     });
   }
 
-  async #serve(stream: ServerHttp2Stream, headers: IncomingHttpHeaders, guard: Guard): Promise<void> {
+  async #serve(
+    stream: ServerHttp2Stream,
+    headers: IncomingHttpHeaders,
+    guard: Guard,
+  ): Promise<void> {
     const { maxStreams, onError } = this.#settings;
     guardStream(stream, guard);
     // The stream's end reaches whoever waits for it by "close".
@@ -296,7 +315,9 @@ export class GrpcServer implements ProtocolServer {
       const failure = VortexError.from(error, "Internal");
       // A peer that went away, or is too slow, is its own affair.
       if (failure.kind === "local") onError(failure);
-      stream.close(failure.kind === "local" ? constants.NGHTTP2_INTERNAL_ERROR : constants.NGHTTP2_CANCEL);
+      stream.close(
+        failure.kind === "local" ? constants.NGHTTP2_INTERNAL_ERROR : constants.NGHTTP2_CANCEL,
+      );
     }
   }
 
@@ -339,7 +360,11 @@ export class GrpcServer implements ProtocolServer {
     const handler = this.#handlers.get(path);
     if (handler === undefined) {
       // As gRPC's protocol has it for methods that are not known: https://grpc.io/docs/guides/status-codes/
-      const unknown = { "content-type": "application/grpc", "grpc-status": "12", "grpc-message": "no such method" };
+      const unknown = {
+        "content-type": "application/grpc",
+        "grpc-status": "12",
+        "grpc-message": "no such method",
+      };
       stream.respond({ ":status": 200, ...unknown }, { endStream: true });
       return;
     }
@@ -386,7 +411,13 @@ export class GrpcServer implements ProtocolServer {
     if (!stream.headersSent) respond(stream, guard, status, header, trailers);
     stream.end();
     // What is less than the stream's queue takes has been written without a wait, and stays there while the peer opens no window.
-    await withTimeout(runtime.clock, stallTimeout, taken(stream), "Stalled", "waiting for the peer to read");
+    await withTimeout(
+      runtime.clock,
+      stallTimeout,
+      taken(stream),
+      "Stalled",
+      "waiting for the peer to read",
+    );
   }
 }
 
@@ -394,7 +425,10 @@ function peerOf({ remoteAddress, remotePort }: Socket): string {
   return `${remoteAddress} ${remotePort}`;
 }
 
-function secureContext({ cert, key }: TlsIdentity, clientCa: string | undefined): SecureContextOptions {
+function secureContext(
+  { cert, key }: TlsIdentity,
+  clientCa: string | undefined,
+): SecureContextOptions {
   const ca = authoritiesOf(clientCa);
   return { cert, key, ...(ca && { ca }) };
 }
@@ -418,7 +452,10 @@ function respond(
     else stream.sendTrailers(Object.fromEntries(trailer));
   });
   stream.once("wantTrailers", onWantTrailers);
-  stream.respond({ ":status": status, ...Object.fromEntries(header ?? []) }, { waitForTrailers: true });
+  stream.respond(
+    { ":status": status, ...Object.fromEntries(header ?? []) },
+    { waitForTrailers: true },
+  );
 }
 
 /** Resolves when more may be written. */
@@ -427,7 +464,8 @@ function write(stream: ServerHttp2Stream, chunk: Uint8Array, guard: Guard): Prom
     const settle = guard.wrap(() => {
       stream.off("drain", settle);
       stream.off("close", settle);
-      if (stream.destroyed || stream.closed) reject(new VortexError("StreamReset", "the peer reset the stream"));
+      if (stream.destroyed || stream.closed)
+        reject(new VortexError("StreamReset", "the peer reset the stream"));
       else resolve();
     });
     if (stream.destroyed || stream.closed || stream.write(chunk)) {
@@ -455,7 +493,8 @@ function readRequest(stream: ServerHttp2Stream, guard: Guard): Promise<Uint8Arra
     let length = 0;
     const onData = guard.wrap((chunk: Uint8Array) => {
       length += chunk.length;
-      if (length > MAX_REQUEST_LENGTH) reject(new VortexError("LimitExceeded", "the request is too long"));
+      if (length > MAX_REQUEST_LENGTH)
+        reject(new VortexError("LimitExceeded", "the request is too long"));
       else chunks.push(chunk);
     });
     const onEnd = guard.wrap(() => {

@@ -64,10 +64,19 @@ async function dialAddress(
   const addr = formatAddress(remote);
   const ticket = earlyData ? context.sessions.take(addr) : undefined;
   const [endpoint, session] = await connect(context, tls, remote, host, ticket);
-  const connection = new DialledPeer(context, tls, endpoint, session, remote, host, ticket !== undefined).connection;
+  const connection = new DialledPeer(
+    context,
+    tls,
+    endpoint,
+    session,
+    remote,
+    host,
+    ticket !== undefined,
+  ).connection;
   const onAbort = new Guard().wrap(() => {
     // The connection may be in use already, ahead of its handshake.
-    if (signal !== undefined) connection.abort(StreamCode.Cancelled, "", abortedError(signal, `dialling ${addr}`));
+    if (signal !== undefined)
+      connection.abort(StreamCode.Cancelled, "", abortedError(signal, `dialling ${addr}`));
   });
   const settled = (): void => signal?.removeEventListener("abort", onAbort);
   signal?.addEventListener("abort", onAbort, { once: true });
@@ -87,18 +96,21 @@ async function connect(
   const { quic, settings } = context;
   const servername = serverNameOf(context.tls, remote.host);
   try {
-    return await bindEndpoint(context, nativeAddress(isIPv6(host) ? "::" : "0.0.0.0", 0), (endpoint) =>
-      quic.connect(nativeAddress(host, remote.port), {
-        // Peers open no streams towards a client.
-        ...sessionConfig(settings, 0, true),
-        endpoint,
-        alpn: ALPN,
-        ca: tls.ca,
-        ...tls.identity,
-        ...(servername !== undefined && { servername }),
-        keepAlive: settings.keepAlive,
-        ...(ticket && { sessionTicket: ticket }),
-      }),
+    return await bindEndpoint(
+      context,
+      nativeAddress(isIPv6(host) ? "::" : "0.0.0.0", 0),
+      (endpoint) =>
+        quic.connect(nativeAddress(host, remote.port), {
+          // Peers open no streams towards a client.
+          ...sessionConfig(settings, 0, true),
+          endpoint,
+          alpn: ALPN,
+          ca: tls.ca,
+          ...tls.identity,
+          ...(servername !== undefined && { servername }),
+          keepAlive: settings.keepAlive,
+          ...(ticket && { sessionTicket: ticket }),
+        }),
     );
   } catch (error) {
     throw nativeError(error, "Unreachable", `cannot reach ${formatAddress(remote)}`);
@@ -135,7 +147,9 @@ class DialledPeer {
     this.#endpoint = endpoint;
     this.#session = session;
     this.#remote = remote;
-    this.#guard = new Guard({ end: (error) => this.connection.abort(StreamCode.Internal, "", error) });
+    this.#guard = new Guard({
+      end: (error) => this.connection.abort(StreamCode.Internal, "", error),
+    });
     this.#probe = new PortProbe(host, remote.port, this.#guard, (cause) => this.#onRefused(cause));
     session.onsessionticket = this.#guard.wrap((ticket: Uint8Array) => {
       this.#ticket = ticket;
@@ -158,7 +172,12 @@ class DialledPeer {
     const { tls } = this.#context;
     const leaf = this.#session.peerCertificate?.raw;
     if (this.#tls.verify && info?.validationErrorCode !== undefined) {
-      throw refusedCertificate(leaf, tls, this.#remote.host, info.validationErrorReason ?? info.validationErrorCode);
+      throw refusedCertificate(
+        leaf,
+        tls,
+        this.#remote.host,
+        info.validationErrorReason ?? info.validationErrorCode,
+      );
     }
     checkCertificate(leaf === undefined ? null : [leaf], tls, this.#remote.host);
   }
@@ -174,7 +193,9 @@ class DialledPeer {
   }
 
   #setProbe(milliseconds: number): void {
-    this.#probeTimer = this.#guard.clock.setTimer(() => this.#onProbeTimer(), milliseconds, { background: true });
+    this.#probeTimer = this.#guard.clock.setTimer(() => this.#onProbeTimer(), milliseconds, {
+      background: true,
+    });
   }
 
   /** Nothing is asked while something comes. */
@@ -185,7 +206,13 @@ class DialledPeer {
     if (silent) this.#probe.send();
     else this.#refusals = 0;
     const { established } = this.connection;
-    this.#setProbe(!established ? NEXT_PROBE : this.#refusals > 0 ? REFUSAL_PAUSE : this.#context.settings.keepAlive);
+    this.#setProbe(
+      !established
+        ? NEXT_PROBE
+        : this.#refusals > 0
+          ? REFUSAL_PAUSE
+          : this.#context.settings.keepAlive,
+    );
   }
 
   /**
@@ -194,13 +221,21 @@ class DialledPeer {
    */
   #onRefused(cause: unknown): void {
     if (!this.connection.established) {
-      const error = nativeError(cause, "Unreachable", `cannot reach ${formatAddress(this.#remote)}`);
+      const error = nativeError(
+        cause,
+        "Unreachable",
+        `cannot reach ${formatAddress(this.#remote)}`,
+      );
       this.connection.abort(StreamCode.None, "", error);
       return;
     }
     this.#refusals++;
     if (this.#refusals >= REFUSALS) {
-      const error = new VortexError("ConnectionLost", "nobody listens at the peer's address any more", { cause });
+      const error = new VortexError(
+        "ConnectionLost",
+        "nobody listens at the peer's address any more",
+        { cause },
+      );
       this.connection.abort(StreamCode.None, "", error);
       return;
     }

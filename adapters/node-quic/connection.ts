@@ -90,7 +90,12 @@ export class NodeQuicConnection implements Connection {
   /** On a client: `node:quic` has no `unref`. */
   readonly #idleClose: IdleClose | undefined;
 
-  constructor(session: NativeSession, remote: Address | undefined, earlyData: EarlyData, host: ConnectionHost) {
+  constructor(
+    session: NativeSession,
+    remote: Address | undefined,
+    earlyData: EarlyData,
+    host: ConnectionHost,
+  ) {
     this.session = session;
     this.#remote = remote;
     this.#earlyData = earlyData;
@@ -107,7 +112,9 @@ export class NodeQuicConnection implements Connection {
     });
     this.ready.catch(() => {});
     if (!host.server) {
-      this.#idleClose = new IdleClose(this.#clock, (error) => this.abort(StreamCode.None, "", error));
+      this.#idleClose = new IdleClose(this.#clock, (error) =>
+        this.abort(StreamCode.None, "", error),
+      );
     }
     session.onerror = () => {};
     session.onstream = this.guard.wrap((stream: NativeStream) => this.#onStream(stream));
@@ -199,7 +206,9 @@ export class NodeQuicConnection implements Connection {
 
   abort(code: number = StreamCode.None, reason = "", error: VortexError = closedHere()): void {
     // Ahead of the end of the handshake, the peer may understand no code but this one.
-    const config: CloseConfig = this.#established ? closing(code, reason) : { code: 0, type: "transport", reason: "" };
+    const config: CloseConfig = this.#established
+      ? closing(code, reason)
+      : { code: 0, type: "transport", reason: "" };
     this.#endHere(config, { code, reason, remote: false, error });
   }
 
@@ -268,7 +277,11 @@ export class NodeQuicConnection implements Connection {
   async verdict(what: string, code: number, early: boolean, cause?: unknown): Promise<VortexError> {
     if (early && !this.#established) await this.ready.catch(() => {});
     if (this.#end === undefined && early && this.#earlyData === "refused") {
-      return new VortexError("EarlyDataRefused", "the peer did not take requests ahead of the handshake", { cause });
+      return new VortexError(
+        "EarlyDataRefused",
+        "the peer did not take requests ahead of the handshake",
+        { cause },
+      );
     }
     if (code === 0) await this.survives();
     if (this.#end !== undefined) return this.#end.error;
@@ -436,7 +449,8 @@ export class NodeQuicConnection implements Connection {
     if (this.#idleClose !== undefined) this.#idleClose.busy = true;
     if (this.#earlyData === "pending") {
       // A peer that refuses early data says so before its application can say anything.
-      this.#earlyData = info.remote && info.error.code === "ConnectionLost" ? "accepted" : "refused";
+      this.#earlyData =
+        info.remote && info.error.code === "ConnectionLost" ? "accepted" : "refused";
     }
     for (const timer of [this.#idleTimer, this.#creditTimer, this.#blockedTimer]) timer?.cancel();
     this.#incoming.end();

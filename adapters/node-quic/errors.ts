@@ -21,10 +21,19 @@ export interface Circumstances {
  * Why the runtime says that a connection has ended: `cause` is what `closed` rejected with. It resolves (`cause` is undefined)
  * both when the peer closed without an error and after the idle timeout.
  */
-export function sessionEnd(cause: unknown, { established, used, server, silent }: Circumstances): CloseInfo {
+export function sessionEnd(
+  cause: unknown,
+  { established, used, server, silent }: Circumstances,
+): CloseInfo {
   if (cause === undefined) {
     if (silent) return silentEnd(true, established, server);
-    return closeInfo({ isApp: true, code: 0, reason: "", remote: true, established: established || used });
+    return closeInfo({
+      isApp: true,
+      code: 0,
+      reason: "",
+      remote: true,
+      established: established || used,
+    });
   }
   if (!isNativeError(cause)) return silentEnd(false, established, server, cause);
   const { type, errorCode, reason = "" } = cause;

@@ -3,7 +3,12 @@ import { systemClock } from "../../src/runtime.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
 import { AsyncQueue } from "../../src/transport/queue.ts";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
-import { type Connection, type Listener, type ListenerCounters, StreamCode } from "../../src/transport/transport.ts";
+import {
+  type Connection,
+  type Listener,
+  type ListenerCounters,
+  StreamCode,
+} from "../../src/transport/transport.ts";
 import { ALPN } from "../quiche/options.ts";
 import { Guard } from "../shared/guard.ts";
 import { listenError } from "../shared/native-error.ts";
@@ -143,7 +148,8 @@ class NodeQuicListener implements Listener {
   onSession(session: NativeSession): void {
     let connection: NodeQuicConnection | undefined;
     const guard = this.#guard.of((error) => {
-      if (connection === undefined) session.destroy(undefined, { code: 0, type: "transport", reason: "" });
+      if (connection === undefined)
+        session.destroy(undefined, { code: 0, type: "transport", reason: "" });
       else connection.abort(StreamCode.Internal, "", error);
     });
     guard.run(() => {
@@ -211,13 +217,18 @@ class NodeQuicListener implements Listener {
 /** Of a socket that cannot be bound, the module says its errno only, in its text. */
 function bindError(error: unknown, addr: string): VortexError {
   if (error instanceof VortexError) return error;
-  const [, errno] = /Bind failure \((\d+)\)/.exec(error instanceof Error ? error.message : "") ?? [];
-  if (errno === undefined) return VortexError.from(error, "InvalidArgument", `cannot listen on ${addr}`);
+  const [, errno] =
+    /Bind failure \((\d+)\)/.exec(error instanceof Error ? error.message : "") ?? [];
+  if (errno === undefined)
+    return VortexError.from(error, "InvalidArgument", `cannot listen on ${addr}`);
   return listenError(error, addr);
 }
 
 function noTime(): VortexError {
-  return new VortexError("ConnectionRefused", "many others began a handshake before this one was over");
+  return new VortexError(
+    "ConnectionRefused",
+    "many others began a handshake before this one was over",
+  );
 }
 
 function closed(): VortexError {

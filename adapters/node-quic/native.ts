@@ -12,7 +12,10 @@ export interface NodeQuic {
   readonly QuicEndpoint: new (options: {
     readonly address: NativeAddress;
   }) => NativeEndpoint;
-  listen(onSession: (session: NativeSession) => void, options: ListenConfig): Promise<NativeEndpoint>;
+  listen(
+    onSession: (session: NativeSession) => void,
+    options: ListenConfig,
+  ): Promise<NativeEndpoint>;
   connect(remote: NativeAddress, options: ConnectConfig): Promise<NativeSession>;
 }
 
@@ -36,7 +39,10 @@ export interface NativeEndpoint {
   /** Closes the socket after its last connection has ended. */
   close(): Promise<void>;
   destroy(): Promise<void>;
-  setSNIContexts(entries: Readonly<Record<string, NativeIdentity>>, options: { readonly replace: boolean }): void;
+  setSNIContexts(
+    entries: Readonly<Record<string, NativeIdentity>>,
+    options: { readonly replace: boolean },
+  ): void;
 }
 
 export interface NativeIdentity {
@@ -114,7 +120,9 @@ export interface NativeSession {
   readonly destroyed: boolean;
   readonly peerCertificate: X509Certificate | undefined;
   /** Not to be asked before the connection is bound: what it says first is what it says from then on. */
-  readonly path: { readonly remote: { readonly address: string; readonly port: number } | undefined } | undefined;
+  readonly path:
+    | { readonly remote: { readonly address: string; readonly port: number } | undefined }
+    | undefined;
   readonly stats: { readonly pktRecv: bigint };
   onstream: ((stream: NativeStream) => void) | undefined;
   /** Present, it keeps the rejections of `opened`, and of `closed` of the session and its streams, from being unhandled. */
@@ -169,7 +177,8 @@ let loading: Promise<NodeQuic> | undefined;
 export function loadNodeQuic(): Promise<NodeQuic> {
   loading ??= importQuietly().then(
     ({ QuicEndpoint, listen, connect }) => {
-      if (QuicEndpoint === undefined || listen === undefined || connect === undefined) throw unavailable();
+      if (QuicEndpoint === undefined || listen === undefined || connect === undefined)
+        throw unavailable();
       return { QuicEndpoint, listen, connect };
     },
     (cause) => {
@@ -188,7 +197,8 @@ async function importQuietly(): Promise<Partial<NodeQuic>> {
   const specifier: string = "node:quic";
   const { emitWarning } = process;
   const quiet = (...args: unknown[]): void => {
-    if (!/quic is an experimental feature/.test(String(args[0]))) Reflect.apply(emitWarning, process, args);
+    if (!/quic is an experimental feature/.test(String(args[0])))
+      Reflect.apply(emitWarning, process, args);
   };
   process.emitWarning = quiet;
   try {
@@ -200,7 +210,9 @@ async function importQuietly(): Promise<Partial<NodeQuic>> {
 }
 
 /** Whether an error is one of the module, with a code of QUIC in it. */
-export function isNativeError(error: unknown): error is NativeError & { type: string; errorCode: bigint } {
+export function isNativeError(
+  error: unknown,
+): error is NativeError & { type: string; errorCode: bigint } {
   return error instanceof Error && typeof (error as Partial<NativeError>).errorCode === "bigint";
 }
 

@@ -2,7 +2,11 @@ import type { SessionConfig } from "./native.ts";
 import type { NodeQuicSettings } from "./options.ts";
 
 /** What both sides tell the module of a connection. */
-export function sessionConfig(settings: NodeQuicSettings, maxStreams: number, earlyData: boolean): SessionConfig {
+export function sessionConfig(
+  settings: NodeQuicSettings,
+  maxStreams: number,
+  earlyData: boolean,
+): SessionConfig {
   const { streamWindow, connectionWindow, congestionControl } = settings;
   return {
     transportParams: {

@@ -18,7 +18,13 @@ interface Libc {
   dup(fd: number): number;
   close(fd: number): number;
   getsockname(fd: number, address: Uint8Array, length: Uint32Array): number;
-  getsockopt(fd: number, level: number, name: number, value: Int32Array, length: Uint32Array): number;
+  getsockopt(
+    fd: number,
+    level: number,
+    name: number,
+    value: Int32Array,
+    length: Uint32Array,
+  ): number;
   setsockopt(fd: number, level: number, name: number, value: Int32Array, length: number): number;
 }
 
@@ -64,7 +70,9 @@ export class SocketOptions {
 
   /** Whether errors of the network are told of, see {@link ignoreNetworkErrors}. */
   heedsNetworkErrors(fd: number): boolean {
-    return this.#get(fd, IPPROTO_IP, IP_RECVERR) === 1 || this.#get(fd, IPPROTO_IPV6, IPV6_RECVERR) === 1;
+    return (
+      this.#get(fd, IPPROTO_IP, IP_RECVERR) === 1 || this.#get(fd, IPPROTO_IPV6, IPV6_RECVERR) === 1
+    );
   }
 
   /** Bytes for what comes and what goes; the kernel may grant less. */
@@ -104,7 +112,10 @@ async function loadLibc(): Promise<Libc | undefined> {
     setsockopt: { args: ["i32", "i32", "i32", "ptr", "u32"], returns: "i32" },
   };
   // glibc, musl
-  for (const library of ["libc.so.6", `libc.musl-${process.arch === "arm64" ? "aarch64" : "x86_64"}.so.1`]) {
+  for (const library of [
+    "libc.so.6",
+    `libc.musl-${process.arch === "arm64" ? "aarch64" : "x86_64"}.so.1`,
+  ]) {
     try {
       return ffi.dlopen(library, symbols).symbols;
     } catch {

@@ -1,5 +1,10 @@
 import { VortexError } from "../../src/errors.ts";
-import { type ByteReader, type ByteStream, type ByteWriter, StreamCode } from "../../src/transport/transport.ts";
+import {
+  type ByteReader,
+  type ByteStream,
+  type ByteWriter,
+  StreamCode,
+} from "../../src/transport/transport.ts";
 import { isWorthFreeing, releaseMemory } from "../shared/release-memory.ts";
 import type { NodeQuicConnection } from "./connection.ts";
 import { drainable, type NativeStream } from "./native.ts";
@@ -51,7 +56,10 @@ export class NodeQuicStream implements ByteStream {
     this.#native = native;
     this.#connection = connection;
     this.#early = early;
-    this.reader = { read: (into) => this.#read(into), cancel: (code = StreamCode.Cancelled) => this.#cancel(code) };
+    this.reader = {
+      read: (into) => this.#read(into),
+      cancel: (code = StreamCode.Cancelled) => this.#cancel(code),
+    };
     this.writer = {
       write: (chunk) => this.#write(chunk),
       end: (last) => this.#endWriting(last),
@@ -103,7 +111,9 @@ export class NodeQuicStream implements ByteStream {
       // "… reset by the peer with error code 7"; its text is all that an error has here.
       const [, digits] = /code (\d+)/.exec(cause instanceof Error ? cause.message : "") ?? [];
       const code = digits === undefined ? 0 : Number(digits);
-      this.#failReading(await this.#connection.verdict("the peer aborted the stream", code, this.#early, cause));
+      this.#failReading(
+        await this.#connection.verdict("the peer aborted the stream", code, this.#early, cause),
+      );
       return;
     }
     if (this.#readFailure !== undefined) return;
@@ -224,7 +234,8 @@ export class NodeQuicStream implements ByteStream {
     for (let at = 0; at < chunk.length || at === 0; at += SLICE) {
       const slice = chunk.length <= SLICE ? chunk : chunk.subarray(at, at + SLICE);
       for (;;) {
-        if (this.#writeEnd === "ended") throw new VortexError("Closed", "the stream was ended on this side");
+        if (this.#writeEnd === "ended")
+          throw new VortexError("Closed", "the stream was ended on this side");
         if (this.#writeEnd !== "open") throw this.#writeEnd;
         if (this.#native.writer.writeSync(slice)) break;
         await this.#room();

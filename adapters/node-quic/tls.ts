@@ -19,7 +19,11 @@ export function clientTls(options: TlsClientOptions): ClientTls {
   const verify = pinsOf(options) === undefined && options.verify !== false;
   // Without authorities the module would read those of the system at every dial, so one is named where none is asked.
   const authorities = verify ? (named ?? rootCertificates) : rootCertificates.slice(0, 1);
-  return { verify, ca: [encode(authorities.join("\n"))], identity: identity && nativeIdentity(identity) };
+  return {
+    verify,
+    ca: [encode(authorities.join("\n"))],
+    identity: identity && nativeIdentity(identity),
+  };
 }
 
 /** @throws `InvalidArgument` */

@@ -55,7 +55,11 @@ export async function nodeQuicTransportWith(
   const settings = nodeQuicSettings(options);
   const quic = await loadNodeQuic();
   const { socketBuffer } = settings;
-  const endpoints: EndpointContext = { quic, socketOptions: await SocketOptions.load(), socketBuffer };
+  const endpoints: EndpointContext = {
+    quic,
+    socketOptions: await SocketOptions.load(),
+    socketBuffer,
+  };
   const { tls = {}, serverTls = {} } = options;
   const sessions = new SessionCache();
   return {

@@ -5,7 +5,12 @@ import { systemClock } from "../../src/runtime.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
 import type { SessionCache } from "../../src/transport/session-cache.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
-import { type CloseInfo, type Connection, type DialOptions, StreamCode } from "../../src/transport/transport.ts";
+import {
+  type CloseInfo,
+  type Connection,
+  type DialOptions,
+  StreamCode,
+} from "../../src/transport/transport.ts";
 import { Guard } from "../shared/guard.ts";
 import { isSameHost, splitZone } from "../shared/local-address.ts";
 import { nativeError } from "../shared/native-error.ts";
@@ -104,10 +109,17 @@ function closeSocket(socket: Socket): void {
 }
 
 /** Connects the socket, so that the kernel drops what comes from elsewhere and tells of ports that nobody listens on. */
-function connectSocket(socket: Socket, host: string, port: number, addr: string): Promise<HostPort> {
+function connectSocket(
+  socket: Socket,
+  host: string,
+  port: number,
+  addr: string,
+): Promise<HostPort> {
   return new Promise((resolve, reject) => {
     const guard = new Guard({ end: reject });
-    const onError = guard.wrap((error: Error) => reject(nativeError(error, "Unreachable", `cannot reach ${addr}`)));
+    const onError = guard.wrap((error: Error) =>
+      reject(nativeError(error, "Unreachable", `cannot reach ${addr}`)),
+    );
     const onConnect = guard.wrap(() => {
       socket.off("error", onError);
       try {
@@ -144,7 +156,13 @@ function startHandshake(
   const payloadSize = payloadSizeFor(settings, sameHost);
   const config = context.configFor(payloadSize, earlyData);
   const to = { host: splitZone(peer.host)[0], port: peer.port };
-  const native = quiche.Connection.connect(serverNameOf(tls, remote.host), randomBytes(ID_LENGTH), local, to, config);
+  const native = quiche.Connection.connect(
+    serverNameOf(tls, remote.host),
+    randomBytes(ID_LENGTH),
+    local,
+    to,
+    config,
+  );
   const connection = new QuicheConnection(native, remote, peer, false, {
     quiche,
     clock: systemClock,
@@ -183,7 +201,9 @@ function startHandshake(
       connection.fail(nativeError(error, "Unreachable", `cannot reach ${formatAddress(remote)}`));
     } else if (refusals >= REFUSALS) {
       connection.fail(
-        new VortexError("ConnectionLost", "nobody listens at the peer's address any more", { cause: error }),
+        new VortexError("ConnectionLost", "nobody listens at the peer's address any more", {
+          cause: error,
+        }),
       );
     }
   });
@@ -193,11 +213,24 @@ function startHandshake(
 }
 
 /** BoringSSL tells of a certificate that it refused by an alert only, the same one for several faults. */
-function explainRefusal(info: CloseInfo, native: NativeConnection, tls: TlsClientOptions, host: string): CloseInfo {
+function explainRefusal(
+  info: CloseInfo,
+  native: NativeConnection,
+  tls: TlsClientOptions,
+  host: string,
+): CloseInfo {
   const alert = alertOf(info.code);
-  if (info.remote || info.error.code !== "HandshakeFailed" || alert === undefined || !isAboutCertificate(alert)) {
+  if (
+    info.remote ||
+    info.error.code !== "HandshakeFailed" ||
+    alert === undefined ||
+    !isAboutCertificate(alert)
+  ) {
     return info;
   }
   const [leaf] = native.peerCertChain() ?? [];
-  return { ...info, error: refusedCertificate(leaf, tls, host, `TLS alert ${alert}`, info.error.cause) };
+  return {
+    ...info,
+    error: refusedCertificate(leaf, tls, host, `TLS alert ${alert}`, info.error.cause),
+  };
 }

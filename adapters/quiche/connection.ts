@@ -172,7 +172,13 @@ export class QuicheConnection implements Connection {
   #flushed: (() => void)[] = [];
 
   /** @param peer where datagrams come from, as the socket tells it */
-  constructor(native: NativeConnection, remote: Address, peer: Address, server: boolean, host: ConnectionHost) {
+  constructor(
+    native: NativeConnection,
+    remote: Address,
+    peer: Address,
+    server: boolean,
+    host: ConnectionHost,
+  ) {
     this.native = native;
     this.remote = remote;
     this.#host = host;
@@ -189,7 +195,13 @@ export class QuicheConnection implements Connection {
     this.#zone = zone;
     this.#recvInfo = { to: host.local, from: { host: plain, port: peer.port } };
     this.#lastReceived = this.#clock.now();
-    this.#allowance = { left: host.abuseBudget ?? 0, recv: 0, handed: 0, sent: 0, at: this.#lastReceived };
+    this.#allowance = {
+      left: host.abuseBudget ?? 0,
+      recv: 0,
+      handed: 0,
+      sent: 0,
+      at: this.#lastReceived,
+    };
     this.closed = new Promise((resolve) => {
       this.#resolveClosed = resolve;
     });
@@ -233,7 +245,10 @@ export class QuicheConnection implements Connection {
       idleSince = this.#streams.size === 0 ? (idleSince ?? now) : undefined;
       if (idleSince !== undefined && now - idleSince >= CREDIT_GRACE) {
         this.#draining = true;
-        throw new VortexError("ConnectionLost", "the peer gives no more stream credit on this connection");
+        throw new VortexError(
+          "ConnectionLost",
+          "the peer gives no more stream credit on this connection",
+        );
       }
       await this.#creditOrAbort(signal, idleSince === undefined ? undefined : CREDIT_GRACE);
     }
@@ -285,7 +300,8 @@ export class QuicheConnection implements Connection {
       // connection, or not authentic, is dropped (RFC 9000, section 5.2).
     }
     // Only where it is memory of its own.
-    if (datagram.buffer.byteLength === datagram.length) this.#spent.push(datagram.buffer as ArrayBuffer);
+    if (datagram.buffer.byteLength === datagram.length)
+      this.#spent.push(datagram.buffer as ArrayBuffer);
     this.#unflushed++;
     this.#unlooked += datagram.length;
     if (this.#unflushed >= BATCH) this.#flushNow();
@@ -369,7 +385,8 @@ export class QuicheConnection implements Connection {
       this.#finished.add(id);
       // Asking quiche which of them it has forgotten costs an exception each.
       const [oldest] = this.#finished;
-      if (oldest !== undefined && this.#finished.size > FINISHED_KEPT) this.#finished.delete(oldest);
+      if (oldest !== undefined && this.#finished.size > FINISHED_KEPT)
+        this.#finished.delete(oldest);
     }
     this.#scheduleFlush();
   }
@@ -412,7 +429,8 @@ export class QuicheConnection implements Connection {
     if (this.#end === undefined) this.#progress(received);
     if (this.#unlooked >= LOOK) this.#requireUse();
     if (this.#isGone) return;
-    if (this.#urgent || !this.#established || this.#unacknowledged >= this.#host.ackThreshold) this.#send();
+    if (this.#urgent || !this.#established || this.#unacknowledged >= this.#host.ackThreshold)
+      this.#send();
     else this.#sendLater();
     this.#arm();
     if (this.#flushed.length > 0) for (const wake of this.#flushed.splice(0)) wake();
@@ -436,7 +454,11 @@ export class QuicheConnection implements Connection {
     this.#allowance = { left, recv, handed, sent, at };
     if (left >= 0) return;
     const reason = "more bytes than there is a use for";
-    this.abort(StreamCode.Violation, reason, new VortexError("ProtocolViolation", `the peer sent ${reason}`));
+    this.abort(
+      StreamCode.Violation,
+      reason,
+      new VortexError("ProtocolViolation", `the peer sent ${reason}`),
+    );
   }
 
   #progress(received: boolean): void {
@@ -519,7 +541,8 @@ export class QuicheConnection implements Connection {
         this.#established = true;
         // A server that resumes the session without its early data has no name here: quiche tells of neither, and sends the
         // bytes again.
-        if (this.#earlyData === "pending") this.#earlyData = this.native.isResumed() ? "accepted" : "refused";
+        if (this.#earlyData === "pending")
+          this.#earlyData = this.native.isResumed() ? "accepted" : "refused";
         this.#resolveReady();
         this.#hold();
         this.#keepAlive();
@@ -587,7 +610,8 @@ export class QuicheConnection implements Connection {
       try {
         this.native.streamCapacity(id);
       } catch (error) {
-        if (error instanceof Error && error.message.startsWith("InvalidStreamState")) ids.delete(id);
+        if (error instanceof Error && error.message.startsWith("InvalidStreamState"))
+          ids.delete(id);
       }
     }
   }
@@ -739,7 +763,8 @@ export class QuicheConnection implements Connection {
     const clock = this.#clock;
     const until = clock.now() + grace;
     for (;;) {
-      for (const { id, writeEnded } of this.#streams.values()) if (writeEnded) this.#finished.add(id);
+      for (const { id, writeEnded } of this.#streams.values())
+        if (writeEnded) this.#finished.add(id);
       this.#prune(this.#finished);
       const left = until - clock.now();
       if (this.#finished.size === 0 || this.#end !== undefined || left <= 0) return;
@@ -773,7 +798,8 @@ export class QuicheConnection implements Connection {
         if (index >= 0) this.#creditWaiters.splice(index, 1);
         resolve();
       });
-      const timer = milliseconds === undefined ? undefined : this.#clock.setTimer(done, milliseconds);
+      const timer =
+        milliseconds === undefined ? undefined : this.#clock.setTimer(done, milliseconds);
       signal?.addEventListener("abort", done, { once: true });
       this.#creditWaiters.push(done);
     });

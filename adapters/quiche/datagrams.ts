@@ -84,6 +84,7 @@ export function udpSocket(family: 4 | 6, bufferSize: number): Socket {
 /** 4 or 6. @throws `Unreachable` when `host` is no IP address */
 export function familyOf(host: string): 4 | 6 {
   const family = isIP(host);
-  if (family !== 4 && family !== 6) throw new VortexError("Unreachable", `${host} is no IP address`);
+  if (family !== 4 && family !== 6)
+    throw new VortexError("Unreachable", `${host} is no IP address`);
   return family;
 }

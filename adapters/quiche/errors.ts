@@ -4,7 +4,11 @@ import { closeInfo, silentEnd } from "../shared/quic-errors.ts";
 import type { NativeConnection } from "./native.ts";
 
 /** Why quiche closed a connection, as this library says it. */
-export function connectionError(native: NativeConnection, established: boolean, server: boolean): CloseInfo {
+export function connectionError(
+  native: NativeConnection,
+  established: boolean,
+  server: boolean,
+): CloseInfo {
   const peer = native.peerError();
   const found = peer ?? native.localError();
   if (found === null) return silentEnd(native.isTimedOut(), established, server);
@@ -17,11 +21,16 @@ export function connectionError(native: NativeConnection, established: boolean, 
  * What went wrong with a stream. quiche's binding tells its errors by their text: `StreamReset(code)`, `StreamStopped(code)`,
  * `InvalidStreamState(id)`.
  */
-export function streamError(cause: unknown, what: string, ended: VortexError | undefined): VortexError {
+export function streamError(
+  cause: unknown,
+  what: string,
+  ended: VortexError | undefined,
+): VortexError {
   if (ended !== undefined) return ended;
   const text = cause instanceof Error ? cause.message : String(cause);
   const code = /^Stream(?:Reset|Stopped)\((\d+)\)$/.exec(text)?.[1];
-  if (code !== undefined) return new VortexError("StreamReset", `${what} (code ${code})`, { cause });
+  if (code !== undefined)
+    return new VortexError("StreamReset", `${what} (code ${code})`, { cause });
   // A stream that the other side gave up is forgotten once all that was sent on it is acknowledged, its code with it.
   if (text.startsWith("InvalidStreamState")) return new VortexError("StreamReset", what, { cause });
   return new VortexError("ConnectionLost", `the stream failed: ${text}`, { cause });

@@ -125,7 +125,9 @@ class QuicheListener implements Listener {
     this.#guard = new Guard({ onError: context.onError });
     socket.on(
       "message",
-      this.#guard.wrap((datagram: Uint8Array, from: RemoteInfo) => this.#onDatagram(datagram, from.address, from.port)),
+      this.#guard.wrap((datagram: Uint8Array, from: RemoteInfo) =>
+        this.#onDatagram(datagram, from.address, from.port),
+      ),
     );
     // A datagram to one client that could not be sent concerns that client only, and it asks again.
     socket.on("error", () => {});
@@ -136,7 +138,11 @@ class QuicheListener implements Listener {
   }
 
   get counters(): ListenerCounters {
-    return { unanswerable: this.#unanswerable, unsent: this.#ring.unsent, caught: this.#guard.caught };
+    return {
+      unanswerable: this.#unanswerable,
+      unsent: this.#ring.unsent,
+      caught: this.#guard.caught,
+    };
   }
 
   async setIdentity(identity: TlsIdentity): Promise<void> {
@@ -200,13 +206,18 @@ class QuicheListener implements Listener {
       return;
     }
     if (!quiche.versionIsSupported(header.version)) {
-      this.#reply(quiche.negotiateVersion(header.scid, header.dcid, this.#ring.current), host, port);
+      this.#reply(
+        quiche.negotiateVersion(header.scid, header.dcid, this.#ring.current),
+        host,
+        port,
+      );
       return;
     }
     if (header.ty !== quiche.Type.Initial) return;
     const token = header.token ?? new Uint8Array(0);
     if (token.length === 0) {
-      const threshold = settings.retry === "always" ? 0 : settings.retry === "never" ? Infinity : settings.retry;
+      const threshold =
+        settings.retry === "always" ? 0 : settings.retry === "never" ? Infinity : settings.retry;
       if (this.#halfOpen >= threshold) {
         const id = this.#newId();
         const minted = this.#tokens.mint(host, port, header.dcid, systemClock.now());
@@ -251,7 +262,10 @@ class QuicheListener implements Listener {
       indices: [index],
       initialId: textOf(initialId),
       handshakeTimer: guard.clock.setTimer(() => {
-        connection.refuse(CONNECTION_REFUSED, new VortexError("ConnectTimeout", "the client did not finish in time"));
+        connection.refuse(
+          CONNECTION_REFUSED,
+          new VortexError("ConnectTimeout", "the client did not finish in time"),
+        );
       }, settings.handshakeTimeout),
       state: "half-open",
       early: false,

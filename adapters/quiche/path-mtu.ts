@@ -60,7 +60,9 @@ export class PathMtu {
 
   /** The largest datagram to make now, in bytes. */
   get limit(): number {
-    return this.#state === "large" || this.#state === "untried" ? this.#largest : Math.min(this.#largest, SAFE_SIZE);
+    return this.#state === "large" || this.#state === "untried"
+      ? this.#largest
+      : Math.min(this.#largest, SAFE_SIZE);
   }
 
   /** A datagram of `length` bytes went out. */
@@ -97,7 +99,8 @@ export class PathMtu {
     }
     const now = stats();
     const before = this.#statsBefore;
-    this.#silentTimers = before === undefined || !this.#swallowed(before, now) ? 1 : this.#silentTimers + 1;
+    this.#silentTimers =
+      before === undefined || !this.#swallowed(before, now) ? 1 : this.#silentTimers + 1;
     this.#statsBefore = now;
     this.#largeBefore = this.#largeSent;
     this.#largeSent = 0;
@@ -112,7 +115,8 @@ export class PathMtu {
    */
   #swallowed(before: PathMtuStats, now: PathMtuStats): boolean {
     const { rtt, cwnd, deliveryRate } = now;
-    if (rtt === before.rtt && cwnd === before.cwnd && deliveryRate === before.deliveryRate) return true;
+    if (rtt === before.rtt && cwnd === before.cwnd && deliveryRate === before.deliveryRate)
+      return true;
     return this.#largeBefore > 0 && now.lostBytes - before.lostBytes >= this.#largeBefore;
   }
 }

@@ -23,7 +23,8 @@ export class RetryTokens {
   open(host: string, port: number, token: Uint8Array, now: number): Uint8Array | undefined {
     if (token.length < MAC_LENGTH + TIME_LENGTH) return undefined;
     const body = Buffer.from(token.subarray(MAC_LENGTH));
-    if (!timingSafeEqual(this.#mac(host, port, body), token.subarray(0, MAC_LENGTH))) return undefined;
+    if (!timingSafeEqual(this.#mac(host, port, body), token.subarray(0, MAC_LENGTH)))
+      return undefined;
     const age = Math.floor(now / 1000) - body.readUInt32BE();
     return age >= 0 && age <= LIFETIME ? new Uint8Array(body.subarray(TIME_LENGTH)) : undefined;
   }

@@ -74,5 +74,7 @@ export class StatelessResets {
  */
 function secretOf(key: string): Uint8Array {
   const secret = createPrivateKey(key).export({ type: "pkcs8", format: "der" });
-  return new Uint8Array(hkdfSync("sha256", secret, new Uint8Array(0), "vortex-peer stateless reset", SECRET_LENGTH));
+  return new Uint8Array(
+    hkdfSync("sha256", secret, new Uint8Array(0), "vortex-peer stateless reset", SECRET_LENGTH),
+  );
 }

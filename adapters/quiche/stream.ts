@@ -1,6 +1,11 @@
 import { VortexError } from "../../src/errors.ts";
 import type { Clock, Timer } from "../../src/runtime.ts";
-import { type ByteReader, type ByteStream, type ByteWriter, StreamCode } from "../../src/transport/transport.ts";
+import {
+  type ByteReader,
+  type ByteStream,
+  type ByteWriter,
+  StreamCode,
+} from "../../src/transport/transport.ts";
 import type { QuicheConnection } from "./connection.ts";
 import { streamError } from "./errors.ts";
 import type { Quiche } from "./native.ts";
@@ -56,7 +61,10 @@ export class QuicheStream implements ByteStream {
     this.#connection = connection;
     this.#quiche = quiche;
     this.#clock = clock;
-    this.reader = { read: (into) => this.#read(into), cancel: (code = StreamCode.Cancelled) => this.#cancel(code) };
+    this.reader = {
+      read: (into) => this.#read(into),
+      cancel: (code = StreamCode.Cancelled) => this.#cancel(code),
+    };
     this.writer = {
       write: (chunk) => this.#write(chunk),
       end: (last) => this.#endWriting(last),
@@ -106,7 +114,8 @@ export class QuicheStream implements ByteStream {
         if (chunk === undefined || ready <= 0) break;
         const length = Math.min(chunk.length, ready, left);
         const last = this.#writeEnd === "ending" && length === this.#pendingLength;
-        const taken = this.#connection.native.streamSend(this.id, chunk.subarray(0, length), last) ?? 0;
+        const taken =
+          this.#connection.native.streamSend(this.id, chunk.subarray(0, length), last) ?? 0;
         this.#pendingLength -= taken;
         left -= taken;
         if (taken === chunk.length) this.#pending.shift();
@@ -358,7 +367,8 @@ export class QuicheStream implements ByteStream {
   }
 
   #forgetIfOver(): void {
-    const open = this.#readEnd === "open" || this.#writeEnd === "open" || this.#writeEnd === "ending";
+    const open =
+      this.#readEnd === "open" || this.#writeEnd === "open" || this.#writeEnd === "ending";
     if (!open) this.#connection.forget(this.id, this.#discarded);
   }
 }

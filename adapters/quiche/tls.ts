@@ -27,7 +27,11 @@ export function clientConfig(quiche: Quiche, options: TlsClientOptions): NativeC
 }
 
 /** A native configuration that shows `identity`, and asks clients for certificates of `clientCa` if that is given. */
-export function serverConfig(quiche: Quiche, identity: TlsIdentity, clientCa: string | undefined): NativeConfig {
+export function serverConfig(
+  quiche: Quiche,
+  identity: TlsIdentity,
+  clientCa: string | undefined,
+): NativeConfig {
   return nativeConfig(quiche, authoritiesOf(clientCa), requireIdentity(identity));
 }
 
@@ -48,6 +52,10 @@ function nativeConfig(
       SIGNATURE_ALGORITHMS,
     );
   } catch (error) {
-    throw VortexError.from(error, "InvalidArgument", "certificate, key or certificate authority not accepted");
+    throw VortexError.from(
+      error,
+      "InvalidArgument",
+      "certificate, key or certificate authority not accepted",
+    );
   }
 }

@@ -15,7 +15,13 @@ import { serverIdentity } from "../shared/tls.ts";
 import { type ClientContext, dialQuiche } from "./client.ts";
 import { listenQuiche } from "./listener.ts";
 import { loadQuiche, type NativeConfig, type Quiche } from "./native.ts";
-import { applySettings, listenSettings, type QuicheOptions, type QuicheSettings, quicheSettings } from "./options.ts";
+import {
+  applySettings,
+  listenSettings,
+  type QuicheOptions,
+  type QuicheSettings,
+  quicheSettings,
+} from "./options.ts";
 import { SAFE_SIZE } from "./path-mtu.ts";
 import { clientConfig, serverConfig } from "./tls.ts";
 
@@ -82,7 +88,8 @@ export async function quicheTransportWith(
           maxStreams,
           onError: listenOptions.onError,
           identity: await serverIdentity(tls),
-          configsFor: (identity) => serverConfigs(quiche, listening, tls, identity, maxStreams, earlyData),
+          configsFor: (identity) =>
+            serverConfigs(quiche, listening, tls, identity, maxStreams, earlyData),
         },
         local,
       );
@@ -91,7 +98,11 @@ export async function quicheTransportWith(
 }
 
 /** Native configurations for dialling, each made once; an unusable option shows at once. */
-function clientConfigs(quiche: Quiche, settings: QuicheSettings, tls: TlsClientOptions): ClientContext["configFor"] {
+function clientConfigs(
+  quiche: Quiche,
+  settings: QuicheSettings,
+  tls: TlsClientOptions,
+): ClientContext["configFor"] {
   const configs = new Map<string, NativeConfig>();
   return (payloadSize, earlyData) => {
     const key = `${payloadSize} ${earlyData}`;

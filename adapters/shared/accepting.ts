@@ -28,7 +28,11 @@ const BACKLOG = 511;
  *
  * @param address where the server listens, for the report
  */
-export function keepAccepting(server: Server, address: string, onError: (error: VortexError) => void): void {
+export function keepAccepting(
+  server: Server,
+  address: string,
+  onError: (error: VortexError) => void,
+): void {
   let reported = Number.NEGATIVE_INFINITY;
   // Also for what the user's own callback throws, which the listener outlives.
   const guard = new Guard();
@@ -75,7 +79,9 @@ function pollAgain(server: Server, guard: Guard, onWaited: () => void): void {
 /** The native handle, which `server.listen` itself calls this way; undefined once the server is closed. */
 function listeningHandle(server: Server): { listen(backlog: number): number } | undefined {
   const { _handle: handle } = server as { _handle?: { listen?(backlog: number): number } | null };
-  return typeof handle?.listen === "function" ? (handle as { listen(backlog: number): number }) : undefined;
+  return typeof handle?.listen === "function"
+    ? (handle as { listen(backlog: number): number })
+    : undefined;
 }
 
 function inTurns(turns: number, guard: Guard, run: () => void): void {

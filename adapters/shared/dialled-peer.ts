@@ -1,7 +1,12 @@
 import { abortedError, VortexError } from "../../src/errors.ts";
 import type { Address } from "../../src/transport/address.ts";
 import { AsyncQueue } from "../../src/transport/queue.ts";
-import { type ByteStream, type CloseInfo, type Connection, StreamCode } from "../../src/transport/transport.ts";
+import {
+  type ByteStream,
+  type CloseInfo,
+  type Connection,
+  StreamCode,
+} from "../../src/transport/transport.ts";
 
 /** A socket as a stream, as a {@link DialledPeer} uses it. */
 export interface SocketByteStream extends ByteStream {

@@ -1,6 +1,10 @@
 import { VortexError } from "../../src/errors.ts";
 import type { QuicTuning } from "../../src/transport/quic-tuning.ts";
-import { namesTrust, type TlsClientOptions, type TlsServerOptions } from "../../src/transport/tls.ts";
+import {
+  namesTrust,
+  type TlsClientOptions,
+  type TlsServerOptions,
+} from "../../src/transport/tls.ts";
 import type { Connection, Listener, Transport } from "../../src/transport/transport.ts";
 import { warnOnce } from "./warn-once.ts";
 
@@ -31,7 +35,8 @@ export function withFallback(
     for (const [name, binding] of bindings) {
       try {
         const transport = await binding(options);
-        for (const reason of reasons) tell(`vortex-peer: ${reason.message}. QUIC runs on ${name} meanwhile.`);
+        for (const reason of reasons)
+          tell(`vortex-peer: ${reason.message}. QUIC runs on ${name} meanwhile.`);
         return transport;
       } catch (error) {
         if (!(error instanceof VortexError) || error.code !== "Unavailable") throw error;

@@ -60,7 +60,8 @@ export class Guard {
   over(clock: Clock): Clock {
     return {
       now: () => clock.now(),
-      setTimer: (callback, milliseconds, options) => clock.setTimer(this.wrap(callback), milliseconds, options),
+      setTimer: (callback, milliseconds, options) =>
+        clock.setTimer(this.wrap(callback), milliseconds, options),
     };
   }
 

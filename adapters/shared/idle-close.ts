@@ -27,7 +27,10 @@ export class IdleClose {
       return;
     }
     this.#timer ??= this.#clock.setTimer(
-      () => this.#close(new VortexError("ConnectionLost", `idle for ${IDLE_CLOSE} ms: closed on this side`)),
+      () =>
+        this.#close(
+          new VortexError("ConnectionLost", `idle for ${IDLE_CLOSE} ms: closed on this side`),
+        ),
       IDLE_CLOSE,
       { background: true },
     );

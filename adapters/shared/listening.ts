@@ -15,7 +15,9 @@ export async function listenOn(server: Server, local: Address): Promise<void> {
     await requireNet(host, port);
   }
   await new Promise<void>((resolve, reject) => {
-    const onError = new Guard({ end: reject }).wrap((error: Error) => reject(listenError(error, formatAddress(local))));
+    const onError = new Guard({ end: reject }).wrap((error: Error) =>
+      reject(listenError(error, formatAddress(local))),
+    );
     server.once("error", onError);
     server.listen({ host, port }, resolve);
   });

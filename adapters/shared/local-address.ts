@@ -8,7 +8,9 @@ export function isSameHost(host: string): boolean {
   const plain = plainAddress(host);
   if (isLoopback(plain)) return true;
   if (!isGranted({ name: "sys", kind: "networkInterfaces" })) return false;
-  return Object.values(networkInterfaces()).some((addresses) => addresses?.some(({ address }) => address === plain));
+  return Object.values(networkInterfaces()).some((addresses) =>
+    addresses?.some(({ address }) => address === plain),
+  );
 }
 
 /** Whether `host` is an address that only this machine reaches. */

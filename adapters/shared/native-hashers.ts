@@ -2,7 +2,12 @@ import { createHash } from "node:crypto";
 import { createRequire } from "node:module";
 import process from "node:process";
 import * as zlib from "node:zlib";
-import { type Crc32, crc32Hasher, type HasherFactory, portableHashers } from "../../src/digest/hasher.ts";
+import {
+  type Crc32,
+  crc32Hasher,
+  type HasherFactory,
+  portableHashers,
+} from "../../src/digest/hasher.ts";
 
 /** The runtime's own hashes, for Node, Bun and Deno: 5 to 20 times as fast as the portable ones. */
 export const nativeHashers: HasherFactory = (algorithm) => {

@@ -42,13 +42,27 @@ export function closeInfo(close: ConnectionClose): CloseInfo {
   const { code, remote } = close;
   const reason = peersWords(close.reason, 256);
   const cause = close.cause ?? { isApp: close.isApp, errorCode: code, reason };
-  return { code, reason, remote, error: new VortexError(codeOf(close), messageOf(close, reason), { cause }) };
+  return {
+    code,
+    reason,
+    remote,
+    error: new VortexError(codeOf(close), messageOf(close, reason), { cause }),
+  };
 }
 
 /** A connection that ended without a word from either side. */
-export function silentEnd(timedOut: boolean, established: boolean, server: boolean, cause?: unknown): CloseInfo {
+export function silentEnd(
+  timedOut: boolean,
+  established: boolean,
+  server: boolean,
+  cause?: unknown,
+): CloseInfo {
   const message = timedOut ? "the peer has fallen silent" : "the connection was lost";
-  const code: ErrorCode = established ? "ConnectionLost" : server ? "HandshakeFailed" : "ConnectTimeout";
+  const code: ErrorCode = established
+    ? "ConnectionLost"
+    : server
+      ? "HandshakeFailed"
+      : "ConnectTimeout";
   return { code: 0, reason: "", remote: false, error: new VortexError(code, message, { cause }) };
 }
 

@@ -20,7 +20,8 @@ export function isWorthFreeing(chunk: Uint8Array<ArrayBuffer>): boolean {
 }
 
 function shrinkToNothing(buffers: ArrayBuffer[]): void {
-  for (const buffer of buffers) (buffer as ArrayBuffer & { transfer(length: number): ArrayBuffer }).transfer(0);
+  for (const buffer of buffers)
+    (buffer as ArrayBuffer & { transfer(length: number): ArrayBuffer }).transfer(0);
 }
 
 /** Before Node 22: transferred to a port that is closed, the memory is freed at once too. */

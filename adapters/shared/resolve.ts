@@ -32,7 +32,8 @@ export interface HostDial<T> {
 export async function dialHost<T>(options: HostDial<T>): Promise<T> {
   const { remote, signal, resolver, preferred } = options;
   const found = await resolveHost(remote, signal, resolver);
-  const addresses = preferred !== undefined && found.includes(preferred) ? [preferred, ...found] : found;
+  const addresses =
+    preferred !== undefined && found.includes(preferred) ? [preferred, ...found] : found;
   return dialAddresses({
     remote,
     addresses,
@@ -59,7 +60,8 @@ export async function resolveHost(
   if (isIP(host) !== 0 || host.includes(":")) return [host];
   const found = resolver(host, port).then(
     (addresses) => {
-      if (addresses.length === 0) throw new VortexError("Unreachable", `cannot resolve ${host}: it has no address`);
+      if (addresses.length === 0)
+        throw new VortexError("Unreachable", `cannot resolve ${host}: it has no address`);
       return addresses;
     },
     (error) => {
@@ -85,7 +87,11 @@ export const systemResolver: Resolver = async (host, port) => {
 export const lookupAll: Resolver = (host, port) =>
   new Promise((resolve, reject) => {
     // Deno asks for the permission of the port with the name; others do not look at the port.
-    const options: LookupAllOptions & { readonly port: number } = { all: true, verbatim: true, port };
+    const options: LookupAllOptions & { readonly port: number } = {
+      all: true,
+      verbatim: true,
+      port,
+    };
     lookup(host, options, (error, found) => {
       if (error === null) resolve(found.map(({ address }) => address));
       else reject(error);

@@ -100,16 +100,23 @@ export function refusedCertificate(
  */
 export function refusedClient(showed: boolean, detail: string): VortexError {
   const alert = showed ? BAD_CERTIFICATE : CERTIFICATE_REQUIRED;
-  return new VortexError("HandshakeFailed", `${alertMessage(alert, false)} (${detail})`, { cause: { alert } });
+  return new VortexError("HandshakeFailed", `${alertMessage(alert, false)} (${detail})`, {
+    cause: { alert },
+  });
 }
 
 /** What a certificate itself shows to be wrong with it: its time, or its names. */
-export function certificateFault(leaf: Uint8Array, tls: TlsClientOptions, host: string): string | undefined {
+export function certificateFault(
+  leaf: Uint8Array,
+  tls: TlsClientOptions,
+  host: string,
+): string | undefined {
   const certificate = new X509Certificate(leaf);
   const [from, to] = [new Date(certificate.validFrom), new Date(certificate.validTo)];
   const now = Date.now();
   if (now > to.getTime()) return `the certificate of the peer expired on ${to.toISOString()}`;
-  if (now < from.getTime()) return `the certificate of the peer is valid only from ${from.toISOString()} on`;
+  if (now < from.getTime())
+    return `the certificate of the peer is valid only from ${from.toISOString()} on`;
   // A zone means something on this host only; no certificate has one.
   const name = tls.serverName ?? splitZone(host)[0];
   const valid = isIP(name) === 0 ? certificate.checkHost(name) : certificate.checkIP(name);

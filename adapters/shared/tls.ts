@@ -19,12 +19,16 @@ export async function serverIdentity(options: TlsServerOptions): Promise<TlsIden
   const { identityStore } = options;
   const given = identityOf(options);
   if (given !== undefined && identityStore !== undefined) {
-    throw new VortexError("InvalidArgument", "tls.cert and tls.identityStore: expected one of them");
+    throw new VortexError(
+      "InvalidArgument",
+      "tls.cert and tls.identityStore: expected one of them",
+    );
   }
   authoritiesOf(options.clientCa);
   if (given !== undefined) return given;
   const kept = await identityStore?.load();
-  if (kept !== undefined && endOf(kept) - Date.now() > MIN_VALIDITY_MS) return requireIdentity(kept);
+  if (kept !== undefined && endOf(kept) - Date.now() > MIN_VALIDITY_MS)
+    return requireIdentity(kept);
   const made = await selfSigned();
   if (kept === undefined && identityStore?.saveFirst !== undefined) {
     return requireIdentity(await identityStore.saveFirst(made));
@@ -42,10 +46,15 @@ export function fingerprintOf(pem: string): string {
  * What the TLS inside a binding leaves to the application: pinned fingerprints, and addresses, which it would compare as names.
  * @throws `HandshakeFailed`
  */
-export function checkCertificate(chain: readonly Uint8Array[] | null, options: TlsClientOptions, host: string): void {
+export function checkCertificate(
+  chain: readonly Uint8Array[] | null,
+  options: TlsClientOptions,
+  host: string,
+): void {
   if (options.verify === false) return;
   const [leaf] = chain ?? [];
-  if (leaf === undefined) throw new VortexError("HandshakeFailed", "the peer showed no certificate");
+  if (leaf === undefined)
+    throw new VortexError("HandshakeFailed", "the peer showed no certificate");
   const pins = pinsOf(options);
   if (pins !== undefined) {
     const found = createHash("sha256").update(leaf).digest("hex");
@@ -77,7 +86,13 @@ export function serverNameOf(options: TlsClientOptions, host: string): string | 
  * The certificate and key of the options.
  * @throws `InvalidArgument` for one without the other, and as {@link requireIdentity}
  */
-export function identityOf({ cert, key }: { readonly cert?: string; readonly key?: string }): TlsIdentity | undefined {
+export function identityOf({
+  cert,
+  key,
+}: {
+  readonly cert?: string;
+  readonly key?: string;
+}): TlsIdentity | undefined {
   if ((cert === undefined) !== (key === undefined)) {
     throw new VortexError("InvalidArgument", "tls.cert and tls.key: expected both or neither");
   }
@@ -94,9 +109,17 @@ export function requireIdentity(identity: TlsIdentity): TlsIdentity {
   try {
     fits = certificate.checkPrivateKey(createPrivateKey(identity.key));
   } catch (error) {
-    throw VortexError.from(error, "InvalidArgument", "tls.key: expected an unencrypted private key in PEM form");
+    throw VortexError.from(
+      error,
+      "InvalidArgument",
+      "tls.key: expected an unencrypted private key in PEM form",
+    );
   }
-  if (!fits) throw new VortexError("InvalidArgument", "tls.key: expected the key of the certificate, not another one");
+  if (!fits)
+    throw new VortexError(
+      "InvalidArgument",
+      "tls.key: expected the key of the certificate, not another one",
+    );
   return identity;
 }
 
@@ -107,7 +130,8 @@ export function requireIdentity(identity: TlsIdentity): TlsIdentity {
 export function authoritiesOf(ca: string | undefined): string[] | undefined {
   if (ca === undefined) return undefined;
   const found = ca.match(/-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----/g) ?? [];
-  if (found.length === 0) throw new VortexError("InvalidArgument", "tls.ca, tls.clientCa: expected certificates, PEM");
+  if (found.length === 0)
+    throw new VortexError("InvalidArgument", "tls.ca, tls.clientCa: expected certificates, PEM");
   for (const each of found) requireCertificate("tls.ca, tls.clientCa", each);
   return found;
 }

@@ -153,7 +153,8 @@ export class SocketStream implements SocketByteStream {
     const waiting = this.#waiting;
     if (waiting === undefined) return;
     if (!this.#cancelled && this.#hasBytes) waiting.resolve(this.#take(waiting.into));
-    else if (this.#cancelled) waiting.reject(new VortexError("Closed", "the stream was cancelled on this side"));
+    else if (this.#cancelled)
+      waiting.reject(new VortexError("Closed", "the stream was cancelled on this side"));
     else if (this.#readEnded) waiting.resolve(undefined);
     else if (this.#failure !== undefined) waiting.reject(this.#failure);
     else return;
@@ -198,7 +199,8 @@ export class SocketStream implements SocketByteStream {
     this.#wakeReader();
     // TCP has no way to refuse one direction. Once this side has nothing more to say, a reset ends both; before that,
     // what comes is dropped unread.
-    if (this.#writeEnded) this.destroy(new VortexError("Closed", "the stream was cancelled on this side"));
+    if (this.#writeEnded)
+      this.destroy(new VortexError("Closed", "the stream was cancelled on this side"));
     else this.#socket.resume();
   }
 

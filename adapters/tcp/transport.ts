@@ -60,7 +60,12 @@ export function tcpTransportWith(resolver: Resolver | undefined): Transport {
 }
 
 async function listenTcp(local: Address, options: ListenOptions = {}): Promise<Listener> {
-  const server = createServer({ allowHalfOpen: true, noDelay: true, keepAlive: true, highWaterMark: READ_AHEAD });
+  const server = createServer({
+    allowHalfOpen: true,
+    noDelay: true,
+    keepAlive: true,
+    highWaterMark: READ_AHEAD,
+  });
   server.maxConnections = options.maxConnections ?? DEFAULT_MAX_CONNECTIONS;
   await listenOn(server, local);
   return new TcpListener(server, local, options.onError);
@@ -137,7 +142,8 @@ class AcceptedPeer implements Connection {
     this.closed = new Promise((resolve) => {
       const onClose = guard.wrap(() => {
         this.#incoming.end();
-        const error = this.#stream.failure ?? new VortexError("ConnectionLost", "the connection ended");
+        const error =
+          this.#stream.failure ?? new VortexError("ConnectionLost", "the connection ended");
         resolve(this.#local ?? { code: StreamCode.None, reason: "", remote: true, error });
       });
       socket.once("close", onClose);
@@ -166,7 +172,11 @@ class AcceptedPeer implements Connection {
 }
 
 /** Connects to one address of the peer. */
-async function openSocket(remote: Address, host: string, signal: AbortSignal | undefined): Promise<SocketStream> {
+async function openSocket(
+  remote: Address,
+  host: string,
+  signal: AbortSignal | undefined,
+): Promise<SocketStream> {
   const addr = formatAddress(remote);
   if (signal?.aborted) throw abortedError(signal, `dialling ${addr}`);
   const buffer = "Bun" in globalThis ? undefined : new ReadBuffer();

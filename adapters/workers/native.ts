@@ -13,7 +13,10 @@ export interface WorkerSocket {
 }
 
 /** Opens a socket to `host:port`. Throws TypeError for an address that it does not take. */
-export type ConnectSocket = (address: string, options: { readonly allowHalfOpen: boolean }) => WorkerSocket;
+export type ConnectSocket = (
+  address: string,
+  options: { readonly allowHalfOpen: boolean },
+) => WorkerSocket;
 
 /** The runtime's own `connect`. Rejects with `Unavailable` where there is none. */
 export async function loadConnect(): Promise<ConnectSocket> {

@@ -115,7 +115,8 @@ export class SocketStream implements SocketByteStream {
   #onEnd(): void {
     // workerd reports a reset as an end. What tells them apart is that a reset ends the socket too; but not once this side
     // has ended its direction, after which the socket tells of nothing.
-    if (this.#gone && !this.#writeEnded) this.#fail(new VortexError("StreamReset", "the peer reset the connection"));
+    if (this.#gone && !this.#writeEnded)
+      this.#fail(new VortexError("StreamReset", "the peer reset the connection"));
     if (this.#failure !== undefined || this.#cancelled) return;
     this.#readEnded = true;
     if (!this.#writeEnded) return;
@@ -140,7 +141,9 @@ export class SocketStream implements SocketByteStream {
     await new Promise<void>((resolve, reject) => {
       // What ends the stream ends the wait too: workerd goes on until the peer has read.
       this.#rejectWrite = reject;
-      const onFailure = this.#guard.wrap((error: unknown) => reject(this.#fail(streamError(error))));
+      const onFailure = this.#guard.wrap((error: unknown) =>
+        reject(this.#fail(streamError(error))),
+      );
       this.#sink.write(chunk).then(resolve, onFailure);
     });
   }

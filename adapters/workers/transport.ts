@@ -1,6 +1,11 @@
 import { abortedError, VortexError } from "../../src/errors.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
-import type { Connection, DialOptions, Listener, Transport } from "../../src/transport/transport.ts";
+import type {
+  Connection,
+  DialOptions,
+  Listener,
+  Transport,
+} from "../../src/transport/transport.ts";
 import { DialledPeer } from "../shared/dialled-peer.ts";
 import { Guard } from "../shared/guard.ts";
 import { loadConnect, type WorkerSocket } from "./native.ts";
@@ -15,10 +20,17 @@ import { SocketStream } from "./stream.ts";
 export const workersTransport: Transport = {
   protocol: "tcp",
   async dial(remote, options = {}): Promise<Connection> {
-    return DialledPeer.dial(remote, options, async (each) => new SocketStream(await openSocket(remote, each)));
+    return DialledPeer.dial(
+      remote,
+      options,
+      async (each) => new SocketStream(await openSocket(remote, each)),
+    );
   },
   async listen(): Promise<Listener> {
-    throw new VortexError("Unavailable", "an edge worker cannot listen; serve from Node, Bun or Deno");
+    throw new VortexError(
+      "Unavailable",
+      "an edge worker cannot listen; serve from Node, Bun or Deno",
+    );
   },
 };
 
@@ -56,6 +68,11 @@ async function openSocket(remote: Address, options: DialOptions): Promise<Worker
  * "proxy request failed, cannot connect to the specified address".
  */
 function dialError(error: unknown, addr: string): VortexError {
-  const refused = error instanceof Error && error.message.includes("cannot connect to the specified address");
-  return VortexError.from(error, refused ? "ConnectionRefused" : "Unreachable", `cannot connect to ${addr}`);
+  const refused =
+    error instanceof Error && error.message.includes("cannot connect to the specified address");
+  return VortexError.from(
+    error,
+    refused ? "ConnectionRefused" : "Unreachable",
+    `cannot connect to ${addr}`,
+  );
 }

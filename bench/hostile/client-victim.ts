@@ -81,14 +81,17 @@ export async function playClient({ cert }: TlsIdentity): Promise<void> {
   };
   const ask = async ({ over, group, tries, seed }: Asking): Promise<Outcomes> => {
     const lanes = Array.from({ length: group === "silent" ? SILENT_LANES : LANES }, () =>
-      over === "grpc" ? new GrpcDownloader(async () => grpcBinding(), settings) : downloaderFor(over),
+      over === "grpc"
+        ? new GrpcDownloader(async () => grpcBinding(), settings)
+        : downloaderFor(over),
     );
     const random = seededRandom(seed);
     const addr = hostile[over] ?? "";
     try {
       return await inParallel(tries, lanes.length, (index, lane) => {
         const downloader = lanes[lane];
-        if (downloader instanceof GrpcDownloader) return askOverGrpc(downloader, addr, group, index, random);
+        if (downloader instanceof GrpcDownloader)
+          return askOverGrpc(downloader, addr, group, index, random);
         if (downloader !== undefined) return askOverVortex(downloader, addr, group, index, random);
         throw new RangeError(`there is no lane ${lane}`);
       });
@@ -143,8 +146,12 @@ async function askOverVortex(
   const taskId = vortexFaultId(fault, Math.floor(random() * (fault.variants ?? 1)));
   const { number, content } = hostilePiece;
   const verdict = await verdictOf(async () => {
-    const piece = await downloader.downloadPiece({ addr, hostId: "h", taskId, number }, limitsOf(group));
-    if (Buffer.compare(await piece.bytes(), content) !== 0) throw new Error("other bytes were handed on as complete");
+    const piece = await downloader.downloadPiece(
+      { addr, hostId: "h", taskId, number },
+      limitsOf(group),
+    );
+    if (Buffer.compare(await piece.bytes(), content) !== 0)
+      throw new Error("other bytes were handed on as complete");
     return "right";
   });
   return judged(verdict, fault.codes, fault.name);
@@ -174,7 +181,9 @@ function limitsOf(group: FaultGroup): CallOptions {
   return group === "silent" ? { stallTimeout: SILENCE } : {};
 }
 
-async function verdictOf(run: () => Promise<FaultOutcome>): Promise<FaultOutcome | `wrong: ${string}`> {
+async function verdictOf(
+  run: () => Promise<FaultOutcome>,
+): Promise<FaultOutcome | `wrong: ${string}`> {
   try {
     return await run();
   } catch (error) {
@@ -183,7 +192,11 @@ async function verdictOf(run: () => Promise<FaultOutcome>): Promise<FaultOutcome
   }
 }
 
-function judged(verdict: FaultOutcome | `wrong: ${string}`, codes: readonly FaultOutcome[], what: string): string {
+function judged(
+  verdict: FaultOutcome | `wrong: ${string}`,
+  codes: readonly FaultOutcome[],
+  what: string,
+): string {
   if (verdict.startsWith("wrong") || codes.some((code) => code === verdict)) return verdict;
   return `wrong: ${verdict} for ${what}`;
 }

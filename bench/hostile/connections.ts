@@ -88,7 +88,16 @@ function clientHello(random: () => number): Uint8Array {
   const groups = [0, 10, 0, 6, 0, 4, 0, 29, 0, 23];
   const algorithms = [0, 13, 0, 8, 0, 6, 4, 3, 8, 4, 4, 1];
   const extensions = [...groups, ...algorithms];
-  const body = [3, 3, ...garbage(32, random), 0, ...lengthed(ciphers), 1, 0, ...lengthed(extensions)];
+  const body = [
+    3,
+    3,
+    ...garbage(32, random),
+    0,
+    ...lengthed(ciphers),
+    1,
+    0,
+    ...lengthed(extensions),
+  ];
   return Uint8Array.from([22, 3, 1, ...lengthed([1, 0, ...lengthed(body)])]);
 }
 

@@ -7,10 +7,18 @@ import { applySettings, payloadSizeFor, quicheSettings } from "../../adapters/qu
 import { clientConfig } from "../../adapters/quiche/tls.ts";
 import { VortexError } from "../../src/errors.ts";
 import { encodePacket } from "../../src/protocol/packet.ts";
-import { type Connection, DEFAULT_MAX_STREAMS, type Transport } from "../../src/transport/transport.ts";
+import {
+  type Connection,
+  DEFAULT_MAX_STREAMS,
+  type Transport,
+} from "../../src/transport/transport.ts";
 import { firstDatagram } from "../../test/support/first-datagram.ts";
 import { noRawUdp, RawUdp } from "../../test/support/raw-udp.ts";
-import { isOverIpv6, SOURCES as STRANGE, strangePayloads } from "../../test/support/strange-datagrams.ts";
+import {
+  isOverIpv6,
+  SOURCES as STRANGE,
+  strangePayloads,
+} from "../../test/support/strange-datagrams.ts";
 import { udpRelay } from "../../test/support/udp-relay.ts";
 import {
   type Attack,
@@ -34,7 +42,8 @@ const ANSWERS = 300;
 const ID_LENGTH = 16;
 
 /** Name of the attack from sources that only a raw socket has. */
-export const STRANGE_SOURCES: string = "datagrams of lengths at the bounds, from sources that cannot be answered";
+export const STRANGE_SOURCES: string =
+  "datagrams of lengths at the bounds, from sources that cannot be answered";
 
 /** The attacks. `transport` makes a new one each time. */
 export function datagramAttacks(transport: () => Promise<Transport>): readonly Attack[] {
@@ -64,7 +73,8 @@ export function datagramAttacks(transport: () => Promise<Transport>): readonly A
           for (let index = 0; index < tries; index++) {
             const bytes = garbage(1 + Math.floor(random() * 1400), random);
             // Half of them with the form of a long header, of any version.
-            if (index % 2 === 0) bytes.set([0xc0 | (bytes[0] ?? 0), 0, 0, 0, index % 4, 16].slice(0, bytes.length));
+            if (index % 2 === 0)
+              bytes.set([0xc0 | (bytes[0] ?? 0), 0, 0, 0, index % 4, 16].slice(0, bytes.length));
             sockets[index % SOURCES]?.send(bytes, target.port, target.host);
             if (index % BURST === 0) await pause(1);
           }
@@ -130,7 +140,9 @@ export function datagramAttacks(transport: () => Promise<Transport>): readonly A
       run: (target, tries, random) =>
         fromManyAddresses(async (sockets, tally) => {
           const counted = new Counted(sockets);
-          const initials = await initialsFor(target, () => garbage(1 + Math.floor(random() * 200), random));
+          const initials = await initialsFor(target, () =>
+            garbage(1 + Math.floor(random() * 200), random),
+          );
           for (let index = 0; index < tries; index++) {
             counted.send(index, initials(), target);
             if (index % BURST === 0) await pause(1);
@@ -232,7 +244,10 @@ async function dial(transport: Transport, { host, port }: Target): Promise<Conne
  * What a client of this library sends first, with other ids each time: quiche makes it, and it goes no further. With a token, it is what
  * a client sends that was asked to show its address, as if by this server.
  */
-async function initialsFor({ host, port }: Target, token?: () => Uint8Array): Promise<() => Uint8Array> {
+async function initialsFor(
+  { host, port }: Target,
+  token?: () => Uint8Array,
+): Promise<() => Uint8Array> {
   const quiche = await loadQuiche();
   const settings = quicheSettings();
   const config = clientConfig(quiche, { verify: false });
@@ -276,7 +291,9 @@ async function fromManyAddresses(
     await use(sockets, tally);
     await pause(ANSWERS);
   } finally {
-    await Promise.all(sockets.map((socket) => new Promise<void>((resolve) => socket.close(() => resolve()))));
+    await Promise.all(
+      sockets.map((socket) => new Promise<void>((resolve) => socket.close(() => resolve()))),
+    );
   }
   return tally.outcomes;
 }
@@ -377,7 +394,11 @@ async function fromStrangeSources(
     const from = pick(sources, random);
     const overIpv6 = isOverIpv6(from);
     const to = overIpv6 ? { host: "::1", port: everywhere ?? 0 } : target;
-    const refused = await raw.send({ from, to, payload: pick(strangePayloads(initial, overIpv6), random) });
+    const refused = await raw.send({
+      from,
+      to,
+      payload: pick(strangePayloads(initial, overIpv6), random),
+    });
     tally.note(refused === undefined ? "dropped, or left half-open" : `not sent: ${refused}`);
   }
   // The honest client knows the other server only.
@@ -467,9 +488,15 @@ async function exchange(connection: Connection, target: Target): Promise<string>
 /** A request, to the end of its answer. */
 async function ask(connection: Connection, { taskId }: Target): Promise<void> {
   const stream = await connection.openStream();
-  await stream.writer.end(encodePacket({ type: "download-piece", id: 1, kind: "standard", taskId, number: 0 }));
+  await stream.writer.end(
+    encodePacket({ type: "download-piece", id: 1, kind: "standard", taskId, number: 0 }),
+  );
   let got = 0;
-  for (let chunk = await stream.reader.read(); chunk !== undefined; chunk = await stream.reader.read()) {
+  for (
+    let chunk = await stream.reader.read();
+    chunk !== undefined;
+    chunk = await stream.reader.read()
+  ) {
     got += chunk.length;
   }
   if (got === 0) throw new Error("no answer");

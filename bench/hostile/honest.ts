@@ -30,8 +30,11 @@ export type Fares = Readonly<Partial<Record<Protocol, Fared>>>;
 export class HonestClients {
   readonly #clients = new Map<Protocol, HonestClient>();
 
-  constructor(clients: readonly (readonly [over: Protocol, downloader: TaskDownloader, addr: string])[] = []) {
-    for (const [over, downloader, addr] of clients) this.#clients.set(over, new HonestClient(downloader, addr));
+  constructor(
+    clients: readonly (readonly [over: Protocol, downloader: TaskDownloader, addr: string])[] = [],
+  ) {
+    for (const [over, downloader, addr] of clients)
+      this.#clients.set(over, new HonestClient(downloader, addr));
   }
 
   start(over: readonly Protocol[]): void {
@@ -40,7 +43,10 @@ export class HonestClients {
 
   /** Waits for the pieces under way. */
   async stop(over: readonly Protocol[]): Promise<Fares> {
-    const entries = over.map(async (protocol) => [protocol, await this.#clients.get(protocol)?.stop()]);
+    const entries = over.map(async (protocol) => [
+      protocol,
+      await this.#clients.get(protocol)?.stop(),
+    ]);
     return Object.fromEntries(await Promise.all(entries));
   }
 }
@@ -56,7 +62,11 @@ export async function playHonest({ cert }: TlsIdentity, addresses: Addresses): P
   const face = faceOf(await quicOfRuntime());
   const each = protocols.map((protocol) => {
     const tls = { ca: cert };
-    const downloader = face.createDownloader({ protocol, ...(protocol === "quic" && { tls }), ...LIMITS });
+    const downloader = face.createDownloader({
+      protocol,
+      ...(protocol === "quic" && { tls }),
+      ...LIMITS,
+    });
     return [protocol, downloader, addresses[protocol] ?? ""] as const;
   });
   const clients = new HonestClients(each);
@@ -109,7 +119,9 @@ class HonestClient {
       const request = { addr: this.#addr, hostId: "honest", taskId: TASK_ID, number };
       const bytes = await (await this.#downloader.downloadPiece(request)).bytes();
       const right = pieceBytes(number);
-      return bytes.length === right.length && bytes.every((byte, at) => byte === right[at]) ? undefined : "wrong bytes";
+      return bytes.length === right.length && bytes.every((byte, at) => byte === right[at])
+        ? undefined
+        : "wrong bytes";
     } catch (error) {
       return error instanceof VortexError ? error.code : String(error);
     }

@@ -25,7 +25,11 @@ const thenLetGo: Script = async (exchange) => {
 
 /** `listen` is answered with {@link Addresses}. */
 export async function playHostilePeer(identity: TlsIdentity): Promise<void> {
-  const quic = await ScriptedServer.listen(await quicheTransport({ serverTls: identity }), local, thenLetGo);
+  const quic = await ScriptedServer.listen(
+    await quicheTransport({ serverTls: identity }),
+    local,
+    thenLetGo,
+  );
   const tcp = await ScriptedServer.listen(tcpTransport, local, thenLetGo);
   const grpc = await ScriptedHttp2Server.listen(hostileGrpc);
   obey<"listen">(

@@ -5,7 +5,10 @@ import { type ClientHttp2Session, connect } from "node:http2";
 import type { Socket } from "node:net";
 import { connect as connectTls } from "node:tls";
 import { create, toBinary } from "@bufbuild/protobuf";
-import { DownloadPieceRequestSchema, StatTaskRequestSchema } from "../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
+import {
+  DownloadPieceRequestSchema,
+  StatTaskRequestSchema,
+} from "../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { trickyIds } from "../../test/support/hostile.ts";
 import {
   eachFrame,
@@ -17,7 +20,16 @@ import {
   PREFACE,
   words,
 } from "../../test/support/hostile-http2.ts";
-import { type Attack, garbage, inParallel, OutcomeCounter, pause, persistently, pick, type Target } from "./attack.ts";
+import {
+  type Attack,
+  garbage,
+  inParallel,
+  OutcomeCounter,
+  pause,
+  persistently,
+  pick,
+  type Target,
+} from "./attack.ts";
 import { connected, gone } from "./connections.ts";
 
 /** Streams at a time on a connection: as many as a server allows by default. */
@@ -68,7 +80,9 @@ export const http2Attacks: readonly Attack[] = [
     client.send(requestHeaders(stream));
     client.send(frame(Frame.Data, 0, stream, Uint8Array.of(0, 0xff, 0xff, 0xff, 0xff, 1, 2, 3)));
   }),
-  byStreams("streams opened and left", 1_500, (client, stream) => client.send(requestHeaders(stream))),
+  byStreams("streams opened and left", 1_500, (client, stream) =>
+    client.send(requestHeaders(stream)),
+  ),
   byStreams("requests fed slowly", 600, async (client, stream, target) => {
     client.send(requestHeaders(stream));
     for (const byte of requestFor(target.taskId, 0)) {
@@ -157,7 +171,10 @@ export const http2Attacks: readonly Attack[] = [
       client.send(frame(type, Math.floor(random() * 256), stream, payload, announced));
     }
     // What is left unfinished, or does not matter, is not waited for.
-    return Promise.race([client.until(() => false).then(() => "cut off"), pause(50).then(() => "taken")]);
+    return Promise.race([
+      client.until(() => false).then(() => "cut off"),
+      pause(50).then(() => "taken"),
+    ]);
   }),
   {
     name: "garbage in place of HTTP/2",
@@ -207,7 +224,8 @@ class RawClient {
       }
       if (type === Frame.Ping && (flags & Flag.Ack) !== 0) this.#pong?.();
       if (type === Frame.Reset) this.#over.add(stream);
-      if ((type === Frame.Headers || type === Frame.Data) && (flags & Flag.EndStream) !== 0) this.#over.add(stream);
+      if ((type === Frame.Headers || type === Frame.Data) && (flags & Flag.EndStream) !== 0)
+        this.#over.add(stream);
       this.#wake();
     });
     socket.once("close", () => {
@@ -278,7 +296,12 @@ class RawClient {
 function byStreams(
   name: string,
   tries: number,
-  open: (client: RawClient, stream: number, target: Target, random: () => number) => void | Promise<void>,
+  open: (
+    client: RawClient,
+    stream: number,
+    target: Target,
+    random: () => number,
+  ) => void | Promise<void>,
   settings?: Uint8Array,
 ): Attack {
   return {
@@ -314,7 +337,12 @@ function byStreams(
 function byConnections(
   name: string,
   tries: number,
-  make: (client: RawClient, target: Target, amount: number, random: () => number) => Promise<string>,
+  make: (
+    client: RawClient,
+    target: Target,
+    amount: number,
+    random: () => number,
+  ) => Promise<string>,
   perConnection = 1,
 ): Attack {
   return {
@@ -356,7 +384,10 @@ export function requestHeaders(stream: number, method = "DownloadPiece"): Uint8A
 
 /** A request of DownloadPiece, as it is in DATA. */
 export function requestFor(taskId: string, pieceNumber: number): Uint8Array {
-  const message = toBinary(DownloadPieceRequestSchema, create(DownloadPieceRequestSchema, { taskId, pieceNumber }));
+  const message = toBinary(
+    DownloadPieceRequestSchema,
+    create(DownloadPieceRequestSchema, { taskId, pieceNumber }),
+  );
   return envelopeOf(message);
 }
 
@@ -369,7 +400,9 @@ async function withSession<T>(
   { host, port, secure = false }: Target,
   use: (ask: (taskId: string, number: number) => Promise<string>) => Promise<T>,
 ): Promise<T> {
-  const session = await persistently(() => sessionWith(`${secure ? "https" : "http"}://${host}:${port}`));
+  const session = await persistently(() =>
+    sessionWith(`${secure ? "https" : "http"}://${host}:${port}`),
+  );
   try {
     return await use(
       (taskId, number) =>

@@ -42,7 +42,9 @@ export function addFared(row: Row, fared: Fared | undefined, when: "during" | "w
 export function markdownOf(campaigns: readonly Campaign[], command: string): string {
   const parts = campaigns.map(({ title, seed, seconds, rows }) => {
     const total = rows.reduce((sum, { tries }) => sum + tries, 0);
-    const requests = rows.filter(({ unit }) => unit === "request").reduce((sum, { tries }) => sum + tries, 0);
+    const requests = rows
+      .filter(({ unit }) => unit === "request")
+      .reduce((sum, { tries }) => sum + tries, 0);
     const counted = `${number(total)} exchanges, ${number(requests)} of them requests or answers`;
     return `**${title}**: ${counted}, in ${Math.round(seconds)} s, seed ${seed}.\n\n${tableOf(rows)}`;
   });
@@ -69,15 +71,21 @@ function tableOf(rows: readonly Row[]): string {
     "greatest memory, MB more",
     "honest client, ms a piece, during / without",
   ];
-  const lines = rows.map(({ name, over, unit, tries, outcomes, growth, during, without, failures }) => [
-    name,
-    over,
-    `${number(tries)} ${unit}s`,
-    listOf(outcomes),
-    String(Math.round(growth / 1e6)),
-    [`${median(during)} / ${median(without)}`, listOf(failures)].filter((text) => text !== "").join("; "),
-  ]);
-  return [head, head.map(() => "---"), ...lines].map((cells) => `| ${cells.join(" | ")} |`).join("\n");
+  const lines = rows.map(
+    ({ name, over, unit, tries, outcomes, growth, during, without, failures }) => [
+      name,
+      over,
+      `${number(tries)} ${unit}s`,
+      listOf(outcomes),
+      String(Math.round(growth / 1e6)),
+      [`${median(during)} / ${median(without)}`, listOf(failures)]
+        .filter((text) => text !== "")
+        .join("; "),
+    ],
+  );
+  return [head, head.map(() => "---"), ...lines]
+    .map((cells) => `| ${cells.join(" | ")} |`)
+    .join("\n");
 }
 
 /** Names and counts, the most frequent first; a name alone where there is but one. */

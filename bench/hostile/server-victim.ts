@@ -90,12 +90,23 @@ function serve(face: Face, watch: Watch, tls: TlsIdentity): Promise<readonly Sto
 
 const long = new Uint8Array(LONG);
 
-function listening([plain, secure, everywhere]: readonly StorageServer[], start: Gauges): Listening {
+function listening(
+  [plain, secure, everywhere]: readonly StorageServer[],
+  start: Gauges,
+): Listening {
   const [grpc, quic] = [secure?.addresses.grpc, everywhere?.addresses.quic];
-  if (plain === undefined || grpc === undefined || quic === undefined) throw new TypeError("there are three servers");
-  return { addresses: addressesOf(plain), secure: formatAddress(grpc), everywhere: quic.port, start };
+  if (plain === undefined || grpc === undefined || quic === undefined)
+    throw new TypeError("there are three servers");
+  return {
+    addresses: addressesOf(plain),
+    secure: formatAddress(grpc),
+    everywhere: quic.port,
+    start,
+  };
 }
 
 function addressesOf({ addresses }: StorageServer): Addresses {
-  return Object.fromEntries(Object.entries(addresses).map(([protocol, address]) => [protocol, formatAddress(address)]));
+  return Object.fromEntries(
+    Object.entries(addresses).map(([protocol, address]) => [protocol, formatAddress(address)]),
+  );
 }

@@ -4,7 +4,16 @@ import { PacketDecoder } from "../../src/protocol/decoder.ts";
 import { encodePacket, RemoteErrorCode } from "../../src/protocol/packet.ts";
 import type { ByteStream, Connection, Transport } from "../../src/transport/transport.ts";
 import { trickyIds } from "../../test/support/hostile.ts";
-import { type Attack, garbage, inParallel, type Outcomes, pause, persistently, pick, type Target } from "./attack.ts";
+import {
+  type Attack,
+  garbage,
+  inParallel,
+  type Outcomes,
+  pause,
+  persistently,
+  pick,
+  type Target,
+} from "./attack.ts";
 
 /** Streams at a time on a connection: fewer than every server allows. */
 const WIDTH = 64;
@@ -23,7 +32,12 @@ export function streamAttacks(
   const attack = (
     name: string,
     tries: number,
-    make: (stream: ByteStream, target: Target, random: () => number, index: number) => Promise<string>,
+    make: (
+      stream: ByteStream,
+      target: Target,
+      random: () => number,
+      index: number,
+    ) => Promise<string>,
     by = transport,
   ): Attack => ({
     name,
@@ -46,16 +60,23 @@ export function streamAttacks(
     attack("requests for what is not there", tries(4_000, 2_000), (stream, target, random) => {
       const number = pick([0, 1_000, 0xffffffff], random);
       const taskId = number === 0 ? "0".repeat(64) : target.taskId;
-      return asked(stream, encodePacket({ type: "download-piece", id: 1, kind: "standard", taskId, number }));
+      return asked(
+        stream,
+        encodePacket({ type: "download-piece", id: 1, kind: "standard", taskId, number }),
+      );
     }),
     attack("path tricks in ids", tries(3_000, 2_000), (stream, _target, _random, index) => {
       const taskId = trickyIds[index % trickyIds.length]?.[1] ?? "";
-      return asked(stream, encodePacket({ type: "download-piece", id: 1, kind: "standard", taskId, number: 0 }));
+      return asked(
+        stream,
+        encodePacket({ type: "download-piece", id: 1, kind: "standard", taskId, number: 0 }),
+      );
     }),
     attack("garbage on streams", tries(4_000, 2_000), async (stream, target, random) => {
       const bytes = garbage(1 + Math.floor(random() * 300), random);
       // Half of it with the beginning of a request, which leads further in.
-      if (random() < 0.5) bytes.set(requestFor(target.taskId).subarray(0, Math.min(bytes.length, 6 + random() * 20)));
+      if (random() < 0.5)
+        bytes.set(requestFor(target.taskId).subarray(0, Math.min(bytes.length, 6 + random() * 20)));
       return answered(stream, bytes);
     }),
     attack("requests given up at once", tries(4_000, 2_000), async (stream, target) => {
@@ -65,7 +86,9 @@ export function streamAttacks(
       return "given up";
     }),
     attack("streams opened and left", tries(1_500, 500), async (stream, target, random) => {
-      await stream.writer.write(requestFor(target.taskId).subarray(0, 1 + Math.floor(random() * 70)));
+      await stream.writer.write(
+        requestFor(target.taskId).subarray(0, 1 + Math.floor(random() * 70)),
+      );
       return ended(stream);
     }),
     attack("requests fed slowly", tries(600, 300), async (stream, target) => {
@@ -110,13 +133,19 @@ async function answered(stream: ByteStream, bytes: Uint8Array): Promise<string> 
   try {
     await stream.writer.end(bytes);
     const decoder = new PacketDecoder();
-    for (let chunk = await stream.reader.read(); chunk !== undefined; chunk = await stream.reader.read()) {
+    for (
+      let chunk = await stream.reader.read();
+      chunk !== undefined;
+      chunk = await stream.reader.read()
+    ) {
       decoder.push(chunk);
       const packet = decoder.next();
       if (packet === undefined) continue;
       if (packet.type !== "error") return `wrong: answered with ${packet.type}`;
       if (packet.code === RemoteErrorCode.NotFound) return "NotFound";
-      return packet.code === RemoteErrorCode.InvalidArgument ? "InvalidArgument" : `wrong: error ${packet.code}`;
+      return packet.code === RemoteErrorCode.InvalidArgument
+        ? "InvalidArgument"
+        : `wrong: error ${packet.code}`;
     }
     return "ended";
   } catch (error) {
@@ -128,7 +157,8 @@ async function answered(stream: ByteStream, bytes: Uint8Array): Promise<string> 
 async function ended({ reader, writer }: ByteStream): Promise<string> {
   let got = 0;
   try {
-    for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read()) got += chunk.length;
+    for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read())
+      got += chunk.length;
     // A transport that cannot tell a reset from an end still ends early.
     return got > LONG ? "wrong: all of it came" : "cut off";
   } catch (error) {
@@ -142,7 +172,8 @@ async function ended({ reader, writer }: ByteStream): Promise<string> {
 const LONG = 16 * 1024 * 1024;
 
 function refusal(error: unknown): string {
-  if (error instanceof VortexError && (error.kind === "transport" || error.code === "Closed")) return "cut off";
+  if (error instanceof VortexError && (error.kind === "transport" || error.code === "Closed"))
+    return "cut off";
   return `wrong: ${error instanceof Error ? error.message : error}`;
 }
 

@@ -22,7 +22,10 @@ export interface TaskResult {
 
 obey<TaskOrder>(
   async ({ protocol, addr, contentLength }): Promise<TaskResult> => {
-    await using downloader = createDownloader({ protocol, ...(protocol !== "grpc" && { tls: { verify: false } }) });
+    await using downloader = createDownloader({
+      protocol,
+      ...(protocol !== "grpc" && { tls: { verify: false } }),
+    });
     const begun = performance.now();
     const { content, done } = downloader.streamTask({
       taskId: "a1".repeat(32),

@@ -65,18 +65,27 @@ async function measure(): Promise<void> {
     for (let round = 0; round < rounds; round++) {
       for (const protocol of round % 2 === 0 ? choices : choices.toReversed()) {
         const client = new Worker<TaskOrder>(link.far.run(command("hybrid-client.ts")), {});
-        const run = await client.ask<TaskResult>({ protocol, addr, contentLength }, STARTING + ENDING);
+        const run = await client.ask<TaskResult>(
+          { protocol, addr, contentLength },
+          STARTING + ENDING,
+        );
         await client.end();
         runs.get(protocol)?.push(run);
-        console.error(`round ${round + 1}: ${protocol}: ${run.rate.toFixed(2)} MB/s ${JSON.stringify(run.routes)}`);
+        console.error(
+          `round ${round + 1}: ${protocol}: ${run.rate.toFixed(2)} MB/s ${JSON.stringify(run.routes)}`,
+        );
       }
     }
     await server.end();
-    console.log(`${values.size} MiB, each flow ${values.rate} Mbit/s, ${2 * delay} ms round trip, ${rounds} rounds\n`);
+    console.log(
+      `${values.size} MiB, each flow ${values.rate} Mbit/s, ${2 * delay} ms round trip, ${rounds} rounds\n`,
+    );
     console.log("| protocol | MB/s, median | least | most |\n| --- | ---: | ---: | ---: |");
     for (const [protocol, results] of runs) {
       const { median, least, most } = summarize(results.map((run) => run.rate));
-      console.log(`| ${protocol} | ${median.toFixed(2)} | ${least.toFixed(2)} | ${most.toFixed(2)} |`);
+      console.log(
+        `| ${protocol} | ${median.toFixed(2)} | ${least.toFixed(2)} | ${most.toFixed(2)} |`,
+      );
     }
   } finally {
     link.close();
@@ -89,6 +98,7 @@ function command(program: string): readonly string[] {
 
 function figure(name: "rounds" | "size" | "rate" | "delay"): number {
   const value = Number(values[name]);
-  if (!Number.isSafeInteger(value) || value <= 0) throw new Failure(`--${name}: expected a positive whole number`);
+  if (!Number.isSafeInteger(value) || value <= 0)
+    throw new Failure(`--${name}: expected a positive whole number`);
   return value;
 }

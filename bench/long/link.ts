@@ -46,7 +46,9 @@ const DEVICE = "long";
 
 /** Names that the kernel has for the congestion control of TCP. */
 export function congestionControls(): readonly string[] {
-  return readFileSync("/proc/sys/net/ipv4/tcp_available_congestion_control", "utf8").trim().split(" ");
+  return readFileSync("/proc/sys/net/ipv4/tcp_available_congestion_control", "utf8")
+    .trim()
+    .split(" ");
 }
 
 /** Makes links. Throws a {@link Failure} that says what is missing. */
@@ -61,7 +63,14 @@ export function prepareLinks(): (options: LinkOptions) => Promise<Link> {
   const directory = mkdtempSync(join(tmpdir(), "vortex-peer-bench-"));
   process.once("exit", () => rmSync(directory, { recursive: true, force: true }));
   const program = join(directory, "link");
-  run("the long link needs gcc", "gcc", "-O2", "-o", program, fileURLToPath(new URL("link.c", import.meta.url)));
+  run(
+    "the long link needs gcc",
+    "gcc",
+    "-O2",
+    "-o",
+    program,
+    fileURLToPath(new URL("link.c", import.meta.url)),
+  );
   run("the long link needs iproute2", "ip", "-V");
   return (options) => openLink(program, options);
 }
@@ -81,7 +90,9 @@ async function openLink(program: string, options: LinkOptions): Promise<Link> {
     }
     const { delay, loss, rate, queue, perProtocol = false } = options;
     const figures = [delay * 1000, loss, rate, queue, perProtocol ? 2 : 1].map(String);
-    const relay = spawn(program, [names.near, names.far, ...figures], { stdio: ["pipe", "pipe", "inherit"] });
+    const relay = spawn(program, [names.near, names.far, ...figures], {
+      stdio: ["pipe", "pipe", "inherit"],
+    });
     relay.stdin.on("error", () => {});
     removals.push(() => relay.kill());
     await new Promise<void>((resolve, reject) => {
@@ -93,8 +104,30 @@ async function openLink(program: string, options: LinkOptions): Promise<Link> {
       const peer = ADDRESSES[side === "near" ? "far" : "near"];
       const device = ["dev", DEVICE];
       run("cannot set the link up", "ip", "-n", names[side], "link", "set", "lo", "up");
-      run("cannot set the link up", "ip", "-n", names[side], "addr", "add", ADDRESSES[side], "peer", peer, ...device);
-      run("cannot set the link up", "ip", "-n", names[side], "link", "set", ...device, "txqueuelen", "5000", "up");
+      run(
+        "cannot set the link up",
+        "ip",
+        "-n",
+        names[side],
+        "addr",
+        "add",
+        ADDRESSES[side],
+        "peer",
+        peer,
+        ...device,
+      );
+      run(
+        "cannot set the link up",
+        "ip",
+        "-n",
+        names[side],
+        "link",
+        "set",
+        ...device,
+        "txqueuelen",
+        "5000",
+        "up",
+      );
     }
   } catch (error) {
     close();
@@ -110,7 +143,17 @@ async function openLink(program: string, options: LinkOptions): Promise<Link> {
     setCongestionControl(name) {
       for (const side of ["near", "far"] as const) {
         const peer = ADDRESSES[side === "near" ? "far" : "near"];
-        const route = ["route", "replace", peer, "dev", DEVICE, "src", ADDRESSES[side], "congctl", name];
+        const route = [
+          "route",
+          "replace",
+          peer,
+          "dev",
+          DEVICE,
+          "src",
+          ADDRESSES[side],
+          "congctl",
+          name,
+        ];
         run(`cannot set ${name}`, "ip", "-n", names[side], ...route);
       }
     },

@@ -53,7 +53,9 @@ export async function measureLong(
 ): Promise<LongRow[]> {
   const openLink = prepareLinks();
   const available = congestionControls();
-  const candidates = pairs.flatMap(([runtime, subject]) => candidatesOf(runtime, subject, available));
+  const candidates = pairs.flatMap(([runtime, subject]) =>
+    candidatesOf(runtime, subject, available),
+  );
   const rows: LongRow[] = [];
   for (const loss of LOSSES) {
     const chosen = candidates.filter((candidate) => only.test(nameOf(candidate, loss)));
@@ -71,7 +73,9 @@ export async function measureLong(
           tell(`round ${round + 1}: ${nameOf(candidate, loss)}: ${what}`);
         }
       }
-      rows.push(...chosen.map((each) => rowOf(each, loss, runs.get(each) ?? [], failures.get(each))));
+      rows.push(
+        ...chosen.map((each) => rowOf(each, loss, runs.get(each) ?? [], failures.get(each))),
+      );
     } finally {
       link.close();
     }
@@ -79,14 +83,23 @@ export async function measureLong(
   return rows;
 }
 
-function candidatesOf(runtime: Runtime, subject: SubjectEntry, available: readonly string[]): Candidate[] {
+function candidatesOf(
+  runtime: Runtime,
+  subject: SubjectEntry,
+  available: readonly string[],
+): Candidate[] {
   if (subject.kind === "control") return [];
   if (subject.firstByte === "resuming") return [{ runtime, subject, congestion: undefined }];
   const controls = subject.kind === "grpc" ? ["cubic"] : ["cubic", "bbr"];
-  return controls.filter((name) => available.includes(name)).map((congestion) => ({ runtime, subject, congestion }));
+  return controls
+    .filter((name) => available.includes(name))
+    .map((congestion) => ({ runtime, subject, congestion }));
 }
 
-async function measure({ runtime, subject, congestion }: Candidate, link: Link): Promise<number | Failure> {
+async function measure(
+  { runtime, subject, congestion }: Candidate,
+  link: Link,
+): Promise<number | Failure> {
   if (congestion !== undefined) link.setCongestionControl(congestion);
   const { pieceLength, concurrency } = long;
   const contentLength = CONTENT_LENGTH;
@@ -96,7 +109,9 @@ async function measure({ runtime, subject, congestion }: Candidate, link: Link):
     contentLength,
     pieceLengths: [pieceLength],
   });
-  const client = new Worker<ClientOrder>(link.far.run(runtime.command("client")), { subject: subject.name });
+  const client = new Worker<ClientOrder>(link.far.run(runtime.command("client")), {
+    subject: subject.name,
+  });
   let over: "end" | "kill" = "end";
   try {
     const peer = await server.ask<Peer>({ do: "listen" }, STARTING);
@@ -116,7 +131,12 @@ async function measure({ runtime, subject, congestion }: Candidate, link: Link):
   }
 }
 
-function rowOf(candidate: Candidate, loss: number, runs: readonly number[], failure: Failure | undefined): LongRow {
+function rowOf(
+  candidate: Candidate,
+  loss: number,
+  runs: readonly number[],
+  failure: Failure | undefined,
+): LongRow {
   const { runtime, subject } = candidate;
   return {
     name: nameOf(candidate, loss),
@@ -135,5 +155,8 @@ function titleOf({ subject, congestion }: Candidate): string {
 }
 
 function nameOf({ runtime, subject, congestion = "" }: Candidate, loss: number): string {
-  return `${runtime.title} ${subject.name} ${congestion} long ${100 * loss} %`.replaceAll("  ", " ");
+  return `${runtime.title} ${subject.name} ${congestion} long ${100 * loss} %`.replaceAll(
+    "  ",
+    " ",
+  );
 }

@@ -35,7 +35,9 @@ export function chartOf(title: string, samples: readonly Sample[]): string {
     if (most === 0) continue;
     const bottom = top + PANEL;
     const y = (value: number): number => bottom - (value / most) * (PANEL - 16);
-    const points = samples.map(({ seconds }, at) => `${round(x(seconds))},${round(y(values[at] ?? 0))}`);
+    const points = samples.map(
+      ({ seconds }, at) => `${round(x(seconds))},${round(y(values[at] ?? 0))}`,
+    );
     parts.push(
       text(LEFT, top + 4, heading),
       line("axis", LEFT, bottom, WIDTH - RIGHT, bottom),

@@ -49,7 +49,9 @@ export function openDescriptors(): readonly string[] {
   const sockets = new Map<string, string>();
   for (const protocol of ["udp", "udp6", "tcp", "tcp6"]) {
     for (const line of textOf(`/proc/net/${protocol}`).split("\n").slice(1)) {
-      const [, local = "", remote = "", state = "", , , , , , inode = ""] = line.trim().split(/\s+/);
+      const [, local = "", remote = "", state = "", , , , , , inode = ""] = line
+        .trim()
+        .split(/\s+/);
       sockets.set(`socket:[${inode}]`, `${protocol} ${local} ${remote} ${state}`);
     }
   }
@@ -130,7 +132,8 @@ export class Counters {
       const gauges = await this.gauges();
       const idle = gauges.operations + gauges.connections + gauges.timers === 0;
       const stable = counts.every((name) => gauges[name] === before[name]);
-      if (start === undefined ? idle && stable : leftoversOf(start, gauges).length === 0) return gauges;
+      if (start === undefined ? idle && stable : leftoversOf(start, gauges).length === 0)
+        return gauges;
       if (performance.now() > until) return gauges;
       before = gauges;
     }
@@ -140,7 +143,11 @@ export class Counters {
     const timers = this.#timers;
     const { setTimeout, clearTimeout, setInterval, clearInterval } = globalThis;
     Object.assign(globalThis, {
-      setTimeout(callback: (...args: unknown[]) => void, milliseconds?: number, ...args: unknown[]) {
+      setTimeout(
+        callback: (...args: unknown[]) => void,
+        milliseconds?: number,
+        ...args: unknown[]
+      ) {
         const fire = (): void => {
           timers.delete(handle);
           callback(...args);
@@ -149,7 +156,11 @@ export class Counters {
         timers.add(handle);
         return handle;
       },
-      setInterval(callback: (...args: unknown[]) => void, milliseconds?: number, ...args: unknown[]) {
+      setInterval(
+        callback: (...args: unknown[]) => void,
+        milliseconds?: number,
+        ...args: unknown[]
+      ) {
         const handle = setInterval(callback, milliseconds, ...args);
         timers.add(handle);
         return handle;

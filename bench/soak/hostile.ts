@@ -21,7 +21,8 @@ const manners: readonly ((piece: StoredPiece) => StoredPiece)[] = [
       }
     }),
   // Cut short.
-  (piece) => reading(piece, () => piece.read({ start: 0, end: Number(piece.metadata.length) >> 1 })),
+  (piece) =>
+    reading(piece, () => piece.read({ start: 0, end: Number(piece.metadata.length) >> 1 })),
   // Longer than announced.
   (piece) =>
     reading(piece, async function* () {
@@ -108,7 +109,11 @@ export class GarbagePeer {
 }
 
 /** Sends noise to a server, over TCP or UDP, and leaves, politely or not. */
-export async function disturb(addr: string, over: "tcp" | "udp", random: () => number): Promise<void> {
+export async function disturb(
+  addr: string,
+  over: "tcp" | "udp",
+  random: () => number,
+): Promise<void> {
   const [host = "", port = ""] = addr.split(":");
   const bytes = noise(1 + Math.floor(random() * 1200), random() * 2 ** 32);
   if (over === "udp") {

@@ -52,18 +52,28 @@ export function trendsOf(samples: readonly Sample[]): readonly Trend[] {
   const third = Math.floor(judged.length / 3);
   return (Object.keys(memories) as Memory[]).map((memory) => {
     const { title, part, bytes } = memories[memory];
-    const medianOf = (some: readonly Sample[]): number => summarize(some.map((sample) => sample[memory])).median;
+    const medianOf = (some: readonly Sample[]): number =>
+      summarize(some.map((sample) => sample[memory])).median;
     const first = medianOf(judged.slice(0, third));
     const last = medianOf(judged.slice(-third));
     const slope = riseOf(judged.map((sample) => [sample.seconds, sample[memory]]));
     const tolerance = first * part + bytes;
-    return { memory, title, first, last, slope, tolerance, leaks: last - first > tolerance && slope > tolerance };
+    return {
+      memory,
+      title,
+      first,
+      last,
+      slope,
+      tolerance,
+      leaks: last - first > tolerance && slope > tolerance,
+    };
   });
 }
 
 /** What a straight line through the points gains from the first to the last, by least squares. */
 function riseOf(points: readonly (readonly [x: number, y: number])[]): number {
-  const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
+  const mean = (values: readonly number[]): number =>
+    values.reduce((sum, value) => sum + value, 0) / values.length;
   const xs = points.map(([x]) => x);
   const [x0, y0] = [mean(xs), mean(points.map(([, y]) => y))];
   let above = 0;

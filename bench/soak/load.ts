@@ -70,7 +70,12 @@ export class Load {
   #running: Promise<void> = Promise.resolve();
   #fileNumber = 0;
 
-  private constructor(options: LoadOptions, folder: string, files: FilePieceStore, garbage: GarbagePeer) {
+  private constructor(
+    options: LoadOptions,
+    folder: string,
+    files: FilePieceStore,
+    garbage: GarbagePeer,
+  ) {
     const memory = new MemoryPieceStore();
     memory.putTask(TASK_ID, CONTENT, { pieceLength: PIECE_LENGTH, digest: DIGEST });
     const own = (store: PieceStore): OwnServer => ({ store, server: undefined, ports: {} });
@@ -81,7 +86,9 @@ export class Load {
     this.#own = [own(memory), own(files)];
     this.#hostile = own(spoiled(memory, options.random));
     this.#peers = options.peers;
-    this.#resident = new Map(options.protocols.map((protocol) => [protocol, this.#makeClient(protocol)]));
+    this.#resident = new Map(
+      options.protocols.map((protocol) => [protocol, this.#makeClient(protocol)]),
+    );
   }
 
   /** Starts the servers of this process, and no requests yet. */
@@ -151,7 +158,9 @@ export class Load {
   async #visit(protocol: Protocol): Promise<void> {
     const { random } = this.#options;
     const downloader = this.#makeClient(protocol);
-    const all = Array.from({ length: 1 + Math.floor(random() * 4) }, () => this.#operate(downloader, protocol));
+    const all = Array.from({ length: 1 + Math.floor(random() * 4) }, () =>
+      this.#operate(downloader, protocol),
+    );
     await (random() < 0.5 ? Promise.all(all) : Promise.race(all));
     await this.#inTime(`a client over ${protocol} that leaves`, downloader.close());
     await Promise.all(all);
@@ -182,7 +191,11 @@ export class Load {
 
   async piece(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
     const number = this.#number();
-    const piece = await downloader.downloadPiece({ ...named, addr: this.#honest(protocol), number });
+    const piece = await downloader.downloadPiece({
+      ...named,
+      addr: this.#honest(protocol),
+      number,
+    });
     requireRight(await piece.bytes(), pieceBytes(number));
   }
 
@@ -203,7 +216,11 @@ export class Load {
   /** A piece of which the reader has enough after a chunk. */
   async leftPiece(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
     const number = this.#number();
-    const piece = await downloader.downloadPiece({ ...named, addr: this.#honest(protocol), number });
+    const piece = await downloader.downloadPiece({
+      ...named,
+      addr: this.#honest(protocol),
+      number,
+    });
     const chunk = await piece.read();
     requireRight(chunk ?? new Uint8Array(0), pieceBytes(number, 0, chunk?.length ?? 0));
     piece.cancel();
@@ -216,7 +233,10 @@ export class Load {
     const timer = setTimeout(() => aborting.abort(), random() * 30);
     try {
       const { signal } = aborting;
-      const piece = await downloader.downloadPiece({ ...named, addr: this.#honest(protocol), number }, { signal });
+      const piece = await downloader.downloadPiece(
+        { ...named, addr: this.#honest(protocol), number },
+        { signal },
+      );
       requireRight(await piece.bytes(), pieceBytes(number));
     } finally {
       clearTimeout(timer);
@@ -224,7 +244,11 @@ export class Load {
   }
 
   async missingPiece(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
-    await downloader.downloadPiece({ ...named, addr: this.#honest(protocol), number: PIECE_COUNT + this.#number() });
+    await downloader.downloadPiece({
+      ...named,
+      addr: this.#honest(protocol),
+      number: PIECE_COUNT + this.#number(),
+    });
     throw new Error("a piece that is not there was announced");
   }
 
@@ -254,7 +278,8 @@ export class Load {
       await downloader.downloadTask(this.#request(protocol), { to: fileSink(path) }).done;
       requireRight(await readFile(path), CONTENT);
     } finally {
-      for (const left of [path, `${path}.part`, `${path}.part.journal`]) await rm(left, { force: true });
+      for (const left of [path, `${path}.part`, `${path}.part.journal`])
+        await rm(left, { force: true });
     }
   }
 
@@ -284,7 +309,11 @@ export class Load {
   }
 
   async disturbance(_downloader: TaskDownloader, protocol: Protocol): Promise<void> {
-    await disturb(this.#honest(protocol), protocol === "quic" ? "udp" : "tcp", this.#options.random);
+    await disturb(
+      this.#honest(protocol),
+      protocol === "quic" ? "udp" : "tcp",
+      this.#options.random,
+    );
   }
 
   async #restartServers(): Promise<void> {
@@ -294,7 +323,10 @@ export class Load {
       if (this.#stopping) return;
       const own = pick([...this.#own, this.#hostile], random);
       try {
-        await this.#inTime("closing a server to restart it", own.server?.close({ grace: random() < 0.5 ? 0 : 200 }));
+        await this.#inTime(
+          "closing a server to restart it",
+          own.server?.close({ grace: random() < 0.5 ? 0 : 200 }),
+        );
         await this.#startServer(own);
       } catch (error) {
         this.fail(`a server that is restarted: ${detailsOf(error)}`);
@@ -313,7 +345,9 @@ export class Load {
         stallTimeout: 5_000,
         requestTimeout: 3_000,
         telemetry: counters.telemetry,
-        ...Object.fromEntries(protocols.map((protocol) => [protocol, { port: ports[protocol] ?? 0 }])),
+        ...Object.fromEntries(
+          protocols.map((protocol) => [protocol, { port: ports[protocol] ?? 0 }]),
+        ),
       });
     try {
       own.server = await start(own.ports);
@@ -322,7 +356,9 @@ export class Load {
       own.server = await start({});
     }
     const { addresses } = own.server;
-    own.ports = Object.fromEntries(protocols.map((protocol) => [protocol, addresses[protocol]?.port]));
+    own.ports = Object.fromEntries(
+      protocols.map((protocol) => [protocol, addresses[protocol]?.port]),
+    );
   }
 
   #makeClient(protocol: Protocol): TaskDownloader {
@@ -333,7 +369,11 @@ export class Load {
       connectTimeout: 2_000,
       stallTimeout: 2_000,
       pieceTimeout: 20_000,
-      pool: { connectionsPerAddress: random() < 0.5 ? 1 : 3, idleTimeout: 5_000, cleanupInterval: 1_000 },
+      pool: {
+        connectionsPerAddress: random() < 0.5 ? 1 : 3,
+        idleTimeout: 5_000,
+        cleanupInterval: 1_000,
+      },
       telemetry: counters.telemetry,
     } satisfies CreateDownloaderOptions);
   }
@@ -353,7 +393,10 @@ export class Load {
 
   /** Any peer that means well; it may have been killed. */
   #honest(protocol: Protocol): string {
-    const all = [...this.#own.map((own) => addressOf(own, protocol)), ...this.#peers.map((peer) => peer[protocol])];
+    const all = [
+      ...this.#own.map((own) => addressOf(own, protocol)),
+      ...this.#peers.map((peer) => peer[protocol]),
+    ];
     return pick(
       all.filter((addr) => addr !== undefined),
       this.#options.random,
@@ -369,8 +412,26 @@ const named = { taskId: TASK_ID, hostId: "soak" } as const;
 
 /** Requests, each as often as it stands here. */
 const operations = [
-  ...(["piece", "piece", "piece", "piece", "piece", "piece", "range", "range", "leftPiece", "leftPiece"] as const),
-  ...(["abortedPiece", "abortedPiece", "missingPiece", "hostilePiece", "hostilePiece", "garbagePiece"] as const),
+  ...([
+    "piece",
+    "piece",
+    "piece",
+    "piece",
+    "piece",
+    "piece",
+    "range",
+    "range",
+    "leftPiece",
+    "leftPiece",
+  ] as const),
+  ...([
+    "abortedPiece",
+    "abortedPiece",
+    "missingPiece",
+    "hostilePiece",
+    "hostilePiece",
+    "garbagePiece",
+  ] as const),
   ...(["task", "task", "fileTask", "cancelledTask", "streamedTask", "disturbance"] as const),
 ] as const;
 
@@ -392,7 +453,8 @@ async function orHangs(work: Promise<void> | undefined): Promise<void> {
 }
 
 function requireRight(found: Uint8Array, expected: Uint8Array): void {
-  if (found.length !== expected.length) throw new Error(`${found.length} bytes instead of ${expected.length}`);
+  if (found.length !== expected.length)
+    throw new Error(`${found.length} bytes instead of ${expected.length}`);
   for (let at = 0; at < found.length; at++) {
     if (found[at] !== expected[at]) throw new Error(`a wrong byte at ${at} of ${found.length}`);
   }

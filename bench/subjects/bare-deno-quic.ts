@@ -85,7 +85,8 @@ const settings = denoQuicSettings();
 const READ = 256 * 1024;
 
 async function serveConnection(connection: NativeConn, content: Content): Promise<void> {
-  for await (const stream of connection.incomingBidirectionalStreams) answer(stream, content).catch(() => {});
+  for await (const stream of connection.incomingBidirectionalStreams)
+    answer(stream, content).catch(() => {});
 }
 
 async function answer(stream: NativeStream, content: Content): Promise<void> {

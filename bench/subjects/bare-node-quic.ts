@@ -10,7 +10,14 @@ import {
 import { nodeQuicSettings } from "../../adapters/node-quic/options.ts";
 import { selfSigned } from "../../adapters/shared/tls.ts";
 import { DEFAULT_MAX_STREAMS } from "../../src/transport/transport.ts";
-import { answerTo, type Client, type Content, encodeRequest, type Serving, type Subject } from "../subject.ts";
+import {
+  answerTo,
+  type Client,
+  type Content,
+  encodeRequest,
+  type Serving,
+  type Subject,
+} from "../subject.ts";
 
 export const bareNodeQuic: Subject = {
   async serve(content, host): Promise<Serving> {

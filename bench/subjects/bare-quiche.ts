@@ -5,8 +5,18 @@
 import { randomBytes } from "node:crypto";
 import type { Socket } from "node:dgram";
 import { udpSocket } from "../../adapters/quiche/datagrams.ts";
-import { loadQuiche, type NativeConfig, type NativeConnection, type Quiche } from "../../adapters/quiche/native.ts";
-import { applySettings, payloadSizeFor, type QuicheSettings, quicheSettings } from "../../adapters/quiche/options.ts";
+import {
+  loadQuiche,
+  type NativeConfig,
+  type NativeConnection,
+  type Quiche,
+} from "../../adapters/quiche/native.ts";
+import {
+  applySettings,
+  payloadSizeFor,
+  type QuicheSettings,
+  quicheSettings,
+} from "../../adapters/quiche/options.ts";
 import { clientConfig, serverConfig } from "../../adapters/quiche/tls.ts";
 import { isSameHost } from "../../adapters/shared/local-address.ts";
 import { selfSigned } from "../../adapters/shared/tls.ts";
@@ -251,11 +261,19 @@ function dialled(quiche: Quiche, socket: Socket, peer: HostPort): DialledLoop {
       fetching.clear();
     };
   });
-  const loop = new Loop(native, socket, { buffers: [], next: 0 }, payload, { to: local, from: peer }, undefined, () => {
-    onEstablished();
-    for (const id of native.readable()) read(id);
-    while (waiting.length > 0 && native.peerStreamsLeftBidi() > 0) waiting.shift()?.();
-  });
+  const loop = new Loop(
+    native,
+    socket,
+    { buffers: [], next: 0 },
+    payload,
+    { to: local, from: peer },
+    undefined,
+    () => {
+      onEstablished();
+      for (const id of native.readable()) read(id);
+      while (waiting.length > 0 && native.peerStreamsLeftBidi() > 0) waiting.shift()?.();
+    },
+  );
   loop.onGone = () => fail(new Error("the connection ended"));
   const read = (id: number): void => {
     const each = fetching.get(id);

@@ -1,7 +1,17 @@
 /** gRPC by Connect alone, without this library: as it comes, and with what its options and node:http2's can do for it. */
-import { type ClientHttp2Session, connect, createServer, type Http2Session, type ServerOptions } from "node:http2";
+import {
+  type ClientHttp2Session,
+  connect,
+  createServer,
+  type Http2Session,
+  type ServerOptions,
+} from "node:http2";
 import { createClient } from "@connectrpc/connect";
-import { connectNodeAdapter, createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
+import {
+  connectNodeAdapter,
+  createGrpcTransport,
+  Http2SessionManager,
+} from "@connectrpc/connect-node";
 import { DfdaemonUpload } from "../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
 import type { Client, Content, Serving, Subject } from "../subject.ts";
 
@@ -45,7 +55,9 @@ const TUNED: ServerOptions = { settings: { initialWindowSize: WINDOW }, maxSessi
 
 function sessionTo(baseUrl: string): Promise<ClientHttp2Session> {
   return new Promise((resolve, reject) => {
-    const session = connect(baseUrl, { settings: { enablePush: false, initialWindowSize: WINDOW } });
+    const session = connect(baseUrl, {
+      settings: { enablePush: false, initialWindowSize: WINDOW },
+    });
     session.once("error", reject);
     session.once("connect", () => {
       widen(session);
@@ -97,10 +109,17 @@ async function serve(
   };
 }
 
-function clientOf(client: ReturnType<typeof createClient<typeof DfdaemonUpload>>, close: () => Promise<void>): Client {
+function clientOf(
+  client: ReturnType<typeof createClient<typeof DfdaemonUpload>>,
+  close: () => Promise<void>,
+): Client {
   return {
     async fetch({ pieceLength, number }, onFirstByte) {
-      const { piece } = await client.downloadPiece({ hostId: "bench", taskId: `${pieceLength}`, pieceNumber: number });
+      const { piece } = await client.downloadPiece({
+        hostId: "bench",
+        taskId: `${pieceLength}`,
+        pieceNumber: number,
+      });
       onFirstByte?.();
       return piece?.content?.length ?? 0;
     },

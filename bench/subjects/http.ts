@@ -5,7 +5,11 @@ import type { Client, Content, Serving, Subject } from "../subject.ts";
 /** What Bun and Deno have besides the web's globals. */
 interface Globals {
   readonly Bun?: {
-    serve(options: { readonly hostname: string; readonly port: number; fetch(request: Request): Response }): {
+    serve(options: {
+      readonly hostname: string;
+      readonly port: number;
+      fetch(request: Request): Response;
+    }): {
       readonly port: number;
       stop(closeActiveConnections: boolean): Promise<void>;
     };
@@ -22,14 +26,21 @@ export const http: Subject = {
   serve(content, hostname): Promise<Serving> {
     const { Bun, Deno } = globalThis as unknown as Globals;
     if (Bun !== undefined) {
-      const server = Bun.serve({ hostname, port: 0, fetch: ({ url }) => new Response(pieceAt(url, content)) });
+      const server = Bun.serve({
+        hostname,
+        port: 0,
+        fetch: ({ url }) => new Response(pieceAt(url, content)),
+      });
       const close = (): Promise<void> => server.stop(true);
       return Promise.resolve({ peer: { host: hostname, port: server.port }, close });
     }
     if (Deno !== undefined) {
       const handler = ({ url }: Request): Response => new Response(pieceAt(url, content));
       const server = Deno.serve({ hostname, port: 0, onListen: () => {} }, handler);
-      return Promise.resolve({ peer: { host: hostname, port: server.addr.port }, close: async () => {} });
+      return Promise.resolve({
+        peer: { host: hostname, port: server.addr.port },
+        close: async () => {},
+      });
     }
     return serveByNode(content, hostname);
   },
@@ -40,7 +51,11 @@ export const http: Subject = {
         const response = await fetch(`http://${host}:${port}/${pieceLength}/${number}`);
         const reader = response.body?.getReader();
         let length = 0;
-        for (let read = await reader?.read(); read?.value !== undefined; read = await reader?.read()) {
+        for (
+          let read = await reader?.read();
+          read?.value !== undefined;
+          read = await reader?.read()
+        ) {
           if (length === 0) onFirstByte?.();
           length += read.value.length;
         }

@@ -90,11 +90,14 @@ export const kept: Subject = {
 const READ_AHEAD = 512 * 1024;
 
 async function serve(host: string, onSocket: (socket: Socket) => void): Promise<Serving> {
-  const server = createServer({ allowHalfOpen: true, noDelay: true, highWaterMark: READ_AHEAD }, (socket) => {
-    // Clients end their connections as they please.
-    socket.on("error", () => socket.destroy());
-    onSocket(socket);
-  });
+  const server = createServer(
+    { allowHalfOpen: true, noDelay: true, highWaterMark: READ_AHEAD },
+    (socket) => {
+      // Clients end their connections as they please.
+      socket.on("error", () => socket.destroy());
+      onSocket(socket);
+    },
+  );
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject);
     server.listen({ host, port: 0 }, resolve);

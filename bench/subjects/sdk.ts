@@ -19,9 +19,12 @@ const BUFFER = 256 * 1024;
 type Protocol = "quic" | "tcp" | "grpc";
 
 const bindings: Record<"quiche" | "node" | "deno", QuicBinding> = {
-  quiche: async (options) => (await import("../../adapters/quiche/transport.ts")).quicheTransport(options),
-  node: async (options) => (await import("../../adapters/node-quic/transport.ts")).nodeQuicTransport(options),
-  deno: async (options) => (await import("../../adapters/deno-quic/transport.ts")).denoQuicTransport(options),
+  quiche: async (options) =>
+    (await import("../../adapters/quiche/transport.ts")).quicheTransport(options),
+  node: async (options) =>
+    (await import("../../adapters/node-quic/transport.ts")).nodeQuicTransport(options),
+  deno: async (options) =>
+    (await import("../../adapters/deno-quic/transport.ts")).denoQuicTransport(options),
 };
 
 /**
@@ -53,7 +56,8 @@ export const grpc: Subject = subject("grpc", runtimeFace);
 
 function subject(protocol: Protocol, faceOfRuntime: () => Promise<Face>): Subject {
   return {
-    serve: async (content, host) => serve(protocol, await faceOfRuntime(), content, host, nativeHashers),
+    serve: async (content, host) =>
+      serve(protocol, await faceOfRuntime(), content, host, nativeHashers),
     async dial(peer, options) {
       const face = await faceOfRuntime();
       return clientOf(face.createDownloader(optionsOf(protocol, peer, options)), peer);
@@ -75,7 +79,8 @@ async function serve(
   hashers: HasherFactory,
 ): Promise<Serving> {
   const store = new MemoryPieceStore(hashers);
-  for (const pieceLength of pieceLengths) store.putTask(taskIdOf(pieceLength), bytes, { pieceLength });
+  for (const pieceLength of pieceLengths)
+    store.putTask(taskIdOf(pieceLength), bytes, { pieceLength });
   const server = await face.startServer({
     store,
     host,
@@ -91,7 +96,11 @@ async function serve(
   };
 }
 
-function optionsOf(protocol: Protocol, peer: Peer, { earlyData, forgetful }: DialOptions): CreateDownloaderOptions {
+function optionsOf(
+  protocol: Protocol,
+  peer: Peer,
+  { earlyData, forgetful }: DialOptions,
+): CreateDownloaderOptions {
   return {
     protocol,
     earlyData,
@@ -110,10 +119,19 @@ function clientOf(downloader: Downloader, peer: Peer): Client {
   const buffers: Uint8Array[] = [];
   return {
     async fetch({ pieceLength, number }, onFirstByte) {
-      const piece = await downloader.downloadPiece({ addr, hostId: "bench", taskId: taskIdOf(pieceLength), number });
+      const piece = await downloader.downloadPiece({
+        addr,
+        hostId: "bench",
+        taskId: taskIdOf(pieceLength),
+        number,
+      });
       const buffer = buffers.pop() ?? new Uint8Array(BUFFER);
       let length = 0;
-      for (let chunk = await piece.read(buffer); chunk !== undefined; chunk = await piece.read(buffer)) {
+      for (
+        let chunk = await piece.read(buffer);
+        chunk !== undefined;
+        chunk = await piece.read(buffer)
+      ) {
         if (length === 0) onFirstByte?.();
         length += chunk.length;
       }

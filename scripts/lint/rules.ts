@@ -7,9 +7,21 @@ export const MAX_WORDS: number = 25;
 
 /** First words that make a docstring a clause where a verb or a noun should stand. */
 const CLAUSE_STARTS = new Set(
-  ["What", "Who", "Whom", "Whose", "Whoever", "Whatever", "How", "Whether", "Where", "Of", "As", "By", "Told"].map(
-    (word) => word.toLowerCase(),
-  ),
+  [
+    "What",
+    "Who",
+    "Whom",
+    "Whose",
+    "Whoever",
+    "Whatever",
+    "How",
+    "Whether",
+    "Where",
+    "Of",
+    "As",
+    "By",
+    "Told",
+  ].map((word) => word.toLowerCase()),
 );
 
 /** Phrases that have a plainer form, each with that form. */
@@ -79,7 +91,9 @@ export function checkDocstring(text: string, line: number): Violation[] {
  */
 export function checkPhrases(text: string, line: number): Violation[] {
   // A phrase may be broken over two lines. Positions stay what they are.
-  const flat = withoutCode(text).replace(/\n\s*(?:\*|\/\/|>)?/g, (broken) => " ".repeat(broken.length));
+  const flat = withoutCode(text).replace(/\n\s*(?:\*|\/\/|>)?/g, (broken) =>
+    " ".repeat(broken.length),
+  );
   return BANNED.flatMap(({ pattern, instead }) =>
     [...flat.matchAll(pattern)].map((match) => ({
       line: line + text.slice(0, match.index).split("\n").length - 1,
@@ -98,7 +112,13 @@ export function checkWidth(lines: readonly string[], line: number): Violation[] 
   return lines.flatMap((text, index) =>
     [...text].length <= MAX_COLUMNS || /\w:\/\/\S/.test(text)
       ? []
-      : [{ line: line + index, rule: "line-width", message: `${[...text].length} columns, at most ${MAX_COLUMNS}` }],
+      : [
+          {
+            line: line + index,
+            rule: "line-width",
+            message: `${[...text].length} columns, at most ${MAX_COLUMNS}`,
+          },
+        ],
   );
 }
 
@@ -109,13 +129,18 @@ export function checkSubject(message: string): string[] {
   const [subject = ""] = message.split("\n", 1);
   if (/^(?:Merge|Revert) /.test(subject)) return [];
   const [, area, what] = /^([\w./, -]+): (.+)$/.exec(subject) ?? [];
-  if (area === undefined || what === undefined) return [`expected "area: what changes", got "${subject}"`];
+  if (area === undefined || what === undefined)
+    return [`expected "area: what changes", got "${subject}"`];
   const problems = [];
   const [verb = ""] = what.split(/\s/, 1);
-  if (/^(?:an?|the|this|that|what|who|whoever|no|all|each|every|nothing)$/i.test(verb) || /(?:ed|ing)$/.test(verb)) {
+  if (
+    /^(?:an?|the|this|that|what|who|whoever|no|all|each|every|nothing)$/i.test(verb) ||
+    /(?:ed|ing)$/.test(verb)
+  ) {
     problems.push(`expected an imperative after "${area}:", got "${verb}"`);
   }
-  if ([...subject].length > 72) problems.push(`expected at most 72 columns, got ${[...subject].length}`);
+  if ([...subject].length > 72)
+    problems.push(`expected at most 72 columns, got ${[...subject].length}`);
   if (subject.endsWith(".")) problems.push("expected no full stop at the end");
   return problems;
 }
@@ -134,8 +159,11 @@ function withoutCode(text: string): string {
 function sentencesOf(text: string): { readonly sentence: string; readonly offset: number }[] {
   const found: { readonly sentence: string; readonly offset: number }[] = [];
   let offset = 0;
-  for (const part of text.split(/((?<=[.!?:;)])\s+(?=[\p{Lu}\p{N}"-])|\n\s*\n|\n\s*(?=@\w)|\n\s*(?=[-*] ))/u)) {
-    if (part.trim() !== "") found.push({ sentence: part.replace(/^\s*@\w+(?:\s+\{[^}]*\})?/, ""), offset });
+  for (const part of text.split(
+    /((?<=[.!?:;)])\s+(?=[\p{Lu}\p{N}"-])|\n\s*\n|\n\s*(?=@\w)|\n\s*(?=[-*] ))/u,
+  )) {
+    if (part.trim() !== "")
+      found.push({ sentence: part.replace(/^\s*@\w+(?:\s+\{[^}]*\})?/, ""), offset });
     offset += part.length;
   }
   return found;

@@ -69,7 +69,11 @@ function tokensOf(source: string): Token[] {
       if (seen.has(range.pos)) continue;
       seen.add(range.pos);
       const text = source.slice(range.pos, range.end);
-      found.push({ kind: text.startsWith("/**") ? "docstring" : "comment", text, start: range.pos });
+      found.push({
+        kind: text.startsWith("/**") ? "docstring" : "comment",
+        text,
+        start: range.pos,
+      });
     }
     if (ts.isStringLiteralLike(node) || ts.isTemplateLiteralToken(node)) {
       found.push({ kind: "text", text: node.text, start: node.getStart() });

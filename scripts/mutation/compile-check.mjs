@@ -55,6 +55,9 @@ function serviceOf(root, file) {
   return (mutated) => {
     text = mutated;
     version++;
-    return service.getSyntacticDiagnostics(path).length + service.getSemanticDiagnostics(path).length === 0;
+    return (
+      service.getSyntacticDiagnostics(path).length + service.getSemanticDiagnostics(path).length ===
+      0
+    );
   };
 }

@@ -31,7 +31,10 @@ const silent = { debug() {}, info() {}, warn() {}, isDebugEnabled: () => false }
 export async function instrument(root, file) {
   const text = readFileSync(join(root, file), "utf8");
   const options = { plugins: null, excludedMutations: EXCLUDED, ignorers: [], noHeader: false };
-  const result = await new Instrumenter(silent).instrument([{ name: file, content: text, mutate: true }], options);
+  const result = await new Instrumenter(silent).instrument(
+    [{ name: file, content: text, mutate: true }],
+    options,
+  );
   const starts = lineStarts(text);
   const mutants = result.mutants
     .filter(({ status }) => status !== "Ignored")
@@ -53,13 +56,19 @@ export async function instrument(root, file) {
 
 /** Mutants that behave as the original does, with the reason of each. */
 export function loadEquivalents(path) {
-  const entries = JSON.parse(readFileSync(path, "utf8")).map((entry) => ({ ...entry, used: false }));
+  const entries = JSON.parse(readFileSync(path, "utf8")).map((entry) => ({
+    ...entry,
+    used: false,
+  }));
   for (const { file, becomes, reason } of entries) {
-    if (!file || !becomes || !reason) throw new Error(`${path}: expected file, becomes and reason in each entry`);
+    if (!file || !becomes || !reason)
+      throw new Error(`${path}: expected file, becomes and reason in each entry`);
   }
   return {
     explains(file, { was, becomes }) {
-      const entry = entries.find((each) => each.file === file && each.becomes === becomes && (each.was ?? was) === was);
+      const entry = entries.find(
+        (each) => each.file === file && each.becomes === becomes && (each.was ?? was) === was,
+      );
       if (entry !== undefined) entry.used = true;
       return entry !== undefined;
     },

@@ -8,7 +8,10 @@ const filter = new RegExp(`^${file.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}$`);
 plugin({
   name: "mutants",
   setup(build) {
-    build.onLoad({ filter }, () => ({ contents: readFileSync(instrumented, "utf8"), loader: "ts" }));
+    build.onLoad({ filter }, () => ({
+      contents: readFileSync(instrumented, "utf8"),
+      loader: "ts",
+    }));
   },
 });
 if (process.env.__STRYKER_ACTIVE_MUTANT__ === undefined) {

@@ -12,7 +12,8 @@ try {
   const taskId = "ab".repeat(32);
   const store = new MemoryPieceStore();
   store.putTask(taskId, content);
-  for (const protocol of ["tcp", "quic", "grpc"]) columns[protocol] = await outcome(() => fetched(protocol));
+  for (const protocol of ["tcp", "quic", "grpc"])
+    columns[protocol] = await outcome(() => fetched(protocol));
 
   async function fetched(protocol) {
     const server = await startServer({ store, host: "127.0.0.1", [protocol]: { port: 0 } });
@@ -21,7 +22,9 @@ try {
     try {
       const { host, port } = server.addresses[protocol];
       const request = { addr: `${host}:${port}`, hostId: "consumer", taskId, number: 0 };
-      const piece = await downloader.downloadPiece(request, { signal: AbortSignal.timeout(30_000) });
+      const piece = await downloader.downloadPiece(request, {
+        signal: AbortSignal.timeout(30_000),
+      });
       const bytes = await piece.bytes();
       if (Buffer.compare(bytes, content) !== 0) throw new Error("other bytes than were served");
       return "ok";
@@ -40,6 +43,8 @@ async function outcome(run) {
   try {
     return await run();
   } catch (error) {
-    return error?.code === "Unavailable" ? "Unavailable" : `failed: ${error?.code ?? ""} ${error?.message}`;
+    return error?.code === "Unavailable"
+      ? "Unavailable"
+      : `failed: ${error?.code ?? ""} ${error?.message}`;
   }
 }

@@ -1,20 +1,38 @@
 // Imports the package by its name where no export condition fits, as a bundler for an unknown runtime does: what is there is the
 // core. Fetches a piece over a transport of its own, and says what comes of each protocol without one.
-import { createDownloader, MemoryPieceStore, MemoryTransport, portableRuntime, VortexServer } from "vortex-peer";
+import {
+  createDownloader,
+  MemoryPieceStore,
+  MemoryTransport,
+  portableRuntime,
+  VortexServer,
+} from "vortex-peer";
 
 export async function consume(taskId, content) {
   const transport = new MemoryTransport("tcp");
   const store = new MemoryPieceStore();
   store.putTask(taskId, content);
-  const server = await VortexServer.listen(transport, { host: "peer", port: 4005 }, store, portableRuntime);
+  const server = await VortexServer.listen(
+    transport,
+    { host: "peer", port: 4005 },
+    store,
+    portableRuntime,
+  );
   const downloader = createDownloader({ protocol: "tcp", transport });
-  const piece = await downloader.downloadPiece({ addr: "peer:4005", hostId: "consumer", taskId, number: 0 });
+  const piece = await downloader.downloadPiece({
+    addr: "peer:4005",
+    hostId: "consumer",
+    taskId,
+    number: 0,
+  });
   const bytes = await piece.bytes();
   await downloader.close();
   await server.close();
   return {
     bytes,
-    without: Object.fromEntries(["tcp", "quic", "grpc"].map((protocol) => [protocol, codeOf(protocol)])),
+    without: Object.fromEntries(
+      ["tcp", "quic", "grpc"].map((protocol) => [protocol, codeOf(protocol)]),
+    ),
   };
 }
 

@@ -35,8 +35,12 @@ export async function disagreements(root: string): Promise<string[]> {
   );
   const cli = /version = "(.*?)"/.exec(readFileSync(join(root, "cli/version.ts"), "utf8"))?.[1];
   return [
-    ...(npm.version === jsr.version ? [] : [`package.json is of version ${npm.version}, deno.json of ${jsr.version}`]),
-    ...(npm.version === cli ? [] : [`package.json is of version ${npm.version}, cli/version.ts of ${cli}`]),
+    ...(npm.version === jsr.version
+      ? []
+      : [`package.json is of version ${npm.version}, deno.json of ${jsr.version}`]),
+    ...(npm.version === cli
+      ? []
+      : [`package.json is of version ${npm.version}, cli/version.ts of ${cli}`]),
     ...(npm.license === jsr.license ? [] : ["the licences differ"]),
     ...subpathProblems(npm.exports, jsr.exports, build.entry),
     ...dependencyProblems(root, npm, jsr),
@@ -47,21 +51,25 @@ function subpathProblems(npm: NpmManifest["exports"], jsr: Texts, entries: Texts
   const problems: string[] = [];
   const subpaths = Object.keys(npm).filter((subpath) => subpath !== "./package.json");
   for (const subpath of Object.keys(jsr)) {
-    if (!subpaths.includes(subpath)) problems.push(`${subpath} is in deno.json and not in package.json`);
+    if (!subpaths.includes(subpath))
+      problems.push(`${subpath} is in deno.json and not in package.json`);
   }
   for (const subpath of subpaths) {
     const files = filesOf(npm[subpath]);
     for (const file of files)
-      if (sourceOf(file, entries) === undefined) problems.push(`${subpath}: nothing builds ${file}`);
+      if (sourceOf(file, entries) === undefined)
+        problems.push(`${subpath}: nothing builds ${file}`);
     const source = jsr[subpath];
     // The root of the package is one face for each runtime; on JSR it is Deno's.
-    const expected = subpath === "." ? "./entry/deno.ts" : `./${sourceOf(files.at(-1) ?? "", entries)}`;
+    const expected =
+      subpath === "." ? "./entry/deno.ts" : `./${sourceOf(files.at(-1) ?? "", entries)}`;
     if (source !== expected)
       problems.push(`${subpath}: deno.json has ${source}, package.json's is built of ${expected}`);
   }
   const exported = new Set(subpaths.flatMap((subpath) => filesOf(npm[subpath])));
   for (const entry of Object.keys(entries)) {
-    if (entry !== "cli" && !exported.has(`./dist/${entry}.js`)) problems.push(`${entry} is built and not exported`);
+    if (entry !== "cli" && !exported.has(`./dist/${entry}.js`))
+      problems.push(`${entry} is built and not exported`);
   }
   return problems;
 }
@@ -71,7 +79,9 @@ function dependencyProblems(root: string, npm: NpmManifest, jsr: JsrManifest): s
   const declared = { ...npm.dependencies, ...npm.optionalDependencies, ...npm.peerDependencies };
   const used = new Set(publishedFolders.flatMap((folder) => packagesIn(join(root, folder))));
   return [
-    ...[...used].filter((name) => !(name in declared)).map((name) => `${name} is imported and no dependency`),
+    ...[...used]
+      .filter((name) => !(name in declared))
+      .map((name) => `${name} is imported and no dependency`),
     ...Object.keys({ ...npm.dependencies, ...npm.optionalDependencies })
       .filter((name) => !used.has(name))
       .map((name) => `${name} is a dependency that nothing imports`),
@@ -93,7 +103,10 @@ function packagesIn(folder: string): string[] {
       ),
     ])
     .map(([, specifier = ""]) => specifier)
-    .filter((specifier) => !/^(node|cloudflare|bun):/.test(specifier) && !builtinModules.includes(specifier))
+    .filter(
+      (specifier) =>
+        !/^(node|cloudflare|bun):/.test(specifier) && !builtinModules.includes(specifier),
+    )
     .map((specifier) => specifier.split("/", specifier.startsWith("@") ? 2 : 1).join("/"));
 }
 
@@ -103,5 +116,7 @@ function sourceOf(file: string, entries: Texts): string | undefined {
 }
 
 function filesOf(target: Target = {}): string[] {
-  return typeof target === "string" ? [target] : Object.values(target).flatMap((inner) => filesOf(inner));
+  return typeof target === "string"
+    ? [target]
+    : Object.values(target).flatMap((inner) => filesOf(inner));
 }

@@ -15,11 +15,19 @@ export function pack(folder) {
 /** Makes an empty project in `folder` and installs packages into it. */
 export function install(folder, packages, ...options) {
   mkdirSync(folder, { recursive: true });
-  writeFileSync(join(folder, "package.json"), `${JSON.stringify({ private: true, type: "module" })}\n`);
+  writeFileSync(
+    join(folder, "package.json"),
+    `${JSON.stringify({ private: true, type: "module" })}\n`,
+  );
   npm(folder, ["install", "--no-audit", "--no-fund", "--no-save", ...options, ...packages]);
 }
 
 function npm(cwd, args) {
   // On Windows npm is a script of the shell.
-  return execFileSync("npm", args, { cwd, encoding: "utf8", shell: process.platform === "win32", stdio: "pipe" });
+  return execFileSync("npm", args, {
+    cwd,
+    encoding: "utf8",
+    shell: process.platform === "win32",
+    stdio: "pipe",
+  });
 }

@@ -21,14 +21,20 @@ export function nextVersion(current: string, step: string | undefined, changelog
   const parts = VERSION.exec(current)?.slice(1).map(Number);
   if (parts === undefined) throw new Error(`${current}: not a version of three numbers`);
   const place = ["major", "minor", "patch"].indexOf(step ?? "");
-  if (place >= 0) return parts.map((part, index) => (index < place ? part : index === place ? part + 1 : 0)).join(".");
+  if (place >= 0)
+    return parts
+      .map((part, index) => (index < place ? part : index === place ? part + 1 : 0))
+      .join(".");
   const asked = VERSION.exec(step ?? "")
     ?.slice(1)
     .map(Number);
-  if (asked === undefined) throw new Error(`${step}: expected patch, minor, major or a version of three numbers`);
-  const difference = asked.map((part, index) => part - (parts[index] ?? 0)).find((value) => value !== 0) ?? 0;
+  if (asked === undefined)
+    throw new Error(`${step}: expected patch, minor, major or a version of three numbers`);
+  const difference =
+    asked.map((part, index) => part - (parts[index] ?? 0)).find((value) => value !== 0) ?? 0;
   const first = difference === 0 && UNRELEASED.exec(changelog)?.[1] === current;
-  if (difference < 0 || (difference === 0 && !first)) throw new Error(`${step}: not higher than ${current}`);
+  if (difference < 0 || (difference === 0 && !first))
+    throw new Error(`${step}: not higher than ${current}`);
   return asked.join(".");
 }
 

@@ -16,7 +16,10 @@ export interface DownloaderFiles {
  * How a configuration says to fetch. The files of `upload.client` are for the Dragonfly API, and so for protocol `grpc`, as in stock
  * Dragonfly, and for QUIC too; `vortexPeer.quic` says for QUIC alone whom to trust, and what it says wins there.
  */
-export function downloaderOptions(config: Config, files: DownloaderFiles = {}): CreateDownloaderOptions {
+export function downloaderOptions(
+  config: Config,
+  files: DownloaderFiles = {},
+): CreateDownloaderOptions {
   const { download, storage, upload, vortexPeer } = config;
   const tls = clientTls(config, files);
   return {
@@ -37,12 +40,19 @@ export function downloaderOptions(config: Config, files: DownloaderFiles = {}): 
   };
 }
 
-function clientTls({ download, vortexPeer }: Config, { mutual, ca }: DownloaderFiles): TlsClientOptions | undefined {
+function clientTls(
+  { download, vortexPeer }: Config,
+  { mutual, ca }: DownloaderFiles,
+): TlsClientOptions | undefined {
   if (download.protocol === "grpc") return mutual;
   // There is no TLS in it, and a file may serve several programs.
   if (download.protocol === "tcp") return undefined;
   const { fingerprints, verify } = vortexPeer.quic;
   if (!verify) return { verify: false, ...(mutual && { cert: mutual.cert, key: mutual.key }) };
-  const trust = { ...mutual, ...(ca !== undefined && { ca }), ...(fingerprints && { fingerprints }) };
+  const trust = {
+    ...mutual,
+    ...(ca !== undefined && { ca }),
+    ...(fingerprints && { fingerprints }),
+  };
   return Object.keys(trust).length === 0 ? undefined : trust;
 }

@@ -14,7 +14,12 @@ import type { Transport } from "../transport/transport.ts";
 import { AutoDownloader, type AutoOptions, type ProtocolEvent } from "./auto/downloader.ts";
 import { downloaderSettings, MAX_TIMEOUT_MS } from "./call/settings.ts";
 import type { Downloader, DownloaderOptions, DownloaderSettings } from "./downloader.ts";
-import { autoSource, hybridSource, type PieceSource, singleProtocolSource } from "./piece-source.ts";
+import {
+  autoSource,
+  hybridSource,
+  type PieceSource,
+  singleProtocolSource,
+} from "./piece-source.ts";
 import { type ClosableDirectory, TaskDownloader } from "./task-downloader.ts";
 import { QuicDownloader, TcpDownloader } from "./vortex/downloader.ts";
 
@@ -131,18 +136,27 @@ function piecesOf(
   }
   const { tls = {}, apiTls, auto, onProtocol } = options;
   const ports = { ...stockPorts, ...options.ports };
-  for (const [protocol, port] of Object.entries(ports)) requireInteger(`ports.${protocol}`, port, 1, 65535);
+  for (const [protocol, port] of Object.entries(ports))
+    requireInteger(`ports.${protocol}`, port, 1, 65535);
   const { quicPeers = "known", delay = 250, expiry = 600_000 } = auto ?? {};
   if (quicPeers !== "known" && quicPeers !== "any") {
-    throw new VortexError("InvalidArgument", `auto.quicPeers: expected known or any, got ${JSON.stringify(quicPeers)}`);
+    throw new VortexError(
+      "InvalidArgument",
+      `auto.quicPeers: expected known or any, got ${JSON.stringify(quicPeers)}`,
+    );
   }
   requireInteger("auto.delay", delay, 1, 60_000);
   requireInteger("auto.expiry", expiry, 1, MAX_TIMEOUT_MS);
   const trusting = !namesTrust(tls);
-  const leftOut = [...(quicPeers === "any" || identifiesPeer(tls) ? [] : [unknownPeers]), ...(trusting ? [] : [noTls])];
+  const leftOut = [
+    ...(quicPeers === "any" || identifiesPeer(tls) ? [] : [unknownPeers]),
+    ...(trusting ? [] : [noTls]),
+  ];
   const downloader = new AutoDownloader(
     {
-      candidates: byPreference.filter((protocol) => !leftOut.some((one) => one.protocol === protocol)),
+      candidates: byPreference.filter(
+        (protocol) => !leftOut.some((one) => one.protocol === protocol),
+      ),
       leftOut,
       downloader(protocol, own) {
         if (protocol === "grpc") return bindings.grpc(own, trusting ? apiTls : tls);
@@ -170,7 +184,10 @@ const unknownPeers: LeftOutProtocol = {
     'to use QUIC, identify the peer by tls.fingerprints or tls.ca, or set auto.quicPeers to "any"',
 };
 
-const noTls: LeftOutProtocol = { protocol: "tcp", reason: "it has no TLS, and tls says whom to trust" };
+const noTls: LeftOutProtocol = {
+  protocol: "tcp",
+  reason: "it has no TLS, and tls says whom to trust",
+};
 
 /** Protocols in the order in which `auto` tries them. */
 const byPreference: readonly Protocol[] = ["quic", "tcp", "grpc"];

@@ -13,7 +13,9 @@ export async function* merged<T>(
   const ready: { readonly item: T; readonly taken: () => void }[] = [];
   let failure: { readonly error: unknown } | undefined;
   let wake = (): void => {};
-  const sources = iterate(signal === undefined ? leaving.signal : AbortSignal.any([signal, leaving.signal]));
+  const sources = iterate(
+    signal === undefined ? leaving.signal : AbortSignal.any([signal, leaving.signal]),
+  );
   let open = sources.length;
   const pump = async (source: AsyncIterable<T>): Promise<void> => {
     try {

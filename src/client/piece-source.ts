@@ -19,7 +19,8 @@ export function singleProtocolSource(protocol: Protocol, downloader: Downloader)
     downloadPiece: async (request, options) =>
       downloader.downloadPiece({ ...request, addr: addressFor(request.addr, protocol) }, options),
     close: () => downloader.close(),
-    fetchPiece: ({ addresses: _, ...request }, options) => downloader.downloadPiece(request, options),
+    fetchPiece: ({ addresses: _, ...request }, options) =>
+      downloader.downloadPiece(request, options),
     resolve: (addr) => addressFor(addr, protocol),
     addressOf: ({ tcpAddr, quicAddr }) => (protocol === "quic" ? quicAddr : tcpAddr),
     speaksApi: protocol === "grpc",
@@ -49,7 +50,10 @@ export function hybridSource(downloader: AutoDownloader): PieceSource {
 }
 
 /** A peer that tells where it serves Vortex has told so over gRPC; older ones serve pieces there too. */
-const announcedAddresses: TaskSource["addressOf"] = ({ quicAddr, tcpAddr }, apiAddr): PeerAddresses => ({
+const announcedAddresses: TaskSource["addressOf"] = (
+  { quicAddr, tcpAddr },
+  apiAddr,
+): PeerAddresses => ({
   ...(quicAddr !== undefined && { quic: quicAddr }),
   ...(tcpAddr !== undefined && { tcp: tcpAddr }),
   grpc: apiAddr,

@@ -85,7 +85,14 @@ export class StorageClient {
     const number = pieceNumber(taskId, pieceId);
     const addr = this.#addressOf(peerId, this.protocol);
     return this.#downloader.downloadPiece(
-      { addr, hostId: this.#hostId, taskId, number, ...(kind && { kind }), ...(range && { range }) },
+      {
+        addr,
+        hostId: this.#hostId,
+        taskId,
+        number,
+        ...(kind && { kind }),
+        ...(range && { range }),
+      },
       callOptions,
     );
   }
@@ -108,7 +115,10 @@ function pieceNumber(taskId: string, pieceId: string | number): number {
   const [, task, digits] = /^(.*)-(0|[1-9][0-9]{0,9})$/s.exec(pieceId) ?? [];
   const number = Number(digits);
   if (task === undefined || number > 0xffffffff) {
-    throw new VortexError("InvalidArgument", `piece id "${pieceId}": expected <task id>-<number>, or a number`);
+    throw new VortexError(
+      "InvalidArgument",
+      `piece id "${pieceId}": expected <task id>-<number>, or a number`,
+    );
   }
   if (task !== taskId) {
     throw new VortexError("InvalidArgument", `piece id "${pieceId}" is not of task "${taskId}"`);
@@ -125,6 +135,12 @@ function configuredAddress(config: Config, protocol: ProtocolChoice): string {
     );
   }
   // Any of its ports tells a downloader that chooses by itself which peer is meant.
-  const ports = { tcp: tcpPort, quic: quicPort, grpc: config.upload.server.port, auto: quicPort, hybrid: quicPort };
+  const ports = {
+    tcp: tcpPort,
+    quic: quicPort,
+    grpc: config.upload.server.port,
+    auto: quicPort,
+    hybrid: quicPort,
+  };
   return formatAddress({ host: ip, port: ports[protocol] });
 }

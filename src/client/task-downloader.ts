@@ -1,7 +1,13 @@
 import type { Piece } from "../piece.ts";
 import type { TaskDirectory } from "../task/discovery.ts";
 import { TaskFetcher } from "../task/fetcher.ts";
-import type { TaskDownload, TaskDownloadOptions, TaskOptions, TaskRequest, TaskStream } from "../task/task.ts";
+import type {
+  TaskDownload,
+  TaskDownloadOptions,
+  TaskOptions,
+  TaskRequest,
+  TaskStream,
+} from "../task/task.ts";
 import type { PeerPieceRequest } from "./auto/downloader.ts";
 import type { CallOptions, Downloader, DownloaderSettings } from "./downloader.ts";
 import type { PieceSource } from "./piece-source.ts";
@@ -22,7 +28,11 @@ export class TaskDownloader implements Downloader {
    * @param pieces what pieces are fetched by; closed with this
    * @param directory whom to ask where pieces are; closed with this
    */
-  constructor(pieces: PieceSource, directory: ClosableDirectory | undefined, settings: DownloaderSettings) {
+  constructor(
+    pieces: PieceSource,
+    directory: ClosableDirectory | undefined,
+    settings: DownloaderSettings,
+  ) {
     this.#pieces = pieces;
     this.#directory = directory;
     this.#tasks = new TaskFetcher({ ...pieces, directory }, settings);

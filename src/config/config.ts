@@ -7,7 +7,10 @@ import { check, isSection, type Problem, show, valueAt } from "./values.ts";
 export type { Config, MutualTlsFiles } from "./sections.ts";
 
 /** Values for some keys, each with where it comes from: a file, the flags of a command line, or what a call is told. */
-export type ConfigLayer = ReadonlyMap<ConfigKey, { readonly value: unknown; readonly source: string }>;
+export type ConfigLayer = ReadonlyMap<
+  ConfigKey,
+  { readonly value: unknown; readonly source: string }
+>;
 
 /** One key of a configuration in effect. */
 export interface ConfigSetting {
@@ -88,7 +91,8 @@ export function parseConfigLayer(
       if (!("value" in found) || found.value === undefined || found.value === null) continue;
       const checked = check<unknown>(keys[key].schema, found.value, path);
       if ("problems" in checked) checked.problems.forEach(note);
-      else if (!layer.has(key)) layer.set(key, { value: checked.value, source: sourceOf(path) ?? "configuration" });
+      else if (!layer.has(key))
+        layer.set(key, { value: checked.value, source: sourceOf(path) ?? "configuration" });
     }
   }
   unknownOwnKeys(input, [ownSection], ownKeys).forEach(note);
@@ -117,7 +121,12 @@ export function resolveConfig(...layers: readonly ConfigLayer[]): ResolvedConfig
       value: keys[key].standard,
       source: "default",
     };
-    return { key, value, text: value === undefined ? undefined : keys[key].format(value as never), source };
+    return {
+      key,
+      value,
+      text: value === undefined ? undefined : keys[key].format(value as never),
+      source,
+    };
   });
   return { config: nest(settings), settings };
 }
@@ -125,27 +134,46 @@ export function resolveConfig(...layers: readonly ConfigLayer[]): ResolvedConfig
 /** One line for one wrong value. */
 function describeProblem({ path, value, expected, source }: ConfigProblem): string {
   const key = path.length === 0 ? "configuration" : path.join(".");
-  return source === undefined ? `${key} ${show(value)}: ${expected}` : `${source}: ${key}: ${show(value)}: ${expected}`;
+  return source === undefined
+    ? `${key} ${show(value)}: ${expected}`
+    : `${source}: ${key}: ${show(value)}: ${expected}`;
 }
 
 function failure(problems: readonly ConfigProblem[]): VortexError {
   const separator = problems.some(({ source }) => source !== undefined) ? "\n" : "; ";
-  return new VortexError("InvalidArgument", problems.map(describeProblem).join(separator), { cause: problems });
+  return new VortexError("InvalidArgument", problems.map(describeProblem).join(separator), {
+    cause: problems,
+  });
 }
 
 /** Keys in our own section that mean nothing: nobody else's, so misspelt ones. */
-function unknownOwnKeys(input: unknown, path: readonly string[], known: ReadonlySet<string>): Problem[] {
+function unknownOwnKeys(
+  input: unknown,
+  path: readonly string[],
+  known: ReadonlySet<string>,
+): Problem[] {
   const found = valueAt(input, path);
   if (!("value" in found) || !isSection(found.value)) return [];
   return Object.entries(found.value).flatMap(([key, value]) => {
     const name = [...path, key].join(".");
     if (known.has(name)) return [];
     const within = `${name}.`;
-    if ([...known].some((other) => other.startsWith(within))) return unknownOwnKeys(input, [...path, key], known);
+    if ([...known].some((other) => other.startsWith(within)))
+      return unknownOwnKeys(input, [...path, key], known);
     const prefix = `${path.join(".")}.`;
-    const siblings = [...known].filter((other) => other.startsWith(prefix)).map((other) => other.slice(prefix.length));
-    const allowed = [...new Set(siblings.map((other) => other.split(".")[0]))].filter((other) => !other?.includes("_"));
-    return [{ path: [...path, key], value, expected: `expected no other keys than ${allowed.join(", ")}` }];
+    const siblings = [...known]
+      .filter((other) => other.startsWith(prefix))
+      .map((other) => other.slice(prefix.length));
+    const allowed = [...new Set(siblings.map((other) => other.split(".")[0]))].filter(
+      (other) => !other?.includes("_"),
+    );
+    return [
+      {
+        path: [...path, key],
+        value,
+        expected: `expected no other keys than ${allowed.join(", ")}`,
+      },
+    ];
   });
 }
 

@@ -4,7 +4,17 @@ import { protocolChoices } from "../transport/protocol.ts";
 import { formatDuration } from "./duration.ts";
 import type { Config } from "./sections.ts";
 import { formatSize } from "./size.ts";
-import { bandwidth, duration, durationUpTo, fingerprint, integer, ip, patience, port, text } from "./values.ts";
+import {
+  bandwidth,
+  duration,
+  durationUpTo,
+  fingerprint,
+  integer,
+  ip,
+  patience,
+  port,
+  text,
+} from "./values.ts";
 
 /** The name of a key: the sections that lead to it and its own, as in `storage.server.quicPort`. */
 export type ConfigKey = Names<Config>;
@@ -43,11 +53,27 @@ const fingerprints = v.pipe(
 export const keys: { readonly [Key in ConfigKey]: KeyDefinition<ValueOf<Key>> } = {
   "host.ip": optional("host.ip", ip, String),
   "host.hostname": optional("host.hostname", text("the name of a host"), String),
-  "download.protocol": define("download.protocol", protocol, "tcp", String, "storage.server.protocol"),
-  "download.bandwidthLimit": optional("download.bandwidthLimit", bandwidth, formatSize, "download.rateLimit"),
+  "download.protocol": define(
+    "download.protocol",
+    protocol,
+    "tcp",
+    String,
+    "storage.server.protocol",
+  ),
+  "download.bandwidthLimit": optional(
+    "download.bandwidthLimit",
+    bandwidth,
+    formatSize,
+    "download.rateLimit",
+  ),
   "download.pieceTimeout": define("download.pieceTimeout", duration, 360_000, formatDuration),
   "download.concurrentPieceCount": define("download.concurrentPieceCount", concurrency, 8, String),
-  "upload.bandwidthLimit": optional("upload.bandwidthLimit", bandwidth, formatSize, "upload.rateLimit"),
+  "upload.bandwidthLimit": optional(
+    "upload.bandwidthLimit",
+    bandwidth,
+    formatSize,
+    "upload.rateLimit",
+  ),
   "upload.server.ip": optional("upload.server.ip", ip, String),
   "upload.server.port": define("upload.server.port", port, 4000, String),
   "upload.server.caCert": optional("upload.server.caCert", file, String),
@@ -66,10 +92,25 @@ export const keys: { readonly [Key in ConfigKey]: KeyDefinition<ValueOf<Key>> } 
   "vortexPeer.parentConcurrency": define("vortexPeer.parentConcurrency", limit, 32, String),
   "vortexPeer.maxConnections": define("vortexPeer.maxConnections", limit, 1024, String),
   "vortexPeer.maxStreams": define("vortexPeer.maxStreams", limit, 128, String),
-  "vortexPeer.pool.connectionsPerAddress": define("vortexPeer.pool.connectionsPerAddress", integer(1, 64), 1, String),
+  "vortexPeer.pool.connectionsPerAddress": define(
+    "vortexPeer.pool.connectionsPerAddress",
+    integer(1, 64),
+    1,
+    String,
+  ),
   "vortexPeer.pool.capacity": define("vortexPeer.pool.capacity", limit, 2_000, String),
-  "vortexPeer.pool.idleTimeout": define("vortexPeer.pool.idleTimeout", duration, 420_000, formatDuration),
-  "vortexPeer.pool.cleanupInterval": define("vortexPeer.pool.cleanupInterval", duration, 60_000, formatDuration),
+  "vortexPeer.pool.idleTimeout": define(
+    "vortexPeer.pool.idleTimeout",
+    duration,
+    420_000,
+    formatDuration,
+  ),
+  "vortexPeer.pool.cleanupInterval": define(
+    "vortexPeer.pool.cleanupInterval",
+    duration,
+    60_000,
+    formatDuration,
+  ),
   "vortexPeer.quic.earlyData": define("vortexPeer.quic.earlyData", flag, true, String),
   "vortexPeer.quic.caCert": optional("vortexPeer.quic.caCert", file, String),
   "vortexPeer.quic.fingerprints": optional(
@@ -78,11 +119,27 @@ export const keys: { readonly [Key in ConfigKey]: KeyDefinition<ValueOf<Key>> } 
     (all) => `[${all.join(", ")}]`,
   ),
   "vortexPeer.quic.verify": define("vortexPeer.quic.verify", flag, true, String),
-  "vortexPeer.quic.congestionControl": optional("vortexPeer.quic.congestionControl", congestionControl, String),
-  "vortexPeer.quic.udpPayloadSize": optional("vortexPeer.quic.udpPayloadSize", integer(1200, 16_383), String),
+  "vortexPeer.quic.congestionControl": optional(
+    "vortexPeer.quic.congestionControl",
+    congestionControl,
+    String,
+  ),
+  "vortexPeer.quic.udpPayloadSize": optional(
+    "vortexPeer.quic.udpPayloadSize",
+    integer(1200, 16_383),
+    String,
+  ),
   "vortexPeer.quic.streamWindow": optional("vortexPeer.quic.streamWindow", flowWindow, String),
-  "vortexPeer.quic.connectionWindow": optional("vortexPeer.quic.connectionWindow", flowWindow, String),
-  "vortexPeer.quic.socketBuffer": optional("vortexPeer.quic.socketBuffer", integer(4096, 2 ** 30), String),
+  "vortexPeer.quic.connectionWindow": optional(
+    "vortexPeer.quic.connectionWindow",
+    flowWindow,
+    String,
+  ),
+  "vortexPeer.quic.socketBuffer": optional(
+    "vortexPeer.quic.socketBuffer",
+    integer(4096, 2 ** 30),
+    String,
+  ),
   "vortexPeer.quic.ackThreshold": optional("vortexPeer.quic.ackThreshold", integer(1, 64), String),
 };
 
@@ -104,7 +161,9 @@ function formatPatience(milliseconds: number): string {
 
 /** The names of all values within `T`, sections joined by dots. */
 type Names<T, Prefix extends string = ""> = {
-  [Key in keyof T & string]: T[Key] extends Value ? `${Prefix}${Key}` : Names<T[Key], `${Prefix}${Key}.`>;
+  [Key in keyof T & string]: T[Key] extends Value
+    ? `${Prefix}${Key}`
+    : Names<T[Key], `${Prefix}${Key}.`>;
 }[keyof T & string];
 
 type Value = string | number | boolean | readonly string[] | undefined;

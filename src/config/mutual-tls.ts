@@ -12,5 +12,7 @@ export interface MutualTls {
 
 /** The names of the files for mutual TLS. Undefined unless all are given: stock Dragonfly takes fewer for none. */
 export function mutualTlsFiles({ caCert, cert, key }: MutualTlsFiles): MutualTls | undefined {
-  return caCert === undefined || cert === undefined || key === undefined ? undefined : { ca: caCert, cert, key };
+  return caCert === undefined || cert === undefined || key === undefined
+    ? undefined
+    : { ca: caCert, cert, key };
 }

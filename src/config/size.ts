@@ -10,7 +10,18 @@ const units: Record<string, number> = {
 };
 
 /** Units to write sizes in, the longest first. */
-const written: readonly string[] = ["PiB", "PB", "TiB", "TB", "GiB", "GB", "MiB", "MB", "KiB", "kB"];
+const written: readonly string[] = [
+  "PiB",
+  "PB",
+  "TiB",
+  "TB",
+  "GiB",
+  "GB",
+  "MiB",
+  "MB",
+  "KiB",
+  "kB",
+];
 
 /**
  * Bytes in a size as people write it: a number, alone or with a unit of powers of 1000 (`50GB`, `50G`) or of 1024 (`50GiB`,
@@ -35,5 +46,10 @@ export function formatSize(bytes: number): string {
 
 function prefixed(prefix: string, power: number): Record<string, number> {
   const [decimal, binary] = [1000 ** power, 1024 ** power];
-  return { [prefix]: decimal, [`${prefix}b`]: decimal, [`${prefix}i`]: binary, [`${prefix}ib`]: binary };
+  return {
+    [prefix]: decimal,
+    [`${prefix}b`]: decimal,
+    [`${prefix}i`]: binary,
+    [`${prefix}ib`]: binary,
+  };
 }

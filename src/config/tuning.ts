@@ -3,8 +3,14 @@ import type { Config } from "./sections.ts";
 
 /** How a configuration says that QUIC behaves, for fetching and for serving. */
 export function quicTuning({ vortexPeer }: Config): QuicTuning {
-  const { congestionControl, udpPayloadSize, streamWindow, connectionWindow, socketBuffer, ackThreshold } =
-    vortexPeer.quic;
+  const {
+    congestionControl,
+    udpPayloadSize,
+    streamWindow,
+    connectionWindow,
+    socketBuffer,
+    ackThreshold,
+  } = vortexPeer.quic;
   return {
     ...(congestionControl !== undefined && { congestionControl }),
     ...(udpPayloadSize !== undefined && { udpPayloadSize }),

@@ -28,7 +28,9 @@ function misspelt(input: unknown, path: readonly string[]): Problem[] {
     // A key of an empty value is one that a template leaves open.
     if (value === null || value === undefined) return [];
     const meant = [...known].find((name) => resembles(key, name));
-    return meant === undefined ? [] : [{ path: [...path, key], value, expected: `has no effect: expected ${meant}` }];
+    return meant === undefined
+      ? []
+      : [{ path: [...path, key], value, expected: `has no effect: expected ${meant}` }];
   });
 }
 
@@ -44,7 +46,11 @@ function overruled(input: unknown): Problem[] {
     if (first === undefined) return [];
     return others
       .filter(({ value }) => JSON.stringify(value) !== JSON.stringify(first.value))
-      .map(({ path, value }) => ({ path, value, expected: `has no effect: ${first.path.join(".")} counts` }));
+      .map(({ path, value }) => ({
+        path,
+        value,
+        expected: `has no effect: ${first.path.join(".")} counts`,
+      }));
   });
 }
 
@@ -69,11 +75,16 @@ function incomplete(input: unknown): Problem[] {
 /** The names that are read in a section, of values and of sections. */
 function knownKeys(path: readonly string[]): ReadonlySet<string> {
   const paths = configKeys.flatMap((key) => keys[key].paths);
-  const within = paths.filter((each) => each.length > path.length && path.every((name, depth) => each[depth] === name));
+  const within = paths.filter(
+    (each) => each.length > path.length && path.every((name, depth) => each[depth] === name),
+  );
   return new Set(within.map((each) => each[path.length] ?? ""));
 }
 
-function sectionAt(input: unknown, path: readonly string[]): Readonly<Record<string, unknown>> | undefined {
+function sectionAt(
+  input: unknown,
+  path: readonly string[],
+): Readonly<Record<string, unknown>> | undefined {
   const found = valueAt(input, path);
   return "value" in found && isSection(found.value) ? found.value : undefined;
 }
@@ -99,8 +110,16 @@ function distance(one: string, other: string): number {
     const current = [row];
     for (let column = 1; column <= other.length; column++) {
       const differs = one[row - 1] === other[column - 1] ? 0 : 1;
-      let least = Math.min((last[column] ?? 0) + 1, (current[column - 1] ?? 0) + 1, (last[column - 1] ?? 0) + differs);
-      const swapped = row > 1 && column > 1 && one[row - 1] === other[column - 2] && one[row - 2] === other[column - 1];
+      let least = Math.min(
+        (last[column] ?? 0) + 1,
+        (current[column - 1] ?? 0) + 1,
+        (last[column - 1] ?? 0) + differs,
+      );
+      const swapped =
+        row > 1 &&
+        column > 1 &&
+        one[row - 1] === other[column - 2] &&
+        one[row - 2] === other[column - 1];
       if (swapped) least = Math.min(least, (beforeLast[column - 2] ?? 0) + 1);
       current.push(least);
     }

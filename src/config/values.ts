@@ -4,7 +4,11 @@ import { parseDuration } from "./duration.ts";
 import { parseSize } from "./size.ts";
 
 /** An integer within `least` and `greatest`. */
-export function integer(least: number, greatest: number, what = "an integer"): v.GenericSchema<unknown, number> {
+export function integer(
+  least: number,
+  greatest: number,
+  what = "an integer",
+): v.GenericSchema<unknown, number> {
   const expected = `expected ${what} from ${least} to ${greatest}`;
   return v.pipe(
     v.number(expected),
@@ -80,7 +84,9 @@ export function parseValues<T>(
   const checked = check(schema, input, []);
   if ("value" in checked) return checked.value;
   const { problems } = checked;
-  const message = problems.map(({ path, value, expected }) => `${nameOf(path)} ${show(value)}: ${expected}`).join("; ");
+  const message = problems
+    .map(({ path, value, expected }) => `${nameOf(path)} ${show(value)}: ${expected}`)
+    .join("; ");
   throw new VortexError("InvalidArgument", message, { cause: problems });
 }
 
@@ -103,7 +109,12 @@ export function check<T>(
 
 /** The value as its writer knows it, short enough for one line. */
 export function show(value: unknown): string {
-  const text = typeof value === "object" && value !== null ? (Array.isArray(value) ? "[…]" : "{…}") : literal(value);
+  const text =
+    typeof value === "object" && value !== null
+      ? Array.isArray(value)
+        ? "[…]"
+        : "{…}"
+      : literal(value);
   return text.length > 80 ? `${text.slice(0, 77)}…` : text;
 }
 
@@ -112,13 +123,15 @@ function literal(value: unknown): string {
 }
 
 function patienceSchema(): v.GenericSchema<unknown, number> {
-  const expected = "expected 0 for none, or a duration from 1ms to 1d with its unit, such as 60s or 5m";
+  const expected =
+    "expected 0 for none, or a duration from 1ms to 1d with its unit, such as 60s or 5m";
   return v.pipe(
     v.union([v.string(), v.literal(0)], expected),
     v.rawTransform(({ dataset, addIssue, NEVER }) => {
       const { value } = dataset;
       const milliseconds = value === 0 || value === "0" ? 0 : parseDuration(value);
-      if (milliseconds !== undefined && milliseconds <= 24 * 3600 * 1000) return Math.round(milliseconds);
+      if (milliseconds !== undefined && milliseconds <= 24 * 3600 * 1000)
+        return Math.round(milliseconds);
       addIssue({ message: expected });
       return NEVER;
     }),
@@ -126,7 +139,8 @@ function patienceSchema(): v.GenericSchema<unknown, number> {
 }
 
 function bandwidthSchema(): v.GenericSchema<unknown, number> {
-  const expected = "expected bytes a second, at least 1, as a number or with a unit, such as 50GB or 50GiB";
+  const expected =
+    "expected bytes a second, at least 1, as a number or with a unit, such as 50GB or 50GiB";
   return v.pipe(
     v.union([v.string(), v.number()], expected),
     v.rawTransform(({ dataset, addIssue, NEVER }) => {
@@ -147,7 +161,13 @@ export function valueAt(
   for (const [depth, key] of path.entries()) {
     if (section === undefined || section === null) return {};
     if (!isSection(section)) {
-      return { problem: { path: path.slice(0, depth), value: section, expected: "expected keys with values" } };
+      return {
+        problem: {
+          path: path.slice(0, depth),
+          value: section,
+          expected: "expected keys with values",
+        },
+      };
     }
     section = Object.hasOwn(section, key) ? section[key] : undefined;
   }

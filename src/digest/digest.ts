@@ -30,7 +30,10 @@ export function parseDigest(text: string): Digest {
   const colon = text.indexOf(":");
   const algorithm = text.slice(0, colon);
   if (!isAlgorithm(algorithm)) {
-    throw new VortexError("InvalidArgument", `digest "${clip(text)}": expected crc32:, sha256: or sha512:`);
+    throw new VortexError(
+      "InvalidArgument",
+      `digest "${clip(text)}": expected crc32:, sha256: or sha512:`,
+    );
   }
   const raw = text.slice(colon + 1);
   const encoded = algorithm === "crc32" ? raw : raw.toLowerCase();
@@ -42,7 +45,11 @@ export function parseDigest(text: string): Digest {
 }
 
 /** `algorithm:encoded` over whole `content`, as {@link parseDigest} reads it. */
-export function digestOf(algorithm: DigestAlgorithm, content: Uint8Array, hashers: HasherFactory): string {
+export function digestOf(
+  algorithm: DigestAlgorithm,
+  content: Uint8Array,
+  hashers: HasherFactory,
+): string {
   const hasher = hashers(algorithm);
   hasher.update(content);
   return `${algorithm}:${hasher.encode()}`;

@@ -26,7 +26,8 @@ export const portableHashers: HasherFactory = (algorithm) => {
     update: (chunk) => {
       hash.update(chunk);
     },
-    encode: () => Array.from(hash.clone().digest(), (byte) => byte.toString(16).padStart(2, "0")).join(""),
+    encode: () =>
+      Array.from(hash.clone().digest(), (byte) => byte.toString(16).padStart(2, "0")).join(""),
   };
 };
 

@@ -14,7 +14,11 @@ export interface CoveredMetadata {
  * length (64 bits each), all big-endian, and the characters of the content digest. Stock peers use crc32. Source:
  * dragonfly-client 1.2.1, `DownloadPieceResponse.digest`.
  */
-export function metadataDigest(algorithm: DigestAlgorithm, piece: CoveredMetadata, hashers: HasherFactory): string {
+export function metadataDigest(
+  algorithm: DigestAlgorithm,
+  piece: CoveredMetadata,
+  hashers: HasherFactory,
+): string {
   const text = new TextEncoder().encode(piece.digest);
   const bytes = new Uint8Array(20 + text.length);
   const view = new DataView(bytes.buffer);

@@ -29,7 +29,9 @@ export function digestOfHeader(value: string): string | undefined {
 
 function hexDigest(algorithm: string, base64: string): string | undefined {
   try {
-    const hex = Array.from(atob(base64), (character) => character.charCodeAt(0).toString(16).padStart(2, "0")).join("");
+    const hex = Array.from(atob(base64), (character) =>
+      character.charCodeAt(0).toString(16).padStart(2, "0"),
+    ).join("");
     return parseDigest(`${algorithm}:${hex}`) && `${algorithm}:${hex}`;
   } catch (error) {
     // A peer's malformed header tells nothing.

@@ -141,15 +141,24 @@ export class PacketDecoder {
     if (kindOfRequest(header.tag) !== undefined) {
       // A request has one length only, so a wrong one is refused without waiting for its bytes.
       if (header.length !== REQUEST_LENGTH) {
-        throw new VortexError("InvalidLength", `request of ${header.length} bytes: expected ${REQUEST_LENGTH}`);
+        throw new VortexError(
+          "InvalidLength",
+          `request of ${header.length} bytes: expected ${REQUEST_LENGTH}`,
+        );
       }
     } else if (kindOfContent(header.tag) !== undefined) {
       if (header.length < METADATA_PREFIX_LENGTH) {
-        throw new VortexError("InvalidPacket", `content packet of ${header.length} bytes has no metadata length`);
+        throw new VortexError(
+          "InvalidPacket",
+          `content packet of ${header.length} bytes has no metadata length`,
+        );
       }
     } else if (header.tag === Tag.Close) {
       if (header.length !== 0) {
-        throw new VortexError("InvalidLength", `close packet with ${header.length} bytes: expected none`);
+        throw new VortexError(
+          "InvalidLength",
+          `close packet with ${header.length} bytes: expected none`,
+        );
       }
     } else if (header.tag === Tag.Error) {
       this.#bound("error message", header.length - 1, this.#limits.errorMessage);
@@ -161,7 +170,10 @@ export class PacketDecoder {
 
   #bound(what: string, length: number, limit: number): void {
     if (length > limit) {
-      throw new VortexError("LimitExceeded", `${what} of ${length} bytes announced: the limit is ${limit}`);
+      throw new VortexError(
+        "LimitExceeded",
+        `${what} of ${length} bytes announced: the limit is ${limit}`,
+      );
     }
   }
 

@@ -26,12 +26,31 @@ const ALERT_LENGTH = 7;
  */
 export function foreignProtocol(head: Uint8Array): ForeignProtocol | undefined {
   if (HTTP1.every((byte, at) => head[at] === byte)) return "HTTP/1";
-  const [first, second, third = 0, fourth, fifth, ...stream] = head.subarray(0, FOREIGN_HEAD_LENGTH);
-  if (head.length === ALERT_LENGTH && first === ALERT && second === 3 && fourth === 0 && fifth === 2) return "TLS";
+  const [first, second, third = 0, fourth, fifth, ...stream] = head.subarray(
+    0,
+    FOREIGN_HEAD_LENGTH,
+  );
+  if (
+    head.length === ALERT_LENGTH &&
+    first === ALERT &&
+    second === 3 &&
+    fourth === 0 &&
+    fifth === 2
+  )
+    return "TLS";
   // Frames of at most 255 bytes, without flags, on stream 0. A Vortex header ends after one byte of the stream's number.
-  if (first !== 0 || second !== 0 || fifth !== 0 || stream.length === 0 || stream.some((byte) => byte !== 0)) {
+  if (
+    first !== 0 ||
+    second !== 0 ||
+    fifth !== 0 ||
+    stream.length === 0 ||
+    stream.some((byte) => byte !== 0)
+  ) {
     return undefined;
   }
-  const fits = fourth === SETTINGS ? third % SETTING_LENGTH === 0 : fourth === GOAWAY && third >= GOAWAY_LENGTH;
+  const fits =
+    fourth === SETTINGS
+      ? third % SETTING_LENGTH === 0
+      : fourth === GOAWAY && third >= GOAWAY_LENGTH;
   return fits ? "HTTP/2" : undefined;
 }

@@ -14,7 +14,12 @@ export const METADATA_FIXED_LENGTH = 45;
 export const METADATA_PREFIX_LENGTH = 4;
 
 /** Codes of error packets. 4 to 255 are reserved. */
-export const RemoteErrorCode = { Unknown: 0, InvalidArgument: 1, NotFound: 2, Internal: 3 } as const;
+export const RemoteErrorCode = {
+  Unknown: 0,
+  InvalidArgument: 1,
+  NotFound: 2,
+  Internal: 3,
+} as const;
 
 /** Asks for one piece. */
 export interface DownloadPiecePacket {
@@ -75,7 +80,12 @@ export interface ReservedPacket {
 }
 
 /** Any of the eleven kinds of Vortex packet: four requests, four contents, close, error, reserved. */
-export type Packet = DownloadPiecePacket | PieceContentPacket | ClosePacket | ErrorPacket | ReservedPacket;
+export type Packet =
+  | DownloadPiecePacket
+  | PieceContentPacket
+  | ClosePacket
+  | ErrorPacket
+  | ReservedPacket;
 
 /** The six bytes before every value. */
 export interface Header {
@@ -141,12 +151,18 @@ export function encodePacket(packet: Packet): Uint8Array {
  */
 export function decodePacket(bytes: Uint8Array): Packet {
   if (bytes.length < HEADER_LENGTH) {
-    throw new VortexError("InvalidPacket", `packet of ${bytes.length} bytes: a header alone has ${HEADER_LENGTH}`);
+    throw new VortexError(
+      "InvalidPacket",
+      `packet of ${bytes.length} bytes: a header alone has ${HEADER_LENGTH}`,
+    );
   }
   const header = decodeHeader(bytes);
   const value = bytes.subarray(HEADER_LENGTH);
   if (value.length !== header.length) {
-    throw new VortexError("InvalidLength", `value of ${value.length} bytes, announced as ${header.length}`);
+    throw new VortexError(
+      "InvalidLength",
+      `value of ${value.length} bytes, announced as ${header.length}`,
+    );
   }
   return decodeValue(header, value);
 }
@@ -163,7 +179,10 @@ export function decodeValue(header: Header, value: Uint8Array): Packet {
   const requested = kindOfRequest(tag);
   if (requested !== undefined) {
     if (value.length !== REQUEST_LENGTH) {
-      throw new VortexError("InvalidLength", `request of ${value.length} bytes: expected ${REQUEST_LENGTH}`);
+      throw new VortexError(
+        "InvalidLength",
+        `request of ${value.length} bytes: expected ${REQUEST_LENGTH}`,
+      );
     }
     return {
       type: "download-piece",
@@ -176,7 +195,10 @@ export function decodeValue(header: Header, value: Uint8Array): Packet {
   const kind = kindOfContent(tag);
   if (kind !== undefined) {
     if (value.length < METADATA_PREFIX_LENGTH) {
-      throw new VortexError("InvalidPacket", `content packet of ${value.length} bytes: no room for a metadata length`);
+      throw new VortexError(
+        "InvalidPacket",
+        `content packet of ${value.length} bytes: no room for a metadata length`,
+      );
     }
     const metadataLength = viewOf(value).getUint32(0);
     if (value.length !== METADATA_PREFIX_LENGTH + metadataLength) {
@@ -185,17 +207,30 @@ export function decodeValue(header: Header, value: Uint8Array): Packet {
         `content packet of ${value.length} bytes, with ${metadataLength} bytes of metadata announced`,
       );
     }
-    return { type: "piece-content", id, kind, metadata: decodeMetadata(value.subarray(METADATA_PREFIX_LENGTH)) };
+    return {
+      type: "piece-content",
+      id,
+      kind,
+      metadata: decodeMetadata(value.subarray(METADATA_PREFIX_LENGTH)),
+    };
   }
   switch (tag) {
     case Tag.Close:
       if (value.length > 0) {
-        throw new VortexError("InvalidLength", `close packet with ${value.length} bytes: expected none`);
+        throw new VortexError(
+          "InvalidLength",
+          `close packet with ${value.length} bytes: expected none`,
+        );
       }
       return { type: "close", id };
     case Tag.Error:
       if (value.length < 1) throw new VortexError("InvalidLength", "error packet without a code");
-      return { type: "error", id, code: viewOf(value).getUint8(0), message: decodeText(value.subarray(1), "message") };
+      return {
+        type: "error",
+        id,
+        code: viewOf(value).getUint8(0),
+        message: decodeText(value.subarray(1), "message"),
+      };
     default:
       return { type: "reserved", id, tag, value };
   }
@@ -207,7 +242,10 @@ export function decodeMetadata(bytes: Uint8Array): PieceMetadata {
   let at = 0;
   const take = (count: number, field: string): number => {
     if (count > bytes.length - at) {
-      throw new VortexError("InvalidPacket", `metadata of ${bytes.length} bytes ends inside ${field}`);
+      throw new VortexError(
+        "InvalidPacket",
+        `metadata of ${bytes.length} bytes ends inside ${field}`,
+      );
     }
     at += count;
     return at - count;
@@ -237,7 +275,10 @@ function encodePieceContent({ id, kind, metadata }: PieceContentPacket): Uint8Ar
   requireUnsigned64("offset", metadata.offset);
   requireUnsigned64("length", metadata.length);
   requireUnsigned64("cost", metadata.costSeconds);
-  if (metadata.createdAtSeconds < EARLIEST_CREATED_AT || metadata.createdAtSeconds > LATEST_CREATED_AT) {
+  if (
+    metadata.createdAtSeconds < EARLIEST_CREATED_AT ||
+    metadata.createdAtSeconds > LATEST_CREATED_AT
+  ) {
     throw new VortexError(
       "InvalidArgument",
       `created-at ${metadata.createdAtSeconds}: expected Unix seconds of a date`,
@@ -289,6 +330,9 @@ function decodeText(bytes: Uint8Array, field: string): string {
 
 function requireUnsigned64(name: string, value: bigint): void {
   if (BigInt.asUintN(64, value) !== value) {
-    throw new VortexError("InvalidArgument", `${name} ${value}: expected an unsigned 64-bit integer`);
+    throw new VortexError(
+      "InvalidArgument",
+      `${name} ${value}: expected an unsigned 64-bit integer`,
+    );
   }
 }

@@ -24,7 +24,8 @@ const LAST_PIECE_TAG = Tag.CachePieceContent;
 export function requestTag(kind: PieceKind): number {
   const index = pieceKinds.indexOf(kind);
   // Without this a kind misspelt in plain JavaScript would go out as a close packet.
-  if (index < 0) throw new VortexError("InvalidArgument", `kind "${kind}": expected ${pieceKinds.join(", ")}`);
+  if (index < 0)
+    throw new VortexError("InvalidArgument", `kind "${kind}": expected ${pieceKinds.join(", ")}`);
   return index * 2;
 }
 

@@ -19,12 +19,22 @@ export interface ServerFiles {
  * @throws `InvalidArgument` when the configuration names these files and what they hold is not given: that is no reason to serve
  * everybody
  */
-export function serverOptions(config: Config, { mutual }: ServerFiles = {}): Omit<StorageServerOptions, "store"> {
+export function serverOptions(
+  config: Config,
+  { mutual }: ServerFiles = {},
+): Omit<StorageServerOptions, "store"> {
   const { host, upload, storage, vortexPeer } = config;
   if (mutual === undefined && mutualTlsFiles(upload.server) !== undefined) {
-    throw new VortexError("InvalidArgument", "upload.server names a certificate: expected what its files hold, too");
+    throw new VortexError(
+      "InvalidArgument",
+      "upload.server names a certificate: expected what its files hold, too",
+    );
   }
-  const tls: TlsServerOptions | undefined = mutual && { cert: mutual.cert, key: mutual.key, clientCa: mutual.ca };
+  const tls: TlsServerOptions | undefined = mutual && {
+    cert: mutual.cert,
+    key: mutual.key,
+    clientCa: mutual.ca,
+  };
   return {
     ...(storage.server.ip !== undefined && { host: storage.server.ip }),
     quic: { port: storage.server.quicPort, ...quicTuning(config) },

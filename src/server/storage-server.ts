@@ -119,31 +119,52 @@ export class StorageServer {
    * Rejects with `InvalidArgument`, `AddressInUse` or `Unavailable`, and with `StorageFailed` when the kept certificate cannot be
    * read or written; then nothing is left listening.
    */
-  static async start(options: StorageServerOptions, bindings: ServerBindings): Promise<StorageServer> {
+  static async start(
+    options: StorageServerOptions,
+    bindings: ServerBindings,
+  ): Promise<StorageServer> {
     const { store, host = "0.0.0.0", quic, tcp, grpc, tls = {} } = options;
     const settings = serverSettings(options, bindings.runtime);
     if (quic === undefined && tcp === undefined && grpc === undefined) {
-      throw new VortexError("InvalidArgument", "nothing to serve: expected quic, tcp or grpc with a port");
+      throw new VortexError(
+        "InvalidArgument",
+        "nothing to serve: expected quic, tcp or grpc with a port",
+      );
     }
     const started: ProtocolServer[] = [];
     const addresses: { quic?: Address; tcp?: Address; grpc?: Address } = {};
     let identity: TlsIdentity | undefined;
     const listen = async (transport: Transport, port: number): Promise<VortexServer> => {
-      const server = await VortexServer.listen(transport, { host, port }, store, bindings.runtime, settings);
+      const server = await VortexServer.listen(
+        transport,
+        { host, port },
+        store,
+        bindings.runtime,
+        settings,
+      );
       started.push(server);
       return server;
     };
     try {
       // One identity for every protocol, so that clients pin one fingerprint.
-      if (quic !== undefined || grpc?.tls === true) identity = await bindings.identities.ofServer(tls);
+      if (quic !== undefined || grpc?.tls === true)
+        identity = await bindings.identities.ofServer(tls);
       const shown = { ...identity, ...(tls.clientCa !== undefined && { clientCa: tls.clientCa }) };
       if (quic !== undefined)
-        addresses.quic = (await listen(await bindings.quicListener(shown, quic), quic.port)).address;
+        addresses.quic = (
+          await listen(await bindings.quicListener(shown, quic), quic.port)
+        ).address;
       if (tcp !== undefined) addresses.tcp = (await listen(await bindings.tcp(), tcp.port)).address;
       if (grpc !== undefined) {
         const local = { host: grpc.host ?? host, port: grpc.port };
         const shownOverGrpc = grpc.tls === true ? shown : undefined;
-        const server = await bindings.grpcServer(local, store, settings, shownOverGrpc, servingOf(options, addresses));
+        const server = await bindings.grpcServer(
+          local,
+          store,
+          settings,
+          shownOverGrpc,
+          servingOf(options, addresses),
+        );
         started.push(server);
         addresses.grpc = server.address;
       }
@@ -190,13 +211,18 @@ export class StorageServer {
     const servers = this.#secured();
     const before = this.#identity;
     if (servers.length === 0 || before === undefined) {
-      throw new VortexError("Unavailable", "nothing is served over TLS, so there is no certificate to change");
+      throw new VortexError(
+        "Unavailable",
+        "nothing is served over TLS, so there is no certificate to change",
+      );
     }
     if (given === undefined && this.#tls.cert !== undefined) {
-      const message = "the certificate was given with the options: expected another one in its place";
+      const message =
+        "the certificate was given with the options: expected another one in its place";
       throw new VortexError("InvalidArgument", message);
     }
-    const identity = given === undefined ? await this.#identities.make() : this.#identities.check(given);
+    const identity =
+      given === undefined ? await this.#identities.make() : this.#identities.check(given);
     try {
       for (const server of servers) await server.setIdentity(identity);
       await this.#tls.identityStore?.save(identity);

@@ -17,7 +17,12 @@ import {
 } from "../transport/transport.ts";
 import { type ConnectionSlot, ConnectionSlots, NEWCOMERS } from "./admission/connection-slots.ts";
 import { rateLimited } from "./admission/rate-limited.ts";
-import { type ServerOptions, type ServerSettings, serverSettings, withTimeout } from "./admission/upload.ts";
+import {
+  type ServerOptions,
+  type ServerSettings,
+  serverSettings,
+  withTimeout,
+} from "./admission/upload.ts";
 import { exactContent } from "./exact.ts";
 
 /** Serves a store over the Vortex protocol, on one listener. */
@@ -122,7 +127,8 @@ export class VortexServer {
   }
 
   async #serveConnection(connection: Connection): Promise<void> {
-    const refuse = (): void => connection.abort(StreamCode.Busy, "as many connections as there may be");
+    const refuse = (): void =>
+      connection.abort(StreamCode.Busy, "as many connections as there may be");
     const place = this.#places.take(connection.remote.host, refuse);
     if (place === undefined) {
       refuse();
@@ -149,10 +155,22 @@ export class VortexServer {
     let request: DownloadPiecePacket;
     try {
       const reading = readRequest(stream);
-      request = await withTimeout(runtime.clock, requestTimeout, reading, "Stalled", "waiting for a request");
+      request = await withTimeout(
+        runtime.clock,
+        requestTimeout,
+        reading,
+        "Stalled",
+        "waiting for a request",
+      );
     } catch (error) {
       if (!(error instanceof VortexError) || error.kind !== "peer") throw error;
-      await this.#refuse(stream, 0, RemoteErrorCode.InvalidArgument, error.message, expectEnd(stream));
+      await this.#refuse(
+        stream,
+        0,
+        RemoteErrorCode.InvalidArgument,
+        error.message,
+        expectEnd(stream),
+      );
       return;
     }
     if (this.#closing !== undefined) throw new VortexError("Closed", "the server is closing");
@@ -190,23 +208,46 @@ export class VortexServer {
       const failure = VortexError.from(error, "StorageFailed");
       this.#report(failure);
       // What went wrong inside is not the peer's to know.
-      await this.#refuse(stream, request.id, RemoteErrorCode.Internal, "the piece could not be read", requestEnded);
+      await this.#refuse(
+        stream,
+        request.id,
+        RemoteErrorCode.Internal,
+        "the piece could not be read",
+        requestEnded,
+      );
       return { error: failure };
     }
     if (piece === undefined) {
       const name = `${request.kind} piece ${request.number} of task ${request.taskId}`;
       const missing = new VortexError("NotFound", `${name} is not here`);
-      await this.#refuse(stream, request.id, RemoteErrorCode.NotFound, missing.message, requestEnded);
+      await this.#refuse(
+        stream,
+        request.id,
+        RemoteErrorCode.NotFound,
+        missing.message,
+        requestEnded,
+      );
       return { error: missing };
     }
     const { metadata } = piece;
     let left = Number(metadata.length);
     const write = (chunk: Uint8Array, last: boolean): Promise<void> => {
       const writing = last ? stream.writer.end(chunk) : stream.writer.write(chunk);
-      const taking = withTimeout(runtime.clock, stallTimeout, writing, "Stalled", "waiting for the peer to read");
+      const taking = withTimeout(
+        runtime.clock,
+        stallTimeout,
+        writing,
+        "Stalled",
+        "waiting for the peer to read",
+      );
       return pendingWrites.hold(chunk.length, taking);
     };
-    const header = encodePacket({ type: "piece-content", id: request.id, kind: request.kind, metadata });
+    const header = encodePacket({
+      type: "piece-content",
+      id: request.id,
+      kind: request.kind,
+      metadata,
+    });
     await write(header, left === 0);
     const flow = limiter?.flow(network);
     for await (const chunk of exactContent(piece)) {
@@ -217,7 +258,13 @@ export class VortexServer {
       }
     }
     // Over TCP the connection ends with its answer, but not before the peer has taken all of it and ended its side.
-    await withTimeout(runtime.clock, stallTimeout, requestEnded, "Stalled", "waiting for the end of the request");
+    await withTimeout(
+      runtime.clock,
+      stallTimeout,
+      requestEnded,
+      "Stalled",
+      "waiting for the end of the request",
+    );
     return { bytes: Number(piece.metadata.length) };
   }
 
@@ -251,7 +298,13 @@ export class VortexServer {
       "waiting for the peer to read",
     );
     // Giving up what is left of the request would, over TCP, take the answer with it.
-    await withTimeout(runtime.clock, stallTimeout, requestEnded, "Stalled", "waiting for the end of the request");
+    await withTimeout(
+      runtime.clock,
+      stallTimeout,
+      requestEnded,
+      "Stalled",
+      "waiting for the end of the request",
+    );
   }
 
   #report(error: VortexError): void {
@@ -305,7 +358,10 @@ async function readRequest(stream: ByteStream): Promise<DownloadPiecePacket> {
     const packet = decoder.next();
     if (packet !== undefined) {
       if (packet.type !== "download-piece") {
-        throw new VortexError("ProtocolViolation", `expected a request for a piece, got ${packet.type}`);
+        throw new VortexError(
+          "ProtocolViolation",
+          `expected a request for a piece, got ${packet.type}`,
+        );
       }
       if (decoder.midPacket) throw new VortexError("ProtocolViolation", "bytes follow the request");
       return packet;
@@ -329,7 +385,11 @@ const NOWHERE = new Uint8Array(1024);
 async function expectEnd({ reader }: ByteStream): Promise<void> {
   try {
     let dropped = 0;
-    for (let chunk = await reader.read(NOWHERE); chunk !== undefined; chunk = await reader.read(NOWHERE)) {
+    for (
+      let chunk = await reader.read(NOWHERE);
+      chunk !== undefined;
+      chunk = await reader.read(NOWHERE)
+    ) {
       dropped += chunk.length;
       if (dropped > DROPPED) return reader.cancel(StreamCode.Violation);
     }

@@ -2,7 +2,14 @@ import { digestOf } from "../digest/digest.ts";
 import type { HasherFactory } from "../digest/hasher.ts";
 import { portableHashers } from "../digest/hasher.ts";
 import { VortexError } from "../errors.ts";
-import { type PieceKind, type PieceMetadata, pieceExtent, planTask, requireInteger, type TaskPlan } from "../piece.ts";
+import {
+  type PieceKind,
+  type PieceMetadata,
+  pieceExtent,
+  planTask,
+  requireInteger,
+  type TaskPlan,
+} from "../piece.ts";
 import { PieceFeed } from "./piece-feed.ts";
 import type { PieceStore, StoredPiece, StoredPieceRequest, StoredTask } from "./store.ts";
 
@@ -37,7 +44,10 @@ export interface GrowingTask {
 
 interface Entry {
   readonly task: StoredTask;
-  readonly pieces: ReadonlyMap<number, { readonly metadata: PieceMetadata; readonly content: Uint8Array }>;
+  readonly pieces: ReadonlyMap<
+    number,
+    { readonly metadata: PieceMetadata; readonly content: Uint8Array }
+  >;
 }
 
 /**
@@ -99,7 +109,8 @@ export class MemoryPieceStore implements PieceStore {
       metadata,
       async *read(range) {
         const end = Math.min(range?.end ?? content.length, content.length);
-        for (let at = range?.start ?? 0; at < end; at += CHUNK) yield content.subarray(at, Math.min(at + CHUNK, end));
+        for (let at = range?.start ?? 0; at < end; at += CHUNK)
+          yield content.subarray(at, Math.min(at + CHUNK, end));
       },
     };
   }
@@ -133,7 +144,8 @@ export class MemoryPieceStore implements PieceStore {
         requireInteger("piece number", number, 0, plan.pieceCount - 1);
         const { offset, length } = pieceExtent(plan, number);
         requireInteger(`length of piece ${number}`, content.length, length, length);
-        if (pieces.has(number)) throw new VortexError("InvalidArgument", `piece ${number} is there already`);
+        if (pieces.has(number))
+          throw new VortexError("InvalidArgument", `piece ${number} is there already`);
         if (feed.failed) throw new VortexError("Closed", `task ${taskId} was given up`);
         const metadata = {
           number,

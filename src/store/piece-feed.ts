@@ -62,7 +62,11 @@ export class PieceFeed {
   }
 
   /** See `StoredTask.watch`. */
-  async *watch({ signal }: { readonly signal: AbortSignal }): AsyncGenerator<PieceMetadata, void, void> {
+  async *watch({
+    signal,
+  }: {
+    readonly signal: AbortSignal;
+  }): AsyncGenerator<PieceMetadata, void, void> {
     const there = this.#log.length;
     // More may have come before the next is asked for, among those that are still to be told.
     for (
@@ -103,7 +107,8 @@ export class PieceFeed {
     let [low, high] = [0, this.#sorted.length];
     while (low < high) {
       const middle = (low + high) >>> 1;
-      if ((this.#sorted[middle]?.piece.number ?? Number.POSITIVE_INFINITY) < number) low = middle + 1;
+      if ((this.#sorted[middle]?.piece.number ?? Number.POSITIVE_INFINITY) < number)
+        low = middle + 1;
       else high = middle;
     }
     return low;

@@ -6,9 +6,15 @@ export interface PieceStore {
    * The piece, or undefined when the store does not have it. May reject: the peer then hears of an internal error, without
    * its details.
    */
-  getPiece(request: StoredPieceRequest, options?: { readonly signal?: AbortSignal }): Promise<StoredPiece | undefined>;
+  getPiece(
+    request: StoredPieceRequest,
+    options?: { readonly signal?: AbortSignal },
+  ): Promise<StoredPiece | undefined>;
   /** What is known of the task, or undefined when the store does not have it. */
-  getTask(taskId: string, options?: { readonly signal?: AbortSignal }): Promise<StoredTask | undefined>;
+  getTask(
+    taskId: string,
+    options?: { readonly signal?: AbortSignal },
+  ): Promise<StoredTask | undefined>;
 }
 
 /** Names a piece in a store. Whatever a peer sent: any text, any number. */

@@ -163,7 +163,8 @@ export class Agreement {
     gone: (parent: string) => boolean,
     all: boolean,
   ): Question | undefined {
-    const { busy, failed, first, firstAt, latestAt, covered, last, count, group } = this.#of(parent);
+    const { busy, failed, first, firstAt, latestAt, covered, last, count, group } =
+      this.#of(parent);
     if (busy || failed) return undefined;
     const from = Math.max(firstAt, covered);
     if (first !== undefined && (all ? (last?.at ?? 0) : latestAt) > from && offers(first.number)) {
@@ -175,9 +176,16 @@ export class Agreement {
       if (question !== undefined) return question;
     }
     for (const [source, other] of this.#standings) {
-      if (source === parent || isCovered(other) || other.group !== group || other.last === undefined) continue;
+      if (
+        source === parent ||
+        isCovered(other) ||
+        other.group !== group ||
+        other.last === undefined
+      )
+        continue;
       const { number } = other.last.piece;
-      if (!(other.failed || gone(source)) || this.#of(parent).asked.has(number) || !offers(number)) continue;
+      if (!(other.failed || gone(source)) || this.#of(parent).asked.has(number) || !offers(number))
+        continue;
       return this.#ask(parent, this.#claimsOf([number]));
     }
     return undefined;
@@ -202,7 +210,8 @@ export class Agreement {
       this.#join(standing.group, other.group);
     }
     // A parent that does not have its own piece any more is not asked for it again.
-    if (same.length === 0 && claims.every(({ source }) => source === parent)) standing.failed = true;
+    if (same.length === 0 && claims.every(({ source }) => source === parent))
+      standing.failed = true;
   }
 
   /** The question failed. */
@@ -223,14 +232,20 @@ export class Agreement {
   get #isEarlierConfirmed(): boolean {
     const earlier = this.#standings.get(EARLIER);
     if (earlier === undefined || earlier.count === 0) return true;
-    return [...this.#standings].some(([source, { group }]) => source !== EARLIER && group === earlier.group);
+    return [...this.#standings].some(
+      ([source, { group }]) => source !== EARLIER && group === earlier.group,
+    );
   }
 
   /** Pieces of sources that are not known to have the content of this parent. */
   #strangers(parent: string, offers: (number: number) => boolean): readonly Claim[] {
     const { group, asked } = this.#of(parent);
-    const others = [...this.#standings.values()].some((other) => other.count > 0 && other.group !== group);
-    return others ? this.#claims(offers, asked, ({ source }) => this.#of(source).group !== group) : [];
+    const others = [...this.#standings.values()].some(
+      (other) => other.count > 0 && other.group !== group,
+    );
+    return others
+      ? this.#claims(offers, asked, ({ source }) => this.#of(source).group !== group)
+      : [];
   }
 
   /** The oldest, the newest and a random one of the pieces here that fit, and that were not asked about. */
@@ -251,7 +266,14 @@ export class Agreement {
         const number = this.#order[at];
         if (number === undefined) break;
         const held = this.#held.get(number);
-        if (held === undefined || found.has(number) || asked.has(number) || !fits(held) || !offers(number)) continue;
+        if (
+          held === undefined ||
+          found.has(number) ||
+          asked.has(number) ||
+          !fits(held) ||
+          !offers(number)
+        )
+          continue;
         found.add(number);
         break;
       }
@@ -272,7 +294,8 @@ export class Agreement {
   }
 
   #join(one: string, other: string): void {
-    for (const standing of this.#standings.values()) if (standing.group === other) standing.group = one;
+    for (const standing of this.#standings.values())
+      if (standing.group === other) standing.group = one;
   }
 
   #of(source: string): Standing {

@@ -90,7 +90,10 @@ export class Comparison {
   }
 
   /** Asks a parent for a piece that is wanted. Resolves with the piece, and the position of its announcement among all. */
-  async announce(parent: string, ask: () => Promise<Piece>): Promise<{ readonly piece: Piece; readonly at: number }> {
+  async announce(
+    parent: string,
+    ask: () => Promise<Piece>,
+  ): Promise<{ readonly piece: Piece; readonly at: number }> {
     this.#count(parent, 1);
     try {
       const piece = await ask();
@@ -181,7 +184,9 @@ export class Comparison {
       this.#waiters.add(waiter);
     });
     this.#context.onChange();
-    return untilAborted(changed, signal, "comparing the parents").finally(() => waiter && this.#waiters.delete(waiter));
+    return untilAborted(changed, signal, "comparing the parents").finally(
+      () => waiter && this.#waiters.delete(waiter),
+    );
   }
 
   #count(parent: string, change: 1 | -1): void {
@@ -218,11 +223,17 @@ export class Comparison {
   async #ask(question: Question, last: boolean): Promise<void> {
     const { parent, claims } = question;
     const epoch = this.#epoch;
-    const answers = await Promise.allSettled(claims.map((claim) => this.#compare(parent, claim, last)));
+    const answers = await Promise.allSettled(
+      claims.map((claim) => this.#compare(parent, claim, last)),
+    );
     if (epoch !== this.#epoch) return;
-    const values = answers.map((answer) => (answer.status === "fulfilled" ? answer.value : undefined));
+    const values = answers.map((answer) =>
+      answer.status === "fulfilled" ? answer.value : undefined,
+    );
     const other = values.find((value) => value instanceof VortexError);
-    const broken = answers.find(({ status }) => status === "rejected") as PromiseRejectedResult | undefined;
+    const broken = answers.find(({ status }) => status === "rejected") as
+      | PromiseRejectedResult
+      | undefined;
     if (other === undefined && broken === undefined) {
       this.#agreement.answered(
         question,
@@ -233,7 +244,8 @@ export class Comparison {
     }
     this.#agreement.failed(question);
     if (other !== undefined) this.#context.onDisagreement(parent, other);
-    for (const waiter of this.#waiters) if (waiter.parent === parent) waiter.reject(other ?? broken?.reason);
+    for (const waiter of this.#waiters)
+      if (waiter.parent === parent) waiter.reject(other ?? broken?.reason);
   }
 
   /**
@@ -262,7 +274,11 @@ export class Comparison {
   }
 
   /** The claimed content's digest by an algorithm; undefined when that cannot be told. */
-  async #digestOf(claim: Claim, parent: string, algorithm: DigestAlgorithm): Promise<string | undefined> {
+  async #digestOf(
+    claim: Claim,
+    parent: string,
+    algorithm: DigestAlgorithm,
+  ): Promise<string | undefined> {
     const { layout } = this.#context;
     const { number, digest, source } = claim;
     const claimed = parseDigest(digest);
@@ -276,7 +292,12 @@ export class Comparison {
 }
 
 /** Names a parent, and whose content it contradicts. */
-function differing(parent: string, { number, source }: Claim, expected: string, found: string): string {
+function differing(
+  parent: string,
+  { number, source }: Claim,
+  expected: string,
+  found: string,
+): string {
   if (source === parent) {
     return `the content of ${parent} changed: expected piece ${number} with digest ${expected} as before, got ${found}`;
   }

@@ -44,7 +44,8 @@ export class ContiguousHasher {
     this.#options = options;
     this.#next = options.layout.first;
     const { digest, hashers } = options;
-    this.#hasher = digest === undefined || digest.algorithm === "crc32" ? undefined : hashers(digest.algorithm);
+    this.#hasher =
+      digest === undefined || digest.algorithm === "crc32" ? undefined : hashers(digest.algorithm);
   }
 
   /** The first piece that the frontier has not passed. */
@@ -81,7 +82,11 @@ export class ContiguousHasher {
   async #move(): Promise<void> {
     const { layout, session, onAdvance, onFailure } = this.#options;
     try {
-      for (let crc32 = this.#waiting.get(this.#next); crc32 !== undefined; crc32 = this.#waiting.get(this.#next)) {
+      for (
+        let crc32 = this.#waiting.get(this.#next);
+        crc32 !== undefined;
+        crc32 = this.#waiting.get(this.#next)
+      ) {
         const part = layout.part(this.#next);
         if (part === undefined) break;
         for (let at = 0; this.#hasher !== undefined && at < part.length; ) {

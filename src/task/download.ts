@@ -60,7 +60,9 @@ interface Open {
 
 /** {@link TaskDownloadOptions} with every default filled in. */
 type SettledOptions = TaskDownloadOptions &
-  Required<Pick<TaskDownloadOptions, "concurrentPieceCount" | "pieceTimeout" | "stallTimeout" | "patience">>;
+  Required<
+    Pick<TaskDownloadOptions, "concurrentPieceCount" | "pieceTimeout" | "stallTimeout" | "patience">
+  >;
 
 /**
  * One task on its way from parents to a sink. It connects the parts: the discovery learns what there is, the scheduler says
@@ -130,7 +132,10 @@ export class Download implements TaskDownload {
       );
     }
     if (layout === undefined && source.directory === undefined) {
-      throw new VortexError("InvalidArgument", "parents cannot be asked here: expected contentLength, or pieces");
+      throw new VortexError(
+        "InvalidArgument",
+        "parents cannot be asked here: expected contentLength, or pieces",
+      );
     }
     const ask = layout !== undefined ? "no" : source.speaksApi ? "same-address" : "same-host";
     this.#parents = new Map(
@@ -139,10 +144,16 @@ export class Download implements TaskDownload {
         { ...parent },
       ]),
     );
-    const own = options.rateLimit === undefined ? undefined : new RateLimiter(options.rateLimit, clock);
+    const own =
+      options.rateLimit === undefined ? undefined : new RateLimiter(options.rateLimit, clock);
     this.#limiters = [own, shared.limiter].filter((limiter) => limiter !== undefined);
     // Nothing throws from here on: what has begun has its end.
-    this.#operation = beginOperation(settings.telemetry, { name: "download_task", role: "client", taskId, kind });
+    this.#operation = beginOperation(settings.telemetry, {
+      name: "download_task",
+      role: "client",
+      taskId,
+      kind,
+    });
     this.#discovery = new ParentDiscovery({
       request,
       source,
@@ -183,7 +194,9 @@ export class Download implements TaskDownload {
 
   cancel(reason?: unknown): void {
     this.end(
-      new VortexError("Aborted", `the download of task ${this.#request.taskId} was cancelled`, { cause: reason }),
+      new VortexError("Aborted", `the download of task ${this.#request.taskId} was cancelled`, {
+        cause: reason,
+      }),
     );
   }
 
@@ -198,27 +211,37 @@ export class Download implements TaskDownload {
     const { layout, transfers, scheduler } = this.#open ?? {};
     const routes = scheduler?.routes ?? [];
     const now = this.#clock.now();
-    const patienceLeft = scheduler === undefined ? this.#discovery.patienceLeft(now) : scheduler.patienceLeft(now);
+    const patienceLeft =
+      scheduler === undefined ? this.#discovery.patienceLeft(now) : scheduler.patienceLeft(now);
     const underWay = transfers?.bytes ?? 0;
-    return this.#tally.progress(now, layout, { underWay, routes, paused: this.#paused, patienceLeft });
+    return this.#tally.progress(now, layout, {
+      underWay,
+      routes,
+      paused: this.#paused,
+      patienceLeft,
+    });
   }
 
   async #run(known: TaskLayout | undefined, digest: Digest | undefined): Promise<TaskReport> {
     const { signal } = this.#options;
     const over = (): void => {
-      if (signal !== undefined) this.end(abortedError(signal, `the download of task ${this.#request.taskId}`));
+      if (signal !== undefined)
+        this.end(abortedError(signal, `the download of task ${this.#request.taskId}`));
     };
     const settled = signal && onAbort(signal, over);
     if (signal?.aborted) over();
     try {
       // The caller has the handle before anything happens.
       await undefined;
-      const told = known === undefined ? await this.#discovery.ask() : { layout: known, digest: undefined };
+      const told =
+        known === undefined ? await this.#discovery.ask() : { layout: known, digest: undefined };
       const open = await this.#openSink(told.layout, digest ?? told.digest);
       await this.#transferAll(open);
       return this.#report(open);
     } catch (error) {
-      const failure = (this.#ending.signal.reason as VortexError | undefined) ?? VortexError.from(error, "Internal");
+      const failure =
+        (this.#ending.signal.reason as VortexError | undefined) ??
+        VortexError.from(error, "Internal");
       await this.#close(failure);
       throw failure;
     } finally {
@@ -245,14 +268,18 @@ export class Download implements TaskDownload {
   #piecesAtATime({ longestPiece }: TaskLayout): number {
     const { concurrentPieceCount } = this.#options;
     if (!this.#source.speaksApi) return concurrentPieceCount;
-    return Math.min(concurrentPieceCount, Math.max(1, Math.floor(MAX_MESSAGE_BYTES / longestPiece)));
+    return Math.min(
+      concurrentPieceCount,
+      Math.max(1, Math.floor(MAX_MESSAGE_BYTES / longestPiece)),
+    );
   }
 
   async #openSink(layout: TaskLayout, digest: Digest | undefined): Promise<Open> {
     layout.requirePieces(this.#settings.maxPieceLength);
     const { signal } = this.#ending;
     if (signal.aborted) throw signal.reason;
-    const onSinkFailure = (error: unknown): void => this.end(VortexError.from(error, "StorageFailed"));
+    const onSinkFailure = (error: unknown): void =>
+      this.end(VortexError.from(error, "StorageFailed"));
     const session = await this.#options.to.open(layout, {
       signal,
       digest: digest && formatDigest(digest),
@@ -299,7 +326,8 @@ export class Download implements TaskDownload {
       limiters: this.#limiters,
       signal,
       comparison,
-      ask: ({ parent, protocol, number }, ended) => this.#askParent(parent, protocol, number, ended),
+      ask: ({ parent, protocol, number }, ended) =>
+        this.#askParent(parent, protocol, number, ended),
       onReceived: ({ id, parent }) => {
         this.#received.add(id);
         this.#shared.slots.release(parent, this.#holder);
@@ -316,14 +344,33 @@ export class Download implements TaskDownload {
     const pieceWindow =
       limiters.length === 0
         ? undefined
-        : new PieceWindow({ limiters, pieceLength: layout.longestPiece, span, most, now: this.#clock.now() });
-    const open: Open = { layout, digest, session, scheduler, transfers, comparison, pieceWindow, frontier };
+        : new PieceWindow({
+            limiters,
+            pieceLength: layout.longestPiece,
+            span,
+            most,
+            now: this.#clock.now(),
+          });
+    const open: Open = {
+      layout,
+      digest,
+      session,
+      scheduler,
+      transfers,
+      comparison,
+      pieceWindow,
+      frontier,
+    };
     this.#open = open;
     this.store.open(layout, session);
     return open;
   }
 
-  #frontier(layout: TaskLayout, session: SinkSession, digest: Digest | undefined): ContiguousHasher {
+  #frontier(
+    layout: TaskLayout,
+    session: SinkSession,
+    digest: Digest | undefined,
+  ): ContiguousHasher {
     return new ContiguousHasher({
       layout,
       session,
@@ -344,8 +391,13 @@ export class Download implements TaskDownload {
     for (const parent of this.#parents.values()) {
       const asked = this.#discovery.asks(parent);
       const protocols = this.#source.protocolsOf?.(parent.addresses ?? parent.addr) ?? [undefined];
-      const routes = protocols.map((protocol) => scheduler.addRoute({ parent: parent.name, protocol }, asked));
-      this.#tally.leaveOut(parent.name, this.#source.leftOut?.(parent.addresses ?? parent.addr) ?? []);
+      const routes = protocols.map((protocol) =>
+        scheduler.addRoute({ parent: parent.name, protocol }, asked),
+      );
+      this.#tally.leaveOut(
+        parent.name,
+        this.#source.leftOut?.(parent.addresses ?? parent.addr) ?? [],
+      );
       if (asked) this.#track(this.#discovery.follow(layout, parent, routes));
     }
     let round = this.#nextRound();
@@ -412,7 +464,8 @@ export class Download implements TaskDownload {
     const parents = this.#trials.next({ mismatch: isMismatch, sources });
     if (parents === undefined) return false;
     for (const route of scheduler.routes) {
-      if (isMismatch && sources.includes(route.parent) && !parents.includes(route.parent)) route.note(failure);
+      if (isMismatch && sources.includes(route.parent) && !parents.includes(route.parent))
+        route.note(failure);
     }
     this.#restarting = true;
     this.#finishing = false;
@@ -444,7 +497,8 @@ export class Download implements TaskDownload {
       return;
     }
     this.#trials.setAside(parent);
-    for (const attempt of scheduler.setAside(parent, error, this.#clock.now())) transfers.end(attempt);
+    for (const attempt of scheduler.setAside(parent, error, this.#clock.now()))
+      transfers.end(attempt);
     this.#tell({ type: "parent-left-out", parent, reasons: reasonsOf(scheduler.routesOf(parent)) });
     this.#wake();
   }
@@ -452,7 +506,10 @@ export class Download implements TaskDownload {
   // --- what an earlier download left
 
   /** Counts what an earlier download left and is what it is said to be. */
-  async #compare({ layout, session, scheduler, comparison }: Open, found: readonly SinkPiece[]): Promise<void> {
+  async #compare(
+    { layout, session, scheduler, comparison }: Open,
+    found: readonly SinkPiece[],
+  ): Promise<void> {
     const { signal } = this.#ending;
     const { hashers } = this.#settings.runtime;
     for (const [index, piece] of found.entries()) {
@@ -505,12 +562,16 @@ export class Download implements TaskDownload {
       ...(pieceWindow && { most: pieceWindow.size(now) }),
     });
     for (const attempt of starts) {
-      if (attempt.racer) this.#tell({ type: "race", number: attempt.number, parent: attempt.parent });
+      if (attempt.racer)
+        this.#tell({ type: "race", number: attempt.number, parent: attempt.parent });
       const fetched = this.#fetch(open, attempt).finally(() => this.#fetches.delete(fetched));
       this.#fetches.add(fetched);
       this.#track(fetched);
     }
-    const next = Math.min(wakeAt ?? Number.POSITIVE_INFINITY, pieceWindow?.changesAt ?? Number.POSITIVE_INFINITY);
+    const next = Math.min(
+      wakeAt ?? Number.POSITIVE_INFINITY,
+      pieceWindow?.changesAt ?? Number.POSITIVE_INFINITY,
+    );
     if (failure !== undefined) {
       this.#restarting = true;
       this.#endRound(failure);
@@ -530,7 +591,8 @@ export class Download implements TaskDownload {
     } catch (error) {
       if (!this.#ending.signal.aborted) this.#failed(scheduler, attempt, error);
     } finally {
-      if (!this.#received.delete(attempt.id)) this.#shared.slots.release(attempt.parent, this.#holder);
+      if (!this.#received.delete(attempt.id))
+        this.#shared.slots.release(attempt.parent, this.#holder);
       this.#wake();
     }
   }
@@ -543,7 +605,8 @@ export class Download implements TaskDownload {
     stallTimeout: number = this.#options.stallTimeout,
   ): Promise<Piece> {
     const told = addressOf(this.#parents.get(name));
-    if (told === undefined) throw new VortexError("Internal", `${name} has not announced an address`);
+    if (told === undefined)
+      throw new VortexError("Internal", `${name} has not announced an address`);
     const where = typeof told === "string" ? { addr: told } : { addr: name, addresses: told };
     const { hostId, taskId, kind = "standard" } = this.#request;
     const { pieceTimeout } = this.#options;
@@ -570,14 +633,24 @@ export class Download implements TaskDownload {
     return routes.some((route) => route.mayHave(number) || (last && route.awaited));
   }
 
-  #failed(scheduler: Scheduler, { id, number, route, parent, protocol }: Attempt, error: unknown): void {
+  #failed(
+    scheduler: Scheduler,
+    { id, number, route, parent, protocol }: Attempt,
+    error: unknown,
+  ): void {
     const failure = withAddress(error, parent);
     const verdict = retryDecision(failure);
     if (verdict === "fatal") {
       this.end(failure);
       return;
     }
-    this.#tell({ type: "piece-failed", number, parent, error: failure, ...(protocol && { protocol }) });
+    this.#tell({
+      type: "piece-failed",
+      number,
+      parent,
+      error: failure,
+      ...(protocol && { protocol }),
+    });
     const state = scheduler.route(route);
     const wasOut = state.out;
     const over = scheduler.failed(id, failure, verdict, this.#clock.now());
@@ -599,12 +672,19 @@ export class Download implements TaskDownload {
 
   /** Counts on a parent again that had been left out. */
   #comeBack(parent: string): void {
-    const routes = this.#open?.scheduler.routesOf(parent).filter(({ leftOut }) => leftOut === "useless") ?? [];
+    const routes =
+      this.#open?.scheduler.routesOf(parent).filter(({ leftOut }) => leftOut === "useless") ?? [];
     for (const route of routes) route.comeBack();
     if (routes.length > 0) this.#tellReturn({ parent });
   }
 
-  #tellReturn({ parent, protocol }: { readonly parent: string; readonly protocol?: Protocol | undefined }): void {
+  #tellReturn({
+    parent,
+    protocol,
+  }: {
+    readonly parent: string;
+    readonly protocol?: Protocol | undefined;
+  }): void {
     this.#tell({ type: "parent-back", parent, ...(protocol && { protocol }) });
   }
 

@@ -4,7 +4,13 @@ import { Download } from "./download.ts";
 import { ParentSlots } from "./slots.ts";
 import type { SharedLimits, TaskSettings, TaskSource } from "./source.ts";
 import { StreamSink } from "./stream-sink.ts";
-import type { TaskDownload, TaskDownloadOptions, TaskOptions, TaskRequest, TaskStream } from "./task.ts";
+import type {
+  TaskDownload,
+  TaskDownloadOptions,
+  TaskOptions,
+  TaskRequest,
+  TaskStream,
+} from "./task.ts";
 
 /** Fetches tasks from one source, under common limits. */
 export class TaskFetcher {
@@ -64,7 +70,8 @@ export class TaskFetcher {
   async close(): Promise<void> {
     this.#closed = true;
     const downloads = [...this.#downloads];
-    for (const download of downloads) download.end(new VortexError("Closed", "the downloader is closed"));
+    for (const download of downloads)
+      download.end(new VortexError("Closed", "the downloader is closed"));
     await Promise.allSettled(downloads.map(({ done }) => done));
   }
 }

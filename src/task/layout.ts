@@ -1,6 +1,12 @@
 import { type Digest, parseDigest } from "../digest/digest.ts";
 import { VortexError } from "../errors.ts";
-import { type ByteRange, type PieceKind, pieceLengthFor, planTask, requireInteger } from "../piece.ts";
+import {
+  type ByteRange,
+  type PieceKind,
+  pieceLengthFor,
+  planTask,
+  requireInteger,
+} from "../piece.ts";
 import type { TaskOutline } from "./discovery.ts";
 import type { SinkLayout, SinkPart } from "./sink.ts";
 
@@ -47,7 +53,11 @@ export class TaskLayout implements SinkLayout {
   readonly #beyond: "InvalidArgument" | "LimitExceeded";
 
   private constructor(
-    task: { readonly taskId: string; readonly kind: PieceKind; readonly range?: ByteRange | undefined },
+    task: {
+      readonly taskId: string;
+      readonly kind: PieceKind;
+      readonly range?: ByteRange | undefined;
+    },
     content: Pick<TaskLayout, "contentLength" | "pieceLength" | "pieceCount">,
     pieces: readonly ListedPiece[] | undefined,
     beyond: "InvalidArgument" | "LimitExceeded",
@@ -67,7 +77,10 @@ export class TaskLayout implements SinkLayout {
         ? Math.min(content.pieceLength ?? 0, content.contentLength)
         : pieces.reduce((longest, { length }) => Math.max(longest, length), 0);
     if (this.pieceCount > MAX_PIECES) {
-      throw new VortexError(beyond, `a task of ${this.pieceCount} pieces: expected at most ${MAX_PIECES}`);
+      throw new VortexError(
+        beyond,
+        `a task of ${this.pieceCount} pieces: expected at most ${MAX_PIECES}`,
+      );
     }
     const start = task.range?.start ?? 0;
     const end = task.range?.end ?? this.contentLength;
@@ -84,7 +97,11 @@ export class TaskLayout implements SinkLayout {
    * @throws `InvalidArgument`
    */
   static known(
-    task: { readonly taskId: string; readonly kind: PieceKind; readonly range?: ByteRange | undefined },
+    task: {
+      readonly taskId: string;
+      readonly kind: PieceKind;
+      readonly range?: ByteRange | undefined;
+    },
     { contentLength, pieceLength, pieces }: KnownLayout,
   ): TaskLayout | undefined {
     if (pieces !== undefined) {
@@ -107,19 +124,37 @@ export class TaskLayout implements SinkLayout {
    * `InvalidArgument` for the range
    */
   static announced(
-    task: { readonly taskId: string; readonly kind: PieceKind; readonly range?: ByteRange | undefined },
+    task: {
+      readonly taskId: string;
+      readonly kind: PieceKind;
+      readonly range?: ByteRange | undefined;
+    },
     { contentLength, pieceLength, pieceCount }: TaskOutline,
   ): TaskLayout {
-    const whole = (value: number, least: number): boolean => Number.isSafeInteger(value) && value >= least;
-    if (!whole(contentLength, 0) || !whole(pieceLength, 1) || Math.ceil(contentLength / pieceLength) !== pieceCount) {
+    const whole = (value: number, least: number): boolean =>
+      Number.isSafeInteger(value) && value >= least;
+    if (
+      !whole(contentLength, 0) ||
+      !whole(pieceLength, 1) ||
+      Math.ceil(contentLength / pieceLength) !== pieceCount
+    ) {
       const message = `a task of ${contentLength} bytes in ${pieceCount} pieces of ${pieceLength} announced`;
       throw new VortexError("ProtocolViolation", message);
     }
-    return new TaskLayout(task, { contentLength, pieceLength, pieceCount }, undefined, "LimitExceeded");
+    return new TaskLayout(
+      task,
+      { contentLength, pieceLength, pieceCount },
+      undefined,
+      "LimitExceeded",
+    );
   }
 
   static #listed(
-    task: { readonly taskId: string; readonly kind: PieceKind; readonly range?: ByteRange | undefined },
+    task: {
+      readonly taskId: string;
+      readonly kind: PieceKind;
+      readonly range?: ByteRange | undefined;
+    },
     pieces: readonly ListedPiece[],
     contentLength: number | undefined,
   ): TaskLayout {
@@ -136,13 +171,18 @@ export class TaskLayout implements SinkLayout {
       offset += piece.length;
     }
     if (contentLength !== undefined && contentLength !== offset) {
-      throw new VortexError("InvalidArgument", `contentLength ${contentLength}: the pieces have ${offset} bytes`);
+      throw new VortexError(
+        "InvalidArgument",
+        `contentLength ${contentLength}: the pieces have ${offset} bytes`,
+      );
     }
     requireInteger("content length", offset, 0, Number.MAX_SAFE_INTEGER);
     const [first] = sorted;
-    const even = first !== undefined && sorted.slice(0, -1).every(({ length }) => length === first.length);
+    const even =
+      first !== undefined && sorted.slice(0, -1).every(({ length }) => length === first.length);
     const last = sorted.at(-1);
-    const pieceLength = even && last !== undefined && last.length <= first.length ? first.length : undefined;
+    const pieceLength =
+      even && last !== undefined && last.length <= first.length ? first.length : undefined;
     const content = { contentLength: offset, pieceLength, pieceCount: sorted.length };
     return new TaskLayout(task, content, sorted, "InvalidArgument");
   }

@@ -81,7 +81,10 @@ class MemorySession implements SinkSession {
   }
 
   async read(number: number, position: number, length: number): Promise<Uint8Array> {
-    return this.#whole?.subarray(position, position + length) ?? this.#buffers.read(number, position, length);
+    return (
+      this.#whole?.subarray(position, position + length) ??
+      this.#buffers.read(number, position, length)
+    );
   }
 
   async restart(kept: readonly SinkPiece[]): Promise<void> {

@@ -79,7 +79,9 @@ export class ParentDiscovery {
     this.#asked = parents.length;
     const answers = parents.map((parent) => this.#askPatiently(parent));
     const known = await Promise.any(answers).catch((error: unknown) => {
-      throw error instanceof AggregateError ? noneTold(taskId, error.errors as VortexError[]) : error;
+      throw error instanceof AggregateError
+        ? noneTold(taskId, error.errors as VortexError[])
+        : error;
     });
     this.#told.abort();
     for (const [index, parent] of parents.entries()) {
@@ -97,7 +99,9 @@ export class ParentDiscovery {
   /** Milliseconds left to wait for the layout when all parents that may have it are gone. */
   patienceLeft(now: number): number | undefined {
     const ends = [...this.#patientUntil.values()];
-    return ends.length === 0 || ends.length < this.#asked ? undefined : Math.max(0, Math.max(...ends) - now);
+    return ends.length === 0 || ends.length < this.#asked
+      ? undefined
+      : Math.max(0, Math.max(...ends) - now);
   }
 
   /** Asks a parent for the layout, again and again while it is gone and there is patience. */
@@ -111,9 +115,13 @@ export class ParentDiscovery {
           const failure = VortexError.from(error, "Internal");
           const now = clock.now();
           const until = this.#patientUntil.get(parent) ?? now + patience;
-          if (retryDecision(failure) !== "again" || now >= until || this.#told.signal.aborted) throw failure;
+          if (retryDecision(failure) !== "again" || now >= until || this.#told.signal.aborted)
+            throw failure;
           this.#patientUntil.set(parent, until);
-          await this.#wait(Math.min(pauseAfter(failures, random), LAST_HOPE_PAUSE, until - now), this.#told.signal);
+          await this.#wait(
+            Math.min(pauseAfter(failures, random), LAST_HOPE_PAUSE, until - now),
+            this.#told.signal,
+          );
           if (this.#told.signal.aborted || this.#context.signal.aborted) throw failure;
         }
       }
@@ -128,15 +136,22 @@ export class ParentDiscovery {
     const { taskId, hostId, kind = "standard", range } = request;
     const { directory } = source;
     const { apiAddr } = parent;
-    if (directory === undefined) throw new VortexError("Internal", "a download without a layout or a directory");
-    if (apiAddr === undefined) throw new VortexError("Internal", "a parent without an address to ask");
+    if (directory === undefined)
+      throw new VortexError("Internal", "a download without a layout or a directory");
+    if (apiAddr === undefined)
+      throw new VortexError("Internal", "a parent without an address to ask");
     try {
-      const stat = (): Promise<TaskOutline> => directory.stat(apiAddr, taskId, { signal, hostId, kind });
+      const stat = (): Promise<TaskOutline> =>
+        directory.stat(apiAddr, taskId, { signal, hostId, kind });
       const outline = await (operation === undefined ? stat() : operation.run(stat));
       const layout = TaskLayout.announced({ taskId, kind, range }, outline);
       layout.requirePieces(maxPieceLength);
       if (wanted !== undefined) requireTaskDigest(outline, wanted);
-      return { outline, layout, digest: outline.digest === undefined ? undefined : parseDigest(outline.digest) };
+      return {
+        outline,
+        layout,
+        digest: outline.digest === undefined ? undefined : parseDigest(outline.digest),
+      };
     } catch (error) {
       throw withAddress(error, parent.name);
     }
@@ -161,7 +176,8 @@ export class ParentDiscovery {
         const outline = await answer;
         // A directory need not heed the signal.
         if (signal.aborted) return;
-        if (outline !== undefined && this.#outline !== undefined) requireSameTask(outline, this.#outline);
+        if (outline !== undefined && this.#outline !== undefined)
+          requireSameTask(outline, this.#outline);
         await this.#listen(layout, parent, routes, () => {
           if (failures > 0) onReturn(parent.name);
           failures = 0;
@@ -188,7 +204,9 @@ export class ParentDiscovery {
         }
         onChange();
         const pause = parent.addr === undefined ? LAST_HOPE_PAUSE : MAX_PAUSE_MS;
-        await this.#wait(verdict === "again" ? Math.min(pause, pauseAfter(failures, random)) : MAX_PAUSE_MS);
+        await this.#wait(
+          verdict === "again" ? Math.min(pause, pauseAfter(failures, random)) : MAX_PAUSE_MS,
+        );
         if (signal.aborted) return;
         // What failed once would fail for ever.
         if (!untold) continue;
@@ -199,7 +217,12 @@ export class ParentDiscovery {
     onChange();
   }
 
-  async #listen(layout: TaskLayout, parent: Parent, routes: readonly RouteState[], onPiece: () => void): Promise<void> {
+  async #listen(
+    layout: TaskLayout,
+    parent: Parent,
+    routes: readonly RouteState[],
+    onPiece: () => void,
+  ): Promise<void> {
     const { request, source, signal, operation, onChange } = this.#context;
     const { taskId, hostId, kind = "standard" } = request;
     const { directory } = source;
@@ -215,7 +238,8 @@ export class ParentDiscovery {
       if (parent.addr === undefined && parent.announcedAddr === undefined) continue;
       const served = source.protocolsOf?.(parent.addresses ?? parent.addr ?? parent.announcedAddr);
       for (const route of routes) {
-        if (route.protocol === undefined || served?.includes(route.protocol)) route.announce(location.number);
+        if (route.protocol === undefined || served?.includes(route.protocol))
+          route.announce(location.number);
       }
       onPiece();
       onChange();

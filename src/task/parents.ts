@@ -34,8 +34,14 @@ export function parentsOf(
     const given = typeof parent === "string" ? { addr: parent } : parent;
     const resolved = given.addr === undefined ? undefined : resolve(given.addr);
     const addresses = typeof resolved === "string" ? undefined : resolved;
-    const text = typeof given.addr === "string" ? given.addr : typeof resolved === "string" ? resolved : undefined;
-    const addr = text === undefined ? addresses && nameOf(addresses) : formatAddress(parseAddress(text));
+    const text =
+      typeof given.addr === "string"
+        ? given.addr
+        : typeof resolved === "string"
+          ? resolved
+          : undefined;
+    const addr =
+      text === undefined ? addresses && nameOf(addresses) : formatAddress(parseAddress(text));
     const apiAddr =
       given.apiAddr === undefined
         ? defaultApi(given.addr, addr, addresses, ask)
@@ -44,7 +50,8 @@ export function parentsOf(
     if (name === undefined) throw new VortexError("InvalidArgument", "a parent without an address");
     if (!known.has(name)) known.set(name, { name, addr, ...(addresses && { addresses }), apiAddr });
   }
-  if (known.size === 0) throw new VortexError("InvalidArgument", "a task without parents: expected at least one");
+  if (known.size === 0)
+    throw new VortexError("InvalidArgument", "a task without parents: expected at least one");
   return [...known.values()];
 }
 
@@ -57,5 +64,7 @@ function defaultApi(
   if (addr === undefined || ask === "no") return undefined;
   const told = addresses?.grpc ?? (typeof given === "object" ? given.grpc : undefined);
   if (told !== undefined) return formatAddress(parseAddress(told));
-  return ask === "same-address" ? addr : formatAddress({ host: parseAddress(addr).host, port: API_PORT });
+  return ask === "same-address"
+    ? addr
+    : formatAddress({ host: parseAddress(addr).host, port: API_PORT });
 }

@@ -30,7 +30,8 @@ export class PieceBuffers {
   read(number: number, position: number, length: number): Uint8Array {
     const from = position - this.#part(number).position;
     const bytes = this.get(number).subarray(from, from + length);
-    if (bytes.length === 0) throw new VortexError("Internal", `piece ${number} has no byte at ${position}`);
+    if (bytes.length === 0)
+      throw new VortexError("Internal", `piece ${number} has no byte at ${position}`);
     return bytes;
   }
 

@@ -30,7 +30,10 @@ export function requireDigest({ number, digest }: Piece, layout: TaskLayout): vo
   const expected = layout.digest(number);
   if (expected === undefined || !contradicts(digest, expected)) return;
   const wanted = `${expected.algorithm}:${expected.encoded}`;
-  throw new VortexError("DigestMismatch", `piece ${number} is announced with digest ${digest}, expected was ${wanted}`);
+  throw new VortexError(
+    "DigestMismatch",
+    `piece ${number} is announced with digest ${digest}, expected was ${wanted}`,
+  );
 }
 
 /**
@@ -92,8 +95,12 @@ export class PieceCheck {
     this.#to = this.#from + (part?.length ?? 0);
     const { algorithm } = parseDigest(piece.digest);
     const expected = layout.digest(piece.number);
-    this.#own = expected === undefined || expected.algorithm === algorithm ? undefined : hashers(expected.algorithm);
-    this.#crc32 = algorithm === "crc32" && part?.length === extent.length ? undefined : hashers("crc32");
+    this.#own =
+      expected === undefined || expected.algorithm === algorithm
+        ? undefined
+        : hashers(expected.algorithm);
+    this.#crc32 =
+      algorithm === "crc32" && part?.length === extent.length ? undefined : hashers("crc32");
   }
 
   /** Takes the next bytes of the piece, and returns those that are wanted. */
@@ -113,7 +120,10 @@ export class PieceCheck {
   verify(): void {
     const { number, length } = this.#piece;
     if (this.#position !== length) {
-      throw new VortexError("LengthMismatch", `piece ${number} has ${this.#position} bytes, announced were ${length}`);
+      throw new VortexError(
+        "LengthMismatch",
+        `piece ${number} has ${this.#position} bytes, announced were ${length}`,
+      );
     }
     const expected = this.#layout.digest(number);
     const found = this.#own?.encode() ?? expected?.encoded;
@@ -128,7 +138,9 @@ export class PieceCheck {
   /** Digest of the whole piece. */
   get digest(): string {
     const expected = this.#layout.digest(this.#piece.number);
-    return expected === undefined ? this.#piece.digest : `${expected.algorithm}:${expected.encoded}`;
+    return expected === undefined
+      ? this.#piece.digest
+      : `${expected.algorithm}:${expected.encoded}`;
   }
 
   /** CRC-32 of the wanted part. */

@@ -73,7 +73,13 @@ export class PieceTransfers {
   async run(attempt: Attempt): Promise<void> {
     const { signal, clock } = this.#context;
     const controller = new AbortController();
-    const transfer: Transfer = { attempt, controller, startedAt: clock.now(), bytes: 0, over: false };
+    const transfer: Transfer = {
+      attempt,
+      controller,
+      startedAt: clock.now(),
+      bytes: 0,
+      over: false,
+    };
     if (signal.aborted) controller.abort(signal.reason);
     this.#transfers.set(attempt.id, transfer);
     const write = this.#writeOf(attempt.number).begin();
@@ -90,7 +96,10 @@ export class PieceTransfers {
 
   /** Ends an attempt on which the scheduler counts no more. */
   end({ id }: Attempt): void {
-    this.#end(this.#transfers.get(id), new VortexError("Aborted", "the piece is not wanted from this parent any more"));
+    this.#end(
+      this.#transfers.get(id),
+      new VortexError("Aborted", "the piece is not wanted from this parent any more"),
+    );
   }
 
   /** Ends all attempts. */
@@ -108,7 +117,9 @@ export class PieceTransfers {
   async #transfer(transfer: Transfer, write: AttemptWrite): Promise<void> {
     const { layout, scheduler, hashers, clock, comparison, ask, onReceived } = this.#context;
     const { attempt, controller } = transfer;
-    const { piece, at } = await comparison.announce(attempt.parent, () => ask(attempt, controller.signal));
+    const { piece, at } = await comparison.announce(attempt.parent, () =>
+      ask(attempt, controller.signal),
+    );
     scheduler.answered(attempt.id, clock.now());
     let check: PieceCheck;
     try {
@@ -124,11 +135,18 @@ export class PieceTransfers {
       throw error;
     }
     onReceived(attempt);
-    await comparison.commit(attempt.parent, controller.signal, () => this.#commit(transfer, check, write, at));
+    await comparison.commit(attempt.parent, controller.signal, () =>
+      this.#commit(transfer, check, write, at),
+    );
   }
 
   /** Commits a piece that came and is right. */
-  async #commit(transfer: Transfer, check: PieceCheck, write: AttemptWrite, at: number): Promise<void> {
+  async #commit(
+    transfer: Transfer,
+    check: PieceCheck,
+    write: AttemptWrite,
+    at: number,
+  ): Promise<void> {
     const { scheduler, session, clock, signal, onSunk, onReturn } = this.#context;
     const { attempt } = transfer;
     const { number } = attempt;
@@ -143,14 +161,20 @@ export class PieceTransfers {
     this.#writes.delete(number);
     // Its bytes are not under way any more: they are not to be counted twice.
     this.#transfers.delete(attempt.id);
-    if (!signal.aborted) onSunk(sunk, attempt.parent, at, (clock.now() - transfer.startedAt) / 1000);
+    if (!signal.aborted)
+      onSunk(sunk, attempt.parent, at, (clock.now() - transfer.startedAt) / 1000);
   }
 
   /**
    * Brings the content of a piece to the end of `write`. It is gathered in memory that is used again, so that what a task takes
    * does not grow with its size, and so that files are written in few long writes.
    */
-  async #receive(piece: Piece, check: PieceCheck, transfer: Transfer, write: AttemptWrite): Promise<void> {
+  async #receive(
+    piece: Piece,
+    check: PieceCheck,
+    transfer: Transfer,
+    write: AttemptWrite,
+  ): Promise<void> {
     const { scheduler, clock, limiters, onBytes, onProgress } = this.#context;
     const { attempt, controller } = transfer;
     const flows = limiters.map((limiter) => limiter.flow(scheduler));

@@ -43,7 +43,8 @@ export class PieceWrite {
 
   /** Resolves once there is no writer. */
   async whenFree(): Promise<void> {
-    while (this.#writer !== undefined) await new Promise<void>((resolve) => this.#onFree.push(resolve));
+    while (this.#writer !== undefined)
+      await new Promise<void>((resolve) => this.#onFree.push(resolve));
   }
 }
 

@@ -19,7 +19,10 @@ export interface ResumeContext {
  * The pieces that an earlier download left and that are wanted now, each once. First the one that came first, the one that came last
  * and one between: a content that changed did so between two of them, so parents are asked about these.
  */
-export function resumedPieces({ layout, session }: Pick<ResumeContext, "layout" | "session">): readonly SinkPiece[] {
+export function resumedPieces({
+  layout,
+  session,
+}: Pick<ResumeContext, "layout" | "session">): readonly SinkPiece[] {
   const found = new Map<number, SinkPiece>();
   for (const piece of session.resumed) {
     if (layout.part(piece.number) === undefined) continue;
@@ -37,7 +40,10 @@ export function isIntact(piece: SinkPiece, context: ResumeContext): Promise<bool
   return matches(piece, context).catch(() => false);
 }
 
-async function matches({ number, crc32, digest }: SinkPiece, context: ResumeContext): Promise<boolean> {
+async function matches(
+  { number, crc32, digest }: SinkPiece,
+  context: ResumeContext,
+): Promise<boolean> {
   const { layout } = context;
   const part = layout.part(number);
   if (part === undefined) return false;
@@ -46,7 +52,10 @@ async function matches({ number, crc32, digest }: SinkPiece, context: ResumeCont
   const named = layout.digest(number);
   if (part.length === layout.extent(number).length) {
     expected.push(noted, named ?? noted);
-  } else if (named !== undefined && (named.algorithm !== noted.algorithm || named.encoded !== noted.encoded)) {
+  } else if (
+    named !== undefined &&
+    (named.algorithm !== noted.algorithm || named.encoded !== noted.encoded)
+  ) {
     // A part of a piece has no digest of its own: it is right when the piece was that of the caller.
     return false;
   }
@@ -69,7 +78,12 @@ export async function hashPart(
   const hashes = new Map([...new Set(algorithms)].map((name) => [name, hashers(name)]));
   const buffer = new Uint8Array(Math.min(READ, part.length));
   for (let at = 0; at < part.length; ) {
-    const bytes = await session.read(number, part.position + at, Math.min(READ, part.length - at), buffer);
+    const bytes = await session.read(
+      number,
+      part.position + at,
+      Math.min(READ, part.length - at),
+      buffer,
+    );
     if (signal.aborted) return undefined;
     for (const hash of hashes.values()) hash.update(bytes);
     at += bytes.length;

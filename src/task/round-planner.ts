@@ -45,10 +45,12 @@ export class RoundPlanner {
     // Pieces that cannot be fetched come no sooner without those that are here.
     if (!this.#mismatched && this.#aside.size === 0) return undefined;
     const [only] = sources;
-    const alone = mismatch && sources.length === 1 && only !== undefined && this.#parents.includes(only);
+    const alone =
+      mismatch && sources.length === 1 && only !== undefined && this.#parents.includes(only);
     if (alone) this.#wrong.add(only);
     // A round with pieces of an earlier download was no trial of its parents.
-    if (sources.every((source) => this.#parents.includes(source))) this.#tried.add(keyOf(this.current));
+    if (sources.every((source) => this.#parents.includes(source)))
+      this.#tried.add(keyOf(this.current));
     if (this.#aside.size > 0) this.#queue.push([...this.#aside]);
     if (mismatch && !alone)
       for (const source of sources) if (this.#parents.includes(source)) this.#queue.push([source]);

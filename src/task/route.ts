@@ -156,7 +156,9 @@ export class RouteState {
     if (this.#leftOut === "banned" || this.aside || !this.mayHave(number)) return undefined;
     const misses = this.#misses.get(number);
     if (misses === undefined) return { from: this.retryAt };
-    return misses.count >= MAX_MISSES ? undefined : { from: Math.max(misses.retryAt, this.retryAt) };
+    return misses.count >= MAX_MISSES
+      ? undefined
+      : { from: Math.max(misses.retryAt, this.retryAt) };
   }
 
   /** One more request may go to a route that has just failed; any number to others. */
@@ -212,7 +214,13 @@ export class RouteState {
    * @param epoch {@link epoch} when the attempt began
    * @param as why the route is left out once it has failed too often
    */
-  failed(error: VortexError, epoch: number, now: number, random: () => number, as: LeftOut = "gone"): void {
+  failed(
+    error: VortexError,
+    epoch: number,
+    now: number,
+    random: () => number,
+    as: LeftOut = "gone",
+  ): void {
     this.note(error);
     if (epoch < this.#epoch || this.#leftOut === "banned") return;
     this.#failedAt = now;
@@ -223,7 +231,13 @@ export class RouteState {
   }
 
   /** The route does not have the piece, whatever it announced. One that never delivered anything may not have the task. */
-  missed(number: number, error: VortexError, epoch: number, now: number, random: () => number): void {
+  missed(
+    number: number,
+    error: VortexError,
+    epoch: number,
+    now: number,
+    random: () => number,
+  ): void {
     const count = (this.#misses.get(number)?.count ?? 0) + 1;
     this.#misses.set(number, { count, retryAt: now + pauseAfter(count, random) });
     if (this.pieces === 0) this.failed(error, epoch, now, random, "useless");
@@ -255,7 +269,8 @@ export class RouteState {
 
   note(error: VortexError): void {
     this.errors++;
-    if (this.reasons.some(({ code, message }) => code === error.code && message === error.message)) return;
+    if (this.reasons.some(({ code, message }) => code === error.code && message === error.message))
+      return;
     this.reasons.push(error);
     if (this.reasons.length > MAX_REASONS) this.reasons.shift();
   }

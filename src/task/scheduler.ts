@@ -166,7 +166,10 @@ export class Scheduler {
 
   /** @param announces whether the route tells which pieces it has; one that does not is held to have all */
   addRoute(identity: string | RouteIdentity, announces: boolean): RouteState {
-    const route = new RouteState(typeof identity === "string" ? { parent: identity } : identity, announces);
+    const route = new RouteState(
+      typeof identity === "string" ? { parent: identity } : identity,
+      announces,
+    );
     this.#routes.set(route.id, route);
     return route;
   }
@@ -251,7 +254,10 @@ export class Scheduler {
       const silence = loser.owedSince === undefined ? 0 : now - loser.owedSince;
       this.#end(loser.id, now);
       if (silence < Math.min(this.#options.stallAfter, now - startedAt + MIN_GAIN_MS)) continue;
-      const error = new VortexError("Stalled", "no byte came while another parent delivered the whole piece");
+      const error = new VortexError(
+        "Stalled",
+        "no byte came while another parent delivered the whole piece",
+      );
       loser.from.failed(error, loser.epoch, now, this.#options.random);
     }
     this.#setState(number, DONE);
@@ -274,7 +280,12 @@ export class Scheduler {
    * The attempt failed. Returns those that are over because their route is left out now. What is
    * wrong is wrong over every protocol, so it bans all routes of its parent.
    */
-  failed(id: number, error: VortexError, verdict: Exclude<RetryDecision, "fatal">, now: number): readonly Attempt[] {
+  failed(
+    id: number,
+    error: VortexError,
+    verdict: Exclude<RetryDecision, "fatal">,
+    now: number,
+  ): readonly Attempt[] {
     const attempt = this.#end(id, now);
     if (attempt === undefined) return [];
     const { from, number, epoch } = attempt;
@@ -289,7 +300,9 @@ export class Scheduler {
       from.leaveOut(verdict === "later" ? "useless" : "banned", now);
       if (error.kind === "peer") for (const route of routes) route.leaveOut("banned", now);
     }
-    const over = routes.filter((route) => route.leftOut === "banned" || (route.out && !before.has(route)));
+    const over = routes.filter(
+      (route) => route.leftOut === "banned" || (route.out && !before.has(route)),
+    );
     return over.flatMap((route) => this.#endRoute(route, now));
   }
 
@@ -334,14 +347,24 @@ export class Scheduler {
     const { wake, gone, useless } = times;
     // Whether something outside will call for another step.
     const held = { refused: false, room: false };
-    const most = Math.min(this.#options.concurrentPieceCount, environment.most ?? Number.POSITIVE_INFINITY);
+    const most = Math.min(
+      this.#options.concurrentPieceCount,
+      environment.most ?? Number.POSITIVE_INFINITY,
+    );
     while (this.#byPiece.size < most) {
       const start = this.#nextStart(now, environment, times, held);
       if (start === undefined) break;
       starts.push(start);
     }
     if (this.#routes.size > 1) this.#race(now, environment, most, wake, starts);
-    if (this.#running.size > 0 || this.done || this.#found > 0 || held.refused || held.room || wake.at !== undefined) {
+    if (
+      this.#running.size > 0 ||
+      this.done ||
+      this.#found > 0 ||
+      held.refused ||
+      held.room ||
+      wake.at !== undefined
+    ) {
       for (const { at } of [gone, useless]) if (at !== undefined) wake.note(at);
       return { starts, wakeAt: wake.at, failure: undefined };
     }
@@ -374,10 +397,16 @@ export class Scheduler {
   *#queue(): Generator<number> {
     const again = [...this.#again].sort((a, b) => a - b);
     let position = 0;
-    while (this.#fresh <= this.#options.last && this.#stateOf(this.#fresh) !== QUEUED) this.#fresh++;
+    while (this.#fresh <= this.#options.last && this.#stateOf(this.#fresh) !== QUEUED)
+      this.#fresh++;
     const end = Math.min(this.#options.last, this.#fresh + LOOK_AHEAD);
     for (let number = this.#fresh; number <= end; number++) {
-      for (let next = again[position]; next !== undefined && next < number; next = again[++position]) yield next;
+      for (
+        let next = again[position];
+        next !== undefined && next < number;
+        next = again[++position]
+      )
+        yield next;
       if (this.#stateOf(number) === QUEUED && !this.#again.has(number)) yield number;
     }
     yield* again.slice(position);
@@ -393,30 +422,49 @@ export class Scheduler {
       if (offer === undefined) continue;
       if (offer.from > now) {
         const { wake, gone, useless } = times;
-        (route.leftOut === undefined ? wake : route.leftOut === "gone" ? gone : useless).note(offer.from);
+        (route.leftOut === undefined ? wake : route.leftOut === "gone" ? gone : useless).note(
+          offer.from,
+        );
         continue;
       }
       const expected = route.expected(length, now);
       // One more request goes to a route that failed, and to one so slow that pieces under way together would time out.
-      if (route.inFlight > 0 && (route.probing || expected > this.#options.pieceTimeout * IN_TIME)) continue;
+      if (route.inFlight > 0 && (route.probing || expected > this.#options.pieceTimeout * IN_TIME))
+        continue;
       candidates.push({ route, expected, suspect: this.#suspect(route, now) });
     }
     // Those of which nothing is known yet come first, and share out what there is.
     candidates.sort(
-      (a, b) => Number(a.suspect) - Number(b.suspect) || a.expected - b.expected || a.route.inFlight - b.route.inFlight,
+      (a, b) =>
+        Number(a.suspect) - Number(b.suspect) ||
+        a.expected - b.expected ||
+        a.route.inFlight - b.route.inFlight,
     );
     return candidates.map(({ route }) => route);
   }
 
   /** Asks second parents for pieces that stall or are slow. */
-  #race(now: number, environment: StepEnvironment, most: number, wake: Earliest, starts: Attempt[]): void {
-    const alone = [...this.#byPiece.values()].flatMap((attempts) => (attempts.length === 1 ? attempts : []));
+  #race(
+    now: number,
+    environment: StepEnvironment,
+    most: number,
+    wake: Earliest,
+    starts: Attempt[],
+  ): void {
+    const alone = [...this.#byPiece.values()].flatMap((attempts) =>
+      attempts.length === 1 ? attempts : [],
+    );
     if (alone.length === 0) return;
     const atEnd = this.#byPiece.size < most;
     let held = 0;
-    for (const { racer, number } of this.#running.values()) if (racer) held += this.#options.lengthOf(number);
+    for (const { racer, number } of this.#running.values())
+      if (racer) held += this.#options.lengthOf(number);
     const slowest = alone
-      .map((attempt) => ({ attempt, rest: this.#restOf(attempt, now), stalled: this.#stalledAt(attempt) <= now }))
+      .map((attempt) => ({
+        attempt,
+        rest: this.#restOf(attempt, now),
+        stalled: this.#stalledAt(attempt) <= now,
+      }))
       .sort((a, b) => Number(b.stalled) - Number(a.stalled) || b.rest - a.rest);
     for (const { attempt, rest, stalled } of slowest) {
       if (!stalled) wake.note(this.#stalledAt(attempt));
@@ -498,7 +546,9 @@ export class Scheduler {
 
   /** When an attempt counts as stalled. */
   #stalledAt({ owedSince }: Running): number {
-    return owedSince === undefined ? Number.POSITIVE_INFINITY : owedSince + this.#options.stallAfter;
+    return owedSince === undefined
+      ? Number.POSITIVE_INFINITY
+      : owedSince + this.#options.stallAfter;
   }
 
   /** Whether a route has an attempt that stalls now. */
@@ -519,7 +569,10 @@ export class Scheduler {
     const active = this.#activeOf(attempt, now);
     if (bytes === 0) return active;
     const pace = Math.max((active - latency) / bytes, attempt.windowPace);
-    return Math.max(pace * (this.#options.lengthOf(number) - bytes), owedSince === undefined ? 0 : now - owedSince);
+    return Math.max(
+      pace * (this.#options.lengthOf(number) - bytes),
+      owedSince === undefined ? 0 : now - owedSince,
+    );
   }
 
   /** Milliseconds in which bytes of an attempt were owed. */
@@ -528,7 +581,10 @@ export class Scheduler {
   }
 
   /** Nothing is under way: waits for an announcement or for the return of a parent, or fails. */
-  #stuck(now: number, gone: Earliest): { wakeAt: number | undefined; failure: VortexError | undefined } {
+  #stuck(
+    now: number,
+    gone: Earliest,
+  ): { wakeAt: number | undefined; failure: VortexError | undefined } {
     const { announceTimeout, patience } = this.#options;
     const routes = [...this.#routes.values()];
     const wake = new Earliest();
@@ -536,20 +592,28 @@ export class Scheduler {
     const awaited = routes.some((route) => route.awaited);
     if (awaited && now < announced) wake.note(announced);
     // Where other parents were set aside, they are tried instead of waiting for those that are gone.
-    const until = routes.some(({ aside, leftOut }) => aside && leftOut === undefined) ? undefined : this.#patientUntil;
-    if (until !== undefined && now < until && routes.some((route) => route.unheard)) wake.note(until);
+    const until = routes.some(({ aside, leftOut }) => aside && leftOut === undefined)
+      ? undefined
+      : this.#patientUntil;
+    if (until !== undefined && now < until && routes.some((route) => route.unheard))
+      wake.note(until);
     if (until !== undefined && gone.at !== undefined) wake.note(gone.at);
     if (wake.at !== undefined) return { wakeAt: wake.at, failure: undefined };
     const number = this.#queue().next().value ?? this.#options.first;
-    const lost = until === undefined || patience === 0 ? "" : `, and no parent came back for ${patience} ms`;
-    const why = awaited ? `was not announced by any parent for ${announceTimeout} ms` : `cannot be fetched${lost}`;
+    const lost =
+      until === undefined || patience === 0 ? "" : `, and no parent came back for ${patience} ms`;
+    const why = awaited
+      ? `was not announced by any parent for ${announceTimeout} ms`
+      : `cannot be fetched${lost}`;
     return { wakeAt: undefined, failure: this.#failure(`piece ${number} ${why}`, awaited) };
   }
 
   /** Notes whether the download waits for its last parents, and has them asked more often then. */
   #watchLast(now: number): void {
     const routes = [...this.#routes.values()];
-    const gone = routes.filter((route) => route.leftOut === "gone" && (route.inFlight > 0 || this.#helps(route)));
+    const gone = routes.filter(
+      (route) => route.leftOut === "gone" && (route.inFlight > 0 || this.#helps(route)),
+    );
     const unheard = routes.some((route) => route.unheard);
     if ((gone.length === 0 && !unheard) || this.#countsOnOthers(routes)) {
       this.#waitingSince = undefined;
@@ -565,13 +629,20 @@ export class Scheduler {
 
   /** Returns true when a route that is not left out may help, or a probe brings bytes. */
   #countsOnOthers(routes: readonly RouteState[]): boolean {
-    if (routes.some((route) => !route.out && (route.inFlight > 0 || route.awaited || this.#helps(route)))) return true;
+    if (
+      routes.some(
+        (route) => !route.out && (route.inFlight > 0 || route.awaited || this.#helps(route)),
+      )
+    )
+      return true;
     return [...this.#running.values()].some(({ hopeful }) => hopeful);
   }
 
   /** When patience with the last parents ends; undefined while there are others. */
   get #patientUntil(): number | undefined {
-    return this.#waitingSince === undefined ? undefined : this.#waitingSince + this.#options.patience;
+    return this.#waitingSince === undefined
+      ? undefined
+      : this.#waitingSince + this.#options.patience;
   }
 
   /** Returns true for a route that has failed after patience was over. */
@@ -590,13 +661,20 @@ export class Scheduler {
     const routes = [...this.#routes.values()];
     const told = routes.map(({ id, used, reasons }) => {
       const last = reasons.at(-1);
-      if (last !== undefined) return `${id}${used ? " does not have it" : ""}: ${last.code}, ${last.message}`;
+      if (last !== undefined)
+        return `${id}${used ? " does not have it" : ""}: ${last.code}, ${last.message}`;
       return `${id} does not have it`;
     });
-    const codes = new Set<ErrorCode>(routes.map(({ used, reasons }) => (!used && reasons.at(-1)?.code) || "NotFound"));
+    const codes = new Set<ErrorCode>(
+      routes.map(({ used, reasons }) => (!used && reasons.at(-1)?.code) || "NotFound"),
+    );
     const [only] = codes;
     // What all parents failed with says it best; where they differ, none is reachable any more.
-    const code = awaited ? "Stalled" : codes.size === 1 && only !== undefined ? only : "Unreachable";
+    const code = awaited
+      ? "Stalled"
+      : codes.size === 1 && only !== undefined
+        ? only
+        : "Unreachable";
     const message = `${what}: ${told.length === 0 ? "there is no parent" : told.join("; ")}`;
     return new VortexError(code, message, { cause: routes.flatMap(({ reasons }) => reasons) });
   }
@@ -623,6 +701,7 @@ class Earliest {
   at: number | undefined;
 
   note(time: number): void {
-    if (time !== Number.POSITIVE_INFINITY && (this.at === undefined || time < this.at)) this.at = time;
+    if (time !== Number.POSITIVE_INFINITY && (this.at === undefined || time < this.at))
+      this.at = time;
   }
 }

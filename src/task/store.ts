@@ -76,11 +76,15 @@ export class TaskStore implements PieceStore {
     const metadata = this.#metadata.get(number);
     if (task === undefined || metadata === undefined) return undefined;
     const { layout, session } = task;
-    if (layout.taskId !== taskId || layout.kind !== kind || session.holds?.(number) === false) return undefined;
+    if (layout.taskId !== taskId || layout.kind !== kind || session.holds?.(number) === false)
+      return undefined;
     return { metadata, read: (range) => readPiece(task.layout, session, number, range) };
   }
 
-  async getTask(taskId: string, { signal }: { readonly signal?: AbortSignal } = {}): Promise<StoredTask | undefined> {
+  async getTask(
+    taskId: string,
+    { signal }: { readonly signal?: AbortSignal } = {},
+  ): Promise<StoredTask | undefined> {
     if (signal?.aborted) throw abortedError(signal, `looking for task ${taskId}`);
     return this.#task?.layout.taskId === taskId ? this.#told : undefined;
   }

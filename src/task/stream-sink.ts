@@ -48,7 +48,8 @@ export class StreamSink implements TaskSink {
   }
 
   async open(layout: SinkLayout, options: SinkOpenOptions): Promise<SinkSession> {
-    if (this.#session !== undefined) throw new VortexError("InvalidArgument", "this stream is in use already");
+    if (this.#session !== undefined)
+      throw new VortexError("InvalidArgument", "this stream is in use already");
     const session = new StreamSession(layout, options, (error) => this.fail(error));
     this.#session = session;
     if (this.#cancelled !== undefined) session.cancel(this.#cancelled.reason);
@@ -112,7 +113,12 @@ class StreamSession implements SinkSession {
     if (part !== undefined) this.#pieces.set(part.position, number);
   }
 
-  async read(number: number, position: number, length: number, into?: Uint8Array): Promise<Uint8Array> {
+  async read(
+    number: number,
+    position: number,
+    length: number,
+    into?: Uint8Array,
+  ): Promise<Uint8Array> {
     const bytes = this.#buffers.read(number, position, length);
     // The memory of a piece that was handed on is another piece's next.
     return into === undefined ? bytes.slice() : bytes;
@@ -124,7 +130,10 @@ class StreamSession implements SinkSession {
 
   async advance(position: number): Promise<void> {
     // All of it is not to be had before the whole is right.
-    this.#released = Math.max(this.#released, position === this.#layout.length ? position - CHUNK : position);
+    this.#released = Math.max(
+      this.#released,
+      position === this.#layout.length ? position - CHUNK : position,
+    );
     this.#wake?.();
   }
 
@@ -144,7 +153,9 @@ class StreamSession implements SinkSession {
 
   /** The reader gave up. */
   cancel(reason: unknown): void {
-    this.#options.onFailure(new VortexError("Aborted", "the content of the task was cancelled", { cause: reason }));
+    this.#options.onFailure(
+      new VortexError("Aborted", "the content of the task was cancelled", { cause: reason }),
+    );
   }
 
   /** The next chunk for the reader, or undefined at the end. */
@@ -157,7 +168,11 @@ class StreamSession implements SinkSession {
     }
     const current = this.#current ?? this.#begin();
     if (current === undefined) return undefined;
-    const end = Math.min(current.bytes.length, current.at + CHUNK, current.at + this.#released - this.#taken);
+    const end = Math.min(
+      current.bytes.length,
+      current.at + CHUNK,
+      current.at + this.#released - this.#taken,
+    );
     // A copy, since the reader may pass on the memory of what it is given.
     const chunk = current.bytes.slice(current.at, end);
     current.at = end;

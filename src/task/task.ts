@@ -230,7 +230,12 @@ export type TaskEvent =
       readonly resumedPieces: number;
     }
   /** A piece is there and right; `parent` is undefined when an earlier download had left it. */
-  | { readonly type: "piece"; readonly number: number; readonly bytes: number; readonly parent: string | undefined }
+  | {
+      readonly type: "piece";
+      readonly number: number;
+      readonly bytes: number;
+      readonly parent: string | undefined;
+    }
   /** A piece that an earlier download left is not what it should be, and is fetched. */
   | { readonly type: "piece-damaged"; readonly number: number }
   /** A second parent was asked for a piece that stalls or is slow. */
@@ -254,8 +259,16 @@ export type TaskEvent =
    * What came does not make the whole, or not all of it can be had: pieces are fetched again from these parents. Only where the digest
    * of the whole is known.
    */
-  | { readonly type: "started-over"; readonly parents: readonly string[]; readonly error: VortexError }
+  | {
+      readonly type: "started-over";
+      readonly parents: readonly string[];
+      readonly error: VortexError;
+    }
   /** A parent is not counted on any more. */
-  | { readonly type: "parent-left-out"; readonly parent: string; readonly reasons: readonly VortexError[] }
+  | {
+      readonly type: "parent-left-out";
+      readonly parent: string;
+      readonly reasons: readonly VortexError[];
+    }
   /** A parent that was left out delivers again, over `protocol` where it has several. */
   | { readonly type: "parent-back"; readonly parent: string; readonly protocol?: Protocol };

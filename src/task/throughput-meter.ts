@@ -20,7 +20,10 @@ export class ThroughputMeter {
 
   rate(now: number): number {
     this.#moveTo(now);
-    const span = Math.min(now - this.#since, (BUCKETS - 1) * BUCKET + ((now - this.#since) % BUCKET));
+    const span = Math.min(
+      now - this.#since,
+      (BUCKETS - 1) * BUCKET + ((now - this.#since) % BUCKET),
+    );
     if (span <= 0) return 0;
     return (this.#buckets.reduce((sum, bytes) => sum + bytes, 0) * 1000) / span;
   }

@@ -87,7 +87,12 @@ export class TransferStats {
       totalPieces: layout?.wantedCount,
       resumedBytes: this.#resumedBytes,
       rate,
-      timeLeft: left === 0 ? 0 : left === undefined || !this.#measured(now, layout) ? undefined : timeFor(left, rate),
+      timeLeft:
+        left === 0
+          ? 0
+          : left === undefined || !this.#measured(now, layout)
+            ? undefined
+            : timeFor(left, rate),
       paused,
       patienceLeft,
       parents: parentsAt(now, routes, this.#leftOut),
@@ -98,11 +103,17 @@ export class TransferStats {
   #measured(now: number, layout: TaskLayout | undefined): boolean {
     if (layout === undefined || this.#firstAt === undefined) return false;
     return (
-      now - this.#firstAt >= MEASURED_TIME || this.#arrived >= (layout.length - this.#resumedBytes) * MEASURED_PART
+      now - this.#firstAt >= MEASURED_TIME ||
+      this.#arrived >= (layout.length - this.#resumedBytes) * MEASURED_PART
     );
   }
 
-  report(now: number, layout: TaskLayout, verified: Verified, routes: Iterable<RouteState>): TaskReport {
+  report(
+    now: number,
+    layout: TaskLayout,
+    verified: Verified,
+    routes: Iterable<RouteState>,
+  ): TaskReport {
     return {
       taskId: layout.taskId,
       bytes: layout.length,
@@ -127,7 +138,8 @@ function parentsAt(
   leftOutOf: ReadonlyMap<string, readonly LeftOutProtocol[]>,
 ): readonly ParentProgress[] {
   const byParent = new Map<string, RouteState[]>();
-  for (const route of routes) byParent.set(route.parent, [...(byParent.get(route.parent) ?? []), route]);
+  for (const route of routes)
+    byParent.set(route.parent, [...(byParent.get(route.parent) ?? []), route]);
   return [...byParent].map(([parent, own]) => {
     const each = own.map((route) => progressOf(route, now));
     const states = each.map(({ state }) => state);
@@ -138,7 +150,11 @@ function parentsAt(
     const leftOut = leftOutOf.get(parent);
     return {
       parent,
-      state: states.includes("active") ? "active" : states.includes("waiting") ? "waiting" : "left-out",
+      state: states.includes("active")
+        ? "active"
+        : states.includes("waiting")
+          ? "waiting"
+          : "left-out",
       rate: sumOf(each, "rate"),
       bytes: sumOf(each, "bytes"),
       pieces: sumOf(each, "pieces"),

@@ -47,7 +47,8 @@ export async function dialAddresses<T>(options: AddressDial<T>): Promise<T> {
   const addr = formatAddress(remote);
   const what = `dialling ${addr}`;
   const [first] = addresses;
-  if (first === undefined) throw new VortexError("Unreachable", `${remote.host} has no address`, { addr });
+  if (first === undefined)
+    throw new VortexError("Unreachable", `${remote.host} has no address`, { addr });
   if (addresses.length === 1) {
     if (signal?.aborted) throw abortedError(signal, what);
     return dial(first, signal, true);
@@ -60,7 +61,8 @@ export async function dialAddresses<T>(options: AddressDial<T>): Promise<T> {
     aborted: (by) => abortedError(by, what),
     beatenBy: (address) => new VortexError("Aborted", `${address} answered first`, { addr }),
     run: (address, own) => dial(address, own, false),
-    isFinal: ({ code, kind }) => code === "HandshakeFailed" || (kind !== "transport" && kind !== "timeout"),
+    isFinal: ({ code, kind }) =>
+      code === "HandshakeFailed" || (kind !== "transport" && kind !== "timeout"),
     discard,
   });
   if (!("candidate" in outcome)) throw allFailed(addr, outcome.setbacks);
@@ -89,13 +91,24 @@ function isIPv6(address: string): boolean {
 }
 
 /** Codes that show the most first: a peer, then a host. */
-const telling: readonly ErrorCode[] = ["ProtocolNotSupported", "ConnectionRefused", "ConnectTimeout"];
+const telling: readonly ErrorCode[] = [
+  "ProtocolNotSupported",
+  "ConnectionRefused",
+  "ConnectTimeout",
+];
 
 function allFailed(addr: string, setbacks: readonly PriorAttempt<string>[]): VortexError {
-  const failures = setbacks.flatMap(({ candidate, error }) => (error ? [{ address: candidate, error }] : []));
+  const failures = setbacks.flatMap(({ candidate, error }) =>
+    error ? [{ address: candidate, error }] : [],
+  );
   const errors = failures.map(({ error }) => error);
-  const code = telling.find((one) => errors.some((error) => error.code === one)) ?? errors[0]?.code ?? "Unreachable";
-  const each = failures.map(({ address, error }) => `${address}: ${error.code}, ${error.message}`).join("; ");
+  const code =
+    telling.find((one) => errors.some((error) => error.code === one)) ??
+    errors[0]?.code ??
+    "Unreachable";
+  const each = failures
+    .map(({ address, error }) => `${address}: ${error.code}, ${error.message}`)
+    .join("; ");
   const message = `none of the ${failures.length} addresses of ${addr} works: ${each}`;
   return new VortexError(code, message, { cause: new AggregateError(errors, message), addr });
 }

@@ -71,7 +71,10 @@ class MemoryListener implements Listener {
 
   connect(protocol: "quic" | "tcp", from: Address): Connection {
     if (this.#connections.size >= (this.#options.maxConnections ?? DEFAULT_MAX_CONNECTIONS)) {
-      throw new VortexError("ConnectionRefused", "the listener has as many connections as it takes");
+      throw new VortexError(
+        "ConnectionRefused",
+        "the listener has as many connections as it takes",
+      );
     }
     const maxStreams = this.#options.maxStreams ?? DEFAULT_MAX_STREAMS;
     const [client, server] = MemoryConnection.pair(protocol, this.address, from, maxStreams);
@@ -86,7 +89,10 @@ class MemoryListener implements Listener {
   }
 
   async setIdentity(): Promise<void> {
-    throw new VortexError("Unavailable", "there is no TLS within one process, so there is no certificate to change");
+    throw new VortexError(
+      "Unavailable",
+      "there is no TLS within one process, so there is no certificate to change",
+    );
   }
 
   async close(options: { readonly grace?: number } = {}): Promise<void> {
@@ -174,7 +180,9 @@ class MemoryConnection implements Connection {
     this.#closing = true;
     for (const wake of this.#waiting.splice(0)) wake();
     // What was written and ended is still read by the other side; give it the time to.
-    const ended = [...this.#streams].filter((stream) => stream.output.ended).map((stream) => stream.output.finished);
+    const ended = [...this.#streams]
+      .filter((stream) => stream.output.ended)
+      .map((stream) => stream.output.finished);
     if (ended.length > 0) {
       let timer: ReturnType<typeof setTimeout> | undefined;
       const grace = new Promise<void>((resolve) => {
@@ -229,7 +237,10 @@ class MemoryStream implements ByteStream {
   constructor(input: MemoryPipe, output: MemoryPipe) {
     this.#input = input;
     this.output = output;
-    this.reader = { read: () => input.read(), cancel: (code = StreamCode.Cancelled) => input.cancel(code) };
+    this.reader = {
+      read: () => input.read(),
+      cancel: (code = StreamCode.Cancelled) => input.cancel(code),
+    };
     this.writer = {
       write: (chunk) => output.write(chunk),
       end: (last) => output.end(last),

@@ -34,7 +34,8 @@ export function addressesOf(addr: PeerAddress, ports: ProtocolPorts): PeerAddres
   if (typeof addr !== "string") return parsed(addr);
   const { host, port } = parseAddress(addr);
   const usual = protocols.some((protocol) => ports[protocol] === port);
-  const at = (protocol: Protocol): string => formatAddress({ host, port: usual ? ports[protocol] : port });
+  const at = (protocol: Protocol): string =>
+    formatAddress({ host, port: usual ? ports[protocol] : port });
   return { quic: at("quic"), tcp: at("tcp"), grpc: at("grpc") };
 }
 
@@ -46,7 +47,10 @@ export function addressFor(addr: PeerAddress, protocol: Protocol): string {
   if (typeof addr === "string") return addr;
   const own = parsed(addr)[protocol];
   if (own !== undefined) return own;
-  throw new VortexError("InvalidArgument", `${nameOf(addr)}: expected an address for protocol ${protocol} too`);
+  throw new VortexError(
+    "InvalidArgument",
+    `${nameOf(addr)}: expected an address for protocol ${protocol} too`,
+  );
 }
 
 /**
@@ -56,7 +60,10 @@ export function addressFor(addr: PeerAddress, protocol: Protocol): string {
 export function nameOf({ quic, tcp, grpc }: PeerAddresses): string {
   const name = quic ?? tcp ?? grpc;
   if (name === undefined) {
-    throw new VortexError("InvalidArgument", "a peer without an address: expected quic, tcp or grpc, each host:port");
+    throw new VortexError(
+      "InvalidArgument",
+      "a peer without an address: expected quic, tcp or grpc, each host:port",
+    );
   }
   return name;
 }

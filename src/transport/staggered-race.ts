@@ -101,7 +101,11 @@ export type RaceOutcome<C, T> =
   /** The candidate succeeded; `setbacks` are those before its start. */
   | { readonly candidate: C; readonly setbacks: readonly PriorAttempt<C>[]; readonly result: T }
   /** The candidate failed with an error that is final. */
-  | { readonly candidate: C; readonly setbacks: readonly PriorAttempt<C>[]; readonly error: VortexError }
+  | {
+      readonly candidate: C;
+      readonly setbacks: readonly PriorAttempt<C>[];
+      readonly error: VortexError;
+    }
   /** All failed. */
   | { readonly setbacks: readonly PriorAttempt<C>[] };
 
@@ -110,7 +114,9 @@ export type RaceOutcome<C, T> =
  * succeeds, when one fails with a final error, or when all have failed. Rejects when `signal`
  * aborts. After that nothing starts, and `signal` has no listener.
  */
-export function runStaggered<C, T>(options: StaggeredRaceOptions<C, T>): Promise<RaceOutcome<C, T>> {
+export function runStaggered<C, T>(
+  options: StaggeredRaceOptions<C, T>,
+): Promise<RaceOutcome<C, T>> {
   const { candidates, delay, clock, signal } = options;
   if (signal?.aborted) return Promise.reject(options.aborted(signal));
   return new Promise((resolve, reject) => {
@@ -169,7 +175,9 @@ export function runStaggered<C, T>(options: StaggeredRaceOptions<C, T>): Promise
   });
 }
 
-async function settle<T>(run: () => Promise<T>): Promise<{ readonly result: T } | { readonly error: VortexError }> {
+async function settle<T>(
+  run: () => Promise<T>,
+): Promise<{ readonly result: T } | { readonly error: VortexError }> {
   try {
     return { result: await run() };
   } catch (error) {

@@ -25,7 +25,10 @@ export function addressesCompliance({ name, it, withPeers, fixture }: Suite): vo
     ] as const) {
       const test = `${dead} without a listener leads to ${alive}`;
       const run = (): Promise<void> =>
-        withPeers(assertReached, { tuning: { addresses: [dead, alive] }, local: { host: alive, port: 0 } });
+        withPeers(assertReached, {
+          tuning: { addresses: [dead, alive] },
+          local: { host: alive, port: 0 },
+        });
       if (loopback6) it(test, run);
       else skipped(test, "this machine has no IPv6", run);
     }
@@ -34,7 +37,10 @@ export function addressesCompliance({ name, it, withPeers, fixture }: Suite): vo
       const silent = await (fixture.overUdp === true ? silentUdpHost : silentTcpHost)("127.0.0.2");
       try {
         const local = { host: "127.0.0.1", port: silent.address.port };
-        await withPeers(assertReached, { tuning: { addresses: ["127.0.0.2", "127.0.0.1"] }, local });
+        await withPeers(assertReached, {
+          tuning: { addresses: ["127.0.0.2", "127.0.0.1"] },
+          local,
+        });
       } finally {
         await silent.close();
       }

@@ -34,11 +34,16 @@ export function bytesCompliance({ name, it, fixture, withPeers }: Suite): void {
           const block = seededBytes(3, 999_983);
           const total = 64 * 1024 * 1024;
           const writing = (async () => {
-            for (let at = 0; at < total; at += block.length) await from.writer.write(block.slice(0, total - at));
+            for (let at = 0; at < total; at += block.length)
+              await from.writer.write(block.slice(0, total - at));
             await from.writer.end();
           })();
           let at = 0;
-          for (let chunk = await to.reader.read(); chunk !== undefined; chunk = await to.reader.read()) {
+          for (
+            let chunk = await to.reader.read();
+            chunk !== undefined;
+            chunk = await to.reader.read()
+          ) {
             assert.ok(chunk.length > 0, "an empty chunk");
             assertRepeats(chunk, block, at);
             at += chunk.length;
@@ -67,7 +72,11 @@ export function bytesCompliance({ name, it, fixture, withPeers }: Suite): void {
         const sent = seededBytes(4, 300_000);
         const writing = writeAll(near, [sent]);
         const copies: Uint8Array[] = [];
-        for (let chunk = await far.reader.read(); chunk !== undefined; chunk = await far.reader.read()) {
+        for (
+          let chunk = await far.reader.read();
+          chunk !== undefined;
+          chunk = await far.reader.read()
+        ) {
           copies.push(chunk.slice());
           chunk.fill(0);
         }
@@ -148,10 +157,17 @@ export function bytesCompliance({ name, it, fixture, withPeers }: Suite): void {
           await near.writer.end();
         })();
         await standsStill(() => written);
-        assert.ok(written < limit, `${written} bytes were taken from a writer whose reader does not read`);
+        assert.ok(
+          written < limit,
+          `${written} bytes were taken from a writer whose reader does not read`,
+        );
         stop = true;
         let at = 0;
-        for (let chunk = await far.reader.read(); chunk !== undefined; chunk = await far.reader.read()) {
+        for (
+          let chunk = await far.reader.read();
+          chunk !== undefined;
+          chunk = await far.reader.read()
+        ) {
           assertRepeats(chunk, block, at);
           at += chunk.length;
         }

@@ -78,7 +78,10 @@ export function diallingCompliance({ name, it, withPeers, fixture }: Suite): voi
       const listener = await transport.listen(fixture.listenAddress);
       const address = dialAddressOf(fixture, listener.address);
       await listener.close();
-      await assertRejects(transport.dial(address, { signal: AbortSignal.timeout(20_000) }), "ConnectionRefused");
+      await assertRejects(
+        transport.dial(address, { signal: AbortSignal.timeout(20_000) }),
+        "ConnectionRefused",
+      );
     });
 
     // A peer may announce any address as its own, so none may end the process, or look like a fault of this library.
@@ -86,9 +89,14 @@ export function diallingCompliance({ name, it, withPeers, fixture }: Suite): voi
       await withPeers(async ({ transport, open }) => {
         for (const host of ["255.255.255.255", ...(loopback6 ? ["ff02::1", "fe80::1"] : [])]) {
           const abort = new AbortController();
-          const dialling = rejectionOf(transport.dial({ host, port: 4006 }, { signal: abort.signal }));
+          const dialling = rejectionOf(
+            transport.dial({ host, port: 4006 }, { signal: abort.signal }),
+          );
           // Not every runtime says that there is no way.
-          const timer = setTimeout(() => abort.abort(new VortexError("ConnectTimeout", "no answer")), 1000);
+          const timer = setTimeout(
+            () => abort.abort(new VortexError("ConnectTimeout", "no answer")),
+            1000,
+          );
           const { code, kind, message } = await dialling;
           clearTimeout(timer);
           assert.ok(kind === "transport" || kind === "timeout", `${host}: ${code}, ${message}`);
@@ -101,16 +109,25 @@ export function diallingCompliance({ name, it, withPeers, fixture }: Suite): voi
     it("an abort before dialling is Aborted, or the signal's own VortexError", async () => {
       await withPeers(async ({ transport, address }) => {
         const cause = new Error("changed my mind");
-        const error = await assertRejects(transport.dial(address, { signal: AbortSignal.abort(cause) }), "Aborted");
+        const error = await assertRejects(
+          transport.dial(address, { signal: AbortSignal.abort(cause) }),
+          "Aborted",
+        );
         assert.equal(error.cause, cause);
         const own = new VortexError("ConnectTimeout", "too slow");
-        assert.equal(await rejectionOf(transport.dial(address, { signal: AbortSignal.abort(own) })), own);
+        assert.equal(
+          await rejectionOf(transport.dial(address, { signal: AbortSignal.abort(own) })),
+          own,
+        );
       });
     });
 
     it("an abort during dialling is Aborted, or the signal's own VortexError", async () => {
       await withPeers(async ({ transport, address, open }) => {
-        for (const reason of [new Error("changed my mind"), new VortexError("ConnectTimeout", "too slow")]) {
+        for (const reason of [
+          new Error("changed my mind"),
+          new VortexError("ConnectTimeout", "too slow"),
+        ]) {
           const abort = new AbortController();
           const dialling = transport.dial(address, { signal: abort.signal });
           abort.abort(reason);
@@ -186,7 +203,10 @@ export function diallingCompliance({ name, it, withPeers, fixture }: Suite): voi
       await listener.close();
       assert.equal(await loops, 1);
       await rejectionOf(reading);
-      await assertRejects(transport.dial(address, { signal: AbortSignal.timeout(20_000) }), "ConnectionRefused");
+      await assertRejects(
+        transport.dial(address, { signal: AbortSignal.timeout(20_000) }),
+        "ConnectionRefused",
+      );
       connection.abort();
     });
 
@@ -222,7 +242,10 @@ export function diallingCompliance({ name, it, withPeers, fixture }: Suite): voi
           const identity = await selfSigned();
           await listener.setIdentity(identity);
           assert.equal(listener.fingerprint, fingerprintOf(identity.cert));
-          await assertRejects(listener.setIdentity({ cert: "none", key: identity.key }), "InvalidArgument");
+          await assertRejects(
+            listener.setIdentity({ cert: "none", key: identity.key }),
+            "InvalidArgument",
+          );
           assert.equal(listener.fingerprint, fingerprintOf(identity.cert));
           const [late, lateFar] = await open();
           for (const [here, there] of [[near, far] as const, [late, lateFar] as const]) {

@@ -11,7 +11,13 @@ import { portableRuntime } from "../../src/runtime.ts";
 import { VortexServer } from "../../src/server/vortex-server.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
-import type { ByteStream, Connection, Listener, ListenOptions, Transport } from "../../src/transport/transport.ts";
+import type {
+  ByteStream,
+  Connection,
+  Listener,
+  ListenOptions,
+  Transport,
+} from "../../src/transport/transport.ts";
 import { rejectionOf } from "../support/failures.ts";
 import { itUnlessGap, type TransportFixture, type TransportTuning } from "../support/fixture.ts";
 import { readAll } from "../support/hostile.ts";
@@ -200,7 +206,10 @@ export function earlyDataCompliance(name: string, fixture: TransportFixture): vo
         assert.deepEqual(await fetchPiece(0), piece(0));
         await restart();
         await reconnect();
-        assert.deepEqual(await Promise.all([0, 1, 2, 3].map((number) => fetchPiece(number))), [0, 1, 2, 3].map(piece));
+        assert.deepEqual(
+          await Promise.all([0, 1, 2, 3].map((number) => fetchPiece(number))),
+          [0, 1, 2, 3].map(piece),
+        );
       }));
 
     it("early data can be switched off", () =>
@@ -257,8 +266,11 @@ async function withEcho(
   try {
     await use({
       relay,
-      dial: ({ host = relay.address.host, earlyData = true, signal = AbortSignal.timeout(30_000) } = {}) =>
-        client.dial({ ...relay.address, host }, { earlyData, signal }),
+      dial: ({
+        host = relay.address.host,
+        earlyData = true,
+        signal = AbortSignal.timeout(30_000),
+      } = {}) => client.dial({ ...relay.address, host }, { earlyData, signal }),
       received: seen.wait,
       async restart() {
         await listener.close({ grace: 0 });
@@ -322,7 +334,12 @@ async function withPieces(
     },
     getTask: (...args: Parameters<typeof stored.getTask>) => stored.getTask(...args),
   };
-  let server = await VortexServer.listen(await fixture.transport(), fixture.listenAddress, store, portableRuntime);
+  let server = await VortexServer.listen(
+    await fixture.transport(),
+    fixture.listenAddress,
+    store,
+    portableRuntime,
+  );
   const { address } = server;
   const relay = await udpRelay(address);
   const dialled: Connection[] = [];
@@ -333,7 +350,12 @@ async function withPieces(
     await use({
       relay,
       async fetchPiece(number) {
-        const request = { addr: formatAddress(relay.address), hostId: "host", taskId: TASK, number };
+        const request = {
+          addr: formatAddress(relay.address),
+          hostId: "host",
+          taskId: TASK,
+          number,
+        };
         return (await downloader.downloadPiece(request)).bytes();
       },
       async reconnect() {
@@ -342,7 +364,12 @@ async function withPieces(
       asked: seen.wait,
       async restart() {
         await server.close({ grace: 0 });
-        server = await VortexServer.listen(await fixture.transport(), address, store, portableRuntime);
+        server = await VortexServer.listen(
+          await fixture.transport(),
+          address,
+          store,
+          portableRuntime,
+        );
       },
     });
   } finally {

@@ -33,7 +33,11 @@ export function endsCompliance({ name, it, withPeers }: Suite): void {
         await writeAll(far, [sent]);
         const closing = accepted.close();
         const chunks: Uint8Array[] = [];
-        for (let chunk = await near.reader.read(); chunk !== undefined; chunk = await near.reader.read()) {
+        for (
+          let chunk = await near.reader.read();
+          chunk !== undefined;
+          chunk = await near.reader.read()
+        ) {
           chunks.push(chunk);
           await tick();
         }
@@ -76,7 +80,8 @@ export function endsCompliance({ name, it, withPeers }: Suite): void {
         const [running] = await runningStreams(open);
         await connection.close();
         assert.deepEqual(await running.near, Array(RUNNING).fill("Closed"));
-        for (const code of await running.far) assert.ok(code === "ConnectionLost" || code === "StreamReset", code);
+        for (const code of await running.far)
+          assert.ok(code === "ConnectionLost" || code === "StreamReset", code);
         assert.equal((await connection.closed).error.code, "Closed");
       });
     });
@@ -85,7 +90,8 @@ export function endsCompliance({ name, it, withPeers }: Suite): void {
       await withPeers(async ({ open, listener }) => {
         const [running, accepted] = await runningStreams(open);
         await listener.close();
-        for (const code of await running.near) assert.ok(code === "ConnectionLost" || code === "StreamReset", code);
+        for (const code of await running.near)
+          assert.ok(code === "ConnectionLost" || code === "StreamReset", code);
         assert.deepEqual(await running.far, Array(RUNNING).fill("Closed"));
         for (const one of accepted) assert.equal((await one.closed).error.code, "Closed");
       });
@@ -136,7 +142,12 @@ export function endsCompliance({ name, it, withPeers }: Suite): void {
     it("an abrupt end by the accepting side: ConnectionLost there, Closed here", async () => {
       await withPeers(async ({ open, connection }) => {
         const [near, far, accepted] = await open();
-        await endsAbruptly({ near: far, far: near, end: () => accepted.abort(), other: connection });
+        await endsAbruptly({
+          near: far,
+          far: near,
+          end: () => accepted.abort(),
+          other: connection,
+        });
       });
     });
 
@@ -147,10 +158,18 @@ export function endsCompliance({ name, it, withPeers }: Suite): void {
       });
     });
 
-    async function endsAbruptly(pair: { near: ByteStream; far: ByteStream; end(): void; other: Connection }) {
+    async function endsAbruptly(pair: {
+      near: ByteStream;
+      far: ByteStream;
+      end(): void;
+      other: Connection;
+    }) {
       const { near, far, end, other } = pair;
       const [here, there] = [near.reader.read(), far.reader.read()];
-      const [writing, writingThere] = [writeUntilRefused(near.writer), writeUntilRefused(far.writer)];
+      const [writing, writingThere] = [
+        writeUntilRefused(near.writer),
+        writeUntilRefused(far.writer),
+      ];
       here.catch(() => {});
       there.catch(() => {});
       // The reads above take the first bytes of the writers; these wait.

@@ -38,7 +38,11 @@ export function pathsCompliance({ name, it, withPeers }: Suite): void {
           const writing = writeAll(near, [sent]);
           const chunks: Uint8Array[] = [];
           let received = 0;
-          for (let chunk = await near.reader.read(); chunk !== undefined; chunk = await near.reader.read()) {
+          for (
+            let chunk = await near.reader.read();
+            chunk !== undefined;
+            chunk = await near.reader.read()
+          ) {
             const before = Math.floor(received / MEBI);
             received += chunk.length;
             if (Math.floor(received / MEBI) > before) relay?.rebind();

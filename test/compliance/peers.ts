@@ -82,7 +82,9 @@ export async function runPeers(
       if (arrival === undefined) waiting.push(resolve);
       else resolve(arrival);
     });
-  const open = async (by: Connection = connection): Promise<[ByteStream, ByteStream, Connection]> => {
+  const open = async (
+    by: Connection = connection,
+  ): Promise<[ByteStream, ByteStream, Connection]> => {
     const near = await by.openStream();
     // The other side need not see a stream before its first byte.
     await near.writer.write(Uint8Array.of(0));
@@ -157,7 +159,8 @@ export async function isServed(transport: Transport, address: Address): Promise<
 /** Sends back what comes, to its end. */
 export async function echo({ reader, writer }: ByteStream): Promise<void> {
   try {
-    for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read()) await writer.write(chunk);
+    for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read())
+      await writer.write(chunk);
     await writer.end();
   } catch (error) {
     reader.cancel();
@@ -173,7 +176,10 @@ export function giveUp({ reader, writer }: ByteStream): void {
 }
 
 /** Writes the chunks, and ends. */
-export async function writeAll({ writer }: ByteStream, chunks: readonly Uint8Array[]): Promise<void> {
+export async function writeAll(
+  { writer }: ByteStream,
+  chunks: readonly Uint8Array[],
+): Promise<void> {
   for (const chunk of chunks) await writer.write(chunk);
   await writer.end();
 }
@@ -183,7 +189,8 @@ export async function writeUntilRefused(writer: ByteWriter): Promise<VortexError
   const chunk = new Uint8Array(16 * 1024);
   return rejectionOf(
     (async () => {
-      for (let written = 0; written < 1024 * 1024 * 1024; written += chunk.length) await writer.write(chunk);
+      for (let written = 0; written < 1024 * 1024 * 1024; written += chunk.length)
+        await writer.write(chunk);
     })(),
   );
 }
@@ -216,7 +223,8 @@ export function assertRepeats(chunk: Uint8Array, block: Uint8Array, offset: numb
     const length = Math.min(block.length - from, chunk.length - at);
     const [got, expected] = [chunk.subarray(at, at + length), block.subarray(from, from + length)];
     // deepEqual is slow on long arrays, so it is only asked to tell the difference.
-    if (Buffer.compare(got, expected) !== 0) assert.deepEqual(got, expected, `bytes from ${offset + at}`);
+    if (Buffer.compare(got, expected) !== 0)
+      assert.deepEqual(got, expected, `bytes from ${offset + at}`);
     at += length;
   }
 }
@@ -245,7 +253,10 @@ export function tick(): Promise<void> {
 }
 
 /** Runs `use` for each item, all at once, to the end of all. */
-export async function each<T>(items: AsyncIterable<T>, use: (item: T) => Promise<unknown>): Promise<void> {
+export async function each<T>(
+  items: AsyncIterable<T>,
+  use: (item: T) => Promise<unknown>,
+): Promise<void> {
   const running: Promise<unknown>[] = [];
   for await (const item of items) running.push(use(item));
   await Promise.all(running);

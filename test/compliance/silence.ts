@@ -100,8 +100,12 @@ export function silenceCompliance(suite: Suite): void {
           const client = peer("dial", tuning, address);
           try {
             assert.equal(await client.line(), "dialled");
-            const [[first, connection], [second]] = await within(20_000, Promise.all([acceptStream(), acceptStream()]));
-            for (const { reader } of [first, second]) assert.equal((await readExactly(reader, 1)).length, 1);
+            const [[first, connection], [second]] = await within(
+              20_000,
+              Promise.all([acceptStream(), acceptStream()]),
+            );
+            for (const { reader } of [first, second])
+              assert.equal((await readExactly(reader, 1)).length, 1);
             const ends = endsOf(first, second);
             client.kill();
             aftermath = aftermathOf(connection, ends);
@@ -129,7 +133,10 @@ export function silenceCompliance(suite: Suite): void {
       "dialling a peer that never answers ends when its signal fires, as the signal says": () =>
         withSilentHost(async ({ address }) => {
           const transport = await fixture.transport();
-          for (const reason of [new VortexError("ConnectTimeout", "too slow"), new Error("changed my mind")]) {
+          for (const reason of [
+            new VortexError("ConnectTimeout", "too slow"),
+            new Error("changed my mind"),
+          ]) {
             const abort = new AbortController();
             const dialling = rejectionOf(transport.dial(address, { signal: abort.signal }));
             await silence();
@@ -144,12 +151,15 @@ export function silenceCompliance(suite: Suite): void {
         withSilentHost(async ({ address }) => assertLeavesNothing(peer("give-up", {}, address))),
 
       ...(fixture.resolvesNames === true && {
-        "dials of several addresses that were given up leave nothing behind, and their process ends by itself": () =>
-          withSilentHost(async ({ address: { port } }) => {
-            // One that refuses, the silent one, and one that is tried beside it.
-            const addresses = ["127.0.0.2", "127.0.0.1", "127.0.0.3"];
-            await assertLeavesNothing(peer("give-up", { addresses }, { host: "localhost", port }));
-          }),
+        "dials of several addresses that were given up leave nothing behind, and their process ends by itself":
+          () =>
+            withSilentHost(async ({ address: { port } }) => {
+              // One that refuses, the silent one, and one that is tried beside it.
+              const addresses = ["127.0.0.2", "127.0.0.1", "127.0.0.3"];
+              await assertLeavesNothing(
+                peer("give-up", { addresses }, { host: "localhost", port }),
+              );
+            }),
       }),
 
       "the peer's process is killed: nobody here waits for ever": async () => {
@@ -160,9 +170,10 @@ export function silenceCompliance(suite: Suite): void {
         assert.deepEqual(await killedServer(), lost);
       },
 
-      "the client's process is killed: nobody here waits for ever, and others are served": async () => {
-        await killedClient();
-      },
+      "the client's process is killed: nobody here waits for ever, and others are served":
+        async () => {
+          await killedClient();
+        },
 
       "the client's process is killed: ConnectionLost for all that waits": async () => {
         assert.deepEqual(await killedClient(), lost);
@@ -173,7 +184,9 @@ export function silenceCompliance(suite: Suite): void {
           withPeers(
             async ({ open, connection }) => {
               const [near, far, accepted] = await open();
-              const waits = Promise.all([near, far].map(({ reader }) => rejectionOf(reader.read())));
+              const waits = Promise.all(
+                [near, far].map(({ reader }) => rejectionOf(reader.read())),
+              );
               for (const { error } of await Promise.all([connection.closed, accepted.closed])) {
                 assert.equal(error.code, "ConnectionLost");
               }
@@ -185,23 +198,24 @@ export function silenceCompliance(suite: Suite): void {
         ),
 
       ...(fixture.overUdp === true && {
-        "a path that carries nothing any more is ConnectionLost after the idle timeout, on both sides": () =>
-          patiently((idleTimeout) =>
-            withPeers(
-              async ({ open, connection, relay }) => {
-                const [near, far, accepted] = await open();
-                const ends = Promise.all([endsOf(near, far), endsOf(far, near)]);
-                relay?.silence(true);
-                for (const { error } of await Promise.all([connection.closed, accepted.closed])) {
-                  assert.equal(error.code, "ConnectionLost");
-                }
-                for (const end of await ends) {
-                  assert.deepEqual(end, { reading: "ConnectionLost", writing: "ConnectionLost" });
-                }
-              },
-              { tuning: { idleTimeout, keepAlive: idleTimeout / 5 }, relayed: true },
+        "a path that carries nothing any more is ConnectionLost after the idle timeout, on both sides":
+          () =>
+            patiently((idleTimeout) =>
+              withPeers(
+                async ({ open, connection, relay }) => {
+                  const [near, far, accepted] = await open();
+                  const ends = Promise.all([endsOf(near, far), endsOf(far, near)]);
+                  relay?.silence(true);
+                  for (const { error } of await Promise.all([connection.closed, accepted.closed])) {
+                    assert.equal(error.code, "ConnectionLost");
+                  }
+                  for (const end of await ends) {
+                    assert.deepEqual(end, { reading: "ConnectionLost", writing: "ConnectionLost" });
+                  }
+                },
+                { tuning: { idleTimeout, keepAlive: idleTimeout / 5 }, relayed: true },
+              ),
             ),
-          ),
       }),
 
       "keep-alive holds a connection without a word through several idle timeouts": () =>
@@ -231,7 +245,10 @@ async function assertLeavesNothing(client: Program): Promise<void> {
 }
 
 /** Registers tests that mostly wait: all start with the first, and each is looked at in its turn. */
-function together({ it, fixture }: Suite, tests: Readonly<Record<string, () => Promise<void>>>): void {
+function together(
+  { it, fixture }: Suite,
+  tests: Readonly<Record<string, () => Promise<void>>>,
+): void {
   const start = once(async () => {
     const running = new Map<string, Promise<void>>();
     for (const [name, run] of Object.entries(tests)) {
@@ -269,7 +286,10 @@ async function patiently<T>(run: (idleTimeout: number) => Promise<T>): Promise<T
 async function within<T>(milliseconds: number, promise: Promise<T>): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => reject(new Error(`nothing came for ${milliseconds} ms`)), milliseconds);
+    timer = setTimeout(
+      () => reject(new Error(`nothing came for ${milliseconds} ms`)),
+      milliseconds,
+    );
   });
   try {
     return await Promise.race([promise, late]);
@@ -279,7 +299,10 @@ async function within<T>(milliseconds: number, promise: Promise<T>): Promise<T> 
 }
 
 /** What a read on one stream and a write on another end with. */
-async function endsOf(read: ByteStream, written: ByteStream): Promise<Pick<Aftermath, "reading" | "writing">> {
+async function endsOf(
+  read: ByteStream,
+  written: ByteStream,
+): Promise<Pick<Aftermath, "reading" | "writing">> {
   const [reading, writing] = await Promise.all([
     readToFailure(read.reader).then(() => "end", codeOf),
     writeUntilRefused(written.writer).then(codeOf),
@@ -287,7 +310,10 @@ async function endsOf(read: ByteStream, written: ByteStream): Promise<Pick<After
   return { reading, writing };
 }
 
-async function aftermathOf(connection: Connection, ends: ReturnType<typeof endsOf>): Promise<Aftermath> {
+async function aftermathOf(
+  connection: Connection,
+  ends: ReturnType<typeof endsOf>,
+): Promise<Aftermath> {
   const { reading, writing } = await ends;
   const opening = codeOf(await rejectionOf(connection.openStream()));
   // Over TCP this side's direction of a stream that has ended is still open.

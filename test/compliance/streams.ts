@@ -165,9 +165,13 @@ export function streamsCompliance({ name, it, fixture, withPeers }: Suite): void
       await withPeers(
         async (peers) => {
           const serving = serveEchoes(peers);
-          await Promise.all(Array.from({ length: 200 }, (_, at) => exchangeOne(peers.connection, at)));
+          await Promise.all(
+            Array.from({ length: 200 }, (_, at) => exchangeOne(peers.connection, at)),
+          );
           // The credit is back, of which a receiver may keep some until it is worth a frame (RFC 9000, 4.6): half of it in lsquic.
-          const open = await Promise.all(Array.from({ length: 8 }, () => peers.connection.openStream()));
+          const open = await Promise.all(
+            Array.from({ length: 8 }, () => peers.connection.openStream()),
+          );
           for (const stream of open) await writeAll(stream, [text("last")]);
           for (const stream of open) assert.deepEqual(await readAll(stream), text("last"));
           await serving.stop();
@@ -179,7 +183,9 @@ export function streamsCompliance({ name, it, fixture, withPeers }: Suite): void
     it("200 streams at once with default limits all come through", async () => {
       await withPeers(async (peers) => {
         const serving = serveEchoes(peers);
-        await Promise.all(Array.from({ length: 200 }, (_, at) => exchangeOne(peers.connection, at)));
+        await Promise.all(
+          Array.from({ length: 200 }, (_, at) => exchangeOne(peers.connection, at)),
+        );
         await serving.stop();
       });
     });
@@ -234,7 +240,12 @@ export function streamsCompliance({ name, it, fixture, withPeers }: Suite): void
             const first = connection.openStream({ signal: abort.signal });
             const second = connection.openStream();
             first.then(giveUp, () => {});
-            const ending = Promise.all([writeAll(near, []), writeAll(far, []), readAll(near), readAll(far)]);
+            const ending = Promise.all([
+              writeAll(near, []),
+              writeAll(far, []),
+              readAll(near),
+              readAll(far),
+            ]);
             for (let moment = 0; moment < moments; moment++) await Promise.resolve();
             abort.abort();
             await ending;
@@ -249,7 +260,9 @@ export function streamsCompliance({ name, it, fixture, withPeers }: Suite): void
       await withPeers(async ({ connection, open }) => {
         await assertRejects(connection.openStream({ signal: AbortSignal.abort() }), "Aborted");
         const reason = new VortexError("PieceTimeout", "late");
-        const error = await rejectionOf(connection.openStream({ signal: AbortSignal.abort(reason) }));
+        const error = await rejectionOf(
+          connection.openStream({ signal: AbortSignal.abort(reason) }),
+        );
         assert.equal(error, reason);
         await open();
       });

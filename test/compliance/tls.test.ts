@@ -67,9 +67,12 @@ if (runtimeName === "deno") {
   tlsCompliance(
     "deno-quic",
     tlsOver((options) => denoQuicTransportWith(resolver, options), {
-      "a pinned certificate, whatever else it says": "Deno looks at the dates of a pinned certificate too",
-      "any certificate, with verify: false": "Deno needs a flag for that, see test/interop/stock-peer.test.ts",
-      "a certificate that is not pinned, and names the one that was found": "Deno does not hand out what it refused",
+      "a pinned certificate, whatever else it says":
+        "Deno looks at the dates of a pinned certificate too",
+      "any certificate, with verify: false":
+        "Deno needs a flag for that, see test/interop/stock-peer.test.ts",
+      "a certificate that is not pinned, and names the one that was found":
+        "Deno does not hand out what it refused",
       "a client certificate of the named authority is accepted": noClients,
       "a client without a certificate is refused": noClients,
       "a client with a certificate of another authority is refused": noClients,

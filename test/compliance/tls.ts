@@ -50,7 +50,10 @@ export function tlsOver(
   return {
     gaps,
     async listen(serverTls) {
-      const listener = await (await transport({ serverTls })).listen({ host: "127.0.0.1", port: 0 });
+      const listener = await (await transport({ serverTls })).listen({
+        host: "127.0.0.1",
+        port: 0,
+      });
       const answering = answerAll(listener);
       return {
         address: listener.address,
@@ -152,15 +155,21 @@ export function tlsCompliance(name: string, fixture: TlsFixture): void {
 
     it("a pinned certificate, whatever else it says", async () => {
       const { ca } = await scene();
-      await withServer(fixture, await ca.issue({ names: ["other.example"], from: -30, to: -2 }), async (listener) => {
-        await meet(fixture, listener, { fingerprints: [listener.fingerprint ?? ""] });
-      });
+      await withServer(
+        fixture,
+        await ca.issue({ names: ["other.example"], from: -30, to: -2 }),
+        async (listener) => {
+          await meet(fixture, listener, { fingerprints: [listener.fingerprint ?? ""] });
+        },
+      );
     });
 
     it("any certificate, with verify: false", async () => {
       const { ca } = await scene();
       await accepts({}, { verify: false });
-      await accepts(await ca.issue({ names: ["other.example"], from: -30, to: -2 }), { verify: false });
+      await accepts(await ca.issue({ names: ["other.example"], from: -30, to: -2 }), {
+        verify: false,
+      });
     });
   });
 
@@ -178,7 +187,12 @@ export function tlsCompliance(name: string, fixture: TlsFixture): void {
     it("a certificate for another address", async () => {
       const { ca } = await scene();
       const server = await ca.issue({ names: ["127.0.0.2", "localhost"] });
-      await refuses(server, { ca: ca.cert }, /is for .*127\.0\.0\.2.*, not for 127\.0\.0\.1/, pinOf(server));
+      await refuses(
+        server,
+        { ca: ca.cert },
+        /is for .*127\.0\.0\.2.*, not for 127\.0\.0\.1/,
+        pinOf(server),
+      );
     });
 
     it("a certificate for an address of the name that is dialled", async () => {
@@ -210,7 +224,11 @@ export function tlsCompliance(name: string, fixture: TlsFixture): void {
 
     it("a certificate that has expired", async () => {
       const { ca } = await scene();
-      await refuses(await ca.issue({ from: -30, to: -2 }), { ca: ca.cert }, /has expired|expired on \d{4}-\d{2}-\d{2}/);
+      await refuses(
+        await ca.issue({ from: -30, to: -2 }),
+        { ca: ca.cert },
+        /has expired|expired on \d{4}-\d{2}-\d{2}/,
+      );
     });
 
     it("a certificate that is not valid yet", async () => {
@@ -231,7 +249,9 @@ export function tlsCompliance(name: string, fixture: TlsFixture): void {
 
     it("a certificate that is not pinned, even of a named authority", async () => {
       const { ca, server } = await scene();
-      await refuses(server, { ca: ca.cert, fingerprints: ["00".repeat(32)] }, /not pinned/, { ca: ca.cert });
+      await refuses(server, { ca: ca.cert, fingerprints: ["00".repeat(32)] }, /not pinned/, {
+        ca: ca.cert,
+      });
     });
   });
 
@@ -244,19 +264,30 @@ export function tlsCompliance(name: string, fixture: TlsFixture): void {
     it("a client without a certificate is refused", async () => {
       const { ca, server, client } = await scene();
       const welcome = { ca: ca.cert, ...client };
-      await refuses({ ...server, clientCa: ca.cert }, { ca: ca.cert }, /requires a client certificate/, welcome);
+      await refuses(
+        { ...server, clientCa: ca.cert },
+        { ca: ca.cert },
+        /requires a client certificate/,
+        welcome,
+      );
     });
 
     it("a client with a certificate of another authority is refused", async () => {
       const { ca, otherCa, server, client } = await scene();
       const stranger = { ca: ca.cert, ...(await otherCa.issue()) };
-      await refuses({ ...server, clientCa: ca.cert }, stranger, notAccepted, { ca: ca.cert, ...client });
+      await refuses({ ...server, clientCa: ca.cert }, stranger, notAccepted, {
+        ca: ca.cert,
+        ...client,
+      });
     });
 
     it("a client with a certificate that has expired is refused", async () => {
       const { ca, server, client } = await scene();
       const late = { ca: ca.cert, ...(await ca.issue({ from: -30, to: -2 })) };
-      await refuses({ ...server, clientCa: ca.cert }, late, notAccepted, { ca: ca.cert, ...client });
+      await refuses({ ...server, clientCa: ca.cert }, late, notAccepted, {
+        ca: ca.cert,
+        ...client,
+      });
     });
 
     it("a client certificate that nobody asked for does no harm", async () => {
@@ -300,7 +331,8 @@ export function tlsCompliance(name: string, fixture: TlsFixture): void {
           { cert: server.cert, key: "no key" },
           { cert: server.cert, key: client.key },
         ];
-        for (const identity of wrong) await assertRejects(listener.setIdentity(identity), "InvalidArgument");
+        for (const identity of wrong)
+          await assertRejects(listener.setIdentity(identity), "InvalidArgument");
         assert.equal(listener.fingerprint, fingerprintOf(server.cert));
         await meet(fixture, listener, { ca: ca.cert });
       });
@@ -354,7 +386,12 @@ let made: Promise<Scene> | undefined;
 function scene(): Promise<Scene> {
   made ??= (async () => {
     const [ca, otherCa] = [await authority("authority"), await authority("another authority")];
-    return { ca, otherCa, server: await ca.issue(), client: await ca.issue({ names: ["client.example"] }) };
+    return {
+      ca,
+      otherCa,
+      server: await ca.issue(),
+      client: await ca.issue({ names: ["client.example"] }),
+    };
   })();
   return made;
 }
@@ -397,7 +434,8 @@ async function answerAll(listener: Listener): Promise<void> {
 async function answerEach(connection: Connection): Promise<void> {
   for await (const { reader, writer } of connection.accept()) {
     try {
-      for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read()) await writer.write(chunk);
+      for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read())
+        await writer.write(chunk);
       await writer.end();
     } catch (error) {
       // The client has gone.
@@ -411,6 +449,7 @@ async function exchangeOn(connection: Connection, signal: AbortSignal): Promise<
   await writer.write(Uint8Array.of(1, 2, 3));
   await writer.end();
   const bytes: number[] = [];
-  for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read()) bytes.push(...chunk);
+  for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read())
+    bytes.push(...chunk);
   assert.deepEqual(bytes, [1, 2, 3]);
 }

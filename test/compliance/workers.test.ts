@@ -25,10 +25,12 @@ const fixture: TransportFixture = {
     "abort by the writer is StreamReset for a reader that waits, and for its next read": noReset,
     "abort by the writer after bytes is never a clean end for the reader": noReset,
     "writes after abort are Closed, and so is the one that waits": noReset,
-    "a stream given up in both directions leaves the connection and its other streams as they are": noReset,
+    "a stream given up in both directions leaves the connection and its other streams as they are":
+      noReset,
     "the loop over streams ends with the connection, on both sides": noReset,
     "a second connection from the same side lives and dies by itself": noReset,
-    "a graceful close by the dialling side while streams run ends them: Closed here, an error there": noReset,
+    "a graceful close by the dialling side while streams run ends them: Closed here, an error there":
+      noReset,
     "dials that were given up leave nothing behind, and their process ends by itself": noProcess,
     "the client's process is killed: nobody here waits for ever, and others are served": noProcess,
   },

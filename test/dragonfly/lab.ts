@@ -29,7 +29,9 @@ const programs =
 
 /** Returns why a version of dfdaemon cannot be started here; undefined when it can. */
 export function missingProgram(version: DfdaemonVersion): string | undefined {
-  const missing = [SCHEDULER, DFGET, `dfdaemon-${version}`].find((name) => !existsSync(join(programs, name)));
+  const missing = [SCHEDULER, DFGET, `dfdaemon-${version}`].find(
+    (name) => !existsSync(join(programs, name)),
+  );
   return missing && `${missing} of Dragonfly is not in the directory that VORTEX_PEER_LAB names`;
 }
 
@@ -59,19 +61,45 @@ export async function startLab(version: DfdaemonVersion): Promise<Lab> {
   };
   try {
     const schedulerPort = await freePort(ip);
-    const scheduler = await writeConfig(directory, "scheduler.yaml", schedulerConfig(directory, ip, schedulerPort));
+    const scheduler = await writeConfig(
+      directory,
+      "scheduler.yaml",
+      schedulerConfig(directory, ip, schedulerPort),
+    );
     children.push(startProgram([join(programs, SCHEDULER), "--config", scheduler]));
     await reachable(ip, schedulerPort);
 
-    const ports = await freePorts(ip, ["api", "tcp", "quic", "proxy", "health", "metrics", "stats"]);
-    const config = await writeConfig(directory, "dfdaemon.yaml", dfdaemonConfig(directory, ip, ports));
+    const ports = await freePorts(ip, [
+      "api",
+      "tcp",
+      "quic",
+      "proxy",
+      "health",
+      "metrics",
+      "stats",
+    ]);
+    const config = await writeConfig(
+      directory,
+      "dfdaemon.yaml",
+      dfdaemonConfig(directory, ip, ports),
+    );
     const dynconfig = await writeConfig(directory, "dynconfig.yaml", {
       scheduler: { addrs: [`${ip}:${schedulerPort}`] },
     });
     const log = join(directory, "log");
     const daemon = startProgram([
       join(programs, `dfdaemon-${version}`),
-      ...["--config", config, "--dynconfig", dynconfig, "--log-dir", log, "--log-level", "info", "--console"],
+      ...[
+        "--config",
+        config,
+        "--dynconfig",
+        dynconfig,
+        "--log-dir",
+        log,
+        "--log-level",
+        "info",
+        "--console",
+      ],
     ]);
     children.push(daemon);
     let alive = true;
@@ -81,7 +109,11 @@ export async function startLab(version: DfdaemonVersion): Promise<Lab> {
     await reachable(ip, ports.api);
     await reachable(ip, ports.tcp);
     return {
-      addresses: { quic: `${ip}:${ports.quic}`, tcp: `${ip}:${ports.tcp}`, grpc: `${ip}:${ports.api}` },
+      addresses: {
+        quic: `${ip}:${ports.quic}`,
+        tcp: `${ip}:${ports.tcp}`,
+        grpc: `${ip}:${ports.api}`,
+      },
       seed: (content) => seed(directory, ip, content),
       isAlive: () => alive,
       ended,
@@ -89,7 +121,9 @@ export async function startLab(version: DfdaemonVersion): Promise<Lab> {
     };
   } catch (error) {
     for (const child of children) child.kill();
-    const logs = await Promise.all(children.map(({ ended }) => ended.then(({ out, err }) => (out + err).slice(-2000))));
+    const logs = await Promise.all(
+      children.map(({ ended }) => ended.then(({ out, err }) => (out + err).slice(-2000))),
+    );
     await close();
     throw new Error(`the lab did not start: ${logs.join("\n")}`, { cause: error });
   }
@@ -133,7 +167,10 @@ async function startOrigin(ip: string, content: Uint8Array): Promise<Server> {
   const server = createServer((request, response) => {
     const [, first, last] = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? "") ?? [];
     const start = Number(first ?? 0);
-    const end = last === undefined || last === "" ? content.length - 1 : Math.min(Number(last), content.length - 1);
+    const end =
+      last === undefined || last === ""
+        ? content.length - 1
+        : Math.min(Number(last), content.length - 1);
     response.writeHead(first === undefined ? 200 : 206, {
       "accept-ranges": "bytes",
       "content-length": end - start + 1,
@@ -151,7 +188,10 @@ function ownAddress(): string {
   return `127.${64 + (a % 64)}.${b}.${2 + (c % 252)}`;
 }
 
-async function freePorts<Name extends string>(ip: string, names: readonly Name[]): Promise<Record<Name, number>> {
+async function freePorts<Name extends string>(
+  ip: string,
+  names: readonly Name[],
+): Promise<Record<Name, number>> {
   const ports: [Name, number][] = [];
   for (const name of names) ports.push([name, await freePort(ip)]);
   return Object.fromEntries(ports) as Record<Name, number>;
@@ -190,9 +230,17 @@ function schedulerConfig(directory: string, ip: string, port: number): object {
   return {
     server: {
       ...{ advertiseIP: ip, advertisePort: port, listenIP: ip, port, host: "lab-scheduler" },
-      ...{ logDir: join(directory, "scheduler", "logs"), pluginDir: join(directory, "scheduler", "plugins") },
+      ...{
+        logDir: join(directory, "scheduler", "logs"),
+        pluginDir: join(directory, "scheduler", "plugins"),
+      },
     },
-    scheduler: { algorithm: "default", retryBackToSourceLimit: 4, retryLimit: 5, retryInterval: "500ms" },
+    scheduler: {
+      algorithm: "default",
+      retryBackToSourceLimit: 4,
+      retryLimit: 5,
+      retryInterval: "500ms",
+    },
     job: { enable: false },
     metrics: { enable: false },
     console: true,
@@ -213,7 +261,10 @@ function dfdaemonConfig(
     scheduler: { announceInterval: "10s" },
     seedPeer: { enable: true, type: "super" },
     dynconfig: { refreshInterval: "10s" },
-    storage: { server: { ip, tcpPort: ports.tcp, quicPort: ports.quic }, dir: join(directory, "storage") },
+    storage: {
+      server: { ip, tcpPort: ports.tcp, quicPort: ports.quic },
+      dir: join(directory, "storage"),
+    },
     proxy: at(ports.proxy),
     health: at(ports.health),
     metrics: at(ports.metrics),

@@ -34,28 +34,45 @@ for (const version of dfdaemonVersions) {
     after(() => started?.close());
 
     for (const protocol of ["tcp", "auto", "hybrid"] as const) {
-      itWith(`its task comes by ${protocol}, from named and from discovered addresses`, async ({ addresses }, id) => {
-        await fetchesTask({ protocol }, [{ addr: protocol === "tcp" ? addresses.tcp : addresses }], id, lengths);
-        await fetchesTask({ protocol }, [{ apiAddr: addresses.grpc }], id);
-        assert.ok(lab().isAlive());
-      });
+      itWith(
+        `its task comes by ${protocol}, from named and from discovered addresses`,
+        async ({ addresses }, id) => {
+          await fetchesTask(
+            { protocol },
+            [{ addr: protocol === "tcp" ? addresses.tcp : addresses }],
+            id,
+            lengths,
+          );
+          await fetchesTask({ protocol }, [{ apiAddr: addresses.grpc }], id);
+          assert.ok(lab().isAlive());
+        },
+      );
     }
 
-    itWith("outlives auto and hybrid, whatever ends their requests", async ({ addresses, isAlive }, id) => {
-      const { createDownloader } = await runtimeFace();
-      for (const protocol of ["auto", "hybrid"] as const) {
-        for (const tls of [undefined, {}, { verify: false as const }, { serverName: "d7y" }]) {
-          await using downloader = createDownloader({ protocol, auto: { delay: 1 }, ...(tls && { tls }) });
-          const request = { addr: addresses, hostId, taskId: id, number: 0 };
-          const outcomes = [1, 2, 5, 20, 1000].map((ms) =>
-            downloader.downloadPiece(request, { signal: AbortSignal.timeout(ms) }).then((piece) => piece.cancel()),
-          );
-          await Promise.allSettled(outcomes);
+    itWith(
+      "outlives auto and hybrid, whatever ends their requests",
+      async ({ addresses, isAlive }, id) => {
+        const { createDownloader } = await runtimeFace();
+        for (const protocol of ["auto", "hybrid"] as const) {
+          for (const tls of [undefined, {}, { verify: false as const }, { serverName: "d7y" }]) {
+            await using downloader = createDownloader({
+              protocol,
+              auto: { delay: 1 },
+              ...(tls && { tls }),
+            });
+            const request = { addr: addresses, hostId, taskId: id, number: 0 };
+            const outcomes = [1, 2, 5, 20, 1000].map((ms) =>
+              downloader
+                .downloadPiece(request, { signal: AbortSignal.timeout(ms) })
+                .then((piece) => piece.cancel()),
+            );
+            await Promise.allSettled(outcomes);
+          }
         }
-      }
-      await fetchesTask({ protocol: "tcp" }, [{ addr: addresses.tcp }], id, lengths);
-      assert.ok(isAlive());
-    });
+        await fetchesTask({ protocol: "tcp" }, [{ addr: addresses.tcp }], id, lengths);
+        assert.ok(isAlive());
+      },
+    );
   });
 }
 

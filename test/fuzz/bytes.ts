@@ -74,7 +74,10 @@ const garbage: fc.Arbitrary<Uint8Array> = fc.oneof(
     .map(([packet, changes, cut, more, lengthsAgree]) => {
       const whole = encodePacket(packet);
       for (const [at, to] of changes) whole[at % whole.length] = to;
-      const bytes = joined([cut === null ? whole : whole.subarray(0, cut % (whole.length + 1)), more]);
+      const bytes = joined([
+        cut === null ? whole : whole.subarray(0, cut % (whole.length + 1)),
+        more,
+      ]);
       if (lengthsAgree) correctLengths(bytes);
       return bytes;
     }),
@@ -85,7 +88,8 @@ function correctLengths(bytes: Uint8Array): void {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   if (bytes.length < 6) return;
   view.setUint32(2, bytes.length - 6);
-  if (kindOfContent(view.getUint8(1)) !== undefined && bytes.length >= 10) view.setUint32(6, bytes.length - 10);
+  if (kindOfContent(view.getUint8(1)) !== undefined && bytes.length >= 10)
+    view.setUint32(6, bytes.length - 10);
 }
 
 /**
@@ -99,7 +103,13 @@ export const codec: fc.IProperty<[Packet, Uint8Array, string]> = fc.property(
   (packet, bytes, taskId) => {
     assert.deepEqual(decodePacket(encodePacket(packet)), packet);
     if (new TextEncoder().encode(taskId).length !== 64) {
-      const request = { type: "download-piece", id: 1, kind: "standard", taskId, number: 0 } as const;
+      const request = {
+        type: "download-piece",
+        id: 1,
+        kind: "standard",
+        taskId,
+        number: 0,
+      } as const;
       assert.throws(() => encodePacket(request), { code: "InvalidArgument" });
     }
     let decoded: Packet;
@@ -112,7 +122,9 @@ export const codec: fc.IProperty<[Packet, Uint8Array, string]> = fc.property(
     const again = encodePacket(decoded);
     // Behind the last field of metadata there may be more, which is ignored.
     const both =
-      decoded.type === "piece-content" ? [again, bytes].map((each) => each.slice(10, again.length)) : [again, bytes];
+      decoded.type === "piece-content"
+        ? [again, bytes].map((each) => each.slice(10, again.length))
+        : [again, bytes];
     assert.deepEqual(both[1], both[0]);
   },
 );
@@ -121,47 +133,57 @@ export const codec: fc.IProperty<[Packet, Uint8Array, string]> = fc.property(
  * In whatever chunks bytes come, the verdict is that of the whole; right packets come out as they went in, up to where they are cut;
  * and nothing is handed out beyond its bound.
  */
-export const decoder: fc.IProperty<[Uint8Array[], Packet[], number, number, number, number]> = fc.property(
-  fc.array(garbage, { minLength: 1, maxLength: 4 }),
-  fc.array(packets, { maxLength: 4 }),
-  fc.nat(),
-  fc.nat(),
-  fc.integer({ min: 1, max: 100 }),
-  fc.integer({ min: 1, max: 100 }),
-  (parts, right, cut, seed, greatest, bound) => {
-    const chunks = (bytes: Uint8Array): Uint8Array[] => chunked(bytes, seededRandom(seed), greatest);
-    const bytes = joined(parts);
-    assert.deepEqual(verdict(chunks(bytes)), verdict([bytes]));
+export const decoder: fc.IProperty<[Uint8Array[], Packet[], number, number, number, number]> =
+  fc.property(
+    fc.array(garbage, { minLength: 1, maxLength: 4 }),
+    fc.array(packets, { maxLength: 4 }),
+    fc.nat(),
+    fc.nat(),
+    fc.integer({ min: 1, max: 100 }),
+    fc.integer({ min: 1, max: 100 }),
+    (parts, right, cut, seed, greatest, bound) => {
+      const chunks = (bytes: Uint8Array): Uint8Array[] =>
+        chunked(bytes, seededRandom(seed), greatest);
+      const bytes = joined(parts);
+      assert.deepEqual(verdict(chunks(bytes)), verdict([bytes]));
 
-    const encoded = right.map(encodePacket);
-    const whole = joined(encoded);
-    const come = whole.subarray(0, cut % (whole.length + 1));
-    const complete = encoded.filter((_, index) => joined(encoded.slice(0, index + 1)).length <= come.length);
-    const rest = come.length - joined(complete).length;
-    assert.deepEqual(verdict(chunks(come)), {
-      packets: right.slice(0, complete.length),
-      end: rest > 0 ? "more is needed" : "between packets",
-    });
+      const encoded = right.map(encodePacket);
+      const whole = joined(encoded);
+      const come = whole.subarray(0, cut % (whole.length + 1));
+      const complete = encoded.filter(
+        (_, index) => joined(encoded.slice(0, index + 1)).length <= come.length,
+      );
+      const rest = come.length - joined(complete).length;
+      assert.deepEqual(verdict(chunks(come)), {
+        packets: right.slice(0, complete.length),
+        end: rest > 0 ? "more is needed" : "between packets",
+      });
 
-    // A header that cannot be right is refused before anything else has come.
-    for (const packet of right) {
-      const header = encodePacket(packet).slice(0, 6);
-      const view = new DataView(header.buffer);
-      const { announced, code } = refusedLength(packet, view.getUint32(2));
-      view.setUint32(2, announced);
-      assert.deepEqual(verdict([header]), { packets: [], end: code });
-    }
+      // A header that cannot be right is refused before anything else has come.
+      for (const packet of right) {
+        const header = encodePacket(packet).slice(0, 6);
+        const view = new DataView(header.buffer);
+        const { announced, code } = refusedLength(packet, view.getUint32(2));
+        view.setUint32(2, announced);
+        assert.deepEqual(verdict([header]), { packets: [], end: code });
+      }
 
-    const limits = { metadata: bound, errorMessage: bound, reserved: bound };
-    const bounded = verdict(chunks(whole), limits);
-    const long = right.findIndex((packet) => boundedLength(packet) > bound);
-    const allowed = long < 0 ? right : right.slice(0, long);
-    assert.deepEqual(bounded, { packets: allowed, end: long < 0 ? "between packets" : "LimitExceeded" });
-  },
-);
+      const limits = { metadata: bound, errorMessage: bound, reserved: bound };
+      const bounded = verdict(chunks(whole), limits);
+      const long = right.findIndex((packet) => boundedLength(packet) > bound);
+      const allowed = long < 0 ? right : right.slice(0, long);
+      assert.deepEqual(bounded, {
+        packets: allowed,
+        end: long < 0 ? "between packets" : "LimitExceeded",
+      });
+    },
+  );
 
 /** A length next to the right one, or beyond all bounds, that the header alone shows to be wrong; and what that is. */
-function refusedLength({ type }: Packet, length: number): { readonly announced: number; readonly code: string } {
+function refusedLength(
+  { type }: Packet,
+  length: number,
+): { readonly announced: number; readonly code: string } {
   switch (type) {
     case "download-piece":
       return { announced: length - 1, code: "InvalidLength" };
@@ -201,7 +223,9 @@ function verdict(
       decoder.push(chunk);
       for (let packet = decoder.next(); packet !== undefined; packet = decoder.next()) {
         // Some chunk's memory is behind the value of a reserved packet.
-        packets.push(packet.type === "reserved" ? { ...packet, value: packet.value.slice() } : packet);
+        packets.push(
+          packet.type === "reserved" ? { ...packet, value: packet.value.slice() } : packet,
+        );
       }
     }
   } catch (error) {

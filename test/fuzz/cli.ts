@@ -29,11 +29,19 @@ const duration = fc.oneof(
   fc.constant(["30d", 30 * DAY] as const),
 );
 const size = fc
-  .tuple(fc.integer({ min: 1, max: 900 }), fc.constantFrom(["", 1], ["kB", 1000], ["MiB", 1024 ** 2], ["GB", 1e9]))
+  .tuple(
+    fc.integer({ min: 1, max: 900 }),
+    fc.constantFrom(["", 1], ["kB", 1000], ["MiB", 1024 ** 2], ["GB", 1e9]),
+  )
   .map(([amount, [unit, bytes]]) => [`${amount}${unit}`, amount * Number(bytes)] as const);
-const range = fc.tuple(fc.nat({ max: 9999 }), fc.nat({ max: 9999 })).map((ends) => ends.sort((a, b) => a - b));
+const range = fc
+  .tuple(fc.nat({ max: 9999 }), fc.nat({ max: 9999 }))
+  .map((ends) => ends.sort((a, b) => a - b));
 const address = fc
-  .tuple(fc.oneof(fc.ipV4(), fc.constantFrom("peer.example", "[::1]")), fc.integer({ min: 1, max: 65_535 }))
+  .tuple(
+    fc.oneof(fc.ipV4(), fc.constantFrom("peer.example", "[::1]")),
+    fc.integer({ min: 1, max: 65_535 }),
+  )
   .map(([host, port]) => `${host}:${port}`);
 
 /** Options that stand for an option of the downloader. */
@@ -45,7 +53,9 @@ const forDownloader = (
 ) =>
   fc
     .tuple(values, fc.constantFrom(...wrong))
-    .map(([[text, value], bad]): Meant => ({ option, text, options: { [name]: value }, wrong: bad }));
+    .map(
+      ([[text, value], bad]): Meant => ({ option, text, options: { [name]: value }, wrong: bad }),
+    );
 const forRequest = (
   option: string,
   name: string,
@@ -54,12 +64,21 @@ const forRequest = (
 ) =>
   fc
     .tuple(values, fc.constantFrom(...wrong))
-    .map(([[text, value], bad]): Meant => ({ option, text, request: { [name]: value }, wrong: bad }));
-const same = <T extends string>(...values: T[]) => fc.constantFrom(...values).map((value) => [value, value] as const);
+    .map(
+      ([[text, value], bad]): Meant => ({ option, text, request: { [name]: value }, wrong: bad }),
+    );
+const same = <T extends string>(...values: T[]) =>
+  fc.constantFrom(...values).map((value) => [value, value] as const);
 
 const noDuration = ["0s", "31d", "5", "1m oops", "-1s"];
 const anyFetch = [
-  forDownloader("--protocol", "protocol", same("tcp", "quic", "grpc", "auto", "hybrid"), "udp", "QUIC"),
+  forDownloader(
+    "--protocol",
+    "protocol",
+    same("tcp", "quic", "grpc", "auto", "hybrid"),
+    "udp",
+    "QUIC",
+  ),
   forDownloader("--connect-timeout", "connectTimeout", duration, ...noDuration),
   forDownloader("--piece-timeout", "pieceTimeout", duration, ...noDuration),
   forDownloader(
@@ -68,9 +87,22 @@ const anyFetch = [
     fc.constantFrom(["24h", DAY] as const, ["1ms", 1] as const),
     ...noDuration,
   ),
-  forRequest("--kind", "kind", same("standard", "persistent", "persistent-cache", "cache"), "other", "Standard"),
+  forRequest(
+    "--kind",
+    "kind",
+    same("standard", "persistent", "persistent-cache", "cache"),
+    "other",
+    "Standard",
+  ),
 ];
-const task = forRequest("--task-id", "taskId", same(taskId, "x".repeat(64)), "ab", "ab ".repeat(21), "é".repeat(64));
+const task = forRequest(
+  "--task-id",
+  "taskId",
+  same(taskId, "x".repeat(64)),
+  "ab",
+  "ab ".repeat(21),
+  "é".repeat(64),
+);
 const number = (least: number, greatest: number) =>
   fc
     .oneof(fc.constantFrom(least, greatest), fc.integer({ min: least, max: greatest }))
@@ -89,7 +121,9 @@ const ofPiece: readonly fc.Arbitrary<Meant>[] = [
     "tcp=a:1,api=a:2",
   ),
 ];
-const pieceRange = range.map(([first = 0, last = 0]) => [`${first}-${last}`, { start: first, end: last + 1 }] as const);
+const pieceRange = range.map(
+  ([first = 0, last = 0]) => [`${first}-${last}`, { start: first, end: last + 1 }] as const,
+);
 const morePiece = [...anyFetch, forRequest("--range", "range", pieceRange, "9-1", "5", "a-b")];
 
 const ofGet: readonly fc.Arbitrary<Meant>[] = [
@@ -154,7 +188,9 @@ const command: fc.Arbitrary<Command> = fc
     fc.shuffledSubarray([...more]).chain((chosen) =>
       fc.record({
         name: fc.constant(name),
-        meant: fc.tuple(...needed, ...chosen).chain((all) => fc.shuffledSubarray(all, { minLength: all.length })),
+        meant: fc
+          .tuple(...needed, ...chosen)
+          .chain((all) => fc.shuffledSubarray(all, { minLength: all.length })),
         spoilt: fc.nat(),
         joined: fc.array(fc.boolean(), { minLength: 20, maxLength: 20 }),
       }),
@@ -173,55 +209,105 @@ const usual = {
 
 const words = fc.constantFrom(
   ...["piece", "get", "stat", "id", "config", "help", "task", "host", "peer"],
-  ...["--peer", "10.0.0.7:4005", "quic=a:1,tcp=b:2", "--task-id", taskId, "--number", "0", "-1", "4294967296"],
-  ...["--protocol", "tcp", "quic", "--range", "0-499", "9-1", "--content-length", "--piece-length", "1kB", "--limit"],
-  ...["--digest", "crc32:1", "--json", "--debug", "--help", "-h", "--version", "--", "-", "=", "-o-", "--set"],
+  ...[
+    "--peer",
+    "10.0.0.7:4005",
+    "quic=a:1,tcp=b:2",
+    "--task-id",
+    taskId,
+    "--number",
+    "0",
+    "-1",
+    "4294967296",
+  ],
+  ...[
+    "--protocol",
+    "tcp",
+    "quic",
+    "--range",
+    "0-499",
+    "9-1",
+    "--content-length",
+    "--piece-length",
+    "1kB",
+    "--limit",
+  ],
+  ...[
+    "--digest",
+    "crc32:1",
+    "--json",
+    "--debug",
+    "--help",
+    "-h",
+    "--version",
+    "--",
+    "-",
+    "=",
+    "-o-",
+    "--set",
+  ],
 );
 // `serve` is left out, since it makes a certificate, and so is a path for `-o`: the words come from nobody who means them.
 const anyWords: fc.Arbitrary<string[]> = fc.array(
   fc.oneof(
     { weight: 6, arbitrary: words },
-    { weight: 1, arbitrary: fc.string({ unit: "binary", maxLength: 20 }).filter((word) => !/^-+o/.test(word)) },
+    {
+      weight: 1,
+      arbitrary: fc.string({ unit: "binary", maxLength: 20 }).filter((word) => !/^-+o/.test(word)),
+    },
   ),
   { maxLength: 9 },
 );
 
 const peers = fc.record(
-  { quic: fc.nat({ max: 9 }), tcp: fc.nat({ max: 9 }), grpc: fc.nat({ max: 9 }), api: fc.nat({ max: 9 }) },
+  {
+    quic: fc.nat({ max: 9 }),
+    tcp: fc.nat({ max: 9 }),
+    grpc: fc.nat({ max: 9 }),
+    api: fc.nat({ max: 9 }),
+  },
   { requiredKeys: [] },
 );
 
 /** What is meant is asked for, and nothing when it is spoilt; ranges and peers are read as they are written; any words have an end. */
-export const cli: fc.IAsyncProperty<[Command, string[], number, number, Partial<Record<string, number>>]> =
-  fc.asyncProperty(
-    command,
-    anyWords,
-    fc.nat({ max: 99 }),
-    fc.nat({ max: 99 }),
-    peers,
-    async (meaning, args, first, last, ports) => {
-      await asksFor(meaning);
-      await isRefused(meaning);
-      readsRanges(first, last);
-      readsPeers(ports);
-      const { code, err, out } = await run(new Recorder(), args, { stdin: "" });
-      assert.ok([0, 2, 3, 4, 5, 6, 7].includes(code), `exit code ${code}: ${err}`);
-      assert.equal(err.includes("Internal:"), false, err);
-      // With --json the failure is an object on the standard output.
-      if (code !== 0) assert.notEqual(err + out.text, "");
-    },
-  );
+export const cli: fc.IAsyncProperty<
+  [Command, string[], number, number, Partial<Record<string, number>>]
+> = fc.asyncProperty(
+  command,
+  anyWords,
+  fc.nat({ max: 99 }),
+  fc.nat({ max: 99 }),
+  peers,
+  async (meaning, args, first, last, ports) => {
+    await asksFor(meaning);
+    await isRefused(meaning);
+    readsRanges(first, last);
+    readsPeers(ports);
+    const { code, err, out } = await run(new Recorder(), args, { stdin: "" });
+    assert.ok([0, 2, 3, 4, 5, 6, 7].includes(code), `exit code ${code}: ${err}`);
+    assert.equal(err.includes("Internal:"), false, err);
+    // With --json the failure is an object on the standard output.
+    if (code !== 0) assert.notEqual(err + out.text, "");
+  },
+);
 
 async function asksFor({ name, meant, joined }: Command): Promise<void> {
-  const args = [name, ...meant.flatMap(({ option, text }, at) => written(option, text, joined[at]))];
+  const args = [
+    name,
+    ...meant.flatMap(({ option, text }, at) => written(option, text, joined[at])),
+  ];
   const face = new Recorder();
   const { code, err } = await run(face, args, { stdin: "" });
   // The peer does not have it.
   assert.equal(code, 3, `${args.join(" ")}: ${err}`);
   const options = Object.assign({ ...usual }, ...meant.map(({ options }) => options));
-  for (const [key, value] of Object.entries(options)) assert.deepEqual(face.made?.[key as keyof object], value, key);
+  for (const [key, value] of Object.entries(options))
+    assert.deepEqual(face.made?.[key as keyof object], value, key);
   assert.equal(face.made?.rateLimit, options.rateLimit);
-  const request = Object.assign({ kind: "standard", hostId: hostname() }, ...meant.map(({ request }) => request));
+  const request = Object.assign(
+    { kind: "standard", hostId: hostname() },
+    ...meant.map(({ request }) => request),
+  );
   assert.deepEqual(face.asked, request);
 }
 
@@ -239,19 +325,27 @@ async function isRefused({ name, meant, spoilt, joined }: Command): Promise<void
 
 function readsRanges(first: number, last: number): void {
   const read = (text: string): unknown => orInvalidArgument(() => parseOptions(taskRange, text));
-  assert.deepEqual(read(`${first}-${last}`), last < first ? undefined : { start: first, end: last + 1 });
+  assert.deepEqual(
+    read(`${first}-${last}`),
+    last < first ? undefined : { start: first, end: last + 1 },
+  );
   assert.deepEqual(read(`${first}-`), { start: first });
   assert.deepEqual(read(`-${last}`), { fromEnd: last });
 }
 
 function readsPeers(ports: Partial<Record<string, number>>): void {
-  const addresses = Object.entries(ports).map(([name, port]) => [name, `10.0.0.7:${1 + (port ?? 0)}`] as const);
+  const addresses = Object.entries(ports).map(
+    ([name, port]) => [name, `10.0.0.7:${1 + (port ?? 0)}`] as const,
+  );
   const text = addresses.map((pair) => pair.join("=")).join(",");
   if (text === "") return;
   const { api, ...addr } = Object.fromEntries(addresses);
   const read = (each: string): unknown => orInvalidArgument(() => parseOptions(parent, each));
   const several = Object.keys(addr).length > 0;
-  assert.deepEqual(read(text), { ...(several && { addr }), ...(api !== undefined && { apiAddr: api }) });
+  assert.deepEqual(read(text), {
+    ...(several && { addr }),
+    ...(api !== undefined && { apiAddr: api }),
+  });
   assert.equal(read(`${text},${text}`), undefined);
   assert.deepEqual(read(`a:1,${text}`), several ? undefined : { addr: "a:1", apiAddr: api });
 }

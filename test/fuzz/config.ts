@@ -2,7 +2,12 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { parseConfigText } from "../../adapters/files/config-file.ts";
-import { type Config, parseConfig, parseConfigLayer, resolveConfig } from "../../src/config/config.ts";
+import {
+  type Config,
+  parseConfig,
+  parseConfigLayer,
+  resolveConfig,
+} from "../../src/config/config.ts";
 import type { ConfigKey } from "../../src/config/keys.ts";
 import { VortexError } from "../../src/errors.ts";
 
@@ -32,7 +37,18 @@ const spans = {
   week: 7 * DAY,
 };
 /** Units of size as stock Dragonfly writes them (the bytesize crate), in bytes. */
-const sizes = { "": 1, B: 1, kB: 1e3, K: 1e3, MB: 1e6, GB: 1e9, KiB: 1024, Mi: 1024 ** 2, GiB: 1024 ** 3, TB: 1e12 };
+const sizes = {
+  "": 1,
+  B: 1,
+  kB: 1e3,
+  K: 1e3,
+  MB: 1e6,
+  GB: 1e9,
+  KiB: 1024,
+  Mi: 1024 ** 2,
+  GiB: 1024 ** 3,
+  TB: 1e12,
+};
 
 const group = fc.nat({ max: 0xffff }).map((value) => value.toString(16));
 const ip = plain(
@@ -57,21 +73,45 @@ const flow = integer(16 * 1024, 2 ** 32 - 1);
 const bandwidth: Kind = {
   right: fc.oneof(
     fc.integer({ min: 1, max: 2 ** 53 - 1 }).map(itself),
-    amount(sizes).map(([number, unit]) => ({ text: `${number}${unit}`, says: number * sizes[unit] })),
+    amount(sizes).map(([number, unit]) => ({
+      text: `${number}${unit}`,
+      says: number * sizes[unit],
+    })),
     fc.constant({ text: "1.5 kB", says: 1500 }),
   ),
-  wrong: fc.constantFrom<unknown>(0, "0", -1, 1.5, "5XB", "", "MB", "50MB/s", "1e3", "9999PB", 2 ** 53, true),
+  wrong: fc.constantFrom<unknown>(
+    0,
+    "0",
+    -1,
+    1.5,
+    "5XB",
+    "",
+    "MB",
+    "50MB/s",
+    "1e3",
+    "9999PB",
+    2 ** 53,
+    true,
+  ),
 };
 const hex = fc.array(fc.nat({ max: 255 }), { minLength: 32, maxLength: 32 }).map((bytes) => {
   return bytes.map((byte) => byte.toString(16).padStart(2, "0"));
 });
-const fingerprint = fc.tuple(hex, fc.constantFrom("", ":")).map(([bytes, between]) => bytes.join(between));
+const fingerprint = fc
+  .tuple(hex, fc.constantFrom("", ":"))
+  .map(([bytes, between]) => bytes.join(between));
 
 /** Every key, what it is and where its bounds are, as the documentation of `Config` has it. */
 const kinds: Readonly<Record<ConfigKey, Kind>> = {
   "host.ip": ip,
   "host.hostname": name,
-  "download.protocol": plain(fc.constantFrom("tcp", "quic", "grpc", "auto", "hybrid"), "QUIC", "udp", "", 4),
+  "download.protocol": plain(
+    fc.constantFrom("tcp", "quic", "grpc", "auto", "hybrid"),
+    "QUIC",
+    "udp",
+    "",
+    4,
+  ),
   "download.bandwidthLimit": bandwidth,
   "download.pieceTimeout": duration(30),
   "download.concurrentPieceCount": integer(1, 1024),
@@ -154,7 +194,10 @@ const twice: fc.Arbitrary<Twice> = fc
   .chain((key) => fc.tuple(entry(key), entry(key)))
   .map(([one, other]) => {
     const path = one.key.split(".");
-    return { first: { ...one, path }, second: { ...other, path: formerly[one.key]?.split(".") ?? inSnakeCase(path) } };
+    return {
+      first: { ...one, path },
+      second: { ...other, path: formerly[one.key]?.split(".") ?? inSnakeCase(path) },
+    };
   })
   // A name of one word has one spelling.
   .filter(({ first, second }) => first.path.join(".") !== second.path.join("."));
@@ -173,10 +216,28 @@ const manner: fc.Arbitrary<Manner> = fc.record({
 /** The configuration of nothing, which no input may have changed for others. */
 const usual: Config = parseConfig({});
 
-const sections = ["download", "upload", "storage", "host", "vortexPeer", "server", "client", "quic", "tls"];
+const sections = [
+  "download",
+  "upload",
+  "storage",
+  "host",
+  "vortexPeer",
+  "server",
+  "client",
+  "quic",
+  "tls",
+];
 /** These reach the prototype of an object that takes keys unseen. */
 const traps = ["__proto__", "constructor", "prototype", "toString", "hasOwnProperty"];
-const words = fc.constantFrom(...sections, ...traps, "protocol", "rateLimit", "pieceTimeout", "port", "fingerprints");
+const words = fc.constantFrom(
+  ...sections,
+  ...traps,
+  "protocol",
+  "rateLimit",
+  "pieceTimeout",
+  "port",
+  "fingerprints",
+);
 const scalars = fc.oneof(
   fc.constantFrom("quic", "50MB", "1m30s", "-1", "9".repeat(400), "1e999", "{}", "[]"),
   fc.string({ unit: "binary" }),
@@ -190,101 +251,136 @@ const { tree } = fc.letrec<{ tree: unknown }>((tie) => ({
     scalars,
     fc.array(tie("tree"), { maxLength: 3 }),
     // By entries, so that `__proto__` is a key of the object's own, as parsers of JSON and YAML make it.
-    fc.array(fc.tuple(words, tie("tree")), { maxLength: 5 }).map((pairs) => Object.fromEntries(pairs)),
+    fc
+      .array(fc.tuple(words, tie("tree")), { maxLength: 5 })
+      .map((pairs) => Object.fromEntries(pairs)),
   ),
 }));
 
 /** What is meant is read as that, whatever else is beside it; any object is a configuration or `InvalidArgument`, and changes no other. */
-export const config: fc.IProperty<[unknown, readonly Entry[], readonly Entry[], readonly Twice[]]> = fc.property(
-  tree,
-  entries,
-  entries,
-  fc.array(twice, { maxLength: 3 }),
-  (junk, said, below, twice) => {
-    const found = parseConfig({ ...nested(said), proxy: junk });
-    for (const key of names) assert.deepEqual(at(found, key), meant(key, said), key);
-    // The upper layer counts.
-    const layers = [said, below].map((each, index) => parseConfigLayer(nested(each), () => `layer ${index}`));
-    for (const { key, value, text, source } of resolveConfig(...layers).settings) {
-      const from = [said, below].findIndex((each) => each.some((entry) => entry.key === key));
-      assert.deepEqual(value, meant(key, [...said, ...below]), key);
-      assert.equal(source, from < 0 ? "default" : `layer ${from}`, key);
-      // As a file would have it, it says the same again.
-      if (typeof value !== "number") {
-        assert.equal(text, textOf(value), key);
-      } else {
-        assert.match(text ?? "", /^\d+[A-Za-z]*$/, key);
-        assert.equal(at(parseConfig(nested([{ path: key.split("."), text: numberOrText(key, text) }])), key), value);
+export const config: fc.IProperty<[unknown, readonly Entry[], readonly Entry[], readonly Twice[]]> =
+  fc.property(
+    tree,
+    entries,
+    entries,
+    fc.array(twice, { maxLength: 3 }),
+    (junk, said, below, twice) => {
+      const found = parseConfig({ ...nested(said), proxy: junk });
+      for (const key of names) assert.deepEqual(at(found, key), meant(key, said), key);
+      // The upper layer counts.
+      const layers = [said, below].map((each, index) =>
+        parseConfigLayer(nested(each), () => `layer ${index}`),
+      );
+      for (const { key, value, text, source } of resolveConfig(...layers).settings) {
+        const from = [said, below].findIndex((each) => each.some((entry) => entry.key === key));
+        assert.deepEqual(value, meant(key, [...said, ...below]), key);
+        assert.equal(source, from < 0 ? "default" : `layer ${from}`, key);
+        // As a file would have it, it says the same again.
+        if (typeof value !== "number") {
+          assert.equal(text, textOf(value), key);
+        } else {
+          assert.match(text ?? "", /^\d+[A-Za-z]*$/, key);
+          assert.equal(
+            at(parseConfig(nested([{ path: key.split("."), text: numberOrText(key, text) }])), key),
+            value,
+          );
+        }
       }
-    }
-    // Of two spellings stock Dragonfly's counts, and of two places the newer one.
-    for (const { first, second } of twice) {
-      assert.deepEqual(at(parseConfig(nested([second, first])), first.key), first.value.says, first.path.join("."));
-    }
-    const before = Object.getOwnPropertyNames(Object.prototype).length;
-    orInvalidArgument(() => parseConfig(junk));
-    assert.equal(Object.getOwnPropertyNames(Object.prototype).length, before);
-    assert.deepEqual(parseConfig({}), usual);
-  },
-);
+      // Of two spellings stock Dragonfly's counts, and of two places the newer one.
+      for (const { first, second } of twice) {
+        assert.deepEqual(
+          at(parseConfig(nested([second, first])), first.key),
+          first.value.says,
+          first.path.join("."),
+        );
+      }
+      const before = Object.getOwnPropertyNames(Object.prototype).length;
+      orInvalidArgument(() => parseConfig(junk));
+      assert.equal(Object.getOwnPropertyNames(Object.prototype).length, before);
+      assert.deepEqual(parseConfig({}), usual);
+    },
+  );
 
 /** A file is what it says, each value with its line; each wrong one is told at its line; any text is a configuration or has such lines. */
-export const yaml: fc.IAsyncProperty<[readonly Entry[], Manner, number[], string]> = fc.asyncProperty(
-  entries,
-  manner,
-  fc.array(fc.nat(), { maxLength: 3 }),
-  fc.oneof(
-    fc.string({ unit: "binary" }),
-    tree.map((input) => JSON.stringify(input, undefined, 1)),
-    fc
-      .array(
-        fc.oneof(words, fc.constantFrom(": ", "\n", "  ", "- ", "{", "}", "[", "&a ", "*a", "<<: ", "!!map ", "|")),
-      )
-      .map((parts) => parts.join("")),
-  ),
-  async (said, how, wrongOnes, junk) => {
-    const right = written(said, how);
-    const layer = await parseConfigText(right.text, "d.yaml", () => {});
-    assert.deepEqual(
-      [...layer].sort(([a], [b]) => a.localeCompare(b)),
-      said
-        .map(({ key, path, value }) => [
-          key,
-          { value: value.says, source: `d.yaml:${right.lines.get(path.join("."))}` },
-        ])
-        .sort(([a], [b]) => String(a).localeCompare(String(b))),
-      right.text,
-    );
+export const yaml: fc.IAsyncProperty<[readonly Entry[], Manner, number[], string]> =
+  fc.asyncProperty(
+    entries,
+    manner,
+    fc.array(fc.nat(), { maxLength: 3 }),
+    fc.oneof(
+      fc.string({ unit: "binary" }),
+      tree.map((input) => JSON.stringify(input, undefined, 1)),
+      fc
+        .array(
+          fc.oneof(
+            words,
+            fc.constantFrom(
+              ": ",
+              "\n",
+              "  ",
+              "- ",
+              "{",
+              "}",
+              "[",
+              "&a ",
+              "*a",
+              "<<: ",
+              "!!map ",
+              "|",
+            ),
+          ),
+        )
+        .map((parts) => parts.join("")),
+    ),
+    async (said, how, wrongOnes, junk) => {
+      const right = written(said, how);
+      const layer = await parseConfigText(right.text, "d.yaml", () => {});
+      assert.deepEqual(
+        [...layer].sort(([a], [b]) => a.localeCompare(b)),
+        said
+          .map(({ key, path, value }) => [
+            key,
+            { value: value.says, source: `d.yaml:${right.lines.get(path.join("."))}` },
+          ])
+          .sort(([a], [b]) => String(a).localeCompare(String(b))),
+        right.text,
+      );
 
-    const spoilt = new Set(said.length === 0 ? [] : wrongOnes.map((number) => said[number % said.length]));
-    const stray = { path: ["vortexPeer", "quic", "port"], text: 1 };
-    const harmless = { path: ["upload", "quicPort"], text: "none" };
-    const changed = said.map((entry) => ({
-      path: entry.path,
-      text: spoilt.has(entry) ? entry.instead : entry.value.text,
-    }));
-    const wrong = written([...changed, harmless, ...(wrongOnes.length > 2 ? [stray] : [])], how);
-    const failure = await failureOf(parseConfigText(wrong.text, "d.yaml", () => {}));
-    const told = (failure?.message.split("\n") ?? []).map((line) => /^d\.yaml:(\d+): ([\w.]+): .*expected /.exec(line));
-    const expected = changed.filter((_each, index) => spoilt.has(said[index])).map(({ path }) => path.join("."));
-    if (wrongOnes.length > 2) expected.push(stray.path.join("."));
-    assert.deepEqual(
-      // A list is told by its entries.
-      told.map((match) => `${match?.[1]} ${match?.[2]?.replace(/\.\d+$/, "")}`).sort(),
-      expected.map((path) => `${wrong.lines.get(path)} ${path}`).sort(),
-      wrong.text,
-    );
+      const spoilt = new Set(
+        said.length === 0 ? [] : wrongOnes.map((number) => said[number % said.length]),
+      );
+      const stray = { path: ["vortexPeer", "quic", "port"], text: 1 };
+      const harmless = { path: ["upload", "quicPort"], text: "none" };
+      const changed = said.map((entry) => ({
+        path: entry.path,
+        text: spoilt.has(entry) ? entry.instead : entry.value.text,
+      }));
+      const wrong = written([...changed, harmless, ...(wrongOnes.length > 2 ? [stray] : [])], how);
+      const failure = await failureOf(parseConfigText(wrong.text, "d.yaml", () => {}));
+      const told = (failure?.message.split("\n") ?? []).map((line) =>
+        /^d\.yaml:(\d+): ([\w.]+): .*expected /.exec(line),
+      );
+      const expected = changed
+        .filter((_each, index) => spoilt.has(said[index]))
+        .map(({ path }) => path.join("."));
+      if (wrongOnes.length > 2) expected.push(stray.path.join("."));
+      assert.deepEqual(
+        // A list is told by its entries.
+        told.map((match) => `${match?.[1]} ${match?.[2]?.replace(/\.\d+$/, "")}`).sort(),
+        expected.map((path) => `${wrong.lines.get(path)} ${path}`).sort(),
+        wrong.text,
+      );
 
-    const broken = await failureOf(parseConfigText(`${right.text}\n[`, "d.yaml", () => {}));
-    assert.match(broken?.message ?? "", /^d\.yaml:\d+: /, right.text);
+      const broken = await failureOf(parseConfigText(`${right.text}\n[`, "d.yaml", () => {}));
+      assert.match(broken?.message ?? "", /^d\.yaml:\d+: /, right.text);
 
-    const error = await failureOf(parseConfigText(junk, "d.yaml", () => {}));
-    if (error === undefined) return;
-    assert.ok(error instanceof VortexError && error.code === "InvalidArgument", String(error));
-    for (const line of error.message.split("\n")) assert.match(line, /^d\.yaml:\d+: /);
-    assert.deepEqual(parseConfig({}), usual);
-  },
-);
+      const error = await failureOf(parseConfigText(junk, "d.yaml", () => {}));
+      if (error === undefined) return;
+      assert.ok(error instanceof VortexError && error.code === "InvalidArgument", String(error));
+      for (const line of error.message.split("\n")) assert.match(line, /^d\.yaml:\d+: /);
+      assert.deepEqual(parseConfig({}), usual);
+    },
+  );
 
 // --- values
 
@@ -305,7 +401,11 @@ function duration(days: number): Kind {
   return {
     right: fc
       .oneof(
-        fc.constantFrom(["1ms", 1] as const, [`${days}d`, days * DAY] as const, ["1.5s", 1500] as const),
+        fc.constantFrom(
+          ["1ms", 1] as const,
+          [`${days}d`, days * DAY] as const,
+          ["1.5s", 1500] as const,
+        ),
         fc.tuple(parts, fc.constantFrom("", " ")).map(([all, between]) => {
           const length = all.reduce((sum, [number, unit]) => sum + number * spans[unit], 0);
           return [all.map((part) => part.join("")).join(between), length] as const;
@@ -326,8 +426,13 @@ function patience(): Kind {
   return { right: fc.oneof(right, none), wrong: wrong.filter((value) => value !== "0s") };
 }
 
-function amount<Unit extends string>(units: Readonly<Record<Unit, number>>): fc.Arbitrary<[number, Unit]> {
-  return fc.tuple(fc.integer({ min: 1, max: 9000 }), fc.constantFrom(...(Object.keys(units) as Unit[])));
+function amount<Unit extends string>(
+  units: Readonly<Record<Unit, number>>,
+): fc.Arbitrary<[number, Unit]> {
+  return fc.tuple(
+    fc.integer({ min: 1, max: 9000 }),
+    fc.constantFrom(...(Object.keys(units) as Unit[])),
+  );
 }
 
 function itself(value: unknown): Value {
@@ -345,7 +450,9 @@ function meant(key: ConfigKey, said: readonly Entry[]): unknown {
 }
 
 function at(found: Config, key: ConfigKey): unknown {
-  return key.split(".").reduce<unknown>((section, part) => (section as Record<string, unknown>)[part], found);
+  return key
+    .split(".")
+    .reduce<unknown>((section, part) => (section as Record<string, unknown>)[part], found);
 }
 
 function textOf(value: unknown): string | undefined {
@@ -355,7 +462,9 @@ function textOf(value: unknown): string | undefined {
 
 /** A number in a file is one, but for durations and sizes with their unit. */
 function numberOrText(key: ConfigKey, text: string | undefined): unknown {
-  return /Timeout$|Interval$|patience$|bandwidthLimit$/.test(key) && !/^\d+$/.test(text ?? "") ? text : Number(text);
+  return /Timeout$|Interval$|patience$|bandwidthLimit$/.test(key) && !/^\d+$/.test(text ?? "")
+    ? text
+    : Number(text);
 }
 
 // --- files
@@ -389,7 +498,12 @@ function linesOf(said: readonly (Entry | Line)[]): readonly Line[] {
 
 function nested(said: readonly (Entry | Line)[]): Record<string, unknown> {
   const objectOf = (section: Section): Record<string, unknown> =>
-    Object.fromEntries([...section].map(([key, value]) => [key, value instanceof Map ? objectOf(value) : value.text]));
+    Object.fromEntries(
+      [...section].map(([key, value]) => [
+        key,
+        value instanceof Map ? objectOf(value) : value.text,
+      ]),
+    );
   return objectOf(treeOf(linesOf(said)));
 }
 
@@ -413,7 +527,9 @@ function written(
       const name = [...path, key].join(".");
       const indent = "  ".repeat(path.length);
       const comment = how === 3 ? " # protocol: udp" : "";
-      text.push(`${indent}${key}:${value instanceof Map ? "" : ` ${scalar(value.text, how)}`}${comment}`);
+      text.push(
+        `${indent}${key}:${value instanceof Map ? "" : ` ${scalar(value.text, how)}`}${comment}`,
+      );
       lines.set(name, text.length);
       if (value instanceof Map) write(value, [...path, key]);
     }
@@ -428,8 +544,15 @@ function written(
 
 /** JSON is YAML; text may have single quotes, or none where it cannot be taken for anything else. */
 function scalar(value: unknown, how: number): string {
-  if (typeof value === "string" && how > 5 && /^[a-z]{3,}$/.test(value) && !/^(true|null)$/.test(value)) return value;
-  if (typeof value === "string" && how > 4 && /^[ -~]*$/.test(value)) return `'${value.replaceAll("'", "''")}'`;
+  if (
+    typeof value === "string" &&
+    how > 5 &&
+    /^[a-z]{3,}$/.test(value) &&
+    !/^(true|null)$/.test(value)
+  )
+    return value;
+  if (typeof value === "string" && how > 4 && /^[ -~]*$/.test(value))
+    return `'${value.replaceAll("'", "''")}'`;
   return JSON.stringify(value);
 }
 

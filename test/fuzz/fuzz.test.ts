@@ -6,5 +6,6 @@ const CASES = 40;
 const SEED = 20_260_722;
 
 describe("fuzz", () => {
-  for (const target of targetNames) it(target, { timeout: 120_000 }, () => fuzz(target, SEED, CASES));
+  for (const target of targetNames)
+    it(target, { timeout: 120_000 }, () => fuzz(target, SEED, CASES));
 });

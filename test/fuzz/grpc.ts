@@ -31,7 +31,13 @@ type PieceInit = MessageInitShape<typeof PieceSchema>;
 const honest: readonly PieceInit[] = [0, 1, 2].map((number) => {
   const bytes = content.subarray(number * PIECE, (number + 1) * PIECE);
   const digest = digestOf("crc32", bytes, portableHashers);
-  return { number, offset: BigInt(number * PIECE), length: BigInt(bytes.length), digest, content: bytes };
+  return {
+    number,
+    offset: BigInt(number * PIECE),
+    length: BigInt(bytes.length),
+    digest,
+    content: bytes,
+  };
 });
 
 /** Nothing mostly, so that few things are wrong at a time. */
@@ -45,7 +51,15 @@ const uint64 = fc.oneof(
 );
 const digest = fc.oneof(
   fc.nat({ max: 0xffffffff }).map((value) => `crc32:${value}`),
-  fc.constantFrom("", "crc32:", "md5:00", "sha256:00", `sha256:${"0".repeat(64)}`, "blake3:00", ":"),
+  fc.constantFrom(
+    "",
+    "crc32:",
+    "md5:00",
+    "sha256:00",
+    `sha256:${"0".repeat(64)}`,
+    "blake3:00",
+    ":",
+  ),
   fc.string({ unit: "grapheme", maxLength: 20 }),
 );
 
@@ -91,11 +105,17 @@ const trailers: fc.Arbitrary<Readonly<Record<string, string>>> = fc.oneof(
   {
     weight: 2,
     arbitrary: fc.record({
-      "grpc-status": fc.oneof(fc.integer({ min: -1, max: 20 }).map(String), fc.constantFrom("", "x", "1e1", "0x5")),
+      "grpc-status": fc.oneof(
+        fc.integer({ min: -1, max: 20 }).map(String),
+        fc.constantFrom("", "x", "1e1", "0x5"),
+      ),
       "grpc-message": fc.stringMatching(/^[ -~]{0,30}$/),
     }),
   },
-  { weight: 1, arbitrary: fc.record({ "grpc-status-details-bin": fc.base64String({ maxLength: 40 }) }) },
+  {
+    weight: 1,
+    arbitrary: fc.record({ "grpc-status-details-bin": fc.base64String({ maxLength: 40 }) }),
+  },
   { weight: 1, arbitrary: fc.constant({}) },
 );
 const rarely = <T>(usual: T, other: fc.Arbitrary<T>): fc.Arbitrary<T> =>
@@ -111,7 +131,10 @@ const spoiling: fc.Arbitrary<Spoiling> = fc.record({
   before: rarely(new Uint8Array(0), few),
   after: rarely(new Uint8Array(0), few),
   status: rarely(200, fc.constantFrom(204, 302, 404, 429, 500, 503)),
-  contentType: rarely("application/grpc", fc.constantFrom("application/grpc+json", "text/html", "")),
+  contentType: rarely(
+    "application/grpc",
+    fc.constantFrom("application/grpc+json", "text/html", ""),
+  ),
   trailer: trailers,
 });
 
@@ -121,7 +144,10 @@ interface Call {
   readonly make: (client: GrpcDownloader) => Promise<void>;
 }
 
-const sent = ({ at, number, offset, length, digest, content }: Lie, pieces: readonly PieceInit[]): PieceInit[] =>
+const sent = (
+  { at, number, offset, length, digest, content }: Lie,
+  pieces: readonly PieceInit[],
+): PieceInit[] =>
   pieces.map((piece, index) => {
     if (index !== at % pieces.length) return piece;
     const changed = Object.entries({ number, offset, length, digest, content }).filter(
@@ -132,7 +158,8 @@ const sent = ({ at, number, offset, length, digest, content }: Lie, pieces: read
 
 const calls: Readonly<Record<string, Call>> = {
   downloadPiece: {
-    messages: (lie) => sent(lie, honest.slice(1, 2)).map((piece) => encoded(DownloadPieceResponseSchema, { piece })),
+    messages: (lie) =>
+      sent(lie, honest.slice(1, 2)).map((piece) => encoded(DownloadPieceResponseSchema, { piece })),
     async make(client) {
       const piece = await client.downloadPiece({ addr, hostId: "h", taskId, number: 1 });
       const bytes = await piece.bytes();
@@ -147,18 +174,35 @@ const calls: Readonly<Record<string, Call>> = {
     ],
     async make(client) {
       const { contentLength, pieceLength } = await client.statTask(addr, taskId);
-      assert.ok(Number.isSafeInteger(contentLength) && contentLength >= 0, `${contentLength} bytes`);
-      assert.ok(Number.isSafeInteger(pieceLength) && pieceLength > 0, `pieces of ${pieceLength} bytes`);
+      assert.ok(
+        Number.isSafeInteger(contentLength) && contentLength >= 0,
+        `${contentLength} bytes`,
+      );
+      assert.ok(
+        Number.isSafeInteger(pieceLength) && pieceLength > 0,
+        `pieces of ${pieceLength} bytes`,
+      );
     },
   },
   syncPieces: {
     messages: (lie) =>
       sent(lie, honest).map(({ number = 0, offset = 0n, length = 0n }) =>
-        encoded(SyncPiecesResponseSchema, { number, offset, length, ip: "10.0.0.8", tcpPort: 4005 }),
+        encoded(SyncPiecesResponseSchema, {
+          number,
+          offset,
+          length,
+          ip: "10.0.0.8",
+          tcpPort: 4005,
+        }),
       ),
     async make(client) {
-      const seen: { readonly number: number; readonly offset: number; readonly length: number }[] = [];
-      for await (const piece of client.syncPieces(addr, { taskId, hostId: "h", interestedPieceNumbers: [0, 1, 2] })) {
+      const seen: { readonly number: number; readonly offset: number; readonly length: number }[] =
+        [];
+      for await (const piece of client.syncPieces(addr, {
+        taskId,
+        hostId: "h",
+        interestedPieceNumbers: [0, 1, 2],
+      })) {
         assert.ok([0, 1, 2].includes(piece.number), `piece ${piece.number} was not asked for`);
         assert.ok(Number.isSafeInteger(piece.offset + piece.length), `piece at ${piece.offset}`);
         seen.push(piece);
@@ -171,17 +215,24 @@ const calls: Readonly<Record<string, Call>> = {
       const { contentLength = BigInt(content.length) } = lie;
       const ids = { hostId: "h", taskId, peerId: "p" };
       const schema = DownloadPersistentCacheTaskResponseSchema;
-      const started = { case: "downloadPersistentCacheTaskStartedResponse", value: { contentLength } } as const;
+      const started = {
+        case: "downloadPersistentCacheTaskStartedResponse",
+        value: { contentLength },
+      } as const;
       return [
         encoded(schema, { ...ids, response: started }),
         ...sent(lie, honest).map((piece) =>
-          encoded(schema, { ...ids, response: { case: "downloadPieceFinishedResponse", value: { piece } } }),
+          encoded(schema, {
+            ...ids,
+            response: { case: "downloadPieceFinishedResponse", value: { piece } },
+          }),
         ),
       ];
     },
     async make(client) {
       const task = await client.downloadTask(addr, { kind: "persistent-cache", taskId });
-      const seen: { readonly number: number; readonly offset: number; readonly length: number }[] = [];
+      const seen: { readonly number: number; readonly offset: number; readonly length: number }[] =
+        [];
       for await (const piece of task) {
         assert.equal(piece.content.length, piece.length);
         assertDigest(piece.content, piece.digest);
@@ -207,26 +258,38 @@ export const grpc: fc.IAsyncProperty<[string, Lie, Spoiling, number]> = fc.async
     const call = calls[name];
     assert.ok(call !== undefined);
     const answer = answerOf(call.messages(told), spoilt);
-    const binding = new MemoryGrpcBinding(handlers.map((handler) => answering(handler, answer, spoilt, seed)));
+    const binding = new MemoryGrpcBinding(
+      handlers.map((handler) => answering(handler, answer, spoilt, seed)),
+    );
     const runtime = fakeRuntime();
-    const client = new GrpcDownloader(async () => binding, downloaderSettings({ maxPieceLength: MAX_PIECE }, runtime));
+    const client = new GrpcDownloader(
+      async () => binding,
+      downloaderSettings({ maxPieceLength: MAX_PIECE }, runtime),
+    );
     let failure: unknown;
     await call.make(client).catch((error: unknown) => {
       failure = error;
     });
-    for (const { activeRequests } of client.connections()) assert.equal(activeRequests, 0, "a request is left");
+    for (const { activeRequests } of client.connections())
+      assert.equal(activeRequests, 0, "a request is left");
     await client.close();
     assert.equal(runtime.clock.pending, 0, "timers left");
     if (failure === undefined) return;
     if (!(failure instanceof VortexError)) throw failure;
     const { code, kind, message } = failure;
-    assert.ok(["peer", "remote", "transport", "timeout"].includes(kind), `${name}: ${code}, ${message}`);
+    assert.ok(
+      ["peer", "remote", "transport", "timeout"].includes(kind),
+      `${name}: ${code}, ${message}`,
+    );
     // No error without a cause for it.
     assert.ok(isSpoilt(told, spoilt), `${name} of an honest peer: ${code}, ${message}`);
   },
 );
 
-function isSpoilt(told: Lie, { order, changes, cut, before, after, status, contentType, trailer }: Spoiling): boolean {
+function isSpoilt(
+  told: Lie,
+  { order, changes, cut, before, after, status, contentType, trailer }: Spoiling,
+): boolean {
   const { at: _, ...lies } = told;
   return (
     Object.values(lies).some((value) => value !== undefined) ||
@@ -240,7 +303,10 @@ function isSpoilt(told: Lie, { order, changes, cut, before, after, status, conte
 }
 
 /** The messages in their envelopes (gRPC over HTTP/2: a flag, four bytes of length, the message), and what became of them. */
-function answerOf(messages: readonly Uint8Array[], { order, changes, cut, before, after }: Spoiling): Uint8Array {
+function answerOf(
+  messages: readonly Uint8Array[],
+  { order, changes, cut, before, after }: Spoiling,
+): Uint8Array {
   const chosen = order.flatMap((index) => messages[index] ?? []);
   const frames = chosen.flatMap((message) => {
     const head = new Uint8Array(5);
@@ -254,7 +320,14 @@ function answerOf(messages: readonly Uint8Array[], { order, changes, cut, before
 
 /** A handler of the same method that gives this answer, in chunks. */
 function answering(
-  { protocolNames, service, method, requestPath, allowedMethods, supportedContentType }: UniversalHandler,
+  {
+    protocolNames,
+    service,
+    method,
+    requestPath,
+    allowedMethods,
+    supportedContentType,
+  }: UniversalHandler,
   bytes: Uint8Array,
   { status, contentType, trailer }: Spoiling,
   seed: number,
@@ -287,12 +360,17 @@ function assertDigest(bytes: Uint8Array, text: string): void {
 }
 
 /** Pieces are told once each, and none reaches into another. */
-function assertApart(pieces: readonly { readonly number: number; readonly offset: number; readonly length: number }[]) {
+function assertApart(
+  pieces: readonly { readonly number: number; readonly offset: number; readonly length: number }[],
+) {
   const sorted = pieces.toSorted((a, b) => a.number - b.number);
   for (const [index, { number, offset, length }] of sorted.entries()) {
     assert.ok(length > 0 && length <= MAX_PIECE, `piece ${number} of ${length} bytes`);
     const next = sorted[index + 1];
     if (next === undefined) continue;
-    assert.ok(next.number > number && next.offset >= offset + length, `pieces ${number} and ${next.number} overlap`);
+    assert.ok(
+      next.number > number && next.offset >= offset + length,
+      `pieces ${number} and ${next.number} overlap`,
+    );
   }
 }

@@ -12,7 +12,9 @@ export const address: fc.IProperty<[string, string, number]> = fc.property(
   fc.oneof(
     fc.string({ unit: "binary" }),
     fc.stringMatching(/^\[?[0-9a-f:.%]{0,20}\]?:?[0-9]{0,6}$/),
-    fc.tuple(fc.oneof(fc.ipV4(), fc.domain()), fc.nat({ max: 70_000 })).map(([host, port]) => `${host}:${port}`),
+    fc
+      .tuple(fc.oneof(fc.ipV4(), fc.domain()), fc.nat({ max: 70_000 }))
+      .map(([host, port]) => `${host}:${port}`),
     fc.tuple(fc.ipV6(), fc.nat({ max: 70_000 })).map(([host, port]) => `[${host}]:${port}`),
   ),
   fc.oneof(fc.ipV4(), fc.domain(), fc.ipV6()),
@@ -41,21 +43,29 @@ export const layout: fc.IProperty<[number[], number, number, boolean]> = fc.prop
       contentLength += length;
       return { number, offset: contentLength - length, length };
     });
-    const [start, end] = [from % (contentLength + 1), to % (contentLength + 1)].sort((a, b) => a - b) as [
-      number,
-      number,
-    ];
+    const [start, end] = [from % (contentLength + 1), to % (contentLength + 1)].sort(
+      (a, b) => a - b,
+    ) as [number, number];
     const task = { taskId: "ab".repeat(32), kind: "standard" as const, range: { start, end } };
-    const known = even ? { contentLength, pieceLength: lengths[0] ?? 1 } : { pieces, contentLength };
+    const known = even
+      ? { contentLength, pieceLength: lengths[0] ?? 1 }
+      : { pieces, contentLength };
     const layout = TaskLayout.known(task, known);
     assert.ok(layout !== undefined);
     assert.equal(layout.whole, end - start === contentLength);
-    if (!even) assert.throws(() => TaskLayout.known(task, { pieces, contentLength: contentLength + 1 }), invalid);
+    if (!even)
+      assert.throws(
+        () => TaskLayout.known(task, { pieces, contentLength: contentLength + 1 }),
+        invalid,
+      );
     if (layout.pieceLength !== undefined) {
       const first = layout.pieceLength;
       // The last one may be shorter, and no other.
       for (const [at, { length }] of pieces.entries()) {
-        assert.ok(at === pieces.length - 1 ? length <= first : length === first, `piece ${at} of ${length} bytes`);
+        assert.ok(
+          at === pieces.length - 1 ? length <= first : length === first,
+          `piece ${at} of ${length} bytes`,
+        );
       }
     }
     let position = 0;

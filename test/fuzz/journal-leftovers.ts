@@ -4,101 +4,129 @@ import { hostname } from "node:os";
 import process from "node:process";
 import { FileLock } from "../../adapters/files/lock.ts";
 import { ownIdentity } from "../../adapters/files/processes.ts";
-import { COMPLETE, contentOf, crc32, type Files, lineOf, type Part, sum, type Task } from "./journal-model.ts";
+import {
+  COMPLETE,
+  contentOf,
+  crc32,
+  type Files,
+  lineOf,
+  type Part,
+  sum,
+  type Task,
+} from "./journal-model.ts";
 
 /** What is done to the files before the task is asked for; the number says to what of them. */
-export const damages: Readonly<Record<string, (files: Files, task: Task, number: number) => void>> = {
-  "part gone": (files) => {
-    files.part = undefined;
-  },
-  "part cut": (files, _task, number) => {
-    files.part &&= files.part.subarray(0, number % (files.part.length + 1));
-  },
-  "part longer": (files, _task, number) => {
-    files.part = Buffer.concat([files.part ?? Buffer.alloc(0), Buffer.alloc(1 + (number % 3000))]);
-  },
-  "a byte of the part": (files, _task, number) => {
-    files.part = changed(files.part, number, (byte) => byte ^ (1 + (number % 255)));
-  },
-  "a piece in the part": (files, { parts }, number) => {
-    const { position, bytes } = chosen(parts, number) ?? { position: 0, bytes: new Uint8Array(0) };
-    const part = Buffer.alloc(Math.max(files.part?.length ?? 0, position + bytes.length));
-    files.part?.copy(part);
-    part.set(bytes, position);
-    files.part = part;
-  },
-  "all in the part": (files, { wanted }) => {
-    files.part = Buffer.from(wanted);
-  },
-  "another's part": (files, { content }) => {
-    files.part = Buffer.from(contentOf(2, content.length));
-  },
-  "journal gone": (files) => {
-    files.journal = undefined;
-  },
-  "journal cut": (files, _task, number) => {
-    files.journal &&= files.journal.subarray(0, number % (files.journal.length + 1));
-  },
-  "the journal's end cut": (files, _task, number) => {
-    files.journal &&= files.journal.subarray(0, -1 - (number % 30));
-  },
-  "a byte of the journal": (files, _task, number) => {
-    files.journal = changed(files.journal, number, () => (number >> 12) & 0xff);
-  },
-  "another journal": (files, { header }, number) => {
-    const others = [
-      `${header} `,
-      header.replace('"version":2', '"version":1'),
-      header.replace(/"digest":.*/, '"digest":"sha256:0"}'),
-      header.replace(/,"digest":.*/, "}"),
-      "{}",
-      header.slice(0, -1),
-      "",
-      COMPLETE,
-    ];
-    files.journal = Buffer.from(`${chosen(others, number)}\n${files.journal?.toString("latin1").replace(/^.*\n/, "")}`);
-  },
-  "journal begun": (files, { header }) => {
-    files.journal = Buffer.from(`${header}\n`);
-  },
-  "journal ahead": (files, { header, parts }) => {
-    files.journal = Buffer.from(`${[header, ...parts.map(({ line }) => line)].join("\n")}\n`);
-  },
-  "a line": (files, { parts }, number) => {
-    files.journal = added(files.journal, `${lineFor(chosen(parts, number), chosen(parts, number + 1), number >> 8)}\n`);
-  },
-  "all there, and each told in some way": (files, { header, parts, wanted }, number) => {
-    const lines = parts.map((part, at) => lineFor(part, chosen(parts, at + 1), number + at));
-    files.journal = Buffer.from(`${[header, ...lines].join("\n")}\n`);
-    files.part = Buffer.from(wanted);
-  },
-  "half a line": (files, { parts }, number) => {
-    files.journal = added(files.journal, chosen(parts, number)?.line.slice(0, 1 + ((number >> 8) % 20)) ?? "{");
-  },
-  "no text": (files, _task, number) => {
-    files.journal = Buffer.concat([
-      files.journal ?? Buffer.alloc(0),
-      Buffer.alloc(1 + (number % 9), 0xff),
-      Buffer.from("\n"),
-    ]);
-  },
-  "lines twice and backwards": (files) => {
-    const [header = "", ...lines] = files.journal?.toString("latin1").trimEnd().split("\n") ?? [];
-    files.journal = Buffer.from([header, ...lines, ...lines.reverse(), ""].join("\n"), "latin1");
-  },
-  "the end noted": (files) => {
-    files.journal = added(files.journal, `${COMPLETE}\n`);
-  },
-  "the part renamed": (files) => {
-    files.path = files.part ?? files.path;
-    files.part = undefined;
-  },
-  "an older file": (files, { wanted }, number) => {
-    files.path = Buffer.alloc(wanted.length + (number % 3) * (number % 2), 7);
-  },
-};
+export const damages: Readonly<Record<string, (files: Files, task: Task, number: number) => void>> =
+  {
+    "part gone": (files) => {
+      files.part = undefined;
+    },
+    "part cut": (files, _task, number) => {
+      files.part &&= files.part.subarray(0, number % (files.part.length + 1));
+    },
+    "part longer": (files, _task, number) => {
+      files.part = Buffer.concat([
+        files.part ?? Buffer.alloc(0),
+        Buffer.alloc(1 + (number % 3000)),
+      ]);
+    },
+    "a byte of the part": (files, _task, number) => {
+      files.part = changed(files.part, number, (byte) => byte ^ (1 + (number % 255)));
+    },
+    "a piece in the part": (files, { parts }, number) => {
+      const { position, bytes } = chosen(parts, number) ?? {
+        position: 0,
+        bytes: new Uint8Array(0),
+      };
+      const part = Buffer.alloc(Math.max(files.part?.length ?? 0, position + bytes.length));
+      files.part?.copy(part);
+      part.set(bytes, position);
+      files.part = part;
+    },
+    "all in the part": (files, { wanted }) => {
+      files.part = Buffer.from(wanted);
+    },
+    "another's part": (files, { content }) => {
+      files.part = Buffer.from(contentOf(2, content.length));
+    },
+    "journal gone": (files) => {
+      files.journal = undefined;
+    },
+    "journal cut": (files, _task, number) => {
+      files.journal &&= files.journal.subarray(0, number % (files.journal.length + 1));
+    },
+    "the journal's end cut": (files, _task, number) => {
+      files.journal &&= files.journal.subarray(0, -1 - (number % 30));
+    },
+    "a byte of the journal": (files, _task, number) => {
+      files.journal = changed(files.journal, number, () => (number >> 12) & 0xff);
+    },
+    "another journal": (files, { header }, number) => {
+      const others = [
+        `${header} `,
+        header.replace('"version":2', '"version":1'),
+        header.replace(/"digest":.*/, '"digest":"sha256:0"}'),
+        header.replace(/,"digest":.*/, "}"),
+        "{}",
+        header.slice(0, -1),
+        "",
+        COMPLETE,
+      ];
+      files.journal = Buffer.from(
+        `${chosen(others, number)}\n${files.journal?.toString("latin1").replace(/^.*\n/, "")}`,
+      );
+    },
+    "journal begun": (files, { header }) => {
+      files.journal = Buffer.from(`${header}\n`);
+    },
+    "journal ahead": (files, { header, parts }) => {
+      files.journal = Buffer.from(`${[header, ...parts.map(({ line }) => line)].join("\n")}\n`);
+    },
+    "a line": (files, { parts }, number) => {
+      files.journal = added(
+        files.journal,
+        `${lineFor(chosen(parts, number), chosen(parts, number + 1), number >> 8)}\n`,
+      );
+    },
+    "all there, and each told in some way": (files, { header, parts, wanted }, number) => {
+      const lines = parts.map((part, at) => lineFor(part, chosen(parts, at + 1), number + at));
+      files.journal = Buffer.from(`${[header, ...lines].join("\n")}\n`);
+      files.part = Buffer.from(wanted);
+    },
+    "half a line": (files, { parts }, number) => {
+      files.journal = added(
+        files.journal,
+        chosen(parts, number)?.line.slice(0, 1 + ((number >> 8) % 20)) ?? "{",
+      );
+    },
+    "no text": (files, _task, number) => {
+      files.journal = Buffer.concat([
+        files.journal ?? Buffer.alloc(0),
+        Buffer.alloc(1 + (number % 9), 0xff),
+        Buffer.from("\n"),
+      ]);
+    },
+    "lines twice and backwards": (files) => {
+      const [header = "", ...lines] = files.journal?.toString("latin1").trimEnd().split("\n") ?? [];
+      files.journal = Buffer.from([header, ...lines, ...lines.reverse(), ""].join("\n"), "latin1");
+    },
+    "the end noted": (files) => {
+      files.journal = added(files.journal, `${COMPLETE}\n`);
+    },
+    "the part renamed": (files) => {
+      files.path = files.part ?? files.path;
+      files.part = undefined;
+    },
+    "an older file": (files, { wanted }, number) => {
+      files.path = Buffer.alloc(wanted.length + (number % 3) * (number % 2), 7);
+    },
+  };
 
-function changed(bytes: Buffer | undefined, number: number, to: (byte: number) => number): Buffer | undefined {
+function changed(
+  bytes: Buffer | undefined,
+  number: number,
+  to: (byte: number) => number,
+): Buffer | undefined {
   if (bytes === undefined || bytes.length === 0) return bytes;
   const copy = Buffer.from(bytes);
   const at = number % copy.length;
@@ -154,7 +182,14 @@ const elsewhere = { system: "another boot", host: "elsewhere" };
 
 /** The text of a lock that is not this process's. */
 export const other = (changes: object = {}): string =>
-  JSON.stringify({ pid: process.ppid, system, host: hostname(), started: "", token: "t", ...changes });
+  JSON.stringify({
+    pid: process.ppid,
+    system,
+    host: hostname(),
+    started: "",
+    token: "t",
+    ...changes,
+  });
 /** Keeps a download away where the system does not say which process a pid is: the heartbeat decides then. */
 const unlessComparable: Hold | undefined = system === "" ? {} : undefined;
 /** Of no process. */
@@ -180,7 +215,9 @@ interface Hold {
 }
 
 /** What is in the way of a download; undefined for what does not keep it away. */
-export const obstacles: Readonly<Record<string, (path: string) => Hold | undefined | Promise<Hold>>> = {
+export const obstacles: Readonly<
+  Record<string, (path: string) => Hold | undefined | Promise<Hold>>
+> = {
   "this process": async (path) => {
     const own = await FileLock.take(`${path}.part.lock`);
     return { end: () => own.release() };

@@ -145,7 +145,15 @@ export function taskOf(plan: Plan): Task {
     announced: parts.map(({ number }) =>
       sum(algorithm, content.subarray(pieces[number]?.offset, endOf(pieces[number]))),
     ),
-    request: { taskId, kind, hostId: "h", parents: ["a:1"], ...layout, ...digest, ...(range && { range }) },
+    request: {
+      taskId,
+      kind,
+      hostId: "h",
+      parents: ["a:1"],
+      ...layout,
+      ...digest,
+      ...(range && { range }),
+    },
   };
 }
 
@@ -168,7 +176,10 @@ export function crc32(bytes: Uint8Array): number {
  * its last whole line, and of several lines for a piece the last one. A piece is right when its bytes have every checksum that is
  * named for them.
  */
-export function outlookOf({ header, parts, wanted, announced }: Task, { path, part, journal }: Files): Outlook {
+export function outlookOf(
+  { header, parts, wanted, announced }: Task,
+  { path, part, journal }: Files,
+): Outlook {
   const text = journal?.toString("latin1", 0, journal.lastIndexOf("\n") + 1) ?? "";
   const first = text.slice(0, Math.max(0, text.indexOf("\n")));
   const known = continues(first, header);
@@ -183,17 +194,21 @@ export function outlookOf({ header, parts, wanted, announced }: Task, { path, pa
     const { digest = "", crc32: check } = noted.get(number) ?? {};
     if (there.length < expected.length || crc32(there) !== check) return false;
     if (!whole) return named === undefined || inLowerCase(digest) === named;
-    return [digest, named ?? digest].every((each) => sum(algorithmOf(each), there) === inLowerCase(each));
+    return [digest, named ?? digest].every(
+      (each) => sum(algorithmOf(each), there) === inLowerCase(each),
+    );
   });
   const kinds = right.map(({ number, whole, position, bytes: expected }) => {
     const { digest = "" } = noted.get(number) ?? {};
     const told = announced[parts.findIndex((each) => each.number === number)] ?? "";
     const there = bytes?.subarray(position, position + expected.length) ?? new Uint8Array(0);
-    if (algorithmOf(digest) === algorithmOf(told)) return inLowerCase(digest) === told ? "same" : "other";
+    if (algorithmOf(digest) === algorithmOf(told))
+      return inLowerCase(digest) === told ? "same" : "other";
     if (!whole) return "incomparable";
     return sum(algorithmOf(told), there) === told ? "same" : "other";
   });
-  const ofKind = (kind: string): number[] => right.filter((_, at) => kinds[at] === kind).map(({ number }) => number);
+  const ofKind = (kind: string): number[] =>
+    right.filter((_, at) => kinds[at] === kind).map(({ number }) => number);
   return {
     others: ofKind("other"),
     incomparable: ofKind("incomparable"),
@@ -210,7 +225,8 @@ export function outlookOf({ header, parts, wanted, announced }: Task, { path, pa
 function continues(first: string, header: string): boolean {
   const whole = /"digest":(?:null|"([^"]*)")\}$/;
   const [found, known] = [whole.exec(first), whole.exec(header)];
-  if (found === null || known === null || first.replace(whole, "") !== header.replace(whole, "")) return false;
+  if (found === null || known === null || first.replace(whole, "") !== header.replace(whole, ""))
+    return false;
   const [told, own] = [found[1], known[1]];
   if (told === undefined) return true;
   if (!isDigest(told)) return false;
@@ -225,7 +241,8 @@ function endOf(piece: { readonly offset: number; readonly length: number } | und
 function noteOf(line: string): [number, { readonly digest: string; readonly crc32: number }][] {
   try {
     const { number, digest, crc32 } = JSON.parse(line);
-    if (!Number.isInteger(number) || typeof digest !== "string" || typeof crc32 !== "number") return [];
+    if (!Number.isInteger(number) || typeof digest !== "string" || typeof crc32 !== "number")
+      return [];
     return isDigest(digest) ? [[number, { digest, crc32 }]] : [];
   } catch {
     return [];
@@ -250,7 +267,10 @@ function digestOfWhole(whole: "crc32" | "sha256" | "wrong", content: Uint8Array)
   return whole === "wrong" ? sum("sha256", content.subarray(1)) : sum(whole, content);
 }
 
-function piecesOf(length: number, cut: number | readonly number[]): { offset: number; length: number }[] {
+function piecesOf(
+  length: number,
+  cut: number | readonly number[],
+): { offset: number; length: number }[] {
   const pieces: { offset: number; length: number }[] = [];
   for (let offset = 0; offset < length; ) {
     const next = typeof cut === "number" ? cut : (cut[pieces.length] ?? length);

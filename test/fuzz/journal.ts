@@ -21,7 +21,15 @@ import { TaskFetcher } from "../../src/task/fetcher.ts";
 import type { TaskDownload, TaskReport } from "../../src/task/task.ts";
 import { FakeParents, honest, taskSettings } from "../support/task-parents.ts";
 import { damages, obstacles, other } from "./journal-leftovers.ts";
-import { COMPLETE, type Files, type Outlook, outlookOf, type Plan, type Task, taskOf } from "./journal-model.ts";
+import {
+  COMPLETE,
+  type Files,
+  type Outlook,
+  outlookOf,
+  type Plan,
+  type Task,
+  taskOf,
+} from "./journal-model.ts";
 
 const LENGTH = 2900;
 /** Pieces 0, 3 and 4 of the two lists lie at the same places. */
@@ -49,7 +57,9 @@ const plans = {
 };
 /** One option is another one than in the run before. */
 const changes: fc.Arbitrary<Partial<Plan>> = fc.oneof(
-  ...Object.entries(plans).map(([key, value]) => value.map((chosen: unknown) => ({ [key]: chosen }))),
+  ...Object.entries(plans).map(([key, value]) =>
+    value.map((chosen: unknown) => ({ [key]: chosen })),
+  ),
 );
 
 /** How a run ends, unless it fails by itself. */
@@ -135,7 +145,8 @@ export const journal: fc.IAsyncProperty<[Plan, readonly Run[]]> = fc.asyncProper
       const whole = plan.whole === "wrong" ? "sha256" : plan.whole;
       const last = await makes(path, { ...plan, named, whole }, usual);
       // What was left of another content is gone, so that the next one begins anew.
-      if (last === "changed") assert.equal(await makes(path, { ...plan, named, whole }, usual), "done");
+      if (last === "changed")
+        assert.equal(await makes(path, { ...plan, named, whole }, usual), "done");
       assert.deepEqual(readdirSync(home), ["file"]);
     } finally {
       await rm(home, { recursive: true, force: true });
@@ -174,17 +185,26 @@ async function makes(path: string, plan: Plan, run: Run): Promise<Ending | undef
   fetchesTheRest(task, outlook, outcome, ending, run);
   const after = filesAt(path);
   const { killed } = outcome;
-  const left = outcome.events.startedOver ? { ...outlook, kept: `${outlook.header}\n`, right: [] } : outlook;
+  const left = outcome.events.startedOver
+    ? { ...outlook, kept: `${outlook.header}\n`, right: [] }
+    : outlook;
   if (killed !== undefined) {
     const { files, last } = killed;
-    keeps(task, killed.events.startedOver ? left : outlook, { ...outcome, events: killed.events }, files, false);
+    keeps(
+      task,
+      killed.events.startedOver ? left : outlook,
+      { ...outcome, events: killed.events },
+      files,
+      false,
+    );
     same(files.path, outlook.moved ? undefined : before.path, "the file of that name");
     if (last && ending === "done" && run.end.is === "killed") finish(files, task, run.end.steps);
     put(path, files);
     if (!run.robbed) writeFileSync(lockOf(path), killed.lock);
     return ending;
   }
-  if (["broken", "wrong piece", "robbed"].includes(ending)) keeps(task, left, outcome, after, false);
+  if (["broken", "wrong piece", "robbed"].includes(ending))
+    keeps(task, left, outcome, after, false);
   else if (ending === "blocked") keeps(task, left, outcome, after, true);
   else assert.deepEqual([after.part, after.journal], [undefined, undefined]);
   if (ending === "done") {
@@ -194,7 +214,11 @@ async function makes(path: string, plan: Plan, run: Run): Promise<Ending | undef
       await serves(path, task, outcome, run.after);
     }
   } else {
-    same(after.path, outlook.moved || run.end.is === "blocked" ? undefined : before.path, "the file of that name");
+    same(
+      after.path,
+      outlook.moved || run.end.is === "blocked" ? undefined : before.path,
+      "the file of that name",
+    );
   }
   put(path, after);
   return ending;
@@ -216,7 +240,12 @@ const codes = {
 } as const satisfies Record<string, ErrorCode | undefined>;
 type Ending = keyof typeof codes;
 
-function endingOf(task: Task, outlook: Outlook, { end, robbed }: Run, { error, killed, events }: Outcome): Ending {
+function endingOf(
+  task: Task,
+  outlook: Outlook,
+  { end, robbed }: Run,
+  { error, killed, events }: Outcome,
+): Ending {
   const { right, others } = outlook;
   const missing = task.parts.filter(({ number }) => !right.includes(number));
   const fails = (number: number): boolean => end.is === "failed" && number >= end.from;
@@ -227,15 +256,21 @@ function endingOf(task: Task, outlook: Outlook, { end, robbed }: Run, { error, k
     if (missing.some(({ misnamed }) => misnamed)) endings.push("wrong piece");
   }
   if (endings.length === 0) {
-    endings.push(task.wrong ? "wrong whole" : robbed ? "robbed" : end.is === "blocked" ? "blocked" : "done");
+    endings.push(
+      task.wrong ? "wrong whole" : robbed ? "robbed" : end.is === "blocked" ? "blocked" : "done",
+    );
   }
   // Some of what is there is asked about; and where that is dropped, everything is fetched.
   const asked = task.isNamed ? [] : right;
   const again = events.startedOver ? task.parts.map(({ number }) => number) : [];
   if ([...asked, ...again].some(fails)) endings.push("broken");
   if (task.request.digest === undefined && asked.some((number) => others.includes(number))) {
-    const isCertain = asked.every((number) => others.includes(number)) && !asked.some(fails) && killed === undefined;
-    if (isCertain && !endings.includes("broken") && !endings.includes("wrong piece")) endings.length = 0;
+    const isCertain =
+      asked.every((number) => others.includes(number)) &&
+      !asked.some(fails) &&
+      killed === undefined;
+    if (isCertain && !endings.includes("broken") && !endings.includes("wrong piece"))
+      endings.length = 0;
     endings.unshift("changed");
   }
   const ending = endings.find((each) => codes[each] === error?.code);
@@ -244,12 +279,19 @@ function endingOf(task: Task, outlook: Outlook, { end, robbed }: Run, { error, k
 }
 
 /** What is there and right is counted, and everything else fetched, once; when the run is broken off, some of it. */
-function fetchesTheRest(task: Task, outlook: Outlook, outcome: Outcome, ending: Ending, { end }: Run): void {
+function fetchesTheRest(
+  task: Task,
+  outlook: Outlook,
+  outcome: Outcome,
+  ending: Ending,
+  { end }: Run,
+): void {
   const { found, right, others, incomparable } = outlook;
   const { events, report } = outcome;
   const { startedOver } = events;
   // A question that fails is no request for a piece.
-  const isUnanswered = (number: number): boolean => end.is === "failed" && number >= end.from && right.includes(number);
+  const isUnanswered = (number: number): boolean =>
+    end.is === "failed" && number >= end.from && right.includes(number);
   const asked = outcome.asked.filter((number) => startedOver || !isUnanswered(number));
   const numbers = task.parts.map(({ number }) => number);
   const missing = numbers.filter((number) => !right.includes(number));
@@ -268,7 +310,10 @@ function fetchesTheRest(task: Task, outlook: Outlook, outcome: Outcome, ending: 
   if (startedOver) {
     // The digest of the whole says that what was there is of another content; a wrong one says it of everything.
     assert.ok(task.request.digest !== undefined && right.length > 0);
-    assert.ok(task.wrong || others.length + incomparable.length > 0, "nothing was wrong with what was there");
+    assert.ok(
+      task.wrong || others.length + incomparable.length > 0,
+      "nothing was wrong with what was there",
+    );
   }
   if (report === undefined) return;
   const resumed = startedOver ? [] : task.parts.filter(({ number }) => right.includes(number));
@@ -328,9 +373,18 @@ function finish(files: Files, { wanted }: Task, steps: number): void {
 }
 
 /** The file can be served, as long as it is what it was. */
-async function serves(path: string, { request, parts }: Task, { store }: Outcome, after: Run["after"]): Promise<void> {
+async function serves(
+  path: string,
+  { request, parts }: Task,
+  { store }: Outcome,
+  after: Run["after"],
+): Promise<void> {
   const read = async (number: number): Promise<Buffer | undefined> => {
-    const piece = await store.getPiece({ taskId: request.taskId, kind: request.kind ?? "standard", number });
+    const piece = await store.getPiece({
+      taskId: request.taskId,
+      kind: request.kind ?? "standard",
+      number,
+    });
     const chunks: Uint8Array[] = [];
     for await (const chunk of piece?.read() ?? []) chunks.push(chunk);
     return piece && Buffer.concat(chunks);
@@ -344,7 +398,10 @@ async function serves(path: string, { request, parts }: Task, { store }: Outcome
   if (after === "gone") rmSync(path);
   if (after === "touched") utimesSync(path, 1, 1);
   if (after === "longer") writeFileSync(path, "more", { flag: "a" });
-  await assert.rejects(read(first.number), (error) => error instanceof VortexError && error.code === "StorageFailed");
+  await assert.rejects(
+    read(first.number),
+    (error) => error instanceof VortexError && error.code === "StorageFailed",
+  );
 }
 
 // --- a download
@@ -358,7 +415,12 @@ interface Outcome {
   readonly store: TaskDownload["store"];
   /** What was there when its process was killed, and whether all was. */
   readonly killed:
-    | { readonly files: Files; readonly lock: string; readonly last: boolean; readonly events: Events }
+    | {
+        readonly files: Files;
+        readonly lock: string;
+        readonly last: boolean;
+        readonly events: Events;
+      }
     | undefined;
 }
 
@@ -372,13 +434,25 @@ interface Events {
   readonly damaged: number[];
 }
 
-async function download(path: string, plan: Plan, task: Task, { end, concurrency, robbed }: Run): Promise<Outcome> {
+async function download(
+  path: string,
+  plan: Plan,
+  task: Task,
+  { end, concurrency, robbed }: Run,
+): Promise<Outcome> {
   const events: Events = { found: 0, startedOver: false, resumed: [], fetched: [], damaged: [] };
   let killed: Outcome["killed"];
   const { algorithm } = plan;
   const behaviour: typeof honestly = (piece) =>
-    end.is === "failed" && piece.number >= end.from ? new VortexError("Aborted", "the power is gone") : honestly(piece);
-  const parents = new FakeParents(task.content, 1, { "a:1": behaviour }, { algorithm, pieces: task.pieces });
+    end.is === "failed" && piece.number >= end.from
+      ? new VortexError("Aborted", "the power is gone")
+      : honestly(piece);
+  const parents = new FakeParents(
+    task.content,
+    1,
+    { "a:1": behaviour },
+    { algorithm, pieces: task.pieces },
+  );
   const fetcher = new TaskFetcher(parents, taskSettings({ concurrentPieceCount: concurrency }));
   const to = fileSink(path);
   const handle = fetcher.downloadTask(task.request, {
@@ -397,7 +471,12 @@ async function download(path: string, plan: Plan, task: Task, { end, concurrency
       if (event.type !== "piece") return;
       (event.parent === undefined ? events.resumed : events.fetched).push(event.number);
       const count = (events.startedOver ? 0 : events.resumed.length) + events.fetched.length;
-      if (killed !== undefined || end.is !== "killed" || count !== Math.min(end.after, task.parts.length)) return;
+      if (
+        killed !== undefined ||
+        end.is !== "killed" ||
+        count !== Math.min(end.after, task.parts.length)
+      )
+        return;
       killed = {
         files: filesAt(path),
         lock: textOf(lockOf(path)) ?? "",
@@ -416,7 +495,9 @@ async function download(path: string, plan: Plan, task: Task, { end, concurrency
 
 const honestly = honest(200);
 
-function settled({ done }: TaskDownload): Promise<[TaskReport | undefined, VortexError | undefined]> {
+function settled({
+  done,
+}: TaskDownload): Promise<[TaskReport | undefined, VortexError | undefined]> {
   return done.then(
     (report) => [report, undefined],
     (error: unknown) => {
@@ -494,6 +575,7 @@ function within(numbers: readonly number[], all: readonly number[], what: string
 }
 
 function same(found: Buffer | undefined, expected: Uint8Array | undefined, what: string): void {
-  const equal = found === undefined || expected === undefined ? found === expected : found.equals(expected);
+  const equal =
+    found === undefined || expected === undefined ? found === expected : found.equals(expected);
   assert.ok(equal, `${what}: ${found?.length} bytes are not what ${expected?.length} were to be`);
 }

@@ -1,7 +1,12 @@
 /** Sequences of operations on the pool and on a connection, in any order, against what must hold after each. */
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { ClientPool, type Lease, type PoolClient, type PoolEntryInfo } from "../../src/client/call/pool.ts";
+import {
+  ClientPool,
+  type Lease,
+  type PoolClient,
+  type PoolEntryInfo,
+} from "../../src/client/call/pool.ts";
 import { VortexError } from "../../src/errors.ts";
 import { MemoryTransport } from "../../src/transport/memory.ts";
 import type { ByteStream } from "../../src/transport/transport.ts";
@@ -13,7 +18,9 @@ import { seededBytes } from "../support/random.ts";
 /** An operation, and which of the things at hand it is done to. */
 type Operation<Name extends string> = readonly [name: Name, which: number];
 
-const operations = <Name extends string>(...names: readonly Name[]): fc.Arbitrary<Operation<Name>[]> =>
+const operations = <Name extends string>(
+  ...names: readonly Name[]
+): fc.Arbitrary<Operation<Name>[]> =>
   fc.array(fc.tuple(fc.constantFrom(...names), fc.nat({ max: 1000 })), { maxLength: 60 });
 
 /** A pooled connection that counts how often it was closed. */
@@ -57,7 +64,17 @@ interface PendingDial {
 export const pool: fc.IAsyncProperty<[number, Operation<string>[]]> = fc.asyncProperty(
   fc.integer({ min: 1, max: 3 }),
   operations(
-    ...(["acquire", "acquire", "acquire", "connect", "connect", "release", "release", "wait", "wait"] as const),
+    ...([
+      "acquire",
+      "acquire",
+      "acquire",
+      "connect",
+      "connect",
+      "release",
+      "release",
+      "wait",
+      "wait",
+    ] as const),
     ...(["abort", "discard", "refuse", "die", "closeIdle"] as const),
   ),
   async (connectionsPerAddress, steps) => {
@@ -99,12 +116,18 @@ export const pool: fc.IAsyncProperty<[number, Operation<string>[]]> = fc.asyncPr
       const controller = new AbortController();
       waiting.add(controller);
       const before = entriesOf(addr);
-      const wanted = before.every(({ activeRequests }) => activeRequests > 0) && before.length < connectionsPerAddress;
+      const wanted =
+        before.every(({ activeRequests }) => activeRequests > 0) &&
+        before.length < connectionsPerAddress;
       void tested
         .acquire(addr, controller.signal)
         .then((lease) => held.push(lease), assertVortexError)
         .finally(() => waiting.delete(controller));
-      assert.equal(entriesOf(addr).length, before.length + (wanted ? 1 : 0), "connections of an address");
+      assert.equal(
+        entriesOf(addr).length,
+        before.length + (wanted ? 1 : 0),
+        "connections of an address",
+      );
     };
     const discard = (lease: Lease<CountingClient> | undefined): void => {
       if (lease === undefined) return;
@@ -112,7 +135,9 @@ export const pool: fc.IAsyncProperty<[number, Operation<string>[]]> = fc.asyncPr
       discarded.add(lease.client);
     };
     const closeIdle = (addr = "peer-0:1"): void => {
-      const others = tested.entries().filter((entry) => entry.addr !== addr || entry.activeRequests > 0);
+      const others = tested
+        .entries()
+        .filter((entry) => entry.addr !== addr || entry.activeRequests > 0);
       tested.closeIdle(addr);
       assert.deepEqual(tested.entries(), others, "closeIdle");
     };
@@ -130,7 +155,8 @@ export const pool: fc.IAsyncProperty<[number, Operation<string>[]]> = fc.asyncPr
     for (const [name, which] of steps) {
       await act[name]?.(which);
       await settle();
-      for (const { client } of held) assert.equal(client.closes, 0, `${name}: a client in use was closed`);
+      for (const { client } of held)
+        assert.equal(client.closes, 0, `${name}: a client in use was closed`);
       const entries = tested.entries();
       const counted = entries.reduce((sum, { activeRequests }) => sum + activeRequests, 0);
       const alive = held.filter(({ client }) => !client.dead && !discarded.has(client));
@@ -188,7 +214,13 @@ export const connection: fc.IAsyncProperty<[Operation<string>[], boolean]> = fc.
     const sides: Side[] = [];
     const pairs: [Side | undefined, Side | undefined][] = [];
     let pending = 0;
-    const side = (stream: ByteStream): Side => ({ stream, reading: false, writing: false, wrote: 0, got: 0 });
+    const side = (stream: ByteStream): Side => ({
+      stream,
+      reading: false,
+      writing: false,
+      wrote: 0,
+      got: 0,
+    });
     const note = (promise: Promise<unknown>): Promise<unknown> => {
       pending++;
       return promise.catch(assertVortexError).finally(() => pending--);
@@ -253,7 +285,10 @@ export const connection: fc.IAsyncProperty<[Operation<string>[], boolean]> = fc.
       await settle();
       for (const [opened, accepted] of pairs) {
         if (opened === undefined || accepted === undefined) continue;
-        assert.ok(opened.got <= accepted.wrote && accepted.got <= opened.wrote, "bytes that nobody sent");
+        assert.ok(
+          opened.got <= accepted.wrote && accepted.got <= opened.wrote,
+          "bytes that nobody sent",
+        );
       }
     }
     for (const controller of opening) controller.abort();
@@ -283,7 +318,11 @@ export const connection: fc.IAsyncProperty<[Operation<string>[], boolean]> = fc.
 );
 
 /** Sends so many bytes from one side to the other, and the end after them. */
-async function pass(from: ByteStream | undefined, to: ByteStream | undefined, length: number): Promise<void> {
+async function pass(
+  from: ByteStream | undefined,
+  to: ByteStream | undefined,
+  length: number,
+): Promise<void> {
   assert.ok(from !== undefined && to !== undefined);
   const bytes = seededBytes(length, length);
   const sending = (async () => {

@@ -22,7 +22,9 @@ for (const [name, fixture] of Object.entries(fixtures)) {
   if (fixture.overUdp !== true) continue;
   const gap = gaps[name];
   describe(`an address that is not validated, over ${name}`, () =>
-    itUnlessGap({ gaps: gap === undefined ? {} : { [NAME]: gap } }, NAME, () => amplification(fixture)));
+    itUnlessGap({ gaps: gap === undefined ? {} : { [NAME]: gap } }, NAME, () =>
+      amplification(fixture),
+    ));
 }
 
 /** One first datagram from one address, whose owner never says another word: as if somebody else had sent it in his name. */
@@ -53,7 +55,9 @@ async function firstDatagram(fixture: TransportFixture): Promise<Uint8Array> {
   const controller = new AbortController();
   const transport = await fixture.transport();
   const { port } = socket.address();
-  const dialling = transport.dial({ host: "127.0.0.1", port }, { signal: controller.signal }).catch(() => {});
+  const dialling = transport
+    .dial({ host: "127.0.0.1", port }, { signal: controller.signal })
+    .catch(() => {});
   const [datagram] = (await once(socket, "message")) as [Uint8Array];
   const copy = Uint8Array.from(datagram);
   controller.abort();

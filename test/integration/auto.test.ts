@@ -24,7 +24,10 @@ const timeout = 120_000;
 
 /** Deno leaves certificates unverified for a whole process only. */
 const [executable = "", run = "", ...flags] = runner;
-const trusting = "Deno" in globalThis ? [executable, run, "--unsafely-ignore-certificate-errors", ...flags] : runner;
+const trusting =
+  "Deno" in globalThis
+    ? [executable, run, "--unsafely-ignore-certificate-errors", ...flags]
+    : runner;
 
 /** The words in front of a program that is to run elsewhere. */
 type Prefix = readonly string[];
@@ -40,8 +43,11 @@ describe("one program, whatever the configuration says", () => {
           chosen.map((one) => one.protocol),
           protocol === "auto" ? ["quic"] : [],
         );
-        const used = parents[0]?.routes?.filter(({ bytes }) => bytes > 0).map((route) => route.protocol);
-        if (protocol === "hybrid") assert.ok(used !== undefined && used.length > 1, JSON.stringify(parents));
+        const used = parents[0]?.routes
+          ?.filter(({ bytes }) => bytes > 0)
+          .map((route) => route.protocol);
+        if (protocol === "hybrid")
+          assert.ok(used !== undefined && used.length > 1, JSON.stringify(parents));
         else assert.equal(used, undefined);
       });
     });
@@ -82,13 +88,26 @@ describe("auto", () => {
   const deno = `${root}node_modules/.bin/deno`;
   it("speaks to a stock peer", { timeout }, async () => {
     await inDirectory(async (directory, programs) => {
-      const allowed = ["run", "--allow-all", "--unstable-net", "--no-check", "--config", `${root}deno.json`];
+      const allowed = [
+        "run",
+        "--allow-all",
+        "--unstable-net",
+        "--no-check",
+        "--config",
+        `${root}deno.json`,
+      ];
       const stock = startProgram([deno, ...allowed, `${root}test/interop/stock-peer.ts`]);
       programs.push(stock);
       const { quic, tcp } = JSON.parse(await stock.line()) as StockPeer;
       const addr = { quic: `127.0.0.1:${quic}`, tcp: `127.0.0.1:${tcp}` };
-      const content = Buffer.concat(Array.from({ length: STOCK_PIECES }, (_, number) => stockPiece(number)));
-      const options = { contentLength: content.length, pieceLength: STOCK_PIECE_LENGTH, quicPeers: "known" } as const;
+      const content = Buffer.concat(
+        Array.from({ length: STOCK_PIECES }, (_, number) => stockPiece(number)),
+      );
+      const options = {
+        contentLength: content.length,
+        pieceLength: STOCK_PIECE_LENGTH,
+        quicPeers: "known",
+      } as const;
       const fetcher = await startFetcher(programs, directory, "auto", addr, options);
       const { chosen } = await assertFetches(fetcher, directory, content);
       assert.deepEqual(
@@ -111,11 +130,20 @@ describe("a network that drops all UDP", () => {
   filtered("costs auto one choice, and not one for each piece", async () => {
     await betweenHosts(async ({ near, far, farHost, drop }) => {
       await inDirectory(async (directory, programs) => {
-        const { addr } = await startPeer(programs, { quic: 0, tcp: 0 }, { prefix: far, host: farHost });
+        const { addr } = await startPeer(
+          programs,
+          { quic: 0, tcp: 0 },
+          { prefix: far, host: farHost },
+        );
         drop();
-        const fetcher = await startFetcher(programs, directory, "auto", addr, { prefix: near, delay: 250 });
+        const fetcher = await startFetcher(programs, directory, "auto", addr, {
+          prefix: near,
+          delay: 250,
+        });
         const { chosen } = await assertFetches(fetcher, directory);
-        assert.deepEqual(chosen, [{ addr: addr.tcp, protocol: "tcp", reason: "quic had not answered within 250 ms" }]);
+        assert.deepEqual(chosen, [
+          { addr: addr.tcp, protocol: "tcp", reason: "quic had not answered within 250 ms" },
+        ]);
         assert.deepEqual((await assertFetches(fetcher, directory)).chosen, []);
       });
     });
@@ -141,7 +169,9 @@ describe("a network that drops all UDP", () => {
   });
 });
 
-async function inDirectory(run: (directory: string, programs: Program[]) => Promise<void>): Promise<void> {
+async function inDirectory(
+  run: (directory: string, programs: Program[]) => Promise<void>,
+): Promise<void> {
   const directory = await mkdtemp(join(tmpdir(), "vortex-peer-test-"));
   const programs: Program[] = [];
   try {
@@ -173,7 +203,12 @@ async function startPeer(
     ...{ taskId, seed, contentLength, pieceLength, ports },
     ...others,
   };
-  const program = startProgram([...prefix, ...runner, `${root}test/support/auto-peer.ts`, JSON.stringify(options)]);
+  const program = startProgram([
+    ...prefix,
+    ...runner,
+    `${root}test/support/auto-peer.ts`,
+    JSON.stringify(options),
+  ]);
   programs.push(program);
   return { addr: JSON.parse(await program.line()) as PeerAddresses };
 }
@@ -195,9 +230,26 @@ async function startFetcher(
   { prefix = [], delay = 10_000, quicPeers = "any", ...lengths }: FetcherOptions = {},
 ): Promise<Program> {
   const config = join(directory, "dfdaemon.yaml");
-  await writeFile(config, `download:\n  protocol: ${protocol}\nvortexPeer:\n  quic:\n    verify: false\n`);
-  const options: AutoFetchOptions = { config, addr, taskId, contentLength, pieceLength, delay, quicPeers, ...lengths };
-  const program = startProgram([...prefix, ...trusting, `${root}test/support/auto-fetch.ts`, JSON.stringify(options)]);
+  await writeFile(
+    config,
+    `download:\n  protocol: ${protocol}\nvortexPeer:\n  quic:\n    verify: false\n`,
+  );
+  const options: AutoFetchOptions = {
+    config,
+    addr,
+    taskId,
+    contentLength,
+    pieceLength,
+    delay,
+    quicPeers,
+    ...lengths,
+  };
+  const program = startProgram([
+    ...prefix,
+    ...trusting,
+    `${root}test/support/auto-fetch.ts`,
+    JSON.stringify(options),
+  ]);
   programs.push(program);
   return program;
 }
@@ -226,7 +278,8 @@ async function assertFetches(
 
 /** Why there can be no filter here, if there can be none. */
 function filterGap(): string | undefined {
-  if (process.platform !== "linux" || process.getuid?.() !== 0) return "network namespaces need Linux, and root";
+  if (process.platform !== "linux" || process.getuid?.() !== 0)
+    return "network namespaces need Linux, and root";
   return spawnSync("ip", ["-V"]).status === 0 ? undefined : "there is no ip of iproute2";
 }
 

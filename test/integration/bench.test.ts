@@ -15,7 +15,9 @@ import { root, runner, runToEnd } from "../support/run.ts";
 const bench = [...runner, join(root, "bench/main.ts")];
 
 describe("npm run bench", () => {
-  it("measures every subject of this runtime, and writes its results", { timeout: 300_000 }, async () => {
+  it("measures every subject of this runtime, and writes its results", {
+    timeout: 300_000,
+  }, async () => {
     const directory = await mkdtemp(join(tmpdir(), "vortex-peer-test-"));
     const before = await leftovers();
     try {
@@ -37,9 +39,19 @@ describe("npm run bench", () => {
     }
   });
 
-  it("prints its results as JSON, and writes none of a part unasked", { timeout: 120_000 }, async () => {
+  it("prints its results as JSON, and writes none of a part unasked", {
+    timeout: 120_000,
+  }, async () => {
     const only = `^${runtimeName} .* raw-tcp 16 KiB`;
-    const { code, out, err } = await runToEnd([...bench, "--quick", "--size", "64KiB", "--only", only, "--json"]);
+    const { code, out, err } = await runToEnd([
+      ...bench,
+      "--quick",
+      "--size",
+      "64KiB",
+      "--only",
+      only,
+      "--json",
+    ]);
     assert.equal(code, 0, err);
     const { rows, command } = JSON.parse(out) as Results;
     assert.deepEqual(
@@ -50,7 +62,9 @@ describe("npm run bench", () => {
     assert.doesNotMatch(err, /written to/);
   });
 
-  it("says in one line what is wrong with its options, and fails", { timeout: 120_000 }, async () => {
+  it("says in one line what is wrong with its options, and fails", {
+    timeout: 120_000,
+  }, async () => {
     for (const [options, words] of [
       [["--rounds", "0"], /^bench: --rounds: expected a positive whole number$/m],
       [["--size", "12 parsecs"], /^bench: --size: expected a positive whole number$/m],
@@ -77,7 +91,11 @@ test("a quantile lies between its neighbours", () => {
 });
 
 test("targets compare runs of one turn on one runtime, and leave out what was not measured", () => {
-  const row = (runtime: string, subject: string, rates: readonly number[]): Results["rows"][number] => ({
+  const row = (
+    runtime: string,
+    subject: string,
+    rates: readonly number[],
+  ): Results["rows"][number] => ({
     name: "",
     runtime,
     subject,
@@ -98,19 +116,32 @@ test("targets compare runs of one turn on one runtime, and leave out what was no
   });
   // The machine halves its speed after the first turn, and the third turn of the other failed.
   const targets = targetsOf(
-    [row("bun 1.4", "tcp", [168, 42, 900]), row("bun 1.4", "raw-tcp", [200, 50]), row("node 20", "tcp", [1])],
+    [
+      row("bun 1.4", "tcp", [168, 42, 900]),
+      row("bun 1.4", "raw-tcp", [200, 50]),
+      row("node 20", "tcp", [1]),
+    ],
     [],
   );
   assert.equal(targets.length, 1);
   const [target] = targets;
-  assert.deepEqual([target?.runtime, target?.value, target?.least, target?.met], ["bun 1.4", 0.84, 0.85, false]);
+  assert.deepEqual(
+    [target?.runtime, target?.value, target?.least, target?.met],
+    ["bun 1.4", 0.84, 0.85, false],
+  );
 });
 
 /** Each row has all its figures, or says why not; and what is this library's own never failed. */
 function assertWhole({ rows, firstBytes, runtimes }: Results, err: string): void {
-  const names = rows.filter(({ workload }) => workload === "64 KiB ×32").map(({ subject }) => subject);
-  for (const name of ["tcp", "raw-tcp", "grpc", "grpc-shipped", "http"]) assert.ok(names.includes(name), name);
-  assert.ok(names.some((name) => name.startsWith("quic-")) && names.some((name) => name.startsWith("bare-")));
+  const names = rows
+    .filter(({ workload }) => workload === "64 KiB ×32")
+    .map(({ subject }) => subject);
+  for (const name of ["tcp", "raw-tcp", "grpc", "grpc-shipped", "http"])
+    assert.ok(names.includes(name), name);
+  assert.ok(
+    names.some((name) => name.startsWith("quic-")) &&
+      names.some((name) => name.startsWith("bare-")),
+  );
   assert.ok(Object.keys(runtimes).some((title) => title.startsWith(runtimeName)));
   for (const { name, kind, runs, summary, failure, missing } of rows) {
     if (failure !== undefined) {
@@ -123,7 +154,9 @@ function assertWhole({ rows, firstBytes, runtimes }: Results, err: string): void
       assert.ok(Number.isFinite(median) && median >= 0, `${name}: ${figure} is ${median}`);
       assert.deepEqual([least, most], [median, median]);
     }
-    assert.ok(summary.rate.median > 0 && summary.serverMemory.median > 0 && summary.clientMemory.median > 0);
+    assert.ok(
+      summary.rate.median > 0 && summary.serverMemory.median > 0 && summary.clientMemory.median > 0,
+    );
   }
   assert.ok(firstBytes.some(({ subject, how }) => subject === "tcp" && how === "cold"));
   for (const { name, subject, how, roundTrip, samples, failure, missing } of firstBytes) {
@@ -133,7 +166,8 @@ function assertWhole({ rows, firstBytes, runtimes }: Results, err: string): void
     // A relay holds every byte; only a request that goes ahead of the handshake needs no more than one round trip.
     const trips = subject === "tcp" || how !== "early" ? 2 : 1;
     // Timers may fire a little early.
-    for (const sample of samples) assert.ok(sample >= trips * roundTrip - 5, `${name}: ${sample} ms`);
+    for (const sample of samples)
+      assert.ok(sample >= trips * roundTrip - 5, `${name}: ${sample} ms`);
   }
 }
 

@@ -2,7 +2,17 @@ import assert from "node:assert/strict";
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { constants, existsSync, mkdtempSync } from "node:fs";
-import { mkdir, mkdtemp, open, readdir, readFile, rm, stat, symlink, writeFile } from "node:fs/promises";
+import {
+  mkdir,
+  mkdtemp,
+  open,
+  readdir,
+  readFile,
+  rm,
+  stat,
+  symlink,
+  writeFile,
+} from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
@@ -24,9 +34,13 @@ const main = join(root, "cli/main.ts");
 const PIECE = 20_000;
 const MEBI = 1024 * 1024;
 /** What is told at the end of a download without trouble. */
-const summary = /^fetched 9\.4 MB in [0-9.]+ s, [0-9.]+ [kMG]?B\/s, from 1 parent, verified by .*\n$/;
+const summary =
+  /^fetched 9\.4 MB in [0-9.]+ s, [0-9.]+ [kMG]?B\/s, from 1 parent, verified by .*\n$/;
 /** Why no disk of this test's own can be had; empty when it can. */
-const noMounts = spawnSync("unshare", ["-m", "true"]).status === 0 ? "" : " [gap: needs root, for a disk of its own]";
+const noMounts =
+  spawnSync("unshare", ["-m", "true"]).status === 0
+    ? ""
+    : " [gap: needs root, for a disk of its own]";
 /** Why a command cannot be made to wait for a pipe; empty when it can. */
 const noPipes =
   "Deno" in globalThis
@@ -38,7 +52,9 @@ const noPipes =
 const noFull = existsSync("/dev/full") ? "" : " [gap: needs /dev/full]";
 /** Why no file can be written that the command was started with; empty when it can. */
 const noInherited =
-  "Deno" in globalThis ? " [gap: Deno 2.9 writes to no inherited descriptor but the standard ones]" : "";
+  "Deno" in globalThis
+    ? " [gap: Deno 2.9 writes to no inherited descriptor but the standard ones]"
+    : "";
 /** A dozen processes, one after the other, on a machine that may be busy. */
 const patience = { timeout: 110_000 };
 /** Where the servers keep their certificates; not in the home of whoever runs this. */
@@ -46,118 +62,158 @@ const state = mkdtempSync(join(tmpdir(), "vortex-peer-state-"));
 after(() => rm(state, { recursive: true }));
 
 /** Protocols that this runtime's face has. */
-const served: readonly Protocol[] = "Deno" in globalThis ? ["tcp", "grpc"] : ["quic", "tcp", "grpc"];
+const served: readonly Protocol[] =
+  "Deno" in globalThis ? ["tcp", "grpc"] : ["quic", "tcp", "grpc"];
 
 describe("vortex-peer in processes", () => {
-  it("warns once that QUIC may end a stock peer, unless the trust identifies the peer", patience, async () => {
-    const piece = [
-      "piece",
-      "--protocol",
-      "quic",
-      "--peer",
-      "127.0.0.1:9",
-      "--task-id",
-      "a1".repeat(32),
-      "--number",
-      "0",
-    ];
-    const dial = [...piece, "--connect-timeout", "100ms"];
-    const warning = /^vortex-peer: QUIC to peers that no fingerprint or CA identifies: .*1\.1\.0 to 1\.4\.8/gm;
-    assert.equal((await run([...dial, "--insecure"]).exit).err.match(warning)?.length, 1);
-    assert.equal((await run(dial).exit).err.match(warning)?.length, 1);
-    assert.equal((await run([...dial, "--fingerprint", "00".repeat(32)]).exit).err.match(warning), null);
-  });
-
-  it("serves a file that other processes fetch: whole, to a file and down a pipe, and one piece", patience, () =>
-    inTempDir(async (dir) => {
-      const content = seededBytes(3, 9 * MEBI + 11);
-      const source = join(dir, "source");
-      await writeFile(source, content);
-      await using peer = await serve(source);
-      const { taskId, contentLength, pieceCount, digest } = peer.task;
-      assert.equal(digest, `sha256:${createHash("sha256").update(content).digest("hex")}`);
-      assert.deepEqual([taskId, contentLength, pieceCount], [digest.slice(7), content.length, 3]);
-      for (const protocol of served) {
-        const from = [...peer.from(protocol), "--content-length", String(contentLength)];
-        const target = join(dir, protocol);
-        const file = await run(["get", ...from, "--digest", digest, "-o", target]).exit;
-        assert.deepEqual([file.code, file.out.length], [0, 0]);
-        assert.match(file.err, summary);
-        assert.ok(
-          content.length === (await stat(target)).size && Buffer.compare(content, await readFile(target)) === 0,
-        );
-        const piped = await run(["get", ...peer.from(protocol, `,api=${peer.addresses.grpc}`)]).exit;
-        assert.equal(piped.code, 0);
-        assert.match(piped.err, summary);
-        assert.ok(Buffer.compare(content, piped.out) === 0);
-        const piece = await run(["piece", ...peer.from(protocol), "--number", "2", "--range", "5-"]).exit;
-        assert.deepEqual([piece.code, piece.err], [0, ""]);
-        assert.ok(Buffer.compare(content.subarray(8 * MEBI + 5), piece.out) === 0);
-        const missing = await run(["piece", ...peer.from(protocol), "--number", "3"]).exit;
-        assert.equal(missing.code, 3);
-        assert.match(missing.err, /^vortex-peer: NotFound: .*\n$/);
-      }
-      assert.deepEqual((await readdir(dir)).sort(), [...served, "source"].sort());
-      assert.deepEqual(await peer.end(), { code: 0, err: "" });
-      const target = join(dir, "late");
-      const refused = ["get", ...peer.from("tcp"), "--content-length", "1", "-o", target, "--patience", "0"];
-      const late = await run(refused).exit;
-      assert.equal(late.code, 4);
-      assert.match(late.err, /^vortex-peer: ConnectionRefused: .*\n$/);
-    }),
+  it(
+    "warns once that QUIC may end a stock peer, unless the trust identifies the peer",
+    patience,
+    async () => {
+      const piece = [
+        "piece",
+        "--protocol",
+        "quic",
+        "--peer",
+        "127.0.0.1:9",
+        "--task-id",
+        "a1".repeat(32),
+        "--number",
+        "0",
+      ];
+      const dial = [...piece, "--connect-timeout", "100ms"];
+      const warning =
+        /^vortex-peer: QUIC to peers that no fingerprint or CA identifies: .*1\.1\.0 to 1\.4\.8/gm;
+      assert.equal((await run([...dial, "--insecure"]).exit).err.match(warning)?.length, 1);
+      assert.equal((await run(dial).exit).err.match(warning)?.length, 1);
+      assert.equal(
+        (await run([...dial, "--fingerprint", "00".repeat(32)]).exit).err.match(warning),
+        null,
+      );
+    },
   );
 
-  it("keeps what is right when it is interrupted or killed, says so, and fetches no piece twice", patience, () =>
-    inTempDir(async (dir) => {
-      const content = seededBytes(9, 30 * PIECE - 5);
-      await using peer = await gatedPeer(content);
-      const target = join(dir, "target");
-      const args = ["get", ...peer.from, "--digest", peer.digest, "-o", target];
-      const kept = `; what is right is kept in ${target}.part, and the same command goes on from there`;
+  it(
+    "serves a file that other processes fetch: whole, to a file and down a pipe, and one piece",
+    patience,
+    () =>
+      inTempDir(async (dir) => {
+        const content = seededBytes(3, 9 * MEBI + 11);
+        const source = join(dir, "source");
+        await writeFile(source, content);
+        await using peer = await serve(source);
+        const { taskId, contentLength, pieceCount, digest } = peer.task;
+        assert.equal(digest, `sha256:${createHash("sha256").update(content).digest("hex")}`);
+        assert.deepEqual([taskId, contentLength, pieceCount], [digest.slice(7), content.length, 3]);
+        for (const protocol of served) {
+          const from = [...peer.from(protocol), "--content-length", String(contentLength)];
+          const target = join(dir, protocol);
+          const file = await run(["get", ...from, "--digest", digest, "-o", target]).exit;
+          assert.deepEqual([file.code, file.out.length], [0, 0]);
+          assert.match(file.err, summary);
+          assert.ok(
+            content.length === (await stat(target)).size &&
+              Buffer.compare(content, await readFile(target)) === 0,
+          );
+          const piped = await run(["get", ...peer.from(protocol, `,api=${peer.addresses.grpc}`)])
+            .exit;
+          assert.equal(piped.code, 0);
+          assert.match(piped.err, summary);
+          assert.ok(Buffer.compare(content, piped.out) === 0);
+          const piece = await run([
+            "piece",
+            ...peer.from(protocol),
+            "--number",
+            "2",
+            "--range",
+            "5-",
+          ]).exit;
+          assert.deepEqual([piece.code, piece.err], [0, ""]);
+          assert.ok(Buffer.compare(content.subarray(8 * MEBI + 5), piece.out) === 0);
+          const missing = await run(["piece", ...peer.from(protocol), "--number", "3"]).exit;
+          assert.equal(missing.code, 3);
+          assert.match(missing.err, /^vortex-peer: NotFound: .*\n$/);
+        }
+        assert.deepEqual((await readdir(dir)).sort(), [...served, "source"].sort());
+        assert.deepEqual(await peer.end(), { code: 0, err: "" });
+        const target = join(dir, "late");
+        const refused = [
+          "get",
+          ...peer.from("tcp"),
+          "--content-length",
+          "1",
+          "-o",
+          target,
+          "--patience",
+          "0",
+        ];
+        const late = await run(refused).exit;
+        assert.equal(late.code, 4);
+        assert.match(late.err, /^vortex-peer: ConnectionRefused: .*\n$/);
+      }),
+  );
 
-      // Nothing has come yet, so nothing is left.
-      const begun = run(args);
-      await peer.held(begun.exit);
-      sendSignal(begun.child, "SIGINT");
-      assert.deepEqual(await ended(begun), [130, "vortex-peer: Aborted: interrupted by SIGINT\n"]);
-      assert.deepEqual(await readdir(dir), []);
+  it(
+    "keeps what is right when it is interrupted or killed, says so, and fetches no piece twice",
+    patience,
+    () =>
+      inTempDir(async (dir) => {
+        const content = seededBytes(9, 30 * PIECE - 5);
+        await using peer = await gatedPeer(content);
+        const target = join(dir, "target");
+        const args = ["get", ...peer.from, "--digest", peer.digest, "-o", target];
+        const kept = `; what is right is kept in ${target}.part, and the same command goes on from there`;
 
-      const verified = new Set<number>();
-      for (const [signal, code] of [
-        ["SIGINT", 130],
-        ["SIGTERM", 143],
-        ["SIGKILL", null],
-      ] as const) {
+        // Nothing has come yet, so nothing is left.
+        const begun = run(args);
+        await peer.held(begun.exit);
+        sendSignal(begun.child, "SIGINT");
+        assert.deepEqual(await ended(begun), [
+          130,
+          "vortex-peer: Aborted: interrupted by SIGINT\n",
+        ]);
+        assert.deepEqual(await readdir(dir), []);
+
+        const verified = new Set<number>();
+        for (const [signal, code] of [
+          ["SIGINT", 130],
+          ["SIGTERM", 143],
+          ["SIGKILL", null],
+        ] as const) {
+          const before = peer.asked.length;
+          peer.allow(5);
+          const getting = run(args);
+          await peer.held(getting.exit);
+          // Whatever the peer has sent is there by then; with the signals, the command says what it keeps.
+          await until(async () => (await journaled(target)).length >= verified.size + 5);
+          sendSignal(getting.child, signal);
+          const [exit, err] = await ended(getting);
+          // Bun and Node tell that a signal ended it by `null`, Deno by 128 and its number.
+          assert.ok(exit === code || (code === null && exit === 137), `${signal}: ${exit}`);
+          if (signal !== "SIGKILL")
+            assert.ok(err.endsWith(`vortex-peer: Aborted: interrupted by ${signal}${kept}\n`), err);
+          for (const number of peer.asked.slice(before))
+            assert.ok(!verified.has(number), `piece ${number} came twice`);
+          assert.ok(peer.takeAgain() <= 3, "three pieces are compared, and none comes twice");
+          for (const number of await journaled(target)) verified.add(number);
+        }
+        assert.ok(verified.size >= 15);
         const before = peer.asked.length;
-        peer.allow(5);
-        const getting = run(args);
-        await peer.held(getting.exit);
-        // Whatever the peer has sent is there by then; with the signals, the command says what it keeps.
-        await until(async () => (await journaled(target)).length >= verified.size + 5);
-        sendSignal(getting.child, signal);
-        const [exit, err] = await ended(getting);
-        // Bun and Node tell that a signal ended it by `null`, Deno by 128 and its number.
-        assert.ok(exit === code || (code === null && exit === 137), `${signal}: ${exit}`);
-        if (signal !== "SIGKILL")
-          assert.ok(err.endsWith(`vortex-peer: Aborted: interrupted by ${signal}${kept}\n`), err);
-        for (const number of peer.asked.slice(before)) assert.ok(!verified.has(number), `piece ${number} came twice`);
+        peer.allow(Number.POSITIVE_INFINITY);
+        const { code, err } = await run(args).exit;
+        assert.equal(code, 0, err);
+        assert.match(
+          err,
+          new RegExp(
+            `^found ${verified.size} of 30 pieces of an earlier run; they are checked\nfetched `,
+          ),
+        );
+        for (const number of peer.asked.slice(before))
+          assert.ok(!verified.has(number), `piece ${number} came twice`);
         assert.ok(peer.takeAgain() <= 3, "three pieces are compared, and none comes twice");
-        for (const number of await journaled(target)) verified.add(number);
-      }
-      assert.ok(verified.size >= 15);
-      const before = peer.asked.length;
-      peer.allow(Number.POSITIVE_INFINITY);
-      const { code, err } = await run(args).exit;
-      assert.equal(code, 0, err);
-      assert.match(
-        err,
-        new RegExp(`^found ${verified.size} of 30 pieces of an earlier run; they are checked\nfetched `),
-      );
-      for (const number of peer.asked.slice(before)) assert.ok(!verified.has(number), `piece ${number} came twice`);
-      assert.ok(peer.takeAgain() <= 3, "three pieces are compared, and none comes twice");
-      assert.ok(Buffer.compare(content, await readFile(target)) === 0);
-      assert.deepEqual(await readdir(dir), ["target"]);
-    }),
+        assert.ok(Buffer.compare(content, await readFile(target)) === 0);
+        assert.deepEqual(await readdir(dir), ["target"]);
+      }),
   );
 
   it("fetches from several peers, of which one is killed, and tells of it in JSON", patience, () =>
@@ -169,13 +225,33 @@ describe("vortex-peer in processes", () => {
       const shape = ["--piece-length", String(PIECE)];
       await using peer = await serve(source, ...shape);
       const { taskId } = peer.task;
-      const options: TaskPeerOptions = { taskId, seed: 21, contentLength, pieceLength: PIECE, manner: "hang" };
-      const dying = startProgram([...runner, `${root}test/support/task-peer.ts`, JSON.stringify(options)]);
+      const options: TaskPeerOptions = {
+        taskId,
+        seed: 21,
+        contentLength,
+        pieceLength: PIECE,
+        manner: "hang",
+      };
+      const dying = startProgram([
+        ...runner,
+        `${root}test/support/task-peer.ts`,
+        JSON.stringify(options),
+      ]);
       try {
         const addr = `127.0.0.1:${(await dying.line()).split(" ")[1]}`;
         const target = join(dir, "target");
         const getting = run([
-          ...["get", "--peer", addr, peer.addresses.tcp, "--task-id", taskId, "--json", "-o", target],
+          ...[
+            "get",
+            "--peer",
+            addr,
+            peer.addresses.tcp,
+            "--task-id",
+            taskId,
+            "--json",
+            "-o",
+            target,
+          ],
           ...["--content-length", String(contentLength), ...shape, "--stall-timeout", "300s"],
         ]);
         // It has delivered two pieces and hangs in the third, so the task cannot be done before it is killed.
@@ -206,11 +282,16 @@ describe("vortex-peer in processes", () => {
       await writeFile(source, content);
       await using peer = await serve(source);
       const { taskId } = peer.task;
-      const range = await run(["get", ...peer.from("tcp", `,api=${peer.addresses.grpc}`), "--range", "4194300-4194309"])
-        .exit;
+      const range = await run([
+        "get",
+        ...peer.from("tcp", `,api=${peer.addresses.grpc}`),
+        "--range",
+        "4194300-4194309",
+      ]).exit;
       assert.equal(range.code, 0, range.err);
       assert.deepEqual(range.out, content.slice(4_194_300, 4_194_310));
-      const stat = await run(["stat", "--peer", peer.addresses.grpc, "--task-id", taskId, "--json"]).exit;
+      const stat = await run(["stat", "--peer", peer.addresses.grpc, "--task-id", taskId, "--json"])
+        .exit;
       assert.deepEqual([stat.code, stat.err], [0, ""]);
       assert.deepEqual(parseLines(stat.out), [
         {
@@ -231,64 +312,84 @@ describe("vortex-peer in processes", () => {
     }),
   );
 
-  it(`says that the disk is full, and keeps what is there${noMounts}`, { ...patience, skip: noMounts !== "" }, () =>
-    inTempDir(async (dir) => {
-      const source = join(dir, "source");
-      const disk = join(dir, "disk");
-      await mkdir(disk);
-      await writeFile(source, seededBytes(2, 8 * MEBI));
-      await using peer = await serve(source, "--piece-length", "1MiB");
-      const from = [...peer.from("tcp"), "--content-length", "8MiB", "--piece-length", "1MiB", "--concurrency", "1"];
-      const target = join(disk, "target");
-      const mounting = `mount -t tmpfs -o size=4m tmpfs "$0" && exec "$@"`;
-      const wrapper = ["unshare", "-m", "sh", "-c", mounting, disk];
-      const full = await run(["get", ...from, "-o", target], wrapper).exit;
-      assert.equal(full.code, 7);
-      assert.ok(
-        full.err.endsWith(
-          `no space is left on the device; what is right is kept in ${target}.part, and the same command goes on from there\n`,
-        ),
-        full.err,
-      );
-      assert.deepEqual(await readdir(disk), [], "the small disk was of that process only");
-    }),
+  it(
+    `says that the disk is full, and keeps what is there${noMounts}`,
+    { ...patience, skip: noMounts !== "" },
+    () =>
+      inTempDir(async (dir) => {
+        const source = join(dir, "source");
+        const disk = join(dir, "disk");
+        await mkdir(disk);
+        await writeFile(source, seededBytes(2, 8 * MEBI));
+        await using peer = await serve(source, "--piece-length", "1MiB");
+        const from = [
+          ...peer.from("tcp"),
+          "--content-length",
+          "8MiB",
+          "--piece-length",
+          "1MiB",
+          "--concurrency",
+          "1",
+        ];
+        const target = join(disk, "target");
+        const mounting = `mount -t tmpfs -o size=4m tmpfs "$0" && exec "$@"`;
+        const wrapper = ["unshare", "-m", "sh", "-c", mounting, disk];
+        const full = await run(["get", ...from, "-o", target], wrapper).exit;
+        assert.equal(full.code, 7);
+        assert.ok(
+          full.err.endsWith(
+            `no space is left on the device; what is right is kept in ${target}.part, and the same command goes on from there\n`,
+          ),
+          full.err,
+        );
+        assert.deepEqual(await readdir(disk), [], "the small disk was of that process only");
+      }),
   );
 
-  it("writes to the file behind its standard output from where that stands, under any of its names", patience, () =>
-    inTempDir(async (dir) => {
-      const content = seededBytes(6, 300_000);
-      const source = join(dir, "source");
-      await writeFile(source, content);
-      await using peer = await serve(source);
-      const from = [...peer.from("tcp"), "--content-length", "300000", "--quiet"];
-      const link = join(dir, "link");
-      await symlink("/dev/stdout", link);
-      for (const [target, redirection] of [
-        ["-", ">"],
-        ["/dev/stdout", ">"],
-        ["/dev/stdout", ">>"],
-        ["/dev/fd/1", ">>"],
-        ["/proc/self/fd/1", ">"],
-        [link, ">"],
-      ] as const) {
+  it(
+    "writes to the file behind its standard output from where that stands, under any of its names",
+    patience,
+    () =>
+      inTempDir(async (dir) => {
+        const content = seededBytes(6, 300_000);
+        const source = join(dir, "source");
+        await writeFile(source, content);
+        await using peer = await serve(source);
+        const from = [...peer.from("tcp"), "--content-length", "300000", "--quiet"];
+        const link = join(dir, "link");
+        await symlink("/dev/stdout", link);
+        for (const [target, redirection] of [
+          ["-", ">"],
+          ["/dev/stdout", ">"],
+          ["/dev/stdout", ">>"],
+          ["/dev/fd/1", ">>"],
+          ["/proc/self/fd/1", ">"],
+          [link, ">"],
+        ] as const) {
+          const file = join(dir, "file");
+          await writeFile(file, "before\n");
+          const { ino } = await stat(file);
+          const shell = ["sh", "-c", `(echo head; "$@" && echo tail) ${redirection} "$0"`, file];
+          const { code, err } = await run(["get", ...from, "-o", target], shell).exit;
+          assert.deepEqual([code, err], [0, ""], target);
+          const before = redirection === ">>" ? "before\nhead\n" : "head\n";
+          const expected = Buffer.concat([Buffer.from(before), content, Buffer.from("tail\n")]);
+          assert.ok(
+            Buffer.compare(await readFile(file), expected) === 0,
+            `${redirection} ${target}`,
+          );
+          assert.equal((await stat(file)).ino, ino, "it is the same file");
+        }
         const file = join(dir, "file");
-        await writeFile(file, "before\n");
-        const { ino } = await stat(file);
-        const shell = ["sh", "-c", `(echo head; "$@" && echo tail) ${redirection} "$0"`, file];
-        const { code, err } = await run(["get", ...from, "-o", target], shell).exit;
-        assert.deepEqual([code, err], [0, ""], target);
-        const before = redirection === ">>" ? "before\nhead\n" : "head\n";
-        const expected = Buffer.concat([Buffer.from(before), content, Buffer.from("tail\n")]);
-        assert.ok(Buffer.compare(await readFile(file), expected) === 0, `${redirection} ${target}`);
-        assert.equal((await stat(file)).ino, ino, "it is the same file");
-      }
-      const file = join(dir, "file");
-      const shell = ["sh", "-c", `(echo head; "$@" && echo tail) > "$0"`, file];
-      const piece = await run(["piece", ...peer.from("tcp"), "--number", "0", "-o", "/dev/stdout"], shell).exit;
-      assert.deepEqual([piece.code, piece.err], [0, ""]);
-      assert.equal((await stat(file)).size, content.length + 10);
-      assert.deepEqual((await readdir(dir)).sort(), ["file", "link", "source"]);
-    }),
+        const shell = ["sh", "-c", `(echo head; "$@" && echo tail) > "$0"`, file];
+        const piece = await run(
+          ["piece", ...peer.from("tcp"), "--number", "0", "-o", "/dev/stdout"],
+          shell,
+        ).exit;
+        assert.deepEqual([piece.code, piece.err], [0, ""]);
+        assert.equal((await stat(file)).size, content.length + 10);
+        assert.deepEqual((await readdir(dir)).sort(), ["file", "link", "source"]);
+      }),
   );
 
   it(
@@ -303,8 +404,21 @@ describe("vortex-peer in processes", () => {
         await using peer = await serve(source);
         for (const redirection of [">", ">>"]) {
           await writeFile(file, "before\n");
-          const shell = ["sh", "-c", `(echo head >&5; "$@" && echo tail >&5) 5${redirection} "$0"`, file];
-          const args = ["get", ...peer.from("tcp"), "--content-length", "300000", "--quiet", "-o", "/dev/fd/5"];
+          const shell = [
+            "sh",
+            "-c",
+            `(echo head >&5; "$@" && echo tail >&5) 5${redirection} "$0"`,
+            file,
+          ];
+          const args = [
+            "get",
+            ...peer.from("tcp"),
+            "--content-length",
+            "300000",
+            "--quiet",
+            "-o",
+            "/dev/fd/5",
+          ];
           const { code, err } = await run(args, shell).exit;
           assert.deepEqual([code, err], [0, ""]);
           const before = redirection === ">>" ? "before\nhead\n" : "head\n";
@@ -320,8 +434,21 @@ describe("vortex-peer in processes", () => {
     () =>
       inTempDir(async (dir) => {
         const file = join(dir, "file");
-        const shell = ["sh", "-c", `(echo head >&5; "$@"; code=$?; echo tail >&5; exit $code) 5> "$0"`, file];
-        const args = ["get", "--peer", "127.0.0.1:1", "--task-id", "a".repeat(64), "-o", "/dev/fd/5"];
+        const shell = [
+          "sh",
+          "-c",
+          `(echo head >&5; "$@"; code=$?; echo tail >&5; exit $code) 5> "$0"`,
+          file,
+        ];
+        const args = [
+          "get",
+          "--peer",
+          "127.0.0.1:1",
+          "--task-id",
+          "a".repeat(64),
+          "-o",
+          "/dev/fd/5",
+        ];
         const { code, err } = await run(args, shell).exit;
         assert.equal(code, 2);
         assert.match(
@@ -338,7 +465,11 @@ describe("vortex-peer in processes", () => {
     () =>
       inTempDir(async (dir) => {
         const content = seededBytes(8, 300_000);
-        const [source, outside, inside] = [join(dir, "source"), join(dir, "out side"), join(dir, "in")];
+        const [source, outside, inside] = [
+          join(dir, "source"),
+          join(dir, "out side"),
+          join(dir, "in"),
+        ];
         await mkdir(inside);
         const target = join(inside, "tar get");
         await writeFile(source, content);
@@ -355,7 +486,15 @@ describe("vortex-peer in processes", () => {
             target,
           ];
         };
-        const whole = ["get", ...peer.from("tcp"), "--content-length", "300000", "--piece-length", "100kB", "--quiet"];
+        const whole = [
+          "get",
+          ...peer.from("tcp"),
+          "--content-length",
+          "300000",
+          "--piece-length",
+          "100kB",
+          "--quiet",
+        ];
         const piece = ["piece", ...peer.from("tcp"), "--number", "1"];
         for (const [args, expected] of [
           [whole, content],
@@ -380,30 +519,38 @@ describe("vortex-peer in processes", () => {
       }),
   );
 
-  it(`ends at once at a second signal, whatever it waits for${noPipes}`, { ...patience, skip: noPipes !== "" }, () =>
-    inTempDir(async (dir) => {
-      await using peer = await gatedPeer(seededBytes(9, 30 * PIECE));
-      peer.allow(Number.POSITIVE_INFINITY);
-      const pipe = join(dir, "pipe");
-      assert.equal(spawnSync("mkfifo", [pipe]).status, 0);
-      // Full from the start, and nobody reads: the first write of the command does not end.
-      const reader = await open(pipe, constants.O_RDWR | constants.O_NONBLOCK);
-      await assert.rejects(async () => {
-        for (;;) await reader.write(new Uint8Array(4096));
-      }, /EAGAIN|WouldBlock/);
-      try {
-        const getting = run(["get", ...peer.from, "-o", pipe]);
-        const isOver = getting.exit.then(() => true);
-        await Promise.race([until(async () => peer.asked.length === 30), isOver]);
-        // One for the command to end in order, and then another one, soon or late.
-        do sendSignal(getting.child, "SIGINT");
-        while (!(await Promise.race([isOver, new Promise((resolve) => setTimeout(resolve, 500, false))])));
-        const { code, err } = await getting.exit;
-        assert.ok(code === null || code === 130, `it ended with ${code}: ${err}`);
-      } finally {
-        await reader.close();
-      }
-    }),
+  it(
+    `ends at once at a second signal, whatever it waits for${noPipes}`,
+    { ...patience, skip: noPipes !== "" },
+    () =>
+      inTempDir(async (dir) => {
+        await using peer = await gatedPeer(seededBytes(9, 30 * PIECE));
+        peer.allow(Number.POSITIVE_INFINITY);
+        const pipe = join(dir, "pipe");
+        assert.equal(spawnSync("mkfifo", [pipe]).status, 0);
+        // Full from the start, and nobody reads: the first write of the command does not end.
+        const reader = await open(pipe, constants.O_RDWR | constants.O_NONBLOCK);
+        await assert.rejects(async () => {
+          for (;;) await reader.write(new Uint8Array(4096));
+        }, /EAGAIN|WouldBlock/);
+        try {
+          const getting = run(["get", ...peer.from, "-o", pipe]);
+          const isOver = getting.exit.then(() => true);
+          await Promise.race([until(async () => peer.asked.length === 30), isOver]);
+          // One for the command to end in order, and then another one, soon or late.
+          do sendSignal(getting.child, "SIGINT");
+          while (
+            !(await Promise.race([
+              isOver,
+              new Promise((resolve) => setTimeout(resolve, 500, false)),
+            ]))
+          );
+          const { code, err } = await getting.exit;
+          assert.ok(code === null || code === 130, `it ended with ${code}: ${err}`);
+        } finally {
+          await reader.close();
+        }
+      }),
   );
 
   it("ends without a word when whoever reads its output has enough", patience, () =>
@@ -433,7 +580,17 @@ describe("vortex-peer in processes", () => {
           [...whole, "--quiet"],
           [...whole, "--quiet", "-o", "/dev/stdout"],
           ["config", "--json"],
-          ["serve", source, "--json", "--no-quic", "--no-grpc", "--host", "127.0.0.1", "--tcp-port", "0"],
+          [
+            "serve",
+            source,
+            "--json",
+            "--no-quic",
+            "--no-grpc",
+            "--host",
+            "127.0.0.1",
+            "--tcp-port",
+            "0",
+          ],
           ["--help"],
         ]) {
           const { code, err } = await run(args, ["sh", "-c", '"$@" > /dev/full', "sh"]).exit;
@@ -460,68 +617,100 @@ describe("vortex-peer in processes", () => {
       assert.match(err, /^vortex-peer: RemoteInternal: .*\n$/);
       const ended = await peer.end();
       assert.equal(ended.code, 0);
-      assert.match(ended.err, /^vortex-peer: StorageFailed: .* has 14 bytes, it was indexed with 1048576\n$/);
+      assert.match(
+        ended.err,
+        /^vortex-peer: StorageFailed: .* has 14 bytes, it was indexed with 1048576\n$/,
+      );
     }),
   );
 
-  it("is fetched from by auto and hybrid with a pinned certificate, and without one over TCP", patience, () =>
-    inTempDir(async (dir) => {
-      const source = join(dir, "source");
-      await writeFile(source, seededBytes(8, 1000));
-      await using peer = await serve(source);
-      const each = served.map((protocol) => `${protocol}=${peer.addresses[protocol]}`).join(",");
-      const leftOutOf = served.includes("quic")
-        ? [[[], "quic"] as const, [["--fingerprint", peer.fingerprint ?? ""], "tcp"] as const]
-        : [[[], undefined] as const];
-      for (const protocol of ["auto", "hybrid"]) {
-        const get = ["get", "--peer", each, "--protocol", protocol, "--task-id", peer.task.taskId];
-        const more = ["--content-length", "1000", "--json", "-o", join(dir, protocol)];
-        for (const [trust, expected] of leftOutOf) {
-          const { code, out, err } = await run([...get, ...trust, ...more]).exit;
-          assert.equal(code, 0, err);
-          const { parents } = lastObject(out) as { readonly parents: [Pick<ParentProgress, "leftOut">] };
-          const [leftOut] = parents[0].leftOut ?? [];
-          assert.equal(leftOut?.protocol, expected);
-          assert.doesNotMatch(leftOut?.reason ?? "", /tls\.|auto\./);
+  it(
+    "is fetched from by auto and hybrid with a pinned certificate, and without one over TCP",
+    patience,
+    () =>
+      inTempDir(async (dir) => {
+        const source = join(dir, "source");
+        await writeFile(source, seededBytes(8, 1000));
+        await using peer = await serve(source);
+        const each = served.map((protocol) => `${protocol}=${peer.addresses[protocol]}`).join(",");
+        const leftOutOf = served.includes("quic")
+          ? [[[], "quic"] as const, [["--fingerprint", peer.fingerprint ?? ""], "tcp"] as const]
+          : [[[], undefined] as const];
+        for (const protocol of ["auto", "hybrid"]) {
+          const get = [
+            "get",
+            "--peer",
+            each,
+            "--protocol",
+            protocol,
+            "--task-id",
+            peer.task.taskId,
+          ];
+          const more = ["--content-length", "1000", "--json", "-o", join(dir, protocol)];
+          for (const [trust, expected] of leftOutOf) {
+            const { code, out, err } = await run([...get, ...trust, ...more]).exit;
+            assert.equal(code, 0, err);
+            const { parents } = lastObject(out) as {
+              readonly parents: [Pick<ParentProgress, "leftOut">];
+            };
+            const [leftOut] = parents[0].leftOut ?? [];
+            assert.equal(leftOut?.protocol, expected);
+            assert.doesNotMatch(leftOut?.reason ?? "", /tls\.|auto\./);
+          }
+          if (!served.includes("quic")) continue;
+          const refused = await run([...get, "--fingerprint", "00".repeat(32), ...more]).exit;
+          assert.equal(refused.code, 4, refused.err);
+          const { message } = lastObject(refused.out) as { readonly message: string };
+          assert.match(
+            message,
+            /is not pinned; if it is the right peer, add that to --fingerprint/,
+          );
         }
-        if (!served.includes("quic")) continue;
-        const refused = await run([...get, "--fingerprint", "00".repeat(32), ...more]).exit;
-        assert.equal(refused.code, 4, refused.err);
-        const { message } = lastObject(refused.out) as { readonly message: string };
-        assert.match(message, /is not pinned; if it is the right peer, add that to --fingerprint/);
-      }
-    }),
+      }),
   );
 
-  it("keeps its certificate over a restart, however it ended, and changes it at SIGHUP for good", patience, () =>
-    inTempDir(async (dir) => {
-      const source = join(dir, "source");
-      await writeFile(source, seededBytes(8, 1000));
-      const tls = ["--grpc-tls", "--identity", join(dir, "identity.pem")];
-      const target = (name: string): string[] => ["--content-length", "1000", "-o", join(dir, name)];
-      let first: string | undefined;
-      {
+  it(
+    "keeps its certificate over a restart, however it ended, and changes it at SIGHUP for good",
+    patience,
+    () =>
+      inTempDir(async (dir) => {
+        const source = join(dir, "source");
+        await writeFile(source, seededBytes(8, 1000));
+        const tls = ["--grpc-tls", "--identity", join(dir, "identity.pem")];
+        const target = (name: string): string[] => [
+          "--content-length",
+          "1000",
+          "-o",
+          join(dir, name),
+        ];
+        let first: string | undefined;
+        {
+          await using peer = await serve(source, ...tls);
+          first = peer.fingerprint;
+          const { code, err } = await run([
+            "get",
+            ...peer.from("grpc"),
+            "--quiet",
+            ...target("one"),
+          ]).exit;
+          assert.deepEqual([code, err], [0, ""]);
+        }
         await using peer = await serve(source, ...tls);
-        first = peer.fingerprint;
-        const { code, err } = await run(["get", ...peer.from("grpc"), "--quiet", ...target("one")]).exit;
-        assert.deepEqual([code, err], [0, ""]);
-      }
-      await using peer = await serve(source, ...tls);
-      assert.equal(peer.fingerprint, first);
-      const before = peer.from("grpc");
-      sendSignal(peer.child, "SIGHUP");
-      const { fingerprint } = JSON.parse(await peer.line(1));
-      assert.notEqual(fingerprint, first);
-      const refused = await run(["get", ...before, ...target("two")]).exit;
-      assert.equal(refused.code, 4);
-      assert.match(refused.err, /^vortex-peer: HandshakeFailed: .*not pinned.*\n$/);
-      const renewed = before.map((word) => (word === first ? fingerprint : word));
-      assert.equal((await run(["get", ...renewed, ...target("two")]).exit).code, 0);
-      assert.deepEqual(await peer.end(), { code: 0, err: "" });
-      await using again = await serve(source, ...tls);
-      assert.equal(again.fingerprint, fingerprint);
-      assert.equal((await run(["get", ...again.from("grpc"), ...target("three")]).exit).code, 0);
-    }),
+        assert.equal(peer.fingerprint, first);
+        const before = peer.from("grpc");
+        sendSignal(peer.child, "SIGHUP");
+        const { fingerprint } = JSON.parse(await peer.line(1));
+        assert.notEqual(fingerprint, first);
+        const refused = await run(["get", ...before, ...target("two")]).exit;
+        assert.equal(refused.code, 4);
+        assert.match(refused.err, /^vortex-peer: HandshakeFailed: .*not pinned.*\n$/);
+        const renewed = before.map((word) => (word === first ? fingerprint : word));
+        assert.equal((await run(["get", ...renewed, ...target("two")]).exit).code, 0);
+        assert.deepEqual(await peer.end(), { code: 0, err: "" });
+        await using again = await serve(source, ...tls);
+        assert.equal(again.fingerprint, fingerprint);
+        assert.equal((await run(["get", ...again.from("grpc"), ...target("three")]).exit).code, 0);
+      }),
   );
 
   it("prints help and errors, and exits as documented", patience, async () => {
@@ -571,7 +760,11 @@ function run(
 }
 
 /** The exit code and standard error. */
-async function ended({ exit }: { readonly exit: Promise<Exit> }): Promise<[code: number | null, err: string]> {
+async function ended({
+  exit,
+}: {
+  readonly exit: Promise<Exit>;
+}): Promise<[code: number | null, err: string]> {
   const { code, err } = await exit;
   return [code, err];
 }
@@ -673,10 +866,22 @@ async function serve(path: string, ...more: string[]) {
     .filter((name) => !served.includes(name))
     .map((name) => `--no-${name}`);
   const anyPort = ["--quic-port", "0", "--tcp-port", "0", "--grpc-port", "0"];
-  const { child, exit } = run(["serve", path, "--json", "--host", "127.0.0.1", ...anyPort, ...without, ...more]);
+  const { child, exit } = run([
+    "serve",
+    path,
+    "--json",
+    "--host",
+    "127.0.0.1",
+    ...anyPort,
+    ...without,
+    ...more,
+  ]);
   const lines = lineOf(child);
   const line = (number: number): Promise<string> =>
-    Promise.race([lines(number), exit.then(({ code, err }) => assert.fail(`serve ended with ${code}: ${err}`))]);
+    Promise.race([
+      lines(number),
+      exit.then(({ code, err }) => assert.fail(`serve ended with ${code}: ${err}`)),
+    ]);
   const ready = JSON.parse(await line(0)) as {
     readonly addresses: Record<Protocol, string>;
     readonly fingerprint?: string;
@@ -700,8 +905,17 @@ async function serve(path: string, ...more: string[]) {
     addresses: ready.addresses,
     /** Options that name the peer and the task. */
     from: (protocol: Protocol, api = ""): string[] => [
-      ...["--peer", `${ready.addresses[protocol]}${api}`, "--protocol", protocol, "--task-id", task.taskId],
-      ...(pinned.includes(protocol) && ready.fingerprint !== undefined ? ["--fingerprint", ready.fingerprint] : []),
+      ...[
+        "--peer",
+        `${ready.addresses[protocol]}${api}`,
+        "--protocol",
+        protocol,
+        "--task-id",
+        task.taskId,
+      ],
+      ...(pinned.includes(protocol) && ready.fingerprint !== undefined
+        ? ["--fingerprint", ready.fingerprint]
+        : []),
     ],
     end,
     async [Symbol.asyncDispose]() {

@@ -16,7 +16,8 @@ const patience = { timeout: 200_000 };
 const content = seededBytes(11, 5_000_000);
 const sha256 = createHash("sha256").update(content).digest("hex");
 /** What serves at free ports of this host. */
-const anywhere = "storage: { server: { ip: 127.0.0.1, tcpPort: 0, quicPort: 0 } }\nupload: { server: { port: 0 } }\n";
+const anywhere =
+  "storage: { server: { ip: 127.0.0.1, tcpPort: 0, quicPort: 0 } }\nupload: { server: { port: 0 } }\n";
 
 describe("one configuration file", () => {
   it("changes the protocol by one line of it, with the same command line", patience, () =>
@@ -24,7 +25,11 @@ describe("one configuration file", () => {
       const file = join(dir, "client.yaml");
       const output = join(dir, "output");
       await using all = await serve(dir, "--no-identity");
-      const get = async (server: Server, protocol: string, fingerprint = server.fingerprint): Promise<Outcome> => {
+      const get = async (
+        server: Server,
+        protocol: string,
+        fingerprint = server.fingerprint,
+      ): Promise<Outcome> => {
         await writeFile(file, clientFile(protocol, fingerprint));
         await rm(output, { force: true });
         return runToEnd([...command, ...server.get, "--config", file, "-o", output]);
@@ -49,8 +54,17 @@ describe("one configuration file", () => {
       await using server = await serve(dir, "--no-identity");
       for (const protocol of ["tcp", "quic", "grpc"]) {
         await writeFile(file, clientFile(protocol, server.fingerprint));
-        const program = [...runner, join(root, "test/support/config-client.ts"), server.api, server.taskId];
-        const { code, out, err } = await runToEnd(["env", `VORTEX_PEER_CONFIG=${file}`, ...program]);
+        const program = [
+          ...runner,
+          join(root, "test/support/config-client.ts"),
+          server.api,
+          server.taskId,
+        ];
+        const { code, out, err } = await runToEnd([
+          "env",
+          `VORTEX_PEER_CONFIG=${file}`,
+          ...program,
+        ]);
         assert.deepEqual([code, out], [0, `${protocol} ${sha256}\n`], err);
       }
     }),
@@ -62,11 +76,17 @@ describe("one configuration file", () => {
       await writeFile(file, "download:\n  protocol: quic\n");
       const environment = ["env", `VORTEX_PEER_CONFIG=${file}`, ...command];
       const shown = await runToEnd([...environment, "config", "--json"]);
-      assert.deepEqual(JSON.parse(shown.out)["download.protocol"], { value: "quic", source: `${file}:2` });
+      assert.deepEqual(JSON.parse(shown.out)["download.protocol"], {
+        value: "quic",
+        source: `${file}:2`,
+      });
       await writeFile(file, "download:\n  protocol: carrier-pigeon\n");
       const wrong = await runToEnd([...environment, "config"]);
       assert.deepEqual([wrong.code, wrong.out], [2, ""]);
-      assert.match(wrong.err, /^\S+client\.yaml:2: download\.protocol: "carrier-pigeon": expected tcp, [^\n]*\n$/);
+      assert.match(
+        wrong.err,
+        /^\S+client\.yaml:2: download\.protocol: "carrier-pigeon": expected tcp, [^\n]*\n$/,
+      );
     }),
   );
 });
@@ -89,7 +109,8 @@ async function serve(dir: string, ...more: string[]): Promise<Server> {
   const ready = JSON.parse(await program.line());
   const [{ taskId }] = ready.tasks;
   const api: string = ready.addresses.grpc;
-  if (typeof api !== "string") throw new VortexError("Internal", "the server has no address for the Dragonfly API");
+  if (typeof api !== "string")
+    throw new VortexError("Internal", "the server has no address for the Dragonfly API");
   return {
     fingerprint: ready.fingerprint,
     api,
@@ -103,7 +124,8 @@ async function serve(dir: string, ...more: string[]): Promise<Server> {
 }
 
 function clientFile(protocol: string, fingerprint: string | undefined): string {
-  const trust = fingerprint === undefined ? "" : `vortexPeer: { quic: { fingerprints: ["${fingerprint}"] } }\n`;
+  const trust =
+    fingerprint === undefined ? "" : `vortexPeer: { quic: { fingerprints: ["${fingerprint}"] } }\n`;
   return `download:\n  protocol: ${protocol}\n${trust}`;
 }
 

@@ -151,14 +151,24 @@ describe("two peers with different contents of one length", () => {
           });
           const path = join(directory, "out");
           const parents = [one.addr, other.addr];
-          const request: TaskRequest = { taskId, hostId: "h", parents, contentLength: LENGTH, pieceLength: PIECE };
+          const request: TaskRequest = {
+            taskId,
+            hostId: "h",
+            parents,
+            contentLength: LENGTH,
+            pieceLength: PIECE,
+          };
           const error = await assertRejects(
             downloader.downloadTask(request, { to: fileSink(path) }).done,
             "DigestMismatch",
           );
-          for (const { addr } of [one, other]) assert.ok(error.message.includes(addr), error.message);
+          for (const { addr } of [one, other])
+            assert.ok(error.message.includes(addr), error.message);
           assert.deepEqual(readdirSync(directory), []);
-          const report = await downloader.downloadTask({ ...request, digest }, { to: fileSink(path) }).done;
+          const report = await downloader.downloadTask(
+            { ...request, digest },
+            { to: fileSink(path) },
+          ).done;
           assert.deepEqual(report.verified, { level: "whole", digest, by: "caller" });
           assertFile(path, after);
         }),
@@ -181,13 +191,23 @@ describe("two peers with different contents of one length", () => {
           });
           const path = join(directory, "out");
           const parents = [one.addr, other.addr];
-          const request: TaskRequest = { taskId, hostId: "h", parents, contentLength: LENGTH, pieceLength: PIECE };
+          const request: TaskRequest = {
+            taskId,
+            hostId: "h",
+            parents,
+            contentLength: LENGTH,
+            pieceLength: PIECE,
+          };
           const report = await downloader.downloadTask(request, { to: fileSink(path) }).done;
           assert.deepEqual(report.verified, { level: "pieces" });
-          for (const { errors } of report.parents) assert.equal(errors, 0, "what is cancelled unread is no failure");
+          for (const { errors } of report.parents)
+            assert.equal(errors, 0, "what is cancelled unread is no failure");
           assertFile(path, after);
           assert.ok(one.asked + other.asked > COUNT, "somebody was asked about what was there");
-          assert.ok(one.asked + other.asked <= COUNT + 2 * (3 + 1), `${one.asked} and ${other.asked} requests`);
+          assert.ok(
+            one.asked + other.asked <= COUNT + 2 * (3 + 1),
+            `${one.asked} and ${other.asked} requests`,
+          );
         }),
     );
   }
@@ -195,60 +215,73 @@ describe("two peers with different contents of one length", () => {
 
 describe("vortex-peer get, after the content behind its task changed", () => {
   for (const protocol of protocols) {
-    it(`over ${protocol}: fails and says so, begins anew, and says what vouched for the file`, patient, () =>
-      inDirectory(async (directory) => {
-        await using peer = await ChangingPeer.start(protocol, before);
-        const path = join(directory, "out");
-        const get = (...more: string[]): Program => {
-          const pin = peer.server.fingerprint === undefined ? [] : ["--fingerprint", peer.server.fingerprint];
-          const from = [
-            "--peer",
-            peer.addr,
-            "--protocol",
-            protocol,
-            "--task-id",
-            taskId,
-            ...(protocol === "quic" ? pin : []),
-          ];
-          const shape = ["--content-length", String(LENGTH), "--piece-length", String(PIECE), "--stall-timeout", "60s"];
-          return startProgram([...runner, main, "get", ...from, ...shape, "-o", path, ...more]);
-        };
-        const interrupted = async (): Promise<void> => {
-          peer.content = before;
-          peer.hold(COUNT / 2);
-          const begun = get();
-          await Promise.race([peer.held(), begun.ended.then(({ err }) => assert.fail(err))]);
-          while (!hasPieces(path)) await new Promise((resolve) => setTimeout(resolve, 10));
-          begun.kill();
-          await begun.ended;
-          peer.content = after;
-        };
-        await interrupted();
-        const failed = await get().ended;
-        assert.equal(failed.code, 6, failed.err);
-        assert.match(
-          failed.err,
-          /vortex-peer: DigestMismatch: .* and what an earlier download left \(the journal\) have different contents/,
-        );
-        assert.deepEqual(readdirSync(directory), [], "nothing is left");
-        const anew = await get().ended;
-        assert.equal(anew.code, 0, anew.err);
-        assert.match(anew.err, /, unverified \(no --digest: only pieces were checked\)\n$/);
-        assertFile(path, after);
+    it(
+      `over ${protocol}: fails and says so, begins anew, and says what vouched for the file`,
+      patient,
+      () =>
+        inDirectory(async (directory) => {
+          await using peer = await ChangingPeer.start(protocol, before);
+          const path = join(directory, "out");
+          const get = (...more: string[]): Program => {
+            const pin =
+              peer.server.fingerprint === undefined
+                ? []
+                : ["--fingerprint", peer.server.fingerprint];
+            const from = [
+              "--peer",
+              peer.addr,
+              "--protocol",
+              protocol,
+              "--task-id",
+              taskId,
+              ...(protocol === "quic" ? pin : []),
+            ];
+            const shape = [
+              "--content-length",
+              String(LENGTH),
+              "--piece-length",
+              String(PIECE),
+              "--stall-timeout",
+              "60s",
+            ];
+            return startProgram([...runner, main, "get", ...from, ...shape, "-o", path, ...more]);
+          };
+          const interrupted = async (): Promise<void> => {
+            peer.content = before;
+            peer.hold(COUNT / 2);
+            const begun = get();
+            await Promise.race([peer.held(), begun.ended.then(({ err }) => assert.fail(err))]);
+            while (!hasPieces(path)) await new Promise((resolve) => setTimeout(resolve, 10));
+            begun.kill();
+            await begun.ended;
+            peer.content = after;
+          };
+          await interrupted();
+          const failed = await get().ended;
+          assert.equal(failed.code, 6, failed.err);
+          assert.match(
+            failed.err,
+            /vortex-peer: DigestMismatch: .* and what an earlier download left \(the journal\) have different contents/,
+          );
+          assert.deepEqual(readdirSync(directory), [], "nothing is left");
+          const anew = await get().ended;
+          assert.equal(anew.code, 0, anew.err);
+          assert.match(anew.err, /, unverified \(no --digest: only pieces were checked\)\n$/);
+          assertFile(path, after);
 
-        // With the digest, what is there of the other content is dropped.
-        await rm(path);
-        await interrupted();
-        const whole = await get("--digest", digest, "--json").ended;
-        assert.equal(whole.code, 0, whole.err);
-        const lines = whole.out
-          .trim()
-          .split("\n")
-          .map((line) => JSON.parse(line) as Record<string, unknown>);
-        assert.deepEqual(lines.at(-1)?.verified, { level: "whole", digest, by: "caller" });
-        assert.ok(lines.some(({ type }) => type === "started-over"));
-        assertFile(path, after);
-      }),
+          // With the digest, what is there of the other content is dropped.
+          await rm(path);
+          await interrupted();
+          const whole = await get("--digest", digest, "--json").ended;
+          assert.equal(whole.code, 0, whole.err);
+          const lines = whole.out
+            .trim()
+            .split("\n")
+            .map((line) => JSON.parse(line) as Record<string, unknown>);
+          assert.deepEqual(lines.at(-1)?.verified, { level: "whole", digest, by: "caller" });
+          assert.ok(lines.some(({ type }) => type === "started-over"));
+          assertFile(path, after);
+        }),
     );
   }
 });

@@ -86,18 +86,26 @@ quiche(
           await pair.run(fetchOnce(pair), batch);
           const before = { ...pair.sent };
           const { Connection } = await loadQuiche();
-          const counted = countCalls((Connection as unknown as { readonly prototype: object }).prototype);
+          const counted = countCalls(
+            (Connection as unknown as { readonly prototype: object }).prototype,
+          );
           assert.equal(await pair.run(fetchOnce(pair), batch), PIECE);
           counted.stop();
           const [sent, acks] = [pair.sent.server - before.server, pair.sent.client - before.client];
           // A chunk's last datagram is not full; the same again for what may be sent twice.
           const least = Math.ceil(PIECE / (payload - PACKET_OVERHEAD)) + PIECE / CHUNK;
           assert.ok(sent < 1.1 * least, `${sent} datagrams sent: ${least} hold the content`);
-          assert.ok(acks < 1.15 * acknowledgements * sent, `${acks} acknowledgements of ${sent} datagrams`);
+          assert.ok(
+            acks < 1.15 * acknowledgements * sent,
+            `${acks} acknowledgements of ${sent} datagrams`,
+          );
           let all = 0;
           for (const times of counted.calls.values()) all += times;
           const each = all / (sent + acks);
-          assert.ok(each < calls, `${each.toFixed(2)} native calls for each datagram: ${show(counted.calls)}`);
+          assert.ok(
+            each < calls,
+            `${each.toFixed(2)} native calls for each datagram: ${show(counted.calls)}`,
+          );
           assert.ok(
             (counted.calls.get("readable") ?? 0) <= 2,
             "readable streams are listed when there may be new ones",
@@ -147,7 +155,10 @@ class Peers {
     this.#downloader = downloader;
   }
 
-  static async start(transport: Transport, local: { readonly host: string; readonly port: number }): Promise<Peers> {
+  static async start(
+    transport: Transport,
+    local: { readonly host: string; readonly port: number },
+  ): Promise<Peers> {
     const store = new MemoryPieceStore(nativeHashers);
     store.putTask(taskId, seededBytes(1, BYTES), { pieceLength: PIECE });
     const server = await VortexServer.listen(transport, local, store, runtime);

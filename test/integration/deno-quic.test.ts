@@ -6,7 +6,10 @@ import { readdirSync } from "node:fs";
 import { describe, it } from "node:test";
 import { collectSockets } from "../../adapters/deno-quic/native.ts";
 import { denoQuicSettings } from "../../adapters/deno-quic/options.ts";
-import { type DenoQuicTransportOptions, denoQuicTransport } from "../../adapters/deno-quic/transport.ts";
+import {
+  type DenoQuicTransportOptions,
+  denoQuicTransport,
+} from "../../adapters/deno-quic/transport.ts";
 import { selfSigned } from "../../adapters/shared/tls.ts";
 import { downloaderSettings } from "../../src/client/call/settings.ts";
 import { VortexDownloader } from "../../src/client/vortex/downloader.ts";
@@ -44,7 +47,14 @@ describe("deno-quic: where it is missing", () => {
     const script =
       'import { denoQuicTransport } from "./adapters/deno-quic/transport.ts";' +
       'await denoQuicTransport().catch(({ code, message }) => console.log(code + ": " + message));';
-    const { code, out, err } = await runToEnd([program, "eval", "--no-check", "--config", "deno.json", script]);
+    const { code, out, err } = await runToEnd([
+      program,
+      "eval",
+      "--no-check",
+      "--config",
+      "deno.json",
+      script,
+    ]);
     assert.equal(code, 0, err);
     assert.match(out, /^Unavailable: .*deno run --unstable-net.*"tcp"/);
   });
@@ -63,19 +73,34 @@ describe(`deno-quic: sockets${gap}`, skip, () => {
     async () => {
       const identity = await selfSigned();
       const listeners = await Promise.all(
-        Array.from({ length: 3 }, async () => (await denoQuicTransport({ serverTls: identity })).listen(local)),
+        Array.from({ length: 3 }, async () =>
+          (await denoQuicTransport({ serverTls: identity })).listen(local),
+        ),
       );
       for (const listener of listeners) void echoAll(listener);
       const store = new MemoryPieceStore();
       store.putTask(taskId, seededBytes(8, 1000), { pieceLength: 1000 });
-      const server = await startServer({ store, host: "127.0.0.1", tls: identity, quic: { port: 0 } });
+      const server = await startServer({
+        store,
+        host: "127.0.0.1",
+        tls: identity,
+        quic: { port: 0 },
+      });
       const silent = createSocket("udp4");
       silent.bind(0, "127.0.0.1");
       await once(silent, "listening");
       const start = await descriptors(() => true);
       const transport = await denoQuicTransport({ tls: { ca: identity.cert } });
-      const downloader = createDownloader({ protocol: "quic", tls: { fingerprints: [server.fingerprint ?? ""] } });
-      const request = { addr: formatAddress(server.addresses.quic ?? local), hostId: "host", taskId, number: 0 };
+      const downloader = createDownloader({
+        protocol: "quic",
+        tls: { fingerprints: [server.fingerprint ?? ""] },
+      });
+      const request = {
+        addr: formatAddress(server.addresses.quic ?? local),
+        hostId: "host",
+        taskId,
+        number: 0,
+      };
       try {
         await (await downloader.downloadPiece(request)).bytes();
         for (let round = 0; round < 4; round++) {
@@ -94,7 +119,9 @@ describe(`deno-quic: sockets${gap}`, skip, () => {
             ),
           ]);
           const { port } = silent.address();
-          const lost = rejectionOf(transport.dial({ ...local, port }, { signal: AbortSignal.timeout(50) }));
+          const lost = rejectionOf(
+            transport.dial({ ...local, port }, { signal: AbortSignal.timeout(50) }),
+          );
           await Promise.all([...dials, lost]);
         }
         assert.ok((await descriptors(() => true)) > start, "none was opened");
@@ -132,7 +159,9 @@ describe(`deno-quic: sockets${gap}`, skip, () => {
         const transports = await Promise.all(
           Array.from({ length: 12 }, () => denoQuicTransport({ tls: { ca: serverTls.cert } })),
         );
-        await Promise.all(transports.map((transport) => useAndClose(transport.dial(relay.address))));
+        await Promise.all(
+          transports.map((transport) => useAndClose(transport.dial(relay.address))),
+        );
         // It knows none of the sessions.
         relay.retarget(other.address);
         await Promise.all(
@@ -200,7 +229,9 @@ describe(`deno-quic: its own ways${gap}`, skip, () => {
       async (listener) => {
         const connection = await dialPinned(listener);
         for (let round = 0; round < 50; round++) {
-          await Promise.all(Array.from({ length: 40 }, (_, at) => exchange(connection, `${round} ${at}`)));
+          await Promise.all(
+            Array.from({ length: 40 }, (_, at) => exchange(connection, `${round} ${at}`)),
+          );
         }
         await connection.close();
       },
@@ -212,7 +243,10 @@ describe(`deno-quic: its own ways${gap}`, skip, () => {
     const first = await transport.listen(local);
     await first.close();
     const signal = AbortSignal.timeout(PATIENCE);
-    assert.equal((await rejectionOf(transport.dial(first.address, { signal }))).code, "ConnectionRefused");
+    assert.equal(
+      (await rejectionOf(transport.dial(first.address, { signal }))).code,
+      "ConnectionRefused",
+    );
     const second = await transport.listen(first.address);
     void echoAll(second);
     const connection = await transport.dial(second.address, { signal });
@@ -253,7 +287,9 @@ describe(`deno-quic: its own ways${gap}`, skip, () => {
     const transport = await transportWithIdentity();
     const reason = new VortexError("ConnectTimeout", "nobody answers");
     const abort = new AbortController();
-    const dialling = rejectionOf(transport.dial({ host: "127.0.0.1", port: 9 }, { signal: abort.signal }));
+    const dialling = rejectionOf(
+      transport.dial({ host: "127.0.0.1", port: 9 }, { signal: abort.signal }),
+    );
     abort.abort(reason);
     assert.equal(await dialling, reason);
   });
@@ -261,13 +297,17 @@ describe(`deno-quic: its own ways${gap}`, skip, () => {
   it("a client that does not finish its handshake in time is turned away", () =>
     withEcho({ handshakeTimeout: 100 }, async (listener) => {
       const relay = await udpRelay(listener.address);
-      const transport = await denoQuicTransport({ tls: { fingerprints: [listener.fingerprint ?? ""] } });
+      const transport = await denoQuicTransport({
+        tls: { fingerprints: [listener.fingerprint ?? ""] },
+      });
       try {
         // Held for longer and longer, until the server's patience is over, whatever the speed of the machine.
         for (let held = 200; ; held *= 2) {
           relay.hold();
           const dialling = transport.dial(relay.address, { signal: AbortSignal.timeout(PATIENCE) });
-          const outcome = dialling.then((connection) => exchange(connection, "in time")).catch((error) => error);
+          const outcome = dialling
+            .then((connection) => exchange(connection, "in time"))
+            .catch((error) => error);
           await new Promise((resolve) => {
             setTimeout(resolve, held);
           });
@@ -275,7 +315,10 @@ describe(`deno-quic: its own ways${gap}`, skip, () => {
           const error = await outcome;
           if (error === "in time") continue;
           assert.ok(error instanceof VortexError, String(error));
-          assert.ok(["ConnectionRefused", "ConnectionLost"].includes(error.code), `${error.code}: ${error.message}`);
+          assert.ok(
+            ["ConnectionRefused", "ConnectionLost"].includes(error.code),
+            `${error.code}: ${error.message}`,
+          );
           break;
         }
       } finally {
@@ -307,7 +350,10 @@ describe(`deno-quic: its own ways${gap}`, skip, () => {
     };
     const transport = await transportWithIdentity();
     const server = await VortexServer.listen(transport, local, failing, portableRuntime);
-    await using downloader = new VortexDownloader(async () => transport, downloaderSettings({}, portableRuntime));
+    await using downloader = new VortexDownloader(
+      async () => transport,
+      downloaderSettings({}, portableRuntime),
+    );
     const request = { addr: `127.0.0.1:${server.address.port}`, hostId: "host", taskId, number: 0 };
     const piece = await downloader.downloadPiece(request);
     await assertRejects(piece.bytes(), "TruncatedContent");
@@ -361,7 +407,8 @@ async function giveUp(connection: Connection, after: number): Promise<void> {
 }
 
 async function turns(count: number): Promise<void> {
-  for (let turn = 0; turn < count; turn++) await new Promise<void>((resolve) => setImmediate(resolve));
+  for (let turn = 0; turn < count; turn++)
+    await new Promise<void>((resolve) => setImmediate(resolve));
 }
 
 async function useAndClose(dialling: Promise<Connection>): Promise<void> {
@@ -370,7 +417,9 @@ async function useAndClose(dialling: Promise<Connection>): Promise<void> {
   await connection.close();
 }
 
-async function transportWithIdentity(options: DenoQuicTransportOptions = {}): ReturnType<typeof denoQuicTransport> {
+async function transportWithIdentity(
+  options: DenoQuicTransportOptions = {},
+): ReturnType<typeof denoQuicTransport> {
   const identity = await selfSigned();
   return denoQuicTransport({ tls: { ca: identity.cert }, serverTls: identity, ...options });
 }
@@ -404,7 +453,9 @@ async function echoAll(listener: Listener): Promise<void> {
 }
 
 async function dialPinned(listener: Listener): Promise<Connection> {
-  const transport = await denoQuicTransport({ tls: { fingerprints: [listener.fingerprint ?? ""] } });
+  const transport = await denoQuicTransport({
+    tls: { fingerprints: [listener.fingerprint ?? ""] },
+  });
   return transport.dial(listener.address, { signal: AbortSignal.timeout(PATIENCE) });
 }
 

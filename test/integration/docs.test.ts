@@ -87,7 +87,11 @@ const samplesThatRun: Readonly<Record<string, readonly string[]>> = {
   ],
   "docs/errors.md": ["Errors: ts"],
   "docs/from-rust.md": ["Fetching pieces: ts", "Configuration: ts"],
-  "docs/tasks.md": ["Watch and hold a download: ts", "Read a task in order: ts", "OpenTelemetry: ts"],
+  "docs/tasks.md": [
+    "Watch and hold a download: ts",
+    "Read a task in order: ts",
+    "OpenTelemetry: ts",
+  ],
   "docs/tuning.md": ["Tuning: ts"],
 };
 
@@ -110,7 +114,9 @@ if (runtimeName === "node") {
     });
 
     it("the most used exports have an example", async () => {
-      const withExample = new Set((await docs()).filter(({ examples }) => examples.length > 0).map(({ name }) => name));
+      const withExample = new Set(
+        (await docs()).filter(({ examples }) => examples.length > 0).map(({ name }) => name),
+      );
       assert.equal(mostUsed.filter((name) => !withExample.has(name)).join("\n"), "");
     });
 
@@ -120,7 +126,9 @@ if (runtimeName === "node") {
         assert.equal(code, 0, err);
         const files = await readdir(directory, { recursive: true });
         const made = new Set(files.map((path) => basename(path, ".html")));
-        const symbols = (await docs()).map(({ name }) => name).filter((name) => !name.includes("."));
+        const symbols = (await docs())
+          .map(({ name }) => name)
+          .filter((name) => !name.includes("."));
         assert.ok(symbols.length > 100);
         assert.equal(symbols.filter((name) => !made.has(name)).join("\n"), "");
       }));
@@ -129,8 +137,13 @@ if (runtimeName === "node") {
       const samples: Sample[] = (await docs()).flatMap(({ examples }) => examples);
       for (const page of await pages()) samples.push(...(await samplesOf(page)));
       for (const { page, line, language } of samples)
-        assert.ok(language === "ts" || page.endsWith(".md"), `${page}:${line}: a docstring's sample is in TypeScript`);
-      const programs = (await readdir(join(root, "examples"))).filter((name) => /^(?!deno-).*\.ts$/.test(name));
+        assert.ok(
+          language === "ts" || page.endsWith(".md"),
+          `${page}:${line}: a docstring's sample is in TypeScript`,
+        );
+      const programs = (await readdir(join(root, "examples"))).filter((name) =>
+        /^(?!deno-).*\.ts$/.test(name),
+      );
       const typed = samples.filter(({ language }) => language === "ts");
       const files = programs.map((name) => `examples/${name}`);
       assert.equal((await typeErrors(typed, files)).join("\n"), "");
@@ -138,7 +151,9 @@ if (runtimeName === "node") {
 
     it("every sample of README and docs is run by a test", async () => {
       for (const page of await pages()) {
-        const names = (await samplesOf(page)).map(({ heading, language }) => `${heading}: ${language}`);
+        const names = (await samplesOf(page)).map(
+          ({ heading, language }) => `${heading}: ${language}`,
+        );
         assert.deepEqual(names, samplesThatRun[page] ?? [], page);
       }
     });
@@ -155,7 +170,8 @@ if (runtimeName === "node") {
               "client-key.pem": key,
               "model.safetensors": content,
             };
-            for (const [name, text] of Object.entries(files)) await writeFile(join(directory, name), text);
+            for (const [name, text] of Object.entries(files))
+              await writeFile(join(directory, name), text);
             const samples = [
               ["docs/tasks.md", "Watch and hold a download"],
               ["docs/tasks.md", "Read a task in order"],
@@ -173,12 +189,16 @@ if (runtimeName === "node") {
                 .replace('"10.0.0.7:4005", "10.0.0.8:4005"', JSON.stringify(tcp))
                 .replaceAll("10.0.0.7:4005", tcp)
                 .replace(/7b1a[0-9a-f]{60}/, "ab".repeat(32))
-                .replace(/"([\w-]+\.(?:pem|safetensors))"/g, (_, name) => JSON.stringify(join(directory, name)))
+                .replace(/"([\w-]+\.(?:pem|safetensors))"/g, (_, name) =>
+                  JSON.stringify(join(directory, name)),
+                )
                 .replace("{ store,", '{ store, host: "127.0.0.1",')
                 .replaceAll(/port: 40\d\d/g, "port: 0");
               programs.push(await writeProgram(directory, `sample-${programs.length}.mts`, code));
             }
-            const all = programs.map((file) => `await import(${JSON.stringify(pathToFileURL(file).href)});\n`).join("");
+            const all = programs
+              .map((file) => `await import(${JSON.stringify(pathToFileURL(file).href)});\n`)
+              .join("");
             const {
               code: status,
               out,
@@ -208,8 +228,14 @@ if (runtimeName === "node") {
 
     it("docs/errors.md has every code and kind, as src/errors.ts and the command have them", async () => {
       const source = await readFile(join(root, "src/errors.ts"), "utf8");
-      const told = [...source.matchAll(/\/\*\* (.*) \*\/\s+\| "(\w+)"/g)].map(([, what, code]) => [code, what]);
-      const codes = errorCodes.map((code) => [`\`${code}\``, `\`${new VortexError(code, "").kind}\``]);
+      const told = [...source.matchAll(/\/\*\* (.*) \*\/\s+\| "(\w+)"/g)].map(([, what, code]) => [
+        code,
+        what,
+      ]);
+      const codes = errorCodes.map((code) => [
+        `\`${code}\``,
+        `\`${new VortexError(code, "").kind}\``,
+      ]);
       assert.deepEqual(
         await rowsUnder("docs/errors.md", "Codes"),
         codes.map((cells, index) => [...cells, told[index]?.[1]]),
@@ -219,7 +245,9 @@ if (runtimeName === "node") {
         errorCodes,
       );
 
-      const kinds = [...source.matchAll(/^ \* \| (`\w+`) \| (.*) \| (.*) \|$/gm)].map(([, ...cells]) => cells);
+      const kinds = [...source.matchAll(/^ \* \| (`\w+`) \| (.*) \| (.*) \|$/gm)].map(
+        ([, ...cells]) => cells,
+      );
       const exitCode = (kind = ""): string => {
         const code = errorCodes.find((one) => `\`${new VortexError(one, "").kind}\`` === kind);
         assert.ok(code !== undefined, kind);
@@ -229,24 +257,39 @@ if (runtimeName === "node") {
         await rowsUnder("docs/errors.md", "Kinds"),
         kinds.map((cells) => [...cells, exitCode(cells[0])]),
       );
-      assert.equal(kinds.length, new Set(errorCodes.map((code) => new VortexError(code, "").kind)).size);
+      assert.equal(
+        kinds.length,
+        new Set(errorCodes.map((code) => new VortexError(code, "").kind)).size,
+      );
     });
 
     it("docs/tuning.md has every option of QUIC and of the pool", async () => {
       const members = (type: string): Promise<string[]> =>
         docs().then((all) =>
-          all.flatMap(({ name }) => (name.startsWith(`${type}.`) ? [name.slice(type.length + 1)] : [])).sort(),
+          all
+            .flatMap(({ name }) =>
+              name.startsWith(`${type}.`) ? [name.slice(type.length + 1)] : [],
+            )
+            .sort(),
         );
       const options = async (heading: string): Promise<string[]> =>
-        (await rowsUnder("docs/tuning.md", heading)).map(([option = ""]) => option.replaceAll("`", "")).sort();
+        (await rowsUnder("docs/tuning.md", heading))
+          .map(([option = ""]) => option.replaceAll("`", ""))
+          .sort();
       assert.deepEqual(await options("QUIC"), await members("QuicTuning"));
       assert.deepEqual(await options("Connections"), await members("PoolOptions"));
     });
 
     it("docs/tasks.md has every event", async () => {
       const source = await readFile(join(root, "src/task/task.ts"), "utf8");
-      const types = [...source.slice(source.indexOf("export type TaskEvent")).matchAll(/readonly type: "(.*?)"/g)];
-      const listed = (await rowsUnder("docs/tasks.md", "Watch and hold a download")).map(([name = ""]) => name);
+      const types = [
+        ...source
+          .slice(source.indexOf("export type TaskEvent"))
+          .matchAll(/readonly type: "(.*?)"/g),
+      ];
+      const listed = (await rowsUnder("docs/tasks.md", "Watch and hold a download")).map(
+        ([name = ""]) => name,
+      );
       for (const [, type] of types) assert.ok(listed.includes(`\`${type}\``), type);
       assert.ok(types.length > 0);
     });
@@ -259,11 +302,13 @@ if (runtimeName === "node") {
       assert.deepEqual(own, defaults);
 
       // There, keys of one section share a row: `upload.server.caCert`, `cert`, `key`.
-      const shared = (await rowsUnder("docs/from-rust.md", "Configuration")).flatMap(([names = ""]) => {
-        const [first = "", ...others] = names.replaceAll("`", "").split(", ");
-        const section = first.slice(0, first.lastIndexOf(".") + 1);
-        return [first, ...others.map((name) => (name.includes(".") ? name : section + name))];
-      });
+      const shared = (await rowsUnder("docs/from-rust.md", "Configuration")).flatMap(
+        ([names = ""]) => {
+          const [first = "", ...others] = names.replaceAll("`", "").split(", ");
+          const section = first.slice(0, first.lastIndexOf(".") + 1);
+          return [first, ...others.map((name) => (name.includes(".") ? name : section + name))];
+        },
+      );
       const stock = configKeys.filter((key) => !key.startsWith(`${ownSection}.`));
       assert.deepEqual(shared.sort(), [...stock].sort());
     });
@@ -272,7 +317,9 @@ if (runtimeName === "node") {
       withPeer(taskIdOfUrl({ url: "https://example.com/model.safetensors" }), ({ grpc }) =>
         inTempDir(async (directory) => {
           const file = join(directory, "model.safetensors");
-          const code = (await sampleUnder("docs/dragonfly-cluster.md", "Fetch a task from stock peers", "ts"))
+          const code = (
+            await sampleUnder("docs/dragonfly-cluster.md", "Fetch a task from stock peers", "ts")
+          )
             .replaceAll(/10\.0\.0\.[78]:4000/g, grpc)
             .replace('"model.safetensors"', JSON.stringify(file));
           await runSample(code);
@@ -294,7 +341,14 @@ if (runtimeName === "node") {
       inTempDir(async (directory) => {
         const [deno = ""] = runners.deno;
         const file = await writeExample(directory, "examples/deno-fetch-piece.ts", "deno");
-        const { code, err } = await runToEnd([deno, "check", "--quiet", "--config", join(root, "deno.json"), file]);
+        const { code, err } = await runToEnd([
+          deno,
+          "check",
+          "--quiet",
+          "--config",
+          join(root, "deno.json"),
+          file,
+        ]);
         assert.equal(code, 0, err);
       }));
   });
@@ -317,7 +371,10 @@ async function rowsUnder(page: string, heading: string): Promise<string[][]> {
   const lines = section.split(/^#+ /m)[0]?.split("\n") ?? [];
   return lines
     .filter(
-      (line, index) => line.startsWith("| ") && !line.startsWith("| ---") && !lines[index + 1]?.startsWith("| ---"),
+      (line, index) =>
+        line.startsWith("| ") &&
+        !line.startsWith("| ---") &&
+        !lines[index + 1]?.startsWith("| ---"),
     )
     .map((line) => line.slice(2, -2).split(" | "));
 }
@@ -335,7 +392,12 @@ async function withPeer(
 ): Promise<void> {
   const store = new MemoryPieceStore();
   store.putTask(taskId, served);
-  const server = await startServer({ store, host: "127.0.0.1", tcp: { port: 0 }, grpc: { port: 0 } });
+  const server = await startServer({
+    store,
+    host: "127.0.0.1",
+    tcp: { port: 0 },
+    grpc: { port: 0 },
+  });
   try {
     const { tcp, grpc } = server.addresses;
     assert.ok(tcp !== undefined && grpc !== undefined);

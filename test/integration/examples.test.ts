@@ -28,10 +28,18 @@ if (runtimeName === "node") {
         for (const [protocol, addr] of Object.entries(addresses)) {
           const tls = protocol === "quic" ? { fingerprints: [fingerprint] } : undefined;
           const { createDownloader } = await import("../../entry/node.ts");
-          await using downloader = createDownloader({ protocol: protocol as "tcp", ...(tls && { tls }) });
+          await using downloader = createDownloader({
+            protocol: protocol as "tcp",
+            ...(tls && { tls }),
+          });
           const whole: Uint8Array[] = [];
           for (const number of [0, 1, 2]) {
-            const piece = await downloader.downloadPiece({ addr, hostId: "test", taskId: sha256, number });
+            const piece = await downloader.downloadPiece({
+              addr,
+              hostId: "test",
+              taskId: sha256,
+              number,
+            });
             whole.push(await piece.bytes());
           }
           assert.deepEqual(new Uint8Array(Buffer.concat(whole)), content, protocol);
@@ -67,7 +75,11 @@ if (runtimeName === "node") {
     it("says why it cannot serve, and fails", () =>
       inTempDir(async (directory) => {
         const file = await writeExample(directory, "examples/node-seeder.ts", "node");
-        const { code, err } = await runToEnd([...wordsOf("node"), file, join(directory, "no-such-file")]);
+        const { code, err } = await runToEnd([
+          ...wordsOf("node"),
+          file,
+          join(directory, "no-such-file"),
+        ]);
         assert.equal(code, 1);
         assert.match(err, /^StorageFailed: .*no-such-file.*\n$/);
       }));
@@ -88,7 +100,10 @@ if (runtimeName === "node") {
         ] as const) {
           const part = await answered(206, `${url}${sha256}/2`, { headers: { range } });
           assert.equal(part.headers.get("content-range"), `bytes ${start}-${end - 1}/${last}`);
-          assert.deepEqual(await bytesOf(part), content.subarray(2 * PIECE + start, 2 * PIECE + end));
+          assert.deepEqual(
+            await bytesOf(part),
+            content.subarray(2 * PIECE + start, 2 * PIECE + end),
+          );
         }
       }));
 
@@ -119,7 +134,10 @@ if (runtimeName === "deno") {
             const { code, out, err } = await fetchPiece(directory, addr, sha256, "1", file);
             assert.deepEqual([code, err], [0, ""]);
             assert.match(out, /^piece 1: 4194304 bytes at 4194304, crc32:\d+\n$/);
-            assert.deepEqual(new Uint8Array(await readFile(file)), content.subarray(PIECE, 2 * PIECE));
+            assert.deepEqual(
+              new Uint8Array(await readFile(file)),
+              content.subarray(PIECE, 2 * PIECE),
+            );
             await rm(file);
           }
         }),
@@ -171,7 +189,9 @@ if (runtimeName === "bun") {
           { range: "bytes=9-5" },
           { range: "bytes=0-1", "if-range": '"other"' },
         ]) {
-          const whole = await answered(200, `${url}${sha256}`, { headers: headers as Record<string, string> });
+          const whole = await answered(200, `${url}${sha256}`, {
+            headers: headers as Record<string, string>,
+          });
           assert.equal((await bytesOf(whole)).length, total);
         }
       }));
@@ -197,7 +217,8 @@ if (runtimeName === "bun") {
         let read = (await reader.read()).value?.length ?? 0;
         await close();
         await assert.rejects(async () => {
-          for (let next = await reader.read(); !next.done; next = await reader.read()) read += next.value.length;
+          for (let next = await reader.read(); !next.done; next = await reader.read())
+            read += next.value.length;
         });
         assert.ok(read < total);
         assert.match(await line(), new RegExp(`^${taskId}: [A-Z][A-Za-z]+: `));
@@ -215,7 +236,10 @@ if (runtimeName === "bun") {
         const pieces = total / COUNTED_PIECE;
         const ahead = asked() - pieces;
         // 32 MiB in memory, 8 pieces on their way, and what the sockets and the HTTP server hold.
-        assert.ok(ahead < 80, `${ahead} of ${pieces} pieces were fetched for a client that does not read`);
+        assert.ok(
+          ahead < 80,
+          `${ahead} of ${pieces} pieces were fetched for a client that does not read`,
+        );
         assert.equal(await line(), `${taskId}: ${total} bytes in ${pieces} pieces`);
         socket.destroy();
         assert.match(await line(), new RegExp(`^${taskId}: Aborted: `));
@@ -255,7 +279,8 @@ function withSeeder(use: (seeder: Seeder) => Promise<void>): Promise<void> {
         const [name = "", value = ""] = line.split(" ");
         said.set(name, value);
       }
-      const of = (name: string): string => said.get(name) ?? assert.fail(`the seeder did not say its ${name}`);
+      const of = (name: string): string =>
+        said.get(name) ?? assert.fail(`the seeder did not say its ${name}`);
       const addresses = { quic: of("quic"), tcp: of("tcp"), grpc: of("grpc") };
       await use({ program, addresses, fingerprint: of("certificate"), file });
     } finally {
@@ -265,7 +290,9 @@ function withSeeder(use: (seeder: Seeder) => Promise<void>): Promise<void> {
   });
 }
 
-function withEdgeWorker(use: (url: string, stopSeeder: () => Promise<void>) => Promise<void>): Promise<void> {
+function withEdgeWorker(
+  use: (url: string, stopSeeder: () => Promise<void>) => Promise<void>,
+): Promise<void> {
   return withSeeder(async ({ program, addresses }) => {
     const { code } = await bundleForEdge("examples/edge-worker.ts");
     const miniflare = new Miniflare({
@@ -288,11 +315,23 @@ function withEdgeWorker(use: (url: string, stopSeeder: () => Promise<void>) => P
   });
 }
 
-async function fetchPiece(directory: string, addr: string, taskId: string, number: string, file: string) {
+async function fetchPiece(
+  directory: string,
+  addr: string,
+  taskId: string,
+  number: string,
+  file: string,
+) {
   const example = await writeExample(directory, "examples/deno-fetch-piece.ts", "deno");
   const [deno = ""] = wordsOf("deno");
   const permissions = [`--allow-net=${addr}`, `--allow-write=${file}`];
-  const flags = ["run", "--no-prompt", "--no-check", "--config", join(import.meta.dirname ?? "", "../../deno.json")];
+  const flags = [
+    "run",
+    "--no-prompt",
+    "--no-check",
+    "--config",
+    join(import.meta.dirname ?? "", "../../deno.json"),
+  ];
   return runToEnd([deno, ...flags, ...permissions, example, addr, taskId, number, file]);
 }
 
@@ -309,7 +348,9 @@ function startModelServer(
     const program = startProgram([...wordsOf("bun"), example, "--parent", parent, "--port", "0"]);
     try {
       const [, url] = /^listening on (http:.*)$/.exec(await program.line()) ?? [];
-      await use(url ?? assert.fail("the server did not say where it listens"), () => program.line());
+      await use(url ?? assert.fail("the server did not say where it listens"), () =>
+        program.line(),
+      );
     } finally {
       program.kill();
       await program.ended;
@@ -389,7 +430,8 @@ function firstBytes(socket: Socket): Promise<void> {
 async function answered(status: number, url: string, init: RequestInit = {}): Promise<Response> {
   const response = await fetch(url, init);
   const what = `${init.method ?? "GET"} ${url} ${JSON.stringify(init.headers ?? {})}`;
-  if (response.status !== status) assert.fail(`${what}: ${response.status}, not ${status}: ${await response.text()}`);
+  if (response.status !== status)
+    assert.fail(`${what}: ${response.status}, not ${status}: ${await response.text()}`);
   return response;
 }
 

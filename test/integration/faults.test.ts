@@ -90,13 +90,26 @@ function clientOf(protocol: FaultProtocol, options: object = generous): TaskDown
 }
 
 function pieceOf(protocol: FaultProtocol, ports: EachProtocol, number: number) {
-  return { addr: `127.0.0.1:${ports[protocol]}`, hostId: "h", taskId: faultTaskId(protocol), number };
+  return {
+    addr: `127.0.0.1:${ports[protocol]}`,
+    hostId: "h",
+    taskId: faultTaskId(protocol),
+    number,
+  };
 }
 
 /** Fetches a piece; fails unless it is right. */
-async function fetchRight(client: TaskDownloader, protocol: FaultProtocol, ports: EachProtocol, number: number) {
+async function fetchRight(
+  client: TaskDownloader,
+  protocol: FaultProtocol,
+  ports: EachProtocol,
+  number: number,
+) {
   const piece = await client.downloadPiece(pieceOf(protocol, ports, number));
-  assertSame(await piece.bytes(), content.subarray(number * pieceLength, (number + 1) * pieceLength));
+  assertSame(
+    await piece.bytes(),
+    content.subarray(number * pieceLength, (number + 1) * pieceLength),
+  );
 }
 
 /** What a request came to: `right`, or the code of its error; fails for anything else. */
@@ -141,7 +154,9 @@ describe("a server that is killed and comes back on its ports", () => {
           const { addr, taskId } = pieceOf(protocol, ports, 0);
           const request = { taskId, hostId: "h", parents: [addr], contentLength, pieceLength };
           while (
-            (await outcomeOf(client.downloadTask(request, { to: fileSink(path) }).done.then(() => {}))) !== "right"
+            (await outcomeOf(
+              client.downloadTask(request, { to: fileSink(path) }).done.then(() => {}),
+            )) !== "right"
           ) {
             failures++;
           }
@@ -186,10 +201,20 @@ describe("an event loop that is blocked for seconds", () => {
   }
 
   /** Runs something for each protocol at the same time, with clients that have a connection already. */
-  async function withClients(options: object, run: (client: TaskDownloader, protocol: FaultProtocol) => Promise<void>) {
-    const clients = faultProtocols.map((protocol) => ({ protocol, client: clientOf(protocol, options) }));
+  async function withClients(
+    options: object,
+    run: (client: TaskDownloader, protocol: FaultProtocol) => Promise<void>,
+  ) {
+    const clients = faultProtocols.map((protocol) => ({
+      protocol,
+      client: clientOf(protocol, options),
+    }));
     try {
-      await Promise.all(clients.map(({ protocol, client }) => outcomeOf(fetchRight(client, protocol, peer.ports, 0))));
+      await Promise.all(
+        clients.map(({ protocol, client }) =>
+          outcomeOf(fetchRight(client, protocol, peer.ports, 0)),
+        ),
+      );
       await blockPeer();
       await Promise.all(clients.map(({ protocol, client }) => run(client, protocol)));
     } finally {
@@ -197,13 +222,17 @@ describe("an event loop that is blocked for seconds", () => {
     }
   }
 
-  it("at the server: what was asked for comes, over every protocol, on old connections and new ones", patient, () =>
-    withClients(generous, async (client, protocol) => {
-      await using late = clientOf(protocol);
-      const both = [client, late].map((each) => fetchRight(each, protocol, peer.ports, 1));
-      await Promise.all(both);
-      for (let number = 2; number < 6; number++) await fetchRight(client, protocol, peer.ports, number);
-    }),
+  it(
+    "at the server: what was asked for comes, over every protocol, on old connections and new ones",
+    patient,
+    () =>
+      withClients(generous, async (client, protocol) => {
+        await using late = clientOf(protocol);
+        const both = [client, late].map((each) => fetchRight(each, protocol, peer.ports, 1));
+        await Promise.all(both);
+        for (let number = 2; number < 6; number++)
+          await fetchRight(client, protocol, peer.ports, number);
+      }),
   );
 
   it(
@@ -212,11 +241,15 @@ describe("an event loop that is blocked for seconds", () => {
     () =>
       withClients({ connectTimeout: 500, stallTimeout: 500 }, async (client, protocol) => {
         const outcomes = new Set<string>();
-        while (!outcomes.has("right")) outcomes.add(await outcomeOf(fetchRight(client, protocol, peer.ports, 2)));
+        while (!outcomes.has("right"))
+          outcomes.add(await outcomeOf(fetchRight(client, protocol, peer.ports, 2)));
         assert.ok(outcomes.size > 1, `${protocol}: the server was not blocked`);
         outcomes.delete("right");
         for (const outcome of outcomes) {
-          assert.ok(["Stalled", "ConnectTimeout", "ConnectionLost"].includes(outcome), `${protocol}: ${outcome}`);
+          assert.ok(
+            ["Stalled", "ConnectTimeout", "ConnectionLost"].includes(outcome),
+            `${protocol}: ${outcome}`,
+          );
         }
       }),
   );
@@ -228,11 +261,15 @@ describe("an event loop that is blocked for seconds", () => {
       const clients = faultProtocols.map((protocol) => ({ protocol, client: clientOf(protocol) }));
       try {
         const pieces = await Promise.all(
-          clients.map(({ protocol, client }) => client.downloadPiece(pieceOf(protocol, peer.ports, 3))),
+          clients.map(({ protocol, client }) =>
+            client.downloadPiece(pieceOf(protocol, peer.ports, 3)),
+          ),
         );
         for (const until = performance.now() + BLOCKED; performance.now() < until; );
-        for (const piece of pieces) assertSame(await piece.bytes(), content.subarray(3 * pieceLength, 4 * pieceLength));
-        for (const { protocol, client } of clients) await fetchRight(client, protocol, peer.ports, 4);
+        for (const piece of pieces)
+          assertSame(await piece.bytes(), content.subarray(3 * pieceLength, 4 * pieceLength));
+        for (const { protocol, client } of clients)
+          await fetchRight(client, protocol, peer.ports, 4);
       } finally {
         for (const { client } of clients) await client.close();
       }
@@ -264,7 +301,8 @@ describe("file descriptors used up", () => {
   before(async () => {
     if (!limitable) return;
     const store = new MemoryPieceStore(nativeHashers);
-    for (const protocol of faultProtocols) store.putTask(faultTaskId(protocol), content, { pieceLength });
+    for (const protocol of faultProtocols)
+      store.putTask(faultTaskId(protocol), content, { pieceLength });
     const each = { quic: { port: 0 }, tcp: { port: 0 }, grpc: { port: 0 } };
     own = await startServer({ store, host: "127.0.0.1", tls: identity, ...each });
     const { quic, tcp, grpc } = own.addresses;
@@ -292,7 +330,8 @@ describe("file descriptors used up", () => {
       const outcomes = (await ask(`fetch ${protocol}`)).split(" ");
       assert.equal(outcomes.length, 2);
       // Bun says of such a socket that it was refused.
-      for (const outcome of outcomes) assert.ok(["Unreachable", "ConnectionRefused"].includes(outcome), outcome);
+      for (const outcome of outcomes)
+        assert.ok(["Unreachable", "ConnectionRefused"].includes(outcome), outcome);
       await using late = clientOf(protocol, { connectTimeout: 1_000, stallTimeout: 1_000 });
       const outcome = await outcomeOf(fetchRight(late, protocol, ports, 1));
       // A QUIC server needs no descriptor for a connection.
@@ -337,11 +376,23 @@ describe("a file that changes while it is served", () => {
   const pieceLength = 1024 * 1024;
   const content = seededBytes(62, 3 * pieceLength + 100);
   const long = 1_700_000_000;
-  const changes: readonly (readonly [name: string, change: (path: string) => Promise<void>, served: boolean])[] = [
+  const changes: readonly (readonly [
+    name: string,
+    change: (path: string) => Promise<void>,
+    served: boolean,
+  ])[] = [
     ["is cut", (path) => truncate(path, pieceLength + 7), false],
-    ["is emptied and written anew", (path) => writeFile(path, seededBytes(63, content.length)), false],
+    [
+      "is emptied and written anew",
+      (path) => writeFile(path, seededBytes(63, content.length)),
+      false,
+    ],
     ["is overwritten in place", (path) => overwrite(path, false), false],
-    ["is overwritten in place, and its time does not show it", (path) => overwrite(path, true), false],
+    [
+      "is overwritten in place, and its time does not show it",
+      (path) => overwrite(path, true),
+      false,
+    ],
     [
       "is replaced by another one of its name",
       async (path) => {
@@ -394,9 +445,13 @@ describe("a file that changes while it is served", () => {
     }
   });
   for (const [index, [name]] of changes.entries()) {
-    it(`${name}: every byte that a client gets is an old one, and the rest is an error`, patient, async () => {
-      await running[index];
-    });
+    it(
+      `${name}: every byte that a client gets is an old one, and the rest is an error`,
+      patient,
+      async () => {
+        await running[index];
+      },
+    );
   }
 
   function serveChanging(change: (path: string) => Promise<void>, served: boolean): Promise<void> {
@@ -425,7 +480,8 @@ describe("a file that changes while it is served", () => {
           const chunks = [first];
           const outcome = await outcomeOf(
             (async () => {
-              for (let chunk = await piece.read(); chunk !== undefined; chunk = await piece.read()) chunks.push(chunk);
+              for (let chunk = await piece.read(); chunk !== undefined; chunk = await piece.read())
+                chunks.push(chunk);
             })(),
           );
           const got = Buffer.concat(chunks);
@@ -434,19 +490,27 @@ describe("a file that changes while it is served", () => {
         }
         for (const { protocol, client, addr } of clients) {
           const request = { addr, hostId: "h", taskId, number: 1 };
-          const whole = async (): Promise<Uint8Array> => (await client.downloadPiece(request)).bytes();
+          const whole = async (): Promise<Uint8Array> =>
+            (await client.downloadPiece(request)).bytes();
           const range = { start: 40_000, end: 60_000 };
-          const part = async (): Promise<Uint8Array> => (await client.downloadPiece({ ...request, range })).bytes();
+          const part = async (): Promise<Uint8Array> =>
+            (await client.downloadPiece({ ...request, range })).bytes();
           const [got, error] = await readAll(client, { taskId }, addr);
           assertSame(got, content.subarray(0, got.length));
           if (served) {
             assertSame(await whole(), content.subarray(pieceLength, 2 * pieceLength));
-            assertSame(await part(), content.subarray(pieceLength + range.start, pieceLength + range.end));
+            assertSame(
+              await part(),
+              content.subarray(pieceLength + range.start, pieceLength + range.end),
+            );
             assert.equal(got.length, content.length, error?.message);
           } else {
             for (const fetch of [whole, part]) {
               const { kind, message } = await rejectionOf(fetch());
-              assert.ok(["remote", "peer", "transport"].includes(kind), `${protocol}: ${kind}, ${message}`);
+              assert.ok(
+                ["remote", "peer", "transport"].includes(kind),
+                `${protocol}: ${kind}, ${message}`,
+              );
             }
             assert.ok(error !== undefined, `${protocol}: the stream ended well`);
           }
@@ -460,37 +524,52 @@ describe("a file that changes while it is served", () => {
 });
 
 describe("a clock that jumps", () => {
-  it("the time of day, by ten years and back while a task is fetched: nothing comes of it", patient, async () => {
-    const store = new MemoryPieceStore(nativeHashers);
-    for (const protocol of faultProtocols) store.putTask(faultTaskId(protocol), content, { pieceLength });
-    const each = { quic: { port: 0 }, tcp: { port: 0 }, grpc: { port: 0 } };
-    await using server = await startServer({ store, host: "127.0.0.1", tls: identity, ...each });
-    const { now } = Date;
-    let jumps = 0;
-    // At each look; whoever computes with differences gets years.
-    Date.now = () => now() + (jumps++ % 2 === 0 ? 1 : -1) * 10 * 365 * 86_400_000;
-    try {
-      for (const protocol of faultProtocols) {
-        await using client = clientOf(protocol, {});
-        const address = server.addresses[protocol];
-        assert.ok(address);
-        const to = memorySink();
-        const task = { taskId: faultTaskId(protocol), hostId: "h", parents: [formatAddress(address)] };
-        const { parents } = await client.downloadTask({ ...task, contentLength, pieceLength }, { to }).done;
-        assertSame(to.bytes(), content);
-        assert.equal(parents[0]?.errors, 0, parents[0]?.reasons.join("; "));
+  it(
+    "the time of day, by ten years and back while a task is fetched: nothing comes of it",
+    patient,
+    async () => {
+      const store = new MemoryPieceStore(nativeHashers);
+      for (const protocol of faultProtocols)
+        store.putTask(faultTaskId(protocol), content, { pieceLength });
+      const each = { quic: { port: 0 }, tcp: { port: 0 }, grpc: { port: 0 } };
+      await using server = await startServer({ store, host: "127.0.0.1", tls: identity, ...each });
+      const { now } = Date;
+      let jumps = 0;
+      // At each look; whoever computes with differences gets years.
+      Date.now = () => now() + (jumps++ % 2 === 0 ? 1 : -1) * 10 * 365 * 86_400_000;
+      try {
+        for (const protocol of faultProtocols) {
+          await using client = clientOf(protocol, {});
+          const address = server.addresses[protocol];
+          assert.ok(address);
+          const to = memorySink();
+          const task = {
+            taskId: faultTaskId(protocol),
+            hostId: "h",
+            parents: [formatAddress(address)],
+          };
+          const { parents } = await client.downloadTask(
+            { ...task, contentLength, pieceLength },
+            { to },
+          ).done;
+          assertSame(to.bytes(), content);
+          assert.equal(parents[0]?.errors, 0, parents[0]?.reasons.join("; "));
+        }
+      } finally {
+        Date.now = now;
       }
-    } finally {
-      Date.now = now;
-    }
-  });
+    },
+  );
 
   it(
     "the library's own, by an hour at a time, as when a machine wakes up: tasks and limits go on",
     patient,
     async () => {
       let offset = 0;
-      const clock: Clock = { now: () => systemClock.now() + offset, setTimer: systemClock.setTimer };
+      const clock: Clock = {
+        now: () => systemClock.now() + offset,
+        setTimer: systemClock.setTimer,
+      };
       const runtime = { ...portableRuntime, hashers: nativeHashers, clock };
       const store = new MemoryPieceStore(nativeHashers);
       store.putTask(faultTaskId("tcp"), content, { pieceLength });
@@ -498,7 +577,12 @@ describe("a clock that jumps", () => {
       const limited = { uploadRateLimit: 20_000_000 };
       await using server = await VortexServer.listen(tcpTransport, local, store, runtime, limited);
       const none = (): never => assert.fail("only TCP is used");
-      const make = downloaderFactory({ runtime, quic: none, grpc: none, tcp: async () => tcpTransport });
+      const make = downloaderFactory({
+        runtime,
+        quic: none,
+        grpc: none,
+        tcp: async () => tcpTransport,
+      });
       await using client = make({ protocol: "tcp", rateLimit: 20_000_000, ...generous });
       const to = memorySink();
       const download = client.downloadTask(

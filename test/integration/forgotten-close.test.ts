@@ -9,7 +9,11 @@ import { selfSigned } from "../../adapters/shared/tls.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import { runtimeName } from "../support/fixtures.ts";
-import { type ForgetfulOrder, restartContent, restartTaskId as taskId } from "../support/restart.ts";
+import {
+  type ForgetfulOrder,
+  restartContent,
+  restartTaskId as taskId,
+} from "../support/restart.ts";
 import { type Outcome, runner, startProgram } from "../support/run.ts";
 import { runtimeFace } from "../support/runtime-face.ts";
 
@@ -25,9 +29,17 @@ for (const client of clients) {
       assert.deepEqual(await fetched(client, [0, 1]), { code: 0, out: "1000\n1000\n", err: "" });
     });
 
-    it("keeps it while a request is unanswered, for longer than an idle connection is kept", patient, async () => {
-      assert.deepEqual(await fetched(client, [0, HELD]), { code: 0, out: "1000\n1000\n", err: "" });
-    });
+    it(
+      "keeps it while a request is unanswered, for longer than an idle connection is kept",
+      patient,
+      async () => {
+        assert.deepEqual(await fetched(client, [0, HELD]), {
+          code: 0,
+          out: "1000\n1000\n",
+          err: "",
+        });
+      },
+    );
   });
 }
 
@@ -54,8 +66,18 @@ async function fetched(client: string, numbers: readonly number[]): Promise<Outc
   });
   const address = server.addresses.quic;
   if (address === undefined) assert.fail("QUIC has no address");
-  const order: ForgetfulOrder = { addr: formatAddress(address), ca: identity.cert, taskId, numbers };
-  const program = startProgram([...runner, "test/support/forgetful-peer.ts", client, JSON.stringify(order)]);
+  const order: ForgetfulOrder = {
+    addr: formatAddress(address),
+    ca: identity.cert,
+    taskId,
+    numbers,
+  };
+  const program = startProgram([
+    ...runner,
+    "test/support/forgetful-peer.ts",
+    client,
+    JSON.stringify(order),
+  ]);
   try {
     return await Promise.race([program.ended, lateness(60_000)]);
   } finally {
@@ -67,6 +89,9 @@ async function fetched(client: string, numbers: readonly number[]): Promise<Outc
 
 function lateness(milliseconds: number): Promise<never> {
   return new Promise((_resolve, reject) => {
-    setTimeout(() => reject(new Error(`it has not ended after ${milliseconds} ms`)), milliseconds).unref();
+    setTimeout(
+      () => reject(new Error(`it has not ended after ${milliseconds} ms`)),
+      milliseconds,
+    ).unref();
   });
 }

@@ -22,7 +22,8 @@ const store = new MemoryPieceStore();
 store.putTask(taskId, new Uint8Array(100), { pieceLength: 100 });
 
 describe("gRPC to a host with several addresses", () => {
-  it("an address without a listener leads to the next one", () => assertReached(["127.0.0.2", "127.0.0.1"]));
+  it("an address without a listener leads to the next one", () =>
+    assertReached(["127.0.0.2", "127.0.0.1"]));
 
   for (const [dead, alive] of [
     ["::1", "127.0.0.1"],
@@ -37,7 +38,10 @@ describe("gRPC to a host with several addresses", () => {
   it("an address that is silent does not hold up the next one", async () => {
     const silent = await silentTcpHost("127.0.0.2");
     try {
-      await assertReached(["127.0.0.2", "127.0.0.1"], { host: "127.0.0.1", port: silent.address.port });
+      await assertReached(["127.0.0.2", "127.0.0.1"], {
+        host: "127.0.0.1",
+        port: silent.address.port,
+      });
     } finally {
       await silent.close();
     }
@@ -46,7 +50,9 @@ describe("gRPC to a host with several addresses", () => {
   it("an address that speaks something else leads to the next one", async () => {
     const server = await listen({ host: "127.0.0.1", port: 0 });
     const { port } = server.address;
-    const other = createServer((socket) => socket.on("error", () => {}).end("220 ready\r\n".repeat(10)));
+    const other = createServer((socket) =>
+      socket.on("error", () => {}).end("220 ready\r\n".repeat(10)),
+    );
     await new Promise<void>((resolve) => other.listen(port, "127.0.0.2", resolve));
     try {
       assert.equal((await statAt(port, ["127.0.0.2", "127.0.0.1"])).contentLength, 100);
@@ -60,7 +66,10 @@ describe("gRPC to a host with several addresses", () => {
     const server = await listen({ host: "127.0.0.1", port: 0 });
     const { port } = server.address;
     await server.close({ grace: 0 });
-    const { message, cause } = await assertRejects(statAt(port, ["127.0.0.2", "127.0.0.1"]), "ConnectionRefused");
+    const { message, cause } = await assertRejects(
+      statAt(port, ["127.0.0.2", "127.0.0.1"]),
+      "ConnectionRefused",
+    );
     for (const address of ["127.0.0.2", "127.0.0.1"]) {
       assert.ok(message.includes(`${address}: ConnectionRefused, `), message);
     }
@@ -104,7 +113,10 @@ function listen(local: { readonly host: string; readonly port: number }): Promis
   return grpcServer(local, store, serverSettings({}, portableRuntime));
 }
 
-async function assertReached(addresses: readonly string[], local = { host: "127.0.0.1", port: 0 }): Promise<void> {
+async function assertReached(
+  addresses: readonly string[],
+  local = { host: "127.0.0.1", port: 0 },
+): Promise<void> {
   const server = await listen(local);
   try {
     assert.equal((await statAt(server.address.port, addresses)).contentLength, 100);
@@ -113,10 +125,16 @@ async function assertReached(addresses: readonly string[], local = { host: "127.
   }
 }
 
-async function statAt(port: number, addresses: readonly string[]): ReturnType<GrpcDownloader["statTask"]> {
+async function statAt(
+  port: number,
+  addresses: readonly string[],
+): ReturnType<GrpcDownloader["statTask"]> {
   // Generous: only a dial that hangs may end by it.
   const settings = downloaderSettings({ connectTimeout: 30_000 }, portableRuntime);
-  const downloader = new GrpcDownloader(async () => grpcBindingWith(async () => addresses), settings);
+  const downloader = new GrpcDownloader(
+    async () => grpcBindingWith(async () => addresses),
+    settings,
+  );
   try {
     return await downloader.statTask(`peer.example:${port}`, taskId);
   } finally {

@@ -58,8 +58,17 @@ async function withPeers(
     errors.push(error);
   };
   const protocols = { tcp: { port: 0 }, grpc: { port: 0 } };
-  const server = await face.startServer({ store, host: "127.0.0.1", ...protocols, onError, ...serverOptions });
-  const downloader = new GrpcDownloader(async () => grpcBinding(), downloaderSettings(client, runtime));
+  const server = await face.startServer({
+    store,
+    host: "127.0.0.1",
+    ...protocols,
+    onError,
+    ...serverOptions,
+  });
+  const downloader = new GrpcDownloader(
+    async () => grpcBinding(),
+    downloaderSettings(client, runtime),
+  );
   try {
     await use({ server, downloader, addr: `127.0.0.1:${server.addresses.grpc?.port}`, errors });
   } finally {
@@ -78,7 +87,8 @@ function storeOf(pieceLength = 4 * MEBI): MemoryPieceStore {
 function growingStore() {
   const store = new MemoryPieceStore(nativeHashers);
   const growing = store.startTask(taskId, content.length, { pieceLength: MEBI });
-  const put = (number: number): void => growing.putPiece(number, content.subarray(number * MEBI, (number + 1) * MEBI));
+  const put = (number: number): void =>
+    growing.putPiece(number, content.subarray(number * MEBI, (number + 1) * MEBI));
   let watchers = 0;
   const idle: (() => void)[] = [];
   const { task } = growing;
@@ -130,7 +140,10 @@ describe("tasks over gRPC, between two peers without a scheduler", () => {
         assert.equal(tcpAddr, `127.0.0.1:${server.addresses.tcp?.port}`);
         assert.equal(quicAddr, undefined);
         const piece = await tcp.downloadPiece({ addr: tcpAddr, hostId, taskId, number });
-        assert.equal(Buffer.compare(await piece.bytes(), content.subarray(offset, offset + length)), 0);
+        assert.equal(
+          Buffer.compare(await piece.bytes(), content.subarray(offset, offset + length)),
+          0,
+        );
       }
       await tcp.close();
     };
@@ -160,7 +173,10 @@ describe("tasks over gRPC, between two peers without a scheduler", () => {
     await withPeers(storeOf(), async ({ downloader, addr }) => {
       const tasks = Array.from({ length: 4 }, async () => {
         const pieces = await all(await downloader.downloadTask(addr, source));
-        assert.equal(Buffer.compare(Buffer.concat(pieces.map((piece) => piece.content)), content), 0);
+        assert.equal(
+          Buffer.compare(Buffer.concat(pieces.map((piece) => piece.content)), content),
+          0,
+        );
       });
       const syncs = Array.from({ length: 60 }, async () => {
         assert.equal((await all(downloader.syncPieces(addr, { taskId, hostId }))).length, 11);
@@ -192,39 +208,43 @@ describe("tasks over gRPC, between two peers without a scheduler", () => {
     });
   });
 
-  it("a client that leaves, aborts or is closed frees the server, and the others go on", limit, async () => {
-    const { store, put, unwatched } = growingStore();
-    put(0);
-    await withPeers(store, async ({ downloader, addr, errors }) => {
-      for (const call of ["sync", "download"] as const) {
-        const controller = new AbortController();
-        const { signal } = controller;
-        const open = async (): Promise<AsyncIterator<{ readonly number: number }>> =>
-          call === "sync"
-            ? downloader.syncPieces(addr, { taskId, hostId }, { signal })
-            : (await downloader.downloadTask(addr, source, { signal }))[Symbol.asyncIterator]();
-        const left = await open();
-        assert.equal((await left.next()).value?.number, 0);
-        await left.return?.();
-        await unwatched();
-        const aborted = await open();
-        await aborted.next();
-        const waiting = assertRejects(Promise.resolve(aborted.next()), "Aborted");
-        controller.abort();
+  it(
+    "a client that leaves, aborts or is closed frees the server, and the others go on",
+    limit,
+    async () => {
+      const { store, put, unwatched } = growingStore();
+      put(0);
+      await withPeers(store, async ({ downloader, addr, errors }) => {
+        for (const call of ["sync", "download"] as const) {
+          const controller = new AbortController();
+          const { signal } = controller;
+          const open = async (): Promise<AsyncIterator<{ readonly number: number }>> =>
+            call === "sync"
+              ? downloader.syncPieces(addr, { taskId, hostId }, { signal })
+              : (await downloader.downloadTask(addr, source, { signal }))[Symbol.asyncIterator]();
+          const left = await open();
+          assert.equal((await left.next()).value?.number, 0);
+          await left.return?.();
+          await unwatched();
+          const aborted = await open();
+          await aborted.next();
+          const waiting = assertRejects(Promise.resolve(aborted.next()), "Aborted");
+          controller.abort();
+          await waiting;
+          await unwatched();
+          assert.equal(downloader.connections()[0]?.activeRequests, 0);
+        }
+        assert.equal(downloader.connections().length, 1);
+        const closed = downloader.syncPieces(addr, { taskId, hostId });
+        await closed.next();
+        const waiting = assertRejects(closed.next(), "Closed");
+        await downloader.close();
         await waiting;
         await unwatched();
-        assert.equal(downloader.connections()[0]?.activeRequests, 0);
-      }
-      assert.equal(downloader.connections().length, 1);
-      const closed = downloader.syncPieces(addr, { taskId, hostId });
-      await closed.next();
-      const waiting = assertRejects(closed.next(), "Closed");
-      await downloader.close();
-      await waiting;
-      await unwatched();
-      assert.deepEqual(errors, []);
-    });
-  });
+        assert.deepEqual(errors, []);
+      });
+    },
+  );
 
   it("a server that goes away under an answer is ConnectionLost", limit, async () => {
     const { store, put } = growingStore();
@@ -233,7 +253,9 @@ describe("tasks over gRPC, between two peers without a scheduler", () => {
       const announced = downloader.syncPieces(addr, { taskId, hostId });
       const sent = (await downloader.downloadTask(addr, source))[Symbol.asyncIterator]();
       await Promise.all([announced.next(), sent.next()]);
-      const waiting = [announced.next(), sent.next()].map((next) => assertRejects(next, "ConnectionLost"));
+      const waiting = [announced.next(), sent.next()].map((next) =>
+        assertRejects(next, "ConnectionLost"),
+      );
       await server.close({ grace: 0 });
       await Promise.all(waiting);
     });
@@ -293,7 +315,9 @@ describe("a trace over gRPC", () => {
       string,
       { readonly kind: number; readonly id: string; readonly parent: string | undefined }
     >();
-    const telemetry = openTelemetry(tracingApi((name, span) => spans.set(`${name} ${span.kind}`, span)));
+    const telemetry = openTelemetry(
+      tracingApi((name, span) => spans.set(`${name} ${span.kind}`, span)),
+    );
     const options = { server: { telemetry }, client: { telemetry } };
     await withPeers(
       storeOf(),
@@ -335,7 +359,8 @@ function tracingApi(
       return this.id;
     }
   }
-  const idOf = (context: unknown): string | undefined => (context instanceof Context ? context.id : undefined);
+  const idOf = (context: unknown): string | undefined =>
+    context instanceof Context ? context.id : undefined;
   const ids = new Map<unknown, string>();
   const instrument = { add: () => {}, record: () => {} };
   return {
@@ -363,7 +388,8 @@ function tracingApi(
       inject(context, carrier) {
         carrier.traceparent = `00-${"1".repeat(32)}-${idOf(context)}-01`;
       },
-      extract: (_context, headers, getter) => new Context(getter.get(headers, "traceparent")?.split("-")[2]),
+      extract: (_context, headers, getter) =>
+        new Context(getter.get(headers, "traceparent")?.split("-")[2]),
     },
   };
 }

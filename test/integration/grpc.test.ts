@@ -2,7 +2,11 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { once } from "node:events";
 import { existsSync, readFileSync } from "node:fs";
-import { connect as connectHttp2, createServer as createHttp2Server, type ServerHttp2Session } from "node:http2";
+import {
+  connect as connectHttp2,
+  createServer as createHttp2Server,
+  type ServerHttp2Session,
+} from "node:http2";
 import {
   type AddressInfo,
   connect as connectTcp,
@@ -53,7 +57,12 @@ interface PairOptions {
 /** Runs `use` with a server and a downloader for it, and closes both. */
 async function withPair(
   { store: served = store, server: { tls: serverTls, ...server } = {}, client = {} }: PairOptions,
-  use: (pair: { server: GrpcServer; downloader: GrpcDownloader; addr: string; errors: VortexError[] }) => Promise<void>,
+  use: (pair: {
+    server: GrpcServer;
+    downloader: GrpcDownloader;
+    addr: string;
+    errors: VortexError[];
+  }) => Promise<void>,
 ): Promise<void> {
   const errors: VortexError[] = [];
   const settings = serverSettings({ onError: (error) => errors.push(error), ...server }, runtime);
@@ -67,15 +76,26 @@ async function withPair(
   }
 }
 
-function downloaderOf({ tls, ...options }: DownloaderOptions & GrpcBindingOptions = {}): GrpcDownloader {
-  return new GrpcDownloader(async () => grpcBinding(tls && { tls }), downloaderSettings(options, runtime));
+function downloaderOf({
+  tls,
+  ...options
+}: DownloaderOptions & GrpcBindingOptions = {}): GrpcDownloader {
+  return new GrpcDownloader(
+    async () => grpcBinding(tls && { tls }),
+    downloaderSettings(options, runtime),
+  );
 }
 
 function pieceRequest(addr: string, number = 0, task: string = taskId) {
   return { addr, hostId: "10.0.0.1-host", taskId: task, number };
 }
 
-async function fetched(downloader: GrpcDownloader, addr: string, number = 0, task: string = taskId) {
+async function fetched(
+  downloader: GrpcDownloader,
+  addr: string,
+  number = 0,
+  task: string = taskId,
+) {
   return (await downloader.downloadPiece(pieceRequest(addr, number, task))).bytes();
 }
 
@@ -130,7 +150,10 @@ async function listening(server: Server, use: (addr: string) => Promise<void>): 
 describe("gRPC over loopback", () => {
   it("fetches every piece of a task, and learns how it is cut", limit, async () => {
     await withPair({}, async ({ downloader, addr, errors }) => {
-      assert.deepEqual(await downloader.statTask(addr, taskId), { contentLength: 20_000, pieceLength: 6000 });
+      assert.deepEqual(await downloader.statTask(addr, taskId), {
+        contentLength: 20_000,
+        pieceLength: 6000,
+      });
       for (let number = 0; number < 4; number++) {
         const expected = bytes.subarray(number * 6000, Math.min((number + 1) * 6000, 20_000));
         assert.deepEqual(await fetched(downloader, addr, number), expected);
@@ -143,10 +166,17 @@ describe("gRPC over loopback", () => {
 
   it("moves pieces of 64 MiB, one and two at a time", limit, async () => {
     await withPair({}, async ({ downloader, addr }) => {
-      assert.ok(Buffer.compare(await fetched(downloader, addr, 1, bigTask), bytes.subarray(64 * MEBI)) === 0);
-      const both = await Promise.all([0, 1].map((number) => fetched(downloader, addr, number, bigTask)));
+      assert.ok(
+        Buffer.compare(await fetched(downloader, addr, 1, bigTask), bytes.subarray(64 * MEBI)) ===
+          0,
+      );
+      const both = await Promise.all(
+        [0, 1].map((number) => fetched(downloader, addr, number, bigTask)),
+      );
       for (const [number, piece] of both.entries()) {
-        assert.ok(Buffer.compare(piece, bytes.subarray(number * 64 * MEBI, (number + 1) * 64 * MEBI)) === 0);
+        assert.ok(
+          Buffer.compare(piece, bytes.subarray(number * 64 * MEBI, (number + 1) * 64 * MEBI)) === 0,
+        );
       }
     });
   });
@@ -157,7 +187,10 @@ describe("gRPC over loopback", () => {
         await Promise.all(
           Array.from({ length: 32 }, async (_, number) => {
             const piece = await fetched(downloader, addr, number, manyTask);
-            assert.ok(Buffer.compare(piece, bytes.subarray(number * 4 * MEBI, (number + 1) * 4 * MEBI)) === 0);
+            assert.ok(
+              Buffer.compare(piece, bytes.subarray(number * 4 * MEBI, (number + 1) * 4 * MEBI)) ===
+                0,
+            );
           }),
         );
       }
@@ -212,7 +245,10 @@ describe("gRPC over loopback", () => {
       throw new Error("bad sector");
     });
     await withPair({ store: scripted }, async ({ downloader, addr, errors }) => {
-      const error = await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "TruncatedContent");
+      const error = await assertRejects(
+        downloader.downloadPiece(pieceRequest(addr)),
+        "TruncatedContent",
+      );
       assert.equal(error.addr, addr);
       assert.deepEqual(
         errors.map(({ message }) => message),
@@ -229,11 +265,17 @@ describe("gRPC over loopback", () => {
         released = resolve;
       });
     });
-    await withPair({ store: scripted, client: { stallTimeout: 200 } }, async ({ downloader, addr }) => {
-      await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "Stalled");
-      await assertRejects(downloader.downloadPiece(pieceRequest(addr), { pieceTimeout: 100 }), "PieceTimeout");
-      released();
-    });
+    await withPair(
+      { store: scripted, client: { stallTimeout: 200 } },
+      async ({ downloader, addr }) => {
+        await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "Stalled");
+        await assertRejects(
+          downloader.downloadPiece(pieceRequest(addr), { pieceTimeout: 100 }),
+          "PieceTimeout",
+        );
+        released();
+      },
+    );
   });
 });
 
@@ -266,11 +308,16 @@ describe("gRPC: the connection", () => {
 
   it("a peer that speaks something else is ProtocolNotSupported", limit, async () => {
     const server = createTcpServer((socket) => {
-      socket.write("SSH-2.0-OpenSSH_9.6\r\nand a lot more of it, so that a whole frame can be read of this\r\n");
+      socket.write(
+        "SSH-2.0-OpenSSH_9.6\r\nand a lot more of it, so that a whole frame can be read of this\r\n",
+      );
     });
     await listening(server, async (addr) => {
       const downloader = downloaderOf();
-      const { message } = await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "ProtocolNotSupported");
+      const { message } = await assertRejects(
+        downloader.downloadPiece(pieceRequest(addr)),
+        "ProtocolNotSupported",
+      );
       assert.match(message, /does not speak HTTP\/2.*is it the peer's gRPC port\?/);
       await downloader.close();
     });
@@ -370,7 +417,10 @@ describe("gRPC: peers of another kind", () => {
       (stream) => stream.respond({ ":status": 200, ...header }, { endStream: true }),
       async (addr) => {
         const downloader = downloaderOf();
-        const error = await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "RemoteUnimplemented");
+        const error = await assertRejects(
+          downloader.downloadPiece(pieceRequest(addr)),
+          "RemoteUnimplemented",
+        );
         assert.match(error.message, /"tcp" or "quic"/);
         await downloader.close();
       },
@@ -391,30 +441,38 @@ describe("gRPC: peers of another kind", () => {
     );
   });
 
-  it("one that resets the stream is StreamReset, before its answer and within it", limit, async () => {
-    for (const answered of [false, true]) {
-      await listening(resettingServer(answered), async (addr) => {
-        const downloader = downloaderOf();
-        await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "StreamReset");
-        assert.equal(downloader.connections().length, 1);
-        await downloader.close();
-      });
-    }
-  });
+  it(
+    "one that resets the stream is StreamReset, before its answer and within it",
+    limit,
+    async () => {
+      for (const answered of [false, true]) {
+        await listening(resettingServer(answered), async (addr) => {
+          const downloader = downloaderOf();
+          await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "StreamReset");
+          assert.equal(downloader.connections().length, 1);
+          await downloader.close();
+        });
+      }
+    },
+  );
 
-  it("one that announces too long a message is LimitExceeded, before it is read", limit, async () => {
-    await withHttp2(
-      (stream) => {
-        stream.respond({ ":status": 200, "content-type": "application/grpc" });
-        stream.write(new Uint8Array([0, 0xff, 0xff, 0xff, 0xff]));
-      },
-      async (addr) => {
-        const downloader = downloaderOf();
-        await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "LimitExceeded");
-        await downloader.close();
-      },
-    );
-  });
+  it(
+    "one that announces too long a message is LimitExceeded, before it is read",
+    limit,
+    async () => {
+      await withHttp2(
+        (stream) => {
+          stream.respond({ ":status": 200, "content-type": "application/grpc" });
+          stream.write(new Uint8Array([0, 0xff, 0xff, 0xff, 0xff]));
+        },
+        async (addr) => {
+          const downloader = downloaderOf();
+          await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "LimitExceeded");
+          await downloader.close();
+        },
+      );
+    },
+  );
 });
 
 /**
@@ -422,8 +480,12 @@ describe("gRPC: peers of another kind", () => {
  * of an answer if `answered`. An API for HTTP/2 would end the stream before it resets it.
  */
 function resettingServer(answered: boolean): Server {
-  const frame = (type: number, flags: number, stream: number, payload: readonly number[]): Uint8Array =>
-    new Uint8Array([0, 0, payload.length, type, flags, 0, 0, 0, stream, ...payload]);
+  const frame = (
+    type: number,
+    flags: number,
+    stream: number,
+    payload: readonly number[],
+  ): Uint8Array => new Uint8Array([0, 0, payload.length, type, flags, 0, 0, 0, stream, ...payload]);
   const literal = (text: string): number[] => [text.length, ...new TextEncoder().encode(text)];
   // HPACK: ":status: 200" from the static table, and a literal field (RFC 7541, sections 6.1 and 6.2.2).
   const header = [0x88, 0x00, ...literal("content-type"), ...literal("application/grpc")];
@@ -497,32 +559,39 @@ describe("gRPC: what a server holds to", () => {
         };
         const server = { maxConnections: 1, ...(tls && { tls }) };
         const client = tls && { tls: { verify: false } as const };
-        await withPair({ store: held, server, ...(client && { client }) }, async ({ downloader, addr, errors }) => {
-          await using other = downloaderOf(client);
-          {
-            await using one = downloaderOf(client);
-            await using two = downloaderOf(client);
-            // They take the only place from each other.
-            for (let round = 0; round < 3; round++) {
-              for (const each of [one, two]) assert.deepEqual(await fetched(each, addr), pieceBytes(0));
+        await withPair(
+          { store: held, server, ...(client && { client }) },
+          async ({ downloader, addr, errors }) => {
+            await using other = downloaderOf(client);
+            {
+              await using one = downloaderOf(client);
+              await using two = downloaderOf(client);
+              // They take the only place from each other.
+              for (let round = 0; round < 3; round++) {
+                for (const each of [one, two])
+                  assert.deepEqual(await fetched(each, addr), pieceBytes(0));
+              }
             }
-          }
-          const answering = fetched(downloader, addr, 1);
-          await waiting;
-          const refused = await rejectionOf(other.downloadPiece(pieceRequest(addr)));
-          assert.equal(refused.kind, "transport", refused.message);
-          release();
-          assert.deepEqual(await answering, pieceBytes(1));
-          assert.deepEqual(await fetched(other, addr), pieceBytes(0));
-          assert.deepEqual(errors, []);
-        });
+            const answering = fetched(downloader, addr, 1);
+            await waiting;
+            const refused = await rejectionOf(other.downloadPiece(pieceRequest(addr)));
+            assert.equal(refused.kind, "transport", refused.message);
+            release();
+            assert.deepEqual(await answering, pieceBytes(1));
+            assert.deepEqual(await fetched(other, addr), pieceBytes(0));
+            assert.deepEqual(errors, []);
+          },
+        );
       },
     );
   }
 
   const kernel = "/proc/net/tcp";
   const told = { skip: existsSync(kernel) ? false : "only Linux tells of its timers" };
-  it("its connections are looked after by the kernel, with TLS too", { ...limit, ...told }, async () => {
+  it("its connections are looked after by the kernel, with TLS too", {
+    ...limit,
+    ...told,
+  }, async () => {
     for (const tls of [undefined, {}]) {
       await withPair({ server: { ...(tls && { tls }) } }, async ({ server }) => {
         const socket = connectTcp(server.address);
@@ -565,7 +634,8 @@ describe("gRPC: what a server holds to", () => {
       (left) =>
         (async function* () {
           try {
-            for (; handedOut < 4 * MEBI; handedOut += 65_536) yield bytes.subarray(handedOut, handedOut + 65_536);
+            for (; handedOut < 4 * MEBI; handedOut += 65_536)
+              yield bytes.subarray(handedOut, handedOut + 65_536);
           } finally {
             left();
           }
@@ -579,7 +649,9 @@ describe("gRPC: what a server holds to", () => {
           const stream = session.request(call);
           stream.on("error", () => {});
           stream.pause();
-          stream.end(new Uint8Array([0, 0, 0, 0, 66, 0x12, 64, ...new TextEncoder().encode(taskId)]));
+          stream.end(
+            new Uint8Array([0, 0, 0, 0, 66, 0x12, 64, ...new TextEncoder().encode(taskId)]),
+          );
           await reading;
         },
         // The peer takes nothing at all of it (RFC 9113, section 6.9.2).
@@ -606,7 +678,10 @@ describe("gRPC: what a server holds to", () => {
 
   it("its address: a second server there is AddressInUse", limit, async () => {
     await withPair({}, async ({ server }) => {
-      await assertRejects(grpcServer(server.address, store, serverSettings({}, runtime)), "AddressInUse");
+      await assertRejects(
+        grpcServer(server.address, store, serverSettings({}, runtime)),
+        "AddressInUse",
+      );
     });
   });
 });
@@ -632,30 +707,41 @@ describe("gRPC over TLS, on one side only", () => {
     );
   });
 
-  it("does not hold up a server that closes, when a client never begins its handshake", limit, async () => {
-    // A server that waited for its deadline would fail this test by its own.
-    await withPair({ server: { tls: {}, requestTimeout: 600_000 } }, async ({ server }) => {
-      const socket = connectTcp(server.address);
-      socket.on("error", () => {});
-      await new Promise<void>((resolve) => {
-        socket.once("connect", resolve);
+  it(
+    "does not hold up a server that closes, when a client never begins its handshake",
+    limit,
+    async () => {
+      // A server that waited for its deadline would fail this test by its own.
+      await withPair({ server: { tls: {}, requestTimeout: 600_000 } }, async ({ server }) => {
+        const socket = connectTcp(server.address);
+        socket.on("error", () => {});
+        await new Promise<void>((resolve) => {
+          socket.once("connect", resolve);
+        });
+        const ended = new Promise<void>((resolve) => {
+          socket.once("close", () => resolve());
+        });
+        socket.resume();
+        await server.close({ grace: 0 });
+        await ended;
       });
-      const ended = new Promise<void>((resolve) => {
-        socket.once("close", () => resolve());
-      });
-      socket.resume();
-      await server.close({ grace: 0 });
-      await ended;
-    });
-  });
+    },
+  );
 
-  it("of a peer that speaks another protocol inside TLS is ProtocolNotSupported", limit, async () => {
-    const server = createTlsServer({ ...(await serverIdentity({})), ALPNProtocols: ["http/1.1"] });
-    server.on("tlsClientError", () => {});
-    await listening(server, async (addr) => {
-      const downloader = downloaderOf({ tls: { verify: false } });
-      await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "ProtocolNotSupported");
-      await downloader.close();
-    });
-  });
+  it(
+    "of a peer that speaks another protocol inside TLS is ProtocolNotSupported",
+    limit,
+    async () => {
+      const server = createTlsServer({
+        ...(await serverIdentity({})),
+        ALPNProtocols: ["http/1.1"],
+      });
+      server.on("tlsClientError", () => {});
+      await listening(server, async (addr) => {
+        const downloader = downloaderOf({ tls: { verify: false } });
+        await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "ProtocolNotSupported");
+        await downloader.close();
+      });
+    },
+  );
 });

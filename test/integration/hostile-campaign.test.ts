@@ -14,7 +14,13 @@ const short = ["--exchanges", "800", "--rounds", "1", "--together", "--seed", "1
 
 async function campaign(): Promise<void> {
   const program = join(root, "bench/hostile.ts");
-  const { code, out, err } = await runToEnd([...runner, program, ...short, "--runtime", runtimeName]);
+  const { code, out, err } = await runToEnd([
+    ...runner,
+    program,
+    ...short,
+    "--runtime",
+    runtimeName,
+  ]);
   assert.equal(code, 0, out + err);
   assert.match(out, /^no wrong byte, no crash, no unhandled rejection, no leak$/m);
   const rows = out.split("\n").filter((line) => /^\| [^-]/.test(line));
@@ -22,13 +28,20 @@ async function campaign(): Promise<void> {
   assert.match(out, /: [1-9][\d,]* exchanges, [1-9][\d,]* of them requests or answers, /);
 }
 
-const name = "npm run hostile, a hundredth of it: right bytes or a documented code, and nothing left";
+const name =
+  "npm run hostile, a hundredth of it: right bytes or a documented code, and nothing left";
 // Deno's own QUIC and its HTTP/2 are attacked by `hostile-client-quic.test.ts` and `hostile-client-grpc.test.ts`.
-if (runtimeName === "deno") skipped(name, "two runtimes are enough for a minute of processors", campaign);
+if (runtimeName === "deno")
+  skipped(name, "two runtimes are enough for a minute of processors", campaign);
 else it(name, patient, campaign);
 
 it("says in one line what is wrong with its options, and fails", patient, async () => {
-  const { code, err } = await runToEnd([...runner, join(root, "bench/hostile.ts"), "--exchanges", "none"]);
+  const { code, err } = await runToEnd([
+    ...runner,
+    join(root, "bench/hostile.ts"),
+    "--exchanges",
+    "none",
+  ]);
   assert.equal(code, 1);
   assert.match(err, /^hostile: --exchanges none: expected a positive number$/m);
 });

@@ -53,7 +53,12 @@ for (const secure of [false, true]) {
         },
         portableRuntime,
       );
-      server = await grpcServer({ host: "127.0.0.1", port: 0 }, store, settings, secure ? { tls: {} } : {});
+      server = await grpcServer(
+        { host: "127.0.0.1", port: 0 },
+        store,
+        settings,
+        secure ? { tls: {} } : {},
+      );
       const pinned = { tls: { fingerprints: [server.fingerprint ?? ""] } };
       honest = new GrpcDownloader(
         async () => grpcBinding(secure ? pinned : {}),
@@ -72,21 +77,38 @@ for (const secure of [false, true]) {
       return (await honest.downloadPiece(request)).bytes();
     }
 
-    for (const attack of [...connectionAttacks("grpc"), ...http2Attacks, ...(secure ? handshakeAttacks : [])]) {
-      it(`${attack.name}: every try has its end, and an honest client beside is served`, limit, async () => {
-        const target = { ...server.address, taskId, longTaskId, maxConnections: MAX_CONNECTIONS, secure };
-        let over = false;
-        const attacking = attack.run(target, TRIES[attack.unit] ?? 1, seededRandom(9)).finally(() => {
-          over = true;
-        });
-        // At least one piece while it goes on, and one after it.
-        do assert.deepEqual(await fetched(), content);
-        while (!over);
-        assert.deepEqual(await fetched(), content);
-        for (const outcome of Object.keys(await attacking)) assert.doesNotMatch(outcome, /^wrong/);
-        assert.equal(honest.connections().length, 1);
-        assert.deepEqual(errors, []);
-      });
+    for (const attack of [
+      ...connectionAttacks("grpc"),
+      ...http2Attacks,
+      ...(secure ? handshakeAttacks : []),
+    ]) {
+      it(
+        `${attack.name}: every try has its end, and an honest client beside is served`,
+        limit,
+        async () => {
+          const target = {
+            ...server.address,
+            taskId,
+            longTaskId,
+            maxConnections: MAX_CONNECTIONS,
+            secure,
+          };
+          let over = false;
+          const attacking = attack
+            .run(target, TRIES[attack.unit] ?? 1, seededRandom(9))
+            .finally(() => {
+              over = true;
+            });
+          // At least one piece while it goes on, and one after it.
+          do assert.deepEqual(await fetched(), content);
+          while (!over);
+          assert.deepEqual(await fetched(), content);
+          for (const outcome of Object.keys(await attacking))
+            assert.doesNotMatch(outcome, /^wrong/);
+          assert.equal(honest.connections().length, 1);
+          assert.deepEqual(errors, []);
+        },
+      );
     }
 
     for (const [what, id] of trickyIds) {
@@ -111,7 +133,10 @@ it("a request whose reset comes with it is not answered", limit, async () => {
   const server = await grpcServer({ host: "127.0.0.1", port: 0 }, counting, settings);
   const socket = connectSocket(server.address);
   const request = (stream: number): Uint8Array =>
-    Buffer.concat([requestHeaders(stream), frame(Frame.Data, Flag.EndStream, stream, requestFor(taskId, 0))]);
+    Buffer.concat([
+      requestHeaders(stream),
+      frame(Frame.Data, Flag.EndStream, stream, requestFor(taskId, 0)),
+    ]);
   const last = 101;
   const answered = new Promise<void>((resolve) => {
     eachFrame(socket, 0, (_type, flags, stream) => {
@@ -119,7 +144,8 @@ it("a request whose reset comes with it is not answered", limit, async () => {
     });
   });
   const all = [PREFACE, frame(Frame.Settings, 0, 0)];
-  for (let stream = 1; stream < last; stream += 2) all.push(request(stream), frame(Frame.Reset, 0, stream, words(8)));
+  for (let stream = 1; stream < last; stream += 2)
+    all.push(request(stream), frame(Frame.Reset, 0, stream, words(8)));
   all.push(request(last));
   try {
     // In one write, and so in one read.
@@ -197,7 +223,11 @@ const silences: readonly (readonly [what: string, said: Uint8Array])[] = [
   ["no SETTINGS", PREFACE],
   [
     "a frame that breaks HTTP/2",
-    Buffer.concat([PREFACE, frame(Frame.Settings, 0, 0), frame(Frame.WindowUpdate, 0, 1, new Uint8Array(95))]),
+    Buffer.concat([
+      PREFACE,
+      frame(Frame.Settings, 0, 0),
+      frame(Frame.WindowUpdate, 0, 1, new Uint8Array(95)),
+    ]),
   ],
 ];
 
@@ -222,7 +252,8 @@ it("a client that has nothing to ask for is not cut off", limit, async () => {
     for (let turn = 0; turn < 9; turn++) {
       await clock.advance(5_000);
       // What the server has asked before this, it has the answer to after the second of these.
-      for (let times = 0; times < 2; times++) await new Promise<void>((resolve) => void idle.ping(() => resolve()));
+      for (let times = 0; times < 2; times++)
+        await new Promise<void>((resolve) => void idle.ping(() => resolve()));
       await settle();
     }
     assert.equal(idle.destroyed, false);
@@ -231,7 +262,9 @@ it("a client that has nothing to ask for is not cut off", limit, async () => {
 });
 
 /** Runs `use` with a server on a clock that stands still. No timer is left, once the server has heard of its end. */
-async function withClock(use: (server: GrpcServer, clock: FakeClock) => Promise<void>): Promise<void> {
+async function withClock(
+  use: (server: GrpcServer, clock: FakeClock) => Promise<void>,
+): Promise<void> {
   const clock = new FakeClock();
   const settings = serverSettings({ requestTimeout: 5_000 }, fakeRuntime(clock));
   const server = await grpcServer({ host: "127.0.0.1", port: 0 }, store, settings);

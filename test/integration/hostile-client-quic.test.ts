@@ -26,26 +26,43 @@ for (const [name, fixture] of Object.entries(fixtures)) {
     for (const attack of datagramAttacks(() => fixture.transport())) {
       const gap = name === "node-quic" && attack.name === STRANGE_SOURCES ? SILENCED : undefined;
       const title = `${attack.name}: an honest connection beside is served`;
-      it(gap === undefined ? title : `${title} [gap: ${gap}]`, { ...limit, skip: gap !== undefined }, async () => {
+      it(gap === undefined ? title : `${title} [gap: ${gap}]`, {
+        ...limit,
+        skip: gap !== undefined,
+      }, async () => {
         const store = new MemoryPieceStore();
         store.putTask(taskId, content, { pieceLength: content.length });
         const transport = await fixture.transport();
-        const server = await VortexServer.listen(transport, fixture.listenAddress, store, portableRuntime, {
-          maxConnections: MAX_CONNECTIONS,
-        });
+        const server = await VortexServer.listen(
+          transport,
+          fixture.listenAddress,
+          store,
+          portableRuntime,
+          {
+            maxConnections: MAX_CONNECTIONS,
+          },
+        );
         const honest = await transport.dial(server.address);
         try {
-          const target = { ...server.address, taskId, longTaskId: taskId, maxConnections: MAX_CONNECTIONS };
+          const target = {
+            ...server.address,
+            taskId,
+            longTaskId: taskId,
+            maxConnections: MAX_CONNECTIONS,
+          };
           // Who has asked for something is not the first to make room.
           await assertServed(honest);
           let over = false;
-          const attacking = attack.run(target, TRIES[attack.unit] ?? 1, seededRandom(9)).finally(() => {
-            over = true;
-          });
+          const attacking = attack
+            .run(target, TRIES[attack.unit] ?? 1, seededRandom(9))
+            .finally(() => {
+              over = true;
+            });
           do await assertServed(honest);
           while (!over);
           await assertServed(honest);
-          for (const outcome of Object.keys(await attacking)) assert.doesNotMatch(outcome, /^wrong/);
+          for (const outcome of Object.keys(await attacking))
+            assert.doesNotMatch(outcome, /^wrong/);
         } finally {
           honest.abort();
           await server.close({ grace: 0 });
@@ -57,6 +74,8 @@ for (const [name, fixture] of Object.entries(fixtures)) {
 
 async function assertServed(connection: Connection): Promise<void> {
   const stream = await connection.openStream();
-  await stream.writer.end(encodePacket({ type: "download-piece", id: 1, kind: "standard", taskId, number: 0 }));
+  await stream.writer.end(
+    encodePacket({ type: "download-piece", id: 1, kind: "standard", taskId, number: 0 }),
+  );
   assert.deepEqual((await readAll(stream)).subarray(-content.length), content);
 }

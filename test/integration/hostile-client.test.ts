@@ -13,7 +13,12 @@ import type { PieceStore, StoredPiece } from "../../src/store/store.ts";
 import type { ByteStream, Connection } from "../../src/transport/transport.ts";
 import { rejectionOf } from "../support/failures.ts";
 import { FakeClock, fakeRuntime, settle } from "../support/fake-clock.ts";
-import { assertCutOff, dialAddressOf, itUnlessGap, type TransportFixture } from "../support/fixture.ts";
+import {
+  assertCutOff,
+  dialAddressOf,
+  itUnlessGap,
+  type TransportFixture,
+} from "../support/fixture.ts";
 import { fixtures } from "../support/fixtures.ts";
 import { answer, rawHeader, readAll, trickyIds } from "../support/hostile.ts";
 import { joined, seededBytes, seededRandom } from "../support/random.ts";
@@ -34,7 +39,10 @@ function hostileClient(fixture: TransportFixture): void {
           const { packet, rest } = await ask(request({ number, kind }));
           assert.ok(packet.type === "piece-content");
           assert.deepEqual([packet.kind, packet.metadata.number, packet.id], [kind, number, 9]);
-          assert.deepEqual(rest, content.subarray(number * PIECE_LENGTH, (number + 1) * PIECE_LENGTH));
+          assert.deepEqual(
+            rest,
+            content.subarray(number * PIECE_LENGTH, (number + 1) * PIECE_LENGTH),
+          );
         }
       });
     }
@@ -62,7 +70,10 @@ function hostileClient(fixture: TransportFixture): void {
       ["an error packet", encodePacket({ type: "error", id: 1, code: 2, message: "no" })],
       ["an error packet of 4 GiB", rawHeader(Tag.Error, 0xffffffff)],
       ["a content packet", answer(10).whole],
-      ["a content packet of 4 GiB", joined([rawHeader(Tag.PieceContent, 0xffffffff), new Uint8Array(4).fill(0xff)])],
+      [
+        "a content packet of 4 GiB",
+        joined([rawHeader(Tag.PieceContent, 0xffffffff), new Uint8Array(4).fill(0xff)]),
+      ],
       ["a reserved packet", rawHeader(8, 0)],
       ["a reserved packet of 4 GiB", rawHeader(253, 0xffffffff)],
       ["a request of 67 bytes", joined([rawHeader(Tag.DownloadPiece, 67), new Uint8Array(67)])],
@@ -124,7 +135,10 @@ function hostileClient(fixture: TransportFixture): void {
       ["a number behind the last", request({ number: 3 })],
       ["the greatest number", request({ number: 0xffffffff })],
       ["another kind", request({ kind: "cache" })],
-      ...trickyIds.map(([what, taskId]): [string, Uint8Array] => [`${what} for a task id`, request({ taskId })]),
+      ...trickyIds.map(([what, taskId]): [string, Uint8Array] => [
+        `${what} for a task id`,
+        request({ taskId }),
+      ]),
     ];
     for (const [what, bytes] of tricks) {
       it(`${what}: answered with NotFound, under the request's id`, async () => {
@@ -160,20 +174,24 @@ function hostileClient(fixture: TransportFixture): void {
     }
 
     it("a request fed a byte a second is reset at the request timeout all the same", async () => {
-      await withServer(fixture, { options: { requestTimeout: 5000 } }, async ({ connection, clock, served }) => {
-        const stream = await connection.openStream();
-        const reading = readAll(stream);
-        reading.catch(() => {});
-        await stream.writer.write(request().subarray(0, 1));
-        await served(1);
-        for (const byte of request().subarray(1, 5)) {
-          await stream.writer.write(Uint8Array.of(byte));
+      await withServer(
+        fixture,
+        { options: { requestTimeout: 5000 } },
+        async ({ connection, clock, served }) => {
+          const stream = await connection.openStream();
+          const reading = readAll(stream);
+          reading.catch(() => {});
+          await stream.writer.write(request().subarray(0, 1));
+          await served(1);
+          for (const byte of request().subarray(1, 5)) {
+            await stream.writer.write(Uint8Array.of(byte));
+            await clock.advance(1000);
+            assert.equal(clock.pending, 1);
+          }
           await clock.advance(1000);
-          assert.equal(clock.pending, 1);
-        }
-        await clock.advance(1000);
-        await assertCutOff(fixture, reading);
-      });
+          await assertCutOff(fixture, reading);
+        },
+      );
     });
 
     it("a reader that never reads: reset at the stall timeout, and little is taken from the store", async () => {
@@ -185,7 +203,10 @@ function hostileClient(fixture: TransportFixture): void {
         await stream.writer.end();
         await endless.started;
         await clock.advanceUntil(endless.ended, 10 * 60_000);
-        assert.ok(endless.taken() > 0 && endless.taken() < total / 2, `${endless.taken()} bytes were taken`);
+        assert.ok(
+          endless.taken() > 0 && endless.taken() < total / 2,
+          `${endless.taken()} bytes were taken`,
+        );
         await readAll(stream).catch(() => {});
         assert.deepEqual(errors, []);
       });
@@ -200,7 +221,11 @@ function hostileClient(fixture: TransportFixture): void {
           await stream.writer.write(request());
           await stream.writer.end();
           let got = 0;
-          for (let chunk = await stream.reader.read(); chunk !== undefined; chunk = await stream.reader.read()) {
+          for (
+            let chunk = await stream.reader.read();
+            chunk !== undefined;
+            chunk = await stream.reader.read()
+          ) {
             got += chunk.length;
             await clock.advance(20_000);
           }
@@ -216,23 +241,27 @@ function hostileClient(fixture: TransportFixture): void {
     "requests that are given up while they wait for the rate limit cost others nothing of it",
     async () => {
       const rate = 80_000;
-      await withServer(fixture, { options: { uploadRateLimit: rate } }, async ({ connection, clock, served, ask }) => {
-        const given: ByteStream[] = [];
-        for (let count = 0; count < 100; count++) {
-          const stream = await connection.openStream();
-          await send_(stream, request());
-          given.push(stream);
-        }
-        await served(1);
-        await settle();
-        for (const { reader, writer } of given) {
-          reader.cancel();
-          writer.abort();
-        }
-        // Each of them had waited for an eighth of a second's worth.
-        const passed = await clock.advanceUntil(ask(request()), 60_000, 100);
-        assert.ok(passed <= (PIECE_LENGTH / rate) * 1000 + 500, `it took ${passed} ms`);
-      });
+      await withServer(
+        fixture,
+        { options: { uploadRateLimit: rate } },
+        async ({ connection, clock, served, ask }) => {
+          const given: ByteStream[] = [];
+          for (let count = 0; count < 100; count++) {
+            const stream = await connection.openStream();
+            await send_(stream, request());
+            given.push(stream);
+          }
+          await served(1);
+          await settle();
+          for (const { reader, writer } of given) {
+            reader.cancel();
+            writer.abort();
+          }
+          // Each of them had waited for an eighth of a second's worth.
+          const passed = await clock.advanceUntil(ask(request()), 60_000, 100);
+          assert.ok(passed <= (PIECE_LENGTH / rate) * 1000 + 500, `it took ${passed} ms`);
+        },
+      );
     },
     "bytes take no real time",
   );
@@ -276,7 +305,11 @@ function hostileClient(fixture: TransportFixture): void {
         await stream.writer.end();
         let got = 0;
         const reading = (async () => {
-          for (let chunk = await stream.reader.read(); chunk !== undefined; chunk = await stream.reader.read()) {
+          for (
+            let chunk = await stream.reader.read();
+            chunk !== undefined;
+            chunk = await stream.reader.read()
+          ) {
             got += chunk.length;
           }
         })();
@@ -295,7 +328,8 @@ function hostileClient(fixture: TransportFixture): void {
         throw new Error("the callback's own");
       };
       await withServer(fixture, { store, options: { onError } }, async ({ ask }) => {
-        for (let round = 0; round < 3; round++) assertError(await ask(request()), RemoteErrorCode.Internal);
+        for (let round = 0; round < 3; round++)
+          assertError(await ask(request()), RemoteErrorCode.Internal);
       });
     });
 
@@ -319,22 +353,28 @@ function hostileClient(fixture: TransportFixture): void {
       fixture,
       beyond,
       async () => {
-        await withServer(fixture, { options: { maxStreams: 3 } }, async ({ connection, clock, served, ask }) => {
-          const idle = await Promise.all([1, 2, 3].map(() => connection.openStream()));
-          for (const stream of idle) await stream.writer.write(request().subarray(0, 1));
-          await served(3);
-          let answered = false;
-          const next = ask(request()).finally(() => {
-            answered = true;
-          });
-          // The idle ones hold their places until their request is overdue.
-          await clock.advance(9999);
-          assert.equal(answered, false);
-          await clock.advance(1);
-          assert.deepEqual((await next).rest, content.subarray(0, PIECE_LENGTH));
-        });
+        await withServer(
+          fixture,
+          { options: { maxStreams: 3 } },
+          async ({ connection, clock, served, ask }) => {
+            const idle = await Promise.all([1, 2, 3].map(() => connection.openStream()));
+            for (const stream of idle) await stream.writer.write(request().subarray(0, 1));
+            await served(3);
+            let answered = false;
+            const next = ask(request()).finally(() => {
+              answered = true;
+            });
+            // The idle ones hold their places until their request is overdue.
+            await clock.advance(9999);
+            assert.equal(answered, false);
+            await clock.advance(1);
+            assert.deepEqual((await next).rest, content.subarray(0, PIECE_LENGTH));
+          },
+        );
       },
-      fixture.gaps?.[beyond] === undefined ? "a stream beyond the credit waits until another has ended" : beyond,
+      fixture.gaps?.[beyond] === undefined
+        ? "a stream beyond the credit waits until another has ended"
+        : beyond,
     );
 
     const holding = "a reader that does not read holds the writer, and loses nothing";
@@ -383,7 +423,11 @@ function hostileClient(fixture: TransportFixture): void {
       // No request is overdue, however far the clock goes while sockets take their time.
       const options = { maxConnections: 3, requestTimeout: 24 * 3600 * 1000 };
       await withServer(fixture, { options }, async ({ dial, clock }) => {
-        const silent: { over: boolean; readonly stream: ByteStream; readonly answer: Promise<Uint8Array> }[] = [];
+        const silent: {
+          over: boolean;
+          readonly stream: ByteStream;
+          readonly answer: Promise<Uint8Array>;
+        }[] = [];
         for (let index = 0; index < 7; index++) {
           const stream = await (await dial()).openStream();
           await stream.writer.write(request().subarray(0, 1 + index));
@@ -423,25 +467,29 @@ function hostileClient(fixture: TransportFixture): void {
           return stored.getPiece(wanted);
         },
       };
-      await withServer(fixture, { store, options: { maxConnections: 2 } }, async ({ dial, askOn }) => {
-        const asking = [0, 1].map(async (number) => askOn(await dial(), request({ number })));
-        while (asked < 2) await settle();
-        await rejectionOf(dial().then((connection) => askOn(connection, request())));
-        release();
-        for (const [number, answering] of asking.entries()) {
-          const piece = content.subarray(number * PIECE_LENGTH, (number + 1) * PIECE_LENGTH);
-          assert.deepEqual((await answering).rest, piece);
-        }
-        // Once the server knows that they have ended, there is room again.
-        let next: Answered | undefined;
-        while (next === undefined) {
-          await settle();
-          next = await dial()
-            .then((connection) => askOn(connection, request()))
-            .catch(() => undefined);
-        }
-        assert.deepEqual(next.rest, content.subarray(0, PIECE_LENGTH));
-      });
+      await withServer(
+        fixture,
+        { store, options: { maxConnections: 2 } },
+        async ({ dial, askOn }) => {
+          const asking = [0, 1].map(async (number) => askOn(await dial(), request({ number })));
+          while (asked < 2) await settle();
+          await rejectionOf(dial().then((connection) => askOn(connection, request())));
+          release();
+          for (const [number, answering] of asking.entries()) {
+            const piece = content.subarray(number * PIECE_LENGTH, (number + 1) * PIECE_LENGTH);
+            assert.deepEqual((await answering).rest, piece);
+          }
+          // Once the server knows that they have ended, there is room again.
+          let next: Answered | undefined;
+          while (next === undefined) {
+            await settle();
+            next = await dial()
+              .then((connection) => askOn(connection, request()))
+              .catch(() => undefined);
+          }
+          assert.deepEqual(next.rest, content.subarray(0, PIECE_LENGTH));
+        },
+      );
     });
 
     it("the upload rate limit holds over all answers together", async () => {
@@ -488,20 +536,24 @@ function hostileClient(fixture: TransportFixture): void {
     it("ends the answers under way when the grace is over", async () => {
       const total = 256 * 1024 * 1024;
       const endless = storeOfChunks(total);
-      await withServer(fixture, { store: endless }, async ({ connection, server, clock, errors }) => {
-        const stream = await connection.openStream();
-        await stream.writer.write(request());
-        await stream.writer.end();
-        assert.ok((await stream.reader.read()) !== undefined);
-        const closing = server.close({ grace: 7000 });
-        assert.equal(server.close(), closing);
-        assertPassed(fixture, await clock.advanceUntil(closing, 60_000), 7000);
-        await endless.ended;
-        // A transport that cannot tell a reset from an end still ends early.
-        await readAll(stream).catch(() => {});
-        assert.ok(endless.taken() < total);
-        assert.deepEqual(errors, []);
-      });
+      await withServer(
+        fixture,
+        { store: endless },
+        async ({ connection, server, clock, errors }) => {
+          const stream = await connection.openStream();
+          await stream.writer.write(request());
+          await stream.writer.end();
+          assert.ok((await stream.reader.read()) !== undefined);
+          const closing = server.close({ grace: 7000 });
+          assert.equal(server.close(), closing);
+          assertPassed(fixture, await clock.advanceUntil(closing, 60_000), 7000);
+          await endless.ended;
+          // A transport that cannot tell a reset from an end still ends early.
+          await readAll(stream).catch(() => {});
+          assert.ok(endless.taken() < total);
+          assert.deepEqual(errors, []);
+        },
+      );
     });
 
     it("without grace ends them at once", async () => {
@@ -612,7 +664,16 @@ async function withServer(
     while (clock.pending < count) await settle();
   };
   try {
-    await use({ server, connection, clock, errors, ask: (bytes) => askOn(connection, bytes), askOn, dial, served });
+    await use({
+      server,
+      connection,
+      clock,
+      errors,
+      ask: (bytes) => askOn(connection, bytes),
+      askOn,
+      dial,
+      served,
+    });
   } finally {
     for (const each of dialled) each.abort();
     await server.close({ grace: 0 });
@@ -665,7 +726,14 @@ function assertError(answered: Answered, code: number): Answered {
 }
 
 function request(fields: { taskId?: string; number?: number; kind?: PieceKind } = {}): Uint8Array {
-  return encodePacket({ type: "download-piece", id: 9, kind: "standard", taskId, number: 0, ...fields });
+  return encodePacket({
+    type: "download-piece",
+    id: 9,
+    kind: "standard",
+    taskId,
+    number: 0,
+    ...fields,
+  });
 }
 
 function storeOf(kind: PieceKind): MemoryPieceStore {

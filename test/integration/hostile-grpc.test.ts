@@ -47,35 +47,51 @@ describe("a hostile server, over gRPC", () => {
 
   for (const fault of grpcFaults) {
     for (const call of fault.calls ?? grpcCalls) {
-      it(`${fault.name}, for a ${call}: its code, and the next request is served`, limit, async () => {
-        await withDownloader(async (downloader, clock) => {
-          const well = async (): Promise<void> => {
-            assert.equal(await askGrpc(downloader, server.addr, call, grpcFaultId(call)), "right");
-          };
-          const check = (verdict: FaultOutcome, variant: number): void => {
-            const codes = fault.codes(call, variant);
-            assert.ok(codes.includes(verdict), `form ${variant}: ${verdict}, expected ${codes.join(" or ")}`);
-          };
-          const forms = formsOf(fault, call);
-          // What is silent is so for several forms at once, since each is to be waited for.
-          const atOnce = fault.silent ? BETWEEN : 1;
-          for (let turn = 0; turn < forms.length; turn += atOnce) {
-            // What is to be silent finds a connection: making one takes real time, and the clock runs ahead.
-            if (turn % BETWEEN === 0) await well();
-            const began = clock.now();
-            const outcomes = forms.slice(turn, turn + atOnce).map(async (variant) => {
-              const verdict = await askGrpc(downloader, server.addr, call, grpcFaultId(call, fault, variant));
-              const passed = clock.now() - began;
-              check(verdict, variant);
-              if (verdict === "Stalled") assert.ok(passed >= STALL, `form ${variant}: Stalled after ${passed} ms`);
-            });
-            const ended = Promise.all(outcomes);
-            if (fault.silent) await clock.advanceUntil(ended, 3 * STALL);
-            await ended;
-          }
-          await well();
-        });
-      });
+      it(
+        `${fault.name}, for a ${call}: its code, and the next request is served`,
+        limit,
+        async () => {
+          await withDownloader(async (downloader, clock) => {
+            const well = async (): Promise<void> => {
+              assert.equal(
+                await askGrpc(downloader, server.addr, call, grpcFaultId(call)),
+                "right",
+              );
+            };
+            const check = (verdict: FaultOutcome, variant: number): void => {
+              const codes = fault.codes(call, variant);
+              assert.ok(
+                codes.includes(verdict),
+                `form ${variant}: ${verdict}, expected ${codes.join(" or ")}`,
+              );
+            };
+            const forms = formsOf(fault, call);
+            // What is silent is so for several forms at once, since each is to be waited for.
+            const atOnce = fault.silent ? BETWEEN : 1;
+            for (let turn = 0; turn < forms.length; turn += atOnce) {
+              // What is to be silent finds a connection: making one takes real time, and the clock runs ahead.
+              if (turn % BETWEEN === 0) await well();
+              const began = clock.now();
+              const outcomes = forms.slice(turn, turn + atOnce).map(async (variant) => {
+                const verdict = await askGrpc(
+                  downloader,
+                  server.addr,
+                  call,
+                  grpcFaultId(call, fault, variant),
+                );
+                const passed = clock.now() - began;
+                check(verdict, variant);
+                if (verdict === "Stalled")
+                  assert.ok(passed >= STALL, `form ${variant}: Stalled after ${passed} ms`);
+              });
+              const ended = Promise.all(outcomes);
+              if (fault.silent) await clock.advanceUntil(ended, 3 * STALL);
+              await ended;
+            }
+            await well();
+          });
+        },
+      );
     }
   }
 });
@@ -154,10 +170,20 @@ it(`a parent whose IPv6 address has a zone is reached there${unzoned}`, {
 }, async () => {
   const store = new MemoryPieceStore();
   store.putTask("ab".repeat(32), new Uint8Array(100), { pieceLength: 100 });
-  const server = await grpcServer({ host: "::", port: 0 }, store, serverSettings({}, portableRuntime));
-  const downloader = new GrpcDownloader(async () => grpcBinding(), downloaderSettings({}, portableRuntime));
+  const server = await grpcServer(
+    { host: "::", port: 0 },
+    store,
+    serverSettings({}, portableRuntime),
+  );
+  const downloader = new GrpcDownloader(
+    async () => grpcBinding(),
+    downloaderSettings({}, portableRuntime),
+  );
   try {
-    const stat = await downloader.statTask(`[${local}%${zone}]:${server.address.port}`, "ab".repeat(32));
+    const stat = await downloader.statTask(
+      `[${local}%${zone}]:${server.address.port}`,
+      "ab".repeat(32),
+    );
     assert.equal(stat.contentLength, 100);
   } finally {
     await downloader.close();
@@ -179,7 +205,12 @@ it("header fields without end, many times at once, do not end the process", limi
   const lane = (): Promise<void> =>
     withDownloader(async (downloader) => {
       for (let turn = 0; turn < 8; turn++) {
-        const verdict = await askGrpc(downloader, server.addr, "piece", grpcFaultId("piece", endless));
+        const verdict = await askGrpc(
+          downloader,
+          server.addr,
+          "piece",
+          grpcFaultId("piece", endless),
+        );
         assert.ok(endless?.codes("piece", 0).includes(verdict), verdict);
       }
     });
@@ -187,21 +218,27 @@ it("header fields without end, many times at once, do not end the process", limi
   await server.close();
 });
 
-it("an abort within the answer is Aborted at once, and the connection lives on", limit, async () => {
-  const server = await ScriptedHttp2Server.listen(hostileGrpc);
-  const silence = grpcFaults.find(({ name }) => name.startsWith("silence after each byte"));
-  await withDownloader(async (downloader) => {
-    for (const call of grpcCalls) {
-      const abort = new AbortController();
-      const outcome = askGrpc(downloader, server.addr, call, grpcFaultId(call, silence, 20), { signal: abort.signal });
-      await askGrpc(downloader, server.addr, call, grpcFaultId(call));
-      abort.abort();
-      assert.equal(await outcome, "Aborted");
-      assert.equal(downloader.connections().length, 1);
-    }
-  });
-  await server.close();
-});
+it(
+  "an abort within the answer is Aborted at once, and the connection lives on",
+  limit,
+  async () => {
+    const server = await ScriptedHttp2Server.listen(hostileGrpc);
+    const silence = grpcFaults.find(({ name }) => name.startsWith("silence after each byte"));
+    await withDownloader(async (downloader) => {
+      for (const call of grpcCalls) {
+        const abort = new AbortController();
+        const outcome = askGrpc(downloader, server.addr, call, grpcFaultId(call, silence, 20), {
+          signal: abort.signal,
+        });
+        await askGrpc(downloader, server.addr, call, grpcFaultId(call));
+        abort.abort();
+        assert.equal(await outcome, "Aborted");
+        assert.equal(downloader.connections().length, 1);
+      }
+    });
+    await server.close();
+  },
+);
 
 it("a text of 60 KiB is cut in the error's message", limit, async () => {
   const server = await ScriptedHttp2Server.listen(hostileGrpc);
@@ -214,50 +251,62 @@ it("a text of 60 KiB is cut in the error's message", limit, async () => {
   await server.close();
 });
 
-it("calls that were given up while the peer took no stream are not sent when it does", limit, async () => {
-  let first: Http2Exchange | undefined;
-  let others = 0;
-  const server = await ScriptedHttp2Server.listen((exchange) => {
-    first ??= exchange;
-    if (exchange !== first) others++;
-    if (exchange !== first) hostileGrpc(exchange);
-  });
-  await withDownloader(async (downloader) => {
-    // One stream at a time, and that one is held.
-    const held = askGrpc(downloader, server.addr, "stat", grpcFaultId("stat"));
-    while (first === undefined) await new Promise((resolve) => setTimeout(resolve, 1));
-    first.frame(Frame.Settings, 0, Uint8Array.of(0, 3, 0, 0, 0, 1), 0);
-    await arrived(first);
-    const abort = new AbortController();
-    const { signal } = abort;
-    const waiting = grpcCalls.flatMap((call) =>
-      Array.from({ length: 5 }, () => askGrpc(downloader, server.addr, call, grpcFaultId(call), { signal })),
-    );
-    await new Promise((resolve) => setImmediate(resolve));
-    abort.abort();
-    assert.deepEqual(new Set(await Promise.all(waiting)), new Set(["Aborted"]));
-    hostileGrpc(first);
-    assert.equal(await held, "right");
-    assert.equal(await askGrpc(downloader, server.addr, "stat", grpcFaultId("stat")), "right");
-    assert.equal(others, 1);
-  });
-  await server.close();
-});
+it(
+  "calls that were given up while the peer took no stream are not sent when it does",
+  limit,
+  async () => {
+    let first: Http2Exchange | undefined;
+    let others = 0;
+    const server = await ScriptedHttp2Server.listen((exchange) => {
+      first ??= exchange;
+      if (exchange !== first) others++;
+      if (exchange !== first) hostileGrpc(exchange);
+    });
+    await withDownloader(async (downloader) => {
+      // One stream at a time, and that one is held.
+      const held = askGrpc(downloader, server.addr, "stat", grpcFaultId("stat"));
+      while (first === undefined) await new Promise((resolve) => setTimeout(resolve, 1));
+      first.frame(Frame.Settings, 0, Uint8Array.of(0, 3, 0, 0, 0, 1), 0);
+      await arrived(first);
+      const abort = new AbortController();
+      const { signal } = abort;
+      const waiting = grpcCalls.flatMap((call) =>
+        Array.from({ length: 5 }, () =>
+          askGrpc(downloader, server.addr, call, grpcFaultId(call), { signal }),
+        ),
+      );
+      await new Promise((resolve) => setImmediate(resolve));
+      abort.abort();
+      assert.deepEqual(new Set(await Promise.all(waiting)), new Set(["Aborted"]));
+      hostileGrpc(first);
+      assert.equal(await held, "right");
+      assert.equal(await askGrpc(downloader, server.addr, "stat", grpcFaultId("stat")), "right");
+      assert.equal(others, 1);
+    });
+    await server.close();
+  },
+);
 
-it("a text with what moves a cursor is on one line of the error's message, without that", limit, async () => {
-  const text = encodeURIComponent("no\r\n\u001b[2Jsuch\u009b2J\u202etask\u2028");
-  const server = await ScriptedHttp2Server.listen((exchange) => {
-    const opening = { ":status": "200", "content-type": "application/grpc" };
-    exchange.headers({ ...opening, "grpc-status": "5", "grpc-message": text }, true);
-  });
-  await withDownloader(async (downloader) => {
-    const { code, message } = await rejectionOf(downloader.statTask(server.addr, grpcFaultId("stat")));
-    assert.equal(code, "NotFound");
-    assert.match(message, /no \[2Jsuch 2J task/);
-    assert.match(message, /^[^\p{Cc}\p{Zl}\p{Bidi_Control}]+$/u);
-  });
-  await server.close();
-});
+it(
+  "a text with what moves a cursor is on one line of the error's message, without that",
+  limit,
+  async () => {
+    const text = encodeURIComponent("no\r\n\u001b[2Jsuch\u009b2J\u202etask\u2028");
+    const server = await ScriptedHttp2Server.listen((exchange) => {
+      const opening = { ":status": "200", "content-type": "application/grpc" };
+      exchange.headers({ ...opening, "grpc-status": "5", "grpc-message": text }, true);
+    });
+    await withDownloader(async (downloader) => {
+      const { code, message } = await rejectionOf(
+        downloader.statTask(server.addr, grpcFaultId("stat")),
+      );
+      assert.equal(code, "NotFound");
+      assert.match(message, /no \[2Jsuch 2J task/);
+      assert.match(message, /^[^\p{Cc}\p{Zl}\p{Bidi_Control}]+$/u);
+    });
+    await server.close();
+  },
+);
 
 /** Runs `use` with a downloader. However it ended: no request is active, and no timer is left. */
 async function withDownloader(
@@ -266,11 +315,16 @@ async function withDownloader(
 ): Promise<void> {
   const clock = new FakeClock();
   // A connection that ends is replaced, once, in real time, and the clock runs ahead of that.
-  const settings = downloaderSettings({ connectTimeout: 3_600_000, ...options }, fakeRuntime(clock));
+  const settings = downloaderSettings(
+    { connectTimeout: 3_600_000, ...options },
+    fakeRuntime(clock),
+  );
   const downloader = new GrpcDownloader(async () => grpcBinding(), settings);
   try {
     await use(downloader, clock);
-    const active = downloader.connections().reduce((sum, { activeRequests }) => sum + activeRequests, 0);
+    const active = downloader
+      .connections()
+      .reduce((sum, { activeRequests }) => sum + activeRequests, 0);
     assert.equal(active, 0, "requests still active");
   } finally {
     await downloader.close();

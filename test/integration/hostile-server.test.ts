@@ -13,7 +13,14 @@ import { assertRejects } from "../support/failures.ts";
 import { FakeClock, fakeRuntime } from "../support/fake-clock.ts";
 import { dialAddressOf, itUnlessGap, type TransportFixture } from "../support/fixture.ts";
 import { fixtures } from "../support/fixtures.ts";
-import { answer, fieldEnds, rawHeader, type Script, ScriptedServer, specificationForm } from "../support/hostile.ts";
+import {
+  answer,
+  fieldEnds,
+  rawHeader,
+  type Script,
+  ScriptedServer,
+  specificationForm,
+} from "../support/hostile.ts";
 import { errorPacket, wrongAnswers } from "../support/hostile-vortex.ts";
 import { joined } from "../support/random.ts";
 
@@ -51,21 +58,29 @@ function hostileServer(fixture: TransportFixture): void {
   });
 
   it("content in the specification form of the header is accepted", async () => {
-    await withDownloads(fixture, send(joined([specificationForm(good), content])), async (download) => {
-      for (const how of ways) assert.deepEqual((await download(how)).received, content);
-    });
+    await withDownloads(
+      fixture,
+      send(joined([specificationForm(good), content])),
+      async (download) => {
+        for (const how of ways) assert.deepEqual((await download(how)).received, content);
+      },
+    );
   });
 
   it("an empty piece is complete", async () => {
     await withDownloads(fixture, send(answer(0).whole), async (download) => {
-      for (const how of ways) assert.deepEqual(await download(how), { received: new Uint8Array(0), error: undefined });
+      for (const how of ways)
+        assert.deepEqual(await download(how), { received: new Uint8Array(0), error: undefined });
     });
   });
 
   describe("silence", () => {
     const points: [after: string, bytes: Uint8Array][] = [
       ["nothing", new Uint8Array(0)],
-      ...fieldEnds(good).map((end): [string, Uint8Array] => [`${end} bytes of its packet`, packet.subarray(0, end)]),
+      ...fieldEnds(good).map((end): [string, Uint8Array] => [
+        `${end} bytes of its packet`,
+        packet.subarray(0, end),
+      ]),
       ["half of the content", whole.subarray(0, packet.length + half)],
       ["all of the content, without an end", whole],
     ];
@@ -101,11 +116,15 @@ function hostileServer(fixture: TransportFixture): void {
     });
 
     it("a reader who takes his time is not silence of the peer", async () => {
-      await withDownloads(fixture, send(whole), async (_download, { clock, downloader, request }) => {
-        const piece = await downloader.downloadPiece(request);
-        await clock.advance(10 * STALL);
-        assert.deepEqual(await piece.bytes(), content);
-      });
+      await withDownloads(
+        fixture,
+        send(whole),
+        async (_download, { clock, downloader, request }) => {
+          const piece = await downloader.downloadPiece(request);
+          await clock.advance(10 * STALL);
+          assert.deepEqual(await piece.bytes(), content);
+        },
+      );
     });
   });
 
@@ -130,7 +149,8 @@ function hostileServer(fixture: TransportFixture): void {
       };
       await withDownloads(fixture, script, async (download) => {
         for (cut of cuts) {
-          for (const how of ways) assertFailed(await download(how), "TruncatedContent", content, `cut at ${cut}`);
+          for (const how of ways)
+            assertFailed(await download(how), "TruncatedContent", content, `cut at ${cut}`);
         }
       });
     }
@@ -180,31 +200,37 @@ function hostileServer(fixture: TransportFixture): void {
       });
     }
 
-    unlessGap("a connection lost under a reused lease is tried again, once, on a new connection", async () => {
-      const script: Script = async ({ index, send, finish, drop }) => {
-        if (index === 1) return drop();
-        await send(whole);
-        await finish();
-      };
-      await withDownloads(fixture, script, async (download, { server }) => {
-        assert.deepEqual((await download("bytes")).received, content);
-        assert.deepEqual((await download("bytes")).received, content);
-        assert.equal(server.requests, 3);
-      });
-    });
+    unlessGap(
+      "a connection lost under a reused lease is tried again, once, on a new connection",
+      async () => {
+        const script: Script = async ({ index, send, finish, drop }) => {
+          if (index === 1) return drop();
+          await send(whole);
+          await finish();
+        };
+        await withDownloads(fixture, script, async (download, { server }) => {
+          assert.deepEqual((await download("bytes")).received, content);
+          assert.deepEqual((await download("bytes")).received, content);
+          assert.equal(server.requests, 3);
+        });
+      },
+    );
 
-    unlessGap("a connection lost under a reused lease, and again on the new one, is told", async () => {
-      const script: Script = async ({ index, send, finish, drop }) => {
-        if (index > 0) return drop();
-        await send(whole);
-        await finish();
-      };
-      await withDownloads(fixture, script, async (download, { server }) => {
-        await download("bytes");
-        assertFailed(await download("bytes"), "ConnectionLost", content);
-        assert.equal(server.requests, 3);
-      });
-    });
+    unlessGap(
+      "a connection lost under a reused lease, and again on the new one, is told",
+      async () => {
+        const script: Script = async ({ index, send, finish, drop }) => {
+          if (index > 0) return drop();
+          await send(whole);
+          await finish();
+        };
+        await withDownloads(fixture, script, async (download, { server }) => {
+          await download("bytes");
+          assertFailed(await download("bytes"), "ConnectionLost", content);
+          assert.equal(server.requests, 3);
+        });
+      },
+    );
   });
 
   describe("wrong answers", () => {
@@ -257,7 +283,10 @@ function hostileServer(fixture: TransportFixture): void {
     });
 
     for (const [what, bytes] of [
-      ["an error text", errorPacket(RemoteErrorCode.NotFound, "no\r\n\u001b[2Jsuch\u009b2J\u202epiece\u2028")],
+      [
+        "an error text",
+        errorPacket(RemoteErrorCode.NotFound, "no\r\n\u001b[2Jsuch\u009b2J\u202epiece\u2028"),
+      ],
       ["a digest", joined([answer(40, { digest: "crc32:\n\u001b[2J\u202e1" }).packet, content])],
     ] as const) {
       it(`${what} with what moves a cursor is on one line of the message, without that`, async () => {
@@ -317,13 +346,17 @@ function hostileServer(fixture: TransportFixture): void {
     }
 
     it("a content that nobody reads is given up at the piece timeout, and its lease with it", async () => {
-      await withDownloads(fixture, send(whole), async (_download, { clock, downloader, request }) => {
-        const piece = await downloader.downloadPiece(request);
-        assert.equal(active(downloader), 1);
-        await clock.advance(PIECE);
-        assert.equal(active(downloader), 0);
-        assert.equal((await assertRejects(piece.bytes(), "PieceTimeout")).addr, request.addr);
-      });
+      await withDownloads(
+        fixture,
+        send(whole),
+        async (_download, { clock, downloader, request }) => {
+          const piece = await downloader.downloadPiece(request);
+          assert.equal(active(downloader), 1);
+          await clock.advance(PIECE);
+          assert.equal(active(downloader), 0);
+          assert.equal((await assertRejects(piece.bytes(), "PieceTimeout")).addr, request.addr);
+        },
+      );
     });
 
     for (const [when, bytes] of [
@@ -349,7 +382,11 @@ function hostileServer(fixture: TransportFixture): void {
 
     it("an abort before the call: Aborted, and no request is sent", async () => {
       await withDownloads(fixture, send(whole), async (download, { server, downloader }) => {
-        assertFailed(await download("bytes", { call: { signal: AbortSignal.abort() } }), "Aborted", content);
+        assertFailed(
+          await download("bytes", { call: { signal: AbortSignal.abort() } }),
+          "Aborted",
+          content,
+        );
         assert.equal(server.requests, 0);
         assert.deepEqual(downloader.connections(), []);
       });
@@ -426,7 +463,8 @@ function hostileServer(fixture: TransportFixture): void {
         for (const step of [1, 7, 40]) {
           const script: Script = async ({ send, finish }) => {
             await send(packet);
-            for (let at = 0; at < content.length; at += step) await send(content.subarray(at, at + step));
+            for (let at = 0; at < content.length; at += step)
+              await send(content.subarray(at, at + step));
             await finish();
           };
           await withDownloads(fixture, script, async (download) => {
@@ -483,17 +521,27 @@ function hostileServer(fixture: TransportFixture): void {
     ];
     for (const [what, request] of requests) {
       it(`${what}: InvalidArgument, and nothing is sent`, async () => {
-        await withDownloads(fixture, send(whole), async (_download, { downloader, request: usual, server }) => {
-          await assertRejects(downloader.downloadPiece({ ...usual, ...request }), "InvalidArgument");
-          assert.equal(active(downloader), 0);
-          assert.equal(server.requests, 0);
-        });
+        await withDownloads(
+          fixture,
+          send(whole),
+          async (_download, { downloader, request: usual, server }) => {
+            await assertRejects(
+              downloader.downloadPiece({ ...usual, ...request }),
+              "InvalidArgument",
+            );
+            assert.equal(active(downloader), 0);
+            assert.equal(server.requests, 0);
+          },
+        );
       });
     }
 
     it("an address that is none, and timeouts that are none: InvalidArgument", async () => {
       await withDownloads(fixture, send(whole), async (_download, { downloader, request }) => {
-        await assertRejects(downloader.downloadPiece({ ...request, addr: "nowhere" }), "InvalidArgument");
+        await assertRejects(
+          downloader.downloadPiece({ ...request, addr: "nowhere" }),
+          "InvalidArgument",
+        );
         for (const options of [{ pieceTimeout: 0 }, { stallTimeout: -1 }, { pieceTimeout: 1.5 }]) {
           await assertRejects(downloader.downloadPiece(request, options), "InvalidArgument");
         }
@@ -520,7 +568,10 @@ interface Surroundings {
   ready(): Promise<void>;
 }
 
-type Download = (how: Way, options?: { call?: CallOptions; request?: Partial<PieceRequest> }) => Promise<Outcome>;
+type Download = (
+  how: Way,
+  options?: { call?: CallOptions; request?: Partial<PieceRequest> },
+) => Promise<Outcome>;
 
 /**
  * Runs `use` with a downloader that faces a scripted peer. However it ended: no request is active, no timer is left, and
@@ -544,7 +595,10 @@ async function withDownloads(
       return last;
     },
   };
-  const downloader = new VortexDownloader(async () => recording, downloaderSettings(options, fakeRuntime(clock)));
+  const downloader = new VortexDownloader(
+    async () => recording,
+    downloaderSettings(options, fakeRuntime(clock)),
+  );
   const addr = formatAddress(dialAddressOf(fixture, server.address));
   const usual: PieceRequest = { addr, hostId: "host", taskId, number: 3 };
   const download: Download = async (how, { call, request } = {}) => {
@@ -580,7 +634,12 @@ async function drain(piece: Piece, received: Uint8Array[]): Promise<void> {
 }
 
 /** Fails unless the download failed with `code`, before all of `content` was handed on. */
-function assertFailed(outcome: Outcome, code: ErrorCode, content: Uint8Array, what?: string): { error: VortexError } {
+function assertFailed(
+  outcome: Outcome,
+  code: ErrorCode,
+  content: Uint8Array,
+  what?: string,
+): { error: VortexError } {
   const { error, received } = outcome;
   assert.ok(error !== undefined, `${what ?? "the download"} did not fail: expected ${code}`);
   assert.equal(error.code, code, `${what ?? ""} ${error.message}`);

@@ -25,13 +25,19 @@ const protocols: readonly Protocol[] = ["quic", "tcp", "grpc"];
 
 /** The words in the table, by row and column. */
 const table = new Map<string, Map<string, string>>();
-const servers = new Map<RuntimeName, Promise<{ readonly program: Program; readonly told: MatrixServer }>>();
+const servers = new Map<
+  RuntimeName,
+  Promise<{ readonly program: Program; readonly told: MatrixServer }>
+>();
 const clients = new Map<RuntimeName, Program>();
 let edge: Promise<EdgeClient> | undefined;
 
 // Its processes are of all runtimes anyway.
 if (runtimeName === "bun") describe("matrix", cells);
-else it("matrix [skipped: it runs once, under Bun; its processes are of all runtimes]", { skip: true }, () => {});
+else
+  it("matrix [skipped: it runs once, under Bun; its processes are of all runtimes]", {
+    skip: true,
+  }, () => {});
 
 function cells(): void {
   for (const client of runtimes) {
@@ -48,25 +54,36 @@ function cells(): void {
         times: 1,
       });
     }
-    it(`${client} as a client ends by itself, with nothing to say`, { timeout: 60_000 }, async () => {
+    it(`${client} as a client ends by itself, with nothing to say`, {
+      timeout: 60_000,
+    }, async () => {
       const program = clients.get(client);
       program?.end();
       assertQuiet(await program?.ended);
     });
   }
   for (const server of runtimes) {
-    it(`edge client, ${server} server, tcp: a task of several pieces and an odd last one`, { timeout: 60_000 }, () =>
-      recorded("edge", server, "tcp", async () => {
-        edge ??= startEdgeClient();
-        const addr = await addrOf(server, "tcp");
-        const { length, sha256, error } = await (await edge).fetchTask(addr, oddTask.taskId, oddTask.plan);
-        assert.equal(error, undefined);
-        assert.deepEqual([length, sha256], [oddTask.plan.contentLength, digestOf(oddTask)]);
-      }),
+    it(
+      `edge client, ${server} server, tcp: a task of several pieces and an odd last one`,
+      { timeout: 60_000 },
+      () =>
+        recorded("edge", server, "tcp", async () => {
+          edge ??= startEdgeClient();
+          const addr = await addrOf(server, "tcp");
+          const { length, sha256, error } = await (await edge).fetchTask(
+            addr,
+            oddTask.taskId,
+            oddTask.plan,
+          );
+          assert.equal(error, undefined);
+          assert.deepEqual([length, sha256], [oddTask.plan.contentLength, digestOf(oddTask)]);
+        }),
     );
   }
   for (const server of runtimes) {
-    it(`${server} as a server ends by itself, with nothing to say`, { timeout: 60_000 }, async () => {
+    it(`${server} as a server ends by itself, with nothing to say`, {
+      timeout: 60_000,
+    }, async () => {
       const program = (await servers.get(server))?.program;
       program?.end();
       assertQuiet(await program?.ended);
@@ -102,14 +119,18 @@ function cell(
         addr: await addrOf(server, protocol),
         ...(protocol === "quic" && fingerprint !== undefined && { fingerprint }),
       });
-      const expected = order.tasks.flatMap((task) => Array<string>(order.times).fill(digestOf(task)));
+      const expected = order.tasks.flatMap((task) =>
+        Array<string>(order.times).fill(digestOf(task)),
+      );
       assert.deepEqual(result, { digests: expected });
     }),
   );
 }
 
 /** The server of a runtime, which all clients share. */
-function started(runtime: RuntimeName): Promise<{ readonly program: Program; readonly told: MatrixServer }> {
+function started(
+  runtime: RuntimeName,
+): Promise<{ readonly program: Program; readonly told: MatrixServer }> {
   const existing = servers.get(runtime);
   if (existing !== undefined) return existing;
   const starting = (async () => {
@@ -122,7 +143,10 @@ function started(runtime: RuntimeName): Promise<{ readonly program: Program; rea
 
 async function addrOf(server: RuntimeName, protocol: Protocol): Promise<string> {
   const addr = (await started(server)).told.addrs[protocol];
-  assert.ok(typeof addr === "string", `${server} does not serve ${protocol}: ${JSON.stringify(addr)}`);
+  assert.ok(
+    typeof addr === "string",
+    `${server} does not serve ${protocol}: ${JSON.stringify(addr)}`,
+  );
   return addr;
 }
 
@@ -147,13 +171,19 @@ function assertQuiet(outcome: Awaited<Program["ended"]> | undefined): void {
 const digests = new Map<string, string>();
 
 function digestOf(task: MatrixTask): string {
-  const digest = digests.get(task.taskId) ?? createHash("sha256").update(contentOf(task)).digest("hex");
+  const digest =
+    digests.get(task.taskId) ?? createHash("sha256").update(contentOf(task)).digest("hex");
   digests.set(task.taskId, digest);
   return digest;
 }
 
 /** Runs a cell's test, and notes in the table how it went. */
-async function recorded(row: string, server: RuntimeName, protocol: Protocol, run: () => Promise<void>): Promise<void> {
+async function recorded(
+  row: string,
+  server: RuntimeName,
+  protocol: Protocol,
+  run: () => Promise<void>,
+): Promise<void> {
   try {
     await run();
     note(row, server, protocol, "ok");
@@ -172,10 +202,17 @@ function note(row: string, server: RuntimeName, protocol: Protocol, word: string
 }
 
 function tableText(): string {
-  const lines = ["", "client \\ server".padEnd(16) + runtimes.map((server) => server.padEnd(24)).join("")];
-  lines.push("".padEnd(16) + runtimes.map(() => protocols.map((one) => one.padEnd(8)).join("")).join(""));
+  const lines = [
+    "",
+    "client \\ server".padEnd(16) + runtimes.map((server) => server.padEnd(24)).join(""),
+  ];
+  lines.push(
+    "".padEnd(16) + runtimes.map(() => protocols.map((one) => one.padEnd(8)).join("")).join(""),
+  );
   for (const [row, cells] of table) {
-    const words = runtimes.flatMap((server) => protocols.map((one) => cells.get(`${server} ${one}`) ?? ""));
+    const words = runtimes.flatMap((server) =>
+      protocols.map((one) => cells.get(`${server} ${one}`) ?? ""),
+    );
     lines.push(row.padEnd(16) + words.map((word) => word.padEnd(8)).join(""));
   }
   return lines.join("\n");

@@ -24,13 +24,20 @@ const skip = { skip: runtimeName !== "bun", timeout: 60_000 };
 // In the name, since not every runner prints the reason of a skip.
 const gap = skip.skip ? " [gap: only Bun has node:quic]" : "";
 
-it("where there is no node:quic: Unavailable, and what there is", { skip: runtimeName === "bun" }, async () => {
+it("where there is no node:quic: Unavailable, and what there is", {
+  skip: runtimeName === "bun",
+}, async () => {
   const error = await assertRejects(nodeQuicTransport(), "Unavailable");
   assert.match(error.message, /quiche.*"tcp".*"grpc"/);
 });
 
 it("options that cannot be are InvalidArgument", () => {
-  for (const options of [{ streamWindow: 1 }, { unreadLimit: 0 }, { idleTimeout: 0 }, { keepAlive: -1 }]) {
+  for (const options of [
+    { streamWindow: 1 },
+    { unreadLimit: 0 },
+    { idleTimeout: 0 },
+    { keepAlive: -1 },
+  ]) {
     assert.throws(() => nodeQuicSettings(options), { code: "InvalidArgument" });
   }
 });
@@ -43,56 +50,66 @@ describe(`node-quic: other implementations${gap}`, skip, () => {
   for (const [client, dialling] of bindings) {
     for (const [server, listening] of bindings) {
       if (client === server) continue;
-      it(`${client} dials ${server}: bytes both ways, a reset, a stop and an end are understood`, skip, async () => {
-        const listener = await (await listening()).listen(local);
-        const serving = serve(listener);
-        const connection = await (await dialling()).dial(listener.address);
-        const sent = seededBytes(1, 3_000_000);
-        const stream = await connection.openStream();
-        const receiving = readAll(stream);
-        await stream.writer.write(sent);
-        await stream.writer.end();
-        assert.equal(crc32Of(await receiving), crc32Of(sent));
-        const stopped = await connection.openStream();
-        stopped.reader.cancel();
-        const refused = await rejectionOf(writeForEver(stopped));
-        assert.equal(refused.code, "StreamReset");
-        await connection.close();
-        await listener.close({ grace: 0 });
-        await serving;
-      });
+      it(
+        `${client} dials ${server}: bytes both ways, a reset, a stop and an end are understood`,
+        skip,
+        async () => {
+          const listener = await (await listening()).listen(local);
+          const serving = serve(listener);
+          const connection = await (await dialling()).dial(listener.address);
+          const sent = seededBytes(1, 3_000_000);
+          const stream = await connection.openStream();
+          const receiving = readAll(stream);
+          await stream.writer.write(sent);
+          await stream.writer.end();
+          assert.equal(crc32Of(await receiving), crc32Of(sent));
+          const stopped = await connection.openStream();
+          stopped.reader.cancel();
+          const refused = await rejectionOf(writeForEver(stopped));
+          assert.equal(refused.code, "StreamReset");
+          await connection.close();
+          await listener.close({ grace: 0 });
+          await serving;
+        },
+      );
     }
   }
 
-  it("a peer that speaks another application protocol is ProtocolNotSupported, with the way out", skip, async () => {
-    const quic = await loadNodeQuic();
-    const onSession = (session: NativeSession): void => {
-      session.onerror = () => {};
-    };
-    const endpoint = await quic.listen(onSession, {
-      endpoint: new quic.QuicEndpoint({ address: { address: "127.0.0.1", port: 0, family: "ipv4" } }),
-      alpn: ["another"],
-      sni: { "*": nativeIdentity(await selfSigned()) },
-      verifyClient: false,
-      verifyPeer: "manual",
-      enableEarlyData: false,
-      handshakeTimeout: 10_000,
-      transportParams: {
-        initialMaxStreamDataBidiLocal: 0,
-        initialMaxStreamDataBidiRemote: 0,
-        initialMaxData: 0,
-        initialMaxStreamsBidi: 0,
-        initialMaxStreamsUni: 0,
-        maxIdleTimeout: 10_000,
-        maxDatagramFrameSize: 0,
-      },
-    });
-    const transport = await nodeQuicTransport({ tls: verify });
-    const remote = { host: "127.0.0.1", port: endpoint.address?.port ?? 0 };
-    const error = await assertRejects(transport.dial(remote), "ProtocolNotSupported");
-    assert.match(error.message, /"tcp"/);
-    endpoint.destroy().catch(() => {});
-  });
+  it(
+    "a peer that speaks another application protocol is ProtocolNotSupported, with the way out",
+    skip,
+    async () => {
+      const quic = await loadNodeQuic();
+      const onSession = (session: NativeSession): void => {
+        session.onerror = () => {};
+      };
+      const endpoint = await quic.listen(onSession, {
+        endpoint: new quic.QuicEndpoint({
+          address: { address: "127.0.0.1", port: 0, family: "ipv4" },
+        }),
+        alpn: ["another"],
+        sni: { "*": nativeIdentity(await selfSigned()) },
+        verifyClient: false,
+        verifyPeer: "manual",
+        enableEarlyData: false,
+        handshakeTimeout: 10_000,
+        transportParams: {
+          initialMaxStreamDataBidiLocal: 0,
+          initialMaxStreamDataBidiRemote: 0,
+          initialMaxData: 0,
+          initialMaxStreamsBidi: 0,
+          initialMaxStreamsUni: 0,
+          maxIdleTimeout: 10_000,
+          maxDatagramFrameSize: 0,
+        },
+      });
+      const transport = await nodeQuicTransport({ tls: verify });
+      const remote = { host: "127.0.0.1", port: endpoint.address?.port ?? 0 };
+      const error = await assertRejects(transport.dial(remote), "ProtocolNotSupported");
+      assert.match(error.message, /"tcp"/);
+      endpoint.destroy().catch(() => {});
+    },
+  );
 });
 
 describe(`node-quic: readers that are slow${gap}`, skip, () => {
@@ -100,7 +117,9 @@ describe(`node-quic: readers that are slow${gap}`, skip, () => {
     const unreadLimit = 1024 * 1024;
     const listener = await (await nodeQuicTransport()).listen(local);
     const serving = serve(listener);
-    const connection = await (await nodeQuicTransport({ tls: verify, unreadLimit })).dial(listener.address);
+    const connection = await (await nodeQuicTransport({ tls: verify, unreadLimit })).dial(
+      listener.address,
+    );
     const slow = await connection.openStream();
     assert.equal((await rejectionOf(writeForEver(slow))).code, "StreamReset");
     const error = await rejectionOf(readAll(slow));
@@ -117,7 +136,9 @@ describe(`node-quic: readers that are slow${gap}`, skip, () => {
 });
 
 describe(`node-quic: clients that vanish${gap}`, skip, () => {
-  it("the kernel keeps their ICMP answers to itself (Linux)", { skip: process.platform !== "linux" }, async () => {
+  it("the kernel keeps their ICMP answers to itself (Linux)", {
+    skip: process.platform !== "linux",
+  }, async () => {
     const listener = await (await nodeQuicTransport()).listen(local);
     const options = await SocketOptions.load();
     assert.ok(options !== undefined);
@@ -185,7 +206,8 @@ async function serve(listener: Listener): Promise<void> {
 
 async function echo({ reader, writer }: ByteStream): Promise<void> {
   try {
-    for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read()) await writer.write(chunk);
+    for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read())
+      await writer.write(chunk);
     await writer.end();
   } catch {
     // What a test does to its side is not this one's affair.

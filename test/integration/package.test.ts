@@ -1,7 +1,15 @@
 /** `npm run release` on a copy of the project: what it changes, packs and tags, and that it leaves nothing when it fails. */
 import assert from "node:assert/strict";
 import { execFileSync, spawnSync } from "node:child_process";
-import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { it } from "node:test";
@@ -29,24 +37,33 @@ it(`a release raises the version everywhere, packs and tags${gap}`, { skip: gap 
     assert.equal(git("log", "-1", "--format=%s").trim(), "9.0.0");
     for (const file of ["package.json", "deno.json"])
       assert.equal(JSON.parse(readFileSync(join(copy, file), "utf8")).version, "9.0.0");
-    assert.match(readFileSync(join(copy, "CHANGELOG.md"), "utf8"), /^## 9\.0\.0, \d{4}-\d\d-\d\d\n\n- New\.$/m);
+    assert.match(
+      readFileSync(join(copy, "CHANGELOG.md"), "utf8"),
+      /^## 9\.0\.0, \d{4}-\d\d-\d\d\n\n- New\.$/m,
+    );
     assert.ok(existsSync(join(copy, "vortex-peer-9.0.0.tgz")));
     assert.equal(git("status", "--porcelain"), "");
   }),
 );
 
-it(`a dry run and a release that fails leave everything as it was${gap}`, { skip: gap !== "" }, () =>
-  inCopy((copy, git, release) => {
-    assert.equal(release("minor", "--dry-run").status, 0);
-    assert.equal(git("status", "--porcelain"), "");
-    assert.notEqual(release("0.0.1", "--skip-check").status, 0);
-    writeFileSync(join(copy, "tsdown.config.mjs"), "export default { entry: { none: 'none.ts' } };\n");
-    assert.match(release("minor", "--skip-check").output, /working tree has changes/);
-    git("commit", "--all", "--message=broken");
-    assert.notEqual(release("minor", "--skip-check").status, 0);
-    assert.equal(git("status", "--porcelain"), "");
-    assert.equal(git("tag"), "");
-  }),
+it(
+  `a dry run and a release that fails leave everything as it was${gap}`,
+  { skip: gap !== "" },
+  () =>
+    inCopy((copy, git, release) => {
+      assert.equal(release("minor", "--dry-run").status, 0);
+      assert.equal(git("status", "--porcelain"), "");
+      assert.notEqual(release("0.0.1", "--skip-check").status, 0);
+      writeFileSync(
+        join(copy, "tsdown.config.mjs"),
+        "export default { entry: { none: 'none.ts' } };\n",
+      );
+      assert.match(release("minor", "--skip-check").output, /working tree has changes/);
+      git("commit", "--all", "--message=broken");
+      assert.notEqual(release("minor", "--skip-check").status, 0);
+      assert.equal(git("status", "--porcelain"), "");
+      assert.equal(git("tag"), "");
+    }),
 );
 
 type Git = (...args: string[]) => string;
@@ -74,7 +91,11 @@ function inCopy(run: (copy: string, git: Git, release: Release) => void): void {
     git("commit", "--quiet", "--message=before");
     run(copy, git, (...args) => {
       const command = ["--import", "tsx", "scripts/release.mjs", ...args];
-      const { status, stdout, stderr } = spawnSync(process.execPath, command, { cwd: copy, encoding: "utf8", env });
+      const { status, stdout, stderr } = spawnSync(process.execPath, command, {
+        cwd: copy,
+        encoding: "utf8",
+        env,
+      });
       return { status, output: stdout + stderr };
     });
   } finally {

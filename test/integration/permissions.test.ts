@@ -46,16 +46,38 @@ const anyPorts = ["--host", "127.0.0.1", "--json"];
 /** The uses of a line of the page, by its first cell. */
 const uses: Readonly<Record<string, readonly Use[]>> = {
   "`get` and `streamTask`, over TCP or gRPC": [
-    { words: ({ addresses }) => [main, "get", "--peer", addresses.tcp, ...lengths], address: (s) => s.addresses.tcp },
     {
-      words: ({ addresses }) => [main, "get", "--peer", addresses.grpc, "--protocol", "grpc", "--task-id", taskId],
+      words: ({ addresses }) => [main, "get", "--peer", addresses.tcp, ...lengths],
+      address: (s) => s.addresses.tcp,
+    },
+    {
+      words: ({ addresses }) => [
+        main,
+        "get",
+        "--peer",
+        addresses.grpc,
+        "--protocol",
+        "grpc",
+        "--task-id",
+        taskId,
+      ],
       address: (s) => s.addresses.grpc,
     },
   ],
   "`get` and `streamTask`, over QUIC": [
     {
       words: ({ addresses: { quic }, fingerprint }) => [
-        ...[main, "get", "--peer", quic, "--protocol", "quic", "--fingerprint", fingerprint, ...lengths],
+        ...[
+          main,
+          "get",
+          "--peer",
+          quic,
+          "--protocol",
+          "quic",
+          "--fingerprint",
+          fingerprint,
+          ...lengths,
+        ],
       ],
       address: (s) => s.addresses.quic,
     },
@@ -69,7 +91,12 @@ const uses: Readonly<Record<string, readonly Use[]>> = {
     },
     {
       words: ({ addresses, folder }) => {
-        const request = { taskId, hostId: "test", parents: [addresses.tcp], contentLength: content.length };
+        const request = {
+          taskId,
+          hostId: "test",
+          parents: [addresses.tcp],
+          contentLength: content.length,
+        };
         return [program, "fileSink", JSON.stringify({ request, path: join(folder, "output") })];
       },
       address: (s) => s.addresses.tcp,
@@ -77,24 +104,60 @@ const uses: Readonly<Record<string, readonly Use[]>> = {
   ],
   "`piece` and `downloadPiece`": [
     {
-      words: ({ addresses }) => [main, "piece", "--peer", addresses.tcp, "--task-id", taskId, "--number", "0"],
+      words: ({ addresses }) => [
+        main,
+        "piece",
+        "--peer",
+        addresses.tcp,
+        "--task-id",
+        taskId,
+        "--number",
+        "0",
+      ],
       address: (s) => s.addresses.tcp,
     },
   ],
   "`stat` and `statTask`": [
     {
-      words: ({ addresses }) => [main, "stat", "--peer", addresses.grpc, "--task-id", taskId, "--listen", "10ms"],
+      words: ({ addresses }) => [
+        main,
+        "stat",
+        "--peer",
+        addresses.grpc,
+        "--task-id",
+        taskId,
+        "--listen",
+        "10ms",
+      ],
       address: (s) => s.addresses.grpc,
     },
   ],
   "`serve --no-quic` and `startServer` with a `FilePieceStore`": [
     {
-      words: ({ file }) => [main, "serve", file, "--no-quic", "--no-grpc", "--tcp-port", String(port), ...anyPorts],
+      words: ({ file }) => [
+        main,
+        "serve",
+        file,
+        "--no-quic",
+        "--no-grpc",
+        "--tcp-port",
+        String(port),
+        ...anyPorts,
+      ],
       address: () => local,
       serves: true,
     },
     {
-      words: ({ file }) => [main, "serve", file, "--no-quic", "--no-tcp", "--grpc-port", String(port), ...anyPorts],
+      words: ({ file }) => [
+        main,
+        "serve",
+        file,
+        "--no-quic",
+        "--no-tcp",
+        "--grpc-port",
+        String(port),
+        ...anyPorts,
+      ],
       address: () => local,
       serves: true,
     },
@@ -102,7 +165,17 @@ const uses: Readonly<Record<string, readonly Use[]>> = {
   "`serve --no-identity`, over QUIC": [
     {
       words: ({ file }) => [
-        ...[main, "serve", file, "--no-tcp", "--no-grpc", "--quic-port", String(port), "--no-identity", ...anyPorts],
+        ...[
+          main,
+          "serve",
+          file,
+          "--no-tcp",
+          "--no-grpc",
+          "--quic-port",
+          String(port),
+          "--no-identity",
+          ...anyPorts,
+        ],
       ],
       address: () => local,
       serves: true,
@@ -133,12 +206,14 @@ const uses: Readonly<Record<string, readonly Use[]>> = {
   ],
 };
 
-const table = (await readFile(join(root, "docs/permissions.md"), "utf8")).split("\n").flatMap((line) => {
-  const [, use, flags] = /^\| (.*) \| (none|`--.*`) \|$/.exec(line) ?? [];
-  return use === undefined || flags === undefined
-    ? []
-    : [{ use, flags: flags.replace("none", "").replaceAll("`", "") }];
-});
+const table = (await readFile(join(root, "docs/permissions.md"), "utf8"))
+  .split("\n")
+  .flatMap((line) => {
+    const [, use, flags] = /^\| (.*) \| (none|`--.*`) \|$/.exec(line) ?? [];
+    return use === undefined || flags === undefined
+      ? []
+      : [{ use, flags: flags.replace("none", "").replaceAll("`", "") }];
+  });
 
 it("docs/permissions.md lists the uses that are tested here", () => {
   assert.deepEqual(
@@ -214,17 +289,26 @@ describe(`Deno's permissions${noDeno}`, { skip: noDeno !== "" }, () => {
     }),
   );
 
-  it("listening at a name asks for its address too, and does not end the process", patience, async () => {
-    for (const [flags, expected] of [
-      [[], /^PermissionDenied: .*--allow-net=localhost\n$/],
-      [[`--allow-net=localhost:${port}`], /^PermissionDenied: .*--allow-net=(127|\[::1)\S+\n$/],
-      [[`--allow-net=localhost:${port},127.0.0.1:${port},[::1]:${port}`], /^done\n$/],
-    ] as const) {
-      const { code, out, err } = await runToEnd([...denoWith(flags), program, "listen", `localhost ${port}`]);
-      assert.deepEqual([code, err], [0, ""]);
-      assert.match(out, expected);
-    }
-  });
+  it(
+    "listening at a name asks for its address too, and does not end the process",
+    patience,
+    async () => {
+      for (const [flags, expected] of [
+        [[], /^PermissionDenied: .*--allow-net=localhost\n$/],
+        [[`--allow-net=localhost:${port}`], /^PermissionDenied: .*--allow-net=(127|\[::1)\S+\n$/],
+        [[`--allow-net=localhost:${port},127.0.0.1:${port},[::1]:${port}`], /^done\n$/],
+      ] as const) {
+        const { code, out, err } = await runToEnd([
+          ...denoWith(flags),
+          program,
+          "listen",
+          `localhost ${port}`,
+        ]);
+        assert.deepEqual([code, err], [0, ""]);
+        assert.match(out, expected);
+      }
+    },
+  );
 });
 
 const noModel = runtimeName === "node" ? "" : " [gap: permissions of this form are Node's]";
@@ -249,7 +333,10 @@ it(
       assert.equal(await run(both, "openSink", path), "done\n");
       const code = [`--allow-fs-read=${root}*`];
       const unread = await run(code, "fileStore", file);
-      assert.match(unread, /^PermissionDenied: \S+ cannot be opened: .*: run again with --allow-fs-read\n$/);
+      assert.match(
+        unread,
+        /^PermissionDenied: \S+ cannot be opened: .*: run again with --allow-fs-read\n$/,
+      );
     }),
 );
 
@@ -264,7 +351,10 @@ async function untilReady(command: readonly string[]): Promise<Outcome> {
   const line = await server.line().catch(() => undefined);
   if (line === undefined || line.includes('"failed"')) {
     const { out, ...outcome } = await server.ended;
-    const { code, message } = JSON.parse(out) as { readonly code: string; readonly message: string };
+    const { code, message } = JSON.parse(out) as {
+      readonly code: string;
+      readonly message: string;
+    };
     return { ...outcome, out: `${code}: ${message}\n` };
   }
   server.kill("SIGTERM");
@@ -289,7 +379,11 @@ async function withSetting(use: (setting: Setting) => Promise<void>): Promise<vo
     await writeFile(`${file}.yaml`, "download:\n  protocol: tcp\n");
     const none = { host, port: 1 };
     const { quic: quicAddress = none, tcp = none, grpc = none } = server.addresses;
-    const addresses = { quic: formatAddress(quicAddress), tcp: formatAddress(tcp), grpc: formatAddress(grpc) };
+    const addresses = {
+      quic: formatAddress(quicAddress),
+      tcp: formatAddress(tcp),
+      grpc: formatAddress(grpc),
+    };
     await use({ folder, file, addresses, fingerprint: server.fingerprint ?? "" });
   } finally {
     await server.close();

@@ -10,26 +10,42 @@ import { type UdpRelayOptions, udpRelay } from "../support/udp-relay.ts";
 
 const reason = "Deno has its own QUIC";
 const skip = quicheFixture === undefined ? { skip: reason } : { timeout: 60_000 };
-const name = (test: string): string => (quicheFixture === undefined ? `${test} [gap: ${reason}]` : test);
+const name = (test: string): string =>
+  quicheFixture === undefined ? `${test} [gap: ${reason}]` : test;
 
 const CONTENT = seededBytes(1, 3_000_000);
 
 describe("the datagrams of quiche on their path", () => {
-  it(name("are large within one host, and safe for any path where that is asked for"), skip, async () => {
-    assert.ok((await largest({})) > 15_000);
-    assert.ok((await largest({ udpPayloadSize: 1350 })) <= 1350);
-  });
+  it(
+    name("are large within one host, and safe for any path where that is asked for"),
+    skip,
+    async () => {
+      assert.ok((await largest({})) > 15_000);
+      assert.ok((await largest({ udpPayloadSize: 1350 })) <= 1350);
+    },
+  );
 
-  it(name("become safe when the path turns out to swallow large ones: all bytes arrive"), skip, async () => {
-    const sizes: number[] = [];
-    const passed = await largest({}, { drop: ({ length }) => length > 1400 && sizes.push(length) > 0 });
-    assert.ok(sizes.length > 0, "none was large");
-    assert.ok(passed <= 1350, `${passed}`);
-  });
+  it(
+    name("become safe when the path turns out to swallow large ones: all bytes arrive"),
+    skip,
+    async () => {
+      const sizes: number[] = [];
+      const passed = await largest(
+        {},
+        { drop: ({ length }) => length > 1400 && sizes.push(length) > 0 },
+      );
+      assert.ok(sizes.length > 0, "none was large");
+      assert.ok(passed <= 1350, `${passed}`);
+    },
+  );
 
   it(name("become safe while small ones are answered all the time"), skip, async () => {
     const sizes: number[] = [];
-    const passed = await largest({}, { drop: ({ length }) => length > 1400 && sizes.push(length) > 0 }, true);
+    const passed = await largest(
+      {},
+      { drop: ({ length }) => length > 1400 && sizes.push(length) > 0 },
+      true,
+    );
     assert.ok(sizes.length > 0, "none was large");
     assert.ok(passed <= 1350, `${passed}`);
   });
@@ -39,7 +55,11 @@ describe("the datagrams of quiche on their path", () => {
  * Sends content through a relay, and gives the length of the longest datagram that passed towards the client.
  * @param talking whether streams of a byte come and go meanwhile
  */
-async function largest(options: QuicheOptions, relaying: UdpRelayOptions = {}, talking = false): Promise<number> {
+async function largest(
+  options: QuicheOptions,
+  relaying: UdpRelayOptions = {},
+  talking = false,
+): Promise<number> {
   let longest = 0;
   const server = await quicheTransport(options);
   const listener = await server.listen({ host: "127.0.0.1", port: 0 });

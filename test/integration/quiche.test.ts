@@ -21,7 +21,12 @@ const gap = skip.skip ? " [gap: quiche is for Node and Bun, Deno has a QUIC of i
 
 describe(`quiche: options${gap}`, skip, () => {
   it("out of their range are InvalidArgument", () => {
-    for (const options of [{ udpPayloadSize: 1199 }, { idleTimeout: 0 }, { retry: -1 }, { socketBuffer: 1 }]) {
+    for (const options of [
+      { udpPayloadSize: 1199 },
+      { idleTimeout: 0 },
+      { retry: -1 },
+      { socketBuffer: 1 },
+    ]) {
       assert.throws(() => quicheSettings(options), { code: "InvalidArgument" });
     }
   });
@@ -47,7 +52,8 @@ describe(`quiche: what a client sends${gap}`, skip, () => {
     const sending = (async () => {
       await writer.end(new Uint8Array(MUCH));
       let got = 0;
-      for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read()) got += chunk.length;
+      for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read())
+        got += chunk.length;
       return got;
     })();
     const serving = (async () => {
@@ -120,9 +126,12 @@ describe(`quiche: strange datagrams and limits${gap}`, skip, () => {
       const initial = await initialDatagram();
       const socket = createSocket("udp4");
       for (let at = 0; at < 400; at++) {
-        const datagram = at % 2 === 0 ? Uint8Array.from(initial) : crypto.getRandomValues(new Uint8Array(at * 4));
+        const datagram =
+          at % 2 === 0 ? Uint8Array.from(initial) : crypto.getRandomValues(new Uint8Array(at * 4));
         if (at % 2 === 0) datagram[at] = (datagram[at] ?? 0) ^ 0xff;
-        await new Promise((resolve) => socket.send(datagram, listener.address.port, "127.0.0.1", resolve));
+        await new Promise((resolve) =>
+          socket.send(datagram, listener.address.port, "127.0.0.1", resolve),
+        );
       }
       socket.close();
       await dialOnce(listener, { verify: false });
@@ -181,7 +190,8 @@ async function withServer(
 async function echo(connection: Connection): Promise<void> {
   for await (const { reader, writer } of connection.accept()) {
     try {
-      for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read()) await writer.write(chunk);
+      for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read())
+        await writer.write(chunk);
       await writer.end();
     } catch {
       // The client has gone.
@@ -227,7 +237,13 @@ async function initialDatagram(): Promise<Uint8Array> {
   const config = quiche.Config.withBoringSslCtx(false, false);
   config.setApplicationProtos([ALPN]);
   const here = { host: "127.0.0.1", port: 1 };
-  const connection = quiche.Connection.connect(null, new Uint8Array(16), here, { host: "127.0.0.1", port: 2 }, config);
+  const connection = quiche.Connection.connect(
+    null,
+    new Uint8Array(16),
+    here,
+    { host: "127.0.0.1", port: 2 },
+    config,
+  );
   const datagram = new Uint8Array(1350);
   const [length] = connection.send(datagram) ?? [0];
   return datagram.slice(0, length);

@@ -21,7 +21,9 @@ const content = seededBytes(11, 4_200_000);
 describe("README", () => {
   it("fetch a piece", () =>
     withPeer(async (addr) => {
-      const code = (await sample("Fetch a piece", "ts")).replace("10.0.0.7:4005", addr).replace(/[0-9a-f]{64}/, taskId);
+      const code = (await sample("Fetch a piece", "ts"))
+        .replace("10.0.0.7:4005", addr)
+        .replace(/[0-9a-f]{64}/, taskId);
       const { code: status, out, err } = await runSample(code);
       assert.deepEqual([status, err], [0, ""]);
       assert.match(out, /^piece 0: 4194304 bytes at 0, crc32:\d+\n$/);
@@ -49,7 +51,11 @@ describe("README", () => {
         .replace('"model.safetensors"', JSON.stringify(file))
         .replace("{ store,", '{ store, host: "127.0.0.1",')
         .replaceAll(/port: 40\d\d/g, "port: 0");
-      const { code: status, out, err } = await runSample(`${code}\nawait server.close();\nawait store.close();\n`);
+      const {
+        code: status,
+        out,
+        err,
+      } = await runSample(`${code}\nawait server.close();\nawait store.close();\n`);
       assert.deepEqual([status, err], [0, ""]);
       assert.match(out, /^task [0-9a-f]{64}, pin ([0-9A-F]{2}:){31}[0-9A-F]{2}\n$/);
     }));
@@ -57,7 +63,10 @@ describe("README", () => {
   it("one configuration file", () =>
     inTempDir(async (directory) => {
       const file = join(directory, "dfdaemon.yaml");
-      await writeFile(file, (await sample("One configuration file", "yaml")).replace("…", "00".repeat(32)));
+      await writeFile(
+        file,
+        (await sample("One configuration file", "yaml")).replace("…", "00".repeat(32)),
+      );
       const code = await sample("One configuration file", "ts");
       const shown = "console.log(config.config.download.protocol);\nawait downloader.close();";
       const named = `import process from "node:process";\nprocess.env.VORTEX_PEER_CONFIG = ${JSON.stringify(file)};`;
@@ -68,7 +77,9 @@ describe("README", () => {
   it("command line", () =>
     withPeer((addr) =>
       inTempDir(async (directory) => {
-        const [serve = "", get = "", piece = ""] = (await sample("Command line", "sh")).trim().split("\n");
+        const [serve = "", get = "", piece = ""] = (await sample("Command line", "sh"))
+          .trim()
+          .split("\n");
         const concrete = (line: string): string[] =>
           line
             .replace("10.0.0.7:4005", addr)
@@ -78,14 +89,25 @@ describe("README", () => {
             .map((word) => (/\.(safetensors|bin)$/.test(word) ? join(directory, word) : word));
         const command = [...runner, join(root, "cli/main.ts")];
         // The lengths come over gRPC, which this peer does not serve.
-        const got = await runToEnd([...command, ...concrete(get), "--content-length", String(content.length)]);
+        const got = await runToEnd([
+          ...command,
+          ...concrete(get),
+          "--content-length",
+          String(content.length),
+        ]);
         assert.equal(got.code, 0, got.err);
-        assert.deepEqual(new Uint8Array(await readFile(join(directory, "model.safetensors"))), content);
+        assert.deepEqual(
+          new Uint8Array(await readFile(join(directory, "model.safetensors"))),
+          content,
+        );
         const one = await runToEnd([...command, ...concrete(piece)]);
         assert.deepEqual([one.code, one.err], [0, ""]);
         assert.equal((await readFile(join(directory, "piece.bin"))).length, 4_194_304);
         // `serve` runs until it is interrupted: here it is shown that its words are taken, as far as a missing file.
-        const served = await runToEnd([...command, ...concrete(serve).map((word) => word.replace("model", "missing"))]);
+        const served = await runToEnd([
+          ...command,
+          ...concrete(serve).map((word) => word.replace("model", "missing")),
+        ]);
         assert.equal(served.code, 7, served.err);
       }),
     ));
@@ -96,13 +118,20 @@ function sample(heading: string, language: string): Promise<string> {
 }
 
 function runSample(code: string): ReturnType<typeof runToEnd> {
-  return inTempDir(async (directory) => runToEnd([...runner, await writeProgram(directory, "sample.mts", code)]));
+  return inTempDir(async (directory) =>
+    runToEnd([...runner, await writeProgram(directory, "sample.mts", code)]),
+  );
 }
 
 async function withPeer(use: (addr: string) => Promise<void>): Promise<void> {
   const store = new MemoryPieceStore();
   store.putTask(taskId, content);
-  const server = await VortexServer.listen(tcpTransport, { host: "127.0.0.1", port: 0 }, store, portableRuntime);
+  const server = await VortexServer.listen(
+    tcpTransport,
+    { host: "127.0.0.1", port: 0 },
+    store,
+    portableRuntime,
+  );
   try {
     await use(formatAddress(server.address));
   } finally {

@@ -6,7 +6,13 @@ import type { Downloader } from "../../src/client/downloader.ts";
 import { formatAddress, parseAddress } from "../../src/transport/address.ts";
 import { runtimeName } from "../support/fixtures.ts";
 import { joined } from "../support/random.ts";
-import { longContent, longTaskId, type RestartOrders, restartContent, restartTaskId } from "../support/restart.ts";
+import {
+  longContent,
+  longTaskId,
+  type RestartOrders,
+  restartContent,
+  restartTaskId,
+} from "../support/restart.ts";
 import { type RuntimeName, runners, startProgram } from "../support/run.ts";
 import { runtimeFace } from "../support/runtime-face.ts";
 import { type UdpRelay, udpRelay } from "../support/udp-relay.ts";
@@ -21,7 +27,11 @@ const identity = await selfSigned();
 const oldPath =
   "BUG: a server on quiche 0.18 sends what was under way to the old address again two packets at a time, with twice the wait each time";
 /** Why a server of a runtime cannot do it in the middle of an answer. */
-const gaps: Readonly<Record<RuntimeName, string | undefined>> = { node: oldPath, bun: oldPath, deno: undefined };
+const gaps: Readonly<Record<RuntimeName, string | undefined>> = {
+  node: oldPath,
+  bun: oldPath,
+  deno: undefined,
+};
 
 for (const runtime of ["node", "bun", "deno"] as const) {
   const command = runners[runtime];
@@ -36,8 +46,16 @@ for (const runtime of ["node", "bun", "deno"] as const) {
       () =>
         withServer(runtime, async ({ downloader, relay, addr, initials }) => {
           const get = async (number: number): Promise<void> => {
-            const piece = await downloader.downloadPiece({ addr, hostId: "host", taskId: restartTaskId, number });
-            assert.deepEqual(await piece.bytes(), restartContent.subarray(number * 1000, (number + 1) * 1000));
+            const piece = await downloader.downloadPiece({
+              addr,
+              hostId: "host",
+              taskId: restartTaskId,
+              number,
+            });
+            assert.deepEqual(
+              await piece.bytes(),
+              restartContent.subarray(number * 1000, (number + 1) * 1000),
+            );
           };
           await get(0);
           const handshake = initials();
@@ -55,7 +73,12 @@ for (const runtime of ["node", "bun", "deno"] as const) {
       { timeout: 120_000, skip: gap !== undefined },
       () =>
         withServer(runtime, async ({ downloader, relay, addr }) => {
-          const piece = await downloader.downloadPiece({ addr, hostId: "host", taskId: longTaskId, number: 0 });
+          const piece = await downloader.downloadPiece({
+            addr,
+            hostId: "host",
+            taskId: longTaskId,
+            number: 0,
+          });
           const chunks: Uint8Array[] = [];
           let received = 0;
           for (let chunk = await piece.read(); chunk !== undefined; chunk = await piece.read()) {
@@ -79,11 +102,19 @@ interface Scene {
   initials(): number;
 }
 
-async function withServer(runtime: RuntimeName, use: (scene: Scene) => Promise<void>): Promise<void> {
+async function withServer(
+  runtime: RuntimeName,
+  use: (scene: Scene) => Promise<void>,
+): Promise<void> {
   const command = runners[runtime];
   if (typeof command === "string") throw new Error(command);
   const orders: RestartOrders = { identity, port: 0 };
-  const server = startProgram([...command, "test/support/restart-peer.ts", runtime, JSON.stringify(orders)]);
+  const server = startProgram([
+    ...command,
+    "test/support/restart-peer.ts",
+    runtime,
+    JSON.stringify(orders),
+  ]);
   let initials = 0;
   const relay = await udpRelay(parseAddress(await server.line()), {
     drop(datagram, fromClient) {
@@ -91,7 +122,11 @@ async function withServer(runtime: RuntimeName, use: (scene: Scene) => Promise<v
       return false;
     },
   });
-  const downloader = createDownloader({ protocol: "quic", tls: { ca: identity.cert }, connectTimeout: 20_000 });
+  const downloader = createDownloader({
+    protocol: "quic",
+    tls: { ca: identity.cert },
+    connectTimeout: 20_000,
+  });
   try {
     await use({ downloader, relay, addr: formatAddress(relay.address), initials: () => initials });
   } finally {

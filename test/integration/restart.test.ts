@@ -38,41 +38,45 @@ for (const runtime of ["node", "bun", "deno"] as const) {
   // In the name, since not every runner prints the reason of a skip.
   const gap = typeof command === "string" ? ` [gap: ${command}]` : "";
   const options = { timeout: 120_000, skip: gap !== "" };
-  describe(`a ${runtime} server restarts under a ${runtimeName} client, over QUIC${gap}`, options, () => {
-    it("between two requests: the next one is answered soon", options, () =>
-      withClient(async (downloader) => {
-        await using server = await start(runtime, {});
-        await get(downloader, server, 0);
-        await server.restart({});
-        await within(SOON, get(downloader, server, 1));
-      }),
-    );
+  describe(
+    `a ${runtime} server restarts under a ${runtimeName} client, over QUIC${gap}`,
+    options,
+    () => {
+      it("between two requests: the next one is answered soon", options, () =>
+        withClient(async (downloader) => {
+          await using server = await start(runtime, {});
+          await get(downloader, server, 0);
+          await server.restart({});
+          await within(SOON, get(downloader, server, 1));
+        }),
+      );
 
-    it("in the middle of requests: they are answered soon by the new one", options, () =>
-      withClient(async (downloader) => {
-        await using server = await start(runtime, { slowPiece: HELD, delay: 600_000 });
-        await get(downloader, server, 0);
-        const held = Promise.all(Array.from({ length: 4 }, () => get(downloader, server, HELD)));
-        held.catch(() => {});
-        for (let asked = 0; asked < 4; ) {
-          if ((await server.program().line()) === `asked ${HELD}`) asked++;
-        }
-        await server.restart({});
-        await within(SOON, held);
-        await get(downloader, server, 1);
-      }),
-    );
+      it("in the middle of requests: they are answered soon by the new one", options, () =>
+        withClient(async (downloader) => {
+          await using server = await start(runtime, { slowPiece: HELD, delay: 600_000 });
+          await get(downloader, server, 0);
+          const held = Promise.all(Array.from({ length: 4 }, () => get(downloader, server, HELD)));
+          held.catch(() => {});
+          for (let asked = 0; asked < 4; ) {
+            if ((await server.program().line()) === `asked ${HELD}`) asked++;
+          }
+          await server.restart({});
+          await within(SOON, held);
+          await get(downloader, server, 1);
+        }),
+      );
 
-    it("it does not, but is slow: it is asked once, and answers", options, () =>
-      withClient(async (downloader) => {
-        await using server = await start(runtime, { slowPiece: HELD, delay: 4000 });
-        await Promise.all([get(downloader, server, HELD), get(downloader, server, 0)]);
-        server.program().kill();
-        const { out } = await server.program().ended;
-        assert.deepEqual(out.match(/asked \d/g)?.sort(), ["asked 0", `asked ${HELD}`]);
-      }),
-    );
-  });
+      it("it does not, but is slow: it is asked once, and answers", options, () =>
+        withClient(async (downloader) => {
+          await using server = await start(runtime, { slowPiece: HELD, delay: 4000 });
+          await Promise.all([get(downloader, server, HELD), get(downloader, server, 0)]);
+          server.program().kill();
+          const { out } = await server.program().ended;
+          assert.deepEqual(out.match(/asked \d/g)?.sort(), ["asked 0", `asked ${HELD}`]);
+        }),
+      );
+    },
+  );
 }
 
 async function withClient(use: (downloader: Downloader) => Promise<void>): Promise<void> {
@@ -122,14 +126,25 @@ async function start(runtime: RuntimeName, orders: Partial<RestartOrders>): Prom
 }
 
 async function get(downloader: Downloader, { addr }: Server, number: number): Promise<void> {
-  const piece = await downloader.downloadPiece({ addr, hostId: "host", taskId: restartTaskId, number });
-  assert.deepEqual(await piece.bytes(), restartContent.subarray(number * 1000, (number + 1) * 1000));
+  const piece = await downloader.downloadPiece({
+    addr,
+    hostId: "host",
+    taskId: restartTaskId,
+    number,
+  });
+  assert.deepEqual(
+    await piece.bytes(),
+    restartContent.subarray(number * 1000, (number + 1) * 1000),
+  );
 }
 
 async function within(milliseconds: number, promise: Promise<unknown>): Promise<void> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => reject(new Error(`not answered within ${milliseconds} ms`)), milliseconds);
+    timer = setTimeout(
+      () => reject(new Error(`not answered within ${milliseconds} ms`)),
+      milliseconds,
+    );
   });
   try {
     await Promise.race([promise, late]);

@@ -8,7 +8,15 @@ import { create, toBinary } from "@bufbuild/protobuf";
 import { DownloadPieceRequestSchema } from "../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { encodePacket } from "../../src/protocol/packet.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
-import { Flag, Frame, frame, headerBlock, headerFrames, PREFACE, words } from "../support/hostile-http2.ts";
+import {
+  Flag,
+  Frame,
+  frame,
+  headerBlock,
+  headerFrames,
+  PREFACE,
+  words,
+} from "../support/hostile-http2.ts";
 import { seededBytes } from "../support/random.ts";
 import { runtimeFace } from "../support/runtime-face.ts";
 
@@ -29,7 +37,12 @@ describe("the upload rate", {
       const store = new MemoryPieceStore();
       store.putTask(taskId, seededBytes(1, PIECE), { pieceLength: PIECE });
       const { startServer } = await runtimeFace();
-      const server = await startServer({ store, host: "127.0.0.1", [protocol]: { port: 0 }, uploadRateLimit: RATE });
+      const server = await startServer({
+        store,
+        host: "127.0.0.1",
+        [protocol]: { port: 0 },
+        uploadRateLimit: RATE,
+      });
       const port = server.addresses[protocol]?.port ?? 0;
       const sockets: Socket[] = [];
       try {
@@ -57,7 +70,13 @@ describe("the upload rate", {
 });
 
 function overTcp(from: string, port: number, onBytes: (bytes: number) => void): Socket {
-  const request = encodePacket({ type: "download-piece", id: 1, kind: "standard", taskId, number: 0 });
+  const request = encodePacket({
+    type: "download-piece",
+    id: 1,
+    kind: "standard",
+    taskId,
+    number: 0,
+  });
   return open(from, port, onBytes, request);
 }
 
@@ -72,7 +91,10 @@ function overGrpc(from: string, port: number, onBytes: (bytes: number) => void):
     "content-type": "application/grpc",
     te: "trailers",
   };
-  const message = toBinary(DownloadPieceRequestSchema, create(DownloadPieceRequestSchema, { taskId, pieceNumber: 0 }));
+  const message = toBinary(
+    DownloadPieceRequestSchema,
+    create(DownloadPieceRequestSchema, { taskId, pieceNumber: 0 }),
+  );
   const envelope = Buffer.alloc(5 + message.length);
   envelope.writeUInt32BE(message.length, 1);
   envelope.set(message, 5);
@@ -89,7 +111,12 @@ function overGrpc(from: string, port: number, onBytes: (bytes: number) => void):
   return open(from, port, onBytes, bytes);
 }
 
-function open(localAddress: string, port: number, onBytes: (bytes: number) => void, request: Uint8Array): Socket {
+function open(
+  localAddress: string,
+  port: number,
+  onBytes: (bytes: number) => void,
+  request: Uint8Array,
+): Socket {
   const socket = connect({ host: "127.0.0.1", port, localAddress });
   socket.on("error", () => {});
   socket.on("data", ({ length }) => onBytes(length));

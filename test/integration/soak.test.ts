@@ -25,7 +25,11 @@ const nothing: Sample = {
 
 /** Samples of a run, each with a heap of its own. */
 function samplesOf(heapAt: (seconds: number) => number): Sample[] {
-  return Array.from({ length: 100 }, (_, at) => ({ ...nothing, seconds: 2 * at, heap: heapAt(2 * at) }));
+  return Array.from({ length: 100 }, (_, at) => ({
+    ...nothing,
+    seconds: 2 * at,
+    heap: heapAt(2 * at),
+  }));
 }
 
 function leaksOf(heapAt: (seconds: number) => number): string[] {
@@ -86,23 +90,34 @@ describe("the short forms", () => {
   after(() => rm(directory, { recursive: true, force: true }));
 
   const without = runtimeName === "deno" ? ", without QUIC, which keeps sockets there" : "";
-  it(`npm run soak, for seconds: no wrong byte, nothing left, and its series${without}`, patient, async () => {
-    const { code, out, err } = await soaking;
-    assert.equal(code, 0, out + err);
-    assert.match(out, /^[1-9]\d* operations: .*\bok [1-9]/m);
-    assert.match(out, /^no leak, no wrong byte/m);
-    const file = join(directory, `soak-${runtimeName}`);
-    const { problems, samples } = JSON.parse(await readFile(`${file}.json`, "utf8"));
-    assert.deepEqual(problems, []);
-    assert.ok(samples.length >= 2);
-    assert.match(await readFile(`${file}.svg`, "utf8"), /<polyline class="memory" points="[\d., ]+"/);
-  });
+  it(
+    `npm run soak, for seconds: no wrong byte, nothing left, and its series${without}`,
+    patient,
+    async () => {
+      const { code, out, err } = await soaking;
+      assert.equal(code, 0, out + err);
+      assert.match(out, /^[1-9]\d* operations: .*\bok [1-9]/m);
+      assert.match(out, /^no leak, no wrong byte/m);
+      const file = join(directory, `soak-${runtimeName}`);
+      const { problems, samples } = JSON.parse(await readFile(`${file}.json`, "utf8"));
+      assert.deepEqual(problems, []);
+      assert.ok(samples.length >= 2);
+      assert.match(
+        await readFile(`${file}.svg`, "utf8"),
+        /<polyline class="memory" points="[\d., ]+"/,
+      );
+    },
+  );
 
-  it("npm run stress, a tenth of it: right bytes over every protocol, and nothing left", patient, async () => {
-    const { code, out, err } = await stressing;
-    assert.equal(code, 0, out + err);
-    assert.equal(out.match(/: 1 × 100 at a time, /g)?.length, 3, out);
-  });
+  it(
+    "npm run stress, a tenth of it: right bytes over every protocol, and nothing left",
+    patient,
+    async () => {
+      const { code, out, err } = await stressing;
+      assert.equal(code, 0, out + err);
+      assert.equal(out.match(/: 1 × 100 at a time, /g)?.length, 3, out);
+    },
+  );
 });
 
 function run(program: "soak" | "stress", options: readonly string[]): Promise<Outcome> {

@@ -14,14 +14,16 @@ import { udpRelay } from "../support/udp-relay.ts";
 
 const reason = "Deno has its own QUIC";
 const skip = quicheFixture === undefined ? { skip: reason } : { timeout: 60_000 };
-const name = (test: string): string => (quicheFixture === undefined ? `${test} [gap: ${reason}]` : test);
+const name = (test: string): string =>
+  quicheFixture === undefined ? `${test} [gap: ${reason}]` : test;
 const local = { host: "127.0.0.1", port: 0 };
 const id = new Uint8Array(16).fill(3);
 
 describe("the resets of a server", () => {
   it("are recognised by clients of a process before it with the same key, and of no other", async () => {
     const [one, other] = [await selfSigned(), await selfSigned()];
-    const token = (key: string): string => String(new StatelessResets(key, new FakeClock()).numberOf(id));
+    const token = (key: string): string =>
+      String(new StatelessResets(key, new FakeClock()).numberOf(id));
     assert.equal(token(one.key), token(one.key));
     assert.notEqual(token(one.key), token(other.key));
     const resets = new StatelessResets(one.key, new FakeClock());
@@ -31,7 +33,8 @@ describe("the resets of a server", () => {
   it("are shorter than what they answer, and look like any other packet", async () => {
     const resets = new StatelessResets((await selfSigned()).key, new FakeClock());
     const into = new Uint8Array(1200);
-    for (const received of [0, 1, 17, 20, 21]) assert.equal(resets.answer(received, id, into), 0, `${received}`);
+    for (const received of [0, 1, 17, 20, 21])
+      assert.equal(resets.answer(received, id, into), 0, `${received}`);
     for (const received of [22, 23, 40, 43, 44, 100, 1200, 65_507]) {
       const length = resets.answer(received, id, into);
       assert.equal(length, Math.min(received - 1, 42));
@@ -44,7 +47,8 @@ describe("the resets of a server", () => {
     const clock = new FakeClock();
     const resets = new StatelessResets((await selfSigned()).key, clock);
     const into = new Uint8Array(64);
-    const sent = (): number => Array.from({ length: 3000 }, () => resets.answer(50, id, into)).filter(Boolean).length;
+    const sent = (): number =>
+      Array.from({ length: 3000 }, () => resets.answer(50, id, into)).filter(Boolean).length;
     assert.equal(sent(), 1000);
     await clock.advance(500);
     assert.equal(sent(), 500);
@@ -62,7 +66,10 @@ describe("a server on quiche that knows nothing of a connection", () => {
     if (transport === undefined) continue;
     it(name(`ends it at its client's next packet: ${client}`), skip, async () => {
       const identity = await selfSigned();
-      const [before, after] = [await served({ serverTls: identity }), await served({ serverTls: identity })];
+      const [before, after] = [
+        await served({ serverTls: identity }),
+        await served({ serverTls: identity }),
+      ];
       const relay = await udpRelay(before.address);
       try {
         const connection = await (await transport()).dial(relay.address);
@@ -81,26 +88,30 @@ describe("a server on quiche that knows nothing of a connection", () => {
     });
   }
 
-  it(name("is silent to what no packet of a connection can be, and to what is too short"), skip, async () => {
-    const listener = await served({});
-    const socket = createSocket("udp4");
-    socket.bind(0, "127.0.0.1");
-    await once(socket, "listening");
-    try {
-      const lengths: number[] = [];
-      socket.on("message", ({ length }) => lengths.push(length));
-      // A long header of a version that exists, and short headers.
-      send(socket, listener, packet(0xc0, 300));
-      for (const length of [1, 17, 21]) send(socket, listener, packet(0x40, length));
-      // Datagrams from one socket to another on loopback keep their order.
-      send(socket, listener, packet(0x40, 30));
-      await once(socket, "message");
-      assert.deepEqual(lengths, [29]);
-    } finally {
-      socket.close();
-      await listener.close({ grace: 0 });
-    }
-  });
+  it(
+    name("is silent to what no packet of a connection can be, and to what is too short"),
+    skip,
+    async () => {
+      const listener = await served({});
+      const socket = createSocket("udp4");
+      socket.bind(0, "127.0.0.1");
+      await once(socket, "listening");
+      try {
+        const lengths: number[] = [];
+        socket.on("message", ({ length }) => lengths.push(length));
+        // A long header of a version that exists, and short headers.
+        send(socket, listener, packet(0xc0, 300));
+        for (const length of [1, 17, 21]) send(socket, listener, packet(0x40, length));
+        // Datagrams from one socket to another on loopback keep their order.
+        send(socket, listener, packet(0x40, 30));
+        await once(socket, "message");
+        assert.deepEqual(lengths, [29]);
+      } finally {
+        socket.close();
+        await listener.close({ grace: 0 });
+      }
+    },
+  );
 });
 
 async function served(options: QuicheTransportOptions): Promise<Listener> {

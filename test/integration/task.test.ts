@@ -84,7 +84,9 @@ function assertFile(path: string, expected: Uint8Array): void {
 
 /** Why a process cannot have a disk of its own; empty when it can. */
 const noMounts =
-  spawnSync("unshare", ["-m", "true"]).status === 0 ? "" : " [gap: needs root and Linux, for a disk of its own]";
+  spawnSync("unshare", ["-m", "true"]).status === 0
+    ? ""
+    : " [gap: needs root and Linux, for a disk of its own]";
 
 /** Processes start slowly on a machine that is busy, and there are 21 of them in one test. */
 const patient = { timeout: 600_000 };
@@ -118,7 +120,9 @@ function fetchFromBadParents(protocol: Protocol): Promise<void> {
       const { createDownloader } = await runtimeFace();
       await using downloader = createDownloader({
         protocol,
-        ...(protocol === "quic" && { tls: { fingerprints: parents.map(({ fingerprint }) => fingerprint) } }),
+        ...(protocol === "quic" && {
+          tls: { fingerprints: parents.map(({ fingerprint }) => fingerprint) },
+        }),
         connectTimeout: 60_000,
         stallTimeout: 12_000,
       });
@@ -165,80 +169,96 @@ function fetchFromBadParents(protocol: Protocol): Promise<void> {
 }
 
 describe("a task over TCP, between processes", () => {
-  it("survives kill -9 at 20 random moments: right at the end, and no verified piece is fetched twice", patient, () =>
-    inDirectory(async (directory) => {
-      const pieceLength = 20_000;
-      const pieces = 400;
-      const content = seededBytes(31, pieces * pieceLength - 77);
-      const random = seededRandom(4711);
-      const path = join(directory, "out");
-      const verified = new Set<number>();
-      /** Fetches on from where the last process stopped. The parents deliver `budget` pieces and then hold. */
-      const fetch = async (
-        budget: number,
-        use: (program: Program, held: Promise<void>) => Promise<void>,
-      ): Promise<void> => {
-        const asked: number[] = [];
-        let release: () => void = () => {};
-        const released = new Promise<void>((resolve) => {
-          release = resolve;
-        });
-        let onHeld: () => void = () => {};
-        const held = new Promise<void>((resolve) => {
-          onHeld = resolve;
-        });
-        let compared = 0;
-        const onAsk = (number: number): Promise<void> | void => {
-          if (verified.has(number) || asked.includes(number)) {
-            compared++;
-            return;
+  it(
+    "survives kill -9 at 20 random moments: right at the end, and no verified piece is fetched twice",
+    patient,
+    () =>
+      inDirectory(async (directory) => {
+        const pieceLength = 20_000;
+        const pieces = 400;
+        const content = seededBytes(31, pieces * pieceLength - 77);
+        const random = seededRandom(4711);
+        const path = join(directory, "out");
+        const verified = new Set<number>();
+        /** Fetches on from where the last process stopped. The parents deliver `budget` pieces and then hold. */
+        const fetch = async (
+          budget: number,
+          use: (program: Program, held: Promise<void>) => Promise<void>,
+        ): Promise<void> => {
+          const asked: number[] = [];
+          let release: () => void = () => {};
+          const released = new Promise<void>((resolve) => {
+            release = resolve;
+          });
+          let onHeld: () => void = () => {};
+          const held = new Promise<void>((resolve) => {
+            onHeld = resolve;
+          });
+          let compared = 0;
+          const onAsk = (number: number): Promise<void> | void => {
+            if (verified.has(number) || asked.includes(number)) {
+              compared++;
+              return;
+            }
+            asked.push(number);
+            if (asked.length <= budget) return;
+            onHeld();
+            return released;
+          };
+          // Parents of its own for each process: a request of a killed one may come after its end, and is none of the next one's.
+          const servers = [
+            await startCounted(content, pieceLength, onAsk),
+            await startCounted(content, pieceLength, onAsk),
+          ];
+          const options: TaskFetchOptions = {
+            request: {
+              taskId,
+              hostId: "h",
+              parents: servers.map((server) => addrOf(server)),
+              contentLength: content.length,
+              pieceLength,
+              digest: digestOf("sha256", content, nativeHashers),
+            },
+            path,
+          };
+          try {
+            await use(
+              startProgram([
+                ...runner,
+                `${root}test/support/task-fetch.ts`,
+                JSON.stringify(options),
+              ]),
+              held,
+            );
+          } finally {
+            release();
+            await Promise.all(servers.map((server) => server.close()));
           }
-          asked.push(number);
-          if (asked.length <= budget) return;
-          onHeld();
-          return released;
+          // Three of others with each parent, and at the end the first one that it announced itself.
+          assert.ok(
+            compared <= 2 * (3 + 1),
+            `${compared} pieces were asked for again, of 8 that may be compared`,
+          );
         };
-        // Parents of its own for each process: a request of a killed one may come after its end, and is none of the next one's.
-        const servers = [
-          await startCounted(content, pieceLength, onAsk),
-          await startCounted(content, pieceLength, onAsk),
-        ];
-        const options: TaskFetchOptions = {
-          request: {
-            taskId,
-            hostId: "h",
-            parents: servers.map((server) => addrOf(server)),
-            contentLength: content.length,
-            pieceLength,
-            digest: digestOf("sha256", content, nativeHashers),
-          },
-          path,
-        };
-        try {
-          await use(startProgram([...runner, `${root}test/support/task-fetch.ts`, JSON.stringify(options)]), held);
-        } finally {
-          release();
-          await Promise.all(servers.map((server) => server.close()));
+        for (let round = 0; round < 20; round++) {
+          await fetch(1 + Math.floor(random() * 24), async (program, held) => {
+            await Promise.race([
+              held,
+              program.ended.then(({ err }) => assert.fail(`it ended by itself: ${err}`)),
+            ]);
+            program.kill();
+            assert.equal((await program.ended).code, null);
+          });
+          for (const number of journaled(path)) verified.add(number);
         }
-        // Three of others with each parent, and at the end the first one that it announced itself.
-        assert.ok(compared <= 2 * (3 + 1), `${compared} pieces were asked for again, of 8 that may be compared`);
-      };
-      for (let round = 0; round < 20; round++) {
-        await fetch(1 + Math.floor(random() * 24), async (program, held) => {
-          await Promise.race([held, program.ended.then(({ err }) => assert.fail(`it ended by itself: ${err}`))]);
-          program.kill();
-          assert.equal((await program.ended).code, null);
+        assert.ok(verified.size > 20, `${verified.size} pieces were verified`);
+        await fetch(Number.POSITIVE_INFINITY, async (program) => {
+          const { code, err } = await program.ended;
+          assert.equal(code, 0, err);
+          assert.equal(await program.line(), `resumed ${verified.size}`);
         });
-        for (const number of journaled(path)) verified.add(number);
-      }
-      assert.ok(verified.size > 20, `${verified.size} pieces were verified`);
-      await fetch(Number.POSITIVE_INFINITY, async (program) => {
-        const { code, err } = await program.ended;
-        assert.equal(code, 0, err);
-        assert.equal(await program.line(), `resumed ${verified.size}`);
-      });
-      assertFile(path, content);
-    }),
+        assertFile(path, content);
+      }),
   );
 
   it(
@@ -250,10 +270,23 @@ describe("a task over TCP, between processes", () => {
         const pieces = 40;
         const content = seededBytes(71, pieces * pieceLength);
         const asked: number[] = [];
-        const server = await startCounted(content, pieceLength, (number) => void asked.push(number));
-        const request = { taskId, hostId: "h", parents: [addrOf(server)], contentLength: content.length, pieceLength };
+        const server = await startCounted(
+          content,
+          pieceLength,
+          (number) => void asked.push(number),
+        );
+        const request = {
+          taskId,
+          hostId: "h",
+          parents: [addrOf(server)],
+          contentLength: content.length,
+          pieceLength,
+        };
         const digest = digestOf("sha256", content, nativeHashers);
-        const options: TaskFetchOptions = { request: { ...request, digest }, path: join(directory, "out") };
+        const options: TaskFetchOptions = {
+          request: { ...request, digest },
+          path: join(directory, "out"),
+        };
         // A disk of this one process, which is gone with it. After each try the test has its say.
         const tries = [
           'mount -t tmpfs -o ro,size=2m tmpfs "$0"; "$@"; echo "code $?"; read next',
@@ -261,7 +294,15 @@ describe("a task over TCP, between processes", () => {
           'mount -o remount,size=64m tmpfs "$0"; "$@"; echo "code $?"',
         ];
         const fetch = [...runner, `${root}test/support/task-fetch.ts`, JSON.stringify(options)];
-        const program = startProgram(["unshare", "-m", "sh", "-c", tries.join("; "), directory, ...fetch]);
+        const program = startProgram([
+          "unshare",
+          "-m",
+          "sh",
+          "-c",
+          tries.join("; "),
+          directory,
+          ...fetch,
+        ]);
         try {
           assert.equal(await program.line(), "code 1");
           assert.deepEqual(asked, []);
@@ -272,7 +313,10 @@ describe("a task over TCP, between processes", () => {
           const [, resumed] = (await program.line()).split(" ");
           assert.ok(Number(resumed) > 0, `${resumed} pieces were kept`);
           const again = asked.length - before - (pieces - Number(resumed));
-          assert.ok(again >= 0 && again <= 3, `${again} verified pieces were asked for again: three are compared`);
+          assert.ok(
+            again >= 0 && again <= 3,
+            `${again} verified pieces were asked for again: three are compared`,
+          );
           // The task has a digest, so it ends well only when every byte is right.
           assert.equal(await program.line(), "code 0");
           const { err } = await program.ended;
@@ -306,7 +350,13 @@ describe("a task over TCP, between processes", () => {
       const port = first.addresses.tcp?.port ?? 0;
       await using downloader = face.createDownloader({ protocol: "tcp", ...generous });
       const to = memorySink();
-      const request = { taskId, hostId: "h", parents: [addrOf(first)], contentLength: content.length, pieceLength };
+      const request = {
+        taskId,
+        hostId: "h",
+        parents: [addrOf(first)],
+        contentLength: content.length,
+        pieceLength,
+      };
       const events: string[] = [];
       let leftOut: () => void = () => {};
       const gone = new Promise<void>((resolve) => {
@@ -343,7 +393,9 @@ describe("a task over TCP, between processes", () => {
   it("takes about as much from each of three parents of the same rate", patient, async () => {
     const pieceLength = 256 * 1024;
     const content = seededBytes(41, 96 * pieceLength);
-    const servers = await Promise.all([1, 2, 3].map(() => startCounted(content, pieceLength, () => {}, 2_000_000)));
+    const servers = await Promise.all(
+      [1, 2, 3].map(() => startCounted(content, pieceLength, () => {}, 2_000_000)),
+    );
     try {
       await using downloader = face.createDownloader({ protocol: "tcp", ...generous });
       const to = memorySink();
@@ -352,7 +404,10 @@ describe("a task over TCP, between processes", () => {
       const report = await downloader.downloadTask(request, { to }).done;
       assert.equal(Buffer.compare(to.bytes(), content), 0);
       for (const { pieces } of report.parents) {
-        assert.ok(pieces >= 20 && pieces <= 46, report.parents.map((parent) => parent.pieces).join(", "));
+        assert.ok(
+          pieces >= 20 && pieces <= 46,
+          report.parents.map((parent) => parent.pieces).join(", "),
+        );
       }
     } finally {
       await Promise.all(servers.map((server) => server.close()));
@@ -368,15 +423,26 @@ describe("a task over TCP, between processes", () => {
         open = resolve;
       });
       // The origin holds all but the first pieces until the third peer has some of them from the second.
-      const origin = await startCounted(content, pieceLength, (number) => (number < 10 ? undefined : gate));
+      const origin = await startCounted(content, pieceLength, (number) =>
+        number < 10 ? undefined : gate,
+      );
       await using second = face.createDownloader({ protocol: "tcp", ...generous });
       let begin: () => void = () => {};
       const begun = new Promise<void>((resolve) => {
         begin = resolve;
       });
       const fetching = second.downloadTask(
-        { taskId, hostId: "second", parents: [addrOf(origin)], contentLength: content.length, pieceLength },
-        { to: fileSink(join(directory, "second")), onEvent: ({ type }) => void (type === "started" && begin()) },
+        {
+          taskId,
+          hostId: "second",
+          parents: [addrOf(origin)],
+          contentLength: content.length,
+          pieceLength,
+        },
+        {
+          to: fileSink(join(directory, "second")),
+          onEvent: ({ type }) => void (type === "started" && begin()),
+        },
       );
       const seeding = await face.startServer({
         host: "127.0.0.1",
@@ -418,11 +484,20 @@ describe("a task over TCP, between processes", () => {
     const content = seededBytes(61, 30 * pieceLength + 5);
     const store = new MemoryPieceStore(nativeHashers);
     store.putTask(taskId, content, { pieceLength });
-    const server = await face.startServer({ host: "127.0.0.1", tcp: { port: 0 }, grpc: { port: 0 }, store });
+    const server = await face.startServer({
+      host: "127.0.0.1",
+      tcp: { port: 0 },
+      grpc: { port: 0 },
+      store,
+    });
     try {
       for (const protocol of ["tcp", "grpc"] as const) {
         await using downloader = face.createDownloader({ protocol, ...generous });
-        const stream = downloader.streamTask({ taskId, hostId: "h", parents: [{ apiAddr: addrOf(server, "grpc") }] });
+        const stream = downloader.streamTask({
+          taskId,
+          hostId: "h",
+          parents: [{ apiAddr: addrOf(server, "grpc") }],
+        });
         assert.equal(Buffer.compare(await stream.bytes(), content), 0);
       }
     } finally {

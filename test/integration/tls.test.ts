@@ -37,25 +37,33 @@ describe("a server over TLS", () => {
     withServer({}, async (server) => {
       const { fingerprint = "" } = server;
       assert.match(fingerprint, /^([0-9A-F]{2}:){31}[0-9A-F]{2}$/);
-      for (const protocol of secured) await fetchOver(protocol, server, { fingerprints: [fingerprint] });
+      for (const protocol of secured)
+        await fetchOver(protocol, server, { fingerprints: [fingerprint] });
       const addr = addressOf("grpc", server);
       const stat = await face.statTask(addr, taskId, { tls: { fingerprints: [fingerprint] } });
       assert.deepEqual(stat, { contentLength: 3, pieceLength: 3 });
-      await assertRejects(face.statTask(addr, taskId, { tls: { fingerprints: ["00".repeat(32)] } }), "HandshakeFailed");
+      await assertRejects(
+        face.statTask(addr, taskId, { tls: { fingerprints: ["00".repeat(32)] } }),
+        "HandshakeFailed",
+      );
     }),
   );
 
-  it("shows a given certificate, and asks for client certificates, over every protocol", limit, async () => {
-    const ca = await authority("authority");
-    const client = { ca: ca.cert, ...(await ca.issue()) };
-    await withServer({ tls: { ...(await ca.issue()), clientCa: ca.cert } }, async (server) => {
-      for (const protocol of secured) {
-        await fetchOver(protocol, server, client);
-        await assertRejects(fetchOver(protocol, server, { ca: ca.cert }), "HandshakeFailed");
-      }
-      await face.statTask(addressOf("grpc", server), taskId, { tls: client });
-    });
-  });
+  it(
+    "shows a given certificate, and asks for client certificates, over every protocol",
+    limit,
+    async () => {
+      const ca = await authority("authority");
+      const client = { ca: ca.cert, ...(await ca.issue()) };
+      await withServer({ tls: { ...(await ca.issue()), clientCa: ca.cert } }, async (server) => {
+        for (const protocol of secured) {
+          await fetchOver(protocol, server, client);
+          await assertRejects(fetchOver(protocol, server, { ca: ca.cert }), "HandshakeFailed");
+        }
+        await face.statTask(addressOf("grpc", server), taskId, { tls: client });
+      });
+    },
+  );
 
   it("serves gRPC in the clear unless it is told otherwise", limit, async () => {
     const grpc = { port: 0 };
@@ -65,26 +73,37 @@ describe("a server over TLS", () => {
     });
   });
 
-  it("changes its certificate for new connections, over every protocol, and existing ones go on", limit, () =>
-    withServer({}, async (server) => {
-      const first = server.fingerprint ?? "";
-      const downloaders = secured.map(
-        (protocol) => [protocol, face.createDownloader({ protocol, tls: { fingerprints: [first] } })] as const,
-      );
-      for (const [protocol, downloader] of downloaders) await fetchBy(downloader, addressOf(protocol, server));
-      const second = await server.rotateCertificate();
-      assert.notEqual(second, first);
-      assert.equal(server.fingerprint, second);
-      for (const [protocol, downloader] of downloaders) {
-        await fetchBy(downloader, addressOf(protocol, server));
-        await downloader.close();
-        await assertRejects(fetchOver(protocol, server, { fingerprints: [first] }), "HandshakeFailed");
-        await fetchOver(protocol, server, { fingerprints: [second] });
-      }
-      const given = await selfSignedCertificate();
-      assert.equal(await server.rotateCertificate(given), fingerprintOf(given.cert));
-      for (const protocol of secured) await fetchOver(protocol, server, { ca: given.cert });
-    }),
+  it(
+    "changes its certificate for new connections, over every protocol, and existing ones go on",
+    limit,
+    () =>
+      withServer({}, async (server) => {
+        const first = server.fingerprint ?? "";
+        const downloaders = secured.map(
+          (protocol) =>
+            [
+              protocol,
+              face.createDownloader({ protocol, tls: { fingerprints: [first] } }),
+            ] as const,
+        );
+        for (const [protocol, downloader] of downloaders)
+          await fetchBy(downloader, addressOf(protocol, server));
+        const second = await server.rotateCertificate();
+        assert.notEqual(second, first);
+        assert.equal(server.fingerprint, second);
+        for (const [protocol, downloader] of downloaders) {
+          await fetchBy(downloader, addressOf(protocol, server));
+          await downloader.close();
+          await assertRejects(
+            fetchOver(protocol, server, { fingerprints: [first] }),
+            "HandshakeFailed",
+          );
+          await fetchOver(protocol, server, { fingerprints: [second] });
+        }
+        const given = await selfSignedCertificate();
+        assert.equal(await server.rotateCertificate(given), fingerprintOf(given.cert));
+        for (const protocol of secured) await fetchOver(protocol, server, { ca: given.cert });
+      }),
   );
 
   it("changes it one time after the other when asked several times at once", limit, () =>
@@ -92,7 +111,8 @@ describe("a server over TLS", () => {
       const prints = await Promise.all([1, 2, 3].map(() => server.rotateCertificate()));
       assert.equal(new Set(prints).size, 3);
       assert.equal(server.fingerprint, prints[2]);
-      for (const protocol of secured) await fetchOver(protocol, server, { fingerprints: [prints[2] ?? ""] });
+      for (const protocol of secured)
+        await fetchOver(protocol, server, { fingerprints: [prints[2] ?? ""] });
     }),
   );
 
@@ -106,7 +126,8 @@ describe("a server over TLS", () => {
       kept.failure = new Error("the disk is gone");
       await assert.rejects(server.rotateCertificate(), kept.failure);
       assert.equal(server.fingerprint, fingerprint);
-      for (const protocol of secured) await fetchOver(protocol, server, { fingerprints: [fingerprint] });
+      for (const protocol of secured)
+        await fetchOver(protocol, server, { fingerprints: [fingerprint] });
     });
   });
 
@@ -121,7 +142,12 @@ describe("a server over TLS", () => {
   });
 
   it("has nothing to change where nothing is served over TLS", limit, async () => {
-    const server = await face.startServer({ store, host: "127.0.0.1", tcp: { port: 0 }, grpc: { port: 0 } });
+    const server = await face.startServer({
+      store,
+      host: "127.0.0.1",
+      tcp: { port: 0 },
+      grpc: { port: 0 },
+    });
     try {
       await assertRejects(server.rotateCertificate(), "Unavailable");
     } finally {
@@ -148,14 +174,20 @@ describe("a certificate that is kept", () => {
     }),
   );
 
-  it("is one for all servers that start at once, and a file whose maker lost the race leaves nothing", limit, () =>
-    inTempDir(async (dir) => {
-      const path = join(dir, "state", "identity.pem");
-      const starting = Array.from({ length: 8 }, () => serverIdentity({ identityStore: fileIdentityStore(path) }));
-      const shown = await Promise.all(starting);
-      for (const identity of shown) assert.deepEqual(identity, await fileIdentityStore(path).load());
-      assert.deepEqual(await readdir(join(dir, "state")), ["identity.pem"]);
-    }),
+  it(
+    "is one for all servers that start at once, and a file whose maker lost the race leaves nothing",
+    limit,
+    () =>
+      inTempDir(async (dir) => {
+        const path = join(dir, "state", "identity.pem");
+        const starting = Array.from({ length: 8 }, () =>
+          serverIdentity({ identityStore: fileIdentityStore(path) }),
+        );
+        const shown = await Promise.all(starting);
+        for (const identity of shown)
+          assert.deepEqual(identity, await fileIdentityStore(path).load());
+        assert.deepEqual(await readdir(join(dir, "state")), ["identity.pem"]);
+      }),
   );
 
   it("is a file for its owner only, whole whenever it is looked at", limit, () =>
@@ -171,7 +203,8 @@ describe("a certificate that is kept", () => {
       ]);
       seen.push(await identityStore.load());
       for (const identity of seen) {
-        if (identity !== undefined) assert.ok(all.some(({ cert, key }) => same({ cert, key }, identity)));
+        if (identity !== undefined)
+          assert.ok(all.some(({ cert, key }) => same({ cert, key }, identity)));
       }
       assert.deepEqual(await readdir(dir), ["identity.pem"]);
       if (process.platform !== "win32") assert.equal((await stat(path)).mode & 0o777, 0o600);
@@ -230,7 +263,10 @@ describe("a certificate that is kept", () => {
       await writeFile(join(dir, "file"), "");
       const below = fileIdentityStore(join(dir, "file", "identity.pem"));
       await assertRejects(below.save(await selfSignedCertificate()), "StorageFailed");
-      const error = await assertRejects(fileIdentityStore(folder).save(await selfSignedCertificate()), "StorageFailed");
+      const error = await assertRejects(
+        fileIdentityStore(folder).save(await selfSignedCertificate()),
+        "StorageFailed",
+      );
       assert.ok(error.message.includes(folder), error.message);
       assert.deepEqual((await readdir(dir)).sort(), ["file", "folder"]);
     }),
@@ -284,7 +320,11 @@ function addressOf(protocol: Secured, { addresses }: StorageServer): string {
 }
 
 /** Fetches the piece over a connection of its own. */
-async function fetchOver(protocol: Secured, server: StorageServer, tls: TlsClientOptions): Promise<void> {
+async function fetchOver(
+  protocol: Secured,
+  server: StorageServer,
+  tls: TlsClientOptions,
+): Promise<void> {
   // Generous: only a dial that hangs may end by it.
   const downloader = face.createDownloader({ protocol, tls, connectTimeout: 30_000 });
   try {

@@ -12,7 +12,10 @@ import { noRawUdp, RawUdp } from "../support/raw-udp.ts";
 import { isOverIpv6, SOURCES, strangePayloads } from "../support/strange-datagrams.ts";
 
 const loopback = { host: "127.0.0.1", port: 0 };
-const notHere = quicheFixture === undefined ? "quiche is for Node and Bun, Deno has a QUIC of its own" : undefined;
+const notHere =
+  quicheFixture === undefined
+    ? "quiche is for Node and Bun, Deno has a QUIC of its own"
+    : undefined;
 
 /** Why a binding fails, by its name among the fixtures. */
 const silenced: Readonly<Record<string, string>> = {
@@ -43,7 +46,11 @@ describe("a datagram from port 0", () => {
       try {
         await using raw = RawUdp.start();
         for (const payload of datagrams) {
-          const refused = await raw.send({ from: { host: "127.0.0.1", port: 0 }, to: listener.address, payload });
+          const refused = await raw.send({
+            from: { host: "127.0.0.1", port: 0 },
+            to: listener.address,
+            payload,
+          });
           assert.equal(refused, undefined);
         }
         await assertServes(transport, listener);
@@ -57,21 +64,25 @@ describe("a datagram from port 0", () => {
 
 describe("datagrams of lengths at the bounds, from sources that no honest client has", () => {
   for (const host of ["127.0.0.1", "::"]) {
-    test(`end no callback of quiche on ${host}, whatever the socket tells of their source`, notHere, async () => {
-      const transport = await transportOf(quicheFixture);
-      const initial = await firstDatagram(transport);
-      const { listener, receive } = await openQuicheListener({ host, port: 0 });
-      try {
-        for (const from of Object.values(SOURCES)) {
-          if (isOverIpv6(from) !== isOverIpv6({ host, port: 0 })) continue;
-          for (const payload of strangePayloads(initial, false)) receive(payload, from);
+    test(
+      `end no callback of quiche on ${host}, whatever the socket tells of their source`,
+      notHere,
+      async () => {
+        const transport = await transportOf(quicheFixture);
+        const initial = await firstDatagram(transport);
+        const { listener, receive } = await openQuicheListener({ host, port: 0 });
+        try {
+          for (const from of Object.values(SOURCES)) {
+            if (isOverIpv6(from) !== isOverIpv6({ host, port: 0 })) continue;
+            for (const payload of strangePayloads(initial, false)) receive(payload, from);
+          }
+          await assertServes(transport, listener);
+          assert.equal(listener.counters?.caught, 0);
+        } finally {
+          await listener.close({ grace: 0 });
         }
-        await assertServes(transport, listener);
-        assert.equal(listener.counters?.caught, 0);
-      } finally {
-        await listener.close({ grace: 0 });
-      }
-    });
+      },
+    );
   }
 
   for (const [name, fixture] of Object.entries(fixtures)) {
@@ -83,7 +94,9 @@ describe("datagrams of lengths at the bounds, from sources that no honest client
       const socket = createSocket("udp4");
       try {
         for (const payload of strangePayloads(initial, false)) {
-          await new Promise((resolve) => socket.send(payload, listener.address.port, "127.0.0.1", resolve));
+          await new Promise((resolve) =>
+            socket.send(payload, listener.address.port, "127.0.0.1", resolve),
+          );
         }
         await assertServes(transport, listener);
       } finally {
@@ -95,7 +108,8 @@ describe("datagrams of lengths at the bounds, from sources that no honest client
 
     for (const [source, from] of Object.entries(SOURCES)) {
       if (from.host.includes("%")) continue;
-      const gap = noRawUdp ?? (name in silenced && isSilencing(source) ? silenced[name] : undefined);
+      const gap =
+        noRawUdp ?? (name in silenced && isSilencing(source) ? silenced[name] : undefined);
       test(`from ${source}, leave a server serving, over ${name}`, gap, async () => {
         const transport = await fixture.transport();
         const initial = await firstDatagram(transport);
@@ -159,7 +173,10 @@ async function assertServes(transport: Transport, listener: Listener): Promise<v
     }
   })();
   const { port } = listener.address;
-  const connection = await transport.dial({ host: "127.0.0.1", port }, { signal: AbortSignal.timeout(8_000) });
+  const connection = await transport.dial(
+    { host: "127.0.0.1", port },
+    { signal: AbortSignal.timeout(8_000) },
+  );
   const { reader, writer } = await connection.openStream();
   await writer.end(Uint8Array.of(7));
   assert.deepEqual(await reader.read(), Uint8Array.of(7));

@@ -60,7 +60,9 @@ describe("edge workers: a task", () => {
 
   it("in many requests to the worker at once", () =>
     withServer(async (addr) => {
-      const results = await Promise.all(Array.from({ length: 8 }, () => fetched({ addr, pieces: numbers })));
+      const results = await Promise.all(
+        Array.from({ length: 8 }, () => fetched({ addr, pieces: numbers })),
+      );
       for (const result of results) assert.deepEqual(result, expected);
     }));
 
@@ -193,7 +195,10 @@ describe("edge workers: what fails", () => {
 
   for (const protocol of ["quic", "grpc"] as const) {
     it(`${protocol}: Unavailable, and the message names what there is`, async () => {
-      const { message } = await failed({ addr: "127.0.0.1:9", pieces: [0], options: { protocol } }, "Unavailable");
+      const { message } = await failed(
+        { addr: "127.0.0.1:9", pieces: [0], options: { protocol } },
+        "Unavailable",
+      );
       assert.match(message, /edge workers do not have; use protocol "tcp"/);
     });
   }
@@ -221,13 +226,19 @@ async function failedResult(request: Omit<EdgeFetch, "taskId">, code: string): P
   return result;
 }
 
-async function failed(request: Omit<EdgeFetch, "taskId">, code: string): Promise<NonNullable<EdgeResult["error"]>> {
+async function failed(
+  request: Omit<EdgeFetch, "taskId">,
+  code: string,
+): Promise<NonNullable<EdgeResult["error"]>> {
   const { error } = await failedResult(request, code);
   if (error === undefined) assert.fail("nothing failed");
   return error;
 }
 
-async function withServer(use: (addr: string) => Promise<void>, local: typeof loopback = loopback): Promise<void> {
+async function withServer(
+  use: (addr: string) => Promise<void>,
+  local: typeof loopback = loopback,
+): Promise<void> {
   const store = new MemoryPieceStore();
   store.putTask(taskId, content, { pieceLength: PIECE });
   const server = await VortexServer.listen(
@@ -244,7 +255,10 @@ async function withServer(use: (addr: string) => Promise<void>, local: typeof lo
   }
 }
 
-async function withScript(script: Script, use: (addr: string, server: ScriptedServer) => Promise<void>): Promise<void> {
+async function withScript(
+  script: Script,
+  use: (addr: string, server: ScriptedServer) => Promise<void>,
+): Promise<void> {
   const server = await ScriptedServer.listen(tcpTransport, loopback, script);
   try {
     await use(formatAddress(server.address), server);

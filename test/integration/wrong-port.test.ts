@@ -15,11 +15,14 @@ store.putTask(taskId, new Uint8Array(1000));
 const { createDownloader, startServer } = await runtimeFace();
 
 describe("Vortex over TCP, dialled at a gRPC port", () => {
-  it("names HTTP/2, and the gRPC port", () => assertMessage("tcp", { grpc: { port: 0 } }, /speaks HTTP\/2.*gRPC port/));
+  it("names HTTP/2, and the gRPC port", () =>
+    assertMessage("tcp", { grpc: { port: 0 } }, /speaks HTTP\/2.*gRPC port/));
 
   const withTls = "names TLS, where that is spoken there";
-  const run = (): Promise<void> => assertMessage("tcp", { grpc: { port: 0, tls: true } }, /speaks TLS.*gRPC port/);
-  if (runtimeName === "node") skipped(withTls, "a server on node:tls closes the connection without an alert", run);
+  const run = (): Promise<void> =>
+    assertMessage("tcp", { grpc: { port: 0, tls: true } }, /speaks TLS.*gRPC port/);
+  if (runtimeName === "node")
+    skipped(withTls, "a server on node:tls closes the connection without an alert", run);
   else it(withTls, run);
 });
 
@@ -36,7 +39,12 @@ async function assertMessage(
   try {
     const address = server.addresses.tcp ?? server.addresses.grpc;
     assert.ok(address !== undefined);
-    const piece = downloader.downloadPiece({ addr: formatAddress(address), hostId: "me", taskId, number: 0 });
+    const piece = downloader.downloadPiece({
+      addr: formatAddress(address),
+      hostId: "me",
+      taskId,
+      number: 0,
+    });
     const { message } = await assertRejects(piece, "ProtocolNotSupported");
     assert.match(message, expected);
   } finally {

@@ -15,7 +15,10 @@ import { LinkedHosts, noNamespaces } from "../support/namespaces.ts";
 import { openQuicheListener } from "../support/quiche-listener.ts";
 import { root, runner, startProgram } from "../support/run.ts";
 
-const notHere = quicheFixture === undefined ? "quiche is for Node and Bun, Deno has a QUIC of its own" : undefined;
+const notHere =
+  quicheFixture === undefined
+    ? "quiche is for Node and Bun, Deno has a QUIC of its own"
+    : undefined;
 
 describe("addresses with zones", () => {
   it("are split into the address and the zone", () => {
@@ -44,10 +47,16 @@ describe("addresses with zones", () => {
     ["gRPC", (remote: Address) => grpcBinding().dial(remote, { maxMessageLength: 1024 })],
   ] as const) {
     const outcome =
-      runtimeName === "deno" ? "InvalidArgument that names the zone" : "Unreachable when it is none of this host";
+      runtimeName === "deno"
+        ? "InvalidArgument that names the zone"
+        : "Unreachable when it is none of this host";
     it(`are dialled over ${name}: ${outcome}`, async () => {
       const error = await rejectionOf(dial({ host: "fe80::1%nowhere", port: 9 }));
-      assert.equal(error.code, runtimeName === "deno" ? "InvalidArgument" : "Unreachable", error.message);
+      assert.equal(
+        error.code,
+        runtimeName === "deno" ? "InvalidArgument" : "Unreachable",
+        error.message,
+      );
       if (runtimeName === "deno") assert.match(error.message, /zone "nowhere"/);
     });
   }

@@ -20,7 +20,12 @@ export interface StockAnswer {
   readonly crc32: number;
 }
 
-async function fetchPiece(port: number, pin: string, taskId: string, number: number): Promise<StockAnswer> {
+async function fetchPiece(
+  port: number,
+  pin: string,
+  taskId: string,
+  number: number,
+): Promise<StockAnswer> {
   const connection = await denoQuic().connectQuic({
     hostname: "127.0.0.1",
     port,
@@ -33,7 +38,9 @@ async function fetchPiece(port: number, pin: string, taskId: string, number: num
     maxConcurrentUnidirectionalStreams: 0,
     congestionControl: "default",
   });
-  const { readable, writable } = await connection.createBidirectionalStream({ waitUntilAvailable: true });
+  const { readable, writable } = await connection.createBidirectionalStream({
+    waitUntilAvailable: true,
+  });
   const writer = writable.getWriter();
   await writer.write(stockRequest(9, taskId, number));
   await writer.close();
@@ -44,12 +51,16 @@ async function fetchPiece(port: number, pin: string, taskId: string, number: num
 }
 
 function bytesOf(fingerprint: string): Uint8Array {
-  return Uint8Array.from(fingerprint.replaceAll(":", "").match(/../g) ?? [], (pair) => Number.parseInt(pair, 16));
+  return Uint8Array.from(fingerprint.replaceAll(":", "").match(/../g) ?? [], (pair) =>
+    Number.parseInt(pair, 16),
+  );
 }
 
 const [, , port, pin = "", taskId = "", number] = process.argv;
-const outcome = await fetchPiece(Number(port), pin, taskId, Number(number)).catch((error: unknown) => ({
-  error: error instanceof Error ? error.message : String(error),
-}));
+const outcome = await fetchPiece(Number(port), pin, taskId, Number(number)).catch(
+  (error: unknown) => ({
+    error: error instanceof Error ? error.message : String(error),
+  }),
+);
 console.log(JSON.stringify(outcome));
 process.exit(0);

@@ -19,14 +19,22 @@ import { type Program, runners, runToEnd, startProgram } from "../support/run.ts
 import { runtimeFace } from "../support/runtime-face.ts";
 import type { StockAnswer } from "./stock-client.ts";
 import type { StockPeer } from "./stock-peer.ts";
-import { crc32, readAnswer, STOCK_PIECE_LENGTH, STOCK_PIECES, stockPiece, stockRequest } from "./stock-wire.ts";
+import {
+  crc32,
+  readAnswer,
+  STOCK_PIECE_LENGTH,
+  STOCK_PIECES,
+  stockPiece,
+  stockRequest,
+} from "./stock-wire.ts";
 
 const taskId = "ef".repeat(32);
 const local = { host: "127.0.0.1", port: 0 };
 const deno = runners.deno;
 const noDeno = typeof deno === "string" ? deno : undefined;
 const onDeno = runtimeName === "deno" ? undefined : "this is about Deno's own QUIC";
-const offDeno = runtimeName === "deno" ? "Deno's own QUIC can leave the protocol's name out" : undefined;
+const offDeno =
+  runtimeName === "deno" ? "Deno's own QUIC can leave the protocol's name out" : undefined;
 
 /** `it`, or a skip with its reason in the name. */
 function itUnless(reason: string | undefined, name: string, run: () => Promise<void>): void {
@@ -36,7 +44,11 @@ function itUnless(reason: string | undefined, name: string, run: () => Promise<v
 }
 
 /** Runs a program on Deno, with more flags. */
-function onDenoRun(program: string, args: readonly string[], flags: readonly string[] = []): Promise<string> {
+function onDenoRun(
+  program: string,
+  args: readonly string[],
+  flags: readonly string[] = [],
+): Promise<string> {
   if (typeof deno === "string") assert.fail(deno);
   return runToEnd([...deno, ...flags, program, ...args]).then(({ code, out, err }) => {
     assert.equal(code, 0, err);
@@ -45,7 +57,9 @@ function onDenoRun(program: string, args: readonly string[], flags: readonly str
 }
 
 /** Starts the stand-in for a stock peer. */
-async function startStockPeer(...flags: readonly string[]): Promise<{ program: Program; peer: StockPeer }> {
+async function startStockPeer(
+  ...flags: readonly string[]
+): Promise<{ program: Program; peer: StockPeer }> {
   if (typeof deno === "string") assert.fail(deno);
   const program = startProgram([...deno, "test/interop/stock-peer.ts", ...flags]);
   return { program, peer: JSON.parse(await program.line()) as StockPeer };
@@ -64,14 +78,18 @@ describe("a stock Dragonfly peer of 1.4.9 or later", () => {
     await fetchesAll(tcpTransport, peer.tcp);
   });
 
-  itUnless(onDeno, "Deno has its pieces over QUIC, pinned or with the certificate as its own authority", async () => {
-    for (const tls of [
-      { fingerprints: [peer.fingerprint] },
-      { ca: peer.cert, serverName: "d7y" },
-    ] satisfies TlsClientOptions[]) {
-      await fetchesAll(await denoQuicTransport({ tls }), peer.quic);
-    }
-  });
+  itUnless(
+    onDeno,
+    "Deno has its pieces over QUIC, pinned or with the certificate as its own authority",
+    async () => {
+      for (const tls of [
+        { fingerprints: [peer.fingerprint] },
+        { ca: peer.cert, serverName: "d7y" },
+      ] satisfies TlsClientOptions[]) {
+        await fetchesAll(await denoQuicTransport({ tls }), peer.quic);
+      }
+    },
+  );
 
   itUnless(onDeno, "the second connection does not try the protocol's name again", async () => {
     const transport = await denoQuicTransport({ tls: { fingerprints: [peer.fingerprint] } });
@@ -94,18 +112,32 @@ describe("a stock Dragonfly peer of 1.4.9 or later", () => {
   itUnless(onDeno, "verify: false needs Deno's flag, and says so", async () => {
     const args = [String(peer.quic), taskId, "2"];
     const flag = "--unsafely-ignore-certificate-errors=d7y";
-    assert.equal(await onDenoRun("test/interop/unverified-client.ts", args, [flag]), String(crc32(stockPiece(2))));
+    assert.equal(
+      await onDenoRun("test/interop/unverified-client.ts", args, [flag]),
+      String(crc32(stockPiece(2))),
+    );
     const refused = await onDenoRun("test/interop/unverified-client.ts", args);
-    assert.match(refused, /^HandshakeFailed: .*--unsafely-ignore-certificate-errors=d7y.*tls\.fingerprints/);
+    assert.match(
+      refused,
+      /^HandshakeFailed: .*--unsafely-ignore-certificate-errors=d7y.*tls\.fingerprints/,
+    );
   });
 
-  itUnless(offDeno, "elsewhere QUIC is one clear error, that names the cause and the way out", async () => {
-    await withDownloader(await quicheTransport({ tls: { verify: false } }), peer.quic, async (fetchPiece) => {
-      const error = await assertRejects(fetchPiece(0), "ProtocolNotSupported");
-      assert.match(error.message, /stock Dragonfly peers/);
-      assert.match(error.message, /"tcp"/);
-    });
-  });
+  itUnless(
+    offDeno,
+    "elsewhere QUIC is one clear error, that names the cause and the way out",
+    async () => {
+      await withDownloader(
+        await quicheTransport({ tls: { verify: false } }),
+        peer.quic,
+        async (fetchPiece) => {
+          const error = await assertRejects(fetchPiece(0), "ProtocolNotSupported");
+          assert.match(error.message, /stock Dragonfly peers/);
+          assert.match(error.message, /"tcp"/);
+        },
+      );
+    },
+  );
 });
 
 describe("a stock Dragonfly peer of 1.1.0 to 1.4.8, which a failed QUIC handshake ends", () => {
@@ -120,13 +152,18 @@ describe("a stock Dragonfly peer of 1.1.0 to 1.4.8, which a failed QUIC handshak
           const piece = await downloader.downloadPiece({ addr, hostId: "host", taskId, number: 1 });
           assert.deepEqual(await piece.bytes(), stockPiece(1));
           const request = { taskId, hostId: "host", parents: [{ addr }], ...stockLengths };
-          assert.equal((await downloader.streamTask(request).bytes()).length, stockLengths.contentLength);
+          assert.equal(
+            (await downloader.streamTask(request).bytes()).length,
+            stockLengths.contentLength,
+          );
         }
         // An abort and a lost race are failed handshakes too.
         await using downloader = createDownloader({ protocol, auto: { delay: 1 } });
         const request = { addr, hostId: "host", taskId, number: 1 };
         await Promise.allSettled(
-          Array.from({ length: 8 }, () => downloader.downloadPiece(request, { signal: AbortSignal.timeout(1) })),
+          Array.from({ length: 8 }, () =>
+            downloader.downloadPiece(request, { signal: AbortSignal.timeout(1) }),
+          ),
         );
       }
       await fetchesAll(tcpTransport, peer.tcp);
@@ -140,9 +177,13 @@ describe("a stock Dragonfly peer of 1.1.0 to 1.4.8, which a failed QUIC handshak
   itUnless(offDeno, "ends by one QUIC handshake of a client that offers ALPN", async () => {
     const { program, peer } = await startStockPeer();
     try {
-      await withDownloader(await quicheTransport({ tls: { verify: false } }), peer.quic, async (fetchPiece) => {
-        await assertRejects(fetchPiece(0), "ProtocolNotSupported");
-      });
+      await withDownloader(
+        await quicheTransport({ tls: { verify: false } }),
+        peer.quic,
+        async (fetchPiece) => {
+          await assertRejects(fetchPiece(0), "ProtocolNotSupported");
+        },
+      );
       assert.equal((await program.ended).code, 101);
     } finally {
       program.kill();
@@ -154,7 +195,9 @@ describe("a stock Dragonfly client", () => {
   itUnless(onDeno, "has the pieces of a server that is for stock peers", () =>
     withServer("stock", async (port, fingerprint, content) => {
       const args = [String(port), fingerprint, taskId, "1"];
-      const answer = JSON.parse(await onDenoRun("test/interop/stock-client.ts", args)) as StockAnswer;
+      const answer = JSON.parse(
+        await onDenoRun("test/interop/stock-client.ts", args),
+      ) as StockAnswer;
       const piece = content.subarray(PIECE_LENGTH, 2 * PIECE_LENGTH);
       const crc = crc32(piece);
       const expected: StockAnswer = {
@@ -183,7 +226,9 @@ describe("a stock Dragonfly client", () => {
   itUnless(onDeno, "is refused by a server that is for peers of this library", () =>
     withServer("vortex", async (port, fingerprint) => {
       const args = [String(port), fingerprint, taskId, "1"];
-      const { error } = JSON.parse(await onDenoRun("test/interop/stock-client.ts", args)) as { error: string };
+      const { error } = JSON.parse(await onDenoRun("test/interop/stock-client.ts", args)) as {
+        error: string;
+      };
       assert.match(error, /error 120/);
     }),
   );
@@ -202,7 +247,12 @@ async function withServer(
   const content = seededBytes(3, 2 * PIECE_LENGTH);
   const store = new MemoryPieceStore();
   store.putTask(taskId, content, { pieceLength: PIECE_LENGTH });
-  const server = await VortexServer.listen(await denoQuicTransport({ clients }), local, store, portableRuntime);
+  const server = await VortexServer.listen(
+    await denoQuicTransport({ clients }),
+    local,
+    store,
+    portableRuntime,
+  );
   try {
     await use(server.address.port, server.fingerprint ?? "", content);
   } finally {
@@ -214,7 +264,8 @@ async function fetchesAll(transport: Transport, port: number): Promise<void> {
   await withDownloader(transport, port, async (fetchPiece) => {
     const numbers = Array.from({ length: STOCK_PIECES }, (_, number) => number);
     const pieces = await Promise.all(numbers.map(fetchPiece));
-    for (const number of numbers) assert.deepEqual(pieces[number], stockPiece(number), `piece ${number}`);
+    for (const number of numbers)
+      assert.deepEqual(pieces[number], stockPiece(number), `piece ${number}`);
     await assertRejects(fetchPiece(STOCK_PIECES), "NotFound");
   });
 }
@@ -224,7 +275,10 @@ async function withDownloader(
   port: number,
   use: (fetchPiece: (number: number) => Promise<Uint8Array>) => Promise<void>,
 ): Promise<void> {
-  await using downloader = new VortexDownloader(async () => transport, downloaderSettings({}, portableRuntime));
+  await using downloader = new VortexDownloader(
+    async () => transport,
+    downloaderSettings({}, portableRuntime),
+  );
   await use(async (number) => {
     const request = { addr: `127.0.0.1:${port}`, hostId: "host", taskId, number };
     const piece = await downloader.downloadPiece(request);

@@ -13,7 +13,14 @@ import { createServer } from "node:net";
 import process from "node:process";
 import { generate } from "selfsigned";
 import { denoQuic, type NativeConn, type NativeStream } from "../../adapters/deno-quic/native.ts";
-import { readRequest, STOCK_PIECE_LENGTH, STOCK_PIECES, stockAnswer, stockNotFound, stockPiece } from "./stock-wire.ts";
+import {
+  readRequest,
+  STOCK_PIECE_LENGTH,
+  STOCK_PIECES,
+  stockAnswer,
+  stockNotFound,
+  stockPiece,
+} from "./stock-wire.ts";
 
 /** Where a stock peer listens, and what it shows. */
 export interface StockPeer {
@@ -28,9 +35,13 @@ const REQUEST_LENGTH = 74;
 
 function answerTo(packet: Uint8Array): Uint8Array[] {
   const request = readRequest(packet);
-  if (request === undefined || request.number >= STOCK_PIECES) return [stockNotFound(request?.id ?? 0)];
+  if (request === undefined || request.number >= STOCK_PIECES)
+    return [stockNotFound(request?.id ?? 0)];
   const content = stockPiece(request.number);
-  return [stockAnswer(request.id, request.number, request.number * STOCK_PIECE_LENGTH, content), content];
+  return [
+    stockAnswer(request.id, request.number, request.number * STOCK_PIECE_LENGTH, content),
+    content,
+  ];
 }
 
 async function serveStream({ readable, writable }: NativeStream): Promise<void> {
@@ -82,7 +93,8 @@ async function startQuic(identity: { cert: string; key: string }): Promise<numbe
           return;
         }
         handshakeOf(connection).catch(dieOf);
-        for await (const stream of connection.incomingBidirectionalStreams) serveStream(stream).catch(() => {});
+        for await (const stream of connection.incomingBidirectionalStreams)
+          serveStream(stream).catch(() => {});
       })().catch(() => {});
     }
   })();
@@ -111,7 +123,12 @@ const { cert, private: key } = await generate([{ name: "commonName", value: "d7y
   extensions: [{ name: "subjectAltName", altNames: [{ type: 2, value: "d7y" }] }],
 });
 const fingerprint = createHash("sha256").update(new X509Certificate(cert).raw).digest("hex");
-const peer: StockPeer = { quic: await startQuic({ cert, key }), tcp: await startTcp(), fingerprint, cert };
+const peer: StockPeer = {
+  quic: await startQuic({ cert, key }),
+  tcp: await startTcp(),
+  fingerprint,
+  cert,
+};
 console.log(JSON.stringify(peer));
 process.stdin.resume();
 process.stdin.once("end", () => process.exit(0));

@@ -27,7 +27,9 @@ export function stockRequest(id: number, taskId: string, number: number): Uint8A
 }
 
 /** What a request asks for; undefined when it is none. */
-export function readRequest(packet: Uint8Array): { id: number; taskId: string; number: number } | undefined {
+export function readRequest(
+  packet: Uint8Array,
+): { id: number; taskId: string; number: number } | undefined {
   const view = new DataView(packet.buffer, packet.byteOffset, packet.byteLength);
   if (packet.length !== 74 || view.getUint8(1) !== 0 || view.getUint32(2) !== 68) return undefined;
   const taskId = new TextDecoder().decode(packet.subarray(6, 70));
@@ -35,7 +37,12 @@ export function readRequest(packet: Uint8Array): { id: number; taskId: string; n
 }
 
 /** An answer's head as a stock server writes it: the length in the header is that of the metadata, without the content. */
-export function stockAnswer(id: number, number: number, offset: number, content: Uint8Array): Uint8Array {
+export function stockAnswer(
+  id: number,
+  number: number,
+  offset: number,
+  content: Uint8Array,
+): Uint8Array {
   const digest = new TextEncoder().encode(`crc32:${crc32(content)}`);
   const parent = new TextEncoder().encode("10.0.0.1-stock-peer");
   const metadata = 4 + 8 + 8 + 4 + digest.length + 4 + parent.length + 1 + 8 + 8;
@@ -78,11 +85,13 @@ export function readAnswer(answer: Uint8Array): {
   const view = new DataView(answer.buffer, answer.byteOffset, answer.byteLength);
   if (view.getUint8(1) !== 1) throw new Error(`an answer with tag ${view.getUint8(1)}`);
   const metadata = view.getUint32(6);
-  if (view.getUint32(2) !== 4 + metadata) throw new Error("the length in the header is not that of the metadata");
+  if (view.getUint32(2) !== 4 + metadata)
+    throw new Error("the length in the header is not that of the metadata");
   const length = Number(view.getBigUint64(22));
   const digestLength = view.getUint32(30);
   const content = answer.subarray(10 + metadata);
-  if (content.length !== length) throw new Error(`${content.length} bytes of content, ${length} announced`);
+  if (content.length !== length)
+    throw new Error(`${content.length} bytes of content, ${length} announced`);
   return {
     number: view.getUint32(10),
     offset: Number(view.getBigUint64(14)),

@@ -15,7 +15,10 @@ import { crc32 } from "./stock-wire.ts";
 
 const [, , port, taskId = "", number] = process.argv;
 const transport = await denoQuicTransport({ tls: { verify: false } });
-await using downloader = new VortexDownloader(async () => transport, downloaderSettings({}, portableRuntime));
+await using downloader = new VortexDownloader(
+  async () => transport,
+  downloaderSettings({}, portableRuntime),
+);
 try {
   const request = { addr: `127.0.0.1:${port}`, hostId: "host", taskId, number: Number(number) };
   console.log(crc32(await (await downloader.downloadPiece(request)).bytes()));

@@ -57,9 +57,12 @@ for await (const path of createInterface({ input: process.stdin })) {
   );
   const error = await download.done.then(
     () => undefined,
-    (thrown: unknown) => (thrown instanceof VortexError ? `${thrown.code}: ${thrown.message}` : String(thrown)),
+    (thrown: unknown) =>
+      thrown instanceof VortexError ? `${thrown.code}: ${thrown.message}` : String(thrown),
   );
-  const parents = download.progress().parents.map(({ routes }) => (routes === undefined ? {} : { routes }));
+  const parents = download
+    .progress()
+    .parents.map(({ routes }) => (routes === undefined ? {} : { routes }));
   const fetched: AutoFetched = { error, parents, chosen };
   chosen = [];
   console.log(JSON.stringify(fetched));

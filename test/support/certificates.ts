@@ -68,7 +68,9 @@ async function make(
       : [
           {
             name: "subjectAltName",
-            altNames: names.map((each) => (isAddress(each) ? { type: 7, ip: each } : { type: 2, value: each })),
+            altNames: names.map((each) =>
+              isAddress(each) ? { type: 7, ip: each } : { type: 2, value: each },
+            ),
           },
         ],
   });

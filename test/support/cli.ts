@@ -15,7 +15,12 @@ import { type Clock, portableRuntime } from "../../src/runtime.ts";
 import { VortexServer } from "../../src/server/vortex-server.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import type { PieceStore, StoredTask } from "../../src/store/store.ts";
-import type { PieceLocation, SyncOptions, TaskDirectory, TaskOutline } from "../../src/task/discovery.ts";
+import type {
+  PieceLocation,
+  SyncOptions,
+  TaskDirectory,
+  TaskOutline,
+} from "../../src/task/discovery.ts";
 import { MemoryTransport } from "../../src/transport/memory.ts";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
 import { joined, seededBytes } from "./random.ts";
@@ -26,7 +31,11 @@ export const content: Uint8Array = seededBytes(7, 10_000);
 /** Options that tell its lengths. */
 export const lengths: readonly string[] = ["--content-length", "10000", "--piece-length", "1kB"];
 /** Where {@link withPeer} serves it. */
-export const peers = { quic: "10.0.0.7:4006", tcp: "10.0.0.7:4005", grpc: "10.0.0.7:4000" } as const;
+export const peers = {
+  quic: "10.0.0.7:4006",
+  tcp: "10.0.0.7:4005",
+  grpc: "10.0.0.7:4000",
+} as const;
 
 /** A user with a place for state; the memory face keeps nothing there. */
 export const env: Readonly<Record<string, string>> = { XDG_STATE_HOME: "/state" };
@@ -43,7 +52,11 @@ export class Sink extends Writable {
     this.columns = columns;
   }
 
-  override _write(chunk: Uint8Array, _encoding: string, done: (error?: Error | null) => void): void {
+  override _write(
+    chunk: Uint8Array,
+    _encoding: string,
+    done: (error?: Error | null) => void,
+  ): void {
     this.chunks.push(Uint8Array.from(chunk));
     done();
   }
@@ -60,7 +73,8 @@ export class Sink extends Writable {
 /** Whose reader has gone away. */
 export function brokenPipe(): Writable {
   return new Writable({
-    write: (_chunk, _encoding, done) => done(Object.assign(new Error("write EPIPE"), { code: "EPIPE" })),
+    write: (_chunk, _encoding, done) =>
+      done(Object.assign(new Error("write EPIPE"), { code: "EPIPE" })),
   });
 }
 
@@ -83,7 +97,11 @@ export interface Ran {
 }
 
 /** Runs the command in this process. */
-export async function run(face: CliFace, args: readonly string[], options: RunOptions = {}): Promise<Ran> {
+export async function run(
+  face: CliFace,
+  args: readonly string[],
+  options: RunOptions = {},
+): Promise<Ran> {
   const { isTTY, stdin, clock } = options;
   const out = new Sink(isTTY);
   const err = options.stderr ?? new Sink(isTTY);
@@ -131,7 +149,9 @@ export class MemoryFace implements CliFace {
     return Object.assign(this.#directory(), { [Symbol.asyncDispose]: async () => {} });
   }
 
-  async startServer(options: Parameters<CliFace["startServer"]>[0]): ReturnType<CliFace["startServer"]> {
+  async startServer(
+    options: Parameters<CliFace["startServer"]>[0],
+  ): ReturnType<CliFace["startServer"]> {
     const { store, host = "0.0.0.0" } = options;
     this.#store = store;
     const servers = new Map<"quic" | "tcp" | "grpc", VortexServer>();
@@ -140,9 +160,14 @@ export class MemoryFace implements CliFace {
       // Who asks for all addresses is reached at the loopback address, as the command that `serve` prints does.
       const local = { host: host === "0.0.0.0" ? "127.0.0.1" : host, port: port ?? 0 };
       if (port === undefined) continue;
-      servers.set(name, await VortexServer.listen(this.#networks[name], local, store, portableRuntime));
+      servers.set(
+        name,
+        await VortexServer.listen(this.#networks[name], local, store, portableRuntime),
+      );
     }
-    const addresses = Object.fromEntries([...servers].map(([name, { address }]) => [name, { ...address, host }]));
+    const addresses = Object.fromEntries(
+      [...servers].map(([name, { address }]) => [name, { ...address, host }]),
+    );
     const close = async (): Promise<void> => {
       for (const server of servers.values()) await server.close();
     };
@@ -178,7 +203,11 @@ export class MemoryFace implements CliFace {
         const { pieceCount } = planTask(contentLength, pieceLength);
         return { contentLength, pieceLength, pieceCount, ...(digest !== undefined && { digest }) };
       },
-      async *sync(_addr: string, asked: string, { signal }: SyncOptions): AsyncGenerator<PieceLocation, void, void> {
+      async *sync(
+        _addr: string,
+        asked: string,
+        { signal }: SyncOptions,
+      ): AsyncGenerator<PieceLocation, void, void> {
         const task = await taskOf(asked);
         for await (const { number, offset, length } of task.watch?.({ signal }) ?? task.pieces()) {
           yield {
@@ -250,9 +279,15 @@ export function neverAnswered({ signal }: CallOptions = {}): Promise<never> {
 }
 
 /** A downloader of the usual task, and the server behind it. */
-export async function heldDownloader(): Promise<Pick<Downloader, "downloadPiece"> & AsyncDisposable> {
+export async function heldDownloader(): Promise<
+  Pick<Downloader, "downloadPiece"> & AsyncDisposable
+> {
   const face = new MemoryFace();
-  const server = await face.startServer({ store: taskStore(), host: "10.0.0.7", tcp: { port: 4005 } });
+  const server = await face.startServer({
+    store: taskStore(),
+    host: "10.0.0.7",
+    tcp: { port: 4005 },
+  });
   const downloader = face.createDownloader({ protocol: "tcp" });
   return {
     downloadPiece: downloader.downloadPiece.bind(downloader),

@@ -17,7 +17,11 @@ const { createDownloader } = await faces[runtimeName]();
 
 const config = await loadConfig();
 const downloader = createDownloader(await config.downloader());
-const { content, done } = downloader.streamTask({ taskId, hostId: "config-client", parents: [{ apiAddr }] });
+const { content, done } = downloader.streamTask({
+  taskId,
+  hostId: "config-client",
+  parents: [{ apiAddr }],
+});
 const hash = createHash("sha256");
 for await (const chunk of content) hash.update(chunk);
 await done;

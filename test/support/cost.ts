@@ -19,12 +19,19 @@ export function countBytes(): { readonly costs: () => ByteCosts; readonly stop: 
       construct(target, args: unknown[], newTarget) {
         if (typeof args[0] === "number") allocated += args[0];
         const construct = target as unknown as new (...args: unknown[]) => object;
-        return Reflect.construct(construct, args, newTarget === proxies.get(target) ? construct : newTarget);
+        return Reflect.construct(
+          construct,
+          args,
+          newTarget === proxies.get(target) ? construct : newTarget,
+        );
       },
     });
   const proxies = new Map<object, object>();
   for (const made of [Native, NativeBuffer]) proxies.set(made, counting(made));
-  Object.assign(globalThis, { Uint8Array: proxies.get(Native), ArrayBuffer: proxies.get(NativeBuffer) });
+  Object.assign(globalThis, {
+    Uint8Array: proxies.get(Native),
+    ArrayBuffer: proxies.get(NativeBuffer),
+  });
   Native.prototype.set = function (this: Uint8Array, from: ArrayLike<number>, at?: number): void {
     copied += from.length;
     set.call(this, from, at);

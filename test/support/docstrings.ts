@@ -25,7 +25,10 @@ interface DocNode {
     readonly doc?: string;
     readonly tags?: readonly { readonly kind: string; readonly doc?: string }[];
   };
-  readonly def?: { readonly properties?: readonly DocNode[]; readonly methods?: readonly DocNode[] };
+  readonly def?: {
+    readonly properties?: readonly DocNode[];
+    readonly methods?: readonly DocNode[];
+  };
 }
 
 interface DocModule {
@@ -71,12 +74,19 @@ async function symbolsOf(entry: string): Promise<DocModule["symbols"]> {
 
 /** What the language itself names, and what overrides something of it, tells enough by its name. */
 function isPublic({ name, accessibility, isOverride }: DocNode): boolean {
-  return accessibility === undefined && isOverride !== true && !name.startsWith("#") && !name.startsWith("[Symbol.");
+  return (
+    accessibility === undefined &&
+    isOverride !== true &&
+    !name.startsWith("#") &&
+    !name.startsWith("[Symbol.")
+  );
 }
 
 function documentedOf(name: string, { location, jsDoc }: DocNode): Documented {
   const at = `${location.filename.slice(`file://${root}`.length)}:${location.line + 1}`;
   const { doc = "", tags = [] } = jsDoc ?? {};
-  const examples = tags.filter(({ kind }) => kind === "example").flatMap((tag) => samplesIn(at, tag.doc ?? ""));
+  const examples = tags
+    .filter(({ kind }) => kind === "example")
+    .flatMap((tag) => samplesIn(at, tag.doc ?? ""));
   return { name, at, documented: doc !== "" || tags.length > 0, examples };
 }

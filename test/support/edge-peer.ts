@@ -61,7 +61,10 @@ export async function startEdgeClient(): Promise<EdgeClient> {
   });
   const url = await miniflare.ready;
   const fetchPieces = async (request: EdgeFetch): Promise<EdgeResult> => {
-    const response = await fetch(new URL("/fetch", url), { method: "POST", body: JSON.stringify(request) });
+    const response = await fetch(new URL("/fetch", url), {
+      method: "POST",
+      body: JSON.stringify(request),
+    });
     const body = await response.text();
     if (response.status !== 200) throw new Error(`the worker failed: ${body}`);
     return JSON.parse(body);
@@ -69,7 +72,11 @@ export async function startEdgeClient(): Promise<EdgeClient> {
   return {
     url,
     fetchTask: (addr, taskId, { pieceCount }) =>
-      fetchPieces({ addr, taskId, pieces: Array.from({ length: pieceCount }, (_, number) => number) }),
+      fetchPieces({
+        addr,
+        taskId,
+        pieces: Array.from({ length: pieceCount }, (_, number) => number),
+      }),
     fetch: fetchPieces,
     close: () => miniflare.dispose(),
   };

@@ -18,7 +18,13 @@ import type {
   Transport,
 } from "../../src/transport/transport.ts";
 import type { EdgeClient } from "./edge-peer.ts";
-import { type EdgeCall, type EdgeFailure, type EdgeReport, type EdgeSignal, FrameStream } from "./edge-wire.ts";
+import {
+  type EdgeCall,
+  type EdgeFailure,
+  type EdgeReport,
+  type EdgeSignal,
+  FrameStream,
+} from "./edge-wire.ts";
 
 interface Reply {
   readonly head: EdgeReport;
@@ -34,7 +40,10 @@ export interface EdgeTransport extends Transport {
 /** The transport of `edge`, which is ended with it. */
 export async function edgeTransport(edge: EdgeClient): Promise<EdgeTransport> {
   const control = await tcpTransport.listen({ host: "127.0.0.1", port: 0 });
-  const waiting = new Map<string, (frames: FrameStream<EdgeReport, EdgeCall>, first: AsyncGenerator<Reply>) => void>();
+  const waiting = new Map<
+    string,
+    (frames: FrameStream<EdgeReport, EdgeCall>, first: AsyncGenerator<Reply>) => void
+  >();
   const sessions: Session[] = [];
   const answers: Promise<unknown>[] = [];
   void (async () => {
@@ -43,7 +52,8 @@ export async function edgeTransport(edge: EdgeClient): Promise<EdgeTransport> {
         const frames = new FrameStream<EdgeReport, EdgeCall>(stream);
         const reports = frames.frames();
         const { value } = await reports.next();
-        if (value !== undefined && "session" in value.head) waiting.get(value.head.session)?.(frames, reports);
+        if (value !== undefined && "session" in value.head)
+          waiting.get(value.head.session)?.(frames, reports);
         break;
       }
     }
@@ -54,14 +64,17 @@ export async function edgeTransport(edge: EdgeClient): Promise<EdgeTransport> {
     sessions.push(session);
     waiting.set(name, (frames, reports) => session.start(frames, reports));
     const query = new URLSearchParams({ control: formatAddress(control.address), session: name });
-    const answer = fetch(new URL(`/session?${query}`, edge.url)).then((response) => response.text());
+    const answer = fetch(new URL(`/session?${query}`, edge.url)).then((response) =>
+      response.text(),
+    );
     answers.push(answer.catch((error: unknown) => session.fail(error)));
     return session;
   };
   return {
     protocol: "tcp",
     dial: (remote, options) => begin().dial(remote, options),
-    listen: (local: Address, options?: ListenOptions): Promise<Listener> => tcpTransport.listen(local, options),
+    listen: (local: Address, options?: ListenOptions): Promise<Listener> =>
+      tcpTransport.listen(local, options),
     async end() {
       await Promise.all(sessions.map((session) => session.end()));
       await Promise.all(answers);
@@ -75,7 +88,10 @@ export async function edgeTransport(edge: EdgeClient): Promise<EdgeTransport> {
 class Session {
   #frames: FrameStream<EdgeReport, EdgeCall> | undefined;
   readonly #early: EdgeCall[] = [];
-  readonly #calls = new Map<number, { resolve(reply: Reply): void; reject(error: unknown): void }>();
+  readonly #calls = new Map<
+    number,
+    { resolve(reply: Reply): void; reject(error: unknown): void }
+  >();
   readonly #signals = new Map<AbortSignal, number>();
   readonly #accepted = new AsyncQueue<ByteStream>();
   #nextCall = 0;
@@ -109,8 +125,14 @@ class Session {
 
   async dial(remote: Address, options: DialOptions = {}): Promise<Connection> {
     const signal = this.#know(options.signal);
-    const { head } = await this.#call((id) => ({ do: "dial", id, remote, ...(signal && { signal }) }));
-    if (!("connection" in head)) throw new Error("the worker has dialled and tells of no connection");
+    const { head } = await this.#call((id) => ({
+      do: "dial",
+      id,
+      remote,
+      ...(signal && { signal }),
+    }));
+    if (!("connection" in head))
+      throw new Error("the worker has dialled and tells of no connection");
     return {
       protocol: "tcp",
       ...head.connection,
@@ -123,7 +145,11 @@ class Session {
         await this.#call((id) => ({ do: "close", id, ...(grace !== undefined && { grace }) }));
       },
       abort: (code, reason) =>
-        this.#send({ do: "abort", ...(code !== undefined && { code }), ...(reason !== undefined && { reason }) }),
+        this.#send({
+          do: "abort",
+          ...(code !== undefined && { code }),
+          ...(reason !== undefined && { reason }),
+        }),
     };
   }
 
@@ -156,7 +182,8 @@ class Session {
       this.#calls.set(id, { resolve, reject });
       this.#send(make(id), payload);
     });
-    if ("failure" in reply.head && reply.head.failure !== undefined) throw this.#error(reply.head.failure);
+    if ("failure" in reply.head && reply.head.failure !== undefined)
+      throw this.#error(reply.head.failure);
     return reply;
   }
 
@@ -189,10 +216,15 @@ class Session {
     const described = (): EdgeSignal => {
       const { reason } = signal;
       const code = reason instanceof VortexError ? { code: reason.code } : {};
-      return { number, ...(signal.aborted && { reason: { message: String(reason?.message ?? reason), ...code } }) };
+      return {
+        number,
+        ...(signal.aborted && { reason: { message: String(reason?.message ?? reason), ...code } }),
+      };
     };
     if (known === undefined) {
-      signal.addEventListener("abort", () => this.#send({ do: "fire", signal: described() }), { once: true });
+      signal.addEventListener("abort", () => this.#send({ do: "fire", signal: described() }), {
+        once: true,
+      });
     }
     return described();
   }

@@ -9,8 +9,18 @@ import { joined } from "./random.ts";
 
 /** What the test asks for. Calls with an `id` are answered. */
 export type EdgeCall =
-  | { readonly do: "dial"; readonly id: number; readonly remote: Address; readonly signal?: EdgeSignal }
-  | { readonly do: "open"; readonly id: number; readonly stream: number; readonly signal?: EdgeSignal }
+  | {
+      readonly do: "dial";
+      readonly id: number;
+      readonly remote: Address;
+      readonly signal?: EdgeSignal;
+    }
+  | {
+      readonly do: "open";
+      readonly id: number;
+      readonly stream: number;
+      readonly signal?: EdgeSignal;
+    }
   | { readonly do: "read" | "write" | "end"; readonly id: number; readonly stream: number }
   | { readonly do: "cancel" | "reset"; readonly stream: number; readonly code?: number }
   | { readonly do: "close"; readonly id: number; readonly grace?: number }
@@ -36,7 +46,10 @@ export interface EdgeFailure {
 export type EdgeReport =
   | { readonly session: string }
   | { readonly id: number; readonly failure?: EdgeFailure; readonly ended?: boolean }
-  | { readonly id: number; readonly connection: { readonly remote: Address; readonly resumed: boolean } }
+  | {
+      readonly id: number;
+      readonly connection: { readonly remote: Address; readonly resumed: boolean };
+    }
   | {
       readonly closed: {
         readonly code: number;

@@ -13,7 +13,13 @@ import {
   VortexError,
   workersTransport,
 } from "../../entry/workers.ts";
-import { type EdgeCall, type EdgeFailure, type EdgeReport, type EdgeSignal, FrameStream } from "./edge-wire.ts";
+import {
+  type EdgeCall,
+  type EdgeFailure,
+  type EdgeReport,
+  type EdgeSignal,
+  FrameStream,
+} from "./edge-wire.ts";
 
 /** What the worker is asked to fetch, as the body of a request to `/fetch`. */
 export interface EdgeFetch {
@@ -35,7 +41,12 @@ export interface EdgeResult {
   readonly length: number;
   readonly crc32: string;
   readonly sha256: string;
-  readonly error?: { readonly code: string; readonly kind: string; readonly message: string; readonly addr?: string };
+  readonly error?: {
+    readonly code: string;
+    readonly kind: string;
+    readonly message: string;
+    readonly addr?: string;
+  };
 }
 
 let shared: Downloader | undefined;
@@ -50,7 +61,9 @@ export default {
         await lend(searchParams.get("control") ?? "", searchParams.get("session") ?? "");
         return new Response();
       case "/globals":
-        return Response.json(["process", "Buffer", "require", "global"].filter((name) => name in globalThis));
+        return Response.json(
+          ["process", "Buffer", "require", "global"].filter((name) => name in globalThis),
+        );
       default:
         return new Response(undefined, { status: 404 });
     }
@@ -72,7 +85,9 @@ async function fetchPieces(task: EdgeFetch): Promise<EdgeResult> {
   if (task.shared) shared = downloader;
   try {
     if (task.together) {
-      const whole = await Promise.all(task.pieces.map((number) => fetchPiece(downloader, task, number)));
+      const whole = await Promise.all(
+        task.pieces.map((number) => fetchPiece(downloader, task, number)),
+      );
       for (const bytes of whole) take(bytes);
     } else {
       for (const number of task.pieces) await streamPiece(downloader, task, number, take);
@@ -87,7 +102,11 @@ async function fetchPieces(task: EdgeFetch): Promise<EdgeResult> {
   }
 }
 
-async function fetchPiece(downloader: Downloader, { addr, taskId }: EdgeFetch, number: number): Promise<Uint8Array> {
+async function fetchPiece(
+  downloader: Downloader,
+  { addr, taskId }: EdgeFetch,
+  number: number,
+): Promise<Uint8Array> {
   const piece = await downloader.downloadPiece({ addr, taskId, number, hostId: "edge" });
   return piece.bytes();
 }
@@ -101,7 +120,10 @@ async function streamPiece(
   const abort = new AbortController();
   if (giveUp === "before") abort.abort();
   if (giveUp === "waiting") setTimeout(() => abort.abort(), 50);
-  const piece = await downloader.downloadPiece({ addr, taskId, number, hostId: "edge" }, { signal: abort.signal });
+  const piece = await downloader.downloadPiece(
+    { addr, taskId, number, hostId: "edge" },
+    { signal: abort.signal },
+  );
   const reader = piece.content.getReader();
   for (let { done, value } = await reader.read(); !done; { done, value } = await reader.read()) {
     if (value !== undefined) take(value);
@@ -148,10 +170,14 @@ class Loan {
         this.#answer(call.id, () => this.#stream(call.stream).writer.write(payload));
         break;
       case "end":
-        this.#answer(call.id, () => this.#stream(call.stream).writer.end(payload.length > 0 ? payload : undefined));
+        this.#answer(call.id, () =>
+          this.#stream(call.stream).writer.end(payload.length > 0 ? payload : undefined),
+        );
         break;
       case "close":
-        this.#answer(call.id, () => this.#dialled().close(call.grace === undefined ? {} : { grace: call.grace }));
+        this.#answer(call.id, () =>
+          this.#dialled().close(call.grace === undefined ? {} : { grace: call.grace }),
+        );
         break;
       case "cancel":
         this.#stream(call.stream).reader.cancel(call.code);
@@ -172,7 +198,10 @@ class Loan {
   }
 
   async #dial({ id, remote, signal }: EdgeCall & { do: "dial" }): Promise<true> {
-    const connection = await workersTransport.dial(remote, signal && { signal: this.#signal(signal) });
+    const connection = await workersTransport.dial(
+      remote,
+      signal && { signal: this.#signal(signal) },
+    );
     this.#connection = connection;
     const { remote: found, resumed } = connection;
     this.#frames.send({ id, connection: { remote: found, resumed } });
@@ -210,7 +239,8 @@ class Loan {
   }
 
   #failure(error: unknown): EdgeFailure {
-    if (!(error instanceof VortexError)) return { code: "Internal", message: `not a VortexError: ${error}` };
+    if (!(error instanceof VortexError))
+      return { code: "Internal", message: `not a VortexError: ${error}` };
     const { code, message } = error;
     for (const [number, { signal }] of this.#signals) {
       if (signal.reason === undefined) continue;

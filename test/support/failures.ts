@@ -31,7 +31,10 @@ export function assertThrows(run: () => unknown, code: ErrorCode): VortexError {
 }
 
 /** Fails unless `promise` rejects with a `VortexError` with `code`. */
-export async function assertRejects(promise: Promise<unknown>, code: ErrorCode): Promise<VortexError> {
+export async function assertRejects(
+  promise: Promise<unknown>,
+  code: ErrorCode,
+): Promise<VortexError> {
   const error = await rejectionOf(promise);
   assert.equal(error.code, code, error.message);
   return error;

@@ -31,7 +31,11 @@ export class FakeClock implements Clock {
     return this.#now;
   }
 
-  setTimer(callback: () => void, milliseconds: number, options?: { readonly background?: boolean }): Timer {
+  setTimer(
+    callback: () => void,
+    milliseconds: number,
+    options?: { readonly background?: boolean },
+  ): Timer {
     const at = this.#now + Math.max(0, milliseconds);
     const timer = { at, callback, background: options?.background ?? false };
     this.#timers.add(timer);
@@ -65,7 +69,8 @@ export class FakeClock implements Clock {
     await settle();
     for (let patience = 0; !settled; ) {
       if (this.#now - start >= limit) {
-        if (patience++ === 500) throw new Error(`nothing was settled within ${limit} ms of the fake clock`);
+        if (patience++ === 500)
+          throw new Error(`nothing was settled within ${limit} ms of the fake clock`);
         await new Promise<void>((resolve) => {
           setTimeout(resolve, 20);
         });
@@ -85,7 +90,9 @@ export class FakeClock implements Clock {
 }
 
 /** A runtime on a fake clock, whose "random" bytes are all 7. */
-export function fakeRuntime(clock: FakeClock = new FakeClock()): Runtime & { readonly clock: FakeClock } {
+export function fakeRuntime(
+  clock: FakeClock = new FakeClock(),
+): Runtime & { readonly clock: FakeClock } {
   return { clock, random: (bytes) => bytes.fill(7), hashers: portableHashers };
 }
 

@@ -93,7 +93,14 @@ async function serve(options: FaultPeerOptions): Promise<void> {
   const portOf = (protocol: FaultProtocol): number =>
     servers.flatMap(({ addresses }) => addresses[protocol]?.port ?? [])[0] ?? 0;
   const [quic, tcp, grpc] = [portOf("quic"), portOf("tcp"), portOf("grpc")];
-  console.log(JSON.stringify({ quic, tcp, grpc, fingerprint: servers[0]?.fingerprint ?? "" } satisfies FaultPeerPorts));
+  console.log(
+    JSON.stringify({
+      quic,
+      tcp,
+      grpc,
+      fingerprint: servers[0]?.fingerprint ?? "",
+    } satisfies FaultPeerPorts),
+  );
 
   const files: number[] = [];
   for await (const line of createInterface({ input: process.stdin })) {
@@ -129,7 +136,12 @@ async function serve(options: FaultPeerOptions): Promise<void> {
     await using downloader = createDownloader({ protocol, ...tls });
     try {
       const addr = `127.0.0.1:${ports[protocol]}`;
-      const piece = await downloader.downloadPiece({ addr, hostId: "h", taskId: faultTaskId(protocol), number: 0 });
+      const piece = await downloader.downloadPiece({
+        addr,
+        hostId: "h",
+        taskId: faultTaskId(protocol),
+        number: 0,
+      });
       const bytes = await piece.bytes();
       return bytes.every((byte, at) => byte === content[at]) ? "right" : "wrong";
     } catch (error) {
@@ -140,7 +152,10 @@ async function serve(options: FaultPeerOptions): Promise<void> {
 }
 
 async function* partOf(piece: StoredPiece): AsyncGenerator<Uint8Array> {
-  yield* piece.read({ start: 0, end: 1 + ((piece.metadata.number * 7919) % Number(piece.metadata.length)) });
+  yield* piece.read({
+    start: 0,
+    end: 1 + ((piece.metadata.number * 7919) % Number(piece.metadata.length)),
+  });
   await new Promise(() => {});
 }
 

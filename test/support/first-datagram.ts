@@ -9,7 +9,10 @@ export async function firstDatagram(transport: Transport): Promise<Uint8Array> {
     socket.once("message", (datagram: Uint8Array) => resolve(Uint8Array.from(datagram)));
   });
   const dial = new AbortController();
-  const dialling = transport.dial({ host: "127.0.0.1", port: socket.address().port }, { signal: dial.signal });
+  const dialling = transport.dial(
+    { host: "127.0.0.1", port: socket.address().port },
+    { signal: dial.signal },
+  );
   dialling.catch(() => {});
   try {
     return await come;

@@ -52,7 +52,8 @@ export const memoryFixture: TransportFixture = {
     "the peer's process is killed: ConnectionLost for all that waits": oneProcess,
     "the client's process is killed: nobody here waits for ever, and others are served": oneProcess,
     "the client's process is killed: ConnectionLost for all that waits": oneProcess,
-    "a connection without a word is ConnectionLost after the idle timeout, on both sides": oneProcess,
+    "a connection without a word is ConnectionLost after the idle timeout, on both sides":
+      oneProcess,
     "keep-alive holds a connection without a word through several idle timeouts": oneProcess,
   },
 };
@@ -83,7 +84,10 @@ export function skipped(name: string, reason: string, run: () => Promise<void>):
 export const RESET_IS_REPORTED = "a reset is told from an end";
 
 /** Fails unless `reading` failed with `StreamReset`; over a transport that cannot tell a reset from an end it has to end. */
-export async function assertCutOff(fixture: Pick<TransportFixture, "gaps">, reading: Promise<unknown>): Promise<void> {
+export async function assertCutOff(
+  fixture: Pick<TransportFixture, "gaps">,
+  reading: Promise<unknown>,
+): Promise<void> {
   if (fixture.gaps?.[RESET_IS_REPORTED] === undefined) await assertRejects(reading, "StreamReset");
   else await reading.catch(() => {});
 }

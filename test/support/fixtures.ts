@@ -17,16 +17,26 @@ export function resolverOf({ addresses }: TransportTuning = {}): Resolver | unde
   return addresses && (async () => addresses);
 }
 
-function timeoutsOf({ idleTimeout, keepAlive }: TransportTuning = {}): Omit<TransportTuning, "addresses"> {
-  return { ...(idleTimeout !== undefined && { idleTimeout }), ...(keepAlive !== undefined && { keepAlive }) };
+function timeoutsOf({
+  idleTimeout,
+  keepAlive,
+}: TransportTuning = {}): Omit<TransportTuning, "addresses"> {
+  return {
+    ...(idleTimeout !== undefined && { idleTimeout }),
+    ...(keepAlive !== undefined && { keepAlive }),
+  };
 }
 
 const noCredit = "TCP has no stream credit: each stream is a socket of its own";
-const oneReset = "TCP knows one kind of reset: a connection that is aborted and a stream that is look the same";
-const hangup = "libuv reports a reset that finds unread bytes as a clean end (uv__stream_io, POLLHUP)";
+const oneReset =
+  "TCP knows one kind of reset: a connection that is aborted and a stream that is look the same";
+const hangup =
+  "libuv reports a reset that finds unread bytes as a clean end (uv__stream_io, POLLHUP)";
 
-const noIdle = "a socket without a word is kept as long as its peer is there; requests have deadlines of their own";
-const fin = "TCP ends a killed process's sockets in good order: its kernel does, as if the program had";
+const noIdle =
+  "a socket without a word is kept as long as its peer is there; requests have deadlines of their own";
+const fin =
+  "TCP ends a killed process's sockets in good order: its kernel does, as if the program had";
 
 const onSockets = "bytes between sockets take real time, which the fake clock does not wait for";
 
@@ -69,21 +79,25 @@ const oldPath =
   "BUG: quiche 0.18 sends what was under way to the old port again two packets at a time, with twice the wait each time";
 
 const quiche: TransportFixture = {
-  transport: (tuning) => quicheTransportWith(resolverOf(tuning), { tls: { verify: false }, ...timeoutsOf(tuning) }),
+  transport: (tuning) =>
+    quicheTransportWith(resolverOf(tuning), { tls: { verify: false }, ...timeoutsOf(tuning) }),
   listenAddress: { host: "127.0.0.1", port: 0 },
   resolvesNames: true,
   overUdp: true,
   gaps: {
     "the accepting side opens a stream too": grantsNone,
     "bytes take no real time": onSockets,
-    "a path that changes again and again in the middle of a transfer loses no byte, in either direction": oldPath,
+    "a path that changes again and again in the middle of a transfer loses no byte, in either direction":
+      oldPath,
   },
 };
 
 /** QUIC on quiche, over loopback; undefined in Deno, which has its own QUIC. */
-export const quicheFixture: TransportFixture | undefined = runtimeName === "deno" ? undefined : quiche;
+export const quicheFixture: TransportFixture | undefined =
+  runtimeName === "deno" ? undefined : quiche;
 
-const noReset = "Deno 2.9 cannot reset a stream: one that is dropped unfinished is finished by quinn, and looks ended";
+const noReset =
+  "Deno 2.9 cannot reset a stream: one that is dropped unfinished is finished by quinn, and looks ended";
 
 const noIcmp = "Deno does not tell that a datagram came back (ICMP): the dial ends by its signal";
 
@@ -131,10 +145,12 @@ const denoQuic = (identity: TlsIdentity): TransportFixture => ({
 export const denoQuicFixture: TransportFixture | undefined =
   runtimeName === "deno" ? denoQuic(await sharedIdentity()) : undefined;
 
-const noHold = "Bun's node:quic takes in whatever comes: it has no means to hold a sender whose reader is slow";
+const noHold =
+  "Bun's node:quic takes in whatever comes: it has no means to hold a sender whose reader is slow";
 
 const nodeQuic: TransportFixture = {
-  transport: (tuning) => nodeQuicTransportWith(resolverOf(tuning), { tls: { verify: false }, ...timeoutsOf(tuning) }),
+  transport: (tuning) =>
+    nodeQuicTransportWith(resolverOf(tuning), { tls: { verify: false }, ...timeoutsOf(tuning) }),
   listenAddress: { host: "127.0.0.1", port: 0 },
   resolvesNames: true,
   overUdp: true,
@@ -147,7 +163,8 @@ const nodeQuic: TransportFixture = {
 };
 
 /** QUIC by the runtime's own node:quic, over loopback; undefined where there is none. */
-export const nodeQuicFixture: TransportFixture | undefined = runtimeName === "bun" ? nodeQuic : undefined;
+export const nodeQuicFixture: TransportFixture | undefined =
+  runtimeName === "bun" ? nodeQuic : undefined;
 
 /** The transports that the tests of client and server run over, by name. */
 export const fixtures: Readonly<Record<string, TransportFixture>> = {

@@ -6,7 +6,9 @@ import { formatAddress } from "../../src/transport/address.ts";
 import type { GrpcBinding, GrpcConnection, GrpcDialOptions } from "../../src/transport/grpc.ts";
 
 /** A peer whose answers are `methods`; the rest of the service is not implemented. */
-export function scriptedPeer(methods: Partial<ServiceImpl<typeof DfdaemonUpload>>): readonly UniversalHandler[] {
+export function scriptedPeer(
+  methods: Partial<ServiceImpl<typeof DfdaemonUpload>>,
+): readonly UniversalHandler[] {
   const router = createConnectRouter({ acceptCompression: [], connect: false, grpcWeb: false });
   router.service(DfdaemonUpload, methods);
   return router.handlers;
@@ -64,7 +66,10 @@ export class MemoryGrpcConnection implements GrpcConnection {
     return createTransport({
       baseUrl: "http://in-memory",
       httpClient: (request) => {
-        const signal = AbortSignal.any([this.#life.signal, ...(request.signal === undefined ? [] : [request.signal])]);
+        const signal = AbortSignal.any([
+          this.#life.signal,
+          ...(request.signal === undefined ? [] : [request.signal]),
+        ]);
         return client({ ...request, signal });
       },
       useBinaryFormat: true,
@@ -92,12 +97,24 @@ export class MemoryGrpcConnection implements GrpcConnection {
  * (Connect's own `createUniversalHandlerClient` does neither.)
  */
 function clientOf(handlers: readonly UniversalHandler[]): UniversalClientFn {
-  return async ({ url, method, header, body = nothing(), signal = new AbortController().signal }) => {
+  return async ({
+    url,
+    method,
+    header,
+    body = nothing(),
+    signal = new AbortController().signal,
+  }) => {
     const { pathname } = new URL(url);
     const handler = handlers.find(({ requestPath }) => requestPath === pathname);
-    if (handler === undefined) throw new ConnectError(`${pathname} is not served`, Code.Unimplemented);
+    if (handler === undefined)
+      throw new ConnectError(`${pathname} is not served`, Code.Unimplemented);
     const answer = handler({ httpVersion: "2.0", method, url, header, body, signal });
-    const { status, header: responseHeader, trailer, body: responseBody } = await unlessAborted(signal, answer);
+    const {
+      status,
+      header: responseHeader,
+      trailer,
+      body: responseBody,
+    } = await unlessAborted(signal, answer);
     return {
       status,
       header: new Headers(responseHeader),
@@ -107,7 +124,10 @@ function clientOf(handlers: readonly UniversalHandler[]): UniversalClientFn {
   };
 }
 
-async function* leavable(body: AsyncIterable<Uint8Array>, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+async function* leavable(
+  body: AsyncIterable<Uint8Array>,
+  signal: AbortSignal,
+): AsyncGenerator<Uint8Array> {
   const chunks = body[Symbol.asyncIterator]();
   const leave = (): void => {
     void chunks.return?.();

@@ -80,7 +80,8 @@ export const hostileGrpc: Http2Script = (exchange) => {
   const variant = Number.parseInt(id.slice(4, 8), 16);
   const answer = { call, variant, taskId: id, messages: rightMessages(call, id) };
   const fault = grpcFaults[Number.parseInt(id.slice(1, 4), 16)];
-  if (fault === undefined) send(exchange, joined(answer.messages.map((message) => envelope(message))));
+  if (fault === undefined)
+    send(exchange, joined(answer.messages.map((message) => envelope(message))));
   else fault.play(exchange, answer);
 };
 
@@ -94,7 +95,11 @@ export async function askGrpc(
   addr: string,
   call: GrpcCall,
   taskId: string,
-  options: { readonly stallTimeout?: number; readonly pieceTimeout?: number; readonly signal?: AbortSignal } = {},
+  options: {
+    readonly stallTimeout?: number;
+    readonly pieceTimeout?: number;
+    readonly signal?: AbortSignal;
+  } = {},
 ): Promise<FaultOutcome> {
   const hostId = "10.0.0.1-host";
   const requireSame = (bytes: Uint8Array, expected: Uint8Array): void => {
@@ -102,17 +107,34 @@ export async function askGrpc(
   };
   try {
     if (call === "piece") {
-      const piece = await downloader.downloadPiece({ addr, hostId, taskId, number: NUMBER }, options);
+      const piece = await downloader.downloadPiece(
+        { addr, hostId, taskId, number: NUMBER },
+        options,
+      );
       requireSame(await piece.bytes(), CONTENT);
     } else if (call === "stat") {
       await downloader.statTask(addr, taskId, options);
     } else if (call === "sync") {
-      const request = { taskId, hostId, contentLength: CONTENT.length, interestedPieceNumbers: [0, 1, 2] };
-      for await (const { number, offset, length } of downloader.syncPieces(addr, request, options)) {
-        if (offset !== number * PIECE_LENGTH || length !== partOf(number).length) throw new Error("a wrong piece");
+      const request = {
+        taskId,
+        hostId,
+        contentLength: CONTENT.length,
+        interestedPieceNumbers: [0, 1, 2],
+      };
+      for await (const { number, offset, length } of downloader.syncPieces(
+        addr,
+        request,
+        options,
+      )) {
+        if (offset !== number * PIECE_LENGTH || length !== partOf(number).length)
+          throw new Error("a wrong piece");
       }
     } else {
-      const task = await downloader.downloadTask(addr, { kind: "persistent-cache", taskId }, options);
+      const task = await downloader.downloadTask(
+        addr,
+        { kind: "persistent-cache", taskId },
+        options,
+      );
       for await (const { number, content } of task) requireSame(content, partOf(number));
     }
     return "right";
@@ -139,14 +161,29 @@ type PieceFields = MessageInitShape<typeof PieceSchema>;
 /** Piece 3 of DownloadPiece. */
 function wholePiece(fields: PieceFields = {}): PieceFields {
   const length = BigInt(CONTENT.length);
-  return { number: NUMBER, offset: 60n, length, digest: crc32Of(CONTENT), content: CONTENT, parentId: "p", ...fields };
+  return {
+    number: NUMBER,
+    offset: 60n,
+    length,
+    digest: crc32Of(CONTENT),
+    content: CONTENT,
+    parentId: "p",
+    ...fields,
+  };
 }
 
 /** A piece of DownloadTask. */
 function taskPiece(number: number, fields: PieceFields = {}): PieceFields {
   const content = partOf(number);
   const offset = BigInt(number * PIECE_LENGTH);
-  return { number, offset, length: BigInt(content.length), digest: crc32Of(content), content, ...fields };
+  return {
+    number,
+    offset,
+    length: BigInt(content.length),
+    digest: crc32Of(content),
+    content,
+    ...fields,
+  };
 }
 
 function pieceMessage(piece: PieceFields | undefined, digest?: string): Uint8Array {
@@ -158,18 +195,33 @@ function syncMessage(fields: MessageInitShape<typeof SyncPiecesResponseSchema>):
   return toBinary(SyncPiecesResponseSchema, create(SyncPiecesResponseSchema, fields));
 }
 
-function announcement(number: number, fields: MessageInitShape<typeof SyncPiecesResponseSchema> = {}): Uint8Array {
-  const extent = { number, offset: BigInt(number * PIECE_LENGTH), length: BigInt(partOf(number).length) };
+function announcement(
+  number: number,
+  fields: MessageInitShape<typeof SyncPiecesResponseSchema> = {},
+): Uint8Array {
+  const extent = {
+    number,
+    offset: BigInt(number * PIECE_LENGTH),
+    length: BigInt(partOf(number).length),
+  };
   return syncMessage({ ...extent, ip: "127.0.0.1", tcpPort: 4005, quicPort: 4006, ...fields });
 }
 
-function statMessage(fields: MessageInitShape<typeof StatLocalTaskResponseSchema> = {}): Uint8Array {
+function statMessage(
+  fields: MessageInitShape<typeof StatLocalTaskResponseSchema> = {},
+): Uint8Array {
   const lengths = { contentLength: BigInt(CONTENT.length), pieceLength: BigInt(PIECE_LENGTH) };
-  return toBinary(StatLocalTaskResponseSchema, create(StatLocalTaskResponseSchema, { ...lengths, ...fields }));
+  return toBinary(
+    StatLocalTaskResponseSchema,
+    create(StatLocalTaskResponseSchema, { ...lengths, ...fields }),
+  );
 }
 
 function startedMessage(taskId: string, contentLength = BigInt(CONTENT.length)): Uint8Array {
-  return taskMessage(taskId, { case: "downloadPersistentCacheTaskStartedResponse", value: { contentLength } });
+  return taskMessage(taskId, {
+    case: "downloadPersistentCacheTaskStartedResponse",
+    value: { contentLength },
+  });
 }
 
 function finishedMessage(taskId: string, piece: PieceFields): Uint8Array {
@@ -188,14 +240,22 @@ function rightMessages(call: GrpcCall, taskId: string): Uint8Array[] {
   switch (call) {
     case "piece": {
       const { number = 0, offset = 0n, length = 0n, digest = "" } = wholePiece();
-      return [pieceMessage(wholePiece(), metadataDigest("crc32", { number, offset, length, digest }, hashers))];
+      return [
+        pieceMessage(
+          wholePiece(),
+          metadataDigest("crc32", { number, offset, length, digest }, hashers),
+        ),
+      ];
     }
     case "stat":
       return [statMessage()];
     case "sync":
       return numbers.map((number) => announcement(number));
     case "task":
-      return [startedMessage(taskId), ...numbers.map((number) => finishedMessage(taskId, taskPiece(number)))];
+      return [
+        startedMessage(taskId),
+        ...numbers.map((number) => finishedMessage(taskId, taskPiece(number))),
+      ];
   }
 }
 
@@ -249,7 +309,9 @@ function fields(number: number, length: number): Uint8Array {
 
 /** So many bytes of a field of two bytes each: a message with nothing in it. */
 function empties(number: number, length: number): Uint8Array {
-  return new Uint8Array(length - (length % 2)).map((_, at) => (at % 2 === 0 ? (number << 3) | 2 : 0));
+  return new Uint8Array(length - (length % 2)).map((_, at) =>
+    at % 2 === 0 ? (number << 3) | 2 : 0,
+  );
 }
 
 // --- what can be wrong
@@ -257,7 +319,12 @@ function empties(number: number, length: number): Uint8Array {
 const cutLengths = Object.fromEntries(
   grpcCalls.map((call) => [
     call,
-    envelopes({ call, variant: 0, taskId: "0".repeat(64), messages: rightMessages(call, "0".repeat(64)) }).length,
+    envelopes({
+      call,
+      variant: 0,
+      taskId: "0".repeat(64),
+      messages: rightMessages(call, "0".repeat(64)),
+    }).length,
   ]),
 ) as Record<GrpcCall, number>;
 const everyCut = (call: GrpcCall): number => cutLengths[call];
@@ -323,14 +390,29 @@ const statuses: readonly FaultOutcome[] = [
 const strangeStatuses = ["17", "99", "4294967296", "-1", "abc", "", "NaN", "__proto__", "0 0"];
 /** Texts whose percent-encoding is wrong. */
 const badlyEncoded = ["%", "%zz", "100%", "%ff%fe", "%e2%82"];
-const httpStatuses = ["204", "301", "400", "401", "403", "404", "418", "429", "500", "502", "503", "504", "599"];
+const httpStatuses = [
+  "204",
+  "301",
+  "400",
+  "401",
+  "403",
+  "404",
+  "418",
+  "429",
+  "500",
+  "502",
+  "503",
+  "504",
+  "599",
+];
 
 /** Frames that are none, or stand where they may not (RFC 9113). */
 const violations: readonly ((exchange: Http2Exchange) => void)[] = [
   (exchange) => exchange.data(Uint8Array.of(0, 0, 0, 0, 0)),
   (exchange) => exchange.frame(Frame.Data, 0, new Uint8Array(9), 0),
   (exchange) => exchange.frame(Frame.Data, 0, new Uint8Array(9), 0x7ffffffe),
-  (exchange) => exchange.bytes(frame(Frame.Data, 0, exchange.stream, new Uint8Array(100), 0xffffff)),
+  (exchange) =>
+    exchange.bytes(frame(Frame.Data, 0, exchange.stream, new Uint8Array(100), 0xffffff)),
   (exchange) => exchange.frame(Frame.PushPromise, Flag.EndHeaders, words(2)),
   (exchange) => exchange.frame(Frame.Settings, 0, Uint8Array.of(0, 4, 0xff, 0xff, 0xff, 0xff), 0),
   (exchange) => exchange.frame(Frame.Settings, 0, new Uint8Array(5), 0),
@@ -341,7 +423,11 @@ const violations: readonly ((exchange: Http2Exchange) => void)[] = [
   (exchange) => exchange.frame(Frame.Headers, Flag.EndHeaders, new Uint8Array(30).fill(0xff)),
   (exchange) => exchange.frame(Frame.Headers, Flag.EndHeaders, headerBlock(OPENING), 0),
   (exchange) =>
-    exchange.frame(Frame.Headers, Flag.EndHeaders | Flag.Padded, Uint8Array.of(255, ...headerBlock(OPENING))),
+    exchange.frame(
+      Frame.Headers,
+      Flag.EndHeaders | Flag.Padded,
+      Uint8Array.of(255, ...headerBlock(OPENING)),
+    ),
   (exchange) => exchange.frame(Frame.Reset, 0, words(0), 0),
   (exchange) => exchange.frame(Frame.Reset, 0, words(2), 0x7fffffff),
   (exchange) => exchange.frame(Frame.GoAway, 0, words(0, 0), 1),
@@ -349,7 +435,8 @@ const violations: readonly ((exchange: Http2Exchange) => void)[] = [
   (exchange) => exchange.headers({ "content-type": "application/grpc" }),
   (exchange) => exchange.headers({ ":status": "200", "Content-Type": "application/grpc" }),
   (exchange) => exchange.headers({ ":status": "two hundred", "content-type": "application/grpc" }),
-  (exchange) => exchange.bytes(new TextEncoder().encode("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")),
+  (exchange) =>
+    exchange.bytes(new TextEncoder().encode("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")),
   (exchange) => exchange.bytes(seededBytes(exchange.stream, 2000)),
 ];
 
@@ -389,7 +476,8 @@ export const grpcFaults: readonly GrpcFault[] = [
     group: "reset or lost",
     variants: () => 2,
     codes: lost,
-    play: (exchange, { variant }) => void (variant === 0 ? exchange.socket.end() : exchange.socket.resetAndDestroy()),
+    play: (exchange, { variant }) =>
+      void (variant === 0 ? exchange.socket.end() : exchange.socket.resetAndDestroy()),
   },
   {
     name: "RST_STREAM before the answer, with every code",
@@ -469,7 +557,12 @@ export const grpcFaults: readonly GrpcFault[] = [
     calls: ["stat", "task"],
     codes: () => ["LimitExceeded"],
     play: (exchange, { call, messages: [first = new Uint8Array(0)] }) =>
-      send(exchange, envelope(joined([first, empties(call === "stat" ? 7 : 4, MAX_FIELDS[call] - first.length - 1)]))),
+      send(
+        exchange,
+        envelope(
+          joined([first, empties(call === "stat" ? 7 : 4, MAX_FIELDS[call] - first.length - 1)]),
+        ),
+      ),
   },
   {
     name: "a message announced as 4 GiB",
@@ -481,7 +574,8 @@ export const grpcFaults: readonly GrpcFault[] = [
     name: "a message announced with a byte beyond the limit",
     group: "malformed",
     codes: () => ["LimitExceeded"],
-    play: (exchange, { call }) => begin(exchange, envelope(new Uint8Array(100), 0, LONGEST[call] + 1)),
+    play: (exchange, { call }) =>
+      begin(exchange, envelope(new Uint8Array(100), 0, LONGEST[call] + 1)),
   },
   {
     name: "a message announced as long as the limit, which does not come",
@@ -511,7 +605,8 @@ export const grpcFaults: readonly GrpcFault[] = [
     name: "a message flagged as compressed",
     group: "malformed",
     codes: violation,
-    play: (exchange, { messages: [first = new Uint8Array(0)] }) => send(exchange, envelope(first, 1)),
+    play: (exchange, { messages: [first = new Uint8Array(0)] }) =>
+      send(exchange, envelope(first, 1)),
   },
   {
     name: "an encoding that was not asked for",
@@ -528,7 +623,8 @@ export const grpcFaults: readonly GrpcFault[] = [
     group: "malformed",
     variants: () => 50,
     codes: someMessage,
-    play: (exchange, { variant }) => send(exchange, envelope(seededBytes(variant, 1 + (variant % 90)))),
+    play: (exchange, { variant }) =>
+      send(exchange, envelope(seededBytes(variant, 1 + (variant % 90)))),
   },
   {
     name: "a bit of a message changed",
@@ -542,7 +638,8 @@ export const grpcFaults: readonly GrpcFault[] = [
       const starts = startsOf(messages);
       const at = Math.floor(variant / 8);
       // What the header of a message is changed to is the other faults' affair.
-      if (starts.every((start) => at < start || at >= start + 5)) body[at] = (body[at] ?? 0) ^ (1 << (variant % 8));
+      if (starts.every((start) => at < start || at >= start + 5))
+        body[at] = (body[at] ?? 0) ^ (1 << (variant % 8));
       else body[(starts.at(-1) ?? 0) + 5] = 0xff;
       send(exchange, body);
     },
@@ -551,8 +648,10 @@ export const grpcFaults: readonly GrpcFault[] = [
     name: "a status in place of an answer",
     group: "malformed",
     variants: () => statuses.length,
-    codes: (call, variant) => (call === "sync" && variant === 0 ? ["right"] : [statuses[variant] ?? "right"]),
-    play: (exchange, { variant }) => exchange.headers({ ...OPENING, "grpc-status": String(variant) }, true),
+    codes: (call, variant) =>
+      call === "sync" && variant === 0 ? ["right"] : [statuses[variant] ?? "right"],
+    play: (exchange, { variant }) =>
+      exchange.headers({ ...OPENING, "grpc-status": String(variant) }, true),
   },
   {
     name: "a status of failure after the answer",
@@ -564,7 +663,10 @@ export const grpcFaults: readonly GrpcFault[] = [
       ...(call === "stat" && variant === 11 ? (["ProtocolViolation"] as const) : []),
     ],
     play: (exchange, answer) =>
-      send(exchange, envelopes(answer), { "grpc-status": String(answer.variant + 1), "grpc-message": "no" }),
+      send(exchange, envelopes(answer), {
+        "grpc-status": String(answer.variant + 1),
+        "grpc-message": "no",
+      }),
   },
   {
     name: "a status that is none",
@@ -583,7 +685,10 @@ export const grpcFaults: readonly GrpcFault[] = [
     variants: () => 2 * badlyEncoded.length,
     codes: violation,
     play(exchange, answer) {
-      const status = { "grpc-status": "5", "grpc-message": badlyEncoded[answer.variant >> 1] ?? "" };
+      const status = {
+        "grpc-status": "5",
+        "grpc-message": badlyEncoded[answer.variant >> 1] ?? "",
+      };
       if (answer.variant % 2 === 0) exchange.headers({ ...OPENING, ...status }, true);
       else send(exchange, envelopes(answer), status);
     },
@@ -593,16 +698,29 @@ export const grpcFaults: readonly GrpcFault[] = [
     group: "malformed",
     codes: () => ["NotFound"],
     play: (exchange) =>
-      exchange.headers({ ...OPENING, "grpc-status": "5", "grpc-message": "y".repeat(60 * 1024) }, true),
+      exchange.headers(
+        { ...OPENING, "grpc-status": "5", "grpc-message": "y".repeat(60 * 1024) },
+        true,
+      ),
   },
   {
     name: "a status with a text of 1 MiB",
     group: "malformed",
     // Node drops so long a block of fields without a word.
     silent: true,
-    codes: () => ["NotFound", "StreamReset", "ConnectionLost", "ProtocolViolation", "RemoteBusy", "Stalled"],
+    codes: () => [
+      "NotFound",
+      "StreamReset",
+      "ConnectionLost",
+      "ProtocolViolation",
+      "RemoteBusy",
+      "Stalled",
+    ],
     play: (exchange) =>
-      exchange.headers({ ...OPENING, "grpc-status": "5", "grpc-message": "y".repeat(1024 * 1024) }, true),
+      exchange.headers(
+        { ...OPENING, "grpc-status": "5", "grpc-message": "y".repeat(1024 * 1024) },
+        true,
+      ),
   },
   {
     name: "details of a status that are garbage",
@@ -611,7 +729,11 @@ export const grpcFaults: readonly GrpcFault[] = [
     codes: violation,
     play: (exchange, { variant }) =>
       exchange.headers(
-        { ...OPENING, "grpc-status": "5", "grpc-status-details-bin": ["!", "////", "AAAA"][variant] ?? "" },
+        {
+          ...OPENING,
+          "grpc-status": "5",
+          "grpc-status-details-bin": ["!", "////", "AAAA"][variant] ?? "",
+        },
         true,
       ),
   },
@@ -620,7 +742,8 @@ export const grpcFaults: readonly GrpcFault[] = [
     group: "malformed",
     variants: () => httpStatuses.length,
     codes: (_call, variant) => httpCodes(httpStatuses[variant] ?? ""),
-    play: (exchange, { variant }) => exchange.headers({ ":status": httpStatuses[variant] ?? "" }, true),
+    play: (exchange, { variant }) =>
+      exchange.headers({ ":status": httpStatuses[variant] ?? "" }, true),
   },
   {
     name: "another content type, or none",
@@ -685,11 +808,20 @@ export const grpcFaults: readonly GrpcFault[] = [
   },
 
   message("no piece", "piece", "ProtocolViolation", () => [pieceMessage(undefined)]),
-  message("another number", "piece", "PieceMismatch", () => [pieceMessage(wholePiece({ number: 4 }))]),
-  message("the greatest number", "piece", "PieceMismatch", () => [pieceMessage(wholePiece({ number: 0xffffffff }))]),
-  message("another offset than that of the digest", "piece", "DigestMismatch", ({ messages: [right] }) => [
-    joined([right ?? new Uint8Array(0), pieceMessage({ offset: 61n })]),
+  message("another number", "piece", "PieceMismatch", () => [
+    pieceMessage(wholePiece({ number: 4 })),
   ]),
+  message("the greatest number", "piece", "PieceMismatch", () => [
+    pieceMessage(wholePiece({ number: 0xffffffff })),
+  ]),
+  message(
+    "another offset than that of the digest",
+    "piece",
+    "DigestMismatch",
+    ({ messages: [right] }) => [
+      joined([right ?? new Uint8Array(0), pieceMessage({ offset: 61n })]),
+    ],
+  ),
   message("an offset of 2^64 - 1", "piece", "LimitExceeded", () => [
     pieceMessage(wholePiece({ offset: 2n ** 64n - 1n })),
   ]),
@@ -712,48 +844,80 @@ export const grpcFaults: readonly GrpcFault[] = [
   message("the digest of something else", "piece", "DigestMismatch", () => [
     pieceMessage(wholePiece({ digest: "crc32:1" })),
   ]),
-  message("no digest", "piece", "ProtocolViolation", () => [pieceMessage(wholePiece({ digest: "" }))]),
+  message("no digest", "piece", "ProtocolViolation", () => [
+    pieceMessage(wholePiece({ digest: "" })),
+  ]),
   message("a digest of an unknown algorithm", "piece", "ProtocolViolation", () => [
     pieceMessage(wholePiece({ digest: "md5:0" })),
   ]),
   message("the metadata's digest of something else", "piece", "DigestMismatch", () => [
     pieceMessage(wholePiece(), "crc32:1"),
   ]),
-  message("the metadata's digest is none", "piece", "ProtocolViolation", () => [pieceMessage(wholePiece(), "none")]),
+  message("the metadata's digest is none", "piece", "ProtocolViolation", () => [
+    pieceMessage(wholePiece(), "none"),
+  ]),
   message("a text that is not UTF-8", "piece", "ProtocolViolation", ({ messages: [right] }) => [
     // Field 2, the digest, of two bytes that no text begins with.
     joined([right ?? new Uint8Array(0), Uint8Array.of(0x12, 2, 0xff, 0xfe)]),
   ]),
-  message("a parent's id that is not UTF-8", "piece", "ProtocolViolation", ({ messages: [right] }) => [
-    // Field 1 of the answer is the piece, whose field 2 is that id.
-    joined([right ?? new Uint8Array(0), Uint8Array.of(0x0a, 4, 0x12, 2, 0xff, 0xfe)]),
-  ]),
+  message(
+    "a parent's id that is not UTF-8",
+    "piece",
+    "ProtocolViolation",
+    ({ messages: [right] }) => [
+      // Field 1 of the answer is the piece, whose field 2 is that id.
+      joined([right ?? new Uint8Array(0), Uint8Array.of(0x0a, 4, 0x12, 2, 0xff, 0xfe)]),
+    ],
+  ),
   message("a host's id that is not UTF-8", "task", "ProtocolViolation", ({ messages: [right] }) => [
     // Field 1 of the answer.
     joined([right ?? new Uint8Array(0), Uint8Array.of(0x0a, 2, 0xff, 0xfe)]),
   ]),
 
   message("no lengths", "stat", "NotFound", () => [new Uint8Array(0)]),
-  message("pieces of no length", "stat", "ProtocolViolation", () => [statMessage({ pieceLength: 0n })]),
-  message("pieces of 2^64 - 1", "stat", "ProtocolViolation", () => [statMessage({ pieceLength: 2n ** 64n - 1n })]),
-  message("content of 2^64 - 1", "stat", "ProtocolViolation", () => [statMessage({ contentLength: 2n ** 64n - 1n })]),
+  message("pieces of no length", "stat", "ProtocolViolation", () => [
+    statMessage({ pieceLength: 0n }),
+  ]),
+  message("pieces of 2^64 - 1", "stat", "ProtocolViolation", () => [
+    statMessage({ pieceLength: 2n ** 64n - 1n }),
+  ]),
+  message("content of 2^64 - 1", "stat", "ProtocolViolation", () => [
+    statMessage({ contentLength: 2n ** 64n - 1n }),
+  ]),
 
   message("a piece that was not asked for", "sync", "ProtocolViolation", () => [
     announcement(0),
     announcement(3, { length: 1n }),
   ]),
-  message("a piece announced twice", "sync", "ProtocolViolation", () => [announcement(1), announcement(1)]),
-  message("a piece of another length", "sync", "ProtocolViolation", () => [announcement(1, { length: 19n })]),
-  message("a piece of no length", "sync", "ProtocolViolation", () => [announcement(0, { length: 0n })]),
+  message("a piece announced twice", "sync", "ProtocolViolation", () => [
+    announcement(1),
+    announcement(1),
+  ]),
+  message("a piece of another length", "sync", "ProtocolViolation", () => [
+    announcement(1, { length: 19n }),
+  ]),
+  message("a piece of no length", "sync", "ProtocolViolation", () => [
+    announcement(0, { length: 0n }),
+  ]),
   message("a piece at another offset", "sync", "ProtocolViolation", () => [
     announcement(1),
     announcement(2, { offset: 41n }),
   ]),
-  message("a piece of 2^64 - 1", "sync", "LimitExceeded", () => [announcement(1, { length: 2n ** 64n - 1n })]),
-  message("an offset of 2^64 - 1", "sync", "LimitExceeded", () => [announcement(1, { offset: 2n ** 64n - 1n })]),
-  message("an address that is none", "sync", "ProtocolViolation", () => [announcement(0, { ip: "../etc" })]),
-  message("a port that is none", "sync", "ProtocolViolation", () => [announcement(0, { tcpPort: 70_000 })]),
-  message("a negative port", "sync", "ProtocolViolation", () => [announcement(0, { quicPort: -1 })]),
+  message("a piece of 2^64 - 1", "sync", "LimitExceeded", () => [
+    announcement(1, { length: 2n ** 64n - 1n }),
+  ]),
+  message("an offset of 2^64 - 1", "sync", "LimitExceeded", () => [
+    announcement(1, { offset: 2n ** 64n - 1n }),
+  ]),
+  message("an address that is none", "sync", "ProtocolViolation", () => [
+    announcement(0, { ip: "../etc" }),
+  ]),
+  message("a port that is none", "sync", "ProtocolViolation", () => [
+    announcement(0, { tcpPort: 70_000 }),
+  ]),
+  message("a negative port", "sync", "ProtocolViolation", () => [
+    announcement(0, { quicPort: -1 }),
+  ]),
   message("announcements without end", "sync", "ProtocolViolation", () =>
     Array.from({ length: 10_000 }, (_, number) => announcement(number % PIECES)),
   ),
@@ -770,14 +934,21 @@ export const grpcFaults: readonly GrpcFault[] = [
   message("a piece before what the task is", "task", "ProtocolViolation", ({ taskId }) => [
     finishedMessage(taskId, taskPiece(0)),
   ]),
-  message("a task of 2^64 - 1", "task", "LimitExceeded", ({ taskId }) => [startedMessage(taskId, 2n ** 64n - 1n)]),
+  message("a task of 2^64 - 1", "task", "LimitExceeded", ({ taskId }) => [
+    startedMessage(taskId, 2n ** 64n - 1n),
+  ]),
   message("what the task is, twice", "task", "ProtocolViolation", ({ taskId }) => [
     startedMessage(taskId),
     startedMessage(taskId),
   ]),
-  message("nothing but what the task is", "task", "TruncatedContent", ({ taskId }) => [startedMessage(taskId)]),
+  message("nothing but what the task is", "task", "TruncatedContent", ({ taskId }) => [
+    startedMessage(taskId),
+  ]),
   message("a piece too few", "task", "TruncatedContent", ({ messages }) => messages.slice(0, -1)),
-  message("a piece twice", "task", "ProtocolViolation", ({ messages }) => [...messages, ...messages.slice(-1)]),
+  message("a piece twice", "task", "ProtocolViolation", ({ messages }) => [
+    ...messages,
+    ...messages.slice(-1),
+  ]),
   message("a piece behind the last", "task", "ProtocolViolation", ({ taskId, messages }) => [
     ...messages,
     finishedMessage(taskId, { ...taskPiece(0), number: 3, offset: 60n }),

@@ -51,7 +51,9 @@ export function frame(
 
 /** Header fields as a block that refers to no table: literals without indexing (RFC 7541, section 6.2.2). */
 export function headerBlock(fields: Fields): Uint8Array {
-  return Buffer.concat(Object.entries(fields).flatMap(([name, value]) => [Buffer.of(0), text(name), text(value)]));
+  return Buffer.concat(
+    Object.entries(fields).flatMap(([name, value]) => [Buffer.of(0), text(name), text(value)]),
+  );
 }
 
 /** HEADERS, with as many CONTINUATION as the block needs. */
@@ -102,7 +104,11 @@ export class Http2Exchange {
   data(bytes: Uint8Array, endStream = false): void {
     for (let at = 0; at === 0 || at < bytes.length; at += GREATEST_PAYLOAD) {
       const last = at + GREATEST_PAYLOAD >= bytes.length;
-      this.frame(Frame.Data, endStream && last ? Flag.EndStream : 0, bytes.subarray(at, at + GREATEST_PAYLOAD));
+      this.frame(
+        Frame.Data,
+        endStream && last ? Flag.EndStream : 0,
+        bytes.subarray(at, at + GREATEST_PAYLOAD),
+      );
     }
   }
 
@@ -185,8 +191,10 @@ function serve(socket: Socket, script: Http2Script): void {
   const bodies = new Map<number, Uint8Array[]>();
   socket.write(frame(Frame.Settings, 0, 0));
   eachFrame(socket, PREFACE.length, (type, flags, stream, payload) => {
-    if (type === Frame.Settings && (flags & Flag.Ack) === 0) socket.write(frame(Frame.Settings, Flag.Ack, 0));
-    if (type === Frame.Ping && (flags & Flag.Ack) === 0) socket.write(frame(Frame.Ping, Flag.Ack, 0, payload));
+    if (type === Frame.Settings && (flags & Flag.Ack) === 0)
+      socket.write(frame(Frame.Settings, Flag.Ack, 0));
+    if (type === Frame.Ping && (flags & Flag.Ack) === 0)
+      socket.write(frame(Frame.Ping, Flag.Ack, 0, payload));
     if (type === Frame.Data && payload.length > 0) {
       bodies.set(stream, [...(bodies.get(stream) ?? []), Uint8Array.from(payload)]);
       socket.write(frame(Frame.WindowUpdate, 0, 0, words(payload.length)));

@@ -6,14 +6,28 @@ import { Buffer } from "node:buffer";
 import type { ErrorCode } from "../../src/errors.ts";
 import { encodePacket, RemoteErrorCode } from "../../src/protocol/packet.ts";
 import { Tag } from "../../src/protocol/tags.ts";
-import { type Answer, answer, type Exchange, fieldEnds, rawHeader, type Script, specificationForm } from "./hostile.ts";
+import {
+  type Answer,
+  answer,
+  type Exchange,
+  fieldEnds,
+  rawHeader,
+  type Script,
+  specificationForm,
+} from "./hostile.ts";
 import { joined, seededBytes } from "./random.ts";
 
 /** What kind of fault it is. */
 export type FaultGroup = "cut short" | "reset or lost" | "silent" | "malformed" | "wrong";
 
 /** All of them. */
-export const faultGroups: readonly FaultGroup[] = ["cut short", "reset or lost", "silent", "malformed", "wrong"];
+export const faultGroups: readonly FaultGroup[] = [
+  "cut short",
+  "reset or lost",
+  "silent",
+  "malformed",
+  "wrong",
+];
 
 /** How a call ended: with what is right, or in an error. */
 export type FaultOutcome = ErrorCode | "right";
@@ -43,7 +57,9 @@ const ID = /[0-9a-f]{8}(?:fa){28}/;
 /** The task whose id asks for a fault; without one, for the right answer. */
 export function vortexFaultId(fault?: VortexFault, variant = 0): string {
   const index = fault === undefined ? 0xffff : vortexFaults.indexOf(fault);
-  return [index, variant].map((value) => value.toString(16).padStart(4, "0")).join("") + "fa".repeat(28);
+  return (
+    [index, variant].map((value) => value.toString(16).padStart(4, "0")).join("") + "fa".repeat(28)
+  );
 }
 
 /** Answers each request as the id in it asks. */
@@ -56,7 +72,11 @@ export const hostileVortex: Script = async (exchange) => {
 };
 
 /** Answers that are whole and wrong: what is wrong, all bytes up to a clean end, and the code that it is told by. */
-export const wrongAnswers: readonly (readonly [what: string, bytes: Uint8Array, code: ErrorCode])[] = (() => {
+export const wrongAnswers: readonly (readonly [
+  what: string,
+  bytes: Uint8Array,
+  code: ErrorCode,
+])[] = (() => {
   const kindSwapped = packet.slice();
   kindSwapped[1] = Tag.PersistentPieceContent;
   const notUtf8 = errorPacket(RemoteErrorCode.NotFound, "xx");
@@ -71,18 +91,33 @@ export const wrongAnswers: readonly (readonly [what: string, bytes: Uint8Array, 
   new DataView(withinHeader.buffer).setUint32(6, 0xffffffff - 4);
   const neitherForm = packet.slice();
   new DataView(neitherForm.buffer).setUint32(2, packet.length - 6 + 1);
-  const spoilt = (fields: Partial<Answer["metadata"]>): Uint8Array => joined([answer(40, fields).packet, content]);
+  const spoilt = (fields: Partial<Answer["metadata"]>): Uint8Array =>
+    joined([answer(40, fields).packet, content]);
   const otherByte = whole.slice();
   otherByte[whole.length - 1] = (otherByte.at(-1) ?? 0) ^ 1;
-  const request = encodePacket({ type: "download-piece", id: 9, kind: "standard", taskId: "ab".repeat(32), number: 3 });
+  const request = encodePacket({
+    type: "download-piece",
+    id: 9,
+    kind: "standard",
+    taskId: "ab".repeat(32),
+    number: 3,
+  });
 
   return [
     ["another piece number", spoilt({ number: 4 }), "PieceMismatch"],
     ["another kind of piece", joined([kindSwapped, content]), "PieceMismatch"],
     ["a reserved tag", rawHeader(8, 0), "ProtocolViolation"],
-    ["a reserved tag with a value", joined([rawHeader(253, 3), Uint8Array.of(1, 2, 3)]), "ProtocolViolation"],
+    [
+      "a reserved tag with a value",
+      joined([rawHeader(253, 3), Uint8Array.of(1, 2, 3)]),
+      "ProtocolViolation",
+    ],
     ["a close packet", rawHeader(Tag.Close, 0), "ProtocolViolation"],
-    ["a close packet with a payload", joined([rawHeader(Tag.Close, 1), Uint8Array.of(1)]), "InvalidLength"],
+    [
+      "a close packet with a payload",
+      joined([rawHeader(Tag.Close, 1), Uint8Array.of(1)]),
+      "InvalidLength",
+    ],
     ["the request itself", request, "ProtocolViolation"],
     ["a request of no length", rawHeader(Tag.DownloadPiece, 0), "InvalidLength"],
     ["error code 0", errorPacket(0), "RemoteUnknown"],
@@ -101,15 +136,27 @@ export const wrongAnswers: readonly (readonly [what: string, bytes: Uint8Array, 
     ["a metadata length of 2^32 - 5 in the longest packet", withinHeader, "LimitExceeded"],
     ["a packet length that fits neither form", joined([neitherForm, content]), "InvalidLength"],
     ["a content length of 2^64 - 1", spoilt({ length: 2n ** 64n - 1n }), "LimitExceeded"],
-    ["a content length of a byte beyond the limit", spoilt({ length: 64n * 1024n * 1024n + 1n }), "LimitExceeded"],
+    [
+      "a content length of a byte beyond the limit",
+      spoilt({ length: 64n * 1024n * 1024n + 1n }),
+      "LimitExceeded",
+    ],
     ["an offset of 2^64 - 1", spoilt({ offset: 2n ** 64n - 1n }), "LimitExceeded"],
-    ["offset and length that pass 2^53 together", spoilt({ offset: 2n ** 53n - 40n }), "LimitExceeded"],
+    [
+      "offset and length that pass 2^53 together",
+      spoilt({ offset: 2n ** 53n - 40n }),
+      "LimitExceeded",
+    ],
     ["less content announced than sent", spoilt({ length: 39n }), "ProtocolViolation"],
     ["a byte after the content", joined([whole, Uint8Array.of(0)]), "ProtocolViolation"],
     ["the answer twice", joined([whole, whole]), "ProtocolViolation"],
     ["a byte of the content changed", otherByte, "DigestMismatch"],
     ["the digest of something else", spoilt({ digest: "crc32:1" }), "DigestMismatch"],
-    ["a sha256 of something else", spoilt({ digest: `sha256:${"0".repeat(64)}` }), "DigestMismatch"],
+    [
+      "a sha256 of something else",
+      spoilt({ digest: `sha256:${"0".repeat(64)}` }),
+      "DigestMismatch",
+    ],
     ["no digest", spoilt({ digest: "" }), "ProtocolViolation"],
     ["a digest of an unknown algorithm", spoilt({ digest: "md5:00" }), "ProtocolViolation"],
     ["a digest that is no number", spoilt({ digest: "crc32:12x" }), "ProtocolViolation"],
@@ -118,7 +165,12 @@ export const wrongAnswers: readonly (readonly [what: string, bytes: Uint8Array, 
 })();
 
 /** Codes of what cannot be read, or may not be there. */
-const malformed: readonly ErrorCode[] = ["InvalidPacket", "InvalidLength", "InvalidUtf8", "LimitExceeded"];
+const malformed: readonly ErrorCode[] = [
+  "InvalidPacket",
+  "InvalidLength",
+  "InvalidUtf8",
+  "LimitExceeded",
+];
 
 /** Every fault. Its place in the list stands in ids, see {@link vortexFaultId}. */
 export const vortexFaults: readonly VortexFault[] = [
@@ -134,7 +186,8 @@ export const vortexFaults: readonly VortexFault[] = [
     group: "cut short",
     variants: whole.length,
     codes: ["TruncatedContent"],
-    play: (exchange, cut) => sendAll(exchange, joined([specificationForm(good), content]).subarray(0, cut)),
+    play: (exchange, cut) =>
+      sendAll(exchange, joined([specificationForm(good), content]).subarray(0, cut)),
   },
   {
     name: "a reset after any byte",

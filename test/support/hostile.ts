@@ -46,7 +46,11 @@ export class ScriptedServer {
     this.#running.push(this.#acceptConnections());
   }
 
-  static async listen(transport: Transport, local: Address, script: Script): Promise<ScriptedServer> {
+  static async listen(
+    transport: Transport,
+    local: Address,
+    script: Script,
+  ): Promise<ScriptedServer> {
     return new ScriptedServer(await transport.listen(local), script);
   }
 
@@ -75,11 +79,13 @@ export class ScriptedServer {
   }
 
   async #acceptConnections(): Promise<void> {
-    for await (const connection of this.#listener.accept()) this.#running.push(this.#acceptStreams(connection));
+    for await (const connection of this.#listener.accept())
+      this.#running.push(this.#acceptStreams(connection));
   }
 
   async #acceptStreams(connection: Connection): Promise<void> {
-    for await (const stream of connection.accept()) this.#running.push(this.#answer(stream, connection));
+    for await (const stream of connection.accept())
+      this.#running.push(this.#answer(stream, connection));
   }
 
   async #answer(stream: ByteStream, connection: Connection): Promise<void> {
@@ -108,7 +114,8 @@ export class ScriptedServer {
 /** Every byte that comes on a stream, to its end. */
 export async function readAll({ reader }: ByteStream): Promise<Uint8Array> {
   const chunks: Uint8Array[] = [];
-  for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read()) chunks.push(chunk);
+  for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read())
+    chunks.push(chunk);
   return joined(chunks);
 }
 
@@ -148,7 +155,22 @@ export function specificationForm({ packet, content }: Answer): Uint8Array {
 
 /** The offsets in an answer's packet at which a field ends, the last being its own length. */
 export function fieldEnds({ metadata, packet }: Answer): number[] {
-  const widths = [1, 1, 4, 4, 4, 8, 8, 4, metadata.digest.length, 4, metadata.parentId.length, 1, 8, 8];
+  const widths = [
+    1,
+    1,
+    4,
+    4,
+    4,
+    8,
+    8,
+    4,
+    metadata.digest.length,
+    4,
+    metadata.parentId.length,
+    1,
+    8,
+    8,
+  ];
   const ends: number[] = [];
   for (const width of widths) ends.push((ends.at(-1) ?? 0) + width);
   if (ends.at(-1) !== packet.length) throw new Error("the fields do not add up to the packet");

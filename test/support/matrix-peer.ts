@@ -54,24 +54,38 @@ async function serve({ startServer }: Pick<Face, "startServer">): Promise<void> 
   const start = async (protocol: Protocol): Promise<string | MatrixFailure> => {
     try {
       const onError = (error: Error): void => console.error(`${protocol}: ${error.message}`);
-      const server = await startServer({ store, host: "127.0.0.1", [protocol]: { port: 0 }, onError });
+      const server = await startServer({
+        store,
+        host: "127.0.0.1",
+        [protocol]: { port: 0 },
+        onError,
+      });
       servers.push(server);
       fingerprint ??= server.fingerprint;
       const address = server.addresses[protocol];
-      return address === undefined ? { code: "Internal", message: "it has no address" } : formatAddress(address);
+      return address === undefined
+        ? { code: "Internal", message: "it has no address" }
+        : formatAddress(address);
     } catch (error) {
       return failureOf(error);
     }
   };
   const addrs = { quic: await start("quic"), tcp: await start("tcp"), grpc: await start("grpc") };
-  console.log(JSON.stringify({ addrs, ...(fingerprint !== undefined && { fingerprint }) } satisfies MatrixServer));
+  console.log(
+    JSON.stringify({
+      addrs,
+      ...(fingerprint !== undefined && { fingerprint }),
+    } satisfies MatrixServer),
+  );
   process.stdin.resume();
   process.stdin.once("end", () => Promise.all(servers.map((server) => server.close())));
 }
 
 async function fetchOrders(face: Pick<Face, "createDownloader">): Promise<void> {
   for await (const line of createInterface({ input: process.stdin })) {
-    const result: MatrixResult = await fetchOrder(face, JSON.parse(line) as MatrixOrder).catch(failureOf);
+    const result: MatrixResult = await fetchOrder(face, JSON.parse(line) as MatrixOrder).catch(
+      failureOf,
+    );
     console.log(JSON.stringify(result));
   }
 }
@@ -87,7 +101,9 @@ async function fetchOrder(
   });
   const digests: string[] = [];
   for (const task of tasks) {
-    const all = await Promise.all(Array.from({ length: times }, () => fetchTask(downloader, addr, task)));
+    const all = await Promise.all(
+      Array.from({ length: times }, () => fetchTask(downloader, addr, task)),
+    );
     digests.push(...all);
   }
   return { digests };
@@ -100,10 +116,19 @@ async function fetchTask(downloader: Downloader, addr: string, task: MatrixTask)
   const pieces = await Promise.all(
     Array.from({ length: plan.pieceCount }, async (_, number) => {
       const { offset, length } = pieceExtent(plan, number);
-      const piece = await downloader.downloadPiece({ addr, hostId: "127.0.0.1-matrix", taskId, number });
+      const piece = await downloader.downloadPiece({
+        addr,
+        hostId: "127.0.0.1-matrix",
+        taskId,
+        number,
+      });
       assert.deepEqual([piece.number, piece.offset, piece.length], [number, offset, length]);
       const bytes = await piece.bytes();
-      assert.equal(Buffer.compare(bytes, content.subarray(offset, offset + length)), 0, `the bytes of piece ${number}`);
+      assert.equal(
+        Buffer.compare(bytes, content.subarray(offset, offset + length)),
+        0,
+        `the bytes of piece ${number}`,
+      );
       return bytes;
     }),
   );
@@ -114,5 +139,8 @@ async function fetchTask(downloader: Downloader, addr: string, task: MatrixTask)
 
 function failureOf(error: unknown): MatrixFailure {
   if (error instanceof VortexError) return { code: error.code, message: error.message };
-  return { code: "unexpected", message: error instanceof Error ? `${error.message}\n${error.stack}` : String(error) };
+  return {
+    code: "unexpected",
+    message: error instanceof Error ? `${error.message}\n${error.stack}` : String(error),
+  };
 }

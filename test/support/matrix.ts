@@ -12,11 +12,20 @@ export interface MatrixTask {
 }
 
 /** Several pieces, and an odd last one. */
-export const oddTask: MatrixTask = { taskId: "0d".repeat(32), plan: planTask(5 * MEBI + 123_457, MEBI) };
+export const oddTask: MatrixTask = {
+  taskId: "0d".repeat(32),
+  plan: planTask(5 * MEBI + 123_457, MEBI),
+};
 /** 64 MiB in 16 pieces. */
-export const manyPieces: MatrixTask = { taskId: "a".repeat(64), plan: planTask(64 * MEBI, 4 * MEBI) };
+export const manyPieces: MatrixTask = {
+  taskId: "a".repeat(64),
+  plan: planTask(64 * MEBI, 4 * MEBI),
+};
 /** 64 MiB in one piece, the longest that stock Dragonfly makes. */
-export const longPiece: MatrixTask = { taskId: "b".repeat(64), plan: planTask(64 * MEBI, 64 * MEBI) };
+export const longPiece: MatrixTask = {
+  taskId: "b".repeat(64),
+  plan: planTask(64 * MEBI, 64 * MEBI),
+};
 
 const contents = new Map<number, Uint8Array>();
 

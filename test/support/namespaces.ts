@@ -40,7 +40,20 @@ export class LinkedHosts {
     try {
       for (const name of names) ip("netns", "add", name);
       const [nearName = "", farName = ""] = names;
-      ip("-n", nearName, "link", "add", near.device, "type", "veth", "peer", "name", far.device, "netns", farName);
+      ip(
+        "-n",
+        nearName,
+        "link",
+        "add",
+        near.device,
+        "type",
+        "veth",
+        "peer",
+        "name",
+        far.device,
+        "netns",
+        farName,
+      );
       for (const [at, { linkLocal, device }] of hosts.entries()) {
         const name = names[at] ?? "";
         ip("-n", name, "link", "set", "lo", "up");
@@ -71,9 +84,11 @@ function ip(...args: string[]): void {
 }
 
 function reason(): string | undefined {
-  if (process.platform !== "linux" || process.getuid?.() !== 0) return "a network namespace takes Linux, and root";
+  if (process.platform !== "linux" || process.getuid?.() !== 0)
+    return "a network namespace takes Linux, and root";
   const name = `vortex-peer-${process.pid}-try`;
-  if (spawnSync("ip", ["netns", "add", name]).status !== 0) return "there are no network namespaces here";
+  if (spawnSync("ip", ["netns", "add", name]).status !== 0)
+    return "there are no network namespaces here";
   spawnSync("ip", ["netns", "del", name]);
   return undefined;
 }

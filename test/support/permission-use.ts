@@ -13,7 +13,10 @@ const face = faceOf(() => Promise.reject(new Error("no QUIC here")));
 
 const uses: Readonly<Record<string, (argument: string) => Promise<unknown>>> = {
   async fileSink(argument) {
-    const { request, path } = JSON.parse(argument) as { readonly request: TaskRequest; readonly path: string };
+    const { request, path } = JSON.parse(argument) as {
+      readonly request: TaskRequest;
+      readonly path: string;
+    };
     await using downloader = face.createDownloader({ protocol: "tcp" });
     await downloader.downloadTask(request, { to: fileSink(path) }).done;
   },

@@ -66,7 +66,12 @@ export async function openQuicheListener(
     sentTo,
     receive(datagram, from) {
       const family = from.host.includes(":") ? "IPv6" : "IPv4";
-      socket.emit("message", datagram, { address: from.host, port: from.port, family, size: datagram.length });
+      socket.emit("message", datagram, {
+        address: from.host,
+        port: from.port,
+        family,
+        size: datagram.length,
+      });
     },
   };
 }

@@ -1,7 +1,11 @@
 import { randomBytes } from "node:crypto";
 import type { Socket } from "node:dgram";
 import { setImmediate } from "node:timers";
-import { type ConnectionHost, type HostPort, QuicheConnection } from "../../adapters/quiche/connection.ts";
+import {
+  type ConnectionHost,
+  type HostPort,
+  QuicheConnection,
+} from "../../adapters/quiche/connection.ts";
 import { SendRing } from "../../adapters/quiche/datagrams.ts";
 import { loadQuiche, type NativeConfig } from "../../adapters/quiche/native.ts";
 import { applySettings, quicheSettings, windowThreshold } from "../../adapters/quiche/options.ts";
@@ -39,7 +43,10 @@ export class QuichePair {
   }
 
   /** A connection with the settings that are the default, but for the size of datagrams in bytes, and what the server is told. */
-  static async connect(payload: number, server: Pick<ConnectionHost, "abuseBudget"> = {}): Promise<QuichePair> {
+  static async connect(
+    payload: number,
+    server: Pick<ConnectionHost, "abuseBudget"> = {},
+  ): Promise<QuichePair> {
     const quiche = await loadQuiche();
     const settings = quicheSettings({ udpPayloadSize: payload });
     const addresses = [
@@ -56,10 +63,16 @@ export class QuichePair {
     ];
     const pair = new QuichePair((self, clock) => {
       const inboxes: [Uint8Array[], Uint8Array[]] = [[], []];
-      const hostOf = (local: HostPort, outbox: Uint8Array[], name: "client" | "server"): ConnectionHost => ({
+      const hostOf = (
+        local: HostPort,
+        outbox: Uint8Array[],
+        name: "client" | "server",
+      ): ConnectionHost => ({
         quiche,
         clock,
-        guard: new Guard({ end: (error) => (name === "client" ? self.client : self.server).fail(error) }),
+        guard: new Guard({
+          end: (error) => (name === "client" ? self.client : self.server).fail(error),
+        }),
         ring: new SendRing(
           socketInto((datagram) => {
             self.sent[name]++;
@@ -85,11 +98,23 @@ export class QuichePair {
       const accepted = quiche.Connection.accept(randomBytes(16), null, far, near, serverSide);
       return [
         {
-          connection: new QuicheConnection(dialled, far, far, false, hostOf(near, inboxes[1], "client")),
+          connection: new QuicheConnection(
+            dialled,
+            far,
+            far,
+            false,
+            hostOf(near, inboxes[1], "client"),
+          ),
           inbox: inboxes[0],
         },
         {
-          connection: new QuicheConnection(accepted, near, near, true, hostOf(far, inboxes[0], "server")),
+          connection: new QuicheConnection(
+            accepted,
+            near,
+            near,
+            true,
+            hostOf(far, inboxes[0], "server"),
+          ),
           inbox: inboxes[1],
         },
       ];
@@ -130,7 +155,8 @@ export class QuichePair {
 /** As much of a socket as a ring needs. */
 function socketInto(take: (datagram: Uint8Array) => void): Socket {
   const socket = {
-    send: (buffer: Uint8Array, offset: number, length: number) => take(buffer.slice(offset, offset + length)),
+    send: (buffer: Uint8Array, offset: number, length: number) =>
+      take(buffer.slice(offset, offset + length)),
     getSendQueueCount: () => 0,
   };
   return socket as unknown as Socket;

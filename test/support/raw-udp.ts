@@ -53,7 +53,8 @@ export class RawUdp {
 }
 
 function reason(): string | undefined {
-  if (process.platform !== "linux" || process.getuid?.() !== 0) return "a forged source takes Linux, and root";
+  if (process.platform !== "linux" || process.getuid?.() !== 0)
+    return "a forged source takes Linux, and root";
   if (spawnSync("gcc", ["--version"]).status !== 0) return "a forged source takes gcc";
   return undefined;
 }

@@ -12,7 +12,13 @@ import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
 import type { Face } from "../../entry/face.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
-import { longContent, longTaskId, type RestartOrders, restartContent, restartTaskId } from "./restart.ts";
+import {
+  longContent,
+  longTaskId,
+  type RestartOrders,
+  restartContent,
+  restartTaskId,
+} from "./restart.ts";
 
 const [, , name, orders = "{}"] = process.argv;
 const { identity, port, slowPiece, delay } = JSON.parse(orders) as RestartOrders;

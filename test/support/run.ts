@@ -14,7 +14,9 @@ export const root: string = fileURLToPath(new URL("../../", import.meta.url));
 const flags: Record<RuntimeName, readonly string[]> = {
   bun: [],
   // Node 20 does not read TypeScript. `npm test` has bundled it all; by itself, a test has tsx translate it.
-  node: process.env.VORTEX_PEER_NODE_RUNNER ? [process.env.VORTEX_PEER_NODE_RUNNER] : ["--import", "tsx"],
+  node: process.env.VORTEX_PEER_NODE_RUNNER
+    ? [process.env.VORTEX_PEER_NODE_RUNNER]
+    : ["--import", "tsx"],
   // QUIC is behind --unstable-net.
   deno: ["run", "--allow-all", "--unstable-net", "--no-check", "--config", `${root}deno.json`],
 };
@@ -100,13 +102,18 @@ export function startProgram(command: readonly string[]): Program {
 function runnerOf(name: RuntimeName): readonly string[] | string {
   if (name === runtimeName) return runner;
   if (name === "node") {
-    return spawnSync("node", ["--version"]).status === 0 ? ["node", ...flags.node] : "there is no node on the PATH";
+    return spawnSync("node", ["--version"]).status === 0
+      ? ["node", ...flags.node]
+      : "there is no node on the PATH";
   }
   const program = `${root}node_modules/.bin/${name}`;
   return existsSync(program) ? [program, ...flags[name]] : `there is no ${name} in node_modules`;
 }
 
-function spawnIn([program = "", ...args]: readonly string[], stdin: "ignore" | "pipe"): ChildProcess {
+function spawnIn(
+  [program = "", ...args]: readonly string[],
+  stdin: "ignore" | "pipe",
+): ChildProcess {
   return spawn(program, args, { cwd: root, stdio: [stdin, "pipe", "pipe"] });
 }
 

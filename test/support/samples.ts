@@ -51,7 +51,11 @@ export function samplesIn(page: string, markdown: string): Sample[] {
 }
 
 /** The first block of `language` under a heading of a page. */
-export async function sampleUnder(page: string, heading: string, language: string): Promise<string> {
+export async function sampleUnder(
+  page: string,
+  heading: string,
+  language: string,
+): Promise<string> {
   const all = await samplesOf(page);
   const sample = all.find((one) => one.heading === heading && one.language === language);
   if (sample === undefined) throw new Error(`${page} has no ${language} sample under "${heading}"`);
@@ -69,13 +73,19 @@ export async function writeProgram(
   const file = join(directory, name);
   const resolved = code
     .replaceAll('"vortex-peer"', JSON.stringify(face))
-    .replaceAll('"@opentelemetry/api"', () => JSON.stringify(import.meta.resolve("@opentelemetry/api")));
+    .replaceAll('"@opentelemetry/api"', () =>
+      JSON.stringify(import.meta.resolve("@opentelemetry/api")),
+    );
   await writeFile(file, resolved);
   return file;
 }
 
 /** Writes a program of `examples` to a file that a runtime can run, and returns its path. */
-export async function writeExample(directory: string, example: string, runtime: RuntimeName): Promise<string> {
+export async function writeExample(
+  directory: string,
+  example: string,
+  runtime: RuntimeName,
+): Promise<string> {
   const code = await readFile(join(root, example), "utf8");
   return writeProgram(directory, `${basename(example, ".ts")}.mts`, code, runtime);
 }

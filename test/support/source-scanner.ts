@@ -79,7 +79,10 @@ export function scan(source: string): Scanned {
         quoted(char);
       } else if (char === "`") {
         template();
-      } else if (char === "/" && /(^|[=(,:;!&|?{}[<>+*%~^-]|\b(return|typeof|case|of|in))\s*$/.test(code)) {
+      } else if (
+        char === "/" &&
+        /(^|[=(,:;!&|?{}[<>+*%~^-]|\b(return|typeof|case|of|in))\s*$/.test(code)
+      ) {
         regularExpression();
       } else {
         if (char === "{") depth++;

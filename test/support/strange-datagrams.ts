@@ -37,7 +37,12 @@ export function isOverIpv6({ host }: Address): boolean {
  * @param initial the first datagram of a client
  */
 export function strangePayloads(initial: Uint8Array, overIpv6: boolean): readonly Uint8Array[] {
-  const beginnings = [initial, unknownVersion(initial), Uint8Array.from(initial, () => 0x40), new Uint8Array(0)];
+  const beginnings = [
+    initial,
+    unknownVersion(initial),
+    Uint8Array.from(initial, () => 0x40),
+    new Uint8Array(0),
+  ];
   return LENGTHS.flatMap((length) =>
     beginnings.map((beginning) => {
       const payload = new Uint8Array(overIpv6 ? Math.min(length, LONGEST_OVER_IPV6) : length);

@@ -15,6 +15,10 @@ export interface TaskFetchOptions {
 
 const { request, path } = JSON.parse(process.argv[2] ?? "{}") as TaskFetchOptions;
 const face = faceOf(() => Promise.reject(new Error("no QUIC here")));
-await using downloader = face.createDownloader({ protocol: "tcp", stallTimeout: 300_000, connectTimeout: 60_000 });
+await using downloader = face.createDownloader({
+  protocol: "tcp",
+  stallTimeout: 300_000,
+  connectTimeout: 60_000,
+});
 const { resumedPieces } = await downloader.downloadTask(request, { to: fileSink(path) }).done;
 console.log(`resumed ${resumedPieces}`);

@@ -6,7 +6,12 @@ import { type Piece, pieceExtent, planTask, type TaskPlan } from "../../src/piec
 import type { Runtime } from "../../src/runtime.ts";
 import type { TaskDirectory } from "../../src/task/discovery.ts";
 import { TaskFetcher } from "../../src/task/fetcher.ts";
-import type { SourceOptions, SourceRequest, TaskSettings, TaskSource } from "../../src/task/source.ts";
+import type {
+  SourceOptions,
+  SourceRequest,
+  TaskSettings,
+  TaskSource,
+} from "../../src/task/source.ts";
 import type { TaskRequest } from "../../src/task/task.ts";
 import { fakeRuntime } from "./fake-clock.ts";
 
@@ -136,7 +141,8 @@ export class FakeParents implements TaskSource {
     this.directory = options.directory;
     this.#places = options.places ?? false;
     this.#algorithm = options.algorithm ?? "crc32";
-    for (const [name, behaviour] of Object.entries(behaviours)) this.#behaviours.set(name, behaviour);
+    for (const [name, behaviour] of Object.entries(behaviours))
+      this.#behaviours.set(name, behaviour);
   }
 
   addressOf({ tcpAddr }: { readonly tcpAddr?: string }): string | undefined {
@@ -149,7 +155,9 @@ export class FakeParents implements TaskSource {
 
   /** Numbers of the pieces that were asked for, from one parent or from all. */
   numbers(addr?: string): number[] {
-    return this.asked.filter((request) => addr === undefined || request.addr === addr).map(({ number }) => number);
+    return this.asked
+      .filter((request) => addr === undefined || request.addr === addr)
+      .map(({ number }) => number);
   }
 
   bytesOf(number: number): Uint8Array {
@@ -157,9 +165,13 @@ export class FakeParents implements TaskSource {
     return this.content.subarray(offset, offset + length);
   }
 
-  async fetchPiece({ addr, number, kind }: SourceRequest, { signal }: SourceOptions): Promise<Piece> {
+  async fetchPiece(
+    { addr, number, kind }: SourceRequest,
+    { signal }: SourceOptions,
+  ): Promise<Piece> {
     const behaviour = this.#behaviours.get(addr);
-    if (behaviour === undefined) throw new VortexError("ConnectionRefused", `nobody listens at ${addr}`, { addr });
+    if (behaviour === undefined)
+      throw new VortexError("ConnectionRefused", `nobody listens at ${addr}`, { addr });
     const bytes = this.bytesOf(number);
     const earlier = this.numbers(addr).length;
     const asked = { addr, number };
@@ -184,7 +196,8 @@ export class FakeParents implements TaskSource {
     };
     signal.addEventListener("abort", over, { once: true });
     const claim = answer instanceof Claim ? answer : undefined;
-    const digest = claim?.digest ?? digestOf(this.#algorithm, claim?.bytes ?? bytes, portableHashers);
+    const digest =
+      claim?.digest ?? digestOf(this.#algorithm, claim?.bytes ?? bytes, portableHashers);
     const { offset, length } = this.#extentOf(number);
     const chunks = checked(answer, digest, over, signal, onRead);
     return pieceOf({ number, kind, offset, length, digest }, chunks, over, (memory) => {
@@ -225,7 +238,8 @@ async function* checked(
       hasher.update(chunk);
       last = chunk;
     }
-    if (`${algorithm}:${hasher.encode()}` !== digest) throw new VortexError("DigestMismatch", "the content is wrong");
+    if (`${algorithm}:${hasher.encode()}` !== digest)
+      throw new VortexError("DigestMismatch", "the content is wrong");
     if (last !== undefined) yield last;
   } finally {
     over();
@@ -263,7 +277,8 @@ function pieceOf(
     async read(into) {
       const next = await chunks.next();
       if (next.done) return undefined;
-      if (into === undefined || into.length < next.value.length || !placesIn(into.buffer)) return next.value;
+      if (into === undefined || into.length < next.value.length || !placesIn(into.buffer))
+        return next.value;
       into.set(next.value);
       return into.subarray(0, next.value.length);
     },
@@ -273,7 +288,10 @@ function pieceOf(
 }
 
 /** Settings as `createDownloader` makes them, on a fake clock unless told otherwise. */
-export function taskSettings(options: Partial<TaskSettings> = {}, runtime: Runtime = fakeRuntime()): TaskSettings {
+export function taskSettings(
+  options: Partial<TaskSettings> = {},
+  runtime: Runtime = fakeRuntime(),
+): TaskSettings {
   return {
     concurrentPieceCount: 8,
     parentConcurrency: 32,

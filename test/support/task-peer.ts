@@ -53,8 +53,10 @@ const server = await startServer({
       if (manner === "late") await called;
       const piece = await whole.getPiece(request);
       if (piece === undefined) return undefined;
-      if (manner === "stall" || (manner === "hang" && asked > 2)) return { ...piece, read: () => halfOf(piece) };
-      if (manner === "corrupt" && request.number % 5 === 0) return { ...piece, read: () => wrong(piece) };
+      if (manner === "stall" || (manner === "hang" && asked > 2))
+        return { ...piece, read: () => halfOf(piece) };
+      if (manner === "corrupt" && request.number % 5 === 0)
+        return { ...piece, read: () => wrong(piece) };
       return piece;
     },
   },

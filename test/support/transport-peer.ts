@@ -29,7 +29,8 @@ const parsed = JSON.parse(tuning) as TransportTuning;
 /** Time in ms before a dial is given up: enough for a second attempt where there is one. */
 const patience = parsed.addresses === undefined ? 200 : 400;
 const fixture = fixtures[name];
-if (fixture === undefined) throw new Error(`no fixture ${name} here, only ${Object.keys(fixtures).join(", ")}`);
+if (fixture === undefined)
+  throw new Error(`no fixture ${name} here, only ${Object.keys(fixtures).join(", ")}`);
 const transport = await fixture.transport(parsed);
 const remote: Address = { host, port: Number(port) };
 if (role === "serve") await serve(fixture, transport);
@@ -48,7 +49,8 @@ async function serve(fixture: TransportFixture, transport: Transport): Promise<v
 }
 
 async function echo({ reader, writer }: ByteStream): Promise<void> {
-  for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read()) await writer.write(chunk);
+  for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read())
+    await writer.write(chunk);
   await writer.end();
 }
 

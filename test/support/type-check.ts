@@ -6,7 +6,10 @@ import { root, runToEnd } from "./run.ts";
 import { inTempDir, type Sample } from "./samples.ts";
 
 /** What the compiler has to say of samples and of files of this repository, one line each; none when all is well. */
-export function typeErrors(samples: readonly Sample[], files: readonly string[]): Promise<string[]> {
+export function typeErrors(
+  samples: readonly Sample[],
+  files: readonly string[],
+): Promise<string[]> {
   return inTempDir(async (directory) => {
     for (const sample of samples) await writeFile(join(directory, nameOf(sample)), sample.code);
     const config = {
@@ -23,7 +26,14 @@ export function typeErrors(samples: readonly Sample[], files: readonly string[])
     };
     await writeFile(join(directory, "tsconfig.json"), JSON.stringify(config));
     const compiler = join(root, "node_modules/typescript/bin/tsc");
-    const { code, out, err } = await runToEnd(["node", compiler, "--pretty", "false", "-p", directory]);
+    const { code, out, err } = await runToEnd([
+      "node",
+      compiler,
+      "--pretty",
+      "false",
+      "-p",
+      directory,
+    ]);
     const lines = `${out}${err}`.split("\n").filter((line) => line !== "");
     return code === 0 ? [] : lines.map((line) => line.replace(/^\S*?([^/\s]+\.mts)/, "$1"));
   });

@@ -4,7 +4,9 @@ import { readFileSync } from "node:fs";
 export interface Vector {
   readonly name: string;
   readonly bytes: Uint8Array;
-  readonly decoded: { readonly ok: true; readonly [field: string]: unknown } | { readonly ok: false; error: string };
+  readonly decoded:
+    | { readonly ok: true; readonly [field: string]: unknown }
+    | { readonly ok: false; error: string };
 }
 
 /** The packets of `test/vectors/vortex.json`. */

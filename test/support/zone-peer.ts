@@ -16,7 +16,11 @@ import type { Listener, Transport } from "../../src/transport/transport.ts";
 
 const [, , name = "", role = "", identityJson = "{}", host = "", port = ""] = process.argv;
 const identity = JSON.parse(identityJson) as TlsIdentity;
-const make = { quiche: quicheTransport, "node-quic": nodeQuicTransport, "deno-quic": denoQuicTransport }[name];
+const make = {
+  quiche: quicheTransport,
+  "node-quic": nodeQuicTransport,
+  "deno-quic": denoQuicTransport,
+}[name];
 if (make === undefined) throw new Error(`${name} is no binding of QUIC`);
 const transport = await make({ tls: { ca: identity.cert }, serverTls: identity });
 if (role === "serve") await serve(await transport.listen({ host: "::", port: 0 }));
@@ -29,7 +33,8 @@ async function serve(listener: Listener): Promise<void> {
   void (async () => {
     for await (const connection of listener.accept()) {
       void (async () => {
-        for await (const { writer } of connection.accept()) await writer.end(Uint8Array.of(7)).catch(() => {});
+        for await (const { writer } of connection.accept())
+          await writer.end(Uint8Array.of(7)).catch(() => {});
       })();
     }
   })();

@@ -23,7 +23,14 @@ const codes: Record<ErrorKind, readonly ErrorCode[]> = {
     "DigestMismatch",
     "TruncatedContent",
   ],
-  remote: ["NotFound", "RemoteInvalidArgument", "RemoteInternal", "RemoteUnimplemented", "RemoteBusy", "RemoteUnknown"],
+  remote: [
+    "NotFound",
+    "RemoteInvalidArgument",
+    "RemoteInternal",
+    "RemoteUnimplemented",
+    "RemoteBusy",
+    "RemoteUnknown",
+  ],
   transport: [
     "ConnectionRefused",
     "Unreachable",
@@ -93,7 +100,10 @@ describe("withAddress", () => {
     assert.equal(withAddress(knowing, "b:2"), knowing);
     const cause = new Error("below");
     const copied = withAddress(new VortexError("StreamReset", "x", { cause }), "b:2");
-    assert.deepEqual([copied.code, copied.message, copied.addr, copied.cause], ["StreamReset", "x", "b:2", cause]);
+    assert.deepEqual(
+      [copied.code, copied.message, copied.addr, copied.cause],
+      ["StreamReset", "x", "b:2", cause],
+    );
     const bare = new VortexError("StreamReset", "x");
     assert.equal(withAddress(bare, "b:2").cause, bare);
     // An abort for `null`, say.
@@ -137,7 +147,10 @@ describe("abortedError", () => {
   it("keeps the signal's reason as cause, and a VortexError as it is", () => {
     const reason = new Error("enough");
     const error = abortedError(AbortSignal.abort(reason), "piece 3");
-    assert.deepEqual([error.code, error.message, error.cause], ["Aborted", "piece 3 was aborted", reason]);
+    assert.deepEqual(
+      [error.code, error.message, error.cause],
+      ["Aborted", "piece 3 was aborted", reason],
+    );
     const own = new VortexError("PieceTimeout", "late");
     assert.equal(abortedError(AbortSignal.abort(own), "piece 3"), own);
   });

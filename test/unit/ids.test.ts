@@ -49,7 +49,8 @@ describe("ids as stock Dragonfly makes them", () => {
   });
 
   it("of a task, by content", () => {
-    for (const { content, taskId } of vectors.content) assert.equal(taskIdOfContent(content), taskId);
+    for (const { content, taskId } of vectors.content)
+      assert.equal(taskIdOfContent(content), taskId);
   });
 
   it("of a task, by an OCI blob's URL", () => {
@@ -62,7 +63,8 @@ describe("ids as stock Dragonfly makes them", () => {
   });
 
   it("of persistent tasks and persistent cache tasks", async () => {
-    for (const { taskId, ...identity } of vectors.persistent) assert.equal(persistentTaskId(identity), taskId);
+    for (const { taskId, ...identity } of vectors.persistent)
+      assert.equal(persistentTaskId(identity), taskId);
     for (const { content, taskId, ...identity } of vectors.persistentCache) {
       const bytes = new TextEncoder().encode(content);
       const chunks = [bytes.subarray(0, 3), bytes.subarray(3)];
@@ -82,7 +84,10 @@ describe("ids as stock Dragonfly makes them", () => {
     const host = { ip: "127.0.0.1", hostname: "localhost" };
     const uuid = "[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}";
     assert.match(peerId(host), new RegExp(`^127\\.0\\.0\\.1-localhost-${uuid}$`));
-    assert.match(peerId({ ...host, seed: true }), new RegExp(`^127\\.0\\.0\\.1-localhost-${uuid}-seed$`));
+    assert.match(
+      peerId({ ...host, seed: true }),
+      new RegExp(`^127\\.0\\.0\\.1-localhost-${uuid}-seed$`),
+    );
     assert.notEqual(peerId(host), peerId(host));
     assert.equal(
       peerId(host, (bytes) => bytes.fill(0xff)),
@@ -93,7 +98,8 @@ describe("ids as stock Dragonfly makes them", () => {
 
 describe("ids", () => {
   it("leave signatures out with the default parameters", () => {
-    const identity = (url: string) => taskIdOfUrl({ url, filteredQueryParams: defaultFilteredQueryParams });
+    const identity = (url: string) =>
+      taskIdOfUrl({ url, filteredQueryParams: defaultFilteredQueryParams });
     assert.equal(
       identity("https://b.s3.amazonaws.com/k?X-Amz-Signature=1&versionId=2&X-Amz-Date=3"),
       identity("https://b.s3.amazonaws.com/k?versionId=2"),
@@ -117,7 +123,11 @@ describe("ids", () => {
   });
 
   it("are of a blob only where the whole URL is one line of that form", () => {
-    for (const url of ["https://r/v2/a/b/blobs/x?a\nb", "\nhttps://r/v2/a/b/blobs/x", "https://r/v2/a\n/blobs/x"]) {
+    for (const url of [
+      "https://r/v2/a/b/blobs/x?a\nb",
+      "\nhttps://r/v2/a/b/blobs/x",
+      "https://r/v2/a\n/blobs/x",
+    ]) {
       assert.equal(isBlobUrl(url), false, JSON.stringify(url));
     }
   });

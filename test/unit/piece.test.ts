@@ -1,7 +1,13 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { resolveRange } from "../../src/client/call/piece-content.ts";
-import { MAX_PIECE_LENGTH, MIN_PIECE_LENGTH, pieceExtent, pieceLengthFor, planTask } from "../../src/piece.ts";
+import {
+  MAX_PIECE_LENGTH,
+  MIN_PIECE_LENGTH,
+  pieceExtent,
+  pieceLengthFor,
+  planTask,
+} from "../../src/piece.ts";
 import { assertThrows } from "../support/failures.ts";
 
 const MiB = 1024 * 1024;
@@ -60,7 +66,10 @@ describe("the plan of a task", () => {
     assert.deepEqual(pieceExtent(planTask(8 * MiB), 1), { offset: 4 * MiB, length: 4 * MiB });
     assert.equal(planTask(8 * MiB).pieceCount, 2);
     assert.deepEqual(pieceExtent(planTask(8 * MiB + 1), 2), { offset: 8 * MiB, length: 1 });
-    assert.deepEqual(pieceExtent(planTask(8 * MiB - 1), 1), { offset: 4 * MiB, length: 4 * MiB - 1 });
+    assert.deepEqual(pieceExtent(planTask(8 * MiB - 1), 1), {
+      offset: 4 * MiB,
+      length: 4 * MiB - 1,
+    });
   });
 
   it("the pieces cover the content without gap or overlap", () => {
@@ -85,7 +94,8 @@ describe("the plan of a task", () => {
 
   it("a piece that the task does not have is InvalidArgument", () => {
     const plan = planTask(9 * MiB);
-    for (const number of [-1, 3, 0.5, Number.NaN]) assertThrows(() => pieceExtent(plan, number), "InvalidArgument");
+    for (const number of [-1, 3, 0.5, Number.NaN])
+      assertThrows(() => pieceExtent(plan, number), "InvalidArgument");
   });
 
   it("lengths that are none, and more pieces than numbers, are InvalidArgument", () => {

@@ -7,7 +7,12 @@ import { FakeClock, settle } from "../support/fake-clock.ts";
 const never = new AbortController().signal;
 
 /** Takes bytes by a flow for just these. */
-function take(limiter: RateLimiter, bytes: number, signal: AbortSignal, payer?: string): Promise<void> {
+function take(
+  limiter: RateLimiter,
+  bytes: number,
+  signal: AbortSignal,
+  payer?: string,
+): Promise<void> {
   return limiter.flow(payer).takeAll(bytes, signal);
 }
 
@@ -18,7 +23,10 @@ function noting(clock: FakeClock): {
 } {
   const started = clock.now();
   const grants: [string, number][] = [];
-  return { grants, note: (name, grant) => void grant.then(() => grants.push([name, clock.now() - started])) };
+  return {
+    grants,
+    note: (name, grant) => void grant.then(() => grants.push([name, clock.now() - started])),
+  };
 }
 
 describe("the rate limiter", () => {
@@ -188,7 +196,8 @@ describe("the rate limiter", () => {
     const limiter = new RateLimiter(100_000, clock);
     await take(limiter, 100_000, never);
     const { grants, note } = noting(clock);
-    for (let request = 0; request < 10; request++) note("first", take(limiter, 1000, never, "first"));
+    for (let request = 0; request < 10; request++)
+      note("first", take(limiter, 1000, never, "first"));
     await clock.advance(50);
     for (let request = 0; request < 5; request++) note("late", take(limiter, 1000, never, "late"));
     await clock.advance(200);
@@ -258,7 +267,10 @@ describe("the rate limiter", () => {
     // A second's worth went at once. Each takes 1.4 s and what the others are kept alive with; together they would take 10.2 s each.
     for (const [index, [, at]] of grants.entries()) {
       const alone = ((index + 1) * 4_194_304) / 3000 - 1000;
-      assert.ok(at >= alone - 200 && at <= alone + 100, `flow ${index} at ${at} ms, alone at ${alone} ms`);
+      assert.ok(
+        at >= alone - 200 && at <= alone + 100,
+        `flow ${index} at ${at} ms, alone at ${alone} ms`,
+      );
     }
   });
 
@@ -314,7 +326,10 @@ describe("the rate limiter", () => {
         for (const at of last) longest = Math.max(longest, clock.now() - at);
         assert.ok(longest <= most, `one flow waited for ${longest} ms`);
         const expected = (rate * span) / 1000;
-        assert.ok(bytes <= expected && bytes >= expected * 0.95 - 1024, `${bytes} of ${expected} bytes`);
+        assert.ok(
+          bytes <= expected && bytes >= expected * 0.95 - 1024,
+          `${bytes} of ${expected} bytes`,
+        );
         end.abort();
         await settle();
         assert.equal(clock.pending, 0);

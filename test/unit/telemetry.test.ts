@@ -14,7 +14,12 @@ import { grpcHandlers } from "../../src/server/grpc/service.ts";
 import { VortexServer } from "../../src/server/vortex-server.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import type { PieceStore } from "../../src/store/store.ts";
-import { beginOperation, type OperationResult, type OperationStart, type Telemetry } from "../../src/telemetry.ts";
+import {
+  beginOperation,
+  type OperationResult,
+  type OperationStart,
+  type Telemetry,
+} from "../../src/telemetry.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import { MemoryTransport } from "../../src/transport/memory.ts";
 import { assertRejects } from "../support/failures.ts";
@@ -26,7 +31,13 @@ const source = { url: "https://example.com/file" };
 const taskId = taskIdOfUrl(source);
 const hostId = "10.0.0.1-host";
 const content = seededBytes(5, 12_000);
-const start: OperationStart = { name: "download_piece", role: "client", taskId, kind: "standard", number: 1 };
+const start: OperationStart = {
+  name: "download_piece",
+  role: "client",
+  taskId,
+  kind: "standard",
+  number: 1,
+};
 
 function storeOf(): MemoryPieceStore {
   const store = new MemoryPieceStore();
@@ -45,7 +56,9 @@ class Recorder implements Telemetry {
       run: <T>(work: () => T): T => work(),
       end: ({ bytes, error }: OperationResult): void => {
         this.open--;
-        this.ended.push([role, name, number, error?.code ?? bytes].filter((part) => part !== undefined).join(" "));
+        this.ended.push(
+          [role, name, number, error?.code ?? bytes].filter((part) => part !== undefined).join(" "),
+        );
       },
     };
   }
@@ -58,10 +71,17 @@ async function all<T>(items: AsyncIterable<T>): Promise<T[]> {
 }
 
 /** A downloader and a server over gRPC, both told to `telemetry`. */
-function grpcPair(telemetry: Telemetry, store: PieceStore = storeOf(), options: DownloaderOptions = {}) {
+function grpcPair(
+  telemetry: Telemetry,
+  store: PieceStore = storeOf(),
+  options: DownloaderOptions = {},
+) {
   const handlers = grpcHandlers(store, serverSettings({ telemetry }, portableRuntime));
   const binding = new MemoryGrpcBinding(handlers);
-  return new GrpcDownloader(async () => binding, downloaderSettings({ ...options, telemetry }, portableRuntime));
+  return new GrpcDownloader(
+    async () => binding,
+    downloaderSettings({ ...options, telemetry }, portableRuntime),
+  );
 }
 
 describe("beginOperation", () => {
@@ -119,9 +139,15 @@ describe("what telemetry is told", () => {
     const recorder = new Recorder();
     const transport = new MemoryTransport();
     const store = storeOf();
-    const server = await VortexServer.listen(transport, { host: "127.0.0.1", port: 0 }, store, portableRuntime, {
-      telemetry: recorder,
-    });
+    const server = await VortexServer.listen(
+      transport,
+      { host: "127.0.0.1", port: 0 },
+      store,
+      portableRuntime,
+      {
+        telemetry: recorder,
+      },
+    );
     const downloader = new VortexDownloader(
       async () => transport,
       downloaderSettings({ telemetry: recorder }, portableRuntime),
@@ -132,13 +158,19 @@ describe("what telemetry is told", () => {
     assert.equal(recorder.open, 2);
     await piece.bytes();
     await settle();
-    assert.deepEqual(recorder.ended.sort(), ["client download_piece 2 2000", "server download_piece 2 2000"]);
+    assert.deepEqual(recorder.ended.sort(), [
+      "client download_piece 2 2000",
+      "server download_piece 2 2000",
+    ]);
     recorder.ended.length = 0;
     const range = { start: 10, end: 110 };
     await (await downloader.downloadPiece({ ...request, range })).bytes();
     await assertRejects(downloader.downloadPiece({ ...request, number: 9 }), "NotFound");
     (await downloader.downloadPiece(request)).cancel();
-    await assertRejects(downloader.downloadPiece(request, { signal: AbortSignal.abort() }), "Aborted");
+    await assertRejects(
+      downloader.downloadPiece(request, { signal: AbortSignal.abort() }),
+      "Aborted",
+    );
     await server.close();
     await downloader.close();
     const ours = recorder.ended.filter((line) => line.startsWith("client"));
@@ -165,15 +197,18 @@ describe("what telemetry is told", () => {
     };
     const piece = async (): Promise<Uint8Array> =>
       (await downloader.downloadPiece({ addr, hostId, taskId, number: 0 })).bytes();
-    assert.deepEqual(await told(piece), ["client download_piece 0 5000", "server download_piece 0 5000"]);
+    assert.deepEqual(await told(piece), [
+      "client download_piece 0 5000",
+      "server download_piece 0 5000",
+    ]);
     assert.deepEqual(await told(() => downloader.statTask(addr, taskId)), [
       "client stat_task 0",
       "server stat_local_task 0",
     ]);
-    assert.deepEqual(await told(() => assertRejects(downloader.statTask(addr, "f".repeat(64)), "NotFound")), [
-      "client stat_task NotFound",
-      "server stat_local_task NotFound",
-    ]);
+    assert.deepEqual(
+      await told(() => assertRejects(downloader.statTask(addr, "f".repeat(64)), "NotFound")),
+      ["client stat_task NotFound", "server stat_local_task NotFound"],
+    );
     assert.deepEqual(await told(() => all(downloader.syncPieces(addr, { taskId, hostId }))), [
       "client sync_pieces 0",
       "server sync_pieces 0",
@@ -214,7 +249,12 @@ describe("what telemetry is told", () => {
       },
     };
     const downloader = grpcPair(broken);
-    const piece = await downloader.downloadPiece({ addr: "127.0.0.1:4000", hostId, taskId, number: 0 });
+    const piece = await downloader.downloadPiece({
+      addr: "127.0.0.1:4000",
+      hostId,
+      taskId,
+      number: 0,
+    });
     assert.deepEqual(await piece.bytes(), content.subarray(0, 5000));
     await downloader.close();
   });
@@ -258,7 +298,11 @@ class RecordingSdk {
   }
 
   #tracer(): api.Tracer {
-    const startSpan = (name: string, options: api.SpanOptions = {}, context = this.#active): api.Span => {
+    const startSpan = (
+      name: string,
+      options: api.SpanOptions = {},
+      context = this.#active,
+    ): api.Span => {
       const parent = api.trace.getSpan(context)?.spanContext().spanId;
       const attributes: Record<string, unknown> = { ...options.attributes };
       const told = {
@@ -301,9 +345,14 @@ class RecordingSdk {
       },
     });
     const createHistogram = (name: string) => ({
-      record: (_value: number, attributes: Record<string, unknown> = {}) => count(name).add(1, attributes),
+      record: (_value: number, attributes: Record<string, unknown> = {}) =>
+        count(name).add(1, attributes),
     });
-    return { createCounter: count, createUpDownCounter: count, createHistogram } as unknown as api.Meter;
+    return {
+      createCounter: count,
+      createUpDownCounter: count,
+      createHistogram,
+    } as unknown as api.Meter;
   }
 }
 
@@ -321,7 +370,10 @@ describe("openTelemetry", () => {
     const request = { addr, hostId, taskId, number: 0 };
     await (await downloader.downloadPiece(request)).bytes();
     await assertRejects(downloader.downloadPiece({ ...request, number: 9 }), "NotFound");
-    await assertRejects(downloader.downloadPiece(request, { signal: AbortSignal.abort() }), "Aborted");
+    await assertRejects(
+      downloader.downloadPiece(request, { signal: AbortSignal.abort() }),
+      "Aborted",
+    );
     await downloader.statTask(addr, taskId);
     await all(downloader.syncPieces(addr, { taskId, hostId }));
     await all(await downloader.downloadTask(addr, source));
@@ -375,9 +427,16 @@ describe("openTelemetry", () => {
     const sdk = new RecordingSdk();
     const telemetry = openTelemetry(api);
     const downloader = grpcPair(telemetry);
-    const task = beginOperation(telemetry, { name: "download_task", role: "client", taskId, kind: "standard" });
+    const task = beginOperation(telemetry, {
+      name: "download_task",
+      role: "client",
+      taskId,
+      kind: "standard",
+    });
     assert.ok(task);
-    const piece = await task.run(() => downloader.downloadPiece({ addr: "127.0.0.1:4000", hostId, taskId, number: 0 }));
+    const piece = await task.run(() =>
+      downloader.downloadPiece({ addr: "127.0.0.1:4000", hostId, taskId, number: 0 }),
+    );
     await piece.bytes();
     task.end({ bytes: 5 * 2 ** 30 });
     await downloader.close();
@@ -389,13 +448,19 @@ describe("openTelemetry", () => {
         ["download_piece", "0000000000000001"],
       ],
     );
-    const duration = 'dragonfly_client_download_task_duration_milliseconds{"task_type":"0","task_size_level":"12"}';
+    const duration =
+      'dragonfly_client_download_task_duration_milliseconds{"task_type":"0","task_size_level":"12"}';
     assert.equal(sdk.metrics.get(duration), 1);
   });
 
   it("works with the API alone, where no SDK is set up", async () => {
     const downloader = grpcPair(openTelemetry(api));
-    const piece = await downloader.downloadPiece({ addr: "127.0.0.1:4000", hostId, taskId, number: 0 });
+    const piece = await downloader.downloadPiece({
+      addr: "127.0.0.1:4000",
+      hostId,
+      taskId,
+      number: 0,
+    });
     assert.deepEqual(await piece.bytes(), content.subarray(0, 5000));
     await downloader.close();
   });
@@ -408,11 +473,24 @@ describe("openTelemetry", () => {
     task("persistent", { error: new VortexError("DigestMismatch", "wrong") });
     task("standard", { error: new VortexError("Aborted", "by choice") });
     const mebi = 2 ** 20;
-    for (const bytes of [0, 1, mebi - 1, mebi, 4 * mebi, 1024 * mebi, 4096 * mebi, 2 ** 40, 2 ** 41]) {
+    for (const bytes of [
+      0,
+      1,
+      mebi - 1,
+      mebi,
+      4 * mebi,
+      1024 * mebi,
+      4096 * mebi,
+      2 ** 40,
+      2 ** 41,
+    ]) {
       task("standard", { bytes });
     }
     assert.equal(sdk.metrics.get('dragonfly_client_download_task_failure_total{"type":"1"}'), 1);
-    assert.equal(sdk.metrics.get('dragonfly_client_download_task_failure_total{"type":"0"}'), undefined);
+    assert.equal(
+      sdk.metrics.get('dragonfly_client_download_task_failure_total{"type":"0"}'),
+      undefined,
+    );
     assert.equal(sdk.metrics.get('dragonfly_client_concurrent_download_task_total{"type":"0"}'), 0);
     const levels = [...sdk.metrics].flatMap(([name, count]) => {
       const level = /"task_size_level":"(\d+)"/.exec(name)?.[1];

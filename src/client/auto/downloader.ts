@@ -113,7 +113,8 @@ export class AutoDownloader {
           return await this.#ask(peer, verdict, request, options);
         } catch (error) {
           const failure = VortexError.from(error, "Internal");
-          if (!saysElsewhere(failure, this.#context.trust) || ++changes > MAX_CHANGES) throw failure;
+          if (!saysElsewhere(failure, this.#context.trust) || ++changes > MAX_CHANGES)
+            throw failure;
           this.#verdicts.failed(peer.key, verdict.protocol);
           continue;
         }
@@ -126,8 +127,17 @@ export class AutoDownloader {
   }
 
   /** Fetches a piece over one protocol, whatever works best. Rejects as {@link Downloader.downloadPiece} does. */
-  async downloadOver(protocol: Protocol, request: PeerPieceRequest, options: CallOptions = {}): Promise<Piece> {
-    return this.#ask(this.#peerOf(request.addr), { protocol, reason: "used with others" }, request, options);
+  async downloadOver(
+    protocol: Protocol,
+    request: PeerPieceRequest,
+    options: CallOptions = {},
+  ): Promise<Piece> {
+    return this.#ask(
+      this.#peerOf(request.addr),
+      { protocol, reason: "used with others" },
+      request,
+      options,
+    );
   }
 
   /**
@@ -177,11 +187,16 @@ export class AutoDownloader {
         addr: peer.name,
         trust: this.#context.trust,
         run: (candidate, signal, why) => {
-          const signals = options.signal === undefined ? signal : AbortSignal.any([options.signal, signal]);
-          return this.#ask(peer, { protocol: candidate, reason: why }, request, { ...options, signal: signals });
+          const signals =
+            options.signal === undefined ? signal : AbortSignal.any([options.signal, signal]);
+          return this.#ask(peer, { protocol: candidate, reason: why }, request, {
+            ...options,
+            signal: signals,
+          });
         },
         discard: (piece) => piece.cancel(),
-        lost: (candidate) => this.#downloaders.get(candidate)?.closeIdle?.(peer.addresses[candidate] ?? peer.name),
+        lost: (candidate) =>
+          this.#downloaders.get(candidate)?.closeIdle?.(peer.addresses[candidate] ?? peer.name),
       });
       // Whatever the peer answered, this is how it is spoken to.
       if ("result" in answer || answer.error.kind === "remote" || answer.error.kind === "peer") {
@@ -193,20 +208,34 @@ export class AutoDownloader {
       return answer.result;
     } catch (error) {
       const failure = VortexError.from(error, "Internal");
-      this.#conclude(peer, settle, failure.kind === "transport" || failure.kind === "timeout" ? failure : undefined);
+      this.#conclude(
+        peer,
+        settle,
+        failure.kind === "transport" || failure.kind === "timeout" ? failure : undefined,
+      );
       throw failure;
     }
   }
 
-  #conclude({ key }: Peer, settle: (failure: VortexError | undefined) => void, failure: VortexError | undefined): void {
+  #conclude(
+    { key }: Peer,
+    settle: (failure: VortexError | undefined) => void,
+    failure: VortexError | undefined,
+  ): void {
     this.#negotiations.delete(key);
     settle(failure);
   }
 
-  async #ask(peer: Peer, verdict: SelectedProtocol, request: PeerPieceRequest, options: CallOptions): Promise<Piece> {
+  async #ask(
+    peer: Peer,
+    verdict: SelectedProtocol,
+    request: PeerPieceRequest,
+    options: CallOptions,
+  ): Promise<Piece> {
     const { protocol, reason } = verdict;
     const addr = peer.addresses[protocol];
-    if (addr === undefined) throw new VortexError("InvalidArgument", `${peer.name} has no address for ${protocol}`);
+    if (addr === undefined)
+      throw new VortexError("InvalidArgument", `${peer.name} has no address for ${protocol}`);
     const { clock } = this.#settings.runtime;
     const begun = clock.now();
     const downloader = this.#downloader(protocol);
@@ -229,10 +258,16 @@ export class AutoDownloader {
   #peerOf(addr: PeerAddress): Peer {
     const addresses = addressesOf(addr, this.#context.ports);
     const name = typeof addr === "string" ? addr : nameOf(addresses);
-    const candidates = this.#context.candidates.filter((protocol) => addresses[protocol] !== undefined);
-    const leftOut = this.#context.leftOut.filter(({ protocol }) => addresses[protocol] !== undefined);
+    const candidates = this.#context.candidates.filter(
+      (protocol) => addresses[protocol] !== undefined,
+    );
+    const leftOut = this.#context.leftOut.filter(
+      ({ protocol }) => addresses[protocol] !== undefined,
+    );
     if (candidates.length === 0) {
-      const reasons = leftOut.map(({ protocol, reason }) => `; ${protocol} is left out: ${reason}`).join("");
+      const reasons = leftOut
+        .map(({ protocol, reason }) => `; ${protocol} is left out: ${reason}`)
+        .join("");
       throw new VortexError(
         "InvalidArgument",
         `${name}: expected an address for ${this.#context.candidates.join(" or ")}${reasons}`,
@@ -244,7 +279,9 @@ export class AutoDownloader {
   #delayFor({ key }: Peer): number {
     const { delay } = this.#context;
     const latency = this.#latencies.get(key);
-    return latency === undefined ? delay : Math.min(delay, Math.max(MIN_DELAY_MS, PATIENCE * latency.least));
+    return latency === undefined
+      ? delay
+      : Math.min(delay, Math.max(MIN_DELAY_MS, PATIENCE * latency.least));
   }
 
   /** A sample replaces the least one after a term, so that a path that has become longer is not held to its past. */
@@ -252,7 +289,9 @@ export class AutoDownloader {
     const now = this.#settings.runtime.clock.now();
     const known = this.#latencies.get(key);
     const term =
-      known !== undefined && now < known.expiresAt ? known : { least: sample, expiresAt: now + this.#context.expiry };
+      known !== undefined && now < known.expiresAt
+        ? known
+        : { least: sample, expiresAt: now + this.#context.expiry };
     this.#latencies.set(key, { ...term, least: Math.min(term.least, sample) });
     const [oldest] = this.#latencies.keys();
     if (this.#latencies.size > MAX_PEERS && oldest !== undefined) this.#latencies.delete(oldest);

@@ -58,7 +58,11 @@ export class ProtocolSelector {
    * @param expiry milliseconds for which a verdict stands
    * @param onChange told when measured rates have changed one
    */
-  constructor(clock: Clock, expiry: number, onChange: (peer: string, verdict: SelectedProtocol) => void) {
+  constructor(
+    clock: Clock,
+    expiry: number,
+    onChange: (peer: string, verdict: SelectedProtocol) => void,
+  ) {
     this.#clock = clock;
     this.#expiry = expiry;
     this.#onChange = onChange;
@@ -77,7 +81,9 @@ export class ProtocolSelector {
     if (known.expiresAt <= this.#clock.now()) return undefined;
     this.#peers.set(peer, known);
     const { trial, verdict } = known;
-    return trial === undefined ? verdict : { protocol: trial, reason: `compared with ${verdict.protocol}` };
+    return trial === undefined
+      ? verdict
+      : { protocol: trial, reason: `compared with ${verdict.protocol}` };
   }
 
   /** Remembers what was found. */
@@ -149,7 +155,8 @@ export class ProtocolSelector {
 
 /** Bytes a millisecond, once there is enough to tell. */
 function rateOf(traffic: Traffic | undefined): number | undefined {
-  if (traffic === undefined || traffic.bytes < COMPARABLE || traffic.active < MIN_ACTIVITY_MS) return undefined;
+  if (traffic === undefined || traffic.bytes < COMPARABLE || traffic.active < MIN_ACTIVITY_MS)
+    return undefined;
   return traffic.bytes / traffic.active;
 }
 

@@ -73,7 +73,9 @@ interface Failure {
 }
 
 function failuresOf(setbacks: readonly PriorAttempt<Protocol>[]): Failure[] {
-  return setbacks.flatMap(({ candidate, error }) => (error ? [{ protocol: candidate, error }] : []));
+  return setbacks.flatMap(({ candidate, error }) =>
+    error ? [{ protocol: candidate, error }] : [],
+  );
 }
 
 /**
@@ -109,7 +111,9 @@ function noneWorks(addr: string, failures: readonly Failure[]): VortexError {
   const [only] = failures;
   if (failures.length === 1 && only !== undefined) return only.error;
   // What says that a protocol is not spoken says the least about the peer.
-  const telling = failures.find(({ error }) => !["Unavailable", "ProtocolNotSupported"].includes(error.code)) ?? only;
+  const telling =
+    failures.find(({ error }) => !["Unavailable", "ProtocolNotSupported"].includes(error.code)) ??
+    only;
   const message = `no protocol works with ${addr}: ${failures.map(told).join("; ")}`;
   return new VortexError(telling?.error.code ?? "Unreachable", message, {
     cause: failures.map(({ error }) => error),

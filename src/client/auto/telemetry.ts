@@ -38,7 +38,8 @@ export class ProtocolTelemetry implements Telemetry {
   begin(start: OperationStart): Operation {
     const call = this.#call;
     this.#call = undefined;
-    if (call === undefined) return this.#listener?.begin(start) ?? { end: () => {}, run: (work) => work() };
+    if (call === undefined)
+      return this.#listener?.begin(start) ?? { end: () => {}, run: (work) => work() };
     const { peer, protocol, reason } = call;
     const operation = this.#listener?.begin({ ...start, protocol, protocolReason: reason });
     const measured = this.#verdicts.begin(peer, protocol);
@@ -47,7 +48,8 @@ export class ProtocolTelemetry implements Telemetry {
       run: (work) => (operation === undefined ? work() : operation.run(work)),
       end: (result) => {
         measured.end(result.bytes ?? 0);
-        if (result.error !== undefined && isLost(result.error)) this.#verdicts.failed(peer, protocol);
+        if (result.error !== undefined && isLost(result.error))
+          this.#verdicts.failed(peer, protocol);
         operation?.end(result);
       },
     };

@@ -2,7 +2,12 @@ import { parseDigest } from "../../digest/digest.ts";
 import { VortexError } from "../../errors.ts";
 import type { PieceMetadata } from "../../piece.ts";
 import type { DownloaderSettings, PieceRequest } from "../downloader.ts";
-import { type ContentSource, DownloadedPiece, PieceContent, resolveRange } from "./piece-content.ts";
+import {
+  type ContentSource,
+  DownloadedPiece,
+  PieceContent,
+  resolveRange,
+} from "./piece-content.ts";
 import type { CallScope } from "./scope.ts";
 
 /**
@@ -21,7 +26,11 @@ export function acceptAnnouncement(
 ): DownloadedPiece {
   const { addr } = request;
   if (metadata.number !== request.number) {
-    throw new VortexError("PieceMismatch", `asked for piece ${request.number}, got piece ${metadata.number}`, { addr });
+    throw new VortexError(
+      "PieceMismatch",
+      `asked for piece ${request.number}, got piece ${metadata.number}`,
+      { addr },
+    );
   }
   if (metadata.length > BigInt(settings.maxPieceLength)) {
     throw new VortexError(
@@ -31,7 +40,11 @@ export function acceptAnnouncement(
     );
   }
   if (metadata.offset + metadata.length > BigInt(Number.MAX_SAFE_INTEGER)) {
-    throw new VortexError("LimitExceeded", `a piece at offset ${metadata.offset} announced: beyond 2^53`, { addr });
+    throw new VortexError(
+      "LimitExceeded",
+      `a piece at offset ${metadata.offset} announced: beyond 2^53`,
+      { addr },
+    );
   }
   const length = Number(metadata.length);
   const { start, end } = resolveRange(request.range, length);
@@ -54,6 +67,9 @@ export function announcedDigest(
     return { digest: `${algorithm}:${encoded}`, algorithm };
   } catch (cause) {
     const detail = cause instanceof Error ? cause.message : String(cause);
-    throw new VortexError("ProtocolViolation", `the piece cannot be verified: ${detail}`, { cause, addr });
+    throw new VortexError("ProtocolViolation", `the piece cannot be verified: ${detail}`, {
+      cause,
+      addr,
+    });
   }
 }

@@ -64,7 +64,10 @@ export class PieceContent {
           this.#scope.endWait();
         }
         if (chunk === undefined) {
-          throw new VortexError("TruncatedContent", `the content ended after ${this.#position} of ${length} bytes`);
+          throw new VortexError(
+            "TruncatedContent",
+            `the content ended after ${this.#position} of ${length} bytes`,
+          );
         }
         const from = this.#position;
         this.#position += chunk.length;
@@ -105,11 +108,17 @@ export class PieceContent {
       const { hasher, digest } = this.#expected;
       const found = `${digest.slice(0, digest.indexOf(":"))}:${hasher.encode()}`;
       if (found !== digest) {
-        throw new VortexError("DigestMismatch", `the content has digest ${found}, announced was ${digest}`);
+        throw new VortexError(
+          "DigestMismatch",
+          `the content has digest ${found}, announced was ${digest}`,
+        );
       }
       const extra = await this.#scope.waitFor(this.#source.read());
       if (extra !== undefined) {
-        throw new VortexError("ProtocolViolation", `${extra.length} bytes follow the content of the piece`);
+        throw new VortexError(
+          "ProtocolViolation",
+          `${extra.length} bytes follow the content of the piece`,
+        );
       }
     } else {
       this.#source.cancel();
@@ -170,13 +179,17 @@ export class DownloadedPiece implements Piece {
 
   async read(into?: Uint8Array): Promise<Uint8Array | undefined> {
     if (this.#reading !== "by chunks") this.#take("by chunks");
-    if (into?.length === 0) throw new VortexError("InvalidArgument", "no memory to read into: it has no bytes");
+    if (into?.length === 0)
+      throw new VortexError("InvalidArgument", "no memory to read into: it has no bytes");
     return this.#content.read(into);
   }
 
   async bytes(into?: Uint8Array): Promise<Uint8Array> {
     if (into !== undefined && into.length < this.#wanted) {
-      throw new VortexError("InvalidArgument", `${into.length} bytes of memory for ${this.#wanted} bytes of content`);
+      throw new VortexError(
+        "InvalidArgument",
+        `${into.length} bytes of memory for ${this.#wanted} bytes of content`,
+      );
     }
     this.#take("as a whole");
     // Grows with what arrives: the announced length alone never decides how much memory is taken.
@@ -205,7 +218,10 @@ export class DownloadedPiece implements Piece {
 
   #take(how: "as a stream" | "by chunks" | "as a whole"): void {
     if (this.#reading !== undefined) {
-      throw new VortexError("InvalidArgument", `the content of this piece is being read already, ${this.#reading}`);
+      throw new VortexError(
+        "InvalidArgument",
+        `the content of this piece is being read already, ${this.#reading}`,
+      );
     }
     this.#reading = how;
   }
@@ -215,10 +231,19 @@ export class DownloadedPiece implements Piece {
  * The part of a piece that a range names.
  * @throws `InvalidArgument` when it does not lie within the piece
  */
-export function resolveRange(range: ByteRange | undefined, length: number): { start: number; end: number } {
+export function resolveRange(
+  range: ByteRange | undefined,
+  length: number,
+): { start: number; end: number } {
   const start = range?.start ?? 0;
   const end = range?.end ?? length;
-  if (!Number.isInteger(start) || !Number.isInteger(end) || start < 0 || start > end || end > length) {
+  if (
+    !Number.isInteger(start) ||
+    !Number.isInteger(end) ||
+    start < 0 ||
+    start > end ||
+    end > length
+  ) {
     const expected = `expected integers, 0 <= start <= end <= ${length}, the length of the piece`;
     throw new VortexError("InvalidArgument", `range.start ${start}, range.end ${end}: ${expected}`);
   }

@@ -145,7 +145,12 @@ export class ClientPool<C extends PoolClient> {
    */
   async #examine(entry: Entry<C>, client: C): Promise<void> {
     const { vouchedAt } = entry;
-    if (client.isAlive === undefined || vouchedAt === undefined || this.#clock.now() - vouchedAt < VOUCHED) return;
+    if (
+      client.isAlive === undefined ||
+      vouchedAt === undefined ||
+      this.#clock.now() - vouchedAt < VOUCHED
+    )
+      return;
     entry.vouchedAt = undefined;
     try {
       await client.ready;
@@ -174,7 +179,11 @@ export class ClientPool<C extends PoolClient> {
     else this.#track(second.close());
     const { addr } = entry;
     client.abort?.(
-      new VortexError("ConnectionLost", "the peer answers on a new connection and no longer on this one", { addr }),
+      new VortexError(
+        "ConnectionLost",
+        "the peer answers on a new connection and no longer on this one",
+        { addr },
+      ),
     );
   }
 
@@ -298,7 +307,8 @@ export class ClientPool<C extends PoolClient> {
     const idle = [...this.#entries.values()]
       .filter((entry) => entry.active === 0 && entry.client !== undefined)
       .sort((a, b) => a.lastActive - b.lastActive);
-    for (const entry of idle.slice(0, this.#entries.size - this.#options.capacity)) this.#forget(entry);
+    for (const entry of idle.slice(0, this.#entries.size - this.#options.capacity))
+      this.#forget(entry);
   }
 
   /** Keeps one timer running while there are entries. */
@@ -324,5 +334,7 @@ export class ClientPool<C extends PoolClient> {
 }
 
 function unused({ addr }: { readonly addr: string }): VortexError {
-  return new VortexError("Closed", `the connection to ${addr} is not in use: the pool closed it`, { addr });
+  return new VortexError("Closed", `the connection to ${addr} is not in use: the pool closed it`, {
+    addr,
+  });
 }

@@ -41,12 +41,24 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
     const { addr: peer, taskId, number, kind, range } = request;
     requireInteger("piece number", number, 0, 0xffffffff);
     let bytes = 0;
-    const told = { name: "download_piece", taskId, kind: kind ?? "standard", number, bytes: () => bytes } as const;
-    return this.call(peer, `piece ${number}`, options, told, async (client, scope, addr, operation) => {
-      const piece = await client.downloadPiece({ ...request, addr }, scope, operation);
-      bytes = (range?.end ?? piece.length) - (range?.start ?? 0);
-      return piece;
-    });
+    const told = {
+      name: "download_piece",
+      taskId,
+      kind: kind ?? "standard",
+      number,
+      bytes: () => bytes,
+    } as const;
+    return this.call(
+      peer,
+      `piece ${number}`,
+      options,
+      told,
+      async (client, scope, addr, operation) => {
+        const piece = await client.downloadPiece({ ...request, addr }, scope, operation);
+        bytes = (range?.end ?? piece.length) - (range?.start ?? 0);
+        return piece;
+      },
+    );
   }
 
   /** The pool's entries, for diagnostics. */
@@ -73,7 +85,12 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
     what: string,
     options: CallOptions,
     told: ReportedCall,
-    call: (client: C, scope: CallScope, addr: string, operation: Operation | undefined) => Promise<T>,
+    call: (
+      client: C,
+      scope: CallScope,
+      addr: string,
+      operation: Operation | undefined,
+    ) => Promise<T>,
   ): Promise<T> {
     const addr = formatAddress(parseAddress(peer));
     const { bytes, ...start } = told;
@@ -147,7 +164,11 @@ async function withinConnectTimeout<C extends PieceClient>(
   signal.addEventListener("abort", onAbort, { once: true });
   if (signal.aborted) onAbort();
   const timer = runtime.clock.setTimer(() => {
-    attempt.abort(new VortexError("ConnectTimeout", `no connection to ${addr} within ${connectTimeout} ms`, { addr }));
+    attempt.abort(
+      new VortexError("ConnectTimeout", `no connection to ${addr} within ${connectTimeout} ms`, {
+        addr,
+      }),
+    );
   }, connectTimeout);
   const over = (): void => {
     timer.cancel();

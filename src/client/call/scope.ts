@@ -193,7 +193,9 @@ export class CallScope {
     const { stallTimeout, what, addr } = this.#options;
     const silence = this.#clock.now() - this.#lastProgress;
     if (silence >= stallTimeout) {
-      this.fail(new VortexError("Stalled", `no byte of ${what} came for ${stallTimeout} ms`, { addr }));
+      this.fail(
+        new VortexError("Stalled", `no byte of ${what} came for ${stallTimeout} ms`, { addr }),
+      );
       return;
     }
     const suspicious = silence >= SUSPICIOUS_SILENCE;

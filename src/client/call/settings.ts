@@ -9,7 +9,10 @@ export const MAX_TIMEOUT_MS: number = 30 * 24 * 3600 * 1000;
  * Fills the defaults in.
  * @throws `InvalidArgument` for a value out of its range
  */
-export function downloaderSettings(options: DownloaderOptions, runtime: Runtime): DownloaderSettings {
+export function downloaderSettings(
+  options: DownloaderOptions,
+  runtime: Runtime,
+): DownloaderSettings {
   const settings: DownloaderSettings = {
     connectTimeout: options.connectTimeout ?? 2_000,
     pieceTimeout: options.pieceTimeout ?? 360_000,
@@ -38,7 +41,8 @@ export function downloaderSettings(options: DownloaderOptions, runtime: Runtime)
   requireInteger("maxMetadataLength", settings.maxMetadataLength, 64, 0xffffffff);
   requireInteger("concurrentPieceCount", settings.concurrentPieceCount, 1, 1024);
   requireInteger("parentConcurrency", settings.parentConcurrency, 1, 1_000_000);
-  if (settings.rateLimit !== undefined) requireInteger("rateLimit", settings.rateLimit, 1, Number.MAX_SAFE_INTEGER);
+  if (settings.rateLimit !== undefined)
+    requireInteger("rateLimit", settings.rateLimit, 1, Number.MAX_SAFE_INTEGER);
   requireInteger("pool.connectionsPerAddress", settings.pool.connectionsPerAddress, 1, 64);
   requireInteger("pool.capacity", settings.pool.capacity, 1, 1_000_000);
   requireInteger("pool.idleTimeout", settings.pool.idleTimeout, 1, MAX_TIMEOUT_MS);
@@ -50,7 +54,11 @@ export function downloaderSettings(options: DownloaderOptions, runtime: Runtime)
 export function callTimeouts(
   options: CallOptions,
   settings: DownloaderSettings,
-): { readonly pieceTimeout: number; readonly stallTimeout: number; readonly unreadTimeout: number } {
+): {
+  readonly pieceTimeout: number;
+  readonly stallTimeout: number;
+  readonly unreadTimeout: number;
+} {
   const pieceTimeout = options.pieceTimeout ?? settings.pieceTimeout;
   const stallTimeout = options.stallTimeout ?? settings.stallTimeout;
   const unreadTimeout = options.unreadTimeout ?? pieceTimeout;

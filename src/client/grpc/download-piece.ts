@@ -27,7 +27,8 @@ export function acceptAnswer(
   settings: DownloaderSettings,
 ): Piece {
   const { addr } = request;
-  if (piece === undefined) throw new VortexError("ProtocolViolation", "the answer holds no piece", { addr });
+  if (piece === undefined)
+    throw new VortexError("ProtocolViolation", "the answer holds no piece", { addr });
   const metadata = metadataOf(piece);
   const content = piece.content ?? new Uint8Array(0);
   // The digest of the whole piece is checked below, for a range of it too: the content does not pass a second hash.
@@ -72,7 +73,11 @@ export function metadataOf(piece: PieceMessage): PieceMetadata {
 
 function requireLength(content: Uint8Array, { length }: PieceMetadata, addr: string): void {
   if (BigInt(content.length) === length) return;
-  throw new VortexError("LengthMismatch", `${content.length} bytes came, announced were ${length}`, { addr });
+  throw new VortexError(
+    "LengthMismatch",
+    `${content.length} bytes came, announced were ${length}`,
+    { addr },
+  );
 }
 
 function requireDigest(
@@ -88,17 +93,29 @@ function requireDigest(
   throw new VortexError("DigestMismatch", message, { addr });
 }
 
-function checkMetadata(metadata: PieceMetadata, digest: string, addr: string, settings: DownloaderSettings): void {
+function checkMetadata(
+  metadata: PieceMetadata,
+  digest: string,
+  addr: string,
+  settings: DownloaderSettings,
+): void {
   let announced: Digest;
   try {
     announced = parseDigest(digest);
   } catch (cause) {
     const { message } = VortexError.from(cause, "Internal");
-    throw new VortexError("ProtocolViolation", `the metadata cannot be verified: ${message}`, { cause, addr });
+    throw new VortexError("ProtocolViolation", `the metadata cannot be verified: ${message}`, {
+      cause,
+      addr,
+    });
   }
   const found = metadataDigest(announced.algorithm, metadata, settings.runtime.hashers);
   if (found !== `${announced.algorithm}:${announced.encoded}`) {
-    throw new VortexError("DigestMismatch", `the metadata has digest ${found}, announced was ${digest}`, { addr });
+    throw new VortexError(
+      "DigestMismatch",
+      `the metadata has digest ${found}, announced was ${digest}`,
+      { addr },
+    );
   }
 }
 

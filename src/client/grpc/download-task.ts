@@ -2,7 +2,10 @@ import type { DescMessage } from "@bufbuild/protobuf";
 import type { Client, CallOptions as ConnectCallOptions } from "@connectrpc/connect";
 import type { HasherFactory } from "../../digest/hasher.ts";
 import { peersWords, VortexError } from "../../errors.ts";
-import { DfdaemonUpload, type DownloadPieceFinishedResponse } from "../../gen/dfdaemon/v2/dfdaemon_pb.ts";
+import {
+  DfdaemonUpload,
+  type DownloadPieceFinishedResponse,
+} from "../../gen/dfdaemon/v2/dfdaemon_pb.ts";
 import {
   type ObjectIdentity,
   persistentTaskId,
@@ -21,7 +24,10 @@ import { type PieceExtent, PieceLayout } from "./piece-layout.ts";
  * Names a task for DownloadTask, which takes the parts of its id and not the id: a peer that does not have the task can fetch it
  * from there. The id is made of them here too, and the peer's answer is checked against it.
  */
-export type TaskIdentity = StandardTaskIdentity | PersistentTaskIdentity | PersistentCacheTaskIdentity;
+export type TaskIdentity =
+  | StandardTaskIdentity
+  | PersistentTaskIdentity
+  | PersistentCacheTaskIdentity;
 
 /** A standard task. */
 export interface StandardTaskIdentity extends UrlIdentity {
@@ -86,7 +92,10 @@ export interface TaskMessage {
   readonly taskId: string;
   readonly peerId: string;
   readonly response:
-    | { readonly case: "downloadPieceFinishedResponse"; readonly value: DownloadPieceFinishedResponse }
+    | {
+        readonly case: "downloadPieceFinishedResponse";
+        readonly value: DownloadPieceFinishedResponse;
+      }
     | { readonly case: StartedCase; readonly value: { readonly contentLength: bigint } }
     | { readonly case: undefined; readonly value?: undefined };
 }
@@ -114,12 +123,23 @@ export function downloadCall(
   const needPieceContent = true;
   if (source.kind === "persistent") {
     const { url, region, endpoint } = source;
-    return client.downloadPersistentTask({ url, objectStorage: { region, endpoint }, needPieceContent }, options);
+    return client.downloadPersistentTask(
+      { url, objectStorage: { region, endpoint }, needPieceContent },
+      options,
+    );
   }
   if (source.kind === "persistent-cache") {
     return client.downloadPersistentCacheTask({ taskId: source.taskId, needPieceContent }, options);
   }
-  const { url, filteredQueryParams = [], tag, application, revision, pieceLength, content } = source;
+  const {
+    url,
+    filteredQueryParams = [],
+    tag,
+    application,
+    revision,
+    pieceLength,
+    content,
+  } = source;
   const download = {
     url,
     filteredQueryParams: [...filteredQueryParams],
@@ -128,7 +148,9 @@ export function downloadCall(
     ...(revision !== undefined && hubOf(url, revision)),
     ...(pieceLength !== undefined && { pieceLength: BigInt(pieceLength) }),
     ...(content !== undefined && { contentForCalculatingTaskId: content }),
-    ...(range !== undefined && { range: { start: BigInt(range.start), length: BigInt(range.end - range.start) } }),
+    ...(range !== undefined && {
+      range: { start: BigInt(range.start), length: BigInt(range.end - range.start) },
+    }),
     enableTaskIdBasedBlobDigest: source.blobDigest ?? false,
     requestHeader: { ...source.requestHeader },
     disableBackToSource: source.disableBackToSource ?? false,
@@ -139,7 +161,8 @@ export function downloadCall(
 
 /** Of the answers to {@link downloadCall}. */
 export function downloadSchema({ kind }: TaskIdentity): DescMessage {
-  const { downloadTask, downloadPersistentTask, downloadPersistentCacheTask } = DfdaemonUpload.method;
+  const { downloadTask, downloadPersistentTask, downloadPersistentCacheTask } =
+    DfdaemonUpload.method;
   if (kind === "persistent") return downloadPersistentTask.output;
   return (kind === "persistent-cache" ? downloadPersistentCacheTask : downloadTask).output;
 }
@@ -148,7 +171,10 @@ export function downloadSchema({ kind }: TaskIdentity): DescMessage {
 export function requireRange(source: TaskIdentity, { range }: DownloadTaskOptions): void {
   if (range === undefined) return;
   if (source.kind === "persistent" || source.kind === "persistent-cache") {
-    throw new VortexError("InvalidArgument", `a range of a ${source.kind} task cannot be asked for over gRPC`);
+    throw new VortexError(
+      "InvalidArgument",
+      `a range of a ${source.kind} task cannot be asked for over gRPC`,
+    );
   }
   requireInteger("range.start", range.start, 0, Number.MAX_SAFE_INTEGER - 1);
   requireInteger("range.end", range.end, range.start + 1, Number.MAX_SAFE_INTEGER);
@@ -159,7 +185,10 @@ function hubOf(url: string, revision: string): object {
   const scheme = url.slice(0, url.indexOf(":")).toLowerCase();
   if (scheme === "hf") return { huggingFace: { revision } };
   if (scheme === "modelscope") return { modelScope: { revision } };
-  throw new VortexError("InvalidArgument", `"${url}" with a revision: expected a URL of hf: or modelscope:`);
+  throw new VortexError(
+    "InvalidArgument",
+    `"${url}" with a revision: expected a URL of hf: or modelscope:`,
+  );
 }
 
 /** The {@link TaskPieces} of a call. */
@@ -196,21 +225,35 @@ export class StreamedTask implements TaskPieces {
   }
 
   /** Waits for the first answer. @throws `TruncatedContent`, `ProtocolViolation`, `LimitExceeded` */
-  static async begin(messages: AsyncIterator<TaskMessage>, options: StreamOptions): Promise<StreamedTask> {
+  static async begin(
+    messages: AsyncIterator<TaskMessage>,
+    options: StreamOptions,
+  ): Promise<StreamedTask> {
     const { addr, taskId } = options;
     const first = await messages.next();
-    if (first.done) throw new VortexError("TruncatedContent", "the answer ended before the task began", { addr });
+    if (first.done)
+      throw new VortexError("TruncatedContent", "the answer ended before the task began", { addr });
     const { response } = first.value;
     if (response.case === undefined || response.case === "downloadPieceFinishedResponse") {
-      throw new VortexError("ProtocolViolation", "the answer does not begin with what the task is", { addr });
+      throw new VortexError(
+        "ProtocolViolation",
+        "the answer does not begin with what the task is",
+        { addr },
+      );
     }
     if (first.value.taskId !== taskId) {
       const told = peersWords(first.value.taskId, 80);
-      throw new VortexError("ProtocolViolation", `asked for task ${taskId}, got task ${told}`, { addr });
+      throw new VortexError("ProtocolViolation", `asked for task ${taskId}, got task ${told}`, {
+        addr,
+      });
     }
     const { contentLength } = response.value;
     if (contentLength > BigInt(Number.MAX_SAFE_INTEGER)) {
-      throw new VortexError("LimitExceeded", `a task of ${contentLength} bytes announced: beyond 2^53`, { addr });
+      throw new VortexError(
+        "LimitExceeded",
+        `a task of ${contentLength} bytes announced: beyond 2^53`,
+        { addr },
+      );
     }
     return new StreamedTask(first.value, Number(contentLength), messages, options);
   }
@@ -221,12 +264,18 @@ export class StreamedTask implements TaskPieces {
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<FetchedPiece, void, void> {
-    if (this.#taken) throw new VortexError("InvalidArgument", "the pieces of this task are being read already");
+    if (this.#taken)
+      throw new VortexError("InvalidArgument", "the pieces of this task are being read already");
     this.#taken = true;
     const { maxPieceLength } = this.#settings;
-    const layout = new PieceLayout({ addr: this.#addr, maxPieceLength, contentLength: this.contentLength });
+    const layout = new PieceLayout({
+      addr: this.#addr,
+      maxPieceLength,
+      contentLength: this.contentLength,
+    });
     try {
-      for (let next = await this.#next(); !next.done; next = await this.#next()) yield this.#accept(next.value, layout);
+      for (let next = await this.#next(); !next.done; next = await this.#next())
+        yield this.#accept(next.value, layout);
       this.#requireAll(layout);
       this.#scope.finish();
     } catch (error) {
@@ -237,7 +286,9 @@ export class StreamedTask implements TaskPieces {
   }
 
   cancel(): void {
-    this.#scope.fail(new VortexError("Aborted", `the download of task ${this.taskId} was cancelled`));
+    this.#scope.fail(
+      new VortexError("Aborted", `the download of task ${this.taskId} was cancelled`),
+    );
   }
 
   #next(): Promise<IteratorResult<TaskMessage>> {
@@ -247,15 +298,23 @@ export class StreamedTask implements TaskPieces {
 
   #accept({ response }: TaskMessage, layout: PieceLayout): FetchedPiece {
     const addr = this.#addr;
-    const piece = response.case === "downloadPieceFinishedResponse" ? response.value.piece : undefined;
-    if (piece === undefined) throw new VortexError("ProtocolViolation", "an answer without a piece came", { addr });
+    const piece =
+      response.case === "downloadPieceFinishedResponse" ? response.value.piece : undefined;
+    if (piece === undefined)
+      throw new VortexError("ProtocolViolation", "an answer without a piece came", { addr });
     if (piece.content === undefined) {
-      throw new VortexError("ProtocolViolation", `piece ${piece.number} came without its content`, { addr });
+      throw new VortexError("ProtocolViolation", `piece ${piece.number} came without its content`, {
+        addr,
+      });
     }
     const metadata = metadataOf(piece);
     const extent = layout.accept(metadata);
     if (extent.offset >= this.#end || extent.offset + extent.length <= this.#start) {
-      throw new VortexError("ProtocolViolation", `piece ${piece.number} came, which was not asked for`, { addr });
+      throw new VortexError(
+        "ProtocolViolation",
+        `piece ${piece.number} came, which was not asked for`,
+        { addr },
+      );
     }
     verifyContent(piece.content, metadata, addr, this.#settings);
     this.#bytes += extent.length;

@@ -25,7 +25,12 @@ import {
 import { callFailure } from "./failure.ts";
 import { exceedsFields, MAX_MESSAGES } from "./message.ts";
 import { PieceLayout } from "./piece-layout.ts";
-import { acceptLocalStat, acceptScheduledStat, type ScheduledTask, type TaskStat } from "./stat-task.ts";
+import {
+  acceptLocalStat,
+  acceptScheduledStat,
+  type ScheduledTask,
+  type TaskStat,
+} from "./stat-task.ts";
 import {
   type AnnouncedPiece,
   announcedAddresses,
@@ -35,7 +40,12 @@ import {
   syncCall,
 } from "./sync-pieces.ts";
 
-export type { DownloadTaskOptions, FetchedPiece, TaskIdentity, TaskPieces } from "./download-task.ts";
+export type {
+  DownloadTaskOptions,
+  FetchedPiece,
+  TaskIdentity,
+  TaskPieces,
+} from "./download-task.ts";
 export type { TaskStat } from "./stat-task.ts";
 export type { AnnouncedPiece, SyncRequest } from "./sync-pieces.ts";
 
@@ -52,7 +62,10 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
   readonly #settings: DownloaderSettings;
 
   constructor(binding: GrpcBindingLoader, settings: DownloaderSettings) {
-    super(async (addr, signal) => GrpcClient.connect(await binding(), addr, settings, signal), settings);
+    super(
+      async (addr, signal) => GrpcClient.connect(await binding(), addr, settings, signal),
+      settings,
+    );
     this.#settings = settings;
   }
 
@@ -64,11 +77,17 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
   statTask(peer: string, taskId: string, options: StatTaskOptions = {}): Promise<TaskStat> {
     const { kind = "standard" } = options;
     const told = { name: "stat_task", taskId, kind } as const;
-    return this.call(peer, `the length of task ${taskId}`, options, told, async (client, scope, _addr, operation) => {
-      const stat = await client.statTask(taskId, kind, scope, operation);
-      scope.finish();
-      return stat;
-    });
+    return this.call(
+      peer,
+      `the length of task ${taskId}`,
+      options,
+      told,
+      async (client, scope, _addr, operation) => {
+        const stat = await client.statTask(taskId, kind, scope, operation);
+        scope.finish();
+        return stat;
+      },
+    );
   }
 
   /**
@@ -106,8 +125,13 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
     const whole = { ...options, pieceTimeout: MAX_TIMEOUT_MS };
     const { taskId, kind = "standard" } = request;
     const told = { name: "sync_pieces", taskId, kind } as const;
-    yield* await this.call(peer, `the pieces of task ${taskId}`, whole, told, (client, scope, _addr, operation) =>
-      client.syncPieces(request, numbers, scope, pieceTimeout, operation),
+    yield* await this.call(
+      peer,
+      `the pieces of task ${taskId}`,
+      whole,
+      told,
+      (client, scope, _addr, operation) =>
+        client.syncPieces(request, numbers, scope, pieceTimeout, operation),
     );
   }
 
@@ -120,7 +144,11 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
    * task, `LengthMismatch` and `DigestMismatch` for content that is not what was announced, `TruncatedContent` when the peer
    * ends before all pieces came, `LimitExceeded` as {@link syncPieces}.
    */
-  async downloadTask(peer: string, source: TaskIdentity, options: DownloadTaskOptions = {}): Promise<TaskPieces> {
+  async downloadTask(
+    peer: string,
+    source: TaskIdentity,
+    options: DownloadTaskOptions = {},
+  ): Promise<TaskPieces> {
     requireRange(source, options);
     const taskId = taskIdOf(source, this.#settings.runtime.hashers);
     const { pieceTimeout } = callTimeouts(options, this.#settings);
@@ -128,10 +156,16 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
     let task: StreamedTask | undefined;
     const bytes = (): number => task?.bytes ?? 0;
     const told = { name: "download_task", taskId, kind: source.kind ?? "standard", bytes } as const;
-    return this.call(peer, `task ${taskId}`, whole, told, async (client, scope, _addr, operation) => {
-      task = await client.downloadTask(source, taskId, options, scope, pieceTimeout, operation);
-      return task;
-    });
+    return this.call(
+      peer,
+      `task ${taskId}`,
+      whole,
+      told,
+      async (client, scope, _addr, operation) => {
+        task = await client.downloadTask(source, taskId, options, scope, pieceTimeout, operation);
+        return task;
+      },
+    );
   }
 }
 
@@ -165,19 +199,33 @@ export class GrpcClient implements PieceClient {
     signal?: AbortSignal,
   ): Promise<GrpcClient> {
     // gRPC writes a message's length in 32 bits.
-    const maxMessageLength = Math.min(settings.maxPieceLength + settings.maxMetadataLength, 0xffffffff);
-    const connection = await binding.dial(parseAddress(addr), { maxMessageLength, ...(signal && { signal }) });
+    const maxMessageLength = Math.min(
+      settings.maxPieceLength + settings.maxMetadataLength,
+      0xffffffff,
+    );
+    const connection = await binding.dial(parseAddress(addr), {
+      maxMessageLength,
+      ...(signal && { signal }),
+    });
     return new GrpcClient(connection, addr, settings);
   }
 
   /** Asks for a piece; the scope is the life of the call, and stays open when this throws, so that it can be tried again. */
-  async downloadPiece(request: PieceRequest, scope: CallScope, operation?: Operation): Promise<Piece> {
+  async downloadPiece(
+    request: PieceRequest,
+    scope: CallScope,
+    operation?: Operation,
+  ): Promise<Piece> {
     const { kind = "standard", hostId, taskId, number } = request;
     const method = pieceMethods[kind];
     const most = this.#settings.maxMetadataLength;
     const bounds = contentBounds(scope, DfdaemonUpload.method[method].output, most);
-    const answer = await this.#call<PieceAnswer>(scope, operation, bounds, unservedPieces, (client, made) =>
-      client[method]({ hostId, taskId, pieceNumber: number }, made),
+    const answer = await this.#call<PieceAnswer>(
+      scope,
+      operation,
+      bounds,
+      unservedPieces,
+      (client, made) => client[method]({ hostId, taskId, pieceNumber: number }, made),
     );
     return acceptAnswer(answer, request, scope, this.#settings);
   }
@@ -187,7 +235,12 @@ export class GrpcClient implements PieceClient {
    * and its twins make it ask its scheduler, which a peer of this project does not have. They are the next best where the
    * first is not served (dfdaemon before 1.2.0), and for the kinds that stock peers do not answer it for.
    */
-  async statTask(taskId: string, kind: PieceKind, scope: CallScope, operation?: Operation): Promise<TaskStat> {
+  async statTask(
+    taskId: string,
+    kind: PieceKind,
+    scope: CallScope,
+    operation?: Operation,
+  ): Promise<TaskStat> {
     try {
       const bounds = toldBounds(scope, DfdaemonUpload.method.statLocalTask.output);
       const answer = await this.#call(scope, operation, bounds, unservedTasks, (client, made) =>
@@ -197,11 +250,16 @@ export class GrpcClient implements PieceClient {
     } catch (error) {
       const method = statMethods[kind];
       const code = error instanceof VortexError ? error.code : undefined;
-      const elsewhere = code === "RemoteUnimplemented" || (code === "NotFound" && kind !== "standard");
+      const elsewhere =
+        code === "RemoteUnimplemented" || (code === "NotFound" && kind !== "standard");
       if (!elsewhere || method === undefined) throw error;
       const bounds = toldBounds(scope, DfdaemonUpload.method[method].output);
-      const answer = await this.#call<ScheduledTask>(scope, operation, bounds, unservedTasks, (client, made) =>
-        client[method]({ taskId }, made),
+      const answer = await this.#call<ScheduledTask>(
+        scope,
+        operation,
+        bounds,
+        unservedTasks,
+        (client, made) => client[method]({ taskId }, made),
       );
       return acceptScheduledStat(answer, this.addr);
     }
@@ -251,7 +309,13 @@ export class GrpcClient implements PieceClient {
       downloadCall(client, source, options, made),
     );
     const { addr } = this;
-    return StreamedTask.begin(messages, { taskId, range: options.range, scope, settings: this.#settings, addr });
+    return StreamedTask.begin(messages, {
+      taskId,
+      range: options.range,
+      scope,
+      settings: this.#settings,
+      addr,
+    });
   }
 
   /** Ends the connection. */
@@ -304,7 +368,12 @@ export class GrpcClient implements PieceClient {
     return createClient(DfdaemonUpload, this.#connection.transport(arrivals.note, bounds));
   }
 
-  async #received<T>(answer: Promise<T>, arrivals: Arrivals, scope: CallScope, unserved: string): Promise<T> {
+  async #received<T>(
+    answer: Promise<T>,
+    arrivals: Arrivals,
+    scope: CallScope,
+    unserved: string,
+  ): Promise<T> {
     const settled = arrivals.until(answer);
     try {
       while (await scope.waitFor(arrivals.next())) {
@@ -313,7 +382,11 @@ export class GrpcClient implements PieceClient {
       return await settled;
     } catch (error) {
       if (scope.failure !== undefined) throw scope.failure;
-      if (this.#closing) throw new VortexError("Closed", "the downloader is closed", { cause: error, addr: this.addr });
+      if (this.#closing)
+        throw new VortexError("Closed", "the downloader is closed", {
+          cause: error,
+          addr: this.addr,
+        });
       throw callFailure(error, this.addr, this.#connection.open, unserved);
     }
   }
@@ -335,7 +408,10 @@ function contentBounds(scope: CallScope, schema: DescMessage, most: number): Grp
     onMessage(chunks) {
       if (!exceedsFields(chunks, schema, most)) return;
       const limits = `${most} bytes or ${MAX_MESSAGES} messages`;
-      const error = new VortexError("LimitExceeded", `an answer with more than ${limits} beside its content`);
+      const error = new VortexError(
+        "LimitExceeded",
+        `an answer with more than ${limits} beside its content`,
+      );
       scope.fail(error);
       throw error;
     },

@@ -7,27 +7,42 @@ import { type ErrorCode, peersWords, VortexError } from "../../errors.ts";
  * @param open whether the connection takes calls still
  * @param unserved what is said when the peer does not serve the call
  */
-export function callFailure(error: unknown, addr: string, open: boolean, unserved: string): VortexError {
+export function callFailure(
+  error: unknown,
+  addr: string,
+  open: boolean,
+  unserved: string,
+): VortexError {
   const failure = ConnectError.from(error, Code.Internal);
   const detail = peersWords(failure.rawMessage) || "without a message";
   const make = (code: ErrorCode, message: string): VortexError =>
-    new VortexError(code, code === "RemoteUnimplemented" ? `${unserved} (${detail})` : message, { cause: error, addr });
+    new VortexError(code, code === "RemoteUnimplemented" ? `${unserved} (${detail})` : message, {
+      cause: error,
+      addr,
+    });
   if (failure.metadata.has("grpc-status") || failure.metadata.has("grpc-status-details-bin")) {
     // What Connect says of a status that is no number, or of no meaning.
-    if (detail.startsWith("invalid grpc-status")) return make("RemoteUnknown", `the peer answered with an ${detail}`);
-    return make(statusCodes[failure.code] ?? "RemoteUnknown", `the peer answered ${Code[failure.code]}: ${detail}`);
+    if (detail.startsWith("invalid grpc-status"))
+      return make("RemoteUnknown", `the peer answered with an ${detail}`);
+    return make(
+      statusCodes[failure.code] ?? "RemoteUnknown",
+      `the peer answered ${Code[failure.code]}: ${detail}`,
+    );
   }
   if (!open) return make("ConnectionLost", `the connection was lost: ${detail}`);
   if (detail.includes("larger than configured readMaxBytes")) return make("LimitExceeded", detail);
   if (detail.includes("incomplete envelope") || detail.includes("missing output message")) {
     return make("TruncatedContent", "the answer ended before the piece was complete");
   }
-  if (detail.includes("extra output message")) return make("ProtocolViolation", "more than one answer came");
+  if (detail.includes("extra output message"))
+    return make("ProtocolViolation", "more than one answer came");
   // The peer's RST_STREAM for want of capacity (RFC 9113, section 7), in the words of each runtime.
-  if (/REFUSED_STREAM|ENHANCE_YOUR_CALM/.test(detail)) return make("RemoteBusy", `the call failed: ${detail}`);
+  if (/REFUSED_STREAM|ENHANCE_YOUR_CALM/.test(detail))
+    return make("RemoteBusy", `the call failed: ${detail}`);
   // Errors of the HTTP/2 implementation come as causes and have a code, the peer's RST_STREAM comes with these words.
   const { cause } = failure;
-  const reset = (cause instanceof Error && "code" in cause) || detail.startsWith("http/2 stream closed");
+  const reset =
+    (cause instanceof Error && "code" in cause) || detail.startsWith("http/2 stream closed");
   const code = localCodes[failure.code] ?? (reset ? "StreamReset" : "ProtocolViolation");
   return make(code, `the call failed: ${detail}`);
 }

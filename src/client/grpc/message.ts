@@ -9,7 +9,11 @@ import { type DescField, type DescMessage, ScalarType } from "@bufbuild/protobuf
  *
  * @param chunks the message, cut anywhere. No more of it is looked at than is counted
  */
-export function exceedsFields(chunks: readonly Uint8Array[], schema: DescMessage, most: number): boolean {
+export function exceedsFields(
+  chunks: readonly Uint8Array[],
+  schema: DescMessage,
+  most: number,
+): boolean {
   const cursor = new Cursor(chunks);
   const length = chunks.reduce((sum, chunk) => sum + chunk.length, 0);
   return countFields(cursor, schema, length, most, { left: MAX_MESSAGES }) > most;
@@ -48,7 +52,13 @@ function countFields(
       if (field?.fieldKind === "map" || within !== undefined) messages.left--;
       if (messages.left < 0) return most + 1;
       if (within !== undefined) {
-        count += countFields(cursor, within, Math.min(end, cursor.at + length), most - count, messages);
+        count += countFields(
+          cursor,
+          within,
+          Math.min(end, cursor.at + length),
+          most - count,
+          messages,
+        );
         continue;
       }
       cursor.skip(length);
@@ -119,7 +129,10 @@ class Cursor {
   }
 
   #settle(): void {
-    for (let chunk = this.#chunks[this.#chunk]; chunk !== undefined && this.#position >= chunk.length; ) {
+    for (
+      let chunk = this.#chunks[this.#chunk];
+      chunk !== undefined && this.#position >= chunk.length;
+    ) {
       this.#position -= chunk.length;
       chunk = this.#chunks[++this.#chunk];
     }

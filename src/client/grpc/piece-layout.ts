@@ -63,11 +63,21 @@ export class PieceLayout {
    * @throws `LimitExceeded` for a piece that is too long, lies beyond 2^53 or is one too many; `ProtocolViolation` for one that
    * was not asked for, comes twice or does not fit the others
    */
-  accept({ number, offset, length }: { number: number; offset: bigint; length: bigint }): PieceExtent {
+  accept({
+    number,
+    offset,
+    length,
+  }: {
+    number: number;
+    offset: bigint;
+    length: bigint;
+  }): PieceExtent {
     const { addr, maxPieceLength, numbers } = this.#options;
     const what = `piece ${number} announced with ${length} bytes at offset ${offset}`;
     if (length > BigInt(maxPieceLength)) {
-      throw new VortexError("LimitExceeded", `${what}: the limit is ${maxPieceLength} bytes`, { addr });
+      throw new VortexError("LimitExceeded", `${what}: the limit is ${maxPieceLength} bytes`, {
+        addr,
+      });
     }
     if (offset + length > BigInt(Number.MAX_SAFE_INTEGER)) {
       throw new VortexError("LimitExceeded", `${what}: beyond 2^53`, { addr });
@@ -99,7 +109,8 @@ export class PieceLayout {
     this.#pieceLength ??= number === 0 ? length : offset / number;
     const pieceLength = this.#pieceLength;
     if (!Number.isInteger(pieceLength) || offset !== number * pieceLength) return false;
-    if (contentLength !== undefined) return length === Math.min(pieceLength, contentLength - offset);
+    if (contentLength !== undefined)
+      return length === Math.min(pieceLength, contentLength - offset);
     if (this.#first !== undefined && this.#first !== pieceLength) return false;
     if (length > pieceLength || number > this.#last) return false;
     if (length < pieceLength) {

@@ -19,7 +19,11 @@ export interface ScheduledTask {
   readonly contentLength: bigint;
   readonly pieceCount: number;
   readonly pieceLength?: bigint;
-  readonly pieces?: readonly { readonly number: number; readonly offset: bigint; readonly length: bigint }[];
+  readonly pieces?: readonly {
+    readonly number: number;
+    readonly offset: bigint;
+    readonly length: bigint;
+  }[];
   readonly digest?: string | undefined;
 }
 
@@ -27,11 +31,17 @@ export interface ScheduledTask {
 export function acceptLocalStat(answer: StatLocalTaskResponse, addr: string): TaskStat {
   const { contentLength, pieceLength, responseHeader } = answer;
   if (contentLength === undefined || pieceLength === undefined) throw unknownLength(addr);
-  if (pieceLength === 0n || contentLength > Number.MAX_SAFE_INTEGER || pieceLength > Number.MAX_SAFE_INTEGER) {
+  if (
+    pieceLength === 0n ||
+    contentLength > Number.MAX_SAFE_INTEGER ||
+    pieceLength > Number.MAX_SAFE_INTEGER
+  ) {
     const message = `a task of ${contentLength} bytes in pieces of ${pieceLength} announced`;
     throw new VortexError("ProtocolViolation", message, { addr });
   }
-  const header = Object.entries(responseHeader).find(([name]) => name.toLowerCase() === REPR_DIGEST)?.[1];
+  const header = Object.entries(responseHeader).find(
+    ([name]) => name.toLowerCase() === REPR_DIGEST,
+  )?.[1];
   const digest = header === undefined ? undefined : digestOfHeader(header);
   return {
     contentLength: Number(contentLength),
@@ -51,7 +61,10 @@ export function acceptScheduledStat(task: ScheduledTask, addr: string): TaskStat
   if (task.contentLength === UNKNOWN_LENGTH) throw unknownLength(addr);
   const contentLength = Number(task.contentLength);
   const pieceLength = pieceLengths(task, contentLength).find(
-    (length) => Number.isSafeInteger(length) && length > 0 && Math.ceil(contentLength / length) === pieceCount,
+    (length) =>
+      Number.isSafeInteger(length) &&
+      length > 0 &&
+      Math.ceil(contentLength / length) === pieceCount,
   );
   if (pieceLength === undefined || contentLength > Number.MAX_SAFE_INTEGER) {
     const message = `a task of ${contentLength} bytes in ${pieceCount} pieces of no known length announced`;
@@ -75,7 +88,10 @@ function checkable(text: string): string | undefined {
 const UNKNOWN_LENGTH = 0xffff_ffff_ffff_ffffn;
 
 /** What the piece length may be, most certain first. */
-function pieceLengths({ pieceLength, pieces = [] }: ScheduledTask, contentLength: number): number[] {
+function pieceLengths(
+  { pieceLength, pieces = [] }: ScheduledTask,
+  contentLength: number,
+): number[] {
   const first = pieces.find(({ number }) => number === 0);
   const later = pieces.find(({ number }) => number > 0);
   return [

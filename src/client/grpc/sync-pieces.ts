@@ -78,7 +78,9 @@ export function requestsFor(request: SyncRequest): readonly SyncRequest[] {
 }
 
 /** The numbers asked for, or undefined for all. @throws `InvalidArgument` */
-export function requestedNumbers({ interestedPieceNumbers: numbers }: SyncRequest): ReadonlySet<number> | undefined {
+export function requestedNumbers({
+  interestedPieceNumbers: numbers,
+}: SyncRequest): ReadonlySet<number> | undefined {
   for (const number of numbers ?? []) requireInteger("piece number", number, 0, 0xffffffff);
   return numbers === undefined || numbers.length === 0 ? undefined : new Set(numbers);
 }
@@ -87,10 +89,17 @@ export function requestedNumbers({ interestedPieceNumbers: numbers }: SyncReques
  * Where the peer at `addr` serves the piece that it announced.
  * @throws `ProtocolViolation`
  */
-export function announcedAddresses(answer: SyncAnswer, addr: string): Pick<AnnouncedPiece, "tcpAddr" | "quicAddr"> {
+export function announcedAddresses(
+  answer: SyncAnswer,
+  addr: string,
+): Pick<AnnouncedPiece, "tcpAddr" | "quicAddr"> {
   const { ip = "", tcpPort, quicPort } = answer;
   if (ip !== "" && !isIp(ip)) {
-    throw new VortexError("ProtocolViolation", `"${peersWords(ip, 80)}" announced: expected an IP address`, { addr });
+    throw new VortexError(
+      "ProtocolViolation",
+      `"${peersWords(ip, 80)}" announced: expected an IP address`,
+      { addr },
+    );
   }
   // A peer that listens on every address may name none in particular.
   const host = ip === "" || /^[0.:]+$/.test(ip) ? parseAddress(addr).host : ip;

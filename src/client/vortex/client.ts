@@ -1,7 +1,11 @@
 import { peersWords, VortexError, withAddress } from "../../errors.ts";
 import type { Piece, PieceMetadata } from "../../piece.ts";
 import { PacketDecoder } from "../../protocol/decoder.ts";
-import { FOREIGN_HEAD_LENGTH, type ForeignProtocol, foreignProtocol } from "../../protocol/foreign.ts";
+import {
+  FOREIGN_HEAD_LENGTH,
+  type ForeignProtocol,
+  foreignProtocol,
+} from "../../protocol/foreign.ts";
 import { encodePacket, type Packet, RemoteErrorCode } from "../../protocol/packet.ts";
 import type { Clock } from "../../runtime.ts";
 import { formatAddress, parseAddress } from "../../transport/address.ts";
@@ -68,7 +72,10 @@ export class VortexClient implements PieceClient {
     signal?: AbortSignal,
   ): Promise<T> {
     const { earlyData } = settings;
-    const connection = await transport.dial(parseAddress(addr), { earlyData, ...(signal !== undefined && { signal }) });
+    const connection = await transport.dial(parseAddress(addr), {
+      earlyData,
+      ...(signal !== undefined && { signal }),
+    });
     return new this(connection, settings);
   }
 
@@ -88,7 +95,13 @@ export class VortexClient implements PieceClient {
       if (scope.failure !== undefined) throw scope.failure;
       await scope.waitFor(stream.writer.end(packet));
       const decoder = new PacketDecoder({ metadata: this.#settings.maxMetadataLength });
-      const answer = await readPacket(stream.reader, decoder, scope, this.#takeMemory(), request.addr);
+      const answer = await readPacket(
+        stream.reader,
+        decoder,
+        scope,
+        this.#takeMemory(),
+        request.addr,
+      );
       this.#heard++;
       const metadata = expectContent(answer, kind, request.addr);
       const source = contentSource(stream.reader, decoder.takeRest(), () => this.#heard++);
@@ -177,7 +190,9 @@ async function readPacket(
       if (chunk === undefined) {
         throw new VortexError(
           "TruncatedContent",
-          decoder.midPacket ? "the answer ended inside its packet" : "the peer ended the stream without an answer",
+          decoder.midPacket
+            ? "the answer ended inside its packet"
+            : "the peer ended the stream without an answer",
         );
       }
       if (head.length < FOREIGN_HEAD_LENGTH) head = head.length === 0 ? chunk : joined(head, chunk);
@@ -198,14 +213,19 @@ const foreignMessage: Readonly<Record<ForeignProtocol, (addr: string) => string>
   "HTTP/2": (addr) =>
     `${addr} speaks HTTP/2, not Vortex: is it the gRPC port? Name the Vortex port, or protocol "grpc"`,
   "HTTP/1": (addr) => `${addr} speaks HTTP/1, not Vortex: name the peer's Vortex port`,
-  TLS: (addr) => `${addr} speaks TLS, which Vortex over TCP does not: is it the gRPC port? Name the peer's Vortex port`,
+  TLS: (addr) =>
+    `${addr} speaks TLS, which Vortex over TCP does not: is it the gRPC port? Name the peer's Vortex port`,
 };
 
 function expectContent(packet: Packet, kind: string, addr: string): PieceMetadata {
   switch (packet.type) {
     case "piece-content":
       if (packet.kind !== kind) {
-        throw new VortexError("PieceMismatch", `asked for a ${kind} piece, got a ${packet.kind} one`, { addr });
+        throw new VortexError(
+          "PieceMismatch",
+          `asked for a ${kind} piece, got a ${packet.kind} one`,
+          { addr },
+        );
       }
       return packet.metadata;
     case "error":
@@ -215,7 +235,11 @@ function expectContent(packet: Packet, kind: string, addr: string): PieceMetadat
     case "download-piece":
       throw new VortexError("ProtocolViolation", "the peer answered with a request", { addr });
     case "reserved":
-      throw new VortexError("ProtocolViolation", `the peer answered with the reserved tag ${packet.tag}`, { addr });
+      throw new VortexError(
+        "ProtocolViolation",
+        `the peer answered with the reserved tag ${packet.tag}`,
+        { addr },
+      );
   }
 }
 
@@ -223,13 +247,17 @@ function remoteError(code: number, message: string, addr: string): VortexError {
   const text = peersWords(message) || "without a message";
   switch (code) {
     case RemoteErrorCode.InvalidArgument:
-      return new VortexError("RemoteInvalidArgument", `the peer refused the request: ${text}`, { addr });
+      return new VortexError("RemoteInvalidArgument", `the peer refused the request: ${text}`, {
+        addr,
+      });
     case RemoteErrorCode.NotFound:
       return new VortexError("NotFound", `the peer does not have the piece: ${text}`, { addr });
     case RemoteErrorCode.Internal:
       return new VortexError("RemoteInternal", `the peer failed: ${text}`, { addr });
     default:
-      return new VortexError("RemoteUnknown", `the peer answered with error ${code}: ${text}`, { addr });
+      return new VortexError("RemoteUnknown", `the peer answered with error ${code}: ${text}`, {
+        addr,
+      });
   }
 }
 
@@ -252,7 +280,11 @@ function contentSource(reader: ByteReader, first: Uint8Array, onRead: () => void
 }
 
 /** Resolves to true when `promise` settles within so many milliseconds. */
-function settledWithin(promise: Promise<unknown>, milliseconds: number, clock: Clock): Promise<boolean> {
+function settledWithin(
+  promise: Promise<unknown>,
+  milliseconds: number,
+  clock: Clock,
+): Promise<boolean> {
   return new Promise((resolve) => {
     const timer = clock.setTimer(() => resolve(false), milliseconds);
     const settle = (): void => {

@@ -15,7 +15,10 @@ export class VortexDownloader extends PooledDownloader<VortexClient> {
   readonly #onClosed: OnClosed | undefined;
 
   constructor(transport: TransportLoader, settings: DownloaderSettings, onClosed?: OnClosed) {
-    super(async (addr, signal) => VortexClient.connect(await transport(), addr, settings, signal), settings);
+    super(
+      async (addr, signal) => VortexClient.connect(await transport(), addr, settings, signal),
+      settings,
+    );
     this.#onClosed = onClosed;
   }
 
@@ -42,10 +45,16 @@ export class TcpDownloader extends VortexDownloader {
   }
 }
 
-async function requireProtocol(load: TransportLoader, protocol: "quic" | "tcp"): Promise<Transport> {
+async function requireProtocol(
+  load: TransportLoader,
+  protocol: "quic" | "tcp",
+): Promise<Transport> {
   const transport = await load();
   if (transport.protocol !== protocol && transport.insteadOf !== protocol) {
-    throw new VortexError("InvalidArgument", `a ${protocol} downloader was given a ${transport.protocol} transport`);
+    throw new VortexError(
+      "InvalidArgument",
+      `a ${protocol} downloader was given a ${transport.protocol} transport`,
+    );
   }
   return transport;
 }

@@ -30,7 +30,8 @@ export class FairSet<T> {
   evictionCandidate(network: string): T | undefined {
     let most: Set<T> | undefined;
     for (const held of this.#held.values()) if (held.size > (most?.size ?? 0)) most = held;
-    if (most === undefined || most.size - 1 <= (this.#held.get(network)?.size ?? 0)) return undefined;
+    if (most === undefined || most.size - 1 <= (this.#held.get(network)?.size ?? 0))
+      return undefined;
     const [oldest] = most;
     return oldest;
   }

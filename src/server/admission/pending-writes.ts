@@ -37,7 +37,9 @@ export class PendingWriteBudget {
         bytes,
         giveUp: () => {
           this.#forget(waiting);
-          reject(new VortexError("Stalled", "waiting for the peer to read: others need the memory"));
+          reject(
+            new VortexError("Stalled", "waiting for the peer to read: others need the memory"),
+          );
         },
       };
       this.#waiting.add(waiting);

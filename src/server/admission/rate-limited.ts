@@ -17,7 +17,8 @@ export async function* rateLimited(
 ): AsyncGenerator<Uint8Array, void, void> {
   for (let at = 0; at < chunk.length; ) {
     const rest = chunk.subarray(at);
-    const granted = flow === undefined ? rest.length : flow.takeNow(rest.length) || (await wait(rest, flow));
+    const granted =
+      flow === undefined ? rest.length : flow.takeNow(rest.length) || (await wait(rest, flow));
     if (signal.aborted) throw abortedError(signal, "an answer");
     yield rest.subarray(0, granted);
     at += granted;

@@ -85,7 +85,9 @@ export function serverSettings(options: ServerOptions, runtime: Runtime): Server
     requestTimeout: options.requestTimeout ?? 10_000,
     stallTimeout: options.stallTimeout ?? 30_000,
     limiter:
-      options.uploadRateLimit === undefined ? undefined : new RateLimiter(options.uploadRateLimit, runtime.clock),
+      options.uploadRateLimit === undefined
+        ? undefined
+        : new RateLimiter(options.uploadRateLimit, runtime.clock),
     pendingWrites: new PendingWriteBudget(maxPendingBytes),
     onError: options.onError ?? (() => {}),
     telemetry: options.telemetry,
@@ -115,7 +117,10 @@ export async function withTimeout<T>(
   const expired = new Promise<never>((_resolve, reject) => {
     expire = reject;
   });
-  const timer = clock.setTimer(() => expire(new VortexError(code, `${what}: ${milliseconds} ms passed`)), milliseconds);
+  const timer = clock.setTimer(
+    () => expire(new VortexError(code, `${what}: ${milliseconds} ms passed`)),
+    milliseconds,
+  );
   try {
     return await Promise.race([promise, expired]);
   } finally {

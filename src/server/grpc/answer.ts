@@ -1,6 +1,11 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import { type ErrorCode, VortexError } from "../../errors.ts";
-import { beginOperation, type Operation, type OperationStart, type Telemetry } from "../../telemetry.ts";
+import {
+  beginOperation,
+  type Operation,
+  type OperationStart,
+  type Telemetry,
+} from "../../telemetry.ts";
 import type { ServerSettings } from "../admission/upload.ts";
 
 /** What telemetry is told of one answer: its end, once, however it comes. */
@@ -50,7 +55,8 @@ export function reportFailure(
   if (error instanceof ConnectError) return error;
   if (signal.aborted) return new ConnectError("the peer gave the call up", Code.Canceled);
   // As the watch of a task of which only a part was wanted ends.
-  if (error instanceof VortexError && error.code === "NotFound") return new ConnectError(error.message, Code.NotFound);
+  if (error instanceof VortexError && error.code === "NotFound")
+    return new ConnectError(error.message, Code.NotFound);
   // More waits to be sent than there is memory for.
   if (error instanceof VortexError && error.kind === "timeout")
     return new ConnectError("too busy", Code.ResourceExhausted);

@@ -15,7 +15,9 @@ import { reportFailure } from "./answer.ts";
 export type Body = (signal: AbortSignal) => AsyncGenerator<Uint8Array, void, void>;
 
 /** Carries that body from a method's implementation to the answer. */
-export const answeredBody: ContextKey<Body | undefined> = createContextKey<Body | undefined>(undefined);
+export const answeredBody: ContextKey<Body | undefined> = createContextKey<Body | undefined>(
+  undefined,
+);
 
 /** A handler that, where the method's implementation left a body, sends that instead of Connect's messages. */
 export function pastConnect(handler: UniversalHandler, settings: ServerSettings): UniversalHandler {
@@ -28,9 +30,14 @@ export function pastConnect(handler: UniversalHandler, settings: ServerSettings)
     if (body === undefined) return { ...response, body: createAsyncIterable([]) };
     const trailer = new Headers(response.trailer);
     // The first read decides what is said before the content.
-    return { ...response, trailer, body: await untilFirst(withStatus(body, trailer, request.signal, settings)) };
+    return {
+      ...response,
+      trailer,
+      body: await untilFirst(withStatus(body, trailer, request.signal, settings)),
+    };
   };
-  const { protocolNames, service, method, requestPath, allowedMethods, supportedContentType } = handler;
+  const { protocolNames, service, method, requestPath, allowedMethods, supportedContentType } =
+    handler;
   return Object.assign(answer, {
     protocolNames,
     service,

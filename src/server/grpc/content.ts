@@ -53,7 +53,9 @@ export function aroundPiece(ids: Uint8Array, field: number): readonly Around[] {
  */
 export function contentHead(metadata: PieceMetadata, around: readonly Around[]): Uint8Array {
   const length = Number(metadata.length);
-  const content = new BinaryWriter().tag(PieceSchema.field.content.number, WireType.LengthDelimited).uint32(length);
+  const content = new BinaryWriter()
+    .tag(PieceSchema.field.content.number, WireType.LengthDelimited)
+    .uint32(length);
   return head(concatenated([pieceBytes(metadata), content.finish()]), length, around);
 }
 
@@ -71,7 +73,9 @@ export function envelope(message: Uint8Array): Uint8Array {
 function head(piece: Uint8Array, following: number, around: readonly Around[]): Uint8Array {
   let message = piece;
   for (const { before, field } of around.toReversed()) {
-    const tag = new BinaryWriter().tag(field, WireType.LengthDelimited).uint32(message.length + following);
+    const tag = new BinaryWriter()
+      .tag(field, WireType.LengthDelimited)
+      .uint32(message.length + following);
     message = concatenated([before, tag.finish(), message]);
   }
   return concatenated([envelopeHeader(message.length + following), message]);

@@ -28,7 +28,10 @@ class Listing {
       Array.from({ length: last - first + 1 }, (_, at) => {
         const number = first + at;
         const { offset, length } = pieceExtent(plan, number);
-        return this.#pieces[number] ?? encoded({ number, offset: BigInt(offset), length: BigInt(length) });
+        return (
+          this.#pieces[number] ??
+          encoded({ number, offset: BigInt(offset), length: BigInt(length) })
+        );
       });
     if (first === 0 && last === plan.pieceCount - 1) return this.#whole(task, field, select);
     this.#refresh(task);
@@ -72,7 +75,9 @@ function joined(field: number, pieces: readonly Uint8Array[]): EncodedFields {
   const [first] = pieces;
   if (first === undefined) return [];
   const tag = new BinaryWriter().tag(field, WireType.LengthDelimited).finish();
-  const data = new Uint8Array(pieces.reduce((sum, piece) => sum + tag.length + piece.length, -tag.length));
+  const data = new Uint8Array(
+    pieces.reduce((sum, piece) => sum + tag.length + piece.length, -tag.length),
+  );
   let at = -tag.length;
   for (const piece of pieces) {
     // The tag of the first is for whoever encodes the message.

@@ -29,17 +29,23 @@ export function taskMessage(task: StoredTask): MessageInitShape<typeof TaskSchem
 }
 
 /** StatPersistentTask, in the same way. Nothing here replicates, and this peer's copy is kept. */
-export function persistentTaskMessage(task: StoredTask): MessageInitShape<typeof PersistentTaskSchema> {
+export function persistentTaskMessage(
+  task: StoredTask,
+): MessageInitShape<typeof PersistentTaskSchema> {
   return { ...commonFields(task), ...oneCopy };
 }
 
 /** StatPersistentCacheTask, in the same way. */
-export function persistentCacheTaskMessage(task: StoredTask): MessageInitShape<typeof PersistentCacheTaskSchema> {
+export function persistentCacheTaskMessage(
+  task: StoredTask,
+): MessageInitShape<typeof PersistentCacheTaskSchema> {
   return { ...commonFields(task), ...oneCopy, pieceLength: BigInt(task.pieceLength) };
 }
 
 /** StatLocalTask: what this peer has. When a task was complete is not known; it was no later than it was made. */
-export function localTaskMessage(task: StoredTask): MessageInitShape<typeof StatLocalTaskResponseSchema> {
+export function localTaskMessage(
+  task: StoredTask,
+): MessageInitShape<typeof StatLocalTaskResponseSchema> {
   const { taskId, contentLength, pieceLength, createdAtSeconds: seconds } = task;
   return {
     taskId,
@@ -97,7 +103,11 @@ function commonFields(task: StoredTask): CommonFields {
   };
 }
 
-const oneCopy = { persistentReplicaCount: 1n, currentPersistentReplicaCount: 1n, currentReplicaCount: 1n };
+const oneCopy = {
+  persistentReplicaCount: 1n,
+  currentPersistentReplicaCount: 1n,
+  currentReplicaCount: 1n,
+};
 
 const taskTypes: Record<PieceKind, TaskType> = {
   standard: TaskType.STANDARD,

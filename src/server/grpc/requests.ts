@@ -7,7 +7,14 @@ import type { StoredTask } from "../../store/store.ts";
 
 /** As stock peers name a task for DownloadTask: dragonfly-client, `grpc/dfdaemon_upload.rs`, `download_task`. */
 export function standardTaskId(download: Download): string {
-  const { url, contentForCalculatingTaskId: content, pieceLength, tag, application, filteredQueryParams } = download;
+  const {
+    url,
+    contentForCalculatingTaskId: content,
+    pieceLength,
+    tag,
+    application,
+    filteredQueryParams,
+  } = download;
   const revision = (download.huggingFace ?? download.modelScope)?.revision;
   if (content !== undefined) return taskIdOfContent(content);
   try {
@@ -41,7 +48,10 @@ export function spanOf(task: StoredTask, range?: Range): PieceSpan {
     throw invalid(`range ${range.start} to ${end}: the task has ${task.contentLength} bytes`);
   }
   const numberAt = (offset: bigint): number => Number(offset / BigInt(task.pieceLength));
-  return { first: numberAt(range.start), last: numberAt((end < contentLength ? end : contentLength) - 1n) };
+  return {
+    first: numberAt(range.start),
+    last: numberAt((end < contentLength ? end : contentLength) - 1n),
+  };
 }
 
 /** Pieces that a peer still waits for. */

@@ -30,7 +30,14 @@ import { FairSet } from "../admission/fair-set.ts";
 import type { ServerSettings } from "../admission/upload.ts";
 import { Answer, reportFailure } from "./answer.ts";
 import { answeredBody, pastConnect } from "./body.ts";
-import { type Around, aroundPiece, contentBody, contentHead, envelope, withoutContent } from "./content.ts";
+import {
+  type Around,
+  aroundPiece,
+  contentBody,
+  contentHead,
+  envelope,
+  withoutContent,
+} from "./content.ts";
 import { listingOf } from "./listing.ts";
 import {
   localTaskMessage,
@@ -96,15 +103,19 @@ export function grpcHandlers(
   });
   router.service(DfdaemonUpload, {
     downloadPiece: (request, context) => service.downloadPiece("standard", request, context),
-    downloadPersistentPiece: (request, context) => service.downloadPiece("persistent", request, context),
-    downloadPersistentCachePiece: (request, context) => service.downloadPiece("persistent-cache", request, context),
+    downloadPersistentPiece: (request, context) =>
+      service.downloadPiece("persistent", request, context),
+    downloadPersistentCachePiece: (request, context) =>
+      service.downloadPiece("persistent-cache", request, context),
     downloadCachePiece: (request, context) => service.downloadPiece("cache", request, context),
     downloadTask: (request, context) => service.downloadTask(request, context),
     downloadPersistentTask: (request, context) => service.downloadPersistentTask(request, context),
-    downloadPersistentCacheTask: (request, context) => service.downloadPersistentCacheTask(request, context),
+    downloadPersistentCacheTask: (request, context) =>
+      service.downloadPersistentCacheTask(request, context),
     syncPieces: (request, context) => service.syncPieces("standard", request, context),
     syncPersistentPieces: (request, context) => service.syncPieces("persistent", request, context),
-    syncPersistentCachePieces: (request, context) => service.syncPieces("persistent-cache", request, context),
+    syncPersistentCachePieces: (request, context) =>
+      service.syncPieces("persistent-cache", request, context),
     syncCachePieces: (message, context) => {
       const { taskId, interestedCachePieceNumbers: interestedPieceNumbers } = message;
       message.interestedCachePieceNumbers = [];
@@ -120,7 +131,9 @@ export function grpcHandlers(
     statPersistentTask: async (request, context) =>
       persistentTaskMessage(await service.stat("stat_task", "persistent", request, context)),
     statPersistentCacheTask: async (request, context) =>
-      persistentCacheTaskMessage(await service.stat("stat_task", "persistent-cache", request, context)),
+      persistentCacheTaskMessage(
+        await service.stat("stat_task", "persistent-cache", request, context),
+      ),
   });
   return router.handlers.map((handler) =>
     handler.method.localName.startsWith("download") ? pastConnect(handler, settings) : handler,
@@ -158,13 +171,22 @@ class UploadService {
     { taskId, pieceNumber: number }: { readonly taskId: string; readonly pieceNumber: number },
     { values, signal, requestHeader: headers }: HandlerContext,
   ): Promise<object> {
-    const answer = new Answer(this.#settings.telemetry, { name: "download_piece", taskId, kind, number, headers });
+    const answer = new Answer(this.#settings.telemetry, {
+      name: "download_piece",
+      taskId,
+      kind,
+      number,
+      headers,
+    });
     return answer.orFailed(async () => {
       requireTaskId(taskId);
       const piece = await this.#piece(taskId, kind, number, signal);
       const { digest, piece: field } = DownloadPieceResponseSchema.field;
       const checksum = metadataDigest("crc32", piece.metadata, this.#settings.runtime.hashers);
-      const before = new BinaryWriter().tag(digest.number, WireType.LengthDelimited).string(checksum).finish();
+      const before = new BinaryWriter()
+        .tag(digest.number, WireType.LengthDelimited)
+        .string(checksum)
+        .finish();
       const head = contentHead(piece.metadata, [{ before, field: field.number }]);
       const from = values.get(askedFrom);
       values.set(answeredBody, (bodySignal) =>
@@ -199,20 +221,29 @@ class UploadService {
       return {
         task,
         started: toBinary(schema, create(schema, { ...ids, response })),
-        around: aroundPiece(toBinary(schema, create(schema, ids)), schema.field.downloadPieceFinishedResponse.number),
+        around: aroundPiece(
+          toBinary(schema, create(schema, ids)),
+          schema.field.downloadPieceFinishedResponse.number,
+        ),
         needsContent: download.needPieceContent,
         wanted: wantedPieces(task, numbersIn(span)),
       };
     });
   }
 
-  downloadPersistentTask(request: DownloadPersistentTaskRequest, context: HandlerContext): Unanswered {
+  downloadPersistentTask(
+    request: DownloadPersistentTaskRequest,
+    context: HandlerContext,
+  ): Unanswered {
     return this.#answerTask(context, async () => {
       requireNoFile(request.outputPath);
       const { region, endpoint } = request.objectStorage ?? {};
       if (region === undefined || endpoint === undefined)
         throw invalid("object_storage: region or endpoint is missing");
-      const taskId = persistentTaskId({ url: request.url, region, endpoint }, this.#settings.runtime.hashers);
+      const taskId = persistentTaskId(
+        { url: request.url, region, endpoint },
+        this.#settings.runtime.hashers,
+      );
       const task = await this.task("persistent", { taskId }, context);
       const ids = this.#ids(task, context);
       const value = { contentLength: BigInt(task.contentLength) };
@@ -221,14 +252,20 @@ class UploadService {
       return {
         task,
         started: toBinary(schema, create(schema, { ...ids, response })),
-        around: aroundPiece(toBinary(schema, create(schema, ids)), schema.field.downloadPieceFinishedResponse.number),
+        around: aroundPiece(
+          toBinary(schema, create(schema, ids)),
+          schema.field.downloadPieceFinishedResponse.number,
+        ),
         needsContent: request.needPieceContent,
         wanted: wantedPieces(task, numbersIn(spanOf(task))),
       };
     });
   }
 
-  downloadPersistentCacheTask(request: DownloadPersistentCacheTaskRequest, context: HandlerContext): Unanswered {
+  downloadPersistentCacheTask(
+    request: DownloadPersistentCacheTaskRequest,
+    context: HandlerContext,
+  ): Unanswered {
     return this.#answerTask(context, async () => {
       requireNoFile(request.outputPath);
       const task = await this.task("persistent-cache", request, context);
@@ -239,7 +276,10 @@ class UploadService {
       return {
         task,
         started: toBinary(schema, create(schema, { ...ids, response })),
-        around: aroundPiece(toBinary(schema, create(schema, ids)), schema.field.downloadPieceFinishedResponse.number),
+        around: aroundPiece(
+          toBinary(schema, create(schema, ids)),
+          schema.field.downloadPieceFinishedResponse.number,
+        ),
         needsContent: request.needPieceContent,
         wanted: wantedPieces(task, numbersIn(spanOf(task))),
       };
@@ -257,9 +297,12 @@ class UploadService {
   ): AsyncGenerator<SyncAnswer, void, void> {
     const { telemetry } = this.#settings;
     const { requestHeader: headers } = context;
-    yield* new Answer(telemetry, { name: "sync_pieces", taskId: request.taskId, kind, headers }).whole(
-      this.#announcements(kind, request, context),
-    );
+    yield* new Answer(telemetry, {
+      name: "sync_pieces",
+      taskId: request.taskId,
+      kind,
+      headers,
+    }).whole(this.#announcements(kind, request, context));
   }
 
   async *#announcements(
@@ -302,7 +345,12 @@ class UploadService {
     context: HandlerContext,
   ): Promise<StoredTask> {
     const { requestHeader: headers } = context;
-    const answer = new Answer(this.#settings.telemetry, { name, taskId: request.taskId, kind, headers });
+    const answer = new Answer(this.#settings.telemetry, {
+      name,
+      taskId: request.taskId,
+      kind,
+      headers,
+    });
     return answer.orFailed(async () => {
       const task = await this.task(kind, request, context);
       answer.end();
@@ -317,18 +365,37 @@ class UploadService {
     { signal }: HandlerContext,
   ): Promise<StoredTask> {
     requireTaskId(taskId);
-    const task = await this.#reading(() => this.#store.getTask(taskId, { signal }), "the task", signal);
+    const task = await this.#reading(
+      () => this.#store.getTask(taskId, { signal }),
+      "the task",
+      signal,
+    );
     if (task === undefined || (kind !== undefined && task.kind !== kind)) {
-      throw new ConnectError(`${kind === undefined ? "" : `${kind} `}task ${taskId} is not here`, Code.NotFound);
+      throw new ConnectError(
+        `${kind === undefined ? "" : `${kind} `}task ${taskId} is not here`,
+        Code.NotFound,
+      );
     }
     return task;
   }
 
-  async #piece(taskId: string, kind: PieceKind, number: number, signal: AbortSignal): Promise<StoredPiece> {
+  async #piece(
+    taskId: string,
+    kind: PieceKind,
+    number: number,
+    signal: AbortSignal,
+  ): Promise<StoredPiece> {
     const request = { taskId, number, kind };
-    const piece = await this.#reading(() => this.#store.getPiece(request, { signal }), "the piece", signal);
+    const piece = await this.#reading(
+      () => this.#store.getPiece(request, { signal }),
+      "the piece",
+      signal,
+    );
     if (piece === undefined) {
-      throw new ConnectError(`${kind} piece ${number} of task ${taskId} is not here`, Code.NotFound);
+      throw new ConnectError(
+        `${kind} piece ${number} of task ${taskId} is not here`,
+        Code.NotFound,
+      );
     }
     return piece;
   }
@@ -339,9 +406,16 @@ class UploadService {
       const prepared = await prepare();
       const { taskId, kind } = prepared.task;
       const { requestHeader: headers } = context;
-      const answer = new Answer(this.#settings.telemetry, { name: "download_task", taskId, kind, headers });
+      const answer = new Answer(this.#settings.telemetry, {
+        name: "download_task",
+        taskId,
+        kind,
+        headers,
+      });
       const from = context.values.get(askedFrom);
-      context.values.set(answeredBody, (signal) => answer.whole(this.#taskBody(prepared, answer, from, signal)));
+      context.values.set(answeredBody, (signal) =>
+        answer.whole(this.#taskBody(prepared, answer, from, signal)),
+      );
       return { done: true, value: undefined };
     };
     return { [Symbol.asyncIterator]: () => ({ next }) };
@@ -361,7 +435,13 @@ class UploadService {
         if (!wanted.delete(metadata.number)) continue;
         if (needsContent) {
           const piece = await this.#piece(task.taskId, task.kind, metadata.number, signal);
-          yield* contentBody(piece, contentHead(piece.metadata, around), from, stream.signal, this.#settings);
+          yield* contentBody(
+            piece,
+            contentHead(piece.metadata, around),
+            from,
+            stream.signal,
+            this.#settings,
+          );
           answer.bytes += Number(piece.metadata.length);
         } else {
           yield withoutContent(metadata, around);
@@ -375,7 +455,8 @@ class UploadService {
       stream.leave();
     }
     // A task that was given up half way.
-    if (wanted.size > 0) throw new ConnectError(`${wanted.size} pieces are not here`, Code.NotFound);
+    if (wanted.size > 0)
+      throw new ConnectError(`${wanted.size} pieces are not here`, Code.NotFound);
   }
 
   /**
@@ -400,7 +481,9 @@ class UploadService {
       ended.abort();
     };
     this.#streams.add(from, makeRoom);
-    const settled = signal.aborted ? ended.abort(signal.reason) : onAbort(signal, () => ended.abort(signal.reason));
+    const settled = signal.aborted
+      ? ended.abort(signal.reason)
+      : onAbort(signal, () => ended.abort(signal.reason));
     return {
       signal: ended.signal,
       requirePlace: () => {
@@ -417,7 +500,10 @@ class UploadService {
     return this.#serving.advertisedIp ?? values.get(reachedAt);
   }
 
-  #ids({ taskId }: StoredTask, context: HandlerContext): { hostId: string; taskId: string; peerId: string } {
+  #ids(
+    { taskId }: StoredTask,
+    context: HandlerContext,
+  ): { hostId: string; taskId: string; peerId: string } {
     const host = { ip: this.#ip(context), hostname: this.#serving.hostname ?? "vortex-peer" };
     return { hostId: hostId(host), taskId, peerId: peerId(host, this.#settings.runtime.random) };
   }
@@ -465,6 +551,9 @@ interface TaskStream {
 type Unanswered = AsyncIterable<never>;
 
 /** The pieces that the task has, and those that come. */
-function watched(task: StoredTask, signal: AbortSignal): Iterable<PieceMetadata> | AsyncIterable<PieceMetadata> {
+function watched(
+  task: StoredTask,
+  signal: AbortSignal,
+): Iterable<PieceMetadata> | AsyncIterable<PieceMetadata> {
   return task.watch?.({ signal }) ?? task.pieces();
 }

@@ -25,7 +25,13 @@ describe("a listener whose accept fails", () => {
     server.emit("error", cause);
     assert.deepEqual(
       errors.map(({ code, message, cause }) => ({ code, message, cause })),
-      [{ code: "Unreachable", message: "cannot accept connections on 127.0.0.1:4005: accept EMFILE", cause }],
+      [
+        {
+          code: "Unreachable",
+          message: "cannot accept connections on 127.0.0.1:4005: accept EMFILE",
+          cause,
+        },
+      ],
     );
     assert.equal(server.listening, true);
     server.close();
@@ -37,7 +43,10 @@ describe("a listener whose accept fails", () => {
     const server = await listening(() => reports++);
     const started = performance.now();
     for (let count = 0; count < 1000; count++) server.emit("error", acceptError("ECONNABORTED"));
-    assert.ok(reports >= 1 && reports <= 1 + (performance.now() - started) / 1000, `${reports} reports`);
+    assert.ok(
+      reports >= 1 && reports <= 1 + (performance.now() - started) / 1000,
+      `${reports} reports`,
+    );
     server.close();
     await once(server, "close");
   });

@@ -5,7 +5,11 @@ import process from "node:process";
 import { describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
-import { configVariable, loadConfig, parseConfigText } from "../../../adapters/files/config-file.ts";
+import {
+  configVariable,
+  loadConfig,
+  parseConfigText,
+} from "../../../adapters/files/config-file.ts";
 import { type ConfigLayer, parseConfig } from "../../../src/config/config.ts";
 import { VortexError } from "../../../src/errors.ts";
 import type { ProtocolChoice } from "../../../src/transport/protocol.ts";
@@ -49,10 +53,18 @@ describe("a configuration file", () => {
     const usual = parseConfig({});
     assert.deepEqual(config, {
       ...usual,
-      download: { ...usual.download, bandwidthLimit: 10 * 2 ** 30, pieceTimeout: 30_000, concurrentPieceCount: 10 },
+      download: {
+        ...usual.download,
+        bandwidthLimit: 10 * 2 ** 30,
+        pieceTimeout: 30_000,
+        concurrentPieceCount: 10,
+      },
       upload: { ...usual.upload, bandwidthLimit: 10 * 2 ** 30 },
     });
-    assert.equal(settings.find(({ key }) => key === "download.bandwidthLimit")?.source, `${older}:11`);
+    assert.equal(
+      settings.find(({ key }) => key === "download.bandwidthLimit")?.source,
+      `${older}:11`,
+    );
   });
 
   it("becomes the options of a downloader and a server, with what its files hold", () =>
@@ -77,7 +89,8 @@ describe("a configuration file", () => {
       assert.deepEqual(server.grpc, { port: 7, tls: true });
       assert.deepEqual(server.tls, { cert: "the cert", key: "the key", clientCa: "the ca" });
       // Another protocol than the file's has the certificates that it takes.
-      const tlsBy = async (protocol: ProtocolChoice): Promise<unknown> => (await config.downloader(protocol)).tls;
+      const tlsBy = async (protocol: ProtocolChoice): Promise<unknown> =>
+        (await config.downloader(protocol)).tls;
       assert.deepEqual(await tlsBy("hybrid"), { ...mutual, ca: "the own" });
       assert.deepEqual(await tlsBy("grpc"), mutual);
       assert.equal(await tlsBy("tcp"), undefined);
@@ -93,7 +106,10 @@ describe("a configuration file", () => {
       );
       const config = await loadConfig(path);
       assert.equal((await config.downloader()).protocol, "tcp");
-      await assert.rejects(config.server(), { code: "StorageFailed", message: new RegExp(`^${gone} cannot be read`) });
+      await assert.rejects(config.server(), {
+        code: "StorageFailed",
+        message: new RegExp(`^${gone} cannot be read`),
+      });
     }));
 
   it("is the one that VORTEX_PEER_CONFIG names when none is given, and none without", async () => {
@@ -115,7 +131,16 @@ describe("a configuration file", () => {
   it("may be empty, or all comments, or begin with a byte order mark", () =>
     inTempDir(async (dir) => {
       const path = join(dir, "d.yaml");
-      for (const text of ["", "\n\n", "# nothing\n", "---\n", "---\n...\n", "download:\n", "\ufeff", "{}"]) {
+      for (const text of [
+        "",
+        "\n\n",
+        "# nothing\n",
+        "---\n",
+        "---\n...\n",
+        "download:\n",
+        "\ufeff",
+        "{}",
+      ]) {
         await writeFile(path, text);
         assert.deepEqual((await loadConfig(path)).config, parseConfig({}), JSON.stringify(text));
       }
@@ -138,7 +163,8 @@ describe("a configuration file", () => {
       await writeFile(locked, "");
       await chmod(locked, 0);
       // Root reads it all the same.
-      if (process.getuid?.() !== 0) await assert.rejects(loadConfig(locked), { code: "StorageFailed" });
+      if (process.getuid?.() !== 0)
+        await assert.rejects(loadConfig(locked), { code: "StorageFailed" });
     }));
 
   it("that is too large or no text is refused before it is parsed", () =>
@@ -152,13 +178,18 @@ describe("a configuration file", () => {
       ];
       for (const [content, message] of cases) {
         await writeFile(path, content);
-        await assert.rejects(loadConfig(path), { code: "InvalidArgument", message: `${path}:1: ${message}` });
+        await assert.rejects(loadConfig(path), {
+          code: "InvalidArgument",
+          message: `${path}:1: ${message}`,
+        });
       }
       await writeFile(path, `#${"x".repeat(128 * 1024 - 2)}\n`);
       assert.deepEqual((await loadConfig(path)).config, parseConfig({}));
     }));
 
-  it("a device without an end is read no further than a configuration may be long", { skip: noZeros() }, async () => {
+  it("a device without an end is read no further than a configuration may be long", {
+    skip: noZeros(),
+  }, async () => {
     await assert.rejects(loadConfig("/dev/zero"), {
       code: "InvalidArgument",
       message: "/dev/zero:1: expected a configuration of at most 131072 bytes",
@@ -179,7 +210,9 @@ describe("the YAML parser", () => {
         }
       }
     }
-    assert.deepEqual(importers, ['adapters/files/config-file.ts: const yaml = await import("yaml");']);
+    assert.deepEqual(importers, [
+      'adapters/files/config-file.ts: const yaml = await import("yaml");',
+    ]);
   });
 });
 
@@ -197,7 +230,10 @@ describe("the text of a configuration", () => {
     ];
     for (const [text, line, message] of cases) {
       const error = await refused(text);
-      assert.ok(error.message.startsWith(`d.yaml:${line}: `), `${JSON.stringify(text)}: ${error.message}`);
+      assert.ok(
+        error.message.startsWith(`d.yaml:${line}: `),
+        `${JSON.stringify(text)}: ${error.message}`,
+      );
       assert.match(error.message, message);
     }
   });
@@ -214,9 +250,14 @@ describe("the text of a configuration", () => {
     ];
     for (const [text, line] of cases) {
       const error = await refused(text);
-      assert.ok(error.message.startsWith(`d.yaml:${line}: `), `${JSON.stringify(text)}: ${error.message}`);
+      assert.ok(
+        error.message.startsWith(`d.yaml:${line}: `),
+        `${JSON.stringify(text)}: ${error.message}`,
+      );
     }
-    const several = await refused("download:\n  protocol: udp\nupload:\n  server:\n    port: 70000\n");
+    const several = await refused(
+      "download:\n  protocol: udp\nupload:\n  server:\n    port: 70000\n",
+    );
     assert.deepEqual(
       several.message.split("\n").map((line) => line.replace(/: expected.*/, "")),
       ['d.yaml:2: download.protocol: "udp"', "d.yaml:5: upload.server.port: 70000"],
@@ -228,9 +269,16 @@ describe("the text of a configuration", () => {
     const layer = await parseConfigText(shared, "d.yaml");
     assert.deepEqual(layer.get("download.pieceTimeout"), { value: 9_000, source: "d.yaml:2" });
     const bomb = ["a0: &a0 [x, x]"];
-    for (let level = 1; level < 40; level++) bomb.push(`a${level}: &a${level} [*a${level - 1}, *a${level - 1}]`);
-    assert.match((await refused(bomb.join("\n"))).message, /^d\.yaml:1: cannot be read as YAML: .*alias/);
-    const circle = await parseConfigText("a: &a { b: *a }\ndownload: { protocol: quic }\n", "d.yaml");
+    for (let level = 1; level < 40; level++)
+      bomb.push(`a${level}: &a${level} [*a${level - 1}, *a${level - 1}]`);
+    assert.match(
+      (await refused(bomb.join("\n"))).message,
+      /^d\.yaml:1: cannot be read as YAML: .*alias/,
+    );
+    const circle = await parseConfigText(
+      "a: &a { b: *a }\ndownload: { protocol: quic }\n",
+      "d.yaml",
+    );
     assert.equal(circle.get("download.protocol")?.value, "quic");
   });
 
@@ -270,7 +318,10 @@ describe("the text of a configuration", () => {
       bomb.push(`a${level}: &a${level} { <<: [*a${level - 1}, *a${level - 1}] }`);
     assert.match((await refused(bomb.join("\n"))).message, /^d\.yaml:1: .*alias/);
     // A key of that name in quotes is none of ours.
-    assert.equal((await parseConfigText('download: { "<<": { protocol: quic } }\n', "d.yaml")).size, 0);
+    assert.equal(
+      (await parseConfigText('download: { "<<": { protocol: quic } }\n', "d.yaml")).size,
+      0,
+    );
   });
 
   it("names each value that looks meant for it and has no effect", async () => {
@@ -363,7 +414,10 @@ describe("the text of a configuration", () => {
       fc.asyncProperty(text, async (input) => {
         const result = await parseConfigText(input, "d.yaml").catch((error: unknown) => error);
         if (result instanceof Map) return;
-        assert.ok(result instanceof VortexError && result.code === "InvalidArgument", String(result));
+        assert.ok(
+          result instanceof VortexError && result.code === "InvalidArgument",
+          String(result),
+        );
         for (const line of result.message.split("\n")) assert.match(line, /^d\.yaml:\d+: /);
       }),
       { numRuns: 300 },
@@ -372,7 +426,9 @@ describe("the text of a configuration", () => {
 });
 
 async function refused(text: string): Promise<VortexError> {
-  const result: ConfigLayer | VortexError = await parseConfigText(text, "d.yaml").catch((error) => error);
+  const result: ConfigLayer | VortexError = await parseConfigText(text, "d.yaml").catch(
+    (error) => error,
+  );
   assert.ok(result instanceof VortexError, `was taken: ${JSON.stringify(text).slice(0, 100)}`);
   assert.equal(result.code, "InvalidArgument");
   return result;

@@ -45,14 +45,18 @@ describe("a connection of Deno's QUIC that was dialled with early data", () => {
     connection.abort();
   });
 
-  it("leaves it to the end of the connection to say why a stream has no number any more", limit, async () => {
-    const { connection, reads, end } = dialled([0n, undefined]);
-    await connection.openStream();
-    const opening = rejectionOf(connection.openStream());
-    end();
-    assert.equal((await opening).code, (await connection.closed).error.code);
-    assert.deepEqual(reads, [0n]);
-  });
+  it(
+    "leaves it to the end of the connection to say why a stream has no number any more",
+    limit,
+    async () => {
+      const { connection, reads, end } = dialled([0n, undefined]);
+      await connection.openStream();
+      const opening = rejectionOf(connection.openStream());
+      end();
+      assert.equal((await opening).code, (await connection.closed).error.code);
+      assert.deepEqual(reads, [0n]);
+    },
+  );
 });
 
 /** A connection ahead of its handshake whose streams have these numbers, with the numbers of those that were read. */
@@ -76,12 +80,16 @@ function dialled(numbers: (bigint | undefined)[]): {
       if (number !== undefined) reads.push(number);
       return never();
     };
-    const readable = Object.defineProperty(new ReadableStream<Uint8Array>({ type: "bytes", pull }), "id", {
-      get: () => {
-        if (number === undefined) throw new Error("Bad resource ID");
-        return number;
+    const readable = Object.defineProperty(
+      new ReadableStream<Uint8Array>({ type: "bytes", pull }),
+      "id",
+      {
+        get: () => {
+          if (number === undefined) throw new Error("Bad resource ID");
+          return number;
+        },
       },
-    }) as NativeStream["readable"];
+    ) as NativeStream["readable"];
     return { readable, writable: new WritableStream() };
   };
   const native: NativeConn = {

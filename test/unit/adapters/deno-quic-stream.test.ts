@@ -37,19 +37,23 @@ describe("a stream of Deno's QUIC, of which the native one never settles", () =>
     ["end", (stream: DenoQuicStream) => stream.writer.end()],
     ["end with the last bytes", (stream: DenoQuicStream) => stream.writer.end(new Uint8Array(10))],
   ] as const) {
-    it(`ends the ${what} that waits when its connection is ended, or it is aborted`, limit, async () => {
-      const { stream, forgotten } = silent();
-      const acting = rejectionOf(act(stream));
-      stream.fail(gone);
-      assert.equal(await acting, gone);
-      assert.equal(await rejectionOf(stream.writer.write(new Uint8Array(1))), gone);
-      assert.equal(forgotten(), true);
+    it(
+      `ends the ${what} that waits when its connection is ended, or it is aborted`,
+      limit,
+      async () => {
+        const { stream, forgotten } = silent();
+        const acting = rejectionOf(act(stream));
+        stream.fail(gone);
+        assert.equal(await acting, gone);
+        assert.equal(await rejectionOf(stream.writer.write(new Uint8Array(1))), gone);
+        assert.equal(forgotten(), true);
 
-      const { stream: aborted } = silent();
-      const waiting = rejectionOf(act(aborted));
-      aborted.writer.abort();
-      assert.equal((await waiting).code, "Closed");
-    });
+        const { stream: aborted } = silent();
+        const waiting = rejectionOf(act(aborted));
+        aborted.writer.abort();
+        assert.equal((await waiting).code, "Closed");
+      },
+    );
   }
 });
 
@@ -71,8 +75,16 @@ function silent(): { stream: DenoQuicStream; cancelled: Promise<void>; forgotten
   const cancelled = new Promise<void>((resolve) => {
     onCancel = resolve;
   });
-  const bytes = new ReadableStream<Uint8Array>({ type: "bytes", pull: never, cancel: () => onCancel() });
+  const bytes = new ReadableStream<Uint8Array>({
+    type: "bytes",
+    pull: never,
+    cancel: () => onCancel(),
+  });
   const readable = Object.assign(bytes, { id: 0n });
   const writable = new WritableStream<Uint8Array>({ write: never, close: never, abort: never });
-  return { stream: new DenoQuicStream({ readable, writable }, owner), cancelled, forgotten: () => forgotten };
+  return {
+    stream: new DenoQuicStream({ readable, writable }, owner),
+    cancelled,
+    forgotten: () => forgotten,
+  };
 }

@@ -12,13 +12,16 @@ import { assertRejects } from "../../support/failures.ts";
 import { fakeRuntime } from "../../support/fake-clock.ts";
 import { seededBytes } from "../../support/random.ts";
 
-const missing: QuicBinding = () => Promise.reject(new VortexError("Unavailable", "no QUIC here: run with --more"));
+const missing: QuicBinding = () =>
+  Promise.reject(new VortexError("Unavailable", "no QUIC here: run with --more"));
 
 describe("QUIC with something to fall back on", () => {
   it("is the first binding that there is, and nothing is told of it", async () => {
     const [quic, told] = [new MemoryTransport("quic"), [] as string[]];
-    const binding = withFallback([["its own", async () => quic]], new MemoryTransport("tcp"), (line) =>
-      told.push(line),
+    const binding = withFallback(
+      [["its own", async () => quic]],
+      new MemoryTransport("tcp"),
+      (line) => told.push(line),
     );
     assert.equal(await binding({}), quic);
     assert.deepEqual(told, []);
@@ -27,7 +30,10 @@ describe("QUIC with something to fall back on", () => {
   it("is the next binding when the first is missing, which is told with what to do", async () => {
     const [quic, told] = [new MemoryTransport("quic"), [] as string[]];
     const bindings = [["its own", missing] as const, ["quiche", async () => quic] as const];
-    assert.equal(await withFallback(bindings, new MemoryTransport("tcp"), (line) => told.push(line))({}), quic);
+    assert.equal(
+      await withFallback(bindings, new MemoryTransport("tcp"), (line) => told.push(line))({}),
+      quic,
+    );
     assert.equal(told.length, 1);
     assert.match(told[0] ?? "", /run with --more.*quiche/);
   });
@@ -41,11 +47,27 @@ describe("QUIC with something to fall back on", () => {
     const store = new MemoryPieceStore();
     const content = seededBytes(1, 1000);
     store.putTask("ab".repeat(32), content);
-    await using server = await VortexServer.listen(transport, { host: "peer", port: 1 }, store, runtime);
-    await using downloader = new QuicDownloader(async () => transport, downloaderSettings({}, runtime));
-    const request = { addr: formatAddress(server.address), hostId: "h", taskId: "ab".repeat(32), number: 0 };
+    await using server = await VortexServer.listen(
+      transport,
+      { host: "peer", port: 1 },
+      store,
+      runtime,
+    );
+    await using downloader = new QuicDownloader(
+      async () => transport,
+      downloaderSettings({}, runtime),
+    );
+    const request = {
+      addr: formatAddress(server.address),
+      hostId: "h",
+      taskId: "ab".repeat(32),
+      number: 0,
+    };
     assert.deepEqual(await (await downloader.downloadPiece(request)).bytes(), content);
-    const refused = await assertRejects(downloader.downloadPiece({ ...request, addr: "peer:2" }), "ConnectionRefused");
+    const refused = await assertRejects(
+      downloader.downloadPiece({ ...request, addr: "peer:2" }),
+      "ConnectionRefused",
+    );
     assert.match(refused.message, /TCP, tried in place of QUIC.*run with --more/);
   });
 
@@ -56,13 +78,19 @@ describe("QUIC with something to fall back on", () => {
     ["clients' certificates", { serverTls: { clientCa: "PEM" } }],
   ] as const) {
     it(`is Unavailable, and not TCP, where ${what} is asked for`, async () => {
-      const binding = withFallback([["its own", missing]], new MemoryTransport("tcp"), () => assert.fail("told"));
-      assert.match((await assertRejects(binding(options), "Unavailable")).message, /run with --more.*no TLS/);
+      const binding = withFallback([["its own", missing]], new MemoryTransport("tcp"), () =>
+        assert.fail("told"),
+      );
+      assert.match(
+        (await assertRejects(binding(options), "Unavailable")).message,
+        /run with --more.*no TLS/,
+      );
     });
   }
 
   it("fails with any other failure of a binding as it is", async () => {
-    const wrong: QuicBinding = () => Promise.reject(new VortexError("InvalidArgument", "idleTimeout"));
+    const wrong: QuicBinding = () =>
+      Promise.reject(new VortexError("InvalidArgument", "idleTimeout"));
     const binding = withFallback([["its own", wrong]], new MemoryTransport("tcp"));
     await assertRejects(binding({}), "InvalidArgument");
   });

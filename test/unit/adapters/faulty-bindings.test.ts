@@ -9,7 +9,11 @@ import type { DenoQuic, NativeIncoming } from "../../../adapters/deno-quic/nativ
 import { denoQuicSettings } from "../../../adapters/deno-quic/options.ts";
 import { GrpcServer } from "../../../adapters/grpc/server.ts";
 import { listenNodeQuic } from "../../../adapters/node-quic/listener.ts";
-import type { NativeEndpoint, NativeSession, NodeQuic } from "../../../adapters/node-quic/native.ts";
+import type {
+  NativeEndpoint,
+  NativeSession,
+  NodeQuic,
+} from "../../../adapters/node-quic/native.ts";
 import { nodeQuicSettings } from "../../../adapters/node-quic/options.ts";
 import type { NativeConnection, Quiche } from "../../../adapters/quiche/native.ts";
 import { Guard } from "../../../adapters/shared/guard.ts";
@@ -31,10 +35,19 @@ const fault = (): never => {
 
 describe("a native call that throws in an event callback", () => {
   const name = "of quiche, ends its connection and no other";
-  const gap = quicheFixture === undefined ? "quiche is for Node and Bun, Deno has a QUIC of its own" : undefined;
-  for (const [when, faulty] of Object.entries({ "at the first datagram": faultyAccept, "at a flush": faultyTimeout })) {
+  const gap =
+    quicheFixture === undefined
+      ? "quiche is for Node and Bun, Deno has a QUIC of its own"
+      : undefined;
+  for (const [when, faulty] of Object.entries({
+    "at the first datagram": faultyAccept,
+    "at a flush": faultyTimeout,
+  })) {
     const title = `${name}: ${when}`;
-    it(gap === undefined ? title : `${title} [gap: ${gap}]`, { ...limit, skip: gap !== undefined }, async () => {
+    it(gap === undefined ? title : `${title} [gap: ${gap}]`, {
+      ...limit,
+      skip: gap !== undefined,
+    }, async () => {
       if (quicheFixture === undefined) return;
       const transport = await quicheFixture.transport();
       const initial = await firstDatagram(transport);
@@ -99,45 +112,53 @@ describe("a native call that throws in an event callback", () => {
     await listener.close({ grace: 0 });
   });
 
-  it("of Deno's QUIC, ends its connection, and those after it are still accepted", limit, async () => {
-    const { told, heard } = listenForErrors();
-    let refused = 0;
-    const incomings: NativeIncoming[] = [
-      { accept: () => Object.defineProperty({}, "remoteAddr", { get: fault }) as never, refuse: fault, ignore: fault },
-      {
-        accept: () => {
-          refused++;
-          return fault();
+  it(
+    "of Deno's QUIC, ends its connection, and those after it are still accepted",
+    limit,
+    async () => {
+      const { told, heard } = listenForErrors();
+      let refused = 0;
+      const incomings: NativeIncoming[] = [
+        {
+          accept: () => Object.defineProperty({}, "remoteAddr", { get: fault }) as never,
+          refuse: fault,
+          ignore: fault,
         },
-        refuse: fault,
-        ignore: fault,
-      },
-    ];
-    const listening = { incoming: async () => incomings.shift() ?? never() };
-    const endpoint = { addr: { port: 1 }, listen: () => listening, close: () => {} };
-    const quic = {
-      connectQuic: never,
-      QuicEndpoint: function endpointOf() {
-        return endpoint;
-      },
-    } as unknown as DenoQuic;
-    const listener = await listenDenoQuic(
-      {
-        quic,
-        settings: denoQuicSettings({}),
-        maxConnections: 8,
-        maxStreams: 1,
-        earlyData: false,
-        identity: await selfSigned(),
-        onError: told,
-      },
-      loopback,
-    );
-    assert.match((await heard).message, /a native call failed/);
-    while (refused === 0) await new Promise((resolve) => setTimeout(resolve, 1));
-    assert.equal(listener.counters?.caught, 1);
-    await listener.close({ grace: 0 });
-  });
+        {
+          accept: () => {
+            refused++;
+            return fault();
+          },
+          refuse: fault,
+          ignore: fault,
+        },
+      ];
+      const listening = { incoming: async () => incomings.shift() ?? never() };
+      const endpoint = { addr: { port: 1 }, listen: () => listening, close: () => {} };
+      const quic = {
+        connectQuic: never,
+        QuicEndpoint: function endpointOf() {
+          return endpoint;
+        },
+      } as unknown as DenoQuic;
+      const listener = await listenDenoQuic(
+        {
+          quic,
+          settings: denoQuicSettings({}),
+          maxConnections: 8,
+          maxStreams: 1,
+          earlyData: false,
+          identity: await selfSigned(),
+          onError: told,
+        },
+        loopback,
+      );
+      assert.match((await heard).message, /a native call failed/);
+      while (refused === 0) await new Promise((resolve) => setTimeout(resolve, 1));
+      assert.equal(listener.counters?.caught, 1);
+      await listener.close({ grace: 0 });
+    },
+  );
 
   it("of a TCP socket, ends that socket", limit, async () => {
     const { told, heard } = listenForErrors();
@@ -176,7 +197,10 @@ describe("a native call that throws in an event callback", () => {
 });
 
 /** The first error that a listener reports. */
-function listenForErrors(): { told(error: VortexError): void; readonly heard: Promise<VortexError> } {
+function listenForErrors(): {
+  told(error: VortexError): void;
+  readonly heard: Promise<VortexError>;
+} {
   let told: (error: VortexError) => void = () => {};
   const heard = new Promise<VortexError>((resolve) => {
     told = resolve;
@@ -194,7 +218,9 @@ function faultyTimeout(): (quiche: Quiche) => Quiche {
   return replacingFirst((native) => Object.defineProperty(native, "timeout", { value: fault }));
 }
 
-function replacingFirst(replace: (native: NativeConnection) => NativeConnection): (quiche: Quiche) => Quiche {
+function replacingFirst(
+  replace: (native: NativeConnection) => NativeConnection,
+): (quiche: Quiche) => Quiche {
   let first = true;
   return (quiche) => {
     const accept = (...args: Parameters<Quiche["Connection"]["accept"]>): NativeConnection => {

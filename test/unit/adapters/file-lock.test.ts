@@ -1,7 +1,15 @@
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, readdirSync, readFileSync, statSync, unlinkSync, utimesSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  unlinkSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { type FileHandle, mkdtemp, open, rm, unlink } from "node:fs/promises";
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
@@ -16,7 +24,9 @@ import { root, runner, startProgram } from "../../support/run.ts";
 /** Milliseconds. */
 const YEAR = 365 * 86_400_000;
 /** Why a pid says nothing here; empty when it does. */
-const noPids = existsSync("/proc/self/ns/pid") ? "" : " [gap: no /proc, so heartbeats alone decide]";
+const noPids = existsSync("/proc/self/ns/pid")
+  ? ""
+  : " [gap: no /proc, so heartbeats alone decide]";
 /** Why no pid namespace can be made; empty when one can. */
 const noNamespaces =
   spawnSync("unshare", ["--pid", "--fork", "--mount-proc", "true"]).status === 0
@@ -25,7 +35,10 @@ const noNamespaces =
 const files: LockFiles = { open, unlink };
 
 /** Runs a test with the path of a lock in a directory of its own, in which nothing may be left but `left`. */
-async function withLock(run: (path: string) => Promise<void>, left: readonly string[] = []): Promise<void> {
+async function withLock(
+  run: (path: string) => Promise<void>,
+  left: readonly string[] = [],
+): Promise<void> {
   const directory = await mkdtemp(join(tmpdir(), "vortex-lock-"));
   try {
     await run(join(directory, "lock"));
@@ -36,8 +49,15 @@ async function withLock(run: (path: string) => Promise<void>, left: readonly str
 }
 
 /** The text of a lock that this process does not hold. */
-async function textOf(changes: Partial<ProcessIdentity> & { readonly host?: string } = {}): Promise<string> {
-  return JSON.stringify({ ...(await ownIdentity()), host: hostname(), token: crypto.randomUUID(), ...changes });
+async function textOf(
+  changes: Partial<ProcessIdentity> & { readonly host?: string } = {},
+): Promise<string> {
+  return JSON.stringify({
+    ...(await ownIdentity()),
+    host: hostname(),
+    token: crypto.randomUUID(),
+    ...changes,
+  });
 }
 
 /** Has a file look as if it had been written `age` ms ago. */
@@ -69,8 +89,16 @@ describe("a lock", () => {
   it("of another version of this program, or of anything else, goes by heartbeats", () =>
     withLock(async (path) => {
       const complete = JSON.parse(await textOf());
-      const incomplete = Object.keys(complete).map((key) => JSON.stringify({ ...complete, [key]: null }));
-      for (const text of ["garbage", "{}", "null", ...incomplete, JSON.stringify({ ...complete, pid: 1.5 })]) {
+      const incomplete = Object.keys(complete).map((key) =>
+        JSON.stringify({ ...complete, [key]: null }),
+      );
+      for (const text of [
+        "garbage",
+        "{}",
+        "null",
+        ...incomplete,
+        JSON.stringify({ ...complete, pid: 1.5 }),
+      ]) {
         writeFileSync(path, text);
         const error = await assertRejects(FileLock.take(path), "StorageFailed");
         assert.match(error.message, /another program holds .*; its last heartbeat was \d s ago/);
@@ -84,8 +112,12 @@ describe("a lock", () => {
       for (let round = 0; round < 20; round++) {
         writeFileSync(path, await textOf({ system: "elsewhere" }));
         grow(path, YEAR);
-        const takers = await Promise.allSettled(Array.from({ length: 8 }, () => FileLock.take(path)));
-        const locks = takers.flatMap((taker) => (taker.status === "fulfilled" ? [taker.value] : []));
+        const takers = await Promise.allSettled(
+          Array.from({ length: 8 }, () => FileLock.take(path)),
+        );
+        const locks = takers.flatMap((taker) =>
+          taker.status === "fulfilled" ? [taker.value] : [],
+        );
         assert.equal(locks.length, 1);
         await locks[0]?.release();
       }
@@ -98,7 +130,10 @@ describe("a lock", () => {
         tries++;
         throw Object.assign(new Error("it exists"), { code: "EEXIST" });
       };
-      const error = await assertRejects(FileLock.take(path, { files: { ...files, open: taken } }), "StorageFailed");
+      const error = await assertRejects(
+        FileLock.take(path, { files: { ...files, open: taken } }),
+        "StorageFailed",
+      );
       assert.equal(error.message, `${path} is taken again and again by other processes`);
       assert.equal(tries, 2000);
     }));
@@ -128,7 +163,10 @@ describe("a lock's heartbeat", () => {
         ) ?? [];
       // Within what a busy machine takes for the call.
       assert.ok(Number(ago) >= 50 && Number(ago) <= 60, message);
-      assert.ok(Number(rest) <= 11 && Number(rest) >= 0 && Number(ago) + Number(rest) <= 61, message);
+      assert.ok(
+        Number(rest) <= 11 && Number(rest) >= 0 && Number(ago) + Number(rest) <= 61,
+        message,
+      );
       grow(path, 61_000);
       await takeOver(path);
     }));
@@ -203,7 +241,10 @@ describe("a lock's heartbeat", () => {
           throw new Error("the disk is gone");
         },
       }));
-      const lock = await FileLock.take(path, { clock: Object.assign(clock, { setTimer: told }), files: failing });
+      const lock = await FileLock.take(path, {
+        clock: Object.assign(clock, { setTimer: told }),
+        files: failing,
+      });
       await clock.advance(30_000);
       assert.ok(failures > 0);
       assert.deepEqual(
@@ -243,7 +284,9 @@ describe("a lock's heartbeat", () => {
     }));
 });
 
-describe(`a lock's pid, in one pid namespace of one boot,${noPids}`, { skip: noPids !== "" }, () => {
+describe(`a lock's pid, in one pid namespace of one boot,${noPids}`, {
+  skip: noPids !== "",
+}, () => {
   it("holds for as long as the process runs, heartbeats or not", () =>
     withLock(async (path) => {
       const child = spawn("sleep", ["1000"], { stdio: "ignore" });
@@ -253,7 +296,10 @@ describe(`a lock's pid, in one pid namespace of one boot,${noPids}`, { skip: noP
       writeFileSync(path, text);
       grow(path, YEAR);
       const error = await assertRejects(FileLock.take(path), "StorageFailed");
-      assert.ok(error.message.endsWith(`process ${pid} on ${hostname()} holds ${path}`), error.message);
+      assert.ok(
+        error.message.endsWith(`process ${pid} on ${hostname()} holds ${path}`),
+        error.message,
+      );
       child.kill("SIGKILL");
       await once(child, "exit");
       writeFileSync(path, text);
@@ -286,7 +332,8 @@ describe(`a lock's pid, in one pid namespace of one boot,${noPids}`, { skip: noP
         const [pid = 0, parentId] = (await parent.line()).split(" ").map(Number);
         const started = startOf(pid);
         // A shell would reap it; `sleep`, which takes the shell's place, does not.
-        while (!readFileSync(`/proc/${parentId}/cmdline`, "utf8").startsWith("sleep")) await settle();
+        while (!readFileSync(`/proc/${parentId}/cmdline`, "utf8").startsWith("sleep"))
+          await settle();
         process.kill(pid, "SIGKILL");
         while (!readFileSync(`/proc/${pid}/stat`, "utf8").includes(") Z ")) await settle();
         writeFileSync(path, await textOf({ pid, started }));
@@ -332,7 +379,12 @@ it(
   () =>
     withLock(async (path) => {
       const container = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
-      const holder = startProgram([...container, ...runner, `${root}test/support/lock-holder.ts`, path]);
+      const holder = startProgram([
+        ...container,
+        ...runner,
+        `${root}test/support/lock-holder.ts`,
+        path,
+      ]);
       try {
         assert.equal(await holder.line(), "held");
         const { pid, host } = JSON.parse(readFileSync(path, "utf8"));
@@ -402,7 +454,8 @@ describe("a lock's file", () => {
   it("is written in whole, also when the disk takes a byte at a time", () =>
     withLock(async (path) => {
       const short = wrapped((file) => ({
-        write: (bytes: Uint8Array, at: number, _length: number, position: number) => file.write(bytes, at, 1, position),
+        write: (bytes: Uint8Array, at: number, _length: number, position: number) =>
+          file.write(bytes, at, 1, position),
       }));
       const lock = await FileLock.take(path, { files: short });
       assert.equal(await lock.isHeld(), true);
@@ -628,7 +681,9 @@ function wrapped(
     return new Proxy(file, {
       get(target, key) {
         const value: unknown = Reflect.get(key in replaced ? replaced : target, key);
-        return typeof value === "function" ? value.bind(key in replaced ? replaced : target) : value;
+        return typeof value === "function"
+          ? value.bind(key in replaced ? replaced : target)
+          : value;
       },
     });
   };

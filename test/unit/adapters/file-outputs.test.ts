@@ -14,7 +14,13 @@ import type { TaskReport } from "../../../src/task/task.ts";
 import { assertRejects } from "../../support/failures.ts";
 import { fakeRuntime } from "../../support/fake-clock.ts";
 import { seededBytes } from "../../support/random.ts";
-import { type Behaviour, FakeParents, fetcherOf, honest, taskSettings } from "../../support/task-parents.ts";
+import {
+  type Behaviour,
+  FakeParents,
+  fetcherOf,
+  honest,
+  taskSettings,
+} from "../../support/task-parents.ts";
 
 const PIECE = 4096;
 const content = seededBytes(5, 6 * PIECE + 5);
@@ -34,7 +40,11 @@ async function inDirectory(run: (directory: string) => Promise<void>): Promise<v
 function fetchTo(path: string, behaviour: Behaviour = honest()): Promise<TaskReport> {
   const runtime = fakeRuntime();
   const parents = new FakeParents(content, PIECE, { "a:1": behaviour });
-  const { fetcher, request } = fetcherOf(parents, ["a:1"], taskSettings({ concurrentPieceCount: 1 }, runtime));
+  const { fetcher, request } = fetcherOf(
+    parents,
+    ["a:1"],
+    taskSettings({ concurrentPieceCount: 1 }, runtime),
+  );
   const { done } = fetcher.downloadTask(request, { to: fileSink(path) });
   return runtime.clock.advanceUntil(done, 100_000).then(() => done);
 }
@@ -103,7 +113,10 @@ describe("a file that cannot be replaced", () => {
         const { ino } = await handle.stat({ bigint: true });
         const stats = await replaceFile(from, to, refused(code));
         assert.deepEqual([stats?.ino, stats?.size], [ino, BigInt(bytes.length)]);
-        assert.ok((await handle.readFile()).equals(bytes), "the file of before has the new content");
+        assert.ok(
+          (await handle.readFile()).equals(bytes),
+          "the file of before has the new content",
+        );
         await handle.close();
         assert.deepEqual(readdirSync(directory), ["to"]);
       }));
@@ -168,7 +181,10 @@ describe("the path of a descriptor", () => {
         symlinkSync("circle", join(directory, "circle"));
         const found = async (name: string): Promise<number | undefined> =>
           (await descriptorOf(join(directory, name)))?.fd;
-        assert.deepEqual([await found("one"), await found("two"), await found("folder/5")], [1, 1, 5]);
+        assert.deepEqual(
+          [await found("one"), await found("two"), await found("folder/5")],
+          [1, 1, 5],
+        );
         assert.equal((await descriptorOf(`/proc/${process.pid}/fd/4`))?.fd, 4);
         assert.equal(await descriptorOf(join(directory, "circle")), undefined);
         assert.equal(await descriptorOf(join(directory, "none", "none")), undefined);

@@ -27,7 +27,14 @@ import type { TaskEvent, TaskReport, TaskRequest } from "../../../src/task/task.
 import { assertRejects } from "../../support/failures.ts";
 import { fakeRuntime } from "../../support/fake-clock.ts";
 import { joined, seededBytes } from "../../support/random.ts";
-import { type Behaviour, FakeParents, fetcherOf, honest, taskId, taskSettings } from "../../support/task-parents.ts";
+import {
+  type Behaviour,
+  FakeParents,
+  fetcherOf,
+  honest,
+  taskId,
+  taskSettings,
+} from "../../support/task-parents.ts";
 
 /** Milliseconds. */
 const _YEAR = 365 * 86_400_000;
@@ -58,7 +65,11 @@ function attempt(
 } {
   const runtime = fakeRuntime();
   const parents = new FakeParents(content, PIECE, { "a:1": behaviour });
-  const { fetcher, request } = fetcherOf(parents, ["a:1"], taskSettings({ concurrentPieceCount: 2 }, runtime));
+  const { fetcher, request } = fetcherOf(
+    parents,
+    ["a:1"],
+    taskSettings({ concurrentPieceCount: 2 }, runtime),
+  );
   const events: TaskEvent[] = [];
   const to = fileSink(path);
   const { done } = fetcher.downloadTask(
@@ -77,7 +88,8 @@ function attempt(
 
 /** Delivers the first `count` pieces, and fails the task at the next one. */
 function breakingAfter(count: number): Behaviour {
-  return (request) => (request.number < count ? honest()(request) : new VortexError("Internal", "the power is gone"));
+  return (request) =>
+    request.number < count ? honest()(request) : new VortexError("Internal", "the power is gone");
 }
 
 function journaled(path: string): number[] {
@@ -114,11 +126,17 @@ describe("a task to a file", () => {
   it("of a range has only the range", () =>
     inDirectory(async (directory) => {
       const path = join(directory, "out");
-      await assertRejects(attempt(path, breakingAfter(4), { range: { start: 5000, end: 30_000 } }).done, "Internal");
+      await assertRejects(
+        attempt(path, breakingAfter(4), { range: { start: 5000, end: 30_000 } }).done,
+        "Internal",
+      );
       const { done, parents } = attempt(path, honest(), { range: { start: 5000, end: 30_000 } });
       const { resumedPieces } = await done;
       assert.ok(resumedPieces >= 1);
-      assert.ok(!parents.numbers().includes(1), "the piece of which a part is wanted is not fetched again either");
+      assert.ok(
+        !parents.numbers().includes(1),
+        "the piece of which a part is wanted is not fetched again either",
+      );
       assertFile(path, content.subarray(5000, 30_000));
     }));
 
@@ -218,7 +236,10 @@ describe("going on after a failure", () => {
       const path = join(directory, "out");
       await assertRejects(attempt(path, breakingAfter(5)).done, "Internal");
       const journal = `${path}.part.journal`;
-      const before = Buffer.concat([readFileSync(journal), Buffer.from("\xff\xff\xff\n", "latin1")]);
+      const before = Buffer.concat([
+        readFileSync(journal),
+        Buffer.from("\xff\xff\xff\n", "latin1"),
+      ]);
       writeFileSync(journal, Buffer.concat([before, Buffer.from('{"number":11,"dig')]));
       await assertRejects(attempt(path, breakingAfter(8)).done, "Internal");
       const after = readFileSync(journal);
@@ -233,7 +254,10 @@ describe("going on after a failure", () => {
       const kept = journaled(path);
       const digest = digestOf("crc32", content.subarray(PIECE / 2, PIECE * 1.5), portableHashers);
       const line = JSON.stringify({ number: 0.5, digest, crc32: Number(digest.slice(6)) });
-      writeFileSync(`${path}.part.journal`, `${readFileSync(`${path}.part.journal`, "utf8")}${line}\n`);
+      writeFileSync(
+        `${path}.part.journal`,
+        `${readFileSync(`${path}.part.journal`, "utf8")}${line}\n`,
+      );
       assert.equal((await attempt(path).done).resumedPieces, kept.length);
       assertFile(path, content);
     }));
@@ -267,7 +291,11 @@ describe("going on after a failure", () => {
       const journal = `${path}.part.journal`;
       const kept = journaled(path).length;
       // Bytes that are there and right, and no piece.
-      const between = digestOf("crc32", content.subarray(PIECE / 2, PIECE / 2 + PIECE), portableHashers);
+      const between = digestOf(
+        "crc32",
+        content.subarray(PIECE / 2, PIECE / 2 + PIECE),
+        portableHashers,
+      );
       const lines = [
         "[]",
         "null",
@@ -306,7 +334,10 @@ describe("going on after a failure", () => {
         const digest = digestOf("crc32", parents.bytesOf(number), portableHashers);
         return JSON.stringify({ number, digest, crc32: Number(digest.slice(6)) });
       });
-      writeFileSync(`${path}.part.journal`, `${[header, ...pieces, '{"complete":true}'].join("\n")}\n`);
+      writeFileSync(
+        `${path}.part.journal`,
+        `${[header, ...pieces, '{"complete":true}'].join("\n")}\n`,
+      );
       const again = attempt(path);
       assert.equal((await again.done).resumedPieces, 13);
       assert.deepEqual(again.parents.asked, []);
@@ -323,14 +354,23 @@ describe("disks", () => {
       ["EROFS", "the file system is read-only"],
       ["EIO", "the device failed"],
     ] as const) {
-      const error = storageError(Object.assign(new Error("native"), { code }), "out.part cannot be written");
-      assert.deepEqual([error.code, error.message], ["StorageFailed", `out.part cannot be written: ${words}`]);
+      const error = storageError(
+        Object.assign(new Error("native"), { code }),
+        "out.part cannot be written",
+      );
+      assert.deepEqual(
+        [error.code, error.message],
+        ["StorageFailed", `out.part cannot be written: ${words}`],
+      );
     }
   });
 
   it("a directory that is not there is StorageFailed in words", () =>
     inDirectory(async (directory) => {
-      const error = await assertRejects(attempt(join(directory, "no", "out")).done, "StorageFailed");
+      const error = await assertRejects(
+        attempt(join(directory, "no", "out")).done,
+        "StorageFailed",
+      );
       assert.match(error.message, /cannot be made: there is no such file or directory/);
     }));
 
@@ -369,7 +409,10 @@ describe("disks", () => {
 
 describe("names that somebody else has taken", () => {
   /** What is put there, by its name; and what it leads to, which must stay as it is. */
-  const plants: readonly (readonly [what: string, plant: (path: string, victim: string) => Promise<void> | void])[] = [
+  const plants: readonly (readonly [
+    what: string,
+    plant: (path: string, victim: string) => Promise<void> | void,
+  ])[] = [
     ["a symbolic link", (path, victim) => symlinkSync(victim, path)],
     ["a symbolic link to nothing", (path, victim) => symlinkSync(`${victim}.new`, path)],
     ["a second name of a file", (path, victim) => linkSync(victim, path)],
@@ -377,17 +420,20 @@ describe("names that somebody else has taken", () => {
   ];
   for (const suffix of [".part", ".part.journal"]) {
     for (const [what, plant] of plants) {
-      it(`${what} in place of ${suffix} is removed, and nothing is written there`, { timeout: 60_000 }, () =>
-        inDirectory(async (directory) => {
-          const path = join(directory, "out");
-          const victim = join(directory, "victim");
-          writeFileSync(victim, "precious");
-          await plant(path + suffix, victim);
-          await attempt(path).done;
-          assertFile(path, content);
-          assert.equal(readFileSync(victim, "utf8"), "precious");
-          assert.deepEqual(readdirSync(directory).sort(), ["out", "victim"]);
-        }),
+      it(
+        `${what} in place of ${suffix} is removed, and nothing is written there`,
+        { timeout: 60_000 },
+        () =>
+          inDirectory(async (directory) => {
+            const path = join(directory, "out");
+            const victim = join(directory, "victim");
+            writeFileSync(victim, "precious");
+            await plant(path + suffix, victim);
+            await attempt(path).done;
+            assertFile(path, content);
+            assert.equal(readFileSync(victim, "utf8"), "precious");
+            assert.deepEqual(readdirSync(directory).sort(), ["out", "victim"]);
+          }),
       );
     }
   }

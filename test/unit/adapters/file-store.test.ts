@@ -1,7 +1,17 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { appendFileSync, truncateSync } from "node:fs";
-import { mkdir, mkdtemp, open, rename, rm, symlink, truncate, utimes, writeFile } from "node:fs/promises";
+import {
+  mkdir,
+  mkdtemp,
+  open,
+  rename,
+  rm,
+  symlink,
+  truncate,
+  utimes,
+  writeFile,
+} from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, it } from "node:test";
@@ -56,7 +66,8 @@ async function readUntilFailure(piece: StoredPiece, afterFirst?: () => Promise<v
   return { bytes, error: undefined };
 }
 
-const standard = (task: StoredTask, number: number) => ({ taskId: task.taskId, number, kind: "standard" }) as const;
+const standard = (task: StoredTask, number: number) =>
+  ({ taskId: task.taskId, number, kind: "standard" }) as const;
 
 describe("FilePieceStore", () => {
   it("serves a file as a task: digests, extents, an odd last piece", () =>
@@ -73,7 +84,12 @@ describe("FilePieceStore", () => {
         [task.kind, task.contentLength, task.pieceLength, task.createdAtSeconds],
         ["standard", 9, 4, 1_700_000_000n],
       );
-      const common = { parentId: "", trafficType: 2, costSeconds: 0n, createdAtSeconds: 1_700_000_000n };
+      const common = {
+        parentId: "",
+        trafficType: 2,
+        costSeconds: 0n,
+        createdAtSeconds: 1_700_000_000n,
+      };
       // CRC-32 of "1234", "5678" and "9" from zlib of Python.
       const expected = [
         { number: 0, offset: 0n, length: 4n, digest: "crc32:2615402659", ...common },
@@ -111,7 +127,10 @@ describe("FilePieceStore", () => {
       await using store = new FilePieceStore(nativeHashers);
       await using portable = new FilePieceStore(portableHashers);
       const pieceLength = MEBI + 6;
-      const [one, other] = [await store.addFile(path, { pieceLength }), await portable.addFile(path, { pieceLength })];
+      const [one, other] = [
+        await store.addFile(path, { pieceLength }),
+        await portable.addFile(path, { pieceLength }),
+      ];
       assert.equal(one.taskId, createHash("sha256").update(content).digest("hex"));
       assert.equal(one.taskId, other.taskId);
       assert.equal([...one.pieces()].length, 3);
@@ -129,7 +148,11 @@ describe("FilePieceStore", () => {
       const first = await store.getPiece(standard(task, 0));
       const chunks = await chunksOf(first);
       assert.ok(chunks.every((chunk) => chunk.length > 0 && chunk.length <= MEBI));
-      assert.equal(new Set(chunks.map((chunk) => chunk.buffer)).size, chunks.length, "no buffer is used twice");
+      assert.equal(
+        new Set(chunks.map((chunk) => chunk.buffer)).size,
+        chunks.length,
+        "no buffer is used twice",
+      );
       assert.ok(Buffer.concat(chunks).equals(content.subarray(0, pieceLength)));
       const second = await store.getPiece(standard(task, 1));
       assert.ok(Buffer.concat(await chunksOf(second)).equals(content.subarray(pieceLength)));
@@ -144,7 +167,9 @@ describe("FilePieceStore", () => {
       }
       const openEnded = Buffer.concat(await chunksOf(second, { start: 10 }));
       assert.ok(openEnded.equals(content.subarray(pieceLength + 10)));
-      await assert.rejects(chunksOf(first, { start: 0, end: pieceLength + 1 }), { code: "InvalidArgument" });
+      await assert.rejects(chunksOf(first, { start: 0, end: pieceLength + 1 }), {
+        code: "InvalidArgument",
+      });
     }));
 
   it("does not read further than its reader goes", () =>
@@ -222,7 +247,10 @@ describe("FilePieceStore", () => {
         code: "StorageFailed",
         message: `${join(dir, "sub")} is a directory, not a file`,
       });
-      await assert.rejects(store.addFile("/dev/null"), { code: "StorageFailed", message: /is a device/ });
+      await assert.rejects(store.addFile("/dev/null"), {
+        code: "StorageFailed",
+        message: /is a device/,
+      });
       for (const path of [join(dir, "missing"), join(dir, "broken")]) {
         await assert.rejects(store.addFile(path), (error: VortexError) => {
           assert.equal(error.code, "StorageFailed");
@@ -241,7 +269,14 @@ describe("FilePieceStore", () => {
       for (const pieceLength of [0, -1, 1.5, 64 * MEBI + 1, Number.NaN]) {
         await assert.rejects(store.addFile(path, { pieceLength }), { code: "InvalidArgument" });
       }
-      for (const taskId of ["", "short", "x".repeat(65), `${"x".repeat(63)} `, `${"x".repeat(63)}\n`, "é".repeat(32)]) {
+      for (const taskId of [
+        "",
+        "short",
+        "x".repeat(65),
+        `${"x".repeat(63)} `,
+        `${"x".repeat(63)}\n`,
+        "é".repeat(32),
+      ]) {
         await assert.rejects(store.addFile(path, { taskId }), { code: "InvalidArgument" });
       }
       const taskId = "t".repeat(64);
@@ -310,7 +345,11 @@ describe("FilePieceStore", () => {
         steps.push(indexed);
         controller.abort(new Error("enough"));
       };
-      const adding = store.addFile(path, { taskId: "t".repeat(64), signal: controller.signal, onProgress });
+      const adding = store.addFile(path, {
+        taskId: "t".repeat(64),
+        signal: controller.signal,
+        onProgress,
+      });
       await assert.rejects(adding, (error: VortexError) => {
         assert.equal(error.code, "Aborted");
         assert.equal((error.cause as Error).message, "enough");
@@ -325,15 +364,21 @@ describe("FilePieceStore", () => {
       const path = join(dir, "noise");
       await using store = new FilePieceStore();
       await writeFile(path, noise(2 * MEBI));
-      await assert.rejects(store.addFile(path, { onProgress: () => appendFileSync(path, "more") }), {
-        code: "StorageFailed",
-        message: /written to while it was indexed/,
-      });
+      await assert.rejects(
+        store.addFile(path, { onProgress: () => appendFileSync(path, "more") }),
+        {
+          code: "StorageFailed",
+          message: /written to while it was indexed/,
+        },
+      );
       await writeFile(path, noise(2 * MEBI));
-      await assert.rejects(store.addFile(path, { onProgress: () => truncateSync(path, MEBI + 10) }), {
-        code: "StorageFailed",
-        message: /ends at byte/,
-      });
+      await assert.rejects(
+        store.addFile(path, { onProgress: () => truncateSync(path, MEBI + 10) }),
+        {
+          code: "StorageFailed",
+          message: /ends at byte/,
+        },
+      );
     }));
 
   it("refuses the pieces of a file that was cut, grown or written to afterwards", () =>
@@ -386,7 +431,10 @@ describe("FilePieceStore", () => {
         };
         const { bytes, error } = await readUntilFailure(piece, overwrite);
         assert.equal(error?.code, "StorageFailed");
-        assert.match(error.message, restoreTime ? /it was indexed with [0-9]+$/ : /written to after/);
+        assert.match(
+          error.message,
+          restoreTime ? /it was indexed with [0-9]+$/ : /written to after/,
+        );
         assert.ok(bytes > 0 && bytes < 4 * MEBI);
         // The piece before the change is refused as well, or served right.
         if (restoreTime) assert.equal((await readUntilFailure(piece)).error?.code, "StorageFailed");
@@ -453,7 +501,10 @@ describe("FilePieceStore", () => {
       assert.equal(await store.getPiece(standard(task, 0)), undefined);
       await writeFile(path, "changed");
       const again = await store.addFile(path);
-      assert.equal(Buffer.concat(await chunksOf(await store.getPiece(standard(again, 0)))).toString(), "changed");
+      assert.equal(
+        Buffer.concat(await chunksOf(await store.getPiece(standard(again, 0)))).toString(),
+        "changed",
+      );
     }));
 
   it("closes its files, and is of no use afterwards", () =>

@@ -9,7 +9,10 @@ import { chunked, joined, seededBytes, seededRandom } from "../../support/random
 const MOST = 4 * 1024 * 1024;
 
 /** A stream of HTTP/2 as far as it is read. */
-function streamOf(rstCode = 0): { readonly source: PassThrough; readonly chunks: AsyncIterator<Uint8Array> } {
+function streamOf(rstCode = 0): {
+  readonly source: PassThrough;
+  readonly chunks: AsyncIterator<Uint8Array>;
+} {
   const source = Object.assign(new PassThrough(), { rstCode });
   const stream = byMessages(source as unknown as ClientHttp2Stream, MOST, new Guard(), () => {});
   return { source, chunks: stream[Symbol.asyncIterator]() as AsyncIterator<Uint8Array> };
@@ -75,7 +78,8 @@ describe("what Connect is given of a stream", () => {
     const message = framed(seededBytes(1, 600_000));
     source.end(message);
     const parts: Uint8Array[] = [];
-    for (let at = 0; at < message.length; at += parts.at(-1)?.length ?? 0) parts.push((await chunks.next()).value);
+    for (let at = 0; at < message.length; at += parts.at(-1)?.length ?? 0)
+      parts.push((await chunks.next()).value);
     assert.ok(parts.every(({ length }) => length > 0));
     await chunks.next();
     assert.ok(parts.every(({ length }) => length === 0));

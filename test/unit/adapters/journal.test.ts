@@ -26,7 +26,16 @@ const sha256 = (digit: string): string => `sha256:${digit.repeat(64)}`;
 
 function headerWith(digest: string | null): string {
   const { taskId, kind, contentLength, pieceLength, start, length } = layout;
-  return JSON.stringify({ version: 2, taskId, kind, contentLength, pieceLength, start, length, digest });
+  return JSON.stringify({
+    version: 2,
+    taskId,
+    kind,
+    contentLength,
+    pieceLength,
+    start,
+    length,
+    digest,
+  });
 }
 
 /** Runs a test with the path of a journal. */
@@ -42,7 +51,9 @@ async function withPath(run: (path: string) => Promise<void>): Promise<void> {
 /** Opens files whose operations are noted in `calls`, and can be changed. */
 function noting(
   calls: string[],
-  changes: Partial<Record<"stat" | "readFile" | "truncate" | "write", (number: number) => void>> = {},
+  changes: Partial<
+    Record<"stat" | "readFile" | "truncate" | "write", (number: number) => void>
+  > = {},
   writesAtMost: number = Number.POSITIVE_INFINITY,
 ): NonNullable<JournalOptions["openFile"]> {
   return async (path) => {
@@ -90,7 +101,10 @@ describe("a journal", () => {
       assert.deepEqual([journal.found, journal.complete], [[], false]);
       await Promise.all([3, 1, 2].map((number) => journal.add(piece(number))));
       await journal.close();
-      assert.equal(readFileSync(path, "utf8"), `${[headerWith(null), lineOf(3), lineOf(1), lineOf(2), ""].join("\n")}`);
+      assert.equal(
+        readFileSync(path, "utf8"),
+        `${[headerWith(null), lineOf(3), lineOf(1), lineOf(2), ""].join("\n")}`,
+      );
       assert.deepEqual(await foundAt(path), [3, 1, 2]);
       const again = await Journal.open(path, layout);
       await again.end();
@@ -135,7 +149,10 @@ describe("a journal", () => {
       writeFileSync(path, text);
       assert.deepEqual(await foundAt(path, { maxLength: text.length }), [1]);
       const calls: string[] = [];
-      assert.deepEqual(await foundAt(path, { maxLength: text.length - 1, openFile: noting(calls) }), []);
+      assert.deepEqual(
+        await foundAt(path, { maxLength: text.length - 1, openFile: noting(calls) }),
+        [],
+      );
       assert.ok(!calls.includes("readFile"), "it is not even read");
       assert.equal(readFileSync(path, "utf8"), `${headerWith(null)}\n`);
     }));
@@ -176,7 +193,10 @@ describe("a journal", () => {
           Journal.open(path, layout, { openFile: noting(calls, { [name]: fail }) }),
           "StorageFailed",
         );
-        assert.match(error.message, /out\.part\.journal cannot be (opened|written): the device failed/);
+        assert.match(
+          error.message,
+          /out\.part\.journal cannot be (opened|written): the device failed/,
+        );
         assert.deepEqual(calls.filter((call) => call === "close").length, 1, name);
       }
     }));

@@ -2,7 +2,11 @@
 import assert from "node:assert/strict";
 import { it } from "node:test";
 import { listenNodeQuic, MAX_HALF_OPEN } from "../../../adapters/node-quic/listener.ts";
-import type { NativeEndpoint, NativeSession, NodeQuic } from "../../../adapters/node-quic/native.ts";
+import type {
+  NativeEndpoint,
+  NativeSession,
+  NodeQuic,
+} from "../../../adapters/node-quic/native.ts";
 import { nodeQuicSettings } from "../../../adapters/node-quic/options.ts";
 import { selfSigned } from "../../../adapters/shared/tls.ts";
 
@@ -41,7 +45,8 @@ it("the oldest half-open connection makes room for one more", async () => {
     { host: "127.0.0.1", port: 0 },
   );
   const ended: number[] = [];
-  const begin = (index: number, opened = false): void => onSession(sessionOf(opened, () => ended.push(index)));
+  const begin = (index: number, opened = false): void =>
+    onSession(sessionOf(opened, () => ended.push(index)));
   // Those that are through are none of them.
   for (let index = 0; index < 4; index++) begin(-1, true);
   await Promise.resolve();

@@ -1,14 +1,26 @@
 import assert from "node:assert/strict";
 import { networkInterfaces } from "node:os";
 import { describe, it } from "node:test";
-import { automaticSize, PathMtu, type PathMtuStats, SAFE_SIZE } from "../../../adapters/quiche/path-mtu.ts";
+import {
+  automaticSize,
+  PathMtu,
+  type PathMtuStats,
+  SAFE_SIZE,
+} from "../../../adapters/quiche/path-mtu.ts";
 import { isSameHost } from "../../../adapters/shared/local-address.ts";
 import type { Clock } from "../../../src/runtime.ts";
 import { portableRuntime } from "../../../src/runtime.ts";
 
 /** What quiche would tell of a path with a round trip of 10 ms. */
 function statsOf(differences: Partial<PathMtuStats> = {}): () => PathMtuStats {
-  return () => ({ lost: 0, lostBytes: 0, rtt: 10, cwnd: 100_000, deliveryRate: 5000, ...differences });
+  return () => ({
+    lost: 0,
+    lostBytes: 0,
+    rtt: 10,
+    cwnd: 100_000,
+    deliveryRate: 5000,
+    ...differences,
+  });
 }
 
 const none = statsOf();
@@ -121,7 +133,13 @@ describe("the size of a path's datagrams", () => {
 
   it("by itself is large on this host and an Ethernet frame's elsewhere", () => {
     const own = Object.values(networkInterfaces()).flatMap((addresses) => addresses ?? []);
-    for (const host of ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1", ...own.map(({ address }) => address)]) {
+    for (const host of [
+      "127.0.0.1",
+      "127.8.9.1",
+      "::1",
+      "::ffff:127.0.0.1",
+      ...own.map(({ address }) => address),
+    ]) {
       assert.ok(isSameHost(host), host);
     }
     for (const host of ["192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1"]) {

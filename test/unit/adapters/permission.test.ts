@@ -37,7 +37,10 @@ const refusals: readonly (readonly [what: string, error: Error, reason: string])
 ];
 
 function nodeError(more: object): Error {
-  return Object.assign(new Error("Access to this API has been restricted"), { code: "ERR_ACCESS_DENIED", ...more });
+  return Object.assign(new Error("Access to this API has been restricted"), {
+    code: "ERR_ACCESS_DENIED",
+    ...more,
+  });
 }
 
 describe("a refused permission", () => {
@@ -82,7 +85,9 @@ describe("a refused permission", () => {
       hostname: "a.b",
     });
     const expected =
-      runtimeName === "deno" ? "x failed: no net access to a.b: run again with --allow-net=a.b" : undefined;
+      runtimeName === "deno"
+        ? "x failed: no net access to a.b: run again with --allow-net=a.b"
+        : undefined;
     assert.equal(permissionError(error, "x failed")?.message, expected);
   });
 });

@@ -10,7 +10,9 @@ import { assertRejects } from "../../support/failures.ts";
 /** Little, so that several fit into the least buffer that a runtime gives a socket. */
 const CHUNK = 4 * 1024;
 
-it("an end that the kernel has not taken is waited for, and an abort gives it up", { timeout: 60_000 }, async () => {
+it("an end that the kernel has not taken is waited for, and an abort gives it up", {
+  timeout: 60_000,
+}, async () => {
   await withSockets(async (near) => {
     const stream = new SocketStream(near, new Guard());
     // More than one chunk has found no room, and a writer is not told of it yet.
@@ -59,7 +61,11 @@ async function withSockets(use: (near: Socket, far: Socket) => Promise<void>): P
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
   const accepting = once(server, "connection");
-  const far = connect({ port: (server.address() as AddressInfo).port, host: "127.0.0.1", allowHalfOpen: true });
+  const far = connect({
+    port: (server.address() as AddressInfo).port,
+    host: "127.0.0.1",
+    allowHalfOpen: true,
+  });
   far.pause();
   far.on("error", () => {});
   const [near] = (await accepting) as [Socket];

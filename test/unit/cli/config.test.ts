@@ -24,7 +24,15 @@ const nobody: CliFace = faceWith(() => assert.fail("a peer was asked"));
 describe("vortex-peer config", () => {
   it("prints every value in effect, and where each comes from, in columns", () =>
     withConfig("download:\n  protocol: quic\n  pieceTimeout: 1m30s\n", async (path) => {
-      const { code, out, err } = await run(nobody, ["config", "--config", path, "--limit", "50MB/s", "--host", "::1"]);
+      const { code, out, err } = await run(nobody, [
+        "config",
+        "--config",
+        path,
+        "--limit",
+        "50MB/s",
+        "--host",
+        "::1",
+      ]);
       assert.deepEqual([code, err], [0, ""]);
       const rows = out.text
         .trimEnd()
@@ -58,8 +66,14 @@ describe("vortex-peer config", () => {
       const { out } = await run(nobody, ["config", "--json", "--concurrency", "3"], variable(path));
       const settings = JSON.parse(out.text);
       assert.deepEqual(Object.keys(settings), configKeys);
-      assert.deepEqual(settings["upload.bandwidthLimit"], { value: 1_048_576, source: `${path}:1` });
-      assert.deepEqual(settings["download.concurrentPieceCount"], { value: 3, source: "--concurrency" });
+      assert.deepEqual(settings["upload.bandwidthLimit"], {
+        value: 1_048_576,
+        source: `${path}:1`,
+      });
+      assert.deepEqual(settings["download.concurrentPieceCount"], {
+        value: 3,
+        source: "--concurrency",
+      });
       assert.deepEqual(settings["storage.server.ip"], { value: null, source: "default" });
       assert.equal(out.text.trimEnd().includes("\n"), false);
     }));
@@ -76,31 +90,46 @@ describe("vortex-peer config", () => {
           value: "tcp",
           source: "--protocol",
         });
-        assert.deepEqual(await protocolIn(["--config", path], given), { value: "quic", source: `${path}:1` });
-        assert.deepEqual(await protocolIn([], given), { value: "grpc", source: `${fromEnvironment}:1` });
+        assert.deepEqual(await protocolIn(["--config", path], given), {
+          value: "quic",
+          source: `${path}:1`,
+        });
+        assert.deepEqual(await protocolIn([], given), {
+          value: "grpc",
+          source: `${fromEnvironment}:1`,
+        });
         assert.deepEqual(await protocolIn([], {}), { value: "tcp", source: "default" });
         assert.deepEqual(await protocolIn([], variable("")), { value: "tcp", source: "default" });
       }),
     ));
 
   it("tells of each wrong value in one line, for every command that reads the file", () =>
-    withConfig("download:\n  protocol: udp\nstorage:\n  server: { quicPort: 70000 }\n", async (path) => {
-      const commands = [
-        ["config"],
-        ["get", "--peer", peers.tcp, "--task-id", taskId],
-        ["piece", "--peer", peers.tcp, "--task-id", taskId, "--number", "0"],
-        ["stat", "--peer", peers.grpc, "--task-id", taskId],
-        ["serve", path],
-      ];
-      for (const command of commands) {
-        const { code, out, err } = await run(nobody, [...command, "--config", path]);
-        assert.deepEqual([code, out.text], [2, ""], command.join(" "));
-        const lines = err.trimEnd().split("\n");
-        assert.equal(lines.length, 2);
-        assert.ok(lines[0]?.startsWith(`${path}:2: download.protocol: "udp": expected tcp, `), lines[0]);
-        assert.equal(lines[1], `${path}:4: storage.server.quicPort: 70000: expected a port from 0 to 65535`);
-      }
-    }));
+    withConfig(
+      "download:\n  protocol: udp\nstorage:\n  server: { quicPort: 70000 }\n",
+      async (path) => {
+        const commands = [
+          ["config"],
+          ["get", "--peer", peers.tcp, "--task-id", taskId],
+          ["piece", "--peer", peers.tcp, "--task-id", taskId, "--number", "0"],
+          ["stat", "--peer", peers.grpc, "--task-id", taskId],
+          ["serve", path],
+        ];
+        for (const command of commands) {
+          const { code, out, err } = await run(nobody, [...command, "--config", path]);
+          assert.deepEqual([code, out.text], [2, ""], command.join(" "));
+          const lines = err.trimEnd().split("\n");
+          assert.equal(lines.length, 2);
+          assert.ok(
+            lines[0]?.startsWith(`${path}:2: download.protocol: "udp": expected tcp, `),
+            lines[0],
+          );
+          assert.equal(
+            lines[1],
+            `${path}:4: storage.server.quicPort: 70000: expected a port from 0 to 65535`,
+          );
+        }
+      },
+    ));
 
   it("tells of what is no YAML with its line, and lets a file move no cursor", () =>
     withConfig("a: 1\na: 2\n", async (path) => {
@@ -134,7 +163,14 @@ describe("the commands under a configuration file", () => {
           const task = ["--task-id", taskId, "--config", path];
           const whole = await run(face, ["get", "--peer", peers[protocol], ...lengths, ...task]);
           assert.deepEqual([whole.code, whole.out.bytes], [0, content]);
-          const piece = await run(face, ["piece", "--peer", peers[protocol], "--number", "1", ...task]);
+          const piece = await run(face, [
+            "piece",
+            "--peer",
+            peers[protocol],
+            "--number",
+            "1",
+            ...task,
+          ]);
           assert.deepEqual([piece.code, piece.out.bytes], [0, content.subarray(1_000, 2_000)]);
         });
       }
@@ -149,12 +185,24 @@ describe("the commands under a configuration file", () => {
       const pem = ["caCert", "cert", "key"].map((name) => `${name}: ${join(dir, name)}`).join(", ");
       for (const name of ["caCert", "cert", "key"]) await writeFile(join(dir, name), name);
       const path = join(dir, "d.yaml");
-      await writeFile(path, `upload: { client: { ${pem} } }\nvortexPeer: { quic: { verify: false } }\n`);
+      await writeFile(
+        path,
+        `upload: { client: { ${pem} } }\nvortexPeer: { quic: { verify: false } }\n`,
+      );
       const mutual = { ca: "caCert", cert: "cert", key: "key" };
       const pin = "ab".repeat(32);
       await withPeer(async (face) => {
         const get = (protocol: "tcp" | "quic" | "grpc", ...more: string[]) => {
-          const args = ["get", "--peer", peers[protocol], "--task-id", taskId, ...lengths, "--config", path];
+          const args = [
+            "get",
+            "--peer",
+            peers[protocol],
+            "--task-id",
+            taskId,
+            ...lengths,
+            "--config",
+            path,
+          ];
           return run(face, [...args, "--protocol", protocol, ...more]);
         };
         await get("quic");
@@ -189,7 +237,9 @@ describe("the commands under a configuration file", () => {
           "vortexPeer: { maxConnections: 5 }",
         ].join("\n"),
       );
-      const serve = async (...more: string[]): Promise<Omit<StorageServerOptions, "store" | "onError">> => {
+      const serve = async (
+        ...more: string[]
+      ): Promise<Omit<StorageServerOptions, "store" | "onError">> => {
         const ending = new AbortController();
         const face = new MemoryFace();
         let started: StorageServerOptions | undefined;
@@ -218,14 +268,33 @@ describe("the commands under a configuration file", () => {
         [said.advertisedIp, said.hostname, said.uploadRateLimit, said.maxConnections],
         ["10.0.0.9", "peer-9", 1e6, 5],
       );
-      const flags = ["--host", "::1", "--quic-port", "9", "--upload-rate", "7kB/s", "--no-tcp", "--no-identity"];
+      const flags = [
+        "--host",
+        "::1",
+        "--quic-port",
+        "9",
+        "--upload-rate",
+        "7kB/s",
+        "--no-tcp",
+        "--no-identity",
+      ];
       const { host, tcp, quic, grpc, tls, uploadRateLimit } = await serve(...flags);
       assert.deepEqual(
         [host, tcp, quic, grpc, tls, uploadRateLimit],
-        ["::1", undefined, { port: 9 }, { port: 3, host: "::1", tls: true }, { clientCa: "caCert" }, 7_000],
+        [
+          "::1",
+          undefined,
+          { port: 9 },
+          { port: 3, host: "::1", tls: true },
+          { clientCa: "caCert" },
+          7_000,
+        ],
       );
       const clear = await serve("--no-quic", "--no-grpc");
-      assert.deepEqual([clear.tls, clear.quic, clear.grpc, clear.tcp], [undefined, undefined, undefined, { port: 1 }]);
+      assert.deepEqual(
+        [clear.tls, clear.quic, clear.grpc, clear.tcp],
+        [undefined, undefined, undefined, { port: 1 }],
+      );
     }));
 });
 

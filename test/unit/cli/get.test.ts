@@ -32,9 +32,17 @@ import {
 import { FakeClock } from "../../support/fake-clock.ts";
 
 const sha256 = createHash("sha256").update(content).digest("hex");
-const getFrom = (peer: string, ...more: string[]): string[] => ["get", "--peer", peer, "--task-id", taskId, ...more];
+const getFrom = (peer: string, ...more: string[]): string[] => [
+  "get",
+  "--peer",
+  peer,
+  "--task-id",
+  taskId,
+  ...more,
+];
 /** What is told at the end of a download without trouble. */
-const summary = /^fetched 10\.0 kB in [0-9.]+ s, [0-9.]+ [kM]?B\/s, from 1 parent, verified by --digest\n$/;
+const summary =
+  /^fetched 10\.0 kB in [0-9.]+ s, [0-9.]+ [kM]?B\/s, from 1 parent, verified by --digest\n$/;
 
 describe("vortex-peer get", () => {
   it("fetches a whole task to a file and to standard output, and checks the whole", () =>
@@ -58,9 +66,17 @@ describe("vortex-peer get", () => {
     }));
 
   it("names its flags where the library names options", async () => {
-    const message = "unknown authority: name it (tls.ca), or pin the fingerprint (tls.fingerprints)";
+    const message =
+      "unknown authority: name it (tls.ca), or pin the fingerprint (tls.fingerprints)";
     const inFlags = "unknown authority: name it (--ca), or pin the fingerprint (--fingerprint)";
-    const args = getFrom(peers.grpc, ...lengths, "--protocol", "grpc", "--fingerprint", "00".repeat(32));
+    const args = getFrom(
+      peers.grpc,
+      ...lengths,
+      "--protocol",
+      "grpc",
+      "--fingerprint",
+      "00".repeat(32),
+    );
     const text = await run(failing("HandshakeFailed", message), [...args, "--verbose"]);
     assert.equal(text.code, 4);
     const [last = ""] = text.err.trimEnd().split("\n").slice(-1);
@@ -85,7 +101,10 @@ describe("vortex-peer get", () => {
       assert.deepEqual(face.stats, ["10.0.0.7:4000", "10.0.0.7:4000", "10.0.0.8:1", "10.0.0.9:2"]);
       const unknown = await run(face, ["get", "--peer", peers.tcp, "--task-id", "c".repeat(64)]);
       assert.deepEqual([unknown.code, unknown.out.bytes.length], [3, 0]);
-      assert.match(unknown.err, /^vortex-peer: NotFound: .*10\.0\.0\.7:4005: NotFound, no such task\n$/);
+      assert.match(
+        unknown.err,
+        /^vortex-peer: NotFound: .*10\.0\.0\.7:4005: NotFound, no such task\n$/,
+      );
     }));
 
   it("asks over TLS when the pieces come over gRPC and TLS, and for --tls", () =>
@@ -202,7 +221,10 @@ describe("vortex-peer get", () => {
     inTempDir(async (dir) => {
       const target = join(dir, "task");
       await withPeer(async (face) => {
-        const digest = await run(face, getFrom(peers.tcp, ...lengths, "--digest", `sha256:${taskId}`, "-o", target));
+        const digest = await run(
+          face,
+          getFrom(peers.tcp, ...lengths, "--digest", `sha256:${taskId}`, "-o", target),
+        );
         assert.equal(digest.code, 6);
         assert.match(digest.err, /^vortex-peer: DigestMismatch: [^;]*\n$/);
         const others: [args: string[], message: RegExp][] = [
@@ -239,10 +261,15 @@ describe("vortex-peer get", () => {
       await symlink("/dev/stdout", link);
       await withPeer(async (face) => {
         for (const target of ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", link]) {
-          const { code, out } = await run(face, getFrom(peers.tcp, ...lengths, "--quiet", "-o", target));
+          const { code, out } = await run(
+            face,
+            getFrom(peers.tcp, ...lengths, "--quiet", "-o", target),
+          );
           assert.deepEqual([code, out.bytes], [0, content], target);
         }
-        const terminal = await run(face, getFrom(peers.tcp, ...lengths, "-o", "/dev/stdout"), { isTTY: true });
+        const terminal = await run(face, getFrom(peers.tcp, ...lengths, "-o", "/dev/stdout"), {
+          isTTY: true,
+        });
         assert.deepEqual([terminal.code, terminal.out.text], [2, ""]);
         for (const target of ["/dev/stderr", "/dev/fd/2"]) {
           const stderr = new Sink();
@@ -308,20 +335,25 @@ describe("vortex-peer get", () => {
       assert.deepEqual(await readdir(dir), ["sub"]);
     }));
 
-  it("says when there is no space left", { skip: existsSync("/dev/full") ? false : "needs /dev/full" }, () =>
-    withPeer(async (face) => {
-      const { code, err } = await run(face, getFrom(peers.tcp, ...lengths, "-o", "/dev/full"));
-      assert.equal(code, 7);
-      assert.match(
-        err,
-        /^vortex-peer: StorageFailed: \/dev\/full cannot be written: no space is left on the device\n$/,
-      );
-    }),
+  it(
+    "says when there is no space left",
+    { skip: existsSync("/dev/full") ? false : "needs /dev/full" },
+    () =>
+      withPeer(async (face) => {
+        const { code, err } = await run(face, getFrom(peers.tcp, ...lengths, "-o", "/dev/full"));
+        assert.equal(code, 7);
+        assert.match(
+          err,
+          /^vortex-peer: StorageFailed: \/dev\/full cannot be written: no space is left on the device\n$/,
+        );
+      }),
   );
 
   it("says nothing when whoever reads its output goes away", () =>
     withPeer(async (face) => {
-      const { code, err } = await run(face, getFrom(peers.tcp, ...lengths), { stdout: brokenPipe() });
+      const { code, err } = await run(face, getFrom(peers.tcp, ...lengths), {
+        stdout: brokenPipe(),
+      });
       assert.deepEqual([code, err], [141, ""]);
     }));
 
@@ -366,7 +398,11 @@ describe("vortex-peer get", () => {
     const verbose = await run(face, [...args, "--verbose"]);
     const lines = verbose.err.split("\n");
     assert.ok(lines.includes("10000 bytes in 10 pieces are wanted"), verbose.err);
-    assert.ok(lines.some((line) => /^piece \d failed at 10\.0\.0\.7:4006: HandshakeFailed: not trusted$/.test(line)));
+    assert.ok(
+      lines.some((line) =>
+        /^piece \d failed at 10\.0\.0\.7:4006: HandshakeFailed: not trusted$/.test(line),
+      ),
+    );
     assert.ok(lines.includes("10.0.0.7:4006 is left out: HandshakeFailed: not trusted"));
   });
 });
@@ -388,7 +424,9 @@ describe("vortex-peer get, with several protocols", () => {
         const auto = getFrom(each, ...lengths, "--protocol", "auto", ...trust);
         const { err } = await run(face, [...auto, "--verbose"]);
         assert.match(err, new RegExp(`^${peers[protocol]} is asked over ${protocol}: .+$`, "m"));
-        const chosen = parse((await run(face, [...auto, "--json"])).err).find(({ type }) => type === "protocol");
+        const chosen = parse((await run(face, [...auto, "--json"])).err).find(
+          ({ type }) => type === "protocol",
+        );
         assert.deepEqual(
           [chosen?.addr, chosen?.protocol, typeof chosen?.reason],
           [peers[protocol], protocol, "string"],
@@ -487,7 +525,12 @@ describe("vortex-peer get, what it tells", () => {
         };
       },
     };
-    await use({ face, clock: new FakeClock(), pieces: () => download?.progress().pieces ?? 0, letGo });
+    await use({
+      face,
+      clock: new FakeClock(),
+      pieces: () => download?.progress().pieces ?? 0,
+      letGo,
+    });
   }
 
   interface Held {
@@ -524,7 +567,10 @@ describe("vortex-peer get, what it tells", () => {
         const looks = err.replaceAll("\u001b[K", "").split("\r").slice(1);
         assert.equal(looks.length, 3);
         for (const look of looks.slice(0, 2)) {
-          assert.match(look, /^ 90% \[#+\.+\] {2}9\.0 of 10\.0 kB {2}[0-9.]+ [kM]?B\/s .* 1 parent$/);
+          assert.match(
+            look,
+            /^ 90% \[#+\.+\] {2}9\.0 of 10\.0 kB {2}[0-9.]+ [kM]?B\/s .* 1 parent$/,
+          );
         }
         assert.match(looks[2] ?? "", /^fetched 10\.0 kB .*\n$/);
       }),
@@ -562,8 +608,16 @@ describe("vortex-peer get, what it tells", () => {
           ["started", "progress", "progress", "done"],
         );
         const [started, progress, , done] = objects;
-        assert.deepEqual(started, { type: "started", totalBytes: 10_000, totalPieces: 10, resumedPieces: 0 });
-        assert.deepEqual([progress?.bytes, progress?.totalBytes, progress?.pieces], [9000, 10_000, 9]);
+        assert.deepEqual(started, {
+          type: "started",
+          totalBytes: 10_000,
+          totalPieces: 10,
+          resumedPieces: 0,
+        });
+        assert.deepEqual(
+          [progress?.bytes, progress?.totalBytes, progress?.pieces],
+          [9000, 10_000, 9],
+        );
         assert.deepEqual([done?.taskId, done?.bytes, done?.pieces], [taskId, 10_000, 10]);
         assert.ok(Array.isArray(done?.parents) && done.parents.length === 1);
       }),
@@ -571,7 +625,10 @@ describe("vortex-peer get, what it tells", () => {
 
   it("goes to standard error with --json when the content goes to standard output, and nothing else does", () =>
     withPeer(async (face) => {
-      const { code, out, err } = await run(face, getFrom(peers.tcp, ...lengths, "--json", "--verbose"));
+      const { code, out, err } = await run(
+        face,
+        getFrom(peers.tcp, ...lengths, "--json", "--verbose"),
+      );
       assert.deepEqual([code, out.bytes], [0, content]);
       const objects = parse(err);
       assert.deepEqual([objects[0]?.type, objects.at(-1)?.type], ["started", "done"]);
@@ -600,7 +657,10 @@ describe("vortex-peer get, what it tells", () => {
         error: { code: "ProtocolViolation", kind: "peer", message: "nonsense", addr: peers.tcp },
       });
       const last = objects.at(-1);
-      assert.deepEqual([last?.type, last?.code, last?.exitCode], ["failed", "ProtocolViolation", 6]);
+      assert.deepEqual(
+        [last?.type, last?.code, last?.exitCode],
+        ["failed", "ProtocolViolation", 6],
+      );
       assert.match(String(last?.message), /the same command goes on from there$/);
     });
   });
@@ -609,9 +669,14 @@ describe("vortex-peer get, what it tells", () => {
     const words = "no\u001b[2J\u009b2J\u202esuch\u2028{\n}\u007f";
     const face = faceWith(() => Promise.reject(new VortexError("ProtocolViolation", words)));
     await inTempDir(async (dir) => {
-      const { out } = await run(face, getFrom(peers.tcp, ...lengths, "--json", "-o", join(dir, "task")));
+      const { out } = await run(
+        face,
+        getFrom(peers.tcp, ...lengths, "--json", "-o", join(dir, "task")),
+      );
       assert.doesNotMatch(out.text, /[^\P{Cc}\n]|[\p{Zl}\p{Zp}\p{Bidi_Control}]/u);
-      const failed = parse(out.text).find(({ type }) => type === "piece-failed") as { error: { message: string } };
+      const failed = parse(out.text).find(({ type }) => type === "piece-failed") as {
+        error: { message: string };
+      };
       assert.equal(failed.error.message, words);
     });
   });
@@ -621,16 +686,31 @@ describe("vortex-peer get, what it tells", () => {
       const face = faceWith(() => assert.fail("a peer was asked"));
       const target = join(dir, "task");
       const config = join(dir, "config.yaml");
-      await writeFile(config, "download:\n  protocol: pigeon\nupload:\n  server:\n    port: none\n");
+      await writeFile(
+        config,
+        "download:\n  protocol: pigeon\nupload:\n  server:\n    port: none\n",
+      );
       const whole = getFrom(peers.tcp, ...lengths);
       for (const [args, code, message] of [
         [["get"], "InvalidArgument", /required option '--peer <address...>' not specified/],
         [[...whole, "--nonsense"], "InvalidArgument", /unknown option '--nonsense'/],
         [[...whole, "--kind", "none"], "InvalidArgument", /'none' is invalid/],
         [[...whole, "--range", "5-2"], "InvalidArgument", /^--range "5-2": expected A-B/],
-        [[...whole, "--range", "0-1", "--digest", `sha256:${sha256}`], "InvalidArgument", /expected one of them/],
-        [[...whole, "--ca", join(dir, "none"), "--protocol", "grpc"], "StorageFailed", /none cannot be read/],
-        [[...whole, "--config", config], "InvalidArgument", /config\.yaml:2.*pigeon.*\n.*config\.yaml:5.*none/],
+        [
+          [...whole, "--range", "0-1", "--digest", `sha256:${sha256}`],
+          "InvalidArgument",
+          /expected one of them/,
+        ],
+        [
+          [...whole, "--ca", join(dir, "none"), "--protocol", "grpc"],
+          "StorageFailed",
+          /none cannot be read/,
+        ],
+        [
+          [...whole, "--config", config],
+          "InvalidArgument",
+          /config\.yaml:2.*pigeon.*\n.*config\.yaml:5.*none/,
+        ],
         [[...whole, "--config", join(dir, "none")], "StorageFailed", /none cannot be read/],
       ] as const) {
         const exitCode = code === "StorageFailed" ? 7 : 2;
@@ -662,7 +742,8 @@ describe("vortex-peer get, what it tells", () => {
       withPeer(async (face) => {
         const full = (): Writable =>
           new Writable({
-            write: (_chunk, _encoding, done) => done(Object.assign(new Error("write ENOSPC"), { code: "ENOSPC" })),
+            write: (_chunk, _encoding, done) =>
+              done(Object.assign(new Error("write ENOSPC"), { code: "ENOSPC" })),
           });
         const args = getFrom(peers.tcp, ...lengths, "--json", "-o", join(dir, "task"));
         const { code, err } = await run(face, args, { stdout: full() });
@@ -672,7 +753,9 @@ describe("vortex-peer get, what it tells", () => {
           /^vortex-peer: StorageFailed: standard output cannot be written: no space is left on the device/,
         );
         assert.equal(err.split("\n").length, 2);
-        const wrong = await run(face, ["get", "--json", "-o", join(dir, "task")], { stdout: full() });
+        const wrong = await run(face, ["get", "--json", "-o", join(dir, "task")], {
+          stdout: full(),
+        });
         assert.equal(wrong.code, 2);
         assert.match(
           wrong.err,
@@ -691,7 +774,10 @@ describe("vortex-peer get, what it tells", () => {
         assert.ok(objects >= 2);
         assert.deepEqual(
           [done.code, done.err],
-          [7, "vortex-peer: StorageFailed: standard output cannot be written: no space is left on the device\n"],
+          [
+            7,
+            "vortex-peer: StorageFailed: standard output cannot be written: no space is left on the device\n",
+          ],
         );
       }),
     ));

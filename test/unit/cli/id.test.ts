@@ -7,7 +7,9 @@ import { describe, it } from "node:test";
 import { hostId, taskIdOfUrl } from "../../../src/ids.ts";
 import { failing, inTempDir, type RunOptions, run } from "../../support/cli.ts";
 
-const vectors = JSON.parse(readFileSync(new URL("../../vectors/ids.json", import.meta.url), "utf8"));
+const vectors = JSON.parse(
+  readFileSync(new URL("../../vectors/ids.json", import.meta.url), "utf8"),
+);
 
 /** What `vortex-peer id` prints. */
 async function id(args: readonly string[], options: RunOptions = {}): Promise<string> {
@@ -46,14 +48,18 @@ describe("vortex-peer id", () => {
 
   it("by an OCI blob, an object, and the content of persistent cache tasks", async () => {
     for (const { url, taskId } of vectors.blob) {
-      if (taskId === undefined) assert.equal((await run(failing("Internal"), ["id", "blob", url])).code, 2);
+      if (taskId === undefined)
+        assert.equal((await run(failing("Internal"), ["id", "blob", url])).code, 2);
       else assert.equal(await id(["blob", url]), taskId);
     }
     for (const { taskId, url, ...identity } of vectors.persistent) {
       assert.equal(await id(["persistent", url, ...flagsOf(identity)]), taskId);
     }
     for (const { content, taskId, ...identity } of vectors.persistentCache) {
-      assert.equal(await id(["persistent-cache", ...flagsOf(identity)], { stdin: content }), taskId);
+      assert.equal(
+        await id(["persistent-cache", ...flagsOf(identity)], { stdin: content }),
+        taskId,
+      );
     }
   });
 
@@ -76,7 +82,10 @@ describe("vortex-peer id", () => {
 
   it("makes the ids of hosts and peers", async () => {
     assert.equal(await id(["host", "--ip", "10.0.0.7", "--hostname", "node-1"]), "10.0.0.7-node-1");
-    assert.equal(await id(["host", "--ip", "10.0.0.7", "--hostname", "node-1", "--seed"]), "10.0.0.7-node-1-seed");
+    assert.equal(
+      await id(["host", "--ip", "10.0.0.7", "--hostname", "node-1", "--seed"]),
+      "10.0.0.7-node-1-seed",
+    );
     assert.equal(await id(["host", "--ip", "::1"]), hostId({ ip: "::1", hostname: hostname() }));
     const peer = await id(["peer", "--ip", "10.0.0.7", "--hostname", "node-1", "--json"]);
     assert.match(

@@ -42,7 +42,14 @@ const pieceOf = (addr: string, number: number, ...more: string[]): string[] => [
   ...["piece", "--peer", addr, "--task-id", taskId, "--number", String(number)],
   ...more,
 ];
-const getFrom = (addr: string, ...more: string[]): string[] => ["get", "--peer", addr, "--task-id", taskId, ...more];
+const getFrom = (addr: string, ...more: string[]): string[] => [
+  "get",
+  "--peer",
+  addr,
+  "--task-id",
+  taskId,
+  ...more,
+];
 
 describe("vortex-peer", () => {
   it("has help for each command, with every exit code, and the version of the package", async () => {
@@ -61,7 +68,9 @@ describe("vortex-peer", () => {
         assert.match(out.text, new RegExp(`^ +${exit} {2}\\S`, "m"), `${args.join(" ")}: ${exit}`);
       }
     }
-    const { version } = JSON.parse(await readFile(new URL("../../../package.json", import.meta.url), "utf8"));
+    const { version } = JSON.parse(
+      await readFile(new URL("../../../package.json", import.meta.url), "utf8"),
+    );
     assert.equal((await run(face, ["--version"])).out.text, `${version}\n`);
     const bare = await run(face, []);
     assert.equal(bare.code, 2);
@@ -104,7 +113,10 @@ describe("vortex-peer", () => {
         '--task-id "short": expected 64 printable ASCII characters, such as hex digits',
       ],
       [getFrom(peer, "--concurrency", "0"), "--concurrency 0: expected an integer from 1 to 1024"],
-      [getFrom(peer, "--piece-length", "4MiB"), "--piece-length is of use with --content-length only"],
+      [
+        getFrom(peer, "--piece-length", "4MiB"),
+        "--piece-length is of use with --content-length only",
+      ],
       [
         getFrom(peer, "--content-length", "1GB", "--piece-length", "65MiB"),
         "--piece-length 68157440: expected 1 to 67108864 bytes",
@@ -148,8 +160,14 @@ describe("vortex-peer", () => {
       ],
       [["serve", "x", "--tcp-port", "65536"], "--tcp-port 65536: expected a port from 0 to 65535"],
       [["serve", "x", "--quic-port", "any"], '--quic-port "any": expected a port from 0 to 65535'],
-      [["serve", "x", "--upload-rate", "fast"], '--upload-rate "fast": expected a rate, such as 50MB/s'],
-      [["serve", "x", "y", "--task-id", taskId], "--task-id names one task, and there are several files"],
+      [
+        ["serve", "x", "--upload-rate", "fast"],
+        '--upload-rate "fast": expected a rate, such as 50MB/s',
+      ],
+      [
+        ["serve", "x", "y", "--task-id", taskId],
+        "--task-id names one task, and there are several files",
+      ],
       [
         ["serve", "x", "--no-quic", "--no-tcp", "--no-grpc"],
         "--no-quic, --no-tcp, --no-grpc: nothing is left to serve over",
@@ -159,7 +177,10 @@ describe("vortex-peer", () => {
         ["serve", "x", "--cert", "a.pem", "--key", "b.pem", "--no-quic"],
         "--cert, --key: only QUIC and --grpc-tls have a certificate",
       ],
-      [["serve", "x", "--identity", "a.pem", "--no-quic"], "--identity: only QUIC and --grpc-tls have a certificate"],
+      [
+        ["serve", "x", "--identity", "a.pem", "--no-quic"],
+        "--identity: only QUIC and --grpc-tls have a certificate",
+      ],
       [
         ["serve", "x", "--cert", "a.pem", "--key", "b.pem", "--identity", "c.pem", "--rotate"],
         "--identity, --rotate: --cert gives the certificate, so none is made",
@@ -169,7 +190,10 @@ describe("vortex-peer", () => {
         "--no-identity, --rotate: there is none to change, each run has a new one",
       ],
       [["serve", "x", "--no-grpc", "--grpc-tls"], "--no-grpc, --grpc-tls: expected one"],
-      [["serve", "x", "--piece-length", "65MiB"], "--piece-length 68157440: expected 1 to 67108864 bytes"],
+      [
+        ["serve", "x", "--piece-length", "65MiB"],
+        "--piece-length 68157440: expected 1 to 67108864 bytes",
+      ],
     ];
     for (const [args, message] of cases) {
       const { code, out, err } = await run(failing("Internal"), args);
@@ -209,7 +233,9 @@ describe("vortex-peer", () => {
 
   it("shows a stack without what a peer's words would do to a terminal", async () => {
     const words = "no\u001b[2J\u009b2J\u202esuch\u0007 piece";
-    const face = faceWith(() => Promise.reject(new VortexError("NotFound", words, { cause: new Error(words) })));
+    const face = faceWith(() =>
+      Promise.reject(new VortexError("NotFound", words, { cause: new Error(words) })),
+    );
     const { err } = await run(face, pieceOf(peers.tcp, 0, "--debug"));
     assert.match(err, /\n(.*\n)* {4}at /);
     assert.match(err, /cause/);
@@ -219,8 +245,14 @@ describe("vortex-peer", () => {
   it("shows a stack only when asked", async () => {
     const face = failing("NotFound");
     assert.ok(!(await run(face, pieceOf(peers.tcp, 0))).err.includes("    at "));
-    assert.match((await run(face, pieceOf(peers.tcp, 0, "--debug"))).err, /^vortex-peer: NotFound: .*\n(.*\n)* {4}at /);
-    assert.match((await run(face, pieceOf(peers.tcp, 0), { env: { VORTEX_PEER_DEBUG: "1" } })).err, / {4}at /);
+    assert.match(
+      (await run(face, pieceOf(peers.tcp, 0, "--debug"))).err,
+      /^vortex-peer: NotFound: .*\n(.*\n)* {4}at /,
+    );
+    assert.match(
+      (await run(face, pieceOf(peers.tcp, 0), { env: { VORTEX_PEER_DEBUG: "1" } })).err,
+      / {4}at /,
+    );
   });
 });
 
@@ -244,8 +276,17 @@ describe("vortex-peer, what it fails with", () => {
       assert.ok(code === 2 || code === 7);
     }
     const words = await run(failing("NotFound"), ["config", "--limit", "fast"]);
-    assert.equal(words.err, 'vortex-peer: InvalidArgument: --limit "fast": expected a rate, such as 50MB/s\n');
-    const stack = await run(failing("NotFound"), ["config", "--limit", "fast", "--json", "--debug"]);
+    assert.equal(
+      words.err,
+      'vortex-peer: InvalidArgument: --limit "fast": expected a rate, such as 50MB/s\n',
+    );
+    const stack = await run(failing("NotFound"), [
+      "config",
+      "--limit",
+      "fast",
+      "--json",
+      "--debug",
+    ]);
     assert.match(stack.err, /^VortexError: --limit/);
     assert.equal(JSON.parse(stack.out.text).type, "failed");
   });
@@ -253,12 +294,16 @@ describe("vortex-peer, what it fails with", () => {
   it("is told when the help cannot be written", async () => {
     for (const args of [["--help"], ["get", "--help"], ["--version"]]) {
       const stdout = new Writable({
-        write: (_chunk, _encoding, done) => done(Object.assign(new Error("write ENOSPC"), { code: "ENOSPC" })),
+        write: (_chunk, _encoding, done) =>
+          done(Object.assign(new Error("write ENOSPC"), { code: "ENOSPC" })),
       });
       const { code, err } = await run(failing("NotFound"), args, { stdout });
       assert.deepEqual(
         [code, err],
-        [7, "vortex-peer: StorageFailed: standard output cannot be written: no space is left on the device\n"],
+        [
+          7,
+          "vortex-peer: StorageFailed: standard output cannot be written: no space is left on the device\n",
+        ],
       );
     }
   });
@@ -318,7 +363,11 @@ describe("vortex-peer piece", () => {
         assert.equal(piped.code, 6);
         assert.ok(piped.out.bytes.length < 1000, "the end of a wrong piece is not written");
       }, lying);
-      assert.deepEqual(new Uint8Array(await readFile(target)), content.slice(9000), "the old file is untouched");
+      assert.deepEqual(
+        new Uint8Array(await readFile(target)),
+        content.slice(9000),
+        "the old file is untouched",
+      );
       assert.deepEqual(await readdir(dir), ["piece"]);
     }));
 
@@ -357,15 +406,18 @@ describe("vortex-peer piece", () => {
       assert.deepEqual(await readdir(dir), ["sub"]);
     }));
 
-  it("says when there is no space left", { skip: existsSync("/dev/full") ? false : "needs /dev/full" }, () =>
-    withPeer(async (face) => {
-      const { code, err } = await run(face, pieceOf(peers.tcp, 0, "-o", "/dev/full"));
-      assert.equal(code, 7);
-      assert.match(
-        err,
-        /^vortex-peer: StorageFailed: \/dev\/full cannot be written: no space is left on the device\n$/,
-      );
-    }),
+  it(
+    "says when there is no space left",
+    { skip: existsSync("/dev/full") ? false : "needs /dev/full" },
+    () =>
+      withPeer(async (face) => {
+        const { code, err } = await run(face, pieceOf(peers.tcp, 0, "-o", "/dev/full"));
+        assert.equal(code, 7);
+        assert.match(
+          err,
+          /^vortex-peer: StorageFailed: \/dev\/full cannot be written: no space is left on the device\n$/,
+        );
+      }),
   );
 
   it("writes to a terminal with --force", () =>
@@ -387,18 +439,32 @@ describe("vortex-peer piece", () => {
       const pin = "0123456789abcdef".repeat(4);
       await withPeer(async (face) => {
         const quic = ["--protocol", "quic"];
-        await run(face, pieceOf(peers.quic, 0, ...quic, "--ca", ca, "--fingerprint", pin, "--fingerprint", pin));
+        await run(
+          face,
+          pieceOf(peers.quic, 0, ...quic, "--ca", ca, "--fingerprint", pin, "--fingerprint", pin),
+        );
         await run(face, pieceOf(peers.quic, 0, ...quic, "--insecure"));
         const grpc = ["--protocol", "grpc"];
         await run(face, pieceOf(peers.grpc, 0, ...grpc, "--fingerprint", pin));
         await run(face, pieceOf(peers.grpc, 0, ...grpc, "--tls"));
         await run(face, pieceOf(peers.grpc, 0, ...grpc));
-        const timeouts = ["--connect-timeout", "1s", "--piece-timeout", "2m", "--stall-timeout", "300ms"];
+        const timeouts = [
+          "--connect-timeout",
+          "1s",
+          "--piece-timeout",
+          "2m",
+          "--stall-timeout",
+          "300ms",
+        ];
         await run(face, pieceOf(peers.tcp, 0, ...timeouts));
         const usual = downloaderOptions(parseConfig({}));
         const pinned = { fingerprints: [pin] };
         assert.deepEqual(face.made, [
-          { ...usual, protocol: "quic", tls: { ca: "-----BEGIN CERTIFICATE-----", fingerprints: [pin, pin] } },
+          {
+            ...usual,
+            protocol: "quic",
+            tls: { ca: "-----BEGIN CERTIFICATE-----", fingerprints: [pin, pin] },
+          },
           { ...usual, protocol: "quic", tls: { verify: false } },
           { ...usual, protocol: "grpc", tls: pinned, apiTls: pinned },
           { ...usual, protocol: "grpc", tls: {}, apiTls: {} },
@@ -406,12 +472,16 @@ describe("vortex-peer piece", () => {
           { ...usual, connectTimeout: 1_000, pieceTimeout: 120_000, stallTimeout: 300 },
         ]);
         // The defaults that the help names are the library's own.
-        const { connectTimeout, pieceTimeout, stallTimeout, concurrentPieceCount } = downloaderSettings(
-          {},
-          portableRuntime,
+        const { connectTimeout, pieceTimeout, stallTimeout, concurrentPieceCount } =
+          downloaderSettings({}, portableRuntime);
+        assert.deepEqual(
+          { connectTimeout, stallTimeout },
+          { connectTimeout: 2_000, stallTimeout: 30_000 },
         );
-        assert.deepEqual({ connectTimeout, stallTimeout }, { connectTimeout: 2_000, stallTimeout: 30_000 });
-        assert.deepEqual({ pieceTimeout, concurrentPieceCount }, { pieceTimeout: 360_000, concurrentPieceCount: 8 });
+        assert.deepEqual(
+          { pieceTimeout, concurrentPieceCount },
+          { pieceTimeout: 360_000, concurrentPieceCount: 8 },
+        );
       });
     }));
 
@@ -419,8 +489,14 @@ describe("vortex-peer piece", () => {
     const face = faceWith(() => assert.fail("a peer was asked"));
     const pin = "0123456789abcdef".repeat(4);
     const cases: [args: string[], message: string][] = [
-      [["--fingerprint", pin], "--fingerprint: tcp has no certificates to check, quic and grpc have"],
-      [["--tls", "--insecure"], "--tls, --insecure: tcp has no certificates to check, quic and grpc have"],
+      [
+        ["--fingerprint", pin],
+        "--fingerprint: tcp has no certificates to check, quic and grpc have",
+      ],
+      [
+        ["--tls", "--insecure"],
+        "--tls, --insecure: tcp has no certificates to check, quic and grpc have",
+      ],
       [
         ["--insecure", "--fingerprint", pin, "--protocol", "quic"],
         "--fingerprint, --insecure: --insecure checks nothing, so give it alone",
@@ -430,7 +506,10 @@ describe("vortex-peer piece", () => {
       const { code, err } = await run(face, pieceOf(peers.tcp, 0, ...args));
       assert.deepEqual([code, err], [2, `vortex-peer: InvalidArgument: ${message}\n`]);
     }
-    const missing = await run(face, pieceOf(peers.quic, 0, "--protocol", "quic", "--ca", "/nowhere/ca.pem"));
+    const missing = await run(
+      face,
+      pieceOf(peers.quic, 0, "--protocol", "quic", "--ca", "/nowhere/ca.pem"),
+    );
     assert.equal(missing.code, 7);
   });
 });
@@ -551,7 +630,10 @@ describe("vortex-peer serve", () => {
         maxConnections: 12,
       });
       onError?.(new VortexError("StorageFailed", "the disk\nis gone"));
-      assert.deepEqual(await serving.end(), { code: 0, err: "vortex-peer: StorageFailed: the disk is gone\n" });
+      assert.deepEqual(await serving.end(), {
+        code: 0,
+        err: "vortex-peer: StorageFailed: the disk is gone\n",
+      });
     }));
 
   it("changes its certificate at SIGHUP, and at the start when asked, and prints the new fingerprint", () =>
@@ -562,7 +644,9 @@ describe("vortex-peer serve", () => {
       const serving = await serve(new MemoryFace(), [path, "--rotate", "--json"]);
       assert.equal(JSON.parse(serving.out.text).fingerprint, print("AC"));
       await serving.hangUp();
-      assert.deepEqual(JSON.parse(serving.out.text.split("\n")[1] ?? ""), { fingerprint: print("AD") });
+      assert.deepEqual(JSON.parse(serving.out.text.split("\n")[1] ?? ""), {
+        fingerprint: print("AD"),
+      });
       assert.deepEqual(await serving.end(), { code: 0, err: "" });
       assert.equal(serving.hangups.size, 0);
 
@@ -606,7 +690,8 @@ describe("vortex-peer serve", () => {
       const face = new MemoryFace();
       const args = [path, "--grpc-tls", "--no-quic", "--no-tcp", "--piece-length", "1kB"];
       const serving = await serve(face, args);
-      const command = serving.out.text.split("\n").find((line) => line.startsWith("  vortex-peer get ")) ?? "";
+      const command =
+        serving.out.text.split("\n").find((line) => line.startsWith("  vortex-peer get ")) ?? "";
       const [, ...words] = command.trim().slice(0, command.trim().indexOf(" -o ")).split(" ");
       assert.deepEqual((await run(face, words)).out.bytes, content);
       assert.deepEqual(face.made.at(-1)?.tls, { fingerprints: [`${"AB:".repeat(31)}AB`] });
@@ -629,7 +714,10 @@ describe("vortex-peer serve", () => {
       const told = "vortex-peer: Unavailable: no QUIC here\n";
       const serving = await serve(face, [path, "--json"], told);
       const { addresses, fingerprint } = JSON.parse(serving.out.text);
-      assert.deepEqual([addresses, fingerprint], [{ tcp: "0.0.0.0:4005", grpc: "0.0.0.0:4000" }, undefined]);
+      assert.deepEqual(
+        [addresses, fingerprint],
+        [{ tcp: "0.0.0.0:4005", grpc: "0.0.0.0:4000" }, undefined],
+      );
       assert.deepEqual(await serving.end(), { code: 0, err: told });
       for (const asked of [
         ["--quic-port", "4006"],
@@ -645,7 +733,10 @@ describe("vortex-peer serve", () => {
     inTempDir(async (dir) => {
       const missing = await run(new MemoryFace(), ["serve", join(dir, "missing")]);
       assert.equal(missing.code, 7);
-      assert.match(missing.err, /^vortex-peer: StorageFailed: .*: there is no such file or directory\n$/);
+      assert.match(
+        missing.err,
+        /^vortex-peer: StorageFailed: .*: there is no such file or directory\n$/,
+      );
       await writeFile(join(dir, "file"), "");
       const face = new MemoryFace();
       const serving = await serve(face, [join(dir, "file")]);
@@ -675,7 +766,8 @@ describe("vortex-peer serve", () => {
       ended = true;
     });
     const ready = args.includes("--json") ? "}\n" : " -o ";
-    while (!out.text.includes(ready) && !ended) await new Promise((resolve) => setTimeout(resolve, 1));
+    while (!out.text.includes(ready) && !ended)
+      await new Promise((resolve) => setTimeout(resolve, 1));
     assert.equal(err.text, told);
     const end = async () => {
       controller.abort(new VortexError("Aborted", "interrupted"));
@@ -686,7 +778,8 @@ describe("vortex-peer serve", () => {
       const before = out.text.length + err.text.length;
       assert.equal(hangups.size, 1);
       for (const listener of hangups) listener();
-      while (out.text.length + err.text.length === before) await new Promise((resolve) => setTimeout(resolve, 1));
+      while (out.text.length + err.text.length === before)
+        await new Promise((resolve) => setTimeout(resolve, 1));
     };
     return { out, err, hangups, hangUp, end };
   }
@@ -696,15 +789,32 @@ describe("the certificate of vortex-peer serve", () => {
   it("is kept where the user's programs keep state", () => {
     const cases: [env: Record<string, string>, platform: string, path: string | undefined][] = [
       [{ XDG_STATE_HOME: "/state", HOME: "/home/me" }, "linux", "/state/vortex-peer/identity.pem"],
-      [{ XDG_STATE_HOME: "relative", HOME: "/home/me" }, "linux", "/home/me/.local/state/vortex-peer/identity.pem"],
-      [{ XDG_STATE_HOME: "", HOME: "/home/me" }, "linux", "/home/me/.local/state/vortex-peer/identity.pem"],
-      [{ HOME: "/Users/me" }, "darwin", "/Users/me/Library/Application Support/vortex-peer/identity.pem"],
-      [{ XDG_STATE_HOME: "/state", LOCALAPPDATA: "/local" }, "win32", "/local/vortex-peer/identity.pem"],
+      [
+        { XDG_STATE_HOME: "relative", HOME: "/home/me" },
+        "linux",
+        "/home/me/.local/state/vortex-peer/identity.pem",
+      ],
+      [
+        { XDG_STATE_HOME: "", HOME: "/home/me" },
+        "linux",
+        "/home/me/.local/state/vortex-peer/identity.pem",
+      ],
+      [
+        { HOME: "/Users/me" },
+        "darwin",
+        "/Users/me/Library/Application Support/vortex-peer/identity.pem",
+      ],
+      [
+        { XDG_STATE_HOME: "/state", LOCALAPPDATA: "/local" },
+        "win32",
+        "/local/vortex-peer/identity.pem",
+      ],
       [{}, "linux", undefined],
       [{ HOME: "" }, "darwin", undefined],
       [{ HOME: "/home/me" }, "win32", undefined],
     ];
-    for (const [vars, platform, path] of cases) assert.equal(defaultIdentityFile(vars, platform), path);
+    for (const [vars, platform, path] of cases)
+      assert.equal(defaultIdentityFile(vars, platform), path);
   });
 
   it("is kept in the default place, in a given file, or not at all", () =>
@@ -713,11 +823,19 @@ describe("the certificate of vortex-peer serve", () => {
       const tell = (error: VortexError): void => assert.fail(error);
       const kept = await identityTls(options, { XDG_STATE_HOME: dir }, tell);
       const identity = await serverIdentity(kept);
-      assert.deepEqual(await fileIdentityStore(join(dir, "vortex-peer", "identity.pem")).load(), identity);
+      assert.deepEqual(
+        await fileIdentityStore(join(dir, "vortex-peer", "identity.pem")).load(),
+        identity,
+      );
       const file = join(dir, "mine.pem");
-      const mine = await serverIdentity(await identityTls({ ...options, identity: file }, {}, tell));
+      const mine = await serverIdentity(
+        await identityTls({ ...options, identity: file }, {}, tell),
+      );
       assert.deepEqual(await fileIdentityStore(file).load(), mine);
-      assert.deepEqual(await identityTls({ ...options, identity: false }, { XDG_STATE_HOME: dir }, tell), {});
+      assert.deepEqual(
+        await identityTls({ ...options, identity: false }, { XDG_STATE_HOME: dir }, tell),
+        {},
+      );
     }));
 
   it("lasts for the run, and the user is told, where there is no default place or it cannot be written", () =>
@@ -736,8 +854,15 @@ describe("the certificate of vortex-peer serve", () => {
         ["StorageFailed", "StorageFailed", "StorageFailed"],
       );
       for (const { message } of told) assert.match(message, /lasts for this run/);
-      const named = await identityTls({ rotate: false, identity: join(dir, "file", "x.pem") }, {}, tell);
-      await assertRejects(named.identityStore?.save(await selfSigned()) ?? Promise.resolve(), "StorageFailed");
+      const named = await identityTls(
+        { rotate: false, identity: join(dir, "file", "x.pem") },
+        {},
+        tell,
+      );
+      await assertRejects(
+        named.identityStore?.save(await selfSigned()) ?? Promise.resolve(),
+        "StorageFailed",
+      );
     }));
 });
 

@@ -1,11 +1,26 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { formatBytes, formatRate, formatShare, formatTime, percentOf } from "../../../cli/format.ts";
+import {
+  formatBytes,
+  formatRate,
+  formatShare,
+  formatTime,
+  percentOf,
+} from "../../../cli/format.ts";
 import { progressBar, progressText, summaryText } from "../../../cli/progress.ts";
 import { VortexError } from "../../../src/errors.ts";
-import type { ParentProgress, ParentState, TaskProgress, TaskReport } from "../../../src/task/task.ts";
+import type {
+  ParentProgress,
+  ParentState,
+  TaskProgress,
+  TaskReport,
+} from "../../../src/task/task.ts";
 
-const parentOf = (parent: string, state: ParentState, ...reasons: VortexError[]): ParentProgress => ({
+const parentOf = (
+  parent: string,
+  state: ParentState,
+  ...reasons: VortexError[]
+): ParentProgress => ({
   parent,
   state,
   rate: 0,
@@ -52,7 +67,8 @@ describe("the bar of vortex-peer get", () => {
   });
 
   it("says how long the last parents are waited for, instead of rate and time left", () => {
-    const words = "1.2 of 2.9 GB  no parent answers, 0:42 until it is given up  4 parents (1 waiting, 1 left out)";
+    const words =
+      "1.2 of 2.9 GB  no parent answers, 0:42 until it is given up  4 parents (1 waiting, 1 left out)";
     assert.match(
       progressBar({ ...progress, patienceLeft: 42_000 }, 200),
       new RegExp(`  ${words.replace(/[()]/g, "\\$&")}$`),
@@ -64,7 +80,10 @@ describe("the bar of vortex-peer get", () => {
   });
 
   it("leaves out what does not fit, and never wraps", () => {
-    assert.match(progressBar(progress, 60), /^ 42% \[[#.]{16}\] {2}1\.2 of 2\.9 GB {2}48\.3 MB\/s {2}0:36 left$/);
+    assert.match(
+      progressBar(progress, 60),
+      /^ 42% \[[#.]{16}\] {2}1\.2 of 2\.9 GB {2}48\.3 MB\/s {2}0:36 left$/,
+    );
     assert.match(progressBar(progress, 50), /^ 42% \[[#.]+\] {2}1\.2 of 2\.9 GB {2}48\.3 MB\/s$/);
     assert.match(progressBar(progress, 40), /^ 42% \[[#.]+\] {2}1\.2 of 2\.9 GB$/);
     assert.equal(progressBar(progress, 20), " 42% 1.2 of 2.9 GB");
@@ -78,17 +97,29 @@ describe("the bar of vortex-peer get", () => {
       progressBar({ ...progress, bytes: 0, rate: 0, timeLeft: undefined, parents: [] }, 80),
       /^ {2}0% \[\.+\] {2}0\.0 of 2\.9 GB {2}0 B\/s$/,
     );
-    assert.match(progressBar({ ...progress, bytes: 2_936_000_000, timeLeft: 0 }, 200), /^100% \[#{40}\] .* 0:00 left/);
+    assert.match(
+      progressBar({ ...progress, bytes: 2_936_000_000, timeLeft: 0 }, 200),
+      /^100% \[#{40}\] .* 0:00 left/,
+    );
     assert.match(
       progressBar({ ...progress, bytes: 0, totalBytes: 0, timeLeft: 0 }, 200),
       /^100% \[#{40}\] {2}0 of 0 B /,
     );
-    assert.equal(progressBar({ ...progress, totalBytes: undefined }, 80), "asking for the length of the task");
-    assert.equal(progressText({ ...progress, totalBytes: undefined }), "asking for the length of the task");
+    assert.equal(
+      progressBar({ ...progress, totalBytes: undefined }, 80),
+      "asking for the length of the task",
+    );
+    assert.equal(
+      progressText({ ...progress, totalBytes: undefined }),
+      "asking for the length of the task",
+    );
   });
 
   it("is a line without a bar where there is no terminal", () => {
-    assert.equal(progressText(progress), "42%, 1.2 of 2.9 GB, 48.3 MB/s, 0:36 left, 4 parents (1 waiting, 1 left out)");
+    assert.equal(
+      progressText(progress),
+      "42%, 1.2 of 2.9 GB, 48.3 MB/s, 0:36 left, 4 parents (1 waiting, 1 left out)",
+    );
   });
 });
 
@@ -99,7 +130,11 @@ describe("the summary of vortex-peer get", () => {
       "fetched 268.4 MB in 5.2 s, 51.6 MB/s, from 1 parent, unverified (no --digest: only pieces were checked)",
     );
     assert.equal(
-      summaryText({ ...report, resumedBytes: 134_217_728, parents: [...report.parents, parentOf("b:1", "active")] }),
+      summaryText({
+        ...report,
+        resumedBytes: 134_217_728,
+        parents: [...report.parents, parentOf("b:1", "active")],
+      }),
       "fetched 268.4 MB in 5.2 s, 25.8 MB/s, 134.2 MB of it by an earlier run, from 2 parents, unverified (no --digest: only pieces were checked)",
     );
   });
@@ -171,18 +206,16 @@ describe("numbers in words", () => {
   });
 
   it("are times up to days", () => {
-    assert.deepEqual([0, 1, 35_000, 60_000, 3_599_001, 3_723_000, 86_400_000 * 3 + 3_600_000 * 4].map(formatTime), [
-      "0:00",
-      "0:01",
-      "0:35",
-      "1:00",
-      "1:00:00",
-      "1:02:03",
-      "3d 4h",
-    ]);
+    assert.deepEqual(
+      [0, 1, 35_000, 60_000, 3_599_001, 3_723_000, 86_400_000 * 3 + 3_600_000 * 4].map(formatTime),
+      ["0:00", "0:01", "0:35", "1:00", "1:00:00", "1:02:03", "3d 4h"],
+    );
   });
 
   it("are whole percent, and 100 only at the end", () => {
-    assert.deepEqual([percentOf(0, 3), percentOf(999, 1000), percentOf(3, 3), percentOf(0, 0)], [0, 99, 100, 100]);
+    assert.deepEqual(
+      [percentOf(0, 3), percentOf(999, 1000), percentOf(3, 3), percentOf(0, 0)],
+      [0, 99, 100, 100],
+    );
   });
 });

@@ -75,7 +75,10 @@ describe("vortex-peer stat", () => {
         yield { number: 1, offset: 1000, length: 1000 };
       },
     });
-    assert.match((await run(half, args)).out.text, /\ndigest sha256:[0-9a-f]{64}\nhas {4}1 of 3 pieces: 1\n$/);
+    assert.match(
+      (await run(half, args)).out.text,
+      /\ndigest sha256:[0-9a-f]{64}\nhas {4}1 of 3 pieces: 1\n$/,
+    );
     const dumb = faceOf({
       stat: async () => outline,
       // biome-ignore lint/correctness/useYield: it fails before
@@ -83,7 +86,10 @@ describe("vortex-peer stat", () => {
         throw new VortexError("RemoteUnimplemented", "no such call");
       },
     });
-    assert.match((await run(dumb, args)).out.text, /\nhas {4}not told: the peer does not serve this call\n$/);
+    assert.match(
+      (await run(dumb, args)).out.text,
+      /\nhas {4}not told: the peer does not serve this call\n$/,
+    );
     assert.deepEqual(JSON.parse((await run(dumb, [...args, "--json"])).out.text), {
       peer: peers.grpc,
       taskId,
@@ -97,7 +103,10 @@ describe("vortex-peer stat", () => {
       stat: async () => ({ contentLength: 0, pieceLength: 1000, pieceCount: 0 }),
       sync: () => assert.fail("there is no piece to ask for"),
     });
-    assert.match((await run(empty, args)).out.text, /length 0 bytes, 0 pieces of 1000\n.*\nhas {4}all pieces\n$/);
+    assert.match(
+      (await run(empty, args)).out.text,
+      /length 0 bytes, 0 pieces of 1000\n.*\nhas {4}all pieces\n$/,
+    );
   });
 
   it("fails as the peer does", () =>

@@ -36,11 +36,18 @@ describe("auto, one peer", () => {
     await assertPiece(await fetch());
     await assertPiece(await fetch());
     assert.deepEqual(network.dials, ["quic"]);
-    assert.deepEqual(events, [{ addr: "peer.example:4006", protocol: "quic", reason: "tried first" }]);
+    assert.deepEqual(events, [
+      { addr: "peer.example:4006", protocol: "quic", reason: "tried first" },
+    ]);
     await downloader.close();
   });
 
-  for (const code of ["ProtocolNotSupported", "ConnectionRefused", "Unreachable", "Unavailable"] as const) {
+  for (const code of [
+    "ProtocolNotSupported",
+    "ConnectionRefused",
+    "Unreachable",
+    "Unavailable",
+  ] as const) {
     it(`moves on at once from ${code}`, async () => {
       const { downloader, network, fetch, events, clock } = await peer({ quic: code });
       const before = clock.now();
@@ -60,7 +67,10 @@ describe("auto, one peer", () => {
       grpc: "RemoteUnimplemented",
     });
     const { message } = await assertRejects(fetch(), "ConnectionRefused");
-    assert.match(message, /no protocol works with peer\.example:4006: quic: .*; tcp: .*; grpc: RemoteUnimplemented/);
+    assert.match(
+      message,
+      /no protocol works with peer\.example:4006: quic: .*; tcp: .*; grpc: RemoteUnimplemented/,
+    );
     assert.deepEqual(events, []);
     await downloader.close();
   });
@@ -162,7 +172,10 @@ describe("auto, one peer", () => {
 
   it("goes on to TCP from a certificate that is not accepted, where tls says nothing, as hybrid does", async () => {
     for (const protocol of ["auto", "hybrid"] as const) {
-      const { downloader, network, fetch, events } = await peer({ quic: "HandshakeFailed" }, { protocol });
+      const { downloader, network, fetch, events } = await peer(
+        { quic: "HandshakeFailed" },
+        { protocol },
+      );
       await assertPiece(await fetch());
       assert.deepEqual(network.dials, ["quic", "tcp"]);
       assert.deepEqual(
@@ -219,7 +232,12 @@ describe("auto, one peer", () => {
         );
         await assertPiece(await fetch());
         assert.deepEqual(grpcTls, [expected]);
-        const { bytes } = downloader.streamTask({ taskId, hostId: "me", parents: [addr], ...lengths });
+        const { bytes } = downloader.streamTask({
+          taskId,
+          hostId: "me",
+          parents: [addr],
+          ...lengths,
+        });
         assert.deepEqual(await bytes(), content);
         assert.equal(network.dials.includes("tcp"), tls !== pinned);
         await downloader.close();
@@ -228,7 +246,11 @@ describe("auto, one peer", () => {
   });
 
   it("tcp is refused where tls says whom to trust", async () => {
-    for (const tls of [{ ca: "PEM" }, { fingerprints: ["00".repeat(32)] }, { cert: "PEM", key: "PEM" }]) {
+    for (const tls of [
+      { ca: "PEM" },
+      { fingerprints: ["00".repeat(32)] },
+      { cert: "PEM", key: "PEM" },
+    ]) {
       await assertRejects(peer({}, { protocol: "tcp", tls }), "InvalidArgument");
     }
     await (await peer({}, { protocol: "tcp", tls: { verify: false } })).downloader.close();
@@ -267,7 +289,11 @@ describe("auto, one peer", () => {
   });
 
   it("ends with its downloader", async () => {
-    const { downloader, network, fetch, clock } = await peer({ quic: "silent", tcp: "silent", grpc: "silent" });
+    const { downloader, network, fetch, clock } = await peer({
+      quic: "silent",
+      tcp: "silent",
+      grpc: "silent",
+    });
     const pieces = [fetch(), fetch()].map((piece) => assertRejects(piece, "Closed"));
     await clock.advance(600);
     assert.equal(network.hanging, 3);
@@ -331,7 +357,10 @@ describe("auto and hybrid, a peer that may be a stock dfdaemon", () => {
         const stream = downloader.streamTask({ taskId, hostId: "me", parents: [addr], ...lengths });
         assert.deepEqual(await stream.bytes(), content);
         assert.ok(!network.dials.includes("quic"), JSON.stringify(options));
-        assert.match(events[0]?.reason ?? "", /^quic is left out: the peer may be a stock dfdaemon/);
+        assert.match(
+          events[0]?.reason ?? "",
+          /^quic is left out: the peer may be a stock dfdaemon/,
+        );
         const [parent] = (await stream.done).parents;
         const [quic] = parent?.leftOut ?? [];
         assert.equal(quic?.protocol, "quic");
@@ -346,7 +375,10 @@ describe("auto and hybrid, a peer that may be a stock dfdaemon", () => {
         { tls: { ca: "PEM" } },
         { tls: { verify: false }, auto: { quicPeers: "any" } },
       ] as const) {
-        const { downloader, network, fetch } = await peer({}, { auto: { quicPeers: "known" }, ...options, protocol });
+        const { downloader, network, fetch } = await peer(
+          {},
+          { auto: { quicPeers: "known" }, ...options, protocol },
+        );
         await assertPiece(await fetch());
         assert.deepEqual(network.dials, ["quic"]);
         const stream = downloader.streamTask({ taskId, hostId: "me", parents: [addr], ...lengths });
@@ -362,7 +394,10 @@ describe("auto and hybrid, a peer that may be a stock dfdaemon", () => {
     const { downloader, network } = await peer({}, { auto: { quicPeers: "known" } });
     const request = { addr: { quic: addr }, hostId: "me", taskId, number: 0 };
     const { message } = await assertRejects(downloader.downloadPiece(request), "InvalidArgument");
-    assert.match(message, /expected an address for tcp or grpc; quic is left out: the peer may be a stock dfdaemon/);
+    assert.match(
+      message,
+      /expected an address for tcp or grpc; quic is left out: the peer may be a stock dfdaemon/,
+    );
     assert.deepEqual(network.dials, []);
     await downloader.close();
   });
@@ -388,7 +423,9 @@ describe("hybrid, a peer that tells its addresses", () => {
     await clock.advanceUntil(bytes, 60_000, 100);
     assert.deepEqual(await bytes, content);
     const [parent] = (await stream.done).parents;
-    const used = parent?.routes?.filter((route) => route.pieces > 0).map(({ protocol }) => protocol);
+    const used = parent?.routes
+      ?.filter((route) => route.pieces > 0)
+      .map(({ protocol }) => protocol);
     assert.deepEqual(used, ["quic", "tcp"]);
     assert.deepEqual(network.hosts, ["api.example:4000", "peer.example:4005", "peer.example:4006"]);
     await downloader.close();
@@ -400,7 +437,8 @@ describe("hybrid, a peer that tells its addresses", () => {
 describe("addresses of a peer", () => {
   it("a usual port stands for all of them, another one for every protocol", () => {
     const all = { quic: "[::1]:4006", tcp: "[::1]:4005", grpc: "[::1]:4000" };
-    for (const port of [4000, 4005, 4006]) assert.deepEqual(addressesOf(`[::1]:${port}`, stockPorts), all);
+    for (const port of [4000, 4005, 4006])
+      assert.deepEqual(addressesOf(`[::1]:${port}`, stockPorts), all);
     assert.deepEqual(addressesOf("h:7", stockPorts), { quic: "h:7", tcp: "h:7", grpc: "h:7" });
     assert.deepEqual(addressesOf({ tcp: "h:07" }, stockPorts), { tcp: "h:7" });
     assert.throws(() => addressesOf({}, stockPorts), { code: "InvalidArgument" });
@@ -437,7 +475,10 @@ class Network {
     grpc: new MemoryTransport("tcp"),
   };
   /** Those that are open. */
-  readonly #connections = new Set<{ readonly protocol: Protocol; readonly connection: Connection }>();
+  readonly #connections = new Set<{
+    readonly protocol: Protocol;
+    readonly connection: Connection;
+  }>();
 
   constructor(conditions: Partial<Record<Protocol, Condition>>, clock: Clock) {
     this.#clock = clock;
@@ -564,7 +605,9 @@ async function peer(
     runtime,
     quic: async () => network.transport("quic"),
     tcp: async () => network.transport("tcp"),
-    ...(asked && { directory: () => ({ stat: asked.stat, sync: asked.sync, close: async () => {} }) }),
+    ...(asked && {
+      directory: () => ({ stat: asked.stat, sync: asked.sync, close: async () => {} }),
+    }),
     grpc(settings, tls) {
       grpcTls.push(tls);
       return new VortexDownloader(async () => network.transport("grpc"), settings);
@@ -583,7 +626,10 @@ async function peer(
     events,
     grpcTls,
     fetch: (number = 0, signal) =>
-      downloader.downloadPiece({ addr, hostId: "me", taskId, number }, signal === undefined ? {} : { signal }),
+      downloader.downloadPiece(
+        { addr, hostId: "me", taskId, number },
+        signal === undefined ? {} : { signal },
+      ),
   };
 }
 

@@ -5,7 +5,12 @@ import { VortexError } from "../../../src/errors.ts";
 import { assertRejects, rejectionOf } from "../../support/failures.ts";
 import { FakeClock } from "../../support/fake-clock.ts";
 
-const usual: CallScopeOptions = { pieceTimeout: 10_000, stallTimeout: 1000, what: "piece 3", addr: "peer:1" };
+const usual: CallScopeOptions = {
+  pieceTimeout: 10_000,
+  stallTimeout: 1000,
+  what: "piece 3",
+  addr: "peer:1",
+};
 
 function scopeOf(options: Partial<CallScopeOptions> = {}): { scope: CallScope; clock: FakeClock } {
   const clock = new FakeClock();
@@ -196,7 +201,9 @@ describe("the caller's signal", () => {
   });
 
   it("with a VortexError as reason keeps its code", () => {
-    const { scope } = scopeOf({ signal: AbortSignal.abort(new VortexError("Closed", "the program ends")) });
+    const { scope } = scopeOf({
+      signal: AbortSignal.abort(new VortexError("Closed", "the program ends")),
+    });
     assert.equal(failureOf(scope)?.code, "Closed");
   });
 
@@ -267,7 +274,10 @@ describe("failing and finishing", () => {
 
   it("what fails by itself fails as it does", async () => {
     const { scope } = scopeOf();
-    await assertRejects(scope.waitFor(Promise.reject(new VortexError("StreamReset", "no"))), "StreamReset");
+    await assertRejects(
+      scope.waitFor(Promise.reject(new VortexError("StreamReset", "no"))),
+      "StreamReset",
+    );
     assert.equal(failureOf(scope), undefined);
     scope.finish();
   });

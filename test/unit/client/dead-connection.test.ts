@@ -35,7 +35,10 @@ interface SceneOptions {
   /** Milliseconds for the store to find a piece. Default 0. */
   readonly delay?: number;
   /** Replaces the opening of streams. */
-  readonly openStream?: (connection: Connection, dial: number) => ReturnType<Connection["openStream"]>;
+  readonly openStream?: (
+    connection: Connection,
+    dial: number,
+  ) => ReturnType<Connection["openStream"]>;
   /** Packets that have come on a connection. Default: not counted. */
   readonly received?: (dial: number) => number;
 }
@@ -97,7 +100,8 @@ async function withScene(
       downloader,
       dialled,
       asked,
-      get: async (number) => (await downloader.downloadPiece({ addr, hostId: "h", taskId, number })).bytes(),
+      get: async (number) =>
+        (await downloader.downloadPiece({ addr, hostId: "h", taskId, number })).bytes(),
     });
   } finally {
     await downloader.close();
@@ -109,16 +113,23 @@ async function withScene(
 
 describe("a connection that the peer has forgotten", () => {
   it("is replaced within seconds, and its unanswered requests go on over the new one", () =>
-    withScene({ peers: (dial) => (dial === 0 ? "mute" : "served") }, async ({ clock, get, dialled, asked }) => {
-      const pieces = Promise.all([0, 1, 2].map(get));
-      const took = await clock.advanceUntil(pieces, SOON, 100);
-      assert.ok(took <= SOON, `${took} ms`);
-      assert.deepEqual(await pieces, [content.subarray(0, 1000), content.subarray(1000, 2000), content.subarray(2000)]);
-      assert.equal(dialled.length, 2);
-      assert.deepEqual([...asked].sort(), [0, 1, 2]);
-      const lost = await dialled[0]?.closed;
-      assert.equal(lost?.error.code, "ConnectionLost");
-    }));
+    withScene(
+      { peers: (dial) => (dial === 0 ? "mute" : "served") },
+      async ({ clock, get, dialled, asked }) => {
+        const pieces = Promise.all([0, 1, 2].map(get));
+        const took = await clock.advanceUntil(pieces, SOON, 100);
+        assert.ok(took <= SOON, `${took} ms`);
+        assert.deepEqual(await pieces, [
+          content.subarray(0, 1000),
+          content.subarray(1000, 2000),
+          content.subarray(2000),
+        ]);
+        assert.equal(dialled.length, 2);
+        assert.deepEqual([...asked].sort(), [0, 1, 2]);
+        const lost = await dialled[0]?.closed;
+        assert.equal(lost?.error.code, "ConnectionLost");
+      },
+    ));
 
   it("fails the reading of an answer that has begun, as ConnectionLost", () => {
     let reads = 0;
@@ -182,13 +193,16 @@ describe("a connection that lives", () => {
 
   it("and answers by packets only is kept, and no second one dialled", () => {
     let packets = 0;
-    return withScene({ peers: () => "mute", received: () => packets++ }, async ({ clock, get, dialled }) => {
-      const piece = get(0);
-      piece.catch(() => {});
-      await clock.advance(10_000);
-      assert.ok(packets > 0, "nobody looked");
-      assert.equal(dialled.length, 1);
-    });
+    return withScene(
+      { peers: () => "mute", received: () => packets++ },
+      async ({ clock, get, dialled }) => {
+        const piece = get(0);
+        piece.catch(() => {});
+        await clock.advance(10_000);
+        assert.ok(packets > 0, "nobody looked");
+        assert.equal(dialled.length, 1);
+      },
+    );
   });
 
   it("and is heard of again once a second one stands is kept, and the second closed", () => {
@@ -224,18 +238,21 @@ describe("a connection that lives", () => {
 
   it("but whose path is dead is kept until the stall timeout: no second connection stands", () => {
     const lost = new VortexError("ConnectTimeout", "nothing came");
-    return withScene({ peers: (dial) => (dial === 0 ? "mute" : lost) }, async ({ clock, get, dialled }) => {
-      const piece = get(0);
-      piece.catch(() => {});
-      await clock.advance(29_000);
-      let over = false;
-      void dialled[0]?.closed.then(() => {
-        over = true;
-      });
-      await settle();
-      assert.equal(over, false);
-      await clock.advance(1000);
-      await assertRejects(piece, "Stalled");
-    });
+    return withScene(
+      { peers: (dial) => (dial === 0 ? "mute" : lost) },
+      async ({ clock, get, dialled }) => {
+        const piece = get(0);
+        piece.catch(() => {});
+        await clock.advance(29_000);
+        let over = false;
+        void dialled[0]?.closed.then(() => {
+          over = true;
+        });
+        await settle();
+        assert.equal(over, false);
+        await clock.advance(1000);
+        await assertRejects(piece, "Stalled");
+      },
+    );
   });
 });

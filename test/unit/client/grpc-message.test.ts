@@ -3,12 +3,25 @@ import { describe, it } from "node:test";
 import { create, type DescMessage, toBinary } from "@bufbuild/protobuf";
 import { exceedsFields, MAX_MESSAGES } from "../../../src/client/grpc/message.ts";
 import { TaskSchema } from "../../../src/gen/common/v2/common_pb.ts";
-import { DownloadPieceResponseSchema, DownloadTaskResponseSchema } from "../../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
+import {
+  DownloadPieceResponseSchema,
+  DownloadTaskResponseSchema,
+} from "../../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { chunked, joined, seededBytes, seededRandom } from "../../support/random.ts";
 
 const content = seededBytes(1, 100_000);
-const piece = { number: 3, offset: 12n, length: 100_000n, digest: "crc32:1", parentId: "p", content };
-const answer = toBinary(DownloadPieceResponseSchema, create(DownloadPieceResponseSchema, { piece, digest: "crc32:2" }));
+const piece = {
+  number: 3,
+  offset: 12n,
+  length: 100_000n,
+  digest: "crc32:1",
+  parentId: "p",
+  content,
+};
+const answer = toBinary(
+  DownloadPieceResponseSchema,
+  create(DownloadPieceResponseSchema, { piece, digest: "crc32:2" }),
+);
 const finished = toBinary(
   DownloadTaskResponseSchema,
   create(DownloadTaskResponseSchema, {
@@ -63,7 +76,10 @@ describe("what a message has beside its content", () => {
   it("is every value but that of bytes: content of no length, again and again, is no content", () => {
     const empty = new Uint8Array(20_000).map((_, at) => (at % 2 === 0 ? (6 << 3) | 2 : 0));
     const field = Uint8Array.of(0x0a, 0xa0, 0x9c, 0x01);
-    assert.equal(exceedsFields([joined([field, empty])], DownloadPieceResponseSchema, 20_000), true);
+    assert.equal(
+      exceedsFields([joined([field, empty])], DownloadPieceResponseSchema, 20_000),
+      true,
+    );
   });
 
   it("is too much when there are too many messages in it, or entries of maps, even empty ones", () => {
@@ -85,9 +101,28 @@ describe("what a message has beside its content", () => {
       exceedsFields([answer.subarray(0, cut)], DownloadPieceResponseSchema, 1 << 20);
       exceedsFields([seededBytes(cut, cut)], DownloadPieceResponseSchema, 1 << 20);
     }
-    const endless = Uint8Array.of(0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f, 0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f);
+    const endless = Uint8Array.of(
+      0x0a,
+      0xff,
+      0xff,
+      0xff,
+      0xff,
+      0x0f,
+      0x0a,
+      0xff,
+      0xff,
+      0xff,
+      0xff,
+      0x0f,
+    );
     assert.equal(exceedsFields([endless], DownloadPieceResponseSchema, 100), true);
-    assert.equal(exceedsFields([new Uint8Array(12).fill(0xff)], DownloadPieceResponseSchema, 11), true);
-    assert.equal(exceedsFields([new Uint8Array(12).fill(0xff)], DownloadPieceResponseSchema, 12), false);
+    assert.equal(
+      exceedsFields([new Uint8Array(12).fill(0xff)], DownloadPieceResponseSchema, 11),
+      true,
+    );
+    assert.equal(
+      exceedsFields([new Uint8Array(12).fill(0xff)], DownloadPieceResponseSchema, 12),
+      false,
+    );
   });
 });

@@ -41,7 +41,11 @@ import { seededBytes } from "../../support/random.ts";
 
 const addr = "127.0.0.1:4000";
 const hostId = "10.0.0.1-host";
-const source = { url: "https://example.com/file?Signature=1", filteredQueryParams: ["Signature"], tag: "t" };
+const source = {
+  url: "https://example.com/file?Signature=1",
+  filteredQueryParams: ["Signature"],
+  tag: "t",
+};
 const taskId = taskIdOfUrl(source);
 const content = seededBytes(3, 12_000);
 const sha256 = digestOf("sha256", content, portableHashers);
@@ -53,7 +57,12 @@ type TaskInit = MessageInitShape<typeof DownloadTaskResponseSchema>;
 /** The content as a task in pieces of 5,000 bytes. */
 function storeOf(kind: PieceKind = "standard", id: string = taskId): MemoryPieceStore {
   const store = new MemoryPieceStore();
-  store.putTask(id, content, { kind, pieceLength: 5000, createdAtSeconds: 1_700_000_000n, digest: sha256 });
+  store.putTask(id, content, {
+    kind,
+    pieceLength: 5000,
+    createdAtSeconds: 1_700_000_000n,
+    digest: sha256,
+  });
   return store;
 }
 
@@ -61,7 +70,8 @@ function storeOf(kind: PieceKind = "standard", id: string = taskId): MemoryPiece
 function growingStore(kind: PieceKind = "standard") {
   const store = new MemoryPieceStore();
   const growing = store.startTask(taskId, content.length, { kind, pieceLength: 5000 });
-  const put = (number: number): void => growing.putPiece(number, content.subarray(number * 5000, (number + 1) * 5000));
+  const put = (number: number): void =>
+    growing.putPiece(number, content.subarray(number * 5000, (number + 1) * 5000));
   return { store, growing, put };
 }
 
@@ -70,7 +80,11 @@ function peerOf(store: PieceStore, options: ServerOptions = {}, serving: GrpcSer
   const onError = (error: VortexError): void => {
     errors.push(error);
   };
-  const handlers = grpcHandlers(store, serverSettings({ ...options, onError }, fakeRuntime()), serving);
+  const handlers = grpcHandlers(
+    store,
+    serverSettings({ ...options, onError }, fakeRuntime()),
+    serving,
+  );
   return { handlers, errors };
 }
 
@@ -78,7 +92,10 @@ function peerOf(store: PieceStore, options: ServerOptions = {}, serving: GrpcSer
 function downloaderOf(handlers: readonly UniversalHandler[], options: DownloaderOptions = {}) {
   const clock = new FakeClock();
   const binding = new MemoryGrpcBinding(handlers);
-  const downloader = new GrpcDownloader(async () => binding, downloaderSettings(options, fakeRuntime(clock)));
+  const downloader = new GrpcDownloader(
+    async () => binding,
+    downloaderSettings(options, fakeRuntime(clock)),
+  );
   return { downloader, clock, binding };
 }
 
@@ -86,9 +103,20 @@ function downloaderOf(handlers: readonly UniversalHandler[], options: Downloader
 function cameFrom(network: string, handlers: readonly UniversalHandler[]): UniversalHandler[] {
   return handlers.map((handler) => {
     const asked = (request: UniversalServerRequest) =>
-      handler({ ...request, contextValues: (request.contextValues ?? createContextValues()).set(askedFrom, network) });
-    const { protocolNames, service, method, requestPath, allowedMethods, supportedContentType } = handler;
-    return Object.assign(asked, { protocolNames, service, method, requestPath, allowedMethods, supportedContentType });
+      handler({
+        ...request,
+        contextValues: (request.contextValues ?? createContextValues()).set(askedFrom, network),
+      });
+    const { protocolNames, service, method, requestPath, allowedMethods, supportedContentType } =
+      handler;
+    return Object.assign(asked, {
+      protocolNames,
+      service,
+      method,
+      requestPath,
+      allowedMethods,
+      supportedContentType,
+    });
   });
 }
 
@@ -133,7 +161,10 @@ describe("statTask", () => {
   }
 
   /** What statTask makes of a peer that serves only `methods`. */
-  async function stated(methods: Partial<ServiceImpl<typeof DfdaemonUpload>>, kind: PieceKind = "standard") {
+  async function stated(
+    methods: Partial<ServiceImpl<typeof DfdaemonUpload>>,
+    kind: PieceKind = "standard",
+  ) {
     const pair = downloaderOf(scriptedPeer(methods));
     try {
       return await pair.downloader.statTask(addr, taskId, { kind });
@@ -147,23 +178,37 @@ describe("statTask", () => {
   };
 
   it("asks by StatTask where StatLocalTask is not served, and takes the piece length from the pieces", async () => {
-    const task: MessageInitShape<typeof TaskSchema> = { contentLength: 12_000n, pieceCount: 3, digest: sha256 };
+    const task: MessageInitShape<typeof TaskSchema> = {
+      contentLength: 12_000n,
+      pieceCount: 3,
+      digest: sha256,
+    };
     const piece = (number: number) => ({ number, offset: BigInt(number * 5000), length: 5000n });
     const expected = { contentLength: 12_000, pieceLength: 5000, digest: sha256 };
     assert.deepEqual(await stated({ statTask: () => ({ ...task, pieces: [piece(0)] }) }), expected);
     assert.deepEqual(await stated({ statTask: () => ({ ...task, pieces: [piece(1)] }) }), expected);
     const usual = { contentLength: 9_000_000n, pieceCount: 3 };
-    assert.deepEqual(await stated({ statTask: () => usual }), { contentLength: 9_000_000, pieceLength: 4_194_304 });
+    assert.deepEqual(await stated({ statTask: () => usual }), {
+      contentLength: 9_000_000,
+      pieceLength: 4_194_304,
+    });
     await assertRejects(stated({ statTask: () => ({ ...task, pieces: [] }) }), "ProtocolViolation");
-    await assertRejects(stated({ statTask: () => ({ contentLength: (1n << 64n) - 1n }) }), "NotFound");
-    await assertRejects(stated({ statTask: () => ({ contentLength: 1n << 60n, pieceCount: 1 }) }), "ProtocolViolation");
+    await assertRejects(
+      stated({ statTask: () => ({ contentLength: (1n << 64n) - 1n }) }),
+      "NotFound",
+    );
+    await assertRejects(
+      stated({ statTask: () => ({ contentLength: 1n << 60n, pieceCount: 1 }) }),
+      "ProtocolViolation",
+    );
     await assertRejects(stated({ statTask: notHere }), "NotFound");
     await assertRejects(stated({}), "RemoteUnimplemented");
   });
 
   it("tells a digest in its one form, and none that it cannot check, whatever a peer calls a digest", async () => {
     const told = async (digest: string): Promise<string | undefined> =>
-      (await stated({ statTask: () => ({ contentLength: 9_000_000n, pieceCount: 3, digest }) })).digest;
+      (await stated({ statTask: () => ({ contentLength: 9_000_000n, pieceCount: 3, digest }) }))
+        .digest;
     assert.equal(await told(`sha256:${sha256.slice(7).toUpperCase()}`), sha256);
     for (const odd of [
       "",
@@ -184,10 +229,16 @@ describe("statTask", () => {
   it("asks for persistent tasks by their own call, as stock peers answer it", async () => {
     const persistent = { contentLength: 9_000_000n, pieceCount: 3 };
     const answers = { statLocalTask: notHere, statPersistentTask: () => persistent };
-    assert.deepEqual(await stated(answers, "persistent"), { contentLength: 9_000_000, pieceLength: 4_194_304 });
+    assert.deepEqual(await stated(answers, "persistent"), {
+      contentLength: 9_000_000,
+      pieceLength: 4_194_304,
+    });
     const cached = { contentLength: 12_000n, pieceCount: 3, pieceLength: 5000n };
     const cacheAnswers = { statLocalTask: notHere, statPersistentCacheTask: () => cached };
-    assert.deepEqual(await stated(cacheAnswers, "persistent-cache"), { contentLength: 12_000, pieceLength: 5000 });
+    assert.deepEqual(await stated(cacheAnswers, "persistent-cache"), {
+      contentLength: 12_000,
+      pieceLength: 5000,
+    });
     await assertRejects(stated(answers, "standard"), "NotFound");
     await assertRejects(stated(answers, "cache"), "NotFound");
   });
@@ -206,7 +257,10 @@ describe("SyncPieces of a store", () => {
         { number: 2, offset: 10_000, length: 2000, ...at },
       ]);
       const other = kind === "standard" ? "persistent" : "standard";
-      await assertRejects(all(pair.downloader.syncPieces(addr, { taskId, hostId, kind: other })), "NotFound");
+      await assertRejects(
+        all(pair.downloader.syncPieces(addr, { taskId, hostId, kind: other })),
+        "NotFound",
+      );
       await assertClean(pair);
     });
   }
@@ -216,7 +270,9 @@ describe("SyncPieces of a store", () => {
     put(0);
     put(2);
     const pair = downloaderOf(peerOf(store).handlers);
-    const pieces = await all(pair.downloader.syncPieces(addr, { taskId, hostId, interestedPieceNumbers: [2, 2, 0] }));
+    const pieces = await all(
+      pair.downloader.syncPieces(addr, { taskId, hostId, interestedPieceNumbers: [2, 2, 0] }),
+    );
     assert.deepEqual(
       pieces.map(({ number }) => number),
       [0, 2],
@@ -302,10 +358,17 @@ describe("SyncPieces of a store", () => {
           }
         );
       };
-      const { handlers, errors } = peerOf({ getTask, getPiece: (request) => store.getPiece(request) });
+      const { handlers, errors } = peerOf({
+        getTask,
+        getPiece: (request) => store.getPiece(request),
+      });
       const pair = downloaderOf(handlers);
       const controller = new AbortController();
-      const pieces = pair.downloader.syncPieces(addr, { taskId, hostId }, { signal: controller.signal });
+      const pieces = pair.downloader.syncPieces(
+        addr,
+        { taskId, hostId },
+        { signal: controller.signal },
+      );
       await pieces.next();
       assert.equal(watchers, 1);
       if (end === "leave") {
@@ -403,8 +466,14 @@ describe("SyncPieces of a store", () => {
     };
     const { handlers, errors } = peerOf(broken);
     const pair = downloaderOf(handlers);
-    await assertRejects(all(pair.downloader.syncPieces(addr, { taskId: "", hostId })), "RemoteInvalidArgument");
-    const error = await assertRejects(all(pair.downloader.syncPieces(addr, { taskId, hostId })), "RemoteInternal");
+    await assertRejects(
+      all(pair.downloader.syncPieces(addr, { taskId: "", hostId })),
+      "RemoteInvalidArgument",
+    );
+    const error = await assertRejects(
+      all(pair.downloader.syncPieces(addr, { taskId, hostId })),
+      "RemoteInternal",
+    );
     assert.doesNotMatch(error.message, /secret/);
     assert.equal(errors.length, 1);
     await assertClean(pair);
@@ -412,14 +481,28 @@ describe("SyncPieces of a store", () => {
 });
 
 describe("SyncPieces of a hostile peer", () => {
-  const good: SyncInit = { number: 0, offset: 0n, length: 5000n, ip: "10.0.0.9", tcpPort: 4005, quicPort: 4006 };
+  const good: SyncInit = {
+    number: 0,
+    offset: 0n,
+    length: 5000n,
+    ip: "10.0.0.9",
+    tcpPort: 4005,
+    quicPort: 4006,
+  };
 
-  async function failure(answers: readonly SyncInit[], code: ErrorCode, request: Partial<SyncRequest> = {}) {
+  async function failure(
+    answers: readonly SyncInit[],
+    code: ErrorCode,
+    request: Partial<SyncRequest> = {},
+  ) {
     const syncPieces = async function* () {
       yield* answers;
     };
     const pair = downloaderOf(scriptedPeer({ syncPieces }), { maxPieceLength: 8192 });
-    const error = await assertRejects(all(pair.downloader.syncPieces(addr, { taskId, hostId, ...request })), code);
+    const error = await assertRejects(
+      all(pair.downloader.syncPieces(addr, { taskId, hostId, ...request })),
+      code,
+    );
     assert.equal(error.addr, addr);
     await assertClean(pair);
   }
@@ -431,13 +514,26 @@ describe("SyncPieces of a hostile peer", () => {
     await failure([{ ...good, length: 0n }], "ProtocolViolation");
     await failure([good, good], "ProtocolViolation");
     await failure([good, { ...good, number: 1, offset: 4999n }], "ProtocolViolation");
-    await failure([{ ...good, number: 7, offset: 35_000n }], "ProtocolViolation", { interestedPieceNumbers: [1, 2] });
+    await failure([{ ...good, number: 7, offset: 35_000n }], "ProtocolViolation", {
+      interestedPieceNumbers: [1, 2],
+    });
     await failure([good], "ProtocolViolation", { contentLength: 12_000, pieceLength: 4000 });
-    await failure([{ ...good, number: 3, offset: 15_000n }], "ProtocolViolation", { contentLength: 12_000 });
+    await failure([{ ...good, number: 3, offset: 15_000n }], "ProtocolViolation", {
+      contentLength: 12_000,
+    });
   });
 
   it("that announces no addresses", async () => {
-    for (const ip of ["evil.example", "10.0.0.256", "1.1", "::g", "10.0.0.1/8", "10.0.0.1.", "[::1]", " "]) {
+    for (const ip of [
+      "evil.example",
+      "10.0.0.256",
+      "1.1",
+      "::g",
+      "10.0.0.1/8",
+      "10.0.0.1.",
+      "[::1]",
+      " ",
+    ]) {
       await failure([{ ...good, ip }], "ProtocolViolation");
     }
     for (const port of [-1, 65_536, -(2 ** 31), 2 ** 31 - 1]) {
@@ -512,7 +608,10 @@ describe("SyncPieces of a hostile peer", () => {
 
   it("that does not serve the call, and one whose connection ends", async () => {
     const unserved = downloaderOf(scriptedPeer({}));
-    await assertRejects(all(unserved.downloader.syncPieces(addr, { taskId, hostId })), "RemoteUnimplemented");
+    await assertRejects(
+      all(unserved.downloader.syncPieces(addr, { taskId, hostId })),
+      "RemoteUnimplemented",
+    );
     await assertClean(unserved);
     const syncPieces = async function* () {
       yield good;
@@ -552,10 +651,14 @@ describe("DownloadTask of a store", () => {
     return new Map(pieces.map((piece) => [piece.number, piece.content]));
   }
 
-  const whole = new Map([0, 1, 2].map((number) => [number, content.subarray(number * 5000, (number + 1) * 5000)]));
+  const whole = new Map(
+    [0, 1, 2].map((number) => [number, content.subarray(number * 5000, (number + 1) * 5000)]),
+  );
 
   it("sends a task with everything said of it", async () => {
-    const pair = downloaderOf(peerOf(storeOf(), {}, { hostname: "h1", advertisedIp: "10.1.2.3" }).handlers);
+    const pair = downloaderOf(
+      peerOf(storeOf(), {}, { hostname: "h1", advertisedIp: "10.1.2.3" }).handlers,
+    );
     const task = await pair.downloader.downloadTask(addr, source);
     assert.equal(task.taskId, taskId);
     assert.equal(task.hostId, "10.1.2.3-h1");
@@ -580,7 +683,10 @@ describe("DownloadTask of a store", () => {
     assert.deepEqual(await fetched(storeOf("standard", id), blob), whole);
     const object = { url: "key", region: "r", endpoint: "e" };
     const persistent = { ...object, kind: "persistent" } as const;
-    assert.deepEqual(await fetched(storeOf("persistent", persistentTaskId(object)), persistent), whole);
+    assert.deepEqual(
+      await fetched(storeOf("persistent", persistentTaskId(object)), persistent),
+      whole,
+    );
     const cached = { kind: "persistent-cache", taskId: id } as const;
     assert.deepEqual(await fetched(storeOf("persistent-cache", id), cached), whole);
     for (const url of ["hf://org/repo/file", "modelscope://models/org/repo/file"]) {
@@ -588,7 +694,10 @@ describe("DownloadTask of a store", () => {
       assert.deepEqual(await fetched(storeOf("standard", taskIdOfUrl(hub)), hub), whole);
     }
     const pair = downloaderOf(peerOf(storeOf()).handlers);
-    await assertRejects(pair.downloader.downloadTask(addr, { url: "http://a", revision: "x" }), "InvalidArgument");
+    await assertRejects(
+      pair.downloader.downloadTask(addr, { url: "http://a", revision: "x" }),
+      "InvalidArgument",
+    );
     await assertRejects(pair.downloader.downloadTask(addr, { url: "a" }), "InvalidArgument");
     await assertRejects(pair.downloader.downloadTask(addr, { url: "http://a" }), "NotFound");
     await assertClean(pair);
@@ -737,12 +846,17 @@ describe("DownloadTask of a store", () => {
         },
       };
     };
-    const tasks = { whole: await counted(memory, taskId), growing: await counted(growingOne, taskId) };
+    const tasks = {
+      whole: await counted(memory, taskId),
+      growing: await counted(growingOne, taskId),
+    };
     let served: StoredTask = tasks.whole;
     const { handlers } = peerOf({ getTask: async () => served, getPiece: async () => undefined });
     const client = clientOf(handlers);
     const listed = async (range?: { start: bigint; length: bigint }) => {
-      for await (const { response } of client.downloadTask({ download: { ...source, ...(range && { range }) } })) {
+      for await (const { response } of client.downloadTask({
+        download: { ...source, ...(range && { range }) },
+      })) {
         assert.ok(response.case === "downloadTaskStartedResponse");
         return response.value.pieces.map(({ number, offset, length, digest }) => [
           number,
@@ -762,7 +876,12 @@ describe("DownloadTask of a store", () => {
       assert.deepEqual(await listed(), all);
       const stat = await client.statTask({ taskId });
       assert.deepEqual(
-        stat.pieces.map(({ number, offset, length, digest }) => [number, offset, length, digest !== ""]),
+        stat.pieces.map(({ number, offset, length, digest }) => [
+          number,
+          offset,
+          length,
+          digest !== "",
+        ]),
         all,
       );
     }
@@ -805,11 +924,17 @@ describe("DownloadTask of a store", () => {
       assert.rejects(all(messages), { code: Code.InvalidArgument });
     await refused(client.downloadTask({}));
     await refused(client.downloadTask({ download: { ...source, outputPath: "/etc/passwd" } }));
-    await refused(client.downloadTask({ download: { ...source, requestHeader: { RANGE: "bytes=0-1" } } }));
+    await refused(
+      client.downloadTask({ download: { ...source, requestHeader: { RANGE: "bytes=0-1" } } }),
+    );
     await refused(client.downloadTask({ download: { ...source, url: "no url" } }));
-    await refused(client.downloadTask({ download: { ...source, range: { start: 0n, length: 0n } } }));
+    await refused(
+      client.downloadTask({ download: { ...source, range: { start: 0n, length: 0n } } }),
+    );
     await refused(client.downloadPersistentTask({ url: "key" }));
-    await refused(client.downloadPersistentTask({ url: "key", outputPath: "/x", objectStorage: {} }));
+    await refused(
+      client.downloadPersistentTask({ url: "key", outputPath: "/x", objectStorage: {} }),
+    );
     await refused(client.downloadPersistentCacheTask({ taskId, outputPath: "/x" }));
     await refused(client.downloadPersistentCacheTask({}));
   });
@@ -825,16 +950,28 @@ describe("DownloadTask of a hostile peer", () => {
     const bytes = content.subarray(number * 5000, (number + 1) * 5000);
     const offset = BigInt(number * 5000);
     const digest = digestOf("crc32", bytes, portableHashers);
-    const value = { piece: { number, offset, length: BigInt(bytes.length), digest, content: bytes, ...changes } };
-    return { ...ids, response: { case: "downloadPieceFinishedResponse", value: value as { piece: PieceInit } } };
+    const value = {
+      piece: { number, offset, length: BigInt(bytes.length), digest, content: bytes, ...changes },
+    };
+    return {
+      ...ids,
+      response: { case: "downloadPieceFinishedResponse", value: value as { piece: PieceInit } },
+    };
   };
 
-  async function failure(answers: readonly TaskInit[], code: ErrorCode, options: DownloadTaskOptions = {}) {
+  async function failure(
+    answers: readonly TaskInit[],
+    code: ErrorCode,
+    options: DownloadTaskOptions = {},
+  ) {
     const downloadTask = async function* () {
       yield* answers;
     };
     const pair = downloaderOf(scriptedPeer({ downloadTask }), { maxPieceLength: 8192 });
-    const error = await assertRejects(pair.downloader.downloadTask(addr, source, options).then(all), code);
+    const error = await assertRejects(
+      pair.downloader.downloadTask(addr, source, options).then(all),
+      code,
+    );
     assert.equal(error.addr, addr);
     await assertClean(pair);
   }
@@ -844,7 +981,10 @@ describe("DownloadTask of a hostile peer", () => {
     await failure([piece(0)], "ProtocolViolation");
     await failure([ids], "ProtocolViolation");
     await failure([{ ...started, taskId: "f".repeat(64) }], "ProtocolViolation");
-    const long = { case: "downloadTaskStartedResponse", value: { contentLength: 1n << 53n } } as const;
+    const long = {
+      case: "downloadTaskStartedResponse",
+      value: { contentLength: 1n << 53n },
+    } as const;
     await failure([{ ...ids, response: long }], "LimitExceeded");
   });
 
@@ -912,10 +1052,19 @@ describe("GrpcDirectory", () => {
     const directory = new GrpcDirectory(pair.downloader);
     const { signal } = new AbortController();
     const outline = await directory.stat(addr, taskId, { signal, hostId, kind: "standard" });
-    assert.deepEqual(outline, { contentLength: 12_000, pieceLength: 5000, pieceCount: 3, digest: sha256 });
+    assert.deepEqual(outline, {
+      contentLength: 12_000,
+      pieceLength: 5000,
+      pieceCount: 3,
+      digest: sha256,
+    });
     const numbers = [1];
-    const locations = await all(directory.sync(addr, taskId, { signal, hostId, kind: "standard", numbers }));
-    assert.deepEqual(locations, [{ number: 1, offset: 5000, length: 5000, tcpAddr: "10.1.2.3:4005" }]);
+    const locations = await all(
+      directory.sync(addr, taskId, { signal, hostId, kind: "standard", numbers }),
+    );
+    assert.deepEqual(locations, [
+      { number: 1, offset: 5000, length: 5000, tcpAddr: "10.1.2.3:4005" },
+    ]);
     await assertClean(pair);
   });
 
@@ -925,9 +1074,15 @@ describe("GrpcDirectory", () => {
       [2n ** 53n - 1n, 1n],
       [1_000_001n, 1n],
     ] as const) {
-      const pair = downloaderOf(scriptedPeer({ statLocalTask: () => ({ contentLength, pieceLength }) }));
+      const pair = downloaderOf(
+        scriptedPeer({ statLocalTask: () => ({ contentLength, pieceLength }) }),
+      );
       const { signal } = new AbortController();
-      const stat = new GrpcDirectory(pair.downloader).stat(addr, taskId, { signal, hostId, kind: "standard" });
+      const stat = new GrpcDirectory(pair.downloader).stat(addr, taskId, {
+        signal,
+        hostId,
+        kind: "standard",
+      });
       assert.equal((await assertRejects(stat, "LimitExceeded")).addr, addr);
       await assertClean(pair);
     }
@@ -935,10 +1090,20 @@ describe("GrpcDirectory", () => {
 
   it("asks for many pieces in several calls, and for none in no call", async () => {
     const asked: number[][] = [];
-    const syncPieces = async function* ({ interestedPieceNumbers }: { interestedPieceNumbers: number[] }) {
+    const syncPieces = async function* ({
+      interestedPieceNumbers,
+    }: {
+      interestedPieceNumbers: number[];
+    }) {
       asked.push(interestedPieceNumbers);
       for (const number of interestedPieceNumbers.slice(0, 2)) {
-        yield { number, offset: BigInt(number) * 5000n, length: 5000n, ip: "10.0.0.9", tcpPort: 4005 };
+        yield {
+          number,
+          offset: BigInt(number) * 5000n,
+          length: 5000n,
+          ip: "10.0.0.9",
+          tcpPort: 4005,
+        };
       }
     };
     const pair = downloaderOf(scriptedPeer({ syncPieces }));
@@ -967,7 +1132,11 @@ describe("GrpcDirectory", () => {
   });
 
   it("a failure of one of several calls is that of all", async () => {
-    const syncPieces = async function* ({ interestedPieceNumbers }: { interestedPieceNumbers: number[] }) {
+    const syncPieces = async function* ({
+      interestedPieceNumbers,
+    }: {
+      interestedPieceNumbers: number[];
+    }) {
       if (interestedPieceNumbers[0] !== 0) throw new ConnectError("no", Code.Internal);
       await new Promise(() => {});
     };

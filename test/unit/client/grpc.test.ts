@@ -11,7 +11,10 @@ import { portableHashers } from "../../../src/digest/hasher.ts";
 import { metadataDigest } from "../../../src/digest/piece-metadata.ts";
 import type { ErrorCode, VortexError } from "../../../src/errors.ts";
 import { SizeScope, TaskType } from "../../../src/gen/common/v2/common_pb.ts";
-import { DfdaemonUpload, DownloadPieceResponseSchema } from "../../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
+import {
+  DfdaemonUpload,
+  DownloadPieceResponseSchema,
+} from "../../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { type PieceMetadata, pieceKinds } from "../../../src/piece.ts";
 import { type ServerOptions, serverSettings } from "../../../src/server/admission/upload.ts";
 import { grpcHandlers } from "../../../src/server/grpc/service.ts";
@@ -34,19 +37,33 @@ type PieceInit = Exclude<PieceAnswer["piece"], undefined>;
 
 /** An answer in which everything agrees, but for `changes` to its piece. */
 function answer(changes: Partial<PieceInit> = {}, metadata?: string): PieceAnswer {
-  const piece = { number: 3, offset: 15_000n, length: 5000n, digest, content, ...changes } as PieceInit;
+  const piece = {
+    number: 3,
+    offset: 15_000n,
+    length: 5000n,
+    digest,
+    content,
+    ...changes,
+  } as PieceInit;
   return { piece, ...(metadata !== undefined && { digest: metadata }) };
 }
 
 /** A downloader that reaches `binding`, on a clock that stands still. */
 function downloaderOf(binding: GrpcBinding, options: DownloaderOptions = {}) {
   const clock = new FakeClock();
-  const downloader = new GrpcDownloader(async () => binding, downloaderSettings(options, fakeRuntime(clock)));
+  const downloader = new GrpcDownloader(
+    async () => binding,
+    downloaderSettings(options, fakeRuntime(clock)),
+  );
   return { downloader, clock };
 }
 
 /** What downloading piece 3 fails with when the peer gives `given`; nothing may be left behind. */
-async function failure(given: PieceAnswer | ConnectError, code: ErrorCode, more: Partial<PieceRequest> = {}) {
+async function failure(
+  given: PieceAnswer | ConnectError,
+  code: ErrorCode,
+  more: Partial<PieceRequest> = {},
+) {
   const binding = new MemoryGrpcBinding(
     scriptedPeer({
       downloadPiece: () => {
@@ -65,7 +82,11 @@ async function failure(given: PieceAnswer | ConnectError, code: ErrorCode, more:
 }
 
 /** A store of one task in pieces of 5,000 bytes, the answers of which go through `serve`. */
-function peerOf(store: PieceStore, options: ServerOptions = {}, clock: FakeClock = new FakeClock()) {
+function peerOf(
+  store: PieceStore,
+  options: ServerOptions = {},
+  clock: FakeClock = new FakeClock(),
+) {
   const errors: VortexError[] = [];
   const onError = (error: VortexError): void => {
     errors.push(error);
@@ -74,7 +95,10 @@ function peerOf(store: PieceStore, options: ServerOptions = {}, clock: FakeClock
   return { handlers, errors, clock };
 }
 
-function storeOf(bytes: Uint8Array, kind: (typeof pieceKinds)[number] = "standard"): MemoryPieceStore {
+function storeOf(
+  bytes: Uint8Array,
+  kind: (typeof pieceKinds)[number] = "standard",
+): MemoryPieceStore {
   const store = new MemoryPieceStore();
   store.putTask(taskId, bytes, { kind, pieceLength: 5000, createdAtSeconds: 1_700_000_000n });
   return store;
@@ -114,8 +138,15 @@ describe("the metadata digest", () => {
 
   it("covers each of the four", () => {
     const piece = { number: 1, offset: 0n, length: 1024n, digest: "crc32:1929153120" };
-    const others = [{ number: 2 }, { offset: 1n << 63n }, { length: 1025n }, { digest: "crc32:1929153121" }];
-    const digests = others.map((change) => metadataDigest("crc32", { ...piece, ...change }, portableHashers));
+    const others = [
+      { number: 2 },
+      { offset: 1n << 63n },
+      { length: 1025n },
+      { digest: "crc32:1929153121" },
+    ];
+    const digests = others.map((change) =>
+      metadataDigest("crc32", { ...piece, ...change }, portableHashers),
+    );
     assert.equal(new Set([...digests, "crc32:3299754941"]).size, 5);
   });
 });
@@ -136,7 +167,10 @@ describe("GrpcDownloader against a store", () => {
       assert.equal(piece.metadata.createdAtSeconds, 1_700_000_000n);
       assert.equal(piece.metadata.trafficType, 2);
       const other = kind === "cache" ? "standard" : "cache";
-      await assertRejects(downloader.downloadPiece({ ...request, number: 2, kind: other }), "NotFound");
+      await assertRejects(
+        downloader.downloadPiece({ ...request, number: 2, kind: other }),
+        "NotFound",
+      );
       await downloader.close();
       assert.equal(clock.pending, 0);
     });
@@ -146,7 +180,11 @@ describe("GrpcDownloader against a store", () => {
     const bytes = seededBytes(2, 12_000);
     const { downloader } = downloaderOf(new MemoryGrpcBinding(peerOf(storeOf(bytes)).handlers));
     const ask = (start: number, end?: number) =>
-      downloader.downloadPiece({ ...request, number: 1, range: { start, ...(end !== undefined && { end }) } });
+      downloader.downloadPiece({
+        ...request,
+        number: 1,
+        range: { start, ...(end !== undefined && { end }) },
+      });
     assert.deepEqual(await (await ask(100, 4000)).bytes(), bytes.subarray(5100, 9000));
     assert.deepEqual(await (await ask(4999)).bytes(), bytes.subarray(9999, 10_000));
     assert.deepEqual(await (await ask(0, 0)).bytes(), new Uint8Array(0));
@@ -163,7 +201,11 @@ describe("GrpcDownloader against a store", () => {
     for (let time = 0; time < 2; time++) {
       const piece = await downloader.downloadPiece({ ...request, number: 1 });
       const parts: Uint8Array[] = [];
-      for (let part = await piece.read(memory); part !== undefined; part = await piece.read(memory)) {
+      for (
+        let part = await piece.read(memory);
+        part !== undefined;
+        part = await piece.read(memory)
+      ) {
         assert.equal(part.buffer, memory.buffer);
         parts.push(part.slice());
       }
@@ -196,8 +238,13 @@ describe("GrpcDownloader against a store", () => {
   });
 
   it("learns how a task is cut", async () => {
-    const { downloader, clock } = downloaderOf(new MemoryGrpcBinding(peerOf(storeOf(seededBytes(2, 12_000))).handlers));
-    assert.deepEqual(await downloader.statTask(addr, taskId), { contentLength: 12_000, pieceLength: 5000 });
+    const { downloader, clock } = downloaderOf(
+      new MemoryGrpcBinding(peerOf(storeOf(seededBytes(2, 12_000))).handlers),
+    );
+    assert.deepEqual(await downloader.statTask(addr, taskId), {
+      contentLength: 12_000,
+      pieceLength: 5000,
+    });
     await assertRejects(downloader.statTask(addr, "cd".repeat(32)), "NotFound");
     await downloader.close();
     assert.equal(clock.pending, 0);
@@ -218,8 +265,15 @@ describe("what a piece over gRPC must be", () => {
 
   it("64-bit fields keep every bit", async () => {
     const seconds = (1n << 62n) + 1n;
-    const given = answer({ cost: { seconds }, createdAt: { seconds: -seconds }, parentId: "parent", trafficType: 1 });
-    const { downloader } = downloaderOf(new MemoryGrpcBinding(scriptedPeer({ downloadPiece: () => given })));
+    const given = answer({
+      cost: { seconds },
+      createdAt: { seconds: -seconds },
+      parentId: "parent",
+      trafficType: 1,
+    });
+    const { downloader } = downloaderOf(
+      new MemoryGrpcBinding(scriptedPeer({ downloadPiece: () => given })),
+    );
     const piece = await downloader.downloadPiece(request);
     assert.equal(piece.metadata.costSeconds, seconds);
     assert.equal(piece.metadata.createdAtSeconds, -seconds);
@@ -253,7 +307,10 @@ describe("what a piece over gRPC must be", () => {
   it("content that its digest does not fit: DigestMismatch, also when only a range is wanted", async () => {
     const damaged = content.slice();
     damaged[4000] = (damaged[4000] ?? 0) ^ 1;
-    assert.match((await failure(answer({ content: damaged }), "DigestMismatch")).message, /content/);
+    assert.match(
+      (await failure(answer({ content: damaged }), "DigestMismatch")).message,
+      /content/,
+    );
     await failure(answer({ content: damaged }), "DigestMismatch", { range: { start: 0, end: 10 } });
   });
 
@@ -272,7 +329,11 @@ describe("what a piece over gRPC must be", () => {
   });
 
   it("a stat without lengths is NotFound, one of nonsense a ProtocolViolation", async () => {
-    const stats = [{ taskId }, { taskId, contentLength: 1n }, { taskId, contentLength: 1n, pieceLength: 0n }];
+    const stats = [
+      { taskId },
+      { taskId, contentLength: 1n },
+      { taskId, contentLength: 1n, pieceLength: 0n },
+    ];
     const huge = { taskId, contentLength: 1n << 63n, pieceLength: 1n << 22n };
     const answers = [...stats, huge];
     const peer = scriptedPeer({ statLocalTask: () => answers.shift() ?? {} });
@@ -339,7 +400,10 @@ describe("how calls end", () => {
     controller.abort(new Error("enough"));
     const error = await assertRejects(call, "Aborted");
     assert.equal((error.cause as Error).message, "enough");
-    await assertRejects(downloader.downloadPiece(request, { signal: controller.signal }), "Aborted");
+    await assertRejects(
+      downloader.downloadPiece(request, { signal: controller.signal }),
+      "Aborted",
+    );
     assert.equal(downloader.connections()[0]?.activeRequests, 0);
     await downloader.close();
     assert.equal(clock.pending, 0);
@@ -363,7 +427,10 @@ describe("how calls end", () => {
 
   it("not while bytes keep coming, but then by the piece timeout", async () => {
     const binding = new MemoryGrpcBinding(silent());
-    const { downloader, clock } = downloaderOf(binding, { stallTimeout: 5000, pieceTimeout: 60_000 });
+    const { downloader, clock } = downloaderOf(binding, {
+      stallTimeout: 5000,
+      pieceTimeout: 60_000,
+    });
     const call = assertRejects(downloader.downloadPiece(request), "PieceTimeout");
     for (let seconds = 0; seconds < 59; seconds++) {
       await clock.advance(1000);
@@ -399,7 +466,10 @@ describe("how calls end", () => {
     const { downloader } = downloaderOf(binding);
     await (await downloader.downloadPiece({ ...request, number: 0 })).bytes();
     binding.connections[0]?.lose();
-    assert.deepEqual(await (await downloader.downloadPiece({ ...request, number: 0 })).bytes(), content);
+    assert.deepEqual(
+      await (await downloader.downloadPiece({ ...request, number: 0 })).bytes(),
+      content,
+    );
     assert.equal(binding.dialled.length, 2);
     await downloader.close();
 
@@ -426,7 +496,10 @@ describe("how calls end", () => {
     const binding = new MemoryGrpcBinding(silent());
     const { downloader } = downloaderOf(binding);
     await assertRejects(downloader.downloadPiece({ ...request, number: -1 }), "InvalidArgument");
-    await assertRejects(downloader.downloadPiece({ ...request, addr: "nowhere" }), "InvalidArgument");
+    await assertRejects(
+      downloader.downloadPiece({ ...request, addr: "nowhere" }),
+      "InvalidArgument",
+    );
     await assertRejects(downloader.downloadPiece(request, { stallTimeout: 0 }), "InvalidArgument");
     assert.deepEqual(binding.dialled, []);
     await downloader.close();
@@ -436,7 +509,10 @@ describe("how calls end", () => {
 describe("grpcHandlers", () => {
   it("refuses an empty task id as INVALID_ARGUMENT", async () => {
     const { downloader } = downloaderOf(new MemoryGrpcBinding(peerOf(storeOf(content)).handlers));
-    await assertRejects(downloader.downloadPiece({ ...request, taskId: "" }), "RemoteInvalidArgument");
+    await assertRejects(
+      downloader.downloadPiece({ ...request, taskId: "" }),
+      "RemoteInvalidArgument",
+    );
     await assertRejects(downloader.statTask(addr, ""), "RemoteInvalidArgument");
     await downloader.close();
   });
@@ -480,7 +556,11 @@ describe("grpcHandlers", () => {
     ["ends early", [content.subarray(0, 100)], "TruncatedContent"],
     // All announced bytes are sent by then, so that the status can tell.
     ["goes on too long", [content, content], "RemoteInternal"],
-    ["has a chunk too many in its last", [content.subarray(0, 4999), content.subarray(0, 2)], "TruncatedContent"],
+    [
+      "has a chunk too many in its last",
+      [content.subarray(0, 4999), content.subarray(0, 2)],
+      "TruncatedContent",
+    ],
   ] as const) {
     it(`a store whose piece ${what} is found out`, async () => {
       const { handlers, errors } = peerOf(storeReading(() => createAsyncIterable([...chunks])));
@@ -563,7 +643,12 @@ describe("grpcHandlers", () => {
     assert.equal(task.sizeScope, SizeScope.NORMAL);
     assert.equal(task.state, "Succeeded");
     assert.deepEqual(
-      task.pieces.map(({ number, offset, length, content: carried }) => [number, offset, length, carried]),
+      task.pieces.map(({ number, offset, length, content: carried }) => [
+        number,
+        offset,
+        length,
+        carried,
+      ]),
       [
         [0, 0n, 5000n, undefined],
         [1, 5000n, 5000n, undefined],

@@ -39,12 +39,17 @@ describe("hybrid, a task over several protocols at once", () => {
   });
 
   it("a protocol that does not work loses its pieces to the others", async () => {
-    const { events, fetch } = hybrid({ "a:1 quic": failing("ProtocolNotSupported"), "a:1 tcp": honest() });
+    const { events, fetch } = hybrid({
+      "a:1 quic": failing("ProtocolNotSupported"),
+      "a:1 tcp": honest(),
+    });
     const { report, bytes } = await fetch(["a:1"]);
     assert.deepEqual(bytes, content);
     const left = events.filter(({ type }) => type.endsWith("left-out"));
     assert.deepEqual(
-      left.map((event) => (event.type === "protocol-left-out" ? [event.parent, event.protocol] : event.type)),
+      left.map((event) =>
+        event.type === "protocol-left-out" ? [event.parent, event.protocol] : event.type,
+      ),
       [["a:1", "quic"]],
     );
     assert.equal(report.parents[0]?.state, "active");
@@ -75,7 +80,10 @@ describe("hybrid, a task over several protocols at once", () => {
   });
 
   it("asks no more of a parent at a time than it may, over all protocols together", async () => {
-    const { parents, fetch } = hybrid({ "a:1 quic": honest(), "a:1 tcp": honest() }, { parentConcurrency: 3 });
+    const { parents, fetch } = hybrid(
+      { "a:1 quic": honest(), "a:1 tcp": honest() },
+      { parentConcurrency: 3 },
+    );
     const { bytes } = await fetch(["a:1"]);
     assert.deepEqual(bytes, content);
     assert.equal(parents.most, 3);
@@ -85,7 +93,8 @@ describe("hybrid, a task over several protocols at once", () => {
 /** Nothing before the request is given up. */
 const slow: Behaviour = ({ signal }) => ({
   [Symbol.asyncIterator]: () => ({
-    next: () => new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason))),
+    next: () =>
+      new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason))),
   }),
 });
 
@@ -95,7 +104,10 @@ class HybridParents extends FakeParents {
     return both;
   }
 
-  override fetchPiece({ addr, protocol, ...request }: SourceRequest, options: SourceOptions): Promise<Piece> {
+  override fetchPiece(
+    { addr, protocol, ...request }: SourceRequest,
+    options: SourceOptions,
+  ): Promise<Piece> {
     return super.fetchPiece({ ...request, addr: `${addr} ${protocol}` }, options);
   }
 }

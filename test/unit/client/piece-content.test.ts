@@ -25,7 +25,10 @@ function pieceOf(
     async read(into?: Uint8Array) {
       reads.push(into?.length ?? -1);
       if (at === content.length) return undefined;
-      const part = content.subarray(at, at + Math.min(chunk, places ? (into?.length ?? chunk) : chunk));
+      const part = content.subarray(
+        at,
+        at + Math.min(chunk, places ? (into?.length ?? chunk) : chunk),
+      );
       at += part.length;
       if (!places || into === undefined) return part.slice();
       into.set(part);
@@ -51,7 +54,12 @@ function pieceOf(
     createdAtSeconds: 0n,
   };
   return {
-    piece: new DownloadedPiece("standard", metadata, new PieceContent(source, expected, scope), end - start),
+    piece: new DownloadedPiece(
+      "standard",
+      metadata,
+      new PieceContent(source, expected, scope),
+      end - start,
+    ),
     reads,
   };
 }

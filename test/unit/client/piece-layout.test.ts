@@ -26,7 +26,12 @@ describe("PieceLayout takes", () => {
     [1, 0, 2],
     [0, 2, 1],
   ];
-  for (const known of [{}, { contentLength: 250 }, { pieceLength: 100 }, { contentLength: 250, pieceLength: 100 }]) {
+  for (const known of [
+    {},
+    { contentLength: 250 },
+    { pieceLength: 100 },
+    { contentLength: 250, pieceLength: 100 },
+  ]) {
     for (const order of orders) {
       it(`the pieces of a task, in the order ${order}, knowing ${Object.keys(known).join(" and ") || "nothing"}`, () => {
         const layout = layoutOf(known);
@@ -113,8 +118,18 @@ describe("PieceLayout refuses", () => {
         [1, 100, 100],
       ],
     ],
-    ["a piece that was not asked for", "ProtocolViolation", { numbers: new Set([1]) }, [[2, 200, 100]]],
-    ["a piece of another length than the task's", "ProtocolViolation", { pieceLength: 100 }, [[1, 50, 50]]],
+    [
+      "a piece that was not asked for",
+      "ProtocolViolation",
+      { numbers: new Set([1]) },
+      [[2, 200, 100]],
+    ],
+    [
+      "a piece of another length than the task's",
+      "ProtocolViolation",
+      { pieceLength: 100 },
+      [[1, 50, 50]],
+    ],
     ["a piece behind the end", "ProtocolViolation", { contentLength: 200 }, [[2, 200, 100]]],
     ["a piece over the end", "ProtocolViolation", { contentLength: 250 }, [[2, 200, 100]]],
     ["a piece short of the end", "ProtocolViolation", { contentLength: 250 }, [[2, 200, 40]]],

@@ -5,7 +5,11 @@ import { downloaderSettings } from "../../../src/client/call/settings.ts";
 import { createDownloader } from "../../../src/client/core-factory.ts";
 import type { PieceRequest, PoolOptions } from "../../../src/client/downloader.ts";
 import { downloaderFactory } from "../../../src/client/factory.ts";
-import { QuicDownloader, TcpDownloader, VortexDownloader } from "../../../src/client/vortex/downloader.ts";
+import {
+  QuicDownloader,
+  TcpDownloader,
+  VortexDownloader,
+} from "../../../src/client/vortex/downloader.ts";
 import { VortexError } from "../../../src/errors.ts";
 import type { Runtime } from "../../../src/runtime.ts";
 import { VortexServer } from "../../../src/server/vortex-server.ts";
@@ -94,7 +98,10 @@ function addrs(pool: ClientPool<FakeClient>): string[] {
 /** A client that the test answers for when it is asked for a sign of life. */
 class SuspectClient extends FakeClient {
   /** Patience in ms of each question, and its answer. */
-  readonly asked: { readonly patience: number; readonly answer: (alive: boolean) => Promise<void> }[] = [];
+  readonly asked: {
+    readonly patience: number;
+    readonly answer: (alive: boolean) => Promise<void>;
+  }[] = [];
   readonly aborted: VortexError[] = [];
   readonly ready: Promise<void>;
   /** The handshake ends well, or fails. */
@@ -191,7 +198,10 @@ describe("a suspected client", () => {
       await clients[1]?.stand();
       assert.equal(first.asked[1]?.patience, patience);
       await first.asked[1]?.answer(true);
-      assert.deepEqual([clients[0]?.closes, clients[1]?.closes, lease.stale, first.aborted], [0, 1, false, []]);
+      assert.deepEqual(
+        [clients[0]?.closes, clients[1]?.closes, lease.stale, first.aborted],
+        [0, 1, false, []],
+      );
       await pool.close();
     }
   });
@@ -236,7 +246,10 @@ describe("a suspected client", () => {
     await first.stand();
     await first.asked[0]?.answer(false);
     await clients[1]?.stand(new VortexError("HandshakeFailed", "no"));
-    assert.deepEqual([clients[1]?.closes, first.asked.length, first.aborted, lease.stale], [1, 1, [], false]);
+    assert.deepEqual(
+      [clients[1]?.closes, first.asked.length, first.aborted, lease.stale],
+      [1, 1, [], false],
+    );
     await clock.advance(1000);
     await suspect();
     assert.equal(first.asked.length, 2);
@@ -331,7 +344,9 @@ describe("the pool's dials", () => {
     const late = new VortexError("PieceTimeout", "late");
     for (const reason of [late, new Error("enough")]) {
       const [first, last] = [new AbortController(), new AbortController()];
-      const waiting = [pool.acquire("a:1", first.signal), pool.acquire("a:1", last.signal)].map(rejectionOf);
+      const waiting = [pool.acquire("a:1", first.signal), pool.acquire("a:1", last.signal)].map(
+        rejectionOf,
+      );
       first.abort(new Error("another reason"));
       last.abort(reason);
       const [, rejected] = await Promise.all(waiting);
@@ -346,7 +361,10 @@ describe("the pool's dials", () => {
     const waiting = rejectionOf(pool.acquire("a:1", never));
     await pool.close();
     assert.equal(dials[0]?.signal.reason, await waiting);
-    assert.deepEqual([(await waiting).code, (await waiting).message], ["Closed", "the downloader is closed"]);
+    assert.deepEqual(
+      [(await waiting).code, (await waiting).message],
+      ["Closed", "the downloader is closed"],
+    );
   });
 
   it("an idle connection that the pool closes is not reported as the downloader's close", async () => {
@@ -743,7 +761,9 @@ describe("a request through the downloader counts as active", () => {
   const taskId = "ef".repeat(32);
   const content = seededBytes(3, 500_000);
 
-  async function withDownloader(use: (download: VortexDownloader, addr: string, clock: FakeClock) => Promise<void>) {
+  async function withDownloader(
+    use: (download: VortexDownloader, addr: string, clock: FakeClock) => Promise<void>,
+  ) {
     const clock = new FakeClock();
     const runtime = fakeRuntime(clock);
     const transport = new MemoryTransport();
@@ -757,7 +777,10 @@ describe("a request through the downloader counts as active", () => {
     assert.equal(clock.pending, 0, "timers left");
   }
 
-  const ways: [until: string, end: (downloader: VortexDownloader, addr: string) => Promise<void>][] = [
+  const ways: [
+    until: string,
+    end: (downloader: VortexDownloader, addr: string) => Promise<void>,
+  ][] = [
     [
       "until its content has been read by bytes()",
       async (downloader, addr) => {
@@ -837,7 +860,10 @@ describe("a request through the downloader counts as active", () => {
         }),
       listen: () => Promise.reject(new Error("not here")),
     };
-    const downloader = new VortexDownloader(async () => silent, downloaderSettings({}, fakeRuntime(clock)));
+    const downloader = new VortexDownloader(
+      async () => silent,
+      downloaderSettings({}, fakeRuntime(clock)),
+    );
     const dialling = downloader.downloadPiece({ addr: "peer:1", hostId: "h", taskId, number: 0 });
     dialling.catch(() => {});
     assert.equal(await clock.advanceUntil(dialling, 60_000, 100), 2000);
@@ -864,7 +890,10 @@ describe("a request through the downloader counts as active", () => {
     await (await downloader.downloadPiece(request)).bytes();
     dead = true;
     for (let round = 0; round < 2; round++) {
-      assert.deepEqual(await (await downloader.downloadPiece(request)).bytes(), content.subarray(0, 200_000));
+      assert.deepEqual(
+        await (await downloader.downloadPiece(request)).bytes(),
+        content.subarray(0, 200_000),
+      );
       assert.equal(dials, 2);
     }
     await downloader.close();
@@ -888,13 +917,15 @@ describe("a request through the downloader counts as active", () => {
             giveUp = () => reject(new VortexError("Closed", "cancelled"));
           });
           silence.catch(() => {});
-          const read = (): Promise<Uint8Array | undefined> => (reads++ < most ? reader.read() : silence);
+          const read = (): Promise<Uint8Array | undefined> =>
+            reads++ < most ? reader.read() : silence;
           return { ...stream, reader: { read, cancel: () => giveUp() } };
         },
       };
     });
     const downloader = new VortexDownloader(async () => transport, downloaderSettings({}, runtime));
-    const fetched = async (): Promise<Uint8Array> => (await downloader.downloadPiece(request)).bytes();
+    const fetched = async (): Promise<Uint8Array> =>
+      (await downloader.downloadPiece(request)).bytes();
     await fetched();
     for (const reads of [0, 1, 2]) {
       most = reads;
@@ -920,13 +951,17 @@ describe("a request through the downloader counts as active", () => {
       dials++;
       return {
         openStream: async (open) => {
-          if (refusals++ === 0) throw new VortexError("EarlyDataRefused", "after the handshake, please");
+          if (refusals++ === 0)
+            throw new VortexError("EarlyDataRefused", "after the handshake, please");
           return connection.openStream(open);
         },
       };
     });
     const downloader = new VortexDownloader(async () => transport, downloaderSettings({}, runtime));
-    assert.deepEqual(await (await downloader.downloadPiece(request)).bytes(), content.subarray(0, 200_000));
+    assert.deepEqual(
+      await (await downloader.downloadPiece(request)).bytes(),
+      content.subarray(0, 200_000),
+    );
     assert.deepEqual([dials, refusals], [1, 2]);
     await downloader.close();
     await server.close({ grace: 0 });
@@ -943,13 +978,17 @@ describe("a request through the downloader counts as active", () => {
         // The third dial has early data, the one that takes its place has none.
         earlyData: dial % 2 === 1 ? "refused" : "none",
         openStream: async (open) => {
-          if (lost.has(dial)) throw new VortexError("ConnectionLost", "what was remembered does not hold");
+          if (lost.has(dial))
+            throw new VortexError("ConnectionLost", "what was remembered does not hold");
           return connection.openStream(open);
         },
       };
     });
     const downloader = new VortexDownloader(async () => transport, downloaderSettings({}, runtime));
-    assert.deepEqual(await (await downloader.downloadPiece(request)).bytes(), content.subarray(0, 200_000));
+    assert.deepEqual(
+      await (await downloader.downloadPiece(request)).bytes(),
+      content.subarray(0, 200_000),
+    );
     assert.equal(dials, 2);
     await downloader.close();
     const other = new VortexDownloader(async () => transport, downloaderSettings({}, runtime));
@@ -983,7 +1022,10 @@ describe("a request through the downloader counts as active", () => {
           ? { ready: Promise.resolve() }
           : { ready, openStream: () => ready.then(() => connection.openStream()) };
       });
-      const downloader = new VortexDownloader(async () => transport, downloaderSettings({}, runtime));
+      const downloader = new VortexDownloader(
+        async () => transport,
+        downloaderSettings({}, runtime),
+      );
       const fetching = downloader.downloadPiece(request).then((piece) => piece.bytes());
       fetching.catch(() => {});
       if (after === undefined) {
@@ -1014,8 +1056,14 @@ describe("a request through the downloader counts as active", () => {
 
   it("and a transport of another protocol is InvalidArgument", async () => {
     for (const downloader of [
-      new QuicDownloader(async () => new MemoryTransport("tcp"), downloaderSettings({}, fakeRuntime())),
-      new TcpDownloader(async () => new MemoryTransport("quic"), downloaderSettings({}, fakeRuntime())),
+      new QuicDownloader(
+        async () => new MemoryTransport("tcp"),
+        downloaderSettings({}, fakeRuntime()),
+      ),
+      new TcpDownloader(
+        async () => new MemoryTransport("quic"),
+        downloaderSettings({}, fakeRuntime()),
+      ),
     ]) {
       const request = { addr: "peer:1", hostId: "h", taskId, number: 0 };
       await assertRejects(downloader.downloadPiece(request), "InvalidArgument");
@@ -1065,7 +1113,11 @@ describe("a request through the downloader counts as active", () => {
     const store = new MemoryPieceStore();
     store.putTask(taskId, content, { pieceLength: 200_000 });
     const server = await VortexServer.listen(memory, { host: "peer", port: 1 }, store, runtime);
-    return { memory, server, request: { addr: formatAddress(server.address), hostId: "h", taskId, number: 0 } };
+    return {
+      memory,
+      server,
+      request: { addr: formatAddress(server.address), hostId: "h", taskId, number: 0 },
+    };
   }
 
   /** A transport over another, whose connections have parts of their own. */

@@ -1,6 +1,9 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { ProtocolSelector, type SelectedProtocol } from "../../../src/client/auto/protocol-selector.ts";
+import {
+  ProtocolSelector,
+  type SelectedProtocol,
+} from "../../../src/client/auto/protocol-selector.ts";
 import type { Protocol } from "../../../src/transport/protocol.ts";
 import { FakeClock } from "../../support/fake-clock.ts";
 
@@ -64,7 +67,8 @@ describe("verdicts on protocols, revised by rates", () => {
 
   it("remembers no more than so many peers", () => {
     const { verdicts } = verdictsOf();
-    for (let n = 0; n < 5000; n++) verdicts.remember(`peer ${n}`, { protocol: "quic", reason: "" }, ["quic"]);
+    for (let n = 0; n < 5000; n++)
+      verdicts.remember(`peer ${n}`, { protocol: "quic", reason: "" }, ["quic"]);
     assert.equal(verdicts.size, 4096);
     assert.equal(verdicts.of("peer 0"), undefined);
     assert.equal(verdicts.of("peer 4999")?.protocol, "quic");

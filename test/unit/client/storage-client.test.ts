@@ -43,7 +43,11 @@ describe("StorageClient", () => {
     const addresses = { tcp: "10.0.0.7:1", quic: "10.0.0.7:2", grpc: "10.0.0.7:3" };
     for (const protocol of protocols) {
       const { made, asked, createDownloader } = recorder();
-      const config = parseConfig({ download: { protocol }, storage: { server }, upload: { server: { port: 3 } } });
+      const config = parseConfig({
+        download: { protocol },
+        storage: { server },
+        upload: { server: { port: 3 } },
+      });
       const client = new StorageClient({ config, createDownloader });
       assert.equal(client.protocol, protocol);
       await assert.rejects(client.downloadPiece("peer", taskId, 5), { code: "NotFound" });
@@ -55,17 +59,28 @@ describe("StorageClient", () => {
   it("puts an IPv6 address in brackets", async () => {
     const { asked, createDownloader } = recorder();
     const config = parseConfig({ storage: { server: { ip: "fd00::7" } } });
-    await assert.rejects(new StorageClient({ config, createDownloader }).downloadPiece("peer", taskId, 0));
+    await assert.rejects(
+      new StorageClient({ config, createDownloader }).downloadPiece("peer", taskId, 0),
+    );
     assert.equal(asked[0]?.[0].addr, "[fd00::7]:4005");
   });
 
   it("asks addressOf first", async () => {
     const { asked, createDownloader } = recorder();
-    const config = parseConfig({ download: { protocol: "quic" }, storage: { server: { ip: "10.0.0.7" } } });
-    const addressOf = (peerId: string, protocol: string): string => `${peerId}.${protocol}.example:99`;
+    const config = parseConfig({
+      download: { protocol: "quic" },
+      storage: { server: { ip: "10.0.0.7" } },
+    });
+    const addressOf = (peerId: string, protocol: string): string =>
+      `${peerId}.${protocol}.example:99`;
     const client = new StorageClient({ config, createDownloader, addressOf, hostId: "me" });
     await assert.rejects(client.downloadPiece("peer-1", taskId, 0), { code: "NotFound" });
-    assert.deepEqual(asked[0]?.[0], { addr: "peer-1.quic.example:99", hostId: "me", taskId, number: 0 });
+    assert.deepEqual(asked[0]?.[0], {
+      addr: "peer-1.quic.example:99",
+      hostId: "me",
+      taskId,
+      number: 0,
+    });
   });
 
   it("says what to do when it does not know where the peer is", async () => {
@@ -73,7 +88,8 @@ describe("StorageClient", () => {
     const client = new StorageClient({ config: parseConfig({}), createDownloader });
     await assert.rejects(client.downloadPiece("peer", taskId, 0), {
       code: "InvalidArgument",
-      message: "where the peer is, is not known: set storage.server.ip in the configuration, or give addressOf",
+      message:
+        "where the peer is, is not known: set storage.server.ip in the configuration, or give addressOf",
     });
     assert.equal(asked.length, 0);
   });
@@ -83,7 +99,9 @@ describe("StorageClient", () => {
     const config = parseConfig({ storage: { server: { ip: "10.0.0.7" } } });
     const client = new StorageClient({ config, createDownloader });
     for (const number of [0, 7, 4294967295]) {
-      await assert.rejects(client.downloadPiece("peer", taskId, `${taskId}-${number}`), { code: "NotFound" });
+      await assert.rejects(client.downloadPiece("peer", taskId, `${taskId}-${number}`), {
+        code: "NotFound",
+      });
       assert.equal(asked.at(-1)?.[0].number, number);
     }
     // A task id may hold dashes itself.
@@ -105,24 +123,56 @@ describe("StorageClient", () => {
       `${taskId}-01`,
       `${taskId}-4294967296`,
     ];
-    for (const pieceId of [...wrong, `${"cd".repeat(32)}-7`, `${taskId}-1.5`, -1, 1.5, 4294967296, Number.NaN]) {
-      await assert.rejects(client.downloadPiece("peer", taskId, pieceId), { code: "InvalidArgument" }, String(pieceId));
+    for (const pieceId of [
+      ...wrong,
+      `${"cd".repeat(32)}-7`,
+      `${taskId}-1.5`,
+      -1,
+      1.5,
+      4294967296,
+      Number.NaN,
+    ]) {
+      await assert.rejects(
+        client.downloadPiece("peer", taskId, pieceId),
+        { code: "InvalidArgument" },
+        String(pieceId),
+      );
     }
     assert.equal(asked.length, 0);
   });
 
   it("hands on range, kind, timeouts and signal; options beside the configuration win", async () => {
     const { made, asked, createDownloader } = recorder();
-    const config = parseConfig({ download: { pieceTimeout: "9s" }, storage: { server: { ip: "10.0.0.7" } } });
+    const config = parseConfig({
+      download: { pieceTimeout: "9s" },
+      storage: { server: { ip: "10.0.0.7" } },
+    });
     const tls = { verify: false } as const;
-    const client = new StorageClient({ config, createDownloader, tls, pieceTimeout: 8_000, connectTimeout: 7_000 });
-    assert.deepEqual(made, [{ ...downloaderOptions(config), tls, pieceTimeout: 8_000, connectTimeout: 7_000 }]);
+    const client = new StorageClient({
+      config,
+      createDownloader,
+      tls,
+      pieceTimeout: 8_000,
+      connectTimeout: 7_000,
+    });
+    assert.deepEqual(made, [
+      { ...downloaderOptions(config), tls, pieceTimeout: 8_000, connectTimeout: 7_000 },
+    ]);
     const { signal } = new AbortController();
     const options = { signal, stallTimeout: 6_000, kind: "persistent-cache" } as const;
-    await assert.rejects(client.downloadPiece("peer", taskId, 1, { start: 2, end: 3 }, options), { code: "NotFound" });
+    await assert.rejects(client.downloadPiece("peer", taskId, 1, { start: 2, end: 3 }, options), {
+      code: "NotFound",
+    });
     assert.deepEqual(asked, [
       [
-        { addr: "10.0.0.7:4005", hostId, taskId, number: 1, kind: "persistent-cache", range: { start: 2, end: 3 } },
+        {
+          addr: "10.0.0.7:4005",
+          hostId,
+          taskId,
+          number: 1,
+          kind: "persistent-cache",
+          range: { start: 2, end: 3 },
+        },
         { signal, stallTimeout: 6_000 },
       ],
     ]);
@@ -146,7 +196,10 @@ describe("StorageClient", () => {
     store.putTask(taskId, content, { pieceLength: 400 });
     for (const protocol of ["tcp", "quic"] as const) {
       const transport = new MemoryTransport(protocol);
-      const config = parseConfig({ download: { protocol }, storage: { server: { ip: "10.0.0.7" } } });
+      const config = parseConfig({
+        download: { protocol },
+        storage: { server: { ip: "10.0.0.7" } },
+      });
       const port = protocol === "tcp" ? 4005 : 4006;
       const local = { host: "10.0.0.7", port };
       await using _server = await VortexServer.listen(transport, local, store, portableRuntime);
@@ -157,7 +210,10 @@ describe("StorageClient", () => {
         grpc: () => assert.fail("not asked for"),
       });
       await using client = new StorageClient({ config, createDownloader });
-      const piece = await client.downloadPiece("peer", taskId, `${taskId}-1`, { start: 10, end: 20 });
+      const piece = await client.downloadPiece("peer", taskId, `${taskId}-1`, {
+        start: 10,
+        end: 20,
+      });
       assert.deepEqual(await piece.bytes(), content.slice(410, 420));
       const last = await client.downloadPiece("peer", taskId, 2);
       assert.deepEqual(await last.bytes(), content.slice(800));

@@ -9,7 +9,12 @@ import { protocolChoices } from "../../../src/transport/protocol.ts";
 /** Every value when nothing is said. */
 const defaults: Config = {
   host: { ip: undefined, hostname: undefined },
-  download: { protocol: "tcp", bandwidthLimit: undefined, pieceTimeout: 360_000, concurrentPieceCount: 8 },
+  download: {
+    protocol: "tcp",
+    bandwidthLimit: undefined,
+    pieceTimeout: 360_000,
+    concurrentPieceCount: 8,
+  },
   upload: {
     bandwidthLimit: undefined,
     server: { ip: undefined, port: 4000, caCert: undefined, cert: undefined, key: undefined },
@@ -24,7 +29,12 @@ const defaults: Config = {
     parentConcurrency: 32,
     maxConnections: 1_024,
     maxStreams: 128,
-    pool: { connectionsPerAddress: 1, capacity: 2_000, idleTimeout: 420_000, cleanupInterval: 60_000 },
+    pool: {
+      connectionsPerAddress: 1,
+      capacity: 2_000,
+      idleTimeout: 420_000,
+      cleanupInterval: 60_000,
+    },
     quic: {
       earlyData: true,
       caCert: undefined,
@@ -65,7 +75,11 @@ describe("parseConfig", () => {
         collectedPieceTimeout: "10s",
         concurrentPieceCount: 10,
       },
-      upload: { client: { ttl: "12h" }, server: { port: 14000, caCert: null }, disableShared: false },
+      upload: {
+        client: { ttl: "12h" },
+        server: { port: 14000, caCert: null },
+        disableShared: false,
+      },
       storage: {
         server: { ip: "10.0.0.7", tcpPort: 14005, tcpFastopen: false, quicPort: 14006 },
         dir: "/var/lib/dragonfly",
@@ -76,7 +90,12 @@ describe("parseConfig", () => {
     });
     assert.deepEqual(config, {
       ...defaults,
-      download: { protocol: "quic", bandwidthLimit: 50e9, pieceTimeout: 30_000, concurrentPieceCount: 10 },
+      download: {
+        protocol: "quic",
+        bandwidthLimit: 50e9,
+        pieceTimeout: 30_000,
+        concurrentPieceCount: 10,
+      },
       storage: { server: { ip: "10.0.0.7", tcpPort: 14005, quicPort: 14006 } },
       upload: { ...defaults.upload, server: { ...defaults.upload.server, port: 14000 } },
     });
@@ -124,8 +143,14 @@ describe("parseConfig", () => {
       [1_000_000, 1e6],
     ];
     for (const [limit, bytes] of cases) {
-      const config = parseConfig({ download: { bandwidthLimit: limit }, upload: { rateLimit: limit } });
-      assert.deepEqual([config.download.bandwidthLimit, config.upload.bandwidthLimit], [bytes, bytes]);
+      const config = parseConfig({
+        download: { bandwidthLimit: limit },
+        upload: { rateLimit: limit },
+      });
+      assert.deepEqual(
+        [config.download.bandwidthLimit, config.upload.bandwidthLimit],
+        [bytes, bytes],
+      );
     }
     const both = parseConfig({ download: { rateLimit: "1GiB", bandwidthLimit: "2GB" } });
     assert.equal(both.download.bandwidthLimit, 2e9);
@@ -138,7 +163,13 @@ describe("parseConfig", () => {
         connectTimeout: "1s",
         stall_timeout: "5s",
         pool: { idleTimeout: "1m" },
-        quic: { earlyData: false, fingerprints: [pin], caCert: "/ca.pem", verify: null, udp_payload_size: 1452 },
+        quic: {
+          earlyData: false,
+          fingerprints: [pin],
+          caCert: "/ca.pem",
+          verify: null,
+          udp_payload_size: 1452,
+        },
       },
     });
     assert.deepEqual(vortexPeer, {
@@ -184,7 +215,8 @@ describe("parseConfig", () => {
     const port = "expected a port from 0 to 65535";
     const duration = "expected a duration from 1ms to 30d with its unit, such as 360s or 1m30s";
     const count = "expected an integer from 1 to 1024";
-    const limit = "expected bytes a second, at least 1, as a number or with a unit, such as 50GB or 50GiB";
+    const limit =
+      "expected bytes a second, at least 1, as a number or with a unit, such as 50GB or 50GiB";
     const prints = "expected a list of SHA-256 fingerprints";
     const address = "expected an IPv4 or IPv6 address";
     const cases: [input: unknown, message: string][] = [
@@ -197,7 +229,10 @@ describe("parseConfig", () => {
       [{ storage: { server: { tcpPort: "4005" } } }, `storage.server.tcpPort "4005": ${port}`],
       [{ upload: { server: { port: Number.NaN } } }, `upload.server.port NaN: ${port}`],
       [{ storage: { server: { ip: "" } } }, `storage.server.ip "": ${address}`],
-      [{ storage: { server: { ip: "peer.example" } } }, `storage.server.ip "peer.example": ${address}`],
+      [
+        { storage: { server: { ip: "peer.example" } } },
+        `storage.server.ip "peer.example": ${address}`,
+      ],
       [{ storage: { server: { ip: "10.0.0.256" } } }, `storage.server.ip "10.0.0.256": ${address}`],
       [{ download: { pieceTimeout: 360 } }, `download.pieceTimeout 360: ${duration}`],
       [{ download: { pieceTimeout: "360" } }, `download.pieceTimeout "360": ${duration}`],
@@ -209,10 +244,19 @@ describe("parseConfig", () => {
       [{ download: { bandwidthLimit: 0 } }, `download.bandwidthLimit 0: ${limit}`],
       [{ upload: { rateLimit: 1.5 } }, `upload.rateLimit 1.5: ${limit}`],
       [{ upload: { bandwidthLimit: true } }, `upload.bandwidthLimit true: ${limit}`],
-      [{ upload: { server: { caCert: "" } } }, 'upload.server.caCert "": expected the name of a file'],
+      [
+        { upload: { server: { caCert: "" } } },
+        'upload.server.caCert "": expected the name of a file',
+      ],
       [{ host: { ip: "" } }, `host.ip "": ${address}`],
-      [{ vortexPeer: { quic: { verify: "no" } } }, 'vortexPeer.quic.verify "no": expected true, false'],
-      [{ vortexPeer: { quic: { fingerprints: [] } } }, `vortexPeer.quic.fingerprints […]: ${prints}`],
+      [
+        { vortexPeer: { quic: { verify: "no" } } },
+        'vortexPeer.quic.verify "no": expected true, false',
+      ],
+      [
+        { vortexPeer: { quic: { fingerprints: [] } } },
+        `vortexPeer.quic.fingerprints […]: ${prints}`,
+      ],
       [
         { vortexPeer: { quic: { fingerprints: ["ab"] } } },
         'vortexPeer.quic.fingerprints.0 "ab": expected 64 hex digits, with colons or without',
@@ -232,13 +276,20 @@ describe("parseConfig", () => {
       [[], "configuration […]: expected keys with values"],
     ];
     for (const [input, message] of cases) {
-      assert.throws(() => parseConfig(input), { name: "VortexError", code: "InvalidArgument", message });
+      assert.throws(() => parseConfig(input), {
+        name: "VortexError",
+        code: "InvalidArgument",
+        message,
+      });
     }
   });
 
   it("tells of every wrong key at once, and keeps them apart for programs", () => {
     const expected = `expected ${protocolChoices.join(", ")}`;
-    const input = { download: { protocol: "udp" }, storage: { server: { ip: "10.0.0.1", quicPort: 70000 } } };
+    const input = {
+      download: { protocol: "udp" },
+      storage: { server: { ip: "10.0.0.1", quicPort: 70000 } },
+    };
     assert.throws(
       () => parseConfig(input),
       (error) => {
@@ -249,7 +300,11 @@ describe("parseConfig", () => {
         );
         assert.deepEqual(error.cause, [
           { path: ["download", "protocol"], value: "udp", expected },
-          { path: ["storage", "server", "quicPort"], value: 70000, expected: "expected a port from 0 to 65535" },
+          {
+            path: ["storage", "server", "quicPort"],
+            value: 70000,
+            expected: "expected a port from 0 to 65535",
+          },
         ]);
         return true;
       },
@@ -284,8 +339,33 @@ describe("parseDuration", () => {
   });
 
   it("reads nothing else", () => {
-    const wrong = ["", " ", "360", "s", "abc", "5x", "-5s", "1e3s", "3m5", "1m oops", "360s;", "1_000s", "1,5s", "1S"];
-    for (const text of [...wrong, "1M", "1y", "toString", "1toString", "1constructor", ".5s", "5.s", "∞s"]) {
+    const wrong = [
+      "",
+      " ",
+      "360",
+      "s",
+      "abc",
+      "5x",
+      "-5s",
+      "1e3s",
+      "3m5",
+      "1m oops",
+      "360s;",
+      "1_000s",
+      "1,5s",
+      "1S",
+    ];
+    for (const text of [
+      ...wrong,
+      "1M",
+      "1y",
+      "toString",
+      "1toString",
+      "1constructor",
+      ".5s",
+      "5.s",
+      "∞s",
+    ]) {
       assert.equal(parseDuration(text), undefined, text);
     }
   });
@@ -297,14 +377,38 @@ describe("formatDuration and formatSize", () => {
       assert.equal(parseDuration(formatDuration(milliseconds)), milliseconds);
     }
     assert.deepEqual([formatDuration(360_000), formatDuration(1_500)], ["360s", "1500ms"]);
-    for (const bytes of [1, 1_000, 1_024, 12_345, 50e6, 50e9, 50 * 2 ** 30, 3e15, 2 ** 50, Number.MAX_SAFE_INTEGER]) {
+    for (const bytes of [
+      1,
+      1_000,
+      1_024,
+      12_345,
+      50e6,
+      50e9,
+      50 * 2 ** 30,
+      3e15,
+      2 ** 50,
+      Number.MAX_SAFE_INTEGER,
+    ]) {
       assert.equal(parseSize(formatSize(bytes)), bytes);
     }
     assert.deepEqual([50e9, 50 * 2 ** 30, 999].map(formatSize), ["50GB", "50GiB", "999"]);
   });
 
   it("a size is nothing else than a number with a unit of bytes", () => {
-    for (const text of ["", "GB", "5XB", "-1", "1e3", "1,5GB", "0x10", "5 GB ", " 5GB", "5  GB", "9PB9", "99PiB"]) {
+    for (const text of [
+      "",
+      "GB",
+      "5XB",
+      "-1",
+      "1e3",
+      "1,5GB",
+      "0x10",
+      "5 GB ",
+      " 5GB",
+      "5  GB",
+      "9PB9",
+      "99PiB",
+    ]) {
       assert.equal(parseSize(text), undefined, text);
     }
   });

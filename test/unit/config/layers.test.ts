@@ -24,14 +24,27 @@ describe("layers of a configuration", () => {
       { download: { protocol: "quic", pieceTimeout: "9s" }, storage: { server: { quic_port: 1 } } },
       (path) => `file:${path.join("/")}`,
     );
-    const flags = configLayer({ "download.protocol": "grpc", "upload.server.port": undefined }, (key) => `flag ${key}`);
+    const flags = configLayer(
+      { "download.protocol": "grpc", "upload.server.port": undefined },
+      (key) => `flag ${key}`,
+    );
     const { config, settings } = resolveConfig(flags, file);
     assert.deepEqual([config.download.protocol, config.download.pieceTimeout], ["grpc", 9_000]);
     const said = settings.filter(({ source }) => source !== "default");
     assert.deepEqual(said, [
       { key: "download.protocol", value: "grpc", text: "grpc", source: "flag download.protocol" },
-      { key: "download.pieceTimeout", value: 9_000, text: "9s", source: "file:download/pieceTimeout" },
-      { key: "storage.server.quicPort", value: 1, text: "1", source: "file:storage/server/quic_port" },
+      {
+        key: "download.pieceTimeout",
+        value: 9_000,
+        text: "9s",
+        source: "file:download/pieceTimeout",
+      },
+      {
+        key: "storage.server.quicPort",
+        value: 1,
+        text: "1",
+        source: "file:storage/server/quic_port",
+      },
     ]);
     assert.deepEqual(
       settings.map(({ key }) => key),
@@ -46,7 +59,10 @@ describe("layers of a configuration", () => {
         const { config, settings } = resolveConfig(...given);
         for (const { key, value, source } of settings) {
           const winner = given.find((layer) => layer.has(key))?.get(key);
-          assert.deepEqual([value, source], winner ? [winner.value, winner.source] : [keys[key].standard, "default"]);
+          assert.deepEqual(
+            [value, source],
+            winner ? [winner.value, winner.source] : [keys[key].standard, "default"],
+          );
           assert.equal(valueIn(config, key), value);
         }
       }),
@@ -57,16 +73,31 @@ describe("layers of a configuration", () => {
     const { settings } = resolveConfig();
     for (const { key, text, value } of settings) {
       if (text === undefined) continue;
-      const read = parseConfigLayer(nested(key, JSON.parse(/^(true|false|\d+)$/.test(text) ? text : `"${text}"`)));
+      const read = parseConfigLayer(
+        nested(key, JSON.parse(/^(true|false|\d+)$/.test(text) ? text : `"${text}"`)),
+      );
       assert.equal(read.get(key)?.value, value, key);
     }
   });
 
   it("anything at all is a configuration or InvalidArgument", () => {
-    const leaf = fc.anything({ withBigInt: true, withMap: true, withNullPrototype: true, withDate: true });
-    const names = [...new Set(configKeys.flatMap((key) => keys[key].paths).flat()), "__proto__", "constructor", "x"];
+    const leaf = fc.anything({
+      withBigInt: true,
+      withMap: true,
+      withNullPrototype: true,
+      withDate: true,
+    });
+    const names = [
+      ...new Set(configKeys.flatMap((key) => keys[key].paths).flat()),
+      "__proto__",
+      "constructor",
+      "x",
+    ];
     const { section } = fc.letrec<{ section: unknown }>((tie) => ({
-      section: fc.dictionary(fc.constantFrom(...names), fc.oneof({ maxDepth: 4 }, leaf, tie("section"))),
+      section: fc.dictionary(
+        fc.constantFrom(...names),
+        fc.oneof({ maxDepth: 4 }, leaf, tie("section")),
+      ),
     }));
     fc.assert(
       fc.property(fc.oneof(leaf, section), (input) => {
@@ -75,7 +106,10 @@ describe("layers of a configuration", () => {
           downloaderSettings(downloaderOptions(config), portableRuntime);
           serverSettings(serverOptions(config), portableRuntime);
         } catch (error) {
-          assert.ok(error instanceof VortexError && error.code === "InvalidArgument", String(error));
+          assert.ok(
+            error instanceof VortexError && error.code === "InvalidArgument",
+            String(error),
+          );
         }
       }),
       { numRuns: 200 },
@@ -121,7 +155,10 @@ describe("options out of a configuration", () => {
       serverSettings({ onError }, portableRuntime),
     );
     const { quic, tcp, grpc, host } = serverOptions(config);
-    assert.deepEqual([quic, tcp, grpc, host], [{ port: 4006 }, { port: 4005 }, { port: 4000 }, undefined]);
+    assert.deepEqual(
+      [quic, tcp, grpc, host],
+      [{ port: 4006 }, { port: 4005 }, { port: 4000 }, undefined],
+    );
   });
 
   it("change with every key: none is read for nothing", () => {
@@ -139,7 +176,10 @@ describe("options out of a configuration", () => {
     const mutual = { ca: "ca", cert: "cert", key: "key" };
     const pin = "ab".repeat(32);
     const tlsOf = (protocol: string, quic: object, files = {}) => {
-      const { tls, apiTls } = downloaderOptions(parseConfig({ download: { protocol }, vortexPeer: { quic } }), files);
+      const { tls, apiTls } = downloaderOptions(
+        parseConfig({ download: { protocol }, vortexPeer: { quic } }),
+        files,
+      );
       return [tls, apiTls];
     };
     assert.deepEqual(tlsOf("quic", {}), [undefined, undefined]);
@@ -151,7 +191,10 @@ describe("options out of a configuration", () => {
       mutual,
     ]);
     // TCP has none; a file that says whom QUIC is to trust loads all the same, and the downloader refuses none of it.
-    assert.deepEqual(tlsOf("tcp", { fingerprints: [pin] }, { ca: "own", mutual }), [undefined, mutual]);
+    assert.deepEqual(tlsOf("tcp", { fingerprints: [pin] }, { ca: "own", mutual }), [
+      undefined,
+      mutual,
+    ]);
     // What is said for QUIC alone makes no TLS of gRPC in the clear: a change of protocol is one line.
     assert.deepEqual(tlsOf("grpc", { fingerprints: [pin] }), [undefined, undefined]);
     assert.deepEqual(tlsOf("grpc", { verify: false }, { mutual }), [mutual, mutual]);
@@ -171,7 +214,11 @@ describe("options out of a configuration", () => {
     const none = { caCert: undefined, cert: undefined, key: undefined };
     assert.equal(mutualTlsFiles(none), undefined);
     assert.equal(mutualTlsFiles({ ...none, caCert: "a", cert: "b" }), undefined);
-    assert.deepEqual(mutualTlsFiles({ caCert: "a", cert: "b", key: "c" }), { ca: "a", cert: "b", key: "c" });
+    assert.deepEqual(mutualTlsFiles({ caCert: "a", cert: "b", key: "c" }), {
+      ca: "a",
+      cert: "b",
+      key: "c",
+    });
   });
 });
 
@@ -214,7 +261,9 @@ const others: { readonly [Key in ConfigKey]?: unknown } = {
 /** What a layer comes to. QUIC throughout, so that what is for QUIC has its effect, unless the protocol is what changes. */
 function effect(values: { readonly [Key in ConfigKey]?: unknown }): unknown {
   const layer = configLayer({ "download.protocol": "quic", ...(values as object) }, () => "test");
-  const { config } = resolveConfig("download.protocol" in values ? configLayer({}, () => "test") : layer);
+  const { config } = resolveConfig(
+    "download.protocol" in values ? configLayer({}, () => "test") : layer,
+  );
   return [downloaderOptions(config), serverOptions(config)];
 }
 
@@ -229,7 +278,9 @@ function layerOf(names: readonly ConfigKey[]): fc.Arbitrary<ConfigLayer> {
 }
 
 function valueIn(config: unknown, key: string): unknown {
-  return key.split(".").reduce<unknown>((section, name) => (section as Record<string, unknown>)[name], config);
+  return key
+    .split(".")
+    .reduce<unknown>((section, name) => (section as Record<string, unknown>)[name], config);
 }
 
 function nested(key: string, value: unknown): unknown {

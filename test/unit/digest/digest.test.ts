@@ -56,14 +56,21 @@ describe("digests as Dragonfly writes them", () => {
     it(`${algorithm} of lengths around its block is that of node:crypto`, () => {
       for (const length of [0, 1, 55, 56, 63, 64, 65, 111, 112, 127, 128, 129, 10_000]) {
         const content = seededBytes(length, length);
-        assert.equal(digest(algorithm, content), `${algorithm}:${createHash(algorithm).update(content).digest("hex")}`);
+        assert.equal(
+          digest(algorithm, content),
+          `${algorithm}:${createHash(algorithm).update(content).digest("hex")}`,
+        );
       }
     });
   }
 
   it("the runtime's CRC-32 is the portable one's, for any length, beginning in memory, and chunking", () => {
     const content = seededBytes(3, 70_000);
-    for (const [start, end] of [...Array.from({ length: 100 }, (_, at) => [at % 9, at]), [1, 65_537], [0, 70_000]]) {
+    for (const [start, end] of [
+      ...Array.from({ length: 100 }, (_, at) => [at % 9, at]),
+      [1, 65_537],
+      [0, 70_000],
+    ]) {
       const part = content.subarray(start, end);
       const [native, portable] = [nativeHashers("crc32"), portableHashers("crc32")];
       for (const hasher of [native, portable]) {
@@ -98,10 +105,19 @@ describe("digests as Dragonfly writes them", () => {
 
 describe("digests taken apart", () => {
   it("algorithm and value, the sha family in lower case", () => {
-    assert.deepEqual(parseDigest("crc32:4294967295"), { algorithm: "crc32", encoded: "4294967295" });
+    assert.deepEqual(parseDigest("crc32:4294967295"), {
+      algorithm: "crc32",
+      encoded: "4294967295",
+    });
     assert.deepEqual(parseDigest("crc32:0"), { algorithm: "crc32", encoded: "0" });
-    assert.deepEqual(parseDigest(`sha256:${"aB".repeat(32)}`), { algorithm: "sha256", encoded: "ab".repeat(32) });
-    assert.deepEqual(parseDigest(`sha512:${"0F".repeat(64)}`), { algorithm: "sha512", encoded: "0f".repeat(64) });
+    assert.deepEqual(parseDigest(`sha256:${"aB".repeat(32)}`), {
+      algorithm: "sha256",
+      encoded: "ab".repeat(32),
+    });
+    assert.deepEqual(parseDigest(`sha512:${"0F".repeat(64)}`), {
+      algorithm: "sha512",
+      encoded: "0f".repeat(64),
+    });
   });
 
   const refused = [

@@ -40,7 +40,10 @@ describe("faces", () => {
   it("outside of workerd the face of edge workers loads, and what needs workerd is Unavailable", async () => {
     const request = { addr: "127.0.0.1:9", hostId: "h", taskId: "a".repeat(64), number: 0 };
     await using downloader = workers.createDownloader({ protocol: "tcp" });
-    await assert.rejects(downloader.downloadPiece(request), { code: "Unavailable", message: /cloudflare:sockets/ });
+    await assert.rejects(downloader.downloadPiece(request), {
+      code: "Unavailable",
+      message: /cloudflare:sockets/,
+    });
     const listening = workers.workersTransport.listen({ host: "127.0.0.1", port: 0 });
     await assert.rejects(listening, { code: "Unavailable", message: /Node, Bun or Deno/ });
   });
@@ -60,7 +63,10 @@ describe("faces", () => {
     await using downloader = face.createDownloader({ protocol: "quic", quic: { idleTimeout: 1 } });
     await assert.rejects(downloader.downloadPiece(request), wrong);
     const store = new face.MemoryPieceStore();
-    await assert.rejects(face.startServer({ store, host: "127.0.0.1", quic: { port: 0, idleTimeout: 1 } }), wrong);
+    await assert.rejects(
+      face.startServer({ store, host: "127.0.0.1", quic: { port: 0, idleTimeout: 1 } }),
+      wrong,
+    );
   });
 
   const noQuiche = runtimeName === "deno" ? "quiche is for Node and Bun" : undefined;
@@ -70,20 +76,35 @@ describe("faces", () => {
   }, async () => {
     const request = { addr: "127.0.0.1:9", hostId: "h", taskId: "a".repeat(64), number: 0 };
     for (const face of [node, bun]) {
-      await using downloader = face.createDownloader({ protocol: "quic", quic: { udpPayloadSize: 1 } });
+      await using downloader = face.createDownloader({
+        protocol: "quic",
+        quic: { udpPayloadSize: 1 },
+      });
       const wrong = { code: "InvalidArgument", message: /^udpPayloadSize 1: / };
       await assert.rejects(downloader.downloadPiece(request), wrong);
     }
   });
 
   const inDeno = runtimeName === "deno" ? "its QUIC is there" : undefined;
-  const name = "outside of Deno its QUIC is Unavailable where trust is named, and TCP where it is not";
-  it(inDeno === undefined ? name : `${name} [gap: ${inDeno}]`, { skip: inDeno !== undefined }, async () => {
+  const name =
+    "outside of Deno its QUIC is Unavailable where trust is named, and TCP where it is not";
+  it(inDeno === undefined ? name : `${name} [gap: ${inDeno}]`, {
+    skip: inDeno !== undefined,
+  }, async () => {
     const request = { addr: "127.0.0.1:9", hostId: "h", taskId: "a".repeat(64), number: 0 };
-    await using pinned = deno.createDownloader({ protocol: "quic", tls: { fingerprints: ["ab".repeat(32)] } });
-    await assert.rejects(pinned.downloadPiece(request), { code: "Unavailable", message: /"tcp".*no TLS/ });
+    await using pinned = deno.createDownloader({
+      protocol: "quic",
+      tls: { fingerprints: ["ab".repeat(32)] },
+    });
+    await assert.rejects(pinned.downloadPiece(request), {
+      code: "Unavailable",
+      message: /"tcp".*no TLS/,
+    });
     await using plain = deno.createDownloader({ protocol: "quic", tls: { verify: false } });
-    await assert.rejects(plain.downloadPiece(request), { code: "ConnectionRefused", message: /in place of QUIC/ });
+    await assert.rejects(plain.downloadPiece(request), {
+      code: "ConnectionRefused",
+      message: /in place of QUIC/,
+    });
   });
 });
 
@@ -116,8 +137,14 @@ describe("the core, which is `vortex-peer` where no export condition fits", () =
   }
 
   it("a transport of another protocol is InvalidArgument", async () => {
-    await using downloader = createDownloader({ protocol: "quic", transport: new core.MemoryTransport("tcp") });
+    await using downloader = createDownloader({
+      protocol: "quic",
+      transport: new core.MemoryTransport("tcp"),
+    });
     const request = { addr: "peer:4006", hostId: "h", taskId: "a".repeat(64), number: 0 };
-    await assert.rejects(downloader.downloadPiece(request), { code: "InvalidArgument", message: /tcp transport/ });
+    await assert.rejects(downloader.downloadPiece(request), {
+      code: "InvalidArgument",
+      message: /tcp transport/,
+    });
   });
 });

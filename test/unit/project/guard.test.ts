@@ -22,7 +22,10 @@ describe("a guarded callback", () => {
       throw cause;
     })();
     const [error] = told;
-    assert.deepEqual([error?.code, error?.cause, ended, guard.caught], ["Internal", cause, [error], 1]);
+    assert.deepEqual(
+      [error?.code, error?.cause, ended, guard.caught],
+      ["Internal", cause, [error], 1],
+    );
     assert.match(error?.message ?? "", /Port should be > 0/);
   });
 
@@ -108,13 +111,22 @@ function isGuarded(callback: string, text: string): boolean {
   if (/^\((?:\w+)?\) => (?:\{\}|resolve\((?:undefined)?\))/.test(callback)) return true;
   const [name = ""] = /^(?:this\.#)?\w+(?=[),])/.exec(callback) ?? [];
   if (name === "" || name === "resolve") return name !== "";
-  const declared = new RegExp(`(?:^|[\\s;])(?:const )?${name} = (?:new Guard\\([^;]*|[\\w.#]*[gG]uard)\\.wrap\\(`);
+  const declared = new RegExp(
+    `(?:^|[\\s;])(?:const )?${name} = (?:new Guard\\([^;]*|[\\w.#]*[gG]uard)\\.wrap\\(`,
+  );
   return declared.test(text);
 }
 
-function noted(): { readonly guard: Guard; readonly ended: VortexError[]; readonly told: VortexError[] } {
+function noted(): {
+  readonly guard: Guard;
+  readonly ended: VortexError[];
+  readonly told: VortexError[];
+} {
   const ended: VortexError[] = [];
   const told: VortexError[] = [];
-  const guard = new Guard({ end: (error) => ended.push(error), onError: (error) => told.push(error) });
+  const guard = new Guard({
+    end: (error) => ended.push(error),
+    onError: (error) => told.push(error),
+  });
   return { guard, ended, told };
 }

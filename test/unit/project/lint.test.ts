@@ -1,9 +1,16 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { checkDocstring, checkPhrases, checkSubject, checkWidth, type Violation } from "../../../scripts/lint/rules.ts";
+import {
+  checkDocstring,
+  checkPhrases,
+  checkSubject,
+  checkWidth,
+  type Violation,
+} from "../../../scripts/lint/rules.ts";
 import { checkCode, checkMarkdown } from "../../../scripts/lint/sources.ts";
 
-const rulesOf = (violations: readonly Violation[]): string[] => violations.map(({ line, rule }) => `${line} ${rule}`);
+const rulesOf = (violations: readonly Violation[]): string[] =>
+  violations.map(({ line, rule }) => `${line} ${rule}`);
 const words = (count: number): string => Array.from({ length: count }, () => "word").join(" ");
 
 describe("the language rules", () => {
@@ -11,16 +18,27 @@ describe("the language rules", () => {
     for (const start of ["What", "Who", "How", "Whether", "Where", "Of", "As", "By", "Whoever"]) {
       assert.deepEqual(rulesOf(checkDocstring(`${start} it is.`, 7)), ["7 docstring-start"]);
     }
-    for (const text of ["Fetches a piece.", "Grace period in ms.", "Whatsoever.", "`what` is a name.", ""]) {
+    for (const text of [
+      "Fetches a piece.",
+      "Grace period in ms.",
+      "Whatsoever.",
+      "`what` is a name.",
+      "",
+    ]) {
       assert.deepEqual(checkDocstring(text, 1), []);
     }
   });
 
   it("a sentence of a docstring has 25 words at most", () => {
     assert.deepEqual(checkDocstring(`${words(25)}. Then ${words(24)}.`, 1), []);
-    assert.deepEqual(rulesOf(checkDocstring(`Short.\n\nNow ${words(26)}.\nEnd.`, 3)), ["5 sentence-length"]);
+    assert.deepEqual(rulesOf(checkDocstring(`Short.\n\nNow ${words(26)}.\nEnd.`, 3)), [
+      "5 sentence-length",
+    ]);
     // A tag, a list and a paragraph each begin a sentence.
-    assert.deepEqual(checkDocstring(`${words(20)}\n\n@param one ${words(20)}\n- ${words(20)}\n- ${words(20)}`, 1), []);
+    assert.deepEqual(
+      checkDocstring(`${words(20)}\n\n@param one ${words(20)}\n- ${words(20)}\n- ${words(20)}`, 1),
+      [],
+    );
     assert.deepEqual(checkDocstring(`Code does not count: \`${words(40)}\`.`, 1), []);
   });
 
@@ -46,7 +64,10 @@ describe("the language rules", () => {
   });
 
   it("a line of prose has 100 columns at most, unless it holds an address", () => {
-    assert.deepEqual(checkWidth(["x".repeat(100), `${"x".repeat(99)} https://example.org/`], 1), []);
+    assert.deepEqual(
+      checkWidth(["x".repeat(100), `${"x".repeat(99)} https://example.org/`], 1),
+      [],
+    );
     assert.deepEqual(rulesOf(checkWidth(["short", "ü".repeat(101)], 4)), ["5 line-width"]);
   });
 
@@ -94,9 +115,19 @@ describe("where the language rules look", () => {
 
   it("prose of Markdown, and neither its code nor the width of its tables", () => {
     const wide = "x".repeat(101);
-    const source = ["whoever", "```ts", `const whoever = "${wide}";`, "```", `| ${wide} |`, "| anew |", wide].join(
-      "\n",
-    );
-    assert.deepEqual(rulesOf(checkMarkdown(source)), ["1 banned-phrase", "6 banned-phrase", "7 line-width"]);
+    const source = [
+      "whoever",
+      "```ts",
+      `const whoever = "${wide}";`,
+      "```",
+      `| ${wide} |`,
+      "| anew |",
+      wide,
+    ].join("\n");
+    assert.deepEqual(rulesOf(checkMarkdown(source)), [
+      "1 banned-phrase",
+      "6 banned-phrase",
+      "7 line-width",
+    ]);
   });
 });

@@ -17,13 +17,55 @@ describe("the manifests", () => {
 
   const changes: [what: string, file: string, from: string, to: string, problem: RegExp][] = [
     ["another version on JSR", "deno.json", '"version": "', '"version": "9', /deno\.json of 9/],
-    ["another version on the command line", "cli/version.ts", 'version = "', 'version = "9', /version\.ts of 9/],
-    ["a subpath that JSR lacks", "deno.json", '"./tcp"', '"./tcps"', /\.\/tcp: deno\.json has undefined/],
-    ["a subpath that npm lacks", "package.json", '"./tcp": {', '"./tcps": {', /\.\/tcp is in deno\.json and not/],
-    ["another source", "deno.json", "./entry/tcp.ts", "./entry/grpc.ts", /built of \.\/entry\/tcp\.ts/],
-    ["an entry that is not built", "tsdown.config.mjs", "tcp: ", "udp: ", /\.\/tcp: nothing builds/],
-    ["an import that is no dependency", "package.json", '"crc-32"', '"crc-33"', /crc-32 is imported and no dependency/],
-    ["a dependency's range", "package.json", '"valibot": "', '"valibot": "^', /valibot \^.*not an exact version/],
+    [
+      "another version on the command line",
+      "cli/version.ts",
+      'version = "',
+      'version = "9',
+      /version\.ts of 9/,
+    ],
+    [
+      "a subpath that JSR lacks",
+      "deno.json",
+      '"./tcp"',
+      '"./tcps"',
+      /\.\/tcp: deno\.json has undefined/,
+    ],
+    [
+      "a subpath that npm lacks",
+      "package.json",
+      '"./tcp": {',
+      '"./tcps": {',
+      /\.\/tcp is in deno\.json and not/,
+    ],
+    [
+      "another source",
+      "deno.json",
+      "./entry/tcp.ts",
+      "./entry/grpc.ts",
+      /built of \.\/entry\/tcp\.ts/,
+    ],
+    [
+      "an entry that is not built",
+      "tsdown.config.mjs",
+      "tcp: ",
+      "udp: ",
+      /\.\/tcp: nothing builds/,
+    ],
+    [
+      "an import that is no dependency",
+      "package.json",
+      '"crc-32"',
+      '"crc-33"',
+      /crc-32 is imported and no dependency/,
+    ],
+    [
+      "a dependency's range",
+      "package.json",
+      '"valibot": "',
+      '"valibot": "^',
+      /valibot \^.*not an exact version/,
+    ],
   ];
   for (const [what, file, from, to, problem] of changes) {
     it(`${what} is found`, async () => {
@@ -53,10 +95,12 @@ describe("a release", () => {
     ["major", "2.0.0"],
     ["1.2.10", "1.2.10"],
   ] as const)
-    it(`${step} of 1.2.3 is ${version}`, () => assert.equal(nextVersion("1.2.3", step, ""), version));
+    it(`${step} of 1.2.3 is ${version}`, () =>
+      assert.equal(nextVersion("1.2.3", step, ""), version));
 
   for (const step of [undefined, "1.2", "v2.0.0", "1.2.3", "1.2.2", "0.9.9", "huge"])
-    it(`${step} of 1.2.3 is refused`, () => assert.throws(() => nextVersion("1.2.3", step, "## Unreleased")));
+    it(`${step} of 1.2.3 is refused`, () =>
+      assert.throws(() => nextVersion("1.2.3", step, "## Unreleased")));
 
   it("a first version that is unreleased is released as it is", () => {
     assert.equal(nextVersion("0.1.0", "0.1.0", "# Changelog\n\n## 0.1.0, unreleased\n"), "0.1.0");
@@ -70,13 +114,19 @@ describe("a release", () => {
       const current = JSON.parse(readFileSync(join(root, "package.json"), "utf8")).version;
       assert.equal(after.replaceAll("98.7.6", current), before, file);
     }
-    const log = released("CHANGELOG.md", "# Changelog\n\n## Unreleased\n\n- New.\n", "98.7.6", "2030-01-02");
+    const log = released(
+      "CHANGELOG.md",
+      "# Changelog\n\n## Unreleased\n\n- New.\n",
+      "98.7.6",
+      "2030-01-02",
+    );
     assert.equal(log, "# Changelog\n\n## 98.7.6, 2030-01-02\n\n- New.\n");
   });
 
   it("nothing unreleased is nothing to release", () => {
     assert.throws(
-      () => released("CHANGELOG.md", "# Changelog\n\n## 1.0.0, 2030-01-01\n", "1.0.1", "2030-01-02"),
+      () =>
+        released("CHANGELOG.md", "# Changelog\n\n## 1.0.0, 2030-01-01\n", "1.0.1", "2030-01-02"),
       /nothing/,
     );
   });

@@ -7,7 +7,13 @@ import { scan } from "../../support/source-scanner.ts";
 const root = new URL("../../../", import.meta.url);
 
 /** npm packages that src may import, all of them web-standard JavaScript. */
-const packages = ["valibot", "crc-32", "@noble/hashes", "@bufbuild/protobuf", "@connectrpc/connect"];
+const packages = [
+  "valibot",
+  "crc-32",
+  "@noble/hashes",
+  "@bufbuild/protobuf",
+  "@connectrpc/connect",
+];
 
 /** Names that only some runtimes have. */
 const foreign = [
@@ -91,7 +97,9 @@ describe("the purity of src", () => {
 
   for (const { path, imports, code } of sources) {
     it(`${path} imports no runtime's module, only relative files and ${packages.length} known packages`, () => {
-      const strange = imports.filter((specifier) => !specifier.startsWith(".") && !isKnownPackage(specifier));
+      const strange = imports.filter(
+        (specifier) => !specifier.startsWith(".") && !isKnownPackage(specifier),
+      );
       assert.deepEqual(strange, []);
     });
 
@@ -148,7 +156,8 @@ describe("the direction of imports", () => {
     ] as const) {
       const wrong = edges.filter(
         ({ path, to }) =>
-          (partOf(path) === one && partOf(to) === other) || (partOf(path) === other && partOf(to) === one),
+          (partOf(path) === one && partOf(to) === other) ||
+          (partOf(path) === other && partOf(to) === one),
       );
       assert.deepEqual(wrong, []);
     }
@@ -206,17 +215,17 @@ describe("the direction of imports", () => {
 
 describe("the purity of the face of edge workers", () => {
   const all = new Map(
-    [...sources.map((source) => ({ ...source, path: `src/${source.path}` })), ...outside].map((source) => [
-      source.path,
-      source,
-    ]),
+    [...sources.map((source) => ({ ...source, path: `src/${source.path}` })), ...outside].map(
+      (source) => [source.path, source],
+    ),
   );
   const reached = new Map<string, Source>();
   const visit = (path: string): void => {
     const source = all.get(path);
     if (source === undefined || reached.has(path)) return;
     reached.set(path, source);
-    for (const specifier of source.imports) if (specifier.startsWith(".")) visit(resolve(path, specifier));
+    for (const specifier of source.imports)
+      if (specifier.startsWith(".")) visit(resolve(path, specifier));
   };
   visit("entry/workers.ts");
 
@@ -265,7 +274,10 @@ describe("the scanner that this test stands on", () => {
   }
 
   it("comments and texts are not code", () => {
-    assert.equal(scan('a("process"); // Bun\n/* Deno */ `Buffer`').code.replaceAll(/\s+/g, " "), 'a(""); ""');
+    assert.equal(
+      scan('a("process"); // Bun\n/* Deno */ `Buffer`').code.replaceAll(/\s+/g, " "),
+      'a(""); ""',
+    );
   });
 });
 
@@ -275,7 +287,10 @@ function read(base: string, folder: string): Source[] {
     const path = `${folder}/${entry.name}`;
     if (entry.isDirectory()) found.push(...read(base, path));
     else if (entry.name.endsWith(".ts")) {
-      found.push({ path: path.slice(base.length), ...scan(readFileSync(new URL(path, root), "utf8")) });
+      found.push({
+        path: path.slice(base.length),
+        ...scan(readFileSync(new URL(path, root), "utf8")),
+      });
     }
   }
   return found;
@@ -283,7 +298,9 @@ function read(base: string, folder: string): Source[] {
 
 /** The globals of one runtime that code names. */
 function namedIn(code: string): string[] {
-  return foreign.filter((name) => new RegExp(`(?<![.\\w$#])${name}(?![\\w$]|\\s*\\??:)`).test(code));
+  return foreign.filter((name) =>
+    new RegExp(`(?<![.\\w$#])${name}(?![\\w$]|\\s*\\??:)`).test(code),
+  );
 }
 
 function isKnownPackage(specifier: string): boolean {

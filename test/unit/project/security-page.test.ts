@@ -68,8 +68,8 @@ describe("SECURITY.md", () => {
 /** A file of tests, and what it imports of the folders that hold tables of cases. */
 function sourceOf(file: string): string {
   const source = readFileSync(`${root}/${file}`, "utf8");
-  const tables = [...source.matchAll(/from "((?:\.\.\/)+(?:support|bench\/hostile)\/[^"]+)"/g)].map(([, path = ""]) =>
-    readFileSync(`${root}/${dirname(file)}/${path}`, "utf8"),
+  const tables = [...source.matchAll(/from "((?:\.\.\/)+(?:support|bench\/hostile)\/[^"]+)"/g)].map(
+    ([, path = ""]) => readFileSync(`${root}/${dirname(file)}/${path}`, "utf8"),
   );
   return [source, ...tables].join("\n");
 }

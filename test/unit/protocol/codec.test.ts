@@ -4,8 +4,19 @@ import fc from "fast-check";
 import { VortexError } from "../../../src/errors.ts";
 import { type PieceMetadata, pieceKinds } from "../../../src/piece.ts";
 import { type DecoderLimits, PacketDecoder } from "../../../src/protocol/decoder.ts";
-import { decodePacket, encodePacket, HEADER_LENGTH, type Packet } from "../../../src/protocol/packet.ts";
-import { contentTag, kindOfContent, kindOfRequest, requestTag, Tag } from "../../../src/protocol/tags.ts";
+import {
+  decodePacket,
+  encodePacket,
+  HEADER_LENGTH,
+  type Packet,
+} from "../../../src/protocol/packet.ts";
+import {
+  contentTag,
+  kindOfContent,
+  kindOfRequest,
+  requestTag,
+  Tag,
+} from "../../../src/protocol/tags.ts";
 import { assertThrows, thrownBy } from "../../support/failures.ts";
 import { chunked, joined, seededRandom } from "../../support/random.ts";
 import { loadVectors, type Vector } from "../../support/vectors.ts";
@@ -41,7 +52,8 @@ describe("one whole packet, against the verdicts of the reference decoder", () =
     }
     const { decoded } = vector;
     it(`${vector.name}: ${decoded.ok ? "the same fields" : decoded.error}`, () => {
-      if (decoded.ok) assert.deepEqual(asVerdict(decodePacket(vector.bytes), vector.bytes), decoded);
+      if (decoded.ok)
+        assert.deepEqual(asVerdict(decodePacket(vector.bytes), vector.bytes), decoded);
       else assert.equal(thrownBy(() => decodePacket(vector.bytes)).code, decoded.error);
     });
   }
@@ -59,7 +71,8 @@ describe("one whole packet, against the verdicts of the reference decoder", () =
 
 describe("the incremental decoder on the same table", () => {
   it("gives each valid packet fed whole", () => {
-    for (const { name, bytes } of valid) assert.deepEqual(feed([bytes]), complete([decodePacket(bytes)]), name);
+    for (const { name, bytes } of valid)
+      assert.deepEqual(feed([bytes]), complete([decodePacket(bytes)]), name);
   });
 
   it("gives each valid packet fed byte by byte, and not before its last byte", () => {
@@ -79,7 +92,11 @@ describe("the incremental decoder on the same table", () => {
     for (const { name, bytes } of valid) {
       for (let round = 0; round < 10; round++) {
         const chunks = chunked(bytes, random, bytes.length);
-        assert.deepEqual(feed(chunks), complete([decodePacket(bytes)]), `${name} in ${chunks.map(lengthOf)}`);
+        assert.deepEqual(
+          feed(chunks),
+          complete([decodePacket(bytes)]),
+          `${name} in ${chunks.map(lengthOf)}`,
+        );
       }
     }
   });
@@ -93,7 +110,11 @@ describe("the incremental decoder on the same table", () => {
     const all = joined(valid.map(({ bytes }) => bytes));
     const expected = complete(valid.map(({ bytes }) => decodePacket(bytes)));
     for (const greatest of [1, 2, 7, 100, 5000]) {
-      assert.deepEqual(feed(chunked(all, seededRandom(greatest), greatest)), expected, `chunks up to ${greatest}`);
+      assert.deepEqual(
+        feed(chunked(all, seededRandom(greatest), greatest)),
+        expected,
+        `chunks up to ${greatest}`,
+      );
     }
   });
 
@@ -109,9 +130,11 @@ describe("the incremental decoder on the same table", () => {
 
   function differenceOf(vector: Vector): Difference | undefined {
     const announced = announcedLength(vector);
-    if (isCloseWithPayload(vector)) return "stricter than the reference: a close packet with a payload";
+    if (isCloseWithPayload(vector))
+      return "stricter than the reference: a close packet with a payload";
     if (announced === undefined) return "a truncated packet may still be completed";
-    if (vector.bytes.length > HEADER_LENGTH + announced) return "bytes to spare belong to the next packet";
+    if (vector.bytes.length > HEADER_LENGTH + announced)
+      return "bytes to spare belong to the next packet";
     if (vector.bytes.length < HEADER_LENGTH + announced) {
       const [, tag = 0] = vector.bytes;
       // A wrong length of a request or a close, and a content header that fits nothing, get the same verdict earlier.
@@ -125,7 +148,10 @@ describe("the incremental decoder on the same table", () => {
 
   it("differs from the verdicts on whole packets only in the named ways", () => {
     const counted = Object.fromEntries(
-      Object.keys(differences).map((name) => [name, classified.filter(({ difference }) => difference === name).length]),
+      Object.keys(differences).map((name) => [
+        name,
+        classified.filter(({ difference }) => difference === name).length,
+      ]),
     );
     assert.deepEqual(counted, differences);
   });
@@ -158,7 +184,10 @@ describe("the incremental decoder on the same table", () => {
             break;
           default:
             if (decoded.ok)
-              assert.deepEqual({ packets, failure }, { packets: [decodePacket(bytes)], failure: undefined });
+              assert.deepEqual(
+                { packets, failure },
+                { packets: [decodePacket(bytes)], failure: undefined },
+              );
             else assert.deepEqual({ packets, failure }, { packets: [], failure: decoded.error });
         }
       }
@@ -181,7 +210,12 @@ describe("fields keep every bit", () => {
   for (const fields of extremes) {
     it(`${Object.entries(fields).map(([name, value]) => `${name} ${value}`)}`, () => {
       for (const kind of pieceKinds) {
-        const packet: Packet = { type: "piece-content", id: 255, kind, metadata: { ...metadata, ...fields } };
+        const packet: Packet = {
+          type: "piece-content",
+          id: 255,
+          kind,
+          metadata: { ...metadata, ...fields },
+        };
         const bytes = encodePacket(packet);
         assert.deepEqual(decodePacket(bytes), packet);
         assert.deepEqual(feed([bytes]), complete([packet]));
@@ -208,7 +242,12 @@ describe("fields keep every bit", () => {
   });
 
   it("metadata that ends inside any of its fields is InvalidPacket", () => {
-    const whole = encodePacket({ type: "piece-content", id: 0, kind: "standard", metadata }).subarray(10);
+    const whole = encodePacket({
+      type: "piece-content",
+      id: 0,
+      kind: "standard",
+      metadata,
+    }).subarray(10);
     for (let length = 0; length < whole.length; length++) {
       const packet = new Uint8Array(10 + length);
       packet.set([0, Tag.PieceContent]);
@@ -222,7 +261,12 @@ describe("fields keep every bit", () => {
 });
 
 describe("one whole packet whose announced length is right, and wrong for its tag", () => {
-  const wrong: [what: string, tag: number, length: number, code: "InvalidLength" | "InvalidPacket"][] = [
+  const wrong: [
+    what: string,
+    tag: number,
+    length: number,
+    code: "InvalidLength" | "InvalidPacket",
+  ][] = [
     ["a request of 67 bytes", Tag.DownloadPiece, 67, "InvalidLength"],
     ["a request of 69 bytes", Tag.DownloadCachePiece, 69, "InvalidLength"],
     ["a request of none", Tag.DownloadPersistentPiece, 0, "InvalidLength"],
@@ -245,7 +289,10 @@ describe("tags", () => {
     assert.deepEqual(pieceKinds.map(contentTag), [1, 3, 5, 7]);
     for (let tag = 0; tag < 256; tag++) {
       assert.equal(kindOfRequest(tag), tag < 8 && tag % 2 === 0 ? pieceKinds[tag / 2] : undefined);
-      assert.equal(kindOfContent(tag), tag < 8 && tag % 2 === 1 ? pieceKinds[(tag - 1) / 2] : undefined);
+      assert.equal(
+        kindOfContent(tag),
+        tag < 8 && tag % 2 === 1 ? pieceKinds[(tag - 1) / 2] : undefined,
+      );
     }
   });
 });
@@ -267,10 +314,19 @@ describe("the encoder refuses what does not fit its field", () => {
     ["a negative cost", { ...content, metadata: { ...metadata, costSeconds: -1n } }],
     ["a traffic type beyond a byte", { ...content, metadata: { ...metadata, trafficType: 256 } }],
     ["a content's number beyond 32 bits", { ...content, metadata: { ...metadata, number: -1 } }],
-    ["a created-at that is no date", { ...content, metadata: { ...metadata, createdAtSeconds: 2n ** 62n } }],
+    [
+      "a created-at that is no date",
+      { ...content, metadata: { ...metadata, createdAtSeconds: 2n ** 62n } },
+    ],
     ["an error code beyond a byte", { type: "error", id: 1, code: 256, message: "" }],
-    ["a reserved tag that is not reserved", { type: "reserved", id: 1, tag: 7, value: new Uint8Array(0) }],
-    ["the close tag as a reserved one", { type: "reserved", id: 1, tag: Tag.Close, value: new Uint8Array(0) }],
+    [
+      "a reserved tag that is not reserved",
+      { type: "reserved", id: 1, tag: 7, value: new Uint8Array(0) },
+    ],
+    [
+      "the close tag as a reserved one",
+      { type: "reserved", id: 1, tag: Tag.Close, value: new Uint8Array(0) },
+    ],
   ];
   for (const [what, packet] of misfits) {
     it(what, () => {
@@ -301,14 +357,26 @@ describe("announced lengths beyond their bound are refused before anything that 
     });
   }
 
-  const lengthsThatCannotBe: [what: string, announced: Uint8Array, code: "InvalidLength" | "InvalidPacket"][] = [
+  const lengthsThatCannotBe: [
+    what: string,
+    announced: Uint8Array,
+    code: "InvalidLength" | "InvalidPacket",
+  ][] = [
     ["a request of 67 bytes", header(Tag.DownloadPiece, 67), "InvalidLength"],
     ["a request of 4 GiB", header(Tag.DownloadCachePiece, 0xffffffff), "InvalidLength"],
     ["a close packet with a byte", header(Tag.Close, 1), "InvalidLength"],
     ["an error without a code", header(Tag.Error, 0), "InvalidLength"],
     ["a content without room for a metadata length", header(Tag.PieceContent, 3), "InvalidPacket"],
-    ["metadata of 2^32 - 1 bytes in a shorter packet", contentHeader(65, 0xffffffff), "InvalidPacket"],
-    ["metadata of 2^32 - 1 bytes in the longest packet", contentHeader(0xffffffff, 0xffffffff), "InvalidPacket"],
+    [
+      "metadata of 2^32 - 1 bytes in a shorter packet",
+      contentHeader(65, 0xffffffff),
+      "InvalidPacket",
+    ],
+    [
+      "metadata of 2^32 - 1 bytes in the longest packet",
+      contentHeader(0xffffffff, 0xffffffff),
+      "InvalidPacket",
+    ],
   ];
   for (const [what, announced, code] of lengthsThatCannotBe) {
     it(`${what}: ${code}`, () => {
@@ -321,7 +389,12 @@ describe("announced lengths beyond their bound are refused before anything that 
   it("what is just within the bounds is decoded", () => {
     const message = "m".repeat(65536);
     const error: Packet = { type: "error", id: 0, code: 1, message };
-    const reserved: Packet = { type: "reserved", id: 0, tag: 9, value: new Uint8Array(65536).fill(5) };
+    const reserved: Packet = {
+      type: "reserved",
+      id: 0,
+      tag: 9,
+      value: new Uint8Array(65536).fill(5),
+    };
     const digest = "d".repeat(65536 - 45);
     const content: Packet = {
       type: "piece-content",
@@ -329,7 +402,10 @@ describe("announced lengths beyond their bound are refused before anything that 
       kind: "cache",
       metadata: { ...metadata, digest, parentId: "" },
     };
-    assert.deepEqual(feed([error, reserved, content].map(encodePacket)), complete([error, reserved, content]));
+    assert.deepEqual(
+      feed([error, reserved, content].map(encodePacket)),
+      complete([error, reserved, content]),
+    );
   });
 
   it("a bound that is no unsigned 32-bit integer is InvalidArgument", () => {
@@ -441,7 +517,8 @@ describe("the decoder's own behaviour", () => {
     const got: Packet[] = [];
     for (const chunk of chunked(joined(sent.map(encodePacket)), random, 11)) {
       decoder.push(chunk);
-      for (let packet = decoder.next(); packet !== undefined; packet = decoder.next()) got.push(packet);
+      for (let packet = decoder.next(); packet !== undefined; packet = decoder.next())
+        got.push(packet);
     }
     assert.deepEqual(got, sent);
   });
@@ -450,14 +527,20 @@ describe("the decoder's own behaviour", () => {
     const packet = encodePacket({ type: "piece-content", id: 3, kind: "standard", metadata });
     const padded = joined([new Uint8Array(13).fill(0xff), packet, new Uint8Array(9).fill(0xff)]);
     const view = padded.subarray(13, 13 + packet.length);
-    assert.deepEqual(feed([view.subarray(0, 8), view.subarray(8)]), complete([decodePacket(packet)]));
+    assert.deepEqual(
+      feed([view.subarray(0, 8), view.subarray(8)]),
+      complete([decodePacket(packet)]),
+    );
   });
 
   it("empty chunks change nothing", () => {
     const packet: Packet = { type: "close", id: 3 };
     const bytes = encodePacket(packet);
     const nothing = new Uint8Array(0);
-    assert.deepEqual(feed([nothing, bytes.subarray(0, 3), nothing, bytes.subarray(3), nothing]), complete([packet]));
+    assert.deepEqual(
+      feed([nothing, bytes.subarray(0, 3), nothing, bytes.subarray(3), nothing]),
+      complete([packet]),
+    );
   });
 });
 
@@ -466,7 +549,9 @@ describe("properties, seeded", () => {
   const uint8 = fc.nat({ max: 0xff });
   const uint32 = fc.nat({ max: 0xffffffff });
   // Lone surrogates have no UTF-8 form.
-  const text = fc.string({ unit: "binary", maxLength: 200 }).filter((value) => !/\p{Surrogate}/u.test(value));
+  const text = fc
+    .string({ unit: "binary", maxLength: 200 })
+    .filter((value) => !/\p{Surrogate}/u.test(value));
   const kind = fc.constantFrom(...pieceKinds);
   const plain = { noNullPrototype: true };
   const anyMetadata: fc.Arbitrary<PieceMetadata> = fc.record(
@@ -493,9 +578,15 @@ describe("properties, seeded", () => {
       },
       plain,
     ),
-    fc.record({ type: fc.constant("piece-content" as const), id: uint8, kind, metadata: anyMetadata }, plain),
+    fc.record(
+      { type: fc.constant("piece-content" as const), id: uint8, kind, metadata: anyMetadata },
+      plain,
+    ),
     fc.record({ type: fc.constant("close" as const), id: uint8 }, plain),
-    fc.record({ type: fc.constant("error" as const), id: uint8, code: uint8, message: text }, plain),
+    fc.record(
+      { type: fc.constant("error" as const), id: uint8, code: uint8, message: text },
+      plain,
+    ),
     fc.record(
       {
         type: fc.constant("reserved" as const),
@@ -509,11 +600,16 @@ describe("properties, seeded", () => {
 
   it("any packet is equal after encoding and decoding, whole and in random chunks", () => {
     fc.assert(
-      fc.property(fc.array(anyPacket, { minLength: 1, maxLength: 5 }), fc.nat(), (packets, seed) => {
-        for (const packet of packets) assert.deepEqual(decodePacket(encodePacket(packet)), packet);
-        const chunks = chunked(joined(packets.map(encodePacket)), seededRandom(seed), 50);
-        assert.deepEqual(feed(chunks), complete(packets));
-      }),
+      fc.property(
+        fc.array(anyPacket, { minLength: 1, maxLength: 5 }),
+        fc.nat(),
+        (packets, seed) => {
+          for (const packet of packets)
+            assert.deepEqual(decodePacket(encodePacket(packet)), packet);
+          const chunks = chunked(joined(packets.map(encodePacket)), seededRandom(seed), 50);
+          assert.deepEqual(feed(chunks), complete(packets));
+        },
+      ),
       { seed: 20_240, numRuns: 300 },
     );
   });
@@ -543,11 +639,13 @@ describe("properties, seeded", () => {
     ["bytes that look like packets", noise],
     [
       "valid packets with a byte changed",
-      fc.record({ which: fc.nat({ max: valid.length - 1 }), at: fc.nat(), to: uint8 }).map(({ which, at, to }) => {
-        const bytes = (valid[which] ?? valid[0])?.bytes.slice() ?? new Uint8Array(0);
-        bytes[at % bytes.length] = to;
-        return bytes;
-      }),
+      fc
+        .record({ which: fc.nat({ max: valid.length - 1 }), at: fc.nat(), to: uint8 })
+        .map(({ which, at, to }) => {
+          const bytes = (valid[which] ?? valid[0])?.bytes.slice() ?? new Uint8Array(0);
+          bytes[at % bytes.length] = to;
+          return bytes;
+        }),
     ],
   ] as const) {
     it(`${what}: the same outcome however they are cut, and no error but the peer's fault`, () => {
@@ -582,7 +680,8 @@ function feed(chunks: readonly Uint8Array[], limits: Partial<DecoderLimits> = {}
   try {
     for (const chunk of chunks) {
       decoder.push(chunk);
-      for (let packet = decoder.next(); packet !== undefined; packet = decoder.next()) packets.push(packet);
+      for (let packet = decoder.next(); packet !== undefined; packet = decoder.next())
+        packets.push(packet);
     }
   } catch (error) {
     assert.ok(error instanceof VortexError, String(error));
@@ -601,7 +700,13 @@ function asVerdict(packet: Packet, bytes: Uint8Array): Record<string, unknown> {
   const { id } = packet;
   switch (packet.type) {
     case "download-piece":
-      return { ok: true, id, tag: requestTag(packet.kind), taskId: packet.taskId, number: packet.number };
+      return {
+        ok: true,
+        id,
+        tag: requestTag(packet.kind),
+        taskId: packet.taskId,
+        number: packet.number,
+      };
     case "piece-content": {
       const { offset, length, costSeconds, createdAtSeconds, ...rest } = packet.metadata;
       return {
@@ -627,7 +732,11 @@ function asVerdict(packet: Packet, bytes: Uint8Array): Record<string, unknown> {
 }
 
 function isCloseWithPayload({ bytes }: Vector): boolean {
-  return bytes[1] === Tag.Close && bytes.length > HEADER_LENGTH && bytes.length === HEADER_LENGTH + lengthField(bytes);
+  return (
+    bytes[1] === Tag.Close &&
+    bytes.length > HEADER_LENGTH &&
+    bytes.length === HEADER_LENGTH + lengthField(bytes)
+  );
 }
 
 /** The length in the header, or undefined when the header itself is cut off. */
@@ -646,7 +755,11 @@ function header(tag: number, length: number): Uint8Array {
   return bytes;
 }
 
-function contentHeader(length: number, metadataLength: number, tag: number = Tag.PieceContent): Uint8Array {
+function contentHeader(
+  length: number,
+  metadataLength: number,
+  tag: number = Tag.PieceContent,
+): Uint8Array {
   const bytes = new Uint8Array(HEADER_LENGTH + 4);
   bytes.set(header(tag, length));
   new DataView(bytes.buffer).setUint32(HEADER_LENGTH, metadataLength);

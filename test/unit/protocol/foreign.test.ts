@@ -14,7 +14,12 @@ const utf8 = (text: string): number[] => [...new TextEncoder().encode(text)];
 const taskId = "a1".repeat(32);
 
 /** First bytes of services, as they were seen. */
-const heads: readonly (readonly [service: string, head: readonly number[], protocol: string, hint: RegExp])[] = [
+const heads: readonly (readonly [
+  service: string,
+  head: readonly number[],
+  protocol: string,
+  hint: RegExp,
+])[] = [
   ["SETTINGS of node:http2", [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 1, 0, 0, 0], "HTTP/2", /gRPC port/],
   ["SETTINGS of hyper", [0, 0, 24, 4, 0, 0, 0, 0, 0, 0, 4, 0, 32, 0, 0], "HTTP/2", /gRPC port/],
   ["SETTINGS without a setting", [0, 0, 0, 4, 0, 0, 0, 0, 0], "HTTP/2", /gRPC port/],
@@ -32,13 +37,20 @@ describe("an answer of another protocol", () => {
     it(`${service}, in one chunk or byte by byte, is ProtocolNotSupported with a way out`, async () => {
       for (const size of [head.length, 1]) {
         const transport = new MemoryTransport("tcp");
-        const server = await ScriptedServer.listen(transport, { host: "peer", port: 4000 }, async (exchange) => {
-          for (let at = 0; at < head.length; at += size) {
-            if (!(await exchange.send(Uint8Array.from(head.slice(at, at + size))))) return;
-          }
-          await exchange.finish();
-        });
-        const downloader = new TcpDownloader(async () => transport, downloaderSettings({}, fakeRuntime()));
+        const server = await ScriptedServer.listen(
+          transport,
+          { host: "peer", port: 4000 },
+          async (exchange) => {
+            for (let at = 0; at < head.length; at += size) {
+              if (!(await exchange.send(Uint8Array.from(head.slice(at, at + size))))) return;
+            }
+            await exchange.finish();
+          },
+        );
+        const downloader = new TcpDownloader(
+          async () => transport,
+          downloaderSettings({}, fakeRuntime()),
+        );
         const addr = formatAddress(server.address);
         const { code, message } = await rejectionOf(
           downloader.downloadPiece({ addr, hostId: "me", taskId, number: 0 }),

@@ -1,6 +1,10 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { type ConnectionSlot, ConnectionSlots, NOTICE } from "../../../src/server/admission/connection-slots.ts";
+import {
+  type ConnectionSlot,
+  ConnectionSlots,
+  NOTICE,
+} from "../../../src/server/admission/connection-slots.ts";
 import { FakeClock } from "../../support/fake-clock.ts";
 
 /** Connections by name, and which of them have made room. */

@@ -29,7 +29,9 @@ describe("what waits for its readers", () => {
   it("gives way to what comes, the longest waiting first, as far as there has to be room", async () => {
     const unread = new PendingWriteBudget(3 * MUCH);
     const writes = Array.from({ length: 5 }, writing);
-    const [first, second, third] = writes.slice(0, 3).map(({ taken }) => rejectionOf(unread.hold(MUCH, taken)));
+    const [first, second, third] = writes
+      .slice(0, 3)
+      .map(({ taken }) => rejectionOf(unread.hold(MUCH, taken)));
     const fourth = unread.hold(2 * MUCH, writes[3]?.taken ?? Promise.reject());
     assert.equal((await first)?.code, "Stalled");
     assert.equal((await second)?.code, "Stalled");

@@ -57,7 +57,11 @@ describe("chunks under an upload rate", () => {
     await settle();
     assert.equal(unread.bytes, 3 * chunk.length);
     for (const { ended } of many.slice(0, 2)) await assertRejects(ended, "Stalled");
-    const took = await clock.advanceUntil(Promise.all(many.slice(2).map(({ ended }) => ended)), 60_000, 10);
+    const took = await clock.advanceUntil(
+      Promise.all(many.slice(2).map(({ ended }) => ended)),
+      60_000,
+      10,
+    );
     const least = ((3 * chunk.length) / rate) * 1000;
     assert.ok(took >= least - 10 && took <= least + 20, `${took} ms for what takes ${least} ms`);
     assert.equal(unread.bytes, 0);
@@ -79,7 +83,8 @@ describe("chunks under an upload rate", () => {
 
   it("without a rate a chunk is sent as it is", async () => {
     const portions: Uint8Array[] = [];
-    for await (const portion of rateLimited(chunk, undefined, never, new PendingWriteBudget(1))) portions.push(portion);
+    for await (const portion of rateLimited(chunk, undefined, never, new PendingWriteBudget(1)))
+      portions.push(portion);
     assert.deepEqual(portions, [chunk]);
   });
 });

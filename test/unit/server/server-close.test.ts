@@ -56,25 +56,42 @@ interface Pair {
   readonly downloader: VortexDownloader | GrpcDownloader;
 }
 
-const protocols: Readonly<Record<string, (store: PieceStore, clock: FakeClock) => Promise<Pair>>> = {
-  Vortex: async (store, clock) => {
-    const runtime = fakeRuntime(clock);
-    const transport = new MemoryTransport();
-    const server = await VortexServer.listen(transport, local, store, runtime);
-    const downloader = new VortexDownloader(async () => transport, downloaderSettings({}, fakeRuntime()));
-    return { addr: `127.0.0.1:${server.address.port}`, close: (options) => server.close(options), downloader };
-  },
-  gRPC: async (store, clock) => {
-    const server = await grpcServer(local, store, serverSettings({}, fakeRuntime(clock)));
-    const downloader = new GrpcDownloader(async () => grpcBinding(), downloaderSettings({}, fakeRuntime()));
-    return { addr: `127.0.0.1:${server.address.port}`, close: (options) => server.close(options), downloader };
-  },
-};
+const protocols: Readonly<Record<string, (store: PieceStore, clock: FakeClock) => Promise<Pair>>> =
+  {
+    Vortex: async (store, clock) => {
+      const runtime = fakeRuntime(clock);
+      const transport = new MemoryTransport();
+      const server = await VortexServer.listen(transport, local, store, runtime);
+      const downloader = new VortexDownloader(
+        async () => transport,
+        downloaderSettings({}, fakeRuntime()),
+      );
+      return {
+        addr: `127.0.0.1:${server.address.port}`,
+        close: (options) => server.close(options),
+        downloader,
+      };
+    },
+    gRPC: async (store, clock) => {
+      const server = await grpcServer(local, store, serverSettings({}, fakeRuntime(clock)));
+      const downloader = new GrpcDownloader(
+        async () => grpcBinding(),
+        downloaderSettings({}, fakeRuntime()),
+      );
+      return {
+        addr: `127.0.0.1:${server.address.port}`,
+        close: (options) => server.close(options),
+        downloader,
+      };
+    },
+  };
 
 for (const [protocol, start] of Object.entries(protocols)) {
   describe(`closing a server: ${protocol}`, () => {
     for (const [what, store] of Object.entries(stuck)) {
-      it(`${what} never comes back: closed a second after the grace at the latest`, { timeout: 60_000 }, async () => {
+      it(`${what} never comes back: closed a second after the grace at the latest`, {
+        timeout: 60_000,
+      }, async () => {
         for (const [options, grace] of [
           [{}, 5000],
           [{ grace: 200 }, 200],
@@ -87,13 +104,18 @@ for (const [protocol, start] of Object.entries(protocols)) {
           });
           const { addr, close, downloader } = await start(store(begin), clock);
           const request = { addr, hostId: "host", taskId, number: 0 };
-          const failure = rejectionOf(downloader.downloadPiece(request).then((piece) => piece.bytes()));
+          const failure = rejectionOf(
+            downloader.downloadPiece(request).then((piece) => piece.bytes()),
+          );
           await begun;
           const closing = close(options);
           const took = await clock.advanceUntil(closing, grace + 1000, 100);
           await closing;
           assert.ok(took >= grace, `answers under way have ${grace} ms; closed after ${took}`);
-          assert.match((await failure).code, /^(ConnectionLost|StreamReset|TruncatedContent|Remote.*)$/);
+          assert.match(
+            (await failure).code,
+            /^(ConnectionLost|StreamReset|TruncatedContent|Remote.*)$/,
+          );
           await downloader.close();
         }
       });

@@ -38,7 +38,10 @@ const local = { host: "127.0.0.1", port: 0 };
 const content = seededBytes(9, 100_000);
 
 /** A store with one piece of all of {@link content}, which yields `chunks` for it. */
-function storeYielding(chunks: readonly Uint8Array[], announced: number = content.length): PieceStore {
+function storeYielding(
+  chunks: readonly Uint8Array[],
+  announced: number = content.length,
+): PieceStore {
   const stored = new MemoryPieceStore();
   stored.putTask(taskId, content.subarray(0, announced), { pieceLength: content.length });
   return {
@@ -81,23 +84,35 @@ const vortexOver =
   (transport: Transport) =>
   async (store: PieceStore, options: ServerOptions): Promise<Served> => {
     const server = await VortexServer.listen(transport, local, store, portableRuntime, options);
-    const downloader = new VortexDownloader(async () => transport, downloaderSettings({}, portableRuntime));
+    const downloader = new VortexDownloader(
+      async () => transport,
+      downloaderSettings({}, portableRuntime),
+    );
     return { downloader, addr: `127.0.0.1:${server.address.port}`, close: () => server.close() };
   };
 
-const protocols: Readonly<Record<string, (store: PieceStore, options: ServerOptions) => Promise<Served>>> = {
+const protocols: Readonly<
+  Record<string, (store: PieceStore, options: ServerOptions) => Promise<Served>>
+> = {
   "Vortex over memory": (store, options) => vortexOver(new MemoryTransport())(store, options),
   "Vortex over TCP": vortexOver(tcpTransport),
   gRPC: async (store, options) => {
     const server = await grpcServer(local, store, serverSettings(options, portableRuntime));
-    const downloader = new GrpcDownloader(async () => grpcBinding(), downloaderSettings({}, portableRuntime));
+    const downloader = new GrpcDownloader(
+      async () => grpcBinding(),
+      downloaderSettings({}, portableRuntime),
+    );
     return { downloader, addr: `127.0.0.1:${server.address.port}`, close: () => server.close() };
   },
 };
 
 const half = content.subarray(0, 50_000);
 const rest = content.subarray(50_000);
-const wrongStores: readonly (readonly [what: string, chunks: readonly Uint8Array[], got: string])[] = [
+const wrongStores: readonly (readonly [
+  what: string,
+  chunks: readonly Uint8Array[],
+  got: string,
+])[] = [
   ["nothing", [], "0"],
   ["fewer bytes than it announced", [half], "50000"],
   ["a byte fewer", [half, rest.subarray(1)], "99999"],
@@ -119,7 +134,8 @@ for (const [protocol, start] of Object.entries(protocols)) {
           .then((piece) => piece.bytes())
           .catch((error: VortexError) => error);
         // Bytes too many after the last are known when the peer has the right ones.
-        if (!(outcome instanceof Error)) assert.ok(what === "more bytes after the last", "an answer without an error");
+        if (!(outcome instanceof Error))
+          assert.ok(what === "more bytes after the last", "an answer without an error");
         while (telemetry.ended.length === 0) await settle();
         await downloader.close();
         await close();
@@ -136,7 +152,10 @@ for (const [protocol, start] of Object.entries(protocols)) {
       const telemetry = new Outcomes();
       const empty = new Uint8Array(0);
       const options = { onError: (error: VortexError) => errors.push(error), telemetry };
-      const { downloader, addr, close } = await start(storeYielding([empty, half, empty, rest, empty]), options);
+      const { downloader, addr, close } = await start(
+        storeYielding([empty, half, empty, rest, empty]),
+        options,
+      );
       const piece = await downloader.downloadPiece({ addr, hostId: "host", taskId, number: 0 });
       assert.deepEqual(await piece.bytes(), content);
       while (telemetry.ended.length === 0) await settle();
@@ -165,7 +184,8 @@ function request(number: number = 0): Uint8Array {
 
 async function readAll({ reader }: ByteStream): Promise<Uint8Array> {
   const chunks: Uint8Array[] = [];
-  for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read()) chunks.push(chunk);
+  for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read())
+    chunks.push(chunk);
   return joined(chunks);
 }
 
@@ -176,7 +196,8 @@ describe("bytes behind a request", () => {
     streamTo(async (stream) => {
       const answer = readAll(stream);
       await stream.writer.write(request());
-      for (let sent = 0; sent < bound; sent += 1024) await stream.writer.write(new Uint8Array(1024));
+      for (let sent = 0; sent < bound; sent += 1024)
+        await stream.writer.write(new Uint8Array(1024));
       // Until all are read: a server that gave up by then takes no end.
       for (let turn = 0; turn < 20; turn++) await settle();
       await stream.writer.end();
@@ -187,7 +208,8 @@ describe("bytes behind a request", () => {
     streamTo(async (stream) => {
       const answer = readAll(stream);
       await stream.writer.write(request());
-      for (let sent = 0; sent < bound; sent += 1024) await stream.writer.write(new Uint8Array(1024));
+      for (let sent = 0; sent < bound; sent += 1024)
+        await stream.writer.write(new Uint8Array(1024));
       const refused = rejectionOf(
         (async () => {
           for (let sent = 0; sent < bound; sent++) {
@@ -202,13 +224,22 @@ describe("bytes behind a request", () => {
 });
 
 describe("an error over TCP", () => {
-  it("reaches a client that still sends when it comes: no reset takes it away", { timeout: 60_000 }, async () => {
-    const server = await VortexServer.listen(tcpTransport, local, storeYielding([content]), portableRuntime);
+  it("reaches a client that still sends when it comes: no reset takes it away", {
+    timeout: 60_000,
+  }, async () => {
+    const server = await VortexServer.listen(
+      tcpTransport,
+      local,
+      storeYielding([content]),
+      portableRuntime,
+    );
     // Closing a socket with unread bytes makes the kernel send a reset, which discards what the
     // peer has not read.
     const socket = connect({ port: server.address.port, host: local.host, allowHalfOpen: true });
     const chunks: Uint8Array[] = [];
-    const ended = new Promise<void>((resolve, reject) => socket.once("end", resolve).once("error", reject));
+    const ended = new Promise<void>((resolve, reject) =>
+      socket.once("end", resolve).once("error", reject),
+    );
     const answered = new Promise<void>((resolve) => socket.once("data", () => resolve()));
     socket.on("data", (chunk: Uint8Array) => chunks.push(chunk));
     socket.write(request(5));
@@ -330,7 +361,11 @@ function driven(store: PieceStore, options: ServerOptions = {}) {
   const listener = new FakeListener();
   const connection = new FakeConnection();
   const telemetry = new Outcomes();
-  const server = new VortexServer(listener, store, serverSettings({ telemetry, ...options }, fakeRuntime(clock)));
+  const server = new VortexServer(
+    listener,
+    store,
+    serverSettings({ telemetry, ...options }, fakeRuntime(clock)),
+  );
   listener.connections.push(connection);
   return { clock, listener, connection, telemetry, server };
 }
@@ -350,11 +385,31 @@ function waitingStore(): { readonly store: PieceStore; readonly answers: (() => 
 }
 
 describe("a stream that the server gives up", () => {
-  const cases: readonly (readonly [what: string, store: PieceStore, chunks: readonly Uint8Array[], code: number])[] = [
+  const cases: readonly (readonly [
+    what: string,
+    store: PieceStore,
+    chunks: readonly Uint8Array[],
+    code: number,
+  ])[] = [
     ["without a request in time", storeYielding([content]), [], StreamCode.Timeout],
-    ["whose client does not end its side after the content", storeYielding([content]), [request()], StreamCode.Timeout],
-    ["whose client does not end its side after an error", storeYielding([content]), [request(5)], StreamCode.Timeout],
-    ["whose store fails within the content", storeYielding([half]), [request()], StreamCode.Internal],
+    [
+      "whose client does not end its side after the content",
+      storeYielding([content]),
+      [request()],
+      StreamCode.Timeout,
+    ],
+    [
+      "whose client does not end its side after an error",
+      storeYielding([content]),
+      [request(5)],
+      StreamCode.Timeout,
+    ],
+    [
+      "whose store fails within the content",
+      storeYielding([half]),
+      [request()],
+      StreamCode.Internal,
+    ],
   ];
   for (const [what, store, chunks, code] of cases) {
     it(`${what}: both directions carry the reason`, async () => {

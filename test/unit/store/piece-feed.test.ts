@@ -63,7 +63,10 @@ describe("PieceFeed", () => {
       feed.add(piece(coming));
     }
     feed.complete();
-    assert.deepEqual([...told, ...(await numbers(watcher))], [10, 20, 30, 40, 50, 15, 5, 35, 60, 45]);
+    assert.deepEqual(
+      [...told, ...(await numbers(watcher))],
+      [10, 20, 30, 40, 50, 15, 5, 35, 60, 45],
+    );
   });
 
   it("fails its watchers, those that come later too, after what was there", async () => {
@@ -110,7 +113,9 @@ describe("a growing task of MemoryPieceStore", () => {
     const store = new MemoryPieceStore();
     const growing = store.startTask(taskId, 25, { pieceLength: 10, kind: "persistent" });
     const { task } = growing;
-    const watched = numbers(task.watch?.({ signal: new AbortController().signal }) ?? assert.fail("not watched"));
+    const watched = numbers(
+      task.watch?.({ signal: new AbortController().signal }) ?? assert.fail("not watched"),
+    );
     const get = (number: number) => store.getPiece({ taskId, number, kind: "persistent" });
     growing.putPiece(2, content.subarray(20));
     assert.equal(await get(0), undefined);

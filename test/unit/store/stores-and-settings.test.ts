@@ -2,7 +2,11 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { callTimeouts, downloaderSettings } from "../../../src/client/call/settings.ts";
 import type { DownloaderOptions } from "../../../src/client/downloader.ts";
-import { type ServerOptions, serverSettings, withTimeout } from "../../../src/server/admission/upload.ts";
+import {
+  type ServerOptions,
+  serverSettings,
+  withTimeout,
+} from "../../../src/server/admission/upload.ts";
 import { MemoryPieceStore } from "../../../src/store/memory-store.ts";
 import { assertRejects, assertThrows } from "../../support/failures.ts";
 import { FakeClock, fakeRuntime } from "../../support/fake-clock.ts";
@@ -14,7 +18,11 @@ const taskId = "77".repeat(32);
 describe("the memory store", () => {
   const content = seededBytes(1, 1_000_000);
 
-  async function pieceBytes(store: MemoryPieceStore, number: number, range?: { start: number; end?: number }) {
+  async function pieceBytes(
+    store: MemoryPieceStore,
+    number: number,
+    range?: { start: number; end?: number },
+  ) {
     const piece = await store.getPiece({ taskId, number, kind: "cache" });
     assert.ok(piece !== undefined);
     const chunks: Uint8Array[] = [];
@@ -24,7 +32,11 @@ describe("the memory store", () => {
 
   it("gives each piece with its place, length and digest, in chunks that a transport can take", async () => {
     const store = new MemoryPieceStore();
-    const task = store.putTask(taskId, content, { kind: "cache", pieceLength: 600_000, createdAtSeconds: 5n });
+    const task = store.putTask(taskId, content, {
+      kind: "cache",
+      pieceLength: 600_000,
+      createdAtSeconds: 5n,
+    });
     assert.deepEqual(
       [task.contentLength, task.pieceLength, task.kind, task.createdAtSeconds],
       [1_000_000, 600_000, "cache", 5n],
@@ -61,7 +73,10 @@ describe("the memory store", () => {
       assert.deepEqual(bytes, content.subarray(600_000 + start, 600_000 + end));
     }
     assert.deepEqual((await pieceBytes(store, 1, { start: 7 })).bytes, content.subarray(600_007));
-    assert.deepEqual((await pieceBytes(store, 1, { start: 0, end: 9_999_999 })).bytes, content.subarray(600_000));
+    assert.deepEqual(
+      (await pieceBytes(store, 1, { start: 0, end: 9_999_999 })).bytes,
+      content.subarray(600_000),
+    );
   });
 
   it("has no piece of another task, number or kind, nor of a task that was deleted", async () => {
@@ -97,7 +112,12 @@ describe("the downloader's settings", () => {
       patience: 60_000,
       maxPieceLength: 64 * 1024 * 1024,
       maxMetadataLength: 64 * 1024,
-      pool: { connectionsPerAddress: 1, capacity: 2000, idleTimeout: 420_000, cleanupInterval: 60_000 },
+      pool: {
+        connectionsPerAddress: 1,
+        capacity: 2000,
+        idleTimeout: 420_000,
+        cleanupInterval: 60_000,
+      },
       concurrentPieceCount: 8,
       parentConcurrency: 32,
       rateLimit: undefined,
@@ -121,7 +141,10 @@ describe("the downloader's settings", () => {
   ];
   for (const [name, options] of wrong) {
     it(`${name} out of its range is InvalidArgument, and named`, () => {
-      const error = assertThrows(() => downloaderSettings(options, fakeRuntime()), "InvalidArgument");
+      const error = assertThrows(
+        () => downloaderSettings(options, fakeRuntime()),
+        "InvalidArgument",
+      );
       assert.ok(error.message.includes(name));
     });
   }
@@ -143,11 +166,12 @@ describe("the downloader's settings", () => {
 
 describe("the server's settings", () => {
   it("have defaults, and no rate limit", () => {
-    const { maxConnections, maxStreams, requestTimeout, stallTimeout, limiter, onError } = serverSettings(
-      {},
-      fakeRuntime(),
+    const { maxConnections, maxStreams, requestTimeout, stallTimeout, limiter, onError } =
+      serverSettings({}, fakeRuntime());
+    assert.deepEqual(
+      [maxConnections, maxStreams, requestTimeout, stallTimeout],
+      [1024, 128, 10_000, 30_000],
     );
-    assert.deepEqual([maxConnections, maxStreams, requestTimeout, stallTimeout], [1024, 128, 10_000, 30_000]);
     assert.equal(limiter, undefined);
     assert.equal(typeof onError, "function");
   });

@@ -42,7 +42,11 @@ describe("the questions to a parent that joins", () => {
     const offers = (number: number): boolean => number !== 5 && number !== 9;
     assert.deepEqual(numbersOf(agreement.question("b:1", offers)), [3, 1, 8]);
     assert.equal(agreement.question("b:1", nobody), undefined);
-    assert.equal(agreement.isOpen("b:1", nobody), true, "a parent that cannot be compared is not held up");
+    assert.equal(
+      agreement.isOpen("b:1", nobody),
+      true,
+      "a parent that cannot be compared is not held up",
+    );
   });
 
   it("do not come before it has announced a piece, nor to the reference, nor twice", () => {
@@ -121,7 +125,11 @@ describe("the last question to a parent", () => {
     const agreement = new Agreement(3, () => 0.5);
     const at = agreement.announced("a:1", 4, "crc32:4");
     agreement.hold(piece(4), "a:1", at);
-    assert.equal(agreement.lastQuestion("a:1", everything, nobody, true), undefined, "one needs no other");
+    assert.equal(
+      agreement.lastQuestion("a:1", everything, nobody, true),
+      undefined,
+      "one needs no other",
+    );
     assert.equal(agreement.complete, true);
     const next = agreement.announced("a:1", 2, "crc32:2");
     const early = agreement.lastQuestion("a:1", everything, nobody, false);
@@ -168,12 +176,20 @@ describe("the last question to a parent", () => {
   it("compares what an earlier download left with parents that brought nothing", () => {
     const agreement = withPieces(EARLIER, [3, 1, 2]);
     assert.equal(agreement.complete, false);
-    assert.equal(agreement.lastQuestion("a:1", everything, nobody, false), undefined, "not before the end");
+    assert.equal(
+      agreement.lastQuestion("a:1", everything, nobody, false),
+      undefined,
+      "not before the end",
+    );
     const question = agreement.lastQuestion("a:1", everything, nobody, true);
     assert.deepEqual(numbersOf(question), [3, 2, 1]);
     agree(agreement, question);
     assert.equal(agreement.complete, true);
-    assert.equal(agreement.lastQuestion("b:1", everything, nobody, true), undefined, "one parent is enough");
+    assert.equal(
+      agreement.lastQuestion("b:1", everything, nobody, true),
+      undefined,
+      "one parent is enough",
+    );
   });
 });
 
@@ -211,7 +227,10 @@ describe("the rounds of a task whose digest is known", () => {
 
   it("are no more than one where pieces are missing and nobody was set aside", () => {
     assert.equal(new RoundPlanner(three).next({ mismatch: false, sources: ["a:1"] }), undefined);
-    assert.equal(new RoundPlanner(three).next({ mismatch: false, sources: ["a:1", EARLIER] }), undefined);
+    assert.equal(
+      new RoundPlanner(three).next({ mismatch: false, sources: ["a:1", EARLIER] }),
+      undefined,
+    );
   });
 
   it("try those that were set aside first, whatever failed", () => {

@@ -57,7 +57,9 @@ class WatchingSink implements TaskSink {
       write: async (_number, position, chunk) => this.bytes.set(chunk, position),
       commit: async ({ number }) => {
         const { position = 0, length = 0 } = layout.part(number) ?? {};
-        this.committed.push(contentOf(this.bytes.subarray(position, position + length), layout.start + position));
+        this.committed.push(
+          contentOf(this.bytes.subarray(position, position + length), layout.start + position),
+        );
       },
       read: async (_number, position, length) => this.bytes.subarray(position, position + length),
       restart: async (kept) => {
@@ -81,13 +83,18 @@ class WatchingSink implements TaskSink {
 }
 
 function contentOf(bytes: Uint8Array, from: number): string {
-  const is = (content: Uint8Array): boolean => Buffer.compare(bytes, content.subarray(from, from + bytes.length)) === 0;
+  const is = (content: Uint8Array): boolean =>
+    Buffer.compare(bytes, content.subarray(from, from + bytes.length)) === 0;
   return is(right) ? "right" : is(other) ? "other" : "wrong";
 }
 
 /** The line of a journal for a piece of a content. */
 function sunk(number: number, content: Uint8Array): SinkPiece {
-  const crc32 = digestOf("crc32", content.subarray(number * PIECE, (number + 1) * PIECE), portableHashers);
+  const crc32 = digestOf(
+    "crc32",
+    content.subarray(number * PIECE, (number + 1) * PIECE),
+    portableHashers,
+  );
   return { number, digest: crc32, crc32: Number(crc32.slice("crc32:".length)) };
 }
 
@@ -111,7 +118,11 @@ function bench(
 ): Bench {
   const runtime = fakeRuntime();
   const parents = new FakeParents(right, PIECE, behaviours, options);
-  const { fetcher, request } = fetcherOf(parents, Object.keys(behaviours), taskSettings(options.settings, runtime));
+  const { fetcher, request } = fetcherOf(
+    parents,
+    Object.keys(behaviours),
+    taskSettings(options.settings, runtime),
+  );
   const sink = new WatchingSink();
   const events: TaskEvent[] = [];
   return {
@@ -135,7 +146,10 @@ function bench(
 describe("two parents with different contents of one length", () => {
   for (const concurrentPieceCount of [2, 3, 8]) {
     it(`fail the task, and both are named; nothing mixed is kept (${concurrentPieceCount} pieces at a time)`, async () => {
-      const { fetch, sink } = bench({ "a:1": honest(), "b:1": differing }, { settings: { concurrentPieceCount } });
+      const { fetch, sink } = bench(
+        { "a:1": honest(), "b:1": differing },
+        { settings: { concurrentPieceCount } },
+      );
       const error = await assertRejects(fetch(), "DigestMismatch");
       assert.match(
         error.message,
@@ -159,7 +173,8 @@ describe("two parents with different contents of one length", () => {
     let late = true;
     const { fetch, sink, parents } = bench({
       "a:1": honest(),
-      "b:1": (request) => (late ? new VortexError("ConnectionRefused", "not yet") : differing(request)),
+      "b:1": (request) =>
+        late ? new VortexError("ConnectionRefused", "not yet") : differing(request),
     });
     const asked = parents.fetchPiece.bind(parents);
     parents.fetchPiece = (request, options) => {
@@ -173,15 +188,20 @@ describe("two parents with different contents of one length", () => {
     );
     // Whether the late one is asked at all is the scheduler's affair.
     assert.ok(
-      state === "DigestMismatch" || (state === "pieces" && sink.committed.every((content) => content === "right")),
+      state === "DigestMismatch" ||
+        (state === "pieces" && sink.committed.every((content) => content === "right")),
     );
     sink.assertOneContent();
   });
 
   it("that race for a piece are told apart too", async () => {
     // The first stalls in its second piece, which the other one brings.
-    const stallingAt1: Behaviour = (request) => (request.number === 1 ? silent(request) : honest()(request));
-    const { fetch, sink } = bench({ "a:1": stallingAt1, "b:1": differing }, { settings: { concurrentPieceCount: 1 } });
+    const stallingAt1: Behaviour = (request) =>
+      request.number === 1 ? silent(request) : honest()(request);
+    const { fetch, sink } = bench(
+      { "a:1": stallingAt1, "b:1": differing },
+      { settings: { concurrentPieceCount: 1 } },
+    );
     await assertRejects(fetch(), "DigestMismatch");
     sink.assertOneContent();
   });
@@ -202,7 +222,8 @@ describe("two parents with different contents of one length", () => {
   });
 
   it("are not told apart by parts of pieces whose digests are by different algorithms: nothing vouches for them", async () => {
-    const bySha256: Behaviour = ({ bytes }) => new Claim(bytes, digestOf("sha256", bytes, portableHashers));
+    const bySha256: Behaviour = ({ bytes }) =>
+      new Claim(bytes, digestOf("sha256", bytes, portableHashers));
     const { fetch, sink, parents } = bench({ "a:1": honest(), "b:1": bySha256 });
     // Parts of pieces 3 and 4.
     const range = { start: 3 * PIECE + 500, end: 4 * PIECE + 500 };
@@ -246,11 +267,20 @@ describe("two parents with different contents of one length", () => {
       number,
       offset: number * PIECE,
       length: PIECE,
-      digest: digestOf("sha256", right.subarray(number * PIECE, (number + 1) * PIECE), portableHashers),
+      digest: digestOf(
+        "sha256",
+        right.subarray(number * PIECE, (number + 1) * PIECE),
+        portableHashers,
+      ),
     }));
     const { fetch, parents, sink } = bench({ "a:1": honest(), "b:1": differing });
     const { contentLength: _, pieceLength: __, ...named } = { contentLength: 0, pieceLength: 0 };
-    const { verified } = await fetch({ contentLength: undefined, pieceLength: undefined, pieces, ...named });
+    const { verified } = await fetch({
+      contentLength: undefined,
+      pieceLength: undefined,
+      pieces,
+      ...named,
+    });
     assert.deepEqual(verified, { level: "pieces" });
     assert.deepEqual(parents.compared, []);
     assert.ok(sink.committed.every((content) => content === "right"));
@@ -308,7 +338,10 @@ describe("the digest of the whole", () => {
       const settings = { concurrentPieceCount };
       await assertRight(bench({ "a:1": honest(), "liar:1": differing }, { settings }), "liar:1");
       await assertRight(bench({ "liar:1": differing, "a:1": honest() }, { settings }), "liar:1");
-      await assertRight(bench({ "liar:1": differing, "a:1": honest(), "b:1": honest() }, { settings }), "liar:1");
+      await assertRight(
+        bench({ "liar:1": differing, "a:1": honest(), "b:1": honest() }, { settings }),
+        "liar:1",
+      );
     });
   }
 
@@ -327,7 +360,11 @@ describe("the digest of the whole", () => {
       (request) =>
         has(request.number) ? honest()(request) : new VortexError("NotFound", "not here");
     await assertRight(
-      bench({ "liar:1": differing, "a:1": having((number) => number < 12), "b:1": having((number) => number > 8) }),
+      bench({
+        "liar:1": differing,
+        "a:1": having((number) => number < 12),
+        "b:1": having((number) => number > 8),
+      }),
       "liar:1",
     );
   });
@@ -336,8 +373,15 @@ describe("the digest of the whole", () => {
     const dying: Behaviour = (request) =>
       request.earlier < 6 ? differing(request) : new VortexError("RemoteUnimplemented", "gone");
     for (const concurrentPieceCount of [2, 8]) {
-      const { fetch, sink } = bench({ "liar:1": dying, "a:1": honest() }, { settings: { concurrentPieceCount } });
-      assert.deepEqual((await fetch({ digest })).verified, { level: "whole", digest, by: "caller" });
+      const { fetch, sink } = bench(
+        { "liar:1": dying, "a:1": honest() },
+        { settings: { concurrentPieceCount } },
+      );
+      assert.deepEqual((await fetch({ digest })).verified, {
+        level: "whole",
+        digest,
+        by: "caller",
+      });
       assert.equal(contentOf(sink.bytes, 0), "right");
     }
   });
@@ -376,7 +420,11 @@ describe("the digest of the whole", () => {
       { directory: directoryOf({}) },
     );
     const { contentLength: _, pieceLength: __, ...unknown } = made.request;
-    const { verified } = await made.fetch({ ...unknown, contentLength: undefined, pieceLength: undefined });
+    const { verified } = await made.fetch({
+      ...unknown,
+      contentLength: undefined,
+      pieceLength: undefined,
+    });
     assert.deepEqual(verified, { level: "whole", digest, by: "parents" });
     assert.equal(contentOf(made.sink.bytes, 0), "right");
   });
@@ -399,7 +447,8 @@ describe("the digest of the whole", () => {
     const watch = async (): Promise<void> => {
       const task = await download.store.getTask(taskId);
       try {
-        for await (const { number } of task?.watch?.({ signal: new AbortController().signal }) ?? []) {
+        for await (const { number } of task?.watch?.({ signal: new AbortController().signal }) ??
+          []) {
           watched.push(`${number}`);
         }
         watched.push("complete");
@@ -485,10 +534,17 @@ describe("what an earlier download left", () => {
   const all = Array.from({ length: COUNT }, (_, number) => number);
   const some = [4, 0, 9, 2, 11, 7];
 
-  function left(made: Bench, numbers: readonly number[], content: (number: number) => Uint8Array): void {
+  function left(
+    made: Bench,
+    numbers: readonly number[],
+    content: (number: number) => Uint8Array,
+  ): void {
     made.sink.found = numbers.map((number) => sunk(number, content(number)));
     for (const number of numbers) {
-      made.sink.bytes.set(content(number).subarray(number * PIECE, (number + 1) * PIECE), number * PIECE);
+      made.sink.bytes.set(
+        content(number).subarray(number * PIECE, (number + 1) * PIECE),
+        number * PIECE,
+      );
     }
   }
 
@@ -513,7 +569,10 @@ describe("what an earlier download left", () => {
       const { verified, resumedPieces } = await made.fetch();
       assert.deepEqual([verified, resumedPieces], [{ level: "pieces" }, numbers.length]);
       assert.equal(contentOf(made.sink.bytes, 0), "right");
-      assert.equal(new Set(made.parents.asked.map(({ number }) => number)).size, COUNT - numbers.length);
+      assert.equal(
+        new Set(made.parents.asked.map(({ number }) => number)).size,
+        COUNT - numbers.length,
+      );
       const compared = made.parents.compared.map(({ number }) => number);
       assert.ok(compared.includes(numbers[0] ?? -1), "the oldest one");
       assert.ok(compared.includes(numbers.at(-1) ?? -1), "the newest one");
@@ -566,7 +625,11 @@ describe("what an earlier download left", () => {
   });
 
   it("that is all there is, is compared with a parent that has not announced yet what it has", async () => {
-    const outline: TaskOutline = { contentLength: right.length, pieceLength: PIECE, pieceCount: COUNT };
+    const outline: TaskOutline = {
+      contentLength: right.length,
+      pieceLength: PIECE,
+      pieceCount: COUNT,
+    };
     const made = bench(
       { "a:1": honest() },
       {
@@ -579,9 +642,12 @@ describe("what an earlier download left", () => {
       },
     );
     left(made, all, () => right);
-    assert.deepEqual((await made.fetch({ contentLength: undefined, pieceLength: undefined })).verified, {
-      level: "pieces",
-    });
+    assert.deepEqual(
+      (await made.fetch({ contentLength: undefined, pieceLength: undefined })).verified,
+      {
+        level: "pieces",
+      },
+    );
   });
 
   it("that is all there is, with no parent to compare it, is reported as unverified by anything", async () => {
@@ -593,7 +659,8 @@ describe("what an earlier download left", () => {
   it("is not mixed with a parent that cannot tell of it without saying so", async () => {
     // The parent has only what is missing.
     const made = bench({
-      "a:1": (request) => (some.includes(request.number) ? new VortexError("NotFound", "not here") : honest()(request)),
+      "a:1": (request) =>
+        some.includes(request.number) ? new VortexError("NotFound", "not here") : honest()(request),
     });
     left(made, some, () => right);
     assert.deepEqual((await made.fetch()).verified, { level: "none" });
@@ -613,7 +680,10 @@ describe("what vouched for the content", () => {
       (has: (number: number) => boolean): Behaviour =>
       (request) =>
         has(request.number) ? honest()(request) : new VortexError("NotFound", "not here");
-    const made = bench({ "a:1": having((number) => number % 2 === 0), "b:1": having((number) => number % 2 === 1) });
+    const made = bench({
+      "a:1": having((number) => number % 2 === 0),
+      "b:1": having((number) => number % 2 === 1),
+    });
     assert.deepEqual((await made.fetch()).verified, { level: "none" });
   });
 
@@ -622,7 +692,10 @@ describe("what vouched for the content", () => {
       (has: (number: number) => boolean): Behaviour =>
       (request) =>
         has(request.number) ? honest()(request) : new VortexError("NotFound", "not here");
-    const made = bench({ "a:1": having((number) => number < 12), "b:1": having((number) => number > 8) });
+    const made = bench({
+      "a:1": having((number) => number < 12),
+      "b:1": having((number) => number > 8),
+    });
     const { verified } = await made.fetch();
     assert.ok(["pieces", "none"].includes(verified.level));
     assert.equal(contentOf(made.sink.bytes, 0), "right");
@@ -631,7 +704,8 @@ describe("what vouched for the content", () => {
   it("are its pieces where one parent died on the way, since another one has its last piece", async () => {
     const made = bench(
       {
-        "a:1": (request) => (request.earlier < 6 ? honest()(request) : new VortexError("RemoteUnimplemented", "gone")),
+        "a:1": (request) =>
+          request.earlier < 6 ? honest()(request) : new VortexError("RemoteUnimplemented", "gone"),
         "b:1": honest(),
       },
       { settings: { concurrentPieceCount: 2 } },
@@ -643,7 +717,9 @@ describe("what vouched for the content", () => {
     const made = bench(
       {
         "a:1": (request) =>
-          request.earlier < COUNT ? honest()(request) : new VortexError("ConnectionRefused", "gone"),
+          request.earlier < COUNT
+            ? honest()(request)
+            : new VortexError("ConnectionRefused", "gone"),
       },
       { settings: { concurrentPieceCount: 1 } },
     );
@@ -701,10 +777,15 @@ describe("the questions to parents", () => {
   it("that fail leave the pieces of their parent uncommitted, and it is asked again", async () => {
     let broken = 0;
     const made = bench({
-      "a:1": (request) => (request.number < 4 ? honest()(request) : new VortexError("NotFound", "not here")),
+      "a:1": (request) =>
+        request.number < 4 ? honest()(request) : new VortexError("NotFound", "not here"),
       // Loses the connection at its first two answers to a question: it has brought no piece yet.
       "b:1": (request) => {
-        if (made.parents.numbers("a:1").includes(request.number) && request.number < 4 && broken++ < 2) {
+        if (
+          made.parents.numbers("a:1").includes(request.number) &&
+          request.number < 4 &&
+          broken++ < 2
+        ) {
           return new VortexError("ConnectionLost", "lost");
         }
         return honest()(request);
@@ -746,7 +827,9 @@ describe("the questions to parents", () => {
     const made = bench({
       "a:1": honest(),
       "b:1": (request) =>
-        made.parents.numbers("a:1").includes(request.number) ? silentAnnouncement(request) : honest()(request),
+        made.parents.numbers("a:1").includes(request.number)
+          ? silentAnnouncement(request)
+          : honest()(request),
     });
     const begun = made.clock.now();
     const { bytes } = await made.fetch();
@@ -772,23 +855,37 @@ function silentAnnouncement(_request: ParentRequest): VortexError {
 }
 
 describe("what parents tell of the whole", () => {
-  const outline: TaskOutline = { contentLength: right.length, pieceLength: PIECE, pieceCount: COUNT };
+  const outline: TaskOutline = {
+    contentLength: right.length,
+    pieceLength: PIECE,
+    pieceCount: COUNT,
+  };
   const unknown = { contentLength: undefined, pieceLength: undefined };
 
   it("a parent that names another digest than the first one is left out, and no piece is had from it", async () => {
     const made = bench(
       { "a:1": honest(), "b:1": differing },
-      { directory: directoryOf({ "b:4000": { ...outline, digest: digestOf("sha256", other, portableHashers) } }) },
+      {
+        directory: directoryOf({
+          "b:4000": { ...outline, digest: digestOf("sha256", other, portableHashers) },
+        }),
+      },
     );
     const { verified, parents } = await made.fetch(unknown);
     assert.deepEqual(verified, { level: "whole", digest, by: "parents" });
-    assert.deepEqual([parents[1]?.state, parents[1]?.reasons[0]?.code], ["left-out", "DigestMismatch"]);
+    assert.deepEqual(
+      [parents[1]?.state, parents[1]?.reasons[0]?.code],
+      ["left-out", "DigestMismatch"],
+    );
     assert.deepEqual(made.parents.numbers("b:1"), []);
     assert.equal(contentOf(made.sink.bytes, 0), "right");
   });
 
   it("two that name no digest are compared by their pieces", async () => {
-    const made = bench({ "a:1": honest(), "b:1": differing }, { directory: directoryOf({}, outline) });
+    const made = bench(
+      { "a:1": honest(), "b:1": differing },
+      { directory: directoryOf({}, outline) },
+    );
     await assertRejects(made.fetch(unknown), "DigestMismatch");
     made.sink.assertOneContent();
   });
@@ -797,12 +894,18 @@ describe("what parents tell of the whole", () => {
 /** A directory whose parents have all pieces and, but for some, name the digest. */
 function directoryOf(
   told: Readonly<Record<string, TaskOutline>>,
-  usual: TaskOutline = { contentLength: right.length, pieceLength: PIECE, pieceCount: COUNT, digest },
+  usual: TaskOutline = {
+    contentLength: right.length,
+    pieceLength: PIECE,
+    pieceCount: COUNT,
+    digest,
+  },
 ): TaskDirectory {
   return {
     stat: async (addr) => told[addr] ?? usual,
     async *sync(): AsyncGenerator<PieceLocation> {
-      for (let number = 0; number < COUNT; number++) yield { number, offset: number * PIECE, length: PIECE };
+      for (let number = 0; number < COUNT; number++)
+        yield { number, offset: number * PIECE, length: PIECE };
     },
   };
 }

@@ -44,7 +44,10 @@ interface Bench {
   readonly request: TaskRequest;
   readonly events: TaskEvent[];
   /** Fetches to memory, and returns what came. */
-  fetch(request?: Partial<TaskRequest>, options?: TaskOptions): Promise<{ bytes: Uint8Array; download: TaskDownload }>;
+  fetch(
+    request?: Partial<TaskRequest>,
+    options?: TaskOptions,
+  ): Promise<{ bytes: Uint8Array; download: TaskDownload }>;
   /** Lets a promise settle, moving time on as far as is needed. */
   settled<T>(promise: Promise<T>): Promise<T>;
 }
@@ -80,7 +83,10 @@ function bench(
         events.push(event);
         taskOptions.onEvent?.(event);
       };
-      const download = fetcher.downloadTask({ ...request, ...changes }, { ...taskOptions, onEvent, to });
+      const download = fetcher.downloadTask(
+        { ...request, ...changes },
+        { ...taskOptions, onEvent, to },
+      );
       await settled(download.done);
       return { bytes: to.bytes(), download };
     },
@@ -137,7 +143,8 @@ describe("what is told of a task", () => {
         begin({ name, role, taskId }) {
           told.push(`${name} as ${role} of ${taskId.length}`);
           return {
-            end: ({ bytes, error }) => told.push(error === undefined ? `bytes ${bytes}` : `error ${error.code}`),
+            end: ({ bytes, error }) =>
+              told.push(error === undefined ? `bytes ${bytes}` : `error ${error.code}`),
             run(work) {
               inside = true;
               try {
@@ -207,7 +214,9 @@ describe("a task from several parents", () => {
     assert.ok(reasons["lies:1"]?.includes("DigestMismatch"));
     assert.ok(reasons["gone:1"]?.includes("ConnectionRefused"));
     assert.equal(parents.find(({ parent }) => parent === "lies:1")?.state, "left-out");
-    assert.ok(events.some((event) => event.type === "parent-left-out" && event.parent === "lies:1"));
+    assert.ok(
+      events.some((event) => event.type === "parent-left-out" && event.parent === "lies:1"),
+    );
     assert.ok(events.some((event) => event.type === "race"));
   });
 
@@ -231,7 +240,8 @@ describe("a task from several parents", () => {
 
   it("a piece that a parent does not have is had from another", async () => {
     const { fetch, parents } = bench({
-      "a:1": (request) => (request.number % 2 === 0 ? honest()(request) : new VortexError("NotFound", "no")),
+      "a:1": (request) =>
+        request.number % 2 === 0 ? honest()(request) : new VortexError("NotFound", "no"),
       "b:1": honest(),
     });
     assertBytes((await fetch()).bytes, content);
@@ -240,7 +250,8 @@ describe("a task from several parents", () => {
 
   it("a parent that comes back is used again", async () => {
     const { fetch } = bench({
-      "a:1": (request) => (request.earlier < 8 ? new VortexError("ConnectionLost", "lost") : honest()(request)),
+      "a:1": (request) =>
+        request.earlier < 8 ? new VortexError("ConnectionLost", "lost") : honest()(request),
     });
     const { bytes, download } = await fetch();
     assertBytes(bytes, content);
@@ -264,7 +275,9 @@ describe("a task from several parents", () => {
   it("a piece at another place than the task's is refused", async () => {
     const { fetcher, request, settled } = bench({ "a:1": honest() });
     const wrong = { ...request, contentLength: content.length, pieceLength: PIECE * 2 };
-    const error = await rejectionOf(settled(fetcher.downloadTask(wrong, { to: memorySink() }).done));
+    const error = await rejectionOf(
+      settled(fetcher.downloadTask(wrong, { to: memorySink() }).done),
+    );
     assert.equal(error.code, "PieceMismatch");
   });
 
@@ -316,7 +329,10 @@ describe("what the caller may say", () => {
   ];
   for (const [name, changes, options] of bad) {
     it(`${name} is InvalidArgument`, () => {
-      assertThrows(() => fetcher.downloadTask({ ...request, ...changes }, { ...options, to }), "InvalidArgument");
+      assertThrows(
+        () => fetcher.downloadTask({ ...request, ...changes }, { ...options, to }),
+        "InvalidArgument",
+      );
     });
   }
 
@@ -330,13 +346,19 @@ describe("what the caller may say", () => {
         () => fetcher.downloadTask({ ...request, digest, range }, { to }),
         "InvalidArgument",
       );
-      assert.ok(refused.message.startsWith(`digest ${digest}, range ${text}: expected one of them`), refused.message);
+      assert.ok(
+        refused.message.startsWith(`digest ${digest}, range ${text}: expected one of them`),
+        refused.message,
+      );
     }
   });
 
   it("no lengths, where nobody can be asked, is InvalidArgument", () => {
     const { taskId: id, hostId, parents } = request;
-    assertThrows(() => fetcher.downloadTask({ taskId: id, hostId, parents }, { to }), "InvalidArgument");
+    assertThrows(
+      () => fetcher.downloadTask({ taskId: id, hostId, parents }, { to }),
+      "InvalidArgument",
+    );
   });
 
   it("pieces with a gap are InvalidArgument", () => {
@@ -345,7 +367,10 @@ describe("what the caller may say", () => {
       { number: 0, offset: 0, length: 10 },
       { number: 1, offset: 11, length: 10 },
     ];
-    assertThrows(() => fetcher.downloadTask({ taskId: id, hostId, parents, pieces }, { to }), "InvalidArgument");
+    assertThrows(
+      () => fetcher.downloadTask({ taskId: id, hostId, parents, pieces }, { to }),
+      "InvalidArgument",
+    );
   });
 });
 
@@ -354,7 +379,10 @@ describe("digests", () => {
     it(`the whole is checked by ${algorithm}, whatever order its pieces come in`, async () => {
       const shuffled: Behaviour = async function* ({ number, bytes, signal }) {
         // Later pieces come first.
-        await Promise.race([new Promise((resolve) => setTimeout(resolve, (20 - number) % 7)), until(signal)]);
+        await Promise.race([
+          new Promise((resolve) => setTimeout(resolve, (20 - number) % 7)),
+          until(signal),
+        ]);
         yield bytes;
       };
       const { fetch } = bench({ "a:1": shuffled, "b:1": shuffled });
@@ -369,7 +397,10 @@ describe("digests", () => {
     const { fetcher, request, settled } = bench({ "a:1": honest() });
     const to = new NotingSink();
     const digest = digestOf("sha256", content.subarray(1), portableHashers);
-    await assertRejects(settled(fetcher.downloadTask({ ...request, digest }, { to }).done), "DigestMismatch");
+    await assertRejects(
+      settled(fetcher.downloadTask({ ...request, digest }, { to }).done),
+      "DigestMismatch",
+    );
     assert.ok(!to.calls.includes("finish"));
     assert.equal(to.calls.at(-1), "discard");
   });
@@ -390,8 +421,12 @@ describe("digests", () => {
     const to = memorySink();
     await settled(fetcher.downloadTask(right, { to }).done);
     assertBytes(to.bytes(), content);
-    const wrong = listed((number) => digestOf("sha256", parents.bytesOf(number === 9 ? 8 : number), portableHashers));
-    const error = await rejectionOf(settled(fetcher.downloadTask(wrong, { to: memorySink() }).done));
+    const wrong = listed((number) =>
+      digestOf("sha256", parents.bytesOf(number === 9 ? 8 : number), portableHashers),
+    );
+    const error = await rejectionOf(
+      settled(fetcher.downloadTask(wrong, { to: memorySink() }).done),
+    );
     assert.equal(error.code, "DigestMismatch");
     const announced = listed((number) =>
       number === 9 ? "crc32:1" : digestOf("crc32", parents.bytesOf(number), portableHashers),
@@ -412,7 +447,10 @@ describe("digests", () => {
     const announced = (digest: string) => ({ number: 0, digest }) as Piece;
     requireDigest(announced(`sha256:${sha256.slice(7).toUpperCase()}`), layout);
     requireDigest(announced("crc32:1"), layout);
-    assertThrows(() => requireDigest(announced(`sha256:${"0".repeat(64)}`), layout), "DigestMismatch");
+    assertThrows(
+      () => requireDigest(announced(`sha256:${"0".repeat(64)}`), layout),
+      "DigestMismatch",
+    );
   });
 
   it("pieces of different lengths are fetched where the caller lists them", async () => {
@@ -464,20 +502,29 @@ describe("races", () => {
     assertBytes(to.bytes, content);
     for (let number = 0; number < 21; number++) {
       const commit = to.calls.indexOf(`commit ${number}`);
-      assert.ok(commit > to.calls.lastIndexOf(`write ${number}`), `piece ${number} was written after its end`);
+      assert.ok(
+        commit > to.calls.lastIndexOf(`write ${number}`),
+        `piece ${number} was written after its end`,
+      );
     }
   });
 
   it("a parent that sends all but the end at once, and then a byte a second, is overtaken soon", async () => {
     const wait = (milliseconds: number): Promise<void> =>
       new Promise((resolve) => void made.clock.setTimer(resolve, milliseconds));
-    const paced = async function* ({ bytes, signal }: Parameters<Behaviour>[0]): AsyncGenerator<Uint8Array> {
+    const paced = async function* ({
+      bytes,
+      signal,
+    }: Parameters<Behaviour>[0]): AsyncGenerator<Uint8Array> {
       for (let at = 0; at < bytes.length && !signal.aborted; at += 512) {
         await wait(100);
         yield bytes.subarray(at, at + 512);
       }
     };
-    const dripping = async function* ({ bytes, signal }: Parameters<Behaviour>[0]): AsyncGenerator<Uint8Array> {
+    const dripping = async function* ({
+      bytes,
+      signal,
+    }: Parameters<Behaviour>[0]): AsyncGenerator<Uint8Array> {
       await wait(10);
       yield bytes.subarray(0, -100);
       for (let at = bytes.length - 100; at < bytes.length && !signal.aborted; at++) {
@@ -552,7 +599,12 @@ describe("races", () => {
     const small = content.subarray(0, 1000);
     const runtime = fakeRuntime();
     // What comes is gathered, and goes to the sink at the end of the piece.
-    const parents = new FakeParents(small, PIECE, { "a:1": late, "b:1": honest(100) }, { places: true });
+    const parents = new FakeParents(
+      small,
+      PIECE,
+      { "a:1": late, "b:1": honest(100) },
+      { places: true },
+    );
     const { fetcher, request } = fetcherOf(parents, ["a:1", "b:1"], taskSettings({}, runtime));
     const to = new NotingSink();
     to.onWrite = async () => {
@@ -560,7 +612,10 @@ describe("races", () => {
       await gate;
     };
     let counted = 0;
-    const download = fetcher.downloadTask(request, { to, onEvent: ({ type }) => void (type === "piece" && counted++) });
+    const download = fetcher.downloadTask(request, {
+      to,
+      onEvent: ({ type }) => void (type === "piece" && counted++),
+    });
     // The first stalls, and the second is in the sink with the whole piece.
     await runtime.clock.advanceUntil(inside, 100_000);
     assert.deepEqual(parents.numbers("b:1"), [0]);
@@ -585,7 +640,10 @@ describe("limits", () => {
     const download = fetcher.downloadTask(request, { to, rateLimit: 1000, stallTimeout: 2000 });
     const time = await clock.advanceUntil(download.done, 1_000_000, 100);
     // One second's worth may go at once.
-    assert.ok(time >= content.length - 1000 - 8 * PIECE && time <= content.length + 1000, `${time} ms`);
+    assert.ok(
+      time >= content.length - 1000 - 8 * PIECE && time <= content.length + 1000,
+      `${time} ms`,
+    );
     for (const { errors } of (await download.done).parents) assert.equal(errors, 0);
   });
 
@@ -620,7 +678,13 @@ describe("limits", () => {
         },
         cancel: () => {},
       };
-      return acceptAnnouncement({ addr, hostId, taskId: id, number, kind }, metadata, source, scope, settings);
+      return acceptAnnouncement(
+        { addr, hostId, taskId: id, number, kind },
+        metadata,
+        source,
+        scope,
+        settings,
+      );
     };
     const to = memorySink();
     const limits = { rateLimit: 100, pieceTimeout: 5000, stallTimeout: 1000 };
@@ -636,8 +700,15 @@ describe("limits", () => {
   });
 
   it("under a rate limit, no more pieces begin than it lets pass within half of a stall timeout", async () => {
-    const { parents, fetcher, request, clock } = bench({ "a:1": honest(PIECE), "b:1": honest(PIECE) });
-    const download = fetcher.downloadTask(request, { to: memorySink(), rateLimit: 1000, stallTimeout: 20_000 });
+    const { parents, fetcher, request, clock } = bench({
+      "a:1": honest(PIECE),
+      "b:1": honest(PIECE),
+    });
+    const download = fetcher.downloadTask(request, {
+      to: memorySink(),
+      rateLimit: 1000,
+      stallTimeout: 20_000,
+    });
     await clock.advanceUntil(download.done, 1_000_000, 100);
     await download.done;
     assert.equal(parents.most, 2);
@@ -651,7 +722,11 @@ describe("limits", () => {
     };
     const made: Bench = bench({ "a:1": slow });
     const { parents, fetcher, request, clock } = made;
-    const download = fetcher.downloadTask(request, { to: memorySink(), rateLimit: 5000, stallTimeout: 1000 });
+    const download = fetcher.downloadTask(request, {
+      to: memorySink(),
+      rateLimit: 5000,
+      stallTimeout: 1000,
+    });
     await settle();
     assert.equal(parents.most, 1);
     await clock.advance(6500);
@@ -661,10 +736,20 @@ describe("limits", () => {
   });
 
   it("a rate limit of the downloader holds for all of its tasks together", async () => {
-    const { fetcher, request, clock } = bench({ "a:1": honest(PIECE) }, { settings: { rateLimit: 2000 } });
+    const { fetcher, request, clock } = bench(
+      { "a:1": honest(PIECE) },
+      { settings: { rateLimit: 2000 } },
+    );
     const downloads = [1, 2].map(() => fetcher.downloadTask(request, { to: memorySink() }));
-    const time = await clock.advanceUntil(Promise.all(downloads.map(({ done }) => done)), 1_000_000, 100);
-    assert.ok(time >= content.length - 2000 - 16 * PIECE && time <= content.length + 1000, `${time} ms`);
+    const time = await clock.advanceUntil(
+      Promise.all(downloads.map(({ done }) => done)),
+      1_000_000,
+      100,
+    );
+    assert.ok(
+      time >= content.length - 2000 - 16 * PIECE && time <= content.length + 1000,
+      `${time} ms`,
+    );
   });
 
   it("two tasks share the slots of a parent evenly", async () => {
@@ -674,7 +759,10 @@ describe("limits", () => {
       await Promise.race([new Promise<void>((resolve) => gates.push(resolve)), until(signal)]);
       yield bytes;
     };
-    const { fetcher, request, parents } = bench({ "a:1": gated }, { settings: { parentConcurrency: 4 } });
+    const { fetcher, request, parents } = bench(
+      { "a:1": gated },
+      { settings: { parentConcurrency: 4 } },
+    );
     const asked = (): number => parents.asked.length;
     const first = fetcher.downloadTask(request, {
       to: memorySink(),
@@ -736,7 +824,10 @@ describe("pause, cancel, close", () => {
 
   it("a signal that has fired before ends it before anything is asked", async () => {
     const { fetcher, request, parents } = bench({ "a:1": honest() });
-    const download = fetcher.downloadTask(request, { to: memorySink(), signal: AbortSignal.abort() });
+    const download = fetcher.downloadTask(request, {
+      to: memorySink(),
+      signal: AbortSignal.abort(),
+    });
     await assertRejects(download.done, "Aborted");
     assert.deepEqual(parents.asked, []);
   });
@@ -759,7 +850,10 @@ describe("pause, cancel, close", () => {
     const onProgress = (): void => {
       throw cause;
     };
-    const error = await assertRejects(fetcher.downloadTask(request, { to: memorySink(), onProgress }).done, "Aborted");
+    const error = await assertRejects(
+      fetcher.downloadTask(request, { to: memorySink(), onProgress }).done,
+      "Aborted",
+    );
     assert.equal(error.cause, cause);
   });
 });
@@ -795,7 +889,10 @@ describe("sinks", () => {
     });
     const events: TaskEvent[] = [];
     const digest = digestOf("sha256", content, portableHashers);
-    const download = fetcher.downloadTask({ ...request, digest }, { to, onEvent: (event) => events.push(event) });
+    const download = fetcher.downloadTask(
+      { ...request, digest },
+      { to, onEvent: (event) => events.push(event) },
+    );
     const report = await settled(download.done);
     assertBytes(to.bytes, content);
     assert.deepEqual([report.resumedPieces, report.resumedBytes], [3, 2 * PIECE + 123]);
@@ -821,14 +918,19 @@ describe("sinks", () => {
     const onEvent = ({ type }: TaskEvent): void => {
       if (type === "parent-left-out") resolve();
     };
-    await assertRejects(settled(fetcher.downloadTask(request, { to, onEvent }).done), "DigestMismatch");
+    await assertRejects(
+      settled(fetcher.downloadTask(request, { to, onEvent }).done),
+      "DigestMismatch",
+    );
   });
 
   it("the frontier goes in order, and finish comes last", async () => {
     const { fetcher, request, settled } = bench({ "a:1": honest(), "b:1": honest() });
     const to = new NotingSink();
     await settled(fetcher.downloadTask(request, { to }).done);
-    const advances = to.calls.filter((call) => call.startsWith("advance")).map((call) => Number(call.split(" ")[1]));
+    const advances = to.calls
+      .filter((call) => call.startsWith("advance"))
+      .map((call) => Number(call.split(" ")[1]));
     assert.deepEqual(
       advances,
       [...advances].sort((a, b) => a - b),
@@ -919,7 +1021,11 @@ describe("a task as a stream", () => {
   it("takes memory for the pieces under way, however many follow", async () => {
     const small = seededBytes(6, 400 * PIECE);
     const parents = new FakeParents(small, PIECE, { "a:1": honest() }, { places: true });
-    const { fetcher, request } = fetcherOf(parents, ["a:1"], taskSettings({ concurrentPieceCount: 4 }));
+    const { fetcher, request } = fetcherOf(
+      parents,
+      ["a:1"],
+      taskSettings({ concurrentPieceCount: 4 }),
+    );
     assertBytes(await fetcher.streamTask(request).bytes(), small);
     assert.ok(parents.memory.size <= 4, `${parents.memory.size} buffers for 400 pieces`);
   });
@@ -989,7 +1095,9 @@ describe("progress", () => {
     for (let second = 0; second < 12; second++) await clock.advance(1000);
     const { rate, timeLeft, bytes } = download.progress();
     assert.ok(rate > 3000 && rate < 5000, `${rate} bytes a second`);
-    assert.ok(timeLeft !== undefined && Math.abs(timeLeft - ((content.length - bytes) * 1000) / rate) < 1);
+    assert.ok(
+      timeLeft !== undefined && Math.abs(timeLeft - ((content.length - bytes) * 1000) / rate) < 1,
+    );
     download.cancel();
     await rejectionOf(download.done);
   });
@@ -1019,14 +1127,21 @@ class FakeDirectory implements TaskDirectory {
 }
 
 describe("parents that are asked", () => {
-  const outline: TaskOutline = { contentLength: content.length, pieceLength: PIECE, pieceCount: 21 };
+  const outline: TaskOutline = {
+    contentLength: content.length,
+    pieceLength: PIECE,
+    pieceCount: 21,
+  };
   const located = (number: number): PieceLocation => ({
     number,
     offset: number * PIECE,
     length: Math.min(PIECE, content.length - number * PIECE),
   });
 
-  async function* announcing(numbers: readonly number[], then?: Promise<unknown>): AsyncGenerator<PieceLocation> {
+  async function* announcing(
+    numbers: readonly number[],
+    then?: Promise<unknown>,
+  ): AsyncGenerator<PieceLocation> {
     for (const number of numbers) yield located(number);
     await then;
   }
@@ -1044,7 +1159,10 @@ describe("parents that are asked", () => {
   }
 
   it("the lengths come from the parents, at stock Dragonfly's port of the same host, and each is asked for what it has", async () => {
-    const { fetcher, request, settled, parents, directory } = asking({ "a:1": honest(), "b:1": honest() });
+    const { fetcher, request, settled, parents, directory } = asking({
+      "a:1": honest(),
+      "b:1": honest(),
+    });
     for (const addr of ["a:4000", "b:4000"]) directory.stats.set(addr, outline);
     directory.pieces.set("a:4000", announcing(all.filter((number) => number % 3 === 0)));
     directory.pieces.set("b:4000", announcing(all.filter((number) => number % 3 !== 0)));
@@ -1091,7 +1209,9 @@ describe("parents that are asked", () => {
     })();
     directory.pieces.set("api:1", moved);
     const to = memorySink();
-    await settled(fetcher.downloadTask({ ...request, parents: [{ apiAddr: "api:1" }] }, { to }).done);
+    await settled(
+      fetcher.downloadTask({ ...request, parents: [{ apiAddr: "api:1" }] }, { to }).done,
+    );
     assertBytes(to.bytes(), content);
   });
 
@@ -1099,11 +1219,17 @@ describe("parents that are asked", () => {
     const { fetcher, request, settled, directory } = asking({ "a:1": honest() });
     directory.stats.set("a:4000", { ...outline, digest: `sha256:${"0".repeat(64)}` });
     directory.pieces.set("a:4000", announcing(all));
-    await assertRejects(settled(fetcher.downloadTask(request, { to: memorySink() }).done), "DigestMismatch");
+    await assertRejects(
+      settled(fetcher.downloadTask(request, { to: memorySink() }).done),
+      "DigestMismatch",
+    );
   });
 
   it("a parent that has another content is left out", async () => {
-    const { fetcher, request, settled, parents, directory } = asking({ "a:1": honest(), "b:1": honest() });
+    const { fetcher, request, settled, parents, directory } = asking({
+      "a:1": honest(),
+      "b:1": honest(),
+    });
     directory.stats.set("a:4000", outline);
     directory.stats.set("b:4000", { contentLength: 5, pieceLength: 5, pieceCount: 1 });
     directory.pieces.set("a:4000", announcing(all));
@@ -1115,9 +1241,17 @@ describe("parents that are asked", () => {
   });
 
   for (const [what, told, code] of [
-    ["pieces that are too long", { contentLength: 2 ** 40, pieceLength: 2 ** 30, pieceCount: 1024 }, "LimitExceeded"],
+    [
+      "pieces that are too long",
+      { contentLength: 2 ** 40, pieceLength: 2 ** 30, pieceCount: 1024 },
+      "LimitExceeded",
+    ],
     ["another digest than the caller", { digest: `sha256:${"0".repeat(64)}` }, "DigestMismatch"],
-    ["a content that ends before the range", { contentLength: 5, pieceLength: 5, pieceCount: 1 }, "InvalidArgument"],
+    [
+      "a content that ends before the range",
+      { contentLength: 5, pieceLength: 5, pieceCount: 1 },
+      "InvalidArgument",
+    ],
   ] as const) {
     it(`a parent that tells first, of ${what}, is left out, and the task is had from another`, async () => {
       const { fetcher, request, settled, directory } = asking({ "a:1": honest(), "b:1": honest() });
@@ -1126,21 +1260,39 @@ describe("parents that are asked", () => {
       for (const addr of ["a:4000", "b:4000"]) directory.pieces.set(addr, announcing(all));
       const to = memorySink();
       const digest = digestOf("sha256", content, portableHashers);
-      const wanted = code === "InvalidArgument" ? { range: { start: PIECE, end: 2 * PIECE } } : { digest };
-      const { parents: seen } = await settled(fetcher.downloadTask({ ...request, ...wanted }, { to }).done);
-      assertBytes(to.bytes(), code === "InvalidArgument" ? content.subarray(PIECE, 2 * PIECE) : content);
+      const wanted =
+        code === "InvalidArgument" ? { range: { start: PIECE, end: 2 * PIECE } } : { digest };
+      const { parents: seen } = await settled(
+        fetcher.downloadTask({ ...request, ...wanted }, { to }).done,
+      );
+      assertBytes(
+        to.bytes(),
+        code === "InvalidArgument" ? content.subarray(PIECE, 2 * PIECE) : content,
+      );
       assert.deepEqual([seen[0]?.state, seen[0]?.reasons[0]?.code], ["left-out", code]);
     });
   }
 
   it("digests that are spelled otherwise, or made by another algorithm, are no other content", async () => {
-    const { fetcher, request, settled, directory } = asking({ "a:1": honest(), "b:1": honest(), "c:1": honest() });
+    const { fetcher, request, settled, directory } = asking({
+      "a:1": honest(),
+      "b:1": honest(),
+      "c:1": honest(),
+    });
     const digest = digestOf("sha256", content, portableHashers);
     directory.stats.set("a:4000", { ...outline, digest });
-    directory.stats.set("b:4000", { ...outline, digest: `sha256:${digest.slice(7).toUpperCase()}` });
-    directory.stats.set("c:4000", { ...outline, digest: digestOf("crc32", content, portableHashers) });
+    directory.stats.set("b:4000", {
+      ...outline,
+      digest: `sha256:${digest.slice(7).toUpperCase()}`,
+    });
+    directory.stats.set("c:4000", {
+      ...outline,
+      digest: digestOf("crc32", content, portableHashers),
+    });
     for (const addr of ["a:4000", "b:4000", "c:4000"]) directory.pieces.set(addr, announcing(all));
-    const { parents: seen } = await settled(fetcher.downloadTask(request, { to: memorySink() }).done);
+    const { parents: seen } = await settled(
+      fetcher.downloadTask(request, { to: memorySink() }).done,
+    );
     assert.deepEqual(
       seen.map(({ state }) => state),
       ["active", "active", "active"],
@@ -1155,7 +1307,9 @@ describe("parents that are asked", () => {
       yield { number: 3, offset: 1, length: PIECE };
     })();
     directory.pieces.set("b:4000", nonsense);
-    const { parents: told } = await settled(fetcher.downloadTask(request, { to: memorySink() }).done);
+    const { parents: told } = await settled(
+      fetcher.downloadTask(request, { to: memorySink() }).done,
+    );
     assert.equal(told[1]?.state, "left-out");
   });
 
@@ -1172,7 +1326,9 @@ describe("parents that are asked", () => {
   it("when no parent tells the lengths, the error names each", async () => {
     const { fetcher, request, settled, directory } = asking({ "a:1": honest(), "b:1": honest() });
     directory.stats.set("b:4000", new VortexError("ConnectionRefused", "nobody there"));
-    const error = await rejectionOf(settled(fetcher.downloadTask(request, { to: memorySink() }).done));
+    const error = await rejectionOf(
+      settled(fetcher.downloadTask(request, { to: memorySink() }).done),
+    );
     assert.equal(error.code, "Unreachable");
     assert.match(error.message, /a:1: NotFound.*b:1: ConnectionRefused/);
   });
@@ -1180,14 +1336,22 @@ describe("parents that are asked", () => {
   for (const [name, told] of [
     ["no piece length", { contentLength: 10, pieceLength: 0, pieceCount: 1 }],
     ["a wrong number of pieces", { contentLength: 10, pieceLength: 5, pieceCount: 3 }],
-    ["more pieces than there may be", { contentLength: 2_000_000, pieceLength: 1, pieceCount: 2_000_000 }],
+    [
+      "more pieces than there may be",
+      { contentLength: 2_000_000, pieceLength: 1, pieceCount: 2_000_000 },
+    ],
     ["a length beyond 2^53", { contentLength: 2 ** 60, pieceLength: 2 ** 59, pieceCount: 2 }],
-    ["pieces that are too long", { contentLength: 2 ** 40, pieceLength: 2 ** 30, pieceCount: 1024 }],
+    [
+      "pieces that are too long",
+      { contentLength: 2 ** 40, pieceLength: 2 ** 30, pieceCount: 1024 },
+    ],
   ] as const) {
     it(`${name}: refused, with nothing allocated`, async () => {
       const { fetcher, request, settled, directory } = asking({ "a:1": honest() });
       directory.stats.set("a:4000", told);
-      const error = await rejectionOf(settled(fetcher.downloadTask(request, { to: memorySink() }).done));
+      const error = await rejectionOf(
+        settled(fetcher.downloadTask(request, { to: memorySink() }).done),
+      );
       assert.ok(["ProtocolViolation", "LimitExceeded"].includes(error.code), error.code);
     });
   }
@@ -1223,7 +1387,8 @@ describe("serving what has come", () => {
     assert.deepEqual([task?.complete, [...(task?.pieces() ?? [])].length], [false, 0]);
     const heard: number[] = [];
     const watching = (async () => {
-      for await (const { number } of task?.watch?.({ signal: new AbortController().signal }) ?? []) heard.push(number);
+      for await (const { number } of task?.watch?.({ signal: new AbortController().signal }) ?? [])
+        heard.push(number);
     })();
     gates.shift()?.();
     await settle();

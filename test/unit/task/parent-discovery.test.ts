@@ -19,7 +19,11 @@ function location(number: number): PieceLocation {
 }
 
 /** A promise that the test settles. */
-function deferred<T>(): { promise: Promise<T>; resolve: (value: T) => void; reject: (error: Error) => void } {
+function deferred<T>(): {
+  promise: Promise<T>;
+  resolve: (value: T) => void;
+  reject: (error: Error) => void;
+} {
   let settle: { resolve: (value: T) => void; reject: (error: Error) => void } | undefined;
   const promise = new Promise<T>((resolve, reject) => {
     settle = { resolve, reject };
@@ -34,7 +38,11 @@ function discovering(directory: TaskDirectory) {
   const clock = new FakeClock();
   const route = new RouteState({ parent: parent.name }, true);
   const seen = { changes: 0, useless: 0 };
-  const source = { directory, speaksApi: true, addressOf: () => undefined } as unknown as TaskSource;
+  const source = {
+    directory,
+    speaksApi: true,
+    addressOf: () => undefined,
+  } as unknown as TaskSource;
   const discovery = new ParentDiscovery({
     request: { taskId, hostId: "host", parents: [] },
     source,
@@ -93,11 +101,17 @@ describe("what a parent announces after the download has ended", () => {
     });
     const following = discovery.follow(layout, parent, [route]);
     await settle();
-    assert.deepEqual([route.offers(0) !== undefined, route.offers(1) !== undefined, seen.changes], [true, false, 1]);
+    assert.deepEqual(
+      [route.offers(0) !== undefined, route.offers(1) !== undefined, seen.changes],
+      [true, false, 1],
+    );
     ending.abort();
     next.resolve();
     await following;
-    assert.deepEqual([route.offers(1) !== undefined, route.offers(2) !== undefined, returned], [false, false, true]);
+    assert.deepEqual(
+      [route.offers(1) !== undefined, route.offers(2) !== undefined, returned],
+      [false, false, true],
+    );
     assert.deepEqual(seen, { changes: 1, useless: 0 });
   });
 

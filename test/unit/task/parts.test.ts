@@ -149,9 +149,15 @@ describe("where pieces lie", () => {
         (total, length, a, b) => {
           const start = a % (total + 1);
           const range = { start, end: start + (b % (total - start + 1)) };
-          const even = TaskLayout.known({ ...task, range }, { contentLength: total, pieceLength: length });
+          const even = TaskLayout.known(
+            { ...task, range },
+            { contentLength: total, pieceLength: length },
+          );
           assert.ok(even);
-          const pieces = Array.from({ length: even.pieceCount }, (_, number) => ({ number, ...even.extent(number) }));
+          const pieces = Array.from({ length: even.pieceCount }, (_, number) => ({
+            number,
+            ...even.extent(number),
+          }));
           const listed = TaskLayout.known({ ...task, range }, { pieces: pieces.toReversed() });
           assert.ok(listed);
           assert.deepEqual(
@@ -173,18 +179,30 @@ describe("where pieces lie", () => {
   });
 
   it("a million pieces are taken; more are a mistake of the one who says so", () => {
-    assert.equal(TaskLayout.known(task, { contentLength: 1_000_000, pieceLength: 1 })?.pieceCount, 1_000_000);
+    assert.equal(
+      TaskLayout.known(task, { contentLength: 1_000_000, pieceLength: 1 })?.pieceCount,
+      1_000_000,
+    );
     const many = { contentLength: 1_000_001, pieceLength: 1 };
-    assert.equal(assertThrows(() => TaskLayout.known(task, many), "InvalidArgument").kind, "misuse");
+    assert.equal(
+      assertThrows(() => TaskLayout.known(task, many), "InvalidArgument").kind,
+      "misuse",
+    );
     const announced = { ...many, pieceCount: 1_000_001 };
-    assert.equal(assertThrows(() => TaskLayout.announced(task, announced), "LimitExceeded").kind, "peer");
+    assert.equal(
+      assertThrows(() => TaskLayout.announced(task, announced), "LimitExceeded").kind,
+      "peer",
+    );
   });
 
   it("so are pieces longer than maxPieceLength", () => {
     const outline = { contentLength: 3000, pieceLength: 1001, pieceCount: 3 };
     const layouts = [
       [TaskLayout.known(task, outline), "InvalidArgument"],
-      [TaskLayout.known(task, { pieces: [{ number: 0, offset: 0, length: 1001 }] }), "InvalidArgument"],
+      [
+        TaskLayout.known(task, { pieces: [{ number: 0, offset: 0, length: 1001 }] }),
+        "InvalidArgument",
+      ],
       [TaskLayout.announced(task, outline), "LimitExceeded"],
     ] as const;
     for (const [layout, code] of layouts) {
@@ -196,10 +214,13 @@ describe("where pieces lie", () => {
 
 describe("parents", () => {
   it("are each named once, and asked where they are to be asked", () => {
-    assert.deepEqual(parentsOf(["10.0.0.1:4005", { addr: "10.0.0.1:4005" }, { apiAddr: "[::1]:7" }], "same-host"), [
-      { name: "10.0.0.1:4005", addr: "10.0.0.1:4005", apiAddr: "10.0.0.1:4000" },
-      { name: "[::1]:7", addr: undefined, apiAddr: "[::1]:7" },
-    ]);
+    assert.deepEqual(
+      parentsOf(["10.0.0.1:4005", { addr: "10.0.0.1:4005" }, { apiAddr: "[::1]:7" }], "same-host"),
+      [
+        { name: "10.0.0.1:4005", addr: "10.0.0.1:4005", apiAddr: "10.0.0.1:4000" },
+        { name: "[::1]:7", addr: undefined, apiAddr: "[::1]:7" },
+      ],
+    );
     assert.equal(parentsOf(["[::1]:5"], "same-host")[0]?.apiAddr, "[::1]:4000");
     assert.equal(parentsOf(["a:5"], "same-address")[0]?.apiAddr, "a:5");
     assert.equal(parentsOf(["a:5"], "no")[0]?.apiAddr, undefined);
@@ -208,7 +229,10 @@ describe("parents", () => {
 
 describe("the memory of pieces", () => {
   it("of one that was passed on is the next one's", () => {
-    const layout = TaskLayout.known({ taskId: "t", kind: "standard" }, { contentLength: 1005, pieceLength: 10 });
+    const layout = TaskLayout.known(
+      { taskId: "t", kind: "standard" },
+      { contentLength: 1005, pieceLength: 10 },
+    );
     assert.ok(layout);
     const buffers = new PieceBuffers(layout);
     const memory = new Set<ArrayBufferLike>();
@@ -273,7 +297,8 @@ describe("the writing of one piece by two attempts", () => {
   it("writes nothing of the loser after the winner's end", async () => {
     const bytes = new Uint8Array(10);
     const session = {
-      write: async (_number: number, position: number, chunk: Uint8Array) => bytes.set(chunk, position),
+      write: async (_number: number, position: number, chunk: Uint8Array) =>
+        bytes.set(chunk, position),
     } as unknown as SinkSession;
     const write = new PieceWrite(session, { number: 0, position: 0, length: 10 });
     const [winner, loser] = [write.begin(), write.begin()];
@@ -295,11 +320,18 @@ describe("the pieces that an earlier download left", () => {
       { contentLength: 100, pieceLength: 10 },
     );
     assert.ok(layout !== undefined);
-    const found = [1, 8, 2, 77, 5, 1, 3].map((number, at) => ({ number, digest: `crc32:${at}`, crc32: at }));
+    const found = [1, 8, 2, 77, 5, 1, 3].map((number, at) => ({
+      number,
+      digest: `crc32:${at}`,
+      crc32: at,
+    }));
     const session = { resumed: found } as unknown as SinkSession;
     assert.deepEqual(
       resumedPieces({ layout, session }).map(({ number, crc32 }) => [number, crc32]),
-      [8, 3, 5, 2, 1].map((number) => [number, found.findLastIndex((piece) => piece.number === number)]),
+      [8, 3, 5, 2, 1].map((number) => [
+        number,
+        found.findLastIndex((piece) => piece.number === number),
+      ]),
     );
   });
 });

@@ -36,11 +36,18 @@ function bench(
   const start = clock.now();
   const second = (): number => (clock.now() - start) / 1000;
   const dynamic = Object.fromEntries(
-    Object.entries(behaviours).map(([addr, at]): [string, Behaviour] => [addr, (request) => at(second())(request)]),
+    Object.entries(behaviours).map(([addr, at]): [string, Behaviour] => [
+      addr,
+      (request) => at(second())(request),
+    ]),
   );
   const directory = options.directory?.(second);
   const parents = new FakeParents(content, PIECE, dynamic, directory && { directory });
-  const { fetcher, request } = fetcherOf(parents, Object.keys(behaviours), taskSettings(options.settings, runtime));
+  const { fetcher, request } = fetcherOf(
+    parents,
+    Object.keys(behaviours),
+    taskSettings(options.settings, runtime),
+  );
   const events: TaskEvent[] = [];
   const onEvent = (event: TaskEvent): void => void events.push(event);
   return { clock, second, parents, fetcher, request, events, onEvent };
@@ -60,7 +67,10 @@ describe("patience with the last parents", () => {
       if (seconds > 5) {
         const { patienceLeft, parents } = download.progress();
         // It is left out after some 3 s.
-        assert.ok(patienceLeft !== undefined && patienceLeft > (60 - seconds) * 1000, `${patienceLeft} ms`);
+        assert.ok(
+          patienceLeft !== undefined && patienceLeft > (60 - seconds) * 1000,
+          `${patienceLeft} ms`,
+        );
         assert.ok(patienceLeft <= (64 - seconds) * 1000, `${patienceLeft} ms`);
         assert.equal(parents[0]?.state, "left-out");
       }
@@ -81,7 +91,10 @@ describe("patience with the last parents", () => {
       [600_000, 601, 606],
       [0, 1.5, 4],
     ] as const) {
-      const { clock, fetcher, request, second } = bench({ "a:1": () => down, "b:1": () => failing("Unreachable") });
+      const { clock, fetcher, request, second } = bench({
+        "a:1": () => down,
+        "b:1": () => failing("Unreachable"),
+      });
       const options = patience === undefined ? {} : { patience };
       const download = fetcher.downloadTask(request, { to: memorySink(), ...options });
       await clock.advanceUntil(download.done, 1_000_000, 50);
@@ -96,7 +109,10 @@ describe("patience with the last parents", () => {
   });
 
   it("the downloader's patience holds where a task has none", async () => {
-    const { clock, fetcher, request, second } = bench({ "a:1": () => down }, { settings: { patience: 20_000 } });
+    const { clock, fetcher, request, second } = bench(
+      { "a:1": () => down },
+      { settings: { patience: 20_000 } },
+    );
     const { done } = fetcher.downloadTask(request, { to: memorySink() });
     await clock.advanceUntil(done, 1_000_000, 50);
     await rejectionOf(done);
@@ -153,7 +169,13 @@ describe("patience with the last parents", () => {
     );
   });
 
-  for (const code of ["DigestMismatch", "HandshakeFailed", "Unavailable", "RemoteUnimplemented", "NotFound"] as const) {
+  for (const code of [
+    "DigestMismatch",
+    "HandshakeFailed",
+    "Unavailable",
+    "RemoteUnimplemented",
+    "NotFound",
+  ] as const) {
     it(`${code} of the only parent is not waited for`, async () => {
       const { clock, fetcher, request, second } = bench({ "a:1": () => failing(code) });
       const { done } = fetcher.downloadTask(request, { to: memorySink() });
@@ -164,7 +186,9 @@ describe("patience with the last parents", () => {
   }
 
   it("a task that was paused for longer asks each parent once more", async () => {
-    const { clock, fetcher, request, parents } = bench({ "a:1": (at) => (at < 500 ? down : honest()) });
+    const { clock, fetcher, request, parents } = bench({
+      "a:1": (at) => (at < 500 ? down : honest()),
+    });
     const download = fetcher.downloadTask(request, { to: memorySink() });
     await clock.advance(20_000);
     download.pause();
@@ -185,17 +209,27 @@ const breaking: Behaviour = async function* ({ bytes }) {
 };
 
 describe("patience with parents that are asked where pieces are", () => {
-  const outline: TaskOutline = { contentLength: content.length, pieceLength: PIECE, pieceCount: 21 };
+  const outline: TaskOutline = {
+    contentLength: content.length,
+    pieceLength: PIECE,
+    pieceCount: 21,
+  };
 
   /** A directory of parents that answer from a second on; until then they fail. */
   function directoryOf(
-    parents: Readonly<Record<string, { readonly from?: number; readonly until?: number; readonly code?: ErrorCode }>>,
+    parents: Readonly<
+      Record<string, { readonly from?: number; readonly until?: number; readonly code?: ErrorCode }>
+    >,
   ): (now: () => number) => TaskDirectory & { readonly asked: [what: string, second: number][] } {
     return (now) => {
       const asked: [string, number][] = [];
       const answer = (what: string, addr: string): void => {
         asked.push([what, now()]);
-        const { from = 0, until = Number.POSITIVE_INFINITY, code = "ConnectionRefused" } = parents[addr] ?? {};
+        const {
+          from = 0,
+          until = Number.POSITIVE_INFINITY,
+          code = "ConnectionRefused",
+        } = parents[addr] ?? {};
         if (now() < from || now() >= until) throw new VortexError(code, `${addr} answers ${code}`);
       };
       return {
@@ -226,7 +260,10 @@ describe("patience with parents that are asked where pieces are", () => {
     await clock.advance(40_000);
     const { patienceLeft, totalBytes } = download.progress();
     assert.equal(totalBytes, undefined);
-    assert.ok(patienceLeft !== undefined && Math.abs(patienceLeft - 20_000) <= 100, `${patienceLeft} ms`);
+    assert.ok(
+      patienceLeft !== undefined && Math.abs(patienceLeft - 20_000) <= 100,
+      `${patienceLeft} ms`,
+    );
     await clock.advanceUntil(download.done, 60_000, 10);
     await download.done;
     assert.ok(second() >= 50 && second() <= 60, `${second()} s`);
@@ -243,7 +280,10 @@ describe("patience with parents that are asked where pieces are", () => {
       const directory = directoryOf({ "a:4000": { from: 1e9, code } });
       const made = bench({ "a:1": () => honest() }, { directory });
       const { hostId, parents } = made.request;
-      const { done } = made.fetcher.downloadTask({ taskId, hostId, parents }, { to: memorySink(), patience });
+      const { done } = made.fetcher.downloadTask(
+        { taskId, hostId, parents },
+        { to: memorySink(), patience },
+      );
       await made.clock.advanceUntil(done, 100_000, 10);
       assert.equal((await rejectionOf(done)).code, code);
       const { asked: all } = made.parents.directory as ReturnType<ReturnType<typeof directoryOf>>;
@@ -261,7 +301,8 @@ describe("patience with parents that are asked where pieces are", () => {
     const { directory } = parents;
     assert.ok(directory);
     const { stat } = directory;
-    directory.stat = (addr, ...rest) => (addr === "b:4000" ? new Promise(() => {}) : stat(addr, ...rest));
+    directory.stat = (addr, ...rest) =>
+      addr === "b:4000" ? new Promise(() => {}) : stat(addr, ...rest);
     const { hostId, parents: addrs } = request;
     const download = fetcher.downloadTask({ taskId, hostId, parents: addrs }, { to: memorySink() });
     await clock.advance(10_000);

@@ -6,7 +6,14 @@ const never = Number.NEGATIVE_INFINITY;
 
 function windowOf(rates: readonly number[], options: Partial<PieceWindowOptions> = {}) {
   const limiters = rates.map((rate) => ({ rate, waitedAt: never }));
-  const window = new PieceWindow({ limiters, pieceLength: 1000, span: 15_000, most: 8, now: 0, ...options });
+  const window = new PieceWindow({
+    limiters,
+    pieceLength: 1000,
+    span: 15_000,
+    most: 8,
+    now: 0,
+    ...options,
+  });
   return { window, limiters };
 }
 

@@ -3,7 +3,12 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { VortexError } from "../../../src/errors.ts";
 import type { RouteState } from "../../../src/task/route.ts";
-import { type Attempt, Scheduler, type SchedulerOptions, type Step } from "../../../src/task/scheduler.ts";
+import {
+  type Attempt,
+  Scheduler,
+  type SchedulerOptions,
+  type Step,
+} from "../../../src/task/scheduler.ts";
 
 const LENGTH = 1_000_000;
 const lost = new VortexError("ConnectionLost", "lost");
@@ -32,13 +37,22 @@ function shape({ starts }: Step): string[] {
 }
 
 /** Delivers a piece at an even rate. */
-function deliver(scheduler: Scheduler, { id }: Attempt, from: number, milliseconds: number): readonly Attempt[] {
-  for (let part = 1; part <= 10; part++) scheduler.arrived(id, LENGTH / 10, from + (part * milliseconds) / 10);
+function deliver(
+  scheduler: Scheduler,
+  { id }: Attempt,
+  from: number,
+  milliseconds: number,
+): readonly Attempt[] {
+  for (let part = 1; part <= 10; part++)
+    scheduler.arrived(id, LENGTH / 10, from + (part * milliseconds) / 10);
   return scheduler.succeeded(id, from + milliseconds);
 }
 
 /** Two attempts, of which "a" has delivered in 500 ms; what is left runs at "b". */
-function withSlow(pieces: number, options: Partial<SchedulerOptions> = {}): { scheduler: Scheduler; slow: Attempt } {
+function withSlow(
+  pieces: number,
+  options: Partial<SchedulerOptions> = {},
+): { scheduler: Scheduler; slow: Attempt } {
   const scheduler = schedulerOf(pieces, options);
   scheduler.addRoute("a", false);
   scheduler.addRoute("b", false);
@@ -73,7 +87,11 @@ describe("a race for what is slow", () => {
       const { scheduler, slow } = withSlow(3);
       assert.deepEqual(shape(step(scheduler, 500)), ["2@a"]);
       scheduler.arrived(slow.id, bytes - 2, at);
-      assert.deepEqual(shape(step(scheduler, at)), raced ? ["1!a"] : [], `${bytes} bytes at ${at} ms`);
+      assert.deepEqual(
+        shape(step(scheduler, at)),
+        raced ? ["1!a"] : [],
+        `${bytes} bytes at ${at} ms`,
+      );
     }
   });
 
@@ -267,7 +285,10 @@ describe("the blame of a parent that was overtaken", () => {
   }
 
   it("is for silence as long as the winner took, and 100 ms", () => {
-    assert.deepEqual([blamed(1100, 1600), blamed(1000, 1600), blamed(900, 1600), blamed(899, 1600)], [0, 0, 1, 1]);
+    assert.deepEqual(
+      [blamed(1100, 1600), blamed(1000, 1600), blamed(900, 1600), blamed(899, 1600)],
+      [0, 0, 1, 1],
+    );
   });
 
   it("or for a stall", () => {
@@ -324,7 +345,8 @@ describe("attempts that are over", () => {
     const a = scheduler.addRoute("a", false);
     const [attempt] = step(scheduler, 0).starts;
     assert.ok(attempt);
-    for (const { id } of [...scheduler.attempts]) if (id !== attempt.id) scheduler.failed(id, lost, "absent", 0);
+    for (const { id } of [...scheduler.attempts])
+      if (id !== attempt.id) scheduler.failed(id, lost, "absent", 0);
     scheduler.arrived(attempt.id, 100_000, 100);
     scheduler.owes(attempt.id, false, 100);
     scheduler.owes(attempt.id, true, 10_000);
@@ -403,7 +425,9 @@ describe("routes of one parent", () => {
 
   function both(): { scheduler: Scheduler; routes: readonly RouteState[] } {
     const scheduler = schedulerOf(20, { concurrentPieceCount: 6 });
-    const routes = protocols.map((protocol) => scheduler.addRoute({ parent: "p", protocol }, false));
+    const routes = protocols.map((protocol) =>
+      scheduler.addRoute({ parent: "p", protocol }, false),
+    );
     scheduler.addRoute("other", false);
     return { scheduler, routes };
   }
@@ -468,7 +492,10 @@ describe("routes of one parent", () => {
 
 describe("the last parents", () => {
   /** A scheduler whose only parent is left out at 5 ms, before its next probe at 4005 ms. */
-  function withGone(options: Partial<SchedulerOptions> = {}): { scheduler: Scheduler; gone: RouteState } {
+  function withGone(options: Partial<SchedulerOptions> = {}): {
+    scheduler: Scheduler;
+    gone: RouteState;
+  } {
     const scheduler = schedulerOf(3, { concurrentPieceCount: 1, ...options });
     const gone = scheduler.addRoute("gone", false);
     for (let at = 1; at <= 5; at++) gone.failed(lost, at - 0.5, at, () => 1);
@@ -486,7 +513,10 @@ describe("the last parents", () => {
       const { starts, wakeAt, failure } = step(scheduler, now);
       if (failure !== undefined) {
         assert.equal(failure.code, "ConnectionLost");
-        assert.match(failure.message, /^piece 0 cannot be fetched, and no parent came back for 60000 ms: gone: /);
+        assert.match(
+          failure.message,
+          /^piece 0 cannot be fetched, and no parent came back for 60000 ms: gone: /,
+        );
         break;
       }
       const [probe] = starts;
@@ -512,7 +542,11 @@ describe("the last parents", () => {
     assert.deepEqual(shape(step(scheduler, 50_000)), []);
     for (const { id } of [...scheduler.attempts]) scheduler.failed(id, lost, "again", 50_000);
     assert.equal(scheduler.patienceLeft(50_000), undefined);
-    assert.equal(step(scheduler, 50_000).starts.length, 1, "the one that is gone is asked again by now");
+    assert.equal(
+      step(scheduler, 50_000).starts.length,
+      1,
+      "the one that is gone is asked again by now",
+    );
     assert.equal(scheduler.patienceLeft(50_000), undefined, "the other one is in a pause only");
   });
 
@@ -571,7 +605,8 @@ describe("the last parents", () => {
       scheduler.arrived(attempt.id, 1, now);
       if (round === 2) scheduler.succeeded(attempt.id, now);
       else scheduler.failed(attempt.id, lost, "again", now);
-      if (round === 2) assert.deepEqual([gone.out, scheduler.patienceLeft(now)], [false, undefined]);
+      if (round === 2)
+        assert.deepEqual([gone.out, scheduler.patienceLeft(now)], [false, undefined]);
       if (round < 2) now = step(scheduler, now).wakeAt ?? 0;
     }
     assert.equal(gone.failures, 1);

@@ -50,7 +50,10 @@ describe("failures of a route", () => {
     const route = routeOf();
     assert.deepEqual([route.probing, route.offers(0)], [false, { from: 0 }]);
     route.failed(lost, route.epoch, 10, whole);
-    assert.deepEqual([route.probing, route.out, route.failures, route.failedAt], [true, false, 1, 10]);
+    assert.deepEqual(
+      [route.probing, route.out, route.failures, route.failedAt],
+      [true, false, 1, 10],
+    );
     assert.deepEqual(route.offers(0), { from: 260 });
     route.failed(lost, route.epoch, 400, whole);
     assert.deepEqual(route.offers(0), { from: 900 });
@@ -94,7 +97,10 @@ describe("failures of a route", () => {
     route.hasten(now + 9000);
     assert.deepEqual(route.offers(3), { from: now + 5000 });
     route.succeeded(now + 6000);
-    assert.deepEqual([route.leftOut, route.out, route.failures, route.offers(3)], [undefined, false, 0, { from: 0 }]);
+    assert.deepEqual(
+      [route.leftOut, route.out, route.failures, route.offers(3)],
+      [undefined, false, 0, { from: 0 }],
+    );
   });
 
   it("a useless route is asked after 30 s, and a banned one never, whatever happens", () => {
@@ -103,7 +109,10 @@ describe("failures of a route", () => {
     assert.deepEqual([route.leftOut, route.probing, route.failedAt], ["useless", true, 100]);
     assert.deepEqual(route.offers(0), { from: 30_100 });
     route.comeBack();
-    assert.deepEqual([route.leftOut, route.probing, route.offers(0)], [undefined, false, { from: 0 }]);
+    assert.deepEqual(
+      [route.leftOut, route.probing, route.offers(0)],
+      [undefined, false, { from: 0 }],
+    );
     route.leaveOut("banned", 200);
     assert.equal(route.offers(0), undefined);
     route.leaveOut("useless", 300);
@@ -165,7 +174,10 @@ describe("announcements of a route", () => {
     route.announce(3);
     assert.deepEqual([route.offers(3), route.offers(4)], [{ from: 0 }, undefined]);
     route.endAnnouncements(false);
-    assert.deepEqual([route.awaited, route.offers(3), route.offers(4)], [false, { from: 0 }, undefined]);
+    assert.deepEqual(
+      [route.awaited, route.offers(3), route.offers(4)],
+      [false, { from: 0 }, undefined],
+    );
   });
 
   it("that end as if there had been none offer everything", () => {
@@ -332,7 +344,8 @@ describe("the pace of a route", () => {
 });
 
 describe("reasons", () => {
-  const named = (number: number): VortexError => new VortexError("ConnectionLost", `lost ${number}`);
+  const named = (number: number): VortexError =>
+    new VortexError("ConnectionLost", `lost ${number}`);
 
   it("are kept once each, the newest eight", () => {
     const route = routeOf();
@@ -342,7 +355,10 @@ describe("reasons", () => {
     assert.equal(route.errors, 19);
     assert.deepEqual(
       route.reasons.map(({ code, message }) => `${code} ${message}`),
-      [...[3, 4, 5, 6, 7, 8, 9].map((number) => `ConnectionLost lost ${number}`), "StreamReset lost 9"],
+      [
+        ...[3, 4, 5, 6, 7, 8, 9].map((number) => `ConnectionLost lost ${number}`),
+        "StreamReset lost 9",
+      ],
     );
   });
 
@@ -354,7 +370,10 @@ describe("reasons", () => {
     routes[1]?.note(new VortexError("StreamReset", "lost 8"));
     assert.deepEqual(
       reasonsOf(routes).map(({ code, message }) => `${code} ${message}`),
-      [...[2, 3, 4, 5, 6, 7, 8].map((number) => `ConnectionLost lost ${number}`), "StreamReset lost 8"],
+      [
+        ...[2, 3, 4, 5, 6, 7, 8].map((number) => `ConnectionLost lost ${number}`),
+        "StreamReset lost 8",
+      ],
     );
   });
 });

@@ -4,7 +4,12 @@ import fc from "fast-check";
 import { type ErrorCode, VortexError } from "../../../src/errors.ts";
 import { retryDecision } from "../../../src/task/retry-decision.ts";
 import type { RouteState } from "../../../src/task/route.ts";
-import { type Attempt, Scheduler, type SchedulerOptions, type Step } from "../../../src/task/scheduler.ts";
+import {
+  type Attempt,
+  Scheduler,
+  type SchedulerOptions,
+  type Step,
+} from "../../../src/task/scheduler.ts";
 import { seededRandom } from "../../support/random.ts";
 
 const LENGTH = 1_000_000;
@@ -34,7 +39,12 @@ function failure(code: ErrorCode): VortexError {
   return new VortexError(code, "as told");
 }
 
-function fail(scheduler: Scheduler, attempt: Attempt, code: ErrorCode, now: number): readonly Attempt[] {
+function fail(
+  scheduler: Scheduler,
+  attempt: Attempt,
+  code: ErrorCode,
+  now: number,
+): readonly Attempt[] {
   const error = failure(code);
   const verdict = retryDecision(error);
   assert.notEqual(verdict, "fatal");
@@ -43,13 +53,20 @@ function fail(scheduler: Scheduler, attempt: Attempt, code: ErrorCode, now: numb
 
 /** Fails a route so many times, at 1 ms, 2 ms and so on. */
 function failOften(route: RouteState, times: number): void {
-  for (let at = 1; at <= times; at++) route.failed(failure("ConnectionLost"), at - 0.5, at, () => 1);
+  for (let at = 1; at <= times; at++)
+    route.failed(failure("ConnectionLost"), at - 0.5, at, () => 1);
 }
 
 /** Lets an attempt deliver its piece at a rate, from its start on. */
-function deliver(scheduler: Scheduler, { id }: Attempt, from: number, milliseconds: number): readonly Attempt[] {
+function deliver(
+  scheduler: Scheduler,
+  { id }: Attempt,
+  from: number,
+  milliseconds: number,
+): readonly Attempt[] {
   scheduler.answered(id, from);
-  for (let part = 1; part <= 10; part++) scheduler.arrived(id, LENGTH / 10, from + (part * milliseconds) / 10);
+  for (let part = 1; part <= 10; part++)
+    scheduler.arrived(id, LENGTH / 10, from + (part * milliseconds) / 10);
   return scheduler.succeeded(id, from + milliseconds);
 }
 
@@ -92,7 +109,8 @@ describe("which piece from whom", () => {
           if (one.left > 0) continue;
           running.delete(one.attempt.id);
           delivered[route]++;
-          for (const loser of scheduler.succeeded(one.attempt.id, now + 50)) running.delete(loser.id);
+          for (const loser of scheduler.succeeded(one.attempt.id, now + 50))
+            running.delete(loser.id);
         }
       }
     }
@@ -144,7 +162,10 @@ describe("which piece from whom", () => {
     const scheduler = schedulerOf(8);
     scheduler.addRoute("a", false);
     const admit = (): boolean => true;
-    assert.deepEqual(shape(scheduler.step(0, { allows: (number) => number < 2, admit }).starts), ["0@a", "1@a"]);
+    assert.deepEqual(shape(scheduler.step(0, { allows: (number) => number < 2, admit }).starts), [
+      "0@a",
+      "1@a",
+    ]);
     let slots = 1;
     const tight = { allows: () => true, admit: () => slots-- > 0 };
     assert.deepEqual(shape(scheduler.step(0, tight).starts), ["2@a"]);
@@ -337,7 +358,12 @@ describe("failures", () => {
     assert.equal(a.reasons.length, 1);
   });
 
-  for (const code of ["DigestMismatch", "PieceMismatch", "InvalidPacket", "RemoteUnimplemented"] as const) {
+  for (const code of [
+    "DigestMismatch",
+    "PieceMismatch",
+    "InvalidPacket",
+    "RemoteUnimplemented",
+  ] as const) {
     it(`${code}: the parent is left out at once, and what else it was asked for goes to another`, () => {
       const scheduler = schedulerOf(8);
       const bad = scheduler.addRoute("bad", false);
@@ -450,12 +476,27 @@ describe("any parents", () => {
   });
 
   it("with one honest parent among them, it ends well", () => {
-    const honest: ModelParent = { failing: 0, stalling: 0, wrong: false, delay: 100, announces: false };
+    const honest: ModelParent = {
+      failing: 0,
+      stalling: 0,
+      wrong: false,
+      delay: 100,
+      announces: false,
+    };
     fc.assert(
-      fc.property(fc.array(parent, { maxLength: 4 }), fc.integer({ min: 0, max: 2 ** 31 }), (parents, seed) => {
-        const ended = runModel([...parents, honest], 30, { concurrentPieceCount: 8, patience: 0 }, seededRandom(seed));
-        assert.equal(ended, "done");
-      }),
+      fc.property(
+        fc.array(parent, { maxLength: 4 }),
+        fc.integer({ min: 0, max: 2 ** 31 }),
+        (parents, seed) => {
+          const ended = runModel(
+            [...parents, honest],
+            30,
+            { concurrentPieceCount: 8, patience: 0 },
+            seededRandom(seed),
+          );
+          assert.equal(ended, "done");
+        },
+      ),
       { numRuns: 300, seed: 4712 },
     );
   });
@@ -483,18 +524,31 @@ function runModel(
     assert.ok(behaviour);
     const { leftOut, inFlight, failures } = scheduler.route(attempt.route);
     assert.notEqual(leftOut, "banned", "nothing is asked from a parent that sent wrong bytes");
-    assert.ok(failures === 0 || inFlight === 1, "one request at a time goes to a parent that failed");
-    assert.ok(leftOut === undefined || !attempt.racer, "no race is run by a parent that is left out");
+    assert.ok(
+      failures === 0 || inFlight === 1,
+      "one request at a time goes to a parent that failed",
+    );
+    assert.ok(
+      leftOut === undefined || !attempt.racer,
+      "no race is run by a parent that is left out",
+    );
     assert.ok(!completed.has(attempt.number), "nothing is asked that is there");
     const stalls = random() < behaviour.stalling;
     const failed = random() < behaviour.failing;
     // What stalls ends by the call's own timeout.
     const at = now + (stalls ? 30_000 : behaviour.delay);
-    const outcome = stalls || failed ? "failed" : behaviour.wrong && random() < 0.3 ? "wrong" : "right";
+    const outcome =
+      stalls || failed ? "failed" : behaviour.wrong && random() < 0.3 ? "wrong" : "right";
     running.set(attempt.id, { attempt, at, outcome });
-    const rivals = [...running.values()].filter(({ attempt: other }) => other.number === attempt.number);
+    const rivals = [...running.values()].filter(
+      ({ attempt: other }) => other.number === attempt.number,
+    );
     assert.ok(rivals.length <= 2, "two attempts at a piece at most");
-    assert.equal(new Set(rivals.map(({ attempt: other }) => other.route)).size, rivals.length, "from two parents");
+    assert.equal(
+      new Set(rivals.map(({ attempt: other }) => other.route)).size,
+      rivals.length,
+      "from two parents",
+    );
   };
   let now = 0;
   for (let steps = 0; ; steps++) {
@@ -513,7 +567,10 @@ function runModel(
       return "failed";
     }
     const next = [...running.values()].sort((a, b) => a.at - b.at)[0];
-    const until = Math.min(next?.at ?? Number.POSITIVE_INFINITY, wakeAt ?? Number.POSITIVE_INFINITY);
+    const until = Math.min(
+      next?.at ?? Number.POSITIVE_INFINITY,
+      wakeAt ?? Number.POSITIVE_INFINITY,
+    );
     assert.ok(until !== Number.POSITIVE_INFINITY, "something will happen");
     assert.ok(until >= now, "and not in the past");
     now = until;
@@ -522,11 +579,17 @@ function runModel(
     const over =
       next.outcome === "right"
         ? succeed(next.attempt)
-        : fail(scheduler, next.attempt, next.outcome === "wrong" ? "DigestMismatch" : "ConnectionLost", now);
+        : fail(
+            scheduler,
+            next.attempt,
+            next.outcome === "wrong" ? "DigestMismatch" : "ConnectionLost",
+            now,
+          );
     for (const { id } of over) assert.ok(running.delete(id), "only what runs is ended");
   }
   assert.equal(completed.size, pieces);
-  for (const [number, times] of completed) assert.equal(times, 1, `piece ${number} was completed ${times} times`);
+  for (const [number, times] of completed)
+    assert.equal(times, 1, `piece ${number} was completed ${times} times`);
   return "done";
 
   function succeed(attempt: Attempt): readonly Attempt[] {
@@ -744,6 +807,9 @@ describe("order and combinations", () => {
     }
     const last = step(scheduler, now + 100_000).failure;
     assert.equal(last?.code, "NotFound");
-    assert.match(last?.message ?? "", /piece 1 cannot be fetched: a does not have it: NotFound, as told/);
+    assert.match(
+      last?.message ?? "",
+      /piece 1 cannot be fetched: a does not have it: NotFound, as told/,
+    );
   });
 });

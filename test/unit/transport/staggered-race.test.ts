@@ -1,6 +1,11 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { isAnswer, type RaceOptions, type RaceResult, raceProtocols } from "../../../src/client/auto/race.ts";
+import {
+  isAnswer,
+  type RaceOptions,
+  type RaceResult,
+  raceProtocols,
+} from "../../../src/client/auto/race.ts";
 import { type ErrorCode, errorCodes, VortexError } from "../../../src/errors.ts";
 import {
   type AddressDial,
@@ -15,7 +20,8 @@ import { assertRejects, rejectionOf } from "../../support/failures.ts";
 import { FakeClock, settle } from "../../support/fake-clock.ts";
 import { seededRandom } from "../../support/random.ts";
 
-const failure = (code: ErrorCode, message: string = code): VortexError => new VortexError(code, message);
+const failure = (code: ErrorCode, message: string = code): VortexError =>
+  new VortexError(code, message);
 
 describe("a staggered race, as a state machine", () => {
   it("starts one attempt after the other, and says which is the last", () => {
@@ -170,7 +176,8 @@ function race(options: Partial<RaceOptions<string>> = {}): ProtocolRace {
   return { clock, attempts, discarded, lost, result };
 }
 
-const started = ({ attempts }: ProtocolRace): Protocol[] => attempts.map(({ candidate }) => candidate);
+const started = ({ attempts }: ProtocolRace): Protocol[] =>
+  attempts.map(({ candidate }) => candidate);
 
 describe("a race of protocols", () => {
   it("starts the next protocol after the delay, each with its own delay, and tells why", async () => {
@@ -185,9 +192,14 @@ describe("a race of protocols", () => {
     assert.deepEqual(started(running), ["quic", "tcp", "grpc"]);
     assert.equal(running.clock.pending, 0);
     await running.attempts[2]?.succeed("piece");
-    const reason = "quic: left out; quic: ConnectionRefused, ConnectionRefused; quic had not answered within 250 ms";
+    const reason =
+      "quic: left out; quic: ConnectionRefused, ConnectionRefused; quic had not answered within 250 ms";
     assert.equal(running.attempts[2]?.reason, reason);
-    assert.deepEqual(await running.result, { protocol: "grpc", reason, answer: { result: "piece" } });
+    assert.deepEqual(await running.result, {
+      protocol: "grpc",
+      reason,
+      answer: { result: "piece" },
+    });
   });
 
   it("sets the delay again when a failure has started the next protocol", async () => {
@@ -206,7 +218,11 @@ describe("a race of protocols", () => {
     await running.attempts[2]?.fail(failure("ConnectionRefused"));
     await running.attempts[1]?.fail(failure("Unreachable"));
     await running.attempts[0]?.succeed("late");
-    assert.deepEqual(await running.result, { protocol: "quic", reason: "tried first", answer: { result: "late" } });
+    assert.deepEqual(await running.result, {
+      protocol: "quic",
+      reason: "tried first",
+      answer: { result: "late" },
+    });
     assert.deepEqual([running.discarded, running.lost], [[], []]);
   });
 
@@ -216,7 +232,10 @@ describe("a race of protocols", () => {
     await running.attempts[1]?.fail(failure("Unavailable", "no TCP"));
     await running.attempts[0]?.fail(failure("ConnectionRefused", "no QUIC"));
     const { message, cause, addr } = await assertRejects(running.result, "ConnectionRefused");
-    assert.equal(message, "no protocol works with peer:1: tcp: Unavailable, no TCP; quic: ConnectionRefused, no QUIC");
+    assert.equal(
+      message,
+      "no protocol works with peer:1: tcp: Unavailable, no TCP; quic: ConnectionRefused, no QUIC",
+    );
     assert.deepEqual(
       (cause as VortexError[]).map(({ code }) => code),
       ["Unavailable", "ConnectionRefused"],
@@ -283,7 +302,10 @@ describe("a race of protocols", () => {
     for (const loser of [quic, grpc]) {
       const reason: unknown = loser?.signal.reason;
       assert.ok(reason instanceof VortexError);
-      assert.deepEqual([reason.code, reason.message, reason.addr], ["Aborted", "tcp answered first", "peer:1"]);
+      assert.deepEqual(
+        [reason.code, reason.message, reason.addr],
+        ["Aborted", "tcp answered first", "peer:1"],
+      );
     }
     await quic?.succeed("late");
     await grpc?.fail(failure("Aborted"));
@@ -315,7 +337,8 @@ describe("a race of protocols", () => {
       (running) => running.attempts[0]?.succeed("piece"),
       (running) => running.attempts[0]?.fail(failure("NotFound")),
       async (running) => {
-        for (let at = 0; at < 3; at++) await running.attempts[at]?.fail(failure("ConnectionRefused"));
+        for (let at = 0; at < 3; at++)
+          await running.attempts[at]?.fail(failure("ConnectionRefused"));
       },
     ];
     for (const end of ends) {
@@ -359,9 +382,27 @@ describe("a race of protocols", () => {
   it("takes these errors for no answer, and all others for one", () => {
     const elsewhere: readonly ErrorCode[] = [
       ...(["Unavailable", "PermissionDenied", "RemoteUnimplemented"] as const),
-      ...(["InvalidPacket", "InvalidLength", "InvalidUtf8", "ProtocolViolation", "TruncatedContent"] as const),
-      ...(["ConnectionRefused", "Unreachable", "ProtocolNotSupported", "ConnectionLost", "StreamReset"] as const),
-      ...(["EarlyDataRefused", "AddressInUse", "ConnectTimeout", "PieceTimeout", "Stalled"] as const),
+      ...([
+        "InvalidPacket",
+        "InvalidLength",
+        "InvalidUtf8",
+        "ProtocolViolation",
+        "TruncatedContent",
+      ] as const),
+      ...([
+        "ConnectionRefused",
+        "Unreachable",
+        "ProtocolNotSupported",
+        "ConnectionLost",
+        "StreamReset",
+      ] as const),
+      ...([
+        "EarlyDataRefused",
+        "AddressInUse",
+        "ConnectTimeout",
+        "PieceTimeout",
+        "Stalled",
+      ] as const),
     ];
     for (const code of errorCodes) {
       assert.equal(isAnswer(failure(code), "named"), !elsewhere.includes(code), code);
@@ -525,7 +566,10 @@ describe("the addresses of a host", () => {
       for (const { signal } of running.attempts) assert.equal(signal.reason, error);
       await running.attempts[0]?.succeed("late");
       await running.clock.advance(1000);
-      assert.deepEqual([running.attempts.length, running.clock.pending, running.discarded], [2, 0, ["late"]]);
+      assert.deepEqual(
+        [running.attempts.length, running.clock.pending, running.discarded],
+        [2, 0, ["late"]],
+      );
       // A signal that has fired has dropped its listener.
       assert.ok(listeners() <= 1);
     }
@@ -550,7 +594,8 @@ describe("the addresses of a host", () => {
   it("no more than 16 are dialled", async () => {
     const running = dialling(Array.from({ length: 100 }, (_, at) => `10.0.0.${at}`));
     await settle();
-    for (let at = 0; at < MAX_ADDRESSES; at++) await running.attempts[at]?.fail(failure("Unreachable"));
+    for (let at = 0; at < MAX_ADDRESSES; at++)
+      await running.attempts[at]?.fail(failure("Unreachable"));
     await assertRejects(running.result, "Unreachable");
     assert.equal(running.attempts.length, 16);
   });
