@@ -1,4 +1,5 @@
-// Checks the language of comments, texts and pages, see lint/rules.ts.
+// Checks the language of comments, texts and pages, see lint/rules.ts, and the form of errors, see
+// lint/errors.ts.
 //
 //     npm run lint              fails for a file that has more violations than scripts/lint/baseline.json allows
 //     npm run lint -- --all     prints every violation
@@ -7,6 +8,7 @@ import { execFileSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { checkErrors } from "./lint/errors.ts";
 import { checkCode, checkMarkdown } from "./lint/sources.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
@@ -25,6 +27,7 @@ let failed = false;
 for (const file of files) {
   const source = readFileSync(join(root, file), "utf8");
   const violations = file.endsWith(".md") ? checkMarkdown(source) : checkCode(source);
+  if (/^(?:src|adapters|cli|entry)\//.test(file)) violations.push(...checkErrors(source));
   const allowed = baseline[file] ?? 0;
   if (violations.length > 0) counts[file] = violations.length;
   const tooMany = violations.length > allowed;

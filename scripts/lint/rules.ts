@@ -50,7 +50,12 @@ const BANNED = (
 export interface Violation {
   /** Counts from 1. */
   readonly line: number;
-  readonly rule: "docstring-start" | "sentence-length" | "banned-phrase" | "line-width";
+  readonly rule:
+    | "docstring-start"
+    | "sentence-length"
+    | "banned-phrase"
+    | "line-width"
+    | "error-form";
   readonly message: string;
 }
 

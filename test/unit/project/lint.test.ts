@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
+import { checkErrors } from "../../../scripts/lint/errors.ts";
 import {
   checkDocstring,
   checkPhrases,
@@ -129,5 +130,36 @@ describe("where the language rules look", () => {
       "6 banned-phrase",
       "7 line-width",
     ]);
+  });
+});
+
+describe("the form of errors", () => {
+  const faults = (code: string, message: string): string[] =>
+    rulesOf(checkErrors(`\nthrow new VortexError(${code}, ${message}, { cause });`));
+
+  it("says what failed, and why", () => {
+    assert.deepEqual(faults('"Stalled"', '"reading piece 3: no byte for 30 s"'), []);
+    assert.deepEqual(faults('"Stalled"', '"the peer has fallen silent"'), ["2 error-form"]);
+    assert.deepEqual(faults('"Stalled"', '"reading: no byte."'), ["2 error-form"]);
+    assert.deepEqual(faults('"Stalled"', '"reading:\\nno byte"'), ["2 error-form"]);
+  });
+
+  it("has both values where one stood in place of another", () => {
+    const wrong = ["2 error-form"];
+    assert.deepEqual(faults('"PieceMismatch"', `\`piece: expected \${a}, got \${b}\``), []);
+    assert.deepEqual(faults('"PieceMismatch"', `\`piece: expected \${a}\``), wrong);
+    assert.deepEqual(faults('"PieceMismatch"', `\`expected \${a}, got \${b}\``), wrong);
+  });
+
+  it("is looked at in each branch and over each plus", () => {
+    assert.deepEqual(faults('"Stalled"', 'late ? "reading: late" : "silent"'), ["2 error-form"]);
+    assert.deepEqual(faults('"Stalled"', '"reading" + more'), ["2 error-form"]);
+    assert.deepEqual(faults('"LimitExceeded"', "`list: expected ${a}, ` + `got ${b}`"), []);
+    assert.deepEqual(faults('late ? "PieceTimeout" : "Stalled"', '"reading: late"'), []);
+  });
+
+  it("is free for the end that the caller asked for, and unknown for a text from elsewhere", () => {
+    assert.deepEqual(faults('"Aborted"', '"aborted"'), []);
+    assert.deepEqual(faults("code", "messageOf(error)"), []);
   });
 });
