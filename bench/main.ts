@@ -4,6 +4,7 @@
  *     npm run bench                    everything on one host; results in bench/results
  *     npm run bench -- --quick         the same with little of everything, in two minutes
  *     npm run bench -- --long          the long link: 50 ms, 200 Mbit/s, 0 to 1 % loss (Linux, as root, with gcc)
+ *     npm run bench -- --import        cold import of each entry of the built package, and its bytes of code
  *     npm run bench -- --help          all options
  *
  * Ends with exit code 1 when something of this library failed; targets that are missed are told, and fail nothing.
@@ -14,6 +15,7 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { type FirstByteRow, measureFirstBytes } from "./first-byte.ts";
+import { entrySizes, importTables, measureImports } from "./import-time.ts";
 import { type LongRow, measureLong } from "./long/long.ts";
 import { plotOf } from "./plot.ts";
 import { Failure } from "./processes.ts";
@@ -32,6 +34,7 @@ const DEFAULT_OUT = fileURLToPath(new URL("results", import.meta.url));
 const HELP = `npm run bench -- [options]
   --quick          little of everything: one round, short runs, processes shared
   --long           the long link instead of the one host
+  --import         cold import of each entry of the built package, and its size
   --rounds N       how often all is begun anew (default 3, quick 1)
   --turns N        runs of each row in a round, alternating with the others (default 5, quick 1; not the long link)
   --size BYTES     bytes of a run, or with KiB, MiB or GiB (default 64MiB, quick 16MiB)
@@ -44,6 +47,7 @@ const { values } = parseArgs({
   options: {
     quick: { type: "boolean", default: false },
     long: { type: "boolean", default: false },
+    import: { type: "boolean", default: false },
     rounds: { type: "string" },
     turns: { type: "string" },
     size: { type: "string" },
@@ -58,6 +62,7 @@ const { values } = parseArgs({
 for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => process.exit(130));
 try {
   if (values.help) console.log(HELP);
+  else if (values.import) await benchImports();
   else process.exitCode = await bench();
 } catch (error) {
   if (!(error instanceof Failure)) throw error;
@@ -120,6 +125,16 @@ async function bench(): Promise<number> {
   return all.some((row) => row.failure !== undefined && !row.missing && isOurs(row.subject))
     ? 1
     : 0;
+}
+
+/** Prints the tables of {@link measureImports}; writes nothing. */
+async function benchImports(): Promise<void> {
+  const turns = positive("--turns", Number(values.turns ?? 9));
+  const { list, missing } = await findRuntimes(values.node);
+  for (const reason of missing) tell(`left out: ${reason}`);
+  const rows = await measureImports(list, turns, tell);
+  const sizes = entrySizes();
+  console.log(values.json ? JSON.stringify({ rows, sizes }) : importTables(rows, sizes));
 }
 
 function rowsOf(pairs: readonly (readonly [Runtime, SubjectEntry])[], only: RegExp): Row[] {

@@ -1,0 +1,197 @@
+/** Cold import of each entry of the package: time in a new process, and bytes of code. */
+import { spawn } from "node:child_process";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
+import { Failure } from "./processes.ts";
+import type { Runtime } from "./runtimes.ts";
+import { type Summary, summarize } from "./statistics.ts";
+import type { RuntimeName } from "./subjects.ts";
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+/** Row of a module without content: the start of the runtime itself. */
+export const CONTROL = "(empty module)";
+
+/** Entries that a runtime cannot load: they are for one other. */
+const FOREIGN: Readonly<Record<string, readonly RuntimeName[]>> = {
+  "./workers": ["node", "bun", "deno"],
+};
+
+/** One entry on one runtime. */
+export interface ImportRow {
+  readonly runtime: string;
+  /** Subpath of the package, or {@link CONTROL}. */
+  readonly entry: string;
+  /** Time from the start of a process to its end, in ms. */
+  readonly milliseconds: Summary;
+  /** The median without that of {@link CONTROL}, in ms. */
+  readonly added: number;
+}
+
+/** Code of one entry, with everything that it imports from the package. */
+export interface EntrySize {
+  readonly entry: string;
+  /** Bytes of the modules that are loaded at once. */
+  readonly bytes: number;
+  readonly gzipped: number;
+  /** Bytes of the modules that are loaded at first use. */
+  readonly lazy: number;
+  /** npm packages and modules of the runtime that are loaded at once. */
+  readonly imports: readonly string[];
+}
+
+/**
+ * Measures the import of every entry, each in a new process, the rows in turn.
+ *
+ * @param turns processes of each row
+ * @throws {@link Failure} when the package is not built, or an import fails
+ */
+export async function measureImports(
+  runtimes: readonly Runtime[],
+  turns: number,
+  report: (line: string) => void,
+): Promise<ImportRow[]> {
+  const directory = mkdtempSync(join(tmpdir(), "vortex-peer-import-"));
+  const empty = join(directory, "empty.mjs");
+  writeFileSync(empty, "");
+  try {
+    const rows = runtimes.flatMap((runtime) =>
+      [[CONTROL, empty] as const, ...entries()]
+        .filter(([entry]) => !FOREIGN[entry]?.includes(runtime.name))
+        // The entry is the program itself: Deno resolves packages from where the program is.
+        .map(([entry, file]) => ({
+          runtime,
+          entry,
+          words: commandOf(runtime, file),
+          times: [] as number[],
+        })),
+    );
+    // The first turn fills the caches of files and of compiled code, and is not counted.
+    for (let turn = 0; turn <= turns; turn++) {
+      report(`import: turn ${turn} of ${turns}`);
+      for (const { words, times } of rows) {
+        const time = await timeOf(words);
+        if (turn > 0) times.push(time);
+      }
+    }
+    const summaries = rows.map(({ runtime, entry, times }) => ({
+      runtime: runtime.title,
+      entry,
+      milliseconds: summarize(times),
+    }));
+    return summaries.map((row) => {
+      const control = summaries.find(
+        ({ runtime, entry }) => runtime === row.runtime && entry === CONTROL,
+      );
+      const added = row.milliseconds.median - (control?.milliseconds.median ?? 0);
+      return { ...row, added };
+    });
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+/** Counts the code of every entry. */
+export function entrySizes(): EntrySize[] {
+  return entries().map(([entry, file]) => {
+    const eager = new Set<string>();
+    const lazy = new Set<string>();
+    const imports = new Set<string>();
+    collect(file, eager, lazy, imports);
+    const waiting = [...lazy];
+    const later = new Set<string>();
+    for (const path of waiting) collect(path, later, later, new Set());
+    const code = [...eager].map((path) => readFileSync(path));
+    return {
+      entry,
+      bytes: code.reduce((sum, { length }) => sum + length, 0),
+      gzipped: gzipSync(Buffer.concat(code)).length,
+      lazy: [...later]
+        .filter((path) => !eager.has(path))
+        .reduce((sum, path) => sum + readFileSync(path).length, 0),
+      imports: [...imports].sort(),
+    };
+  });
+}
+
+/** Both tables as Markdown. */
+export function importTables(rows: readonly ImportRow[], sizes: readonly EntrySize[]): string {
+  const titles = [...new Set(rows.map(({ runtime }) => runtime))];
+  const cell = (entry: string, title: string): string => {
+    const row = rows.find((each) => each.entry === entry && each.runtime === title);
+    if (row === undefined) return "";
+    const { median } = row.milliseconds;
+    return entry === CONTROL ? `${median.toFixed(0)}` : `+${row.added.toFixed(0)}`;
+  };
+  const names = [CONTROL, ...sizes.map(({ entry }) => entry)];
+  return [
+    `| entry, ms of import | ${titles.join(" | ")} |`,
+    `| --- |${titles.map(() => " ---: |").join("")}`,
+    ...names.map((name) => `| ${name} | ${titles.map((title) => cell(name, title)).join(" | ")} |`),
+    "",
+    "| entry, bytes of code | at once | gzipped | at first use | packages at once |",
+    "| --- | ---: | ---: | ---: | --- |",
+    ...sizes.map(
+      ({ entry, bytes, gzipped, lazy, imports }) =>
+        `| ${entry} | ${count(bytes)} | ${count(gzipped)} | ${count(lazy)} | ${imports.join(", ")} |`,
+    ),
+  ].join("\n");
+}
+
+function count(value: number): string {
+  return value.toLocaleString("en-US");
+}
+
+/** Entries of the built package, each with its file. */
+function entries(): [entry: string, file: string][] {
+  const { exports } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as {
+    exports: Record<string, string | { default?: string }>;
+  };
+  const found = Object.entries(exports).flatMap(([entry, target]): [string, string][] =>
+    typeof target === "string" || target.default === undefined || entry === "."
+      ? []
+      : [[entry, join(root, target.default)]],
+  );
+  for (const [, file] of found) {
+    if (!existsSync(file)) throw new Failure(`${file} is missing: run npm run build first`);
+  }
+  return found;
+}
+
+const STATIC = /(?:^|[;}\n])\s*(?:import|export)\s*(?:[\w*{][^"';]*?from\s*)?["']([^"']+)["']/g;
+const DYNAMIC = /\bimport\(\s*["']([^"']+)["']\s*\)/g;
+
+/** Adds `file` and what it imports at once to `eager`, what it may import later to `lazy`. */
+function collect(file: string, eager: Set<string>, lazy: Set<string>, imports: Set<string>): void {
+  if (eager.has(file)) return;
+  eager.add(file);
+  const code = readFileSync(file, "utf8");
+  for (const [, specifier = ""] of code.matchAll(STATIC)) {
+    if (!specifier.startsWith(".")) imports.add(specifier);
+    else collect(join(dirname(file), specifier), eager, lazy, imports);
+  }
+  for (const [, specifier = ""] of code.matchAll(DYNAMIC)) {
+    if (specifier.startsWith(".")) lazy.add(join(dirname(file), specifier));
+  }
+}
+
+function commandOf({ name, command }: Runtime, program: string): readonly string[] {
+  const [path = ""] = command("client");
+  if (name !== "deno") return [path, program];
+  const config = join(root, "deno.json");
+  return [path, "run", "--allow-all", "--unstable-net", "--no-check", "--config", config, program];
+}
+
+function timeOf([path = "", ...words]: readonly string[]): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const started = performance.now();
+    const child = spawn(path, words, { cwd: root, stdio: ["ignore", "ignore", "inherit"] });
+    child.once("error", reject);
+    child.once("exit", (code) => {
+      if (code === 0) resolve(performance.now() - started);
+      else reject(new Failure(`${words.at(-1)}: expected exit code 0, got ${code}`));
+    });
+  });
+}
