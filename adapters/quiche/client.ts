@@ -21,27 +21,35 @@ import { isAboutCertificate, refusedCertificate } from "../shared/tls-errors.ts"
 import { type HostPort, QuicheConnection } from "./connection.ts";
 import { familyOf, SendRing, udpSocket } from "./datagrams.ts";
 import type { NativeConfig, NativeConnection, Quiche } from "./native.ts";
-import { payloadSizeFor, type QuicheSettings, windowThreshold } from "./options.ts";
-import { PathMtu, SAFE_SIZE } from "./path-mtu.ts";
+import { type QuicheSettings, udpPayloadFor, windowThreshold } from "./options.ts";
+import { PathMtu, SAFE_UDP_PAYLOAD_BYTES } from "./path-mtu.ts";
 
-/** Datagrams turned away in a row, with nothing received between them, that mean that the peer is gone. */
-const REFUSALS = 3;
-/** Bytes of a connection id of this side. */
-const ID_LENGTH = 16;
+/**
+ * Consecutive ICMP errors, with no datagram received in between, that end an established
+ * connection.
+ */
+const MAX_CONSECUTIVE_REFUSALS = 3;
+/** Length of the connection ids that this endpoint chooses. */
+const CONNECTION_ID_BYTES = 16;
 
-/** What all dials of a transport share. */
+/** State shared by all dials of one transport. */
 export interface ClientContext {
   readonly quiche: Quiche;
   readonly settings: QuicheSettings;
   readonly tls: TlsClientOptions;
   readonly sessions: SessionCache;
-  /** Default: the system's. */
+  /** Resolver of host names. Default: the system's. */
   readonly resolver: Resolver | undefined;
-  /** With early data, quiche sends it whenever a session allows. Throws `InvalidArgument` for certificates that are none. */
+  /**
+   * Returns the native configuration for a payload size in bytes. With `earlyData`, quiche sends
+   * 0-RTT data whenever the resumed session permits.
+   *
+   * @throws `InvalidArgument` for an unusable certificate or key
+   */
   configFor(payloadSize: number, earlyData: boolean): NativeConfig;
 }
 
-/** Dials one peer by all its addresses, each attempt on its own socket. */
+/** Dials a peer by all its addresses (Happy Eyeballs), with a separate socket for each attempt. */
 export function dialQuiche(
   context: ClientContext,
   remote: Address,
@@ -51,7 +59,7 @@ export function dialQuiche(
     remote,
     signal,
     resolver: context.resolver,
-    // What is sent ahead of the handshake cannot move to another address.
+    // Early data that was sent to one address cannot move to another.
     dial: (host, own, only) => dialAddress(context, remote, host, own, earlyData && only),
     discard: (late) => late.abort(StreamCode.Cancelled),
   });
@@ -68,34 +76,37 @@ async function dialAddress(
   if (signal?.aborted) throw abortedError(signal, `dialling ${addr}`);
   const socket = udpSocket(familyOf(host), context.settings.socketBuffer);
   let connection: QuicheConnection | undefined;
-  let giveUp: (error: VortexError) => void = () => {};
-  const givenUp = new Promise<never>((_resolve, reject) => {
-    giveUp = reject;
+  let rejectDial: (error: VortexError) => void = () => {};
+  const dialRejected = new Promise<never>((_resolve, reject) => {
+    rejectDial = reject;
   });
   const guard = new Guard({
     end: (error) => {
       connection?.fail(error);
-      giveUp(error);
+      rejectDial(error);
     },
   });
   const onAbort = guard.wrap(() => {
     if (signal === undefined) return;
     const error = abortedError(signal, `dialling ${addr}`);
-    // The connection may be in use already, ahead of its handshake.
+    // With early data, the application may already use the connection before its handshake is over.
     connection?.abort(StreamCode.Cancelled, "", error);
-    giveUp(error);
+    rejectDial(error);
   });
-  const settled = (): void => signal?.removeEventListener("abort", onAbort);
+  const unsubscribe = (): void => signal?.removeEventListener("abort", onAbort);
   signal?.addEventListener("abort", onAbort, { once: true });
   try {
-    const local = await Promise.race([givenUp, connectSocket(socket, host, remote.port, addr)]);
+    const local = await Promise.race([
+      dialRejected,
+      connectSocket(socket, host, remote.port, addr),
+    ]);
     const peer = { host, port: remote.port };
     connection = startHandshake(context, socket, guard, remote, peer, local, earlyData);
-    connection.ready.then(settled, settled);
+    connection.ready.then(unsubscribe, unsubscribe);
     if (connection.earlyData !== "pending") await connection.ready;
     return connection;
   } catch (error) {
-    settled();
+    unsubscribe();
     if (connection === undefined) closeSocket(socket);
     else connection.abort(StreamCode.Cancelled);
     throw error;
@@ -103,12 +114,16 @@ async function dialAddress(
 }
 
 function closeSocket(socket: Socket): void {
-  // What still comes from a connect under way is of no interest.
+  // A connect in progress may still emit an error after the close; without a listener it would
+  // throw.
   socket.on("error", () => {});
   socket.close();
 }
 
-/** Connects the socket, so that the kernel drops what comes from elsewhere and tells of ports that nobody listens on. */
+/**
+ * Connects the UDP socket and returns its local address. The kernel then drops datagrams from other
+ * sources and reports ICMP errors, such as a closed port.
+ */
 function connectSocket(
   socket: Socket,
   host: string,
@@ -126,17 +141,18 @@ function connectSocket(
         const bound = socket.address();
         resolve({ host: splitZone(bound.address)[0], port: bound.port });
       } catch (error) {
-        // The dial was given up, and the socket closed, in the meantime.
-        reject(nativeError(error, "Closed", `dialling ${addr} was given up`));
+        // The dial was aborted, and the socket closed, in the meantime.
+        reject(nativeError(error, "Closed", `dial of ${addr} aborted`));
       }
     });
     socket.once("error", onError);
-    // By its event, since a callback would be called too when there is no way to the address: a broadcast address, say.
+    // An event listener, since node:dgram calls the callback even when the connect fails, for
+    // example to a broadcast address.
     socket.once("connect", onConnect);
     try {
       socket.connect(port, host);
     } catch (error) {
-      // Port 0, for one.
+      // For example, port 0.
       reject(nativeError(error, "Unreachable", `cannot reach ${addr}`));
     }
   });
@@ -153,12 +169,12 @@ function startHandshake(
 ): QuicheConnection {
   const { quiche, settings, tls, sessions } = context;
   const sameHost = isSameHost(peer.host);
-  const payloadSize = payloadSizeFor(settings, sameHost);
+  const payloadSize = udpPayloadFor(settings, sameHost);
   const config = context.configFor(payloadSize, earlyData);
   const to = { host: splitZone(peer.host)[0], port: peer.port };
   const native = quiche.Connection.connect(
     serverNameOf(tls, remote.host),
-    randomBytes(ID_LENGTH),
+    randomBytes(CONNECTION_ID_BYTES),
     local,
     to,
     config,
@@ -167,7 +183,7 @@ function startHandshake(
     quiche,
     clock: systemClock,
     guard,
-    ring: new SendRing(socket, Math.max(payloadSize, SAFE_SIZE)),
+    ring: new SendRing(socket, Math.max(payloadSize, SAFE_UDP_PAYLOAD_BYTES)),
     pathMtu: new PathMtu(payloadSize, sameHost),
     local,
     connected: true,
@@ -175,12 +191,13 @@ function startHandshake(
     keepAlive: settings.keepAlive,
     ackThreshold: settings.ackThreshold,
     windowThreshold: windowThreshold(settings),
-    hold: (busy) => (busy ? socket.ref() : socket.unref()),
+    setBusy: (busy) => (busy ? socket.ref() : socket.unref()),
     onEarlyData: () => {},
     onEstablished: () => checkCertificate(native.peerCertChain(), tls, remote.host),
-    explain: (info) => explainRefusal(info, native, tls, remote.host),
+    describeClose: (info) => withCertificateFault(info, native, tls, remote.host),
     onEnded: (ended) => {
-      // Sessions come at any time after the handshake; the last one counts. One of a peer that failed the check is not kept.
+      // The server may send several session tickets; the latest is stored. A peer that failed the
+      // certificate check never gets this far.
       if (!ended.established) return;
       const session = native.session();
       if (session !== null) sessions.put(formatAddress(remote), session);
@@ -193,17 +210,22 @@ function startHandshake(
     connection.receive(datagram);
   });
   socket.on("message", onDatagram);
-  // An ICMP answer shows as an error of the socket. Before the handshake is over, nobody listens there. After it, one may
-  // be a forgery or a passing fault of the network (RFC 9000, section 14.2.1); several in a row are a dead peer.
+  // The socket reports ICMP errors as "error" events. During the handshake one of them means that
+  // the port is closed. Later a single error may be forged or transient (RFC 9000, section 14.2.1),
+  // so only several in a row end the connection.
   const onRefused = guard.wrap((error: Error) => {
     refusals++;
     if (!connection.established) {
       connection.fail(nativeError(error, "Unreachable", `cannot reach ${formatAddress(remote)}`));
-    } else if (refusals >= REFUSALS) {
+    } else if (refusals >= MAX_CONSECUTIVE_REFUSALS) {
       connection.fail(
-        new VortexError("ConnectionLost", "nobody listens at the peer's address any more", {
-          cause: error,
-        }),
+        new VortexError(
+          "ConnectionLost",
+          `connection lost: ${refusals} consecutive ICMP errors, the peer's port is closed`,
+          {
+            cause: error,
+          },
+        ),
       );
     }
   });
@@ -212,8 +234,11 @@ function startHandshake(
   return connection;
 }
 
-/** BoringSSL tells of a certificate that it refused by an alert only, the same one for several faults. */
-function explainRefusal(
+/**
+ * Adds the fault of the certificate to a handshake failure. BoringSSL reports only a TLS alert,
+ * which is the same for several faults. Returns other ends unchanged.
+ */
+function withCertificateFault(
   info: CloseInfo,
   native: NativeConnection,
   tls: TlsClientOptions,

@@ -19,88 +19,105 @@ import type { NativeConnection, Quiche } from "./native.ts";
 import type { PathMtu, PathMtuStats } from "./path-mtu.ts";
 import { QuicheStream } from "./stream.ts";
 
-/** Datagrams that are taken in before packets go out, where the event loop does not come round by itself (Bun). */
-const BATCH = 32;
-/** Bytes between two looks at what a peer sends. */
-const LOOK = 64 * 1024;
+/**
+ * Received datagrams that force a flush. Bun may emit many "message" events before it runs an
+ * immediate.
+ */
+const MAX_BATCH_DATAGRAMS = 32;
+/** Received bytes between two checks of {@link ConnectionHost.abuseBudget}. */
+const ABUSE_CHECK_INTERVAL_BYTES = 64 * 1024;
 
-/** Readers that wait at a time, up to which each is looked after when something has come. */
-const FEW_READERS = 8;
-/** Milliseconds for which an acknowledgement may wait for more datagrams, or for something to travel with. */
-const ACK_DELAY = 1;
+/** Waiting readers up to which each is polled, instead of listing quiche's readable streams. */
+const MAX_POLLED_READERS = 8;
+/** Maximum delay of an acknowledgement or window update, in ms. */
+const MAX_ACK_DELAY_MS = 1;
 
-/** Ended streams that are remembered, the latest; of those before, the other side has acknowledged the end long since. */
-const FINISHED_KEPT = 4096;
+/**
+ * Ended streams tracked for delivery, the most recent ones. The peer has long acknowledged the end
+ * of any older stream.
+ */
+const MAX_TRACKED_FINISHED = 4096;
 
 const NO_BYTES = new Uint8Array(0);
-const SCRATCH = new Uint8Array(64 * 1024);
+const SCRATCH_BUFFER = new Uint8Array(64 * 1024);
 
-/** Looks at a stream that was given up before it is taken for leaked. */
-const MAX_LOOKS = 1000;
-/** Milliseconds without an open stream in which stream credit has to come back. */
-const CREDIT_GRACE = 1000;
-/** Least number of bytes that a writer is given in one turn while there is room. */
+/** Attempts to free a discarded stream before it is taken for leaked. */
+const MAX_REAP_ATTEMPTS = 1000;
+/** Time without an open stream in which the peer must return stream credit, in ms. */
+const CREDIT_TIMEOUT_MS = 1000;
+/** Minimum bytes that a writer may send per turn, as long as the congestion window has room. */
 const MIN_SHARE_BYTES = 32 * 1024;
-/** Bytes of a datagram that are not stream data: header, connection id, frame header, authentication tag. */
-const PACKET_OVERHEAD = 64;
+/**
+ * Bytes of a datagram besides stream data: packet header, connection id, frame header, AEAD tag.
+ */
+const PACKET_OVERHEAD_BYTES = 64;
 
-/** What has been done about a stream that was given up. */
-interface Discarded {
-  looks: number;
-  reset: boolean;
+/** Progress in freeing a stream that one side reset or stopped. */
+interface DiscardedStream {
+  /** Attempts so far. */
+  attempts: number;
+  /** A reset was sent, so that its acknowledgement lets quiche free the stream. */
+  resetSent: boolean;
 }
 
-/** An address as quiche wants it: an IPv6 address without its zone. */
+/** Address in quiche's format: an IPv6 address has no zone. */
 export interface HostPort {
   readonly host: string;
   readonly port: number;
 }
 
-/** Where a connection sends to and how it is known outside; the difference between a client's and a server's. */
+/** Dependencies of a connection, which differ between client and server. */
 export interface ConnectionHost {
   readonly quiche: Quiche;
   readonly clock: Clock;
-  /** For the callbacks of this connection; it ends the connection by {@link QuicheConnection.fail}. */
+  /** Wraps this connection's callbacks; an exception ends it by {@link QuicheConnection.fail}. */
   readonly guard: Guard;
   readonly ring: SendRing;
   readonly pathMtu: PathMtu;
   readonly local: HostPort;
-  /** Whether the socket is connected, so that datagrams need no address. */
+  /** The UDP socket is connected: datagrams are sent without an address. */
   readonly connected: boolean;
-  /** Whether stray packets are answered for a while after the end, as a server should (RFC 9000, section 10.2). */
+  /**
+   * After the end, packets are still answered until quiche's closing or draining period is over
+   * (RFC 9000, section 10.2), as a server should. Otherwise the connection terminates at once.
+   */
   readonly drains: boolean;
-  /** Milliseconds between two signs of life that this side asks for, or undefined to ask for none. */
+  /** Keep-alive interval in ms: silence after which this side sends a PING. Undefined: no PINGs. */
   readonly keepAlive: number | undefined;
-  /** Datagrams after which they are acknowledged at once. */
+  /** Received datagrams after which an acknowledgement is sent without delay. */
   readonly ackThreshold: number;
-  /** Bytes read after which the peer is told of the room at once. */
+  /** Read bytes after which a window update is sent without delay. */
   readonly windowThreshold: number;
   /**
-   * Bytes that the peer may have sent beyond those that were read, and beyond half as many as it was sent, which it acknowledges. Each
-   * millisecond adds four. Default: no limit.
+   * Bytes that the peer may send beyond legitimate use. Twice the bytes read by the application and
+   * half the bytes sent (which the peer acknowledges) count as legitimate. The budget refills by 4
+   * bytes/ms. A peer that exceeds it is disconnected. Default: no limit.
    */
   readonly abuseBudget?: number;
-  /** Requests have come ahead of the handshake. A throw ends the connection with that error. */
+  /** Called when requests arrive as early data. Throwing ends the connection with that error. */
   onEarlyData(connection: QuicheConnection): void;
-  /** The handshake is over. A throw ends the connection with that error. */
+  /** Called when the handshake is complete. Throwing ends the connection with that error. */
   onEstablished(connection: QuicheConnection): void;
   /** Keeps the process alive while `busy`. Absent where the socket outlives the connection. */
-  hold?(busy: boolean): void;
-  /** Says more of an end that quiche has only a code for. Default: `info` itself. */
-  explain?(info: CloseInfo): CloseInfo;
-  /** The connection has ended, as `info` says. */
+  setBusy?(busy: boolean): void;
+  /** Adds detail to a close for which quiche has only an error code. Default: returns `info`. */
+  describeClose?(info: CloseInfo): CloseInfo;
+  /** Called when the connection has ended, for the reason in `info`. */
   onEnded(connection: QuicheConnection, info: CloseInfo): void;
-  /** Nothing is left to do; the connection can be forgotten. */
+  /** Called when the connection is terminated (RFC 9000, section 10.2): its state can be freed. */
   onTerminated(connection: QuicheConnection): void;
 }
 
 /**
- * The event loop around one quiche connection. Datagrams come in by `receive`; everything else happens in `#flush`, once
- * for many datagrams and calls: it wakes readers, gives blocked writers what room there is, and sends. What only tells the peer
- * how far this side is (acknowledgements, more room) waits a moment for company, since quiche would make a packet of it for each
- * datagram that comes in.
+ * QUIC connection: an event loop around one quiche connection.
  *
- * Counted per packet there is one `recv` or `send` and nothing else; see ARCHITECTURE.md for what that is worth.
+ * `receive` feeds datagrams in. Everything else happens in `#flush`, once for many datagrams and
+ * calls: it wakes readers, fills blocked writers and sends. Acknowledgements and window updates are
+ * delayed to travel with other frames, since quiche would otherwise send a packet for each received
+ * datagram.
+ *
+ * A packet costs one `recv` or `send` call of the binding and nothing else; ARCHITECTURE.md has
+ * figures.
  */
 export class QuicheConnection implements Connection {
   readonly protocol = "quic";
@@ -110,57 +127,60 @@ export class QuicheConnection implements Connection {
   readonly ready: Promise<void>;
   readonly #host: ConnectionHost;
   readonly #clock: Clock;
-  /** `#flush`, guarded; and the same unless another one came before it. */
+  /** Runs `#flush` under the guard. */
   readonly #flushNow: () => void;
+  /** Runs `#flush` under the guard, unless another flush ran since it was scheduled. */
   readonly #flushIfDue: () => void;
   readonly #server: boolean;
   readonly #streams = new Map<number, QuicheStream>();
-  /** Streams with a reader that waits. */
-  readonly #reading = new Set<number>();
-  /** Streams with a writer that waits, the next in turn first. */
-  readonly #blocked = new Set<number>();
+  /** Ids of streams with a pending read. */
+  readonly #waitingReaders = new Set<number>();
+  /** Ids of streams with a pending write, in round-robin order. */
+  readonly #blockedWriters = new Set<number>();
   readonly #incoming = new AsyncQueue<ByteStream>();
   readonly #creditWaiters: (() => void)[] = [];
-  /** Streams of the other side that were skipped, since a later one came first. */
-  readonly #skipped = new Set<number>();
-  /** Streams that were given up by one side, until quiche has forgotten them. */
-  readonly #discarded = new Map<number, Discarded>();
-  /** Streams that ended in good order, which the other side may not have acknowledged yet. */
+  /** Ids of remote streams that have not appeared yet, although a higher id has. */
+  readonly #skippedRemote = new Set<number>();
+  /** Streams reset or stopped by either side, until quiche has freed them. */
+  readonly #discarded = new Map<number, DiscardedStream>();
+  /** Streams that ended cleanly, whose last bytes the peer may not have acknowledged yet. */
   readonly #finished = new Set<number>();
   #recvInfo: { readonly to: HostPort; readonly from: HostPort };
-  /** Address of the peer, as the socket tells it. */
+  /** Peer address as the socket reports it. */
   #source: Address;
-  /** Zone of the peer's link-local address, the latest; empty without one. Sockets need it, and quiche takes none. */
+  /**
+   * Latest zone of the peer's link-local address, or empty. The socket needs it; quiche rejects it.
+   */
   #zone = "";
   #nextLocal: number;
   #nextRemote: number;
-  /** Datagrams taken in since the last flush. */
+  /** Datagrams received since the last flush. */
   #unflushed = 0;
-  /** Their memory. */
-  #spent: ArrayBuffer[] = [];
-  /** Bytes taken in since the last look at {@link ConnectionHost.abuseBudget}. */
-  #unlooked = 0;
-  /** Bytes that were read. */
-  #handed = 0;
-  /** How many bytes of no use there may still be, and what was counted at the last look. */
-  #allowance: { left: number; recv: number; handed: number; sent: number; at: number };
-  /** Datagrams taken in since packets were last made. */
+  /** Memory of these datagrams. */
+  #receivedBuffers: ArrayBuffer[] = [];
+  /** Bytes received since the last check of {@link ConnectionHost.abuseBudget}. */
+  #uncheckedBytes = 0;
+  /** Bytes read by the application in total. */
+  #totalRead = 0;
+  /** Remaining abuse budget in bytes, with the counters and the time of the last check. */
+  #abuseState: { left: number; recv: number; read: number; sent: number; at: number };
+  /** Datagrams received since packets were last sent. */
   #unacknowledged = 0;
-  /** Bytes read since then. */
-  #read = 0;
-  /** Whether there is more to say than how far this side is. */
-  #urgent = true;
+  /** Bytes read by the application since packets were last sent. */
+  #readSinceSend = 0;
+  /** The next flush must send: there is more than acknowledgements and window updates. */
+  #sendDue = true;
   #ackTimer: Timer | undefined;
-  /** The last argument of {@link ConnectionHost.hold}. */
-  #held = true;
-  /** Bytes of streams handed to quiche since the last datagram came in. */
-  #written = 0;
+  /** Last value passed to {@link ConnectionHost.setBusy}. */
+  #busy = true;
+  /** Stream bytes passed to quiche since the last datagram was received. */
+  #writtenSinceReceive = 0;
   #scheduled = false;
   #established = false;
   #earlyData: EarlyData = "none";
-  #draining = false;
-  #isGone = false;
-  #end: CloseInfo | undefined;
+  #closing = false;
+  #terminated = false;
+  #closeInfo: CloseInfo | undefined;
   #resolveClosed: (info: CloseInfo) => void = () => {};
   #resolveReady: () => void = () => {};
   #rejectReady: (error: VortexError) => void = () => {};
@@ -168,10 +188,13 @@ export class QuicheConnection implements Connection {
   #timerAt = 0;
   #keepAliveTimer: Timer | undefined;
   #lastReceived: number;
-  /** Run after the next flush. */
-  #flushed: (() => void)[] = [];
+  /** Callbacks to run once after the next flush. */
+  #flushWaiters: (() => void)[] = [];
 
-  /** @param peer where datagrams come from, as the socket tells it */
+  /**
+   * @param remote address of the peer as the application gave it or sees it
+   * @param peer source address of the peer's datagrams, as the socket reports it
+   */
   constructor(
     native: NativeConnection,
     remote: Address,
@@ -195,10 +218,10 @@ export class QuicheConnection implements Connection {
     this.#zone = zone;
     this.#recvInfo = { to: host.local, from: { host: plain, port: peer.port } };
     this.#lastReceived = this.#clock.now();
-    this.#allowance = {
+    this.#abuseState = {
       left: host.abuseBudget ?? 0,
       recv: 0,
-      handed: 0,
+      read: 0,
       sent: 0,
       at: this.#lastReceived,
     };
@@ -224,39 +247,40 @@ export class QuicheConnection implements Connection {
     return this.native.stats().recv;
   }
 
-  /** The application can see this connection. */
+  /** True from the end of the handshake on, also after the connection has ended. */
   get established(): boolean {
     return this.#established;
   }
 
-  // --- the application's side -------------------------------------------------------------------------------------
+  // --- called by the application -----------------------------------------------------------------
 
   async openStream(options: { readonly signal?: AbortSignal } = {}): Promise<ByteStream> {
     const { signal } = options;
     let idleSince: number | undefined;
     for (;;) {
       if (signal?.aborted) throw abortedError(signal, "opening a stream");
-      if (this.#end !== undefined) throw this.#end.error;
-      if (this.#draining) throw closedHere();
+      if (this.#closeInfo !== undefined) throw this.#closeInfo.error;
+      if (this.#closing) throw closedLocally();
       if (this.native.peerStreamsLeftBidi() > 0) break;
-      // Ended streams are what credit comes back from. With none open, and none coming back, the peer has lost count (see
-      // #write for how), and only a new connection helps.
+      // The peer returns credit only for ended streams. With no stream left to end, it has
+      // miscounted (see #fillWriters for a cause), and only a new connection helps.
       const now = this.#clock.now();
       idleSince = this.#streams.size === 0 ? (idleSince ?? now) : undefined;
-      if (idleSince !== undefined && now - idleSince >= CREDIT_GRACE) {
-        this.#draining = true;
+      if (idleSince !== undefined && now - idleSince >= CREDIT_TIMEOUT_MS) {
+        this.#closing = true;
         throw new VortexError(
           "ConnectionLost",
-          "the peer gives no more stream credit on this connection",
+          `stream credit exhausted: the peer returned none within ${CREDIT_TIMEOUT_MS} ms ` +
+            "with no stream open; dial again",
         );
       }
-      await this.#creditOrAbort(signal, idleSince === undefined ? undefined : CREDIT_GRACE);
+      await this.#waitForCredit(signal, idleSince === undefined ? undefined : CREDIT_TIMEOUT_MS);
     }
     const id = this.#nextLocal;
     this.#nextLocal += 4;
-    // Takes the credit now; the other side hears of the stream with its first byte.
+    // Uses up the credit now. The peer learns of the stream with its first byte.
     this.native.streamSend(id, NO_BYTES, false);
-    return this.#adopt(id);
+    return this.#addStream(id);
   }
 
   accept(): AsyncIterable<ByteStream> {
@@ -264,147 +288,160 @@ export class QuicheConnection implements Connection {
   }
 
   async close(options: { readonly grace?: number } = {}): Promise<void> {
-    if (this.#end !== undefined) return;
-    this.#draining = true;
+    if (this.#closeInfo !== undefined) return;
+    this.#closing = true;
     this.#incoming.end();
     const grace = options.grace ?? 5000;
-    if (grace > 0 && this.#established) await this.#delivered(grace);
+    if (grace > 0 && this.#established) await this.#waitForDelivery(grace);
     this.abort(StreamCode.None, "");
   }
 
-  abort(code: number = StreamCode.None, reason = "", error: VortexError = closedHere()): void {
-    if (this.#end !== undefined) return;
+  abort(code: number = StreamCode.None, reason = "", error: VortexError = closedLocally()): void {
+    if (this.#closeInfo !== undefined) return;
     this.#closeNative(true, code, reason);
     this.#finish({ code, reason, remote: false, error });
   }
 
-  /** Ends the connection for a reason of TLS or of the transport, before the application has seen it. */
+  /** Ends the connection with a transport or TLS error, before the application has seen it. */
   refuse(code: number, error: VortexError): void {
-    if (this.#end !== undefined) return;
-    // quiche closes in the latest packet number space, which a client can read only after the flight before it.
+    if (this.#closeInfo !== undefined) return;
+    // quiche sends the close in the latest packet number space. The client can decrypt it only
+    // after the handshake flight before it.
     this.#send();
     this.#closeNative(false, code, "");
     this.#finish({ code, reason: error.message, remote: false, error });
   }
 
-  // --- the network's side -----------------------------------------------------------------------------------------
+  // --- called by the socket ----------------------------------------------------------------------
 
-  /** Takes a datagram in. Whatever it holds, this does not throw. */
+  /**
+   * Processes one received datagram. Never throws, whatever the datagram contains.
+   *
+   * @param host source address of an unconnected socket, with its zone
+   * @param port source port of an unconnected socket
+   */
   receive(datagram: Uint8Array, host?: string, port?: number): void {
-    if (this.#isGone) return;
-    if (host !== undefined && port !== undefined) this.#follow(host, port);
+    if (this.#terminated) return;
+    if (host !== undefined && port !== undefined) this.#updatePeerAddress(host, port);
     try {
       this.native.recv(datagram, this.#recvInfo);
     } catch {
-      // quiche has closed the connection if the error calls for it, and #flush sees that. A packet that is not for this
-      // connection, or not authentic, is dropped (RFC 9000, section 5.2).
+      // For a fatal error quiche has closed the connection, which #flush notices. Packets of other
+      // connections and unauthenticated packets are dropped (RFC 9000, section 5.2).
     }
-    // Only where it is memory of its own.
+    // Only a datagram with a separate ArrayBuffer can be released.
     if (datagram.buffer.byteLength === datagram.length)
-      this.#spent.push(datagram.buffer as ArrayBuffer);
+      this.#receivedBuffers.push(datagram.buffer as ArrayBuffer);
     this.#unflushed++;
-    this.#unlooked += datagram.length;
-    if (this.#unflushed >= BATCH) this.#flushNow();
+    this.#uncheckedBytes += datagram.length;
+    if (this.#unflushed >= MAX_BATCH_DATAGRAMS) this.#flushNow();
     else this.#scheduleFlush();
   }
 
-  /** The socket failed for good. */
+  /** Ends the connection at once, without a close frame: the socket or a callback failed. */
   fail(error: VortexError): void {
     this.#finish({ code: 0, reason: error.message, remote: false, error });
-    this.#gone();
+    this.#terminate();
   }
 
-  /** Starts the handshake of a client, with a session of the peer if there is one. */
+  /** Starts a client's handshake, and resumes `session` if given. */
   start(session: Uint8Array | undefined): void {
     if (session !== undefined) {
       try {
         this.native.setSession(session);
       } catch {
-        // Not a session that quiche takes; the handshake does without.
+        // quiche rejects the session: falls back to a full handshake.
       }
     }
     this.#flush();
-    // Whether the session is good for early data shows when the first packet has been made.
-    if (session !== undefined && this.#end === undefined) this.#advance();
+    // quiche knows only after the first packet whether the session permits early data.
+    if (session !== undefined && this.#closeInfo === undefined) this.#advanceHandshake();
   }
 
-  /** Has `#flush` run, and send, once the present batch of events has been worked off. */
+  /**
+   * Schedules a flush that sends, after the current batch of events. Repeated calls are coalesced.
+   */
   schedule(): void {
-    this.#urgent = true;
+    this.#sendDue = true;
     this.#scheduleFlush();
   }
 
+  /** Schedules a flush, which sends only what is due. */
   #scheduleFlush(): void {
     if (this.#scheduled) return;
     this.#scheduled = true;
     setImmediate(this.#flushIfDue);
   }
 
-  // --- the streams' side ------------------------------------------------------------------------------------------
+  // --- called by streams -------------------------------------------------------------------------
 
-  /** Why the connection ended, for streams that outlive it. */
+  /** Error that the connection ended with; undefined while it is open. */
   get endError(): VortexError | undefined {
-    return this.#end?.error;
+    return this.#closeInfo?.error;
   }
 
-  /** Bytes were read, so that the peer may send more. */
+  /** Returns `length` bytes of flow-control credit to the peer. */
   onRead(length: number): void {
-    this.#handed += length;
-    this.#read += length;
-    if (this.#read >= this.#host.windowThreshold) this.schedule();
-    else this.#sendLater();
+    this.#totalRead += length;
+    this.#readSinceSend += length;
+    if (this.#readSinceSend >= this.#host.windowThreshold) this.schedule();
+    else this.#scheduleSend();
   }
 
-  /** A reader waits, or does not any more. */
+  /** Registers or removes a stream with a pending read. */
   setReading(id: number, waits: boolean): void {
-    if (waits) this.#reading.add(id);
-    else this.#reading.delete(id);
+    if (waits) this.#waitingReaders.add(id);
+    else this.#waitingReaders.delete(id);
   }
 
-  /** A writer waits, or does not any more. */
+  /** Registers or removes a stream with a pending write. */
   setWriting(id: number, waits: boolean): void {
     if (waits) {
-      this.#blocked.add(id);
+      this.#blockedWriters.add(id);
       this.schedule();
     } else {
-      this.#blocked.delete(id);
+      this.#blockedWriters.delete(id);
     }
   }
 
-  /** Both directions of a stream are over for this side. */
+  /**
+   * Removes a stream that has ended in both directions.
+   *
+   * @param discarded one side reset or stopped it, so quiche needs help to free it
+   */
   forget(id: number, discarded: boolean): void {
     this.#streams.delete(id);
-    this.#hold();
-    this.#blocked.delete(id);
-    this.#reading.delete(id);
-    // Those who wait for credit look again: with no stream left, none will come back.
+    this.#updateBusy();
+    this.#blockedWriters.delete(id);
+    this.#waitingReaders.delete(id);
+    // Calls that wait for credit check again: with no stream left, none may come back.
     if (this.#streams.size === 0) for (const wake of this.#creditWaiters.splice(0)) wake();
     if (discarded) {
-      this.#discarded.set(id, { looks: 0, reset: false });
+      this.#discarded.set(id, { attempts: 0, resetSent: false });
     } else {
       this.#finished.add(id);
-      // Asking quiche which of them it has forgotten costs an exception each.
+      // Bounded, since asking quiche whether it has freed a stream costs an exception per stream.
       const [oldest] = this.#finished;
-      if (oldest !== undefined && this.#finished.size > FINISHED_KEPT)
+      if (oldest !== undefined && this.#finished.size > MAX_TRACKED_FINISHED)
         this.#finished.delete(oldest);
     }
     this.#scheduleFlush();
   }
 
-  // --- inside -----------------------------------------------------------------------------------------------------
+  // --- internals ---------------------------------------------------------------------------------
 
-  #adopt(id: number): QuicheStream {
+  #addStream(id: number): QuicheStream {
     const stream = new QuicheStream(id, this, this.#host.quiche, this.#clock);
     this.#streams.set(id, stream);
-    this.#hold();
+    this.#updateBusy();
     return stream;
   }
 
-  #hold(): void {
+  #updateBusy(): void {
     const busy = !this.#established || this.#streams.size > 0;
-    if (busy === this.#held || this.#isGone) return;
-    this.#held = busy;
-    this.#host.hold?.(busy);
+    if (busy === this.#busy || this.#terminated) return;
+    this.#busy = busy;
+    this.#host.setBusy?.(busy);
   }
 
   readonly #stats = (): PathMtuStats => {
@@ -415,136 +452,148 @@ export class QuicheConnection implements Connection {
 
   #flush(): void {
     this.#scheduled = false;
-    if (this.#isGone) return;
+    if (this.#terminated) return;
     const received = this.#unflushed > 0;
     if (received) {
-      releaseMemory(this.#spent);
-      this.#spent = [];
+      releaseMemory(this.#receivedBuffers);
+      this.#receivedBuffers = [];
       this.#unacknowledged += this.#unflushed;
       this.#unflushed = 0;
       this.#lastReceived = this.#clock.now();
       this.#host.pathMtu.onReceived(this.#lastReceived, this.#stats);
-      this.#written = 0;
+      this.#writtenSinceReceive = 0;
     }
-    if (this.#end === undefined) this.#progress(received);
-    if (this.#unlooked >= LOOK) this.#requireUse();
-    if (this.#isGone) return;
-    if (this.#urgent || !this.#established || this.#unacknowledged >= this.#host.ackThreshold)
+    if (this.#closeInfo === undefined) this.#progress(received);
+    if (this.#uncheckedBytes >= ABUSE_CHECK_INTERVAL_BYTES) this.#enforceAbuseBudget();
+    if (this.#terminated) return;
+    if (this.#sendDue || !this.#established || this.#unacknowledged >= this.#host.ackThreshold)
       this.#send();
-    else this.#sendLater();
-    this.#arm();
-    if (this.#flushed.length > 0) for (const wake of this.#flushed.splice(0)) wake();
+    else this.#scheduleSend();
+    this.#armTimer();
+    if (this.#flushWaiters.length > 0) for (const wake of this.#flushWaiters.splice(0)) wake();
     if (this.native.isClosed()) this.#onNativeClosed();
   }
 
   /**
-   * Ends a connection that brings more than anybody can have a use for. quiche 0.18 keeps parts of a handshake, addresses to answer from and
-   * ids to retire without a bound (CVE-2024-1765, CVE-2023-6193, CVE-2024-1410), so a peer that sends nothing else takes as much memory as
-   * it has bytes for. Only what is authentic counts: others must not be able to end a connection.
+   * Disconnects a peer that sends more bytes than any legitimate use explains.
+   *
+   * Handshake fragments, path challenges and retired ids have no bound in quiche 0.18
+   * (CVE-2024-1765, CVE-2023-6193, CVE-2024-1410). A peer could thus take as much memory as it
+   * sends bytes. Counts only authenticated packets, so that third parties cannot end a connection.
    */
-  #requireUse(): void {
-    this.#unlooked = 0;
+  #enforceAbuseBudget(): void {
+    this.#uncheckedBytes = 0;
     const { abuseBudget } = this.#host;
-    if (abuseBudget === undefined || this.#end !== undefined) return;
+    if (abuseBudget === undefined || this.#closeInfo !== undefined) return;
     const { recvBytes: recv, sentBytes: sent } = this.native.stats();
-    const before = this.#allowance;
-    const [handed, at] = [this.#handed, this.#clock.now()];
-    const earned = 2 * (handed - before.handed) + (sent - before.sent) / 2 + 4 * (at - before.at);
+    const before = this.#abuseState;
+    const [read, at] = [this.#totalRead, this.#clock.now()];
+    const earned = 2 * (read - before.read) + (sent - before.sent) / 2 + 4 * (at - before.at);
     const left = Math.min(abuseBudget, before.left + earned - (recv - before.recv));
-    this.#allowance = { left, recv, handed, sent, at };
+    this.#abuseState = { left, recv, read, sent, at };
     if (left >= 0) return;
-    const reason = "more bytes than there is a use for";
+    const reason = "abuse budget exceeded";
     this.abort(
       StreamCode.Violation,
       reason,
-      new VortexError("ProtocolViolation", `the peer sent ${reason}`),
+      new VortexError(
+        "ProtocolViolation",
+        `${reason}: expected at most ${abuseBudget} bytes beyond legitimate use, ` +
+          `got ${Math.ceil(abuseBudget - left)}`,
+      ),
     );
   }
 
   #progress(received: boolean): void {
-    if (!this.#established) this.#advance();
+    if (!this.#established) this.#advanceHandshake();
     if (received) {
       if (this.native.isDraining() || this.native.isClosed()) {
         this.#onNativeClosed();
         return;
       }
       if (this.#established || this.#earlyData === "pending") this.#wakeReaders();
-      if (this.#discarded.size > 0) this.#reap();
+      if (this.#discarded.size > 0) this.#reapDiscarded();
       if (this.#creditWaiters.length > 0) {
         for (const wake of this.#creditWaiters.splice(0, this.native.peerStreamsLeftBidi())) wake();
       }
     }
-    if (this.#blocked.size > 0) this.#write();
+    if (this.#blockedWriters.size > 0) this.#fillWriters();
   }
 
   /**
-   * Hands what has come to those who wait for it. The list of readable streams costs as much as twenty other calls of the binding, so
-   * it is asked for only where it may hold new streams, or saves many looks at streams that wait in vain.
+   * Delivers received data to waiting readers. quiche's list of readable streams costs as much as
+   * twenty other calls of the binding. It is requested only when it may contain new streams, or
+   * when many readers would be polled in vain.
    */
   #wakeReaders(): void {
-    if ((this.#server || this.#reading.size > FEW_READERS) && this.native.isReadable()) {
+    if (
+      (this.#server || this.#waitingReaders.size > MAX_POLLED_READERS) &&
+      this.native.isReadable()
+    ) {
       for (const id of this.native.readable()) this.#onReadable(id);
     } else {
-      for (const id of this.#reading) this.#streams.get(id)?.onReadable();
+      for (const id of this.#waitingReaders) this.#streams.get(id)?.onReadable();
     }
-    for (const id of this.#reading) {
-      // quiche 0.18 does not call a stream readable when its end comes with bytes that were there before.
+    for (const id of this.#waitingReaders) {
+      // quiche 0.18 does not list a stream as readable when its FIN arrives without new bytes.
       if (this.native.streamFinished(id)) this.#streams.get(id)?.onFinished();
     }
   }
 
   /**
-   * Shares the room that the congestion window leaves among the writers, in turn.
+   * Shares the free congestion window among the blocked writers, round-robin.
    *
-   * Only as much is handed to quiche as goes out with the next #send: quiche 0.18 never forgets a stream that the peer
-   * stops while bytes of it wait unsent (`SendBuf::reset` marks them as acknowledged, beyond the final size), and its
-   * credit would be lost. So writes wait for the next flush, and overhead is allowed for.
+   * Passes quiche only as much as the next #send puts on the wire, so packet overhead is
+   * subtracted. The rest waits for the next flush. Otherwise, if the peer stops a stream with
+   * unsent bytes, quiche 0.18 never frees it, and its credit is lost. Its `SendBuf::reset` marks
+   * those bytes as acknowledged, beyond the final size.
    */
-  #write(): void {
+  #fillWriters(): void {
     const room = new Map<QuicheStream, number>();
     let budget = 0;
-    for (const id of this.#blocked) {
+    for (const id of this.#blockedWriters) {
       const stream = this.#streams.get(id);
       if (stream === undefined) continue;
       try {
         const capacity = this.native.streamCapacity(id);
         if (capacity > 0) room.set(stream, capacity);
-        // Each is the lesser of the stream's own room and the connection's, so the greatest comes nearest to the latter.
+        // Each capacity is the minimum of the stream's and the connection's, so the maximum comes
+        // closest to the connection's.
         budget = Math.max(budget, capacity);
       } catch (error) {
         stream.stopWriting(error);
       }
     }
-    // quiche looks at the window when a packet comes in, so what was written since then counts too.
-    const window = budget + this.#written;
+    // quiche updates the window when a packet arrives, so bytes written since then count too.
+    const window = budget + this.#writtenSinceReceive;
     const payload = Math.min(this.native.maxSendUdpPayloadSize(), this.#host.pathMtu.limit);
-    const packet = payload - PACKET_OVERHEAD;
-    budget -= Math.ceil(window / packet) * PACKET_OVERHEAD;
-    // Whole packets, since quiche begins another one for what is left over.
+    const packet = payload - PACKET_OVERHEAD_BYTES;
+    budget -= Math.ceil(window / packet) * PACKET_OVERHEAD_BYTES;
+    // In whole packets, since quiche starts another packet for a remainder.
     const share = Math.ceil(Math.max(MIN_SHARE_BYTES, budget / room.size) / packet) * packet;
     for (const [stream, capacity] of room) {
       if (budget <= 0) return;
       const taken = stream.onWritable(Math.min(share, budget, capacity));
       budget -= taken;
-      this.#written += taken;
-      this.#urgent = true;
-      // To the end of the line.
-      if (this.#blocked.delete(stream.id)) this.#blocked.add(stream.id);
+      this.#writtenSinceReceive += taken;
+      this.#sendDue = true;
+      // Moves the stream to the end of the round-robin order.
+      if (this.#blockedWriters.delete(stream.id)) this.#blockedWriters.add(stream.id);
     }
   }
 
-  /** Looks how far the handshake has come. */
-  #advance(): void {
+  /** Detects the end of the handshake, and early data. */
+  #advanceHandshake(): void {
     try {
       if (this.native.isEstablished()) {
         this.#host.onEstablished(this);
         this.#established = true;
-        // A server that resumes the session without its early data has no name here: quiche tells of neither, and sends the
-        // bytes again.
+        // A server may resume the session and still refuse its early data. quiche does not report
+        // that, and sends the bytes again, so it counts as accepted here.
         if (this.#earlyData === "pending")
           this.#earlyData = this.native.isResumed() ? "accepted" : "refused";
         this.#resolveReady();
-        this.#hold();
+        this.#updateBusy();
         this.#keepAlive();
       } else if (this.#earlyData === "none" && this.native.isInEarlyData()) {
         this.#host.onEarlyData(this);
@@ -560,8 +609,8 @@ export class QuicheConnection implements Connection {
     let stream = this.#streams.get(id);
     if (stream === undefined) {
       const remote = id % 2 === (this.#server ? 0 : 1);
-      if (!remote || this.#discarded.has(id) || !this.#isNew(id)) return;
-      stream = this.#adopt(id);
+      if (!remote || this.#discarded.has(id) || !this.#claimRemoteId(id)) return;
+      stream = this.#addStream(id);
       if (!this.#incoming.push(stream)) {
         stream.reader.cancel(StreamCode.Busy);
         stream.writer.abort(StreamCode.Busy);
@@ -571,41 +620,45 @@ export class QuicheConnection implements Connection {
     stream.onReadable();
   }
 
-  #isNew(id: number): boolean {
-    if (id < this.#nextRemote) return this.#skipped.delete(id);
-    for (let skipped = this.#nextRemote; skipped < id; skipped += 4) this.#skipped.add(skipped);
+  /** Returns true the first time a remote stream id is seen. Ids may arrive out of order. */
+  #claimRemoteId(id: number): boolean {
+    if (id < this.#nextRemote) return this.#skippedRemote.delete(id);
+    for (let skipped = this.#nextRemote; skipped < id; skipped += 4)
+      this.#skippedRemote.add(skipped);
     this.#nextRemote = id + 4;
     return true;
   }
 
   /**
-   * Streams that were given up stay in quiche, with their credit, until their end has been read or something of this side
-   * is acknowledged after it. So the end is read here, and where it cannot be (reading was shut down), a reset goes out:
-   * its acknowledgement has quiche forget the stream.
+   * Helps quiche to free discarded streams. It keeps such a stream, and its credit, until the FIN
+   * has been read or a later frame of this side is acknowledged. Reads the FIN here. If reading was
+   * shut down, sends a reset, whose acknowledgement makes quiche free the stream.
    */
-  #reap(): void {
+  #reapDiscarded(): void {
     for (const [id, discarded] of this.#discarded) {
       try {
-        this.native.streamRecv(id, SCRATCH);
+        this.native.streamRecv(id, SCRATCH_BUFFER);
       } catch {
-        // A reset, or a stream that quiche has forgotten.
+        // The peer reset the stream, or quiche has freed it.
       }
-      if (!discarded.reset && this.native.streamFinished(id)) {
-        discarded.reset = true;
+      if (!discarded.resetSent && this.native.streamFinished(id)) {
+        discarded.resetSent = true;
         try {
           this.native.streamShutdown(id, this.#host.quiche.Shutdown.Write, StreamCode.Cancelled);
         } catch {
-          // Forgotten meanwhile.
+          // Freed in the meantime.
         }
       }
-      discarded.looks++;
-      if (discarded.looks > MAX_LOOKS) this.#discarded.delete(id);
+      discarded.attempts++;
+      if (discarded.attempts > MAX_REAP_ATTEMPTS) this.#discarded.delete(id);
     }
-    this.#prune(this.#discarded);
+    this.#pruneFreed(this.#discarded);
   }
 
-  /** Drops the streams that quiche has forgotten, which is when everything on them has been acknowledged. */
-  #prune(ids: Set<number> | Map<number, Discarded>): void {
+  /**
+   * Removes the ids of streams that quiche has freed, which implies that all data is acknowledged.
+   */
+  #pruneFreed(ids: Set<number> | Map<number, DiscardedStream>): void {
     for (const id of ids.keys()) {
       try {
         this.native.streamCapacity(id);
@@ -616,22 +669,22 @@ export class QuicheConnection implements Connection {
     }
   }
 
-  /** Sends what there is soon, unless something else does so before. */
-  #sendLater(): void {
-    if (this.#unacknowledged === 0 && this.#read === 0) return;
-    // Left running when a send comes before it: it is the same timer for many.
+  /** Schedules delayed acknowledgements and window updates, unless another send comes first. */
+  #scheduleSend(): void {
+    if (this.#unacknowledged === 0 && this.#readSinceSend === 0) return;
+    // Not cancelled by an earlier send: one timer serves many datagrams.
     this.#ackTimer ??= this.#clock.setTimer(() => {
       this.#ackTimer = undefined;
-      if (this.#unacknowledged === 0 && this.#read === 0) return;
-      this.#urgent = true;
+      if (this.#unacknowledged === 0 && this.#readSinceSend === 0) return;
+      this.#sendDue = true;
       this.#flush();
-    }, ACK_DELAY);
+    }, MAX_ACK_DELAY_MS);
   }
 
   #send(): void {
-    this.#urgent = false;
+    this.#sendDue = false;
     this.#unacknowledged = 0;
-    this.#read = 0;
+    this.#readSinceSend = 0;
     const { ring, pathMtu, connected } = this.#host;
     ring.rewind();
     for (;;) {
@@ -639,10 +692,10 @@ export class QuicheConnection implements Connection {
       const buffer = ring.current;
       const { limit } = pathMtu;
       try {
-        // The buffer's length bounds the packet's.
+        // The length of the buffer limits the packet.
         packet = this.native.send(limit < buffer.length ? buffer.subarray(0, limit) : buffer);
       } catch {
-        // The connection cannot go on; its state says why, and #flush looks at that.
+        // The connection has failed; #flush reads the reason from quiche's state.
         return;
       }
       if (packet === null) break;
@@ -654,11 +707,12 @@ export class QuicheConnection implements Connection {
   }
 
   /**
-   * Sets the timer that quiche asks for. An earlier one is left, and looks again when it fires. In
-   * the background: the socket keeps the process alive for as long as the connection is busy.
+   * Arms the timer for quiche's next timeout. An earlier timer stays, and checks again when it
+   * fires. It runs in the background: while the connection is busy, the socket keeps the process
+   * alive.
    */
-  #arm(): void {
-    if (this.#isGone) return;
+  #armTimer(): void {
+    if (this.#terminated) return;
     const timeout = this.native.timeout();
     if (timeout === null) {
       this.#timer?.cancel();
@@ -669,86 +723,89 @@ export class QuicheConnection implements Connection {
     if (this.#timer !== undefined && this.#timerAt <= at) return;
     this.#timer?.cancel();
     this.#timerAt = at;
-    // quiche cuts the fraction of a millisecond off, so the timer would come just too early without the one more.
+    // quiche truncates to whole ms: without the extra one the timer would fire just too early.
     this.#timer = this.#clock.setTimer(() => this.#onTimer(), timeout + 1, { background: true });
   }
 
   #onTimer(): void {
     this.#timer = undefined;
-    this.#urgent = true;
+    this.#sendDue = true;
     const left = this.native.timeout();
     if (left !== null && left <= 0) {
       this.native.onTimeout();
-      this.#host.pathMtu.onTimer(this.#stats);
+      this.#host.pathMtu.onPto(this.#stats);
     }
     this.#flush();
   }
 
   #onNativeClosed(): void {
-    if (this.#end === undefined) {
+    if (this.#closeInfo === undefined) {
       const info = connectionError(this.native, this.#established, this.#server);
-      this.#finish(this.#host.explain?.(info) ?? info);
+      this.#finish(this.#host.describeClose?.(info) ?? info);
     }
-    if (this.native.isClosed()) this.#gone();
+    if (this.native.isClosed()) this.#terminate();
   }
 
   #closeNative(application: boolean, code: number, reason: string): void {
     try {
       this.native.close(application, code, new TextEncoder().encode(reason));
     } catch {
-      // Closed already.
+      // Already closed.
     }
     this.#send();
-    this.#arm();
+    this.#armTimer();
   }
 
   #finish(info: CloseInfo): void {
-    if (this.#end !== undefined) return;
-    this.#end = info;
+    if (this.#closeInfo !== undefined) return;
+    this.#closeInfo = info;
     if (this.#earlyData === "pending") this.#earlyData = "refused";
     this.#keepAliveTimer?.cancel();
     this.#incoming.end();
     const inOrder = info.remote && info.code === 0;
     for (const stream of [...this.#streams.values()]) stream.fail(info.error, inOrder);
     this.#streams.clear();
-    this.#blocked.clear();
-    this.#reading.clear();
+    this.#blockedWriters.clear();
+    this.#waitingReaders.clear();
     for (const wake of this.#creditWaiters.splice(0)) wake();
-    for (const wake of this.#flushed.splice(0)) wake();
+    for (const wake of this.#flushWaiters.splice(0)) wake();
     this.#rejectReady(info.error);
     this.#resolveClosed(info);
     this.#host.onEnded(this, info);
-    if (!this.#host.drains) this.#gone();
+    if (!this.#host.drains) this.#terminate();
   }
 
-  #gone(): void {
-    if (this.#isGone) return;
-    this.#isGone = true;
+  #terminate(): void {
+    if (this.#terminated) return;
+    this.#terminated = true;
     this.#timer?.cancel();
     this.#timer = undefined;
     this.#ackTimer?.cancel();
     this.#host.onTerminated(this);
   }
 
-  /** A peer whose address changed, by a new NAT binding for one; quiche validates the new path before it is used. */
-  #follow(host: string, port: number): void {
+  /**
+   * Records the source of a datagram. It changes on NAT rebinding; quiche validates the new path.
+   */
+  #updatePeerAddress(host: string, port: number): void {
     if (this.#source.port === port && this.#source.host === host) return;
     this.#source = { host, port };
     const [plain, zone] = splitZone(host);
-    // Kept when the peer moves to a global address: its old path may still be in use.
+    // Kept when the peer moves to a global address, since its old path may still be in use.
     if (zone !== "") this.#zone = zone;
     this.#recvInfo = { to: this.#recvInfo.to, from: { host: plain, port } };
   }
 
-  /** `host` as the socket takes it. */
+  /** Returns `host` as the socket needs it: a link-local address with its zone. */
   #withZone(host: string): string {
     return this.#zone !== "" && isLinkLocal(host) ? host + this.#zone : host;
   }
 
+  /** Sends a PING after `keepAlive` ms of silence, and sets the timer for the next check. */
   #keepAlive(): void {
     const { keepAlive } = this.#host;
     const clock = this.#clock;
-    if (keepAlive === undefined || this.#end !== undefined) return;
+    if (keepAlive === undefined || this.#closeInfo !== undefined) return;
     const silent = clock.now() - this.#lastReceived;
     if (silent >= keepAlive) {
       this.native.sendAckEliciting();
@@ -758,20 +815,20 @@ export class QuicheConnection implements Connection {
     this.#keepAliveTimer = clock.setTimer(() => this.#keepAlive(), next, { background: true });
   }
 
-  /** Waits until what was written on ended streams has been acknowledged, for at most `grace` milliseconds. */
-  async #delivered(grace: number): Promise<void> {
+  /** Waits until the peer has acknowledged all ended streams, for at most `grace` ms. */
+  async #waitForDelivery(grace: number): Promise<void> {
     const clock = this.#clock;
     const until = clock.now() + grace;
     for (;;) {
       for (const { id, writeEnded } of this.#streams.values())
         if (writeEnded) this.#finished.add(id);
-      this.#prune(this.#finished);
+      this.#pruneFreed(this.#finished);
       const left = until - clock.now();
-      if (this.#finished.size === 0 || this.#end !== undefined || left <= 0) return;
-      if (this.#blocked.size === 0 && !this.#awaitsAcknowledgements(left)) return;
+      if (this.#finished.size === 0 || this.#closeInfo !== undefined || left <= 0) return;
+      if (this.#blockedWriters.size === 0 && !this.#hasUnackedPackets(left)) return;
       await new Promise<void>((resolve) => {
         const timer = clock.setTimer(resolve, left);
-        this.#flushed.push(() => {
+        this.#flushWaiters.push(() => {
           timer.cancel();
           resolve();
         });
@@ -780,16 +837,18 @@ export class QuicheConnection implements Connection {
   }
 
   /**
-   * Whether packets may be under way that the other side has not acknowledged. quiche does not tell, but it has a timer for them,
-   * of a few round trips, and for nothing else that is due so soon. Streams say less: they live until what comes in on them was read.
+   * Estimates whether sent packets await acknowledgement, within `milliseconds`. The evidence is a
+   * loss-recovery timer of a few round trips: quiche has no other timer that short, and does not
+   * report the packets. Streams are no evidence: quiche keeps them until their data is read.
    */
-  #awaitsAcknowledgements(milliseconds: number): boolean {
+  #hasUnackedPackets(milliseconds: number): boolean {
     const timeout = this.native.timeout();
     const rtt = this.native.pathStats()[0]?.rtt ?? 0;
     return timeout !== null && timeout <= Math.max(milliseconds, 16 * rtt + 1000);
   }
 
-  #creditOrAbort(signal: AbortSignal | undefined, milliseconds: number | undefined): Promise<void> {
+  /** Resolves when stream credit may be available, on abort, or after `milliseconds`. */
+  #waitForCredit(signal: AbortSignal | undefined, milliseconds: number | undefined): Promise<void> {
     return new Promise((resolve) => {
       const done = this.#host.guard.wrap(() => {
         timer?.cancel();
@@ -806,6 +865,6 @@ export class QuicheConnection implements Connection {
   }
 }
 
-function closedHere(): VortexError {
+function closedLocally(): VortexError {
   return new VortexError("Closed", "the connection was closed on this side");
 }

@@ -3,22 +3,24 @@ import { isIP } from "node:net";
 import { VortexError } from "../../src/errors.ts";
 import { Guard } from "../shared/guard.ts";
 
-/** Datagrams in a ring; more than a socket takes in one go. */
-const RING = 256;
-/** Buffers used since the start of the ring, from which on it is worth a look whether they are free again. */
-const WORTH_A_LOOK = 8;
+/** Buffers per ring: more than a socket accepts at once. */
+const RING_BUFFERS = 256;
+/** Used buffers from which {@link SendRing.rewind} checks whether the socket has sent them all. */
+const MIN_REWIND_BUFFERS = 8;
 
 /**
- * Buffers for datagrams on their way out. quiche writes a packet into one and the socket sends it, without a copy or a
- * callback. The kernel takes a datagram over at once, except when its buffer is full: then node:dgram keeps a reference,
- * and the ring leaves those buffers to it and takes new ones.
+ * Ring of reusable buffers for outgoing datagrams. quiche writes a packet into a buffer and the
+ * socket sends it, without a copy or a callback. The kernel normally takes a datagram at once. When
+ * its send buffer is full, node:dgram queues a reference instead, and the ring replaces its
+ * buffers.
  */
 export class SendRing {
   readonly #socket: Socket;
   readonly #size: number;
-  /** Made when first needed: most clients send little. */
+  /** Allocated on first use, since most clients send little. */
   #buffers: Uint8Array[] = [];
   #next = 0;
+  /** Datagrams that the socket refused. */
   #unsent = 0;
 
   /** @param size bytes of the largest datagram */
@@ -27,7 +29,7 @@ export class SendRing {
     this.#size = size;
   }
 
-  /** The buffer for the next datagram. */
+  /** Buffer for the next datagram. */
   get current(): Uint8Array {
     const existing = this.#buffers[this.#next];
     if (existing !== undefined) return existing;
@@ -36,43 +38,52 @@ export class SendRing {
     return buffer;
   }
 
-  /** Before a batch of datagrams: begins at the start of the ring, where that is free, so that few buffers do. */
+  /**
+   * Returns to the first buffer if the socket has sent everything, so that few buffers are
+   * allocated. Called before each batch of datagrams.
+   */
   rewind(): void {
-    if (this.#next >= WORTH_A_LOOK && this.#socket.getSendQueueCount() === 0) this.#next = 0;
+    if (this.#next >= MIN_REWIND_BUFFERS && this.#socket.getSendQueueCount() === 0) this.#next = 0;
   }
 
-  /** Datagrams that the socket refused. */
+  /** Number of datagrams that the socket refused. */
   get unsent(): number {
     return this.#unsent;
   }
 
   /**
-   * Sends the first `length` bytes of the current buffer; to `port` and `host` unless the socket is connected. Does not throw: a datagram
-   * that the socket refuses is lost, like one lost on its way, and counted.
+   * Sends the first `length` bytes of {@link current}, to `host` and `port` unless the socket is
+   * connected. Never throws: a datagram that the socket refuses is counted in {@link unsent} and
+   * lost, like one dropped by the network.
    */
   send(length: number, port?: number, host?: string): void {
     try {
       if (port === undefined) this.#socket.send(this.current, 0, length);
       else this.#socket.send(this.current, 0, length, port, host);
     } catch {
-      // node:dgram throws for a destination that is none, and for a socket closed in the meantime.
+      // node:dgram throws for an invalid destination and for a closed socket.
       this.#unsent++;
       return;
     }
     this.#next++;
-    if (this.#next < RING) return;
+    if (this.#next < RING_BUFFERS) return;
     this.#next = 0;
     if (this.#socket.getSendQueueCount() > 0) this.#buffers = [];
   }
 }
 
-/** A UDP socket for numeric addresses: a name lookup, and the extra turn of the event loop that it costs, is left out. */
+/**
+ * Creates a UDP socket for numeric addresses. Its `lookup` answers synchronously, which saves a
+ * turn of the event loop per datagram.
+ *
+ * @param bufferSize kernel send and receive buffers, in bytes
+ */
 export function udpSocket(family: 4 | 6, bufferSize: number): Socket {
   const socket = createSocket({
     type: family === 4 ? "udp4" : "udp6",
     lookup: (host, _options, done) => done(null, host, family),
   });
-  // Some systems refuse what Linux would cut down; the default buffers work, only slower.
+  // Linux silently caps the size, other systems throw. The default buffers work too, only slower.
   const onListening = new Guard().wrap(() => {
     socket.setRecvBufferSize(bufferSize);
     socket.setSendBufferSize(bufferSize);
@@ -81,10 +92,17 @@ export function udpSocket(family: 4 | 6, bufferSize: number): Socket {
   return socket;
 }
 
-/** 4 or 6. @throws `Unreachable` when `host` is no IP address */
+/**
+ * Returns the IP version of a numeric address.
+ *
+ * @throws `Unreachable` when `host` is not an IP address
+ */
 export function familyOf(host: string): 4 | 6 {
   const family = isIP(host);
   if (family !== 4 && family !== 6)
-    throw new VortexError("Unreachable", `${host} is no IP address`);
+    throw new VortexError(
+      "Unreachable",
+      `cannot open a UDP socket: expected an IP address, got ${host}`,
+    );
   return family;
 }

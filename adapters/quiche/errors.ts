@@ -3,7 +3,9 @@ import type { CloseInfo } from "../../src/transport/transport.ts";
 import { closeInfo, silentEnd } from "../shared/quic-errors.ts";
 import type { NativeConnection } from "./native.ts";
 
-/** Why quiche closed a connection, as this library says it. */
+/**
+ * Builds the {@link CloseInfo} of a connection that quiche has closed, from its error or timeout.
+ */
 export function connectionError(
   native: NativeConnection,
   established: boolean,
@@ -18,8 +20,11 @@ export function connectionError(
 }
 
 /**
- * What went wrong with a stream. quiche's binding tells its errors by their text: `StreamReset(code)`, `StreamStopped(code)`,
- * `InvalidStreamState(id)`.
+ * Converts an exception of a stream call into a `VortexError`. quiche's binding distinguishes its
+ * errors by message only: `StreamReset(code)`, `StreamStopped(code)`, `InvalidStreamState(id)`.
+ *
+ * @param what action of the peer that a `StreamReset` is reported as
+ * @param ended error of the connection, if it has ended; takes precedence
  */
 export function streamError(
   cause: unknown,
@@ -30,8 +35,10 @@ export function streamError(
   const text = cause instanceof Error ? cause.message : String(cause);
   const code = /^Stream(?:Reset|Stopped)\((\d+)\)$/.exec(text)?.[1];
   if (code !== undefined)
-    return new VortexError("StreamReset", `${what} (code ${code})`, { cause });
-  // A stream that the other side gave up is forgotten once all that was sent on it is acknowledged, its code with it.
-  if (text.startsWith("InvalidStreamState")) return new VortexError("StreamReset", what, { cause });
-  return new VortexError("ConnectionLost", `the stream failed: ${text}`, { cause });
+    return new VortexError("StreamReset", `stream reset: ${what} (code ${code})`, { cause });
+  // After a reset or STOP_SENDING, quiche frees the stream with its code once all sent data is
+  // acknowledged.
+  if (text.startsWith("InvalidStreamState"))
+    return new VortexError("StreamReset", `stream reset: ${what}`, { cause });
+  return new VortexError("ConnectionLost", `stream failed: ${text}`, { cause });
 }

@@ -14,53 +14,63 @@ import { fingerprintOf } from "../shared/tls.ts";
 import { type ConnectionHost, type HostPort, QuicheConnection } from "./connection.ts";
 import { familyOf, SendRing, udpSocket } from "./datagrams.ts";
 import type { NativeConfig, Quiche } from "./native.ts";
-import { payloadSizeFor, type QuicheSettings, windowThreshold } from "./options.ts";
-import { PathMtu, SAFE_SIZE, SAME_HOST_SIZE } from "./path-mtu.ts";
+import { type QuicheSettings, udpPayloadFor, windowThreshold } from "./options.ts";
+import { PathMtu, SAFE_UDP_PAYLOAD_BYTES, SAME_HOST_UDP_PAYLOAD_BYTES } from "./path-mtu.ts";
 import { RetryTokens } from "./retry-token.ts";
 import { StatelessResets } from "./stateless-reset.ts";
 
-/** Bytes of a connection id that this side gives out. */
-const ID_LENGTH = 16;
-/** Bytes of it that find the connection: six fit a JavaScript number, and need no string for each datagram. */
-const INDEX_LENGTH = 6;
-/** Least length of a datagram that may open a connection (RFC 9000, section 14.1). */
+/** Length of the connection ids that this endpoint issues. */
+const CONNECTION_ID_BYTES = 16;
+/**
+ * Leading bytes of a connection id used as map key: six fit a JavaScript number, without a string.
+ */
+const INDEX_BYTES = 6;
+/** Minimum size of a datagram that may open a connection (RFC 9000, section 14.1). */
 const MIN_INITIAL_BYTES = 1200;
-/** Half-open connections at a time; what comes on top is dropped, and a client tries again. */
+/**
+ * Limit of half-open connections. Further Initial packets are dropped; the client retransmits them.
+ */
 const MAX_HALF_OPEN = 4096;
 
-/** Bytes beyond its windows that a client may have sent without their being of use, see {@link ConnectionHost.abuseBudget}. */
-const ABUSE_BUDGET = 1024 * 1024;
+/** Part of {@link ConnectionHost.abuseBudget} on top of the stream windows, in bytes. */
+const ABUSE_BUDGET_BYTES = 1024 * 1024;
 
-/** What a listener is made of. */
+/** Dependencies of a listener. */
 export interface ListenerContext {
   readonly quiche: Quiche;
   readonly settings: QuicheSettings;
+  /** Limit of established connections. */
   readonly maxConnections: number;
-  /** On each of them. */
+  /** Limit of concurrent streams that the client may open, per connection. */
   readonly maxStreams: number;
-  /** The certificate to begin with. */
+  /** Initial certificate and key. */
   readonly identity: TlsIdentity;
-  /** Hears of exceptions in event callbacks. */
+  /** Receives exceptions of event callbacks. */
   readonly onError: ((error: VortexError) => void) | undefined;
-  /** Native configurations that show a certificate, by payload size. Throws `InvalidArgument` for one that is none. */
+  /**
+   * Returns native configurations for a certificate, by UDP payload size in bytes.
+   *
+   * @throws `InvalidArgument` for an unusable certificate or key
+   */
   configsFor(identity: TlsIdentity): (payloadSize: number) => NativeConfig;
-  /** Makes the UDP socket. Default: {@link udpSocket}. */
+  /** Creates the UDP socket. Default: {@link udpSocket}. */
   readonly openSocket?: typeof udpSocket;
 }
 
+/** A connection with the listener's bookkeeping. */
 interface Accepted {
   readonly connection: QuicheConnection;
-  /** Indices of the connection ids that lead to it. */
+  /** Map keys of the connection ids that this endpoint issued for it. */
   readonly indices: number[];
-  /** The id that the client chose, which its first datagrams carry. */
+  /** Destination connection id of the client's first datagrams. */
   readonly initialId: string;
   readonly handshakeTimer: Timer;
   state: "half-open" | "open" | "ended";
-  /** The application has it, if its requests came early. */
-  early: boolean;
+  /** It was passed to the application with early data, before the handshake was complete. */
+  deliveredEarly: boolean;
 }
 
-/** Listens on one UDP socket for all its connections. */
+/** Binds a UDP socket and accepts QUIC connections on it. */
 export async function listenQuiche(context: ListenerContext, local: Address): Promise<Listener> {
   const configFor = context.configsFor(context.identity);
   const { settings, openSocket = udpSocket } = context;
@@ -84,14 +94,14 @@ export async function listenQuiche(context: ListenerContext, local: Address): Pr
 class QuicheListener implements Listener {
   readonly address: Address;
   #fingerprint: string;
-  /** Of connections that come from now on. */
+  /** Native configuration for new connections, by UDP payload size in bytes. */
   #configFor: (payloadSize: number) => NativeConfig;
   readonly #context: ListenerContext;
   readonly #socket: Socket;
   readonly #local: HostPort;
   readonly #ring: SendRing;
   readonly #guard: Guard;
-  readonly #tokens = new RetryTokens();
+  readonly #retryTokens = new RetryTokens();
   #resets: StatelessResets;
   readonly #incoming = new AsyncQueue<Connection>();
   readonly #byIndex = new Map<number, Accepted>();
@@ -119,8 +129,8 @@ class QuicheListener implements Listener {
     this.#ring = new SendRing(
       socket,
       context.settings.udpPayloadSize === "auto"
-        ? SAME_HOST_SIZE
-        : Math.max(context.settings.udpPayloadSize, SAFE_SIZE),
+        ? SAME_HOST_UDP_PAYLOAD_BYTES
+        : Math.max(context.settings.udpPayloadSize, SAFE_UDP_PAYLOAD_BYTES),
     );
     this.#guard = new Guard({ onError: context.onError });
     socket.on(
@@ -129,7 +139,7 @@ class QuicheListener implements Listener {
         this.#onDatagram(datagram, from.address, from.port),
       ),
     );
-    // A datagram to one client that could not be sent concerns that client only, and it asks again.
+    // A failed send concerns one client only, which retransmits.
     socket.on("error", () => {});
   }
 
@@ -170,25 +180,26 @@ class QuicheListener implements Listener {
   #onDatagram(datagram: Uint8Array, host: string, port: number): void {
     const first = datagram[0];
     if (first === undefined) return;
-    // Port 0 is a source "if not used" (RFC 768), and no destination.
+    // Port 0 is a legal source, meaning "not used" (RFC 768), but no destination.
     if (port === 0) {
       this.#unanswerable++;
       return;
     }
     if ((first & 0x80) === 0) {
-      if (datagram.length <= ID_LENGTH) return;
+      if (datagram.length <= CONNECTION_ID_BYTES) return;
       const known = this.#byIndex.get(indexOf(datagram, 1));
       if (known !== undefined) known.connection.receive(datagram, host, port);
-      else this.#reset(datagram, host, port);
+      else this.#sendStatelessReset(datagram, host, port);
       return;
     }
-    // Long header (RFC 8999, section 5.1): version, then the two connection ids, each with its length.
+    // Long header (RFC 8999, section 5.1): version, then the two connection ids, each with its
+    // length.
     const length = datagram[5] ?? 0;
     if (datagram.length < 7 + length || length > 20) return;
     const destination = datagram.subarray(6, 6 + length);
     const known =
-      (length === ID_LENGTH ? this.#byIndex.get(indexOf(destination, 0)) : undefined) ??
-      this.#byInitialId.get(textOf(destination));
+      (length === CONNECTION_ID_BYTES ? this.#byIndex.get(indexOf(destination, 0)) : undefined) ??
+      this.#byInitialId.get(idKeyOf(destination));
     if (known !== undefined) {
       known.connection.receive(datagram, host, port);
     } else if (datagram.length >= MIN_INITIAL_BYTES && this.#closing === undefined) {
@@ -196,12 +207,12 @@ class QuicheListener implements Listener {
     }
   }
 
-  /** A datagram of no known connection, long enough to open one. */
+  /** Handles a datagram for an unknown connection id that is large enough to open a connection. */
   #onInitial(datagram: Uint8Array, host: string, port: number): void {
     const { quiche, settings } = this.#context;
     let header: ReturnType<Quiche["Header"]["fromSlice"]>;
     try {
-      header = quiche.Header.fromSlice(datagram, ID_LENGTH);
+      header = quiche.Header.fromSlice(datagram, CONNECTION_ID_BYTES);
     } catch {
       return;
     }
@@ -220,7 +231,7 @@ class QuicheListener implements Listener {
         settings.retry === "always" ? 0 : settings.retry === "never" ? Infinity : settings.retry;
       if (this.#halfOpen >= threshold) {
         const id = this.#newId();
-        const minted = this.#tokens.mint(host, port, header.dcid, systemClock.now());
+        const minted = this.#retryTokens.mint(host, port, header.dcid, systemClock.now());
         const { scid, dcid, version } = header;
         this.#reply(quiche.retry(scid, dcid, id, minted, version, this.#ring.current), host, port);
         return;
@@ -228,9 +239,10 @@ class QuicheListener implements Listener {
       this.#accept(datagram, header.dcid, this.#newId(), undefined, host, port);
       return;
     }
-    const originalId = this.#tokens.open(host, port, token, systemClock.now());
-    // The id that came with the retry is the client's destination now, and has to be ours (RFC 9000, section 7.3).
-    if (originalId !== undefined && header.dcid.length === ID_LENGTH) {
+    const originalId = this.#retryTokens.verify(host, port, token, systemClock.now());
+    // After a Retry, the client's destination connection id is the one from our Retry packet (RFC
+    // 9000, section 7.3).
+    if (originalId !== undefined && header.dcid.length === CONNECTION_ID_BYTES) {
       this.#accept(datagram, header.dcid, header.dcid, originalId, host, port);
     }
   }
@@ -248,10 +260,10 @@ class QuicheListener implements Listener {
     const peer = { host, port };
     const plainPeer = { host: splitZone(host)[0], port };
     const sameHost = isSameHost(host);
-    const payloadSize = payloadSizeFor(settings, sameHost);
+    const payloadSize = udpPayloadFor(settings, sameHost);
     const config = this.#configFor(payloadSize);
-    // quiche copies it into the connection.
-    config.setStatelessResetToken(this.#resets.numberOf(id));
+    // quiche copies the token into the connection.
+    config.setStatelessResetToken(this.#resets.tokenNumberOf(id));
     const native = quiche.Connection.accept(id, originalId, this.#local, plainPeer, config);
     const pathMtu = new PathMtu(payloadSize, sameHost);
     const guard = this.#guard.of((error) => connection.fail(error));
@@ -260,22 +272,26 @@ class QuicheListener implements Listener {
     const accepted: Accepted = {
       connection,
       indices: [index],
-      initialId: textOf(initialId),
+      initialId: idKeyOf(initialId),
       handshakeTimer: guard.clock.setTimer(() => {
         connection.refuse(
           CONNECTION_REFUSED,
-          new VortexError("ConnectTimeout", "the client did not finish in time"),
+          new VortexError(
+            "ConnectTimeout",
+            `handshake timeout: not complete after ${settings.handshakeTimeout} ms (handshakeTimeout)`,
+          ),
         );
       }, settings.handshakeTimeout),
       state: "half-open",
-      early: false,
+      deliveredEarly: false,
     };
     this.#accepted.set(connection, accepted);
     this.#byIndex.set(index, accepted);
     this.#byInitialId.set(accepted.initialId, accepted);
     this.#halfOpen++;
     connection.receive(datagram);
-    if (this.#open >= this.#context.maxConnections) connection.refuse(CONNECTION_REFUSED, noRoom());
+    if (this.#open >= this.#context.maxConnections)
+      connection.refuse(CONNECTION_REFUSED, this.#tooManyConnections());
   }
 
   #hostOf(pathMtu: PathMtu, guard: Guard): ConnectionHost {
@@ -289,44 +305,45 @@ class QuicheListener implements Listener {
       local: this.#local,
       connected: false,
       drains: true,
-      // Whoever wants the connection kept, the client, asks for signs of life.
+      // Keep-alive is up to the client, which decides how long the connection is needed.
       keepAlive: undefined,
       ackThreshold: settings.ackThreshold,
       windowThreshold: windowThreshold(settings),
-      abuseBudget: maxStreams * settings.streamWindow + ABUSE_BUDGET,
+      abuseBudget: maxStreams * settings.streamWindow + ABUSE_BUDGET_BYTES,
       onEarlyData: (connection) => this.#onEarlyData(connection),
       onEstablished: (connection) => this.#onEstablished(connection),
       onEnded: (connection) => this.#onEnded(connection),
-      onTerminated: (connection) => this.#onGone(connection),
+      onTerminated: (connection) => this.#onTerminated(connection),
     };
   }
 
   #onEarlyData(connection: QuicheConnection): void {
     const accepted = this.#accepted.get(connection);
     if (accepted === undefined) return;
-    if (this.#open >= this.#context.maxConnections) throw noRoom();
-    accepted.early = true;
+    if (this.#open >= this.#context.maxConnections) throw this.#tooManyConnections();
+    accepted.deliveredEarly = true;
     if (!this.#incoming.push(connection)) throw closed();
   }
 
   #onEstablished(connection: QuicheConnection): void {
     const accepted = this.#accepted.get(connection);
     if (accepted === undefined) return;
-    // Others may have got there first since it was accepted.
-    if (this.#open >= this.#context.maxConnections) throw noRoom();
+    // Other handshakes may have completed since this one started.
+    if (this.#open >= this.#context.maxConnections) throw this.#tooManyConnections();
     accepted.handshakeTimer.cancel();
     this.#byInitialId.delete(accepted.initialId);
     accepted.state = "open";
     this.#halfOpen--;
     this.#open++;
-    // Spare ids let the client move to another address without being linked to the old one (RFC 9000, section 5.1.1).
+    // With spare ids the client can migrate to another address unlinkably (RFC 9000, section
+    // 5.1.1).
     while (connection.native.sourceCidsLeft() > 0) {
       const id = this.#newId();
-      connection.native.newSourceCid(id, this.#resets.numberOf(id), false);
+      connection.native.newSourceCid(id, this.#resets.tokenNumberOf(id), false);
       accepted.indices.push(indexOf(id, 0));
       this.#byIndex.set(indexOf(id, 0), accepted);
     }
-    if (!accepted.early && !this.#incoming.push(connection)) throw closed();
+    if (!accepted.deliveredEarly && !this.#incoming.push(connection)) throw closed();
   }
 
   #onEnded(connection: QuicheConnection): void {
@@ -338,7 +355,7 @@ class QuicheListener implements Listener {
     accepted.state = "ended";
   }
 
-  #onGone(connection: QuicheConnection): void {
+  #onTerminated(connection: QuicheConnection): void {
     const accepted = this.#accepted.get(connection);
     if (accepted === undefined) return;
     this.#accepted.delete(connection);
@@ -346,37 +363,44 @@ class QuicheListener implements Listener {
     for (const index of accepted.indices) this.#byIndex.delete(index);
   }
 
-  /** Answers a packet of an unknown connection: an ended one, or one of an earlier process. */
-  #reset(datagram: Uint8Array, host: string, port: number): void {
-    const id = datagram.subarray(1, 1 + ID_LENGTH);
-    const length = this.#resets.answer(datagram.length, id, this.#ring.current);
+  /** Answers a packet for an unknown connection id, possibly issued by an earlier process. */
+  #sendStatelessReset(datagram: Uint8Array, host: string, port: number): void {
+    const id = datagram.subarray(1, 1 + CONNECTION_ID_BYTES);
+    const length = this.#resets.writeReset(datagram.length, id, this.#ring.current);
     if (length > 0) this.#reply(length, host, port);
   }
 
+  /** Sends the first `length` bytes of the ring's current buffer. */
   #reply(length: number, host: string, port: number): void {
     this.#ring.send(length, port, host);
   }
 
+  /** Returns a random connection id with an unused map key. */
   #newId(): Uint8Array {
     for (;;) {
-      const id = new Uint8Array(randomBytes(ID_LENGTH));
+      const id = new Uint8Array(randomBytes(CONNECTION_ID_BYTES));
       if (!this.#byIndex.has(indexOf(id, 0))) return id;
     }
   }
+
+  #tooManyConnections(): VortexError {
+    return new VortexError(
+      "ConnectionRefused",
+      `connection refused: maxConnections (${this.#context.maxConnections}) reached`,
+    );
+  }
 }
 
+/** Returns the map key of the connection id at `offset`. */
 function indexOf(bytes: Uint8Array, offset: number): number {
   let index = 0;
-  for (let at = offset; at < offset + INDEX_LENGTH; at++) index = index * 256 + (bytes[at] ?? 0);
+  for (let at = offset; at < offset + INDEX_BYTES; at++) index = index * 256 + (bytes[at] ?? 0);
   return index;
 }
 
-function textOf(id: Uint8Array): string {
+/** Encodes a connection id as a string, to serve as map key. */
+function idKeyOf(id: Uint8Array): string {
   return String.fromCharCode(...id);
-}
-
-function noRoom(): VortexError {
-  return new VortexError("ConnectionRefused", "no room for another connection");
 }
 
 function closed(): VortexError {

@@ -1,71 +1,83 @@
 import { requireInteger } from "../../src/piece.ts";
 import type { NativeConfig } from "./native.ts";
-import { automaticSize } from "./path-mtu.ts";
+import { defaultUdpPayload } from "./path-mtu.ts";
 
-/** Tuning of QUIC; the defaults suit local networks and long links. */
+/** Tuning of QUIC on quiche. The defaults suit both local networks and long links. */
 export interface QuicheOptions {
   /**
-   * Congestion control. Default `bbr`: over 50 ms and 1 % loss it moves 19 MB/s where `cubic` moves 0.5, for 15 % less
-   * on loopback.
+   * Congestion control algorithm. Default `bbr`: over 50 ms and 1 % loss it moves 19 MB/s, against
+   * 0.5 with `cubic`. On loopback it is 15 % slower.
    */
   readonly congestionControl?: "bbr" | "cubic" | "reno";
   /**
-   * Greatest UDP payload that is sent, in bytes, 1,200 to 16,383. The cost is by packet, so more is faster, where the path carries
-   * it: above 1,350 that is found out with one datagram, and if large ones vanish later, 1,350 is what remains. Default `auto`:
-   * 16,000 between programs of one host, three times as fast as 1,350, and 1,452 elsewhere, what Ethernet carries. With
-   * jumbo frames of 9,000 bytes take 8,952.
+   * Maximum UDP payload to send, in bytes, 1,200 to 16,383. CPU cost is per packet, so larger is
+   * faster where the path carries it. A size above 1,350 is probed with one datagram first. If
+   * large datagrams vanish later, the size falls back to 1,350.
+   *
+   * Default `auto`: 16,000 between programs on one host, three times as fast as 1,350; otherwise
+   * 1,452, which fits Ethernet. Use 8,952 with jumbo frames of 9,000 bytes.
    */
   readonly udpPayloadSize?: number | "auto";
-  /** Bytes that a peer may send on one stream before they are read. Default 16 MiB. */
+  /**
+   * Flow-control window of a stream: bytes the peer may send before they are read. Default 16 MiB.
+   */
   readonly streamWindow?: number;
   /**
-   * Bytes that a peer may send on one connection before they are read. Default: the windows of its streams together. With less, a
-   * reader that stops holds all others of its connection once so many bytes have come, since quiche 0.18 makes room only when nearly
-   * all of them have been read.
+   * Flow-control window of a connection, in bytes. Default: unlimited, so the stream windows
+   * decide.
+   *
+   * A smaller window lets one stopped reader block all other streams of its connection. The cause:
+   * quiche 0.18 returns credit only when nearly the whole window has been read.
    */
   readonly connectionWindow?: number;
-  /** Send and receive buffers of the UDP socket, in bytes; the kernel may grant less. Default 4 MiB. */
+  /**
+   * Send and receive buffers of the UDP socket, in bytes. The kernel may grant less. Default 4 MiB.
+   */
   readonly socketBuffer?: number;
   /**
-   * Datagrams that are taken in before they are acknowledged, 1 to 64, or fewer after a millisecond. Each acknowledgement costs both
-   * sides a packet; few of them make a sender learn of losses and room later. Default 8.
+   * Datagrams received before an acknowledgement is sent, 1 to 64; after 1 ms it is sent for fewer.
+   * Each acknowledgement costs both sides a packet. A high value delays loss detection and credit.
+   * Default 8.
    */
   readonly ackThreshold?: number;
-  /** Milliseconds of silence after which a connection is lost. Default 60,000, as stock peers. */
+  /** Idle timeout of a connection in ms. Default 60,000, like dfdaemon. */
   readonly idleTimeout?: number;
-  /** Milliseconds of silence after which a client asks whether the peer is there. Default 3,000, as stock peers. */
+  /** Silence in ms after which a client sends a PING. Default 3,000, like dfdaemon. */
   readonly keepAlive?: number;
-  /** Milliseconds for a client to finish its handshake with a server. Default 10,000. */
+  /** Time in ms that a server gives a client for the handshake. Default 10,000. */
   readonly handshakeTimeout?: number;
   /**
-   * When a server makes a client prove its address first (RFC 9000, section 8.1.2), which costs a round trip: `always`,
-   * `never`, or from so many unfinished handshakes on. Default 64.
+   * Address validation by Retry (RFC 9000, section 8.1.2), which costs a round trip. A number is
+   * the count of half-open connections from which a server requires it. Default 64.
    */
   readonly retry?: "always" | "never" | number;
 }
 
-/** {@link QuicheOptions} with the defaults filled in. */
+/** {@link QuicheOptions} with all defaults applied. */
 export type QuicheSettings = Required<QuicheOptions>;
 
-/** More than a connection ever carries. */
-const NO_WINDOW = Number.MAX_SAFE_INTEGER;
+/** Window in bytes that no connection uses up. */
+const UNLIMITED_WINDOW_BYTES = Number.MAX_SAFE_INTEGER;
 
-/** quiche makes no larger packet, so that its length takes two bytes. */
-const MAX_UDP_PAYLOAD = 16_383;
+/**
+ * Maximum UDP payload that quiche sends, in bytes: the packet length must fit a two-byte varint.
+ */
+const MAX_UDP_PAYLOAD_BYTES = 16_383;
 
-/** Protocol name in the handshake, between peers of this library. Stock peers have none. */
+/** Application protocol (ALPN) of connections between peers of this library; dfdaemon sets none. */
 export const ALPN = "vortex";
 
 /**
- * Fills the defaults in.
- * @throws `InvalidArgument` for a value out of its range
+ * Applies the defaults.
+ *
+ * @throws `InvalidArgument` for a value out of range
  */
 export function quicheSettings(options: QuicheOptions = {}): QuicheSettings {
   const settings: QuicheSettings = {
     congestionControl: options.congestionControl ?? "bbr",
     udpPayloadSize: options.udpPayloadSize ?? "auto",
     streamWindow: options.streamWindow ?? 16 * 1024 * 1024,
-    connectionWindow: options.connectionWindow ?? NO_WINDOW,
+    connectionWindow: options.connectionWindow ?? UNLIMITED_WINDOW_BYTES,
     socketBuffer: options.socketBuffer ?? 4 * 1024 * 1024,
     ackThreshold: options.ackThreshold ?? 8,
     idleTimeout: options.idleTimeout ?? 60_000,
@@ -74,9 +86,9 @@ export function quicheSettings(options: QuicheOptions = {}): QuicheSettings {
     retry: options.retry ?? 64,
   };
   if (settings.udpPayloadSize !== "auto")
-    requireInteger("udpPayloadSize", settings.udpPayloadSize, 1200, MAX_UDP_PAYLOAD);
+    requireInteger("udpPayloadSize", settings.udpPayloadSize, 1200, MAX_UDP_PAYLOAD_BYTES);
   requireInteger("streamWindow", settings.streamWindow, 16 * 1024, 2 ** 32);
-  requireInteger("connectionWindow", settings.connectionWindow, 16 * 1024, NO_WINDOW);
+  requireInteger("connectionWindow", settings.connectionWindow, 16 * 1024, UNLIMITED_WINDOW_BYTES);
   requireInteger("socketBuffer", settings.socketBuffer, 4096, 2 ** 30);
   requireInteger("ackThreshold", settings.ackThreshold, 1, 64);
   requireInteger("idleTimeout", settings.idleTimeout, 100, 3_600_000);
@@ -86,25 +98,38 @@ export function quicheSettings(options: QuicheOptions = {}): QuicheSettings {
   return settings;
 }
 
-/** The greatest UDP payload to try towards a peer, see {@link QuicheOptions.udpPayloadSize}. */
-export function payloadSizeFor(settings: QuicheSettings, sameHost: boolean): number {
-  return settings.udpPayloadSize === "auto" ? automaticSize(sameHost) : settings.udpPayloadSize;
+/**
+ * Returns the maximum UDP payload for a peer in bytes, see {@link QuicheOptions.udpPayloadSize}.
+ */
+export function udpPayloadFor(settings: QuicheSettings, sameHost: boolean): number {
+  return settings.udpPayloadSize === "auto" ? defaultUdpPayload(sameHost) : settings.udpPayloadSize;
 }
 
-/** Bytes that a client may have under way on one stream towards a server. */
-const REQUEST_WINDOW = 64 * 1024;
+/** Maximum stream window of a server in bytes: clients send only requests. */
+const MAX_REQUEST_WINDOW_BYTES = 64 * 1024;
 
-/** The same for listening: what clients send are requests, and each may leave a window full in memory. */
-export function listenSettings(settings: QuicheSettings): QuicheSettings {
-  return { ...settings, streamWindow: Math.min(settings.streamWindow, REQUEST_WINDOW) };
+/**
+ * Reduces the stream window for a server. Clients send only requests, and each stream may leave a
+ * full window in memory.
+ */
+export function serverSettings(settings: QuicheSettings): QuicheSettings {
+  return { ...settings, streamWindow: Math.min(settings.streamWindow, MAX_REQUEST_WINDOW_BYTES) };
 }
 
-/** Bytes read after which a peer is told of the room at once: well before it has used up what it knows of. */
+/**
+ * Returns the number of read bytes after which a window update is sent without delay. It is a
+ * quarter of the smaller window, so that the peer never runs out of credit.
+ */
 export function windowThreshold({ streamWindow, connectionWindow }: QuicheSettings): number {
   return Math.min(streamWindow, connectionWindow) / 4;
 }
 
-/** Writes the settings that both sides share into a native configuration, for paths of one size. */
+/**
+ * Applies the settings that clients and servers share to a native configuration.
+ *
+ * @param maxStreams concurrent streams that the peer may open
+ * @param payloadSize maximum UDP payload to send, in bytes
+ */
 export function applySettings(
   config: NativeConfig,
   settings: QuicheSettings,
@@ -113,7 +138,7 @@ export function applySettings(
 ): void {
   config.setApplicationProtos([ALPN]);
   config.setMaxIdleTimeout(settings.idleTimeout);
-  // What is taken in is not bounded by what is sent: a peer may have a larger path towards here.
+  // The peer's sending path may be larger than ours, so the receive limit is the maximum.
   config.setMaxRecvUdpPayloadSize(65527);
   config.setMaxSendUdpPayloadSize(payloadSize);
   config.setInitialMaxData(settings.connectionWindow);

@@ -1,74 +1,88 @@
 import type { Clock } from "../../src/runtime.ts";
 
-/** A UDP payload that almost every path carries; QUIC's floor is 1,200 (RFC 9000, section 14). */
-export const SAFE_SIZE = 1350;
-/** What an Ethernet frame of 1,500 bytes has room for, behind the headers of IPv6 and UDP. */
-const ETHERNET_SIZE = 1452;
-/** What a datagram between two programs of one host may have: macOS's loopback takes 16,384 bytes, Linux's and Windows's more. */
-export const SAME_HOST_SIZE = 16_000;
+/**
+ * UDP payload in bytes that nearly every path carries. QUIC's minimum is 1,200 (RFC 9000, section
+ * 14).
+ */
+export const SAFE_UDP_PAYLOAD_BYTES = 1350;
+/** UDP payload in bytes that fits an Ethernet frame of 1,500 bytes with IPv6 and UDP headers. */
+const ETHERNET_UDP_PAYLOAD_BYTES = 1452;
+/**
+ * UDP payload in bytes between programs on one host. The loopback of macOS carries 16,384 bytes,
+ * that of Linux and Windows more.
+ */
+export const SAME_HOST_UDP_PAYLOAD_BYTES = 16_000;
 
-/** Probes before a path is held to be too narrow. */
-const PROBES = 3;
-/** Milliseconds by which a peer may put an acknowledgement off (RFC 9000, section 18.2), and some. */
-const ACK_DELAY = 30;
-/** Timers of loss recovery in a row, with no large datagram acknowledged between them, after which large ones are held to be swallowed. */
-const SILENT_TIMERS = 3;
-/** Milliseconds after silence in which safe datagrams must have passed before a large one is tried again. */
-const REST = 5000;
+/** Failed probes after which the path is taken to be too narrow. */
+const MAX_PROBES = 3;
+/** Time a peer may delay an acknowledgement (RFC 9000, section 18.2) plus a margin, in ms. */
+const ACK_DELAY_MS = 30;
+/** Consecutive PTOs without an acknowledged large datagram that indicate a black hole. */
+const BLACK_HOLE_PTOS = 3;
+/**
+ * Time in ms that safe datagrams must pass after a black hole before a large one is probed again.
+ */
+const REPROBE_DELAY_MS = 5000;
 
-/** What a path's state is read from; a part of quiche's connection. */
+/** Counters and estimates of quiche's connection that the MTU search reads. */
 export interface PathMtuStats {
-  /** Datagrams given up as lost so far. */
+  /** Datagrams declared lost so far. */
   readonly lost: number;
-  /** Bytes of these. */
+  /** Bytes of these datagrams. */
   readonly lostBytes: number;
-  /** Round-trip time in milliseconds. */
+  /** Round-trip time in ms. */
   readonly rtt: number;
-  /** Bytes. */
+  /** Congestion window in bytes. */
   readonly cwnd: number;
-  /** Bytes a second; estimated anew with each acknowledgement, and so are the two before it. */
+  /** Delivery rate in bytes/s. Each acknowledgement updates it, together with `rtt` and `cwnd`. */
   readonly deliveryRate: number;
 }
 
 /**
- * How large a connection's datagrams are. What a packet costs hardly depends on its size, so larger ones are faster: on one host
- * by three times and more.
+ * Path MTU discovery of a connection (RFC 8899). CPU cost is per packet, almost whatever its size,
+ * so larger datagrams are faster: on one host by a factor of three and more.
  *
- * A larger size than {@link SAFE_SIZE} is probed first, in the way of RFC 8899: one datagram of that size carries data, and others
- * follow when it was not lost. Between programs of one host there is nothing to find out. Large datagrams that vanish all of a
- * sudden show as timers of loss recovery, whatever small ones still pass; then the safe size is taken, and the large one is probed
- * again later, since a peer that was held up looks the same.
+ * A size above {@link SAFE_UDP_PAYLOAD_BYTES} is probed first: one datagram of that size carries
+ * data, and more follow unless it is lost. On one host no probe is needed. A black hole shows as
+ * PTOs while large datagrams go unacknowledged, whether small ones pass or not. The safe size is
+ * used then. The large one is probed again later, since a suspended peer looks the same.
  */
 export class PathMtu {
-  readonly #largest: number;
+  readonly #maxBytes: number;
   #state: "untried" | "probing" | "large" | "safe";
   #probes = 0;
   #probedAt = 0;
   #lostBefore = 0;
-  #silentTimers = 0;
-  /** Since when datagrams have passed again after silence. */
-  #passingSince: number | undefined;
-  /** Bytes in large datagrams since the last timer, and between that and the one before. */
-  #largeSent = 0;
-  #largeBefore = 0;
-  #statsBefore: PathMtuStats | undefined;
+  #lossyPtos = 0;
+  /** Time since when datagrams have been received again after a black hole, in ms. */
+  #recoveredSince: number | undefined;
+  /** Bytes sent in large datagrams since the last PTO. */
+  #largeBytesSent = 0;
+  /** Bytes sent in large datagrams between the last two PTOs. */
+  #previousLargeBytes = 0;
+  /** Counters at the last PTO. */
+  #previousStats: PathMtuStats | undefined;
 
+  /**
+   * @param largest UDP payload to search up to, in bytes
+   * @param trusted the path is known to carry it, so no probe is needed
+   */
   constructor(largest: number, trusted: boolean) {
-    this.#largest = largest;
-    this.#state = largest <= SAFE_SIZE ? "safe" : trusted ? "large" : "untried";
+    this.#maxBytes = largest;
+    this.#state = largest <= SAFE_UDP_PAYLOAD_BYTES ? "safe" : trusted ? "large" : "untried";
   }
 
-  /** The largest datagram to make now, in bytes. */
+  /** Maximum size of the next datagram, in bytes. */
   get limit(): number {
     return this.#state === "large" || this.#state === "untried"
-      ? this.#largest
-      : Math.min(this.#largest, SAFE_SIZE);
+      ? this.#maxBytes
+      : Math.min(this.#maxBytes, SAFE_UDP_PAYLOAD_BYTES);
   }
 
-  /** A datagram of `length` bytes went out. */
+  /** Records a sent datagram of `length` bytes. The first large one becomes the probe. */
   onSent(length: number, clock: Clock, stats: () => PathMtuStats): void {
-    if (length <= SAFE_SIZE) return;
-    this.#largeSent += length;
+    if (length <= SAFE_UDP_PAYLOAD_BYTES) return;
+    this.#largeBytesSent += length;
     if (this.#state !== "untried") return;
     this.#state = "probing";
     this.#probes++;
@@ -76,52 +90,54 @@ export class PathMtu {
     this.#lostBefore = stats().lost;
   }
 
-  /** Datagrams came in. */
+  /** Records received datagrams: evaluates a probe, or schedules a new one after a black hole. */
   onReceived(now: number, stats: () => PathMtuStats): void {
     if (this.#state === "safe") {
-      if (this.#silentTimers === 0 || this.#probes >= PROBES) return;
-      this.#passingSince ??= now;
-      if (now - this.#passingSince < REST) return;
-      this.#silentTimers = 0;
+      if (this.#lossyPtos === 0 || this.#probes >= MAX_PROBES) return;
+      this.#recoveredSince ??= now;
+      if (now - this.#recoveredSince < REPROBE_DELAY_MS) return;
+      this.#lossyPtos = 0;
       this.#state = "untried";
     } else if (this.#state === "probing") {
       const { lost, rtt } = stats();
-      if (lost > this.#lostBefore) this.#state = this.#probes < PROBES ? "untried" : "safe";
-      else if (now - this.#probedAt > 1.5 * rtt + ACK_DELAY) this.#state = "large";
+      if (lost > this.#lostBefore) this.#state = this.#probes < MAX_PROBES ? "untried" : "safe";
+      else if (now - this.#probedAt > 1.5 * rtt + ACK_DELAY_MS) this.#state = "large";
     }
   }
 
-  /** A timer of loss recovery ran out. */
-  onTimer(stats: () => PathMtuStats): void {
+  /** Records a timeout of loss recovery (PTO) and detects black holes. */
+  onPto(stats: () => PathMtuStats): void {
     if (this.#state === "safe") {
-      this.#passingSince = undefined;
+      this.#recoveredSince = undefined;
       return;
     }
     const now = stats();
-    const before = this.#statsBefore;
-    this.#silentTimers =
-      before === undefined || !this.#swallowed(before, now) ? 1 : this.#silentTimers + 1;
-    this.#statsBefore = now;
-    this.#largeBefore = this.#largeSent;
-    this.#largeSent = 0;
-    if (this.#silentTimers < SILENT_TIMERS) return;
+    const before = this.#previousStats;
+    this.#lossyPtos =
+      before === undefined || !this.#largeAllLost(before, now) ? 1 : this.#lossyPtos + 1;
+    this.#previousStats = now;
+    this.#previousLargeBytes = this.#largeBytesSent;
+    this.#largeBytesSent = 0;
+    if (this.#lossyPtos < BLACK_HOLE_PTOS) return;
     this.#state = "safe";
-    this.#passingSince = undefined;
+    this.#recoveredSince = undefined;
   }
 
   /**
-   * Whether nothing shows that a large datagram arrived between two timers: nothing was acknowledged at all, or small ones were,
-   * and of the large ones sent before, as much was lost as there was.
+   * Returns true when no large datagram was seen to arrive between two PTOs. Either nothing was
+   * acknowledged, or at least as many bytes were lost as large datagrams had carried before.
    */
-  #swallowed(before: PathMtuStats, now: PathMtuStats): boolean {
+  #largeAllLost(before: PathMtuStats, now: PathMtuStats): boolean {
     const { rtt, cwnd, deliveryRate } = now;
     if (rtt === before.rtt && cwnd === before.cwnd && deliveryRate === before.deliveryRate)
       return true;
-    return this.#largeBefore > 0 && now.lostBytes - before.lostBytes >= this.#largeBefore;
+    return (
+      this.#previousLargeBytes > 0 && now.lostBytes - before.lostBytes >= this.#previousLargeBytes
+    );
   }
 }
 
-/** The largest datagram to try, for the setting `auto`. */
-export function automaticSize(sameHost: boolean): number {
-  return sameHost ? SAME_HOST_SIZE : ETHERNET_SIZE;
+/** Returns the UDP payload in bytes to search up to for `udpPayloadSize: "auto"`. */
+export function defaultUdpPayload(sameHost: boolean): number {
+  return sameHost ? SAME_HOST_UDP_PAYLOAD_BYTES : ETHERNET_UDP_PAYLOAD_BYTES;
 }

@@ -1,32 +1,48 @@
 import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 
-/** Seconds that a client has to come back with its token. */
-const LIFETIME = 10;
-const MAC_LENGTH = 32;
-const TIME_LENGTH = 4;
+/** Lifetime of a token in seconds. */
+const TOKEN_LIFETIME_S = 10;
+/** Length of the HMAC in a token. */
+const MAC_BYTES = 32;
+/** Length of the timestamp in a token, in seconds since the epoch. */
+const TIMESTAMP_BYTES = 4;
 
 /**
- * Tokens by which a client proves its address (RFC 9000, section 8.1.2): when they were made and the connection id that
- * the client had chosen, bound to the client's address by a key that only this process has.
+ * Creates and checks Retry tokens for address validation (RFC 9000, section 8.1.2). A token holds
+ * its creation time and the client's original destination connection id. An HMAC binds it to the
+ * client's address, under a key that lives as long as the process.
  */
 export class RetryTokens {
   readonly #key = randomBytes(32);
 
+  /**
+   * Creates a token for a client's address.
+   *
+   * @param originalId destination connection id of the client's first Initial packet
+   * @param now Unix time in ms
+   */
   mint(host: string, port: number, originalId: Uint8Array, now: number): Uint8Array {
-    const body = Buffer.alloc(TIME_LENGTH + originalId.length);
+    const body = Buffer.alloc(TIMESTAMP_BYTES + originalId.length);
     body.writeUInt32BE(Math.floor(now / 1000));
-    body.set(originalId, TIME_LENGTH);
+    body.set(originalId, TIMESTAMP_BYTES);
     return Buffer.concat([this.#mac(host, port, body), body]);
   }
 
-  /** The connection id that the client had chosen, or undefined when the token is not of this address, or too old. */
-  open(host: string, port: number, token: Uint8Array, now: number): Uint8Array | undefined {
-    if (token.length < MAC_LENGTH + TIME_LENGTH) return undefined;
-    const body = Buffer.from(token.subarray(MAC_LENGTH));
-    if (!timingSafeEqual(this.#mac(host, port, body), token.subarray(0, MAC_LENGTH)))
+  /**
+   * Returns the original destination connection id, or undefined when the token belongs to another
+   * address, is forged or has expired.
+   *
+   * @param now Unix time in ms
+   */
+  verify(host: string, port: number, token: Uint8Array, now: number): Uint8Array | undefined {
+    if (token.length < MAC_BYTES + TIMESTAMP_BYTES) return undefined;
+    const body = Buffer.from(token.subarray(MAC_BYTES));
+    if (!timingSafeEqual(this.#mac(host, port, body), token.subarray(0, MAC_BYTES)))
       return undefined;
     const age = Math.floor(now / 1000) - body.readUInt32BE();
-    return age >= 0 && age <= LIFETIME ? new Uint8Array(body.subarray(TIME_LENGTH)) : undefined;
+    return age >= 0 && age <= TOKEN_LIFETIME_S
+      ? new Uint8Array(body.subarray(TIMESTAMP_BYTES))
+      : undefined;
   }
 
   #mac(host: string, port: number, body: Uint8Array): Buffer {

@@ -10,27 +10,28 @@ import type { QuicheConnection } from "./connection.ts";
 import { streamError } from "./errors.ts";
 import type { Quiche } from "./native.ts";
 
-/** Where bytes are read to before memory is taken for them, for readers that bring none. */
-const SCRATCH = new Uint8Array(64 * 1024);
-/** Bytes that a writer may leave here without waiting, so that small writes and the end share a packet. */
-const WRITE_AHEAD = 4096;
-/** Milliseconds for which the last byte is kept back, see {@link QuicheStream}. */
-const HOLD_BACK = 5;
+/** Receive buffer for reads without `into`: memory is allocated only for the received length. */
+const SCRATCH_BUFFER = new Uint8Array(64 * 1024);
+/** Bytes buffered without blocking the writer, so that small writes and the FIN share a packet. */
+const MAX_WRITE_AHEAD_BYTES = 4096;
+/** Time for which the last byte is held back, in ms; see {@link QuicheStream}. */
+const HOLD_BACK_MS = 5;
 
 const NO_BYTES = new Uint8Array(0);
 
-interface Waiting<T> {
+/** Callbacks of a pending promise. */
+interface PendingCall<T> {
   resolve(value: T): void;
   reject(error: VortexError): void;
 }
 
 /**
- * One bidirectional stream of a quiche connection.
+ * Bidirectional stream of a quiche connection.
  *
- * The end of a direction never goes out alone while bytes before it are under way: quiche 0.18 takes a stream for
- * complete once all its bytes are acknowledged (`SendBuf::is_complete`), and then neither sends an end that is still
- * waiting nor repeats one that was lost. So the last byte is kept back until the next write, or the end, or for a few
- * milliseconds.
+ * A FIN is never sent alone while earlier bytes are in flight. quiche 0.18 considers a stream
+ * complete once all its bytes are acknowledged (`SendBuf::is_complete`). It then neither sends a
+ * FIN that is still queued nor retransmits a lost one. So the last byte is held back until the next
+ * write, the end of the stream, or a few ms later.
  */
 export class QuicheStream implements ByteStream {
   readonly id: number;
@@ -39,21 +40,23 @@ export class QuicheStream implements ByteStream {
   readonly #connection: QuicheConnection;
   readonly #quiche: Quiche;
   readonly #clock: Clock;
-  #reading: Waiting<Uint8Array | undefined> | undefined;
-  /** The reader's own memory for the chunk that it waits for. */
+  /** The pending read. */
+  #pendingRead: PendingCall<Uint8Array | undefined> | undefined;
+  /** Caller's memory for the pending read. */
   #into: Uint8Array | undefined;
-  /** What is left to read after the connection has ended. */
-  #rest: Uint8Array[] | undefined;
+  /** Chunks still readable after the connection has ended. */
+  #bufferedChunks: Uint8Array[] | undefined;
   #readEnd: "open" | "ended" | VortexError = "open";
-  /** Written by the application, not handed to quiche yet. */
-  #pending: Uint8Array[] = [];
-  #pendingLength = 0;
-  #writing: Waiting<void> | undefined;
+  /** Chunks written by the application and not yet passed to quiche. */
+  #unsentChunks: Uint8Array[] = [];
+  #unsentBytes = 0;
+  /** The pending write. */
+  #pendingWrite: PendingCall<void> | undefined;
   #writeEnd: "open" | "ending" | "ended" | VortexError = "open";
-  /** The last byte went out without the end behind it. */
-  #released = false;
+  /** The last byte was sent without the FIN. */
+  #lastByteSent = false;
   #releaseTimer: Timer | undefined;
-  /** Whether one side gave a direction up, so that quiche must be watched for the end of the stream. */
+  /** Either side reset or stopped a direction, so that quiche needs help to free the stream. */
   #discarded = false;
 
   constructor(id: number, connection: QuicheConnection, quiche: Quiche, clock: Clock) {
@@ -72,16 +75,16 @@ export class QuicheStream implements ByteStream {
     };
   }
 
-  /** Whether this side has ended its direction, so that its bytes are owed to the other. */
+  /** True once this side has ended writing, so that its bytes must still be delivered. */
   get writeEnded(): boolean {
     return this.#writeEnd === "ending" || this.#writeEnd === "ended";
   }
 
-  // --- called by the connection -----------------------------------------------------------------------------------
+  // --- called by the connection ------------------------------------------------------------------
 
-  /** Bytes, an end or a reset have come. */
+  /** Completes the pending read if quiche has data, a FIN or a reset for it. */
   onReadable(): void {
-    const waiting = this.#reading;
+    const waiting = this.#pendingRead;
     if (waiting === undefined) return;
     try {
       const chunk = this.#receive(this.#into);
@@ -94,73 +97,75 @@ export class QuicheStream implements ByteStream {
     }
   }
 
-  /** The end has come and all bytes before it have been read, though quiche did not say so. */
+  /** Ends the pending read at a FIN that quiche did not report as readable. */
   onFinished(): void {
-    const waiting = this.#reading;
+    const waiting = this.#pendingRead;
     if (waiting === undefined) return;
     this.#stopReading();
     this.#endReading("ended");
     waiting.resolve(undefined);
   }
 
-  /** Hands quiche what is pending, up to `room` bytes, and returns how many bytes that were. */
+  /** Passes up to `room` pending bytes to quiche. Returns the number of bytes taken. */
   onWritable(room: number): number {
     let left = room;
     try {
       while (left > 0) {
-        const [chunk] = this.#pending;
-        // Bytes that may go: all of them with the end behind them, or all but the last.
-        const ready = this.#pendingLength - (this.#writeEnd === "ending" || this.#released ? 0 : 1);
+        const [chunk] = this.#unsentChunks;
+        // All bytes may go together with the FIN; otherwise all except the last.
+        const ready =
+          this.#unsentBytes - (this.#writeEnd === "ending" || this.#lastByteSent ? 0 : 1);
         if (chunk === undefined || ready <= 0) break;
         const length = Math.min(chunk.length, ready, left);
-        const last = this.#writeEnd === "ending" && length === this.#pendingLength;
+        const last = this.#writeEnd === "ending" && length === this.#unsentBytes;
         const taken =
           this.#connection.native.streamSend(this.id, chunk.subarray(0, length), last) ?? 0;
-        this.#pendingLength -= taken;
+        this.#unsentBytes -= taken;
         left -= taken;
-        if (taken === chunk.length) this.#pending.shift();
-        else this.#pending[0] = chunk.subarray(taken);
-        if (last && taken === length) this.#wroteEnd();
+        if (taken === chunk.length) this.#unsentChunks.shift();
+        else this.#unsentChunks[0] = chunk.subarray(taken);
+        if (last && taken === length) this.#onEndSent();
         if (taken < length) break;
       }
     } catch (error) {
       this.stopWriting(error);
       return room - left;
     }
-    if (this.#pendingLength <= 1) this.#onDrained();
+    if (this.#unsentBytes <= 1) this.#onDrained();
     return room - left;
   }
 
-  /** The peer does not want any more, or quiche cannot go on. */
+  /** Fails the writer, after STOP_SENDING from the peer or an error of quiche. */
   stopWriting(cause: unknown): void {
     this.#failWriting(streamError(cause, "the peer stopped reading", this.#connection.endError));
     this.#discarded = true;
-    this.#forgetIfOver();
+    this.#forgetIfEnded();
   }
 
   /**
-   * The connection has ended.
+   * Fails the stream, as the connection has ended.
    *
-   * @param inOrder by the peer, in good order: what it sent in whole before that can still be read, however slow the reader is
+   * @param inOrder the peer closed without an error: a stream that arrived completely before stays
+   * readable, however slow the reader
    */
   fail(error: VortexError, inOrder: boolean): void {
     if (this.#readEnd === "open") {
-      this.#rest = inOrder ? this.#receiveRest() : undefined;
-      if (this.#rest === undefined) this.#readEnd = error;
+      this.#bufferedChunks = inOrder ? this.#receiveBuffered() : undefined;
+      if (this.#bufferedChunks === undefined) this.#readEnd = error;
     }
-    const [waiting, into] = [this.#reading, this.#into];
-    this.#reading = undefined;
-    if (this.#rest === undefined) waiting?.reject(error);
-    else waiting?.resolve(this.#takeRest(this.#rest, into));
+    const [waiting, into] = [this.#pendingRead, this.#into];
+    this.#pendingRead = undefined;
+    if (this.#bufferedChunks === undefined) waiting?.reject(error);
+    else waiting?.resolve(this.#takeBuffered(this.#bufferedChunks, into));
     this.#failWriting(error);
   }
 
-  // --- reading ----------------------------------------------------------------------------------------------------
+  // --- reading -----------------------------------------------------------------------------------
 
   async #read(into: Uint8Array | undefined): Promise<Uint8Array | undefined> {
     if (this.#readEnd === "ended") return undefined;
     if (this.#readEnd !== "open") throw this.#readEnd;
-    if (this.#rest !== undefined) return this.#takeRest(this.#rest, into);
+    if (this.#bufferedChunks !== undefined) return this.#takeBuffered(this.#bufferedChunks, into);
     const chunk = this.#receive(into);
     if (chunk !== null) return chunk;
     if (this.#connection.native.streamFinished(this.id)) {
@@ -168,15 +173,15 @@ export class QuicheStream implements ByteStream {
       return undefined;
     }
     return new Promise((resolve, reject) => {
-      this.#reading = { resolve, reject };
+      this.#pendingRead = { resolve, reject };
       this.#into = into;
       this.#connection.setReading(this.id, true);
     });
   }
 
-  /** What quiche holds: a chunk, undefined at the end, null when there is nothing yet. */
+  /** Reads from quiche: a chunk, undefined at the end, null when no data is available yet. */
   #receive(into: Uint8Array | undefined): Uint8Array | undefined | null {
-    const room = into ?? SCRATCH;
+    const room = into ?? SCRATCH_BUFFER;
     let received: [number, boolean] | null;
     try {
       received = this.#connection.native.streamRecv(this.id, room);
@@ -188,32 +193,33 @@ export class QuicheStream implements ByteStream {
     }
     if (received === null) return null;
     const [length, fin] = received;
-    // The window may have to be opened for the sender, who would wait for ever otherwise.
+    // Without the credit a blocked sender would never continue.
     this.#connection.onRead(length);
     if (fin) this.#endReading("ended");
     if (length === 0) return fin ? undefined : null;
-    return into === undefined ? SCRATCH.slice(0, length) : into.subarray(0, length);
+    return into === undefined ? SCRATCH_BUFFER.slice(0, length) : into.subarray(0, length);
   }
 
-  /** All that quiche holds, if the end of the stream is behind it. */
-  #receiveRest(): Uint8Array[] | undefined {
+  /** Reads all data that quiche has buffered; undefined unless it is complete up to the FIN. */
+  #receiveBuffered(): Uint8Array[] | undefined {
     const { native } = this.#connection;
     const rest: Uint8Array[] = [];
     try {
       for (;;) {
-        const received = native.streamRecv(this.id, SCRATCH);
+        const received = native.streamRecv(this.id, SCRATCH_BUFFER);
         if (received === null) return native.streamFinished(this.id) ? rest : undefined;
         const [length, fin] = received;
-        if (length > 0) rest.push(SCRATCH.slice(0, length));
+        if (length > 0) rest.push(SCRATCH_BUFFER.slice(0, length));
         if (fin) return rest;
       }
     } catch {
-      // The peer gave it up.
+      // The peer reset the stream.
       return undefined;
     }
   }
 
-  #takeRest(rest: Uint8Array[], into: Uint8Array | undefined): Uint8Array | undefined {
+  /** Returns the next chunk of `rest`, or undefined at the end. */
+  #takeBuffered(rest: Uint8Array[], into: Uint8Array | undefined): Uint8Array | undefined {
     const chunk = rest.shift();
     if (chunk === undefined) {
       this.#endReading("ended");
@@ -226,15 +232,15 @@ export class QuicheStream implements ByteStream {
   }
 
   #endReading(how: "ended" | VortexError): void {
-    this.#rest = undefined;
+    this.#bufferedChunks = undefined;
     this.#readEnd = how;
-    this.#forgetIfOver();
+    this.#forgetIfEnded();
   }
 
   #cancel(code: number): void {
     if (this.#readEnd !== "open") return;
     const error = new VortexError("Closed", "the stream was cancelled on this side");
-    const waiting = this.#reading;
+    const waiting = this.#pendingRead;
     this.#stopReading();
     waiting?.reject(error);
     this.#discarded = true;
@@ -243,20 +249,20 @@ export class QuicheStream implements ByteStream {
   }
 
   #stopReading(): void {
-    this.#reading = undefined;
+    this.#pendingRead = undefined;
     this.#into = undefined;
     this.#connection.setReading(this.id, false);
   }
 
-  // --- writing ----------------------------------------------------------------------------------------------------
+  // --- writing -----------------------------------------------------------------------------------
 
   async #write(chunk: Uint8Array): Promise<void> {
     if (this.writeEnded) throw new VortexError("Closed", "the stream was ended on this side");
     if (this.#writeEnd instanceof VortexError) throw this.#writeEnd;
-    if (chunk.length === 0) return this.#requireWanted();
-    this.#pending.push(chunk);
-    this.#pendingLength += chunk.length;
-    await this.#handOver();
+    if (chunk.length === 0) return this.#throwIfStopped();
+    this.#unsentChunks.push(chunk);
+    this.#unsentBytes += chunk.length;
+    await this.#passPending();
   }
 
   async #endWriting(last: Uint8Array = NO_BYTES): Promise<void> {
@@ -264,12 +270,13 @@ export class QuicheStream implements ByteStream {
     if (this.writeEnded) throw new VortexError("Closed", "the stream was ended on this side");
     if (this.#writeEnd instanceof VortexError) throw this.#writeEnd;
     this.#writeEnd = "ending";
-    if (last.length > 0) this.#pending.push(last);
-    this.#pendingLength += last.length;
-    if (this.#pendingLength > 0) {
-      await this.#handOver();
-    } else if (this.#released) {
-      // The last byte is under way, and the end has to wait until it has arrived; a few round trips are enough.
+    if (last.length > 0) this.#unsentChunks.push(last);
+    this.#unsentBytes += last.length;
+    if (this.#unsentBytes > 0) {
+      await this.#passPending();
+    } else if (this.#lastByteSent) {
+      // The last byte is in flight, and the FIN has to wait for its arrival: a few round trips
+      // suffice.
       const rtt = this.#connection.native.pathStats()[0]?.rtt ?? 0;
       this.#releaseTimer = this.#clock.setTimer(() => this.#sendEnd(), 20 + 3 * rtt);
     } else {
@@ -277,8 +284,11 @@ export class QuicheStream implements ByteStream {
     }
   }
 
-  /** quiche does not tell that the peer has stopped a stream on which nothing is to be sent. */
-  #requireWanted(): void {
+  /**
+   * Throws if the peer has stopped the stream. quiche does not report that while there is nothing
+   * to send.
+   */
+  #throwIfStopped(): void {
     try {
       this.#connection.native.streamCapacity(this.id);
     } catch (error) {
@@ -287,17 +297,20 @@ export class QuicheStream implements ByteStream {
     if (this.#writeEnd instanceof VortexError) throw this.#writeEnd;
   }
 
-  /** Has quiche take what is pending, and waits for that when it is much. */
-  async #handOver(): Promise<void> {
-    this.#hold();
+  /**
+   * Passes pending bytes to quiche, and waits while more than {@link MAX_WRITE_AHEAD_BYTES} are
+   * pending.
+   */
+  async #passPending(): Promise<void> {
+    this.#holdLastByte();
     this.#connection.setWriting(this.id, true);
-    if (this.#pendingLength <= WRITE_AHEAD) return;
+    if (this.#unsentBytes <= MAX_WRITE_AHEAD_BYTES) return;
     await new Promise<void>((resolve, reject) => {
-      this.#writing = { resolve, reject };
+      this.#pendingWrite = { resolve, reject };
     });
   }
 
-  /** Sends the end by itself. */
+  /** Sends a FIN without data. */
   #sendEnd(): void {
     if (this.#writeEnd !== "ending") return;
     try {
@@ -306,35 +319,35 @@ export class QuicheStream implements ByteStream {
       this.stopWriting(error);
       return;
     }
-    this.#wroteEnd();
+    this.#onEndSent();
     this.#connection.schedule();
   }
 
-  #wroteEnd(): void {
+  #onEndSent(): void {
     this.#writeEnd = "ended";
     this.#connection.setWriting(this.id, false);
-    this.#forgetIfOver();
+    this.#forgetIfEnded();
   }
 
-  /** Nothing but the last byte is pending: the writer may go on, and the byte goes when nothing follows it. */
+  /** Resolves the pending write. If nothing follows, the held-back byte is sent after a few ms. */
   #onDrained(): void {
     this.#connection.setWriting(this.id, false);
-    this.#writing?.resolve();
-    this.#writing = undefined;
-    if (this.#writeEnd !== "open" || this.#pendingLength === 0) return;
+    this.#pendingWrite?.resolve();
+    this.#pendingWrite = undefined;
+    if (this.#writeEnd !== "open" || this.#unsentBytes === 0) return;
     this.#releaseTimer ??= this.#clock.setTimer(() => {
       this.#releaseTimer = undefined;
-      if (this.#writeEnd !== "open" || this.#pendingLength === 0) return;
-      this.#released = true;
+      if (this.#writeEnd !== "open" || this.#unsentBytes === 0) return;
+      this.#lastByteSent = true;
       this.#connection.setWriting(this.id, true);
-    }, HOLD_BACK);
+    }, HOLD_BACK_MS);
   }
 
-  /** More follows the last byte, so it is no last byte. */
-  #hold(): void {
+  /** Keeps holding the last byte back, since more data or the FIN follows. */
+  #holdLastByte(): void {
     this.#releaseTimer?.cancel();
     this.#releaseTimer = undefined;
-    this.#released = false;
+    this.#lastByteSent = false;
   }
 
   #abort(code: number): void {
@@ -342,31 +355,31 @@ export class QuicheStream implements ByteStream {
     this.#failWriting(new VortexError("Closed", "the stream was aborted on this side"));
     this.#discarded = true;
     this.#shutdown(this.#quiche.Shutdown.Write, code);
-    this.#forgetIfOver();
+    this.#forgetIfEnded();
   }
 
   #failWriting(error: VortexError): void {
     if (this.#writeEnd === "open" || this.#writeEnd === "ending") this.#writeEnd = error;
     this.#releaseTimer?.cancel();
     this.#connection.setWriting(this.id, false);
-    this.#pending = [];
-    this.#pendingLength = 0;
-    this.#writing?.reject(error);
-    this.#writing = undefined;
+    this.#unsentChunks = [];
+    this.#unsentBytes = 0;
+    this.#pendingWrite?.reject(error);
+    this.#pendingWrite = undefined;
   }
 
-  // --- both -------------------------------------------------------------------------------------------------------
+  // --- both --------------------------------------------------------------------------------------
 
   #shutdown(direction: number, code: number): void {
     try {
       this.#connection.native.streamShutdown(this.id, direction, code);
     } catch {
-      // The stream is over for quiche.
+      // quiche has already freed the stream.
     }
     this.#connection.schedule();
   }
 
-  #forgetIfOver(): void {
+  #forgetIfEnded(): void {
     const open =
       this.#readEnd === "open" || this.#writeEnd === "open" || this.#writeEnd === "ending";
     if (!open) this.#connection.forget(this.id, this.#discarded);

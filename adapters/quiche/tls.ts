@@ -4,7 +4,7 @@ import type { TlsClientOptions, TlsIdentity } from "../../src/transport/tls.ts";
 import { authoritiesOf, identityOf, pinsOf, requireIdentity } from "../shared/tls.ts";
 import type { NativeConfig, Quiche } from "./native.ts";
 
-/** What BoringSSL, inside quiche, offers to verify with; it has no default list for this way of making a context. */
+/** Signature algorithms to offer. BoringSSL has no default list for contexts created this way. */
 const SIGNATURE_ALGORITHMS = [
   "ecdsa_secp256r1_sha256",
   "ecdsa_secp384r1_sha384",
@@ -18,7 +18,7 @@ const SIGNATURE_ALGORITHMS = [
   "rsa_pkcs1_sha512",
 ].join(":");
 
-/** A native configuration that verifies peers as `options` say. */
+/** Creates a client configuration that verifies the peer's certificate according to `options`. */
 export function clientConfig(quiche: Quiche, options: TlsClientOptions): NativeConfig {
   const pins = pinsOf(options);
   const anyCertificate = options.verify === false || pins !== undefined;
@@ -26,7 +26,10 @@ export function clientConfig(quiche: Quiche, options: TlsClientOptions): NativeC
   return nativeConfig(quiche, anyCertificate ? undefined : ca, identityOf(options));
 }
 
-/** A native configuration that shows `identity`, and asks clients for certificates of `clientCa` if that is given. */
+/**
+ * Creates a server configuration with certificate `identity`; `clientCa` requires client
+ * certificates.
+ */
 export function serverConfig(
   quiche: Quiche,
   identity: TlsIdentity,
@@ -35,7 +38,7 @@ export function serverConfig(
   return nativeConfig(quiche, authoritiesOf(clientCa), requireIdentity(identity));
 }
 
-/** Asks for certificates of `ca`, and verifies them, if that is given. */
+/** Creates a configuration; `ca` makes it require and verify the peer's certificate. */
 function nativeConfig(
   quiche: Quiche,
   ca: readonly string[] | undefined,
@@ -55,7 +58,7 @@ function nativeConfig(
     throw VortexError.from(
       error,
       "InvalidArgument",
-      "certificate, key or certificate authority not accepted",
+      "cannot use the TLS certificate, key or certificate authority",
     );
   }
 }

@@ -17,41 +17,49 @@ import { listenQuiche } from "./listener.ts";
 import { loadQuiche, type NativeConfig, type Quiche } from "./native.ts";
 import {
   applySettings,
-  listenSettings,
   type QuicheOptions,
   type QuicheSettings,
   quicheSettings,
+  serverSettings,
 } from "./options.ts";
-import { SAFE_SIZE } from "./path-mtu.ts";
+import { SAFE_UDP_PAYLOAD_BYTES } from "./path-mtu.ts";
 import { clientConfig, serverConfig } from "./tls.ts";
 
-/** What BoringSSL seals session tickets with. Of one identity only: whoever resumes is not shown the certificate again. */
-const TICKET_KEY_LENGTH = 48;
+/**
+ * Length of BoringSSL's session ticket key. Each certificate has its own key: resumption skips the
+ * certificate, so tickets issued under the old certificate must not resume under the new one.
+ */
+const TICKET_KEY_BYTES = 48;
 
 /**
- * Addresses of one client. Each rebinding of a NAT takes a path. quiche 0.18 keeps as many paths
- * as connection ids and frees none that was in use. After that it drops packets of new addresses.
+ * Client addresses per connection. Each NAT rebinding uses up a path. quiche 0.18 keeps as many
+ * paths as connection ids and never frees a used one. Beyond the limit it drops packets that come
+ * from new addresses.
  */
 const MAX_PATHS = 64;
 
-/** How QUIC by quiche authenticates and behaves. */
+/** Authentication and tuning of QUIC on quiche. */
 export interface QuicheTransportOptions extends QuicheOptions {
-  /** For dialling. Default: the peer's certificate must be valid for its host. */
+  /** TLS for dialling. Default: the peer's certificate must be valid for its host. */
   readonly tls?: TlsClientOptions;
-  /** For listening. Default: a new self-signed certificate, for clients that pin its fingerprint. */
+  /**
+   * TLS for listening. Default: a new self-signed certificate, which clients pin by fingerprint.
+   */
   readonly serverTls?: TlsServerOptions;
 }
 
 /**
- * QUIC on Cloudflare's quiche, through the native binding of @matrixai/quic, for Node and Bun.
+ * Creates a QUIC transport on Cloudflare's quiche, through the native binding of @matrixai/quic.
+ * Runs on Node and Bun.
  *
- * Rejects with `Unavailable` where the binding has no binary, and with `InvalidArgument` for options out of their range.
+ * Rejects with `Unavailable` on platforms without a binary of the binding, and with
+ * `InvalidArgument` for options out of range.
  */
 export function quicheTransport(options: QuicheTransportOptions = {}): Promise<Transport> {
   return quicheTransportWith(undefined, options);
 }
 
-/** {@link quicheTransport} with a resolver for host names; default: the system's. */
+/** Creates a {@link quicheTransport} with a resolver of host names. Default: the system's. */
 export async function quicheTransportWith(
   resolver: Resolver | undefined,
   options: QuicheTransportOptions = {},
@@ -79,7 +87,7 @@ export async function quicheTransportWith(
       const tls = options.serverTls ?? {};
       const { earlyData = true } = listenOptions;
       const maxStreams = listenOptions.maxStreams ?? DEFAULT_MAX_STREAMS;
-      const listening = listenSettings(settings);
+      const listening = serverSettings(settings);
       return listenQuiche(
         {
           quiche,
@@ -97,7 +105,10 @@ export async function quicheTransportWith(
   };
 }
 
-/** Native configurations for dialling, each made once; an unusable option shows at once. */
+/**
+ * Caches native configurations for dialling by payload size and use of early data. Each is built at
+ * its first use, which throws `InvalidArgument` for unusable TLS options.
+ */
 function clientConfigs(
   quiche: Quiche,
   settings: QuicheSettings,
@@ -117,7 +128,11 @@ function clientConfigs(
   };
 }
 
-/** Native configurations that show one certificate, each made once; an unusable certificate shows at once. */
+/**
+ * Caches native configurations for one server certificate, by payload size.
+ *
+ * @throws `InvalidArgument` at once when the certificate or key is unusable
+ */
 function serverConfigs(
   quiche: Quiche,
   settings: QuicheSettings,
@@ -127,7 +142,7 @@ function serverConfigs(
   earlyData: boolean,
 ): (payloadSize: number) => NativeConfig {
   const configs = new Map<number, NativeConfig>();
-  const ticketKey = randomBytes(TICKET_KEY_LENGTH);
+  const ticketKey = randomBytes(TICKET_KEY_BYTES);
   const configFor = (payloadSize: number): NativeConfig => {
     const existing = configs.get(payloadSize);
     if (existing !== undefined) return existing;
@@ -135,11 +150,11 @@ function serverConfigs(
     applySettings(config, settings, maxStreams, payloadSize);
     config.setActiveConnectionIdLimit(MAX_PATHS);
     config.setTicketKey(ticketKey);
-    // Without a certificate of its own, a returning client is as good before its handshake as after it.
+    // Early data has no client certificate yet, so a server that requires one cannot accept it.
     if (earlyData && tls.clientCa === undefined) config.enableEarlyData();
     configs.set(payloadSize, config);
     return config;
   };
-  configFor(SAFE_SIZE);
+  configFor(SAFE_UDP_PAYLOAD_BYTES);
   return configFor;
 }

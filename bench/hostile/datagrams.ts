@@ -3,7 +3,7 @@ import { randomFillSync } from "node:crypto";
 import { createSocket, type Socket } from "node:dgram";
 import { once } from "node:events";
 import { loadQuiche } from "../../adapters/quiche/native.ts";
-import { applySettings, payloadSizeFor, quicheSettings } from "../../adapters/quiche/options.ts";
+import { applySettings, quicheSettings, udpPayloadFor } from "../../adapters/quiche/options.ts";
 import { clientConfig } from "../../adapters/quiche/tls.ts";
 import { VortexError } from "../../src/errors.ts";
 import { encodePacket } from "../../src/protocol/packet.ts";
@@ -251,7 +251,7 @@ async function initialsFor(
   const quiche = await loadQuiche();
   const settings = quicheSettings();
   const config = clientConfig(quiche, { verify: false });
-  applySettings(config, settings, DEFAULT_MAX_STREAMS, payloadSizeFor(settings, false));
+  applySettings(config, settings, DEFAULT_MAX_STREAMS, udpPayloadFor(settings, false));
   const local = { host: "127.0.0.1", port: 4433 };
   const buffer = new Uint8Array(65_536);
   return () => {

@@ -13,9 +13,9 @@ import {
 } from "../../adapters/quiche/native.ts";
 import {
   applySettings,
-  payloadSizeFor,
   type QuicheSettings,
   quicheSettings,
+  udpPayloadFor,
 } from "../../adapters/quiche/options.ts";
 import { clientConfig, serverConfig } from "../../adapters/quiche/tls.ts";
 import { isSameHost } from "../../adapters/shared/local-address.ts";
@@ -38,7 +38,7 @@ export const bareQuiche: Subject = {
     socket.on("message", (datagram: Uint8Array, from) => {
       let loop = loops.get(from.port);
       if (loop === undefined) {
-        const payload = payloadSizeFor(settings, isSameHost(from.address));
+        const payload = udpPayloadFor(settings, isSameHost(from.address));
         const config = configs.get(payload) ?? serverConfig(quiche, identity, undefined);
         if (!configs.has(payload)) applySettings(config, settings, DEFAULT_MAX_STREAMS, payload);
         configs.set(payload, config);
@@ -240,7 +240,7 @@ interface DialledLoop {
 }
 
 function dialled(quiche: Quiche, socket: Socket, peer: HostPort): DialledLoop {
-  const payload = payloadSizeFor(settings, isSameHost(peer.host));
+  const payload = udpPayloadFor(settings, isSameHost(peer.host));
   const config = clientConfig(quiche, { verify: false });
   applySettings(config, settings, 0, payload);
   const bound = socket.address();

@@ -96,16 +96,16 @@ describe(`quiche: address validation${gap}`, skip, () => {
     const tokens = new RetryTokens();
     const id = Uint8Array.of(1, 2, 3);
     const token = tokens.mint("10.0.0.1", 1000, id, 50_000);
-    assert.deepEqual(tokens.open("10.0.0.1", 1000, token, 59_000), id);
-    assert.equal(tokens.open("10.0.0.1", 1001, token, 50_000), undefined);
-    assert.equal(tokens.open("10.0.0.2", 1000, token, 50_000), undefined);
-    assert.equal(tokens.open("10.0.0.1", 1000, token, 70_000), undefined);
-    assert.equal(tokens.open("10.0.0.1", 1000, token.subarray(1), 50_000), undefined);
-    assert.equal(new RetryTokens().open("10.0.0.1", 1000, token, 50_000), undefined);
+    assert.deepEqual(tokens.verify("10.0.0.1", 1000, token, 59_000), id);
+    assert.equal(tokens.verify("10.0.0.1", 1001, token, 50_000), undefined);
+    assert.equal(tokens.verify("10.0.0.2", 1000, token, 50_000), undefined);
+    assert.equal(tokens.verify("10.0.0.1", 1000, token, 70_000), undefined);
+    assert.equal(tokens.verify("10.0.0.1", 1000, token.subarray(1), 50_000), undefined);
+    assert.equal(new RetryTokens().verify("10.0.0.1", 1000, token, 50_000), undefined);
     for (let at = 0; at < token.length; at++) {
       const changed = Uint8Array.from(token);
       changed[at] = (changed[at] ?? 0) ^ 1;
-      assert.equal(tokens.open("10.0.0.1", 1000, changed, 50_000), undefined);
+      assert.equal(tokens.verify("10.0.0.1", 1000, changed, 50_000), undefined);
     }
   });
 });

@@ -23,20 +23,20 @@ describe("the resets of a server", () => {
   it("are recognised by clients of a process before it with the same key, and of no other", async () => {
     const [one, other] = [await selfSigned(), await selfSigned()];
     const token = (key: string): string =>
-      String(new StatelessResets(key, new FakeClock()).numberOf(id));
+      String(new StatelessResets(key, new FakeClock()).tokenNumberOf(id));
     assert.equal(token(one.key), token(one.key));
     assert.notEqual(token(one.key), token(other.key));
     const resets = new StatelessResets(one.key, new FakeClock());
-    assert.notEqual(resets.numberOf(id), resets.numberOf(new Uint8Array(16).fill(4)));
+    assert.notEqual(resets.tokenNumberOf(id), resets.tokenNumberOf(new Uint8Array(16).fill(4)));
   });
 
   it("are shorter than what they answer, and look like any other packet", async () => {
     const resets = new StatelessResets((await selfSigned()).key, new FakeClock());
     const into = new Uint8Array(1200);
     for (const received of [0, 1, 17, 20, 21])
-      assert.equal(resets.answer(received, id, into), 0, `${received}`);
+      assert.equal(resets.writeReset(received, id, into), 0, `${received}`);
     for (const received of [22, 23, 40, 43, 44, 100, 1200, 65_507]) {
-      const length = resets.answer(received, id, into);
+      const length = resets.writeReset(received, id, into);
       assert.equal(length, Math.min(received - 1, 42));
       assert.equal((into[0] ?? 0) & 0xc0, 0x40);
       assert.deepEqual(into.slice(length - 16, length), Uint8Array.from(resets.tokenOf(id)));
@@ -48,7 +48,7 @@ describe("the resets of a server", () => {
     const resets = new StatelessResets((await selfSigned()).key, clock);
     const into = new Uint8Array(64);
     const sent = (): number =>
-      Array.from({ length: 3000 }, () => resets.answer(50, id, into)).filter(Boolean).length;
+      Array.from({ length: 3000 }, () => resets.writeReset(50, id, into)).filter(Boolean).length;
     assert.equal(sent(), 1000);
     await clock.advance(500);
     assert.equal(sent(), 500);

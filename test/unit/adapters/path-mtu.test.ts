@@ -2,10 +2,10 @@ import assert from "node:assert/strict";
 import { networkInterfaces } from "node:os";
 import { describe, it } from "node:test";
 import {
-  automaticSize,
+  defaultUdpPayload,
   PathMtu,
   type PathMtuStats,
-  SAFE_SIZE,
+  SAFE_UDP_PAYLOAD_BYTES,
 } from "../../../adapters/quiche/path-mtu.ts";
 import { isSameHost } from "../../../adapters/shared/local-address.ts";
 import type { Clock } from "../../../src/runtime.ts";
@@ -28,7 +28,7 @@ const clockAt = (now: number): Clock => ({ ...portableRuntime.clock, now: () => 
 
 /** Timers of loss recovery with nothing acknowledged between them. */
 function silence(size: PathMtu, timers: number): void {
-  for (let at = 0; at < timers; at++) size.onTimer(none);
+  for (let at = 0; at < timers; at++) size.onPto(none);
 }
 
 describe("the size of a path's datagrams", () => {
@@ -51,9 +51,9 @@ describe("the size of a path's datagrams", () => {
     size.onSent(1200, clockAt(0), none);
     assert.equal(size.limit, 8952, "a small datagram tells nothing");
     size.onSent(8952, clockAt(100), none);
-    assert.equal(size.limit, SAFE_SIZE);
+    assert.equal(size.limit, SAFE_UDP_PAYLOAD_BYTES);
     size.onReceived(120, none);
-    assert.equal(size.limit, SAFE_SIZE, "its acknowledgement may still be on the way");
+    assert.equal(size.limit, SAFE_UDP_PAYLOAD_BYTES, "its acknowledgement may still be on the way");
     size.onReceived(146, none);
     assert.equal(size.limit, 8952);
   });
@@ -65,9 +65,9 @@ describe("the size of a path's datagrams", () => {
       size.onSent(8952, clockAt(0), statsOf({ lost }));
       size.onReceived(20, statsOf({ lost: lost + 1 }));
     }
-    assert.equal(size.limit, SAFE_SIZE);
+    assert.equal(size.limit, SAFE_UDP_PAYLOAD_BYTES);
     for (const now of [30, 100_000, 200_000]) size.onReceived(now, none);
-    assert.equal(size.limit, SAFE_SIZE);
+    assert.equal(size.limit, SAFE_UDP_PAYLOAD_BYTES);
   });
 
   it("becomes safe after three timers without an acknowledgement, whatever else the peer sends", () => {
@@ -75,17 +75,17 @@ describe("the size of a path's datagrams", () => {
     for (let timers = 0; timers < 3; timers++) {
       assert.equal(size.limit, 16_000);
       size.onReceived(timers, none);
-      size.onTimer(none);
+      size.onPto(none);
     }
-    assert.equal(size.limit, SAFE_SIZE);
+    assert.equal(size.limit, SAFE_UDP_PAYLOAD_BYTES);
   });
 
   it("stays large when acknowledgements come between timers", () => {
     const size = new PathMtu(16_000, true);
     for (let round = 1; round < 6; round++) {
       size.onSent(16_000, clockAt(0), none);
-      size.onTimer(statsOf({ deliveryRate: round }));
-      size.onTimer(statsOf({ deliveryRate: round }));
+      size.onPto(statsOf({ deliveryRate: round }));
+      size.onPto(statsOf({ deliveryRate: round }));
     }
     assert.equal(size.limit, 16_000);
   });
@@ -94,17 +94,17 @@ describe("the size of a path's datagrams", () => {
     const size = new PathMtu(16_000, true);
     for (let round = 0; round < 4; round++) {
       assert.equal(size.limit, 16_000, `${round}`);
-      size.onTimer(statsOf({ rtt: 10 + round, lostBytes: 32_000 * Math.max(0, round - 1) }));
+      size.onPto(statsOf({ rtt: 10 + round, lostBytes: 32_000 * Math.max(0, round - 1) }));
       for (let datagram = 0; datagram < 2; datagram++) size.onSent(16_000, clockAt(0), none);
     }
-    size.onTimer(statsOf({ rtt: 14, lostBytes: 96_000 }));
-    assert.equal(size.limit, SAFE_SIZE);
+    size.onPto(statsOf({ rtt: 14, lostBytes: 96_000 }));
+    assert.equal(size.limit, SAFE_UDP_PAYLOAD_BYTES);
   });
 
   it("stays large when some large datagrams are lost and others are not", () => {
     const size = new PathMtu(16_000, true);
     for (let round = 0; round < 10; round++) {
-      size.onTimer(statsOf({ rtt: 10 + round, lostBytes: 16_000 * round }));
+      size.onPto(statsOf({ rtt: 10 + round, lostBytes: 16_000 * round }));
       for (let datagram = 0; datagram < 2; datagram++) size.onSent(16_000, clockAt(0), none);
     }
     assert.equal(size.limit, 16_000);
@@ -118,17 +118,17 @@ describe("the size of a path's datagrams", () => {
       size.onReceived(now + 4000, none);
       silence(size, 1);
       size.onReceived(now + 6000, none);
-      assert.equal(size.limit, SAFE_SIZE, "silence again: not five seconds yet");
+      assert.equal(size.limit, SAFE_UDP_PAYLOAD_BYTES, "silence again: not five seconds yet");
       size.onReceived(now + 11_000, none);
       assert.equal(size.limit, 16_000);
       size.onSent(16_000, clockAt(now + 11_000), none);
       size.onReceived(now + 11_100, none);
       assert.equal(size.limit, 16_000, "it was not lost");
       silence(size, 3);
-      assert.equal(size.limit, SAFE_SIZE);
+      assert.equal(size.limit, SAFE_UDP_PAYLOAD_BYTES);
     }
     for (const now of [100_000, 200_000, 300_000]) size.onReceived(now, none);
-    assert.equal(size.limit, SAFE_SIZE);
+    assert.equal(size.limit, SAFE_UDP_PAYLOAD_BYTES);
   });
 
   it("by itself is large on this host and an Ethernet frame's elsewhere", () => {
@@ -145,6 +145,6 @@ describe("the size of a path's datagrams", () => {
     for (const host of ["192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1"]) {
       assert.ok(!isSameHost(host), host);
     }
-    assert.deepEqual([true, false].map(automaticSize), [16_000, 1452]);
+    assert.deepEqual([true, false].map(defaultUdpPayload), [16_000, 1452]);
   });
 });
