@@ -19,24 +19,27 @@ import { PortProbe } from "./port-probe.ts";
 import { sessionConfig } from "./session-config.ts";
 import { type ClientTls, clientTls } from "./tls.ts";
 
-/** Milliseconds without a handshake before it is asked whether anybody listens there, and between two such questions. */
-const FIRST_PROBE = 25;
-const NEXT_PROBE = 500;
-/** Refusals in a row, with nothing received between them, that mean that the peer of a connection is gone. */
-const REFUSALS = 3;
-/** Milliseconds between them. */
-const REFUSAL_PAUSE = 100;
+/** Time without a handshake after which the peer's port is probed, in ms. */
+const FIRST_PROBE_DELAY_MS = 25;
+/** Interval between probes during the handshake, in ms. */
+const PROBE_INTERVAL_MS = 500;
+/**
+ * Consecutive ICMP errors, with nothing received in between, that end an established connection.
+ */
+const MAX_CONSECUTIVE_REFUSALS = 3;
+/** Interval between probes after an ICMP error, in ms. */
+const REFUSAL_PROBE_INTERVAL_MS = 100;
 
-/** What all dials of a transport share. */
+/** State shared by all dials of one transport. */
 export interface ClientContext extends EndpointContext {
   readonly settings: NodeQuicSettings;
   readonly tls: TlsClientOptions;
   readonly sessions: SessionCache;
-  /** Default: the system's. */
+  /** Resolver of host names. Default: the system's. */
   readonly resolver: Resolver | undefined;
 }
 
-/** Dials one peer by all its addresses, each attempt on its own socket. */
+/** Dials a peer by all its addresses (Happy Eyeballs), with a separate socket for each attempt. */
 export async function dialNodeQuic(
   context: ClientContext,
   remote: Address,
@@ -47,7 +50,7 @@ export async function dialNodeQuic(
     remote,
     signal,
     resolver: context.resolver,
-    // What is sent ahead of the handshake cannot move to another address.
+    // Early data that was sent to one address cannot move to another.
     dial: (host, own, only) => dialAddress(context, tls, remote, host, own, earlyData && only),
     discard: (late) => late.abort(StreamCode.Cancelled),
   });
@@ -64,7 +67,7 @@ async function dialAddress(
   const addr = formatAddress(remote);
   const ticket = earlyData ? context.sessions.take(addr) : undefined;
   const [endpoint, session] = await connect(context, tls, remote, host, ticket);
-  const connection = new DialledPeer(
+  const connection = new DialledSession(
     context,
     tls,
     endpoint,
@@ -74,14 +77,14 @@ async function dialAddress(
     ticket !== undefined,
   ).connection;
   const onAbort = new Guard().wrap(() => {
-    // The connection may be in use already, ahead of its handshake.
+    // With early data, the application may already use the connection before its handshake is over.
     if (signal !== undefined)
       connection.abort(StreamCode.Cancelled, "", abortedError(signal, `dialling ${addr}`));
   });
-  const settled = (): void => signal?.removeEventListener("abort", onAbort);
+  const unsubscribe = (): void => signal?.removeEventListener("abort", onAbort);
   signal?.addEventListener("abort", onAbort, { once: true });
   if (signal?.aborted) onAbort();
-  connection.ready.then(settled, settled);
+  connection.ready.then(unsubscribe, unsubscribe);
   if (connection.earlyData !== "pending") await connection.ready;
   return connection;
 }
@@ -117,8 +120,10 @@ async function connect(
   }
 }
 
-/** What a client does for a connection besides the connection itself. */
-class DialledPeer {
+/**
+ * Client side of a connection: checks the certificate, stores session tickets and probes the port.
+ */
+class DialledSession {
   readonly connection: NodeQuicConnection;
   readonly #context: ClientContext;
   readonly #tls: ClientTls;
@@ -128,9 +133,10 @@ class DialledPeer {
   readonly #guard: Guard;
   readonly #probe: PortProbe;
   #probeTimer: Timer | undefined;
-  #received = 0n;
+  #receivedPackets = 0n;
+  /** Consecutive ICMP errors. */
   #refusals = 0;
-  /** Tickets come at any time after the handshake; the last one counts. */
+  /** Latest session ticket; the server may send several after the handshake. */
   #ticket: Uint8Array | undefined;
 
   constructor(
@@ -163,8 +169,9 @@ class DialledPeer {
       onEstablished: (_connection, info) => this.#onEstablished(info),
       onEnded: () => this.#onEnded(),
     });
-    this.#setProbe(FIRST_PROBE);
-    // What the module found of the authority shows only when the peer has confirmed the handshake, a round trip later.
+    this.#scheduleProbe(FIRST_PROBE_DELAY_MS);
+    // Without `verify`, the handshake counts as complete a round trip earlier. With it, the result
+    // of the module's certificate check is needed, which arrives only with the peer's confirmation.
     if (!tls.verify && !resuming) this.#guard.run(() => this.connection.watchHandshake());
   }
 
@@ -183,7 +190,7 @@ class DialledPeer {
   }
 
   #onEnded(): void {
-    // A session of a peer that failed the check is not kept.
+    // Tickets of a peer that failed the certificate check are not stored.
     if (this.#ticket !== undefined && this.connection.established) {
       this.#context.sessions.put(formatAddress(this.#remote), this.#ticket);
     }
@@ -192,32 +199,33 @@ class DialledPeer {
     this.#endpoint.close().catch(() => {});
   }
 
-  #setProbe(milliseconds: number): void {
+  #scheduleProbe(milliseconds: number): void {
     this.#probeTimer = this.#guard.clock.setTimer(() => this.#onProbeTimer(), milliseconds, {
       background: true,
     });
   }
 
-  /** Nothing is asked while something comes. */
+  /** Probes the port if nothing was received since the last call, and sets the next timer. */
   #onProbeTimer(): void {
     const { pktRecv } = this.#session.stats;
-    const silent = pktRecv === this.#received;
-    this.#received = pktRecv;
+    const silent = pktRecv === this.#receivedPackets;
+    this.#receivedPackets = pktRecv;
     if (silent) this.#probe.send();
     else this.#refusals = 0;
     const { established } = this.connection;
-    this.#setProbe(
+    this.#scheduleProbe(
       !established
-        ? NEXT_PROBE
+        ? PROBE_INTERVAL_MS
         : this.#refusals > 0
-          ? REFUSAL_PAUSE
+          ? REFUSAL_PROBE_INTERVAL_MS
           : this.#context.settings.keepAlive,
     );
   }
 
   /**
-   * Before the handshake is over, nobody listens there. After it, an answer may be a forgery or a passing fault of the network
-   * (RFC 9000, section 14.2.1); several in a row are a dead peer.
+   * Handles an ICMP error. During the handshake one means that the port is closed. Later a single
+   * error may be forged or transient (RFC 9000, section 14.2.1), so only several in a row end the
+   * connection.
    */
   #onRefused(cause: unknown): void {
     if (!this.connection.established) {
@@ -230,16 +238,16 @@ class DialledPeer {
       return;
     }
     this.#refusals++;
-    if (this.#refusals >= REFUSALS) {
+    if (this.#refusals >= MAX_CONSECUTIVE_REFUSALS) {
       const error = new VortexError(
         "ConnectionLost",
-        "nobody listens at the peer's address any more",
+        `connection lost: ${this.#refusals} consecutive ICMP errors, the peer's port is closed`,
         { cause },
       );
       this.connection.abort(StreamCode.None, "", error);
       return;
     }
     this.#probeTimer?.cancel();
-    this.#setProbe(REFUSAL_PAUSE);
+    this.#scheduleProbe(REFUSAL_PROBE_INTERVAL_MS);
   }
 }

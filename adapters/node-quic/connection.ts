@@ -12,46 +12,54 @@ import {
 import type { Guard } from "../shared/guard.ts";
 import { IdleClose } from "../shared/idle-close.ts";
 import { refusalCode, silentEnd } from "../shared/quic-errors.ts";
-import { sessionEnd } from "./errors.ts";
+import { closeInfoOf } from "./errors.ts";
 import type { CloseConfig, HandshakeInfo, NativeSession, NativeStream } from "./native.ts";
 import type { NodeQuicSettings } from "./options.ts";
 import { NodeQuicStream } from "./stream.ts";
 
 /**
- * Milliseconds in which a connection that is lost shows as such. The runtime fails its streams first, and the connection a
- * turn of the event loop later, by a timer of 1 ms; so a longer timer that is set in between fires after it.
+ * Time in which the end of a connection becomes visible after a stream has failed, in ms. The
+ * runtime fails the streams first, and the connection one turn of the event loop later, by a timer
+ * of 1 ms. A longer timer that is set in between fires after it.
  */
-const VERDICT = 10;
-/** Milliseconds between two looks at what the runtime has no event for, and how many come before it looks less often. */
-const LOOK = 2;
-const FREQUENT_LOOKS = 100;
-const RARE_LOOK = 20;
-/** Looks at the silence of a peer within an idle timeout. */
-const IDLE_LOOKS = 8;
+const CLOSE_SETTLE_MS = 10;
+/** Interval of polling for stream credit, for which the runtime has no event, in ms. */
+const POLL_INTERVAL_MS = 2;
+/** Polls at the short interval before the long one is used. */
+const MAX_FAST_POLLS = 100;
+/** Long polling interval, for stream credit and blocked writers, in ms. */
+const SLOW_POLL_INTERVAL_MS = 20;
+/** Checks for silence of the peer per idle timeout. */
+const IDLE_CHECKS = 8;
 
-/** Where a connection belongs; the difference between a client's and a server's. */
+/** Dependencies of a connection, which differ between client and server. */
 export interface ConnectionHost {
   readonly clock: Clock;
-  /** For the callbacks of this connection; it ends the connection by {@link NodeQuicConnection.abort}. */
+  /**
+   * Wraps this connection's callbacks; an exception ends it by {@link NodeQuicConnection.abort}.
+   */
   readonly guard: Guard;
   readonly settings: NodeQuicSettings;
   readonly server: boolean;
   /**
-   * The handshake is over; `info` is there if the other side has confirmed it. A throw ends the connection with that error.
+   * Called when the handshake is complete. Throwing ends the connection with that error.
+   *
+   * @param info result of the handshake; undefined while the peer has not confirmed it
    */
   onEstablished(connection: NodeQuicConnection, info: HandshakeInfo | undefined): void;
-  /** Requests have come ahead of the end of the handshake. A throw ends the connection with that error. */
+  /** Called when requests arrive as early data. Throwing ends the connection with that error. */
   onEarlyData(connection: NodeQuicConnection): void;
-  /** The connection has ended. */
+  /** Called when the connection has ended. */
   onEnded(connection: NodeQuicConnection): void;
 }
 
+/** A pending `openStream` call. */
 interface CreditWaiter {
   resolve(stream: ByteStream): void;
   reject(error: VortexError): void;
 }
 
-/** One connection of `node:quic`, of a client or a server. */
+/** QUIC connection of a client or server on a `node:quic` session. */
 export class NodeQuicConnection implements Connection {
   readonly protocol = "quic";
   readonly session: NativeSession;
@@ -63,31 +71,36 @@ export class NodeQuicConnection implements Connection {
   #remote: Address | undefined;
   readonly #streams = new Set<NodeQuicStream>();
   readonly #incoming = new AsyncQueue<ByteStream>();
-  /** Who waits for a stream, in order. */
+  /** Pending `openStream` calls, in order. */
   readonly #waiters: CreditWaiter[] = [];
-  /** A stream for the next one who asks. The runtime would also queue them, but what leaves its queue takes credit along. */
-  #spare: NativeStream | undefined;
-  #creating = false;
+  /**
+   * Stream created ahead for the next `openStream` call. The runtime can queue several, but a
+   * stream that is removed from its queue takes its credit along.
+   */
+  #spareStream: NativeStream | undefined;
+  #creatingSpare = false;
   #creditTimer: Timer | undefined;
-  #creditLooks = 0;
-  /** Streams with a writer that waits. */
-  readonly #blocked = new Set<NodeQuicStream>();
+  #creditPolls = 0;
+  /** Streams with a blocked writer. */
+  readonly #blockedWriters = new Set<NodeQuicStream>();
   #blockedTimer: Timer | undefined;
-  #unread = 0;
+  /** Received bytes of all streams that await their readers. */
+  #unreadBytes = 0;
   #established = false;
   #earlyData: EarlyData;
   #resumed = false;
-  #draining = false;
-  /** How it will have ended, when this side has begun to close it. */
-  #ending: CloseInfo | undefined;
-  #end: CloseInfo | undefined;
+  #closing = false;
+  /** Close information to report, once this side has begun to close. */
+  #pendingCloseInfo: CloseInfo | undefined;
+  #closeInfo: CloseInfo | undefined;
   #resolveClosed: (info: CloseInfo) => void = () => {};
   #resolveReady: () => void = () => {};
   #rejectReady: (error: VortexError) => void = () => {};
-  #received = 0n;
+  /** Packets received at the last check for silence. */
+  #receivedPackets = 0n;
   #lastReceived: number;
   #idleTimer: Timer | undefined;
-  /** On a client: `node:quic` has no `unref`. */
+  /** Closes a client's idle connection, since `node:quic` has no `unref`. Undefined on a server. */
   readonly #idleClose: IdleClose | undefined;
 
   constructor(
@@ -120,14 +133,14 @@ export class NodeQuicConnection implements Connection {
     session.onstream = this.guard.wrap((stream: NativeStream) => this.#onStream(stream));
     session.opened.then(
       this.guard.wrap((info: HandshakeInfo) => this.#onOpened(info)),
-      // `closed` tells as much.
+      // `closed` rejects too, with the same reason.
       () => {},
     );
     session.closed.then(
       this.guard.wrap(() => this.#onClosed(undefined)),
       this.guard.wrap((cause: unknown) => this.#onClosed(cause)),
     );
-    this.#watchSilence();
+    this.#checkSilence();
   }
 
   get remote(): Address {
@@ -147,7 +160,7 @@ export class NodeQuicConnection implements Connection {
     return this.#established;
   }
 
-  // --- the application's side -------------------------------------------------------------------------------------
+  // --- called by the application -----------------------------------------------------------------
 
   openStream({ signal }: { readonly signal?: AbortSignal } = {}): Promise<ByteStream> {
     return new Promise((resolve, reject) => {
@@ -155,8 +168,8 @@ export class NodeQuicConnection implements Connection {
         reject(abortedError(signal, "opening a stream"));
         return;
       }
-      if (this.#end !== undefined || this.#draining) {
-        reject(this.#end?.error ?? closedHere());
+      if (this.#closeInfo !== undefined || this.#closing) {
+        reject(this.#closeInfo?.error ?? closedLocally());
         return;
       }
       const settled = (): void => signal?.removeEventListener("abort", onAbort);
@@ -175,12 +188,12 @@ export class NodeQuicConnection implements Connection {
         if (index < 0 || signal === undefined) return;
         this.#waiters.splice(index, 1);
         waiter.reject(abortedError(signal, "opening a stream"));
-        this.#checkIdle();
+        this.#updateIdle();
       });
       signal?.addEventListener("abort", onAbort, { once: true });
       this.#waiters.push(waiter);
-      this.#checkIdle();
-      this.#supply();
+      this.#updateIdle();
+      this.#serveWaiters();
     });
   }
 
@@ -189,54 +202,60 @@ export class NodeQuicConnection implements Connection {
   }
 
   async close(options: { readonly grace?: number } = {}): Promise<void> {
-    if (this.#end !== undefined) return;
-    this.#draining = true;
+    if (this.#closeInfo !== undefined) return;
+    this.#closing = true;
     this.#incoming.end();
-    this.#rejectWaiters(closedHere());
+    this.#rejectWaiters(closedLocally());
     const grace = options.grace ?? 5000;
-    // The module waits until all that was written has been acknowledged, so what has not been ended must not hold it.
-    const owed = [...this.#streams].filter((stream) => stream.leaveIfOpen());
+    // The module waits until all written data is acknowledged, so unfinished streams are reset
+    // first.
+    const owed = [...this.#streams].filter((stream) => stream.resetUnlessEnded());
     if (grace > 0 && this.#established && owed.length > 0) {
-      this.#ending = { code: StreamCode.None, reason: "", remote: false, error: closedHere() };
-      this.session.close(closing(StreamCode.None, "")).catch(() => {});
+      this.#pendingCloseInfo = {
+        code: StreamCode.None,
+        reason: "",
+        remote: false,
+        error: closedLocally(),
+      };
+      this.session.close(applicationClose(StreamCode.None, "")).catch(() => {});
       await this.#closedWithin(grace);
     }
     this.abort(StreamCode.None, "");
   }
 
-  abort(code: number = StreamCode.None, reason = "", error: VortexError = closedHere()): void {
-    // Ahead of the end of the handshake, the peer may understand no code but this one.
+  abort(code: number = StreamCode.None, reason = "", error: VortexError = closedLocally()): void {
+    // Before the handshake is complete, the peer may understand no other code.
     const config: CloseConfig = this.#established
-      ? closing(code, reason)
+      ? applicationClose(code, reason)
       : { code: 0, type: "transport", reason: "" };
-    this.#endHere(config, { code, reason, remote: false, error });
+    this.#closeLocally(config, { code, reason, remote: false, error });
   }
 
-  /** Ends the connection for a reason of TLS or of the transport, before the application has seen it. */
+  /** Ends the connection with a transport or TLS error, before the application has seen it. */
   refuse(error: VortexError): void {
     const code = refusalCode(error);
     const config: CloseConfig = { code, type: "transport", reason: "" };
-    this.#endHere(config, { code, reason: error.message, remote: false, error });
+    this.#closeLocally(config, { code, reason: error.message, remote: false, error });
   }
 
-  // --- the handshake ----------------------------------------------------------------------------------------------
+  // --- handshake ---------------------------------------------------------------------------------
 
   /**
-   * Looks whether this side's part of the handshake is over, which is a round trip before {@link NativeSession.opened}: from
-   * then on a stream has an id. There is no event for it.
+   * Detects the end of this side's handshake, a round trip before {@link NativeSession.opened}:
+   * from then on a stream is no longer pending. Polls, since the module has no event for it.
    */
   async watchHandshake(): Promise<void> {
-    await this.#create();
+    await this.#createSpare();
     const look = (): void => {
-      if (this.#established || this.#end !== undefined) return;
-      if (this.#spare?.pending === false) this.#establish(undefined);
+      if (this.#established || this.#closeInfo !== undefined) return;
+      if (this.#spareStream?.pending === false) this.#establish(undefined);
       else this.#clock.setTimer(look, 1);
     };
     look();
   }
 
   #establish(info: HandshakeInfo | undefined): void {
-    if (this.#established || this.#end !== undefined) return;
+    if (this.#established || this.#closeInfo !== undefined) return;
     try {
       this.#host.onEstablished(this, info);
     } catch (error) {
@@ -245,84 +264,102 @@ export class NodeQuicConnection implements Connection {
     }
     this.#established = true;
     this.#resolveReady();
-    this.#checkIdle();
-    this.#supply();
+    this.#updateIdle();
+    this.#serveWaiters();
   }
 
-  /** Both sides have confirmed the handshake. */
+  /** Handles the confirmation of the handshake by the peer. */
   #onOpened(info: HandshakeInfo): void {
-    if (this.#end !== undefined) return;
+    if (this.#closeInfo !== undefined) return;
     if (this.#earlyData === "pending") {
-      // A server tells by the early streams themselves.
+      // On a server, the arrival of early streams already shows acceptance.
       const attempted = this.#host.server || info.earlyDataAttempted;
       const accepted = this.#host.server || info.earlyDataAccepted;
       this.#earlyData = accepted ? "accepted" : attempted ? "refused" : "none";
     }
-    // Of a session that is resumed without early data, nothing is told.
+    // The module does not report a resumption without early data.
     this.#resumed = this.#earlyData === "accepted";
     this.#establish(info);
   }
 
-  // --- the streams' side ------------------------------------------------------------------------------------------
+  // --- called by streams -------------------------------------------------------------------------
 
-  /** Whether the connection has ended, here or for the runtime. */
-  get isGone(): boolean {
-    return this.#end !== undefined || this.session.destroyed;
+  /** True when the connection has ended, on this side or in the runtime. */
+  get hasEnded(): boolean {
+    return this.#closeInfo !== undefined || this.session.destroyed;
   }
 
   /**
-   * Why a stream failed. The end of the connection shows on its streams first, as a reset with code 0, and so does the
-   * refusal of early data; a stop of the other side shows without its code.
+   * Determines why a stream failed. The runtime shows the end of the connection on its streams
+   * first, as a reset with code 0. Refused early data looks the same. STOP_SENDING from the peer
+   * arrives without its code.
+   *
+   * @param what action of the peer to report for a plain reset
+   * @param code error code of the reset, or 0
+   * @param early the stream was opened before the handshake was complete
    */
-  async verdict(what: string, code: number, early: boolean, cause?: unknown): Promise<VortexError> {
+  async explainReset(
+    what: string,
+    code: number,
+    early: boolean,
+    cause?: unknown,
+  ): Promise<VortexError> {
     if (early && !this.#established) await this.ready.catch(() => {});
-    if (this.#end === undefined && early && this.#earlyData === "refused") {
+    if (this.#closeInfo === undefined && early && this.#earlyData === "refused") {
       return new VortexError(
         "EarlyDataRefused",
-        "the peer did not take requests ahead of the handshake",
+        "early data refused: the peer did not accept requests before the end of the handshake",
         { cause },
       );
     }
-    if (code === 0) await this.survives();
-    if (this.#end !== undefined) return this.#end.error;
-    return new VortexError("StreamReset", code === 0 ? what : `${what} (code ${code})`, { cause });
+    if (code === 0) await this.staysOpen();
+    if (this.#closeInfo !== undefined) return this.#closeInfo.error;
+    const suffix = code === 0 ? "" : ` (code ${code})`;
+    return new VortexError("StreamReset", `stream reset: ${what}${suffix}`, { cause });
   }
 
-  /** Whether the connection goes on, if it can be in doubt. */
-  async survives(): Promise<boolean> {
-    if (this.#end === undefined) await this.#closedWithin(VERDICT);
-    return this.#end === undefined;
+  /** Resolves to false if the connection has ended or ends within {@link CLOSE_SETTLE_MS} ms. */
+  async staysOpen(): Promise<boolean> {
+    if (this.#closeInfo === undefined) await this.#closedWithin(CLOSE_SETTLE_MS);
+    return this.#closeInfo === undefined;
   }
 
-  /** Counts bytes that are held for readers. */
+  /** Adds to the number of received bytes that await their readers; negative to subtract. */
   countUnread(bytes: number): void {
-    this.#unread += bytes;
+    this.#unreadBytes += bytes;
   }
 
-  /** The limit that is exceeded by a stream that holds so many bytes, if one is. */
+  /**
+   * Returns `unreadLimit` if it is exceeded, otherwise undefined.
+   *
+   * @param held unread bytes of the calling stream
+   */
   exceededLimit(held: number): number | undefined {
     const { server, settings } = this.#host;
-    return (server ? this.#unread : held) > settings.unreadLimit ? settings.unreadLimit : undefined;
+    return (server ? this.#unreadBytes : held) > settings.unreadLimit
+      ? settings.unreadLimit
+      : undefined;
   }
 
-  /** A writer waits, or does not any more. */
-  watch(stream: NodeQuicStream, waits: boolean): void {
-    if (waits) this.#blocked.add(stream);
-    else this.#blocked.delete(stream);
-    if (waits) this.#blockedTimer ??= this.#clock.setTimer(() => this.#lookAtBlocked(), RARE_LOOK);
+  /** Registers or removes a stream with a blocked writer. */
+  setWriting(stream: NodeQuicStream, waits: boolean): void {
+    if (waits) this.#blockedWriters.add(stream);
+    else this.#blockedWriters.delete(stream);
+    if (waits)
+      this.#blockedTimer ??= this.#clock.setTimer(() => this.#pollBlocked(), SLOW_POLL_INTERVAL_MS);
   }
 
-  // --- inside -----------------------------------------------------------------------------------------------------
+  // --- internals ---------------------------------------------------------------------------------
 
-  #adopt(native: NativeStream): NodeQuicStream {
+  #addStream(native: NativeStream): NodeQuicStream {
     const early = !this.#host.server && !this.#established;
     const stream = new NodeQuicStream(native, this, early);
     this.#streams.add(stream);
     const over = this.guard.wrap(() => {
       this.#streams.delete(stream);
-      this.#checkIdle();
-      // Its credit may be back.
-      this.#supply();
+      this.#updateIdle();
+      // The end of the stream may have returned its credit.
+      this.#serveWaiters();
     });
     native.closed.then(over, over);
     return stream;
@@ -339,65 +376,69 @@ export class NodeQuicConnection implements Connection {
       this.refuse(VortexError.from(error, "ConnectionRefused"));
       return;
     }
-    const stream = this.#adopt(native);
+    const stream = this.#addStream(native);
     if (this.#incoming.push(stream)) return;
     stream.reader.cancel(StreamCode.Busy);
     stream.writer.abort(StreamCode.Busy);
   }
 
-  /** Gives streams to those who wait, as far as there is credit. */
-  #supply(): void {
-    while (this.#waiters.length > 0 && this.#end === undefined && !this.#draining) {
-      const spare = this.#spare;
+  /** Resolves pending `openStream` calls as long as there is stream credit. */
+  #serveWaiters(): void {
+    while (this.#waiters.length > 0 && this.#closeInfo === undefined && !this.#closing) {
+      const spare = this.#spareStream;
       if (spare === undefined) {
-        this.guard.run(() => this.#create());
+        this.guard.run(() => this.#createSpare());
         return;
       }
-      // Ahead of the handshake the runtime keeps the bytes until it may send them.
+      // Before the end of the handshake, the runtime queues early data itself, so credit does not
+      // matter.
       if (spare.pending && this.#earlyData !== "pending") {
-        this.#lookForCredit();
+        this.#pollCredit();
         return;
       }
-      this.#spare = undefined;
-      this.#creditLooks = 0;
-      this.#waiters.shift()?.resolve(this.#adopt(spare));
+      this.#spareStream = undefined;
+      this.#creditPolls = 0;
+      this.#waiters.shift()?.resolve(this.#addStream(spare));
     }
   }
 
-  async #create(): Promise<void> {
-    if (this.#creating) return;
-    this.#creating = true;
+  /** Creates the spare stream, then serves pending calls. */
+  async #createSpare(): Promise<void> {
+    if (this.#creatingSpare) return;
+    this.#creatingSpare = true;
     try {
-      this.#spare = await this.session.createBidirectionalStream();
-      this.#spare.closed.catch(() => {});
+      this.#spareStream = await this.session.createBidirectionalStream();
+      this.#spareStream.closed.catch(() => {});
     } catch (cause) {
-      const error = await this.verdict("no stream can be opened", 0, false, cause);
+      const error = await this.explainReset("cannot open a stream", 0, false, cause);
       this.#rejectWaiters(error);
     } finally {
-      this.#creating = false;
+      this.#creatingSpare = false;
     }
-    this.#supply();
+    this.#serveWaiters();
   }
 
-  /** There is no event for credit that has come. */
-  #lookForCredit(): void {
-    const wait = this.#creditLooks++ < FREQUENT_LOOKS ? LOOK : RARE_LOOK;
+  /** Polls for stream credit, since the module has no event for it. */
+  #pollCredit(): void {
+    const wait = this.#creditPolls++ < MAX_FAST_POLLS ? POLL_INTERVAL_MS : SLOW_POLL_INTERVAL_MS;
     this.#creditTimer ??= this.#clock.setTimer(() => {
       this.#creditTimer = undefined;
-      this.#supply();
+      this.#serveWaiters();
     }, wait);
   }
 
-  #lookAtBlocked(): void {
+  /** Wakes writers of stopped streams. Polls, since the module has no event for STOP_SENDING. */
+  #pollBlocked(): void {
     this.#blockedTimer = undefined;
-    for (const stream of this.#blocked) stream.look();
-    if (this.#blocked.size > 0 && this.#end === undefined) {
-      this.#blockedTimer = this.#clock.setTimer(() => this.#lookAtBlocked(), RARE_LOOK);
+    for (const stream of this.#blockedWriters) stream.wakeIfStopped();
+    if (this.#blockedWriters.size > 0 && this.#closeInfo === undefined) {
+      this.#blockedTimer = this.#clock.setTimer(() => this.#pollBlocked(), SLOW_POLL_INTERVAL_MS);
     }
   }
 
-  #checkIdle(): void {
-    if (this.#idleClose === undefined || this.#end !== undefined) return;
+  /** Starts or stops the idle timer, depending on open streams and pending calls. */
+  #updateIdle(): void {
+    if (this.#idleClose === undefined || this.#closeInfo !== undefined) return;
     this.#idleClose.busy = !this.#established || this.#streams.size > 0 || this.#waiters.length > 0;
   }
 
@@ -406,49 +447,52 @@ export class NodeQuicConnection implements Connection {
   }
 
   /**
-   * Looks when something came last. The module does not tell a close of the peer from an idle timeout, and lets a connection live
-   * on for a minute on which only this side sends.
+   * Enforces the idle timeout. The module does not distinguish a close by the peer from an idle
+   * timeout. It also keeps a connection alive for a minute on which only this side sends.
    */
-  #watchSilence(): void {
+  #checkSilence(): void {
     const { settings, server } = this.#host;
     const clock = this.#clock;
     const { pktRecv } = this.session.stats;
-    if (pktRecv !== this.#received) {
-      this.#received = pktRecv;
+    if (pktRecv !== this.#receivedPackets) {
+      this.#receivedPackets = pktRecv;
       this.#lastReceived = clock.now();
     } else if (clock.now() - this.#lastReceived >= settings.idleTimeout) {
-      this.#endHere(closing(StreamCode.None, ""), silentEnd(true, this.#established, server));
+      this.#closeLocally(
+        applicationClose(StreamCode.None, ""),
+        silentEnd(true, this.#established, server),
+      );
       return;
     }
-    const next = settings.idleTimeout / IDLE_LOOKS;
-    this.#idleTimer = clock.setTimer(() => this.#watchSilence(), next, { background: true });
+    const next = settings.idleTimeout / IDLE_CHECKS;
+    this.#idleTimer = clock.setTimer(() => this.#checkSilence(), next, { background: true });
   }
 
   #onClosed(cause: unknown): void {
-    if (this.#end !== undefined) return;
-    if (this.#ending !== undefined) {
-      this.#finish(this.#ending);
+    if (this.#closeInfo !== undefined) return;
+    if (this.#pendingCloseInfo !== undefined) {
+      this.#finish(this.#pendingCloseInfo);
       return;
     }
     const { settings, server } = this.#host;
     const clock = this.#clock;
     const silence = clock.now() - this.#lastReceived;
-    const silent = silence >= settings.idleTimeout * (1 - 2 / IDLE_LOOKS);
+    const silent = silence >= settings.idleTimeout * (1 - 2 / IDLE_CHECKS);
     const used = this.#earlyData === "pending";
-    this.#finish(sessionEnd(cause, { established: this.#established, used, server, silent }));
+    this.#finish(closeInfoOf(cause, { established: this.#established, used, server, silent }));
   }
 
-  #endHere(config: CloseConfig, info: CloseInfo): void {
-    if (this.#end !== undefined) return;
+  #closeLocally(config: CloseConfig, info: CloseInfo): void {
+    if (this.#closeInfo !== undefined) return;
     this.#finish(info);
     if (!this.session.destroyed) this.session.destroy(undefined, config);
   }
 
   #finish(info: CloseInfo): void {
-    this.#end = info;
+    this.#closeInfo = info;
     if (this.#idleClose !== undefined) this.#idleClose.busy = true;
     if (this.#earlyData === "pending") {
-      // A peer that refuses early data says so before its application can say anything.
+      // A peer refuses early data before its application can close the connection.
       this.#earlyData =
         info.remote && info.error.code === "ConnectionLost" ? "accepted" : "refused";
     }
@@ -462,10 +506,12 @@ export class NodeQuicConnection implements Connection {
     this.#host.onEnded(this);
   }
 
+  /** Waits until the connection has ended, for at most `milliseconds`. */
   #closedWithin(milliseconds: number): Promise<void> {
     return new Promise((resolve) => {
       const clock = this.#clock;
-      // In two halves: a process that was held up looks at what has come meanwhile before it judges.
+      // In two halves: after a suspension the process handles received packets before the second
+      // half.
       let timer = clock.setTimer(() => {
         timer = clock.setTimer(resolve, milliseconds / 2);
       }, milliseconds / 2);
@@ -477,7 +523,7 @@ export class NodeQuicConnection implements Connection {
   }
 }
 
-function closing(code: number, reason: string): CloseConfig {
+function applicationClose(code: number, reason: string): CloseConfig {
   return { code, type: "application", reason };
 }
 
@@ -485,6 +531,6 @@ function remoteOf({ path }: NativeSession): Address {
   return { host: path?.remote?.address ?? "", port: path?.remote?.port ?? 0 };
 }
 
-function closedHere(): VortexError {
+function closedLocally(): VortexError {
   return new VortexError("Closed", "the connection was closed on this side");
 }

@@ -2,23 +2,24 @@ import { isIPv6 } from "node:net";
 import type { NativeAddress, NativeEndpoint, NodeQuic } from "./native.ts";
 import type { SocketOptions } from "./socket-options.ts";
 
-/** What all endpoints of a transport share. */
+/** State shared by all endpoints of one transport. */
 export interface EndpointContext {
   readonly quic: NodeQuic;
-  /** Undefined where sockets cannot be reached. */
+  /** Access to the UDP sockets; undefined where the runtime has none. */
   readonly socketOptions: SocketOptions | undefined;
-  /** Bytes. */
+  /** Send and receive buffers of the UDP socket, in bytes. */
   readonly socketBuffer: number;
 }
 
-/** An address as the module wants it. */
+/** Converts an address into the module's format. */
 export function nativeAddress(host: string, port: number): NativeAddress {
   return { address: host, port, family: isIPv6(host) ? "ipv6" : "ipv4" };
 }
 
 /**
- * Makes an endpoint, and has `use` bind its socket, which the module does within the call. Rejects as `use` does, and with
- * the module's error when the address cannot be had.
+ * Creates an endpoint and passes it to `use`, whose module call binds the socket synchronously.
+ * Sets socket options after that. Rejects like `use`, or with the module's error when the address
+ * cannot be bound.
  */
 export async function bindEndpoint<T>(
   { quic, socketOptions, socketBuffer }: EndpointContext,
@@ -31,12 +32,13 @@ export async function bindEndpoint<T>(
   const using = use(endpoint);
   using.catch(() => {});
   const port = endpoint.address?.port;
-  // Another thread may have taken the descriptor meanwhile; then the socket stays as it is.
+  // Another thread may have taken the descriptor in the meantime: then the socket keeps its
+  // defaults.
   if (port !== undefined && socketOptions?.isUdp(fd, port)) {
     socketOptions.ignoreNetworkErrors(fd);
     socketOptions.setBuffers(fd, socketBuffer);
   }
-  // A socket that could not be bound shows here, and not in what `use` does.
+  // A bind error rejects `closed`, not the promise of `use`.
   if (endpoint.destroyed) await endpoint.closed;
   try {
     return [endpoint, await using];

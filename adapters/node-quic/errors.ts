@@ -2,28 +2,33 @@ import type { CloseInfo } from "../../src/transport/transport.ts";
 import { closeInfo, silentEnd } from "../shared/quic-errors.ts";
 import { isNativeError } from "./native.ts";
 
-/** RFC 9000, section 20.1. */
+/** Transport error INTERNAL_ERROR (RFC 9000, section 20.1). */
 const INTERNAL_ERROR = 1n;
-/** The alert handshake_failure (RFC 8446, section 6.2), which the runtime uses for handshakes that took too long. */
+/**
+ * TLS alert handshake_failure (RFC 8446, section 6.2), which the runtime also uses for a timeout.
+ */
 const HANDSHAKE_FAILURE = 0x128n;
 
-/** What else is known of a connection that has ended. */
-export interface Circumstances {
+/** State of a connection at its end. */
+export interface SessionState {
+  /** The handshake was complete. */
   readonly established: boolean;
-  /** Whether it was in use, which it may be ahead of its handshake. */
+  /** The application used it, possibly with early data before the end of the handshake. */
   readonly used: boolean;
   readonly server: boolean;
-  /** Whether nothing had come for as long as the idle timeout. */
+  /** Nothing was received for the length of the idle timeout. */
   readonly silent: boolean;
 }
 
 /**
- * Why the runtime says that a connection has ended: `cause` is what `closed` rejected with. It resolves (`cause` is undefined)
- * both when the peer closed without an error and after the idle timeout.
+ * Builds the {@link CloseInfo} of an ended session.
+ *
+ * @param cause rejection of the session's `closed`. Undefined when `closed` resolved, which means a
+ * close without an error by the peer, or the idle timeout.
  */
-export function sessionEnd(
+export function closeInfoOf(
   cause: unknown,
-  { established, used, server, silent }: Circumstances,
+  { established, used, server, silent }: SessionState,
 ): CloseInfo {
   if (cause === undefined) {
     if (silent) return silentEnd(true, established, server);
@@ -41,10 +46,11 @@ export function sessionEnd(
   if (!isApp && errorCode === HANDSHAKE_FAILURE && reason === "handshake timed out") {
     return silentEnd(true, established, server, cause);
   }
-  // What failed on this side has this one code: a stateless reset, a certificate, a packet that breaks the protocol.
+  // All local failures have this code: a stateless reset, a bad certificate, a protocol violation.
   const local = !isApp && errorCode === INTERNAL_ERROR;
   if (local && established) return silentEnd(false, established, server, cause);
-  // An application's code comes only after the handshake (RFC 9000, section 10.2.3), though this side may not know yet.
+  // An application close is sent only after the handshake (RFC 9000, section 10.2.3), even if this
+  // side has not seen its end yet.
   return closeInfo({
     isApp,
     code: Number(errorCode),

@@ -23,32 +23,34 @@ import { sessionConfig } from "./session-config.ts";
 import { clientAuthorities, nativeIdentity } from "./tls.ts";
 
 /**
- * Connections at a time that may be half-open; the oldest makes room for one more. The module looks at all of its connections whenever a
- * datagram comes, which takes 7 ms for 3,000 of them and 1.2 ms for 1,000, and cannot have clients show their addresses first. Its own limit would keep
- * newcomers out instead, for no less memory. An honest client is through after a round trip: with so few a flood is slowed down by its own
- * cost, so that as many do not come in less than some 200 ms.
+ * Limit of half-open connections; one more evicts the oldest.
+ *
+ * The module visits all connections for each datagram, which takes 1.2 ms for 1,000 of them and 7
+ * ms for 3,000. It cannot validate client addresses by Retry. Its built-in limit would lock new
+ * clients out, for no less memory. An honest client completes its handshake after a round trip. At
+ * this limit a flood is slowed by its own cost: it needs some 200 ms to evict all others.
  */
 export const MAX_HALF_OPEN = 512;
-/** Milliseconds that a listener that is closed waits for them. */
-const HALF_OPEN_GRACE = 1000;
-/** The module's greatest limit. */
-const MAX_CONNECTIONS = 65_535;
+/** Time for which a closing listener waits for half-open connections, in ms. */
+const HALF_OPEN_GRACE_MS = 1000;
+/** Maximum of the module's connection limit. */
+const MAX_NATIVE_CONNECTIONS = 65_535;
 
-/** What a listener is made of. */
+/** Dependencies of a listener. */
 export interface ListenerContext extends EndpointContext {
   readonly settings: NodeQuicSettings;
   readonly maxConnections: number;
   readonly maxStreams: number;
   readonly earlyData: boolean;
-  /** The certificate to begin with. */
+  /** Initial certificate and key. */
   readonly identity: TlsIdentity;
-  /** PEM. */
+  /** Authorities for client certificates, PEM; undefined: none are requested. */
   readonly clientCa: string | undefined;
-  /** Hears of exceptions in event callbacks. */
+  /** Receives exceptions of event callbacks. */
   readonly onError: ((error: VortexError) => void) | undefined;
 }
 
-/** Listens on one UDP socket for all its connections. */
+/** Binds a UDP socket and accepts QUIC connections on it. */
 export async function listenNodeQuic(context: ListenerContext, local: Address): Promise<Listener> {
   const { quic, settings, clientCa, maxConnections, maxStreams } = context;
   const addr = formatAddress(local);
@@ -67,8 +69,11 @@ export async function listenNodeQuic(context: ListenerContext, local: Address): 
         ...(ca && { ca }),
       }),
     );
-    // The module counts those that are half-open among them; its limit is not to be met before ours.
-    endpoint.maxConnectionsTotal = Math.min(maxConnections + 2 * MAX_HALF_OPEN, MAX_CONNECTIONS);
+    // The module's limit includes half-open connections. It is higher, so that ours applies first.
+    endpoint.maxConnectionsTotal = Math.min(
+      maxConnections + 2 * MAX_HALF_OPEN,
+      MAX_NATIVE_CONNECTIONS,
+    );
     listener.start(endpoint, local.host);
     return listener;
   } catch (error) {
@@ -83,11 +88,11 @@ class NodeQuicListener implements Listener {
   readonly #context: ListenerContext;
   readonly #guard: Guard;
   readonly #incoming = new AsyncQueue<Connection>();
-  /** All connections, the half-open ones among them. */
+  /** All connections, including half-open ones. */
   readonly #connections = new Set<NodeQuicConnection>();
-  /** Those whose handshake is not over, the oldest first. */
+  /** Connections with an incomplete handshake, oldest first. */
   readonly #halfOpen = new Set<NodeQuicConnection>();
-  /** Those that the application has. */
+  /** Connections passed to the application. */
   readonly #accepted = new Set<NodeQuicConnection>();
   #closing: Promise<void> | undefined;
 
@@ -97,6 +102,7 @@ class NodeQuicListener implements Listener {
     this.#fingerprint = fingerprintOf(context.identity.cert);
   }
 
+  /** Completes the construction with the bound endpoint. */
   start(endpoint: NativeEndpoint, host: string): void {
     this.#endpoint = endpoint;
     this.#address = { host, port: endpoint.address?.port ?? 0 };
@@ -110,7 +116,7 @@ class NodeQuicListener implements Listener {
     return this.#fingerprint;
   }
 
-  /** The runtime keeps the socket to itself, and counts nothing of it. */
+  /** Counts exceptions only: the runtime does not expose its socket. */
   get counters(): ListenerCounters {
     return { unanswerable: 0, unsent: 0, caught: this.#guard.caught };
   }
@@ -120,7 +126,7 @@ class NodeQuicListener implements Listener {
     if (this.#context.clientCa !== undefined) {
       throw new VortexError(
         "Unavailable",
-        "node:quic cannot change the certificate of a server that asks clients for theirs; listen anew, or use QUIC by quiche",
+        "cannot change the certificate: node:quic does not support it for a server that requires client certificates; listen again, or use QUIC by quiche",
       );
     }
     try {
@@ -129,7 +135,7 @@ class NodeQuicListener implements Listener {
       throw VortexError.from(
         error,
         this.#closing === undefined ? "InvalidArgument" : "Closed",
-        "certificate not taken",
+        "cannot use the certificate or key",
       );
     }
     this.#fingerprint = fingerprintOf(identity.cert);
@@ -144,7 +150,7 @@ class NodeQuicListener implements Listener {
     return this.#closing;
   }
 
-  /** The first datagram of a client has come. */
+  /** Handles a new session, after the first datagram of a client. */
   onSession(session: NativeSession): void {
     let connection: NodeQuicConnection | undefined;
     const guard = this.#guard.of((error) => {
@@ -158,7 +164,7 @@ class NodeQuicListener implements Listener {
       this.#halfOpen.add(connection);
       const [oldest] = this.#halfOpen;
       if (this.#closing !== undefined) connection.refuse(closed());
-      else if (this.#halfOpen.size > MAX_HALF_OPEN) oldest?.refuse(noTime());
+      else if (this.#halfOpen.size > MAX_HALF_OPEN) oldest?.refuse(evictedHalfOpen());
     });
   }
 
@@ -168,7 +174,7 @@ class NodeQuicListener implements Listener {
       guard,
       settings: this.#context.settings,
       server: true,
-      onEarlyData: () => this.#onUsable(connection),
+      onEarlyData: () => this.#deliver(connection),
       onEstablished: (_connection, info) => this.#onEstablished(connection, info),
       onEnded: () => {
         this.#connections.delete(connection);
@@ -184,13 +190,20 @@ class NodeQuicListener implements Listener {
       const showed = connection.session.peerCertificate !== undefined;
       throw refusedClient(showed, info.validationErrorReason ?? info.validationErrorCode);
     }
-    if (!this.#accepted.has(connection)) this.#onUsable(connection);
+    if (!this.#accepted.has(connection)) this.#deliver(connection);
     this.#halfOpen.delete(connection);
   }
 
-  #onUsable(connection: NodeQuicConnection): void {
+  /**
+   * Passes a connection to the application. Throws if there are too many, or the listener is
+   * closed.
+   */
+  #deliver(connection: NodeQuicConnection): void {
     if (this.#accepted.size >= this.#context.maxConnections) {
-      throw new VortexError("ConnectionRefused", "no room for another connection");
+      throw new VortexError(
+        "ConnectionRefused",
+        `connection refused: maxConnections (${this.#context.maxConnections}) reached`,
+      );
     }
     if (!this.#incoming.push(connection)) throw closed();
     this.#accepted.add(connection);
@@ -203,9 +216,9 @@ class NodeQuicListener implements Listener {
     endpoint.busy = true;
     await Promise.all([...this.#connections].map((connection) => connection.close(options)));
     const gone = endpoint.close().catch(() => {});
-    // Clients that have vanished in the middle of their handshake hold the socket for as long as a handshake may last.
+    // Half-open connections of vanished clients would block the close until the handshake timeout.
     await new Promise<void>((resolve) => {
-      const timer = systemClock.setTimer(resolve, HALF_OPEN_GRACE);
+      const timer = systemClock.setTimer(resolve, HALF_OPEN_GRACE_MS);
       void gone.then(() => {
         timer.cancel();
         resolve();
@@ -214,7 +227,7 @@ class NodeQuicListener implements Listener {
   }
 }
 
-/** Of a socket that cannot be bound, the module says its errno only, in its text. */
+/** Converts a bind error. The module reports only its errno, within the message. */
 function bindError(error: unknown, addr: string): VortexError {
   if (error instanceof VortexError) return error;
   const [, errno] =
@@ -224,10 +237,10 @@ function bindError(error: unknown, addr: string): VortexError {
   return listenError(error, addr);
 }
 
-function noTime(): VortexError {
+function evictedHalfOpen(): VortexError {
   return new VortexError(
     "ConnectionRefused",
-    "many others began a handshake before this one was over",
+    `connection refused: evicted as the oldest of ${MAX_HALF_OPEN} half-open connections`,
   );
 }
 

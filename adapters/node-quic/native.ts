@@ -1,14 +1,14 @@
 /**
- * The part of `node:quic` that is used here, and all that is known of its experimental interface; no package has types for it.
- * Source: lib/quic.js and doc/api/quic.md of Node.js, and the behaviour of Bun 1.4.
+ * Types for the used part of `node:quic`. The module is experimental, and no package has types for
+ * it. Sources: lib/quic.js and doc/api/quic.md of Node.js, and the behaviour of Bun 1.4.
  */
 import type { KeyObject, X509Certificate } from "node:crypto";
 import process from "node:process";
 import { VortexError } from "../../src/errors.ts";
 
-/** The module. */
+/** Exports of `node:quic`. */
 export interface NodeQuic {
-  /** Throws for an address that is none; a port that is taken shows in `closed` of the endpoint that uses it. */
+  /** Throws for an invalid address. A port in use shows as a rejection of `closed`. */
   readonly QuicEndpoint: new (options: {
     readonly address: NativeAddress;
   }) => NativeEndpoint;
@@ -19,39 +19,42 @@ export interface NodeQuic {
   connect(remote: NativeAddress, options: ConnectConfig): Promise<NativeSession>;
 }
 
+/** Socket address. */
 export interface NativeAddress {
   readonly address: string;
   readonly port: number;
   readonly family: "ipv4" | "ipv6";
 }
 
-/** One UDP socket. */
+/** UDP socket with its connections. */
 export interface NativeEndpoint {
-  /** Undefined when it is closed, or could not be bound. */
+  /** Undefined once closed, or when the bind failed. */
   readonly address: { readonly port: number } | undefined;
   readonly destroyed: boolean;
-  /** While it is set, no connections are taken in. Throws when the endpoint is closed. */
+  /** Set to true to refuse new connections. Throws when the endpoint is closed. */
   busy: boolean;
-  /** Connections at a time, the half-open ones among them; 0 to 65,535. */
+  /** Limit of connections, including half-open ones; 0 to 65,535. */
   maxConnectionsTotal: number;
   /** Resolves when the socket is closed; rejects when it could not be bound. */
   readonly closed: Promise<void>;
   /** Closes the socket after its last connection has ended. */
   close(): Promise<void>;
   destroy(): Promise<void>;
+  /** Sets the certificates of new connections, by server name. */
   setSNIContexts(
     entries: Readonly<Record<string, NativeIdentity>>,
     options: { readonly replace: boolean },
   ): void;
 }
 
+/** Certificate and private key. */
 export interface NativeIdentity {
   readonly keys: readonly KeyObject[];
-  /** PEM. */
+  /** Certificate chains, PEM. */
   readonly certs: readonly Uint8Array[];
 }
 
-/** What is told of a connection on both sides. */
+/** Options of a session that clients and servers share. */
 export interface SessionConfig {
   readonly transportParams: {
     readonly initialMaxStreamDataBidiLocal: number;
@@ -59,108 +62,129 @@ export interface SessionConfig {
     readonly initialMaxData: number;
     readonly initialMaxStreamsBidi: number;
     readonly initialMaxStreamsUni: number;
-    /** Milliseconds. */
+    /** Idle timeout in ms. */
     readonly maxIdleTimeout: number;
     readonly maxDatagramFrameSize: number;
   };
-  /** Milliseconds. */
+  /** Handshake timeout in ms. */
   readonly handshakeTimeout: number;
   readonly cc?: "bbr" | "cubic";
   readonly enableEarlyData: boolean;
-  /** `manual` leaves it to the application to look at what `opened` tells of the peer's certificate. */
+  /** `manual`: the application checks the certificate, by the result of `opened`. */
   readonly verifyPeer: "manual";
 }
 
+/** Options of `listen`. */
 export interface ListenConfig extends SessionConfig {
   readonly endpoint: NativeEndpoint;
   readonly alpn: readonly string[];
-  /** Identities by server name; `*` is for all others. */
+  /** Certificates by server name; `*` matches all others. */
   readonly sni: { readonly "*": NativeIdentity };
+  /** Requests client certificates. */
   readonly verifyClient: boolean;
-  /** PEM. */
+  /** Authorities for client certificates, PEM. */
   readonly ca?: readonly Uint8Array[];
 }
 
+/** Options of `connect`. */
 export interface ConnectConfig extends SessionConfig {
   readonly endpoint: NativeEndpoint;
   readonly alpn: string;
-  /** Default `localhost`. */
+  /** Server name to send (SNI). Default `localhost`. */
   readonly servername?: string;
-  /** PEM. */
+  /** Trusted authorities, PEM. */
   readonly ca?: readonly Uint8Array[];
   readonly keys?: readonly KeyObject[];
   readonly certs?: readonly Uint8Array[];
-  /** Milliseconds between two PING frames. */
+  /** Interval of PING frames in ms. */
   readonly keepAlive: number;
   readonly sessionTicket?: Uint8Array;
 }
 
-/** How a connection is ended. */
+/** Error code and reason to close a session with. */
 export interface CloseConfig {
   readonly code: number;
   readonly type: "transport" | "application";
   readonly reason: string;
 }
 
-/** What is known when a handshake is over. */
+/** Result of a handshake. */
 export interface HandshakeInfo {
-  /** Absent when the certificate of the peer was accepted. A server without `verifyClient` has it always. */
+  /**
+   * Fault of the peer's certificate; absent when it was accepted. Always present on a server
+   * without `verifyClient`.
+   */
   readonly validationErrorReason: string | undefined;
   readonly validationErrorCode: string | undefined;
   readonly earlyDataAttempted: boolean;
   readonly earlyDataAccepted: boolean;
 }
 
-/** One connection. */
+/** QUIC connection. */
 export interface NativeSession {
-  /** A client's resolves a round trip after its part of the handshake, when the server has confirmed it. */
+  /**
+   * Resolves when the handshake is confirmed: on a client, a round trip after its own part is done.
+   */
   readonly opened: Promise<HandshakeInfo>;
-  /** Resolves for a close without an error and for an idle timeout; else rejects with a {@link NativeError}. */
+  /**
+   * Resolves on a close without an error and on idle timeout; otherwise rejects with a
+   * {@link NativeError}.
+   */
   readonly closed: Promise<void>;
   readonly destroyed: boolean;
   readonly peerCertificate: X509Certificate | undefined;
-  /** Not to be asked before the connection is bound: what it says first is what it says from then on. */
+  /**
+   * Addresses of the path. The module caches the first result, so do not read it before the
+   * connection is bound.
+   */
   readonly path:
     | { readonly remote: { readonly address: string; readonly port: number } | undefined }
     | undefined;
   readonly stats: { readonly pktRecv: bigint };
   onstream: ((stream: NativeStream) => void) | undefined;
-  /** Present, it keeps the rejections of `opened`, and of `closed` of the session and its streams, from being unhandled. */
+  /**
+   * Handler of errors. When set, rejections of `opened` and of `closed`, of the session and its
+   * streams, do not count as unhandled.
+   */
   onerror: ((error: unknown) => void) | undefined;
   onsessionticket: ((ticket: Uint8Array) => void) | undefined;
   createBidirectionalStream(): Promise<NativeStream>;
-  /** Ends the connection once all that was written has been acknowledged. */
+  /** Ends the connection once all written data is acknowledged. */
   close(options: CloseConfig): Promise<void>;
-  /** Ends the connection at once, and tells the peer why. */
+  /** Ends the connection at once with a close frame. */
   destroy(error: undefined, options: CloseConfig): void;
 }
 
-/** One bidirectional stream. It can be iterated once, and gives what has come since, in several chunks. */
+/** Bidirectional stream. Can be iterated once; yields the chunks received since the last step. */
 export interface NativeStream extends AsyncIterable<readonly Uint8Array<ArrayBuffer>[]> {
-  /** True until the handshake is over and the peer has given credit. What is written until then waits. */
+  /**
+   * True until the handshake is complete and stream credit is available. Writes are queued until
+   * then.
+   */
   readonly pending: boolean;
   readonly destroyed: boolean;
   readonly closed: Promise<void>;
-  /** Asking for it begins the sending side. */
+  /** Sending side; the first access opens it. */
   readonly writer: NativeWriter;
   stopSending(code: bigint): void;
   resetStream(code: bigint): void;
-  /** Gives both directions up. */
+  /** Resets both directions. */
   destroy(error: undefined, options: { readonly code: number }): void;
 }
 
+/** Sending side of a stream. */
 export interface NativeWriter {
-  /** Room in the buffer, in bytes; 0 when writes are not taken, null when nothing can be written any more. */
+  /** Free buffer space in bytes; 0 while writes are rejected, null once writing has ended. */
   readonly desiredSize: number | null;
-  /** Takes the whole chunk, or nothing of it. */
+  /** Accepts the whole chunk and returns true, or nothing of it and returns false. */
   writeSync(chunk: Uint8Array): boolean;
-  /** A negative number when the end was not taken. */
+  /** Ends the direction. Returns a negative number on failure. */
   endSync(): number;
-  /** A promise of room, or null when there is room, or will be none any more. */
+  /** Returns a promise of buffer space, or null when space is available or writing has ended. */
   readonly [drainable]?: () => Promise<unknown> | null;
 }
 
-/** An error of the module. */
+/** Error thrown by the module. */
 export interface NativeError extends Error {
   readonly code: string;
   readonly type?: "transport" | "application";
@@ -168,12 +192,15 @@ export interface NativeError extends Error {
   readonly reason?: string;
 }
 
-/** `node:stream/iter`'s protocol for waiting until there is room. */
+/** Protocol of `node:stream/iter` for waiting until a writer has space. */
 export const drainable: unique symbol = Symbol.for("Stream.drainableProtocol") as never;
 
 let loading: Promise<NodeQuic> | undefined;
 
-/** Loads the module once. Rejects with `Unavailable` where there is none, as in Node's releases, or another one. */
+/**
+ * Loads the module; later calls share the result. Rejects with `Unavailable` when it is missing, as
+ * in releases of Node.js, or incompatible.
+ */
 export function loadNodeQuic(): Promise<NodeQuic> {
   loading ??= importQuietly().then(
     ({ QuicEndpoint, listen, connect }) => {
@@ -189,11 +216,11 @@ export function loadNodeQuic(): Promise<NodeQuic> {
 }
 
 /**
- * Imports the module, without the warning that it is experimental: who uses this library learns that from its documentation, and
- * need not read it at every start of the command.
+ * Imports the module without its warning about experimental features. The documentation of this
+ * library says so instead, and the command need not print it at every start.
  */
 async function importQuietly(): Promise<Partial<NodeQuic>> {
-  // Not a literal: bundlers and type checkers know no such module.
+  // Not a literal, since bundlers and type checkers do not know the module.
   const specifier: string = "node:quic";
   const { emitWarning } = process;
   const quiet = (...args: unknown[]): void => {
@@ -204,12 +231,12 @@ async function importQuietly(): Promise<Partial<NodeQuic>> {
   try {
     return await import(specifier);
   } finally {
-    // Unless somebody else has replaced it meanwhile.
+    // Unless other code has replaced the function in the meantime.
     if (process.emitWarning === quiet) process.emitWarning = emitWarning;
   }
 }
 
-/** Whether an error is one of the module, with a code of QUIC in it. */
+/** Tests for an error of the module that has a QUIC error code. */
 export function isNativeError(
   error: unknown,
 ): error is NativeError & { type: string; errorCode: bigint } {
@@ -219,7 +246,8 @@ export function isNativeError(
 function unavailable(cause?: unknown): VortexError {
   return new VortexError(
     "Unavailable",
-    'QUIC by node:quic needs Bun 1.4 or newer, or a Node.js that was built with it; use QUIC by quiche, or protocol "tcp" or "grpc"',
+    "QUIC by node:quic is unavailable: it needs Bun 1.4 or newer, or a Node.js built with it; " +
+      'use QUIC by quiche, or protocol "tcp" or "grpc"',
     { cause },
   );
 }

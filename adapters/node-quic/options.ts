@@ -1,47 +1,53 @@
 import { requireInteger } from "../../src/piece.ts";
 
 /**
- * Tuning of QUIC by `node:quic`. What quiche's options have and these do not, the runtime decides by itself: it looks for the
- * greatest datagrams that the path carries, and asks no client to prove its address.
+ * Tuning of QUIC on `node:quic`. Further options of quiche do not exist here: the runtime discovers
+ * the path MTU itself, and never sends Retry to validate a client's address.
  *
- * @experimental As `node:quic` is.
+ * @experimental Like `node:quic` itself.
  */
 export interface NodeQuicOptions {
   /**
-   * Congestion control. Default `adaptive`: CUBIC where a round trip takes less than 1.5 ms, else BBR, which loses little to
-   * packets that get lost on the way.
+   * Congestion control algorithm. Default `adaptive`: CUBIC for round trips below 1.5 ms, otherwise
+   * BBR, which tolerates packet loss.
    */
   readonly congestionControl?: "adaptive" | "bbr" | "cubic";
-  /** Bytes that a peer may have under way on one stream. Default 16 MiB. */
+  /** Flow-control window of a stream, in bytes. Default 16 MiB. */
   readonly streamWindow?: number;
-  /** Bytes that a peer may have under way on one connection. Default 24 MiB. */
+  /** Flow-control window of a connection, in bytes. Default 24 MiB. */
   readonly connectionWindow?: number;
   /**
-   * Bytes that are held for readers that are slower than their peers, 64 KiB to 4 GiB: by each stream of a connection that was
-   * dialled, and by all streams together of one that was accepted. The stream that goes beyond fails with `LimitExceeded`,
-   * since this runtime takes in whatever comes, and has no means to let the peer wait. Default 65 MiB, which holds the longest
-   * piece.
+   * Maximum number of received bytes that wait for a slow reader, 64 KiB to 4 GiB. Applies to each
+   * stream of a dialled connection, and to all streams together of an accepted one.
+   *
+   * A stream that exceeds it fails with `LimitExceeded`: this runtime buffers everything the peer
+   * sends, and cannot slow it down. Default 65 MiB, which holds the longest piece.
    */
   readonly unreadLimit?: number;
-  /** Send and receive buffers of the UDP socket, in bytes; the kernel may grant less. Linux only. Default 4 MiB. */
+  /**
+   * Send and receive buffers of the UDP socket, in bytes. The kernel may grant less. Linux only.
+   * Default 4 MiB.
+   */
   readonly socketBuffer?: number;
   /**
-   * Milliseconds of silence after which a connection is lost. Default 60,000, as stock peers. A server of this runtime also ends
-   * every connection on which no stream has moved for 60 seconds, whatever is set here and whatever signs of life come.
+   * Idle timeout of a connection in ms. Default 60,000, like dfdaemon. In addition, a server of
+   * this runtime ends every connection without stream activity for 60 s, whatever this option and
+   * keep-alives say.
    */
   readonly idleTimeout?: number;
-  /** Milliseconds between two signs of life that a client asks for. Default 3,000, as stock peers. */
+  /** Interval in ms at which a client sends a PING. Default 3,000, like dfdaemon. */
   readonly keepAlive?: number;
-  /** Milliseconds for the handshake. Default 10,000. */
+  /** Handshake timeout in ms. Default 10,000. */
   readonly handshakeTimeout?: number;
 }
 
-/** {@link NodeQuicOptions} with the defaults filled in. */
+/** {@link NodeQuicOptions} with all defaults applied. */
 export type NodeQuicSettings = Required<NodeQuicOptions>;
 
 /**
- * Fills the defaults in.
- * @throws `InvalidArgument` for a value out of its range
+ * Applies the defaults.
+ *
+ * @throws `InvalidArgument` for a value out of range
  */
 export function nodeQuicSettings(options: NodeQuicOptions = {}): NodeQuicSettings {
   const settings: NodeQuicSettings = {

@@ -3,9 +3,11 @@ import { isIPv6 } from "node:net";
 import type { Guard } from "../shared/guard.ts";
 
 /**
- * Asks whether anybody listens at a UDP port. `node:quic` does not hear of ICMP answers, so a dial to a port where nobody listens
- * would last as long as the handshake may. Here an empty datagram goes there, which no implementation of QUIC looks at, from a
- * socket that is connected: the kernel tells it of such answers.
+ * Probes a UDP port for a listener. `node:quic` ignores ICMP errors, so a dial to a closed port
+ * would last until the handshake timeout.
+ *
+ * The probe is an empty datagram, which every QUIC implementation ignores. It is sent from a
+ * connected socket, so that the kernel reports ICMP errors.
  */
 export class PortProbe {
   readonly #host: string;
@@ -16,7 +18,7 @@ export class PortProbe {
   #connected = false;
   #closed = false;
 
-  /** @param onRefused is called with the native error of each answer */
+  /** @param onRefused called with the native error for each ICMP error */
   constructor(host: string, port: number, guard: Guard, onRefused: (cause: unknown) => void) {
     this.#host = host;
     this.#port = port;
@@ -24,12 +26,14 @@ export class PortProbe {
     this.#onRefused = onRefused;
   }
 
+  /** Sends one probe; the first call also connects the socket. */
   send(): void {
     if (this.#closed) return;
     if (this.#socket === undefined) this.#connect();
     else if (this.#connected) this.#socket.send(new Uint8Array(0), () => {});
   }
 
+  /** Closes the socket; later calls of {@link send} have no effect. */
   close(): void {
     this.#closed = true;
     this.#socket?.close();
@@ -43,7 +47,8 @@ export class PortProbe {
       if (!this.#closed) this.#onRefused(error);
     });
     socket.on("error", onError);
-    // By its event, since a callback would be called too when there is no way to the address: a broadcast address, say.
+    // An event listener, since node:dgram calls the callback even when the connect fails, for
+    // example to a broadcast address.
     const onConnect = this.#guard.wrap(() => {
       this.#connected = true;
       this.send();

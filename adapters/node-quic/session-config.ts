@@ -1,7 +1,11 @@
 import type { SessionConfig } from "./native.ts";
 import type { NodeQuicSettings } from "./options.ts";
 
-/** What both sides tell the module of a connection. */
+/**
+ * Builds the session options that clients and servers share.
+ *
+ * @param maxStreams concurrent streams that the peer may open
+ */
 export function sessionConfig(
   settings: NodeQuicSettings,
   maxStreams: number,

@@ -1,7 +1,10 @@
-/** What `node:quic` does not let be set of its UDP sockets, set from outside by `bun:ffi`; on Linux, and as far as it goes. */
+/**
+ * Sets UDP socket options that `node:quic` does not expose, through `bun:ffi`. Linux only, best
+ * effort.
+ */
 import process from "node:process";
 
-/** <asm-generic/socket.h>, <linux/in.h>, <linux/in6.h>. */
+/** Constants of <asm-generic/socket.h>, <linux/in.h> and <linux/in6.h>. */
 const SOL_SOCKET = 1;
 const SO_TYPE = 3;
 const SO_SNDBUF = 7;
@@ -11,9 +14,10 @@ const IPPROTO_IP = 0;
 const IP_RECVERR = 11;
 const IPPROTO_IPV6 = 41;
 const IPV6_RECVERR = 25;
-/** Bytes of the greatest socket address. */
-const ADDRESS_LENGTH = 128;
+/** Size of the largest socket address in bytes. */
+const ADDRESS_BYTES = 128;
 
+/** Used functions of the C library. */
 interface Libc {
   dup(fd: number): number;
   close(fd: number): number;
@@ -28,7 +32,7 @@ interface Libc {
   setsockopt(fd: number, level: number, name: number, value: Int32Array, length: number): number;
 }
 
-/** Sockets of this process, by file descriptor. */
+/** Reads and sets options of this process's sockets, by file descriptor. */
 export class SocketOptions {
   readonly #libc: Libc;
 
@@ -36,46 +40,46 @@ export class SocketOptions {
     this.#libc = libc;
   }
 
-  /** Undefined where there are no such means. */
+  /** Returns undefined on platforms without access to the C library. */
   static async load(): Promise<SocketOptions | undefined> {
     loading ??= loadLibc();
     const libc = await loading;
     return libc && new SocketOptions(libc);
   }
 
-  /** The file descriptor that the kernel will give next: the least that is free. */
+  /** Returns the descriptor that the kernel assigns next: the lowest free one. */
   nextDescriptor(): number {
     const fd = this.#libc.dup(0);
     if (fd >= 0) this.#libc.close(fd);
     return fd;
   }
 
-  /** Whether the descriptor is a UDP socket that is bound to this port. */
+  /** Tests whether a descriptor is a UDP socket bound to `port`. */
   isUdp(fd: number, port: number): boolean {
-    const address = new Uint8Array(ADDRESS_LENGTH);
-    if (this.#libc.getsockname(fd, address, Uint32Array.of(ADDRESS_LENGTH)) !== 0) return false;
-    // The port stands behind the family, in the byte order of the network.
+    const address = new Uint8Array(ADDRESS_BYTES);
+    if (this.#libc.getsockname(fd, address, Uint32Array.of(ADDRESS_BYTES)) !== 0) return false;
+    // The port follows the address family, in network byte order.
     const bound = (address[2] ?? 0) * 256 + (address[3] ?? 0);
     return bound === port && this.#get(fd, SOL_SOCKET, SO_TYPE) === SOCK_DGRAM;
   }
 
   /**
-   * Has the kernel keep errors of the network to itself. Else the ICMP answer to a datagram for a client that has vanished
-   * fails the next send, which is one to any client, and the runtime then sends nothing for a second.
+   * Makes the kernel discard ICMP errors. Otherwise the error caused by one vanished client fails
+   * the next send, to any client, after which the runtime sends nothing for a second.
    */
   ignoreNetworkErrors(fd: number): void {
     this.#set(fd, IPPROTO_IP, IP_RECVERR, 0);
     this.#set(fd, IPPROTO_IPV6, IPV6_RECVERR, 0);
   }
 
-  /** Whether errors of the network are told of, see {@link ignoreNetworkErrors}. */
-  heedsNetworkErrors(fd: number): boolean {
+  /** Tests whether the socket reports ICMP errors, see {@link ignoreNetworkErrors}. */
+  reportsNetworkErrors(fd: number): boolean {
     return (
       this.#get(fd, IPPROTO_IP, IP_RECVERR) === 1 || this.#get(fd, IPPROTO_IPV6, IPV6_RECVERR) === 1
     );
   }
 
-  /** Bytes for what comes and what goes; the kernel may grant less. */
+  /** Sets the receive and send buffers, in bytes. The kernel may grant less. */
   setBuffers(fd: number, bytes: number): void {
     this.#set(fd, SOL_SOCKET, SO_RCVBUF, bytes);
     this.#set(fd, SOL_SOCKET, SO_SNDBUF, bytes);
@@ -94,13 +98,14 @@ export class SocketOptions {
 
 let loading: Promise<Libc | undefined> | undefined;
 
-/** Not a literal: other runtimes and bundlers know no such module. */
+/** Imports `bun:ffi`. Not a literal, since other runtimes and bundlers do not know the module. */
 function importFfi(specifier = "bun:ffi"): Promise<{
   dlopen(library: string, symbols: object): { readonly symbols: Libc };
 }> {
   return import(specifier);
 }
 
+/** Loads the C library; undefined on other platforms than Linux, and on other runtimes than Bun. */
 async function loadLibc(): Promise<Libc | undefined> {
   if (process.platform !== "linux" || !("bun" in process.versions)) return undefined;
   const ffi = await importFfi();
@@ -119,7 +124,7 @@ async function loadLibc(): Promise<Libc | undefined> {
     try {
       return ffi.dlopen(library, symbols).symbols;
     } catch {
-      // Another one, or none.
+      // Tries the other C library.
     }
   }
   return undefined;

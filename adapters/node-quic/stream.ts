@@ -9,47 +9,52 @@ import { isWorthFreeing, releaseMemory } from "../shared/release-memory.ts";
 import type { NodeQuicConnection } from "./connection.ts";
 import { drainable, type NativeStream } from "./native.ts";
 
-/** Greatest chunk that is put together for a reader from what has gathered. */
-const GATHER = 256 * 1024;
+/** Maximum size of a chunk that is assembled for a read without `into`, in bytes. */
+const MAX_GATHERED_CHUNK_BYTES = 256 * 1024;
 /**
- * Bytes that are handed to the runtime at a time. It copies what waits unsent at every turn of its own, so little should wait;
- * and it takes chunks as a whole, however small its room.
+ * Maximum bytes per write call to the runtime. It accepts a chunk only as a whole, however little
+ * buffer space it has. And it copies all unsent data at every turn of its loop, so little should
+ * be pending.
  */
-const SLICE = 64 * 1024;
-/** More than the module's generators take for a step that waits for nothing. */
-const MICROTASKS = 12;
+const MAX_WRITE_BYTES = 64 * 1024;
+/** Microtask turns for a step of the module's generators that needs no I/O, with a margin. */
+const MAX_MICROTASK_TURNS = 12;
 
-/** A reader that waits. */
-interface Waiting {
+/** A pending read. */
+interface PendingRead {
   readonly into: Uint8Array | undefined;
   resolve(chunk: Uint8Array | undefined): void;
   reject(error: VortexError): void;
 }
 
 /**
- * One bidirectional stream of `node:quic`.
+ * Bidirectional stream of `node:quic`.
  *
- * The runtime takes bytes in whether anybody reads or not (Bun 1.4: `on_stream_read` reads all that has come, and so gives the
- * sender new credit), and has no means to stop that. So they are fetched as they come, which costs no more memory, and are
- * counted against a limit here. A reader gets what has gathered in one chunk; into memory of its own, since the runtime's can be
- * freed then.
+ * The runtime buffers received data whether or not the application reads, and cannot stop doing so.
+ * In Bun 1.4, `on_stream_read` consumes everything received, and thus returns credit to the sender.
+ * So this class fetches all data as it arrives, at no cost in memory, and enforces `unreadLimit`.
+ * A read returns the gathered bytes as one chunk. It copies them, so that the runtime's memory can
+ * be freed.
  */
 export class NodeQuicStream implements ByteStream {
   readonly reader: ByteReader;
   readonly writer: ByteWriter;
   readonly #native: NativeStream;
   readonly #connection: NodeQuicConnection;
-  /** Opened before the handshake was over, so that its bytes may be refused. */
+  /** Opened before the handshake was complete, so its data may be refused. */
   readonly #early: boolean;
-  #gathered: Uint8Array<ArrayBuffer>[] = [];
-  /** Bytes of the first of them that a reader has. */
-  #taken = 0;
-  #held = 0;
-  #reading: Waiting | undefined;
-  /** The end of the other side's direction has come; there may be bytes to read before it. */
+  /** Received chunks that await a read. */
+  #unreadChunks: Uint8Array<ArrayBuffer>[] = [];
+  /** Bytes of the first chunk that were read already. */
+  #readOffset = 0;
+  /** Received bytes that await a read. */
+  #unreadBytes = 0;
+  #pendingRead: PendingRead | undefined;
+  /** The peer has ended its direction; gathered bytes may still await a read. */
   #complete = false;
   #readFailure: VortexError | undefined;
-  #writing: (() => void) | undefined;
+  /** Wakes the blocked writer. */
+  #wakeWriter: (() => void) | undefined;
   #writeEnd: "open" | "ended" | VortexError = "open";
 
   constructor(native: NativeStream, connection: NodeQuicConnection, early: boolean) {
@@ -68,35 +73,40 @@ export class NodeQuicStream implements ByteStream {
     connection.guard.run(() => this.#receive());
   }
 
-  // --- called by the connection -----------------------------------------------------------------------------------
+  // --- called by the connection ------------------------------------------------------------------
 
-  /** The connection has ended. */
+  /** Fails the stream, as the connection has ended. A completely received stream stays readable. */
   fail(error: VortexError): void {
     if (!this.#complete) this.#failReading(error);
     this.#failWriting(error);
   }
 
-  /** Whether this side has ended its direction, so that its bytes are owed to the other; gives the direction up if not. */
-  leaveIfOpen(): boolean {
+  /**
+   * Resets the sending direction unless it was ended. Returns true if it was, so its data must
+   * still be delivered.
+   */
+  resetUnlessEnded(): boolean {
     this.#abort(StreamCode.Cancelled);
     return this.#writeEnd === "ended";
   }
 
-  /** Wakes a writer that waits on a direction which has ended: the runtime does not tell it of STOP_SENDING. */
-  look(): void {
-    if (typeof this.#native.writer.desiredSize !== "number") this.#writing?.();
+  /**
+   * Wakes the blocked writer if its direction has ended: the runtime has no event for STOP_SENDING.
+   */
+  wakeIfStopped(): void {
+    if (typeof this.#native.writer.desiredSize !== "number") this.#wakeWriter?.();
   }
 
-  // --- reading ----------------------------------------------------------------------------------------------------
+  // --- reading -----------------------------------------------------------------------------------
 
-  /** Takes in what comes, until nothing comes any more. */
+  /** Receives data until the stream ends. */
   async #receive(): Promise<void> {
     const batches = this.#native[Symbol.asyncIterator]();
     let clean = false;
     try {
       for (let seen = 0; ; seen++) {
         const next = batches.next();
-        const prompt = seen > 0 && (await settlesNow(next));
+        const prompt = seen > 0 && (await settlesWithinMicrotasks(next));
         const { done, value } = await next;
         if (done === true) {
           clean = prompt && !this.#native.destroyed;
@@ -108,108 +118,122 @@ export class NodeQuicStream implements ByteStream {
         }
       }
     } catch (cause) {
-      // "… reset by the peer with error code 7"; its text is all that an error has here.
+      // For example "… reset by the peer with error code 7". The code appears only in the message.
       const [, digits] = /code (\d+)/.exec(cause instanceof Error ? cause.message : "") ?? [];
       const code = digits === undefined ? 0 : Number(digits);
       this.#failReading(
-        await this.#connection.verdict("the peer aborted the stream", code, this.#early, cause),
+        await this.#connection.explainReset(
+          "the peer aborted the stream",
+          code,
+          this.#early,
+          cause,
+        ),
       );
       return;
     }
     if (this.#readFailure !== undefined) return;
     if (!clean && (await this.#isCutOff())) {
-      this.#failReading(await this.#connection.verdict("the stream was cut off", 0, this.#early));
+      this.#failReading(
+        await this.#connection.explainReset("ended before its FIN", 0, this.#early),
+      );
       return;
     }
     this.#complete = true;
-    this.#reading?.resolve(undefined);
-    this.#reading = undefined;
+    this.#pendingRead?.resolve(undefined);
+    this.#pendingRead = undefined;
   }
 
   /**
-   * Whether the end is the connection's and not the stream's: to its iteration the module makes no difference between them. The
-   * stream's own end comes together with the last bytes, as a rule. The end of the connection comes alone; it closes the stream
-   * within the same turn of the event loop, and then the connection, see {@link NodeQuicConnection.survives}.
+   * Determines whether iteration ended with the connection instead of with the stream's FIN. The
+   * module shows both the same way.
+   *
+   * A FIN usually comes with the last bytes. The end of the connection comes alone. It closes the
+   * stream within the same turn of the event loop, and then the connection, see
+   * {@link NodeQuicConnection.staysOpen}.
    */
   async #isCutOff(): Promise<boolean> {
-    if (this.#connection.isGone) return true;
+    if (this.#connection.hasEnded) return true;
     if (this.#writeEnd === "open") {
-      // The stream's own end leaves this direction as it is.
+      // A FIN leaves the sending direction open.
       await new Promise((resolve) => setImmediate(resolve));
       if (!this.#native.destroyed) return false;
     }
-    return !(await this.#connection.survives());
+    return !(await this.#connection.staysOpen());
   }
 
-  /** False when no more is wanted. */
+  /** Stores received chunks and completes the pending read. Returns false to stop receiving. */
   #onBatch(batch: readonly Uint8Array<ArrayBuffer>[]): boolean {
     if (this.#readFailure !== undefined) return false;
     let length = 0;
     for (const chunk of batch) {
-      this.#gathered.push(chunk);
+      this.#unreadChunks.push(chunk);
       length += chunk.length;
     }
-    this.#count(length);
-    const waiting = this.#reading;
-    if (waiting !== undefined && this.#held > 0) {
-      this.#reading = undefined;
-      waiting.resolve(this.#take(waiting.into));
+    this.#addUnread(length);
+    const waiting = this.#pendingRead;
+    if (waiting !== undefined && this.#unreadBytes > 0) {
+      this.#pendingRead = undefined;
+      waiting.resolve(this.#takeChunk(waiting.into));
     }
-    const limit = this.#connection.exceededLimit(this.#held);
+    const limit = this.#connection.exceededLimit(this.#unreadBytes);
     if (limit === undefined) return true;
     this.#stopSending(StreamCode.Busy);
-    const message = `the reader is slower than the peer, and ${limit} bytes are as much as is held for it (unreadLimit)`;
+    const message = `too many unread bytes: expected at most ${limit} (unreadLimit), got more; read faster or raise the limit`;
     this.#failReading(new VortexError("LimitExceeded", message));
     return false;
   }
 
   async #read(into: Uint8Array | undefined): Promise<Uint8Array | undefined> {
     if (this.#readFailure !== undefined) throw this.#readFailure;
-    if (this.#held > 0) return this.#take(into);
+    if (this.#unreadBytes > 0) return this.#takeChunk(into);
     if (this.#complete) return undefined;
     return new Promise((resolve, reject) => {
-      this.#reading = { into, resolve, reject };
+      this.#pendingRead = { into, resolve, reject };
     });
   }
 
-  /** What has gathered, as one chunk: what fits in `into`, or at most {@link GATHER} bytes. */
-  #take(into: Uint8Array | undefined): Uint8Array {
-    const first = this.#gathered[0];
-    if (into === undefined && first !== undefined && this.#gathered.length === 1) {
-      this.#gathered = [];
-      this.#count(-this.#held);
-      const rest = first.subarray(this.#taken);
-      this.#taken = 0;
+  /**
+   * Returns the gathered bytes as one chunk: up to the length of `into`, or up to
+   * {@link MAX_GATHERED_CHUNK_BYTES}.
+   */
+  #takeChunk(into: Uint8Array | undefined): Uint8Array {
+    const first = this.#unreadChunks[0];
+    if (into === undefined && first !== undefined && this.#unreadChunks.length === 1) {
+      this.#unreadChunks = [];
+      this.#addUnread(-this.#unreadBytes);
+      const rest = first.subarray(this.#readOffset);
+      this.#readOffset = 0;
       return rest;
     }
-    const target = into ?? new Uint8Array(Math.min(this.#held, GATHER));
+    const target = into ?? new Uint8Array(Math.min(this.#unreadBytes, MAX_GATHERED_CHUNK_BYTES));
     const spent: ArrayBuffer[] = [];
     let length = 0;
     let count = 0;
-    for (const chunk of this.#gathered) {
-      const part = chunk.subarray(this.#taken, this.#taken + target.length - length);
+    for (const chunk of this.#unreadChunks) {
+      const part = chunk.subarray(this.#readOffset, this.#readOffset + target.length - length);
       target.set(part, length);
       length += part.length;
-      this.#taken += part.length;
-      if (this.#taken < chunk.length) break;
-      this.#taken = 0;
+      this.#readOffset += part.length;
+      if (this.#readOffset < chunk.length) break;
+      this.#readOffset = 0;
       count++;
       if (isWorthFreeing(chunk)) spent.push(chunk.buffer);
       if (length === target.length) break;
     }
-    this.#gathered.splice(0, count);
-    this.#count(-length);
+    this.#unreadChunks.splice(0, count);
+    this.#addUnread(-length);
     if (spent.length > 0) releaseMemory(spent);
     return target.subarray(0, length);
   }
 
-  #count(bytes: number): void {
-    this.#held += bytes;
+  /** Adds to the number of bytes that await a read; negative to subtract. */
+  #addUnread(bytes: number): void {
+    this.#unreadBytes += bytes;
     this.#connection.countUnread(bytes);
   }
 
   #cancel(code: number): void {
-    if (this.#readFailure !== undefined || (this.#complete && this.#held === 0)) return;
+    if (this.#readFailure !== undefined || (this.#complete && this.#unreadBytes === 0)) return;
     if (!this.#complete) this.#stopSending(code);
     this.#failReading(new VortexError("Closed", "the stream was cancelled on this side"));
   }
@@ -217,54 +241,58 @@ export class NodeQuicStream implements ByteStream {
   #failReading(error: VortexError): void {
     if (this.#readFailure !== undefined) return;
     this.#readFailure = error;
-    this.#gathered = [];
-    this.#taken = 0;
-    this.#count(-this.#held);
-    this.#reading?.reject(error);
-    this.#reading = undefined;
+    this.#unreadChunks = [];
+    this.#readOffset = 0;
+    this.#addUnread(-this.#unreadBytes);
+    this.#pendingRead?.reject(error);
+    this.#pendingRead = undefined;
   }
 
   #stopSending(code: number): void {
     this.#native.stopSending(BigInt(code));
   }
 
-  // --- writing ----------------------------------------------------------------------------------------------------
+  // --- writing -----------------------------------------------------------------------------------
 
   async #write(chunk: Uint8Array): Promise<void> {
-    for (let at = 0; at < chunk.length || at === 0; at += SLICE) {
-      const slice = chunk.length <= SLICE ? chunk : chunk.subarray(at, at + SLICE);
+    for (let at = 0; at < chunk.length || at === 0; at += MAX_WRITE_BYTES) {
+      const slice =
+        chunk.length <= MAX_WRITE_BYTES ? chunk : chunk.subarray(at, at + MAX_WRITE_BYTES);
       for (;;) {
         if (this.#writeEnd === "ended")
           throw new VortexError("Closed", "the stream was ended on this side");
         if (this.#writeEnd !== "open") throw this.#writeEnd;
         if (this.#native.writer.writeSync(slice)) break;
-        await this.#room();
+        await this.#waitForSpace();
       }
     }
   }
 
-  /** Waits until there is room; fails the direction if there will be none. */
-  async #room(): Promise<void> {
+  /** Waits for buffer space. Fails the direction if it has ended. */
+  async #waitForSpace(): Promise<void> {
     const { writer } = this.#native;
     const drained = writer[drainable]?.();
     if (drained) {
       await new Promise<void>((resolve) => {
-        this.#writing = resolve;
+        this.#wakeWriter = resolve;
         drained.then(
           () => resolve(),
           () => resolve(),
         );
-        this.#connection.watch(this, true);
+        this.#connection.setWriting(this, true);
       });
-      this.#writing = undefined;
-      this.#connection.watch(this, false);
+      this.#wakeWriter = undefined;
+      this.#connection.setWriting(this, false);
     }
-    if (this.#writeEnd === "open" && typeof writer.desiredSize !== "number") await this.#stopped();
+    if (this.#writeEnd === "open" && typeof writer.desiredSize !== "number")
+      await this.#failAsStopped();
   }
 
-  /** The peer does not want any more, or the connection has ended. */
-  async #stopped(): Promise<void> {
-    this.#failWriting(await this.#connection.verdict("the peer stopped reading", 0, this.#early));
+  /** Fails the direction, after STOP_SENDING or the end of the connection. */
+  async #failAsStopped(): Promise<void> {
+    this.#failWriting(
+      await this.#connection.explainReset("the peer stopped reading", 0, this.#early),
+    );
   }
 
   async #endWriting(last: Uint8Array | undefined): Promise<void> {
@@ -272,7 +300,7 @@ export class NodeQuicStream implements ByteStream {
     if (this.#writeEnd === "ended") return;
     if (this.#writeEnd !== "open") throw this.#writeEnd;
     if (this.#native.writer.endSync() < 0) {
-      await this.#stopped();
+      await this.#failAsStopped();
       if (this.#writeEnd !== "open") throw this.#writeEnd;
     }
     this.#writeEnd = "ended";
@@ -286,17 +314,17 @@ export class NodeQuicStream implements ByteStream {
 
   #failWriting(error: VortexError): void {
     if (this.#writeEnd === "open") this.#writeEnd = error;
-    this.#writing?.();
+    this.#wakeWriter?.();
   }
 }
 
-/** Whether a promise settles before the microtasks have been worked off, and so without anything from outside. */
-async function settlesNow(promise: Promise<unknown>): Promise<boolean> {
+/** Tests whether a promise settles within the current microtasks, that is without I/O. */
+async function settlesWithinMicrotasks(promise: Promise<unknown>): Promise<boolean> {
   let settled = false;
   const settle = (): void => {
     settled = true;
   };
   promise.then(settle, settle);
-  for (let turn = 0; turn < MICROTASKS && !settled; turn++) await undefined;
+  for (let turn = 0; turn < MAX_MICROTASK_TURNS && !settled; turn++) await undefined;
   return settled;
 }

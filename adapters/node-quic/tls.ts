@@ -4,20 +4,26 @@ import type { TlsClientOptions, TlsIdentity } from "../../src/transport/tls.ts";
 import { authoritiesOf, identityOf, pinsOf, requireIdentity } from "../shared/tls.ts";
 import type { NativeIdentity } from "./native.ts";
 
-/** How a client's TLS is set up. */
+/** TLS settings of a client in the module's format. */
 export interface ClientTls {
-  /** Whether the peer's certificate must come from an authority. */
+  /** The peer's certificate must be issued by one of `ca`. */
   readonly verify: boolean;
+  /** Trusted authorities, PEM. */
   readonly ca: readonly Uint8Array[];
   readonly identity: NativeIdentity | undefined;
 }
 
-/** @throws `InvalidArgument` */
+/**
+ * Converts TLS options for dialling.
+ *
+ * @throws `InvalidArgument` for an unusable certificate, key or authority
+ */
 export function clientTls(options: TlsClientOptions): ClientTls {
   const identity = identityOf(options);
   const named = authoritiesOf(options.ca);
   const verify = pinsOf(options) === undefined && options.verify !== false;
-  // Without authorities the module would read those of the system at every dial, so one is named where none is asked.
+  // Without authorities the module would load the system's at every dial, so one is passed even if
+  // it is not needed.
   const authorities = verify ? (named ?? rootCertificates) : rootCertificates.slice(0, 1);
   return {
     verify,
@@ -26,12 +32,20 @@ export function clientTls(options: TlsClientOptions): ClientTls {
   };
 }
 
-/** @throws `InvalidArgument` */
+/**
+ * Converts the authorities for client certificates.
+ *
+ * @throws `InvalidArgument` for an unusable authority
+ */
 export function clientAuthorities(clientCa: string | undefined): readonly Uint8Array[] | undefined {
   return authoritiesOf(clientCa)?.map(encode);
 }
 
-/** @throws `InvalidArgument` for a certificate or key that is none */
+/**
+ * Converts a certificate and private key.
+ *
+ * @throws `InvalidArgument` for an unusable certificate or key
+ */
 export function nativeIdentity(identity: TlsIdentity): NativeIdentity {
   const { cert, key } = requireIdentity(identity);
   return { keys: [createPrivateKey(key)], certs: [encode(cert)] };

@@ -19,35 +19,44 @@ import { type NodeQuicOptions, nodeQuicSettings } from "./options.ts";
 import { SocketOptions } from "./socket-options.ts";
 
 /**
- * How QUIC by `node:quic` authenticates and behaves.
+ * Authentication and tuning of QUIC on `node:quic`.
  *
- * @experimental As `node:quic` is.
+ * @experimental Like `node:quic` itself.
  */
 export interface NodeQuicTransportOptions extends NodeQuicOptions {
-  /** For dialling. Default: the peer's certificate must be valid for its host. */
+  /** TLS for dialling. Default: the peer's certificate must be valid for its host. */
   readonly tls?: TlsClientOptions;
-  /** For listening. Default: a new self-signed certificate, for clients that pin its fingerprint. */
+  /**
+   * TLS for listening. Default: a new self-signed certificate, which clients pin by fingerprint.
+   */
   readonly serverTls?: TlsServerOptions;
 }
 
 /**
- * QUIC on the runtime's own `node:quic`, for Bun. The module is experimental, and no default: serve with it only where every sender is
- * trusted. Bun 1.4 retries a datagram that the system refuses, and sends nothing else meanwhile. One datagram from port 0 or
- * from an address without a route silences a server until its handshake times out; nothing of it reaches this library.
+ * Creates a QUIC transport on the runtime's `node:quic` module, for Bun. Not the default, since the
+ * module is experimental.
  *
- * Two more things are less than with quiche: the runtime does not hold a sender whose reader is slow
- * ({@link NodeQuicOptions.unreadLimit}), and a certificate that is changed ({@link Listener.setIdentity}) is shown to clients
- * that name the server only.
+ * Serve with it only where every sender is trusted. Bun 1.4 retries a datagram that the system
+ * refuses, and sends nothing else meanwhile. One datagram from port 0 or from an address without a
+ * route therefore silences a server until its handshake times out. This library does not notice.
  *
- * Rejects with `Unavailable` where the runtime has no such module, and with `InvalidArgument` for options out of their range.
+ * It has two more limitations compared to quiche:
  *
- * @experimental Its API may change in a minor version, as that of `node:quic` may.
+ * - The runtime has no receive flow control, so a slow reader does not slow its sender down
+ *   ({@link NodeQuicOptions.unreadLimit}).
+ * - A certificate set by {@link Listener.setIdentity} is shown only to clients that send a server
+ *   name (SNI).
+ *
+ * Rejects with `Unavailable` on runtimes without the module, and with `InvalidArgument` for options
+ * out of range.
+ *
+ * @experimental The API may change in a minor version, as that of `node:quic` may.
  */
 export function nodeQuicTransport(options: NodeQuicTransportOptions = {}): Promise<Transport> {
   return nodeQuicTransportWith(undefined, options);
 }
 
-/** {@link nodeQuicTransport} with a resolver for host names; default: the system's. */
+/** Creates a {@link nodeQuicTransport} with a resolver of host names. Default: the system's. */
 export async function nodeQuicTransportWith(
   resolver: Resolver | undefined,
   options: NodeQuicTransportOptions = {},

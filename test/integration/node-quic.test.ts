@@ -146,7 +146,7 @@ describe(`node-quic: clients that vanish${gap}`, skip, () => {
       .map(Number)
       .filter((fd) => options.isUdp(fd, listener.address.port));
     assert.equal(found.length, 1);
-    assert.equal(options.heedsNetworkErrors(found[0] ?? -1), false);
+    assert.equal(options.reportsNetworkErrors(found[0] ?? -1), false);
     await listener.close();
   });
 
