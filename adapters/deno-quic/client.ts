@@ -15,7 +15,7 @@ import { dialHost, type Resolver } from "../shared/resolve.ts";
 import { authoritiesOf, identityOf, pinsOf, STOCK_NAME } from "../shared/tls.ts";
 import { DenoQuicConnection } from "./connection.ts";
 import { ClientEndpoints, release } from "./endpoints.ts";
-import { failureInfo, isProtocolRefused, type Trust } from "./errors.ts";
+import { closeInfoOf, isProtocolRefused, type Trust } from "./errors.ts";
 import type { DenoQuic, NativeConn, NativeConnectOptions, NativeEndpoint } from "./native.ts";
 import {
   type DenoQuicSettings,
@@ -24,10 +24,10 @@ import {
   VORTEX_PROTOCOLS,
 } from "./options.ts";
 
-/** Peers that are remembered to be stock ones. */
-const CAPACITY = 1024;
+/** Maximum number of peers remembered to offer no ALPN. */
+const MAX_REMEMBERED_PEERS = 1024;
 
-/** Dials, for one transport. */
+/** Dials peers for one transport. */
 export class DenoQuicDialler {
   readonly #quic: DenoQuic;
   readonly #tls: TlsClientOptions;
@@ -38,10 +38,13 @@ export class DenoQuicDialler {
   readonly #endpoints: ClientEndpoints;
   readonly #guard = new Guard();
   readonly #resolver: Resolver | undefined;
-  /** Addresses whose peers refuse to name an application protocol, as stock ones do; the one met longest ago first. */
-  readonly #stock = new Set<string>();
+  /** Addresses of peers without ALPN, like dfdaemon; the one discovered first comes first. */
+  readonly #peersWithoutAlpn = new Set<string>();
 
-  /** @throws `InvalidArgument` for options that cannot be, and for those that Deno cannot join */
+  /**
+   * @throws `InvalidArgument` for unusable TLS options, and for combinations that Deno does not
+   * support
+   */
   constructor(
     quic: DenoQuic,
     tls: TlsClientOptions,
@@ -58,7 +61,7 @@ export class DenoQuicDialler {
     if (identity !== undefined && pins !== undefined) {
       throw new VortexError(
         "InvalidArgument",
-        "tls.fingerprints with tls.cert: Deno shows no client certificate to a pinned peer; name its authority (tls.ca)",
+        "tls options conflict: expected fingerprints or cert, got both; Deno sends no client certificate to a pinned peer, so name its authority (tls.ca)",
       );
     }
     this.#options = {
@@ -73,13 +76,13 @@ export class DenoQuicDialler {
     };
   }
 
-  /** Dials one peer by all its addresses. */
+  /** Dials a peer by all its addresses (Happy Eyeballs). */
   dial(remote: Address, { signal, earlyData = false }: DialOptions): Promise<Connection> {
     return dialHost({
       remote,
       signal,
       resolver: this.#resolver,
-      // What is sent ahead of the handshake cannot move to another address.
+      // Early data that was sent to one address cannot move to another.
       dial: (host, own, only) => this.#dialAddress(remote, host, own, earlyData && only),
       discard: (late) => late.abort(StreamCode.Cancelled),
     });
@@ -93,36 +96,37 @@ export class DenoQuicDialler {
   ): Promise<Connection> {
     const addr = formatAddress(remote);
     if (signal?.aborted) throw abortedError(signal, `dialling ${addr}`);
-    const stock = this.#stock.has(addr);
+    const stock = this.#peersWithoutAlpn.has(addr);
     try {
       return await this.#dialAs(stock, remote, host, earlyData, signal);
     } catch (error) {
       if (!isProtocolRefused(error)) throw error;
-      // The peer is another one than it was, or met for the first time.
-      this.#stock.delete(addr);
+      // The peer at this address has changed, or is dialled for the first time.
+      this.#peersWithoutAlpn.delete(addr);
       const connection = await this.#dialAs(!stock, remote, host, earlyData, signal).catch(
         (second) => {
-          // What the peer said of the name "vortex" is what its user can do something about.
+          // If both attempts fail, the refusal of ALPN "vortex" is the more useful error.
           throw isProtocolRefused(second) ? error : second;
         },
       );
-      if (!stock) this.#rememberStock(addr);
+      if (!stock) this.#rememberWithoutAlpn(addr);
       return connection;
     }
   }
 
-  /** See {@link Transport.close}. */
+  /** Implements {@link Transport.close}. */
   close(): void {
     this.#endpoints.close();
   }
 
-  #rememberStock(addr: string): void {
-    this.#stock.add(addr);
-    if (this.#stock.size <= CAPACITY) return;
-    const [oldest] = this.#stock;
-    if (oldest !== undefined) this.#stock.delete(oldest);
+  #rememberWithoutAlpn(addr: string): void {
+    this.#peersWithoutAlpn.add(addr);
+    if (this.#peersWithoutAlpn.size <= MAX_REMEMBERED_PEERS) return;
+    const [oldest] = this.#peersWithoutAlpn;
+    if (oldest !== undefined) this.#peersWithoutAlpn.delete(oldest);
   }
 
+  /** Dials with or without ALPN. */
   async #dialAs(
     stock: boolean,
     remote: Address,
@@ -131,13 +135,14 @@ export class DenoQuicDialler {
     signal: AbortSignal | undefined,
   ): Promise<Connection> {
     const addr = formatAddress(remote);
-    // A socket is of one family, and its sessions are those of the peer at this address.
+    // An endpoint has one address family, and stores sessions of the peer at this address.
     const key = `${addr} ${host} ${stock}`;
-    // Whoever trusts any certificate has Deno told so by its name on the command line, which is the stock peers' one.
+    // With `verify: false` Deno skips verification only for the name on its command line, which is
+    // dfdaemon's.
     const name =
       this.#tls.serverName ?? (this.#tls.verify === false ? STOCK_NAME : splitZone(remote.host)[0]);
     const trust: Trust = { tls: this.#tls, name };
-    // Deno itself makes the socket for a name, which the program may not resolve.
+    // For a host name, which the program may not be permitted to resolve, Deno creates the socket.
     const family = host.includes(":") ? 6 : isIP(host) === 4 ? 4 : undefined;
     const endpoint = family && this.#endpoints.take(key, family);
     let attempt: Promise<NativeConn> | NativeConn;
@@ -156,14 +161,15 @@ export class DenoQuicDialler {
       const what = `cannot dial ${addr}`;
       throw permissionError(error, what) ?? VortexError.from(error, "Unreachable", what, addr);
     }
-    if (!(attempt instanceof Promise)) return this.#early(attempt, remote, key, trust, signal);
+    if (!(attempt instanceof Promise))
+      return this.#connectionOf(attempt, remote, key, trust, signal);
     let native: NativeConn;
     try {
       native = await untilAborted(attempt, signal, `dialling ${addr}`);
     } catch (error) {
-      this.#giveUp(attempt, key, endpoint, signal?.aborted === true);
+      this.#abandon(attempt, key, endpoint, signal?.aborted === true);
       if (error instanceof VortexError) throw error;
-      throw failureInfo(error, { established: false, server: false, trust }).error;
+      throw closeInfoOf(error, { established: false, server: false, trust }).error;
     }
     const connection = new DenoQuicConnection(native, remote, {
       guard: this.#guard,
@@ -171,12 +177,14 @@ export class DenoQuicDialler {
       established: true,
       trust,
     });
-    this.#giveBack(connection, key, native.endpoint);
+    this.#returnOnClose(connection, key, native.endpoint);
     return connection;
   }
 
-  /** A connection ahead of its handshake. The signal may end it until that is over. */
-  #early(
+  /**
+   * Wraps a connection that was created before its handshake. The signal can abort it until then.
+   */
+  #connectionOf(
     native: NativeConn,
     remote: Address,
     key: string,
@@ -189,7 +197,7 @@ export class DenoQuicDialler {
       established: false,
       trust,
     });
-    this.#giveBack(connection, key, native.endpoint);
+    this.#returnOnClose(connection, key, native.endpoint);
     const onAbort = this.#guard.wrap(() => {
       if (signal === undefined) return;
       connection.abort(
@@ -198,20 +206,20 @@ export class DenoQuicDialler {
         abortedError(signal, `dialling ${formatAddress(remote)}`),
       );
     });
-    const settled = (): void => signal?.removeEventListener("abort", onAbort);
+    const unsubscribe = (): void => signal?.removeEventListener("abort", onAbort);
     signal?.addEventListener("abort", onAbort, { once: true });
-    connection.ready.then(settled, settled);
+    connection.ready.then(unsubscribe, unsubscribe);
     return connection;
   }
 
-  /** Deno cannot give up a handshake but by giving up its socket. */
-  #giveUp(
+  /** Abandons a dial. Deno can cancel a handshake only by closing its socket. */
+  #abandon(
     attempt: Promise<NativeConn>,
     key: string,
     endpoint: NativeEndpoint | undefined,
-    underWay: boolean,
+    inProgress: boolean,
   ): void {
-    if (endpoint !== undefined && !underWay) this.#endpoints.put(key, endpoint);
+    if (endpoint !== undefined && !inProgress) this.#endpoints.put(key, endpoint);
     else if (endpoint !== undefined) release(endpoint);
     attempt.then(
       this.#guard.wrap((late: NativeConn) =>
@@ -221,9 +229,10 @@ export class DenoQuicDialler {
     );
   }
 
-  #giveBack(connection: DenoQuicConnection, key: string, endpoint: NativeEndpoint): void {
+  /** Returns the endpoint for reuse once the connection has closed. */
+  #returnOnClose(connection: DenoQuicConnection, key: string, endpoint: NativeEndpoint): void {
     const onClosed = this.#guard.wrap(({ error }: CloseInfo) => {
-      // The peer has forgotten the sessions that the socket is kept for.
+      // After refused early data, the peer has lost the sessions for which the endpoint is kept.
       if (error.code === "EarlyDataRefused") release(endpoint);
       else this.#endpoints.put(key, endpoint);
     });

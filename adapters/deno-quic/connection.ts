@@ -13,7 +13,7 @@ import {
 import type { Guard } from "../shared/guard.ts";
 import { IdleClose } from "../shared/idle-close.ts";
 import { closeInfo } from "../shared/quic-errors.ts";
-import { earlyDataRefused, failureInfo, type Trust } from "./errors.ts";
+import { closeInfoOf, earlyDataRefused, type Trust } from "./errors.ts";
 import {
   afterFirstFlight,
   type NativeConn,
@@ -22,73 +22,82 @@ import {
 } from "./native.ts";
 import { DenoQuicStream, type StreamOwner } from "./stream.ts";
 
-/** Milliseconds between the failure of a stream and word of why its connection ended, at most. */
-const VERDICT = 1000;
+/** Maximum time in ms from the failure of a stream to the reason why its connection ended. */
+const CLOSE_REASON_TIMEOUT_MS = 1000;
 
 /**
- * Milliseconds in which an answer that was ended arrives and is read. What Deno has received and nobody has read is lost when
- * the connection is closed, so this is more than a round trip.
+ * Time in ms for the peer to receive and read an ended answer. Deno discards received data that is
+ * unread when the connection is closed, so this exceeds a round trip.
  */
-const SETTLING = 2000;
+const ANSWER_DRAIN_MS = 2000;
 
-/** What a connection needs to know of where it comes from. */
+/** Dependencies of a connection, which differ between client and server. */
 export interface ConnectionOrigin {
-  /** Counts and reports exceptions in event callbacks; each ends its connection. */
+  /** Counts and reports exceptions of event callbacks; each ends its connection. */
   readonly guard: Guard;
   readonly server: boolean;
-  /** Whether the handshake is over. */
+  /** The handshake is already complete. */
   readonly established: boolean;
-  /** Whom a client expects. */
+  /** Certificate requirements of a client. */
   readonly trust?: Trust;
-  /** On a server: a client has sent its first request, or finished its handshake. */
+  /** Called on a server when the client has sent a first request, or completed its handshake. */
   readonly onUsable?: (connection: DenoQuicConnection) => void;
-  /** The handshake is over. */
+  /** Called when the handshake is complete. */
   readonly onEstablished?: (connection: DenoQuicConnection) => void;
-  /** On a server: whether requests are taken before the handshake is over. */
+  /** On a server: requests are accepted before the handshake is complete. */
   readonly takesEarlyData?: boolean;
 }
 
-interface Taker {
+/** A pending `openStream` call. */
+interface StreamWaiter {
   resolve(stream: ByteStream): void;
   reject(error: VortexError): void;
 }
 
-/** A connection of Deno's QUIC, on either side. */
+/** QUIC connection of a client or server on Deno's implementation. */
 export class DenoQuicConnection implements Connection {
   readonly protocol = "quic";
   readonly remote: Address;
   readonly ready: Promise<void>;
   readonly closed: Promise<CloseInfo>;
-  /** Until the end, since it holds its endpoint and so a socket. */
+  /** Native connection; undefined after the end, since it keeps its endpoint and socket alive. */
   #native: NativeConn | undefined;
   readonly #origin: ConnectionOrigin;
   readonly #guard: Guard;
   readonly #owner: StreamOwner;
   readonly #streams = new Set<DenoQuicStream>();
   readonly #incoming = new AsyncQueue<ByteStream>();
-  /** Who waits for a stream, first come first. */
-  readonly #takers: Taker[] = [];
-  /** Streams that were opened for somebody who gave up waiting: their credit is spent, so they are the next to be used. */
-  #spares: DenoQuicStream[] = [];
-  /** Streams that are being opened. */
+  /** Pending `openStream` calls, in order. */
+  readonly #waiters: StreamWaiter[] = [];
+  /**
+   * Streams opened for aborted calls. They used up stream credit, so later calls take them first.
+   */
+  #spareStreams: DenoQuicStream[] = [];
+  /** Number of streams being opened. */
   #opening = 0;
   #established: boolean;
   #earlyData: EarlyData = "none";
-  /** Numbers of the streams that were opened before it was known whether early data was accepted: a refusal would show on them. */
-  readonly #early = new Set<bigint>();
-  #refusedEarly = false;
-  /** What waits until it is known whether early data was accepted. */
-  #undecided: (() => void)[] = [];
-  readonly #started = performance.now();
-  /** When the session for the next connection has come, by performance.now(). */
-  #sessionDue = Number.NEGATIVE_INFINITY;
-  /** When a stream of the peer's was last ended on this side, by performance.now(). */
-  #lastEnded = Number.NEGATIVE_INFINITY;
+  /**
+   * Ids of streams opened while the decision on early data was pending; reuse of an id shows
+   * refusal.
+   */
+  readonly #earlyIds = new Set<bigint>();
+  #earlyDataRefused = false;
+  /** Callbacks to run once the server has decided on early data. */
+  #decisionCallbacks: (() => void)[] = [];
+  readonly #startedAt = performance.now();
+  /** Time at which the session for the next connection has arrived, by `performance.now()`. */
+  #sessionExpectedAt = Number.NEGATIVE_INFINITY;
+  /** Time at which this side last ended a stream, by `performance.now()`. */
+  #lastEndedAt = Number.NEGATIVE_INFINITY;
   #closing = false;
-  #onDrained: (() => void) | undefined;
-  /** On a client: Deno keeps the process alive while `closed` of a connection is waited for. */
+  #onDelivered: (() => void) | undefined;
+  /**
+   * Closes a client's idle connection, since Deno keeps the process alive while `closed` is
+   * pending.
+   */
   readonly #idleClose: IdleClose | undefined;
-  #end: CloseInfo | undefined;
+  #closeInfo: CloseInfo | undefined;
   #resolveClosed: (info: CloseInfo) => void = () => {};
   #resolveReady: () => void = () => {};
   #rejectReady: (error: VortexError) => void = () => {};
@@ -101,20 +110,20 @@ export class DenoQuicConnection implements Connection {
     this.#guard = origin.guard.of((error) => this.abort(StreamCode.Internal, "", error));
     this.#owner = {
       guard: this.#guard,
-      lost: (cause) => this.#lost(cause),
-      onHeard: () => this.#checkDrained(),
+      waitForCloseReason: (cause) => this.#waitForCloseReason(cause),
+      onPeerEnded: () => this.#checkDelivered(),
       onEnded: () => {
-        this.#lastEnded = performance.now();
+        this.#lastEndedAt = performance.now();
       },
       onEarlyDataRefused: (refused) => this.#onEarlyDataRefused(refused),
-      onceDecided: (act) => {
-        if (this.#isUndecided()) this.#undecided.push(act);
+      onceEarlyDataDecided: (act) => {
+        if (this.#isEarlyDataPending()) this.#decisionCallbacks.push(act);
         else act();
       },
       forget: (stream) => {
         this.#streams.delete(stream);
-        this.#checkIdle();
-        this.#checkDrained();
+        this.#updateIdle();
+        this.#checkDelivered();
       },
     };
     this.closed = new Promise((resolve) => {
@@ -130,7 +139,7 @@ export class DenoQuicConnection implements Connection {
         this.abort(StreamCode.None, "", error),
       );
     native.closed.then(
-      // An application's own code travels after the handshake only (RFC 9000, section 10.2.3).
+      // An application close is sent only after the handshake (RFC 9000, section 10.2.3).
       this.#guard.wrap(
         ({ closeCode: code, reason }: { readonly closeCode: number; readonly reason: string }) =>
           this.#onEnd(closeInfo({ isApp: true, code, reason, remote: true, established: true })),
@@ -138,19 +147,20 @@ export class DenoQuicConnection implements Connection {
       this.#guard.wrap((cause: unknown) => {
         const { server, trust } = origin;
         const early = this.#earlyData !== "none";
-        this.#onEnd(failureInfo(cause, { established: this.#established, server, early, trust }));
+        this.#onEnd(closeInfoOf(cause, { established: this.#established, server, early, trust }));
       }),
     );
     const takesStreams = origin.server && (origin.established || origin.takesEarlyData === true);
     if (takesStreams) this.#guard.run(() => this.#acceptStreams(native));
     if (origin.established) {
       this.#resolveReady();
-      this.#checkIdle();
+      this.#updateIdle();
     } else {
       this.#guard.run(() => this.#finishHandshake(native));
       if (!origin.server) {
         this.#earlyData = "pending";
-        // Whether early data was accepted shows only on a stream that was opened early; it is the first to be used.
+        // Only an early stream shows whether early data was accepted. The first `openStream` call
+        // uses it.
         this.#open();
       }
     }
@@ -160,7 +170,7 @@ export class DenoQuicConnection implements Connection {
     return this.#earlyData;
   }
 
-  /** Of a session that was resumed without early data Deno does not tell. */
+  /** True if early data was accepted. Deno does not report a resumption without early data. */
   get resumed(): boolean {
     return this.#earlyData === "accepted";
   }
@@ -168,23 +178,23 @@ export class DenoQuicConnection implements Connection {
   openStream(options: { readonly signal?: AbortSignal } = {}): Promise<ByteStream> {
     const { signal } = options;
     if (signal?.aborted) return Promise.reject(abortedError(signal, "opening a stream"));
-    if (this.#end !== undefined) return Promise.reject(this.#end.error);
-    if (this.#closing) return Promise.reject(closedHere());
-    const spare = this.#spares.shift();
+    if (this.#closeInfo !== undefined) return Promise.reject(this.#closeInfo.error);
+    if (this.#closing) return Promise.reject(closedLocally());
+    const spare = this.#spareStreams.shift();
     if (spare !== undefined) {
-      this.#checkIdle();
+      this.#updateIdle();
       return Promise.resolve(spare);
     }
     return new Promise((resolve, reject) => {
       const onAbort = this.#guard.wrap(() => {
-        const at = this.#takers.indexOf(taker);
+        const at = this.#waiters.indexOf(waiter);
         if (at < 0 || signal === undefined) return;
-        this.#takers.splice(at, 1);
-        this.#checkIdle();
+        this.#waiters.splice(at, 1);
+        this.#updateIdle();
         reject(abortedError(signal, "opening a stream"));
       });
       const settle = (): void => signal?.removeEventListener("abort", onAbort);
-      const taker: Taker = {
+      const waiter: StreamWaiter = {
         resolve: (stream) => {
           settle();
           resolve(stream);
@@ -195,9 +205,9 @@ export class DenoQuicConnection implements Connection {
         },
       };
       signal?.addEventListener("abort", onAbort, { once: true });
-      this.#takers.push(taker);
-      this.#checkIdle();
-      if (this.#opening < this.#takers.length) this.#open();
+      this.#waiters.push(waiter);
+      this.#updateIdle();
+      if (this.#opening < this.#waiters.length) this.#open();
     });
   }
 
@@ -207,20 +217,21 @@ export class DenoQuicConnection implements Connection {
 
   async close(options: { readonly grace?: number } = {}): Promise<void> {
     const { grace = 5000 } = options;
-    if (this.#end === undefined) {
+    if (this.#closeInfo === undefined) {
       this.#closing = true;
       this.#incoming.end();
-      this.#refuseTakers(closedHere());
-      await this.#drain(grace);
+      this.#rejectWaiters(closedLocally());
+      await this.#waitForDelivery(grace);
       this.abort();
     }
     await this.closed;
-    // The frame that tells the peer goes out in the next turn of the event loop, which a process that exits has to wait for.
-    await turn();
+    // Deno sends the close frame in the next turn of the event loop, so an exiting process must
+    // wait.
+    await nextTurn();
   }
 
-  abort(code: number = StreamCode.None, reason = "", error: VortexError = closedHere()): void {
-    if (this.#end !== undefined) return;
+  abort(code: number = StreamCode.None, reason = "", error: VortexError = closedLocally()): void {
+    if (this.#closeInfo !== undefined) return;
     const native = this.#native;
     this.#onEnd({ code, reason, remote: false, error });
     for (const stream of this.#streams) stream.fail(error);
@@ -230,37 +241,45 @@ export class DenoQuicConnection implements Connection {
   }
 
   /**
-   * Waits until what was written and ended has been delivered, for at most `grace` milliseconds. Deno does not tell when bytes
-   * have arrived. So for a stream of this side's own it waits until the peer has ended its direction too, and for an answer
-   * that was ended just now for a while, or until the peer, having all it wanted, closes the connection.
+   * Waits for the delivery of ended streams, for at most `grace` ms.
+   *
+   * Deno does not report acknowledgements. So a client waits until the peer has ended its direction
+   * too. A server waits {@link ANSWER_DRAIN_MS} after the last answer ended, or until the
+   * satisfied peer closes.
    */
-  async #drain(grace: number): Promise<void> {
+  async #waitForDelivery(grace: number): Promise<void> {
     const now = performance.now();
-    const left = this.#origin.server ? Math.min(grace, this.#lastEnded + SETTLING - now) : grace;
+    const left = this.#origin.server
+      ? Math.min(grace, this.#lastEndedAt + ANSWER_DRAIN_MS - now)
+      : grace;
     if (left <= 0) return;
-    if (!this.#origin.server && !this.#owes()) {
-      if (this.#sessionDue > now) await turn(Math.min(grace, this.#sessionDue - now));
+    if (!this.#origin.server && !this.#hasUndelivered()) {
+      if (this.#sessionExpectedAt > now)
+        await nextTurn(Math.min(grace, this.#sessionExpectedAt - now));
       return;
     }
     await new Promise<void>((resolve) => {
       const timer = this.#guard.clock.setTimer(resolve, left);
-      this.#onDrained = () => {
+      this.#onDelivered = () => {
         timer.cancel();
         resolve();
       };
     });
   }
 
-  #owes(): boolean {
-    return [...this.#streams].some((stream) => stream.owed);
+  /** Returns true while a stream has ended but the peer's direction has not. */
+  #hasUndelivered(): boolean {
+    return [...this.#streams].some((stream) => stream.undelivered);
   }
 
-  #checkDrained(): void {
-    if (this.#onDrained !== undefined && !this.#origin.server && !this.#owes()) this.#onDrained();
+  #checkDelivered(): void {
+    if (this.#onDelivered !== undefined && !this.#origin.server && !this.#hasUndelivered())
+      this.#onDelivered();
   }
 
-  // --- streams ----------------------------------------------------------------------------------------------------
+  // --- streams -----------------------------------------------------------------------------------
 
+  /** Opens a stream for the first pending call when credit permits. */
   #open(): void {
     const native = this.#native;
     if (native === undefined) return;
@@ -268,147 +287,158 @@ export class DenoQuicConnection implements Connection {
     native.createBidirectionalStream({ waitUntilAvailable: true }).then(
       this.#guard.wrap((opened: NativeStream) => {
         this.#opening--;
-        if (this.#end !== undefined || this.#refusedEarly || !this.#isNumberedOn(opened)) {
-          letGo(opened);
+        if (this.#closeInfo !== undefined || this.#earlyDataRefused || !this.#hasFreshId(opened)) {
+          discard(opened);
           return;
         }
-        const stream = this.#adopt(opened);
-        const taker = this.#takers.shift();
-        if (taker === undefined) this.#spares.push(stream);
-        else taker.resolve(stream);
-        this.#checkIdle();
+        const stream = this.#addStream(opened);
+        const waiter = this.#waiters.shift();
+        if (waiter === undefined) this.#spareStreams.push(stream);
+        else waiter.resolve(stream);
+        this.#updateIdle();
       }),
       this.#guard.wrap(async (cause: unknown) => {
         this.#opening--;
-        this.#refuseTakers(await this.#lost(cause));
+        this.#rejectWaiters(await this.#waitForCloseReason(cause));
       }),
     );
   }
 
   /**
-   * Whether the stream has a number of its own. After early data was refused quinn numbers streams anew, and an early stream that
-   * it frees takes the waker of the new one with its number along: a read of that one would never be answered, not at the end of
-   * the connection either, and hold its socket. The number tells of the refusal at once; Deno's own word of it was seen to come
-   * more than two turns later in a busy process.
+   * Returns true unless the stream's id was used before, which shows that early data was refused.
+   *
+   * After a refusal quinn assigns the same ids again. When it frees an early stream, it removes the
+   * waker of the new stream with the same id. Reads of that stream would never settle, not even at
+   * the end of the connection, and would keep its socket alive. The id shows the refusal at once.
+   * Deno reports it later: more than two turns later in a busy process, as observed.
    */
-  #isNumberedOn({ readable }: NativeStream): boolean {
+  #hasFreshId({ readable }: NativeStream): boolean {
     if (this.#earlyData === "none") return true;
-    const number = numberOf(readable);
-    // The connection has ended, which is about to be told.
-    if (number === undefined) return false;
-    if (this.#early.has(number)) {
+    const id = streamIdOf(readable);
+    // The connection has ended, which Deno reports shortly.
+    if (id === undefined) return false;
+    if (this.#earlyIds.has(id)) {
       this.#guard.run(() => this.#onEarlyDataRefused(earlyDataRefused()));
       return false;
     }
-    if (this.#isUndecided()) this.#early.add(number);
+    if (this.#isEarlyDataPending()) this.#earlyIds.add(id);
     return true;
   }
 
-  #isUndecided(): boolean {
-    return this.#earlyData === "pending" && this.#end === undefined;
+  /** Returns true while the decision on early data is pending. */
+  #isEarlyDataPending(): boolean {
+    return this.#earlyData === "pending" && this.#closeInfo === undefined;
   }
 
-  #adopt(native: NativeStream): DenoQuicStream {
+  #addStream(native: NativeStream): DenoQuicStream {
     const stream = new DenoQuicStream(native, this.#owner);
     this.#streams.add(stream);
     return stream;
   }
 
-  #checkIdle(): void {
-    if (this.#idleClose === undefined || this.#end !== undefined) return;
-    const used = this.#streams.size - this.#spares.length;
-    this.#idleClose.busy = !this.#established || used > 0 || this.#takers.length > 0;
+  /** Starts or stops the idle timer, depending on used streams and pending calls. */
+  #updateIdle(): void {
+    if (this.#idleClose === undefined || this.#closeInfo !== undefined) return;
+    const used = this.#streams.size - this.#spareStreams.length;
+    this.#idleClose.busy = !this.#established || used > 0 || this.#waiters.length > 0;
   }
 
-  #refuseTakers(error: VortexError): void {
-    for (const taker of this.#takers.splice(0)) taker.reject(error);
+  #rejectWaiters(error: VortexError): void {
+    for (const waiter of this.#waiters.splice(0)) waiter.reject(error);
   }
 
   async #acceptStreams(native: NativeConn): Promise<void> {
     try {
       for await (const stream of native.incomingBidirectionalStreams) {
-        // Unanswered it fails with the connection, and may be asked for again; refused it would look like an answer.
-        if (this.#closing || this.#end !== undefined) return;
-        this.#incoming.push(this.#adopt(stream));
+        // An unanswered request fails with the connection and may be retried. A refusal would look
+        // like an answer.
+        if (this.#closing || this.#closeInfo !== undefined) return;
+        this.#incoming.push(this.#addStream(stream));
         this.#origin.onUsable?.(this);
       }
     } catch {
-      // The connection has ended; `closed` tells why.
+      // The connection has ended; `closed` reports the reason.
     }
   }
 
-  // --- the handshake and the end ------------------------------------------------------------------------------------
+  // --- handshake and end -------------------------------------------------------------------------
 
   async #finishHandshake(native: NativeConn): Promise<void> {
     await native.handshake;
-    // It resolves also when the handshake has failed, or early data was refused. Both are known by the next turn.
-    await turn();
-    if (this.#end !== undefined || this.#refusedEarly) return;
+    // Also resolves after a failed handshake or refused early data. Both show by the next turn.
+    await nextTurn();
+    if (this.#closeInfo !== undefined || this.#earlyDataRefused) return;
     this.#established = true;
     if (this.#earlyData === "pending") {
-      this.#earlyData = this.#early.size > 0 ? "accepted" : "refused";
-      this.#decide();
-      // A session comes a round trip after the handshake, which took about one.
+      this.#earlyData = this.#earlyIds.size > 0 ? "accepted" : "refused";
+      this.#runDecisionCallbacks();
+      // A session arrives a round trip after the handshake, which took about a round trip.
       const now = performance.now();
-      this.#sessionDue = now + 2 * (now - this.#started) + 10;
+      this.#sessionExpectedAt = now + 2 * (now - this.#startedAt) + 10;
     }
     this.#resolveReady();
-    this.#checkIdle();
+    this.#updateIdle();
     this.#origin.onEstablished?.(this);
     if (!this.#origin.server || this.#native === undefined) return;
     this.#origin.onUsable?.(this);
     if (this.#origin.takesEarlyData !== true) this.#guard.run(() => this.#acceptStreams(native));
   }
 
-  /** The connection ends with its early data, for what quinn would do to streams that are opened after it, see {@link #isNumberedOn}. */
+  /**
+   * Ends the connection after refused early data, since later streams would be unsafe, see
+   * `#hasFreshId`. Returns the error for the streams.
+   */
   async #onEarlyDataRefused(refused: VortexError): Promise<VortexError> {
-    this.#refusedEarly = true;
-    // quinn says it also when the connection has ended before its handshake.
-    await turn();
-    if (this.#end !== undefined) return this.#end.error;
+    this.#earlyDataRefused = true;
+    // quinn reports a refusal also when the connection ended before its handshake.
+    await nextTurn();
+    if (this.#closeInfo !== undefined) return this.#closeInfo.error;
     this.#established = true;
     this.#earlyData = "refused";
     this.abort(StreamCode.None, "", refused);
     return refused;
   }
 
-  #decide(): void {
-    for (const act of this.#undecided.splice(0)) act();
+  /** Runs the callbacks that waited for the decision on early data. */
+  #runDecisionCallbacks(): void {
+    for (const act of this.#decisionCallbacks.splice(0)) act();
   }
 
-  async #lost(cause: unknown): Promise<VortexError> {
-    if (this.#end === undefined) {
+  /** Waits for the reason of a lost connection, and returns the error for its streams. */
+  async #waitForCloseReason(cause: unknown): Promise<VortexError> {
+    if (this.#closeInfo === undefined) {
       let timer: Timer | undefined;
-      const patience = new Promise<void>((resolve) => {
-        timer = this.#guard.clock.setTimer(resolve, VERDICT);
+      const timeout = new Promise<void>((resolve) => {
+        timer = this.#guard.clock.setTimer(resolve, CLOSE_REASON_TIMEOUT_MS);
       });
-      await Promise.race([this.closed, patience]);
+      await Promise.race([this.closed, timeout]);
       timer?.cancel();
     }
-    return this.#end?.error ?? VortexError.from(cause, "ConnectionLost", "the stream failed");
+    return this.#closeInfo?.error ?? VortexError.from(cause, "ConnectionLost", "stream failed");
   }
 
   #onEnd(info: CloseInfo): void {
-    if (this.#end !== undefined) return;
-    this.#end = info;
+    if (this.#closeInfo !== undefined) return;
+    this.#closeInfo = info;
     this.#closing = true;
     if (this.#idleClose !== undefined) this.#idleClose.busy = true;
     this.#native = undefined;
-    this.#spares = [];
+    this.#spareStreams = [];
     this.#rejectReady(info.error);
-    this.#refuseTakers(info.error);
+    this.#rejectWaiters(info.error);
     this.#incoming.end();
-    this.#decide();
-    this.#onDrained?.();
+    this.#runDecisionCallbacks();
+    this.#onDelivered?.();
     this.#resolveClosed(info);
   }
 }
 
-function closedHere(): VortexError {
+function closedLocally(): VortexError {
   return new VortexError("Closed", "the connection was closed on this side");
 }
 
-function numberOf(readable: NativeReadable): bigint | undefined {
+/** Returns the id of a stream; undefined once the connection has ended. */
+function streamIdOf(readable: NativeReadable): bigint | undefined {
   try {
     return readable.id;
   } catch {
@@ -416,13 +446,14 @@ function numberOf(readable: NativeReadable): bigint | undefined {
   }
 }
 
-function letGo({ readable, writable }: NativeStream): void {
+/** Cancels both directions of a stream. */
+function discard({ readable, writable }: NativeStream): void {
   readable.cancel().catch(() => {});
   writable.abort().catch(() => {});
 }
 
-/** The next turn of the event loop, or some milliseconds. */
-function turn(milliseconds?: number): Promise<void> {
+/** Waits for the next turn of the event loop, or for `milliseconds`. */
+function nextTurn(milliseconds?: number): Promise<void> {
   return new Promise((resolve) => {
     if (milliseconds === undefined) setImmediate(resolve);
     else setTimeout(resolve, milliseconds);

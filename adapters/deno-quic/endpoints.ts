@@ -6,17 +6,19 @@ import {
   type NativeEndpoint,
 } from "./native.ts";
 
-/** Sockets without a connection that are kept, for the sessions of their peers. */
-const CAPACITY = 64;
+/** Maximum number of idle endpoints kept for the sessions in them. */
+const MAX_IDLE_ENDPOINTS = 64;
 
 /**
- * The sockets that a client dials on, one for each connection, so that each has the system's buffers to itself. Deno keeps the
- * sessions for 0-RTT in them, by the name of the server and not by its address. So a socket is kept for the peer that was
- * dialled on it; those not used for longest are given up first.
+ * Pool of client endpoints. Each connection has a separate one, and so the socket buffers to
+ * itself.
+ *
+ * Deno stores the sessions for 0-RTT in the endpoint, by server name instead of address. So an
+ * endpoint is kept for the peer that was dialled on it. The least recently used ones are evicted.
  */
 export class ClientEndpoints {
   readonly #quic: DenoQuic;
-  /** Without a connection, by peer; the one used longest ago first. */
+  /** Endpoints without a connection, by peer; the least recently used first. */
   readonly #idle = new Map<string, NativeEndpoint>();
   #closed = false;
 
@@ -25,10 +27,10 @@ export class ClientEndpoints {
   }
 
   /**
-   * A socket for a connection to `peer`, the one it was dialled on before if there is one; undefined where only Deno itself may
-   * make one (`--allow-net` with a list of hosts).
+   * Returns an endpoint for a connection: the one last used for `key`, or a new one. Undefined
+   * where only Deno itself may create sockets (`--allow-net` with a list of hosts).
    *
-   * @param key what tells one peer, and way of dialling it, from another
+   * @param key identifies the peer and the way of dialling it
    */
   take(key: string, family: 4 | 6): NativeEndpoint | undefined {
     const known = this.#idle.get(key);
@@ -40,25 +42,25 @@ export class ClientEndpoints {
       return new this.#quic.QuicEndpoint({ hostname: family === 4 ? "0.0.0.0" : "::", port: 0 });
     } catch (error) {
       if (error instanceof Error && error.name === "NotCapable") return undefined;
-      throw nativeError(error, "Unreachable", "there is no UDP socket to be had");
+      throw nativeError(error, "Unreachable", "cannot open a UDP socket");
     }
   }
 
-  /** Gives a socket back whose connection has ended. */
+  /** Returns an endpoint to the pool after its connection has ended. */
   put(key: string, endpoint: NativeEndpoint): void {
     if (this.#closed || this.#idle.has(key)) {
       release(endpoint);
       return;
     }
     this.#idle.set(key, endpoint);
-    if (this.#idle.size <= CAPACITY) return;
+    if (this.#idle.size <= MAX_IDLE_ENDPOINTS) return;
     const [oldest] = this.#idle;
     if (oldest === undefined) return;
     this.#idle.delete(oldest[0]);
     release(oldest[1]);
   }
 
-  /** Frees the sockets that are kept, and keeps none from then on. */
+  /** Releases all idle endpoints. Later ones are released when they are returned. */
   close(): void {
     this.#closed = true;
     for (const endpoint of this.#idle.values()) release(endpoint);
@@ -66,7 +68,7 @@ export class ClientEndpoints {
   }
 }
 
-/** Ends what goes on on a socket, and frees it. */
+/** Closes an endpoint with its connections, and frees its socket. */
 export function release(endpoint: NativeEndpoint): void {
   afterFirstFlight(() => {
     endpoint.close({ closeCode: 0, reason: "" });

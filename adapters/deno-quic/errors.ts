@@ -1,14 +1,20 @@
-/** Deno gives the errors of its QUIC as texts, those of quinn and rustls; this is the one place that reads them. */
+/**
+ * Parses the errors of Deno's QUIC, which are texts of quinn and rustls. No other file depends on
+ * these texts.
+ */
 import { peersWords, VortexError } from "../../src/errors.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import type { CloseInfo } from "../../src/transport/transport.ts";
 import { CONNECTION_REFUSED, closeInfo, silentEnd } from "../shared/quic-errors.ts";
 import { isAboutCertificate, otherNames, unknownAuthority } from "../shared/tls-errors.ts";
 
-/** RFC 9000, section 20.1. */
+/** Transport error APPLICATION_ERROR (RFC 9000, section 20.1). */
 const APPLICATION_ERROR = 0xc;
 
-/** The beginnings of quinn's texts for errors of the transport (RFC 9000, section 20.1) that a peer's CONNECTION_CLOSE may hold. */
+/**
+ * Prefixes of quinn's texts for the transport errors of a CONNECTION_CLOSE frame (RFC 9000, section
+ * 20.1).
+ */
 const transportErrors: readonly [text: string, code: number][] = [
   ["the connection is being closed abruptly in the absence of any error", 0x0],
   ["the endpoint encountered an internal error", 0x1],
@@ -24,27 +30,28 @@ const transportErrors: readonly [text: string, code: number][] = [
   ["the application or application protocol caused", APPLICATION_ERROR],
 ];
 
-/** What a connection was like when it failed. */
-export interface Circumstances {
+/** State of a connection at its failure. */
+export interface ConnectionState {
+  /** The handshake was complete. */
   readonly established: boolean;
   readonly server: boolean;
-  /** Whether it was in use before its handshake was over. */
+  /** The application used it before the handshake was complete. */
   readonly early?: boolean;
-  /** What a client demanded of its peer; undefined on a server. */
+  /** Certificate requirements of a client; undefined on a server. */
   readonly trust?: Trust | undefined;
 }
 
-/** Whom a client expected. */
+/** Certificate requirements of a client. */
 export interface Trust {
   readonly tls: TlsClientOptions;
-  /** The name that the certificate had to be for. */
+  /** Server name that the certificate must be valid for. */
   readonly name: string;
 }
 
-/** How a connection ended that failed with `cause`. */
-export function failureInfo(
+/** Builds the {@link CloseInfo} of a connection that failed with `cause`. */
+export function closeInfoOf(
   cause: unknown,
-  { established, server, early, trust }: Circumstances,
+  { established, server, early, trust }: ConnectionState,
 ): CloseInfo {
   const text = textOf(cause);
   if (text === "timed out") return silentEnd(true, established, server, cause);
@@ -81,8 +88,9 @@ export function failureInfo(
   const [known, code] = transportErrors.find(([start]) => what.startsWith(start)) ?? [];
   if (known !== undefined && code !== undefined) {
     if (code === APPLICATION_ERROR && !established) {
-      // What its application said is kept back until the handshake is over (RFC 9000, section 10.2.3).
-      const message = "the peer closed the connection before its handshake was over";
+      // The application's code and reason are withheld until the handshake is complete (RFC 9000,
+      // section 10.2.3).
+      const message = "connection closed: the peer ended it before the handshake was complete";
       const error = new VortexError(
         early === true ? "ConnectionLost" : "ConnectionRefused",
         message,
@@ -96,7 +104,7 @@ export function failureInfo(
   if (what.startsWith("peer doesn't implement any supported version")) {
     const error = new VortexError(
       "ProtocolNotSupported",
-      "the peer speaks no version of QUIC that is known here",
+      "QUIC version negotiation failed: the peer supports no version that is known here",
       {
         cause,
       },
@@ -106,7 +114,10 @@ export function failureInfo(
   return silentEnd(false, established, server, cause);
 }
 
-/** What became of a stream whose reading or writing failed with `cause`; undefined when its connection has ended. */
+/**
+ * Converts an error of reading or writing a stream. Returns undefined when its connection has
+ * ended.
+ */
 export function streamError(cause: unknown): VortexError | undefined {
   const text = textOf(cause);
   const reset = /^(stream reset|sending stopped) by peer: error (\d+)$/.exec(text);
@@ -114,38 +125,46 @@ export function streamError(cause: unknown): VortexError | undefined {
     const [, what, code] = reset;
     const message =
       what === "stream reset" ? "the peer aborted the stream" : "the peer stopped reading";
-    return new VortexError("StreamReset", `${message} (code ${code})`, { cause });
+    return new VortexError("StreamReset", `stream reset: ${message} (code ${code})`, { cause });
   }
   return text === "0-RTT rejected" ? earlyDataRefused(cause) : undefined;
 }
 
-/** What was sent before the handshake is lost. */
+/** Creates the error of data that was lost with refused early data. */
 export function earlyDataRefused(cause?: unknown): VortexError {
-  const message = "the peer did not take what was sent before the handshake";
+  const message = "early data refused: the peer did not accept data sent before the handshake";
   return new VortexError("EarlyDataRefused", message, { cause });
 }
 
-/** Whether the peer refused the handshake because it speaks no application protocol that was offered. */
+/** Tests whether a dial failed because the peer does not speak the offered ALPN. */
 export function isProtocolRefused(error: unknown): boolean {
   return error instanceof VortexError && error.code === "ProtocolNotSupported";
 }
 
 const INVALID_CERTIFICATE = "invalid peer certificate: ";
 
-/** Why this side did not accept the peer's certificate. Deno does not hand it out, so the words come from what rustls says of it. */
+/**
+ * Creates the error for a certificate that this side refused. Deno does not expose the certificate,
+ * so the fault is parsed from rustls's text.
+ */
 function refusedCertificate(reason: string, { tls, name }: Trust, cause: unknown): VortexError {
   const fault = reason.replace(INVALID_CERTIFICATE, "");
   const message = certificateFault(fault, tls, name);
-  return new VortexError("HandshakeFailed", `${message} (${peersWords(reason, 256)})`, { cause });
+  return new VortexError(
+    "HandshakeFailed",
+    `certificate refused: ${message} (${peersWords(reason, 256)})`,
+    { cause },
+  );
 }
 
+/** Describes the fault of a certificate, from the text of rustls. */
 function certificateFault(fault: string, tls: TlsClientOptions, name: string): string {
   const expired = /not valid after (\d+)/.exec(fault);
   if (expired !== null) return `the certificate of the peer expired on ${timeOf(expired[1])}`;
   const early = /not valid before (\d+)/.exec(fault);
   if (early !== null)
     return `the certificate of the peer is valid only from ${timeOf(early[1])} on`;
-  // Thus the check of a pinned certificate says it, which looks at the dates too.
+  // The texts for a pinned certificate, whose validity period Deno checks too.
   if (fault === "Expired")
     return "the certificate of the peer has expired, which Deno refuses also of a pinned one";
   if (fault === "NotValidYet")
@@ -166,7 +185,7 @@ function certificateFault(fault: string, tls: TlsClientOptions, name: string): s
   if (fault === "UnknownIssuer" && tls.fingerprints !== undefined) {
     return "the certificate of the peer has a fingerprint which is not pinned";
   }
-  // An authority of the same name with another key shows as a wrong signature.
+  // A different authority of the same name shows as a bad signature.
   if (fault === "UnknownIssuer" || fault === "BadSignature") return unknownAuthority;
   return "the certificate of the peer was not accepted";
 }

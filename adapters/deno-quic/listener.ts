@@ -30,35 +30,41 @@ import {
   VORTEX_PROTOCOLS,
 } from "./options.ts";
 
-/** Half-open connections at a time; what comes on top is ignored, and a client tries again. */
+/** Limit of half-open connections. Further attempts are ignored; the client retransmits. */
 const MAX_HALF_OPEN = 4096;
-/** Milliseconds for which a closed listener tells clients that it is closed, which otherwise find out by waiting. */
-const LINGER = 10_000;
-/** Milliseconds between looks whether a socket is free, and in all: quinn keeps it until the last close has settled. */
-const LOOK = 50;
-const PATIENCE = 5_000;
+/** Time in ms for which a closed listener refuses clients, which would otherwise time out. */
+const REFUSAL_PERIOD_MS = 10_000;
+/** Interval in ms at which a bind is retried while this process still holds the socket. */
+const BIND_RETRY_INTERVAL_MS = 50;
+/** Total time in ms of these retries: quinn keeps a socket until its last close has settled. */
+const BIND_RETRY_TIMEOUT_MS = 5_000;
 
-/** What a listener is made of. */
+/** Dependencies of a listener. */
 export interface ListenerContext {
   readonly quic: DenoQuic;
   readonly settings: DenoQuicSettings;
   readonly maxConnections: number;
   readonly maxStreams: number;
   readonly earlyData: boolean;
-  /** The certificate to begin with. */
+  /** Initial certificate and key. */
   readonly identity: TlsIdentity;
-  /** Hears of exceptions in event callbacks. */
+  /** Receives exceptions of event callbacks. */
   readonly onError: ((error: VortexError) => void) | undefined;
 }
 
-/** Closed endpoints of this process that linger still, by the address they have. */
-const lingering = new Map<string, () => void>();
-/** Addresses whose sockets this process had and has given up, so that they are free as soon as they have been collected. */
-const givenUp = new Set<string>();
+/** Releases the closed endpoints of this process that still refuse clients, by address. */
+const refusingEndpoints = new Map<string, () => void>();
+/**
+ * Addresses whose sockets this process has released; they become free with a garbage collection.
+ */
+const releasedAddresses = new Set<string>();
 
-/** Listens on one UDP socket for all its connections. Rejects with `AddressInUse` or `Unreachable`. */
+/**
+ * Binds a UDP socket and accepts QUIC connections on it. Rejects with `AddressInUse` or
+ * `Unreachable`.
+ */
 export async function listenDenoQuic(context: ListenerContext, local: Address): Promise<Listener> {
-  const endpoint = await bind(context.quic, local);
+  const endpoint = await createEndpoint(context.quic, local);
   try {
     return new DenoQuicListener(context, endpoint, local.host);
   } catch (error) {
@@ -67,20 +73,23 @@ export async function listenDenoQuic(context: ListenerContext, local: Address): 
   }
 }
 
-async function bind(quic: DenoQuic, local: Address): Promise<NativeEndpoint> {
+/** Creates an endpoint. Retries while the address is held by a released socket of this process. */
+async function createEndpoint(quic: DenoQuic, local: Address): Promise<NativeEndpoint> {
   const addr = formatAddress(local);
-  const until = performance.now() + PATIENCE;
+  const until = performance.now() + BIND_RETRY_TIMEOUT_MS;
   for (;;) {
     try {
       return new quic.QuicEndpoint({ hostname: local.host, port: local.port });
     } catch (error) {
-      lingering.get(addr)?.();
+      refusingEndpoints.get(addr)?.();
       const free =
-        systemCode(error) === "EADDRINUSE" && givenUp.has(addr) && performance.now() < until;
+        systemCode(error) === "EADDRINUSE" &&
+        releasedAddresses.has(addr) &&
+        performance.now() < until;
       if (!free) throw bindError(error, addr);
       collectSockets();
       await new Promise((resolve) => {
-        setTimeout(resolve, LOOK);
+        setTimeout(resolve, BIND_RETRY_INTERVAL_MS);
       });
     }
   }
@@ -97,14 +106,17 @@ class DenoQuicListener implements Listener {
   readonly address: Address;
   readonly #context: ListenerContext;
   readonly #guard: Guard;
-  /** Until it is closed, since whatever refers to it holds the socket. */
+  /** Undefined once closed, since a reference keeps the socket alive. */
   #endpoint: NativeEndpoint | undefined;
-  /** All that were made, by the first of which clients come: when one is garbage, the endpoint listens no more. */
-  readonly #natives: NativeListener[] = [];
+  /**
+   * All native listeners. The first accepts connections; if any is garbage-collected, listening
+   * stops.
+   */
+  readonly #nativeListeners: NativeListener[] = [];
   readonly #incoming = new AsyncQueue<Connection>();
   readonly #connections = new Set<DenoQuicConnection>();
-  /** Connections that were handed out. */
-  readonly #usable = new Set<DenoQuicConnection>();
+  /** Connections passed to the application. */
+  readonly #delivered = new Set<DenoQuicConnection>();
   #fingerprint = "";
   #halfOpen = 0;
   #open = 0;
@@ -115,8 +127,8 @@ class DenoQuicListener implements Listener {
     this.#guard = new Guard({ onError: context.onError });
     this.#endpoint = endpoint;
     this.address = { host, port: endpoint.addr.port };
-    givenUp.delete(formatAddress(this.address));
-    const native = this.#show(context.identity);
+    releasedAddresses.delete(formatAddress(this.address));
+    const native = this.#listenWith(context.identity);
     this.#guard.run(() => this.#acceptConnections(native));
   }
 
@@ -124,13 +136,13 @@ class DenoQuicListener implements Listener {
     return this.#fingerprint;
   }
 
-  /** The runtime keeps the socket to itself, and counts nothing of it. */
+  /** Counts exceptions only: the runtime does not expose its socket. */
   get counters(): ListenerCounters {
     return { unanswerable: 0, unsent: 0, caught: this.#guard.caught };
   }
 
   async setIdentity(identity: TlsIdentity): Promise<void> {
-    this.#show(requireIdentity(identity));
+    this.#listenWith(requireIdentity(identity));
   }
 
   accept(): AsyncIterable<Connection> {
@@ -146,19 +158,21 @@ class DenoQuicListener implements Listener {
     this.#incoming.end();
     await Promise.all(
       [...this.#connections].map((each) =>
-        this.#usable.has(each) ? each.close(options) : each.close({ grace: 0 }),
+        this.#delivered.has(each) ? each.close(options) : each.close({ grace: 0 }),
       ),
     );
     const endpoint = this.#endpoint;
     if (endpoint === undefined) return;
     this.#endpoint = undefined;
-    // A closed endpoint refuses whoever comes, as long as it is there.
+    // A closed endpoint refuses clients as long as it exists.
     endpoint.close({ closeCode: StreamCode.None, reason: "" });
-    linger(formatAddress(this.address), endpoint, this.#natives.splice(0));
+    keepRefusing(formatAddress(this.address), endpoint, this.#nativeListeners.splice(0));
   }
 
-  /** Shows a certificate from now on. Deno's endpoint takes its configuration from whoever listened last. */
-  #show(identity: TlsIdentity): NativeListener {
+  /**
+   * Sets the certificate for new connections. A Deno endpoint uses the last `listen` configuration.
+   */
+  #listenWith(identity: TlsIdentity): NativeListener {
     const { settings, maxStreams } = this.#context;
     if (this.#endpoint === undefined) throw new VortexError("Closed", "the listener is closed");
     let native: NativeListener;
@@ -169,9 +183,9 @@ class DenoQuicListener implements Listener {
         alpnProtocols: [...(settings.clients === "stock" ? STOCK_PROTOCOLS : VORTEX_PROTOCOLS)],
       });
     } catch (error) {
-      throw VortexError.from(error, "InvalidArgument", "tls.cert and tls.key");
+      throw VortexError.from(error, "InvalidArgument", "cannot use tls.cert and tls.key");
     }
-    this.#natives.push(native);
+    this.#nativeListeners.push(native);
     this.#fingerprint = fingerprintOf(identity.cert);
     return native;
   }
@@ -185,7 +199,7 @@ class DenoQuicListener implements Listener {
         // The endpoint was closed.
         return;
       }
-      // One that fails is no reason to accept no others.
+      // A failed attempt must not stop the loop.
       this.#guard.run(() => this.#onIncoming(incoming));
     }
   }
@@ -203,13 +217,13 @@ class DenoQuicListener implements Listener {
     try {
       conn = incoming.accept({ zeroRtt: true });
     } catch {
-      // Its first datagram was none that a handshake can begin with.
+      // The first datagram cannot start a handshake.
       return;
     }
-    this.#adopt(conn);
+    this.#addConnection(conn);
   }
 
-  #adopt(native: NativeConn): void {
+  #addConnection(native: NativeConn): void {
     const { settings, earlyData } = this.#context;
     const { hostname: host, port } = native.remoteAddr;
     let state: "half-open" | "open" | "ended" = "half-open";
@@ -221,22 +235,22 @@ class DenoQuicListener implements Listener {
         server: true,
         established: false,
         takesEarlyData: earlyData,
-        onUsable: (usable) => this.#handOut(usable),
+        onUsable: (usable) => this.#deliver(usable),
         onEstablished: (established) => {
           timer.cancel();
           this.#halfOpen--;
           this.#open++;
           state = "open";
-          // Others may have got there first since it was accepted.
+          // Other handshakes may have completed since this one started.
           if (this.#open > this.#context.maxConnections)
-            established.abort(StreamCode.Busy, NO_ROOM);
+            established.abort(StreamCode.Busy, TOO_MANY_CONNECTIONS);
         },
       },
     );
     this.#connections.add(connection);
     this.#halfOpen++;
     const timer: Timer = this.#guard.clock.setTimer(
-      () => connection.abort(StreamCode.Timeout, "the client did not finish in time"),
+      () => connection.abort(StreamCode.Timeout, "handshake timeout"),
       settings.handshakeTimeout,
       { background: true },
     );
@@ -246,40 +260,49 @@ class DenoQuicListener implements Listener {
       else this.#open--;
       state = "ended";
       this.#connections.delete(connection);
-      this.#usable.delete(connection);
+      this.#delivered.delete(connection);
     });
     void connection.closed.then(onClosed);
   }
 
-  #handOut(connection: DenoQuicConnection): void {
-    if (this.#usable.has(connection)) return;
+  /** Passes a connection to the application, unless there are too many. */
+  #deliver(connection: DenoQuicConnection): void {
+    if (this.#delivered.has(connection)) return;
     if (this.#open > this.#context.maxConnections) {
-      connection.abort(StreamCode.Busy, NO_ROOM);
+      connection.abort(StreamCode.Busy, TOO_MANY_CONNECTIONS);
       return;
     }
-    this.#usable.add(connection);
+    this.#delivered.add(connection);
     if (!this.#incoming.push(connection)) connection.abort();
   }
 }
 
-const NO_ROOM = "no room for another connection";
+/** Reason sent to a client beyond the limit of connections. */
+const TOO_MANY_CONNECTIONS = "listener at its limit (maxConnections)";
 
-/** Keeps a closed endpoint for a while, so that clients are told, and then lets go of its socket. */
-function linger(addr: string, endpoint: NativeEndpoint, natives: readonly NativeListener[]): void {
-  const kept: unknown[] = [endpoint, ...natives];
-  givenUp.add(addr);
-  const letGo = (): void => {
+/**
+ * Keeps a closed endpoint for {@link REFUSAL_PERIOD_MS}, so that it refuses clients, then frees
+ * its socket.
+ */
+function keepRefusing(
+  addr: string,
+  endpoint: NativeEndpoint,
+  natives: readonly NativeListener[],
+): void {
+  const references: unknown[] = [endpoint, ...natives];
+  releasedAddresses.add(addr);
+  const release = (): void => {
     timer.cancel();
-    kept.length = 0;
-    lingering.delete(addr);
+    references.length = 0;
+    refusingEndpoints.delete(addr);
   };
   const timer = new Guard().clock.setTimer(
     () => {
-      letGo();
+      release();
       collectSocketsSoon();
     },
-    LINGER,
+    REFUSAL_PERIOD_MS,
     { background: true },
   );
-  lingering.set(addr, letGo);
+  refusingEndpoints.set(addr, release);
 }

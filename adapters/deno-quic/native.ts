@@ -1,7 +1,7 @@
 /**
- * Deno's own QUIC (quinn inside), as far as it is used here. It is experimental, and types for it exist only in Deno, so this
- * file describes it in its own words; nothing else in this library names it. Source: denoland/deno, `ext/net/03_quic.js` and
- * `quic.rs`, version 2.9.
+ * Types for the used part of Deno's QUIC, which is quinn. The API is experimental, and its types
+ * exist only in Deno. No other file of this library refers to it. Source: denoland/deno,
+ * `ext/net/03_quic.js` and `quic.rs`, version 2.9.
  */
 import { setImmediate } from "node:timers";
 import { setFlagsFromString } from "node:v8";
@@ -9,9 +9,11 @@ import { runInNewContext } from "node:vm";
 import { VortexError } from "../../src/errors.ts";
 import { Guard } from "../shared/guard.ts";
 
-/** What both sides may set; the windows of flow control are not among it. */
+/** Options of clients and servers. Flow-control windows are not among them. */
 export interface NativeTransportOptions {
+  /** PING interval in ms. */
   readonly keepAliveInterval?: number;
+  /** Idle timeout in ms. */
   readonly maxIdleTimeout: number;
   readonly maxConcurrentBidirectionalStreams: number;
   readonly maxConcurrentUnidirectionalStreams: number;
@@ -19,13 +21,14 @@ export interface NativeTransportOptions {
   readonly congestionControl: "default" | "throughput" | "low-latency";
 }
 
+/** Options of `connectQuic`. */
 export interface NativeConnectOptions extends NativeTransportOptions {
   readonly hostname: string;
   readonly port: number;
   readonly serverName: string;
   readonly alpnProtocols: string[];
   readonly caCerts?: string[];
-  /** Absent from Deno's types. Excludes client certificates. */
+  /** Pinned certificates. Missing in Deno's types. Excludes client certificates. */
   readonly serverCertificateHashes?: {
     readonly algorithm: "sha-256";
     readonly value: Uint8Array;
@@ -33,11 +36,16 @@ export interface NativeConnectOptions extends NativeTransportOptions {
   readonly cert?: string;
   readonly key?: string;
   readonly endpoint?: NativeEndpoint;
-  /** Gives the connection at once, before its handshake, when the endpoint remembers a session with that server name. */
+  /**
+   * Returns the connection before its handshake if the endpoint has a session for the server name.
+   */
   readonly zeroRtt: boolean;
 }
 
-/** A UDP socket, the sessions of what was dialled on it, and one TLS configuration for all its listening. */
+/**
+ * UDP socket, with the sessions of its client connections and a single TLS configuration for
+ * listening.
+ */
 export interface NativeEndpoint {
   readonly addr: { readonly port: number };
   listen(
@@ -47,29 +55,34 @@ export interface NativeEndpoint {
       readonly alpnProtocols: string[];
     },
   ): NativeListener;
-  /** Ends all its connections. The socket lives on until the garbage collector has found everything that refers to it. */
+  /**
+   * Ends all connections. The socket stays open until garbage collection has freed all references.
+   */
   close(info: { readonly closeCode: number; readonly reason: string }): void;
 }
 
-/** Stops listening when it is found by the garbage collector. */
+/** Accepts connections until it is garbage-collected. */
 export interface NativeListener {
   incoming(): Promise<NativeIncoming>;
 }
 
-/** A client that has sent its first datagram. To ask it for its address is to refuse it. */
+/** Connection attempt: a client's first datagram. Reading its address refuses it. */
 export interface NativeIncoming {
-  /** With `zeroRtt` the connection is there at once, before its handshake. */
+  /** Returns the connection at once, before its handshake, with `zeroRtt`. */
   accept(options: { readonly zeroRtt: true }): NativeConn;
   refuse(): void;
   ignore(): void;
 }
 
+/** QUIC connection. */
 export interface NativeConn {
   readonly endpoint: NativeEndpoint;
   readonly remoteAddr: { readonly hostname: string; readonly port: number };
-  /** Resolves when the handshake is over, however it ended. */
+  /** Resolves when the handshake is over, whether it succeeded or not. */
   readonly handshake: Promise<void>;
-  /** Resolves when one of the applications closed, and rejects with a text when anything else happened. */
+  /**
+   * Resolves when either application closed the connection; otherwise rejects with quinn's text.
+   */
   readonly closed: Promise<{ readonly closeCode: number; readonly reason: string }>;
   readonly incomingBidirectionalStreams: ReadableStream<NativeStream>;
   createBidirectionalStream(options: {
@@ -78,17 +91,19 @@ export interface NativeConn {
   close(info: { readonly closeCode: number; readonly reason: string }): void;
 }
 
+/** Bidirectional stream. */
 export interface NativeStream {
   readonly readable: NativeReadable;
   readonly writable: WritableStream<Uint8Array>;
 }
 
+/** Receiving side of a stream. */
 export interface NativeReadable extends ReadableStream<Uint8Array> {
-  /** The stream's number (RFC 9000, section 2.1). Throws once the connection has ended. */
+  /** Stream id (RFC 9000, section 2.1). Throws once the connection has ended. */
   readonly id: bigint;
 }
 
-/** The entrance to Deno's QUIC. */
+/** QUIC functions of the `Deno` namespace. */
 export interface DenoQuic {
   connectQuic(options: NativeConnectOptions): Promise<NativeConn> | NativeConn;
   readonly QuicEndpoint: new (options: {
@@ -97,62 +112,67 @@ export interface DenoQuic {
   }) => NativeEndpoint;
 }
 
-/** @throws `Unavailable` where it is missing */
+/**
+ * Returns Deno's QUIC API.
+ *
+ * @throws `Unavailable` without Deno, or without its flag `--unstable-net`
+ */
 export function denoQuic(): DenoQuic {
   const { Deno } = globalThis as { Deno?: Partial<DenoQuic> };
   if (Deno?.connectQuic !== undefined && Deno.QuicEndpoint !== undefined) return Deno as DenoQuic;
   throw new VortexError(
     "Unavailable",
     Deno === undefined
-      ? 'QUIC by Deno exists in Deno only; use protocol "tcp" or "grpc"'
-      : 'QUIC is experimental in Deno: start it with "deno run --unstable-net", or use protocol "tcp" or "grpc"',
+      ? 'QUIC by Deno is unavailable: this runtime is not Deno; use protocol "tcp" or "grpc"'
+      : 'QUIC by Deno is unavailable: it is experimental; start with "deno run --unstable-net", or use protocol "tcp" or "grpc"',
   );
 }
 
 /**
- * Ends a connection that a client has just begun, once its first flight is out. A server on quinn whose very first datagram of a
- * connection is its end would keep that connection, and with it the socket, until the idle timeout.
+ * Ends a client connection after its first flight has been sent. If the very first datagram
+ * contains the close, a server on quinn keeps the connection, and with it the socket, until the
+ * idle timeout.
  */
 export function afterFirstFlight(end: () => void): void {
   // Deno sends between two turns of the event loop.
   setImmediate(guard.wrap(end));
 }
 
-/** Milliseconds in which endpoints that are let go of are gathered, to be looked for once. */
-const GATHERING = 250;
+/** Delay in ms in which released endpoints are batched for one garbage collection. */
+const COLLECT_DELAY_MS = 250;
 
-/** For callbacks that belong to no connection. */
+/** Guards callbacks that belong to no connection. */
 const guard = new Guard();
 
-let collect: (() => void) | undefined;
-let gathering = false;
+let collectGarbage: (() => void) | undefined;
+let collectScheduled = false;
 
 /**
- * Frees the sockets of endpoints that nothing refers to any more. Deno leaves that to the garbage collector, which sees no
- * need: they are small, and outside its heap.
+ * Frees the sockets of unreferenced endpoints by a garbage collection. Deno leaves this to the
+ * collector, which rarely runs for them: they are small, and outside its heap.
  */
 export function collectSockets(): void {
   try {
-    if (collect === undefined) {
+    if (collectGarbage === undefined) {
       setFlagsFromString("--expose-gc");
-      collect = runInNewContext("gc") as () => void;
+      collectGarbage = runInNewContext("gc") as () => void;
     }
-    collect();
+    collectGarbage();
   } catch {
-    // A Deno that does not allow it frees them later.
+    // Without permission for this, Deno frees them later.
   }
 }
 
-/** As {@link collectSockets}, a little later, once for all that are let go of until then. */
+/** Schedules {@link collectSockets}, once for all endpoints released in the meantime. */
 export function collectSocketsSoon(): void {
-  if (gathering) return;
-  gathering = true;
+  if (collectScheduled) return;
+  collectScheduled = true;
   guard.clock.setTimer(
     () => {
-      gathering = false;
+      collectScheduled = false;
       collectSockets();
     },
-    GATHERING,
+    COLLECT_DELAY_MS,
     { background: true },
   );
 }

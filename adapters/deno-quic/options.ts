@@ -3,42 +3,49 @@ import { ALPN } from "../quiche/options.ts";
 import type { NativeTransportOptions } from "./native.ts";
 
 /**
- * Tuning of Deno's QUIC. Its windows of flow control cannot be set: 1.25 MB on a stream, which is 25 MB/s over a round trip of
- * 50 ms, and no bound on a connection but that of its streams.
+ * Tuning of Deno's QUIC. Its flow-control windows are fixed: 1.25 MB per stream, which is 25 MB/s
+ * at a round-trip time of 50 ms, and no limit per connection beyond its streams.
  *
- * @experimental As Deno's QUIC is.
+ * @experimental Like Deno's QUIC itself.
  */
 export interface DenoQuicOptions {
   /**
-   * Congestion control. Default `adaptive`: CUBIC for a server that listens on loopback, where nothing is lost and BBR moves a quarter
-   * less, else BBR, which over 50 ms and 1 % loss moves 10 MB/s where CUBIC moves 0.4.
+   * Congestion control algorithm. Default `adaptive`: CUBIC for a server that listens on loopback,
+   * where nothing is lost and BBR is a quarter slower; otherwise BBR. Over 50 ms and 1 % loss BBR
+   * moves 10 MB/s, CUBIC 0.4.
    */
   readonly congestionControl?: "adaptive" | "bbr" | "cubic";
-  /** Milliseconds of silence after which a connection is lost. Default 60,000, as stock peers. */
+  /** Idle timeout of a connection in ms. Default 60,000, like dfdaemon. */
   readonly idleTimeout?: number;
-  /** Milliseconds of silence after which a client asks whether the peer is there. Default 3,000, as stock peers. */
+  /** Silence in ms after which a client sends a PING. Default 3,000, like dfdaemon. */
   readonly keepAlive?: number;
-  /** Milliseconds for a client to finish its handshake with a server. Default 10,000. */
+  /** Time in ms that a server gives a client for the handshake. Default 10,000. */
   readonly handshakeTimeout?: number;
   /**
-   * Whom a server is for. `vortex`, the default: peers of this library. `stock`: stock Dragonfly peers, which name no
-   * application protocol in the handshake; of this library's peers only those on Deno reach such a server, since the QUIC of the
-   * others cannot leave the name out. One socket cannot have both: Deno does not let a server choose by what a client offers.
-   * A client needs no such choice, it finds out.
+   * Clients that a server accepts.
+   *
+   * - `vortex`, the default: peers of this library, which offer its ALPN.
+   * - `stock`: dfdaemon, which offers no ALPN. Of this library's peers only those on Deno reach
+   *   such a server, since QUIC on other runtimes requires an ALPN.
+   *
+   * One socket cannot serve both, since Deno does not let a server choose by the client's offer.
+   * Clients need no such option: they try both.
    */
   readonly clients?: "vortex" | "stock";
 }
 
-/** {@link DenoQuicOptions} with the defaults filled in. */
+/** {@link DenoQuicOptions} with all defaults applied. */
 export type DenoQuicSettings = Required<DenoQuicOptions>;
 
-/** The application protocols that a peer of this library offers, and a stock one: none. */
+/** ALPN offer of this library's peers. */
 export const VORTEX_PROTOCOLS: readonly string[] = [ALPN];
+/** ALPN offer of dfdaemon: none. */
 export const STOCK_PROTOCOLS: readonly string[] = [];
 
 /**
- * Fills the defaults in.
- * @throws `InvalidArgument` for a value out of its range
+ * Applies the defaults.
+ *
+ * @throws `InvalidArgument` for a value out of range
  */
 export function denoQuicSettings(options: DenoQuicOptions = {}): DenoQuicSettings {
   const settings: DenoQuicSettings = {
@@ -54,7 +61,12 @@ export function denoQuicSettings(options: DenoQuicOptions = {}): DenoQuicSetting
   return settings;
 }
 
-/** The settings that both sides share, in Deno's words. `loopback`: whoever comes is on this machine. */
+/**
+ * Converts the settings that clients and servers share into Deno's format.
+ *
+ * @param maxStreams concurrent streams that the peer may open
+ * @param loopback all peers run on this host
+ */
 export function nativeSettings(
   { congestionControl, idleTimeout }: DenoQuicSettings,
   maxStreams: number,

@@ -4,40 +4,48 @@ import type { Guard } from "../shared/guard.ts";
 import { streamError } from "./errors.ts";
 import type { NativeStream } from "./native.ts";
 
-/** Bytes that a read has room for, which is a request or a small answer. */
-const MIN_ROOM_BYTES = 4 * 1024;
+/** Initial size of the read buffer in bytes: fits a request or a small answer. */
+const MIN_READ_BUFFER_BYTES = 4 * 1024;
 /**
- * The same, once a sender has filled it. It stays: reads of a stream that shares its connection bring a datagram now and 60 KB then, and
- * memory that follows them is allocated anew for most.
+ * Size of the read buffer in bytes, once a sender has filled the initial one. It does not shrink
+ * again: on a shared connection, reads alternate between one datagram and 60 KB, so an adaptive
+ * size would cause frequent allocations.
  */
-const MAX_ROOM_BYTES = 64 * 1024;
+const MAX_READ_BUFFER_BYTES = 64 * 1024;
 
-/** What a stream needs of its connection. */
+/** Callbacks from a stream to its connection. */
 export interface StreamOwner {
-  /** For the callbacks of its streams. */
+  /** Wraps callbacks of the stream. */
   readonly guard: Guard;
-  /** Why the connection ended, when something failed on it that is not the stream's own. */
-  lost(cause: unknown): Promise<VortexError>;
-  /** The other side has ended or aborted its direction, or will not be heard. */
-  onHeard(stream: DenoQuicStream): void;
-  /** This side has ended its direction. */
+  /**
+   * Returns the reason why the connection ended, after a failure that is not the stream's alone.
+   */
+  waitForCloseReason(cause: unknown): Promise<VortexError>;
+  /** Called when the peer has ended or aborted its direction, or when reading was cancelled. */
+  onPeerEnded(stream: DenoQuicStream): void;
+  /** Called when this side has ended its direction. */
   onEnded(stream: DenoQuicStream): void;
-  /** What it means that early data was refused: `refused` itself, or the end of the connection, of which Deno says the same. */
+  /**
+   * Called when a stream reports refused early data. Returns `refused`, or the connection's error:
+   * Deno reports the end of the connection the same way.
+   */
   onEarlyDataRefused(refused: VortexError): Promise<VortexError>;
-  /** Acts once it is known whether early data was accepted, which is now on most connections. */
-  onceDecided(act: () => void): void;
-  /** Nothing more happens on the stream. */
+  /** Runs `act` once the server has decided on early data: on most connections at once. */
+  onceEarlyDataDecided(act: () => void): void;
+  /** Called when both directions have ended. */
   forget(stream: DenoQuicStream): void;
 }
 
 /**
- * One bidirectional stream of a connection of Deno's.
+ * Bidirectional stream of Deno's QUIC.
  *
- * One read is always under way, so that the other side's end or abort is known without the application reading; what it brings
- * waits here for the application, and everything else in the transport's window.
+ * Always keeps one read in progress, to detect the peer's end or abort even if the application does
+ * not read. The data waits here for the application; all further data stays in the transport's
+ * flow-control window.
  *
- * Two things Deno has no words for (2.9): a cancelled reader asks the sender to stop with code 0, whatever code is given, and
- * an aborted writer shows to the other side as an end, since quinn finishes a stream that is dropped.
+ * Deno 2.9 has two limitations. A cancelled reader sends STOP_SENDING with code 0, whatever code
+ * was given. An aborted writer looks like a clean end to the peer, since quinn finishes a dropped
+ * stream.
  */
 export class DenoQuicStream implements ByteStream {
   readonly reader: ByteReader;
@@ -45,23 +53,28 @@ export class DenoQuicStream implements ByteStream {
   readonly #owner: StreamOwner;
   readonly #nativeReader: ReadableStreamBYOBReader;
   readonly #nativeWriter: WritableStreamDefaultWriter<Uint8Array>;
-  #room = MIN_ROOM_BYTES;
-  /** Memory for the next read, when the last one's has been given back. */
-  #memory: ArrayBuffer | undefined;
-  /** The read that is under way, or what it brought. */
-  #ahead: Promise<Uint8Array<ArrayBuffer> | undefined>;
+  /** Size of the next read buffer in bytes. */
+  #bufferBytes = MIN_READ_BUFFER_BYTES;
+  /** Buffer for the next read, if the application did not take the previous one. */
+  #spareBuffer: ArrayBuffer | undefined;
+  /** The read in progress, or its result. */
+  #nextChunk: Promise<Uint8Array<ArrayBuffer> | undefined>;
   #readEnd: "open" | "ended" | VortexError = "open";
   #writeEnd: "open" | "ended" | VortexError = "open";
-  /** Who waits for the native stream. It is not relied on to end a wait, see {@link fail}. */
+  /**
+   * Rejects the pending read. Waits do not rely on the native stream to settle, see {@link fail}.
+   */
   #rejectRead: ((error: VortexError) => void) | undefined;
+  /** Rejects the pending write. */
   #rejectWrite: ((error: VortexError) => void) | undefined;
-  #heard = false;
+  /** The peer has ended or aborted its direction, or reading was cancelled. */
+  #peerEnded = false;
 
   constructor(native: NativeStream, owner: StreamOwner) {
     this.#owner = owner;
     this.#nativeReader = native.readable.getReader({ mode: "byob" });
     this.#nativeWriter = native.writable.getWriter();
-    this.#ahead = this.#readAhead();
+    this.#nextChunk = this.#readAhead();
     this.reader = { read: (into) => this.#read(into), cancel: () => this.#cancel() };
     this.writer = {
       write: (chunk) => this.#write(chunk),
@@ -70,28 +83,29 @@ export class DenoQuicStream implements ByteStream {
     };
   }
 
-  /** Whether this side has ended its direction and still has to hear the end of the other's. */
-  get owed(): boolean {
-    return this.#writeEnd === "ended" && !this.#heard;
+  /** True if this side has ended its direction and the peer's direction is still open. */
+  get undelivered(): boolean {
+    return this.#writeEnd === "ended" && !this.#peerEnded;
   }
 
   /**
-   * The connection was ended on this side. Deno 2.9 leaves the read of a stream that was opened before the handshake waiting for
-   * ever, when the connection is closed because the peer is gone.
+   * Fails the stream, as this side has ended the connection. Deno 2.9 does not settle reads of a
+   * stream that was opened before the handshake, when the connection is closed because the peer is
+   * gone.
    */
   fail(error: VortexError): void {
     if (this.#readEnd === "open") this.#failReading(error);
     this.#failWriting(error);
   }
 
-  // --- reading ----------------------------------------------------------------------------------------------------
+  // --- reading -----------------------------------------------------------------------------------
 
   async #read(into: Uint8Array | undefined): Promise<Uint8Array | undefined> {
     if (this.#readEnd === "ended") return undefined;
     if (this.#readEnd !== "open") throw this.#readEnd;
     const chunk = await new Promise<Uint8Array<ArrayBuffer> | undefined>((resolve, reject) => {
       this.#rejectRead = reject;
-      this.#ahead.then(
+      this.#nextChunk.then(
         resolve,
         this.#owner.guard.wrap(async (cause: unknown) =>
           reject(this.#endReading(await this.#errorOf(cause))),
@@ -99,42 +113,45 @@ export class DenoQuicStream implements ByteStream {
       );
     });
     this.#rejectRead = undefined;
-    // Meanwhile it may have been cancelled.
+    // It may have been cancelled in the meantime.
     const end = this.#readEnd as "open" | "ended" | VortexError;
     if (end instanceof VortexError) throw end;
     if (chunk === undefined) {
       this.#endReading("ended");
       return undefined;
     }
-    const handed = this.#hand(chunk, into);
-    const rest = chunk.subarray(handed.length);
-    this.#ahead = rest.length > 0 ? Promise.resolve(rest) : this.#readAhead();
-    return handed;
+    const read = this.#copyOrPass(chunk, into);
+    const rest = chunk.subarray(read.length);
+    this.#nextChunk = rest.length > 0 ? Promise.resolve(rest) : this.#readAhead();
+    return read;
   }
 
-  /** What of a chunk fits into the reader's memory, or the chunk. Memory that is not handed out is read into again. */
-  #hand(chunk: Uint8Array<ArrayBuffer>, into: Uint8Array | undefined): Uint8Array {
+  /**
+   * Copies a chunk to `into`, up to its length, or returns the chunk. Reuses buffers not passed on.
+   */
+  #copyOrPass(chunk: Uint8Array<ArrayBuffer>, into: Uint8Array | undefined): Uint8Array {
     if (into === undefined) {
-      // Few bytes do not hold a large buffer.
+      // A small chunk must not keep a large buffer alive.
       if (chunk.length * 4 >= chunk.buffer.byteLength) return chunk;
-      this.#memory = chunk.buffer;
+      this.#spareBuffer = chunk.buffer;
       return chunk.slice();
     }
     const length = Math.min(chunk.length, into.length);
     into.set(chunk.subarray(0, length));
-    if (length === chunk.length) this.#memory = chunk.buffer;
+    if (length === chunk.length) this.#spareBuffer = chunk.buffer;
     return into.subarray(0, length);
   }
 
+  /** Starts the next read. */
   #readAhead(): Promise<Uint8Array<ArrayBuffer> | undefined> {
     const reading = this.#receive();
     reading.then(
       this.#owner.guard.wrap((chunk: Uint8Array | undefined) => {
-        if (chunk === undefined) this.#onHeard();
+        if (chunk === undefined) this.#onPeerEnded();
       }),
       this.#owner.guard.wrap((cause: unknown) => {
         this.#owner.guard.run(() => this.#errorOf(cause));
-        this.#onHeard();
+        this.#onPeerEnded();
       }),
     );
     return reading;
@@ -142,53 +159,55 @@ export class DenoQuicStream implements ByteStream {
 
   async #receive(): Promise<Uint8Array<ArrayBuffer> | undefined> {
     const memory =
-      this.#memory?.byteLength === this.#room ? this.#memory : new ArrayBuffer(this.#room);
-    this.#memory = undefined;
+      this.#spareBuffer?.byteLength === this.#bufferBytes
+        ? this.#spareBuffer
+        : new ArrayBuffer(this.#bufferBytes);
+    this.#spareBuffer = undefined;
     const { value, done } = await this.#nativeReader.read(new Uint8Array(memory));
     if (done) return undefined;
-    if (value.length === this.#room) this.#room = MAX_ROOM_BYTES;
+    if (value.length === this.#bufferBytes) this.#bufferBytes = MAX_READ_BUFFER_BYTES;
     return value;
   }
 
-  #onHeard(): void {
-    if (this.#heard) return;
-    this.#heard = true;
-    this.#owner.onHeard(this);
+  #onPeerEnded(): void {
+    if (this.#peerEnded) return;
+    this.#peerEnded = true;
+    this.#owner.onPeerEnded(this);
   }
 
   #endReading<T extends "ended" | VortexError>(how: T): T | VortexError {
     if (this.#readEnd === "open") this.#readEnd = how;
-    this.#forgetIfOver();
+    this.#forgetIfEnded();
     return this.#readEnd instanceof VortexError ? this.#readEnd : how;
   }
 
   #cancel(): void {
     if (this.#readEnd !== "open") return;
     this.#failReading(new VortexError("Closed", "the stream was cancelled on this side"));
-    this.#onHeard();
+    this.#onPeerEnded();
   }
 
   #failReading(error: VortexError): void {
     this.#endReading(error);
     this.#rejectRead?.(error);
     this.#rejectRead = undefined;
-    // Whatever waits for the stream holds its connection, and so a socket. Before the handshake is over, though, the read that is
-    // under way is what tells of refused early data.
-    this.#owner.onceDecided(() => void this.#nativeReader.cancel().catch(() => {}));
+    // A pending native read keeps the connection and its socket alive, so it is cancelled. During
+    // the handshake it first has to report whether early data was refused.
+    this.#owner.onceEarlyDataDecided(() => void this.#nativeReader.cancel().catch(() => {}));
   }
 
-  // --- writing ----------------------------------------------------------------------------------------------------
+  // --- writing -----------------------------------------------------------------------------------
 
   async #write(chunk: Uint8Array): Promise<void> {
     if (this.#writeEnd === "ended")
       throw new VortexError("Closed", "the stream was ended on this side");
     if (this.#writeEnd !== "open") throw this.#writeEnd;
     if (chunk.length === 0) return;
-    await this.#written(this.#nativeWriter.write(chunk));
+    await this.#waitForWrite(this.#nativeWriter.write(chunk));
   }
 
-  /** Waits for the native stream, until this side gives up. */
-  #written(writing: Promise<void>): Promise<void> {
+  /** Waits for a native write, or until this side fails the direction. */
+  #waitForWrite(writing: Promise<void>): Promise<void> {
     return new Promise<void>((resolve, reject) => {
       this.#rejectWrite = reject;
       writing.then(
@@ -210,18 +229,18 @@ export class DenoQuicStream implements ByteStream {
     this.#writeEnd = "ended";
     this.#owner.onEnded(this);
     try {
-      await this.#written(this.#nativeWriter.close());
+      await this.#waitForWrite(this.#nativeWriter.close());
     } catch (error) {
       this.#writeEnd = VortexError.from(error, "ConnectionLost");
       throw error;
     } finally {
-      this.#forgetIfOver();
+      this.#forgetIfEnded();
     }
   }
 
   #abort(): void {
     const open = this.#writeEnd === "open";
-    // An end that is under way goes on, and is not waited for.
+    // A native close in progress continues, without being awaited.
     this.#failWriting(new VortexError("Closed", "the stream was aborted on this side"));
     if (open) this.#nativeWriter.abort().catch(() => {});
   }
@@ -230,16 +249,17 @@ export class DenoQuicStream implements ByteStream {
     if (this.#writeEnd === "open") this.#writeEnd = error;
     this.#rejectWrite?.(error);
     this.#rejectWrite = undefined;
-    this.#forgetIfOver();
+    this.#forgetIfEnded();
   }
 
+  /** Converts an error of the native stream. */
   async #errorOf(cause: unknown): Promise<VortexError> {
     const error = streamError(cause);
-    if (error === undefined) return this.#owner.lost(cause);
+    if (error === undefined) return this.#owner.waitForCloseReason(cause);
     return error.code === "EarlyDataRefused" ? this.#owner.onEarlyDataRefused(error) : error;
   }
 
-  #forgetIfOver(): void {
+  #forgetIfEnded(): void {
     if (this.#readEnd !== "open" && this.#writeEnd !== "open") this.#owner.forget(this);
   }
 }

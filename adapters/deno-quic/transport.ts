@@ -15,34 +15,40 @@ import { denoQuic } from "./native.ts";
 import { type DenoQuicOptions, denoQuicSettings } from "./options.ts";
 
 /**
- * How Deno's QUIC authenticates and behaves.
+ * Authentication and tuning of Deno's QUIC.
  *
- * @experimental As Deno's QUIC is.
+ * @experimental Like Deno's QUIC itself.
  */
 export interface DenoQuicTransportOptions extends DenoQuicOptions {
   /**
-   * For dialling. Default: the peer's certificate must be valid for its host. What Deno does otherwise than is said there: an
-   * authority in `ca` is trusted besides the runtime's; a pinned certificate must be within its dates, and excludes a client
-   * certificate; `verify: false` needs Deno to be started with `--unsafely-ignore-certificate-errors=d7y`.
+   * TLS for dialling. Default: the peer's certificate must be valid for its host.
+   *
+   * Deno differs from other runtimes: `ca` is trusted in addition to the runtime's authorities. A
+   * pinned certificate must be within its validity period, and excludes a client certificate.
+   * `verify: false` requires Deno to be started with `--unsafely-ignore-certificate-errors=d7y`.
    */
   readonly tls?: TlsClientOptions;
-  /** For listening. Default: a new self-signed certificate, for clients that pin its fingerprint. Deno has no `clientCa`. */
+  /**
+   * TLS for listening. Default: a new self-signed certificate, which clients pin by fingerprint.
+   * `clientCa` is not supported by Deno.
+   */
   readonly serverTls?: TlsServerOptions;
 }
 
 /**
- * QUIC by Deno itself, which has to be started with `--unstable-net`. It reaches stock Dragonfly peers too: a peer that refuses
- * the application protocol of this library is dialled again without one.
+ * Creates a QUIC transport on Deno's implementation, which requires the flag `--unstable-net`. It
+ * reaches dfdaemon too: a peer that refuses the ALPN of this library is dialled again without ALPN.
  *
- * Rejects with `Unavailable` where Deno or the flag is missing, and with `InvalidArgument` for options out of their range.
+ * Rejects with `Unavailable` without Deno or the flag, and with `InvalidArgument` for options out
+ * of range.
  *
- * @experimental Its API may change in a minor version, as that of Deno may while it needs the flag.
+ * @experimental The API may change in a minor version, as that of Deno may while it needs the flag.
  */
 export function denoQuicTransport(options: DenoQuicTransportOptions = {}): Promise<Transport> {
   return denoQuicTransportWith(undefined, options);
 }
 
-/** {@link denoQuicTransport} with a resolver for host names; default: the system's. */
+/** Creates a {@link denoQuicTransport} with a resolver of host names. Default: the system's. */
 export async function denoQuicTransportWith(
   resolver: Resolver | undefined,
   options: DenoQuicTransportOptions = {},
@@ -63,7 +69,8 @@ export async function denoQuicTransportWith(
       if (tls.clientCa !== undefined) {
         throw new VortexError(
           "Unavailable",
-          'tls.clientCa: Deno\'s QUIC cannot ask clients for certificates; serve over "grpc", or from Node or Bun',
+          "tls.clientCa: Deno's QUIC cannot request client certificates; " +
+            'serve over "grpc", or from Node or Bun',
         );
       }
       return listenDenoQuic(

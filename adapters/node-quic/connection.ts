@@ -318,7 +318,7 @@ export class NodeQuicConnection implements Connection {
     return new VortexError("StreamReset", `stream reset: ${what}${suffix}`, { cause });
   }
 
-  /** Resolves to false if the connection has ended or ends within {@link CLOSE_SETTLE_MS} ms. */
+  /** Resolves to false if the connection has ended or ends within {@link CLOSE_SETTLE_MS}. */
   async staysOpen(): Promise<boolean> {
     if (this.#closeInfo === undefined) await this.#closedWithin(CLOSE_SETTLE_MS);
     return this.#closeInfo === undefined;

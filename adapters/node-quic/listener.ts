@@ -202,7 +202,7 @@ class NodeQuicListener implements Listener {
     if (this.#accepted.size >= this.#context.maxConnections) {
       throw new VortexError(
         "ConnectionRefused",
-        `connection refused: maxConnections (${this.#context.maxConnections}) reached`,
+        `connection refused: the listener is at its limit of ${this.#context.maxConnections} (maxConnections)`,
       );
     }
     if (!this.#incoming.push(connection)) throw closed();

@@ -386,7 +386,7 @@ class QuicheListener implements Listener {
   #tooManyConnections(): VortexError {
     return new VortexError(
       "ConnectionRefused",
-      `connection refused: maxConnections (${this.#context.maxConnections}) reached`,
+      `connection refused: the listener is at its limit of ${this.#context.maxConnections} (maxConnections)`,
     );
   }
 }

@@ -62,11 +62,11 @@ function silent(): { stream: DenoQuicStream; cancelled: Promise<void>; forgotten
   let forgotten = false;
   const owner: StreamOwner = {
     guard: new Guard(),
-    lost: async () => gone,
-    onHeard: () => {},
+    waitForCloseReason: async () => gone,
+    onPeerEnded: () => {},
     onEnded: () => {},
     onEarlyDataRefused: async (refused) => refused,
-    onceDecided: (act) => act(),
+    onceEarlyDataDecided: (act) => act(),
     forget: () => {
       forgotten = true;
     },
