@@ -10,20 +10,20 @@ import { silentTcpHost, silentUdpHost } from "../support/silent-host.ts";
 import { loopback6 } from "./dialling.ts";
 import { echo, type Peers, type Suite, text, writeAll } from "./peers.ts";
 
-/** A name that the certificates of the fixtures are for. */
+/** Host name in the certificates of the fixtures. */
 const NAME = "localhost";
 
-/** Registers these tests for one transport that resolves names. */
+/** Registers the tests for a transport that resolves host names. */
 export function addressesCompliance({ name, it, withPeers, fixture }: Suite): void {
   describe(`${name}: a host with several addresses`, () => {
-    it("an address without a listener leads to the next one, for further streams too", () =>
+    it("dialling skips an address without a listener, for later streams too", () =>
       withPeers(assertReached, { tuning: { addresses: ["127.0.0.2", "127.0.0.1"] } }));
 
     for (const [dead, alive] of [
       ["::1", "127.0.0.1"],
       ["127.0.0.1", "::1"],
     ] as const) {
-      const test = `${dead} without a listener leads to ${alive}`;
+      const test = `dialling skips ${dead} without a listener and reaches ${alive}`;
       const run = (): Promise<void> =>
         withPeers(assertReached, {
           tuning: { addresses: [dead, alive] },
@@ -33,7 +33,7 @@ export function addressesCompliance({ name, it, withPeers, fixture }: Suite): vo
       else skipped(test, "this machine has no IPv6", run);
     }
 
-    it("an address that is silent does not hold up the next one", async () => {
+    it("a silent address does not delay the next one", async () => {
       const silent = await (fixture.overUdp === true ? silentUdpHost : silentTcpHost)("127.0.0.2");
       try {
         const local = { host: "127.0.0.1", port: silent.address.port };
@@ -67,7 +67,7 @@ export function addressesCompliance({ name, it, withPeers, fixture }: Suite): vo
         { tuning: { addresses: ["127.0.0.2", "127.0.0.1"] } },
       ));
 
-    it("a name without an address is Unreachable, and an address is not resolved", () =>
+    it("a name without an address is Unreachable, and an IP address is not resolved", () =>
       withPeers(
         async ({ transport, address }) => {
           await assertRejects(transport.dial(named(address)), "Unreachable");
@@ -76,7 +76,7 @@ export function addressesCompliance({ name, it, withPeers, fixture }: Suite): vo
         { tuning: { addresses: [] } },
       ));
 
-    it("an abort while the name is resolved, or an address dialled, is Aborted", () =>
+    it("an abort while resolving or dialling rejects with Aborted", () =>
       withPeers(
         async ({ transport, address, open }) => {
           for (const turns of [0, 1, 2, 5]) {
@@ -94,13 +94,14 @@ export function addressesCompliance({ name, it, withPeers, fixture }: Suite): vo
   });
 }
 
+/** Replaces the host of an address by {@link NAME}. */
 function named({ port }: Address): Address {
   return { host: NAME, port };
 }
 
-/** Fails unless the listener is reached by its name, and stays so. */
+/** Asserts that the listener is reached by its name, for several streams. */
 async function assertReached({ transport, address, open }: Peers): Promise<void> {
-  // Over TCP the connection of the suite is a stream, which would come first.
+  // Over TCP the connection of the suite is a stream, which has to arrive first.
   await open();
   const connection: Connection = await transport.dial(named(address));
   try {

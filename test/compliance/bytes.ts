@@ -1,16 +1,16 @@
-/** What arrives is what was sent: bytes, half-close, and a sender held by its reader. */
+/** Compliance tests of data transfer: integrity, half-close and backpressure. */
 import assert from "node:assert/strict";
 import { describe } from "node:test";
 import type { VortexError } from "../../src/errors.ts";
 import { assertCutOff } from "../support/fixture.ts";
 import { crc32Of, readAll } from "../support/hostile.ts";
 import { chunked, joined, seededBytes, seededRandom } from "../support/random.ts";
-import { assertRepeats, echo, type Suite, standsStill, text, tick, writeAll } from "./peers.ts";
+import { assertRepeats, echo, type Suite, text, tick, waitUntilStable, writeAll } from "./peers.ts";
 
-/** Registers these tests for one transport. */
+/** Registers the tests for one transport. */
 export function bytesCompliance({ name, it, fixture, withPeers }: Suite): void {
   describe(`${name}: bytes`, () => {
-    it("many small writes come back from an echo, in order", async () => {
+    it("an echo returns many small writes in order", async () => {
       await withPeers(async ({ open }) => {
         const [near, far] = await open();
         const sent = chunked(seededBytes(1, 60_000), seededRandom(2), 100);
@@ -27,7 +27,7 @@ export function bytesCompliance({ name, it, fixture, withPeers }: Suite): void {
       ["to", false],
       ["from", true],
     ] as const) {
-      it(`64 MiB ${direction} the accepting side arrive whole`, async () => {
+      it(`64 MiB ${direction} the accepting side arrive intact`, async () => {
         await withPeers(async ({ open }) => {
           const [near, far] = await open();
           const [from, to] = swap ? [far, near] : [near, far];
@@ -54,7 +54,7 @@ export function bytesCompliance({ name, it, fixture, withPeers }: Suite): void {
       });
     }
 
-    it("an empty write is no chunk", async () => {
+    it("an empty write produces no chunk", async () => {
       await withPeers(async ({ open }) => {
         const [near, far] = await open();
         await near.writer.write(new Uint8Array(0));
@@ -66,7 +66,7 @@ export function bytesCompliance({ name, it, fixture, withPeers }: Suite): void {
       });
     });
 
-    it("a chunk that was read is the reader's: changing it changes nothing that comes", async () => {
+    it("modifying a chunk after reading it does not affect later chunks", async () => {
       await withPeers(async ({ open }) => {
         const [near, far] = await open();
         const sent = seededBytes(4, 300_000);
@@ -88,7 +88,7 @@ export function bytesCompliance({ name, it, fixture, withPeers }: Suite): void {
   });
 
   describe(`${name}: half-close`, () => {
-    it("a side that has ended still receives", async () => {
+    it("a side that has ended its direction still receives", async () => {
       await withPeers(async ({ open }) => {
         const [near, far] = await open();
         await near.writer.write(text("question"));
@@ -101,7 +101,7 @@ export function bytesCompliance({ name, it, fixture, withPeers }: Suite): void {
     });
 
     for (const length of [1, 4000, 3_000_000]) {
-      it(`the end takes the last ${length} bytes along`, async () => {
+      it(`end() delivers its last ${length} bytes`, async () => {
         await withPeers(async ({ open }) => {
           const [near, far] = await open();
           const last = seededBytes(5, length);
@@ -114,7 +114,7 @@ export function bytesCompliance({ name, it, fixture, withPeers }: Suite): void {
       });
     }
 
-    it("the accepting side may end first, and still receives", async () => {
+    it("the accepting side may end its direction first, and still receives", async () => {
       await withPeers(async ({ open }) => {
         const [near, far] = await open();
         await far.writer.write(text("welcome"));
@@ -126,7 +126,7 @@ export function bytesCompliance({ name, it, fixture, withPeers }: Suite): void {
       });
     });
 
-    it("after the end reads stay undefined, and end() and cancel() have no effect", async () => {
+    it("after the end, reads stay undefined, and end() and cancel() have no effect", async () => {
       await withPeers(async ({ open }) => {
         const [near, far] = await open();
         await near.writer.end();
@@ -141,8 +141,8 @@ export function bytesCompliance({ name, it, fixture, withPeers }: Suite): void {
     });
   });
 
-  describe(`${name}: flow`, () => {
-    it("a reader that does not read holds the writer, and loses nothing", async () => {
+  describe(`${name}: flow control`, () => {
+    it("a reader that stops blocks the writer, and loses nothing", async () => {
       await withPeers(async ({ open }) => {
         const [near, far] = await open();
         const block = seededBytes(5, 65_521);
@@ -156,7 +156,7 @@ export function bytesCompliance({ name, it, fixture, withPeers }: Suite): void {
           }
           await near.writer.end();
         })();
-        await standsStill(() => written);
+        await waitUntilStable(() => written);
         assert.ok(
           written < limit,
           `${written} bytes were taken from a writer whose reader does not read`,
@@ -176,7 +176,7 @@ export function bytesCompliance({ name, it, fixture, withPeers }: Suite): void {
       });
     });
 
-    it("a stream whose reader does not read does not hold its neighbour", async () => {
+    it("a blocked stream does not block another stream", async () => {
       await withPeers(async ({ open }) => {
         const [held, heldFar] = await open();
         let written = 0;
@@ -186,10 +186,10 @@ export function bytesCompliance({ name, it, fixture, withPeers }: Suite): void {
             written += 65_536;
           }
         })().catch((error: VortexError) => error.code);
-        await standsStill(() => written);
+        await waitUntilStable(() => written);
         const [near, far] = await open();
         const sent = seededBytes(6, 1024 * 1024);
-        // More than any connection's window.
+        // Exceeds the flow-control window of any connection.
         const chunks = Array.from({ length: 40 }, () => sent);
         const echoing = echo(far);
         const receiving = readAll(near);
@@ -202,7 +202,7 @@ export function bytesCompliance({ name, it, fixture, withPeers }: Suite): void {
       });
     });
 
-    it("a reader ahead of the writer gets each chunk when it comes", async () => {
+    it("a waiting reader receives each chunk as it arrives", async () => {
       await withPeers(async ({ open }) => {
         const [near, far] = await open();
         for (let at = 0; at < 50; at++) {

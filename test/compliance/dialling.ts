@@ -1,4 +1,4 @@
-/** Dialling, listening, addresses. */
+/** Compliance tests of dialling, listening and addresses. */
 import assert from "node:assert/strict";
 import { networkInterfaces } from "node:os";
 import { describe } from "node:test";
@@ -15,21 +15,21 @@ import {
   readToFailure,
   type Suite,
   serveEchoes,
-  standsStill,
   text,
   tick,
+  waitUntilStable,
   writeAll,
 } from "./peers.ts";
 
-/** Whether this machine has IPv6, if only within itself. */
+/** True when this machine has IPv6, at least on loopback. */
 export const loopback6: boolean = Object.values(networkInterfaces())
   .flat()
   .some((entry) => entry?.address === "::1");
 
-/** Registers these tests for one transport. */
+/** Registers the tests for one transport. */
 export function diallingCompliance({ name, it, withPeers, fixture }: Suite): void {
   describe(`${name}: dialling and listening`, () => {
-    it("a second connection from the same side lives and dies by itself", async () => {
+    it("a second connection from the same side is independent of the first", async () => {
       await withPeers(async ({ transport, address, open, connection }) => {
         const [near, far, accepted] = await open();
         const second = await transport.dial(address);
@@ -44,7 +44,7 @@ export function diallingCompliance({ name, it, withPeers, fixture }: Suite): voi
       });
     });
 
-    it("both sides know the protocol and the address, are ready, and have nothing resumed or sent early", async () => {
+    it("both sides report protocol and address, are ready, and have neither resumed nor sent early data", async () => {
       await withPeers(async ({ transport, address, open, connection }) => {
         const [, , accepted] = await open();
         assert.deepEqual(connection.remote, address);
@@ -58,7 +58,7 @@ export function diallingCompliance({ name, it, withPeers, fixture }: Suite): voi
       });
     });
 
-    it("a first connection sends nothing early, though it may", async () => {
+    it("a first connection sends no early data, even if allowed", async () => {
       await withPeers(async ({ transport, address, open }) => {
         await open();
         const connection = await transport.dial(address, { earlyData: true });
@@ -68,12 +68,12 @@ export function diallingCompliance({ name, it, withPeers, fixture }: Suite): voi
         await Promise.all([echo(far), writeAll(near, [text("hello")])]);
         assert.deepEqual(await readAll(near), text("hello"));
         connection.abort();
-        // The handshake was over; that is not undone.
+        // The handshake was complete, so `ready` stays resolved.
         await connection.ready;
       });
     });
 
-    it("a port where nobody listens: ConnectionRefused", async () => {
+    it("dialling a closed port rejects with ConnectionRefused", async () => {
       const transport = await fixture.transport();
       const listener = await transport.listen(fixture.listenAddress);
       const address = dialAddressOf(fixture, listener.address);
@@ -84,15 +84,15 @@ export function diallingCompliance({ name, it, withPeers, fixture }: Suite): voi
       );
     });
 
-    // A peer may announce any address as its own, so none may end the process, or look like a fault of this library.
-    it("an address that nothing can be sent to is one of a peer that is not reached, and harms nobody", async () => {
+    // A peer may announce any address, so none may end the process or look like an internal error.
+    it("dialling an unroutable address fails as a transport error or timeout, and affects no other connection", async () => {
       await withPeers(async ({ transport, open }) => {
         for (const host of ["255.255.255.255", ...(loopback6 ? ["ff02::1", "fe80::1"] : [])]) {
           const abort = new AbortController();
           const dialling = rejectionOf(
             transport.dial({ host, port: 4006 }, { signal: abort.signal }),
           );
-          // Not every runtime says that there is no way.
+          // Not every runtime reports that there is no route.
           const timer = setTimeout(
             () => abort.abort(new VortexError("ConnectTimeout", "no answer")),
             1000,
@@ -106,7 +106,7 @@ export function diallingCompliance({ name, it, withPeers, fixture }: Suite): voi
       });
     });
 
-    it("an abort before dialling is Aborted, or the signal's own VortexError", async () => {
+    it("an abort before dialling rejects with Aborted, or with the signal's VortexError", async () => {
       await withPeers(async ({ transport, address }) => {
         const cause = new Error("changed my mind");
         const error = await assertRejects(
@@ -122,7 +122,7 @@ export function diallingCompliance({ name, it, withPeers, fixture }: Suite): voi
       });
     });
 
-    it("an abort during dialling is Aborted, or the signal's own VortexError", async () => {
+    it("an abort during dialling rejects with Aborted, or with the signal's VortexError", async () => {
       await withPeers(async ({ transport, address, open }) => {
         for (const reason of [
           new Error("changed my mind"),
@@ -153,8 +153,13 @@ export function diallingCompliance({ name, it, withPeers, fixture }: Suite): voi
       });
     });
 
-    if (loopback6) it("a listener on an IPv6 address", onIpv6);
-    else skipped("a listener on an IPv6 address", "this machine has no IPv6", onIpv6);
+    if (loopback6) it("a listener on an IPv6 address accepts connections", onIpv6);
+    else
+      skipped(
+        "a listener on an IPv6 address accepts connections",
+        "this machine has no IPv6",
+        onIpv6,
+      );
 
     async function onIpv6(): Promise<void> {
       await withPeers(
@@ -169,14 +174,14 @@ export function diallingCompliance({ name, it, withPeers, fixture }: Suite): voi
       );
     }
 
-    it("an address that is in use: AddressInUse, and the listener there goes on", async () => {
+    it("listening on an address in use rejects with AddressInUse, and the existing listener continues", async () => {
       await withPeers(async ({ transport, listener, open }) => {
         await assertRejects(transport.listen(listener.address), "AddressInUse");
         await open();
       });
     });
 
-    it("port 0 is any free port, another one each time, and free again after close", async () => {
+    it("port 0 selects a free port, different each time, which is free again after close", async () => {
       const transport = await fixture.transport();
       const one = await transport.listen({ ...fixture.listenAddress, port: 0 });
       const two = await transport.listen({ ...fixture.listenAddress, port: 0 });
@@ -188,7 +193,7 @@ export function diallingCompliance({ name, it, withPeers, fixture }: Suite): voi
       await Promise.all([two.close(), again.close()]);
     });
 
-    it("closing a listener ends its accept loops and its connections, and dials are refused", async () => {
+    it("closing a listener ends its accept loops and connections, and refuses dials", async () => {
       const transport = await fixture.transport();
       const listener = await transport.listen(fixture.listenAddress);
       const address = dialAddressOf(fixture, listener.address);
@@ -198,7 +203,7 @@ export function diallingCompliance({ name, it, withPeers, fixture }: Suite): voi
       await stream.writer.write(text("x"));
       const reading = readAll(stream);
       reading.catch(() => {});
-      await standsStill(() => 0);
+      await waitUntilStable(() => 0);
       await listener.close({ grace: 0 });
       await listener.close();
       assert.equal(await loops, 1);
@@ -210,7 +215,7 @@ export function diallingCompliance({ name, it, withPeers, fixture }: Suite): voi
       connection.abort();
     });
 
-    it("connections beyond the listener's limit are turned away, and there is room again after one ends", async () => {
+    it("a listener refuses connections beyond its limit, and accepts again after one ends", async () => {
       await withPeers(
         async (peers) => {
           const { transport, address, open, connection } = peers;
@@ -222,7 +227,7 @@ export function diallingCompliance({ name, it, withPeers, fixture }: Suite): voi
           await connection.close();
           await accepted.closed;
           let served = false;
-          // The listener may hear of the end a little later than the connection does.
+          // The listener may notice the end a little later than the connection.
           for (let round = 0; !served && round < 1000; round++) {
             await tick();
             served = await isServed(transport, address);
@@ -235,7 +240,7 @@ export function diallingCompliance({ name, it, withPeers, fixture }: Suite): voi
     });
 
     if (fixture.overUdp === true) {
-      it("a certificate that changes is told by its fingerprint, and connections that exist go on", async () => {
+      it("setIdentity changes the fingerprint, and existing connections continue", async () => {
         await withPeers(async ({ listener, open }) => {
           const [near, far] = await open();
           assert.match(listener.fingerprint ?? "", /^([0-9A-F]{2}:){31}[0-9A-F]{2}$/);
@@ -255,7 +260,7 @@ export function diallingCompliance({ name, it, withPeers, fixture }: Suite): voi
         });
       });
     } else {
-      it("without TLS there is no fingerprint, and no certificate to change: Unavailable", async () => {
+      it("without TLS there is no fingerprint, and setIdentity rejects with Unavailable", async () => {
         await withPeers(async ({ listener, open }) => {
           assert.equal(listener.fingerprint, undefined);
           await assertRejects(listener.setIdentity(await selfSigned()), "Unavailable");

@@ -1,6 +1,7 @@
 /**
- * What `DialOptions.earlyData` promises, as tests for transports over UDP. A relay keeps back what the server sends, so that
- * what arrives meanwhile was sent ahead of the handshake, whatever the speed of the machine.
+ * Compliance tests of `DialOptions.earlyData` (RFC 9001, section 4.6), for transports over UDP. A
+ * relay holds the server's datagrams back. Data that arrives meanwhile was therefore sent before
+ * the end of the handshake, on any machine.
  */
 import assert from "node:assert/strict";
 import { describe } from "node:test";
@@ -24,12 +25,12 @@ import { readAll } from "../support/hostile.ts";
 import { seededBytes } from "../support/random.ts";
 import { type UdpRelay, udpRelay } from "../support/udp-relay.ts";
 
-/** Registers the tests of one transport over UDP that can send early data. */
+/** Registers the tests for a transport over UDP that can send early data. */
 export function earlyDataCompliance(name: string, fixture: TransportFixture): void {
   const it = (test: string, run: () => Promise<void>): void => itUnlessGap(fixture, test, run);
 
   describe(`${name}: early data`, () => {
-    it("a first connection sends none", () =>
+    it("a first connection sends no early data", () =>
       withEcho(fixture, {}, async ({ dial }) => {
         const connection = await dial();
         assert.deepEqual([connection.earlyData, connection.resumed], ["none", false]);
@@ -38,9 +39,9 @@ export function earlyDataCompliance(name: string, fixture: TransportFixture): vo
         await connection.close();
       }));
 
-    it("a second connection's first bytes arrive before the server has answered anything", () =>
+    it("a second connection's first bytes arrive before the server has answered", () =>
       withEcho(fixture, {}, async ({ dial, relay, received }) => {
-        await meet(dial);
+        await connectOnce(dial);
         const before = relay.counts.toClient;
         relay.hold();
         const connection = await dial();
@@ -57,9 +58,9 @@ export function earlyDataCompliance(name: string, fixture: TransportFixture): vo
         await connection.close();
       }));
 
-    it("each connection brings the next one's session", () =>
+    it("each connection provides the session for the next", () =>
       withEcho(fixture, {}, async ({ dial }) => {
-        await meet(dial);
+        await connectOnce(dial);
         for (const word of ["one", "two", "three"]) {
           const connection = await dial();
           assert.equal(connection.earlyData, "pending", word);
@@ -70,7 +71,7 @@ export function earlyDataCompliance(name: string, fixture: TransportFixture): vo
         }
       }));
 
-    it("a name with one address has its sessions; one with several sends nothing early", async () => {
+    it("a name with one address resumes its session; one with several sends no early data", async () => {
       for (const [addresses, expected] of [
         [["127.0.0.1"], "pending"],
         [["127.0.0.1", "127.0.0.2"], "none"],
@@ -80,7 +81,7 @@ export function earlyDataCompliance(name: string, fixture: TransportFixture): vo
           {},
           async ({ dial, relay }) => {
             const host = "localhost";
-            await meet(() => dial({ host }));
+            await connectOnce(() => dial({ host }));
             const connection = await dial({ host });
             assert.equal(connection.earlyData, expected);
             assert.deepEqual(connection.remote, { host, port: relay.address.port });
@@ -92,27 +93,27 @@ export function earlyDataCompliance(name: string, fixture: TransportFixture): vo
       }
     });
 
-    it("who does not ask for it waits for the handshake, and may resume the session", () =>
+    it("without earlyData, dial waits for the handshake, and may resume the session", () =>
       withEcho(fixture, {}, async ({ dial }) => {
-        await meet(dial);
+        await connectOnce(dial);
         const connection = await dial({ earlyData: false });
         assert.equal(connection.earlyData, "none");
         assert.equal(await exchange(connection, "late"), "late");
         await connection.close();
       }));
 
-    it("a server that takes none is asked after the handshake", () =>
+    it("a server that rejects early data receives the request after the handshake", () =>
       withEcho(fixture, { earlyData: false }, async ({ dial }) => {
-        await meet(dial);
+        await connectOnce(dial);
         const connection = await dial();
-        assert.equal(await exchangeAgain(connection, "late"), "late");
+        assert.equal(await exchangeWithRetry(connection, "late"), "late");
         assert.notEqual(connection.earlyData, "accepted");
         await connection.close();
       }));
 
-    it("a server that has forgotten the session refuses, and serves after the handshake", () =>
+    it("a restarted server refuses early data, and serves after the handshake", () =>
       withEcho(fixture, {}, async ({ dial, restart }) => {
-        await meet(dial);
+        await connectOnce(dial);
         await restart();
         const connection = await dial();
         assert.equal(connection.earlyData, "pending");
@@ -121,22 +122,22 @@ export function earlyDataCompliance(name: string, fixture: TransportFixture): vo
           assert.equal((await connection.closed).error.code, "EarlyDataRefused");
           assert.equal((await rejectionOf(connection.ready)).code, "EarlyDataRefused");
           assert.deepEqual([connection.earlyData, connection.resumed], ["refused", false]);
-          // What is remembered of the server of before is not tried again.
+          // The session of the former server is not used again.
           const next = await dial();
           assert.equal(next.earlyData, "none");
           assert.equal(await exchange(next, "once more"), "once more");
           await next.close();
           return;
         }
-        assert.equal(await exchangeAgain(connection, "once more"), "once more");
+        assert.equal(await exchangeWithRetry(connection, "once more"), "once more");
         await connection.ready;
         assert.deepEqual([connection.earlyData, connection.resumed], ["refused", false]);
         await connection.close();
       }));
 
-    it("streams that were given up before the handshake do not hide that early data is refused", () =>
+    it("streams aborted before the handshake do not hide that early data is refused", () =>
       withEcho(fixture, {}, async ({ dial, restart }) => {
-        await meet(dial);
+        await connectOnce(dial);
         await restart();
         const connection = await dial();
         const stream = await connection.openStream();
@@ -154,9 +155,9 @@ export function earlyDataCompliance(name: string, fixture: TransportFixture): vo
         assert.equal(connection.earlyData, "refused");
       }));
 
-    it("the signal ends an attempt that is in use already", () =>
+    it("the signal ends a connection that is used before its handshake", () =>
       withEcho(fixture, {}, async ({ dial, relay }) => {
-        await meet(dial);
+        await connectOnce(dial);
         relay.silence(true);
         const attempt = new AbortController();
         const connection = await dial({ signal: attempt.signal });
@@ -171,7 +172,7 @@ export function earlyDataCompliance(name: string, fixture: TransportFixture): vo
         assert.equal((await connection.closed).error.code, "ConnectTimeout");
       }));
 
-    it("a peer that is gone is ConnectTimeout for a piece asked for early", () =>
+    it("a vanished peer is ConnectTimeout for a piece requested with early data", () =>
       withPieces(fixture, async ({ fetchPiece, relay, reconnect }) => {
         assert.deepEqual(await fetchPiece(0), piece(0));
         await reconnect();
@@ -179,7 +180,7 @@ export function earlyDataCompliance(name: string, fixture: TransportFixture): vo
         assert.equal((await rejectionOf(fetchPiece(1))).code, "ConnectTimeout");
       }));
 
-    it("a downloader that met a peer before asks for its first piece ahead of the handshake", () =>
+    it("a downloader with a session requests its first piece before the handshake", () =>
       withPieces(fixture, async ({ fetchPiece, relay, reconnect, asked }) => {
         for (let early = false; !early; ) {
           try {
@@ -188,12 +189,13 @@ export function earlyDataCompliance(name: string, fixture: TransportFixture): vo
             relay.hold();
             const fetching = fetchPiece(1);
             fetching.catch(() => {});
-            // The session comes some time after the handshake; where it had not yet, the held handshake is waited for in vain.
+            // The session arrives some time after the handshake. Without it, the held handshake
+            // times out.
             early = await Promise.race([asked(1).then(() => true), fetching.then(() => false)]);
             relay.release();
             assert.deepEqual(await fetching, piece(1));
           } catch (error) {
-            // As on a machine that is busy for as long.
+            // Also on a machine that stalls for that long.
             if (!(error instanceof VortexError) || error.code !== "ConnectTimeout") throw error;
             early = false;
             relay.release();
@@ -201,7 +203,7 @@ export function earlyDataCompliance(name: string, fixture: TransportFixture): vo
         }
       }));
 
-    it("a downloader whose session is refused gets its pieces all the same", () =>
+    it("a downloader whose session is refused still receives its pieces", () =>
       withPieces(fixture, async ({ fetchPiece, reconnect, restart }) => {
         assert.deepEqual(await fetchPiece(0), piece(0));
         await restart();
@@ -212,7 +214,7 @@ export function earlyDataCompliance(name: string, fixture: TransportFixture): vo
         );
       }));
 
-    it("early data can be switched off", () =>
+    it("earlyData: false disables early data", () =>
       withPieces(
         fixture,
         async ({ fetchPiece, relay, reconnect, asked }) => {
@@ -225,7 +227,7 @@ export function earlyDataCompliance(name: string, fixture: TransportFixture): vo
           void asked(1).then(() => {
             early = true;
           });
-          // The handshake goes again and again while it is not answered, the request not once.
+          // The client retransmits its handshake, and does not send the request.
           while (relay.counts.toServer < before + 2) await pause();
           assert.equal(early, false);
           relay.release();
@@ -236,9 +238,10 @@ export function earlyDataCompliance(name: string, fixture: TransportFixture): vo
   });
 }
 
+/** An echo server behind a relay, and a client. */
 interface Echo {
   readonly relay: UdpRelay;
-  /** `host`: a name for the relay's. */
+  /** Dials the relay; `host` is a name for its address. */
   dial(options?: {
     readonly host?: string;
     readonly earlyData?: boolean;
@@ -246,11 +249,11 @@ interface Echo {
   }): Promise<Connection>;
   /** Resolves when the server has read this text. */
   received(text: string): Promise<void>;
-  /** Another server at the same address, which knows nothing of the one before. */
+  /** Replaces the server by a new one at the same address, without the former's sessions. */
   restart(): Promise<void>;
 }
 
-/** An echo server behind a relay. */
+/** Runs `use` with an echo server behind a relay. */
 async function withEcho(
   fixture: TransportFixture,
   options: ListenOptions,
@@ -258,7 +261,7 @@ async function withEcho(
   tuning?: TransportTuning,
 ): Promise<void> {
   const [client, server] = [await fixture.transport(tuning), await fixture.transport()];
-  const seen = waiters<string>();
+  const seen = eventPromises<string>();
   let listener = await server.listen(fixture.listenAddress, options);
   const { address } = listener;
   void serveEcho(listener, seen.happened);
@@ -299,13 +302,15 @@ async function serveEcho(listener: Listener, onText: (text: string) => void): Pr
   }
 }
 
+/** A server of pieces behind a relay, and a downloader. */
 interface Pieces {
   readonly relay: UdpRelay;
   fetchPiece(number: number): Promise<Uint8Array>;
-  /** Ends the downloader's connection; its next request makes another. */
+  /** Closes the downloader's connections, so that the next request dials again. */
   reconnect(): Promise<void>;
-  /** Resolves when the server has been asked for this piece. */
+  /** Resolves when the server has received a request for this piece. */
   asked(number: number): Promise<void>;
+  /** Replaces the server by a new one at the same address, without the former's sessions. */
   restart(): Promise<void>;
 }
 
@@ -316,13 +321,13 @@ function piece(number: number): Uint8Array {
   return seededBytes(number + 1, PIECE_LENGTH);
 }
 
-/** A server with pieces behind a relay, and a downloader. */
+/** Runs `use` with a server of pieces behind a relay, and a downloader. */
 async function withPieces(
   fixture: TransportFixture,
   use: (pieces: Pieces) => Promise<void>,
   earlyData = true,
 ): Promise<void> {
-  const seen = waiters<number>();
+  const seen = eventPromises<number>();
   const content = new Uint8Array(4 * PIECE_LENGTH);
   for (let number = 0; number < 4; number++) content.set(piece(number), number * PIECE_LENGTH);
   const stored = new MemoryPieceStore();
@@ -378,6 +383,7 @@ async function withPieces(
   }
 }
 
+/** Wraps a transport to record the connections that it dials. */
 function recording(transport: Transport, dialled: Connection[]): Transport {
   return {
     protocol: transport.protocol,
@@ -390,8 +396,8 @@ function recording(transport: Transport, dialled: Connection[]): Transport {
   };
 }
 
-/** Has a connection to remember. */
-async function meet(dial: Echo["dial"]): Promise<void> {
+/** Completes one connection, so that the client has a session. */
+async function connectOnce(dial: Echo["dial"]): Promise<void> {
   const connection = await dial();
   assert.equal(await exchange(connection, "we meet"), "we meet");
   await connection.close();
@@ -403,8 +409,8 @@ async function exchange(connection: Connection, text: string): Promise<string> {
   return textOf(stream);
 }
 
-/** As {@link exchange}; once more if the early data was refused. */
-async function exchangeAgain(connection: Connection, text: string): Promise<string> {
+/** Like {@link exchange}, but repeats the exchange once if early data was refused. */
+async function exchangeWithRetry(connection: Connection, text: string): Promise<string> {
   try {
     return await exchange(connection, text);
   } catch (error) {
@@ -422,8 +428,8 @@ async function textOf(stream: ByteStream): Promise<string> {
   return new TextDecoder().decode(await readAll(stream));
 }
 
-/** Promises for things that happen. */
-function waiters<T>(): { happened: (what: T) => void; wait: (what: T) => Promise<void> } {
+/** Creates promises for named events, which may already have happened. */
+function eventPromises<T>(): { happened: (what: T) => void; wait: (what: T) => Promise<void> } {
   const past = new Set<T>();
   const waiting = new Map<T, () => void>();
   return {

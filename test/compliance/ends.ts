@@ -1,4 +1,4 @@
-/** How connections end, and what those who use them see of it. */
+/** Compliance tests of the end of connections, as seen by both sides. */
 import assert from "node:assert/strict";
 import { describe } from "node:test";
 import type { VortexError } from "../../src/errors.ts";
@@ -8,24 +8,24 @@ import { readAll } from "../support/hostile.ts";
 import { joined, seededBytes } from "../support/random.ts";
 import {
   count,
-  drained,
   echo,
   type Peers,
+  readOneEach,
   readToFailure,
   type Suite,
   text,
   tick,
   writeAll,
-  writeUntilRefused,
+  writeToFailure,
 } from "./peers.ts";
 
-/** Streams that run at a time. */
-const RUNNING = 8;
+/** Number of concurrent streams. */
+const OPEN_STREAMS = 8;
 
-/** Registers these tests for one transport. */
+/** Registers the tests for one transport. */
 export function endsCompliance({ name, it, withPeers }: Suite): void {
   describe(`${name}: the end of a connection`, () => {
-    it("a graceful close by the accepting side delivers what was ended, however slowly it is read", async () => {
+    it("a graceful close by the accepting side delivers ended streams to a slow reader", async () => {
       await withPeers(async ({ open }) => {
         const [near, far, accepted] = await open();
         await near.writer.end();
@@ -46,7 +46,7 @@ export function endsCompliance({ name, it, withPeers }: Suite): void {
       });
     });
 
-    it("what was ended before a graceful close can be read after it", async () => {
+    it("streams that ended before a graceful close stay readable after it", async () => {
       await withPeers(async ({ open, connection }) => {
         const [near, far, accepted] = await open();
         await near.writer.end();
@@ -55,7 +55,8 @@ export function endsCompliance({ name, it, withPeers }: Suite): void {
         const waiting = near.reader.read(new Uint8Array(100));
         const closing = accepted.close();
         const first = await waiting;
-        // Where a close waits for its readers, or each stream is a connection of its own, this one does not end before.
+        // The connection may outlive the pause: where a close waits for readers, or each stream is
+        // a separate connection.
         await Promise.race([connection.closed, pause(1000)]);
         const rest = await readAll(near);
         assert.deepEqual(joined([first ?? new Uint8Array(0), rest]), sent);
@@ -63,7 +64,7 @@ export function endsCompliance({ name, it, withPeers }: Suite): void {
       });
     });
 
-    it("a graceful close by the dialling side delivers what was ended", async () => {
+    it("a graceful close by the dialling side delivers ended streams", async () => {
       await withPeers(async ({ open, connection }) => {
         const [near, far] = await open();
         const sent = seededBytes(9, 40_000);
@@ -75,34 +76,34 @@ export function endsCompliance({ name, it, withPeers }: Suite): void {
       });
     });
 
-    it("a graceful close by the dialling side while streams run ends them: Closed here, an error there", async () => {
+    it("a graceful close by the dialling side fails open streams: Closed locally, an error at the peer", async () => {
       await withPeers(async ({ open, connection }) => {
-        const [running] = await runningStreams(open);
+        const [running] = await circulatingStreams(open);
         await connection.close();
-        assert.deepEqual(await running.near, Array(RUNNING).fill("Closed"));
+        assert.deepEqual(await running.near, Array(OPEN_STREAMS).fill("Closed"));
         for (const code of await running.far)
           assert.ok(code === "ConnectionLost" || code === "StreamReset", code);
         assert.equal((await connection.closed).error.code, "Closed");
       });
     });
 
-    it("a graceful close by the accepting side while streams run ends them: Closed there, an error here", async () => {
+    it("a graceful close by the accepting side fails open streams: Closed locally, an error at the peer", async () => {
       await withPeers(async ({ open, listener }) => {
-        const [running, accepted] = await runningStreams(open);
+        const [running, accepted] = await circulatingStreams(open);
         await listener.close();
         for (const code of await running.near)
           assert.ok(code === "ConnectionLost" || code === "StreamReset", code);
-        assert.deepEqual(await running.far, Array(RUNNING).fill("Closed"));
+        assert.deepEqual(await running.far, Array(OPEN_STREAMS).fill("Closed"));
         for (const one of accepted) assert.equal((await one.closed).error.code, "Closed");
       });
     });
 
-    /** Streams on which bytes go round and round; tells what ended them on each side. */
-    async function runningStreams(
+    /** Opens streams that exchange data continuously. Returns the error codes they end with. */
+    async function circulatingStreams(
       open: Peers["open"],
     ): Promise<[{ near: Promise<string[]>; far: Promise<string[]> }, accepted: Connection[]]> {
       const streams = [];
-      for (let stream = 0; stream < RUNNING; stream++) streams.push(await open());
+      for (let stream = 0; stream < OPEN_STREAMS; stream++) streams.push(await open());
       let rounds = 0;
       let wake: () => void = () => {};
       const circling = new Promise<void>((resolve) => {
@@ -113,7 +114,7 @@ export function endsCompliance({ name, it, withPeers }: Suite): void {
           await writer.write(new Uint8Array(1000));
           assert.ok((await reader.read()) !== undefined, "a clean end");
           rounds++;
-          if (rounds === 10 * RUNNING) wake();
+          if (rounds === 10 * OPEN_STREAMS) wake();
         }
       };
       const code = async (error: Promise<VortexError>): Promise<string> => (await error).code;
@@ -125,7 +126,7 @@ export function endsCompliance({ name, it, withPeers }: Suite): void {
       return [{ near, far }, streams.map(([, , accepted]) => accepted)];
     }
 
-    it("after close() has begun no stream is opened: Closed", async () => {
+    it("openStream rejects with Closed once close() has begun", async () => {
       await withPeers(async ({ open, connection }) => {
         const [near, far] = await open();
         await writeAll(near, [text("under way")]);
@@ -139,7 +140,7 @@ export function endsCompliance({ name, it, withPeers }: Suite): void {
       });
     });
 
-    it("an abrupt end by the accepting side: ConnectionLost there, Closed here", async () => {
+    it("an abort by the accepting side is Closed locally and ConnectionLost at the peer", async () => {
       await withPeers(async ({ open, connection }) => {
         const [near, far, accepted] = await open();
         await endsAbruptly({
@@ -151,13 +152,16 @@ export function endsCompliance({ name, it, withPeers }: Suite): void {
       });
     });
 
-    it("an abrupt end by the dialling side: ConnectionLost there, Closed here", async () => {
+    it("an abort by the dialling side is Closed locally and ConnectionLost at the peer", async () => {
       await withPeers(async ({ open, connection }) => {
         const [near, far, accepted] = await open();
         await endsAbruptly({ near, far, end: () => connection.abort(), other: accepted });
       });
     });
 
+    /**
+     * Asserts what both sides see when `near`'s connection is aborted while streams are blocked.
+     */
     async function endsAbruptly(pair: {
       near: ByteStream;
       far: ByteStream;
@@ -166,15 +170,12 @@ export function endsCompliance({ name, it, withPeers }: Suite): void {
     }) {
       const { near, far, end, other } = pair;
       const [here, there] = [near.reader.read(), far.reader.read()];
-      const [writing, writingThere] = [
-        writeUntilRefused(near.writer),
-        writeUntilRefused(far.writer),
-      ];
+      const [writing, writingThere] = [writeToFailure(near.writer), writeToFailure(far.writer)];
       here.catch(() => {});
       there.catch(() => {});
-      // The reads above take the first bytes of the writers; these wait.
+      // The reads above take the writers' first bytes; the writers then block.
       await Promise.all([here, there]);
-      await drained(near.reader, far.reader);
+      await readOneEach(near.reader, far.reader);
       end();
       await assertRejects(readToFailure(near.reader), "Closed");
       await assertRejects(readToFailure(far.reader), "ConnectionLost");
@@ -183,7 +184,7 @@ export function endsCompliance({ name, it, withPeers }: Suite): void {
       await assertRejects(other.openStream(), "ConnectionLost");
     }
 
-    it("an abrupt end by the accepting side is never a clean end for a reader in the middle", async () => {
+    it("an abort by the accepting side never looks like a clean end to a reader", async () => {
       await withPeers(async ({ open }) => {
         const [near, far, accepted] = await open();
         await far.writer.write(new Uint8Array(10_000));
@@ -195,7 +196,7 @@ export function endsCompliance({ name, it, withPeers }: Suite): void {
       });
     });
 
-    it("closed resolves on both sides, and says which one ended it", async () => {
+    it("closed resolves on both sides, and reports which side ended the connection", async () => {
       await withPeers(async ({ open, connection }) => {
         const [, , accepted] = await open();
         accepted.abort(7, "enough");
@@ -208,7 +209,7 @@ export function endsCompliance({ name, it, withPeers }: Suite): void {
       });
     });
 
-    it("closed resolves on the side that ended it", async () => {
+    it("closed resolves on the side that ended the connection", async () => {
       await withPeers(async ({ open, connection }) => {
         await open();
         connection.abort();
@@ -219,7 +220,7 @@ export function endsCompliance({ name, it, withPeers }: Suite): void {
       });
     });
 
-    it("the loop over streams ends with the connection, on both sides", async () => {
+    it("iteration over accepted streams ends with the connection, on both sides", async () => {
       await withPeers(async ({ open, connection }) => {
         const [, , accepted] = await open();
         const nothing = count(connection.accept());

@@ -1,4 +1,4 @@
-/** Connections whose path changes under them: what connection ids are for (RFC 9000, sections 5.1 and 9). */
+/** Compliance tests of connection migration after NAT rebinding (RFC 9000, sections 5.1 and 9). */
 import assert from "node:assert/strict";
 import { describe } from "node:test";
 import { readAll } from "../support/hostile.ts";
@@ -7,10 +7,10 @@ import { echo, readExactly, type Suite, text, writeAll } from "./peers.ts";
 
 const MEBI = 1024 * 1024;
 
-/** Registers these tests for one transport over UDP. */
+/** Registers the tests for one transport over UDP. */
 export function pathsCompliance({ name, it, withPeers }: Suite): void {
-  describe(`${name}: another path`, () => {
-    it("a client whose port changes on the way, as by a NAT, keeps its connection and streams", async () => {
+  describe(`${name}: migration`, () => {
+    it("NAT rebinding keeps a client's connection and streams", async () => {
       await withPeers(
         async ({ open, relay }) => {
           const [near, far] = await open();
@@ -29,7 +29,7 @@ export function pathsCompliance({ name, it, withPeers }: Suite): void {
       );
     });
 
-    it("a path that changes again and again in the middle of a transfer loses no byte, in either direction", async () => {
+    it("repeated rebinding during a transfer loses no bytes in either direction", async () => {
       await withPeers(
         async ({ open, relay }) => {
           const [near, far] = await open();

@@ -1,4 +1,4 @@
-/** What the tests of transports share: a pair of peers, and what to do with streams. */
+/** Shared parts of the compliance tests: a pair of connected peers, and operations on streams. */
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import type { VortexError } from "../../src/errors.ts";
@@ -18,42 +18,46 @@ import { readAll } from "../support/hostile.ts";
 import { joined, seededBytes } from "../support/random.ts";
 import { type UdpRelay, udpRelay } from "../support/udp-relay.ts";
 
-/** A listener, and a connection to it. */
+/** A listener and a connection to it. */
 export interface Peers {
   readonly transport: Transport;
   readonly listener: Listener;
-  /** Where the listener is dialled. */
+  /** Address to dial the listener at. */
   readonly address: Address;
-  /** What stands between, if that was asked for. */
+  /** Relay between the peers, if requested. */
   readonly relay: UdpRelay | undefined;
-  /** A connection to the listener. */
+  /** Established connection to the listener. */
   readonly connection: Connection;
-  /** The next stream that the listener's side got, whatever connection it came by. */
+  /** Returns the next stream that the listener's side accepted, on any connection. */
   acceptStream(): Promise<[stream: ByteStream, connection: Connection]>;
-  /** Opens a stream (of another connection), and gives both of its ends and the accepting side's connection. */
+  /**
+   * Opens a stream, by default on {@link connection}. Returns both ends and the accepting
+   * connection.
+   */
   open(by?: Connection): Promise<[near: ByteStream, far: ByteStream, accepted: Connection]>;
 }
 
-/** How the peers of a test are to be. */
+/** Options of {@link Suite.withPeers}. */
 export interface PeersOptions extends ListenOptions {
-  /** Default: the fixture's address. */
+  /** Address to listen on. Default: the fixture's. */
   readonly local?: Address;
   readonly tuning?: TransportTuning;
-  /** Whether a relay of datagrams stands between. Default false. */
+  /** Inserts a UDP relay between the peers. Default false. */
   readonly relayed?: boolean;
 }
 
-/** What the tests of each topic are made with. */
+/** Context that the tests of each topic receive. */
 export interface Suite {
-  /** The transport's name. */
+  /** Name of the transport. */
   readonly name: string;
   readonly fixture: TransportFixture;
-  /** Registers a test, or a skip if the fixture names it as a gap. */
+  /** Registers a test, or a skip if the fixture lists it as a gap. */
   it(test: string, run: () => Promise<void>): void;
+  /** Runs `use` with a pair of connected peers, see {@link runPeers}. */
   withPeers(use: (peers: Peers) => Promise<void>, options?: PeersOptions): Promise<void>;
 }
 
-/** Dials a listener of the fixture's transport, and ends both when `use` is done. */
+/** Dials a listener of the fixture's transport, runs `use`, and closes both. */
 export async function runPeers(
   fixture: TransportFixture,
   use: (peers: Peers) => Promise<void>,
@@ -86,7 +90,7 @@ export async function runPeers(
     by: Connection = connection,
   ): Promise<[ByteStream, ByteStream, Connection]> => {
     const near = await by.openStream();
-    // The other side need not see a stream before its first byte.
+    // The peer need not see a stream before its first byte.
     await near.writer.write(Uint8Array.of(0));
     const [far, accepted] = await acceptStream();
     assert.deepEqual(await far.reader.read(), Uint8Array.of(0));
@@ -102,7 +106,7 @@ export async function runPeers(
   await accepting;
 }
 
-/** Echoes every stream that comes, but resets those whose first byte says so. */
+/** Echoes every accepted stream until stopped. Errors of single streams are ignored. */
 export function serveEchoes({ acceptStream }: Peers): { stop(): Promise<void> } {
   let stopped = false;
   const running: Promise<void>[] = [];
@@ -122,7 +126,10 @@ export function serveEchoes({ acceptStream }: Peers): { stop(): Promise<void> } 
   };
 }
 
-/** One exchange with an echo; every seventh is aborted, every eleventh cancelled on its way. */
+/**
+ * Exchanges bytes with an echo server. Depending on `at`, one in seven streams is aborted, and one
+ * in eleven is cancelled.
+ */
 export async function exchangeOne(connection: Connection, at: number): Promise<void> {
   const stream = await connection.openStream();
   const sent = seededBytes(at + 1, 1 + (at % 5000));
@@ -141,7 +148,7 @@ export async function exchangeOne(connection: Connection, at: number): Promise<v
   }
 }
 
-/** Whether a byte sent to `address`, where everything is echoed, comes back. */
+/** Tests whether an echo server at `address` returns a byte. */
 export async function isServed(transport: Transport, address: Address): Promise<boolean> {
   let connection: Connection | undefined;
   try {
@@ -156,7 +163,7 @@ export async function isServed(transport: Transport, address: Address): Promise<
   }
 }
 
-/** Sends back what comes, to its end. */
+/** Echoes a stream up to its end. */
 export async function echo({ reader, writer }: ByteStream): Promise<void> {
   try {
     for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read())
@@ -169,13 +176,13 @@ export async function echo({ reader, writer }: ByteStream): Promise<void> {
   }
 }
 
-/** Gives a stream up in both directions. */
-export function giveUp({ reader, writer }: ByteStream): void {
+/** Aborts both directions of a stream. */
+export function abortBoth({ reader, writer }: ByteStream): void {
   reader.cancel();
   writer.abort();
 }
 
-/** Writes the chunks, and ends. */
+/** Writes all chunks and ends the stream. */
 export async function writeAll(
   { writer }: ByteStream,
   chunks: readonly Uint8Array[],
@@ -184,8 +191,8 @@ export async function writeAll(
   await writer.end();
 }
 
-/** Writes until that fails, and gives the error. */
-export async function writeUntilRefused(writer: ByteWriter): Promise<VortexError> {
+/** Writes until a write is rejected, and returns the error. */
+export async function writeToFailure(writer: ByteWriter): Promise<VortexError> {
   const chunk = new Uint8Array(16 * 1024);
   return rejectionOf(
     (async () => {
@@ -195,7 +202,7 @@ export async function writeUntilRefused(writer: ByteWriter): Promise<VortexError
   );
 }
 
-/** Reads `length` bytes, in however many chunks they come. */
+/** Reads `length` bytes, or fewer if the stream ends first. */
 export async function readExactly(reader: ByteReader, length: number): Promise<Uint8Array> {
   let got: Uint8Array = new Uint8Array(0);
   while (got.length < length) {
@@ -206,31 +213,31 @@ export async function readExactly(reader: ByteReader, length: number): Promise<U
   return got;
 }
 
-/** Reads until that fails; a clean end resolves. */
+/** Reads until a read is rejected; resolves at a clean end. */
 export async function readToFailure(reader: ByteReader): Promise<void> {
   while ((await reader.read()) !== undefined);
 }
 
-/** Takes one chunk of each. */
-export async function drained(...readers: ByteReader[]): Promise<void> {
+/** Reads one chunk from each reader. */
+export async function readOneEach(...readers: ByteReader[]): Promise<void> {
   for (const reader of readers) assert.ok((await reader.read()) !== undefined);
 }
 
-/** Fails unless `chunk` is what `block`, again and again, has at `offset`. */
+/** Asserts that `chunk` equals the repeated `block` at `offset`. */
 export function assertRepeats(chunk: Uint8Array, block: Uint8Array, offset: number): void {
   for (let at = 0; at < chunk.length; ) {
     const from = (offset + at) % block.length;
     const length = Math.min(block.length - from, chunk.length - at);
     const [got, expected] = [chunk.subarray(at, at + length), block.subarray(from, from + length)];
-    // deepEqual is slow on long arrays, so it is only asked to tell the difference.
+    // deepEqual is slow on long arrays, so it only reports differences.
     if (Buffer.compare(got, expected) !== 0)
       assert.deepEqual(got, expected, `bytes from ${offset + at}`);
     at += length;
   }
 }
 
-/** Waits until a value has not changed for a while. */
-export async function standsStill(value: () => number): Promise<void> {
+/** Waits until a value has not changed for 150 ms. */
+export async function waitUntilStable(value: () => number): Promise<void> {
   for (let still = 0, last = value(); still < 15; still++) {
     await silence(10);
     if (value() !== last) {
@@ -240,19 +247,19 @@ export async function standsStill(value: () => number): Promise<void> {
   }
 }
 
-/** Lets time pass, in which nothing is to happen. */
+/** Waits for `milliseconds`, during which nothing should happen. */
 export function silence(milliseconds = 200): Promise<void> {
   return new Promise((resolve) => {
     setTimeout(resolve, milliseconds);
   });
 }
 
-/** A turn of the event loop, in which what is under way on this machine may go on. */
+/** Waits for 1 ms, so that pending I/O of this machine can proceed. */
 export function tick(): Promise<void> {
   return silence(1);
 }
 
-/** Runs `use` for each item, all at once, to the end of all. */
+/** Runs `use` for each item concurrently, and waits for all. */
 export async function each<T>(
   items: AsyncIterable<T>,
   use: (item: T) => Promise<unknown>,
@@ -262,7 +269,7 @@ export async function each<T>(
   await Promise.all(running);
 }
 
-/** As {@link each}; tells how many there were. */
+/** Counts the items, and runs `use` for each like {@link each}. */
 export async function count<T>(
   items: AsyncIterable<T>,
   use: (item: T) => Promise<unknown> = async () => {},
@@ -275,13 +282,13 @@ export async function count<T>(
   return seen;
 }
 
-/** The first item. */
+/** Returns the first item. */
 export async function next<T>(items: AsyncIterable<T>): Promise<T> {
   for await (const item of items) return item;
   assert.fail("the loop ended without an item");
 }
 
-/** A text as bytes. */
+/** Encodes a text as UTF-8. */
 export function text(value: string): Uint8Array {
   return new TextEncoder().encode(value);
 }

@@ -1,4 +1,4 @@
-/** Peers that never answer, that are killed, and that have nothing to say. */
+/** Compliance tests of silent, killed and idle peers. */
 import assert from "node:assert/strict";
 import { describe } from "node:test";
 import { VortexError } from "../../src/errors.ts";
@@ -9,7 +9,7 @@ import type { TransportTuning } from "../support/fixture.ts";
 import { readAll } from "../support/hostile.ts";
 import { type Program, runner, startProgram } from "../support/run.ts";
 import { type SilentHost, silentTcpHost, silentUdpHost } from "../support/silent-host.ts";
-import type { GivenUp } from "../support/transport-peer.ts";
+import type { AbortedDials } from "../support/transport-peer.ts";
 import {
   echo,
   isServed,
@@ -19,37 +19,39 @@ import {
   silence,
   text,
   writeAll,
-  writeUntilRefused,
+  writeToFailure,
 } from "./peers.ts";
 
 /**
- * Idle timeouts in milliseconds, tried one after the other. A machine that stands still for longer than one of them loses a
- * connection that the test still needs, and rightly so; then the test is made again with the next.
+ * Idle timeouts in ms, tried in order. A machine that stalls for longer rightly loses the
+ * connection; the test is then repeated with the next value.
  */
 const IDLE_TIMEOUTS = [1500, 5000, 20_000];
 
-/** What became of those who waited for a peer. */
-interface Aftermath {
-  /** What a pending read ended with, and a pending write: an error's code, or `end`. */
+/** Error codes of the operations that were pending when the peer died. */
+interface PendingResults {
+  /** Result of a pending read: an error code, or `end`. */
   readonly reading: string;
+  /** Error code of a pending write. */
   readonly writing: string;
-  /** What another stream was refused with. */
+  /** Error code of opening another stream. */
   readonly opening: string;
+  /** Error code of `closed`. */
   readonly closed: string;
 }
 
-const lost: Aftermath = {
+const allLost: PendingResults = {
   reading: "ConnectionLost",
   writing: "ConnectionLost",
   opening: "ConnectionLost",
   closed: "ConnectionLost",
 };
 
-/** Registers these tests for one transport. */
+/** Registers the tests for one transport. */
 export function silenceCompliance(suite: Suite): void {
   const { name, fixture, withPeers } = suite;
 
-  /** A program that is one side of a connection. */
+  /** Starts one side of a connection in a separate process. */
   const peer = (role: string, tuning: TransportTuning, to?: Address): Program =>
     startProgram([
       ...runner,
@@ -70,7 +72,7 @@ export function silenceCompliance(suite: Suite): void {
   };
 
   const killedServer = once(() =>
-    patiently(async (idleTimeout): Promise<Aftermath> => {
+    withLongerTimeouts(async (idleTimeout): Promise<PendingResults> => {
       const tuning = { idleTimeout, keepAlive: idleTimeout / 5 };
       const server = peer("serve", tuning);
       try {
@@ -80,9 +82,9 @@ export function silenceCompliance(suite: Suite): void {
         const waiting = await connection.openStream();
         await waiting.writer.write(text("there?"));
         assert.deepEqual(await readExactly(waiting.reader, 6), text("there?"));
-        const ends = endsOf(waiting, await connection.openStream());
+        const ends = pendingResults(waiting, await connection.openStream());
         server.kill();
-        return await aftermathOf(connection, ends);
+        return await resultsOf(connection, ends);
       } finally {
         server.kill();
       }
@@ -90,25 +92,25 @@ export function silenceCompliance(suite: Suite): void {
   );
 
   const killedClient = once(() =>
-    patiently(async (idleTimeout): Promise<Aftermath> => {
+    withLongerTimeouts(async (idleTimeout): Promise<PendingResults> => {
       const tuning = { idleTimeout, keepAlive: idleTimeout / 5 };
-      let aftermath: Promise<Aftermath> | undefined;
+      let aftermath: Promise<PendingResults> | undefined;
       await withPeers(
         async ({ transport, address, open, acceptStream }) => {
-          // What comes after this comes from the client.
+          // Streams accepted after this one come from the client.
           await open();
           const client = peer("dial", tuning, address);
           try {
             assert.equal(await client.line(), "dialled");
-            const [[first, connection], [second]] = await within(
+            const [[first, connection], [second]] = await withTimeout(
               20_000,
               Promise.all([acceptStream(), acceptStream()]),
             );
             for (const { reader } of [first, second])
               assert.equal((await readExactly(reader, 1)).length, 1);
-            const ends = endsOf(first, second);
+            const ends = pendingResults(first, second);
             client.kill();
-            aftermath = aftermathOf(connection, ends);
+            aftermath = resultsOf(connection, ends);
             await aftermath;
             acceptStream()
               .then(
@@ -116,7 +118,7 @@ export function silenceCompliance(suite: Suite): void {
                 () => {},
               )
               .catch(() => {});
-            assert.equal(await isServed(transport, address), true, "nobody else was served");
+            assert.equal(await isServed(transport, address), true, "no other client was served");
           } finally {
             client.kill();
           }
@@ -128,9 +130,9 @@ export function silenceCompliance(suite: Suite): void {
     }),
   );
 
-  describe(`${name}: a silent or dead peer`, () => {
-    together(suite, {
-      "dialling a peer that never answers ends when its signal fires, as the signal says": () =>
+  describe(`${name}: silent or dead peers`, () => {
+    startTogether(suite, {
+      "dialling a silent peer rejects when its signal aborts, with the signal's reason": () =>
         withSilentHost(async ({ address }) => {
           const transport = await fixture.transport();
           for (const reason of [
@@ -147,40 +149,39 @@ export function silenceCompliance(suite: Suite): void {
           }
         }),
 
-      "dials that were given up leave nothing behind, and their process ends by itself": () =>
+      "aborted dials leave no sockets, and their process exits": () =>
         withSilentHost(async ({ address }) => assertLeavesNothing(peer("give-up", {}, address))),
 
       ...(fixture.resolvesNames === true && {
-        "dials of several addresses that were given up leave nothing behind, and their process ends by itself":
-          () =>
-            withSilentHost(async ({ address: { port } }) => {
-              // One that refuses, the silent one, and one that is tried beside it.
-              const addresses = ["127.0.0.2", "127.0.0.1", "127.0.0.3"];
-              await assertLeavesNothing(
-                peer("give-up", { addresses }, { host: "localhost", port }),
-              );
-            }),
+        "aborted dials of several addresses leave no sockets, and their process exits": () =>
+          withSilentHost(async ({ address: { port } }) => {
+            // An address that refuses, the silent one, and one that is dialled concurrently.
+            const addresses = ["127.0.0.2", "127.0.0.1", "127.0.0.3"];
+            await assertLeavesNothing(peer("give-up", { addresses }, { host: "localhost", port }));
+          }),
       }),
 
-      "the peer's process is killed: nobody here waits for ever": async () => {
+      "after the server is killed, all pending operations of its client settle": async () => {
         await killedServer();
       },
 
-      "the peer's process is killed: ConnectionLost for all that waits": async () => {
-        assert.deepEqual(await killedServer(), lost);
-      },
+      "after the server is killed, all pending operations of its client reject with ConnectionLost":
+        async () => {
+          assert.deepEqual(await killedServer(), allLost);
+        },
 
-      "the client's process is killed: nobody here waits for ever, and others are served":
+      "after a client is killed, all pending operations of the server settle, and other clients are served":
         async () => {
           await killedClient();
         },
 
-      "the client's process is killed: ConnectionLost for all that waits": async () => {
-        assert.deepEqual(await killedClient(), lost);
-      },
+      "after a client is killed, all pending operations of the server reject with ConnectionLost":
+        async () => {
+          assert.deepEqual(await killedClient(), allLost);
+        },
 
-      "a connection without a word is ConnectionLost after the idle timeout, on both sides": () =>
-        patiently((idleTimeout) =>
+      "an idle connection is ConnectionLost on both sides after the idle timeout": () =>
+        withLongerTimeouts((idleTimeout) =>
           withPeers(
             async ({ open, connection }) => {
               const [near, far, accepted] = await open();
@@ -192,34 +193,33 @@ export function silenceCompliance(suite: Suite): void {
               }
               for (const { code } of await waits) assert.equal(code, "ConnectionLost");
             },
-            // Nothing breaks the silence.
+            // No keep-alive within the idle timeout.
             { tuning: { idleTimeout, keepAlive: 600_000 } },
           ),
         ),
 
       ...(fixture.overUdp === true && {
-        "a path that carries nothing any more is ConnectionLost after the idle timeout, on both sides":
-          () =>
-            patiently((idleTimeout) =>
-              withPeers(
-                async ({ open, connection, relay }) => {
-                  const [near, far, accepted] = await open();
-                  const ends = Promise.all([endsOf(near, far), endsOf(far, near)]);
-                  relay?.silence(true);
-                  for (const { error } of await Promise.all([connection.closed, accepted.closed])) {
-                    assert.equal(error.code, "ConnectionLost");
-                  }
-                  for (const end of await ends) {
-                    assert.deepEqual(end, { reading: "ConnectionLost", writing: "ConnectionLost" });
-                  }
-                },
-                { tuning: { idleTimeout, keepAlive: idleTimeout / 5 }, relayed: true },
-              ),
+        "a dead path is ConnectionLost on both sides after the idle timeout": () =>
+          withLongerTimeouts((idleTimeout) =>
+            withPeers(
+              async ({ open, connection, relay }) => {
+                const [near, far, accepted] = await open();
+                const ends = Promise.all([pendingResults(near, far), pendingResults(far, near)]);
+                relay?.silence(true);
+                for (const { error } of await Promise.all([connection.closed, accepted.closed])) {
+                  assert.equal(error.code, "ConnectionLost");
+                }
+                for (const end of await ends) {
+                  assert.deepEqual(end, { reading: "ConnectionLost", writing: "ConnectionLost" });
+                }
+              },
+              { tuning: { idleTimeout, keepAlive: idleTimeout / 5 }, relayed: true },
             ),
+          ),
       }),
 
-      "keep-alive holds a connection without a word through several idle timeouts": () =>
-        patiently((idleTimeout) =>
+      "keep-alive keeps an idle connection open for several idle timeouts": () =>
+        withLongerTimeouts((idleTimeout) =>
           withPeers(
             async ({ open }) => {
               const [near, far] = await open();
@@ -235,8 +235,9 @@ export function silenceCompliance(suite: Suite): void {
   });
 }
 
+/** Asserts that aborted dials of a `give-up` peer leave no sockets, and that its process ends. */
 async function assertLeavesNothing(client: Program): Promise<void> {
-  const { codes, sockets } = JSON.parse(await client.line()) as GivenUp;
+  const { codes, sockets } = JSON.parse(await client.line()) as AbortedDials;
   assert.deepEqual(codes, Array(4).fill("Aborted"));
   const [before, after] = sockets;
   assert.equal(after, before);
@@ -244,8 +245,8 @@ async function assertLeavesNothing(client: Program): Promise<void> {
   assert.deepEqual([code, err], [0, ""]);
 }
 
-/** Registers tests that mostly wait: all start with the first, and each is looked at in its turn. */
-function together(
+/** Registers tests that mostly wait: all start with the first, and each awaits its own result. */
+function startTogether(
   { it, fixture }: Suite,
   tests: Readonly<Record<string, () => Promise<void>>>,
 ): void {
@@ -270,8 +271,8 @@ function once<T>(run: () => Promise<T>): () => Promise<T> {
   };
 }
 
-/** Runs a test with one idle timeout after the other, until it passes with one. */
-async function patiently<T>(run: (idleTimeout: number) => Promise<T>): Promise<T> {
+/** Runs a test with each idle timeout in turn until it passes. */
+async function withLongerTimeouts<T>(run: (idleTimeout: number) => Promise<T>): Promise<T> {
   let failure: unknown;
   for (const idleTimeout of IDLE_TIMEOUTS) {
     try {
@@ -283,7 +284,8 @@ async function patiently<T>(run: (idleTimeout: number) => Promise<T>): Promise<T
   throw failure;
 }
 
-async function within<T>(milliseconds: number, promise: Promise<T>): Promise<T> {
+/** Rejects unless `promise` settles within `milliseconds`. */
+async function withTimeout<T>(milliseconds: number, promise: Promise<T>): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<never>((_resolve, reject) => {
     timer = setTimeout(
@@ -298,25 +300,25 @@ async function within<T>(milliseconds: number, promise: Promise<T>): Promise<T> 
   }
 }
 
-/** What a read on one stream and a write on another end with. */
-async function endsOf(
+/** Returns the results of a read on one stream and a write on another. */
+async function pendingResults(
   read: ByteStream,
   written: ByteStream,
-): Promise<Pick<Aftermath, "reading" | "writing">> {
+): Promise<Pick<PendingResults, "reading" | "writing">> {
   const [reading, writing] = await Promise.all([
     readToFailure(read.reader).then(() => "end", codeOf),
-    writeUntilRefused(written.writer).then(codeOf),
+    writeToFailure(written.writer).then(codeOf),
   ]);
   return { reading, writing };
 }
 
-async function aftermathOf(
+async function resultsOf(
   connection: Connection,
-  ends: ReturnType<typeof endsOf>,
-): Promise<Aftermath> {
+  ends: ReturnType<typeof pendingResults>,
+): Promise<PendingResults> {
   const { reading, writing } = await ends;
   const opening = codeOf(await rejectionOf(connection.openStream()));
-  // Over TCP this side's direction of a stream that has ended is still open.
+  // Over TCP, this side's direction of an ended stream is still open.
   connection.abort();
   return { reading, writing, opening, closed: (await connection.closed).error.code };
 }

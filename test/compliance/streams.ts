@@ -1,4 +1,4 @@
-/** Streams given up by either side, many of them, and the credit that they take and give back. */
+/** Compliance tests of cancelled and aborted streams, many streams, and stream credit. */
 import assert from "node:assert/strict";
 import { describe } from "node:test";
 import { VortexError } from "../../src/errors.ts";
@@ -6,28 +6,28 @@ import { assertRejects, rejectionOf } from "../support/failures.ts";
 import { assertCutOff } from "../support/fixture.ts";
 import { readAll } from "../support/hostile.ts";
 import {
+  abortBoth,
   echo,
   exchangeOne,
-  giveUp,
   next,
   type Suite,
   serveEchoes,
-  standsStill,
   text,
   tick,
+  waitUntilStable,
   writeAll,
-  writeUntilRefused,
+  writeToFailure,
 } from "./peers.ts";
 
-/** Registers these tests for one transport. */
+/** Registers the tests for one transport. */
 export function streamsCompliance({ name, it, fixture, withPeers }: Suite): void {
   describe(`${name}: cancel and abort`, () => {
-    it("cancel by a reader that has ended its own direction is StreamReset for the writer", async () => {
+    it("cancel by a reader that has ended its sending direction is StreamReset for the writer", async () => {
       await withPeers(async ({ open }) => {
         const [near, far] = await open();
         await near.writer.end();
         assert.equal(await far.reader.read(), undefined);
-        const writing = writeUntilRefused(far.writer);
+        const writing = writeToFailure(far.writer);
         assert.ok((await near.reader.read()) !== undefined);
         near.reader.cancel();
         assert.equal((await writing).code, "StreamReset");
@@ -35,17 +35,17 @@ export function streamsCompliance({ name, it, fixture, withPeers }: Suite): void
       });
     });
 
-    it("cancel by a reader whose own direction is open is StreamReset for the writer", async () => {
+    it("cancel by a reader whose sending direction is open is StreamReset for the writer", async () => {
       await withPeers(async ({ open }) => {
         const [near, far] = await open();
-        const writing = writeUntilRefused(far.writer);
+        const writing = writeToFailure(far.writer);
         assert.ok((await near.reader.read()) !== undefined);
         near.reader.cancel();
         assert.equal((await writing).code, "StreamReset");
       });
     });
 
-    it("a write of nothing sends nothing, and is StreamReset once the other side has cancelled", async () => {
+    it("an empty write sends nothing, and rejects with StreamReset once the peer has cancelled", async () => {
       await withPeers(async ({ open }) => {
         const [near, far] = await open();
         await far.writer.write(new Uint8Array(0));
@@ -63,7 +63,7 @@ export function streamsCompliance({ name, it, fixture, withPeers }: Suite): void
       });
     });
 
-    it("cancel leaves the other direction as it is", async () => {
+    it("cancel leaves the other direction open", async () => {
       await withPeers(async ({ open }) => {
         const [near, far] = await open();
         near.reader.cancel();
@@ -73,7 +73,7 @@ export function streamsCompliance({ name, it, fixture, withPeers }: Suite): void
       });
     });
 
-    it("abort by the writer is StreamReset for a reader that waits, and for its next read", async () => {
+    it("abort by the writer rejects the pending read and the next one with StreamReset", async () => {
       await withPeers(async ({ open }) => {
         const [near, far] = await open();
         const reading = far.reader.read();
@@ -85,7 +85,7 @@ export function streamsCompliance({ name, it, fixture, withPeers }: Suite): void
       });
     });
 
-    it("abort by the writer after bytes is never a clean end for the reader", async () => {
+    it("abort by the writer after data never looks like a clean end to the reader", async () => {
       await withPeers(async ({ open }) => {
         for (const swap of [false, true]) {
           const [near, far] = await open();
@@ -97,7 +97,7 @@ export function streamsCompliance({ name, it, fixture, withPeers }: Suite): void
       });
     });
 
-    it("reads after cancel are Closed, and so is the one that waits", async () => {
+    it("cancel rejects the pending read and later reads with Closed", async () => {
       await withPeers(async ({ open }) => {
         const [near] = await open();
         const reading = near.reader.read();
@@ -110,7 +110,7 @@ export function streamsCompliance({ name, it, fixture, withPeers }: Suite): void
       });
     });
 
-    it("writes after end are Closed", async () => {
+    it("writes after end reject with Closed", async () => {
       await withPeers(async ({ open }) => {
         const [near] = await open();
         await near.writer.end();
@@ -118,10 +118,10 @@ export function streamsCompliance({ name, it, fixture, withPeers }: Suite): void
       });
     });
 
-    it("writes after abort are Closed, and so is the one that waits", async () => {
+    it("abort rejects the pending write and later writes with Closed", async () => {
       await withPeers(async ({ open }) => {
         const [near, far] = await open();
-        const writing = writeUntilRefused(near.writer);
+        const writing = writeToFailure(near.writer);
         await tick();
         near.writer.abort();
         near.writer.abort();
@@ -131,7 +131,7 @@ export function streamsCompliance({ name, it, fixture, withPeers }: Suite): void
       });
     });
 
-    it("a stream given up in both directions leaves the connection and its other streams as they are", async () => {
+    it("aborting a stream in both directions affects neither the connection nor other streams", async () => {
       await withPeers(async ({ open }) => {
         const [kept, keptFar] = await open();
         const [given, givenFar] = await open();
@@ -150,7 +150,7 @@ export function streamsCompliance({ name, it, fixture, withPeers }: Suite): void
   });
 
   describe(`${name}: many streams`, () => {
-    it("1,000 streams one after the other, aborted and cancelled ones among them, on credit for 16", async () => {
+    it("1,000 sequential streams, some aborted or cancelled, succeed with credit for 16", async () => {
       await withPeers(
         async (peers) => {
           const serving = serveEchoes(peers);
@@ -161,14 +161,15 @@ export function streamsCompliance({ name, it, fixture, withPeers }: Suite): void
       );
     });
 
-    it("200 streams at once, aborted and cancelled ones among them, on credit for 16", async () => {
+    it("200 concurrent streams, some aborted or cancelled, succeed with credit for 16", async () => {
       await withPeers(
         async (peers) => {
           const serving = serveEchoes(peers);
           await Promise.all(
             Array.from({ length: 200 }, (_, at) => exchangeOne(peers.connection, at)),
           );
-          // The credit is back, of which a receiver may keep some until it is worth a frame (RFC 9000, 4.6): half of it in lsquic.
+          // The credit has returned. A receiver may withhold some until a frame is worthwhile
+          // (RFC 9000, section 4.6); lsquic withholds half.
           const open = await Promise.all(
             Array.from({ length: 8 }, () => peers.connection.openStream()),
           );
@@ -180,7 +181,7 @@ export function streamsCompliance({ name, it, fixture, withPeers }: Suite): void
       );
     });
 
-    it("200 streams at once with default limits all come through", async () => {
+    it("200 concurrent streams succeed with default limits", async () => {
       await withPeers(async (peers) => {
         const serving = serveEchoes(peers);
         await Promise.all(
@@ -200,7 +201,7 @@ export function streamsCompliance({ name, it, fixture, withPeers }: Suite): void
             opened = true;
             return stream;
           });
-          await standsStill(() => Number(opened));
+          await waitUntilStable(() => Number(opened));
           assert.equal(opened, false);
           await Promise.all([writeAll(first, []), writeAll(firstFar, [])]);
           await Promise.all([readAll(first), readAll(firstFar)]);
@@ -213,7 +214,7 @@ export function streamsCompliance({ name, it, fixture, withPeers }: Suite): void
       );
     });
 
-    it("an abort ends the wait for credit at once, and takes no credit with it", async () => {
+    it("an abort ends the wait for credit at once, and uses no credit", async () => {
       await withPeers(
         async ({ open, connection }) => {
           const [near, far] = await open();
@@ -231,7 +232,7 @@ export function streamsCompliance({ name, it, fixture, withPeers }: Suite): void
       );
     });
 
-    it("an abort that crosses the credit it waited for leaves it to the next in line", async () => {
+    it("an abort that coincides with new credit leaves the credit to the next waiter", async () => {
       for (let moments = 0; moments < 24; moments++) {
         await withPeers(
           async ({ open, connection }) => {
@@ -239,7 +240,7 @@ export function streamsCompliance({ name, it, fixture, withPeers }: Suite): void
             const abort = new AbortController();
             const first = connection.openStream({ signal: abort.signal });
             const second = connection.openStream();
-            first.then(giveUp, () => {});
+            first.then(abortBoth, () => {});
             const ending = Promise.all([
               writeAll(near, []),
               writeAll(far, []),
@@ -256,7 +257,7 @@ export function streamsCompliance({ name, it, fixture, withPeers }: Suite): void
       }
     });
 
-    it("an abort before opening is Aborted, or the signal's own VortexError", async () => {
+    it("an abort before opening rejects with Aborted, or with the signal's VortexError", async () => {
       await withPeers(async ({ connection, open }) => {
         await assertRejects(connection.openStream({ signal: AbortSignal.abort() }), "Aborted");
         const reason = new VortexError("PieceTimeout", "late");
@@ -268,7 +269,7 @@ export function streamsCompliance({ name, it, fixture, withPeers }: Suite): void
       });
     });
 
-    it("the accepting side opens a stream too", async () => {
+    it("the accepting side can open a stream", async () => {
       await withPeers(async ({ open, connection }) => {
         const [, , accepted] = await open();
         const coming = next(connection.accept());

@@ -1,9 +1,9 @@
 /**
- * What `src/transport/transport.ts` promises, as tests. Each transport passes them by supplying a fixture; what it cannot
- * do it names in `gaps`, by the name of the test.
+ * Compliance tests for the contract in `src/transport/transport.ts`. A transport supplies a fixture
+ * and runs them all. Tests that it cannot pass are listed in the fixture's `gaps`, by name.
  *
- * Nothing here waits for a span of time to see that something happened; where a test shows that something does not
- * happen, a slow machine makes it show less, and never fail.
+ * No test waits for a fixed time to see that something happens. Where a test shows that something
+ * does not happen, a slow machine weakens it but never fails it.
  */
 import { itUnlessGap, type TransportFixture } from "../support/fixture.ts";
 import { addressesCompliance } from "./addresses.ts";
@@ -15,7 +15,7 @@ import { runPeers, type Suite } from "./peers.ts";
 import { silenceCompliance } from "./silence.ts";
 import { streamsCompliance } from "./streams.ts";
 
-/** Registers the tests of one transport. */
+/** Registers the compliance tests of one transport. */
 export function transportCompliance(name: string, fixture: TransportFixture): void {
   const suite: Suite = {
     name,

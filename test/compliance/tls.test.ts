@@ -13,12 +13,12 @@ import { formatAddress } from "../../src/transport/address.ts";
 import { runtimeName } from "../support/fixtures.ts";
 import { type TlsFixture, tlsCompliance, tlsOver } from "./tls.ts";
 
-/** For {@link TlsFixture.dial}. */
+/** Resolver for {@link TlsFixture.dial}. */
 const resolver: Resolver = async () => ["127.0.0.2", "127.0.0.1"];
 
 const taskId = "ab".repeat(32);
 
-/** gRPC over TLS; an exchange is a call, on the same connection for as long as that lives. */
+/** Fixture of gRPC over TLS. An exchange is a call, on the same connection while it lives. */
 const grpcFixture: TlsFixture = {
   listen(tls) {
     const store = new MemoryPieceStore();
@@ -27,7 +27,7 @@ const grpcFixture: TlsFixture = {
     return grpcServer(local, store, serverSettings({}, portableRuntime), { tls });
   },
   async dial(remote, tls) {
-    // Generous: only a dial that hangs may end by it.
+    // Long, so that only a hanging dial times out.
     const settings = downloaderSettings({ connectTimeout: 30_000 }, portableRuntime);
     const downloader = new GrpcDownloader(async () => grpcBindingWith(resolver, { tls }), settings);
     const exchange = async (): Promise<void> => {
@@ -45,7 +45,7 @@ const grpcFixture: TlsFixture = {
 
 tlsCompliance("gRPC", grpcFixture);
 
-// Deno has a QUIC of its own.
+// Deno has a separate QUIC implementation.
 if (runtimeName !== "deno")
   tlsCompliance(
     "quiche",
@@ -53,31 +53,32 @@ if (runtimeName !== "deno")
   );
 
 if (runtimeName === "bun") {
-  const fixed = "node:quic cannot change the certificate of a server that asks clients for theirs";
+  const fixedIdentity =
+    "node:quic cannot change the certificate of a server that requires client certificates";
   tlsCompliance(
     "node-quic",
     tlsOver((options) => nodeQuicTransportWith(resolver, options), {
-      "clients must show certificates after a change as before it": fixed,
+      "client certificates stay required after a change": fixedIdentity,
     }),
   );
 }
 
 if (runtimeName === "deno") {
-  const noClients = "Deno's QUIC cannot ask clients for certificates";
+  const noClientCertificates = "Deno's QUIC cannot request client certificates";
   tlsCompliance(
     "deno-quic",
     tlsOver((options) => denoQuicTransportWith(resolver, options), {
-      "a pinned certificate, whatever else it says":
-        "Deno looks at the dates of a pinned certificate too",
-      "any certificate, with verify: false":
-        "Deno needs a flag for that, see test/interop/stock-peer.test.ts",
-      "a certificate that is not pinned, and names the one that was found":
-        "Deno does not hand out what it refused",
-      "a client certificate of the named authority is accepted": noClients,
-      "a client without a certificate is refused": noClients,
-      "a client with a certificate of another authority is refused": noClients,
-      "a client with a certificate that has expired is refused": noClients,
-      "clients must show certificates after a change as before it": noClients,
+      "accepts a pinned certificate with another name and past dates":
+        "Deno checks the dates of a pinned certificate too",
+      "accepts any certificate with verify: false":
+        "Deno requires a flag for it, see test/interop/stock-peer.test.ts",
+      "refuses a certificate that is not pinned, and reports its fingerprint":
+        "Deno does not expose a certificate that it refused",
+      "accepts a client certificate of the configured authority": noClientCertificates,
+      "refuses a client without a certificate": noClientCertificates,
+      "refuses a client certificate of another authority": noClientCertificates,
+      "refuses an expired client certificate": noClientCertificates,
+      "client certificates stay required after a change": noClientCertificates,
     }),
   );
 }

@@ -1,10 +1,10 @@
 /**
- * What `src/transport/tls.ts` promises, as tests: whom a client accepts, whom a server accepts, in which words each refuses, and
- * that a certificate can be changed while it is in use. Each binding passes them by supplying a fixture; what it cannot do
- * it names in `gaps`, by the name of the test.
+ * Compliance tests for the contract in `src/transport/tls.ts`: accepted and refused certificates on
+ * both sides, the messages of refusals, and replacing a certificate in use. A binding supplies a
+ * fixture. Tests that it cannot pass are listed in its `gaps`, by name.
  *
- * Over TLS 1.3 a client's handshake is over before the server has looked at its certificate (RFC 8446, section 4.4.2.4), so
- * a refusal may show when dialling or at the first exchange.
+ * With TLS 1.3 a client's handshake completes before the server has checked its certificate
+ * (RFC 8446, section 4.4.2.4). A refusal may therefore show when dialling or at the first exchange.
  */
 import assert from "node:assert/strict";
 import { describe } from "node:test";
@@ -17,29 +17,29 @@ import { type Authority, authority, selfSignedCertificate } from "../support/cer
 import { assertRejects, rejectionOf } from "../support/failures.ts";
 import { itUnlessGap } from "../support/fixture.ts";
 
-/** What a binding supplies to be tested. */
+/** Binding under test. */
 export interface TlsFixture {
-  /** Listens on any free port of 127.0.0.1, and answers whoever it accepts. */
+  /** Listens on a free port of 127.0.0.1 and answers all accepted clients. */
   listen(tls: TlsServerOptions): Promise<TlsServer>;
-  /** Dials. Any name stands for an address without a listener, then 127.0.0.1. */
+  /** Dials. Every host name resolves to an address without a listener, then 127.0.0.1. */
   dial(remote: Address, tls: TlsClientOptions): Promise<TlsSession>;
-  /** Tests that this binding cannot pass, by name, and why. Printed as skips. */
+  /** Reasons why this binding cannot pass certain tests, by test name. Printed as skips. */
   readonly gaps?: Readonly<Record<string, string>>;
 }
 
-/** A server that listens. */
+/** A listening server. */
 export interface TlsServer extends Pick<Listener, "address" | "fingerprint" | "setIdentity"> {
   close(): Promise<void>;
 }
 
 /** A connection to a server. */
 export interface TlsSession {
-  /** Sends something, and has it answered. */
+  /** Sends a request and checks the answer. */
   exchange(): Promise<void>;
   close(): Promise<void>;
 }
 
-/** The fixture of a {@link Transport}. */
+/** Creates the fixture of a {@link Transport}. */
 export function tlsOver(
   transport: (options: {
     readonly tls?: TlsClientOptions;
@@ -68,7 +68,7 @@ export function tlsOver(
       };
     },
     async dial(remote, tls) {
-      const signal = AbortSignal.timeout(PATIENCE);
+      const signal = AbortSignal.timeout(DIAL_TIMEOUT_MS);
       const connection = await (await transport({ tls })).dial(remote, { signal });
       return {
         exchange: () => exchangeOn(connection, signal),
@@ -78,22 +78,22 @@ export function tlsOver(
   };
 }
 
-/** Milliseconds after which a dial that hangs is a failure. */
-const PATIENCE = 30_000;
+/** Timeout of a dial in ms. */
+const DIAL_TIMEOUT_MS = 30_000;
 
-/** Registers the tests of one binding. */
+/** Registers the tests for one binding. */
 export function tlsCompliance(name: string, fixture: TlsFixture): void {
   const it = (test: string, run: () => Promise<void>): void => itUnlessGap(fixture, test, run);
 
-  /** Serves with `server`, and shows that a client with `client` is accepted and accepts. */
+  /** Asserts that each of `clients` can connect to `server`. */
   const accepts = (server: TlsServerOptions, ...clients: TlsClientOptions[]): Promise<void> =>
     withServer(fixture, server, async (listener) => {
-      for (const client of clients) await meet(fixture, listener, client);
+      for (const client of clients) await connectOnce(fixture, listener, client);
     });
 
   /**
-   * Serves with `server`, and shows that `client` fails in these words, and nobody else for it: `welcome` is accepted
-   * before and after.
+   * Asserts that `client` fails with a message that matches `words`. A `welcome` client connects
+   * before and after it.
    */
   const refuses = (
     server: TlsServerOptions,
@@ -102,70 +102,70 @@ export function tlsCompliance(name: string, fixture: TlsFixture): void {
     welcome?: TlsClientOptions,
   ): Promise<void> =>
     withServer(fixture, server, async (listener) => {
-      if (welcome !== undefined) await meet(fixture, listener, welcome);
-      const error = await rejectionOf(meet(fixture, listener, client));
+      if (welcome !== undefined) await connectOnce(fixture, listener, welcome);
+      const error = await rejectionOf(connectOnce(fixture, listener, client));
       assert.equal(error.code, "HandshakeFailed", error.message);
       assert.match(error.message, words);
-      if (welcome !== undefined) await meet(fixture, listener, welcome);
+      if (welcome !== undefined) await connectOnce(fixture, listener, welcome);
     });
 
-  describe(`${name}: whom a client accepts`, () => {
-    it("a certificate of the named authority, for the address that is dialled", async () => {
-      const { ca, server } = await scene();
+  describe(`${name}: certificates a client accepts`, () => {
+    it("accepts a certificate of the configured authority for the dialled address", async () => {
+      const { ca, server } = await sharedCertificates();
       await accepts(server, { ca: ca.cert });
     });
 
-    it("a certificate of the named authority, for the name that is asked for", async () => {
-      const { ca } = await scene();
+    it("accepts a certificate of the configured authority for the configured server name", async () => {
+      const { ca } = await sharedCertificates();
       const named = await ca.issue({ names: ["peer.example"] });
       await accepts(named, { ca: ca.cert, serverName: "peer.example" });
     });
 
-    it("a certificate for the name that is dialled, at whatever address it is served", async () => {
-      const { ca } = await scene();
+    it("accepts a certificate for the dialled name at any address", async () => {
+      const { ca } = await sharedCertificates();
       await withServer(fixture, await ca.issue({ names: ["peer.example"] }), async (listener) => {
         const remote = { host: "peer.example", port: listener.address.port };
-        await meet(fixture, { address: remote }, { ca: ca.cert });
+        await connectOnce(fixture, { address: remote }, { ca: ca.cert });
       });
     });
 
-    it("a certificate of one of several named authorities", async () => {
-      const { ca, otherCa, server } = await scene();
+    it("accepts a certificate of one of several configured authorities", async () => {
+      const { ca, otherCa, server } = await sharedCertificates();
       await accepts(server, { ca: otherCa.cert + ca.cert });
     });
 
-    it("a chain of authorities, of which the client knows the root", async () => {
-      const { ca } = await scene();
+    it("accepts a chain of authorities to a configured root", async () => {
+      const { ca } = await sharedCertificates();
       await accepts(await (await ca.intermediate("intermediate")).issue(), { ca: ca.cert });
     });
 
-    it("a self-signed certificate that is named as an authority", async () => {
+    it("accepts a self-signed certificate configured as an authority", async () => {
       const own = await selfSignedCertificate();
       await accepts(own, { ca: own.cert });
     });
 
-    it("a pinned certificate, in any spelling, and one of several", () =>
+    it("accepts a pinned certificate in any spelling, also as one of several", () =>
       withServer(fixture, {}, async (listener) => {
         const pin = listener.fingerprint ?? "";
         const bare = pin.replaceAll(":", "").toLowerCase();
         for (const fingerprints of [[pin], [bare], ["00".repeat(32), pin]]) {
-          await meet(fixture, listener, { fingerprints });
+          await connectOnce(fixture, listener, { fingerprints });
         }
       }));
 
-    it("a pinned certificate, whatever else it says", async () => {
-      const { ca } = await scene();
+    it("accepts a pinned certificate with another name and past dates", async () => {
+      const { ca } = await sharedCertificates();
       await withServer(
         fixture,
         await ca.issue({ names: ["other.example"], from: -30, to: -2 }),
         async (listener) => {
-          await meet(fixture, listener, { fingerprints: [listener.fingerprint ?? ""] });
+          await connectOnce(fixture, listener, { fingerprints: [listener.fingerprint ?? ""] });
         },
       );
     });
 
-    it("any certificate, with verify: false", async () => {
-      const { ca } = await scene();
+    it("accepts any certificate with verify: false", async () => {
+      const { ca } = await sharedCertificates();
       await accepts({}, { verify: false });
       await accepts(await ca.issue({ names: ["other.example"], from: -30, to: -2 }), {
         verify: false,
@@ -173,19 +173,19 @@ export function tlsCompliance(name: string, fixture: TlsFixture): void {
     });
   });
 
-  describe(`${name}: whom a client refuses, each in its own words`, () => {
-    it("by default, a certificate of an authority that nobody knows", async () => {
-      const { ca, server } = await scene();
+  describe(`${name}: certificates a client refuses, with distinct messages`, () => {
+    it("refuses a certificate of an unknown authority by default", async () => {
+      const { ca, server } = await sharedCertificates();
       await refuses(server, {}, /authority/, { ca: ca.cert });
     });
 
-    it("a certificate of another authority", async () => {
-      const { ca, otherCa, server } = await scene();
+    it("refuses a certificate of another authority", async () => {
+      const { ca, otherCa, server } = await sharedCertificates();
       await refuses(server, { ca: otherCa.cert }, /authority/, { ca: ca.cert });
     });
 
-    it("a certificate for another address", async () => {
-      const { ca } = await scene();
+    it("refuses a certificate for another address", async () => {
+      const { ca } = await sharedCertificates();
       const server = await ca.issue({ names: ["127.0.0.2", "localhost"] });
       await refuses(
         server,
@@ -195,35 +195,35 @@ export function tlsCompliance(name: string, fixture: TlsFixture): void {
       );
     });
 
-    it("a certificate for an address of the name that is dialled", async () => {
-      const { ca, server } = await scene();
+    it("refuses a certificate for an address of the dialled name", async () => {
+      const { ca, server } = await sharedCertificates();
       await withServer(fixture, server, async (listener) => {
         const remote = { host: "peer.example", port: listener.address.port };
-        const error = await rejectionOf(meet(fixture, { address: remote }, { ca: ca.cert }));
+        const error = await rejectionOf(connectOnce(fixture, { address: remote }, { ca: ca.cert }));
         assert.equal(error.code, "HandshakeFailed", error.message);
         assert.match(error.message, /is for .*localhost.*, not for peer\.example/);
-        await meet(fixture, listener, { ca: ca.cert });
+        await connectOnce(fixture, listener, { ca: ca.cert });
       });
     });
 
-    it("a certificate for another name", async () => {
-      const { ca, server } = await scene();
+    it("refuses a certificate for another name", async () => {
+      const { ca, server } = await sharedCertificates();
       const client = { ca: ca.cert, serverName: "peer.example" };
       await refuses(server, client, /is for .*localhost.*, not for peer\.example/, { ca: ca.cert });
     });
 
-    it("a certificate for two thousand other names, in a few words", async () => {
-      const { ca } = await scene();
+    it("refuses a certificate for two thousand other names with a short message", async () => {
+      const { ca } = await sharedCertificates();
       const names = Array.from({ length: 2000 }, (_, index) => `peer-${index}.of-many.example`);
       await withServer(fixture, await ca.issue({ names }), async (listener) => {
-        const error = await rejectionOf(meet(fixture, listener, { ca: ca.cert }));
+        const error = await rejectionOf(connectOnce(fixture, listener, { ca: ca.cert }));
         assert.equal(error.code, "HandshakeFailed", error.message);
         assert.ok(error.message.length < 2048, `${error.message.length} characters`);
       });
     });
 
-    it("a certificate that has expired", async () => {
-      const { ca } = await scene();
+    it("refuses an expired certificate", async () => {
+      const { ca } = await sharedCertificates();
       await refuses(
         await ca.issue({ from: -30, to: -2 }),
         { ca: ca.cert },
@@ -231,8 +231,8 @@ export function tlsCompliance(name: string, fixture: TlsFixture): void {
       );
     });
 
-    it("a certificate that is not valid yet", async () => {
-      const { ca } = await scene();
+    it("refuses a certificate that is not valid yet", async () => {
+      const { ca } = await sharedCertificates();
       await refuses(
         await ca.issue({ from: 2, to: 30 }),
         { ca: ca.cert },
@@ -240,29 +240,29 @@ export function tlsCompliance(name: string, fixture: TlsFixture): void {
       );
     });
 
-    it("a certificate that is not pinned, and names the one that was found", async () => {
-      const { ca, server } = await scene();
+    it("refuses a certificate that is not pinned, and reports its fingerprint", async () => {
+      const { ca, server } = await sharedCertificates();
       const [found = ""] = pinOf(server).fingerprints;
       const words = new RegExp(`fingerprint ${found}, which is not pinned`, "i");
       await refuses(server, { fingerprints: ["00".repeat(32)] }, words, { ca: ca.cert });
     });
 
-    it("a certificate that is not pinned, even of a named authority", async () => {
-      const { ca, server } = await scene();
+    it("refuses a certificate that is not pinned, even of a configured authority", async () => {
+      const { ca, server } = await sharedCertificates();
       await refuses(server, { ca: ca.cert, fingerprints: ["00".repeat(32)] }, /not pinned/, {
         ca: ca.cert,
       });
     });
   });
 
-  describe(`${name}: whom a server accepts and refuses`, () => {
-    it("a client certificate of the named authority is accepted", async () => {
-      const { ca, server, client } = await scene();
+  describe(`${name}: clients a server accepts and refuses`, () => {
+    it("accepts a client certificate of the configured authority", async () => {
+      const { ca, server, client } = await sharedCertificates();
       await accepts({ ...server, clientCa: ca.cert }, { ca: ca.cert, ...client });
     });
 
-    it("a client without a certificate is refused", async () => {
-      const { ca, server, client } = await scene();
+    it("refuses a client without a certificate", async () => {
+      const { ca, server, client } = await sharedCertificates();
       const welcome = { ca: ca.cert, ...client };
       await refuses(
         { ...server, clientCa: ca.cert },
@@ -272,8 +272,8 @@ export function tlsCompliance(name: string, fixture: TlsFixture): void {
       );
     });
 
-    it("a client with a certificate of another authority is refused", async () => {
-      const { ca, otherCa, server, client } = await scene();
+    it("refuses a client certificate of another authority", async () => {
+      const { ca, otherCa, server, client } = await sharedCertificates();
       const stranger = { ca: ca.cert, ...(await otherCa.issue()) };
       await refuses({ ...server, clientCa: ca.cert }, stranger, notAccepted, {
         ca: ca.cert,
@@ -281,8 +281,8 @@ export function tlsCompliance(name: string, fixture: TlsFixture): void {
       });
     });
 
-    it("a client with a certificate that has expired is refused", async () => {
-      const { ca, server, client } = await scene();
+    it("refuses an expired client certificate", async () => {
+      const { ca, server, client } = await sharedCertificates();
       const late = { ca: ca.cert, ...(await ca.issue({ from: -30, to: -2 })) };
       await refuses({ ...server, clientCa: ca.cert }, late, notAccepted, {
         ca: ca.cert,
@@ -290,14 +290,14 @@ export function tlsCompliance(name: string, fixture: TlsFixture): void {
       });
     });
 
-    it("a client certificate that nobody asked for does no harm", async () => {
-      const { ca, server, client } = await scene();
+    it("ignores an unrequested client certificate", async () => {
+      const { ca, server, client } = await sharedCertificates();
       await accepts(server, { ca: ca.cert, ...client });
     });
   });
 
-  describe(`${name}: a certificate that changes`, () => {
-    it("new connections are shown the new certificate, and old ones go on", () =>
+  describe(`${name}: replacing a certificate`, () => {
+    it("new connections see the new certificate, and existing ones continue", () =>
       withServer(fixture, {}, async (listener) => {
         const before = { fingerprints: [listener.fingerprint ?? ""] };
         const next = await selfSignedCertificate();
@@ -306,25 +306,25 @@ export function tlsCompliance(name: string, fixture: TlsFixture): void {
           await session.exchange();
           await listener.setIdentity(next);
           assert.equal(listener.fingerprint, fingerprintOf(next.cert));
-          await meet(fixture, listener, pinOf(next));
-          await assertRejects(meet(fixture, listener, before), "HandshakeFailed");
+          await connectOnce(fixture, listener, pinOf(next));
+          await assertRejects(connectOnce(fixture, listener, before), "HandshakeFailed");
           await session.exchange();
         } finally {
           await session.close();
         }
       }));
 
-    it("clients must show certificates after a change as before it", async () => {
-      const { ca, server, client } = await scene();
+    it("client certificates stay required after a change", async () => {
+      const { ca, server, client } = await sharedCertificates();
       await withServer(fixture, { ...server, clientCa: ca.cert }, async (listener) => {
         await listener.setIdentity(await ca.issue());
-        await meet(fixture, listener, { ca: ca.cert, ...client });
-        await assertRejects(meet(fixture, listener, { ca: ca.cert }), "HandshakeFailed");
+        await connectOnce(fixture, listener, { ca: ca.cert, ...client });
+        await assertRejects(connectOnce(fixture, listener, { ca: ca.cert }), "HandshakeFailed");
       });
     });
 
-    it("one that is none, or without its key, is InvalidArgument and changes nothing", async () => {
-      const { ca, server, client } = await scene();
+    it("an invalid certificate or key is InvalidArgument, and changes nothing", async () => {
+      const { ca, server, client } = await sharedCertificates();
       await withServer(fixture, server, async (listener) => {
         const wrong = [
           { cert: "no certificate", key: server.key },
@@ -334,14 +334,14 @@ export function tlsCompliance(name: string, fixture: TlsFixture): void {
         for (const identity of wrong)
           await assertRejects(listener.setIdentity(identity), "InvalidArgument");
         assert.equal(listener.fingerprint, fingerprintOf(server.cert));
-        await meet(fixture, listener, { ca: ca.cert });
+        await connectOnce(fixture, listener, { ca: ca.cert });
       });
     });
   });
 
-  describe(`${name}: options that cannot be`, () => {
-    it("of a client, are InvalidArgument", async () => {
-      const { server, client } = await scene();
+  describe(`${name}: invalid options`, () => {
+    it("invalid client options reject with InvalidArgument", async () => {
+      const { server, client } = await sharedCertificates();
       const wrong: TlsClientOptions[] = [
         { fingerprints: [] },
         { fingerprints: ["12"] },
@@ -355,8 +355,8 @@ export function tlsCompliance(name: string, fixture: TlsFixture): void {
       }
     });
 
-    it("of a server, are InvalidArgument", async () => {
-      const { server, client } = await scene();
+    it("invalid server options reject with InvalidArgument", async () => {
+      const { server, client } = await sharedCertificates();
       const wrong: TlsServerOptions[] = [
         { cert: server.cert },
         { key: server.key },
@@ -369,22 +369,24 @@ export function tlsCompliance(name: string, fixture: TlsFixture): void {
   });
 }
 
-/** What a client is told of its certificate: by an alert, or by a server that ends the connection after the handshake. */
+/** Message for a refused client certificate, by a TLS alert or by a close after the handshake. */
 const notAccepted = /not accept(ed)? .*certificate/;
 
-interface Scene {
+/** Authorities and certificates that the tests share. */
+interface SharedCertificates {
   readonly ca: Authority;
   readonly otherCa: Authority;
-  /** Certificates of `ca`. */
+  /** Server certificate issued by `ca`. */
   readonly server: TlsIdentity;
+  /** Client certificate issued by `ca`. */
   readonly client: TlsIdentity;
 }
 
-let made: Promise<Scene> | undefined;
+let shared: Promise<SharedCertificates> | undefined;
 
-/** Two authorities and what the first has signed, made once. */
-function scene(): Promise<Scene> {
-  made ??= (async () => {
+/** Returns the shared certificates, which are created once. */
+function sharedCertificates(): Promise<SharedCertificates> {
+  shared ??= (async () => {
     const [ca, otherCa] = [await authority("authority"), await authority("another authority")];
     return {
       ca,
@@ -393,7 +395,7 @@ function scene(): Promise<Scene> {
       client: await ca.issue({ names: ["client.example"] }),
     };
   })();
-  return made;
+  return shared;
 }
 
 async function withServer(
@@ -409,8 +411,8 @@ async function withServer(
   }
 }
 
-/** Dials, has something answered, and closes. */
-async function meet(
+/** Dials, completes one exchange, and closes. */
+async function connectOnce(
   fixture: TlsFixture,
   { address }: Pick<TlsServer, "address">,
   tls: TlsClientOptions,
@@ -438,7 +440,7 @@ async function answerEach(connection: Connection): Promise<void> {
         await writer.write(chunk);
       await writer.end();
     } catch (error) {
-      // The client has gone.
+      // The client has disconnected.
       if (!(error instanceof VortexError)) throw error;
     }
   }

@@ -1,4 +1,6 @@
-/** The transport of edge workers, in workerd: it dials there, and listens on node:net here. */
+/**
+ * Compliance of the edge workers' transport: it dials from workerd, and listens on node:net here.
+ */
 import { describe, it } from "node:test";
 import { startEdgeClient } from "../support/edge-peer.ts";
 import { type EdgeTransport, edgeTransport } from "../support/edge-transport.ts";
@@ -6,8 +8,8 @@ import type { TransportFixture } from "../support/fixture.ts";
 import { tcpFixture } from "../support/fixtures.ts";
 import { transportCompliance } from "./suite.ts";
 
-const noReset = "workerd gives a socket up with an end, not with a reset, and has no other way";
-const noProcess = "a worker has no process of its own";
+const noReset = "workerd closes a socket with a FIN, and cannot send a reset";
+const noProcess = "a worker runs in no separate process";
 
 let starting: Promise<EdgeTransport> | undefined;
 
@@ -17,28 +19,29 @@ const fixture: TransportFixture = {
     return starting;
   },
   listenAddress: { host: "127.0.0.1", port: 0 },
-  // The server of the pair.
+  // Fixture of the server side.
   peer: "tcp",
   gaps: {
     ...tcpFixture.gaps,
-    "a stream whose reader does not read does not hold its neighbour": noReset,
-    "abort by the writer is StreamReset for a reader that waits, and for its next read": noReset,
-    "abort by the writer after bytes is never a clean end for the reader": noReset,
-    "writes after abort are Closed, and so is the one that waits": noReset,
-    "a stream given up in both directions leaves the connection and its other streams as they are":
+    "a blocked stream does not block another stream": noReset,
+    "abort by the writer rejects the pending read and the next one with StreamReset": noReset,
+    "abort by the writer after data never looks like a clean end to the reader": noReset,
+    "abort rejects the pending write and later writes with Closed": noReset,
+    "aborting a stream in both directions affects neither the connection nor other streams":
       noReset,
-    "the loop over streams ends with the connection, on both sides": noReset,
-    "a second connection from the same side lives and dies by itself": noReset,
-    "a graceful close by the dialling side while streams run ends them: Closed here, an error there":
+    "iteration over accepted streams ends with the connection, on both sides": noReset,
+    "a second connection from the same side is independent of the first": noReset,
+    "a graceful close by the dialling side fails open streams: Closed locally, an error at the peer":
       noReset,
-    "dials that were given up leave nothing behind, and their process ends by itself": noProcess,
-    "the client's process is killed: nobody here waits for ever, and others are served": noProcess,
+    "aborted dials leave no sockets, and their process exits": noProcess,
+    "after a client is killed, all pending operations of the server settle, and other clients are served":
+      noProcess,
   },
 };
 
 transportCompliance("workers", fixture);
 
-describe("workers: the end", () => {
+describe("workers: teardown", () => {
   it("workerd ends with the test", async () => {
     await (await starting)?.end();
   });

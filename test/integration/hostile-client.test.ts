@@ -377,7 +377,7 @@ function hostileClient(fixture: TransportFixture): void {
         : beyond,
     );
 
-    const holding = "a reader that does not read holds the writer, and loses nothing";
+    const holding = "a reader that stops blocks the writer, and loses nothing";
     itUnlessGap(
       fixture,
       "answers that nobody reads give way to each other",

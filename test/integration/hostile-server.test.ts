@@ -177,7 +177,12 @@ function hostileServer(fixture: TransportFixture): void {
         withDownloads(fixture, thenReset, async (download) => {
           for (const how of ways) assertFailed(await download(how), "StreamReset", content);
         });
-      itUnlessGap(fixture, `a reset ${at}: StreamReset`, strict, "a reset is told from an end");
+      itUnlessGap(
+        fixture,
+        `a reset ${at}: StreamReset`,
+        strict,
+        "a reset differs from a clean end",
+      );
 
       it(`a reset ${at}: nothing but the right content is handed on as complete`, async () => {
         await withDownloads(fixture, thenReset, async (download) => {

@@ -4,66 +4,74 @@ import { MemoryTransport } from "../../src/transport/memory.ts";
 import type { Transport } from "../../src/transport/transport.ts";
 import { assertRejects } from "./failures.ts";
 
-/** What a test may ask of a transport; a transport without such a thing leaves it aside, and names what it cannot. */
+/**
+ * Options that a test may set on a transport. A transport without an option ignores it, and lists
+ * the tests it fails as gaps.
+ */
 export interface TransportTuning {
-  /** Milliseconds of silence after which a connection is lost. */
+  /** Idle timeout in ms. */
   readonly idleTimeout?: number;
-  /** Milliseconds of silence after which the dialling side asks for a sign of life. */
+  /** Keep-alive interval of the dialling side, in ms. */
   readonly keepAlive?: number;
-  /** IP addresses of any host that is dialled by a name. Default: as the system resolves it. */
+  /** IP addresses that every host name resolves to. Default: the system's resolver. */
   readonly addresses?: readonly string[];
 }
 
-/** What a transport supplies to be tested. */
+/** Transport under test. */
 export interface TransportFixture {
-  /** A transport of its own for each test that asks. */
+  /** Creates a separate transport for each call. */
   transport(tuning?: TransportTuning): Promise<Transport>;
-  /** Where to listen; port 0 for any free one. */
+  /** Address to listen on; port 0 selects a free port. */
   readonly listenAddress: Address;
-  /** Whether it is QUIC over UDP: a relay of datagrams can stand between, and there is always TLS. */
+  /** True for QUIC: datagrams can pass through a relay, and there is always TLS. */
   readonly overUdp?: boolean;
-  /** True when it resolves names, and so heeds {@link TransportTuning.addresses}. */
+  /** True if it resolves host names, and so respects {@link TransportTuning.addresses}. */
   readonly resolvesNames?: boolean;
-  /** Whether a connection ends when its early data is refused. */
+  /** True if a connection ends when its early data is refused. */
   readonly endsWithEarlyData?: boolean;
-  /** Whether all connections that one transport dials share a socket, and so a port. */
+  /** True if all connections dialled by one transport share a socket, and so a port. */
   readonly sharesSocket?: boolean;
   /**
-   * Which of `fixtures` a peer in a process of its own is made from. Default: the name under which the suite runs, which
-   * has to be one of them.
+   * Key in `fixtures` for peers in separate processes. Default: the name under which the suite
+   * runs, which must be a key.
    */
   readonly peer?: string;
-  /** Where to dial what listens there, if not at the listener's own address. */
+  /** Maps a listener's address to the address to dial. Default: the same. */
   dialAddress?(listening: Address): Address;
-  /** Tests that this transport cannot pass, by name, and why. Printed as skips. */
+  /** Reasons why this transport cannot pass certain tests, by test name. Printed as skips. */
   readonly gaps?: Readonly<Record<string, string>>;
 }
 
-const oneProcess = "it lives within one process, where nobody is silent or killed";
+const oneProcess = "it lives within one process, where no peer is silent or killed";
 
-/** The in-memory transport, in the behaviour of QUIC. */
+/** The in-memory transport, which behaves like QUIC. */
 export const memoryFixture: TransportFixture = {
   transport: async () => new MemoryTransport(),
   listenAddress: { host: "127.0.0.1", port: 0 },
   gaps: {
-    "dialling a peer that never answers ends when its signal fires, as the signal says": oneProcess,
-    "dials that were given up leave nothing behind, and their process ends by itself": oneProcess,
-    "the peer's process is killed: nobody here waits for ever": oneProcess,
-    "the peer's process is killed: ConnectionLost for all that waits": oneProcess,
-    "the client's process is killed: nobody here waits for ever, and others are served": oneProcess,
-    "the client's process is killed: ConnectionLost for all that waits": oneProcess,
-    "a connection without a word is ConnectionLost after the idle timeout, on both sides":
+    "dialling a silent peer rejects when its signal aborts, with the signal's reason": oneProcess,
+    "aborted dials leave no sockets, and their process exits": oneProcess,
+    "after the server is killed, all pending operations of its client settle": oneProcess,
+    "after the server is killed, all pending operations of its client reject with ConnectionLost":
       oneProcess,
-    "keep-alive holds a connection without a word through several idle timeouts": oneProcess,
+    "after a client is killed, all pending operations of the server settle, and other clients are served":
+      oneProcess,
+    "after a client is killed, all pending operations of the server reject with ConnectionLost":
+      oneProcess,
+    "an idle connection is ConnectionLost on both sides after the idle timeout": oneProcess,
+    "keep-alive keeps an idle connection open for several idle timeouts": oneProcess,
   },
 };
 
-/** Where to dial what a fixture's transport listens on. */
+/** Returns the address to dial a fixture's listener at. */
 export function dialAddressOf(fixture: TransportFixture, listening: Address): Address {
   return fixture.dialAddress?.(listening) ?? listening;
 }
 
-/** `it`, or a printed skip when the fixture names `key` (default: the test's name) among its gaps. */
+/**
+ * Registers a test, or a printed skip if the fixture's gaps contain `key`, by default the test's
+ * name.
+ */
 export function itUnlessGap(
   fixture: Pick<TransportFixture, "gaps">,
   name: string,
@@ -75,15 +83,18 @@ export function itUnlessGap(
   else skipped(name, reason, run);
 }
 
-/** A printed skip. Not every runtime prints the reason, so it stands in the name. */
+/** Registers a printed skip. The reason is part of the name, since not every runtime prints it. */
 export function skipped(name: string, reason: string, run: () => Promise<void>): void {
   it(`${name} [gap: ${reason}]`, { skip: reason }, run);
 }
 
-/** The gap of a transport over which a reset looks like an end. */
-export const RESET_IS_REPORTED = "a reset is told from an end";
+/** Key in `gaps` of a transport over which a reset looks like a clean end. */
+export const RESET_IS_REPORTED = "a reset differs from a clean end";
 
-/** Fails unless `reading` failed with `StreamReset`; over a transport that cannot tell a reset from an end it has to end. */
+/**
+ * Asserts that `reading` rejects with `StreamReset`, or merely settles if the transport reports
+ * resets as ends.
+ */
 export async function assertCutOff(
   fixture: Pick<TransportFixture, "gaps">,
   reading: Promise<unknown>,

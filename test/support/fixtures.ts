@@ -8,15 +8,16 @@ import { tcpTransportWith } from "../../adapters/tcp/transport.ts";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
 import { memoryFixture, type TransportFixture, type TransportTuning } from "./fixture.ts";
 
-/** Which runtime the tests run in. */
+/** Runtime that executes the tests. */
 export const runtimeName: "node" | "bun" | "deno" =
   "bun" in process.versions ? "bun" : "deno" in process.versions ? "deno" : "node";
 
-/** Resolver of a fixture. */
+/** Returns the resolver for a tuning; undefined for the system's. */
 export function resolverOf({ addresses }: TransportTuning = {}): Resolver | undefined {
   return addresses && (async () => addresses);
 }
 
+/** Returns the timeouts that are set in a tuning. */
 function timeoutsOf({
   idleTimeout,
   keepAlive,
@@ -27,56 +28,57 @@ function timeoutsOf({
   };
 }
 
-const noCredit = "TCP has no stream credit: each stream is a socket of its own";
+const noCredit = "TCP has no stream credit: each stream is a separate socket";
 const oneReset =
-  "TCP knows one kind of reset: a connection that is aborted and a stream that is look the same";
-const hangup =
+  "TCP has one kind of reset: an aborted connection and an aborted stream look the same";
+const pollhup =
   "libuv reports a reset that finds unread bytes as a clean end (uv__stream_io, POLLHUP)";
 
-const noIdle =
-  "a socket without a word is kept as long as its peer is there; requests have deadlines of their own";
-const fin =
-  "TCP ends a killed process's sockets in good order: its kernel does, as if the program had";
+const noIdle = "an idle socket is kept while its peer exists; requests have separate deadlines";
+const cleanKill =
+  "the kernel closes the sockets of a killed process cleanly, as if the program had done so";
 
 const onSockets = "bytes between sockets take real time, which the fake clock does not wait for";
 
-/** TCP on node:net, over loopback. */
+/** TCP on node:net over loopback. */
 export const tcpFixture: TransportFixture = {
   transport: async (tuning) => tcpTransportWith(resolverOf(tuning)),
   listenAddress: { host: "127.0.0.1", port: 0 },
   resolvesNames: true,
   gaps: {
-    "cancel by a reader whose own direction is open is StreamReset for the writer":
-      "TCP cannot refuse one direction and keep the other: what comes is dropped unread",
-    "a write of nothing sends nothing, and is StreamReset once the other side has cancelled":
-      "TCP shows only to a write of bytes that whoever has ended its side has gone",
+    "cancel by a reader whose sending direction is open is StreamReset for the writer":
+      "TCP cannot refuse one direction and keep the other: incoming data is dropped unread",
+    "an empty write sends nothing, and rejects with StreamReset once the peer has cancelled":
+      "over TCP only a write of bytes shows that a peer with an ended direction has disconnected",
     "a stream beyond the credit waits until another has ended": noCredit,
-    "an abort ends the wait for credit at once, and takes no credit with it": noCredit,
+    "an abort ends the wait for credit at once, and uses no credit": noCredit,
     "a wait for stream credit ends with the connection": noCredit,
-    "the accepting side opens a stream too": "over TCP a server opens no streams to its clients",
-    "an abrupt end by the accepting side: ConnectionLost there, Closed here": oneReset,
-    "an abrupt end by the dialling side: ConnectionLost there, Closed here": oneReset,
+    "the accepting side can open a stream": "over TCP a server opens no streams to its clients",
+    "an abort by the accepting side is Closed locally and ConnectionLost at the peer": oneReset,
+    "an abort by the dialling side is Closed locally and ConnectionLost at the peer": oneReset,
     "a lost connection is ConnectionLost": oneReset,
-    "closed resolves on both sides, and says which one ended it":
-      "what is dialled over TCP is a peer, not a socket: it ends on its own side only",
-    "the peer's process is killed: ConnectionLost for all that waits": fin,
-    "the client's process is killed: ConnectionLost for all that waits": fin,
-    "a connection without a word is ConnectionLost after the idle timeout, on both sides": noIdle,
-    "keep-alive holds a connection without a word through several idle timeouts": noIdle,
+    "closed resolves on both sides, and reports which side ended the connection":
+      "a dialled connection over TCP is a peer, not a socket: it ends on this side only",
+    "after the server is killed, all pending operations of its client reject with ConnectionLost":
+      cleanKill,
+    "after a client is killed, all pending operations of the server reject with ConnectionLost":
+      cleanKill,
+    "an idle connection is ConnectionLost on both sides after the idle timeout": noIdle,
+    "keep-alive keeps an idle connection open for several idle timeouts": noIdle,
     "bytes take no real time": onSockets,
     ...(runtimeName === "node" && {
-      "a reset is told from an end": hangup,
-      "a stream whose reader does not read does not hold its neighbour": hangup,
-      "abort by the writer after bytes is never a clean end for the reader": hangup,
-      "writes after abort are Closed, and so is the one that waits": hangup,
+      "a reset differs from a clean end": pollhup,
+      "a blocked stream does not block another stream": pollhup,
+      "abort by the writer after data never looks like a clean end to the reader": pollhup,
+      "abort rejects the pending write and later writes with Closed": pollhup,
     }),
   },
 };
 
-const grantsNone = "peers open no streams towards a client: it grants none";
+const noClientCredit = "a client grants its peer no stream credit";
 
-const oldPath =
-  "BUG: quiche 0.18 sends what was under way to the old port again two packets at a time, with twice the wait each time";
+const slowRetransmits =
+  "BUG: quiche 0.18 retransmits data of the old path two packets at a time, doubling the wait each time";
 
 const quiche: TransportFixture = {
   transport: (tuning) =>
@@ -85,25 +87,27 @@ const quiche: TransportFixture = {
   resolvesNames: true,
   overUdp: true,
   gaps: {
-    "the accepting side opens a stream too": grantsNone,
+    "the accepting side can open a stream": noClientCredit,
     "bytes take no real time": onSockets,
-    "a path that changes again and again in the middle of a transfer loses no byte, in either direction":
-      oldPath,
+    "repeated rebinding during a transfer loses no bytes in either direction": slowRetransmits,
   },
 };
 
-/** QUIC on quiche, over loopback; undefined in Deno, which has its own QUIC. */
+/** QUIC on quiche over loopback; undefined on Deno, which has a separate QUIC implementation. */
 export const quicheFixture: TransportFixture | undefined =
   runtimeName === "deno" ? undefined : quiche;
 
 const noReset =
-  "Deno 2.9 cannot reset a stream: one that is dropped unfinished is finished by quinn, and looks ended";
+  "Deno 2.9 cannot reset a stream: quinn finishes a dropped one, which looks like an end";
 
-const noIcmp = "Deno does not tell that a datagram came back (ICMP): the dial ends by its signal";
+const noIcmp = "Deno does not report ICMP errors: the dial ends by its signal";
 
 const IDENTITY = "VORTEX_PEER_TEST_IDENTITY";
 
-/** Deno cannot leave a peer unverified, so both sides know this certificate, also in the processes that tests start. */
+/**
+ * Returns a certificate for both sides, shared with child processes: Deno cannot disable
+ * verification.
+ */
 async function sharedIdentity(): Promise<TlsIdentity> {
   const inherited = process.env[IDENTITY];
   if (inherited !== undefined) return JSON.parse(inherited) as TlsIdentity;
@@ -112,6 +116,7 @@ async function sharedIdentity(): Promise<TlsIdentity> {
   return identity;
 }
 
+/** Creates the fixture of Deno's QUIC. */
 const denoQuic = (identity: TlsIdentity): TransportFixture => ({
   transport: (tuning) =>
     denoQuicTransportWith(resolverOf(tuning), {
@@ -124,29 +129,29 @@ const denoQuic = (identity: TlsIdentity): TransportFixture => ({
   overUdp: true,
   endsWithEarlyData: true,
   gaps: {
-    "the accepting side opens a stream too": grantsNone,
-    "a write of nothing sends nothing, and is StreamReset once the other side has cancelled":
-      "Deno 2.9 tells of it only to a write of bytes",
+    "the accepting side can open a stream": noClientCredit,
+    "an empty write sends nothing, and rejects with StreamReset once the peer has cancelled":
+      "Deno 2.9 reports it only on a write of bytes",
     "bytes take no real time": onSockets,
-    "a reset is told from an end": noReset,
+    "a reset differs from a clean end": noReset,
     "streams beyond the limit wait until others have ended":
-      "Deno 2.9 asks a sender to stop when more bytes come, not before: a read that waits cannot be called off",
-    "a server that takes none is asked after the handshake":
-      "Deno's servers always accept early data; not taking any is to look at it after the handshake only",
-    "a port where nobody listens: ConnectionRefused": noIcmp,
+      "Deno 2.9 sends STOP_SENDING when more bytes arrive, not before: a pending read cannot be cancelled",
+    "a server that rejects early data receives the request after the handshake":
+      "Deno's servers always accept early data; rejecting it means reading it only after the handshake",
+    "dialling a closed port rejects with ConnectionRefused": noIcmp,
     "when all addresses fail, the error names each": noIcmp,
-    "abort by the writer is StreamReset for a reader that waits, and for its next read": noReset,
-    "abort by the writer after bytes is never a clean end for the reader": noReset,
-    "writes after abort are Closed, and so is the one that waits": noReset,
+    "abort by the writer rejects the pending read and the next one with StreamReset": noReset,
+    "abort by the writer after data never looks like a clean end to the reader": noReset,
+    "abort rejects the pending write and later writes with Closed": noReset,
   },
 });
 
-/** QUIC by Deno itself, over loopback; undefined elsewhere. */
+/** QUIC by Deno over loopback; undefined on other runtimes. */
 export const denoQuicFixture: TransportFixture | undefined =
   runtimeName === "deno" ? denoQuic(await sharedIdentity()) : undefined;
 
-const noHold =
-  "Bun's node:quic takes in whatever comes: it has no means to hold a sender whose reader is slow";
+const noBackpressure =
+  "Bun's node:quic buffers everything: a slow reader does not slow the sender down";
 
 const nodeQuic: TransportFixture = {
   transport: (tuning) =>
@@ -155,18 +160,18 @@ const nodeQuic: TransportFixture = {
   resolvesNames: true,
   overUdp: true,
   gaps: {
-    "a reader that does not read holds the writer, and loses nothing": noHold,
-    "a stream whose reader does not read does not hold its neighbour": noHold,
-    "the accepting side opens a stream too": grantsNone,
+    "a reader that stops blocks the writer, and loses nothing": noBackpressure,
+    "a blocked stream does not block another stream": noBackpressure,
+    "the accepting side can open a stream": noClientCredit,
     "bytes take no real time": onSockets,
   },
 };
 
-/** QUIC by the runtime's own node:quic, over loopback; undefined where there is none. */
+/** QUIC by the runtime's node:quic over loopback; undefined on runtimes without it. */
 export const nodeQuicFixture: TransportFixture | undefined =
   runtimeName === "bun" ? nodeQuic : undefined;
 
-/** The transports that the tests of client and server run over, by name. */
+/** All transports that tests of client and server run over, by name. */
 export const fixtures: Readonly<Record<string, TransportFixture>> = {
   memory: memoryFixture,
   tcp: tcpFixture,

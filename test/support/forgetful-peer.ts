@@ -1,11 +1,11 @@
 /**
- * Fetches pieces over QUIC and forgets to close its downloader, in a separate process:
+ * Fetches pieces over QUIC without closing its downloader, in a separate process:
  *
  *     forgetful-peer.ts FACE ORDER
  *
  * FACE is `node`, `bun`, `node:quic` or `deno`; ORDER is a `ForgetfulOrder` in JSON.
  *
- * Prints how many bytes of each piece came. Ends by itself.
+ * Prints the length of each fetched piece in bytes. Exits on its own.
  */
 import process from "node:process";
 import { nodeQuicTransport } from "../../adapters/node-quic/transport.ts";
@@ -25,7 +25,7 @@ for (const number of numbers) {
   console.log((await piece.bytes()).length);
 }
 
-/** The one module that users of a runtime get; the others' need not even load there. */
+/** Imports the entry point of one runtime only, since those of other runtimes may not load. */
 function faceOf(runtime: string | undefined): Promise<Pick<Face, "createDownloader">> {
   if (runtime === "bun") return import("../../entry/bun.ts");
   return runtime === "deno" ? import("../../entry/deno.ts") : import("../../entry/node.ts");

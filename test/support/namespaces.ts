@@ -1,21 +1,24 @@
-/** Two hosts on one link, as two network namespaces of Linux with a pair of virtual devices between them. Linux, as root. */
+/**
+ * Two hosts on one link: two network namespaces joined by a pair of virtual devices. Linux only, as
+ * root.
+ */
 import { execFileSync, spawnSync } from "node:child_process";
 import process from "node:process";
 
-/** Why there are no network namespaces here; undefined where there are. */
+/** Reason why network namespaces are unavailable; undefined if they are available. */
 export const noNamespaces: string | undefined = reason();
 
 /** One of the two hosts. */
 export interface Host {
-  /** Its link-local address, without a zone. */
+  /** Link-local IPv6 address, without a zone. */
   readonly linkLocal: string;
-  /** Its device, which is the zone. */
+  /** Name of the network device, which serves as zone. */
   readonly device: string;
-  /** The words that start a command there. */
+  /** Command prefix that runs a program on this host. */
   readonly prefix: readonly string[];
 }
 
-/** Two hosts, until they are closed. */
+/** Two linked hosts, which exist until closed. */
 export class LinkedHosts {
   readonly near: Host;
   readonly far: Host;
@@ -27,6 +30,7 @@ export class LinkedHosts {
     this.#names = names;
   }
 
+  /** Creates the namespaces and their link. */
   static make(): LinkedHosts {
     const names = ["a", "b"].map((side) => `vortex-peer-${process.pid}-${side}`);
     const hosts = names.map((name, at) => ({
@@ -57,9 +61,10 @@ export class LinkedHosts {
       for (const [at, { linkLocal, device }] of hosts.entries()) {
         const name = names[at] ?? "";
         ip("-n", name, "link", "set", "lo", "up");
-        // No second address of the kernel's, which would become the source of datagrams in the middle of a connection.
+        // No second address by the kernel, which would become the source address of a running
+        // connection.
         ip("-n", name, "link", "set", device, "addrgenmode", "none");
-        // No duplicate address detection, which would take a second.
+        // No duplicate address detection, which takes a second.
         ip("-n", name, "addr", "add", `${linkLocal}/64`, "dev", device, "nodad");
         ip("-n", name, "link", "set", device, "up");
       }
@@ -70,6 +75,7 @@ export class LinkedHosts {
     return linked;
   }
 
+  /** Deletes the namespaces with their devices. */
   close(): void {
     for (const name of this.#names) spawnSync("ip", ["netns", "del", name]);
   }
@@ -85,10 +91,10 @@ function ip(...args: string[]): void {
 
 function reason(): string | undefined {
   if (process.platform !== "linux" || process.getuid?.() !== 0)
-    return "a network namespace takes Linux, and root";
+    return "a network namespace requires Linux and root";
   const name = `vortex-peer-${process.pid}-try`;
   if (spawnSync("ip", ["netns", "add", name]).status !== 0)
-    return "there are no network namespaces here";
+    return "network namespaces are not available";
   spawnSync("ip", ["netns", "del", name]);
   return undefined;
 }

@@ -9,19 +9,22 @@ import type { VortexError } from "../../src/errors.ts";
 import type { Address } from "../../src/transport/address.ts";
 import type { Listener } from "../../src/transport/transport.ts";
 
-/** A listener of quiche with its socket, so that a test can hand it datagrams with sources that only a raw socket has. */
+/**
+ * A quiche listener whose socket a test controls, to inject datagrams with sources that only raw
+ * sockets produce.
+ */
 export interface OpenListener {
   readonly listener: Listener;
-  /** Hands the listener a datagram, as the socket does. */
+  /** Delivers a datagram to the listener like its socket. */
   receive(datagram: Uint8Array, from: Address): void;
-  /** Where datagrams went, with `PORT HOST` of each. */
+  /** Destination of each sent datagram, as `PORT HOST`. */
   readonly sentTo: readonly string[];
 }
 
 /**
- * Listens on a socket of its own.
+ * Starts a quiche listener on a separate socket.
  *
- * @param faulty replaces calls of the binding by others
+ * @param faulty wraps the binding, to replace some of its calls
  */
 export async function openQuicheListener(
   local: Address,
@@ -48,7 +51,7 @@ export async function openQuicheListener(
       openSocket(family, bufferSize) {
         const socket = udpSocket(family, bufferSize);
         const send = socket.send.bind(socket) as (...args: unknown[]) => void;
-        // Offset and length stand before the port and the host.
+        // The port and host follow the buffer, offset and length.
         socket.send = (...args: unknown[]) => {
           sentTo.push(`${args[3]} ${args[4]}`);
           send(...args);

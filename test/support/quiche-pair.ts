@@ -15,24 +15,24 @@ import { Guard } from "../../adapters/shared/guard.ts";
 import { selfSigned } from "../../adapters/shared/tls.ts";
 import { FakeClock } from "./fake-clock.ts";
 
-/** Turns in which nothing comes of it that time moves on, after which a test has failed. */
-const PATIENCE = 1000;
+/** Consecutive rounds of advancing the clock without a datagram, after which the test fails. */
+const MAX_IDLE_ROUNDS = 1000;
 
 /** One end of a {@link QuichePair}. */
 interface End {
   readonly connection: QuicheConnection;
-  /** Datagrams on their way to it. */
+  /** Datagrams in flight towards this end. */
   readonly inbox: Uint8Array[];
 }
 
 /**
- * Two quiche connections with no network between them: a test says how many datagrams arrive together, so that what they cost can be
- * counted exactly. How many a socket brings at a time depends on the machine.
+ * Two quiche connections without a network. The test controls how many datagrams arrive together,
+ * so that their cost can be counted exactly. With a socket, that number depends on the machine.
  */
 export class QuichePair {
   readonly client: QuicheConnection;
   readonly server: QuicheConnection;
-  /** Datagrams that each has sent. */
+  /** Number of datagrams sent by each end. */
   readonly sent = { client: 0, server: 0 };
   readonly #clock = new FakeClock();
   readonly #ends: readonly [End, End];
@@ -42,7 +42,12 @@ export class QuichePair {
     [this.client, this.server] = [this.#ends[0].connection, this.#ends[1].connection];
   }
 
-  /** A connection with the settings that are the default, but for the size of datagrams in bytes, and what the server is told. */
+  /**
+   * Connects the pair with default settings.
+   *
+   * @param payload size of datagrams, in bytes
+   * @param server options of the server's end
+   */
   static async connect(
     payload: number,
     server: Pick<ConnectionHost, "abuseBudget"> = {},
@@ -124,7 +129,7 @@ export class QuichePair {
     return pair;
   }
 
-  /** Carries datagrams over, at most `batch` at a time to each side, until `work` is done. */
+  /** Carries datagrams, at most `batch` at a time to each end, until `work` settles. */
   async run<T>(work: Promise<T>, batch: number): Promise<T> {
     let settled = false;
     const settle = (): void => {
@@ -137,10 +142,10 @@ export class QuichePair {
         const datagrams = inbox.splice(0, batch);
         carried += datagrams.length;
         for (const datagram of datagrams) connection.receive(datagram);
-        await turn();
+        await nextTurn();
       }
       if (carried > 0) idle = 0;
-      else if (++idle > PATIENCE) throw new Error("nothing moves any more");
+      else if (++idle > MAX_IDLE_ROUNDS) throw new Error("nothing moves any more");
       else await this.#clock.advance(1);
     }
     return work;
@@ -152,7 +157,7 @@ export class QuichePair {
   }
 }
 
-/** As much of a socket as a ring needs. */
+/** Creates a stand-in for a socket with the functions that a {@link SendRing} uses. */
 function socketInto(take: (datagram: Uint8Array) => void): Socket {
   const socket = {
     send: (buffer: Uint8Array, offset: number, length: number) =>
@@ -162,8 +167,8 @@ function socketInto(take: (datagram: Uint8Array) => void): Socket {
   return socket as unknown as Socket;
 }
 
-/** Lets everything run that waits for nothing from outside. */
-function turn(): Promise<void> {
+/** Lets all callbacks run that do not wait for I/O. */
+function nextTurn(): Promise<void> {
   return new Promise((resolve) => {
     setImmediate(() => setImmediate(resolve));
   });

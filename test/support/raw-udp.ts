@@ -1,4 +1,7 @@
-/** UDP datagrams with any source address and port, by the program `raw-udp.c`. Linux, as root, with gcc. */
+/**
+ * Sends UDP datagrams with any source address and port, by `raw-udp.c`. Linux only, as root, with
+ * gcc.
+ */
 import { Buffer } from "node:buffer";
 import { execFileSync, spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -8,18 +11,18 @@ import process from "node:process";
 import type { Address } from "../../src/transport/address.ts";
 import { type Program, root, startProgram } from "./run.ts";
 
-/** Why there are no raw sockets here; undefined where there are. */
+/** Reason why raw sockets are unavailable; undefined if they are available. */
 export const noRawUdp: string | undefined = reason();
 
-/** One datagram. */
-export interface Forged {
+/** A datagram with a forged source. */
+export interface ForgedDatagram {
   readonly from: Address;
-  /** An IPv6 link-local address with its zone. */
+  /** Destination; an IPv6 link-local address has its zone. */
   readonly to: Address;
   readonly payload: Uint8Array;
 }
 
-/** Sends datagrams with any source. */
+/** Sends datagrams with any source address. */
 export class RawUdp {
   readonly #directory: string;
   readonly #program: Program;
@@ -29,7 +32,10 @@ export class RawUdp {
     this.#program = program;
   }
 
-  /** Compiles the program, and starts it behind `prefix`, which may put it into a network namespace. */
+  /**
+   * Compiles and starts the program. `prefix` is a command that runs it, for example in a network
+   * namespace.
+   */
   static start(prefix: readonly string[] = []): RawUdp {
     const directory = mkdtempSync(join(tmpdir(), "vortex-peer-raw-"));
     const program = join(directory, "raw-udp");
@@ -37,8 +43,11 @@ export class RawUdp {
     return new RawUdp(directory, startProgram([...prefix, program]));
   }
 
-  /** Resolves when the kernel has taken the datagram, to undefined or to what it had against it. */
-  async send({ from, to, payload }: Forged): Promise<string | undefined> {
+  /**
+   * Resolves when the kernel has accepted the datagram, to undefined, or to the error text if it
+   * refused.
+   */
+  async send({ from, to, payload }: ForgedDatagram): Promise<string | undefined> {
     const hex = payload.length === 0 ? "-" : Buffer.from(payload).toString("hex");
     this.#program.send([from.host, from.port, to.host, to.port, hex].join(" "));
     const answer = await this.#program.line();
@@ -54,7 +63,7 @@ export class RawUdp {
 
 function reason(): string | undefined {
   if (process.platform !== "linux" || process.getuid?.() !== 0)
-    return "a forged source takes Linux, and root";
-  if (spawnSync("gcc", ["--version"]).status !== 0) return "a forged source takes gcc";
+    return "forging a source address requires Linux and root";
+  if (spawnSync("gcc", ["--version"]).status !== 0) return "forging a source address requires gcc";
   return undefined;
 }

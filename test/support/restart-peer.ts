@@ -1,5 +1,5 @@
 /**
- * A QUIC server in a separate process, which a test kills and starts again:
+ * Runs a QUIC server in a separate process, which tests kill and restart:
  *
  *     restart-peer.ts FACE ORDERS
  *
@@ -47,7 +47,7 @@ const address = server.addresses.quic;
 if (address === undefined) throw new Error("QUIC has no address");
 console.log(formatAddress(address));
 
-/** The one module that users of a runtime get; the others' need not even load there. */
+/** Imports the entry point of one runtime only, since those of other runtimes may not load. */
 function faceOf(runtime: string | undefined): Promise<Pick<Face, "startServer">> {
   if (runtime === "bun") return import("../../entry/bun.ts");
   return runtime === "deno" ? import("../../entry/deno.ts") : import("../../entry/node.ts");

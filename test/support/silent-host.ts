@@ -3,13 +3,13 @@ import { connect, type Socket } from "node:net";
 import type { Address } from "../../src/transport/address.ts";
 import { startProgram } from "./run.ts";
 
-/** An address where datagrams, or attempts to connect, arrive and nobody answers. */
+/** An address that receives datagrams or connection attempts and never answers. */
 export interface SilentHost {
   readonly address: Address;
   close(): Promise<void>;
 }
 
-/** A UDP port whose owner says nothing. */
+/** Opens a UDP port that never answers. */
 export async function silentUdpHost(host = "127.0.0.1"): Promise<SilentHost> {
   const socket = createSocket("udp4");
   await new Promise<void>((resolve) => socket.bind({ address: host, port: 0 }, resolve));
@@ -19,12 +19,13 @@ export async function silentUdpHost(host = "127.0.0.1"): Promise<SilentHost> {
   };
 }
 
-/** Connections that the kernel takes for a program that asks for a queue of one (Linux: one more). */
-const QUEUED = 2;
+/** Connections that the kernel accepts for a backlog of one (Linux: one more). */
+const ACCEPTED_CONNECTIONS = 2;
 
 /**
- * A TCP port of a process that is stopped, with its queue of connections full: the kernel leaves further attempts without an
- * answer. The program is Node's on every runtime, since not each lets the length of the queue be chosen.
+ * Opens a TCP port whose process is stopped and whose backlog is full, so that the kernel leaves
+ * further attempts unanswered. The program runs on Node in any case, since not every runtime can
+ * set the backlog.
  */
 export async function silentTcpHost(host = "127.0.0.1"): Promise<SilentHost> {
   const program = startProgram([
@@ -39,12 +40,12 @@ export async function silentTcpHost(host = "127.0.0.1"): Promise<SilentHost> {
   const waiting: Socket[] = [];
   await new Promise<void>((resolve) => {
     let connected = 0;
-    for (let attempt = 0; attempt < 8 * QUEUED; attempt++) {
+    for (let attempt = 0; attempt < 8 * ACCEPTED_CONNECTIONS; attempt++) {
       const socket = connect({ host, port });
       socket.on("error", () => {});
       socket.once("connect", () => {
         connected++;
-        if (connected === QUEUED) resolve();
+        if (connected === ACCEPTED_CONNECTIONS) resolve();
       });
       waiting.push(socket);
     }

@@ -1,13 +1,19 @@
-/** Datagrams that no honest client sends: from sources that cannot be answered, and of lengths at the bounds. */
+/** Datagrams that no honest client sends: from unanswerable sources, and of boundary lengths. */
 import type { Address } from "../../src/transport/address.ts";
 import { unknownVersion } from "./first-datagram.ts";
 
-/** Lengths at the bounds: of nothing, of a first datagram (RFC 9000, section 14.1), of UDP over IPv4. */
-export const LENGTHS: readonly number[] = [0, 1, 1_199, 1_200, 65_507];
-/** Bytes in the longest datagram that loopback carries over IPv6: its MTU is 65,536. */
-const LONGEST_OVER_IPV6 = 65_487;
+/**
+ * Boundary lengths in bytes: of an empty datagram, a first datagram (RFC 9000, section 14.1), and
+ * UDP over IPv4.
+ */
+export const BOUNDARY_LENGTHS: readonly number[] = [0, 1, 1_199, 1_200, 65_507];
+/** Length in bytes of the longest datagram over IPv6 on loopback, whose MTU is 65,536. */
+const MAX_IPV6_DATAGRAM_BYTES = 65_487;
 
-/** Sources by what they are, IPv4 and IPv6. Those with a zone come from a socket only, since no packet holds one. */
+/**
+ * Source addresses by description. Those with a zone are only seen by a socket, since no packet
+ * carries a zone.
+ */
 export const SOURCES: Readonly<Record<string, Address>> = {
   "port 0": { host: "127.0.0.1", port: 0 },
   "port 65535": { host: "127.0.0.1", port: 65_535 },
@@ -26,15 +32,16 @@ export const SOURCES: Readonly<Record<string, Address>> = {
   "mapped from IPv4 broadcast": { host: "::ffff:255.255.255.255", port: 9 },
 };
 
-/** Whether `source` is an IPv6 address. */
+/** Tests whether `source` is an IPv6 address. */
 export function isOverIpv6({ host }: Address): boolean {
   return host.includes(":");
 }
 
 /**
- * Every length with every beginning: of a first datagram, of a version that nobody speaks, of a short header, of nothing.
+ * Combines every length with every beginning: a client's first datagram, an unsupported version, a
+ * short header, and zeros.
  *
- * @param initial the first datagram of a client
+ * @param initial first datagram of a client
  */
 export function strangePayloads(initial: Uint8Array, overIpv6: boolean): readonly Uint8Array[] {
   const beginnings = [
@@ -43,9 +50,9 @@ export function strangePayloads(initial: Uint8Array, overIpv6: boolean): readonl
     Uint8Array.from(initial, () => 0x40),
     new Uint8Array(0),
   ];
-  return LENGTHS.flatMap((length) =>
+  return BOUNDARY_LENGTHS.flatMap((length) =>
     beginnings.map((beginning) => {
-      const payload = new Uint8Array(overIpv6 ? Math.min(length, LONGEST_OVER_IPV6) : length);
+      const payload = new Uint8Array(overIpv6 ? Math.min(length, MAX_IPV6_DATAGRAM_BYTES) : length);
       payload.set(beginning.subarray(0, payload.length));
       return payload;
     }),

@@ -1,12 +1,15 @@
 /**
- * One side of a connection in a process of its own, for the tests that need a process to end:
+ * One side of a connection in a separate process, for tests in which a process ends:
  *
- *     transport-peer.ts FIXTURE serve TUNING                 prints its address, and echoes
- *     transport-peer.ts FIXTURE dial TUNING HOST PORT        dials, sends a byte on two streams, prints a line, and stays
- *     transport-peer.ts FIXTURE give-up TUNING HOST PORT     gives up dials that nobody answers, prints what that left behind,
- *                                                            and ends when nothing keeps it
+ * ```text
+ * transport-peer.ts FIXTURE serve TUNING              prints its address, and echoes
+ * transport-peer.ts FIXTURE dial TUNING HOST PORT     dials, sends a byte on two streams,
+ *                                                     prints a line, and stays
+ * transport-peer.ts FIXTURE give-up TUNING HOST PORT  dials a silent peer and aborts, prints
+ *                                                     the open sockets, and exits when idle
+ * ```
  *
- * TUNING is JSON. The first two end when their standard input does.
+ * TUNING is JSON. The first two exit when their standard input ends.
  */
 import { readdirSync, readlinkSync } from "node:fs";
 import process from "node:process";
@@ -16,18 +19,23 @@ import type { ByteStream, Transport } from "../../src/transport/transport.ts";
 import { dialAddressOf, type TransportFixture, type TransportTuning } from "./fixture.ts";
 import { fixtures } from "./fixtures.ts";
 
-/** What a `give-up` prints. */
-export interface GivenUp {
-  /** The code of each dial's error. */
+/** Output of the `give-up` role. */
+export interface AbortedDials {
+  /** Error code of each dial. */
   readonly codes: readonly string[];
-  /** Sockets of the process after the second dial, and after the last; undefined where the system does not tell. */
+  /**
+   * Open sockets of the process after the second and the last dial; undefined on other systems than
+   * Linux.
+   */
   readonly sockets: readonly [before: number | undefined, after: number | undefined];
 }
 
 const [, , name = "", role = "", tuning = "{}", host = "", port = ""] = process.argv;
 const parsed = JSON.parse(tuning) as TransportTuning;
-/** Time in ms before a dial is given up: enough for a second attempt where there is one. */
-const patience = parsed.addresses === undefined ? 200 : 400;
+/**
+ * Time in ms before a dial is aborted: enough for a second attempt if there are several addresses.
+ */
+const DIAL_TIMEOUT_MS = parsed.addresses === undefined ? 200 : 400;
 const fixture = fixtures[name];
 if (fixture === undefined)
   throw new Error(`no fixture ${name} here, only ${Object.keys(fixtures).join(", ")}`);
@@ -35,7 +43,7 @@ const transport = await fixture.transport(parsed);
 const remote: Address = { host, port: Number(port) };
 if (role === "serve") await serve(fixture, transport);
 else if (role === "dial") await dial(transport, remote);
-else await giveUp(transport, remote);
+else await abortDials(transport, remote);
 
 async function serve(fixture: TransportFixture, transport: Transport): Promise<void> {
   const listener = await transport.listen(fixture.listenAddress);
@@ -64,15 +72,16 @@ async function dial(transport: Transport, remote: Address): Promise<void> {
   endWithInput();
 }
 
-async function giveUp(transport: Transport, remote: Address): Promise<void> {
+/** Aborts several dials and prints the error codes and open sockets as {@link AbortedDials}. */
+async function abortDials(transport: Transport, remote: Address): Promise<void> {
   const codes: string[] = [];
   const attempt = async (): Promise<void> => {
     const error = await transport
-      .dial(remote, { signal: AbortSignal.timeout(patience) })
+      .dial(remote, { signal: AbortSignal.timeout(DIAL_TIMEOUT_MS) })
       .catch((error: unknown) => error);
     codes.push(error instanceof VortexError ? error.code : String(error));
   };
-  // The first ones may leave what the runtime, or the transport, has for all of them.
+  // The first dials may open sockets that the runtime or transport keeps for all.
   await attempt();
   await attempt();
   await pause(500);
@@ -80,12 +89,12 @@ async function giveUp(transport: Transport, remote: Address): Promise<void> {
   await attempt();
   await attempt();
   let after = openSockets();
-  // Sockets are closed a little after they were given up.
+  // Sockets close a little after the abort.
   for (let look = 0; look < 500 && after !== before; look++) {
     await pause(10);
     after = openSockets();
   }
-  console.log(JSON.stringify({ codes, sockets: [before, after] } satisfies GivenUp));
+  console.log(JSON.stringify({ codes, sockets: [before, after] } satisfies AbortedDials));
 }
 
 function pause(milliseconds: number): Promise<void> {
@@ -94,7 +103,7 @@ function pause(milliseconds: number): Promise<void> {
   });
 }
 
-/** Sockets that this process has open, where the system tells (Linux). */
+/** Counts the open sockets of this process (Linux); undefined on other systems. */
 function openSockets(): number | undefined {
   try {
     return readdirSync("/proc/self/fd").filter((entry) => {
@@ -109,7 +118,7 @@ function openSockets(): number | undefined {
   }
 }
 
-/** A peer outlives nobody. */
+/** Exits when standard input ends, so that no peer outlives its test. */
 function endWithInput(): void {
   process.stdin.resume();
   process.stdin.once("end", () => process.exit(0));

@@ -2,49 +2,50 @@ import { createSocket, type Socket } from "node:dgram";
 import { isIPv6 } from "node:net";
 import type { Address } from "../../src/transport/address.ts";
 
-/** How a relay treats datagrams. */
+/** Behaviour of a relay. */
 export interface UdpRelayOptions {
-  /** Milliseconds that each datagram is held, in each direction. Default 0. */
+  /** Delay of each datagram per direction, in ms. Default 0. */
   readonly delay?: number;
-  /** Whether a datagram is dropped; asked for each. Default: none is. */
+  /** Returns true to drop a datagram; called for each. Default: drops none. */
   readonly drop?: (datagram: Uint8Array, fromClient: boolean) => boolean;
 }
 
-/** Stands between clients and one UDP server: a NAT with a cable of any length. */
+/** Relay between clients and one UDP server, which simulates a NAT and a link. */
 export interface UdpRelay {
-  /** What clients dial. */
+  /** Address that clients dial. */
   readonly address: Address;
-  /** Datagrams passed on, towards the server and towards clients. */
+  /** Numbers of datagrams forwarded to the server and to clients. */
   readonly counts: { readonly toServer: number; readonly toClient: number };
-  /** Gives every client a new address towards the server, as a NAT does that has forgotten its binding. */
+  /** Gives every client a new address towards the server, like a NAT that lost its binding. */
   rebind(): void;
-  /** Passes what clients send from now on to another server. */
+  /** Forwards later datagrams of clients to another server. */
   retarget(target: Address): void;
-  /** Drops everything from now on, or passes it again. */
+  /** Drops all datagrams, or forwards them again. */
   silence(silent: boolean): void;
-  /** Sends the server a datagram, from the address of the client that spoke last. */
+  /** Sends a datagram to the server from the address of the most recent client. */
   inject(datagram: Uint8Array): void;
-  /** Keeps what goes to clients back, until it is released. */
+  /** Holds datagrams for clients back until {@link release}. */
   hold(): void;
+  /** Delivers the held datagrams, and forwards later ones at once. */
   release(): void;
   close(): Promise<void>;
 }
 
-/** Relays UDP on loopback to a server. */
+/** Creates a relay on loopback to a server. */
 export async function udpRelay(server: Address, options: UdpRelayOptions = {}): Promise<UdpRelay> {
   const { delay = 0, drop = () => false } = options;
   let target = server;
   const family = isIPv6(target.host) ? "udp6" : "udp4";
-  const front = createSocket(family);
-  const backs = new Map<string, Socket>();
+  const clientSocket = createSocket(family);
+  const serverSockets = new Map<string, Socket>();
   const timers = new Set<ReturnType<typeof setTimeout>>();
   const counts = { toServer: 0, toClient: 0 };
-  let held: (() => void)[] | undefined;
+  let heldDatagrams: (() => void)[] | undefined;
   let silent = false;
   let closed = false;
-  let last: { readonly address: string; readonly port: number } | undefined;
+  let lastClient: { readonly address: string; readonly port: number } | undefined;
 
-  const later = (send: () => void): void => {
+  const afterDelay = (send: () => void): void => {
     if (delay === 0) {
       send();
       return;
@@ -55,9 +56,9 @@ export async function udpRelay(server: Address, options: UdpRelayOptions = {}): 
     }, delay);
     timers.add(timer);
   };
-  const backOf = (host: string, port: number): Socket => {
+  const serverSocketFor = (host: string, port: number): Socket => {
     const key = `${host} ${port}`;
-    const existing = backs.get(key);
+    const existing = serverSockets.get(key);
     if (existing !== undefined) return existing;
     const back = createSocket(family);
     back.on("error", () => {});
@@ -66,44 +67,51 @@ export async function udpRelay(server: Address, options: UdpRelayOptions = {}): 
       const pass = (): void => {
         if (closed) return;
         counts.toClient++;
-        front.send(datagram, port, host, () => {});
+        clientSocket.send(datagram, port, host, () => {});
       };
-      if (held === undefined) later(pass);
-      else held.push(pass);
+      if (heldDatagrams === undefined) afterDelay(pass);
+      else heldDatagrams.push(pass);
     });
-    backs.set(key, back);
+    serverSockets.set(key, back);
     return back;
   };
 
-  front.on("error", () => {});
-  front.on("message", (datagram, { address, port }) => {
-    last = { address, port };
+  clientSocket.on("error", () => {});
+  clientSocket.on("message", (datagram, { address, port }) => {
+    lastClient = { address, port };
     if (silent || drop(datagram, true)) return;
-    later(() => {
+    afterDelay(() => {
       if (closed) return;
       counts.toServer++;
-      backOf(address, port).send(datagram, target.port, target.host, () => {});
+      serverSocketFor(address, port).send(datagram, target.port, target.host, () => {});
     });
   });
-  await new Promise<void>((resolve) => front.bind({ address: target.host, port: 0 }, resolve));
-  const closeBacks = (): void => {
-    for (const back of backs.values()) back.close();
-    backs.clear();
+  await new Promise<void>((resolve) =>
+    clientSocket.bind({ address: target.host, port: 0 }, resolve),
+  );
+  const closeServerSockets = (): void => {
+    for (const back of serverSockets.values()) back.close();
+    serverSockets.clear();
   };
   return {
-    address: { host: target.host, port: front.address().port },
+    address: { host: target.host, port: clientSocket.address().port },
     counts,
-    rebind: closeBacks,
+    rebind: closeServerSockets,
     inject(datagram) {
-      if (last !== undefined && !closed)
-        backOf(last.address, last.port).send(datagram, target.port, target.host, () => {});
+      if (lastClient !== undefined && !closed)
+        serverSocketFor(lastClient.address, lastClient.port).send(
+          datagram,
+          target.port,
+          target.host,
+          () => {},
+        );
     },
     hold() {
-      held ??= [];
+      heldDatagrams ??= [];
     },
     release() {
-      const passing = held ?? [];
-      held = undefined;
+      const passing = heldDatagrams ?? [];
+      heldDatagrams = undefined;
       for (const pass of passing) pass();
     },
     retarget(other) {
@@ -115,8 +123,8 @@ export async function udpRelay(server: Address, options: UdpRelayOptions = {}): 
     async close() {
       closed = true;
       for (const timer of timers) clearTimeout(timer);
-      closeBacks();
-      await new Promise<void>((resolve) => front.close(() => resolve()));
+      closeServerSockets();
+      await new Promise<void>((resolve) => clientSocket.close(() => resolve()));
     },
   };
 }

@@ -1,10 +1,15 @@
 /**
- * One side of a connection between two link-local addresses, in a process of its own and in a network namespace of its own:
+ * One side of a connection between link-local addresses, in a separate process and network
+ * namespace:
  *
- *     zone-peer.ts BINDING serve IDENTITY                prints its port, serves one byte a stream, and ends with its standard input
- *     zone-peer.ts BINDING dial IDENTITY HOST PORT       dials, trusts only the server's certificate, and prints "served" or the failure
+ * ```text
+ * zone-peer.ts BINDING serve IDENTITY           prints its port, serves one byte per stream,
+ *                                               and exits when its standard input ends
+ * zone-peer.ts BINDING dial IDENTITY HOST PORT  dials, trusts only the server's certificate,
+ *                                               and prints "served" or the failure
+ * ```
  *
- * BINDING is the name of a fixture of QUIC; IDENTITY is the server's, JSON.
+ * BINDING is the name of a QUIC fixture; IDENTITY is the server's, in JSON.
  */
 import process from "node:process";
 import { denoQuicTransport } from "../../adapters/deno-quic/transport.ts";
@@ -21,7 +26,7 @@ const make = {
   "node-quic": nodeQuicTransport,
   "deno-quic": denoQuicTransport,
 }[name];
-if (make === undefined) throw new Error(`${name} is no binding of QUIC`);
+if (make === undefined) throw new Error(`unknown QUIC binding: ${name}`);
 const transport = await make({ tls: { ca: identity.cert }, serverTls: identity });
 if (role === "serve") await serve(await transport.listen({ host: "::", port: 0 }));
 else console.log(await dial(transport).catch(wordsOf));

@@ -1,6 +1,6 @@
 /**
- * A client's connection of Deno's QUIC whose early data was refused, which the numbers of its streams tell before Deno does: quinn
- * begins anew with them.
+ * Detection of refused early data by a client connection of Deno's QUIC. After a refusal quinn
+ * reuses stream ids, which shows before Deno reports the refusal.
  */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
@@ -12,10 +12,10 @@ import { rejectionOf } from "../../support/failures.ts";
 const limit = { timeout: 10_000 };
 const never = (): Promise<void> => new Promise(() => {});
 
-describe("a connection of Deno's QUIC that was dialled with early data", () => {
+describe("a connection of Deno's QUIC dialled with early data", () => {
   for (const when of ["before", "after"] as const) {
     it(
-      `ends at a stream with the number of an early one ${when} its handshake, and does not read it`,
+      `ends at a stream that reuses an early id ${when} its handshake, and does not read it`,
       limit,
       async () => {
         const { connection, reads, finishHandshake } = dialled([0n, 4n, 0n]);
@@ -33,7 +33,7 @@ describe("a connection of Deno's QUIC that was dialled with early data", () => {
     );
   }
 
-  it("goes on while the numbers do", limit, async () => {
+  it("stays open while stream ids are new", limit, async () => {
     const { connection, reads, finishHandshake } = dialled([0n, 4n, 8n]);
     await connection.openStream();
     await connection.openStream();
@@ -45,21 +45,22 @@ describe("a connection of Deno's QUIC that was dialled with early data", () => {
     connection.abort();
   });
 
-  it(
-    "leaves it to the end of the connection to say why a stream has no number any more",
-    limit,
-    async () => {
-      const { connection, reads, end } = dialled([0n, undefined]);
-      await connection.openStream();
-      const opening = rejectionOf(connection.openStream());
-      end();
-      assert.equal((await opening).code, (await connection.closed).error.code);
-      assert.deepEqual(reads, [0n]);
-    },
-  );
+  it("reports the close reason for a stream that lost its id", limit, async () => {
+    const { connection, reads, end } = dialled([0n, undefined]);
+    await connection.openStream();
+    const opening = rejectionOf(connection.openStream());
+    end();
+    assert.equal((await opening).code, (await connection.closed).error.code);
+    assert.deepEqual(reads, [0n]);
+  });
 });
 
-/** A connection ahead of its handshake whose streams have these numbers, with the numbers of those that were read. */
+/**
+ * Creates a connection before its handshake.
+ *
+ * @param numbers ids of the streams it opens, in order
+ * @returns the connection with the ids of the streams that it reads
+ */
 function dialled(numbers: (bigint | undefined)[]): {
   connection: DenoQuicConnection;
   reads: bigint[];

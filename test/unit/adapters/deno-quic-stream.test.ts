@@ -1,4 +1,7 @@
-/** A stream of Deno's QUIC on a native one that has fallen silent: what this side ends is over, whether Deno says so or not. */
+/**
+ * Streams of Deno's QUIC on a native stream that never settles: operations end when this side ends
+ * them.
+ */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { DenoQuicStream, type StreamOwner } from "../../../adapters/deno-quic/stream.ts";
@@ -8,10 +11,10 @@ import { rejectionOf } from "../../support/failures.ts";
 
 const limit = { timeout: 10_000 };
 const never = (): Promise<void> => new Promise(() => {});
-const gone = new VortexError("ConnectTimeout", "nobody answers");
+const gone = new VortexError("ConnectTimeout", "handshake timeout: no answer");
 
-describe("a stream of Deno's QUIC, of which the native one never settles", () => {
-  it("ends the read that waits when its connection is ended", limit, async () => {
+describe("a stream of Deno's QUIC whose native stream never settles", () => {
+  it("rejects the pending read when its connection ends", limit, async () => {
     const { stream } = silent();
     const reading = rejectionOf(stream.reader.read(new Uint8Array(10)));
     stream.fail(gone);
@@ -19,14 +22,14 @@ describe("a stream of Deno's QUIC, of which the native one never settles", () =>
     assert.equal(await rejectionOf(stream.reader.read()), gone);
   });
 
-  it("ends the read that waits when it is cancelled", limit, async () => {
+  it("rejects the pending read on cancel", limit, async () => {
     const { stream } = silent();
     const reading = rejectionOf(stream.reader.read());
     stream.reader.cancel();
     assert.equal((await reading).code, "Closed");
   });
 
-  it("lets go of the native stream with it", limit, async () => {
+  it("cancels the native stream when its connection ends", limit, async () => {
     const { stream, cancelled } = silent();
     stream.fail(gone);
     await cancelled;
@@ -37,27 +40,23 @@ describe("a stream of Deno's QUIC, of which the native one never settles", () =>
     ["end", (stream: DenoQuicStream) => stream.writer.end()],
     ["end with the last bytes", (stream: DenoQuicStream) => stream.writer.end(new Uint8Array(10))],
   ] as const) {
-    it(
-      `ends the ${what} that waits when its connection is ended, or it is aborted`,
-      limit,
-      async () => {
-        const { stream, forgotten } = silent();
-        const acting = rejectionOf(act(stream));
-        stream.fail(gone);
-        assert.equal(await acting, gone);
-        assert.equal(await rejectionOf(stream.writer.write(new Uint8Array(1))), gone);
-        assert.equal(forgotten(), true);
+    it(`rejects a pending ${what} when its connection ends, or on abort`, limit, async () => {
+      const { stream, forgotten } = silent();
+      const acting = rejectionOf(act(stream));
+      stream.fail(gone);
+      assert.equal(await acting, gone);
+      assert.equal(await rejectionOf(stream.writer.write(new Uint8Array(1))), gone);
+      assert.equal(forgotten(), true);
 
-        const { stream: aborted } = silent();
-        const waiting = rejectionOf(act(aborted));
-        aborted.writer.abort();
-        assert.equal((await waiting).code, "Closed");
-      },
-    );
+      const { stream: aborted } = silent();
+      const waiting = rejectionOf(act(aborted));
+      aborted.writer.abort();
+      assert.equal((await waiting).code, "Closed");
+    });
   }
 });
 
-/** A stream from which nothing comes, and that takes nothing. */
+/** Creates a stream whose native stream delivers nothing and accepts nothing. */
 function silent(): { stream: DenoQuicStream; cancelled: Promise<void>; forgotten: () => boolean } {
   let forgotten = false;
   const owner: StreamOwner = {

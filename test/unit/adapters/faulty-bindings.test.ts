@@ -1,4 +1,7 @@
-/** Bindings whose native calls throw in the middle of an event callback: one connection ends, it is counted and reported. */
+/**
+ * Native calls that throw within event callbacks: one connection ends, and the error is counted and
+ * reported.
+ */
 import assert from "node:assert/strict";
 import { EventEmitter } from "node:events";
 import type { Http2Server } from "node:http2";
@@ -34,10 +37,10 @@ const fault = (): never => {
 };
 
 describe("a native call that throws in an event callback", () => {
-  const name = "of quiche, ends its connection and no other";
+  const name = "of quiche ends its connection and no other";
   const gap =
     quicheFixture === undefined
-      ? "quiche is for Node and Bun, Deno has a QUIC of its own"
+      ? "quiche is for Node and Bun, Deno has a separate QUIC implementation"
       : undefined;
   for (const [when, faulty] of Object.entries({
     "at the first datagram": faultyAccept,
@@ -51,11 +54,11 @@ describe("a native call that throws in an event callback", () => {
       if (quicheFixture === undefined) return;
       const transport = await quicheFixture.transport();
       const initial = await firstDatagram(transport);
-      const { told, heard } = listenForErrors();
-      const { listener, receive } = await openQuicheListener(loopback, told, faulty());
+      const { report, reported } = errorCollector();
+      const { listener, receive } = await openQuicheListener(loopback, report, faulty());
       try {
         receive(initial, { host: "127.0.0.1", port: 9 });
-        assert.match((await heard).message, /a native call failed/);
+        assert.match((await reported).message, /a native call failed/);
         assert.equal(listener.counters?.caught, 1);
         const connection = await transport.dial(listener.address);
         await connection.close({ grace: 0 });
@@ -65,8 +68,8 @@ describe("a native call that throws in an event callback", () => {
     });
   }
 
-  it("of node:quic, ends its session, and the listener goes on", limit, async () => {
-    const { told, heard } = listenForErrors();
+  it("of node:quic ends its session, and the listener continues", limit, async () => {
+    const { report, reported } = errorCollector();
     let onSession: (session: NativeSession) => void = fault;
     const endpoint: Partial<NativeEndpoint> = {
       address: { port: 1 },
@@ -96,7 +99,7 @@ describe("a native call that throws in an event callback", () => {
         earlyData: false,
         identity: await selfSigned(),
         clientCa: undefined,
-        onError: told,
+        onError: report,
       },
       loopback,
     );
@@ -107,61 +110,57 @@ describe("a native call that throws in an event callback", () => {
         get: fault,
       }) as NativeSession,
     );
-    assert.match((await heard).message, /a native call failed/);
+    assert.match((await reported).message, /a native call failed/);
     assert.deepEqual([destroyed, listener.counters?.caught], [1, 1]);
     await listener.close({ grace: 0 });
   });
 
-  it(
-    "of Deno's QUIC, ends its connection, and those after it are still accepted",
-    limit,
-    async () => {
-      const { told, heard } = listenForErrors();
-      let refused = 0;
-      const incomings: NativeIncoming[] = [
-        {
-          accept: () => Object.defineProperty({}, "remoteAddr", { get: fault }) as never,
-          refuse: fault,
-          ignore: fault,
+  it("of Deno's QUIC ends its connection, and later ones are still accepted", limit, async () => {
+    const { report, reported } = errorCollector();
+    let refused = 0;
+    const incomings: NativeIncoming[] = [
+      {
+        accept: () => Object.defineProperty({}, "remoteAddr", { get: fault }) as never,
+        refuse: fault,
+        ignore: fault,
+      },
+      {
+        accept: () => {
+          refused++;
+          return fault();
         },
-        {
-          accept: () => {
-            refused++;
-            return fault();
-          },
-          refuse: fault,
-          ignore: fault,
-        },
-      ];
-      const listening = { incoming: async () => incomings.shift() ?? never() };
-      const endpoint = { addr: { port: 1 }, listen: () => listening, close: () => {} };
-      const quic = {
-        connectQuic: never,
-        QuicEndpoint: function endpointOf() {
-          return endpoint;
-        },
-      } as unknown as DenoQuic;
-      const listener = await listenDenoQuic(
-        {
-          quic,
-          settings: denoQuicSettings({}),
-          maxConnections: 8,
-          maxStreams: 1,
-          earlyData: false,
-          identity: await selfSigned(),
-          onError: told,
-        },
-        loopback,
-      );
-      assert.match((await heard).message, /a native call failed/);
-      while (refused === 0) await new Promise((resolve) => setTimeout(resolve, 1));
-      assert.equal(listener.counters?.caught, 1);
-      await listener.close({ grace: 0 });
-    },
-  );
+        refuse: fault,
+        ignore: fault,
+      },
+    ];
+    const listening = { incoming: async () => incomings.shift() ?? never() };
+    const endpoint = { addr: { port: 1 }, listen: () => listening, close: () => {} };
+    const quic = {
+      connectQuic: never,
+      QuicEndpoint: function endpointOf() {
+        return endpoint;
+      },
+    } as unknown as DenoQuic;
+    const listener = await listenDenoQuic(
+      {
+        quic,
+        settings: denoQuicSettings({}),
+        maxConnections: 8,
+        maxStreams: 1,
+        earlyData: false,
+        identity: await selfSigned(),
+        onError: report,
+      },
+      loopback,
+    );
+    assert.match((await reported).message, /a native call failed/);
+    while (refused === 0) await new Promise((resolve) => setTimeout(resolve, 1));
+    assert.equal(listener.counters?.caught, 1);
+    await listener.close({ grace: 0 });
+  });
 
-  it("of a TCP socket, ends that socket", limit, async () => {
-    const { told, heard } = listenForErrors();
+  it("of a TCP socket ends that socket", limit, async () => {
+    const { report, reported } = errorCollector();
     const socket = new EventEmitter();
     let destroyed = false;
     Object.assign(socket, {
@@ -174,50 +173,51 @@ describe("a native call that throws in an event callback", () => {
         destroyed = true;
       },
     });
-    const stream = new SocketStream(socket as Socket, new Guard({ onError: told }));
+    const stream = new SocketStream(socket as Socket, new Guard({ onError: report }));
     socket.emit("data", new Uint8Array(1024 * 1024));
-    assert.match((await heard).message, /a native call failed/);
+    assert.match((await reported).message, /a native call failed/);
     assert.equal(destroyed, true);
     assert.equal(stream.failure?.code, "Internal");
     socket.emit("error", new Error("later"));
   });
 
-  it("of node:http2, ends its session, and the server goes on", limit, async () => {
-    const { told, heard } = listenForErrors();
+  it("of node:http2 ends its session, and the server continues", limit, async () => {
+    const { report, reported } = errorCollector();
     const server = Object.assign(new EventEmitter(), { address: () => ({ port: 1 }) });
-    const settings = serverSettings({ onError: told }, portableRuntime);
+    const settings = serverSettings({ onError: report }, portableRuntime);
     const grpc = new GrpcServer(server as unknown as Http2Server, loopback, [], settings);
     let destroyed = 0;
     const session = Object.defineProperty({ destroy: () => destroyed++ }, "socket", { get: fault });
     server.emit("session", session);
-    assert.match((await heard).message, /a native call failed/);
+    assert.match((await reported).message, /a native call failed/);
     assert.deepEqual([destroyed, grpc.counters.caught], [1, 1]);
     server.emit("close");
   });
 });
 
-/** The first error that a listener reports. */
-function listenForErrors(): {
-  told(error: VortexError): void;
-  readonly heard: Promise<VortexError>;
+/** Returns a callback for errors, and a promise of the first one. */
+function errorCollector(): {
+  report(error: VortexError): void;
+  readonly reported: Promise<VortexError>;
 } {
-  let told: (error: VortexError) => void = () => {};
-  const heard = new Promise<VortexError>((resolve) => {
-    told = resolve;
+  let report: (error: VortexError) => void = () => {};
+  const reported = new Promise<VortexError>((resolve) => {
+    report = resolve;
   });
-  return { told: (error) => told(error), heard };
+  return { report: (error) => report(error), reported };
 }
 
-/** The first connection cannot be made. */
+/** Makes the first call of `accept` throw. */
 function faultyAccept(): (quiche: Quiche) => Quiche {
   return replacingFirst(fault);
 }
 
-/** The first connection cannot say when its next timer is due. */
+/** Makes the `timeout` calls of the first connection throw. */
 function faultyTimeout(): (quiche: Quiche) => Quiche {
   return replacingFirst((native) => Object.defineProperty(native, "timeout", { value: fault }));
 }
 
+/** Wraps the binding to replace the first accepted connection. */
 function replacingFirst(
   replace: (native: NativeConnection) => NativeConnection,
 ): (quiche: Quiche) => Quiche {
@@ -229,7 +229,7 @@ function replacingFirst(
       first = false;
       return replace(native);
     };
-    // Native properties cannot be assigned to, only hidden.
+    // Native properties are read-only, so they are shadowed.
     const Connection: unknown = Object.create(quiche.Connection, { accept: { value: accept } });
     return Object.create(quiche, { Connection: { value: Connection } }) as Quiche;
   };

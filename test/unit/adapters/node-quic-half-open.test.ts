@@ -1,4 +1,4 @@
-/** What a listener of `node:quic` does about handshakes that are left, with a module that is none. */
+/** Eviction of half-open connections by a `node:quic` listener, on a fake module. */
 import assert from "node:assert/strict";
 import { it } from "node:test";
 import { listenNodeQuic, MAX_HALF_OPEN } from "../../../adapters/node-quic/listener.ts";
@@ -10,7 +10,7 @@ import type {
 import { nodeQuicSettings } from "../../../adapters/node-quic/options.ts";
 import { selfSigned } from "../../../adapters/shared/tls.ts";
 
-it("the oldest half-open connection makes room for one more", async () => {
+it("a listener at its limit of half-open connections evicts the oldest", async () => {
   const endpoint: Partial<NativeEndpoint> = {
     address: { port: 1 },
     destroyed: false,
@@ -27,7 +27,7 @@ it("the oldest half-open connection makes room for one more", async () => {
       onSession = taken;
       return endpoint as NativeEndpoint;
     },
-    connect: () => Promise.reject(new Error("nobody dials")),
+    connect: () => Promise.reject(new Error("the test does not dial")),
   };
   const listener = await listenNodeQuic(
     {
@@ -47,7 +47,7 @@ it("the oldest half-open connection makes room for one more", async () => {
   const ended: number[] = [];
   const begin = (index: number, opened = false): void =>
     onSession(sessionOf(opened, () => ended.push(index)));
-  // Those that are through are none of them.
+  // Established connections do not count as half-open.
   for (let index = 0; index < 4; index++) begin(-1, true);
   await Promise.resolve();
   for (let index = 0; index < MAX_HALF_OPEN; index++) begin(index);
@@ -58,7 +58,7 @@ it("the oldest half-open connection makes room for one more", async () => {
   await listener.close({ grace: 0 });
 });
 
-/** A connection of the module that goes no further by itself. */
+/** Creates a fake session, which is established at once or never. */
 function sessionOf(opened: boolean, onEnd: () => void): NativeSession {
   let end: () => void = () => {};
   const closed = new Promise<void>((resolve) => {

@@ -11,7 +11,7 @@ import { isSameHost } from "../../../adapters/shared/local-address.ts";
 import type { Clock } from "../../../src/runtime.ts";
 import { portableRuntime } from "../../../src/runtime.ts";
 
-/** What quiche would tell of a path with a round trip of 10 ms. */
+/** Returns statistics of a path with a round-trip time of 10 ms. */
 function statsOf(differences: Partial<PathMtuStats> = {}): () => PathMtuStats {
   return () => ({
     lost: 0,
@@ -26,13 +26,13 @@ function statsOf(differences: Partial<PathMtuStats> = {}): () => PathMtuStats {
 const none = statsOf();
 const clockAt = (now: number): Clock => ({ ...portableRuntime.clock, now: () => now });
 
-/** Timers of loss recovery with nothing acknowledged between them. */
+/** Fires `timers` PTOs with no acknowledgement in between. */
 function silence(size: PathMtu, timers: number): void {
   for (let at = 0; at < timers; at++) size.onPto(none);
 }
 
-describe("the size of a path's datagrams", () => {
-  it("is what is asked for where that is safe anyway, whatever happens", () => {
+describe("path MTU discovery", () => {
+  it("keeps a requested size that is safe", () => {
     const size = new PathMtu(1300, false);
     assert.equal(size.limit, 1300);
     silence(size, 10);
@@ -41,15 +41,15 @@ describe("the size of a path's datagrams", () => {
     assert.equal(size.limit, 1300);
   });
 
-  it("is large at once within one host", () => {
+  it("starts large within one host", () => {
     assert.equal(new PathMtu(16_000, true).limit, 16_000);
   });
 
-  it("is probed elsewhere: one large datagram, then safe ones until its fate is known", () => {
+  it("probes other paths: one large datagram, then safe ones until it is acknowledged or lost", () => {
     const size = new PathMtu(8952, false);
     assert.equal(size.limit, 8952);
     size.onSent(1200, clockAt(0), none);
-    assert.equal(size.limit, 8952, "a small datagram tells nothing");
+    assert.equal(size.limit, 8952, "a small datagram is no probe");
     size.onSent(8952, clockAt(100), none);
     assert.equal(size.limit, SAFE_UDP_PAYLOAD_BYTES);
     size.onReceived(120, none);
@@ -58,7 +58,7 @@ describe("the size of a path's datagrams", () => {
     assert.equal(size.limit, 8952);
   });
 
-  it("is probed three times, and safe for good when all were lost", () => {
+  it("probes three times, and stays safe when all probes are lost", () => {
     const size = new PathMtu(8952, false);
     for (let lost = 0; lost < 3; lost++) {
       assert.equal(size.limit, 8952, `probe ${lost}`);
@@ -70,7 +70,7 @@ describe("the size of a path's datagrams", () => {
     assert.equal(size.limit, SAFE_UDP_PAYLOAD_BYTES);
   });
 
-  it("becomes safe after three timers without an acknowledgement, whatever else the peer sends", () => {
+  it("falls back to the safe size after three PTOs without an acknowledgement, whatever the peer sends", () => {
     const size = new PathMtu(16_000, true);
     for (let timers = 0; timers < 3; timers++) {
       assert.equal(size.limit, 16_000);
@@ -80,7 +80,7 @@ describe("the size of a path's datagrams", () => {
     assert.equal(size.limit, SAFE_UDP_PAYLOAD_BYTES);
   });
 
-  it("stays large when acknowledgements come between timers", () => {
+  it("stays large when acknowledgements arrive between PTOs", () => {
     const size = new PathMtu(16_000, true);
     for (let round = 1; round < 6; round++) {
       size.onSent(16_000, clockAt(0), none);
@@ -90,7 +90,7 @@ describe("the size of a path's datagrams", () => {
     assert.equal(size.limit, 16_000);
   });
 
-  it("becomes safe when only small datagrams are acknowledged, and every large one is lost", () => {
+  it("falls back to the safe size when only small datagrams are acknowledged and all large ones are lost", () => {
     const size = new PathMtu(16_000, true);
     for (let round = 0; round < 4; round++) {
       assert.equal(size.limit, 16_000, `${round}`);
@@ -101,7 +101,7 @@ describe("the size of a path's datagrams", () => {
     assert.equal(size.limit, SAFE_UDP_PAYLOAD_BYTES);
   });
 
-  it("stays large when some large datagrams are lost and others are not", () => {
+  it("stays large when only some large datagrams are lost", () => {
     const size = new PathMtu(16_000, true);
     for (let round = 0; round < 10; round++) {
       size.onPto(statsOf({ rtt: 10 + round, lostBytes: 16_000 * round }));
@@ -110,7 +110,7 @@ describe("the size of a path's datagrams", () => {
     assert.equal(size.limit, 16_000);
   });
 
-  it("is tried again when datagrams have passed for five seconds, three times at most", () => {
+  it("probes again after datagrams have passed for five seconds, at most three times", () => {
     const size = new PathMtu(16_000, true);
     silence(size, 3);
     for (let now = 0, tries = 0; tries < 3; now += 20_000, tries++) {
@@ -118,7 +118,7 @@ describe("the size of a path's datagrams", () => {
       size.onReceived(now + 4000, none);
       silence(size, 1);
       size.onReceived(now + 6000, none);
-      assert.equal(size.limit, SAFE_UDP_PAYLOAD_BYTES, "silence again: not five seconds yet");
+      assert.equal(size.limit, SAFE_UDP_PAYLOAD_BYTES, "another PTO: not five seconds yet");
       size.onReceived(now + 11_000, none);
       assert.equal(size.limit, 16_000);
       size.onSent(16_000, clockAt(now + 11_000), none);
@@ -131,7 +131,7 @@ describe("the size of a path's datagrams", () => {
     assert.equal(size.limit, SAFE_UDP_PAYLOAD_BYTES);
   });
 
-  it("by itself is large on this host and an Ethernet frame's elsewhere", () => {
+  it("defaults to a large size on this host and to an Ethernet frame elsewhere", () => {
     const own = Object.values(networkInterfaces()).flatMap((addresses) => addresses ?? []);
     for (const host of [
       "127.0.0.1",
