@@ -36,7 +36,7 @@ export interface ConnectionOrigin {
   /** Counts and reports exceptions of event callbacks; each ends its connection. */
   readonly guard: Guard;
   readonly server: boolean;
-  /** The handshake is already complete. */
+  /** True if the handshake is already complete. */
   readonly established: boolean;
   /** Certificate requirements of a client. */
   readonly trust?: Trust;
@@ -44,7 +44,7 @@ export interface ConnectionOrigin {
   readonly onUsable?: (connection: DenoQuicConnection) => void;
   /** Called when the handshake is complete. */
   readonly onEstablished?: (connection: DenoQuicConnection) => void;
-  /** On a server: requests are accepted before the handshake is complete. */
+  /** True on a server that accepts requests before the handshake is complete. */
   readonly takesEarlyData?: boolean;
 }
 

@@ -32,10 +32,10 @@ const transportErrors: readonly [text: string, code: number][] = [
 
 /** State of a connection at its failure. */
 export interface ConnectionState {
-  /** The handshake was complete. */
+  /** True if the handshake was complete. */
   readonly established: boolean;
   readonly server: boolean;
-  /** The application used it before the handshake was complete. */
+  /** True if the application used the connection before the handshake was complete. */
   readonly early?: boolean;
   /** Certificate requirements of a client; undefined on a server. */
   readonly trust?: Trust | undefined;

@@ -36,7 +36,9 @@ const MAX_HALF_OPEN = 4096;
 const REFUSAL_PERIOD_MS = 10_000;
 /** Interval in ms at which a bind is retried while this process still holds the socket. */
 const BIND_RETRY_INTERVAL_MS = 50;
-/** Total time in ms of these retries: quinn keeps a socket until its last close has settled. */
+/**
+ * Time in ms for which a bind is retried: quinn keeps a socket until its last close has settled.
+ */
 const BIND_RETRY_TIMEOUT_MS = 5_000;
 
 /** Dependencies of a listener. */
@@ -52,7 +54,7 @@ export interface ListenerContext {
   readonly onError: ((error: VortexError) => void) | undefined;
 }
 
-/** Releases the closed endpoints of this process that still refuse clients, by address. */
+/** Functions that release a closed endpoint which still refuses clients, by address. */
 const refusingEndpoints = new Map<string, () => void>();
 /**
  * Addresses whose sockets this process has released; they become free with a garbage collection.
@@ -106,7 +108,7 @@ class DenoQuicListener implements Listener {
   readonly address: Address;
   readonly #context: ListenerContext;
   readonly #guard: Guard;
-  /** Undefined once closed, since a reference keeps the socket alive. */
+  /** Native endpoint; undefined once closed, since a reference keeps the socket alive. */
   #endpoint: NativeEndpoint | undefined;
   /**
    * All native listeners. The first accepts connections; if any is garbage-collected, listening
@@ -136,7 +138,7 @@ class DenoQuicListener implements Listener {
     return this.#fingerprint;
   }
 
-  /** Counts exceptions only: the runtime does not expose its socket. */
+  /** Counters with exceptions only: the runtime does not expose its socket. */
   get counters(): ListenerCounters {
     return { unanswerable: 0, unsent: 0, caught: this.#guard.caught };
   }

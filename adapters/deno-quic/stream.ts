@@ -67,7 +67,7 @@ export class DenoQuicStream implements ByteStream {
   #rejectRead: ((error: VortexError) => void) | undefined;
   /** Rejects the pending write. */
   #rejectWrite: ((error: VortexError) => void) | undefined;
-  /** The peer has ended or aborted its direction, or reading was cancelled. */
+  /** True once the peer has ended or aborted its direction, or reading was cancelled. */
   #peerEnded = false;
 
   constructor(native: NativeStream, owner: StreamOwner) {

@@ -294,12 +294,12 @@ export class NodeQuicConnection implements Connection {
    * first, as a reset with code 0. Refused early data looks the same. STOP_SENDING from the peer
    * arrives without its code.
    *
-   * @param what action of the peer to report for a plain reset
+   * @param peerAction action of the peer to report for a plain reset
    * @param code error code of the reset, or 0
    * @param early the stream was opened before the handshake was complete
    */
   async explainReset(
-    what: string,
+    peerAction: string,
     code: number,
     early: boolean,
     cause?: unknown,
@@ -315,7 +315,7 @@ export class NodeQuicConnection implements Connection {
     if (code === 0) await this.staysOpen();
     if (this.#closeInfo !== undefined) return this.#closeInfo.error;
     const suffix = code === 0 ? "" : ` (code ${code})`;
-    return new VortexError("StreamReset", `stream reset: ${what}${suffix}`, { cause });
+    return new VortexError("StreamReset", `stream reset: ${peerAction}${suffix}`, { cause });
   }
 
   /** Resolves to false if the connection has ended or ends within {@link CLOSE_SETTLE_MS}. */

@@ -11,12 +11,12 @@ const HANDSHAKE_FAILURE = 0x128n;
 
 /** State of a connection at its end. */
 export interface SessionState {
-  /** The handshake was complete. */
+  /** True if the handshake was complete. */
   readonly established: boolean;
-  /** The application used it, possibly with early data before the end of the handshake. */
+  /** True if the application used the connection, possibly before the end of the handshake. */
   readonly used: boolean;
   readonly server: boolean;
-  /** Nothing was received for the length of the idle timeout. */
+  /** True if nothing was received for the length of the idle timeout. */
   readonly silent: boolean;
 }
 

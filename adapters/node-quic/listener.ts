@@ -116,7 +116,7 @@ class NodeQuicListener implements Listener {
     return this.#fingerprint;
   }
 
-  /** Counts exceptions only: the runtime does not expose its socket. */
+  /** Counters with exceptions only: the runtime does not expose its socket. */
   get counters(): ListenerCounters {
     return { unanswerable: 0, unsent: 0, caught: this.#guard.caught };
   }

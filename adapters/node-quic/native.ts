@@ -28,7 +28,7 @@ export interface NativeAddress {
 
 /** UDP socket with its connections. */
 export interface NativeEndpoint {
-  /** Undefined once closed, or when the bind failed. */
+  /** Bound address; undefined once closed, or when the bind failed. */
   readonly address: { readonly port: number } | undefined;
   readonly destroyed: boolean;
   /** Set to true to refuse new connections. Throws when the endpoint is closed. */

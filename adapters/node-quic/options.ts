@@ -1,7 +1,7 @@
 import { requireInteger } from "../../src/piece.ts";
 
 /**
- * Tuning of QUIC on `node:quic`. Further options of quiche do not exist here: the runtime discovers
+ * Tuning of QUIC on `node:quic`. The other options of quiche are missing: the runtime discovers
  * the path MTU itself, and never sends Retry to validate a client's address.
  *
  * @experimental Like `node:quic` itself.

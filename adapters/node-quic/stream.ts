@@ -41,7 +41,7 @@ export class NodeQuicStream implements ByteStream {
   readonly writer: ByteWriter;
   readonly #native: NativeStream;
   readonly #connection: NodeQuicConnection;
-  /** Opened before the handshake was complete, so its data may be refused. */
+  /** True if opened before the handshake was complete, so that its data may be refused. */
   readonly #early: boolean;
   /** Received chunks that await a read. */
   #unreadChunks: Uint8Array<ArrayBuffer>[] = [];
@@ -50,7 +50,7 @@ export class NodeQuicStream implements ByteStream {
   /** Received bytes that await a read. */
   #unreadBytes = 0;
   #pendingRead: PendingRead | undefined;
-  /** The peer has ended its direction; gathered bytes may still await a read. */
+  /** True once the peer has ended its direction; gathered bytes may still await a read. */
   #complete = false;
   #readFailure: VortexError | undefined;
   /** Wakes the blocked writer. */

@@ -6,7 +6,7 @@ import type { NativeIdentity } from "./native.ts";
 
 /** TLS settings of a client in the module's format. */
 export interface ClientTls {
-  /** The peer's certificate must be issued by one of `ca`. */
+  /** True if the peer's certificate must be issued by one of `ca`. */
   readonly verify: boolean;
   /** Trusted authorities, PEM. */
   readonly ca: readonly Uint8Array[];

@@ -56,7 +56,7 @@ const PACKET_OVERHEAD_BYTES = 64;
 interface DiscardedStream {
   /** Attempts so far. */
   attempts: number;
-  /** A reset was sent, so that its acknowledgement lets quiche free the stream. */
+  /** True once a reset was sent, whose acknowledgement lets quiche free the stream. */
   resetSent: boolean;
 }
 
@@ -75,11 +75,11 @@ export interface ConnectionHost {
   readonly ring: SendRing;
   readonly pathMtu: PathMtu;
   readonly local: HostPort;
-  /** The UDP socket is connected: datagrams are sent without an address. */
+  /** True if the UDP socket is connected, so that datagrams are sent without an address. */
   readonly connected: boolean;
   /**
-   * After the end, packets are still answered until quiche's closing or draining period is over
-   * (RFC 9000, section 10.2), as a server should. Otherwise the connection terminates at once.
+   * True if packets are answered after the end, until quiche's closing or draining period is over
+   * (RFC 9000, section 10.2), as a server should. If false, the connection terminates at once.
    */
   readonly drains: boolean;
   /** Keep-alive interval in ms: silence after which this side sends a PING. Undefined: no PINGs. */
@@ -156,7 +156,7 @@ export class QuicheConnection implements Connection {
   #nextRemote: number;
   /** Datagrams received since the last flush. */
   #unflushed = 0;
-  /** Memory of these datagrams. */
+  /** Buffers of the datagrams received since the last flush, which the next flush releases. */
   #receivedBuffers: ArrayBuffer[] = [];
   /** Bytes received since the last check of {@link ConnectionHost.abuseBudget}. */
   #uncheckedBytes = 0;
@@ -168,7 +168,7 @@ export class QuicheConnection implements Connection {
   #unacknowledged = 0;
   /** Bytes read by the application since packets were last sent. */
   #readSinceSend = 0;
-  /** The next flush must send: there is more than acknowledgements and window updates. */
+  /** True if the next flush must send: there is more than acknowledgements and window updates. */
   #sendDue = true;
   #ackTimer: Timer | undefined;
   /** Last value passed to {@link ConnectionHost.setBusy}. */

@@ -17,7 +17,7 @@ const MIN_REWIND_BUFFERS = 8;
 export class SendRing {
   readonly #socket: Socket;
   readonly #size: number;
-  /** Allocated on first use, since most clients send little. */
+  /** Buffers of the ring, each allocated on first use, since most clients send little. */
   #buffers: Uint8Array[] = [];
   #next = 0;
   /** Datagrams that the socket refused. */

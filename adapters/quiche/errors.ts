@@ -23,22 +23,22 @@ export function connectionError(
  * Converts an exception of a stream call into a `VortexError`. quiche's binding distinguishes its
  * errors by message only: `StreamReset(code)`, `StreamStopped(code)`, `InvalidStreamState(id)`.
  *
- * @param what action of the peer that a `StreamReset` is reported as
+ * @param peerAction action of the peer that a `StreamReset` is reported as
  * @param ended error of the connection, if it has ended; takes precedence
  */
 export function streamError(
   cause: unknown,
-  what: string,
+  peerAction: string,
   ended: VortexError | undefined,
 ): VortexError {
   if (ended !== undefined) return ended;
   const text = cause instanceof Error ? cause.message : String(cause);
   const code = /^Stream(?:Reset|Stopped)\((\d+)\)$/.exec(text)?.[1];
   if (code !== undefined)
-    return new VortexError("StreamReset", `stream reset: ${what} (code ${code})`, { cause });
+    return new VortexError("StreamReset", `stream reset: ${peerAction} (code ${code})`, { cause });
   // After a reset or STOP_SENDING, quiche frees the stream with its code once all sent data is
   // acknowledged.
   if (text.startsWith("InvalidStreamState"))
-    return new VortexError("StreamReset", `stream reset: ${what}`, { cause });
+    return new VortexError("StreamReset", `stream reset: ${peerAction}`, { cause });
   return new VortexError("ConnectionLost", `stream failed: ${text}`, { cause });
 }

@@ -66,7 +66,7 @@ interface Accepted {
   readonly initialId: string;
   readonly handshakeTimer: Timer;
   state: "half-open" | "open" | "ended";
-  /** It was passed to the application with early data, before the handshake was complete. */
+  /** True if passed to the application with early data, before the handshake was complete. */
   deliveredEarly: boolean;
 }
 

@@ -112,7 +112,7 @@ const MAX_REQUEST_WINDOW_BYTES = 64 * 1024;
  * Reduces the stream window for a server. Clients send only requests, and each stream may leave a
  * full window in memory.
  */
-export function serverSettings(settings: QuicheSettings): QuicheSettings {
+export function quicheServerSettings(settings: QuicheSettings): QuicheSettings {
   return { ...settings, streamWindow: Math.min(settings.streamWindow, MAX_REQUEST_WINDOW_BYTES) };
 }
 

@@ -28,7 +28,7 @@ const REPROBE_DELAY_MS = 5000;
 export interface PathMtuStats {
   /** Datagrams declared lost so far. */
   readonly lost: number;
-  /** Bytes of these datagrams. */
+  /** Bytes of all datagrams declared lost so far. */
   readonly lostBytes: number;
   /** Round-trip time in ms. */
   readonly rtt: number;

@@ -53,10 +53,12 @@ export class QuicheStream implements ByteStream {
   /** The pending write. */
   #pendingWrite: PendingCall<void> | undefined;
   #writeEnd: "open" | "ending" | "ended" | VortexError = "open";
-  /** The last byte was sent without the FIN. */
+  /** True if the held-back last byte was sent without the FIN. */
   #lastByteSent = false;
   #releaseTimer: Timer | undefined;
-  /** Either side reset or stopped a direction, so that quiche needs help to free the stream. */
+  /**
+   * True if either side reset or stopped a direction: quiche then needs help to free the stream.
+   */
   #discarded = false;
 
   constructor(id: number, connection: QuicheConnection, quiche: Quiche, clock: Clock) {

@@ -19,8 +19,8 @@ import {
   applySettings,
   type QuicheOptions,
   type QuicheSettings,
+  quicheServerSettings,
   quicheSettings,
-  serverSettings,
 } from "./options.ts";
 import { SAFE_UDP_PAYLOAD_BYTES } from "./path-mtu.ts";
 import { clientConfig, serverConfig } from "./tls.ts";
@@ -87,7 +87,7 @@ export async function quicheTransportWith(
       const tls = options.serverTls ?? {};
       const { earlyData = true } = listenOptions;
       const maxStreams = listenOptions.maxStreams ?? DEFAULT_MAX_STREAMS;
-      const listening = serverSettings(settings);
+      const listening = quicheServerSettings(settings);
       return listenQuiche(
         {
           quiche,

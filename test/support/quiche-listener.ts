@@ -2,7 +2,11 @@ import type { Socket } from "node:dgram";
 import { udpSocket } from "../../adapters/quiche/datagrams.ts";
 import { listenQuiche } from "../../adapters/quiche/listener.ts";
 import { loadQuiche, type Quiche } from "../../adapters/quiche/native.ts";
-import { applySettings, quicheSettings, serverSettings } from "../../adapters/quiche/options.ts";
+import {
+  applySettings,
+  quicheServerSettings,
+  quicheSettings,
+} from "../../adapters/quiche/options.ts";
 import { serverConfig } from "../../adapters/quiche/tls.ts";
 import { selfSigned } from "../../adapters/shared/tls.ts";
 import type { VortexError } from "../../src/errors.ts";
@@ -32,7 +36,7 @@ export async function openQuicheListener(
   faulty: (quiche: Quiche) => Quiche = (quiche) => quiche,
 ): Promise<OpenListener> {
   const quiche = faulty(await loadQuiche());
-  const settings = serverSettings(quicheSettings({}));
+  const settings = quicheServerSettings(quicheSettings({}));
   const sockets: Socket[] = [];
   const sentTo: string[] = [];
   const listener = await listenQuiche(
