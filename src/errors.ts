@@ -1,12 +1,13 @@
 /**
- * Every failure of this library is one {@link VortexError}. Its `code` names what happened, its `kind` whose doing it was.
+ * Category of a {@link VortexError}, derived from its {@link ErrorCode}. The code names the
+ * failure; the kind names its origin:
  *
- * | kind | whose doing | worth a retry |
+ * | kind | origin | retry |
  * | --- | --- | --- |
- * | `misuse` | the caller's | no |
- * | `peer` | the peer broke the protocol or sent wrong bytes | from another peer |
+ * | `misuse` | the caller | no |
+ * | `peer` | the peer violated the protocol or sent wrong bytes | with another peer |
  * | `remote` | the peer answered with an error | depends on the code |
- * | `transport` | the connection could not be made, or was lost | yes |
+ * | `transport` | the connection could not be established, or was lost | yes |
  * | `timeout` | a deadline passed | yes |
  * | `aborted` | the caller's AbortSignal | no |
  * | `local` | this machine: disk, file | no |
@@ -20,79 +21,91 @@ export type ErrorKind =
   | "aborted"
   | "local";
 
-/** The closed set of codes. */
+/** Codes of {@link VortexError}. The set is closed. */
 export type ErrorCode =
-  /** A value given by the caller is out of its range, or not one of those allowed. */
+  /** An argument or option is out of range, or not one of the allowed values. */
   | "InvalidArgument"
-  /** What was asked for does not exist in this runtime or on this platform; the message names what does. */
+  /**
+   * The requested feature does not exist in this runtime or on this platform. The message names an
+   * alternative.
+   */
   | "Unavailable"
-  /** The downloader, client, server or stream was used after it had been closed on this side. */
+  /** The downloader, client, server or stream was used after it was closed on this side. */
   | "Closed"
-  /** The runtime's permissions do not allow the operation; the message names the flag that does. */
+  /** The runtime's permissions deny the operation. The message names the flag that allows it. */
   | "PermissionDenied"
 
-  /** Bytes that are no Vortex packet. */
+  /** The received bytes are not a Vortex packet. */
   | "InvalidPacket"
-  /** A packet whose announced length does not fit what it holds. */
+  /** The announced length of a packet does not match its contents. */
   | "InvalidLength"
-  /** A text field that is not UTF-8. */
+  /** A text field is not valid UTF-8. */
   | "InvalidUtf8"
-  /** A well-formed packet at a place where the protocol does not allow it, or bytes after the content. */
+  /** A well-formed packet where the protocol does not allow one, or bytes after the content. */
   | "ProtocolViolation"
-  /** The peer announced or sent more than the configured bound. */
+  /** The peer announced or sent more than a configured limit. */
   | "LimitExceeded"
-  /** The peer answered with another piece than the one asked for. */
+  /** The peer answered with a different piece than the requested one. */
   | "PieceMismatch"
-  /** The content's length differs from the one announced, and not by a truncation. */
+  /** The content length differs from the announced one, other than by truncation. */
   | "LengthMismatch"
-  /** The content does not have the digest that its metadata, or the caller, names; or two parents have different contents. */
+  /**
+   * The content does not match the digest in its metadata or the one from the caller; or two
+   * parents have different contents.
+   */
   | "DigestMismatch"
   /** The peer ended the stream before the packet or the content was complete. */
   | "TruncatedContent"
 
   /** The peer does not have the piece or task. */
   | "NotFound"
-  /** The peer holds the request to be wrong. */
+  /** The peer rejected the request as invalid. */
   | "RemoteInvalidArgument"
-  /** The peer failed inside. */
+  /** The peer reported an internal error. */
   | "RemoteInternal"
-  /** The peer does not serve this call at all; another protocol may work. */
+  /** The peer does not implement this call; another protocol may work. */
   | "RemoteUnimplemented"
-  /** The peer has no capacity left for this request now. */
+  /** The peer has no capacity for this request now. */
   | "RemoteBusy"
-  /** The peer reported an error of no known kind. */
+  /** The peer reported an error with an unknown code. */
   | "RemoteUnknown"
 
-  /** Nobody listens at the address, or the peer turned the connection away. */
+  /** No listener at the address, or the peer refused the connection. */
   | "ConnectionRefused"
-  /** No route to the host, no address for its name, or no file descriptor left here for a connection. */
+  /** No route to the host, no address for its name, or no free file descriptor on this host. */
   | "Unreachable"
-  /** The peer speaks another application protocol: TLS alert 120, QUIC error 0x178, or an answer in HTTP or TLS. */
+  /**
+   * The peer speaks another application protocol: TLS alert 120, QUIC error 0x178, or an answer in
+   * HTTP or TLS.
+   */
   | "ProtocolNotSupported"
-  /** TLS failed: the certificate was not accepted by one side, or there is no common version. */
+  /** TLS failed: one side rejected the certificate, or there is no common version. */
   | "HandshakeFailed"
-  /** An established connection ended under the request. */
+  /** An established connection ended during the request. */
   | "ConnectionLost"
-  /** The peer reset the stream or asked to stop sending, and kept the connection. */
+  /** The peer reset the stream or asked to stop sending; the connection stays open. */
   | "StreamReset"
-  /** The peer did not take the request before the end of the handshake; asked again after it, it may. */
+  /** The peer refused 0-RTT data. The request may succeed after the handshake. */
   | "EarlyDataRefused"
-  /** The address to listen on is taken, or not of this host. */
+  /** The address to listen on is in use, or does not belong to this host. */
   | "AddressInUse"
 
-  /** No connection within the connect timeout. */
+  /** No connection was established within the connect timeout. */
   | "ConnectTimeout"
   /** The piece was not complete within the piece timeout. */
   | "PieceTimeout"
-  /** No byte came within the stall timeout. */
+  /** No byte arrived within the stall timeout. */
   | "Stalled"
 
-  /** The caller's AbortSignal fired, or the caller cancelled the content. */
+  /** The caller's AbortSignal aborted, or the caller cancelled the content. */
   | "Aborted"
 
-  /** A file or a sink could not be read or written: no space, no permission, changed while being served. */
+  /**
+   * A file, store or sink could not be read or written: no space, no permission, or changed while
+   * it was served.
+   */
   | "StorageFailed"
-  /** A fault of this library. Please report it. */
+  /** A bug in this library. Please report it. */
   | "Internal";
 
 const kinds: Record<ErrorCode, ErrorKind> = {
@@ -134,16 +147,16 @@ const kinds: Record<ErrorCode, ErrorKind> = {
 /** All codes, for exhaustive tables and tests. */
 export const errorCodes: readonly ErrorCode[] = Object.keys(kinds) as ErrorCode[];
 
-/** What a {@link VortexError} may carry besides its code and message. */
+/** Options of the {@link VortexError} constructor. */
 export interface VortexErrorOptions {
-  /** The native error, or whatever else led to this one. */
+  /** Underlying error, such as the runtime's native one. */
   readonly cause?: unknown;
-  /** The peer's address, `host:port`. */
+  /** Address of the peer, `host:port`. */
   readonly addr?: string;
 }
 
 /**
- * The one error class of this library.
+ * Error class of every failure in this library.
  *
  * @example
  * ```ts
@@ -165,11 +178,11 @@ export interface VortexErrorOptions {
  */
 export class VortexError extends Error {
   override readonly name = "VortexError";
-  /** What happened. */
+  /** Failure, from a closed set. */
   readonly code: ErrorCode;
-  /** Whose doing it was. */
+  /** Origin of the failure, derived from {@link code}. */
   readonly kind: ErrorKind;
-  /** The peer, `host:port`, where one took part and is known. */
+  /** Address of the peer, `host:port`; undefined if no peer was involved or it is unknown. */
   readonly addr: string | undefined;
 
   constructor(code: ErrorCode, message: string, options: VortexErrorOptions = {}) {
@@ -179,7 +192,12 @@ export class VortexError extends Error {
     this.addr = options.addr;
   }
 
-  /** The error itself if it is a {@link VortexError}, else one with `code` that keeps it as its cause. */
+  /**
+   * Converts any thrown value to a {@link VortexError}. Returns `error` itself if it is one
+   * already; else wraps it as the cause of a new one with `code`.
+   *
+   * @param message prefix of the message of a new error. Default: none
+   */
   static from(error: unknown, code: ErrorCode, message?: string, addr?: string): VortexError {
     if (error instanceof VortexError) return error;
     const detail = error instanceof Error ? error.message : String(error);
@@ -191,8 +209,9 @@ export class VortexError extends Error {
 }
 
 /**
- * Adds the peer to an error of the codec or of a transport, which do not know it; the cause and the stack stay those of `error`.
- * Anything but a `VortexError` becomes `Internal`.
+ * Returns `error` with the peer's address, which the codec and the transports do not know. Keeps
+ * its cause and stack. An address that is already set stays. Any other value than a `VortexError`
+ * becomes `Internal`.
  */
 export function withAddress(error: unknown, addr: string): VortexError {
   if (!(error instanceof VortexError)) return VortexError.from(error, "Internal", undefined, addr);
@@ -206,8 +225,8 @@ export function withAddress(error: unknown, addr: string): VortexError {
 }
 
 /**
- * Shows the stack of `from` as that of `to`, and reads it only when somebody else does. The first reading formats it, for which
- * Deno 2.9 opens files: where the process has no file descriptors left, it panics.
+ * Makes `to.stack` return the stack of `from`, read lazily. The first read formats the stack. For
+ * that Deno 2.9 opens files, and panics when the process has no file descriptors left.
  */
 function shareStack(to: Error, from: Error): void {
   Object.defineProperty(to, "stack", {
@@ -218,13 +237,21 @@ function shareStack(to: Error, from: Error): void {
   });
 }
 
-/** An `Aborted` error that keeps the signal's reason as its cause. */
+/**
+ * Returns the error for an aborted signal: its reason if that is a `VortexError`, else `Aborted`
+ * with the reason as its cause.
+ *
+ * @param what operation that was aborted, for the message
+ */
 export function abortedError(signal: AbortSignal, what: string): VortexError {
   if (signal.reason instanceof VortexError) return signal.reason;
   return new VortexError("Aborted", `${what} was aborted`, { cause: signal.reason });
 }
 
-/** `promise`, or {@link abortedError} for `what` if the signal comes first; the promise itself goes on. */
+/**
+ * Settles as `promise` does, or rejects with {@link abortedError} if `signal` aborts first. Does
+ * not stop the operation behind `promise`.
+ */
 export function untilAborted<T>(
   promise: Promise<T>,
   signal: AbortSignal | undefined,
@@ -240,14 +267,17 @@ export function untilAborted<T>(
 }
 
 /**
- * One line, whatever the text: without what would begin another one, move the cursor of a terminal or turn the order of what is
- * read.
+ * Makes untrusted text safe to print on one line. Replaces control characters, line separators and
+ * bidirectional overrides by spaces, and trims the result.
  */
 export function oneLine(text: string): string {
   return text.replace(/[\p{Cc}\p{Zl}\p{Zp}\p{Bidi_Control}]+/gu, " ").trim();
 }
 
-/** A peer's words as a part of a message, which ends up in logs and on terminals: on one line, and no longer than `most`. */
+/**
+ * Makes a peer's text safe as part of a message, which may reach logs and terminals: truncated to
+ * `most` UTF-16 code units, then reduced to one line.
+ */
 export function peersWords(text: string, most: number = 1024): string {
   return oneLine(text.slice(0, most));
 }

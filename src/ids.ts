@@ -1,30 +1,31 @@
 /**
- * Ids of tasks, hosts and peers, made exactly as stock Dragonfly makes them, so that both mean the same by them. Source:
- * dragonfly-client 1.5.1, `dragonfly-client-util/src/id_generator`; vectors in `test/vectors/ids.json`.
+ * IDs of tasks, hosts and peers. They equal the IDs that stock Dragonfly derives, so both name the
+ * same things. Source: dragonfly-client 1.5.1, `dragonfly-client-util/src/id_generator`; vectors in
+ * `test/vectors/ids.json`.
  */
 import { type HasherFactory, portableHashers } from "./digest/hasher.ts";
 import { VortexError } from "./errors.ts";
 import { requireInteger } from "./piece.ts";
 
-/** What a standard task's id is made of, if it is not made of content or of a blob's digest. */
+/** Inputs of the ID of a standard task that is identified by its URL, see {@link taskIdOfUrl}. */
 export interface UrlIdentity {
-  /** The origin, absolute. */
+  /** Absolute URL of the origin. */
   readonly url: string;
-  /** Query parameters that are no part of the identity, such as signatures. Default: none. */
+  /** Names of query parameters to exclude from the ID, such as signatures. Default: none. */
   readonly filteredQueryParams?: readonly string[];
-  /** Tells tasks of one URL apart. */
+  /** User-defined text that distinguishes tasks with the same URL. */
   readonly tag?: string;
-  /** The program that the task is for. */
+  /** Name of the application that the task belongs to. */
   readonly application?: string;
   /** Branch, tag or commit, for URLs of model hubs. */
   readonly revision?: string;
-  /** Bytes of a piece; only if it was given, not if it follows from the content length. */
+  /** Piece length in bytes, only if set explicitly and not derived from the content length. */
   readonly pieceLength?: number;
 }
 
-/** Where a persistent task's object is. */
+/** Location of the object behind a persistent task, from which its ID is derived. */
 export interface ObjectIdentity {
-  /** The object's URL, as in `s3://bucket/key`. */
+  /** URL of the object, such as `s3://bucket/key`. */
   readonly url: string;
   /** Region of the storage service. */
   readonly region: string;
@@ -32,29 +33,29 @@ export interface ObjectIdentity {
   readonly endpoint: string;
 }
 
-/** What a persistent cache task's id is made of, besides the content. */
+/** Inputs of the ID of a persistent cache task, besides its content. */
 export interface CacheIdentity {
-  /** Tells tasks of one content apart. */
+  /** User-defined text that distinguishes tasks with the same content. */
   readonly tag?: string;
-  /** The program that the task is for. */
+  /** Name of the application that the task belongs to. */
   readonly application?: string;
-  /** Bytes of a piece; only if it was given, not if it follows from the content length. */
+  /** Piece length in bytes, only if set explicitly and not derived from the content length. */
   readonly pieceLength?: number;
 }
 
-/** What the ids of a host and of its peers are made of. */
+/** Inputs of the ID of a host, and of the peer IDs on that host. */
 export interface HostIdentity {
-  /** The host's IP address, as text. */
+  /** IP address of the host. */
   readonly ip: string;
-  /** The host's name. */
+  /** Name of the host. */
   readonly hostname: string;
-  /** Whether the host is a seed peer. Default false. */
+  /** True for a seed peer. Default false. */
   readonly seed?: boolean;
 }
 
 /**
- * The query parameters that stock proxies leave out of identities: signatures of S3, GCS, OSS, OBS and COS, and
- * containerd's `ns`. Source: dragonfly-client-util, `http/query_params.rs`.
+ * Query parameters that stock proxies exclude from task IDs: signatures of S3, GCS, OSS, OBS and
+ * COS, and containerd's `ns`. Source: dragonfly-client-util, `http/query_params.rs`.
  */
 export const defaultFilteredQueryParams: readonly string[] = [
   "X-Amz-Algorithm",
@@ -90,8 +91,9 @@ export const defaultFilteredQueryParams: readonly string[] = [
 ];
 
 /**
- * Id of a standard task, from its origin.
- * @throws `InvalidArgument` for what is no absolute URL
+ * Derives the ID of a standard task from its URL.
+ *
+ * @throws `InvalidArgument` for anything but an absolute URL
  */
 export function taskIdOfUrl(
   identity: UrlIdentity,
@@ -111,32 +113,37 @@ export function taskIdOfUrl(
   );
 }
 
-/** Id of a standard or persistent cache task that is named by a text of the user's choice. */
+/** Derives the ID of a standard or persistent cache task from a user-defined text. */
 export function taskIdOfContent(content: string, hashers: HasherFactory = portableHashers): string {
   return sha256([content], hashers);
 }
 
 /**
- * Id of a standard task whose origin is an OCI blob, `…/v2/<name>/blobs/<algorithm>:<digest>`: the digest.
- * @throws `InvalidArgument` for another URL
+ * Returns the ID of a standard task whose origin is an OCI blob. It is the digest in the URL,
+ * `…/v2/<name>/blobs/<algorithm>:<digest>`.
+ *
+ * @throws `InvalidArgument` for any other URL
  */
 export function taskIdOfBlob(url: string): string {
   const id = blobDigest(url);
   if (id === undefined) {
     throw new VortexError(
       "InvalidArgument",
-      `"${url}": expected an OCI blob, https://host/v2/name/blobs/sha256:…`,
+      `task id of a blob: expected a URL like https://host/v2/name/blobs/sha256:…, got "${url}"`,
     );
   }
   return id;
 }
 
-/** Whether `url` has the form of an OCI blob's, which stock peers ask before they use {@link taskIdOfBlob}. */
+/**
+ * Returns true if `url` has the form of an OCI blob URL. Stock peers check that before they use
+ * {@link taskIdOfBlob}.
+ */
 export function isBlobUrl(url: string): boolean {
   return blobUrl.test(url);
 }
 
-/** Id of a persistent task. */
+/** Derives the ID of a persistent task from the location of its object. */
 export function persistentTaskId(
   identity: ObjectIdentity,
   hashers: HasherFactory = portableHashers,
@@ -144,7 +151,11 @@ export function persistentTaskId(
   return sha256([identity.url, identity.region, identity.endpoint, "PERSISTENT"], hashers);
 }
 
-/** Id of a persistent cache task that is named by its content, which is read in order. */
+/**
+ * Derives the ID of a persistent cache task from its content.
+ *
+ * @param content chunks of the whole content, in order
+ */
 export async function persistentCacheTaskId(
   content: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
   identity: CacheIdentity = {},
@@ -158,15 +169,16 @@ export async function persistentCacheTaskId(
   return hasher.encode();
 }
 
-/** Id of a host: `ip-hostname`, with `-seed` behind it for a seed peer. */
+/** Returns the ID of a host: `ip-hostname`, or `ip-hostname-seed` for a seed peer. */
 export function hostId({ ip, hostname, seed }: HostIdentity): string {
   return seed ? `${ip}-${hostname}-seed` : `${ip}-${hostname}`;
 }
 
 /**
- * A new id of a peer, which is a host's part in one task: the host's id with a version 4 UUID (RFC 9562) in it.
+ * Generates a new peer ID. In Dragonfly a peer is one host's participation in one task. The ID is
+ * `ip-hostname-uuid`, or `ip-hostname-uuid-seed` for a seed peer, with a version 4 UUID (RFC 9562).
  *
- * @param random fills bytes with random ones, as {@link Runtime.random}
+ * @param random fills an array with random bytes and returns it, as {@link Runtime.random} does
  */
 export function peerId(
   { ip, hostname, seed }: HostIdentity,
@@ -177,14 +189,17 @@ export function peerId(
 }
 
 /**
- * The URL as stock Dragonfly hashes it: parsed and written anew by the crate `url` 2.5, which does what the WHATWG says
- * except for `^` in paths; filtered parameters are gone, the others are written anew as a form's, in their order; a path of
- * only a slash at the end is gone.
+ * Normalises a URL as stock Dragonfly does before it hashes one:
+ *
+ * - It parses and serialises the URL with the crate `url` 2.5. That follows the WHATWG, except for
+ *   `^` in paths.
+ * - It removes filtered query parameters, and serialises the others as a form, in their order.
+ * - It removes a path that is only a slash.
  */
 function normalisedUrl(text: string, filtered: readonly string[]): string {
   const url = parsedUrl(text);
   if (url === undefined)
-    throw new VortexError("InvalidArgument", `"${text}": expected an absolute URL`);
+    throw new VortexError("InvalidArgument", `task URL: expected an absolute URL, got "${text}"`);
   const left = [...url.searchParams].filter(([name]) => !filtered.includes(name));
   url.search = new URLSearchParams(left).toString();
   const normalised = text.includes("^") ? withCarets(url, text) : url.href;
@@ -194,8 +209,9 @@ function normalisedUrl(text: string, filtered: readonly string[]): string {
 }
 
 /**
- * `url.href`, with `^` in its path as it stood in `text`. Some runtimes write `%5E` there, as the WHATWG does since
- * 2023 (https://github.com/whatwg/url/pull/817), and what stood there as `%5E` from the start is to stay.
+ * Returns `url.href` with each `^` in the path as `text` has it. Some runtimes write it as `%5E`,
+ * as the WHATWG does since 2023 (https://github.com/whatwg/url/pull/817). A `%5E` that `text`
+ * already has must stay, so carets are replaced by a unique marker before parsing.
  */
 function withCarets(url: URL, text: string): string {
   let mark = "caret";
@@ -216,7 +232,10 @@ function parsedUrl(text: string): URL | undefined {
 
 const blobUrl = /^(.*):\/\/(.*)\/v2\/(.*)\/blobs\/([^?]+)(?:\?.*)?$/;
 
-/** Characters of a digest's encoded part, as stock Dragonfly counts them here; it does not look at what they are. */
+/**
+ * Length of an encoded digest by algorithm, in bytes. Like stock Dragonfly, this checks only the
+ * length, not the characters.
+ */
 const digestLengths: Record<string, number> = { crc32: 10, sha256: 64, sha512: 128 };
 
 function blobDigest(url: string): string | undefined {

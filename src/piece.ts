@@ -1,9 +1,9 @@
 import { VortexError } from "./errors.ts";
 
-/** Dragonfly's kinds of task; each has its own request and content tag on the wire. */
+/** Kind of a Dragonfly task. Each kind has a separate request tag and content tag on the wire. */
 export type PieceKind = "standard" | "persistent" | "persistent-cache" | "cache";
 
-/** All kinds, in the order of their tags. */
+/** All kinds of task, in the order of their wire tags. */
 export const pieceKinds: readonly PieceKind[] = [
   "standard",
   "persistent",
@@ -12,105 +12,122 @@ export const pieceKinds: readonly PieceKind[] = [
 ];
 
 /**
- * What the wire says about a piece. 64-bit fields are bigint: values above 2^53 occur and keep every bit.
- * Source: the Vortex protocol crate 0.1.5, `tlv/piece_content.rs`.
+ * Metadata of a piece as the wire carries it. 64-bit fields are bigint, because values above 2^53
+ * occur and must keep every bit. Source: the Vortex protocol crate 0.1.5, `tlv/piece_content.rs`.
  */
 export interface PieceMetadata {
-  /** Position in the task, from 0; an unsigned 32-bit integer. */
+  /** Piece number within the task, from 0; an unsigned 32-bit integer. */
   readonly number: number;
-  /** First byte of the piece within the task's content. */
+  /** Byte offset of the piece within the task's content. */
   readonly offset: bigint;
-  /** Bytes of content. */
+  /** Length of the content, in bytes. */
   readonly length: bigint;
-  /** `crc32:` and a decimal number, `sha256:` or `sha512:` and hex digits. */
+  /**
+   * Digest of the content: `crc32:` with a decimal number, `sha256:` or `sha512:` with hex digits.
+   */
   readonly digest: string;
-  /** Peer that the serving peer got the piece from; may be empty. */
+  /** ID of the peer from which the serving peer got the piece; may be empty. */
   readonly parentId: string;
-  /** Where it came from: 0 origin, 1 remote peer, 2 local peer; an unsigned byte. */
+  /**
+   * Source from which the serving peer got the piece, an unsigned byte: 0 origin, 1 remote peer, 2
+   * local peer.
+   */
   readonly trafficType: number;
-  /** Whole seconds that the serving peer spent on getting it. */
+  /** Time that the serving peer took to get the piece, in whole seconds. */
   readonly costSeconds: bigint;
-  /** When the serving peer got it, in Unix seconds. */
+  /** Time at which the serving peer got the piece, in Unix seconds. */
   readonly createdAtSeconds: bigint;
 }
 
-/** Bytes `start` to `end` (exclusive), counted from the first byte of a piece. `end` defaults to the piece's end. */
+/** Half-open range of bytes, `start` to `end`, relative to the start of a piece. */
 export interface ByteRange {
-  /** First byte, from 0. */
+  /** Offset of the first byte. */
   readonly start: number;
-  /** The byte after the last one. Default: the end. */
+  /** Offset after the last byte. Default: the end of the piece. */
   readonly end?: number;
 }
 
-/** A piece on its way in. Read its content once, by `content` or by `bytes()`, or `cancel()` it. */
+/**
+ * Piece that is being received. Its content can be consumed once: by `content`, `read()` or
+ * `bytes()`. A caller that does not want it must call `cancel()`.
+ */
 export interface Piece {
-  /** Position in the task, from 0. */
+  /** Piece number within the task, from 0. */
   readonly number: number;
-  /** What was asked for. */
+  /** Kind of the task, as requested. */
   readonly kind: PieceKind;
-  /** First byte of the piece within the task's content. */
+  /** Byte offset of the piece within the task's content. */
   readonly offset: number;
-  /** Bytes of the whole piece, also when a range of it was asked for. */
+  /** Length of the whole piece in bytes, also when only a range of it was requested. */
   readonly length: number;
-  /** The digest of the whole piece that its content is checked against. */
+  /** Digest of the whole piece, against which the content is verified. */
   readonly digest: string;
-  /** Everything that the peer said, untouched. */
+  /** Metadata exactly as the peer sent it. */
   readonly metadata: PieceMetadata;
   /**
-   * The content as it arrives. The stream closes only after length and digest agreed; before that it errors, so what came
-   * out of a stream that did not close is not to be trusted. (A range that leaves bytes out cannot be checked against the
-   * digest of the piece: there, closing means that the length was right.)
+   * Content as it arrives. The stream closes only after length and digest are verified, and errors
+   * otherwise. Do not trust its bytes before it closes.
+   *
+   * A range that omits bytes cannot be verified against the digest of the piece. For such a range,
+   * a close means only that the length is correct.
    */
   readonly content: ReadableStream<Uint8Array>;
   /**
-   * The next chunk of the content, or undefined at its end; like `content`, for whoever wants no stream. One call at a time.
+   * Reads the next chunk of the content; resolves to undefined at its end. Verifies it like
+   * {@link content}, without the overhead of a stream. Only one call at a time.
    *
-   * @param into memory for the chunk, not empty, to be used again for the next one: nothing is allocated then. The chunk is a part of
-   * it where the transport can do so (QUIC by quiche, TCP), and else in memory of its own.
+   * @param into non-empty buffer for the chunk, which the caller may reuse for the next one to
+   * avoid allocations. Where the transport can fill it (QUIC by quiche, TCP), the chunk is a view
+   * of it; else the chunk has a separate buffer.
    */
   read(into?: Uint8Array): Promise<Uint8Array | undefined>;
   /**
-   * The whole content, after length and digest agreed.
+   * Reads the whole content. Resolves after length and digest are verified.
    *
-   * @param into memory for it, at least as long; it is filled in any case, but holds what is right only once this has resolved.
-   * Default: new memory. Rejects with `InvalidArgument` when it is too short.
+   * @param into buffer for the content, at least as long. Its bytes are valid only once the promise
+   * has resolved. Default: a new buffer. Rejects with `InvalidArgument` if it is too short.
    */
   bytes(into?: Uint8Array): Promise<Uint8Array>;
-  /** Gives the content up unread and frees the stream. Idempotent. */
+  /** Discards the unread content and frees the stream. Idempotent. */
   cancel(): void;
 }
 
 const MEBI = 1024 * 1024;
-/** Least length of a piece in bytes, but for a task's last one. */
+/** Minimum length of a piece in bytes, except for the last one of a task. */
 export const MIN_PIECE_LENGTH: number = 4 * MEBI;
-/** Greatest length of a piece in bytes. */
+/** Maximum length of a piece in bytes. */
 export const MAX_PIECE_LENGTH: number = 64 * MEBI;
-const MAX_PIECE_COUNT = 500;
+/** Number of pieces per task that {@link pieceLengthFor} aims for. */
+const TARGET_PIECE_COUNT = 500;
 
 /**
- * The piece length that stock Dragonfly chooses for a task, in bytes: content length / 500 rounded down, the next power of
- * two, held within 4 MiB and 64 MiB. Source: dragonfly-client, `resource/piece.rs`, `calculate_piece_length`.
+ * Returns the piece length that stock Dragonfly chooses for a task, in bytes. That is the content
+ * length / 500 rounded down, then rounded up to a power of two and clamped to 4 MiB to 64 MiB.
+ * Source: dragonfly-client, `resource/piece.rs`, `calculate_piece_length`.
  */
 export function pieceLengthFor(contentLength: number): number {
-  const least = Math.floor(contentLength / MAX_PIECE_COUNT);
+  const target = Math.floor(contentLength / TARGET_PIECE_COUNT);
   let length = MIN_PIECE_LENGTH;
-  while (length < least && length < MAX_PIECE_LENGTH) length *= 2;
+  while (length < target && length < MAX_PIECE_LENGTH) length *= 2;
   return length;
 }
 
-/** How a task's content is cut into pieces. */
+/** Division of a task's content into pieces. */
 export interface TaskPlan {
-  /** Bytes of the task. */
+  /** Length of the content, in bytes. */
   readonly contentLength: number;
-  /** Bytes of every piece but the last. */
+  /** Length of every piece except the last, in bytes. */
   readonly pieceLength: number;
   /** Number of pieces; 0 for an empty task. */
   readonly pieceCount: number;
 }
 
 /**
- * Cuts `contentLength` bytes into pieces of `pieceLength` bytes, the last one of what is left. An empty task has no pieces.
- * @throws `InvalidArgument` unless `contentLength` is 0 or more, `pieceLength` 1 or more, and the pieces are fewer than 2^32
+ * Divides `contentLength` bytes into pieces of `pieceLength` bytes; the last piece may be shorter.
+ * An empty task has no pieces.
+ *
+ * @throws `InvalidArgument` unless `contentLength` is at least 0 and `pieceLength` at least 1, or
+ * if there are 2^32 pieces or more
  */
 export function planTask(
   contentLength: number,
@@ -122,15 +139,16 @@ export function planTask(
   if (pieceCount > 0xffffffff) {
     throw new VortexError(
       "InvalidArgument",
-      `a task of ${pieceCount} pieces: piece numbers end at 4294967295`,
+      `too many pieces: expected at most ${0xffffffff}, got ${pieceCount}; use longer pieces`,
     );
   }
   return { contentLength, pieceLength, pieceCount };
 }
 
 /**
- * Offset and length of piece `number` of `plan`, in bytes; the last one may be short.
- * @throws `InvalidArgument` for a number that the plan does not have
+ * Returns the offset and length of piece `number`, in bytes. The last piece may be shorter.
+ *
+ * @throws `InvalidArgument` for a number outside of the plan
  */
 export function pieceExtent(plan: TaskPlan, number: number): { offset: number; length: number } {
   requireInteger("piece number", number, 0, plan.pieceCount - 1);
@@ -138,12 +156,17 @@ export function pieceExtent(plan: TaskPlan, number: number): { offset: number; l
   return { offset, length: Math.min(plan.pieceLength, plan.contentLength - offset) };
 }
 
-/** Throws `InvalidArgument` unless `value` is an integer within `least` and `greatest`. */
-export function requireInteger(name: string, value: number, least: number, greatest: number): void {
-  if (!Number.isInteger(value) || value < least || value > greatest) {
+/**
+ * Requires an integer from `min` to `max`.
+ *
+ * @param name name of the value, for the message
+ * @throws `InvalidArgument` for any other value
+ */
+export function requireInteger(name: string, value: number, min: number, max: number): void {
+  if (!Number.isInteger(value) || value < min || value > max) {
     throw new VortexError(
       "InvalidArgument",
-      `${name} ${value}: expected an integer from ${least} to ${greatest}`,
+      `${name}: expected an integer from ${min} to ${max}, got ${value}`,
     );
   }
 }

@@ -1,16 +1,20 @@
 import { type HasherFactory, portableHashers } from "./digest/hasher.ts";
 
-/** A timer that has not fired yet. */
+/** Pending timer. */
 export interface Timer {
-  /** Idempotent; after it the callback does not run. */
+  /** Cancels the timer: its callback no longer runs. Idempotent. */
   cancel(): void;
 }
 
-/** Time is passed in, so that tests move it. */
+/** Source of time and timers. The core receives it as a parameter, so that tests control time. */
 export interface Clock {
-  /** Milliseconds that only grow; their origin has no meaning. */
+  /** Returns a monotonic time in ms; its origin is arbitrary. */
   now(): number;
-  /** Runs `callback` once after `milliseconds`. A background timer does not keep the process alive. */
+  /**
+   * Calls `callback` once, after `milliseconds`.
+   *
+   * @param options `background` true: the timer does not keep the process alive. Default false
+   */
   setTimer(
     callback: () => void,
     milliseconds: number,
@@ -18,20 +22,20 @@ export interface Clock {
   ): Timer;
 }
 
-/** What the core needs of its surroundings, besides transports. Every part has a portable default. */
+/** Services that the core needs from its runtime, besides transports. */
 export interface Runtime {
-  /** Time, and timers. */
+  /** Time and timers. */
   readonly clock: Clock;
   /** Fills `bytes` with random bytes and returns it. */
   random(bytes: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer>;
-  /** Hashes by algorithm; a runtime's face supplies native ones. */
+  /** Hash functions by algorithm. Each runtime's entry point supplies native ones. */
   readonly hashers: HasherFactory;
 }
 
-/** setTimeout fires at once for anything longer, so longer timers are laid in steps. */
+/** Longest delay of `setTimeout`, in ms. It fires longer ones at once, so they run in steps. */
 const MAX_TIMEOUT_MS = 0x7fffffff;
 
-/** The clock of the runtime: `performance.now` and `setTimeout`. */
+/** System clock: `performance.now` and `setTimeout`. */
 export const systemClock: Clock = {
   now: () => performance.now(),
   setTimer(callback, milliseconds, options): Timer {
@@ -41,7 +45,8 @@ export const systemClock: Clock = {
         left > MAX_TIMEOUT_MS
           ? setTimeout(() => arm(left - MAX_TIMEOUT_MS), MAX_TIMEOUT_MS)
           : setTimeout(callback, Math.max(0, left));
-      // Node, Bun and Deno return an object with `unref`; browsers and workers return a number and have no such notion.
+      // Node, Bun and Deno return an object with `unref`. Browsers and workers return a number, and
+      // have no background timers.
       if (options?.background) (handle as { unref?: () => void }).unref?.();
     };
     arm(milliseconds);
@@ -49,7 +54,7 @@ export const systemClock: Clock = {
   },
 };
 
-/** The runtime that any web-standard JavaScript engine offers. */
+/** Runtime for any web-standard JavaScript engine. */
 export const portableRuntime: Runtime = {
   clock: systemClock,
   random: (bytes) => crypto.getRandomValues(bytes),

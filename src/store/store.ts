@@ -1,67 +1,81 @@
 import type { ByteRange, PieceKind, PieceMetadata } from "../piece.ts";
 
-/** What a server serves from. Implementations: `MemoryPieceStore` here, `FilePieceStore` in the file adapter. */
+/**
+ * Source of the pieces that a server serves. Implementations: `MemoryPieceStore` here,
+ * `FilePieceStore` in the file adapter.
+ *
+ * A rejection reaches `onError` of the server. The peer receives an internal error without details.
+ */
 export interface PieceStore {
   /**
-   * The piece, or undefined when the store does not have it. May reject: the peer then hears of an internal error, without
-   * its details.
+   * Looks up a piece; its content is read later. Resolves to undefined when the store does not have
+   * it. The signal aborts when the peer or the server no longer needs the answer.
    */
   getPiece(
     request: StoredPieceRequest,
     options?: { readonly signal?: AbortSignal },
   ): Promise<StoredPiece | undefined>;
-  /** What is known of the task, or undefined when the store does not have it. */
+  /**
+   * Looks up a task. Resolves to undefined when the store does not have it. The signal aborts when
+   * the peer or the server no longer needs the answer.
+   */
   getTask(
     taskId: string,
     options?: { readonly signal?: AbortSignal },
   ): Promise<StoredTask | undefined>;
 }
 
-/** Names a piece in a store. Whatever a peer sent: any text, any number. */
+/** Identifies a piece in a store. Untrusted input: a peer may send any text and any number. */
 export interface StoredPieceRequest {
-  /** Any text. */
+  /** ID of the task; any text. */
   readonly taskId: string;
-  /** Unsigned, 32 bits. */
+  /** Piece number, an unsigned 32-bit integer. */
   readonly number: number;
-  /** A task of another kind does not have the piece. */
+  /** Kind of the task. A store must not return a piece of a task of another kind. */
   readonly kind: PieceKind;
 }
 
-/** A piece that a store has. */
+/** Piece that a store has. */
 export interface StoredPiece {
-  /** What the peer is told of it. */
+  /** Metadata that is sent to the peer ahead of the content. */
   readonly metadata: PieceMetadata;
   /**
-   * The bytes of the piece, or of a range of it, in chunks that the reader may keep. The store never reads further than
-   * the iteration has gone, by more than a chunk. Throws when the bytes cannot be read any more, or have changed.
+   * Reads the piece, or a range of it, in chunks that the consumer may keep. Pull-based: reads at
+   * most one chunk ahead of the iteration. Throws when the bytes can no longer be read, or have
+   * changed.
    */
   read(range?: ByteRange): AsyncIterable<Uint8Array>;
 }
 
-/** A task that a store has, in whole or in part. */
+/** Task that a store has, complete or in part. */
 export interface StoredTask {
-  /** 64 characters, hex digits in stock Dragonfly. */
+  /** ID of the task: 64 characters; hex digits in stock Dragonfly. */
   readonly taskId: string;
-  /** Kind of all of its pieces. */
+  /** Kind of the task, and so of all its pieces. */
   readonly kind: PieceKind;
-  /** Bytes. */
+  /** Length of the whole content, in bytes. */
   readonly contentLength: number;
-  /** Bytes of every piece but the last. */
+  /** Length of every piece except the last, in bytes. */
   readonly pieceLength: number;
-  /** Digest of the whole content, `sha256:…`, if the store knows it. */
+  /** Digest of the whole content, such as `sha256:…`; absent if unknown. */
   readonly digest?: string;
-  /** Unix seconds. */
+  /** Creation time, in Unix seconds. */
   readonly createdAtSeconds: bigint;
-  /** False while pieces are still to come, or for a task that was given up half way. Absent: true. */
+  /**
+   * False while pieces are missing: the task is still growing, or was abandoned. Default: true.
+   */
   readonly complete?: boolean;
-  /** Metadata of the pieces that the store has now, by ascending number. */
+  /** Iterates over the metadata of the pieces in the store now, by ascending number. */
   pieces(): Iterable<PieceMetadata>;
   /**
-   * The pieces that the store has already, by ascending number, and then those that come, as they come: each of them
-   * once, and none lost between the two. So whoever wants all takes `watch()` alone, not `pieces()` before it. Ends when
-   * the task is complete, at once if it is already. Throws when the task is given up, and an `Aborted` error when the
-   * signal fires, which also frees whatever the iteration holds. Watchers do not slow the task down, and do not see each
-   * other. Absent: no pieces come any more, and `pieces()` are all.
+   * Yields the pieces in the store by ascending number, then each further piece as it arrives. No
+   * piece is repeated or missed, so a caller uses `watch()` alone, without `pieces()` before it.
+   *
+   * Ends when the task is complete, at once if it is already. Throws when the task is abandoned.
+   * Throws `Aborted` when the signal aborts, which also releases everything that the iteration
+   * holds. Watchers are independent of each other, and a slow one does not delay the task.
+   *
+   * Absent: the task gets no further pieces, so `pieces()` is final.
    */
   watch?(options: { readonly signal: AbortSignal }): AsyncIterable<PieceMetadata>;
 }

@@ -1,165 +1,214 @@
 /**
- * The boundary between the protocol and the runtimes: byte streams, connections of streams, and transports that dial and
- * listen. Each binding implements it, and `test/compliance` holds each to what is written here.
+ * Contract between the protocol and the runtimes: byte streams, connections of streams, and
+ * transports that dial and listen. Each binding implements it, and `test/compliance` checks each
+ * binding against this text.
  *
- * **Errors.** Whatever fails, fails with a `VortexError`; the native error is its `cause`.
+ * **Errors.** Every rejection is a `VortexError`; its `cause` is the native error.
  *
- * **Waiting.** No promise here waits for ever: dialling and opening take an AbortSignal, and everything that waits on a
- * connection is rejected when that connection ends. A transport ends a silent connection after its idle timeout.
+ * **Waiting.** No promise waits for ever. `dial` and `openStream` take an AbortSignal. When a
+ * connection ends, everything that waits on it is rejected. A transport ends a silent connection
+ * after its idle timeout.
  *
- * **Half-close.** The two directions of a stream are independent. `end()` closes one and leaves the other.
+ * **Backpressure.** Reading is pull-based: unread bytes stay in the receive window and hold the
+ * sender back. `write` resolves only once there is room for more, so a writer must await each call.
+ *
+ * **Half-close.** The two directions of a stream are independent: `end()` closes one and leaves the
+ * other open.
+ *
+ * **Cancel and abort.** `reader.cancel()` gives up the receiving direction and `writer.abort()` the
+ * sending one; each leaves the other direction and the connection as they are. A pending call on
+ * that direction rejects with `Closed` here. The peer's pending and later calls reject with
+ * `StreamReset`, and never see a clean end. A transport that cannot do so names the exceptions in
+ * `gaps` of its compliance test.
  */
 import type { VortexError } from "../errors.ts";
 import type { Address } from "./address.ts";
 import type { TlsIdentity } from "./tls.ts";
 
-/** Why a stream or connection is given up; carried by QUIC frames, and lost on TCP, which knows one kind of reset. */
+/**
+ * Application error codes of stream resets and connection closes. QUIC frames carry them to the
+ * peer. TCP has a single kind of reset, so the code is lost there.
+ */
 export const StreamCode = {
-  /** Nothing is wrong. */
+  /** No error. */
   None: 0,
-  /** The one who gives up does not need the rest. */
+  /** The sender of the code does not need the rest. */
   Cancelled: 1,
   /** A deadline passed. */
   Timeout: 2,
-  /** The other side broke the protocol. */
+  /** The peer violated the protocol. */
   Violation: 3,
   /** No capacity for this stream or connection now. */
   Busy: 4,
-  /** A failure inside. */
+  /** Internal failure. */
   Internal: 5,
 } as const;
 
-/** The direction that bytes come from. Pulled: what nobody reads stays in the transport's window and holds the sender. */
+/**
+ * Receiving direction of a stream. Pull-based: bytes that are not read stay in the receive window
+ * and hold the sender back.
+ */
 export interface ByteReader {
   /**
-   * The next chunk, never empty, or undefined once the other side has ended its direction. The chunk belongs to the
-   * caller. One call at a time.
+   * Reads the next chunk. A chunk is never empty, and belongs to the caller. Resolves to undefined
+   * once the peer has ended its direction and all bytes are read. Only one call at a time.
    *
-   * @param into memory for the bytes, not empty. A transport that can do so fills it from its start, and the chunk is that part of
-   * it; others hand out memory of their own all the same. Until the call has settled, the memory is the transport's.
+   * Rejects with `StreamReset` when the peer aborted, `ConnectionLost` when the connection ended
+   * first, and `Closed` after `cancel()`, which also rejects a pending call.
    *
-   * Rejects with `StreamReset` when the other side aborted, `ConnectionLost` when the connection ended first, and
-   * `Closed` after `cancel()`, also the call that is waiting.
+   * @param into non-empty buffer for the bytes. A transport that can fill it returns a view of its
+   * start; others return a buffer of their own. It belongs to the transport until the call settles.
    */
   read(into?: Uint8Array): Promise<Uint8Array | undefined>;
-  /** Gives up reading: the other side is told to stop sending. Idempotent; without effect after the end. */
+  /**
+   * Stops reading and asks the peer to stop sending (QUIC: STOP_SENDING, RFC 9000, section 3.5).
+   * Unread bytes are discarded. Idempotent; without effect once the end has been read.
+   *
+   * @param code one of {@link StreamCode}. Default: `Cancelled`
+   */
   cancel(code?: number): void;
 }
 
-/** The direction that bytes go to. */
+/** Sending direction of a stream. */
 export interface ByteWriter {
   /**
-   * Resolves when more may be written: at once while there is room, later when the reader is slower. The bytes must not
-   * change any more. One call at a time. A chunk of no bytes sends nothing, and tells whether a write would be rejected, as far as
-   * that is known by then.
+   * Writes a chunk. Resolves when there is room for more: at once while the peer keeps up, later
+   * when it reads more slowly. The chunk must not change after the call. Only one call at a time.
    *
-   * Rejects with `StreamReset` when the other side cancelled, `ConnectionLost` when the connection ended, and `Closed`
-   * after `end()` or `abort()`.
+   * An empty chunk sends nothing. It probes whether a write would be rejected, as far as this side
+   * knows already.
+   *
+   * Rejects with `StreamReset` when the peer cancelled, `ConnectionLost` when the connection ended,
+   * and `Closed` after `end()` or `abort()`.
    */
   write(chunk: Uint8Array): Promise<void>;
   /**
-   * Half-close, after all that was written and `last`, which may save a packet against a write and an end. Resolves when the
-   * transport has taken it over, and rejects as `write` does. Without `last` idempotent.
+   * Half-closes the stream after all written bytes and `last`. Resolves when the transport has
+   * accepted them, not when the peer has read them. Rejects as `write` does. Passing `last` instead
+   * of a separate `write` can save a packet. Idempotent without `last`.
    */
   end(last?: Uint8Array): Promise<void>;
-  /** Gives up writing: what is still under way may be lost, and the other side's reads fail. Idempotent. */
+  /**
+   * Resets the sending direction (QUIC: RESET_STREAM, RFC 9000, section 3.5). Bytes in flight may
+   * be lost, and the peer's reads fail. Idempotent.
+   *
+   * @param code one of {@link StreamCode}. Default: `Cancelled`
+   */
   abort(code?: number): void;
 }
 
-/** A stream of bytes in both directions. */
+/** Bidirectional byte stream. */
 export interface ByteStream {
-  /** What the peer sends. */
+  /** Receiving direction: bytes from the peer. */
   readonly reader: ByteReader;
-  /** What the peer is sent. */
+  /** Sending direction: bytes to the peer. */
   readonly writer: ByteWriter;
 }
 
-/** How a connection ended. */
+/** Cause of the end of a connection. */
 export interface CloseInfo {
-  /** The application's or transport's error code, 0 when nothing was wrong or the transport has none. */
+  /**
+   * Error code of the application or transport. 0 without an error, or where the transport has no
+   * codes.
+   */
   readonly code: number;
-  /** Text from whichever side closed; may be empty. */
+  /** Reason phrase from the side that closed; may be empty. */
   readonly reason: string;
-  /** Whether the other side ended it. */
+  /** True when the peer ended the connection. */
   readonly remote: boolean;
-  /** What requests on this connection fail with. */
+  /** Error that pending and later requests on this connection reject with. */
   readonly error: VortexError;
 }
 
 /**
- * Early data of a connection (RFC 9001, section 4.6): `none` was sent, it is `pending` while the handshake is under way, and
- * then the peer has `accepted` or `refused` it.
+ * State of a connection's early data (RFC 9001, section 4.6):
+ *
+ * - `none`: no early data was sent.
+ * - `pending`: early data was sent, and the handshake is in progress.
+ * - `accepted`: the peer accepted it.
+ * - `refused`: the peer refused it.
  */
 export type EarlyData = "none" | "pending" | "accepted" | "refused";
 
-/** Streams to and from one peer. */
+/** Connection to one peer, which carries streams in both directions. */
 export interface Connection {
-  /** What it is made over. */
+  /** Protocol that carries the connection. */
   readonly protocol: "quic" | "tcp";
-  /** The other side. */
+  /** Address of the peer. */
   readonly remote: Address;
-  /** Whether the handshake resumed an earlier session; false until it is over. */
+  /** True when the handshake resumed an earlier TLS session; false until the handshake is over. */
   readonly resumed: boolean;
-  /** What became of the data that was to travel ahead of the handshake, see {@link DialOptions.earlyData}. */
+  /** State of the early data, see {@link DialOptions.earlyData}. */
   readonly earlyData: EarlyData;
   /**
-   * Resolves when the handshake is over, which it is when `dial` resolves but for {@link DialOptions.earlyData}. Rejects with
-   * what `dial` would have rejected with. Nobody needs to look at it.
+   * Resolves when the handshake is over. Without {@link DialOptions.earlyData} that is already the
+   * case when `dial` resolves. Rejects with the error that `dial` would have rejected with.
+   * Ignoring it is safe: its rejection never counts as unhandled.
    */
   readonly ready: Promise<void>;
   /**
-   * Opens a stream; waits for stream credit. The other side sees the stream no later than its first byte.
-   * Rejects with `Aborted` (or the signal's own `VortexError`), `ConnectionLost` or `Closed`.
+   * Opens a stream; waits for stream credit. The peer sees the stream at the latest with its first
+   * byte. Rejects with `Aborted` (or the signal's own `VortexError`), `ConnectionLost` or `Closed`.
    */
   openStream(options?: { readonly signal?: AbortSignal }): Promise<ByteStream>;
   /**
-   * Packets from the peer that proved authentic, so far. While it grows the peer lives, whatever its application does. Absent where the
-   * binding does not count them.
+   * Number of authenticated packets received from the peer so far. While it grows, the peer is
+   * alive, whatever its application does. Absent where the binding does not count packets.
    */
   readonly received?: number;
-  /** Streams that the other side opened, until the connection ends. Iterate once. */
+  /** Yields the streams that the peer opens, until the connection ends. Iterate only once. */
   accept(): AsyncIterable<ByteStream>;
-  /** Resolves, never rejects, when the connection has ended, whoever ended it. */
+  /** Resolves when the connection has ended, whichever side ended it. Never rejects. */
   readonly closed: Promise<CloseInfo>;
   /**
-   * Graceful: no new streams, what has been written and ended is delivered (for at most `grace` milliseconds, default
-   * 5000), then the other side is told. Idempotent.
+   * Closes gracefully. `openStream` rejects with `Closed` from the call on. Directions that were
+   * ended are delivered within `grace` ms (default 5,000); streams that are still open then end
+   * with `Closed`. Then the peer is notified. Idempotent.
    */
   close(options?: { readonly grace?: number }): Promise<void>;
   /**
-   * Abrupt: streams fail at once, and the other side is told why. Idempotent.
-   * @param error what streams fail with on this side. Default: `Closed`
+   * Closes abruptly: all streams fail at once, and the peer receives `code` and `reason`.
+   * Idempotent.
+   *
+   * @param error error that streams on this side reject with. Default: `Closed`
    */
   abort(code?: number, reason?: string, error?: VortexError): void;
 }
 
-/** What dialling may be told. */
+/** Options of {@link Transport.dial}. */
 export interface DialOptions {
   /**
-   * Ends the attempt, which lasts until the connection is {@link Connection.ready}; the promise, and after it the streams,
-   * reject with the signal's reason if that is a `VortexError`, else `Aborted`.
+   * Aborts the attempt, until the connection is {@link Connection.ready}. `dial`, or later the
+   * streams, reject with the signal's reason if it is a `VortexError`, else with `Aborted`.
    */
   readonly signal?: AbortSignal;
   /**
-   * Resolves without waiting for the handshake when the transport remembers a session with this peer: what is written before
-   * the handshake is over travels in the first flight, where whoever is on the path may record it and send it again (RFC 8446,
-   * section 8). So only for requests without an effect. Should the peer refuse it, the streams opened until then fail with
-   * `EarlyDataRefused`, or the transport sends their bytes again. The connection goes on, but for Deno's, which ends with the same
-   * code; what is dialled after it has none. A host name with several addresses gets no early data, since what was sent to one
-   * address cannot move to another. Default false.
+   * Sends 0-RTT data. Default false.
+   *
+   * When the transport has a session with this peer, `dial` resolves without waiting for the
+   * handshake. Bytes written before the handshake is over travel in the first flight. An on-path
+   * attacker can replay them (RFC 8446, section 8), so use it only for requests without side
+   * effects.
+   *
+   * When the peer refuses early data, the streams opened until then reject with `EarlyDataRefused`,
+   * or the transport resends their bytes. The connection stays open, except with Deno's QUIC, where
+   * it ends with the same code and the next dial sends no early data.
+   *
+   * A host name with several addresses gets no early data: bytes sent to one address cannot move to
+   * another.
    */
   readonly earlyData?: boolean;
 }
 
-/** What listening may be told. */
+/** Options of {@link Transport.listen}. */
 export interface ListenOptions {
-  /** Greatest number of connections at a time; further ones are turned away. Default 1024. */
+  /** Maximum number of concurrent connections; further ones are refused. Default 1,024. */
   readonly maxConnections?: number;
-  /** Greatest number of streams at a time that a peer may open on one connection. Default 128. */
+  /** Maximum number of concurrent streams that a peer may open on one connection. Default 128. */
   readonly maxStreams?: number;
   /**
-   * Whether requests of returning clients are taken before their handshake is over ({@link DialOptions.earlyData}); never
-   * where clients must show a certificate. Default true, where the runtime can.
+   * Accepts 0-RTT requests of returning clients ({@link DialOptions.earlyData}). Never does so when
+   * clients must present a certificate. Default true, where the runtime supports it.
    */
   readonly earlyData?: boolean;
   /**
@@ -175,51 +224,70 @@ export const DEFAULT_MAX_CONNECTIONS = 1024;
 /** Default of {@link ListenOptions.maxStreams}. */
 export const DEFAULT_MAX_STREAMS = 128;
 
-/** Counts since a listener was made. */
+/** Counters of a listener, from its creation on. */
 export interface ListenerCounters {
-  /** Datagrams dropped unread: no datagram can go back to their source (port 0). */
+  /** Received datagrams dropped unread, because their source cannot be answered (port 0). */
   readonly unanswerable: number;
-  /** Datagrams that the socket did not take (not those that the system refused later). Each is lost, like one lost on its way. */
+  /**
+   * Outgoing datagrams that the socket did not accept. Each counts as lost on the path. Datagrams
+   * that the system rejects later are not included.
+   */
   readonly unsent: number;
-  /** Exceptions in event callbacks. Each ended the connection concerned, and went to {@link ListenOptions.onError}. */
+  /**
+   * Exceptions in event callbacks. Each ended the connection concerned, and was passed to
+   * {@link ListenOptions.onError}.
+   */
   readonly caught: number;
 }
 
-/** Waits for peers. */
+/** Accepts connections at a local address. */
 export interface Listener {
-  /** The address in use, with the port that was chosen if 0 was asked for. */
+  /** Bound address, with the assigned port when port 0 was requested. */
   readonly address: Address;
-  /** What a client may pin: the SHA-256 fingerprint of the certificate, colon-separated hex. Undefined without TLS. */
+  /**
+   * SHA-256 fingerprint of the certificate, colon-separated hex, for clients to pin. Undefined
+   * without TLS.
+   */
   readonly fingerprint: string | undefined;
-  /** Absent where the transport counts nothing: over TCP, and where the runtime keeps the socket to itself. */
+  /**
+   * Counters of this listener. Absent where the transport counts nothing: over TCP, and where the
+   * runtime owns the socket.
+   */
   readonly counters?: ListenerCounters;
   /**
-   * Shows connections that come from now on another certificate; those that exist go on. Resolves when it is in use.
-   * Rejects with `InvalidArgument` for a certificate or key that is none, and with `Unavailable` where there is no TLS.
+   * Replaces the certificate for new connections; existing ones keep theirs. Resolves when the new
+   * certificate is in use. Rejects with `InvalidArgument` for an invalid certificate or key, and
+   * with `Unavailable` without TLS.
    */
   setIdentity(identity: TlsIdentity): Promise<void>;
-  /** Established connections, until the listener is closed. Iterate once. */
+  /** Yields established connections, until the listener is closed. Iterate only once. */
   accept(): AsyncIterable<Connection>;
-  /** Stops listening and ends its connections, as {@link Connection.close} does. Idempotent. */
+  /** Stops listening and closes all connections, see {@link Connection.close}. Idempotent. */
   close(options?: { readonly grace?: number }): Promise<void>;
 }
 
-/** One way to reach peers. */
+/** Dials and listens over one protocol. */
 export interface Transport {
-  /** What its connections are made over. */
+  /** Protocol of its connections. */
   readonly protocol: "quic" | "tcp";
-  /** The protocol that was asked for, where it is not to be had and this one stands in for it. */
+  /** Requested protocol, when it is unavailable and this transport replaces it. */
   readonly insteadOf?: "quic";
   /**
-   * Rejects with `ConnectionRefused`, `Unreachable`, `HandshakeFailed`, `ProtocolNotSupported`, or as the signal says; with
-   * `InvalidArgument` for an IPv6 address with a zone where the runtime dials none.
+   * Connects to a peer. Rejects with `ConnectionRefused`, `Unreachable`, `HandshakeFailed` or
+   * `ProtocolNotSupported`, and when the signal aborts, see {@link DialOptions.signal}. Also
+   * rejects with `InvalidArgument` for an IPv6 address with a zone, where the runtime cannot dial
+   * one.
    */
   dial(remote: Address, options?: DialOptions): Promise<Connection>;
-  /** Rejects with `AddressInUse` or `InvalidArgument`. */
+  /**
+   * Starts to listen at a local address; port 0 selects a free port. Rejects with `AddressInUse` or
+   * `InvalidArgument`.
+   */
   listen(local: Address, options?: ListenOptions): Promise<Listener>;
   /**
-   * Gives up what is kept from one connection for the next, as sockets for the sessions of 0-RTT, and keeps nothing from then on.
-   * Connections and listeners go on until they are closed themselves. Absent where nothing is kept but memory. Idempotent.
+   * Releases resources kept between connections, such as sockets for 0-RTT sessions, and keeps none
+   * from then on. Open connections and listeners are not affected. Absent where only memory is
+   * kept. Idempotent.
    */
   close?(): Promise<void>;
 }

@@ -148,7 +148,7 @@ describe("vortex-peer", () => {
         ["stat", "--peer", "10.0.0.7", "--task-id", taskId],
         '--peer "10.0.0.7": expected host:port, such as 10.0.0.1:4006 or [::1]:4006',
       ],
-      [["id", "url", "no-url"], '"no-url": expected an absolute URL'],
+      [["id", "url", "no-url"], 'task URL: expected an absolute URL, got "no-url"'],
       [["id", "host", "--ip", "here"], '--ip "here": expected an IPv4 or IPv6 address'],
       [
         getFrom(peer, "--digest", "md5:00"),
