@@ -6,16 +6,19 @@ interface Listeners {
 const bySignal = new WeakMap<AbortSignal, Listeners>();
 
 /**
- * Runs `listener` when the signal fires, which it has not yet. Returns what takes that back. However many listen, the signal has one listener:
- * Node warns of a leak from eleven on, and whoever asks for many pieces at a time gives all calls one signal.
+ * Calls `listener` when `signal` aborts. Returns a function that unsubscribes. The signal must not
+ * be aborted already.
+ *
+ * All subscriptions of a signal share one event listener. Node warns of a leak from eleven
+ * listeners on, and a caller may pass one signal to many concurrent calls.
  */
 export function onAbort(signal: AbortSignal, listener: () => void): () => void {
   const { all, fire } = bySignal.get(signal) ?? listenTo(signal);
-  // One for each call, should two be given the same function.
-  const each = (): void => listener();
-  all.add(each);
+  // A wrapper for each call, in case two calls pass the same function.
+  const subscription = (): void => listener();
+  all.add(subscription);
   return () => {
-    if (!all.delete(each) || all.size > 0) return;
+    if (!all.delete(subscription) || all.size > 0) return;
     signal.removeEventListener("abort", fire);
     bySignal.delete(signal);
   };
@@ -26,7 +29,7 @@ function listenTo(signal: AbortSignal): Listeners {
   const fire = (): void => {
     bySignal.delete(signal);
     for (const listener of [...all]) {
-      // It may have been taken back by one before it.
+      // An earlier listener may have unsubscribed this one.
       if (all.delete(listener)) listener();
     }
   };

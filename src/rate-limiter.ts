@@ -2,74 +2,93 @@ import { onAbort } from "./on-abort.ts";
 import { requireInteger } from "./piece.ts";
 import type { Clock, Timer } from "./runtime.ts";
 
-/** Grants in a second at most, while there is more than a packet's worth to each. */
+/** Grants per second; sets the size of a grant, unless {@link MIN_GRANT_BYTES} is larger. */
 const GRANTS_PER_SECOND = 64;
-/** Fewer bytes are not worth a packet, unless a quarter of a second earns no more. */
-const MIN_GRANT = 1024;
-/** Bounds of the time that a flow waits at most, in ms. The longer one is a third of the stall timeout that peers have by default. */
-const MIN_WAIT = 1000;
-const MAX_WAIT = 10_000;
-/** Flows a second that are kept alive by a few bytes, before they wait for longer. */
-const KEPT_ALIVE_PER_SECOND = 256;
-/** Part of the rate for flows that are kept alive, one in so many. */
+/**
+ * Minimum size of a grant, in bytes, so that a packet is worth sending. At less than 4 KiB/s it is
+ * a quarter of a second's worth instead.
+ */
+const MIN_GRANT_BYTES = 1024;
+/** Minimum time after which a waiting flow gets a keep-alive grant, in ms. */
+const MIN_KEEP_ALIVE_MS = 1000;
+/**
+ * Maximum time after which a waiting flow gets a keep-alive grant, in ms: a third of the default
+ * stall timeout of peers.
+ */
+const MAX_KEEP_ALIVE_MS = 10_000;
+/** Keep-alive grants per second; with more waiting flows, each waits for longer. */
+const KEEP_ALIVES_PER_SECOND = 256;
+/** Fraction of the rate for keep-alive grants: one part in this many. */
 const KEEP_ALIVE_SHARE = 16;
 
-/** Bytes of one transfer on their way through a {@link RateLimiter}. */
+/** One transfer whose bytes pass through a {@link RateLimiter}. */
 export interface Flow {
-  /** Grants 1 to `most` bytes if that takes no wait, and else none: 0. */
-  takeNow(most: number): number;
+  /** Grants 1 to `max` bytes without waiting; returns 0 if the caller would have to wait. */
+  takeNow(max: number): number;
   /**
-   * Resolves to a number of bytes that may pass, 1 to `most`; to 0 when the signal has fired. One call at a time.
+   * Waits for a grant. Resolves to its size, 1 to `max` bytes, or to 0 once the signal has aborted.
+   * Only one call at a time.
    *
-   * @param most at least 1
+   * @param max bytes requested, at least 1
    */
-  take(most: number, signal: AbortSignal): Promise<number>;
-  /** Takes all of `bytes`, grant after grant. Resolves early when the signal fires; the caller looks at it afterwards. */
+  take(max: number, signal: AbortSignal): Promise<number>;
+  /**
+   * Waits until all of `bytes` are granted. Also resolves when the signal aborts, and then returns
+   * the granted bytes to the limiter; the caller must check the signal.
+   */
   takeAll(bytes: number, signal: AbortSignal): Promise<void>;
-  /** Takes back bytes that were granted and are not sent after all, for the flows that wait. */
+  /** Returns granted bytes that are not sent after all, so that waiting flows get them. */
   giveBack(bytes: number): void;
 }
 
-interface Waiting {
-  /** Position of its flow among all, by age. */
+/** Call of {@link Flow.take} that waits for its grant. */
+interface PendingTake {
+  /** Sequence number of its flow; lower is older. */
   readonly age: number;
   readonly share: Share;
-  readonly most: number;
+  /** Bytes requested. */
+  readonly max: number;
+  /** Start of the wait, on the clock, in ms. */
   readonly since: number;
   grant(bytes: number): void;
 }
 
-/** Bytes of one payer. */
+/** Fair-queueing state of one payer. */
 interface Share {
-  /** Bytes granted, on a scale of all payers together: payers with less are served first. */
-  had: number;
-  readonly waiting: Set<Waiting>;
+  /** Virtual time of the payer, in bytes granted. The payer with the lowest one is served next. */
+  granted: number;
+  readonly waiting: Set<PendingTake>;
 }
 
 /**
- * A token bucket: grants bytes at a steady rate. One second's worth may be taken at once after a pause.
+ * Token bucket that grants bytes at a steady rate, with a burst of up to one second's worth after a
+ * pause. A flow belongs to a payer; payers are compared by identity.
  *
- * When there is less than is asked for:
- * - Payers have equal shares, in bytes: the next one is the payer that was granted least since it began to wait (start-time fair
- *   queueing, https://doi.org/10.1109/90.649569).
- * - Of one payer's flows the oldest is served first. Where all had equal shares, each would take as long as all of them together,
- *   and at a low rate none would be complete before the receiver's deadline.
- * - Every other flow is kept alive: it is granted a few bytes after a second, so that no receiver takes the wait for a stall.
- *   With many flows or a low rate it waits for longer, but no more than 20 s while the rate is a byte in 10 s for each flow.
+ * When flows have to wait:
+ * - Payers get equal shares, in bytes: the next grant goes to the payer that was granted least
+ *   since it began to wait (start-time fair queueing, https://doi.org/10.1109/90.649569).
+ * - Among the flows of one payer, the oldest is served first. With equal shares, each flow would
+ *   take as long as all of them together. At a low rate none would then meet the receiver's
+ *   deadline.
+ * - Every other flow gets a keep-alive grant of a few bytes after a second, so that no receiver
+ *   mistakes the wait for a stall. With many flows or a low rate the interval is longer. It is at
+ *   most 20 s while the rate is at least one byte in 10 s for each flow.
  */
 export class RateLimiter {
   readonly #clock: Clock;
-  /** Bytes a second. */
+  /** Rate in bytes/s. */
   readonly rate: number;
-  /** Thousandths of a byte, so that each millisecond earns a whole number of them. */
+  /** Available bytes, in thousandths of a byte: each millisecond then earns an integer. */
   #credit: number;
+  /** Time up to which {@link #credit} has been earned, in ms. */
   #earnedAt: number;
   readonly #shares = new Map<unknown, Share>();
-  /** The longest waiting first. */
-  readonly #waiting = new Set<Waiting>();
+  /** Pending takes of all payers, the longest waiting first. */
+  readonly #waiting = new Set<PendingTake>();
+  /** Number of flows so far. */
   #flows = 0;
-  /** Bytes that the payer served last had been granted by then. */
-  #had = 0;
+  /** Virtual time: `granted` of the payer served last, before that grant. */
+  #virtualTime = 0;
   #timer: Timer | undefined;
   #waitedAt = Number.NEGATIVE_INFINITY;
 
@@ -82,15 +101,18 @@ export class RateLimiter {
     this.#earnedAt = clock.now();
   }
 
-  /** The last time at which a flow had to wait, as the clock has it: now, while one does. */
+  /**
+   * Latest time at which a flow was waiting, in ms on the clock; the current time while one waits.
+   * Negative infinity if none has waited yet.
+   */
   get waitedAt(): number {
     return this.#waiting.size > 0 ? this.#clock.now() : this.#waitedAt;
   }
 
   /**
-   * Begins a flow.
+   * Starts a flow.
    *
-   * @param payer whose share it takes; default: the one of all flows that name none
+   * @param payer payer whose share the flow uses. Default: one shared by all flows without a payer
    */
   flow(payer: unknown = ""): Flow {
     const age = this.#flows++;
@@ -99,14 +121,13 @@ export class RateLimiter {
       if (this.#timer !== undefined) this.#serve();
     };
     const flow: Flow = {
-      takeNow: (most) => this.#takeNow(most),
-      take: (most, signal) => this.#take(age, payer, most, signal),
+      takeNow: (max) => this.#takeNow(max),
+      take: (max, signal) => this.#take(age, payer, max, signal),
       giveBack,
       async takeAll(bytes, signal) {
         for (let left = bytes; left > 0; ) {
           const granted = flow.takeNow(left) || (await flow.take(left, signal));
           if (granted === 0) {
-            // The caller gives up all of it.
             giveBack(bytes - left);
             return;
           }
@@ -117,87 +138,91 @@ export class RateLimiter {
     return flow;
   }
 
-  #takeNow(most: number): number {
+  #takeNow(max: number): number {
     if (this.#waiting.size > 0) return 0;
     this.#earn();
     this.#credit = Math.min(this.#credit, this.rate * 1000);
-    const bytes = Math.min(most, this.#portion());
+    const bytes = Math.min(max, this.#grantSize());
     if (this.#credit < bytes * 1000) return 0;
     this.#credit -= bytes * 1000;
     return bytes;
   }
 
-  #take(age: number, payer: unknown, most: number, signal: AbortSignal): Promise<number> {
+  #take(age: number, payer: unknown, max: number, signal: AbortSignal): Promise<number> {
     if (signal.aborted) return Promise.resolve(0);
-    const now = this.#takeNow(most);
+    const now = this.#takeNow(max);
     if (now > 0) return Promise.resolve(now);
     return new Promise((resolve) => {
       const share = this.#share(payer);
       const settle = (bytes: number): void => {
         unsubscribe();
-        share.waiting.delete(waiting);
-        this.#waiting.delete(waiting);
+        share.waiting.delete(pending);
+        this.#waiting.delete(pending);
         this.#waitedAt = this.#clock.now();
         resolve(bytes);
       };
-      const waiting: Waiting = { age, share, most, since: this.#clock.now(), grant: settle };
+      const pending: PendingTake = { age, share, max, since: this.#clock.now(), grant: settle };
       const unsubscribe = onAbort(signal, () => {
         settle(0);
         this.#serve();
       });
-      share.waiting.add(waiting);
-      this.#waiting.add(waiting);
+      share.waiting.add(pending);
+      this.#waiting.add(pending);
       this.#serve();
     });
   }
 
-  /** Grants what there is, and sees to it that the rest is granted in time. */
+  /** Serves pending takes from the available credit, and sets a timer for the next one. */
   #serve(): void {
     this.#timer?.cancel();
     this.#timer = undefined;
     this.#earn();
     for (let next = this.#next(); next !== undefined; next = this.#next()) {
-      const { waiting, bytes, inTurn } = next;
+      const { pending, bytes, inTurn } = next;
       const missing = bytes * 1000 - this.#credit;
       if (missing > 0) {
         this.#timer = this.#clock.setTimer(() => this.#serve(), Math.ceil(missing / this.rate));
         return;
       }
-      const { share } = waiting;
+      const { share } = pending;
       this.#credit -= bytes * 1000;
-      if (inTurn) this.#had = share.had;
-      share.had += bytes;
-      waiting.grant(bytes);
+      if (inTurn) this.#virtualTime = share.granted;
+      share.granted += bytes;
+      pending.grant(bytes);
     }
-    // Shares matter only among payers that wait.
+    // Nothing waits any more, so the shares have no meaning.
     this.#shares.clear();
   }
 
-  /** Whose turn it is, and bytes for it. */
+  /**
+   * Selects the next take to serve, and the size of its grant. `inTurn` is false for a keep-alive
+   * grant, which ignores the order of the payers.
+   */
   #next():
-    | { readonly waiting: Waiting; readonly bytes: number; readonly inTurn: boolean }
+    | { readonly pending: PendingTake; readonly bytes: number; readonly inTurn: boolean }
     | undefined {
     const [longest] = this.#waiting;
     if (longest === undefined) return undefined;
-    if (this.#clock.now() - longest.since >= this.#longestWait()) {
-      return { waiting: longest, bytes: Math.min(longest.most, this.#keepAlive()), inTurn: false };
+    if (this.#clock.now() - longest.since >= this.#keepAliveInterval()) {
+      const bytes = Math.min(longest.max, this.#keepAliveSize());
+      return { pending: longest, bytes, inTurn: false };
     }
     const share = this.#nextShare() ?? longest.share;
-    let waiting = longest;
+    let pending = longest;
     for (const other of share.waiting) {
-      if (waiting.share !== share || other.age < waiting.age) waiting = other;
+      if (pending.share !== share || other.age < pending.age) pending = other;
     }
-    return { waiting, bytes: Math.min(waiting.most, this.#portion()), inTurn: true };
+    return { pending, bytes: Math.min(pending.max, this.#grantSize()), inTurn: true };
   }
 
-  /** The waiting payer that was granted least. */
+  /** Returns the share of the waiting payer with the lowest virtual time. */
   #nextShare(): Share | undefined {
     let next: Share | undefined;
     for (const [payer, share] of this.#shares) {
       if (share.waiting.size === 0) {
-        // It was granted no more than others by now, so it would begin like this again.
-        if (share.had <= this.#had) this.#shares.delete(payer);
-      } else if (next === undefined || share.had < next.had) {
+        // A new share would start at this virtual time or later, so this one can be dropped.
+        if (share.granted <= this.#virtualTime) this.#shares.delete(payer);
+      } else if (next === undefined || share.granted < next.granted) {
         next = share;
       }
     }
@@ -207,37 +232,44 @@ export class RateLimiter {
   #share(payer: unknown): Share {
     let share = this.#shares.get(payer);
     if (share === undefined) {
-      share = { had: this.#had, waiting: new Set() };
+      share = { granted: this.#virtualTime, waiting: new Set() };
       this.#shares.set(payer, share);
     } else if (share.waiting.size === 0) {
-      // What it did not ask for meanwhile is not saved up.
-      share.had = Math.max(share.had, this.#had);
+      // A payer does not save up credit while it requests nothing.
+      share.granted = Math.max(share.granted, this.#virtualTime);
     }
     return share;
   }
 
-  /** Bytes of one grant. */
-  #portion(): number {
+  /** Returns the size of one grant in turn, in bytes. */
+  #grantSize(): number {
     return Math.max(
       Math.ceil(this.rate / GRANTS_PER_SECOND),
-      Math.min(MIN_GRANT, Math.ceil(this.rate / 4)),
+      Math.min(MIN_GRANT_BYTES, Math.ceil(this.rate / 4)),
     );
   }
 
-  /** Milliseconds after which a flow is granted a few bytes before its turn. */
-  #longestWait(): number {
+  /** Returns the wait after which a flow gets a keep-alive grant, in ms. */
+  #keepAliveInterval(): number {
     const flows = this.#waiting.size;
-    const seconds = Math.max(flows / KEPT_ALIVE_PER_SECOND, (KEEP_ALIVE_SHARE * flows) / this.rate);
-    return Math.min(MAX_WAIT, Math.max(MIN_WAIT, seconds * 1000));
+    const seconds = Math.max(
+      flows / KEEP_ALIVES_PER_SECOND,
+      (KEEP_ALIVE_SHARE * flows) / this.rate,
+    );
+    return Math.min(MAX_KEEP_ALIVE_MS, Math.max(MIN_KEEP_ALIVE_MS, seconds * 1000));
   }
 
-  /** Bytes that keep a flow alive, such that all flows together take a 16th of the rate for it. */
-  #keepAlive(): number {
-    const share = (this.rate * this.#longestWait()) / 1000 / KEEP_ALIVE_SHARE / this.#waiting.size;
-    return Math.max(1, Math.min(MIN_GRANT, Math.floor(share)));
+  /** Returns the size of a keep-alive grant, in bytes: all of them take a 16th of the rate. */
+  #keepAliveSize(): number {
+    const share =
+      (this.rate * this.#keepAliveInterval()) / 1000 / KEEP_ALIVE_SHARE / this.#waiting.size;
+    return Math.max(1, Math.min(MIN_GRANT_BYTES, Math.floor(share)));
   }
 
-  /** While a flow waits, more than a second's worth may come together: a timer may be late. */
+  /**
+   * Adds the credit earned since the last call. Does not cap it at a second's worth: while a flow
+   * waits, a timer may be late.
+   */
   #earn(): void {
     const now = this.#clock.now();
     this.#credit += (now - this.#earnedAt) * this.rate;

@@ -9,64 +9,80 @@ import { type ServerOptions, type ServerSettings, serverSettings } from "./admis
 import type { GrpcServing } from "./grpc/service.ts";
 import { VortexServer } from "./vortex-server.ts";
 
-/** What to serve, where, and over what. */
+/** Options of {@link StorageServer.start}. At least one of `quic`, `tcp` and `grpc` is required. */
 export interface StorageServerOptions extends ServerOptions {
-  /** What is served. */
+  /** Store whose pieces are served. */
   readonly store: PieceStore;
-  /** The address to listen on. Default `0.0.0.0`, every IPv4 address of this host. */
+  /** Local address to listen on. Default `0.0.0.0`, all IPv4 addresses of this host. */
   readonly host?: string;
-  /** Serves the Vortex protocol over QUIC. `port` 0 takes any free one; stock peers use 4006. */
+  /**
+   * Serves the Vortex protocol over QUIC. Port 0 selects a free UDP port; stock peers use 4006.
+   * Default: not served.
+   */
   readonly quic?: { readonly port: number } & QuicTuning;
-  /** Serves the Vortex protocol over TCP; stock peers use 4005. */
+  /**
+   * Serves the Vortex protocol over TCP. Port 0 selects a free port; stock peers use 4005. Default:
+   * not served.
+   */
   readonly tcp?: { readonly port: number };
   /**
-   * Serves the Dragonfly API over gRPC, at {@link host} unless it has one of its own; stock peers use 4000. With `tls`, over TLS
-   * with the certificate of {@link tls}; default false: HTTP/2 in the clear, as stock peers serve it unless they are configured
-   * otherwise.
+   * Serves the Dragonfly API over gRPC. Port 0 selects a free port; stock peers use 4000. Default:
+   * not served.
+   *
+   * `host` overrides {@link host} for gRPC. With `tls: true` it uses TLS with the certificate of
+   * {@link tls}. Default false: plaintext HTTP/2, like dfdaemon with its default configuration.
    */
   readonly grpc?: { readonly port: number; readonly host?: string; readonly tls?: boolean };
   /**
-   * The one certificate of QUIC and of gRPC over TLS. Default: a new self-signed one, whose fingerprint clients may pin. TCP, and
-   * gRPC in the clear, have none of this, nor of `clientCa`.
+   * Certificate and client authentication for QUIC and for gRPC over TLS. Does not apply to TCP and
+   * to plaintext gRPC. Default: a new self-signed certificate, whose fingerprint clients may pin.
    */
   readonly tls?: TlsServerOptions;
   /**
-   * The IP address at which peers reach this host, for answers over gRPC that name the ports of TCP and QUIC. Default: the one
-   * at which the asking peer reached it; to be given when that is not the same for all, as behind address translation.
+   * IP address at which peers reach this host. gRPC answers contain it, together with the ports of
+   * TCP and QUIC. Default: the local address of the peer's gRPC connection. Set it when peers reach
+   * this host by another address, as behind NAT.
    */
   readonly advertisedIp?: string;
-  /** For the ids of this host and its peers that answers over gRPC name. Default `vortex-peer`. */
+  /** Host name in the host IDs and peer IDs of gRPC answers. Default `vortex-peer`. */
   readonly hostname?: string;
 }
 
-/** One protocol of a {@link StorageServer}. */
+/** Server of one protocol, part of a {@link StorageServer}. */
 export interface ProtocolServer {
-  /** Where it listens; the port is the real one where 0 was asked for. */
+  /** Bound address, with the assigned port when port 0 was requested. */
   readonly address: Address;
-  /** SHA-256 fingerprint of the certificate in use; undefined without TLS. */
+  /** SHA-256 fingerprint of the current certificate; undefined without TLS. */
   readonly fingerprint: string | undefined;
-  /** Counts since it began to listen, see `Listener.counters`. */
+  /** Counters of the listener, see `Listener.counters`. */
   readonly counters?: ListenerCounters | undefined;
   /**
-   * Shows connections that come from now on another certificate; those that exist go on.
-   * Rejects with `InvalidArgument` for a certificate or key that is none, and with `Unavailable` where there is no TLS.
+   * Replaces the certificate for new connections; existing ones keep theirs. Rejects with
+   * `InvalidArgument` for an invalid certificate or key, and with `Unavailable` without TLS.
    */
   setIdentity(identity: TlsIdentity): Promise<void>;
-  /** Stops listening, lets the answers under way end for `grace` milliseconds, then ends them. */
+  /**
+   * Rejects new requests and waits up to `grace` ms for answers in flight. Then aborts the rest and
+   * stops listening.
+   */
   close(options?: { readonly grace?: number }): Promise<void>;
 }
 
-/** What a runtime's face supplies to serve. A loader may reject with `Unavailable`, naming what works instead. */
+/**
+ * Runtime-specific parts of a {@link StorageServer}, supplied by the entry point of each runtime. A
+ * loader rejects with `Unavailable` where the runtime lacks a protocol; the message names an
+ * alternative.
+ */
 export interface ServerBindings {
-  /** What the core is given: clock, randomness, hashes. */
+  /** Clock, randomness and hashes. */
   readonly runtime: Runtime;
-  /** Where certificates come from. */
+  /** Creates and checks certificates. */
   readonly identities: IdentityBinding;
-  /** QUIC of this runtime, to listen with. */
+  /** Loads the QUIC transport of this runtime, for listening. */
   quicListener(tls: TlsServerOptions, tuning: QuicTuning): Promise<Transport>;
-  /** TCP of this runtime. */
+  /** Loads the TCP transport of this runtime. */
   tcp(): Promise<Transport>;
-  /** In the clear without `tls`. */
+  /** Starts a gRPC server at `local`; plaintext HTTP/2 without `tls`. */
   grpcServer(
     local: Address,
     store: PieceStore,
@@ -76,28 +92,36 @@ export interface ServerBindings {
   ): Promise<ProtocolServer>;
 }
 
-/** Certificates, which the core cannot make or read. */
+/** Certificate operations that the core cannot perform by itself. */
 export interface IdentityBinding {
   /**
-   * The identity that the options name; else the one that their store keeps, or a new self-signed one, which it then keeps.
-   * Rejects with `InvalidArgument`, and as the store does.
+   * Resolves to the identity of a server: the one in the options, else the one in their identity
+   * store. If that is empty, creates a self-signed identity and saves it there. Rejects with
+   * `InvalidArgument`, and with the errors of the store.
    */
   ofServer(options: TlsServerOptions): Promise<TlsIdentity>;
-  /** A new self-signed identity. */
+  /** Creates a new self-signed identity. */
   make(): Promise<TlsIdentity>;
-  /** The identity itself. Throws `InvalidArgument` for a certificate or key that is none, and for a key of another one. */
+  /**
+   * Returns the identity if it is valid. Throws `InvalidArgument` for an invalid certificate or
+   * key, and for a key that does not match the certificate.
+   */
   check(identity: TlsIdentity): TlsIdentity;
 }
 
-/** Serves one store over any of QUIC, TCP and gRPC at once, under one upload rate limit. */
+/**
+ * Server of one store over QUIC, TCP and gRPC, in any combination. All protocols share one upload
+ * rate limit and one certificate.
+ */
 export class StorageServer {
-  /** The addresses in use, of those protocols that were asked for. */
+  /** Bound address of each protocol that is served. */
   readonly addresses: { readonly quic?: Address; readonly tcp?: Address; readonly grpc?: Address };
   readonly #servers: readonly ProtocolServer[];
   readonly #tls: TlsServerOptions;
   readonly #identities: IdentityBinding;
-  /** What is shown now; undefined where nothing is served over TLS. */
+  /** Current identity; undefined without TLS. */
   #identity: TlsIdentity | undefined;
+  /** Settles after all rotations so far; serialises them. */
   #rotating: Promise<unknown> = Promise.resolve();
 
   private constructor(
@@ -115,9 +139,9 @@ export class StorageServer {
   }
 
   /**
-   * Starts what the options name.
-   * Rejects with `InvalidArgument`, `AddressInUse` or `Unavailable`, and with `StorageFailed` when the kept certificate cannot be
-   * read or written; then nothing is left listening.
+   * Starts to serve the protocols in `options`. Rejects with `InvalidArgument`, `AddressInUse` or
+   * `Unavailable`, and with `StorageFailed` when the stored certificate cannot be read or written.
+   * After a rejection nothing is left listening.
    */
   static async start(
     options: StorageServerOptions,
@@ -128,7 +152,7 @@ export class StorageServer {
     if (quic === undefined && tcp === undefined && grpc === undefined) {
       throw new VortexError(
         "InvalidArgument",
-        "nothing to serve: expected quic, tcp or grpc with a port",
+        "protocols to serve: expected quic, tcp or grpc with a port, got none",
       );
     }
     const started: ProtocolServer[] = [];
@@ -146,23 +170,25 @@ export class StorageServer {
       return server;
     };
     try {
-      // One identity for every protocol, so that clients pin one fingerprint.
+      // All protocols share one identity, so clients pin a single fingerprint.
       if (quic !== undefined || grpc?.tls === true)
         identity = await bindings.identities.ofServer(tls);
-      const shown = { ...identity, ...(tls.clientCa !== undefined && { clientCa: tls.clientCa }) };
+      const serverTls = {
+        ...identity,
+        ...(tls.clientCa !== undefined && { clientCa: tls.clientCa }),
+      };
       if (quic !== undefined)
         addresses.quic = (
-          await listen(await bindings.quicListener(shown, quic), quic.port)
+          await listen(await bindings.quicListener(serverTls, quic), quic.port)
         ).address;
       if (tcp !== undefined) addresses.tcp = (await listen(await bindings.tcp(), tcp.port)).address;
       if (grpc !== undefined) {
         const local = { host: grpc.host ?? host, port: grpc.port };
-        const shownOverGrpc = grpc.tls === true ? shown : undefined;
         const server = await bindings.grpcServer(
           local,
           store,
           settings,
-          shownOverGrpc,
+          grpc.tls === true ? serverTls : undefined,
           servingOf(options, addresses),
         );
         started.push(server);
@@ -175,7 +201,7 @@ export class StorageServer {
     return new StorageServer(addresses, started, tls, bindings.identities, identity);
   }
 
-  /** Counts of what the servers survived: the sum over all protocols. */
+  /** Counters of the listeners, summed over all protocols. */
   get counters(): ListenerCounters {
     const sum = { unanswerable: 0, unsent: 0, caught: 0 };
     for (const { counters } of this.#servers) {
@@ -186,20 +212,24 @@ export class StorageServer {
     return sum;
   }
 
-  /** SHA-256 fingerprint of the certificate in use, for clients to pin; undefined where nothing is served over TLS. */
+  /** SHA-256 fingerprint of the current certificate, for clients to pin; undefined without TLS. */
   get fingerprint(): string | undefined {
     return this.#secured()[0]?.fingerprint;
   }
 
   /**
-   * Shows connections that come from now on another certificate, over QUIC and gRPC; those that exist go on. Resolves to its
-   * fingerprint.
+   * Replaces the certificate for new connections over QUIC and gRPC; existing ones keep theirs.
+   * Resolves to the fingerprint of the new certificate.
    *
-   * Rejects with `InvalidArgument` for a certificate or key that is none, and without one where the certificate was given with
-   * the options; with `StorageFailed` when it cannot be kept; with `Unavailable` where nothing is served over TLS, or a runtime
-   * cannot change it. Then the one before it stays.
+   * The old certificate stays in use when this rejects:
    *
-   * @param identity default: a new self-signed one. Either is kept where `tls.identityStore` says.
+   * - `InvalidArgument`: the certificate or key is invalid. Also if `identity` is omitted although
+   *   the options contain a certificate.
+   * - `StorageFailed`: `tls.identityStore` cannot save the identity.
+   * - `Unavailable`: no protocol uses TLS, or the runtime cannot replace a certificate.
+   *
+   * @param identity new certificate and key, saved in `tls.identityStore` if there is one. Default:
+   * a new self-signed identity
    */
   rotateCertificate(identity?: TlsIdentity): Promise<string> {
     const rotation = this.#rotating.then(() => this.#rotate(identity));
@@ -213,12 +243,12 @@ export class StorageServer {
     if (servers.length === 0 || before === undefined) {
       throw new VortexError(
         "Unavailable",
-        "nothing is served over TLS, so there is no certificate to change",
+        "cannot rotate the certificate: no protocol uses TLS; serve quic, or grpc with tls",
       );
     }
     if (given === undefined && this.#tls.cert !== undefined) {
       const message =
-        "the certificate was given with the options: expected another one in its place";
+        "cannot rotate the certificate of option tls.cert: expected a new one, got none";
       throw new VortexError("InvalidArgument", message);
     }
     const identity =
@@ -227,7 +257,8 @@ export class StorageServer {
       for (const server of servers) await server.setIdentity(identity);
       await this.#tls.identityStore?.save(identity);
     } catch (error) {
-      // One that is not shown over every protocol, or would be gone after a restart, is shown nowhere.
+      // Roll back: a certificate must be in use for every protocol, and survive a restart, or for
+      // none.
       for (const server of servers) await server.setIdentity(before).catch(() => {});
       throw error;
     }
@@ -239,7 +270,10 @@ export class StorageServer {
     return this.#servers.filter(({ fingerprint }) => fingerprint !== undefined);
   }
 
-  /** Stops listening, lets the answers under way end for `grace` milliseconds (default 5,000), then ends them. */
+  /**
+   * Rejects new requests and waits up to `grace` ms (default 5,000) for answers in flight. Then
+   * aborts the rest and stops listening. Idempotent.
+   */
   async close(options: { readonly grace?: number } = {}): Promise<void> {
     await Promise.all(this.#servers.map((server) => server.close(options)));
   }
@@ -249,7 +283,7 @@ export class StorageServer {
   }
 }
 
-/** What gRPC tells of the other servers, which listen by then. */
+/** Returns the ports and names that gRPC answers advertise. Call it once the others listen. */
 function servingOf(
   { advertisedIp, hostname }: StorageServerOptions,
   { tcp, quic }: StorageServer["addresses"],

@@ -1,17 +1,18 @@
 import { VortexError } from "../errors.ts";
 import { requireInteger } from "../piece.ts";
 
-/** A host and a port. */
+/** Network address: a host and a port. */
 export interface Address {
-  /** An IPv4 or IPv6 address, without brackets, or a host name. */
+  /** IPv4 address, IPv6 address without brackets, or host name. */
   readonly host: string;
-  /** 0 to 65535; 0 only to listen on any free port. */
+  /** Port, 0 to 65535. Port 0 is only for listening, on any free port. */
   readonly port: number;
 }
 
 /**
- * Takes `host:port` apart; an IPv6 address stands in brackets.
- * @throws `InvalidArgument`
+ * Parses `host:port`. An IPv6 address must be in brackets.
+ *
+ * @throws `InvalidArgument` for any other text
  */
 export function parseAddress(text: string): Address {
   const match = /^(?:\[([0-9A-Fa-f:.]+(?:%[^\]\s]+)?)\]|([^\s:[\]/]+)):([0-9]{1,5})$/.exec(text);
@@ -20,13 +21,13 @@ export function parseAddress(text: string): Address {
   if (host === undefined || port > 65535) {
     throw new VortexError(
       "InvalidArgument",
-      `address "${text}": expected host:port, such as 10.0.0.1:4006 or [::1]:4006`,
+      `address: expected host:port, such as 10.0.0.1:4006 or [::1]:4006, got "${text}"`,
     );
   }
   return { host, port };
 }
 
-/** `host:port`, an IPv6 address in brackets. */
+/** Formats an address as `host:port`, with an IPv6 address in brackets. */
 export function formatAddress({ host, port }: Address): string {
   requireInteger("port", port, 0, 65535);
   return host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;

@@ -1,46 +1,61 @@
 import type { Transport } from "@connectrpc/connect";
 import type { Address } from "./address.ts";
 
-/** Makes connections to gRPC servers; each runtime's face supplies one. */
+/** Dials gRPC servers. The entry point of each runtime supplies an implementation. */
 export interface GrpcBinding {
   /**
-   * Resolves when the peer has shown that it speaks HTTP/2, by its SETTINGS (RFC 9113, section 3.4).
+   * Connects to a server. Resolves when the peer's SETTINGS frame proves that it speaks HTTP/2 (RFC
+   * 9113, section 3.4).
    *
-   * Rejects with `ConnectionRefused`, `Unreachable`, `HandshakeFailed`, `ProtocolNotSupported`, or as the signal says; with
-   * `InvalidArgument` for an IPv6 address with a zone where the runtime dials none.
+   * Rejects with `ConnectionRefused`, `Unreachable`, `HandshakeFailed` or `ProtocolNotSupported`,
+   * and when the signal aborts. Also rejects with `InvalidArgument` for an IPv6 address with a
+   * zone, where the runtime cannot dial one.
    */
   dial(remote: Address, options: GrpcDialOptions): Promise<GrpcConnection>;
 }
 
-/** What dialling is told. */
+/** Options of {@link GrpcBinding.dial}. */
 export interface GrpcDialOptions {
-  /** Ends the attempt; the promise rejects with the signal's reason if that is a `VortexError`, else `Aborted`. */
+  /**
+   * Aborts the attempt. `dial` rejects with the signal's reason if it is a `VortexError`, else with
+   * `Aborted`.
+   */
   readonly signal?: AbortSignal;
-  /** Greatest message that is accepted, in bytes; a longer one is refused before it is read. */
+  /** Maximum length of a received message, in bytes; a longer one is rejected before it is read. */
   readonly maxMessageLength: number;
 }
 
-/** An HTTP/2 connection to one peer, for any number of calls at a time. */
+/** HTTP/2 connection to one peer, for any number of concurrent calls. */
 export interface GrpcConnection {
   /**
-   * A Connect transport on this connection, for one call. `onBytes` is told of everything that arrives for that call: Connect
-   * hands an answer over only when all of it is there, and silence is to be told from a slow peer before that.
+   * Creates a Connect transport for one call on this connection.
+   *
+   * @param onBytes called whenever bytes arrive for the call. Connect delivers a message only as a
+   * whole, and before that a slow peer must be distinguished from a silent one.
    */
   transport(onBytes: () => void, bounds?: GrpcCallBounds): Transport;
-  /** Whether it takes calls: false once it has failed, was closed, or the peer announced that it will end it. */
+  /**
+   * False once the connection accepts no calls: after a failure, `close()` or the peer's GOAWAY.
+   */
   readonly open: boolean;
-  /** Resolves, never rejects, when it takes no more calls. */
+  /** Resolves when {@link open} becomes false. Never rejects. */
   readonly closed: Promise<void>;
-  /** Ends the connection at once, and the calls under way with it. Idempotent. */
+  /** Closes the connection at once, together with the calls in flight. Idempotent. */
   close(): Promise<void>;
 }
 
-/** What one call and its answers are held to, beyond what holds for the connection. */
+/** Limits of one call, in addition to those of its connection. */
 export interface GrpcCallBounds {
-  /** Ends the wait until the peer takes one more stream; what ends the call after that is Connect's own. Default: nothing does. */
+  /**
+   * Aborts the wait for a free stream of the peer. Once the stream is open, the signal of the
+   * Connect call applies instead. Default: no signal.
+   */
   readonly signal?: AbortSignal;
-  /** Greatest message, in bytes. Default: the connection's. */
+  /** Maximum length of a message, in bytes. Default: the one of the connection. */
   readonly maxMessageLength?: number;
-  /** Sees each message before it is decoded, as chunks that are its own. What it throws ends the call. Default: nobody does. */
+  /**
+   * Receives each message before it is decoded, as chunks that it may keep. An exception fails the
+   * call. Default: none.
+   */
   readonly onMessage?: (chunks: readonly Uint8Array[]) => void;
 }

@@ -1,7 +1,4 @@
-/**
- * Happy Eyeballs (RFC 8305): the one way to dial a host with several addresses, over every
- * protocol.
- */
+/** Happy Eyeballs (RFC 8305): dials a host with several addresses, over any protocol. */
 import { abortedError, type ErrorCode, VortexError } from "../errors.ts";
 import type { Clock } from "../runtime.ts";
 import { type Address, formatAddress } from "./address.ts";
@@ -9,37 +6,38 @@ import { type PriorAttempt, runStaggered } from "./staggered-race.ts";
 
 /** Connection Attempt Delay, in ms; the value that RFC 8305 recommends (section 8). */
 export const ATTEMPT_DELAY = 250;
-/** Addresses of one host that a dial tries; a name server may list any number. */
+/** Maximum number of addresses that a dial tries; a name server may list any number. */
 export const MAX_ADDRESSES = 16;
 
 /** Options of {@link dialAddresses}. */
 export interface AddressDial<T> {
-  /** The peer as it was named: for messages, and the port. */
+  /** Peer with its unresolved host name; supplies the port, and the name for messages. */
   readonly remote: Address;
-  /** IP addresses of its host, as the resolver sorted them (RFC 6724). */
+  /** IP addresses of the host, in the order of the resolver (RFC 6724). */
   readonly addresses: readonly string[];
   readonly clock: Clock;
-  /** Ends all attempts. */
+  /** Aborts all attempts. */
   readonly signal: AbortSignal | undefined;
   /**
-   * Dials one address. `only` is true when there is no other: then a connection may be returned
-   * before the peer has answered. Rejects as the signal says once it has aborted.
+   * Dials one address. `only` is true when there is no other; only then may it resolve before the
+   * peer has answered. Rejects when the signal aborts.
    */
   dial(address: string, signal: AbortSignal | undefined, only: boolean): Promise<T>;
-  /** Closes a connection that came too late. */
+  /** Closes a connection that was established after another one had won. */
   discard(result: T): void;
 }
 
 /**
- * Dials the addresses in turn, families interleaved: the next one when an attempt has failed or
- * after {@link ATTEMPT_DELAY}. The first connection wins, and the other attempts are aborted.
+ * Dials the addresses in turn, families interleaved. Starts the next attempt when one fails or
+ * after {@link ATTEMPT_DELAY}. The first connection wins; the other attempts are aborted.
  *
- * When all fail, the error names each. Its `cause` is an `AggregateError` of all, its code the
- * most telling one. These end all attempts:
+ * When all attempts fail, the message lists each failure, and the code is the most informative one.
+ * The cause is an `AggregateError` of all. These end all attempts at once:
  *
- * - the signal, with `Aborted` or its own reason
- * - an error that is not of the network, such as `InvalidArgument`
- * - `HandshakeFailed`, which a silent address would hide until the connect timeout
+ * - the signal, with `Aborted` or its reason
+ * - an error outside of the network, such as `InvalidArgument`
+ * - `HandshakeFailed`, which would otherwise stay hidden behind a silent address until the connect
+ *   timeout
  */
 export async function dialAddresses<T>(options: AddressDial<T>): Promise<T> {
   const { remote, clock, signal, dial, discard } = options;
@@ -48,7 +46,7 @@ export async function dialAddresses<T>(options: AddressDial<T>): Promise<T> {
   const what = `dialling ${addr}`;
   const [first] = addresses;
   if (first === undefined)
-    throw new VortexError("Unreachable", `${remote.host} has no address`, { addr });
+    throw new VortexError("Unreachable", `cannot dial ${addr}: host name has no address`, { addr });
   if (addresses.length === 1) {
     if (signal?.aborted) throw abortedError(signal, what);
     return dial(first, signal, true);
@@ -71,8 +69,8 @@ export async function dialAddresses<T>(options: AddressDial<T>): Promise<T> {
 }
 
 /**
- * Orders addresses so that IPv6 and IPv4 alternate, beginning with the family of the first one
- * (RFC 8305, section 4). The order within a family stays; repeated addresses are left out.
+ * Returns the addresses with IPv6 and IPv4 alternating, starting with the family of the first one
+ * (RFC 8305, section 4). Keeps the order within a family and drops duplicates.
  */
 export function interleaveFamilies(addresses: readonly string[]): string[] {
   const [first = ""] = addresses;
@@ -90,8 +88,8 @@ function isIPv6(address: string): boolean {
   return address.includes(":");
 }
 
-/** Codes that show the most first: a peer, then a host. */
-const telling: readonly ErrorCode[] = [
+/** Most informative codes, in order: a peer answered, a host answered, nothing answered. */
+const informative: readonly ErrorCode[] = [
   "ProtocolNotSupported",
   "ConnectionRefused",
   "ConnectTimeout",
@@ -103,12 +101,12 @@ function allFailed(addr: string, setbacks: readonly PriorAttempt<string>[]): Vor
   );
   const errors = failures.map(({ error }) => error);
   const code =
-    telling.find((one) => errors.some((error) => error.code === one)) ??
+    informative.find((one) => errors.some((error) => error.code === one)) ??
     errors[0]?.code ??
     "Unreachable";
   const each = failures
     .map(({ address, error }) => `${address}: ${error.code}, ${error.message}`)
     .join("; ");
-  const message = `none of the ${failures.length} addresses of ${addr} works: ${each}`;
+  const message = `cannot connect to any of ${failures.length} addresses of ${addr}: ${each}`;
   return new VortexError(code, message, { cause: new AggregateError(errors, message), addr });
 }

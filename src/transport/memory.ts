@@ -16,12 +16,13 @@ import {
   type Transport,
 } from "./transport.ts";
 
-/** Bytes that a direction of a stream holds before the writer waits. */
-const WINDOW = 64 * 1024;
+/** Flow control window of one direction of a stream, in bytes. */
+const WINDOW_BYTES = 64 * 1024;
 
 /**
- * A transport within one process, for tests and for programs that serve themselves. Dialling reaches the listeners of the
- * same `MemoryTransport`. It is also the plainest reading of the contract in `transport.ts`.
+ * Transport within one process, for tests and for programs that are server and client at once. It
+ * reaches only the listeners of the same instance. It is also the reference implementation of the
+ * contract in `transport.ts`.
  */
 export class MemoryTransport implements Transport {
   readonly protocol: "quic" | "tcp";
@@ -34,12 +35,15 @@ export class MemoryTransport implements Transport {
 
   async dial(remote: Address, options: DialOptions = {}): Promise<Connection> {
     if (options.signal?.aborted) throw abortedError(options.signal, "dialling");
-    // A moment passes here as it does on a network, so that an abort during dialling is one.
+    // Yield once, as a network dial does, so that an abort can arrive during the dial.
     await Promise.resolve();
     if (options.signal?.aborted) throw abortedError(options.signal, "dialling");
     const listener = this.#listeners.get(formatAddress(remote));
     if (listener === undefined) {
-      throw new VortexError("ConnectionRefused", `nobody listens at ${formatAddress(remote)}`);
+      throw new VortexError(
+        "ConnectionRefused",
+        `cannot dial ${formatAddress(remote)}: no listener at this address`,
+      );
     }
     const local = { host: remote.host, port: this.#nextPort++ };
     return listener.connect(this.protocol, local);
@@ -48,7 +52,8 @@ export class MemoryTransport implements Transport {
   async listen(local: Address, options: ListenOptions = {}): Promise<Listener> {
     const address = { host: local.host, port: local.port === 0 ? this.#nextPort++ : local.port };
     const key = formatAddress(address);
-    if (this.#listeners.has(key)) throw new VortexError("AddressInUse", `${key} is in use`);
+    if (this.#listeners.has(key))
+      throw new VortexError("AddressInUse", `cannot listen at ${key}: the address is in use`);
     const listener = new MemoryListener(address, options, () => this.#listeners.delete(key));
     this.#listeners.set(key, listener);
     return listener;
@@ -59,21 +64,23 @@ class MemoryListener implements Listener {
   readonly address: Address;
   readonly fingerprint: undefined;
   readonly #options: ListenOptions;
-  readonly #forget: () => void;
+  /** Removes the listener from its transport. */
+  readonly #unregister: () => void;
   readonly #incoming = new AsyncQueue<Connection>();
   readonly #connections = new Set<MemoryConnection>();
 
-  constructor(address: Address, options: ListenOptions, forget: () => void) {
+  constructor(address: Address, options: ListenOptions, unregister: () => void) {
     this.address = address;
     this.#options = options;
-    this.#forget = forget;
+    this.#unregister = unregister;
   }
 
   connect(protocol: "quic" | "tcp", from: Address): Connection {
-    if (this.#connections.size >= (this.#options.maxConnections ?? DEFAULT_MAX_CONNECTIONS)) {
+    const limit = this.#options.maxConnections ?? DEFAULT_MAX_CONNECTIONS;
+    if (this.#connections.size >= limit) {
       throw new VortexError(
         "ConnectionRefused",
-        "the listener has as many connections as it takes",
+        `connection refused: the listener is at its limit of ${limit} (maxConnections)`,
       );
     }
     const maxStreams = this.#options.maxStreams ?? DEFAULT_MAX_STREAMS;
@@ -91,12 +98,12 @@ class MemoryListener implements Listener {
   async setIdentity(): Promise<void> {
     throw new VortexError(
       "Unavailable",
-      "there is no TLS within one process, so there is no certificate to change",
+      "cannot set a certificate: the in-memory transport has no TLS",
     );
   }
 
   async close(options: { readonly grace?: number } = {}): Promise<void> {
-    this.#forget();
+    this.#unregister();
     this.#incoming.end();
     await Promise.all([...this.#connections].map((connection) => connection.close(options)));
   }
@@ -111,9 +118,12 @@ class MemoryConnection implements Connection {
   readonly closed: Promise<CloseInfo>;
   readonly #incoming = new AsyncQueue<ByteStream>();
   readonly #streams = new Set<MemoryStream>();
-  readonly #credit: number;
+  /** Maximum number of concurrent streams opened by this side. */
+  readonly #maxStreams: number;
+  /** Wakes the calls of `openStream` that wait for credit. */
   readonly #waiting: (() => void)[] = [];
   #opened = 0;
+  /** True from the call of `close()` on: no new streams. */
   #closing = false;
   #peer: MemoryConnection = this;
   #resolveClosed: (info: CloseInfo) => void = () => {};
@@ -132,10 +142,10 @@ class MemoryConnection implements Connection {
     return [dialled, accepted];
   }
 
-  private constructor(protocol: "quic" | "tcp", remote: Address, credit: number) {
+  private constructor(protocol: "quic" | "tcp", remote: Address, maxStreams: number) {
     this.protocol = protocol;
     this.remote = remote;
-    this.#credit = credit;
+    this.#maxStreams = maxStreams;
     this.closed = new Promise((resolve) => {
       this.#resolveClosed = resolve;
     });
@@ -144,13 +154,13 @@ class MemoryConnection implements Connection {
   async openStream(options: { readonly signal?: AbortSignal } = {}): Promise<ByteStream> {
     for (;;) {
       if (options.signal?.aborted) {
-        // The credit that woke this call may be another's.
+        // Pass on the credit that may have woken this call.
         this.#waiting.shift()?.();
         throw abortedError(options.signal, "opening a stream");
       }
       if (this.#end !== undefined) throw this.#end.error;
       if (this.#closing) throw closedHere();
-      if (this.#opened < this.#credit) break;
+      if (this.#opened < this.#maxStreams) break;
       await this.#creditOrAbort(options.signal);
     }
     this.#opened++;
@@ -179,7 +189,7 @@ class MemoryConnection implements Connection {
     if (this.#end !== undefined) return;
     this.#closing = true;
     for (const wake of this.#waiting.splice(0)) wake();
-    // What was written and ended is still read by the other side; give it the time to.
+    // Give the peer time to read the directions that were ended.
     const ended = [...this.#streams]
       .filter((stream) => stream.output.ended)
       .map((stream) => stream.output.finished);
@@ -200,7 +210,10 @@ class MemoryConnection implements Connection {
       code,
       reason,
       remote: true,
-      error: new VortexError("ConnectionLost", `the peer closed the connection (code ${code})`),
+      error: new VortexError(
+        "ConnectionLost",
+        `connection lost: the peer closed it with code ${code}`,
+      ),
     });
   }
 
@@ -248,19 +261,22 @@ class MemoryStream implements ByteStream {
     };
   }
 
-  /** Fails this side's reads and writes; the pipes' other ends belong to the peer, which fails with an error of its own. */
+  /** Fails the reads and writes of this side. The peer fails its ends of the pipes separately. */
   fail(error: VortexError): void {
     this.#input.close({ read: error });
     this.output.close({ write: error });
   }
 }
 
-/** One direction: a queue of chunks between a writer and a reader. */
+/** One direction of a stream: a queue of chunks between a writer and a reader. */
 class MemoryPipe {
+  /** Resolves when the reader has read the end, or either side has given the direction up. */
   readonly finished: Promise<void>;
+  /** True once the writer has ended the direction. */
   ended = false;
   #chunks: Uint8Array[] = [];
-  #held = 0;
+  /** Bytes in {@link #chunks}. */
+  #unread = 0;
   #readError: VortexError | undefined;
   #writeError: VortexError | undefined;
   #wakeReader: (() => void) | undefined;
@@ -278,7 +294,7 @@ class MemoryPipe {
       if (this.#readError !== undefined) throw this.#readError;
       const chunk = this.#chunks.shift();
       if (chunk !== undefined) {
-        this.#held -= chunk.length;
+        this.#unread -= chunk.length;
         this.#wakeWriter?.();
         return chunk;
       }
@@ -296,11 +312,11 @@ class MemoryPipe {
     if (this.ended) throw new VortexError("Closed", "the stream was ended on this side");
     if (this.#writeError !== undefined) throw this.#writeError;
     if (chunk.length === 0) return;
-    // A copy, so that the reader owns its chunk whatever the writer does.
+    // Copy: the chunk belongs to the reader, whatever the writer does with its buffer.
     this.#chunks.push(chunk.slice());
-    this.#held += chunk.length;
+    this.#unread += chunk.length;
     this.#wakeReader?.();
-    while (this.#held > WINDOW && this.#writeError === undefined) {
+    while (this.#unread > WINDOW_BYTES && this.#writeError === undefined) {
       await new Promise<void>((resolve) => {
         this.#wakeWriter = resolve;
       });
@@ -319,18 +335,21 @@ class MemoryPipe {
   cancel(code: number): void {
     this.close({
       read: new VortexError("Closed", "the stream was cancelled on this side"),
-      write: new VortexError("StreamReset", `the peer stopped reading (code ${code})`),
+      write: new VortexError("StreamReset", `stream reset: the peer cancelled with code ${code}`),
     });
   }
 
   abort(code: number): void {
     this.close({
-      read: new VortexError("StreamReset", `the peer aborted the stream (code ${code})`),
+      read: new VortexError("StreamReset", `stream reset: the peer aborted with code ${code}`),
       write: new VortexError("Closed", "the stream was aborted on this side"),
     });
   }
 
-  /** Ends the direction under one or both of its ends; what was ended and read to the end stays so. */
+  /**
+   * Fails the reader, the writer or both with the given errors, and drops unread chunks. Without
+   * effect on a direction that was ended and read completely.
+   */
   close(errors: { readonly read?: VortexError; readonly write?: VortexError }): void {
     if (this.ended && this.#chunks.length === 0) {
       this.#finish();
@@ -339,7 +358,7 @@ class MemoryPipe {
     this.#readError ??= errors.read;
     this.#writeError ??= errors.write;
     this.#chunks = [];
-    this.#held = 0;
+    this.#unread = 0;
     this.#wakeReader?.();
     this.#wakeWriter?.();
     this.#finish();

@@ -2,33 +2,42 @@ import { VortexError } from "../errors.ts";
 import { formatAddress, parseAddress } from "./address.ts";
 import { type Protocol, protocols } from "./protocol.ts";
 
-/** Where a peer serves each protocol, `host:port`. One that is absent is not tried. */
+/**
+ * Addresses of a peer by protocol, each `host:port`. A protocol without an address is not tried.
+ */
 export interface PeerAddresses {
-  /** Its UDP port for Vortex over QUIC; 4006 at stock peers. */
+  /** Address of Vortex over QUIC (UDP); port 4006 at stock peers. */
   readonly quic?: string;
-  /** Its port for Vortex over TCP; 4005 at stock peers. */
+  /** Address of Vortex over TCP; port 4005 at stock peers. */
   readonly tcp?: string;
-  /** Its port for the Dragonfly API over gRPC; 4000 at stock peers. */
+  /** Address of the Dragonfly API over gRPC; port 4000 at stock peers. */
   readonly grpc?: string;
 }
 
 /**
- * A peer. As `host:port` it is the port of the one protocol that the downloader speaks; for `auto` and `hybrid` see
- * {@link addressesOf}. With an address for each protocol, a program works with any of them.
+ * Address of a peer. A string `host:port` is the address for the protocol of the downloader; for
+ * `auto` and `hybrid` see {@link addressesOf}. An object has a separate address for each protocol,
+ * and works with any downloader.
  */
 export type PeerAddress = string | PeerAddresses;
 
-/** The ports at which a peer serves, by protocol. */
+/** Port of a peer for each protocol. */
 export type ProtocolPorts = Readonly<Record<Protocol, number>>;
 
-/** The ports of stock Dragonfly: `storage.server.quicPort`, `storage.server.tcpPort`, `upload.server.port`. */
+/**
+ * Default ports of stock Dragonfly: `storage.server.quicPort`, `storage.server.tcpPort` and
+ * `upload.server.port`.
+ */
 export const stockPorts: ProtocolPorts = { quic: 4006, tcp: 4005, grpc: 4000 };
 
 /**
- * The addresses of a peer, each in one form. `host:port` with one of `ports` stands for a peer that has all of them; with
- * another one it is the port of every protocol, since which of them is served there is not known.
+ * Returns the address of a peer for each protocol, in normal form.
  *
- * @throws `InvalidArgument`
+ * A string whose port is one of `ports` stands for a peer that serves every protocol at its usual
+ * port. Any other port is used for every protocol, because it is unknown which one is served there.
+ *
+ * @param ports usual port of each protocol
+ * @throws `InvalidArgument` for an invalid address, or an object without addresses
  */
 export function addressesOf(addr: PeerAddress, ports: ProtocolPorts): PeerAddresses {
   if (typeof addr !== "string") return parsed(addr);
@@ -40,8 +49,10 @@ export function addressesOf(addr: PeerAddress, ports: ProtocolPorts): PeerAddres
 }
 
 /**
- * The address of a peer for one protocol, in its one form.
- * @throws `InvalidArgument`
+ * Returns the address of a peer for one protocol. A string is returned as it is; an address from an
+ * object is returned in normal form.
+ *
+ * @throws `InvalidArgument` for an invalid address, or an object without one for the protocol
  */
 export function addressFor(addr: PeerAddress, protocol: Protocol): string {
   if (typeof addr === "string") return addr;
@@ -49,20 +60,21 @@ export function addressFor(addr: PeerAddress, protocol: Protocol): string {
   if (own !== undefined) return own;
   throw new VortexError(
     "InvalidArgument",
-    `${nameOf(addr)}: expected an address for protocol ${protocol} too`,
+    `peer ${nameOf(addr)}: expected an address for protocol ${protocol}, got none`,
   );
 }
 
 /**
- * What a peer with an address for each protocol is called: the first of them.
- * @throws `InvalidArgument` when there is none
+ * Returns the name of a peer for messages and maps: its first address.
+ *
+ * @throws `InvalidArgument` if there is no address
  */
 export function nameOf({ quic, tcp, grpc }: PeerAddresses): string {
   const name = quic ?? tcp ?? grpc;
   if (name === undefined) {
     throw new VortexError(
       "InvalidArgument",
-      "a peer without an address: expected quic, tcp or grpc, each host:port",
+      "peer address: expected quic, tcp or grpc, each host:port, got none",
     );
   }
   return name;

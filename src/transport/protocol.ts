@@ -1,35 +1,39 @@
 import { VortexError } from "../errors.ts";
 
-/** The protocols that pieces travel over. */
+/** Protocol that transfers pieces: the Vortex protocol over QUIC or TCP, or the API over gRPC. */
 export type Protocol = "quic" | "tcp" | "grpc";
 
 /**
- * What a user may ask for: one protocol, `auto` for whichever works best with each peer, or `hybrid` for several at once in
- * each task.
+ * Protocol option of a downloader: one protocol; `auto`, the best one for each peer; or `hybrid`,
+ * several at once for each task.
  */
 export type ProtocolChoice = Protocol | "auto" | "hybrid";
 
-/** Protocol that is not used with a peer. */
+/** Protocol that is not used with a peer, and the reason. */
 export interface LeftOutProtocol {
-  /** The protocol. */
+  /** Protocol that is not used. */
   readonly protocol: Protocol;
-  /** Why, in one line for people. */
+  /** Human-readable reason, in one line. */
   readonly reason: string;
 }
 
-/** All protocols, the default one of stock Dragonfly first. */
+/** All protocols, starting with the default of stock Dragonfly. */
 export const protocols: readonly Protocol[] = ["tcp", "quic", "grpc"];
 
-/** All that may be asked for. */
+/** All values of {@link ProtocolChoice}. */
 export const protocolChoices: readonly ProtocolChoice[] = [...protocols, "auto", "hybrid"];
 
-/** @throws `InvalidArgument` unless `value` is one of {@link protocolChoices} */
+/**
+ * Returns `value` as a {@link ProtocolChoice}.
+ *
+ * @throws `InvalidArgument` unless `value` is one of {@link protocolChoices}
+ */
 export function requireProtocolChoice(value: unknown): ProtocolChoice {
   const found = protocolChoices.find((choice) => choice === value);
   if (found === undefined) {
     throw new VortexError(
       "InvalidArgument",
-      `protocol ${JSON.stringify(value)}: expected ${protocolChoices.join(", ")}`,
+      `protocol: expected ${protocolChoices.join(", ")}, got ${JSON.stringify(value)}`,
     );
   }
   return found;

@@ -1,10 +1,10 @@
-/** A queue that is filled from events and drained by one `for await` loop; `end` ends the loop after what is queued. */
+/** Unbounded queue, filled from events and drained by one `for await` loop. */
 export class AsyncQueue<T> implements AsyncIterable<T> {
   #items: T[] = [];
   #ended = false;
   #wake: (() => void) | undefined;
 
-  /** Adds an item; false when the queue has ended and the item was not taken. */
+  /** Adds an item. Returns false, without adding it, once the queue has ended. */
   push(item: T): boolean {
     if (this.#ended) return false;
     this.#items.push(item);
@@ -12,6 +12,7 @@ export class AsyncQueue<T> implements AsyncIterable<T> {
     return true;
   }
 
+  /** Ends the queue: the loop finishes after the items that are queued. Idempotent. */
   end(): void {
     this.#ended = true;
     this.#wake?.();

@@ -1,28 +1,35 @@
-/** Peers whose sessions are remembered by default. */
-const CAPACITY = 1024;
-/** Greatest length of a session, in bytes; a ticket with a certificate chain inside it has a few KiB. */
-const MAX_SESSION = 64 * 1024;
+/** Default number of peers in a {@link SessionCache}. */
+const DEFAULT_CAPACITY = 1024;
+/**
+ * Maximum length of a session, in bytes. A ticket that contains a certificate chain has a few KiB.
+ */
+const MAX_SESSION_BYTES = 64 * 1024;
 
 /**
- * The sessions of the peers that a transport has met, for 0-RTT (RFC 8446, section 2.2). One cache belongs to one way of
- * authenticating peers: whoever a session was made with has been authenticated so, and is not shown a certificate again.
+ * LRU cache of TLS sessions by peer, for 0-RTT (RFC 8446, section 2.2).
  *
- * A session is handed out once, since using it twice lets a watcher see that both connections are the same client's (RFC 8446,
- * appendix C.4); each connection brings new ones. The peers met longest ago are forgotten first.
+ * A cache must only be used with one set of trust options. A resumed session skips certificate
+ * verification, because the peer was verified when the session was established.
+ *
+ * Each session is used once: reuse would let an observer link the connections of a client (RFC
+ * 8446, appendix C.4). Each connection supplies new sessions.
  */
 export class SessionCache {
   readonly #capacity: number;
-  /** By address; the one met longest ago first. */
+  /** Sessions by address, the least recently stored first. */
   readonly #sessions = new Map<string, Uint8Array>();
 
-  /** @param capacity peers to remember, at least 1; default 1,024 */
-  constructor(capacity: number = CAPACITY) {
+  /** @param capacity maximum number of peers, at least 1; default 1,024 */
+  constructor(capacity: number = DEFAULT_CAPACITY) {
     this.#capacity = capacity;
   }
 
-  /** Remembers a session with the peer; the latest one counts. */
+  /**
+   * Stores a session of the peer in place of an earlier one. Evicts the least recently stored
+   * session beyond the capacity. Ignores empty sessions and those over 64 KiB.
+   */
   put(addr: string, session: Uint8Array): void {
-    if (session.length === 0 || session.length > MAX_SESSION) return;
+    if (session.length === 0 || session.length > MAX_SESSION_BYTES) return;
     this.#sessions.delete(addr);
     this.#sessions.set(addr, session);
     if (this.#sessions.size <= this.#capacity) return;
@@ -30,7 +37,7 @@ export class SessionCache {
     if (oldest !== undefined) this.#sessions.delete(oldest);
   }
 
-  /** The session with the peer, which is not handed out again. */
+  /** Removes and returns the session of the peer; undefined if there is none. */
   take(addr: string): Uint8Array | undefined {
     const session = this.#sessions.get(addr);
     this.#sessions.delete(addr);

@@ -2,20 +2,20 @@ import { VortexError } from "../errors.ts";
 import { onAbort } from "../on-abort.ts";
 import type { Clock, Timer } from "../runtime.ts";
 
-/** Action after an event of a {@link StaggeredRace}. */
+/** Action that the caller must take after an event of a {@link StaggeredRace}. */
 export type RaceStep =
-  /** Start the attempt; unless it is the last one, restart the delay. */
+  /** Start the attempt. Unless it is the last one, restart the delay. */
   | { readonly type: "start"; readonly attempt: number; readonly last: boolean }
-  /** Nothing. */
+  /** Do nothing. */
   | { readonly type: "wait" }
-  /** The race is over: nothing is left to start, and nothing is running. */
+  /** Report failure: all attempts have started, and all have failed. */
   | { readonly type: "exhausted" };
 
 const WAIT: RaceStep = { type: "wait" };
 
 /**
- * State machine of Happy Eyeballs (RFC 8305, section 5), without I/O or clock. Attempts start in
- * turn, the next one when one has failed or the delay is over. They have numbers from 0.
+ * State machine of Happy Eyeballs (RFC 8305, section 5), without I/O or clock. Attempts are
+ * numbered from 0 and start in turn: the next one starts when one fails or the delay is over.
  */
 export class StaggeredRace {
   readonly #attempts: number;
@@ -23,7 +23,7 @@ export class StaggeredRace {
   #next = 0;
   #over = false;
 
-  /** @param attempts how many there are, at least 1 */
+  /** @param attempts number of attempts, at least 1 */
   constructor(attempts: number) {
     this.#attempts = attempts;
   }
@@ -33,7 +33,7 @@ export class StaggeredRace {
     return this.#over;
   }
 
-  /** The race begins, or the delay is over. */
+  /** Handles the start of the race, and the end of the delay. */
   advance(): RaceStep {
     if (this.#over || this.#next === this.#attempts) return WAIT;
     const attempt = this.#next++;
@@ -41,7 +41,7 @@ export class StaggeredRace {
     return { type: "start", attempt, last: this.#next === this.#attempts };
   }
 
-  /** An attempt has failed. */
+  /** Handles the failure of an attempt. */
   failed(attempt: number): RaceStep {
     this.#running.delete(attempt);
     if (this.#over || this.#next < this.#attempts) return this.advance();
@@ -50,69 +50,71 @@ export class StaggeredRace {
     return { type: "exhausted" };
   }
 
-  /** An attempt has won. Returns the others that are running, to be aborted. */
+  /**
+   * Handles the success of an attempt. Returns the other running attempts, which must be aborted.
+   */
   won(attempt: number): readonly number[] {
     this.#running.delete(attempt);
     return this.stop();
   }
 
-  /** The race is called off. Returns the attempts that are running, to be aborted. */
+  /** Cancels the race. Returns the running attempts, which must be aborted. */
   stop(): readonly number[] {
     this.#over = true;
     return [...this.#running];
   }
 }
 
-/** Candidate that failed, or had not settled when the delay was over. */
+/** Setback of a candidate: its attempt failed, or did not settle before the delay was over. */
 export interface PriorAttempt<C> {
   readonly candidate: C;
-  /** Undefined for one that had not settled. */
+  /** Error of the attempt; undefined if it had not settled. */
   readonly error: VortexError | undefined;
 }
 
 /** Options of {@link runStaggered}: candidates of type `C`, a result of type `T`. */
 export interface StaggeredRaceOptions<C, T> {
-  /** In the order in which they start; at least one. */
+  /** Candidates, in the order in which they start; at least one. */
   readonly candidates: readonly C[];
   /** Head start of a candidate before the next one, in ms. */
   readonly delay: number;
   readonly clock: Clock;
-  /** Ends the race and all its attempts. */
+  /** Aborts the race and all its attempts. */
   readonly signal: AbortSignal | undefined;
-  /** Error of the race and of its attempts when `signal` aborts. */
+  /** Returns the error for the race and its attempts when `signal` aborts. */
   aborted(signal: AbortSignal): VortexError;
-  /** Error of the other attempts when the candidate has won. */
+  /** Returns the abort reason of the other attempts when `candidate` wins. */
   beatenBy(candidate: C): VortexError;
   /**
-   * Starts an attempt; `setbacks` are those of other candidates until now. Once its signal has
-   * aborted, its result goes to `discard` and its error is dropped.
+   * Starts an attempt. `setbacks` lists those of other candidates so far. After its signal aborts,
+   * the result goes to `discard`, and an error is dropped.
    */
   run(candidate: C, signal: AbortSignal, setbacks: readonly PriorAttempt<C>[]): Promise<T>;
-  /** Returns true for an error that ends the race, since other candidates would not help. */
+  /** Returns true for an error that ends the race, because other candidates would not help. */
   isFinal(error: VortexError): boolean;
-  /** Takes a result that came after the race was over. */
+  /** Releases a result that arrived after the race was over. */
   discard(result: T): void;
-  /** An aborted attempt has settled. */
+  /** Called when an aborted attempt has settled. */
   onLost?(candidate: C): void;
 }
 
 /** Outcome of a race. */
 export type RaceOutcome<C, T> =
-  /** The candidate succeeded; `setbacks` are those before its start. */
+  /** The candidate won; `setbacks` lists those before its start. */
   | { readonly candidate: C; readonly setbacks: readonly PriorAttempt<C>[]; readonly result: T }
-  /** The candidate failed with an error that is final. */
+  /** The candidate failed with a final error. */
   | {
       readonly candidate: C;
       readonly setbacks: readonly PriorAttempt<C>[];
       readonly error: VortexError;
     }
-  /** All failed. */
+  /** All candidates failed. */
   | { readonly setbacks: readonly PriorAttempt<C>[] };
 
 /**
- * Runs attempts as {@link StaggeredRace} says, each with its own signal. Resolves when one
+ * Runs a {@link StaggeredRace}, with a separate signal for each attempt. Resolves when one
  * succeeds, when one fails with a final error, or when all have failed. Rejects when `signal`
- * aborts. After that nothing starts, and `signal` has no listener.
+ * aborts. After it settles, no attempt starts, and `signal` has no listener left.
  */
 export function runStaggered<C, T>(
   options: StaggeredRaceOptions<C, T>,
@@ -125,7 +127,7 @@ export function runStaggered<C, T>(
     const setbacks: PriorAttempt<C>[] = [];
     let timer: Timer | undefined;
 
-    /** Aborts the losers, and leaves nothing else behind. */
+    /** Aborts the losers, and releases the timer and the subscription. */
     const finish = (losers: readonly number[], reason: VortexError | undefined): void => {
       timer?.cancel();
       unsubscribe?.();

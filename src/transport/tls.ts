@@ -1,68 +1,89 @@
 /**
- * How a client makes sure whom it talks to. Without any of these, the certificate must be valid for the peer's host and
- * come from one of the certificate authorities of the runtime.
+ * TLS options of a client. By default, the peer's certificate must be valid for its host name and
+ * issued by a certificate authority that the runtime trusts.
  */
 export interface TlsClientOptions {
   /** Certificate authorities to trust instead of the runtime's, PEM. Default: the runtime's. */
   readonly ca?: string;
-  /** SHA-256 fingerprints of the peer's own certificate, hex with or without colons; one must match, and nothing else counts. Default: none. */
+  /**
+   * SHA-256 fingerprints of acceptable leaf certificates, hex with or without colons. One must
+   * match; host name, issuer and validity are then not checked. Default: none.
+   */
   readonly fingerprints?: readonly string[];
-  /** `false` accepts any certificate, as stock Dragonfly clients do. Whoever is on the path can then pose as the peer. Default: verified. */
+  /**
+   * `false` accepts any certificate, like stock Dragonfly clients. An on-path attacker can then
+   * impersonate the peer. Default: certificates are verified.
+   */
   readonly verify?: false;
-  /** The name that the certificate must be valid for, also sent to the peer. Default: the host that is dialled. */
+  /** Name for SNI, for which the certificate must be valid. Default: the dialled host. */
   readonly serverName?: string;
-  /** A client certificate chain, PEM, for servers that ask for one; `key` goes with it. Default: none. */
+  /** Client certificate chain, PEM, for servers that request one. Requires `key`. Default: none. */
   readonly cert?: string;
   /** Private key of `cert`, PEM. */
   readonly key?: string;
 }
 
-/** Whether a client asks for more than that bytes arrive, so that nothing without TLS may stand in. */
+/**
+ * Returns true if the options require authentication of the peer or of this client. If so, a
+ * transport without TLS must not replace one with TLS.
+ */
 export function namesTrust({ ca, fingerprints, cert }: TlsClientOptions): boolean {
   return [ca, fingerprints, cert].some((option) => option !== undefined);
 }
 
 /**
- * Whether the options identify peers of this library. No stock dfdaemon can meet them: it makes a new self-signed certificate
- * at each start.
+ * Returns true if the options accept only known certificates, so only peers that run this library.
+ * A stock dfdaemon cannot match: it creates a new self-signed certificate at each start.
  */
 export function identifiesPeer({ ca, fingerprints }: TlsClientOptions): boolean {
   return ca !== undefined || fingerprints !== undefined;
 }
 
-/** A certificate chain and its private key, PEM. */
+/** Certificate chain and its private key. */
 export interface TlsIdentity {
-  /** Certificate chain, PEM, its own certificate first. */
+  /** Certificate chain, PEM, the leaf certificate first. */
   readonly cert: string;
   /** Private key of the certificate, PEM. */
   readonly key: string;
 }
 
-/** Keeps the identity that a server made for itself, so that clients that pinned it know the server again. */
+/**
+ * Persistent storage for the self-signed identity of a server. It lets clients pin a certificate
+ * across restarts of the server.
+ */
 export interface IdentityStore {
-  /** What was saved last; undefined when there is nothing. Rejects with `StorageFailed`. */
+  /**
+   * Loads the identity saved last; resolves to undefined if there is none. Rejects with
+   * `StorageFailed`.
+   */
   load(): Promise<TlsIdentity | undefined>;
-  /** Keeps this identity in place of the one before: all of it or, when it rejects with `StorageFailed`, nothing of it. */
+  /**
+   * Saves the identity in place of the previous one, atomically. When it rejects with
+   * `StorageFailed`, the previous one must be intact.
+   */
   save(identity: TlsIdentity): Promise<void>;
   /**
-   * Keeps this identity if there is none, in one step, and resolves to the one that is kept then: several servers that start at the
-   * same time show one certificate that way. Absent: `save` is called, and each of them may show its own. Rejects with
-   * `StorageFailed`.
+   * Saves the identity only if there is none yet, atomically. Resolves to the identity in the store
+   * afterwards, so servers that start at the same time agree on one. Rejects with `StorageFailed`.
+   * Absent: `save` is called instead, and such servers may use different certificates.
    */
   saveFirst?(identity: TlsIdentity): Promise<TlsIdentity>;
 }
 
-/** What a server shows of itself, and asks for. */
+/** TLS options of a server. */
 export interface TlsServerOptions {
-  /** Certificate chain, PEM. Without it the server makes a self-signed one and tells its fingerprint. */
+  /** Certificate chain, PEM. Requires `key`. Default: a self-signed certificate. */
   readonly cert?: string;
-  /** Private key of the certificate, PEM. */
+  /** Private key of `cert`, PEM. */
   readonly key?: string;
   /**
-   * Where the self-signed identity is kept; not together with `cert`. One that ends within a day is made anew. Default: nowhere,
-   * so each start makes another.
+   * Store for the self-signed identity; excludes `cert`. An identity that expires within a day is
+   * replaced. Default: none, so each start creates a new identity.
    */
   readonly identityStore?: IdentityStore;
-  /** Certificate authorities that clients' certificates must come from, PEM. Without it clients need none. */
+  /**
+   * Certificate authorities for client certificates, PEM. Clients must then present a certificate
+   * that one of them issued. Default: no client certificates.
+   */
   readonly clientCa?: string;
 }

@@ -6,50 +6,55 @@ import type { Telemetry } from "../../telemetry.ts";
 import type { ListenOptions } from "../../transport/transport.ts";
 import { PendingWriteBudget } from "./pending-writes.ts";
 
-/** How a server behaves; all of it optional. */
+/** Limits and callbacks of a server. All are optional. */
 export interface ServerOptions {
   /**
-   * Bytes a second that all answers of this server may take together, at least 1. Default: no limit. The addresses that ask (over IPv6, the
-   * /64 they are in) have equal shares of it.
+   * Maximum upload rate over all answers of this server, in bytes/s, at least 1. Default: no limit.
+   * Client addresses share the rate equally; for IPv6, each /64 counts as one address.
    */
   readonly uploadRateLimit?: number;
   /**
-   * Greatest number of connections at a time over each protocol, 1 to 1,000,000. Default 1,024. One more is given the place of the first
-   * connection that has made no request, else of the one that has been without one for longest; when all have requests, that of one
-   * from the host with most connections, or is turned away.
+   * Maximum number of concurrent connections for each protocol, 1 to 1,000,000. Default 1,024.
+   *
+   * A further connection evicts the oldest one that has made no request, else the one that has been
+   * idle for longest. When all are busy, it evicts one of the host with the most connections, or is
+   * refused.
    */
   readonly maxConnections?: number;
-  /** Greatest number of streams at a time on one connection, 1 to 1,000,000. Default 128. */
+  /** Maximum number of concurrent streams of one connection, 1 to 1,000,000. Default 128. */
   readonly maxStreams?: number;
   /**
-   * Greatest number of answers of SyncPieces and DownloadTask over gRPC at a time, 1 to 1,000,000. Default 1,024. Each may last
-   * as long as its task grows. When all are taken, the oldest of the address with most is given up for another address.
+   * Maximum number of concurrent SyncPieces and DownloadTask answers over gRPC, 1 to 1,000,000.
+   * Default 1,024. Each answer may last as long as its task grows. Beyond the limit, the oldest
+   * answer of the address with the most answers makes room for one to another address.
    */
   readonly maxTaskStreams?: number;
   /**
-   * Greatest number of bytes that wait for peers to read them, or for the upload rate, over all answers together, at least 1. Default 512 MiB. Beyond it, the answer
-   * that has waited for longest is given up.
+   * Maximum number of bytes in memory that wait for their peer to read, or for the upload rate,
+   * over all answers. At least 1; default 512 MiB. Beyond it, the answer that has waited for
+   * longest is aborted.
    */
   readonly maxPendingBytes?: number;
-  /** See {@link ListenOptions.earlyData}. Default true. */
+  /** Accepts 0-RTT requests, see {@link ListenOptions.earlyData}. Default true. */
   readonly earlyData?: boolean;
   /**
-   * Milliseconds for a request to arrive, from the opening of its stream; over gRPC also for a client without one to answer a
-   * PING, which it is sent as often. Default 10,000.
+   * Time limit for a request to arrive, from the opening of its stream, in ms. Default 10,000. Over
+   * gRPC also the interval at which idle clients receive a PING, and the time limit to answer it.
    */
   readonly requestTimeout?: number;
-  /** Milliseconds in which a peer must take at least a chunk of its answer. Default 30,000. */
+  /** Time limit for a peer to accept one more chunk of its answer, in ms. Default 30,000. */
   readonly stallTimeout?: number;
   /**
-   * Receives the error of each request that failed for a reason that the peer did not cause, and of connections that could not be
-   * accepted (at most one a second). Also each exception in an event callback, which ended the connection concerned. Default: none.
+   * Receives the errors of requests that failed for a reason other than the peer. Also receives
+   * failures to accept a connection (at most one a second), and exceptions in event callbacks, each
+   * of which ended its connection. Default: they are dropped.
    */
   readonly onError?: (error: VortexError) => void;
-  /** Hears of every answer, as `openTelemetry(api)` does. Default: nobody. */
+  /** Observes every answer, such as `openTelemetry(api)`. Default: none. */
   readonly telemetry?: Telemetry;
 }
 
-/** {@link ServerOptions} with every default filled in, shared by the servers of one store. */
+/** {@link ServerOptions} with all defaults applied, shared by the servers of one store. */
 export interface ServerSettings {
   readonly maxConnections: number;
   readonly maxStreams: number;
@@ -58,21 +63,22 @@ export interface ServerSettings {
   readonly earlyData: boolean;
   readonly requestTimeout: number;
   readonly stallTimeout: number;
-  /** Holds all answers together to `uploadRateLimit`; undefined without a limit. */
+  /** Enforces `uploadRateLimit` over all answers; undefined without a limit. */
   readonly limiter: RateLimiter | undefined;
-  /** Limits all answers together to `maxPendingBytes`. */
+  /** Enforces `maxPendingBytes` over all answers. */
   readonly pendingWrites: PendingWriteBudget;
   readonly onError: (error: VortexError) => void;
   readonly telemetry: Telemetry | undefined;
-  /** What the core is given: clock, randomness, hashes. */
+  /** Clock, randomness and hashes. */
   readonly runtime: Runtime;
 }
 
 const MAX_TIMEOUT_MS = 24 * 3600 * 1000;
 
 /**
- * Fills the defaults in.
- * @throws `InvalidArgument` for a value out of its range
+ * Applies the defaults to `options` and creates the shared limiters.
+ *
+ * @throws `InvalidArgument` for an option out of its range
  */
 export function serverSettings(options: ServerOptions, runtime: Runtime): ServerSettings {
   const maxPendingBytes = options.maxPendingBytes ?? 512 * 1024 * 1024;
@@ -103,8 +109,10 @@ export function serverSettings(options: ServerOptions, runtime: Runtime): Server
 }
 
 /**
- * `promise`, or an error with `code` after `milliseconds`. The promise itself goes on; whoever calls this ends what it
- * waits for.
+ * Settles as `promise` does, or rejects with `code` after `milliseconds`. Does not stop the
+ * operation behind `promise`; the caller must abort it after a timeout.
+ *
+ * @param what operation that timed out, for the message
  */
 export async function withTimeout<T>(
   clock: Clock,

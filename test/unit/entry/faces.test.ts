@@ -52,14 +52,14 @@ describe("faces", () => {
     const protocol = "rdma" as "tcp";
     assert.throws(() => node.createDownloader({ protocol }), {
       code: "InvalidArgument",
-      message: 'protocol "rdma": expected tcp, quic, grpc, auto, hybrid',
+      message: 'protocol: expected tcp, quic, grpc, auto, hybrid, got "rdma"',
     });
   });
 
   it("what tunes QUIC reaches the runtime's own, for fetching and for serving", async () => {
     const face = { node, bun, deno }[runtimeName];
     const request = { addr: "127.0.0.1:9", hostId: "h", taskId: "a".repeat(64), number: 0 };
-    const wrong = { code: "InvalidArgument", message: /^idleTimeout 1: / };
+    const wrong = { code: "InvalidArgument", message: /^idleTimeout: .*got 1$/ };
     await using downloader = face.createDownloader({ protocol: "quic", quic: { idleTimeout: 1 } });
     await assert.rejects(downloader.downloadPiece(request), wrong);
     const store = new face.MemoryPieceStore();
@@ -80,7 +80,7 @@ describe("faces", () => {
         protocol: "quic",
         quic: { udpPayloadSize: 1 },
       });
-      const wrong = { code: "InvalidArgument", message: /^udpPayloadSize 1: / };
+      const wrong = { code: "InvalidArgument", message: /^udpPayloadSize: .*got 1$/ };
       await assert.rejects(downloader.downloadPiece(request), wrong);
     }
   });

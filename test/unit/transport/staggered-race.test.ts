@@ -531,7 +531,7 @@ describe("the addresses of a host", () => {
       for (const [at, error] of errors.entries()) await running.attempts[at]?.fail(error);
       const { message, cause, addr } = await assertRejects(running.result, expected);
       const each = `::1: ${codes[0]}, no ${codes[0]}; 1.1.1.1: ${codes[1]}, no ${codes[1]}`;
-      assert.equal(message, `none of the 2 addresses of peer.example:4006 works: ${each}`);
+      assert.equal(message, `cannot connect to any of 2 addresses of peer.example:4006: ${each}`);
       assert.ok(cause instanceof AggregateError);
       assert.deepEqual([cause.errors, cause.message, addr], [errors, message, "peer.example:4006"]);
     }
@@ -588,7 +588,10 @@ describe("the addresses of a host", () => {
       assert.deepEqual(running.attempts, []);
     }
     const { message, addr } = await assertRejects(dialling([]).result, "Unreachable");
-    assert.deepEqual([message, addr], ["peer.example has no address", "peer.example:4006"]);
+    assert.deepEqual(
+      [message, addr],
+      ["cannot dial peer.example:4006: host name has no address", "peer.example:4006"],
+    );
   });
 
   it("no more than 16 are dialled", async () => {
