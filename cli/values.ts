@@ -107,7 +107,7 @@ export function inOptions(
   whole: "task" | "piece",
 ): VortexError {
   if (error.code !== "InvalidArgument" || range === undefined) return error;
-  const [, length] = /\brange\.(?:start|end) .*(?:to|<=) (\d+)\b/.exec(error.message) ?? [];
+  const [, length] = /\brange\.(?:start|end)\b.*(?:to|<=) (\d+)\b/.exec(error.message) ?? [];
   return length === undefined ? error : outsideError(range, Number(length), whole, error);
 }
 

@@ -1,11 +1,11 @@
-/** The reflected polynomial of CRC-32 (IEEE 802.3), as zlib's. */
+/** Reflected polynomial of CRC-32 (IEEE 802.3), as in zlib. */
 const POLYNOMIAL = 0xedb88320;
 
 /**
- * The CRC-32 of two pieces of content behind each other, from the CRC-32 of each and the length of the second: the first
- * is multiplied by x^(8 length) modulo the polynomial. The method is that of zlib's `crc32_combine`.
+ * Combines two CRC-32 values into the one of the concatenated contents. Multiplies `first` by
+ * x^(8 length) modulo the polynomial, like `crc32_combine` of zlib.
  *
- * @param length bytes of the second, up to 2^53 - 1
+ * @param length length of the second content in bytes, up to 2^53 - 1
  */
 export function crc32Combine(first: number, second: number, length: number): number {
   let factor = 0x80000000; // x^0
@@ -17,7 +17,7 @@ export function crc32Combine(first: number, second: number, length: number): num
   return (multiply(factor, first) ^ second) >>> 0;
 }
 
-/** The product of two polynomials over GF(2), modulo the one of CRC-32; the highest bit is x^0. */
+/** Multiplies two polynomials over GF(2), modulo the one of CRC-32. The highest bit is x^0. */
 function multiply(a: number, b: number): number {
   let product = 0;
   let shifted = b;

@@ -1,30 +1,31 @@
 import { peersWords, VortexError } from "../errors.ts";
 import type { DigestAlgorithm, HasherFactory } from "./hasher.ts";
 
-/** A digest as Dragonfly writes it, taken apart. */
+/** Parsed digest in Dragonfly's format. */
 export interface Digest {
-  /** What it is made by. */
+  /** Hash algorithm. */
   readonly algorithm: DigestAlgorithm;
-  /** crc32: unsigned decimal; sha256 and sha512: lower-case hex. */
+  /** Encoded hash value. crc32: unsigned decimal; sha256 and sha512: lower-case hex. */
   readonly encoded: string;
 }
 
-const shapes: Record<DigestAlgorithm, RegExp> = {
+const patterns: Record<DigestAlgorithm, RegExp> = {
   crc32: /^(0|[1-9][0-9]{0,9})$/,
   sha256: /^[0-9a-f]{64}$/,
   sha512: /^[0-9a-f]{128}$/,
 };
 
-/** The form of what follows the colon, for messages. */
-const forms: Record<DigestAlgorithm, string> = {
+/** Description of the encoded value by algorithm, for messages. */
+const descriptions: Record<DigestAlgorithm, string> = {
   crc32: "an unsigned 32-bit decimal number",
   sha256: "64 hex digits",
   sha512: "128 hex digits",
 };
 
 /**
- * Takes `algorithm:encoded` apart.
- * @throws `InvalidArgument` for another algorithm or a malformed value
+ * Parses a digest of the form `algorithm:encoded`.
+ *
+ * @throws `InvalidArgument` for an unknown algorithm or a malformed value
  */
 export function parseDigest(text: string): Digest {
   const colon = text.indexOf(":");
@@ -32,19 +33,20 @@ export function parseDigest(text: string): Digest {
   if (!isAlgorithm(algorithm)) {
     throw new VortexError(
       "InvalidArgument",
-      `digest "${clip(text)}": expected crc32:, sha256: or sha512:`,
+      `digest: expected crc32:, sha256: or sha512:, got "${clip(text)}"`,
     );
   }
   const raw = text.slice(colon + 1);
   const encoded = algorithm === "crc32" ? raw : raw.toLowerCase();
-  if (!shapes[algorithm].test(encoded) || (algorithm === "crc32" && Number(encoded) > 0xffffffff)) {
-    const message = `digest "${clip(text)}": expected ${forms[algorithm]} after "${algorithm}:"`;
-    throw new VortexError("InvalidArgument", message);
+  const wellFormed = patterns[algorithm].test(encoded);
+  if (!wellFormed || (algorithm === "crc32" && Number(encoded) > 0xffffffff)) {
+    const expected = `expected ${descriptions[algorithm]} after "${algorithm}:"`;
+    throw new VortexError("InvalidArgument", `digest: ${expected}, got "${clip(text)}"`);
   }
   return { algorithm, encoded };
 }
 
-/** `algorithm:encoded` over whole `content`, as {@link parseDigest} reads it. */
+/** Computes the digest of `content`, as `algorithm:encoded`. */
 export function digestOf(
   algorithm: DigestAlgorithm,
   content: Uint8Array,
@@ -56,10 +58,10 @@ export function digestOf(
 }
 
 function isAlgorithm(name: string): name is DigestAlgorithm {
-  return Object.hasOwn(shapes, name);
+  return Object.hasOwn(patterns, name);
 }
 
-/** Text that may be a peer's, short enough for a message. */
+/** Shortens text that may come from a peer, for a message. */
 function clip(text: string): string {
   return `${peersWords(text, 80)}${text.length > 80 ? "…" : ""}`;
 }

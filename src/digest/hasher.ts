@@ -1,24 +1,29 @@
 import { sha256, sha512 } from "@noble/hashes/sha2.js";
 import crc32 from "crc-32";
 
-/** Digest algorithms that Dragonfly names for pieces and tasks and that this library checks. */
+/** Hash algorithms of piece and task digests in Dragonfly that this library can verify. */
 export type DigestAlgorithm = "crc32" | "sha256" | "sha512";
 
-/** An incremental hash. */
+/** Incremental hash computation. */
 export interface Hasher {
-  /** Takes the next bytes in; they are not kept. */
+  /** Hashes the next bytes. Keeps no reference to `chunk`. */
   update(chunk: Uint8Array): void;
-  /** The digest so far as Dragonfly writes it: crc32 as an unsigned decimal number, the sha family as hex digits. */
+  /**
+   * Returns the hash of all bytes so far in Dragonfly's encoding: crc32 as an unsigned decimal
+   * number, SHA as lower-case hex digits. More updates may follow.
+   */
   encode(): string;
 }
 
-/** Makes a {@link Hasher} for an algorithm. */
+/** Creates a {@link Hasher} for an algorithm. */
 export type HasherFactory = (algorithm: DigestAlgorithm) => Hasher;
 
-/** CRC-32 (IEEE, as zlib's) of `chunk`, going on from `value`. */
+/**
+ * Updates a CRC-32 (IEEE 802.3, as in zlib) with `chunk`. `value` is the CRC so far, 0 at first.
+ */
 export type Crc32 = (chunk: Uint8Array, value: number) => number;
 
-/** Hashes in plain JavaScript, for runtimes without native ones. */
+/** Hashers in plain JavaScript, for runtimes without native ones. */
 export const portableHashers: HasherFactory = (algorithm) => {
   if (algorithm === "crc32") return crc32Hasher((chunk, value) => crc32.buf(chunk, value) >>> 0);
   const hash = algorithm === "sha256" ? sha256.create() : sha512.create();
@@ -31,7 +36,7 @@ export const portableHashers: HasherFactory = (algorithm) => {
   };
 };
 
-/** A {@link Hasher} over any CRC-32 function. */
+/** Creates a crc32 {@link Hasher} from a CRC-32 function. */
 export function crc32Hasher(crc: Crc32): Hasher {
   let value = 0;
   return {

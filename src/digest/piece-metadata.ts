@@ -1,7 +1,7 @@
 import { digestOf } from "./digest.ts";
 import type { DigestAlgorithm, HasherFactory } from "./hasher.ts";
 
-/** The part of a piece's metadata that the Dragonfly API's metadata digest covers. */
+/** Fields of piece metadata that {@link metadataDigest} covers. */
 export interface CoveredMetadata {
   readonly number: number;
   readonly offset: bigint;
@@ -10,9 +10,9 @@ export interface CoveredMetadata {
 }
 
 /**
- * The digest over a piece's metadata that stock peers send beside the piece: over the number (32 bits), the offset and the
- * length (64 bits each), all big-endian, and the characters of the content digest. Stock peers use crc32. Source:
- * dragonfly-client 1.2.1, `DownloadPieceResponse.digest`.
+ * Computes the digest over the metadata of a piece that gRPC answers contain. It covers the number
+ * (32 bits), the offset and the length (64 bits each), all big-endian, and the text of the content
+ * digest. Stock peers use crc32. Source: dragonfly-client 1.2.1, `DownloadPieceResponse.digest`.
  */
 export function metadataDigest(
   algorithm: DigestAlgorithm,

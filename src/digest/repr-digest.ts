@@ -2,14 +2,17 @@ import { VortexError } from "../errors.ts";
 import { parseDigest } from "./digest.ts";
 
 /**
- * `Repr-Digest` (RFC 9530): how HTTP headers tell the digest of a whole content. StatLocalTask has no field for it, and
- * passes headers on.
+ * Name of the HTTP header `Repr-Digest` (RFC 9530). It carries the digest of a task's content in
+ * the headers of a gRPC answer, because StatLocalTask has no field for it.
  */
 export const REPR_DIGEST = "repr-digest";
 
 const names = { sha256: "sha-256", sha512: "sha-512" } as const;
 
-/** The header's value for `sha256:…` or `sha512:…`; undefined for other digests, which the RFC has no name for. */
+/**
+ * Formats a digest `sha256:…` or `sha512:…` as the value of the header. Returns undefined for
+ * crc32, which has no name in the RFC.
+ */
 export function reprDigestOf(digest: string): string | undefined {
   const { algorithm, encoded } = parseDigest(digest);
   if (algorithm === "crc32") return undefined;
@@ -17,7 +20,10 @@ export function reprDigestOf(digest: string): string | undefined {
   return `${names[algorithm]}=:${btoa(bytes)}:`;
 }
 
-/** The first digest of a header's value that this library checks, as `algorithm:encoded`; undefined when there is none. */
+/**
+ * Extracts a digest from the value of the header, as `algorithm:encoded`. Prefers sha256 over
+ * sha512. Returns undefined if neither is present and well-formed.
+ */
 export function digestOfHeader(value: string): string | undefined {
   for (const [algorithm, name] of Object.entries(names)) {
     const encoded = new RegExp(`(?:^|[,\\s])${name}=:([A-Za-z0-9+/=]{1,128}):`).exec(value)?.[1];
@@ -34,7 +40,7 @@ function hexDigest(algorithm: string, base64: string): string | undefined {
     ).join("");
     return parseDigest(`${algorithm}:${hex}`) && `${algorithm}:${hex}`;
   } catch (error) {
-    // A peer's malformed header tells nothing.
+    // Treat a malformed header from a peer as absent.
     if (error instanceof VortexError || error instanceof DOMException) return undefined;
     throw error;
   }

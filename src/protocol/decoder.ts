@@ -12,17 +12,20 @@ import {
 } from "./packet.ts";
 import { kindOfContent, kindOfRequest, Tag } from "./tags.ts";
 
-/** Bounds on what a peer may announce, in bytes. Checked before a byte of it is read or allocated. */
+/**
+ * Maximum lengths that a peer may announce, in bytes. They are checked before any of the announced
+ * bytes are read or allocated.
+ */
 export interface DecoderLimits {
-  /** Metadata of a piece. Default 64 KiB. */
+  /** Maximum length of piece metadata. Default 64 KiB. */
   readonly metadata: number;
-  /** Message of an error packet. Default 64 KiB. */
+  /** Maximum length of the message in an error packet. Default 64 KiB. */
   readonly errorMessage: number;
-  /** Value of a packet with a reserved tag. Default 64 KiB. */
+  /** Maximum length of the value of a packet with a reserved tag. Default 64 KiB. */
   readonly reserved: number;
 }
 
-/** The bounds in force unless others are given. */
+/** Default limits of a {@link PacketDecoder}. */
 export const defaultDecoderLimits: DecoderLimits = {
   metadata: 64 * 1024,
   errorMessage: 64 * 1024,
@@ -30,14 +33,17 @@ export const defaultDecoderLimits: DecoderLimits = {
 };
 
 /**
- * Decodes a stream of packets, fed in chunks of any size. No I/O: `push` bytes, then call `next` until it wants more.
+ * Incremental decoder for a stream of packets, fed in chunks of any size. Performs no I/O: the
+ * caller passes bytes to `push`, and calls `next` until it returns undefined.
  *
- * The content of a piece is not part of its packet: after a `piece-content` packet, `metadata.length` raw bytes follow,
- * which the caller takes from {@link takeRest} and then from the stream itself. Both forms of the header are accepted: the
- * one that stock peers send, whose length ends with the metadata, and the one of the written specification, whose length
- * counts the content too.
+ * The content of a piece is not part of its packet. After a `piece-content` packet, the caller
+ * reads `metadata.length` raw bytes: first those from {@link takeRest}, then the rest from the
+ * stream.
  *
- * A decoder that threw stays failed: it throws the same error again.
+ * Two forms of its header are accepted. In the form of stock peers, the length ends with the
+ * metadata. In the form of the written specification, it includes the content.
+ *
+ * An error is final: every later call of `next` throws it again.
  */
 export class PacketDecoder {
   readonly #limits: DecoderLimits;
@@ -53,28 +59,33 @@ export class PacketDecoder {
     }
   }
 
-  /** Adds bytes. The decoder keeps a reference to `chunk` until it has been consumed. */
+  /**
+   * Appends bytes. `chunk` must not change until its packets are decoded, because it is not copied.
+   */
   push(chunk: Uint8Array): void {
-    const waiting = this.#buffer;
-    if (waiting.length === 0) {
+    const pending = this.#buffer;
+    if (pending.length === 0) {
       this.#buffer = chunk;
       return;
     }
-    // The waiting bytes move to storage with room to grow, so that a packet fed byte by byte costs linear time.
-    const end = waiting.byteOffset + waiting.length;
-    if (waiting.buffer !== this.#storage.buffer || end + chunk.length > this.#storage.length) {
-      this.#storage = new Uint8Array(2 * (waiting.length + chunk.length));
-      this.#storage.set(waiting);
-      this.#buffer = this.#storage.subarray(0, waiting.length);
+    // Amortised growth: pending bytes move to storage with spare capacity, so that a packet fed
+    // byte by byte takes linear time.
+    const end = pending.byteOffset + pending.length;
+    if (pending.buffer !== this.#storage.buffer || end + chunk.length > this.#storage.length) {
+      this.#storage = new Uint8Array(2 * (pending.length + chunk.length));
+      this.#storage.set(pending);
+      this.#buffer = this.#storage.subarray(0, pending.length);
     }
     const start = this.#buffer.byteOffset;
-    this.#storage.set(chunk, start + waiting.length);
-    this.#buffer = this.#storage.subarray(start, start + waiting.length + chunk.length);
+    this.#storage.set(chunk, start + pending.length);
+    this.#buffer = this.#storage.subarray(start, start + pending.length + chunk.length);
   }
 
   /**
-   * The next packet, or undefined when more bytes are needed.
-   * @throws `InvalidPacket`, `InvalidLength`, `InvalidUtf8`, or `LimitExceeded` for an announced length beyond its bound
+   * Decodes the next packet. Returns undefined when it needs more bytes.
+   *
+   * @throws `InvalidPacket`, `InvalidLength`, `InvalidUtf8`, or `LimitExceeded` for an announced
+   * length over its limit
    */
   next(): Packet | undefined {
     if (this.#failure !== undefined) throw this.#failure;
@@ -86,12 +97,15 @@ export class PacketDecoder {
     }
   }
 
-  /** True when bytes of an unfinished packet are waiting, so that an end of stream here is a truncation. */
+  /** True while a packet is incomplete. A stream that ends here is truncated. */
   get midPacket(): boolean {
     return this.#header !== undefined || this.#buffer.length > 0;
   }
 
-  /** Takes the bytes that no packet has consumed: after a `piece-content` packet, the first bytes of its content. */
+  /**
+   * Removes and returns the bytes after the last packet. After a `piece-content` packet, they are
+   * the start of its content.
+   */
   takeRest(): Uint8Array {
     const rest = this.#buffer;
     this.#buffer = new Uint8Array(0);
@@ -117,17 +131,18 @@ export class PacketDecoder {
     if (stockLength > header.length) {
       throw new VortexError(
         "InvalidPacket",
-        `content packet of ${header.length} bytes, with ${metadataLength} bytes of metadata announced`,
+        `content packet: expected at least ${stockLength} bytes, got ${header.length}`,
       );
     }
-    this.#bound("metadata", metadataLength, this.#limits.metadata);
+    this.#requireLength("metadata", metadataLength, this.#limits.metadata);
     const value = this.#take(stockLength);
     if (value === undefined) return undefined;
     const metadata = decodeMetadata(value.subarray(METADATA_PREFIX_LENGTH));
     if (header.length !== stockLength && BigInt(header.length - stockLength) !== metadata.length) {
+      const withContent = BigInt(stockLength) + metadata.length;
       throw new VortexError(
         "InvalidLength",
-        `content packet of ${header.length} bytes fits neither its metadata (${stockLength}) nor metadata and content`,
+        `content packet: expected ${stockLength} or ${withContent} bytes, got ${header.length}`,
       );
     }
     this.#header = undefined;
@@ -139,40 +154,41 @@ export class PacketDecoder {
     if (bytes === undefined) return undefined;
     const header = decodeHeader(bytes);
     if (kindOfRequest(header.tag) !== undefined) {
-      // A request has one length only, so a wrong one is refused without waiting for its bytes.
+      // A request has a fixed length, so a wrong one is rejected without waiting for its bytes.
       if (header.length !== REQUEST_LENGTH) {
         throw new VortexError(
           "InvalidLength",
-          `request of ${header.length} bytes: expected ${REQUEST_LENGTH}`,
+          `request value: expected ${REQUEST_LENGTH} bytes, got ${header.length}`,
         );
       }
     } else if (kindOfContent(header.tag) !== undefined) {
       if (header.length < METADATA_PREFIX_LENGTH) {
         throw new VortexError(
           "InvalidPacket",
-          `content packet of ${header.length} bytes has no metadata length`,
+          `content packet: expected a metadata length of 4 bytes, got ${header.length} bytes`,
         );
       }
     } else if (header.tag === Tag.Close) {
       if (header.length !== 0) {
         throw new VortexError(
           "InvalidLength",
-          `close packet with ${header.length} bytes: expected none`,
+          `close packet: expected no value, got ${header.length} bytes`,
         );
       }
     } else if (header.tag === Tag.Error) {
-      this.#bound("error message", header.length - 1, this.#limits.errorMessage);
+      this.#requireLength("error message", header.length - 1, this.#limits.errorMessage);
     } else {
-      this.#bound(`packet with reserved tag ${header.tag}`, header.length, this.#limits.reserved);
+      const what = `packet with reserved tag ${header.tag}`;
+      this.#requireLength(what, header.length, this.#limits.reserved);
     }
     return header;
   }
 
-  #bound(what: string, length: number, limit: number): void {
+  #requireLength(what: string, length: number, limit: number): void {
     if (length > limit) {
       throw new VortexError(
         "LimitExceeded",
-        `${what} of ${length} bytes announced: the limit is ${limit}`,
+        `announced ${what}: expected at most ${limit} bytes, got ${length}`,
       );
     }
   }

@@ -1,28 +1,34 @@
-/** Application protocol of another service, met at a port that was dialled for Vortex. */
+/** Protocol of a service other than Vortex, found at a port that was dialled for Vortex. */
 export type ForeignProtocol = "HTTP/2" | "HTTP/1" | "TLS";
 
-/** Bytes of an answer that {@link foreignProtocol} needs. */
+/** Number of bytes at the start of an answer that {@link foreignProtocol} examines. */
 export const FOREIGN_HEAD_LENGTH = 9;
 
 const HTTP1 = [...new TextEncoder().encode("HTTP/1")];
-/** Types of HTTP/2 frames (RFC 9113, section 6). */
+/** Type of an HTTP/2 SETTINGS frame (RFC 9113, section 6.5). */
 const SETTINGS = 0x4;
+/** Type of an HTTP/2 GOAWAY frame (RFC 9113, section 6.8). */
 const GOAWAY = 0x7;
-/** Length of one setting, and least length of GOAWAY, in bytes. */
+/** Length of one setting in a SETTINGS frame, in bytes. */
 const SETTING_LENGTH = 6;
-const GOAWAY_LENGTH = 8;
-/** Type of a TLS record, and its whole length in bytes (RFC 8446, sections 5.1 and 6). */
+/** Minimum length of a GOAWAY frame, in bytes. */
+const MIN_GOAWAY_LENGTH = 8;
+/** Content type of a TLS alert record (RFC 8446, section 5.1). */
 const ALERT = 21;
+/** Length of a TLS alert record with its header, in bytes (RFC 8446, section 6). */
 const ALERT_LENGTH = 7;
 
 /**
- * Names the protocol of an answer that is no Vortex packet by its first bytes, as far as they came; undefined for all others.
+ * Detects another protocol by the start of an answer. Returns undefined if it recognises none.
  *
- * - HTTP/2: SETTINGS or GOAWAY on stream 0, with which a server begins (RFC 9113, sections 3.4 and 6.8)
+ * - HTTP/2: SETTINGS or GOAWAY on stream 0, the first frame of a server (RFC 9113, sections 3.4 and
+ *   6.8)
  * - HTTP/1: a status line
- * - TLS: one alert and the end, the answer to what is no handshake
+ * - TLS: a single alert, the answer to bytes that are not a handshake
  *
- * To be asked about answers that failed to decode only: a head of TLS could begin a packet.
+ * Call it only for an answer that failed to decode: a TLS alert could also start a Vortex packet.
+ *
+ * @param head first bytes of the answer; may be fewer than {@link FOREIGN_HEAD_LENGTH}
  */
 export function foreignProtocol(head: Uint8Array): ForeignProtocol | undefined {
   if (HTTP1.every((byte, at) => head[at] === byte)) return "HTTP/1";
@@ -38,7 +44,8 @@ export function foreignProtocol(head: Uint8Array): ForeignProtocol | undefined {
     fifth === 2
   )
     return "TLS";
-  // Frames of at most 255 bytes, without flags, on stream 0. A Vortex header ends after one byte of the stream's number.
+  // Frame of at most 255 bytes, without flags, on stream 0. A Vortex header ends within the stream
+  // ID, after its first byte.
   if (
     first !== 0 ||
     second !== 0 ||
@@ -51,6 +58,6 @@ export function foreignProtocol(head: Uint8Array): ForeignProtocol | undefined {
   const fits =
     fourth === SETTINGS
       ? third % SETTING_LENGTH === 0
-      : fourth === GOAWAY && third >= GOAWAY_LENGTH;
+      : fourth === GOAWAY && third >= MIN_GOAWAY_LENGTH;
   return fits ? "HTTP/2" : undefined;
 }

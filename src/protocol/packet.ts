@@ -2,18 +2,18 @@ import { VortexError } from "../errors.ts";
 import { type PieceKind, type PieceMetadata, requireInteger } from "../piece.ts";
 import { contentTag, kindOfContent, kindOfRequest, requestTag, Tag } from "./tags.ts";
 
-/** Bytes of the header: id, tag and a 32-bit length, all integers big-endian. */
+/** Length of the header in bytes: id, tag and a 32-bit length. All integers are big-endian. */
 export const HEADER_LENGTH = 6;
-/** Bytes of a task id on the wire. */
+/** Length of a task ID on the wire, in bytes. */
 export const TASK_ID_LENGTH = 64;
-/** Bytes of a request's value: the task id and a 32-bit piece number. */
+/** Length of the value of a request, in bytes: the task ID and a 32-bit piece number. */
 export const REQUEST_LENGTH: number = TASK_ID_LENGTH + 4;
-/** Bytes of metadata without its two texts. */
+/** Length of piece metadata in bytes, without its digest and parent ID. */
 export const METADATA_FIXED_LENGTH = 45;
-/** Bytes of the length that precedes the metadata. */
+/** Length of the length field in front of the metadata, in bytes. */
 export const METADATA_PREFIX_LENGTH = 4;
 
-/** Codes of error packets. 4 to 255 are reserved. */
+/** Codes in error packets; 4 to 255 are reserved. */
 export const RemoteErrorCode = {
   Unknown: 0,
   InvalidArgument: 1,
@@ -21,65 +21,65 @@ export const RemoteErrorCode = {
   Internal: 3,
 } as const;
 
-/** Asks for one piece. */
+/** Request for one piece. */
 export interface DownloadPiecePacket {
-  /** Tells the packets apart. */
+  /** Discriminator of {@link Packet}. */
   readonly type: "download-piece";
-  /** An unsigned byte, chosen by the sender. */
+  /** Packet ID, an unsigned byte chosen by the sender. */
   readonly id: number;
-  /** Decides the tag. */
+  /** Kind of the task; determines the tag. */
   readonly kind: PieceKind;
-  /** 64 bytes in UTF-8; stock peers use 64 hex digits. */
+  /** Task ID, 64 bytes of UTF-8; stock peers use 64 hex digits. */
   readonly taskId: string;
-  /** Unsigned, 32 bits. */
+  /** Piece number, an unsigned 32-bit integer. */
   readonly number: number;
 }
 
-/** Announces a piece. `metadata.length` bytes of raw content follow the packet. */
+/** Answer with a piece. `metadata.length` bytes of raw content follow the packet. */
 export interface PieceContentPacket {
-  /** Tells the packets apart. */
+  /** Discriminator of {@link Packet}. */
   readonly type: "piece-content";
-  /** An unsigned byte; stock peers do not echo that of the request. */
+  /** Packet ID, an unsigned byte; stock peers do not echo the one of the request. */
   readonly id: number;
-  /** Decides the tag. */
+  /** Kind of the task; determines the tag. */
   readonly kind: PieceKind;
-  /** What the peer says about the piece. */
+  /** Metadata of the piece. */
   readonly metadata: PieceMetadata;
 }
 
-/** Says that the sender is done. */
+/** Announcement that the sender sends no more packets. */
 export interface ClosePacket {
-  /** Tells the packets apart. */
+  /** Discriminator of {@link Packet}. */
   readonly type: "close";
-  /** An unsigned byte. */
+  /** Packet ID, an unsigned byte. */
   readonly id: number;
 }
 
-/** Answers with a failure. */
+/** Answer with an error. */
 export interface ErrorPacket {
-  /** Tells the packets apart. */
+  /** Discriminator of {@link Packet}. */
   readonly type: "error";
-  /** An unsigned byte. */
+  /** Packet ID, an unsigned byte. */
   readonly id: number;
-  /** An unsigned byte; see {@link RemoteErrorCode}. */
+  /** Error code, an unsigned byte; see {@link RemoteErrorCode}. */
   readonly code: number;
-  /** For people, UTF-8 on the wire. */
+  /** Human-readable message. */
   readonly message: string;
 }
 
-/** A packet with a tag that has no meaning yet; its value is kept as it came. */
+/** Packet with a reserved tag, whose value is not interpreted. */
 export interface ReservedPacket {
-  /** Tells the packets apart. */
+  /** Discriminator of {@link Packet}. */
   readonly type: "reserved";
-  /** An unsigned byte. */
+  /** Packet ID, an unsigned byte. */
   readonly id: number;
-  /** 8 to 253. */
+  /** Tag, 8 to 253. */
   readonly tag: number;
-  /** As it came, uninterpreted. */
+  /** Raw value. */
   readonly value: Uint8Array;
 }
 
-/** Any of the eleven kinds of Vortex packet: four requests, four contents, close, error, reserved. */
+/** Vortex packet: one of four requests, four contents, close, error and reserved. */
 export type Packet =
   | DownloadPiecePacket
   | PieceContentPacket
@@ -87,14 +87,14 @@ export type Packet =
   | ErrorPacket
   | ReservedPacket;
 
-/** The six bytes before every value. */
+/** Header of every packet; `length` is the length of the value in bytes. */
 export interface Header {
   readonly id: number;
   readonly tag: number;
   readonly length: number;
 }
 
-// chrono's range of dates, which is what the reference decoder takes for created-at.
+// Range of created-at in Unix seconds. It is the range of chrono, which the reference decoder uses.
 const EARLIEST_CREATED_AT = -8334601228800n;
 const LATEST_CREATED_AT = 8210266876799n;
 
@@ -102,8 +102,9 @@ const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 /**
- * Encodes a packet, in the form that stock peers send: the header of a piece's content counts the metadata and its
- * length, not the content bytes that follow.
+ * Encodes a packet in the form that stock peers send. In an answer with a piece, the length in the
+ * header covers the metadata and its length field, not the content that follows.
+ *
  * @throws `InvalidArgument` for a field out of its range
  */
 export function encodePacket(packet: Packet): Uint8Array {
@@ -114,7 +115,7 @@ export function encodePacket(packet: Packet): Uint8Array {
       if (taskId.length !== TASK_ID_LENGTH) {
         throw new VortexError(
           "InvalidArgument",
-          `task id of ${taskId.length} bytes: expected ${TASK_ID_LENGTH} bytes, such as 64 hex digits`,
+          `task id: expected ${TASK_ID_LENGTH} bytes, such as 64 hex digits, got ${taskId.length}`,
         );
       }
       requireInteger("piece number", packet.number, 0, 0xffffffff);
@@ -145,15 +146,16 @@ export function encodePacket(packet: Packet): Uint8Array {
 }
 
 /**
- * Decodes exactly one packet, the content of a piece not included. Agrees with the reference decoder but for one point:
- * a close packet that carries a payload is `InvalidLength` here.
+ * Decodes exactly one packet, without the content of a piece. Agrees with the reference decoder
+ * with one exception: rejects a close packet with a value as `InvalidLength`.
+ *
  * @throws `InvalidPacket`, `InvalidLength` or `InvalidUtf8`
  */
 export function decodePacket(bytes: Uint8Array): Packet {
   if (bytes.length < HEADER_LENGTH) {
     throw new VortexError(
       "InvalidPacket",
-      `packet of ${bytes.length} bytes: a header alone has ${HEADER_LENGTH}`,
+      `packet: expected a header of ${HEADER_LENGTH} bytes, got ${bytes.length} bytes`,
     );
   }
   const header = decodeHeader(bytes);
@@ -161,19 +163,21 @@ export function decodePacket(bytes: Uint8Array): Packet {
   if (value.length !== header.length) {
     throw new VortexError(
       "InvalidLength",
-      `value of ${value.length} bytes, announced as ${header.length}`,
+      `packet value: expected ${header.length} bytes, as announced, got ${value.length}`,
     );
   }
   return decodeValue(header, value);
 }
 
-/** Decodes the first six bytes of `bytes`, which must hold at least as many. */
+/**
+ * Decodes the header at the start of `bytes`, which must be at least {@link HEADER_LENGTH} long.
+ */
 export function decodeHeader(bytes: Uint8Array): Header {
   const view = viewOf(bytes);
   return { id: view.getUint8(0), tag: view.getUint8(1), length: view.getUint32(2) };
 }
 
-/** Decodes the whole value of a packet. */
+/** Decodes the value of a packet. Expects all of it. */
 export function decodeValue(header: Header, value: Uint8Array): Packet {
   const { id, tag } = header;
   const requested = kindOfRequest(tag);
@@ -181,7 +185,7 @@ export function decodeValue(header: Header, value: Uint8Array): Packet {
     if (value.length !== REQUEST_LENGTH) {
       throw new VortexError(
         "InvalidLength",
-        `request of ${value.length} bytes: expected ${REQUEST_LENGTH}`,
+        `request value: expected ${REQUEST_LENGTH} bytes, got ${value.length}`,
       );
     }
     return {
@@ -197,14 +201,15 @@ export function decodeValue(header: Header, value: Uint8Array): Packet {
     if (value.length < METADATA_PREFIX_LENGTH) {
       throw new VortexError(
         "InvalidPacket",
-        `content packet of ${value.length} bytes: no room for a metadata length`,
+        `content packet: expected a metadata length of 4 bytes, got ${value.length} bytes`,
       );
     }
     const metadataLength = viewOf(value).getUint32(0);
-    if (value.length !== METADATA_PREFIX_LENGTH + metadataLength) {
+    const rest = value.length - METADATA_PREFIX_LENGTH;
+    if (rest !== metadataLength) {
       throw new VortexError(
         "InvalidPacket",
-        `content packet of ${value.length} bytes, with ${metadataLength} bytes of metadata announced`,
+        `content packet: expected ${metadataLength} bytes of metadata, as announced, got ${rest}`,
       );
     }
     return {
@@ -219,12 +224,13 @@ export function decodeValue(header: Header, value: Uint8Array): Packet {
       if (value.length > 0) {
         throw new VortexError(
           "InvalidLength",
-          `close packet with ${value.length} bytes: expected none`,
+          `close packet: expected no value, got ${value.length} bytes`,
         );
       }
       return { type: "close", id };
     case Tag.Error:
-      if (value.length < 1) throw new VortexError("InvalidLength", "error packet without a code");
+      if (value.length < 1)
+        throw new VortexError("InvalidLength", "error packet: expected a code, got no value");
       return {
         type: "error",
         id,
@@ -236,7 +242,9 @@ export function decodeValue(header: Header, value: Uint8Array): Packet {
   }
 }
 
-/** Decodes the metadata of a piece. Bytes behind its last field are ignored, as the reference decoder does. */
+/**
+ * Decodes the metadata of a piece. Ignores bytes after the last field, like the reference decoder.
+ */
 export function decodeMetadata(bytes: Uint8Array): PieceMetadata {
   const view = viewOf(bytes);
   let at = 0;
@@ -244,7 +252,7 @@ export function decodeMetadata(bytes: Uint8Array): PieceMetadata {
     if (count > bytes.length - at) {
       throw new VortexError(
         "InvalidPacket",
-        `metadata of ${bytes.length} bytes ends inside ${field}`,
+        `metadata: expected ${at + count} bytes up to the end of ${field}, got ${bytes.length}`,
       );
     }
     at += count;
@@ -264,7 +272,10 @@ export function decodeMetadata(bytes: Uint8Array): PieceMetadata {
   const costSeconds = view.getBigUint64(take(8, "cost"));
   const createdAtSeconds = view.getBigInt64(take(8, "created-at"));
   if (createdAtSeconds < EARLIEST_CREATED_AT || createdAtSeconds > LATEST_CREATED_AT) {
-    throw new VortexError("InvalidPacket", `created-at ${createdAtSeconds} is no date`);
+    throw new VortexError(
+      "InvalidPacket",
+      `created-at: expected Unix seconds of a date, got ${createdAtSeconds}`,
+    );
   }
   return { number, offset, length, digest, parentId, trafficType, costSeconds, createdAtSeconds };
 }
@@ -281,7 +292,7 @@ function encodePieceContent({ id, kind, metadata }: PieceContentPacket): Uint8Ar
   ) {
     throw new VortexError(
       "InvalidArgument",
-      `created-at ${metadata.createdAtSeconds}: expected Unix seconds of a date`,
+      `created-at: expected Unix seconds of a date, got ${metadata.createdAtSeconds}`,
     );
   }
   const digest = encoder.encode(metadata.digest);
@@ -324,7 +335,7 @@ function decodeText(bytes: Uint8Array, field: string): string {
   try {
     return decoder.decode(bytes);
   } catch (cause) {
-    throw new VortexError("InvalidUtf8", `${field} is not UTF-8`, { cause });
+    throw new VortexError("InvalidUtf8", `${field}: expected UTF-8, got other bytes`, { cause });
   }
 }
 
@@ -332,7 +343,7 @@ function requireUnsigned64(name: string, value: bigint): void {
   if (BigInt.asUintN(64, value) !== value) {
     throw new VortexError(
       "InvalidArgument",
-      `${name} ${value}: expected an unsigned 64-bit integer`,
+      `${name}: expected an unsigned 64-bit integer, got ${value}`,
     );
   }
 }

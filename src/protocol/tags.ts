@@ -1,7 +1,9 @@
 import { VortexError } from "../errors.ts";
 import { type PieceKind, pieceKinds } from "../piece.ts";
 
-/** Tags of Vortex packets. Source: the Vortex protocol crate 0.1.5, `lib.rs`; 8 to 253 are reserved. */
+/**
+ * Tags of Vortex packets; 8 to 253 are reserved. Source: the Vortex protocol crate 0.1.5, `lib.rs`.
+ */
 export const Tag = {
   DownloadPiece: 0,
   PieceContent: 1,
@@ -18,28 +20,32 @@ export const Tag = {
 const LAST_PIECE_TAG = Tag.CachePieceContent;
 
 /**
- * The tag that asks for a piece of `kind`.
- * @throws `InvalidArgument` for what is none of {@link pieceKinds}
+ * Returns the tag of a request for a piece of `kind`.
+ *
+ * @throws `InvalidArgument` for a value outside of {@link pieceKinds}
  */
 export function requestTag(kind: PieceKind): number {
   const index = pieceKinds.indexOf(kind);
-  // Without this a kind misspelt in plain JavaScript would go out as a close packet.
+  // Without this check, a kind misspelt in plain JavaScript would be sent as a close packet.
   if (index < 0)
-    throw new VortexError("InvalidArgument", `kind "${kind}": expected ${pieceKinds.join(", ")}`);
+    throw new VortexError(
+      "InvalidArgument",
+      `kind: expected ${pieceKinds.join(", ")}, got "${kind}"`,
+    );
   return index * 2;
 }
 
-/** The tag that answers with a piece of `kind`. */
+/** Returns the tag of an answer with a piece of `kind`. */
 export function contentTag(kind: PieceKind): number {
   return requestTag(kind) + 1;
 }
 
-/** The kind that a request tag asks for, if `tag` is one. */
+/** Returns the kind of piece that a request tag stands for; undefined for other tags. */
 export function kindOfRequest(tag: number): PieceKind | undefined {
   return tag <= LAST_PIECE_TAG && tag % 2 === 0 ? pieceKinds[tag / 2] : undefined;
 }
 
-/** The kind that a content tag answers with, if `tag` is one. */
+/** Returns the kind of piece that a content tag stands for; undefined for other tags. */
 export function kindOfContent(tag: number): PieceKind | undefined {
   return tag <= LAST_PIECE_TAG && tag % 2 === 1 ? pieceKinds[(tag - 1) / 2] : undefined;
 }

@@ -13,32 +13,37 @@ import {
 import { PieceFeed } from "./piece-feed.ts";
 import type { PieceStore, StoredPiece, StoredPieceRequest, StoredTask } from "./store.ts";
 
-/** Bytes in a chunk that is handed to a transport. */
-const CHUNK = 256 * 1024;
+/** Length of the chunks that `read` yields, in bytes. */
+const CHUNK_BYTES = 256 * 1024;
 
-/** How a task is kept in memory. */
+/** Options of a task in a {@link MemoryPieceStore}. */
 export interface MemoryTaskOptions {
-  /** Default `standard`. */
+  /** Kind of the task. Default `standard`. */
   readonly kind?: PieceKind;
-  /** Bytes of each piece but the last. Default: as stock Dragonfly chooses. */
+  /**
+   * Length of every piece except the last, in bytes. Default: the length that stock Dragonfly
+   * chooses, see {@link pieceLengthFor}.
+   */
   readonly pieceLength?: number;
-  /** Unix seconds. Default 0. */
+  /** Creation time, in Unix seconds. Default 0. */
   readonly createdAtSeconds?: bigint;
-  /** Digest of the whole content, `algorithm:encoded`, that peers are told. Default: none. */
+  /** Digest of the whole content, `algorithm:encoded`, reported to peers. Default: none. */
   readonly digest?: string;
 }
 
-/** A task that is served while its pieces come. */
+/** Handle of a task that is served while its pieces arrive. */
 export interface GrowingTask {
-  /** The task, as the store tells of it; its pieces grow. */
+  /** Task as the store serves it; it grows with each {@link putPiece}. */
   readonly task: StoredTask;
   /**
-   * Adds a piece; the store keeps `content`, which must not change any more. With the last missing one the task is complete.
-   * @throws `InvalidArgument` for a number or length that is not of the task, or a piece that is there already; `Closed` after
-   * the task was given up
+   * Adds a piece. The store keeps a reference to `content`, which must not change afterwards. The
+   * last missing piece completes the task.
+   *
+   * @throws `InvalidArgument` for a wrong number or length, or a piece that is already present;
+   * `Closed` after {@link fail}
    */
   putPiece(number: number, content: Uint8Array): void;
-  /** Gives the task up: whoever watches it hears of `error`, and the store forgets it. */
+  /** Abandons the task: removes it from the store, and fails its watchers with `error`. */
   fail(error: VortexError): void;
 }
 
@@ -51,7 +56,7 @@ interface Entry {
 }
 
 /**
- * A store that holds tasks in memory.
+ * Piece store in memory.
  *
  * @example
  * ```ts
@@ -74,8 +79,10 @@ export class MemoryPieceStore implements PieceStore {
   }
 
   /**
-   * Adds a task, or replaces one. The store keeps `content`, which must not change any more.
-   * @throws `InvalidArgument` for a piece length that is none
+   * Adds a complete task, or replaces one. The store keeps a reference to `content`, which must not
+   * change afterwards.
+   *
+   * @throws `InvalidArgument` for a piece length that is not a positive integer
    */
   putTask(taskId: string, content: Uint8Array, options: MemoryTaskOptions = {}): StoredTask {
     const plan = planTask(content.length, options.pieceLength);
@@ -88,14 +95,16 @@ export class MemoryPieceStore implements PieceStore {
   }
 
   /**
-   * Adds a task of `contentLength` bytes without pieces, or replaces one.
-   * @throws `InvalidArgument` for a length that is none
+   * Adds a task without pieces, or replaces one. Its pieces are added through the returned handle.
+   *
+   * @param contentLength length of the whole content, in bytes
+   * @throws `InvalidArgument` for an invalid content length or piece length
    */
   startTask(taskId: string, contentLength: number, options: MemoryTaskOptions = {}): GrowingTask {
     return this.#start(taskId, planTask(contentLength, options.pieceLength), options);
   }
 
-  /** Forgets a task; false when there was none. */
+  /** Removes a task. Returns false if there was none. */
   deleteTask(taskId: string): boolean {
     return this.#tasks.delete(taskId);
   }
@@ -109,8 +118,8 @@ export class MemoryPieceStore implements PieceStore {
       metadata,
       async *read(range) {
         const end = Math.min(range?.end ?? content.length, content.length);
-        for (let at = range?.start ?? 0; at < end; at += CHUNK)
-          yield content.subarray(at, Math.min(at + CHUNK, end));
+        for (let at = range?.start ?? 0; at < end; at += CHUNK_BYTES)
+          yield content.subarray(at, Math.min(at + CHUNK_BYTES, end));
       },
     };
   }
@@ -145,8 +154,11 @@ export class MemoryPieceStore implements PieceStore {
         const { offset, length } = pieceExtent(plan, number);
         requireInteger(`length of piece ${number}`, content.length, length, length);
         if (pieces.has(number))
-          throw new VortexError("InvalidArgument", `piece ${number} is there already`);
-        if (feed.failed) throw new VortexError("Closed", `task ${taskId} was given up`);
+          throw new VortexError(
+            "InvalidArgument",
+            `piece ${number}: expected a missing piece, got one that is already present`,
+          );
+        if (feed.failed) throw new VortexError("Closed", `task ${taskId} was abandoned`);
         const metadata = {
           number,
           offset: BigInt(offset),

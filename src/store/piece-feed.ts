@@ -1,21 +1,21 @@
 import { abortedError, type VortexError } from "../errors.ts";
 import type { PieceMetadata } from "../piece.ts";
 
-/** A piece, and its place among all in the order in which they came. */
+/** Piece with its index in the order of arrival. */
 interface Entry {
   readonly piece: PieceMetadata;
-  readonly at: number;
+  readonly arrival: number;
 }
 
 /**
- * The pieces of one task that a store has, as they come: what `StoredTask.pieces` and `StoredTask.watch` of a growing task
- * are made of. Watchers read from the same lists, so a slow one costs no memory and holds nobody up.
+ * Growing list of the pieces of one task. Implements `StoredTask.pieces` and `StoredTask.watch`.
+ * All watchers read from the same lists, so a slow one takes no memory and delays no other.
  */
 export class PieceFeed {
   readonly #taskId: string;
-  /** In the order in which they came. */
+  /** Pieces in the order of arrival. */
   readonly #log: PieceMetadata[] = [];
-  /** By ascending number. */
+  /** Pieces by ascending number. */
   readonly #sorted: Entry[] = [];
   readonly #waiting = new Set<() => void>();
   #ended = false;
@@ -25,58 +25,60 @@ export class PieceFeed {
     this.#taskId = taskId;
   }
 
-  /** Whether no further pieces come, since all are there. */
+  /** True once all pieces are present. */
   get ended(): boolean {
     return this.#ended && this.#failure === undefined;
   }
 
-  /** Whether the task was given up. */
+  /** True once the task has been abandoned, see {@link fail}. */
   get failed(): boolean {
     return this.#failure !== undefined;
   }
 
-  /** Tells of a piece; one that is there already must not be added again. Nothing comes after the end. */
+  /** Adds a piece, which must not be present yet. Does nothing after the end of the feed. */
   add(piece: PieceMetadata): void {
     if (this.#ended) return;
-    this.#sorted.splice(this.#placeOf(piece.number), 0, { piece, at: this.#log.length });
+    const index = this.#indexOf(piece.number);
+    this.#sorted.splice(index, 0, { piece, arrival: this.#log.length });
     this.#log.push(piece);
     this.#wake();
   }
 
-  /** No further pieces come. */
+  /** Ends the feed: all pieces are present. */
   complete(): void {
     this.#ended = true;
     this.#wake();
   }
 
-  /** The task is given up: watchers fail with `error` after what came before. */
+  /** Abandons the task. Watchers throw `error` after the pieces that are present. */
   fail(error: VortexError): void {
     if (this.#ended) return;
     this.#failure = error;
     this.complete();
   }
 
-  /** See `StoredTask.pieces`. */
+  /** Returns the pieces so far by ascending number, see `StoredTask.pieces`. */
   pieces(): PieceMetadata[] {
     return this.#sorted.map(({ piece }) => piece);
   }
 
-  /** See `StoredTask.watch`. */
+  /** Yields the pieces so far by ascending number, then further ones, see `StoredTask.watch`. */
   async *watch({
     signal,
   }: {
     readonly signal: AbortSignal;
   }): AsyncGenerator<PieceMetadata, void, void> {
-    const there = this.#log.length;
-    // More may have come before the next is asked for, among those that are still to be told.
+    const initial = this.#log.length;
+    // Pieces may arrive between two iterations, so look up the next number again each time, and
+    // leave later arrivals to the second loop.
     for (
       let entry = this.#sorted[0];
       entry !== undefined;
-      entry = this.#sorted[this.#placeOf(entry.piece.number + 1)]
+      entry = this.#sorted[this.#indexOf(entry.piece.number + 1)]
     ) {
-      if (entry.at < there) yield entry.piece;
+      if (entry.arrival < initial) yield entry.piece;
     }
-    for (let at = there; ; at++) {
+    for (let at = initial; ; at++) {
       while (at >= this.#log.length && !this.#ended && !signal.aborted) await this.#change(signal);
       if (signal.aborted) throw abortedError(signal, `watching the pieces of task ${this.#taskId}`);
       const piece = this.#log[at];
@@ -86,6 +88,7 @@ export class PieceFeed {
     if (this.#failure !== undefined) throw this.#failure;
   }
 
+  /** Resolves on the next change of the feed, or when `signal` aborts. */
   #change(signal: AbortSignal): Promise<void> {
     return new Promise((resolve) => {
       const wake = (): void => {
@@ -102,8 +105,8 @@ export class PieceFeed {
     for (const wake of this.#waiting) wake();
   }
 
-  /** Where the first piece stands in the order of numbers whose number is `number` or more. */
-  #placeOf(number: number): number {
+  /** Returns the index in `#sorted` of the first piece with `number` or a higher one. */
+  #indexOf(number: number): number {
     let [low, high] = [0, this.#sorted.length];
     while (low < high) {
       const middle = (low + high) >>> 1;

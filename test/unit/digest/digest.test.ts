@@ -161,7 +161,7 @@ describe("digests taken apart", () => {
       ["sha512:aa", '128 hex digits after "sha512:"'],
     ] as const) {
       const { message } = assertThrows(() => parseDigest(text), "InvalidArgument");
-      assert.equal(message, `digest "${text}": expected ${expected}`);
+      assert.equal(message, `digest: expected ${expected}, got "${text}"`);
     }
   });
 
