@@ -6,44 +6,51 @@ import { check, isSection, type Problem, show, valueAt } from "./values.ts";
 
 export type { Config, MutualTlsFiles } from "./sections.ts";
 
-/** Values for some keys, each with where it comes from: a file, the flags of a command line, or what a call is told. */
+/**
+ * Values for some keys of a configuration, each with the name of its source: a file, a command line
+ * flag, or a call.
+ */
 export type ConfigLayer = ReadonlyMap<
   ConfigKey,
   { readonly value: unknown; readonly source: string }
 >;
 
-/** One key of a configuration in effect. */
+/** Effective value of one key. */
 export interface ConfigSetting {
-  /** Its name, with the sections that lead to it. */
+  /** Full name of the key, sections included, such as `download.protocol`. */
   readonly key: ConfigKey;
-  /** As {@link Config} has it. */
+  /** Parsed value, as in {@link Config}. */
   readonly value: unknown;
-  /** As a file would have it; undefined for a value that is not set. */
+  /** Value as text, as a file would contain it; undefined if it is not set. */
   readonly text: string | undefined;
-  /** Where the value comes from, as its layer says; `default` when no layer has it. */
+  /** Source of the value, from its layer; `default` if no layer sets it. */
   readonly source: string;
 }
 
-/** A configuration in effect, and where each of its values comes from. */
+/** Effective configuration, with the source of each value. */
 export interface ResolvedConfig {
-  /** The values. */
+  /** Values by section. */
   readonly config: Config;
-  /** Every key, in the order of a `dfdaemon.yaml`. */
+  /** All keys, in the order of a `dfdaemon.yaml`. */
   readonly settings: readonly ConfigSetting[];
 }
 
-/** One wrong value of a configuration. */
+/** Invalid value in a configuration. */
 export interface ConfigProblem extends Problem {
-  /** Where the value stands, as {@link parseConfigLayer} was told. */
+  /** Location of the value, from `sourceOf` of {@link parseConfigLayer}. */
   readonly source?: string;
 }
 
 /**
- * Reads a configuration: the object that a `dfdaemon.yaml` holds, or one like it. Nothing is required, and unknown keys are left
- * alone, since a real file has many; only `vortexPeer`, which is ours, must hold nothing else. Keys may be spelt as stock Dragonfly
- * does (`quicPort`) or as its design document (`quic_port`); the former counts when both are there. The protocol may stand in
- * `storage.server.protocol` too, and limits in `rateLimit`, as in older versions; `download.protocol` and `bandwidthLimit` win.
- * Durations are text with a unit, as in `360s` and `1m30s`.
+ * Parses a configuration: the object in a `dfdaemon.yaml`, or one of the same form.
+ *
+ * - No key is required. Unknown keys are ignored, because a real file has many. Only the section
+ *   `vortexPeer`, which belongs to this library, must not contain any.
+ * - Keys may be spelt as in stock Dragonfly (`quicPort`) or as in its design document
+ *   (`quic_port`). The former wins if both are present.
+ * - Older names are accepted: `storage.server.protocol` for `download.protocol`, and `rateLimit`
+ *   for `bandwidthLimit`. The new names win.
+ * - Durations are text with a unit, such as `360s` and `1m30s`.
  *
  * Source of keys and defaults: dragonfly-client, `dragonfly-client-config/src/dfdaemon.rs`.
  *
@@ -55,19 +62,22 @@ export interface ConfigProblem extends Problem {
  * const downloader = createDownloader(downloaderOptions(config));
  * ```
  *
- * @throws `InvalidArgument` that names each wrong key, its value and what is allowed; its cause is an array of
- * {@link ConfigProblem}
+ * @throws `InvalidArgument` that lists each invalid key, its value and what is allowed. Its cause
+ * is an array of {@link ConfigProblem}.
  */
 export function parseConfig(input: unknown): Config {
   return resolveConfig(parseConfigLayer(input)).config;
 }
 
 /**
- * As {@link parseConfig}, but only what `input` says, to be laid over other layers.
+ * Parses one layer of a configuration, like {@link parseConfig} but without defaults. Pass the
+ * result to {@link resolveConfig}, together with other layers.
  *
- * @param sourceOf where the value at these keys stands, such as `dfdaemon.yaml:12`. It is named before what is wrong with it.
- * @param onUnused receives a line for each value that has no effect although it looks meant for this library: a misspelt key beside
- * one that is read, the losing one of two spellings with different values, and a part of a mutual TLS section. Default: none
+ * @param sourceOf returns the location of the value at a path of keys, such as `dfdaemon.yaml:12`,
+ * for messages. Default: no location
+ * @param onUnused receives a line for each value that has no effect, but seems meant for this
+ * library: a misspelt key, the losing one of two spellings, or an incomplete mutual TLS section.
+ * Default: ignored
  */
 export function parseConfigLayer(
   input: unknown,
@@ -87,7 +97,7 @@ export function parseConfigLayer(
     for (const path of keys[key].paths) {
       const found = valueAt(input, path);
       if ("problem" in found) note(found.problem);
-      // A key without a value is null in YAML, and the same as none.
+      // A YAML key without a value is null, and counts as absent.
       if (!("value" in found) || found.value === undefined || found.value === null) continue;
       const checked = check<unknown>(keys[key].schema, found.value, path);
       if ("problems" in checked) checked.problems.forEach(note);
@@ -101,7 +111,7 @@ export function parseConfigLayer(
   return layer;
 }
 
-/** A layer of values that are of the right type already, undefined ones left out. */
+/** Creates a layer from valid values, without the undefined ones. */
 export function configLayer(
   values: { readonly [Key in ConfigKey]?: ValueOf<Key> | undefined },
   sourceOf: (key: ConfigKey) => string,
@@ -114,7 +124,7 @@ export function configLayer(
   );
 }
 
-/** Each key from the first layer that has it, else its default. */
+/** Merges layers: each key takes its value from the first layer that has it, else its default. */
 export function resolveConfig(...layers: readonly ConfigLayer[]): ResolvedConfig {
   const settings = configKeys.map((key): ConfigSetting => {
     const { value, source } = layers.find((layer) => layer.has(key))?.get(key) ?? {
@@ -131,7 +141,7 @@ export function resolveConfig(...layers: readonly ConfigLayer[]): ResolvedConfig
   return { config: nest(settings), settings };
 }
 
-/** One line for one wrong value. */
+/** Formats a problem as one line. */
 function describeProblem({ path, value, expected, source }: ConfigProblem): string {
   const key = path.length === 0 ? "configuration" : path.join(".");
   return source === undefined
@@ -146,7 +156,9 @@ function failure(problems: readonly ConfigProblem[]): VortexError {
   });
 }
 
-/** Keys in our own section that mean nothing: nobody else's, so misspelt ones. */
+/**
+ * Finds unknown keys in the section of this library. No other program reads it, so they are errors.
+ */
 function unknownOwnKeys(
   input: unknown,
   path: readonly string[],
@@ -177,7 +189,7 @@ function unknownOwnKeys(
   });
 }
 
-/** The settings as sections within sections. */
+/** Arranges the settings as nested sections. */
 function nest(settings: readonly ConfigSetting[]): Config {
   const root: Record<string, unknown> = {};
   for (const { key, value } of settings) {
@@ -190,6 +202,6 @@ function nest(settings: readonly ConfigSetting[]): Config {
     }
     section[last] = value;
   }
-  // That the keys are those of Config, each with a value of its type, is what the type of `keys` holds.
+  // The type of `keys` guarantees that the names and value types are those of Config.
   return root as unknown as Config;
 }

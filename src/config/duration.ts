@@ -1,4 +1,7 @@
-/** Milliseconds in each unit that stock Dragonfly reads. Source: the humantime crate, `parse_duration`. */
+/**
+ * Units of durations in stock Dragonfly, up to the week, in ms. Source: the humantime crate,
+ * `parse_duration`.
+ */
 const units: Record<string, number> = {
   ...spellings(1e-6, "ns", "nsec"),
   ...spellings(1e-3, "us", "usec", "µs"),
@@ -13,12 +16,12 @@ const units: Record<string, number> = {
 const SPAN = /\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-zµ]+)/y;
 
 /**
- * Milliseconds in a duration as people write it: one or more numbers, each with its unit, such as `360s`, `1m30s`,
- * `2h 37min`, `1.5s` or `500ms`. Undefined for anything else, so also for a number without a unit. Units are those of
- * stock Dragonfly up to the week; a month and a year are no length to wait for.
+ * Parses a duration: one or more numbers, each with a unit, such as `360s`, `1m30s`, `2h 37min`,
+ * `1.5s` or `500ms`. Returns ms, or undefined for any other text, including a number without a
+ * unit. Months and years are not supported, because no timeout is that long.
  *
- * Our own, since the libraries of this size read either less (`ms` and `@lukeed/ms` one unit only) or too much
- * (`parse-duration` takes "360s;", "1m oops" and "3m5"), and a timeout that was misread is found too late.
+ * No library of this size fits: `ms` and `@lukeed/ms` read a single unit, and `parse-duration`
+ * accepts "360s;", "1m oops" and "3m5". A misread timeout is noticed too late.
  */
 export function parseDuration(text: string): number | undefined {
   let milliseconds = 0;
@@ -33,7 +36,10 @@ export function parseDuration(text: string): number | undefined {
   return at === 0 ? undefined : milliseconds;
 }
 
-/** Whole milliseconds as {@link parseDuration} reads them: in seconds, or in milliseconds where those are no whole number. */
+/**
+ * Formats whole milliseconds for {@link parseDuration}: in seconds if that is a whole number, else
+ * in milliseconds.
+ */
 export function formatDuration(milliseconds: number): string {
   return milliseconds % 1000 === 0 ? `${milliseconds / 1000}s` : `${milliseconds}ms`;
 }

@@ -1,4 +1,4 @@
-/** The keys of a configuration: where each may stand, what it may be, its default and how it is written. */
+/** Table of the configuration keys: location, schema, default and text form of each. */
 import * as v from "valibot";
 import { protocolChoices } from "../transport/protocol.ts";
 import { formatDuration } from "./duration.ts";
@@ -16,24 +16,24 @@ import {
   text,
 } from "./values.ts";
 
-/** The name of a key: the sections that lead to it and its own, as in `storage.server.quicPort`. */
+/** Full name of a key, sections included, such as `storage.server.quicPort`. */
 export type ConfigKey = Names<Config>;
 
-/** The type of the value that {@link Config} has under a key. */
+/** Type of the value of a key in {@link Config}. */
 export type ValueOf<Key extends ConfigKey> = ValueAt<Config, Key>;
 
-/** One key. */
+/** Definition of one key. */
 export interface KeyDefinition<T> {
-  /** Where its value may stand. The first place that has one counts. */
+  /** Paths at which the value may be found, in order of precedence. */
   readonly paths: readonly (readonly string[])[];
   readonly schema: v.GenericSchema<unknown, T>;
-  /** The value when there is none. */
+  /** Default value. */
   readonly standard: T;
-  /** The value as a file would have it. */
+  /** Formats a value as a file would contain it. */
   format(value: T): string;
 }
 
-/** The section that stock Dragonfly does not have. */
+/** Section of this library, which stock Dragonfly does not have. */
 export const ownSection = "vortexPeer";
 
 const protocol = v.picklist(protocolChoices, `expected ${protocolChoices.join(", ")}`);
@@ -49,7 +49,7 @@ const fingerprints = v.pipe(
   v.minLength(1, "expected a list of SHA-256 fingerprints"),
 );
 
-/** Every key, in the order of a `dfdaemon.yaml`. */
+/** Definitions of all keys, in the order of a `dfdaemon.yaml`. */
 export const keys: { readonly [Key in ConfigKey]: KeyDefinition<ValueOf<Key>> } = {
   "host.ip": optional("host.ip", ip, String),
   "host.hostname": optional("host.hostname", text("the name of a host"), String),
@@ -143,10 +143,10 @@ export const keys: { readonly [Key in ConfigKey]: KeyDefinition<ValueOf<Key>> } 
   "vortexPeer.quic.ackThreshold": optional("vortexPeer.quic.ackThreshold", integer(1, 64), String),
 };
 
-/** The names of all keys, in their order. */
+/** Names of all keys, in the same order. */
 export const configKeys: readonly ConfigKey[] = Object.keys(keys) as ConfigKey[];
 
-/** Every spelling of the keys in our own section. */
+/** All spellings of the keys in {@link ownSection}. */
 export const ownKeys: ReadonlySet<string> = new Set(
   configKeys
     .flatMap((key) => keys[key].paths)
@@ -154,12 +154,12 @@ export const ownKeys: ReadonlySet<string> = new Set(
     .map((path) => path.join(".")),
 );
 
-/** 0 has no unit. */
+/** Formats a duration that may be 0, which is written without a unit. */
 function formatPatience(milliseconds: number): string {
   return milliseconds === 0 ? "0" : formatDuration(milliseconds);
 }
 
-/** The names of all values within `T`, sections joined by dots. */
+/** Names of all values in `T`, with sections joined by dots. */
 type Names<T, Prefix extends string = ""> = {
   [Key in keyof T & string]: T[Key] extends Value
     ? `${Prefix}${Key}`
@@ -186,7 +186,7 @@ function define<T>(
   return { paths: [name, ...others].flatMap(spellings), schema, standard, format };
 }
 
-/** A key that may have no value. */
+/** Defines a key without a default. */
 function optional<T>(
   name: string,
   schema: v.GenericSchema<unknown, T>,
@@ -202,7 +202,9 @@ function optional<T>(
   );
 }
 
-/** As stock Dragonfly spells a key, and as its design document does. */
+/**
+ * Returns the paths of a key in camel case (stock Dragonfly) and snake case (its design document).
+ */
 function spellings(name: string): (readonly string[])[] {
   const path = name.split(".");
   const last = path.pop() ?? "";

@@ -1,16 +1,19 @@
 import type { MutualTlsFiles } from "./sections.ts";
 
-/** The text of the files that a configuration names, where it names them all. */
+/** Credentials for mutual TLS: the contents of the three files in {@link MutualTlsFiles}. */
 export interface MutualTls {
-  /** The certificate authorities that vouch for the other side, PEM. */
+  /** Certificate authorities that must have issued the peer's certificate, PEM. */
   readonly ca: string;
-  /** The certificate chain to show, PEM. */
+  /** Certificate chain of this side, PEM. */
   readonly cert: string;
-  /** Its private key, PEM. */
+  /** Private key of `cert`, PEM. */
   readonly key: string;
 }
 
-/** The names of the files for mutual TLS. Undefined unless all are given: stock Dragonfly takes fewer for none. */
+/**
+ * Returns the names of the three files for mutual TLS, in place of their contents. Returns
+ * undefined unless all are set; like stock Dragonfly, it ignores an incomplete set.
+ */
 export function mutualTlsFiles({ caCert, cert, key }: MutualTlsFiles): MutualTls | undefined {
   return caCert === undefined || cert === undefined || key === undefined
     ? undefined

@@ -1,113 +1,122 @@
 import type { ProtocolChoice } from "../transport/protocol.ts";
 
 /**
- * What this library takes from Dragonfly's `dfdaemon.yaml`, under the same keys, and in `vortexPeer` what stock Dragonfly has no
- * key for. Every default is filled in. Durations are in milliseconds, sizes in bytes.
+ * Configuration with all defaults applied. The keys are those of Dragonfly's `dfdaemon.yaml`;
+ * options that stock Dragonfly lacks are in `vortexPeer`. Durations are in ms, sizes in bytes.
  */
 export interface Config {
-  /** What this host is called. */
+  /** Identity of this host. */
   readonly host: {
-    /** The IP address at which peers reach this host, as answers over gRPC name it. Default: the one at which they asked. */
+    /**
+     * IP address at which peers reach this host, for gRPC answers. Default: the local address of
+     * the peer's gRPC connection.
+     */
     readonly ip: string | undefined;
-    /** The name of this host in its ids. No default. */
+    /** Host name in the IDs of this host and its peers. No default. */
     readonly hostname: string | undefined;
   };
-  /** How pieces are fetched. */
+  /** Settings for fetching pieces. */
   readonly download: {
-    /** Default `tcp`, as stock Dragonfly. */
+    /** Protocol that fetches pieces. Default `tcp`, like stock Dragonfly. */
     readonly protocol: ProtocolChoice;
-    /** Bytes a second that all tasks may take together, at least 1. Default: no limit. */
+    /** Maximum download rate over all tasks, in bytes/s, at least 1. Default: no limit. */
     readonly bandwidthLimit: number | undefined;
-    /** 1 ms to 30 days. Default 360 s. */
+    /** Time limit for one piece, in ms, 1 ms to 30 days. Default 360,000. */
     readonly pieceTimeout: number;
-    /** Pieces of one task that are fetched at a time, 1 to 1,024. Default 8. */
+    /** Maximum number of concurrent pieces of one task, 1 to 1,024. Default 8. */
     readonly concurrentPieceCount: number;
   };
-  /** How pieces are served. */
+  /** Settings for serving pieces, and for gRPC. */
   readonly upload: {
-    /** Bytes a second that all answers may take together, at least 1. Default: no limit. */
+    /** Maximum upload rate over all answers, in bytes/s, at least 1. Default: no limit. */
     readonly bandwidthLimit: number | undefined;
-    /** The gRPC service. */
+    /** Address, port and TLS files of the gRPC server. */
     readonly server: {
-      /** Where the gRPC service listens, if elsewhere than `storage.server.ip` says. */
+      /** Local address of the gRPC server. Default: `storage.server.ip`. */
       readonly ip: string | undefined;
-      /** Port of the gRPC service, 0 to 65535. Default 4000. */
+      /** Port of the gRPC server, 0 to 65535. Default 4000. */
       readonly port: number;
     } & MutualTlsFiles;
-    /** How peers are asked over gRPC, and over QUIC. */
+    /** TLS files of clients, over gRPC and over QUIC. */
     readonly client: MutualTlsFiles;
   };
-  /** Where pieces are served over the Vortex protocol. */
+  /** Settings of the Vortex servers. */
   readonly storage: {
-    /** Its address and ports. */
+    /** Address and ports of the Vortex servers. */
     readonly server: {
-      /** Where to listen, and the peer that a `StorageClient` asks. No default. */
+      /** Local address to listen on, and address of the peer for a `StorageClient`. No default. */
       readonly ip: string | undefined;
-      /** 0 to 65535. Default 4005. */
+      /** Port of Vortex over TCP, 0 to 65535. Default 4005. */
       readonly tcpPort: number;
-      /** 0 to 65535. Default 4006. */
+      /** Port of Vortex over QUIC, 0 to 65535. Default 4006. */
       readonly quicPort: number;
     };
   };
-  /** What stock Dragonfly has no key for. */
+  /** Options without a key in stock Dragonfly. */
   readonly vortexPeer: {
-    /** For a connection to be made, 1 ms to 30 days. Default 2 s. */
+    /** Time limit for establishing a connection, in ms, 1 ms to 30 days. Default 2,000. */
     readonly connectTimeout: number;
-    /** Without a byte from the peer, or without one that it takes, 1 ms to 1 day. Default 30 s. */
+    /**
+     * Time limit without progress, in ms, 1 ms to 1 day. Default 30,000. A client waits that long
+     * for a byte from the peer, a server for the peer to accept one.
+     */
     readonly stallTimeout: number;
-    /** For which a task waits for its last parents when they are gone, 0 to 1 day. Default 60 s. */
+    /**
+     * Time in ms that a task without parents waits for one to come back, 0 to 1 day. Default
+     * 60,000.
+     */
     readonly patience: number;
-    /** For a request to arrive at the server, 1 ms to 1 day. Default 10 s. */
+    /** Time limit for a request to arrive at the server, in ms, 1 ms to 1 day. Default 10,000. */
     readonly requestTimeout: number;
-    /** Requests to one parent at a time, 1 to 1,000,000. Default 32. */
+    /** Maximum number of concurrent requests to one parent, 1 to 1,000,000. Default 32. */
     readonly parentConcurrency: number;
-    /** Connections to the server at a time, 1 to 1,000,000. Default 1,024. */
+    /** Maximum number of concurrent connections to the server, 1 to 1,000,000. Default 1,024. */
     readonly maxConnections: number;
-    /** Streams of one connection to the server at a time, 1 to 1,000,000. Default 128. */
+    /** Maximum number of concurrent streams of one such connection, 1 to 1,000,000. Default 128. */
     readonly maxStreams: number;
-    /** How connections to peers are kept. */
+    /** Connection pool of clients. */
     readonly pool: {
-      /** Connections to one address at a time, 1 to 64. Default 1. */
+      /** Maximum number of connections to one address, 1 to 64. Default 1. */
       readonly connectionsPerAddress: number;
-      /** Peers to keep connections to, 1 to 1,000,000. Default 2,000. */
+      /** Maximum number of peers in the pool, 1 to 1,000,000. Default 2,000. */
       readonly capacity: number;
-      /** Without a request, after which a connection is closed, 1 ms to 30 days. Default 420 s. */
+      /** Idle time after which a connection is closed, in ms, 1 ms to 30 days. Default 420,000. */
       readonly idleTimeout: number;
-      /** Between two looks for idle connections, 1 ms to 30 days. Default 60 s. */
+      /** Interval between checks for idle connections, in ms, 1 ms to 30 days. Default 60,000. */
       readonly cleanupInterval: number;
     };
-    /** QUIC alone. */
+    /** Options of QUIC. */
     readonly quic: {
-      /** Whether requests may travel with the handshake (0-RTT). Default true. */
+      /** True to send and accept 0-RTT requests. Default true. */
       readonly earlyData: boolean;
-      /** A PEM file with the certificate authorities that vouch for peers. Default: those of the runtime. */
+      /** PEM file with the certificate authorities for peers. Default: those of the runtime. */
       readonly caCert: string | undefined;
-      /** SHA-256 of the certificates of peers; one must match. Default: none. */
+      /** SHA-256 fingerprints of acceptable peer certificates; one must match. Default: none. */
       readonly fingerprints: readonly string[] | undefined;
-      /** `false` takes any certificate, as stock Dragonfly does. Default true. */
+      /** False to accept any certificate, like stock Dragonfly. Default true. */
       readonly verify: boolean;
-      /** `bbr` or `cubic`; see `QuicTuning` for this and what follows. Default: the runtime's binding decides. */
+      /** Congestion controller, see `QuicTuning`. Default: depends on the binding. */
       readonly congestionControl: "bbr" | "cubic" | undefined;
-      /** Greatest UDP payload to send, 1,200 to 16,383 bytes. Default: found out for each peer. */
+      /** Maximum UDP payload to send, in bytes, 1,200 to 16,383. Default: probed for each peer. */
       readonly udpPayloadSize: number | undefined;
-      /** Bytes under way on one stream, 16 KiB to 4 GiB. Default 16 MiB. */
+      /** Flow control window of a stream, in bytes, 16 KiB to 4 GiB. Default 16 MiB. */
       readonly streamWindow: number | undefined;
-      /** Bytes under way on one connection, 16 KiB to 4 GiB. Default 24 MiB. */
+      /** Flow control window of a connection, in bytes, 16 KiB to 4 GiB. Default 24 MiB. */
       readonly connectionWindow: number | undefined;
-      /** Bytes that the kernel holds for the socket, each way, 4 KiB to 1 GiB. Default 4 MiB. */
+      /** Size of each buffer of the UDP socket, in bytes, 4 KiB to 1 GiB. Default 4 MiB. */
       readonly socketBuffer: number | undefined;
-      /** Datagrams that are taken in before they are acknowledged, 1 to 64. Default 8. */
+      /** Number of received datagrams per acknowledgement, 1 to 64. Default 8. */
       readonly ackThreshold: number | undefined;
     };
   };
 }
 
-/** PEM files for mutual TLS. As in stock Dragonfly, they count only when all three are there. */
+/** Names of PEM files for mutual TLS. Like in stock Dragonfly, an incomplete set is ignored. */
 export interface MutualTlsFiles {
-  /** The certificate authorities that vouch for the other side. */
+  /** File with the certificate authorities that must have issued the peer's certificate. */
   readonly caCert: string | undefined;
-  /** The certificate chain to show. */
+  /** File with the certificate chain of this side. */
   readonly cert: string | undefined;
-  /** Its private key. */
+  /** File with the private key of `cert`. */
   readonly key: string | undefined;
 }

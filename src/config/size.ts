@@ -1,4 +1,7 @@
-/** Bytes in each unit that stock Dragonfly reads, small letters or capitals. Source: the bytesize crate, `parse.rs`. */
+/**
+ * Units of sizes in stock Dragonfly, in bytes, by lower-case name; input is case-insensitive.
+ * Source: the bytesize crate, `parse.rs`.
+ */
 const units: Record<string, number> = {
   "": 1,
   b: 1,
@@ -9,8 +12,8 @@ const units: Record<string, number> = {
   ...prefixed("p", 5),
 };
 
-/** Units to write sizes in, the longest first. */
-const written: readonly string[] = [
+/** Units that {@link formatSize} uses, the largest first. */
+const outputUnits: readonly string[] = [
   "PiB",
   "PB",
   "TiB",
@@ -24,8 +27,8 @@ const written: readonly string[] = [
 ];
 
 /**
- * Bytes in a size as people write it: a number, alone or with a unit of powers of 1000 (`50GB`, `50G`) or of 1024 (`50GiB`,
- * `50Gi`). Undefined for anything else, and beyond 2^53 - 1.
+ * Parses a size: a number, with an optional unit in powers of 1000 (`50GB`, `50G`) or of 1024
+ * (`50GiB`, `50Gi`). Returns bytes, or undefined for any other text and above 2^53 - 1.
  */
 export function parseSize(text: string): number | undefined {
   const [, amount, unit = ""] = /^([0-9]{1,16}(?:\.[0-9]+)?) ?([A-Za-z]*)$/.exec(text) ?? [];
@@ -35,9 +38,9 @@ export function parseSize(text: string): number | undefined {
   return Number.isSafeInteger(bytes) ? bytes : undefined;
 }
 
-/** A size as {@link parseSize} reads it: in the longest unit of which it is a whole number. */
+/** Formats bytes for {@link parseSize}, in the largest unit that gives a whole number. */
 export function formatSize(bytes: number): string {
-  for (const unit of written) {
+  for (const unit of outputUnits) {
     const size = units[unit.toLowerCase()] ?? 0;
     if (bytes > 0 && bytes % size === 0) return `${bytes / size}${unit}`;
   }

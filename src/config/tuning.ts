@@ -1,7 +1,7 @@
 import type { QuicTuning } from "../transport/quic-tuning.ts";
 import type { Config } from "./sections.ts";
 
-/** How a configuration says that QUIC behaves, for fetching and for serving. */
+/** Returns the QUIC parameters in a configuration, for clients and servers. */
 export function quicTuning({ vortexPeer }: Config): QuicTuning {
   const {
     congestionControl,

@@ -1,31 +1,36 @@
-/** Values of a configuration that look meant for this library and have no effect. */
+/** Detection of configuration values that have no effect, but seem meant for this library. */
 import { configKeys, keys, ownSection } from "./keys.ts";
 import { isSection, type Problem, valueAt } from "./values.ts";
 
-/** Greatest number of characters by which a misspelt key differs from the one that is meant. */
+/** Maximum edit distance between a misspelt key and the intended one. */
 const MAX_TYPOS = 2;
 
-/** Least length of a key that a misspelt one is compared with, in characters: short ones resemble too many others. */
+/** Minimum length of an intended key, in characters: shorter ones resemble too many others. */
 const MIN_LENGTH = 4;
 
-/** Sections whose three files count only together. */
+/** Sections whose three files for mutual TLS must be set together. */
 const mutualTlsSections = ["upload.server", "upload.client"] as const;
 const mutualTlsKeys = ["caCert", "cert", "key"] as const;
 
-/** Every value that has no effect, with what would have one, of an input without wrong values. */
+/**
+ * Finds values without effect, in an input without invalid values. `expected` of each problem says
+ * what would have an effect.
+ */
 export function unusedKeys(input: unknown): Problem[] {
   return [...misspelt(input, []), ...overruled(input), ...incomplete(input)];
 }
 
-/** Keys beside those that are read that resemble one of them. dfdaemon has many more, which are none of our business. */
+/**
+ * Finds unknown keys that resemble a known one. Others are ignored: dfdaemon has many more keys.
+ */
 function misspelt(input: unknown, path: readonly string[]): Problem[] {
   const section = sectionAt(input, path);
-  // Our own section must hold no unknown keys in the first place.
+  // Unknown keys in the section of this library are already errors.
   if (section === undefined || path[0] === ownSection) return [];
   const known = knownKeys(path);
   return Object.entries(section).flatMap(([key, value]) => {
     if (known.has(key)) return misspelt(input, [...path, key]);
-    // A key of an empty value is one that a template leaves open.
+    // An empty value comes from a template, and is not a mistake.
     if (value === null || value === undefined) return [];
     const meant = [...known].find((name) => resembles(key, name));
     return meant === undefined
@@ -34,7 +39,7 @@ function misspelt(input: unknown, path: readonly string[]): Problem[] {
   });
 }
 
-/** Values at another place of a key, or under another spelling of it, that differ from the one that counts. */
+/** Finds values at another path or spelling of a key that differ from the effective one. */
 function overruled(input: unknown): Problem[] {
   return configKeys.flatMap((key) => {
     const [first, ...others] = keys[key].paths.flatMap((path) => {
@@ -54,7 +59,7 @@ function overruled(input: unknown): Problem[] {
   });
 }
 
-/** Files for mutual TLS without the others of their section. */
+/** Finds files of an incomplete set for mutual TLS. */
 function incomplete(input: unknown): Problem[] {
   return mutualTlsSections.flatMap((section) => {
     const given = mutualTlsKeys.flatMap((key) => {
@@ -72,7 +77,7 @@ function incomplete(input: unknown): Problem[] {
   });
 }
 
-/** The names that are read in a section, of values and of sections. */
+/** Returns the names of the known values and subsections in a section. */
 function knownKeys(path: readonly string[]): ReadonlySet<string> {
   const paths = configKeys.flatMap((key) => keys[key].paths);
   const within = paths.filter(
@@ -89,12 +94,12 @@ function sectionAt(
   return "value" in found && isSection(found.value) ? found.value : undefined;
 }
 
-/** Whether a key is another one but for its case, its separators or a few characters. */
+/** Returns true if a key differs from a known name only by case, separators or a few typos. */
 function resembles(key: string, name: string): boolean {
   const [one, other] = [plain(key), plain(name)];
   if (one === other) return true;
   if (other.length < MIN_LENGTH || Math.abs(one.length - other.length) > MAX_TYPOS) return false;
-  // Half of a short key may not be a mistake.
+  // Allow one typo per four characters, so that half of a short key cannot be one.
   return distance(one, other) <= Math.min(MAX_TYPOS, Math.floor(other.length / MIN_LENGTH));
 }
 
@@ -102,7 +107,10 @@ function plain(key: string): string {
   return key.toLowerCase().replace(/[-_]/g, "");
 }
 
-/** The number of characters to insert, delete, replace or swap with the next (optimal string alignment). */
+/**
+ * Returns the edit distance of two texts: insertions, deletions, replacements and swaps of
+ * neighbours (optimal string alignment).
+ */
 function distance(one: string, other: string): number {
   let beforeLast: number[] = [];
   let last = Array.from({ length: other.length + 1 }, (_, at) => at);
@@ -110,7 +118,7 @@ function distance(one: string, other: string): number {
     const current = [row];
     for (let column = 1; column <= other.length; column++) {
       const differs = one[row - 1] === other[column - 1] ? 0 : 1;
-      let least = Math.min(
+      let minimum = Math.min(
         (last[column] ?? 0) + 1,
         (current[column - 1] ?? 0) + 1,
         (last[column - 1] ?? 0) + differs,
@@ -120,8 +128,8 @@ function distance(one: string, other: string): number {
         column > 1 &&
         one[row - 1] === other[column - 2] &&
         one[row - 2] === other[column - 1];
-      if (swapped) least = Math.min(least, (beforeLast[column - 2] ?? 0) + 1);
-      current.push(least);
+      if (swapped) minimum = Math.min(minimum, (beforeLast[column - 2] ?? 0) + 1);
+      current.push(minimum);
     }
     [beforeLast, last] = [last, current];
   }

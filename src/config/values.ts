@@ -3,25 +3,26 @@ import { VortexError } from "../errors.ts";
 import { parseDuration } from "./duration.ts";
 import { parseSize } from "./size.ts";
 
-/** An integer within `least` and `greatest`. */
+/** Schema of an integer from `min` to `max`. */
 export function integer(
-  least: number,
-  greatest: number,
+  min: number,
+  max: number,
   what = "an integer",
 ): v.GenericSchema<unknown, number> {
-  const expected = `expected ${what} from ${least} to ${greatest}`;
+  const expected = `expected ${what} from ${min} to ${max}`;
   return v.pipe(
     v.number(expected),
-    v.check((value) => Number.isInteger(value) && value >= least && value <= greatest, expected),
+    v.check((value) => Number.isInteger(value) && value >= min && value <= max, expected),
   );
 }
 
-/** A port; 0 stands for any free one where something listens. */
+/** Schema of a port, 0 to 65535; a listener at port 0 uses any free one. */
 export const port: v.GenericSchema<unknown, number> = integer(0, 65535, "a port");
 
 /**
- * A duration of at most `days`, in milliseconds. Only text with a unit: stock Dragonfly takes nothing else, and a bare `360` in a
- * file would be seconds to its writer and milliseconds to us.
+ * Schema of a duration from 1 ms to `days` days; its output is in ms. Accepts only text with a
+ * unit, like stock Dragonfly: a bare `360` would mean seconds to its author and milliseconds to
+ * this library.
  */
 export function durationUpTo(days: number): v.GenericSchema<unknown, number> {
   const expected = `expected a duration from 1ms to ${days}d with its unit, such as 360s or 1m30s`;
@@ -36,45 +37,47 @@ export function durationUpTo(days: number): v.GenericSchema<unknown, number> {
   );
 }
 
-/** A duration of at most 30 days, see {@link durationUpTo}. */
+/** Schema of a duration from 1 ms to 30 days, see {@link durationUpTo}. */
 export const duration: v.GenericSchema<unknown, number> = durationUpTo(30);
 
-/** A duration of at most a day in milliseconds, see {@link durationUpTo}; 0 stands for none. */
+/** Schema of the key `patience`: 0, or a duration up to 1 day; its output is in ms. */
 export const patience: v.GenericSchema<unknown, number> = patienceSchema();
 
-/** Bytes a second, at least 1: a number, or text with a unit. */
+/** Schema of a rate in bytes/s, at least 1: a number, or text with a unit. */
 export const bandwidth: v.GenericSchema<unknown, number> = bandwidthSchema();
 
-/** An IP address. */
+/** Schema of an IPv4 or IPv6 address. */
 export const ip: v.GenericSchema<unknown, string> = v.pipe(
   v.string("expected an IPv4 or IPv6 address"),
   v.ip("expected an IPv4 or IPv6 address"),
 );
 
-/** Text that says something, described by `what`. */
+/** Schema of text with at least one non-space character. `what` describes it in messages. */
 export function text(what: string): v.GenericSchema<unknown, string> {
   return v.pipe(v.string(`expected ${what}`), v.regex(/\S/, `expected ${what}`));
 }
 
-/** SHA-256 of a certificate. */
+/** Schema of the SHA-256 fingerprint of a certificate. */
 export const fingerprint: v.GenericSchema<unknown, string> = v.pipe(
   v.string("expected 64 hex digits, with colons or without"),
   v.regex(/^[0-9a-f]{2}(:?[0-9a-f]{2}){31}$/i, "expected 64 hex digits, with colons or without"),
 );
 
-/** What is wrong with one value of an input. */
+/** Invalid value in an input. */
 export interface Problem {
-  /** The keys that lead to the value, as the input spells them; empty for the input itself. */
+  /** Path of keys to the value, as the input spells them; empty for the input itself. */
   readonly path: readonly string[];
   readonly value: unknown;
-  /** What is allowed, `expected …`. */
+  /** Description of the allowed values, such as `expected true, false`. */
   readonly expected: string;
 }
 
 /**
- * `input` as `schema` reads it.
- * @throws one `InvalidArgument` that names every wrong key, its value and what is allowed; its cause is the
- * {@link Problem} array
+ * Parses `input` by `schema`.
+ *
+ * @param nameOf formats the path of a value for messages
+ * @throws one `InvalidArgument` that lists every invalid key, its value and what is allowed. Its
+ * cause is the {@link Problem} array.
  */
 export function parseValues<T>(
   schema: v.GenericSchema<unknown, T>,
@@ -90,7 +93,7 @@ export function parseValues<T>(
   throw new VortexError("InvalidArgument", message, { cause: problems });
 }
 
-/** `input`, which stands at `path`, as `schema` reads it, or what is wrong with it. */
+/** Parses `input`, found at `path`, by `schema`. Returns its value or the problems with it. */
 export function check<T>(
   schema: v.GenericSchema<unknown, T>,
   input: unknown,
@@ -107,7 +110,7 @@ export function check<T>(
   };
 }
 
-/** The value as its writer knows it, short enough for one line. */
+/** Formats a value of an input for a message, shortened to 80 characters. */
 export function show(value: unknown): string {
   const text =
     typeof value === "object" && value !== null
@@ -152,7 +155,10 @@ function bandwidthSchema(): v.GenericSchema<unknown, number> {
   );
 }
 
-/** The value at `path`; the problem where something on the way holds no keys; neither where there is nothing. */
+/**
+ * Looks up the value at `path`. Returns a problem if a value on the way is not a section, and an
+ * empty object if a section is absent.
+ */
 export function valueAt(
   input: unknown,
   path: readonly string[],
@@ -174,7 +180,7 @@ export function valueAt(
   return { value: section };
 }
 
-/** Whether a value holds keys. */
+/** Returns true if a value is a section, so an object with keys. */
 export function isSection(value: unknown): value is Readonly<Record<string, unknown>> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
