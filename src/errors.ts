@@ -1,16 +1,14 @@
 /**
  * Category of a {@link VortexError}, derived from its {@link ErrorCode}. The code names the
- * failure; the kind names its origin:
+ * failure; the kind names its origin, and whether a retry makes sense.
  *
- * | kind | origin | retry |
- * | --- | --- | --- |
- * | `misuse` | the caller | no |
- * | `peer` | the peer violated the protocol or sent wrong bytes | with another peer |
- * | `remote` | the peer answered with an error | depends on the code |
- * | `transport` | the connection could not be established, or was lost | yes |
- * | `timeout` | a deadline passed | yes |
- * | `aborted` | the caller's AbortSignal | no |
- * | `local` | this machine: disk, file | no |
+ * - `misuse`: an error of the caller. Do not retry.
+ * - `peer`: the peer violated the protocol or sent wrong bytes. Retry with another peer.
+ * - `remote`: the peer answered with an error. Depends on the code.
+ * - `transport`: the connection could not be established, or was lost. Retry.
+ * - `timeout`: a deadline passed. Retry.
+ * - `aborted`: the caller's AbortSignal. Do not retry.
+ * - `local`: an error of this host, such as its disk. Do not retry.
  */
 export type ErrorKind =
   | "misuse"
@@ -165,7 +163,7 @@ export interface VortexErrorOptions {
  * const downloader = createDownloader({ protocol: "tcp" });
  * const taskId = "7b1a7a2c4ff3a6f9c2f1c5c07bd0ff1aee0c8f8ea8ac2f7c5b1d1f0f5ae1b6cd";
  * try {
- *   await downloader.downloadPiece({ addr: "10.0.0.7:4005", hostId: "my-host", taskId, number: 0 });
+ *   await downloader.downloadPiece({ addr: "10.0.0.7:4005", hostId: "me", taskId, number: 0 });
  * } catch (error) {
  *   if (!(error instanceof VortexError)) throw error;
  *   if (error.code === "NotFound") console.log("another peer may have it");
@@ -275,8 +273,8 @@ export function oneLine(text: string): string {
 }
 
 /**
- * Makes a peer's text safe as part of a message, which may reach logs and terminals: truncated to
- * `most` UTF-16 code units, then reduced to one line.
+ * Makes a peer's text safe as part of a message, which may reach logs and terminals. Truncates it
+ * to `most` UTF-16 code units, then replaces line breaks and control characters.
  */
 export function peersWords(text: string, most: number = 1024): string {
   return oneLine(text.slice(0, most));

@@ -210,8 +210,8 @@ function normalisedUrl(text: string, filtered: readonly string[]): string {
 
 /**
  * Returns `url.href` with each `^` in the path as `text` has it. Some runtimes write it as `%5E`,
- * as the WHATWG does since 2023 (https://github.com/whatwg/url/pull/817). A `%5E` that `text`
- * already has must stay, so carets are replaced by a unique marker before parsing.
+ * as the WHATWG does since 2023: https://github.com/whatwg/url/pull/817. A `%5E` in `text` must
+ * stay. So this replaces carets by a unique marker before parsing.
  */
 function withCarets(url: URL, text: string): string {
   let mark = "caret";

@@ -195,8 +195,8 @@ export class RateLimiter {
   }
 
   /**
-   * Selects the next take to serve, and the size of its grant. `inTurn` is false for a keep-alive
-   * grant, which ignores the order of the payers.
+   * Selects the next take to serve, and the size of its grant. A keep-alive grant ignores the order
+   * of the payers; then `inTurn` is false.
    */
   #next():
     | { readonly pending: PendingTake; readonly bytes: number; readonly inTurn: boolean }

@@ -76,8 +76,8 @@ export function parseConfig(input: unknown): Config {
  * @param sourceOf returns the location of the value at a path of keys, such as `dfdaemon.yaml:12`,
  * for messages. Default: no location
  * @param onUnused receives a line for each value that has no effect, but seems meant for this
- * library: a misspelt key, the losing one of two spellings, or an incomplete mutual TLS section.
- * Default: ignored
+ * library. Examples: a misspelt key, the losing one of two spellings, and an incomplete section for
+ * mutual TLS. Default: ignored
  */
 export function parseConfigLayer(
   input: unknown,

@@ -40,8 +40,10 @@ export function parseDigest(text: string): Digest {
   const encoded = algorithm === "crc32" ? raw : raw.toLowerCase();
   const wellFormed = patterns[algorithm].test(encoded);
   if (!wellFormed || (algorithm === "crc32" && Number(encoded) > 0xffffffff)) {
-    const expected = `expected ${descriptions[algorithm]} after "${algorithm}:"`;
-    throw new VortexError("InvalidArgument", `digest: ${expected}, got "${clip(text)}"`);
+    throw new VortexError(
+      "InvalidArgument",
+      `digest: expected ${descriptions[algorithm]} after "${algorithm}:", got "${clip(text)}"`,
+    );
   }
   return { algorithm, encoded };
 }

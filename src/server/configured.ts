@@ -5,19 +5,21 @@ import { VortexError } from "../errors.ts";
 import type { TlsServerOptions } from "../transport/tls.ts";
 import type { StorageServerOptions } from "./storage-server.ts";
 
-/** What a configuration's files hold, for a server. */
+/** Contents of the files that a configuration names, for {@link serverOptions}. */
 export interface ServerFiles {
-  /** Of `upload.server`. */
+  /** Contents of the mutual TLS files of `upload.server`. */
   readonly mutual?: MutualTls | undefined;
 }
 
 /**
- * How a configuration says to serve: over QUIC, TCP and gRPC, at their ports; what is not to be served can be left out of the
- * result. With the files of `upload.server`, gRPC is served over TLS to clients with a certificate, as in stock Dragonfly, and so
- * is QUIC.
+ * Converts a configuration to server options, for QUIC, TCP and gRPC at their ports. The caller can
+ * omit protocols from the result.
  *
- * @throws `InvalidArgument` when the configuration names these files and what they hold is not given: that is no reason to serve
- * everybody
+ * With the files of `upload.server`, gRPC uses TLS and requires client certificates, like stock
+ * Dragonfly. The same applies to QUIC.
+ *
+ * @throws `InvalidArgument` if the configuration names these files but their contents are missing,
+ * so that a server is never open to all clients by mistake
  */
 export function serverOptions(
   config: Config,
@@ -27,7 +29,7 @@ export function serverOptions(
   if (mutual === undefined && mutualTlsFiles(upload.server) !== undefined) {
     throw new VortexError(
       "InvalidArgument",
-      "upload.server names a certificate: expected what its files hold, too",
+      "upload.server: expected the contents of its certificate files, got only their names",
     );
   }
   const tls: TlsServerOptions | undefined = mutual && {

@@ -2,9 +2,10 @@ import { VortexError } from "../errors.ts";
 import type { StoredPiece } from "../store/store.ts";
 
 /**
- * Reads a piece from its store, without empty chunks.
- * Yields no bytes beyond the announced ones.
- * @throws `StorageFailed` when the store yields fewer bytes than it announced, or more
+ * Reads a piece from its store and checks its length. Skips empty chunks, and yields no bytes
+ * beyond the announced length.
+ *
+ * @throws `StorageFailed` if the store yields more or fewer bytes than it announced
  */
 export async function* exactContent(piece: StoredPiece): AsyncGenerator<Uint8Array, void, void> {
   const announced = Number(piece.metadata.length);

@@ -25,30 +25,35 @@ import {
 } from "./admission/upload.ts";
 import { exactContent } from "./exact.ts";
 
-/** Serves a store over the Vortex protocol, on one listener. */
+/** Server of a store over the Vortex protocol, on one listener. */
 export class VortexServer {
   readonly #listener: Listener;
   readonly #store: PieceStore;
   readonly #settings: ServerSettings;
-  readonly #places: ConnectionSlots;
+  readonly #slots: ConnectionSlots;
+  /** Unsettled work of connections and streams. */
   readonly #running = new Set<Promise<void>>();
-  /** Fires when the server has closed, so that nothing waits on for peers that are gone. */
-  readonly #gone = new AbortController();
-  /** Requests that have arrived and are being answered. */
-  #answering = 0;
+  /** Aborts when the listener has closed, so that no answer waits for a peer that is gone. */
+  readonly #terminated = new AbortController();
+  /** Number of requests that have arrived and are not answered yet. */
+  #inFlight = 0;
+  /** Called when {@link #inFlight} drops to 0. */
   #onIdle: () => void = () => {};
   #closing: Promise<void> | undefined;
 
-  /** Serves `store` to the connections of `listener`, which it owns from now on. */
+  /** Serves `store` to the connections of `listener`, and takes ownership of the listener. */
   constructor(listener: Listener, store: PieceStore, settings: ServerSettings) {
     this.#listener = listener;
     this.#store = store;
     this.#settings = settings;
-    this.#places = new ConnectionSlots(settings.maxConnections, settings.runtime.clock);
+    this.#slots = new ConnectionSlots(settings.maxConnections, settings.runtime.clock);
     this.#track(this.#acceptConnections());
   }
 
-  /** Starts to listen. Rejects with `AddressInUse` or `InvalidArgument`. */
+  /**
+   * Listens at `local` on `transport`, and serves `store` there. Rejects with `AddressInUse` or
+   * `InvalidArgument`.
+   */
   static async listen<T extends VortexServer>(
     this: new (
       listener: Listener,
@@ -71,29 +76,30 @@ export class VortexServer {
     return new this(listener, store, settings);
   }
 
-  /** The address in use. */
+  /** Bound address, with the assigned port when port 0 was requested. */
   get address(): Address {
     return this.#listener.address;
   }
 
-  /** What clients may pin, see {@link Listener.fingerprint}. */
+  /** Fingerprint of the certificate, for clients to pin, see {@link Listener.fingerprint}. */
   get fingerprint(): string | undefined {
     return this.#listener.fingerprint;
   }
 
-  /** Counts of the listener, see {@link Listener.counters}. */
+  /** Counters of the listener, see {@link Listener.counters}. */
   get counters(): ListenerCounters | undefined {
     return this.#listener.counters;
   }
 
-  /** Shows new connections another certificate, see {@link Listener.setIdentity}. */
+  /** Replaces the certificate for new connections, see {@link Listener.setIdentity}. */
   setIdentity(identity: TlsIdentity): Promise<void> {
     return this.#listener.setIdentity(identity);
   }
 
   /**
-   * Turns new requests away, lets the answers under way end for `grace` milliseconds (default 5,000), then ends them and
-   * stops listening. A store that does not come back from a read within another second is not waited for. Idempotent.
+   * Rejects new requests and waits up to `grace` ms (default 5,000) for answers in flight. Then
+   * aborts the rest and stops listening. Waits at most one more second for pending reads of the
+   * store. Idempotent.
    */
   close(options: { readonly grace?: number } = {}): Promise<void> {
     this.#closing ??= this.#close(options.grace ?? 5000);
@@ -103,16 +109,17 @@ export class VortexServer {
   async #close(grace: number): Promise<void> {
     const { clock } = this.#settings.runtime;
     const started = clock.now();
-    if (this.#answering > 0 && grace > 0) {
+    if (this.#inFlight > 0 && grace > 0) {
       const idle = new Promise<void>((resolve) => {
         this.#onIdle = resolve;
       });
       await settled(idle, clock, grace);
     }
     await this.#listener.close({ grace: Math.max(0, grace - (clock.now() - started)) });
-    this.#gone.abort(new VortexError("Closed", "the server is closed"));
-    // By now only the store is waited for, which hears of the end by its signal.
-    await settled(this.#drained(), clock, STORE_GRACE);
+    this.#terminated.abort(new VortexError("Closed", "the server is closed"));
+    // All streams have failed by now. Only reads of the store may be pending; the signal aborts
+    // them.
+    await settled(this.#drained(), clock, STORE_GRACE_MS);
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -127,30 +134,29 @@ export class VortexServer {
   }
 
   async #serveConnection(connection: Connection): Promise<void> {
-    const refuse = (): void =>
-      connection.abort(StreamCode.Busy, "as many connections as there may be");
-    const place = this.#places.take(connection.remote.host, refuse);
-    if (place === undefined) {
+    const refuse = (): void => connection.abort(StreamCode.Busy, "too many connections");
+    const slot = this.#slots.take(connection.remote.host, refuse);
+    if (slot === undefined) {
       refuse();
       return;
     }
-    void connection.closed.then(() => place.leave());
-    // How many streams there are at a time is the transport's to bound, by stream credit.
-    for await (const stream of connection.accept()) this.#track(this.#serveStream(stream, place));
+    void connection.closed.then(() => slot.leave());
+    // The transport limits the number of concurrent streams, by stream credit.
+    for await (const stream of connection.accept()) this.#track(this.#serveStream(stream, slot));
   }
 
-  async #serveStream(stream: ByteStream, place: ConnectionSlot): Promise<void> {
+  async #serveStream(stream: ByteStream, slot: ConnectionSlot): Promise<void> {
     try {
-      await this.#answer(stream, place, this.#gone.signal);
+      await this.#answer(stream, slot, this.#terminated.signal);
     } catch (error) {
       const failure = VortexError.from(error, "Internal");
-      // A peer that went away or broke the protocol is its own affair.
+      // Do not report peers that disconnect or violate the protocol.
       if (failure.kind === "local") this.#report(failure);
       abandon(stream, failure.kind === "timeout" ? StreamCode.Timeout : StreamCode.Internal);
     }
   }
 
-  async #answer(stream: ByteStream, place: ConnectionSlot, signal: AbortSignal): Promise<void> {
+  async #answer(stream: ByteStream, slot: ConnectionSlot, signal: AbortSignal): Promise<void> {
     const { requestTimeout, runtime } = this.#settings;
     let request: DownloadPiecePacket;
     try {
@@ -174,22 +180,22 @@ export class VortexServer {
       return;
     }
     if (this.#closing !== undefined) throw new VortexError("Closed", "the server is closing");
-    this.#answering++;
-    place.begin();
+    this.#inFlight++;
+    slot.begin();
     const { taskId, kind, number } = request;
     const start = { name: "download_piece", role: "server", taskId, kind, number } as const;
     const operation = beginOperation(this.#settings.telemetry, start);
     try {
-      // Not inside the call: arguments of an optional call are not even looked at when there is nobody to call.
-      const outcome = await this.#reply(stream, request, place.network, signal);
+      // Outside of the optional call: its arguments are not evaluated if there is no operation.
+      const outcome = await this.#reply(stream, request, slot.network, signal);
       operation?.end(outcome);
     } catch (error) {
       operation?.end({ error: VortexError.from(error, "Internal") });
       throw error;
     } finally {
-      place.end();
-      this.#answering--;
-      if (this.#answering === 0) this.#onIdle();
+      slot.end();
+      this.#inFlight--;
+      if (this.#inFlight === 0) this.#onIdle();
     }
   }
 
@@ -207,7 +213,7 @@ export class VortexServer {
     } catch (error) {
       const failure = VortexError.from(error, "StorageFailed");
       this.#report(failure);
-      // What went wrong inside is not the peer's to know.
+      // Do not disclose internal failures to the peer.
       await this.#refuse(
         stream,
         request.id,
@@ -219,7 +225,7 @@ export class VortexServer {
     }
     if (piece === undefined) {
       const name = `${request.kind} piece ${request.number} of task ${request.taskId}`;
-      const missing = new VortexError("NotFound", `${name} is not here`);
+      const missing = new VortexError("NotFound", `${name}: not in the store`);
       await this.#refuse(
         stream,
         request.id,
@@ -233,14 +239,14 @@ export class VortexServer {
     let left = Number(metadata.length);
     const write = (chunk: Uint8Array, last: boolean): Promise<void> => {
       const writing = last ? stream.writer.end(chunk) : stream.writer.write(chunk);
-      const taking = withTimeout(
+      const written = withTimeout(
         runtime.clock,
         stallTimeout,
         writing,
         "Stalled",
         "waiting for the peer to read",
       );
-      return pendingWrites.hold(chunk.length, taking);
+      return pendingWrites.hold(chunk.length, written);
     };
     const header = encodePacket({
       type: "piece-content",
@@ -252,12 +258,13 @@ export class VortexServer {
     const flow = limiter?.flow(network);
     for await (const chunk of exactContent(piece)) {
       for await (const portion of rateLimited(chunk, flow, signal, pendingWrites)) {
-        if (flow !== undefined) await this.#requireWanted(stream, portion.length, flow);
+        if (flow !== undefined) await this.#requireReader(stream, portion.length, flow);
         left -= portion.length;
         await write(portion, left === 0);
       }
     }
-    // Over TCP the connection ends with its answer, but not before the peer has taken all of it and ended its side.
+    // Over TCP the connection ends with the answer. Wait until the peer has ended its direction,
+    // which shows that it has received everything.
     await withTimeout(
       runtime.clock,
       stallTimeout,
@@ -269,12 +276,16 @@ export class VortexServer {
   }
 
   /**
-   * Fails when the peer has gone by the time its turn comes, whose bytes are then another's: else whoever asks and gives up, again
-   * and again, would have all of the rate without taking a byte. (Of a write that fails half way nobody knows what went out.)
+   * Throws if the peer has given up the stream while it waited for its grant, and returns the grant
+   * to the limiter. Otherwise a client that makes requests and cancels them could use up the whole
+   * rate without receiving a byte.
+   *
+   * Only a grant that is not written yet is returned: when a write fails, the number of sent bytes
+   * is unknown.
    */
-  async #requireWanted({ writer }: ByteStream, bytes: number, flow: Flow): Promise<void> {
+  async #requireReader({ writer }: ByteStream, bytes: number, flow: Flow): Promise<void> {
     try {
-      await writer.write(NOTHING);
+      await writer.write(EMPTY);
     } catch (error) {
       flow.giveBack(bytes);
       throw error;
@@ -297,7 +308,7 @@ export class VortexServer {
       "Stalled",
       "waiting for the peer to read",
     );
-    // Giving up what is left of the request would, over TCP, take the answer with it.
+    // Do not cancel the rest of the request: over TCP, that would reset the answer too.
     await withTimeout(
       runtime.clock,
       stallTimeout,
@@ -311,11 +322,11 @@ export class VortexServer {
     try {
       this.#settings.onError(error);
     } catch {
-      // What the user's own callback throws must not end the process, nor the requests of others.
+      // An exception in the user's callback must not end the process or other requests.
     }
   }
 
-  /** Resolves when nothing runs any more. */
+  /** Resolves when all work of connections and streams has settled. */
   async #drained(): Promise<void> {
     while (this.#running.size > 0) await Promise.all(this.#running);
   }
@@ -326,14 +337,18 @@ export class VortexServer {
   }
 }
 
-/** A {@link VortexServer} over a QUIC transport, under its name in Dragonfly's design document. */
+/**
+ * {@link VortexServer} over a QUIC transport. The name is the one in Dragonfly's design document.
+ */
 export class QuicServer extends VortexServer {}
 
-/** A {@link VortexServer} over a TCP transport. */
+/**
+ * {@link VortexServer} over a TCP transport. The name is the one in Dragonfly's design document.
+ */
 export class TcpServer extends VortexServer {}
 
-/** Milliseconds that a server which closes waits for reads of its store that go on. */
-const STORE_GRACE = 1000;
+/** Grace period for pending reads of the store on close, in ms. */
+const STORE_GRACE_MS = 1000;
 
 /** Resolves when `promise` has settled, or after `milliseconds`. */
 function settled(promise: Promise<unknown>, clock: Clock, milliseconds: number): Promise<void> {
@@ -347,12 +362,12 @@ function settled(promise: Promise<unknown>, clock: Clock, milliseconds: number):
   });
 }
 
-/** Bytes that are read of a request at a time. It has 74. */
-const REQUEST_ROOM = 128;
+/** Size of the buffer for reading a request, in bytes. A request has 74 bytes. */
+const REQUEST_BUFFER_BYTES = 128;
 
-/** One request, and nothing after it. */
+/** Reads one request. Throws if anything else, or more, arrives. */
 async function readRequest(stream: ByteStream): Promise<DownloadPiecePacket> {
-  // A request has 74 bytes; no other packet is of use here, so their bounds are as small.
+  // Only a request is valid here, so the limits for other packets are 0.
   const decoder = new PacketDecoder({ metadata: 0, errorMessage: 0, reserved: 0 });
   for (;;) {
     const packet = decoder.next();
@@ -360,41 +375,48 @@ async function readRequest(stream: ByteStream): Promise<DownloadPiecePacket> {
       if (packet.type !== "download-piece") {
         throw new VortexError(
           "ProtocolViolation",
-          `expected a request for a piece, got ${packet.type}`,
+          `request: expected a download-piece packet, got ${packet.type}`,
         );
       }
-      if (decoder.midPacket) throw new VortexError("ProtocolViolation", "bytes follow the request");
+      if (decoder.midPacket)
+        throw new VortexError("ProtocolViolation", "request: expected one packet, got more bytes");
       return packet;
     }
-    const chunk = await stream.reader.read(new Uint8Array(REQUEST_ROOM));
+    const chunk = await stream.reader.read(new Uint8Array(REQUEST_BUFFER_BYTES));
     if (chunk === undefined) {
-      throw new VortexError("TruncatedContent", "the stream ended before a request was complete");
+      throw new VortexError(
+        "TruncatedContent",
+        "request: expected a complete packet, got the end of the stream",
+      );
     }
     decoder.push(chunk);
   }
 }
 
-const NOTHING = new Uint8Array(0);
+const EMPTY = new Uint8Array(0);
 
-/** Bytes behind a request that are dropped before the stream is cancelled. */
-const DROPPED = 64 * 1024;
-/** Where they go: memory for all streams, since nobody looks at it. */
-const NOWHERE = new Uint8Array(1024);
+/** Maximum number of bytes after a request that are discarded before the stream is cancelled. */
+const MAX_DISCARDED_BYTES = 64 * 1024;
+/** Buffer for discarded bytes, shared by all streams because its contents are not used. */
+const DISCARD_BUFFER = new Uint8Array(1024);
 
-/** Reads the end of the request's direction, so that the stream can be forgotten; bytes before it are dropped. */
+/**
+ * Reads up to the end of the request's direction, so that the transport can free the stream.
+ * Discards up to 64 KiB before the end; cancels the direction beyond that. Never rejects.
+ */
 async function expectEnd({ reader }: ByteStream): Promise<void> {
   try {
-    let dropped = 0;
+    let discarded = 0;
     for (
-      let chunk = await reader.read(NOWHERE);
+      let chunk = await reader.read(DISCARD_BUFFER);
       chunk !== undefined;
-      chunk = await reader.read(NOWHERE)
+      chunk = await reader.read(DISCARD_BUFFER)
     ) {
-      dropped += chunk.length;
-      if (dropped > DROPPED) return reader.cancel(StreamCode.Violation);
+      discarded += chunk.length;
+      if (discarded > MAX_DISCARDED_BYTES) return reader.cancel(StreamCode.Violation);
     }
   } catch {
-    // The stream failed; whoever writes the answer hears of it.
+    // The stream failed; writing the answer fails with the same error.
   }
 }
 

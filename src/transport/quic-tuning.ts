@@ -1,40 +1,39 @@
 /**
  * QUIC transport parameters, independent of the binding. The defaults suit local networks and long
- * links. The last column lists the bindings that support an option; others choose for themselves.
+ * links. A binding that does not support an option ignores it and chooses for itself:
  *
- * | option | effect | default | supported by |
- * | --- | --- | --- | --- |
- * | `congestionControl` | response to loss | `bbr`, with exceptions | all |
- * | `udpPayloadSize` | cost per packet | 16,000 on one host, else 1,452, probed | quiche |
- * | `streamWindow` | throughput on long round trips, memory | 16 MiB | quiche, `node:quic` |
- * | `connectionWindow` | throughput on long round trips, memory | 24 MiB | quiche, `node:quic` |
- * | `socketBuffer` | bursts that the kernel absorbs | 4 MiB | quiche, `node:quic` |
- * | `ackThreshold` | number of acknowledgement packets | 8 | quiche |
- * | `idleTimeout` | detection of a lost peer | 60 s | all |
- * | `keepAlive` | detection of a lost peer | 3 s | all |
- * | `handshakeTimeout` | detection of a lost peer | 10 s | all |
+ * - All bindings support `congestionControl`, `idleTimeout`, `keepAlive` and `handshakeTimeout`.
+ * - quiche and `node:quic` also support `streamWindow`, `connectionWindow` and `socketBuffer`.
+ * - Only quiche supports `udpPayloadSize` and `ackThreshold`.
  */
 export interface QuicTuning {
   /**
-   * Congestion controller. `bbr` keeps a lossy link busy: at 50 ms and 1 % loss it has twenty times
-   * the throughput of `cubic`, and some 15 % less on loopback.
+   * Congestion controller. `bbr` keeps a lossy link busy: at 50 ms and 1 % loss its throughput is
+   * twenty times that of `cubic`. On loopback it is some 15 % lower.
    *
    * Default: `bbr`. Exceptions, with CUBIC: `node:quic` below a round trip of 1.5 ms, and Deno's
    * QUIC for a server that listens on loopback.
    */
   readonly congestionControl?: "bbr" | "cubic";
   /**
-   * Maximum UDP payload to send, in bytes, 1,200 to 16,383. A value above 1,350 is probed with one
-   * datagram. If large datagrams are lost later, the size falls back to 1,350. Default `auto`.
+   * Maximum UDP payload to send, in bytes, 1,200 to 16,383. Cost is per packet, so larger is
+   * faster. A value above 1,350 is probed with one datagram. If large datagrams are lost later, the
+   * size falls back to 1,350. Default `auto`: 16,000 within one host, else 1,452.
    */
   readonly udpPayloadSize?: number | "auto";
-  /** Flow control window of a stream, in bytes, at least 16 KiB. Default 16 MiB. */
+  /**
+   * Flow control window of a stream, in bytes, at least 16 KiB. Limits the throughput on long round
+   * trips, and the memory for a slow reader. Default 16 MiB.
+   */
   readonly streamWindow?: number;
-  /** Flow control window of a connection, in bytes, at least 16 KiB. Default 24 MiB. */
+  /**
+   * Flow control window of a connection, in bytes, at least 16 KiB. Limits the same as
+   * {@link streamWindow}, over all streams. Default 24 MiB.
+   */
   readonly connectionWindow?: number;
   /**
    * Size of the send buffer and of the receive buffer of the UDP socket, in bytes, 4 KiB to 1 GiB.
-   * The kernel may grant less. Default 4 MiB.
+   * They absorb bursts. The kernel may grant less. Default 4 MiB.
    */
   readonly socketBuffer?: number;
   /**

@@ -9,8 +9,8 @@
  * connection ends, everything that waits on it is rejected. A transport ends a silent connection
  * after its idle timeout.
  *
- * **Backpressure.** Reading is pull-based: unread bytes stay in the receive window and hold the
- * sender back. `write` resolves only once there is room for more, so a writer must await each call.
+ * **Backpressure.** Unread bytes stay in the receive window and hold the sender back. A `write`
+ * resolves only once there is room for more, so a writer must await each call.
  *
  * **Half-close.** The two directions of a stream are independent: `end()` closes one and leaves the
  * other open.
@@ -57,7 +57,7 @@ export interface ByteReader {
    * first, and `Closed` after `cancel()`, which also rejects a pending call.
    *
    * @param into non-empty buffer for the bytes. A transport that can fill it returns a view of its
-   * start; others return a buffer of their own. It belongs to the transport until the call settles.
+   * start; others return a separate buffer. It belongs to the transport until the call settles.
    */
   read(into?: Uint8Array): Promise<Uint8Array | undefined>;
   /**
@@ -178,8 +178,9 @@ export interface Connection {
 /** Options of {@link Transport.dial}. */
 export interface DialOptions {
   /**
-   * Aborts the attempt, until the connection is {@link Connection.ready}. `dial`, or later the
-   * streams, reject with the signal's reason if it is a `VortexError`, else with `Aborted`.
+   * Aborts the attempt, until the connection is {@link Connection.ready}. Then `dial`, or the
+   * streams that are open already, reject. The error is the signal's reason if it is a
+   * `VortexError`, else `Aborted`.
    */
   readonly signal?: AbortSignal;
   /**

@@ -2,124 +2,127 @@ import type { Clock, Timer } from "../../runtime.ts";
 import { FairSet } from "./fair-set.ts";
 import { networkOf } from "./network.ts";
 
-/** A connection's place on a server. */
+/** Slot of one connection on a server. */
 export interface ConnectionSlot {
   /** Network of the client, see {@link networkOf}. */
   readonly network: string;
-  /** Records that a request of the connection is being answered. */
+  /** Records the start of a request on the connection. */
   begin(): void;
-  /** Records that one has been answered. */
+  /** Records the end of a request, for each call of {@link begin}. */
   end(): void;
-  /** Records that the connection has ended. Idempotent. */
+  /** Frees the slot when the connection has ended. Idempotent. */
   leave(): void;
 }
 
 /**
- * Notice in ms for a connection that has to make room. Of many that arrive at once, all are
- * accepted before the request of any is read.
+ * Delay between the choice of a connection for eviction and its end, in ms. When many connections
+ * arrive at once, all are accepted before any request is read. The delay gives them time to make
+ * one.
  */
 export const NOTICE = 50;
 
 /**
- * Connections that a listener accepts beyond the places of its server. Those under notice stay a
- * little longer, and a system keeps this many ready to be accepted at once.
+ * Number of connections that a listener accepts beyond the slots of its server. They are those in
+ * state `noticed`, and new ones, up to a full accept queue of the system.
  */
 export const NEWCOMERS = 512;
 
 /**
- * State of a connection, as far as its place depends on it:
+ * State of a connection:
  *
  * - `silent`: it has made no request yet.
- * - `busy`: requests of it are being answered.
- * - `idle`: it had requests, and has none now.
- * - `noticed`: it makes room at the end of its notice, unless it asks by then or there is room
- *   again.
- * - `left`: it has ended, or was ended to make room. Terminal.
+ * - `busy`: it has requests in flight.
+ * - `idle`: it has made requests, and none is in flight.
+ * - `noticed`: it holds no slot, and is evicted after {@link NOTICE}. It gets a slot again if one
+ *   is free by then, or if it has made a request and another connection can be evicted.
+ * - `left`: it has ended, or was evicted. Terminal.
  */
-type PlaceState = "silent" | "busy" | "idle" | "noticed" | "left";
+type SlotState = "silent" | "busy" | "idle" | "noticed" | "left";
 
-interface TakenPlace extends ConnectionSlot {
-  readonly makeRoom: () => void;
-  state: PlaceState;
-  /** Requests that are being answered, in any state. */
+interface TakenSlot extends ConnectionSlot {
+  /** Ends the connection. */
+  readonly evict: () => void;
+  state: SlotState;
+  /** Number of requests in flight, in any state. */
   requests: number;
   /** True once it has made a request. */
-  asked: boolean;
-  /** True once it has made a request since its notice. */
-  askedSinceNotice: boolean;
-  /** End of its last notice. */
+  hasRequested: boolean;
+  /** True once it has made a request since it was `noticed` last. */
+  requestedSinceNotice: boolean;
+  /** Timer that ends the `noticed` state. */
   notice: Timer | undefined;
 }
 
 /**
- * Places on a server for connections. A newcomer to a full server takes the place of, in this
- * order:
+ * Admission control for the connections of a server. When all slots are taken, a new connection
+ * evicts, in this order:
  *
  * 1. the oldest connection that has made no request;
- * 2. the connection that has been idle for longest, whose client can come again;
- * 3. the connection with the oldest requests, from the network that holds most places.
+ * 2. the connection that has been idle for longest, because its client can reconnect;
+ * 3. the connection whose requests are oldest, of the network with the most busy connections.
  *
- * So neither connections that say nothing nor a single host with endless requests keep others out.
- * The first two have a notice. One that asks within it is treated as a newcomer: the same rule
- * finds another connection to make room.
+ * So neither silent connections nor one host with endless requests can lock out other clients. In
+ * the first two cases the eviction is delayed by {@link NOTICE}. A connection that makes a request
+ * in that time competes like a new one: the same rule selects another connection.
  */
 export class ConnectionSlots {
-  readonly #most: number;
+  readonly #maxConnections: number;
   readonly #clock: Clock;
-  /** All `silent` ones, the oldest first. */
-  readonly #silent = new Set<TakenPlace>();
-  /** All `idle` ones, the longest idle first. */
-  readonly #idle = new Set<TakenPlace>();
-  /** All `busy` ones, by network, those with the oldest requests first. */
-  readonly #busy = new FairSet<TakenPlace>();
+  /** Connections in state `silent`, the oldest first. */
+  readonly #silent = new Set<TakenSlot>();
+  /** Connections in state `idle`, the longest idle first. */
+  readonly #idle = new Set<TakenSlot>();
+  /** Connections in state `busy` by network, those with the oldest requests first. */
+  readonly #busy = new FairSet<TakenSlot>();
 
-  /** @param most number of places, at least 1 */
-  constructor(most: number, clock: Clock) {
-    this.#most = most;
+  /** @param maxConnections number of slots, at least 1 */
+  constructor(maxConnections: number, clock: Clock) {
+    this.#maxConnections = maxConnections;
     this.#clock = clock;
   }
 
   /**
-   * Takes a place for a connection from `host`, an IP address; undefined when none can be freed.
+   * Takes a slot for a new connection. Returns undefined if no slot is free and none can be freed.
    *
-   * @param makeRoom ends the connection, whose place goes to another one
+   * @param host IP address of the client
+   * @param evict ends the connection; called when another connection gets its slot
    */
-  take(host: string, makeRoom: () => void): ConnectionSlot | undefined {
+  take(host: string, evict: () => void): ConnectionSlot | undefined {
     const network = networkOf(host);
     if (this.#full && !this.#makeRoomFor(network)) return undefined;
-    const place: TakenPlace = {
+    const slot: TakenSlot = {
       network,
-      makeRoom,
+      evict,
       state: "left",
       requests: 0,
-      asked: false,
-      askedSinceNotice: false,
+      hasRequested: false,
+      requestedSinceNotice: false,
       notice: undefined,
       begin: () => {
-        place.requests++;
-        place.asked = true;
-        place.askedSinceNotice = true;
-        if (place.state === "silent" || place.state === "idle") this.#enter(place);
+        slot.requests++;
+        slot.hasRequested = true;
+        slot.requestedSinceNotice = true;
+        if (slot.state === "silent" || slot.state === "idle") this.#enter(slot);
       },
       end: () => {
-        place.requests--;
-        if (place.state === "busy" && place.requests === 0) this.#enter(place);
+        slot.requests--;
+        if (slot.state === "busy" && slot.requests === 0) this.#enter(slot);
       },
-      leave: () => this.#move(place, "left"),
+      leave: () => this.#move(slot, "left"),
     };
-    this.#enter(place);
-    return place;
+    this.#enter(slot);
+    return slot;
   }
 
-  /** True while all places are taken. A connection under notice holds none. */
+  /** True while all slots are taken. A `noticed` connection holds none. */
   get #full(): boolean {
-    return this.#silent.size + this.#idle.size + this.#busy.size >= this.#most;
+    return this.#silent.size + this.#idle.size + this.#busy.size >= this.#maxConnections;
   }
 
-  /** Frees a place for a connection of `network`; false when there is none to be freed. */
+  /** Frees a slot for a connection of `network`. Returns false if no connection may be evicted. */
   #makeRoomFor(network: string): boolean {
-    for (const places of [this.#silent, this.#idle]) {
-      for (const first of places) {
+    for (const slots of [this.#silent, this.#idle]) {
+      for (const first of slots) {
         this.#giveNotice(first);
         return true;
       }
@@ -130,35 +133,35 @@ export class ConnectionSlots {
     return true;
   }
 
-  #giveNotice(place: TakenPlace): void {
-    this.#move(place, "noticed");
-    place.askedSinceNotice = false;
+  #giveNotice(slot: TakenSlot): void {
+    this.#move(slot, "noticed");
+    slot.requestedSinceNotice = false;
     const over = (): void => {
-      const stays = !this.#full || (place.askedSinceNotice && this.#makeRoomFor(place.network));
-      if (stays) this.#enter(place);
-      else this.#evict(place);
+      const stays = !this.#full || (slot.requestedSinceNotice && this.#makeRoomFor(slot.network));
+      if (stays) this.#enter(slot);
+      else this.#evict(slot);
     };
-    place.notice = this.#clock.setTimer(over, NOTICE, { background: true });
+    slot.notice = this.#clock.setTimer(over, NOTICE, { background: true });
   }
 
-  #evict(place: TakenPlace): void {
-    this.#move(place, "left");
-    place.makeRoom();
+  #evict(slot: TakenSlot): void {
+    this.#move(slot, "left");
+    slot.evict();
   }
 
-  /** Moves a place to the state that its requests give it. */
-  #enter(place: TakenPlace): void {
-    this.#move(place, place.requests > 0 ? "busy" : place.asked ? "idle" : "silent");
+  /** Moves a connection to the state that follows from its requests. */
+  #enter(slot: TakenSlot): void {
+    this.#move(slot, slot.requests > 0 ? "busy" : slot.hasRequested ? "idle" : "silent");
   }
 
-  #move(place: TakenPlace, state: PlaceState): void {
-    place.notice?.cancel();
-    this.#silent.delete(place);
-    this.#idle.delete(place);
-    this.#busy.delete(place.network, place);
-    place.state = state;
-    if (state === "silent") this.#silent.add(place);
-    else if (state === "idle") this.#idle.add(place);
-    else if (state === "busy") this.#busy.add(place.network, place);
+  #move(slot: TakenSlot, state: SlotState): void {
+    slot.notice?.cancel();
+    this.#silent.delete(slot);
+    this.#idle.delete(slot);
+    this.#busy.delete(slot.network, slot);
+    slot.state = state;
+    if (state === "silent") this.#silent.add(slot);
+    else if (state === "idle") this.#idle.add(slot);
+    else if (state === "busy") this.#busy.add(slot.network, slot);
   }
 }

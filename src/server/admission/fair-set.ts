@@ -1,14 +1,15 @@
-/** What networks hold of something of which there is so much. See {@link networkOf}. */
+/** Tracks which network holds which items of a limited resource, see {@link networkOf}. */
 export class FairSet<T> {
-  /** Of each, what it has held for longest is the first. */
+  /** Items by network, the oldest first. */
   readonly #held = new Map<string, Set<T>>();
   #size = 0;
 
-  /** How much is held, by all together. */
+  /** Number of items of all networks. */
   get size(): number {
     return this.#size;
   }
 
+  /** Adds an item as the newest of its network. Does nothing if the network has it already. */
   add(network: string, item: T): void {
     const held = this.#held.get(network) ?? new Set();
     this.#held.set(network, held);
@@ -17,7 +18,7 @@ export class FairSet<T> {
     this.#size++;
   }
 
-  /** False when the network does not hold it. */
+  /** Removes an item. Returns false if the network does not have it. */
   delete(network: string, item: T): boolean {
     const held = this.#held.get(network);
     if (held?.delete(item) !== true) return false;
@@ -26,13 +27,16 @@ export class FairSet<T> {
     return true;
   }
 
-  /** What makes room for one more of `network`: the oldest of the network that holds most, if that has more even with one fewer. */
+  /**
+   * Returns the item to evict for a new one of `network`: the oldest item of the network with the
+   * most items. Returns undefined unless that network then still has more items than `network`.
+   */
   evictionCandidate(network: string): T | undefined {
-    let most: Set<T> | undefined;
-    for (const held of this.#held.values()) if (held.size > (most?.size ?? 0)) most = held;
-    if (most === undefined || most.size - 1 <= (this.#held.get(network)?.size ?? 0))
+    let largest: Set<T> | undefined;
+    for (const held of this.#held.values()) if (held.size > (largest?.size ?? 0)) largest = held;
+    if (largest === undefined || largest.size - 1 <= (this.#held.get(network)?.size ?? 0))
       return undefined;
-    const [oldest] = most;
+    const [oldest] = largest;
     return oldest;
   }
 }

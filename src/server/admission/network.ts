@@ -1,7 +1,8 @@
 /**
- * What a peer cannot leave at will, by the IP address it came from: an IPv4 address, or the /64 that an IPv6 address is in. Of those a
- * host has one to itself, with all of its addresses (RFC 4291, section 2.5.1). IPv4 as a socket for both shows it is the IPv4
- * address. Anything else is itself.
+ * Returns the network of an IP address, the unit of fairness among clients: an IPv4 address itself,
+ * or the /64 prefix of an IPv6 address. A host can choose any address in its /64, but not another
+ * prefix (RFC 4291, section 2.5.1). An IPv4-mapped IPv6 address counts as IPv4; other text is
+ * returned as it is.
  */
 export function networkOf(host: string): string {
   const mapped = /^::ffff:([0-9.]+)$/i.exec(host)?.[1];
@@ -11,7 +12,7 @@ export function networkOf(host: string): string {
   const [before = "", after] = address.split("::");
   const groups = before === "" ? [] : before.split(":");
   if (after !== undefined) {
-    // As many zeros as make up eight groups; only those of the first four matter.
+    // Expand `::` to eight groups; only the first four are used.
     const following = after === "" ? 0 : after.split(":").length + (after.includes(".") ? 1 : 0);
     for (let missing = 8 - groups.length - following; missing > 0; missing--) groups.push("0");
     groups.push(...after.split(":"));

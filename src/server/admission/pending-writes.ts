@@ -1,63 +1,71 @@
 import { VortexError } from "../../errors.ts";
 
-/** Bytes of a write that are not worth counting. */
-const FEW = 4096;
+/** Minimum size of a counted write, in bytes, exclusive; smaller ones are not worth it. */
+const UNCOUNTED_BYTES = 4096;
 
-interface Waiting {
+interface PendingWrite {
   readonly bytes: number;
-  readonly giveUp: () => void;
+  /** Rejects the write, to free its memory. */
+  readonly evict: () => void;
 }
 
 /**
- * What waits for its readers, over all answers of a server. Each answer holds a chunk, and peers may ask for as many as there are
- * streams and connections; so when all hold more than there may be, the one that has waited for longest gives way, before its own
+ * Memory limit for chunks that wait for their peer to read, over all answers of a server. Each
+ * answer holds one chunk, and peers can request as many answers as there are streams and
+ * connections. Over the limit, the write that has waited for longest is evicted, before its stall
  * timeout.
  */
 export class PendingWriteBudget {
-  readonly #most: number;
+  readonly #maxBytes: number;
   #bytes = 0;
-  /** The longest waiting first. */
-  readonly #waiting = new Set<Waiting>();
+  /** Pending writes, the longest waiting first. */
+  readonly #pending = new Set<PendingWrite>();
 
-  /** @param most bytes that may wait at a time; a single answer may hold more */
-  constructor(most: number) {
-    this.#most = most;
+  /** @param maxBytes maximum number of pending bytes; a single write may exceed it */
+  constructor(maxBytes: number) {
+    this.#maxBytes = maxBytes;
   }
 
-  /** Bytes that wait now. */
+  /** Number of pending bytes. */
   get bytes(): number {
     return this.#bytes;
   }
 
-  /** What `taking` settles with, the end of a write of so many bytes; or `Stalled`, when others need the memory. */
-  hold<T>(bytes: number, taking: Promise<T>): Promise<T> {
-    if (bytes <= FEW) return taking;
+  /**
+   * Counts a write of `bytes` until `writing` settles. Settles as `writing` does, or rejects with
+   * `Stalled` when the write is evicted.
+   */
+  hold<T>(bytes: number, writing: Promise<T>): Promise<T> {
+    if (bytes <= UNCOUNTED_BYTES) return writing;
     return new Promise((resolve, reject) => {
-      const waiting: Waiting = {
+      const write: PendingWrite = {
         bytes,
-        giveUp: () => {
-          this.#forget(waiting);
+        evict: () => {
+          this.#release(write);
           reject(
-            new VortexError("Stalled", "waiting for the peer to read: others need the memory"),
+            new VortexError(
+              "Stalled",
+              `waiting for the peer to read: over ${this.#maxBytes} bytes wait (maxPendingBytes)`,
+            ),
           );
         },
       };
-      this.#waiting.add(waiting);
+      this.#pending.add(write);
       this.#bytes += bytes;
-      const settled = (): void => this.#forget(waiting);
-      taking.finally(settled).then(resolve, reject);
-      this.#trim();
+      const settled = (): void => this.#release(write);
+      writing.finally(settled).then(resolve, reject);
+      this.#enforceLimit();
     });
   }
 
-  #forget(waiting: Waiting): void {
-    if (this.#waiting.delete(waiting)) this.#bytes -= waiting.bytes;
+  #release(write: PendingWrite): void {
+    if (this.#pending.delete(write)) this.#bytes -= write.bytes;
   }
 
-  #trim(): void {
-    for (const waiting of this.#waiting) {
-      if (this.#bytes <= this.#most || this.#waiting.size === 1) return;
-      waiting.giveUp();
+  #enforceLimit(): void {
+    for (const write of this.#pending) {
+      if (this.#bytes <= this.#maxBytes || this.#pending.size === 1) return;
+      write.evict();
     }
   }
 }

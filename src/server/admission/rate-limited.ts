@@ -4,10 +4,12 @@ import type { Flow } from "../../rate-limiter.ts";
 import type { PendingWriteBudget } from "./pending-writes.ts";
 
 /**
- * Yields a chunk of an answer in portions, each when the upload rate lets it pass; without a flow, at once.
- * Throws when the signal fires, and `Stalled` when too much waits, see {@link PendingWriteBudget}.
+ * Yields a chunk of an answer in portions, each as soon as the upload rate permits; without a flow,
+ * in one portion. Throws when the signal aborts. Throws `Stalled` when the chunk is evicted from
+ * memory, see {@link PendingWriteBudget}.
  *
- * @param flow of the answer, from its first chunk to its last: the oldest answer of a network is served first, see {@link networkOf}
+ * @param flow flow of the answer. The same one must be used for all its chunks, because the oldest
+ * answer of a network is served first, see {@link networkOf}
  */
 export async function* rateLimited(
   chunk: Uint8Array,
@@ -28,7 +30,7 @@ export async function* rateLimited(
     const waiting = new AbortController();
     const settled = onAbort(signal, () => waiting.abort());
     try {
-      // All of the chunk is in memory meanwhile, and there may be as many as there are streams.
+      // The whole chunk stays in memory while it waits, for as many streams as there are.
       return await pendingWrites.hold(chunk.length, limited.take(length, waiting.signal));
     } finally {
       settled();

@@ -8,9 +8,9 @@ import {
 } from "../../telemetry.ts";
 import type { ServerSettings } from "../admission/upload.ts";
 
-/** What telemetry is told of one answer: its end, once, however it comes. */
+/** Telemetry of one answer. Reports its end exactly once, whatever the outcome. */
 export class Answer {
-  /** Bytes of content. */
+  /** Bytes of content sent so far. */
   bytes = 0;
   readonly #operation: Operation | undefined;
 
@@ -18,34 +18,48 @@ export class Answer {
     this.#operation = beginOperation(telemetry, { ...start, role: "server" });
   }
 
+  /** Reports success. */
   end(): void {
     this.#operation?.end({ bytes: this.bytes });
   }
 
+  /**
+   * Runs `work`, and reports a failure if it rejects. On success the caller must call {@link end}.
+   */
   async orFailed<T>(work: () => Promise<T>): Promise<T> {
     try {
       return await work();
     } catch (error) {
-      this.#operation?.end({ error: statedFailure(error) });
+      this.#operation?.end({ error: failureOf(error) });
       throw error;
     }
   }
 
-  /** The items; the answer ends with them. */
+  /**
+   * Yields the items of a streamed answer. Reports success at their end, the error if they throw,
+   * and `StreamReset` if the consumer stops early.
+   */
   async *whole<T>(items: AsyncIterable<T>): AsyncGenerator<T, void, void> {
     try {
       yield* items;
       this.end();
     } catch (error) {
-      this.#operation?.end({ error: statedFailure(error) });
+      this.#operation?.end({ error: failureOf(error) });
       throw error;
     } finally {
-      this.#operation?.end({ error: new VortexError("StreamReset", "the peer left") });
+      const error = new VortexError("StreamReset", "answer incomplete: the peer ended the call");
+      this.#operation?.end({ error });
     }
   }
 }
 
-/** What the peer is told of a failure; what went wrong inside is not its to know, and reaches `onError`. */
+/**
+ * Converts a failure to the status for the peer. An internal failure goes to `onError`, and the
+ * peer receives no details of it.
+ *
+ * @param what object that could not be read, for the message
+ * @param signal signal that aborts when the peer cancels the call
+ */
 export function reportFailure(
   error: unknown,
   what: string,
@@ -53,19 +67,19 @@ export function reportFailure(
   settings: ServerSettings,
 ): ConnectError {
   if (error instanceof ConnectError) return error;
-  if (signal.aborted) return new ConnectError("the peer gave the call up", Code.Canceled);
-  // As the watch of a task of which only a part was wanted ends.
+  if (signal.aborted) return new ConnectError("the peer cancelled the call", Code.Canceled);
+  // A watch ends like this when the task was only wanted in part.
   if (error instanceof VortexError && error.code === "NotFound")
     return new ConnectError(error.message, Code.NotFound);
-  // More waits to be sent than there is memory for.
+  // Evicted, because the pending writes exceed their memory limit.
   if (error instanceof VortexError && error.kind === "timeout")
     return new ConnectError("too busy", Code.ResourceExhausted);
   settings.onError(VortexError.from(error, "StorageFailed"));
   return new ConnectError(`${what} could not be read`, Code.Internal);
 }
 
-/** The failure that a status stands for. */
-function statedFailure(error: unknown): VortexError {
+/** Converts the error of a call to the failure that telemetry reports. */
+function failureOf(error: unknown): VortexError {
   if (!(error instanceof ConnectError)) return VortexError.from(error, "Internal");
   const codes: Partial<Record<Code, ErrorCode>> = {
     [Code.NotFound]: "NotFound",

@@ -1,5 +1,6 @@
 import { type ContextKey, createContextKey, createContextValues } from "@connectrpc/connect";
-// Connect calls these private, which its exact version in package.json answers for. They are what its own adapters stand on.
+// Connect declares these private. The exact version in package.json makes their use safe; the
+// adapters of Connect itself are built on them.
 import {
   createAsyncIterable,
   type UniversalHandler,
@@ -11,25 +12,28 @@ import { setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
 import type { ServerSettings } from "../admission/upload.ts";
 import { reportFailure } from "./answer.ts";
 
-/** The body of an answer that goes past Connect. What it throws becomes the call's status. */
+/** Body of an answer that bypasses Connect. Its exception becomes the status of the call. */
 export type Body = (signal: AbortSignal) => AsyncGenerator<Uint8Array, void, void>;
 
-/** Carries that body from a method's implementation to the answer. */
+/** Context value in which the implementation of a method leaves the {@link Body} of its answer. */
 export const answeredBody: ContextKey<Body | undefined> = createContextKey<Body | undefined>(
   undefined,
 );
 
-/** A handler that, where the method's implementation left a body, sends that instead of Connect's messages. */
+/**
+ * Wraps a handler of Connect. If the implementation of the method left a {@link Body}, the wrapper
+ * sends that instead of Connect's messages.
+ */
 export function pastConnect(handler: UniversalHandler, settings: ServerSettings): UniversalHandler {
   const answer = async (request: UniversalServerRequest): Promise<UniversalServerResponse> => {
     const contextValues = request.contextValues ?? createContextValues();
     const response = await handler({ ...request, contextValues });
-    // Connect ends the call, and its timer for the peer's deadline, when its own messages have been taken.
+    // Drain Connect's messages: after the last one it ends the call, and its deadline timer.
     for await (const _message of response.body ?? []);
     const body = contextValues.get(answeredBody);
     if (body === undefined) return { ...response, body: createAsyncIterable([]) };
     const trailer = new Headers(response.trailer);
-    // The first read decides what is said before the content.
+    // Await the first chunk: a failure before it still determines the trailer of an empty body.
     return {
       ...response,
       trailer,
@@ -48,7 +52,7 @@ export function pastConnect(handler: UniversalHandler, settings: ServerSettings)
   });
 }
 
-/** The body; what it throws ends it early, and goes to the trailer. */
+/** Yields the chunks of the body. An exception ends it early, and is written to the trailer. */
 async function* withStatus(
   body: Body,
   trailer: Headers,

@@ -9,7 +9,10 @@ import type { ServerSettings } from "../admission/upload.ts";
 import { exactContent } from "../exact.ts";
 import { pieceFields } from "./messages.ts";
 
-/** A piece as an envelope: `head`, and the content as the store hands it out, under the rate limit, as a part of the network's share. */
+/**
+ * Yields a piece as a gRPC envelope: `head`, then the content chunk by chunk as the store reads it.
+ * The upload rate limit applies, with the share of `network`.
+ */
 export async function* contentBody(
   piece: StoredPiece,
   head: Uint8Array,
@@ -22,24 +25,32 @@ export async function* contentBody(
   const flow = limiter?.flow(network);
   for await (const chunk of exactContent(piece)) {
     for await (const portion of rateLimited(chunk, flow, signal, pendingWrites)) {
-      // Not before there is content: a piece that cannot be read at all is answered by a status alone.
+      // Wait for the first chunk: a piece that cannot be read is answered with a status alone.
       if (unsent !== undefined) yield unsent;
       unsent = undefined;
       yield portion;
     }
   }
-  // Of an empty piece.
+  // Empty piece: no chunk has sent the head.
   if (unsent !== undefined) yield unsent;
 }
 
-/** A message that stands around a piece: its other fields, encoded, and the number of the field that holds the rest. */
-export interface Around {
+/** Message that encloses a piece, as its encoded parts. */
+export interface EnclosingMessage {
+  /** Encoded fields before the enclosed message. */
   readonly before: Uint8Array;
+  /** Number of the field that contains the enclosed message. */
   readonly field: number;
 }
 
-/** What stands around a piece in an answer of DownloadTask or a twin, outermost first. */
-export function aroundPiece(ids: Uint8Array, field: number): readonly Around[] {
+/**
+ * Returns the messages that enclose a piece in an answer of DownloadTask or a variant, outermost
+ * first.
+ *
+ * @param ids encoded ID fields of the outer message
+ * @param field number of its field for a finished piece
+ */
+export function enclosingMessages(ids: Uint8Array, field: number): readonly EnclosingMessage[] {
   const before = new Uint8Array(0);
   return [
     { before: ids, field },
@@ -48,31 +59,45 @@ export function aroundPiece(ids: Uint8Array, field: number): readonly Around[] {
 }
 
 /**
- * Everything of an envelope that comes before a piece's content. The content is the last field of the piece, and the piece
- * the last of what is around it: readers take fields in any order (https://protobuf.dev/programming-guides/encoding/#order).
+ * Encodes all of an envelope that precedes the content of a piece. The content is the last field of
+ * the piece, and the piece the last field of each enclosing message. Readers accept fields in any
+ * order (https://protobuf.dev/programming-guides/encoding/#order).
  */
-export function contentHead(metadata: PieceMetadata, around: readonly Around[]): Uint8Array {
+export function contentHead(
+  metadata: PieceMetadata,
+  enclosing: readonly EnclosingMessage[],
+): Uint8Array {
   const length = Number(metadata.length);
   const content = new BinaryWriter()
     .tag(PieceSchema.field.content.number, WireType.LengthDelimited)
     .uint32(length);
-  return head(concatenated([pieceBytes(metadata), content.finish()]), length, around);
+  return head(concatenated([pieceBytes(metadata), content.finish()]), length, enclosing);
 }
 
-/** An envelope with a piece without its content. */
-export function withoutContent(metadata: PieceMetadata, around: readonly Around[]): Uint8Array {
-  return head(pieceBytes(metadata), 0, around);
+/** Encodes a whole envelope with a piece that has metadata, but no content. */
+export function withoutContent(
+  metadata: PieceMetadata,
+  enclosing: readonly EnclosingMessage[],
+): Uint8Array {
+  return head(pieceBytes(metadata), 0, enclosing);
 }
 
-/** A whole message as an envelope. */
+/** Encodes a message as a gRPC envelope: a flag byte, a 32-bit length and the message. */
 export function envelope(message: Uint8Array): Uint8Array {
   return concatenated([envelopeHeader(message.length), message]);
 }
 
-/** The envelope's header, a flag and the length as in gRPC over HTTP/2, and a message but for its last `following` bytes. */
-function head(piece: Uint8Array, following: number, around: readonly Around[]): Uint8Array {
+/**
+ * Encodes an envelope without the last `following` bytes of its message: the header, the enclosing
+ * messages and `piece`.
+ */
+function head(
+  piece: Uint8Array,
+  following: number,
+  enclosing: readonly EnclosingMessage[],
+): Uint8Array {
   let message = piece;
-  for (const { before, field } of around.toReversed()) {
+  for (const { before, field } of enclosing.toReversed()) {
     const tag = new BinaryWriter()
       .tag(field, WireType.LengthDelimited)
       .uint32(message.length + following);

@@ -6,22 +6,25 @@ import type { StoredTask } from "../../store/store.ts";
 import { pieceFields } from "./messages.ts";
 import type { PieceSpan } from "./requests.ts";
 
-/** Fields of a message that are encoded already, for its `$unknown`. */
+/** Fields that are encoded already, for the `$unknown` property of a message. */
 export type EncodedFields = NonNullable<Message["$unknown"]>;
 
-/** The pieces of a task, encoded, each with its length before it. */
+/** Cache of the encoded pieces of one task. Each piece has a length prefix. */
 class Listing {
-  /** By number, those that the store has had so far. */
+  /** Encoded pieces by number, as far as the store has them. */
   readonly #pieces: (Uint8Array | undefined)[] = [];
-  /** All of a task that is complete, by the number of the field that they are. */
+  /** Encoded list of all pieces of a complete task, by the number of its field. */
   readonly #all = new Map<number, EncodedFields>();
 
-  /** Those that the store has. */
+  /** Returns the pieces in the store, encoded as the repeated field `field`. */
   held(task: StoredTask, field: number): EncodedFields {
     return this.#whole(task, field, () => this.#pieces.filter((piece) => piece !== undefined));
   }
 
-  /** Those of the span; those to come without a digest. */
+  /**
+   * Returns all pieces of a span, encoded as the repeated field `field`. Pieces that are not in the
+   * store yet have no digest.
+   */
   planned(task: StoredTask, field: number, { first, last }: PieceSpan): EncodedFields {
     const plan = planTask(task.contentLength, task.pieceLength);
     const select = (): Uint8Array[] =>
@@ -55,8 +58,8 @@ class Listing {
 const listings = new WeakMap<StoredTask, Listing>();
 
 /**
- * What was encoded of a task's pieces is kept as long as the task: a piece takes ten microseconds, a task may have tens of thousands, and
- * while they are encoded nobody else is served.
+ * Returns the cache of encoded pieces of a task, which lives as long as the task object. Encoding a
+ * piece takes ten microseconds and blocks the event loop, and a task may have tens of thousands.
  */
 export function listingOf(task: StoredTask): Listing {
   const known = listings.get(task);
@@ -70,7 +73,10 @@ function encoded(piece: MessageInitShape<typeof PieceSchema>): Uint8Array {
   return new BinaryWriter().bytes(toBinary(PieceSchema, create(PieceSchema, piece))).finish();
 }
 
-/** One field, whose value has all but the first of the pieces behind it, each with its tag. */
+/**
+ * Encodes a repeated field as a single unknown one. Its data is the first piece, followed by the
+ * others, each with its tag.
+ */
 function joined(field: number, pieces: readonly Uint8Array[]): EncodedFields {
   const [first] = pieces;
   if (first === undefined) return [];
@@ -80,7 +86,7 @@ function joined(field: number, pieces: readonly Uint8Array[]): EncodedFields {
   );
   let at = -tag.length;
   for (const piece of pieces) {
-    // The tag of the first is for whoever encodes the message.
+    // The encoder of the message writes the first tag.
     if (at >= 0) data.set(tag, at);
     data.set(piece, at + tag.length);
     at += tag.length + piece.length;

@@ -13,7 +13,10 @@ import type { StatLocalTaskResponseSchema } from "../../gen/dfdaemon/v2/dfdaemon
 import type { PieceKind, PieceMetadata } from "../../piece.ts";
 import type { StoredTask } from "../../store/store.ts";
 
-/** StatTask, but for the pieces: what a scheduler would say of the task, if this peer were the only one to have it. */
+/**
+ * Builds the answer of StatTask without its pieces. It is the answer of a scheduler that knows this
+ * peer as the only one with the task.
+ */
 export function taskMessage(task: StoredTask): MessageInitShape<typeof TaskSchema> {
   const { contentLength, digest } = task;
   const { pieceCount, ...common } = commonFields(task);
@@ -28,21 +31,27 @@ export function taskMessage(task: StoredTask): MessageInitShape<typeof TaskSchem
   };
 }
 
-/** StatPersistentTask, in the same way. Nothing here replicates, and this peer's copy is kept. */
+/**
+ * Builds the answer of StatPersistentTask, like {@link taskMessage}. Reports one persistent
+ * replica: this peer keeps its copy, and there is no replication.
+ */
 export function persistentTaskMessage(
   task: StoredTask,
 ): MessageInitShape<typeof PersistentTaskSchema> {
   return { ...commonFields(task), ...oneCopy };
 }
 
-/** StatPersistentCacheTask, in the same way. */
+/** Builds the answer of StatPersistentCacheTask, like {@link persistentTaskMessage}. */
 export function persistentCacheTaskMessage(
   task: StoredTask,
 ): MessageInitShape<typeof PersistentCacheTaskSchema> {
   return { ...commonFields(task), ...oneCopy, pieceLength: BigInt(task.pieceLength) };
 }
 
-/** StatLocalTask: what this peer has. When a task was complete is not known; it was no later than it was made. */
+/**
+ * Builds the answer of StatLocalTask. The time of completion is unknown, so a complete task reports
+ * its creation time.
+ */
 export function localTaskMessage(
   task: StoredTask,
 ): MessageInitShape<typeof StatLocalTaskResponseSchema> {
@@ -58,13 +67,13 @@ export function localTaskMessage(
   };
 }
 
-/** What the origin said, as far as it is known: the digest of the content. */
+/** Returns the known response headers of the origin: only the digest of the content. */
 export function responseHeader({ digest }: StoredTask): Record<string, string> {
   const value = digest === undefined ? undefined : reprDigestOf(digest);
   return value === undefined ? {} : { [REPR_DIGEST]: value };
 }
 
-/** A piece without its content. */
+/** Builds a piece message without content. */
 export function pieceFields(metadata: PieceMetadata): MessageInitShape<typeof PieceSchema> {
   const { number, offset, length, digest, parentId, costSeconds, createdAtSeconds } = metadata;
   return {
@@ -73,7 +82,7 @@ export function pieceFields(metadata: PieceMetadata): MessageInitShape<typeof Pi
     length,
     digest,
     ...(parentId !== "" && { parentId }),
-    // Enums of proto3 are open: a value without a name is carried as it is.
+    // Enums of proto3 are open: a value without a name is encoded as it is.
     trafficType: metadata.trafficType as TrafficType,
     cost: { seconds: costSeconds },
     createdAt: { seconds: createdAtSeconds },
@@ -96,7 +105,7 @@ function commonFields(task: StoredTask): CommonFields {
     id,
     contentLength: BigInt(contentLength),
     pieceCount,
-    // Names of the scheduler's states for a task that is complete, and for one that is being fetched.
+    // Scheduler states of a complete task, and of one that is being fetched.
     state: task.complete === false ? "Running" : "Succeeded",
     createdAt: { seconds },
     updatedAt: { seconds },

@@ -5,7 +5,10 @@ import { isBlobUrl, taskIdOfBlob, taskIdOfContent, taskIdOfUrl } from "../../ids
 import { planTask } from "../../piece.ts";
 import type { StoredTask } from "../../store/store.ts";
 
-/** As stock peers name a task for DownloadTask: dragonfly-client, `grpc/dfdaemon_upload.rs`, `download_task`. */
+/**
+ * Derives the ID of a standard task from a DownloadTask request, like stock peers. Source:
+ * dragonfly-client, `grpc/dfdaemon_upload.rs`, `download_task`.
+ */
 export function standardTaskId(download: Download): string {
   const {
     url,
@@ -32,20 +35,26 @@ export function standardTaskId(download: Download): string {
   }
 }
 
-/** Numbers of pieces that follow each other; none where `last` is less than `first`. */
+/** Range of piece numbers, `last` included; empty if `last` is less than `first`. */
 export interface PieceSpan {
   readonly first: number;
   readonly last: number;
 }
 
-/** The pieces that hold bytes of the range, or all. */
+/**
+ * Returns the pieces that contain bytes of `range`; without a range, all pieces.
+ *
+ * @throws INVALID_ARGUMENT for an empty range, or one that starts after the end of the task
+ */
 export function spanOf(task: StoredTask, range?: Range): PieceSpan {
   const { pieceCount } = planTask(task.contentLength, task.pieceLength);
   if (range === undefined) return { first: 0, last: pieceCount - 1 };
   const contentLength = BigInt(task.contentLength);
   const end = range.start + range.length;
   if (range.length === 0n || range.start >= contentLength) {
-    throw invalid(`range ${range.start} to ${end}: the task has ${task.contentLength} bytes`);
+    throw invalid(
+      `range: expected bytes within 0 to ${task.contentLength}, got ${range.start} to ${end}`,
+    );
   }
   const numberAt = (offset: bigint): number => Number(offset / BigInt(task.pieceLength));
   return {
@@ -54,16 +63,17 @@ export function spanOf(task: StoredTask, range?: Range): PieceSpan {
   };
 }
 
-/** Pieces that a peer still waits for. */
+/** Set of the pieces that a peer still waits for. */
 export interface WantedPieces {
+  /** Number of pieces. */
   readonly size: number;
-  /** False when it does not wait for the piece. */
+  /** Removes a piece. Returns false if the peer does not wait for it. */
   delete(number: number): boolean;
 }
 
 /**
- * The pieces of the task whose numbers are given. Whoever names many keeps a bit for each piece of the task here, as long as it grows;
- * a number that the task will not have is not waited for.
+ * Creates the set of the given pieces; ignores numbers outside of the task. Takes one bit per piece
+ * of the task, however many numbers a peer sends. It may live as long as the task grows.
  */
 export function wantedPieces(task: StoredTask, numbers: Iterable<number>): WantedPieces {
   const { pieceCount } = planTask(task.contentLength, task.pieceLength);
@@ -91,20 +101,23 @@ export function wantedPieces(task: StoredTask, numbers: Iterable<number>): Wante
   };
 }
 
-/** The numbers themselves, ascending. */
+/** Yields the numbers of a span in ascending order. */
 export function* numbersIn({ first, last }: PieceSpan): Generator<number, void, void> {
   for (let number = first; number <= last; number++) yield number;
 }
 
+/** Requires a non-empty task ID. */
 export function requireTaskId(taskId: string): void {
-  if (taskId === "") throw invalid("task_id is empty");
+  if (taskId === "") throw invalid("task_id: expected text, got none");
 }
 
-/** A peer that could name files here could read and replace any. */
+/** Requires a request without an output path: with one, a peer could read and replace any file. */
 export function requireNoFile(outputPath: string | undefined): void {
-  if (outputPath !== undefined) throw invalid("output_path: no files are written here for peers");
+  if (outputPath !== undefined)
+    throw invalid("output_path: expected none, since files are not written for peers");
 }
 
+/** Returns true for the name of the HTTP header `Range`. */
 export function isRange(header: string): boolean {
   return header.toLowerCase() === "range";
 }

@@ -31,10 +31,10 @@ import type { ServerSettings } from "../admission/upload.ts";
 import { Answer, reportFailure } from "./answer.ts";
 import { answeredBody, pastConnect } from "./body.ts";
 import {
-  type Around,
-  aroundPiece,
   contentBody,
   contentHead,
+  type EnclosingMessage,
+  enclosingMessages,
   envelope,
   withoutContent,
 } from "./content.ts";
@@ -58,36 +58,42 @@ import {
   wantedPieces,
 } from "./requests.ts";
 
-/** Greatest request that is read, in bytes: the numbers of 50,000 pieces, at least. */
+/** Maximum length of a request, in bytes: enough for the numbers of 50,000 pieces. */
 export const MAX_REQUEST_LENGTH: number = 256 * 1024;
 
-/** What a gRPC server tells peers of itself. */
+/** Information about this host that gRPC answers advertise. */
 export interface GrpcServing {
-  /** Port of the store's Vortex server over TCP. Default: none. */
+  /** Port of the Vortex server over TCP. Default: none. */
   readonly tcpPort?: number;
-  /** Port of the store's Vortex server over QUIC. Default: none. */
+  /** Port of the Vortex server over QUIC. Default: none. */
   readonly quicPort?: number;
-  /** The IP address at which peers reach this host. Default: the one at which the asking peer reached it, see {@link reachedAt}. */
+  /**
+   * IP address at which peers reach this host. Default: the local address of the connection, see
+   * {@link reachedAt}.
+   */
   readonly advertisedIp?: string;
-  /** For the ids of this host and its peers. Default `vortex-peer`. */
+  /** Host name in host IDs and peer IDs. Default `vortex-peer`. */
   readonly hostname?: string;
 }
 
-/** The local IP address of the connection that a request came on. Whatever speaks HTTP/2 sets it with each request. */
+/** Local IP address of the connection of a request. The HTTP/2 adapter sets it for each request. */
 export const reachedAt: ContextKey<string> = createContextKey("");
 
-/** Where a request came from, see {@link networkOf}. Whatever speaks HTTP/2 sets it with each request. */
+/** Network of the client, see {@link networkOf}. The HTTP/2 adapter sets it for each request. */
 export const askedFrom: ContextKey<string> = createContextKey("");
 
 /**
- * `dfdaemon.v2.DfdaemonUpload` over a store: DownloadPiece, DownloadTask, SyncPieces and StatTask with their twins, and
- * StatLocalTask. Only tasks that the store holds, or is getting, are served; nothing is fetched for a peer. Other calls of
- * the service are answered with UNIMPLEMENTED.
+ * Creates handlers for `dfdaemon.v2.DfdaemonUpload` over a store. They implement DownloadPiece,
+ * DownloadTask, SyncPieces and StatTask with their variants for other kinds of task, and
+ * StatLocalTask. Other calls of the service fail with UNIMPLEMENTED.
  *
- * Handlers for whatever speaks HTTP/2. A failure inside reaches `settings.onError`, and the peer as INTERNAL without
- * details. Connect would have a piece in memory three times (content, message and envelope) before the first byte is sent,
- * and leave all of it to the HTTP/2 session's queue; so the content of pieces goes past it, as the store hands it out: the
- * body of such an answer takes a chunk when its reader asks for the next, and obeys the upload rate limit.
+ * Only tasks that the store has, complete or growing, are served; nothing is fetched for a peer. An
+ * internal failure goes to `settings.onError`; the peer receives INTERNAL without details.
+ *
+ * The content of pieces bypasses Connect. Connect would hold a piece in memory three times
+ * (content, message and envelope) before the first byte is sent. It would also queue all of it in
+ * the HTTP/2 session. Instead, such an answer reads one chunk at a time from the store, when its
+ * consumer requests the next one. The upload rate limit applies.
  */
 export function grpcHandlers(
   store: PieceStore,
@@ -140,24 +146,27 @@ export function grpcHandlers(
   );
 }
 
-/** An answer of DownloadTask and its twins, but for the pieces. */
+/** Prepared answer of DownloadTask or a variant, without its pieces. */
 interface TaskAnswer {
   readonly task: StoredTask;
-  /** The first message. */
+  /** First message of the answer, encoded. */
   readonly started: Uint8Array;
-  /** What stands around each piece, see {@link contentHead}. */
-  readonly around: readonly Around[];
+  /** Messages that enclose each piece, see {@link contentHead}. */
+  readonly enclosing: readonly EnclosingMessage[];
+  /** True if the peer requests the content of the pieces, not only their metadata. */
   readonly needsContent: boolean;
-  /** The pieces to send, by number. */
+  /** Pieces to send. */
   readonly wanted: WantedPieces;
 }
 
-/** The methods' implementations. */
+/** Implementation of the methods of the service. */
 class UploadService {
   readonly #store: PieceStore;
   readonly #settings: ServerSettings;
   readonly #serving: GrpcServing;
-  /** Answers of SyncPieces, DownloadTask and their twins that are under way; each is ended by a call. */
+  /**
+   * Answers of SyncPieces, DownloadTask and variants in flight, each as a function that evicts it.
+   */
   readonly #streams = new FairSet<() => void>();
 
   constructor(store: PieceStore, settings: ServerSettings, serving: GrpcServing) {
@@ -199,10 +208,10 @@ class UploadService {
 
   downloadTask({ download }: DownloadTaskRequest, context: HandlerContext): Unanswered {
     return this.#answerTask(context, async () => {
-      if (download === undefined) throw invalid("download is missing");
+      if (download === undefined) throw invalid("download: expected a message, got none");
       requireNoFile(download.outputPath);
       if (download.range === undefined && Object.keys(download.requestHeader).some(isRange)) {
-        throw invalid("a range is taken from the field of that name, not from a header");
+        throw invalid("range: expected the field range, got a Range header");
       }
       const task = await this.task("standard", { taskId: standardTaskId(download) }, context);
       const ids = this.#ids(task, context);
@@ -221,7 +230,7 @@ class UploadService {
       return {
         task,
         started: toBinary(schema, create(schema, { ...ids, response })),
-        around: aroundPiece(
+        enclosing: enclosingMessages(
           toBinary(schema, create(schema, ids)),
           schema.field.downloadPieceFinishedResponse.number,
         ),
@@ -239,7 +248,7 @@ class UploadService {
       requireNoFile(request.outputPath);
       const { region, endpoint } = request.objectStorage ?? {};
       if (region === undefined || endpoint === undefined)
-        throw invalid("object_storage: region or endpoint is missing");
+        throw invalid("object_storage: expected a region and an endpoint, got less");
       const taskId = persistentTaskId(
         { url: request.url, region, endpoint },
         this.#settings.runtime.hashers,
@@ -252,7 +261,7 @@ class UploadService {
       return {
         task,
         started: toBinary(schema, create(schema, { ...ids, response })),
-        around: aroundPiece(
+        enclosing: enclosingMessages(
           toBinary(schema, create(schema, ids)),
           schema.field.downloadPieceFinishedResponse.number,
         ),
@@ -276,7 +285,7 @@ class UploadService {
       return {
         task,
         started: toBinary(schema, create(schema, { ...ids, response })),
-        around: aroundPiece(
+        enclosing: enclosingMessages(
           toBinary(schema, create(schema, ids)),
           schema.field.downloadPieceFinishedResponse.number,
         ),
@@ -287,8 +296,8 @@ class UploadService {
   }
 
   /**
-   * Announces the pieces that are asked for, as the store gets them. A stock peer is never asked without numbers; here that
-   * means all pieces.
+   * Announces the requested pieces as they arrive in the store. A request without piece numbers
+   * means all pieces; stock peers always send numbers.
    */
   async *syncPieces(
     kind: PieceKind,
@@ -319,24 +328,26 @@ class UploadService {
     };
     const { interestedPieceNumbers: named } = request;
     const wanted = wantedPieces(task, named.length > 0 ? named : numbersIn(spanOf(task)));
-    // Connect keeps the message as long as it is answered.
+    // Free the numbers: Connect keeps the message until the answer is complete.
     request.interestedPieceNumbers = [];
     if (wanted.size === 0) return;
-    const stream = this.#enter(context.values.get(askedFrom), context.signal);
+    const slot = this.#takeSlot(context.values.get(askedFrom), context.signal);
     try {
-      for await (const { number, offset, length } of watched(task, stream.signal)) {
-        stream.requirePlace();
+      for await (const { number, offset, length } of watched(task, slot.signal)) {
+        slot.throwIfEvicted();
         if (!wanted.delete(number)) continue;
         yield { number, offset, length, ...address };
         if (wanted.size === 0) return;
       }
     } catch (error) {
-      stream.requirePlace();
+      slot.throwIfEvicted();
       throw this.#failure(error, "the task", context.signal);
     } finally {
-      stream.leave();
+      slot.leave();
     }
   }
+
+  /** Looks up a task, and reports the call to telemetry as `name`. */
 
   stat(
     name: "stat_task" | "stat_local_task",
@@ -358,7 +369,7 @@ class UploadService {
     });
   }
 
-  /** The task, of any kind or of one. Throws NOT_FOUND. */
+  /** Looks up a task; of any kind, if `kind` is undefined. Throws NOT_FOUND if there is none. */
   async task(
     kind: PieceKind | undefined,
     { taskId }: { readonly taskId: string },
@@ -372,7 +383,7 @@ class UploadService {
     );
     if (task === undefined || (kind !== undefined && task.kind !== kind)) {
       throw new ConnectError(
-        `${kind === undefined ? "" : `${kind} `}task ${taskId} is not here`,
+        `${kind === undefined ? "" : `${kind} `}task ${taskId}: not in the store`,
         Code.NotFound,
       );
     }
@@ -393,14 +404,14 @@ class UploadService {
     );
     if (piece === undefined) {
       throw new ConnectError(
-        `${kind} piece ${number} of task ${taskId} is not here`,
+        `${kind} piece ${number} of task ${taskId}: not in the store`,
         Code.NotFound,
       );
     }
     return piece;
   }
 
-  /** An answer to Connect without messages; the body goes past it. */
+  /** Prepares an answer about a task, and leaves its body for {@link pastConnect}. */
   #answerTask(context: HandlerContext, prepare: () => Promise<TaskAnswer>): Unanswered {
     const next = async (): Promise<IteratorReturnResult<undefined>> => {
       const prepared = await prepare();
@@ -422,76 +433,79 @@ class UploadService {
   }
 
   async *#taskBody(
-    { task, started, wanted, around, needsContent }: TaskAnswer,
+    { task, started, wanted, enclosing, needsContent }: TaskAnswer,
     answer: Answer,
-    from: string,
+    network: string,
     signal: AbortSignal,
   ): AsyncGenerator<Uint8Array, void, void> {
-    const stream = this.#enter(from, signal);
+    const slot = this.#takeSlot(network, signal);
     try {
       yield envelope(started);
-      for await (const metadata of watched(task, stream.signal)) {
-        stream.requirePlace();
+      for await (const metadata of watched(task, slot.signal)) {
+        slot.throwIfEvicted();
         if (!wanted.delete(metadata.number)) continue;
         if (needsContent) {
           const piece = await this.#piece(task.taskId, task.kind, metadata.number, signal);
           yield* contentBody(
             piece,
-            contentHead(piece.metadata, around),
-            from,
-            stream.signal,
+            contentHead(piece.metadata, enclosing),
+            network,
+            slot.signal,
             this.#settings,
           );
           answer.bytes += Number(piece.metadata.length);
         } else {
-          yield withoutContent(metadata, around);
+          yield withoutContent(metadata, enclosing);
         }
         if (wanted.size === 0) break;
       }
     } catch (error) {
-      stream.requirePlace();
+      slot.throwIfEvicted();
       throw error;
     } finally {
-      stream.leave();
+      slot.leave();
     }
-    // A task that was given up half way.
+    // The task was abandoned.
     if (wanted.size > 0)
-      throw new ConnectError(`${wanted.size} pieces are not here`, Code.NotFound);
+      throw new ConnectError(`${wanted.size} pieces: not in the store`, Code.NotFound);
   }
 
   /**
-   * A place for an answer about a task. When all are taken, one of the network that has most is given up for it; throws
-   * RESOURCE_EXHAUSTED when that is not more than its own has.
+   * Takes a slot for an answer about a task. When all slots are taken, evicts the oldest answer of
+   * the network with the most answers. Throws RESOURCE_EXHAUSTED if `network` would then have as
+   * many.
    */
-  #enter(from: string, signal: AbortSignal): TaskStream {
-    const busy = (): ConnectError => {
-      const most = this.#settings.maxTaskStreams;
-      return new ConnectError(`${most} tasks are being answered already`, Code.ResourceExhausted);
-    };
-    if (this.#streams.size >= this.#settings.maxTaskStreams) {
-      const makeRoom = this.#streams.evictionCandidate(from);
-      if (makeRoom === undefined) throw busy();
-      makeRoom();
+  #takeSlot(network: string, signal: AbortSignal): TaskSlot {
+    const limit = this.#settings.maxTaskStreams;
+    const busy = (): ConnectError =>
+      new ConnectError(
+        `too many answers about tasks: the limit is ${limit} (maxTaskStreams)`,
+        Code.ResourceExhausted,
+      );
+    if (this.#streams.size >= limit) {
+      const evictOther = this.#streams.evictionCandidate(network);
+      if (evictOther === undefined) throw busy();
+      evictOther();
     }
     const ended = new AbortController();
-    let lostPlace = false;
-    const makeRoom = (): void => {
-      lostPlace = true;
-      this.#streams.delete(from, makeRoom);
+    let evicted = false;
+    const evict = (): void => {
+      evicted = true;
+      this.#streams.delete(network, evict);
       ended.abort();
     };
-    this.#streams.add(from, makeRoom);
-    const settled = signal.aborted
+    this.#streams.add(network, evict);
+    const unsubscribe = signal.aborted
       ? ended.abort(signal.reason)
       : onAbort(signal, () => ended.abort(signal.reason));
     return {
       signal: ended.signal,
-      requirePlace: () => {
-        if (lostPlace) throw busy();
+      throwIfEvicted: () => {
+        if (evicted) throw busy();
       },
       leave: () => {
-        settled?.();
-        this.#streams.delete(from, makeRoom);
+        unsubscribe?.();
+        this.#streams.delete(network, evict);
       },
     };
   }
@@ -516,19 +530,19 @@ class UploadService {
     }
   }
 
-  /** What the peer is told; what went wrong inside is not its to know. */
+  /** Converts a failure to the status for the peer, see {@link reportFailure}. */
   #failure(error: unknown, what: string, signal: AbortSignal): ConnectError {
     return reportFailure(error, what, signal, this.#settings);
   }
 }
 
-/** A request of SyncPieces or a twin. */
+/** Request of SyncPieces or a variant. */
 interface SyncRequest {
   readonly taskId: string;
   interestedPieceNumbers: number[];
 }
 
-/** An answer of SyncPieces or a twin. */
+/** Message in an answer of SyncPieces or a variant. */
 interface SyncAnswer {
   readonly number: number;
   readonly offset: bigint;
@@ -538,19 +552,20 @@ interface SyncAnswer {
   readonly quicPort?: number;
 }
 
-/** An answer about a task that has its place. */
-interface TaskStream {
-  /** Fires when the peer gives the call up, or another one is given its place. */
+/** Slot of an answer about a task, limited by `maxTaskStreams`. */
+interface TaskSlot {
+  /** Aborts when the peer cancels the call, or the answer is evicted. */
   readonly signal: AbortSignal;
-  /** Throws RESOURCE_EXHAUSTED once another one has its place. */
-  requirePlace(): void;
-  /** Frees the place. Idempotent. */
+  /** Throws RESOURCE_EXHAUSTED if the answer was evicted. */
+  throwIfEvicted(): void;
+  /** Frees the slot. Idempotent. */
   leave(): void;
 }
 
+/** Answer to Connect without messages, because its body bypasses Connect. */
 type Unanswered = AsyncIterable<never>;
 
-/** The pieces that the task has, and those that come. */
+/** Iterates over the pieces of a task, and further ones as they arrive. */
 function watched(
   task: StoredTask,
   signal: AbortSignal,
