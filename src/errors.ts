@@ -274,8 +274,8 @@ export function oneLine(text: string): string {
 
 /**
  * Makes a peer's text safe as part of a message, which may reach logs and terminals. Truncates it
- * to `most` UTF-16 code units, then replaces line breaks and control characters.
+ * to `maxLength` UTF-16 code units, then replaces line breaks and control characters.
  */
-export function peersWords(text: string, most: number = 1024): string {
-  return oneLine(text.slice(0, most));
+export function remoteText(text: string, maxLength: number = 1024): string {
+  return oneLine(text.slice(0, maxLength));
 }

@@ -2,7 +2,7 @@
  * Parses the errors of Deno's QUIC, which are texts of quinn and rustls. No other file depends on
  * these texts.
  */
-import { peersWords, VortexError } from "../../src/errors.ts";
+import { remoteText, VortexError } from "../../src/errors.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import type { CloseInfo } from "../../src/transport/transport.ts";
 import { CONNECTION_REFUSED, closeInfo, silentEnd } from "../shared/quic-errors.ts";
@@ -152,7 +152,7 @@ function refusedCertificate(reason: string, { tls, name }: Trust, cause: unknown
   const message = certificateFault(fault, tls, name);
   return new VortexError(
     "HandshakeFailed",
-    `certificate refused: ${message} (${peersWords(reason, 256)})`,
+    `certificate refused: ${message} (${remoteText(reason, 256)})`,
     { cause },
   );
 }

@@ -22,15 +22,15 @@ import type { Timer } from "../../src/runtime.ts";
 import {
   type ConnectionSlot,
   ConnectionSlots,
-  NEWCOMERS,
+  EXTRA_CONNECTIONS,
 } from "../../src/server/admission/connection-slots.ts";
 import { type ServerSettings, withTimeout } from "../../src/server/admission/upload.ts";
 import {
-  askedFrom,
+  clientNetwork,
   type GrpcServing,
   grpcHandlers,
+  localAddress,
   MAX_REQUEST_LENGTH,
-  reachedAt,
 } from "../../src/server/grpc/service.ts";
 import type { ProtocolServer } from "../../src/server/storage-server.ts";
 import type { PieceStore } from "../../src/store/store.ts";
@@ -103,7 +103,7 @@ export async function grpcServer(
           rejectUnauthorized: secure.clientCa !== undefined,
           handshakeTimeout: settings.requestTimeout,
         });
-  server.maxConnections = settings.maxConnections + NEWCOMERS;
+  server.maxConnections = settings.maxConnections + EXTRA_CONNECTIONS;
   await listenOn(server, local);
   return new GrpcServer(server, local, grpcHandlers(store, settings, serving), settings, secure);
 }
@@ -380,7 +380,9 @@ export class GrpcServer implements ProtocolServer {
       header: webHeaders(headers),
       body: createAsyncIterable([body]),
       signal: ended.signal,
-      contextValues: createContextValues().set(reachedAt, localIp(stream)).set(askedFrom, network),
+      contextValues: createContextValues()
+        .set(localAddress, localIp(stream))
+        .set(clientNetwork, network),
     });
     await this.#send(stream, response, guard);
   }

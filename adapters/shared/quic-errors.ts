@@ -1,5 +1,5 @@
 /** What the error codes of QUIC mean, in the terms of this library; the same words over every implementation of QUIC. */
-import { type ErrorCode, peersWords, VortexError } from "../../src/errors.ts";
+import { type ErrorCode, remoteText, VortexError } from "../../src/errors.ts";
 import type { CloseInfo } from "../../src/transport/transport.ts";
 import { alertMessage, BAD_CERTIFICATE } from "./tls-errors.ts";
 
@@ -40,7 +40,7 @@ export interface ConnectionClose {
 /** A connection that was closed by either side, as this library says it. */
 export function closeInfo(close: ConnectionClose): CloseInfo {
   const { code, remote } = close;
-  const reason = peersWords(close.reason, 256);
+  const reason = remoteText(close.reason, 256);
   const cause = close.cause ?? { isApp: close.isApp, errorCode: code, reason };
   return {
     code,

@@ -1,7 +1,7 @@
 /** What goes wrong between two certificates, in the same words over every binding. */
 import { X509Certificate } from "node:crypto";
 import { isIP } from "node:net";
-import { peersWords, VortexError } from "../../src/errors.ts";
+import { remoteText, VortexError } from "../../src/errors.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import { splitZone } from "./local-address.ts";
 
@@ -89,7 +89,7 @@ export function refusedCertificate(
 ): VortexError {
   const reason = leaf === undefined ? "" : (certificateFault(leaf, tls, host) ?? unknownAuthority);
   const message = reason === "" ? "the certificate of the peer was not accepted" : reason;
-  return new VortexError("HandshakeFailed", `${message} (${peersWords(detail)})`, { cause });
+  return new VortexError("HandshakeFailed", `${message} (${remoteText(detail)})`, { cause });
 }
 
 /**
@@ -126,7 +126,7 @@ export function certificateFault(
 
 /** A certificate may have tens of thousands of names, and any text in them. */
 export function otherNames(names: string | undefined, name: string): string {
-  return `the certificate of the peer is for ${peersWords(names ?? "no name")}, not for ${name}`;
+  return `the certificate of the peer is for ${remoteText(names ?? "no name")}, not for ${name}`;
 }
 
 export const unknownAuthority: string =

@@ -128,7 +128,7 @@ export function configLayer(
 export function resolveConfig(...layers: readonly ConfigLayer[]): ResolvedConfig {
   const settings = configKeys.map((key): ConfigSetting => {
     const { value, source } = layers.find((layer) => layer.has(key))?.get(key) ?? {
-      value: keys[key].standard,
+      value: keys[key].defaultValue,
       source: "default",
     };
     return {

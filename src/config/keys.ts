@@ -28,7 +28,7 @@ export interface KeyDefinition<T> {
   readonly paths: readonly (readonly string[])[];
   readonly schema: v.GenericSchema<unknown, T>;
   /** Default value. */
-  readonly standard: T;
+  readonly defaultValue: T;
   /** Formats a value as a file would contain it. */
   format(value: T): string;
 }
@@ -179,11 +179,11 @@ type ValueAt<T, Name extends string> = Name extends `${infer Section}.${infer Re
 function define<T>(
   name: string,
   schema: v.GenericSchema<unknown, T>,
-  standard: T,
+  defaultValue: T,
   format: (value: T) => string,
   ...others: readonly string[]
 ): KeyDefinition<T> {
-  return { paths: [name, ...others].flatMap(spellings), schema, standard, format };
+  return { paths: [name, ...others].flatMap(spellings), schema, defaultValue, format };
 }
 
 /** Defines a key without a default. */

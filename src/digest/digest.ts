@@ -1,4 +1,4 @@
-import { peersWords, VortexError } from "../errors.ts";
+import { remoteText, VortexError } from "../errors.ts";
 import type { DigestAlgorithm, HasherFactory } from "./hasher.ts";
 
 /** Parsed digest in Dragonfly's format. */
@@ -65,5 +65,5 @@ function isAlgorithm(name: string): name is DigestAlgorithm {
 
 /** Shortens text that may come from a peer, for a message. */
 function clip(text: string): string {
-  return `${peersWords(text, 80)}${text.length > 80 ? "…" : ""}`;
+  return `${remoteText(text, 80)}${text.length > 80 ? "…" : ""}`;
 }

@@ -15,7 +15,11 @@ import {
   StreamCode,
   type Transport,
 } from "../transport/transport.ts";
-import { type ConnectionSlot, ConnectionSlots, NEWCOMERS } from "./admission/connection-slots.ts";
+import {
+  type ConnectionSlot,
+  ConnectionSlots,
+  EXTRA_CONNECTIONS,
+} from "./admission/connection-slots.ts";
 import { rateLimited } from "./admission/rate-limited.ts";
 import {
   type ServerOptions,
@@ -68,7 +72,7 @@ export class VortexServer {
   ): Promise<T> {
     const settings = "runtime" in options ? options : serverSettings(options, runtime);
     const listener = await transport.listen(local, {
-      maxConnections: settings.maxConnections + NEWCOMERS,
+      maxConnections: settings.maxConnections + EXTRA_CONNECTIONS,
       maxStreams: settings.maxStreams,
       earlyData: settings.earlyData,
       onError: settings.onError,

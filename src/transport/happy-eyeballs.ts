@@ -2,10 +2,10 @@
 import { abortedError, type ErrorCode, VortexError } from "../errors.ts";
 import type { Clock } from "../runtime.ts";
 import { type Address, formatAddress } from "./address.ts";
-import { type PriorAttempt, runStaggered } from "./staggered-race.ts";
+import { runStaggered, type Setback } from "./staggered-race.ts";
 
 /** Connection Attempt Delay, in ms; the value that RFC 8305 recommends (section 8). */
-export const ATTEMPT_DELAY = 250;
+export const ATTEMPT_DELAY_MS = 250;
 /** Maximum number of addresses that a dial tries; a name server may list any number. */
 export const MAX_ADDRESSES = 16;
 
@@ -29,7 +29,7 @@ export interface AddressDial<T> {
 
 /**
  * Dials the addresses in turn, families interleaved. Starts the next attempt when one fails or
- * after {@link ATTEMPT_DELAY}. The first connection wins; the other attempts are aborted.
+ * after {@link ATTEMPT_DELAY_MS}. The first connection wins; the other attempts are aborted.
  *
  * When all attempts fail, the message lists each failure, and the code is the most informative one.
  * The cause is an `AggregateError` of all. These end all attempts at once:
@@ -53,7 +53,7 @@ export async function dialAddresses<T>(options: AddressDial<T>): Promise<T> {
   }
   const outcome = await runStaggered({
     candidates: addresses,
-    delay: ATTEMPT_DELAY,
+    delay: ATTEMPT_DELAY_MS,
     clock,
     signal,
     aborted: (by) => abortedError(by, what),
@@ -95,7 +95,7 @@ const informative: readonly ErrorCode[] = [
   "ConnectTimeout",
 ];
 
-function allFailed(addr: string, setbacks: readonly PriorAttempt<string>[]): VortexError {
+function allFailed(addr: string, setbacks: readonly Setback<string>[]): VortexError {
   const failures = setbacks.flatMap(({ candidate, error }) =>
     error ? [{ address: candidate, error }] : [],
   );

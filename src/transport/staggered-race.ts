@@ -66,7 +66,7 @@ export class StaggeredRace {
 }
 
 /** Setback of a candidate: its attempt failed, or did not settle before the delay was over. */
-export interface PriorAttempt<C> {
+export interface Setback<C> {
   readonly candidate: C;
   /** Error of the attempt; undefined if it had not settled. */
   readonly error: VortexError | undefined;
@@ -89,7 +89,7 @@ export interface StaggeredRaceOptions<C, T> {
    * Starts an attempt. `setbacks` lists those of other candidates so far. After its signal aborts,
    * the result goes to `discard`, and an error is dropped.
    */
-  run(candidate: C, signal: AbortSignal, setbacks: readonly PriorAttempt<C>[]): Promise<T>;
+  run(candidate: C, signal: AbortSignal, setbacks: readonly Setback<C>[]): Promise<T>;
   /** Returns true for an error that ends the race, because other candidates would not help. */
   isFinal(error: VortexError): boolean;
   /** Releases a result that arrived after the race was over. */
@@ -101,15 +101,15 @@ export interface StaggeredRaceOptions<C, T> {
 /** Outcome of a race. */
 export type RaceOutcome<C, T> =
   /** The candidate won; `setbacks` lists those before its start. */
-  | { readonly candidate: C; readonly setbacks: readonly PriorAttempt<C>[]; readonly result: T }
+  | { readonly candidate: C; readonly setbacks: readonly Setback<C>[]; readonly result: T }
   /** The candidate failed with a final error. */
   | {
       readonly candidate: C;
-      readonly setbacks: readonly PriorAttempt<C>[];
+      readonly setbacks: readonly Setback<C>[];
       readonly error: VortexError;
     }
   /** All candidates failed. */
-  | { readonly setbacks: readonly PriorAttempt<C>[] };
+  | { readonly setbacks: readonly Setback<C>[] };
 
 /**
  * Runs a {@link StaggeredRace}, with a separate signal for each attempt. Resolves when one
@@ -124,7 +124,7 @@ export function runStaggered<C, T>(
   return new Promise((resolve, reject) => {
     const race = new StaggeredRace(candidates.length);
     const controllers: AbortController[] = [];
-    const setbacks: PriorAttempt<C>[] = [];
+    const setbacks: Setback<C>[] = [];
     let timer: Timer | undefined;
 
     /** Aborts the losers, and releases the timer and the subscription. */

@@ -298,7 +298,7 @@ if (runtimeName === "node") {
       const own = await rowsUnder("docs/tuning.md", "In a configuration file");
       const defaults = configKeys
         .filter((key) => key.startsWith(`${ownSection}.`))
-        .map((key) => [`\`${key}\``, standardOf(key) === "" ? "–" : `\`${standardOf(key)}\``]);
+        .map((key) => [`\`${key}\``, defaultOf(key) === "" ? "–" : `\`${defaultOf(key)}\``]);
       assert.deepEqual(own, defaults);
 
       // There, keys of one section share a row: `upload.server.caCert`, `cert`, `key`.
@@ -380,9 +380,9 @@ async function rowsUnder(page: string, heading: string): Promise<string[][]> {
 }
 
 /** The default of a key as a file would have it; empty without one. */
-function standardOf<Key extends ConfigKey>(key: Key): string {
-  const { standard, format } = keys[key];
-  return format(standard);
+function defaultOf<Key extends ConfigKey>(key: Key): string {
+  const { defaultValue, format } = keys[key];
+  return format(defaultValue);
 }
 
 async function withPeer(

@@ -5,7 +5,7 @@ import { type PieceKind, pieceKinds } from "../../src/piece.ts";
 import { PacketDecoder } from "../../src/protocol/decoder.ts";
 import { encodePacket, type Packet, RemoteErrorCode } from "../../src/protocol/packet.ts";
 import { Tag } from "../../src/protocol/tags.ts";
-import { NOTICE } from "../../src/server/admission/connection-slots.ts";
+import { EVICTION_DELAY_MS } from "../../src/server/admission/connection-slots.ts";
 import type { ServerOptions } from "../../src/server/admission/upload.ts";
 import { VortexServer } from "../../src/server/vortex-server.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
@@ -439,7 +439,8 @@ function hostileClient(fixture: TransportFixture): void {
           silent.push(each);
           // It has its place.
           const leaving = silent[index - 3];
-          if (leaving !== undefined) await clock.advanceUntil(leaving.answer, 9_000, NOTICE);
+          if (leaving !== undefined)
+            await clock.advanceUntil(leaving.answer, 9_000, EVICTION_DELAY_MS);
         }
         assert.deepEqual(
           silent.map(({ over }) => over),

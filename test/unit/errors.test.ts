@@ -9,7 +9,8 @@ import {
   withAddress,
 } from "../../src/errors.ts";
 
-// Written out once more, so that a code that changes its kind is noticed: callers decide by it whether to try again.
+// A copy of the table, to notice when a code changes its kind: callers decide by it whether to
+// retry.
 const codes: Record<ErrorKind, readonly ErrorCode[]> = {
   misuse: ["InvalidArgument", "Unavailable", "Closed", "PermissionDenied"],
   peer: [
@@ -76,12 +77,12 @@ describe("VortexError", () => {
     assert.equal(new VortexError("Closed", "x").addr, undefined);
   });
 
-  it("from() leaves a VortexError as it is", () => {
+  it("from() returns a VortexError unchanged", () => {
     const error = new VortexError("NotFound", "x");
     assert.equal(VortexError.from(error, "Internal", "what", "a:1"), error);
   });
 
-  it("from() keeps what it is made from as cause", () => {
+  it("from() keeps any other value as cause", () => {
     const cause = new TypeError("oops");
     const error = VortexError.from(cause, "StorageFailed", "reading the file", "a:1");
     assert.deepEqual(
@@ -95,7 +96,7 @@ describe("VortexError", () => {
 });
 
 describe("withAddress", () => {
-  it("leaves an error that knows its peer, and copies one that does not, keeping the cause", () => {
+  it("returns an error with an address unchanged, and copies one without, keeping the cause", () => {
     const knowing = new VortexError("Closed", "x", { addr: "a:1" });
     assert.equal(withAddress(knowing, "b:2"), knowing);
     const cause = new Error("below");
@@ -106,12 +107,12 @@ describe("withAddress", () => {
     );
     const bare = new VortexError("StreamReset", "x");
     assert.equal(withAddress(bare, "b:2").cause, bare);
-    // An abort for `null`, say.
+    // For example, an abort with the reason `null`.
     const empty = new VortexError("Aborted", "x", { cause: null });
     assert.equal(withAddress(empty, "b:2").cause, null);
   });
 
-  it("keeps the place where the error was thrown", () => {
+  it("keeps the stack of the error", () => {
     function inTheTransport(): VortexError {
       return new VortexError("StreamReset", "x", { cause: new Error("below") });
     }
@@ -120,7 +121,7 @@ describe("withAddress", () => {
     assert.equal(withAddress(error, "b:2").stack, error.stack);
   });
 
-  it("reads the stack only when it is asked for: to format it takes file descriptors on Deno", () => {
+  it("reads the stack lazily, because formatting it takes file descriptors on Deno", () => {
     const error = new VortexError("StreamReset", "x");
     let reads = 0;
     Object.defineProperty(error, "stack", {
@@ -136,7 +137,7 @@ describe("withAddress", () => {
     assert.equal(copy.stack, "at another place");
   });
 
-  it("makes Internal of anything else", () => {
+  it("converts any other value to Internal", () => {
     const cause = new RangeError("oops");
     const error = withAddress(cause, "b:2");
     assert.deepEqual([error.code, error.addr, error.cause], ["Internal", "b:2", cause]);
@@ -144,7 +145,7 @@ describe("withAddress", () => {
 });
 
 describe("abortedError", () => {
-  it("keeps the signal's reason as cause, and a VortexError as it is", () => {
+  it("keeps the reason of the signal as cause, and returns a VortexError unchanged", () => {
     const reason = new Error("enough");
     const error = abortedError(AbortSignal.abort(reason), "piece 3");
     assert.deepEqual(

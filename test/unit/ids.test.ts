@@ -35,8 +35,8 @@ interface Vectors {
 const text = readFileSync(new URL("../vectors/ids.json", import.meta.url), "utf8");
 const vectors: Vectors = JSON.parse(text);
 
-describe("ids as stock Dragonfly makes them", () => {
-  it("of a task, by its URL", () => {
+describe("IDs equal those of stock Dragonfly", () => {
+  it("for a task, by its URL", () => {
     assert.ok(vectors.url.length >= 50);
     for (const { taskId, error, ...identity } of vectors.url) {
       if (error !== undefined) {
@@ -48,12 +48,12 @@ describe("ids as stock Dragonfly makes them", () => {
     }
   });
 
-  it("of a task, by content", () => {
+  it("for a task, by content", () => {
     for (const { content, taskId } of vectors.content)
       assert.equal(taskIdOfContent(content), taskId);
   });
 
-  it("of a task, by an OCI blob's URL", () => {
+  it("for a task, by the URL of an OCI blob", () => {
     for (const { url, taskId } of vectors.blob) {
       if (taskId === undefined) assertThrows(() => taskIdOfBlob(url), "InvalidArgument");
       else assert.equal(taskIdOfBlob(url), taskId);
@@ -62,7 +62,7 @@ describe("ids as stock Dragonfly makes them", () => {
     assert.ok(!isBlobUrl("https://r/v2/a/manifests/sha256:x"));
   });
 
-  it("of persistent tasks and persistent cache tasks", async () => {
+  it("for persistent tasks and persistent cache tasks", async () => {
     for (const { taskId, ...identity } of vectors.persistent)
       assert.equal(persistentTaskId(identity), taskId);
     for (const { content, taskId, ...identity } of vectors.persistentCache) {
@@ -74,13 +74,13 @@ describe("ids as stock Dragonfly makes them", () => {
     }
   });
 
-  it("of hosts, and of seed peers", () => {
+  it("for hosts, and for seed peers", () => {
     const host = { ip: "127.0.0.1", hostname: "localhost" };
     assert.equal(hostId(host), "127.0.0.1-localhost");
     assert.equal(hostId({ ...host, seed: true }), "127.0.0.1-localhost-seed");
   });
 
-  it("of peers, new each time, with a UUID of version 4", () => {
+  it("for peers, new each time, with a version 4 UUID", () => {
     const host = { ip: "127.0.0.1", hostname: "localhost" };
     const uuid = "[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}";
     assert.match(peerId(host), new RegExp(`^127\\.0\\.0\\.1-localhost-${uuid}$`));
@@ -96,8 +96,8 @@ describe("ids as stock Dragonfly makes them", () => {
   });
 });
 
-describe("ids", () => {
-  it("leave signatures out with the default parameters", () => {
+describe("IDs", () => {
+  it("exclude signatures with the default parameters", () => {
     const identity = (url: string) =>
       taskIdOfUrl({ url, filteredQueryParams: defaultFilteredQueryParams });
     assert.equal(
@@ -107,13 +107,13 @@ describe("ids", () => {
     assert.equal(new Set(defaultFilteredQueryParams).size, defaultFilteredQueryParams.length);
   });
 
-  it("are of the URL with ^ as it stood in the path, and encoded in the query", () => {
+  it("use the URL with ^ unchanged in the path, and encoded in the query", () => {
     const cases = [
       ["https://example.com/p?q=^", "https://example.com/p?q=%5E"],
       ["https://example.com/a^b?q=^&r=2", "https://example.com/a^b?q=%5E&r=2"],
       ["https://example.com/a^b?q=1#f^g", "https://example.com/a^b?q=1#f^g"],
       ["https://example.com/%5E^", "https://example.com/%5E^"],
-      // The word that stands in for it while the URL is parsed.
+      // The marker that replaces a caret while the URL is parsed.
       ["https://example.com/caret^caretx", "https://example.com/caret^caretx"],
       ["https://example.com/?q=^", "https://example.com/?q=%5E"],
     ] as const;
@@ -122,7 +122,7 @@ describe("ids", () => {
     }
   });
 
-  it("are of a blob only where the whole URL is one line of that form", () => {
+  it("use the digest of a blob only if the whole URL is one line of that form", () => {
     for (const url of [
       "https://r/v2/a/b/blobs/x?a\nb",
       "\nhttps://r/v2/a/b/blobs/x",
@@ -132,7 +132,7 @@ describe("ids", () => {
     }
   });
 
-  it("refuse a piece length that is none", () => {
+  it("reject an invalid piece length", () => {
     for (const pieceLength of [-1, 0.5, Number.NaN, 2 ** 53]) {
       assertThrows(() => taskIdOfUrl({ url: "http://a", pieceLength }), "InvalidArgument");
     }

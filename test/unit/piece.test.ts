@@ -13,7 +13,7 @@ import { assertThrows } from "../support/failures.ts";
 const MiB = 1024 * 1024;
 const GiB = 1024 * MiB;
 
-describe("the piece length of a task: content length / 500, next power of two, within 4 and 64 MiB", () => {
+describe("pieceLengthFor: content length / 500, next power of two, 4 to 64 MiB", () => {
   const lengths: [what: string, contentLength: number, pieceLength: number][] = [
     ["an empty task", 0, 4 * MiB],
     ["one byte", 1, 4 * MiB],
@@ -35,7 +35,7 @@ describe("the piece length of a task: content length / 500, next power of two, w
     });
   }
 
-  it("agrees with the rule written out, for lengths around every power of two", () => {
+  it("agrees with a direct computation, for lengths around every power of two", () => {
     for (let exponent = 0; exponent < 44; exponent++) {
       for (const factor of [1, 500]) {
         for (const extra of [-1, 0, 1, 499, 500]) {
@@ -49,20 +49,20 @@ describe("the piece length of a task: content length / 500, next power of two, w
   });
 });
 
-describe("the plan of a task", () => {
+describe("planTask", () => {
   it("an empty task has no pieces", () => {
     const plan = planTask(0);
     assert.deepEqual(plan, { contentLength: 0, pieceLength: 4 * MiB, pieceCount: 0 });
     assertThrows(() => pieceExtent(plan, 0), "InvalidArgument");
   });
 
-  it("a byte is one short piece", () => {
+  it("one byte is one short piece", () => {
     const plan = planTask(1);
     assert.equal(plan.pieceCount, 1);
     assert.deepEqual(pieceExtent(plan, 0), { offset: 0, length: 1 });
   });
 
-  it("a whole number of pieces has no short one, a byte more has one of a byte, a byte less a shorter last one", () => {
+  it("a multiple of the piece length has no short piece; a byte more adds one of a byte, a byte less shortens the last", () => {
     assert.deepEqual(pieceExtent(planTask(8 * MiB), 1), { offset: 4 * MiB, length: 4 * MiB });
     assert.equal(planTask(8 * MiB).pieceCount, 2);
     assert.deepEqual(pieceExtent(planTask(8 * MiB + 1), 2), { offset: 8 * MiB, length: 1 });
@@ -92,13 +92,13 @@ describe("the plan of a task", () => {
     }
   });
 
-  it("a piece that the task does not have is InvalidArgument", () => {
+  it("a piece number outside of the task is InvalidArgument", () => {
     const plan = planTask(9 * MiB);
     for (const number of [-1, 3, 0.5, Number.NaN])
       assertThrows(() => pieceExtent(plan, number), "InvalidArgument");
   });
 
-  it("lengths that are none, and more pieces than numbers, are InvalidArgument", () => {
+  it("invalid lengths, and more pieces than piece numbers, are InvalidArgument", () => {
     for (const length of [-1, 0.5, Number.NaN, Number.POSITIVE_INFINITY, 2 ** 53]) {
       assertThrows(() => planTask(length), "InvalidArgument");
     }
@@ -116,7 +116,7 @@ describe("a range within a piece", () => {
     assert.deepEqual(resolveRange({ start: 10, end: 10 }, 10), { start: 10, end: 10 });
   });
 
-  it("beyond the piece, backwards or in fractions is InvalidArgument", () => {
+  it("outside of the piece, reversed or fractional is InvalidArgument", () => {
     for (const range of [
       { start: 0, end: 11 },
       { start: 11 },

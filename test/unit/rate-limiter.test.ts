@@ -6,7 +6,7 @@ import { FakeClock, settle } from "../support/fake-clock.ts";
 
 const never = new AbortController().signal;
 
-/** Takes bytes by a flow for just these. */
+/** Takes bytes through a new flow. */
 function take(
   limiter: RateLimiter,
   bytes: number,
@@ -16,7 +16,7 @@ function take(
   return limiter.flow(payer).takeAll(bytes, signal);
 }
 
-/** Notes at what time each of the grants came. */
+/** Records the time of each grant. */
 function noting(clock: FakeClock): {
   grants: [name: string, at: number][];
   note(name: string, grant: Promise<void>): void;
@@ -29,7 +29,7 @@ function noting(clock: FakeClock): {
   };
 }
 
-describe("the rate limiter", () => {
+describe("RateLimiter", () => {
   it("grants a second's worth at once, and then at the rate, in order", async () => {
     const clock = new FakeClock();
     const limiter = new RateLimiter(1000, clock);
@@ -50,7 +50,7 @@ describe("the rate limiter", () => {
     assert.equal(clock.pending, 0);
   });
 
-  it("grants what was given back to those who wait, without a wait for it", async () => {
+  it("grants returned bytes to waiting flows at once", async () => {
     const clock = new FakeClock();
     const limiter = new RateLimiter(1000, clock);
     const { grants, note } = noting(clock);
@@ -67,7 +67,7 @@ describe("the rate limiter", () => {
     assert.equal(clock.pending, 0);
   });
 
-  it("saves up no more than a second's worth in a pause", async () => {
+  it("accumulates at most a second's worth in a pause", async () => {
     const clock = new FakeClock();
     const limiter = new RateLimiter(1000, clock);
     await clock.advance(3_600_000);
@@ -81,21 +81,21 @@ describe("the rate limiter", () => {
     ]);
   });
 
-  it("passes more than a second's worth in grants of a quarter of a second, and keeps the next flow alive meanwhile", async () => {
+  it("passes more than a second's worth in grants of a quarter of a second, with keep-alive grants for the next flow", async () => {
     const clock = new FakeClock();
     const limiter = new RateLimiter(1000, clock);
     const { grants, note } = noting(clock);
     note("a", take(limiter, 5000, never));
     note("b", take(limiter, 1000, never));
     await clock.advance(60_000);
-    // Of 4 s, each second 31 bytes went to the other one.
+    // During 4 s, 31 bytes a second went to the other flow.
     assert.deepEqual(grants, [
       ["a", 4124],
       ["b", 5000],
     ]);
   });
 
-  it("grants no more than the rate over a long time, and no less", async () => {
+  it("grants exactly the rate over a long time", async () => {
     const clock = new FakeClock();
     const limiter = new RateLimiter(12_345, clock);
     let granted = 0;
@@ -114,7 +114,7 @@ describe("the rate limiter", () => {
     await taking;
   });
 
-  it("a signal ends the wait at once, and what was not granted is not paid for", async () => {
+  it("a signal ends the wait at once, and bytes that were not granted cost nothing", async () => {
     const clock = new FakeClock();
     const limiter = new RateLimiter(1000, clock);
     const { grants, note } = noting(clock);
@@ -134,7 +134,7 @@ describe("the rate limiter", () => {
     assert.equal(clock.pending, 0);
   });
 
-  it("a signal ends the wait of one who stands further back in the queue too", async () => {
+  it("a signal also ends the wait of a flow further back in the queue", async () => {
     const clock = new FakeClock();
     const limiter = new RateLimiter(1000, clock);
     const { grants, note } = noting(clock);
@@ -153,7 +153,7 @@ describe("the rate limiter", () => {
     ]);
   });
 
-  it("a signal that has fired before takes nothing", async () => {
+  it("an aborted signal takes nothing", async () => {
     const clock = new FakeClock();
     const limiter = new RateLimiter(1000, clock);
     await take(limiter, 1_000_000, AbortSignal.abort());
@@ -163,7 +163,7 @@ describe("the rate limiter", () => {
     assert.deepEqual(grants, [["a", 0]]);
   });
 
-  it("payers have equal shares in bytes, however many requests each of them has, and how large these are", async () => {
+  it("payers get equal shares in bytes, whatever the number and size of their requests", async () => {
     const clock = new FakeClock();
     const limiter = new RateLimiter(1000, clock);
     await take(limiter, 1000, never);
@@ -191,7 +191,7 @@ describe("the rate limiter", () => {
     assert.equal(clock.pending, 0);
   });
 
-  it("who comes later has a share from then on, and makes up for nothing", async () => {
+  it("a later payer gets its share from then on, without catching up", async () => {
     const clock = new FakeClock();
     const limiter = new RateLimiter(100_000, clock);
     await take(limiter, 100_000, never);
@@ -208,7 +208,7 @@ describe("the rate limiter", () => {
     assert.equal(grants.at(-1)?.[1], 150);
   });
 
-  it("a share is saved up neither by whoever gives up nor by whoever pauses", async () => {
+  it("a payer accumulates no share while it pauses, nor after it gives up", async () => {
     const clock = new FakeClock();
     const limiter = new RateLimiter(100_000, clock);
     await take(limiter, 100_000, never);
@@ -227,7 +227,7 @@ describe("the rate limiter", () => {
     for (const name of ["b", "a"])
       for (let request = 0; request < 3; request++) note(name, take(limiter, 1000, never, name));
     await clock.advance(60_000);
-    // Of the 900 bytes that were there when the first one gave up, nothing is lost.
+    // None of the 900 bytes of credit are lost when the first flow gives up.
     assert.deepEqual(grants, [
       ["gone", 9],
       ["b", 10],
@@ -239,7 +239,7 @@ describe("the rate limiter", () => {
     ]);
   });
 
-  it("grants a 64th of a second at a time, of low rates a quarter of a second up to 1 KiB, and never more than was asked for", () => {
+  it("grants a 64th of a second's worth, or a quarter of a second's worth up to 1 KiB at low rates, and at most the requested bytes", () => {
     for (const [rate, length] of [
       [128_000, 2000],
       [1_000_000, 15_625],
@@ -254,7 +254,7 @@ describe("the rate limiter", () => {
     }
   });
 
-  it("serves the oldest flow of a payer first, so that flows are complete one after another", async () => {
+  it("serves the oldest flow of a payer first, so that flows complete one after another", async () => {
     const clock = new FakeClock();
     const limiter = new RateLimiter(3_000_000, clock);
     const { grants, note } = noting(clock);
@@ -264,7 +264,8 @@ describe("the rate limiter", () => {
       grants.map(([name]) => name),
       ["0", "1", "2", "3", "4", "5", "6", "7"],
     );
-    // A second's worth went at once. Each takes 1.4 s and what the others are kept alive with; together they would take 10.2 s each.
+    // A second's worth is granted at once. Each flow takes 1.4 s plus keep-alive grants; with equal
+    // shares each would take 10.2 s.
     for (const [index, [, at]] of grants.entries()) {
       const alone = ((index + 1) * 4_194_304) / 3000 - 1000;
       assert.ok(
@@ -274,7 +275,7 @@ describe("the rate limiter", () => {
     }
   });
 
-  it("an older flow that was not waiting goes before younger ones when it comes back", async () => {
+  it("an older flow goes before younger ones when it waits again", async () => {
     const clock = new FakeClock();
     const limiter = new RateLimiter(1000, clock);
     const older = limiter.flow();
@@ -299,7 +300,7 @@ describe("the rate limiter", () => {
     [1_000_000, 3000, 12_500],
   ] as const) {
     for (const payers of [1, 7, flows]) {
-      it(`${rate} bytes a second, ${flows} flows of ${payers} payers: none waits for more than ${most} ms, and the rate is used up`, async () => {
+      it(`${rate} bytes/s, ${flows} flows of ${payers} payers: each waits at most ${most} ms, and the rate is used up`, async () => {
         const clock = new FakeClock();
         const limiter = new RateLimiter(rate, clock);
         await take(limiter, rate, never);
@@ -320,7 +321,8 @@ describe("the rate limiter", () => {
             }
           })();
         }
-        // Each turn of the fake clock takes real time, so the widest portions are few enough.
+        // Each step of the fake clock takes real time, so the largest grants keep the number of
+        // steps low.
         const span = rate > 10_000 ? 15_000 : 40_000;
         for (let at = 0; at < span; at += 100) await clock.advance(100);
         for (const at of last) longest = Math.max(longest, clock.now() - at);
@@ -337,7 +339,7 @@ describe("the rate limiter", () => {
     }
   }
 
-  it("tells when a flow waited last", async () => {
+  it("waitedAt is the latest time at which a flow waited", async () => {
     const clock = new FakeClock();
     const limiter = new RateLimiter(1000, clock);
     assert.equal(limiter.waitedAt, Number.NEGATIVE_INFINITY);
@@ -353,7 +355,7 @@ describe("the rate limiter", () => {
     assert.equal(limiter.waitedAt, granted);
   });
 
-  it("a signal that fires between two grants gives back those before it", async () => {
+  it("a signal that aborts between two grants returns the earlier ones", async () => {
     const clock = new FakeClock();
     const limiter = new RateLimiter(1000, clock);
     await take(limiter, 1000, never);
@@ -370,7 +372,7 @@ describe("the rate limiter", () => {
     ]);
   });
 
-  it("a rate that is no positive integer is InvalidArgument", () => {
+  it("a rate other than a positive integer is InvalidArgument", () => {
     for (const rate of [0, -1, 0.5, Number.NaN, Number.POSITIVE_INFINITY]) {
       assertThrows(() => new RateLimiter(rate, new FakeClock()), "InvalidArgument");
     }

@@ -3,8 +3,8 @@ import { describe, it } from "node:test";
 import { portableRuntime, systemClock } from "../../src/runtime.ts";
 import { AsyncQueue } from "../../src/transport/queue.ts";
 
-describe("the system clock", () => {
-  it("fires a timer once, in the order of time, and not a cancelled one", async () => {
+describe("systemClock", () => {
+  it("fires timers once, in the order of time, and no cancelled one", async () => {
     const fired: string[] = [];
     const cancelled = systemClock.setTimer(() => fired.push("cancelled"), 1);
     cancelled.cancel();
@@ -19,22 +19,22 @@ describe("the system clock", () => {
     assert.deepEqual(fired, ["first", "second"]);
   });
 
-  it("grows, and has passed at least a timer's time when that fires", async () => {
+  it("is monotonic, and has advanced by at least the delay when a timer fires", async () => {
     const started = systemClock.now();
     await new Promise<void>((resolve) => {
       systemClock.setTimer(resolve, 20);
     });
-    // Timers of some runtimes count whole milliseconds.
+    // Timers of some runtimes have a resolution of 1 ms.
     assert.ok(systemClock.now() - started >= 19);
   });
 
-  it("a negative time fires at once", async () => {
+  it("a negative delay fires at once", async () => {
     await new Promise<void>((resolve) => {
       systemClock.setTimer(resolve, -5);
     });
   });
 
-  it("a time beyond setTimeout's range is laid in steps, and can be cancelled in each", () => {
+  it("a delay over the maximum of setTimeout runs in steps, and can be cancelled in each", () => {
     const steps: number[] = [];
     const callbacks: (() => void)[] = [];
     let cleared = 0;
@@ -64,16 +64,16 @@ describe("the system clock", () => {
   });
 });
 
-describe("the portable runtime", () => {
-  it("fills bytes with random ones", () => {
+describe("portableRuntime", () => {
+  it("fills an array with random bytes", () => {
     const bytes = new Uint8Array(64);
     assert.equal(portableRuntime.random(bytes), bytes);
     assert.ok(bytes.some((byte) => byte !== 0));
   });
 });
 
-describe("the queue between events and a loop", () => {
-  it("gives what was pushed before and during the loop, in order, and ends after what is queued", async () => {
+describe("AsyncQueue", () => {
+  it("yields items pushed before and during the loop, in order, and ends after the queued ones", async () => {
     const queue = new AsyncQueue<number>();
     assert.equal(queue.push(1), true);
     const seen: number[] = [];
@@ -93,7 +93,7 @@ describe("the queue between events and a loop", () => {
     assert.equal(queue.push(4), false);
   });
 
-  it("a loop that breaks off ends the queue", async () => {
+  it("a loop that stops early ends the queue", async () => {
     const queue = new AsyncQueue<number>();
     queue.push(1);
     for await (const item of queue) if (item === 1) break;

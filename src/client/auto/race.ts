@@ -1,7 +1,7 @@
 import { VortexError } from "../../errors.ts";
 import type { Clock } from "../../runtime.ts";
 import type { Protocol } from "../../transport/protocol.ts";
-import { type PriorAttempt, runStaggered } from "../../transport/staggered-race.ts";
+import { runStaggered, type Setback } from "../../transport/staggered-race.ts";
 
 /** What a race is told. */
 export interface RaceOptions<T> {
@@ -41,7 +41,7 @@ export interface RaceResult<T> {
  */
 export async function raceProtocols<T>(options: RaceOptions<T>): Promise<RaceResult<T>> {
   const { candidates, leftOut, delay, clock, signal, addr, trust } = options;
-  const reasonAfter = (setbacks: readonly PriorAttempt<Protocol>[]): string => {
+  const reasonAfter = (setbacks: readonly Setback<Protocol>[]): string => {
     const waited = setbacks.flatMap(({ candidate, error }) =>
       error ? [] : [`${candidate} had not answered within ${delay} ms`],
     );
@@ -72,7 +72,7 @@ interface Failure {
   readonly error: VortexError;
 }
 
-function failuresOf(setbacks: readonly PriorAttempt<Protocol>[]): Failure[] {
+function failuresOf(setbacks: readonly Setback<Protocol>[]): Failure[] {
   return setbacks.flatMap(({ candidate, error }) =>
     error ? [{ protocol: candidate, error }] : [],
   );

@@ -1,7 +1,7 @@
 import type { DescMessage } from "@bufbuild/protobuf";
 import type { Client, CallOptions as ConnectCallOptions } from "@connectrpc/connect";
 import type { HasherFactory } from "../../digest/hasher.ts";
-import { peersWords, VortexError } from "../../errors.ts";
+import { remoteText, VortexError } from "../../errors.ts";
 import {
   DfdaemonUpload,
   type DownloadPieceFinishedResponse,
@@ -242,7 +242,7 @@ export class StreamedTask implements TaskPieces {
       );
     }
     if (first.value.taskId !== taskId) {
-      const told = peersWords(first.value.taskId, 80);
+      const told = remoteText(first.value.taskId, 80);
       throw new VortexError("ProtocolViolation", `asked for task ${taskId}, got task ${told}`, {
         addr,
       });

@@ -1,5 +1,5 @@
 import { Code, ConnectError } from "@connectrpc/connect";
-import { type ErrorCode, peersWords, VortexError } from "../../errors.ts";
+import { type ErrorCode, remoteText, VortexError } from "../../errors.ts";
 
 /**
  * The one place where errors of Connect become ours.
@@ -14,7 +14,7 @@ export function callFailure(
   unserved: string,
 ): VortexError {
   const failure = ConnectError.from(error, Code.Internal);
-  const detail = peersWords(failure.rawMessage) || "without a message";
+  const detail = remoteText(failure.rawMessage) || "without a message";
   const make = (code: ErrorCode, message: string): VortexError =>
     new VortexError(code, code === "RemoteUnimplemented" ? `${unserved} (${detail})` : message, {
       cause: error,

@@ -1,5 +1,5 @@
 import type { Client, CallOptions as ConnectCallOptions } from "@connectrpc/connect";
-import { peersWords, VortexError } from "../../errors.ts";
+import { remoteText, VortexError } from "../../errors.ts";
 import type { DfdaemonUpload } from "../../gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { type PieceKind, requireInteger } from "../../piece.ts";
 import { formatAddress, parseAddress } from "../../transport/address.ts";
@@ -97,7 +97,7 @@ export function announcedAddresses(
   if (ip !== "" && !isIp(ip)) {
     throw new VortexError(
       "ProtocolViolation",
-      `"${peersWords(ip, 80)}" announced: expected an IP address`,
+      `"${remoteText(ip, 80)}" announced: expected an IP address`,
       { addr },
     );
   }

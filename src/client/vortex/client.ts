@@ -1,4 +1,4 @@
-import { peersWords, VortexError, withAddress } from "../../errors.ts";
+import { remoteText, VortexError, withAddress } from "../../errors.ts";
 import type { Piece, PieceMetadata } from "../../piece.ts";
 import { PacketDecoder } from "../../protocol/decoder.ts";
 import {
@@ -244,7 +244,7 @@ function expectContent(packet: Packet, kind: string, addr: string): PieceMetadat
 }
 
 function remoteError(code: number, message: string, addr: string): VortexError {
-  const text = peersWords(message) || "without a message";
+  const text = remoteText(message) || "without a message";
   switch (code) {
     case RemoteErrorCode.InvalidArgument:
       return new VortexError("RemoteInvalidArgument", `the peer refused the request: ${text}`, {

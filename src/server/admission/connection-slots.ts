@@ -19,13 +19,13 @@ export interface ConnectionSlot {
  * arrive at once, all are accepted before any request is read. The delay gives them time to make
  * one.
  */
-export const NOTICE = 50;
+export const EVICTION_DELAY_MS = 50;
 
 /**
  * Number of connections that a listener accepts beyond the slots of its server. They are those in
  * state `noticed`, and new ones, up to a full accept queue of the system.
  */
-export const NEWCOMERS = 512;
+export const EXTRA_CONNECTIONS = 512;
 
 /**
  * State of a connection:
@@ -33,8 +33,9 @@ export const NEWCOMERS = 512;
  * - `silent`: it has made no request yet.
  * - `busy`: it has requests in flight.
  * - `idle`: it has made requests, and none is in flight.
- * - `noticed`: it holds no slot, and is evicted after {@link NOTICE}. It gets a slot again if one
- *   is free by then, or if it has made a request and another connection can be evicted.
+ * - `noticed`: it holds no slot, and is evicted after {@link EVICTION_DELAY_MS}. It gets a slot
+ *   again if one is free by then, or if it has made a request and another connection can be
+ *   evicted.
  * - `left`: it has ended, or was evicted. Terminal.
  */
 type SlotState = "silent" | "busy" | "idle" | "noticed" | "left";
@@ -62,8 +63,8 @@ interface TakenSlot extends ConnectionSlot {
  * 3. the connection whose requests are oldest, of the network with the most busy connections.
  *
  * So neither silent connections nor one host with endless requests can lock out other clients. In
- * the first two cases the eviction is delayed by {@link NOTICE}. A connection that makes a request
- * in that time competes like a new one: the same rule selects another connection.
+ * the first two cases the eviction is delayed by {@link EVICTION_DELAY_MS}. A connection that makes
+ * a request in that time competes like a new one: the same rule selects another connection.
  */
 export class ConnectionSlots {
   readonly #maxConnections: number;
@@ -141,7 +142,7 @@ export class ConnectionSlots {
       if (stays) this.#enter(slot);
       else this.#evict(slot);
     };
-    slot.notice = this.#clock.setTimer(over, NOTICE, { background: true });
+    slot.notice = this.#clock.setTimer(over, EVICTION_DELAY_MS, { background: true });
   }
 
   #evict(slot: TakenSlot): void {

@@ -16,7 +16,7 @@ import { reportFailure } from "./answer.ts";
 export type Body = (signal: AbortSignal) => AsyncGenerator<Uint8Array, void, void>;
 
 /** Context value in which the implementation of a method leaves the {@link Body} of its answer. */
-export const answeredBody: ContextKey<Body | undefined> = createContextKey<Body | undefined>(
+export const bypassBody: ContextKey<Body | undefined> = createContextKey<Body | undefined>(
   undefined,
 );
 
@@ -24,13 +24,16 @@ export const answeredBody: ContextKey<Body | undefined> = createContextKey<Body 
  * Wraps a handler of Connect. If the implementation of the method left a {@link Body}, the wrapper
  * sends that instead of Connect's messages.
  */
-export function pastConnect(handler: UniversalHandler, settings: ServerSettings): UniversalHandler {
+export function bypassConnect(
+  handler: UniversalHandler,
+  settings: ServerSettings,
+): UniversalHandler {
   const answer = async (request: UniversalServerRequest): Promise<UniversalServerResponse> => {
     const contextValues = request.contextValues ?? createContextValues();
     const response = await handler({ ...request, contextValues });
     // Drain Connect's messages: after the last one it ends the call, and its deadline timer.
     for await (const _message of response.body ?? []);
-    const body = contextValues.get(answeredBody);
+    const body = contextValues.get(bypassBody);
     if (body === undefined) return { ...response, body: createAsyncIterable([]) };
     const trailer = new Headers(response.trailer);
     // Await the first chunk: a failure before it still determines the trailer of an empty body.

@@ -29,7 +29,7 @@ import type { PieceStore, StoredPiece, StoredTask } from "../../store/store.ts";
 import { FairSet } from "../admission/fair-set.ts";
 import type { ServerSettings } from "../admission/upload.ts";
 import { Answer, reportFailure } from "./answer.ts";
-import { answeredBody, pastConnect } from "./body.ts";
+import { bypassBody, bypassConnect } from "./body.ts";
 import {
   contentBody,
   contentHead,
@@ -69,7 +69,7 @@ export interface GrpcServing {
   readonly quicPort?: number;
   /**
    * IP address at which peers reach this host. Default: the local address of the connection, see
-   * {@link reachedAt}.
+   * {@link localAddress}.
    */
   readonly advertisedIp?: string;
   /** Host name in host IDs and peer IDs. Default `vortex-peer`. */
@@ -77,10 +77,10 @@ export interface GrpcServing {
 }
 
 /** Local IP address of the connection of a request. The HTTP/2 adapter sets it for each request. */
-export const reachedAt: ContextKey<string> = createContextKey("");
+export const localAddress: ContextKey<string> = createContextKey("");
 
 /** Network of the client, see {@link networkOf}. The HTTP/2 adapter sets it for each request. */
-export const askedFrom: ContextKey<string> = createContextKey("");
+export const clientNetwork: ContextKey<string> = createContextKey("");
 
 /**
  * Creates handlers for `dfdaemon.v2.DfdaemonUpload` over a store. They implement DownloadPiece,
@@ -142,7 +142,7 @@ export function grpcHandlers(
       ),
   });
   return router.handlers.map((handler) =>
-    handler.method.localName.startsWith("download") ? pastConnect(handler, settings) : handler,
+    handler.method.localName.startsWith("download") ? bypassConnect(handler, settings) : handler,
   );
 }
 
@@ -197,8 +197,8 @@ class UploadService {
         .string(checksum)
         .finish();
       const head = contentHead(piece.metadata, [{ before, field: field.number }]);
-      const from = values.get(askedFrom);
-      values.set(answeredBody, (bodySignal) =>
+      const from = values.get(clientNetwork);
+      values.set(bypassBody, (bodySignal) =>
         answer.whole(contentBody(piece, head, from, bodySignal, this.#settings)),
       );
       answer.bytes = Number(piece.metadata.length);
@@ -331,7 +331,7 @@ class UploadService {
     // Free the numbers: Connect keeps the message until the answer is complete.
     request.interestedPieceNumbers = [];
     if (wanted.size === 0) return;
-    const slot = this.#takeSlot(context.values.get(askedFrom), context.signal);
+    const slot = this.#takeSlot(context.values.get(clientNetwork), context.signal);
     try {
       for await (const { number, offset, length } of watched(task, slot.signal)) {
         slot.throwIfEvicted();
@@ -411,7 +411,7 @@ class UploadService {
     return piece;
   }
 
-  /** Prepares an answer about a task, and leaves its body for {@link pastConnect}. */
+  /** Prepares an answer about a task, and leaves its body for {@link bypassConnect}. */
   #answerTask(context: HandlerContext, prepare: () => Promise<TaskAnswer>): Unanswered {
     const next = async (): Promise<IteratorReturnResult<undefined>> => {
       const prepared = await prepare();
@@ -423,8 +423,8 @@ class UploadService {
         kind,
         headers,
       });
-      const from = context.values.get(askedFrom);
-      context.values.set(answeredBody, (signal) =>
+      const from = context.values.get(clientNetwork);
+      context.values.set(bypassBody, (signal) =>
         answer.whole(this.#taskBody(prepared, answer, from, signal)),
       );
       return { done: true, value: undefined };
@@ -472,8 +472,8 @@ class UploadService {
 
   /**
    * Takes a slot for an answer about a task. When all slots are taken, evicts the oldest answer of
-   * the network with the most answers. Throws RESOURCE_EXHAUSTED if `network` would then have as
-   * many.
+   * the network with the most answers. Throws RESOURCE_EXHAUSTED if that network would be left with
+   * no more answers than `network` has.
    */
   #takeSlot(network: string, signal: AbortSignal): TaskSlot {
     const limit = this.#settings.maxTaskStreams;
@@ -511,7 +511,7 @@ class UploadService {
   }
 
   #ip({ values }: HandlerContext): string {
-    return this.#serving.advertisedIp ?? values.get(reachedAt);
+    return this.#serving.advertisedIp ?? values.get(localAddress);
   }
 
   #ids(

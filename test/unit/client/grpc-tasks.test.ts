@@ -31,7 +31,7 @@ import {
 import { persistentTaskId, taskIdOfContent, taskIdOfUrl } from "../../../src/ids.ts";
 import { type PieceKind, pieceKinds } from "../../../src/piece.ts";
 import { type ServerOptions, serverSettings } from "../../../src/server/admission/upload.ts";
-import { askedFrom, type GrpcServing, grpcHandlers } from "../../../src/server/grpc/service.ts";
+import { clientNetwork, type GrpcServing, grpcHandlers } from "../../../src/server/grpc/service.ts";
 import { MemoryPieceStore } from "../../../src/store/memory-store.ts";
 import type { PieceStore, StoredTask } from "../../../src/store/store.ts";
 import { assertRejects } from "../../support/failures.ts";
@@ -105,7 +105,7 @@ function cameFrom(network: string, handlers: readonly UniversalHandler[]): Unive
     const asked = (request: UniversalServerRequest) =>
       handler({
         ...request,
-        contextValues: (request.contextValues ?? createContextValues()).set(askedFrom, network),
+        contextValues: (request.contextValues ?? createContextValues()).set(clientNetwork, network),
       });
     const { protocolNames, service, method, requestPath, allowedMethods, supportedContentType } =
       handler;

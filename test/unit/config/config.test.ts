@@ -6,7 +6,7 @@ import { formatSize, parseSize } from "../../../src/config/size.ts";
 import { VortexError } from "../../../src/errors.ts";
 import { protocolChoices } from "../../../src/transport/protocol.ts";
 
-/** Every value when nothing is said. */
+/** Default of every value. */
 const defaults: Config = {
   host: { ip: undefined, hostname: undefined },
   download: {
@@ -51,7 +51,7 @@ const defaults: Config = {
 };
 
 describe("parseConfig", () => {
-  it("fills in the defaults of stock Dragonfly, whatever is left out", () => {
+  it("applies the defaults of stock Dragonfly to missing keys", () => {
     const inputs = [
       undefined,
       null,
@@ -63,7 +63,7 @@ describe("parseConfig", () => {
     for (const input of inputs) assert.deepEqual(parseConfig(input), defaults);
   });
 
-  it("reads stock Dragonfly's spelling among the many other keys of a real file", () => {
+  it("reads the spelling of stock Dragonfly among the many other keys of a real file", () => {
     const config = parseConfig({
       host: { idc: "", location: "", schedulerClusterID: 1 },
       server: { pluginDir: "/plugins", cacheDir: "/cache" },
@@ -101,7 +101,7 @@ describe("parseConfig", () => {
     });
   });
 
-  it("reads the design document's spelling, and stock's when both are there", () => {
+  it("reads the spelling of the design document, and prefers that of stock Dragonfly", () => {
     const snake = {
       download: { piece_timeout: "1m30s", concurrent_piece_count: 3 },
       storage: { server: { ip: "::1", tcp_port: 1, quic_port: 65535 } },
@@ -132,7 +132,7 @@ describe("parseConfig", () => {
     assert.equal(parseConfig(both).download.protocol, "grpc");
   });
 
-  it("reads limits as stock Dragonfly does, in bytes a second, and under the name they had before", () => {
+  it("reads rate limits in bytes/s like stock Dragonfly, also under their old name", () => {
     const cases: [limit: unknown, bytes: number][] = [
       ["50GB", 50e9],
       ["50GiB", 50 * 2 ** 30],
@@ -156,7 +156,7 @@ describe("parseConfig", () => {
     assert.equal(both.download.bandwidthLimit, 2e9);
   });
 
-  it("reads what stock Dragonfly has no key for from a section of its own", () => {
+  it("reads options without a stock key from the section vortexPeer", () => {
     const pin = "0123456789abcdef".repeat(4);
     const { vortexPeer } = parseConfig({
       vortexPeer: {
@@ -187,7 +187,7 @@ describe("parseConfig", () => {
     });
   });
 
-  it("takes no unknown key in its own section, since it would be a misspelt one", () => {
+  it("rejects unknown keys in the section vortexPeer, because they are misspelt", () => {
     const cases: [section: unknown, message: string][] = [
       [
         { quic: { earlydata: true } },
@@ -210,7 +210,7 @@ describe("parseConfig", () => {
     }
   });
 
-  it("names the key, the value and what is allowed", () => {
+  it("the message has the key, the value and what is allowed", () => {
     const protocol = `expected ${protocolChoices.join(", ")}`;
     const port = "expected a port from 0 to 65535";
     const duration = "expected a duration from 1ms to 30d with its unit, such as 360s or 1m30s";
@@ -284,7 +284,7 @@ describe("parseConfig", () => {
     }
   });
 
-  it("tells of every wrong key at once, and keeps them apart for programs", () => {
+  it("reports all invalid keys at once, and lists them in the cause", () => {
     const expected = `expected ${protocolChoices.join(", ")}`;
     const input = {
       download: { protocol: "udp" },
@@ -311,7 +311,7 @@ describe("parseConfig", () => {
     );
   });
 
-  it("keeps a long value short", () => {
+  it("shortens a long value in the message", () => {
     assert.throws(
       () => parseConfig({ download: { protocol: "x".repeat(100_000) } }),
       (error) => error instanceof VortexError && error.message.length < 200,
@@ -320,7 +320,7 @@ describe("parseConfig", () => {
 });
 
 describe("parseDuration", () => {
-  it("reads what stock Dragonfly reads", () => {
+  it("reads the durations of stock Dragonfly", () => {
     const cases: [text: string, milliseconds: number][] = [
       ["360s", 360_000],
       ["1m30s", 90_000],
@@ -338,7 +338,7 @@ describe("parseDuration", () => {
     for (const [text, milliseconds] of cases) assert.equal(parseDuration(text), milliseconds, text);
   });
 
-  it("reads nothing else", () => {
+  it("rejects any other text", () => {
     const wrong = [
       "",
       " ",
@@ -372,7 +372,7 @@ describe("parseDuration", () => {
 });
 
 describe("formatDuration and formatSize", () => {
-  it("write what parseDuration and parseSize read", () => {
+  it("are the inverse of parseDuration and parseSize", () => {
     for (const milliseconds of [1, 500, 1_000, 1_500, 90_000, 360_000, 30 * 86_400_000]) {
       assert.equal(parseDuration(formatDuration(milliseconds)), milliseconds);
     }
@@ -394,7 +394,7 @@ describe("formatDuration and formatSize", () => {
     assert.deepEqual([50e9, 50 * 2 ** 30, 999].map(formatSize), ["50GB", "50GiB", "999"]);
   });
 
-  it("a size is nothing else than a number with a unit of bytes", () => {
+  it("parseSize rejects anything but a number with a unit of bytes", () => {
     for (const text of [
       "",
       "GB",

@@ -19,7 +19,7 @@ import { serverSettings } from "../../../src/server/admission/upload.ts";
 import { serverOptions } from "../../../src/server/configured.ts";
 
 describe("layers of a configuration", () => {
-  it("each value comes from the first layer that has it, and tells which", () => {
+  it("each value comes from the first layer that has it, and names its source", () => {
     const file = parseConfigLayer(
       { download: { protocol: "quic", pieceTimeout: "9s" }, storage: { server: { quic_port: 1 } } },
       (path) => `file:${path.join("/")}`,
@@ -52,7 +52,7 @@ describe("layers of a configuration", () => {
     );
   });
 
-  it("precedence is a law: whatever the layers, key by key", () => {
+  it("precedence holds for each key, whatever the layers", () => {
     const layers = fc.array(layerOf(configKeys), { maxLength: 4 });
     fc.assert(
       fc.property(layers, (given) => {
@@ -61,7 +61,7 @@ describe("layers of a configuration", () => {
           const winner = given.find((layer) => layer.has(key))?.get(key);
           assert.deepEqual(
             [value, source],
-            winner ? [winner.value, winner.source] : [keys[key].standard, "default"],
+            winner ? [winner.value, winner.source] : [keys[key].defaultValue, "default"],
           );
           assert.equal(valueIn(config, key), value);
         }
@@ -69,7 +69,7 @@ describe("layers of a configuration", () => {
     );
   });
 
-  it("what a setting is written as is read back as its value", () => {
+  it("the text of a setting parses back to its value", () => {
     const { settings } = resolveConfig();
     for (const { key, text, value } of settings) {
       if (text === undefined) continue;
@@ -80,7 +80,7 @@ describe("layers of a configuration", () => {
     }
   });
 
-  it("anything at all is a configuration or InvalidArgument", () => {
+  it("any input is either a configuration or InvalidArgument", () => {
     const leaf = fc.anything({
       withBigInt: true,
       withMap: true,
@@ -116,7 +116,7 @@ describe("layers of a configuration", () => {
     );
   });
 
-  it("names the place of each wrong value, in a line of its own", () => {
+  it("reports the location of each invalid value on a separate line", () => {
     const input = { download: { protocol: "udp", pieceTimeout: 5 }, upload: 3 };
     assert.throws(
       () => parseConfigLayer(input, (path) => `d.yaml:${path.length}`),
@@ -142,8 +142,8 @@ describe("layers of a configuration", () => {
   });
 });
 
-describe("options out of a configuration", () => {
-  it("are those of the library when nothing is configured", () => {
+describe("options from a configuration", () => {
+  it("are the defaults of the library for an empty configuration", () => {
     const config = parseConfig({});
     assert.deepEqual(
       downloaderSettings(downloaderOptions(config), portableRuntime),
@@ -161,8 +161,9 @@ describe("options out of a configuration", () => {
     );
   });
 
-  it("change with every key: none is read for nothing", () => {
-    // Keys that name files have their effect where the files are read; here what they hold is given beside the configuration.
+  it("change with every key, so that no key is read without effect", () => {
+    // Keys for files take effect where the files are read; here their contents are passed
+    // separately.
     const files = configKeys.filter((key) => /\.(caCert|cert|key)$/.test(key));
     assert.equal(files.length, 7);
     const base = effect({});
@@ -172,7 +173,7 @@ describe("options out of a configuration", () => {
     }
   });
 
-  it("have TLS as the protocol needs it", () => {
+  it("have the TLS options that the protocol uses", () => {
     const mutual = { ca: "ca", cert: "cert", key: "key" };
     const pin = "ab".repeat(32);
     const tlsOf = (protocol: string, quic: object, files = {}) => {
@@ -190,12 +191,13 @@ describe("options out of a configuration", () => {
       { verify: false, cert: "cert", key: "key" },
       mutual,
     ]);
-    // TCP has none; a file that says whom QUIC is to trust loads all the same, and the downloader refuses none of it.
+    // TCP has no TLS. A file with trust options for QUIC still loads, and the downloader accepts
+    // it.
     assert.deepEqual(tlsOf("tcp", { fingerprints: [pin] }, { ca: "own", mutual }), [
       undefined,
       mutual,
     ]);
-    // What is said for QUIC alone makes no TLS of gRPC in the clear: a change of protocol is one line.
+    // Options for QUIC do not enable TLS for gRPC, so that changing the protocol takes one line.
     assert.deepEqual(tlsOf("grpc", { fingerprints: [pin] }), [undefined, undefined]);
     assert.deepEqual(tlsOf("grpc", { verify: false }, { mutual }), [mutual, mutual]);
     const { grpc, tls } = serverOptions(parseConfig({}), { mutual });
@@ -210,7 +212,7 @@ describe("options out of a configuration", () => {
     assert.throws(() => serverOptions(secured), { code: "InvalidArgument" });
   });
 
-  it("have mutual TLS only when all three files are named, as stock Dragonfly", () => {
+  it("have mutual TLS only with all three files, like stock Dragonfly", () => {
     const none = { caCert: undefined, cert: undefined, key: undefined };
     assert.equal(mutualTlsFiles(none), undefined);
     assert.equal(mutualTlsFiles({ ...none, caCert: "a", cert: "b" }), undefined);
@@ -222,7 +224,7 @@ describe("options out of a configuration", () => {
   });
 });
 
-/** For each key that has an effect by itself, a value that is not its default. */
+/** Value other than the default, for each key that has an effect by itself. */
 const others: { readonly [Key in ConfigKey]?: unknown } = {
   "host.ip": "10.0.0.1",
   "host.hostname": "peer",
@@ -258,7 +260,10 @@ const others: { readonly [Key in ConfigKey]?: unknown } = {
   "vortexPeer.quic.ackThreshold": 2,
 };
 
-/** What a layer comes to. QUIC throughout, so that what is for QUIC has its effect, unless the protocol is what changes. */
+/**
+ * Returns the options from a layer. Uses QUIC, so that its keys take effect, unless the layer sets
+ * the protocol.
+ */
 function effect(values: { readonly [Key in ConfigKey]?: unknown }): unknown {
   const layer = configLayer({ "download.protocol": "quic", ...(values as object) }, () => "test");
   const { config } = resolveConfig(
@@ -267,7 +272,7 @@ function effect(values: { readonly [Key in ConfigKey]?: unknown }): unknown {
   return [downloaderOptions(config), serverOptions(config)];
 }
 
-/** A layer with any values for some of `names`. */
+/** Generates a layer with random values for some of `names`. */
 function layerOf(names: readonly ConfigKey[]): fc.Arbitrary<ConfigLayer> {
   const plain = fc.oneof(fc.string(), fc.integer());
   const entry = fc.constantFrom(...names).chain((key) => {

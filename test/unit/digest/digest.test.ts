@@ -12,7 +12,7 @@ function digest(algorithm: DigestAlgorithm, content: Uint8Array | string): strin
   return digestOf(algorithm, bytes, portableHashers);
 }
 
-describe("digests as Dragonfly writes them", () => {
+describe("digests in Dragonfly's encoding", () => {
   const known: [algorithm: DigestAlgorithm, content: string, expected: string][] = [
     ["crc32", "123456789", "crc32:3421780262"],
     ["crc32", "", "crc32:0"],
@@ -32,12 +32,12 @@ describe("digests as Dragonfly writes them", () => {
     });
   }
 
-  it("a CRC-32 with its highest bit set is written unsigned", () => {
+  it("a CRC-32 with its highest bit set is encoded as unsigned", () => {
     assert.match(digest("crc32", "123456789"), /^crc32:[0-9]+$/);
   });
 
   for (const algorithm of ["crc32", "sha256", "sha512"] as const) {
-    it(`${algorithm} fed in chunks is that of the whole, and asking for it changes nothing`, () => {
+    it(`${algorithm} fed in chunks equals that of the whole, and encode() changes nothing`, () => {
       const content = seededBytes(1, 100_000);
       const whole = digest(algorithm, content);
       for (const greatest of [1000, 65_536]) {
@@ -53,7 +53,7 @@ describe("digests as Dragonfly writes them", () => {
   }
 
   for (const algorithm of ["sha256", "sha512"] as const) {
-    it(`${algorithm} of lengths around its block is that of node:crypto`, () => {
+    it(`${algorithm} of lengths around its block size equals that of node:crypto`, () => {
       for (const length of [0, 1, 55, 56, 63, 64, 65, 111, 112, 127, 128, 129, 10_000]) {
         const content = seededBytes(length, length);
         assert.equal(
@@ -64,7 +64,7 @@ describe("digests as Dragonfly writes them", () => {
     });
   }
 
-  it("the runtime's CRC-32 is the portable one's, for any length, beginning in memory, and chunking", () => {
+  it("the native CRC-32 equals the portable one, for any length, alignment and chunking", () => {
     const content = seededBytes(3, 70_000);
     for (const [start, end] of [
       ...Array.from({ length: 100 }, (_, at) => [at % 9, at]),
@@ -81,13 +81,13 @@ describe("digests as Dragonfly writes them", () => {
     }
   });
 
-  it("two hashers know nothing of each other", () => {
+  it("two hashers are independent", () => {
     const [one, two] = [portableHashers("crc32"), portableHashers("crc32")];
     one.update(new TextEncoder().encode("123456789"));
     assert.deepEqual([one.encode(), two.encode()], ["3421780262", "0"]);
   });
 
-  it("any CRC-32 function that goes on from a value makes a hasher", () => {
+  it("any incremental CRC-32 function makes a hasher", () => {
     const calls: [number, number][] = [];
     const hasher = crc32Hasher((chunk, value) => {
       calls.push([chunk.length, value]);
@@ -103,8 +103,8 @@ describe("digests as Dragonfly writes them", () => {
   });
 });
 
-describe("digests taken apart", () => {
-  it("algorithm and value, the sha family in lower case", () => {
+describe("parseDigest", () => {
+  it("returns algorithm and value, SHA in lower case", () => {
     assert.deepEqual(parseDigest("crc32:4294967295"), {
       algorithm: "crc32",
       encoded: "4294967295",
@@ -148,12 +148,12 @@ describe("digests taken apart", () => {
     ` sha256:${"a".repeat(64)}`,
   ];
   for (const text of refused) {
-    it(`${JSON.stringify(text)} is refused`, () => {
+    it(`${JSON.stringify(text)} is rejected`, () => {
       assertThrows(() => parseDigest(text), "InvalidArgument");
     });
   }
 
-  it("one that is refused is named, with the form that is allowed", () => {
+  it("the message has the rejected digest, and the expected form", () => {
     for (const [text, expected] of [
       ["md5:00", "crc32:, sha256: or sha512:"],
       ["crc32:01", 'an unsigned 32-bit decimal number after "crc32:"'],
@@ -165,7 +165,7 @@ describe("digests taken apart", () => {
     }
   });
 
-  it("a long one is cut in the message", () => {
+  it("a long digest is shortened in the message", () => {
     const error = assertThrows(() => parseDigest("x".repeat(60_000)), "InvalidArgument");
     assert.ok(error.message.length < 200);
   });

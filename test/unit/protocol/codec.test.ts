@@ -36,8 +36,8 @@ const metadata: PieceMetadata = {
   createdAtSeconds: 1_700_000_000n,
 };
 
-describe("one whole packet, against the verdicts of the reference decoder", () => {
-  it("the table holds 400 packets, 200 of them valid", () => {
+describe("one whole packet, compared with the reference decoder", () => {
+  it("the table has 400 packets, 200 of them valid", () => {
     assert.equal(vectors.length, 400);
     assert.equal(valid.length, 200);
   });
@@ -58,7 +58,7 @@ describe("one whole packet, against the verdicts of the reference decoder", () =
     });
   }
 
-  it("the one difference is there to be seen: exactly one packet of the table is a close with a payload", () => {
+  it("exactly one packet of the table is a close with a payload, the only difference", () => {
     assert.deepEqual(vectors.filter(isCloseWithPayload).map(named), ["tag-swap-95"]);
   });
 
@@ -70,12 +70,12 @@ describe("one whole packet, against the verdicts of the reference decoder", () =
 });
 
 describe("the incremental decoder on the same table", () => {
-  it("gives each valid packet fed whole", () => {
+  it("decodes each valid packet fed whole", () => {
     for (const { name, bytes } of valid)
       assert.deepEqual(feed([bytes]), complete([decodePacket(bytes)]), name);
   });
 
-  it("gives each valid packet fed byte by byte, and not before its last byte", () => {
+  it("decodes each valid packet fed byte by byte, and not before its last byte", () => {
     for (const { name, bytes } of valid) {
       const decoder = new PacketDecoder();
       for (const [at, byte] of bytes.entries()) {
@@ -87,7 +87,7 @@ describe("the incremental decoder on the same table", () => {
     }
   });
 
-  it("gives each valid packet fed in seeded random chunks", () => {
+  it("decodes each valid packet fed in seeded random chunks", () => {
     const random = seededRandom(1);
     for (const { name, bytes } of valid) {
       for (let round = 0; round < 10; round++) {
@@ -101,12 +101,12 @@ describe("the incremental decoder on the same table", () => {
     }
   });
 
-  it("gives all valid packets out of one buffer, in order", () => {
+  it("decodes all valid packets from one buffer, in order", () => {
     const all = joined(valid.map(({ bytes }) => bytes));
     assert.deepEqual(feed([all]), complete(valid.map(({ bytes }) => decodePacket(bytes))));
   });
 
-  it("gives all valid packets out of random chunks that cut across them", () => {
+  it("decodes all valid packets from random chunks across their borders", () => {
     const all = joined(valid.map(({ bytes }) => bytes));
     const expected = complete(valid.map(({ bytes }) => decodePacket(bytes)));
     for (const greatest of [1, 2, 7, 100, 5000]) {
@@ -118,7 +118,7 @@ describe("the incremental decoder on the same table", () => {
     }
   });
 
-  // Where a stream of packets is judged in another way than one whole packet, and how often that occurs in the table.
+  // Differences between a stream of packets and one whole packet, with their number in the table.
   const differences = {
     "bytes to spare belong to the next packet": 31,
     "a truncated packet may still be completed": 27,
@@ -137,7 +137,8 @@ describe("the incremental decoder on the same table", () => {
       return "bytes to spare belong to the next packet";
     if (vector.bytes.length < HEADER_LENGTH + announced) {
       const [, tag = 0] = vector.bytes;
-      // A wrong length of a request or a close, and a content header that fits nothing, get the same verdict earlier.
+      // A wrong length of a request or close, or an impossible content header, is the same error
+      // earlier.
       if (announced !== 0xffffffff) return "a truncated packet may still be completed";
       if (tag > Tag.CachePieceContent && tag !== Tag.Close) {
         return "an announced length beyond its bound is refused at once";
@@ -146,7 +147,7 @@ describe("the incremental decoder on the same table", () => {
     return undefined;
   }
 
-  it("differs from the verdicts on whole packets only in the named ways", () => {
+  it("differs from whole packets only in the listed ways", () => {
     const counted = Object.fromEntries(
       Object.keys(differences).map((name) => [
         name,
@@ -223,7 +224,7 @@ describe("fields keep every bit", () => {
     });
   }
 
-  it("created-at beyond the reference's dates is InvalidPacket", () => {
+  it("created-at outside of the dates of the reference is InvalidPacket", () => {
     for (const beyond of [8_210_266_876_800n, -8_334_601_228_801n, 2n ** 63n - 1n, -(2n ** 63n)]) {
       const bytes = encodePacket({ type: "piece-content", id: 0, kind: "standard", metadata });
       new DataView(bytes.buffer).setBigInt64(bytes.length - 8, beyond);
@@ -231,7 +232,7 @@ describe("fields keep every bit", () => {
     }
   });
 
-  it("bytes behind the last field of the metadata are ignored, as the reference decoder does", () => {
+  it("bytes after the last field of the metadata are ignored, like in the reference decoder", () => {
     const plain = encodePacket({ type: "piece-content", id: 0, kind: "cache", metadata });
     const longer = joined([plain, Uint8Array.of(1, 2, 3)]);
     const view = new DataView(longer.buffer);
@@ -260,7 +261,7 @@ describe("fields keep every bit", () => {
   });
 });
 
-describe("one whole packet whose announced length is right, and wrong for its tag", () => {
+describe("one whole packet whose announced length is correct, but wrong for its tag", () => {
   const wrong: [
     what: string,
     tag: number,
@@ -269,12 +270,12 @@ describe("one whole packet whose announced length is right, and wrong for its ta
   ][] = [
     ["a request of 67 bytes", Tag.DownloadPiece, 67, "InvalidLength"],
     ["a request of 69 bytes", Tag.DownloadCachePiece, 69, "InvalidLength"],
-    ["a request of none", Tag.DownloadPersistentPiece, 0, "InvalidLength"],
-    ["a content of none", Tag.PieceContent, 0, "InvalidPacket"],
-    ["a content of 3 bytes", Tag.CachePieceContent, 3, "InvalidPacket"],
-    ["a content with metadata of none", Tag.PieceContent, 4, "InvalidPacket"],
-    ["an error of none", Tag.Error, 0, "InvalidLength"],
-    ["a close packet of a byte", Tag.Close, 1, "InvalidLength"],
+    ["a request without a value", Tag.DownloadPersistentPiece, 0, "InvalidLength"],
+    ["a content packet without a value", Tag.PieceContent, 0, "InvalidPacket"],
+    ["a content packet of 3 bytes", Tag.CachePieceContent, 3, "InvalidPacket"],
+    ["a content packet with empty metadata", Tag.PieceContent, 4, "InvalidPacket"],
+    ["an error packet without a value", Tag.Error, 0, "InvalidLength"],
+    ["a close packet of one byte", Tag.Close, 1, "InvalidLength"],
   ];
   for (const [what, tag, length, code] of wrong) {
     it(`${what}: ${code}`, () => {
@@ -284,7 +285,7 @@ describe("one whole packet whose announced length is right, and wrong for its ta
 });
 
 describe("tags", () => {
-  it("each kind of piece has its request and its content tag, and no other tag has a kind", () => {
+  it("each kind of piece has a request tag and a content tag, and no other tag has a kind", () => {
     assert.deepEqual(pieceKinds.map(requestTag), [0, 2, 4, 6]);
     assert.deepEqual(pieceKinds.map(contentTag), [1, 3, 5, 7]);
     for (let tag = 0; tag < 256; tag++) {
@@ -297,34 +298,37 @@ describe("tags", () => {
   });
 });
 
-describe("the encoder refuses what does not fit its field", () => {
+describe("the encoder rejects values that do not fit their field", () => {
   const request: Packet = { type: "download-piece", id: 1, kind: "standard", taskId, number: 1 };
   const content: Packet = { type: "piece-content", id: 1, kind: "standard", metadata };
   const misfits: [what: string, packet: Packet][] = [
-    ["an id beyond a byte", { ...request, id: 256 }],
+    ["an id over 255", { ...request, id: 256 }],
     ["a negative id", { type: "close", id: -1 }],
     ["a task id of 63 bytes", { ...request, taskId: taskId.slice(1) }],
     ["a task id of 64 characters and 65 bytes", { ...request, taskId: `é${taskId.slice(1)}` }],
     ["a piece number beyond 32 bits", { ...request, number: 2 ** 32 }],
     ["a fraction as piece number", { ...request, number: 0.5 }],
-    ["a kind that is none, in a request", { ...request, kind: "other" as "standard" }],
-    ["a kind that is none, in a content", { ...content, kind: "other" as "standard" }],
+    ["an unknown kind in a request", { ...request, kind: "other" as "standard" }],
+    ["an unknown kind in a content packet", { ...content, kind: "other" as "standard" }],
     ["an offset beyond 64 bits", { ...content, metadata: { ...metadata, offset: 2n ** 64n } }],
     ["a negative length", { ...content, metadata: { ...metadata, length: -1n } }],
     ["a negative cost", { ...content, metadata: { ...metadata, costSeconds: -1n } }],
-    ["a traffic type beyond a byte", { ...content, metadata: { ...metadata, trafficType: 256 } }],
-    ["a content's number beyond 32 bits", { ...content, metadata: { ...metadata, number: -1 } }],
+    ["a traffic type over 255", { ...content, metadata: { ...metadata, trafficType: 256 } }],
     [
-      "a created-at that is no date",
+      "a negative piece number in a content packet",
+      { ...content, metadata: { ...metadata, number: -1 } },
+    ],
+    [
+      "a created-at that is not a date",
       { ...content, metadata: { ...metadata, createdAtSeconds: 2n ** 62n } },
     ],
-    ["an error code beyond a byte", { type: "error", id: 1, code: 256, message: "" }],
+    ["an error code over 255", { type: "error", id: 1, code: 256, message: "" }],
     [
-      "a reserved tag that is not reserved",
+      "a tag that is not reserved in a reserved packet",
       { type: "reserved", id: 1, tag: 7, value: new Uint8Array(0) },
     ],
     [
-      "the close tag as a reserved one",
+      "the close tag in a reserved packet",
       { type: "reserved", id: 1, tag: Tag.Close, value: new Uint8Array(0) },
     ],
   ];
@@ -335,17 +339,17 @@ describe("the encoder refuses what does not fit its field", () => {
   }
 });
 
-describe("announced lengths beyond their bound are refused before anything that follows is there", () => {
+describe("announced lengths over their limit are rejected before any following byte arrives", () => {
   const cases: [what: string, announced: Uint8Array, limits: Partial<DecoderLimits>][] = [
     ["metadata of 64 KiB and a byte", contentHeader(4 + 65537, 65537), {}],
     ["metadata of 2^32 - 5 bytes", contentHeader(0xffffffff, 0xffffffff - 4), {}],
-    ["metadata beyond a bound of its own", contentHeader(4 + 101, 101), { metadata: 100 }],
+    ["metadata over its configured limit", contentHeader(4 + 101, 101), { metadata: 100 }],
     ["an error text of 4 GiB", header(Tag.Error, 0xffffffff), {}],
     ["an error text of 64 KiB and a byte", header(Tag.Error, 1 + 65537), {}],
-    ["an error text beyond a bound of its own", header(Tag.Error, 1 + 11), { errorMessage: 10 }],
+    ["an error text over its configured limit", header(Tag.Error, 1 + 11), { errorMessage: 10 }],
     ["a reserved packet of 4 GiB", header(8, 0xffffffff), {}],
     ["a reserved packet of 64 KiB and a byte", header(253, 65537), {}],
-    ["a reserved packet beyond a bound of its own", header(100, 1), { reserved: 0 }],
+    ["a reserved packet over its configured limit", header(100, 1), { reserved: 0 }],
   ];
   for (const [what, announced, limits] of cases) {
     it(`${what}: LimitExceeded`, () => {
@@ -366,7 +370,11 @@ describe("announced lengths beyond their bound are refused before anything that 
     ["a request of 4 GiB", header(Tag.DownloadCachePiece, 0xffffffff), "InvalidLength"],
     ["a close packet with a byte", header(Tag.Close, 1), "InvalidLength"],
     ["an error without a code", header(Tag.Error, 0), "InvalidLength"],
-    ["a content without room for a metadata length", header(Tag.PieceContent, 3), "InvalidPacket"],
+    [
+      "a content packet too short for a metadata length",
+      header(Tag.PieceContent, 3),
+      "InvalidPacket",
+    ],
     [
       "metadata of 2^32 - 1 bytes in a shorter packet",
       contentHeader(65, 0xffffffff),
@@ -386,7 +394,7 @@ describe("announced lengths beyond their bound are refused before anything that 
     });
   }
 
-  it("what is just within the bounds is decoded", () => {
+  it("lengths just within the limits are decoded", () => {
     const message = "m".repeat(65536);
     const error: Packet = { type: "error", id: 0, code: 1, message };
     const reserved: Packet = {
@@ -408,14 +416,14 @@ describe("announced lengths beyond their bound are refused before anything that 
     );
   });
 
-  it("a bound that is no unsigned 32-bit integer is InvalidArgument", () => {
+  it("a limit that is not an unsigned 32-bit integer is InvalidArgument", () => {
     for (const limit of [-1, 0.5, 2 ** 32, Number.NaN]) {
       assertThrows(() => new PacketDecoder({ metadata: limit }), "InvalidArgument");
     }
   });
 });
 
-describe("the two forms of a content's header", () => {
+describe("the two forms of a content header", () => {
   const stock = encodePacket({ type: "piece-content", id: 9, kind: "persistent", metadata });
   const content = new Uint8Array(Number(metadata.length)).fill(0xab);
 
@@ -430,7 +438,7 @@ describe("the two forms of a content's header", () => {
     ["stock: its length ends with the metadata", stockLength],
     ["specification: its length counts the content", stockLength + content.length],
   ] as const) {
-    it(`${form}, fed whole and byte by byte, the content left to take`, () => {
+    it(`${form}, fed whole and byte by byte, leaves the content to takeRest`, () => {
       const bytes = joined([withLength(length), content]);
       for (const chunks of [[bytes], [...bytes].map((byte) => Uint8Array.of(byte))]) {
         const decoder = new PacketDecoder();
@@ -458,12 +466,12 @@ describe("the two forms of a content's header", () => {
     stockLength + content.length + 1,
     0xffffffff,
   ]) {
-    it(`a length of ${length}, which is neither, is InvalidLength`, () => {
+    it(`a length of ${length}, which fits neither form, is InvalidLength`, () => {
       assert.equal(feed([withLength(length)]).failure, "InvalidLength");
     });
   }
 
-  it("a content of 2^64 - 1 bytes is announced in the stock form, and cannot be in the other", () => {
+  it("a content of 2^64 - 1 bytes is possible only in the stock form", () => {
     const huge = { ...metadata, length: 2n ** 64n - 1n };
     const bytes = encodePacket({ type: "piece-content", id: 9, kind: "standard", metadata: huge });
     const [packet] = feed([bytes]).packets;
@@ -473,8 +481,8 @@ describe("the two forms of a content's header", () => {
   });
 });
 
-describe("the decoder's own behaviour", () => {
-  it("a decoder that failed stays failed, with the same error, whatever is pushed", () => {
+describe("PacketDecoder", () => {
+  it("throws the same error again after a failure, whatever is pushed", () => {
     const decoder = new PacketDecoder();
     decoder.push(header(Tag.Close, 1));
     const first = thrownBy(() => decoder.next());
@@ -485,7 +493,7 @@ describe("the decoder's own behaviour", () => {
     );
   });
 
-  it("midPacket tells a truncation from a clean end", () => {
+  it("midPacket distinguishes a truncation from a clean end", () => {
     const decoder = new PacketDecoder();
     const bytes = encodePacket({ type: "error", id: 1, code: 2, message: "no" });
     assert.equal(decoder.midPacket, false);
@@ -498,7 +506,7 @@ describe("the decoder's own behaviour", () => {
     assert.equal(decoder.midPacket, false);
   });
 
-  it("takeRest gives what no packet consumed, once", () => {
+  it("takeRest returns the unconsumed bytes once", () => {
     const decoder = new PacketDecoder();
     decoder.push(joined([encodePacket({ type: "close", id: 1 }), Uint8Array.of(1, 2, 3)]));
     decoder.next();
@@ -507,7 +515,7 @@ describe("the decoder's own behaviour", () => {
     assert.equal(decoder.midPacket, false);
   });
 
-  it("the value of a reserved packet stays as it came while the decoder goes on", () => {
+  it("the value of a reserved packet stays unchanged while decoding continues", () => {
     const random = seededRandom(5);
     const sent: Packet[] = [];
     for (let at = 0; at < 50; at++) {
@@ -523,7 +531,7 @@ describe("the decoder's own behaviour", () => {
     assert.deepEqual(got, sent);
   });
 
-  it("chunks that are views into a larger buffer are read at their place", () => {
+  it("reads chunks that are views of a larger buffer", () => {
     const packet = encodePacket({ type: "piece-content", id: 3, kind: "standard", metadata });
     const padded = joined([new Uint8Array(13).fill(0xff), packet, new Uint8Array(9).fill(0xff)]);
     const view = padded.subarray(13, 13 + packet.length);
@@ -533,7 +541,7 @@ describe("the decoder's own behaviour", () => {
     );
   });
 
-  it("empty chunks change nothing", () => {
+  it("ignores empty chunks", () => {
     const packet: Packet = { type: "close", id: 3 };
     const bytes = encodePacket(packet);
     const nothing = new Uint8Array(0);
@@ -598,7 +606,7 @@ describe("properties, seeded", () => {
     ),
   );
 
-  it("any packet is equal after encoding and decoding, whole and in random chunks", () => {
+  it("any packet survives encoding and decoding, whole and in random chunks", () => {
     fc.assert(
       fc.property(
         fc.array(anyPacket, { minLength: 1, maxLength: 5 }),
@@ -638,7 +646,7 @@ describe("properties, seeded", () => {
     ["random bytes", fc.uint8Array({ maxLength: 400 }).map((some) => Uint8Array.from(some))],
     ["bytes that look like packets", noise],
     [
-      "valid packets with a byte changed",
+      "valid packets with one byte changed",
       fc
         .record({ which: fc.nat({ max: valid.length - 1 }), at: fc.nat(), to: uint8 })
         .map(({ which, at, to }) => {
@@ -648,7 +656,7 @@ describe("properties, seeded", () => {
         }),
     ],
   ] as const) {
-    it(`${what}: the same outcome however they are cut, and no error but the peer's fault`, () => {
+    it(`${what}: the same outcome for all chunkings, and only errors of kind peer`, () => {
       fc.assert(
         fc.property(bytes, fc.nat(), (some, seed) => {
           const whole = feed([some]);
@@ -668,12 +676,12 @@ describe("properties, seeded", () => {
 
 interface Outcome {
   readonly packets: Packet[];
-  /** The code of the error that decoding ended with. */
+  /** Code of the error that ended decoding. */
   readonly failure: string | undefined;
   readonly midPacket: boolean;
 }
 
-/** Feeds chunks to a decoder, taking packets after each, until the chunks or the decoder end. */
+/** Feeds chunks to a decoder and collects packets after each, until the chunks end or it throws. */
 function feed(chunks: readonly Uint8Array[], limits: Partial<DecoderLimits> = {}): Outcome {
   const decoder = new PacketDecoder(limits);
   const packets: Packet[] = [];
@@ -695,7 +703,7 @@ function complete(packets: Packet[]): Outcome {
   return { packets, failure: undefined, midPacket: false };
 }
 
-/** A packet with the names that the table of vectors uses. */
+/** Converts a packet to the names in the table of vectors. */
 function asVerdict(packet: Packet, bytes: Uint8Array): Record<string, unknown> {
   const { id } = packet;
   switch (packet.type) {
@@ -739,7 +747,7 @@ function isCloseWithPayload({ bytes }: Vector): boolean {
   );
 }
 
-/** The length in the header, or undefined when the header itself is cut off. */
+/** Returns the length in the header; undefined for a truncated header. */
 function announcedLength({ bytes }: Vector): number | undefined {
   return bytes.length < HEADER_LENGTH ? undefined : lengthField(bytes);
 }

@@ -13,7 +13,7 @@ import { ScriptedServer } from "../../support/hostile.ts";
 const utf8 = (text: string): number[] => [...new TextEncoder().encode(text)];
 const taskId = "a1".repeat(32);
 
-/** First bytes of services, as they were seen. */
+/** First bytes of real services. */
 const heads: readonly (readonly [
   service: string,
   head: readonly number[],
@@ -34,7 +34,7 @@ describe("an answer of another protocol", () => {
       assert.equal(foreignProtocol(Uint8Array.from(head)), protocol);
     });
 
-    it(`${service}, in one chunk or byte by byte, is ProtocolNotSupported with a way out`, async () => {
+    it(`${service}, in one chunk or byte by byte, is ProtocolNotSupported with an alternative`, async () => {
       for (const size of [head.length, 1]) {
         const transport = new MemoryTransport("tcp");
         const server = await ScriptedServer.listen(
@@ -64,7 +64,7 @@ describe("an answer of another protocol", () => {
     });
   }
 
-  it("is not seen in packets, or in fewer bytes than tell", () => {
+  it("is not detected in packets, or in too few bytes", () => {
     const packets = [
       encodePacket({ type: "download-piece", id: 0, kind: "standard", taskId, number: 0 }),
       encodePacket({ type: "close", id: 0 }),
@@ -74,7 +74,8 @@ describe("an answer of another protocol", () => {
     for (const head of [
       [],
       utf8("HTTP/"),
-      // SETTINGS on stream 1, of no length that is one, with a flag; GOAWAY too short; another frame; no stream yet.
+      // SETTINGS on stream 1, of an invalid length, with a flag; GOAWAY too short; another frame;
+      // no stream ID yet.
       [0, 0, 6, 4, 0, 0, 0, 0, 1],
       [0, 0, 7, 4, 0, 0, 0, 0, 0],
       [0, 0, 0, 4, 1, 0, 0, 0, 0],

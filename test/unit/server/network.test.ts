@@ -2,14 +2,14 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { networkOf } from "../../../src/server/admission/network.ts";
 
-describe("the network that a peer is of", () => {
-  it("is its address over IPv4, however a socket shows it", () => {
+describe("networkOf", () => {
+  it("returns an IPv4 address, also from its IPv4-mapped form", () => {
     assert.equal(networkOf("10.0.0.1"), "10.0.0.1");
     assert.equal(networkOf("::ffff:10.0.0.1"), "10.0.0.1");
     assert.equal(networkOf("::FFFF:10.0.0.1"), "10.0.0.1");
   });
 
-  it("is the /64 of its address over IPv6, however that is written", () => {
+  it("returns the /64 of an IPv6 address, whatever its notation", () => {
     for (const [address, network] of [
       ["2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"],
       ["2001:db8:1:2::1", "2001:db8:1:2::/64"],
@@ -25,7 +25,7 @@ describe("the network that a peer is of", () => {
     }
   });
 
-  it("is itself where it is no address", () => {
+  it("returns text that is not an address unchanged", () => {
     assert.equal(networkOf(""), "");
     assert.equal(networkOf("memory"), "memory");
   });

@@ -5,7 +5,7 @@ import { assertRejects, rejectionOf } from "../../support/failures.ts";
 
 const MUCH = 100_000;
 
-/** A write that ends when the test says so. */
+/** Creates a write that the test settles. */
 function writing(): { readonly taken: Promise<string>; take(): void; fail(error: Error): void } {
   let [take, fail] = [(): void => {}, (_error: Error): void => {}];
   const taken = new Promise<string>((resolve, reject) => {
@@ -15,8 +15,8 @@ function writing(): { readonly taken: Promise<string>; take(): void; fail(error:
   return { taken, take: () => take(), fail: (error) => fail(error) };
 }
 
-describe("what waits for its readers", () => {
-  it("waits as long as there is room for all", async () => {
+describe("PendingWriteBudget", () => {
+  it("keeps all writes pending while they fit", async () => {
     const unread = new PendingWriteBudget(3 * MUCH);
     const writes = [writing(), writing(), writing()];
     const held = writes.map(({ taken }) => unread.hold(MUCH, taken));
@@ -26,7 +26,7 @@ describe("what waits for its readers", () => {
     assert.equal(unread.bytes, 0);
   });
 
-  it("gives way to what comes, the longest waiting first, as far as there has to be room", async () => {
+  it("evicts the longest waiting writes first, and only as many as necessary", async () => {
     const unread = new PendingWriteBudget(3 * MUCH);
     const writes = Array.from({ length: 5 }, writing);
     const [first, second, third] = writes
@@ -36,7 +36,7 @@ describe("what waits for its readers", () => {
     assert.equal((await first)?.code, "Stalled");
     assert.equal((await second)?.code, "Stalled");
     assert.equal(unread.bytes, 3 * MUCH);
-    // One that was taken meanwhile needs no room.
+    // A write that has completed takes no room.
     writes[2]?.fail(new Error("the peer has gone"));
     await third?.catch(() => {});
     const fifth = unread.hold(MUCH, writes[4]?.taken ?? Promise.reject());
@@ -45,7 +45,7 @@ describe("what waits for its readers", () => {
     assert.equal(unread.bytes, 0);
   });
 
-  it("one alone may be larger than all that may wait", async () => {
+  it("accepts a single write over the limit", async () => {
     const unread = new PendingWriteBudget(1);
     const [large, other] = [writing(), writing()];
     const held = unread.hold(MUCH, large.taken);
@@ -55,7 +55,7 @@ describe("what waits for its readers", () => {
     assert.equal(await next, "taken");
   });
 
-  it("a few bytes are not counted, and fail as they do", async () => {
+  it("does not count small writes, and passes their failures on", async () => {
     const unread = new PendingWriteBudget(1);
     const write = writing();
     const held = unread.hold(100, write.taken);

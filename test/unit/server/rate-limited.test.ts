@@ -11,7 +11,7 @@ const never = new AbortController().signal;
 const rate = 640_000;
 const chunk = new Uint8Array(30_000);
 
-/** An answer's chunk, sent as fast as it may be; how much of it has gone. */
+/** Sends a chunk of an answer as fast as permitted, and counts the sent bytes. */
 function sending(
   network: string,
   signal: AbortSignal,
@@ -26,22 +26,22 @@ function sending(
   return { sent: () => sent, ended };
 }
 
-/** A limiter that has given out what it had. */
+/** Creates a limiter whose credit is used up. */
 async function drained(clock: FakeClock): Promise<RateLimiter> {
   const limiter = new RateLimiter(rate, clock);
   await limiter.flow().takeAll(rate, never);
   return limiter;
 }
 
-describe("chunks under an upload rate", () => {
-  it("one network has its share, whatever another one asks for", async () => {
+describe("rateLimited", () => {
+  it("a network gets its share, whatever another one requests", async () => {
     const clock = new FakeClock();
     const settings = { limiter: await drained(clock), unread: new PendingWriteBudget(1 << 30) };
     const many = Array.from({ length: 100 }, () => sending("10.0.0.1", never, settings));
     await settle();
     const one = sending("10.0.0.2", never, settings);
     const took = await clock.advanceUntil(one.ended, 60_000, 10);
-    // Half of the rate is its own.
+    // Its share is half of the rate.
     const half = (chunk.length / (rate / 2)) * 1000;
     assert.ok(took >= half - 20 && took <= half + 60, `${took} ms for what takes ${half} ms`);
     await clock.advance(10_000);
@@ -49,7 +49,7 @@ describe("chunks under an upload rate", () => {
     assert.equal(clock.pending, 0);
   });
 
-  it("what waits is held to the memory there is for it: who has waited for longest gives up, and takes nothing of the rate", async () => {
+  it("chunks that wait for the rate count against the memory limit: the longest waiting one is evicted, and uses no rate", async () => {
     const clock = new FakeClock();
     const unread = new PendingWriteBudget(3 * chunk.length);
     const settings = { limiter: await drained(clock), unread };
@@ -68,7 +68,7 @@ describe("chunks under an upload rate", () => {
     assert.equal(clock.pending, 0);
   });
 
-  it("an answer that ends gives up its turn", async () => {
+  it("an answer that ends leaves its turn to others", async () => {
     const clock = new FakeClock();
     const unread = new PendingWriteBudget(1 << 30);
     const settings = { limiter: await drained(clock), unread };
@@ -81,7 +81,7 @@ describe("chunks under an upload rate", () => {
     assert.deepEqual([gone.sent(), unread.bytes, clock.pending], [0, 0, 0]);
   });
 
-  it("without a rate a chunk is sent as it is", async () => {
+  it("without a rate limit a chunk is sent as a whole", async () => {
     const portions: Uint8Array[] = [];
     for await (const portion of rateLimited(chunk, undefined, never, new PendingWriteBudget(1)))
       portions.push(portion);

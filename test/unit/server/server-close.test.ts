@@ -1,4 +1,4 @@
-/** Servers that are closed while their store does not come back: `close` has a bound, whatever the store does. */
+/** Servers that are closed while a read of their store hangs: `close` takes a bounded time. */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { grpcBinding } from "../../../adapters/grpc/client.ts";
@@ -18,16 +18,16 @@ const taskId = "ab".repeat(32);
 const local = { host: "127.0.0.1", port: 0 };
 const never = new Promise<never>(() => {});
 
-/** What of a read does not come back. Each names the store, and `begun` resolves when a request is inside it. */
+/** Stores that hang, by the operation that does. `begun` resolves when a request has reached it. */
 const stuck: Readonly<Record<string, (begun: () => void) => PieceStore>> = {
-  "a look for a piece": (begun) => ({
+  "a lookup of a piece": (begun) => ({
     getTask: () => never,
     getPiece: () => {
       begun();
       return never;
     },
   }),
-  "content, after some of it": (begun) => {
+  "a read, after some content": (begun) => {
     const stored = new MemoryPieceStore();
     stored.putTask(taskId, new Uint8Array(1000), { pieceLength: 1000 });
     return {
@@ -49,7 +49,7 @@ const stuck: Readonly<Record<string, (begun: () => void) => PieceStore>> = {
   },
 };
 
-/** A server and a client of it. */
+/** Starts a server, and a client of it. */
 interface Pair {
   readonly addr: string;
   readonly close: (options: { readonly grace?: number }) => Promise<void>;
@@ -89,7 +89,7 @@ const protocols: Readonly<Record<string, (store: PieceStore, clock: FakeClock) =
 for (const [protocol, start] of Object.entries(protocols)) {
   describe(`closing a server: ${protocol}`, () => {
     for (const [what, store] of Object.entries(stuck)) {
-      it(`${what} never comes back: closed a second after the grace at the latest`, {
+      it(`${what} never settles: close takes at most a second more than its grace`, {
         timeout: 60_000,
       }, async () => {
         for (const [options, grace] of [

@@ -1,4 +1,4 @@
-/** Answers of the Vortex server, and those that it has in common with the one for gRPC. */
+/** Answers of the Vortex server, and behaviour that it shares with the gRPC server. */
 import assert from "node:assert/strict";
 import { connect } from "node:net";
 import { describe, it } from "node:test";
@@ -37,7 +37,7 @@ const taskId = "ab".repeat(32);
 const local = { host: "127.0.0.1", port: 0 };
 const content = seededBytes(9, 100_000);
 
-/** A store with one piece of all of {@link content}, which yields `chunks` for it. */
+/** Creates a store with one piece. It announces {@link content}, and yields `chunks`. */
 function storeYielding(
   chunks: readonly Uint8Array[],
   announced: number = content.length,
@@ -60,7 +60,7 @@ function storeYielding(
   };
 }
 
-/** Outcomes of the answers of a server. */
+/** Records the outcomes of a server's answers. */
 class Outcomes implements Telemetry {
   readonly ended: string[] = [];
 
@@ -121,9 +121,9 @@ const wrongStores: readonly (readonly [
 ];
 
 for (const [protocol, start] of Object.entries(protocols)) {
-  describe(`a store that is not as it announced: ${protocol}`, () => {
+  describe(`a store that yields other bytes than it announced: ${protocol}`, () => {
     for (const [what, chunks, got] of wrongStores) {
-      it(`${what}: onError and telemetry learn of it`, async () => {
+      it(`${what}: reported to onError and telemetry`, async () => {
         const errors: VortexError[] = [];
         const telemetry = new Outcomes();
         const options = { onError: (error: VortexError) => errors.push(error), telemetry };
@@ -133,7 +133,7 @@ for (const [protocol, start] of Object.entries(protocols)) {
           .downloadPiece(request)
           .then((piece) => piece.bytes())
           .catch((error: VortexError) => error);
-        // Bytes too many after the last are known when the peer has the right ones.
+        // Surplus bytes after the last chunk are found when the peer has the right ones already.
         if (!(outcome instanceof Error))
           assert.ok(what === "more bytes after the last", "an answer without an error");
         while (telemetry.ended.length === 0) await settle();
@@ -147,7 +147,7 @@ for (const [protocol, start] of Object.entries(protocols)) {
       });
     }
 
-    it("empty chunks are none, before, between and after the others", async () => {
+    it("empty chunks are skipped, before, between and after others", async () => {
       const errors: VortexError[] = [];
       const telemetry = new Outcomes();
       const empty = new Uint8Array(0);
@@ -166,7 +166,7 @@ for (const [protocol, start] of Object.entries(protocols)) {
   });
 }
 
-/** A stream to a server that answers from a store of one piece, on a clock that the test moves. */
+/** Opens a stream to a server of one piece, on a clock that the test advances. */
 async function streamTo(use: (stream: ByteStream) => Promise<void>): Promise<void> {
   const { clock } = fakeRuntime();
   const transport = new MemoryTransport();
@@ -189,22 +189,22 @@ async function readAll({ reader }: ByteStream): Promise<Uint8Array> {
   return joined(chunks);
 }
 
-describe("bytes behind a request", () => {
+describe("bytes after a request", () => {
   const bound = 64 * 1024;
 
-  it("up to 64 KiB are dropped, and the answer comes", () =>
+  it("up to 64 KiB are discarded, and the answer arrives", () =>
     streamTo(async (stream) => {
       const answer = readAll(stream);
       await stream.writer.write(request());
       for (let sent = 0; sent < bound; sent += 1024)
         await stream.writer.write(new Uint8Array(1024));
-      // Until all are read: a server that gave up by then takes no end.
+      // Wait until all are read: a server that had cancelled would not accept the end.
       for (let turn = 0; turn < 20; turn++) await settle();
       await stream.writer.end();
       assert.deepEqual((await answer).subarray(-content.length), content);
     }));
 
-  it("one more, and the server stops reading; the answer comes all the same", () =>
+  it("beyond 64 KiB the server stops reading, and the answer still arrives", () =>
     streamTo(async (stream) => {
       const answer = readAll(stream);
       await stream.writer.write(request());
@@ -224,7 +224,7 @@ describe("bytes behind a request", () => {
 });
 
 describe("an error over TCP", () => {
-  it("reaches a client that still sends when it comes: no reset takes it away", {
+  it("reaches a client that is still sending: no reset discards it", {
     timeout: 60_000,
   }, async () => {
     const server = await VortexServer.listen(
@@ -260,11 +260,11 @@ describe("an error over TCP", () => {
   });
 });
 
-/** A stream of one request, which records how the server leaves it. */
+/** Stream with one request that records how the server ends it. */
 class FakeStream implements ByteStream {
   readonly reader: ByteReader;
   readonly writer: ByteWriter;
-  /** Codes with which the two directions were given up. */
+  /** Codes with which the two directions were cancelled and aborted. */
   readonly given: { cancel?: number | undefined; abort?: number | undefined } = {};
   readonly #sent: Uint8Array[] = [];
   ended = false;
@@ -330,12 +330,12 @@ class FakeConnection implements Connection {
   }
 }
 
-/** A listener whose closing lasts until the test ends it. */
+/** Listener whose `close` is pending until the test resolves it. */
 class FakeListener implements Listener {
   readonly address = local;
   readonly fingerprint: undefined;
   readonly connections = new AsyncQueue<Connection>();
-  /** Grace in ms of each closing. */
+  /** Grace of each call of `close`, in ms. */
   readonly graces: (number | undefined)[] = [];
   closed: () => void = () => {};
   readonly #closed = new Promise<void>((resolve) => {
@@ -355,7 +355,7 @@ class FakeListener implements Listener {
   }
 }
 
-/** A server on a listener, with one connection, all of which the test drives. */
+/** Starts a server on a listener with one connection; the test controls both. */
 function driven(store: PieceStore, options: ServerOptions = {}) {
   const { clock } = fakeRuntime();
   const listener = new FakeListener();
@@ -370,7 +370,7 @@ function driven(store: PieceStore, options: ServerOptions = {}) {
   return { clock, listener, connection, telemetry, server };
 }
 
-/** A store in which each look for a piece waits for the test. */
+/** Creates a store whose lookups are pending until the test resolves them. */
 function waitingStore(): { readonly store: PieceStore; readonly answers: (() => void)[] } {
   const answers: (() => void)[] = [];
   const stored = storeYielding([content]);
@@ -384,7 +384,7 @@ function waitingStore(): { readonly store: PieceStore; readonly answers: (() => 
   return { store, answers };
 }
 
-describe("a stream that the server gives up", () => {
+describe("a stream that the server abandons", () => {
   const cases: readonly (readonly [
     what: string,
     store: PieceStore,
@@ -412,7 +412,7 @@ describe("a stream that the server gives up", () => {
     ],
   ];
   for (const [what, store, chunks, code] of cases) {
-    it(`${what}: both directions carry the reason`, async () => {
+    it(`${what}: both directions carry the code`, async () => {
       const { clock, connection } = driven(store, { requestTimeout: 1000, stallTimeout: 1000 });
       const stream = new FakeStream(...chunks);
       connection.streams.push(stream);
@@ -427,7 +427,7 @@ describe("a stream that the server gives up", () => {
     });
   }
 
-  it("is none where the client ends its side in time, and the answer ends once, with its last bytes", async () => {
+  it("a stream is not abandoned if the client ends its side in time; the answer ends once, with its last bytes", async () => {
     for (const number of [0, 5]) {
       const { clock, connection, telemetry } = driven(storeYielding([half, rest]));
       const stream = new FakeStream(request(number));
@@ -442,7 +442,7 @@ describe("a stream that the server gives up", () => {
     }
   });
 
-  it("is none for a piece without bytes: its answer is a header", async () => {
+  it("a stream is not abandoned after an empty piece, whose answer is a header", async () => {
     const empty = storeYielding([]);
     const store: PieceStore = {
       getTask: async () => undefined,
@@ -464,7 +464,7 @@ describe("a stream that the server gives up", () => {
 });
 
 describe("closing a Vortex server", () => {
-  it("waits for every answer, and leaves the listener what is left of the grace", async () => {
+  it("waits for every answer, and passes the rest of the grace on to the listener", async () => {
     const { store, answers } = waitingStore();
     const { clock, listener, connection, server } = driven(store);
     for (let count = 0; count < 2; count++) {
@@ -487,7 +487,7 @@ describe("closing a Vortex server", () => {
     await closing;
   });
 
-  it("turns away a connection that comes meanwhile, and waits for nothing that has ended", async () => {
+  it("refuses connections that arrive meanwhile, and does not wait for finished work", async () => {
     const { clock, listener, connection, server } = driven(storeYielding([content]));
     const stream = new FakeStream(request());
     stream.end();

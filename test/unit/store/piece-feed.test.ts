@@ -25,14 +25,14 @@ async function numbers(pieces: AsyncIterable<PieceMetadata>): Promise<number[]> 
 }
 
 describe("PieceFeed", () => {
-  it("gives every watcher what is there, by number, and what comes, as it comes, each once", async () => {
+  it("yields each watcher the present pieces by number, then further ones as they arrive, each once", async () => {
     const feed = new PieceFeed(taskId);
     const { signal } = new AbortController();
     const early = numbers(feed.watch({ signal }));
     for (const number of [4, 1, 3]) feed.add(piece(number));
     const late = feed.watch({ signal });
     assert.equal((await late.next()).value?.number, 1);
-    // One that comes while a watcher is still at what was there before.
+    // A piece that arrives while a watcher is still at the initial ones.
     feed.add(piece(0));
     await settle();
     feed.add(piece(2));
@@ -50,14 +50,14 @@ describe("PieceFeed", () => {
     );
   });
 
-  it("tells what comes while a watcher is still at what was there neither twice nor out of turn", async () => {
+  it("yields a piece that arrives during the initial ones neither twice nor out of order", async () => {
     const feed = new PieceFeed(taskId);
     const { signal } = new AbortController();
     const order = [50, 10, 30, 20, 40];
     for (const number of order) feed.add(piece(number));
     const watcher = feed.watch({ signal });
     const told: number[] = [];
-    // Before, between and behind what is told, one each time.
+    // One piece before, one between and one after those that are yielded.
     for (const coming of [15, 5, 35, 60, 45]) {
       told.push((await watcher.next()).value?.number ?? -1);
       feed.add(piece(coming));
@@ -69,7 +69,7 @@ describe("PieceFeed", () => {
     );
   });
 
-  it("fails its watchers, those that come later too, after what was there", async () => {
+  it("fails its watchers after the present pieces, including watchers that start later", async () => {
     const feed = new PieceFeed(taskId);
     const { signal } = new AbortController();
     feed.add(piece(0));
@@ -87,7 +87,7 @@ describe("PieceFeed", () => {
     assert.equal(feed.pieces().length, 1);
   });
 
-  it("does not fail once it is complete", async () => {
+  it("ignores fail() once it is complete", async () => {
     const feed = new PieceFeed(taskId);
     feed.complete();
     feed.fail(new VortexError("StorageFailed", "disk full"));
@@ -95,7 +95,7 @@ describe("PieceFeed", () => {
     assert.deepEqual(await numbers(feed.watch({ signal: new AbortController().signal })), []);
   });
 
-  it("lets a watcher go at its signal", async () => {
+  it("ends a watcher when its signal aborts", async () => {
     const feed = new PieceFeed(taskId);
     const controller = new AbortController();
     const waiting = assertRejects(feed.watch({ signal: controller.signal }).next(), "Aborted");
@@ -109,7 +109,7 @@ describe("PieceFeed", () => {
 describe("a growing task of MemoryPieceStore", () => {
   const content = seededBytes(1, 25);
 
-  it("serves its pieces as they come, and is complete with the last", async () => {
+  it("serves its pieces as they are added, and is complete with the last", async () => {
     const store = new MemoryPieceStore();
     const growing = store.startTask(taskId, 25, { pieceLength: 10, kind: "persistent" });
     const { task } = growing;
@@ -127,7 +127,7 @@ describe("a growing task of MemoryPieceStore", () => {
     assert.deepEqual(await watched, [2, 0, 1]);
   });
 
-  it("refuses pieces that are not the task's, or there already", () => {
+  it("rejects pieces of a wrong number or length, and pieces that are present", () => {
     const growing = new MemoryPieceStore().startTask(taskId, 25, { pieceLength: 10 });
     growing.putPiece(0, content.subarray(0, 10));
     assertThrows(() => growing.putPiece(0, content.subarray(0, 10)), "InvalidArgument");
@@ -135,7 +135,7 @@ describe("a growing task of MemoryPieceStore", () => {
     assertThrows(() => growing.putPiece(2, content.subarray(0, 10)), "InvalidArgument");
   });
 
-  it("is forgotten when it is given up, unless another has its place", async () => {
+  it("is removed from the store by fail(), unless another task has replaced it", async () => {
     const store = new MemoryPieceStore();
     const first = store.startTask(taskId, 25, { pieceLength: 10 });
     const second = store.startTask(taskId, 25, { pieceLength: 10 });
@@ -148,7 +148,7 @@ describe("a growing task of MemoryPieceStore", () => {
 });
 
 describe("Repr-Digest", () => {
-  it("carries sha256 and sha512 there and back", () => {
+  it("round-trips sha256 and sha512", () => {
     for (const algorithm of ["sha256", "sha512"] as const) {
       const digest = digestOf(algorithm, seededBytes(1, 99), portableHashers);
       const header = reprDigestOf(digest) ?? assert.fail("no header");
@@ -158,7 +158,7 @@ describe("Repr-Digest", () => {
     assert.equal(reprDigestOf("crc32:1"), undefined);
   });
 
-  it("is as RFC 9530 writes it", () => {
+  it("matches the example of RFC 9530", () => {
     // RFC 9530, appendix B.1.
     const header = "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:";
     const digest = "sha256:44aff4ab2d7c3250525675a08f0cfa9591168cffe51791c5f5bbc417c15a6c38";
@@ -166,7 +166,7 @@ describe("Repr-Digest", () => {
     assert.equal(reprDigestOf(digest), header);
   });
 
-  it("of a form that is none tells nothing", () => {
+  it("is ignored when malformed", () => {
     for (const header of [
       "",
       "sha-256",

@@ -15,7 +15,7 @@ import { joined, seededBytes } from "../../support/random.ts";
 
 const taskId = "77".repeat(32);
 
-describe("the memory store", () => {
+describe("MemoryPieceStore", () => {
   const content = seededBytes(1, 1_000_000);
 
   async function pieceBytes(
@@ -30,7 +30,7 @@ describe("the memory store", () => {
     return { metadata: piece.metadata, bytes: joined(chunks), chunks };
   }
 
-  it("gives each piece with its place, length and digest, in chunks that a transport can take", async () => {
+  it("returns each piece with its offset, length and digest, in chunks of limited size", async () => {
     const store = new MemoryPieceStore();
     const task = store.putTask(taskId, content, {
       kind: "cache",
@@ -60,7 +60,7 @@ describe("the memory store", () => {
     );
   });
 
-  it("gives a range of a piece, and nothing beyond it", async () => {
+  it("reads a range of a piece, and no bytes beyond it", async () => {
     const store = new MemoryPieceStore();
     store.putTask(taskId, content, { kind: "cache", pieceLength: 600_000 });
     for (const [start, end] of [
@@ -79,7 +79,7 @@ describe("the memory store", () => {
     );
   });
 
-  it("has no piece of another task, number or kind, nor of a task that was deleted", async () => {
+  it("has no piece of another task, number or kind, nor of a deleted task", async () => {
     const store = new MemoryPieceStore();
     store.putTask(taskId, content);
     const piece = { taskId, number: 0, kind: "standard" } as const;
@@ -93,7 +93,7 @@ describe("the memory store", () => {
     assert.equal(await store.getTask(taskId), undefined);
   });
 
-  it("an empty task has no piece, and a task put again replaces the first", async () => {
+  it("an empty task has no piece, and putting a task again replaces it", async () => {
     const store = new MemoryPieceStore();
     store.putTask(taskId, new Uint8Array(0), { kind: "cache" });
     assert.equal(await store.getPiece({ taskId, number: 0, kind: "cache" }), undefined);
@@ -149,7 +149,7 @@ describe("the downloader's settings", () => {
     });
   }
 
-  it("a call's own timeouts go before the downloader's", () => {
+  it("timeouts of a call override those of the downloader", () => {
     const settings = downloaderSettings({ stallTimeout: 5 }, fakeRuntime());
     assert.deepEqual(callTimeouts({}, settings), {
       pieceTimeout: 360_000,
@@ -191,8 +191,8 @@ describe("the server's settings", () => {
   }
 });
 
-describe("within a time", () => {
-  it("gives what comes in time, or fails as it fails, and leaves no timer", async () => {
+describe("withTimeout", () => {
+  it("settles as the promise does if that is in time, and leaves no timer", async () => {
     const clock = new FakeClock();
     assert.equal(await withTimeout(clock, 100, Promise.resolve(7), "Stalled", "waiting"), 7);
     await assert.rejects(
@@ -202,7 +202,7 @@ describe("within a time", () => {
     assert.equal(clock.pending, 0);
   });
 
-  it("fails when the time is over, and what comes later disturbs nobody", async () => {
+  it("rejects after the timeout, and ignores a later outcome", async () => {
     const clock = new FakeClock();
     let fail: (error: Error) => void = () => {};
     const owed = new Promise<never>((_resolve, reject) => {

@@ -13,13 +13,13 @@ describe("addresses", () => {
     ["localhost:0", "localhost", 0],
   ];
   for (const [text, host, port] of forms) {
-    it(`${text} is taken apart, and put together again`, () => {
+    it(`${text} is parsed, and formatted again`, () => {
       assert.deepEqual(parseAddress(text), { host, port });
       assert.equal(formatAddress({ host, port }), text);
     });
   }
 
-  it("leading zeros of a port are dropped, so that one peer has one name", () => {
+  it("drops leading zeros of a port, so that a peer has one name", () => {
     assert.equal(formatAddress(parseAddress("h:00080")), "h:80");
   });
 
@@ -47,13 +47,13 @@ describe("addresses", () => {
     "host:0x10",
   ];
   for (const text of refused) {
-    it(`${JSON.stringify(text)} is refused, and named in the message`, () => {
+    it(`${JSON.stringify(text)} is rejected, and quoted in the message`, () => {
       const error = assertThrows(() => parseAddress(text), "InvalidArgument");
       assert.ok(error.message.includes(text));
     });
   }
 
-  it("a port beyond 65535 or a fraction is not put together", () => {
+  it("rejects ports over 65535 and fractions when formatting", () => {
     for (const port of [-1, 65536, 1.5, Number.NaN]) {
       assertThrows(() => formatAddress({ host: "h", port }), "InvalidArgument");
     }

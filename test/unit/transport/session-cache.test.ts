@@ -2,8 +2,8 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { SessionCache } from "../../../src/transport/session-cache.ts";
 
-describe("the cache of sessions", () => {
-  it("hands a session out once, and only to its address", () => {
+describe("SessionCache", () => {
+  it("returns a session once, and only for its address", () => {
     const cache = new SessionCache();
     cache.put("a:1", Uint8Array.of(1));
     assert.equal(cache.take("a:2"), undefined);
@@ -18,7 +18,7 @@ describe("the cache of sessions", () => {
     assert.deepEqual(cache.take("a:1"), Uint8Array.of(2));
   });
 
-  it("forgets the peers met longest ago beyond its capacity", () => {
+  it("evicts the least recently stored sessions beyond its capacity", () => {
     const cache = new SessionCache(2);
     cache.put("a:1", Uint8Array.of(1));
     cache.put("b:1", Uint8Array.of(2));
@@ -29,7 +29,7 @@ describe("the cache of sessions", () => {
     assert.deepEqual(cache.take("c:1"), Uint8Array.of(4));
   });
 
-  it("keeps nothing that is empty or larger than any session", () => {
+  it("ignores sessions that are empty or too large", () => {
     const cache = new SessionCache();
     cache.put("a:1", new Uint8Array(0));
     cache.put("b:1", new Uint8Array(64 * 1024 + 1));

@@ -9,7 +9,7 @@ import {
 import { type ErrorCode, errorCodes, VortexError } from "../../../src/errors.ts";
 import {
   type AddressDial,
-  ATTEMPT_DELAY,
+  ATTEMPT_DELAY_MS,
   dialAddresses,
   interleaveFamilies,
   MAX_ADDRESSES,
@@ -23,8 +23,8 @@ import { seededRandom } from "../../support/random.ts";
 const failure = (code: ErrorCode, message: string = code): VortexError =>
   new VortexError(code, message);
 
-describe("a staggered race, as a state machine", () => {
-  it("starts one attempt after the other, and says which is the last", () => {
+describe("StaggeredRace", () => {
+  it("starts one attempt after the other, and marks the last", () => {
     const race = new StaggeredRace(3);
     assert.deepEqual(race.advance(), { type: "start", attempt: 0, last: false });
     assert.deepEqual(race.failed(0), { type: "start", attempt: 1, last: false });
@@ -33,7 +33,7 @@ describe("a staggered race, as a state machine", () => {
     assert.equal(race.over, false);
   });
 
-  it("is exhausted by the last failure, in whatever order they come", () => {
+  it("is exhausted by the last failure, in any order of failures", () => {
     const race = new StaggeredRace(2);
     race.advance();
     race.advance();
@@ -43,7 +43,7 @@ describe("a staggered race, as a state machine", () => {
     assert.equal(race.over, true);
   });
 
-  it("ends with a winner or a stop, which name the attempts to abort", () => {
+  it("ends with a winner or a stop, which return the attempts to abort", () => {
     const won = new StaggeredRace(3);
     won.advance();
     won.advance();
@@ -58,7 +58,7 @@ describe("a staggered race, as a state machine", () => {
     }
   });
 
-  it("starts each attempt once and ends once, whatever comes", () => {
+  it("starts each attempt once and ends once, for any sequence of events", () => {
     for (let seed = 1; seed <= 300; seed++) {
       const draw = seededRandom(seed);
       const next = (below: number): number => Math.floor(draw() * below);
@@ -104,7 +104,7 @@ describe("a staggered race, as a state machine", () => {
   });
 });
 
-/** An attempt that a test settles. */
+/** Attempt that the test settles. */
 interface Attempt<C, T> {
   readonly candidate: C;
   readonly signal: AbortSignal;
@@ -113,7 +113,7 @@ interface Attempt<C, T> {
   fail(error: VortexError): Promise<void>;
 }
 
-/** A signal that counts its listeners. */
+/** Signal that counts its listeners. */
 function countedSignal(): { controller: AbortController; listeners: () => number } {
   const controller = new AbortController();
   const { signal } = controller;
@@ -180,7 +180,7 @@ const started = ({ attempts }: ProtocolRace): Protocol[] =>
   attempts.map(({ candidate }) => candidate);
 
 describe("a race of protocols", () => {
-  it("starts the next protocol after the delay, each with its own delay, and tells why", async () => {
+  it("starts the next protocol after the delay, each with a full delay, and reports the reason", async () => {
     const running = race({ leftOut: ["quic: left out"] });
     await running.clock.advance(249);
     assert.deepEqual(started(running), ["quic"]);
@@ -188,7 +188,7 @@ describe("a race of protocols", () => {
     assert.deepEqual(started(running), ["quic", "tcp"]);
     await running.clock.advance(100);
     await running.attempts[0]?.fail(failure("ConnectionRefused"));
-    // The failure starts the next one, and the delay with it.
+    // The failure starts the next protocol, and restarts the delay.
     assert.deepEqual(started(running), ["quic", "tcp", "grpc"]);
     assert.equal(running.clock.pending, 0);
     await running.attempts[2]?.succeed("piece");
@@ -202,7 +202,7 @@ describe("a race of protocols", () => {
     });
   });
 
-  it("sets the delay again when a failure has started the next protocol", async () => {
+  it("restarts the delay when a failure has started the next protocol", async () => {
     const running = race();
     await running.clock.advance(200);
     await running.attempts[0]?.fail(failure("ConnectionRefused"));
@@ -226,7 +226,7 @@ describe("a race of protocols", () => {
     assert.deepEqual([running.discarded, running.lost], [[], []]);
   });
 
-  it("fails when the earlier protocol fails after the last one, and names all in the order of their failures", async () => {
+  it("fails when the earlier protocol fails after the last one, and lists all in the order of failure", async () => {
     const running = race({ candidates: ["quic", "tcp"] });
     await running.clock.advance(250);
     await running.attempts[1]?.fail(failure("Unavailable", "no TCP"));
@@ -243,7 +243,7 @@ describe("a race of protocols", () => {
     assert.equal(addr, "peer:1");
   });
 
-  it("fails with the one error of a peer with one protocol, and with the first where none tells more", async () => {
+  it("fails with the only error of a peer with one protocol, else with the first if none is more informative", async () => {
     const only = race({ candidates: ["tcp"] });
     const error = failure("ConnectionRefused");
     await only.attempts[0]?.fail(error);
@@ -274,7 +274,7 @@ describe("a race of protocols", () => {
     });
   }
 
-  it("a certificate that is not accepted leads to the next protocol, unless the caller says whom to trust", async () => {
+  it("a rejected certificate leads to the next protocol, unless the caller sets trust options", async () => {
     const refused = failure("HandshakeFailed", "no authority");
     const unnamed = race({ trust: "unnamed" });
     await unnamed.attempts[0]?.fail(refused);
@@ -287,7 +287,7 @@ describe("a race of protocols", () => {
     assert.deepEqual([answer, named.attempts.length], [{ error: refused }, 1]);
   });
 
-  it("an error that is the peer's answer wins; the others are aborted, and what they bring is discarded", async () => {
+  it("an error from the peer wins; the other attempts are aborted, and their results discarded", async () => {
     const running = race();
     await running.clock.advance(500);
     const answer = failure("NotFound");
@@ -312,7 +312,7 @@ describe("a race of protocols", () => {
     assert.deepEqual([running.discarded, running.lost], [["late"], ["quic", "grpc"]]);
   });
 
-  it("starts nothing after its end, and leaves no timer", async () => {
+  it("starts no attempt after its end, and leaves no timer", async () => {
     const ends: ((running: ProtocolRace, controller: AbortController) => void)[] = [
       (running) => void running.attempts[0]?.succeed("piece"),
       (running) => void running.attempts[0]?.fail(failure("NotFound")),
@@ -325,14 +325,14 @@ describe("a race of protocols", () => {
       end(running, controller);
       await settle();
       assert.equal(running.clock.pending, 0);
-      // A loser that fails is no reason to try the next one.
+      // The failure of a loser must not start the next attempt.
       for (const { fail } of running.attempts) await fail(failure("ConnectionRefused"));
       await running.clock.advance(1000);
       assert.deepEqual(started(running), ["quic", "tcp"]);
     }
   });
 
-  it("leaves no listener on a signal that lives on, however it ends", async () => {
+  it("leaves no listener on the signal, whatever the outcome", async () => {
     const ends: ((running: ProtocolRace) => Promise<unknown> | undefined)[] = [
       (running) => running.attempts[0]?.succeed("piece"),
       (running) => running.attempts[0]?.fail(failure("NotFound")),
@@ -351,7 +351,7 @@ describe("a race of protocols", () => {
     }
   });
 
-  it("ends with its signal: all attempts too, for the same reason", async () => {
+  it("an aborted signal ends the race and all attempts with the same reason", async () => {
     for (const reason of [failure("PieceTimeout"), new Error("enough")]) {
       const controller = new AbortController();
       const running = race({ signal: controller.signal });
@@ -367,7 +367,7 @@ describe("a race of protocols", () => {
     assert.deepEqual(before.attempts, []);
   });
 
-  it("takes what is thrown for a fault of this library, which no other protocol mends", async () => {
+  it("treats an exception as Internal, and tries no other protocol", async () => {
     const running = race({
       run() {
         throw new TypeError("oops");
@@ -379,7 +379,7 @@ describe("a race of protocols", () => {
     assert.equal(running.clock.pending, 0);
   });
 
-  it("takes these errors for no answer, and all others for one", () => {
+  it("treats exactly these errors as no answer from the peer", () => {
     const elsewhere: readonly ErrorCode[] = [
       ...(["Unavailable", "PermissionDenied", "RemoteUnimplemented"] as const),
       ...([
@@ -449,8 +449,8 @@ function dialling(addresses: readonly string[], signal?: AbortSignal): Dialling 
 
 const tried = ({ attempts }: Dialling): string[] => attempts.map(({ candidate }) => candidate);
 
-describe("the addresses of a host", () => {
-  it("families alternate, beginning with that of the first address, each address once", () => {
+describe("dialAddresses", () => {
+  it("alternates families, starting with that of the first address, without duplicates", () => {
     for (const [addresses, ordered] of [
       [["1.1.1.1"], ["1.1.1.1"]],
       [
@@ -471,11 +471,11 @@ describe("the addresses of a host", () => {
     }
   });
 
-  it("the next one is dialled after 250 ms, and the first to connect wins; a late one is discarded", async () => {
+  it("dials the next address after 250 ms; the first connection wins, and a late one is discarded", async () => {
     const running = dialling(["::1", "1.1.1.1", "::2"]);
     await settle();
     assert.deepEqual(tried(running), ["::1"]);
-    assert.equal(ATTEMPT_DELAY, 250);
+    assert.equal(ATTEMPT_DELAY_MS, 250);
     await running.clock.advance(249);
     assert.deepEqual(tried(running), ["::1"]);
     await running.clock.advance(1);
@@ -493,7 +493,7 @@ describe("the addresses of a host", () => {
     );
   });
 
-  it("the next one is dialled at once when one fails", async () => {
+  it("dials the next address at once when one fails", async () => {
     const running = dialling(["::1", "1.1.1.1"]);
     await settle();
     await running.attempts[0]?.fail(failure("Unreachable"));
@@ -503,7 +503,7 @@ describe("the addresses of a host", () => {
     assert.equal(await running.result, "second");
   });
 
-  it("the only one is dialled by the caller's signal itself, and its error stays as it is", async () => {
+  it("dials a single address with the caller's signal, and passes its error on", async () => {
     const { signal } = new AbortController();
     const running = dialling(["1.1.1.1", "1.1.1.1"], signal);
     await settle();
@@ -515,7 +515,7 @@ describe("the addresses of a host", () => {
     assert.equal(running.clock.pending, 0);
   });
 
-  it("when all fail, the error names each, and its code is the most telling one", async () => {
+  it("when all fail, the message lists each failure, and the code is the most informative", async () => {
     for (const [codes, expected] of [
       [["Unreachable", "ConnectionRefused"], "ConnectionRefused"],
       [["ConnectionRefused", "ProtocolNotSupported"], "ProtocolNotSupported"],
@@ -526,8 +526,8 @@ describe("the addresses of a host", () => {
       const running = dialling(["::1", "1.1.1.1"]);
       await settle();
       const errors = codes.map((code) => failure(code, `no ${code}`));
-      // Slow ones are not failures yet.
-      await running.clock.advance(ATTEMPT_DELAY);
+      // Slow attempts have not failed yet.
+      await running.clock.advance(ATTEMPT_DELAY_MS);
       for (const [at, error] of errors.entries()) await running.attempts[at]?.fail(error);
       const { message, cause, addr } = await assertRejects(running.result, expected);
       const each = `::1: ${codes[0]}, no ${codes[0]}; 1.1.1.1: ${codes[1]}, no ${codes[1]}`;
@@ -537,10 +537,10 @@ describe("the addresses of a host", () => {
     }
   });
 
-  it("an error that is not of the network ends all attempts, and so does a failed handshake", async () => {
+  it("an error outside of the network ends all attempts, and so does a failed handshake", async () => {
     for (const code of ["InvalidArgument", "Unavailable", "Internal", "HandshakeFailed"] as const) {
       const running = dialling(["::1", "1.1.1.1", "::2"]);
-      await running.clock.advance(ATTEMPT_DELAY);
+      await running.clock.advance(ATTEMPT_DELAY_MS);
       const error = failure(code);
       await running.attempts[1]?.fail(error);
       assert.equal(await rejectionOf(running.result), error);
@@ -549,12 +549,12 @@ describe("the addresses of a host", () => {
     }
   });
 
-  it("the signal ends all attempts, and nothing of it stays", async () => {
+  it("the signal ends all attempts, and has no listener left", async () => {
     const own = failure("ConnectTimeout");
     for (const reason of [own, new Error("enough")]) {
       const { controller, listeners } = countedSignal();
       const running = dialling(["::1", "1.1.1.1", "::2"], controller.signal);
-      await running.clock.advance(ATTEMPT_DELAY);
+      await running.clock.advance(ATTEMPT_DELAY_MS);
       controller.abort(reason);
       const error = await rejectionOf(running.result);
       if (reason === own) assert.equal(error, own);
@@ -570,7 +570,7 @@ describe("the addresses of a host", () => {
         [running.attempts.length, running.clock.pending, running.discarded],
         [2, 0, ["late"]],
       );
-      // A signal that has fired has dropped its listener.
+      // An aborted signal has dropped its listener.
       assert.ok(listeners() <= 1);
     }
     const { controller, listeners } = countedSignal();
@@ -581,7 +581,7 @@ describe("the addresses of a host", () => {
     assert.equal(listeners(), 0);
   });
 
-  it("a signal that has fired before dials none, nor does a host without an address", async () => {
+  it("dials no address if the signal is aborted already, or the host has none", async () => {
     for (const addresses of [["1.1.1.1"], ["1.1.1.1", "::1"]]) {
       const running = dialling(addresses, AbortSignal.abort());
       await assertRejects(running.result, "Aborted");
@@ -594,7 +594,7 @@ describe("the addresses of a host", () => {
     );
   });
 
-  it("no more than 16 are dialled", async () => {
+  it("dials at most 16 addresses", async () => {
     const running = dialling(Array.from({ length: 100 }, (_, at) => `10.0.0.${at}`));
     await settle();
     for (let at = 0; at < MAX_ADDRESSES; at++)
