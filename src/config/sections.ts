@@ -72,7 +72,7 @@ export interface Config {
     readonly parentConcurrency: number;
     /** Maximum number of concurrent connections to the server, 1 to 1,000,000. Default 1,024. */
     readonly maxConnections: number;
-    /** Maximum number of concurrent streams of one such connection, 1 to 1,000,000. Default 128. */
+    /** Maximum number of concurrent streams of a connection, 1 to 1,000,000. Default 128. */
     readonly maxStreams: number;
     /** Connection pool of clients. */
     readonly pool: {

@@ -283,7 +283,7 @@ export class StorageServer {
   }
 }
 
-/** Returns the ports and names that gRPC answers advertise. Call it once the others listen. */
+/** Returns the addresses and names that gRPC answers advertise, from bound Vortex servers. */
 function servingOf(
   { advertisedIp, hostname }: StorageServerOptions,
   { tcp, quic }: StorageServer["addresses"],

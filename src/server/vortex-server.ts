@@ -190,7 +190,7 @@ export class VortexServer {
     const start = { name: "download_piece", role: "server", taskId, kind, number } as const;
     const operation = beginOperation(this.#settings.telemetry, start);
     try {
-      // Outside of the optional call: its arguments are not evaluated if there is no operation.
+      // Awaited outside of the optional call below, which skips its arguments without an operation.
       const outcome = await this.#reply(stream, request, slot.network, signal);
       operation?.end(outcome);
     } catch (error) {
@@ -369,7 +369,7 @@ function settled(promise: Promise<unknown>, clock: Clock, milliseconds: number):
 /** Size of the buffer for reading a request, in bytes. A request has 74 bytes. */
 const REQUEST_BUFFER_BYTES = 128;
 
-/** Reads one request. Throws if anything else, or more, arrives. */
+/** Reads one request packet. Throws if the peer sends any other packet, or further bytes. */
 async function readRequest(stream: ByteStream): Promise<DownloadPiecePacket> {
   // Only a request is valid here, so the limits for other packets are 0.
   const decoder = new PacketDecoder({ metadata: 0, errorMessage: 0, reserved: 0 });

@@ -33,7 +33,7 @@ export class StaggeredRace {
     return this.#over;
   }
 
-  /** Handles the start of the race, and the end of the delay. */
+  /** Handles the start of the race or the end of the delay: starts the next attempt, if any. */
   advance(): RaceStep {
     if (this.#over || this.#next === this.#attempts) return WAIT;
     const attempt = this.#next++;
@@ -41,7 +41,7 @@ export class StaggeredRace {
     return { type: "start", attempt, last: this.#next === this.#attempts };
   }
 
-  /** Handles the failure of an attempt. */
+  /** Handles the failure of an attempt: starts the next one, or ends the race after the last. */
   failed(attempt: number): RaceStep {
     this.#running.delete(attempt);
     if (this.#over || this.#next < this.#attempts) return this.advance();

@@ -46,9 +46,9 @@ interface TakenSlot extends ConnectionSlot {
   state: SlotState;
   /** Number of requests in flight, in any state. */
   requests: number;
-  /** True once it has made a request. */
+  /** True once the connection has made a request. */
   hasRequested: boolean;
-  /** True once it has made a request since it was `noticed` last. */
+  /** True once the connection has made a request since it last entered state `noticed`. */
   requestedSinceNotice: boolean;
   /** Timer that ends the `noticed` state. */
   notice: Timer | undefined;

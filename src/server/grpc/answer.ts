@@ -68,7 +68,7 @@ export function reportFailure(
 ): ConnectError {
   if (error instanceof ConnectError) return error;
   if (signal.aborted) return new ConnectError("the peer cancelled the call", Code.Canceled);
-  // A watch ends like this when the task was only wanted in part.
+  // The watch of a task ends like this when the task was downloaded only in part.
   if (error instanceof VortexError && error.code === "NotFound")
     return new ConnectError(error.message, Code.NotFound);
   // Evicted, because the pending writes exceed their memory limit.

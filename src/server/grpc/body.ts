@@ -36,7 +36,7 @@ export function bypassConnect(
     const body = contextValues.get(bypassBody);
     if (body === undefined) return { ...response, body: createAsyncIterable([]) };
     const trailer = new Headers(response.trailer);
-    // Await the first chunk: a failure before it still determines the trailer of an empty body.
+    // Await the first chunk: a failure before any content then yields a status without a body.
     return {
       ...response,
       trailer,
