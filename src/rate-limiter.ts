@@ -18,7 +18,7 @@ const MIN_KEEP_ALIVE_MS = 1000;
 const MAX_KEEP_ALIVE_MS = 10_000;
 /** Keep-alive grants per second; with more waiting flows, each waits for longer. */
 const KEEP_ALIVES_PER_SECOND = 256;
-/** Fraction of the rate for keep-alive grants: one part in this many. */
+/** Divisor of the rate: keep-alive grants take one 16th of it. */
 const KEEP_ALIVE_SHARE = 16;
 
 /** One transfer whose bytes pass through a {@link RateLimiter}. */
@@ -46,9 +46,9 @@ interface PendingTake {
   /** Sequence number of its flow; lower is older. */
   readonly age: number;
   readonly share: Share;
-  /** Bytes requested. */
+  /** Maximum size of the grant, in bytes. */
   readonly max: number;
-  /** Start of the wait, on the clock, in ms. */
+  /** Time at which the wait started, in ms on the clock. */
   readonly since: number;
   grant(bytes: number): void;
 }

@@ -177,7 +177,7 @@ export function decodeHeader(bytes: Uint8Array): Header {
   return { id: view.getUint8(0), tag: view.getUint8(1), length: view.getUint32(2) };
 }
 
-/** Decodes the value of a packet. Expects all of it. */
+/** Decodes the value of a packet, given its header. `value` must be complete. */
 export function decodeValue(header: Header, value: Uint8Array): Packet {
   const { id, tag } = header;
   const requested = kindOfRequest(tag);

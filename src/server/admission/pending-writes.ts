@@ -1,6 +1,6 @@
 import { VortexError } from "../../errors.ts";
 
-/** Minimum size of a counted write, in bytes, exclusive; smaller ones are not worth it. */
+/** Maximum size of a write that is not counted, in bytes: small ones are not worth tracking. */
 const UNCOUNTED_BYTES = 4096;
 
 interface PendingWrite {

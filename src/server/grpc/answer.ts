@@ -10,7 +10,7 @@ import type { ServerSettings } from "../admission/upload.ts";
 
 /** Telemetry of one answer. Reports its end exactly once, whatever the outcome. */
 export class Answer {
-  /** Bytes of content sent so far. */
+  /** Bytes of content in the answer, reported by {@link end}. */
   bytes = 0;
   readonly #operation: Operation | undefined;
 

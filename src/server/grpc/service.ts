@@ -155,7 +155,7 @@ interface TaskAnswer {
   readonly enclosing: readonly EnclosingMessage[];
   /** True if the peer requests the content of the pieces, not only their metadata. */
   readonly needsContent: boolean;
-  /** Pieces to send. */
+  /** Pieces that are still to be sent. */
   readonly wanted: WantedPieces;
 }
 
