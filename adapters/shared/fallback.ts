@@ -1,7 +1,7 @@
 import { VortexError } from "../../src/errors.ts";
 import type { QuicTuning } from "../../src/transport/quic-tuning.ts";
 import {
-  namesTrust,
+  requiresTrust,
   type TlsClientOptions,
   type TlsServerOptions,
 } from "../../src/transport/tls.ts";
@@ -44,7 +44,7 @@ export function withFallback(
       }
     }
     const reason = reasons.map(({ message }) => message).join("; ");
-    if (namesTrust(options.tls ?? {}) || options.serverTls?.clientCa !== undefined) {
+    if (requiresTrust(options.tls ?? {}) || options.serverTls?.clientCa !== undefined) {
       throw new VortexError(
         "Unavailable",
         `${reason}. TCP is no way out here: it has no TLS, and tls says whom to trust`,

@@ -9,7 +9,7 @@ import {
   requireProtocolChoice,
 } from "../transport/protocol.ts";
 import type { QuicTuning } from "../transport/quic-tuning.ts";
-import { identifiesPeer, namesTrust, type TlsClientOptions } from "../transport/tls.ts";
+import { identifiesPeer, requiresTrust, type TlsClientOptions } from "../transport/tls.ts";
 import type { Transport } from "../transport/transport.ts";
 import { AutoDownloader, type AutoOptions, type ProtocolEvent } from "./auto/downloader.ts";
 import { downloaderSettings, MAX_TIMEOUT_MS } from "./call/settings.ts";
@@ -125,7 +125,7 @@ function piecesOf(
   bindings: Bindings,
   settings: DownloaderSettings,
 ): PieceSource {
-  if (choice === "tcp" && namesTrust(options.tls ?? {})) {
+  if (choice === "tcp" && requiresTrust(options.tls ?? {})) {
     throw new VortexError(
       "InvalidArgument",
       "tls says whom to trust, and protocol tcp has no TLS: expected quic or grpc",
@@ -147,7 +147,7 @@ function piecesOf(
   }
   requireInteger("auto.delay", delay, 1, 60_000);
   requireInteger("auto.expiry", expiry, 1, MAX_TIMEOUT_MS);
-  const trusting = !namesTrust(tls);
+  const trusting = !requiresTrust(tls);
   const leftOut = [
     ...(quicPeers === "any" || identifiesPeer(tls) ? [] : [unknownPeers]),
     ...(trusting ? [] : [noTls]),

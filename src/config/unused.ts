@@ -17,7 +17,7 @@ const mutualTlsKeys = ["caCert", "cert", "key"] as const;
  * what would have an effect.
  */
 export function unusedKeys(input: unknown): Problem[] {
-  return [...misspelt(input, []), ...overruled(input), ...incomplete(input)];
+  return [...misspelt(input, []), ...overridden(input), ...incompleteMutualTls(input)];
 }
 
 /**
@@ -40,7 +40,7 @@ function misspelt(input: unknown, path: readonly string[]): Problem[] {
 }
 
 /** Finds values at another path or spelling of a key that differ from the effective one. */
-function overruled(input: unknown): Problem[] {
+function overridden(input: unknown): Problem[] {
   return configKeys.flatMap((key) => {
     const [first, ...others] = keys[key].paths.flatMap((path) => {
       const found = valueAt(input, path);
@@ -60,7 +60,7 @@ function overruled(input: unknown): Problem[] {
 }
 
 /** Finds files of an incomplete set for mutual TLS. */
-function incomplete(input: unknown): Problem[] {
+function incompleteMutualTls(input: unknown): Problem[] {
   return mutualTlsSections.flatMap((section) => {
     const given = mutualTlsKeys.flatMap((key) => {
       for (const path of keys[`${section}.${key}`].paths) {

@@ -117,13 +117,13 @@ export class VortexServer {
       const idle = new Promise<void>((resolve) => {
         this.#onIdle = resolve;
       });
-      await settled(idle, clock, grace);
+      await settledWithin(idle, clock, grace);
     }
     await this.#listener.close({ grace: Math.max(0, grace - (clock.now() - started)) });
     this.#terminated.abort(new VortexError("Closed", "the server is closed"));
     // All streams have failed by now. Only reads of the store may be pending; the signal aborts
     // them.
-    await settled(this.#drained(), clock, STORE_GRACE_MS);
+    await settledWithin(this.#drained(), clock, STORE_GRACE_MS);
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -355,7 +355,11 @@ export class TcpServer extends VortexServer {}
 const STORE_GRACE_MS = 1000;
 
 /** Resolves when `promise` has settled, or after `milliseconds`. */
-function settled(promise: Promise<unknown>, clock: Clock, milliseconds: number): Promise<void> {
+function settledWithin(
+  promise: Promise<unknown>,
+  clock: Clock,
+  milliseconds: number,
+): Promise<void> {
   return new Promise((resolve) => {
     const timer = clock.setTimer(resolve, milliseconds);
     const over = (): void => {

@@ -27,7 +27,7 @@ export interface TlsClientOptions {
  * Returns true if the options require authentication of the peer or of this client. If so, a
  * transport without TLS must not replace one with TLS.
  */
-export function namesTrust({ ca, fingerprints, cert }: TlsClientOptions): boolean {
+export function requiresTrust({ ca, fingerprints, cert }: TlsClientOptions): boolean {
   return [ca, fingerprints, cert].some((option) => option !== undefined);
 }
 

@@ -26,7 +26,7 @@ export class Answer {
   /**
    * Runs `work`, and reports a failure if it rejects. On success the caller must call {@link end}.
    */
-  async orFailed<T>(work: () => Promise<T>): Promise<T> {
+  async run<T>(work: () => Promise<T>): Promise<T> {
     try {
       return await work();
     } catch (error) {
@@ -39,7 +39,7 @@ export class Answer {
    * Yields the items of a streamed answer. Reports success at their end, the error if they throw,
    * and `StreamReset` if the consumer stops early.
    */
-  async *whole<T>(items: AsyncIterable<T>): AsyncGenerator<T, void, void> {
+  async *stream<T>(items: AsyncIterable<T>): AsyncGenerator<T, void, void> {
     try {
       yield* items;
       this.end();

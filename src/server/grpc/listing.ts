@@ -17,7 +17,7 @@ class Listing {
   readonly #all = new Map<number, EncodedFields>();
 
   /** Returns the pieces in the store, encoded as the repeated field `field`. */
-  held(task: StoredTask, field: number): EncodedFields {
+  stored(task: StoredTask, field: number): EncodedFields {
     return this.#whole(task, field, () => this.#pieces.filter((piece) => piece !== undefined));
   }
 

@@ -129,7 +129,7 @@ export function grpcHandlers(
     },
     statTask: async (request, context) => {
       const task = await service.stat("stat_task", undefined, request, context);
-      const pieces = listingOf(task).held(task, TaskSchema.field.pieces.number);
+      const pieces = listingOf(task).stored(task, TaskSchema.field.pieces.number);
       return Object.assign(create(TaskSchema, taskMessage(task)), { $unknown: pieces });
     },
     statLocalTask: async (request, context) =>
@@ -187,7 +187,7 @@ class UploadService {
       number,
       headers,
     });
-    return answer.orFailed(async () => {
+    return answer.run(async () => {
       requireTaskId(taskId);
       const piece = await this.#piece(taskId, kind, number, signal);
       const { digest, piece: field } = DownloadPieceResponseSchema.field;
@@ -199,14 +199,14 @@ class UploadService {
       const head = contentHead(piece.metadata, [{ before, field: field.number }]);
       const from = values.get(clientNetwork);
       values.set(bypassBody, (bodySignal) =>
-        answer.whole(contentBody(piece, head, from, bodySignal, this.#settings)),
+        answer.stream(contentBody(piece, head, from, bodySignal, this.#settings)),
       );
       answer.bytes = Number(piece.metadata.length);
       return {};
     });
   }
 
-  downloadTask({ download }: DownloadTaskRequest, context: HandlerContext): Unanswered {
+  downloadTask({ download }: DownloadTaskRequest, context: HandlerContext): BypassedAnswer {
     return this.#answerTask(context, async () => {
       if (download === undefined) throw invalid("download: expected a message, got none");
       requireNoFile(download.outputPath);
@@ -243,7 +243,7 @@ class UploadService {
   downloadPersistentTask(
     request: DownloadPersistentTaskRequest,
     context: HandlerContext,
-  ): Unanswered {
+  ): BypassedAnswer {
     return this.#answerTask(context, async () => {
       requireNoFile(request.outputPath);
       const { region, endpoint } = request.objectStorage ?? {};
@@ -274,7 +274,7 @@ class UploadService {
   downloadPersistentCacheTask(
     request: DownloadPersistentCacheTaskRequest,
     context: HandlerContext,
-  ): Unanswered {
+  ): BypassedAnswer {
     return this.#answerTask(context, async () => {
       requireNoFile(request.outputPath);
       const task = await this.task("persistent-cache", request, context);
@@ -311,7 +311,7 @@ class UploadService {
       taskId: request.taskId,
       kind,
       headers,
-    }).whole(this.#announcements(kind, request, context));
+    }).stream(this.#announcements(kind, request, context));
   }
 
   async *#announcements(
@@ -333,7 +333,7 @@ class UploadService {
     if (wanted.size === 0) return;
     const slot = this.#takeSlot(context.values.get(clientNetwork), context.signal);
     try {
-      for await (const { number, offset, length } of watched(task, slot.signal)) {
+      for await (const { number, offset, length } of piecesOf(task, slot.signal)) {
         slot.throwIfEvicted();
         if (!wanted.delete(number)) continue;
         yield { number, offset, length, ...address };
@@ -362,7 +362,7 @@ class UploadService {
       kind,
       headers,
     });
-    return answer.orFailed(async () => {
+    return answer.run(async () => {
       const task = await this.task(kind, request, context);
       answer.end();
       return task;
@@ -412,7 +412,7 @@ class UploadService {
   }
 
   /** Prepares an answer about a task, and leaves its body for {@link bypassConnect}. */
-  #answerTask(context: HandlerContext, prepare: () => Promise<TaskAnswer>): Unanswered {
+  #answerTask(context: HandlerContext, prepare: () => Promise<TaskAnswer>): BypassedAnswer {
     const next = async (): Promise<IteratorReturnResult<undefined>> => {
       const prepared = await prepare();
       const { taskId, kind } = prepared.task;
@@ -425,7 +425,7 @@ class UploadService {
       });
       const from = context.values.get(clientNetwork);
       context.values.set(bypassBody, (signal) =>
-        answer.whole(this.#taskBody(prepared, answer, from, signal)),
+        answer.stream(this.#taskBody(prepared, answer, from, signal)),
       );
       return { done: true, value: undefined };
     };
@@ -441,7 +441,7 @@ class UploadService {
     const slot = this.#takeSlot(network, signal);
     try {
       yield envelope(started);
-      for await (const metadata of watched(task, slot.signal)) {
+      for await (const metadata of piecesOf(task, slot.signal)) {
         slot.throwIfEvicted();
         if (!wanted.delete(metadata.number)) continue;
         if (needsContent) {
@@ -563,10 +563,10 @@ interface TaskSlot {
 }
 
 /** Answer to Connect without messages, because its body bypasses Connect. */
-type Unanswered = AsyncIterable<never>;
+type BypassedAnswer = AsyncIterable<never>;
 
 /** Iterates over the pieces of a task, and further ones as they arrive. */
-function watched(
+function piecesOf(
   task: StoredTask,
   signal: AbortSignal,
 ): Iterable<PieceMetadata> | AsyncIterable<PieceMetadata> {
