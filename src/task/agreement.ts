@@ -1,18 +1,18 @@
 import type { SinkPiece } from "./sink.ts";
 
 /** Source of the pieces that an earlier download left. Parents are sources by their name, `host:port`. */
-export const EARLIER = "an earlier download";
+export const EARLIER_DOWNLOAD = "an earlier download";
 
 /** Held pieces looked at in search of one to ask about, for each of them. A task may have a million pieces. */
-const LOOK = 256;
+const MAX_SCANNED_PIECES = 256;
 
 /** A piece that is here. */
 export interface HeldPiece {
   readonly piece: SinkPiece;
-  /** A parent's name, or {@link EARLIER}. */
+  /** A parent's name, or {@link EARLIER_DOWNLOAD}. */
   readonly source: string;
-  /** Position of its announcement among all announcements; 0 for {@link EARLIER}. */
-  readonly at: number;
+  /** Position of its announcement among all announcements; 0 for {@link EARLIER_DOWNLOAD}. */
+  readonly sequence: number;
 }
 
 /** A piece, and the digest that a source has for it. */
@@ -28,11 +28,11 @@ export interface Question {
   readonly parent: string;
   readonly claims: readonly Claim[];
   /** Number of announcements received when it was asked. */
-  readonly at: number;
+  readonly sequence: number;
 }
 
 /** What is known of one source. */
-interface Standing {
+interface SourceState {
   /** Sources that agree have the same group. */
   group: string;
   /** Pieces here that it brought, and the one of them that was announced last. */
@@ -40,18 +40,18 @@ interface Standing {
   last: HeldPiece | undefined;
   /** Its first announcement, and the positions of that and of its latest one. */
   first: Claim | undefined;
-  firstAt: number;
-  latestAt: number;
+  firstSequence: number;
+  latestSequence: number;
   /** Its announcements up to this position are vouched for: by a later answer of its own, or by another source. */
-  covered: number;
+  confirmedSequence: number;
   /** Whether its pieces may be committed without another question. */
-  compared: boolean;
+  isCompared: boolean;
   /** Pieces of others that it was asked about, whatever it said. */
   readonly asked: Set<number>;
   /** A question is open. */
-  busy: boolean;
+  isAsked: boolean;
   /** The latest question failed. None follows before a piece of this parent waits again. */
-  failed: boolean;
+  questionFailed: boolean;
 }
 
 /**
@@ -63,12 +63,12 @@ interface Standing {
  * nothing more comes from a parent, it is asked again for the first piece that it announced, since it may have changed meanwhile.
  */
 export class Agreement {
-  readonly #most: number;
+  readonly #maxQuestions: number;
   readonly #random: () => number;
   readonly #held = new Map<number, HeldPiece>();
   /** Numbers of the held pieces, in the order in which they came. */
   readonly #order: number[] = [];
-  readonly #standings = new Map<string, Standing>();
+  readonly #sources = new Map<string, SourceState>();
   #announcements = 0;
 
   /**
@@ -76,12 +76,12 @@ export class Agreement {
    * @param random from 0 to 1
    */
   constructor(most: number, random: () => number) {
-    this.#most = most;
+    this.#maxQuestions = most;
     this.#random = random;
   }
 
   /** Whether no piece is here. */
-  get empty(): boolean {
+  get isEmpty(): boolean {
     return this.#held.size === 0;
   }
 
@@ -92,28 +92,28 @@ export class Agreement {
 
   /** Sources of the pieces that are here. */
   get contributors(): readonly string[] {
-    return [...this.#standings].filter(([, { count }]) => count > 0).map(([source]) => source);
+    return [...this.#sources].filter(([, { count }]) => count > 0).map(([source]) => source);
   }
 
   /** A parent announced a piece. Returns the announcement's position among all. */
   announced(parent: string, number: number, digest: string): number {
-    const standing = this.#of(parent);
+    const standing = this.#stateOf(parent);
     const at = ++this.#announcements;
     if (standing.first === undefined) {
       standing.first = { number, digest, source: parent };
-      standing.firstAt = at;
+      standing.firstSequence = at;
     }
-    standing.latestAt = at;
+    standing.latestSequence = at;
     return at;
   }
 
   /** A piece is here and right; each is held once. @param at position of its announcement */
   hold(piece: SinkPiece, source: string, at: number): void {
-    const held: HeldPiece = { piece, source, at };
-    const standing = this.#of(source);
-    if (this.empty) standing.compared = true;
+    const held: HeldPiece = { piece, source, sequence: at };
+    const standing = this.#stateOf(source);
+    if (this.isEmpty) standing.isCompared = true;
     standing.count++;
-    if (standing.last === undefined || at > standing.last.at) standing.last = held;
+    if (standing.last === undefined || at > standing.last.sequence) standing.last = held;
     this.#held.set(piece.number, held);
     this.#order.push(piece.number);
   }
@@ -122,19 +122,19 @@ export class Agreement {
   restart(kept: readonly HeldPiece[]): void {
     this.#held.clear();
     this.#order.length = 0;
-    this.#standings.clear();
-    for (const { piece, source, at } of kept) this.hold(piece, source, at);
+    this.#sources.clear();
+    for (const { piece, source, sequence } of kept) this.hold(piece, source, sequence);
   }
 
   /** Whether a piece of this parent may be committed, as far as other sources are concerned. */
-  isOpen(parent: string, offers: (number: number) => boolean): boolean {
-    const { compared, busy } = this.#of(parent);
-    return compared || (!busy && this.#strangers(parent, offers).length === 0);
+  mayCommit(parent: string, offers: (number: number) => boolean): boolean {
+    const { isCompared, isAsked } = this.#stateOf(parent);
+    return isCompared || (!isAsked && this.#unconfirmedClaims(parent, offers).length === 0);
   }
 
   /** A piece of the parent waits to be committed. */
-  waits(parent: string): void {
-    this.#of(parent).failed = false;
+  clearFailure(parent: string): void {
+    this.#stateOf(parent).questionFailed = false;
   }
 
   /**
@@ -142,13 +142,16 @@ export class Agreement {
    * Undefined when there is nothing to ask, or a question is open.
    */
   question(parent: string, offers: (number: number) => boolean): Question | undefined {
-    const { busy, compared, failed, first, asked } = this.#of(parent);
-    if (busy || failed || first === undefined || asked.size >= this.#most) return undefined;
-    if (!compared) return this.#ask(parent, this.#strangers(parent, offers));
+    const { isAsked, isCompared, questionFailed, first, asked } = this.#stateOf(parent);
+    if (isAsked || questionFailed || first === undefined || asked.size >= this.#maxQuestions)
+      return undefined;
+    if (!isCompared) return this.#questionFor(parent, this.#unconfirmedClaims(parent, offers));
     // The reference itself is not asked: the others are asked about its pieces.
     if (asked.size === 0) return undefined;
     const claims = this.#claims(offers, asked, ({ source }) => source !== parent);
-    return claims.length < this.#most - asked.size ? undefined : this.#ask(parent, claims);
+    return claims.length < this.#maxQuestions - asked.size
+      ? undefined
+      : this.#questionFor(parent, claims);
   }
 
   /**
@@ -163,88 +166,108 @@ export class Agreement {
     gone: (parent: string) => boolean,
     all: boolean,
   ): Question | undefined {
-    const { busy, failed, first, firstAt, latestAt, covered, last, count, group } =
-      this.#of(parent);
-    if (busy || failed) return undefined;
-    const from = Math.max(firstAt, covered);
-    if (first !== undefined && (all ? (last?.at ?? 0) : latestAt) > from && offers(first.number)) {
-      return this.#ask(parent, [first]);
+    const {
+      isAsked,
+      questionFailed,
+      first,
+      firstSequence,
+      latestSequence,
+      confirmedSequence,
+      last,
+      count,
+      group,
+    } = this.#stateOf(parent);
+    if (isAsked || questionFailed) return undefined;
+    const from = Math.max(firstSequence, confirmedSequence);
+    if (
+      first !== undefined &&
+      (all ? (last?.sequence ?? 0) : latestSequence) > from &&
+      offers(first.number)
+    ) {
+      return this.#questionFor(parent, [first]);
     }
     if (!all) return undefined;
     if (count > 0 || !this.#isEarlierConfirmed) {
-      const question = this.#ask(parent, this.#strangers(parent, offers));
+      const question = this.#questionFor(parent, this.#unconfirmedClaims(parent, offers));
       if (question !== undefined) return question;
     }
-    for (const [source, other] of this.#standings) {
+    for (const [source, other] of this.#sources) {
       if (
         source === parent ||
-        isCovered(other) ||
+        isConfirmed(other) ||
         other.group !== group ||
         other.last === undefined
       )
         continue;
       const { number } = other.last.piece;
-      if (!(other.failed || gone(source)) || this.#of(parent).asked.has(number) || !offers(number))
+      if (
+        !(other.questionFailed || gone(source)) ||
+        this.#stateOf(parent).asked.has(number) ||
+        !offers(number)
+      )
         continue;
-      return this.#ask(parent, this.#claimsOf([number]));
+      return this.#questionFor(parent, this.#claimsFor([number]));
     }
     return undefined;
   }
 
   /** The question is open: no other one to this parent before it is answered. */
-  begin({ parent }: Question): void {
-    this.#of(parent).busy = true;
+  asked({ parent }: Question): void {
+    this.#stateOf(parent).isAsked = true;
   }
 
   /** The parent announces these contents as claimed; it could not tell of the other ones. */
-  answered({ parent, claims, at }: Question, same: readonly Claim[]): void {
-    const standing = this.#of(parent);
-    standing.busy = false;
+  answered({ parent, claims, sequence }: Question, same: readonly Claim[]): void {
+    const standing = this.#stateOf(parent);
+    standing.isAsked = false;
     for (const { number, source } of claims) if (source !== parent) standing.asked.add(number);
     for (const { number, source } of same) {
-      standing.covered = Math.max(standing.covered, at);
+      standing.confirmedSequence = Math.max(standing.confirmedSequence, sequence);
       if (source === parent) continue;
-      standing.compared = true;
-      const other = this.#of(source);
-      other.covered = Math.max(other.covered, this.#held.get(number)?.at ?? 0);
-      this.#join(standing.group, other.group);
+      standing.isCompared = true;
+      const other = this.#stateOf(source);
+      other.confirmedSequence = Math.max(
+        other.confirmedSequence,
+        this.#held.get(number)?.sequence ?? 0,
+      );
+      this.#mergeGroups(standing.group, other.group);
     }
     // A parent that does not have its own piece any more is not asked for it again.
     if (same.length === 0 && claims.every(({ source }) => source === parent))
-      standing.failed = true;
+      standing.questionFailed = true;
   }
 
   /** The question failed. */
   failed({ parent }: Question): void {
-    const standing = this.#of(parent);
-    standing.busy = false;
-    standing.failed = true;
+    const standing = this.#stateOf(parent);
+    standing.isAsked = false;
+    standing.questionFailed = true;
   }
 
   /** Whether all sources of what is here agree, each from its first piece to its last. */
   get complete(): boolean {
-    const contributors = [...this.#standings.values()].filter(({ count }) => count > 0);
+    const contributors = [...this.#sources.values()].filter(({ count }) => count > 0);
     const groups = new Set(contributors.map(({ group }) => group));
-    return groups.size <= 1 && contributors.every(isCovered) && this.#isEarlierConfirmed;
+    return groups.size <= 1 && contributors.every(isConfirmed) && this.#isEarlierConfirmed;
   }
 
   /** Whether some parent has the content of what an earlier download left, if that left anything. */
   get #isEarlierConfirmed(): boolean {
-    const earlier = this.#standings.get(EARLIER);
+    const earlier = this.#sources.get(EARLIER_DOWNLOAD);
     if (earlier === undefined || earlier.count === 0) return true;
-    return [...this.#standings].some(
-      ([source, { group }]) => source !== EARLIER && group === earlier.group,
+    return [...this.#sources].some(
+      ([source, { group }]) => source !== EARLIER_DOWNLOAD && group === earlier.group,
     );
   }
 
   /** Pieces of sources that are not known to have the content of this parent. */
-  #strangers(parent: string, offers: (number: number) => boolean): readonly Claim[] {
-    const { group, asked } = this.#of(parent);
-    const others = [...this.#standings.values()].some(
+  #unconfirmedClaims(parent: string, offers: (number: number) => boolean): readonly Claim[] {
+    const { group, asked } = this.#stateOf(parent);
+    const others = [...this.#sources.values()].some(
       (other) => other.count > 0 && other.group !== group,
     );
     return others
-      ? this.#claims(offers, asked, ({ source }) => this.#of(source).group !== group)
+      ? this.#claims(offers, asked, ({ source }) => this.#stateOf(source).group !== group)
       : [];
   }
 
@@ -254,7 +277,7 @@ export class Agreement {
     asked: ReadonlySet<number>,
     fits: (held: HeldPiece) => boolean,
   ): readonly Claim[] {
-    if (asked.size >= this.#most) return [];
+    if (asked.size >= this.#maxQuestions) return [];
     const { length } = this.#order;
     const found = new Set<number>();
     for (const [from, step] of [
@@ -262,7 +285,7 @@ export class Agreement {
       [length - 1, -1],
       [Math.floor(this.#random() * length), 1],
     ] as const) {
-      for (let at = from, left = LOOK; left > 0; at += step, left--) {
+      for (let at = from, left = MAX_SCANNED_PIECES; left > 0; at += step, left--) {
         const number = this.#order[at];
         if (number === undefined) break;
         const held = this.#held.get(number);
@@ -278,49 +301,49 @@ export class Agreement {
         break;
       }
     }
-    return this.#claimsOf([...found].slice(0, this.#most - asked.size));
+    return this.#claimsFor([...found].slice(0, this.#maxQuestions - asked.size));
   }
 
-  #claimsOf(numbers: readonly number[]): readonly Claim[] {
+  #claimsFor(numbers: readonly number[]): readonly Claim[] {
     return numbers.flatMap((number) => {
       const held = this.#held.get(number);
       return held === undefined ? [] : [{ number, digest: held.piece.digest, source: held.source }];
     });
   }
 
-  #ask(parent: string, claims: readonly Claim[]): Question | undefined {
+  #questionFor(parent: string, claims: readonly Claim[]): Question | undefined {
     if (claims.length === 0) return undefined;
-    return { parent, claims, at: this.#announcements };
+    return { parent, claims, sequence: this.#announcements };
   }
 
-  #join(one: string, other: string): void {
-    for (const standing of this.#standings.values())
+  #mergeGroups(one: string, other: string): void {
+    for (const standing of this.#sources.values())
       if (standing.group === other) standing.group = one;
   }
 
-  #of(source: string): Standing {
-    let standing = this.#standings.get(source);
+  #stateOf(source: string): SourceState {
+    let standing = this.#sources.get(source);
     if (standing === undefined) {
       standing = {
         group: source,
         count: 0,
         last: undefined,
         first: undefined,
-        firstAt: 0,
-        latestAt: 0,
-        covered: 0,
-        compared: false,
+        firstSequence: 0,
+        latestSequence: 0,
+        confirmedSequence: 0,
+        isCompared: false,
         asked: new Set(),
-        busy: false,
-        failed: false,
+        isAsked: false,
+        questionFailed: false,
       };
-      this.#standings.set(source, standing);
+      this.#sources.set(source, standing);
     }
     return standing;
   }
 }
 
 /** One announcement needs no other. Of several, the first one has to hold after the last. */
-function isCovered({ firstAt, last, covered }: Standing): boolean {
-  return last === undefined || last.at <= Math.max(firstAt, covered);
+function isConfirmed({ firstSequence, last, confirmedSequence }: SourceState): boolean {
+  return last === undefined || last.sequence <= Math.max(firstSequence, confirmedSequence);
 }

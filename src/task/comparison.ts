@@ -2,7 +2,7 @@ import { parseDigest } from "../digest/digest.ts";
 import type { DigestAlgorithm, HasherFactory } from "../digest/hasher.ts";
 import { untilAborted, VortexError, withAddress } from "../errors.ts";
 import type { Piece } from "../piece.ts";
-import { Agreement, type Claim, EARLIER, type Question } from "./agreement.ts";
+import { Agreement, type Claim, EARLIER_DOWNLOAD, type Question } from "./agreement.ts";
 import type { TaskLayout } from "./layout.ts";
 import { hashPart } from "./resumed-pieces.ts";
 import { retryDecision } from "./retry-decision.ts";
@@ -18,23 +18,23 @@ export interface ComparisonContext {
   /** In the caller's order. */
   readonly parents: readonly string[];
   /** Whether a piece is one message, so that its content comes with the announcement: then a parent is asked about one. */
-  readonly inMessages: boolean;
+  readonly piecesAreMessages: boolean;
   /** Whether the digest of the whole is checked at the end: then no parent is asked again for what it announced first. */
-  readonly whole: boolean;
+  readonly hasTaskDigest: boolean;
   /** Whether those pieces of an earlier download are still being read that parents are asked about. */
-  readonly reading: () => boolean;
+  readonly isVerifyingResumed: () => boolean;
   /** Ends all questions. */
   readonly signal: AbortSignal;
   /** Asks a parent for a piece. `last`: nothing else is wanted from it, so that the task waits for this answer. */
   readonly ask: (parent: string, number: number, last: boolean) => Promise<Piece>;
   /** Whether a parent can be asked for nothing any more. */
-  readonly gone: (parent: string) => boolean;
+  readonly isUnavailable: (parent: string) => boolean;
   /** Whether a parent may have a piece. The `last` time, also one that has not announced yet what it has. */
-  readonly offers: (parent: string, number: number, last: boolean) => boolean;
+  readonly mayHave: (parent: string, number: number, last: boolean) => boolean;
   /** Takes a slot for a request to a parent; false when there is none now. */
-  readonly admit: (parent: string) => boolean;
+  readonly takeSlot: (parent: string) => boolean;
   /** Gives a slot back. */
-  readonly release: (parent: string) => void;
+  readonly releaseSlot: (parent: string) => void;
   /** Called when another step may do something. */
   readonly onChange: () => void;
   /** Called when a parent announces another content than the claimed one. */
@@ -49,7 +49,7 @@ interface Waiter {
 }
 
 /** Pieces of others that one parent is asked about, where their content is cancelled unread. */
-const MAX_COMPARED = 3;
+const MAX_COMPARED_PIECES = 3;
 
 /**
  * Compares the parents of a task with each other, and with what an earlier download left, so that no file is made of two contents.
@@ -62,31 +62,31 @@ export class Comparison {
   readonly #agreement: Agreement;
   readonly #waiters = new Set<Waiter>();
   /** Attempts of each parent that wait for their announcement. */
-  readonly #unanswered = new Map<string, number>();
+  readonly #pendingAnnouncements = new Map<string, number>();
   readonly #running = new Set<Promise<void>>();
   /** Whether every wanted piece has a digest from the caller, so that no parent's word counts. */
-  readonly #needless: boolean;
+  readonly #allDigestsGiven: boolean;
   /** Number of restarts. An answer to a question from before one is ignored. */
   #epoch = 0;
   /** The parent of the first piece, while that is being committed; and how many of its pieces are. */
   #reference: string | undefined;
-  #committing = 0;
+  #referenceCommits = 0;
 
   constructor(context: ComparisonContext) {
-    const { layout, inMessages, random } = context;
+    const { layout, piecesAreMessages, random } = context;
     this.#context = context;
-    this.#agreement = new Agreement(inMessages ? 1 : MAX_COMPARED, random);
-    this.#needless = layout.isNamed;
+    this.#agreement = new Agreement(piecesAreMessages ? 1 : MAX_COMPARED_PIECES, random);
+    this.#allDigestsGiven = layout.hasAllDigests;
   }
 
-  /** Sources of the pieces that are here: parents, and {@link EARLIER}. */
+  /** Sources of the pieces that are here: parents, and {@link EARLIER_DOWNLOAD}. */
   get contributors(): readonly string[] {
     return this.#agreement.contributors;
   }
 
   /** Whether all sources of what is here were compared, and agree. */
   get complete(): boolean {
-    return this.#needless || this.#agreement.complete;
+    return this.#allDigestsGiven || this.#agreement.complete;
   }
 
   /** Asks a parent for a piece that is wanted. Resolves with the piece, and the position of its announcement among all. */
@@ -94,12 +94,12 @@ export class Comparison {
     parent: string,
     ask: () => Promise<Piece>,
   ): Promise<{ readonly piece: Piece; readonly at: number }> {
-    this.#count(parent, 1);
+    this.#countPending(parent, 1);
     try {
       const piece = await ask();
       return { piece, at: this.#agreement.announced(parent, piece.number, piece.digest) };
     } finally {
-      this.#count(parent, -1);
+      this.#countPending(parent, -1);
       this.#context.onChange();
     }
   }
@@ -109,21 +109,21 @@ export class Comparison {
    * with, for the signal, or as `commit` does.
    */
   async commit(parent: string, signal: AbortSignal, commit: () => Promise<void>): Promise<void> {
-    while (!this.#isOpen(parent)) {
+    while (!this.#mayCommit(parent)) {
       // A question that failed before is asked again.
-      this.#agreement.waits(parent);
-      await this.#change(parent, signal);
+      this.#agreement.clearFailure(parent);
+      await this.#waitForChange(parent, signal);
     }
     // Two parents are not to bring the first piece at once: each would be the reference.
-    const isReference = this.#agreement.empty;
+    const isReference = this.#agreement.isEmpty;
     if (isReference) {
       this.#reference = parent;
-      this.#committing++;
+      this.#referenceCommits++;
     }
     try {
       await commit();
     } finally {
-      if (isReference && --this.#committing === 0) this.#reference = undefined;
+      if (isReference && --this.#referenceCommits === 0) this.#reference = undefined;
       this.wake();
     }
   }
@@ -145,18 +145,19 @@ export class Comparison {
    * @param exhausted whether no piece is left to begin
    */
   step(exhausted: boolean): void {
-    const { parents, reading } = this.#context;
-    if (this.#needless || reading()) return;
+    const { parents, isVerifyingResumed } = this.#context;
+    if (this.#allDigestsGiven || isVerifyingResumed()) return;
     for (const parent of parents) {
       const question = this.#agreement.question(parent, this.#offers(parent));
       if (question !== undefined) this.#begin(question, false);
-      else if (exhausted && (this.#unanswered.get(parent) ?? 0) === 0) this.#askLast(parent, false);
+      else if (exhausted && (this.#pendingAnnouncements.get(parent) ?? 0) === 0)
+        this.#askLast(parent, false);
     }
   }
 
   /** Whether nothing is left to ask, now that every wanted piece is here; begins what is. */
   finish(): boolean {
-    if (this.#needless || this.#context.whole) return true;
+    if (this.#allDigestsGiven || this.#context.hasTaskDigest) return true;
     const due = this.#context.parents.filter((parent) => this.#askLast(parent, true));
     return due.length === 0 && this.#running.size === 0;
   }
@@ -170,14 +171,14 @@ export class Comparison {
     return kept.map(({ piece }) => piece);
   }
 
-  #isOpen(parent: string): boolean {
-    if (this.#needless) return true;
-    if (this.#context.reading()) return false;
-    if (!this.#agreement.empty) return this.#agreement.isOpen(parent, this.#offers(parent));
+  #mayCommit(parent: string): boolean {
+    if (this.#allDigestsGiven) return true;
+    if (this.#context.isVerifyingResumed()) return false;
+    if (!this.#agreement.isEmpty) return this.#agreement.mayCommit(parent, this.#offers(parent));
     return (this.#reference ?? parent) === parent;
   }
 
-  #change(parent: string, signal: AbortSignal): Promise<void> {
+  #waitForChange(parent: string, signal: AbortSignal): Promise<void> {
     let waiter: Waiter | undefined;
     const changed = new Promise<void>((resolve, reject) => {
       waiter = { parent, resolve, reject };
@@ -189,30 +190,35 @@ export class Comparison {
     );
   }
 
-  #count(parent: string, change: 1 | -1): void {
-    this.#unanswered.set(parent, (this.#unanswered.get(parent) ?? 0) + change);
+  #countPending(parent: string, change: 1 | -1): void {
+    this.#pendingAnnouncements.set(parent, (this.#pendingAnnouncements.get(parent) ?? 0) + change);
   }
 
   #offers(parent: string, last = false): (number: number) => boolean {
-    return (number) => this.#context.offers(parent, number, last);
+    return (number) => this.#context.mayHave(parent, number, last);
   }
 
   /** Asks a parent from which nothing more comes, if there is anything to ask. Returns whether there is. */
   #askLast(parent: string, all: boolean): boolean {
-    const { whole, gone, inMessages } = this.#context;
+    const { hasTaskDigest, isUnavailable, piecesAreMessages } = this.#context;
     // A whole message more is not to be held beside those under way.
-    if (whole || (inMessages && !all)) return false;
-    const question = this.#agreement.lastQuestion(parent, this.#offers(parent, true), gone, all);
+    if (hasTaskDigest || (piecesAreMessages && !all)) return false;
+    const question = this.#agreement.lastQuestion(
+      parent,
+      this.#offers(parent, true),
+      isUnavailable,
+      all,
+    );
     if (question !== undefined) this.#begin(question, true);
     return question !== undefined;
   }
 
   #begin(question: Question, last: boolean): void {
     const { parent } = question;
-    const claims = question.claims.filter(() => this.#context.admit(parent));
+    const claims = question.claims.filter(() => this.#context.takeSlot(parent));
     if (claims.length === 0) return;
     const asked = { ...question, claims };
-    this.#agreement.begin(asked);
+    this.#agreement.asked(asked);
     const running = this.#ask(asked, last).finally(() => {
       this.#running.delete(running);
       this.#context.onChange();
@@ -253,23 +259,25 @@ export class Comparison {
    * false when that cannot be told: the parent does not have the piece, or names a digest by another algorithm.
    */
   async #compare(parent: string, claim: Claim, last: boolean): Promise<boolean | VortexError> {
-    const { whole, ask, release } = this.#context;
+    const { hasTaskDigest, ask, releaseSlot } = this.#context;
     let piece: Piece;
     try {
       piece = await ask(parent, claim.number, last);
       piece.cancel();
     } catch (error) {
       const failure = withAddress(error, parent);
-      if (retryDecision(failure) === "absent") return false;
+      if (retryDecision(failure) === "missing") return false;
       throw failure;
     } finally {
-      release(parent);
+      releaseSlot(parent);
     }
     const { algorithm, encoded } = parseDigest(piece.digest);
     const expected = await this.#digestOf(claim, parent, algorithm);
     if (expected === undefined || expected === encoded) return expected !== undefined;
-    const what = differing(parent, claim, `${algorithm}:${expected}`, piece.digest);
-    const advice = whole ? "" : "; give the digest of the whole to tell which content is right";
+    const what = disagreementMessage(parent, claim, `${algorithm}:${expected}`, piece.digest);
+    const advice = hasTaskDigest
+      ? ""
+      : "; give the digest of the whole to tell which content is right";
     return new VortexError("DigestMismatch", what + advice, { addr: parent });
   }
 
@@ -292,7 +300,7 @@ export class Comparison {
 }
 
 /** Names a parent, and whose content it contradicts. */
-function differing(
+function disagreementMessage(
   parent: string,
   { number, source }: Claim,
   expected: string,
@@ -301,6 +309,6 @@ function differing(
   if (source === parent) {
     return `the content of ${parent} changed: expected piece ${number} with digest ${expected} as before, got ${found}`;
   }
-  const at = source === EARLIER ? `what ${EARLIER} left (the journal)` : source;
+  const at = source === EARLIER_DOWNLOAD ? `what ${EARLIER_DOWNLOAD} left (the journal)` : source;
   return `${parent} and ${at} have different contents: piece ${number} has digest ${found} at ${parent}, and ${expected} in the other`;
 }

@@ -6,7 +6,7 @@ import type { TaskLayout } from "./layout.ts";
 import type { SinkSession } from "./sink.ts";
 
 /** Bytes in one read of what is hashed. */
-const READ = 1024 * 1024;
+const READ_BYTES = 1024 * 1024;
 
 /** What a frontier works on. */
 export interface ContiguousHasherOptions {
@@ -32,10 +32,10 @@ export class ContiguousHasher {
   readonly #options: ContiguousHasherOptions;
   readonly #hasher: Hasher | undefined;
   /** CRC-32 of pieces that are committed and that the frontier has not come to. */
-  readonly #waiting = new Map<number, number>();
+  readonly #pending = new Map<number, number>();
   #crc32 = 0;
   #next: number;
-  #moving: Promise<void> | undefined;
+  #advancing: Promise<void> | undefined;
   #stopped = false;
   /** What is hashed is read into it. */
   #buffer: Uint8Array | undefined;
@@ -55,14 +55,14 @@ export class ContiguousHasher {
 
   /** Takes note of a piece that is committed. */
   add(number: number, crc32: number): void {
-    this.#waiting.set(number, crc32);
-    if (number === this.#next && !this.#stopped) this.#moving ??= this.#move();
+    this.#pending.set(number, crc32);
+    if (number === this.#next && !this.#stopped) this.#advancing ??= this.#advance();
   }
 
   /** Stops, and waits for the read under way. */
   async stop(): Promise<void> {
     this.#stopped = true;
-    await this.#moving;
+    await this.#advancing;
   }
 
   /**
@@ -79,32 +79,32 @@ export class ContiguousHasher {
     throw new VortexError("DigestMismatch", message);
   }
 
-  async #move(): Promise<void> {
+  async #advance(): Promise<void> {
     const { layout, session, onAdvance, onFailure } = this.#options;
     try {
       for (
-        let crc32 = this.#waiting.get(this.#next);
+        let crc32 = this.#pending.get(this.#next);
         crc32 !== undefined;
-        crc32 = this.#waiting.get(this.#next)
+        crc32 = this.#pending.get(this.#next)
       ) {
         const part = layout.part(this.#next);
         if (part === undefined) break;
         for (let at = 0; this.#hasher !== undefined && at < part.length; ) {
-          this.#buffer ??= new Uint8Array(READ);
-          const length = Math.min(READ, part.length - at);
+          this.#buffer ??= new Uint8Array(READ_BYTES);
+          const length = Math.min(READ_BYTES, part.length - at);
           const bytes = await session.read(part.number, part.position + at, length, this.#buffer);
           if (this.#stopped) return;
           this.#hasher.update(bytes);
           at += bytes.length;
         }
         this.#crc32 = crc32Combine(this.#crc32, crc32, part.length);
-        this.#waiting.delete(this.#next);
+        this.#pending.delete(this.#next);
         await session.advance(part.position + part.length);
         if (this.#stopped) return;
         this.#next++;
         onAdvance();
       }
-      this.#moving = undefined;
+      this.#advancing = undefined;
     } catch (error) {
       this.#stopped = true;
       onFailure(error);

@@ -7,7 +7,7 @@ import type { Clock, Timer } from "../runtime.ts";
 import { beginOperation, type Operation } from "../telemetry.ts";
 import type { PeerAddress } from "../transport/peer-address.ts";
 import type { Protocol } from "../transport/protocol.ts";
-import { EARLIER } from "./agreement.ts";
+import { EARLIER_DOWNLOAD } from "./agreement.ts";
 import { Comparison } from "./comparison.ts";
 import { ContiguousHasher } from "./contiguous-hasher.ts";
 import { TaskLayout } from "./layout.ts";
@@ -36,17 +36,17 @@ import type {
 import { TransferStats } from "./transfer-stats.ts";
 
 /** Bytes of pieces under way where a piece is a message, which is held twice for a moment. HTTP/2's windows hold no more at a time. */
-const MAX_MESSAGE_BYTES = 16 * 1024 * 1024;
+const MAX_IN_FLIGHT_MESSAGE_BYTES = 16 * 1024 * 1024;
 /** A piece may lie unread for as long as our own rate limit and sink take, in ms: 30 days. A download gives up what it does not want. */
-const UNREAD_TIMEOUT = 30 * 24 * 3600 * 1000;
+const UNREAD_TIMEOUT_MS = 30 * 24 * 3600 * 1000;
 /** Milliseconds between two reports of progress. */
-const PROGRESS_INTERVAL = 100;
+const PROGRESS_INTERVAL_MS = 100;
 
 /** Pieces of an earlier download that are read before those from parents are committed. */
-const COMPARED_FIRST = 3;
+const VERIFIED_FIRST_PIECES = 3;
 
 /** The download while its sink is open. */
-interface Open {
+interface OpenDownload {
   readonly layout: TaskLayout;
   readonly digest: Digest | undefined;
   readonly session: SinkSession;
@@ -55,11 +55,11 @@ interface Open {
   readonly pieceWindow: PieceWindow | undefined;
   readonly comparison: Comparison;
   /** Of this round: it hashes the whole from the start. */
-  readonly frontier: ContiguousHasher;
+  readonly hasher: ContiguousHasher;
 }
 
 /** {@link TaskDownloadOptions} with every default filled in. */
-type SettledOptions = TaskDownloadOptions &
+type ResolvedOptions = TaskDownloadOptions &
   Required<
     Pick<TaskDownloadOptions, "concurrentPieceCount" | "pieceTimeout" | "stallTimeout" | "patience">
   >;
@@ -73,7 +73,7 @@ export class Download implements TaskDownload {
   readonly done: Promise<TaskReport>;
   readonly store: TaskStore;
   readonly #request: TaskRequest;
-  readonly #options: SettledOptions;
+  readonly #options: ResolvedOptions;
   readonly #source: TaskSource;
   readonly #settings: TaskSettings;
   readonly #shared: SharedLimits;
@@ -82,27 +82,27 @@ export class Download implements TaskDownload {
   readonly #discovery: ParentDiscovery;
   readonly #limiters: readonly RateLimiter[];
   readonly #operation: Operation | undefined;
-  readonly #tally: TransferStats;
+  readonly #stats: TransferStats;
   /** Ends everything that waits; its reason is what the download failed with. */
   readonly #ending = new AbortController();
   /** What has to end before the sink is closed. */
-  readonly #tasks = new Set<Promise<unknown>>();
-  readonly #holder: SlotHolder = { onSlot: () => this.#wake() };
-  readonly #trials: RoundPlanner;
+  readonly #background = new Set<Promise<unknown>>();
+  readonly #slotHolder: SlotHolder = { onSlot: () => this.#wake() };
+  readonly #rounds: RoundPlanner;
   /** Attempts whose slot was given back when all of the piece had come. */
-  readonly #received = new Set<number>();
-  readonly #fetches = new Set<Promise<void>>();
-  #open: Open | undefined;
+  readonly #slotReleased = new Set<number>();
+  readonly #attempts = new Set<Promise<void>>();
+  #opened: OpenDownload | undefined;
   #timer: Timer | undefined;
-  #stepping = false;
-  #paused = false;
-  #finishing = false;
-  #discard = false;
+  #isStepScheduled = false;
+  #isPaused = false;
+  #isFinishing = false;
+  #discardOnAbort = false;
   #progressAt = Number.NEGATIVE_INFINITY;
   /** Those pieces of an earlier download are being read that parents are asked about. */
-  #reading = false;
+  #isVerifyingResumed = false;
   /** Pieces are taken back: nothing begins meanwhile. */
-  #restarting = false;
+  #isChangingRound = false;
   /** The round is over: all pieces are here, or `stuck` says why they cannot be. */
   #endRound: (stuck: VortexError | undefined) => void = () => {};
 
@@ -121,7 +121,7 @@ export class Download implements TaskDownload {
     this.#settings = settings;
     this.#shared = shared;
     this.#clock = clock;
-    this.#options = settle(options, settings);
+    this.#options = resolveOptions(options, settings);
     const layout = TaskLayout.known({ taskId, kind, range }, request);
     const given = digest === undefined ? undefined : parseDigest(digest);
     if (given !== undefined && range !== undefined) {
@@ -166,11 +166,11 @@ export class Download implements TaskDownload {
       operation: this.#operation,
       onChange: () => this.#wake(),
       patience: this.#options.patience,
-      onUseless: (parent, banned) => this.#leaveOut(parent, banned),
-      onReturn: (parent) => this.#comeBack(parent),
+      onUseless: (parent, banned) => this.#leaveParentOut(parent, banned),
+      onRestored: (parent) => this.#restoreParent(parent),
     });
-    this.#trials = new RoundPlanner([...this.#parents.keys()]);
-    this.#tally = new TransferStats(clock.now());
+    this.#rounds = new RoundPlanner([...this.#parents.keys()]);
+    this.#stats = new TransferStats(clock.now());
     this.store = new TaskStore(taskId);
     this.done = this.#run(layout, given);
     this.done.then(
@@ -182,13 +182,13 @@ export class Download implements TaskDownload {
   }
 
   pause(): void {
-    this.#paused = true;
+    this.#isPaused = true;
     this.#timer?.cancel();
     this.#timer = undefined;
   }
 
   resume(): void {
-    this.#paused = false;
+    this.#isPaused = false;
     this.#wake();
   }
 
@@ -202,22 +202,22 @@ export class Download implements TaskDownload {
 
   /** Ends the download with an error, unless it has ended. What comes first stands. */
   end(error: VortexError): void {
-    if (this.#finishing || this.#ending.signal.aborted) return;
+    if (this.#isFinishing || this.#ending.signal.aborted) return;
     this.#ending.abort(error);
     this.#endRound(error);
   }
 
   progress(): TaskProgress {
-    const { layout, transfers, scheduler } = this.#open ?? {};
+    const { layout, transfers, scheduler } = this.#opened ?? {};
     const routes = scheduler?.routes ?? [];
     const now = this.#clock.now();
     const patienceLeft =
       scheduler === undefined ? this.#discovery.patienceLeft(now) : scheduler.patienceLeft(now);
     const underWay = transfers?.bytes ?? 0;
-    return this.#tally.progress(now, layout, {
-      underWay,
+    return this.#stats.progress(now, layout, {
+      inFlightBytes: underWay,
       routes,
-      paused: this.#paused,
+      paused: this.#isPaused,
       patienceLeft,
     });
   }
@@ -234,7 +234,9 @@ export class Download implements TaskDownload {
       // The caller has the handle before anything happens.
       await undefined;
       const told =
-        known === undefined ? await this.#discovery.ask() : { layout: known, digest: undefined };
+        known === undefined
+          ? await this.#discovery.discover()
+          : { layout: known, digest: undefined };
       const open = await this.#openSink(told.layout, digest ?? told.digest);
       await this.#transferAll(open);
       return this.#report(open);
@@ -247,35 +249,35 @@ export class Download implements TaskDownload {
     } finally {
       settled?.();
       this.#timer?.cancel();
-      this.#shared.slots.leave(this.#holder);
-      this.#tellProgress(true);
+      this.#shared.slots.leave(this.#slotHolder);
+      this.#reportProgress(true);
     }
   }
 
   /** Ends whatever is under way, then the sink. */
   async #close(failure: VortexError): Promise<void> {
     this.#ending.abort(failure);
-    this.#open?.transfers.endAll(failure);
-    await Promise.allSettled([...this.#tasks]);
-    await this.#open?.frontier.stop();
+    this.#opened?.transfers.endAll(failure);
+    await Promise.allSettled([...this.#background]);
+    await this.#opened?.hasher.stop();
     this.store.fail(failure);
-    await this.#open?.session.abort(failure, { discard: this.#discard });
+    await this.#opened?.session.abort(failure, { discard: this.#discardOnAbort });
   }
 
   // --- the sink
 
   /** A piece over gRPC is one message, and all of it in memory, so that long ones are held to fewer at a time. */
-  #piecesAtATime({ longestPiece }: TaskLayout): number {
+  #maxConcurrentPieces({ longestPiece }: TaskLayout): number {
     const { concurrentPieceCount } = this.#options;
     if (!this.#source.speaksApi) return concurrentPieceCount;
     return Math.min(
       concurrentPieceCount,
-      Math.max(1, Math.floor(MAX_MESSAGE_BYTES / longestPiece)),
+      Math.max(1, Math.floor(MAX_IN_FLIGHT_MESSAGE_BYTES / longestPiece)),
     );
   }
 
-  async #openSink(layout: TaskLayout, digest: Digest | undefined): Promise<Open> {
-    layout.requirePieces(this.#settings.maxPieceLength);
+  async #openSink(layout: TaskLayout, digest: Digest | undefined): Promise<OpenDownload> {
+    layout.requirePieceLength(this.#settings.maxPieceLength);
     const { signal } = this.#ending;
     if (signal.aborted) throw signal.reason;
     const onSinkFailure = (error: unknown): void =>
@@ -286,14 +288,14 @@ export class Download implements TaskDownload {
       onRoom: () => this.#wake(),
       onFailure: onSinkFailure,
     });
-    const most = this.#piecesAtATime(layout);
+    const most = this.#maxConcurrentPieces(layout);
     const scheduler = new Scheduler({
       first: layout.first,
       last: layout.last,
       lengthOf: (number) => layout.extent(number).length,
       concurrentPieceCount: most,
       pieceTimeout: this.#options.pieceTimeout,
-      stallAfter: this.#options.stallTimeout / 4,
+      stallThreshold: this.#options.stallTimeout / 4,
       announceTimeout: this.#options.pieceTimeout,
       patience: this.#options.patience,
       random: () => this.#random(),
@@ -305,17 +307,17 @@ export class Download implements TaskDownload {
       hashers,
       random: () => this.#random(),
       parents: [...this.#parents.keys()],
-      inMessages: this.#source.speaksApi,
-      whole: digest !== undefined,
-      reading: () => this.#reading,
+      piecesAreMessages: this.#source.speaksApi,
+      hasTaskDigest: digest !== undefined,
+      isVerifyingResumed: () => this.#isVerifyingResumed,
       signal,
-      ask: (parent, number, last) => this.#askAgain(scheduler, parent, number, last),
-      gone: (parent) => !scheduler.routesOf(parent).some(({ used }) => used),
-      offers: (parent, number, last) => this.#mayAsk(scheduler, parent, number, last),
-      admit: (parent) => this.#shared.slots.take(parent, this.#holder),
-      release: (parent) => this.#shared.slots.release(parent, this.#holder),
+      ask: (parent, number, last) => this.#askAboutPiece(scheduler, parent, number, last),
+      isUnavailable: (parent) => !scheduler.routesOf(parent).some(({ isUsable }) => isUsable),
+      mayHave: (parent, number, last) => this.#mayAskAbout(scheduler, parent, number, last),
+      takeSlot: (parent) => this.#shared.slots.take(parent, this.#slotHolder),
+      releaseSlot: (parent) => this.#shared.slots.release(parent, this.#slotHolder),
       onChange: () => this.#wake(),
-      onDisagreement: (parent, error) => this.#disagree(parent, error),
+      onDisagreement: (parent, error) => this.#onDisagreement(parent, error),
     });
     const transfers = new PieceTransfers({
       layout,
@@ -326,19 +328,20 @@ export class Download implements TaskDownload {
       limiters: this.#limiters,
       signal,
       comparison,
-      ask: ({ parent, protocol, number }, ended) =>
-        this.#askParent(parent, protocol, number, ended),
+      fetchPiece: ({ parent, protocol, number }, ended) =>
+        this.#fetchPiece(parent, protocol, number, ended),
       onReceived: ({ id, parent }) => {
-        this.#received.add(id);
-        this.#shared.slots.release(parent, this.#holder);
+        this.#slotReleased.add(id);
+        this.#shared.slots.release(parent, this.#slotHolder);
       },
-      onBytes: (bytes, at) => this.#tally.arrived(bytes, at),
-      onProgress: () => this.#tellProgress(),
-      onSunk: (piece, parent, at, costSeconds) => this.#count(piece, parent, at, costSeconds),
-      onReturn: (attempt) => this.#tellReturn(attempt),
+      onBytes: (bytes, at) => this.#stats.addBytes(bytes, at),
+      onProgress: () => this.#reportProgress(),
+      onCommitted: (piece, parent, at, costSeconds) =>
+        this.#onPieceDone(piece, parent, at, costSeconds),
+      onRouteRestored: (attempt) => this.#reportRestored(attempt),
       onSinkFailure,
     });
-    const frontier = this.#frontier(layout, session, digest);
+    const frontier = this.#createHasher(layout, session, digest);
     const limiters = this.#limiters;
     const span = this.#options.stallTimeout / 2;
     const pieceWindow =
@@ -347,11 +350,11 @@ export class Download implements TaskDownload {
         : new PieceWindow({
             limiters,
             pieceLength: layout.longestPiece,
-            span,
-            most,
+            passTimeMs: span,
+            maxPieces: most,
             now: this.#clock.now(),
           });
-    const open: Open = {
+    const open: OpenDownload = {
       layout,
       digest,
       session,
@@ -359,14 +362,14 @@ export class Download implements TaskDownload {
       transfers,
       comparison,
       pieceWindow,
-      frontier,
+      hasher: frontier,
     };
-    this.#open = open;
+    this.#opened = open;
     this.store.open(layout, session);
     return open;
   }
 
-  #frontier(
+  #createHasher(
     layout: TaskLayout,
     session: SinkSession,
     digest: Digest | undefined,
@@ -384,46 +387,46 @@ export class Download implements TaskDownload {
     });
   }
 
-  async #transferAll(open: Open): Promise<void> {
+  async #transferAll(open: OpenDownload): Promise<void> {
     const { layout, scheduler, session } = open;
     const found = resumedPieces(open);
-    for (const { number } of found) scheduler.find(number);
+    for (const { number } of found) scheduler.beginVerification(number);
     for (const parent of this.#parents.values()) {
-      const asked = this.#discovery.asks(parent);
+      const asked = this.#discovery.isFollowed(parent);
       const protocols = this.#source.protocolsOf?.(parent.addresses ?? parent.addr) ?? [undefined];
       const routes = protocols.map((protocol) =>
         scheduler.addRoute({ parent: parent.name, protocol }, asked),
       );
-      this.#tally.leaveOut(
+      this.#stats.setLeftOutProtocols(
         parent.name,
         this.#source.leftOut?.(parent.addresses ?? parent.addr) ?? [],
       );
       if (asked) this.#track(this.#discovery.follow(layout, parent, routes));
     }
     let round = this.#nextRound();
-    this.#tell({
+    this.#emit({
       type: "started",
       totalBytes: layout.length,
       totalPieces: layout.wantedCount,
       resumedPieces: found.length,
     });
-    this.#reading = found.length > 0;
-    this.#track(this.#compare(open, found));
+    this.#isVerifyingResumed = found.length > 0;
+    this.#track(this.#verifyResumed(open, found));
     this.#finishIfDone();
     this.#wake();
     let mismatch: VortexError | undefined;
     for (;;) {
       const stuck = await round;
       if (this.#ending.signal.aborted) throw this.#ending.signal.reason;
-      const wrong = stuck === undefined ? this.#mismatch() : undefined;
+      const wrong = stuck === undefined ? this.#taskMismatch() : undefined;
       const failure = stuck ?? wrong;
       if (failure === undefined) break;
       // That the whole is wrong says more than what is missing in a later round.
       mismatch ??= wrong;
       round = this.#nextRound();
-      if (await this.#startOver(failure, wrong !== undefined)) continue;
+      if (await this.#startNextRound(failure, wrong !== undefined)) continue;
       // Which of the pieces is wrong cannot be told, so none is worth keeping.
-      this.#discard = mismatch !== undefined;
+      this.#discardOnAbort = mismatch !== undefined;
       throw mismatch ?? failure;
     }
     await session.finish();
@@ -443,9 +446,9 @@ export class Download implements TaskDownload {
   }
 
   /** How the whole differs from what it should be, now that all pieces are here. */
-  #mismatch(): VortexError | undefined {
+  #taskMismatch(): VortexError | undefined {
     try {
-      this.#open?.frontier.verify();
+      this.#opened?.hasher.verify();
       return undefined;
     } catch (error) {
       return VortexError.from(error, "Internal");
@@ -456,58 +459,58 @@ export class Download implements TaskDownload {
    * Begins a round with other parents, where the digest of the whole tells which are right. Returns false when no other parents are
    * left to try, or the sink cannot take pieces back.
    */
-  async #startOver(failure: VortexError, isMismatch: boolean): Promise<boolean> {
-    if (this.#open === undefined) return false;
-    const { layout, digest, session, scheduler, comparison, frontier } = this.#open;
+  async #startNextRound(failure: VortexError, isMismatch: boolean): Promise<boolean> {
+    if (this.#opened === undefined) return false;
+    const { layout, digest, session, scheduler, comparison, hasher } = this.#opened;
     if (digest === undefined || session.restart === undefined) return false;
     const sources = comparison.contributors;
-    const parents = this.#trials.next({ mismatch: isMismatch, sources });
+    const parents = this.#rounds.next({ mismatch: isMismatch, sources });
     if (parents === undefined) return false;
     for (const route of scheduler.routes) {
       if (isMismatch && sources.includes(route.parent) && !parents.includes(route.parent))
-        route.note(failure);
+        route.addReason(failure);
     }
-    this.#restarting = true;
-    this.#finishing = false;
-    await Promise.allSettled([...this.#fetches]);
-    await frontier.stop();
+    this.#isChangingRound = true;
+    this.#isFinishing = false;
+    await Promise.allSettled([...this.#attempts]);
+    await hasher.stop();
     const kept = comparison.restart(new Set(parents));
     await session.restart(kept);
     if (this.#ending.signal.aborted) throw this.#ending.signal.reason;
     this.store.restart(failure);
-    this.#tally.restart();
+    this.#stats.restart();
     scheduler.restart(new Set(kept.map(({ number }) => number)), parents, this.#clock.now());
-    const next = this.#frontier(layout, session, digest);
-    this.#open = { ...this.#open, frontier: next };
-    for (const piece of kept) this.#add(piece, false, 0);
-    this.#tell({ type: "started-over", parents, error: failure });
-    this.#restarting = false;
+    const next = this.#createHasher(layout, session, digest);
+    this.#opened = { ...this.#opened, hasher: next };
+    for (const piece of kept) this.#addPiece(piece, false, 0);
+    this.#emit({ type: "started-over", parents, error: failure });
+    this.#isChangingRound = false;
     this.#finishIfDone();
     this.#wake();
     return true;
   }
 
   /** A parent has another content than the others. Where the whole is not checked, nobody can tell which is right. */
-  #disagree(parent: string, error: VortexError): void {
-    if (this.#open === undefined) return;
-    const { digest, scheduler, transfers } = this.#open;
+  #onDisagreement(parent: string, error: VortexError): void {
+    if (this.#opened === undefined) return;
+    const { digest, scheduler, transfers } = this.#opened;
     if (digest === undefined) {
-      this.#discard = true;
+      this.#discardOnAbort = true;
       this.end(error);
       return;
     }
-    this.#trials.setAside(parent);
-    for (const attempt of scheduler.setAside(parent, error, this.#clock.now()))
+    this.#rounds.exclude(parent);
+    for (const attempt of scheduler.excludeFromRound(parent, error, this.#clock.now()))
       transfers.end(attempt);
-    this.#tell({ type: "parent-left-out", parent, reasons: reasonsOf(scheduler.routesOf(parent)) });
+    this.#emit({ type: "parent-left-out", parent, reasons: reasonsOf(scheduler.routesOf(parent)) });
     this.#wake();
   }
 
   // --- what an earlier download left
 
   /** Counts what an earlier download left and is what it is said to be. */
-  async #compare(
-    { layout, session, scheduler, comparison }: Open,
+  async #verifyResumed(
+    { layout, session, scheduler, comparison }: OpenDownload,
     found: readonly SinkPiece[],
   ): Promise<void> {
     const { signal } = this.#ending;
@@ -515,14 +518,14 @@ export class Download implements TaskDownload {
     for (const [index, piece] of found.entries()) {
       const right = await isIntact(piece, { layout, session, hashers, signal });
       if (signal.aborted) return;
-      scheduler.settle(piece.number, right);
+      scheduler.endVerification(piece.number, right);
       if (right) {
-        this.#count(piece, undefined, 0, 0);
+        this.#onPieceDone(piece, undefined, 0, 0);
       } else {
-        this.#tell({ type: "piece-damaged", number: piece.number });
+        this.#emit({ type: "piece-damaged", number: piece.number });
       }
-      if (index + 1 === Math.min(COMPARED_FIRST, found.length)) {
-        this.#reading = false;
+      if (index + 1 === Math.min(VERIFIED_FIRST_PIECES, found.length)) {
+        this.#isVerifyingResumed = false;
         comparison.wake();
       }
       // Also when it is right: with the last one it shows that what is left cannot be fetched, when no parent is left.
@@ -534,38 +537,38 @@ export class Download implements TaskDownload {
 
   /** Steps soon: many things may happen at once, and each of them calls this. */
   #wake(): void {
-    if (this.#stepping) return;
-    this.#stepping = true;
+    if (this.#isStepScheduled) return;
+    this.#isStepScheduled = true;
     queueMicrotask(() => {
-      this.#stepping = false;
+      this.#isStepScheduled = false;
       this.#step();
     });
   }
 
   #step(): void {
-    const open = this.#open;
-    if (open === undefined || this.#isIdle) return;
+    const open = this.#opened;
+    if (open === undefined || this.#isSuspended) return;
     const { layout, scheduler, session, comparison, pieceWindow } = open;
-    comparison.step(scheduler.exhausted);
+    comparison.step(scheduler.allInFlight);
     this.#finishIfDone();
-    if (this.#paused || this.#isIdle) return;
+    if (this.#isPaused || this.#isSuspended) return;
     this.#timer?.cancel();
     this.#timer = undefined;
     const now = this.#clock.now();
     const { starts, wakeAt, failure } = scheduler.step(now, {
-      allows: (number) => {
+      hasRoom: (number) => {
         const part = layout.part(number);
         if (part === undefined || session.limit === undefined) return true;
         return part.position + part.length <= session.limit;
       },
-      admit: (parent) => this.#shared.slots.take(parent, this.#holder),
-      ...(pieceWindow && { most: pieceWindow.size(now) }),
+      takeSlot: (parent) => this.#shared.slots.take(parent, this.#slotHolder),
+      ...(pieceWindow && { maxPieces: pieceWindow.size(now) }),
     });
     for (const attempt of starts) {
-      if (attempt.racer)
-        this.#tell({ type: "race", number: attempt.number, parent: attempt.parent });
-      const fetched = this.#fetch(open, attempt).finally(() => this.#fetches.delete(fetched));
-      this.#fetches.add(fetched);
+      if (attempt.isHedge)
+        this.#emit({ type: "race", number: attempt.number, parent: attempt.parent });
+      const fetched = this.#runAttempt(open, attempt).finally(() => this.#attempts.delete(fetched));
+      this.#attempts.add(fetched);
       this.#track(fetched);
     }
     const next = Math.min(
@@ -573,7 +576,7 @@ export class Download implements TaskDownload {
       pieceWindow?.changesAt ?? Number.POSITIVE_INFINITY,
     );
     if (failure !== undefined) {
-      this.#restarting = true;
+      this.#isChangingRound = true;
       this.#endRound(failure);
     } else if (next !== Number.POSITIVE_INFINITY) {
       this.#timer = this.#clock.setTimer(() => this.#wake(), Math.max(0, next - now));
@@ -581,23 +584,23 @@ export class Download implements TaskDownload {
   }
 
   /** Whether nothing is to begin now. */
-  get #isIdle(): boolean {
-    return this.#finishing || this.#restarting || this.#ending.signal.aborted;
+  get #isSuspended(): boolean {
+    return this.#isFinishing || this.#isChangingRound || this.#ending.signal.aborted;
   }
 
-  async #fetch({ transfers, scheduler }: Open, attempt: Attempt): Promise<void> {
+  async #runAttempt({ transfers, scheduler }: OpenDownload, attempt: Attempt): Promise<void> {
     try {
       await transfers.run(attempt);
     } catch (error) {
-      if (!this.#ending.signal.aborted) this.#failed(scheduler, attempt, error);
+      if (!this.#ending.signal.aborted) this.#onAttemptFailed(scheduler, attempt, error);
     } finally {
-      if (!this.#received.delete(attempt.id))
-        this.#shared.slots.release(attempt.parent, this.#holder);
+      if (!this.#slotReleased.delete(attempt.id))
+        this.#shared.slots.release(attempt.parent, this.#slotHolder);
       this.#wake();
     }
   }
 
-  async #askParent(
+  async #fetchPiece(
     name: string,
     protocol: Protocol | undefined,
     number: number,
@@ -613,135 +616,145 @@ export class Download implements TaskDownload {
     const fetch = (): Promise<Piece> =>
       this.#source.fetchPiece(
         { ...where, ...(protocol && { protocol }), hostId, taskId, kind, number },
-        { pieceTimeout, stallTimeout, unreadTimeout: UNREAD_TIMEOUT, signal },
+        { pieceTimeout, stallTimeout, unreadTimeout: UNREAD_TIMEOUT_MS, signal },
       );
     return this.#operation === undefined ? fetch() : this.#operation.run(fetch);
   }
 
   /** Asks a parent about a piece that is here. The end of the task waits no longer for it than for a piece before another is asked. */
-  #askAgain(scheduler: Scheduler, parent: string, number: number, last: boolean): Promise<Piece> {
-    const route = scheduler.routesOf(parent).find(({ used }) => used);
+  #askAboutPiece(
+    scheduler: Scheduler,
+    parent: string,
+    number: number,
+    last: boolean,
+  ): Promise<Piece> {
+    const route = scheduler.routesOf(parent).find(({ isUsable }) => isUsable);
     const { stallTimeout } = this.#options;
     const within = last ? Math.ceil(stallTimeout / 4) : stallTimeout;
-    return this.#askParent(parent, route?.protocol, number, this.#ending.signal, within);
+    return this.#fetchPiece(parent, route?.protocol, number, this.#ending.signal, within);
   }
 
   /** Whether a parent may be asked about a piece. The last time, also one that has not told yet what it has. */
-  #mayAsk(scheduler: Scheduler, parent: string, number: number, last: boolean): boolean {
+  #mayAskAbout(scheduler: Scheduler, parent: string, number: number, last: boolean): boolean {
     if (addressOf(this.#parents.get(parent)) === undefined) return false;
-    const routes = scheduler.routesOf(parent).filter(({ used }) => used);
-    return routes.some((route) => route.mayHave(number) || (last && route.awaited));
+    const routes = scheduler.routesOf(parent).filter(({ isUsable }) => isUsable);
+    return routes.some((route) => route.mayHave(number) || (last && route.mayAnnounceMore));
   }
 
-  #failed(
+  #onAttemptFailed(
     scheduler: Scheduler,
-    { id, number, route, parent, protocol }: Attempt,
+    { id, number, routeId, parent, protocol }: Attempt,
     error: unknown,
   ): void {
     const failure = withAddress(error, parent);
-    const verdict = retryDecision(failure);
-    if (verdict === "fatal") {
+    const decision = retryDecision(failure);
+    if (decision === "fatal") {
       this.end(failure);
       return;
     }
-    this.#tell({
+    this.#emit({
       type: "piece-failed",
       number,
       parent,
       error: failure,
       ...(protocol && { protocol }),
     });
-    const state = scheduler.route(route);
-    const wasOut = state.out;
-    const over = scheduler.failed(id, failure, verdict, this.#clock.now());
-    for (const attempt of over) this.#open?.transfers.end(attempt);
-    if (state.out && !wasOut) this.#tellLeftOut(scheduler, state);
+    const state = scheduler.route(routeId);
+    const wasOut = state.isLeftOut;
+    const over = scheduler.failed(id, failure, decision, this.#clock.now());
+    for (const attempt of over) this.#opened?.transfers.end(attempt);
+    if (state.isLeftOut && !wasOut) this.#reportLeftOut(scheduler, state);
   }
 
-  #leaveOut(parent: string, banned: boolean): void {
-    if (this.#open === undefined) return;
-    const { scheduler, transfers } = this.#open;
-    const [route, ...others] = scheduler.routesOf(parent).filter(({ out }) => !out);
+  #leaveParentOut(parent: string, banned: boolean): void {
+    if (this.#opened === undefined) return;
+    const { scheduler, transfers } = this.#opened;
+    const [route, ...others] = scheduler.routesOf(parent).filter(({ isLeftOut }) => !isLeftOut);
     if (route === undefined) return;
     for (const { id } of [route, ...others]) {
       const as = banned ? "banned" : "useless";
       for (const attempt of scheduler.leaveOut(id, as, this.#clock.now())) transfers.end(attempt);
     }
-    this.#tellLeftOut(scheduler, route);
+    this.#reportLeftOut(scheduler, route);
   }
 
   /** Counts on a parent again that had been left out. */
-  #comeBack(parent: string): void {
+  #restoreParent(parent: string): void {
     const routes =
-      this.#open?.scheduler.routesOf(parent).filter(({ leftOut }) => leftOut === "useless") ?? [];
-    for (const route of routes) route.comeBack();
-    if (routes.length > 0) this.#tellReturn({ parent });
+      this.#opened?.scheduler.routesOf(parent).filter(({ leftOut }) => leftOut === "useless") ?? [];
+    for (const route of routes) route.restore();
+    if (routes.length > 0) this.#reportRestored({ parent });
   }
 
-  #tellReturn({
+  #reportRestored({
     parent,
     protocol,
   }: {
     readonly parent: string;
     readonly protocol?: Protocol | undefined;
   }): void {
-    this.#tell({ type: "parent-back", parent, ...(protocol && { protocol }) });
+    this.#emit({ type: "parent-back", parent, ...(protocol && { protocol }) });
   }
 
   /** Reports a route that is left out: its parent, when that was the last one. */
-  #tellLeftOut(scheduler: Scheduler, { parent, protocol, reasons }: RouteState): void {
+  #reportLeftOut(scheduler: Scheduler, { parent, protocol, reasons }: RouteState): void {
     const routes = scheduler.routesOf(parent);
-    if (protocol !== undefined && routes.some(({ out }) => !out)) {
-      this.#tell({ type: "protocol-left-out", parent, protocol, reasons: [...reasons] });
+    if (protocol !== undefined && routes.some(({ isLeftOut }) => !isLeftOut)) {
+      this.#emit({ type: "protocol-left-out", parent, protocol, reasons: [...reasons] });
     } else {
-      this.#tell({ type: "parent-left-out", parent, reasons: reasonsOf(routes) });
+      this.#emit({ type: "parent-left-out", parent, reasons: reasonsOf(routes) });
     }
   }
 
   /** A piece is in the sink and right. One that an earlier download left has no parent. */
-  #count(piece: SinkPiece, parent: string | undefined, at: number, costSeconds: number): void {
-    if (this.#open === undefined) return;
-    this.#open.comparison.hold(piece, parent ?? EARLIER, at);
-    const bytes = this.#add(piece, parent === undefined, costSeconds);
-    this.#tell({ type: "piece", number: piece.number, bytes, parent });
+  #onPieceDone(
+    piece: SinkPiece,
+    parent: string | undefined,
+    at: number,
+    costSeconds: number,
+  ): void {
+    if (this.#opened === undefined) return;
+    this.#opened.comparison.hold(piece, parent ?? EARLIER_DOWNLOAD, at);
+    const bytes = this.#addPiece(piece, parent === undefined, costSeconds);
+    this.#emit({ type: "piece", number: piece.number, bytes, parent });
     this.#finishIfDone();
   }
 
   /** Adds a piece to what is counted, served and hashed. Returns its bytes. */
-  #add(piece: SinkPiece, resumed: boolean, costSeconds: number): number {
-    const { length = 0 } = this.#open?.layout.part(piece.number) ?? {};
-    this.#tally.add(length, resumed);
+  #addPiece(piece: SinkPiece, resumed: boolean, costSeconds: number): number {
+    const { length = 0 } = this.#opened?.layout.part(piece.number) ?? {};
+    this.#stats.addPiece(length, resumed);
     this.store.add(piece, costSeconds);
-    this.#open?.frontier.add(piece.number, piece.crc32);
+    this.#opened?.hasher.add(piece.number, piece.crc32);
     return length;
   }
 
   #finishIfDone(): void {
-    const open = this.#open;
-    if (open === undefined || this.#isIdle) return;
-    const { layout, frontier, comparison } = open;
-    if (this.#tally.pieces < layout.wantedCount || frontier.next <= layout.last) return;
+    const open = this.#opened;
+    if (open === undefined || this.#isSuspended) return;
+    const { layout, hasher, comparison } = open;
+    if (this.#stats.pieces < layout.wantedCount || hasher.next <= layout.last) return;
     if (!comparison.finish()) return;
-    this.#finishing = true;
+    this.#isFinishing = true;
     this.#endRound(undefined);
   }
 
   // --- telling
 
-  #tell(event: TaskEvent): void {
-    this.#call(() => this.#options.onEvent?.(event));
+  #emit(event: TaskEvent): void {
+    this.#callListener(() => this.#options.onEvent?.(event));
   }
 
-  #tellProgress(always = false): void {
+  #reportProgress(always = false): void {
     if (this.#options.onProgress === undefined) return;
     const now = this.#clock.now();
-    if (!always && now - this.#progressAt < PROGRESS_INTERVAL) return;
+    if (!always && now - this.#progressAt < PROGRESS_INTERVAL_MS) return;
     this.#progressAt = now;
-    this.#call(() => this.#options.onProgress?.(this.progress()));
+    this.#callListener(() => this.#options.onProgress?.(this.progress()));
   }
 
   /** A listener that throws ends the download: it is part of what the caller wanted done. */
-  #call(listener: () => void): void {
+  #callListener(listener: () => void): void {
     try {
       listener();
     } catch (error) {
@@ -749,7 +762,7 @@ export class Download implements TaskDownload {
     }
   }
 
-  #report({ layout, digest, scheduler, comparison }: Open): TaskReport {
+  #report({ layout, digest, scheduler, comparison }: OpenDownload): TaskReport {
     const verified: Verified =
       digest === undefined
         ? { level: comparison.complete ? "pieces" : "none" }
@@ -758,7 +771,7 @@ export class Download implements TaskDownload {
             digest: formatDigest(digest),
             by: this.#request.digest === undefined ? "parents" : "caller",
           };
-    return this.#tally.report(this.#clock.now(), layout, verified, scheduler.routes);
+    return this.#stats.report(this.#clock.now(), layout, verified, scheduler.routes);
   }
 
   // --- small things
@@ -771,13 +784,13 @@ export class Download implements TaskDownload {
   #track(task: Promise<unknown>): void {
     const tracked = task
       .catch((error: unknown) => this.end(VortexError.from(error, "Internal")))
-      .finally(() => this.#tasks.delete(tracked));
-    this.#tasks.add(tracked);
+      .finally(() => this.#background.delete(tracked));
+    this.#background.add(tracked);
   }
 }
 
 /** @throws `InvalidArgument` */
-function settle(options: TaskDownloadOptions, settings: TaskSettings): SettledOptions {
+function resolveOptions(options: TaskDownloadOptions, settings: TaskSettings): ResolvedOptions {
   const {
     concurrentPieceCount = settings.concurrentPieceCount,
     pieceTimeout = settings.pieceTimeout,

@@ -50,7 +50,7 @@ export class TaskLayout implements SinkLayout {
   readonly length: number;
   readonly #pieces: readonly (ListedPiece & { readonly parsed: Digest | undefined })[] | undefined;
   /** Code of a layout beyond a limit: a mistake of the caller that gave it, or of the parent. */
-  readonly #beyond: "InvalidArgument" | "LimitExceeded";
+  readonly #limitCode: "InvalidArgument" | "LimitExceeded";
 
   private constructor(
     task: {
@@ -60,9 +60,9 @@ export class TaskLayout implements SinkLayout {
     },
     content: Pick<TaskLayout, "contentLength" | "pieceLength" | "pieceCount">,
     pieces: readonly ListedPiece[] | undefined,
-    beyond: "InvalidArgument" | "LimitExceeded",
+    limitCode: "InvalidArgument" | "LimitExceeded",
   ) {
-    this.#beyond = beyond;
+    this.#limitCode = limitCode;
     this.taskId = task.taskId;
     this.kind = task.kind;
     this.contentLength = content.contentLength;
@@ -78,7 +78,7 @@ export class TaskLayout implements SinkLayout {
         : pieces.reduce((longest, { length }) => Math.max(longest, length), 0);
     if (this.pieceCount > MAX_PIECES) {
       throw new VortexError(
-        beyond,
+        limitCode,
         `a task of ${this.pieceCount} pieces: expected at most ${MAX_PIECES}`,
       );
     }
@@ -88,8 +88,8 @@ export class TaskLayout implements SinkLayout {
     requireInteger("range.end", end, start, this.contentLength);
     this.start = start;
     this.length = end - start;
-    this.first = this.length === 0 ? 0 : this.#holding(start);
-    this.last = this.length === 0 ? -1 : this.#holding(end - 1);
+    this.first = this.length === 0 ? 0 : this.#pieceAt(start);
+    this.last = this.length === 0 ? -1 : this.#pieceAt(end - 1);
   }
 
   /**
@@ -131,11 +131,11 @@ export class TaskLayout implements SinkLayout {
     },
     { contentLength, pieceLength, pieceCount }: TaskOutline,
   ): TaskLayout {
-    const whole = (value: number, least: number): boolean =>
+    const isIntegerFrom = (value: number, least: number): boolean =>
       Number.isSafeInteger(value) && value >= least;
     if (
-      !whole(contentLength, 0) ||
-      !whole(pieceLength, 1) ||
+      !isIntegerFrom(contentLength, 0) ||
+      !isIntegerFrom(pieceLength, 1) ||
       Math.ceil(contentLength / pieceLength) !== pieceCount
     ) {
       const message = `a task of ${contentLength} bytes in ${pieceCount} pieces of ${pieceLength} announced`;
@@ -193,12 +193,12 @@ export class TaskLayout implements SinkLayout {
   }
 
   /** Whether all of the task is wanted. */
-  get whole(): boolean {
+  get isWhole(): boolean {
     return this.length === this.contentLength;
   }
 
   /** Whether the caller named the digest of every wanted piece. */
-  get isNamed(): boolean {
+  get hasAllDigests(): boolean {
     if (this.wantedCount === 0) return true;
     const wanted = this.#pieces?.slice(this.first, this.last + 1);
     return wanted?.every(({ parsed }) => parsed !== undefined) ?? false;
@@ -209,10 +209,10 @@ export class TaskLayout implements SinkLayout {
    * @throws when it has more than `most` bytes: `InvalidArgument` for a layout that the caller
    * gave, `LimitExceeded` for one that a parent announced
    */
-  requirePieces(most: number): void {
+  requirePieceLength(most: number): void {
     if (this.longestPiece <= most) return;
     const message = `pieces of ${this.longestPiece} bytes: expected at most ${most}, see maxPieceLength`;
-    throw new VortexError(this.#beyond, message);
+    throw new VortexError(this.#limitCode, message);
   }
 
   /** Where piece `number` lies in the task; the number is one of the task's. */
@@ -238,7 +238,7 @@ export class TaskLayout implements SinkLayout {
   }
 
   /** The piece that holds the byte at `offset` of the task. */
-  #holding(offset: number): number {
+  #pieceAt(offset: number): number {
     const pieces = this.#pieces;
     if (pieces === undefined) return Math.floor(offset / (this.pieceLength ?? this.contentLength));
     let low = 0;

@@ -6,10 +6,10 @@ import type { PeerAddress } from "../transport/peer-address.ts";
 import type { TaskOutline } from "./discovery.ts";
 import { TaskLayout } from "./layout.ts";
 import type { KnownParent } from "./parents.ts";
-import { requirePlace, requireSameTask, requireTaskDigest } from "./piece-check.ts";
+import { requireExtent, requireSameOutline, requireTaskDigest } from "./piece-check.ts";
 import { retryDecision } from "./retry-decision.ts";
-import { MAX_FAILURES, MAX_PAUSE_MS, pauseAfter, type RouteState } from "./route.ts";
-import { LAST_HOPE_PAUSE } from "./scheduler.ts";
+import { backoffMs, MAX_FAILURES, MAX_PAUSE_MS, type RouteState } from "./route.ts";
+import { MAX_PATIENCE_PAUSE_MS } from "./scheduler.ts";
 import type { TaskSource } from "./source.ts";
 import type { TaskRequest } from "./task.ts";
 
@@ -49,7 +49,7 @@ export interface DiscoveryContext {
   /** Reports a useless parent: it does not have the task, or, banned, it has another one. */
   readonly onUseless: (parent: string, banned: boolean) => void;
   /** Reports a parent that was useless, and announces pieces now. */
-  readonly onReturn: (parent: string) => void;
+  readonly onRestored: (parent: string) => void;
 }
 
 /** Asks parents how the task is cut into pieces, and follows what they announce of the pieces that they have. */
@@ -59,11 +59,11 @@ export class ParentDiscovery {
   readonly #answers = new Map<Parent, Promise<TaskOutline>>();
   #outline: TaskOutline | undefined;
   /** Until when each parent is asked on that is gone, while the layout is asked for. */
-  readonly #patientUntil = new Map<Parent, number>();
+  readonly #patienceEndsAt = new Map<Parent, number>();
   /** Parents that have not told the layout, and may. */
-  #asked = 0;
+  #pendingCount = 0;
   /** Fires when the layout is known, so that no parent is asked for it again. */
-  readonly #told = new AbortController();
+  readonly #layoutKnown = new AbortController();
 
   constructor(context: DiscoveryContext) {
     this.#context = context;
@@ -73,17 +73,17 @@ export class ParentDiscovery {
    * The layout as the first parent tells it that has what is wanted. Those who tell another one have another content. A parent whose
    * answer cannot be used must not stand in the way of others because it was quick.
    */
-  async ask(): Promise<DiscoveredTask> {
+  async discover(): Promise<DiscoveredTask> {
     const { request, parents } = this.#context;
     const { taskId, range } = request;
-    this.#asked = parents.length;
-    const answers = parents.map((parent) => this.#askPatiently(parent));
+    this.#pendingCount = parents.length;
+    const answers = parents.map((parent) => this.#statWithPatience(parent));
     const known = await Promise.any(answers).catch((error: unknown) => {
       throw error instanceof AggregateError
-        ? noneTold(taskId, error.errors as VortexError[])
+        ? noOutlineError(taskId, error.errors as VortexError[])
         : error;
     });
-    this.#told.abort();
+    this.#layoutKnown.abort();
     for (const [index, parent] of parents.entries()) {
       const answer = answers[index]?.then(({ outline }) => outline);
       if (answer === undefined) continue;
@@ -98,40 +98,44 @@ export class ParentDiscovery {
 
   /** Milliseconds left to wait for the layout when all parents that may have it are gone. */
   patienceLeft(now: number): number | undefined {
-    const ends = [...this.#patientUntil.values()];
-    return ends.length === 0 || ends.length < this.#asked
+    const ends = [...this.#patienceEndsAt.values()];
+    return ends.length === 0 || ends.length < this.#pendingCount
       ? undefined
       : Math.max(0, Math.max(...ends) - now);
   }
 
   /** Asks a parent for the layout, again and again while it is gone and there is patience. */
-  async #askPatiently(parent: Parent): Promise<Answer> {
+  async #statWithPatience(parent: Parent): Promise<Answer> {
     const { clock, patience, random } = this.#context;
     try {
       for (let failures = 1; ; failures++) {
         try {
-          return await this.#askOnce(parent);
+          return await this.#stat(parent);
         } catch (error) {
           const failure = VortexError.from(error, "Internal");
           const now = clock.now();
-          const until = this.#patientUntil.get(parent) ?? now + patience;
-          if (retryDecision(failure) !== "again" || now >= until || this.#told.signal.aborted)
+          const until = this.#patienceEndsAt.get(parent) ?? now + patience;
+          if (
+            retryDecision(failure) !== "retry" ||
+            now >= until ||
+            this.#layoutKnown.signal.aborted
+          )
             throw failure;
-          this.#patientUntil.set(parent, until);
+          this.#patienceEndsAt.set(parent, until);
           await this.#wait(
-            Math.min(pauseAfter(failures, random), LAST_HOPE_PAUSE, until - now),
-            this.#told.signal,
+            Math.min(backoffMs(failures, random), MAX_PATIENCE_PAUSE_MS, until - now),
+            this.#layoutKnown.signal,
           );
-          if (this.#told.signal.aborted || this.#context.signal.aborted) throw failure;
+          if (this.#layoutKnown.signal.aborted || this.#context.signal.aborted) throw failure;
         }
       }
     } finally {
-      this.#patientUntil.delete(parent);
-      this.#asked--;
+      this.#patienceEndsAt.delete(parent);
+      this.#pendingCount--;
     }
   }
 
-  async #askOnce(parent: Parent): Promise<Answer> {
+  async #stat(parent: Parent): Promise<Answer> {
     const { request, source, digest: wanted, maxPieceLength, signal, operation } = this.#context;
     const { taskId, hostId, kind = "standard", range } = request;
     const { directory } = source;
@@ -145,7 +149,7 @@ export class ParentDiscovery {
         directory.stat(apiAddr, taskId, { signal, hostId, kind });
       const outline = await (operation === undefined ? stat() : operation.run(stat));
       const layout = TaskLayout.announced({ taskId, kind, range }, outline);
-      layout.requirePieces(maxPieceLength);
+      layout.requirePieceLength(maxPieceLength);
       if (wanted !== undefined) requireTaskDigest(outline, wanted);
       return {
         outline,
@@ -158,7 +162,7 @@ export class ParentDiscovery {
   }
 
   /** Whether a parent is asked which pieces it has. */
-  asks({ apiAddr }: Parent): boolean {
+  isFollowed({ apiAddr }: Parent): boolean {
     return this.#context.source.directory !== undefined && apiAddr !== undefined;
   }
 
@@ -168,7 +172,7 @@ export class ParentDiscovery {
    * for all of them meanwhile.
    */
   async follow(layout: TaskLayout, parent: Parent, routes: readonly RouteState[]): Promise<void> {
-    const { signal, random, onChange, onUseless, onReturn } = this.#context;
+    const { signal, random, onChange, onUseless, onRestored } = this.#context;
     let answer = this.#answers.get(parent);
     let failures = 0;
     while (!signal.aborted && routes.some(({ leftOut }) => leftOut !== "banned")) {
@@ -177,9 +181,9 @@ export class ParentDiscovery {
         // A directory need not heed the signal.
         if (signal.aborted) return;
         if (outline !== undefined && this.#outline !== undefined)
-          requireSameTask(outline, this.#outline);
-        await this.#listen(layout, parent, routes, () => {
-          if (failures > 0) onReturn(parent.name);
+          requireSameOutline(outline, this.#outline);
+        await this.#followOnce(layout, parent, routes, () => {
+          if (failures > 0) onRestored(parent.name);
           failures = 0;
         });
         if (signal.aborted) return;
@@ -188,36 +192,36 @@ export class ParentDiscovery {
       } catch (error) {
         if (signal.aborted) return;
         const failure = withAddress(error, parent.name);
-        const verdict = retryDecision(failure);
-        for (const route of routes) route.note(failure);
+        const decision = retryDecision(failure);
+        for (const route of routes) route.addReason(failure);
         failures++;
-        const untold = answer !== undefined && (await settledWell(answer)) === false;
-        const silent = verdict === "again" && (untold || failures >= MAX_FAILURES);
+        const untold = answer !== undefined && (await isFulfilled(answer)) === false;
+        const silent = decision === "retry" && (untold || failures >= MAX_FAILURES);
         if (parent.addr !== undefined && (silent || failure.code === "RemoteUnimplemented")) {
           // It may serve pieces and not tell of them, so it is asked for all of them.
           for (const route of routes) route.endAnnouncements(true);
-          if (verdict !== "again") break;
+          if (decision !== "retry") break;
         } else if (silent) {
-          for (const route of routes) route.breakOff();
-        } else if (verdict !== "again") {
-          onUseless(parent.name, verdict === "out");
+          for (const route of routes) route.interruptAnnouncements();
+        } else if (decision !== "retry") {
+          onUseless(parent.name, decision === "ban");
         }
         onChange();
-        const pause = parent.addr === undefined ? LAST_HOPE_PAUSE : MAX_PAUSE_MS;
+        const pause = parent.addr === undefined ? MAX_PATIENCE_PAUSE_MS : MAX_PAUSE_MS;
         await this.#wait(
-          verdict === "again" ? Math.min(pause, pauseAfter(failures, random)) : MAX_PAUSE_MS,
+          decision === "retry" ? Math.min(pause, backoffMs(failures, random)) : MAX_PAUSE_MS,
         );
         if (signal.aborted) return;
         // What failed once would fail for ever.
         if (!untold) continue;
-        answer = this.#askOnce(parent).then(({ outline }) => outline);
+        answer = this.#stat(parent).then(({ outline }) => outline);
         answer.catch(() => {});
       }
     }
     onChange();
   }
 
-  async #listen(
+  async #followOnce(
     layout: TaskLayout,
     parent: Parent,
     routes: readonly RouteState[],
@@ -232,7 +236,7 @@ export class ParentDiscovery {
     for await (const location of eachInOperation(operation, locations)) {
       if (signal.aborted) return;
       if (layout.part(location.number) === undefined) continue;
-      requirePlace(location, layout);
+      requireExtent(location, layout);
       const addr = source.speaksApi ? parent.apiAddr : source.addressOf(location, parent.apiAddr);
       if (addr !== undefined) parent.announcedAddr = addr;
       if (parent.addr === undefined && parent.announcedAddr === undefined) continue;
@@ -269,7 +273,7 @@ interface Answer extends DiscoveredTask {
 }
 
 /** Waits for a promise, and returns true when it is fulfilled. */
-function settledWell(promise: Promise<unknown>): Promise<boolean> {
+function isFulfilled(promise: Promise<unknown>): Promise<boolean> {
   return promise.then(
     () => true,
     () => false,
@@ -277,7 +281,7 @@ function settledWell(promise: Promise<unknown>): Promise<boolean> {
 }
 
 /** What is told when no parent knows the task. */
-function noneTold(taskId: string, failures: readonly VortexError[]): VortexError {
+function noOutlineError(taskId: string, failures: readonly VortexError[]): VortexError {
   const told = failures.map(({ addr, code, message }) => `${addr}: ${code}, ${message}`).join("; ");
   const [first] = failures;
   const same = first !== undefined && failures.every(({ code }) => code === first.code);

@@ -9,7 +9,7 @@ import type { TaskLayout } from "./layout.ts";
  * Throws unless a piece lies where the task has it: bytes at any other place would make another content.
  * @throws `PieceMismatch`
  */
-export function requirePlace(
+export function requireExtent(
   piece: { readonly number: number; readonly offset: number; readonly length: number },
   layout: TaskLayout,
 ): void {
@@ -28,7 +28,7 @@ export function requirePlace(
  */
 export function requireDigest({ number, digest }: Piece, layout: TaskLayout): void {
   const expected = layout.digest(number);
-  if (expected === undefined || !contradicts(digest, expected)) return;
+  if (expected === undefined || !differs(digest, expected)) return;
   const wanted = `${expected.algorithm}:${expected.encoded}`;
   throw new VortexError(
     "DigestMismatch",
@@ -40,7 +40,7 @@ export function requireDigest({ number, digest }: Piece, layout: TaskLayout): vo
  * Throws when two parents tell of different contents.
  * @throws `PieceMismatch`
  */
-export function requireSameTask(told: TaskOutline, known: TaskOutline): void {
+export function requireSameOutline(told: TaskOutline, known: TaskOutline): void {
   const { contentLength, pieceLength } = told;
   if (contentLength !== known.contentLength || pieceLength !== known.pieceLength) {
     throw new VortexError(
@@ -57,7 +57,7 @@ export function requireSameTask(told: TaskOutline, known: TaskOutline): void {
  * @throws `DigestMismatch`
  */
 export function requireTaskDigest({ digest }: TaskOutline, wanted: Digest): void {
-  if (digest === undefined || !contradicts(digest, wanted)) return;
+  if (digest === undefined || !differs(digest, wanted)) return;
   const { algorithm, encoded } = wanted;
   throw new VortexError(
     "DigestMismatch",
@@ -66,7 +66,7 @@ export function requireTaskDigest({ digest }: TaskOutline, wanted: Digest): void
 }
 
 /** Whether two digests are of different contents; of two that are made by different algorithms, nobody can tell. */
-function contradicts(text: string, { algorithm, encoded }: Digest): boolean {
+function differs(text: string, { algorithm, encoded }: Digest): boolean {
   const told = parseDigest(text);
   return told.algorithm === algorithm && told.encoded !== encoded;
 }
@@ -83,7 +83,7 @@ export class PieceCheck {
   /** Of the wanted part; undefined when the digest of the piece tells it. */
   readonly #crc32: Hasher | undefined;
   /** By the caller's algorithm; undefined when the piece's own digest is by the same. */
-  readonly #own: Hasher | undefined;
+  readonly #callerHash: Hasher | undefined;
   #position = 0;
 
   constructor(layout: TaskLayout, piece: Piece, hashers: HasherFactory) {
@@ -95,7 +95,7 @@ export class PieceCheck {
     this.#to = this.#from + (part?.length ?? 0);
     const { algorithm } = parseDigest(piece.digest);
     const expected = layout.digest(piece.number);
-    this.#own =
+    this.#callerHash =
       expected === undefined || expected.algorithm === algorithm
         ? undefined
         : hashers(expected.algorithm);
@@ -104,8 +104,8 @@ export class PieceCheck {
   }
 
   /** Takes the next bytes of the piece, and returns those that are wanted. */
-  pass(chunk: Uint8Array): Uint8Array {
-    this.#own?.update(chunk);
+  update(chunk: Uint8Array): Uint8Array {
+    this.#callerHash?.update(chunk);
     const from = this.#position;
     this.#position += chunk.length;
     const wanted = chunk.subarray(Math.max(0, this.#from - from), Math.max(0, this.#to - from));
@@ -126,7 +126,7 @@ export class PieceCheck {
       );
     }
     const expected = this.#layout.digest(number);
-    const found = this.#own?.encode() ?? expected?.encoded;
+    const found = this.#callerHash?.encode() ?? expected?.encoded;
     if (expected === undefined || found === expected.encoded) return;
     const { algorithm, encoded } = expected;
     throw new VortexError(

@@ -5,7 +5,7 @@ import type { RateLimiter } from "../rate-limiter.ts";
 import type { Clock } from "../runtime.ts";
 import type { Comparison } from "./comparison.ts";
 import type { TaskLayout } from "./layout.ts";
-import { PieceCheck, requireDigest, requirePlace } from "./piece-check.ts";
+import { PieceCheck, requireDigest, requireExtent } from "./piece-check.ts";
 import { type AttemptWrite, PieceWrite } from "./piece-write.ts";
 import { ReadBuffers } from "./read-buffers.ts";
 import type { Attempt, Scheduler } from "./scheduler.ts";
@@ -23,7 +23,7 @@ export interface TransferContext {
   readonly signal: AbortSignal;
   readonly comparison: Comparison;
   /** Asks the parent of an attempt for the piece. */
-  readonly ask: (attempt: Attempt, signal: AbortSignal) => Promise<Piece>;
+  readonly fetchPiece: (attempt: Attempt, signal: AbortSignal) => Promise<Piece>;
   /** All of a piece came: the request to its parent is over. */
   readonly onReceived: (attempt: Attempt) => void;
   /** Bytes came from a parent. */
@@ -31,9 +31,9 @@ export interface TransferContext {
   /** What came has been taken care of. */
   readonly onProgress: () => void;
   /** A piece is in the sink, and right. `at`: position of its announcement among all. */
-  readonly onSunk: (piece: SinkPiece, parent: string, at: number, costSeconds: number) => void;
+  readonly onCommitted: (piece: SinkPiece, parent: string, at: number, costSeconds: number) => void;
   /** A route that was left out has delivered a piece. */
-  readonly onReturn: (attempt: Attempt) => void;
+  readonly onRouteRestored: (attempt: Attempt) => void;
   /** The sink failed: that is the download's failure, and not the parent's. */
   readonly onSinkFailure: (error: unknown) => void;
 }
@@ -46,7 +46,7 @@ interface Transfer {
   /** Wanted bytes that came. */
   bytes: number;
   /** The scheduler counts on it no more: another one was first, or its parent is out. */
-  over: boolean;
+  isEnded: boolean;
 }
 
 /** Attempts under way: each brings a piece from a parent into the sink, and checks it on the way. */
@@ -63,8 +63,9 @@ export class PieceTransfers {
   /** Wanted bytes of pieces under way. Of two attempts at one piece, the one that is further counts. */
   get bytes(): number {
     const furthest = new Map<number, number>();
-    for (const { attempt, bytes, over } of this.#transfers.values()) {
-      if (!over) furthest.set(attempt.number, Math.max(bytes, furthest.get(attempt.number) ?? 0));
+    for (const { attempt, bytes, isEnded } of this.#transfers.values()) {
+      if (!isEnded)
+        furthest.set(attempt.number, Math.max(bytes, furthest.get(attempt.number) ?? 0));
     }
     return [...furthest.values()].reduce((sum, bytes) => sum + bytes, 0);
   }
@@ -78,7 +79,7 @@ export class PieceTransfers {
       controller,
       startedAt: clock.now(),
       bytes: 0,
-      over: false,
+      isEnded: false,
     };
     if (signal.aborted) controller.abort(signal.reason);
     this.#transfers.set(attempt.id, transfer);
@@ -86,7 +87,7 @@ export class PieceTransfers {
     try {
       await this.#transfer(transfer, write);
     } catch (error) {
-      if (!transfer.over) throw error;
+      if (!transfer.isEnded) throw error;
     } finally {
       // So that another attempt does not wait for this one's way into the sink.
       write.end();
@@ -109,26 +110,26 @@ export class PieceTransfers {
 
   #end(transfer: Transfer | undefined, reason: VortexError): void {
     if (transfer === undefined) return;
-    transfer.over = true;
+    transfer.isEnded = true;
     transfer.controller.abort(reason);
   }
 
   /** Fetches a piece to the sink, and counts it when it is right. */
   async #transfer(transfer: Transfer, write: AttemptWrite): Promise<void> {
-    const { layout, scheduler, hashers, clock, comparison, ask, onReceived } = this.#context;
+    const { layout, scheduler, hashers, clock, comparison, fetchPiece, onReceived } = this.#context;
     const { attempt, controller } = transfer;
     const { piece, at } = await comparison.announce(attempt.parent, () =>
-      ask(attempt, controller.signal),
+      fetchPiece(attempt, controller.signal),
     );
     scheduler.answered(attempt.id, clock.now());
     let check: PieceCheck;
     try {
-      requireWanted(transfer);
-      requirePlace(piece, layout);
+      requireActive(transfer);
+      requireExtent(piece, layout);
       requireDigest(piece, layout);
       check = new PieceCheck(layout, piece, hashers);
       await this.#receive(piece, check, transfer, write);
-      requireWanted(transfer);
+      requireActive(transfer);
       check.verify();
     } catch (error) {
       piece.cancel();
@@ -147,22 +148,22 @@ export class PieceTransfers {
     write: AttemptWrite,
     at: number,
   ): Promise<void> {
-    const { scheduler, session, clock, signal, onSunk, onReturn } = this.#context;
+    const { scheduler, session, clock, signal, onCommitted, onRouteRestored } = this.#context;
     const { attempt } = transfer;
     const { number } = attempt;
     // Another attempt may have been first while the sink took the last bytes: the piece is committed once.
-    requireWanted(transfer);
-    const wasOut = scheduler.route(attempt.route).out;
+    requireActive(transfer);
+    const wasOut = scheduler.route(attempt.routeId).isLeftOut;
     for (const loser of scheduler.succeeded(attempt.id, clock.now())) this.end(loser);
-    if (wasOut) onReturn(attempt);
-    await this.#sink(write.finish());
+    if (wasOut) onRouteRestored(attempt);
+    await this.#awaitSink(write.finish());
     const sunk: SinkPiece = { number, digest: check.digest, crc32: check.crc32 };
-    await this.#sink(session.commit(sunk));
+    await this.#awaitSink(session.commit(sunk));
     this.#writes.delete(number);
     // Its bytes are not under way any more: they are not to be counted twice.
     this.#transfers.delete(attempt.id);
     if (!signal.aborted)
-      onSunk(sunk, attempt.parent, at, (clock.now() - transfer.startedAt) / 1000);
+      onCommitted(sunk, attempt.parent, at, (clock.now() - transfer.startedAt) / 1000);
   }
 
   /**
@@ -181,20 +182,20 @@ export class PieceTransfers {
     const buffer = this.#buffers.take();
     let filled = 0;
     const pass = async (bytes: Uint8Array): Promise<void> => {
-      const wanted = check.pass(bytes);
+      const wanted = check.update(bytes);
       transfer.bytes += wanted.length;
-      if (wanted.length > 0) await this.#sink(write.write(wanted));
+      if (wanted.length > 0) await this.#awaitSink(write.write(wanted));
     };
     for (;;) {
       const room = buffer.subarray(filled);
       const chunk = await piece.read(room);
       const now = clock.now();
-      requireWanted(transfer);
+      requireActive(transfer);
       if (chunk === undefined) break;
       scheduler.arrived(attempt.id, chunk.length, now);
       onBytes(chunk.length, now);
       // What follows is our own time, and not the parent's.
-      scheduler.owes(attempt.id, false, now);
+      scheduler.setWaiting(attempt.id, false, now);
       const gathered = chunk.buffer === room.buffer && chunk.byteOffset === room.byteOffset;
       if (gathered) filled += chunk.length;
       if (!gathered || filled === buffer.length) {
@@ -204,7 +205,7 @@ export class PieceTransfers {
       }
       for (const flow of flows) await flow.takeAll(chunk.length, controller.signal);
       onProgress();
-      scheduler.owes(attempt.id, true, clock.now());
+      scheduler.setWaiting(attempt.id, true, clock.now());
     }
     await pass(buffer.subarray(0, filled));
     // After a failure it is not given back: whoever was to fill it may do so still.
@@ -212,7 +213,7 @@ export class PieceTransfers {
   }
 
   /** Waits for the sink. */
-  async #sink(operation: Promise<void>): Promise<void> {
+  async #awaitSink(operation: Promise<void>): Promise<void> {
     try {
       await operation;
     } catch (error) {
@@ -231,6 +232,6 @@ export class PieceTransfers {
   }
 }
 
-function requireWanted({ over }: Transfer): void {
-  if (over) throw new VortexError("Aborted", "the piece is not wanted any more");
+function requireActive({ isEnded }: Transfer): void {
+  if (isEnded) throw new VortexError("Aborted", "the piece is not wanted any more");
 }

@@ -1,7 +1,7 @@
 import type { RateLimiter } from "../rate-limiter.ts";
 
 /** Milliseconds between two changes of the window. */
-const INTERVAL = 1000;
+const RESIZE_INTERVAL_MS = 1000;
 
 /** What a {@link PieceWindow} is told. */
 export interface PieceWindowOptions {
@@ -10,9 +10,9 @@ export interface PieceWindowOptions {
   /** Bytes of the longest piece. */
   readonly pieceLength: number;
   /** Milliseconds in which a rate limit lets all pieces pass that are under way. */
-  readonly span: number;
+  readonly passTimeMs: number;
   /** Greatest number of pieces under way. */
-  readonly most: number;
+  readonly maxPieces: number;
   /** Milliseconds, as all times here. */
   readonly now: number;
 }
@@ -24,32 +24,32 @@ export interface PieceWindowOptions {
  */
 export class PieceWindow {
   readonly #options: PieceWindowOptions;
-  readonly #least: number;
+  readonly #minSize: number;
   #size: number;
   #changedAt: number;
 
   constructor(options: PieceWindowOptions) {
-    const { limiters, pieceLength, span, most, now } = options;
+    const { limiters, pieceLength, passTimeMs, maxPieces, now } = options;
     this.#options = options;
     const rate = Math.min(...limiters.map((limiter) => limiter.rate));
-    const passing = Math.floor((rate * span) / 1000 / pieceLength);
-    this.#least = Math.min(most, Math.max(1, passing));
-    this.#size = this.#least;
+    const passing = Math.floor((rate * passTimeMs) / 1000 / pieceLength);
+    this.#minSize = Math.min(maxPieces, Math.max(1, passing));
+    this.#size = this.#minSize;
     this.#changedAt = now;
   }
 
   /** Pieces that may be under way. */
   size(now: number): number {
-    const { limiters, most } = this.#options;
-    if (now - this.#changedAt < INTERVAL) return this.#size;
+    const { limiters, maxPieces } = this.#options;
+    if (now - this.#changedAt < RESIZE_INTERVAL_MS) return this.#size;
     const waited = limiters.some(({ waitedAt }) => waitedAt > this.#changedAt);
-    this.#size = Math.min(most, Math.max(this.#least, this.#size + (waited ? -1 : 1)));
+    this.#size = Math.min(maxPieces, Math.max(this.#minSize, this.#size + (waited ? -1 : 1)));
     this.#changedAt = now;
     return this.#size;
   }
 
   /** When the size may grow; undefined when it cannot. */
   get changesAt(): number | undefined {
-    return this.#size < this.#options.most ? this.#changedAt + INTERVAL : undefined;
+    return this.#size < this.#options.maxPieces ? this.#changedAt + RESIZE_INTERVAL_MS : undefined;
   }
 }

@@ -8,7 +8,7 @@ export class PieceWrite {
   readonly #session: SinkSession;
   readonly #part: SinkPart;
   #writer: AttemptWrite | undefined;
-  #onFree: (() => void)[] = [];
+  #releaseListeners: (() => void)[] = [];
   /** The attempt that wrote the whole piece. Nobody else writes after it. */
   #finished: AttemptWrite | undefined;
 
@@ -35,16 +35,16 @@ export class PieceWrite {
   }
 
   /** Ends the writing of `attempt`, if it is the writer. */
-  free(attempt: AttemptWrite): void {
+  release(attempt: AttemptWrite): void {
     if (this.#writer !== attempt) return;
     this.#writer = undefined;
-    for (const wake of this.#onFree.splice(0)) wake();
+    for (const wake of this.#releaseListeners.splice(0)) wake();
   }
 
   /** Resolves once there is no writer. */
-  async whenFree(): Promise<void> {
+  async whenReleased(): Promise<void> {
     while (this.#writer !== undefined)
-      await new Promise<void>((resolve) => this.#onFree.push(resolve));
+      await new Promise<void>((resolve) => this.#releaseListeners.push(resolve));
   }
 }
 
@@ -54,7 +54,7 @@ export class AttemptWrite {
   readonly #session: SinkSession;
   readonly #part: SinkPart;
   /** What came while another attempt was the writer, copied. */
-  #kept: Uint8Array[] = [];
+  #buffered: Uint8Array[] = [];
   #position: number;
 
   constructor(piece: PieceWrite, session: SinkSession, part: SinkPart) {
@@ -67,7 +67,7 @@ export class AttemptWrite {
   /** Takes the next bytes of the wanted part. Once it has resolved, the memory of the chunk is the caller's again. */
   async write(chunk: Uint8Array): Promise<void> {
     if (!this.#piece.claim(this)) {
-      this.#kept.push(chunk.slice());
+      this.#buffered.push(chunk.slice());
       return;
     }
     await this.#flush();
@@ -76,19 +76,19 @@ export class AttemptWrite {
 
   /** Writes whatever is not written yet. The other attempts at the piece are ending. */
   async finish(): Promise<void> {
-    while (!this.#piece.claim(this)) await this.#piece.whenFree();
+    while (!this.#piece.claim(this)) await this.#piece.whenReleased();
     await this.#flush();
     this.#piece.finish(this);
   }
 
   /** The attempt is over. */
   end(): void {
-    this.#kept = [];
-    this.#piece.free(this);
+    this.#buffered = [];
+    this.#piece.release(this);
   }
 
   async #flush(): Promise<void> {
-    for (let chunk = this.#kept.shift(); chunk !== undefined; chunk = this.#kept.shift()) {
+    for (let chunk = this.#buffered.shift(); chunk !== undefined; chunk = this.#buffered.shift()) {
       await this.#write(chunk);
     }
   }

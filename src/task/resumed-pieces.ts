@@ -4,7 +4,7 @@ import type { TaskLayout } from "./layout.ts";
 import type { SinkPiece, SinkSession } from "./sink.ts";
 
 /** Bytes in one read of what an earlier download left. */
-const READ = 1024 * 1024;
+const READ_BYTES = 1024 * 1024;
 
 /** What found pieces are compared with. */
 export interface ResumeContext {
@@ -76,12 +76,12 @@ export async function hashPart(
   const part = layout.part(number);
   if (part === undefined) return undefined;
   const hashes = new Map([...new Set(algorithms)].map((name) => [name, hashers(name)]));
-  const buffer = new Uint8Array(Math.min(READ, part.length));
+  const buffer = new Uint8Array(Math.min(READ_BYTES, part.length));
   for (let at = 0; at < part.length; ) {
     const bytes = await session.read(
       number,
       part.position + at,
-      Math.min(READ, part.length - at),
+      Math.min(READ_BYTES, part.length - at),
       buffer,
     );
     if (signal.aborted) return undefined;

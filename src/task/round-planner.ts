@@ -18,8 +18,8 @@ export class RoundPlanner {
   readonly #parents: readonly string[];
   readonly #queue: (readonly string[])[] = [];
   readonly #tried = new Set<string>();
-  readonly #wrong = new Set<string>();
-  readonly #aside = new Set<string>();
+  readonly #wrongParents = new Set<string>();
+  readonly #excluded = new Set<string>();
   #mismatched = false;
   #current: readonly string[];
 
@@ -31,33 +31,33 @@ export class RoundPlanner {
 
   /** Parents of the round. */
   get current(): readonly string[] {
-    return this.#current.filter((parent) => !this.#aside.has(parent));
+    return this.#current.filter((parent) => !this.#excluded.has(parent));
   }
 
   /** The parent has another content than the others of the round. */
-  setAside(parent: string): void {
-    this.#aside.add(parent);
+  exclude(parent: string): void {
+    this.#excluded.add(parent);
   }
 
   /** The round failed. Returns the parents of the next one, or undefined when nothing else is left to try. */
   next({ mismatch, sources }: RoundEnd): readonly string[] | undefined {
     this.#mismatched ||= mismatch;
     // Pieces that cannot be fetched come no sooner without those that are here.
-    if (!this.#mismatched && this.#aside.size === 0) return undefined;
+    if (!this.#mismatched && this.#excluded.size === 0) return undefined;
     const [only] = sources;
     const alone =
       mismatch && sources.length === 1 && only !== undefined && this.#parents.includes(only);
-    if (alone) this.#wrong.add(only);
+    if (alone) this.#wrongParents.add(only);
     // A round with pieces of an earlier download was no trial of its parents.
     if (sources.every((source) => this.#parents.includes(source)))
       this.#tried.add(keyOf(this.current));
-    if (this.#aside.size > 0) this.#queue.push([...this.#aside]);
+    if (this.#excluded.size > 0) this.#queue.push([...this.#excluded]);
     if (mismatch && !alone)
       for (const source of sources) if (this.#parents.includes(source)) this.#queue.push([source]);
-    this.#aside.clear();
+    this.#excluded.clear();
     for (;;) {
       const parents = this.#queue.shift() ?? this.#parents;
-      const right = parents.filter((parent) => !this.#wrong.has(parent));
+      const right = parents.filter((parent) => !this.#wrongParents.has(parent));
       if (right.length > 0 && !this.#tried.has(keyOf(right))) {
         this.#current = right;
         return right;

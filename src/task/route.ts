@@ -20,13 +20,13 @@ const MAX_MISSES = 3;
 /** Reasons kept of each parent. */
 const MAX_REASONS = 8;
 /** Weight of the newest sample in the averages. */
-const WEIGHT = 0.3;
+const SAMPLE_WEIGHT = 0.3;
 /** Milliseconds of activity in one sample of the rate. */
-const SAMPLE_MS = 250;
+const MIN_SAMPLE_MS = 250;
 /** Bytes a millisecond that every parent is trusted with, so that one which delivered nothing can be compared. */
-const MIN_RATE = 0.001;
+const MIN_RATE_BYTES_PER_MS = 0.001;
 /** Milliseconds without an attempt in which trust in the measured rate fades, so that a slow parent is tried again. */
-const FADING_MS = 10_000;
+const RATE_DECAY_MS = 10_000;
 
 /**
  * Reasons to leave a route out.
@@ -48,10 +48,10 @@ export class RouteState {
   /** Attempts under way. */
   inFlight = 0;
   /** Attempts under way whose bytes are owed. */
-  #owing = 0;
+  #waitingCount = 0;
   #leftOut: LeftOut | undefined;
   /** No piece is asked for in this round: the parent has another content than the parents that take part in it. */
-  aside = false;
+  excludedFromRound = false;
   /** Not asked before this time. */
   retryAt = 0;
   /** Failures since the last success. */
@@ -66,11 +66,11 @@ export class RouteState {
   /** Bytes a millisecond, of all attempts together. */
   #rate: number | undefined;
   /** When the last failure was counted. */
-  #failedAt = Number.NEGATIVE_INFINITY;
+  #lastFailureAt = Number.NEGATIVE_INFINITY;
   /** Number of failures counted so far. A time could not order events within one millisecond. */
-  #epoch = 0;
+  #failureEpoch = 0;
   /** Its announcements have broken off, and are asked for again. */
-  #unheard = false;
+  #announcementsInterrupted = false;
   /** End of the last attempt. */
   #idleSince = 0;
   /** Activity that is not in the rate yet. */
@@ -80,7 +80,7 @@ export class RouteState {
   /** Undefined: everything; else the pieces that it announced. */
   #announced: Set<number> | undefined;
   /** Whether further announcements may come. */
-  #open = false;
+  #announcing = false;
   readonly #misses = new Map<number, { count: number; retryAt: number }>();
 
   constructor({ parent, protocol }: RouteIdentity, announces: boolean) {
@@ -89,7 +89,7 @@ export class RouteState {
     this.protocol = protocol;
     if (announces) {
       this.#announced = new Set();
-      this.#open = true;
+      this.#announcing = true;
     }
   }
 
@@ -99,51 +99,56 @@ export class RouteState {
   }
 
   /** True for a route that is left out: it is asked as a probe, if at all. */
-  get out(): boolean {
+  get isLeftOut(): boolean {
     return this.#leftOut !== undefined;
   }
 
   /** Number of failures counted so far. Attempts keep it for {@link failed}. */
-  get epoch(): number {
-    return this.#epoch;
+  get failureEpoch(): number {
+    return this.#failureEpoch;
   }
 
   /** When the last failure was counted; negative infinity without one. */
-  get failedAt(): number {
-    return this.#failedAt;
+  get lastFailureAt(): number {
+    return this.#lastFailureAt;
   }
 
   /** The route announced that it has the piece. */
   announce(number: number): void {
-    this.#unheard = false;
+    this.#announcementsInterrupted = false;
     this.#announced?.add(number);
     this.#misses.delete(number);
   }
 
   /** No further announcements come: those so far are all, or, with `everything`, they say nothing about what is there. */
   endAnnouncements(everything: boolean): void {
-    this.#open = false;
+    this.#announcing = false;
     if (everything) this.#announced = undefined;
   }
 
   /** The announcements have broken off; they may come again. */
-  breakOff(): void {
-    this.#unheard = true;
+  interruptAnnouncements(): void {
+    this.#announcementsInterrupted = true;
   }
 
   /** Whether the route could come to have the piece without being asked for it. */
-  get awaited(): boolean {
-    return this.#open && !this.#unheard && this.used;
+  get mayAnnounceMore(): boolean {
+    return this.#announcing && !this.#announcementsInterrupted && this.isUsable;
   }
 
   /** True while announcements that have broken off may come again. */
-  get unheard(): boolean {
-    return this.#open && this.#unheard && this.#leftOut !== "banned" && !this.aside;
+  get awaitsReannouncement(): boolean {
+    return (
+      this.#announcing &&
+      this.#announcementsInterrupted &&
+      this.#leftOut !== "banned" &&
+      !this.excludedFromRound
+    );
   }
 
   /** Whether pieces are asked for here. */
-  get used(): boolean {
-    return !this.out && !this.aside;
+  get isUsable(): boolean {
+    return !this.isLeftOut && !this.excludedFromRound;
   }
 
   /** Whether the parent has the piece, as far as it announced. */
@@ -152,8 +157,9 @@ export class RouteState {
   }
 
   /** Whether the piece may be asked for here, as far as the piece is concerned, and if later, from when on. */
-  offers(number: number): { readonly from: number } | undefined {
-    if (this.#leftOut === "banned" || this.aside || !this.mayHave(number)) return undefined;
+  availability(number: number): { readonly from: number } | undefined {
+    if (this.#leftOut === "banned" || this.excludedFromRound || !this.mayHave(number))
+      return undefined;
     const misses = this.#misses.get(number);
     if (misses === undefined) return { from: this.retryAt };
     return misses.count >= MAX_MISSES
@@ -162,46 +168,46 @@ export class RouteState {
   }
 
   /** One more request may go to a route that has just failed; any number to others. */
-  get probing(): boolean {
+  get isRecovering(): boolean {
     return this.failures > 0;
   }
 
   begin(now: number): void {
     this.inFlight++;
-    this.owes(true, now);
+    this.setWaiting(true, now);
   }
 
   end(owing: boolean, now: number): void {
-    if (owing) this.owes(false, now);
+    if (owing) this.setWaiting(false, now);
     // Also when nothing came: that is a rate too.
-    this.#sample();
+    this.#updateRate();
     this.inFlight--;
     this.#idleSince = now;
   }
 
   /** An attempt waits for the parent, or does not any more: only such time counts for the rate. */
-  owes(owing: boolean, now: number): void {
-    this.#advance(now);
-    this.#owing += owing ? 1 : -1;
+  setWaiting(owing: boolean, now: number): void {
+    this.#countWaiting(now);
+    this.#waitingCount += owing ? 1 : -1;
   }
 
   arrived(bytes: number, now: number): void {
     this.bytes += bytes;
     this.#sampleBytes += bytes;
-    this.#advance(now);
-    this.#sample();
+    this.#countWaiting(now);
+    this.#updateRate();
   }
 
   answered(milliseconds: number): void {
-    this.latency = average(this.latency, milliseconds);
+    this.latency = movingAverage(this.latency, milliseconds);
   }
 
   succeeded(now: number): void {
     this.pieces++;
-    this.comeBack();
+    this.restore();
     // Small pieces come faster than samples are taken; one sample is better than none.
     if (this.#rate === undefined && this.#sampleActive > 0) {
-      this.#rate = Math.max(MIN_RATE, this.#sampleBytes / this.#sampleActive);
+      this.#rate = Math.max(MIN_RATE_BYTES_PER_MS, this.#sampleBytes / this.#sampleActive);
       this.#sampleActive = 0;
       this.#sampleBytes = 0;
       this.#sampleSince = now;
@@ -221,12 +227,12 @@ export class RouteState {
     random: () => number,
     as: LeftOut = "gone",
   ): void {
-    this.note(error);
-    if (epoch < this.#epoch || this.#leftOut === "banned") return;
-    this.#failedAt = now;
-    this.#epoch++;
+    this.addReason(error);
+    if (epoch < this.#failureEpoch || this.#leftOut === "banned") return;
+    this.#lastFailureAt = now;
+    this.#failureEpoch++;
     this.failures++;
-    this.retryAt = now + pauseAfter(this.failures, random);
+    this.retryAt = now + backoffMs(this.failures, random);
     if (this.failures >= MAX_FAILURES) this.#leftOut = as;
   }
 
@@ -239,23 +245,23 @@ export class RouteState {
     random: () => number,
   ): void {
     const count = (this.#misses.get(number)?.count ?? 0) + 1;
-    this.#misses.set(number, { count, retryAt: now + pauseAfter(count, random) });
+    this.#misses.set(number, { count, retryAt: now + backoffMs(count, random) });
     if (this.pieces === 0) this.failed(error, epoch, now, random, "useless");
-    else this.note(error);
+    else this.addReason(error);
   }
 
   /** Leaves the route out at once; a ban is for good. */
   leaveOut(as: Exclude<LeftOut, "gone">, now: number): void {
     if (this.#leftOut === "banned") return;
     this.#leftOut = as;
-    this.#failedAt = now;
-    this.#epoch++;
+    this.#lastFailureAt = now;
+    this.#failureEpoch++;
     this.failures++;
     this.retryAt = now + MAX_PAUSE_MS;
   }
 
   /** Counts on the route again, unless it is banned. */
-  comeBack(): void {
+  restore(): void {
     if (this.#leftOut === "banned") return;
     this.#leftOut = undefined;
     this.failures = 0;
@@ -263,11 +269,11 @@ export class RouteState {
   }
 
   /** Has the route asked again at `time`, if that is sooner. */
-  hasten(time: number): void {
+  retryBy(time: number): void {
     this.retryAt = Math.min(this.retryAt, time);
   }
 
-  note(error: VortexError): void {
+  addReason(error: VortexError): void {
     this.errors++;
     if (this.reasons.some(({ code, message }) => code === error.code && message === error.message))
       return;
@@ -276,14 +282,17 @@ export class RouteState {
   }
 
   /** Counts the time since the last change, if bytes were owed in it. */
-  #advance(now: number): void {
-    if (this.#owing > 0) this.#sampleActive += now - this.#sampleSince;
+  #countWaiting(now: number): void {
+    if (this.#waitingCount > 0) this.#sampleActive += now - this.#sampleSince;
     this.#sampleSince = now;
   }
 
-  #sample(): void {
-    if (this.#sampleActive < SAMPLE_MS) return;
-    this.#rate = Math.max(MIN_RATE, average(this.#rate, this.#sampleBytes / this.#sampleActive));
+  #updateRate(): void {
+    if (this.#sampleActive < MIN_SAMPLE_MS) return;
+    this.#rate = Math.max(
+      MIN_RATE_BYTES_PER_MS,
+      movingAverage(this.#rate, this.#sampleBytes / this.#sampleActive),
+    );
     this.#sampleActive = 0;
     this.#sampleBytes = 0;
   }
@@ -294,10 +303,10 @@ export class RouteState {
   }
 
   /** Milliseconds until a further piece of `length` bytes is expected; 0 when nothing is known yet. */
-  expected(length: number, now: number): number {
+  expectedMs(length: number, now: number): number {
     if (this.#rate === undefined) return 0;
     const idle = this.inFlight === 0 ? now - this.#idleSince : 0;
-    const faded = 1 + Math.max(0, idle - FADING_MS) / FADING_MS;
+    const faded = 1 + Math.max(0, idle - RATE_DECAY_MS) / RATE_DECAY_MS;
     return (this.latency ?? 0) + ((this.inFlight + 1) * length) / (this.#rate * faded);
   }
 }
@@ -310,11 +319,11 @@ export function reasonsOf(routes: readonly RouteState[]): readonly VortexError[]
   return reasons.filter(isFirst).slice(-MAX_REASONS);
 }
 
-function average(before: number | undefined, sample: number): number {
-  return before === undefined ? sample : before + WEIGHT * (sample - before);
+function movingAverage(before: number | undefined, sample: number): number {
+  return before === undefined ? sample : before + SAMPLE_WEIGHT * (sample - before);
 }
 
 /** Milliseconds to wait after so many failures in a row: exponential backoff with equal jitter. */
-export function pauseAfter(failures: number, random: () => number): number {
+export function backoffMs(failures: number, random: () => number): number {
   return Math.min(MAX_PAUSE_MS, FIRST_PAUSE_MS * 2 ** (failures - 1)) * (0.5 + random() / 2);
 }

@@ -15,13 +15,13 @@ export interface SchedulerOptions {
   /** Milliseconds in which a parent must deliver a piece. */
   readonly pieceTimeout: number;
   /** Milliseconds without a byte that a parent owes, after which another one is asked too. */
-  readonly stallAfter: number;
+  readonly stallThreshold: number;
   /** Milliseconds for which pieces are waited for that no parent has announced yet. */
   readonly announceTimeout: number;
   /** Milliseconds for which the last parents are waited for when they are gone. */
   readonly patience: number;
   /** Bytes that racers may hold in memory together; one racer is always allowed. Default 64 MiB. */
-  readonly raceBytes?: number;
+  readonly maxHedgeBytes?: number;
   /** From 0 to 1. */
   readonly random: () => number;
 }
@@ -31,23 +31,23 @@ export interface Attempt {
   readonly id: number;
   readonly number: number;
   /** The route's id. */
-  readonly route: string;
+  readonly routeId: string;
   /** The name of the route's parent. */
   readonly parent: string;
   /** What the route goes over, where a parent has several. */
   readonly protocol: Protocol | undefined;
   /** Whether another parent was on the piece already when this one was asked. */
-  readonly racer: boolean;
+  readonly isHedge: boolean;
 }
 
 /** What the surroundings allow at the time of a step. */
 export interface StepEnvironment {
   /** Whether the sink has room for a piece. Once false, it is false for all greater numbers. */
-  allows(number: number): boolean;
+  hasRoom(number: number): boolean;
   /** Takes a slot for one more request to a parent; false when there is none now. What is taken belongs to the attempt. */
-  admit(parent: string): boolean;
+  takeSlot(parent: string): boolean;
   /** Pieces at a time, if fewer than `concurrentPieceCount` are allowed now. */
-  readonly most?: number;
+  readonly maxPieces?: number;
 }
 
 /** What to do now. */
@@ -60,54 +60,54 @@ export interface Step {
   readonly failure: VortexError | undefined;
 }
 
-interface Running extends Attempt {
+interface RunningAttempt extends Attempt {
   readonly startedAt: number;
   /** The route's failure epoch at the start. */
-  readonly epoch: number;
-  readonly from: RouteState;
+  readonly failureEpoch: number;
+  readonly route: RouteState;
   /** True for a probe that has brought bytes: while it runs, others are not waited for. */
-  hopeful: boolean;
+  isDeliveringProbe: boolean;
   bytes: number;
   /** Since when the parent owes a byte; undefined while the wait is ours: the sink's, or a rate limit's. */
-  owedSince: number | undefined;
+  waitingSince: number | undefined;
   /** Milliseconds in which bytes were owed, before `owedSince`. */
-  active: number;
+  waitedMs: number;
   /** Those of them before the first byte. */
-  latency: number;
+  firstByteMs: number;
   /** `active` and `bytes` at the beginning of the current window, and milliseconds a byte in the one before. */
-  windowActive: number;
+  windowWaitedMs: number;
   windowBytes: number;
-  windowPace: number;
+  windowMsPerByte: number;
 }
 
 const QUEUED = 0;
 const RUNNING = 1;
 const DONE = 2;
 /** An earlier download left it, and it is being compared. */
-const FOUND = 3;
+const VERIFYING = 3;
 
 /** Pieces behind the first one in the queue that are looked at for a parent that has them. */
-const LOOK_AHEAD = 4096;
+const QUEUE_LOOKAHEAD_PIECES = 4096;
 /** Longest pause between two probes of the last parents, in ms. */
-export const LAST_HOPE_PAUSE = 5000;
+export const MAX_PATIENCE_PAUSE_MS = 5000;
 /**
  * Probes that may end a wait by their first bytes, with no whole piece in between. Parents that
  * send a little each time are given up.
  */
-const MAX_HOPES = 5;
+const MAX_PATIENCE_RESETS = 5;
 /** Part of the piece timeout that pieces under way at one route may take together, as far as its rate tells. */
-const IN_TIME = 0.5;
-const RACE_BYTES = 64 * 1024 * 1024;
+const MAX_PIECE_TIMEOUT_SHARE = 0.5;
+const DEFAULT_MAX_HEDGE_BYTES = 64 * 1024 * 1024;
 /** Milliseconds between two looks for pieces that are slow. */
-const LOOK = 1000;
+const HEDGE_INTERVAL_MS = 1000;
 /** A piece is slow when its rest would take so many times as long as all of it from another parent. */
-const SLOW = 4;
+const SLOW_FACTOR = 4;
 /** The same when nothing is left to begin, and parents are idle. */
-const SLOW_AT_END = 1.5;
+const SLOW_FACTOR_AT_END = 1.5;
 /** Milliseconds of activity in which the newest pace of an attempt is measured. */
-const WINDOW = 5000;
+const PACE_WINDOW_MS = 5000;
 /** Milliseconds that a race must win to be worth its bytes. */
-const MIN_GAIN_MS = 100;
+const MIN_HEDGE_GAIN_MS = 100;
 
 /**
  * Which piece is asked from which parent, and when. A state machine: it does no I/O, has no clock and no timers; whoever
@@ -121,33 +121,33 @@ const MIN_GAIN_MS = 100;
 export class Scheduler {
   readonly #options: SchedulerOptions;
   readonly #routes = new Map<string, RouteState>();
-  readonly #running = new Map<number, Running>();
+  readonly #running = new Map<number, RunningAttempt>();
   /** Attempts by piece, one or two. */
-  readonly #byPiece = new Map<number, Running[]>();
-  readonly #states: Uint8Array;
+  readonly #attemptsByPiece = new Map<number, RunningAttempt[]>();
+  readonly #pieceStates: Uint8Array;
   /** Pieces that began, and are to begin again. */
-  readonly #again = new Set<number>();
+  readonly #retryQueue = new Set<number>();
   /** No piece before it is queued for the first time. */
-  #fresh: number;
-  #left: number;
-  #found = 0;
-  #attempts = 0;
+  #nextUnstarted: number;
+  #remaining: number;
+  #verifying = 0;
+  #lastAttemptId = 0;
   #progressAt: number | undefined;
   /** Start of the wait for the last parents; undefined while others are there, or bytes come. */
-  #waitingSince: number | undefined;
+  #patienceSince: number | undefined;
   /** Attempts that have ended a wait by their first bytes, since the last whole piece. */
-  #hopes = 0;
+  #patienceResets = 0;
 
   constructor(options: SchedulerOptions) {
     this.#options = options;
-    this.#left = options.last - options.first + 1;
-    this.#states = new Uint8Array(this.#left);
-    this.#fresh = options.first;
+    this.#remaining = options.last - options.first + 1;
+    this.#pieceStates = new Uint8Array(this.#remaining);
+    this.#nextUnstarted = options.first;
   }
 
   /** Whether every piece is there. */
   get done(): boolean {
-    return this.#left === 0;
+    return this.#remaining === 0;
   }
 
   /** Attempts under way, for whoever ends them all. */
@@ -160,8 +160,8 @@ export class Scheduler {
   }
 
   /** Whether no piece is left to begin, unless an attempt fails. */
-  get exhausted(): boolean {
-    return this.#left === this.#byPiece.size;
+  get allInFlight(): boolean {
+    return this.#remaining === this.#attemptsByPiece.size;
   }
 
   /** @param announces whether the route tells which pieces it has; one that does not is held to have all */
@@ -181,60 +181,64 @@ export class Scheduler {
   }
 
   /** A piece that an earlier download left; it is not fetched before `settle` has said whether it is right. */
-  find(number: number): void {
-    if (this.#stateOf(number) !== QUEUED) return;
-    this.#setState(number, FOUND);
-    this.#found++;
+  beginVerification(number: number): void {
+    if (this.#pieceState(number) !== QUEUED) return;
+    this.#setPieceState(number, VERIFYING);
+    this.#verifying++;
   }
 
   /** A piece that was found is right, or is to be fetched. */
-  settle(number: number, right: boolean): void {
-    if (this.#stateOf(number) !== FOUND) return;
-    this.#found--;
-    this.#setState(number, right ? DONE : QUEUED);
-    if (right) this.#left--;
-    else this.#again.add(number);
+  endVerification(number: number, right: boolean): void {
+    if (this.#pieceState(number) !== VERIFYING) return;
+    this.#verifying--;
+    this.#setPieceState(number, right ? DONE : QUEUED);
+    if (right) this.#remaining--;
+    else this.#retryQueue.add(number);
   }
 
   /** The answer to an attempt has begun to come. */
   answered(id: number, now: number): void {
     const attempt = this.#running.get(id);
-    attempt?.from.answered(now - attempt.startedAt);
+    attempt?.route.answered(now - attempt.startedAt);
   }
 
   /** Bytes of an attempt came. */
   arrived(id: number, bytes: number, now: number): void {
     const attempt = this.#running.get(id);
     if (attempt === undefined) return;
-    if (attempt.bytes === 0 && attempt.from.out && this.#hopes < MAX_HOPES) {
-      this.#hopes++;
-      attempt.hopeful = true;
-      this.#waitingSince = undefined;
+    if (
+      attempt.bytes === 0 &&
+      attempt.route.isLeftOut &&
+      this.#patienceResets < MAX_PATIENCE_RESETS
+    ) {
+      this.#patienceResets++;
+      attempt.isDeliveringProbe = true;
+      this.#patienceSince = undefined;
     }
-    attempt.from.arrived(bytes, now);
-    if (attempt.owedSince !== undefined) {
-      attempt.active += now - attempt.owedSince;
-      attempt.owedSince = now;
+    attempt.route.arrived(bytes, now);
+    if (attempt.waitingSince !== undefined) {
+      attempt.waitedMs += now - attempt.waitingSince;
+      attempt.waitingSince = now;
     }
     if (attempt.bytes === 0) {
-      attempt.latency = attempt.active;
-      attempt.windowActive = attempt.active;
+      attempt.firstByteMs = attempt.waitedMs;
+      attempt.windowWaitedMs = attempt.waitedMs;
     }
     attempt.bytes += bytes;
-    const active = attempt.active - attempt.windowActive;
-    if (active < WINDOW) return;
-    attempt.windowPace = active / Math.max(1, attempt.bytes - attempt.windowBytes);
-    attempt.windowActive = attempt.active;
+    const active = attempt.waitedMs - attempt.windowWaitedMs;
+    if (active < PACE_WINDOW_MS) return;
+    attempt.windowMsPerByte = active / Math.max(1, attempt.bytes - attempt.windowBytes);
+    attempt.windowWaitedMs = attempt.waitedMs;
     attempt.windowBytes = attempt.bytes;
   }
 
   /** The attempt waits for its parent, or for something on our side. */
-  owes(id: number, owing: boolean, now: number): void {
+  setWaiting(id: number, owing: boolean, now: number): void {
     const attempt = this.#running.get(id);
-    if (attempt === undefined || (attempt.owedSince !== undefined) === owing) return;
-    if (attempt.owedSince !== undefined) attempt.active += now - attempt.owedSince;
-    attempt.owedSince = owing ? now : undefined;
-    attempt.from.owes(owing, now);
+    if (attempt === undefined || (attempt.waitingSince !== undefined) === owing) return;
+    if (attempt.waitingSince !== undefined) attempt.waitedMs += now - attempt.waitingSince;
+    attempt.waitingSince = owing ? now : undefined;
+    attempt.route.setWaiting(owing, now);
   }
 
   /**
@@ -242,26 +246,27 @@ export class Scheduler {
    * time that the winner took has stalled, and is blamed for it.
    */
   succeeded(id: number, now: number): readonly Attempt[] {
-    const winner = this.#end(id, now);
+    const winner = this.#remove(id, now);
     if (winner === undefined) return [];
-    const { number, from, startedAt } = winner;
-    from.succeeded(now);
+    const { number, route, startedAt } = winner;
+    route.succeeded(now);
     this.#progressAt = now;
-    this.#waitingSince = undefined;
-    this.#hopes = 0;
-    const losers = [...(this.#byPiece.get(number) ?? [])];
+    this.#patienceSince = undefined;
+    this.#patienceResets = 0;
+    const losers = [...(this.#attemptsByPiece.get(number) ?? [])];
     for (const loser of losers) {
-      const silence = loser.owedSince === undefined ? 0 : now - loser.owedSince;
-      this.#end(loser.id, now);
-      if (silence < Math.min(this.#options.stallAfter, now - startedAt + MIN_GAIN_MS)) continue;
+      const silence = loser.waitingSince === undefined ? 0 : now - loser.waitingSince;
+      this.#remove(loser.id, now);
+      if (silence < Math.min(this.#options.stallThreshold, now - startedAt + MIN_HEDGE_GAIN_MS))
+        continue;
       const error = new VortexError(
         "Stalled",
         "no byte came while another parent delivered the whole piece",
       );
-      loser.from.failed(error, loser.epoch, now, this.#options.random);
+      loser.route.failed(error, loser.failureEpoch, now, this.#options.random);
     }
-    this.#setState(number, DONE);
-    this.#left--;
+    this.#setPieceState(number, DONE);
+    this.#remaining--;
     return losers;
   }
 
@@ -272,7 +277,7 @@ export class Scheduler {
 
   /** Milliseconds left to wait for the last parents; undefined while there are others. */
   patienceLeft(now: number): number | undefined {
-    const until = this.#patientUntil;
+    const until = this.#patienceEndsAt;
     return until === undefined ? undefined : Math.max(0, until - now);
   }
 
@@ -283,65 +288,66 @@ export class Scheduler {
   failed(
     id: number,
     error: VortexError,
-    verdict: Exclude<RetryDecision, "fatal">,
+    decision: Exclude<RetryDecision, "fatal">,
     now: number,
   ): readonly Attempt[] {
-    const attempt = this.#end(id, now);
+    const attempt = this.#remove(id, now);
     if (attempt === undefined) return [];
-    const { from, number, epoch } = attempt;
+    const { route, number, failureEpoch } = attempt;
     this.#requeue(number);
     const { random } = this.#options;
-    const routes = this.routesOf(from.parent);
-    const before = new Set(routes.filter(({ out }) => out));
-    if (verdict === "absent") from.missed(number, error, epoch, now, random);
-    else if (verdict === "again") from.failed(error, epoch, now, random);
+    const routes = this.routesOf(route.parent);
+    const before = new Set(routes.filter(({ isLeftOut }) => isLeftOut));
+    if (decision === "missing") route.missed(number, error, failureEpoch, now, random);
+    else if (decision === "retry") route.failed(error, failureEpoch, now, random);
     else {
-      from.note(error);
-      from.leaveOut(verdict === "later" ? "useless" : "banned", now);
+      route.addReason(error);
+      route.leaveOut(decision === "leave-out" ? "useless" : "banned", now);
       if (error.kind === "peer") for (const route of routes) route.leaveOut("banned", now);
     }
     const over = routes.filter(
-      (route) => route.leftOut === "banned" || (route.out && !before.has(route)),
+      (route) => route.leftOut === "banned" || (route.isLeftOut && !before.has(route)),
     );
-    return over.flatMap((route) => this.#endRoute(route, now));
+    return over.flatMap((route) => this.#endAttempts(route, now));
   }
 
   /** Leaves a route out for a reason outside of attempts. Returns its attempts, which are over. */
   leaveOut(id: string, as: Exclude<LeftOut, "gone">, now: number): readonly Attempt[] {
     const route = this.route(id);
     route.leaveOut(as, now);
-    return this.#endRoute(route, now);
+    return this.#endAttempts(route, now);
   }
 
   /** The parent has another content than the others: it takes no part before `restart`. Returns its attempts, which are over. */
-  setAside(parent: string, error: VortexError, now: number): readonly Attempt[] {
+  excludeFromRound(parent: string, error: VortexError, now: number): readonly Attempt[] {
     return this.routesOf(parent).flatMap((route) => {
-      route.note(error);
-      route.aside = true;
-      return this.#endRoute(route, now);
+      route.addReason(error);
+      route.excludedFromRound = true;
+      return this.#endAttempts(route, now);
     });
   }
 
   /** Only the pieces of `kept` are there, and only these parents are asked for the others. Nothing is under way. */
   restart(kept: ReadonlySet<number>, parents: readonly string[], now: number): void {
     const { first, last } = this.#options;
-    for (const route of this.#routes.values()) route.aside = !parents.includes(route.parent);
-    this.#again.clear();
-    this.#left = 0;
+    for (const route of this.#routes.values())
+      route.excludedFromRound = !parents.includes(route.parent);
+    this.#retryQueue.clear();
+    this.#remaining = 0;
     for (let number = first; number <= last; number++) {
       const isKept = kept.has(number);
-      this.#setState(number, isKept ? DONE : QUEUED);
-      if (!isKept) this.#left++;
+      this.#setPieceState(number, isKept ? DONE : QUEUED);
+      if (!isKept) this.#remaining++;
     }
-    this.#fresh = first;
+    this.#nextUnstarted = first;
     this.#progressAt = now;
-    this.#waitingSince = undefined;
+    this.#patienceSince = undefined;
   }
 
   /** What to do now. */
   step(now: number, environment: StepEnvironment): Step {
     this.#progressAt ??= now;
-    this.#watchLast(now);
+    this.#updatePatience(now);
     const starts: Attempt[] = [];
     const times: Times = { wake: new Earliest(), gone: new Earliest(), useless: new Earliest() };
     const { wake, gone, useless } = times;
@@ -349,18 +355,18 @@ export class Scheduler {
     const held = { refused: false, room: false };
     const most = Math.min(
       this.#options.concurrentPieceCount,
-      environment.most ?? Number.POSITIVE_INFINITY,
+      environment.maxPieces ?? Number.POSITIVE_INFINITY,
     );
-    while (this.#byPiece.size < most) {
-      const start = this.#nextStart(now, environment, times, held);
+    while (this.#attemptsByPiece.size < most) {
+      const start = this.#startNext(now, environment, times, held);
       if (start === undefined) break;
       starts.push(start);
     }
-    if (this.#routes.size > 1) this.#race(now, environment, most, wake, starts);
+    if (this.#routes.size > 1) this.#startHedges(now, environment, most, wake, starts);
     if (
       this.#running.size > 0 ||
       this.done ||
-      this.#found > 0 ||
+      this.#verifying > 0 ||
       held.refused ||
       held.room ||
       wake.at !== undefined
@@ -368,10 +374,10 @@ export class Scheduler {
       for (const { at } of [gone, useless]) if (at !== undefined) wake.note(at);
       return { starts, wakeAt: wake.at, failure: undefined };
     }
-    return { starts, ...this.#stuck(now, gone) };
+    return { starts, ...this.#waitOrFail(now, gone) };
   }
 
-  #nextStart(
+  #startNext(
     now: number,
     environment: StepEnvironment,
     times: Times,
@@ -379,14 +385,14 @@ export class Scheduler {
   ): Attempt | undefined {
     let first = true;
     for (const number of this.#queue()) {
-      if (!environment.allows(number)) {
+      if (!environment.hasRoom(number)) {
         // Room comes when the sink has passed on what is before. What is before and cannot be had makes none.
         held.room = first;
         return undefined;
       }
       first = false;
-      for (const candidate of this.#best(number, now, times)) {
-        if (environment.admit(candidate.parent)) return this.#begin(number, candidate, now);
+      for (const candidate of this.#rankRoutes(number, now, times)) {
+        if (environment.takeSlot(candidate.parent)) return this.#start(number, candidate, now);
         held.refused = true;
       }
     }
@@ -395,30 +401,38 @@ export class Scheduler {
 
   /** Queued pieces, in ascending order. */
   *#queue(): Generator<number> {
-    const again = [...this.#again].sort((a, b) => a - b);
+    const retryQueue = [...this.#retryQueue].sort((a, b) => a - b);
     let position = 0;
-    while (this.#fresh <= this.#options.last && this.#stateOf(this.#fresh) !== QUEUED)
-      this.#fresh++;
-    const end = Math.min(this.#options.last, this.#fresh + LOOK_AHEAD);
-    for (let number = this.#fresh; number <= end; number++) {
+    while (
+      this.#nextUnstarted <= this.#options.last &&
+      this.#pieceState(this.#nextUnstarted) !== QUEUED
+    )
+      this.#nextUnstarted++;
+    const end = Math.min(this.#options.last, this.#nextUnstarted + QUEUE_LOOKAHEAD_PIECES);
+    for (let number = this.#nextUnstarted; number <= end; number++) {
       for (
-        let next = again[position];
+        let next = retryQueue[position];
         next !== undefined && next < number;
-        next = again[++position]
+        next = retryQueue[++position]
       )
         yield next;
-      if (this.#stateOf(number) === QUEUED && !this.#again.has(number)) yield number;
+      if (this.#pieceState(number) === QUEUED && !this.#retryQueue.has(number)) yield number;
     }
-    yield* again.slice(position);
+    yield* retryQueue.slice(position);
   }
 
   /** The routes that may be asked for a piece now, the one that is expected to be first with it in front. */
-  #best(number: number, now: number, times: Times, except?: RouteState): readonly RouteState[] {
+  #rankRoutes(
+    number: number,
+    now: number,
+    times: Times,
+    except?: RouteState,
+  ): readonly RouteState[] {
     const length = this.#options.lengthOf(number);
     const candidates: { route: RouteState; expected: number; suspect: boolean }[] = [];
     for (const route of this.#routes.values()) {
-      if (route === except || this.#givenUp(route)) continue;
-      const offer = route.offers(number);
+      if (route === except || this.#isGivenUp(route)) continue;
+      const offer = route.availability(number);
       if (offer === undefined) continue;
       if (offer.from > now) {
         const { wake, gone, useless } = times;
@@ -427,11 +441,14 @@ export class Scheduler {
         );
         continue;
       }
-      const expected = route.expected(length, now);
+      const expected = route.expectedMs(length, now);
       // One more request goes to a route that failed, and to one so slow that pieces under way together would time out.
-      if (route.inFlight > 0 && (route.probing || expected > this.#options.pieceTimeout * IN_TIME))
+      if (
+        route.inFlight > 0 &&
+        (route.isRecovering || expected > this.#options.pieceTimeout * MAX_PIECE_TIMEOUT_SHARE)
+      )
         continue;
-      candidates.push({ route, expected, suspect: this.#suspect(route, now) });
+      candidates.push({ route, expected, suspect: this.#hasStalledAttempt(route, now) });
     }
     // Those of which nothing is known yet come first, and share out what there is.
     candidates.sort(
@@ -444,118 +461,121 @@ export class Scheduler {
   }
 
   /** Asks second parents for pieces that stall or are slow. */
-  #race(
+  #startHedges(
     now: number,
     environment: StepEnvironment,
     most: number,
     wake: Earliest,
     starts: Attempt[],
   ): void {
-    const alone = [...this.#byPiece.values()].flatMap((attempts) =>
+    const alone = [...this.#attemptsByPiece.values()].flatMap((attempts) =>
       attempts.length === 1 ? attempts : [],
     );
     if (alone.length === 0) return;
-    const atEnd = this.#byPiece.size < most;
+    const atEnd = this.#attemptsByPiece.size < most;
     let held = 0;
-    for (const { racer, number } of this.#running.values())
-      if (racer) held += this.#options.lengthOf(number);
+    for (const { isHedge, number } of this.#running.values())
+      if (isHedge) held += this.#options.lengthOf(number);
     const slowest = alone
       .map((attempt) => ({
         attempt,
-        rest: this.#restOf(attempt, now),
+        rest: this.#remainingMs(attempt, now),
         stalled: this.#stalledAt(attempt) <= now,
       }))
       .sort((a, b) => Number(b.stalled) - Number(a.stalled) || b.rest - a.rest);
     for (const { attempt, rest, stalled } of slowest) {
       if (!stalled) wake.note(this.#stalledAt(attempt));
       const length = this.#options.lengthOf(attempt.number);
-      if (held > 0 && held + length > (this.#options.raceBytes ?? RACE_BYTES)) continue;
+      if (held > 0 && held + length > (this.#options.maxHedgeBytes ?? DEFAULT_MAX_HEDGE_BYTES))
+        continue;
       // The time at which this route may be asked again is of no concern while another is at work.
       const times = { wake: new Earliest(), gone: new Earliest(), useless: new Earliest() };
-      const routes = this.#best(attempt.number, now, times, attempt.from);
+      const routes = this.#rankRoutes(attempt.number, now, times, attempt.route);
       const route = routes.find((candidate) => {
-        if (candidate.out || this.#suspect(candidate, now)) return false;
+        if (candidate.isLeftOut || this.#hasStalledAttempt(candidate, now)) return false;
         if (stalled) return true;
-        const expected = candidate.expected(length, now);
+        const expected = candidate.expectedMs(length, now);
         // The pace of a piece that has just begun says nothing of its rest: where many share a link, each waits for its turn.
-        if (candidate.rate === undefined || this.#activeOf(attempt, now) < expected) return false;
+        if (candidate.rate === undefined || this.#waitedMs(attempt, now) < expected) return false;
         const idle = atEnd && candidate.inFlight === 0;
-        return rest > (idle ? SLOW_AT_END : SLOW) * expected + MIN_GAIN_MS;
+        return rest > (idle ? SLOW_FACTOR_AT_END : SLOW_FACTOR) * expected + MIN_HEDGE_GAIN_MS;
       });
-      if (route === undefined || !environment.admit(route.parent)) continue;
-      starts.push(this.#begin(attempt.number, route, now));
+      if (route === undefined || !environment.takeSlot(route.parent)) continue;
+      starts.push(this.#start(attempt.number, route, now));
       held += length;
     }
-    wake.note(now + LOOK);
+    wake.note(now + HEDGE_INTERVAL_MS);
   }
 
-  #begin(number: number, route: RouteState, now: number): Attempt {
-    const others = this.#byPiece.get(number) ?? [];
-    const attempt: Running = {
-      id: ++this.#attempts,
+  #start(number: number, route: RouteState, now: number): Attempt {
+    const others = this.#attemptsByPiece.get(number) ?? [];
+    const attempt: RunningAttempt = {
+      id: ++this.#lastAttemptId,
       number,
-      route: route.id,
+      routeId: route.id,
       parent: route.parent,
       protocol: route.protocol,
-      racer: others.length > 0,
+      isHedge: others.length > 0,
       startedAt: now,
-      epoch: route.epoch,
-      from: route,
-      hopeful: false,
+      failureEpoch: route.failureEpoch,
+      route: route,
+      isDeliveringProbe: false,
       bytes: 0,
-      owedSince: now,
-      active: 0,
-      latency: 0,
-      windowActive: 0,
+      waitingSince: now,
+      waitedMs: 0,
+      firstByteMs: 0,
+      windowWaitedMs: 0,
       windowBytes: 0,
-      windowPace: 0,
+      windowMsPerByte: 0,
     };
     this.#running.set(attempt.id, attempt);
-    this.#byPiece.set(number, [...others, attempt]);
-    this.#setState(number, RUNNING);
-    this.#again.delete(number);
+    this.#attemptsByPiece.set(number, [...others, attempt]);
+    this.#setPieceState(number, RUNNING);
+    this.#retryQueue.delete(number);
     route.begin(now);
     return attempt;
   }
 
-  #end(id: number, now: number): Running | undefined {
+  #remove(id: number, now: number): RunningAttempt | undefined {
     const attempt = this.#running.get(id);
     if (attempt === undefined) return undefined;
     this.#running.delete(id);
-    const others = (this.#byPiece.get(attempt.number) ?? []).filter((other) => other !== attempt);
-    if (others.length > 0) this.#byPiece.set(attempt.number, others);
-    else this.#byPiece.delete(attempt.number);
-    attempt.from.end(attempt.owedSince !== undefined, now);
+    const others = (this.#attemptsByPiece.get(attempt.number) ?? []).filter(
+      (other) => other !== attempt,
+    );
+    if (others.length > 0) this.#attemptsByPiece.set(attempt.number, others);
+    else this.#attemptsByPiece.delete(attempt.number);
+    attempt.route.end(attempt.waitingSince !== undefined, now);
     return attempt;
   }
 
-  #endRoute(route: RouteState, now: number): readonly Attempt[] {
-    const over = [...this.#running.values()].filter(({ from }) => from === route);
+  #endAttempts(route: RouteState, now: number): readonly Attempt[] {
+    const over = [...this.#running.values()].filter((attempt) => attempt.route === route);
     for (const { id, number } of over) {
-      this.#end(id, now);
+      this.#remove(id, now);
       this.#requeue(number);
     }
     return over;
   }
 
   #requeue(number: number): void {
-    if (this.#byPiece.has(number)) return;
-    this.#setState(number, QUEUED);
-    this.#again.add(number);
+    if (this.#attemptsByPiece.has(number)) return;
+    this.#setPieceState(number, QUEUED);
+    this.#retryQueue.add(number);
   }
 
   /** When an attempt counts as stalled. */
-  #stalledAt({ owedSince }: Running): number {
-    return owedSince === undefined
+  #stalledAt({ waitingSince }: RunningAttempt): number {
+    return waitingSince === undefined
       ? Number.POSITIVE_INFINITY
-      : owedSince + this.#options.stallAfter;
+      : waitingSince + this.#options.stallThreshold;
   }
 
   /** Whether a route has an attempt that stalls now. */
-  #suspect(route: RouteState, now: number): boolean {
+  #hasStalledAttempt(route: RouteState, now: number): boolean {
     if (route.inFlight === 0) return false;
     for (const attempt of this.#running.values()) {
-      if (attempt.from === route && this.#stalledAt(attempt) <= now) return true;
+      if (attempt.route === route && this.#stalledAt(attempt) <= now) return true;
     }
     return false;
   }
@@ -564,24 +584,24 @@ export class Scheduler {
    * Milliseconds that the rest of an attempt will take, by its own pace so far; when it is silent, at least as long again. Nor is it
    * faster than it was of late: a parent that sends all but the end at once, and then a byte a second, would be waited for.
    */
-  #restOf(attempt: Running, now: number): number {
-    const { bytes, latency, number, owedSince } = attempt;
-    const active = this.#activeOf(attempt, now);
+  #remainingMs(attempt: RunningAttempt, now: number): number {
+    const { bytes, firstByteMs, number, waitingSince } = attempt;
+    const active = this.#waitedMs(attempt, now);
     if (bytes === 0) return active;
-    const pace = Math.max((active - latency) / bytes, attempt.windowPace);
+    const pace = Math.max((active - firstByteMs) / bytes, attempt.windowMsPerByte);
     return Math.max(
       pace * (this.#options.lengthOf(number) - bytes),
-      owedSince === undefined ? 0 : now - owedSince,
+      waitingSince === undefined ? 0 : now - waitingSince,
     );
   }
 
   /** Milliseconds in which bytes of an attempt were owed. */
-  #activeOf({ active, owedSince }: Running, now: number): number {
-    return active + (owedSince === undefined ? 0 : now - owedSince);
+  #waitedMs({ waitedMs, waitingSince }: RunningAttempt, now: number): number {
+    return waitedMs + (waitingSince === undefined ? 0 : now - waitingSince);
   }
 
   /** Nothing is under way: waits for an announcement or for the return of a parent, or fails. */
-  #stuck(
+  #waitOrFail(
     now: number,
     gone: Earliest,
   ): { wakeAt: number | undefined; failure: VortexError | undefined } {
@@ -589,13 +609,15 @@ export class Scheduler {
     const routes = [...this.#routes.values()];
     const wake = new Earliest();
     const announced = (this.#progressAt ?? now) + announceTimeout;
-    const awaited = routes.some((route) => route.awaited);
+    const awaited = routes.some((route) => route.mayAnnounceMore);
     if (awaited && now < announced) wake.note(announced);
     // Where other parents were set aside, they are tried instead of waiting for those that are gone.
-    const until = routes.some(({ aside, leftOut }) => aside && leftOut === undefined)
+    const until = routes.some(
+      ({ excludedFromRound: aside, leftOut }) => aside && leftOut === undefined,
+    )
       ? undefined
-      : this.#patientUntil;
-    if (until !== undefined && now < until && routes.some((route) => route.unheard))
+      : this.#patienceEndsAt;
+    if (until !== undefined && now < until && routes.some((route) => route.awaitsReannouncement))
       wake.note(until);
     if (until !== undefined && gone.at !== undefined) wake.note(gone.at);
     if (wake.at !== undefined) return { wakeAt: wake.at, failure: undefined };
@@ -609,64 +631,69 @@ export class Scheduler {
   }
 
   /** Notes whether the download waits for its last parents, and has them asked more often then. */
-  #watchLast(now: number): void {
+  #updatePatience(now: number): void {
     const routes = [...this.#routes.values()];
     const gone = routes.filter(
-      (route) => route.leftOut === "gone" && (route.inFlight > 0 || this.#helps(route)),
+      (route) => route.leftOut === "gone" && (route.inFlight > 0 || this.#canProvideAny(route)),
     );
-    const unheard = routes.some((route) => route.unheard);
-    if ((gone.length === 0 && !unheard) || this.#countsOnOthers(routes)) {
-      this.#waitingSince = undefined;
+    const unheard = routes.some((route) => route.awaitsReannouncement);
+    if ((gone.length === 0 && !unheard) || this.#hasActiveRoute(routes)) {
+      this.#patienceSince = undefined;
       return;
     }
-    this.#waitingSince ??= unheard ? now : Math.max(...gone.map(({ failedAt }) => failedAt));
-    const until = this.#waitingSince + this.#options.patience;
+    this.#patienceSince ??= unheard
+      ? now
+      : Math.max(...gone.map(({ lastFailureAt }) => lastFailureAt));
+    const until = this.#patienceSince + this.#options.patience;
     for (const route of gone) {
       // Each is asked once more at the end, also when the download was paused meanwhile.
-      if (!this.#givenUp(route)) route.hasten(Math.min(route.failedAt + LAST_HOPE_PAUSE, until));
+      if (!this.#isGivenUp(route))
+        route.retryBy(Math.min(route.lastFailureAt + MAX_PATIENCE_PAUSE_MS, until));
     }
   }
 
   /** Returns true when a route that is not left out may help, or a probe brings bytes. */
-  #countsOnOthers(routes: readonly RouteState[]): boolean {
+  #hasActiveRoute(routes: readonly RouteState[]): boolean {
     if (
       routes.some(
-        (route) => !route.out && (route.inFlight > 0 || route.awaited || this.#helps(route)),
+        (route) =>
+          !route.isLeftOut &&
+          (route.inFlight > 0 || route.mayAnnounceMore || this.#canProvideAny(route)),
       )
     )
       return true;
-    return [...this.#running.values()].some(({ hopeful }) => hopeful);
+    return [...this.#running.values()].some(({ isDeliveringProbe: hopeful }) => hopeful);
   }
 
   /** When patience with the last parents ends; undefined while there are others. */
-  get #patientUntil(): number | undefined {
-    return this.#waitingSince === undefined
+  get #patienceEndsAt(): number | undefined {
+    return this.#patienceSince === undefined
       ? undefined
-      : this.#waitingSince + this.#options.patience;
+      : this.#patienceSince + this.#options.patience;
   }
 
   /** Returns true for a route that has failed after patience was over. */
-  #givenUp(route: RouteState): boolean {
-    const until = this.#patientUntil;
-    return until !== undefined && route.leftOut === "gone" && route.failedAt >= until;
+  #isGivenUp(route: RouteState): boolean {
+    const until = this.#patienceEndsAt;
+    return until !== undefined && route.leftOut === "gone" && route.lastFailureAt >= until;
   }
 
   /** Returns true for a route that may be asked for any queued piece, now or later. */
-  #helps(route: RouteState): boolean {
-    for (const number of this.#queue()) if (route.offers(number) !== undefined) return true;
+  #canProvideAny(route: RouteState): boolean {
+    for (const number of this.#queue()) if (route.availability(number) !== undefined) return true;
     return false;
   }
 
   #failure(what: string, awaited: boolean): VortexError {
     const routes = [...this.#routes.values()];
-    const told = routes.map(({ id, used, reasons }) => {
+    const told = routes.map(({ id, isUsable, reasons }) => {
       const last = reasons.at(-1);
       if (last !== undefined)
-        return `${id}${used ? " does not have it" : ""}: ${last.code}, ${last.message}`;
+        return `${id}${isUsable ? " does not have it" : ""}: ${last.code}, ${last.message}`;
       return `${id} does not have it`;
     });
     const codes = new Set<ErrorCode>(
-      routes.map(({ used, reasons }) => (!used && reasons.at(-1)?.code) || "NotFound"),
+      routes.map(({ isUsable, reasons }) => (!isUsable && reasons.at(-1)?.code) || "NotFound"),
     );
     const [only] = codes;
     // What all parents failed with says it best; where they differ, none is reachable any more.
@@ -679,12 +706,12 @@ export class Scheduler {
     return new VortexError(code, message, { cause: routes.flatMap(({ reasons }) => reasons) });
   }
 
-  #stateOf(number: number): number {
-    return this.#states[number - this.#options.first] ?? DONE;
+  #pieceState(number: number): number {
+    return this.#pieceStates[number - this.#options.first] ?? DONE;
   }
 
-  #setState(number: number, state: number): void {
-    this.#states[number - this.#options.first] = state;
+  #setPieceState(number: number, state: number): void {
+    this.#pieceStates[number - this.#options.first] = state;
   }
 }
 

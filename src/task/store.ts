@@ -6,7 +6,7 @@ import type { TaskLayout } from "./layout.ts";
 import type { SinkPiece, SinkSession } from "./sink.ts";
 
 /** Bytes in a chunk that is handed to a transport. */
-const CHUNK = 512 * 1024;
+const CHUNK_BYTES = 512 * 1024;
 
 /**
  * A download as a store: the pieces that are there and right can be served while the rest still comes. Pieces of which only
@@ -17,7 +17,7 @@ export class TaskStore implements PieceStore {
   readonly #metadata = new Map<number, PieceMetadata>();
   #task: { readonly layout: TaskLayout; readonly session: SinkSession } | undefined;
   /** What is told of the task: the same object, to which servers tie what they have encoded of it. */
-  #told: StoredTask | undefined;
+  #storedTask: StoredTask | undefined;
 
   constructor(taskId: string) {
     this.#feed = new PieceFeed(taskId);
@@ -26,7 +26,7 @@ export class TaskStore implements PieceStore {
   /** The layout is known and the sink is open. */
   open(layout: TaskLayout, session: SinkSession): void {
     this.#task = { layout, session };
-    this.#told = this.#storedTask(layout);
+    this.#storedTask = this.#createStoredTask(layout);
   }
 
   /** A piece is committed. */
@@ -54,13 +54,14 @@ export class TaskStore implements PieceStore {
     this.#metadata.clear();
     this.#feed.fail(error);
     this.#feed = new PieceFeed(task.layout.taskId);
-    this.#told = this.#storedTask(task.layout);
+    this.#storedTask = this.#createStoredTask(task.layout);
   }
 
   /** All that was wanted is there. A part of a task that is all that was wanted stays incomplete to others. */
   complete(digest: string | undefined): void {
-    if (this.#told !== undefined && digest !== undefined) Object.assign(this.#told, { digest });
-    if (this.#task?.layout.whole) this.#feed.complete();
+    if (this.#storedTask !== undefined && digest !== undefined)
+      Object.assign(this.#storedTask, { digest });
+    if (this.#task?.layout.isWhole) this.#feed.complete();
     else this.#feed.fail(new VortexError("NotFound", "no further pieces of this task come"));
   }
 
@@ -86,11 +87,16 @@ export class TaskStore implements PieceStore {
     { signal }: { readonly signal?: AbortSignal } = {},
   ): Promise<StoredTask | undefined> {
     if (signal?.aborted) throw abortedError(signal, `looking for task ${taskId}`);
-    return this.#task?.layout.taskId === taskId ? this.#told : undefined;
+    return this.#task?.layout.taskId === taskId ? this.#storedTask : undefined;
   }
 
   /** Undefined for a task whose pieces differ in length: of that the Dragonfly API cannot tell. */
-  #storedTask({ taskId, kind, contentLength, pieceLength }: TaskLayout): StoredTask | undefined {
+  #createStoredTask({
+    taskId,
+    kind,
+    contentLength,
+    pieceLength,
+  }: TaskLayout): StoredTask | undefined {
     if (pieceLength === undefined) return undefined;
     const feed = this.#feed;
     return {
@@ -118,7 +124,7 @@ async function* readPiece(
   if (part === undefined) return;
   const end = Math.min(range?.end ?? part.length, part.length);
   for (let at = range?.start ?? 0; at < end; ) {
-    const chunk = await session.read(number, part.position + at, Math.min(CHUNK, end - at));
+    const chunk = await session.read(number, part.position + at, Math.min(CHUNK_BYTES, end - at));
     at += chunk.length;
     yield chunk;
   }

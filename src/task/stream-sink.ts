@@ -3,9 +3,9 @@ import { PieceBuffers } from "./piece-buffers.ts";
 import type { SinkLayout, SinkOpenOptions, SinkPiece, SinkSession, TaskSink } from "./sink.ts";
 
 /** Bytes of pieces that are ahead of the reader. */
-const AHEAD = 32 * 1024 * 1024;
+const MIN_READ_AHEAD_BYTES = 32 * 1024 * 1024;
 /** Bytes in a chunk that is handed to the reader. */
-const CHUNK = 256 * 1024;
+const CHUNK_BYTES = 256 * 1024;
 
 /**
  * A sink that hands the content on as a web stream, in order. Pieces are in memory from their first byte until the reader
@@ -19,7 +19,7 @@ export class StreamSink implements TaskSink {
   #controller: ReadableStreamDefaultController<Uint8Array> | undefined;
   /** Why the reader gave up, if it did so before the sink was opened. */
   #cancelled: { readonly reason: unknown } | undefined;
-  #wanted: (() => void) | undefined;
+  #onWanted: (() => void) | undefined;
   #ended = false;
 
   constructor() {
@@ -53,7 +53,7 @@ export class StreamSink implements TaskSink {
     const session = new StreamSession(layout, options, (error) => this.fail(error));
     this.#session = session;
     if (this.#cancelled !== undefined) session.cancel(this.#cancelled.reason);
-    this.#wanted?.();
+    this.#onWanted?.();
     return session;
   }
 
@@ -62,13 +62,13 @@ export class StreamSink implements TaskSink {
     if (this.#ended) return;
     this.#ended = true;
     this.#controller?.error(error);
-    this.#wanted?.();
+    this.#onWanted?.();
   }
 
   async #next(): Promise<Uint8Array | undefined> {
     while (this.#session === undefined && !this.#ended) {
       await new Promise<void>((resolve) => {
-        this.#wanted = resolve;
+        this.#onWanted = resolve;
       });
     }
     return this.#ended ? undefined : this.#session?.next();
@@ -80,16 +80,16 @@ class StreamSession implements SinkSession {
   readonly #layout: SinkLayout;
   readonly #options: SinkOpenOptions;
   readonly #buffers: PieceBuffers;
-  readonly #ahead: number;
+  readonly #readAhead: number;
   readonly #onAbort: (error: unknown) => void;
   /** Committed pieces that the reader has not begun, by position. */
   readonly #pieces = new Map<number, number>();
   /** The reader has everything before it. */
-  #taken = 0;
+  #consumed = 0;
   /** The reader may have everything before it. */
   #released = 0;
   #current: { readonly number: number; readonly bytes: Uint8Array; at: number } | undefined;
-  #over = false;
+  #isEnded = false;
   #wake: (() => void) | undefined;
 
   constructor(layout: SinkLayout, options: SinkOpenOptions, onAbort: (error: unknown) => void) {
@@ -97,11 +97,11 @@ class StreamSession implements SinkSession {
     this.#options = options;
     this.#onAbort = onAbort;
     this.#buffers = new PieceBuffers(layout);
-    this.#ahead = Math.max(AHEAD, 2 * layout.longestPiece);
+    this.#readAhead = Math.max(MIN_READ_AHEAD_BYTES, 2 * layout.longestPiece);
   }
 
   get limit(): number {
-    return this.#taken + this.#ahead;
+    return this.#consumed + this.#readAhead;
   }
 
   async write(number: number, position: number, chunk: Uint8Array): Promise<void> {
@@ -132,19 +132,19 @@ class StreamSession implements SinkSession {
     // All of it is not to be had before the whole is right.
     this.#released = Math.max(
       this.#released,
-      position === this.#layout.length ? position - CHUNK : position,
+      position === this.#layout.length ? position - CHUNK_BYTES : position,
     );
     this.#wake?.();
   }
 
   async finish(): Promise<void> {
     this.#released = this.#layout.length;
-    this.#over = true;
+    this.#isEnded = true;
     this.#wake?.();
   }
 
   async abort(error: unknown): Promise<void> {
-    this.#over = true;
+    this.#isEnded = true;
     this.#buffers.clear();
     this.#pieces.clear();
     this.#onAbort(error);
@@ -160,8 +160,8 @@ class StreamSession implements SinkSession {
 
   /** The next chunk for the reader, or undefined at the end. */
   async next(): Promise<Uint8Array | undefined> {
-    while (this.#taken === this.#released) {
-      if (this.#over) return undefined;
+    while (this.#consumed === this.#released) {
+      if (this.#isEnded) return undefined;
       await new Promise<void>((resolve) => {
         this.#wake = resolve;
       });
@@ -170,13 +170,13 @@ class StreamSession implements SinkSession {
     if (current === undefined) return undefined;
     const end = Math.min(
       current.bytes.length,
-      current.at + CHUNK,
-      current.at + this.#released - this.#taken,
+      current.at + CHUNK_BYTES,
+      current.at + this.#released - this.#consumed,
     );
     // A copy, since the reader may pass on the memory of what it is given.
     const chunk = current.bytes.slice(current.at, end);
     current.at = end;
-    this.#taken += chunk.length;
+    this.#consumed += chunk.length;
     this.#current = current;
     if (end === current.bytes.length) {
       this.#current = undefined;
@@ -187,9 +187,9 @@ class StreamSession implements SinkSession {
   }
 
   #begin(): { readonly number: number; readonly bytes: Uint8Array; at: number } | undefined {
-    const number = this.#pieces.get(this.#taken);
+    const number = this.#pieces.get(this.#consumed);
     if (number === undefined) return undefined;
-    this.#pieces.delete(this.#taken);
+    this.#pieces.delete(this.#consumed);
     return { number, bytes: this.#buffers.get(number), at: 0 };
   }
 }

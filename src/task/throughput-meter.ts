@@ -1,10 +1,10 @@
 /** Milliseconds in a bucket, and how many of them are looked at. */
-const BUCKET = 250;
-const BUCKETS = 20;
+const BUCKET_MS = 250;
+const BUCKET_COUNT = 20;
 
 /** Bytes a second over the last five seconds. */
 export class ThroughputMeter {
-  readonly #buckets = new Float64Array(BUCKETS);
+  readonly #buckets = new Float64Array(BUCKET_COUNT);
   readonly #since: number;
   #bucket = 0;
 
@@ -14,7 +14,7 @@ export class ThroughputMeter {
 
   add(bytes: number, now: number): void {
     this.#moveTo(now);
-    const index = this.#bucket % BUCKETS;
+    const index = this.#bucket % BUCKET_COUNT;
     this.#buckets[index] = (this.#buckets[index] ?? 0) + bytes;
   }
 
@@ -22,16 +22,17 @@ export class ThroughputMeter {
     this.#moveTo(now);
     const span = Math.min(
       now - this.#since,
-      (BUCKETS - 1) * BUCKET + ((now - this.#since) % BUCKET),
+      (BUCKET_COUNT - 1) * BUCKET_MS + ((now - this.#since) % BUCKET_MS),
     );
     if (span <= 0) return 0;
     return (this.#buckets.reduce((sum, bytes) => sum + bytes, 0) * 1000) / span;
   }
 
   #moveTo(now: number): void {
-    const bucket = Math.floor((now - this.#since) / BUCKET);
-    const steps = Math.min(bucket - this.#bucket, BUCKETS);
-    for (let step = 1; step <= steps; step++) this.#buckets[(this.#bucket + step) % BUCKETS] = 0;
+    const bucket = Math.floor((now - this.#since) / BUCKET_MS);
+    const steps = Math.min(bucket - this.#bucket, BUCKET_COUNT);
+    for (let step = 1; step <= steps; step++)
+      this.#buckets[(this.#bucket + step) % BUCKET_COUNT] = 0;
     // After a long pause all buckets are empty, and which one is next does not matter.
     this.#bucket = Math.max(this.#bucket, bucket);
   }

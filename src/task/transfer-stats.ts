@@ -5,13 +5,13 @@ import type { ParentProgress, RouteProgress, TaskProgress, TaskReport, Verified 
 import { ThroughputMeter } from "./throughput-meter.ts";
 
 /** Milliseconds of arriving bytes, or part of them, before the time for the rest is estimated. */
-const MEASURED_TIME = 2000;
-const MEASURED_PART = 0.01;
+const MIN_MEASURED_MS = 2000;
+const MIN_MEASURED_SHARE = 0.01;
 
 /** State of a download beside its counters. */
 export interface ProgressContext {
   /** Wanted bytes of pieces that are under way. */
-  readonly underWay: number;
+  readonly inFlightBytes: number;
   readonly routes: Iterable<RouteState>;
   readonly paused: boolean;
   /** See {@link TaskProgress.patienceLeft}. */
@@ -23,8 +23,8 @@ export class TransferStats {
   readonly #startedAt: number;
   readonly #meter: ThroughputMeter;
   /** When the first bytes came, and how many have come. */
-  #firstAt: number | undefined;
-  #arrived = 0;
+  #firstByteAt: number | undefined;
+  #arrivedBytes = 0;
   #pieces = 0;
   #bytes = 0;
   #resumedPieces = 0;
@@ -44,14 +44,14 @@ export class TransferStats {
   }
 
   /** Bytes came, wanted or not. */
-  arrived(bytes: number, now: number): void {
-    this.#firstAt ??= now;
-    this.#arrived += bytes;
+  addBytes(bytes: number, now: number): void {
+    this.#firstByteAt ??= now;
+    this.#arrivedBytes += bytes;
     this.#meter.add(bytes, now);
   }
 
   /** A piece is there and right. */
-  add(length: number, resumed: boolean): void {
+  addPiece(length: number, resumed: boolean): void {
     this.#pieces++;
     this.#bytes += length;
     if (!resumed) return;
@@ -60,7 +60,7 @@ export class TransferStats {
   }
 
   /** Reports protocols that are not used with a parent. */
-  leaveOut(parent: string, protocols: readonly LeftOutProtocol[]): void {
+  setLeftOutProtocols(parent: string, protocols: readonly LeftOutProtocol[]): void {
     if (protocols.length > 0) this.#leftOut.set(parent, protocols);
   }
 
@@ -75,10 +75,10 @@ export class TransferStats {
   progress(
     now: number,
     layout: TaskLayout | undefined,
-    { underWay, routes, paused, patienceLeft }: ProgressContext,
+    { inFlightBytes, routes, paused, patienceLeft }: ProgressContext,
   ): TaskProgress {
     const rate = this.#meter.rate(now);
-    const bytes = this.#bytes + underWay;
+    const bytes = this.#bytes + inFlightBytes;
     const left = layout === undefined ? undefined : layout.length - bytes;
     return {
       bytes,
@@ -90,21 +90,21 @@ export class TransferStats {
       timeLeft:
         left === 0
           ? 0
-          : left === undefined || !this.#measured(now, layout)
+          : left === undefined || !this.#isMeasured(now, layout)
             ? undefined
             : timeFor(left, rate),
       paused,
       patienceLeft,
-      parents: parentsAt(now, routes, this.#leftOut),
+      parents: parentProgress(now, routes, this.#leftOut),
     };
   }
 
   /** Returns true once enough has arrived for an estimate, beside what an earlier download left. */
-  #measured(now: number, layout: TaskLayout | undefined): boolean {
-    if (layout === undefined || this.#firstAt === undefined) return false;
+  #isMeasured(now: number, layout: TaskLayout | undefined): boolean {
+    if (layout === undefined || this.#firstByteAt === undefined) return false;
     return (
-      now - this.#firstAt >= MEASURED_TIME ||
-      this.#arrived >= (layout.length - this.#resumedBytes) * MEASURED_PART
+      now - this.#firstByteAt >= MIN_MEASURED_MS ||
+      this.#arrivedBytes >= (layout.length - this.#resumedBytes) * MIN_MEASURED_SHARE
     );
   }
 
@@ -122,7 +122,7 @@ export class TransferStats {
       resumedPieces: this.#resumedPieces,
       verified,
       duration: now - this.#startedAt,
-      parents: parentsAt(now, routes, this.#leftOut),
+      parents: parentProgress(now, routes, this.#leftOut),
     };
   }
 }
@@ -132,7 +132,7 @@ function timeFor(bytes: number, rate: number): number | undefined {
   return rate === 0 ? undefined : (bytes * 1000) / rate;
 }
 
-function parentsAt(
+function parentProgress(
   now: number,
   routes: Iterable<RouteState>,
   leftOutOf: ReadonlyMap<string, readonly LeftOutProtocol[]>,
@@ -141,7 +141,7 @@ function parentsAt(
   for (const route of routes)
     byParent.set(route.parent, [...(byParent.get(route.parent) ?? []), route]);
   return [...byParent].map(([parent, own]) => {
-    const each = own.map((route) => progressOf(route, now));
+    const each = own.map((route) => routeProgress(route, now));
     const states = each.map(({ state }) => state);
     const parts = own.flatMap(({ protocol }, index) => {
       const progress = each[index];
@@ -166,9 +166,9 @@ function parentsAt(
   });
 }
 
-function progressOf(route: RouteState, now: number): Omit<RouteProgress, "protocol"> {
+function routeProgress(route: RouteState, now: number): Omit<RouteProgress, "protocol"> {
   return {
-    state: !route.used ? "left-out" : route.retryAt > now ? "waiting" : "active",
+    state: !route.isUsable ? "left-out" : route.retryAt > now ? "waiting" : "active",
     rate: (route.rate ?? 0) * 1000,
     bytes: route.bytes,
     pieces: route.pieces,

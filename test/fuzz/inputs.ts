@@ -52,7 +52,7 @@ export const layout: fc.IProperty<[number[], number, number, boolean]> = fc.prop
       : { pieces, contentLength };
     const layout = TaskLayout.known(task, known);
     assert.ok(layout !== undefined);
-    assert.equal(layout.whole, end - start === contentLength);
+    assert.equal(layout.isWhole, end - start === contentLength);
     if (!even)
       assert.throws(
         () => TaskLayout.known(task, { pieces, contentLength: contentLength + 1 }),

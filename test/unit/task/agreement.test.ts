@@ -1,7 +1,7 @@
 /** Which sources of a task agree, and who takes part in a round: state machines, step by step. */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { Agreement, EARLIER, type Question } from "../../../src/task/agreement.ts";
+import { Agreement, EARLIER_DOWNLOAD, type Question } from "../../../src/task/agreement.ts";
 import { RoundPlanner } from "../../../src/task/round-planner.ts";
 import type { SinkPiece } from "../../../src/task/sink.ts";
 
@@ -15,7 +15,8 @@ const numbersOf = (question: Question | undefined): readonly number[] | undefine
 function withPieces(source: string, numbers: readonly number[], random = 0.5): Agreement {
   const agreement = new Agreement(3, () => random);
   for (const number of numbers) {
-    const at = source === EARLIER ? 0 : agreement.announced(source, number, `crc32:${number}`);
+    const at =
+      source === EARLIER_DOWNLOAD ? 0 : agreement.announced(source, number, `crc32:${number}`);
     agreement.hold(piece(number), source, at);
   }
   return agreement;
@@ -24,7 +25,7 @@ function withPieces(source: string, numbers: readonly number[], random = 0.5): A
 /** Asks, and has the parent agree with everything. */
 function agree(agreement: Agreement, question: Question | undefined): void {
   assert.ok(question !== undefined);
-  agreement.begin(question);
+  agreement.asked(question);
   agreement.answered(question, question.claims);
 }
 
@@ -32,7 +33,7 @@ describe("the questions to a parent that joins", () => {
   it("are about the oldest, the newest and a random piece of the sources before it", () => {
     const agreement = withPieces("a:1", [5, 3, 8, 1, 9], 0.5);
     agreement.announced("b:1", 2, "crc32:2");
-    assert.equal(agreement.isOpen("b:1", everything), false);
+    assert.equal(agreement.mayCommit("b:1", everything), false);
     assert.deepEqual(numbersOf(agreement.question("b:1", everything)), [5, 9, 8]);
   });
 
@@ -43,7 +44,7 @@ describe("the questions to a parent that joins", () => {
     assert.deepEqual(numbersOf(agreement.question("b:1", offers)), [3, 1, 8]);
     assert.equal(agreement.question("b:1", nobody), undefined);
     assert.equal(
-      agreement.isOpen("b:1", nobody),
+      agreement.mayCommit("b:1", nobody),
       true,
       "a parent that cannot be compared is not held up",
     );
@@ -53,15 +54,15 @@ describe("the questions to a parent that joins", () => {
     const agreement = withPieces("a:1", [0, 1, 2]);
     assert.equal(agreement.question("b:1", everything), undefined);
     assert.equal(agreement.question("a:1", everything), undefined);
-    assert.equal(agreement.isOpen("a:1", everything), true);
+    assert.equal(agreement.mayCommit("a:1", everything), true);
     agreement.announced("b:1", 7, "crc32:7");
     const question = agreement.question("b:1", everything);
     assert.ok(question !== undefined);
-    agreement.begin(question);
+    agreement.asked(question);
     assert.equal(agreement.question("b:1", everything), undefined, "one at a time");
-    assert.equal(agreement.isOpen("b:1", everything), false);
+    assert.equal(agreement.mayCommit("b:1", everything), false);
     agreement.answered(question, question.claims);
-    assert.equal(agreement.isOpen("b:1", everything), true);
+    assert.equal(agreement.mayCommit("b:1", everything), true);
     agreement.hold(piece(7), "b:1", agreement.announced("b:1", 7, "crc32:7"));
     assert.equal(agreement.question("b:1", everything), undefined, "three were asked about");
   });
@@ -75,7 +76,7 @@ describe("the questions to a parent that joins", () => {
     assert.equal(agreement.question("b:1", everything), undefined, "both of the rest at once");
     agreement.hold(piece(2), "a:1", agreement.announced("a:1", 2, "crc32:2"));
     assert.deepEqual(numbersOf(agreement.question("b:1", everything)), [1, 2]);
-    assert.equal(agreement.isOpen("b:1", everything), true, "its pieces do not wait for these");
+    assert.equal(agreement.mayCommit("b:1", everything), true, "its pieces do not wait for these");
   });
 
   it("that fail are asked again once a piece waits", () => {
@@ -83,11 +84,11 @@ describe("the questions to a parent that joins", () => {
     agreement.announced("b:1", 7, "crc32:7");
     const question = agreement.question("b:1", everything);
     assert.ok(question !== undefined);
-    agreement.begin(question);
+    agreement.asked(question);
     agreement.failed(question);
     assert.equal(agreement.question("b:1", everything), undefined);
-    assert.equal(agreement.isOpen("b:1", everything), false);
-    agreement.waits("b:1");
+    assert.equal(agreement.mayCommit("b:1", everything), false);
+    agreement.clearFailure("b:1");
     assert.deepEqual(numbersOf(agreement.question("b:1", everything)), [0]);
   });
 
@@ -96,10 +97,10 @@ describe("the questions to a parent that joins", () => {
     agreement.announced("b:1", 7, "crc32:7");
     const question = agreement.question("b:1", everything);
     assert.ok(question !== undefined);
-    agreement.begin(question);
+    agreement.asked(question);
     agreement.answered(question, []);
     assert.equal(agreement.question("b:1", everything), undefined);
-    assert.equal(agreement.isOpen("b:1", everything), true);
+    assert.equal(agreement.mayCommit("b:1", everything), true);
     agreement.hold(piece(7), "b:1", agreement.announced("b:1", 7, "crc32:7"));
     assert.equal(agreement.complete, false);
   });
@@ -167,14 +168,14 @@ describe("the last question to a parent", () => {
     const agreement = withPieces("a:1", [0, 1]);
     const question = agreement.lastQuestion("a:1", everything, nobody, true);
     assert.ok(question !== undefined);
-    agreement.begin(question);
+    agreement.asked(question);
     agreement.answered(question, []);
     assert.equal(agreement.lastQuestion("a:1", everything, nobody, true), undefined);
     assert.equal(agreement.complete, false);
   });
 
   it("compares what an earlier download left with parents that brought nothing", () => {
-    const agreement = withPieces(EARLIER, [3, 1, 2]);
+    const agreement = withPieces(EARLIER_DOWNLOAD, [3, 1, 2]);
     assert.equal(agreement.complete, false);
     assert.equal(
       agreement.lastQuestion("a:1", everything, nobody, false),
@@ -217,7 +218,7 @@ describe("sources that agree", () => {
     agreement.restart([...agreement.pieces].filter(({ source }) => source === "b:1"));
     assert.deepEqual(agreement.contributors, ["b:1"]);
     agreement.announced("a:1", 0, "crc32:0");
-    assert.equal(agreement.isOpen("a:1", everything), false);
+    assert.equal(agreement.mayCommit("a:1", everything), false);
     assert.deepEqual(numbersOf(agreement.question("a:1", everything)), [7]);
   });
 });
@@ -228,7 +229,7 @@ describe("the rounds of a task whose digest is known", () => {
   it("are no more than one where pieces are missing and nobody was set aside", () => {
     assert.equal(new RoundPlanner(three).next({ mismatch: false, sources: ["a:1"] }), undefined);
     assert.equal(
-      new RoundPlanner(three).next({ mismatch: false, sources: ["a:1", EARLIER] }),
+      new RoundPlanner(three).next({ mismatch: false, sources: ["a:1", EARLIER_DOWNLOAD] }),
       undefined,
     );
   });
@@ -236,8 +237,8 @@ describe("the rounds of a task whose digest is known", () => {
   it("try those that were set aside first, whatever failed", () => {
     for (const mismatch of [true, false]) {
       const trials = new RoundPlanner(three);
-      trials.setAside("b:1");
-      trials.setAside("c:1");
+      trials.exclude("b:1");
+      trials.exclude("c:1");
       assert.deepEqual(trials.current, ["a:1"]);
       assert.deepEqual(trials.next({ mismatch, sources: ["a:1"] }), ["b:1", "c:1"]);
     }
@@ -260,13 +261,13 @@ describe("the rounds of a task whose digest is known", () => {
 
   it("try the same parents again without what an earlier download left, and only then", () => {
     const trials = new RoundPlanner(["a:1"]);
-    assert.deepEqual(trials.next({ mismatch: true, sources: [EARLIER] }), ["a:1"]);
+    assert.deepEqual(trials.next({ mismatch: true, sources: [EARLIER_DOWNLOAD] }), ["a:1"]);
     assert.equal(trials.next({ mismatch: true, sources: ["a:1"] }), undefined);
     const mixed = new RoundPlanner(["a:1"]);
-    assert.deepEqual(mixed.next({ mismatch: true, sources: [EARLIER, "a:1"] }), ["a:1"]);
+    assert.deepEqual(mixed.next({ mismatch: true, sources: [EARLIER_DOWNLOAD, "a:1"] }), ["a:1"]);
     const set = new RoundPlanner(["a:1"]);
-    set.setAside("a:1");
-    assert.deepEqual(set.next({ mismatch: false, sources: [EARLIER] }), ["a:1"]);
+    set.exclude("a:1");
+    assert.deepEqual(set.next({ mismatch: false, sources: [EARLIER_DOWNLOAD] }), ["a:1"]);
   });
 
   it("come to an end, whatever happens in them", () => {
@@ -281,7 +282,7 @@ describe("the rounds of a task whose digest is known", () => {
       let rounds = 0;
       for (;;) {
         const current = [...trials.current];
-        for (const parent of current.slice(1)) if (next() % 3 === 0) trials.setAside(parent);
+        for (const parent of current.slice(1)) if (next() % 3 === 0) trials.exclude(parent);
         const sources = trials.current.filter(() => next() % 4 !== 0);
         if (trials.next({ mismatch: next() % 2 === 0, sources }) === undefined) break;
         assert.ok(++rounds < 16, `${rounds} rounds`);

@@ -58,7 +58,7 @@ function discovering(directory: TaskDirectory) {
       seen.useless++;
       route.leaveOut("banned", clock.now());
     },
-    onReturn: () => {},
+    onRestored: () => {},
     patience: 60_000,
   });
   return { discovery, ending, clock, route, seen };
@@ -75,7 +75,7 @@ describe("what a parent announces after the download has ended", () => {
         yield location(0);
       },
     });
-    await discovery.ask();
+    await discovery.discover();
     const following = discovery.follow(layout, parent, [route]);
     ending.abort();
     late.resolve(outline);
@@ -102,14 +102,14 @@ describe("what a parent announces after the download has ended", () => {
     const following = discovery.follow(layout, parent, [route]);
     await settle();
     assert.deepEqual(
-      [route.offers(0) !== undefined, route.offers(1) !== undefined, seen.changes],
+      [route.availability(0) !== undefined, route.availability(1) !== undefined, seen.changes],
       [true, false, 1],
     );
     ending.abort();
     next.resolve();
     await following;
     assert.deepEqual(
-      [route.offers(1) !== undefined, route.offers(2) !== undefined, returned],
+      [route.availability(1) !== undefined, route.availability(2) !== undefined, returned],
       [false, false, true],
     );
     assert.deepEqual(seen, { changes: 1, useless: 0 });
@@ -129,7 +129,7 @@ describe("what a parent announces after the download has ended", () => {
     ending.abort();
     end.resolve();
     await following;
-    assert.deepEqual([route.awaited, seen.changes], [true, 1]);
+    assert.deepEqual([route.mayAnnounceMore, seen.changes], [true, 1]);
   });
 
   it("is not asked for again after a call that failed", async () => {

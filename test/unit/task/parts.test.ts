@@ -206,8 +206,8 @@ describe("where pieces lie", () => {
       [TaskLayout.announced(task, outline), "LimitExceeded"],
     ] as const;
     for (const [layout, code] of layouts) {
-      layout?.requirePieces(1001);
-      assertThrows(() => layout?.requirePieces(1000), code);
+      layout?.requirePieceLength(1001);
+      assertThrows(() => layout?.requirePieceLength(1000), code);
     }
   });
 });
@@ -255,40 +255,43 @@ describe("the time left", () => {
   const context = { routes: [], paused: false, patienceLeft: undefined };
 
   function timeLeft(tally: TransferStats, now: number, underWay: number): number | undefined {
-    return tally.progress(now, layout, { ...context, underWay }).timeLeft;
+    return tally.progress(now, layout, { ...context, inFlightBytes: underWay }).timeLeft;
   }
 
   it("is not told before a hundredth has come, or bytes have come for 2 s", () => {
     const tally = new TransferStats(0);
     assert.equal(timeLeft(tally, 60_000, 0), undefined);
     // A slow beginning, which made hours of it.
-    tally.arrived(1000, 60_000);
+    tally.addBytes(1000, 60_000);
     assert.equal(timeLeft(tally, 60_001, 1000), undefined);
     assert.equal(timeLeft(tally, 61_999, 1000), undefined);
     const left = timeLeft(tally, 62_000, 1000);
     assert.ok(left !== undefined && left > 1_000_000, `${left} ms`);
     const fast = new TransferStats(0);
-    fast.arrived(9999, 1000);
+    fast.addBytes(9999, 1000);
     assert.equal(timeLeft(fast, 1000, 9999), undefined);
-    fast.arrived(1, 1000);
+    fast.addBytes(1, 1000);
     assert.equal(timeLeft(fast, 1000, 10_000), 99_000);
-    assert.equal(fast.progress(1000, undefined, { ...context, underWay: 0 }).timeLeft, undefined);
+    assert.equal(
+      fast.progress(1000, undefined, { ...context, inFlightBytes: 0 }).timeLeft,
+      undefined,
+    );
   });
 
   it("goes by the part that an earlier download has not left", () => {
     const tally = new TransferStats(0);
-    for (let piece = 0; piece < 9; piece++) tally.add(100_000, true);
-    tally.arrived(999, 1000);
+    for (let piece = 0; piece < 9; piece++) tally.addPiece(100_000, true);
+    tally.addBytes(999, 1000);
     assert.equal(timeLeft(tally, 1000, 999), undefined);
-    tally.arrived(1, 1000);
+    tally.addBytes(1, 1000);
     assert.equal(timeLeft(tally, 1000, 1000), 99_000);
   });
 
   it("is not told while nothing comes, and 0 when all is there", () => {
     const tally = new TransferStats(0);
-    tally.arrived(500_000, 1000);
+    tally.addBytes(500_000, 1000);
     assert.equal(timeLeft(tally, 60_000, 500_000), undefined);
-    for (let piece = 0; piece < 10; piece++) tally.add(100_000, false);
+    for (let piece = 0; piece < 10; piece++) tally.addPiece(100_000, false);
     assert.equal(timeLeft(tally, 60_000, 0), 0);
   });
 });

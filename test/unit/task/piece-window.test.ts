@@ -9,8 +9,8 @@ function windowOf(rates: readonly number[], options: Partial<PieceWindowOptions>
   const window = new PieceWindow({
     limiters,
     pieceLength: 1000,
-    span: 15_000,
-    most: 8,
+    passTimeMs: 15_000,
+    maxPieces: 8,
     now: 0,
     ...options,
   });

@@ -20,7 +20,7 @@ function schedulerOf(pieces: number, options: Partial<SchedulerOptions> = {}): S
     lengthOf: () => LENGTH,
     concurrentPieceCount: 2,
     pieceTimeout: 360_000,
-    stallAfter: 100_000,
+    stallThreshold: 100_000,
     announceTimeout: 60_000,
     patience: 60_000,
     random: () => 1,
@@ -29,11 +29,11 @@ function schedulerOf(pieces: number, options: Partial<SchedulerOptions> = {}): S
 }
 
 function step(scheduler: Scheduler, now: number): Step {
-  return scheduler.step(now, { allows: () => true, admit: () => true });
+  return scheduler.step(now, { hasRoom: () => true, takeSlot: () => true });
 }
 
 function shape({ starts }: Step): string[] {
-  return starts.map(({ number, route, racer }) => `${number}${racer ? "!" : "@"}${route}`);
+  return starts.map(({ number, routeId, isHedge }) => `${number}${isHedge ? "!" : "@"}${routeId}`);
 }
 
 /** Delivers a piece at an even rate. */
@@ -107,11 +107,11 @@ describe("a race for what is slow", () => {
   it("time that is ours counts neither as silence nor as activity", () => {
     const { scheduler, slow } = withSlow(2);
     scheduler.arrived(slow.id, 990_000, 500);
-    scheduler.owes(slow.id, false, 510);
-    scheduler.owes(slow.id, false, 600);
+    scheduler.setWaiting(slow.id, false, 510);
+    scheduler.setWaiting(slow.id, false, 600);
     assert.deepEqual(shape(step(scheduler, 5000)), []);
-    scheduler.owes(slow.id, true, 5000);
-    scheduler.owes(slow.id, true, 5500);
+    scheduler.setWaiting(slow.id, true, 5000);
+    scheduler.setWaiting(slow.id, true, 5500);
     assert.deepEqual(shape(step(scheduler, 5850)), []);
     assert.deepEqual(shape(step(scheduler, 5851)), ["1!a"]);
   });
@@ -165,7 +165,7 @@ describe("a race for what is slow", () => {
       [16, 4],
     ] as const) {
       const lengthOf = (): number => mebibytes * 1024 * 1024;
-      const scheduler = schedulerOf(5, { lengthOf, concurrentPieceCount: 5, stallAfter: 1000 });
+      const scheduler = schedulerOf(5, { lengthOf, concurrentPieceCount: 5, stallThreshold: 1000 });
       for (const id of ["a", "b", "c", "d", "e"]) scheduler.addRoute(id, false);
       assert.equal(step(scheduler, 0).starts.length, 5);
       for (const id of ["f", "g", "h", "i", "j"]) scheduler.addRoute(id, false);
@@ -176,7 +176,11 @@ describe("a race for what is slow", () => {
   });
 
   it("stalled pieces come before slow ones, and of slow ones those with the longest rest", () => {
-    const scheduler = schedulerOf(4, { concurrentPieceCount: 4, raceBytes: 1, stallAfter: 3000 });
+    const scheduler = schedulerOf(4, {
+      concurrentPieceCount: 4,
+      maxHedgeBytes: 1,
+      stallThreshold: 3000,
+    });
     for (const id of ["a", "b", "c", "d"]) scheduler.addRoute(id, false);
     const [fast, stalls, slow, slower] = step(scheduler, 0).starts;
     assert.ok(fast && stalls && slow && slower);
@@ -187,7 +191,11 @@ describe("a race for what is slow", () => {
     }
     // One racer at a time: the slowest first.
     assert.deepEqual(shape(step(scheduler, 2500)), ["3!a"]);
-    const again = schedulerOf(4, { concurrentPieceCount: 4, raceBytes: 1, stallAfter: 3000 });
+    const again = schedulerOf(4, {
+      concurrentPieceCount: 4,
+      maxHedgeBytes: 1,
+      stallThreshold: 3000,
+    });
     for (const id of ["a", "b", "c", "d"]) again.addRoute(id, false);
     const [quick, one, two, three] = step(again, 0).starts;
     assert.ok(quick && one && two && three);
@@ -201,7 +209,11 @@ describe("a race for what is slow", () => {
   });
 
   it("a stall wins over a longer rest", () => {
-    const scheduler = schedulerOf(3, { concurrentPieceCount: 3, raceBytes: 1, stallAfter: 3000 });
+    const scheduler = schedulerOf(3, {
+      concurrentPieceCount: 3,
+      maxHedgeBytes: 1,
+      stallThreshold: 3000,
+    });
     for (const id of ["a", "b", "c"]) scheduler.addRoute(id, false);
     const [fast, stalls, slow] = step(scheduler, 0).starts;
     assert.ok(fast && stalls && slow);
@@ -212,7 +224,7 @@ describe("a race for what is slow", () => {
   });
 
   it("a parent without a measured rate is asked for stalls alone", () => {
-    const scheduler = schedulerOf(1, { stallAfter: 5000 });
+    const scheduler = schedulerOf(1, { stallThreshold: 5000 });
     scheduler.addRoute("a", false);
     const [slow] = step(scheduler, 0).starts;
     assert.ok(slow);
@@ -224,13 +236,13 @@ describe("a race for what is slow", () => {
 
   it("needs a slot: where there is none, it is tried with the next look", () => {
     const { scheduler } = withSlow(2);
-    const refusing = { allows: () => true, admit: () => false };
+    const refusing = { hasRoom: () => true, takeSlot: () => false };
     assert.deepEqual(scheduler.step(2000, refusing).starts, []);
     assert.deepEqual(shape(step(scheduler, 2001)), ["1!a"]);
   });
 
   it("wakes for the stall that is next", () => {
-    const scheduler = schedulerOf(2, { stallAfter: 300 });
+    const scheduler = schedulerOf(2, { stallThreshold: 300 });
     scheduler.addRoute("a", false);
     scheduler.addRoute("b", false);
     const [one, two] = step(scheduler, 0).starts;
@@ -250,7 +262,7 @@ describe("a race for what is slow", () => {
     const scheduler = schedulerOf(10, { concurrentPieceCount: 8 });
     scheduler.addRoute("a", false);
     scheduler.addRoute("b", false);
-    const narrow = { allows: () => true, admit: () => true, most: 2 };
+    const narrow = { hasRoom: () => true, takeSlot: () => true, maxPieces: 2 };
     const { starts } = scheduler.step(0, narrow);
     assert.deepEqual(shape({ starts, wakeAt: undefined, failure: undefined }), ["0@a", "1@b"]);
     const [fast, slow] = starts;
@@ -269,7 +281,7 @@ describe("a race for what is slow", () => {
 describe("the blame of a parent that was overtaken", () => {
   /** The failures of the loser, silent since `silent`, when the winner took from 1000 to `at`. */
   function blamed(silent: number, at: number, options: Partial<SchedulerOptions> = {}): number {
-    const scheduler = schedulerOf(1, { stallAfter: 1000, ...options });
+    const scheduler = schedulerOf(1, { stallThreshold: 1000, ...options });
     const a = scheduler.addRoute("a", false);
     scheduler.addRoute("b", false);
     const [loser] = step(scheduler, 0).starts;
@@ -296,13 +308,13 @@ describe("the blame of a parent that was overtaken", () => {
   });
 
   it("is not for time that is ours", () => {
-    const scheduler = schedulerOf(1, { stallAfter: 1000 });
+    const scheduler = schedulerOf(1, { stallThreshold: 1000 });
     const a = scheduler.addRoute("a", false);
     scheduler.addRoute("b", false);
     const [loser] = step(scheduler, 0).starts;
     const [winner] = step(scheduler, 1000).starts;
     assert.ok(loser && winner);
-    scheduler.owes(loser.id, false, 1500);
+    scheduler.setWaiting(loser.id, false, 1500);
     scheduler.succeeded(winner.id, 9000);
     assert.equal(a.failures, 0);
     assert.deepEqual([a.inFlight, scheduler.succeeded(loser.id, 9001)], [0, []]);
@@ -320,22 +332,22 @@ describe("attempts that are over", () => {
     scheduler.succeeded(attempt.id, 100);
     const before = [a.pieces, a.bytes, a.latency, a.failures, a.inFlight];
     scheduler.arrived(attempt.id, 5, 200);
-    scheduler.owes(attempt.id, false, 200);
+    scheduler.setWaiting(attempt.id, false, 200);
     scheduler.answered(attempt.id, 500);
-    assert.deepEqual(scheduler.failed(attempt.id, lost, "again", 300), []);
+    assert.deepEqual(scheduler.failed(attempt.id, lost, "retry", 300), []);
     assert.deepEqual([a.pieces, a.bytes, a.latency, a.failures, a.inFlight], before);
   });
 
   it("of a piece that another attempt is still at leave it there, and the last one gives it back", () => {
-    const scheduler = schedulerOf(1, { stallAfter: 1000 });
+    const scheduler = schedulerOf(1, { stallThreshold: 1000 });
     scheduler.addRoute("a", false);
     scheduler.addRoute("b", false);
     const [first] = step(scheduler, 0).starts;
     const [second] = step(scheduler, 1000).starts;
     assert.ok(first && second);
-    scheduler.failed(first.id, lost, "again", 1100);
+    scheduler.failed(first.id, lost, "retry", 1100);
     assert.deepEqual(shape(step(scheduler, 1100)), []);
-    scheduler.failed(second.id, lost, "again", 1200);
+    scheduler.failed(second.id, lost, "retry", 1200);
     assert.deepEqual(step(scheduler, 1200).wakeAt, 1350);
     assert.deepEqual(shape(step(scheduler, 1350)), ["0@a"]);
   });
@@ -346,10 +358,10 @@ describe("attempts that are over", () => {
     const [attempt] = step(scheduler, 0).starts;
     assert.ok(attempt);
     for (const { id } of [...scheduler.attempts])
-      if (id !== attempt.id) scheduler.failed(id, lost, "absent", 0);
+      if (id !== attempt.id) scheduler.failed(id, lost, "missing", 0);
     scheduler.arrived(attempt.id, 100_000, 100);
-    scheduler.owes(attempt.id, false, 100);
-    scheduler.owes(attempt.id, true, 10_000);
+    scheduler.setWaiting(attempt.id, false, 100);
+    scheduler.setWaiting(attempt.id, true, 10_000);
     scheduler.arrived(attempt.id, 200_000, 10_200);
     assert.equal(a.rate, 1000);
   });
@@ -360,30 +372,30 @@ describe("pieces that an earlier download left", () => {
     const scheduler = schedulerOf(3, { patience: 0 });
     const none = scheduler.addRoute("none", true);
     none.endAnnouncements(false);
-    for (const number of [0, 0, 2]) scheduler.find(number);
+    for (const number of [0, 0, 2]) scheduler.beginVerification(number);
     assert.equal(step(scheduler, 0).failure, undefined);
-    scheduler.settle(1, true);
-    scheduler.settle(0, true);
-    scheduler.settle(0, false);
+    scheduler.endVerification(1, true);
+    scheduler.endVerification(0, true);
+    scheduler.endVerification(0, false);
     assert.equal(step(scheduler, 0).failure, undefined);
-    scheduler.settle(2, false);
+    scheduler.endVerification(2, false);
     assert.match(step(scheduler, 0).failure?.message ?? "", /^piece 1 cannot be fetched/);
     none.announce(1);
     none.announce(2);
     assert.deepEqual(shape(step(scheduler, 0)), ["1@none", "2@none"]);
     // What runs is not found any more.
-    scheduler.find(1);
+    scheduler.beginVerification(1);
     for (const { id } of [...scheduler.attempts]) scheduler.succeeded(id, 1);
     assert.ok(scheduler.done);
   });
 
   it("all of them right make the task done", () => {
     const scheduler = schedulerOf(2);
-    for (const number of [0, 1]) scheduler.find(number);
-    scheduler.settle(0, true);
-    assert.deepEqual([scheduler.done, scheduler.exhausted], [false, false]);
-    scheduler.settle(1, true);
-    assert.deepEqual([scheduler.done, scheduler.exhausted], [true, true]);
+    for (const number of [0, 1]) scheduler.beginVerification(number);
+    scheduler.endVerification(0, true);
+    assert.deepEqual([scheduler.done, scheduler.allInFlight], [false, false]);
+    scheduler.endVerification(1, true);
+    assert.deepEqual([scheduler.done, scheduler.allInFlight], [true, true]);
     assert.deepEqual(step(scheduler, 0), { starts: [], wakeAt: undefined, failure: undefined });
   });
 
@@ -392,9 +404,9 @@ describe("pieces that an earlier download left", () => {
     scheduler.addRoute("a", false);
     const [first] = step(scheduler, 0).starts;
     assert.ok(first);
-    assert.equal(scheduler.exhausted, true);
-    scheduler.failed(first.id, lost, "again", 1);
-    assert.equal(scheduler.exhausted, false);
+    assert.equal(scheduler.allInFlight, true);
+    scheduler.failed(first.id, lost, "retry", 1);
+    assert.equal(scheduler.allInFlight, false);
   });
 });
 
@@ -402,9 +414,9 @@ describe("room and slots", () => {
   it("for the first piece that waits keep the task alive, others do not", () => {
     const scheduler = schedulerOf(2, { patience: 0 });
     scheduler.addRoute("a", false);
-    const full = scheduler.step(0, { allows: () => false, admit: () => true });
+    const full = scheduler.step(0, { hasRoom: () => false, takeSlot: () => true });
     assert.deepEqual(full, { starts: [], wakeAt: undefined, failure: undefined });
-    const busy = scheduler.step(0, { allows: () => true, admit: () => false });
+    const busy = scheduler.step(0, { hasRoom: () => true, takeSlot: () => false });
     assert.deepEqual(busy, { starts: [], wakeAt: undefined, failure: undefined });
   });
 
@@ -412,9 +424,12 @@ describe("room and slots", () => {
     const scheduler = schedulerOf(4, { concurrentPieceCount: 2 });
     scheduler.addRoute("a", false);
     scheduler.addRoute("b", false);
-    const { starts } = scheduler.step(0, { allows: () => true, admit: (parent) => parent === "b" });
+    const { starts } = scheduler.step(0, {
+      hasRoom: () => true,
+      takeSlot: (parent) => parent === "b",
+    });
     assert.deepEqual(
-      starts.map(({ number, route }) => `${number}@${route}`),
+      starts.map(({ number, routeId }) => `${number}@${routeId}`),
       ["0@b", "1@b"],
     );
   });
@@ -437,7 +452,7 @@ describe("routes of one parent", () => {
     const { starts } = step(scheduler, 0);
     const [first] = starts;
     assert.ok(first);
-    const over = scheduler.failed(first.id, new VortexError("DigestMismatch", "wrong"), "out", 5);
+    const over = scheduler.failed(first.id, new VortexError("DigestMismatch", "wrong"), "ban", 5);
     assert.deepEqual(
       over.map(({ id }) => id).sort((a, b) => a - b),
       starts.filter(({ parent, id }) => parent === "p" && id !== first.id).map(({ id }) => id),
@@ -454,16 +469,19 @@ describe("routes of one parent", () => {
 
   it("are left out one by one for what is no more than that", () => {
     for (const [code, verdict, as] of [
-      ["HandshakeFailed", "out", "banned"],
-      ["RemoteUnimplemented", "later", "useless"],
+      ["HandshakeFailed", "ban", "banned"],
+      ["RemoteUnimplemented", "leave-out", "useless"],
     ] as const) {
       const { scheduler, routes } = both();
       const { starts } = step(scheduler, 0);
       const [first] = starts;
       assert.ok(first);
       const over = scheduler.failed(first.id, new VortexError(code, "no"), verdict, 5);
-      assert.ok(over.every(({ route }) => route === first.route));
-      assert.equal(over.length, starts.filter(({ route }) => route === first.route).length - 1);
+      assert.ok(over.every(({ routeId }) => routeId === first.routeId));
+      assert.equal(
+        over.length,
+        starts.filter(({ routeId }) => routeId === first.routeId).length - 1,
+      );
       assert.deepEqual(
         routes.map(({ leftOut }) => leftOut),
         [as, undefined],
@@ -477,10 +495,10 @@ describe("routes of one parent", () => {
     assert.ok(quic && tcp);
     for (let at = 1; at <= 5; at++) quic.failed(lost, at - 0.5, at, () => 1);
     const { starts } = step(scheduler, 4005);
-    const probe = starts.find(({ route }) => route === quic.id);
-    const beside = starts.find(({ route }) => route === tcp.id);
+    const probe = starts.find(({ routeId }) => routeId === quic.id);
+    const beside = starts.find(({ routeId }) => routeId === tcp.id);
     assert.ok(probe && beside);
-    assert.deepEqual(scheduler.failed(beside.id, lost, "again", 4010), []);
+    assert.deepEqual(scheduler.failed(beside.id, lost, "retry", 4010), []);
     assert.deepEqual(scheduler.succeeded(probe.id, 4020), []);
     assert.equal(quic.leftOut, undefined);
   });
@@ -522,7 +540,7 @@ describe("the last parents", () => {
       const [probe] = starts;
       if (probe !== undefined) {
         probes.push(now);
-        scheduler.failed(probe.id, lost, "again", now + 1);
+        scheduler.failed(probe.id, lost, "retry", now + 1);
         now++;
       } else {
         assert.ok(wakeAt !== undefined);
@@ -535,12 +553,12 @@ describe("the last parents", () => {
   });
 
   it("are not waited for while another one may help, and no race is run by one that is left out", () => {
-    const { scheduler } = withGone({ stallAfter: 1000, concurrentPieceCount: 3 });
+    const { scheduler } = withGone({ stallThreshold: 1000, concurrentPieceCount: 3 });
     scheduler.addRoute("here", false);
     assert.deepEqual(shape(step(scheduler, 100)), ["0@here", "1@here", "2@here"]);
     assert.equal(scheduler.patienceLeft(100), undefined);
     assert.deepEqual(shape(step(scheduler, 50_000)), []);
-    for (const { id } of [...scheduler.attempts]) scheduler.failed(id, lost, "again", 50_000);
+    for (const { id } of [...scheduler.attempts]) scheduler.failed(id, lost, "retry", 50_000);
     assert.equal(scheduler.patienceLeft(50_000), undefined);
     assert.equal(
       step(scheduler, 50_000).starts.length,
@@ -568,7 +586,7 @@ describe("the last parents", () => {
   });
 
   it("bytes of five probes have the wait begin again, and a whole piece allows five more", () => {
-    const { scheduler } = withGone({ patience: 10_000, stallAfter: 1_000_000 });
+    const { scheduler } = withGone({ patience: 10_000, stallThreshold: 1_000_000 });
     let now = 100;
     /** One probe that brings bytes and is lost 30 s later. Returns whether it ended the wait. */
     const probe = (): boolean => {
@@ -587,7 +605,7 @@ describe("the last parents", () => {
       step(scheduler, now + 20);
       const relieved = scheduler.patienceLeft(now + 20) === undefined;
       now += 30_000;
-      scheduler.failed(attempt.id, lost, "again", now);
+      scheduler.failed(attempt.id, lost, "retry", now);
       return relieved;
     };
     assert.deepEqual([probe(), probe(), probe(), probe(), probe()], [true, true, true, true, true]);
@@ -604,9 +622,9 @@ describe("the last parents", () => {
       assert.ok(attempt);
       scheduler.arrived(attempt.id, 1, now);
       if (round === 2) scheduler.succeeded(attempt.id, now);
-      else scheduler.failed(attempt.id, lost, "again", now);
+      else scheduler.failed(attempt.id, lost, "retry", now);
       if (round === 2)
-        assert.deepEqual([gone.out, scheduler.patienceLeft(now)], [false, undefined]);
+        assert.deepEqual([gone.isLeftOut, scheduler.patienceLeft(now)], [false, undefined]);
       if (round < 2) now = step(scheduler, now).wakeAt ?? 0;
     }
     assert.equal(gone.failures, 1);
@@ -615,14 +633,14 @@ describe("the last parents", () => {
   it("broken announcements are waited for as long, and an announcement ends that", () => {
     const scheduler = schedulerOf(1, { announceTimeout: 1_000_000 });
     const route = scheduler.addRoute("a", true);
-    route.breakOff();
+    route.interruptAnnouncements();
     assert.deepEqual(step(scheduler, 1000), { starts: [], wakeAt: 61_000, failure: undefined });
     assert.equal(scheduler.patienceLeft(11_000), 50_000);
     route.announce(0);
     assert.deepEqual(shape(step(scheduler, 60_000)), ["0@a"]);
     assert.equal(scheduler.patienceLeft(60_000), undefined);
     const other = schedulerOf(1);
-    other.addRoute("a", true).breakOff();
+    other.addRoute("a", true).interruptAnnouncements();
     step(other, 1000);
     assert.ok(step(other, 61_000).failure);
   });

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { VortexError } from "../../../src/errors.ts";
-import { MAX_FAILURES, pauseAfter, RouteState, reasonsOf } from "../../../src/task/route.ts";
+import { backoffMs, MAX_FAILURES, RouteState, reasonsOf } from "../../../src/task/route.ts";
 
 const whole = (): number => 1;
 const lost = new VortexError("ConnectionLost", "lost");
@@ -17,7 +17,7 @@ function fail(route: RouteState, times: number, from = 0): number {
   let now = from;
   for (let failure = 0; failure < times; failure++) {
     now += 1000;
-    route.failed(lost, route.epoch, now, whole);
+    route.failed(lost, route.failureEpoch, now, whole);
   }
   return now;
 }
@@ -32,14 +32,14 @@ describe("the name of a route", () => {
 
 describe("the pause after failures", () => {
   it("is 250 ms, doubles up to 30 s, and half of it is by chance", () => {
-    const pauses = [1, 2, 3, 4, 5, 6, 7, 8, 9, 100].map((failures) => pauseAfter(failures, whole));
+    const pauses = [1, 2, 3, 4, 5, 6, 7, 8, 9, 100].map((failures) => backoffMs(failures, whole));
     assert.deepEqual(pauses, [250, 500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000, 30_000]);
     assert.equal(
-      pauseAfter(1, () => 0),
+      backoffMs(1, () => 0),
       125,
     );
     assert.equal(
-      pauseAfter(9, () => 0.5),
+      backoffMs(9, () => 0.5),
       22_500,
     );
   });
@@ -48,39 +48,42 @@ describe("the pause after failures", () => {
 describe("failures of a route", () => {
   it("hold it back for a pause, with one request at a time afterwards, and a success ends that", () => {
     const route = routeOf();
-    assert.deepEqual([route.probing, route.offers(0)], [false, { from: 0 }]);
-    route.failed(lost, route.epoch, 10, whole);
+    assert.deepEqual([route.isRecovering, route.availability(0)], [false, { from: 0 }]);
+    route.failed(lost, route.failureEpoch, 10, whole);
     assert.deepEqual(
-      [route.probing, route.out, route.failures, route.failedAt],
+      [route.isRecovering, route.isLeftOut, route.failures, route.lastFailureAt],
       [true, false, 1, 10],
     );
-    assert.deepEqual(route.offers(0), { from: 260 });
-    route.failed(lost, route.epoch, 400, whole);
-    assert.deepEqual(route.offers(0), { from: 900 });
+    assert.deepEqual(route.availability(0), { from: 260 });
+    route.failed(lost, route.failureEpoch, 400, whole);
+    assert.deepEqual(route.availability(0), { from: 900 });
     route.succeeded(1000);
-    assert.deepEqual([route.probing, route.failures, route.offers(0)], [false, 0, { from: 0 }]);
+    assert.deepEqual(
+      [route.isRecovering, route.failures, route.availability(0)],
+      [false, 0, { from: 0 }],
+    );
     assert.deepEqual([route.pieces, route.errors], [1, 2]);
   });
 
   it("of attempts that had begun before the last one count once", () => {
     const route = routeOf();
-    const { epoch } = route;
-    route.failed(lost, epoch, 10, whole);
-    route.failed(lost, epoch, 11, whole);
-    route.failed(lost, epoch, 12, whole);
-    assert.deepEqual([route.failures, route.errors, route.failedAt], [1, 3, 10]);
-    route.failed(lost, route.epoch, 13, whole);
-    assert.deepEqual([route.failures, route.failedAt], [2, 13]);
+    const { failureEpoch } = route;
+    route.failed(lost, failureEpoch, 10, whole);
+    route.failed(lost, failureEpoch, 11, whole);
+    route.failed(lost, failureEpoch, 12, whole);
+    assert.deepEqual([route.failures, route.errors, route.lastFailureAt], [1, 3, 10]);
+    route.failed(lost, route.failureEpoch, 13, whole);
+    assert.deepEqual([route.failures, route.lastFailureAt], [2, 13]);
   });
 
   it("count one by one within one millisecond, also after a success", () => {
     const route = routeOf();
-    route.failed(lost, route.epoch, 10, whole);
-    route.failed(lost, route.epoch, 10, whole);
-    assert.deepEqual([route.failures, route.offers(0)], [2, { from: 510 }]);
+    route.failed(lost, route.failureEpoch, 10, whole);
+    route.failed(lost, route.failureEpoch, 10, whole);
+    assert.deepEqual([route.failures, route.availability(0)], [2, { from: 510 }]);
     route.succeeded(10);
-    route.failed(lost, route.epoch, 10, whole);
-    assert.deepEqual([route.failures, route.offers(0)], [1, { from: 260 }]);
+    route.failed(lost, route.failureEpoch, 10, whole);
+    assert.deepEqual([route.failures, route.availability(0)], [1, { from: 260 }]);
   });
 
   it("leave it out after five in a row; it is offered on in its pauses, and comes back with a success", () => {
@@ -88,17 +91,17 @@ describe("failures of a route", () => {
     fail(route, MAX_FAILURES - 1);
     assert.equal(route.leftOut, undefined);
     const now = fail(route, 1, 4000);
-    assert.deepEqual([route.leftOut, route.out], ["gone", true]);
-    assert.deepEqual(route.offers(3), { from: now + 4000 });
-    route.failed(lost, route.epoch, now + 4001, whole);
-    assert.deepEqual(route.offers(3), { from: now + 12_001 });
-    route.hasten(now + 5000);
-    assert.deepEqual(route.offers(3), { from: now + 5000 });
-    route.hasten(now + 9000);
-    assert.deepEqual(route.offers(3), { from: now + 5000 });
+    assert.deepEqual([route.leftOut, route.isLeftOut], ["gone", true]);
+    assert.deepEqual(route.availability(3), { from: now + 4000 });
+    route.failed(lost, route.failureEpoch, now + 4001, whole);
+    assert.deepEqual(route.availability(3), { from: now + 12_001 });
+    route.retryBy(now + 5000);
+    assert.deepEqual(route.availability(3), { from: now + 5000 });
+    route.retryBy(now + 9000);
+    assert.deepEqual(route.availability(3), { from: now + 5000 });
     route.succeeded(now + 6000);
     assert.deepEqual(
-      [route.leftOut, route.out, route.failures, route.offers(3)],
+      [route.leftOut, route.isLeftOut, route.failures, route.availability(3)],
       [undefined, false, 0, { from: 0 }],
     );
   });
@@ -106,21 +109,27 @@ describe("failures of a route", () => {
   it("a useless route is asked after 30 s, and a banned one never, whatever happens", () => {
     const route = routeOf();
     route.leaveOut("useless", 100);
-    assert.deepEqual([route.leftOut, route.probing, route.failedAt], ["useless", true, 100]);
-    assert.deepEqual(route.offers(0), { from: 30_100 });
-    route.comeBack();
     assert.deepEqual(
-      [route.leftOut, route.probing, route.offers(0)],
+      [route.leftOut, route.isRecovering, route.lastFailureAt],
+      ["useless", true, 100],
+    );
+    assert.deepEqual(route.availability(0), { from: 30_100 });
+    route.restore();
+    assert.deepEqual(
+      [route.leftOut, route.isRecovering, route.availability(0)],
       [undefined, false, { from: 0 }],
     );
     route.leaveOut("banned", 200);
-    assert.equal(route.offers(0), undefined);
+    assert.equal(route.availability(0), undefined);
     route.leaveOut("useless", 300);
-    route.comeBack();
+    route.restore();
     route.succeeded(400);
-    route.failed(lost, route.epoch, 600, whole);
-    route.hasten(0);
-    assert.deepEqual([route.leftOut, route.failedAt, route.offers(0)], ["banned", 200, undefined]);
+    route.failed(lost, route.failureEpoch, 600, whole);
+    route.retryBy(0);
+    assert.deepEqual(
+      [route.leftOut, route.lastFailureAt, route.availability(0)],
+      ["banned", 200, undefined],
+    );
     assert.equal(route.errors, 1, "what went wrong is noted all the same");
   });
 });
@@ -129,32 +138,35 @@ describe("misses of a piece", () => {
   it("have it asked again after pauses that double, and after three never, while other pieces are", () => {
     const route = routeOf();
     route.succeeded(0);
-    route.missed(7, missing, route.epoch, 1000, whole);
-    assert.deepEqual([route.offers(7), route.offers(8)], [{ from: 1250 }, { from: 0 }]);
-    route.missed(7, missing, route.epoch, 2000, whole);
-    assert.deepEqual(route.offers(7), { from: 2500 });
-    route.missed(7, missing, route.epoch, 3000, whole);
-    assert.deepEqual([route.offers(7), route.offers(8)], [undefined, { from: 0 }]);
+    route.missed(7, missing, route.failureEpoch, 1000, whole);
+    assert.deepEqual([route.availability(7), route.availability(8)], [{ from: 1250 }, { from: 0 }]);
+    route.missed(7, missing, route.failureEpoch, 2000, whole);
+    assert.deepEqual(route.availability(7), { from: 2500 });
+    route.missed(7, missing, route.failureEpoch, 3000, whole);
+    assert.deepEqual([route.availability(7), route.availability(8)], [undefined, { from: 0 }]);
     assert.deepEqual([route.failures, route.errors], [0, 3]);
     route.announce(7);
-    assert.deepEqual(route.offers(7), { from: 0 });
+    assert.deepEqual(route.availability(7), { from: 0 });
   });
 
   it("and a pause of the route hold the piece back for the longer of both", () => {
     const route = routeOf();
     route.succeeded(0);
-    route.missed(7, missing, route.epoch, 1000, whole);
-    route.failed(lost, route.epoch, 900, whole);
-    assert.deepEqual([route.offers(7), route.offers(8)], [{ from: 1250 }, { from: 1150 }]);
-    route.failed(lost, route.epoch, 1100, whole);
-    assert.deepEqual(route.offers(7), { from: 1600 });
+    route.missed(7, missing, route.failureEpoch, 1000, whole);
+    route.failed(lost, route.failureEpoch, 900, whole);
+    assert.deepEqual(
+      [route.availability(7), route.availability(8)],
+      [{ from: 1250 }, { from: 1150 }],
+    );
+    route.failed(lost, route.failureEpoch, 1100, whole);
+    assert.deepEqual(route.availability(7), { from: 1600 });
   });
 
   it("of a route that never delivered anything are failures, and leave it out as useless", () => {
     const route = routeOf();
     for (let number = 0; number < 5; number++) {
-      assert.equal(route.out, false);
-      route.missed(number, missing, route.epoch, number * 1000 + 1, whole);
+      assert.equal(route.isLeftOut, false);
+      route.missed(number, missing, route.failureEpoch, number * 1000 + 1, whole);
     }
     assert.deepEqual([route.leftOut, route.failures], ["useless", 5]);
   });
@@ -163,19 +175,22 @@ describe("misses of a piece", () => {
 describe("announcements of a route", () => {
   it("without any, all pieces are offered and none is waited for", () => {
     const route = routeOf();
-    assert.deepEqual([route.awaited, route.unheard, route.offers(3)], [false, false, { from: 0 }]);
+    assert.deepEqual(
+      [route.mayAnnounceMore, route.awaitsReannouncement, route.availability(3)],
+      [false, false, { from: 0 }],
+    );
     route.announce(4);
-    assert.deepEqual(route.offers(3), { from: 0 });
+    assert.deepEqual(route.availability(3), { from: 0 });
   });
 
   it("only announced pieces are offered; others are waited for until the end", () => {
     const route = routeOf(true);
-    assert.deepEqual([route.awaited, route.offers(3)], [true, undefined]);
+    assert.deepEqual([route.mayAnnounceMore, route.availability(3)], [true, undefined]);
     route.announce(3);
-    assert.deepEqual([route.offers(3), route.offers(4)], [{ from: 0 }, undefined]);
+    assert.deepEqual([route.availability(3), route.availability(4)], [{ from: 0 }, undefined]);
     route.endAnnouncements(false);
     assert.deepEqual(
-      [route.awaited, route.offers(3), route.offers(4)],
+      [route.mayAnnounceMore, route.availability(3), route.availability(4)],
       [false, { from: 0 }, undefined],
     );
   });
@@ -183,35 +198,35 @@ describe("announcements of a route", () => {
   it("that end as if there had been none offer everything", () => {
     const route = routeOf(true);
     route.endAnnouncements(true);
-    assert.deepEqual([route.awaited, route.offers(4)], [false, { from: 0 }]);
+    assert.deepEqual([route.mayAnnounceMore, route.availability(4)], [false, { from: 0 }]);
   });
 
   it("that broke off are not waited for like others, until the next one comes", () => {
     const route = routeOf(true);
-    route.breakOff();
-    assert.deepEqual([route.awaited, route.unheard], [false, true]);
+    route.interruptAnnouncements();
+    assert.deepEqual([route.mayAnnounceMore, route.awaitsReannouncement], [false, true]);
     route.announce(3);
-    assert.deepEqual([route.awaited, route.unheard], [true, false]);
-    route.breakOff();
+    assert.deepEqual([route.mayAnnounceMore, route.awaitsReannouncement], [true, false]);
+    route.interruptAnnouncements();
     route.endAnnouncements(true);
-    assert.deepEqual([route.awaited, route.unheard], [false, false]);
+    assert.deepEqual([route.mayAnnounceMore, route.awaitsReannouncement], [false, false]);
   });
 
   it("of a route that is left out are not waited for, and broken ones only unless it is banned", () => {
     const route = routeOf(true);
     route.leaveOut("useless", 0);
-    assert.equal(route.awaited, false);
-    route.breakOff();
-    assert.equal(route.unheard, true);
+    assert.equal(route.mayAnnounceMore, false);
+    route.interruptAnnouncements();
+    assert.equal(route.awaitsReannouncement, true);
     route.leaveOut("banned", 0);
-    assert.equal(route.unheard, false);
+    assert.equal(route.awaitsReannouncement, false);
   });
 });
 
 describe("the pace of a route", () => {
   it("is undefined before a piece, and nothing is expected then", () => {
     const route = routeOf();
-    assert.deepEqual([route.rate, route.expected(1_000_000, 0)], [undefined, 0]);
+    assert.deepEqual([route.rate, route.expectedMs(1_000_000, 0)], [undefined, 0]);
   });
 
   it("is measured in samples of 250 ms of owed time, the newest with a weight of 0.3", () => {
@@ -266,11 +281,11 @@ describe("the pace of a route", () => {
     const route = routeOf();
     route.begin(0);
     route.begin(0);
-    route.owes(false, 100);
+    route.setWaiting(false, 100);
     route.arrived(500, 150);
-    route.owes(false, 150);
+    route.setWaiting(false, 150);
     // A rate limit of ours holds both back.
-    route.owes(true, 10_150);
+    route.setWaiting(true, 10_150);
     route.arrived(2000, 10_250);
     assert.equal(route.rate, 10);
   });
@@ -289,7 +304,7 @@ describe("the pace of a route", () => {
   it("an attempt that ends while nothing is owed adds no time", () => {
     const route = routeOf();
     route.begin(0);
-    route.owes(false, 100);
+    route.setWaiting(false, 100);
     route.end(false, 10_000);
     route.begin(10_000);
     route.arrived(2500, 10_150);
@@ -300,17 +315,17 @@ describe("the pace of a route", () => {
     const route = routeOf();
     route.begin(0);
     route.arrived(2500, 250);
-    assert.equal(route.expected(1000, 250), 200);
+    assert.equal(route.expectedMs(1000, 250), 200);
     route.answered(40);
-    assert.equal(route.expected(1000, 250), 240);
+    assert.equal(route.expectedMs(1000, 250), 240);
     route.answered(140);
     assert.equal(route.latency, 70);
     route.begin(250);
-    assert.equal(route.expected(1000, 250), 370);
+    assert.equal(route.expectedMs(1000, 250), 370);
     assert.equal(route.inFlight, 2);
     route.end(true, 250);
     route.end(true, 250);
-    assert.deepEqual([route.inFlight, route.expected(1000, 250)], [0, 170]);
+    assert.deepEqual([route.inFlight, route.expectedMs(1000, 250)], [0, 170]);
   });
 
   it("fades after 10 s without an attempt, so that a slow parent is tried again; not while one is under way", () => {
@@ -318,18 +333,18 @@ describe("the pace of a route", () => {
     route.begin(0);
     route.arrived(2500, 250);
     route.end(true, 250);
-    assert.equal(route.expected(1000, 10_250), 100);
-    assert.equal(route.expected(1000, 20_250), 50);
-    assert.equal(route.expected(1000, 40_250), 25);
+    assert.equal(route.expectedMs(1000, 10_250), 100);
+    assert.equal(route.expectedMs(1000, 20_250), 50);
+    assert.equal(route.expectedMs(1000, 40_250), 25);
     route.begin(40_250);
-    assert.equal(route.expected(1000, 80_000), 200);
+    assert.equal(route.expectedMs(1000, 80_000), 200);
     route.begin(40_260);
     route.end(false, 50_000);
-    assert.equal(route.expected(1000, 80_000), 200, "one is under way still");
+    assert.equal(route.expectedMs(1000, 80_000), 200, "one is under way still");
     route.end(false, 60_000);
     // Idle since the last one ended.
-    assert.equal(route.expected(1000, 70_000), 100);
-    assert.equal(route.expected(1000, 80_000), 50);
+    assert.equal(route.expectedMs(1000, 70_000), 100);
+    assert.equal(route.expectedMs(1000, 80_000), 50);
   });
 
   it("idle time begins with the first attempt after a pause", () => {
@@ -339,7 +354,7 @@ describe("the pace of a route", () => {
     route.end(true, 250);
     route.begin(30_000);
     route.end(false, 30_000);
-    assert.equal(route.expected(1000, 40_000), 100);
+    assert.equal(route.expectedMs(1000, 40_000), 100);
   });
 });
 
@@ -349,9 +364,9 @@ describe("reasons", () => {
 
   it("are kept once each, the newest eight", () => {
     const route = routeOf();
-    for (let number = 0; number < 10; number++) route.note(named(number));
-    for (let number = 0; number < 10; number++) if (number >= 2) route.note(named(number));
-    route.note(new VortexError("StreamReset", "lost 9"));
+    for (let number = 0; number < 10; number++) route.addReason(named(number));
+    for (let number = 0; number < 10; number++) if (number >= 2) route.addReason(named(number));
+    route.addReason(new VortexError("StreamReset", "lost 9"));
     assert.equal(route.errors, 19);
     assert.deepEqual(
       route.reasons.map(({ code, message }) => `${code} ${message}`),
@@ -365,9 +380,9 @@ describe("reasons", () => {
   it("of several routes are told once each, the newest eight", () => {
     const routes = [routeOf(), routeOf()];
     for (const [index, route] of routes.entries()) {
-      for (let number = 0; number < 6; number++) route.note(named(number + 3 * index));
+      for (let number = 0; number < 6; number++) route.addReason(named(number + 3 * index));
     }
-    routes[1]?.note(new VortexError("StreamReset", "lost 8"));
+    routes[1]?.addReason(new VortexError("StreamReset", "lost 8"));
     assert.deepEqual(
       reasonsOf(routes).map(({ code, message }) => `${code} ${message}`),
       [

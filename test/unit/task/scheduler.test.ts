@@ -21,7 +21,7 @@ function schedulerOf(pieces: number, options: Partial<SchedulerOptions> = {}): S
     lengthOf: () => LENGTH,
     concurrentPieceCount: 8,
     pieceTimeout: 360_000,
-    stallAfter: 1000,
+    stallThreshold: 1000,
     announceTimeout: 60_000,
     patience: 0,
     random: () => 1,
@@ -29,7 +29,7 @@ function schedulerOf(pieces: number, options: Partial<SchedulerOptions> = {}): S
   });
 }
 
-const anything = { allows: () => true, admit: () => true };
+const anything = { hasRoom: () => true, takeSlot: () => true };
 
 function step(scheduler: Scheduler, now: number): Step {
   return scheduler.step(now, anything);
@@ -48,7 +48,7 @@ function fail(
   const error = failure(code);
   const verdict = retryDecision(error);
   assert.notEqual(verdict, "fatal");
-  return scheduler.failed(attempt.id, error, verdict as "again", now);
+  return scheduler.failed(attempt.id, error, verdict as "retry", now);
 }
 
 /** Fails a route so many times, at 1 ms, 2 ms and so on. */
@@ -71,7 +71,9 @@ function deliver(
 }
 
 function shape(attempts: readonly Attempt[]): string[] {
-  return attempts.map(({ number, route, racer }) => `${number}${racer ? "!" : "@"}${route}`);
+  return attempts.map(
+    ({ number, routeId, isHedge }) => `${number}${isHedge ? "!" : "@"}${routeId}`,
+  );
 }
 
 describe("which piece from whom", () => {
@@ -83,7 +85,9 @@ describe("which piece from whom", () => {
       starts.map(({ number }) => number),
       [0, 1, 2, 3, 4, 5, 6, 7],
     );
-    const counts = ["a", "b", "c"].map((id) => starts.filter(({ route }) => route === id).length);
+    const counts = ["a", "b", "c"].map(
+      (id) => starts.filter(({ routeId }) => routeId === id).length,
+    );
     assert.deepEqual(counts, [3, 3, 2]);
     assert.deepEqual(step(scheduler, 0).starts, []);
   });
@@ -98,10 +102,10 @@ describe("which piece from whom", () => {
     const delivered = { fast: 0, slow: 0 };
     for (let now = 0; now < 60_000; now += 50) {
       for (const attempt of step(scheduler, now).starts) {
-        if (!attempt.racer) running.set(attempt.id, { attempt, left: LENGTH });
+        if (!attempt.isHedge) running.set(attempt.id, { attempt, left: LENGTH });
       }
       for (const route of ["fast", "slow"] as const) {
-        const mine = [...running.values()].filter(({ attempt }) => attempt.route === route);
+        const mine = [...running.values()].filter(({ attempt }) => attempt.routeId === route);
         for (const one of mine) {
           const bytes = Math.min(one.left, (rates[route] * 50) / mine.length);
           one.left -= bytes;
@@ -141,7 +145,7 @@ describe("which piece from whom", () => {
       assert.ok(probe);
       one.arrived(probe.id, LENGTH, pace);
       one.succeeded(probe.id, pace);
-      for (const { id } of others) one.failed(id, failure("NotFound"), "absent", pace);
+      for (const { id } of others) one.failed(id, failure("NotFound"), "missing", pace);
       assert.equal(step(one, 20_000).starts.length, allowed, `${pace} ms a piece`);
     }
   });
@@ -162,14 +166,14 @@ describe("which piece from whom", () => {
     const scheduler = schedulerOf(8);
     scheduler.addRoute("a", false);
     const admit = (): boolean => true;
-    assert.deepEqual(shape(scheduler.step(0, { allows: (number) => number < 2, admit }).starts), [
-      "0@a",
-      "1@a",
-    ]);
+    assert.deepEqual(
+      shape(scheduler.step(0, { hasRoom: (number) => number < 2, takeSlot: admit }).starts),
+      ["0@a", "1@a"],
+    );
     let slots = 1;
-    const tight = { allows: () => true, admit: () => slots-- > 0 };
+    const tight = { hasRoom: () => true, takeSlot: () => slots-- > 0 };
     assert.deepEqual(shape(scheduler.step(0, tight).starts), ["2@a"]);
-    const blocked = scheduler.step(0, { allows: () => false, admit });
+    const blocked = scheduler.step(0, { hasRoom: () => false, takeSlot: admit });
     assert.deepEqual([blocked.starts, blocked.failure], [[], undefined]);
   });
 
@@ -185,18 +189,18 @@ describe("which piece from whom", () => {
     fail(scheduler, second, "NotFound", 20);
     const [third] = step(scheduler, 20).starts;
     assert.ok(third);
-    assert.notEqual(third.route, second.route);
+    assert.notEqual(third.routeId, second.routeId);
   });
 
   it("does not begin what an earlier download left before that was looked at", () => {
     const scheduler = schedulerOf(3);
     scheduler.addRoute("a", false);
-    scheduler.find(0);
-    scheduler.find(2);
+    scheduler.beginVerification(0);
+    scheduler.beginVerification(2);
     assert.deepEqual(shape(step(scheduler, 0).starts), ["1@a"]);
-    scheduler.settle(0, true);
+    scheduler.endVerification(0, true);
     assert.deepEqual(step(scheduler, 0).starts, []);
-    scheduler.settle(2, false);
+    scheduler.endVerification(2, false);
     assert.deepEqual(shape(step(scheduler, 0).starts), ["2@a"]);
   });
 });
@@ -237,9 +241,9 @@ describe("stalls and races", () => {
     scheduler.addRoute("b", false);
     const [first] = step(scheduler, 0).starts;
     assert.ok(first);
-    scheduler.owes(first.id, false, 10);
+    scheduler.setWaiting(first.id, false, 10);
     assert.deepEqual(step(scheduler, 50_000).starts, []);
-    scheduler.owes(first.id, true, 50_000);
+    scheduler.setWaiting(first.id, true, 50_000);
     assert.deepEqual(step(scheduler, 50_900).starts, []);
     assert.deepEqual(shape(step(scheduler, 51_000).starts), ["0!b"]);
   });
@@ -261,7 +265,7 @@ describe("stalls and races", () => {
     // A tenth in half a second: four more seconds, the other parent needs half of one.
     scheduler.arrived(other.id, LENGTH / 20, 10);
     scheduler.arrived(other.id, LENGTH / 20, 500);
-    assert.deepEqual(shape(step(scheduler, 501).starts), [`${other.number}!${one.route}`]);
+    assert.deepEqual(shape(step(scheduler, 501).starts), [`${other.number}!${one.routeId}`]);
   });
 
   it("a piece that waited for its turn and has just begun to come is left alone", () => {
@@ -287,7 +291,7 @@ describe("stalls and races", () => {
     deliver(scheduler, one, 0, 500);
     scheduler.arrived(other.id, (LENGTH * 99) / 100, 500);
     assert.deepEqual(step(scheduler, 1000).starts, []);
-    assert.deepEqual(shape(step(scheduler, 1500).starts), [`${other.number}!${one.route}`]);
+    assert.deepEqual(shape(step(scheduler, 1500).starts), [`${other.number}!${one.routeId}`]);
   });
 
   it("what is as fast as the others is left alone", () => {
@@ -302,7 +306,7 @@ describe("stalls and races", () => {
   });
 
   it("racers hold no more than they may, and one always may", () => {
-    const scheduler = schedulerOf(4, { raceBytes: LENGTH / 2, concurrentPieceCount: 4 });
+    const scheduler = schedulerOf(4, { maxHedgeBytes: LENGTH / 2, concurrentPieceCount: 4 });
     const routes = ["a", "b", "c", "d"].map((id) => scheduler.addRoute(id, false));
     assert.equal(step(scheduler, 0).starts.length, 4);
     scheduler.addRoute("late", false);
@@ -336,7 +340,7 @@ describe("failures", () => {
       }
     }
     assert.deepEqual(pauses, [250, 500, 1000, 2000]);
-    assert.ok(a.out);
+    assert.ok(a.isLeftOut);
   });
 
   it("a success ends the count", () => {
@@ -353,7 +357,7 @@ describe("failures", () => {
         scheduler.succeeded(attempt.id, now);
       }
     }
-    assert.equal(a.out, false);
+    assert.equal(a.isLeftOut, false);
     assert.equal(a.errors, 10);
     assert.equal(a.reasons.length, 1);
   });
@@ -369,21 +373,21 @@ describe("failures", () => {
       const bad = scheduler.addRoute("bad", false);
       scheduler.addRoute("good", false);
       const { starts } = step(scheduler, 0);
-      const [first, ...others] = starts.filter(({ route }) => route === "bad");
+      const [first, ...others] = starts.filter(({ routeId }) => routeId === "bad");
       assert.ok(first);
       assert.deepEqual(
         fail(scheduler, first, code, 10).map(({ id }) => id),
         others.map(({ id }) => id),
       );
-      assert.ok(bad.out);
+      assert.ok(bad.isLeftOut);
       const again = step(scheduler, 10).starts;
       assert.equal(again.length, 4);
-      assert.ok(again.every(({ route }) => route === "good"));
+      assert.ok(again.every(({ routeId }) => routeId === "good"));
     });
   }
 
   it("a truncated piece is no wrong digest", () => {
-    assert.equal(retryDecision(failure("TruncatedContent")), "again");
+    assert.equal(retryDecision(failure("TruncatedContent")), "retry");
   });
 
   it("when nobody has a piece, the rest is fetched, and the error names the piece and the parents", () => {
@@ -430,7 +434,7 @@ describe("failures", () => {
   it("that the sink has no room for later pieces is no hope for one that nobody has", () => {
     const scheduler = schedulerOf(3);
     scheduler.addRoute("a", true).endAnnouncements(false);
-    const environment = { allows: (number: number) => number === 0, admit: () => true };
+    const environment = { hasRoom: (number: number) => number === 0, takeSlot: () => true };
     assert.equal(scheduler.step(0, environment).failure?.code, "NotFound");
   });
 
@@ -520,16 +524,16 @@ function runModel(
   type Outcome = "right" | "wrong" | "failed";
   const running = new Map<number, { attempt: Attempt; at: number; outcome: Outcome }>();
   const begin = (attempt: Attempt, now: number): void => {
-    const behaviour = behaviours.get(attempt.route);
+    const behaviour = behaviours.get(attempt.routeId);
     assert.ok(behaviour);
-    const { leftOut, inFlight, failures } = scheduler.route(attempt.route);
+    const { leftOut, inFlight, failures } = scheduler.route(attempt.routeId);
     assert.notEqual(leftOut, "banned", "nothing is asked from a parent that sent wrong bytes");
     assert.ok(
       failures === 0 || inFlight === 1,
       "one request at a time goes to a parent that failed",
     );
     assert.ok(
-      leftOut === undefined || !attempt.racer,
+      leftOut === undefined || !attempt.isHedge,
       "no race is run by a parent that is left out",
     );
     assert.ok(!completed.has(attempt.number), "nothing is asked that is there");
@@ -545,7 +549,7 @@ function runModel(
     );
     assert.ok(rivals.length <= 2, "two attempts at a piece at most");
     assert.equal(
-      new Set(rivals.map(({ attempt: other }) => other.route)).size,
+      new Set(rivals.map(({ attempt: other }) => other.routeId)).size,
       rivals.length,
       "from two parents",
     );
@@ -561,7 +565,7 @@ function runModel(
     if (last !== undefined) {
       assert.equal(running.size, 0);
       for (const [id, { failing, wrong, stalling }] of behaviours) {
-        assert.ok(scheduler.route(id).out, "it gives up only when nobody is left");
+        assert.ok(scheduler.route(id).isLeftOut, "it gives up only when nobody is left");
         assert.ok(failing > 0 || wrong || stalling > 0, "an honest parent is never left out");
       }
       return "failed";
@@ -633,9 +637,9 @@ describe("order and combinations", () => {
   it("pieces outside of the task are of no concern", () => {
     const scheduler = schedulerOf(0, { first: 5, last: 6 });
     scheduler.addRoute("a", false);
-    scheduler.find(4);
-    scheduler.find(7);
-    scheduler.settle(7, false);
+    scheduler.beginVerification(4);
+    scheduler.beginVerification(7);
+    scheduler.endVerification(7, false);
     assert.deepEqual(shape(step(scheduler, 0).starts), ["5@a", "6@a"]);
   });
 
@@ -670,7 +674,7 @@ describe("order and combinations", () => {
       for (const id of order) scheduler.addRoute(id, false);
       const slow = scheduler.route("slow");
       failOften(slow, 4);
-      assert.deepEqual([slow.out, slow.retryAt], [false, 2004]);
+      assert.deepEqual([slow.isLeftOut, slow.retryAt], [false, 2004]);
       scheduler.route("quick").failed(failure("ConnectionLost"), 0, 1, () => 1);
       const { starts, wakeAt } = step(scheduler, 10);
       assert.deepEqual([starts, wakeAt], [[], 251]);
@@ -691,8 +695,8 @@ describe("order and combinations", () => {
     assert.deepEqual(shape(starts), ["0@busy", "1@busy"]);
     const [first, second] = starts;
     assert.ok(first && second);
-    scheduler.failed(first.id, failure("NotFound"), "absent", 20);
-    scheduler.failed(second.id, failure("NotFound"), "absent", 20);
+    scheduler.failed(first.id, failure("NotFound"), "missing", 20);
+    scheduler.failed(second.id, failure("NotFound"), "missing", 20);
     // The busy one is held to one request now, for which it waits 250 ms.
     assert.equal(step(scheduler, 20).wakeAt, 252);
   });
@@ -713,15 +717,15 @@ describe("order and combinations", () => {
       deliver(scheduler, busy, 10, 100);
       for (const { id } of [...scheduler.attempts]) scheduler.succeeded(id, 200);
       const [running] = step(scheduler, 300).starts;
-      assert.equal(running?.route, "busy");
+      assert.equal(running?.routeId, "busy");
       assert.equal(step(scheduler, 400).wakeAt, Math.min(at, 1300, 1400));
       const later = step(scheduler, at - 1);
-      assert.ok(later.starts.every(({ route }) => route === "busy"));
-      const [probe] = step(scheduler, at).starts.filter(({ route }) => route === "out");
-      assert.ok(probe !== undefined && !probe.racer);
+      assert.ok(later.starts.every(({ routeId }) => routeId === "busy"));
+      const [probe] = step(scheduler, at).starts.filter(({ routeId }) => routeId === "out");
+      assert.ok(probe !== undefined && !probe.isHedge);
       scheduler.arrived(probe.id, LENGTH, at + 10);
       scheduler.succeeded(probe.id, at + 10);
-      assert.equal(out.out, false);
+      assert.equal(out.isLeftOut, false);
     }
   });
 
@@ -730,7 +734,7 @@ describe("order and combinations", () => {
       [999, "fast"],
       [1000, "slow"],
     ] as const) {
-      const scheduler = schedulerOf(100, { concurrentPieceCount: 4, raceBytes: 1 });
+      const scheduler = schedulerOf(100, { concurrentPieceCount: 4, maxHedgeBytes: 1 });
       scheduler.addRoute("fast", false);
       scheduler.addRoute("slow", false);
       const { starts } = step(scheduler, 0);
@@ -741,7 +745,7 @@ describe("order and combinations", () => {
       deliver(scheduler, two, 0, 10);
       deliver(scheduler, one, 0, 500);
       deliver(scheduler, three, 0, 900);
-      const begun = step(scheduler, at).starts.filter(({ racer }) => !racer);
+      const begun = step(scheduler, at).starts.filter(({ isHedge }) => !isHedge);
       assert.deepEqual(shape(begun), [`4@${route}`, `5@${route}`, `6@${route}`]);
     }
   });
