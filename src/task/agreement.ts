@@ -1,124 +1,146 @@
 import type { SinkPiece } from "./sink.ts";
 
-/** Source of the pieces that an earlier download left. Parents are sources by their name, `host:port`. */
+/**
+ * Source name of the pieces that an earlier download left in the sink. Parents are sources under
+ * their names, `host:port`.
+ */
 export const EARLIER_DOWNLOAD = "an earlier download";
 
-/** Held pieces looked at in search of one to ask about, for each of them. A task may have a million pieces. */
+/**
+ * Maximum number of held pieces examined for each claim, since a task may have a million pieces.
+ */
 const MAX_SCANNED_PIECES = 256;
 
-/** A piece that is here. */
+/** Piece that is committed to the sink, with its source. */
 export interface HeldPiece {
   readonly piece: SinkPiece;
-  /** A parent's name, or {@link EARLIER_DOWNLOAD}. */
+  /** Name of a parent, or {@link EARLIER_DOWNLOAD}. */
   readonly source: string;
-  /** Position of its announcement among all announcements; 0 for {@link EARLIER_DOWNLOAD}. */
+  /**
+   * Sequence number of its announcement among all announcements; 0 for {@link EARLIER_DOWNLOAD}.
+   */
   readonly sequence: number;
 }
 
-/** A piece, and the digest that a source has for it. */
+/** Digest that a source has for one piece. */
 export interface Claim {
   readonly number: number;
-  /** `algorithm:encoded` */
+  /** Digest of the piece, `algorithm:encoded`. */
   readonly digest: string;
   readonly source: string;
 }
 
-/** Pieces to ask one parent about: its announcement of each has to name the content of the claim. */
+/** Question to one parent: whether its announcements of these pieces match the claims. */
 export interface Question {
   readonly parent: string;
   readonly claims: readonly Claim[];
-  /** Number of announcements received when it was asked. */
+  /** Sequence number of the latest announcement when the question was created. */
   readonly sequence: number;
 }
 
-/** What is known of one source. */
+/** State of one source. */
 interface SourceState {
-  /** Sources that agree have the same group. */
+  /** Group of the source. Sources with the same content are in the same group. */
   group: string;
-  /** Pieces here that it brought, and the one of them that was announced last. */
+  /** Number of held pieces from this source, and the one of them that was announced last. */
   count: number;
   last: HeldPiece | undefined;
-  /** Its first announcement, and the positions of that and of its latest one. */
+  /** First announcement, and the sequence numbers of the first and the latest one. */
   first: Claim | undefined;
   firstSequence: number;
   latestSequence: number;
-  /** Its announcements up to this position are vouched for: by a later answer of its own, or by another source. */
+  /**
+   * Announcements up to this sequence number are confirmed: by a later answer of the source, or by
+   * another source.
+   */
   confirmedSequence: number;
-  /** Whether its pieces may be committed without another question. */
+  /** True once pieces of the source may be committed without another question. */
   isCompared: boolean;
-  /** Pieces of others that it was asked about, whatever it said. */
+  /**
+   * Numbers of the pieces of other sources that the parent was asked about, whatever it answered.
+   */
   readonly asked: Set<number>;
-  /** A question is open. */
-  isAsked: boolean;
-  /** The latest question failed. None follows before a piece of this parent waits again. */
+  /** True while a question to the source is unanswered. */
+  hasOpenQuestion: boolean;
+  /**
+   * True if the latest question failed. The next one is asked when a piece of this parent waits to
+   * be committed.
+   */
   questionFailed: boolean;
 }
 
 /**
- * Tracks which sources of a task have the same content, as far as they were compared. A state machine without I/O: its user asks the
- * parents, and reports the answers.
+ * Tracks which sources of a task have the same content. A state machine without I/O: the caller
+ * asks the parents and reports their answers.
  *
- * The first piece that is here makes its source the reference. Each other source is asked about up to three pieces of the sources
- * before it: the oldest, the newest and a random one, since a source that changes its content does so once in most cases. When
- * nothing more comes from a parent, it is asked again for the first piece that it announced, since it may have changed meanwhile.
+ * The source of the first held piece becomes the reference. Every other source is asked about up to
+ * three pieces of earlier sources: the oldest, the newest and a random one. A source whose content
+ * changes most likely does so only once, so it changes between two of these.
+ *
+ * After its last piece, a parent is asked again about the first piece that it announced, since its
+ * content may have changed during the download.
  */
 export class Agreement {
   readonly #maxQuestions: number;
   readonly #random: () => number;
   readonly #held = new Map<number, HeldPiece>();
-  /** Numbers of the held pieces, in the order in which they came. */
+  /** Numbers of the held pieces, in the order of their commits. */
   readonly #order: number[] = [];
   readonly #sources = new Map<string, SourceState>();
   #announcements = 0;
 
   /**
-   * @param most greatest number of pieces of others that one parent is asked about
-   * @param random from 0 to 1
+   * @param maxQuestions maximum number of pieces of other sources that one parent is asked about
+   * @param random returns a number from 0 to 1
    */
-  constructor(most: number, random: () => number) {
-    this.#maxQuestions = most;
+  constructor(maxQuestions: number, random: () => number) {
+    this.#maxQuestions = maxQuestions;
     this.#random = random;
   }
 
-  /** Whether no piece is here. */
+  /** True if no piece is held. */
   get isEmpty(): boolean {
     return this.#held.size === 0;
   }
 
-  /** All pieces that are here, in the order in which they came. */
+  /** All held pieces, in the order of their commits. */
   get pieces(): Iterable<HeldPiece> {
     return this.#held.values();
   }
 
-  /** Sources of the pieces that are here. */
+  /** Sources of the held pieces. */
   get contributors(): readonly string[] {
     return [...this.#sources].filter(([, { count }]) => count > 0).map(([source]) => source);
   }
 
-  /** A parent announced a piece. Returns the announcement's position among all. */
+  /** Records that a parent announced a piece. Returns the sequence number of the announcement. */
   announced(parent: string, number: number, digest: string): number {
-    const standing = this.#stateOf(parent);
-    const at = ++this.#announcements;
-    if (standing.first === undefined) {
-      standing.first = { number, digest, source: parent };
-      standing.firstSequence = at;
+    const state = this.#stateOf(parent);
+    const sequence = ++this.#announcements;
+    if (state.first === undefined) {
+      state.first = { number, digest, source: parent };
+      state.firstSequence = sequence;
     }
-    standing.latestSequence = at;
-    return at;
+    state.latestSequence = sequence;
+    return sequence;
   }
 
-  /** A piece is here and right; each is held once. @param at position of its announcement */
-  hold(piece: SinkPiece, source: string, at: number): void {
-    const held: HeldPiece = { piece, source, sequence: at };
-    const standing = this.#stateOf(source);
-    if (this.isEmpty) standing.isCompared = true;
-    standing.count++;
-    if (standing.last === undefined || at > standing.last.sequence) standing.last = held;
+  /**
+   * Records a committed, verified piece; called once per piece.
+   *
+   * @param sequence sequence number of its announcement
+   */
+  hold(piece: SinkPiece, source: string, sequence: number): void {
+    const held: HeldPiece = { piece, source, sequence };
+    const state = this.#stateOf(source);
+    if (this.isEmpty) state.isCompared = true;
+    state.count++;
+    if (state.last === undefined || sequence > state.last.sequence) state.last = held;
     this.#held.set(piece.number, held);
     this.#order.push(piece.number);
   }
 
-  /** Only these pieces are left, and their sources are compared again. */
+  /** Keeps only the given pieces, and compares their sources again. */
   restart(kept: readonly HeldPiece[]): void {
     this.#held.clear();
     this.#order.length = 0;
@@ -126,48 +148,61 @@ export class Agreement {
     for (const { piece, source, sequence } of kept) this.hold(piece, source, sequence);
   }
 
-  /** Whether a piece of this parent may be committed, as far as other sources are concerned. */
-  mayCommit(parent: string, offers: (number: number) => boolean): boolean {
-    const { isCompared, isAsked } = this.#stateOf(parent);
-    return isCompared || (!isAsked && this.#unconfirmedClaims(parent, offers).length === 0);
+  /** Returns true if a piece of this parent may be committed without asking the parent first. */
+  mayCommit(parent: string, mayHave: (number: number) => boolean): boolean {
+    const { isCompared, hasOpenQuestion } = this.#stateOf(parent);
+    return (
+      isCompared || (!hasOpenQuestion && this.#unconfirmedClaims(parent, mayHave).length === 0)
+    );
   }
 
-  /** A piece of the parent waits to be committed. */
+  /**
+   * Allows questions to the parent again after a failed one, since a piece of it waits to be
+   * committed.
+   */
   clearFailure(parent: string): void {
     this.#stateOf(parent).questionFailed = false;
   }
 
   /**
-   * What to ask a parent before its first piece is committed, and later, where fewer pieces than can be asked about were here then.
-   * Undefined when there is nothing to ask, or a question is open.
+   * Returns the question to ask a parent before its first piece is committed. If fewer pieces were
+   * held then than one parent can be asked about, another question follows later. Returns undefined
+   * if there is nothing to ask, or a question is unanswered.
    */
-  question(parent: string, offers: (number: number) => boolean): Question | undefined {
-    const { isAsked, isCompared, questionFailed, first, asked } = this.#stateOf(parent);
-    if (isAsked || questionFailed || first === undefined || asked.size >= this.#maxQuestions)
+  question(parent: string, mayHave: (number: number) => boolean): Question | undefined {
+    const { hasOpenQuestion, isCompared, questionFailed, first, asked } = this.#stateOf(parent);
+    if (
+      hasOpenQuestion ||
+      questionFailed ||
+      first === undefined ||
+      asked.size >= this.#maxQuestions
+    )
       return undefined;
-    if (!isCompared) return this.#questionFor(parent, this.#unconfirmedClaims(parent, offers));
-    // The reference itself is not asked: the others are asked about its pieces.
+    if (!isCompared) return this.#questionFor(parent, this.#unconfirmedClaims(parent, mayHave));
+    // The reference itself is not asked; the others are asked about its pieces.
     if (asked.size === 0) return undefined;
-    const claims = this.#claims(offers, asked, ({ source }) => source !== parent);
+    const claims = this.#claims(mayHave, asked, ({ source }) => source !== parent);
     return claims.length < this.#maxQuestions - asked.size
       ? undefined
       : this.#questionFor(parent, claims);
   }
 
   /**
-   * What to ask a parent from which nothing more comes.
+   * Returns the question to ask a parent after its last piece, if there is one.
    *
-   * @param gone whether a parent can be asked no more, so that another one has to answer for it
-   * @param all whether every wanted piece is here; before, some of its announcements may be of pieces under way
+   * @param isUnavailable returns true for a parent that can no longer be asked, so that another one
+   * has to confirm its pieces
+   * @param isComplete true if all requested pieces are held; otherwise some announcements may
+   * belong to pieces in flight
    */
   lastQuestion(
     parent: string,
-    offers: (number: number) => boolean,
-    gone: (parent: string) => boolean,
-    all: boolean,
+    mayHave: (number: number) => boolean,
+    isUnavailable: (parent: string) => boolean,
+    isComplete: boolean,
   ): Question | undefined {
     const {
-      isAsked,
+      hasOpenQuestion,
       questionFailed,
       first,
       firstSequence,
@@ -177,18 +212,18 @@ export class Agreement {
       count,
       group,
     } = this.#stateOf(parent);
-    if (isAsked || questionFailed) return undefined;
+    if (hasOpenQuestion || questionFailed) return undefined;
     const from = Math.max(firstSequence, confirmedSequence);
     if (
       first !== undefined &&
-      (all ? (last?.sequence ?? 0) : latestSequence) > from &&
-      offers(first.number)
+      (isComplete ? (last?.sequence ?? 0) : latestSequence) > from &&
+      mayHave(first.number)
     ) {
       return this.#questionFor(parent, [first]);
     }
-    if (!all) return undefined;
+    if (!isComplete) return undefined;
     if (count > 0 || !this.#isEarlierConfirmed) {
-      const question = this.#questionFor(parent, this.#unconfirmedClaims(parent, offers));
+      const question = this.#questionFor(parent, this.#unconfirmedClaims(parent, mayHave));
       if (question !== undefined) return question;
     }
     for (const [source, other] of this.#sources) {
@@ -201,9 +236,9 @@ export class Agreement {
         continue;
       const { number } = other.last.piece;
       if (
-        !(other.questionFailed || gone(source)) ||
+        !(other.questionFailed || isUnavailable(source)) ||
         this.#stateOf(parent).asked.has(number) ||
-        !offers(number)
+        !mayHave(number)
       )
         continue;
       return this.#questionFor(parent, this.#claimsFor([number]));
@@ -211,47 +246,53 @@ export class Agreement {
     return undefined;
   }
 
-  /** The question is open: no other one to this parent before it is answered. */
+  /** Records that a question was sent; no other one is asked before its answer. */
   asked({ parent }: Question): void {
-    this.#stateOf(parent).isAsked = true;
+    this.#stateOf(parent).hasOpenQuestion = true;
   }
 
-  /** The parent announces these contents as claimed; it could not tell of the other ones. */
+  /**
+   * Records the answer to a question: the parent announces the pieces of `same` as claimed, and
+   * could not answer about the others.
+   */
   answered({ parent, claims, sequence }: Question, same: readonly Claim[]): void {
-    const standing = this.#stateOf(parent);
-    standing.isAsked = false;
-    for (const { number, source } of claims) if (source !== parent) standing.asked.add(number);
+    const state = this.#stateOf(parent);
+    state.hasOpenQuestion = false;
+    for (const { number, source } of claims) if (source !== parent) state.asked.add(number);
     for (const { number, source } of same) {
-      standing.confirmedSequence = Math.max(standing.confirmedSequence, sequence);
+      state.confirmedSequence = Math.max(state.confirmedSequence, sequence);
       if (source === parent) continue;
-      standing.isCompared = true;
+      state.isCompared = true;
       const other = this.#stateOf(source);
       other.confirmedSequence = Math.max(
         other.confirmedSequence,
         this.#held.get(number)?.sequence ?? 0,
       );
-      this.#mergeGroups(standing.group, other.group);
+      this.#mergeGroups(state.group, other.group);
     }
-    // A parent that does not have its own piece any more is not asked for it again.
+    // A parent that no longer has its own first piece is not asked for it again.
     if (same.length === 0 && claims.every(({ source }) => source === parent))
-      standing.questionFailed = true;
+      state.questionFailed = true;
   }
 
-  /** The question failed. */
+  /** Records that a question failed. */
   failed({ parent }: Question): void {
-    const standing = this.#stateOf(parent);
-    standing.isAsked = false;
-    standing.questionFailed = true;
+    const state = this.#stateOf(parent);
+    state.hasOpenQuestion = false;
+    state.questionFailed = true;
   }
 
-  /** Whether all sources of what is here agree, each from its first piece to its last. */
+  /**
+   * True if all sources of held pieces have the same content, each confirmed from its first piece
+   * to its last.
+   */
   get complete(): boolean {
     const contributors = [...this.#sources.values()].filter(({ count }) => count > 0);
     const groups = new Set(contributors.map(({ group }) => group));
     return groups.size <= 1 && contributors.every(isConfirmed) && this.#isEarlierConfirmed;
   }
 
-  /** Whether some parent has the content of what an earlier download left, if that left anything. */
+  /** True if a parent has confirmed the pieces of an earlier download, or there are none. */
   get #isEarlierConfirmed(): boolean {
     const earlier = this.#sources.get(EARLIER_DOWNLOAD);
     if (earlier === undefined || earlier.count === 0) return true;
@@ -260,20 +301,23 @@ export class Agreement {
     );
   }
 
-  /** Pieces of sources that are not known to have the content of this parent. */
-  #unconfirmedClaims(parent: string, offers: (number: number) => boolean): readonly Claim[] {
+  /** Returns claims from sources that are not known to have the same content as this parent. */
+  #unconfirmedClaims(parent: string, mayHave: (number: number) => boolean): readonly Claim[] {
     const { group, asked } = this.#stateOf(parent);
     const others = [...this.#sources.values()].some(
       (other) => other.count > 0 && other.group !== group,
     );
     return others
-      ? this.#claims(offers, asked, ({ source }) => this.#stateOf(source).group !== group)
+      ? this.#claims(mayHave, asked, ({ source }) => this.#stateOf(source).group !== group)
       : [];
   }
 
-  /** The oldest, the newest and a random one of the pieces here that fit, and that were not asked about. */
+  /**
+   * Selects the oldest, the newest and a random held piece that satisfy `fits`, and that the parent
+   * was not asked about.
+   */
   #claims(
-    offers: (number: number) => boolean,
+    mayHave: (number: number) => boolean,
     asked: ReadonlySet<number>,
     fits: (held: HeldPiece) => boolean,
   ): readonly Claim[] {
@@ -294,7 +338,7 @@ export class Agreement {
           found.has(number) ||
           asked.has(number) ||
           !fits(held) ||
-          !offers(number)
+          !mayHave(number)
         )
           continue;
         found.add(number);
@@ -304,6 +348,7 @@ export class Agreement {
     return this.#claimsFor([...found].slice(0, this.#maxQuestions - asked.size));
   }
 
+  /** Returns the claims of the sources that the given pieces came from. */
   #claimsFor(numbers: readonly number[]): readonly Claim[] {
     return numbers.flatMap((number) => {
       const held = this.#held.get(number);
@@ -311,20 +356,22 @@ export class Agreement {
     });
   }
 
+  /** Returns a question about the claims; undefined without any. */
   #questionFor(parent: string, claims: readonly Claim[]): Question | undefined {
     if (claims.length === 0) return undefined;
     return { parent, claims, sequence: this.#announcements };
   }
 
+  /** Puts all sources of group `other` into group `one`. */
   #mergeGroups(one: string, other: string): void {
-    for (const standing of this.#sources.values())
-      if (standing.group === other) standing.group = one;
+    for (const state of this.#sources.values()) if (state.group === other) state.group = one;
   }
 
+  /** Returns the state of a source, creating it at first use. */
   #stateOf(source: string): SourceState {
-    let standing = this.#sources.get(source);
-    if (standing === undefined) {
-      standing = {
+    let state = this.#sources.get(source);
+    if (state === undefined) {
+      state = {
         group: source,
         count: 0,
         last: undefined,
@@ -334,16 +381,19 @@ export class Agreement {
         confirmedSequence: 0,
         isCompared: false,
         asked: new Set(),
-        isAsked: false,
+        hasOpenQuestion: false,
         questionFailed: false,
       };
-      this.#sources.set(source, standing);
+      this.#sources.set(source, state);
     }
-    return standing;
+    return state;
   }
 }
 
-/** One announcement needs no other. Of several, the first one has to hold after the last. */
+/**
+ * Returns true if the content of a source is confirmed up to its last held piece. A single
+ * announcement needs no confirmation. Of several, the first must be confirmed after the last.
+ */
 function isConfirmed({ firstSequence, last, confirmedSequence }: SourceState): boolean {
   return last === undefined || last.sequence <= Math.max(firstSequence, confirmedSequence);
 }

@@ -8,67 +8,91 @@ import { hashPart } from "./resumed-pieces.ts";
 import { retryDecision } from "./retry-decision.ts";
 import type { SinkPiece, SinkSession } from "./sink.ts";
 
-/** What a comparison works with. */
+/** Dependencies and listeners of a {@link Comparison}. */
 export interface ComparisonContext {
   readonly layout: TaskLayout;
   readonly session: SinkSession;
   readonly hashers: HasherFactory;
-  /** From 0 to 1. */
+  /** Returns a random number from 0 to 1. */
   readonly random: () => number;
-  /** In the caller's order. */
+  /** Names of the parents, in the order of the request. */
   readonly parents: readonly string[];
-  /** Whether a piece is one message, so that its content comes with the announcement: then a parent is asked about one. */
+  /**
+   * True if a piece arrives as one message, with its content. A parent is then asked about one
+   * piece only.
+   */
   readonly piecesAreMessages: boolean;
-  /** Whether the digest of the whole is checked at the end: then no parent is asked again for what it announced first. */
+  /**
+   * True if the digest of the whole is verified at the end. Parents are then not asked again about
+   * their first piece.
+   */
   readonly hasTaskDigest: boolean;
-  /** Whether those pieces of an earlier download are still being read that parents are asked about. */
+  /**
+   * Returns true while the resumed pieces that parents are asked about are still being verified.
+   */
   readonly isVerifyingResumed: () => boolean;
-  /** Ends all questions. */
+  /** Aborts all questions. */
   readonly signal: AbortSignal;
-  /** Asks a parent for a piece. `last`: nothing else is wanted from it, so that the task waits for this answer. */
+  /**
+   * Requests a piece from a parent. `last` marks the final question, for which the whole task
+   * waits.
+   */
   readonly ask: (parent: string, number: number, last: boolean) => Promise<Piece>;
-  /** Whether a parent can be asked for nothing any more. */
+  /** Returns true if a parent can no longer be asked for anything. */
   readonly isUnavailable: (parent: string) => boolean;
-  /** Whether a parent may have a piece. The `last` time, also one that has not announced yet what it has. */
+  /**
+   * Returns true if a parent may have a piece. For the `last` question, also if it has not
+   * announced its pieces yet.
+   */
   readonly mayHave: (parent: string, number: number, last: boolean) => boolean;
-  /** Takes a slot for a request to a parent; false when there is none now. */
+  /** Takes a request slot at a parent; returns false if none is free. */
   readonly takeSlot: (parent: string) => boolean;
-  /** Gives a slot back. */
+  /** Releases a request slot at a parent. */
   readonly releaseSlot: (parent: string) => void;
-  /** Called when another step may do something. */
+  /** Called when another step may start a question or a commit. */
   readonly onChange: () => void;
-  /** Called when a parent announces another content than the claimed one. */
+  /** Called when the content of a parent contradicts a claim. */
   readonly onDisagreement: (parent: string, error: VortexError) => void;
 }
 
-/** An attempt whose piece waits for its parent to be compared. */
+/** Attempt whose piece waits for the comparison of its parent. */
 interface Waiter {
   readonly parent: string;
   readonly resolve: () => void;
   readonly reject: (error: unknown) => void;
 }
 
-/** Pieces of others that one parent is asked about, where their content is cancelled unread. */
+/**
+ * Maximum number of pieces that one parent is asked about, if their content can be cancelled
+ * unread.
+ */
 const MAX_COMPARED_PIECES = 3;
 
 /**
- * Compares the parents of a task with each other, and with what an earlier download left, so that no file is made of two contents.
+ * Compares the content of the parents with each other, and with the pieces of an earlier download,
+ * so that no file mixes two versions.
  *
- * SyncPieces names no digests, so a parent is asked for pieces that are here already. Their announcements are compared, and their
- * content is cancelled unread. This happens beside the transfer of the parent's first piece, which is committed after it.
+ * SyncPieces announces no digests. So a parent is asked for pieces that are already held: the
+ * announced digests are compared, and the content is cancelled unread. This happens during the
+ * transfer of the parent's first piece, which is committed afterwards.
  */
 export class Comparison {
   readonly #context: ComparisonContext;
   readonly #agreement: Agreement;
   readonly #waiters = new Set<Waiter>();
-  /** Attempts of each parent that wait for their announcement. */
+  /** Number of attempts per parent that wait for their announcement. */
   readonly #pendingAnnouncements = new Map<string, number>();
   readonly #running = new Set<Promise<void>>();
-  /** Whether every wanted piece has a digest from the caller, so that no parent's word counts. */
+  /**
+   * True if the caller gave a digest for every requested piece. Nothing has to be compared then.
+   */
   readonly #allDigestsGiven: boolean;
-  /** Number of restarts. An answer to a question from before one is ignored. */
+  /** Number of restarts. Answers to questions from before a restart are ignored. */
   #epoch = 0;
-  /** The parent of the first piece, while that is being committed; and how many of its pieces are. */
+  /**
+   * Parent whose first piece is being committed as the reference, and the number of its commits in
+   * progress.
+   */
   #reference: string | undefined;
   #referenceCommits = 0;
 
@@ -79,17 +103,20 @@ export class Comparison {
     this.#allDigestsGiven = layout.hasAllDigests;
   }
 
-  /** Sources of the pieces that are here: parents, and {@link EARLIER_DOWNLOAD}. */
+  /** Sources of the held pieces: parents, and {@link EARLIER_DOWNLOAD}. */
   get contributors(): readonly string[] {
     return this.#agreement.contributors;
   }
 
-  /** Whether all sources of what is here were compared, and agree. */
+  /** True if all sources of held pieces were compared and have the same content. */
   get complete(): boolean {
     return this.#allDigestsGiven || this.#agreement.complete;
   }
 
-  /** Asks a parent for a piece that is wanted. Resolves with the piece, and the position of its announcement among all. */
+  /**
+   * Requests a piece from a parent and records its announcement. Resolves with the piece and the
+   * sequence number of the announcement.
+   */
   async announce(
     parent: string,
     ask: () => Promise<Piece>,
@@ -105,16 +132,17 @@ export class Comparison {
   }
 
   /**
-   * Commits a piece, once its parent is known to have the content that is here. Rejects with what the question to the parent failed
-   * with, for the signal, or as `commit` does.
+   * Commits a piece, after its parent is known to have the same content as the held pieces. Rejects
+   * with the error of the question to the parent, with that of the signal, or with that of
+   * `commit`.
    */
   async commit(parent: string, signal: AbortSignal, commit: () => Promise<void>): Promise<void> {
     while (!this.#mayCommit(parent)) {
-      // A question that failed before is asked again.
+      // Allow another question to the parent if the last one failed.
       this.#agreement.clearFailure(parent);
       await this.#waitForChange(parent, signal);
     }
-    // Two parents are not to bring the first piece at once: each would be the reference.
+    // Only one parent may bring the first piece, since it becomes the reference.
     const isReference = this.#agreement.isEmpty;
     if (isReference) {
       this.#reference = parent;
@@ -128,41 +156,49 @@ export class Comparison {
     }
   }
 
-  /** A piece is here. @param at position of its announcement; 0 for a piece of an earlier download */
+  /**
+   * Records a committed piece.
+   * @param at sequence number of its announcement; 0 for a piece of an earlier download
+   */
   hold(piece: SinkPiece, source: string, at: number): void {
     this.#agreement.hold(piece, source, at);
     this.wake();
   }
 
-  /** Has waiting pieces look again. */
+  /** Lets the waiting attempts check again whether they may commit. */
   wake(): void {
     for (const { resolve } of this.#waiters) resolve();
     this.#waiters.clear();
   }
 
   /**
-   * Begins the questions that are due.
-   * @param exhausted whether no piece is left to begin
+   * Starts the questions that are due.
+   * @param allInFlight true if no piece is left to request, unless an attempt fails
    */
-  step(exhausted: boolean): void {
+  step(allInFlight: boolean): void {
     const { parents, isVerifyingResumed } = this.#context;
     if (this.#allDigestsGiven || isVerifyingResumed()) return;
     for (const parent of parents) {
-      const question = this.#agreement.question(parent, this.#offers(parent));
+      const question = this.#agreement.question(parent, this.#mayHave(parent));
       if (question !== undefined) this.#begin(question, false);
-      else if (exhausted && (this.#pendingAnnouncements.get(parent) ?? 0) === 0)
+      else if (allInFlight && (this.#pendingAnnouncements.get(parent) ?? 0) === 0)
         this.#askLast(parent, false);
     }
   }
 
-  /** Whether nothing is left to ask, now that every wanted piece is here; begins what is. */
+  /**
+   * Starts the final questions, once every requested piece is held. Returns true if all of them are
+   * answered.
+   */
   finish(): boolean {
     if (this.#allDigestsGiven || this.#context.hasTaskDigest) return true;
     const due = this.#context.parents.filter((parent) => this.#askLast(parent, true));
     return due.length === 0 && this.#running.size === 0;
   }
 
-  /** Keeps only the pieces of these sources, which are compared again. Returns the kept pieces. */
+  /**
+   * Keeps only the pieces of the given sources, and compares these again. Returns the kept pieces.
+   */
   restart(sources: ReadonlySet<string>): readonly SinkPiece[] {
     this.#epoch++;
     const kept = [...this.#agreement.pieces].filter(({ source }) => sources.has(source));
@@ -171,13 +207,15 @@ export class Comparison {
     return kept.map(({ piece }) => piece);
   }
 
+  /** Returns true if a piece of the parent may be committed now. */
   #mayCommit(parent: string): boolean {
     if (this.#allDigestsGiven) return true;
     if (this.#context.isVerifyingResumed()) return false;
-    if (!this.#agreement.isEmpty) return this.#agreement.mayCommit(parent, this.#offers(parent));
+    if (!this.#agreement.isEmpty) return this.#agreement.mayCommit(parent, this.#mayHave(parent));
     return (this.#reference ?? parent) === parent;
   }
 
+  /** Waits until the parent may commit, or its question failed. */
   #waitForChange(parent: string, signal: AbortSignal): Promise<void> {
     let waiter: Waiter | undefined;
     const changed = new Promise<void>((resolve, reject) => {
@@ -190,29 +228,32 @@ export class Comparison {
     );
   }
 
+  /** Adjusts the number of attempts of a parent that wait for their announcement. */
   #countPending(parent: string, change: 1 | -1): void {
     this.#pendingAnnouncements.set(parent, (this.#pendingAnnouncements.get(parent) ?? 0) + change);
   }
 
-  #offers(parent: string, last = false): (number: number) => boolean {
+  /** Returns a predicate for the pieces that a parent may have. */
+  #mayHave(parent: string, last = false): (number: number) => boolean {
     return (number) => this.#context.mayHave(parent, number, last);
   }
 
-  /** Asks a parent from which nothing more comes, if there is anything to ask. Returns whether there is. */
-  #askLast(parent: string, all: boolean): boolean {
+  /** Asks a parent its final question. Returns false if there is none to ask. */
+  #askLast(parent: string, isComplete: boolean): boolean {
     const { hasTaskDigest, isUnavailable, piecesAreMessages } = this.#context;
-    // A whole message more is not to be held beside those under way.
-    if (hasTaskDigest || (piecesAreMessages && !all)) return false;
+    // One more whole message must not be held in memory beside those in flight.
+    if (hasTaskDigest || (piecesAreMessages && !isComplete)) return false;
     const question = this.#agreement.lastQuestion(
       parent,
-      this.#offers(parent, true),
+      this.#mayHave(parent, true),
       isUnavailable,
-      all,
+      isComplete,
     );
     if (question !== undefined) this.#begin(question, true);
     return question !== undefined;
   }
 
+  /** Sends a question, as far as request slots are free. */
   #begin(question: Question, last: boolean): void {
     const { parent } = question;
     const claims = question.claims.filter(() => this.#context.takeSlot(parent));
@@ -226,6 +267,7 @@ export class Comparison {
     this.#running.add(running);
   }
 
+  /** Sends the requests of a question and evaluates all answers together. */
   async #ask(question: Question, last: boolean): Promise<void> {
     const { parent, claims } = question;
     const epoch = this.#epoch;
@@ -236,11 +278,11 @@ export class Comparison {
     const values = answers.map((answer) =>
       answer.status === "fulfilled" ? answer.value : undefined,
     );
-    const other = values.find((value) => value instanceof VortexError);
-    const broken = answers.find(({ status }) => status === "rejected") as
+    const disagreement = values.find((value) => value instanceof VortexError);
+    const failed = answers.find(({ status }) => status === "rejected") as
       | PromiseRejectedResult
       | undefined;
-    if (other === undefined && broken === undefined) {
+    if (disagreement === undefined && failed === undefined) {
       this.#agreement.answered(
         question,
         claims.filter((_, index) => values[index] === true),
@@ -249,14 +291,15 @@ export class Comparison {
       return;
     }
     this.#agreement.failed(question);
-    if (other !== undefined) this.#context.onDisagreement(parent, other);
+    if (disagreement !== undefined) this.#context.onDisagreement(parent, disagreement);
     for (const waiter of this.#waiters)
-      if (waiter.parent === parent) waiter.reject(other ?? broken?.reason);
+      if (waiter.parent === parent) waiter.reject(disagreement ?? failed?.reason);
   }
 
   /**
-   * Compares a claim with what a parent announces. Resolves with true when they agree, with the failure when they do not, and with
-   * false when that cannot be told: the parent does not have the piece, or names a digest by another algorithm.
+   * Compares a claim with the announcement of a parent. Resolves with true if they match, and with
+   * an error if they differ. Resolves with false if they cannot be compared: the parent lacks the
+   * piece, or uses another digest algorithm.
    */
   async #compare(parent: string, claim: Claim, last: boolean): Promise<boolean | VortexError> {
     const { hasTaskDigest, ask, releaseSlot } = this.#context;
@@ -274,14 +317,17 @@ export class Comparison {
     const { algorithm, encoded } = parseDigest(piece.digest);
     const expected = await this.#digestOf(claim, parent, algorithm);
     if (expected === undefined || expected === encoded) return expected !== undefined;
-    const what = disagreementMessage(parent, claim, `${algorithm}:${expected}`, piece.digest);
+    const message = disagreementMessage(parent, claim, `${algorithm}:${expected}`, piece.digest);
     const advice = hasTaskDigest
       ? ""
-      : "; give the digest of the whole to tell which content is right";
-    return new VortexError("DigestMismatch", what + advice, { addr: parent });
+      : "; give the digest of the task to decide which content is right";
+    return new VortexError("DigestMismatch", message + advice, { addr: parent });
   }
 
-  /** The claimed content's digest by an algorithm; undefined when that cannot be told. */
+  /**
+   * Returns the digest of the claimed content by another algorithm; undefined if it cannot be
+   * computed.
+   */
   async #digestOf(
     claim: Claim,
     parent: string,
@@ -291,7 +337,7 @@ export class Comparison {
     const { number, digest, source } = claim;
     const claimed = parseDigest(digest);
     if (claimed.algorithm === algorithm) return claimed.encoded;
-    // The bytes have every digest, where all of them are here still.
+    // The digest can be computed from the held bytes if the whole piece is held.
     const isWhole = layout.part(number)?.length === layout.extent(number).length;
     if (source === parent || !isWhole) return undefined;
     const hashes = await hashPart(number, [algorithm], this.#context).catch(() => undefined);
@@ -299,7 +345,7 @@ export class Comparison {
   }
 }
 
-/** Names a parent, and whose content it contradicts. */
+/** Returns the message for a parent that contradicts a claim. */
 function disagreementMessage(
   parent: string,
   { number, source }: Claim,
@@ -307,8 +353,9 @@ function disagreementMessage(
   found: string,
 ): string {
   if (source === parent) {
-    return `the content of ${parent} changed: expected piece ${number} with digest ${expected} as before, got ${found}`;
+    return `the content of ${parent} changed: expected digest ${expected} of piece ${number} as before, got ${found}`;
   }
-  const at = source === EARLIER_DOWNLOAD ? `what ${EARLIER_DOWNLOAD} left (the journal)` : source;
-  return `${parent} and ${at} have different contents: piece ${number} has digest ${found} at ${parent}, and ${expected} in the other`;
+  const other =
+    source === EARLIER_DOWNLOAD ? `what ${EARLIER_DOWNLOAD} left (the journal)` : source;
+  return `${parent} and ${other} have different contents: expected digest ${expected} of piece ${number}, got ${found} from ${parent}`;
 }

@@ -5,39 +5,40 @@ import { VortexError } from "../errors.ts";
 import type { TaskLayout } from "./layout.ts";
 import type { SinkSession } from "./sink.ts";
 
-/** Bytes in one read of what is hashed. */
+/** Length of one read from the sink, in bytes. */
 const READ_BYTES = 1024 * 1024;
 
-/** What a frontier works on. */
+/** Options of a {@link ContiguousHasher}. */
 export interface ContiguousHasherOptions {
   readonly layout: TaskLayout;
   readonly session: SinkSession;
   readonly hashers: HasherFactory;
-  /** What the whole must turn out to be. */
+  /** Expected digest of the whole task; undefined to hash nothing. */
   readonly digest: Digest | undefined;
-  /** Told when the frontier has moved. */
+  /** Called after each piece that was hashed. */
   readonly onAdvance: () => void;
-  /** Told when the sink failed; nothing moves any more. */
+  /** Called when the sink fails; no further piece is hashed then. */
   readonly onFailure: (error: unknown) => void;
 }
 
 /**
- * Where the download has come to without a gap: the hash of the whole follows it, and the sink is told of it.
+ * Hashes the committed pieces of a task in ascending order, and reports the contiguous prefix to
+ * the sink by `advance`.
  *
- * Only pieces that are right pass into the hash, so they are read back from the sink, in chunks. That is memory for a sink in
- * memory, and mostly the page cache for a file: the piece has just been written. A CRC-32 of the whole is put together
- * from those of the pieces, and nothing is read.
+ * Only verified pieces are hashed, so they are read back from the sink. That read comes from memory
+ * for a memory sink, and mostly from the page cache for a file, which was just written. For CRC-32
+ * nothing is read: the checksums of the pieces are combined.
  */
 export class ContiguousHasher {
   readonly #options: ContiguousHasherOptions;
   readonly #hasher: Hasher | undefined;
-  /** CRC-32 of pieces that are committed and that the frontier has not come to. */
+  /** CRC-32 of each committed piece that is not part of the contiguous prefix yet. */
   readonly #pending = new Map<number, number>();
   #crc32 = 0;
   #next: number;
   #advancing: Promise<void> | undefined;
   #stopped = false;
-  /** What is hashed is read into it. */
+  /** Reused memory for reads from the sink. */
   #buffer: Uint8Array | undefined;
 
   constructor(options: ContiguousHasherOptions) {
@@ -48,25 +49,25 @@ export class ContiguousHasher {
       digest === undefined || digest.algorithm === "crc32" ? undefined : hashers(digest.algorithm);
   }
 
-  /** The first piece that the frontier has not passed. */
+  /** Number of the first piece after the hashed prefix. */
   get next(): number {
     return this.#next;
   }
 
-  /** Takes note of a piece that is committed. */
+  /** Records a committed piece, and hashes from the prefix on as far as possible. */
   add(number: number, crc32: number): void {
     this.#pending.set(number, crc32);
     if (number === this.#next && !this.#stopped) this.#advancing ??= this.#advance();
   }
 
-  /** Stops, and waits for the read under way. */
+  /** Stops hashing and waits for the read in progress. */
   async stop(): Promise<void> {
     this.#stopped = true;
     await this.#advancing;
   }
 
   /**
-   * Compares the whole, once every piece was added and passed.
+   * Compares the digest of the whole, after all pieces have been hashed.
    * @throws `DigestMismatch`
    */
   verify(): void {
@@ -75,10 +76,11 @@ export class ContiguousHasher {
     const encoded = this.#hasher?.encode() ?? String(this.#crc32);
     if (encoded === digest.encoded) return;
     const { algorithm } = digest;
-    const message = `the task has digest ${algorithm}:${encoded}, expected was ${algorithm}:${digest.encoded}`;
+    const message = `digest of the task: expected ${algorithm}:${digest.encoded}, got ${algorithm}:${encoded}`;
     throw new VortexError("DigestMismatch", message);
   }
 
+  /** Hashes committed pieces until the next gap. */
   async #advance(): Promise<void> {
     const { layout, session, onAdvance, onFailure } = this.#options;
     try {

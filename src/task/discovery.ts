@@ -1,10 +1,10 @@
 import type { PieceKind } from "../piece.ts";
 
-/** How a task is cut into pieces, as a parent tells it. */
+/** Lengths of a task and its division into pieces, as reported by a parent. */
 export interface TaskOutline {
-  /** Bytes of the task. */
+  /** Length of the task in bytes. */
   readonly contentLength: number;
-  /** Bytes of every piece but the last. */
+  /** Length of every piece except the last, in bytes. */
   readonly pieceLength: number;
   /** Number of pieces; 0 for an empty task. */
   readonly pieceCount: number;
@@ -12,54 +12,58 @@ export interface TaskOutline {
   readonly digest?: string;
 }
 
-/** A piece that a parent has, and where it serves it. */
+/** Piece that a parent has, and the addresses where it serves the piece. */
 export interface PieceLocation {
-  /** Position in the task, from 0. */
+  /** Number of the piece in the task, from 0. */
   readonly number: number;
-  /** First byte of the piece within the task's content. */
+  /** Offset of the piece within the task's content, in bytes. */
   readonly offset: number;
-  /** Bytes. */
+  /** Length of the piece in bytes. */
   readonly length: number;
-  /** `host:port` at which the parent serves the piece over Vortex on TCP. */
+  /** Address of the parent for Vortex over TCP, `host:port`. */
   readonly tcpAddr?: string;
-  /** `host:port` at which the parent serves the piece over Vortex on QUIC. */
+  /** Address of the parent for Vortex over QUIC, `host:port`. */
   readonly quicAddr?: string;
 }
 
 /**
- * Asks parents what they have. A task of which the caller knows the plan and the parents does without; the
- * implementation speaks the Dragonfly API over gRPC.
+ * Asks parents for the lengths of a task and for the pieces that they have. The implementation in
+ * this package uses the Dragonfly gRPC API. A download does not need a directory if the caller
+ * knows the lengths.
  *
- * `addr` is the parent's address for that API, `host:port`. What comes from a parent is checked for its form: numbers are
- * unsigned integers within their width, addresses are well formed. Whether it fits the task is for the caller to judge.
+ * `addr` is the address of the parent's Dragonfly API, `host:port`. Answers are validated for form:
+ * numbers are unsigned integers of the right width, and addresses are well formed. The caller
+ * checks that they fit the task.
  */
 export interface TaskDirectory {
   /**
-   * What a parent says about a task.
+   * Asks a parent for the lengths and the digest of a task.
    *
-   * Rejects with a `VortexError`: `NotFound` when the parent does not have the task, or does not know its length yet;
-   * `RemoteUnimplemented` when it does not serve the call; `Aborted`; else as calls of a downloader do.
+   * Rejects with a `VortexError`: `NotFound` if the parent does not have the task or does not know
+   * its length yet, `RemoteUnimplemented` if it does not serve the call, `Aborted`, or any code of
+   * a downloader's calls.
    */
   stat(addr: string, taskId: string, options: DirectoryOptions): Promise<TaskOutline>;
   /**
-   * The pieces that a parent has, and then those that come, as they come. Ends when the parent will have no further ones
-   * to tell of. Throws as {@link stat} rejects. Whoever leaves the iteration early cancels the call.
+   * Yields the pieces that a parent has, then each new piece as the parent obtains it. Ends when
+   * the parent will not announce any more. Throws the same errors that {@link stat} rejects with.
+   * Leaving the loop early cancels the call.
    */
   sync(addr: string, taskId: string, options: SyncOptions): AsyncIterable<PieceLocation>;
 }
 
-/** What every question to a parent is told. */
+/** Options of every call to a parent. */
 export interface DirectoryOptions {
-  /** Ends the call. */
+  /** Cancels the call. */
   readonly signal: AbortSignal;
-  /** The asking host's id. */
+  /** ID of the requesting host. */
   readonly hostId: string;
   /** Kind of the task. */
   readonly kind: PieceKind;
 }
 
-/** What {@link TaskDirectory.sync} is told. */
+/** Options of {@link TaskDirectory.sync}. */
 export interface SyncOptions extends DirectoryOptions {
-  /** The pieces wanted, by number. The parent is asked for no others. */
+  /** Numbers of the wanted pieces; the parent announces no others. */
   readonly numbers: readonly number[];
 }

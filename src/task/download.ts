@@ -128,13 +128,13 @@ export class Download implements TaskDownload {
       const { start, end = "the end" } = range;
       throw new VortexError(
         "InvalidArgument",
-        `digest ${digest}, range ${start} to ${end}: expected one of them, a digest of the whole cannot be checked over a part`,
+        `digest ${digest} and range ${start} to ${end}: expected one of them, got both; a part cannot be verified by the digest of the whole`,
       );
     }
     if (layout === undefined && source.directory === undefined) {
       throw new VortexError(
         "InvalidArgument",
-        "parents cannot be asked here: expected contentLength, or pieces",
+        "lengths of the task: expected contentLength or pieces, got neither; parents cannot be asked without a directory",
       );
     }
     const ask = layout !== undefined ? "no" : source.speaksApi ? "same-address" : "same-host";
@@ -609,7 +609,10 @@ export class Download implements TaskDownload {
   ): Promise<Piece> {
     const told = addressOf(this.#parents.get(name));
     if (told === undefined)
-      throw new VortexError("Internal", `${name} has not announced an address`);
+      throw new VortexError(
+        "Internal",
+        `requesting a piece from ${name}: it has not announced an address`,
+      );
     const where = typeof told === "string" ? { addr: told } : { addr: name, addresses: told };
     const { hostId, taskId, kind = "standard" } = this.#request;
     const { pieceTimeout } = this.#options;

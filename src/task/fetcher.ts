@@ -12,7 +12,7 @@ import type {
   TaskStream,
 } from "./task.ts";
 
-/** Fetches tasks from one source, under common limits. */
+/** Starts downloads from one source, and applies the limits that they share. */
 export class TaskFetcher {
   readonly #source: TaskSource;
   readonly #settings: TaskSettings;
@@ -20,7 +20,7 @@ export class TaskFetcher {
   readonly #downloads = new Set<Download>();
   #closed = false;
 
-  /** @throws `InvalidArgument` for a rate limit out of its range */
+  /** @throws `InvalidArgument` for a rate limit out of range */
   constructor(source: TaskSource, settings: TaskSettings) {
     const { rateLimit, parentConcurrency, runtime } = settings;
     this.#source = source;
@@ -32,7 +32,7 @@ export class TaskFetcher {
   }
 
   /**
-   * Begins to fetch a task to a sink.
+   * Starts a download to a sink.
    * @throws `InvalidArgument`, `Closed`
    */
   downloadTask(request: TaskRequest, options: TaskDownloadOptions): TaskDownload {
@@ -47,7 +47,7 @@ export class TaskFetcher {
   }
 
   /**
-   * Begins to fetch a task that is read as it comes.
+   * Starts a download whose content is read as a stream.
    * @throws `InvalidArgument`, `Closed`
    */
   streamTask(request: TaskRequest, options: TaskOptions = {}): TaskStream {
@@ -66,7 +66,7 @@ export class TaskFetcher {
     };
   }
 
-  /** Ends all downloads with `Closed`, and waits for them. Idempotent. */
+  /** Ends all downloads with `Closed` and waits until they have ended. Idempotent. */
   async close(): Promise<void> {
     this.#closed = true;
     const downloads = [...this.#downloads];
@@ -76,6 +76,7 @@ export class TaskFetcher {
   }
 }
 
+/** Reads a stream to its end and returns all its bytes. */
 async function readAll(content: ReadableStream<Uint8Array>): Promise<Uint8Array> {
   const chunks: Uint8Array[] = [];
   let length = 0;

@@ -10,46 +10,69 @@ import {
 import type { TaskOutline } from "./discovery.ts";
 import type { SinkLayout, SinkPart } from "./sink.ts";
 
-/** Greatest number of pieces of one task: 61 TiB in pieces of 64 MiB. What is kept for a piece is a few bytes. */
+/**
+ * Maximum number of pieces of one task: 61 TiB in pieces of 64 MiB. Each piece costs a few bytes of
+ * memory.
+ */
 export const MAX_PIECES: number = 1_000_000;
 
-/** A piece of a task, as the caller knows it. */
+/** Piece of a task, as listed by the caller. */
 export interface ListedPiece {
-  /** Position in the task, from 0; each number from 0 up once. */
+  /** Number of the piece in the task. A list contains each number from 0 up exactly once. */
   readonly number: number;
-  /** First byte of the piece within the task's content: where the piece before it ends. */
+  /** Offset of the piece within the task's content, in bytes: the end of the previous piece. */
   readonly offset: number;
-  /** Bytes. */
+  /** Length of the piece in bytes. */
   readonly length: number;
-  /** `crc32:`, `sha256:` or `sha512:`. When given, the parents' own word does not count. */
+  /**
+   * Expected digest of the piece, as `algorithm:encoded` with `crc32`, `sha256` or `sha512`. It
+   * takes precedence over the digest that a parent announces.
+   */
   readonly digest?: string;
 }
 
-/** What the caller knows of a task's content. */
+/** Lengths of a task's content, as far as the caller knows them. */
 export interface KnownLayout {
-  /** Bytes of the task. */
+  /** Length of the task in bytes. */
   readonly contentLength?: number | undefined;
-  /** Bytes of every piece but the last. Default: as stock Dragonfly chooses. */
+  /**
+   * Length of every piece except the last, in bytes. Default: the length that dfdaemon chooses for
+   * `contentLength`.
+   */
   readonly pieceLength?: number | undefined;
-  /** The pieces themselves, for a task that is cut in another way, or whose digests are known. Instead of the lengths. */
+  /**
+   * List of all pieces, for a task with pieces of varying length or with known piece digests.
+   * Replaces `pieceLength`.
+   */
   readonly pieces?: readonly ListedPiece[] | undefined;
 }
 
-/** How the content of a task lies in pieces, and which part of it is wanted. */
+/** Division of a task into pieces, and the requested range of it. */
 export class TaskLayout implements SinkLayout {
   readonly taskId: string;
   readonly kind: PieceKind;
+  /** Length of the whole task in bytes. */
   readonly contentLength: number;
+  /** Length of every piece except the last, in bytes; undefined if the lengths vary. */
   readonly pieceLength: number | undefined;
+  /** Number of pieces of the whole task. */
   readonly pieceCount: number;
+  /** Length of the longest piece in bytes. */
   readonly longestPiece: number;
-  /** First and last piece that is wanted; `last` is `first - 1` when none is. */
+  /**
+   * Numbers of the first and the last requested piece; `last` is `first - 1` if the range is empty.
+   */
   readonly first: number;
   readonly last: number;
+  /** Offset of the first requested byte. */
   readonly start: number;
+  /** Number of requested bytes. */
   readonly length: number;
   readonly #pieces: readonly (ListedPiece & { readonly parsed: Digest | undefined })[] | undefined;
-  /** Code of a layout beyond a limit: a mistake of the caller that gave it, or of the parent. */
+  /**
+   * Error code for exceeded limits: `InvalidArgument` for a layout given by the caller,
+   * `LimitExceeded` for one announced by a parent.
+   */
   readonly #limitCode: "InvalidArgument" | "LimitExceeded";
 
   private constructor(
@@ -79,7 +102,7 @@ export class TaskLayout implements SinkLayout {
     if (this.pieceCount > MAX_PIECES) {
       throw new VortexError(
         limitCode,
-        `a task of ${this.pieceCount} pieces: expected at most ${MAX_PIECES}`,
+        `number of pieces: expected at most ${MAX_PIECES}, got ${this.pieceCount}`,
       );
     }
     const start = task.range?.start ?? 0;
@@ -93,7 +116,7 @@ export class TaskLayout implements SinkLayout {
   }
 
   /**
-   * The layout that the caller knows, or undefined when the parents are to be asked.
+   * Returns the layout that the caller gave; undefined if the parents have to be asked.
    * @throws `InvalidArgument`
    */
   static known(
@@ -106,22 +129,28 @@ export class TaskLayout implements SinkLayout {
   ): TaskLayout | undefined {
     if (pieces !== undefined) {
       if (pieceLength !== undefined) {
-        throw new VortexError("InvalidArgument", "pieces and pieceLength: expected one of them");
+        throw new VortexError(
+          "InvalidArgument",
+          "layout of the task: expected pieces or pieceLength, got both",
+        );
       }
       return TaskLayout.#listed(task, pieces, contentLength);
     }
     if (contentLength === undefined) {
       if (pieceLength === undefined) return undefined;
-      throw new VortexError("InvalidArgument", "pieceLength is of use with contentLength only");
+      throw new VortexError(
+        "InvalidArgument",
+        `pieceLength: expected contentLength with it, got ${pieceLength} alone`,
+      );
     }
     const plan = planTask(contentLength, pieceLength ?? pieceLengthFor(contentLength));
     return new TaskLayout(task, plan, undefined, "InvalidArgument");
   }
 
   /**
-   * The layout that a parent told of.
-   * @throws `LimitExceeded`, `ProtocolViolation` when it does not agree with itself;
-   * `InvalidArgument` for the range
+   * Returns the layout that a parent announced.
+   * @throws `ProtocolViolation` for contradictory numbers, `LimitExceeded` for too many pieces,
+   * `InvalidArgument` for a range outside the content
    */
   static announced(
     task: {
@@ -131,14 +160,14 @@ export class TaskLayout implements SinkLayout {
     },
     { contentLength, pieceLength, pieceCount }: TaskOutline,
   ): TaskLayout {
-    const isIntegerFrom = (value: number, least: number): boolean =>
-      Number.isSafeInteger(value) && value >= least;
+    const isIntegerFrom = (value: number, min: number): boolean =>
+      Number.isSafeInteger(value) && value >= min;
     if (
       !isIntegerFrom(contentLength, 0) ||
       !isIntegerFrom(pieceLength, 1) ||
       Math.ceil(contentLength / pieceLength) !== pieceCount
     ) {
-      const message = `a task of ${contentLength} bytes in ${pieceCount} pieces of ${pieceLength} announced`;
+      const message = `announced lengths: expected pieces that add up to the content, got ${contentLength} bytes in ${pieceCount} pieces of ${pieceLength}`;
       throw new VortexError("ProtocolViolation", message);
     }
     return new TaskLayout(
@@ -149,6 +178,10 @@ export class TaskLayout implements SinkLayout {
     );
   }
 
+  /**
+   * Returns the layout for a list of pieces.
+   * @throws `InvalidArgument`
+   */
   static #listed(
     task: {
       readonly taskId: string;
@@ -165,7 +198,7 @@ export class TaskLayout implements SinkLayout {
       if (piece.number !== index || piece.offset !== offset) {
         throw new VortexError(
           "InvalidArgument",
-          `piece ${piece.number} at ${piece.offset}: expected piece ${index} at ${offset}, as pieces follow each other without gaps`,
+          `list of pieces: expected piece ${index} at offset ${offset}, got piece ${piece.number} at ${piece.offset}; list all pieces without gaps`,
         );
       }
       offset += piece.length;
@@ -173,7 +206,7 @@ export class TaskLayout implements SinkLayout {
     if (contentLength !== undefined && contentLength !== offset) {
       throw new VortexError(
         "InvalidArgument",
-        `contentLength ${contentLength}: the pieces have ${offset} bytes`,
+        `contentLength: expected ${offset}, the sum of the pieces, got ${contentLength}`,
       );
     }
     requireInteger("content length", offset, 0, Number.MAX_SAFE_INTEGER);
@@ -187,17 +220,17 @@ export class TaskLayout implements SinkLayout {
     return new TaskLayout(task, content, sorted, "InvalidArgument");
   }
 
-  /** Pieces that are wanted. */
+  /** Number of requested pieces. */
   get wantedCount(): number {
     return this.last - this.first + 1;
   }
 
-  /** Whether all of the task is wanted. */
+  /** True if the range covers the whole task. */
   get isWhole(): boolean {
     return this.length === this.contentLength;
   }
 
-  /** Whether the caller named the digest of every wanted piece. */
+  /** True if the caller gave a digest for every requested piece. */
   get hasAllDigests(): boolean {
     if (this.wantedCount === 0) return true;
     const wanted = this.#pieces?.slice(this.first, this.last + 1);
@@ -205,17 +238,17 @@ export class TaskLayout implements SinkLayout {
   }
 
   /**
-   * Checks the longest piece.
-   * @throws when it has more than `most` bytes: `InvalidArgument` for a layout that the caller
-   * gave, `LimitExceeded` for one that a parent announced
+   * Checks the length of the longest piece against `maxPieceLength`.
+   * @throws `InvalidArgument` for a layout given by the caller, `LimitExceeded` for one announced
+   * by a parent
    */
-  requirePieceLength(most: number): void {
-    if (this.longestPiece <= most) return;
-    const message = `pieces of ${this.longestPiece} bytes: expected at most ${most}, see maxPieceLength`;
+  requirePieceLength(maxPieceLength: number): void {
+    if (this.longestPiece <= maxPieceLength) return;
+    const message = `length of the longest piece: expected at most ${maxPieceLength} bytes, got ${this.longestPiece}; raise maxPieceLength`;
     throw new VortexError(this.#limitCode, message);
   }
 
-  /** Where piece `number` lies in the task; the number is one of the task's. */
+  /** Returns offset and length of piece `number` of the task, in bytes. */
   extent(number: number): { readonly offset: number; readonly length: number } {
     const listed = this.#pieces?.[number];
     if (listed !== undefined) return { offset: listed.offset, length: listed.length };
@@ -224,7 +257,7 @@ export class TaskLayout implements SinkLayout {
     return { offset, length: Math.min(pieceLength, this.contentLength - offset) };
   }
 
-  /** The digest that the caller gave for a piece, if any. */
+  /** Returns the digest that the caller gave for a piece; undefined without one. */
   digest(number: number): Digest | undefined {
     return this.#pieces?.[number]?.parsed;
   }
@@ -237,7 +270,7 @@ export class TaskLayout implements SinkLayout {
     return { number, position: from - this.start, length: to - from };
   }
 
-  /** The piece that holds the byte at `offset` of the task. */
+  /** Returns the number of the piece that contains the byte at `offset` of the task. */
   #pieceAt(offset: number): number {
     const pieces = this.#pieces;
     if (pieces === undefined) return Math.floor(offset / (this.pieceLength ?? this.contentLength));

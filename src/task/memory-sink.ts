@@ -3,24 +3,27 @@ import { requireInteger } from "../piece.ts";
 import { PieceBuffers } from "./piece-buffers.ts";
 import type { SinkLayout, SinkPiece, SinkSession, TaskSink } from "./sink.ts";
 
-/** How much a memory sink takes. */
+/** Options of {@link memorySink}. */
 export interface MemorySinkOptions {
-  /** Greatest number of bytes; a task of more is `StorageFailed`. Default 1 GiB. */
+  /** Maximum content length in bytes. A longer task fails with `StorageFailed`. Default 1 GiB. */
   readonly maxLength?: number;
 }
 
-/** A sink that keeps everything in memory. */
+/** Sink that keeps the whole content in memory. */
 export interface MemorySink extends TaskSink {
   /**
-   * All of it, once the download is done. The caller must not change it while the download's store is served.
-   * @throws `InvalidArgument` before that
+   * Returns the content, after the download has succeeded. The caller must not modify it while the
+   * store of the download is in use.
+   *
+   * @throws `InvalidArgument` before the end of the download
    */
   bytes(): Uint8Array;
 }
 
 /**
- * A sink for tasks that fit into memory. While the task comes, memory is taken for what has come; at the end, for a moment,
- * twice as much.
+ * Creates a sink that keeps the content in memory. Memory grows with the received pieces; at the
+ * end, twice the content length is used for a moment.
+ *
  * @throws `InvalidArgument`
  *
  * @example
@@ -30,7 +33,8 @@ export interface MemorySink extends TaskSink {
  * const downloader = createDownloader({ protocol: "tcp" });
  * const taskId = "7b1a7a2c4ff3a6f9c2f1c5c07bd0ff1aee0c8f8ea8ac2f7c5b1d1f0f5ae1b6cd";
  * const sink = memorySink();
- * await downloader.downloadTask({ taskId, hostId: "my-host", parents: ["10.0.0.7:4005"] }, { to: sink }).done;
+ * const request = { taskId, hostId: "my-host", parents: ["10.0.0.7:4005"] };
+ * await downloader.downloadTask(request, { to: sink }).done;
  * console.log(sink.bytes().length);
  * await downloader.close();
  * ```
@@ -41,10 +45,16 @@ export function memorySink({ maxLength = 1024 ** 3 }: MemorySinkOptions = {}): M
   let used = false;
   return {
     async open(layout) {
-      if (used) throw new VortexError("InvalidArgument", "this memory sink is in use already");
+      if (used)
+        throw new VortexError(
+          "InvalidArgument",
+          "memory sink: expected one download, got a second; create a sink for each",
+        );
       if (layout.length > maxLength) {
-        const message = `the memory sink has no room: expected at most ${maxLength} bytes, got ${layout.length}`;
-        throw new VortexError("StorageFailed", `${message}; raise maxLength, or write to a file`);
+        throw new VortexError(
+          "StorageFailed",
+          `content exceeds the memory sink: expected at most ${maxLength} bytes, got ${layout.length}; raise maxLength, or write to a file`,
+        );
       }
       used = true;
       return new MemorySession(layout, (bytes) => {
@@ -52,7 +62,11 @@ export function memorySink({ maxLength = 1024 ** 3 }: MemorySinkOptions = {}): M
       });
     },
     bytes() {
-      if (whole === undefined) throw new VortexError("InvalidArgument", "the download is not done");
+      if (whole === undefined)
+        throw new VortexError(
+          "InvalidArgument",
+          "bytes of the memory sink: expected a completed download, got none; await done first",
+        );
       return whole;
     },
   };

@@ -13,56 +13,58 @@ import { MAX_PATIENCE_PAUSE_MS } from "./scheduler.ts";
 import type { TaskSource } from "./source.ts";
 import type { TaskRequest } from "./task.ts";
 
-/** A parent, and what is known of where it serves. */
+/** Parent with the addresses known so far. */
 export interface Parent extends KnownParent {
-  /** Where it announced to serve; pieces of one parent are served at one address. */
+  /** Address that the parent announced for its pieces; one per parent. */
   announcedAddr?: PeerAddress;
 }
 
-/** What the parents told of the whole task. */
+/** Layout and digest of the whole task, as reported by the parents. */
 export interface DiscoveredTask {
   readonly layout: TaskLayout;
-  /** Digest of the content that will be had, if the parents know one. */
+  /** Digest of the whole content, if a parent names one. */
   readonly digest: Digest | undefined;
 }
 
-/** What a discovery works with. */
+/** Dependencies and listeners of {@link ParentDiscovery}. */
 export interface DiscoveryContext {
   readonly request: TaskRequest;
   readonly source: TaskSource;
-  /** What the caller says of the whole. */
+  /** Digest of the whole content, if the caller gave one. */
   readonly digest: Digest | undefined;
   readonly maxPieceLength: number;
-  /** In the caller's order. */
+  /** Parents in the order of the request. */
   readonly parents: readonly Parent[];
   readonly clock: Clock;
-  /** From 0 to 1. */
+  /** Returns a random number from 0 to 1. */
   readonly random: () => number;
-  /** Ends all questions. */
+  /** Aborts all calls to parents. */
   readonly signal: AbortSignal;
-  /** What the questions belong to, for whoever watches. */
+  /** Telemetry operation that the calls to parents belong to. */
   readonly operation: Operation | undefined;
-  /** Told when pieces may have come within reach. */
+  /** Called when new pieces may be available. */
   readonly onChange: () => void;
-  /** Milliseconds for which parents that are gone are asked on. */
+  /** Time to keep asking a parent that fails, in ms. */
   readonly patience: number;
-  /** Reports a useless parent: it does not have the task, or, banned, it has another one. */
+  /** Called when a parent does not have the task, or, with `banned`, has different content. */
   readonly onUseless: (parent: string, banned: boolean) => void;
-  /** Reports a parent that was useless, and announces pieces now. */
+  /** Called when a parent that was reported as useless announces pieces again. */
   readonly onRestored: (parent: string) => void;
 }
 
-/** Asks parents how the task is cut into pieces, and follows what they announce of the pieces that they have. */
+/** Asks the parents for the layout of the task, and follows their announcements of pieces. */
 export class ParentDiscovery {
   readonly #context: DiscoveryContext;
-  /** The answers of the parents that were asked for the layout; and the one that counts. */
+  /**
+   * Answers of the parents that were asked for the layout, and the answer that the download uses.
+   */
   readonly #answers = new Map<Parent, Promise<TaskOutline>>();
   #outline: TaskOutline | undefined;
-  /** Until when each parent is asked on that is gone, while the layout is asked for. */
+  /** Deadline in ms of each parent that fails while the layout is being asked for. */
   readonly #patienceEndsAt = new Map<Parent, number>();
-  /** Parents that have not told the layout, and may. */
+  /** Number of parents that may still answer with the layout. */
   #pendingCount = 0;
-  /** Fires when the layout is known, so that no parent is asked for it again. */
+  /** Aborts when the layout is known, to stop further questions about it. */
   readonly #layoutKnown = new AbortController();
 
   constructor(context: DiscoveryContext) {
@@ -70,8 +72,8 @@ export class ParentDiscovery {
   }
 
   /**
-   * The layout as the first parent tells it that has what is wanted. Those who tell another one have another content. A parent whose
-   * answer cannot be used must not stand in the way of others because it was quick.
+   * Returns the layout from the first parent with a usable answer. An unusable answer is ignored,
+   * however fast it was. Parents with a different layout are left out later, in {@link follow}.
    */
   async discover(): Promise<DiscoveredTask> {
     const { request, parents } = this.#context;
@@ -87,16 +89,19 @@ export class ParentDiscovery {
     for (const [index, parent] of parents.entries()) {
       const answer = answers[index]?.then(({ outline }) => outline);
       if (answer === undefined) continue;
-      // Those that are not listened to any more may fail unheard.
+      // Nothing awaits the later answers yet; they may reject.
       answer.catch(() => {});
       this.#answers.set(parent, answer);
     }
     this.#outline = known.outline;
-    // A digest of the whole says nothing of a part.
+    // A part cannot be verified by the digest of the whole.
     return { layout: known.layout, digest: range === undefined ? known.digest : undefined };
   }
 
-  /** Milliseconds left to wait for the layout when all parents that may have it are gone. */
+  /**
+   * Returns the remaining time in ms to wait for the layout; undefined unless all parents that may
+   * have it fail.
+   */
   patienceLeft(now: number): number | undefined {
     const ends = [...this.#patienceEndsAt.values()];
     return ends.length === 0 || ends.length < this.#pendingCount
@@ -104,7 +109,7 @@ export class ParentDiscovery {
       : Math.max(0, Math.max(...ends) - now);
   }
 
-  /** Asks a parent for the layout, again and again while it is gone and there is patience. */
+  /** Asks a parent for the layout, with backoff until it answers or the patience ends. */
   async #statWithPatience(parent: Parent): Promise<Answer> {
     const { clock, patience, random } = this.#context;
     try {
@@ -135,15 +140,22 @@ export class ParentDiscovery {
     }
   }
 
+  /** Asks a parent for the layout once and validates its answer. */
   async #stat(parent: Parent): Promise<Answer> {
     const { request, source, digest: wanted, maxPieceLength, signal, operation } = this.#context;
     const { taskId, hostId, kind = "standard", range } = request;
     const { directory } = source;
     const { apiAddr } = parent;
     if (directory === undefined)
-      throw new VortexError("Internal", "a download without a layout or a directory");
+      throw new VortexError(
+        "Internal",
+        "asking parents for the lengths: the source has no directory",
+      );
     if (apiAddr === undefined)
-      throw new VortexError("Internal", "a parent without an address to ask");
+      throw new VortexError(
+        "Internal",
+        `asking ${parent.name} for the lengths: it has no API address`,
+      );
     try {
       const stat = (): Promise<TaskOutline> =>
         directory.stat(apiAddr, taskId, { signal, hostId, kind });
@@ -161,15 +173,15 @@ export class ParentDiscovery {
     }
   }
 
-  /** Whether a parent is asked which pieces it has. */
+  /** Returns true if the parent is asked for its pieces. */
   isFollowed({ apiAddr }: Parent): boolean {
     return this.#context.source.directory !== undefined && apiAddr !== undefined;
   }
 
   /**
-   * Follows what a parent announces, for as long as the download lasts. One that breaks off is
-   * asked again; a banned one is not. A parent that serves pieces without announcing them is asked
-   * for all of them meanwhile.
+   * Follows the announcements of a parent until the download ends. A broken stream of announcements
+   * is reopened with backoff, unless the parent is banned. A parent that serves pieces but does not
+   * announce them is assumed to have all pieces.
    */
   async follow(layout: TaskLayout, parent: Parent, routes: readonly RouteState[]): Promise<void> {
     const { signal, random, onChange, onUseless, onRestored } = this.#context;
@@ -178,7 +190,7 @@ export class ParentDiscovery {
     while (!signal.aborted && routes.some(({ leftOut }) => leftOut !== "banned")) {
       try {
         const outline = await answer;
-        // A directory need not heed the signal.
+        // A directory may ignore the signal.
         if (signal.aborted) return;
         if (outline !== undefined && this.#outline !== undefined)
           requireSameOutline(outline, this.#outline);
@@ -195,13 +207,17 @@ export class ParentDiscovery {
         const decision = retryDecision(failure);
         for (const route of routes) route.addReason(failure);
         failures++;
-        const untold = answer !== undefined && (await isFulfilled(answer)) === false;
-        const silent = decision === "retry" && (untold || failures >= MAX_FAILURES);
-        if (parent.addr !== undefined && (silent || failure.code === "RemoteUnimplemented")) {
-          // It may serve pieces and not tell of them, so it is asked for all of them.
+        const answerFailed = answer !== undefined && (await isFulfilled(answer)) === false;
+        const isUnresponsive = decision === "retry" && (answerFailed || failures >= MAX_FAILURES);
+        if (
+          parent.addr !== undefined &&
+          (isUnresponsive || failure.code === "RemoteUnimplemented")
+        ) {
+          // The parent may serve pieces without announcing them, so all pieces are requested from
+          // it.
           for (const route of routes) route.endAnnouncements(true);
           if (decision !== "retry") break;
-        } else if (silent) {
+        } else if (isUnresponsive) {
           for (const route of routes) route.interruptAnnouncements();
         } else if (decision !== "retry") {
           onUseless(parent.name, decision === "ban");
@@ -212,8 +228,8 @@ export class ParentDiscovery {
           decision === "retry" ? Math.min(pause, backoffMs(failures, random)) : MAX_PAUSE_MS,
         );
         if (signal.aborted) return;
-        // What failed once would fail for ever.
-        if (!untold) continue;
+        // Awaiting the rejected answer again would fail at once, so the parent is asked again.
+        if (!answerFailed) continue;
         answer = this.#stat(parent).then(({ outline }) => outline);
         answer.catch(() => {});
       }
@@ -221,6 +237,7 @@ export class ParentDiscovery {
     onChange();
   }
 
+  /** Reads the announcements of a parent until the stream ends, and passes them to its routes. */
   async #followOnce(
     layout: TaskLayout,
     parent: Parent,
@@ -250,19 +267,19 @@ export class ParentDiscovery {
     }
   }
 
-  /** Resolves after a time, when the download ends, or when `early` fires. */
+  /** Waits for a time in ms; returns early when the download ends or `early` aborts. */
   #wait(milliseconds: number, early?: AbortSignal): Promise<void> {
     const { signal, clock } = this.#context;
     const signals = early === undefined ? [signal] : [signal, early];
     return new Promise((resolve) => {
-      const over = (): void => {
+      const finish = (): void => {
         timer.cancel();
-        for (const each of signals) each.removeEventListener("abort", over);
+        for (const each of signals) each.removeEventListener("abort", finish);
         resolve();
       };
-      const timer = clock.setTimer(over, milliseconds);
-      for (const each of signals) each.addEventListener("abort", over, { once: true });
-      if (signals.some(({ aborted }) => aborted)) over();
+      const timer = clock.setTimer(finish, milliseconds);
+      for (const each of signals) each.addEventListener("abort", finish, { once: true });
+      if (signals.some(({ aborted }) => aborted)) finish();
     });
   }
 }
@@ -272,7 +289,7 @@ interface Answer extends DiscoveredTask {
   readonly outline: TaskOutline;
 }
 
-/** Waits for a promise, and returns true when it is fulfilled. */
+/** Resolves with true if the promise is fulfilled, with false if it is rejected. */
 function isFulfilled(promise: Promise<unknown>): Promise<boolean> {
   return promise.then(
     () => true,
@@ -280,11 +297,13 @@ function isFulfilled(promise: Promise<unknown>): Promise<boolean> {
   );
 }
 
-/** What is told when no parent knows the task. */
+/** Returns the error for a task whose layout no parent reported. */
 function noOutlineError(taskId: string, failures: readonly VortexError[]): VortexError {
-  const told = failures.map(({ addr, code, message }) => `${addr}: ${code}, ${message}`).join("; ");
+  const reasons = failures
+    .map(({ addr, code, message }) => `${addr}: ${code}, ${message}`)
+    .join("; ");
   const [first] = failures;
-  const same = first !== undefined && failures.every(({ code }) => code === first.code);
-  const message = `no parent tells the length of task ${taskId}: ${told}`;
-  return new VortexError(same ? first.code : "Unreachable", message, { cause: failures });
+  const isSameCode = first !== undefined && failures.every(({ code }) => code === first.code);
+  const message = `lengths of task ${taskId}: no parent reports them: ${reasons}`;
+  return new VortexError(isSameCode ? first.code : "Unreachable", message, { cause: failures });
 }

@@ -3,30 +3,32 @@ import { formatAddress, parseAddress } from "../transport/address.ts";
 import { nameOf, type PeerAddress, type PeerAddresses } from "../transport/peer-address.ts";
 import type { TaskParent } from "./task.ts";
 
-/** Stock Dragonfly's port for the API over gRPC, `upload.server.port`. */
+/** Default port of dfdaemon's gRPC API, `upload.server.port`. */
 const API_PORT = 4000;
 
-/** A parent with its addresses in one form. */
+/** Parent with normalized addresses. */
 export interface KnownParent {
-  /** How it is called in reports. */
+  /** Name of the parent in reports and errors. */
   readonly name: string;
+  /** Address for piece requests, `host:port`; undefined if only `apiAddr` is known. */
   readonly addr: string | undefined;
-  /** Where it serves each protocol, where that was told. */
+  /** Address per protocol, if the request names several. */
   readonly addresses?: PeerAddresses;
+  /** Address of the Dragonfly gRPC API; undefined if the parent is not asked what it has. */
   readonly apiAddr: string | undefined;
 }
 
 /**
- * The parents of a request, each once.
+ * Normalizes the parents of a request and removes duplicates.
  *
- * @param ask how a parent that names no address for the API is asked: not at all, at the same address, or at stock Dragonfly's
- * port of the same host
- * @param resolve makes of an address what the source wants
+ * @param apiDefault address of the gRPC API if the request names none: `no` (the API is not used),
+ * `same-address`, or `same-host` with dfdaemon's default port
+ * @param resolve converts an address to the form that the source expects
  * @throws `InvalidArgument`
  */
 export function parentsOf(
   parents: readonly (string | TaskParent)[],
-  ask: "no" | "same-address" | "same-host",
+  apiDefault: "no" | "same-address" | "same-host",
   resolve: (addr: PeerAddress) => PeerAddress = (addr) => addr,
 ): readonly KnownParent[] {
   const known = new Map<string, KnownParent>();
@@ -44,27 +46,28 @@ export function parentsOf(
       text === undefined ? addresses && nameOf(addresses) : formatAddress(parseAddress(text));
     const apiAddr =
       given.apiAddr === undefined
-        ? defaultApi(given.addr, addr, addresses, ask)
+        ? apiAddrOf(given.addr, addr, addresses, apiDefault)
         : formatAddress(parseAddress(given.apiAddr));
     const name = addr ?? apiAddr;
-    if (name === undefined) throw new VortexError("InvalidArgument", "a parent without an address");
+    if (name === undefined)
+      throw new VortexError("InvalidArgument", "parents: expected addr or apiAddr, got neither");
     if (!known.has(name)) known.set(name, { name, addr, ...(addresses && { addresses }), apiAddr });
   }
   if (known.size === 0)
-    throw new VortexError("InvalidArgument", "a task without parents: expected at least one");
+    throw new VortexError("InvalidArgument", "parents: expected at least one, got none");
   return [...known.values()];
 }
 
-function defaultApi(
+function apiAddrOf(
   given: PeerAddress | undefined,
   addr: string | undefined,
   addresses: PeerAddresses | undefined,
-  ask: "no" | "same-address" | "same-host",
+  apiDefault: "no" | "same-address" | "same-host",
 ): string | undefined {
-  if (addr === undefined || ask === "no") return undefined;
-  const told = addresses?.grpc ?? (typeof given === "object" ? given.grpc : undefined);
-  if (told !== undefined) return formatAddress(parseAddress(told));
-  return ask === "same-address"
+  if (addr === undefined || apiDefault === "no") return undefined;
+  const named = addresses?.grpc ?? (typeof given === "object" ? given.grpc : undefined);
+  if (named !== undefined) return formatAddress(parseAddress(named));
+  return apiDefault === "same-address"
     ? addr
     : formatAddress({ host: parseAddress(addr).host, port: API_PORT });
 }

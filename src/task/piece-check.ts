@@ -6,7 +6,7 @@ import type { TaskOutline } from "./discovery.ts";
 import type { TaskLayout } from "./layout.ts";
 
 /**
- * Throws unless a piece lies where the task has it: bytes at any other place would make another content.
+ * Checks that a piece has the offset and length that the layout gives to its number.
  * @throws `PieceMismatch`
  */
 export function requireExtent(
@@ -17,13 +17,14 @@ export function requireExtent(
   if (piece.offset === offset && piece.length === length) return;
   throw new VortexError(
     "PieceMismatch",
-    `piece ${piece.number} has ${piece.length} bytes from ${piece.offset} on, expected were ${length} from ${offset} on: ` +
-      "the task has another content length or piece length",
+    `position of piece ${piece.number}: expected ${length} bytes at offset ${offset}, ` +
+      `got ${piece.length} at ${piece.offset}; the parent has different lengths for the task`,
   );
 }
 
 /**
- * Throws when a piece is announced with another digest than the caller named. Saves fetching it.
+ * Checks an announced digest against the digest that the caller gave for the piece, before its
+ * content is transferred.
  * @throws `DigestMismatch`
  */
 export function requireDigest({ number, digest }: Piece, layout: TaskLayout): void {
@@ -32,28 +33,28 @@ export function requireDigest({ number, digest }: Piece, layout: TaskLayout): vo
   const wanted = `${expected.algorithm}:${expected.encoded}`;
   throw new VortexError(
     "DigestMismatch",
-    `piece ${number} is announced with digest ${digest}, expected was ${wanted}`,
+    `announced digest of piece ${number}: expected ${wanted}, got ${digest}`,
   );
 }
 
 /**
- * Throws when two parents tell of different contents.
- * @throws `PieceMismatch`
+ * Checks that two parents announced the same lengths and digest for the task.
+ * @throws `PieceMismatch`, `DigestMismatch`
  */
-export function requireSameOutline(told: TaskOutline, known: TaskOutline): void {
-  const { contentLength, pieceLength } = told;
+export function requireSameOutline(announced: TaskOutline, known: TaskOutline): void {
+  const { contentLength, pieceLength } = announced;
   if (contentLength !== known.contentLength || pieceLength !== known.pieceLength) {
     throw new VortexError(
       "PieceMismatch",
-      `the parent has a task of ${contentLength} bytes in pieces of ${pieceLength}, the parent that answered first one of ` +
-        `${known.contentLength} in pieces of ${known.pieceLength}`,
+      `lengths of the task: expected ${known.contentLength} bytes in pieces of ${known.pieceLength} ` +
+        `as from the first parent, got ${contentLength} in pieces of ${pieceLength}`,
     );
   }
-  if (known.digest !== undefined) requireTaskDigest(told, parseDigest(known.digest));
+  if (known.digest !== undefined) requireTaskDigest(announced, parseDigest(known.digest));
 }
 
 /**
- * Throws when a parent tells of a content with another digest than is wanted.
+ * Checks a parent's digest of the whole task against the expected one.
  * @throws `DigestMismatch`
  */
 export function requireTaskDigest({ digest }: TaskOutline, wanted: Digest): void {
@@ -61,28 +62,35 @@ export function requireTaskDigest({ digest }: TaskOutline, wanted: Digest): void
   const { algorithm, encoded } = wanted;
   throw new VortexError(
     "DigestMismatch",
-    `the parent has a task of digest ${digest}, wanted is ${algorithm}:${encoded}`,
+    `announced digest of the task: expected ${algorithm}:${encoded}, got ${digest}`,
   );
 }
 
-/** Whether two digests are of different contents; of two that are made by different algorithms, nobody can tell. */
+/**
+ * Returns true if two digests prove different contents. Digests by different algorithms prove
+ * nothing.
+ */
 function differs(text: string, { algorithm, encoded }: Digest): boolean {
-  const told = parseDigest(text);
-  return told.algorithm === algorithm && told.encoded !== encoded;
+  const digest = parseDigest(text);
+  return digest.algorithm === algorithm && digest.encoded !== encoded;
 }
 
 /**
- * What is checked of a piece beyond its own digest, as its content passes: that it has all of its bytes, and the digest that
- * the caller named. Cuts out the part that is wanted, and has its CRC-32.
+ * Verifies the content of a piece as it passes: its length, and the digest that the caller gave.
+ * The digest that the parent announced is verified by the downloader. Also extracts the requested
+ * part of the piece and computes its CRC-32.
  */
 export class PieceCheck {
   readonly #layout: TaskLayout;
   readonly #piece: Piece;
   readonly #from: number;
   readonly #to: number;
-  /** Of the wanted part; undefined when the digest of the piece tells it. */
+  /** CRC-32 of the requested part; undefined if the piece's own digest already is that CRC-32. */
   readonly #crc32: Hasher | undefined;
-  /** By the caller's algorithm; undefined when the piece's own digest is by the same. */
+  /**
+   * Hash by the algorithm of the caller's digest; undefined if the announced digest uses the same
+   * algorithm.
+   */
   readonly #callerHash: Hasher | undefined;
   #position = 0;
 
@@ -103,7 +111,9 @@ export class PieceCheck {
       algorithm === "crc32" && part?.length === extent.length ? undefined : hashers("crc32");
   }
 
-  /** Takes the next bytes of the piece, and returns those that are wanted. */
+  /**
+   * Processes the next bytes of the piece. Returns those of them that belong to the requested part.
+   */
   update(chunk: Uint8Array): Uint8Array {
     this.#callerHash?.update(chunk);
     const from = this.#position;
@@ -114,7 +124,7 @@ export class PieceCheck {
   }
 
   /**
-   * To be called at the end of the content.
+   * Verifies length and digest at the end of the content.
    * @throws `LengthMismatch`, `DigestMismatch`
    */
   verify(): void {
@@ -122,7 +132,7 @@ export class PieceCheck {
     if (this.#position !== length) {
       throw new VortexError(
         "LengthMismatch",
-        `piece ${number} has ${this.#position} bytes, announced were ${length}`,
+        `length of piece ${number}: expected ${length} bytes, got ${this.#position}`,
       );
     }
     const expected = this.#layout.digest(number);
@@ -131,11 +141,11 @@ export class PieceCheck {
     const { algorithm, encoded } = expected;
     throw new VortexError(
       "DigestMismatch",
-      `piece ${number} has digest ${algorithm}:${found}, expected was ${algorithm}:${encoded}`,
+      `digest of piece ${number}: expected ${algorithm}:${encoded}, got ${algorithm}:${found}`,
     );
   }
 
-  /** Digest of the whole piece. */
+  /** Digest of the whole piece, `algorithm:encoded`: the caller's, or else the announced one. */
   get digest(): string {
     const expected = this.#layout.digest(this.#piece.number);
     return expected === undefined
@@ -143,7 +153,7 @@ export class PieceCheck {
       : `${expected.algorithm}:${expected.encoded}`;
   }
 
-  /** CRC-32 of the wanted part. */
+  /** CRC-32 of the requested part. */
   get crc32(): number {
     return Number(this.#crc32?.encode() ?? parseDigest(this.#piece.digest).encoded);
   }

@@ -11,7 +11,7 @@ import { ReadBuffers } from "./read-buffers.ts";
 import type { Attempt, Scheduler } from "./scheduler.ts";
 import type { SinkPiece, SinkSession } from "./sink.ts";
 
-/** What transfers work with, and whom they tell. */
+/** Dependencies and listeners of {@link PieceTransfers}. */
 export interface TransferContext {
   readonly layout: TaskLayout;
   readonly session: SinkSession;
@@ -19,37 +19,43 @@ export interface TransferContext {
   readonly hashers: HasherFactory;
   readonly clock: Clock;
   readonly limiters: readonly RateLimiter[];
-  /** Ends with the download; what is not begun then does not begin. */
+  /** Aborts when the download ends; no transfer starts afterwards. */
   readonly signal: AbortSignal;
   readonly comparison: Comparison;
-  /** Asks the parent of an attempt for the piece. */
+  /** Requests the piece of an attempt from its parent. */
   readonly fetchPiece: (attempt: Attempt, signal: AbortSignal) => Promise<Piece>;
-  /** All of a piece came: the request to its parent is over. */
+  /** Called when all bytes of a piece have arrived, so that the request to its parent is over. */
   readonly onReceived: (attempt: Attempt) => void;
-  /** Bytes came from a parent. */
+  /** Called for bytes received from a parent. */
   readonly onBytes: (bytes: number, now: number) => void;
-  /** What came has been taken care of. */
+  /** Called when received bytes have been written and rate-limited. */
   readonly onProgress: () => void;
-  /** A piece is in the sink, and right. `at`: position of its announcement among all. */
+  /**
+   * Called when a piece is verified and committed. `at` is the sequence number of its announcement,
+   * `costSeconds` the duration of its transfer.
+   */
   readonly onCommitted: (piece: SinkPiece, parent: string, at: number, costSeconds: number) => void;
-  /** A route that was left out has delivered a piece. */
+  /** Called when a route that was left out has delivered a piece. */
   readonly onRouteRestored: (attempt: Attempt) => void;
-  /** The sink failed: that is the download's failure, and not the parent's. */
+  /** Called when the sink fails, which fails the download and is not blamed on the parent. */
   readonly onSinkFailure: (error: unknown) => void;
 }
 
-/** An attempt that is under way. */
+/** Attempt in flight. */
 interface Transfer {
   readonly attempt: Attempt;
   readonly controller: AbortController;
   readonly startedAt: number;
-  /** Wanted bytes that came. */
+  /** Received bytes of the requested part. */
   bytes: number;
-  /** The scheduler counts on it no more: another one was first, or its parent is out. */
+  /**
+   * True once the scheduler has dropped the attempt: another attempt won, or its parent was left
+   * out.
+   */
   isEnded: boolean;
 }
 
-/** Attempts under way: each brings a piece from a parent into the sink, and checks it on the way. */
+/** Runs attempts: transfers each piece from a parent to the sink, and verifies it on the way. */
 export class PieceTransfers {
   readonly #context: TransferContext;
   readonly #transfers = new Map<number, Transfer>();
@@ -60,7 +66,10 @@ export class PieceTransfers {
     this.#context = context;
   }
 
-  /** Wanted bytes of pieces under way. Of two attempts at one piece, the one that is further counts. */
+  /**
+   * Received bytes of all pieces in flight. Of two attempts at a piece, the one with more bytes
+   * counts.
+   */
   get bytes(): number {
     const furthest = new Map<number, number>();
     for (const { attempt, bytes, isEnded } of this.#transfers.values()) {
@@ -70,7 +79,10 @@ export class PieceTransfers {
     return [...furthest.values()].reduce((sum, bytes) => sum + bytes, 0);
   }
 
-  /** Makes an attempt. Rejects with what its parent did, or the sink; not when it was ended. */
+  /**
+   * Runs an attempt to its end. Rejects with the error of the parent or the sink; resolves if the
+   * scheduler dropped the attempt.
+   */
   async run(attempt: Attempt): Promise<void> {
     const { signal, clock } = this.#context;
     const controller = new AbortController();
@@ -89,13 +101,13 @@ export class PieceTransfers {
     } catch (error) {
       if (!transfer.isEnded) throw error;
     } finally {
-      // So that another attempt does not wait for this one's way into the sink.
+      // Let another attempt at the piece write to the sink.
       write.end();
       this.#transfers.delete(attempt.id);
     }
   }
 
-  /** Ends an attempt on which the scheduler counts no more. */
+  /** Ends an attempt that the scheduler has dropped. */
   end({ id }: Attempt): void {
     this.#end(
       this.#transfers.get(id),
@@ -114,7 +126,7 @@ export class PieceTransfers {
     transfer.controller.abort(reason);
   }
 
-  /** Fetches a piece to the sink, and counts it when it is right. */
+  /** Transfers a piece to the sink, verifies it and commits it. */
   async #transfer(transfer: Transfer, write: AttemptWrite): Promise<void> {
     const { layout, scheduler, hashers, clock, comparison, fetchPiece, onReceived } = this.#context;
     const { attempt, controller } = transfer;
@@ -141,7 +153,7 @@ export class PieceTransfers {
     );
   }
 
-  /** Commits a piece that came and is right. */
+  /** Commits a piece that has arrived completely and is verified. */
   async #commit(
     transfer: Transfer,
     check: PieceCheck,
@@ -151,7 +163,7 @@ export class PieceTransfers {
     const { scheduler, session, clock, signal, onCommitted, onRouteRestored } = this.#context;
     const { attempt } = transfer;
     const { number } = attempt;
-    // Another attempt may have been first while the sink took the last bytes: the piece is committed once.
+    // Another attempt may have won while the sink took the last bytes. The piece is committed once.
     requireActive(transfer);
     const wasOut = scheduler.route(attempt.routeId).isLeftOut;
     for (const loser of scheduler.succeeded(attempt.id, clock.now())) this.end(loser);
@@ -160,15 +172,15 @@ export class PieceTransfers {
     const sunk: SinkPiece = { number, digest: check.digest, crc32: check.crc32 };
     await this.#awaitSink(session.commit(sunk));
     this.#writes.delete(number);
-    // Its bytes are not under way any more: they are not to be counted twice.
+    // The bytes of the piece count as stored from now on, and no longer as in flight.
     this.#transfers.delete(attempt.id);
     if (!signal.aborted)
       onCommitted(sunk, attempt.parent, at, (clock.now() - transfer.startedAt) / 1000);
   }
 
   /**
-   * Brings the content of a piece to the end of `write`. It is gathered in memory that is used again, so that what a task takes
-   * does not grow with its size, and so that files are written in few long writes.
+   * Transfers the content of a piece to `write`. Bytes are gathered in a reused buffer: memory does
+   * not grow with the task, and files are written in few long writes.
    */
   async #receive(
     piece: Piece,
@@ -194,7 +206,7 @@ export class PieceTransfers {
       if (chunk === undefined) break;
       scheduler.arrived(attempt.id, chunk.length, now);
       onBytes(chunk.length, now);
-      // What follows is our own time, and not the parent's.
+      // From here on, the time is spent on our side and not by the parent.
       scheduler.setWaiting(attempt.id, false, now);
       const gathered = chunk.buffer === room.buffer && chunk.byteOffset === room.byteOffset;
       if (gathered) filled += chunk.length;
@@ -208,11 +220,11 @@ export class PieceTransfers {
       scheduler.setWaiting(attempt.id, true, clock.now());
     }
     await pass(buffer.subarray(0, filled));
-    // After a failure it is not given back: whoever was to fill it may do so still.
+    // After a failure the buffer is not reused: a pending read may still fill it.
     this.#buffers.give(buffer);
   }
 
-  /** Waits for the sink. */
+  /** Waits for the sink and reports its failure. */
   async #awaitSink(operation: Promise<void>): Promise<void> {
     try {
       await operation;
@@ -222,16 +234,22 @@ export class PieceTransfers {
     }
   }
 
+  /** Returns the shared write of all attempts at a piece. */
   #writeOf(number: number): PieceWrite {
     const { layout, session } = this.#context;
     const part = layout.part(number);
-    if (part === undefined) throw new VortexError("Internal", `piece ${number} is not wanted`);
+    if (part === undefined)
+      throw new VortexError("Internal", `writing piece ${number}: outside the requested range`);
     const write = this.#writes.get(number) ?? new PieceWrite(session, part);
     this.#writes.set(number, write);
     return write;
   }
 }
 
+/**
+ * Throws if the scheduler has dropped the attempt.
+ * @throws `Aborted`
+ */
 function requireActive({ isEnded }: Transfer): void {
   if (isEnded) throw new VortexError("Aborted", "the piece is not wanted any more");
 }

@@ -1,26 +1,29 @@
 import type { RateLimiter } from "../rate-limiter.ts";
 
-/** Milliseconds between two changes of the window. */
+/** Minimum interval between two changes of the window, in ms. */
 const RESIZE_INTERVAL_MS = 1000;
 
-/** What a {@link PieceWindow} is told. */
+/** Options of a {@link PieceWindow}. */
 export interface PieceWindowOptions {
-  /** Rate limits that hold for the pieces. */
+  /** Rate limits that apply to the pieces. */
   readonly limiters: readonly Pick<RateLimiter, "rate" | "waitedAt">[];
-  /** Bytes of the longest piece. */
+  /** Length of the longest piece in bytes. */
   readonly pieceLength: number;
-  /** Milliseconds in which a rate limit lets all pieces pass that are under way. */
+  /** Time in ms within which the rate limit must let all pieces in flight pass. */
   readonly passTimeMs: number;
-  /** Greatest number of pieces under way. */
+  /** Maximum number of pieces in flight. */
   readonly maxPieces: number;
-  /** Milliseconds, as all times here. */
+  /** Current time in ms. */
   readonly now: number;
 }
 
 /**
- * Number of pieces under way under a rate limit of our own. A server ends an answer that its peer does not take for its stall timeout, so
- * no more pieces begin than the limit lets pass within a part of that. Where parents turn out to be slower than the limit, the
- * window grows by a piece a second, and shrinks by one when the limit holds pieces back again.
+ * Limits the number of pieces in flight under a local rate limit. A server aborts an answer that
+ * its peer does not read within the stall timeout. So the window starts with the pieces that the
+ * limit lets pass in a fraction of that time.
+ *
+ * If the parents turn out to be slower than the limit, the window grows by one piece per second. It
+ * shrinks by one when the limit delays pieces again.
  */
 export class PieceWindow {
   readonly #options: PieceWindowOptions;
@@ -38,7 +41,7 @@ export class PieceWindow {
     this.#changedAt = now;
   }
 
-  /** Pieces that may be under way. */
+  /** Returns the maximum number of pieces in flight at the time `now`, in ms. */
   size(now: number): number {
     const { limiters, maxPieces } = this.#options;
     if (now - this.#changedAt < RESIZE_INTERVAL_MS) return this.#size;
@@ -48,7 +51,7 @@ export class PieceWindow {
     return this.#size;
   }
 
-  /** When the size may grow; undefined when it cannot. */
+  /** Time in ms at which the window may grow; undefined at its maximum. */
   get changesAt(): number | undefined {
     return this.#size < this.#options.maxPieces ? this.#changedAt + RESIZE_INTERVAL_MS : undefined;
   }

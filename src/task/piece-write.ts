@@ -1,15 +1,16 @@
 import type { SinkPart, SinkSession } from "./sink.ts";
 
 /**
- * The way of one piece into the sink, for all attempts at it. One attempt at a time writes; another one keeps what comes in
- * memory, and takes over when the writer is gone. So bytes of two attempts never mix, and nothing is written after the end.
+ * Arbitrates the writes of concurrent attempts at one piece. One attempt at a time is the writer.
+ * Another one buffers its bytes in memory, and takes over when the writer ends. So bytes of two
+ * attempts never mix, and nothing is written after the piece is complete.
  */
 export class PieceWrite {
   readonly #session: SinkSession;
   readonly #part: SinkPart;
   #writer: AttemptWrite | undefined;
   #releaseListeners: (() => void)[] = [];
-  /** The attempt that wrote the whole piece. Nobody else writes after it. */
+  /** Attempt that wrote the whole piece; no other one may write afterwards. */
   #finished: AttemptWrite | undefined;
 
   constructor(session: SinkSession, part: SinkPart) {
@@ -17,43 +18,43 @@ export class PieceWrite {
     this.#part = part;
   }
 
-  /** The writing of one attempt. */
+  /** Registers an attempt and returns its writing side. */
   begin(): AttemptWrite {
     return new AttemptWrite(this, this.#session, this.#part);
   }
 
-  /** Makes `attempt` the writer, if there is none. */
+  /** Makes `attempt` the writer if there is none. Returns true if it is the writer now. */
   claim(attempt: AttemptWrite): boolean {
     if (this.#finished !== undefined && this.#finished !== attempt) return false;
     this.#writer ??= attempt;
     return this.#writer === attempt;
   }
 
-  /** `attempt`, which is the writer, has written all of the piece. */
+  /** Records that the writer `attempt` has written the whole piece. */
   finish(attempt: AttemptWrite): void {
     this.#finished = attempt;
   }
 
-  /** Ends the writing of `attempt`, if it is the writer. */
+  /** Ends the turn of `attempt`, if it is the writer. */
   release(attempt: AttemptWrite): void {
     if (this.#writer !== attempt) return;
     this.#writer = undefined;
     for (const wake of this.#releaseListeners.splice(0)) wake();
   }
 
-  /** Resolves once there is no writer. */
+  /** Resolves once no attempt is the writer. */
   async whenReleased(): Promise<void> {
     while (this.#writer !== undefined)
       await new Promise<void>((resolve) => this.#releaseListeners.push(resolve));
   }
 }
 
-/** One attempt's bytes on their way into the sink. */
+/** Writes the bytes of one attempt to the sink, or buffers them while another attempt writes. */
 export class AttemptWrite {
   readonly #piece: PieceWrite;
   readonly #session: SinkSession;
   readonly #part: SinkPart;
-  /** What came while another attempt was the writer, copied. */
+  /** Copies of the bytes that arrived while another attempt was the writer. */
   #buffered: Uint8Array[] = [];
   #position: number;
 
@@ -64,7 +65,10 @@ export class AttemptWrite {
     this.#position = part.position;
   }
 
-  /** Takes the next bytes of the wanted part. Once it has resolved, the memory of the chunk is the caller's again. */
+  /**
+   * Accepts the next bytes of the requested part. The memory of `chunk` may be reused once the
+   * promise has resolved.
+   */
   async write(chunk: Uint8Array): Promise<void> {
     if (!this.#piece.claim(this)) {
       this.#buffered.push(chunk.slice());
@@ -74,14 +78,14 @@ export class AttemptWrite {
     await this.#write(chunk);
   }
 
-  /** Writes whatever is not written yet. The other attempts at the piece are ending. */
+  /** Writes all buffered bytes, once the other attempts at the piece have ended. */
   async finish(): Promise<void> {
     while (!this.#piece.claim(this)) await this.#piece.whenReleased();
     await this.#flush();
     this.#piece.finish(this);
   }
 
-  /** The attempt is over. */
+  /** Ends the attempt and drops its buffered bytes. */
   end(): void {
     this.#buffered = [];
     this.#piece.release(this);

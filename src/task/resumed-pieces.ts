@@ -3,21 +3,22 @@ import type { DigestAlgorithm, HasherFactory } from "../digest/hasher.ts";
 import type { TaskLayout } from "./layout.ts";
 import type { SinkPiece, SinkSession } from "./sink.ts";
 
-/** Bytes in one read of what an earlier download left. */
+/** Length of one read from the sink, in bytes. */
 const READ_BYTES = 1024 * 1024;
 
-/** What found pieces are compared with. */
+/** Dependencies for the verification of resumed pieces. */
 export interface ResumeContext {
   readonly layout: TaskLayout;
   readonly session: SinkSession;
   readonly hashers: HasherFactory;
-  /** Ends the comparing. */
+  /** Aborts the verification. */
   readonly signal: AbortSignal;
 }
 
 /**
- * The pieces that an earlier download left and that are wanted now, each once. First the one that came first, the one that came last
- * and one between: a content that changed did so between two of them, so parents are asked about these.
+ * Lists the requested pieces that an earlier download left in the sink, without duplicates. The
+ * oldest, the newest and a middle one come first. If the content changed during that download, it
+ * most likely did so between two of these, so parents are asked about them.
  */
 export function resumedPieces({
   layout,
@@ -26,7 +27,7 @@ export function resumedPieces({
   const found = new Map<number, SinkPiece>();
   for (const piece of session.resumed) {
     if (layout.part(piece.number) === undefined) continue;
-    // One that was fetched again came later.
+    // A piece that was fetched again counts with its latest position.
     found.delete(piece.number);
     found.set(piece.number, piece);
   }
@@ -35,11 +36,15 @@ export function resumedPieces({
   return [...new Set([...first, ...pieces])];
 }
 
-/** Reads what an earlier download left of a piece, and tells whether it is what it is said to be. What cannot be read is not. */
+/**
+ * Reads a resumed piece from the sink and returns true if it matches its recorded digests. A piece
+ * that cannot be read does not match.
+ */
 export function isIntact(piece: SinkPiece, context: ResumeContext): Promise<boolean> {
   return matches(piece, context).catch(() => false);
 }
 
+/** Compares a resumed piece with its recorded digests, and with the digest that the caller gave. */
 async function matches(
   { number, crc32, digest }: SinkPiece,
   context: ResumeContext,
@@ -56,7 +61,8 @@ async function matches(
     named !== undefined &&
     (named.algorithm !== noted.algorithm || named.encoded !== noted.encoded)
   ) {
-    // A part of a piece has no digest of its own: it is right when the piece was that of the caller.
+    // A part cannot be verified by the digest of its piece. It is right if the recorded digest of
+    // the piece is the one that the caller gave.
     return false;
   }
   const found = await hashPart(
@@ -67,7 +73,10 @@ async function matches(
   return expected.every(({ algorithm, encoded }) => found?.get(algorithm) === encoded);
 }
 
-/** Hashes the wanted part of a piece that is in the sink. Undefined for a piece that is not wanted, and once the signal fired. */
+/**
+ * Hashes the requested part of a piece in the sink. Returns the digests by algorithm; undefined for
+ * a piece outside the range, or if the signal aborted.
+ */
 export async function hashPart(
   number: number,
   algorithms: Iterable<DigestAlgorithm>,

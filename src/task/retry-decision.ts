@@ -1,39 +1,40 @@
 import type { ErrorCode, VortexError } from "../errors.ts";
 
 /**
- * What a failure says about the parent that a piece was asked from.
+ * Consequence of a failed piece request for the parent, or for the whole task.
  *
- * | verdict | meaning |
+ * | decision | consequence |
  * | --- | --- |
- * | `again` | may pass: asked again after a pause |
- * | `absent` | does not have this piece, as of now |
- * | `later` | would answer the same: left out, and asked again every 30 s |
- * | `out` | delivered what is wrong, or must not be asked again: banned |
- * | `fatal` | no parent can help: the task fails |
+ * | `retry` | possibly temporary: the parent is retried after a pause |
+ * | `missing` | the parent does not have this piece now; it is still asked for others |
+ * | `leave-out` | a retry would get the same answer: left out, and retried every 30 s |
+ * | `ban` | the parent sent wrong data, or a retry would do harm: never asked again |
+ * | `fatal` | no parent can help: the download fails |
  */
 export type RetryDecision = "retry" | "missing" | "leave-out" | "ban" | "fatal";
 
-/** Codes whose verdict is not that of their kind. */
+/** Decisions for codes that differ from the decision for their kind. */
 const byCode: Partial<Record<ErrorCode, RetryDecision>> = {
   NotFound: "missing",
-  // The end of a process that was killed looks like this; nothing wrong was delivered.
+  // A killed peer process looks like this; it sent nothing wrong.
   TruncatedContent: "retry",
-  // The next try has the same end, unless the peer is another version by then.
+  // A retry fails in the same way, unless the peer was upgraded meanwhile.
   RemoteInvalidArgument: "leave-out",
   RemoteUnimplemented: "leave-out",
-  // A failed handshake ends a whole stock daemon (dfdaemon 1.1.0 to 1.4.8): no second one.
+  // A failed handshake terminates the whole dfdaemon (1.1.0 to 1.4.8), so it is not repeated.
   ProtocolNotSupported: "ban",
   HandshakeFailed: "ban",
-  // The runtime lacks the protocol; another route may take another one.
+  // The runtime lacks the protocol; another route may use a different one.
   Unavailable: "ban",
-  // Permissions may allow one address and not another.
+  // The runtime's permissions may allow other addresses.
   PermissionDenied: "ban",
-  // What one parent announced or answered may have brought it about: an address that is none, or a fault of this library. Where it
-  // has not, all parents end so, and the task with that code.
+  // The parent may have caused these, for example by announcing an invalid address or by triggering
+  // a bug in this library. Otherwise all parents fail alike, and the task fails with this code.
   InvalidArgument: "leave-out",
   Internal: "leave-out",
 };
 
+/** Decisions for all other codes, by their kind. */
 const byKind: Record<VortexError["kind"], RetryDecision> = {
   misuse: "fatal",
   peer: "ban",
@@ -44,7 +45,7 @@ const byKind: Record<VortexError["kind"], RetryDecision> = {
   local: "fatal",
 };
 
-/** The verdict on a failure to fetch a piece. */
+/** Returns the consequence of an error that a piece request failed with. */
 export function retryDecision(error: VortexError): RetryDecision {
   return byCode[error.code] ?? byKind[error.kind];
 }

@@ -1,18 +1,22 @@
-/** How a round ended. */
+/** Result of a round. */
 export interface RoundEnd {
-  /** Whether every piece came, and the whole has another digest than it should. Else some piece could not be fetched. */
+  /**
+   * True if all pieces arrived, but the whole has the wrong digest. False if some piece was
+   * unavailable.
+   */
   readonly mismatch: boolean;
-  /** Sources of the pieces that were here. */
+  /** Sources of the pieces in the sink at the end of the round. */
   readonly sources: readonly string[];
 }
 
 /**
- * Decides which parents take part in the next round of a task whose digest is known, after the pieces of one round did not make the
- * whole: so no parent can make a task fail that others have right.
+ * Selects the parents of each round, for a task whose digest is known. A new round starts when the
+ * pieces of the last one did not form the right content. So no parent can fail a task that other
+ * parents have right.
  *
- * A round begins with some parents. One that contradicts the others is set aside. When the round fails, those set aside are tried,
- * then each source of a wrong whole alone. A parent whose pieces alone made a wrong whole is wrong, and takes part in no later round.
- * No set of parents is tried twice.
+ * The first round uses all parents, and excludes one that contradicts the others. After a failed
+ * round, the excluded parents are tried, then each source of the wrong content alone. A parent
+ * whose pieces alone formed wrong content is never used again. No set of parents is tried twice.
  */
 export class RoundPlanner {
   readonly #parents: readonly string[];
@@ -23,32 +27,37 @@ export class RoundPlanner {
   #mismatched = false;
   #current: readonly string[];
 
-  /** @param parents all of them: they take part in the first round */
+  /** @param parents names of all parents, which take part in the first round */
   constructor(parents: readonly string[]) {
     this.#parents = parents;
     this.#current = parents;
   }
 
-  /** Parents of the round. */
+  /** Parents of the current round, without the excluded ones. */
   get current(): readonly string[] {
     return this.#current.filter((parent) => !this.#excluded.has(parent));
   }
 
-  /** The parent has another content than the others of the round. */
+  /**
+   * Excludes a parent from the current round, since its content differs from that of the others.
+   */
   exclude(parent: string): void {
     this.#excluded.add(parent);
   }
 
-  /** The round failed. Returns the parents of the next one, or undefined when nothing else is left to try. */
+  /**
+   * Ends a failed round. Returns the parents of the next round; undefined if nothing is left to
+   * try.
+   */
   next({ mismatch, sources }: RoundEnd): readonly string[] | undefined {
     this.#mismatched ||= mismatch;
-    // Pieces that cannot be fetched come no sooner without those that are here.
+    // Missing pieces do not become available by dropping those that are present.
     if (!this.#mismatched && this.#excluded.size === 0) return undefined;
     const [only] = sources;
     const alone =
       mismatch && sources.length === 1 && only !== undefined && this.#parents.includes(only);
     if (alone) this.#wrongParents.add(only);
-    // A round with pieces of an earlier download was no trial of its parents.
+    // A round that used pieces of an earlier download does not prove that its parents fail.
     if (sources.every((source) => this.#parents.includes(source)))
       this.#tried.add(keyOf(this.current));
     if (this.#excluded.size > 0) this.#queue.push([...this.#excluded]);
@@ -67,6 +76,7 @@ export class RoundPlanner {
   }
 }
 
+/** Returns a key for a set of parents, independent of their order. */
 function keyOf(parents: readonly string[]): string {
   return [...parents].sort().join(" ");
 }

@@ -1,88 +1,110 @@
 import type { VortexError } from "../errors.ts";
 import type { Protocol } from "../transport/protocol.ts";
 
-/** How a {@link RouteState} is told from others. */
+/** Identity of a {@link RouteState}. */
 export interface RouteIdentity {
-  /** The parent's name. */
+  /** Name of the parent. */
   readonly parent: string;
-  /** What it is asked over, where several are used at once. */
+  /** Protocol of the route, if the parent is used over several at once. */
   readonly protocol?: Protocol | undefined;
 }
 
-/** Milliseconds before a parent that failed once is asked again; doubled with every further failure. */
+/** Backoff after the first failure, in ms; doubled with every further failure. */
 const FIRST_PAUSE_MS = 250;
-/** The longest of these pauses, in ms. */
+/** Maximum backoff between two attempts, in ms. */
 export const MAX_PAUSE_MS = 30_000;
-/** Failures in a row after which a parent is left out: it is asked only as a probe. */
+/** Consecutive failures after which a route is left out as `gone`. */
 export const MAX_FAILURES = 5;
-/** Times that a parent is asked for a piece that it says it does not have. */
+/**
+ * Requests for one piece that a parent may answer with "not found" before it is no longer asked for
+ * that piece.
+ */
 const MAX_MISSES = 3;
-/** Reasons kept of each parent. */
+/** Maximum number of distinct errors kept per route. */
 const MAX_REASONS = 8;
-/** Weight of the newest sample in the averages. */
+/** Weight of the newest sample in the exponentially weighted moving averages. */
 const SAMPLE_WEIGHT = 0.3;
-/** Milliseconds of activity in one sample of the rate. */
+/** Minimum wait time covered by one rate sample, in ms. */
 const MIN_SAMPLE_MS = 250;
-/** Bytes a millisecond that every parent is trusted with, so that one which delivered nothing can be compared. */
+/**
+ * Lower bound of a measured rate, in bytes/ms. It keeps the estimates of a route that delivered
+ * nothing finite, and so comparable.
+ */
 const MIN_RATE_BYTES_PER_MS = 0.001;
-/** Milliseconds without an attempt in which trust in the measured rate fades, so that a slow parent is tried again. */
+/**
+ * Idle time in ms after which the measured rate loses its weight: from then on a higher rate is
+ * assumed, so that a slow route is eventually tried again.
+ */
 const RATE_DECAY_MS = 10_000;
 
 /**
- * Reasons to leave a route out.
+ * State of a route that is left out. It carries no regular attempts, only probes: single attempts
+ * that test whether it has recovered, like the half-open state of a circuit breaker.
  *
- * | reason | asked again | download waits for it |
- * | --- | --- | --- |
- * | `gone` | on the schedule of its pauses | for its patience, when no other route is left |
- * | `useless` | every 30 s | no: without a change at the parent the next answer is the same |
- * | `banned` | never | no |
+ * | state | entered by | probes | the download waits for it |
+ * | --- | --- | --- | --- |
+ * | `gone` | five consecutive failures | after each backoff | for the patience, if no other route is left |
+ * | `useless` | an answer that a retry would not change | every 30 s | no |
+ * | `banned` | wrong data, or a failure that must not be repeated | never | no |
+ *
+ * A successful piece ends `gone` and `useless`; `banned` is final.
  */
 export type LeftOut = "gone" | "useless" | "banned";
 
-/** What is known of one way to fetch pieces: a parent, by one protocol. */
+/** State and statistics of one route: one parent over one protocol. */
 export class RouteState {
+  /** Unique ID: the name of the parent, with the protocol if it has several. */
   readonly id: string;
-  /** Routes of one parent share its slots, and its end when it has delivered what is wrong. */
+  /** Name of the parent. Routes of one parent share its request slots, and a ban for wrong data. */
   readonly parent: string;
   readonly protocol: Protocol | undefined;
-  /** Attempts under way. */
+  /** Number of attempts in flight. */
   inFlight = 0;
-  /** Attempts under way whose bytes are owed. */
+  /** Number of attempts in flight that wait for bytes from the parent. */
   #waitingCount = 0;
   #leftOut: LeftOut | undefined;
-  /** No piece is asked for in this round: the parent has another content than the parents that take part in it. */
+  /**
+   * True while the parent is excluded from the current round, since its content differs from that
+   * of the participating parents.
+   */
   excludedFromRound = false;
-  /** Not asked before this time. */
+  /** Earliest time of the next attempt, in ms. */
   retryAt = 0;
-  /** Failures since the last success. */
+  /** Number of consecutive failures, since the last success. */
   failures = 0;
-  /** What went wrong, the newest last. */
+  /** Distinct errors, the newest last; at most eight. */
   readonly reasons: VortexError[] = [];
+  /** Number of all failures. */
   errors = 0;
+  /** Number of pieces delivered first and verified. */
   pieces = 0;
+  /** Bytes received. */
   bytes = 0;
-  /** Milliseconds from asking for a piece to its first byte. */
+  /** Average time from request to answer, in ms; undefined before the first answer. */
   latency: number | undefined;
-  /** Bytes a millisecond, of all attempts together. */
+  /** Average rate of all attempts together, in bytes/ms; undefined before the first sample. */
   #rate: number | undefined;
-  /** When the last failure was counted. */
+  /** Time of the last counted failure. */
   #lastFailureAt = Number.NEGATIVE_INFINITY;
-  /** Number of failures counted so far. A time could not order events within one millisecond. */
+  /** Number of counted failures. A timestamp could not order events within one millisecond. */
   #failureEpoch = 0;
-  /** Its announcements have broken off, and are asked for again. */
+  /** True after the announcement stream broke, until it delivers again. */
   #announcementsInterrupted = false;
-  /** End of the last attempt. */
+  /** Time at which the last attempt ended. */
   #idleSince = 0;
-  /** Activity that is not in the rate yet. */
-  #sampleSince = 0;
-  #sampleActive = 0;
+  /** Current rate sample: time of its last update, wait time in ms, and bytes. */
+  #sampleUpdatedAt = 0;
+  #sampleWaitedMs = 0;
   #sampleBytes = 0;
-  /** Undefined: everything; else the pieces that it announced. */
+  /** Announced pieces; undefined if the route is assumed to have all pieces. */
   #announced: Set<number> | undefined;
-  /** Whether further announcements may come. */
+  /** True while further announcements are possible. */
   #announcing = false;
   readonly #misses = new Map<number, { count: number; retryAt: number }>();
 
+  /**
+   * @param announces true if the parent announces its pieces; otherwise it is assumed to have all
+   */
   constructor({ parent, protocol }: RouteIdentity, announces: boolean) {
     this.id = protocol === undefined ? parent : `${parent} over ${protocol}`;
     this.parent = parent;
@@ -93,50 +115,53 @@ export class RouteState {
     }
   }
 
-  /** Why the route is left out; undefined for one that is counted on. */
+  /** State of a route that is left out; undefined for a route in regular use. */
   get leftOut(): LeftOut | undefined {
     return this.#leftOut;
   }
 
-  /** True for a route that is left out: it is asked as a probe, if at all. */
+  /** True if the route is left out, and carries at most probes. */
   get isLeftOut(): boolean {
     return this.#leftOut !== undefined;
   }
 
-  /** Number of failures counted so far. Attempts keep it for {@link failed}. */
+  /** Number of counted failures. An attempt records it at its start, for {@link failed}. */
   get failureEpoch(): number {
     return this.#failureEpoch;
   }
 
-  /** When the last failure was counted; negative infinity without one. */
+  /** Time of the last counted failure; negative infinity before the first. */
   get lastFailureAt(): number {
     return this.#lastFailureAt;
   }
 
-  /** The route announced that it has the piece. */
+  /** Records the announcement of a piece by the parent. */
   announce(number: number): void {
     this.#announcementsInterrupted = false;
     this.#announced?.add(number);
     this.#misses.delete(number);
   }
 
-  /** No further announcements come: those so far are all, or, with `everything`, they say nothing about what is there. */
+  /**
+   * Ends the announcements of the parent. The announced pieces are final, or with `everything`, the
+   * route is assumed to have all pieces.
+   */
   endAnnouncements(everything: boolean): void {
     this.#announcing = false;
     if (everything) this.#announced = undefined;
   }
 
-  /** The announcements have broken off; they may come again. */
+  /** Records that the announcement stream broke and may be reopened. */
   interruptAnnouncements(): void {
     this.#announcementsInterrupted = true;
   }
 
-  /** Whether the route could come to have the piece without being asked for it. */
+  /** True if the parent may announce further pieces by itself. */
   get mayAnnounceMore(): boolean {
     return this.#announcing && !this.#announcementsInterrupted && this.isUsable;
   }
 
-  /** True while announcements that have broken off may come again. */
+  /** True while a broken announcement stream may still be reopened. */
   get awaitsReannouncement(): boolean {
     return (
       this.#announcing &&
@@ -146,17 +171,20 @@ export class RouteState {
     );
   }
 
-  /** Whether pieces are asked for here. */
+  /** True if the route may carry regular attempts in this round. */
   get isUsable(): boolean {
     return !this.isLeftOut && !this.excludedFromRound;
   }
 
-  /** Whether the parent has the piece, as far as it announced. */
+  /** Returns true if the parent announced the piece, or is assumed to have all pieces. */
   mayHave(number: number): boolean {
     return this.#announced?.has(number) !== false;
   }
 
-  /** Whether the piece may be asked for here, as far as the piece is concerned, and if later, from when on. */
+  /**
+   * Returns the earliest time at which the route may be asked for the piece; undefined if never. A
+   * route that is left out has such a time too, for probes.
+   */
   availability(number: number): { readonly from: number } | undefined {
     if (this.#leftOut === "banned" || this.excludedFromRound || !this.mayHave(number))
       return undefined;
@@ -167,30 +195,39 @@ export class RouteState {
       : { from: Math.max(misses.retryAt, this.retryAt) };
   }
 
-  /** One more request may go to a route that has just failed; any number to others. */
+  /** True after a failure until the next success: the route is limited to one attempt at a time. */
   get isRecovering(): boolean {
     return this.failures > 0;
   }
 
+  /** Records the start of an attempt, which waits for bytes at first. */
   begin(now: number): void {
     this.inFlight++;
     this.setWaiting(true, now);
   }
 
-  end(owing: boolean, now: number): void {
-    if (owing) this.setWaiting(false, now);
-    // Also when nothing came: that is a rate too.
+  /**
+   * Records the end of an attempt.
+   * @param wasWaiting true if the attempt was waiting for bytes from the parent
+   */
+  end(wasWaiting: boolean, now: number): void {
+    if (wasWaiting) this.setWaiting(false, now);
+    // An attempt without any byte is a sample, too.
     this.#updateRate();
     this.inFlight--;
     this.#idleSince = now;
   }
 
-  /** An attempt waits for the parent, or does not any more: only such time counts for the rate. */
-  setWaiting(owing: boolean, now: number): void {
+  /**
+   * Records that an attempt starts or stops waiting for bytes from the parent. Only such wait time
+   * counts for the rate.
+   */
+  setWaiting(isWaiting: boolean, now: number): void {
     this.#countWaiting(now);
-    this.#waitingCount += owing ? 1 : -1;
+    this.#waitingCount += isWaiting ? 1 : -1;
   }
 
+  /** Records received bytes. */
   arrived(bytes: number, now: number): void {
     this.bytes += bytes;
     this.#sampleBytes += bytes;
@@ -198,27 +235,30 @@ export class RouteState {
     this.#updateRate();
   }
 
+  /** Records the time from a request to its answer. */
   answered(milliseconds: number): void {
     this.latency = movingAverage(this.latency, milliseconds);
   }
 
+  /** Records a verified piece, and returns a left-out route to regular use. */
   succeeded(now: number): void {
     this.pieces++;
     this.restore();
-    // Small pieces come faster than samples are taken; one sample is better than none.
-    if (this.#rate === undefined && this.#sampleActive > 0) {
-      this.#rate = Math.max(MIN_RATE_BYTES_PER_MS, this.#sampleBytes / this.#sampleActive);
-      this.#sampleActive = 0;
+    // Small pieces complete faster than samples fill; a partial sample is better than none.
+    if (this.#rate === undefined && this.#sampleWaitedMs > 0) {
+      this.#rate = Math.max(MIN_RATE_BYTES_PER_MS, this.#sampleBytes / this.#sampleWaitedMs);
+      this.#sampleWaitedMs = 0;
       this.#sampleBytes = 0;
-      this.#sampleSince = now;
+      this.#sampleUpdatedAt = now;
     }
   }
 
   /**
-   * Notes a failed attempt. Attempts that were in flight at the same failure count once.
+   * Records a failed attempt and starts the backoff. Concurrent attempts that fail together count
+   * as one failure.
    *
-   * @param epoch {@link epoch} when the attempt began
-   * @param as why the route is left out once it has failed too often
+   * @param epoch {@link failureEpoch} at the start of the attempt
+   * @param as state of the route after too many consecutive failures
    */
   failed(
     error: VortexError,
@@ -236,7 +276,10 @@ export class RouteState {
     if (this.failures >= MAX_FAILURES) this.#leftOut = as;
   }
 
-  /** The route does not have the piece, whatever it announced. One that never delivered anything may not have the task. */
+  /**
+   * Records that the parent does not have the piece, whatever it announced. A route that never
+   * delivered a piece may lack the whole task, so this also counts as a failure.
+   */
   missed(
     number: number,
     error: VortexError,
@@ -250,7 +293,7 @@ export class RouteState {
     else this.addReason(error);
   }
 
-  /** Leaves the route out at once; a ban is for good. */
+  /** Leaves the route out immediately. A ban is final. */
   leaveOut(as: Exclude<LeftOut, "gone">, now: number): void {
     if (this.#leftOut === "banned") return;
     this.#leftOut = as;
@@ -260,7 +303,7 @@ export class RouteState {
     this.retryAt = now + MAX_PAUSE_MS;
   }
 
-  /** Counts on the route again, unless it is banned. */
+  /** Returns the route to regular use and resets its backoff, unless it is banned. */
   restore(): void {
     if (this.#leftOut === "banned") return;
     this.#leftOut = undefined;
@@ -268,11 +311,12 @@ export class RouteState {
     this.retryAt = 0;
   }
 
-  /** Has the route asked again at `time`, if that is sooner. */
+  /** Moves the next attempt forward to `time`, unless it is due earlier. */
   retryBy(time: number): void {
     this.retryAt = Math.min(this.retryAt, time);
   }
 
+  /** Counts a failure, and keeps its error if it is a new one. */
   addReason(error: VortexError): void {
     this.errors++;
     if (this.reasons.some(({ code, message }) => code === error.code && message === error.message))
@@ -281,37 +325,41 @@ export class RouteState {
     if (this.reasons.length > MAX_REASONS) this.reasons.shift();
   }
 
-  /** Counts the time since the last change, if bytes were owed in it. */
+  /** Adds the time since the last update to the sample, if any attempt was waiting for bytes. */
   #countWaiting(now: number): void {
-    if (this.#waitingCount > 0) this.#sampleActive += now - this.#sampleSince;
-    this.#sampleSince = now;
+    if (this.#waitingCount > 0) this.#sampleWaitedMs += now - this.#sampleUpdatedAt;
+    this.#sampleUpdatedAt = now;
   }
 
+  /** Folds a full sample into the average rate. */
   #updateRate(): void {
-    if (this.#sampleActive < MIN_SAMPLE_MS) return;
+    if (this.#sampleWaitedMs < MIN_SAMPLE_MS) return;
     this.#rate = Math.max(
       MIN_RATE_BYTES_PER_MS,
-      movingAverage(this.#rate, this.#sampleBytes / this.#sampleActive),
+      movingAverage(this.#rate, this.#sampleBytes / this.#sampleWaitedMs),
     );
-    this.#sampleActive = 0;
+    this.#sampleWaitedMs = 0;
     this.#sampleBytes = 0;
   }
 
-  /** Measured bytes a millisecond; undefined before anything was measured. */
+  /** Measured rate in bytes/ms; undefined before the first sample. */
   get rate(): number | undefined {
     return this.#rate;
   }
 
-  /** Milliseconds until a further piece of `length` bytes is expected; 0 when nothing is known yet. */
+  /**
+   * Estimates the time in ms until the route would deliver one more piece of `length` bytes.
+   * Returns 0 before the first measurement, so that new routes are tried first.
+   */
   expectedMs(length: number, now: number): number {
     if (this.#rate === undefined) return 0;
     const idle = this.inFlight === 0 ? now - this.#idleSince : 0;
-    const faded = 1 + Math.max(0, idle - RATE_DECAY_MS) / RATE_DECAY_MS;
-    return (this.latency ?? 0) + ((this.inFlight + 1) * length) / (this.#rate * faded);
+    const growth = 1 + Math.max(0, idle - RATE_DECAY_MS) / RATE_DECAY_MS;
+    return (this.latency ?? 0) + ((this.inFlight + 1) * length) / (this.#rate * growth);
   }
 }
 
-/** What went wrong over any of several routes, each reason once. */
+/** Returns the distinct errors of several routes, the newest last; at most eight. */
 export function reasonsOf(routes: readonly RouteState[]): readonly VortexError[] {
   const reasons = routes.flatMap((route) => route.reasons);
   const isFirst = ({ code, message }: VortexError, at: number): boolean =>
@@ -319,11 +367,15 @@ export function reasonsOf(routes: readonly RouteState[]): readonly VortexError[]
   return reasons.filter(isFirst).slice(-MAX_REASONS);
 }
 
+/** Returns the exponentially weighted moving average after one more sample. */
 function movingAverage(before: number | undefined, sample: number): number {
   return before === undefined ? sample : before + SAMPLE_WEIGHT * (sample - before);
 }
 
-/** Milliseconds to wait after so many failures in a row: exponential backoff with equal jitter. */
+/**
+ * Returns the pause in ms after a number of consecutive failures: exponential backoff with equal
+ * jitter.
+ */
 export function backoffMs(failures: number, random: () => number): number {
   return Math.min(MAX_PAUSE_MS, FIRST_PAUSE_MS * 2 ** (failures - 1)) * (0.5 + random() / 2);
 }

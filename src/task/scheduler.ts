@@ -176,7 +176,7 @@ export class Scheduler {
 
   route(id: string): RouteState {
     const route = this.#routes.get(id);
-    if (route === undefined) throw new VortexError("Internal", `there is no route ${id}`);
+    if (route === undefined) throw new VortexError("Internal", `unknown route: ${id}`);
     return route;
   }
 
@@ -261,7 +261,7 @@ export class Scheduler {
         continue;
       const error = new VortexError(
         "Stalled",
-        "no byte came while another parent delivered the whole piece",
+        "parent stalled: it sent no byte while another parent delivered the whole piece",
       );
       loser.route.failed(error, loser.failureEpoch, now, this.#options.random);
     }

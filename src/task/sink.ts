@@ -1,115 +1,147 @@
 import type { PieceKind } from "../piece.ts";
 
 /**
- * Where the bytes of a task go. A sink is used for one download; opening it gives the session that the download writes to.
- * Implementations: `memorySink` and the stream of `streamTask` here, `fileSink` in the file adapter.
+ * Destination for the bytes of a task: `memorySink`, the stream of `streamTask`, `fileSink` of the
+ * file adapter, or a custom one. A sink serves one download. Opening it returns the session that
+ * the download writes to.
  */
 export interface TaskSink {
   /**
-   * Prepares to take a task. Rejects with `StorageFailed` when that cannot be done, `InvalidArgument` when the sink is in
-   * use already.
+   * Prepares the destination and returns the session to write to.
+   *
+   * Rejects with `StorageFailed` if the destination cannot be prepared, and with `InvalidArgument`
+   * if the sink is already in use.
    */
   open(layout: SinkLayout, options: SinkOpenOptions): Promise<SinkSession>;
 }
 
-/** What a sink will be given. All positions count from the first byte that is wanted: 0 is `range.start` of the request. */
+/**
+ * Layout of the content that a sink receives. All positions count from the first requested byte:
+ * position 0 is `range.start` of the request.
+ */
 export interface SinkLayout {
-  /** The task. */
+  /** ID of the task. */
   readonly taskId: string;
-  /** Its kind. */
+  /** Kind of the task. */
   readonly kind: PieceKind;
-  /** Bytes of the whole task. */
+  /** Length of the whole task in bytes. */
   readonly contentLength: number;
-  /** Bytes of every piece but the last; undefined when the caller listed pieces of other lengths. */
+  /**
+   * Length of every piece except the last, in bytes; undefined if the caller listed pieces of
+   * varying lengths.
+   */
   readonly pieceLength: number | undefined;
-  /** Bytes of the longest piece. */
+  /** Length of the longest piece in bytes. */
   readonly longestPiece: number;
-  /** First byte that is wanted, within the task. */
+  /** Offset of the first requested byte within the task. */
   readonly start: number;
-  /** Bytes that are wanted. */
+  /** Number of requested bytes. */
   readonly length: number;
-  /** The part of piece `number` that is wanted; undefined for a piece that is not touched. */
+  /**
+   * Returns the requested part of piece `number`; undefined if the range does not overlap the
+   * piece.
+   */
   part(number: number): SinkPart | undefined;
 }
 
-/** The wanted part of one piece. */
+/** Requested part of one piece. */
 export interface SinkPart {
-  /** Position of the piece in the task, from 0. */
+  /** Number of the piece in the task, from 0. */
   readonly number: number;
-  /** Where it goes in the sink. */
+  /** Position of the part in the sink, in bytes. */
   readonly position: number;
-  /** Bytes; fewer than the piece has where a range of the task begins or ends inside it. */
+  /** Length of the part in bytes; shorter than the piece if the range starts or ends inside it. */
   readonly length: number;
 }
 
-/** What {@link TaskSink.open} is told. */
+/** Options of {@link TaskSink.open}. */
 export interface SinkOpenOptions {
-  /** Ends the opening. */
+  /** Aborts the opening. */
   readonly signal: AbortSignal;
   /**
-   * Digest of the whole content, `algorithm:encoded`, where it is known. What an earlier download left of a content with another
-   * digest is not found.
+   * Digest of the whole content, `algorithm:encoded`, if known. The session must not list resumed
+   * pieces of content with a different digest.
    */
   readonly digest?: string | undefined;
-  /** Called by the session whenever {@link SinkSession.limit} has grown. */
+  /** Must be called by the session each time {@link SinkSession.limit} has grown. */
   readonly onRoom: () => void;
-  /** Called by the session when it can take no more: its reader gave up, say. The download ends with `error`. */
+  /**
+   * Must be called by the session when it can accept no more data, for example because its reader
+   * cancelled. The download fails with `error`.
+   */
   readonly onFailure: (error: unknown) => void;
 }
 
-/** A piece whose bytes are all in the sink, and right. */
+/** Piece whose bytes are completely in the sink and verified. */
 export interface SinkPiece {
-  /** Position in the task, from 0. */
+  /** Number of the piece in the task, from 0. */
   readonly number: number;
   /** Digest of the whole piece, `algorithm:encoded`. */
   readonly digest: string;
-  /** CRC-32 of the wanted part. */
+  /** CRC-32 of the requested part of the piece. */
   readonly crc32: number;
 }
 
 /**
- * One download's writing to a sink.
+ * Writing side of one download. The download guarantees this order of calls:
  *
- * The download keeps this order for each piece: writes of one fetch at a time, in ascending positions, each awaited; after
- * a fetch that failed, all writes of another one from the start of the part; then one `commit`. Nothing is written to a
- * piece after its commit, until a `restart` takes it back. Different pieces are written side by side. `advance` follows the
- * commits in ascending order, and `finish` comes when everything has been committed and found right.
+ * - Within a piece, one attempt writes at a time, at ascending positions, and awaits each write.
+ * - After a failed attempt, the next one writes the whole part again from its start.
+ * - `commit` follows the last write of a piece. Nothing is written to a committed piece, unless
+ *   `restart` dropped it.
+ * - Different pieces are written concurrently.
+ * - `advance` follows the commits in ascending order.
+ * - `finish` comes once everything is committed and verified.
  *
- * Every method rejects with `StorageFailed` when the sink fails. That ends the download.
+ * Every method except `abort` rejects with `StorageFailed` if the sink fails, which fails the
+ * download.
  */
 export interface SinkSession {
-  /** Pieces that an earlier download left, by its own account. The download reads them and compares before it counts them. */
+  /**
+   * Pieces that an earlier download left in the sink, according to its own records. The download
+   * reads and verifies them before it counts them.
+   */
   readonly resumed: readonly SinkPiece[];
   /**
-   * Pieces may begin that end at or before this position. Only grows, and is always beyond the first piece that is not
-   * committed, once all before it have been taken. Absent: all may begin.
+   * Backpressure: only pieces that end at or before this position may be requested. The limit never
+   * shrinks. It always allows the first uncommitted piece, once all bytes before that piece have
+   * been consumed. Absent: all pieces may be requested.
    */
   readonly limit?: number;
-  /** Takes bytes of a piece that is not verified yet. The memory of the chunk is used again once this has resolved. */
+  /**
+   * Writes bytes of a piece that is not verified yet. The memory of `chunk` is reused after the
+   * returned promise has resolved.
+   */
   write(number: number, position: number, chunk: Uint8Array): Promise<void>;
-  /** The piece is in the sink, and right. From now on it can be read. */
+  /** Marks a piece as complete and verified. From now on it can be read. */
   commit(piece: SinkPiece): Promise<void>;
   /**
-   * The bytes from `position` on, in a chunk of `length` or fewer bytes, at least one. Only within one committed, or found, piece.
+   * Reads at least one and at most `length` bytes from `position` on. The range lies within one
+   * committed or resumed piece.
    *
-   * @param into memory of `length` bytes that the chunk may be placed in, so that none is allocated. The chunk is looked at once
-   * then, before the piece is passed on, and may also be the sink's own memory. Without it, the chunk may be kept.
+   * @param into scratch memory of `length` bytes that the session may fill and return, to save an
+   * allocation. The caller then uses the returned chunk only until the next read, and before the
+   * piece is handed on; the chunk may also be the sink's own memory. Without `into`, the caller may
+   * keep the chunk.
    */
   read(number: number, position: number, length: number, into?: Uint8Array): Promise<Uint8Array>;
   /**
-   * Keeps only these of the committed and found pieces; all others are written again, while nothing else happens. Absent: what is
-   * committed cannot be taken back.
+   * Keeps only the given committed or resumed pieces; all others are written again. No other call
+   * is in progress meanwhile. Absent: committed pieces cannot be dropped.
    */
   restart?(kept: readonly SinkPiece[]): Promise<void>;
-  /** Whether a committed piece can still be read. Absent: always. */
+  /** Returns true if a committed piece can still be read. Absent: always true. */
   holds?(number: number): boolean;
-  /** Everything before `position` is committed, and hashed as far as the whole is. A sink in order hands it on now, but for the last chunk. */
+  /**
+   * Reports that all bytes before `position` are committed, and included in the running hash of the
+   * whole. A sequential sink delivers them now, except the last chunk.
+   */
   advance(position: number): Promise<void>;
-  /** All is there and right: makes it visible. */
+  /** Publishes the content, which is complete and verified. */
   finish(): Promise<void>;
   /**
-   * The download has failed, or was cancelled. Keeps what is committed, for another try. With `discard`, what is committed
-   * is known to be wrong as a whole and goes. Never rejects.
+   * Ends a failed or cancelled download. Committed pieces are kept for a later download. With
+   * `discard` they are deleted, since they are known not to form the right content. Never rejects.
    */
   abort(error: unknown, options?: { readonly discard?: boolean }): Promise<void>;
 }

@@ -1,81 +1,91 @@
-/** Whoever takes slots: one download. */
+/** Consumer of request slots: one download. */
 export interface SlotHolder {
-  /** A slot has become free that was refused before. */
+  /** Called when a slot may be free that was refused to this holder before. */
   readonly onSlot: () => void;
 }
 
-interface Parent {
+/** Slots at one parent, and the holders that wait for one. */
+interface ParentSlotState {
+  /** Number of slots in use. */
   used: number;
+  /** Number of slots in use, by holder. */
   readonly held: Map<SlotHolder, number>;
-  /** Holders that were refused, the longest waiting first. */
+  /** Holders whose last request for a slot was refused, longest wait first. */
   waiting: Set<SlotHolder>;
   /**
-   * Those that waited when the last slot became free and have not come for it yet. One that does not come, since it is paused or
-   * wants no more, stands in the way of others until the next slot becomes free at most.
+   * Holders that were notified of the last free slot and have not come back yet. A holder that
+   * never does, since it is paused or done, delays others at most until the next slot becomes free.
    */
-  invited: Set<SlotHolder>;
+  notified: Set<SlotHolder>;
 }
 
 /**
- * Requests to each parent at a time, of all downloads of one downloader together. Where downloads compete for a parent, the
- * one that holds fewer slots there gets the next.
+ * Limits the requests in flight to each parent, across all downloads of one downloader. Downloads
+ * that compete for a parent share it fairly: the one with fewer slots there gets the next.
  */
 export class ParentSlots {
   readonly #limit: number;
-  readonly #parents = new Map<string, Parent>();
+  readonly #parents = new Map<string, ParentSlotState>();
 
-  /** @param limit requests to one parent at a time */
+  /** @param limit maximum number of requests in flight to one parent */
   constructor(limit: number) {
     this.#limit = limit;
   }
 
-  /** Takes a slot at `addr`. When there is none for `holder` now, its `onSlot` is called once there may be. */
+  /**
+   * Takes a slot at the parent `addr`. Returns false if no slot is available to `holder` now; its
+   * `onSlot` is then called once one may be.
+   */
   take(addr: string, holder: SlotHolder): boolean {
     const parent = this.#parents.get(addr) ?? newParent();
     this.#parents.set(addr, parent);
-    parent.invited.delete(holder);
-    const mine = parent.held.get(holder) ?? 0;
+    parent.notified.delete(holder);
+    const heldByHolder = parent.held.get(holder) ?? 0;
     const free = parent.used < this.#limit;
-    if (!free || [...parent.invited].some((other) => (parent.held.get(other) ?? 0) < mine)) {
+    if (
+      !free ||
+      [...parent.notified].some((other) => (parent.held.get(other) ?? 0) < heldByHolder)
+    ) {
       parent.waiting.add(holder);
       return false;
     }
     parent.waiting.delete(holder);
-    parent.held.set(holder, mine + 1);
+    parent.held.set(holder, heldByHolder + 1);
     parent.used++;
     return true;
   }
 
-  /** Gives a slot back. */
+  /** Releases a slot of `holder` at the parent `addr`. */
   release(addr: string, holder: SlotHolder): void {
     const parent = this.#parents.get(addr);
-    const mine = parent?.held.get(holder);
-    if (parent === undefined || mine === undefined) return;
-    if (mine === 1) parent.held.delete(holder);
-    else parent.held.set(holder, mine - 1);
+    const heldByHolder = parent?.held.get(holder);
+    if (parent === undefined || heldByHolder === undefined) return;
+    if (heldByHolder === 1) parent.held.delete(holder);
+    else parent.held.set(holder, heldByHolder - 1);
     parent.used--;
     this.#wake(addr, parent);
   }
 
-  /** The holder wants no more. What it holds it still gives back. */
+  /** Withdraws a holder from all waiting lists. The slots that it holds must still be released. */
   leave(holder: SlotHolder): void {
     for (const [addr, parent] of this.#parents) {
       parent.waiting.delete(holder);
-      if (parent.invited.delete(holder)) this.#wake(addr, parent);
+      if (parent.notified.delete(holder)) this.#wake(addr, parent);
     }
   }
 
-  #wake(addr: string, parent: Parent): void {
+  /** Notifies the waiting holders that a slot is free. */
+  #wake(addr: string, parent: ParentSlotState): void {
     if (parent.used === 0 && parent.waiting.size === 0) this.#parents.delete(addr);
     const { held, waiting } = parent;
-    // Who holds less is asked first, and of those the one who waited longer: the sort is stable.
+    // Holders with fewer slots come first, then those that waited longer: the sort is stable.
     const order = [...waiting].sort((a, b) => (held.get(a) ?? 0) - (held.get(b) ?? 0));
     parent.waiting = new Set();
-    parent.invited = waiting;
+    parent.notified = waiting;
     for (const holder of order) holder.onSlot();
   }
 }
 
-function newParent(): Parent {
-  return { used: 0, held: new Map(), waiting: new Set(), invited: new Set() };
+function newParent(): ParentSlotState {
+  return { used: 0, held: new Map(), waiting: new Set(), notified: new Set() };
 }

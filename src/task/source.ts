@@ -7,13 +7,13 @@ import type { LeftOutProtocol, Protocol } from "../transport/protocol.ts";
 import type { PieceLocation, TaskDirectory } from "./discovery.ts";
 import type { ParentSlots } from "./slots.ts";
 
-/** A piece to fetch, as downloaders take it. */
+/** Request for one piece from one parent, as downloaders accept it. */
 export interface SourceRequest {
-  /** What the parent is called, and its address unless `addresses` has more. */
+  /** Name of the parent, and its address unless `addresses` is present. */
   readonly addr: string;
-  /** Where it serves each protocol, where that is known. */
+  /** Address of the parent per protocol, if known. */
   readonly addresses?: PeerAddresses;
-  /** What to fetch over, for a source that uses several at once. */
+  /** Protocol to use, for a source that uses several at once. */
   readonly protocol?: Protocol;
   readonly hostId: string;
   readonly taskId: string;
@@ -21,7 +21,10 @@ export interface SourceRequest {
   readonly number: number;
 }
 
-/** Deadlines of one piece, in ms. Time between two reads of its content counts against the last of them alone. */
+/**
+ * Abort signal and timeouts of one piece request, in ms. Time between two reads of the content
+ * counts only against `unreadTimeout`.
+ */
 export interface SourceOptions {
   readonly signal: AbortSignal;
   readonly pieceTimeout: number;
@@ -29,49 +32,70 @@ export interface SourceOptions {
   readonly unreadTimeout: number;
 }
 
-/** What a task is fetched by: the pieces of one protocol or more, and whom to ask where they are. */
+/**
+ * Transport of a download: fetches pieces over one or several protocols, and locates them at the
+ * parents.
+ */
 export interface TaskSource {
-  /** Fetches a piece; its content is checked against its own digest. Everything ends at the signal. */
+  /**
+   * Requests a piece, whose content is verified against its own digest as it is read. The signal
+   * aborts the request and the content.
+   */
   fetchPiece(request: SourceRequest, options: SourceOptions): Promise<Piece>;
-  /** Absent: parents cannot be asked, and the caller has to know the lengths. */
+  /**
+   * Directory that asks parents for lengths and pieces. Absent: the caller has to know the lengths.
+   */
   readonly directory?: TaskDirectory | undefined;
-  /** The address that a parent, asked at `apiAddr`, announces for `fetchPiece`, if any. */
+  /**
+   * Returns the address for `fetchPiece` that the parent with this `apiAddr` announced in
+   * `location`; undefined if it announced none.
+   */
   addressOf(location: PieceLocation, apiAddr: string): PeerAddress | undefined;
   /**
-   * A parent's address as `fetchPiece` wants it. Absent: `host:port`, as it is.
+   * Converts a parent's address to the form that `fetchPiece` expects. Absent: `host:port`
+   * unchanged.
    * @throws `InvalidArgument`
    */
   resolve?(addr: PeerAddress): PeerAddress;
   /**
-   * The protocols to fetch over at once from a parent at `addr`, or from one whose address is not known yet. Absent: what
-   * pieces travel over is the source's own affair.
+   * Returns the protocols to use in parallel with a parent at `addr`; undefined stands for an
+   * address not known yet. Absent: the source chooses the protocol of each piece itself.
    *
    * @throws `InvalidArgument`
    */
   protocolsOf?(addr: PeerAddress | undefined): readonly Protocol[];
-  /** Protocols that are not used with a parent at `addr`, or with one whose address is not known yet. Absent: none. */
+  /**
+   * Returns the protocols that are not used with a parent at `addr`, each with the reason;
+   * undefined stands for an address not known yet. Absent: no protocol is left out.
+   */
   leftOut?(addr: PeerAddress | undefined): readonly LeftOutProtocol[];
-  /** Whether `fetchPiece` speaks the Dragonfly API, so that a parent has one address for both, and a piece is one message. */
+  /**
+   * True if `fetchPiece` uses the Dragonfly gRPC API. A parent then has one address for both, and a
+   * whole piece arrives as one message.
+   */
   readonly speaksApi: boolean;
 }
 
-/** How tasks are fetched, with every default filled in. */
+/**
+ * Settings of all downloads of one downloader, with every default filled in. Timeouts are in ms,
+ * lengths in bytes.
+ */
 export interface TaskSettings {
   readonly concurrentPieceCount: number;
-  /** Requests to one parent at a time, of all tasks together. */
+  /** Maximum number of requests in flight to one parent, across all tasks. */
   readonly parentConcurrency: number;
-  /** Bytes a second of all tasks together. */
+  /** Rate limit across all tasks, in bytes/s. */
   readonly rateLimit: number | undefined;
   readonly pieceTimeout: number;
   readonly stallTimeout: number;
-  /** Milliseconds for which the last parents are waited for. */
+  /** Time to wait for the last parents to recover, in ms. */
   readonly patience: number;
   readonly maxPieceLength: number;
   readonly telemetry?: Telemetry | undefined;
   readonly runtime: Runtime;
 }
 
-/** What the downloads of one downloader share. */
+/** Limits that all downloads of one downloader share. */
 export interface SharedLimits {
   readonly slots: ParentSlots;
   readonly limiter: RateLimiter | undefined;

@@ -5,31 +5,34 @@ import type { PieceStore, StoredPiece, StoredPieceRequest, StoredTask } from "..
 import type { TaskLayout } from "./layout.ts";
 import type { SinkPiece, SinkSession } from "./sink.ts";
 
-/** Bytes in a chunk that is handed to a transport. */
+/** Maximum length of a chunk for a transport, in bytes. */
 const CHUNK_BYTES = 512 * 1024;
 
 /**
- * A download as a store: the pieces that are there and right can be served while the rest still comes. Pieces of which only
- * a part is wanted are not served.
+ * Serves the verified pieces of a download while the rest is still being fetched. Pieces that the
+ * requested range covers only partly are not served.
  */
 export class TaskStore implements PieceStore {
   #feed: PieceFeed;
   readonly #metadata = new Map<number, PieceMetadata>();
   #task: { readonly layout: TaskLayout; readonly session: SinkSession } | undefined;
-  /** What is told of the task: the same object, to which servers tie what they have encoded of it. */
+  /**
+   * Task as servers see it. It stays the same object, since servers attach their encoded form to
+   * it.
+   */
   #storedTask: StoredTask | undefined;
 
   constructor(taskId: string) {
     this.#feed = new PieceFeed(taskId);
   }
 
-  /** The layout is known and the sink is open. */
+  /** Makes the store available, once the layout is known and the sink is open. */
   open(layout: TaskLayout, session: SinkSession): void {
     this.#task = { layout, session };
     this.#storedTask = this.#createStoredTask(layout);
   }
 
-  /** A piece is committed. */
+  /** Adds a committed piece. `costSeconds` is the duration of its transfer. */
   add({ number, digest }: SinkPiece, costSeconds: number): void {
     const extent = this.#task?.layout.extent(number);
     if (extent === undefined || extent.length !== this.#task?.layout.part(number)?.length) return;
@@ -47,7 +50,10 @@ export class TaskStore implements PieceStore {
     this.#feed.add(metadata);
   }
 
-  /** Pieces are taken back. Whoever watches the task is told so, since its children may have them; others may ask for it again. */
+  /**
+   * Drops all pieces. Watchers of the task receive `error`, since their peers may have fetched
+   * dropped pieces. New watchers see the task from its start again.
+   */
   restart(error: VortexError): void {
     const task = this.#task;
     if (task === undefined) return;
@@ -57,15 +63,24 @@ export class TaskStore implements PieceStore {
     this.#storedTask = this.#createStoredTask(task.layout);
   }
 
-  /** All that was wanted is there. A part of a task that is all that was wanted stays incomplete to others. */
+  /**
+   * Ends the feed of pieces after a successful download. If only a range was requested, the task
+   * stays incomplete for other peers.
+   */
   complete(digest: string | undefined): void {
     if (this.#storedTask !== undefined && digest !== undefined)
       Object.assign(this.#storedTask, { digest });
     if (this.#task?.layout.isWhole) this.#feed.complete();
-    else this.#feed.fail(new VortexError("NotFound", "no further pieces of this task come"));
+    else
+      this.#feed.fail(
+        new VortexError(
+          "NotFound",
+          "announcements of the task ended: this peer fetches no more of its pieces",
+        ),
+      );
   }
 
-  /** The download has ended; nothing is served any more. */
+  /** Stops serving, since the download has failed. */
   fail(error: VortexError): void {
     this.#task = undefined;
     this.#metadata.clear();
@@ -90,7 +105,10 @@ export class TaskStore implements PieceStore {
     return this.#task?.layout.taskId === taskId ? this.#storedTask : undefined;
   }
 
-  /** Undefined for a task whose pieces differ in length: of that the Dragonfly API cannot tell. */
+  /**
+   * Returns the task as servers see it; undefined if its pieces vary in length, which the Dragonfly
+   * API cannot express.
+   */
   #createStoredTask({
     taskId,
     kind,
@@ -114,6 +132,7 @@ export class TaskStore implements PieceStore {
   }
 }
 
+/** Reads a piece from the sink in chunks. */
 async function* readPiece(
   layout: TaskLayout,
   session: SinkSession,

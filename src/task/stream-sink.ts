@@ -2,22 +2,24 @@ import { VortexError } from "../errors.ts";
 import { PieceBuffers } from "./piece-buffers.ts";
 import type { SinkLayout, SinkOpenOptions, SinkPiece, SinkSession, TaskSink } from "./sink.ts";
 
-/** Bytes of pieces that are ahead of the reader. */
+/** Bytes that may be requested ahead of the reader. */
 const MIN_READ_AHEAD_BYTES = 32 * 1024 * 1024;
-/** Bytes in a chunk that is handed to the reader. */
+/** Maximum length of a chunk that the reader receives, in bytes. */
 const CHUNK_BYTES = 256 * 1024;
 
 /**
- * A sink that hands the content on as a web stream, in order. Pieces are in memory from their first byte until the reader
- * has taken them. Those that begin further ahead of the reader than 32 MiB, or two pieces if these are longer, wait.
+ * Sink that delivers the content in order, as a web stream. Pieces stay in memory from their first
+ * byte until the reader has consumed them. At most 32 MiB, or two pieces if these are longer, are
+ * requested ahead of the reader.
  *
- * A piece is handed on when it is right, since what the reader has cannot be taken back and had from another parent.
+ * A piece is delivered only after it is verified: delivered bytes cannot be replaced by those of
+ * another parent.
  */
 export class StreamSink implements TaskSink {
   readonly content: ReadableStream<Uint8Array>;
   #session: StreamSession | undefined;
   #controller: ReadableStreamDefaultController<Uint8Array> | undefined;
-  /** Why the reader gave up, if it did so before the sink was opened. */
+  /** Reason of a cancellation by the reader, kept for a sink that is opened later. */
   #cancelled: { readonly reason: unknown } | undefined;
   #onWanted: (() => void) | undefined;
   #ended = false;
@@ -28,7 +30,7 @@ export class StreamSink implements TaskSink {
         start: (controller) => {
           this.#controller = controller;
         },
-        // The stream calls again only after this has resolved, so it waits until there is something.
+        // The stream does not pull again before this promise resolves, so it waits for data.
         pull: async (controller) => {
           const chunk = await this.#next();
           if (chunk !== undefined) controller.enqueue(chunk);
@@ -49,7 +51,7 @@ export class StreamSink implements TaskSink {
 
   async open(layout: SinkLayout, options: SinkOpenOptions): Promise<SinkSession> {
     if (this.#session !== undefined)
-      throw new VortexError("InvalidArgument", "this stream is in use already");
+      throw new VortexError("InvalidArgument", "stream sink: expected one download, got a second");
     const session = new StreamSession(layout, options, (error) => this.fail(error));
     this.#session = session;
     if (this.#cancelled !== undefined) session.cancel(this.#cancelled.reason);
@@ -57,7 +59,7 @@ export class StreamSink implements TaskSink {
     return session;
   }
 
-  /** Errors the stream, before or after the sink was opened. */
+  /** Errors the stream, whether the sink is open or not. */
   fail(error: unknown): void {
     if (this.#ended) return;
     this.#ended = true;
@@ -65,6 +67,7 @@ export class StreamSink implements TaskSink {
     this.#onWanted?.();
   }
 
+  /** Waits for the next chunk; undefined at the end of the stream. */
   async #next(): Promise<Uint8Array | undefined> {
     while (this.#session === undefined && !this.#ended) {
       await new Promise<void>((resolve) => {
@@ -82,11 +85,11 @@ class StreamSession implements SinkSession {
   readonly #buffers: PieceBuffers;
   readonly #readAhead: number;
   readonly #onAbort: (error: unknown) => void;
-  /** Committed pieces that the reader has not begun, by position. */
+  /** Numbers of committed pieces that the reader has not reached, by position. */
   readonly #pieces = new Map<number, number>();
-  /** The reader has everything before it. */
+  /** Number of bytes that the reader has received. */
   #consumed = 0;
-  /** The reader may have everything before it. */
+  /** Number of bytes that the reader may receive. */
   #released = 0;
   #current: { readonly number: number; readonly bytes: Uint8Array; at: number } | undefined;
   #isEnded = false;
@@ -120,7 +123,7 @@ class StreamSession implements SinkSession {
     into?: Uint8Array,
   ): Promise<Uint8Array> {
     const bytes = this.#buffers.read(number, position, length);
-    // The memory of a piece that was handed on is another piece's next.
+    // The memory of a delivered piece is reused for another one.
     return into === undefined ? bytes.slice() : bytes;
   }
 
@@ -129,7 +132,7 @@ class StreamSession implements SinkSession {
   }
 
   async advance(position: number): Promise<void> {
-    // All of it is not to be had before the whole is right.
+    // The last chunk is held back until the whole content is verified.
     this.#released = Math.max(
       this.#released,
       position === this.#layout.length ? position - CHUNK_BYTES : position,
@@ -151,14 +154,14 @@ class StreamSession implements SinkSession {
     this.#wake?.();
   }
 
-  /** The reader gave up. */
+  /** Fails the download, since the reader cancelled the stream. */
   cancel(reason: unknown): void {
     this.#options.onFailure(
       new VortexError("Aborted", "the content of the task was cancelled", { cause: reason }),
     );
   }
 
-  /** The next chunk for the reader, or undefined at the end. */
+  /** Returns the next chunk for the reader; undefined at the end. */
   async next(): Promise<Uint8Array | undefined> {
     while (this.#consumed === this.#released) {
       if (this.#isEnded) return undefined;
@@ -173,7 +176,7 @@ class StreamSession implements SinkSession {
       current.at + CHUNK_BYTES,
       current.at + this.#released - this.#consumed,
     );
-    // A copy, since the reader may pass on the memory of what it is given.
+    // The reader may transfer the memory of its chunks, so it receives a copy.
     const chunk = current.bytes.slice(current.at, end);
     current.at = end;
     this.#consumed += chunk.length;
@@ -186,6 +189,7 @@ class StreamSession implements SinkSession {
     return chunk;
   }
 
+  /** Starts with the piece at the reader's position; undefined if it is not committed. */
   #begin(): { readonly number: number; readonly bytes: Uint8Array; at: number } | undefined {
     const number = this.#pieces.get(this.#consumed);
     if (number === undefined) return undefined;

@@ -6,241 +6,293 @@ import type { LeftOutProtocol, Protocol } from "../transport/protocol.ts";
 import type { KnownLayout } from "./layout.ts";
 import type { TaskSink } from "./sink.ts";
 
-/** A peer to fetch from. At least one of the two addresses is given. */
+/** Peer to fetch a task from. At least one of `addr` and `apiAddr` is required. */
 export interface TaskParent {
   /**
-   * The peer, `host:port`, at its port for the downloader's protocol, or with an address for each protocol. Default: what the
-   * peer itself announces, for each piece.
+   * Address for piece requests: one `host:port` at the port of the downloader's protocol, or one
+   * address per protocol. Default: the address that the peer announces with its pieces.
    */
   readonly addr?: PeerAddress;
   /**
-   * The peer, `host:port`, at its port for the Dragonfly API over gRPC. When given, the peer is asked which pieces it has,
-   * and is asked for no others. Default for a task whose lengths are not given: the host of `addr` at port 4000, or `addr`
-   * itself for a downloader over gRPC; else nothing is asked, and the peer is taken to have all pieces.
+   * Address of the peer's Dragonfly gRPC API, `host:port`. The peer is asked there which pieces it
+   * has, and only those are requested from it.
+   *
+   * Default when the request gives no lengths: the host of `addr` at port 4000, or `addr` itself
+   * for a downloader over gRPC. Otherwise the peer is not asked, and is assumed to have all pieces.
    */
   readonly apiAddr?: string;
 }
 
 /**
- * Which task, and from whom. Where the caller knows neither `contentLength` nor `pieces`, the parents are asked.
+ * Task to fetch, and the parents to fetch it from. Without `contentLength` and `pieces`, the
+ * parents are asked for the lengths.
  */
 export interface TaskRequest extends KnownLayout {
-  /** 64 characters, hex digits in stock Dragonfly. */
+  /** Task ID, 64 characters. Dragonfly uses hex digits. */
   readonly taskId: string;
-  /** The asking host's id, as the Dragonfly API wants it. */
+  /** ID of the requesting host, a field of every Dragonfly API request. */
   readonly hostId: string;
-  /** Peers that have the task or parts of it; at least one. A string stands for `{ addr }`. */
+  /** Peers that have all or part of the task, at least one. A string is short for `{ addr }`. */
   readonly parents: readonly (string | TaskParent)[];
-  /** Default `standard`. */
+  /** Task kind. Default `standard`. */
   readonly kind?: PieceKind;
   /**
-   * What the whole content must turn out to be: `crc32:`, `sha256:` or `sha512:`. Checked while the content comes. Parents that
-   * have another content cannot make the task fail then, as long as one has all of the right one. Default: what the parents say,
-   * if they say the same; else two parents with different contents fail the task as `DigestMismatch`.
+   * Expected digest of the whole content, as `algorithm:encoded` with `crc32`, `sha256` or
+   * `sha512`. It is verified during the download. Parents with different content then cannot fail
+   * the task while another parent has all of the right content.
+   *
+   * Default: the digest that the parents name, if all of them name the same one. Without any
+   * digest, two parents with different contents fail the task with `DigestMismatch`.
    */
   readonly digest?: string;
   /**
-   * Fetches only the pieces that these bytes of the content touch, and hands only these bytes to the sink. A digest of the
-   * whole cannot be checked then, so `digest` must not be given.
+   * Byte range of the content. Only the pieces that overlap it are fetched, and only its bytes
+   * reach the sink. Cannot be combined with `digest`, since a part cannot be verified by the digest
+   * of the whole.
    */
   readonly range?: ByteRange;
 }
 
-/** How a task is fetched. */
+/** Options of one download. */
 export interface TaskOptions {
-  /** Ends the download at once, with `Aborted`. What a file sink has is kept, for another try. Default: none. */
+  /**
+   * Aborts the download immediately, with the code `Aborted`. A file sink keeps its pieces, so that
+   * a later download can resume. Default: no signal.
+   */
   readonly signal?: AbortSignal;
-  /** Bytes a second that this task may take, at least 1. Default: no limit but the downloader's. */
+  /**
+   * Rate limit of this task in bytes/s, at least 1. Default: only the limit of the downloader
+   * applies.
+   */
   readonly rateLimit?: number;
-  /** Pieces at a time, 1 to 1,024; over gRPC fewer where they are longer than 2 MiB: 16 MiB together. Default: the downloader's, 8. */
+  /**
+   * Maximum number of pieces in flight, 1 to 1,024. Over gRPC, at most 16 MiB are in flight, so
+   * pieces longer than 2 MiB lower the number. Default: that of the downloader, 8.
+   */
   readonly concurrentPieceCount?: number;
   /**
-   * Milliseconds for one piece, from asking for it to its last byte. Time in which a rate limit or the sink holds it back does
-   * not count. Default: the downloader's.
+   * Timeout for one piece in ms, from its request to its last byte. Delays by a rate limit or by
+   * the sink do not count. Default: that of the downloader.
    */
   readonly pieceTimeout?: number;
   /**
-   * Milliseconds without a byte from a parent that owes one, after which it has failed. After a quarter of it, another parent
-   * is asked too. Default: the downloader's.
+   * Maximum silence of a parent in ms while bytes are expected from it; then the attempt fails.
+   * After a quarter of this time the piece is also requested from another parent. Default: that of
+   * the downloader.
    */
   readonly stallTimeout?: number;
   /**
-   * Milliseconds for which the last parents are waited for once all are gone: refused, unreachable,
-   * lost or silent. They are asked every 5 s at least, and `progress().patienceLeft` counts down.
-   * With 0, the download ends when each has failed five times in a row, which takes some 3 s.
-   * Parents that sent wrong bytes are never asked again. Default: the downloader's, 60,000.
+   * Time in ms to wait for the last parents to recover, once all parents are unreachable, refusing,
+   * disconnected or silent. Each is retried at least every 5 s, and `progress().patienceLeft`
+   * counts down.
+   *
+   * With 0, the download fails once each parent has failed five times in a row, after about 3 s. A
+   * parent that sent wrong bytes is never retried. Default: that of the downloader, 60,000.
    */
   readonly patience?: number;
-  /** Told of progress, at most ten times a second, and at the end. Default: nobody is. */
+  /**
+   * Receives the progress at most ten times a second, and once at the end. Default: no listener.
+   */
   readonly onProgress?: (progress: TaskProgress) => void;
-  /** Told of what happens. Default: nobody is. */
+  /** Receives each event of the download. Default: no listener. */
   readonly onEvent?: (event: TaskEvent) => void;
 }
 
-/** {@link TaskOptions}, and where the bytes go. */
+/** Options of one download, with the sink that receives the content. */
 export interface TaskDownloadOptions extends TaskOptions {
-  /** `memorySink()`, `fileSink(path)`, or one of your own. */
+  /** Sink for the content: `memorySink()`, `fileSink(path)`, or a custom {@link TaskSink}. */
   readonly to: TaskSink;
 }
 
-/** A task on its way in. */
+/** Handle of one running download. */
 export interface TaskDownload {
   /**
-   * Resolves when all is there, right, and visible where it was to go. Rejects with the `VortexError` that ended the
-   * download: `DigestMismatch` when the whole has another digest, or when two parents have different contents and no digest tells
-   * which is right; `StorageFailed` from the sink; `Aborted`; `Closed`;
-   * `InvalidArgument`; and when no parent is left, with the code that all of them failed with or else `Unreachable`, a
-   * message that names every one, and all their reasons as an array in `cause`. It need not be awaited.
+   * Resolves once all content is verified and visible at its destination. Rejects with the
+   * {@link VortexError} that ended the download:
+   *
+   * - `DigestMismatch`: the content has the wrong digest, or two parents have different contents
+   *   and no digest decides which is right
+   * - `StorageFailed`: the sink failed
+   * - `Aborted`, `Closed`: the download was cancelled, or its downloader closed
+   * - `InvalidArgument`: the request does not fit the task
+   * - when no parent is left: the code that all parents failed with, or `Unreachable` if they
+   *   differ. The message names every parent; `cause` is an array of their errors.
+   *
+   * A rejection that is not handled here does not raise an unhandled rejection.
    */
   readonly done: Promise<TaskReport>;
-  /** The pieces that are there and right, to be served while the rest still comes; closes with the download unless it is complete. */
+  /**
+   * Store of the verified pieces, to serve them to other peers during the download. It keeps
+   * serving after a successful download, and stops when the download fails.
+   */
   readonly store: PieceStore;
-  /** How far it is. */
+  /** Returns a snapshot of the progress. */
   progress(): TaskProgress;
-  /** No further pieces are begun; those under way are finished. Idempotent. */
+  /** Stops requesting pieces; pieces in flight are completed. Idempotent. */
   pause(): void;
-  /** Goes on after `pause`. Idempotent. */
+  /** Resumes after `pause`. Idempotent. */
   resume(): void;
-  /** Ends the download; `done` rejects with `Aborted`, `reason` as its cause. Idempotent. */
+  /** Cancels the download: `done` rejects with `Aborted` and `reason` as its cause. Idempotent. */
   cancel(reason?: unknown): void;
 }
 
-/** A task that is read as it comes. */
+/** Handle of a download whose content is read as a stream. */
 export interface TaskStream extends TaskDownload {
   /**
-   * The content in order. Whole pieces that are right are handed out, the last chunk only when the whole is; the stream errors
-   * with what ended the download. While nobody reads, no further pieces are begun.
+   * Content in order. Only verified pieces are delivered, and the last chunk only after the whole
+   * is verified. The stream errors with the error of the download. Backpressure applies: without a
+   * reader, no further pieces are requested.
    */
   readonly content: ReadableStream<Uint8Array>;
-  /** All of the content, once it is right. Reads `content`. */
+  /** Reads `content` to its end and returns all bytes. */
   bytes(): Promise<Uint8Array>;
 }
 
-/** Where a parent stands. */
+/** State of a parent, or of one of its protocols, in a download. */
 export type ParentState =
-  /** Asked for pieces. */
+  /** Pieces are requested. */
   | "active"
-  /** Has failed, and is asked again after a pause. */
+  /** Has failed, and is retried after a pause. */
   | "waiting"
-  /** Failed five times in a row, and is asked now and then; or sent wrong bytes, and is not. */
+  /**
+   * Has failed five times in a row and is retried only occasionally, or sent wrong bytes and is
+   * never retried.
+   */
   | "left-out";
 
-/** What was seen of one parent. */
+/** Statistics of one parent in a download. */
 export interface ParentProgress {
-  /** `addr` of the parent, or its `apiAddr`. */
+  /** Name of the parent: its `addr`, or its `apiAddr` without one. */
   readonly parent: string;
-  /** Where it stands. */
+  /** Current state. */
   readonly state: ParentState;
-  /** Bytes a second, as measured while it was asked; 0 before. */
+  /** Measured download rate in bytes/s; 0 before the first measurement. */
   readonly rate: number;
-  /** Bytes that came from it, also of pieces that were not completed. */
+  /** Bytes received from the parent, including those of pieces that were not completed. */
   readonly bytes: number;
-  /** Pieces that it delivered first, and right. */
+  /** Verified pieces that this parent delivered, and delivered first. */
   readonly pieces: number;
-  /** Failures, all of them. */
+  /** Number of failures. */
   readonly errors: number;
-  /** What it failed with, each reason once, the newest last, eight at most. */
+  /** Distinct errors of the parent, the newest last; at most eight. */
   readonly reasons: readonly VortexError[];
-  /** Each protocol of its own, where several are used at once. The figures above are those of all together. */
+  /**
+   * Statistics per protocol, if several are in use; the other fields then sum over all protocols.
+   */
   readonly routes?: readonly RouteProgress[];
-  /** Protocols that are not used with it, each with the reason; absent when there are none. */
+  /**
+   * Protocols that are not used with this parent, each with the reason; absent if there are none.
+   */
   readonly leftOut?: readonly LeftOutProtocol[];
 }
 
-/** What was seen of one protocol of a parent. */
+/** Statistics of one protocol of a parent in a download. */
 export interface RouteProgress {
-  /** What its pieces travelled over. */
+  /** Protocol that carried the pieces. */
   readonly protocol: Protocol;
-  /** Whether it is used. */
+  /** Current state of the protocol. */
   readonly state: ParentState;
-  /** Bytes a second, as measured while it was asked; 0 before. */
+  /** Measured download rate in bytes/s; 0 before the first measurement. */
   readonly rate: number;
-  /** Bytes that came over it, also of pieces that were not completed. */
+  /** Bytes received over the protocol, including those of pieces that were not completed. */
   readonly bytes: number;
-  /** Pieces that came over it first, and right. */
+  /** Verified pieces that arrived over this protocol, and arrived over it first. */
   readonly pieces: number;
-  /** Failures, all of them. */
+  /** Number of failures. */
   readonly errors: number;
 }
 
-/** How far a task is. Bytes are those that are wanted. */
+/** Progress of a download. Byte counts cover only the requested range. */
 export interface TaskProgress {
-  /** Bytes that are there and right, and those of pieces under way. */
+  /** Bytes of verified pieces and of pieces in flight. */
   readonly bytes: number;
-  /** Undefined until the parents have told. */
+  /** Bytes to download; undefined until the parents have reported the lengths. */
   readonly totalBytes: number | undefined;
-  /** Pieces that are there and right. */
+  /** Verified pieces. */
   readonly pieces: number;
-  /** Pieces that are wanted. Undefined until the parents have told. */
+  /** Pieces to download; undefined until the parents have reported the lengths. */
   readonly totalPieces: number | undefined;
-  /** Bytes that an earlier download had left, and that were right. */
+  /** Bytes that an earlier download left in the sink and that were verified. */
   readonly resumedBytes: number;
-  /** Bytes a second over the last seconds. */
+  /** Download rate over the last five seconds, in bytes/s. */
   readonly rate: number;
-  /** Milliseconds until the end at this rate; undefined before 2 s of bytes or 1 % of them. */
+  /**
+   * Estimated time to the end in ms at the current rate. Undefined before the first 2 s, or the
+   * first 1 % of the bytes.
+   */
   readonly timeLeft: number | undefined;
-  /** Whether `pause` was called, and not `resume` after it. */
+  /** True between `pause` and `resume`. */
   readonly paused: boolean;
-  /** Milliseconds left to wait for gone parents, see `patience`; undefined while one answers. */
+  /**
+   * Remaining time in ms to wait for the last parents, see `patience`; undefined while any parent
+   * answers.
+   */
   readonly patienceLeft: number | undefined;
-  /** What was seen of each parent. */
+  /** Statistics per parent. */
   readonly parents: readonly ParentProgress[];
 }
 
-/** What vouched for the content of a task. */
+/** Strength of the verification of a task's content. */
 export type Verified =
-  /** The whole has this digest, `algorithm:encoded`: the caller's, or the one that the parents name for the task. */
+  /**
+   * The whole content has this digest, `algorithm:encoded`, given by the caller or named by the
+   * parents.
+   */
   | { readonly level: "whole"; readonly digest: string; readonly by: "caller" | "parents" }
   /**
-   * `pieces`: each piece has the digest that its parent announced, or the caller named, and all parents that it came from have the
-   * same content, as far as they were asked: up to three pieces each.
+   * `pieces`: each piece has the digest that its parent announced or the caller gave. All
+   * contributing parents have the same content, as far as they were compared: by up to three pieces
+   * each.
    *
-   * `none`: each piece has the digest that its parent announced, and some parent, or what an earlier download left, could not be
-   * compared with the others. The content may be made of several.
+   * `none`: each piece has the digest that its parent announced, but some parent, or the pieces of
+   * an earlier download, could not be compared. The content may mix several versions.
    */
   | { readonly level: "pieces" | "none" };
 
-/** How a download went. */
+/** Result of a successful download. */
 export interface TaskReport {
-  /** The task. */
+  /** ID of the task. */
   readonly taskId: string;
-  /** Bytes that were wanted. */
+  /** Bytes of the requested range. */
   readonly bytes: number;
-  /** Pieces that were wanted. */
+  /** Pieces of the requested range. */
   readonly pieces: number;
-  /** Bytes and pieces that an earlier download had left, and that were right. */
+  /** Bytes that an earlier download left in the sink and that were verified. */
   readonly resumedBytes: number;
-  /** Pieces that an earlier download had left, and that were right. */
+  /** Pieces that an earlier download left in the sink and that were verified. */
   readonly resumedPieces: number;
-  /** What vouched for the content. */
+  /** Strength of the verification. */
   readonly verified: Verified;
-  /** Milliseconds. */
+  /** Duration of the download in ms. */
   readonly duration: number;
-  /** What was seen of each parent. */
+  /** Statistics per parent. */
   readonly parents: readonly ParentProgress[];
 }
 
-/** What happens in a download. */
+/** Event of a download. */
 export type TaskEvent =
-  /** The lengths are known and the sink is open; `resumedPieces` of an earlier download are being compared. */
+  /**
+   * The lengths are known and the sink is open. `resumedPieces` pieces of an earlier download are
+   * about to be verified.
+   */
   | {
       readonly type: "started";
       readonly totalBytes: number;
       readonly totalPieces: number;
       readonly resumedPieces: number;
     }
-  /** A piece is there and right; `parent` is undefined when an earlier download had left it. */
+  /** A piece is verified and stored. `parent` is undefined for a piece of an earlier download. */
   | {
       readonly type: "piece";
       readonly number: number;
       readonly bytes: number;
       readonly parent: string | undefined;
     }
-  /** A piece that an earlier download left is not what it should be, and is fetched. */
+  /** A piece of an earlier download failed verification, and is fetched again. */
   | { readonly type: "piece-damaged"; readonly number: number }
-  /** A second parent was asked for a piece that stalls or is slow. */
+  /** A stalled or slow piece was also requested from a second parent, as a hedged attempt. */
   | { readonly type: "race"; readonly number: number; readonly parent: string }
-  /** An attempt at a piece failed. */
+  /** An attempt to fetch a piece failed. */
   | {
       readonly type: "piece-failed";
       readonly number: number;
@@ -248,7 +300,7 @@ export type TaskEvent =
       readonly error: VortexError;
       readonly protocol?: Protocol;
     }
-  /** A parent is asked over one protocol less; others remain. */
+  /** A parent is no longer used over this protocol; it is still used over others. */
   | {
       readonly type: "protocol-left-out";
       readonly parent: string;
@@ -256,19 +308,19 @@ export type TaskEvent =
       readonly reasons: readonly VortexError[];
     }
   /**
-   * What came does not make the whole, or not all of it can be had: pieces are fetched again from these parents. Only where the digest
-   * of the whole is known.
+   * Pieces are fetched again from `parents`, since the content had the wrong digest, or some pieces
+   * were unavailable. Only for a task whose digest is known.
    */
   | {
       readonly type: "started-over";
       readonly parents: readonly string[];
       readonly error: VortexError;
     }
-  /** A parent is not counted on any more. */
+  /** A parent is no longer used, or only retried occasionally. */
   | {
       readonly type: "parent-left-out";
       readonly parent: string;
       readonly reasons: readonly VortexError[];
     }
-  /** A parent that was left out delivers again, over `protocol` where it has several. */
+  /** A left-out parent delivered again, over `protocol` if it has several. */
   | { readonly type: "parent-back"; readonly parent: string; readonly protocol?: Protocol };

@@ -1,8 +1,8 @@
-/** Milliseconds in a bucket, and how many of them are looked at. */
+/** Length of a bucket in ms, and number of buckets in the window. */
 const BUCKET_MS = 250;
 const BUCKET_COUNT = 20;
 
-/** Bytes a second over the last five seconds. */
+/** Measures throughput over a sliding window of five seconds. */
 export class ThroughputMeter {
   readonly #buckets = new Float64Array(BUCKET_COUNT);
   readonly #since: number;
@@ -12,12 +12,14 @@ export class ThroughputMeter {
     this.#since = now;
   }
 
+  /** Adds bytes that arrived at the time `now`, in ms. */
   add(bytes: number, now: number): void {
     this.#moveTo(now);
     const index = this.#bucket % BUCKET_COUNT;
     this.#buckets[index] = (this.#buckets[index] ?? 0) + bytes;
   }
 
+  /** Returns the throughput at the time `now`, in bytes/s. */
   rate(now: number): number {
     this.#moveTo(now);
     const span = Math.min(
@@ -28,12 +30,13 @@ export class ThroughputMeter {
     return (this.#buckets.reduce((sum, bytes) => sum + bytes, 0) * 1000) / span;
   }
 
+  /** Moves the window to the time `now`. */
   #moveTo(now: number): void {
     const bucket = Math.floor((now - this.#since) / BUCKET_MS);
     const steps = Math.min(bucket - this.#bucket, BUCKET_COUNT);
     for (let step = 1; step <= steps; step++)
       this.#buckets[(this.#bucket + step) % BUCKET_COUNT] = 0;
-    // After a long pause all buckets are empty, and which one is next does not matter.
+    // After a long pause all buckets are empty, so it does not matter which one comes next.
     this.#bucket = Math.max(this.#bucket, bucket);
   }
 }

@@ -4,25 +4,30 @@ import { type RouteState, reasonsOf } from "./route.ts";
 import type { ParentProgress, RouteProgress, TaskProgress, TaskReport, Verified } from "./task.ts";
 import { ThroughputMeter } from "./throughput-meter.ts";
 
-/** Milliseconds of arriving bytes, or part of them, before the time for the rest is estimated. */
+/**
+ * Time in ms, or share of the content, that must have arrived before the remaining time is
+ * estimated.
+ */
 const MIN_MEASURED_MS = 2000;
 const MIN_MEASURED_SHARE = 0.01;
 
-/** State of a download beside its counters. */
+/** State of a download that its counters do not contain. */
 export interface ProgressContext {
-  /** Wanted bytes of pieces that are under way. */
+  /** Received bytes of pieces in flight. */
   readonly inFlightBytes: number;
   readonly routes: Iterable<RouteState>;
   readonly paused: boolean;
-  /** See {@link TaskProgress.patienceLeft}. */
+  /** Remaining patience in ms, see {@link TaskProgress.patienceLeft}. */
   readonly patienceLeft: number | undefined;
 }
 
-/** What is counted of one download, and told as its progress and in its report. */
+/**
+ * Counts the pieces and bytes of one download, for its progress and its report. Times are in ms.
+ */
 export class TransferStats {
   readonly #startedAt: number;
   readonly #meter: ThroughputMeter;
-  /** When the first bytes came, and how many have come. */
+  /** Time of the first received bytes, and number of all received bytes. */
   #firstByteAt: number | undefined;
   #arrivedBytes = 0;
   #pieces = 0;
@@ -32,25 +37,25 @@ export class TransferStats {
   /** Protocols that are not used, by parent. */
   readonly #leftOut = new Map<string, readonly LeftOutProtocol[]>();
 
-  /** @param now milliseconds, as all times here */
+  /** @param now start of the download, in ms */
   constructor(now: number) {
     this.#startedAt = now;
     this.#meter = new ThroughputMeter(now);
   }
 
-  /** Pieces that are there and right. */
+  /** Number of verified pieces. */
   get pieces(): number {
     return this.#pieces;
   }
 
-  /** Bytes came, wanted or not. */
+  /** Counts received bytes, whether requested or not. */
   addBytes(bytes: number, now: number): void {
     this.#firstByteAt ??= now;
     this.#arrivedBytes += bytes;
     this.#meter.add(bytes, now);
   }
 
-  /** A piece is there and right. */
+  /** Counts a verified piece. `resumed` is true for a piece of an earlier download. */
   addPiece(length: number, resumed: boolean): void {
     this.#pieces++;
     this.#bytes += length;
@@ -59,12 +64,12 @@ export class TransferStats {
     this.#resumedBytes += length;
   }
 
-  /** Reports protocols that are not used with a parent. */
+  /** Records the protocols that are not used with a parent. */
   setLeftOutProtocols(parent: string, protocols: readonly LeftOutProtocol[]): void {
     if (protocols.length > 0) this.#leftOut.set(parent, protocols);
   }
 
-  /** Some pieces are fetched again: none is left but what is added from now on. */
+  /** Resets the counters of pieces, for a round that fetches pieces again. */
   restart(): void {
     this.#pieces = 0;
     this.#bytes = 0;
@@ -72,6 +77,7 @@ export class TransferStats {
     this.#resumedBytes = 0;
   }
 
+  /** Returns a snapshot for the caller of the download. */
   progress(
     now: number,
     layout: TaskLayout | undefined,
@@ -99,7 +105,10 @@ export class TransferStats {
     };
   }
 
-  /** Returns true once enough has arrived for an estimate, beside what an earlier download left. */
+  /**
+   * Returns true once enough of the content has arrived to estimate the remaining time. Bytes of an
+   * earlier download do not count.
+   */
   #isMeasured(now: number, layout: TaskLayout | undefined): boolean {
     if (layout === undefined || this.#firstByteAt === undefined) return false;
     return (
@@ -108,6 +117,7 @@ export class TransferStats {
     );
   }
 
+  /** Returns the report of a successful download. */
   report(
     now: number,
     layout: TaskLayout,
@@ -127,11 +137,12 @@ export class TransferStats {
   }
 }
 
-/** Milliseconds for bytes at a rate in bytes/s; undefined when none come. */
+/** Returns the time in ms for a number of bytes at a rate in bytes/s; undefined at rate 0. */
 function timeFor(bytes: number, rate: number): number | undefined {
   return rate === 0 ? undefined : (bytes * 1000) / rate;
 }
 
+/** Returns the statistics of each parent, summed over its routes. */
 function parentProgress(
   now: number,
   routes: Iterable<RouteState>,

@@ -153,7 +153,7 @@ describe("two parents with different contents of one length", () => {
       const error = await assertRejects(fetch(), "DigestMismatch");
       assert.match(
         error.message,
-        /\b[ab]:1 and [ab]:1 have different contents: piece \d+ has digest crc32:\d+ at [ab]:1/,
+        /\b[ab]:1 and [ab]:1 have different contents: expected digest crc32:\d+ of piece \d+, got crc32:\d+ from [ab]:1/,
       );
       assert.match(error.message, /a:1/);
       assert.match(error.message, /b:1/);
@@ -300,7 +300,7 @@ describe("a parent that changes its content while the task runs", () => {
       const error = await assertRejects(fetch(), "DigestMismatch");
       assert.match(
         error.message,
-        /the content of a:1 changed: expected piece 0 with digest crc32:\d+ as before, got crc32/,
+        /the content of a:1 changed: expected digest crc32:\d+ of piece 0 as before, got crc32/,
       );
       assert.equal(sink.ended, "discard");
     });
@@ -409,7 +409,7 @@ describe("the digest of the whole", () => {
       "c:1": differingIn((number) => number > 5),
     });
     const error = await assertRejects(fetch({ digest }), "DigestMismatch");
-    assert.match(error.message, /^the task has digest sha256:\w+, expected was sha256:/);
+    assert.match(error.message, /^digest of the task: expected sha256:\w+, got sha256:/);
     assert.equal(sink.ended, "discard");
     assert.ok(parents.asked.length <= 8 * COUNT, `${parents.asked.length} requests`);
   });
@@ -558,7 +558,7 @@ describe("what an earlier download left", () => {
       const error = await assertRejects(made.fetch(), "DigestMismatch");
       assert.match(
         error.message,
-        /^a:1 and what an earlier download left \(the journal\) have different contents: piece \d+/,
+        /^a:1 and what an earlier download left \(the journal\) have different contents: expected digest \S+ of piece \d+/,
       );
       assert.deepEqual([made.sink.ended, made.sink.committed], ["discard", []]);
     });

@@ -347,7 +347,7 @@ describe("what the caller may say", () => {
         "InvalidArgument",
       );
       assert.ok(
-        refused.message.startsWith(`digest ${digest}, range ${text}: expected one of them`),
+        refused.message.startsWith(`digest ${digest} and range ${text}: expected one of them`),
         refused.message,
       );
     }
