@@ -3,139 +3,213 @@ import type { Protocol } from "../transport/protocol.ts";
 import type { RetryDecision } from "./retry-decision.ts";
 import { type LeftOut, type RouteIdentity, RouteState } from "./route.ts";
 
-/** What the scheduler is told when it is made. */
+/** Options of a {@link Scheduler}. Times are in ms. */
 export interface SchedulerOptions {
-  /** The pieces that are wanted: all from `first` to `last`. */
+  /** Numbers of the first and the last requested piece. */
   readonly first: number;
   readonly last: number;
-  /** Bytes of a piece. */
+  /** Returns the length of a piece in bytes. */
   readonly lengthOf: (number: number) => number;
-  /** Pieces at a time. One that two parents race for counts once. */
+  /** Maximum number of pieces in flight. A piece with a hedged attempt counts once. */
   readonly concurrentPieceCount: number;
-  /** Milliseconds in which a parent must deliver a piece. */
+  /** Timeout for the transfer of one piece. */
   readonly pieceTimeout: number;
-  /** Milliseconds without a byte that a parent owes, after which another one is asked too. */
+  /** Time without a byte from a parent after which an attempt is stalled and may be hedged. */
   readonly stallThreshold: number;
-  /** Milliseconds for which pieces are waited for that no parent has announced yet. */
+  /** Time to wait for a piece that no parent has announced yet. */
   readonly announceTimeout: number;
-  /** Milliseconds for which the last parents are waited for when they are gone. */
+  /** Time to wait for the last parents to recover, once all are left out. */
   readonly patience: number;
-  /** Bytes that racers may hold in memory together; one racer is always allowed. Default 64 MiB. */
+  /**
+   * Maximum number of bytes that hedged attempts may buffer in memory together. One hedged attempt
+   * is always allowed. Default 64 MiB.
+   */
   readonly maxHedgeBytes?: number;
-  /** From 0 to 1. */
+  /** Returns a random number from 0 to 1. */
   readonly random: () => number;
 }
 
-/** One try to fetch a piece from one parent. */
+/**
+ * One request for a piece to one parent. An attempt is in flight from the step that starts it until
+ * `succeeded`, `failed`, or a call that returns it as ended.
+ */
 export interface Attempt {
+  /** Unique ID of the attempt. */
   readonly id: number;
+  /** Number of the piece. */
   readonly number: number;
-  /** The route's id. */
+  /** ID of the route. */
   readonly routeId: string;
-  /** The name of the route's parent. */
+  /** Name of the parent. */
   readonly parent: string;
-  /** What the route goes over, where a parent has several. */
+  /** Protocol of the route, if the parent is used over several at once. */
   readonly protocol: Protocol | undefined;
-  /** Whether another parent was on the piece already when this one was asked. */
+  /**
+   * True for a hedged attempt: another attempt at the piece was already in flight when it started.
+   */
   readonly isHedge: boolean;
 }
 
-/** What the surroundings allow at the time of a step. */
+/** Limits of the environment at the time of a step. */
 export interface StepEnvironment {
-  /** Whether the sink has room for a piece. Once false, it is false for all greater numbers. */
+  /**
+   * Returns true if the sink has room for a piece. If false for one piece, it is false for all
+   * later ones.
+   */
   hasRoom(number: number): boolean;
-  /** Takes a slot for one more request to a parent; false when there is none now. What is taken belongs to the attempt. */
+  /**
+   * Takes a request slot at a parent; returns false if none is free. The slot belongs to the
+   * attempt that is started next.
+   */
   takeSlot(parent: string): boolean;
-  /** Pieces at a time, if fewer than `concurrentPieceCount` are allowed now. */
+  /** Maximum number of pieces in flight, if currently lower than `concurrentPieceCount`. */
   readonly maxPieces?: number;
 }
 
-/** What to do now. */
+/** Result of a step. */
 export interface Step {
-  /** Attempts to begin. */
+  /** Attempts to start now. */
   readonly starts: readonly Attempt[];
-  /** When to step again if nothing else happens. */
+  /**
+   * Time of the next step in ms, unless an event triggers one earlier; undefined to wait for an
+   * event.
+   */
   readonly wakeAt: number | undefined;
-  /** Why the pieces that are left cannot be fetched, once nothing is under way and nothing can change that. */
+  /**
+   * Error of the download. Set once nothing is in flight and the remaining pieces cannot be
+   * fetched.
+   */
   readonly failure: VortexError | undefined;
 }
 
+/**
+ * Attempt in flight. It alternates between two states: waiting for bytes from the parent, and
+ * paused, while the sink or a rate limit delays the next read. Only wait time counts for rates and
+ * stalls.
+ */
 interface RunningAttempt extends Attempt {
+  /** Time of the start, in ms. */
   readonly startedAt: number;
-  /** The route's failure epoch at the start. */
+  /** Failure epoch of the route at the start. */
   readonly failureEpoch: number;
   readonly route: RouteState;
-  /** True for a probe that has brought bytes: while it runs, others are not waited for. */
+  /**
+   * True for a probe that has received bytes. While one is in flight, the patience does not run.
+   */
   isDeliveringProbe: boolean;
+  /** Received bytes. */
   bytes: number;
-  /** Since when the parent owes a byte; undefined while the wait is ours: the sink's, or a rate limit's. */
+  /** Start of the current wait, in ms; undefined while the attempt is paused. */
   waitingSince: number | undefined;
-  /** Milliseconds in which bytes were owed, before `owedSince`. */
+  /** Total wait time in ms, without the current wait. */
   waitedMs: number;
-  /** Those of them before the first byte. */
+  /** Wait time before the first byte, in ms. */
   firstByteMs: number;
-  /** `active` and `bytes` at the beginning of the current window, and milliseconds a byte in the one before. */
+  /**
+   * `waitedMs` and `bytes` at the start of the current pace window, and the pace of the previous
+   * window in ms per byte.
+   */
   windowWaitedMs: number;
   windowBytes: number;
   windowMsPerByte: number;
 }
 
-const QUEUED = 0;
-const RUNNING = 1;
-const DONE = 2;
-/** An earlier download left it, and it is being compared. */
-const VERIFYING = 3;
+/**
+ * States of a piece. A restart returns a piece to `QUEUED` or `DONE` from any state.
+ *
+ * | state | event | next state |
+ * | --- | --- | --- |
+ * | `VERIFYING` | found intact, or damaged | `DONE`, or `QUEUED` |
+ * | `QUEUED` | an attempt starts | `IN_FLIGHT` |
+ * | `IN_FLIGHT` | an attempt succeeds | `DONE` |
+ * | `IN_FLIGHT` | its last attempt fails or is ended | `QUEUED` |
+ */
+const PieceState = {
+  /** To be requested, for the first time or again. */
+  QUEUED: 0,
+  /** Requested by one attempt, or by two with a hedged attempt. */
+  IN_FLIGHT: 1,
+  /** Complete, verified and handed to the sink. */
+  DONE: 2,
+  /** Left in the sink by an earlier download, and being verified. */
+  VERIFYING: 3,
+} as const;
 
-/** Pieces behind the first one in the queue that are looked at for a parent that has them. */
+/**
+ * Number of pieces after the first queued one that are examined, in search of a piece that some
+ * route has.
+ */
 const QUEUE_LOOKAHEAD_PIECES = 4096;
-/** Longest pause between two probes of the last parents, in ms. */
+/** Maximum pause between two probes of a parent while the patience runs, in ms. */
 export const MAX_PATIENCE_PAUSE_MS = 5000;
 /**
- * Probes that may end a wait by their first bytes, with no whole piece in between. Parents that
- * send a little each time are given up.
+ * Maximum number of probes that may restart the patience by their first bytes without a complete
+ * piece in between. This gives up parents that send a few bytes each time.
  */
 const MAX_PATIENCE_RESETS = 5;
-/** Part of the piece timeout that pieces under way at one route may take together, as far as its rate tells. */
+/**
+ * Share of the piece timeout that the pieces in flight over one route may take together, according
+ * to its rate.
+ */
 const MAX_PIECE_TIMEOUT_SHARE = 0.5;
+/** Default of {@link SchedulerOptions.maxHedgeBytes}. */
 const DEFAULT_MAX_HEDGE_BYTES = 64 * 1024 * 1024;
-/** Milliseconds between two looks for pieces that are slow. */
+/** Interval between two searches for slow pieces, in ms. */
 const HEDGE_INTERVAL_MS = 1000;
-/** A piece is slow when its rest would take so many times as long as all of it from another parent. */
+/**
+ * A piece is slow if its remaining time exceeds the time for all of it over another route by this
+ * factor.
+ */
 const SLOW_FACTOR = 4;
-/** The same when nothing is left to begin, and parents are idle. */
+/** The same factor once no piece is left to start, for idle routes. */
 const SLOW_FACTOR_AT_END = 1.5;
-/** Milliseconds of activity in which the newest pace of an attempt is measured. */
+/** Wait time over which the recent pace of an attempt is measured, in ms. */
 const PACE_WINDOW_MS = 5000;
-/** Milliseconds that a race must win to be worth its bytes. */
+/** Minimum time that a hedged attempt must save to be worth its bytes, in ms. */
 const MIN_HEDGE_GAIN_MS = 100;
 
 /**
- * Which piece is asked from which parent, and when. A state machine: it does no I/O, has no clock and no timers; whoever
- * uses it tells it what has happened, and calls `step` to hear what to do.
+ * Decides which piece is requested over which route, and when. A pure state machine without I/O,
+ * clock or timers: the caller reports events with their times, and `step` returns what to do.
  *
- * Pieces begin in ascending order, each at the parent that is expected to deliver it first by what was measured of it. A
- * piece that stalls, or is far slower than another parent would be, is asked from a second one; the first whole answer
- * wins. There are never more than two attempts at a piece. When nothing is left to begin, idle parents join in with the
- * slowest.
+ * Pieces start in ascending order, each over the route with the earliest expected delivery,
+ * according to its measured rate. A stalled piece, or one that another route would deliver far
+ * sooner, gets a hedged attempt; the first complete answer wins. A piece never has more than two
+ * attempts. Once no piece is left to start, idle routes hedge the slowest pieces.
+ *
+ * The states of a piece are {@link PieceState}, those of a route {@link LeftOut}. The download as a
+ * whole is in one of these:
+ *
+ * - active: attempts are in flight, or some route may start one
+ * - awaiting announcements: nothing is in flight, and parents may still announce the missing
+ *   pieces, until `announceTimeout`
+ * - patient: every route that has missing pieces is left out as `gone`; these are probed until
+ *   `patience` ends
+ * - failed: `step` returns a failure
+ * - done: all pieces are stored
  */
 export class Scheduler {
   readonly #options: SchedulerOptions;
   readonly #routes = new Map<string, RouteState>();
+  /** Attempts in flight, by ID. */
   readonly #running = new Map<number, RunningAttempt>();
-  /** Attempts by piece, one or two. */
+  /** Attempts in flight by piece: one, or two with a hedged attempt. */
   readonly #attemptsByPiece = new Map<number, RunningAttempt[]>();
   readonly #pieceStates: Uint8Array;
-  /** Pieces that began, and are to begin again. */
+  /** Queued pieces that were started before. */
   readonly #retryQueue = new Set<number>();
-  /** No piece before it is queued for the first time. */
+  /** Number before which no piece is queued for the first time. */
   #nextUnstarted: number;
+  /** Number of pieces that are not stored. */
   #remaining: number;
+  /** Number of resumed pieces in verification. */
   #verifying = 0;
   #lastAttemptId = 0;
+  /** Time of the first step, last complete piece or last restart, in ms. */
   #progressAt: number | undefined;
-  /** Start of the wait for the last parents; undefined while others are there, or bytes come. */
+  /** Time at which the patience started, in ms; undefined while it does not run. */
   #patienceSince: number | undefined;
-  /** Attempts that have ended a wait by their first bytes, since the last whole piece. */
+  /** Number of probes that restarted the patience since the last complete piece. */
   #patienceResets = 0;
 
   constructor(options: SchedulerOptions) {
@@ -145,26 +219,33 @@ export class Scheduler {
     this.#nextUnstarted = options.first;
   }
 
-  /** Whether every piece is there. */
+  /** True once all pieces are stored. */
   get done(): boolean {
     return this.#remaining === 0;
   }
 
-  /** Attempts under way, for whoever ends them all. */
+  /** Attempts in flight. */
   get attempts(): Iterable<Attempt> {
     return this.#running.values();
   }
 
+  /** All routes. */
   get routes(): Iterable<RouteState> {
     return this.#routes.values();
   }
 
-  /** Whether no piece is left to begin, unless an attempt fails. */
+  /**
+   * True if all remaining pieces are in flight, so that none is left to start unless an attempt
+   * fails.
+   */
   get allInFlight(): boolean {
     return this.#remaining === this.#attemptsByPiece.size;
   }
 
-  /** @param announces whether the route tells which pieces it has; one that does not is held to have all */
+  /**
+   * Adds a route.
+   * @param announces true if the parent announces its pieces; otherwise it is assumed to have all
+   */
   addRoute(identity: string | RouteIdentity, announces: boolean): RouteState {
     const route = new RouteState(
       typeof identity === "string" ? { parent: identity } : identity,
@@ -174,35 +255,39 @@ export class Scheduler {
     return route;
   }
 
+  /** Returns the route with this ID. */
   route(id: string): RouteState {
     const route = this.#routes.get(id);
     if (route === undefined) throw new VortexError("Internal", `unknown route: ${id}`);
     return route;
   }
 
-  /** A piece that an earlier download left; it is not fetched before `settle` has said whether it is right. */
+  /**
+   * Records that the sink contains a piece of an earlier download. It is not requested until
+   * {@link endVerification}.
+   */
   beginVerification(number: number): void {
-    if (this.#pieceState(number) !== QUEUED) return;
-    this.#setPieceState(number, VERIFYING);
+    if (this.#pieceState(number) !== PieceState.QUEUED) return;
+    this.#setPieceState(number, PieceState.VERIFYING);
     this.#verifying++;
   }
 
-  /** A piece that was found is right, or is to be fetched. */
-  endVerification(number: number, right: boolean): void {
-    if (this.#pieceState(number) !== VERIFYING) return;
+  /** Records the result of a verification. A piece that is not intact is requested again. */
+  endVerification(number: number, isIntact: boolean): void {
+    if (this.#pieceState(number) !== PieceState.VERIFYING) return;
     this.#verifying--;
-    this.#setPieceState(number, right ? DONE : QUEUED);
-    if (right) this.#remaining--;
+    this.#setPieceState(number, isIntact ? PieceState.DONE : PieceState.QUEUED);
+    if (isIntact) this.#remaining--;
     else this.#retryQueue.add(number);
   }
 
-  /** The answer to an attempt has begun to come. */
+  /** Records that the answer to an attempt has started, before its first byte of content. */
   answered(id: number, now: number): void {
     const attempt = this.#running.get(id);
     attempt?.route.answered(now - attempt.startedAt);
   }
 
-  /** Bytes of an attempt came. */
+  /** Records received bytes of an attempt. */
   arrived(id: number, bytes: number, now: number): void {
     const attempt = this.#running.get(id);
     if (attempt === undefined) return;
@@ -225,25 +310,26 @@ export class Scheduler {
       attempt.windowWaitedMs = attempt.waitedMs;
     }
     attempt.bytes += bytes;
-    const active = attempt.waitedMs - attempt.windowWaitedMs;
-    if (active < PACE_WINDOW_MS) return;
-    attempt.windowMsPerByte = active / Math.max(1, attempt.bytes - attempt.windowBytes);
+    const windowMs = attempt.waitedMs - attempt.windowWaitedMs;
+    if (windowMs < PACE_WINDOW_MS) return;
+    attempt.windowMsPerByte = windowMs / Math.max(1, attempt.bytes - attempt.windowBytes);
     attempt.windowWaitedMs = attempt.waitedMs;
     attempt.windowBytes = attempt.bytes;
   }
 
-  /** The attempt waits for its parent, or for something on our side. */
-  setWaiting(id: number, owing: boolean, now: number): void {
+  /** Records that an attempt starts or stops waiting for bytes from its parent. */
+  setWaiting(id: number, isWaiting: boolean, now: number): void {
     const attempt = this.#running.get(id);
-    if (attempt === undefined || (attempt.waitingSince !== undefined) === owing) return;
+    if (attempt === undefined || (attempt.waitingSince !== undefined) === isWaiting) return;
     if (attempt.waitingSince !== undefined) attempt.waitedMs += now - attempt.waitingSince;
-    attempt.waitingSince = owing ? now : undefined;
-    attempt.route.setWaiting(owing, now);
+    attempt.waitingSince = isWaiting ? now : undefined;
+    attempt.route.setWaiting(isWaiting, now);
   }
 
   /**
-   * The piece is there and right. Returns the attempts at it that lost, which are over. A parent that was silent for all the
-   * time that the winner took has stalled, and is blamed for it.
+   * Records that the piece of an attempt is complete and verified. Returns the other attempts at
+   * the piece, which have ended. A parent that was silent for as long as the winner took has
+   * stalled, and its attempt counts as a failure.
    */
   succeeded(id: number, now: number): readonly Attempt[] {
     const winner = this.#remove(id, now);
@@ -265,25 +351,25 @@ export class Scheduler {
       );
       loser.route.failed(error, loser.failureEpoch, now, this.#options.random);
     }
-    this.#setPieceState(number, DONE);
+    this.#setPieceState(number, PieceState.DONE);
     this.#remaining--;
     return losers;
   }
 
-  /** All routes to a parent. */
+  /** Returns all routes of a parent. */
   routesOf(parent: string): readonly RouteState[] {
     return [...this.#routes.values()].filter((route) => route.parent === parent);
   }
 
-  /** Milliseconds left to wait for the last parents; undefined while there are others. */
+  /** Returns the remaining patience in ms; undefined while the patience does not run. */
   patienceLeft(now: number): number | undefined {
-    const until = this.#patienceEndsAt;
-    return until === undefined ? undefined : Math.max(0, until - now);
+    const end = this.#patienceEndsAt;
+    return end === undefined ? undefined : Math.max(0, end - now);
   }
 
   /**
-   * The attempt failed. Returns those that are over because their route is left out now. What is
-   * wrong is wrong over every protocol, so it bans all routes of its parent.
+   * Records a failed attempt. Returns further attempts that have ended because their route is left
+   * out now. Wrong data is wrong over every protocol, so it bans all routes of the parent.
    */
   failed(
     id: number,
@@ -297,28 +383,34 @@ export class Scheduler {
     this.#requeue(number);
     const { random } = this.#options;
     const routes = this.routesOf(route.parent);
-    const before = new Set(routes.filter(({ isLeftOut }) => isLeftOut));
+    const leftOutBefore = new Set(routes.filter(({ isLeftOut }) => isLeftOut));
     if (decision === "missing") route.missed(number, error, failureEpoch, now, random);
     else if (decision === "retry") route.failed(error, failureEpoch, now, random);
     else {
       route.addReason(error);
       route.leaveOut(decision === "leave-out" ? "useless" : "banned", now);
-      if (error.kind === "peer") for (const route of routes) route.leaveOut("banned", now);
+      if (error.kind === "peer") for (const each of routes) each.leaveOut("banned", now);
     }
-    const over = routes.filter(
-      (route) => route.leftOut === "banned" || (route.isLeftOut && !before.has(route)),
+    const endedRoutes = routes.filter(
+      (route) => route.leftOut === "banned" || (route.isLeftOut && !leftOutBefore.has(route)),
     );
-    return over.flatMap((route) => this.#endAttempts(route, now));
+    return endedRoutes.flatMap((route) => this.#endAttempts(route, now));
   }
 
-  /** Leaves a route out for a reason outside of attempts. Returns its attempts, which are over. */
+  /**
+   * Leaves a route out for a reason other than a failed attempt. Returns its attempts, which have
+   * ended.
+   */
   leaveOut(id: string, as: Exclude<LeftOut, "gone">, now: number): readonly Attempt[] {
     const route = this.route(id);
     route.leaveOut(as, now);
     return this.#endAttempts(route, now);
   }
 
-  /** The parent has another content than the others: it takes no part before `restart`. Returns its attempts, which are over. */
+  /**
+   * Excludes a parent from the current round, since its content differs from that of the others.
+   * Returns its attempts, which have ended.
+   */
   excludeFromRound(parent: string, error: VortexError, now: number): readonly Attempt[] {
     return this.routesOf(parent).flatMap((route) => {
       route.addReason(error);
@@ -327,7 +419,10 @@ export class Scheduler {
     });
   }
 
-  /** Only the pieces of `kept` are there, and only these parents are asked for the others. Nothing is under way. */
+  /**
+   * Starts a new round: keeps the pieces of `kept`, and fetches all others from the given parents
+   * only. No attempt may be in flight.
+   */
   restart(kept: ReadonlySet<number>, parents: readonly string[], now: number): void {
     const { first, last } = this.#options;
     for (const route of this.#routes.values())
@@ -336,7 +431,7 @@ export class Scheduler {
     this.#remaining = 0;
     for (let number = first; number <= last; number++) {
       const isKept = kept.has(number);
-      this.#setPieceState(number, isKept ? DONE : QUEUED);
+      this.#setPieceState(number, isKept ? PieceState.DONE : PieceState.QUEUED);
       if (!isKept) this.#remaining++;
     }
     this.#nextUnstarted = first;
@@ -344,31 +439,35 @@ export class Scheduler {
     this.#patienceSince = undefined;
   }
 
-  /** What to do now. */
+  /** Advances the state machine to the time `now`, in ms, and returns what to do. */
   step(now: number, environment: StepEnvironment): Step {
     this.#progressAt ??= now;
     this.#updatePatience(now);
     const starts: Attempt[] = [];
-    const times: Times = { wake: new Earliest(), gone: new Earliest(), useless: new Earliest() };
+    const times: RetryTimes = {
+      wake: new Earliest(),
+      gone: new Earliest(),
+      useless: new Earliest(),
+    };
     const { wake, gone, useless } = times;
-    // Whether something outside will call for another step.
-    const held = { refused: false, room: false };
-    const most = Math.min(
+    // Reasons to wait that end with an event outside of the scheduler.
+    const blocked = { bySlots: false, byRoom: false };
+    const maxPieces = Math.min(
       this.#options.concurrentPieceCount,
       environment.maxPieces ?? Number.POSITIVE_INFINITY,
     );
-    while (this.#attemptsByPiece.size < most) {
-      const start = this.#startNext(now, environment, times, held);
+    while (this.#attemptsByPiece.size < maxPieces) {
+      const start = this.#startNext(now, environment, times, blocked);
       if (start === undefined) break;
       starts.push(start);
     }
-    if (this.#routes.size > 1) this.#startHedges(now, environment, most, wake, starts);
+    if (this.#routes.size > 1) this.#startHedges(now, environment, maxPieces, wake, starts);
     if (
       this.#running.size > 0 ||
       this.done ||
       this.#verifying > 0 ||
-      held.refused ||
-      held.room ||
+      blocked.bySlots ||
+      blocked.byRoom ||
       wake.at !== undefined
     ) {
       for (const { at } of [gone, useless]) if (at !== undefined) wake.note(at);
@@ -377,35 +476,37 @@ export class Scheduler {
     return { starts, ...this.#waitOrFail(now, gone) };
   }
 
+  /** Starts an attempt at the first queued piece that some route can deliver now. */
   #startNext(
     now: number,
     environment: StepEnvironment,
-    times: Times,
-    held: { refused: boolean; room: boolean },
+    times: RetryTimes,
+    blocked: { bySlots: boolean; byRoom: boolean },
   ): Attempt | undefined {
-    let first = true;
+    let isFirst = true;
     for (const number of this.#queue()) {
       if (!environment.hasRoom(number)) {
-        // Room comes when the sink has passed on what is before. What is before and cannot be had makes none.
-        held.room = first;
+        // Room appears when the sink has passed on all earlier pieces. If an earlier piece is
+        // queued and unavailable, no room will appear.
+        blocked.byRoom = isFirst;
         return undefined;
       }
-      first = false;
+      isFirst = false;
       for (const candidate of this.#rankRoutes(number, now, times)) {
         if (environment.takeSlot(candidate.parent)) return this.#start(number, candidate, now);
-        held.refused = true;
+        blocked.bySlots = true;
       }
     }
     return undefined;
   }
 
-  /** Queued pieces, in ascending order. */
+  /** Yields the queued pieces in ascending order. */
   *#queue(): Generator<number> {
     const retryQueue = [...this.#retryQueue].sort((a, b) => a - b);
     let position = 0;
     while (
       this.#nextUnstarted <= this.#options.last &&
-      this.#pieceState(this.#nextUnstarted) !== QUEUED
+      this.#pieceState(this.#nextUnstarted) !== PieceState.QUEUED
     )
       this.#nextUnstarted++;
     const end = Math.min(this.#options.last, this.#nextUnstarted + QUEUE_LOOKAHEAD_PIECES);
@@ -416,97 +517,109 @@ export class Scheduler {
         next = retryQueue[++position]
       )
         yield next;
-      if (this.#pieceState(number) === QUEUED && !this.#retryQueue.has(number)) yield number;
+      if (this.#pieceState(number) === PieceState.QUEUED && !this.#retryQueue.has(number))
+        yield number;
     }
     yield* retryQueue.slice(position);
   }
 
-  /** The routes that may be asked for a piece now, the one that is expected to be first with it in front. */
+  /**
+   * Returns the routes that may be asked for a piece now, earliest expected delivery first. Records
+   * in `times` when the others may be asked.
+   */
   #rankRoutes(
     number: number,
     now: number,
-    times: Times,
+    times: RetryTimes,
     except?: RouteState,
   ): readonly RouteState[] {
     const length = this.#options.lengthOf(number);
-    const candidates: { route: RouteState; expected: number; suspect: boolean }[] = [];
+    const candidates: { route: RouteState; expected: number; isStalled: boolean }[] = [];
     for (const route of this.#routes.values()) {
       if (route === except || this.#isGivenUp(route)) continue;
-      const offer = route.availability(number);
-      if (offer === undefined) continue;
-      if (offer.from > now) {
+      const availability = route.availability(number);
+      if (availability === undefined) continue;
+      if (availability.from > now) {
         const { wake, gone, useless } = times;
         (route.leftOut === undefined ? wake : route.leftOut === "gone" ? gone : useless).note(
-          offer.from,
+          availability.from,
         );
         continue;
       }
       const expected = route.expectedMs(length, now);
-      // One more request goes to a route that failed, and to one so slow that pieces under way together would time out.
+      // Only one attempt at a time: on a route that has just failed, and on one so slow that
+      // several pieces in flight would time out.
       if (
         route.inFlight > 0 &&
         (route.isRecovering || expected > this.#options.pieceTimeout * MAX_PIECE_TIMEOUT_SHARE)
       )
         continue;
-      candidates.push({ route, expected, suspect: this.#hasStalledAttempt(route, now) });
+      candidates.push({ route, expected, isStalled: this.#hasStalledAttempt(route, now) });
     }
-    // Those of which nothing is known yet come first, and share out what there is.
+    // Unmeasured routes come first, and share the pieces evenly.
     candidates.sort(
       (a, b) =>
-        Number(a.suspect) - Number(b.suspect) ||
+        Number(a.isStalled) - Number(b.isStalled) ||
         a.expected - b.expected ||
         a.route.inFlight - b.route.inFlight,
     );
     return candidates.map(({ route }) => route);
   }
 
-  /** Asks second parents for pieces that stall or are slow. */
+  /** Starts hedged attempts at stalled and slow pieces. */
   #startHedges(
     now: number,
     environment: StepEnvironment,
-    most: number,
+    maxPieces: number,
     wake: Earliest,
     starts: Attempt[],
   ): void {
-    const alone = [...this.#attemptsByPiece.values()].flatMap((attempts) =>
+    const unhedged = [...this.#attemptsByPiece.values()].flatMap((attempts) =>
       attempts.length === 1 ? attempts : [],
     );
-    if (alone.length === 0) return;
-    const atEnd = this.#attemptsByPiece.size < most;
-    let held = 0;
+    if (unhedged.length === 0) return;
+    const isAtEnd = this.#attemptsByPiece.size < maxPieces;
+    let hedgeBytes = 0;
     for (const { isHedge, number } of this.#running.values())
-      if (isHedge) held += this.#options.lengthOf(number);
-    const slowest = alone
+      if (isHedge) hedgeBytes += this.#options.lengthOf(number);
+    const slowestFirst = unhedged
       .map((attempt) => ({
         attempt,
-        rest: this.#remainingMs(attempt, now),
+        remaining: this.#remainingMs(attempt, now),
         stalled: this.#stalledAt(attempt) <= now,
       }))
-      .sort((a, b) => Number(b.stalled) - Number(a.stalled) || b.rest - a.rest);
-    for (const { attempt, rest, stalled } of slowest) {
+      .sort((a, b) => Number(b.stalled) - Number(a.stalled) || b.remaining - a.remaining);
+    for (const { attempt, remaining, stalled } of slowestFirst) {
       if (!stalled) wake.note(this.#stalledAt(attempt));
       const length = this.#options.lengthOf(attempt.number);
-      if (held > 0 && held + length > (this.#options.maxHedgeBytes ?? DEFAULT_MAX_HEDGE_BYTES))
+      if (
+        hedgeBytes > 0 &&
+        hedgeBytes + length > (this.#options.maxHedgeBytes ?? DEFAULT_MAX_HEDGE_BYTES)
+      )
         continue;
-      // The time at which this route may be asked again is of no concern while another is at work.
+      // While another attempt is in flight, the retry times of these routes are irrelevant.
       const times = { wake: new Earliest(), gone: new Earliest(), useless: new Earliest() };
       const routes = this.#rankRoutes(attempt.number, now, times, attempt.route);
       const route = routes.find((candidate) => {
         if (candidate.isLeftOut || this.#hasStalledAttempt(candidate, now)) return false;
         if (stalled) return true;
         const expected = candidate.expectedMs(length, now);
-        // The pace of a piece that has just begun says nothing of its rest: where many share a link, each waits for its turn.
+        // The pace of a new piece says nothing about its rest: on a shared link, each piece waits
+        // for its turn.
         if (candidate.rate === undefined || this.#waitedMs(attempt, now) < expected) return false;
-        const idle = atEnd && candidate.inFlight === 0;
-        return rest > (idle ? SLOW_FACTOR_AT_END : SLOW_FACTOR) * expected + MIN_HEDGE_GAIN_MS;
+        const isIdle = isAtEnd && candidate.inFlight === 0;
+        return (
+          remaining > (isIdle ? SLOW_FACTOR_AT_END : SLOW_FACTOR) * expected + MIN_HEDGE_GAIN_MS
+        );
       });
       if (route === undefined || !environment.takeSlot(route.parent)) continue;
       starts.push(this.#start(attempt.number, route, now));
-      held += length;
+      hedgeBytes += length;
     }
     wake.note(now + HEDGE_INTERVAL_MS);
   }
 
+  /** Starts an attempt at a piece. */
   #start(number: number, route: RouteState, now: number): Attempt {
     const others = this.#attemptsByPiece.get(number) ?? [];
     const attempt: RunningAttempt = {
@@ -518,7 +631,7 @@ export class Scheduler {
       isHedge: others.length > 0,
       startedAt: now,
       failureEpoch: route.failureEpoch,
-      route: route,
+      route,
       isDeliveringProbe: false,
       bytes: 0,
       waitingSince: now,
@@ -530,12 +643,13 @@ export class Scheduler {
     };
     this.#running.set(attempt.id, attempt);
     this.#attemptsByPiece.set(number, [...others, attempt]);
-    this.#setPieceState(number, RUNNING);
+    this.#setPieceState(number, PieceState.IN_FLIGHT);
     this.#retryQueue.delete(number);
     route.begin(now);
     return attempt;
   }
 
+  /** Removes an attempt that has ended; undefined if it had ended before. */
   #remove(id: number, now: number): RunningAttempt | undefined {
     const attempt = this.#running.get(id);
     if (attempt === undefined) return undefined;
@@ -549,29 +663,31 @@ export class Scheduler {
     return attempt;
   }
 
+  /** Ends all attempts over a route, and queues their pieces again. */
   #endAttempts(route: RouteState, now: number): readonly Attempt[] {
-    const over = [...this.#running.values()].filter((attempt) => attempt.route === route);
-    for (const { id, number } of over) {
+    const ended = [...this.#running.values()].filter((attempt) => attempt.route === route);
+    for (const { id, number } of ended) {
       this.#remove(id, now);
       this.#requeue(number);
     }
-    return over;
+    return ended;
   }
 
+  /** Queues a piece again, unless another attempt at it is in flight. */
   #requeue(number: number): void {
     if (this.#attemptsByPiece.has(number)) return;
-    this.#setPieceState(number, QUEUED);
+    this.#setPieceState(number, PieceState.QUEUED);
     this.#retryQueue.add(number);
   }
 
-  /** When an attempt counts as stalled. */
+  /** Returns the time at which an attempt becomes stalled. */
   #stalledAt({ waitingSince }: RunningAttempt): number {
     return waitingSince === undefined
       ? Number.POSITIVE_INFINITY
       : waitingSince + this.#options.stallThreshold;
   }
 
-  /** Whether a route has an attempt that stalls now. */
+  /** Returns true if any attempt over the route is stalled. */
   #hasStalledAttempt(route: RouteState, now: number): boolean {
     if (route.inFlight === 0) return false;
     for (const attempt of this.#running.values()) {
@@ -581,26 +697,30 @@ export class Scheduler {
   }
 
   /**
-   * Milliseconds that the rest of an attempt will take, by its own pace so far; when it is silent, at least as long again. Nor is it
-   * faster than it was of late: a parent that sends all but the end at once, and then a byte a second, would be waited for.
+   * Estimates the remaining time of an attempt in ms, by its average pace and its recent pace,
+   * whichever is slower. The recent pace detects a parent that sends all bytes but the last few at
+   * once, then one byte per second. A silent attempt is assumed to stay silent for as long again.
    */
   #remainingMs(attempt: RunningAttempt, now: number): number {
     const { bytes, firstByteMs, number, waitingSince } = attempt;
-    const active = this.#waitedMs(attempt, now);
-    if (bytes === 0) return active;
-    const pace = Math.max((active - firstByteMs) / bytes, attempt.windowMsPerByte);
+    const waited = this.#waitedMs(attempt, now);
+    if (bytes === 0) return waited;
+    const msPerByte = Math.max((waited - firstByteMs) / bytes, attempt.windowMsPerByte);
     return Math.max(
-      pace * (this.#options.lengthOf(number) - bytes),
+      msPerByte * (this.#options.lengthOf(number) - bytes),
       waitingSince === undefined ? 0 : now - waitingSince,
     );
   }
 
-  /** Milliseconds in which bytes of an attempt were owed. */
+  /** Returns the total wait time of an attempt in ms. */
   #waitedMs({ waitedMs, waitingSince }: RunningAttempt, now: number): number {
     return waitedMs + (waitingSince === undefined ? 0 : now - waitingSince);
   }
 
-  /** Nothing is under way: waits for an announcement or for the return of a parent, or fails. */
+  /**
+   * Handles a step with nothing in flight: waits for announcements or for a parent to recover, or
+   * fails.
+   */
   #waitOrFail(
     now: number,
     gone: Earliest,
@@ -608,51 +728,58 @@ export class Scheduler {
     const { announceTimeout, patience } = this.#options;
     const routes = [...this.#routes.values()];
     const wake = new Earliest();
-    const announced = (this.#progressAt ?? now) + announceTimeout;
-    const awaited = routes.some((route) => route.mayAnnounceMore);
-    if (awaited && now < announced) wake.note(announced);
-    // Where other parents were set aside, they are tried instead of waiting for those that are gone.
-    const until = routes.some(
-      ({ excludedFromRound: aside, leftOut }) => aside && leftOut === undefined,
+    const announceDeadline = (this.#progressAt ?? now) + announceTimeout;
+    const mayBeAnnounced = routes.some((route) => route.mayAnnounceMore);
+    if (mayBeAnnounced && now < announceDeadline) wake.note(announceDeadline);
+    // If other parents are only excluded from this round, the next round tries them instead of
+    // waiting.
+    const patienceEnd = routes.some(
+      ({ excludedFromRound, leftOut }) => excludedFromRound && leftOut === undefined,
     )
       ? undefined
       : this.#patienceEndsAt;
-    if (until !== undefined && now < until && routes.some((route) => route.awaitsReannouncement))
-      wake.note(until);
-    if (until !== undefined && gone.at !== undefined) wake.note(gone.at);
+    if (
+      patienceEnd !== undefined &&
+      now < patienceEnd &&
+      routes.some((route) => route.awaitsReannouncement)
+    )
+      wake.note(patienceEnd);
+    if (patienceEnd !== undefined && gone.at !== undefined) wake.note(gone.at);
     if (wake.at !== undefined) return { wakeAt: wake.at, failure: undefined };
     const number = this.#queue().next().value ?? this.#options.first;
-    const lost =
-      until === undefined || patience === 0 ? "" : `, and no parent came back for ${patience} ms`;
-    const why = awaited
-      ? `was not announced by any parent for ${announceTimeout} ms`
-      : `cannot be fetched${lost}`;
-    return { wakeAt: undefined, failure: this.#failure(`piece ${number} ${why}`, awaited) };
+    const suffix =
+      patienceEnd === undefined || patience === 0
+        ? ""
+        : `, and no parent recovered within the patience of ${patience} ms`;
+    const why = mayBeAnnounced
+      ? `was not announced by any parent within ${announceTimeout} ms`
+      : `cannot be fetched${suffix}`;
+    return { wakeAt: undefined, failure: this.#failure(`piece ${number} ${why}`, mayBeAnnounced) };
   }
 
-  /** Notes whether the download waits for its last parents, and has them asked more often then. */
+  /** Starts or stops the patience, and shortens the pauses of the probed routes while it runs. */
   #updatePatience(now: number): void {
     const routes = [...this.#routes.values()];
     const gone = routes.filter(
       (route) => route.leftOut === "gone" && (route.inFlight > 0 || this.#canProvideAny(route)),
     );
-    const unheard = routes.some((route) => route.awaitsReannouncement);
-    if ((gone.length === 0 && !unheard) || this.#hasActiveRoute(routes)) {
+    const awaitsReannouncement = routes.some((route) => route.awaitsReannouncement);
+    if ((gone.length === 0 && !awaitsReannouncement) || this.#hasActiveRoute(routes)) {
       this.#patienceSince = undefined;
       return;
     }
-    this.#patienceSince ??= unheard
+    this.#patienceSince ??= awaitsReannouncement
       ? now
       : Math.max(...gone.map(({ lastFailureAt }) => lastFailureAt));
-    const until = this.#patienceSince + this.#options.patience;
+    const patienceEnd = this.#patienceSince + this.#options.patience;
     for (const route of gone) {
-      // Each is asked once more at the end, also when the download was paused meanwhile.
+      // Each route is probed once more when the patience ends, even after a pause of the download.
       if (!this.#isGivenUp(route))
-        route.retryBy(Math.min(route.lastFailureAt + MAX_PATIENCE_PAUSE_MS, until));
+        route.retryBy(Math.min(route.lastFailureAt + MAX_PATIENCE_PAUSE_MS, patienceEnd));
     }
   }
 
-  /** Returns true when a route that is not left out may help, or a probe brings bytes. */
+  /** Returns true if a route in regular use may deliver a piece, or a probe is receiving bytes. */
   #hasActiveRoute(routes: readonly RouteState[]): boolean {
     if (
       routes.some(
@@ -662,31 +789,32 @@ export class Scheduler {
       )
     )
       return true;
-    return [...this.#running.values()].some(({ isDeliveringProbe: hopeful }) => hopeful);
+    return [...this.#running.values()].some(({ isDeliveringProbe }) => isDeliveringProbe);
   }
 
-  /** When patience with the last parents ends; undefined while there are others. */
+  /** Time at which the patience ends, in ms; undefined while it does not run. */
   get #patienceEndsAt(): number | undefined {
     return this.#patienceSince === undefined
       ? undefined
       : this.#patienceSince + this.#options.patience;
   }
 
-  /** Returns true for a route that has failed after patience was over. */
+  /** Returns true for a route that has failed after the end of the patience. */
   #isGivenUp(route: RouteState): boolean {
-    const until = this.#patienceEndsAt;
-    return until !== undefined && route.leftOut === "gone" && route.lastFailureAt >= until;
+    const end = this.#patienceEndsAt;
+    return end !== undefined && route.leftOut === "gone" && route.lastFailureAt >= end;
   }
 
-  /** Returns true for a route that may be asked for any queued piece, now or later. */
+  /** Returns true if a route may be asked for any queued piece, now or later. */
   #canProvideAny(route: RouteState): boolean {
     for (const number of this.#queue()) if (route.availability(number) !== undefined) return true;
     return false;
   }
 
-  #failure(what: string, awaited: boolean): VortexError {
+  /** Returns the error of the download, with the reasons of every route. */
+  #failure(what: string, mayBeAnnounced: boolean): VortexError {
     const routes = [...this.#routes.values()];
-    const told = routes.map(({ id, isUsable, reasons }) => {
+    const descriptions = routes.map(({ id, isUsable, reasons }) => {
       const last = reasons.at(-1);
       if (last !== undefined)
         return `${id}${isUsable ? " does not have it" : ""}: ${last.code}, ${last.message}`;
@@ -695,19 +823,19 @@ export class Scheduler {
     const codes = new Set<ErrorCode>(
       routes.map(({ isUsable, reasons }) => (!isUsable && reasons.at(-1)?.code) || "NotFound"),
     );
-    const [only] = codes;
-    // What all parents failed with says it best; where they differ, none is reachable any more.
-    const code = awaited
+    const [sharedCode] = codes;
+    // A code that all parents share is the most specific one.
+    const code = mayBeAnnounced
       ? "Stalled"
-      : codes.size === 1 && only !== undefined
-        ? only
+      : codes.size === 1 && sharedCode !== undefined
+        ? sharedCode
         : "Unreachable";
-    const message = `${what}: ${told.length === 0 ? "there is no parent" : told.join("; ")}`;
+    const message = `${what}: ${descriptions.length === 0 ? "there is no parent" : descriptions.join("; ")}`;
     return new VortexError(code, message, { cause: routes.flatMap(({ reasons }) => reasons) });
   }
 
   #pieceState(number: number): number {
-    return this.#pieceStates[number - this.#options.first] ?? DONE;
+    return this.#pieceStates[number - this.#options.first] ?? PieceState.DONE;
   }
 
   #setPieceState(number: number, state: number): void {
@@ -715,18 +843,22 @@ export class Scheduler {
   }
 }
 
-/** When routes in a pause may be asked again, by how far they are counted on. */
-interface Times {
-  /** Routes that are not left out. */
+/** Earliest retry times of the routes in a pause. */
+interface RetryTimes {
+  /** Routes in regular use. */
   readonly wake: Earliest;
+  /** Routes that are left out as `gone`. */
   readonly gone: Earliest;
+  /** Routes that are left out as `useless`. */
   readonly useless: Earliest;
 }
 
-/** The earliest of several times. */
+/** Minimum of several times. */
 class Earliest {
+  /** Earliest recorded time in ms; undefined without any. */
   at: number | undefined;
 
+  /** Records a time; infinity is ignored. */
   note(time: number): void {
     if (time !== Number.POSITIVE_INFINITY && (this.at === undefined || time < this.at))
       this.at = time;

@@ -102,7 +102,9 @@ describe("patience with the last parents", () => {
       assert.ok(second() >= least && second() <= most, `${second()} s with ${patience}`);
       assert.equal(error.code, "Unreachable");
       assert.match(error.message, /a:1: ConnectionRefused.*b:1: Unreachable/);
-      const lost = new RegExp(`no parent came back for ${patience ?? 60_000} ms`);
+      const lost = new RegExp(
+        `no parent recovered within the patience of ${patience ?? 60_000} ms`,
+      );
       assert.equal(lost.test(error.message), patience !== 0);
       assert.equal(clock.pending, 0);
     }

@@ -533,7 +533,7 @@ describe("the last parents", () => {
         assert.equal(failure.code, "ConnectionLost");
         assert.match(
           failure.message,
-          /^piece 0 cannot be fetched, and no parent came back for 60000 ms: gone: /,
+          /^piece 0 cannot be fetched, and no parent recovered within the patience of 60000 ms: gone: /,
         );
         break;
       }

@@ -787,7 +787,7 @@ describe("order and combinations", () => {
     assert.deepEqual(step(other, 5099).wakeAt, 5100);
     const last = step(other, 5100).failure;
     assert.equal(last?.code, "Stalled");
-    assert.match(last?.message ?? "", /^piece 0 was not announced by any parent for 5000 ms: /);
+    assert.match(last?.message ?? "", /^piece 0 was not announced by any parent within 5000 ms: /);
     open.endAnnouncements(false);
     assert.equal(step(other, 5101).failure?.code, "NotFound");
   });
