@@ -39,9 +39,12 @@ export interface TaskDirectory {
   /**
    * Asks a parent for the lengths and the digest of a task.
    *
-   * Rejects with a `VortexError`: `NotFound` if the parent does not have the task or does not know
-   * its length yet, `RemoteUnimplemented` if it does not serve the call, `Aborted`, or any code of
-   * a downloader's calls.
+   * Rejects with a `VortexError`:
+   *
+   * - `NotFound`: the parent does not have the task, or does not know its length yet
+   * - `RemoteUnimplemented`: the parent does not serve this call
+   * - `Aborted`: the signal aborted
+   * - any other code of a downloader's calls
    */
   stat(addr: string, taskId: string, options: DirectoryOptions): Promise<TaskOutline>;
   /**

@@ -35,17 +35,26 @@ import type {
 } from "./task.ts";
 import { TransferStats } from "./transfer-stats.ts";
 
-/** Bytes of pieces under way where a piece is a message, which is held twice for a moment. HTTP/2's windows hold no more at a time. */
+/**
+ * Maximum number of bytes in flight if a piece is one gRPC message, which is briefly held twice.
+ * The flow control windows of HTTP/2 do not allow more anyway.
+ */
 const MAX_IN_FLIGHT_MESSAGE_BYTES = 16 * 1024 * 1024;
-/** A piece may lie unread for as long as our own rate limit and sink take, in ms: 30 days. A download gives up what it does not want. */
+/**
+ * Unread timeout of a piece in ms: 30 days, since a local rate limit or a slow sink may delay reads
+ * indefinitely. The download itself ends pieces that it no longer needs.
+ */
 const UNREAD_TIMEOUT_MS = 30 * 24 * 3600 * 1000;
-/** Milliseconds between two reports of progress. */
+/** Minimum interval between two progress reports, in ms. */
 const PROGRESS_INTERVAL_MS = 100;
 
-/** Pieces of an earlier download that are read before those from parents are committed. */
+/**
+ * Number of resumed pieces that are verified before pieces from parents may be committed, since
+ * parents are asked about these.
+ */
 const VERIFIED_FIRST_PIECES = 3;
 
-/** The download while its sink is open. */
+/** Parts of a download whose sink is open. */
 interface OpenDownload {
   readonly layout: TaskLayout;
   readonly digest: Digest | undefined;
@@ -54,7 +63,7 @@ interface OpenDownload {
   readonly transfers: PieceTransfers;
   readonly pieceWindow: PieceWindow | undefined;
   readonly comparison: Comparison;
-  /** Of this round: it hashes the whole from the start. */
+  /** Hasher of the current round. Each round hashes the content from its start. */
   readonly hasher: ContiguousHasher;
 }
 
@@ -65,12 +74,22 @@ type ResolvedOptions = TaskDownloadOptions &
   >;
 
 /**
- * One task on its way from parents to a sink. It connects the parts: the discovery learns what there is, the scheduler says
- * what to ask from whom, the transfers bring it, the comparison keeps different contents apart, the frontier hashes the whole and
- * tells the sink how far it is. Where the digest of the whole is known and a round of these does not make it, other parents get one.
+ * Download of one task from its parents to a sink. It connects these parts:
+ *
+ * - {@link ParentDiscovery} asks the parents for the layout, and follows what they announce.
+ * - {@link Scheduler} decides which piece is requested from which parent, and when.
+ * - {@link PieceTransfers} fetches the pieces, verifies them and writes them to the sink.
+ * - {@link Comparison} keeps parents with different contents apart.
+ * - {@link ContiguousHasher} hashes the whole content.
+ * - {@link RoundPlanner} selects other parents after a round whose pieces were wrong.
+ *
+ * The method `#run` is the life of a download: ask for the layout, open the sink, transfer all
+ * pieces in one or more rounds, report. After a failed round, the next one uses other parents, if
+ * the digest of the whole is known. Any other failure ends in `#close`.
  */
 export class Download implements TaskDownload {
   readonly done: Promise<TaskReport>;
+  /** Store that serves the verified pieces during the download. */
   readonly store: TaskStore;
   readonly #request: TaskRequest;
   readonly #options: ResolvedOptions;
@@ -83,30 +102,41 @@ export class Download implements TaskDownload {
   readonly #limiters: readonly RateLimiter[];
   readonly #operation: Operation | undefined;
   readonly #stats: TransferStats;
-  /** Ends everything that waits; its reason is what the download failed with. */
+  /**
+   * Aborts everything in progress when the download ends; its reason is the error of the download.
+   */
   readonly #ending = new AbortController();
-  /** What has to end before the sink is closed. */
+  /** Promises that must settle before the sink is closed. */
   readonly #background = new Set<Promise<unknown>>();
   readonly #slotHolder: SlotHolder = { onSlot: () => this.#wake() };
   readonly #rounds: RoundPlanner;
-  /** Attempts whose slot was given back when all of the piece had come. */
+  /** IDs of attempts whose request slot was released when all bytes had arrived. */
   readonly #slotReleased = new Set<number>();
+  /** Attempts in flight. */
   readonly #attempts = new Set<Promise<void>>();
+  /** Undefined until the sink is open. */
   #opened: OpenDownload | undefined;
+  /** Timer of the next step. */
   #timer: Timer | undefined;
+  /** True while a step is queued as a microtask. */
   #isStepScheduled = false;
   #isPaused = false;
+  /** True once all pieces are stored and compared. */
   #isFinishing = false;
+  /** True if the committed pieces are known to be wrong, so that the sink must not keep them. */
   #discardOnAbort = false;
   #progressAt = Number.NEGATIVE_INFINITY;
-  /** Those pieces of an earlier download are being read that parents are asked about. */
+  /** True while the resumed pieces that parents are asked about are being verified. */
   #isVerifyingResumed = false;
-  /** Pieces are taken back: nothing begins meanwhile. */
+  /** True while the pieces of a failed round are dropped; nothing is started meanwhile. */
   #isChangingRound = false;
-  /** The round is over: all pieces are here, or `stuck` says why they cannot be. */
-  #endRound: (stuck: VortexError | undefined) => void = () => {};
+  /**
+   * Ends the current round: with undefined when all pieces are stored, otherwise with the reason
+   * why some are unavailable.
+   */
+  #endRound: (unavailable: VortexError | undefined) => void = () => {};
 
-  /** @throws `InvalidArgument` */
+  /** @throws `InvalidArgument` for an invalid request or option */
   constructor(
     request: TaskRequest,
     options: TaskDownloadOptions,
@@ -123,8 +153,8 @@ export class Download implements TaskDownload {
     this.#clock = clock;
     this.#options = resolveOptions(options, settings);
     const layout = TaskLayout.known({ taskId, kind, range }, request);
-    const given = digest === undefined ? undefined : parseDigest(digest);
-    if (given !== undefined && range !== undefined) {
+    const givenDigest = digest === undefined ? undefined : parseDigest(digest);
+    if (givenDigest !== undefined && range !== undefined) {
       const { start, end = "the end" } = range;
       throw new VortexError(
         "InvalidArgument",
@@ -137,17 +167,17 @@ export class Download implements TaskDownload {
         "lengths of the task: expected contentLength or pieces, got neither; parents cannot be asked without a directory",
       );
     }
-    const ask = layout !== undefined ? "no" : source.speaksApi ? "same-address" : "same-host";
+    const apiDefault =
+      layout !== undefined ? "no" : source.speaksApi ? "same-address" : "same-host";
     this.#parents = new Map(
-      parentsOf(request.parents, ask, (addr) => source.resolve?.(addr) ?? addr).map((parent) => [
-        parent.name,
-        { ...parent },
-      ]),
+      parentsOf(request.parents, apiDefault, (addr) => source.resolve?.(addr) ?? addr).map(
+        (parent) => [parent.name, { ...parent }],
+      ),
     );
-    const own =
+    const ownLimiter =
       options.rateLimit === undefined ? undefined : new RateLimiter(options.rateLimit, clock);
-    this.#limiters = [own, shared.limiter].filter((limiter) => limiter !== undefined);
-    // Nothing throws from here on: what has begun has its end.
+    this.#limiters = [ownLimiter, shared.limiter].filter((limiter) => limiter !== undefined);
+    // Nothing below throws, so the telemetry operation always ends.
     this.#operation = beginOperation(settings.telemetry, {
       name: "download_task",
       role: "client",
@@ -157,7 +187,7 @@ export class Download implements TaskDownload {
     this.#discovery = new ParentDiscovery({
       request,
       source,
-      digest: given,
+      digest: givenDigest,
       maxPieceLength: settings.maxPieceLength,
       parents: [...this.#parents.values()],
       clock,
@@ -172,12 +202,12 @@ export class Download implements TaskDownload {
     this.#rounds = new RoundPlanner([...this.#parents.keys()]);
     this.#stats = new TransferStats(clock.now());
     this.store = new TaskStore(taskId);
-    this.done = this.#run(layout, given);
+    this.done = this.#run(layout, givenDigest);
     this.done.then(
       ({ bytes }) => this.#operation?.end({ bytes }),
       (error: VortexError) => this.#operation?.end({ error }),
     );
-    // Whoever does not look at `done` looks at the sink.
+    // A caller may watch only the sink; that must not raise an unhandled rejection.
     this.done.catch(() => {});
   }
 
@@ -200,7 +230,7 @@ export class Download implements TaskDownload {
     );
   }
 
-  /** Ends the download with an error, unless it has ended. What comes first stands. */
+  /** Ends the download with an error, unless it has ended. The first error wins. */
   end(error: VortexError): void {
     if (this.#isFinishing || this.#ending.signal.aborted) return;
     this.#ending.abort(error);
@@ -213,31 +243,32 @@ export class Download implements TaskDownload {
     const now = this.#clock.now();
     const patienceLeft =
       scheduler === undefined ? this.#discovery.patienceLeft(now) : scheduler.patienceLeft(now);
-    const underWay = transfers?.bytes ?? 0;
+    const inFlightBytes = transfers?.bytes ?? 0;
     return this.#stats.progress(now, layout, {
-      inFlightBytes: underWay,
+      inFlightBytes,
       routes,
       paused: this.#isPaused,
       patienceLeft,
     });
   }
 
+  /** Runs the download from the layout to the report. */
   async #run(known: TaskLayout | undefined, digest: Digest | undefined): Promise<TaskReport> {
     const { signal } = this.#options;
-    const over = (): void => {
+    const onCallerAbort = (): void => {
       if (signal !== undefined)
         this.end(abortedError(signal, `the download of task ${this.#request.taskId}`));
     };
-    const settled = signal && onAbort(signal, over);
-    if (signal?.aborted) over();
+    const unsubscribe = signal && onAbort(signal, onCallerAbort);
+    if (signal?.aborted) onCallerAbort();
     try {
-      // The caller has the handle before anything happens.
+      // The caller receives the handle before anything happens.
       await undefined;
-      const told =
+      const found =
         known === undefined
           ? await this.#discovery.discover()
           : { layout: known, digest: undefined };
-      const open = await this.#openSink(told.layout, digest ?? told.digest);
+      const open = await this.#openSink(found.layout, digest ?? found.digest);
       await this.#transferAll(open);
       return this.#report(open);
     } catch (error) {
@@ -247,14 +278,27 @@ export class Download implements TaskDownload {
       await this.#close(failure);
       throw failure;
     } finally {
-      settled?.();
+      unsubscribe?.();
       this.#timer?.cancel();
       this.#shared.slots.leave(this.#slotHolder);
       this.#reportProgress(true);
     }
   }
 
-  /** Ends whatever is under way, then the sink. */
+  /** Returns the report of the successful download. */
+  #report({ layout, digest, scheduler, comparison }: OpenDownload): TaskReport {
+    const verified: Verified =
+      digest === undefined
+        ? { level: comparison.complete ? "pieces" : "none" }
+        : {
+            level: "whole",
+            digest: formatDigest(digest),
+            by: this.#request.digest === undefined ? "parents" : "caller",
+          };
+    return this.#stats.report(this.#clock.now(), layout, verified, scheduler.routes);
+  }
+
+  /** Ends everything in progress, then aborts the sink. */
   async #close(failure: VortexError): Promise<void> {
     this.#ending.abort(failure);
     this.#opened?.transfers.endAll(failure);
@@ -264,9 +308,49 @@ export class Download implements TaskDownload {
     await this.#opened?.session.abort(failure, { discard: this.#discardOnAbort });
   }
 
-  // --- the sink
+  #onSinkFailure(error: unknown): void {
+    this.end(VortexError.from(error, "StorageFailed"));
+  }
 
-  /** A piece over gRPC is one message, and all of it in memory, so that long ones are held to fewer at a time. */
+  // --- opening the sink
+
+  /** Opens the sink, and creates the parts that depend on the layout. */
+  async #openSink(layout: TaskLayout, digest: Digest | undefined): Promise<OpenDownload> {
+    layout.requirePieceLength(this.#settings.maxPieceLength);
+    const { signal } = this.#ending;
+    if (signal.aborted) throw signal.reason;
+    const session = await this.#options.to.open(layout, {
+      signal,
+      digest: digest && formatDigest(digest),
+      onRoom: () => this.#wake(),
+      onFailure: (error) => this.#onSinkFailure(error),
+    });
+    const maxPieces = this.#maxConcurrentPieces(layout);
+    const scheduler = this.#createScheduler(layout, maxPieces);
+    const parts = { layout, session, scheduler };
+    const comparison = this.#createComparison(parts, digest);
+    const transfers = this.#createTransfers(parts, comparison);
+    const hasher = this.#createHasher(layout, session, digest);
+    const pieceWindow = this.#createPieceWindow(layout, maxPieces);
+    const open: OpenDownload = {
+      layout,
+      digest,
+      session,
+      scheduler,
+      transfers,
+      comparison,
+      pieceWindow,
+      hasher,
+    };
+    this.#opened = open;
+    this.store.open(layout, session);
+    return open;
+  }
+
+  /**
+   * Returns the maximum number of pieces in flight. Over gRPC, a piece is one message in memory, so
+   * long pieces lower the number.
+   */
   #maxConcurrentPieces({ longestPiece }: TaskLayout): number {
     const { concurrentPieceCount } = this.#options;
     if (!this.#source.speaksApi) return concurrentPieceCount;
@@ -276,41 +360,35 @@ export class Download implements TaskDownload {
     );
   }
 
-  async #openSink(layout: TaskLayout, digest: Digest | undefined): Promise<OpenDownload> {
-    layout.requirePieceLength(this.#settings.maxPieceLength);
-    const { signal } = this.#ending;
-    if (signal.aborted) throw signal.reason;
-    const onSinkFailure = (error: unknown): void =>
-      this.end(VortexError.from(error, "StorageFailed"));
-    const session = await this.#options.to.open(layout, {
-      signal,
-      digest: digest && formatDigest(digest),
-      onRoom: () => this.#wake(),
-      onFailure: onSinkFailure,
-    });
-    const most = this.#maxConcurrentPieces(layout);
-    const scheduler = new Scheduler({
+  #createScheduler(layout: TaskLayout, maxPieces: number): Scheduler {
+    const { pieceTimeout, stallTimeout, patience } = this.#options;
+    return new Scheduler({
       first: layout.first,
       last: layout.last,
       lengthOf: (number) => layout.extent(number).length,
-      concurrentPieceCount: most,
-      pieceTimeout: this.#options.pieceTimeout,
-      stallThreshold: this.#options.stallTimeout / 4,
-      announceTimeout: this.#options.pieceTimeout,
-      patience: this.#options.patience,
+      concurrentPieceCount: maxPieces,
+      pieceTimeout,
+      stallThreshold: stallTimeout / 4,
+      announceTimeout: pieceTimeout,
+      patience,
       random: () => this.#random(),
     });
-    const { hashers } = this.#settings.runtime;
-    const comparison = new Comparison({
+  }
+
+  #createComparison(
+    { layout, session, scheduler }: Pick<OpenDownload, "layout" | "session" | "scheduler">,
+    digest: Digest | undefined,
+  ): Comparison {
+    return new Comparison({
       layout,
       session,
-      hashers,
+      hashers: this.#settings.runtime.hashers,
       random: () => this.#random(),
       parents: [...this.#parents.keys()],
       piecesAreMessages: this.#source.speaksApi,
       hasTaskDigest: digest !== undefined,
       isVerifyingResumed: () => this.#isVerifyingResumed,
-      signal,
+      signal: this.#ending.signal,
       ask: (parent, number, last) => this.#askAboutPiece(scheduler, parent, number, last),
       isUnavailable: (parent) => !scheduler.routesOf(parent).some(({ isUsable }) => isUsable),
       mayHave: (parent, number, last) => this.#mayAskAbout(scheduler, parent, number, last),
@@ -319,14 +397,20 @@ export class Download implements TaskDownload {
       onChange: () => this.#wake(),
       onDisagreement: (parent, error) => this.#onDisagreement(parent, error),
     });
-    const transfers = new PieceTransfers({
+  }
+
+  #createTransfers(
+    { layout, session, scheduler }: Pick<OpenDownload, "layout" | "session" | "scheduler">,
+    comparison: Comparison,
+  ): PieceTransfers {
+    return new PieceTransfers({
       layout,
       session,
       scheduler,
-      hashers,
+      hashers: this.#settings.runtime.hashers,
       clock: this.#clock,
       limiters: this.#limiters,
-      signal,
+      signal: this.#ending.signal,
       comparison,
       fetchPiece: ({ parent, protocol, number }, ended) =>
         this.#fetchPiece(parent, protocol, number, ended),
@@ -339,36 +423,24 @@ export class Download implements TaskDownload {
       onCommitted: (piece, parent, at, costSeconds) =>
         this.#onPieceDone(piece, parent, at, costSeconds),
       onRouteRestored: (attempt) => this.#reportRestored(attempt),
-      onSinkFailure,
+      onSinkFailure: (error) => this.#onSinkFailure(error),
     });
-    const frontier = this.#createHasher(layout, session, digest);
-    const limiters = this.#limiters;
-    const span = this.#options.stallTimeout / 2;
-    const pieceWindow =
-      limiters.length === 0
-        ? undefined
-        : new PieceWindow({
-            limiters,
-            pieceLength: layout.longestPiece,
-            passTimeMs: span,
-            maxPieces: most,
-            now: this.#clock.now(),
-          });
-    const open: OpenDownload = {
-      layout,
-      digest,
-      session,
-      scheduler,
-      transfers,
-      comparison,
-      pieceWindow,
-      hasher: frontier,
-    };
-    this.#opened = open;
-    this.store.open(layout, session);
-    return open;
   }
 
+  /** Creates the window of pieces in flight under a rate limit; undefined without a limit. */
+  #createPieceWindow(layout: TaskLayout, maxPieces: number): PieceWindow | undefined {
+    const limiters = this.#limiters;
+    if (limiters.length === 0) return undefined;
+    return new PieceWindow({
+      limiters,
+      pieceLength: layout.longestPiece,
+      passTimeMs: this.#options.stallTimeout / 2,
+      maxPieces,
+      now: this.#clock.now(),
+    });
+  }
+
+  /** Creates the hasher of a round. */
   #createHasher(
     layout: TaskLayout,
     session: SinkSession,
@@ -383,61 +455,65 @@ export class Download implements TaskDownload {
         this.#wake();
         this.#finishIfDone();
       },
-      onFailure: (error) => this.end(VortexError.from(error, "StorageFailed")),
+      onFailure: (error) => this.#onSinkFailure(error),
     });
   }
 
+  /** Fetches and verifies all pieces, in as many rounds as necessary, and completes the sink. */
   async #transferAll(open: OpenDownload): Promise<void> {
     const { layout, scheduler, session } = open;
-    const found = resumedPieces(open);
-    for (const { number } of found) scheduler.beginVerification(number);
+    const resumed = resumedPieces(open);
+    for (const { number } of resumed) scheduler.beginVerification(number);
     for (const parent of this.#parents.values()) {
-      const asked = this.#discovery.isFollowed(parent);
+      const isFollowed = this.#discovery.isFollowed(parent);
       const protocols = this.#source.protocolsOf?.(parent.addresses ?? parent.addr) ?? [undefined];
       const routes = protocols.map((protocol) =>
-        scheduler.addRoute({ parent: parent.name, protocol }, asked),
+        scheduler.addRoute({ parent: parent.name, protocol }, isFollowed),
       );
       this.#stats.setLeftOutProtocols(
         parent.name,
         this.#source.leftOut?.(parent.addresses ?? parent.addr) ?? [],
       );
-      if (asked) this.#track(this.#discovery.follow(layout, parent, routes));
+      if (isFollowed) this.#track(this.#discovery.follow(layout, parent, routes));
     }
     let round = this.#nextRound();
     this.#emit({
       type: "started",
       totalBytes: layout.length,
       totalPieces: layout.wantedCount,
-      resumedPieces: found.length,
+      resumedPieces: resumed.length,
     });
-    this.#isVerifyingResumed = found.length > 0;
-    this.#track(this.#verifyResumed(open, found));
+    this.#isVerifyingResumed = resumed.length > 0;
+    this.#track(this.#verifyResumed(open, resumed));
     this.#finishIfDone();
     this.#wake();
     let mismatch: VortexError | undefined;
     for (;;) {
-      const stuck = await round;
+      const unavailable = await round;
       if (this.#ending.signal.aborted) throw this.#ending.signal.reason;
-      const wrong = stuck === undefined ? this.#taskMismatch() : undefined;
-      const failure = stuck ?? wrong;
+      const wrongDigest = unavailable === undefined ? this.#taskMismatch() : undefined;
+      const failure = unavailable ?? wrongDigest;
       if (failure === undefined) break;
-      // That the whole is wrong says more than what is missing in a later round.
-      mismatch ??= wrong;
+      // A wrong digest explains more than a piece missing in a later round.
+      mismatch ??= wrongDigest;
       round = this.#nextRound();
-      if (await this.#startNextRound(failure, wrong !== undefined)) continue;
-      // Which of the pieces is wrong cannot be told, so none is worth keeping.
+      if (await this.#startNextRound(failure, wrongDigest !== undefined)) continue;
+      // It is unknown which of the pieces is wrong, so none is kept.
       this.#discardOnAbort = mismatch !== undefined;
       throw mismatch ?? failure;
     }
     await session.finish();
     this.store.complete(open.digest && formatDigest(open.digest));
-    // Nothing fails any more; whoever still announces pieces is not listened to.
+    // Nothing can fail any more; stops following the announcements of parents.
     this.#ending.abort(new VortexError("Closed", "the download is done"));
   }
 
   // --- rounds
 
-  /** Resolves when all pieces are here, or with why they cannot be. */
+  /**
+   * Begins a round. Resolves when it ends: with undefined if all pieces are stored, otherwise with
+   * the reason why some are unavailable.
+   */
   #nextRound(): Promise<VortexError | undefined> {
     return new Promise((resolve) => {
       this.#endRound = resolve;
@@ -445,7 +521,10 @@ export class Download implements TaskDownload {
     });
   }
 
-  /** How the whole differs from what it should be, now that all pieces are here. */
+  /**
+   * Returns the error for a wrong digest of the whole, after all pieces are stored; undefined if it
+   * is right.
+   */
   #taskMismatch(): VortexError | undefined {
     try {
       this.#opened?.hasher.verify();
@@ -456,8 +535,8 @@ export class Download implements TaskDownload {
   }
 
   /**
-   * Begins a round with other parents, where the digest of the whole tells which are right. Returns false when no other parents are
-   * left to try, or the sink cannot take pieces back.
+   * Starts a round with other parents, if the digest of the whole is known. Returns false if no
+   * other parents are left to try, or the sink cannot drop pieces.
    */
   async #startNextRound(failure: VortexError, isMismatch: boolean): Promise<boolean> {
     if (this.#opened === undefined) return false;
@@ -490,7 +569,10 @@ export class Download implements TaskDownload {
     return true;
   }
 
-  /** A parent has another content than the others. Where the whole is not checked, nobody can tell which is right. */
+  /**
+   * Handles a parent whose content contradicts that of the others. Without a digest of the whole it
+   * is unknown which is right, so the download fails.
+   */
   #onDisagreement(parent: string, error: VortexError): void {
     if (this.#opened === undefined) return;
     const { digest, scheduler, transfers } = this.#opened;
@@ -506,36 +588,37 @@ export class Download implements TaskDownload {
     this.#wake();
   }
 
-  // --- what an earlier download left
+  // --- pieces of an earlier download
 
-  /** Counts what an earlier download left and is what it is said to be. */
+  /** Verifies the resumed pieces and counts the intact ones. */
   async #verifyResumed(
     { layout, session, scheduler, comparison }: OpenDownload,
-    found: readonly SinkPiece[],
+    resumed: readonly SinkPiece[],
   ): Promise<void> {
     const { signal } = this.#ending;
     const { hashers } = this.#settings.runtime;
-    for (const [index, piece] of found.entries()) {
-      const right = await isIntact(piece, { layout, session, hashers, signal });
+    for (const [index, piece] of resumed.entries()) {
+      const intact = await isIntact(piece, { layout, session, hashers, signal });
       if (signal.aborted) return;
-      scheduler.endVerification(piece.number, right);
-      if (right) {
+      scheduler.endVerification(piece.number, intact);
+      if (intact) {
         this.#onPieceDone(piece, undefined, 0, 0);
       } else {
         this.#emit({ type: "piece-damaged", number: piece.number });
       }
-      if (index + 1 === Math.min(VERIFIED_FIRST_PIECES, found.length)) {
+      if (index + 1 === Math.min(VERIFIED_FIRST_PIECES, resumed.length)) {
         this.#isVerifyingResumed = false;
         comparison.wake();
       }
-      // Also when it is right: with the last one it shows that what is left cannot be fetched, when no parent is left.
+      // Also after an intact piece: the last one may show that the remaining pieces are
+      // unavailable.
       this.#wake();
     }
   }
 
   // --- pieces
 
-  /** Steps soon: many things may happen at once, and each of them calls this. */
+  /** Schedules a step; repeated calls are coalesced into one. */
   #wake(): void {
     if (this.#isStepScheduled) return;
     this.#isStepScheduled = true;
@@ -545,6 +628,7 @@ export class Download implements TaskDownload {
     });
   }
 
+  /** Advances the comparison and the scheduler, and starts the attempts that they ask for. */
   #step(): void {
     const open = this.#opened;
     if (open === undefined || this.#isSuspended) return;
@@ -583,11 +667,12 @@ export class Download implements TaskDownload {
     }
   }
 
-  /** Whether nothing is to begin now. */
+  /** True if no attempt may be started. */
   get #isSuspended(): boolean {
     return this.#isFinishing || this.#isChangingRound || this.#ending.signal.aborted;
   }
 
+  /** Runs an attempt, and handles its failure. */
   async #runAttempt({ transfers, scheduler }: OpenDownload, attempt: Attempt): Promise<void> {
     try {
       await transfers.run(attempt);
@@ -600,6 +685,7 @@ export class Download implements TaskDownload {
     }
   }
 
+  /** Requests a piece from a parent, within the telemetry operation of the download. */
   async #fetchPiece(
     name: string,
     protocol: Protocol | undefined,
@@ -607,24 +693,28 @@ export class Download implements TaskDownload {
     signal: AbortSignal,
     stallTimeout: number = this.#options.stallTimeout,
   ): Promise<Piece> {
-    const told = addressOf(this.#parents.get(name));
-    if (told === undefined)
+    const address = addressOf(this.#parents.get(name));
+    if (address === undefined)
       throw new VortexError(
         "Internal",
         `requesting a piece from ${name}: it has not announced an address`,
       );
-    const where = typeof told === "string" ? { addr: told } : { addr: name, addresses: told };
+    const target =
+      typeof address === "string" ? { addr: address } : { addr: name, addresses: address };
     const { hostId, taskId, kind = "standard" } = this.#request;
     const { pieceTimeout } = this.#options;
     const fetch = (): Promise<Piece> =>
       this.#source.fetchPiece(
-        { ...where, ...(protocol && { protocol }), hostId, taskId, kind, number },
+        { ...target, ...(protocol && { protocol }), hostId, taskId, kind, number },
         { pieceTimeout, stallTimeout, unreadTimeout: UNREAD_TIMEOUT_MS, signal },
       );
     return this.#operation === undefined ? fetch() : this.#operation.run(fetch);
   }
 
-  /** Asks a parent about a piece that is here. The end of the task waits no longer for it than for a piece before another is asked. */
+  /**
+   * Asks a parent about a piece that is already stored. The final question delays the end of the
+   * task, so it gets only a quarter of the stall timeout. An attempt is hedged after the same time.
+   */
   #askAboutPiece(
     scheduler: Scheduler,
     parent: string,
@@ -633,17 +723,21 @@ export class Download implements TaskDownload {
   ): Promise<Piece> {
     const route = scheduler.routesOf(parent).find(({ isUsable }) => isUsable);
     const { stallTimeout } = this.#options;
-    const within = last ? Math.ceil(stallTimeout / 4) : stallTimeout;
-    return this.#fetchPiece(parent, route?.protocol, number, this.#ending.signal, within);
+    const timeout = last ? Math.ceil(stallTimeout / 4) : stallTimeout;
+    return this.#fetchPiece(parent, route?.protocol, number, this.#ending.signal, timeout);
   }
 
-  /** Whether a parent may be asked about a piece. The last time, also one that has not told yet what it has. */
+  /**
+   * Returns true if a parent may be asked about a piece. The final question also goes to a parent
+   * that has not announced its pieces yet.
+   */
   #mayAskAbout(scheduler: Scheduler, parent: string, number: number, last: boolean): boolean {
     if (addressOf(this.#parents.get(parent)) === undefined) return false;
     const routes = scheduler.routesOf(parent).filter(({ isUsable }) => isUsable);
     return routes.some((route) => route.mayHave(number) || (last && route.mayAnnounceMore));
   }
 
+  /** Handles a failed attempt: ends the download, or reports the failure to the scheduler. */
   #onAttemptFailed(
     scheduler: Scheduler,
     { id, number, routeId, parent, protocol }: Attempt,
@@ -663,12 +757,13 @@ export class Download implements TaskDownload {
       ...(protocol && { protocol }),
     });
     const state = scheduler.route(routeId);
-    const wasOut = state.isLeftOut;
-    const over = scheduler.failed(id, failure, decision, this.#clock.now());
-    for (const attempt of over) this.#opened?.transfers.end(attempt);
-    if (state.isLeftOut && !wasOut) this.#reportLeftOut(scheduler, state);
+    const wasLeftOut = state.isLeftOut;
+    const ended = scheduler.failed(id, failure, decision, this.#clock.now());
+    for (const attempt of ended) this.#opened?.transfers.end(attempt);
+    if (state.isLeftOut && !wasLeftOut) this.#reportLeftOut(scheduler, state);
   }
 
+  /** Leaves out all routes of a parent that does not have the task, or has different content. */
   #leaveParentOut(parent: string, banned: boolean): void {
     if (this.#opened === undefined) return;
     const { scheduler, transfers } = this.#opened;
@@ -681,7 +776,7 @@ export class Download implements TaskDownload {
     this.#reportLeftOut(scheduler, route);
   }
 
-  /** Counts on a parent again that had been left out. */
+  /** Returns a parent to regular use that was left out as useless. */
   #restoreParent(parent: string): void {
     const routes =
       this.#opened?.scheduler.routesOf(parent).filter(({ leftOut }) => leftOut === "useless") ?? [];
@@ -689,6 +784,7 @@ export class Download implements TaskDownload {
     if (routes.length > 0) this.#reportRestored({ parent });
   }
 
+  /** Reports that a left-out parent delivers or announces pieces again. */
   #reportRestored({
     parent,
     protocol,
@@ -699,7 +795,7 @@ export class Download implements TaskDownload {
     this.#emit({ type: "parent-back", parent, ...(protocol && { protocol }) });
   }
 
-  /** Reports a route that is left out: its parent, when that was the last one. */
+  /** Reports a route that was left out; with the last route of a parent, the parent itself. */
   #reportLeftOut(scheduler: Scheduler, { parent, protocol, reasons }: RouteState): void {
     const routes = scheduler.routesOf(parent);
     if (protocol !== undefined && routes.some(({ isLeftOut }) => !isLeftOut)) {
@@ -709,7 +805,7 @@ export class Download implements TaskDownload {
     }
   }
 
-  /** A piece is in the sink and right. One that an earlier download left has no parent. */
+  /** Counts a committed piece. `parent` is undefined for a piece of an earlier download. */
   #onPieceDone(
     piece: SinkPiece,
     parent: string | undefined,
@@ -723,7 +819,7 @@ export class Download implements TaskDownload {
     this.#finishIfDone();
   }
 
-  /** Adds a piece to what is counted, served and hashed. Returns its bytes. */
+  /** Adds a piece to the statistics, the store and the hasher. Returns its length in bytes. */
   #addPiece(piece: SinkPiece, resumed: boolean, costSeconds: number): number {
     const { length = 0 } = this.#opened?.layout.part(piece.number) ?? {};
     this.#stats.addPiece(length, resumed);
@@ -732,6 +828,7 @@ export class Download implements TaskDownload {
     return length;
   }
 
+  /** Ends the round once all pieces are stored, hashed and compared. */
   #finishIfDone(): void {
     const open = this.#opened;
     if (open === undefined || this.#isSuspended) return;
@@ -742,12 +839,16 @@ export class Download implements TaskDownload {
     this.#endRound(undefined);
   }
 
-  // --- telling
+  // --- events and reports
 
+  /** Passes an event to the listener of the caller. */
   #emit(event: TaskEvent): void {
     this.#callListener(() => this.#options.onEvent?.(event));
   }
 
+  /**
+   * Passes the progress to the listener of the caller, at most every 100 ms unless `always` is set.
+   */
   #reportProgress(always = false): void {
     if (this.#options.onProgress === undefined) return;
     const now = this.#clock.now();
@@ -756,7 +857,10 @@ export class Download implements TaskDownload {
     this.#callListener(() => this.#options.onProgress?.(this.progress()));
   }
 
-  /** A listener that throws ends the download: it is part of what the caller wanted done. */
+  /**
+   * Calls a listener of the caller. An exception ends the download, since listeners are part of its
+   * contract.
+   */
   #callListener(listener: () => void): void {
     try {
       listener();
@@ -765,25 +869,18 @@ export class Download implements TaskDownload {
     }
   }
 
-  #report({ layout, digest, scheduler, comparison }: OpenDownload): TaskReport {
-    const verified: Verified =
-      digest === undefined
-        ? { level: comparison.complete ? "pieces" : "none" }
-        : {
-            level: "whole",
-            digest: formatDigest(digest),
-            by: this.#request.digest === undefined ? "parents" : "caller",
-          };
-    return this.#stats.report(this.#clock.now(), layout, verified, scheduler.routes);
-  }
+  // --- helpers
 
-  // --- small things
-
+  /** Returns a random number from 0 to 1. */
   #random(): number {
     const [byte = 0, next = 0] = this.#settings.runtime.random(new Uint8Array(2));
     return (byte * 256 + next) / 65536;
   }
 
+  /**
+   * Adds a promise to those that must settle before the sink is closed. Its rejection ends the
+   * download.
+   */
   #track(task: Promise<unknown>): void {
     const tracked = task
       .catch((error: unknown) => this.end(VortexError.from(error, "Internal")))
@@ -792,7 +889,10 @@ export class Download implements TaskDownload {
   }
 }
 
-/** @throws `InvalidArgument` */
+/**
+ * Fills in the defaults and checks the ranges.
+ * @throws `InvalidArgument`
+ */
 function resolveOptions(options: TaskDownloadOptions, settings: TaskSettings): ResolvedOptions {
   const {
     concurrentPieceCount = settings.concurrentPieceCount,
@@ -807,11 +907,12 @@ function resolveOptions(options: TaskDownloadOptions, settings: TaskSettings): R
   return { ...options, concurrentPieceCount, pieceTimeout, stallTimeout, patience };
 }
 
-/** Where a parent serves pieces, as far as it is known. */
+/** Returns the address of a parent for piece requests; undefined if it is not known yet. */
 function addressOf(parent: Parent | undefined): PeerAddress | undefined {
   return parent?.addresses ?? parent?.addr ?? parent?.announcedAddr;
 }
 
+/** Formats a digest as `algorithm:encoded`. */
 function formatDigest({ algorithm, encoded }: Digest): string {
   return `${algorithm}:${encoded}`;
 }

@@ -3,13 +3,11 @@ import type { ErrorCode, VortexError } from "../errors.ts";
 /**
  * Consequence of a failed piece request for the parent, or for the whole task.
  *
- * | decision | consequence |
- * | --- | --- |
- * | `retry` | possibly temporary: the parent is retried after a pause |
- * | `missing` | the parent does not have this piece now; it is still asked for others |
- * | `leave-out` | a retry would get the same answer: left out, and retried every 30 s |
- * | `ban` | the parent sent wrong data, or a retry would do harm: never asked again |
- * | `fatal` | no parent can help: the download fails |
+ * - `retry`: possibly temporary; the parent is retried after a pause
+ * - `missing`: the parent does not have this piece now; it is still asked for others
+ * - `leave-out`: a retry would get the same answer; the parent is left out, and retried every 30 s
+ * - `ban`: the parent sent wrong data, or a retry would do harm; it is never asked again
+ * - `fatal`: no parent can help; the download fails
  */
 export type RetryDecision = "retry" | "missing" | "leave-out" | "ban" | "fatal";
 

@@ -32,8 +32,8 @@ const MIN_SAMPLE_MS = 250;
  */
 const MIN_RATE_BYTES_PER_MS = 0.001;
 /**
- * Idle time in ms after which the measured rate loses its weight: from then on a higher rate is
- * assumed, so that a slow route is eventually tried again.
+ * Idle time in ms after which a higher rate than the measured one is assumed. The assumed rate
+ * grows with the idle time, so that a slow route is eventually tried again.
  */
 const RATE_DECAY_MS = 10_000;
 
@@ -41,13 +41,13 @@ const RATE_DECAY_MS = 10_000;
  * State of a route that is left out. It carries no regular attempts, only probes: single attempts
  * that test whether it has recovered, like the half-open state of a circuit breaker.
  *
- * | state | entered by | probes | the download waits for it |
- * | --- | --- | --- | --- |
- * | `gone` | five consecutive failures | after each backoff | for the patience, if no other route is left |
- * | `useless` | an answer that a retry would not change | every 30 s | no |
- * | `banned` | wrong data, or a failure that must not be repeated | never | no |
+ * - `gone`: entered after five consecutive failures. Probed after each backoff. If no other route
+ *   is left, the download waits for it as long as its patience lasts.
+ * - `useless`: entered after an answer that a retry would not change. Probed every 30 s; the
+ *   download does not wait for it.
+ * - `banned`: entered after wrong data, or a failure that must not be repeated. Never asked again.
  *
- * A successful piece ends `gone` and `useless`; `banned` is final.
+ * A verified piece ends `gone` and `useless`; `banned` is final.
  */
 export type LeftOut = "gone" | "useless" | "banned";
 

@@ -115,14 +115,14 @@ interface RunningAttempt extends Attempt {
 }
 
 /**
- * States of a piece. A restart returns a piece to `QUEUED` or `DONE` from any state.
+ * States of a piece, with these transitions:
  *
- * | state | event | next state |
- * | --- | --- | --- |
- * | `VERIFYING` | found intact, or damaged | `DONE`, or `QUEUED` |
- * | `QUEUED` | an attempt starts | `IN_FLIGHT` |
- * | `IN_FLIGHT` | an attempt succeeds | `DONE` |
- * | `IN_FLIGHT` | its last attempt fails or is ended | `QUEUED` |
+ * - `VERIFYING` to `DONE`: the piece is intact
+ * - `VERIFYING` to `QUEUED`: the piece is damaged
+ * - `QUEUED` to `IN_FLIGHT`: an attempt starts
+ * - `IN_FLIGHT` to `DONE`: an attempt succeeds
+ * - `IN_FLIGHT` to `QUEUED`: the last attempt fails or is ended
+ * - any state to `QUEUED` or `DONE`: a new round fetches the piece again, or keeps it
  */
 const PieceState = {
   /** To be requested, for the first time or again. */

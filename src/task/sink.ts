@@ -120,9 +120,8 @@ export interface SinkSession {
    * committed or resumed piece.
    *
    * @param into scratch memory of `length` bytes that the session may fill and return, to save an
-   * allocation. The caller then uses the returned chunk only until the next read, and before the
-   * piece is handed on; the chunk may also be the sink's own memory. Without `into`, the caller may
-   * keep the chunk.
+   * allocation. With it, the session may also return its own memory: the caller uses the chunk only
+   * once, before the piece is handed on. Without it, the caller may keep the chunk.
    */
   read(number: number, position: number, length: number, into?: Uint8Array): Promise<Uint8Array>;
   /**
