@@ -1,4 +1,4 @@
-/** Which sources of a task agree, and who takes part in a round: state machines, step by step. */
+/** Agreement between sources, and the planning of rounds: both state machines, step by step. */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { Agreement, EARLIER_DOWNLOAD, type Question } from "../../../src/task/agreement.ts";
@@ -6,12 +6,12 @@ import { RoundPlanner } from "../../../src/task/round-planner.ts";
 import type { SinkPiece } from "../../../src/task/sink.ts";
 
 const everything = (): boolean => true;
-const nobody = (): boolean => false;
+const noParent = (): boolean => false;
 const piece = (number: number): SinkPiece => ({ number, digest: `crc32:${number}`, crc32: number });
 const numbersOf = (question: Question | undefined): readonly number[] | undefined =>
   question?.claims.map(({ number }) => number);
 
-/** An agreement with pieces that `source` brought, announced one after the other. */
+/** Returns an agreement with pieces of `source`, announced and committed one after the other. */
 function withPieces(source: string, numbers: readonly number[], random = 0.5): Agreement {
   const agreement = new Agreement(3, () => random);
   for (const number of numbers) {
@@ -22,7 +22,7 @@ function withPieces(source: string, numbers: readonly number[], random = 0.5): A
   return agreement;
 }
 
-/** Asks, and has the parent agree with everything. */
+/** Answers a question with full agreement. */
 function agree(agreement: Agreement, question: Question | undefined): void {
   assert.ok(question !== undefined);
   agreement.asked(question);
@@ -30,27 +30,27 @@ function agree(agreement: Agreement, question: Question | undefined): void {
 }
 
 describe("the questions to a parent that joins", () => {
-  it("are about the oldest, the newest and a random piece of the sources before it", () => {
+  it("are about the oldest, the newest and a random piece of earlier sources", () => {
     const agreement = withPieces("a:1", [5, 3, 8, 1, 9], 0.5);
     agreement.announced("b:1", 2, "crc32:2");
     assert.equal(agreement.mayCommit("b:1", everything), false);
     assert.deepEqual(numbersOf(agreement.question("b:1", everything)), [5, 9, 8]);
   });
 
-  it("are about other pieces where the parent does not have these", () => {
+  it("are about other pieces if the parent lacks these", () => {
     const agreement = withPieces("a:1", [5, 3, 8, 1, 9]);
     agreement.announced("b:1", 2, "crc32:2");
     const offers = (number: number): boolean => number !== 5 && number !== 9;
     assert.deepEqual(numbersOf(agreement.question("b:1", offers)), [3, 1, 8]);
-    assert.equal(agreement.question("b:1", nobody), undefined);
+    assert.equal(agreement.question("b:1", noParent), undefined);
     assert.equal(
-      agreement.mayCommit("b:1", nobody),
+      agreement.mayCommit("b:1", noParent),
       true,
       "a parent that cannot be compared is not held up",
     );
   });
 
-  it("do not come before it has announced a piece, nor to the reference, nor twice", () => {
+  it("come neither before its first announcement, nor to the reference, nor twice", () => {
     const agreement = withPieces("a:1", [0, 1, 2]);
     assert.equal(agreement.question("b:1", everything), undefined);
     assert.equal(agreement.question("a:1", everything), undefined);
@@ -67,7 +67,7 @@ describe("the questions to a parent that joins", () => {
     assert.equal(agreement.question("b:1", everything), undefined, "three were asked about");
   });
 
-  it("go on to three as pieces come, where fewer were here", () => {
+  it("continue up to three as pieces arrive, if fewer were held before", () => {
     const agreement = withPieces("a:1", [0]);
     agreement.announced("b:1", 7, "crc32:7");
     agree(agreement, agreement.question("b:1", everything));
@@ -79,7 +79,7 @@ describe("the questions to a parent that joins", () => {
     assert.equal(agreement.mayCommit("b:1", everything), true, "its pieces do not wait for these");
   });
 
-  it("that fail are asked again once a piece waits", () => {
+  it("are asked again after a failure, once a piece waits to be committed", () => {
     const agreement = withPieces("a:1", [0]);
     agreement.announced("b:1", 7, "crc32:7");
     const question = agreement.question("b:1", everything);
@@ -92,7 +92,7 @@ describe("the questions to a parent that joins", () => {
     assert.deepEqual(numbersOf(agreement.question("b:1", everything)), [0]);
   });
 
-  it("are about three pieces at most, whatever the parent can tell of them", () => {
+  it("are about at most three pieces, whatever the parent can answer", () => {
     const agreement = withPieces("a:1", [0, 1, 2, 3, 4]);
     agreement.announced("b:1", 7, "crc32:7");
     const question = agreement.question("b:1", everything);
@@ -105,7 +105,7 @@ describe("the questions to a parent that joins", () => {
     assert.equal(agreement.complete, false);
   });
 
-  it("looks at the ends of a long task only, so that a step costs the same for a million pieces", () => {
+  it("examine only the ends of a long task, so that a step costs the same for a million pieces", () => {
     const agreement = withPieces(
       "a:1",
       Array.from({ length: 2000 }, (_, number) => number),
@@ -121,36 +121,36 @@ describe("the questions to a parent that joins", () => {
   });
 });
 
-describe("the last question to a parent", () => {
-  it("is about its first announcement, once there was more than one", () => {
+describe("the final question to a parent", () => {
+  it("is about its first announcement, if there was more than one", () => {
     const agreement = new Agreement(3, () => 0.5);
     const at = agreement.announced("a:1", 4, "crc32:4");
     agreement.hold(piece(4), "a:1", at);
     assert.equal(
-      agreement.lastQuestion("a:1", everything, nobody, true),
+      agreement.lastQuestion("a:1", everything, noParent, true),
       undefined,
       "one needs no other",
     );
     assert.equal(agreement.complete, true);
     const next = agreement.announced("a:1", 2, "crc32:2");
-    const early = agreement.lastQuestion("a:1", everything, nobody, false);
+    const early = agreement.lastQuestion("a:1", everything, noParent, false);
     assert.deepEqual(early?.claims, [{ number: 4, digest: "crc32:4", source: "a:1" }]);
     agreement.hold(piece(2), "a:1", next);
     assert.equal(agreement.complete, false);
     agree(agreement, early);
     assert.equal(agreement.complete, true);
-    assert.equal(agreement.lastQuestion("a:1", everything, nobody, true), undefined);
+    assert.equal(agreement.lastQuestion("a:1", everything, noParent, true), undefined);
   });
 
-  it("comes again when another piece came from it", () => {
+  it("comes again if the parent delivered another piece", () => {
     const agreement = withPieces("a:1", [0, 1]);
-    agree(agreement, agreement.lastQuestion("a:1", everything, nobody, false));
+    agree(agreement, agreement.lastQuestion("a:1", everything, noParent, false));
     agreement.hold(piece(2), "a:1", agreement.announced("a:1", 2, "crc32:2"));
     assert.equal(agreement.complete, false);
-    assert.deepEqual(numbersOf(agreement.lastQuestion("a:1", everything, nobody, true)), [0]);
+    assert.deepEqual(numbersOf(agreement.lastQuestion("a:1", everything, noParent, true)), [0]);
   });
 
-  it("is asked of another parent, about the last piece, where it cannot be asked itself", () => {
+  it("goes to another parent, about the last piece, if the parent itself is unavailable", () => {
     const agreement = withPieces("a:1", [0, 1, 2]);
     agreement.announced("b:1", 7, "crc32:7");
     const joined = agreement.question("b:1", (number) => number !== 2);
@@ -164,30 +164,30 @@ describe("the last question to a parent", () => {
     assert.equal(agreement.complete, true);
   });
 
-  it("is not repeated to a parent that does not have its own piece any more", () => {
+  it("is not repeated to a parent that no longer has its own piece", () => {
     const agreement = withPieces("a:1", [0, 1]);
-    const question = agreement.lastQuestion("a:1", everything, nobody, true);
+    const question = agreement.lastQuestion("a:1", everything, noParent, true);
     assert.ok(question !== undefined);
     agreement.asked(question);
     agreement.answered(question, []);
-    assert.equal(agreement.lastQuestion("a:1", everything, nobody, true), undefined);
+    assert.equal(agreement.lastQuestion("a:1", everything, noParent, true), undefined);
     assert.equal(agreement.complete, false);
   });
 
-  it("compares what an earlier download left with parents that brought nothing", () => {
+  it("compares pieces of an earlier download with parents that delivered nothing", () => {
     const agreement = withPieces(EARLIER_DOWNLOAD, [3, 1, 2]);
     assert.equal(agreement.complete, false);
     assert.equal(
-      agreement.lastQuestion("a:1", everything, nobody, false),
+      agreement.lastQuestion("a:1", everything, noParent, false),
       undefined,
       "not before the end",
     );
-    const question = agreement.lastQuestion("a:1", everything, nobody, true);
+    const question = agreement.lastQuestion("a:1", everything, noParent, true);
     assert.deepEqual(numbersOf(question), [3, 2, 1]);
     agree(agreement, question);
     assert.equal(agreement.complete, true);
     assert.equal(
-      agreement.lastQuestion("b:1", everything, nobody, true),
+      agreement.lastQuestion("b:1", everything, noParent, true),
       undefined,
       "one parent is enough",
     );
@@ -210,7 +210,7 @@ describe("sources that agree", () => {
     assert.deepEqual(agreement.contributors, ["a:1", "b:1", "c:1"]);
   });
 
-  it("are compared anew after a restart, which keeps the pieces of some", () => {
+  it("are compared again after a restart, which keeps the pieces of some", () => {
     const agreement = withPieces("a:1", [0, 1]);
     const at = agreement.announced("b:1", 7, "crc32:7");
     agree(agreement, agreement.question("b:1", everything));
@@ -226,7 +226,7 @@ describe("sources that agree", () => {
 describe("the rounds of a task whose digest is known", () => {
   const three = ["a:1", "b:1", "c:1"];
 
-  it("are no more than one where pieces are missing and nobody was set aside", () => {
+  it("end after the first if pieces are missing and no parent was excluded", () => {
     assert.equal(new RoundPlanner(three).next({ mismatch: false, sources: ["a:1"] }), undefined);
     assert.equal(
       new RoundPlanner(three).next({ mismatch: false, sources: ["a:1", EARLIER_DOWNLOAD] }),
@@ -234,35 +234,36 @@ describe("the rounds of a task whose digest is known", () => {
     );
   });
 
-  it("try those that were set aside first, whatever failed", () => {
+  it("try the excluded parents first, whatever failed", () => {
     for (const mismatch of [true, false]) {
-      const trials = new RoundPlanner(three);
-      trials.exclude("b:1");
-      trials.exclude("c:1");
-      assert.deepEqual(trials.current, ["a:1"]);
-      assert.deepEqual(trials.next({ mismatch, sources: ["a:1"] }), ["b:1", "c:1"]);
+      const planner = new RoundPlanner(three);
+      planner.exclude("b:1");
+      planner.exclude("c:1");
+      assert.deepEqual(planner.current, ["a:1"]);
+      assert.deepEqual(planner.next({ mismatch, sources: ["a:1"] }), ["b:1", "c:1"]);
     }
   });
 
-  it("try each source of a wrong whole alone, then all that were not shown to be wrong", () => {
-    const trials = new RoundPlanner(three);
-    assert.deepEqual(trials.next({ mismatch: true, sources: three }), ["a:1"]);
-    // The first does not have all pieces; the second one's whole is wrong; nor does the third have all.
-    assert.deepEqual(trials.next({ mismatch: false, sources: ["a:1"] }), ["b:1"]);
-    assert.deepEqual(trials.next({ mismatch: true, sources: ["b:1"] }), ["c:1"]);
-    assert.deepEqual(trials.next({ mismatch: false, sources: ["c:1"] }), ["a:1", "c:1"]);
-    assert.equal(trials.next({ mismatch: true, sources: ["a:1", "c:1"] }), undefined);
+  it("try each source of a wrong whole alone, then all that are not proven wrong", () => {
+    const planner = new RoundPlanner(three);
+    assert.deepEqual(planner.next({ mismatch: true, sources: three }), ["a:1"]);
+    // The first parent lacks pieces, the content of the second is wrong, and the third lacks pieces
+    // too.
+    assert.deepEqual(planner.next({ mismatch: false, sources: ["a:1"] }), ["b:1"]);
+    assert.deepEqual(planner.next({ mismatch: true, sources: ["b:1"] }), ["c:1"]);
+    assert.deepEqual(planner.next({ mismatch: false, sources: ["c:1"] }), ["a:1", "c:1"]);
+    assert.equal(planner.next({ mismatch: true, sources: ["a:1", "c:1"] }), undefined);
   });
 
-  it("leave out a parent whose pieces alone made a wrong whole, also when others took part", () => {
-    const trials = new RoundPlanner(three);
-    assert.deepEqual(trials.next({ mismatch: true, sources: ["a:1"] }), ["b:1", "c:1"]);
+  it("leave out a parent whose pieces alone formed a wrong whole, also if others took part", () => {
+    const planner = new RoundPlanner(three);
+    assert.deepEqual(planner.next({ mismatch: true, sources: ["a:1"] }), ["b:1", "c:1"]);
   });
 
-  it("try the same parents again without what an earlier download left, and only then", () => {
-    const trials = new RoundPlanner(["a:1"]);
-    assert.deepEqual(trials.next({ mismatch: true, sources: [EARLIER_DOWNLOAD] }), ["a:1"]);
-    assert.equal(trials.next({ mismatch: true, sources: ["a:1"] }), undefined);
+  it("try the same parents again without the pieces of an earlier download, and only then", () => {
+    const planner = new RoundPlanner(["a:1"]);
+    assert.deepEqual(planner.next({ mismatch: true, sources: [EARLIER_DOWNLOAD] }), ["a:1"]);
+    assert.equal(planner.next({ mismatch: true, sources: ["a:1"] }), undefined);
     const mixed = new RoundPlanner(["a:1"]);
     assert.deepEqual(mixed.next({ mismatch: true, sources: [EARLIER_DOWNLOAD, "a:1"] }), ["a:1"]);
     const set = new RoundPlanner(["a:1"]);
@@ -273,7 +274,7 @@ describe("the rounds of a task whose digest is known", () => {
   it("come to an end, whatever happens in them", () => {
     const parents = ["a:1", "b:1", "c:1", "d:1"];
     for (let seed = 0; seed < 300; seed++) {
-      const trials = new RoundPlanner(parents);
+      const planner = new RoundPlanner(parents);
       let state = seed;
       const next = (): number => {
         state = (state * 1103515245 + 12345) & 0x7fffffff;
@@ -281,10 +282,10 @@ describe("the rounds of a task whose digest is known", () => {
       };
       let rounds = 0;
       for (;;) {
-        const current = [...trials.current];
-        for (const parent of current.slice(1)) if (next() % 3 === 0) trials.exclude(parent);
-        const sources = trials.current.filter(() => next() % 4 !== 0);
-        if (trials.next({ mismatch: next() % 2 === 0, sources }) === undefined) break;
+        const current = [...planner.current];
+        for (const parent of current.slice(1)) if (next() % 3 === 0) planner.exclude(parent);
+        const sources = planner.current.filter(() => next() % 4 !== 0);
+        if (planner.next({ mismatch: next() % 2 === 0, sources }) === undefined) break;
         assert.ok(++rounds < 16, `${rounds} rounds`);
       }
     }

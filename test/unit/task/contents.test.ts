@@ -1,4 +1,7 @@
-/** Parents of one task with different contents of the same length, and what vouches for what came. */
+/**
+ * Parents of one task with different contents of the same length, and the verification of the
+ * result.
+ */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { digestOf } from "../../../src/digest/digest.ts";
@@ -31,24 +34,24 @@ import {
 
 const PIECE = 1000;
 const COUNT = 20;
-/** The content that is right, and another one of its length. */
+/** The right content, and different content of the same length. */
 const right = seededBytes(1, COUNT * PIECE);
 const other = seededBytes(2, COUNT * PIECE);
 const digest = digestOf("sha256", right, portableHashers);
 
 const differing = holding(other, PIECE);
-/** The other content in pieces that `differs` names. */
+/** Parent with the other content in the pieces for which `differs` returns true. */
 const differingIn = (differs: (number: number) => boolean): Behaviour =>
   holding(other, PIECE, ({ number }) => differs(number));
 
-/** Keeps what is committed, and notes of which content it is. */
+/** Sink that records the content of each committed piece. */
 class WatchingSink implements TaskSink {
   readonly bytes = new Uint8Array(right.length);
-  /** Contents of committed pieces, in order: each is `right`, `other` or, for a piece of neither, `wrong`. */
+  /** Content of each committed piece, in order: `right`, `other`, or `wrong` for neither. */
   readonly committed: string[] = [];
   found: readonly SinkPiece[] = [];
   ended: "finish" | "keep" | "discard" | undefined;
-  /** What was kept by each restart. */
+  /** Numbers of the kept pieces, for each restart. */
   readonly restarts: number[][] = [];
 
   async open(layout: Parameters<TaskSink["open"]>[0]): Promise<SinkSession> {
@@ -76,7 +79,7 @@ class WatchingSink implements TaskSink {
     };
   }
 
-  /** Fails when pieces of several contents were committed. */
+  /** Fails if pieces of several contents were committed. */
   assertOneContent(): void {
     assert.ok(new Set(this.committed).size <= 1, `committed: ${this.committed.join(", ")}`);
   }
@@ -88,7 +91,7 @@ function contentOf(bytes: Uint8Array, from: number): string {
   return is(right) ? "right" : is(other) ? "other" : "wrong";
 }
 
-/** The line of a journal for a piece of a content. */
+/** Returns the journal entry for a piece of a content. */
 function sunk(number: number, content: Uint8Array): SinkPiece {
   const crc32 = digestOf(
     "crc32",
@@ -162,14 +165,14 @@ describe("two parents with different contents of one length", () => {
     });
   }
 
-  it("are told apart by one piece of three, wherever the others agree", async () => {
-    // The oldest piece is the same in both, as the head of two versions of a file may be.
+  it("are detected by one piece of three, wherever the others agree", async () => {
+    // The oldest piece is the same in both, like the head of two versions of a file.
     const { fetch, sink } = bench({ "a:1": honest(), "b:1": differingIn((number) => number > 1) });
     await assertRejects(fetch(), "DigestMismatch");
     assert.equal(sink.ended, "discard");
   });
 
-  it("of which one comes late are told apart before a piece of it is committed", async () => {
+  it("are detected before a piece of a parent that joins late is committed", async () => {
     let late = true;
     const { fetch, sink, parents } = bench({
       "a:1": honest(),
@@ -178,7 +181,7 @@ describe("two parents with different contents of one length", () => {
     });
     const asked = parents.fetchPiece.bind(parents);
     parents.fetchPiece = (request, options) => {
-      // Paused for 250 ms, the late one is asked for the last pieces.
+      // Paused for 250 ms, the late parent is asked for the last pieces.
       late = parents.numbers("a:1").length < 12;
       return asked(request, options);
     };
@@ -186,7 +189,7 @@ describe("two parents with different contents of one length", () => {
       ({ verified }) => ({ state: verified.level }),
       (error: VortexError) => ({ state: error.code }),
     );
-    // Whether the late one is asked at all is the scheduler's affair.
+    // The scheduler decides whether the late parent is asked at all.
     assert.ok(
       state === "DigestMismatch" ||
         (state === "pieces" && sink.committed.every((content) => content === "right")),
@@ -194,8 +197,8 @@ describe("two parents with different contents of one length", () => {
     sink.assertOneContent();
   });
 
-  it("that race for a piece are told apart too", async () => {
-    // The first stalls in its second piece, which the other one brings.
+  it("are detected if one hedges a piece of the other", async () => {
+    // The first parent stalls in its second piece, which the other one delivers.
     const stallingAt1: Behaviour = (request) =>
       request.number === 1 ? silent(request) : honest()(request);
     const { fetch, sink } = bench(
@@ -206,7 +209,7 @@ describe("two parents with different contents of one length", () => {
     sink.assertOneContent();
   });
 
-  it("are told apart where their digests are by different algorithms, and agree where only these differ", async () => {
+  it("are detected across digest algorithms, and equal contents with different algorithms agree", async () => {
     const bySha256 =
       (content: Uint8Array): Behaviour =>
       ({ number }) => {
@@ -221,11 +224,11 @@ describe("two parents with different contents of one length", () => {
     assert.ok(same.parents.compared.length > 0);
   });
 
-  it("are not told apart by parts of pieces whose digests are by different algorithms: nothing vouches for them", async () => {
+  it("are not detected by parts of pieces across digest algorithms, and the result is unverified", async () => {
     const bySha256: Behaviour = ({ bytes }) =>
       new Claim(bytes, digestOf("sha256", bytes, portableHashers));
     const { fetch, sink, parents } = bench({ "a:1": honest(), "b:1": bySha256 });
-    // Parts of pieces 3 and 4.
+    // Covers parts of pieces 3 and 4.
     const range = { start: 3 * PIECE + 500, end: 4 * PIECE + 500 };
     assert.deepEqual((await fetch({ range })).verified, { level: "none" });
     assert.deepEqual([parents.numbers("a:1").length, parents.numbers("b:1").length], [1, 1]);
@@ -245,24 +248,24 @@ describe("two parents with different contents of one length", () => {
     assert.ok(taken < right.length);
   });
 
-  it("are told apart over a range of them", async () => {
+  it("are detected over a range of them", async () => {
     const range = { start: 2500, end: 12_500 };
     const { fetch, sink } = bench({ "a:1": honest(), "b:1": differing });
     await assertRejects(fetch({ range }), "DigestMismatch");
     sink.assertOneContent();
   });
 
-  it("are told apart over gRPC, where each is asked for one whole piece", async () => {
+  it("are detected over gRPC, where each parent is asked for one whole piece", async () => {
     const different = bench({ "a:1": honest(), "b:1": differing }, { speaksApi: true });
     await assertRejects(different.fetch(), "DigestMismatch");
     different.sink.assertOneContent();
     const same = bench({ "a:1": honest(), "b:1": honest() }, { speaksApi: true });
     assert.deepEqual((await same.fetch()).verified, { level: "pieces" });
-    // The second one to bring a piece is compared; and each once more at the end.
+    // The parent that delivers second is compared, and each once more at the end.
     assert.equal(same.parents.compared.length, 1 + 2);
   });
 
-  it("are not asked where the caller named the digest of each piece", async () => {
+  it("are not compared if the caller gave the digest of each piece", async () => {
     const pieces = Array.from({ length: COUNT }, (_, number) => ({
       number,
       offset: number * PIECE,
@@ -287,7 +290,7 @@ describe("two parents with different contents of one length", () => {
   });
 });
 
-describe("a parent that changes its content while the task runs", () => {
+describe("a parent that changes its content during the task", () => {
   for (const [name, from] of [
     ["in the middle", 10],
     ["before its last piece", COUNT - 1],
@@ -306,7 +309,7 @@ describe("a parent that changes its content while the task runs", () => {
     });
   }
 
-  it("is no concern where the digest of the whole is given: the task goes on until the whole is right", async () => {
+  it("does not fail the task if the digest of the whole is given: it continues until the whole is right", async () => {
     const { fetch, sink } = bench({
       "a:1": (request) => (request.earlier < 5 ? differing : honest())(request),
       "b:1": honest(),
@@ -334,7 +337,7 @@ describe("the digest of the whole", () => {
   };
 
   for (const concurrentPieceCount of [1, 8]) {
-    it(`decides which of two contents it is, whoever comes first (${concurrentPieceCount} at a time)`, async () => {
+    it(`decides which of two contents is right, in whatever order they arrive (${concurrentPieceCount} at a time)`, async () => {
       const settings = { concurrentPieceCount };
       await assertRight(bench({ "a:1": honest(), "liar:1": differing }, { settings }), "liar:1");
       await assertRight(bench({ "liar:1": differing, "a:1": honest() }, { settings }), "liar:1");
@@ -345,8 +348,8 @@ describe("the digest of the whole", () => {
     });
   }
 
-  it("finds the liar who agrees about all that it is asked about, and whose digests are its own", async () => {
-    // One piece differs, and is not among those that are compared.
+  it("finds a lying parent that agrees about all compared pieces, with digests that match its own bytes", async () => {
+    // One piece differs, and is not among the compared ones.
     for (const only of [3, 7, 19]) {
       const lying = differingIn((number) => number === only);
       await assertRight(bench({ "liar:1": lying, "a:1": honest() }), "liar:1");
@@ -354,7 +357,7 @@ describe("the digest of the whole", () => {
     }
   });
 
-  it("is made of parents that have parts, beside a liar who has all of another one", async () => {
+  it("is reached from parents with parts, beside a liar that has all of a different content", async () => {
     const having =
       (has: (number: number) => boolean): Behaviour =>
       (request) =>
@@ -369,7 +372,7 @@ describe("the digest of the whole", () => {
     );
   });
 
-  it("is made by another parent when the first one, who had another content, fails on the way", async () => {
+  it("is reached by another parent if the first one, with different content, fails during the task", async () => {
     const dying: Behaviour = (request) =>
       request.earlier < 6 ? differing(request) : new VortexError("RemoteUnimplemented", "gone");
     for (const concurrentPieceCount of [2, 8]) {
@@ -386,7 +389,7 @@ describe("the digest of the whole", () => {
     }
   });
 
-  it("is made by the other parent at once when the first is gone: no patience with it", async () => {
+  it("is reached by the other parent at once if the first is gone, without waiting for it", async () => {
     const lost: Behaviour = async function* () {
       await new Promise<void>((resolve) => void made.clock.setTimer(resolve, 1));
       yield* failWith(new VortexError("ConnectionLost", "gone"));
@@ -395,14 +398,14 @@ describe("the digest of the whole", () => {
       { "liar:1": (request) => (request.earlier < 6 ? differing : lost)(request), "a:1": honest() },
       { settings: { patience: 600_000, concurrentPieceCount: 4 } },
     );
-    const begun = made.clock.now();
+    const startedAt = made.clock.now();
     assert.equal((await made.fetch({ digest })).verified.level, "whole");
     assert.equal(contentOf(made.sink.bytes, 0), "right");
     assert.ok(made.events.some(({ type }) => type === "started-over"));
-    assert.ok(made.clock.now() - begun < 60_000, `${made.clock.now() - begun} ms`);
+    assert.ok(made.clock.now() - startedAt < 60_000, `${made.clock.now() - startedAt} ms`);
   });
 
-  it("fails the task when no parent has it, once each was tried, and nothing is kept", async () => {
+  it("fails the task if no parent has it, once each was tried, and nothing is kept", async () => {
     const { fetch, sink, parents } = bench({
       "a:1": differing,
       "b:1": differing,
@@ -414,7 +417,7 @@ describe("the digest of the whole", () => {
     assert.ok(parents.asked.length <= 8 * COUNT, `${parents.asked.length} requests`);
   });
 
-  it("that a parent names, where the caller names none, decides in the same way", async () => {
+  it("decides in the same way if a parent names it instead of the caller", async () => {
     const made = bench(
       { "liar:1": differingIn((number) => number === 7), "a:1": honest() },
       { directory: directoryOf({}) },
@@ -429,7 +432,7 @@ describe("the digest of the whole", () => {
     assert.equal(contentOf(made.sink.bytes, 0), "right");
   });
 
-  it("cannot save a stream, whose reader has what came before", async () => {
+  it("cannot save a stream, whose reader already has the earlier bytes", async () => {
     const { fetcher, request, clock } = bench({ "liar:1": differing }, {});
     const stream = fetcher.streamTask({ ...request, digest });
     const error = rejectionOf(stream.bytes());
@@ -437,7 +440,7 @@ describe("the digest of the whole", () => {
     assert.equal((await error).code, "DigestMismatch");
   });
 
-  it("ends a watcher of the store when pieces are taken back, and the store has the right ones in the end", async () => {
+  it("ends a watcher of the store if pieces are dropped, and the store has the right ones in the end", async () => {
     const { fetcher, request, clock } = bench({
       "liar:1": differingIn((number) => number % 4 === 0 && number > 4),
       "a:1": honest(),
@@ -473,10 +476,10 @@ describe("the digest of the whole", () => {
     assert.equal(served?.metadata.digest, sunk(8, right).digest);
   });
 
-  it("takes pieces back only when nothing is under way: neither a commit nor a read", async () => {
+  it("drops pieces only while neither a commit nor a read is in progress", async () => {
     const made = bench(
       {
-        // Brings two pieces of another content, and is gone.
+        // Delivers two pieces of different content and then fails.
         "liar:1": (request) =>
           request.earlier < 2 ? differing(request) : new VortexError("RemoteUnimplemented", "gone"),
         "a:1": honest(),
@@ -530,7 +533,7 @@ describe("the digest of the whole", () => {
   });
 });
 
-describe("what an earlier download left", () => {
+describe("pieces of an earlier download", () => {
   const all = Array.from({ length: COUNT }, (_, number) => number);
   const some = [4, 0, 9, 2, 11, 7];
 
@@ -552,7 +555,7 @@ describe("what an earlier download left", () => {
     ["some of it", some],
     ["all of it", all],
   ] as const) {
-    it(`of another content fails the task, and the journal and the parent are named (${name})`, async () => {
+    it(`with different content fail the task, and the error names the journal and the parent (${name})`, async () => {
       const made = bench({ "a:1": honest() });
       left(made, numbers, () => other);
       const error = await assertRejects(made.fetch(), "DigestMismatch");
@@ -563,7 +566,7 @@ describe("what an earlier download left", () => {
       assert.deepEqual([made.sink.ended, made.sink.committed], ["discard", []]);
     });
 
-    it(`of the same content is used, and compared by three pieces at most (${name})`, async () => {
+    it(`with the same content are used, after a comparison of at most three pieces (${name})`, async () => {
       const made = bench({ "a:1": honest() });
       left(made, numbers, () => right);
       const { verified, resumedPieces } = await made.fetch();
@@ -580,14 +583,14 @@ describe("what an earlier download left", () => {
     });
   }
 
-  it("of two contents, as a parent that changed and a kill leave them, fails the task by the oldest piece", async () => {
+  it("with two contents, left by a changed parent and a kill, fail the task by the oldest piece", async () => {
     const made = bench({ "a:1": honest() });
     left(made, some, (number) => (number === some[0] ? other : right));
     await assertRejects(made.fetch(), "DigestMismatch");
     assert.equal(made.sink.ended, "discard");
   });
 
-  it("of another content is dropped where the digest of the whole is given, and the task goes on", async () => {
+  it("with different content are dropped if the digest of the whole is given, and the task continues", async () => {
     const made = bench({ "a:1": honest(), "b:1": honest() });
     left(made, some, () => other);
     const { verified, resumedPieces } = await made.fetch({ digest });
@@ -596,7 +599,7 @@ describe("what an earlier download left", () => {
     assert.deepEqual(made.sink.restarts, [[]]);
   });
 
-  it("is read before a piece of a parent is committed, where parents are asked about it", async () => {
+  it("are verified before a piece of a parent is committed, if parents are asked about them", async () => {
     const made = bench({ "a:1": honest() });
     left(made, some, () => other);
     const { sink } = made;
@@ -624,7 +627,7 @@ describe("what an earlier download left", () => {
     assert.deepEqual(sink.committed, []);
   });
 
-  it("that is all there is, is compared with a parent that has not announced yet what it has", async () => {
+  it("that are complete are compared with a parent that has not announced its pieces yet", async () => {
     const outline: TaskOutline = {
       contentLength: right.length,
       pieceLength: PIECE,
@@ -650,14 +653,14 @@ describe("what an earlier download left", () => {
     );
   });
 
-  it("that is all there is, with no parent to compare it, is reported as unverified by anything", async () => {
+  it("that are complete, without a parent to compare them, are reported as unverified", async () => {
     const made = bench({ "a:1": failing("ConnectionRefused") });
     left(made, all, () => right);
     assert.deepEqual((await made.fetch()).verified, { level: "none" });
   });
 
-  it("is not mixed with a parent that cannot tell of it without saying so", async () => {
-    // The parent has only what is missing.
+  it("are not mixed with a parent that cannot be compared without the report saying so", async () => {
+    // The parent has only the missing pieces.
     const made = bench({
       "a:1": (request) =>
         some.includes(request.number) ? new VortexError("NotFound", "not here") : honest()(request),
@@ -667,15 +670,15 @@ describe("what an earlier download left", () => {
   });
 });
 
-describe("what vouched for the content", () => {
-  it("are its pieces, of one parent or of several that agree", async () => {
+describe("the verification of the content", () => {
+  it("is by pieces for one parent, and for several that agree", async () => {
     for (const parents of [["a:1"], ["a:1", "b:1"], ["a:1", "b:1", "c:1"]]) {
       const made = bench(Object.fromEntries(parents.map((name) => [name, honest()])));
       assert.deepEqual((await made.fetch()).verified, { level: "pieces" }, `${parents}`);
     }
   });
 
-  it("is nothing where two parents have no piece in common", async () => {
+  it("is none if two parents have no piece in common", async () => {
     const having =
       (has: (number: number) => boolean): Behaviour =>
       (request) =>
@@ -687,7 +690,7 @@ describe("what vouched for the content", () => {
     assert.deepEqual((await made.fetch()).verified, { level: "none" });
   });
 
-  it("are its pieces too where the parents have parts that overlap", async () => {
+  it("is by pieces if parents have overlapping parts", async () => {
     const having =
       (has: (number: number) => boolean): Behaviour =>
       (request) =>
@@ -701,7 +704,7 @@ describe("what vouched for the content", () => {
     assert.equal(contentOf(made.sink.bytes, 0), "right");
   });
 
-  it("are its pieces where one parent died on the way, since another one has its last piece", async () => {
+  it("is by pieces if a parent died during the task, since another one has its last piece", async () => {
     const made = bench(
       {
         "a:1": (request) =>
@@ -713,7 +716,7 @@ describe("what vouched for the content", () => {
     assert.deepEqual((await made.fetch()).verified, { level: "pieces" });
   });
 
-  it("is nothing where the only parent died before it was asked once more", async () => {
+  it("is none if the only parent died before its final question", async () => {
     const made = bench(
       {
         "a:1": (request) =>
@@ -728,7 +731,7 @@ describe("what vouched for the content", () => {
 });
 
 describe("the questions to parents", () => {
-  it("are three for each that joins and one at the end, and their content is cancelled unread", async () => {
+  it("are three for each parent that joins and one at the end, and their content is cancelled unread", async () => {
     const made = bench({ "a:1": honest(), "b:1": honest(), "c:1": honest() });
     await made.fetch();
     for (const name of ["a:1", "b:1", "c:1"]) {
@@ -739,7 +742,7 @@ describe("the questions to parents", () => {
     assert.deepEqual([...made.parents.underWay.values()], [0, 0, 0], "nothing is left under way");
   });
 
-  it("keep to the requests that one parent may have at a time, also when that is one", async () => {
+  it("respect the limit of requests to one parent, also a limit of one", async () => {
     for (const parentConcurrency of [1, 2]) {
       const made = bench(
         { "a:1": honest(), "b:1": honest() },
@@ -774,12 +777,12 @@ describe("the questions to parents", () => {
     }
   });
 
-  it("that fail leave the pieces of their parent uncommitted, and it is asked again", async () => {
+  it("leave the pieces of a parent uncommitted if they fail, and are asked again", async () => {
     let broken = 0;
     const made = bench({
       "a:1": (request) =>
         request.number < 4 ? honest()(request) : new VortexError("NotFound", "not here"),
-      // Loses the connection at its first two answers to a question: it has brought no piece yet.
+      // Loses the connection at its first two answers to a question, before it delivered a piece.
       "b:1": (request) => {
         if (
           made.parents.numbers("a:1").includes(request.number) &&
@@ -797,7 +800,7 @@ describe("the questions to parents", () => {
     assert.ok(broken > 2 && (parents[1]?.pieces ?? 0) >= COUNT - 4);
   });
 
-  it("at the end wait a quarter of the stall timeout, as long as for a piece before another parent is asked", async () => {
+  it("time out at the end after a quarter of the stall timeout, like an attempt before it is hedged", async () => {
     const made = bench({ "a:1": honest() }, { settings: { stallTimeout: 20_000 } });
     const real = made.parents.fetchPiece.bind(made.parents);
     const waits: number[] = [];
@@ -809,7 +812,7 @@ describe("the questions to parents", () => {
     assert.deepEqual(waits, [...Array.from({ length: COUNT }, () => 20_000), 5000]);
   });
 
-  it("at the end over gRPC come when all pieces are here: a whole message more is not held beside them", async () => {
+  it("come at the end over gRPC, after all pieces: no further whole message is held beside those in flight", async () => {
     const made = bench({ "a:1": honest() }, { speaksApi: true });
     const real = made.parents.fetchPiece.bind(made.parents);
     const committed: number[] = [];
@@ -822,8 +825,8 @@ describe("the questions to parents", () => {
     assert.deepEqual([asked, committed], [COUNT + 1, [COUNT]]);
   });
 
-  it("that stall hold up neither the pieces of others nor the end", async () => {
-    // Answers pieces that nobody else was asked for, and is silent about the others.
+  it("that stall delay neither the pieces of other parents nor the end", async () => {
+    // Delivers the pieces that no other parent was asked for, and stalls on all others.
     const made = bench({
       "a:1": honest(),
       "b:1": (request) =>
@@ -831,11 +834,11 @@ describe("the questions to parents", () => {
           ? silentAnnouncement(request)
           : honest()(request),
     });
-    const begun = made.clock.now();
+    const startedAt = made.clock.now();
     const { bytes } = await made.fetch();
     assert.equal(bytes, right.length);
     assert.equal(contentOf(made.sink.bytes, 0), "right");
-    assert.ok(made.clock.now() - begun < 120_000, `${made.clock.now() - begun} ms`);
+    assert.ok(made.clock.now() - startedAt < 120_000, `${made.clock.now() - startedAt} ms`);
   });
 
   it("do not blame a parent for the wrong bytes of another", async () => {
@@ -849,12 +852,12 @@ function failWith(error: VortexError): Iterable<Uint8Array> {
   throw error;
 }
 
-/** Fails as a stalled request does: neither announcement nor content comes. */
+/** Fails like a stalled request: with neither announcement nor content. */
 function silentAnnouncement(_request: ParentRequest): VortexError {
   return new VortexError("Stalled", "no byte came");
 }
 
-describe("what parents tell of the whole", () => {
+describe("digests of the whole from parents", () => {
   const outline: TaskOutline = {
     contentLength: right.length,
     pieceLength: PIECE,
@@ -862,7 +865,7 @@ describe("what parents tell of the whole", () => {
   };
   const unknown = { contentLength: undefined, pieceLength: undefined };
 
-  it("a parent that names another digest than the first one is left out, and no piece is had from it", async () => {
+  it("leave out a parent that names another digest than the first one, and no piece is fetched from it", async () => {
     const made = bench(
       { "a:1": honest(), "b:1": differing },
       {
@@ -881,7 +884,7 @@ describe("what parents tell of the whole", () => {
     assert.equal(contentOf(made.sink.bytes, 0), "right");
   });
 
-  it("two that name no digest are compared by their pieces", async () => {
+  it("are not required: parents that name none are compared by their pieces", async () => {
     const made = bench(
       { "a:1": honest(), "b:1": differing },
       { directory: directoryOf({}, outline) },
@@ -891,9 +894,9 @@ describe("what parents tell of the whole", () => {
   });
 });
 
-/** A directory whose parents have all pieces and, but for some, name the digest. */
+/** Returns a directory whose parents have all pieces and name the digest, except as given. */
 function directoryOf(
-  told: Readonly<Record<string, TaskOutline>>,
+  outlines: Readonly<Record<string, TaskOutline>>,
   usual: TaskOutline = {
     contentLength: right.length,
     pieceLength: PIECE,
@@ -902,7 +905,7 @@ function directoryOf(
   },
 ): TaskDirectory {
   return {
-    stat: async (addr) => told[addr] ?? usual,
+    stat: async (addr) => outlines[addr] ?? usual,
     async *sync(): AsyncGenerator<PieceLocation> {
       for (let number = 0; number < COUNT; number++)
         yield { number, offset: number * PIECE, length: PIECE };

@@ -43,12 +43,12 @@ interface Bench {
   readonly fetcher: TaskFetcher;
   readonly request: TaskRequest;
   readonly events: TaskEvent[];
-  /** Fetches to memory, and returns what came. */
+  /** Fetches a task to memory and returns its content. */
   fetch(
     request?: Partial<TaskRequest>,
     options?: TaskOptions,
   ): Promise<{ bytes: Uint8Array; download: TaskDownload }>;
-  /** Lets a promise settle, moving time on as far as is needed. */
+  /** Waits for a promise, advancing the clock as far as necessary. */
   settled<T>(promise: Promise<T>): Promise<T>;
 }
 
@@ -93,13 +93,13 @@ function bench(
   };
 }
 
-/** Fails unless the bytes are those, without printing them. */
+/** Compares bytes without printing them. */
 function assertBytes(found: Uint8Array, expected: Uint8Array): void {
   assert.equal(found.length, expected.length);
   assert.equal(Buffer.compare(found, expected), 0, "the bytes differ");
 }
 
-/** A sink that keeps bytes in one array, and notes what is done to it. */
+/** Sink that keeps the content in one array and records the calls to it. */
 class NotingSink implements TaskSink {
   readonly calls: string[] = [];
   bytes: Uint8Array = new Uint8Array(0);
@@ -131,20 +131,20 @@ class NotingSink implements TaskSink {
   }
 }
 
-describe("what is told of a task", () => {
-  it("is one operation with its bytes or its failure, in which pieces are asked for", async () => {
+describe("telemetry of a task", () => {
+  it("is one operation with its bytes or its error, and piece requests run inside it", async () => {
     for (const [behaviour, ended] of [
       [honest(), `bytes ${content.length}`],
       [corrupt, "error DigestMismatch"],
     ] as const) {
-      const told: string[] = [];
+      const log: string[] = [];
       let inside = false;
       const telemetry: Telemetry = {
         begin({ name, role, taskId }) {
-          told.push(`${name} as ${role} of ${taskId.length}`);
+          log.push(`${name} as ${role} of ${taskId.length}`);
           return {
             end: ({ bytes, error }) =>
-              told.push(error === undefined ? `bytes ${bytes}` : `error ${error.code}`),
+              log.push(error === undefined ? `bytes ${bytes}` : `error ${error.code}`),
             run(work) {
               inside = true;
               try {
@@ -163,14 +163,14 @@ describe("what is told of a task", () => {
       };
       const { fetch } = bench({ "a:1": watched }, { settings: { telemetry } });
       await fetch().catch(() => {});
-      assert.deepEqual(told, ["download_task as client of 64", ended]);
+      assert.deepEqual(log, ["download_task as client of 64", ended]);
       assert.ok(asked.length > 0 && asked.every((within) => within), `${asked}`);
     }
   });
 });
 
 describe("a task from several parents", () => {
-  it("is the content, and the report has every parent's part", async () => {
+  it("delivers the content, and the report has the share of each parent", async () => {
     const { fetch, parents } = bench({ "a:1": honest(), "b:1": honest(), "c:1": honest() });
     const { bytes, download } = await fetch();
     assertBytes(bytes, content);
@@ -190,13 +190,13 @@ describe("a task from several parents", () => {
     );
   });
 
-  it("an empty task is done without a question", async () => {
+  it("completes an empty task without a request", async () => {
     const { fetch, parents } = bench({ "a:1": silent }, { content: new Uint8Array(0) });
     assertBytes((await fetch()).bytes, new Uint8Array(0));
     assert.deepEqual(parents.asked, []);
   });
 
-  it("is right with one parent gone, one that stalls and one that corrupts every fifth piece; the report names the three", async () => {
+  it("succeeds with one parent gone, one stalling and one corrupting every fifth piece, and reports the three", async () => {
     const { fetch, events } = bench({
       "good:1": honest(),
       "stalls:1": stalling,
@@ -220,7 +220,7 @@ describe("a task from several parents", () => {
     assert.ok(events.some((event) => event.type === "race"));
   });
 
-  it("when nobody is left, one error names every parent and its reason, and has them as its cause", async () => {
+  it("fails once no parent is left, with an error that names each parent and has their errors as cause", async () => {
     const { fetch } = bench({ "a:1": corrupt, "b:1": failing("RemoteUnimplemented") });
     const error = await rejectionOf(fetch());
     assert.equal(error.code, "Unreachable");
@@ -233,12 +233,12 @@ describe("a task from several parents", () => {
     ]);
   });
 
-  it("a task that no parent has is NotFound", async () => {
+  it("fails as NotFound if no parent has the task", async () => {
     const { fetch } = bench({ "a:1": failing("NotFound"), "b:1": failing("NotFound") });
     await assertRejects(fetch(), "NotFound");
   });
 
-  it("a piece that a parent does not have is had from another", async () => {
+  it("fetches a piece that one parent lacks from another", async () => {
     const { fetch, parents } = bench({
       "a:1": (request) =>
         request.number % 2 === 0 ? honest()(request) : new VortexError("NotFound", "no"),
@@ -248,7 +248,7 @@ describe("a task from several parents", () => {
     assert.ok(parents.numbers("b:1").filter((number) => number % 2 === 1).length >= 10);
   });
 
-  it("a parent that comes back is used again", async () => {
+  it("uses a parent again that recovers", async () => {
     const { fetch } = bench({
       "a:1": (request) =>
         request.earlier < 8 ? new VortexError("ConnectionLost", "lost") : honest()(request),
@@ -259,20 +259,20 @@ describe("a task from several parents", () => {
   });
 
   for (const code of ["InvalidArgument", "Internal"] as const) {
-    it(`what one parent brings about here, as ${code}, does not end the task`, async () => {
+    it(`survives ${code} errors that one parent causes`, async () => {
       const { fetch } = bench({ "a:1": failing(code), "b:1": honest() });
       const { bytes, download } = await fetch();
       assertBytes(bytes, content);
       assert.equal((await download.done).parents[0]?.state, "left-out");
     });
 
-    it(`what fails as ${code} with every parent fails the task so`, async () => {
+    it(`fails as ${code} if every parent fails that way`, async () => {
       const { fetch } = bench({ "a:1": failing(code), "b:1": failing(code) });
       await assertRejects(fetch(), code);
     });
   }
 
-  it("a piece at another place than the task's is refused", async () => {
+  it("rejects a piece at a wrong offset", async () => {
     const { fetcher, request, settled } = bench({ "a:1": honest() });
     const wrong = { ...request, contentLength: content.length, pieceLength: PIECE * 2 };
     const error = await rejectionOf(
@@ -281,7 +281,7 @@ describe("a task from several parents", () => {
     assert.equal(error.code, "PieceMismatch");
   });
 
-  it("never has more pieces under way than it may, nor more requests to a parent", async () => {
+  it("never exceeds the pieces in flight, nor the requests to one parent", async () => {
     const one = bench({ "a:1": honest(), "b:1": honest() });
     await one.fetch({}, { concurrentPieceCount: 3 });
     assert.ok(one.parents.most <= 3, `${one.parents.most} at once`);
@@ -290,7 +290,7 @@ describe("a task from several parents", () => {
     assert.ok(two.parents.most <= 2, `${two.parents.most} at once`);
   });
 
-  it("has no more than 16 MiB of long pieces under way over gRPC, where a piece is a message, and one at least", async () => {
+  it("has at most 16 MiB of long pieces in flight over gRPC, where a piece is a message, but at least one", async () => {
     for (const [mebibytes, most] of [
       [2, 8],
       [4, 4],
@@ -311,7 +311,7 @@ describe("a task from several parents", () => {
   });
 });
 
-describe("what the caller may say", () => {
+describe("validation of a request", () => {
   const { fetcher, request } = bench({ "a:1": honest() });
   const to = memorySink();
   const bad: [string, Partial<TaskRequest>, TaskOptions?][] = [
@@ -328,7 +328,7 @@ describe("what the caller may say", () => {
     ["a rate of 0", {}, { rateLimit: 0 }],
   ];
   for (const [name, changes, options] of bad) {
-    it(`${name} is InvalidArgument`, () => {
+    it(`rejects ${name} as InvalidArgument`, () => {
       assertThrows(
         () => fetcher.downloadTask({ ...request, ...changes }, { ...options, to }),
         "InvalidArgument",
@@ -336,7 +336,7 @@ describe("what the caller may say", () => {
     });
   }
 
-  it("a digest and a range are both named when they are refused", () => {
+  it("names both digest and range if it rejects their combination", () => {
     const digest = `sha256:${"0".repeat(64)}`;
     for (const [range, text] of [
       [{ start: 0, end: 1 }, "0 to 1"],
@@ -353,7 +353,7 @@ describe("what the caller may say", () => {
     }
   });
 
-  it("no lengths, where nobody can be asked, is InvalidArgument", () => {
+  it("rejects missing lengths as InvalidArgument if no directory can be asked", () => {
     const { taskId: id, hostId, parents } = request;
     assertThrows(
       () => fetcher.downloadTask({ taskId: id, hostId, parents }, { to }),
@@ -361,7 +361,7 @@ describe("what the caller may say", () => {
     );
   });
 
-  it("pieces with a gap are InvalidArgument", () => {
+  it("rejects a list of pieces with a gap as InvalidArgument", () => {
     const { taskId: id, hostId, parents } = request;
     const pieces = [
       { number: 0, offset: 0, length: 10 },
@@ -376,9 +376,9 @@ describe("what the caller may say", () => {
 
 describe("digests", () => {
   for (const algorithm of ["crc32", "sha256", "sha512"] as const) {
-    it(`the whole is checked by ${algorithm}, whatever order its pieces come in`, async () => {
+    it(`verifies the whole by ${algorithm}, in whatever order its pieces arrive`, async () => {
       const shuffled: Behaviour = async function* ({ number, bytes, signal }) {
-        // Later pieces come first.
+        // Later pieces arrive first.
         await Promise.race([
           new Promise((resolve) => setTimeout(resolve, (20 - number) % 7)),
           until(signal),
@@ -393,7 +393,7 @@ describe("digests", () => {
     });
   }
 
-  it("a whole that is another one is DigestMismatch, and nothing is finished or kept", async () => {
+  it("fails as DigestMismatch for a wrong whole, and neither finishes nor keeps anything", async () => {
     const { fetcher, request, settled } = bench({ "a:1": honest() });
     const to = new NotingSink();
     const digest = digestOf("sha256", content.subarray(1), portableHashers);
@@ -405,7 +405,7 @@ describe("digests", () => {
     assert.equal(to.calls.at(-1), "discard");
   });
 
-  it("the caller's digests of pieces count, also by another algorithm than the parents'", async () => {
+  it("verifies pieces by the digests of the caller, also by another algorithm than that of the parents", async () => {
     const { parents, fetcher, settled } = bench({ "a:1": honest() });
     const listed = (digestFor: (number: number) => string): TaskRequest => ({
       taskId,
@@ -439,7 +439,7 @@ describe("digests", () => {
     assert.ok(parents.asked.length > before);
   });
 
-  it("a piece is announced with the caller's digest also where that is spelled otherwise", () => {
+  it("accepts an announced digest that differs from the caller's in spelling only", () => {
     const sha256 = digestOf("sha256", content.subarray(0, 5), portableHashers);
     const pieces = [{ number: 0, offset: 0, length: 5, digest: sha256 }];
     const layout = TaskLayout.known({ taskId, kind: "standard" }, { pieces });
@@ -453,7 +453,7 @@ describe("digests", () => {
     );
   });
 
-  it("pieces of different lengths are fetched where the caller lists them", async () => {
+  it("fetches a list of pieces of varying length", async () => {
     const bytes = seededBytes(3, PIECE * 3);
     const parents = new FakeParents(bytes, PIECE, { "a:1": honest() });
     const { fetcher } = fetcherOf(parents, ["a:1"]);
@@ -474,7 +474,7 @@ describe("ranges", () => {
     [10, 10],
     [0, content.length],
   ] as const) {
-    it(`bytes ${start} to ${end}: the sink gets these, and only the pieces that they touch are asked for`, async () => {
+    it(`delivers bytes ${start} to ${end} to the sink, and requests only the pieces that they overlap`, async () => {
       const { fetch, parents } = bench({ "a:1": honest(1000) });
       const { bytes } = await fetch({ range: { start, end } });
       assertBytes(bytes, content.subarray(start, end));
@@ -488,9 +488,9 @@ describe("ranges", () => {
   }
 });
 
-describe("races", () => {
-  it("what the loser wrote is overwritten by the winner, and nobody writes after the end", async () => {
-    // The first parent delivers wrong bytes and stalls just before the end of each piece.
+describe("hedged attempts", () => {
+  it("the winner overwrites what the loser wrote, and nothing is written after the end", async () => {
+    // The first parent sends wrong bytes and stalls just before the end of each piece.
     const poisoning: Behaviour = async function* ({ bytes, signal }) {
       yield new Uint8Array(bytes.length - 100).fill(0xee);
       yield new Uint8Array(50).fill(0xee);
@@ -509,7 +509,7 @@ describe("races", () => {
     }
   });
 
-  it("a parent that sends all but the end at once, and then a byte a second, is overtaken soon", async () => {
+  it("a parent that sends all but the end at once, and then one byte per second, is overtaken soon", async () => {
     const wait = (milliseconds: number): Promise<void> =>
       new Promise((resolve) => void made.clock.setTimer(resolve, milliseconds));
     const paced = async function* ({
@@ -536,13 +536,13 @@ describe("races", () => {
     const { fetcher, request, clock } = made;
     const to = memorySink();
     const { done } = fetcher.downloadTask(request, { to });
-    // Alone, the other one takes 3 s; the end of one piece from this one takes 100.
+    // The other parent alone takes 3 s; the end of one piece from this parent takes 100 s.
     assert.ok((await clock.advanceUntil(done, 600_000)) < 30_000);
     await done;
     assertBytes(to.bytes(), content);
   });
 
-  it("a winner waits for the loser's write under way, and then writes everything itself", async () => {
+  it("a winner waits for the loser's pending write, and then writes the whole piece itself", async () => {
     let entered = (): void => {};
     let leave = (): void => {};
     const inside = new Promise<void>((resolve) => {
@@ -570,7 +570,8 @@ describe("races", () => {
     };
     const download = fetcher.downloadTask(request, { to });
     await inside;
-    // The writer is inside the sink: a wait of ours, so no race begins until it is out and its parent stalls.
+    // The writer is inside the sink, which is a local delay: nothing is hedged until it returns and
+    // its parent stalls.
     await runtime.clock.advance(60_000);
     assert.deepEqual(parents.numbers("b:1"), []);
     leave();
@@ -578,7 +579,7 @@ describe("races", () => {
     assertBytes(to.bytes, small);
   });
 
-  it("two that have all bytes while the sink still takes them: the piece is committed and counted once", async () => {
+  it("two attempts that have all bytes while the sink still takes them commit and count the piece once", async () => {
     let entered = (): void => {};
     let leave = (): void => {};
     let goOn = (): void => {};
@@ -598,7 +599,7 @@ describe("races", () => {
     };
     const small = content.subarray(0, 1000);
     const runtime = fakeRuntime();
-    // What comes is gathered, and goes to the sink at the end of the piece.
+    // Bytes are gathered, and reach the sink at the end of the piece.
     const parents = new FakeParents(
       small,
       PIECE,
@@ -616,7 +617,7 @@ describe("races", () => {
       to,
       onEvent: ({ type }) => void (type === "piece" && counted++),
     });
-    // The first stalls, and the second is in the sink with the whole piece.
+    // The first attempt stalls, and the second is in the sink with the whole piece.
     await runtime.clock.advanceUntil(inside, 100_000);
     assert.deepEqual(parents.numbers("b:1"), [0]);
     goOn();
@@ -634,12 +635,12 @@ describe("races", () => {
 });
 
 describe("limits", () => {
-  it("a rate limit holds for the task, and the wait is not the parents'", async () => {
+  it("a rate limit applies to the task, and its delays are not blamed on the parents", async () => {
     const { fetcher, request, clock } = bench({ "a:1": honest(PIECE), "b:1": honest(PIECE) });
     const to = memorySink();
     const download = fetcher.downloadTask(request, { to, rateLimit: 1000, stallTimeout: 2000 });
     const time = await clock.advanceUntil(download.done, 1_000_000, 100);
-    // One second's worth may go at once.
+    // One second's worth of bytes may pass at once.
     assert.ok(
       time >= content.length - 1000 - 8 * PIECE && time <= content.length + 1000,
       `${time} ms`,
@@ -647,11 +648,11 @@ describe("limits", () => {
     for (const { errors } of (await download.done).parents) assert.equal(errors, 0);
   });
 
-  it("a rate limit counts against no deadline: each piece is fetched once, however far the limit is below its timeouts", async () => {
+  it("delays by a rate limit count against no timeout: each piece is fetched once, however low the limit", async () => {
     const { parents, fetcher, request, clock } = bench({ "a:1": honest(512) });
     const asked: number[] = [];
     const settings = downloaderSettings({}, { ...fakeRuntime(clock), clock });
-    // What downloaders make of an answer, with the deadlines of a call.
+    // Builds pieces like a downloader does, with the deadlines of a call.
     parents.fetchPiece = async ({ addr, taskId: id, hostId, number, kind }, options) => {
       const scope = new CallScope(clock, { ...options, what: `piece ${number}`, addr });
       const bytes = parents.bytesOf(number);
@@ -671,7 +672,7 @@ describe("limits", () => {
       let read = false;
       const source = {
         read: async () => {
-          // An announcement whose content is not read compares parents.
+          // An announcement whose content is not read belongs to a comparison of parents.
           if (!read) asked.push(number);
           read = true;
           return chunks.next().value ?? undefined;
@@ -699,7 +700,7 @@ describe("limits", () => {
     );
   });
 
-  it("under a rate limit, no more pieces begin than it lets pass within half of a stall timeout", async () => {
+  it("under a rate limit, no more pieces start than it lets pass within half of the stall timeout", async () => {
     const { parents, fetcher, request, clock } = bench({
       "a:1": honest(PIECE),
       "b:1": honest(PIECE),
@@ -714,7 +715,7 @@ describe("limits", () => {
     assert.equal(parents.most, 2);
   });
 
-  it("parents slower than the rate limit are asked for as many pieces as without it, after some seconds", async () => {
+  it("parents slower than the rate limit soon get as many requests as without it", async () => {
     const slow: Behaviour = async function* ({ bytes, signal }) {
       const sent = new Promise<void>((resolve) => void made.clock.setTimer(resolve, 30_000));
       await Promise.race([sent, until(signal)]);
@@ -735,7 +736,7 @@ describe("limits", () => {
     await rejectionOf(download.done);
   });
 
-  it("a rate limit of the downloader holds for all of its tasks together", async () => {
+  it("a rate limit of the downloader applies to all of its tasks together", async () => {
     const { fetcher, request, clock } = bench(
       { "a:1": honest(PIECE) },
       { settings: { rateLimit: 2000 } },
@@ -776,7 +777,7 @@ describe("limits", () => {
     });
     await settle();
     assert.equal(asked(), 4, "the parent is full");
-    // Each slot that becomes free goes to the task that holds fewer.
+    // Each slot that becomes free goes to the task with fewer slots.
     for (let round = 0; owners.length < 42; round++) {
       assert.ok(round < 1000);
       gates.shift()?.();
@@ -790,7 +791,7 @@ describe("limits", () => {
 });
 
 describe("pause, cancel, close", () => {
-  it("paused, it finishes what is under way and begins nothing; resumed, it goes on", async () => {
+  it("a paused task completes its pieces in flight and starts none until it is resumed", async () => {
     const { fetcher, request, parents, clock } = bench({ "a:1": honest() });
     const download = fetcher.downloadTask(request, {
       to: memorySink(),
@@ -806,7 +807,7 @@ describe("pause, cancel, close", () => {
     assert.equal(download.progress().pieces, 21);
   });
 
-  it("an AbortSignal ends it with Aborted, and nothing is left under way", async () => {
+  it("an AbortSignal ends the task with Aborted, and nothing stays in flight", async () => {
     const { fetcher, request, parents, clock } = bench({ "a:1": silent });
     const abort = new AbortController();
     const to = new NotingSink();
@@ -822,7 +823,7 @@ describe("pause, cancel, close", () => {
     assert.equal(clock.pending, 0);
   });
 
-  it("a signal that has fired before ends it before anything is asked", async () => {
+  it("an already aborted signal ends the task before any request", async () => {
     const { fetcher, request, parents } = bench({ "a:1": honest() });
     const download = fetcher.downloadTask(request, {
       to: memorySink(),
@@ -832,7 +833,7 @@ describe("pause, cancel, close", () => {
     assert.deepEqual(parents.asked, []);
   });
 
-  it("cancel ends it with Aborted, and closing the downloader with Closed", async () => {
+  it("cancel ends the task with Aborted, and closing the downloader ends it with Closed", async () => {
     const { fetcher, request } = bench({ "a:1": silent });
     const one = fetcher.downloadTask(request, { to: memorySink() });
     const other = fetcher.downloadTask(request, { to: memorySink() });
@@ -844,7 +845,7 @@ describe("pause, cancel, close", () => {
     assertThrows(() => fetcher.downloadTask(request, { to: memorySink() }), "Closed");
   });
 
-  it("a listener that throws ends it", async () => {
+  it("a listener that throws ends the task", async () => {
     const { fetcher, request } = bench({ "a:1": honest() });
     const cause = new Error("listener");
     const onProgress = (): void => {
@@ -859,7 +860,7 @@ describe("pause, cancel, close", () => {
 });
 
 describe("sinks", () => {
-  it("a sink that fails ends the download as it fails, whatever parents there are, and is told", async () => {
+  it("the error of a failing sink ends the task, whatever parents there are, and the sink is aborted", async () => {
     const { fetcher, request } = bench({ "a:1": honest(), "b:1": honest() });
     const to = new NotingSink();
     to.onWrite = (number) => {
@@ -870,14 +871,14 @@ describe("sinks", () => {
     assert.equal(to.calls.at(-1), "abort");
   });
 
-  it("an error of a sink that is no VortexError is StorageFailed too", async () => {
+  it("an error of a sink that is no VortexError becomes StorageFailed", async () => {
     const { fetcher, request } = bench({ "a:1": honest() });
     const to = new NotingSink();
     to.onWrite = () => Promise.reject(new TypeError("oops"));
     await assertRejects(fetcher.downloadTask(request, { to }).done, "StorageFailed");
   });
 
-  it("what an earlier download left is compared, counted if right, and fetched if not", async () => {
+  it("resumed pieces are verified, then counted if intact, or fetched again", async () => {
     const { fetcher, request, parents, settled } = bench({ "a:1": honest() });
     const to = new NotingSink();
     to.bytes = content.slice();
@@ -904,7 +905,7 @@ describe("sinks", () => {
     );
   });
 
-  it("the last parent is left out while that is compared: it fails when the comparing is over", async () => {
+  it("the task fails only after the resumed pieces are verified, if the last parent is left out meanwhile", async () => {
     const { fetcher, request, parents, settled } = bench({ "a:1": corrupt });
     const to = new NotingSink();
     to.bytes = content.slice();
@@ -924,7 +925,7 @@ describe("sinks", () => {
     );
   });
 
-  it("the frontier goes in order, and finish comes last", async () => {
+  it("advance is called in ascending order, and finish comes last", async () => {
     const { fetcher, request, settled } = bench({ "a:1": honest(), "b:1": honest() });
     const to = new NotingSink();
     await settled(fetcher.downloadTask(request, { to }).done);
@@ -939,7 +940,7 @@ describe("sinks", () => {
     assert.equal(to.calls.at(-1), "finish");
   });
 
-  it("a memory sink refuses what is longer than it takes", async () => {
+  it("a memory sink rejects content beyond its maximum length", async () => {
     const { fetcher, request } = bench({ "a:1": honest() });
     const to = memorySink({ maxLength: 1000 });
     const error = await assertRejects(fetcher.downloadTask(request, { to }).done, "StorageFailed");
@@ -950,7 +951,7 @@ describe("sinks", () => {
 });
 
 describe("memory", () => {
-  it("a slow sink holds the parents back: no more than a chunk of each piece under way is held, whatever the task has", async () => {
+  it("a slow sink delays the parents: at most a chunk of each piece in flight is buffered, whatever the task's length", async () => {
     const CHUNK = 512;
     let handedOut = 0;
     let written = 0;
@@ -983,13 +984,14 @@ describe("memory", () => {
     };
     await settled(fetcher.downloadTask(request, { to: sink, concurrentPieceCount: 8 }).done);
     assert.equal(written, 200 * PIECE);
-    // One chunk on its way into the sink, one that the parent of this test holds back for its digest, one that it makes.
+    // One chunk on its way into the sink, one that the test parent holds for its digest, and one
+    // that it creates.
     assert.ok(most <= 8 * 3 * CHUNK, `${most} bytes were held`);
   });
 });
 
 describe("a task as a stream", () => {
-  it("is the content, in order", async () => {
+  it("delivers the content in order", async () => {
     const { fetcher, request } = bench({ "a:1": honest(1000), "b:1": honest(700) });
     const stream = fetcher.streamTask(request);
     const chunks: Uint8Array[] = [];
@@ -998,7 +1000,7 @@ describe("a task as a stream", () => {
     assert.equal((await stream.done).bytes, content.length);
   });
 
-  it("does not run further ahead of its reader than its memory allows", async () => {
+  it("does not read further ahead of its reader than the memory limit", async () => {
     const LARGE = 2 * 1024 * 1024;
     const bytes = seededBytes(5, 80 * LARGE);
     const parents = new FakeParents(bytes, LARGE, { "a:1": honest(LARGE) });
@@ -1013,12 +1015,12 @@ describe("a task as a stream", () => {
       most = Math.max(most, stream.progress().bytes - taken);
     }
     assert.equal(taken, bytes.length);
-    // 32 MiB ahead, and the piece that the reader is in.
+    // 32 MiB ahead, plus the piece that the reader is in.
     assert.ok(most <= 32 * 1024 * 1024 + LARGE, `${most} bytes ahead`);
     assert.ok(most > 8 * 1024 * 1024, `only ${most} bytes ahead`);
   });
 
-  it("takes memory for the pieces under way, however many follow", async () => {
+  it("uses memory for the pieces in flight only, however many follow", async () => {
     const small = seededBytes(6, 400 * PIECE);
     const parents = new FakeParents(small, PIECE, { "a:1": honest() }, { places: true });
     const { fetcher, request } = fetcherOf(
@@ -1030,7 +1032,7 @@ describe("a task as a stream", () => {
     assert.ok(parents.memory.size <= 4, `${parents.memory.size} buffers for 400 pieces`);
   });
 
-  it("holds its last chunk back until the whole is right", async () => {
+  it("holds its last chunk back until the whole is verified", async () => {
     const { fetcher, request } = bench({ "a:1": honest() });
     const digest = digestOf("sha256", content.subarray(1), portableHashers);
     const stream = fetcher.streamTask({ ...request, digest });
@@ -1045,13 +1047,13 @@ describe("a task as a stream", () => {
     await assertRejects(stream.done, "DigestMismatch");
   });
 
-  it("errors with what ended the download, also before anything came", async () => {
+  it("errors with the error of the download, also before the first chunk", async () => {
     const { fetcher, request, settled } = bench({ "a:1": failing("RemoteUnimplemented") });
     const stream = fetcher.streamTask(request);
     await assertRejects(settled(stream.bytes()), "RemoteUnimplemented");
   });
 
-  it("cancelled by its reader, the download ends with Aborted", async () => {
+  it("ends the download with Aborted if its reader cancels it", async () => {
     const { fetcher, request, parents } = bench({ "a:1": honest() });
     const stream = fetcher.streamTask(request);
     const reader = stream.content.getReader();
@@ -1061,20 +1063,20 @@ describe("a task as a stream", () => {
     assert.equal(parents.underWay.get("a:1"), 0);
   });
 
-  it("an empty task is an empty stream", async () => {
+  it("is empty for an empty task", async () => {
     const { fetcher, request } = bench({ "a:1": honest() }, { content: new Uint8Array(0) });
     assertBytes(await fetcher.streamTask(request).bytes(), new Uint8Array(0));
   });
 });
 
 describe("progress", () => {
-  it("counts bytes and pieces up to the end, and is told at most ten times a second", async () => {
+  it("counts bytes and pieces up to the end, and is reported at most ten times a second", async () => {
     const { fetcher, request, settled, clock } = bench({ "a:1": honest(512) });
-    const told: [at: number, bytes: number][] = [];
+    const reports: [at: number, bytes: number][] = [];
     const download = fetcher.downloadTask(request, {
       to: memorySink(),
       rateLimit: 20_000,
-      onProgress: ({ bytes }) => told.push([clock.now(), bytes]),
+      onProgress: ({ bytes }) => reports.push([clock.now(), bytes]),
     });
     const before = download.progress();
     assert.deepEqual([before.bytes, before.totalBytes, before.timeLeft], [0, undefined, undefined]);
@@ -1084,12 +1086,12 @@ describe("progress", () => {
       [after.bytes, after.totalBytes, after.pieces, after.timeLeft],
       [content.length, content.length, 21, 0],
     );
-    assert.equal(told.at(-1)?.[1], content.length);
-    const gaps = told.slice(1, -1).map(([at], index) => at - (told[index]?.[0] ?? 0));
+    assert.equal(reports.at(-1)?.[1], content.length);
+    const gaps = reports.slice(1, -1).map(([at], index) => at - (reports[index]?.[0] ?? 0));
     assert.ok(gaps.every((gap) => gap >= 100));
   });
 
-  it("the rate is that of the last seconds, and the time left follows from it", async () => {
+  it("has the rate of the last seconds, and the remaining time follows from it", async () => {
     const { fetcher, request, clock } = bench({ "a:1": honest(500) });
     const download = fetcher.downloadTask(request, { to: memorySink(), rateLimit: 4000 });
     for (let second = 0; second < 12; second++) await clock.advance(1000);
@@ -1103,7 +1105,7 @@ describe("progress", () => {
   });
 });
 
-/** A directory that tells what it is told to. */
+/** Directory with configurable answers. */
 class FakeDirectory implements TaskDirectory {
   readonly stats = new Map<string, TaskOutline | VortexError>();
   readonly pieces = new Map<string, AsyncIterable<PieceLocation> | VortexError>();
@@ -1112,21 +1114,21 @@ class FakeDirectory implements TaskDirectory {
 
   async stat(addr: string): Promise<TaskOutline> {
     this.onAsked("stat");
-    const told = this.stats.get(addr) ?? new VortexError("NotFound", "no such task");
-    if (told instanceof VortexError) throw told;
-    return told;
+    const answer = this.stats.get(addr) ?? new VortexError("NotFound", "no such task");
+    if (answer instanceof VortexError) throw answer;
+    return answer;
   }
 
   async *sync(addr: string): AsyncIterable<PieceLocation> {
     this.onAsked("sync");
     this.synced.push(addr);
-    const told = this.pieces.get(addr);
-    if (told instanceof VortexError) throw told;
-    if (told !== undefined) yield* told;
+    const answer = this.pieces.get(addr);
+    if (answer instanceof VortexError) throw answer;
+    if (answer !== undefined) yield* answer;
   }
 }
 
-describe("parents that are asked", () => {
+describe("parents with a directory", () => {
   const outline: TaskOutline = {
     contentLength: content.length,
     pieceLength: PIECE,
@@ -1158,7 +1160,7 @@ describe("parents that are asked", () => {
     return { ...made, directory, request: { taskId: id, hostId, parents } };
   }
 
-  it("the lengths come from the parents, at stock Dragonfly's port of the same host, and each is asked for what it has", async () => {
+  it("report the lengths at dfdaemon's port of the same host, and are asked only for the pieces they have", async () => {
     const { fetcher, request, settled, parents, directory } = asking({
       "a:1": honest(),
       "b:1": honest(),
@@ -1173,7 +1175,7 @@ describe("parents that are asked", () => {
     assert.ok(parents.numbers("b:1").every((number) => number % 3 !== 0));
   });
 
-  it("what parents are asked belongs to the operation of the task", async () => {
+  it("are asked within the operation of the task", async () => {
     let inside = false;
     const operation: Operation = {
       end: () => {},
@@ -1201,7 +1203,7 @@ describe("parents that are asked", () => {
     ]);
   });
 
-  it("pieces are fetched where the parent announces them, when the caller gives no address for them", async () => {
+  it("are asked for pieces at the addresses they announce, if the caller gives none", async () => {
     const { fetcher, request, settled, directory } = asking({ "data:9": honest() });
     directory.stats.set("api:1", outline);
     const moved = (async function* () {
@@ -1215,7 +1217,7 @@ describe("parents that are asked", () => {
     assertBytes(to.bytes(), content);
   });
 
-  it("the digest that the first parent tells is checked", async () => {
+  it("provide the digest that is verified, if the first one names it", async () => {
     const { fetcher, request, settled, directory } = asking({ "a:1": honest() });
     directory.stats.set("a:4000", { ...outline, digest: `sha256:${"0".repeat(64)}` });
     directory.pieces.set("a:4000", announcing(all));
@@ -1225,7 +1227,7 @@ describe("parents that are asked", () => {
     );
   });
 
-  it("a parent that has another content is left out", async () => {
+  it("are left out if their content differs", async () => {
     const { fetcher, request, settled, parents, directory } = asking({
       "a:1": honest(),
       "b:1": honest(),
@@ -1235,12 +1237,15 @@ describe("parents that are asked", () => {
     directory.pieces.set("a:4000", announcing(all));
     directory.pieces.set("b:4000", announcing(all));
     const download = fetcher.downloadTask(request, { to: memorySink() });
-    const { parents: told } = await settled(download.done);
-    assert.deepEqual([told[1]?.state, told[1]?.reasons[0]?.code], ["left-out", "PieceMismatch"]);
+    const { parents: progress } = await settled(download.done);
+    assert.deepEqual(
+      [progress[1]?.state, progress[1]?.reasons[0]?.code],
+      ["left-out", "PieceMismatch"],
+    );
     assert.deepEqual(parents.numbers("b:1"), []);
   });
 
-  for (const [what, told, code] of [
+  for (const [what, answer, code] of [
     [
       "pieces that are too long",
       { contentLength: 2 ** 40, pieceLength: 2 ** 30, pieceCount: 1024 },
@@ -1253,9 +1258,9 @@ describe("parents that are asked", () => {
       "InvalidArgument",
     ],
   ] as const) {
-    it(`a parent that tells first, of ${what}, is left out, and the task is had from another`, async () => {
+    it(`are left out for ${what}, even if first to answer, and another one delivers the task`, async () => {
       const { fetcher, request, settled, directory } = asking({ "a:1": honest(), "b:1": honest() });
-      directory.stats.set("a:4000", { ...outline, ...told });
+      directory.stats.set("a:4000", { ...outline, ...answer });
       directory.stats.set("b:4000", outline);
       for (const addr of ["a:4000", "b:4000"]) directory.pieces.set(addr, announcing(all));
       const to = memorySink();
@@ -1273,7 +1278,7 @@ describe("parents that are asked", () => {
     });
   }
 
-  it("digests that are spelled otherwise, or made by another algorithm, are no other content", async () => {
+  it("are not left out for a digest that differs in spelling or algorithm only", async () => {
     const { fetcher, request, settled, directory } = asking({
       "a:1": honest(),
       "b:1": honest(),
@@ -1299,7 +1304,7 @@ describe("parents that are asked", () => {
     );
   });
 
-  it("a parent that announces nonsense is left out", async () => {
+  it("are left out for nonsensical announcements", async () => {
     const { fetcher, request, settled, directory } = asking({ "a:1": honest(), "b:1": honest() });
     for (const addr of ["a:4000", "b:4000"]) directory.stats.set(addr, outline);
     directory.pieces.set("a:4000", announcing(all));
@@ -1307,13 +1312,13 @@ describe("parents that are asked", () => {
       yield { number: 3, offset: 1, length: PIECE };
     })();
     directory.pieces.set("b:4000", nonsense);
-    const { parents: told } = await settled(
+    const { parents: progress } = await settled(
       fetcher.downloadTask(request, { to: memorySink() }).done,
     );
-    assert.equal(told[1]?.state, "left-out");
+    assert.equal(progress[1]?.state, "left-out");
   });
 
-  it("one that serves pieces and does not tell of them is asked for all of them", async () => {
+  it("are assumed to have all pieces if they serve pieces without announcing them", async () => {
     const { fetcher, request, settled, directory } = asking({ "a:1": honest(), "b:1": honest() });
     directory.stats.set("a:4000", outline);
     directory.stats.set("b:4000", new VortexError("RemoteUnimplemented", "no such call"));
@@ -1323,7 +1328,7 @@ describe("parents that are asked", () => {
     assertBytes(to.bytes(), content);
   });
 
-  it("when no parent tells the lengths, the error names each", async () => {
+  it("are each named in the error if none reports the lengths", async () => {
     const { fetcher, request, settled, directory } = asking({ "a:1": honest(), "b:1": honest() });
     directory.stats.set("b:4000", new VortexError("ConnectionRefused", "nobody there"));
     const error = await rejectionOf(
@@ -1333,7 +1338,7 @@ describe("parents that are asked", () => {
     assert.match(error.message, /a:1: NotFound.*b:1: ConnectionRefused/);
   });
 
-  for (const [name, told] of [
+  for (const [name, answer] of [
     ["no piece length", { contentLength: 10, pieceLength: 0, pieceCount: 1 }],
     ["a wrong number of pieces", { contentLength: 10, pieceLength: 5, pieceCount: 3 }],
     [
@@ -1346,9 +1351,9 @@ describe("parents that are asked", () => {
       { contentLength: 2 ** 40, pieceLength: 2 ** 30, pieceCount: 1024 },
     ],
   ] as const) {
-    it(`${name}: refused, with nothing allocated`, async () => {
+    it(`are rejected for ${name}, before anything is allocated`, async () => {
       const { fetcher, request, settled, directory } = asking({ "a:1": honest() });
-      directory.stats.set("a:4000", told);
+      directory.stats.set("a:4000", answer);
       const error = await rejectionOf(
         settled(fetcher.downloadTask(request, { to: memorySink() }).done),
       );
@@ -1356,7 +1361,7 @@ describe("parents that are asked", () => {
     });
   }
 
-  it("a parent that breaks off is asked anew", async () => {
+  it("are asked again if their announcements break off", async () => {
     const { fetcher, request, settled, directory } = asking({ "a:1": honest() });
     directory.stats.set("a:4000", outline);
     const breaking = (async function* () {
@@ -1372,8 +1377,8 @@ describe("parents that are asked", () => {
   });
 });
 
-describe("serving what has come", () => {
-  it("pieces are served as they come, and watchers hear of each once", async () => {
+describe("serving pieces during a download", () => {
+  it("serves pieces as they arrive, and watchers receive each once", async () => {
     const gates: (() => void)[] = [];
     const gated: Behaviour = async function* ({ bytes, signal }) {
       await Promise.race([new Promise<void>((resolve) => gates.push(resolve)), until(signal)]);
@@ -1414,7 +1419,7 @@ describe("serving what has come", () => {
     assertBytes(joined(part), parents.bytesOf(20).subarray(100, 110));
   });
 
-  it("pieces of which a part is wanted are not served", async () => {
+  it("does not serve pieces that the range covers only partly", async () => {
     const { fetch } = bench({ "a:1": honest() });
     const { download } = await fetch({ range: { start: 100, end: 3 * PIECE } });
     assert.equal(await download.store.getPiece({ taskId, number: 0, kind: "standard" }), undefined);
@@ -1422,7 +1427,7 @@ describe("serving what has come", () => {
     assert.equal((await download.store.getTask(taskId))?.complete, false);
   });
 
-  it("a download that failed serves nothing, and its watchers hear of it", async () => {
+  it("serves nothing after a failed download, and its watchers receive the error", async () => {
     const { fetcher, request } = bench({ "a:1": silent });
     const download = fetcher.downloadTask(request, { to: memorySink() });
     await settle();

@@ -18,7 +18,7 @@ function location(number: number): PieceLocation {
   return { number, offset: number * 1000, length: 1000, tcpAddr: "a:1" };
 }
 
-/** A promise that the test settles. */
+/** Returns a promise that the test settles. */
 function deferred<T>(): {
   promise: Promise<T>;
   resolve: (value: T) => void;
@@ -32,7 +32,7 @@ function deferred<T>(): {
   return { promise, ...settle };
 }
 
-/** A discovery over a directory that does not heed its signal, and what it does. */
+/** Returns a discovery over a directory that ignores its signal, with counters of its callbacks. */
 function discovering(directory: TaskDirectory) {
   const ending = new AbortController();
   const clock = new FakeClock();
@@ -64,8 +64,8 @@ function discovering(directory: TaskDirectory) {
   return { discovery, ending, clock, route, seen };
 }
 
-describe("what a parent announces after the download has ended", () => {
-  it("is not asked for, when the answer about the task comes late", async () => {
+describe("after the download has ended, announcements", () => {
+  it("are not asked for, if the answer about the task comes late", async () => {
     const late = deferred<TaskOutline>();
     let syncs = 0;
     const { discovery, ending, route, seen } = discovering({
@@ -83,7 +83,7 @@ describe("what a parent announces after the download has ended", () => {
     assert.deepEqual([syncs, seen], [0, { changes: 0, useless: 0 }]);
   });
 
-  it("is not looked at, and its call ends", async () => {
+  it("are ignored, and their call ends", async () => {
     const next = deferred<void>();
     let returned = false;
     const { discovery, ending, route, seen } = discovering({
@@ -115,7 +115,7 @@ describe("what a parent announces after the download has ended", () => {
     assert.deepEqual(seen, { changes: 1, useless: 0 });
   });
 
-  it("is not taken for all that there is, when the call ends by itself", async () => {
+  it("are not taken as complete, if the call ends by itself", async () => {
     const end = deferred<void>();
     const { discovery, ending, route, seen } = discovering({
       stat: async () => outline,
@@ -132,7 +132,7 @@ describe("what a parent announces after the download has ended", () => {
     assert.deepEqual([route.mayAnnounceMore, seen.changes], [true, 1]);
   });
 
-  it("is not asked for again after a call that failed", async () => {
+  it("are not asked for again after a call that failed", async () => {
     let syncs = 0;
     const { discovery, ending, clock, route, seen } = discovering({
       stat: async () => outline,

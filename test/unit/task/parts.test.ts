@@ -22,7 +22,7 @@ function crc32(bytes: Uint8Array): number {
   return Number(digestOf("crc32", bytes, portableHashers).slice("crc32:".length));
 }
 
-describe("the CRC-32 of parts put together", () => {
+describe("the combined CRC-32 of parts", () => {
   it("is that of the whole, for any cut", () => {
     fc.assert(
       fc.property(fc.array(fc.uint8Array({ maxLength: 3000 }), { maxLength: 6 }), (parts) => {
@@ -33,8 +33,8 @@ describe("the CRC-32 of parts put together", () => {
     );
   });
 
-  it("counts lengths beyond 32 bits", () => {
-    // A part of 2^33 zeros, put together from halves of what is known: 2^20 zeros, doubled 13 times.
+  it("supports lengths beyond 32 bits", () => {
+    // The CRC-32 of 2^33 zeros, combined from known halves: 2^20 zeros, doubled 13 times.
     let length = 2 ** 20;
     let zeros = crc32(new Uint8Array(length));
     for (; length < 2 ** 33; length *= 2) zeros = crc32Combine(zeros, zeros, length);
@@ -48,7 +48,7 @@ describe("the CRC-32 of parts put together", () => {
 });
 
 describe("slots at a parent", () => {
-  it("are never more than the limit, and every holder that wants one gets it in the end", () => {
+  it("never exceed the limit, and every holder that wants one gets it in the end", () => {
     fc.assert(
       fc.property(
         fc.integer({ min: 1, max: 4 }),
@@ -86,7 +86,7 @@ describe("slots at a parent", () => {
     );
   });
 
-  it("go to whom has fewer, and a holder that leaves does not stand in the way", () => {
+  it("go to the holder with fewer, and one that leaves does not delay others", () => {
     const slots = new ParentSlots(2);
     const holder = (): SlotHolder => ({ onSlot: () => {} });
     const [a, b, c] = [holder(), holder(), holder()];
@@ -103,8 +103,8 @@ describe("slots at a parent", () => {
   });
 });
 
-describe("slots, when the one that waits does not come", () => {
-  it("go to others at the next occasion", () => {
+describe("slots whose notified holder does not come back", () => {
+  it("go to others when the next slot becomes free", () => {
     const slots = new ParentSlots(3);
     const holder = (): SlotHolder => ({ onSlot: () => {} });
     const [busy, paused] = [holder(), holder()];
@@ -118,7 +118,7 @@ describe("slots, when the one that waits does not come", () => {
   });
 });
 
-describe("the rate of the last seconds", () => {
+describe("the throughput meter", () => {
   it("is steady for a steady stream, follows a change within five seconds, and is 0 after silence", () => {
     const meter = new ThroughputMeter(0);
     assert.equal(meter.rate(0), 0);
@@ -136,10 +136,10 @@ describe("the rate of the last seconds", () => {
   });
 });
 
-describe("where pieces lie", () => {
+describe("the layout of a task", () => {
   const task = { taskId: "t", kind: "standard" } as const;
 
-  it("a list of pieces of equal length is the same as the lengths", () => {
+  it("is the same for a list of equal pieces and for the lengths", () => {
     fc.assert(
       fc.property(
         fc.integer({ min: 1, max: 500 }),
@@ -178,7 +178,7 @@ describe("where pieces lie", () => {
     );
   });
 
-  it("a million pieces are taken; more are a mistake of the one who says so", () => {
+  it("accepts a million pieces, and blames more on the side that named them", () => {
     assert.equal(
       TaskLayout.known(task, { contentLength: 1_000_000, pieceLength: 1 })?.pieceCount,
       1_000_000,
@@ -195,7 +195,7 @@ describe("where pieces lie", () => {
     );
   });
 
-  it("so are pieces longer than maxPieceLength", () => {
+  it("does the same for pieces longer than maxPieceLength", () => {
     const outline = { contentLength: 3000, pieceLength: 1001, pieceCount: 3 };
     const layouts = [
       [TaskLayout.known(task, outline), "InvalidArgument"],
@@ -213,7 +213,7 @@ describe("where pieces lie", () => {
 });
 
 describe("parents", () => {
-  it("are each named once, and asked where they are to be asked", () => {
+  it("are each named once, with the address of their API if they are asked", () => {
     assert.deepEqual(
       parentsOf(["10.0.0.1:4005", { addr: "10.0.0.1:4005" }, { apiAddr: "[::1]:7" }], "same-host"),
       [
@@ -228,7 +228,7 @@ describe("parents", () => {
 });
 
 describe("the memory of pieces", () => {
-  it("of one that was passed on is the next one's", () => {
+  it("is reused for the next piece after a piece was passed on", () => {
     const layout = TaskLayout.known(
       { taskId: "t", kind: "standard" },
       { contentLength: 1005, pieceLength: 10 },
@@ -249,23 +249,23 @@ describe("the memory of pieces", () => {
   });
 });
 
-describe("the time left", () => {
+describe("the remaining time", () => {
   const plan = { contentLength: 1_000_000, pieceLength: 100_000 };
   const layout = TaskLayout.known({ taskId: "a1".repeat(32), kind: "standard" }, plan);
   const context = { routes: [], paused: false, patienceLeft: undefined };
 
-  function timeLeft(tally: TransferStats, now: number, underWay: number): number | undefined {
-    return tally.progress(now, layout, { ...context, inFlightBytes: underWay }).timeLeft;
+  function timeLeft(stats: TransferStats, now: number, inFlightBytes: number): number | undefined {
+    return stats.progress(now, layout, { ...context, inFlightBytes }).timeLeft;
   }
 
-  it("is not told before a hundredth has come, or bytes have come for 2 s", () => {
-    const tally = new TransferStats(0);
-    assert.equal(timeLeft(tally, 60_000, 0), undefined);
-    // A slow beginning, which made hours of it.
-    tally.addBytes(1000, 60_000);
-    assert.equal(timeLeft(tally, 60_001, 1000), undefined);
-    assert.equal(timeLeft(tally, 61_999, 1000), undefined);
-    const left = timeLeft(tally, 62_000, 1000);
+  it("is undefined before 1 % of the bytes, or 2 s of bytes", () => {
+    const stats = new TransferStats(0);
+    assert.equal(timeLeft(stats, 60_000, 0), undefined);
+    // After a slow start, the estimate would be hours.
+    stats.addBytes(1000, 60_000);
+    assert.equal(timeLeft(stats, 60_001, 1000), undefined);
+    assert.equal(timeLeft(stats, 61_999, 1000), undefined);
+    const left = timeLeft(stats, 62_000, 1000);
     assert.ok(left !== undefined && left > 1_000_000, `${left} ms`);
     const fast = new TransferStats(0);
     fast.addBytes(9999, 1000);
@@ -278,26 +278,26 @@ describe("the time left", () => {
     );
   });
 
-  it("goes by the part that an earlier download has not left", () => {
-    const tally = new TransferStats(0);
-    for (let piece = 0; piece < 9; piece++) tally.addPiece(100_000, true);
-    tally.addBytes(999, 1000);
-    assert.equal(timeLeft(tally, 1000, 999), undefined);
-    tally.addBytes(1, 1000);
-    assert.equal(timeLeft(tally, 1000, 1000), 99_000);
+  it("is based on the bytes that an earlier download did not leave", () => {
+    const stats = new TransferStats(0);
+    for (let piece = 0; piece < 9; piece++) stats.addPiece(100_000, true);
+    stats.addBytes(999, 1000);
+    assert.equal(timeLeft(stats, 1000, 999), undefined);
+    stats.addBytes(1, 1000);
+    assert.equal(timeLeft(stats, 1000, 1000), 99_000);
   });
 
-  it("is not told while nothing comes, and 0 when all is there", () => {
-    const tally = new TransferStats(0);
-    tally.addBytes(500_000, 1000);
-    assert.equal(timeLeft(tally, 60_000, 500_000), undefined);
-    for (let piece = 0; piece < 10; piece++) tally.addPiece(100_000, false);
-    assert.equal(timeLeft(tally, 60_000, 0), 0);
+  it("is undefined while nothing arrives, and 0 at the end", () => {
+    const stats = new TransferStats(0);
+    stats.addBytes(500_000, 1000);
+    assert.equal(timeLeft(stats, 60_000, 500_000), undefined);
+    for (let piece = 0; piece < 10; piece++) stats.addPiece(100_000, false);
+    assert.equal(timeLeft(stats, 60_000, 0), 0);
   });
 });
 
-describe("the writing of one piece by two attempts", () => {
-  it("writes nothing of the loser after the winner's end", async () => {
+describe("concurrent writes of one piece by two attempts", () => {
+  it("write nothing of the loser after the winner's end", async () => {
     const bytes = new Uint8Array(10);
     const session = {
       write: async (_number: number, position: number, chunk: Uint8Array) =>
@@ -309,15 +309,15 @@ describe("the writing of one piece by two attempts", () => {
     await loser.write(new Uint8Array(5).fill(2));
     await winner.finish();
     winner.end();
-    // It had these in hand when it lost.
+    // The loser held these bytes when it lost.
     await loser.write(new Uint8Array(5).fill(2));
     loser.end();
     assert.deepEqual(bytes, new Uint8Array(10).fill(1));
   });
 });
 
-describe("the pieces that an earlier download left", () => {
-  it("are each there once, the oldest, the newest and one between first; one that came again is as new as that", () => {
+describe("pieces of an earlier download", () => {
+  it("are listed once each, the oldest, the newest and a middle one first; a piece fetched again counts as new", () => {
     const layout = TaskLayout.known(
       { taskId: "a1".repeat(32), kind: "standard" },
       { contentLength: 100, pieceLength: 10 },

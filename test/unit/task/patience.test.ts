@@ -1,4 +1,4 @@
-/** Tasks whose parents go away and come back. */
+/** Tasks whose parents fail and recover. */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { type ErrorCode, VortexError } from "../../../src/errors.ts";
@@ -23,7 +23,7 @@ import {
 const PIECE = 4096;
 const content = seededBytes(7, 20 * PIECE + 123);
 
-/** A fetcher over parents whose behaviour depends on the seconds since the beginning. */
+/** Returns a fetcher over parents whose behaviour depends on the seconds since the start. */
 function bench(
   behaviours: Readonly<Record<string, (second: number) => Behaviour>>,
   options: {
@@ -57,7 +57,7 @@ const down = failing("ConnectionRefused");
 
 describe("patience with the last parents", () => {
   for (const seconds of [3, 30, 58]) {
-    it(`the only parent is down for ${seconds} s, from the start: the task waits, says so, and goes on within 5 s`, async () => {
+    it(`waits for the only parent, down for ${seconds} s from the start, reports it, and resumes within 5 s`, async () => {
       const { clock, fetcher, request, second, events, onEvent } = bench({
         "a:1": (at) => (at < seconds ? down : honest()),
       });
@@ -66,7 +66,7 @@ describe("patience with the last parents", () => {
       await clock.advance(seconds * 1000 - 100);
       if (seconds > 5) {
         const { patienceLeft, parents } = download.progress();
-        // It is left out after some 3 s.
+        // The parent is left out after about 3 s.
         assert.ok(
           patienceLeft !== undefined && patienceLeft > (60 - seconds) * 1000,
           `${patienceLeft} ms`,
@@ -79,12 +79,12 @@ describe("patience with the last parents", () => {
       assert.ok(second() <= seconds + 5.1, `done after ${second()} s`);
       assert.deepEqual(Buffer.compare(to.bytes(), content), 0);
       assert.equal(download.progress().patienceLeft, undefined);
-      const told = events.flatMap(({ type }) => (type.startsWith("parent-") ? [type] : []));
-      assert.deepEqual(told, ["parent-left-out", "parent-back"]);
+      const states = events.flatMap(({ type }) => (type.startsWith("parent-") ? [type] : []));
+      assert.deepEqual(states, ["parent-left-out", "parent-back"]);
     });
   }
 
-  it("ends when no parent came back in time, and not before, with what each failed with", async () => {
+  it("fails if no parent recovers in time, and not before, with the reason of each", async () => {
     for (const [patience, least, most] of [
       [undefined, 61, 66],
       [10_000, 11, 16],
@@ -110,7 +110,7 @@ describe("patience with the last parents", () => {
     }
   });
 
-  it("the downloader's patience holds where a task has none", async () => {
+  it("defaults to that of the downloader", async () => {
     const { clock, fetcher, request, second } = bench(
       { "a:1": () => down },
       { settings: { patience: 20_000 } },
@@ -122,7 +122,7 @@ describe("patience with the last parents", () => {
   });
 
   for (const sends of [0, 1, 300]) {
-    it(`parents that send ${sends} bytes and fall silent, again and again, do not keep a task alive for ever`, async () => {
+    it(`does not wait forever for parents that repeatedly send ${sends} bytes and fall silent`, async () => {
       const silent: Behaviour = async function* ({ bytes }) {
         if (sends > 0) yield bytes.subarray(0, sends);
         if (sends > 0) yield bytes.subarray(sends, sends + 1);
@@ -134,13 +134,13 @@ describe("patience with the last parents", () => {
       const { done } = fetcher.downloadTask(request, { to: memorySink() });
       await clock.advanceUntil(done, 10_000_000, 1000);
       assert.equal((await rejectionOf(done)).code, "Stalled");
-      // Each attempt is 30 s long; bytes have the wait begin again five times.
+      // Each attempt takes 30 s, and received bytes restart the patience five times.
       assert.ok(second() > 150 && second() < (sends === 0 ? 400 : 1500), `${second()} s`);
     });
   }
 
-  it("is counted from the last byte on: a parent that breaks off late in a piece is waited for again", async () => {
-    // Bytes come for a while, and then nothing for 40 s; three times.
+  it("restarts with the last byte, so a parent that breaks off late in a piece is waited for again", async () => {
+    // Bytes arrive for a while, then nothing for 40 s; three times.
     const { clock, fetcher, request, second } = bench({
       "a:1": (at) => {
         if (at >= 130) return honest();
@@ -154,7 +154,7 @@ describe("patience with the last parents", () => {
     assert.ok(second() >= 130 && second() < 140, `${second()} s`);
   });
 
-  it("wrong bytes are never asked for again, however long the task lasts", async () => {
+  it("never applies to a parent that sent wrong bytes, however long the task lasts", async () => {
     const { clock, fetcher, request, parents } = bench({
       "wrong:1": () => corrupt,
       "slow:1": (at) => (at < 50 ? down : honest()),
@@ -178,7 +178,7 @@ describe("patience with the last parents", () => {
     "RemoteUnimplemented",
     "NotFound",
   ] as const) {
-    it(`${code} of the only parent is not waited for`, async () => {
+    it(`does not apply to ${code} of the only parent`, async () => {
       const { clock, fetcher, request, second } = bench({ "a:1": () => failing(code) });
       const { done } = fetcher.downloadTask(request, { to: memorySink() });
       await clock.advanceUntil(done, 1_000_000, 50);
@@ -187,7 +187,7 @@ describe("patience with the last parents", () => {
     });
   }
 
-  it("a task that was paused for longer asks each parent once more", async () => {
+  it("includes one more probe of each parent after a longer pause of the task", async () => {
     const { clock, fetcher, request, parents } = bench({
       "a:1": (at) => (at < 500 ? down : honest()),
     });
@@ -203,21 +203,21 @@ describe("patience with the last parents", () => {
   });
 });
 
-/** A part of a piece, and then the connection is lost. */
+/** Sends part of a piece, then loses the connection. */
 const breaking: Behaviour = async function* ({ bytes }) {
   yield bytes.subarray(0, 100);
   yield bytes.subarray(100, 200);
   throw new VortexError("ConnectionLost", "lost");
 };
 
-describe("patience with parents that are asked where pieces are", () => {
+describe("patience with parents that announce their pieces", () => {
   const outline: TaskOutline = {
     contentLength: content.length,
     pieceLength: PIECE,
     pieceCount: 21,
   };
 
-  /** A directory of parents that answer from a second on; until then they fail. */
+  /** Returns a directory of parents that fail until a given second, and answer from then on. */
   function directoryOf(
     parents: Readonly<
       Record<string, { readonly from?: number; readonly until?: number; readonly code?: ErrorCode }>
@@ -251,7 +251,7 @@ describe("patience with parents that are asked where pieces are", () => {
     };
   }
 
-  it("the only parent that can tell the length is down for 50 s: it is asked on, and the task says how long still", async () => {
+  it("covers the only parent that knows the length, down for 50 s, and the remaining time is reported", async () => {
     const { clock, fetcher, request, second } = bench(
       { "a:1": (at) => (at < 50 ? down : honest()) },
       { directory: directoryOf({ "a:4000": { from: 50 } }) },
@@ -272,7 +272,7 @@ describe("patience with parents that are asked where pieces are", () => {
     assert.equal(Buffer.compare(to.bytes(), content), 0);
   });
 
-  it("without patience, or without hope, it is asked once", async () => {
+  it("of 0, or a parent that cannot recover, leads to a single question", async () => {
     for (const [code, patience, asked, seconds] of [
       ["ConnectionRefused", 0, 1, 0],
       ["NotFound", 60_000, 1, 0],
@@ -314,7 +314,7 @@ describe("patience with parents that are asked where pieces are", () => {
     await settle();
   });
 
-  it("another parent's answer ends the asking, and one whose length is not known is asked for all pieces at once", async () => {
+  it("ends with the answer of another parent, and a parent without an answer is assumed to have all pieces", async () => {
     const { clock, fetcher, request, second, parents } = bench(
       { "a:1": () => honest(), "b:1": () => down },
       { directory: directoryOf({ "a:4000": { from: 1e9 }, "b:4000": {} }) },
@@ -327,7 +327,7 @@ describe("patience with parents that are asked where pieces are", () => {
     assert.equal(new Set(parents.numbers("a:1")).size, 21);
   });
 
-  it("announcements that break off are asked for on, and pieces that they name then are fetched", async () => {
+  it("covers interrupted announcements, and pieces announced later are fetched", async () => {
     const { clock, fetcher, request, second } = bench(
       { "data:1": () => honest() },
       { directory: directoryOf({ "api:1": { from: 45 } }) },
@@ -350,7 +350,7 @@ describe("patience with parents that are asked where pieces are", () => {
     assert.ok(second() >= 45 && second() < 51, `${second()} s`);
   });
 
-  it("announcements that do not come back end the task with its patience", async () => {
+  it("ends the task if interrupted announcements do not resume", async () => {
     const { clock, fetcher, request, second } = bench(
       { "data:1": () => honest() },
       { directory: directoryOf({ "api:1": { from: 1e9 } }) },
@@ -370,7 +370,7 @@ describe("patience with parents that are asked where pieces are", () => {
     assert.ok(second() >= 60 && second() < 66, `${second()} s`);
   });
 
-  it("a parent that does not have the task is asked every 30 s, and used once it has", async () => {
+  it("does not apply to a parent without the task, which is asked every 30 s and used once it has it", async () => {
     const { clock, fetcher, request, second, parents, events, onEvent } = bench(
       { "a:1": (at) => (at < 20 ? down : failing("NotFound")), "data:1": () => honest() },
       { directory: directoryOf({ "b:1": { from: 40, code: "NotFound" } }) },

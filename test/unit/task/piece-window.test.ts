@@ -17,8 +17,8 @@ function windowOf(rates: readonly number[], options: Partial<PieceWindowOptions>
   return { window, limiters };
 }
 
-describe("pieces under way under a rate limit", () => {
-  it("begin with as many as the lowest limit lets pass in the span, one at least and no more than there may be", () => {
+describe("the window of pieces in flight under a rate limit", () => {
+  it("starts with the pieces that the lowest limit lets pass in the time, between one and the maximum", () => {
     for (const [rates, size] of [
       [[1], 1],
       [[66], 1],
@@ -30,7 +30,7 @@ describe("pieces under way under a rate limit", () => {
     }
   });
 
-  it("grow by one for each second without a wait, up to the greatest number", () => {
+  it("grows by one for each second without a delay, up to the maximum", () => {
     const { window } = windowOf([1]);
     assert.deepEqual([window.size(999), window.changesAt], [1, 1000]);
     assert.deepEqual([window.size(1000), window.changesAt], [2, 2000]);
@@ -39,7 +39,7 @@ describe("pieces under way under a rate limit", () => {
     assert.deepEqual([window.size(20_000), window.changesAt], [8, undefined]);
   });
 
-  it("shrink by one for each second in which any limit held a piece back, down to where they began", () => {
+  it("shrinks by one for each second in which any limit delayed a piece, down to its initial size", () => {
     const { window, limiters } = windowOf([200, 500]);
     for (let now = 1000; now <= 3000; now += 1000) window.size(now);
     assert.equal(window.size(3000), 6);
@@ -52,7 +52,7 @@ describe("pieces under way under a rate limit", () => {
       Object.assign(limiters[1] ?? {}, { waitedAt: now - 1 });
       assert.equal(window.size(now), size);
     }
-    // A wait before the last change does not count again.
+    // A delay before the last change does not count again.
     assert.equal(window.size(8000), 4);
   });
 });

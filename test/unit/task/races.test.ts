@@ -1,4 +1,6 @@
-/** The scheduler's thresholds: races, blame, found pieces, room and slots, the last parents. */
+/**
+ * Thresholds of the scheduler: hedged attempts, blame, resumed pieces, room and slots, patience.
+ */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { VortexError } from "../../../src/errors.ts";
@@ -36,7 +38,7 @@ function shape({ starts }: Step): string[] {
   return starts.map(({ number, routeId, isHedge }) => `${number}${isHedge ? "!" : "@"}${routeId}`);
 }
 
-/** Delivers a piece at an even rate. */
+/** Delivers a piece at a constant rate. */
 function deliver(
   scheduler: Scheduler,
   { id }: Attempt,
@@ -48,7 +50,7 @@ function deliver(
   return scheduler.succeeded(id, from + milliseconds);
 }
 
-/** Two attempts, of which "a" has delivered in 500 ms; what is left runs at "b". */
+/** Starts two attempts. "a" has delivered in 500 ms; the remaining piece is in flight at "b". */
 function withSlow(
   pieces: number,
   options: Partial<SchedulerOptions> = {},
@@ -58,27 +60,27 @@ function withSlow(
   scheduler.addRoute("b", false);
   const [fast, slow] = step(scheduler, 0).starts;
   assert.ok(fast && slow);
-  // No latency: the pace is that of all of its time.
+  // Without latency, the pace covers all of the wait time.
   scheduler.arrived(slow.id, 1, 0);
   scheduler.arrived(slow.id, 1, 400);
   deliver(scheduler, fast, 0, 500);
   return { scheduler, slow };
 }
 
-describe("a race for what is slow", () => {
-  it("at the end begins where its rest takes half as long again as all of it from an idle parent, and 100 ms", () => {
-    for (const [bytes, raced] of [
+describe("hedging a slow piece", () => {
+  it("near the end, starts when the rest takes 1.5 times as long as the whole piece from an idle parent, plus 100 ms", () => {
+    for (const [bytes, isHedged] of [
       [541_000, false],
       [540_000, true],
     ] as const) {
       const { scheduler, slow } = withSlow(2);
       scheduler.arrived(slow.id, bytes - 2, 1000);
-      assert.deepEqual(shape(step(scheduler, 1000)), raced ? ["1!a"] : []);
+      assert.deepEqual(shape(step(scheduler, 1000)), isHedged ? ["1!a"] : []);
     }
   });
 
-  it("before the end begins where it takes four times as long, and 100 ms, by the queue of the other parent", () => {
-    for (const [bytes, at, raced] of [
+  it("before the end, starts when the rest takes four times as long, plus 100 ms, by the queue of the other parent", () => {
+    for (const [bytes, at, isHedged] of [
       [197_000, 1000, false],
       [195_000, 1000, true],
       [1000, 999, false],
@@ -89,13 +91,13 @@ describe("a race for what is slow", () => {
       scheduler.arrived(slow.id, bytes - 2, at);
       assert.deepEqual(
         shape(step(scheduler, at)),
-        raced ? ["1!a"] : [],
+        isHedged ? ["1!a"] : [],
         `${bytes} bytes at ${at} ms`,
       );
     }
   });
 
-  it("counts silence as a rest, and looks once a second", () => {
+  it("counts silence as remaining time, and checks once a second", () => {
     const { scheduler, slow } = withSlow(2);
     scheduler.arrived(slow.id, 990_000, 500);
     const first = step(scheduler, 500);
@@ -104,7 +106,7 @@ describe("a race for what is slow", () => {
     assert.deepEqual(shape(step(scheduler, 1351)), ["1!a"]);
   });
 
-  it("time that is ours counts neither as silence nor as activity", () => {
+  it("counts local delays neither as silence nor as wait time", () => {
     const { scheduler, slow } = withSlow(2);
     scheduler.arrived(slow.id, 990_000, 500);
     scheduler.setWaiting(slow.id, false, 510);
@@ -116,7 +118,7 @@ describe("a race for what is slow", () => {
     assert.deepEqual(shape(step(scheduler, 5851)), ["1!a"]);
   });
 
-  it("begins for a piece without a byte after as long as another parent takes for all of it, half as long again", () => {
+  it("starts for a piece without a byte after 1.5 times the time that another parent takes for all of it", () => {
     const scheduler = schedulerOf(2);
     scheduler.addRoute("a", false);
     scheduler.addRoute("b", false);
@@ -127,38 +129,38 @@ describe("a race for what is slow", () => {
     assert.deepEqual(shape(step(scheduler, 851)), ["1!a"]);
   });
 
-  it("goes by the last 5 s of activity where these were slower: most at once, and then a byte a second", () => {
+  it("uses the pace of the last 5 s if it is slower: most bytes at once, then one byte per second", () => {
     const { scheduler, slow } = withSlow(2);
     scheduler.arrived(slow.id, 950_000, 500);
-    let raced: number | undefined;
-    for (let now = 1000; raced === undefined && now <= 20_000; now += 500) {
+    let hedgedAt: number | undefined;
+    for (let now = 1000; hedgedAt === undefined && now <= 20_000; now += 500) {
       if (now % 1000 === 0) scheduler.arrived(slow.id, 1, now);
-      if (step(scheduler, now).starts.length > 0) raced = now;
+      if (step(scheduler, now).starts.length > 0) hedgedAt = now;
     }
-    // The first window, up to 5 s, has the many bytes too; at the end of the second, it shows.
-    assert.equal(raced, 10_000);
+    // The first window, up to 5 s, includes the fast bytes; the second one shows the slow pace.
+    assert.equal(hedgedAt, 10_000);
   });
 
-  it("a window is 5 s of activity, from the first byte on", () => {
+  it("measures the pace in windows of 5 s of wait time, from the first byte on", () => {
     const scheduler = schedulerOf(2);
     scheduler.addRoute("a", false);
     scheduler.addRoute("b", false);
     const [fast, slow] = step(scheduler, 0).starts;
     assert.ok(fast && slow);
     deliver(scheduler, fast, 0, 500);
-    // The latency of 400 ms is no part of it.
+    // The latency of 400 ms is not part of the window.
     scheduler.arrived(slow.id, 500_000, 400);
     scheduler.arrived(slow.id, 450_000, 800);
-    let raced: number | undefined;
-    for (let now = 1000; raced === undefined && now <= 20_000; now += 100) {
+    let hedgedAt: number | undefined;
+    for (let now = 1000; hedgedAt === undefined && now <= 20_000; now += 100) {
       scheduler.arrived(slow.id, 1, now);
-      if (step(scheduler, now).starts.length > 0) raced = now;
+      if (step(scheduler, now).starts.length > 0) hedgedAt = now;
     }
-    assert.equal(raced, 10_400);
+    assert.equal(hedgedAt, 10_400);
   });
 
-  it("takes 64 MiB in all, and one racer in any case", () => {
-    for (const [mebibytes, racers] of [
+  it("is limited to 64 MiB in all, except that one hedged attempt is always allowed", () => {
+    for (const [mebibytes, hedges] of [
       [100, 1],
       [33, 1],
       [32, 2],
@@ -171,11 +173,11 @@ describe("a race for what is slow", () => {
       for (const id of ["f", "g", "h", "i", "j"]) scheduler.addRoute(id, false);
       const first = step(scheduler, 1000).starts.length;
       const then = step(scheduler, 1001).starts.length;
-      assert.deepEqual([first, then], [racers, 0], `${mebibytes} MiB`);
+      assert.deepEqual([first, then], [hedges, 0], `${mebibytes} MiB`);
     }
   });
 
-  it("stalled pieces come before slow ones, and of slow ones those with the longest rest", () => {
+  it("takes stalled pieces before slow ones, and slow ones with the longest remaining time first", () => {
     const scheduler = schedulerOf(4, {
       concurrentPieceCount: 4,
       maxHedgeBytes: 1,
@@ -189,7 +191,7 @@ describe("a race for what is slow", () => {
       scheduler.arrived(slow.id, 200, now);
       scheduler.arrived(slower.id, 100, now);
     }
-    // One racer at a time: the slowest first.
+    // One hedged attempt at a time, for the slowest piece first.
     assert.deepEqual(shape(step(scheduler, 2500)), ["3!a"]);
     const again = schedulerOf(4, {
       concurrentPieceCount: 4,
@@ -208,7 +210,7 @@ describe("a race for what is slow", () => {
     assert.deepEqual(shape(step(again, 2950)), ["2!a"]);
   });
 
-  it("a stall wins over a longer rest", () => {
+  it("prefers a stalled piece to one with a longer remaining time", () => {
     const scheduler = schedulerOf(3, {
       concurrentPieceCount: 3,
       maxHedgeBytes: 1,
@@ -223,7 +225,7 @@ describe("a race for what is slow", () => {
     assert.deepEqual(shape(step(scheduler, 3100)), ["1!a"]);
   });
 
-  it("a parent without a measured rate is asked for stalls alone", () => {
+  it("uses a parent without a measured rate for stalled pieces only", () => {
     const scheduler = schedulerOf(1, { stallThreshold: 5000 });
     scheduler.addRoute("a", false);
     const [slow] = step(scheduler, 0).starts;
@@ -234,14 +236,14 @@ describe("a race for what is slow", () => {
     assert.deepEqual(shape(step(scheduler, 5001)), ["0!new"]);
   });
 
-  it("needs a slot: where there is none, it is tried with the next look", () => {
+  it("needs a slot, and is tried again at the next check without one", () => {
     const { scheduler } = withSlow(2);
     const refusing = { hasRoom: () => true, takeSlot: () => false };
     assert.deepEqual(scheduler.step(2000, refusing).starts, []);
     assert.deepEqual(shape(step(scheduler, 2001)), ["1!a"]);
   });
 
-  it("wakes for the stall that is next", () => {
+  it("wakes for the next attempt that stalls", () => {
     const scheduler = schedulerOf(2, { stallThreshold: 300 });
     scheduler.addRoute("a", false);
     scheduler.addRoute("b", false);
@@ -252,13 +254,13 @@ describe("a race for what is slow", () => {
     assert.equal(step(scheduler, 200).wakeAt, 350);
   });
 
-  it("a task with one route has no looks", () => {
+  it("schedules no checks for a task with a single route", () => {
     const scheduler = schedulerOf(2);
     scheduler.addRoute("a", false);
     assert.equal(step(scheduler, 0).wakeAt, undefined);
   });
 
-  it("fewer pieces at a time than the task may have are the end for races too", () => {
+  it("treats fewer allowed pieces in flight as the end, too", () => {
     const scheduler = schedulerOf(10, { concurrentPieceCount: 8 });
     scheduler.addRoute("a", false);
     scheduler.addRoute("b", false);
@@ -273,13 +275,16 @@ describe("a race for what is slow", () => {
     const next = scheduler.step(500, narrow);
     assert.deepEqual(shape(next), ["2@a"]);
     scheduler.arrived(slow.id, 199_998, 1000);
-    // By the rule for the end, it would be raced.
+    // By the rule for the end, the piece would be hedged.
     assert.deepEqual(scheduler.step(1000, narrow).starts, []);
   });
 });
 
-describe("the blame of a parent that was overtaken", () => {
-  /** The failures of the loser, silent since `silent`, when the winner took from 1000 to `at`. */
+describe("the blame for a parent that lost to a hedged attempt", () => {
+  /**
+   * Returns the failures of a loser that is silent from `silent` on, with a winner that took from
+   * 1000 to `at`.
+   */
   function blamed(silent: number, at: number, options: Partial<SchedulerOptions> = {}): number {
     const scheduler = schedulerOf(1, { stallThreshold: 1000, ...options });
     const a = scheduler.addRoute("a", false);
@@ -296,18 +301,18 @@ describe("the blame of a parent that was overtaken", () => {
     return a.failures;
   }
 
-  it("is for silence as long as the winner took, and 100 ms", () => {
+  it("applies after silence for as long as the winner took, plus 100 ms", () => {
     assert.deepEqual(
       [blamed(1100, 1600), blamed(1000, 1600), blamed(900, 1600), blamed(899, 1600)],
       [0, 0, 1, 1],
     );
   });
 
-  it("or for a stall", () => {
+  it("applies after a stall", () => {
     assert.deepEqual([blamed(5000, 5999), blamed(5000, 6000), blamed(5001, 6000)], [0, 1, 0]);
   });
 
-  it("is not for time that is ours", () => {
+  it("does not apply to local delays", () => {
     const scheduler = schedulerOf(1, { stallThreshold: 1000 });
     const a = scheduler.addRoute("a", false);
     scheduler.addRoute("b", false);
@@ -321,8 +326,8 @@ describe("the blame of a parent that was overtaken", () => {
   });
 });
 
-describe("attempts that are over", () => {
-  it("change nothing any more", () => {
+describe("attempts that have ended", () => {
+  it("ignore all further events", () => {
     const scheduler = schedulerOf(2, { concurrentPieceCount: 1 });
     const a = scheduler.addRoute("a", false);
     const [attempt] = step(scheduler, 0).starts;
@@ -338,7 +343,7 @@ describe("attempts that are over", () => {
     assert.deepEqual([a.pieces, a.bytes, a.latency, a.failures, a.inFlight], before);
   });
 
-  it("of a piece that another attempt is still at leave it there, and the last one gives it back", () => {
+  it("leave their piece to the other attempt at it, and the last one queues it again", () => {
     const scheduler = schedulerOf(1, { stallThreshold: 1000 });
     scheduler.addRoute("a", false);
     scheduler.addRoute("b", false);
@@ -352,7 +357,7 @@ describe("attempts that are over", () => {
     assert.deepEqual(shape(step(scheduler, 1350)), ["0@a"]);
   });
 
-  it("time that was held back is not in the pace of the parent", () => {
+  it("exclude local delays from the pace of their parent", () => {
     const scheduler = schedulerOf(2);
     const a = scheduler.addRoute("a", false);
     const [attempt] = step(scheduler, 0).starts;
@@ -367,8 +372,8 @@ describe("attempts that are over", () => {
   });
 });
 
-describe("pieces that an earlier download left", () => {
-  it("keep the task waiting while they are looked at, once each, and are done or fetched", () => {
+describe("pieces of an earlier download", () => {
+  it("keep the task waiting while they are verified, and are then done or fetched", () => {
     const scheduler = schedulerOf(3, { patience: 0 });
     const none = scheduler.addRoute("none", true);
     none.endAnnouncements(false);
@@ -383,13 +388,13 @@ describe("pieces that an earlier download left", () => {
     none.announce(1);
     none.announce(2);
     assert.deepEqual(shape(step(scheduler, 0)), ["1@none", "2@none"]);
-    // What runs is not found any more.
+    // A piece in flight is not verified.
     scheduler.beginVerification(1);
     for (const { id } of [...scheduler.attempts]) scheduler.succeeded(id, 1);
     assert.ok(scheduler.done);
   });
 
-  it("all of them right make the task done", () => {
+  it("complete the task if all of them are intact", () => {
     const scheduler = schedulerOf(2);
     for (const number of [0, 1]) scheduler.beginVerification(number);
     scheduler.endVerification(0, true);
@@ -399,7 +404,7 @@ describe("pieces that an earlier download left", () => {
     assert.deepEqual(step(scheduler, 0), { starts: [], wakeAt: undefined, failure: undefined });
   });
 
-  it("nothing is left to begin while all that is left runs", () => {
+  it("leave nothing to start while all other pieces are in flight", () => {
     const scheduler = schedulerOf(2);
     scheduler.addRoute("a", false);
     const [first] = step(scheduler, 0).starts;
@@ -411,7 +416,7 @@ describe("pieces that an earlier download left", () => {
 });
 
 describe("room and slots", () => {
-  it("for the first piece that waits keep the task alive, others do not", () => {
+  it("keep the task alive if the first queued piece waits for room, but not if only later ones do", () => {
     const scheduler = schedulerOf(2, { patience: 0 });
     scheduler.addRoute("a", false);
     const full = scheduler.step(0, { hasRoom: () => false, takeSlot: () => true });
@@ -420,7 +425,7 @@ describe("room and slots", () => {
     assert.deepEqual(busy, { starts: [], wakeAt: undefined, failure: undefined });
   });
 
-  it("a parent without a slot is passed over for the next best", () => {
+  it("skip a parent without a slot for the next best one", () => {
     const scheduler = schedulerOf(4, { concurrentPieceCount: 2 });
     scheduler.addRoute("a", false);
     scheduler.addRoute("b", false);
@@ -447,7 +452,7 @@ describe("routes of one parent", () => {
     return { scheduler, routes };
   }
 
-  it("are banned together for what is wrong, with all that they are asked for", () => {
+  it("are banned together for wrong data, and all their attempts end", () => {
     const { scheduler, routes } = both();
     const { starts } = step(scheduler, 0);
     const [first] = starts;
@@ -467,7 +472,7 @@ describe("routes of one parent", () => {
     );
   });
 
-  it("are left out one by one for what is no more than that", () => {
+  it("are left out one by one for other failures", () => {
     for (const [code, verdict, as] of [
       ["HandshakeFailed", "ban", "banned"],
       ["RemoteUnimplemented", "leave-out", "useless"],
@@ -489,7 +494,7 @@ describe("routes of one parent", () => {
     }
   });
 
-  it("a probe of one goes on when the other fails once more", () => {
+  it("keep a probe of one route running while another route fails", () => {
     const { scheduler, routes } = both();
     const [quic, tcp] = routes;
     assert.ok(quic && tcp);
@@ -503,13 +508,15 @@ describe("routes of one parent", () => {
     assert.equal(quic.leftOut, undefined);
   });
 
-  it("a name that is no route is a fault of ours", () => {
+  it("reject an unknown ID as an internal error", () => {
     assert.throws(() => both().scheduler.route("nobody"), { code: "Internal" });
   });
 });
 
-describe("the last parents", () => {
-  /** A scheduler whose only parent is left out at 5 ms, before its next probe at 4005 ms. */
+describe("patience with the last parents", () => {
+  /**
+   * Returns a scheduler whose only parent is left out at 5 ms, before its next probe at 4005 ms.
+   */
   function withGone(options: Partial<SchedulerOptions> = {}): {
     scheduler: Scheduler;
     gone: RouteState;
@@ -520,7 +527,7 @@ describe("the last parents", () => {
     return { scheduler, gone };
   }
 
-  it("are waited for since their last failure, and probed every 5 s and at the end", () => {
+  it("starts at their last failure, with probes every 5 s and at the end", () => {
     const { scheduler } = withGone();
     assert.equal(scheduler.patienceLeft(100), undefined);
     assert.deepEqual(step(scheduler, 100), { starts: [], wakeAt: 4005, failure: undefined });
@@ -552,7 +559,7 @@ describe("the last parents", () => {
     assert.equal(now, 60_006);
   });
 
-  it("are not waited for while another one may help, and no race is run by one that is left out", () => {
+  it("does not run while another parent may deliver, and left-out routes are never hedged with", () => {
     const { scheduler } = withGone({ stallThreshold: 1000, concurrentPieceCount: 3 });
     scheduler.addRoute("here", false);
     assert.deepEqual(shape(step(scheduler, 100)), ["0@here", "1@here", "2@here"]);
@@ -568,7 +575,7 @@ describe("the last parents", () => {
     assert.equal(scheduler.patienceLeft(50_000), undefined, "the other one is in a pause only");
   });
 
-  it("are not waited for where they do not have what is left", () => {
+  it("does not run for parents that lack the remaining pieces", () => {
     const scheduler = schedulerOf(1);
     const gone = scheduler.addRoute("gone", true);
     gone.endAnnouncements(false);
@@ -576,7 +583,7 @@ describe("the last parents", () => {
     assert.equal(step(scheduler, 100).failure?.code, "ConnectionLost");
   });
 
-  it("useless ones are no hope, and their time is not waited for", () => {
+  it("does not run for useless parents, nor wait for their next probe", () => {
     const scheduler = schedulerOf(1);
     scheduler.addRoute("useless", false).leaveOut("useless", 0);
     assert.ok(step(scheduler, 1).failure);
@@ -585,10 +592,13 @@ describe("the last parents", () => {
     assert.equal(step(other, 100).wakeAt, 4005);
   });
 
-  it("bytes of five probes have the wait begin again, and a whole piece allows five more", () => {
+  it("restarts with the first bytes of five probes, and a complete piece allows five more", () => {
     const { scheduler } = withGone({ patience: 10_000, stallThreshold: 1_000_000 });
     let now = 100;
-    /** One probe that brings bytes and is lost 30 s later. Returns whether it ended the wait. */
+    /**
+     * Starts a probe that receives bytes and is lost 30 s later. Returns true if it restarted the
+     * patience.
+     */
     const probe = (): boolean => {
       let { starts, wakeAt, failure } = step(scheduler, now);
       assert.equal(failure, undefined);
@@ -613,7 +623,7 @@ describe("the last parents", () => {
     assert.ok(step(scheduler, now).failure, "the sixth one has ended after the patience");
   });
 
-  it("a whole piece ends the wait, and allows five more", () => {
+  it("ends with a complete piece, which allows five more restarts", () => {
     const { scheduler, gone } = withGone({ patience: 10_000 });
     let now = 4005;
     step(scheduler, 100);
@@ -630,7 +640,7 @@ describe("the last parents", () => {
     assert.equal(gone.failures, 1);
   });
 
-  it("broken announcements are waited for as long, and an announcement ends that", () => {
+  it("covers interrupted announcements, until the next announcement", () => {
     const scheduler = schedulerOf(1, { announceTimeout: 1_000_000 });
     const route = scheduler.addRoute("a", true);
     route.interruptAnnouncements();

@@ -1,4 +1,4 @@
-/** Routes: failures and their pauses, misses, announcements, and the measured pace. */
+/** Routes: failures and pauses, missing pieces, announcements, and the measured rate. */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { VortexError } from "../../../src/errors.ts";
@@ -12,7 +12,9 @@ function routeOf(announces = false): RouteState {
   return new RouteState({ parent: "a:1" }, announces);
 }
 
-/** Fails a route so many times in a row, a second apart, and returns when the last one was. */
+/**
+ * Fails a route a number of times in a row, a second apart. Returns the time of the last failure.
+ */
 function fail(route: RouteState, times: number, from = 0): number {
   let now = from;
   for (let failure = 0; failure < times; failure++) {
@@ -22,8 +24,8 @@ function fail(route: RouteState, times: number, from = 0): number {
   return now;
 }
 
-describe("the name of a route", () => {
-  it("is its parent, with the protocol where there are several", () => {
+describe("the ID of a route", () => {
+  it("is the name of its parent, with the protocol if there are several", () => {
     assert.equal(routeOf().id, "a:1");
     const over = new RouteState({ parent: "a:1", protocol: "quic" }, false);
     assert.deepEqual([over.id, over.parent, over.protocol], ["a:1 over quic", "a:1", "quic"]);
@@ -31,7 +33,7 @@ describe("the name of a route", () => {
 });
 
 describe("the pause after failures", () => {
-  it("is 250 ms, doubles up to 30 s, and half of it is by chance", () => {
+  it("is 250 ms, doubles up to 30 s, and has equal jitter", () => {
     const pauses = [1, 2, 3, 4, 5, 6, 7, 8, 9, 100].map((failures) => backoffMs(failures, whole));
     assert.deepEqual(pauses, [250, 500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000, 30_000]);
     assert.equal(
@@ -46,7 +48,7 @@ describe("the pause after failures", () => {
 });
 
 describe("failures of a route", () => {
-  it("hold it back for a pause, with one request at a time afterwards, and a success ends that", () => {
+  it("pause it, then limit it to one request at a time until a success", () => {
     const route = routeOf();
     assert.deepEqual([route.isRecovering, route.availability(0)], [false, { from: 0 }]);
     route.failed(lost, route.failureEpoch, 10, whole);
@@ -65,7 +67,7 @@ describe("failures of a route", () => {
     assert.deepEqual([route.pieces, route.errors], [1, 2]);
   });
 
-  it("of attempts that had begun before the last one count once", () => {
+  it("count once for attempts that were in flight together", () => {
     const route = routeOf();
     const { failureEpoch } = route;
     route.failed(lost, failureEpoch, 10, whole);
@@ -86,7 +88,7 @@ describe("failures of a route", () => {
     assert.deepEqual([route.failures, route.availability(0)], [1, { from: 260 }]);
   });
 
-  it("leave it out after five in a row; it is offered on in its pauses, and comes back with a success", () => {
+  it("leave it out after five in a row, with probes after each pause, until a success", () => {
     const route = routeOf();
     fail(route, MAX_FAILURES - 1);
     assert.equal(route.leftOut, undefined);
@@ -106,7 +108,7 @@ describe("failures of a route", () => {
     );
   });
 
-  it("a useless route is asked after 30 s, and a banned one never, whatever happens", () => {
+  it("allow probes of a useless route after 30 s, and never of a banned one", () => {
     const route = routeOf();
     route.leaveOut("useless", 100);
     assert.deepEqual(
@@ -134,8 +136,8 @@ describe("failures of a route", () => {
   });
 });
 
-describe("misses of a piece", () => {
-  it("have it asked again after pauses that double, and after three never, while other pieces are", () => {
+describe("pieces that a parent lacks", () => {
+  it("are requested again after doubling pauses, three times in all, while other pieces are unaffected", () => {
     const route = routeOf();
     route.succeeded(0);
     route.missed(7, missing, route.failureEpoch, 1000, whole);
@@ -149,7 +151,7 @@ describe("misses of a piece", () => {
     assert.deepEqual(route.availability(7), { from: 0 });
   });
 
-  it("and a pause of the route hold the piece back for the longer of both", () => {
+  it("wait for their pause or that of the route, whichever is longer", () => {
     const route = routeOf();
     route.succeeded(0);
     route.missed(7, missing, route.failureEpoch, 1000, whole);
@@ -162,7 +164,7 @@ describe("misses of a piece", () => {
     assert.deepEqual(route.availability(7), { from: 1600 });
   });
 
-  it("of a route that never delivered anything are failures, and leave it out as useless", () => {
+  it("count as failures of a route that never delivered, and leave it out as useless", () => {
     const route = routeOf();
     for (let number = 0; number < 5; number++) {
       assert.equal(route.isLeftOut, false);
@@ -173,7 +175,7 @@ describe("misses of a piece", () => {
 });
 
 describe("announcements of a route", () => {
-  it("without any, all pieces are offered and none is waited for", () => {
+  it("are not awaited from a route that is assumed to have all pieces", () => {
     const route = routeOf();
     assert.deepEqual(
       [route.mayAnnounceMore, route.awaitsReannouncement, route.availability(3)],
@@ -183,7 +185,7 @@ describe("announcements of a route", () => {
     assert.deepEqual(route.availability(3), { from: 0 });
   });
 
-  it("only announced pieces are offered; others are waited for until the end", () => {
+  it("make only announced pieces available, and others are awaited until the end", () => {
     const route = routeOf(true);
     assert.deepEqual([route.mayAnnounceMore, route.availability(3)], [true, undefined]);
     route.announce(3);
@@ -195,13 +197,13 @@ describe("announcements of a route", () => {
     );
   });
 
-  it("that end as if there had been none offer everything", () => {
+  it("that end with `everything` make all pieces available", () => {
     const route = routeOf(true);
     route.endAnnouncements(true);
     assert.deepEqual([route.mayAnnounceMore, route.availability(4)], [false, { from: 0 }]);
   });
 
-  it("that broke off are not waited for like others, until the next one comes", () => {
+  it("that are interrupted are awaited differently, until the next one", () => {
     const route = routeOf(true);
     route.interruptAnnouncements();
     assert.deepEqual([route.mayAnnounceMore, route.awaitsReannouncement], [false, true]);
@@ -212,7 +214,7 @@ describe("announcements of a route", () => {
     assert.deepEqual([route.mayAnnounceMore, route.awaitsReannouncement], [false, false]);
   });
 
-  it("of a route that is left out are not waited for, and broken ones only unless it is banned", () => {
+  it("are not awaited from a left-out route, and interrupted ones only unless it is banned", () => {
     const route = routeOf(true);
     route.leaveOut("useless", 0);
     assert.equal(route.mayAnnounceMore, false);
@@ -223,13 +225,13 @@ describe("announcements of a route", () => {
   });
 });
 
-describe("the pace of a route", () => {
-  it("is undefined before a piece, and nothing is expected then", () => {
+describe("the rate of a route", () => {
+  it("is undefined before the first piece, and the expected time is 0 then", () => {
     const route = routeOf();
     assert.deepEqual([route.rate, route.expectedMs(1_000_000, 0)], [undefined, 0]);
   });
 
-  it("is measured in samples of 250 ms of owed time, the newest with a weight of 0.3", () => {
+  it("is averaged over samples of 250 ms of wait time, with a weight of 0.3 for the newest", () => {
     const route = routeOf();
     route.begin(0);
     route.arrived(1000, 249);
@@ -243,7 +245,7 @@ describe("the pace of a route", () => {
     assert.equal(route.bytes, 7500);
   });
 
-  it("a piece that came faster than a sample is the first sample, and later ones are not", () => {
+  it("takes a piece faster than a sample as the first sample only", () => {
     const route = routeOf();
     route.begin(0);
     route.arrived(1000, 100);
@@ -259,7 +261,7 @@ describe("the pace of a route", () => {
     assert.equal(route.rate, 10 + 0.3 * (40 - 10));
   });
 
-  it("a success without owed time is no sample", () => {
+  it("ignores a success without wait time", () => {
     const route = routeOf();
     route.begin(5);
     route.arrived(1000, 5);
@@ -267,7 +269,7 @@ describe("the pace of a route", () => {
     assert.equal(route.rate, undefined);
   });
 
-  it("the first sample begins anew after it", () => {
+  it("starts the next sample after that first one", () => {
     const route = routeOf();
     route.begin(0);
     route.arrived(1000, 100);
@@ -277,20 +279,20 @@ describe("the pace of a route", () => {
     assert.equal(route.rate, 10, "250 ms since the success");
   });
 
-  it("counts time only while bytes are owed, once for all attempts", () => {
+  it("counts wait time once for all attempts", () => {
     const route = routeOf();
     route.begin(0);
     route.begin(0);
     route.setWaiting(false, 100);
     route.arrived(500, 150);
     route.setWaiting(false, 150);
-    // A rate limit of ours holds both back.
+    // A local rate limit delays both attempts.
     route.setWaiting(true, 10_150);
     route.arrived(2000, 10_250);
     assert.equal(route.rate, 10);
   });
 
-  it("an end with nothing is a rate too, of a thousandth of a byte a millisecond at least", () => {
+  it("counts an end without bytes, as at least a thousandth of a byte per millisecond", () => {
     const route = routeOf();
     route.begin(0);
     route.end(true, 250);
@@ -301,7 +303,7 @@ describe("the pace of a route", () => {
     assert.equal(other.rate, undefined);
   });
 
-  it("an attempt that ends while nothing is owed adds no time", () => {
+  it("adds no time for an attempt that ends while it does not wait", () => {
     const route = routeOf();
     route.begin(0);
     route.setWaiting(false, 100);
@@ -311,7 +313,7 @@ describe("the pace of a route", () => {
     assert.equal(route.rate, 10);
   });
 
-  it("expects what is under way before a further piece, and the latency", () => {
+  it("expects the pieces in flight before a further one, plus the latency", () => {
     const route = routeOf();
     route.begin(0);
     route.arrived(2500, 250);
@@ -328,7 +330,7 @@ describe("the pace of a route", () => {
     assert.deepEqual([route.inFlight, route.expectedMs(1000, 250)], [0, 170]);
   });
 
-  it("fades after 10 s without an attempt, so that a slow parent is tried again; not while one is under way", () => {
+  it("is assumed to grow after 10 s without an attempt, so that a slow parent is tried again", () => {
     const route = routeOf();
     route.begin(0);
     route.arrived(2500, 250);
@@ -342,12 +344,12 @@ describe("the pace of a route", () => {
     route.end(false, 50_000);
     assert.equal(route.expectedMs(1000, 80_000), 200, "one is under way still");
     route.end(false, 60_000);
-    // Idle since the last one ended.
+    // The route is idle since the last attempt ended.
     assert.equal(route.expectedMs(1000, 70_000), 100);
     assert.equal(route.expectedMs(1000, 80_000), 50);
   });
 
-  it("idle time begins with the first attempt after a pause", () => {
+  it("counts idle time from the end of the last attempt", () => {
     const route = routeOf();
     route.begin(0);
     route.arrived(2500, 250);
@@ -377,7 +379,7 @@ describe("reasons", () => {
     );
   });
 
-  it("of several routes are told once each, the newest eight", () => {
+  it("are merged over several routes, the newest eight", () => {
     const routes = [routeOf(), routeOf()];
     for (const [index, route] of routes.entries()) {
       for (let number = 0; number < 6; number++) route.addReason(named(number + 3 * index));

@@ -36,7 +36,7 @@ function step(scheduler: Scheduler, now: number): Step {
 }
 
 function failure(code: ErrorCode): VortexError {
-  return new VortexError(code, "as told");
+  return new VortexError(code, "as set");
 }
 
 function fail(
@@ -51,13 +51,13 @@ function fail(
   return scheduler.failed(attempt.id, error, verdict as "retry", now);
 }
 
-/** Fails a route so many times, at 1 ms, 2 ms and so on. */
+/** Fails a route a number of times, at 1 ms, 2 ms and so on. */
 function failOften(route: RouteState, times: number): void {
   for (let at = 1; at <= times; at++)
     route.failed(failure("ConnectionLost"), at - 0.5, at, () => 1);
 }
 
-/** Lets an attempt deliver its piece at a rate, from its start on. */
+/** Delivers the piece of an attempt at a constant rate from its start. */
 function deliver(
   scheduler: Scheduler,
   { id }: Attempt,
@@ -76,8 +76,8 @@ function shape(attempts: readonly Attempt[]): string[] {
   );
 }
 
-describe("which piece from whom", () => {
-  it("begins as many as it may, in ascending order, spread over parents of which nothing is known", () => {
+describe("assigning pieces to parents", () => {
+  it("starts as many as allowed, in ascending order, spread over unmeasured parents", () => {
     const scheduler = schedulerOf(100);
     for (const id of ["a", "b", "c"]) scheduler.addRoute(id, false);
     const { starts } = step(scheduler, 0);
@@ -92,11 +92,11 @@ describe("which piece from whom", () => {
     assert.deepEqual(step(scheduler, 0).starts, []);
   });
 
-  it("gives a parent of twice the rate twice the pieces", () => {
+  it("gives a parent with twice the rate twice the pieces", () => {
     const scheduler = schedulerOf(1000, { concurrentPieceCount: 6 });
     scheduler.addRoute("fast", false);
     scheduler.addRoute("slow", false);
-    // Parents whose own link is the limit: what they have under way shares it.
+    // Each parent is limited by its own link, which its pieces in flight share.
     const rates = { fast: 2000, slow: 1000 };
     const running = new Map<number, { attempt: Attempt; left: number }>();
     const delivered = { fast: 0, slow: 0 };
@@ -122,12 +122,12 @@ describe("which piece from whom", () => {
     assert.ok(ratio > 1.6 && ratio < 2.5, `${delivered.fast} to ${delivered.slow}`);
   });
 
-  it("begins no more at a slow parent than it delivers within half of the piece timeout, but one", () => {
+  it("starts no more at a slow parent than it delivers within half of the piece timeout, but at least one", () => {
     const scheduler = schedulerOf(100, { pieceTimeout: 10_000 });
     const slow = scheduler.addRoute("slow", false);
     const first = step(scheduler, 0).starts;
     assert.equal(first.length, 8, "nothing is known yet");
-    // 0.4 s a piece: twelve of them take 5 s, and eight at a time are allowed.
+    // A piece takes 0.4 s, so twelve take 5 s; eight pieces in flight are allowed.
     for (const [at, { id }] of first.entries()) {
       scheduler.arrived(id, LENGTH, (at + 1) * 400);
       scheduler.succeeded(id, (at + 1) * 400);
@@ -150,7 +150,7 @@ describe("which piece from whom", () => {
     }
   });
 
-  it("asks only those that announced a piece, and the others once they have", () => {
+  it("asks only the parents that announced a piece, and the others once they have announced it", () => {
     const scheduler = schedulerOf(3);
     const a = scheduler.addRoute("a", true);
     const b = scheduler.addRoute("b", true);
@@ -162,7 +162,7 @@ describe("which piece from whom", () => {
     assert.deepEqual(shape(step(scheduler, 0).starts), ["0@a", "2@b"]);
   });
 
-  it("waits for the sink's room, and for slots", () => {
+  it("waits for room in the sink, and for slots", () => {
     const scheduler = schedulerOf(8);
     scheduler.addRoute("a", false);
     const admit = (): boolean => true;
@@ -177,7 +177,7 @@ describe("which piece from whom", () => {
     assert.deepEqual([blocked.starts, blocked.failure], [[], undefined]);
   });
 
-  it("asks another parent for what one does not have, and the first again later", () => {
+  it("asks another parent for a piece that one does not have, and the first one again later", () => {
     const scheduler = schedulerOf(2, { concurrentPieceCount: 1 });
     scheduler.addRoute("a", false);
     scheduler.addRoute("b", false);
@@ -192,7 +192,7 @@ describe("which piece from whom", () => {
     assert.notEqual(third.routeId, second.routeId);
   });
 
-  it("does not begin what an earlier download left before that was looked at", () => {
+  it("does not request a piece of an earlier download before it is verified", () => {
     const scheduler = schedulerOf(3);
     scheduler.addRoute("a", false);
     scheduler.beginVerification(0);
@@ -205,8 +205,8 @@ describe("which piece from whom", () => {
   });
 });
 
-describe("stalls and races", () => {
-  it("a piece that stalls is asked from another parent; the first answer wins, and the one that stalled is blamed", () => {
+describe("stalled pieces and hedged attempts", () => {
+  it("a stalled piece is requested from another parent; the first answer wins, and the stalled parent is blamed", () => {
     const scheduler = schedulerOf(1);
     const a = scheduler.addRoute("a", false);
     scheduler.addRoute("b", false);
@@ -216,14 +216,14 @@ describe("stalls and races", () => {
     const { starts } = step(scheduler, 1000);
     assert.deepEqual(shape(starts), ["0!b"]);
     assert.deepEqual(step(scheduler, 5000).starts, [], "never more than two");
-    const [racer] = starts;
-    assert.ok(racer);
-    assert.deepEqual(shape(scheduler.succeeded(racer.id, 6000)), ["0@a"]);
+    const [hedge] = starts;
+    assert.ok(hedge);
+    assert.deepEqual(shape(scheduler.succeeded(hedge.id, 6000)), ["0@a"]);
     assert.equal(a.reasons[0]?.code, "Stalled");
     assert.ok(scheduler.done);
   });
 
-  it("a parent that comes back in time wins over the racer, and nobody is blamed", () => {
+  it("a parent that recovers in time wins over the hedged attempt, and no parent is blamed", () => {
     const scheduler = schedulerOf(1);
     const a = scheduler.addRoute("a", false);
     const b = scheduler.addRoute("b", false);
@@ -235,7 +235,7 @@ describe("stalls and races", () => {
     assert.deepEqual([a.errors, b.errors], [0, 0]);
   });
 
-  it("time that is not the parent's is no stall", () => {
+  it("local delays do not count as a stall", () => {
     const scheduler = schedulerOf(1);
     scheduler.addRoute("a", false);
     scheduler.addRoute("b", false);
@@ -248,27 +248,27 @@ describe("stalls and races", () => {
     assert.deepEqual(shape(step(scheduler, 51_000).starts), ["0!b"]);
   });
 
-  it("without another parent there is no race", () => {
+  it("a piece is not hedged without another parent", () => {
     const scheduler = schedulerOf(1);
     scheduler.addRoute("a", false);
     step(scheduler, 0);
     assert.deepEqual(step(scheduler, 100_000).starts, []);
   });
 
-  it("near the end, an idle parent joins in with what is slow", () => {
+  it("near the end, an idle parent hedges a slow piece", () => {
     const scheduler = schedulerOf(2, { concurrentPieceCount: 2 });
     scheduler.addRoute("a", false);
     scheduler.addRoute("b", false);
     const [one, other] = step(scheduler, 0).starts;
     assert.ok(one && other);
     deliver(scheduler, one, 0, 500);
-    // A tenth in half a second: four more seconds, the other parent needs half of one.
+    // A tenth in half a second: four more seconds remain, and the other parent needs half a second.
     scheduler.arrived(other.id, LENGTH / 20, 10);
     scheduler.arrived(other.id, LENGTH / 20, 500);
     assert.deepEqual(shape(step(scheduler, 501).starts), [`${other.number}!${one.routeId}`]);
   });
 
-  it("a piece that waited for its turn and has just begun to come is left alone", () => {
+  it("a piece that waited for its turn and has just started is not hedged", () => {
     const scheduler = schedulerOf(2, { concurrentPieceCount: 2 });
     scheduler.addRoute("a", false);
     scheduler.addRoute("b", false);
@@ -277,12 +277,13 @@ describe("stalls and races", () => {
     deliver(scheduler, one, 0, 500);
     scheduler.arrived(other.id, LENGTH / 100, 500);
     assert.deepEqual(step(scheduler, 501).starts, []);
-    // What comes then takes as long as all of a piece from the other one, which is no reason to have it twice.
+    // From then on, the piece takes as long as it would from the other parent, which does not
+    // justify fetching it twice.
     scheduler.arrived(other.id, LENGTH / 2, 700);
     assert.deepEqual(step(scheduler, 701).starts, []);
   });
 
-  it("what falls silent after most of it has come is had from an idle parent", () => {
+  it("a piece whose parent falls silent after most of it is hedged by an idle parent", () => {
     const scheduler = schedulerOf(2, { concurrentPieceCount: 2 });
     scheduler.addRoute("a", false);
     scheduler.addRoute("b", false);
@@ -294,7 +295,7 @@ describe("stalls and races", () => {
     assert.deepEqual(shape(step(scheduler, 1500).starts), [`${other.number}!${one.routeId}`]);
   });
 
-  it("what is as fast as the others is left alone", () => {
+  it("a piece as fast as the others is not hedged", () => {
     const scheduler = schedulerOf(2, { concurrentPieceCount: 2 });
     scheduler.addRoute("a", false);
     scheduler.addRoute("b", false);
@@ -305,7 +306,7 @@ describe("stalls and races", () => {
     assert.deepEqual(step(scheduler, 501).starts, []);
   });
 
-  it("racers hold no more than they may, and one always may", () => {
+  it("hedged attempts are limited in bytes, except that one is always allowed", () => {
     const scheduler = schedulerOf(4, { maxHedgeBytes: LENGTH / 2, concurrentPieceCount: 4 });
     const routes = ["a", "b", "c", "d"].map((id) => scheduler.addRoute(id, false));
     assert.equal(step(scheduler, 0).starts.length, 4);
@@ -317,7 +318,7 @@ describe("stalls and races", () => {
 });
 
 describe("failures", () => {
-  it("a parent that fails is asked again after a pause that doubles, with one request, and then left out", () => {
+  it("a parent that fails is retried with a doubling pause, one request at a time, and then left out", () => {
     const scheduler = schedulerOf(100, { concurrentPieceCount: 2 });
     const a = scheduler.addRoute("a", false);
     let now = 0;
@@ -326,7 +327,7 @@ describe("failures", () => {
       const { starts, wakeAt, failure: last } = step(scheduler, now);
       if (last !== undefined) {
         assert.equal(last.code, "ConnectionRefused");
-        assert.match(last.message, /piece 0 cannot be fetched: a: ConnectionRefused, as told/);
+        assert.match(last.message, /piece 0 cannot be fetched: a: ConnectionRefused, as set/);
         assert.deepEqual(last.cause, a.reasons);
         break;
       }
@@ -343,7 +344,7 @@ describe("failures", () => {
     assert.ok(a.isLeftOut);
   });
 
-  it("a success ends the count", () => {
+  it("a success resets the number of failures", () => {
     const scheduler = schedulerOf(100, { concurrentPieceCount: 1 });
     const a = scheduler.addRoute("a", false);
     let now = 0;
@@ -368,7 +369,7 @@ describe("failures", () => {
     "InvalidPacket",
     "RemoteUnimplemented",
   ] as const) {
-    it(`${code}: the parent is left out at once, and what else it was asked for goes to another`, () => {
+    it(`${code}: the parent is left out at once, and its other pieces go to another parent`, () => {
       const scheduler = schedulerOf(8);
       const bad = scheduler.addRoute("bad", false);
       scheduler.addRoute("good", false);
@@ -386,11 +387,11 @@ describe("failures", () => {
     });
   }
 
-  it("a truncated piece is no wrong digest", () => {
+  it("a truncated piece does not count as a wrong digest", () => {
     assert.equal(retryDecision(failure("TruncatedContent")), "retry");
   });
 
-  it("when nobody has a piece, the rest is fetched, and the error names the piece and the parents", () => {
+  it("a piece that no parent has fails the task after the rest is fetched, and the error names it and the parents", () => {
     const scheduler = schedulerOf(3, { concurrentPieceCount: 3 });
     const a = scheduler.addRoute("a", true);
     a.announce(0);
@@ -404,7 +405,7 @@ describe("failures", () => {
     assert.match(last?.message ?? "", /piece 1 cannot be fetched: a does not have it/);
   });
 
-  it("what nobody announces is waited for, with a limit", () => {
+  it("a piece that no parent announces is waited for until a limit", () => {
     const scheduler = schedulerOf(2, { announceTimeout: 5000 });
     const a = scheduler.addRoute("a", true);
     a.announce(0);
@@ -416,7 +417,7 @@ describe("failures", () => {
     assert.equal(step(scheduler, 6000).failure?.code, "Stalled");
   });
 
-  it("parents that fail differently are told of by name", () => {
+  it("the error names each parent if they failed differently", () => {
     const scheduler = schedulerOf(1);
     scheduler.addRoute("a", false);
     scheduler.addRoute("b", false);
@@ -431,25 +432,25 @@ describe("failures", () => {
     assert.match(last?.message ?? "", /a: DigestMismatch.*b: HandshakeFailed/);
   });
 
-  it("that the sink has no room for later pieces is no hope for one that nobody has", () => {
+  it("a full sink does not keep the task waiting for a piece that no parent has", () => {
     const scheduler = schedulerOf(3);
     scheduler.addRoute("a", true).endAnnouncements(false);
     const environment = { hasRoom: (number: number) => number === 0, takeSlot: () => true };
     assert.equal(scheduler.step(0, environment).failure?.code, "NotFound");
   });
 
-  it("without parents it says so", () => {
+  it("the error says so if there are no parents", () => {
     assert.match(step(schedulerOf(1), 0).failure?.message ?? "", /there is no parent/);
   });
 });
 
-/** What a parent of the model is like. */
+/** Behaviour of a parent in the model. */
 interface ModelParent {
-  /** Chance of each outcome of an attempt. */
+  /** Probability of each outcome of an attempt. */
   readonly failing: number;
   readonly stalling: number;
   readonly wrong: boolean;
-  /** Milliseconds of an attempt. */
+  /** Duration of an attempt in ms. */
   readonly delay: number;
   readonly announces: boolean;
 }
@@ -462,8 +463,8 @@ const parent: fc.Arbitrary<ModelParent> = fc.record({
   announces: fc.boolean(),
 });
 
-describe("any parents", () => {
-  it("every piece is completed once, no limit is exceeded, an honest parent is never left out, and it ends", () => {
+describe("arbitrary parents", () => {
+  it("every piece is completed once, no limit is exceeded, an honest parent is never left out, and the task ends", () => {
     fc.assert(
       fc.property(
         fc.array(parent, { minLength: 1, maxLength: 5 }),
@@ -479,7 +480,7 @@ describe("any parents", () => {
     );
   });
 
-  it("with one honest parent among them, it ends well", () => {
+  it("the task succeeds with one honest parent among them", () => {
     const honest: ModelParent = {
       failing: 0,
       stalling: 0,
@@ -506,7 +507,9 @@ describe("any parents", () => {
   });
 });
 
-/** Runs a scheduler against parents that behave by chance; checks what must hold at every step. */
+/**
+ * Runs a scheduler against parents with random behaviour, and checks its invariants at every step.
+ */
 function runModel(
   parents: readonly ModelParent[],
   pieces: number,
@@ -539,7 +542,7 @@ function runModel(
     assert.ok(!completed.has(attempt.number), "nothing is asked that is there");
     const stalls = random() < behaviour.stalling;
     const failed = random() < behaviour.failing;
-    // What stalls ends by the call's own timeout.
+    // A stalled attempt ends by the timeout of its call.
     const at = now + (stalls ? 30_000 : behaviour.delay);
     const outcome =
       stalls || failed ? "failed" : behaviour.wrong && random() < 0.3 ? "wrong" : "right";
@@ -565,7 +568,7 @@ function runModel(
     if (last !== undefined) {
       assert.equal(running.size, 0);
       for (const [id, { failing, wrong, stalling }] of behaviours) {
-        assert.ok(scheduler.route(id).isLeftOut, "it gives up only when nobody is left");
+        assert.ok(scheduler.route(id).isLeftOut, "the task fails only if all parents are left out");
         assert.ok(failing > 0 || wrong || stalling > 0, "an honest parent is never left out");
       }
       return "failed";
@@ -604,7 +607,7 @@ function runModel(
 }
 
 describe("order and combinations", () => {
-  it("looks 4,096 pieces ahead of the first one that no parent has, and further once it is there", () => {
+  it("examines 4,096 pieces after the first one that no parent has, and later ones once that is stored", () => {
     const scheduler = schedulerOf(5000);
     const a = scheduler.addRoute("a", true);
     const b = scheduler.addRoute("b", true);
@@ -616,7 +619,7 @@ describe("order and combinations", () => {
     assert.deepEqual(shape(step(scheduler, 0).starts), ["0@b", "4097@a"]);
   });
 
-  it("the last piece of 4,097 and more is fetched, each piece once", () => {
+  it("fetches each of 4,097 and more pieces once, including the last", () => {
     const scheduler = schedulerOf(4200, { concurrentPieceCount: 1000 });
     scheduler.addRoute("a", false);
     const numbers: number[] = [];
@@ -634,7 +637,7 @@ describe("order and combinations", () => {
     );
   });
 
-  it("pieces outside of the task are of no concern", () => {
+  it("ignores pieces outside of the task", () => {
     const scheduler = schedulerOf(0, { first: 5, last: 6 });
     scheduler.addRoute("a", false);
     scheduler.beginVerification(4);
@@ -643,7 +646,7 @@ describe("order and combinations", () => {
     assert.deepEqual(shape(step(scheduler, 0).starts), ["5@a", "6@a"]);
   });
 
-  it("pieces that begin again come in their order among fresh ones, and before those that are further", () => {
+  it("starts retried pieces in ascending order among unstarted ones", () => {
     const scheduler = schedulerOf(20, { concurrentPieceCount: 4 });
     scheduler.addRoute("a", false);
     const { starts } = step(scheduler, 0);
@@ -651,7 +654,7 @@ describe("order and combinations", () => {
     assert.ok(zero && one && two && three);
     deliver(scheduler, one, 0, 1);
     for (const attempt of [three, zero, two]) fail(scheduler, attempt, "NotFound", 1);
-    // Each of them is missed once, so others go first until its pause is over.
+    // Each of them is missing once, so other pieces go first until its pause is over.
     assert.deepEqual(shape(step(scheduler, 1).starts), ["4@a", "5@a", "6@a", "7@a"]);
     const again = schedulerOf(20, { concurrentPieceCount: 4 });
     again.addRoute("a", false);
@@ -665,7 +668,7 @@ describe("order and combinations", () => {
     assert.deepEqual(numbers, [1, 3]);
   });
 
-  it("of two times to wake, the earlier one counts: a pause of 250 ms, and one of 2 s", () => {
+  it("wakes for the earlier of two retries: after 250 ms, and after 2 s", () => {
     for (const order of [
       ["quick", "slow"],
       ["slow", "quick"],
@@ -681,7 +684,7 @@ describe("order and combinations", () => {
     }
   });
 
-  it("a route in a pause and a left-out one: the download wakes for whichever is first", () => {
+  it("wakes for the earlier of a route in a pause and one that is left out", () => {
     const scheduler = schedulerOf(3, { concurrentPieceCount: 2, patience: 60_000 });
     scheduler.addRoute("busy", false);
     const paused = scheduler.addRoute("paused", false);
@@ -697,11 +700,11 @@ describe("order and combinations", () => {
     assert.ok(first && second);
     scheduler.failed(first.id, failure("NotFound"), "missing", 20);
     scheduler.failed(second.id, failure("NotFound"), "missing", 20);
-    // The busy one is held to one request now, for which it waits 250 ms.
+    // The busy route is limited to one request now, for which it waits 250 ms.
     assert.equal(step(scheduler, 20).wakeAt, 252);
   });
 
-  it("a left-out route comes back on its schedule while another one works", () => {
+  it("probes a left-out route on its schedule while another one is busy", () => {
     for (const [as, at] of [
       ["gone", 4005],
       ["useless", 30_005],
@@ -713,7 +716,7 @@ describe("order and combinations", () => {
       else failOften(out, 5);
       const [busy] = step(scheduler, 10).starts;
       assert.ok(busy);
-      // One piece at a time goes to the busy one, by its rate.
+      // The busy route has one piece in flight at a time, due to its rate.
       deliver(scheduler, busy, 10, 100);
       for (const { id } of [...scheduler.attempts]) scheduler.succeeded(id, 200);
       const [running] = step(scheduler, 300).starts;
@@ -729,7 +732,7 @@ describe("order and combinations", () => {
     }
   });
 
-  it("a parent that stalls becomes suspect and gets no new pieces; honest ones are not avoided", () => {
+  it("gives no new pieces to a parent with a stalled attempt, and does not avoid the others", () => {
     for (const [at, route] of [
       [999, "fast"],
       [1000, "slow"],
@@ -741,7 +744,7 @@ describe("order and combinations", () => {
       assert.deepEqual(shape(starts), ["0@fast", "1@slow", "2@fast", "3@slow"]);
       const [, one, two, three] = starts;
       assert.ok(one && two && three);
-      // Nothing comes of piece 0.
+      // No byte of piece 0 arrives.
       deliver(scheduler, two, 0, 10);
       deliver(scheduler, one, 0, 500);
       deliver(scheduler, three, 0, 900);
@@ -750,7 +753,7 @@ describe("order and combinations", () => {
     }
   });
 
-  it("where every parent is suspect, pieces go on beginning", () => {
+  it("keeps starting pieces if all parents have stalled attempts", () => {
     const scheduler = schedulerOf(10, { concurrentPieceCount: 1 });
     scheduler.addRoute("a", false);
     const [first] = step(scheduler, 0).starts;
@@ -765,7 +768,7 @@ describe("order and combinations", () => {
     assert.deepEqual(shape(step(more, 5000).starts), ["2@a"]);
   });
 
-  it("a stall is counted to the millisecond, and none of a route without attempts", () => {
+  it("detects a stall to the millisecond, and none on a route without attempts", () => {
     const scheduler = schedulerOf(3, { concurrentPieceCount: 1 });
     scheduler.addRoute("a", false);
     scheduler.addRoute("b", false);
@@ -775,7 +778,7 @@ describe("order and combinations", () => {
     assert.deepEqual(shape(step(scheduler, 1000).starts), ["0!b"]);
   });
 
-  it("a parent without announcements is not waited for, one with them is", () => {
+  it("waits for a parent with announcements, and not for one without", () => {
     const scheduler = schedulerOf(2, { announceTimeout: 5000 });
     const silent = scheduler.addRoute("silent", false);
     silent.leaveOut("banned", 0);
@@ -792,7 +795,7 @@ describe("order and combinations", () => {
     assert.equal(step(other, 5101).failure?.code, "NotFound");
   });
 
-  it("a piece that a parent misses is asked again after its pause, three times in all", () => {
+  it("retries a piece that a parent lacks after a pause, three times in all", () => {
     const scheduler = schedulerOf(2, { concurrentPieceCount: 1 });
     scheduler.addRoute("a", false);
     const [first] = step(scheduler, 0).starts;
@@ -813,7 +816,7 @@ describe("order and combinations", () => {
     assert.equal(last?.code, "NotFound");
     assert.match(
       last?.message ?? "",
-      /piece 1 cannot be fetched: a does not have it: NotFound, as told/,
+      /piece 1 cannot be fetched: a does not have it: NotFound, as set/,
     );
   });
 });
