@@ -11,18 +11,19 @@ export const EARLIER_DOWNLOAD = "an earlier download";
  */
 const MAX_SCANNED_PIECES = 256;
 
-/** Piece that is committed to the sink, with its source. */
+/** Piece that is committed to the sink, and so held, with its source. */
 export interface HeldPiece {
   readonly piece: SinkPiece;
   /** Name of a parent, or {@link EARLIER_DOWNLOAD}. */
   readonly source: string;
   /**
-   * Sequence number of its announcement among all announcements; 0 for {@link EARLIER_DOWNLOAD}.
+   * Sequence number of the piece's announcement, counted over all parents; 0 for a piece of
+   * {@link EARLIER_DOWNLOAD}.
    */
   readonly sequence: number;
 }
 
-/** Digest that a source has for one piece. */
+/** Digest by which a source identifies its content of one piece. */
 export interface Claim {
   readonly number: number;
   /** Digest of the piece, `algorithm:encoded`. */
@@ -30,7 +31,7 @@ export interface Claim {
   readonly source: string;
 }
 
-/** Question to one parent: whether its announcements of these pieces match the claims. */
+/** Request to compare one parent with claims of other sources, or with its first own claim. */
 export interface Question {
   readonly parent: string;
   readonly claims: readonly Claim[];
@@ -38,20 +39,23 @@ export interface Question {
   readonly sequence: number;
 }
 
-/** State of one source. */
+/** State of one source: a parent, or the earlier download. */
 interface SourceState {
-  /** Group of the source. Sources with the same content are in the same group. */
+  /** Name of the group of the source. Sources with the same content are in the same group. */
   group: string;
-  /** Number of held pieces from this source, and the one of them that was announced last. */
+  /** Number of held pieces from this source. */
   count: number;
+  /** Held piece of this source that was announced last. */
   last: HeldPiece | undefined;
-  /** First announcement, and the sequence numbers of the first and the latest one. */
+  /** First announcement of the source. */
   first: Claim | undefined;
+  /** Sequence number of the first announcement. */
   firstSequence: number;
+  /** Sequence number of the latest announcement. */
   latestSequence: number;
   /**
-   * Announcements up to this sequence number are confirmed: by a later answer of the source, or by
-   * another source.
+   * Sequence number up to which the announcements of the source are confirmed: by a later answer
+   * of the same source, or by another source.
    */
   confirmedSequence: number;
   /** True once pieces of the source may be committed without another question. */
@@ -71,7 +75,8 @@ interface SourceState {
 
 /**
  * Tracks which sources of a task have the same content. A state machine without I/O: the caller
- * asks the parents and reports their answers.
+ * asks the parents and reports their answers. A source is a parent, or the earlier download whose
+ * pieces are in the sink. A piece is held once it is committed to the sink.
  *
  * The source of the first held piece becomes the reference. Every other source is asked about up to
  * three pieces of earlier sources: the oldest, the newest and a random one. A source whose content
@@ -252,8 +257,8 @@ export class Agreement {
   }
 
   /**
-   * Records the answer to a question: the parent announces the pieces of `same` as claimed, and
-   * could not answer about the others.
+   * Records the answer to a question. The parent announced the claimed digests of `same`; the other
+   * claims could not be compared.
    */
   answered({ parent, claims, sequence }: Question, same: readonly Claim[]): void {
     const state = this.#stateOf(parent);

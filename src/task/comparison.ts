@@ -23,8 +23,8 @@ export interface ComparisonContext {
    */
   readonly piecesAreMessages: boolean;
   /**
-   * True if the digest of the whole is verified at the end. Parents are then not asked again about
-   * their first piece.
+   * True if the digest of the whole content is verified at the end. Parents are then not asked
+   * again about their first piece.
    */
   readonly hasTaskDigest: boolean;
   /**
@@ -89,11 +89,9 @@ export class Comparison {
   readonly #allDigestsGiven: boolean;
   /** Number of restarts. Answers to questions from before a restart are ignored. */
   #epoch = 0;
-  /**
-   * Parent whose first piece is being committed as the reference, and the number of its commits in
-   * progress.
-   */
+  /** Parent whose first piece is being committed, which makes it the reference of the others. */
   #reference: string | undefined;
+  /** Number of commits of the reference in progress. */
   #referenceCommits = 0;
 
   constructor(context: ComparisonContext) {
@@ -120,11 +118,11 @@ export class Comparison {
   async announce(
     parent: string,
     ask: () => Promise<Piece>,
-  ): Promise<{ readonly piece: Piece; readonly at: number }> {
+  ): Promise<{ readonly piece: Piece; readonly sequence: number }> {
     this.#countPending(parent, 1);
     try {
       const piece = await ask();
-      return { piece, at: this.#agreement.announced(parent, piece.number, piece.digest) };
+      return { piece, sequence: this.#agreement.announced(parent, piece.number, piece.digest) };
     } finally {
       this.#countPending(parent, -1);
       this.#context.onChange();
@@ -158,10 +156,10 @@ export class Comparison {
 
   /**
    * Records a committed piece.
-   * @param at sequence number of its announcement; 0 for a piece of an earlier download
+   * @param sequence sequence number of the announcement; 0 for a piece of an earlier download
    */
-  hold(piece: SinkPiece, source: string, at: number): void {
-    this.#agreement.hold(piece, source, at);
+  hold(piece: SinkPiece, source: string, sequence: number): void {
+    this.#agreement.hold(piece, source, sequence);
     this.wake();
   }
 

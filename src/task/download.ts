@@ -37,7 +37,7 @@ import { TransferStats } from "./transfer-stats.ts";
 
 /**
  * Maximum number of bytes in flight if a piece is one gRPC message, which is briefly held twice.
- * The flow control windows of HTTP/2 do not allow more anyway.
+ * The flow control windows of HTTP/2 hold no more at a time.
  */
 const MAX_IN_FLIGHT_MESSAGE_BYTES = 16 * 1024 * 1024;
 /**
@@ -114,7 +114,7 @@ export class Download implements TaskDownload {
   readonly #slotReleased = new Set<number>();
   /** Attempts in flight. */
   readonly #attempts = new Set<Promise<void>>();
-  /** Undefined until the sink is open. */
+  /** Parts that exist once the sink is open; undefined before. */
   #opened: OpenDownload | undefined;
   /** Timer of the next step. */
   #timer: Timer | undefined;
@@ -308,6 +308,7 @@ export class Download implements TaskDownload {
     await this.#opened?.session.abort(failure, { discard: this.#discardOnAbort });
   }
 
+  /** Ends the download with the error of the sink. */
   #onSinkFailure(error: unknown): void {
     this.end(VortexError.from(error, "StorageFailed"));
   }
@@ -360,6 +361,7 @@ export class Download implements TaskDownload {
     );
   }
 
+  /** Creates the scheduler with the timeouts of this download. */
   #createScheduler(layout: TaskLayout, maxPieces: number): Scheduler {
     const { pieceTimeout, stallTimeout, patience } = this.#options;
     return new Scheduler({
@@ -375,6 +377,7 @@ export class Download implements TaskDownload {
     });
   }
 
+  /** Creates the comparison, which asks parents within the slots of this download. */
   #createComparison(
     { layout, session, scheduler }: Pick<OpenDownload, "layout" | "session" | "scheduler">,
     digest: Digest | undefined,
@@ -399,6 +402,7 @@ export class Download implements TaskDownload {
     });
   }
 
+  /** Creates the transfers, which report to the slots, the statistics and the store. */
   #createTransfers(
     { layout, session, scheduler }: Pick<OpenDownload, "layout" | "session" | "scheduler">,
     comparison: Comparison,
@@ -420,8 +424,8 @@ export class Download implements TaskDownload {
       },
       onBytes: (bytes, at) => this.#stats.addBytes(bytes, at),
       onProgress: () => this.#reportProgress(),
-      onCommitted: (piece, parent, at, costSeconds) =>
-        this.#onPieceDone(piece, parent, at, costSeconds),
+      onCommitted: (piece, parent, sequence, costSeconds) =>
+        this.#onPieceDone(piece, parent, sequence, costSeconds),
       onRouteRestored: (attempt) => this.#reportRestored(attempt),
       onSinkFailure: (error) => this.#onSinkFailure(error),
     });
@@ -809,11 +813,11 @@ export class Download implements TaskDownload {
   #onPieceDone(
     piece: SinkPiece,
     parent: string | undefined,
-    at: number,
+    sequence: number,
     costSeconds: number,
   ): void {
     if (this.#opened === undefined) return;
-    this.#opened.comparison.hold(piece, parent ?? EARLIER_DOWNLOAD, at);
+    this.#opened.comparison.hold(piece, parent ?? EARLIER_DOWNLOAD, sequence);
     const bytes = this.#addPiece(piece, parent === undefined, costSeconds);
     this.#emit({ type: "piece", number: piece.number, bytes, parent });
     this.#finishIfDone();

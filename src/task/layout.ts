@@ -59,10 +59,9 @@ export class TaskLayout implements SinkLayout {
   readonly pieceCount: number;
   /** Length of the longest piece in bytes. */
   readonly longestPiece: number;
-  /**
-   * Numbers of the first and the last requested piece; `last` is `first - 1` if the range is empty.
-   */
+  /** Number of the first requested piece. */
   readonly first: number;
+  /** Number of the last requested piece; `first - 1` if the range is empty. */
   readonly last: number;
   /** Offset of the first requested byte. */
   readonly start: number;

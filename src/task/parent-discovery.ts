@@ -55,10 +55,9 @@ export interface DiscoveryContext {
 /** Asks the parents for the layout of the task, and follows their announcements of pieces. */
 export class ParentDiscovery {
   readonly #context: DiscoveryContext;
-  /**
-   * Answers of the parents that were asked for the layout, and the answer that the download uses.
-   */
+  /** Answers of the parents that were asked for the layout. */
   readonly #answers = new Map<Parent, Promise<TaskOutline>>();
+  /** Answer that the download uses: the first usable one. */
   #outline: TaskOutline | undefined;
   /** Deadline in ms of each parent that fails while the layout is being asked for. */
   readonly #patienceEndsAt = new Map<Parent, number>();

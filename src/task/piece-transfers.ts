@@ -31,10 +31,15 @@ export interface TransferContext {
   /** Called when received bytes have been written and rate-limited. */
   readonly onProgress: () => void;
   /**
-   * Called when a piece is verified and committed. `at` is the sequence number of its announcement,
+   * Called when a piece is verified and committed. `sequence` is that of its announcement,
    * `costSeconds` the duration of its transfer.
    */
-  readonly onCommitted: (piece: SinkPiece, parent: string, at: number, costSeconds: number) => void;
+  readonly onCommitted: (
+    piece: SinkPiece,
+    parent: string,
+    sequence: number,
+    costSeconds: number,
+  ) => void;
   /** Called when a route that was left out has delivered a piece. */
   readonly onRouteRestored: (attempt: Attempt) => void;
   /** Called when the sink fails, which fails the download and is not blamed on the parent. */
@@ -130,7 +135,7 @@ export class PieceTransfers {
   async #transfer(transfer: Transfer, write: AttemptWrite): Promise<void> {
     const { layout, scheduler, hashers, clock, comparison, fetchPiece, onReceived } = this.#context;
     const { attempt, controller } = transfer;
-    const { piece, at } = await comparison.announce(attempt.parent, () =>
+    const { piece, sequence } = await comparison.announce(attempt.parent, () =>
       fetchPiece(attempt, controller.signal),
     );
     scheduler.answered(attempt.id, clock.now());
@@ -149,7 +154,7 @@ export class PieceTransfers {
     }
     onReceived(attempt);
     await comparison.commit(attempt.parent, controller.signal, () =>
-      this.#commit(transfer, check, write, at),
+      this.#commit(transfer, check, write, sequence),
     );
   }
 
@@ -158,24 +163,24 @@ export class PieceTransfers {
     transfer: Transfer,
     check: PieceCheck,
     write: AttemptWrite,
-    at: number,
+    sequence: number,
   ): Promise<void> {
     const { scheduler, session, clock, signal, onCommitted, onRouteRestored } = this.#context;
     const { attempt } = transfer;
     const { number } = attempt;
     // Another attempt may have won while the sink took the last bytes. The piece is committed once.
     requireActive(transfer);
-    const wasOut = scheduler.route(attempt.routeId).isLeftOut;
+    const wasLeftOut = scheduler.route(attempt.routeId).isLeftOut;
     for (const loser of scheduler.succeeded(attempt.id, clock.now())) this.end(loser);
-    if (wasOut) onRouteRestored(attempt);
+    if (wasLeftOut) onRouteRestored(attempt);
     await this.#awaitSink(write.finish());
-    const sunk: SinkPiece = { number, digest: check.digest, crc32: check.crc32 };
-    await this.#awaitSink(session.commit(sunk));
+    const committed: SinkPiece = { number, digest: check.digest, crc32: check.crc32 };
+    await this.#awaitSink(session.commit(committed));
     this.#writes.delete(number);
     // The bytes of the piece count as stored from now on, and no longer as in flight.
     this.#transfers.delete(attempt.id);
     if (!signal.aborted)
-      onCommitted(sunk, attempt.parent, at, (clock.now() - transfer.startedAt) / 1000);
+      onCommitted(committed, attempt.parent, sequence, (clock.now() - transfer.startedAt) / 1000);
   }
 
   /**

@@ -35,7 +35,7 @@ export class PieceWrite {
     this.#finished = attempt;
   }
 
-  /** Ends the turn of `attempt`, if it is the writer. */
+  /** Lets another attempt write, if `attempt` is the writer. */
   release(attempt: AttemptWrite): void {
     if (this.#writer !== attempt) return;
     this.#writer = undefined;

@@ -62,6 +62,7 @@ export class RouteState {
   inFlight = 0;
   /** Number of attempts in flight that wait for bytes from the parent. */
   #waitingCount = 0;
+  /** Undefined while the route is in regular use. */
   #leftOut: LeftOut | undefined;
   /**
    * True while the parent is excluded from the current round, since its content differs from that
@@ -92,14 +93,17 @@ export class RouteState {
   #announcementsInterrupted = false;
   /** Time at which the last attempt ended. */
   #idleSince = 0;
-  /** Current rate sample: time of its last update, wait time in ms, and bytes. */
+  /** Time of the last update of the current rate sample, in ms. */
   #sampleUpdatedAt = 0;
+  /** Wait time in the current rate sample, in ms. */
   #sampleWaitedMs = 0;
+  /** Bytes in the current rate sample. */
   #sampleBytes = 0;
   /** Announced pieces; undefined if the route is assumed to have all pieces. */
   #announced: Set<number> | undefined;
   /** True while further announcements are possible. */
   #announcing = false;
+  /** Pieces that the parent turned out to lack: number of requests, and time of the next one. */
   readonly #misses = new Map<number, { count: number; retryAt: number }>();
 
   /**

@@ -5,8 +5,9 @@ import { type LeftOut, type RouteIdentity, RouteState } from "./route.ts";
 
 /** Options of a {@link Scheduler}. Times are in ms. */
 export interface SchedulerOptions {
-  /** Numbers of the first and the last requested piece. */
+  /** Number of the first requested piece. */
   readonly first: number;
+  /** Number of the last requested piece; all between them are requested, too. */
   readonly last: number;
   /** Returns the length of a piece in bytes. */
   readonly lengthOf: (number: number) => number;
@@ -94,7 +95,7 @@ interface RunningAttempt extends Attempt {
   readonly failureEpoch: number;
   readonly route: RouteState;
   /**
-   * True for a probe that has received bytes. While one is in flight, the patience does not run.
+   * True for a probe that has received bytes. It suspends the wait for recovery.
    */
   isDeliveringProbe: boolean;
   /** Received bytes. */
@@ -105,12 +106,11 @@ interface RunningAttempt extends Attempt {
   waitedMs: number;
   /** Wait time before the first byte, in ms. */
   firstByteMs: number;
-  /**
-   * `waitedMs` and `bytes` at the start of the current pace window, and the pace of the previous
-   * window in ms per byte.
-   */
+  /** Value of `waitedMs` at the start of the current pace window. */
   windowWaitedMs: number;
+  /** Value of `bytes` at the start of the current pace window. */
   windowBytes: number;
+  /** Pace in the previous window, in ms per byte; 0 before. */
   windowMsPerByte: number;
 }
 
@@ -140,11 +140,11 @@ const PieceState = {
  * route has.
  */
 const QUEUE_LOOKAHEAD_PIECES = 4096;
-/** Maximum pause between two probes of a parent while the patience runs, in ms. */
+/** Maximum pause between two probes of a parent during the wait for recovery, in ms. */
 export const MAX_PATIENCE_PAUSE_MS = 5000;
 /**
- * Maximum number of probes that may restart the patience by their first bytes without a complete
- * piece in between. This gives up parents that send a few bytes each time.
+ * Maximum number of probes whose first bytes may restart the wait for recovery, without a complete
+ * piece in between. Parents that send only a few bytes each time are given up after that.
  */
 const MAX_PATIENCE_RESETS = 5;
 /**
@@ -161,7 +161,7 @@ const HEDGE_INTERVAL_MS = 1000;
  * factor.
  */
 const SLOW_FACTOR = 4;
-/** The same factor once no piece is left to start, for idle routes. */
+/** Factor in place of {@link SLOW_FACTOR} for idle routes, once no piece is left to start. */
 const SLOW_FACTOR_AT_END = 1.5;
 /** Wait time over which the recent pace of an attempt is measured, in ms. */
 const PACE_WINDOW_MS = 5000;
@@ -183,8 +183,8 @@ const MIN_HEDGE_GAIN_MS = 100;
  * - active: attempts are in flight, or some route may start one
  * - awaiting announcements: nothing is in flight, and parents may still announce the missing
  *   pieces, until `announceTimeout`
- * - patient: every route that has missing pieces is left out as `gone`; these are probed until
- *   `patience` ends
+ * - waiting for recovery: every route that has missing pieces is left out as `gone`. These are
+ *   probed until the `patience` ends, the time that the caller allows for a recovery.
  * - failed: `step` returns a failure
  * - done: all pieces are stored
  */
@@ -198,7 +198,7 @@ export class Scheduler {
   readonly #pieceStates: Uint8Array;
   /** Queued pieces that were started before. */
   readonly #retryQueue = new Set<number>();
-  /** Number before which no piece is queued for the first time. */
+  /** Lower bound of the next piece to start for the first time. */
   #nextUnstarted: number;
   /** Number of pieces that are not stored. */
   #remaining: number;
@@ -207,9 +207,9 @@ export class Scheduler {
   #lastAttemptId = 0;
   /** Time of the first step, last complete piece or last restart, in ms. */
   #progressAt: number | undefined;
-  /** Time at which the patience started, in ms; undefined while it does not run. */
+  /** Start of the wait for recovery, in ms; undefined outside of it. */
   #patienceSince: number | undefined;
-  /** Number of probes that restarted the patience since the last complete piece. */
+  /** Number of probes that restarted the wait for recovery since the last complete piece. */
   #patienceResets = 0;
 
   constructor(options: SchedulerOptions) {
@@ -361,7 +361,7 @@ export class Scheduler {
     return [...this.#routes.values()].filter((route) => route.parent === parent);
   }
 
-  /** Returns the remaining patience in ms; undefined while the patience does not run. */
+  /** Returns the time left in the wait for recovery, in ms; undefined outside of it. */
   patienceLeft(now: number): number | undefined {
     const end = this.#patienceEndsAt;
     return end === undefined ? undefined : Math.max(0, end - now);
@@ -757,7 +757,7 @@ export class Scheduler {
     return { wakeAt: undefined, failure: this.#failure(`piece ${number} ${why}`, mayBeAnnounced) };
   }
 
-  /** Starts or stops the patience, and shortens the pauses of the probed routes while it runs. */
+  /** Starts or ends the wait for recovery. During it, shortens the pauses of the probed routes. */
   #updatePatience(now: number): void {
     const routes = [...this.#routes.values()];
     const gone = routes.filter(
@@ -773,7 +773,7 @@ export class Scheduler {
       : Math.max(...gone.map(({ lastFailureAt }) => lastFailureAt));
     const patienceEnd = this.#patienceSince + this.#options.patience;
     for (const route of gone) {
-      // Each route is probed once more when the patience ends, even after a pause of the download.
+      // Each route is probed once more at the end, even after a pause of the download.
       if (!this.#isGivenUp(route))
         route.retryBy(Math.min(route.lastFailureAt + MAX_PATIENCE_PAUSE_MS, patienceEnd));
     }
@@ -792,14 +792,14 @@ export class Scheduler {
     return [...this.#running.values()].some(({ isDeliveringProbe }) => isDeliveringProbe);
   }
 
-  /** Time at which the patience ends, in ms; undefined while it does not run. */
+  /** End of the wait for recovery, in ms; undefined outside of it. */
   get #patienceEndsAt(): number | undefined {
     return this.#patienceSince === undefined
       ? undefined
       : this.#patienceSince + this.#options.patience;
   }
 
-  /** Returns true for a route that has failed after the end of the patience. */
+  /** Returns true for a route that failed once more after the end of the wait for recovery. */
   #isGivenUp(route: RouteState): boolean {
     const end = this.#patienceEndsAt;
     return end !== undefined && route.leftOut === "gone" && route.lastFailureAt >= end;

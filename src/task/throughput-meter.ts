@@ -1,5 +1,6 @@
-/** Length of a bucket in ms, and number of buckets in the window. */
+/** Length of a bucket in ms. */
 const BUCKET_MS = 250;
+/** Number of buckets in the window. */
 const BUCKET_COUNT = 20;
 
 /** Measures throughput over a sliding window of five seconds. */

@@ -4,11 +4,9 @@ import { type RouteState, reasonsOf } from "./route.ts";
 import type { ParentProgress, RouteProgress, TaskProgress, TaskReport, Verified } from "./task.ts";
 import { ThroughputMeter } from "./throughput-meter.ts";
 
-/**
- * Time in ms, or share of the content, that must have arrived before the remaining time is
- * estimated.
- */
+/** Time in ms after the first received bytes, before which no remaining time is estimated. */
 const MIN_MEASURED_MS = 2000;
+/** Share of the content that is enough for an estimate earlier than that. */
 const MIN_MEASURED_SHARE = 0.01;
 
 /** State of a download that its counters do not contain. */
@@ -27,8 +25,9 @@ export interface ProgressContext {
 export class TransferStats {
   readonly #startedAt: number;
   readonly #meter: ThroughputMeter;
-  /** Time of the first received bytes, and number of all received bytes. */
+  /** Time of the first received bytes, in ms. */
   #firstByteAt: number | undefined;
+  /** Number of all received bytes. */
   #arrivedBytes = 0;
   #pieces = 0;
   #bytes = 0;
