@@ -88,10 +88,13 @@ interface SourceState {
 export class Agreement {
   readonly #maxQuestions: number;
   readonly #random: () => number;
+  /** Held pieces by number. */
   readonly #held = new Map<number, HeldPiece>();
   /** Numbers of the held pieces, in the order of their commits. */
   readonly #order: number[] = [];
+  /** States of all sources by name. */
   readonly #sources = new Map<string, SourceState>();
+  /** Number of announcements so far: the latest sequence number. */
   #announcements = 0;
 
   /**

@@ -79,9 +79,11 @@ const MAX_COMPARED_PIECES = 3;
 export class Comparison {
   readonly #context: ComparisonContext;
   readonly #agreement: Agreement;
+  /** Attempts that wait to commit their piece. */
   readonly #waiters = new Set<Waiter>();
   /** Number of attempts per parent that wait for their announcement. */
   readonly #pendingAnnouncements = new Map<string, number>();
+  /** Unanswered questions. */
   readonly #running = new Set<Promise<void>>();
   /**
    * True if the caller gave a digest for every requested piece. Nothing has to be compared then.

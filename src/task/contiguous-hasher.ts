@@ -31,11 +31,14 @@ export interface ContiguousHasherOptions {
  */
 export class ContiguousHasher {
   readonly #options: ContiguousHasherOptions;
+  /** Hash of the prefix; undefined for CRC-32, and without an expected digest. */
   readonly #hasher: Hasher | undefined;
   /** CRC-32 of each committed piece that is not part of the contiguous prefix yet. */
   readonly #pending = new Map<number, number>();
+  /** Combined CRC-32 of the prefix. */
   #crc32 = 0;
   #next: number;
+  /** Hashing in progress; undefined while it waits for the next piece. */
   #advancing: Promise<void> | undefined;
   #stopped = false;
   /** Reused memory for reads from the sink. */
@@ -49,7 +52,7 @@ export class ContiguousHasher {
       digest === undefined || digest.algorithm === "crc32" ? undefined : hashers(digest.algorithm);
   }
 
-  /** Number of the first piece after the hashed prefix. */
+  /** Number of the first piece that is not hashed yet. */
   get next(): number {
     return this.#next;
   }

@@ -72,12 +72,15 @@ export function memorySink({ maxLength = 1024 ** 3 }: MemorySinkOptions = {}): M
   };
 }
 
+/** Session of a memory sink. */
 class MemorySession implements SinkSession {
   readonly resumed: SinkSession["resumed"] = [];
   readonly #layout: SinkLayout;
   readonly #buffers: PieceBuffers;
+  /** Numbers of the committed pieces. */
   #committed: number[] = [];
   readonly #onWhole: (bytes: Uint8Array) => void;
+  /** Whole content, after the download has succeeded. */
   #whole: Uint8Array | undefined;
 
   constructor(layout: SinkLayout, onWhole: (bytes: Uint8Array) => void) {

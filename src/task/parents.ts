@@ -58,6 +58,7 @@ export function parentsOf(
   return [...known.values()];
 }
 
+/** Returns the address of the gRPC API for a parent that names none. */
 function apiAddrOf(
   given: PeerAddress | undefined,
   addr: string | undefined,

@@ -83,7 +83,9 @@ function differs(text: string, { algorithm, encoded }: Digest): boolean {
 export class PieceCheck {
   readonly #layout: TaskLayout;
   readonly #piece: Piece;
+  /** Offset of the requested part within the piece. */
   readonly #from: number;
+  /** End of the requested part within the piece. */
   readonly #to: number;
   /** CRC-32 of the requested part; undefined if the piece's own digest already is that CRC-32. */
   readonly #crc32: Hasher | undefined;
@@ -92,6 +94,7 @@ export class PieceCheck {
    * algorithm.
    */
   readonly #callerHash: Hasher | undefined;
+  /** Number of bytes processed so far. */
   #position = 0;
 
   constructor(layout: TaskLayout, piece: Piece, hashers: HasherFactory) {

@@ -63,7 +63,9 @@ interface Transfer {
 /** Runs attempts: transfers each piece from a parent to the sink, and verifies it on the way. */
 export class PieceTransfers {
   readonly #context: TransferContext;
+  /** Attempts in flight, by ID. */
   readonly #transfers = new Map<number, Transfer>();
+  /** Shared writes by piece number. */
   readonly #writes = new Map<number, PieceWrite>();
   readonly #buffers = new ReadBuffers();
 
@@ -198,7 +200,7 @@ export class PieceTransfers {
     const flows = limiters.map((limiter) => limiter.flow(scheduler));
     const buffer = this.#buffers.take();
     let filled = 0;
-    const pass = async (bytes: Uint8Array): Promise<void> => {
+    const forward = async (bytes: Uint8Array): Promise<void> => {
       const wanted = check.update(bytes);
       transfer.bytes += wanted.length;
       if (wanted.length > 0) await this.#awaitSink(write.write(wanted));
@@ -216,15 +218,15 @@ export class PieceTransfers {
       const gathered = chunk.buffer === room.buffer && chunk.byteOffset === room.byteOffset;
       if (gathered) filled += chunk.length;
       if (!gathered || filled === buffer.length) {
-        await pass(buffer.subarray(0, filled));
+        await forward(buffer.subarray(0, filled));
         filled = 0;
-        if (!gathered) await pass(chunk);
+        if (!gathered) await forward(chunk);
       }
       for (const flow of flows) await flow.takeAll(chunk.length, controller.signal);
       onProgress();
       scheduler.setWaiting(attempt.id, true, clock.now());
     }
-    await pass(buffer.subarray(0, filled));
+    await forward(buffer.subarray(0, filled));
     // After a failure the buffer is not reused: a pending read may still fill it.
     this.#buffers.give(buffer);
   }

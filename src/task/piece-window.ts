@@ -27,8 +27,11 @@ export interface PieceWindowOptions {
  */
 export class PieceWindow {
   readonly #options: PieceWindowOptions;
+  /** Initial and minimum size. */
   readonly #minSize: number;
+  /** Current number of pieces that may be in flight. */
   #size: number;
+  /** Time of the last change, in ms. */
   #changedAt: number;
 
   constructor(options: PieceWindowOptions) {

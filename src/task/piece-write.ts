@@ -8,7 +8,9 @@ import type { SinkPart, SinkSession } from "./sink.ts";
 export class PieceWrite {
   readonly #session: SinkSession;
   readonly #part: SinkPart;
+  /** Attempt that currently writes. */
   #writer: AttemptWrite | undefined;
+  /** Called when the writer is released. */
   #releaseListeners: (() => void)[] = [];
   /** Attempt that wrote the whole piece; no other one may write afterwards. */
   #finished: AttemptWrite | undefined;
@@ -56,6 +58,7 @@ export class AttemptWrite {
   readonly #part: SinkPart;
   /** Copies of the bytes that arrived while another attempt was the writer. */
   #buffered: Uint8Array[] = [];
+  /** Position of the next byte in the sink. */
   #position: number;
 
   constructor(piece: PieceWrite, session: SinkSession, part: SinkPart) {

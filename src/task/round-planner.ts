@@ -20,11 +20,17 @@ export interface RoundEnd {
  */
 export class RoundPlanner {
   readonly #parents: readonly string[];
+  /** Sets of parents to try in later rounds, first one next. */
   readonly #queue: (readonly string[])[] = [];
+  /** Keys of the sets of parents that were tried, see {@link keyOf}. */
   readonly #tried = new Set<string>();
+  /** Parents whose pieces alone formed wrong content. */
   readonly #wrongParents = new Set<string>();
+  /** Parents that are excluded from the current round. */
   readonly #excluded = new Set<string>();
+  /** True once any round ended with the wrong digest. */
   #mismatched = false;
+  /** Parents of the current round, including excluded ones. */
   #current: readonly string[];
 
   /** @param parents names of all parents, which take part in the first round */
@@ -53,23 +59,26 @@ export class RoundPlanner {
     this.#mismatched ||= mismatch;
     // Missing pieces do not become available by dropping those that are present.
     if (!this.#mismatched && this.#excluded.size === 0) return undefined;
-    const [only] = sources;
-    const alone =
-      mismatch && sources.length === 1 && only !== undefined && this.#parents.includes(only);
-    if (alone) this.#wrongParents.add(only);
+    const [firstSource] = sources;
+    const isSingleParent =
+      mismatch &&
+      sources.length === 1 &&
+      firstSource !== undefined &&
+      this.#parents.includes(firstSource);
+    if (isSingleParent) this.#wrongParents.add(firstSource);
     // A round that used pieces of an earlier download does not prove that its parents fail.
     if (sources.every((source) => this.#parents.includes(source)))
       this.#tried.add(keyOf(this.current));
     if (this.#excluded.size > 0) this.#queue.push([...this.#excluded]);
-    if (mismatch && !alone)
+    if (mismatch && !isSingleParent)
       for (const source of sources) if (this.#parents.includes(source)) this.#queue.push([source]);
     this.#excluded.clear();
     for (;;) {
       const parents = this.#queue.shift() ?? this.#parents;
-      const right = parents.filter((parent) => !this.#wrongParents.has(parent));
-      if (right.length > 0 && !this.#tried.has(keyOf(right))) {
-        this.#current = right;
-        return right;
+      const candidates = parents.filter((parent) => !this.#wrongParents.has(parent));
+      if (candidates.length > 0 && !this.#tried.has(keyOf(candidates))) {
+        this.#current = candidates;
+        return candidates;
       }
       if (parents === this.#parents) return undefined;
     }

@@ -195,6 +195,7 @@ export class Scheduler {
   readonly #running = new Map<number, RunningAttempt>();
   /** Attempts in flight by piece: one, or two with a hedged attempt. */
   readonly #attemptsByPiece = new Map<number, RunningAttempt[]>();
+  /** A {@link PieceState} per requested piece. */
   readonly #pieceStates: Uint8Array;
   /** Queued pieces that were started before. */
   readonly #retryQueue = new Set<number>();

@@ -13,7 +13,9 @@ const CHUNK_BYTES = 512 * 1024;
  * requested range covers only partly are not served.
  */
 export class TaskStore implements PieceStore {
+  /** Feed of added pieces, for watchers of the task. */
   #feed: PieceFeed;
+  /** Metadata of the pieces that can be served. */
   readonly #metadata = new Map<number, PieceMetadata>();
   #task: { readonly layout: TaskLayout; readonly session: SinkSession } | undefined;
   /**

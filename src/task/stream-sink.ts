@@ -16,12 +16,14 @@ const CHUNK_BYTES = 256 * 1024;
  * another parent.
  */
 export class StreamSink implements TaskSink {
+  /** Content in order, see `TaskStream.content`. */
   readonly content: ReadableStream<Uint8Array>;
   #session: StreamSession | undefined;
   #controller: ReadableStreamDefaultController<Uint8Array> | undefined;
   /** Reason of a cancellation by the reader, kept for a sink that is opened later. */
   #cancelled: { readonly reason: unknown } | undefined;
-  #onWanted: (() => void) | undefined;
+  /** Resolves the wait of the reader for the sink to be opened. */
+  #onOpen: (() => void) | undefined;
   #ended = false;
 
   constructor() {
@@ -55,7 +57,7 @@ export class StreamSink implements TaskSink {
     const session = new StreamSession(layout, options, (error) => this.fail(error));
     this.#session = session;
     if (this.#cancelled !== undefined) session.cancel(this.#cancelled.reason);
-    this.#onWanted?.();
+    this.#onOpen?.();
     return session;
   }
 
@@ -64,25 +66,27 @@ export class StreamSink implements TaskSink {
     if (this.#ended) return;
     this.#ended = true;
     this.#controller?.error(error);
-    this.#onWanted?.();
+    this.#onOpen?.();
   }
 
   /** Waits for the next chunk; undefined at the end of the stream. */
   async #next(): Promise<Uint8Array | undefined> {
     while (this.#session === undefined && !this.#ended) {
       await new Promise<void>((resolve) => {
-        this.#onWanted = resolve;
+        this.#onOpen = resolve;
       });
     }
     return this.#ended ? undefined : this.#session?.next();
   }
 }
 
+/** Session of a {@link StreamSink}: buffers pieces until the reader has consumed them. */
 class StreamSession implements SinkSession {
   readonly resumed: SinkSession["resumed"] = [];
   readonly #layout: SinkLayout;
   readonly #options: SinkOpenOptions;
   readonly #buffers: PieceBuffers;
+  /** Number of bytes that may be requested ahead of the reader. */
   readonly #readAhead: number;
   readonly #onAbort: (error: unknown) => void;
   /** Numbers of committed pieces that the reader has not reached, by position. */
@@ -91,8 +95,10 @@ class StreamSession implements SinkSession {
   #consumed = 0;
   /** Number of bytes that the reader may receive. */
   #released = 0;
+  /** Piece that the reader is in, and the offset of its next byte. */
   #current: { readonly number: number; readonly bytes: Uint8Array; at: number } | undefined;
   #isEnded = false;
+  /** Resolves the wait of the reader for the next chunk. */
   #wake: (() => void) | undefined;
 
   constructor(layout: SinkLayout, options: SinkOpenOptions, onAbort: (error: unknown) => void) {

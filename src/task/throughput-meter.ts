@@ -5,8 +5,10 @@ const BUCKET_COUNT = 20;
 
 /** Measures throughput over a sliding window of five seconds. */
 export class ThroughputMeter {
+  /** Received bytes per bucket, as a ring. */
   readonly #buckets = new Float64Array(BUCKET_COUNT);
   readonly #since: number;
+  /** Number of the current bucket since the start. */
   #bucket = 0;
 
   constructor(now: number) {

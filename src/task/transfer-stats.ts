@@ -29,7 +29,9 @@ export class TransferStats {
   #firstByteAt: number | undefined;
   /** Number of all received bytes. */
   #arrivedBytes = 0;
+  /** Verified pieces. */
   #pieces = 0;
+  /** Bytes of verified pieces. */
   #bytes = 0;
   #resumedPieces = 0;
   #resumedBytes = 0;
@@ -176,6 +178,7 @@ function parentProgress(
   });
 }
 
+/** Returns the statistics of one route. */
 function routeProgress(route: RouteState, now: number): Omit<RouteProgress, "protocol"> {
   return {
     state: !route.isUsable ? "left-out" : route.retryAt > now ? "waiting" : "active",
@@ -186,6 +189,7 @@ function routeProgress(route: RouteState, now: number): Omit<RouteProgress, "pro
   };
 }
 
+/** Returns the sum of one field over all records. */
 function sumOf<K extends string>(all: readonly Readonly<Record<K, number>>[], key: K): number {
   return all.reduce((sum, one) => sum + one[key], 0);
 }
