@@ -122,8 +122,8 @@ export class Journal {
   }
 
   /** Notes a piece. */
-  add({ number, digest, crc32 }: SinkPiece): Promise<void> {
-    return this.#append(JSON.stringify({ number, digest, crc32 }));
+  add({ number, digest, crc32, source }: SinkPiece): Promise<void> {
+    return this.#append(JSON.stringify({ number, digest, crc32, source }));
   }
 
   /** Notes that everything is there. */
@@ -180,11 +180,13 @@ function isSameContent(line: string, header: Header): boolean {
 /** A line that says nothing of use is a piece less. */
 function parseLine(line: string): SinkPiece | undefined {
   try {
-    const { number, digest, crc32 } = JSON.parse(line) as Partial<Record<keyof SinkPiece, unknown>>;
+    const { number, digest, crc32, source } = JSON.parse(line) as Partial<
+      Record<keyof SinkPiece, unknown>
+    >;
     if (!isInteger(number) || typeof digest !== "string" || typeof crc32 !== "number")
       return undefined;
     parseDigest(digest);
-    return { number, digest, crc32 };
+    return { number, digest, crc32, ...(typeof source === "string" && { source }) };
   } catch {
     return undefined;
   }

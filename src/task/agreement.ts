@@ -1,154 +1,199 @@
 import type { SinkPiece } from "./sink.ts";
 
 /**
- * Source name of the pieces that an earlier download left in the sink. Parents are sources under
- * their names, `host:port`.
- */
-export const EARLIER_DOWNLOAD = "an earlier download";
-
-/**
- * Maximum number of held pieces examined for each claim, since a task may have a million pieces.
+ * Held pieces examined in search of one to ask about, for each of them. A task may have a million
+ * pieces.
  */
 const MAX_SCANNED_PIECES = 256;
+/**
+ * Pieces that one parent is asked to confirm for other sources, as a multiple of those that it is
+ * asked at first.
+ */
+const CONFIRMATIONS = 8;
 
-/** Piece that is committed to the sink, and so held, with its source. */
+const EARLIER = "an earlier download";
+
+/**
+ * Names the source of pieces that an earlier download left. Each parent of that download is a
+ * separate source: its pieces may never have been compared with those of the others.
+ *
+ * @param parent undefined when the sink does not know it
+ */
+export function earlierSource(parent: string | undefined): string {
+  return parent === undefined ? EARLIER : `${EARLIER} from ${parent}`;
+}
+
+/**
+ * Returns true for a source that {@link earlierSource} made. Parents are sources by their name,
+ * `host:port`.
+ */
+export function isEarlierSource(source: string): boolean {
+  return source.startsWith(EARLIER);
+}
+
+/** Piece in the sink. */
 export interface HeldPiece {
   readonly piece: SinkPiece;
-  /** Name of a parent, or {@link EARLIER_DOWNLOAD}. */
+  /** Parent's name, or an {@link earlierSource}. */
   readonly source: string;
   /**
-   * Sequence number of the piece's announcement, counted over all parents; 0 for a piece of
-   * {@link EARLIER_DOWNLOAD}.
+   * Sequence number of its announcement; negative, in the order of their commits, for pieces of an
+   * earlier download.
    */
   readonly sequence: number;
 }
 
-/** Digest by which a source identifies its content of one piece. */
+/** Piece, and the digest that a source has for it. */
 export interface Claim {
   readonly number: number;
-  /** Digest of the piece, `algorithm:encoded`. */
+  /** `algorithm:encoded` */
   readonly digest: string;
   readonly source: string;
 }
 
-/** Request to compare one parent with claims of other sources, or with its first own claim. */
+/** Pieces to ask one parent about: its announcement of each has to have the digest of the claim. */
 export interface Question {
   readonly parent: string;
   readonly claims: readonly Claim[];
-  /** Sequence number of the latest announcement when the question was created. */
+  /** Sequence number of the question. */
   readonly sequence: number;
 }
 
-/** State of one source: a parent, or the earlier download. */
+/** Sequence numbers from one to another, both included. Empty when `until` is less than `from`. */
+interface Interval {
+  readonly from: number;
+  readonly until: number;
+}
+
+/** Knowledge about one source. */
 interface SourceState {
-  /** Name of the group of the source. Sources with the same content are in the same group. */
+  /** Sources that agree have the same group. */
   group: string;
-  /** Number of held pieces from this source. */
+  /** Number of its pieces in the sink, and those announced first and last. */
   count: number;
-  /** Held piece of this source that was announced last. */
-  last: HeldPiece | undefined;
-  /** First announcement of the source. */
+  oldest: HeldPiece | undefined;
+  newest: HeldPiece | undefined;
+  /** Number of its announcements, and the sequence number of the latest. */
+  announcements: number;
+  latestAt: number;
+  /** Announcement with the earliest request, and the sequence number of that request. */
   first: Claim | undefined;
-  /** Sequence number of the first announcement. */
-  firstSequence: number;
-  /** Sequence number of the latest announcement. */
-  latestSequence: number;
+  firstAt: number;
   /**
-   * Sequence number up to which the announcements of the source are confirmed: by a later answer
-   * of the same source, or by another source.
+   * Sequence number of the latest question about `first` that had the same answer; negative
+   * infinity before one.
    */
-  confirmedSequence: number;
-  /** True once pieces of the source may be committed without another question. */
+  steadyUntil: number;
+  /**
+   * From the earliest to the latest moment at which it had the content of its group: another source
+   * has one of its pieces, or it has one of theirs.
+   */
+  agreed: Interval | undefined;
+  /** True when its pieces may be committed without another question. */
   isCompared: boolean;
-  /**
-   * Numbers of the pieces of other sources that the parent was asked about, whatever it answered.
-   */
+  /** Pieces of others that it was asked about, whatever it answered. */
   readonly asked: Set<number>;
-  /** True while a question to the source is unanswered. */
+  /** True while a question is open. */
   hasOpenQuestion: boolean;
-  /**
-   * True if the latest question failed. The next one is asked when a piece of this parent waits to
-   * be committed.
-   */
+  /** True after a failed question, until another piece of this parent waits. */
   questionFailed: boolean;
 }
 
 /**
- * Tracks which sources of a task have the same content. A state machine without I/O: the caller
- * asks the parents and reports their answers. A source is a parent, or the earlier download whose
- * pieces are in the sink. A piece is held once it is committed to the sink.
+ * Tracks which sources of a task have the same content, as far as they were compared. State machine
+ * without I/O: the caller asks the parents, and reports the answers.
  *
- * The source of the first held piece becomes the reference. Every other source is asked about up to
- * three pieces of earlier sources: the oldest, the newest and a random one. A source whose content
- * changes most likely does so only once, so it changes between two of these.
+ * The source of the first piece is the reference. Each other parent is asked about up to three
+ * pieces of the sources before it: the oldest, the newest and a random one. Such an answer shows
+ * the parent's content at that moment only, and a parent may change its content between two
+ * announcements. Most change it once. So a parent is asked again, after its last piece and after it
+ * was compared, for the first piece that it announced: the same answer shows that nothing changed
+ * between. A source that cannot be asked any more needs another parent that confirms its oldest and
+ * its newest piece.
  *
- * After its last piece, a parent is asked again about the first piece that it announced, since its
- * content may have changed during the download.
+ * Sequence numbers order requests, announcements, questions and answers. Times would not: several
+ * may share a millisecond.
  */
 export class Agreement {
   readonly #maxQuestions: number;
   readonly #random: () => number;
-  /** Held pieces by number. */
   readonly #held = new Map<number, HeldPiece>();
   /** Numbers of the held pieces, in the order of their commits. */
   readonly #order: number[] = [];
-  /** States of all sources by name. */
   readonly #sources = new Map<string, SourceState>();
-  /** Number of announcements so far: the latest sequence number. */
-  #announcements = 0;
+  #sequence = 0;
 
   /**
-   * @param maxQuestions maximum number of pieces of other sources that one parent is asked about
-   * @param random returns a number from 0 to 1
+   * @param maxQuestions greatest number of pieces of others that one parent is asked about before
+   * it is compared
+   * @param random returns 0 to 1
    */
   constructor(maxQuestions: number, random: () => number) {
     this.#maxQuestions = maxQuestions;
     this.#random = random;
   }
 
-  /** True if no piece is held. */
+  /** True while the sink holds no piece. */
   get isEmpty(): boolean {
     return this.#held.size === 0;
   }
 
-  /** All held pieces, in the order of their commits. */
+  /** Pieces in the sink, in the order of their commits. */
   get pieces(): Iterable<HeldPiece> {
     return this.#held.values();
   }
 
-  /** Sources of the held pieces. */
+  /** Sources of the pieces in the sink. */
   get contributors(): readonly string[] {
     return [...this.#sources].filter(([, { count }]) => count > 0).map(([source]) => source);
   }
 
-  /** Records that a parent announced a piece. Returns the sequence number of the announcement. */
-  announced(parent: string, number: number, digest: string): number {
-    const state = this.#stateOf(parent);
-    const sequence = ++this.#announcements;
-    if (state.first === undefined) {
-      state.first = { number, digest, source: parent };
-      state.firstSequence = sequence;
-    }
-    state.latestSequence = sequence;
-    return sequence;
+  /**
+   * Notes that a parent is asked for a piece. Returns the sequence number of the request, for
+   * {@link announced}.
+   */
+  requested(): number {
+    return ++this.#sequence;
   }
 
   /**
-   * Records a committed, verified piece; called once per piece.
+   * Notes an announcement.
    *
-   * @param sequence sequence number of its announcement
+   * @param requestedAt sequence number of its request
+   * @returns its own sequence number
    */
+  announced(
+    parent: string,
+    number: number,
+    digest: string,
+    requestedAt: number = this.requested(),
+  ): number {
+    const state = this.#stateOf(parent);
+    // A peer answers its requests in their order in most cases, and answers may overtake each
+    // other.
+    if (state.first === undefined || requestedAt < state.firstAt) {
+      state.first = { number, digest, source: parent };
+      state.firstAt = requestedAt;
+      state.steadyUntil = Number.NEGATIVE_INFINITY;
+    }
+    state.announcements++;
+    state.latestAt = ++this.#sequence;
+    return this.#sequence;
+  }
+
+  /** Notes a committed piece; each is held once. @param sequence that of its announcement */
   hold(piece: SinkPiece, source: string, sequence: number): void {
     const held: HeldPiece = { piece, source, sequence };
     const state = this.#stateOf(source);
     if (this.isEmpty) state.isCompared = true;
     state.count++;
-    if (state.last === undefined || sequence > state.last.sequence) state.last = held;
+    if (state.oldest === undefined || sequence < state.oldest.sequence) state.oldest = held;
+    if (state.newest === undefined || sequence > state.newest.sequence) state.newest = held;
     this.#held.set(piece.number, held);
     this.#order.push(piece.number);
   }
 
-  /** Keeps only the given pieces, and compares their sources again. */
+  /** Keeps only these pieces, and forgets every comparison. */
   restart(kept: readonly HeldPiece[]): void {
     this.#held.clear();
     this.#order.length = 0;
@@ -156,7 +201,9 @@ export class Agreement {
     for (const { piece, source, sequence } of kept) this.hold(piece, source, sequence);
   }
 
-  /** Returns true if a piece of this parent may be committed without asking the parent first. */
+  /**
+   * Returns whether a piece of this parent may be committed, as far as other sources are concerned.
+   */
   mayCommit(parent: string, mayHave: (number: number) => boolean): boolean {
     const { isCompared, hasOpenQuestion } = this.#stateOf(parent);
     return (
@@ -164,18 +211,15 @@ export class Agreement {
     );
   }
 
-  /**
-   * Allows questions to the parent again after a failed one, since a piece of it waits to be
-   * committed.
-   */
+  /** Notes that a piece of the parent waits to be committed. */
   clearFailure(parent: string): void {
     this.#stateOf(parent).questionFailed = false;
   }
 
   /**
-   * Returns the question to ask a parent before its first piece is committed. If fewer pieces were
-   * held then than one parent can be asked about, another question follows later. Returns undefined
-   * if there is nothing to ask, or a question is unanswered.
+   * Returns what to ask a parent before its first piece is committed, and later, if fewer pieces
+   * than the limit were in the sink then. Undefined when there is nothing to ask, or a question is
+   * open.
    */
   question(parent: string, mayHave: (number: number) => boolean): Question | undefined {
     const { hasOpenQuestion, isCompared, questionFailed, first, asked } = this.#stateOf(parent);
@@ -187,7 +231,7 @@ export class Agreement {
     )
       return undefined;
     if (!isCompared) return this.#questionFor(parent, this.#unconfirmedClaims(parent, mayHave));
-    // The reference itself is not asked; the others are asked about its pieces.
+    // The reference itself is not asked: the others are asked about its pieces.
     if (asked.size === 0) return undefined;
     const claims = this.#claims(mayHave, asked, ({ source }) => source !== parent);
     return claims.length < this.#maxQuestions - asked.size
@@ -196,12 +240,12 @@ export class Agreement {
   }
 
   /**
-   * Returns the question to ask a parent after its last piece, if there is one.
+   * Returns what to ask a parent that has no request in flight.
    *
-   * @param isUnavailable returns true for a parent that can no longer be asked, so that another one
-   * has to confirm its pieces
-   * @param isComplete true if all requested pieces are held; otherwise some announcements may
-   * belong to pieces in flight
+   * @param isUnavailable returns whether a parent cannot be asked any more, so that another one has
+   * to confirm its pieces
+   * @param isComplete true when every wanted piece is in the sink; before, some announcements are
+   * of pieces in flight
    */
   lastQuestion(
     parent: string,
@@ -209,81 +253,58 @@ export class Agreement {
     isUnavailable: (parent: string) => boolean,
     isComplete: boolean,
   ): Question | undefined {
-    const {
-      hasOpenQuestion,
-      questionFailed,
-      first,
-      firstSequence,
-      latestSequence,
-      confirmedSequence,
-      last,
-      count,
-      group,
-    } = this.#stateOf(parent);
-    if (hasOpenQuestion || questionFailed) return undefined;
-    const from = Math.max(firstSequence, confirmedSequence);
-    if (
-      first !== undefined &&
-      (isComplete ? (last?.sequence ?? 0) : latestSequence) > from &&
-      mayHave(first.number)
-    ) {
-      return this.#questionFor(parent, [first]);
-    }
-    if (!isComplete) return undefined;
-    if (count > 0 || !this.#isEarlierConfirmed) {
+    const state = this.#stateOf(parent);
+    if (state.hasOpenQuestion || state.questionFailed) return undefined;
+    if (isComplete && (state.count > 0 || this.#hasUnconfirmedEarlier)) {
       const question = this.#questionFor(parent, this.#unconfirmedClaims(parent, mayHave));
       if (question !== undefined) return question;
     }
-    for (const [source, other] of this.#sources) {
-      if (
-        source === parent ||
-        isConfirmed(other) ||
-        other.group !== group ||
-        other.last === undefined
-      )
-        continue;
-      const { number } = other.last.piece;
-      if (
-        !(other.questionFailed || isUnavailable(source)) ||
-        this.#stateOf(parent).asked.has(number) ||
-        !mayHave(number)
-      )
-        continue;
-      return this.#questionFor(parent, this.#claimsFor([number]));
+    const { first, newest, latestAt, agreed } = state;
+    const last = isComplete ? newest?.sequence : latestAt;
+    if (first !== undefined && last !== undefined && mayHave(first.number)) {
+      const needed = Math.max(last, agreed?.from ?? last);
+      if (steadyInterval(state).until < needed) return this.#questionFor(parent, [first]);
     }
-    return undefined;
+    return isComplete
+      ? this.#questionFor(parent, this.#confirmations(parent, mayHave, isUnavailable))
+      : undefined;
   }
 
-  /** Records that a question was sent; no other one is asked before its answer. */
+  /** Opens a question: the parent gets no other one before its answer. */
   asked({ parent }: Question): void {
     this.#stateOf(parent).hasOpenQuestion = true;
   }
 
   /**
-   * Records the answer to a question. The parent announced the claimed digests of `same`; the other
-   * claims could not be compared.
+   * Notes an answer.
+   *
+   * @param same claims that the parent announced with the same digest; about the others it could
+   * not say anything
    */
   answered({ parent, claims, sequence }: Question, same: readonly Claim[]): void {
     const state = this.#stateOf(parent);
+    const answeredAt = ++this.#sequence;
     state.hasOpenQuestion = false;
     for (const { number, source } of claims) if (source !== parent) state.asked.add(number);
     for (const { number, source } of same) {
-      state.confirmedSequence = Math.max(state.confirmedSequence, sequence);
-      if (source === parent) continue;
+      if (source === parent) {
+        state.steadyUntil = Math.max(state.steadyUntil, sequence);
+        continue;
+      }
       state.isCompared = true;
+      // The parent had this content at some moment between its question and its answer.
+      agree(state, { from: answeredAt, until: sequence });
       const other = this.#stateOf(source);
-      other.confirmedSequence = Math.max(
-        other.confirmedSequence,
-        this.#held.get(number)?.sequence ?? 0,
-      );
+      const held = this.#held.get(number);
+      if (held !== undefined) agree(other, { from: held.sequence, until: held.sequence });
       this.#mergeGroups(state.group, other.group);
     }
-    // A parent that no longer has its own first piece is not asked for it again.
+    // A parent without its own piece is not asked for it again.
     if (same.length === 0 && claims.every(({ source }) => source === parent))
       state.questionFailed = true;
   }
 
-  /** Records that a question failed. */
+  /** Notes a question without an answer. */
   failed({ parent }: Question): void {
     const state = this.#stateOf(parent);
     state.hasOpenQuestion = false;
@@ -291,25 +312,22 @@ export class Agreement {
   }
 
   /**
-   * True if all sources of held pieces have the same content, each confirmed from its first piece
-   * to its last.
+   * True when all sources of the pieces in the sink agree, each from its oldest piece to its
+   * newest.
    */
   get complete(): boolean {
-    const contributors = [...this.#sources.values()].filter(({ count }) => count > 0);
-    const groups = new Set(contributors.map(({ group }) => group));
-    return groups.size <= 1 && contributors.every(isConfirmed) && this.#isEarlierConfirmed;
+    const contributors = [...this.#sources].filter(([, { count }]) => count > 0);
+    const groups = new Set(contributors.map(([, { group }]) => group));
+    return groups.size <= 1 && contributors.every(([, state]) => isConfirmed(state));
   }
 
-  /** True if a parent has confirmed the pieces of an earlier download, or there are none. */
-  get #isEarlierConfirmed(): boolean {
-    const earlier = this.#sources.get(EARLIER_DOWNLOAD);
-    if (earlier === undefined || earlier.count === 0) return true;
+  get #hasUnconfirmedEarlier(): boolean {
     return [...this.#sources].some(
-      ([source, { group }]) => source !== EARLIER_DOWNLOAD && group === earlier.group,
+      ([source, state]) => isEarlierSource(source) && !isConfirmed(state),
     );
   }
 
-  /** Returns claims from sources that are not known to have the same content as this parent. */
+  /** Claims about pieces of sources that are not known to have the content of this parent. */
   #unconfirmedClaims(parent: string, mayHave: (number: number) => boolean): readonly Claim[] {
     const { group, asked } = this.#stateOf(parent);
     const others = [...this.#sources.values()].some(
@@ -320,9 +338,30 @@ export class Agreement {
       : [];
   }
 
+  /** Claims that this parent can confirm for sources that cannot be asked themselves. */
+  #confirmations(
+    parent: string,
+    mayHave: (number: number) => boolean,
+    isUnavailable: (parent: string) => boolean,
+  ): readonly Claim[] {
+    const { asked } = this.#stateOf(parent);
+    const numbers = new Set<number>();
+    for (const [source, state] of this.#sources) {
+      if (source === parent || state.count === 0 || isConfirmed(state)) continue;
+      if (!isEarlierSource(source) && !state.questionFailed && !isUnavailable(source)) continue;
+      for (const held of [state.oldest, state.newest]) {
+        if (held === undefined || includes(state.agreed, held.sequence)) continue;
+        const { number } = held.piece;
+        if (!asked.has(number) && mayHave(number)) numbers.add(number);
+      }
+    }
+    const left = this.#maxQuestions * (1 + CONFIRMATIONS) - asked.size;
+    return this.#claimsFor([...numbers].slice(0, Math.max(0, Math.min(this.#maxQuestions, left))));
+  }
+
   /**
-   * Selects the oldest, the newest and a random held piece that satisfy `fits`, and that the parent
-   * was not asked about.
+   * Claims about the oldest, the newest and a random one of the pieces that fit and were not asked
+   * about.
    */
   #claims(
     mayHave: (number: number) => boolean,
@@ -356,7 +395,6 @@ export class Agreement {
     return this.#claimsFor([...found].slice(0, this.#maxQuestions - asked.size));
   }
 
-  /** Returns the claims of the sources that the given pieces came from. */
   #claimsFor(numbers: readonly number[]): readonly Claim[] {
     return numbers.flatMap((number) => {
       const held = this.#held.get(number);
@@ -364,29 +402,29 @@ export class Agreement {
     });
   }
 
-  /** Returns a question about the claims; undefined without any. */
   #questionFor(parent: string, claims: readonly Claim[]): Question | undefined {
     if (claims.length === 0) return undefined;
-    return { parent, claims, sequence: this.#announcements };
+    return { parent, claims, sequence: ++this.#sequence };
   }
 
-  /** Puts all sources of group `other` into group `one`. */
   #mergeGroups(one: string, other: string): void {
     for (const state of this.#sources.values()) if (state.group === other) state.group = one;
   }
 
-  /** Returns the state of a source, creating it at first use. */
   #stateOf(source: string): SourceState {
     let state = this.#sources.get(source);
     if (state === undefined) {
       state = {
         group: source,
         count: 0,
-        last: undefined,
+        oldest: undefined,
+        newest: undefined,
+        announcements: 0,
+        latestAt: 0,
         first: undefined,
-        firstSequence: 0,
-        latestSequence: 0,
-        confirmedSequence: 0,
+        firstAt: 0,
+        steadyUntil: Number.NEGATIVE_INFINITY,
+        agreed: undefined,
         isCompared: false,
         asked: new Set(),
         hasOpenQuestion: false,
@@ -398,10 +436,52 @@ export class Agreement {
   }
 }
 
+/** Extends the time in which a source is known to have the content of its group. */
+function agree(state: SourceState, { from, until }: Interval): void {
+  const { agreed } = state;
+  state.agreed = {
+    from: Math.min(agreed?.from ?? from, from),
+    until: Math.max(agreed?.until ?? until, until),
+  };
+}
+
 /**
- * Returns true if the content of a source is confirmed up to its last held piece. A single
- * announcement needs no confirmation. Of several, the first must be confirmed after the last.
+ * Returns the time in which a parent did not change its content, whichever it has. A single
+ * announcement is such a time.
  */
-function isConfirmed({ firstSequence, last, confirmedSequence }: SourceState): boolean {
-  return last === undefined || last.sequence <= Math.max(firstSequence, confirmedSequence);
+function steadyInterval({
+  announcements,
+  first,
+  firstAt,
+  latestAt,
+  steadyUntil,
+}: SourceState): Interval {
+  if (first === undefined) return { from: 0, until: Number.NEGATIVE_INFINITY };
+  const own = announcements === 1 ? latestAt : firstAt;
+  return { from: firstAt, until: Math.max(own, steadyUntil) };
+}
+
+/**
+ * Returns true when all pieces of a source are of one content: that of its group, where it was
+ * compared.
+ *
+ * Within the steady time there is one content. It is that of the group if the source agreed with
+ * the group within that time.
+ */
+function isConfirmed(state: SourceState): boolean {
+  const { oldest, newest, agreed } = state;
+  if (oldest === undefined || newest === undefined) return true;
+  const steady = steadyInterval(state);
+  const covers = ({ from, until }: Interval): boolean =>
+    from <= oldest.sequence && newest.sequence <= until;
+  if (agreed === undefined) return covers(steady);
+  if (agreed.from > steady.until || agreed.until < steady.from) return covers(agreed);
+  return covers({
+    from: Math.min(steady.from, agreed.from),
+    until: Math.max(steady.until, agreed.until),
+  });
+}
+
+function includes(interval: Interval | undefined, sequence: number): boolean {
+  return interval !== undefined && interval.from <= sequence && sequence <= interval.until;
 }

@@ -2,7 +2,7 @@ import { parseDigest } from "../digest/digest.ts";
 import type { DigestAlgorithm, HasherFactory } from "../digest/hasher.ts";
 import { untilAborted, VortexError, withAddress } from "../errors.ts";
 import type { Piece } from "../piece.ts";
-import { Agreement, type Claim, EARLIER_DOWNLOAD, type Question } from "./agreement.ts";
+import { Agreement, type Claim, isEarlierSource, type Question } from "./agreement.ts";
 import type { TaskLayout } from "./layout.ts";
 import { hashPart } from "./resumed-pieces.ts";
 import { retryDecision } from "./retry-decision.ts";
@@ -103,7 +103,7 @@ export class Comparison {
     this.#allDigestsGiven = layout.hasAllDigests;
   }
 
-  /** Sources of the held pieces: parents, and {@link EARLIER_DOWNLOAD}. */
+  /** Sources of the held pieces: parents, and those of an earlier download. */
   get contributors(): readonly string[] {
     return this.#agreement.contributors;
   }
@@ -122,9 +122,11 @@ export class Comparison {
     ask: () => Promise<Piece>,
   ): Promise<{ readonly piece: Piece; readonly sequence: number }> {
     this.#countPending(parent, 1);
+    const requested = this.#agreement.requested();
     try {
       const piece = await ask();
-      return { piece, sequence: this.#agreement.announced(parent, piece.number, piece.digest) };
+      const { number, digest } = piece;
+      return { piece, sequence: this.#agreement.announced(parent, number, digest, requested) };
     } finally {
       this.#countPending(parent, -1);
       this.#context.onChange();
@@ -158,7 +160,7 @@ export class Comparison {
 
   /**
    * Records a committed piece.
-   * @param sequence sequence number of the announcement; 0 for a piece of an earlier download
+   * @param sequence see {@link HeldPiece.sequence}
    */
   hold(piece: SinkPiece, source: string, sequence: number): void {
     this.#agreement.hold(piece, source, sequence);
@@ -355,7 +357,6 @@ function disagreementMessage(
   if (source === parent) {
     return `the content of ${parent} changed: expected digest ${expected} of piece ${number} as before, got ${found}`;
   }
-  const other =
-    source === EARLIER_DOWNLOAD ? `what ${EARLIER_DOWNLOAD} left (the journal)` : source;
+  const other = isEarlierSource(source) ? `what ${source} left (the journal)` : source;
   return `${parent} and ${other} have different contents: expected digest ${expected} of piece ${number}, got ${found} from ${parent}`;
 }

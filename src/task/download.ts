@@ -7,7 +7,7 @@ import type { Clock, Timer } from "../runtime.ts";
 import { beginOperation, type Operation } from "../telemetry.ts";
 import type { PeerAddress } from "../transport/peer-address.ts";
 import type { Protocol } from "../transport/protocol.ts";
-import { EARLIER_DOWNLOAD } from "./agreement.ts";
+import { earlierSource } from "./agreement.ts";
 import { Comparison } from "./comparison.ts";
 import { ContiguousHasher } from "./contiguous-hasher.ts";
 import { TaskLayout } from "./layout.ts";
@@ -601,12 +601,15 @@ export class Download implements TaskDownload {
   ): Promise<void> {
     const { signal } = this.#ending;
     const { hashers } = this.#settings.runtime;
+    const order = new Map(
+      session.resumed.map(({ number }, index) => [number, index - session.resumed.length]),
+    );
     for (const [index, piece] of resumed.entries()) {
       const intact = await isIntact(piece, { layout, session, hashers, signal });
       if (signal.aborted) return;
       scheduler.endVerification(piece.number, intact);
       if (intact) {
-        this.#onPieceDone(piece, undefined, 0, 0);
+        this.#onPieceDone(piece, undefined, order.get(piece.number) ?? -1, 0);
       } else {
         this.#emit({ type: "piece-damaged", number: piece.number });
       }
@@ -817,7 +820,7 @@ export class Download implements TaskDownload {
     costSeconds: number,
   ): void {
     if (this.#opened === undefined) return;
-    this.#opened.comparison.hold(piece, parent ?? EARLIER_DOWNLOAD, sequence);
+    this.#opened.comparison.hold(piece, parent ?? earlierSource(piece.source), sequence);
     const bytes = this.#addPiece(piece, parent === undefined, costSeconds);
     this.#emit({ type: "piece", number: piece.number, bytes, parent });
     this.#finishIfDone();

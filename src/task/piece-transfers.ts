@@ -176,7 +176,8 @@ export class PieceTransfers {
     for (const loser of scheduler.succeeded(attempt.id, clock.now())) this.end(loser);
     if (wasLeftOut) onRouteRestored(attempt);
     await this.#awaitSink(write.finish());
-    const committed: SinkPiece = { number, digest: check.digest, crc32: check.crc32 };
+    const { digest, crc32 } = check;
+    const committed: SinkPiece = { number, digest, crc32, source: attempt.parent };
     await this.#awaitSink(session.commit(committed));
     this.#writes.delete(number);
     // The bytes of the piece count as stored from now on, and no longer as in flight.

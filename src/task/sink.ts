@@ -80,6 +80,11 @@ export interface SinkPiece {
   readonly digest: string;
   /** CRC-32 of the requested part of the piece. */
   readonly crc32: number;
+  /**
+   * Parent that it came from. A sink that outlives the process keeps it: a later download compares
+   * the pieces of different parents. Default: unknown.
+   */
+  readonly source?: string;
 }
 
 /**

@@ -158,8 +158,13 @@ export function taskOf(plan: Plan): Task {
 }
 
 /** The line that tells of a piece. */
-export function lineOf(number: unknown, digest: unknown, crc32: unknown): string {
-  return JSON.stringify({ number, digest, crc32 });
+export function lineOf(
+  number: unknown,
+  digest: unknown,
+  crc32: unknown,
+  source: unknown = "a:1",
+): string {
+  return JSON.stringify({ number, digest, crc32, source });
 }
 
 /** The digest of bytes, `algorithm:encoded`. */

@@ -1,10 +1,16 @@
 /** Agreement between sources, and the planning of rounds: both state machines, step by step. */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { Agreement, EARLIER_DOWNLOAD, type Question } from "../../../src/task/agreement.ts";
+import {
+  Agreement,
+  earlierSource,
+  isEarlierSource,
+  type Question,
+} from "../../../src/task/agreement.ts";
 import { RoundPlanner } from "../../../src/task/round-planner.ts";
 import type { SinkPiece } from "../../../src/task/sink.ts";
 
+const EARLIER = earlierSource(undefined);
 const everything = (): boolean => true;
 const noParent = (): boolean => false;
 const piece = (number: number): SinkPiece => ({ number, digest: `crc32:${number}`, crc32: number });
@@ -14,12 +20,18 @@ const numbersOf = (question: Question | undefined): readonly number[] | undefine
 /** Returns an agreement with pieces of `source`, announced and committed one after the other. */
 function withPieces(source: string, numbers: readonly number[], random = 0.5): Agreement {
   const agreement = new Agreement(3, () => random);
-  for (const number of numbers) {
-    const at =
-      source === EARLIER_DOWNLOAD ? 0 : agreement.announced(source, number, `crc32:${number}`);
+  bring(agreement, source, numbers);
+  return agreement;
+}
+
+/** Has `source` announce pieces, one after the other, and commits them. */
+function bring(agreement: Agreement, source: string, numbers: readonly number[]): void {
+  for (const [index, number] of numbers.entries()) {
+    const at = isEarlierSource(source)
+      ? index - numbers.length
+      : agreement.announced(source, number, `crc32:${number}`);
     agreement.hold(piece(number), source, at);
   }
-  return agreement;
 }
 
 /** Answers a question with full agreement. */
@@ -174,8 +186,86 @@ describe("the final question to a parent", () => {
     assert.equal(agreement.complete, false);
   });
 
+  it("comes after the comparison: an answer about others says nothing about earlier announcements", () => {
+    const agreement = withPieces("a:1", [0]);
+    const at = agreement.announced("b:1", 7, "crc32:7");
+    agree(agreement, agreement.question("b:1", everything));
+    agreement.hold(piece(7), "b:1", at);
+    assert.equal(agreement.complete, false);
+    const question = agreement.lastQuestion("b:1", everything, noParent, true);
+    assert.deepEqual(question?.claims, [{ number: 7, digest: "crc32:7", source: "b:1" }]);
+    agree(agreement, question);
+    assert.equal(agreement.complete, true);
+  });
+
+  it("is about the announcement with the earliest request, whichever answer came first", () => {
+    const agreement = new Agreement(3, () => 0.5);
+    const [early, late] = [agreement.requested(), agreement.requested()];
+    agreement.hold(piece(2), "a:1", agreement.announced("a:1", 2, "crc32:2", late));
+    agreement.hold(piece(1), "a:1", agreement.announced("a:1", 1, "crc32:1", early));
+    assert.equal(agreement.complete, false);
+    assert.deepEqual(numbersOf(agreement.lastQuestion("a:1", everything, noParent, true)), [1]);
+  });
+
+  it("is repeated when the answer to an earlier request comes after it", () => {
+    const agreement = new Agreement(3, () => 0.5);
+    const [early, late] = [agreement.requested(), agreement.requested()];
+    bring(agreement, "a:1", [0]);
+    agreement.hold(piece(2), "a:1", agreement.announced("a:1", 2, "crc32:2", late));
+    agree(agreement, agreement.lastQuestion("a:1", everything, noParent, true));
+    assert.equal(agreement.complete, true);
+    agreement.hold(piece(1), "a:1", agreement.announced("a:1", 1, "crc32:1", early));
+    assert.equal(agreement.complete, false);
+    assert.deepEqual(numbersOf(agreement.lastQuestion("a:1", everything, noParent, true)), [1]);
+  });
+
+  it("is asked of another parent about the oldest and the newest piece of one that is gone", () => {
+    const agreement = withPieces("a:1", [0, 1, 2]);
+    const gone = (parent: string): boolean => parent === "a:1";
+    const question = agreement.lastQuestion("b:1", everything, gone, true);
+    assert.deepEqual(numbersOf(question), [0, 2]);
+    assert.ok(question !== undefined);
+    agreement.asked(question);
+    agreement.answered(question, question.claims.slice(1));
+    assert.equal(agreement.complete, false, "it may have changed before the newest one");
+    const other = agreement.lastQuestion("c:1", everything, gone, true);
+    assert.deepEqual(numbersOf(other), [0]);
+    agree(agreement, other);
+    assert.equal(agreement.complete, true);
+  });
+
+  it("is asked of no parent without end, however many sources an earlier download had", () => {
+    const agreement = new Agreement(3, () => 0);
+    for (let number = 0; number < 100; number++)
+      bring(agreement, earlierSource(`p${number}:1`), [number]);
+    let asked = 0;
+    for (;;) {
+      const question = agreement.lastQuestion("b:1", everything, noParent, true);
+      if (question === undefined) break;
+      asked += question.claims.length;
+      agree(agreement, question);
+    }
+    assert.deepEqual([asked, agreement.complete], [27, false]);
+  });
+
+  it("compares the parents of an earlier download one by one", () => {
+    const agreement = withPieces(earlierSource("p:1"), [0, 1, 2, 3]);
+    bring(agreement, earlierSource("q:1"), [7, 8, 9]);
+    const offers = (number: number): boolean => number < 4 || number > 7;
+    const first = agreement.lastQuestion("b:1", offers, noParent, true);
+    assert.deepEqual(numbersOf(first), [0, 9, 3]);
+    agree(agreement, first);
+    assert.equal(agreement.complete, false, "7 is older than 9, and nothing confirms it");
+    assert.equal(agreement.lastQuestion("b:1", offers, noParent, true), undefined);
+    agree(agreement, agreement.lastQuestion("c:1", everything, noParent, true));
+    const last = agreement.lastQuestion("c:1", everything, noParent, true);
+    assert.deepEqual(numbersOf(last), [7]);
+    agree(agreement, last);
+    assert.equal(agreement.complete, true);
+  });
+
   it("compares pieces of an earlier download with parents that delivered nothing", () => {
-    const agreement = withPieces(EARLIER_DOWNLOAD, [3, 1, 2]);
+    const agreement = withPieces(EARLIER, [3, 1, 2]);
     assert.equal(agreement.complete, false);
     assert.equal(
       agreement.lastQuestion("a:1", everything, noParent, false),
@@ -206,6 +296,14 @@ describe("sources that agree", () => {
       agreement.question("c:1", (number) => number === 7),
     );
     agreement.hold(piece(9), "c:1", third);
+    assert.equal(agreement.complete, false, "the last one may have changed since its announcement");
+    assert.equal(agreement.lastQuestion("a:1", everything, noParent, true), undefined);
+    assert.equal(
+      agreement.lastQuestion("b:1", everything, noParent, true),
+      undefined,
+      "another source has the only piece that it announced",
+    );
+    agree(agreement, agreement.lastQuestion("c:1", everything, noParent, true));
     assert.equal(agreement.complete, true);
     assert.deepEqual(agreement.contributors, ["a:1", "b:1", "c:1"]);
   });
@@ -229,7 +327,7 @@ describe("the rounds of a task whose digest is known", () => {
   it("end after the first if pieces are missing and no parent was excluded", () => {
     assert.equal(new RoundPlanner(three).next({ mismatch: false, sources: ["a:1"] }), undefined);
     assert.equal(
-      new RoundPlanner(three).next({ mismatch: false, sources: ["a:1", EARLIER_DOWNLOAD] }),
+      new RoundPlanner(three).next({ mismatch: false, sources: ["a:1", EARLIER] }),
       undefined,
     );
   });
@@ -262,13 +360,13 @@ describe("the rounds of a task whose digest is known", () => {
 
   it("try the same parents again without the pieces of an earlier download, and only then", () => {
     const planner = new RoundPlanner(["a:1"]);
-    assert.deepEqual(planner.next({ mismatch: true, sources: [EARLIER_DOWNLOAD] }), ["a:1"]);
+    assert.deepEqual(planner.next({ mismatch: true, sources: [EARLIER] }), ["a:1"]);
     assert.equal(planner.next({ mismatch: true, sources: ["a:1"] }), undefined);
     const mixed = new RoundPlanner(["a:1"]);
-    assert.deepEqual(mixed.next({ mismatch: true, sources: [EARLIER_DOWNLOAD, "a:1"] }), ["a:1"]);
+    assert.deepEqual(mixed.next({ mismatch: true, sources: [EARLIER, "a:1"] }), ["a:1"]);
     const set = new RoundPlanner(["a:1"]);
     set.exclude("a:1");
-    assert.deepEqual(set.next({ mismatch: false, sources: [EARLIER_DOWNLOAD] }), ["a:1"]);
+    assert.deepEqual(set.next({ mismatch: false, sources: [EARLIER] }), ["a:1"]);
   });
 
   it("come to an end, whatever happens in them", () => {

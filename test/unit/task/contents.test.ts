@@ -309,6 +309,33 @@ describe("a parent that changes its content during the task", () => {
     });
   }
 
+  for (const speaksApi of [false, true]) {
+    const over = speaksApi ? "over gRPC" : "over Vortex";
+    for (const changesAt of [1, 2, 5]) {
+      it(`fails the task, also when it had another content first (${over}, ${changesAt} pieces of it)`, async () => {
+        const { fetch } = bench(
+          {
+            "a:1": honest(),
+            "b:1": (request) => (request.earlier < changesAt ? differing : honest())(request),
+          },
+          { speaksApi },
+        );
+        await assertRejects(fetch(), "DigestMismatch");
+      });
+    }
+  }
+
+  it("fails the task after an earlier download of the content that it has at the end", async () => {
+    const made = bench({
+      "a:1": (request) => (request.earlier < 3 ? differing : honest())(request),
+    });
+    const numbers = [4, 0, 9, 2, 11, 7];
+    made.sink.found = numbers.map((number) => sunk(number, right));
+    made.sink.bytes.set(right);
+    await assertRejects(made.fetch(), "DigestMismatch");
+    assert.equal(made.sink.ended, "discard");
+  });
+
   it("does not fail the task if the digest of the whole is given: it continues until the whole is right", async () => {
     const { fetch, sink } = bench({
       "a:1": (request) => (request.earlier < 5 ? differing : honest())(request),
@@ -588,6 +615,42 @@ describe("pieces of an earlier download", () => {
     left(made, some, (number) => (number === some[0] ? other : right));
     await assertRejects(made.fetch(), "DigestMismatch");
     assert.equal(made.sink.ended, "discard");
+  });
+
+  it("of two parents that were never compared fails the task, whichever pieces they brought", async () => {
+    for (let seen = 0; seen < 20; seen++) {
+      const made = bench({ "c:1": honest() });
+      const numbers = Array.from({ length: 15 }, (_, number) => number);
+      const ofOther = [6, 7];
+      made.sink.found = numbers.map((number) => ({
+        ...sunk(number, ofOther.includes(number) ? other : right),
+        source: ofOther.includes(number) ? "b:1" : "a:1",
+      }));
+      for (const number of numbers) {
+        const content = ofOther.includes(number) ? other : right;
+        made.sink.bytes.set(content.subarray(number * PIECE, (number + 1) * PIECE), number * PIECE);
+      }
+      const error = await assertRejects(made.fetch(), "DigestMismatch");
+      assert.match(error.message, /what an earlier download from [ab]:1 left \(the journal\)/);
+    }
+  });
+
+  it("keeps the parent of each piece, for the download after it", async () => {
+    const { fetch, sink } = bench({ "a:1": honest() });
+    const sources: (string | undefined)[] = [];
+    const open = sink.open.bind(sink);
+    sink.open = async (layout) => {
+      const session = await open(layout);
+      return {
+        ...session,
+        commit: async (piece) => {
+          sources.push(piece.source);
+          await session.commit(piece);
+        },
+      };
+    };
+    await fetch();
+    assert.deepEqual(new Set(sources), new Set(["a:1"]));
   });
 
   it("with different content are dropped if the digest of the whole is given, and the task continues", async () => {
