@@ -69,7 +69,7 @@ export async function writeProgram(
   code: string,
   runtime: RuntimeName = runtimeName,
 ): Promise<string> {
-  const face = pathToFileURL(join(root, `adapters/${runtime}.ts`)).href;
+  const face = pathToFileURL(join(root, `entry/${runtime}.ts`)).href;
   const file = join(directory, name);
   const resolved = code
     .replaceAll('"vortex-peer"', JSON.stringify(face))
