@@ -11,7 +11,7 @@ import { VortexError } from "../../src/errors.ts";
 import { portableRuntime } from "../../src/runtime.ts";
 import { type Protocol, protocols } from "../../src/transport/protocol.ts";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
-import { askGrpc, grpcCalls, grpcFaultId, grpcFaults } from "../../test/support/hostile-grpc.ts";
+import { callGrpc, grpcCalls, grpcFaultId, grpcFaults } from "../../test/support/hostile-grpc.ts";
 import {
   type FaultGroup,
   type FaultOutcome,
@@ -171,7 +171,7 @@ function askOverGrpc(
   const variant = Math.floor(random() * (fault.variants?.(call) ?? 1));
   const options = limitsOf(fault.silent ? "silent" : group);
   const asked = (): Promise<FaultOutcome> =>
-    askGrpc(downloader, addr, call, grpcFaultId(call, fault, variant), options);
+    callGrpc(downloader, addr, call, grpcFaultId(call, fault, variant), options);
   return verdictOf(asked).then((verdict) =>
     judged(verdict, fault.codes(call, variant), `${fault.name}, ${call}, form ${variant}`),
   );

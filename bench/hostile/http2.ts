@@ -11,14 +11,14 @@ import {
 } from "../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { trickyIds } from "../../test/support/hostile.ts";
 import {
-  eachFrame,
   Flag,
   Frame,
   frame,
   headerBlock,
   headerFrames,
+  onEachFrame,
   PREFACE,
-  words,
+  uint32s,
 } from "../../test/support/hostile-http2.ts";
 import {
   type Attack,
@@ -128,7 +128,7 @@ export const http2Attacks: readonly Attack[] = [
           const stream = 2 * index + 1;
           client.send(requestHeaders(stream));
           client.send(frame(Frame.Data, Flag.EndStream, stream, request));
-          client.send(frame(Frame.Reset, 0, stream, words(8)));
+          client.send(frame(Frame.Reset, 0, stream, uint32s(8)));
         }
         return client.outcome();
       },
@@ -217,7 +217,7 @@ class RawClient {
 
   private constructor(socket: Socket) {
     this.#socket = socket;
-    eachFrame(socket, 0, (type, flags, stream) => {
+    onEachFrame(socket, 0, (type, flags, stream) => {
       if (type === Frame.Settings && (flags & Flag.Ack) === 0) {
         this.#greeted = true;
         this.send(frame(Frame.Settings, Flag.Ack, 0));
@@ -392,7 +392,7 @@ export function requestFor(taskId: string, pieceNumber: number): Uint8Array {
 }
 
 function envelopeOf(message: Uint8Array): Uint8Array {
-  return Buffer.concat([Buffer.of(0), words(message.length), message]);
+  return Buffer.concat([Buffer.of(0), uint32s(message.length), message]);
 }
 
 /** Runs `use` with a way to ask for pieces by an API for HTTP/2, which tells the status of gRPC. */

@@ -10,7 +10,7 @@ import type { PeerAddresses } from "../../src/transport/peer-address.ts";
 import { type ProtocolChoice, protocolChoices } from "../../src/transport/protocol.ts";
 import type { StockPeer } from "../interop/stock-peer.ts";
 import { STOCK_PIECE_LENGTH, STOCK_PIECES, stockPiece } from "../interop/stock-wire.ts";
-import type { AutoFetched, AutoFetchOptions } from "../support/auto-fetch.ts";
+import type { AutoFetchOptions, AutoFetchResult } from "../support/auto-fetch.ts";
 import type { AutoPeerOptions } from "../support/auto-peer.ts";
 import { skipped } from "../support/fixture.ts";
 import { seededBytes } from "../support/random.ts";
@@ -254,10 +254,10 @@ async function startFetcher(
   return program;
 }
 
-async function outcomeOf(fetcher: Program): Promise<AutoFetched> {
+async function outcomeOf(fetcher: Program): Promise<AutoFetchResult> {
   for (;;) {
     const line = await fetcher.line();
-    if (line.startsWith("{")) return JSON.parse(line) as AutoFetched;
+    if (line.startsWith("{")) return JSON.parse(line) as AutoFetchResult;
   }
 }
 
@@ -267,7 +267,7 @@ async function assertFetches(
   fetcher: Program,
   directory: string,
   content: Uint8Array = seededBytes(seed, contentLength),
-): Promise<AutoFetched> {
+): Promise<AutoFetchResult> {
   const path = join(directory, `file-${files++}`);
   fetcher.send(path);
   const fetched = await outcomeOf(fetcher);

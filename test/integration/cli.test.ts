@@ -230,7 +230,7 @@ describe("vortex-peer in processes", () => {
         seed: 21,
         contentLength,
         pieceLength: PIECE,
-        manner: "hang",
+        behaviour: "hang",
       };
       const dying = startProgram([
         ...runner,

@@ -29,12 +29,12 @@ import { formatAddress } from "../../src/transport/address.ts";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
 import { rejectionOf } from "../support/failures.ts";
 import {
-  type EachProtocol,
   type FaultPeerOptions,
   type FaultPeerPorts,
   type FaultProtocol,
   faultProtocols,
   faultTaskId,
+  type PerProtocol,
 } from "../support/fault-peer.ts";
 import { runtimeName } from "../support/fixtures.ts";
 import { seededBytes, seededRandom } from "../support/random.ts";
@@ -89,7 +89,7 @@ function clientOf(protocol: FaultProtocol, options: object = generous): TaskDown
   });
 }
 
-function pieceOf(protocol: FaultProtocol, ports: EachProtocol, number: number) {
+function pieceOf(protocol: FaultProtocol, ports: PerProtocol, number: number) {
   return {
     addr: `127.0.0.1:${ports[protocol]}`,
     hostId: "h",
@@ -102,7 +102,7 @@ function pieceOf(protocol: FaultProtocol, ports: EachProtocol, number: number) {
 async function fetchRight(
   client: TaskDownloader,
   protocol: FaultProtocol,
-  ports: EachProtocol,
+  ports: PerProtocol,
   number: number,
 ) {
   const piece = await client.downloadPiece(pieceOf(protocol, ports, number));
@@ -182,7 +182,7 @@ describe("a server that is killed and comes back on its ports", () => {
 });
 
 /** Pieces of each task until it is held: so few that four rounds of them are not the whole. */
-function budgetBy(random: () => number): EachProtocol {
+function budgetBy(random: () => number): PerProtocol {
   const each = (): number => 1 + Math.floor(random() * 10);
   return { quic: each(), tcp: each(), grpc: each() };
 }

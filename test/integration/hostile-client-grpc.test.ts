@@ -22,7 +22,7 @@ import { formatAddress } from "../../src/transport/address.ts";
 import { rejectionOf } from "../support/failures.ts";
 import { FakeClock, fakeRuntime, settle } from "../support/fake-clock.ts";
 import { trickyIds } from "../support/hostile.ts";
-import { eachFrame, Flag, Frame, frame, PREFACE, words } from "../support/hostile-http2.ts";
+import { Flag, Frame, frame, onEachFrame, PREFACE, uint32s } from "../support/hostile-http2.ts";
 import { seededBytes, seededRandom } from "../support/random.ts";
 
 const limit = { timeout: 120_000 };
@@ -139,13 +139,13 @@ it("a request whose reset comes with it is not answered", limit, async () => {
     ]);
   const last = 101;
   const answered = new Promise<void>((resolve) => {
-    eachFrame(socket, 0, (_type, flags, stream) => {
+    onEachFrame(socket, 0, (_type, flags, stream) => {
       if (stream === last && (flags & Flag.EndStream) !== 0) resolve();
     });
   });
   const all = [PREFACE, frame(Frame.Settings, 0, 0)];
   for (let stream = 1; stream < last; stream += 2)
-    all.push(request(stream), frame(Frame.Reset, 0, stream, words(8)));
+    all.push(request(stream), frame(Frame.Reset, 0, stream, uint32s(8)));
   all.push(request(last));
   try {
     // In one write, and so in one read.

@@ -13,7 +13,7 @@ import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { rejectionOf } from "../support/failures.ts";
 import { FakeClock, fakeRuntime } from "../support/fake-clock.ts";
 import {
-  askGrpc,
+  callGrpc,
   type GrpcCall,
   type GrpcFault,
   grpcCalls,
@@ -41,7 +41,7 @@ describe("a hostile server, over gRPC", () => {
   it("control: a right answer to each call is handed on complete", limit, async () => {
     await withDownloader(async (downloader) => {
       for (const call of grpcCalls)
-        assert.equal(await askGrpc(downloader, server.addr, call, grpcFaultId(call)), "right");
+        assert.equal(await callGrpc(downloader, server.addr, call, grpcFaultId(call)), "right");
     });
   });
 
@@ -54,7 +54,7 @@ describe("a hostile server, over gRPC", () => {
           await withDownloader(async (downloader, clock) => {
             const well = async (): Promise<void> => {
               assert.equal(
-                await askGrpc(downloader, server.addr, call, grpcFaultId(call)),
+                await callGrpc(downloader, server.addr, call, grpcFaultId(call)),
                 "right",
               );
             };
@@ -73,7 +73,7 @@ describe("a hostile server, over gRPC", () => {
               if (turn % BETWEEN === 0) await well();
               const began = clock.now();
               const outcomes = forms.slice(turn, turn + atOnce).map(async (variant) => {
-                const verdict = await askGrpc(
+                const verdict = await callGrpc(
                   downloader,
                   server.addr,
                   call,
@@ -110,7 +110,9 @@ describe("a server that sends a byte a second, over gRPC", () => {
       });
       const server = await ScriptedHttp2Server.listen((exchange) => take(exchange));
       await withDownloader(async (downloader, clock) => {
-        const outcome = askGrpc(downloader, server.addr, call, grpcFaultId(call), { pieceTimeout });
+        const outcome = callGrpc(downloader, server.addr, call, grpcFaultId(call), {
+          pieceTimeout,
+        });
         let over = false;
         const ended = outcome.finally(() => {
           over = true;
@@ -205,7 +207,7 @@ it("header fields without end, many times at once, do not end the process", limi
   const lane = (): Promise<void> =>
     withDownloader(async (downloader) => {
       for (let turn = 0; turn < 8; turn++) {
-        const verdict = await askGrpc(
+        const verdict = await callGrpc(
           downloader,
           server.addr,
           "piece",
@@ -227,10 +229,10 @@ it(
     await withDownloader(async (downloader) => {
       for (const call of grpcCalls) {
         const abort = new AbortController();
-        const outcome = askGrpc(downloader, server.addr, call, grpcFaultId(call, silence, 20), {
+        const outcome = callGrpc(downloader, server.addr, call, grpcFaultId(call, silence, 20), {
           signal: abort.signal,
         });
-        await askGrpc(downloader, server.addr, call, grpcFaultId(call));
+        await callGrpc(downloader, server.addr, call, grpcFaultId(call));
         abort.abort();
         assert.equal(await outcome, "Aborted");
         assert.equal(downloader.connections().length, 1);
@@ -242,7 +244,7 @@ it(
 
 it("a text of 60 KiB is cut in the error's message", limit, async () => {
   const server = await ScriptedHttp2Server.listen(hostileGrpc);
-  const long = grpcFaults.find(({ name }) => name === "a status with a text of 60 KiB");
+  const long = grpcFaults.find(({ name }) => name === "a status message of 60 KiB");
   await withDownloader(async (downloader) => {
     const error = await rejectionOf(downloader.statTask(server.addr, grpcFaultId("stat", long)));
     assert.equal(error.code, "NotFound");
@@ -264,7 +266,7 @@ it(
     });
     await withDownloader(async (downloader) => {
       // One stream at a time, and that one is held.
-      const held = askGrpc(downloader, server.addr, "stat", grpcFaultId("stat"));
+      const held = callGrpc(downloader, server.addr, "stat", grpcFaultId("stat"));
       while (first === undefined) await new Promise((resolve) => setTimeout(resolve, 1));
       first.frame(Frame.Settings, 0, Uint8Array.of(0, 3, 0, 0, 0, 1), 0);
       await arrived(first);
@@ -272,7 +274,7 @@ it(
       const { signal } = abort;
       const waiting = grpcCalls.flatMap((call) =>
         Array.from({ length: 5 }, () =>
-          askGrpc(downloader, server.addr, call, grpcFaultId(call), { signal }),
+          callGrpc(downloader, server.addr, call, grpcFaultId(call), { signal }),
         ),
       );
       await new Promise((resolve) => setImmediate(resolve));
@@ -280,7 +282,7 @@ it(
       assert.deepEqual(new Set(await Promise.all(waiting)), new Set(["Aborted"]));
       hostileGrpc(first);
       assert.equal(await held, "right");
-      assert.equal(await askGrpc(downloader, server.addr, "stat", grpcFaultId("stat")), "right");
+      assert.equal(await callGrpc(downloader, server.addr, "stat", grpcFaultId("stat")), "right");
       assert.equal(others, 1);
     });
     await server.close();

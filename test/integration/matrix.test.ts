@@ -11,7 +11,7 @@ import { runtimeName } from "../support/fixtures.ts";
 import {
   contentOf,
   longPiece,
-  type MatrixOrder,
+  type MatrixRequest,
   type MatrixResult,
   type MatrixServer,
   type MatrixTask,
@@ -45,13 +45,13 @@ function cells(): void {
       for (const protocol of protocols) {
         cell(client, server, protocol, "a task of several pieces and an odd last one", {
           tasks: [oddTask],
-          times: 1,
+          repeats: 1,
         });
       }
       // HTTP/2 implementations that hold at one call at a time have failed each other at eight and more.
       cell(client, server, "grpc", "32 pieces of 4 MiB at a time, then one of 64 MiB", {
         tasks: [manyPieces, longPiece],
-        times: 1,
+        repeats: 1,
       });
     }
     it(`${client} as a client ends by itself, with nothing to say`, {
@@ -100,7 +100,7 @@ function cell(
   server: RuntimeName,
   protocol: Protocol,
   what: string,
-  order: Pick<MatrixOrder, "tasks" | "times">,
+  order: Pick<MatrixRequest, "tasks" | "repeats">,
 ): void {
   const name = `${client} client, ${server} server, ${protocol}: ${what}`;
   const missing = [runners[client], runners[server]].find((command) => typeof command === "string");
@@ -120,7 +120,7 @@ function cell(
         ...(protocol === "quic" && fingerprint !== undefined && { fingerprint }),
       });
       const expected = order.tasks.flatMap((task) =>
-        Array<string>(order.times).fill(digestOf(task)),
+        Array<string>(order.repeats).fill(digestOf(task)),
       );
       assert.deepEqual(result, { digests: expected });
     }),
@@ -150,7 +150,7 @@ async function addrOf(server: RuntimeName, protocol: Protocol): Promise<string> 
   return addr;
 }
 
-async function fetched(client: RuntimeName, order: MatrixOrder): Promise<MatrixResult> {
+async function fetched(client: RuntimeName, order: MatrixRequest): Promise<MatrixResult> {
   const program = clients.get(client) ?? peer("client", client);
   clients.set(client, program);
   program.send(JSON.stringify(order));

@@ -15,7 +15,7 @@ import {
   headerBlock,
   headerFrames,
   PREFACE,
-  words,
+  uint32s,
 } from "../support/hostile-http2.ts";
 import { seededBytes } from "../support/random.ts";
 import { runtimeFace } from "../support/runtime-face.ts";
@@ -104,7 +104,7 @@ function overGrpc(from: string, port: number, onBytes: (bytes: number) => void):
   const bytes = Buffer.concat([
     PREFACE,
     frame(Frame.Settings, 0, 0, setting),
-    frame(Frame.WindowUpdate, 0, 0, words(4 * PIECE)),
+    frame(Frame.WindowUpdate, 0, 0, uint32s(4 * PIECE)),
     headerFrames(1, headerBlock(fields), false),
     frame(Frame.Data, Flag.EndStream, 1, envelope),
   ]);

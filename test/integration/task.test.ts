@@ -107,10 +107,10 @@ function fetchFromBadParents(protocol: Protocol): Promise<void> {
     const pieceLength = 100_000;
     const shape = { seed: 21, contentLength, pieceLength, protocol };
     const parents = await Promise.all([
-      startParent({ ...shape, manner: "hang" }),
-      startParent({ ...shape, manner: "stall" }),
-      startParent({ ...shape, manner: "corrupt" }),
-      startParent({ ...shape, manner: "late" }),
+      startParent({ ...shape, behaviour: "hang" }),
+      startParent({ ...shape, behaviour: "stall" }),
+      startParent({ ...shape, behaviour: "corrupt" }),
+      startParent({ ...shape, behaviour: "late" }),
     ]);
     const [killed, stalled, corrupt, honest] = parents;
     assert.ok(killed && stalled && corrupt && honest);

@@ -55,7 +55,7 @@ describe("edge workers: a task", () => {
 
   it("all pieces at once, more than the connections that Cloudflare lets wait at a time", () =>
     withServer(async (addr) => {
-      assert.deepEqual(await fetched({ addr, pieces: numbers, together: true }), expected);
+      assert.deepEqual(await fetched({ addr, pieces: numbers, concurrent: true }), expected);
     }));
 
   it("in many requests to the worker at once", () =>
@@ -158,8 +158,8 @@ describe("edge workers: what fails", () => {
     withScript(
       () => {},
       async (addr) => {
-        await failed({ addr, pieces: [3], giveUp: "before" }, "Aborted");
-        await failed({ addr, pieces: [3], giveUp: "waiting" }, "Aborted");
+        await failed({ addr, pieces: [3], abortAt: "before" }, "Aborted");
+        await failed({ addr, pieces: [3], abortAt: "waiting" }, "Aborted");
       },
     ));
 
@@ -169,7 +169,7 @@ describe("edge workers: what fails", () => {
         await send(answer(100_000).whole.subarray(0, 50_000));
       },
       async (addr) => {
-        const { length } = await failedResult({ addr, pieces: [3], giveUp: "reading" }, "Aborted");
+        const { length } = await failedResult({ addr, pieces: [3], abortAt: "reading" }, "Aborted");
         assert.ok(length > 0);
       },
     ));
@@ -184,7 +184,7 @@ describe("edge workers: what fails", () => {
           refused = !(await send(whole.subarray(at, at + 65_536)));
       },
       async (addr, server) => {
-        const { length, error } = await fetched({ addr, pieces: [3], giveUp: "cancel" });
+        const { length, error } = await fetched({ addr, pieces: [3], abortAt: "cancel" });
         assert.equal(error, undefined);
         assert.ok(length > 0 && length < 64 * 1024 * 1024);
         await server.answered(1);

@@ -1,7 +1,9 @@
 /**
- * Fetches tasks to files by a configuration file: the same program, whatever the protocol. Its argument is an
- * {@link AutoFetchOptions}; for each path that comes as a line of standard input it fetches the task there, and prints an
- * {@link AutoFetched}. In between it prints `piece` for each piece that has come.
+ * Test program: downloads a task to files, with settings from a configuration file.
+ *
+ * Its argument is an {@link AutoFetchOptions} as JSON. Each line of standard input is a path: the
+ * program downloads the task to it and prints an {@link AutoFetchResult}. During a download it
+ * prints `piece` for each received piece.
  */
 import process from "node:process";
 import { createInterface } from "node:readline";
@@ -13,23 +15,23 @@ import type { ParentProgress } from "../../src/task/task.ts";
 import type { PeerAddresses } from "../../src/transport/peer-address.ts";
 import { runtimeFace } from "./runtime-face.ts";
 
-/** What the program is told, as JSON. */
+/** Argument of the program, as JSON. */
 export interface AutoFetchOptions {
   readonly config: string;
   readonly addr: PeerAddresses;
   readonly taskId: string;
   readonly contentLength: number;
   readonly pieceLength: number;
-  /** Milliseconds before the next protocol begins beside one that is silent. */
+  /** Delay in ms between protocol attempts: `auto.delay` of the downloader. */
   readonly delay: number;
   readonly quicPeers: "known" | "any";
 }
 
-/** How a task was fetched. */
-export interface AutoFetched {
+/** Result of one download, as printed. */
+export interface AutoFetchResult {
   readonly error: string | undefined;
   readonly parents: readonly Pick<ParentProgress, "routes">[];
-  /** Since the task before. */
+  /** Protocol events since the previous download. */
   readonly chosen: readonly ProtocolEvent[];
 }
 
@@ -63,7 +65,7 @@ for await (const path of createInterface({ input: process.stdin })) {
   const parents = download
     .progress()
     .parents.map(({ routes }) => (routes === undefined ? {} : { routes }));
-  const fetched: AutoFetched = { error, parents, chosen };
+  const fetched: AutoFetchResult = { error, parents, chosen };
   chosen = [];
   console.log(JSON.stringify(fetched));
 }

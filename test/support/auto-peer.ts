@@ -1,6 +1,6 @@
 /**
- * A peer in a process of its own that serves one task of seeded bytes over the protocols that its argument names, and prints
- * where, as JSON.
+ * Test program: serves one task of seeded bytes over the protocols named in its argument, an
+ * {@link AutoPeerOptions}, and prints its addresses as JSON.
  */
 import process from "node:process";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
@@ -10,16 +10,16 @@ import type { Protocol } from "../../src/transport/protocol.ts";
 import { seededBytes } from "./random.ts";
 import { runtimeFace } from "./runtime-face.ts";
 
-/** What the peer is told, as JSON. */
+/** Argument of the program, as JSON. */
 export interface AutoPeerOptions {
   readonly taskId: string;
   readonly seed: number;
   readonly contentLength: number;
   readonly pieceLength: number;
-  /** The port of each protocol that is served; 0 for any. */
+  /** Port of each served protocol; 0 picks a free port. */
   readonly ports: Partial<Record<Protocol, number>>;
   readonly uploadRateLimit?: number;
-  /** Default: the loopback address. */
+  /** Bind address. Default: 127.0.0.1. */
   readonly host?: string;
 }
 
@@ -43,9 +43,9 @@ const { addresses } = await startServer({
   ...(ports.grpc !== undefined && { grpc: { port: ports.grpc } }),
   ...(uploadRateLimit !== undefined && { uploadRateLimit }),
 });
-const told: PeerAddresses = {
+const servedAddresses: PeerAddresses = {
   ...(addresses.quic && { quic: formatAddress(addresses.quic) }),
   ...(addresses.tcp && { tcp: formatAddress(addresses.tcp) }),
   ...(addresses.grpc && { grpc: formatAddress(addresses.grpc) }),
 };
-console.log(JSON.stringify(told));
+console.log(JSON.stringify(servedAddresses));

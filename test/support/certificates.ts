@@ -1,56 +1,61 @@
-/** Certificates for the tests of TLS: authorities, and what they sign. */
+/** Certificates for TLS tests: authorities and the certificates issued by them. */
 import { generate } from "selfsigned";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
 
 const DAY = 86_400_000;
 
-/** What a certificate says. */
+/** Names and validity period of a certificate. */
 export interface CertificateOptions {
-  /** The DNS names and IP addresses that it is for. Default: `localhost` and the loopback addresses. */
+  /**
+   * Subject alternative names: DNS names and IP addresses. Default: `localhost`, 127.0.0.1, ::1.
+   */
   readonly names?: readonly string[];
-  /** Days from now on which its validity begins and ends. Default: yesterday, and in thirty days. */
+  /** Start of validity, in days from now. Default: -1. */
   readonly from?: number;
+  /** End of validity, in days from now. Default: 30. */
   readonly to?: number;
 }
 
 /** A certificate authority. */
 export interface Authority {
-  /** Its own certificate, PEM. */
+  /** Certificate of the authority itself, PEM. */
   readonly cert: string;
-  /** Signs a certificate. The chain begins with it, and holds the authorities between it and the root. */
+  /**
+   * Issues a certificate. Returns its chain: the certificate, then intermediates, without the root.
+   */
   issue(options?: CertificateOptions): Promise<TlsIdentity>;
-  /** An authority that this one vouches for. */
+  /** Creates an intermediate authority signed by this one. */
   intermediate(name: string): Promise<Authority>;
 }
 
-/** A new root authority. */
+/** Creates a root authority. */
 export async function authority(name: string): Promise<Authority> {
-  return authorityOf(await make(name, {}, true), []);
+  return authorityOf(await makeCertificate(name, {}, true), []);
 }
 
-/** A certificate that signed itself. */
+/** Creates a self-signed certificate. */
 export function selfSignedCertificate(options: CertificateOptions = {}): Promise<TlsIdentity> {
-  return make("self-signed", options, false);
+  return makeCertificate("self-signed", options, false);
 }
 
 function authorityOf(own: TlsIdentity, chain: readonly string[]): Authority {
   return {
     cert: own.cert,
     async issue(options = {}) {
-      const { cert, key } = await make("peer", options, false, own);
+      const { cert, key } = await makeCertificate("peer", options, false, own);
       return { cert: [cert, ...chain].join(""), key };
     },
     async intermediate(name) {
-      const next = await make(name, {}, true, own);
+      const next = await makeCertificate(name, {}, true, own);
       return authorityOf(next, [next.cert, ...chain]);
     },
   };
 }
 
-async function make(
+async function makeCertificate(
   name: string,
   { names = ["localhost", "127.0.0.1", "::1"], from = -1, to = 30 }: CertificateOptions,
-  signs: boolean,
+  isAuthority: boolean,
   ca?: TlsIdentity,
 ): Promise<TlsIdentity> {
   const isAddress = (text: string): boolean => /^[\d.]+$|:/.test(text);
@@ -60,7 +65,7 @@ async function make(
     notBeforeDate: new Date(Date.now() + from * DAY),
     notAfterDate: new Date(Date.now() + to * DAY),
     ...(ca && { ca }),
-    extensions: signs
+    extensions: isAuthority
       ? [
           { name: "basicConstraints", cA: true, critical: true },
           { name: "keyUsage", keyCertSign: true, critical: true },

@@ -1,4 +1,4 @@
-/** The command in the process of a test, over memory in place of the network. */
+/** Runs the `vortex-peer` command inside the test process, over an in-memory network. */
 import assert from "node:assert/strict";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -25,22 +25,22 @@ import { MemoryTransport } from "../../src/transport/memory.ts";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
 import { joined, seededBytes } from "./random.ts";
 
-/** The task that the peers of these tests have, in pieces of 1,000 bytes. */
+/** Id of the task served by the tests' peers, in pieces of 1,000 bytes. */
 export const taskId: string = "ab".repeat(32);
 export const content: Uint8Array = seededBytes(7, 10_000);
-/** Options that tell its lengths. */
+/** Command-line options for the content length and piece length of that task. */
 export const lengths: readonly string[] = ["--content-length", "10000", "--piece-length", "1kB"];
-/** Where {@link withPeer} serves it. */
+/** Addresses at which {@link withPeer} serves the task. */
 export const peers = {
   quic: "10.0.0.7:4006",
   tcp: "10.0.0.7:4005",
   grpc: "10.0.0.7:4000",
 } as const;
 
-/** A user with a place for state; the memory face keeps nothing there. */
+/** Environment with a state directory. {@link MemoryFace} writes nothing to it. */
 export const env: Readonly<Record<string, string>> = { XDG_STATE_HOME: "/state" };
 
-/** A node stream that keeps what is written to it. */
+/** Writable stream that collects everything written to it. */
 export class Sink extends Writable {
   readonly isTTY: boolean;
   readonly columns: number;
@@ -70,7 +70,7 @@ export class Sink extends Writable {
   }
 }
 
-/** Whose reader has gone away. */
+/** Creates a stream whose every write fails with EPIPE. */
 export function brokenPipe(): Writable {
   return new Writable({
     write: (_chunk, _encoding, done) =>
@@ -78,7 +78,7 @@ export function brokenPipe(): Writable {
   });
 }
 
-/** What a command is run with, where it matters. */
+/** Streams, environment and clock of a command under test; each has a default. */
 export interface RunOptions {
   readonly stdin?: string;
   readonly stdout?: Writable;
@@ -89,8 +89,8 @@ export interface RunOptions {
   readonly clock?: Clock;
 }
 
-/** How a command ended. */
-export interface Ran {
+/** Exit code and output of a command. */
+export interface RunResult {
   readonly code: number;
   readonly out: Sink;
   readonly err: string;
@@ -101,7 +101,7 @@ export async function run(
   face: CliFace,
   args: readonly string[],
   options: RunOptions = {},
-): Promise<Ran> {
+): Promise<RunResult> {
   const { isTTY, stdin, clock } = options;
   const out = new Sink(isTTY);
   const err = options.stderr ?? new Sink(isTTY);
@@ -117,11 +117,11 @@ export async function run(
   return { code, out, err: err.text };
 }
 
-/** A face over memory: one network for each protocol, and what was asked of it. */
+/** Runtime entry point over in-memory networks, one for each protocol. Records calls. */
 export class MemoryFace implements CliFace {
   readonly made: CreateDownloaderOptions[] = [];
   readonly directories: DirectoryFlags[] = [];
-  /** Addresses that were asked for the length of a task. */
+  /** Addresses that received a stat request. */
   readonly stats: string[] = [];
   readonly #networks = {
     quic: new MemoryTransport("quic"),
@@ -131,14 +131,14 @@ export class MemoryFace implements CliFace {
   #store: PieceStore | undefined;
 
   createDownloader(options: CreateDownloaderOptions): ReturnType<CliFace["createDownloader"]> {
-    const { onProtocol: _, ...told } = options;
-    this.made.push(told);
+    const { onProtocol: _, ...recorded } = options;
+    this.made.push(recorded);
     const { quic, tcp, grpc } = this.#networks;
     return downloaderFactory({
       runtime: portableRuntime,
       quic: async () => quic,
       tcp: async () => tcp,
-      // Not the gRPC protocol, but another network, which is all that the command can tell. TLS is told by `made`.
+      // Vortex over a separate network: the command cannot tell it from gRPC. `made` shows TLS.
       grpc: (settings) => new QuicDownloader(async () => grpc, settings),
       directory: () => Object.assign(this.#directory(), { close: async () => {} }),
     })(options);
@@ -157,7 +157,8 @@ export class MemoryFace implements CliFace {
     const servers = new Map<"quic" | "tcp" | "grpc", VortexServer>();
     for (const name of ["quic", "tcp", "grpc"] as const) {
       const port = options[name]?.port;
-      // Who asks for all addresses is reached at the loopback address, as the command that `serve` prints does.
+      // A server on 0.0.0.0 is reached at the loopback address, as in the command that `serve`
+      // prints.
       const local = { host: host === "0.0.0.0" ? "127.0.0.1" : host, port: port ?? 0 };
       if (port === undefined) continue;
       servers.set(
@@ -178,7 +179,7 @@ export class MemoryFace implements CliFace {
       get fingerprint() {
         return fingerprint;
       },
-      /** The first byte counts the certificates. */
+      /** Installs a fake certificate. The first byte of its fingerprint counts the rotations. */
       async rotateCertificate(identity?: TlsIdentity) {
         if (identity?.cert === "none") throw new VortexError("InvalidArgument", "no certificate");
         const count = Number.parseInt(fingerprint?.slice(0, 2) ?? "", 16) + 1;
@@ -189,7 +190,7 @@ export class MemoryFace implements CliFace {
     };
   }
 
-  /** Answers from the store, whichever peer is asked. */
+  /** Creates a directory that answers from the store for every peer address. */
   #directory(): TaskDirectory {
     const taskOf = async (asked: string): Promise<StoredTask> => {
       const task = await this.#store?.getTask(asked);
@@ -223,7 +224,7 @@ export class MemoryFace implements CliFace {
   }
 }
 
-/** A face with one task, `content` in pieces of 1,000 bytes, at {@link peers}. */
+/** Runs `use` with a face whose network has one peer, serving `store` at {@link peers}. */
 export async function withPeer(
   use: (face: MemoryFace) => Promise<void>,
   store: PieceStore = taskStore(),
@@ -249,7 +250,7 @@ export function taskStore(): MemoryPieceStore {
   return store;
 }
 
-/** A face whose downloader asks for pieces as `downloadPiece` says, whatever the protocol, and asks nobody for a length. */
+/** Creates a face whose downloader calls `downloadPiece` for every protocol and sends no stat. */
 export function faceWith(downloadPiece: Downloader["downloadPiece"]): CliFace {
   const close = async (): Promise<void> => {};
   const none = (): never => assert.fail("no transport is used");
@@ -269,7 +270,7 @@ export function faceWith(downloadPiece: Downloader["downloadPiece"]): CliFace {
 export const failing = (code: ErrorCode, message = "as the test wants it"): CliFace =>
   faceWith(() => Promise.reject(new VortexError(code, message)));
 
-/** What a peer makes of a request that it never answers. */
+/** Piece request that stays pending until its signal aborts. */
 export function neverAnswered({ signal }: CallOptions = {}): Promise<never> {
   return new Promise((_resolve, reject) => {
     const onAbort = (): void => reject(signal?.reason);
@@ -278,8 +279,8 @@ export function neverAnswered({ signal }: CallOptions = {}): Promise<never> {
   });
 }
 
-/** A downloader of the usual task, and the server behind it. */
-export async function heldDownloader(): Promise<
+/** Creates a downloader and a server with the usual task; disposing it closes both. */
+export async function downloaderWithServer(): Promise<
   Pick<Downloader, "downloadPiece"> & AsyncDisposable
 > {
   const face = new MemoryFace();

@@ -1,6 +1,8 @@
 /**
- * A program that knows nothing of protocols: it fetches a task as the configuration that `VORTEX_PEER_CONFIG` names says, and prints
- * the protocol in use and the SHA-256 of what came. Arguments: the peer's address for the Dragonfly API, and the task id.
+ * Test program without protocol-specific code: downloads a task with the configuration file named
+ * by `VORTEX_PEER_CONFIG`. Prints the protocol in use and the SHA-256 of the content.
+ *
+ *     config-client.ts API_ADDRESS TASK_ID
  */
 import { createHash } from "node:crypto";
 import process from "node:process";

@@ -1,19 +1,19 @@
-/** Counts what bytes cost on their way, instead of the time that they take: the same on every machine. */
+/** Counts allocations, copies and calls instead of time, so results are equal on every machine. */
 
-/** Bytes of memory taken, and bytes copied, by JavaScript of this process. */
+/** Bytes allocated and bytes copied by JavaScript in this process. */
 export interface ByteCosts {
   readonly allocated: number;
   readonly copied: number;
 }
 
-/** Counts until `stop` is called. One at a time. */
+/** Counts bytes until `stop` is called. Patches globals, so only one counter may run at a time. */
 export function countBytes(): { readonly costs: () => ByteCosts; readonly stop: () => void } {
   const Native = Uint8Array;
   const NativeBuffer = ArrayBuffer;
   const { set, slice } = Native.prototype;
   let allocated = 0;
   let copied = 0;
-  // A proxy, so that `instanceof` and the prototypes stay what they are.
+  // A proxy keeps `instanceof` and the prototypes intact.
   const counting = <T extends object>(made: T): T =>
     new Proxy(made, {
       construct(target, args: unknown[], newTarget) {
@@ -55,15 +55,15 @@ export function countBytes(): { readonly costs: () => ByteCosts; readonly stop: 
   };
 }
 
-/** Counts calls of the methods of a class, by name, until `stop` is called. */
+/** Counts method calls on all instances of a class, by method name, until `stop` is called. */
 export function countCalls(prototype: object): {
   readonly calls: ReadonlyMap<string, number>;
-  /** Of those of a method that did not return null. */
-  readonly fruitful: ReadonlyMap<string, number>;
+  /** Calls that returned a value other than null, by method name. */
+  readonly nonNullCalls: ReadonlyMap<string, number>;
   readonly stop: () => void;
 } {
   const calls = new Map<string, number>();
-  const fruitful = new Map<string, number>();
+  const nonNullCalls = new Map<string, number>();
   const before: [string, PropertyDescriptor][] = [];
   for (const [name, descriptor] of Object.entries(Object.getOwnPropertyDescriptors(prototype))) {
     const method: unknown = descriptor.value;
@@ -74,14 +74,14 @@ export function countCalls(prototype: object): {
       value(this: unknown, ...args: unknown[]): unknown {
         calls.set(name, (calls.get(name) ?? 0) + 1);
         const result: unknown = Reflect.apply(method, this, args);
-        if (result !== null) fruitful.set(name, (fruitful.get(name) ?? 0) + 1);
+        if (result !== null) nonNullCalls.set(name, (nonNullCalls.get(name) ?? 0) + 1);
         return result;
       },
     });
   }
   return {
     calls,
-    fruitful,
+    nonNullCalls,
     stop() {
       for (const [name, descriptor] of before) Object.defineProperty(prototype, name, descriptor);
     },

@@ -1,15 +1,15 @@
-/** What is exported, and what its docstrings say, as `deno doc` tells it. */
+/** Reads exported symbols and their docstrings from `deno doc`. */
 import { execFile } from "node:child_process";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { root } from "./run.ts";
 import { type Sample, samplesIn } from "./samples.ts";
 
-/** An exported symbol, or a public member of one. */
+/** Exported symbol, or public member of an exported symbol. */
 export interface Documented {
-  /** `VortexError`, or `VortexError.code` for a member. */
+  /** Symbol name such as `VortexError`, or `VortexError.code` for a member. */
   readonly name: string;
-  /** Where it is declared: the file's path in this repository, and the line. */
+  /** Position of the declaration, `path:line`, relative to the repository root. */
   readonly at: string;
   readonly documented: boolean;
   readonly examples: readonly Sample[];
@@ -36,7 +36,8 @@ interface DocModule {
 }
 
 /**
- * Everything that the entries of the package export, each symbol and member once. Members have the docstring of the interface that they implement.
+ * Lists the exports of the package's entry files, each symbol and member once. A member without a
+ * docstring inherits that of the interface it implements.
  */
 export async function exportedDocs(entries: readonly string[]): Promise<Documented[]> {
   const found = new Map<string, Documented>();
@@ -45,7 +46,7 @@ export async function exportedDocs(entries: readonly string[]): Promise<Document
       for (const declaration of declarations) {
         const { filename } = declaration.location;
         if (!filename.startsWith(`file://${root}`) || filename.includes("/node_modules/")) continue;
-        // What an export refers to is listed too.
+        // `deno doc` also lists private declarations that an export refers to.
         if (declaration.declarationKind === "private") continue;
         const { properties = [], methods = [] } = declaration.def ?? {};
         const members = [...properties, ...methods].filter(isPublic);
@@ -54,7 +55,8 @@ export async function exportedDocs(entries: readonly string[]): Promise<Document
           ...members.map((member) => [`${name}.${member.name}`, member] as const),
         ] as const) {
           const documented = documentedOf(full, node);
-          // Overloads, and faces that bind one function each: one docstring of them is enough, and best one with an example.
+          // Overloads, and the same function in several entries, need one docstring. Prefer one
+          // with an example.
           if (!found.get(full)?.examples.length && (documented.documented || !found.has(full)))
             found.set(full, documented);
         }
@@ -72,7 +74,7 @@ async function symbolsOf(entry: string): Promise<DocModule["symbols"]> {
   return Object.values(nodes).flatMap(({ symbols }) => symbols);
 }
 
-/** What the language itself names, and what overrides something of it, tells enough by its name. */
+/** Selects members that need a docstring: not overrides, `#private` or `[Symbol.*]` members. */
 function isPublic({ name, accessibility, isOverride }: DocNode): boolean {
   return (
     accessibility === undefined &&

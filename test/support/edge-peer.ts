@@ -4,23 +4,23 @@ import { rolldown } from "rolldown";
 import type { TaskPlan } from "../../src/piece.ts";
 import type { EdgeFetch, EdgeResult } from "./edge-worker.ts";
 
-/** A module bundled to one file, and what that still imports: modules that a runtime brings. */
+/** Module bundled into one file, and its remaining imports: modules provided by the runtime. */
 export interface EdgeBundle {
   readonly code: string;
   readonly imports: readonly string[];
 }
 
-/** The worker of the tests in a workerd of its own, on loopback. */
+/** Client of the tests' edge worker, which runs in a separate workerd process on loopback. */
 export interface EdgeClient {
   readonly url: URL;
-  /** Fetches all pieces of a task from a peer's TCP port, verified, one after the other, and tells what came. */
+  /** Downloads and verifies all pieces of a task from `addr` over TCP, one after the other. */
   fetchTask(addr: string, taskId: string, plan: TaskPlan): Promise<EdgeResult>;
-  /** Fetches what is asked for; what fails is told in the result. */
+  /** Downloads pieces as `request` says. A `VortexError` is returned in the result, not thrown. */
   fetch(request: EdgeFetch): Promise<EdgeResult>;
   close(): Promise<void>;
 }
 
-/** Bundles a module as users of edge workers do, with all in it but what workerd brings. */
+/** Bundles a module for an edge worker; `cloudflare:`, `node:` and `bun:` imports stay external. */
 export async function bundleForEdge(entry: string, minify = false): Promise<EdgeBundle> {
   const imports = new Set<string>();
   const bundle = await rolldown({
@@ -47,7 +47,7 @@ export async function bundleForEdge(entry: string, minify = false): Promise<Edge
   }
 }
 
-/** Starts the worker without any compatibility flag. Nothing leaves this machine. */
+/** Starts the worker without compatibility flags and without access beyond this machine. */
 export async function startEdgeClient(): Promise<EdgeClient> {
   const { code } = await bundleForEdge("test/support/edge-worker.ts");
   const miniflare = new Miniflare({
@@ -56,7 +56,7 @@ export async function startEdgeClient(): Promise<EdgeClient> {
     compatibilityFlags: [],
     host: "127.0.0.1",
     port: 0,
-    // Otherwise Miniflare asks Cloudflare for a sample of `request.cf`.
+    // By default, Miniflare downloads a sample of `request.cf` from Cloudflare.
     cf: false,
   });
   const url = await miniflare.ready;

@@ -1,6 +1,7 @@
 /**
- * The transport of edge workers for the compliance suite: it dials inside workerd, by way of `edge-wire.ts`, and listens here, on
- * node:net. Nothing of the transport is done on this side; the worker's answers are handed on as they are.
+ * Edge-worker transport for the compliance suite. Dials run inside workerd, controlled over
+ * `edge-wire.ts`; listeners run in this process, on node:net. Results of the worker are passed
+ * through unchanged.
  */
 import { tcpTransport } from "../../adapters/tcp/transport.ts";
 import { VortexError } from "../../src/errors.ts";
@@ -31,21 +32,21 @@ interface Reply {
   readonly payload: Uint8Array;
 }
 
-/** A transport that dials inside a worker. */
+/** Transport that dials inside a worker. */
 export interface EdgeTransport extends Transport {
-  /** Ends what was dialled, and the worker. */
+  /** Closes all dialled connections and the worker. */
   end(): Promise<void>;
 }
 
-/** The transport of `edge`, which is ended with it. */
+/** Creates the transport of `edge`. Its `end` also closes `edge`. */
 export async function edgeTransport(edge: EdgeClient): Promise<EdgeTransport> {
   const control = await tcpTransport.listen({ host: "127.0.0.1", port: 0 });
-  const waiting = new Map<
+  const sessionsByName = new Map<
     string,
     (frames: FrameStream<EdgeReport, EdgeCall>, first: AsyncGenerator<Reply>) => void
   >();
   const sessions: Session[] = [];
-  const answers: Promise<unknown>[] = [];
+  const responses: Promise<unknown>[] = [];
   void (async () => {
     for await (const connection of control.accept()) {
       for await (const stream of connection.accept()) {
@@ -53,41 +54,41 @@ export async function edgeTransport(edge: EdgeClient): Promise<EdgeTransport> {
         const reports = frames.frames();
         const { value } = await reports.next();
         if (value !== undefined && "session" in value.head)
-          waiting.get(value.head.session)?.(frames, reports);
+          sessionsByName.get(value.head.session)?.(frames, reports);
         break;
       }
     }
   })();
-  const begin = (): Session => {
+  const startSession = (): Session => {
     const name = String(sessions.length);
     const session = new Session();
     sessions.push(session);
-    waiting.set(name, (frames, reports) => session.start(frames, reports));
+    sessionsByName.set(name, (frames, reports) => session.start(frames, reports));
     const query = new URLSearchParams({ control: formatAddress(control.address), session: name });
     const answer = fetch(new URL(`/session?${query}`, edge.url)).then((response) =>
       response.text(),
     );
-    answers.push(answer.catch((error: unknown) => session.fail(error)));
+    responses.push(answer.catch((error: unknown) => session.fail(error)));
     return session;
   };
   return {
     protocol: "tcp",
-    dial: (remote, options) => begin().dial(remote, options),
+    dial: (remote, options) => startSession().dial(remote, options),
     listen: (local: Address, options?: ListenOptions): Promise<Listener> =>
       tcpTransport.listen(local, options),
     async end() {
       await Promise.all(sessions.map((session) => session.end()));
-      await Promise.all(answers);
+      await Promise.all(responses);
       await control.close({ grace: 0 });
       await edge.close();
     },
   };
 }
 
-/** One connection inside the worker. */
+/** Controls one connection inside the worker. */
 class Session {
   #frames: FrameStream<EdgeReport, EdgeCall> | undefined;
-  readonly #early: EdgeCall[] = [];
+  readonly #queuedCalls: EdgeCall[] = [];
   readonly #calls = new Map<
     number,
     { resolve(reply: Reply): void; reject(error: unknown): void }
@@ -102,17 +103,17 @@ class Session {
   });
   #reading: Promise<void> | undefined;
 
-  /** The worker is there: sends what was asked for until now, and hands out what it answers. */
+  /** Attaches the worker's control stream: sends the queued calls and dispatches replies. */
   start(frames: FrameStream<EdgeReport, EdgeCall>, reports: AsyncGenerator<Reply>): void {
     this.#frames = frames;
-    for (const call of this.#early.splice(0)) frames.send(call);
+    for (const call of this.#queuedCalls.splice(0)) frames.send(call);
     this.#reading = (async () => {
-      for await (const reply of reports) this.#take(reply);
+      for await (const reply of reports) this.#dispatch(reply);
       this.fail(new Error("the worker has ended the session"));
     })();
   }
 
-  /** Nothing is answered any more. */
+  /** Rejects all pending calls with `error`. */
   fail(error: unknown): void {
     for (const { reject } of this.#calls.values()) reject(error);
     this.#calls.clear();
@@ -124,15 +125,14 @@ class Session {
   }
 
   async dial(remote: Address, options: DialOptions = {}): Promise<Connection> {
-    const signal = this.#know(options.signal);
+    const signal = this.#describeSignal(options.signal);
     const { head } = await this.#call((id) => ({
       do: "dial",
       id,
       remote,
       ...(signal && { signal }),
     }));
-    if (!("connection" in head))
-      throw new Error("the worker has dialled and tells of no connection");
+    if (!("connection" in head)) throw new Error("the worker dialled but reported no connection");
     return {
       protocol: "tcp",
       ...head.connection,
@@ -154,7 +154,7 @@ class Session {
   }
 
   async #open(abort: AbortSignal | undefined): Promise<ByteStream> {
-    const signal = this.#know(abort);
+    const signal = this.#describeSignal(abort);
     const stream = this.#nextStream++;
     await this.#call((id) => ({ do: "open", id, stream, ...(signal && { signal }) }));
     const reader: ByteReader = {
@@ -188,12 +188,12 @@ class Session {
   }
 
   #send(call: EdgeCall, payload?: Uint8Array): void {
-    // Only dialling comes before the worker is there, and it has no payload.
-    if (this.#frames === undefined) this.#early.push(call);
+    // Before the control stream is attached, only `dial` is called, which has no payload.
+    if (this.#frames === undefined) this.#queuedCalls.push(call);
     else this.#frames.send(call, payload);
   }
 
-  #take(reply: Reply): void {
+  #dispatch(reply: Reply): void {
     const { head } = reply;
     if ("id" in head) {
       this.#calls.get(head.id)?.resolve(reply);
@@ -207,8 +207,8 @@ class Session {
     }
   }
 
-  /** Gives a signal a number, and tells the worker when it fires. */
-  #know(signal: AbortSignal | undefined): EdgeSignal | undefined {
+  /** Assigns a number to a signal and forwards its abort to the worker. */
+  #describeSignal(signal: AbortSignal | undefined): EdgeSignal | undefined {
     if (signal === undefined) return undefined;
     const known = this.#signals.get(signal);
     const number = known ?? this.#signals.size;

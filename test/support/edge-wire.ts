@@ -1,13 +1,13 @@
 /**
- * How a test speaks with the transport inside a worker: frames over a TCP stream, each a JSON value and bytes. Both sides use
- * this file.
+ * Protocol between a test and the transport inside a worker; both sides import this file. It sends
+ * frames over a TCP stream, each with a JSON head and a binary payload.
  */
 import type { ErrorCode } from "../../src/errors.ts";
 import type { Address } from "../../src/transport/address.ts";
 import type { ByteStream } from "../../src/transport/transport.ts";
 import { joined } from "./random.ts";
 
-/** What the test asks for. Calls with an `id` are answered. */
+/** Call from the test to the worker. Calls with an `id` get a reply. */
 export type EdgeCall =
   | {
       readonly do: "dial";
@@ -27,22 +27,23 @@ export type EdgeCall =
   | { readonly do: "abort"; readonly code?: number; readonly reason?: string }
   | { readonly do: "fire"; readonly signal: EdgeSignal };
 
-/** An AbortSignal of the test, known to the worker by its number; `reason` is there once it has fired. */
+/** AbortSignal of the test, identified by a number. `reason` is set once the signal has aborted. */
 export interface EdgeSignal {
   readonly number: number;
   readonly reason?: { readonly code?: ErrorCode; readonly message: string };
 }
 
-/** A `VortexError` of the worker; a signal's reason stays the test's own object. */
+/** `VortexError` of the worker. A signal's reason is sent as the number of the signal. */
 export interface EdgeFailure {
   readonly code: ErrorCode;
   readonly message: string;
-  /** The number of the signal whose reason the error is, or has as its cause. */
+  /** Number of the signal whose reason is this error. */
   readonly reasonOf?: number;
+  /** Number of the signal whose reason is the cause of this error. */
   readonly causeOf?: number;
 }
 
-/** What the worker tells. */
+/** Message from the worker to the test: a reply to the call `id`, or an event. */
 export type EdgeReport =
   | { readonly session: string }
   | { readonly id: number; readonly failure?: EdgeFailure; readonly ended?: boolean }
@@ -60,40 +61,42 @@ export type EdgeReport =
     }
   | { readonly accepted: number };
 
-const HEAD = 8;
+const FRAME_HEADER_BYTES = 8;
 
-/** Frames over a stream. */
+/**
+ * Sends and receives frames over a byte stream. Header: lengths of head and payload, 4 bytes each.
+ */
 export class FrameStream<In, Out> {
   readonly #stream: ByteStream;
-  #waiting: Uint8Array[] = [];
+  #pendingChunks: Uint8Array[] = [];
   #sending: Promise<void> = Promise.resolve();
 
   constructor(stream: ByteStream) {
     this.#stream = stream;
   }
 
-  /** Frames that are sent in one turn go out as one write, so that the other side has them at once. */
+  /** Sends a frame. Frames sent in the same turn go out in one write and arrive together. */
   send(head: Out, payload: Uint8Array = new Uint8Array(0)): void {
     const text = new TextEncoder().encode(JSON.stringify(head));
-    const lengths = new Uint8Array(HEAD);
+    const lengths = new Uint8Array(FRAME_HEADER_BYTES);
     const view = new DataView(lengths.buffer);
     view.setUint32(0, text.length);
     view.setUint32(4, payload.length);
-    if (this.#waiting.push(lengths, text, payload) > 3) return;
+    if (this.#pendingChunks.push(lengths, text, payload) > 3) return;
     this.#sending = this.#sending.then(async () => {
-      const bytes = joined(this.#waiting);
-      this.#waiting = [];
+      const bytes = joined(this.#pendingChunks);
+      this.#pendingChunks = [];
       await this.#stream.writer.write(bytes);
     });
-    // The reading side hears of the end too.
+    // `frames` reports a lost stream, so the write error is ignored.
     this.#sending.catch(() => {});
   }
 
-  /** Every frame until the stream ends, however it does. */
+  /** Yields frames until the stream ends or fails. */
   async *frames(): AsyncGenerator<{ readonly head: In; readonly payload: Uint8Array }, void, void> {
     let chunks: Uint8Array[] = [];
     let held = 0;
-    const more = async (length: number): Promise<boolean> => {
+    const readAtLeast = async (length: number): Promise<boolean> => {
       while (held < length) {
         const chunk = await this.#stream.reader.read().catch(() => undefined);
         if (chunk === undefined) return false;
@@ -102,18 +105,20 @@ export class FrameStream<In, Out> {
       }
       return true;
     };
-    while (await more(HEAD)) {
+    while (await readAtLeast(FRAME_HEADER_BYTES)) {
       let bytes = joined(chunks);
       const view = new DataView(bytes.buffer, bytes.byteOffset);
       const [text, payload] = [view.getUint32(0), view.getUint32(4)];
       chunks = [bytes];
-      if (!(await more(HEAD + text + payload))) return;
+      if (!(await readAtLeast(FRAME_HEADER_BYTES + text + payload))) return;
       bytes = joined(chunks);
-      chunks = [bytes.subarray(HEAD + text + payload)];
-      held -= HEAD + text + payload;
+      chunks = [bytes.subarray(FRAME_HEADER_BYTES + text + payload)];
+      held -= FRAME_HEADER_BYTES + text + payload;
       yield {
-        head: JSON.parse(new TextDecoder().decode(bytes.subarray(HEAD, HEAD + text))),
-        payload: bytes.slice(HEAD + text, HEAD + text + payload),
+        head: JSON.parse(
+          new TextDecoder().decode(bytes.subarray(FRAME_HEADER_BYTES, FRAME_HEADER_BYTES + text)),
+        ),
+        payload: bytes.slice(FRAME_HEADER_BYTES + text, FRAME_HEADER_BYTES + text + payload),
       };
     }
   }

@@ -1,6 +1,7 @@
 /**
- * The worker that runs in workerd for the tests. It fetches tasks with the face, and lends its transport to a test by way of
- * `edge-wire.ts`. Nothing here but the face and web standards.
+ * Worker that runs in workerd for the tests. Downloads pieces (`/fetch`), and exposes its transport
+ * to a test over `edge-wire.ts` (`/session`). Uses only the package's worker entry and web
+ * standards.
  */
 import {
   type ByteStream,
@@ -21,22 +22,25 @@ import {
   FrameStream,
 } from "./edge-wire.ts";
 
-/** What the worker is asked to fetch, as the body of a request to `/fetch`. */
+/** Body of a request to `/fetch`: the pieces to download. */
 export interface EdgeFetch {
   readonly addr: string;
   readonly taskId: string;
-  /** Numbers of the pieces, in the order in which they are hashed. */
+  /** Piece numbers, in the order in which the pieces are hashed. */
   readonly pieces: readonly number[];
   readonly options?: Partial<CreateDownloaderOptions>;
-  /** All pieces at once, else one after the other. */
-  readonly together?: boolean;
-  /** Uses the downloader of the module, which lives longer than a request, instead of one of the request. */
+  /** Downloads all pieces concurrently. Default: one after the other. */
+  readonly concurrent?: boolean;
+  /** Uses one downloader for all requests. Default: a new downloader for each request. */
   readonly shared?: boolean;
-  /** Gives up: before the call, while the answer is waited for, or in the middle of the content, by signal or by cancel. */
-  readonly giveUp?: "before" | "waiting" | "reading" | "cancel";
+  /**
+   * Point at which the download is given up. The signal aborts before the call, 50 ms into it
+   * (`waiting`) or after the first chunk (`reading`); `cancel` cancels the content there instead.
+   */
+  readonly abortAt?: "before" | "waiting" | "reading" | "cancel";
 }
 
-/** The answer to {@link EdgeFetch}. */
+/** Response to {@link EdgeFetch}: length and digests of the received content. */
 export interface EdgeResult {
   readonly length: number;
   readonly crc32: string;
@@ -58,7 +62,7 @@ export default {
       case "/fetch":
         return Response.json(await fetchPieces((await request.json()) as EdgeFetch));
       case "/session":
-        await lend(searchParams.get("control") ?? "", searchParams.get("session") ?? "");
+        await serveConnection(searchParams.get("control") ?? "", searchParams.get("session") ?? "");
         return new Response();
       case "/globals":
         return Response.json(
@@ -84,7 +88,7 @@ async function fetchPieces(task: EdgeFetch): Promise<EdgeResult> {
   const downloader = (task.shared ? shared : undefined) ?? createDownloader(options);
   if (task.shared) shared = downloader;
   try {
-    if (task.together) {
+    if (task.concurrent) {
       const whole = await Promise.all(
         task.pieces.map((number) => fetchPiece(downloader, task, number)),
       );
@@ -113,13 +117,13 @@ async function fetchPiece(
 
 async function streamPiece(
   downloader: Downloader,
-  { addr, taskId, giveUp }: EdgeFetch,
+  { addr, taskId, abortAt }: EdgeFetch,
   number: number,
   take: (chunk: Uint8Array) => void,
 ): Promise<void> {
   const abort = new AbortController();
-  if (giveUp === "before") abort.abort();
-  if (giveUp === "waiting") setTimeout(() => abort.abort(), 50);
+  if (abortAt === "before") abort.abort();
+  if (abortAt === "waiting") setTimeout(() => abort.abort(), 50);
   const piece = await downloader.downloadPiece(
     { addr, taskId, number, hostId: "edge" },
     { signal: abort.signal },
@@ -127,24 +131,24 @@ async function streamPiece(
   const reader = piece.content.getReader();
   for (let { done, value } = await reader.read(); !done; { done, value } = await reader.read()) {
     if (value !== undefined) take(value);
-    if (giveUp === "reading") abort.abort();
-    if (giveUp === "cancel") return reader.cancel();
+    if (abortAt === "reading") abort.abort();
+    if (abortAt === "cancel") return reader.cancel();
   }
 }
 
-/** Lends the transport to the test that listens at `control`, until that ends the stream. */
-async function lend(control: string, session: string): Promise<void> {
+/** Dials the test at `control` and runs its calls until it ends the control stream. */
+async function serveConnection(control: string, session: string): Promise<void> {
   const connection = await workersTransport.dial(parseAddress(control));
   const frames = new FrameStream<EdgeCall, EdgeReport>(await connection.openStream());
   frames.send({ session });
-  const loan = new Loan(frames);
-  for await (const { head, payload } of frames.frames()) loan.take(head, payload);
-  loan.end();
+  const remote = new RemoteControlledConnection(frames);
+  for await (const { head, payload } of frames.frames()) remote.dispatch(head, payload);
+  remote.end();
   connection.abort();
 }
 
-/** One connection of the transport in a test's hands. */
-class Loan {
+/** Runs a test's calls on one connection of the workers' transport. */
+class RemoteControlledConnection {
   readonly #frames: FrameStream<EdgeCall, EdgeReport>;
   readonly #signals = new Map<number, AbortController>();
   readonly #streams = new Map<number, ByteStream>();
@@ -154,8 +158,10 @@ class Loan {
     this.#frames = frames;
   }
 
-  /** Begins what is asked for before it returns, so that things happen in the order in which the test did them. */
-  take(call: EdgeCall, payload: Uint8Array): void {
+  /**
+   * Starts a call before returning, so that calls take effect in the order in which they arrive.
+   */
+  dispatch(call: EdgeCall, payload: Uint8Array): void {
     switch (call.do) {
       case "dial":
         this.#answer(call.id, () => this.#dial(call));
@@ -176,7 +182,7 @@ class Loan {
         break;
       case "close":
         this.#answer(call.id, () =>
-          this.#dialled().close(call.grace === undefined ? {} : { grace: call.grace }),
+          this.#requireConnection().close(call.grace === undefined ? {} : { grace: call.grace }),
         );
         break;
       case "cancel":
@@ -186,7 +192,7 @@ class Loan {
         this.#stream(call.stream).writer.abort(call.code);
         break;
       case "abort":
-        this.#dialled().abort(call.code, call.reason);
+        this.#requireConnection().abort(call.code, call.reason);
         break;
       case "fire":
         this.#signal(call.signal);
@@ -220,7 +226,7 @@ class Loan {
 
   async #open({ stream, signal }: EdgeCall & { do: "open" }): Promise<void> {
     const options = signal && { signal: this.#signal(signal) };
-    this.#streams.set(stream, await this.#dialled().openStream(options));
+    this.#streams.set(stream, await this.#requireConnection().openStream(options));
   }
 
   async #read({ id, stream }: EdgeCall & { do: "read" | "write" | "end" }): Promise<true> {
@@ -230,10 +236,12 @@ class Loan {
     return true;
   }
 
-  /** Tells how a call ended, unless the call has told (`true`). */
+  /**
+   * Replies with the result of a call, unless `run` resolved with `true`: it has sent its reply.
+   */
   #answer(id: number, run: () => Promise<unknown>): void {
     run().then(
-      (told) => told === true || this.#frames.send({ id }),
+      (replied) => replied === true || this.#frames.send({ id }),
       (error: unknown) => this.#frames.send({ id, failure: this.#failure(error) }),
     );
   }
@@ -266,8 +274,8 @@ class Loan {
     return stream;
   }
 
-  #dialled(): Connection {
-    if (this.#connection === undefined) throw new Error("nothing was dialled");
+  #requireConnection(): Connection {
+    if (this.#connection === undefined) throw new Error("no connection was dialled");
     return this.#connection;
   }
 }

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { type ErrorCode, VortexError } from "../../src/errors.ts";
 
-/** The `VortexError` that `run` throws; fails when it throws nothing, or anything else. */
+/** Returns the `VortexError` thrown by `run`. Rethrows other errors; fails if nothing is thrown. */
 export function thrownBy(run: () => unknown): VortexError {
   try {
     run();
@@ -12,7 +12,10 @@ export function thrownBy(run: () => unknown): VortexError {
   assert.fail("nothing was thrown");
 }
 
-/** The `VortexError` that `promise` rejects with; fails when it resolves, or rejects with anything else. */
+/**
+ * Returns the `VortexError` that `promise` rejects with. Rethrows other errors; fails if it
+ * resolves.
+ */
 export async function rejectionOf(promise: Promise<unknown>): Promise<VortexError> {
   try {
     await promise;
@@ -23,14 +26,14 @@ export async function rejectionOf(promise: Promise<unknown>): Promise<VortexErro
   assert.fail("the promise was not rejected");
 }
 
-/** Fails unless `run` throws a `VortexError` with `code`. */
+/** Asserts that `run` throws a `VortexError` with `code`, and returns that error. */
 export function assertThrows(run: () => unknown, code: ErrorCode): VortexError {
   const error = thrownBy(run);
   assert.equal(error.code, code, error.message);
   return error;
 }
 
-/** Fails unless `promise` rejects with a `VortexError` with `code`. */
+/** Asserts that `promise` rejects with a `VortexError` with `code`, and returns that error. */
 export async function assertRejects(
   promise: Promise<unknown>,
   code: ErrorCode,

@@ -8,7 +8,7 @@ interface FakeTimer {
   readonly background: boolean;
 }
 
-/** A clock that stands still until a test moves it. */
+/** Clock that advances only when a test calls `advance` or `advanceUntil`. */
 export class FakeClock implements Clock {
   readonly #timers = new Set<FakeTimer>();
   #now: number;
@@ -17,13 +17,13 @@ export class FakeClock implements Clock {
     this.#now = start;
   }
 
-  /** Timers that have neither fired nor been cancelled. */
+  /** Number of timers that have neither fired nor been cancelled. */
   get pending(): number {
     return this.#timers.size;
   }
 
-  /** Those of them that would keep a process alive. */
-  get holding(): number {
+  /** Number of pending timers that would keep a process alive. */
+  get foregroundPending(): number {
     return [...this.#timers].filter(({ background }) => !background).length;
   }
 
@@ -42,11 +42,11 @@ export class FakeClock implements Clock {
     return { cancel: () => this.#timers.delete(timer) };
   }
 
-  /** Moves time on, firing what is due in its order, and lets everything run that waits for nothing else. */
+  /** Advances time, firing due timers in order. Runs microtasks and event-loop turns after each. */
   async advance(milliseconds: number): Promise<void> {
     const target = this.#now + milliseconds;
     await settle();
-    for (let due = this.#due(target); due !== undefined; due = this.#due(target)) {
+    for (let due = this.#nextDue(target); due !== undefined; due = this.#nextDue(target)) {
       this.#timers.delete(due);
       this.#now = Math.max(this.#now, due.at);
       due.callback();
@@ -56,21 +56,22 @@ export class FakeClock implements Clock {
   }
 
   /**
-   * Moves time on in steps until `promise` settles, and returns how far it went; fails after `limit` milliseconds, but not
-   * before sockets have had some real time too.
+   * Advances time in steps of `step` ms until `promise` settles. Returns the elapsed fake time in
+   * ms. Beyond `limit` ms it waits 20 ms of real time per step, for sockets, and throws after 500
+   * such steps.
    */
   async advanceUntil(promise: Promise<unknown>, limit: number, step = 1000): Promise<number> {
     let settled = false;
-    const note = (): void => {
+    const onSettled = (): void => {
       settled = true;
     };
-    promise.then(note, note);
+    promise.then(onSettled, onSettled);
     const start = this.#now;
     await settle();
-    for (let patience = 0; !settled; ) {
+    for (let realWaits = 0; !settled; ) {
       if (this.#now - start >= limit) {
-        if (patience++ === 500)
-          throw new Error(`nothing was settled within ${limit} ms of the fake clock`);
+        if (realWaits++ === 500)
+          throw new Error(`the promise did not settle within ${limit} ms of the fake clock`);
         await new Promise<void>((resolve) => {
           setTimeout(resolve, 20);
         });
@@ -80,7 +81,7 @@ export class FakeClock implements Clock {
     return this.#now - start;
   }
 
-  #due(target: number): FakeTimer | undefined {
+  #nextDue(target: number): FakeTimer | undefined {
     let first: FakeTimer | undefined;
     for (const timer of this.#timers) {
       if (timer.at <= target && (first === undefined || timer.at < first.at)) first = timer;
@@ -89,14 +90,14 @@ export class FakeClock implements Clock {
   }
 }
 
-/** A runtime on a fake clock, whose "random" bytes are all 7. */
+/** Creates a runtime with a fake clock and a random source whose bytes are all 7. */
 export function fakeRuntime(
   clock: FakeClock = new FakeClock(),
 ): Runtime & { readonly clock: FakeClock } {
   return { clock, random: (bytes) => bytes.fill(7), hashers: portableHashers };
 }
 
-/** Lets run whatever is ready to: all microtasks, and a few turns of the event loop. */
+/** Runs all pending microtasks and three turns of the event loop. */
 export async function settle(): Promise<void> {
   for (let turn = 0; turn < 3; turn++) {
     await new Promise<void>((resolve) => {

@@ -1,15 +1,13 @@
 /**
- * A peer in a process of its own, for tests of what happens to processes: it is killed, its event loop is blocked, its file
- * descriptors are used up. Serves a task for each protocol, over that protocol, and prints where, as JSON. Then it obeys lines on
- * its standard input, each answered with a line.
+ * Test program: a peer whose process is killed, whose event loop is blocked, or whose file
+ * descriptors are exhausted. Serves one task for each protocol and prints the ports as JSON. Then
+ * it reads commands from standard input and replies to each with one line:
  *
- * | line | what it does | answer |
- * | --- | --- | --- |
- * | `block N` | blocks its event loop for N milliseconds, from the answer on | `blocking` |
- * | `exhaust` | opens files until there are no descriptors | `exhausted N` |
- * | `free` | closes them | `freed` |
- * | `reports` | forgets what its servers reported to `onError` | the codes of those errors, each once |
- * | `fetch P` | fetches piece 0 over protocol P from the peer that it was told of, twice | the outcomes |
+ * - `block N` replies `blocking`, then blocks the event loop for N ms.
+ * - `exhaust` opens files until no descriptors are left, and replies `exhausted COUNT`.
+ * - `free` closes these files and replies `freed`.
+ * - `reports` replies the distinct error codes reported to `onError`, and clears them.
+ * - `fetch P` fetches piece 0 twice over protocol P from the peer `other`; replies both outcomes.
  */
 import { closeSync, openSync, writeSync } from "node:fs";
 import process from "node:process";
@@ -22,44 +20,44 @@ import type { TlsIdentity } from "../../src/transport/tls.ts";
 import { seededBytes } from "./random.ts";
 import { runtimeFace } from "./runtime-face.ts";
 
-/** The protocols of a fault peer. */
+/** Protocol of a fault peer. */
 export type FaultProtocol = "quic" | "tcp" | "grpc";
 
-/** A number for each protocol. */
-export type EachProtocol = Readonly<Record<FaultProtocol, number>>;
+/** One number for each protocol. */
+export type PerProtocol = Readonly<Record<FaultProtocol, number>>;
 
-/** What the peer is told, as JSON. */
+/** Argument of the program, as JSON. */
 export interface FaultPeerOptions {
   readonly seed: number;
   readonly contentLength: number;
   readonly pieceLength: number;
   readonly identity: TlsIdentity;
-  /** Default: any that are free. */
-  readonly ports?: EachProtocol;
+  /** Ports to bind. Default: free ports. */
+  readonly ports?: PerProtocol;
   /**
-   * Pieces of each protocol's task that are sent; of the next ones a part is, and nothing more, and the first of them is told by
-   * a line `held P`. Default: all.
+   * Number of pieces sent whole for each protocol's task. Later pieces stall after a part of their
+   * content; the first stalled piece prints the line `held P`. Default: unlimited.
    */
-  readonly budget?: EachProtocol;
-  /** Whom to fetch from: a port for each protocol, and the fingerprint of its certificate. */
-  readonly other?: { readonly ports: EachProtocol; readonly fingerprint: string };
+  readonly budget?: PerProtocol;
+  /** Peer for `fetch`: its port for each protocol, and its certificate's fingerprint. */
+  readonly other?: { readonly ports: PerProtocol; readonly fingerprint: string };
 }
 
-/** Where the peer serves. */
-export interface FaultPeerPorts extends EachProtocol {
+/** Ports of the peer and the fingerprint of its certificate, as printed. */
+export interface FaultPeerPorts extends PerProtocol {
   readonly fingerprint: string;
 }
 
-/** The task that a fault peer serves over a protocol. */
+/** Returns the id of the task served over `protocol`. */
 export function faultTaskId(protocol: FaultProtocol): string {
   return { quic: "a1", tcp: "b2", grpc: "c3" }[protocol].repeat(32);
 }
 
-/** All of them. */
+/** All protocols of a fault peer. */
 export const faultProtocols: readonly FaultProtocol[] = ["quic", "tcp", "grpc"];
 
 const argument = process.argv[2];
-// The tests import the types and names above.
+// Tests import the exports above without starting a peer.
 if (argument?.startsWith("{")) await serve(JSON.parse(argument) as FaultPeerOptions);
 
 async function serve(options: FaultPeerOptions): Promise<void> {
@@ -72,7 +70,7 @@ async function serve(options: FaultPeerOptions): Promise<void> {
     const whole = new MemoryPieceStore();
     const taskId = faultTaskId(protocol);
     whole.putTask(taskId, content, { pieceLength });
-    let left = budget?.[protocol] ?? Number.POSITIVE_INFINITY;
+    let remaining = budget?.[protocol] ?? Number.POSITIVE_INFINITY;
     const server = await startServer({
       host: "127.0.0.1",
       tls: identity,
@@ -82,9 +80,9 @@ async function serve(options: FaultPeerOptions): Promise<void> {
         getTask: (id) => whole.getTask(id),
         async getPiece(request) {
           const piece = await whole.getPiece(request);
-          if (piece === undefined || left-- > 0) return piece;
-          if (left === -1) console.log(`held ${protocol}`);
-          return { ...piece, read: () => partOf(piece) };
+          if (piece === undefined || remaining-- > 0) return piece;
+          if (remaining === -1) console.log(`held ${protocol}`);
+          return { ...piece, read: () => partThenStall(piece) };
         },
       },
     });
@@ -106,11 +104,11 @@ async function serve(options: FaultPeerOptions): Promise<void> {
   for await (const line of createInterface({ input: process.stdin })) {
     const [word, detail] = line.split(" ");
     if (word === "block") {
-      // Out before it blocks, whatever the runtime does with its standard output.
+      // A synchronous write: some runtimes would delay console.log until after the block.
       writeSync(1, "blocking\n");
       for (const until = performance.now() + Number(detail); performance.now() < until; );
     } else if (word === "exhaust") {
-      exhaust(files);
+      exhaustDescriptors(files);
       console.log(`exhausted ${files.length}`);
     } else if (word === "free") {
       for (const file of files.splice(0)) closeSync(file);
@@ -127,7 +125,7 @@ async function serve(options: FaultPeerOptions): Promise<void> {
   }
   process.exit(0);
 
-  /** What one request by a new client comes to: `right`, or the code of its error. */
+  /** Fetches piece 0 with a new downloader. Returns `right`, `wrong`, or the error's code. */
   async function fetchFirst(
     protocol: FaultProtocol,
     { ports, fingerprint }: NonNullable<FaultPeerOptions["other"]>,
@@ -151,7 +149,7 @@ async function serve(options: FaultPeerOptions): Promise<void> {
   }
 }
 
-async function* partOf(piece: StoredPiece): AsyncGenerator<Uint8Array> {
+async function* partThenStall(piece: StoredPiece): AsyncGenerator<Uint8Array> {
   yield* piece.read({
     start: 0,
     end: 1 + ((piece.metadata.number * 7919) % Number(piece.metadata.length)),
@@ -159,10 +157,10 @@ async function* partOf(piece: StoredPiece): AsyncGenerator<Uint8Array> {
   await new Promise(() => {});
 }
 
-function exhaust(files: number[]): void {
+function exhaustDescriptors(files: number[]): void {
   try {
     for (;;) files.push(openSync("/dev/null", "r"));
   } catch {
-    // There are none left.
+    // EMFILE: no descriptors are left.
   }
 }

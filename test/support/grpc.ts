@@ -5,7 +5,7 @@ import { DfdaemonUpload } from "../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import type { GrpcBinding, GrpcConnection, GrpcDialOptions } from "../../src/transport/grpc.ts";
 
-/** A peer whose answers are `methods`; the rest of the service is not implemented. */
+/** Creates the handlers of a peer that implements only `methods` of the upload service. */
 export function scriptedPeer(
   methods: Partial<ServiceImpl<typeof DfdaemonUpload>>,
 ): readonly UniversalHandler[] {
@@ -15,11 +15,11 @@ export function scriptedPeer(
 }
 
 /**
- * A binding that reaches one peer within this process, whatever the address: the bytes are those of gRPC, with envelopes and
- * trailers, and there is no HTTP/2 under them.
+ * gRPC binding that connects every address to one in-process peer. Messages are encoded as gRPC,
+ * with envelopes and trailers, but without HTTP/2.
  */
 export class MemoryGrpcBinding implements GrpcBinding {
-  /** Every dial, by address. */
+  /** Dialled addresses, in order. */
   readonly dialled: string[] = [];
   readonly connections: MemoryGrpcConnection[] = [];
   readonly #handlers: readonly UniversalHandler[];
@@ -39,10 +39,10 @@ export class MemoryGrpcBinding implements GrpcBinding {
   }
 }
 
-/** A connection of {@link MemoryGrpcBinding}. */
+/** Connection of {@link MemoryGrpcBinding}. */
 export class MemoryGrpcConnection implements GrpcConnection {
   readonly closed: Promise<void>;
-  /** Tells every call that bytes have come. */
+  /** Signals received bytes to every call. */
   onBytes: () => void = () => {};
   readonly #handlers: readonly UniversalHandler[];
   readonly #maxMessageLength: number;
@@ -82,7 +82,7 @@ export class MemoryGrpcConnection implements GrpcConnection {
     });
   }
 
-  /** What a lost connection looks like: calls fail, and it is not open any more. */
+  /** Simulates a lost connection: pending calls fail and the connection closes. */
   lose(): void {
     this.#life.abort();
   }
@@ -93,15 +93,15 @@ export class MemoryGrpcConnection implements GrpcConnection {
 }
 
 /**
- * Calls handlers as an HTTP/2 server does: trailers are those at the end, and a call that is given up leaves the handler's body.
- * (Connect's own `createUniversalHandlerClient` does neither.)
+ * Creates a client that calls handlers like an HTTP/2 server. It reads trailers after the body, and
+ * an aborted call ends the handler's body. Connect's `createUniversalHandlerClient` does neither.
  */
 function clientOf(handlers: readonly UniversalHandler[]): UniversalClientFn {
   return async ({
     url,
     method,
     header,
-    body = nothing(),
+    body = emptyBody(),
     signal = new AbortController().signal,
   }) => {
     const { pathname } = new URL(url);
@@ -119,12 +119,12 @@ function clientOf(handlers: readonly UniversalHandler[]): UniversalClientFn {
       status,
       header: new Headers(responseHeader),
       trailer: trailer ?? new Headers(),
-      body: leavable(responseBody ?? nothing(), signal),
+      body: abortable(responseBody ?? emptyBody(), signal),
     };
   };
 }
 
-async function* leavable(
+async function* abortable(
   body: AsyncIterable<Uint8Array>,
   signal: AbortSignal,
 ): AsyncGenerator<Uint8Array> {
@@ -158,6 +158,6 @@ async function unlessAborted<T>(signal: AbortSignal, promise: Promise<T>): Promi
   }
 }
 
-async function* nothing(): AsyncGenerator<Uint8Array> {
+async function* emptyBody(): AsyncGenerator<Uint8Array> {
   yield* [];
 }

@@ -1,6 +1,6 @@
 /**
- * A peer that answers over gRPC wrongly, in every way that there is: what is wrong stands in the id of the task that it is asked
- * for, so that one server serves all faults, to any number of clients.
+ * gRPC peer that sends faulty responses. The requested task id selects the fault, so one server can
+ * play all faults for any number of clients.
  */
 import { Buffer } from "node:buffer";
 import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
@@ -24,52 +24,54 @@ import {
   type Http2Exchange,
   type Http2Script,
   headerBlock,
-  words,
+  uint32s,
 } from "./hostile-http2.ts";
 import type { FaultGroup, FaultOutcome } from "./hostile-vortex.ts";
 import { joined, seededBytes } from "./random.ts";
 
-/** The calls of a client: DownloadPiece, StatLocalTask, SyncPieces, and DownloadPersistentCacheTask with content. */
+/** Call of a client: DownloadPiece, StatLocalTask, SyncPieces or DownloadPersistentCacheTask. */
 export type GrpcCall = "piece" | "stat" | "sync" | "task";
 
-/** All of them. */
+/** All calls. Task ids contain the index of a call. */
 export const grpcCalls: readonly GrpcCall[] = ["piece", "stat", "sync", "task"];
 
-/** One way to be wrong. */
+/** One kind of faulty response. */
 export interface GrpcFault {
   readonly name: string;
   readonly group: FaultGroup;
-  /** The calls whose answers can be wrong in this way. Default: all. */
+  /** Calls to which the fault applies. Default: all. */
   readonly calls?: readonly GrpcCall[];
-  /** How many forms it has, numbered from 0. Default 1. */
+  /** Number of variants, numbered from 0. Default: 1. */
   readonly variants?: (call: GrpcCall) => number;
-  /** What a call may end in. */
+  /** Allowed outcomes of a call that receives this fault. */
   codes(call: GrpcCall, variant: number): readonly FaultOutcome[];
-  /** Whether the call may end by a deadline only. */
+  /** Set if the fault may leave the call to end by its deadline. */
   readonly silent?: boolean;
-  play(exchange: Http2Exchange, answer: RightAnswer): void;
+  play(exchange: Http2Exchange, answer: ValidAnswer): void;
 }
 
-/** What the peer ought to have answered. */
-export interface RightAnswer {
+/** Valid response to a request, which a fault corrupts. */
+export interface ValidAnswer {
   readonly call: GrpcCall;
-  /** Which form of the fault is wanted. */
+  /** Requested variant of the fault. */
   readonly variant: number;
-  /** The id that the client asked for. */
+  /** Task id in the request. */
   readonly taskId: string;
   readonly messages: readonly Uint8Array[];
 }
 
 const ID = /[0-3][0-9a-f]{7}(?:fa){28}/;
 
-/** The task whose id asks for a fault; without one, for the right answer. */
+/**
+ * Returns the task id that selects a fault and its variant; without a fault, the valid response.
+ */
 export function grpcFaultId(call: GrpcCall, fault?: GrpcFault, variant = 0): string {
   const index = fault === undefined ? 0xfff : grpcFaults.indexOf(fault);
   const digits = [grpcCalls.indexOf(call).toString(16), hex(index, 3), hex(variant, 4)].join("");
   return digits + "fa".repeat(28);
 }
 
-/** Answers each request as the id in it asks. */
+/** Plays the fault selected by the task id of each request. */
 export const hostileGrpc: Http2Script = (exchange) => {
   const id = ID.exec(Buffer.from(exchange.body).toString("latin1"))?.[0];
   const call = grpcCalls[Number.parseInt(id?.[0] ?? "", 16)];
@@ -78,7 +80,7 @@ export const hostileGrpc: Http2Script = (exchange) => {
     return;
   }
   const variant = Number.parseInt(id.slice(4, 8), 16);
-  const answer = { call, variant, taskId: id, messages: rightMessages(call, id) };
+  const answer = { call, variant, taskId: id, messages: validMessages(call, id) };
   const fault = grpcFaults[Number.parseInt(id.slice(1, 4), 16)];
   if (fault === undefined)
     send(exchange, joined(answer.messages.map((message) => envelope(message))));
@@ -86,11 +88,13 @@ export const hostileGrpc: Http2Script = (exchange) => {
 };
 
 /**
- * Makes a call, and says how it ended. Fails for anything but a `VortexError`, and for an answer that is not the right one.
+ * Makes a call and returns its outcome. Throws on errors other than `VortexError` and on wrong
+ * data.
  *
- * Of a task's outline and of announcements nobody can tell right from wrong but by their form; all bytes of content are compared.
+ * All bytes of content are compared. Stat results and piece announcements are only checked for
+ * their form, because a client has nothing to compare them with.
  */
-export async function askGrpc(
+export async function callGrpc(
   downloader: Pick<GrpcDownloader, "downloadPiece" | "statTask" | "syncPieces" | "downloadTask">,
   addr: string,
   call: GrpcCall,
@@ -108,7 +112,7 @@ export async function askGrpc(
   try {
     if (call === "piece") {
       const piece = await downloader.downloadPiece(
-        { addr, hostId, taskId, number: NUMBER },
+        { addr, hostId, taskId, number: PIECE_NUMBER },
         options,
       );
       requireSame(await piece.bytes(), CONTENT);
@@ -126,7 +130,7 @@ export async function askGrpc(
         request,
         options,
       )) {
-        if (offset !== number * PIECE_LENGTH || length !== partOf(number).length)
+        if (offset !== number * PIECE_LENGTH || length !== pieceBytes(number).length)
           throw new Error("a wrong piece");
       }
     } else {
@@ -135,7 +139,7 @@ export async function askGrpc(
         { kind: "persistent-cache", taskId },
         options,
       );
-      for await (const { number, content } of task) requireSame(content, partOf(number));
+      for await (const { number, content } of task) requireSame(content, pieceBytes(number));
     }
     return "right";
   } catch (error) {
@@ -144,25 +148,25 @@ export async function askGrpc(
   }
 }
 
-// --- right answers
+// --- valid responses
 
-const NUMBER = 3;
+const PIECE_NUMBER = 3;
 const PIECE_LENGTH = 20;
 const CONTENT = seededBytes(5, 50);
-const PIECES = 3;
+const PIECE_COUNT = 3;
 const hashers = portableHashers;
 
-function partOf(number: number): Uint8Array {
+function pieceBytes(number: number): Uint8Array {
   return CONTENT.subarray(number * PIECE_LENGTH, (number + 1) * PIECE_LENGTH);
 }
 
 type PieceFields = MessageInitShape<typeof PieceSchema>;
 
-/** Piece 3 of DownloadPiece. */
+/** Fields of piece 3, the response to DownloadPiece. */
 function wholePiece(fields: PieceFields = {}): PieceFields {
   const length = BigInt(CONTENT.length);
   return {
-    number: NUMBER,
+    number: PIECE_NUMBER,
     offset: 60n,
     length,
     digest: crc32Of(CONTENT),
@@ -172,9 +176,9 @@ function wholePiece(fields: PieceFields = {}): PieceFields {
   };
 }
 
-/** A piece of DownloadTask. */
+/** Fields of a piece in the response to DownloadPersistentCacheTask. */
 function taskPiece(number: number, fields: PieceFields = {}): PieceFields {
-  const content = partOf(number);
+  const content = pieceBytes(number);
   const offset = BigInt(number * PIECE_LENGTH);
   return {
     number,
@@ -202,7 +206,7 @@ function announcement(
   const extent = {
     number,
     offset: BigInt(number * PIECE_LENGTH),
-    length: BigInt(partOf(number).length),
+    length: BigInt(pieceBytes(number).length),
   };
   return syncMessage({ ...extent, ip: "127.0.0.1", tcpPort: 4005, quicPort: 4006, ...fields });
 }
@@ -235,8 +239,8 @@ function taskMessage(taskId: string, response: NonNullable<TaskResponse>): Uint8
   return toBinary(schema, create(schema, { hostId: "h", taskId, peerId: "p", response }));
 }
 
-function rightMessages(call: GrpcCall, taskId: string): Uint8Array[] {
-  const numbers = Array.from({ length: PIECES }, (_, number) => number);
+function validMessages(call: GrpcCall, taskId: string): Uint8Array[] {
+  const numbers = Array.from({ length: PIECE_COUNT }, (_, number) => number);
   switch (call) {
     case "piece": {
       const { number = 0, offset = 0n, length = 0n, digest = "" } = wholePiece();
@@ -259,62 +263,67 @@ function rightMessages(call: GrpcCall, taskId: string): Uint8Array[] {
   }
 }
 
-// --- frames of gRPC over HTTP/2 (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md)
+// --- gRPC over HTTP/2 (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md)
 
-const OPENING: Fields = { ":status": "200", "content-type": "application/grpc" };
-const WELL: Fields = { "grpc-status": "0" };
-/** Codes of RST_STREAM and GOAWAY (RFC 9113, section 7). */
-const RESETS = 14;
+const RESPONSE_HEADERS: Fields = { ":status": "200", "content-type": "application/grpc" };
+const OK_TRAILERS: Fields = { "grpc-status": "0" };
+/** Number of HTTP/2 error codes, used in RST_STREAM and GOAWAY (RFC 9113, section 7). */
+const ERROR_CODE_COUNT = 14;
 
-/** A message of gRPC. `announced` is the length in its header. */
+/** Encodes a length-prefixed gRPC message. `announced` is the length in its prefix. */
 function envelope(message: Uint8Array, flags = 0, announced: number = message.length): Uint8Array {
-  return joined([Uint8Array.of(flags), words(announced), message]);
+  return joined([Uint8Array.of(flags), uint32s(announced), message]);
 }
 
-function envelopes({ messages }: RightAnswer): Uint8Array {
+function envelopes({ messages }: ValidAnswer): Uint8Array {
   return joined(messages.map((message) => envelope(message)));
 }
 
-/** A whole answer with these bytes for its messages. */
-function send(exchange: Http2Exchange, body: Uint8Array, trailers: Fields = WELL): void {
-  exchange.headers(OPENING);
+/** Sends a complete response: headers, `body` as DATA, and trailers. */
+function send(exchange: Http2Exchange, body: Uint8Array, trailers: Fields = OK_TRAILERS): void {
+  exchange.headers(RESPONSE_HEADERS);
   exchange.data(body);
   exchange.headers(trailers, true);
 }
 
-/** As much of an answer as is there before its trailers. */
+/** Sends a response without its trailers: headers and `body` as DATA. */
 function begin(exchange: Http2Exchange, body: Uint8Array): void {
-  exchange.headers(OPENING);
+  exchange.headers(RESPONSE_HEADERS);
   if (body.length > 0) exchange.data(body);
 }
 
-/** Bytes of a message that are not its content. */
-const MAX_FIELDS: Readonly<Record<GrpcCall, number>> = {
+/** Client's limit for a message without its content, in bytes. */
+const MAX_FIELD_BYTES: Readonly<Record<GrpcCall, number>> = {
   piece: 64 * 1024,
   stat: 512 * 1024,
   sync: 512 * 1024,
   task: 512 * 1024,
 };
-/** Bytes of a message. */
-const LONGEST: Readonly<Record<GrpcCall, number>> = {
-  ...MAX_FIELDS,
-  piece: 64 * 1024 * 1024 + MAX_FIELDS.piece,
-  task: 64 * 1024 * 1024 + MAX_FIELDS.piece,
+/** Client's limit for a whole message, in bytes. */
+const MAX_MESSAGE_BYTES: Readonly<Record<GrpcCall, number>> = {
+  ...MAX_FIELD_BYTES,
+  piece: 64 * 1024 * 1024 + MAX_FIELD_BYTES.piece,
+  task: 64 * 1024 * 1024 + MAX_FIELD_BYTES.piece,
 };
 
-/** So many bytes of a field of two bytes each: an integer of 0, with a number below 16. */
-function fields(number: number, length: number): Uint8Array {
+/**
+ * Returns `length` bytes of repeated 2-byte fields: the varint 0 with field number `number` below
+ * 16.
+ */
+function unknownFields(number: number, length: number): Uint8Array {
   return new Uint8Array(length - (length % 2)).map((_, at) => (at % 2 === 0 ? number << 3 : 0));
 }
 
-/** So many bytes of a field of two bytes each: a message with nothing in it. */
-function empties(number: number, length: number): Uint8Array {
+/**
+ * Returns `length` bytes of repeated 2-byte fields: an empty message with field number `number`.
+ */
+function emptyMessages(number: number, length: number): Uint8Array {
   return new Uint8Array(length - (length % 2)).map((_, at) =>
     at % 2 === 0 ? (number << 3) | 2 : 0,
   );
 }
 
-// --- what can be wrong
+// --- faults
 
 const cutLengths = Object.fromEntries(
   grpcCalls.map((call) => [
@@ -323,20 +332,20 @@ const cutLengths = Object.fromEntries(
       call,
       variant: 0,
       taskId: "0".repeat(64),
-      messages: rightMessages(call, "0".repeat(64)),
+      messages: validMessages(call, "0".repeat(64)),
     }).length,
   ]),
 ) as Record<GrpcCall, number>;
-const everyCut = (call: GrpcCall): number => cutLengths[call];
-/** A few cuts: before, in and after the first message, and before the last byte. */
-const someCut = ({ variant }: RightAnswer, whole: Uint8Array): Uint8Array =>
-  whole.subarray(0, [0, 3, 5, 20, whole.length - 1, whole.length][variant % SOME_CUTS]);
-const SOME_CUTS = 6;
+const cutCount = (call: GrpcCall): number => cutLengths[call];
+/** Cuts a response before, in or after its first message, before its last byte, or not at all. */
+const cutPrefix = ({ variant }: ValidAnswer, whole: Uint8Array): Uint8Array =>
+  whole.subarray(0, [0, 3, 5, 20, whole.length - 1, whole.length][variant % CUT_COUNT]);
+const CUT_COUNT = 6;
 
 const lost = (): readonly FaultOutcome[] => ["ConnectionLost"];
 const violation = (): readonly FaultOutcome[] => ["ProtocolViolation"];
 const stalled = (): readonly FaultOutcome[] => ["Stalled"];
-/** What bytes that only look like a message may be taken for. */
+/** Allowed outcomes of a call that receives a message of arbitrary bytes. */
 const someMessage = (call: GrpcCall): readonly FaultOutcome[] => [
   ...([
     "ProtocolViolation",
@@ -349,23 +358,24 @@ const someMessage = (call: GrpcCall): readonly FaultOutcome[] => [
   ...(call === "stat" ? (["NotFound", "right"] as const) : []),
 ];
 
-/** An answer that ends well, with one other message or none in place of one of its own. */
-function message(
+/** Creates a fault that replaces the messages of a response and keeps its clean end. */
+function messageFault(
   name: string,
   call: GrpcCall,
   code: FaultOutcome,
-  spoil: (answer: RightAnswer) => readonly Uint8Array[],
+  replace: (answer: ValidAnswer) => readonly Uint8Array[],
 ): GrpcFault {
   return {
     name,
     group: "wrong",
     calls: [call],
     codes: () => [code],
-    play: (exchange, answer) => send(exchange, joined(spoil(answer).map((each) => envelope(each)))),
+    play: (exchange, answer) =>
+      send(exchange, joined(replace(answer).map((each) => envelope(each)))),
   };
 }
 
-/** Statuses of gRPC by number, and what each becomes. */
+/** Expected outcome for each gRPC status code, by number. */
 const statuses: readonly FaultOutcome[] = [
   "TruncatedContent",
   "StreamReset",
@@ -386,9 +396,9 @@ const statuses: readonly FaultOutcome[] = [
   "RemoteUnknown",
 ];
 
-/** Statuses that are none. */
-const strangeStatuses = ["17", "99", "4294967296", "-1", "abc", "", "NaN", "__proto__", "0 0"];
-/** Texts whose percent-encoding is wrong. */
+/** Values of `grpc-status` that are not status codes. */
+const invalidStatuses = ["17", "99", "4294967296", "-1", "abc", "", "NaN", "__proto__", "0 0"];
+/** Values of `grpc-message` with invalid percent-encoding. */
 const badlyEncoded = ["%", "%zz", "100%", "%ff%fe", "%e2%82"];
 const httpStatuses = [
   "204",
@@ -406,31 +416,31 @@ const httpStatuses = [
   "599",
 ];
 
-/** Frames that are none, or stand where they may not (RFC 9113). */
+/** HTTP/2 protocol violations: malformed frames, or frames where RFC 9113 forbids them. */
 const violations: readonly ((exchange: Http2Exchange) => void)[] = [
   (exchange) => exchange.data(Uint8Array.of(0, 0, 0, 0, 0)),
   (exchange) => exchange.frame(Frame.Data, 0, new Uint8Array(9), 0),
   (exchange) => exchange.frame(Frame.Data, 0, new Uint8Array(9), 0x7ffffffe),
   (exchange) =>
     exchange.bytes(frame(Frame.Data, 0, exchange.stream, new Uint8Array(100), 0xffffff)),
-  (exchange) => exchange.frame(Frame.PushPromise, Flag.EndHeaders, words(2)),
+  (exchange) => exchange.frame(Frame.PushPromise, Flag.EndHeaders, uint32s(2)),
   (exchange) => exchange.frame(Frame.Settings, 0, Uint8Array.of(0, 4, 0xff, 0xff, 0xff, 0xff), 0),
   (exchange) => exchange.frame(Frame.Settings, 0, new Uint8Array(5), 0),
-  (exchange) => exchange.frame(Frame.WindowUpdate, 0, words(0), 0),
-  (exchange) => exchange.frame(Frame.WindowUpdate, 0, words(0x7fffffff), 0),
+  (exchange) => exchange.frame(Frame.WindowUpdate, 0, uint32s(0), 0),
+  (exchange) => exchange.frame(Frame.WindowUpdate, 0, uint32s(0x7fffffff), 0),
   (exchange) => exchange.frame(Frame.Ping, 0, new Uint8Array(7), 0),
-  (exchange) => exchange.frame(Frame.Continuation, Flag.EndHeaders, headerBlock(OPENING)),
+  (exchange) => exchange.frame(Frame.Continuation, Flag.EndHeaders, headerBlock(RESPONSE_HEADERS)),
   (exchange) => exchange.frame(Frame.Headers, Flag.EndHeaders, new Uint8Array(30).fill(0xff)),
-  (exchange) => exchange.frame(Frame.Headers, Flag.EndHeaders, headerBlock(OPENING), 0),
+  (exchange) => exchange.frame(Frame.Headers, Flag.EndHeaders, headerBlock(RESPONSE_HEADERS), 0),
   (exchange) =>
     exchange.frame(
       Frame.Headers,
       Flag.EndHeaders | Flag.Padded,
-      Uint8Array.of(255, ...headerBlock(OPENING)),
+      Uint8Array.of(255, ...headerBlock(RESPONSE_HEADERS)),
     ),
-  (exchange) => exchange.frame(Frame.Reset, 0, words(0), 0),
-  (exchange) => exchange.frame(Frame.Reset, 0, words(2), 0x7fffffff),
-  (exchange) => exchange.frame(Frame.GoAway, 0, words(0, 0), 1),
+  (exchange) => exchange.frame(Frame.Reset, 0, uint32s(0), 0),
+  (exchange) => exchange.frame(Frame.Reset, 0, uint32s(2), 0x7fffffff),
+  (exchange) => exchange.frame(Frame.GoAway, 0, uint32s(0, 0), 1),
   (exchange) => exchange.headers({ ":status": "200", ":status ": "200" }),
   (exchange) => exchange.headers({ "content-type": "application/grpc" }),
   (exchange) => exchange.headers({ ":status": "200", "Content-Type": "application/grpc" }),
@@ -440,39 +450,39 @@ const violations: readonly ((exchange: Http2Exchange) => void)[] = [
   (exchange) => exchange.bytes(seededBytes(exchange.stream, 2000)),
 ];
 
-/** Every fault. Its place in the list stands in ids, see {@link grpcFaultId}. */
+/** All faults. Task ids contain the index of a fault, see {@link grpcFaultId}. */
 export const grpcFaults: readonly GrpcFault[] = [
   {
-    name: "the answer cut after any byte, and ended well",
+    name: "a response truncated at any byte, with a clean end",
     group: "cut short",
-    variants: everyCut,
+    variants: cutCount,
     codes: (call) => (call === "sync" ? ["TruncatedContent", "right"] : ["TruncatedContent"]),
     play: (exchange, answer) => send(exchange, envelopes(answer).subarray(0, answer.variant)),
   },
   {
-    name: "the answer cut after any byte, and ended without trailers",
+    name: "a response truncated at any byte, ended without trailers",
     group: "cut short",
-    variants: (call) => everyCut(call) + 1,
+    variants: (call) => cutCount(call) + 1,
     codes: () => ["TruncatedContent", "ProtocolViolation"],
     play(exchange, answer) {
-      exchange.headers(OPENING);
+      exchange.headers(RESPONSE_HEADERS);
       exchange.data(envelopes(answer).subarray(0, answer.variant), true);
     },
   },
   {
     name: "the connection lost after any byte",
     group: "reset or lost",
-    variants: everyCut,
+    variants: cutCount,
     codes: lost,
     play(exchange, answer) {
       begin(exchange, envelopes(answer).subarray(0, answer.variant));
-      // In turn in good order and by a reset.
+      // Alternates between FIN and RST.
       if (answer.variant % 2 === 0) exchange.socket.end();
       else exchange.socket.resetAndDestroy();
     },
   },
   {
-    name: "the connection lost before the answer",
+    name: "the connection lost before the response",
     group: "reset or lost",
     variants: () => 2,
     codes: lost,
@@ -480,26 +490,26 @@ export const grpcFaults: readonly GrpcFault[] = [
       void (variant === 0 ? exchange.socket.end() : exchange.socket.resetAndDestroy()),
   },
   {
-    name: "RST_STREAM before the answer, with every code",
+    name: "RST_STREAM before the response, with every code",
     group: "reset or lost",
-    variants: () => RESETS,
+    variants: () => ERROR_CODE_COUNT,
     codes: (_call, variant) => resetCodes(variant),
     play: (exchange, { variant }) => exchange.reset(variant),
   },
   {
-    name: "RST_STREAM within the answer and before its trailers, with every code",
+    name: "RST_STREAM within the response or before its trailers, with every code",
     group: "reset or lost",
-    variants: () => RESETS * SOME_CUTS,
-    codes: (_call, variant) => resetCodes(Math.floor(variant / SOME_CUTS)),
+    variants: () => ERROR_CODE_COUNT * CUT_COUNT,
+    codes: (_call, variant) => resetCodes(Math.floor(variant / CUT_COUNT)),
     play(exchange, answer) {
-      begin(exchange, someCut(answer, envelopes(answer)));
-      exchange.reset(Math.floor(answer.variant / SOME_CUTS));
+      begin(exchange, cutPrefix(answer, envelopes(answer)));
+      exchange.reset(Math.floor(answer.variant / CUT_COUNT));
     },
   },
   {
-    name: "RST_STREAM after the answer",
+    name: "RST_STREAM after the response",
     group: "reset or lost",
-    variants: () => RESETS,
+    variants: () => ERROR_CODE_COUNT,
     codes: () => ["right", "StreamReset", "ConnectionLost", "RemoteBusy"],
     play(exchange, answer) {
       send(exchange, envelopes(answer));
@@ -507,32 +517,32 @@ export const grpcFaults: readonly GrpcFault[] = [
     },
   },
   {
-    name: "GOAWAY for this request, before and within the answer, and the end",
+    name: "GOAWAY that excludes the request, before or within the response, then FIN",
     group: "reset or lost",
-    variants: () => RESETS * SOME_CUTS,
+    variants: () => ERROR_CODE_COUNT * CUT_COUNT,
     codes: lost,
     play(exchange, answer) {
-      begin(exchange, someCut(answer, envelopes(answer)));
-      exchange.goAway(Math.floor(answer.variant / SOME_CUTS), 0);
+      begin(exchange, cutPrefix(answer, envelopes(answer)));
+      exchange.goAway(Math.floor(answer.variant / CUT_COUNT), 0);
       exchange.socket.end();
     },
   },
   {
-    name: "GOAWAY within the answer, which goes on to its end",
+    name: "GOAWAY within a response that completes",
     group: "reset or lost",
-    variants: () => SOME_CUTS,
+    variants: () => CUT_COUNT,
     codes: () => ["right"],
     play(exchange, answer) {
       const whole = envelopes(answer);
-      const first = someCut(answer, whole);
+      const first = cutPrefix(answer, whole);
       begin(exchange, first);
       exchange.goAway(0, exchange.stream);
       exchange.data(whole.subarray(first.length));
-      exchange.headers(WELL, true);
+      exchange.headers(OK_TRAILERS, true);
     },
   },
   {
-    name: "GOAWAY after the answer",
+    name: "GOAWAY after the response",
     group: "reset or lost",
     codes: () => ["right"],
     play(exchange, answer) {
@@ -541,18 +551,18 @@ export const grpcFaults: readonly GrpcFault[] = [
       exchange.socket.end();
     },
   },
-  { name: "no answer at all", group: "silent", silent: true, codes: stalled, play: () => {} },
+  { name: "no response", group: "silent", silent: true, codes: stalled, play: () => {} },
   {
-    // So after each field of each message, and each frame.
-    name: "silence after each byte of the answer, or without its trailers",
+    // Includes silence after each field of each message and after each frame.
+    name: "silence after each byte of the response, or before its trailers",
     group: "silent",
     silent: true,
-    variants: (call) => everyCut(call) + 1,
+    variants: (call) => cutCount(call) + 1,
     codes: stalled,
     play: (exchange, answer) => begin(exchange, envelopes(answer).subarray(0, answer.variant)),
   },
   {
-    name: "messages in a message, as many empty ones as there may be bytes",
+    name: "nested empty messages up to the size limit",
     group: "malformed",
     calls: ["stat", "task"],
     codes: () => ["LimitExceeded"],
@@ -560,7 +570,10 @@ export const grpcFaults: readonly GrpcFault[] = [
       send(
         exchange,
         envelope(
-          joined([first, empties(call === "stat" ? 7 : 4, MAX_FIELDS[call] - first.length - 1)]),
+          joined([
+            first,
+            emptyMessages(call === "stat" ? 7 : 4, MAX_FIELD_BYTES[call] - first.length - 1),
+          ]),
         ),
       ),
   },
@@ -571,33 +584,35 @@ export const grpcFaults: readonly GrpcFault[] = [
     play: (exchange) => begin(exchange, envelope(new Uint8Array(100), 0, 0xffffffff)),
   },
   {
-    name: "a message announced with a byte beyond the limit",
+    name: "a message announced one byte above the limit",
     group: "malformed",
     codes: () => ["LimitExceeded"],
     play: (exchange, { call }) =>
-      begin(exchange, envelope(new Uint8Array(100), 0, LONGEST[call] + 1)),
+      begin(exchange, envelope(new Uint8Array(100), 0, MAX_MESSAGE_BYTES[call] + 1)),
   },
   {
-    name: "a message announced as long as the limit, which does not come",
+    name: "a message announced at the limit and never sent",
     group: "silent",
     silent: true,
     codes: stalled,
-    play: (exchange, { call }) => begin(exchange, envelope(new Uint8Array(100), 0, LONGEST[call])),
+    play: (exchange, { call }) =>
+      begin(exchange, envelope(new Uint8Array(100), 0, MAX_MESSAGE_BYTES[call])),
   },
   {
-    // A decoder that keeps them takes fifty times their memory; Node ended at 60 MiB of them.
-    name: "fields that nobody knows, as many as there may be bytes of content",
+    // A decoder that keeps unknown fields needs fifty times their memory; Node ended at 60 MiB of
+    // them.
+    name: "unknown fields above the field limit",
     group: "malformed",
     codes: () => ["LimitExceeded"],
     play: (exchange, { call, messages: [first = new Uint8Array(0)] }) =>
-      send(exchange, envelope(joined([first, fields(15, MAX_FIELDS[call])]))),
+      send(exchange, envelope(joined([first, unknownFields(15, MAX_FIELD_BYTES[call])]))),
   },
   {
-    name: "fields that nobody knows, no more than there may be of others",
+    name: "unknown fields within the field limit",
     group: "malformed",
     codes: () => ["right"],
     play(exchange, { call, messages: [first = new Uint8Array(0), ...rest] }) {
-      const more = joined([first, fields(15, MAX_FIELDS[call] - first.length - 1)]);
+      const more = joined([first, unknownFields(15, MAX_FIELD_BYTES[call] - first.length - 1)]);
       send(exchange, joined([more, ...rest].map((each) => envelope(each))));
     },
   },
@@ -609,13 +624,13 @@ export const grpcFaults: readonly GrpcFault[] = [
       send(exchange, envelope(first, 1)),
   },
   {
-    name: "an encoding that was not asked for",
+    name: "a compression that the client did not offer",
     group: "malformed",
     codes: violation,
     play(exchange, answer) {
-      exchange.headers({ ...OPENING, "grpc-encoding": "gzip" });
+      exchange.headers({ ...RESPONSE_HEADERS, "grpc-encoding": "gzip" });
       exchange.data(envelopes(answer));
-      exchange.headers(WELL, true);
+      exchange.headers(OK_TRAILERS, true);
     },
   },
   {
@@ -627,17 +642,17 @@ export const grpcFaults: readonly GrpcFault[] = [
       send(exchange, envelope(seededBytes(variant, 1 + (variant % 90)))),
   },
   {
-    name: "a bit of a message changed",
+    name: "a message with one flipped bit",
     group: "wrong",
     calls: ["piece", "task"],
-    variants: (call) => 8 * everyCut(call),
-    // Some bits mean nothing, such as those of the parent's name.
+    variants: (call) => 8 * cutCount(call),
+    // Some bits are not checked, such as those of the parent's id.
     codes: () => [...someMessage("piece"), "right"],
     play(exchange, { messages, variant }) {
       const body = joined(messages.map((each) => envelope(each)));
-      const starts = startsOf(messages);
+      const starts = messageOffsets(messages);
       const at = Math.floor(variant / 8);
-      // What the header of a message is changed to is the other faults' affair.
+      // Other faults cover changed message prefixes.
       if (starts.every((start) => at < start || at >= start + 5))
         body[at] = (body[at] ?? 0) ^ (1 << (variant % 8));
       else body[(starts.at(-1) ?? 0) + 5] = 0xff;
@@ -645,19 +660,19 @@ export const grpcFaults: readonly GrpcFault[] = [
     },
   },
   {
-    name: "a status in place of an answer",
+    name: "a status without a message",
     group: "malformed",
     variants: () => statuses.length,
     codes: (call, variant) =>
       call === "sync" && variant === 0 ? ["right"] : [statuses[variant] ?? "right"],
     play: (exchange, { variant }) =>
-      exchange.headers({ ...OPENING, "grpc-status": String(variant) }, true),
+      exchange.headers({ ...RESPONSE_HEADERS, "grpc-status": String(variant) }, true),
   },
   {
-    name: "a status of failure after the answer",
+    name: "an error status after the messages",
     group: "malformed",
     variants: () => statuses.length - 1,
-    // A stat that is not served is asked for by another call, whose answer this is not.
+    // After UNIMPLEMENTED for StatLocalTask the client tries another call, whose response differs.
     codes: (call, variant) => [
       statuses[variant + 1] ?? "right",
       ...(call === "stat" && variant === 11 ? (["ProtocolViolation"] as const) : []),
@@ -669,18 +684,18 @@ export const grpcFaults: readonly GrpcFault[] = [
       }),
   },
   {
-    name: "a status that is none",
+    name: "an invalid status code",
     group: "malformed",
-    variants: () => 2 * strangeStatuses.length,
+    variants: () => 2 * invalidStatuses.length,
     codes: () => ["RemoteUnknown"],
     play(exchange, answer) {
-      const status = { "grpc-status": strangeStatuses[answer.variant >> 1] ?? "" };
-      if (answer.variant % 2 === 0) exchange.headers({ ...OPENING, ...status }, true);
+      const status = { "grpc-status": invalidStatuses[answer.variant >> 1] ?? "" };
+      if (answer.variant % 2 === 0) exchange.headers({ ...RESPONSE_HEADERS, ...status }, true);
       else send(exchange, envelopes(answer), status);
     },
   },
   {
-    name: "a status whose text is badly encoded",
+    name: "a status message with invalid percent-encoding",
     group: "malformed",
     variants: () => 2 * badlyEncoded.length,
     codes: violation,
@@ -689,24 +704,24 @@ export const grpcFaults: readonly GrpcFault[] = [
         "grpc-status": "5",
         "grpc-message": badlyEncoded[answer.variant >> 1] ?? "",
       };
-      if (answer.variant % 2 === 0) exchange.headers({ ...OPENING, ...status }, true);
+      if (answer.variant % 2 === 0) exchange.headers({ ...RESPONSE_HEADERS, ...status }, true);
       else send(exchange, envelopes(answer), status);
     },
   },
   {
-    name: "a status with a text of 60 KiB",
+    name: "a status message of 60 KiB",
     group: "malformed",
     codes: () => ["NotFound"],
     play: (exchange) =>
       exchange.headers(
-        { ...OPENING, "grpc-status": "5", "grpc-message": "y".repeat(60 * 1024) },
+        { ...RESPONSE_HEADERS, "grpc-status": "5", "grpc-message": "y".repeat(60 * 1024) },
         true,
       ),
   },
   {
-    name: "a status with a text of 1 MiB",
+    name: "a status message of 1 MiB",
     group: "malformed",
-    // Node drops so long a block of fields without a word.
+    // Node silently drops a field block of this size.
     silent: true,
     codes: () => [
       "NotFound",
@@ -718,19 +733,19 @@ export const grpcFaults: readonly GrpcFault[] = [
     ],
     play: (exchange) =>
       exchange.headers(
-        { ...OPENING, "grpc-status": "5", "grpc-message": "y".repeat(1024 * 1024) },
+        { ...RESPONSE_HEADERS, "grpc-status": "5", "grpc-message": "y".repeat(1024 * 1024) },
         true,
       ),
   },
   {
-    name: "details of a status that are garbage",
+    name: "malformed status details",
     group: "malformed",
     variants: () => 3,
     codes: violation,
     play: (exchange, { variant }) =>
       exchange.headers(
         {
-          ...OPENING,
+          ...RESPONSE_HEADERS,
           "grpc-status": "5",
           "grpc-status-details-bin": ["!", "////", "AAAA"][variant] ?? "",
         },
@@ -738,7 +753,7 @@ export const grpcFaults: readonly GrpcFault[] = [
       ),
   },
   {
-    name: "an answer of HTTP alone, by its status",
+    name: "a plain HTTP response with an error status",
     group: "malformed",
     variants: () => httpStatuses.length,
     codes: (_call, variant) => httpCodes(httpStatuses[variant] ?? ""),
@@ -746,7 +761,7 @@ export const grpcFaults: readonly GrpcFault[] = [
       exchange.headers({ ":status": httpStatuses[variant] ?? "" }, true),
   },
   {
-    name: "another content type, or none",
+    name: "a wrong or missing content type",
     group: "malformed",
     variants: () => 4,
     codes: violation,
@@ -754,13 +769,13 @@ export const grpcFaults: readonly GrpcFault[] = [
       const type = ["text/html", "application/json", "application/grpc-web+proto"][answer.variant];
       exchange.headers({ ":status": "200", ...(type !== undefined && { "content-type": type }) });
       exchange.data(envelopes(answer));
-      exchange.headers(WELL, true);
+      exchange.headers(OK_TRAILERS, true);
     },
   },
   {
-    name: "frames that break HTTP/2",
+    name: "frames that violate HTTP/2",
     group: "malformed",
-    // Not every runtime looks at each of them; then nothing more comes.
+    // Some runtimes ignore some violations; the call then stalls.
     silent: true,
     variants: () => violations.length,
     codes: () => ["ConnectionLost", "StreamReset", "ProtocolViolation", "Stalled"],
@@ -771,25 +786,25 @@ export const grpcFaults: readonly GrpcFault[] = [
     group: "malformed",
     codes: () => ["ConnectionLost", "StreamReset", "ProtocolViolation", "RemoteBusy"],
     play(exchange) {
-      exchange.frame(Frame.Headers, 0, headerBlock(OPENING));
+      exchange.frame(Frame.Headers, 0, headerBlock(RESPONSE_HEADERS));
       const more = headerBlock({ "x-more": "y".repeat(16_000) });
       for (let count = 0; count < 100; count++) exchange.frame(Frame.Continuation, 0, more);
       exchange.socket.end();
     },
   },
   {
-    name: "a frame of an unknown type, which is to be ignored",
+    name: "a frame of an unknown type, which a client ignores",
     group: "malformed",
     codes: () => ["right"],
     play(exchange, answer) {
-      exchange.headers(OPENING);
+      exchange.headers(RESPONSE_HEADERS);
       exchange.frame(0xfa, 0xff, new Uint8Array(20));
       exchange.data(envelopes(answer));
-      exchange.headers(WELL, true);
+      exchange.headers(OK_TRAILERS, true);
     },
   },
   {
-    name: "the answer twice",
+    name: "the messages twice",
     group: "wrong",
     codes: violation,
     play(exchange, answer) {
@@ -798,7 +813,7 @@ export const grpcFaults: readonly GrpcFault[] = [
     },
   },
   {
-    name: "the answer twice, the second behind the end",
+    name: "a second response after the end of the first",
     group: "wrong",
     codes: () => ["right", "StreamReset", "ConnectionLost"],
     play(exchange, answer) {
@@ -807,122 +822,132 @@ export const grpcFaults: readonly GrpcFault[] = [
     },
   },
 
-  message("no piece", "piece", "ProtocolViolation", () => [pieceMessage(undefined)]),
-  message("another number", "piece", "PieceMismatch", () => [
+  messageFault("no piece", "piece", "ProtocolViolation", () => [pieceMessage(undefined)]),
+  messageFault("another number", "piece", "PieceMismatch", () => [
     pieceMessage(wholePiece({ number: 4 })),
   ]),
-  message("the greatest number", "piece", "PieceMismatch", () => [
+  messageFault("the greatest number", "piece", "PieceMismatch", () => [
     pieceMessage(wholePiece({ number: 0xffffffff })),
   ]),
-  message(
-    "another offset than that of the digest",
+  messageFault(
+    "an offset that the metadata digest does not cover",
     "piece",
     "DigestMismatch",
     ({ messages: [right] }) => [
       joined([right ?? new Uint8Array(0), pieceMessage({ offset: 61n })]),
     ],
   ),
-  message("an offset of 2^64 - 1", "piece", "LimitExceeded", () => [
+  messageFault("an offset of 2^64 - 1", "piece", "LimitExceeded", () => [
     pieceMessage(wholePiece({ offset: 2n ** 64n - 1n })),
   ]),
-  message("a length of 2^64 - 1", "piece", "LimitExceeded", () => [
+  messageFault("a length of 2^64 - 1", "piece", "LimitExceeded", () => [
     pieceMessage(wholePiece({ length: 2n ** 64n - 1n })),
   ]),
-  message("a length of 2^32 - 1", "piece", "LimitExceeded", () => [
+  messageFault("a length of 2^32 - 1", "piece", "LimitExceeded", () => [
     pieceMessage(wholePiece({ length: 2n ** 32n - 1n })),
   ]),
-  message("content longer than announced", "piece", "LengthMismatch", () => [
+  messageFault("content longer than announced", "piece", "LengthMismatch", () => [
     pieceMessage(wholePiece({ length: 49n })),
   ]),
-  message("content shorter than announced", "piece", "LengthMismatch", () => [
+  messageFault("content shorter than announced", "piece", "LengthMismatch", () => [
     pieceMessage(wholePiece({ length: 51n })),
   ]),
-  message("no content", "piece", "LengthMismatch", () => {
+  messageFault("no content", "piece", "LengthMismatch", () => {
     const { content: _left, ...rest } = wholePiece();
     return [pieceMessage(rest)];
   }),
-  message("the digest of something else", "piece", "DigestMismatch", () => [
+  messageFault("the digest of something else", "piece", "DigestMismatch", () => [
     pieceMessage(wholePiece({ digest: "crc32:1" })),
   ]),
-  message("no digest", "piece", "ProtocolViolation", () => [
+  messageFault("no digest", "piece", "ProtocolViolation", () => [
     pieceMessage(wholePiece({ digest: "" })),
   ]),
-  message("a digest of an unknown algorithm", "piece", "ProtocolViolation", () => [
+  messageFault("a digest of an unknown algorithm", "piece", "ProtocolViolation", () => [
     pieceMessage(wholePiece({ digest: "md5:0" })),
   ]),
-  message("the metadata's digest of something else", "piece", "DigestMismatch", () => [
+  messageFault("a wrong metadata digest", "piece", "DigestMismatch", () => [
     pieceMessage(wholePiece(), "crc32:1"),
   ]),
-  message("the metadata's digest is none", "piece", "ProtocolViolation", () => [
+  messageFault("a malformed metadata digest", "piece", "ProtocolViolation", () => [
     pieceMessage(wholePiece(), "none"),
   ]),
-  message("a text that is not UTF-8", "piece", "ProtocolViolation", ({ messages: [right] }) => [
-    // Field 2, the digest, of two bytes that no text begins with.
-    joined([right ?? new Uint8Array(0), Uint8Array.of(0x12, 2, 0xff, 0xfe)]),
-  ]),
-  message(
-    "a parent's id that is not UTF-8",
+  messageFault(
+    "a text that is not UTF-8",
     "piece",
     "ProtocolViolation",
     ({ messages: [right] }) => [
-      // Field 1 of the answer is the piece, whose field 2 is that id.
+      // Field 2 of the response is the digest; 0xff 0xfe cannot begin UTF-8 text.
+      joined([right ?? new Uint8Array(0), Uint8Array.of(0x12, 2, 0xff, 0xfe)]),
+    ],
+  ),
+  messageFault(
+    "a parent id that is not UTF-8",
+    "piece",
+    "ProtocolViolation",
+    ({ messages: [right] }) => [
+      // Field 1 of the response is the piece; field 2 of the piece is the parent id.
       joined([right ?? new Uint8Array(0), Uint8Array.of(0x0a, 4, 0x12, 2, 0xff, 0xfe)]),
     ],
   ),
-  message("a host's id that is not UTF-8", "task", "ProtocolViolation", ({ messages: [right] }) => [
-    // Field 1 of the answer.
-    joined([right ?? new Uint8Array(0), Uint8Array.of(0x0a, 2, 0xff, 0xfe)]),
-  ]),
+  messageFault(
+    "a host id that is not UTF-8",
+    "task",
+    "ProtocolViolation",
+    ({ messages: [right] }) => [
+      // Field 1 of the response is the host id.
+      joined([right ?? new Uint8Array(0), Uint8Array.of(0x0a, 2, 0xff, 0xfe)]),
+    ],
+  ),
 
-  message("no lengths", "stat", "NotFound", () => [new Uint8Array(0)]),
-  message("pieces of no length", "stat", "ProtocolViolation", () => [
+  messageFault("no lengths", "stat", "NotFound", () => [new Uint8Array(0)]),
+  messageFault("pieces of no length", "stat", "ProtocolViolation", () => [
     statMessage({ pieceLength: 0n }),
   ]),
-  message("pieces of 2^64 - 1", "stat", "ProtocolViolation", () => [
+  messageFault("pieces of 2^64 - 1", "stat", "ProtocolViolation", () => [
     statMessage({ pieceLength: 2n ** 64n - 1n }),
   ]),
-  message("content of 2^64 - 1", "stat", "ProtocolViolation", () => [
+  messageFault("content of 2^64 - 1", "stat", "ProtocolViolation", () => [
     statMessage({ contentLength: 2n ** 64n - 1n }),
   ]),
 
-  message("a piece that was not asked for", "sync", "ProtocolViolation", () => [
+  messageFault("a piece that was not asked for", "sync", "ProtocolViolation", () => [
     announcement(0),
     announcement(3, { length: 1n }),
   ]),
-  message("a piece announced twice", "sync", "ProtocolViolation", () => [
+  messageFault("a piece announced twice", "sync", "ProtocolViolation", () => [
     announcement(1),
     announcement(1),
   ]),
-  message("a piece of another length", "sync", "ProtocolViolation", () => [
+  messageFault("a piece of another length", "sync", "ProtocolViolation", () => [
     announcement(1, { length: 19n }),
   ]),
-  message("a piece of no length", "sync", "ProtocolViolation", () => [
+  messageFault("a piece of no length", "sync", "ProtocolViolation", () => [
     announcement(0, { length: 0n }),
   ]),
-  message("a piece at another offset", "sync", "ProtocolViolation", () => [
+  messageFault("a piece at another offset", "sync", "ProtocolViolation", () => [
     announcement(1),
     announcement(2, { offset: 41n }),
   ]),
-  message("a piece of 2^64 - 1", "sync", "LimitExceeded", () => [
+  messageFault("a piece of 2^64 - 1", "sync", "LimitExceeded", () => [
     announcement(1, { length: 2n ** 64n - 1n }),
   ]),
-  message("an offset of 2^64 - 1", "sync", "LimitExceeded", () => [
+  messageFault("an offset of 2^64 - 1", "sync", "LimitExceeded", () => [
     announcement(1, { offset: 2n ** 64n - 1n }),
   ]),
-  message("an address that is none", "sync", "ProtocolViolation", () => [
+  messageFault("an invalid IP address", "sync", "ProtocolViolation", () => [
     announcement(0, { ip: "../etc" }),
   ]),
-  message("a port that is none", "sync", "ProtocolViolation", () => [
+  messageFault("a port above 65535", "sync", "ProtocolViolation", () => [
     announcement(0, { tcpPort: 70_000 }),
   ]),
-  message("a negative port", "sync", "ProtocolViolation", () => [
+  messageFault("a negative port", "sync", "ProtocolViolation", () => [
     announcement(0, { quicPort: -1 }),
   ]),
-  message("announcements without end", "sync", "ProtocolViolation", () =>
-    Array.from({ length: 10_000 }, (_, number) => announcement(number % PIECES)),
+  messageFault("10,000 announcements", "sync", "ProtocolViolation", () =>
+    Array.from({ length: 10_000 }, (_, number) => announcement(number % PIECE_COUNT)),
   ),
   {
-    name: "announcements that never end",
+    name: "an announcement stream that stays open",
     group: "silent",
     calls: ["sync"],
     silent: true,
@@ -930,72 +955,78 @@ export const grpcFaults: readonly GrpcFault[] = [
     play: (exchange) => begin(exchange, envelope(announcement(0))),
   },
 
-  message("another task", "task", "ProtocolViolation", () => [startedMessage("c".repeat(64))]),
-  message("a piece before what the task is", "task", "ProtocolViolation", ({ taskId }) => [
+  messageFault("another task", "task", "ProtocolViolation", () => [startedMessage("c".repeat(64))]),
+  messageFault("a piece before the started response", "task", "ProtocolViolation", ({ taskId }) => [
     finishedMessage(taskId, taskPiece(0)),
   ]),
-  message("a task of 2^64 - 1", "task", "LimitExceeded", ({ taskId }) => [
+  messageFault("a task of 2^64 - 1", "task", "LimitExceeded", ({ taskId }) => [
     startedMessage(taskId, 2n ** 64n - 1n),
   ]),
-  message("what the task is, twice", "task", "ProtocolViolation", ({ taskId }) => [
+  messageFault("two started responses", "task", "ProtocolViolation", ({ taskId }) => [
     startedMessage(taskId),
     startedMessage(taskId),
   ]),
-  message("nothing but what the task is", "task", "TruncatedContent", ({ taskId }) => [
+  messageFault("a started response without pieces", "task", "TruncatedContent", ({ taskId }) => [
     startedMessage(taskId),
   ]),
-  message("a piece too few", "task", "TruncatedContent", ({ messages }) => messages.slice(0, -1)),
-  message("a piece twice", "task", "ProtocolViolation", ({ messages }) => [
+  messageFault("a missing last piece", "task", "TruncatedContent", ({ messages }) =>
+    messages.slice(0, -1),
+  ),
+  messageFault("a piece twice", "task", "ProtocolViolation", ({ messages }) => [
     ...messages,
     ...messages.slice(-1),
   ]),
-  message("a piece behind the last", "task", "ProtocolViolation", ({ taskId, messages }) => [
+  messageFault("a piece after the last", "task", "ProtocolViolation", ({ taskId, messages }) => [
     ...messages,
     finishedMessage(taskId, { ...taskPiece(0), number: 3, offset: 60n }),
   ]),
-  message("a piece under another number", "task", "ProtocolViolation", ({ taskId }) => [
+  messageFault("a piece under another number", "task", "ProtocolViolation", ({ taskId }) => [
     startedMessage(taskId),
     finishedMessage(taskId, { ...taskPiece(0), number: 1 }),
   ]),
-  message("a piece without content", "task", "ProtocolViolation", ({ taskId }) => {
+  messageFault("a piece without content", "task", "ProtocolViolation", ({ taskId }) => {
     const { content: _left, ...rest } = taskPiece(0);
     return [startedMessage(taskId), finishedMessage(taskId, rest)];
   }),
-  message("a piece of other bytes", "task", "DigestMismatch", ({ taskId }) => [
+  messageFault("a piece with wrong content", "task", "DigestMismatch", ({ taskId }) => [
     startedMessage(taskId),
-    finishedMessage(taskId, taskPiece(0, { content: partOf(1) })),
+    finishedMessage(taskId, taskPiece(0, { content: pieceBytes(1) })),
   ]),
-  message("a piece longer than announced", "task", "LengthMismatch", ({ taskId }) => [
+  messageFault("a piece longer than announced", "task", "LengthMismatch", ({ taskId }) => [
     startedMessage(taskId),
     finishedMessage(taskId, taskPiece(0, { content: CONTENT.subarray(0, PIECE_LENGTH + 1) })),
   ]),
-  message("a piece shorter than announced", "task", "LengthMismatch", ({ taskId }) => [
+  messageFault("a piece shorter than announced", "task", "LengthMismatch", ({ taskId }) => [
     startedMessage(taskId),
     finishedMessage(taskId, taskPiece(0, { content: CONTENT.subarray(0, PIECE_LENGTH - 1) })),
   ]),
-  message("a piece of 2^32 - 1", "task", "LimitExceeded", ({ taskId }) => [
+  messageFault("a piece of 2^32 - 1", "task", "LimitExceeded", ({ taskId }) => [
     startedMessage(taskId),
     finishedMessage(taskId, taskPiece(0, { length: 2n ** 32n - 1n })),
   ]),
-  message("a piece without a digest", "task", "ProtocolViolation", ({ taskId }) => [
+  messageFault("a piece without a digest", "task", "ProtocolViolation", ({ taskId }) => [
     startedMessage(taskId),
     finishedMessage(taskId, taskPiece(0, { digest: "" })),
   ]),
 ];
 
 function resetCodes(code: number): readonly FaultOutcome[] {
-  // REFUSED_STREAM and ENHANCE_YOUR_CALM are about load (RFC 9113, section 7); NO_ERROR leaves an answer that is not whole.
+  // REFUSED_STREAM and ENHANCE_YOUR_CALM mean load (RFC 9113, section 7). NO_ERROR leaves a
+  // truncated response.
   if (code === 7 || code === 11) return ["RemoteBusy"];
   return code === 0 ? ["StreamReset", "TruncatedContent", "ProtocolViolation"] : ["StreamReset"];
 }
 
-/** As Connect takes statuses of HTTP: https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md */
+/**
+ * Returns the expected outcome of an HTTP status, like Connect maps it:
+ * https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md
+ */
 function httpCodes(status: string): readonly FaultOutcome[] {
   if (status === "404") return ["RemoteUnimplemented"];
   return ["429", "502", "503", "504"].includes(status) ? ["RemoteBusy"] : ["ProtocolViolation"];
 }
 
-function startsOf(messages: readonly Uint8Array[]): number[] {
+function messageOffsets(messages: readonly Uint8Array[]): number[] {
   const starts: number[] = [];
   let at = 0;
   for (const { length } of messages) {

@@ -1,11 +1,11 @@
 /**
- * A server that speaks as much HTTP/2 (RFC 9113) as a scripted answer needs, over node:net: it sends whatever frames it is told
- * to, at any place, cut anywhere. An API for HTTP/2 would not.
+ * Minimal HTTP/2 server (RFC 9113) over node:net for scripted responses. It can send invalid,
+ * misplaced and truncated frames, which an HTTP/2 library would refuse.
  */
 import { Buffer } from "node:buffer";
 import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
 
-/** Types of frames (RFC 9113, section 6). */
+/** Frame types (RFC 9113, section 6). */
 export const Frame = {
   Data: 0,
   Headers: 1,
@@ -19,20 +19,22 @@ export const Frame = {
   Continuation: 9,
 } as const;
 
-/** Flags of frames. ACK of SETTINGS and PING is the same bit as END_STREAM. */
+/** Frame flags. ACK, of SETTINGS and PING, is the same bit as END_STREAM. */
 export const Flag = { EndStream: 1, Ack: 1, EndHeaders: 4, Padded: 8 } as const;
 
-/** Header fields, in their order. */
+/** Header fields, in wire order. */
 export type Fields = Readonly<Record<string, string>>;
 
-/** What a client sends first (section 3.4). */
+/** Client connection preface (RFC 9113, section 3.4). */
 export const PREFACE: Uint8Array = new TextEncoder().encode("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
 
-/** Payload bytes of a frame that every peer takes (section 4.2). */
-const GREATEST_PAYLOAD = 16_384;
-const HEADER_LENGTH = 9;
+/**
+ * Default SETTINGS_MAX_FRAME_SIZE: payload size that every peer accepts (RFC 9113, section 4.2).
+ */
+const MAX_PAYLOAD_BYTES = 16_384;
+const HEADER_BYTES = 9;
 
-/** A frame, whatever its payload is worth. `announced` is the length in its header. */
+/** Encodes a frame without validation. `announced` is the payload length in its header. */
 export function frame(
   type: number,
   flags: number,
@@ -40,44 +42,50 @@ export function frame(
   payload: Uint8Array = new Uint8Array(0),
   announced: number = payload.length,
 ): Uint8Array {
-  const bytes = Buffer.alloc(HEADER_LENGTH + payload.length);
+  const bytes = Buffer.alloc(HEADER_BYTES + payload.length);
   bytes.writeUIntBE(announced, 0, 3);
   bytes[3] = type;
   bytes[4] = flags;
   bytes.writeUInt32BE(stream, 5);
-  bytes.set(payload, HEADER_LENGTH);
+  bytes.set(payload, HEADER_BYTES);
   return bytes;
 }
 
-/** Header fields as a block that refers to no table: literals without indexing (RFC 7541, section 6.2.2). */
+/** Encodes a field block of literals without indexing, using no table (RFC 7541, section 6.2.2). */
 export function headerBlock(fields: Fields): Uint8Array {
   return Buffer.concat(
-    Object.entries(fields).flatMap(([name, value]) => [Buffer.of(0), text(name), text(value)]),
+    Object.entries(fields).flatMap(([name, value]) => [
+      Buffer.of(0),
+      stringLiteral(name),
+      stringLiteral(value),
+    ]),
   );
 }
 
-/** HEADERS, with as many CONTINUATION as the block needs. */
+/** Encodes a HEADERS frame and the CONTINUATION frames that `block` needs. */
 export function headerFrames(stream: number, block: Uint8Array, endStream: boolean): Uint8Array {
   const frames: Uint8Array[] = [];
-  for (let at = 0; at === 0 || at < block.length; at += GREATEST_PAYLOAD) {
-    const last = at + GREATEST_PAYLOAD >= block.length ? Flag.EndHeaders : 0;
+  for (let at = 0; at === 0 || at < block.length; at += MAX_PAYLOAD_BYTES) {
+    const last = at + MAX_PAYLOAD_BYTES >= block.length ? Flag.EndHeaders : 0;
     const first = at === 0 && endStream ? Flag.EndStream : 0;
     const type = at === 0 ? Frame.Headers : Frame.Continuation;
-    frames.push(frame(type, first | last, stream, block.subarray(at, at + GREATEST_PAYLOAD)));
+    frames.push(frame(type, first | last, stream, block.subarray(at, at + MAX_PAYLOAD_BYTES)));
   }
   return Buffer.concat(frames);
 }
 
-/** 32 bits, big-endian, each. */
-export function words(...values: readonly number[]): Uint8Array {
+/** Encodes each value as 32 bits, big-endian. */
+export function uint32s(...values: readonly number[]): Uint8Array {
   const bytes = Buffer.alloc(4 * values.length);
   for (const [at, value] of values.entries()) bytes.writeUInt32BE(value, 4 * at);
   return bytes;
 }
 
-/** One request in the hands of a {@link Http2Script}. */
+/**
+ * One request received by a {@link ScriptedHttp2Server}, with the actions available to its script.
+ */
 export class Http2Exchange {
-  /** The request's body, to its end. */
+  /** Whole request body. */
   readonly body: Uint8Array;
   readonly stream: number;
   readonly socket: Socket;
@@ -88,7 +96,7 @@ export class Http2Exchange {
     this.socket = socket;
   }
 
-  /** Sends bytes as they are. */
+  /** Sends raw bytes on the connection, unless it is closed. */
   bytes(bytes: Uint8Array): void {
     if (!this.socket.destroyed) this.socket.write(bytes);
   }
@@ -102,29 +110,33 @@ export class Http2Exchange {
   }
 
   data(bytes: Uint8Array, endStream = false): void {
-    for (let at = 0; at === 0 || at < bytes.length; at += GREATEST_PAYLOAD) {
-      const last = at + GREATEST_PAYLOAD >= bytes.length;
+    for (let at = 0; at === 0 || at < bytes.length; at += MAX_PAYLOAD_BYTES) {
+      const last = at + MAX_PAYLOAD_BYTES >= bytes.length;
       this.frame(
         Frame.Data,
         endStream && last ? Flag.EndStream : 0,
-        bytes.subarray(at, at + GREATEST_PAYLOAD),
+        bytes.subarray(at, at + MAX_PAYLOAD_BYTES),
       );
     }
   }
 
   reset(code: number): void {
-    this.frame(Frame.Reset, 0, words(code));
+    this.frame(Frame.Reset, 0, uint32s(code));
   }
 
   goAway(code: number, lastStream: number): void {
-    this.frame(Frame.GoAway, 0, words(lastStream, code), 0);
+    this.frame(Frame.GoAway, 0, uint32s(lastStream, code), 0);
   }
 }
 
-/** What a server does with a request. It stays silent after what it did. */
+/**
+ * Handler of a {@link ScriptedHttp2Server} for one request. The stream stays open when it returns.
+ */
 export type Http2Script = (exchange: Http2Exchange) => void;
 
-/** An HTTP/2 server in the clear that answers every request by a script, and knows no rule of the protocol. */
+/**
+ * Cleartext HTTP/2 server that handles every request by a script and enforces no protocol rules.
+ */
 export class ScriptedHttp2Server {
   readonly #server: Server;
   readonly #sockets: Set<Socket>;
@@ -149,7 +161,7 @@ export class ScriptedHttp2Server {
     return new ScriptedHttp2Server(server, sockets);
   }
 
-  /** `host:port`. */
+  /** Address of the server, `host:port`. */
   get addr(): string {
     return `127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
   }
@@ -161,27 +173,28 @@ export class ScriptedHttp2Server {
 }
 
 /**
- * Tells of every frame that comes on a socket, behind so many bytes of something else. The payload is to be used at once.
+ * Calls `onFrame` for every frame received on a socket, after skipping `skipBytes` bytes. The
+ * payload is valid only during the call.
  */
-export function eachFrame(
+export function onEachFrame(
   socket: Socket,
-  behind: number,
-  take: (type: number, flags: number, stream: number, payload: Uint8Array) => void,
+  skipBytes: number,
+  onFrame: (type: number, flags: number, stream: number, payload: Uint8Array) => void,
 ): void {
   let received: Buffer = Buffer.alloc(0);
-  let skip = behind;
+  let skip = skipBytes;
   socket.on("data", (chunk: Uint8Array) => {
     received = received.length === 0 ? Buffer.from(chunk) : Buffer.concat([received, chunk]);
     let at = Math.min(skip, received.length);
     skip -= at;
-    while (received.length >= at + HEADER_LENGTH) {
-      const start = at + HEADER_LENGTH;
+    while (received.length >= at + HEADER_BYTES) {
+      const start = at + HEADER_BYTES;
       const end = start + received.readUIntBE(at, 3);
       if (received.length < end) break;
       const [type = 0, flags = 0] = received.subarray(at + 3, at + 5);
       const stream = received.readUInt32BE(at + 5);
       at = end;
-      take(type, flags, stream, received.subarray(start, end));
+      onFrame(type, flags, stream, received.subarray(start, end));
     }
     received = received.subarray(at);
   });
@@ -190,14 +203,14 @@ export function eachFrame(
 function serve(socket: Socket, script: Http2Script): void {
   const bodies = new Map<number, Uint8Array[]>();
   socket.write(frame(Frame.Settings, 0, 0));
-  eachFrame(socket, PREFACE.length, (type, flags, stream, payload) => {
+  onEachFrame(socket, PREFACE.length, (type, flags, stream, payload) => {
     if (type === Frame.Settings && (flags & Flag.Ack) === 0)
       socket.write(frame(Frame.Settings, Flag.Ack, 0));
     if (type === Frame.Ping && (flags & Flag.Ack) === 0)
       socket.write(frame(Frame.Ping, Flag.Ack, 0, payload));
     if (type === Frame.Data && payload.length > 0) {
       bodies.set(stream, [...(bodies.get(stream) ?? []), Uint8Array.from(payload)]);
-      socket.write(frame(Frame.WindowUpdate, 0, 0, words(payload.length)));
+      socket.write(frame(Frame.WindowUpdate, 0, 0, uint32s(payload.length)));
     }
     if ((type === Frame.Data || type === Frame.Headers) && (flags & Flag.EndStream) !== 0) {
       const body = Buffer.concat(bodies.get(stream) ?? []);
@@ -207,8 +220,11 @@ function serve(socket: Socket, script: Http2Script): void {
   });
 }
 
-/** A string literal (RFC 7541, section 5.2), its length as an integer with a prefix of 7 bits (section 5.1). */
-function text(value: string): Uint8Array {
+/**
+ * Encodes a string literal (RFC 7541, section 5.2). Its length is an integer with a 7-bit prefix
+ * (5.1).
+ */
+function stringLiteral(value: string): Uint8Array {
   const bytes = Buffer.from(value, "latin1");
   const length = [Math.min(bytes.length, 127)];
   if (bytes.length >= 127) {

@@ -1,6 +1,6 @@
 /**
- * A peer that answers over the Vortex protocol wrongly, in every way that there is: what is wrong stands in the id of the task that
- * it is asked for, so that one server serves all faults, to any number of clients.
+ * Vortex peer that sends faulty responses. The requested task id selects the fault, so one server
+ * can play all faults for any number of clients.
  */
 import { Buffer } from "node:buffer";
 import type { ErrorCode } from "../../src/errors.ts";
@@ -17,10 +17,10 @@ import {
 } from "./hostile.ts";
 import { joined, seededBytes } from "./random.ts";
 
-/** What kind of fault it is. */
+/** Category of a fault. */
 export type FaultGroup = "cut short" | "reset or lost" | "silent" | "malformed" | "wrong";
 
-/** All of them. */
+/** All fault categories. */
 export const faultGroups: readonly FaultGroup[] = [
   "cut short",
   "reset or lost",
@@ -29,16 +29,16 @@ export const faultGroups: readonly FaultGroup[] = [
   "wrong",
 ];
 
-/** How a call ended: with what is right, or in an error. */
+/** Outcome of a call: the correct content, or an error code. */
 export type FaultOutcome = ErrorCode | "right";
 
-/** One way to be wrong. */
+/** One kind of faulty response. */
 export interface VortexFault {
   readonly name: string;
   readonly group: FaultGroup;
-  /** How many forms it has, numbered from 0. Default 1. */
+  /** Number of variants, numbered from 0. Default: 1. */
   readonly variants?: number;
-  /** What a call may end in. */
+  /** Allowed outcomes of a call that receives this fault. */
   readonly codes: readonly FaultOutcome[];
   play(exchange: Exchange, variant: number): Promise<void>;
 }
@@ -46,7 +46,7 @@ export interface VortexFault {
 const good = answer();
 const { packet, content, whole } = good;
 
-/** The piece that {@link hostileVortex} is asked for. */
+/** Piece served by {@link hostileVortex}. */
 export const hostilePiece: { readonly number: number; readonly content: Uint8Array } = {
   number: good.metadata.number,
   content,
@@ -54,7 +54,9 @@ export const hostilePiece: { readonly number: number; readonly content: Uint8Arr
 
 const ID = /[0-9a-f]{8}(?:fa){28}/;
 
-/** The task whose id asks for a fault; without one, for the right answer. */
+/**
+ * Returns the task id that selects a fault and its variant; without a fault, the valid response.
+ */
 export function vortexFaultId(fault?: VortexFault, variant = 0): string {
   const index = fault === undefined ? 0xffff : vortexFaults.indexOf(fault);
   return (
@@ -62,7 +64,7 @@ export function vortexFaultId(fault?: VortexFault, variant = 0): string {
   );
 }
 
-/** Answers each request as the id in it asks. */
+/** Plays the fault selected by the task id of each request. */
 export const hostileVortex: Script = async (exchange) => {
   const id = ID.exec(Buffer.from(exchange.request).toString("latin1"))?.[0] ?? "";
   const fault = vortexFaults[Number.parseInt(id.slice(0, 4), 16)];
@@ -71,7 +73,9 @@ export const hostileVortex: Script = async (exchange) => {
   await exchange.finish();
 };
 
-/** Answers that are whole and wrong: what is wrong, all bytes up to a clean end, and the code that it is told by. */
+/**
+ * Complete but wrong responses: a description, all bytes up to a clean end, and the expected code.
+ */
 export const wrongAnswers: readonly (readonly [
   what: string,
   bytes: Uint8Array,
@@ -91,7 +95,7 @@ export const wrongAnswers: readonly (readonly [
   new DataView(withinHeader.buffer).setUint32(6, 0xffffffff - 4);
   const neitherForm = packet.slice();
   new DataView(neitherForm.buffer).setUint32(2, packet.length - 6 + 1);
-  const spoilt = (fields: Partial<Answer["metadata"]>): Uint8Array =>
+  const withMetadata = (fields: Partial<Answer["metadata"]>): Uint8Array =>
     joined([answer(40, fields).packet, content]);
   const otherByte = whole.slice();
   otherByte[whole.length - 1] = (otherByte.at(-1) ?? 0) ^ 1;
@@ -104,7 +108,7 @@ export const wrongAnswers: readonly (readonly [
   });
 
   return [
-    ["another piece number", spoilt({ number: 4 }), "PieceMismatch"],
+    ["another piece number", withMetadata({ number: 4 }), "PieceMismatch"],
     ["another kind of piece", joined([kindSwapped, content]), "PieceMismatch"],
     ["a reserved tag", rawHeader(8, 0), "ProtocolViolation"],
     [
@@ -112,14 +116,14 @@ export const wrongAnswers: readonly (readonly [
       joined([rawHeader(253, 3), Uint8Array.of(1, 2, 3)]),
       "ProtocolViolation",
     ],
-    ["a close packet", rawHeader(Tag.Close, 0), "ProtocolViolation"],
+    ["an empty close packet", rawHeader(Tag.Close, 0), "ProtocolViolation"],
     [
       "a close packet with a payload",
       joined([rawHeader(Tag.Close, 1), Uint8Array.of(1)]),
       "InvalidLength",
     ],
     ["the request itself", request, "ProtocolViolation"],
-    ["a request of no length", rawHeader(Tag.DownloadPiece, 0), "InvalidLength"],
+    ["an empty request packet", rawHeader(Tag.DownloadPiece, 0), "InvalidLength"],
     ["error code 0", errorPacket(0), "RemoteUnknown"],
     ["error code 1", errorPacket(1), "RemoteInvalidArgument"],
     ["error code 2", errorPacket(2), "NotFound"],
@@ -135,36 +139,40 @@ export const wrongAnswers: readonly (readonly [
     ["a metadata length of 2^32 - 1 in the longest packet", bothHuge, "InvalidPacket"],
     ["a metadata length of 2^32 - 5 in the longest packet", withinHeader, "LimitExceeded"],
     ["a packet length that fits neither form", joined([neitherForm, content]), "InvalidLength"],
-    ["a content length of 2^64 - 1", spoilt({ length: 2n ** 64n - 1n }), "LimitExceeded"],
+    ["a content length of 2^64 - 1", withMetadata({ length: 2n ** 64n - 1n }), "LimitExceeded"],
     [
-      "a content length of a byte beyond the limit",
-      spoilt({ length: 64n * 1024n * 1024n + 1n }),
+      "a content length one byte above the limit",
+      withMetadata({ length: 64n * 1024n * 1024n + 1n }),
       "LimitExceeded",
     ],
-    ["an offset of 2^64 - 1", spoilt({ offset: 2n ** 64n - 1n }), "LimitExceeded"],
+    ["an offset of 2^64 - 1", withMetadata({ offset: 2n ** 64n - 1n }), "LimitExceeded"],
     [
-      "offset and length that pass 2^53 together",
-      spoilt({ offset: 2n ** 53n - 40n }),
+      "an offset and a length whose sum exceeds 2^53",
+      withMetadata({ offset: 2n ** 53n - 40n }),
       "LimitExceeded",
     ],
-    ["less content announced than sent", spoilt({ length: 39n }), "ProtocolViolation"],
+    ["less content announced than sent", withMetadata({ length: 39n }), "ProtocolViolation"],
     ["a byte after the content", joined([whole, Uint8Array.of(0)]), "ProtocolViolation"],
     ["the answer twice", joined([whole, whole]), "ProtocolViolation"],
     ["a byte of the content changed", otherByte, "DigestMismatch"],
-    ["the digest of something else", spoilt({ digest: "crc32:1" }), "DigestMismatch"],
+    ["the digest of something else", withMetadata({ digest: "crc32:1" }), "DigestMismatch"],
     [
       "a sha256 of something else",
-      spoilt({ digest: `sha256:${"0".repeat(64)}` }),
+      withMetadata({ digest: `sha256:${"0".repeat(64)}` }),
       "DigestMismatch",
     ],
-    ["no digest", spoilt({ digest: "" }), "ProtocolViolation"],
-    ["a digest of an unknown algorithm", spoilt({ digest: "md5:00" }), "ProtocolViolation"],
-    ["a digest that is no number", spoilt({ digest: "crc32:12x" }), "ProtocolViolation"],
-    ["a digest of 33 bits", spoilt({ digest: "crc32:4294967296" }), "ProtocolViolation"],
+    ["no digest", withMetadata({ digest: "" }), "ProtocolViolation"],
+    ["a digest of an unknown algorithm", withMetadata({ digest: "md5:00" }), "ProtocolViolation"],
+    [
+      "a crc32 digest that is not a number",
+      withMetadata({ digest: "crc32:12x" }),
+      "ProtocolViolation",
+    ],
+    ["a digest of 33 bits", withMetadata({ digest: "crc32:4294967296" }), "ProtocolViolation"],
   ];
 })();
 
-/** Codes of what cannot be read, or may not be there. */
+/** Error codes of responses that cannot be decoded or exceed a limit. */
 const malformed: readonly ErrorCode[] = [
   "InvalidPacket",
   "InvalidLength",
@@ -172,17 +180,17 @@ const malformed: readonly ErrorCode[] = [
   "LimitExceeded",
 ];
 
-/** Every fault. Its place in the list stands in ids, see {@link vortexFaultId}. */
+/** All faults. Task ids contain the index of a fault, see {@link vortexFaultId}. */
 export const vortexFaults: readonly VortexFault[] = [
   {
-    name: "the answer cut after any byte, and ended well",
+    name: "a response truncated at any byte, with a clean end",
     group: "cut short",
     variants: whole.length,
     codes: ["TruncatedContent"],
     play: (exchange, cut) => sendAll(exchange, whole.subarray(0, cut)),
   },
   {
-    name: "the answer in the specification's form cut after any byte",
+    name: "a response with the specification's header length, truncated at any byte",
     group: "cut short",
     variants: whole.length,
     codes: ["TruncatedContent"],
@@ -190,10 +198,10 @@ export const vortexFaults: readonly VortexFault[] = [
       sendAll(exchange, joined([specificationForm(good), content]).subarray(0, cut)),
   },
   {
-    name: "a reset after any byte",
+    name: "a stream reset after any byte",
     group: "reset or lost",
     variants: whole.length,
-    // Not every transport tells a reset from an end.
+    // Some transports cannot distinguish a reset from an end.
     codes: ["StreamReset", "TruncatedContent", "ConnectionLost"],
     async play({ send, reset }, cut) {
       await send(whole.subarray(0, cut));
@@ -211,7 +219,7 @@ export const vortexFaults: readonly VortexFault[] = [
     },
   },
   {
-    name: "no answer at all",
+    name: "no response",
     group: "silent",
     codes: ["Stalled"],
     play: async () => {},
@@ -224,7 +232,7 @@ export const vortexFaults: readonly VortexFault[] = [
     play: async ({ send }, field) => void (await send(packet.subarray(0, fieldEnds(good)[field]))),
   },
   {
-    name: "silence within the content, or in place of its end",
+    name: "silence within the content, or before the end of the stream",
     group: "silent",
     variants: 2,
     codes: ["Stalled"],
@@ -257,7 +265,7 @@ export const vortexFaults: readonly VortexFault[] = [
   ),
 ];
 
-/** An error packet. */
+/** Encodes an error packet. */
 export function errorPacket(code: number, message = "why not"): Uint8Array {
   return encodePacket({ type: "error", id: 9, code, message });
 }

@@ -11,28 +11,30 @@ import {
 } from "../../src/transport/transport.ts";
 import { joined, seededBytes } from "./random.ts";
 
-/** One request in the hands of a {@link Script}. */
+/** One request received by a {@link ScriptedServer}, with the actions available to its script. */
 export interface Exchange {
-  /** The bytes of the request, to their end. */
+  /** All bytes of the request. */
   readonly request: Uint8Array;
-  /** Position of the request among all that came, from 0. */
+  /** Index of the request on this server, from 0. */
   readonly index: number;
   readonly stream: ByteStream;
   readonly connection: Connection;
-  /** Sends bytes; false when the other side does not take them any more. */
+  /**
+   * Sends bytes. Resolves to false when the write fails, for example after a reset by the client.
+   */
   send(bytes: Uint8Array): Promise<boolean>;
-  /** Ends the answer's direction. */
+  /** Ends the server's direction of the stream. */
   finish(): Promise<void>;
-  /** Resets the answer's direction. */
+  /** Resets the server's direction of the stream. */
   reset(): void;
-  /** Ends the whole connection, abruptly. */
+  /** Aborts the connection. */
   drop(): void;
 }
 
-/** What a peer does with a request. It stays silent after what it did, for as long as the test runs. */
+/** Handler of a {@link ScriptedServer} for one request. The stream stays open when it returns. */
 export type Script = (exchange: Exchange) => Promise<void> | void;
 
-/** A peer that answers every request by a script, and knows no rule of the protocol. */
+/** Server that handles every request by a script and enforces no protocol rules. */
 export class ScriptedServer {
   readonly #listener: Listener;
   readonly #script: Script;
@@ -58,12 +60,12 @@ export class ScriptedServer {
     return this.#listener.address;
   }
 
-  /** Requests that the script is done with. */
+  /** Number of requests for which the script has finished. */
   get requests(): number {
     return this.#requests;
   }
 
-  /** Resolves when the script is done with `count` requests. */
+  /** Resolves once the script has finished for `count` requests. */
   async answered(count: number): Promise<void> {
     while (this.#requests < count) {
       await new Promise<void>((resolve) => {
@@ -72,7 +74,7 @@ export class ScriptedServer {
     }
   }
 
-  /** Ends everything, and fails if a script failed. */
+  /** Closes the listener and all connections. Rejects if a script failed. */
   async close(): Promise<void> {
     await this.#listener.close({ grace: 0 });
     await Promise.all(this.#running);
@@ -91,7 +93,7 @@ export class ScriptedServer {
   async #answer(stream: ByteStream, connection: Connection): Promise<void> {
     const request = await readAll(stream).catch(() => undefined);
     if (request === undefined) return;
-    // A client asks for a sign of life by an empty request, and every live server answers it or resets it.
+    // An empty request is a client's liveness probe. Every live server answers or resets it.
     if (request.length === 0) {
       stream.writer.abort(StreamCode.Internal);
       return;
@@ -111,7 +113,7 @@ export class ScriptedServer {
   }
 }
 
-/** Every byte that comes on a stream, to its end. */
+/** Reads a stream to its end. */
 export async function readAll({ reader }: ByteStream): Promise<Uint8Array> {
   const chunks: Uint8Array[] = [];
   for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read())
@@ -119,16 +121,20 @@ export async function readAll({ reader }: ByteStream): Promise<Uint8Array> {
   return joined(chunks);
 }
 
-/** A right answer, and its parts for those who want to spoil them. */
+/** Valid response to a piece request, whole and in parts for tests that corrupt it. */
 export interface Answer {
   readonly metadata: PieceMetadata;
   readonly content: Uint8Array;
-  /** Header and metadata. */
+  /** Encoded header and metadata. */
   readonly packet: Uint8Array;
+  /** `packet` followed by `content`. */
   readonly whole: Uint8Array;
 }
 
-/** A right answer to a request for piece 3, of `length` bytes, with any field of its metadata replaced. */
+/**
+ * Builds a response to a request for piece 3, with `length` bytes of content. `fields` overrides
+ * metadata.
+ */
 export function answer(length = 40, fields: Partial<PieceMetadata> = {}): Answer {
   const content = seededBytes(length, length);
   const metadata: PieceMetadata = {
@@ -146,14 +152,17 @@ export function answer(length = 40, fields: Partial<PieceMetadata> = {}): Answer
   return { metadata, content, packet, whole: joined([packet, content]) };
 }
 
-/** The packet with the length of the written specification in its header, which counts the content. */
+/**
+ * Returns the answer's packet with the header length of the written Vortex specification, which
+ * includes the content.
+ */
 export function specificationForm({ packet, content }: Answer): Uint8Array {
   const bytes = packet.slice();
   new DataView(bytes.buffer).setUint32(2, packet.length - HEADER_LENGTH + content.length);
   return bytes;
 }
 
-/** The offsets in an answer's packet at which a field ends, the last being its own length. */
+/** Returns the end offset of each field in an answer's packet; the last is the packet's length. */
 export function fieldEnds({ metadata, packet }: Answer): number[] {
   const widths = [
     1,
@@ -177,7 +186,7 @@ export function fieldEnds({ metadata, packet }: Answer): number[] {
   return ends;
 }
 
-/** A header with any tag and length. */
+/** Encodes a packet header with any tag and length. */
 export function rawHeader(tag: number, length: number): Uint8Array {
   const bytes = new Uint8Array(HEADER_LENGTH);
   bytes[0] = 9;
@@ -186,9 +195,12 @@ export function rawHeader(tag: number, length: number): Uint8Array {
   return bytes;
 }
 
-/** Ids of 64 bytes, as the wire has them, that lead astray whoever takes them for something else: what they look like, and the id. */
+/**
+ * Task ids of 64 bytes that are dangerous if used as a path, key or command, each with a
+ * description.
+ */
 export const trickyIds: readonly (readonly [what: string, taskId: string])[] = [
-  ["a path upwards", "../".repeat(20).concat("pass")],
+  ["a path to parent directories", "../".repeat(20).concat("pass")],
   ["an absolute path with zero bytes", "/etc/passwd".padEnd(64, "\0")],
   ["a path with backslashes", "..\\".repeat(20).concat("pass")],
   ["a path in percent-encoding", "%2e%2e%2f".repeat(7).padEnd(64, "a")],
@@ -196,13 +208,13 @@ export const trickyIds: readonly (readonly [what: string, taskId: string])[] = [
   ["a property of every object", "__proto__".padEnd(64, " ")],
   ["a property of every object with zero bytes", "constructor".padEnd(64, "\0")],
   ["a URL of a file", "file:///etc/shadow".padEnd(64, "#")],
-  ["words for a shell", "$(reboot);`reboot`|reboot".padEnd(64, "&")],
-  ["words for a database", "' OR 1=1; DROP TABLE tasks; --".padEnd(64, " ")],
+  ["shell commands", "$(reboot);`reboot`|reboot".padEnd(64, "&")],
+  ["SQL", "' OR 1=1; DROP TABLE tasks; --".padEnd(64, " ")],
   ["slashes", ".".padEnd(64, "/")],
-  ["text from right to left", "\u202e".repeat(21).concat("a")],
+  ["right-to-left text", "\u202e".repeat(21).concat("a")],
 ];
 
-/** The digest that Dragonfly gives to `content`. */
+/** Returns the CRC-32 digest of `content` in Dragonfly's format, `crc32:<decimal>`. */
 export function crc32Of(content: Uint8Array): string {
   const hasher = portableHashers("crc32");
   hasher.update(content);

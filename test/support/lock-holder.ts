@@ -1,4 +1,8 @@
-/** Takes a lock, prints `held`, and gives it back when its standard input ends: `lock-holder.ts PATH`. */
+/**
+ * Test program: takes a file lock, prints `held`, and releases the lock when standard input ends.
+ *
+ *     lock-holder.ts PATH
+ */
 import process from "node:process";
 import { FileLock } from "../../adapters/files/lock.ts";
 

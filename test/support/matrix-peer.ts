@@ -1,10 +1,12 @@
 /**
- * One end of `test/integration/matrix.test.ts`, in a process of its own and through the face of its runtime:
+ * Test program: one end of `test/integration/matrix.test.ts`, through the entry point of its
+ * runtime.
  *
- *     matrix-peer.ts server FACE     prints where it serves (a `MatrixServer`), and serves
- *     matrix-peer.ts client FACE     for each `MatrixOrder`, a line of its input, fetches and prints a `MatrixResult`
+ *     matrix-peer.ts server FACE   prints a `MatrixServer` (its addresses) and serves
+ *     matrix-peer.ts client FACE   for each input line, a `MatrixRequest`, prints a `MatrixResult`
  *
- * FACE is `node`, `bun` or `deno`. Both end when their input does, by themselves, so that what they leave open shows.
+ * FACE is `node`, `bun` or `deno`. Both stop at the end of their input without calling `exit`, so
+ * that leaked handles keep the process alive and fail the test.
  */
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
@@ -24,7 +26,7 @@ import {
   contentOf,
   longPiece,
   type MatrixFailure,
-  type MatrixOrder,
+  type MatrixRequest,
   type MatrixResult,
   type MatrixServer,
   type MatrixTask,
@@ -35,9 +37,9 @@ import {
 const [, , role, name] = process.argv;
 const face = await faceOf(name);
 if (role === "server") await serve(face);
-else await fetchOrders(face);
+else await serveRequests(face);
 
-/** The one module that users of a runtime get; the others' need not even load there. */
+/** Imports the entry point of a runtime. Other entry points might not load on it. */
 function faceOf(name: string | undefined): Promise<Pick<Face, "createDownloader" | "startServer">> {
   if (name === "bun") return import("../../entry/bun.ts");
   return name === "deno" ? import("../../entry/deno.ts") : import("../../entry/node.ts");
@@ -50,7 +52,7 @@ async function serve({ startServer }: Pick<Face, "startServer">): Promise<void> 
   }
   const servers: StorageServer[] = [];
   let fingerprint: string | undefined;
-  // Each by itself, since a runtime may lack one.
+  // One server for each protocol, since a runtime may lack a protocol.
   const start = async (protocol: Protocol): Promise<string | MatrixFailure> => {
     try {
       const onError = (error: Error): void => console.error(`${protocol}: ${error.message}`);
@@ -64,7 +66,7 @@ async function serve({ startServer }: Pick<Face, "startServer">): Promise<void> 
       fingerprint ??= server.fingerprint;
       const address = server.addresses[protocol];
       return address === undefined
-        ? { code: "Internal", message: "it has no address" }
+        ? { code: "Internal", message: `the ${protocol} server has no address` }
         : formatAddress(address);
     } catch (error) {
       return failureOf(error);
@@ -81,20 +83,20 @@ async function serve({ startServer }: Pick<Face, "startServer">): Promise<void> 
   process.stdin.once("end", () => Promise.all(servers.map((server) => server.close())));
 }
 
-async function fetchOrders(face: Pick<Face, "createDownloader">): Promise<void> {
+async function serveRequests(face: Pick<Face, "createDownloader">): Promise<void> {
   for await (const line of createInterface({ input: process.stdin })) {
-    const result: MatrixResult = await fetchOrder(face, JSON.parse(line) as MatrixOrder).catch(
+    const result: MatrixResult = await fetchRequest(face, JSON.parse(line) as MatrixRequest).catch(
       failureOf,
     );
     console.log(JSON.stringify(result));
   }
 }
 
-async function fetchOrder(
+async function fetchRequest(
   { createDownloader }: Pick<Face, "createDownloader">,
-  order: MatrixOrder,
+  request: MatrixRequest,
 ): Promise<MatrixResult> {
-  const { protocol, addr, fingerprint, tasks, times } = order;
+  const { protocol, addr, fingerprint, tasks, repeats } = request;
   await using downloader = createDownloader({
     protocol,
     ...(fingerprint !== undefined && { tls: { fingerprints: [fingerprint] } }),
@@ -102,14 +104,16 @@ async function fetchOrder(
   const digests: string[] = [];
   for (const task of tasks) {
     const all = await Promise.all(
-      Array.from({ length: times }, () => fetchTask(downloader, addr, task)),
+      Array.from({ length: repeats }, () => fetchTask(downloader, addr, task)),
     );
     digests.push(...all);
   }
   return { digests };
 }
 
-/** Fetches all pieces at once, checks each, and gives the digest of the whole. */
+/**
+ * Downloads all pieces concurrently, checks each, and returns the SHA-256 of the content in hex.
+ */
 async function fetchTask(downloader: Downloader, addr: string, task: MatrixTask): Promise<string> {
   const { taskId, plan } = task;
   const content = contentOf(task);

@@ -1,27 +1,27 @@
-/** What the two ends of `test/integration/matrix.test.ts` and the test itself know alike. */
+/** Tasks and messages shared by `test/integration/matrix.test.ts` and its peer processes. */
 import { planTask, type TaskPlan } from "../../src/piece.ts";
 import type { Protocol } from "../../src/transport/protocol.ts";
 import { seededBytes } from "./random.ts";
 
 const MEBI = 1024 * 1024;
 
-/** A task that servers have and clients know. */
+/** Task known to servers and clients. */
 export interface MatrixTask {
   readonly taskId: string;
   readonly plan: TaskPlan;
 }
 
-/** Several pieces, and an odd last one. */
+/** Task of 6 pieces whose last piece is shorter. */
 export const oddTask: MatrixTask = {
   taskId: "0d".repeat(32),
   plan: planTask(5 * MEBI + 123_457, MEBI),
 };
-/** 64 MiB in 16 pieces. */
+/** Task of 64 MiB in 16 pieces. */
 export const manyPieces: MatrixTask = {
   taskId: "a".repeat(64),
   plan: planTask(64 * MEBI, 4 * MEBI),
 };
-/** 64 MiB in one piece, the longest that stock Dragonfly makes. */
+/** Task of one 64 MiB piece, the longest piece of stock Dragonfly. */
 export const longPiece: MatrixTask = {
   taskId: "b".repeat(64),
   plan: planTask(64 * MEBI, 64 * MEBI),
@@ -29,37 +29,37 @@ export const longPiece: MatrixTask = {
 
 const contents = new Map<number, Uint8Array>();
 
-/** The bytes of a task. */
+/** Returns the content of a task. */
 export function contentOf({ plan: { contentLength } }: MatrixTask): Uint8Array {
   const content = contents.get(contentLength) ?? seededBytes(9, contentLength);
   contents.set(contentLength, content);
   return content;
 }
 
-/** Why something could not be had. */
+/** Error of a server or client, as printed. */
 export interface MatrixFailure {
   readonly code: string;
   readonly message: string;
 }
 
-/** What a server prints. */
+/** Addresses of a server, as printed. */
 export interface MatrixServer {
-  /** Where each protocol is served, or why it is not. */
+  /** Address for each protocol, or the error that prevented it from listening. */
   readonly addrs: Readonly<Record<Protocol, string | MatrixFailure>>;
-  /** What clients pin over QUIC. */
+  /** Certificate fingerprint that QUIC clients pin. */
   readonly fingerprint?: string;
 }
 
-/** What a client is told to fetch. */
-export interface MatrixOrder {
+/** Tasks for a client to download from one server. */
+export interface MatrixRequest {
   readonly protocol: Protocol;
   readonly addr: string;
   readonly fingerprint?: string;
-  /** Each is fetched piece by piece, several at a time. */
+  /** Tasks, downloaded one after the other; the pieces of a task are downloaded concurrently. */
   readonly tasks: readonly MatrixTask[];
-  /** How often; all times at once. */
-  readonly times: number;
+  /** Number of concurrent downloads of each task. */
+  readonly repeats: number;
 }
 
-/** What a client prints: SHA-256 of each task as it came, in hex. */
+/** Result of a client, as printed: SHA-256 of each downloaded task in hex, or an error. */
 export type MatrixResult = { readonly digests: readonly string[] } | MatrixFailure;

@@ -1,4 +1,8 @@
-/** One use of the library, for tests of permissions: `permission-use.ts USE ARGUMENT`. Prints `done`, or the code and message of a failure. */
+/**
+ * Test program for permission tests: runs one use of the library and prints `done` or the error.
+ *
+ *     permission-use.ts USE ARGUMENT
+ */
 import process from "node:process";
 import { loadConfig } from "../../adapters/files/config-file.ts";
 import { fileIdentityStore } from "../../adapters/files/identity-store.ts";

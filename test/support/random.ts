@@ -1,4 +1,6 @@
-/** Seeded numbers from 0 to 1 (mulberry32), so that a test that fails fails again. */
+/**
+ * Creates a seeded generator of numbers in [0, 1) (mulberry32), so that failures are reproducible.
+ */
 export function seededRandom(seed: number): () => number {
   let state = seed >>> 0;
   return () => {
@@ -9,7 +11,7 @@ export function seededRandom(seed: number): () => number {
   };
 }
 
-/** `length` seeded bytes. */
+/** Returns `length` pseudo-random bytes (xorshift32). The same seed yields the same bytes. */
 export function seededBytes(seed: number, length: number): Uint8Array {
   const bytes = new Uint8Array(length);
   let state = (seed ^ 0x9e3779b9) >>> 0 || 1;
@@ -22,18 +24,18 @@ export function seededBytes(seed: number, length: number): Uint8Array {
   return bytes;
 }
 
-/** Cuts `bytes` into chunks of 1 to `greatest` bytes. */
-export function chunked(bytes: Uint8Array, random: () => number, greatest: number): Uint8Array[] {
+/** Cuts `bytes` into chunks of 1 to `maxLength` bytes. */
+export function chunked(bytes: Uint8Array, random: () => number, maxLength: number): Uint8Array[] {
   const chunks: Uint8Array[] = [];
   for (let at = 0; at < bytes.length; ) {
-    const length = 1 + Math.floor(random() * greatest);
+    const length = 1 + Math.floor(random() * maxLength);
     chunks.push(bytes.slice(at, at + length));
     at += length;
   }
   return chunks;
 }
 
-/** The chunks as one. */
+/** Concatenates chunks. */
 export function joined(chunks: readonly Uint8Array[]): Uint8Array {
   const whole = new Uint8Array(chunks.reduce((sum, chunk) => sum + chunk.length, 0));
   let at = 0;

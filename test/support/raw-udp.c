@@ -1,11 +1,13 @@
 /*
- * Sends UDP datagrams with any source, which takes a raw socket: Linux, CAP_NET_RAW.
+ * Sends UDP datagrams with arbitrary source addresses through a raw socket. Needs Linux and
+ * CAP_NET_RAW.
  *
  *     raw-udp
  *
- * Each line of the standard input is one datagram: SOURCE PORT DESTINATION PORT PAYLOAD, with addresses of one family, an IPv6 destination
- * with its zone (%NAME) where it is link-local, and the payload in hex, or "-" for none. Prints "sent", or why not, for each. Ends with
- * its standard input.
+ * Each line of standard input is one datagram: SOURCE PORT DESTINATION PORT PAYLOAD. Both addresses
+ * have the same family; a link-local IPv6 destination has a zone (%NAME). PAYLOAD is in hex, or "-"
+ * if empty. For each line the program prints "sent" or the error. It ends at the end of standard
+ * input.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -16,16 +18,24 @@
 #include <string.h>
 #include <sys/socket.h>
 
-enum { MOST = 65507, UDP = 17, UDP_HEADER = 8, IP4_HEADER = 20, IP6_HEADER = 40, LINE = 2 * MOST + 512 };
+enum {
+  MAX_PAYLOAD_BYTES = 65507,
+  PROTOCOL_UDP = 17,
+  UDP_HEADER = 8,
+  IP4_HEADER = 20,
+  IP6_HEADER = 40,
+  MAX_LINE_BYTES = 2 * MAX_PAYLOAD_BYTES + 512
+};
 
-static unsigned char packet[IP6_HEADER + UDP_HEADER + MOST];
-static char line[LINE], payload[LINE];
+static unsigned char packet[IP6_HEADER + UDP_HEADER + MAX_PAYLOAD_BYTES];
+static char line[MAX_LINE_BYTES], payload[MAX_LINE_BYTES];
 
 static uint32_t sum(uint32_t total, const unsigned char *bytes, size_t length) {
   for (size_t at = 0; at < length; at++) total += at % 2 == 0 ? bytes[at] << 8 : bytes[at];
   return total;
 }
 
+/* Folds a sum into the Internet checksum (RFC 1071). */
 static uint16_t folded(uint32_t total) {
   while (total >> 16 != 0) total = (total & 0xffff) + (total >> 16);
   return (uint16_t)~total;
@@ -36,13 +46,13 @@ static void put16(unsigned char *at, uint16_t value) {
   at[1] = value & 0xff;
 }
 
-/* Writes the UDP header in front of the `length` bytes after it. */
+/* Writes a UDP header; the `length` bytes of payload after it are already in place. */
 static void udp_header(unsigned char *udp, uint16_t from, uint16_t to, size_t length, uint32_t addresses) {
   put16(udp, from);
   put16(udp + 2, to);
   put16(udp + 4, UDP_HEADER + length);
   put16(udp + 6, 0);
-  uint16_t check = folded(sum(addresses + UDP + UDP_HEADER + length, udp, UDP_HEADER + length));
+  uint16_t check = folded(sum(addresses + PROTOCOL_UDP + UDP_HEADER + length, udp, UDP_HEADER + length));
   put16(udp + 6, check == 0 ? 0xffff : check);
 }
 
@@ -58,7 +68,7 @@ static int send4(const char *source, uint16_t from, const char *target, uint16_t
   packet[0] = 0x45;
   put16(packet + 2, IP4_HEADER + UDP_HEADER + length);
   packet[8] = 64;
-  packet[9] = UDP;
+  packet[9] = PROTOCOL_UDP;
   if (inet_pton(AF_INET, source, packet + 12) != 1 || inet_pton(AF_INET, target, packet + 16) != 1) return -1;
   memcpy(&address.sin_addr, packet + 16, 4);
   udp_header(packet + IP4_HEADER, from, to, length, sum(0, packet + 12, 8));
@@ -77,7 +87,7 @@ static int send6(const char *source, uint16_t from, char *target, uint16_t to, s
   memset(packet, 0, IP6_HEADER);
   packet[0] = 0x60;
   put16(packet + 4, UDP_HEADER + length);
-  packet[6] = UDP;
+  packet[6] = PROTOCOL_UDP;
   packet[7] = 64;
   if (inet_pton(AF_INET6, source, packet + 8) != 1 || inet_pton(AF_INET6, target, packet + 24) != 1) return -1;
   memcpy(&address.sin6_addr, packet + 24, 16);

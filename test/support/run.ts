@@ -1,19 +1,19 @@
-/** Programs of this repository in processes of their own. */
+/** Runs programs of this repository as child processes. */
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { runtimeName } from "./fixtures.ts";
 
-/** The runtimes that run this library. */
+/** JavaScript runtime that runs the tests. */
 export type RuntimeName = typeof runtimeName;
 
-/** The root of this repository. */
+/** Absolute path of the repository root, with a trailing slash. */
 export const root: string = fileURLToPath(new URL("../../", import.meta.url));
 
 const flags: Record<RuntimeName, readonly string[]> = {
   bun: [],
-  // Node 20 does not read TypeScript. `npm test` has bundled it all; by itself, a test has tsx translate it.
+  // Node 20 cannot run TypeScript. `npm test` bundles the sources; a test run on its own uses tsx.
   node: process.env.VORTEX_PEER_NODE_RUNNER
     ? [process.env.VORTEX_PEER_NODE_RUNNER]
     : ["--import", "tsx"],
@@ -21,69 +21,70 @@ const flags: Record<RuntimeName, readonly string[]> = {
   deno: ["run", "--allow-all", "--unstable-net", "--no-check", "--config", `${root}deno.json`],
 };
 
-/** The words that run a TypeScript program on the runtime that runs this test. */
+/** Command prefix that runs a TypeScript program on the current runtime. */
 export const runner: readonly string[] = [process.execPath, ...flags[runtimeName]];
 
-/** The words that run a TypeScript program on each runtime, or why it cannot be had. */
+/** Command prefix for each runtime, or the reason why the runtime is unavailable. */
 export const runners: Readonly<Record<RuntimeName, readonly string[] | string>> = {
   node: runnerOf("node"),
   bun: runnerOf("bun"),
   deno: runnerOf("deno"),
 };
 
-/** How a program ended. */
+/** Exit code and output of a finished program. */
 export interface Outcome {
-  /** Its exit code; null when a signal ended it. */
+  /** Exit code; null if the program was ended by a signal. */
   readonly code: number | null;
   readonly out: string;
   readonly err: string;
 }
 
-/** A program that runs. */
+/** Running program. */
 export interface Program {
-  /** The next line that it prints. Rejects when it ends before. */
+  /** Resolves with the next line of standard output. Rejects if the program ends first. */
   line(): Promise<string>;
-  /** Writes a line to its standard input. */
+  /** Writes a line to standard input. */
   send(line: string): void;
-  /** Ends its standard input. */
+  /** Closes standard input. */
   end(): void;
-  /** Sends it a signal. Default `SIGKILL`. */
+  /** Sends a signal. Default: `SIGKILL`. */
   kill(signal?: "SIGKILL" | "SIGSTOP" | "SIGTERM" | "SIGHUP"): void;
-  /** Resolves when it has ended. */
+  /** Resolves when the program has ended. */
   readonly ended: Promise<Outcome>;
 }
 
-/** Runs a program to its end, in the root of this repository. */
+/** Runs a program in the repository root until it ends. */
 export function runToEnd(command: readonly string[]): Promise<Outcome> {
   return outcomeOf(spawnIn(command, "ignore"), () => {});
 }
 
-/** Starts a program, in the root of this repository. */
+/** Starts a program in the repository root. */
 export function startProgram(command: readonly string[]): Program {
   const child = spawnIn(command, "pipe");
   const lines: string[] = [];
-  let rest = "";
-  let over = false;
+  let partialLine = "";
+  let hasEnded = false;
   let wake: () => void = () => {};
-  // Who writes to a program that has ended learns so from `ended`.
+  // A write after the program has ended is ignored: `ended` reports the end.
   child.stdin?.on("error", () => {});
   const ended = outcomeOf(child, (text) => {
-    const whole = (rest + text).split("\n");
-    rest = whole.pop() ?? "";
+    const whole = (partialLine + text).split("\n");
+    partialLine = whole.pop() ?? "";
     lines.push(...whole);
     wake();
   });
-  const note = (): void => {
-    over = true;
+  const onEnd = (): void => {
+    hasEnded = true;
     wake();
   };
-  ended.then(note, note);
+  ended.then(onEnd, onEnd);
   return {
     async line() {
       for (;;) {
         const line = lines.shift();
         if (line !== undefined) return line;
-        if (over) throw new Error(`ended before it printed a line: ${JSON.stringify(await ended)}`);
+        if (hasEnded)
+          throw new Error(`ended before it printed a line: ${JSON.stringify(await ended)}`);
         await new Promise<void>((resolve) => {
           wake = resolve;
         });
@@ -92,8 +93,9 @@ export function startProgram(command: readonly string[]): Program {
     send: (line) => child.stdin?.write(`${line}\n`),
     end: () => child.stdin?.end(),
     kill(signal = "SIGKILL") {
-      // Not child.kill: Deno's does nothing the second time, and a program that was stopped is killed later.
-      if (!over && child.pid !== undefined) process.kill(child.pid, signal);
+      // Deno's child.kill ignores the second call, but a program may be stopped first and killed
+      // later.
+      if (!hasEnded && child.pid !== undefined) process.kill(child.pid, signal);
     },
     ended,
   };

@@ -1,7 +1,7 @@
 import type { Face } from "../../entry/face.ts";
 import { runtimeName } from "./fixtures.ts";
 
-/** The face that users of this runtime import, with its own QUIC. */
+/** Imports the package entry point for the current runtime, with its QUIC binding. */
 export function runtimeFace(): Promise<Face> {
   switch (runtimeName) {
     case "bun":

@@ -1,4 +1,7 @@
-/** Code as users read it — README, docs, docstrings, examples — made to run from the sources instead of an installed package. */
+/**
+ * Extracts code samples from README, docs and docstrings, and rewrites them and the examples to run
+ * from the sources instead of the installed package.
+ */
 import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
@@ -6,30 +9,31 @@ import { pathToFileURL } from "node:url";
 import { runtimeName } from "./fixtures.ts";
 import { type RuntimeName, root } from "./run.ts";
 
-/** A block of code in a page. */
+/** Fenced code block of a page. */
 export interface Sample {
-  /** The page's path in this repository, and the line that the code begins at, from 1. */
+  /** Path of the page, relative to the repository root. */
   readonly page: string;
+  /** Line of the page at which the code begins, from 1. */
   readonly line: number;
-  /** The nearest heading above it; empty when there is none. */
+  /** Nearest heading above the block; empty if there is none. */
   readonly heading: string;
-  /** What is written after the opening fence: `ts`, `sh`, … */
+  /** Language after the opening fence: `ts`, `sh`, … */
   readonly language: string;
   readonly code: string;
 }
 
-/** README and the pages of `docs`. */
+/** Lists the paths of the README and the pages of `docs`. */
 export async function pages(): Promise<string[]> {
   const docs = (await readdir(join(root, "docs"))).filter((name) => name.endsWith(".md")).sort();
   return ["README.md", ...docs.map((name) => `docs/${name}`)];
 }
 
-/** The blocks of code of a page, from top to bottom. */
+/** Reads the code blocks of a page, from top to bottom. */
 export async function samplesOf(page: string): Promise<Sample[]> {
   return samplesIn(page, await readFile(join(root, page), "utf8"));
 }
 
-/** The blocks of code in Markdown. */
+/** Extracts the code blocks of a Markdown text. */
 export function samplesIn(page: string, markdown: string): Sample[] {
   const samples: Sample[] = [];
   let heading = "";
@@ -50,7 +54,7 @@ export function samplesIn(page: string, markdown: string): Sample[] {
   return samples;
 }
 
-/** The first block of `language` under a heading of a page. */
+/** Returns the first code block of `language` under a heading. Throws if there is none. */
 export async function sampleUnder(
   page: string,
   heading: string,
@@ -62,7 +66,10 @@ export async function sampleUnder(
   return sample.code;
 }
 
-/** Writes code that imports "vortex-peer" and what it is used with to a file that a runtime can run, and returns its path. */
+/**
+ * Writes a program to a file, with its imports of "vortex-peer" resolved to the sources. Returns
+ * the path.
+ */
 export async function writeProgram(
   directory: string,
   name: string,
@@ -80,7 +87,7 @@ export async function writeProgram(
   return file;
 }
 
-/** Writes a program of `examples` to a file that a runtime can run, and returns its path. */
+/** Writes a program of `examples` with {@link writeProgram}, and returns its path. */
 export async function writeExample(
   directory: string,
   example: string,
@@ -90,7 +97,7 @@ export async function writeExample(
   return writeProgram(directory, `${basename(example, ".ts")}.mts`, code, runtime);
 }
 
-/** Runs `use` with a directory that is gone afterwards. */
+/** Runs `use` with a temporary directory and removes the directory afterwards. */
 export async function inTempDir<T>(use: (directory: string) => Promise<T>): Promise<T> {
   const directory = await mkdtemp(join(tmpdir(), "vortex-peer-test-"));
   try {

@@ -1,22 +1,22 @@
-/** What a source file imports, and its code without comments and texts. Enough of a scanner for this project's own code. */
+/** Scanned source file. The scanner supports only the TypeScript syntax used in this repository. */
 export interface Scanned {
-  /** What stands between the quotes of `import … from ""`, `export … from ""`, `import ""` and `import("")`. */
+  /** Specifiers of `import … from ""`, `export … from ""`, `import ""` and `import("")`. */
   readonly imports: readonly string[];
-  /** The code, with comments removed and the contents of texts and regular expressions blanked. */
+  /** Code without comments, with the contents of strings and regular expressions blanked. */
   readonly code: string;
 }
 
-const QUOTE = "\u0000";
+const STRING_MARK = "\u0000";
 
-/** Scans TypeScript. Texts become a mark and their position in the list of texts, so that imports can be found. */
+/** Scans TypeScript. Strings are replaced by marked indices while imports are matched. */
 export function scan(source: string): Scanned {
-  const texts: string[] = [];
+  const strings: string[] = [];
   let code = "";
   let at = 0;
 
-  const text = (value: string): void => {
-    code += `${QUOTE}${texts.length}${QUOTE}`;
-    texts.push(value);
+  const addString = (value: string): void => {
+    code += `${STRING_MARK}${strings.length}${STRING_MARK}`;
+    strings.push(value);
   };
 
   const quoted = (quote: string): void => {
@@ -27,7 +27,7 @@ export function scan(source: string): Scanned {
       value += source[at++];
     }
     at++;
-    text(value);
+    addString(value);
   };
 
   const template = (): void => {
@@ -38,7 +38,7 @@ export function scan(source: string): Scanned {
         value += source.slice(at, at + 2);
         at += 2;
       } else if (source.startsWith("${", at)) {
-        text(value);
+        addString(value);
         value = "";
         at += 2;
         code += "(";
@@ -49,7 +49,7 @@ export function scan(source: string): Scanned {
       }
     }
     at++;
-    text(value);
+    addString(value);
   };
 
   const regularExpression = (): void => {
@@ -62,7 +62,7 @@ export function scan(source: string): Scanned {
       at++;
     }
     at++;
-    text("");
+    addString("");
   };
 
   function scanUntil(end: string): void {
@@ -98,17 +98,17 @@ export function scan(source: string): Scanned {
   scanUntil("");
 
   const imports = [...code.matchAll(IMPORT)].map(
-    ([, from, bare, called]) => texts[Number(from ?? bare ?? called)] ?? "",
+    ([, from, bare, called]) => strings[Number(from ?? bare ?? called)] ?? "",
   );
-  return { imports, code: code.replaceAll(MARK, '""') };
+  return { imports, code: code.replaceAll(STRING_REFERENCE, '""') };
 }
 
-const MARK = new RegExp(`${QUOTE}[0-9]+${QUOTE}`, "g");
+const STRING_REFERENCE = new RegExp(`${STRING_MARK}[0-9]+${STRING_MARK}`, "g");
 const IMPORT = new RegExp(
   [
-    `\\b(?:import|export)\\b[^;${QUOTE}()=]*?\\bfrom\\s*${QUOTE}([0-9]+)${QUOTE}`,
-    `\\bimport\\s*${QUOTE}([0-9]+)${QUOTE}`,
-    `\\bimport\\s*\\(\\s*${QUOTE}([0-9]+)${QUOTE}`,
+    `\\b(?:import|export)\\b[^;${STRING_MARK}()=]*?\\bfrom\\s*${STRING_MARK}([0-9]+)${STRING_MARK}`,
+    `\\bimport\\s*${STRING_MARK}([0-9]+)${STRING_MARK}`,
+    `\\bimport\\s*\\(\\s*${STRING_MARK}([0-9]+)${STRING_MARK}`,
   ].join("|"),
   "g",
 );

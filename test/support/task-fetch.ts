@@ -1,13 +1,13 @@
 /**
- * A download to a file in a process of its own, for tests that kill it. Fetches over TCP, and prints `resumed` and the number of
- * pieces that an earlier process had left, at the end.
+ * Test program: downloads a task to a file over TCP, for tests that kill and restart it. At the end
+ * it prints `resumed` and the number of pieces kept from an earlier process.
  */
 import process from "node:process";
 import { fileSink } from "../../adapters/files/sink.ts";
 import { faceOf } from "../../entry/face.ts";
 import type { TaskRequest } from "../../src/task/task.ts";
 
-/** What the program is told, as JSON. */
+/** Argument of the program, as JSON. */
 export interface TaskFetchOptions {
   readonly request: TaskRequest;
   readonly path: string;

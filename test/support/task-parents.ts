@@ -17,15 +17,15 @@ import { fakeRuntime } from "./fake-clock.ts";
 
 export const taskId: string = "a1".repeat(32);
 
-/** What a parent does with a request for a piece. */
+/** Response of a fake parent to a piece request: chunks of content, or an error. */
 export type Behaviour = (
   request: ParentRequest,
-) => AsyncIterable<Uint8Array> | Iterable<Uint8Array> | Claim | VortexError;
+) => AsyncIterable<Uint8Array> | Iterable<Uint8Array> | ClaimedContent | VortexError;
 
-/** Other bytes than the right ones, with a digest of their own. */
-export class Claim implements Iterable<Uint8Array> {
+/** Content that differs from the task's, announced with a digest that matches it. */
+export class ClaimedContent implements Iterable<Uint8Array> {
   readonly bytes: Uint8Array;
-  /** Announced digest. Default: that of the bytes, by the algorithm of the parents. */
+  /** Announced digest. Default: digest of the bytes, by the parents' algorithm. */
   readonly digest: string | undefined;
 
   constructor(bytes: Uint8Array, digest?: string) {
@@ -38,7 +38,10 @@ export class Claim implements Iterable<Uint8Array> {
   }
 }
 
-/** Another content of the same length, in whole or in the pieces that `differs` names. */
+/**
+ * Serves `other` in place of the task's content, for the requests that `differs` selects (default:
+ * all).
+ */
 export function holding(
   other: Uint8Array,
   pieceLength: number,
@@ -47,39 +50,41 @@ export function holding(
   return (request) => {
     if (!differs(request)) return honest()(request);
     const { number, bytes } = request;
-    return new Claim(other.subarray(number * pieceLength, number * pieceLength + bytes.length));
+    return new ClaimedContent(
+      other.subarray(number * pieceLength, number * pieceLength + bytes.length),
+    );
   };
 }
 
-/** A request as a behaviour sees it. */
+/** Piece request passed to a {@link Behaviour}. */
 export interface ParentRequest {
   readonly number: number;
-  /** The right bytes. */
+  /** Correct content of the piece. */
   readonly bytes: Uint8Array;
   readonly signal: AbortSignal;
-  /** How many requests this parent had before. */
-  readonly earlier: number;
+  /** Number of earlier requests to this parent. */
+  readonly previousRequests: number;
 }
 
-/** The right bytes, in chunks. */
+/** Serves the correct bytes, in chunks of `chunk` bytes. */
 export function honest(chunk = 1024): Behaviour {
   return ({ bytes }) => chunksOf(bytes, chunk);
 }
 
-/** Bytes of which one is wrong; the parent announces the digest of the right ones. */
+/** Serves content with one wrong byte, announced with the correct digest. */
 export const corrupt: Behaviour = ({ bytes }) => {
   const wrong = bytes.slice();
   wrong[wrong.length >> 1] = (wrong[wrong.length >> 1] ?? 0) ^ 1;
   return chunksOf(wrong, 1024);
 };
 
-/** Half of the bytes, and then nothing until the request is given up. */
+/** Serves half of the bytes, then stalls until the request is aborted. */
 export const stalling: Behaviour = async function* ({ bytes, signal }) {
   yield bytes.subarray(0, bytes.length >> 1);
   await until(signal);
 };
 
-/** Nothing at all. */
+/** Sends no bytes until the request is aborted. */
 export const silent: Behaviour = ({ signal }) => ({
   [Symbol.asyncIterator]: () => ({ next: () => until(signal) }),
 });
@@ -100,25 +105,25 @@ export function* chunksOf(bytes: Uint8Array, chunk: number): Generator<Uint8Arra
   for (let at = 0; at < bytes.length; at += chunk) yield bytes.subarray(at, at + chunk);
 }
 
-/** Parents in memory, each with its behaviour, and what they were asked for. */
+/** In-memory parents of one task. Each has a {@link Behaviour}; requests are recorded. */
 export class FakeParents implements TaskSource {
   readonly content: Uint8Array;
   readonly plan: TaskPlan;
   readonly speaksApi: boolean;
   readonly directory: TaskDirectory | undefined;
-  /** Requests for pieces; not those whose content was cancelled unread. */
+  /** Piece requests, except those whose content was cancelled unread. */
   readonly asked: { readonly addr: string; readonly number: number }[] = [];
-  /** Requests whose content was cancelled unread: the parent was asked what it announces. */
-  readonly compared: { readonly addr: string; readonly number: number }[] = [];
-  /** Memory that the content of pieces was read into. */
+  /** Requests whose content was cancelled unread: they only compared the announced digest. */
+  readonly digestProbes: { readonly addr: string; readonly number: number }[] = [];
+  /** Caller-provided buffers into which content was read. */
   readonly memory: Set<ArrayBufferLike> = new Set();
-  /** Requests under way, by parent. */
-  readonly underWay: Map<string, number> = new Map();
-  /** The most requests that were under way at once. */
-  most: number = 0;
+  /** Number of requests in flight, by parent address. */
+  readonly inFlight: Map<string, number> = new Map();
+  /** Maximum number of requests in flight at once. */
+  maxInFlight: number = 0;
   readonly #behaviours = new Map<string, Behaviour>();
   readonly #algorithm: DigestAlgorithm;
-  readonly #places: boolean;
+  readonly #readsInto: boolean;
   readonly #pieces: readonly { readonly offset: number; readonly length: number }[] | undefined;
 
   constructor(
@@ -128,9 +133,10 @@ export class FakeParents implements TaskSource {
     options: {
       readonly directory?: TaskDirectory;
       readonly algorithm?: DigestAlgorithm;
-      readonly places?: boolean;
+      /** Reads content into the caller's buffers. Default: false. */
+      readonly readsInto?: boolean;
       readonly speaksApi?: boolean;
-      /** Where pieces lie that differ in length. */
+      /** Extents of the pieces, if they differ in length. */
       readonly pieces?: readonly { readonly offset: number; readonly length: number }[];
     } = {},
   ) {
@@ -139,7 +145,7 @@ export class FakeParents implements TaskSource {
     this.plan = planTask(content.length, pieceLength);
     this.#pieces = options.pieces;
     this.directory = options.directory;
-    this.#places = options.places ?? false;
+    this.#readsInto = options.readsInto ?? false;
     this.#algorithm = options.algorithm ?? "crc32";
     for (const [name, behaviour] of Object.entries(behaviours))
       this.#behaviours.set(name, behaviour);
@@ -153,7 +159,7 @@ export class FakeParents implements TaskSource {
     this.#behaviours.set(addr, behaviour);
   }
 
-  /** Numbers of the pieces that were asked for, from one parent or from all. */
+  /** Numbers of the requested pieces, in request order, for one parent or for all. */
   numbers(addr?: string): number[] {
     return this.asked
       .filter((request) => addr === undefined || request.addr === addr)
@@ -171,12 +177,12 @@ export class FakeParents implements TaskSource {
   ): Promise<Piece> {
     const behaviour = this.#behaviours.get(addr);
     if (behaviour === undefined)
-      throw new VortexError("ConnectionRefused", `nobody listens at ${addr}`, { addr });
+      throw new VortexError("ConnectionRefused", `no parent listens at ${addr}`, { addr });
     const bytes = this.bytesOf(number);
-    const earlier = this.numbers(addr).length;
+    const previousRequests = this.numbers(addr).length;
     const asked = { addr, number };
     this.asked.push(asked);
-    const answer = behaviour({ number, bytes, signal, earlier });
+    const answer = behaviour({ number, bytes, signal, previousRequests });
     if (answer instanceof VortexError) throw answer;
     let counted = 0;
     const count = (now: 0 | 1): void => {
@@ -192,17 +198,17 @@ export class FakeParents implements TaskSource {
       count(0);
       if (read || !this.asked.includes(asked)) return;
       this.asked.splice(this.asked.indexOf(asked), 1);
-      this.compared.push(asked);
+      this.digestProbes.push(asked);
     };
     signal.addEventListener("abort", over, { once: true });
-    const claim = answer instanceof Claim ? answer : undefined;
+    const claim = answer instanceof ClaimedContent ? answer : undefined;
     const digest =
       claim?.digest ?? digestOf(this.#algorithm, claim?.bytes ?? bytes, portableHashers);
     const { offset, length } = this.#extentOf(number);
     const chunks = checked(answer, digest, over, signal, onRead);
     return pieceOf({ number, kind, offset, length, digest }, chunks, over, (memory) => {
-      if (this.#places) this.memory.add(memory);
-      return this.#places;
+      if (this.#readsInto) this.memory.add(memory);
+      return this.#readsInto;
     });
   }
 
@@ -211,15 +217,17 @@ export class FakeParents implements TaskSource {
   }
 
   #count(addr: string, change: number): void {
-    this.underWay.set(addr, (this.underWay.get(addr) ?? 0) + change);
-    this.most = Math.max(
-      this.most,
-      [...this.underWay.values()].reduce((sum, count) => sum + count, 0),
+    this.inFlight.set(addr, (this.inFlight.get(addr) ?? 0) + change);
+    this.maxInFlight = Math.max(
+      this.maxInFlight,
+      [...this.inFlight.values()].reduce((sum, count) => sum + count, 0),
     );
   }
 }
 
-/** As the real downloaders do: nothing after an abort, the last chunk only when the digest agreed. */
+/**
+ * Yields chunks like a real downloader: none after an abort, the last only if the digest matches.
+ */
 async function* checked(
   answer: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
   digest: string,
@@ -250,7 +258,7 @@ function pieceOf(
   announced: Pick<Piece, "number" | "kind" | "offset" | "length" | "digest">,
   chunks: AsyncGenerator<Uint8Array, void, void>,
   over: () => void,
-  placesIn: (memory: ArrayBufferLike) => boolean,
+  readInto: (memory: ArrayBufferLike) => boolean,
 ): Piece {
   return {
     ...announced,
@@ -277,7 +285,7 @@ function pieceOf(
     async read(into) {
       const next = await chunks.next();
       if (next.done) return undefined;
-      if (into === undefined || into.length < next.value.length || !placesIn(into.buffer))
+      if (into === undefined || into.length < next.value.length || !readInto(into.buffer))
         return next.value;
       into.set(next.value);
       return into.subarray(0, next.value.length);
@@ -287,7 +295,7 @@ function pieceOf(
   };
 }
 
-/** Settings as `createDownloader` makes them, on a fake clock unless told otherwise. */
+/** Returns task settings with the defaults of `createDownloader`. Default runtime: a fake clock. */
 export function taskSettings(
   options: Partial<TaskSettings> = {},
   runtime: Runtime = fakeRuntime(),
@@ -305,7 +313,7 @@ export function taskSettings(
   };
 }
 
-/** A fetcher over fake parents, and a request for their task from all of `parents`. */
+/** Creates a fetcher over fake parents, and a request for their task with the parents `addrs`. */
 export function fetcherOf(
   parents: FakeParents,
   addrs: readonly string[],

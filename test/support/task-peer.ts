@@ -1,6 +1,7 @@
 /**
- * A parent in a process of its own, for tests of tasks. Serves seeded bytes in the manner that its argument names, and prints its
- * port and, over QUIC, the fingerprint of its certificate, then the number of each piece that it is asked for.
+ * Test program: a parent for task tests. Serves seeded bytes with the behaviour named in its
+ * argument. Prints its port and, over QUIC, its certificate's fingerprint; then the number of each
+ * requested piece.
  */
 import process from "node:process";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
@@ -8,17 +9,19 @@ import type { StoredPiece } from "../../src/store/store.ts";
 import { seededBytes } from "./random.ts";
 import { runtimeFace } from "./runtime-face.ts";
 
-/** What the parent is told, as JSON. */
+/** Argument of the program, as JSON. */
 export interface TaskPeerOptions {
   readonly taskId: string;
   readonly seed: number;
   readonly contentLength: number;
   readonly pieceLength: number;
   /**
-   * `stall`: half of each piece, and nothing more. `corrupt`: every fifth piece is wrong. `hang`: as `stall`, after two
-   * pieces. `late`: nothing before there is a line on its standard input, and then honest.
+   * - `stall` sends half of each piece, then nothing.
+   * - `corrupt` sends wrong content for every fifth piece.
+   * - `hang` serves two pieces, then behaves like `stall`.
+   * - `late` waits for a line of standard input, then serves like `honest`.
    */
-  readonly manner: "honest" | "late" | "stall" | "corrupt" | "hang";
+  readonly behaviour: "honest" | "late" | "stall" | "corrupt" | "hang";
   readonly uploadRateLimit?: number;
   /** Default `tcp`. */
   readonly protocol?: "quic" | "tcp" | "grpc";
@@ -29,15 +32,15 @@ const {
   seed,
   contentLength,
   pieceLength,
-  manner,
+  behaviour,
   uploadRateLimit,
   protocol = "tcp",
 } = JSON.parse(process.argv[2] ?? "{}") as TaskPeerOptions;
-const whole = new MemoryPieceStore();
-whole.putTask(taskId, seededBytes(seed, contentLength), { pieceLength });
-let asked = 0;
-const called = new Promise<void>((resolve) => {
-  if (manner === "late") process.stdin.once("data", () => resolve());
+const store = new MemoryPieceStore();
+store.putTask(taskId, seededBytes(seed, contentLength), { pieceLength });
+let requestCount = 0;
+const released = new Promise<void>((resolve) => {
+  if (behaviour === "late") process.stdin.once("data", () => resolve());
 });
 
 const { startServer } = await runtimeFace();
@@ -46,17 +49,17 @@ const server = await startServer({
   [protocol]: { port: 0 },
   ...(uploadRateLimit !== undefined && { uploadRateLimit }),
   store: {
-    getTask: (id) => whole.getTask(id),
+    getTask: (id) => store.getTask(id),
     async getPiece(request) {
       console.log(request.number);
-      asked++;
-      if (manner === "late") await called;
-      const piece = await whole.getPiece(request);
+      requestCount++;
+      if (behaviour === "late") await released;
+      const piece = await store.getPiece(request);
       if (piece === undefined) return undefined;
-      if (manner === "stall" || (manner === "hang" && asked > 2))
+      if (behaviour === "stall" || (behaviour === "hang" && requestCount > 2))
         return { ...piece, read: () => halfOf(piece) };
-      if (manner === "corrupt" && request.number % 5 === 0)
-        return { ...piece, read: () => wrong(piece) };
+      if (behaviour === "corrupt" && request.number % 5 === 0)
+        return { ...piece, read: () => corrupted(piece) };
       return piece;
     },
   },
@@ -68,7 +71,7 @@ async function* halfOf(piece: StoredPiece): AsyncGenerator<Uint8Array> {
   await new Promise(() => {});
 }
 
-async function* wrong(piece: StoredPiece): AsyncGenerator<Uint8Array> {
+async function* corrupted(piece: StoredPiece): AsyncGenerator<Uint8Array> {
   for await (const chunk of piece.read()) {
     const copy = chunk.slice();
     copy[0] = (copy[0] ?? 0) ^ 1;

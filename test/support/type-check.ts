@@ -1,11 +1,11 @@
-/** Type-checks code as a user of the package would have it checked. */
+/** Type-checks code samples with the package's subpaths, like a user's project. */
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { root, runToEnd } from "./run.ts";
 import { inTempDir, type Sample } from "./samples.ts";
 
-/** What the compiler has to say of samples and of files of this repository, one line each; none when all is well. */
+/** Type-checks samples and repository files. Returns compiler errors, one a line; empty if none. */
 export function typeErrors(
   samples: readonly Sample[],
   files: readonly string[],
@@ -39,7 +39,7 @@ export function typeErrors(
   });
 }
 
-/** The subpaths of the package, and the sources that they are built of. */
+/** Maps each subpath of the package to its source file. */
 async function sourcePaths(): Promise<Record<string, string[]>> {
   const { exports } = JSON.parse(await readFile(join(root, "deno.json"), "utf8")) as {
     readonly exports: Readonly<Record<string, string>>;
@@ -48,15 +48,17 @@ async function sourcePaths(): Promise<Record<string, string[]>> {
     `vortex-peer${subpath.slice(1)}`,
     [join(root, file)],
   ]);
-  // The types of every face but the workers' are those of Node's, in the published package too.
+  // As in the published package, every entry point except the workers' has the types of Node's.
   const face = { "vortex-peer": [join(root, "entry/node.ts")] };
-  // The user has it installed.
+  // An optional peer dependency, installed by the user.
   const types = import.meta.resolve("@opentelemetry/api").replace(/\.mjs$/, ".d.mts");
   const api = { "@opentelemetry/api": [fileURLToPath(types)] };
   return { ...Object.fromEntries(paths), ...face, ...api };
 }
 
-/** So that a compiler's message tells which sample it is about: the page and the line at which it begins. */
+/**
+ * Returns the file name of a sample: its page and first line, so that compiler errors identify it.
+ */
 function nameOf({ page, line }: Sample): string {
   return `${page.replaceAll(/[/:]/g, "_")}_line_${line}.mts`;
 }

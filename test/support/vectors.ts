@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 
-/** A packet and what the reference decoder makes of it. */
+/** Encoded packet and the result of the reference decoder. */
 export interface Vector {
   readonly name: string;
   readonly bytes: Uint8Array;
@@ -9,7 +9,7 @@ export interface Vector {
     | { readonly ok: false; error: string };
 }
 
-/** The packets of `test/vectors/vortex.json`. */
+/** Loads the vectors of `test/vectors/vortex.json`. */
 export function loadVectors(): Vector[] {
   const text = readFileSync(new URL("../vectors/vortex.json", import.meta.url), "utf8");
   const rows = JSON.parse(text) as { name: string; hex: string; decoded: Vector["decoded"] }[];

@@ -17,9 +17,9 @@ import type { TaskDownload } from "../../../src/task/task.ts";
 import {
   brokenPipe,
   content,
+  downloaderWithServer,
   faceWith,
   failing,
-  heldDownloader,
   inTempDir,
   lengths,
   neverAnswered,
@@ -149,7 +149,7 @@ describe("vortex-peer get", () => {
     }));
 
   it("asks for as many pieces at a time as it is told", async () => {
-    await using real = await heldDownloader();
+    await using real = await downloaderWithServer();
     for (const concurrency of [1, 4]) {
       let [active, most] = [0, 0];
       const counting = faceWith(async (request, options) => {
@@ -177,7 +177,7 @@ describe("vortex-peer get", () => {
 
   it("fetches a range of bytes, the last of them included", () =>
     inTempDir(async (dir) => {
-      await using real = await heldDownloader();
+      await using real = await downloaderWithServer();
       const asked: number[] = [];
       const face = faceWith((request, options) => {
         asked.push(request.number);
@@ -358,7 +358,7 @@ describe("vortex-peer get", () => {
     }));
 
   it("writes to standard output in order, however pieces come, and nothing behind one that failed", async () => {
-    await using real = await heldDownloader();
+    await using real = await downloaderWithServer();
     const slow = faceWith(async (request, options) => {
       // The later, the sooner.
       await new Promise((resolve) => setTimeout(resolve, 3 * (9 - request.number)));
@@ -382,7 +382,7 @@ describe("vortex-peer get", () => {
   });
 
   it("fetches from several peers, and tells which was left out and why", async () => {
-    await using real = await heldDownloader();
+    await using real = await downloaderWithServer();
     const face = faceWith((request, options) =>
       request.addr === peers.quic
         ? Promise.reject(new VortexError("HandshakeFailed", "not\ntrusted"))
@@ -439,7 +439,7 @@ describe("vortex-peer get, with several protocols", () => {
 describe("vortex-peer get, interrupted", () => {
   it("keeps what it has, says so, and goes on from there", () =>
     inTempDir(async (dir) => {
-      await using real = await heldDownloader();
+      await using real = await downloaderWithServer();
       const target = join(dir, "task");
       const args = getFrom(peers.tcp, ...lengths, "--concurrency", "1", "-o", target);
       for (const [signal, exit, from] of [
@@ -500,7 +500,7 @@ describe("vortex-peer get, interrupted", () => {
 describe("vortex-peer get, what it tells", () => {
   /** A face that holds piece 5 until it is let go, and the clock that says when progress is told. */
   async function holding(use: (held: Held) => Promise<void>): Promise<void> {
-    await using real = await heldDownloader();
+    await using real = await downloaderWithServer();
     let letGo = (): void => {};
     const open = new Promise<void>((resolve) => {
       letGo = resolve;
@@ -636,7 +636,7 @@ describe("vortex-peer get, what it tells", () => {
     }));
 
   it("ends with `failed` and the code, in JSON", async () => {
-    await using real = await heldDownloader();
+    await using real = await downloaderWithServer();
     const face = faceWith((request, options) =>
       request.number === 4
         ? Promise.reject(new VortexError("ProtocolViolation", "nonsense", { addr: request.addr }))

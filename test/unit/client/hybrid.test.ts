@@ -76,7 +76,7 @@ describe("hybrid, a task over several protocols at once", () => {
       events.flatMap((event) => (event.type === "parent-left-out" ? [event.parent] : [])),
       ["a:1"],
     );
-    assert.equal(parents.underWay.get("a:1 tcp"), 0);
+    assert.equal(parents.inFlight.get("a:1 tcp"), 0);
   });
 
   it("asks no more of a parent at a time than it may, over all protocols together", async () => {
@@ -86,7 +86,7 @@ describe("hybrid, a task over several protocols at once", () => {
     );
     const { bytes } = await fetch(["a:1"]);
     assert.deepEqual(bytes, content);
-    assert.equal(parents.most, 3);
+    assert.equal(parents.maxInFlight, 3);
   });
 });
 

@@ -485,7 +485,7 @@ describe("the pool's bounds", () => {
   it("the look for idle clients goes on after the pool was empty, and keeps no process alive", async () => {
     const { pool, clock, use } = poolOf();
     const first = await use("a:1");
-    assert.deepEqual([clock.pending, clock.holding], [1, 0]);
+    assert.deepEqual([clock.pending, clock.foregroundPending], [1, 0]);
     first.discard();
     assert.equal(clock.pending, 0);
     first.release();

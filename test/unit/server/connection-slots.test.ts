@@ -189,7 +189,7 @@ describe("ConnectionSlots", () => {
     const clients = new Clients(1);
     clients.arrive("first");
     clients.arrive("second");
-    assert.deepEqual([clients.clock.pending, clients.clock.holding], [1, 0]);
+    assert.deepEqual([clients.clock.pending, clients.clock.foregroundPending], [1, 0]);
   });
 
   it("a request during the eviction delay does not help if no other connection can be evicted", async () => {

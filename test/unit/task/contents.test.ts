@@ -18,7 +18,7 @@ import { type FakeClock, fakeRuntime, settle } from "../../support/fake-clock.ts
 import { joined, seededBytes } from "../../support/random.ts";
 import {
   type Behaviour,
-  Claim,
+  ClaimedContent,
   corrupt,
   FakeParents,
   failing,
@@ -214,19 +214,19 @@ describe("two parents with different contents of one length", () => {
       (content: Uint8Array): Behaviour =>
       ({ number }) => {
         const bytes = content.subarray(number * PIECE, (number + 1) * PIECE);
-        return new Claim(bytes, digestOf("sha256", bytes, portableHashers));
+        return new ClaimedContent(bytes, digestOf("sha256", bytes, portableHashers));
       };
     const mixed = bench({ "a:1": honest(), "b:1": bySha256(other) });
     await assertRejects(mixed.fetch(), "DigestMismatch");
     mixed.sink.assertOneContent();
     const same = bench({ "a:1": honest(), "b:1": bySha256(right) });
     assert.deepEqual((await same.fetch()).verified, { level: "pieces" });
-    assert.ok(same.parents.compared.length > 0);
+    assert.ok(same.parents.digestProbes.length > 0);
   });
 
   it("are not detected by parts of pieces across digest algorithms, and the result is unverified", async () => {
     const bySha256: Behaviour = ({ bytes }) =>
-      new Claim(bytes, digestOf("sha256", bytes, portableHashers));
+      new ClaimedContent(bytes, digestOf("sha256", bytes, portableHashers));
     const { fetch, sink, parents } = bench({ "a:1": honest(), "b:1": bySha256 });
     // Covers parts of pieces 3 and 4.
     const range = { start: 3 * PIECE + 500, end: 4 * PIECE + 500 };
@@ -262,7 +262,7 @@ describe("two parents with different contents of one length", () => {
     const same = bench({ "a:1": honest(), "b:1": honest() }, { speaksApi: true });
     assert.deepEqual((await same.fetch()).verified, { level: "pieces" });
     // The parent that delivers second is compared, and each once more at the end.
-    assert.equal(same.parents.compared.length, 1 + 2);
+    assert.equal(same.parents.digestProbes.length, 1 + 2);
   });
 
   it("are not compared if the caller gave the digest of each piece", async () => {
@@ -285,7 +285,7 @@ describe("two parents with different contents of one length", () => {
       ...named,
     });
     assert.deepEqual(verified, { level: "pieces" });
-    assert.deepEqual(parents.compared, []);
+    assert.deepEqual(parents.digestProbes, []);
     assert.ok(sink.committed.every((content) => content === "right"));
   });
 });
@@ -297,7 +297,7 @@ describe("a parent that changes its content during the task", () => {
   ] as const) {
     it(`fails the task (${name})`, async () => {
       const { fetch, sink } = bench(
-        { "a:1": (request) => (request.earlier < from ? honest() : differing)(request) },
+        { "a:1": (request) => (request.previousRequests < from ? honest() : differing)(request) },
         { settings: { concurrentPieceCount: 1 } },
       );
       const error = await assertRejects(fetch(), "DigestMismatch");
@@ -338,7 +338,7 @@ describe("a parent that changes its content during the task", () => {
 
   it("does not fail the task if the digest of the whole is given: it continues until the whole is right", async () => {
     const { fetch, sink } = bench({
-      "a:1": (request) => (request.earlier < 5 ? differing : honest())(request),
+      "a:1": (request) => (request.previousRequests < 5 ? differing : honest())(request),
       "b:1": honest(),
     });
     const { verified } = await fetch({ digest });
@@ -401,7 +401,9 @@ describe("the digest of the whole", () => {
 
   it("is reached by another parent if the first one, with different content, fails during the task", async () => {
     const dying: Behaviour = (request) =>
-      request.earlier < 6 ? differing(request) : new VortexError("RemoteUnimplemented", "gone");
+      request.previousRequests < 6
+        ? differing(request)
+        : new VortexError("RemoteUnimplemented", "gone");
     for (const concurrentPieceCount of [2, 8]) {
       const { fetch, sink } = bench(
         { "liar:1": dying, "a:1": honest() },
@@ -422,7 +424,10 @@ describe("the digest of the whole", () => {
       yield* failWith(new VortexError("ConnectionLost", "gone"));
     };
     const made: Bench = bench(
-      { "liar:1": (request) => (request.earlier < 6 ? differing : lost)(request), "a:1": honest() },
+      {
+        "liar:1": (request) => (request.previousRequests < 6 ? differing : lost)(request),
+        "a:1": honest(),
+      },
       { settings: { patience: 600_000, concurrentPieceCount: 4 } },
     );
     const startedAt = made.clock.now();
@@ -508,7 +513,9 @@ describe("the digest of the whole", () => {
       {
         // Delivers two pieces of different content and then fails.
         "liar:1": (request) =>
-          request.earlier < 2 ? differing(request) : new VortexError("RemoteUnimplemented", "gone"),
+          request.previousRequests < 2
+            ? differing(request)
+            : new VortexError("RemoteUnimplemented", "gone"),
         "a:1": honest(),
       },
       { settings: { concurrentPieceCount: 3 } },
@@ -603,7 +610,7 @@ describe("pieces of an earlier download", () => {
         new Set(made.parents.asked.map(({ number }) => number)).size,
         COUNT - numbers.length,
       );
-      const compared = made.parents.compared.map(({ number }) => number);
+      const compared = made.parents.digestProbes.map(({ number }) => number);
       assert.ok(compared.includes(numbers[0] ?? -1), "the oldest one");
       assert.ok(compared.includes(numbers.at(-1) ?? -1), "the newest one");
       assert.ok(compared.length <= 3 + 1, `${compared}`);
@@ -771,7 +778,9 @@ describe("the verification of the content", () => {
     const made = bench(
       {
         "a:1": (request) =>
-          request.earlier < 6 ? honest()(request) : new VortexError("RemoteUnimplemented", "gone"),
+          request.previousRequests < 6
+            ? honest()(request)
+            : new VortexError("RemoteUnimplemented", "gone"),
         "b:1": honest(),
       },
       { settings: { concurrentPieceCount: 2 } },
@@ -783,7 +792,7 @@ describe("the verification of the content", () => {
     const made = bench(
       {
         "a:1": (request) =>
-          request.earlier < COUNT
+          request.previousRequests < COUNT
             ? honest()(request)
             : new VortexError("ConnectionRefused", "gone"),
       },
@@ -798,11 +807,11 @@ describe("the questions to parents", () => {
     const made = bench({ "a:1": honest(), "b:1": honest(), "c:1": honest() });
     await made.fetch();
     for (const name of ["a:1", "b:1", "c:1"]) {
-      const asked = made.parents.compared.filter(({ addr }) => addr === name);
+      const asked = made.parents.digestProbes.filter(({ addr }) => addr === name);
       assert.ok(asked.length <= 3 + 1, `${name}: ${asked.length}`);
     }
     assert.equal(made.parents.asked.length, COUNT, "each piece is read once");
-    assert.deepEqual([...made.parents.underWay.values()], [0, 0, 0], "nothing is left under way");
+    assert.deepEqual([...made.parents.inFlight.values()], [0, 0, 0], "nothing is left under way");
   });
 
   it("respect the limit of requests to one parent, also a limit of one", async () => {

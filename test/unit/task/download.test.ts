@@ -251,7 +251,9 @@ describe("a task from several parents", () => {
   it("uses a parent again that recovers", async () => {
     const { fetch } = bench({
       "a:1": (request) =>
-        request.earlier < 8 ? new VortexError("ConnectionLost", "lost") : honest()(request),
+        request.previousRequests < 8
+          ? new VortexError("ConnectionLost", "lost")
+          : honest()(request),
     });
     const { bytes, download } = await fetch();
     assertBytes(bytes, content);
@@ -284,10 +286,10 @@ describe("a task from several parents", () => {
   it("never exceeds the pieces in flight, nor the requests to one parent", async () => {
     const one = bench({ "a:1": honest(), "b:1": honest() });
     await one.fetch({}, { concurrentPieceCount: 3 });
-    assert.ok(one.parents.most <= 3, `${one.parents.most} at once`);
+    assert.ok(one.parents.maxInFlight <= 3, `${one.parents.maxInFlight} at once`);
     const two = bench({ "a:1": honest() }, { settings: { parentConcurrency: 2 } });
     await two.fetch({}, { concurrentPieceCount: 8 });
-    assert.ok(two.parents.most <= 2, `${two.parents.most} at once`);
+    assert.ok(two.parents.maxInFlight <= 2, `${two.parents.maxInFlight} at once`);
   });
 
   it("has at most 16 MiB of long pieces in flight over gRPC, where a piece is a message, but at least one", async () => {
@@ -306,7 +308,7 @@ describe("a task from several parents", () => {
       );
       const { fetcher, request } = fetcherOf(parents, ["a:1"]);
       await fetcher.downloadTask(request, { to: memorySink() }).done;
-      assert.equal(parents.most, most, `${mebibytes} MiB`);
+      assert.equal(parents.maxInFlight, most, `${mebibytes} MiB`);
     }
   });
 });
@@ -604,7 +606,7 @@ describe("hedged attempts", () => {
       small,
       PIECE,
       { "a:1": late, "b:1": honest(100) },
-      { places: true },
+      { readsInto: true },
     );
     const { fetcher, request } = fetcherOf(parents, ["a:1", "b:1"], taskSettings({}, runtime));
     const to = new NotingSink();
@@ -712,7 +714,7 @@ describe("limits", () => {
     });
     await clock.advanceUntil(download.done, 1_000_000, 100);
     await download.done;
-    assert.equal(parents.most, 2);
+    assert.equal(parents.maxInFlight, 2);
   });
 
   it("parents slower than the rate limit soon get as many requests as without it", async () => {
@@ -729,9 +731,9 @@ describe("limits", () => {
       stallTimeout: 1000,
     });
     await settle();
-    assert.equal(parents.most, 1);
+    assert.equal(parents.maxInFlight, 1);
     await clock.advance(6500);
-    assert.equal(parents.most, 7);
+    assert.equal(parents.maxInFlight, 7);
     download.cancel();
     await rejectionOf(download.done);
   });
@@ -782,7 +784,7 @@ describe("limits", () => {
       assert.ok(round < 1000);
       gates.shift()?.();
       await settle();
-      assert.ok((parents.underWay.get("a:1") ?? 0) <= 4);
+      assert.ok((parents.inFlight.get("a:1") ?? 0) <= 4);
     }
     await Promise.all([first.done, second.done]);
     const half = owners.slice(4, 34).filter((owner) => owner === "second").length;
@@ -813,12 +815,12 @@ describe("pause, cancel, close", () => {
     const to = new NotingSink();
     const download = fetcher.downloadTask(request, { to, signal: abort.signal });
     await settle();
-    assert.equal(parents.underWay.get("a:1"), 8);
+    assert.equal(parents.inFlight.get("a:1"), 8);
     const reason = new Error("enough");
     abort.abort(reason);
     const error = await assertRejects(download.done, "Aborted");
     assert.equal(error.cause, reason);
-    assert.equal(parents.underWay.get("a:1"), 0);
+    assert.equal(parents.inFlight.get("a:1"), 0);
     assert.deepEqual(to.calls, ["abort"]);
     assert.equal(clock.pending, 0);
   });
@@ -1022,7 +1024,7 @@ describe("a task as a stream", () => {
 
   it("uses memory for the pieces in flight only, however many follow", async () => {
     const small = seededBytes(6, 400 * PIECE);
-    const parents = new FakeParents(small, PIECE, { "a:1": honest() }, { places: true });
+    const parents = new FakeParents(small, PIECE, { "a:1": honest() }, { readsInto: true });
     const { fetcher, request } = fetcherOf(
       parents,
       ["a:1"],
@@ -1060,7 +1062,7 @@ describe("a task as a stream", () => {
     await reader.read();
     await reader.cancel("enough");
     assert.equal((await assertRejects(stream.done, "Aborted")).cause, "enough");
-    assert.equal(parents.underWay.get("a:1"), 0);
+    assert.equal(parents.inFlight.get("a:1"), 0);
   });
 
   it("is empty for an empty task", async () => {
