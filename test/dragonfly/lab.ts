@@ -1,6 +1,7 @@
 /**
- * The real Dragonfly on this machine: a scheduler, one dfdaemon that is a seed peer, and an origin. Each program has a loopback
- * address of its own, so several labs run side by side. No manager, database or Redis is needed.
+ * Runs a real Dragonfly on this machine: a scheduler, one dfdaemon as seed peer, and an origin.
+ * Each lab uses a separate loopback address, so several labs can run at once. It needs no manager,
+ * database or Redis.
  */
 import { existsSync } from "node:fs";
 import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
@@ -12,14 +13,14 @@ import process from "node:process";
 import type { PeerAddresses } from "../../src/transport/peer-address.ts";
 import { type Outcome, type Program, runToEnd, startProgram } from "../support/run.ts";
 
-/** Versions of dfdaemon that the tests know how to start. */
+/** Supported versions of dfdaemon. */
 export const dfdaemonVersions = ["1.4.8", "1.5.2", "1.5.10"] as const;
 
-/** A version of dfdaemon. */
+/** Version of dfdaemon. */
 export type DfdaemonVersion = (typeof dfdaemonVersions)[number];
 
 const SCHEDULER = "scheduler-2.5.1";
-/** dfget only speaks to the daemon beside it, in the same API for all versions. */
+/** One dfget serves all versions: it only talks to the local daemon, whose API is the same. */
 const DFGET = "dfget-1.5.10";
 
 /** Directory of the built programs, each named `NAME-VERSION`. */
@@ -27,29 +28,29 @@ const programs =
   process.env.VORTEX_PEER_LAB ??
   join(process.env.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "vortex-peer", "dragonfly");
 
-/** Returns why a version of dfdaemon cannot be started here; undefined when it can. */
+/** Returns the reason why a version of dfdaemon cannot be started; undefined if it can. */
 export function missingProgram(version: DfdaemonVersion): string | undefined {
   const missing = [SCHEDULER, DFGET, `dfdaemon-${version}`].find(
     (name) => !existsSync(join(programs, name)),
   );
-  return missing && `${missing} of Dragonfly is not in the directory that VORTEX_PEER_LAB names`;
+  return missing && `Dragonfly's ${missing} is not in the directory named by VORTEX_PEER_LAB`;
 }
 
-/** A running lab. */
+/** Running lab. */
 export interface Lab {
   /** Addresses of the seed peer's upload servers; `grpc` is its Dragonfly API. */
   readonly addresses: Required<PeerAddresses>;
-  /** Has the seed peer fetch `content` from the origin. Resolves to the task id. */
+  /** Makes the seed peer fetch `content` from the origin. Resolves with the task id. */
   seed(content: Uint8Array): Promise<string>;
-  /** Whether the seed peer's process runs. */
+  /** Returns true while the seed peer's process runs. */
   isAlive(): boolean;
   /** Resolves when the seed peer's process has ended. */
   readonly ended: Promise<Outcome>;
-  /** Ends every program and removes the files. */
+  /** Kills all programs and removes their files. */
   close(): Promise<void>;
 }
 
-/** Starts a lab. Rejects, with the log of the program that did not come up. */
+/** Starts a lab. If a program does not start, rejects with the logs of all programs. */
 export async function startLab(version: DfdaemonVersion): Promise<Lab> {
   const directory = await mkdtemp(join(tmpdir(), "vortex-peer-lab-"));
   const children: Program[] = [];
@@ -143,7 +144,7 @@ async function seed(directory: string, ip: string, content: Uint8Array): Promise
     ]);
     if (code !== 0) throw new Error(`dfget ended with ${code}: ${out}${err}`);
     const got = await readFile(output);
-    if (got.compare(content) !== 0) throw new Error("dfget did not bring the content");
+    if (got.compare(content) !== 0) throw new Error("dfget fetched the wrong content");
   } finally {
     origin.closeAllConnections();
     origin.close();
@@ -154,7 +155,7 @@ async function seed(directory: string, ip: string, content: Uint8Array): Promise
   return taskId;
 }
 
-/** Ids of the tasks in a dfdaemon's storage, which has a directory for the first characters of each. */
+/** Lists the task ids in a dfdaemon's storage, which groups them in directories by prefix. */
 async function taskIds(tasks: string): Promise<string[]> {
   if (!existsSync(tasks)) return [];
   return (await readdir(tasks, { recursive: true }))
@@ -162,7 +163,7 @@ async function taskIds(tasks: string): Promise<string[]> {
     .filter((name) => /^[0-9a-f]{64}$/.test(name));
 }
 
-/** Serves ranges, which dfdaemon asks for. */
+/** Starts the origin, an HTTP server with range requests, which dfdaemon uses. */
 async function startOrigin(ip: string, content: Uint8Array): Promise<Server> {
   const server = createServer((request, response) => {
     const [, first, last] = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? "") ?? [];
@@ -182,7 +183,7 @@ async function startOrigin(ip: string, content: Uint8Array): Promise<Server> {
   return server;
 }
 
-/** A loopback address that no other lab is likely to use. */
+/** Returns a random loopback address, so that labs do not collide. */
 function ownAddress(): string {
   const [a = 0, b = 0, c = 0] = crypto.getRandomValues(new Uint8Array(3));
   return `127.${64 + (a % 64)}.${b}.${2 + (c % 252)}`;
@@ -205,7 +206,7 @@ async function freePort(ip: string): Promise<number> {
   return port;
 }
 
-/** Waits until something listens, a minute at most. */
+/** Waits up to a minute until a TCP port accepts connections. */
 async function reachable(host: string, port: number): Promise<void> {
   for (const deadline = Date.now() + 60_000; ; ) {
     const connected = await new Promise<boolean>((resolve) => {
@@ -219,7 +220,7 @@ async function reachable(host: string, port: number): Promise<void> {
   }
 }
 
-/** Writes JSON, which is YAML too. */
+/** Writes a configuration file as JSON, which is valid YAML. */
 async function writeConfig(directory: string, name: string, config: object): Promise<string> {
   const path = join(directory, name);
   await writeFile(path, JSON.stringify(config));

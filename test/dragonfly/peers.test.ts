@@ -1,4 +1,4 @@
-/** Real dfdaemons, as parents of this library's clients. */
+/** Downloads from real dfdaemons as parents. */
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
 import type { CreateDownloaderOptions } from "../../src/client/factory.ts";
@@ -12,7 +12,7 @@ const content = seededBytes(18, 30_000_000);
 const pieceLength = 4 * 1024 * 1024;
 const lengths = { contentLength: content.length, pieceLength };
 const hostId = "127.0.0.1-test";
-/** Daemons and tests share the machine with other test runs. */
+/** Timeout in ms. Daemons and tests share the machine with other test runs. */
 const patience = { timeout: 120_000 };
 
 for (const version of dfdaemonVersions) {
@@ -23,7 +23,7 @@ for (const version of dfdaemonVersions) {
   };
   let started: Lab | undefined;
   let taskId = "";
-  const lab = (): Lab => started ?? assert.fail("there is no lab");
+  const lab = (): Lab => started ?? assert.fail("the lab has not started");
 
   describe(`dfdaemon ${version}`, () => {
     before(async () => {
@@ -35,7 +35,7 @@ for (const version of dfdaemonVersions) {
 
     for (const protocol of ["tcp", "auto", "hybrid"] as const) {
       itWith(
-        `its task comes by ${protocol}, from named and from discovered addresses`,
+        `serves its task over ${protocol}, at named and at discovered addresses`,
         async ({ addresses }, id) => {
           await fetchesTask(
             { protocol },
@@ -50,7 +50,7 @@ for (const version of dfdaemonVersions) {
     }
 
     itWith(
-      "outlives auto and hybrid, whatever ends their requests",
+      "keeps running after auto and hybrid requests, however they end",
       async ({ addresses, isAlive }, id) => {
         const { createDownloader } = await runtimeFace();
         for (const protocol of ["auto", "hybrid"] as const) {
@@ -88,13 +88,13 @@ async function fetchesTask(
   assert.deepEqual(await stream.bytes(), content);
 }
 
-/** Old versions exit when a QUIC handshake fails, which shows that the tests above can fail. */
+/** Old versions exit when a QUIC handshake fails. This shows that the tests above can fail. */
 describe("a failed QUIC handshake, by a client that offers ALPN", () => {
   for (const [version, survives] of [
     ["1.4.8", false],
     ["1.5.10", true],
   ] as const) {
-    const name = `dfdaemon ${version} ${survives ? "goes on" : "exits"}`;
+    const name = `dfdaemon ${version} ${survives ? "keeps running" : "exits"}`;
     const reason = missingProgram(version);
     if (reason !== undefined) {
       it(`${name} [gap: ${reason}]`, { skip: reason }, () => {});

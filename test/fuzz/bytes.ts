@@ -1,4 +1,4 @@
-/** Properties of what reads bytes from the network: the codec and the decoder of streams. */
+/** Fuzz properties of the packet codec and of the incremental stream decoder. */
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { VortexError } from "../../src/errors.ts";
@@ -60,7 +60,7 @@ const packets: fc.Arbitrary<Packet> = fc.oneof(
   ),
 );
 
-/** A packet, and what may become of it on its way: bytes changed, cut off, or of another origin altogether. */
+/** Random bytes, or an encoded packet that is changed, truncated or extended. */
 const garbage: fc.Arbitrary<Uint8Array> = fc.oneof(
   fc.uint8Array({ maxLength: 200 }),
   fc
@@ -83,7 +83,7 @@ const garbage: fc.Arbitrary<Uint8Array> = fc.oneof(
     }),
 );
 
-/** Announces what there is, so that a decoder looks at the rest: in the header, and in that of a piece's metadata. */
+/** Sets the packet and metadata lengths to the actual ones, so that a decoder reads the fields. */
 function correctLengths(bytes: Uint8Array): void {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   if (bytes.length < 6) return;
@@ -93,8 +93,8 @@ function correctLengths(bytes: Uint8Array): void {
 }
 
 /**
- * A packet encoded and decoded is the same; anything else is a packet, whose bytes are the only ones that say so, or a failure of the
- * peer. What does not fit into a packet is not encoded.
+ * Property: an encoded packet decodes to itself. Other bytes fail with a `peer` error, or decode to
+ * a packet that encodes to the same bytes. A task id that is not 64 bytes is not encoded.
  */
 export const codec: fc.IProperty<[Packet, Uint8Array, string]> = fc.property(
   packets,
@@ -120,7 +120,7 @@ export const codec: fc.IProperty<[Packet, Uint8Array, string]> = fc.property(
       return;
     }
     const again = encodePacket(decoded);
-    // Behind the last field of metadata there may be more, which is ignored.
+    // The decoder ignores bytes after the last metadata field.
     const both =
       decoded.type === "piece-content"
         ? [again, bytes].map((each) => each.slice(10, again.length))
@@ -130,8 +130,8 @@ export const codec: fc.IProperty<[Packet, Uint8Array, string]> = fc.property(
 );
 
 /**
- * In whatever chunks bytes come, the verdict is that of the whole; right packets come out as they went in, up to where they are cut;
- * and nothing is handed out beyond its bound.
+ * Property: decoding is independent of chunk boundaries. Valid packets decode up to the point of
+ * truncation, and packets beyond a limit are refused.
  */
 export const decoder: fc.IProperty<[Uint8Array[], Packet[], number, number, number, number]> =
   fc.property(
@@ -141,45 +141,47 @@ export const decoder: fc.IProperty<[Uint8Array[], Packet[], number, number, numb
     fc.nat(),
     fc.integer({ min: 1, max: 100 }),
     fc.integer({ min: 1, max: 100 }),
-    (parts, right, cut, seed, greatest, bound) => {
+    (parts, valid, cut, seed, maxChunk, bound) => {
       const chunks = (bytes: Uint8Array): Uint8Array[] =>
-        chunked(bytes, seededRandom(seed), greatest);
+        chunked(bytes, seededRandom(seed), maxChunk);
       const bytes = joined(parts);
-      assert.deepEqual(verdict(chunks(bytes)), verdict([bytes]));
+      assert.deepEqual(decodeAll(chunks(bytes)), decodeAll([bytes]));
 
-      const encoded = right.map(encodePacket);
+      const encoded = valid.map(encodePacket);
       const whole = joined(encoded);
-      const come = whole.subarray(0, cut % (whole.length + 1));
+      const received = whole.subarray(0, cut % (whole.length + 1));
       const complete = encoded.filter(
-        (_, index) => joined(encoded.slice(0, index + 1)).length <= come.length,
+        (_, index) => joined(encoded.slice(0, index + 1)).length <= received.length,
       );
-      const rest = come.length - joined(complete).length;
-      assert.deepEqual(verdict(chunks(come)), {
-        packets: right.slice(0, complete.length),
+      const rest = received.length - joined(complete).length;
+      assert.deepEqual(decodeAll(chunks(received)), {
+        packets: valid.slice(0, complete.length),
         end: rest > 0 ? "more is needed" : "between packets",
       });
 
-      // A header that cannot be right is refused before anything else has come.
-      for (const packet of right) {
+      // An impossible header is refused before further bytes arrive.
+      for (const packet of valid) {
         const header = encodePacket(packet).slice(0, 6);
         const view = new DataView(header.buffer);
         const { announced, code } = refusedLength(packet, view.getUint32(2));
         view.setUint32(2, announced);
-        assert.deepEqual(verdict([header]), { packets: [], end: code });
+        assert.deepEqual(decodeAll([header]), { packets: [], end: code });
       }
 
       const limits = { metadata: bound, errorMessage: bound, reserved: bound };
-      const bounded = verdict(chunks(whole), limits);
-      const long = right.findIndex((packet) => boundedLength(packet) > bound);
-      const allowed = long < 0 ? right : right.slice(0, long);
+      const bounded = decodeAll(chunks(whole), limits);
+      const firstTooLong = valid.findIndex((packet) => boundedLength(packet) > bound);
+      const allowed = firstTooLong < 0 ? valid : valid.slice(0, firstTooLong);
       assert.deepEqual(bounded, {
         packets: allowed,
-        end: long < 0 ? "between packets" : "LimitExceeded",
+        end: firstTooLong < 0 ? "between packets" : "LimitExceeded",
       });
     },
   );
 
-/** A length next to the right one, or beyond all bounds, that the header alone shows to be wrong; and what that is. */
+/**
+ * Returns a length that a decoder must refuse from the header alone, and the expected error code.
+ */
 function refusedLength(
   { type }: Packet,
   length: number,
@@ -196,7 +198,7 @@ function refusedLength(
   }
 }
 
-/** The length in bytes that a decoder has a bound for; 0 where there is none. */
+/** Returns the packet length in bytes to which a decoder limit applies; 0 if there is no limit. */
 function boundedLength(packet: Packet): number {
   const { length } = encodePacket(packet);
   switch (packet.type) {
@@ -211,8 +213,8 @@ function boundedLength(packet: Packet): number {
   }
 }
 
-/** What a decoder makes of chunks: its packets, and how it ended. */
-function verdict(
+/** Decodes chunks. Returns the packets, and the final state or the error's code. */
+function decodeAll(
   chunks: readonly Uint8Array[],
   limits?: DecoderLimits,
 ): { readonly packets: Packet[]; readonly end: string } {
@@ -222,7 +224,7 @@ function verdict(
     for (const chunk of chunks) {
       decoder.push(chunk);
       for (let packet = decoder.next(); packet !== undefined; packet = decoder.next()) {
-        // Some chunk's memory is behind the value of a reserved packet.
+        // The value of a reserved packet is a view into a chunk.
         packets.push(
           packet.type === "reserved" ? { ...packet, value: packet.value.slice() } : packet,
         );

@@ -1,4 +1,7 @@
-/** Properties of the command line: what is meant is asked for, what is wrong is told by its option, and any words have a documented end. */
+/**
+ * Fuzz properties of the command line. Valid options reach the downloader, an invalid value is
+ * reported with its option, and any arguments end with a documented exit code.
+ */
 import assert from "node:assert/strict";
 import { hostname } from "node:os";
 import fc from "fast-check";
@@ -8,15 +11,16 @@ import type { CreateDownloaderOptions } from "../../src/client/factory.ts";
 import { VortexError } from "../../src/errors.ts";
 import { run } from "../support/cli.ts";
 
-/** One option as somebody means it. */
-interface Meant {
+/** Command-line option with a valid value and its expected effect. */
+interface OptionCase {
   readonly option: string;
   readonly text: string;
-  /** What becomes of it: an option of the downloader, or a part of the request. */
+  /** Expected downloader options. */
   readonly options?: Readonly<Record<string, unknown>>;
+  /** Expected fields of the request. */
   readonly request?: Readonly<Record<string, unknown>>;
-  /** What may not stand there. */
-  readonly wrong: string;
+  /** Invalid value for the option. */
+  readonly invalidText: string;
 }
 
 const taskId = "ab".repeat(32);
@@ -44,53 +48,60 @@ const address = fc
   )
   .map(([host, port]) => `${host}:${port}`);
 
-/** Options that stand for an option of the downloader. */
+/** Generates cases for a command-line option that sets the downloader option `name`. */
 const forDownloader = (
   option: string,
   name: string,
   values: fc.Arbitrary<readonly [string, unknown]>,
-  ...wrong: string[]
+  ...invalidTexts: string[]
 ) =>
-  fc
-    .tuple(values, fc.constantFrom(...wrong))
-    .map(
-      ([[text, value], bad]): Meant => ({ option, text, options: { [name]: value }, wrong: bad }),
-    );
+  fc.tuple(values, fc.constantFrom(...invalidTexts)).map(
+    ([[text, value], invalidText]): OptionCase => ({
+      option,
+      text,
+      options: { [name]: value },
+      invalidText,
+    }),
+  );
+/** Generates cases for a command-line option that sets the request field `name`. */
 const forRequest = (
   option: string,
   name: string,
   values: fc.Arbitrary<readonly [string, unknown]>,
-  ...wrong: string[]
+  ...invalidTexts: string[]
 ) =>
-  fc
-    .tuple(values, fc.constantFrom(...wrong))
-    .map(
-      ([[text, value], bad]): Meant => ({ option, text, request: { [name]: value }, wrong: bad }),
-    );
-const same = <T extends string>(...values: T[]) =>
+  fc.tuple(values, fc.constantFrom(...invalidTexts)).map(
+    ([[text, value], invalidText]): OptionCase => ({
+      option,
+      text,
+      request: { [name]: value },
+      invalidText,
+    }),
+  );
+const unchanged = <T extends string>(...values: T[]) =>
   fc.constantFrom(...values).map((value) => [value, value] as const);
 
-const noDuration = ["0s", "31d", "5", "1m oops", "-1s"];
-const anyFetch = [
+const invalidDurations = ["0s", "31d", "5", "1m oops", "-1s"];
+const fetchOptions = [
   forDownloader(
     "--protocol",
     "protocol",
-    same("tcp", "quic", "grpc", "auto", "hybrid"),
+    unchanged("tcp", "quic", "grpc", "auto", "hybrid"),
     "udp",
     "QUIC",
   ),
-  forDownloader("--connect-timeout", "connectTimeout", duration, ...noDuration),
-  forDownloader("--piece-timeout", "pieceTimeout", duration, ...noDuration),
+  forDownloader("--connect-timeout", "connectTimeout", duration, ...invalidDurations),
+  forDownloader("--piece-timeout", "pieceTimeout", duration, ...invalidDurations),
   forDownloader(
     "--stall-timeout",
     "stallTimeout",
     fc.constantFrom(["24h", DAY] as const, ["1ms", 1] as const),
-    ...noDuration,
+    ...invalidDurations,
   ),
   forRequest(
     "--kind",
     "kind",
-    same("standard", "persistent", "persistent-cache", "cache"),
+    unchanged("standard", "persistent", "persistent-cache", "cache"),
     "other",
     "Standard",
   ),
@@ -98,17 +109,15 @@ const anyFetch = [
 const task = forRequest(
   "--task-id",
   "taskId",
-  same(taskId, "x".repeat(64)),
+  unchanged(taskId, "x".repeat(64)),
   "ab",
   "ab ".repeat(21),
   "é".repeat(64),
 );
-const number = (least: number, greatest: number) =>
-  fc
-    .oneof(fc.constantFrom(least, greatest), fc.integer({ min: least, max: greatest }))
-    .map((n) => [String(n), n] as const);
+const number = (min: number, max: number) =>
+  fc.oneof(fc.constantFrom(min, max), fc.integer({ min, max })).map((n) => [String(n), n] as const);
 
-const ofPiece: readonly fc.Arbitrary<Meant>[] = [
+const requiredForPiece: readonly fc.Arbitrary<OptionCase>[] = [
   task,
   forRequest("--number", "number", number(0, 0xffffffff), "-1", "4294967296", "1.5", "0x1", "one"),
   forRequest(
@@ -124,9 +133,12 @@ const ofPiece: readonly fc.Arbitrary<Meant>[] = [
 const pieceRange = range.map(
   ([first = 0, last = 0]) => [`${first}-${last}`, { start: first, end: last + 1 }] as const,
 );
-const morePiece = [...anyFetch, forRequest("--range", "range", pieceRange, "9-1", "5", "a-b")];
+const optionalForPiece = [
+  ...fetchOptions,
+  forRequest("--range", "range", pieceRange, "9-1", "5", "a-b"),
+];
 
-const ofGet: readonly fc.Arbitrary<Meant>[] = [
+const requiredForGet: readonly fc.Arbitrary<OptionCase>[] = [
   task,
   forRequest(
     "--peer",
@@ -136,7 +148,7 @@ const ofGet: readonly fc.Arbitrary<Meant>[] = [
     "quic=a",
     "a:1,tcp=b:2",
   ),
-  // Long enough for every range.
+  // At least 9999 bytes, so that every generated range is inside the content.
   forRequest(
     "--content-length",
     "contentLength",
@@ -145,8 +157,8 @@ const ofGet: readonly fc.Arbitrary<Meant>[] = [
     "5XB",
   ),
 ];
-const moreGet = [
-  ...anyFetch,
+const optionalForGet = [
+  ...fetchOptions,
   forRequest(
     "--piece-length",
     "pieceLength",
@@ -172,33 +184,36 @@ const moreGet = [
   ),
 ];
 
-/** A command with what it cannot be without, and some of what it can. */
+/** Command with its required options and some of its optional ones. */
 interface Command {
   readonly name: string;
-  readonly meant: readonly Meant[];
-  /** Which of them is spoilt, in another run. */
-  readonly spoilt: number;
-  /** Whether each is written with `=`. */
-  readonly joined: readonly boolean[];
+  readonly cases: readonly OptionCase[];
+  /** Selects the option that gets its invalid value in the second run, modulo their number. */
+  readonly invalidIndex: number;
+  /** For each option: written as `--option=value` instead of two words. */
+  readonly withEquals: readonly boolean[];
 }
 
 const command: fc.Arbitrary<Command> = fc
-  .constantFrom(["piece", ofPiece, morePiece] as const, ["get", ofGet, moreGet] as const)
+  .constantFrom(
+    ["piece", requiredForPiece, optionalForPiece] as const,
+    ["get", requiredForGet, optionalForGet] as const,
+  )
   .chain(([name, needed, more]) =>
     fc.shuffledSubarray([...more]).chain((chosen) =>
       fc.record({
         name: fc.constant(name),
-        meant: fc
+        cases: fc
           .tuple(...needed, ...chosen)
           .chain((all) => fc.shuffledSubarray(all, { minLength: all.length })),
-        spoilt: fc.nat(),
-        joined: fc.array(fc.boolean(), { minLength: 20, maxLength: 20 }),
+        invalidIndex: fc.nat(),
+        withEquals: fc.array(fc.boolean(), { minLength: 20, maxLength: 20 }),
       }),
     ),
   );
 
-/** What a downloader is made with where nothing says otherwise (`vortex-peer get --help`). */
-const usual = {
+/** Default downloader options (`vortex-peer get --help`). */
+const defaults = {
   protocol: "tcp",
   connectTimeout: 2000,
   pieceTimeout: 360_000,
@@ -247,7 +262,8 @@ const words = fc.constantFrom(
     "--set",
   ],
 );
-// `serve` is left out, since it makes a certificate, and so is a path for `-o`: the words come from nobody who means them.
+// Without `serve`, which creates a certificate, and without a path for `-o`, which would write a
+// file.
 const anyWords: fc.Arbitrary<string[]> = fc.array(
   fc.oneof(
     { weight: 6, arbitrary: words },
@@ -269,7 +285,10 @@ const peers = fc.record(
   { requiredKeys: [] },
 );
 
-/** What is meant is asked for, and nothing when it is spoilt; ranges and peers are read as they are written; any words have an end. */
+/**
+ * Property: valid options produce the expected request, and an invalid one produces no request.
+ * Ranges and peers parse as written. Arbitrary arguments end with a documented exit code.
+ */
 export const cli: fc.IAsyncProperty<
   [Command, string[], number, number, Partial<Record<string, number>>]
 > = fc.asyncProperty(
@@ -278,52 +297,52 @@ export const cli: fc.IAsyncProperty<
   fc.nat({ max: 99 }),
   fc.nat({ max: 99 }),
   peers,
-  async (meaning, args, first, last, ports) => {
-    await asksFor(meaning);
-    await isRefused(meaning);
-    readsRanges(first, last);
-    readsPeers(ports);
-    const { code, err, out } = await run(new Recorder(), args, { stdin: "" });
+  async (command, args, first, last, ports) => {
+    await checkRequest(command);
+    await checkRefusal(command);
+    checkRanges(first, last);
+    checkPeers(ports);
+    const { code, err, out } = await run(new RecordingFace(), args, { stdin: "" });
     assert.ok([0, 2, 3, 4, 5, 6, 7].includes(code), `exit code ${code}: ${err}`);
     assert.equal(err.includes("Internal:"), false, err);
-    // With --json the failure is an object on the standard output.
+    // With --json, the failure is an object on standard output.
     if (code !== 0) assert.notEqual(err + out.text, "");
   },
 );
 
-async function asksFor({ name, meant, joined }: Command): Promise<void> {
+async function checkRequest({ name, cases, withEquals }: Command): Promise<void> {
   const args = [
     name,
-    ...meant.flatMap(({ option, text }, at) => written(option, text, joined[at])),
+    ...cases.flatMap(({ option, text }, at) => optionWords(option, text, withEquals[at])),
   ];
-  const face = new Recorder();
+  const face = new RecordingFace();
   const { code, err } = await run(face, args, { stdin: "" });
-  // The peer does not have it.
+  // Exit code 3 is NotFound: RecordingFace has no task.
   assert.equal(code, 3, `${args.join(" ")}: ${err}`);
-  const options = Object.assign({ ...usual }, ...meant.map(({ options }) => options));
+  const options = Object.assign({ ...defaults }, ...cases.map(({ options }) => options));
   for (const [key, value] of Object.entries(options))
     assert.deepEqual(face.made?.[key as keyof object], value, key);
   assert.equal(face.made?.rateLimit, options.rateLimit);
   const request = Object.assign(
     { kind: "standard", hostId: hostname() },
-    ...meant.map(({ request }) => request),
+    ...cases.map(({ request }) => request),
   );
   assert.deepEqual(face.asked, request);
 }
 
-async function isRefused({ name, meant, spoilt, joined }: Command): Promise<void> {
-  const bad = spoilt % meant.length;
-  const args = meant.flatMap(({ option, text, wrong }, at) =>
-    written(option, at === bad ? wrong : text, joined[at] || at === bad),
+async function checkRefusal({ name, cases, invalidIndex, withEquals }: Command): Promise<void> {
+  const invalidAt = invalidIndex % cases.length;
+  const args = cases.flatMap(({ option, text, invalidText }, at) =>
+    optionWords(option, at === invalidAt ? invalidText : text, withEquals[at] || at === invalidAt),
   );
-  const face = new Recorder();
+  const face = new RecordingFace();
   const { code, err } = await run(face, [name, ...args], { stdin: "" });
   assert.equal(code, 2, `${args.join(" ")}: ${err}`);
-  assert.ok(err.includes(meant[bad]?.option ?? ""), err);
+  assert.ok(err.includes(cases[invalidAt]?.option ?? ""), err);
   assert.equal(face.asked, undefined);
 }
 
-function readsRanges(first: number, last: number): void {
+function checkRanges(first: number, last: number): void {
   const read = (text: string): unknown => orInvalidArgument(() => parseOptions(taskRange, text));
   assert.deepEqual(
     read(`${first}-${last}`),
@@ -333,7 +352,7 @@ function readsRanges(first: number, last: number): void {
   assert.deepEqual(read(`-${last}`), { fromEnd: last });
 }
 
-function readsPeers(ports: Partial<Record<string, number>>): void {
+function checkPeers(ports: Partial<Record<string, number>>): void {
   const addresses = Object.entries(ports).map(
     ([name, port]) => [name, `10.0.0.7:${1 + (port ?? 0)}`] as const,
   );
@@ -350,13 +369,13 @@ function readsPeers(ports: Partial<Record<string, number>>): void {
   assert.deepEqual(read(`a:1,${text}`), several ? undefined : { addr: "a:1", apiAddr: api });
 }
 
-/** An option and its value, as one word or two. */
-function written(option: string, text: string, joined: boolean | undefined): string[] {
-  return joined ? [`${option}=${text}`] : [option, text];
+/** Returns an option and its value as `--option=value` or as two words. */
+function optionWords(option: string, text: string, withEquals: boolean | undefined): string[] {
+  return withEquals ? [`${option}=${text}`] : [option, text];
 }
 
-/** A network where nothing is found; notes what is asked of it. */
-class Recorder implements CliFace {
+/** Records the downloader options and the request. Every request fails with `NotFound`. */
+class RecordingFace implements CliFace {
   made: CreateDownloaderOptions | undefined;
   asked: unknown;
 
@@ -364,7 +383,7 @@ class Recorder implements CliFace {
     this.made = options;
     const ask = (request: unknown): never => {
       this.asked = request;
-      return missing();
+      return notFound();
     };
     return {
       downloadPiece: async (request) => ask(request),
@@ -374,13 +393,13 @@ class Recorder implements CliFace {
     };
   }
 
-  startServer = missing;
+  startServer = notFound;
 
-  createDirectory = missing;
+  createDirectory = notFound;
 }
 
-function missing(): never {
-  throw new VortexError("NotFound", "there is nothing here");
+function notFound(): never {
+  throw new VortexError("NotFound", "the recording face has no tasks");
 }
 
 function orInvalidArgument<T>(run: () => T): T | undefined {

@@ -1,4 +1,7 @@
-/** Properties of configuration: what somebody means, written as a file may have it, is read as that, and what is wrong is told at its line. */
+/**
+ * Fuzz properties of the configuration. Valid values parse to the expected settings in any file
+ * style, and invalid values are reported with their line.
+ */
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { parseConfigText } from "../../adapters/files/config-file.ts";
@@ -11,20 +14,20 @@ import {
 import type { ConfigKey } from "../../src/config/keys.ts";
 import { VortexError } from "../../src/errors.ts";
 
-/** A value as somebody writes it, and what it says. */
-interface Value {
+/** Value as written in a file, and its expected parsed form. */
+interface ConfigValue {
   readonly text: unknown;
-  readonly says: unknown;
+  readonly parsed: unknown;
 }
 
-/** What may stand under a key, and what may not. */
-interface Kind {
-  readonly right: fc.Arbitrary<Value>;
-  readonly wrong: fc.Arbitrary<unknown>;
+/** Generators of valid and invalid values for a key. */
+interface ValueKind {
+  readonly valid: fc.Arbitrary<ConfigValue>;
+  readonly invalid: fc.Arbitrary<unknown>;
 }
 
 const DAY = 86_400_000;
-/** Units of time as stock Dragonfly writes them (the humantime crate), in milliseconds. */
+/** Time units of stock Dragonfly (the humantime crate), in ms. */
 const spans = {
   ms: 1,
   s: 1000,
@@ -36,7 +39,7 @@ const spans = {
   d: DAY,
   week: 7 * DAY,
 };
-/** Units of size as stock Dragonfly writes them (the bytesize crate), in bytes. */
+/** Size units of stock Dragonfly (the bytesize crate), in bytes. */
 const sizes = {
   "": 1,
   B: 1,
@@ -70,16 +73,16 @@ const limit = integer(1, 1_000_000);
 const port = integer(0, 65_535);
 const flag = plain(fc.boolean(), "true", "yes", 0, 1);
 const flow = integer(16 * 1024, 2 ** 32 - 1);
-const bandwidth: Kind = {
-  right: fc.oneof(
-    fc.integer({ min: 1, max: 2 ** 53 - 1 }).map(itself),
+const bandwidth: ValueKind = {
+  valid: fc.oneof(
+    fc.integer({ min: 1, max: 2 ** 53 - 1 }).map(asIs),
     amount(sizes).map(([number, unit]) => ({
       text: `${number}${unit}`,
-      says: number * sizes[unit],
+      parsed: number * sizes[unit],
     })),
-    fc.constant({ text: "1.5 kB", says: 1500 }),
+    fc.constant({ text: "1.5 kB", parsed: 1500 }),
   ),
-  wrong: fc.constantFrom<unknown>(
+  invalid: fc.constantFrom<unknown>(
     0,
     "0",
     -1,
@@ -101,8 +104,8 @@ const fingerprint = fc
   .tuple(hex, fc.constantFrom("", ":"))
   .map(([bytes, between]) => bytes.join(between));
 
-/** Every key, what it is and where its bounds are, as the documentation of `Config` has it. */
-const kinds: Readonly<Record<ConfigKey, Kind>> = {
+/** Kind and bounds of every key, as documented at `Config`. */
+const valueKinds: Readonly<Record<ConfigKey, ValueKind>> = {
   "host.ip": ip,
   "host.hostname": name,
   "download.protocol": plain(
@@ -129,7 +132,7 @@ const kinds: Readonly<Record<ConfigKey, Kind>> = {
   "storage.server.quicPort": port,
   "vortexPeer.connectTimeout": duration(30),
   "vortexPeer.stallTimeout": duration(1),
-  "vortexPeer.patience": patience(),
+  "vortexPeer.patience": optionalDuration(),
   "vortexPeer.requestTimeout": duration(1),
   "vortexPeer.parentConcurrency": limit,
   "vortexPeer.maxConnections": limit,
@@ -152,69 +155,69 @@ const kinds: Readonly<Record<ConfigKey, Kind>> = {
   "vortexPeer.quic.socketBuffer": integer(4096, 2 ** 30),
   "vortexPeer.quic.ackThreshold": integer(1, 64),
 };
-const names = Object.keys(kinds) as ConfigKey[];
-/** Where older versions have a key. */
-const formerly: Partial<Record<ConfigKey, string>> = {
+const names = Object.keys(valueKinds) as ConfigKey[];
+/** Former paths of keys, which the parser still accepts. */
+const formerPaths: Partial<Record<ConfigKey, string>> = {
   "download.protocol": "storage.server.protocol",
   "download.bandwidthLimit": "download.rateLimit",
   "upload.bandwidthLimit": "upload.rateLimit",
 };
 
-/** One key of a file. */
+/** One key of a configuration file. */
 interface Entry {
   readonly key: ConfigKey;
-  /** Where it stands: under its own name or a former one, spelt in camel or snake case. */
+  /** Path in the file: the key's own or a former one, in camel or snake case. */
   readonly path: readonly string[];
-  readonly value: Value;
-  /** What to write in place of the value, to be refused. */
-  readonly instead: unknown;
+  readonly value: ConfigValue;
+  /** Invalid value to write instead, which the parser must refuse. */
+  readonly invalidText: unknown;
 }
 
 const entry = (key: ConfigKey): fc.Arbitrary<Entry> =>
   fc
-    .tuple(kinds[key].right, kinds[key].wrong, fc.boolean(), fc.nat({ max: 3 }))
-    .map(([value, instead, snake, former]) => {
-      const path = ((former === 0 && formerly[key]) || key).split(".");
-      return { key, path: snake ? inSnakeCase(path) : path, value, instead };
+    .tuple(valueKinds[key].valid, valueKinds[key].invalid, fc.boolean(), fc.nat({ max: 3 }))
+    .map(([value, invalidText, snake, former]) => {
+      const path = ((former === 0 && formerPaths[key]) || key).split(".");
+      return { key, path: snake ? inSnakeCase(path) : path, value, invalidText };
     });
 
-/** What a file says, in the order in which it does. */
+/** Keys of a file, in file order. */
 const entries: fc.Arbitrary<readonly Entry[]> = fc
   .shuffledSubarray(names, { maxLength: 12 })
   .chain((chosen) => fc.tuple(...chosen.map(entry)));
 
-/** One key in two places, of which the first counts. */
-interface Twice {
+/** One key at two paths. The value of `first` takes precedence. */
+interface DuplicateKey {
   readonly first: Entry;
   readonly second: Entry;
 }
 
-const twice: fc.Arbitrary<Twice> = fc
+const duplicate: fc.Arbitrary<DuplicateKey> = fc
   .constantFrom(...names)
   .chain((key) => fc.tuple(entry(key), entry(key)))
   .map(([one, other]) => {
     const path = one.key.split(".");
     return {
       first: { ...one, path },
-      second: { ...other, path: formerly[one.key]?.split(".") ?? inSnakeCase(path) },
+      second: { ...other, path: formerPaths[one.key]?.split(".") ?? inSnakeCase(path) },
     };
   })
-  // A name of one word has one spelling.
+  // A key of one word has the same spelling in camel and snake case.
   .filter(({ first, second }) => first.path.join(".") !== second.path.join("."));
 
-/** How a file is laid out: blank lines, comments and quotes, in turn. */
-interface Manner {
+/** Layout of a file: flow or block style; blank lines, comments and quotes are applied in turn. */
+interface FileStyle {
   readonly flow: boolean;
   readonly decorations: readonly number[];
 }
 
-const manner: fc.Arbitrary<Manner> = fc.record({
+const fileStyle: fc.Arbitrary<FileStyle> = fc.record({
   flow: fc.boolean(),
   decorations: fc.array(fc.nat({ max: 7 }), { minLength: 1, maxLength: 9 }),
 });
 
-/** The configuration of nothing, which no input may have changed for others. */
-const usual: Config = parseConfig({});
+/** Default configuration. No parsed input may change it. */
+const defaults: Config = parseConfig({});
 
 const sections = [
   "download",
@@ -227,11 +230,11 @@ const sections = [
   "quic",
   "tls",
 ];
-/** These reach the prototype of an object that takes keys unseen. */
-const traps = ["__proto__", "constructor", "prototype", "toString", "hasOwnProperty"];
+/** Keys that reach an object's prototype if assigned without a check. */
+const prototypeKeys = ["__proto__", "constructor", "prototype", "toString", "hasOwnProperty"];
 const words = fc.constantFrom(
   ...sections,
-  ...traps,
+  ...prototypeKeys,
   "protocol",
   "rateLimit",
   "pieceTimeout",
@@ -250,62 +253,73 @@ const { tree } = fc.letrec<{ tree: unknown }>((tie) => ({
     { depthSize: "small", withCrossShrink: true },
     scalars,
     fc.array(tie("tree"), { maxLength: 3 }),
-    // By entries, so that `__proto__` is a key of the object's own, as parsers of JSON and YAML make it.
+    // From entries, so that `__proto__` becomes an own key, as JSON and YAML parsers create it.
     fc
       .array(fc.tuple(words, tie("tree")), { maxLength: 5 })
       .map((pairs) => Object.fromEntries(pairs)),
   ),
 }));
 
-/** What is meant is read as that, whatever else is beside it; any object is a configuration or `InvalidArgument`, and changes no other. */
-export const config: fc.IProperty<[unknown, readonly Entry[], readonly Entry[], readonly Twice[]]> =
-  fc.property(
-    tree,
-    entries,
-    entries,
-    fc.array(twice, { maxLength: 3 }),
-    (junk, said, below, twice) => {
-      const found = parseConfig({ ...nested(said), proxy: junk });
-      for (const key of names) assert.deepEqual(at(found, key), meant(key, said), key);
-      // The upper layer counts.
-      const layers = [said, below].map((each, index) =>
-        parseConfigLayer(nested(each), () => `layer ${index}`),
-      );
-      for (const { key, value, text, source } of resolveConfig(...layers).settings) {
-        const from = [said, below].findIndex((each) => each.some((entry) => entry.key === key));
-        assert.deepEqual(value, meant(key, [...said, ...below]), key);
-        assert.equal(source, from < 0 ? "default" : `layer ${from}`, key);
-        // As a file would have it, it says the same again.
-        if (typeof value !== "number") {
-          assert.equal(text, textOf(value), key);
-        } else {
-          assert.match(text ?? "", /^\d+[A-Za-z]*$/, key);
-          assert.equal(
-            at(parseConfig(nested([{ path: key.split("."), text: numberOrText(key, text) }])), key),
-            value,
-          );
-        }
-      }
-      // Of two spellings stock Dragonfly's counts, and of two places the newer one.
-      for (const { first, second } of twice) {
-        assert.deepEqual(
-          at(parseConfig(nested([second, first])), first.key),
-          first.value.says,
-          first.path.join("."),
+/**
+ * Property: keys parse to their values regardless of unknown neighbours. Any other object parses or
+ * fails with `InvalidArgument`, and does not change the defaults.
+ */
+export const config: fc.IProperty<
+  [unknown, readonly Entry[], readonly Entry[], readonly DuplicateKey[]]
+> = fc.property(
+  tree,
+  entries,
+  entries,
+  fc.array(duplicate, { maxLength: 3 }),
+  (junk, upper, lower, duplicates) => {
+    const found = parseConfig({ ...nested(upper), proxy: junk });
+    for (const key of names) assert.deepEqual(valueAt(found, key), expectedValue(key, upper), key);
+    // The upper layer takes precedence.
+    const layers = [upper, lower].map((each, index) =>
+      parseConfigLayer(nested(each), () => `layer ${index}`),
+    );
+    for (const { key, value, text, source } of resolveConfig(...layers).settings) {
+      const from = [upper, lower].findIndex((each) => each.some((entry) => entry.key === key));
+      assert.deepEqual(value, expectedValue(key, [...upper, ...lower]), key);
+      assert.equal(source, from < 0 ? "default" : `layer ${from}`, key);
+      // The text of a setting, written to a file, parses to the same value.
+      if (typeof value !== "number") {
+        assert.equal(text, textOf(value), key);
+      } else {
+        assert.match(text ?? "", /^\d+[A-Za-z]*$/, key);
+        assert.equal(
+          valueAt(
+            parseConfig(nested([{ path: key.split("."), text: numberOrText(key, text) }])),
+            key,
+          ),
+          value,
         );
       }
-      const before = Object.getOwnPropertyNames(Object.prototype).length;
-      orInvalidArgument(() => parseConfig(junk));
-      assert.equal(Object.getOwnPropertyNames(Object.prototype).length, before);
-      assert.deepEqual(parseConfig({}), usual);
-    },
-  );
+    }
+    // Stock Dragonfly's spelling takes precedence over the other, and the newer path over the
+    // former.
+    for (const { first, second } of duplicates) {
+      assert.deepEqual(
+        valueAt(parseConfig(nested([second, first])), first.key),
+        first.value.parsed,
+        first.path.join("."),
+      );
+    }
+    const before = Object.getOwnPropertyNames(Object.prototype).length;
+    orInvalidArgument(() => parseConfig(junk));
+    assert.equal(Object.getOwnPropertyNames(Object.prototype).length, before);
+    assert.deepEqual(parseConfig({}), defaults);
+  },
+);
 
-/** A file is what it says, each value with its line; each wrong one is told at its line; any text is a configuration or has such lines. */
-export const yaml: fc.IAsyncProperty<[readonly Entry[], Manner, number[], string]> =
+/**
+ * Property: a file parses to its values, each with its line. Each invalid value is reported with
+ * its line. Any other text parses or fails with errors that name their lines.
+ */
+export const yaml: fc.IAsyncProperty<[readonly Entry[], FileStyle, number[], string]> =
   fc.asyncProperty(
     entries,
-    manner,
+    fileStyle,
     fc.array(fc.nat(), { maxLength: 3 }),
     fc.oneof(
       fc.string({ unit: "binary" }),
@@ -332,78 +346,81 @@ export const yaml: fc.IAsyncProperty<[readonly Entry[], Manner, number[], string
         )
         .map((parts) => parts.join("")),
     ),
-    async (said, how, wrongOnes, junk) => {
-      const right = written(said, how);
-      const layer = await parseConfigText(right.text, "d.yaml", () => {});
+    async (entries, style, invalidAt, junk) => {
+      const valid = fileText(entries, style);
+      const layer = await parseConfigText(valid.text, "d.yaml", () => {});
       assert.deepEqual(
         [...layer].sort(([a], [b]) => a.localeCompare(b)),
-        said
+        entries
           .map(({ key, path, value }) => [
             key,
-            { value: value.says, source: `d.yaml:${right.lines.get(path.join("."))}` },
+            { value: value.parsed, source: `d.yaml:${valid.lines.get(path.join("."))}` },
           ])
           .sort(([a], [b]) => String(a).localeCompare(String(b))),
-        right.text,
+        valid.text,
       );
 
-      const spoilt = new Set(
-        said.length === 0 ? [] : wrongOnes.map((number) => said[number % said.length]),
+      const invalidEntries = new Set(
+        entries.length === 0 ? [] : invalidAt.map((number) => entries[number % entries.length]),
       );
       const stray = { path: ["vortexPeer", "quic", "port"], text: 1 };
       const harmless = { path: ["upload", "quicPort"], text: "none" };
-      const changed = said.map((entry) => ({
+      const changed = entries.map((entry) => ({
         path: entry.path,
-        text: spoilt.has(entry) ? entry.instead : entry.value.text,
+        text: invalidEntries.has(entry) ? entry.invalidText : entry.value.text,
       }));
-      const wrong = written([...changed, harmless, ...(wrongOnes.length > 2 ? [stray] : [])], how);
-      const failure = await failureOf(parseConfigText(wrong.text, "d.yaml", () => {}));
-      const told = (failure?.message.split("\n") ?? []).map((line) =>
+      const invalid = fileText(
+        [...changed, harmless, ...(invalidAt.length > 2 ? [stray] : [])],
+        style,
+      );
+      const failure = await failureOf(parseConfigText(invalid.text, "d.yaml", () => {}));
+      const reported = (failure?.message.split("\n") ?? []).map((line) =>
         /^d\.yaml:(\d+): ([\w.]+): .*expected /.exec(line),
       );
       const expected = changed
-        .filter((_each, index) => spoilt.has(said[index]))
+        .filter((_each, index) => invalidEntries.has(entries[index]))
         .map(({ path }) => path.join("."));
-      if (wrongOnes.length > 2) expected.push(stray.path.join("."));
+      if (invalidAt.length > 2) expected.push(stray.path.join("."));
       assert.deepEqual(
-        // A list is told by its entries.
-        told.map((match) => `${match?.[1]} ${match?.[2]?.replace(/\.\d+$/, "")}`).sort(),
-        expected.map((path) => `${wrong.lines.get(path)} ${path}`).sort(),
-        wrong.text,
+        // A list is reported by its entries.
+        reported.map((match) => `${match?.[1]} ${match?.[2]?.replace(/\.\d+$/, "")}`).sort(),
+        expected.map((path) => `${invalid.lines.get(path)} ${path}`).sort(),
+        invalid.text,
       );
 
-      const broken = await failureOf(parseConfigText(`${right.text}\n[`, "d.yaml", () => {}));
-      assert.match(broken?.message ?? "", /^d\.yaml:\d+: /, right.text);
+      const broken = await failureOf(parseConfigText(`${valid.text}\n[`, "d.yaml", () => {}));
+      assert.match(broken?.message ?? "", /^d\.yaml:\d+: /, valid.text);
 
       const error = await failureOf(parseConfigText(junk, "d.yaml", () => {}));
       if (error === undefined) return;
       assert.ok(error instanceof VortexError && error.code === "InvalidArgument", String(error));
       for (const line of error.message.split("\n")) assert.match(line, /^d\.yaml:\d+: /);
-      assert.deepEqual(parseConfig({}), usual);
+      assert.deepEqual(parseConfig({}), defaults);
     },
   );
 
 // --- values
 
-function plain<T>(right: fc.Arbitrary<T>, ...wrong: readonly unknown[]): Kind {
-  return { right: right.map(itself), wrong: fc.constantFrom(...wrong) };
+function plain<T>(valid: fc.Arbitrary<T>, ...invalid: readonly unknown[]): ValueKind {
+  return { valid: valid.map(asIs), invalid: fc.constantFrom(...invalid) };
 }
 
-function integer(least: number, greatest: number): Kind {
+function integer(min: number, max: number): ValueKind {
   return plain(
-    fc.oneof(fc.constantFrom(least, greatest), fc.integer({ min: least, max: greatest })),
-    ...[least - 1, greatest + 1, least + 0.5, String(least), true],
+    fc.oneof(fc.constantFrom(min, max), fc.integer({ min, max })),
+    ...[min - 1, max + 1, min + 0.5, String(min), true],
   );
 }
 
-/** Up to so many days. */
-function duration(days: number): Kind {
+/** Duration from 1 ms to `maxDays` days. */
+function duration(maxDays: number): ValueKind {
   const parts = fc.array(amount(spans), { minLength: 1, maxLength: 3 });
   return {
-    right: fc
+    valid: fc
       .oneof(
         fc.constantFrom(
           ["1ms", 1] as const,
-          [`${days}d`, days * DAY] as const,
+          [`${maxDays}d`, maxDays * DAY] as const,
           ["1.5s", 1500] as const,
         ),
         fc.tuple(parts, fc.constantFrom("", " ")).map(([all, between]) => {
@@ -411,19 +428,30 @@ function duration(days: number): Kind {
           return [all.map((part) => part.join("")).join(between), length] as const;
         }),
       )
-      .filter(([, length]) => length <= days * DAY)
-      .map(([text, says]) => ({ text, says })),
-    wrong: fc.constantFrom<unknown>(
-      ...["0s", `${days * DAY + 1}ms`, "360", 360, "", "1m oops", "-1s", "5 parsecs", "1m30", true],
+      .filter(([, length]) => length <= maxDays * DAY)
+      .map(([text, parsed]) => ({ text, parsed })),
+    invalid: fc.constantFrom<unknown>(
+      ...[
+        "0s",
+        `${maxDays * DAY + 1}ms`,
+        "360",
+        360,
+        "",
+        "1m oops",
+        "-1s",
+        "5 parsecs",
+        "1m30",
+        true,
+      ],
     ),
   };
 }
 
-/** A duration up to a day, or none. */
-function patience(): Kind {
-  const { right, wrong } = duration(1);
-  const none = fc.constantFrom<Value>(...[0, "0", "0s"].map((text) => ({ text, says: 0 })));
-  return { right: fc.oneof(right, none), wrong: wrong.filter((value) => value !== "0s") };
+/** Duration up to one day, or 0 for none. */
+function optionalDuration(): ValueKind {
+  const { valid, invalid } = duration(1);
+  const none = fc.constantFrom<ConfigValue>(...[0, "0", "0s"].map((text) => ({ text, parsed: 0 })));
+  return { valid: fc.oneof(valid, none), invalid: invalid.filter((value) => value !== "0s") };
 }
 
 function amount<Unit extends string>(
@@ -435,21 +463,21 @@ function amount<Unit extends string>(
   );
 }
 
-function itself(value: unknown): Value {
-  return { text: value, says: value };
+function asIs(value: unknown): ConfigValue {
+  return { text: value, parsed: value };
 }
 
-/** As Dragonfly's design document spells a key. */
+/** Converts the last part of a key to snake case, as in Dragonfly's design document. */
 function inSnakeCase(path: readonly string[]): readonly string[] {
   const last = path.at(-1) ?? "";
   return [...path.slice(0, -1), last.replace(/[A-Z]/g, (upper) => `_${upper.toLowerCase()}`)];
 }
 
-function meant(key: ConfigKey, said: readonly Entry[]): unknown {
-  return said.find((entry) => entry.key === key)?.value.says ?? at(usual, key);
+function expectedValue(key: ConfigKey, entries: readonly Entry[]): unknown {
+  return entries.find((entry) => entry.key === key)?.value.parsed ?? valueAt(defaults, key);
 }
 
-function at(found: Config, key: ConfigKey): unknown {
+function valueAt(found: Config, key: ConfigKey): unknown {
   return key
     .split(".")
     .reduce<unknown>((section, part) => (section as Record<string, unknown>)[part], found);
@@ -460,7 +488,7 @@ function textOf(value: unknown): string | undefined {
   return Array.isArray(value) ? `[${value.join(", ")}]` : String(value);
 }
 
-/** A number in a file is one, but for durations and sizes with their unit. */
+/** Converts the text of a setting to a number, except durations and sizes with a unit. */
 function numberOrText(key: ConfigKey, text: string | undefined): unknown {
   return /Timeout$|Interval$|patience$|bandwidthLimit$/.test(key) && !/^\d+$/.test(text ?? "")
     ? text
@@ -469,7 +497,7 @@ function numberOrText(key: ConfigKey, text: string | undefined): unknown {
 
 // --- files
 
-/** A key and what is written there. */
+/** Path of a key and its value in the file. */
 interface Line {
   readonly path: readonly string[];
   readonly text: unknown;
@@ -492,11 +520,13 @@ function treeOf(lines: readonly Line[]): Section {
   return root;
 }
 
-function linesOf(said: readonly (Entry | Line)[]): readonly Line[] {
-  return said.map((each) => ("text" in each ? each : { path: each.path, text: each.value.text }));
+function linesOf(entries: readonly (Entry | Line)[]): readonly Line[] {
+  return entries.map((each) =>
+    "text" in each ? each : { path: each.path, text: each.value.text },
+  );
 }
 
-function nested(said: readonly (Entry | Line)[]): Record<string, unknown> {
+function nested(entries: readonly (Entry | Line)[]): Record<string, unknown> {
   const objectOf = (section: Section): Record<string, unknown> =>
     Object.fromEntries(
       [...section].map(([key, value]) => [
@@ -504,13 +534,13 @@ function nested(said: readonly (Entry | Line)[]): Record<string, unknown> {
         value instanceof Map ? objectOf(value) : value.text,
       ]),
     );
-  return objectOf(treeOf(linesOf(said)));
+  return objectOf(treeOf(linesOf(entries)));
 }
 
-/** The text of a file, and the line of each key. */
-function written(
-  said: readonly (Entry | Line)[],
-  { flow, decorations }: Manner,
+/** Returns the text of a file and the line number of each key. */
+function fileText(
+  entries: readonly (Entry | Line)[],
+  { flow, decorations }: FileStyle,
 ): {
   readonly text: string;
   readonly lines: ReadonlyMap<string, number>;
@@ -535,14 +565,17 @@ function written(
     }
   };
   if (!flow) {
-    write(treeOf(linesOf(said)), []);
+    write(treeOf(linesOf(entries)), []);
     return { text: text.join("\n"), lines };
   }
-  for (const { path } of said) lines.set(path.join("."), 2);
-  return { text: `# all in one line\n${JSON.stringify(nested(said))}`, lines };
+  for (const { path } of entries) lines.set(path.join("."), 2);
+  return { text: `# all in one line\n${JSON.stringify(nested(entries))}`, lines };
 }
 
-/** JSON is YAML; text may have single quotes, or none where it cannot be taken for anything else. */
+/**
+ * Formats a YAML scalar: as JSON, in single quotes, or unquoted if the text has no other meaning.
+ * `how` selects the form.
+ */
 function scalar(value: unknown, how: number): string {
   if (
     typeof value === "string" &&
@@ -556,7 +589,7 @@ function scalar(value: unknown, how: number): string {
   return JSON.stringify(value);
 }
 
-// --- ends
+// --- results
 
 function failureOf(promise: Promise<unknown>): Promise<Error | undefined> {
   return promise.then(

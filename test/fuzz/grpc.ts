@@ -1,4 +1,4 @@
-/** Answers over gRPC, from right ones to arbitrary bytes, to the calls that a client makes. */
+/** Fuzz property of the gRPC client: responses range from valid messages to arbitrary bytes. */
 import assert from "node:assert/strict";
 import { create, type DescMessage, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
 import type { UniversalHandler, UniversalServerResponse } from "@connectrpc/connect/protocol";
@@ -21,27 +21,27 @@ import { chunked, joined, seededBytes, seededRandom } from "../support/random.ts
 
 const addr = "10.0.0.7:4000";
 const taskId = "ab".repeat(32);
-const PIECE = 100;
-const content = seededBytes(9, 2 * PIECE + 33);
-const MAX_PIECE = 1000;
+const PIECE_LENGTH = 100;
+const content = seededBytes(9, 2 * PIECE_LENGTH + 33);
+const MAX_PIECE_LENGTH = 1000;
 
 type PieceInit = MessageInitShape<typeof PieceSchema>;
 
-/** The task's pieces, as an honest peer announces them. */
+/** Pieces of the task, as an honest peer sends them. */
 const honest: readonly PieceInit[] = [0, 1, 2].map((number) => {
-  const bytes = content.subarray(number * PIECE, (number + 1) * PIECE);
+  const bytes = content.subarray(number * PIECE_LENGTH, (number + 1) * PIECE_LENGTH);
   const digest = digestOf("crc32", bytes, portableHashers);
   return {
     number,
-    offset: BigInt(number * PIECE),
+    offset: BigInt(number * PIECE_LENGTH),
     length: BigInt(bytes.length),
     digest,
     content: bytes,
   };
 });
 
-/** Nothing mostly, so that few things are wrong at a time. */
-const seldom = <T>(other: fc.Arbitrary<T>): fc.Arbitrary<T | undefined> =>
+/** Generates `undefined` in 4 of 5 cases, so that few fields change at a time. */
+const sometimes = <T>(other: fc.Arbitrary<T>): fc.Arbitrary<T | undefined> =>
   fc.oneof({ weight: 4, arbitrary: fc.constant(undefined) }, { weight: 1, arbitrary: other });
 const uint32 = fc.oneof(fc.nat({ max: 4 }), fc.nat({ max: 0xffffffff }));
 const uint64 = fc.oneof(
@@ -63,32 +63,33 @@ const digest = fc.oneof(
   fc.string({ unit: "grapheme", maxLength: 20 }),
 );
 
-/** What is changed of a message before it is sent; nothing that is undefined. */
-interface Lie {
+/** Replacement values for fields of a message. An undefined field stays unchanged. */
+interface FieldChanges {
+  /** Index of the changed piece. */
   readonly at: number;
   readonly number: number | undefined;
   readonly offset: bigint | undefined;
   readonly length: bigint | undefined;
   readonly digest: string | undefined;
   readonly content: Uint8Array | undefined;
-  /** Of the whole task. */
+  /** Content length of the task. */
   readonly contentLength: bigint | undefined;
   readonly pieceLength: bigint | undefined;
 }
 
-const lie: fc.Arbitrary<Lie> = fc.record({
+const fieldChanges: fc.Arbitrary<FieldChanges> = fc.record({
   at: fc.nat({ max: 2 }),
-  number: seldom(uint32),
-  offset: seldom(uint64),
-  length: seldom(uint64),
-  digest: seldom(digest),
-  content: seldom(fc.uint8Array({ maxLength: 150 })),
-  contentLength: seldom(uint64),
-  pieceLength: seldom(uint64),
+  number: sometimes(uint32),
+  offset: sometimes(uint64),
+  length: sometimes(uint64),
+  digest: sometimes(digest),
+  content: sometimes(fc.uint8Array({ maxLength: 150 })),
+  contentLength: sometimes(uint64),
+  pieceLength: sometimes(uint64),
 });
 
-/** What is done to the frames of an answer, and to what stands around them. */
-interface Spoiling {
+/** Changes to the encoded response: message order, bytes, HTTP status, headers and trailers. */
+interface Corruption {
   readonly order: readonly number[];
   readonly changes: readonly (readonly [at: number, to: number])[];
   readonly cut: number | undefined;
@@ -99,7 +100,7 @@ interface Spoiling {
   readonly trailer: Readonly<Record<string, string>>;
 }
 
-const few = fc.uint8Array({ maxLength: 8 });
+const fewBytes = fc.uint8Array({ maxLength: 8 });
 const trailers: fc.Arbitrary<Readonly<Record<string, string>>> = fc.oneof(
   { weight: 6, arbitrary: fc.constant({ "grpc-status": "0" }) },
   {
@@ -121,15 +122,15 @@ const trailers: fc.Arbitrary<Readonly<Record<string, string>>> = fc.oneof(
 const rarely = <T>(usual: T, other: fc.Arbitrary<T>): fc.Arbitrary<T> =>
   fc.oneof({ weight: 8, arbitrary: fc.constant(usual) }, { weight: 1, arbitrary: other });
 const inOrder = [0, 1, 2, 3] as const;
-const spoiling: fc.Arbitrary<Spoiling> = fc.record({
+const corruption: fc.Arbitrary<Corruption> = fc.record({
   order: rarely<readonly number[]>(inOrder, fc.array(fc.nat({ max: 3 }), { maxLength: 6 })),
-  changes: rarely<Spoiling["changes"]>(
+  changes: rarely<Corruption["changes"]>(
     [],
     fc.array(fc.tuple(fc.nat(), fc.nat({ max: 0xff })), { minLength: 1, maxLength: 4 }),
   ),
   cut: rarely<number | undefined>(undefined, fc.nat()),
-  before: rarely(new Uint8Array(0), few),
-  after: rarely(new Uint8Array(0), few),
+  before: rarely(new Uint8Array(0), fewBytes),
+  after: rarely(new Uint8Array(0), fewBytes),
   status: rarely(200, fc.constantFrom(204, 302, 404, 429, 500, 503)),
   contentType: rarely(
     "application/grpc",
@@ -138,14 +139,16 @@ const spoiling: fc.Arbitrary<Spoiling> = fc.record({
   trailer: trailers,
 });
 
-/** A call, the messages of its answer, and what an answer is that a client may believe. */
+/**
+ * Client call under test: builds its response messages, and makes the call and checks the result.
+ */
 interface Call {
-  readonly messages: (lie: Lie) => Uint8Array[];
+  readonly messages: (lie: FieldChanges) => Uint8Array[];
   readonly make: (client: GrpcDownloader) => Promise<void>;
 }
 
-const sent = (
-  { at, number, offset, length, digest, content }: Lie,
+const withChanges = (
+  { at, number, offset, length, digest, content }: FieldChanges,
   pieces: readonly PieceInit[],
 ): PieceInit[] =>
   pieces.map((piece, index) => {
@@ -159,7 +162,9 @@ const sent = (
 const calls: Readonly<Record<string, Call>> = {
   downloadPiece: {
     messages: (lie) =>
-      sent(lie, honest.slice(1, 2)).map((piece) => encoded(DownloadPieceResponseSchema, { piece })),
+      withChanges(lie, honest.slice(1, 2)).map((piece) =>
+        encoded(DownloadPieceResponseSchema, { piece }),
+      ),
     async make(client) {
       const piece = await client.downloadPiece({ addr, hostId: "h", taskId, number: 1 });
       const bytes = await piece.bytes();
@@ -169,7 +174,7 @@ const calls: Readonly<Record<string, Call>> = {
     },
   },
   statLocalTask: {
-    messages: ({ contentLength = BigInt(content.length), pieceLength = BigInt(PIECE) }) => [
+    messages: ({ contentLength = BigInt(content.length), pieceLength = BigInt(PIECE_LENGTH) }) => [
       encoded(StatLocalTaskResponseSchema, { contentLength, pieceLength }),
     ],
     async make(client) {
@@ -186,7 +191,7 @@ const calls: Readonly<Record<string, Call>> = {
   },
   syncPieces: {
     messages: (lie) =>
-      sent(lie, honest).map(({ number = 0, offset = 0n, length = 0n }) =>
+      withChanges(lie, honest).map(({ number = 0, offset = 0n, length = 0n }) =>
         encoded(SyncPiecesResponseSchema, {
           number,
           offset,
@@ -207,7 +212,7 @@ const calls: Readonly<Record<string, Call>> = {
         assert.ok(Number.isSafeInteger(piece.offset + piece.length), `piece at ${piece.offset}`);
         seen.push(piece);
       }
-      assertApart(seen);
+      assertDisjoint(seen);
     },
   },
   downloadPersistentCacheTask: {
@@ -221,7 +226,7 @@ const calls: Readonly<Record<string, Call>> = {
       } as const;
       return [
         encoded(schema, { ...ids, response: started }),
-        ...sent(lie, honest).map((piece) =>
+        ...withChanges(lie, honest).map((piece) =>
           encoded(schema, {
             ...ids,
             response: { case: "downloadPieceFinishedResponse", value: { piece } },
@@ -238,33 +243,36 @@ const calls: Readonly<Record<string, Call>> = {
         assertDigest(piece.content, piece.digest);
         seen.push(piece);
       }
-      assertApart(seen);
+      assertDisjoint(seen);
       const bytes = seen.reduce((sum, { length }) => sum + length, 0);
       assert.equal(bytes, task.contentLength, "a task that ended well has all its bytes");
     },
   },
 };
 
-/** The methods that a client may be led to call. */
+/** Handlers of all methods; each is replaced by one that sends the generated response. */
 const handlers = scriptedPeer({});
 
-/** Whoever answers whatever: what is handed out is right in itself, or else there is one error of the peer's or the network's. */
-export const grpc: fc.IAsyncProperty<[string, Lie, Spoiling, number]> = fc.asyncProperty(
+/**
+ * Property: for any response, a call yields consistent data or fails with one `VortexError` of kind
+ * `peer`, `remote`, `transport` or `timeout`. An unchanged response never fails.
+ */
+export const grpc: fc.IAsyncProperty<[string, FieldChanges, Corruption, number]> = fc.asyncProperty(
   fc.constantFrom(...Object.keys(calls)),
-  lie,
-  spoiling,
+  fieldChanges,
+  corruption,
   fc.nat(),
-  async (name, told, spoilt, seed) => {
+  async (name, changes, corruption, seed) => {
     const call = calls[name];
     assert.ok(call !== undefined);
-    const answer = answerOf(call.messages(told), spoilt);
+    const answer = answerOf(call.messages(changes), corruption);
     const binding = new MemoryGrpcBinding(
-      handlers.map((handler) => answering(handler, answer, spoilt, seed)),
+      handlers.map((handler) => handlerWith(handler, answer, corruption, seed)),
     );
     const runtime = fakeRuntime();
     const client = new GrpcDownloader(
       async () => binding,
-      downloaderSettings({ maxPieceLength: MAX_PIECE }, runtime),
+      downloaderSettings({ maxPieceLength: MAX_PIECE_LENGTH }, runtime),
     );
     let failure: unknown;
     await call.make(client).catch((error: unknown) => {
@@ -281,16 +289,16 @@ export const grpc: fc.IAsyncProperty<[string, Lie, Spoiling, number]> = fc.async
       ["peer", "remote", "transport", "timeout"].includes(kind),
       `${name}: ${code}, ${message}`,
     );
-    // No error without a cause for it.
-    assert.ok(isSpoilt(told, spoilt), `${name} of an honest peer: ${code}, ${message}`);
+    // Only a changed response may fail.
+    assert.ok(isCorrupted(changes, corruption), `${name} of an honest peer: ${code}, ${message}`);
   },
 );
 
-function isSpoilt(
-  told: Lie,
-  { order, changes, cut, before, after, status, contentType, trailer }: Spoiling,
+function isCorrupted(
+  fieldChanges: FieldChanges,
+  { order, changes, cut, before, after, status, contentType, trailer }: Corruption,
 ): boolean {
-  const { at: _, ...lies } = told;
+  const { at: _, ...lies } = fieldChanges;
   return (
     Object.values(lies).some((value) => value !== undefined) ||
     order !== inOrder ||
@@ -302,10 +310,13 @@ function isSpoilt(
   );
 }
 
-/** The messages in their envelopes (gRPC over HTTP/2: a flag, four bytes of length, the message), and what became of them. */
+/**
+ * Encodes messages with their gRPC prefix (a flag byte and four bytes of length), and applies the
+ * corruption.
+ */
 function answerOf(
   messages: readonly Uint8Array[],
-  { order, changes, cut, before, after }: Spoiling,
+  { order, changes, cut, before, after }: Corruption,
 ): Uint8Array {
   const chosen = order.flatMap((index) => messages[index] ?? []);
   const frames = chosen.flatMap((message) => {
@@ -318,8 +329,8 @@ function answerOf(
   return cut === undefined ? bytes : bytes.subarray(0, cut % (bytes.length + 1));
 }
 
-/** A handler of the same method that gives this answer, in chunks. */
-function answering(
+/** Creates a handler of the same method that sends `bytes` in chunks. */
+function handlerWith(
   {
     protocolNames,
     service,
@@ -329,7 +340,7 @@ function answering(
     supportedContentType,
   }: UniversalHandler,
   bytes: Uint8Array,
-  { status, contentType, trailer }: Spoiling,
+  { status, contentType, trailer }: Corruption,
   seed: number,
 ): UniversalHandler {
   const answer = async (): Promise<UniversalServerResponse> => ({
@@ -359,13 +370,13 @@ function assertDigest(bytes: Uint8Array, text: string): void {
   assert.equal(digestOf(algorithm, bytes, portableHashers), `${algorithm}:${encoded}`);
 }
 
-/** Pieces are told once each, and none reaches into another. */
-function assertApart(
+/** Asserts that pieces have distinct numbers and do not overlap. */
+function assertDisjoint(
   pieces: readonly { readonly number: number; readonly offset: number; readonly length: number }[],
 ) {
   const sorted = pieces.toSorted((a, b) => a.number - b.number);
   for (const [index, { number, offset, length }] of sorted.entries()) {
-    assert.ok(length > 0 && length <= MAX_PIECE, `piece ${number} of ${length} bytes`);
+    assert.ok(length > 0 && length <= MAX_PIECE_LENGTH, `piece ${number} of ${length} bytes`);
     const next = sorted[index + 1];
     if (next === undefined) continue;
     assert.ok(

@@ -1,4 +1,4 @@
-/** Properties of addresses, and of the layout of a task. */
+/** Fuzz properties of addresses and of task layouts. */
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { VortexError } from "../../src/errors.ts";
@@ -7,7 +7,10 @@ import { formatAddress, parseAddress } from "../../src/transport/address.ts";
 
 const ports = fc.oneof(fc.constantFrom(0, 65_535, 65_536), fc.nat({ max: 70_000 }));
 
-/** What is written as an address is read as that; any other text is one that can be written and read again, or `InvalidArgument`. */
+/**
+ * Property: a formatted address parses to its host and port. Any other text fails with
+ * `InvalidArgument`, or parses to an address that survives formatting.
+ */
 export const address: fc.IProperty<[string, string, number]> = fc.property(
   fc.oneof(
     fc.string({ unit: "binary" }),
@@ -30,7 +33,7 @@ export const address: fc.IProperty<[string, string, number]> = fc.property(
   },
 );
 
-/** The parts of any range of any task cover it exactly, each byte once and in order. */
+/** Property: the parts of a range of a task cover each byte of the range once, in order. */
 export const layout: fc.IProperty<[number[], number, number, boolean]> = fc.property(
   fc.array(fc.integer({ min: 1, max: 1000 }), { maxLength: 30 }),
   fc.nat(),
@@ -60,7 +63,7 @@ export const layout: fc.IProperty<[number[], number, number, boolean]> = fc.prop
       );
     if (layout.pieceLength !== undefined) {
       const first = layout.pieceLength;
-      // The last one may be shorter, and no other.
+      // Only the last piece may be shorter.
       for (const [at, { length }] of pieces.entries()) {
         assert.ok(
           at === pieces.length - 1 ? length <= first : length === first,

@@ -1,4 +1,4 @@
-/** What becomes of the files of a download between two of them, and what is in its way. */
+/** Damage to leftover files between two downloads, and obstacles that prevent a download. */
 import { mkdirSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
 import process from "node:process";
@@ -8,14 +8,14 @@ import {
   COMPLETE,
   contentOf,
   crc32,
+  digestBytes,
   type Files,
   lineOf,
   type Part,
-  sum,
   type Task,
 } from "./journal-model.ts";
 
-/** What is done to the files before the task is asked for; the number says to what of them. */
+/** Damage done to the files before a download, by name. The number selects the position or form. */
 export const damages: Readonly<Record<string, (files: Files, task: Task, number: number) => void>> =
   {
     "part gone": (files) => {
@@ -31,10 +31,10 @@ export const damages: Readonly<Record<string, (files: Files, task: Task, number:
       ]);
     },
     "a byte of the part": (files, _task, number) => {
-      files.part = changed(files.part, number, (byte) => byte ^ (1 + (number % 255)));
+      files.part = withByteChanged(files.part, number, (byte) => byte ^ (1 + (number % 255)));
     },
     "a piece in the part": (files, { parts }, number) => {
-      const { position, bytes } = chosen(parts, number) ?? {
+      const { position, bytes } = pick(parts, number) ?? {
         position: 0,
         bytes: new Uint8Array(0),
       };
@@ -59,7 +59,7 @@ export const damages: Readonly<Record<string, (files: Files, task: Task, number:
       files.journal &&= files.journal.subarray(0, -1 - (number % 30));
     },
     "a byte of the journal": (files, _task, number) => {
-      files.journal = changed(files.journal, number, () => (number >> 12) & 0xff);
+      files.journal = withByteChanged(files.journal, number, () => (number >> 12) & 0xff);
     },
     "another journal": (files, { header }, number) => {
       const others = [
@@ -73,7 +73,7 @@ export const damages: Readonly<Record<string, (files: Files, task: Task, number:
         COMPLETE,
       ];
       files.journal = Buffer.from(
-        `${chosen(others, number)}\n${files.journal?.toString("latin1").replace(/^.*\n/, "")}`,
+        `${pick(others, number)}\n${files.journal?.toString("latin1").replace(/^.*\n/, "")}`,
       );
     },
     "journal begun": (files, { header }) => {
@@ -83,23 +83,23 @@ export const damages: Readonly<Record<string, (files: Files, task: Task, number:
       files.journal = Buffer.from(`${[header, ...parts.map(({ line }) => line)].join("\n")}\n`);
     },
     "a line": (files, { parts }, number) => {
-      files.journal = added(
+      files.journal = appended(
         files.journal,
-        `${lineFor(chosen(parts, number), chosen(parts, number + 1), number >> 8)}\n`,
+        `${lineFor(pick(parts, number), pick(parts, number + 1), number >> 8)}\n`,
       );
     },
-    "all there, and each told in some way": (files, { header, parts, wanted }, number) => {
-      const lines = parts.map((part, at) => lineFor(part, chosen(parts, at + 1), number + at));
+    "all bytes, with a random line for each piece": (files, { header, parts, wanted }, number) => {
+      const lines = parts.map((part, at) => lineFor(part, pick(parts, at + 1), number + at));
       files.journal = Buffer.from(`${[header, ...lines].join("\n")}\n`);
       files.part = Buffer.from(wanted);
     },
     "half a line": (files, { parts }, number) => {
-      files.journal = added(
+      files.journal = appended(
         files.journal,
-        chosen(parts, number)?.line.slice(0, 1 + ((number >> 8) % 20)) ?? "{",
+        pick(parts, number)?.line.slice(0, 1 + ((number >> 8) % 20)) ?? "{",
       );
     },
-    "no text": (files, _task, number) => {
+    "binary data in the journal": (files, _task, number) => {
       files.journal = Buffer.concat([
         files.journal ?? Buffer.alloc(0),
         Buffer.alloc(1 + (number % 9), 0xff),
@@ -110,8 +110,8 @@ export const damages: Readonly<Record<string, (files: Files, task: Task, number:
       const [header = "", ...lines] = files.journal?.toString("latin1").trimEnd().split("\n") ?? [];
       files.journal = Buffer.from([header, ...lines, ...lines.reverse(), ""].join("\n"), "latin1");
     },
-    "the end noted": (files) => {
-      files.journal = added(files.journal, `${COMPLETE}\n`);
+    "the completion line": (files) => {
+      files.journal = appended(files.journal, `${COMPLETE}\n`);
     },
     "the part renamed": (files) => {
       files.path = files.part ?? files.path;
@@ -122,7 +122,7 @@ export const damages: Readonly<Record<string, (files: Files, task: Task, number:
     },
   };
 
-function changed(
+function withByteChanged(
   bytes: Buffer | undefined,
   number: number,
   to: (byte: number) => number,
@@ -134,15 +134,15 @@ function changed(
   return copy;
 }
 
-function added(bytes: Buffer | undefined, text: string): Buffer {
+function appended(bytes: Buffer | undefined, text: string): Buffer {
   return Buffer.concat([bytes ?? Buffer.alloc(0), Buffer.from(text)]);
 }
 
-function chosen<T>(all: readonly T[], number: number): T | undefined {
+function pick<T>(all: readonly T[], number: number): T | undefined {
   return all[number % all.length];
 }
 
-/** A line that says what is right of a piece, what is wrong, or nothing. */
+/** Returns a journal line for a piece: valid, invalid or meaningless, selected by `number`. */
 function lineFor(part: Part | undefined, next: Part | undefined, number: number): string {
   if (part === undefined || next === undefined) return "{}";
   const { number: own, bytes, line } = part;
@@ -150,14 +150,14 @@ function lineFor(part: Part | undefined, next: Part | undefined, number: number)
   const check = crc32(bytes);
   const lines = [
     line,
-    lineOf(own, sum("sha512", bytes), check),
+    lineOf(own, digestBytes("sha512", bytes), check),
     lineOf(
       own,
-      sum("sha256", bytes).replace(/:.*/, (hex) => hex.toUpperCase()),
+      digestBytes("sha256", bytes).replace(/:.*/, (hex) => hex.toUpperCase()),
       check,
     ),
     line.replace("{", '{ "more": [1], '),
-    // Right but for one thing.
+    // Valid except for one field.
     lineOf(own, JSON.parse(next.line).digest, check),
     lineOf(own, digest, crc32(next.bytes)),
     lineOf(own, digest, String(check)),
@@ -175,16 +175,16 @@ function lineFor(part: Part | undefined, next: Part | undefined, number: number)
     lineOf(99, digest, check),
     ...["null", "[]", "7", "{}", "", "\u0000", '{"number":1e999}'],
   ];
-  return chosen(lines, number) ?? "";
+  return pick(lines, number) ?? "";
 }
 
-// --- what is in the way
+// --- obstacles
 
 const { system } = await ownIdentity();
-const elsewhere = { system: "another boot", host: "elsewhere" };
+const otherHost = { system: "another boot", host: "elsewhere" };
 
-/** The text of a lock that is not this process's. */
-export const other = (changes: object = {}): string =>
+/** Returns the text of a lock file held by another process, the parent of this one. */
+export const foreignLock = (changes: object = {}): string =>
   JSON.stringify({
     pid: process.ppid,
     system,
@@ -193,16 +193,19 @@ export const other = (changes: object = {}): string =>
     token: "t",
     ...changes,
   });
-/** Keeps a download away where the system does not say which process a pid is: the heartbeat decides then. */
-const unlessComparable: Hold | undefined = system === "" ? {} : undefined;
-/** Of no process. */
-const gone = 2 ** 31 - 2;
+/**
+ * Obstacle on systems where a pid cannot be matched to a process. The lock's heartbeat then
+ * decides, and the download is refused.
+ */
+const holdWithoutSystemId: Obstacle | undefined = system === "" ? {} : undefined;
+/** Pid that belongs to no process. */
+const UNUSED_PID = 2 ** 31 - 2;
 
-/** Puts a lock there, written so many seconds ago, and what takes locks of processes away that are gone. */
-function lock(path: string, text: string, age = 0, guarded = false): void {
+/** Writes a lock file `age` seconds old; with `withGuard`, also a stale guard for lock takeover. */
+function writeLock(path: string, text: string, age = 0, withGuard = false): void {
   write(`${path}.part.lock`, text, age);
-  // Whoever made it was killed over it.
-  if (guarded) write(`${path}.part.lock.guard`, "", 20);
+  // The process that created the guard was killed while it held the guard.
+  if (withGuard) write(`${path}.part.lock.guard`, "", 20);
 }
 
 function write(path: string, text: string, age: number): void {
@@ -211,70 +214,70 @@ function write(path: string, text: string, age: number): void {
   if (age !== 0) utimesSync(path, time, time);
 }
 
-/** What keeps a download away. */
-interface Hold {
-  /** Ends it. */
+/** State that makes a download fail before it starts. */
+interface Obstacle {
+  /** Removes the obstacle. */
   readonly end?: () => Promise<void>;
 }
 
-/** What is in the way of a download; undefined for what does not keep it away. */
+/** Obstacles by name. A setup returns undefined if the download must proceed despite it. */
 export const obstacles: Readonly<
-  Record<string, (path: string) => Hold | undefined | Promise<Hold>>
+  Record<string, (path: string) => Obstacle | undefined | Promise<Obstacle>>
 > = {
   "this process": async (path) => {
     const own = await FileLock.take(`${path}.part.lock`);
     return { end: () => own.release() };
   },
   "a process": (path) => {
-    lock(path, other({}));
+    writeLock(path, foreignLock({}));
     return {};
   },
   "a process that is gone": (path) => {
-    lock(path, other({ pid: gone, started: "1" }));
-    return unlessComparable;
+    writeLock(path, foreignLock({ pid: UNUSED_PID, started: "1" }));
+    return holdWithoutSystemId;
   },
-  "a process that is gone, and one that was about to see it": (path) => {
-    lock(path, other({ pid: gone, started: "1" }), 0, true);
-    return unlessComparable;
+  "a process that is gone, and a stale guard": (path) => {
+    writeLock(path, foreignLock({ pid: UNUSED_PID, started: "1" }), 0, true);
+    return holdWithoutSystemId;
   },
   "an earlier process of this id": (path) => {
-    lock(path, other({ started: "1" }));
-    return unlessComparable;
+    writeLock(path, foreignLock({ started: "1" }));
+    return holdWithoutSystemId;
   },
   "this process, earlier": (path) => {
-    lock(path, other({ pid: process.pid, started: "1" }));
-    return unlessComparable;
+    writeLock(path, foreignLock({ pid: process.pid, started: "1" }));
+    return holdWithoutSystemId;
   },
   "this process, whose other thread was killed": (path) => {
-    lock(path, other({ pid: process.pid }), 80);
+    writeLock(path, foreignLock({ pid: process.pid }), 80);
     return undefined;
   },
   "another host": (path) => {
-    lock(path, other({ pid: gone, ...elsewhere }), 40);
+    writeLock(path, foreignLock({ pid: UNUSED_PID, ...otherHost }), 40);
     return {};
   },
   "another host whose clock is ahead": (path) => {
-    lock(path, other({ pid: gone, ...elsewhere }), -40);
+    writeLock(path, foreignLock({ pid: UNUSED_PID, ...otherHost }), -40);
     return {};
   },
   "another host that is silent": (path) => {
-    lock(path, other(elsewhere), 80);
+    writeLock(path, foreignLock(otherHost), 80);
     return undefined;
   },
   "another host before the clock was set back": (path) => {
-    lock(path, other(elsewhere), -80);
+    writeLock(path, foreignLock(otherHost), -80);
     return undefined;
   },
-  "nobody: nothing was written": (path) => {
-    lock(path, "", 3);
+  "an empty lock": (path) => {
+    writeLock(path, "", 3);
     return undefined;
   },
-  "nobody: half was written": (path) => {
-    lock(path, other({}).slice(0, -5), 80, true);
+  "an old lock that is half written": (path) => {
+    writeLock(path, foreignLock({}).slice(0, -5), 80, true);
     return undefined;
   },
   "another program": (path) => {
-    lock(path, other({}).slice(0, -5), 3);
+    writeLock(path, foreignLock({}).slice(0, -5), 3);
     return {};
   },
   ...Object.fromEntries(
@@ -282,25 +285,25 @@ export const obstacles: Readonly<
       [
         `another program: no ${key}`,
         (path: string) => {
-          lock(path, other({ [key]: undefined }), 3);
+          writeLock(path, foreignLock({ [key]: undefined }), 3);
           return {};
         },
       ],
       [
-        `nobody: no ${key}`,
+        `an old lock without ${key}`,
         (path: string) => {
-          lock(path, other({ [key]: undefined }), 80);
+          writeLock(path, foreignLock({ [key]: undefined }), 80);
           return undefined;
         },
       ],
     ]),
   ),
-  "a directory of its name": (path) => directory(path),
-  "a directory of the part's": (path) => directory(`${path}.part`),
-  "a directory of the journal's": (path) => directory(`${path}.part.journal`),
+  "a directory of its name": (path) => replaceByDirectory(path),
+  "a directory of the part's": (path) => replaceByDirectory(`${path}.part`),
+  "a directory of the journal's": (path) => replaceByDirectory(`${path}.part.journal`),
 };
 
-function directory(path: string): Hold {
+function replaceByDirectory(path: string): Obstacle {
   rmSync(path, { force: true });
   mkdirSync(path);
   return {};

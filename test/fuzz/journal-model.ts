@@ -1,4 +1,7 @@
-/** What a download to a file has to make of what is there, told by the documents alone: `fileSink`, and the journal's form. */
+/**
+ * Model of a download to a file: the expected use of leftover files. It follows only the
+ * documentation of `fileSink` and of the journal's format.
+ */
 import { digestOf } from "../../src/digest/digest.ts";
 import type { DigestAlgorithm } from "../../src/digest/hasher.ts";
 import { portableHashers } from "../../src/digest/hasher.ts";
@@ -7,130 +10,142 @@ import type { KnownLayout } from "../../src/task/layout.ts";
 import type { TaskRequest } from "../../src/task/task.ts";
 import { seededBytes } from "../support/random.ts";
 
-/** What somebody asks for. */
+/** Parameters of a download. */
 export interface Plan {
+  /** Selects the task id. */
   readonly task: number;
-  /** The parents have another content under the same task id, of the same length, when this is another one. */
+  /** Selects the parents' content among several of the same task id and length. */
   readonly content: number;
   readonly kind: PieceKind;
   readonly contentLength: number;
-  /** Bytes of a piece; or of each, and the last one has the rest. */
-  readonly cut: number | readonly number[];
+  /** Length of all pieces, or of each piece, in bytes. The last piece has the rest. */
+  readonly pieceLengths: number | readonly number[];
   readonly range: { readonly start: number; readonly end: number } | undefined;
-  /** Digests of pieces that the caller names; a wrong one is that of piece 2. */
-  readonly named: "none" | "right" | "wrong";
-  /** Digest of the whole that the caller names, where there is no range. */
-  readonly whole: "none" | "crc32" | "sha256" | "wrong";
-  /** What parents announce digests by. */
+  /** Piece digests given by the caller. With `wrong`, the digest of piece 2 does not match. */
+  readonly pieceDigests: "none" | "right" | "wrong";
+  /** Digest of the whole content given by the caller; unused with a range. */
+  readonly taskDigest: "none" | "crc32" | "sha256" | "wrong";
+  /** Digest algorithm of the parents. */
   readonly algorithm: DigestAlgorithm;
 }
 
-/** A piece, and what is wanted of it. */
+/** Piece, and the requested part of it. */
 export interface Part {
   readonly number: number;
-  /** Where what is wanted of it lies in the file. */
+  /** Offset of the requested part in the output file. */
   readonly position: number;
   readonly bytes: Uint8Array;
-  /** Whether all of it is wanted. */
-  readonly whole: boolean;
-  /** The line of the journal, once it is there. */
+  /** True if the whole piece is requested. */
+  readonly isWholePiece: boolean;
+  /** Journal line written after the piece is stored. */
   readonly line: string;
-  /** The digest that the caller names, and whether it is another's. */
-  readonly named: string | undefined;
-  readonly misnamed: boolean;
+  /** Piece digest given by the caller. */
+  readonly callerDigest: string | undefined;
+  /** True if `callerDigest` does not match the piece. */
+  readonly hasWrongDigest: boolean;
 }
 
-/** The files of a download, each absent when undefined. */
+/** Files of a download. Undefined means absent. */
 export interface Files {
   path: Buffer | undefined;
   part: Buffer | undefined;
   journal: Buffer | undefined;
 }
 
-/** A plan, worked out. */
+/** Request and expected data derived from a {@link Plan}. */
 export interface Task {
   readonly request: TaskRequest;
   readonly content: Uint8Array;
-  /** What the file has to be. */
+  /** Expected content of the output file. */
   readonly wanted: Uint8Array;
   readonly pieces: readonly { readonly offset: number; readonly length: number }[];
   readonly parts: readonly Part[];
-  /** What the parent announces of each part's piece. */
+  /** Digest announced by the parent for the piece of each part. */
   readonly announced: readonly string[];
-  /** The first line of a journal that this begins. */
+  /** First line of a journal started by this download. */
   readonly header: string;
-  /** Whether the caller names the digest of every piece that is wanted: then no parent is asked about what is there. */
-  readonly isNamed: boolean;
-  /** Whether the caller names a digest of the whole that it does not have. */
-  readonly wrong: boolean;
+  /**
+   * True if the caller gives a digest for every requested piece; leftovers are then not compared.
+   */
+  readonly hasPieceDigests: boolean;
+  /** True if the caller's digest of the whole content does not match. */
+  readonly hasWrongDigest: boolean;
 }
 
-/** What a download has to make of what is there. */
-export interface Outlook {
-  /** Lines of the journal that stay, the first one among them. */
-  readonly kept: string;
-  /** The first of them. */
+/** Expected interpretation of the files left by earlier downloads. */
+export interface Expectation {
+  /** Text of the journal that the download keeps, including the first line. */
+  readonly keptText: string;
+  /** First line of the kept journal. */
   readonly header: string;
-  /** Whether the journal tells of any piece, wanted or not. */
-  readonly tells: boolean;
-  /** Whether the file with its name is worked on again, since the process that made it was killed just then. */
-  readonly moved: boolean;
-  /** Pieces that are wanted and said to be there. */
-  readonly found: readonly number[];
-  /** Those of them that are; the others are fetched. */
-  readonly right: readonly number[];
-  /** Those of the right ones for which the parent announces another digest by the same algorithm. */
-  readonly others: readonly number[];
-  /** Those of the right ones whose digest cannot be compared with the parent's: it is by another algorithm, and not all of the piece is there. */
+  /** True if the journal records any piece, requested or not. */
+  readonly hasEntries: boolean;
+  /**
+   * True if the process was killed after the rename, so the output file is used as the part file.
+   */
+  readonly renamed: boolean;
+  /** Requested pieces recorded in the journal. */
+  readonly recorded: readonly number[];
+  /** Recorded pieces whose bytes match; all other pieces are fetched. */
+  readonly intact: readonly number[];
+  /** Intact pieces whose digest differs from the parent's: they belong to other content. */
+  readonly differing: readonly number[];
+  /**
+   * Intact pieces whose digest is not comparable with the parent's. The algorithms differ, and only
+   * a part of the piece is stored.
+   */
   readonly incomparable: readonly number[];
 }
 
-/** Says that all pieces are there. */
+/** Journal line that marks all pieces as stored. */
 export const COMPLETE = '{"complete":true}';
 
-/** Another content for each task, number and length. */
+/** Returns seeded content, distinct for each task, number and length. */
 export function contentOf(task: number, length: number, number: number = 0): Uint8Array {
   return seededBytes(length + task + 100 * number, length);
 }
 
-/** Works a plan out. */
+/** Derives the request and the expected data of a plan. */
 export function taskOf(plan: Plan): Task {
-  const { task, kind, contentLength, cut, range, named, whole, algorithm } = plan;
+  const { task, kind, contentLength, pieceLengths, range, pieceDigests, taskDigest, algorithm } =
+    plan;
   const content = contentOf(task, contentLength, plan.content);
   const { start, end } = range ?? { start: 0, end: contentLength };
-  const pieces = piecesOf(contentLength, cut);
+  const pieces = piecesOf(contentLength, pieceLengths);
   const parts = pieces.flatMap(({ offset, length }, number): Part[] => {
     const from = Math.max(offset, start);
     const to = Math.min(offset + length, end);
     if (from >= to) return [];
     const bytes = content.subarray(from, to);
     const piece = content.subarray(offset, offset + length);
-    const name = named === "none" ? undefined : sum("sha256", piece);
-    const misnamed = named === "wrong" && number === 2;
+    const pieceDigest = pieceDigests === "none" ? undefined : digestBytes("sha256", piece);
+    const hasWrongDigest = pieceDigests === "wrong" && number === 2;
     return [
       {
         number,
         position: from - start,
         bytes,
-        whole: bytes.length === length,
-        line: lineOf(number, name ?? sum(algorithm, piece), crc32(bytes)),
-        named: misnamed ? sum("sha256", content) : name,
-        misnamed,
+        isWholePiece: bytes.length === length,
+        line: lineOf(number, pieceDigest ?? digestBytes(algorithm, piece), crc32(bytes)),
+        callerDigest: hasWrongDigest ? digestBytes("sha256", content) : pieceDigest,
+        hasWrongDigest,
       },
     ];
   });
   const taskId = `a${task}`.repeat(32);
-  const pieceLength = typeof cut === "number" ? cut : null;
+  const pieceLength = typeof pieceLengths === "number" ? pieceLengths : null;
   const sized = { contentLength, pieceLength, start, length: end - start };
-  const wrong = whole === "wrong" && range === undefined;
+  const hasWrongTaskDigest = taskDigest === "wrong" && range === undefined;
   const digest: { readonly digest?: string } =
-    whole === "none" || range !== undefined ? {} : { digest: digestOfWhole(whole, content) };
+    taskDigest === "none" || range !== undefined
+      ? {}
+      : { digest: digestOfTask(taskDigest, content) };
   const layout: KnownLayout =
-    typeof cut === "number" && named === "none"
-      ? { contentLength, pieceLength: cut }
+    typeof pieceLengths === "number" && pieceDigests === "none"
+      ? { contentLength, pieceLength: pieceLengths }
       : {
           pieces: pieces.map((piece, number) => {
-            const digest = parts.find((part) => part.number === number)?.named;
+            const digest = parts.find((part) => part.number === number)?.callerDigest;
             return { number, ...piece, ...(digest !== undefined && { digest }) };
           }),
         };
@@ -139,11 +154,11 @@ export function taskOf(plan: Plan): Task {
     wanted: content.subarray(start, end),
     pieces,
     parts,
-    wrong,
+    hasWrongDigest: hasWrongTaskDigest,
     header: JSON.stringify({ version: 2, taskId, kind, ...sized, digest: digest.digest ?? null }),
-    isNamed: named !== "none" || parts.length === 0,
+    hasPieceDigests: pieceDigests !== "none" || parts.length === 0,
     announced: parts.map(({ number }) =>
-      sum(algorithm, content.subarray(pieces[number]?.offset, endOf(pieces[number]))),
+      digestBytes(algorithm, content.subarray(pieces[number]?.offset, endOf(pieces[number]))),
     ),
     request: {
       taskId,
@@ -157,7 +172,7 @@ export function taskOf(plan: Plan): Task {
   };
 }
 
-/** The line that tells of a piece. */
+/** Formats the journal line of a piece. */
 export function lineOf(
   number: unknown,
   digest: unknown,
@@ -167,83 +182,95 @@ export function lineOf(
   return JSON.stringify({ number, digest, crc32, source });
 }
 
-/** The digest of bytes, `algorithm:encoded`. */
-export function sum(algorithm: DigestAlgorithm, bytes: Uint8Array): string {
+/** Returns the digest of `bytes`, as `algorithm:encoded`. */
+export function digestBytes(algorithm: DigestAlgorithm, bytes: Uint8Array): string {
   return digestOf(algorithm, bytes, portableHashers);
 }
 
 export function crc32(bytes: Uint8Array): number {
-  return Number(sum("crc32", bytes).slice("crc32:".length));
+  return Number(digestBytes("crc32", bytes).slice("crc32:".length));
 }
 
 /**
- * A journal of the same task, cut and range counts, whose digest of the whole, if it has one, does not contradict the caller's; up to
- * its last whole line, and of several lines for a piece the last one. A piece is right when its bytes have every checksum that is
- * named for them.
+ * Derives the expected interpretation of leftover files.
+ *
+ * A journal is valid for the same task, piece lengths and range, unless its digest of the whole
+ * contradicts the caller's. It is read up to its last complete line; the last line of a piece
+ * counts. A piece is intact if its bytes match every checksum given for them.
  */
-export function outlookOf(
+export function expectationOf(
   { header, parts, wanted, announced }: Task,
   { path, part, journal }: Files,
-): Outlook {
+): Expectation {
   const text = journal?.toString("latin1", 0, journal.lastIndexOf("\n") + 1) ?? "";
-  const first = text.slice(0, Math.max(0, text.indexOf("\n")));
-  const known = continues(first, header);
-  const lines = known ? text.split("\n").slice(1, -1) : [];
-  const noted = new Map(lines.flatMap(noteOf));
-  const made = lines.includes(COMPLETE) && noted.size > 0;
-  const moved = made && part === undefined && path?.length === wanted.length;
-  const bytes = moved ? path : part;
-  const found = parts.filter(({ number }) => noted.has(number));
-  const right = found.filter(({ number, whole, position, bytes: expected, named }) => {
+  const firstLine = text.slice(0, Math.max(0, text.indexOf("\n")));
+  const isKnown = isResumable(firstLine, header);
+  const lines = isKnown ? text.split("\n").slice(1, -1) : [];
+  const entries = new Map(lines.flatMap(parseLine));
+  const isComplete = lines.includes(COMPLETE) && entries.size > 0;
+  const renamed = isComplete && part === undefined && path?.length === wanted.length;
+  const bytes = renamed ? path : part;
+  const found = parts.filter(({ number }) => entries.has(number));
+  const intact = found.filter(
+    ({ number, isWholePiece, position, bytes: expected, callerDigest }) => {
+      const actual = bytes?.subarray(position, position + expected.length) ?? new Uint8Array(0);
+      const { digest = "", crc32: checksum } = entries.get(number) ?? {};
+      if (actual.length < expected.length || crc32(actual) !== checksum) return false;
+      if (!isWholePiece) return callerDigest === undefined || inLowerCase(digest) === callerDigest;
+      return [digest, callerDigest ?? digest].every(
+        (each) => digestBytes(algorithmOf(each), actual) === inLowerCase(each),
+      );
+    },
+  );
+  const kinds = intact.map(({ number, isWholePiece, position, bytes: expected }) => {
+    const { digest = "" } = entries.get(number) ?? {};
+    const parentDigest = announced[parts.findIndex((each) => each.number === number)] ?? "";
     const there = bytes?.subarray(position, position + expected.length) ?? new Uint8Array(0);
-    const { digest = "", crc32: check } = noted.get(number) ?? {};
-    if (there.length < expected.length || crc32(there) !== check) return false;
-    if (!whole) return named === undefined || inLowerCase(digest) === named;
-    return [digest, named ?? digest].every(
-      (each) => sum(algorithmOf(each), there) === inLowerCase(each),
-    );
-  });
-  const kinds = right.map(({ number, whole, position, bytes: expected }) => {
-    const { digest = "" } = noted.get(number) ?? {};
-    const told = announced[parts.findIndex((each) => each.number === number)] ?? "";
-    const there = bytes?.subarray(position, position + expected.length) ?? new Uint8Array(0);
-    if (algorithmOf(digest) === algorithmOf(told))
-      return inLowerCase(digest) === told ? "same" : "other";
-    if (!whole) return "incomparable";
-    return sum(algorithmOf(told), there) === told ? "same" : "other";
+    if (algorithmOf(digest) === algorithmOf(parentDigest))
+      return inLowerCase(digest) === parentDigest ? "same" : "other";
+    if (!isWholePiece) return "incomparable";
+    return digestBytes(algorithmOf(parentDigest), there) === parentDigest ? "same" : "other";
   });
   const ofKind = (kind: string): number[] =>
-    right.filter((_, at) => kinds[at] === kind).map(({ number }) => number);
+    intact.filter((_, at) => kinds[at] === kind).map(({ number }) => number);
   return {
-    others: ofKind("other"),
+    differing: ofKind("other"),
     incomparable: ofKind("incomparable"),
-    header: known ? first : header,
-    kept: known ? text : `${header}\n`,
-    tells: noted.size > 0,
-    moved,
-    found: found.map(({ number }) => number),
-    right: right.map(({ number }) => number),
+    header: isKnown ? firstLine : header,
+    keptText: isKnown ? text : `${header}\n`,
+    hasEntries: entries.size > 0,
+    renamed,
+    recorded: found.map(({ number }) => number),
+    intact: intact.map(({ number }) => number),
   };
 }
 
-/** Whether a journal with this first line is one that a download with that header goes on with. */
-function continues(first: string, header: string): boolean {
-  const whole = /"digest":(?:null|"([^"]*)")\}$/;
-  const [found, known] = [whole.exec(first), whole.exec(header)];
-  if (found === null || known === null || first.replace(whole, "") !== header.replace(whole, ""))
+/** Returns true if a download with `header` resumes a journal that begins with the line `first`. */
+function isResumable(first: string, header: string): boolean {
+  const taskDigest = /"digest":(?:null|"([^"]*)")\}$/;
+  const [found, known] = [taskDigest.exec(first), taskDigest.exec(header)];
+  if (
+    found === null ||
+    known === null ||
+    first.replace(taskDigest, "") !== header.replace(taskDigest, "")
+  )
     return false;
-  const [told, own] = [found[1], known[1]];
-  if (told === undefined) return true;
-  if (!isDigest(told)) return false;
-  return own === undefined || algorithmOf(told) !== algorithmOf(own) || inLowerCase(told) === own;
+  const [recordedDigest, callerDigest] = [found[1], known[1]];
+  if (recordedDigest === undefined) return true;
+  if (!isDigest(recordedDigest)) return false;
+  return (
+    callerDigest === undefined ||
+    algorithmOf(recordedDigest) !== algorithmOf(callerDigest) ||
+    inLowerCase(recordedDigest) === callerDigest
+  );
 }
 
 function endOf(piece: { readonly offset: number; readonly length: number } | undefined): number {
   return (piece?.offset ?? 0) + (piece?.length ?? 0);
 }
 
-/** What a line says, if it makes sense. */
-function noteOf(line: string): [number, { readonly digest: string; readonly crc32: number }][] {
+/** Parses the journal line of a piece. Returns an empty array if it is invalid. */
+function parseLine(line: string): [number, { readonly digest: string; readonly crc32: number }][] {
   try {
     const { number, digest, crc32 } = JSON.parse(line);
     if (!Number.isInteger(number) || typeof digest !== "string" || typeof crc32 !== "number")
@@ -259,7 +286,7 @@ function isDigest(text: string): boolean {
   return shape.test(inLowerCase(text)) && !(Number(text.slice(6)) > 0xffffffff);
 }
 
-/** Hex digits may be of either case. */
+/** Lowers the case of a digest's hex digits, which may be of either case. */
 function inLowerCase(digest: string): string {
   return digest.replace(/:.*$/, (encoded) => encoded.toLowerCase());
 }
@@ -268,8 +295,10 @@ function algorithmOf(digest: string): DigestAlgorithm {
   return digest.slice(0, digest.indexOf(":")) as DigestAlgorithm;
 }
 
-function digestOfWhole(whole: "crc32" | "sha256" | "wrong", content: Uint8Array): string {
-  return whole === "wrong" ? sum("sha256", content.subarray(1)) : sum(whole, content);
+function digestOfTask(whole: "crc32" | "sha256" | "wrong", content: Uint8Array): string {
+  return whole === "wrong"
+    ? digestBytes("sha256", content.subarray(1))
+    : digestBytes(whole, content);
 }
 
 function piecesOf(

@@ -1,4 +1,7 @@
-/** Downloads to one file, one after another: what each leaves is damaged, and the next one has to make of it what it says. */
+/**
+ * Fuzz property of file downloads: consecutive downloads to one file, with damage to the files in
+ * between. Each download is checked against `journal-model.ts`.
+ */
 import assert from "node:assert/strict";
 import {
   existsSync,
@@ -20,21 +23,21 @@ import { type ErrorCode, VortexError } from "../../src/errors.ts";
 import { TaskFetcher } from "../../src/task/fetcher.ts";
 import type { TaskDownload, TaskReport } from "../../src/task/task.ts";
 import { FakeParents, honest, taskSettings } from "../support/task-parents.ts";
-import { damages, obstacles, other } from "./journal-leftovers.ts";
+import { damages, foreignLock, obstacles } from "./journal-leftovers.ts";
 import {
   COMPLETE,
+  type Expectation,
+  expectationOf,
   type Files,
-  type Outlook,
-  outlookOf,
   type Plan,
   type Task,
   taskOf,
 } from "./journal-model.ts";
 
-const LENGTH = 2900;
-/** Pieces 0, 3 and 4 of the two lists lie at the same places. */
-const cuts = [512, 400, [300, 700, 200, 900], [300, 200, 700, 900]];
-/** Some have the same length, or the same start. Only where there is none, the whole has a digest. */
+const CONTENT_LENGTH = 2900;
+/** Piece lengths. In the two lists, pieces 0, 3 and 4 have the same extents. */
+const pieceLengths = [512, 400, [300, 700, 200, 900], [300, 200, 700, 900]];
+/** Ranges; some share a length or a start. The whole content has a digest only without a range. */
 const ranges = [
   ...[undefined, undefined, undefined],
   { start: 400, end: 1900 },
@@ -48,41 +51,44 @@ const plans = {
   task: fc.nat({ max: 1 }),
   content: fc.nat({ max: 1 }),
   kind: fc.constantFrom("standard" as const, "cache" as const),
-  contentLength: fc.constantFrom(LENGTH, LENGTH - 400),
-  cut: fc.constantFrom(...cuts),
+  contentLength: fc.constantFrom(CONTENT_LENGTH, CONTENT_LENGTH - 400),
+  pieceLengths: fc.constantFrom(...pieceLengths),
   range: fc.constantFrom(...ranges),
-  named: fc.constantFrom(...(["none", "none", "right", "right", "wrong"] as const)),
-  whole: fc.constantFrom(...(["none", "none", "crc32", "sha256", "sha256", "wrong"] as const)),
+  pieceDigests: fc.constantFrom(...(["none", "none", "right", "right", "wrong"] as const)),
+  taskDigest: fc.constantFrom(...(["none", "none", "crc32", "sha256", "sha256", "wrong"] as const)),
   algorithm: fc.constantFrom("crc32" as const, "sha256" as const),
 };
-/** One option is another one than in the run before. */
+/** Changes one option of the plan. */
 const changes: fc.Arbitrary<Partial<Plan>> = fc.oneof(
   ...Object.entries(plans).map(([key, value]) =>
     value.map((chosen: unknown) => ({ [key]: chosen })),
   ),
 );
 
-/** How a run ends, unless it fails by itself. */
+/** Injected end of a run. The run may fail earlier for another reason. */
 type End =
   | { readonly is: "done" }
-  /** Parents fail the task at this piece, or any later one. */
+  /** Parents fail requests for this piece and all later ones. */
   | { readonly is: "failed"; readonly from: number }
-  /** The process ends when so many pieces are there; of the last steps, once all are, it has made so many. */
+  /**
+   * The process is killed after `after` pieces. If these are all pieces, it has also completed
+   * `steps` of the final steps.
+   */
   | { readonly is: "killed"; readonly after: number; readonly steps: number }
-  /** A directory takes the name of the file meanwhile. */
+  /** A directory is created at the path of the file during the run. */
   | { readonly is: "blocked" };
 
 interface Run {
-  /** What happens to the files before: a name of `damages`, and what it is to do. */
+  /** Damage done to the files before the run: a name of `damages`, and its number. */
   readonly damage: readonly (readonly [name: string, number: number])[];
-  /** What is in the way: a name of `obstacles`. */
+  /** Name of an obstacle in `obstacles`. */
   readonly obstacle: string | undefined;
   readonly changes: Partial<Plan>;
   readonly concurrency: number;
   readonly end: End;
-  /** Whether another process takes the lock over meanwhile. */
-  readonly robbed: boolean;
-  /** What happens to the file when it is there. */
+  /** True if another process takes over the lock during the run. */
+  readonly lockStolen: boolean;
+  /** Change to the file after it is complete. */
   readonly after: "nothing" | "longer" | "touched" | "gone";
 }
 
@@ -105,28 +111,32 @@ const run: fc.Arbitrary<Run> = fc.record({
   changes: fc.oneof(
     { weight: 3, arbitrary: fc.constant({}) },
     { weight: 2, arbitrary: changes },
-    // The content behind the same task id: what is there has to be noticed then.
+    // Other content under the same task id: the download must detect that leftovers differ.
     { weight: 2, arbitrary: fc.constantFrom({ content: 0 }, { content: 1 }) },
   ),
   concurrency: fc.constantFrom(1, 3),
   end,
-  robbed: fc.nat({ max: 9 }).map((number) => number === 9),
+  lockStolen: fc.nat({ max: 9 }).map((number) => number === 9),
   after: fc.constantFrom("nothing", "longer", "touched", "gone"),
 });
 
-const usual: Run = {
+const defaultRun: Run = {
   damage: [],
   obstacle: undefined,
   changes: {},
   concurrency: 3,
   end: { is: "done" },
-  robbed: false,
+  lockStolen: false,
   after: "nothing",
 };
 
 /**
- * Whatever an earlier download left, and whatever became of it: a file that is reported complete is right, a piece that is there is
- * not fetched again, all others are, once, and nothing else remains; after a failure there remains what the next one goes on from.
+ * Property, for any leftovers and damage:
+ *
+ * - A file reported as complete has the right content.
+ * - Intact pieces are not fetched again; all others are fetched once.
+ * - After success, no other file remains.
+ * - After a failure, everything needed to resume remains.
  */
 export const journal: fc.IAsyncProperty<[Plan, readonly Run[]]> = fc.asyncProperty(
   fc.record<Plan>(plans),
@@ -138,15 +148,18 @@ export const journal: fc.IAsyncProperty<[Plan, readonly Run[]]> = fc.asyncProper
       let plan = first;
       for (const each of runs) {
         plan = { ...plan, ...each.changes };
-        await makes(path, plan, each);
+        await runAndCheck(path, plan, each);
       }
-      // In the end, somebody has it.
-      const named = plan.named === "wrong" ? "right" : plan.named;
-      const whole = plan.whole === "wrong" ? "sha256" : plan.whole;
-      const last = await makes(path, { ...plan, named, whole }, usual);
-      // What was left of another content is gone, so that the next one begins anew.
+      // A final run without faults completes the file.
+      const pieceDigests = plan.pieceDigests === "wrong" ? "right" : plan.pieceDigests;
+      const taskDigest = plan.taskDigest === "wrong" ? "sha256" : plan.taskDigest;
+      const last = await runAndCheck(path, { ...plan, pieceDigests, taskDigest }, defaultRun);
+      // A failed run has removed the leftovers of other content, so the next run starts from zero.
       if (last === "changed")
-        assert.equal(await makes(path, { ...plan, named, whole }, usual), "done");
+        assert.equal(
+          await runAndCheck(path, { ...plan, pieceDigests, taskDigest }, defaultRun),
+          "done",
+        );
       assert.deepEqual(readdirSync(home), ["file"]);
     } finally {
       await rm(home, { recursive: true, force: true });
@@ -154,120 +167,136 @@ export const journal: fc.IAsyncProperty<[Plan, readonly Run[]]> = fc.asyncProper
   },
 );
 
-/** One run makes of what is there what it is to make of it. Returns how it ended. */
-async function makes(path: string, plan: Plan, run: Run): Promise<Ending | undefined> {
+/**
+ * Runs a download and checks it against the model. Returns its ending; undefined with an obstacle.
+ */
+async function runAndCheck(path: string, plan: Plan, run: Run): Promise<Ending | undefined> {
   const task = taskOf(plan);
   const before = filesAt(path);
   for (const [name, number] of run.damage) damages[name]?.(before, task, number);
-  put(path, before);
-  // Else the lock of a process that was killed is there still.
+  writeFiles(path, before);
+  // Without this, the lock of a killed process would remain.
   if (run.obstacle !== undefined) rmSync(lockOf(path), { force: true });
-  // It was killed in this very process, whose pid says nothing; so its heartbeat has to be old.
+  // The killed download ran in this process, whose pid is alive, so its heartbeat must be old.
   else if (existsSync(lockOf(path))) utimesSync(lockOf(path), new Date(0), new Date(0));
-  const hold = run.obstacle === undefined ? undefined : await obstacles[run.obstacle]?.(path);
-  const lock = textOf(lockOf(path));
+  const obstacle = run.obstacle === undefined ? undefined : await obstacles[run.obstacle]?.(path);
+  const lock = readText(lockOf(path));
   const outcome = await download(path, plan, task, run);
-  if (hold !== undefined) {
+  if (obstacle !== undefined) {
     assert.equal(outcome.error?.code, "StorageFailed");
-    assert.deepEqual(outcome.asked, []);
-    assert.equal(textOf(lockOf(path)), lock, "the lock");
-    await hold.end?.();
-    assert.deepEqual(openIn(path), [], "files left open");
+    assert.deepEqual(outcome.requested, []);
+    assert.equal(readText(lockOf(path)), lock, "the lock");
+    await obstacle.end?.();
+    assert.deepEqual(openFiles(path), [], "files left open");
     rmSync(lockOf(path), { force: true });
-    put(path, before);
+    writeFiles(path, before);
     return undefined;
   }
-  assert.deepEqual(openIn(path), [], "files left open");
-  assert.equal(textOf(lockOf(path)), run.robbed ? other() : undefined, "the lock");
+  assert.deepEqual(openFiles(path), [], "files left open");
+  assert.equal(readText(lockOf(path)), run.lockStolen ? foreignLock() : undefined, "the lock");
   rmSync(lockOf(path), { force: true });
-  const outlook = outlookOf(task, before);
-  const ending = endingOf(task, outlook, run, outcome);
-  fetchesTheRest(task, outlook, outcome, ending, run);
+  const expectation = expectationOf(task, before);
+  const ending = endingOf(task, expectation, run, outcome);
+  checkFetchedPieces(task, expectation, outcome, ending, run);
   const after = filesAt(path);
   const { killed } = outcome;
   const left = outcome.events.startedOver
-    ? { ...outlook, kept: `${outlook.header}\n`, right: [] }
-    : outlook;
+    ? { ...expectation, kept: `${expectation.header}\n`, right: [] }
+    : expectation;
   if (killed !== undefined) {
-    const { files, last } = killed;
-    keeps(
+    const { files, allPieces: last } = killed;
+    checkKeptState(
       task,
-      killed.events.startedOver ? left : outlook,
+      killed.events.startedOver ? left : expectation,
       { ...outcome, events: killed.events },
       files,
       false,
     );
-    same(files.path, outlook.moved ? undefined : before.path, "the file of that name");
-    if (last && ending === "done" && run.end.is === "killed") finish(files, task, run.end.steps);
-    put(path, files);
-    if (!run.robbed) writeFileSync(lockOf(path), killed.lock);
+    assertSameBytes(
+      files.path,
+      expectation.renamed ? undefined : before.path,
+      "the file of that name",
+    );
+    if (last && ending === "done" && run.end.is === "killed")
+      applyFinalSteps(files, task, run.end.steps);
+    writeFiles(path, files);
+    if (!run.lockStolen) writeFileSync(lockOf(path), killed.lock);
     return ending;
   }
   if (["broken", "wrong piece", "robbed"].includes(ending))
-    keeps(task, left, outcome, after, false);
-  else if (ending === "blocked") keeps(task, left, outcome, after, true);
+    checkKeptState(task, left, outcome, after, false);
+  else if (ending === "blocked") checkKeptState(task, left, outcome, after, true);
   else assert.deepEqual([after.part, after.journal], [undefined, undefined]);
   if (ending === "done") {
-    // What nobody vouched for may be made of two contents, and is said to be vouched for by nothing.
+    // Unverified content may mix two contents, and is reported as not verified.
     if (outcome.report?.verified.level !== "none") {
-      same(after.path, task.wanted, "the file");
-      await serves(path, task, outcome, run.after);
+      assertSameBytes(after.path, task.wanted, "the file");
+      await checkServing(path, task, outcome, run.after);
     }
   } else {
-    same(
+    assertSameBytes(
       after.path,
-      outlook.moved || run.end.is === "blocked" ? undefined : before.path,
+      expectation.renamed || run.end.is === "blocked" ? undefined : before.path,
       "the file of that name",
     );
   }
-  put(path, after);
+  writeFiles(path, after);
   return ending;
 }
 
-/** What a run ends with, and its code. */
+/** Endings of a run, each with its error code. */
 const codes = {
   done: undefined,
-  /** Its parents failed it, or its process ended. */
+  /** The parents failed, or the process was killed. */
   broken: "Aborted",
-  /** A piece has not the digest that the caller named; nor has the whole. */
+  /** A piece does not match the digest given by the caller. */
   "wrong piece": "DigestMismatch",
+  /** The whole content does not match the digest given by the caller. */
   "wrong whole": "DigestMismatch",
-  /** The parent has another content than what is there, and no digest of the whole says which is right. */
+  /**
+   * Leftovers differ from the parent's content, and no digest of the whole decides between them.
+   */
   changed: "DigestMismatch",
   blocked: "StorageFailed",
-  /** Somebody else writes to the file by now. */
+  /** Another process has taken over the lock. */
   robbed: "StorageFailed",
 } as const satisfies Record<string, ErrorCode | undefined>;
 type Ending = keyof typeof codes;
 
 function endingOf(
   task: Task,
-  outlook: Outlook,
-  { end, robbed }: Run,
+  expectation: Expectation,
+  { end, lockStolen }: Run,
   { error, killed, events }: Outcome,
 ): Ending {
-  const { right, others } = outlook;
-  const missing = task.parts.filter(({ number }) => !right.includes(number));
+  const { intact, differing } = expectation;
+  const missing = task.parts.filter(({ number }) => !intact.includes(number));
   const fails = (number: number): boolean => end.is === "failed" && number >= end.from;
   const endings: Ending[] = [];
-  if (killed?.last === false) endings.push("broken");
+  if (killed?.allPieces === false) endings.push("broken");
   else {
     if (missing.some(({ number }) => fails(number))) endings.push("broken");
-    if (missing.some(({ misnamed }) => misnamed)) endings.push("wrong piece");
+    if (missing.some(({ hasWrongDigest: misnamed }) => misnamed)) endings.push("wrong piece");
   }
   if (endings.length === 0) {
     endings.push(
-      task.wrong ? "wrong whole" : robbed ? "robbed" : end.is === "blocked" ? "blocked" : "done",
+      task.hasWrongDigest
+        ? "wrong whole"
+        : lockStolen
+          ? "robbed"
+          : end.is === "blocked"
+            ? "blocked"
+            : "done",
     );
   }
-  // Some of what is there is asked about; and where that is dropped, everything is fetched.
-  const asked = task.isNamed ? [] : right;
-  const again = events.startedOver ? task.parts.map(({ number }) => number) : [];
-  if ([...asked, ...again].some(fails)) endings.push("broken");
-  if (task.request.digest === undefined && asked.some((number) => others.includes(number))) {
+  // Intact pieces are compared with the parent; if the download starts over, all are fetched.
+  const compared = task.hasPieceDigests ? [] : intact;
+  const refetched = events.startedOver ? task.parts.map(({ number }) => number) : [];
+  if ([...compared, ...refetched].some(fails)) endings.push("broken");
+  if (task.request.digest === undefined && compared.some((number) => differing.includes(number))) {
     const isCertain =
-      asked.every((number) => others.includes(number)) &&
-      !asked.some(fails) &&
+      compared.every((number) => differing.includes(number)) &&
+      !compared.some(fails) &&
       killed === undefined;
     if (isCertain && !endings.includes("broken") && !endings.includes("wrong piece"))
       endings.length = 0;
@@ -278,45 +307,51 @@ function endingOf(
   return ending;
 }
 
-/** What is there and right is counted, and everything else fetched, once; when the run is broken off, some of it. */
-function fetchesTheRest(
+/**
+ * Checks that intact pieces are counted as resumed and all others are fetched once. An interrupted
+ * run may fetch only some of them.
+ */
+function checkFetchedPieces(
   task: Task,
-  outlook: Outlook,
+  expectation: Expectation,
   outcome: Outcome,
   ending: Ending,
   { end }: Run,
 ): void {
-  const { found, right, others, incomparable } = outlook;
+  const { recorded, intact, differing, incomparable } = expectation;
   const { events, report } = outcome;
   const { startedOver } = events;
-  // A question that fails is no request for a piece.
+  // A failed comparison with the parent does not count as a piece request.
   const isUnanswered = (number: number): boolean =>
-    end.is === "failed" && number >= end.from && right.includes(number);
-  const asked = outcome.asked.filter((number) => startedOver || !isUnanswered(number));
+    end.is === "failed" && number >= end.from && intact.includes(number);
+  const requested = outcome.requested.filter((number) => startedOver || !isUnanswered(number));
   const numbers = task.parts.map(({ number }) => number);
-  const missing = numbers.filter((number) => !right.includes(number));
-  const damaged = found.filter((number) => !right.includes(number));
-  assert.equal(events.found, found.length, "pieces that are said to be there");
-  const compare = ["broken", "wrong piece", "changed"].includes(ending) ? within : assert.deepEqual;
-  // What was under way when the rest was dropped is asked for again.
+  const missing = numbers.filter((number) => !intact.includes(number));
+  const damaged = recorded.filter((number) => !intact.includes(number));
+  assert.equal(events.found, recorded.length, "pieces that are said to be there");
+  const compare = ["broken", "wrong piece", "changed"].includes(ending)
+    ? assertSubset
+    : assert.deepEqual;
+  // Pieces in flight when the download started over are requested again.
   compare(
-    startedOver ? inOrder([...new Set(asked)]) : inOrder(asked),
+    startedOver ? sorted([...new Set(requested)]) : sorted(requested),
     startedOver ? numbers : missing,
     "pieces asked for",
   );
-  compare(inOrder(events.fetched), startedOver ? numbers : missing, "pieces fetched");
-  compare(inOrder(events.resumed), right, "pieces that were there");
-  compare(inOrder(events.damaged), damaged, "pieces that are damaged");
+  compare(sorted(events.fetched), startedOver ? numbers : missing, "pieces fetched");
+  compare(sorted(events.resumed), intact, "pieces that were there");
+  compare(sorted(events.damaged), damaged, "pieces that are damaged");
   if (startedOver) {
-    // The digest of the whole says that what was there is of another content; a wrong one says it of everything.
-    assert.ok(task.request.digest !== undefined && right.length > 0);
+    // The digest of the whole shows that the leftovers belong to other content. A wrong digest
+    // shows this for any leftovers.
+    assert.ok(task.request.digest !== undefined && intact.length > 0);
     assert.ok(
-      task.wrong || others.length + incomparable.length > 0,
+      task.hasWrongDigest || differing.length + incomparable.length > 0,
       "nothing was wrong with what was there",
     );
   }
   if (report === undefined) return;
-  const resumed = startedOver ? [] : task.parts.filter(({ number }) => right.includes(number));
+  const resumed = startedOver ? [] : task.parts.filter(({ number }) => intact.includes(number));
   assert.equal(report.bytes, task.wanted.length);
   assert.equal(report.pieces, numbers.length);
   assert.equal(report.resumedPieces, resumed.length);
@@ -327,40 +362,60 @@ function fetchesTheRest(
   const { digest } = task.request;
   const { verified } = report;
   if (digest !== undefined) assert.deepEqual(verified, { level: "whole", digest, by: "caller" });
-  else if (task.isNamed || right.length === 0) assert.deepEqual(verified, { level: "pieces" });
+  else if (task.hasPieceDigests || intact.length === 0)
+    assert.deepEqual(verified, { level: "pieces" });
   else if (verified.level === "none") {
-    assert.ok(right.some(isUnanswered) || incomparable.length > 0, "all of it could be compared");
+    assert.ok(intact.some(isUnanswered) || incomparable.length > 0, "all of it could be compared");
   } else assert.deepEqual(verified, { level: "pieces" });
 }
 
-/** What the next one needs is there: all that is right, and what tells of it. Nothing is, where nothing was and nothing came. */
-function keeps(task: Task, outlook: Outlook, outcome: Outcome, files: Files, noted: boolean): void {
+/**
+ * Checks that the files contain all intact pieces and their journal lines, for the next run. If no
+ * piece was recorded or fetched, no files may remain.
+ */
+function checkKeptState(
+  task: Task,
+  expectation: Expectation,
+  outcome: Outcome,
+  files: Files,
+  expectComplete: boolean,
+): void {
   const { fetched } = outcome.events;
   if (files.journal === undefined) {
-    assert.equal(outlook.tells || fetched.length > 0, false, "there is no journal");
+    assert.equal(expectation.hasEntries || fetched.length > 0, false, "there is no journal");
     assert.equal(files.part, undefined);
     return;
   }
   const text = files.journal.toString("latin1");
-  assert.ok(text.startsWith(outlook.kept), `${text}\nexpected to begin with\n${outlook.kept}`);
-  const lines = text.slice(outlook.kept.length).split("\n");
+  assert.ok(
+    text.startsWith(expectation.keptText),
+    `${text}\nexpected to begin with\n${expectation.keptText}`,
+  );
+  const lines = text.slice(expectation.keptText.length).split("\n");
   assert.equal(lines.pop(), "", "the last line");
-  if (noted) assert.equal(lines.pop(), COMPLETE);
-  // The last ones may have come without being told of.
-  assert.ok(outlook.tells || lines.length > 0, "files of nothing");
+  if (expectComplete) assert.equal(lines.pop(), COMPLETE);
+  // The last pieces may have been stored without an event.
+  assert.ok(expectation.hasEntries || lines.length > 0, "files of nothing");
   const added = task.parts.filter(({ line }) => lines.includes(line)).map(({ number }) => number);
   assert.equal(added.length, lines.length, text);
-  within(inOrder(fetched), added, "lines of pieces that were fetched");
-  within(added, inOrder(outcome.asked), "lines of pieces that were asked for");
+  assertSubset(sorted(fetched), added, "lines of pieces that were fetched");
+  assertSubset(added, sorted(outcome.requested), "lines of pieces that were asked for");
   for (const { number, position, bytes } of task.parts) {
-    const isOther = outlook.others.includes(number) || outlook.incomparable.includes(number);
-    if (!added.includes(number) && (isOther || !outlook.right.includes(number))) continue;
-    same(files.part?.subarray(position, position + bytes.length), bytes, `piece ${number}`);
+    const isOther =
+      expectation.differing.includes(number) || expectation.incomparable.includes(number);
+    if (!added.includes(number) && (isOther || !expectation.intact.includes(number))) continue;
+    assertSameBytes(
+      files.part?.subarray(position, position + bytes.length),
+      bytes,
+      `piece ${number}`,
+    );
   }
 }
 
-/** Of the last steps, those that a process made before it was killed (see `FileSession.finish`). */
-function finish(files: Files, { wanted }: Task, steps: number): void {
+/**
+ * Applies the first `steps` of the final steps (see `FileSession.finish`), as if killed after them.
+ */
+function applyFinalSteps(files: Files, { wanted }: Task, steps: number): void {
   if (steps > 0) {
     files.part = files.part?.subarray(0, wanted.length);
     files.journal = Buffer.concat([files.journal ?? Buffer.alloc(0), Buffer.from(`${COMPLETE}\n`)]);
@@ -372,8 +427,8 @@ function finish(files: Files, { wanted }: Task, steps: number): void {
   if (steps > 2) files.journal = undefined;
 }
 
-/** The file can be served, as long as it is what it was. */
-async function serves(
+/** Checks that the download's store serves the file, and fails once the file has changed. */
+async function checkServing(
   path: string,
   { request, parts }: Task,
   { store }: Outcome,
@@ -389,7 +444,7 @@ async function serves(
     for await (const chunk of piece?.read() ?? []) chunks.push(chunk);
     return piece && Buffer.concat(chunks);
   };
-  const [first, ...others] = parts.filter(({ whole }) => whole);
+  const [first, ...others] = parts.filter(({ isWholePiece }) => isWholePiece);
   if (first === undefined) return;
   for (const { number, bytes } of [first, ...others.slice(-1)]) {
     assert.deepEqual(await read(number), Buffer.from(bytes), `piece ${number} as it is served`);
@@ -406,28 +461,28 @@ async function serves(
 
 // --- a download
 
-/** What was seen of a download. */
+/** Observed result of a download. */
 interface Outcome {
   readonly error: VortexError | undefined;
   readonly report: TaskReport | undefined;
-  readonly asked: readonly number[];
+  readonly requested: readonly number[];
   readonly events: Events;
   readonly store: TaskDownload["store"];
-  /** What was there when its process was killed, and whether all was. */
+  /** State at the simulated kill. `allPieces` is true if all pieces were stored. */
   readonly killed:
     | {
         readonly files: Files;
         readonly lock: string;
-        readonly last: boolean;
+        readonly allPieces: boolean;
         readonly events: Events;
       }
     | undefined;
 }
 
-/** Pieces, as they were told of. */
+/** Piece numbers reported by events. */
 interface Events {
   found: number;
-  /** What was there was dropped, and all of it fetched. */
+  /** True if the leftovers were dropped and all pieces fetched. */
   startedOver: boolean;
   readonly resumed: number[];
   readonly fetched: number[];
@@ -438,15 +493,15 @@ async function download(
   path: string,
   plan: Plan,
   task: Task,
-  { end, concurrency, robbed }: Run,
+  { end, concurrency, lockStolen }: Run,
 ): Promise<Outcome> {
   const events: Events = { found: 0, startedOver: false, resumed: [], fetched: [], damaged: [] };
   let killed: Outcome["killed"];
   const { algorithm } = plan;
-  const behaviour: typeof honestly = (piece) =>
+  const behaviour: typeof honestParent = (piece) =>
     end.is === "failed" && piece.number >= end.from
-      ? new VortexError("Aborted", "the power is gone")
-      : honestly(piece);
+      ? new VortexError("Aborted", "the parent was shut down")
+      : honestParent(piece);
   const parents = new FakeParents(
     task.content,
     1,
@@ -464,7 +519,7 @@ async function download(
           rmSync(path, { force: true });
           mkdirSync(path);
         }
-        if (robbed) writeFileSync(lockOf(path), other());
+        if (lockStolen) writeFileSync(lockOf(path), foreignLock());
       }
       if (event.type === "started-over") events.startedOver = true;
       if (event.type === "piece-damaged") events.damaged.push(event.number);
@@ -479,21 +534,21 @@ async function download(
         return;
       killed = {
         files: filesAt(path),
-        lock: textOf(lockOf(path)) ?? "",
-        last: count === task.parts.length,
+        lock: readText(lockOf(path)) ?? "",
+        allPieces: count === task.parts.length,
         events: { ...events, fetched: [...events.fetched] },
       };
-      if (!killed.last) handle.cancel();
+      if (!killed.allPieces) handle.cancel();
     },
   });
-  // The clock stands still: nothing here is to wait for it.
+  // The fake clock does not advance: a download must not wait for a timer.
   const [report, error] = await settled(handle);
   const [, used] = await settled(fetcher.downloadTask(task.request, { to }));
   assert.equal(used?.code, "InvalidArgument", "a sink is of one use");
-  return { report, error, asked: parents.numbers(), events, store: handle.store, killed };
+  return { report, error, requested: parents.numbers(), events, store: handle.store, killed };
 }
 
-const honestly = honest(200);
+const honestParent = honest(200);
 
 function settled({
   done,
@@ -513,11 +568,11 @@ function lockOf(path: string): string {
   return `${path}.part.lock`;
 }
 
-function textOf(path: string): string | undefined {
+function readText(path: string): string | undefined {
   return existsSync(path) ? readFileSync(path, "utf8") : undefined;
 }
 
-/** What is there of a download; nothing else may be but its lock. */
+/** Reads the files of a download. Fails if others exist, except its lock. */
 function filesAt(path: string): Files {
   const known = ["file", "file.part", "file.part.journal", "file.part.lock"];
   assert.deepEqual(
@@ -531,8 +586,8 @@ function filesAt(path: string): Files {
   return { path: file, part, journal };
 }
 
-/** Makes these files what is there of a download. */
-function put(path: string, files: Files): void {
+/** Writes the files of a download and removes absent ones. */
+function writeFiles(path: string, files: Files): void {
   const { path: file, part, journal } = files;
   for (const [name, bytes] of Object.entries({
     [path]: file,
@@ -544,8 +599,8 @@ function put(path: string, files: Files): void {
   }
 }
 
-/** Files of a download that this process has open, where that can be told. */
-function openIn(path: string): string[] {
+/** Lists open files of this process in the download's directory; empty without /proc. */
+function openFiles(path: string): string[] {
   const descriptors = "/proc/self/fd";
   if (!existsSync(descriptors)) return [];
   return readdirSync(descriptors).flatMap((name) => {
@@ -553,7 +608,7 @@ function openIn(path: string): string[] {
       const open = readlinkSync(join(descriptors, name));
       return open.startsWith(dirname(path)) ? [open] : [];
     } catch {
-      // The one that the directory was read by.
+      // The descriptor used to read the directory is already closed.
       return [];
     }
   });
@@ -561,12 +616,12 @@ function openIn(path: string): string[] {
 
 // --- comparing
 
-function inOrder(numbers: readonly number[]): number[] {
+function sorted(numbers: readonly number[]): number[] {
   return [...numbers].sort((a, b) => a - b);
 }
 
-/** Each of the numbers is one of `all`, and there once. */
-function within(numbers: readonly number[], all: readonly number[], what: string): void {
+/** Asserts that `numbers` are distinct elements of `all`, in the same order. */
+function assertSubset(numbers: readonly number[], all: readonly number[], what: string): void {
   assert.deepEqual(
     numbers,
     all.filter((number) => numbers.includes(number)),
@@ -574,7 +629,11 @@ function within(numbers: readonly number[], all: readonly number[], what: string
   );
 }
 
-function same(found: Buffer | undefined, expected: Uint8Array | undefined, what: string): void {
+function assertSameBytes(
+  found: Buffer | undefined,
+  expected: Uint8Array | undefined,
+  what: string,
+): void {
   const equal =
     found === undefined || expected === undefined ? found === expected : found.equals(expected);
   assert.ok(equal, `${what}: ${found?.length} bytes are not what ${expected?.length} were to be`);

@@ -1,14 +1,17 @@
 /**
- * Fuzzes for as long as it is told to: `npm run fuzz -- --seconds 600 --seed 7 --only pool`. The time is shared evenly between the
- * targets. A case that fails is printed with the seed that makes it again; it belongs into a test with a name.
+ * Fuzzes all targets for a given time, shared evenly between them:
+ *
+ *     npm run fuzz -- --seconds 600 --seed 7 --only pool
+ *
+ * A failing case is printed with the seed that reproduces it. Add a named test for it.
  */
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { positive } from "../../bench/options.ts";
 import { fuzz, targetNames } from "./targets.ts";
 
-/** Cases between two looks at the clock. */
-const BATCH = 50;
+/** Number of cases between two checks of the elapsed time. */
+const CASES_PER_BATCH = 50;
 
 const { values } = parseArgs({
   options: {
@@ -18,30 +21,32 @@ const { values } = parseArgs({
   },
 });
 const chosen = values.only?.split(",") ?? targetNames;
-const share = (1000 * positive("--seconds", values.seconds)) / chosen.length;
-const first = positive("--seed", values.seed);
-console.log(`seed ${first}`);
+const timePerTargetMs = (1000 * positive("--seconds", values.seconds)) / chosen.length;
+const firstSeed = positive("--seed", values.seed);
+console.log(`seed ${firstSeed}`);
 
 let failures = 0;
 for (const target of chosen) {
-  const end = performance.now() + share;
+  const end = performance.now() + timePerTargetMs;
   let cases = 0;
   try {
-    for (let seed = first; performance.now() < end; seed++) {
-      await fuzz(target, seed, BATCH);
-      cases += BATCH;
+    for (let seed = firstSeed; performance.now() < end; seed++) {
+      await fuzz(target, seed, CASES_PER_BATCH);
+      cases += CASES_PER_BATCH;
     }
     console.log(`${target}: ${cases} cases`);
   } catch (error) {
-    console.log(`${target}: failed after ${cases} cases: ${told(error)}`);
+    console.log(`${target}: failed after ${cases} cases: ${describeError(error)}`);
     failures++;
   }
 }
-// Not before: the command line, which is a target, goes by it too.
+// Set only at the end: the `cli` target also uses `process.exitCode`.
 if (failures > 0) process.exitCode = 1;
 
-/** The case, and what went wrong with it. */
-function told(error: unknown): string {
+/** Formats an error and its chain of causes, one a line. */
+function describeError(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
-  return error.cause instanceof Error ? `${error.message}\n${told(error.cause)}` : error.message;
+  return error.cause instanceof Error
+    ? `${error.message}\n${describeError(error.cause)}`
+    : error.message;
 }

@@ -1,4 +1,4 @@
-/** Sequences of operations on the pool and on a connection, in any order, against what must hold after each. */
+/** Fuzz models: random sequences of operations on the pool and on a connection, with invariants. */
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import {
@@ -15,7 +15,7 @@ import { FakeClock, settle } from "../support/fake-clock.ts";
 import { readAll } from "../support/hostile.ts";
 import { seededBytes } from "../support/random.ts";
 
-/** An operation, and which of the things at hand it is done to. */
+/** Name of an operation, and a number that selects its target among the current objects. */
 type Operation<Name extends string> = readonly [name: Name, which: number];
 
 const operations = <Name extends string>(
@@ -23,13 +23,13 @@ const operations = <Name extends string>(
 ): fc.Arbitrary<Operation<Name>[]> =>
   fc.array(fc.tuple(fc.constantFrom(...names), fc.nat({ max: 1000 })), { maxLength: 60 });
 
-/** A pooled connection that counts how often it was closed. */
+/** Pool client that counts calls of `close`. */
 class CountingClient implements PoolClient {
   readonly closed: Promise<void>;
   closes = 0;
   dead = false;
-  /** Whether its closing has come to an end. */
-  gone = false;
+  /** Set once `close` has finished. */
+  closeFinished = false;
   #end: () => void = () => {};
 
   constructor() {
@@ -47,7 +47,7 @@ class CountingClient implements PoolClient {
     this.closes++;
     this.die();
     await settle();
-    this.gone = true;
+    this.closeFinished = true;
   }
 }
 
@@ -57,9 +57,13 @@ interface PendingDial {
 }
 
 /**
- * Whatever is done to a pool: a client in use is never closed nor lost, each entry counts its requests, a connection is made when all
- * others of its address are in use and only then, idle ones go in time and when there are too many, what fails is a `VortexError`,
- * and once all is given back nothing is left: no request, no timer, no client open.
+ * Property of the pool, for any sequence of operations:
+ *
+ * - A client in use is never closed or lost, and each entry counts its requests.
+ * - A new connection is dialled if and only if all connections of the address are in use.
+ * - Idle connections are closed after the idle timeout and above the capacity.
+ * - Every failure is a `VortexError`.
+ * - After all leases are released, no request, timer or open client remains.
  */
 export const pool: fc.IAsyncProperty<[number, Operation<string>[]]> = fc.asyncProperty(
   fc.integer({ min: 1, max: 3 }),
@@ -101,7 +105,7 @@ export const pool: fc.IAsyncProperty<[number, Operation<string>[]]> = fc.asyncPr
               made.push(client);
               resolve(client);
             }),
-            fail: once(() => reject(new VortexError("ConnectionRefused", "nobody listens"))),
+            fail: once(() => reject(new VortexError("ConnectionRefused", "the dial was refused"))),
           });
         }),
       options,
@@ -116,7 +120,7 @@ export const pool: fc.IAsyncProperty<[number, Operation<string>[]]> = fc.asyncPr
       const controller = new AbortController();
       waiting.add(controller);
       const before = entriesOf(addr);
-      const wanted =
+      const dials =
         before.every(({ activeRequests }) => activeRequests > 0) &&
         before.length < connectionsPerAddress;
       void tested
@@ -125,8 +129,8 @@ export const pool: fc.IAsyncProperty<[number, Operation<string>[]]> = fc.asyncPr
         .finally(() => waiting.delete(controller));
       assert.equal(
         entriesOf(addr).length,
-        before.length + (wanted ? 1 : 0),
-        "connections of an address",
+        before.length + (dials ? 1 : 0),
+        "number of connections to the address",
       );
     };
     const discard = (lease: Lease<CountingClient> | undefined): void => {
@@ -141,7 +145,7 @@ export const pool: fc.IAsyncProperty<[number, Operation<string>[]]> = fc.asyncPr
       tested.closeIdle(addr);
       assert.deepEqual(tested.entries(), others, "closeIdle");
     };
-    const act: Record<string, (which: number) => unknown> = {
+    const actions: Record<string, (which: number) => unknown> = {
       acquire: (which) => acquire(`peer-${which % 3}:1`),
       abort: (which) => pick([...waiting], which)?.abort(),
       release: (which) => held.splice(which % Math.max(1, held.length), 1)[0]?.release(),
@@ -153,7 +157,7 @@ export const pool: fc.IAsyncProperty<[number, Operation<string>[]]> = fc.asyncPr
       closeIdle: (which) => closeIdle(pick(tested.entries(), which)?.addr),
     };
     for (const [name, which] of steps) {
-      await act[name]?.(which);
+      await actions[name]?.(which);
       await settle();
       for (const { client } of held)
         assert.equal(client.closes, 0, `${name}: a client in use was closed`);
@@ -173,43 +177,52 @@ export const pool: fc.IAsyncProperty<[number, Operation<string>[]]> = fc.asyncPr
     }
     for (const controller of waiting) controller.abort();
     await settle();
-    assert.equal(waiting.size, 0, "requests that wait for ever");
+    assert.equal(waiting.size, 0, "requests that never settle");
     for (const lease of held) {
       lease.release();
-      // A second release is none.
+      // A second release has no effect.
       lease.release();
     }
     for (const { activeRequests } of tested.entries()) assert.equal(activeRequests, 0);
     await tested.close();
     assert.deepEqual(tested.entries(), []);
     assert.equal(clock.pending, 0, "timers left");
-    for (const { closes, gone } of made) assert.ok(closes > 0 && gone, "a client was left open");
+    for (const { closes, closeFinished: gone } of made)
+      assert.ok(closes > 0 && gone, "a client was left open");
   },
 );
 
-/** Streams that a connection may have at a time. */
-const CREDIT = 3;
+/** Stream credit of a connection: the maximum number of concurrent streams. */
+const MAX_STREAMS = 3;
 
-/** One side of a stream, and what went over it. */
+/** One end of a stream, with its transfer counts. */
 interface Side {
   readonly stream: ByteStream;
   reading: boolean;
   writing: boolean;
-  /** Bytes written here, and read here; each byte is its position. */
-  wrote: number;
-  got: number;
+  /** Bytes written at this end. The value of each byte is its position modulo 256. */
+  bytesWritten: number;
+  /** Bytes read at this end. */
+  bytesRead: number;
 }
 
 /**
- * Whatever is done to a connection: bytes arrive in order, none that was not sent, what fails is a `VortexError`, all credit for
- * streams comes back, and nothing waits beyond the connection's end.
+ * Property of a connection, for any sequence of operations:
+ *
+ * - Bytes arrive in order, and only bytes that were sent.
+ * - Every failure is a `VortexError`.
+ * - All stream credit is returned after the streams end.
+ * - No operation stays pending after the connection ends.
  */
 export const connection: fc.IAsyncProperty<[Operation<string>[], boolean]> = fc.asyncProperty(
   operations("open", "open", "giveUp", "write", "write", "read", "read", "end", "cancel", "abort"),
   fc.boolean(),
   async (steps, graceful) => {
     const transport = new MemoryTransport();
-    const listener = await transport.listen({ host: "127.0.0.1", port: 0 }, { maxStreams: CREDIT });
+    const listener = await transport.listen(
+      { host: "127.0.0.1", port: 0 },
+      { maxStreams: MAX_STREAMS },
+    );
     const client = await transport.dial(listener.address);
     const sides: Side[] = [];
     const pairs: [Side | undefined, Side | undefined][] = [];
@@ -218,10 +231,10 @@ export const connection: fc.IAsyncProperty<[Operation<string>[], boolean]> = fc.
       stream,
       reading: false,
       writing: false,
-      wrote: 0,
-      got: 0,
+      bytesWritten: 0,
+      bytesRead: 0,
     });
-    const note = (promise: Promise<unknown>): Promise<unknown> => {
+    const track = (promise: Promise<unknown>): Promise<unknown> => {
       pending++;
       return promise.catch(assertVortexError).finally(() => pending--);
     };
@@ -243,7 +256,7 @@ export const connection: fc.IAsyncProperty<[Operation<string>[], boolean]> = fc.
     const open = (): void => {
       const controller = new AbortController();
       opening.push(controller);
-      void note(
+      void track(
         client.openStream({ signal: controller.signal }).then((stream) => {
           const opened = side(stream);
           sides.push(opened);
@@ -254,9 +267,9 @@ export const connection: fc.IAsyncProperty<[Operation<string>[], boolean]> = fc.
     const write = (to: Side, length: number): void => {
       if (to.writing) return;
       to.writing = true;
-      const bytes = Uint8Array.from({ length }, (_none, index) => to.wrote + index);
-      to.wrote += length;
-      void note(to.stream.writer.write(bytes)).then(() => {
+      const bytes = Uint8Array.from({ length }, (_none, index) => to.bytesWritten + index);
+      to.bytesWritten += length;
+      void track(to.stream.writer.write(bytes)).then(() => {
         to.writing = false;
       });
     };
@@ -265,29 +278,29 @@ export const connection: fc.IAsyncProperty<[Operation<string>[], boolean]> = fc.
       from.reading = true;
       const reading = from.stream.reader.read().then((chunk) => {
         assert.notEqual(chunk?.length, 0, "an empty chunk");
-        for (const byte of chunk ?? []) assert.equal(byte, from.got++ & 0xff);
+        for (const byte of chunk ?? []) assert.equal(byte, from.bytesRead++ & 0xff);
       });
-      void note(reading).then(() => {
+      void track(reading).then(() => {
         from.reading = false;
       });
     };
-    const act: Record<string, (which: number) => unknown> = {
+    const actions: Record<string, (which: number) => unknown> = {
       open,
       giveUp: (which) => pick(opening, which)?.abort(),
       write: (which) => withSide(which, (to) => write(to, 1 + which * 60)),
       read: (which) => withSide(which, read),
-      end: (which) => withSide(which, (of) => !of.writing && void note(of.stream.writer.end())),
+      end: (which) => withSide(which, (of) => !of.writing && void track(of.stream.writer.end())),
       cancel: (which) => withSide(which, ({ stream }) => stream.reader.cancel()),
       abort: (which) => withSide(which, ({ stream }) => stream.writer.abort()),
     };
     for (const [name, which] of steps) {
-      act[name]?.(which);
+      actions[name]?.(which);
       await settle();
       for (const [opened, accepted] of pairs) {
         if (opened === undefined || accepted === undefined) continue;
         assert.ok(
-          opened.got <= accepted.wrote && accepted.got <= opened.wrote,
-          "bytes that nobody sent",
+          opened.bytesRead <= accepted.bytesWritten && accepted.bytesRead <= opened.bytesWritten,
+          "more bytes were read than written",
         );
       }
     }
@@ -298,14 +311,16 @@ export const connection: fc.IAsyncProperty<[Operation<string>[], boolean]> = fc.
       stream.writer.abort();
     }
     await settle();
-    assert.equal(pending, 0, "operations that wait for ever");
+    assert.equal(pending, 0, "operations that never settle");
     const before = sides.length;
-    const fresh = await Promise.all(Array.from({ length: CREDIT }, () => client.openStream()));
+    const newStreams = await Promise.all(
+      Array.from({ length: MAX_STREAMS }, () => client.openStream()),
+    );
     await settle();
-    assert.equal(sides.length - before, CREDIT, "streams that the other side never sees");
-    await pass(fresh[0], sides[before]?.stream, steps.length);
-    await pass(sides[before]?.stream, fresh[0], 1 + steps.length * 3000);
-    const last = fresh.slice(1).map(({ reader }) => note(reader.read()));
+    assert.equal(sides.length - before, MAX_STREAMS, "streams that the other side never sees");
+    await transfer(newStreams[0], sides[before]?.stream, steps.length);
+    await transfer(sides[before]?.stream, newStreams[0], 1 + steps.length * 3000);
+    const last = newStreams.slice(1).map(({ reader }) => track(reader.read()));
     const closing = graceful ? client.close({ grace: 0 }) : client.abort();
     await assertRejects(client.openStream(), "Closed");
     await closing;
@@ -317,8 +332,8 @@ export const connection: fc.IAsyncProperty<[Operation<string>[], boolean]> = fc.
   },
 );
 
-/** Sends so many bytes from one side to the other, and the end after them. */
-async function pass(
+/** Sends `length` bytes and the end of the stream from one end to the other, and checks them. */
+async function transfer(
   from: ByteStream | undefined,
   to: ByteStream | undefined,
   length: number,
@@ -327,7 +342,7 @@ async function pass(
   const bytes = seededBytes(length, length);
   const sending = (async () => {
     await from.writer.write(bytes);
-    // Nothing of it is sent.
+    // An empty write sends no data.
     await from.writer.write(new Uint8Array(0));
     await from.writer.end();
   })();

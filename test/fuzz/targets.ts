@@ -1,4 +1,4 @@
-/** What is fuzzed, by the name that `npm run fuzz -- --only` takes. */
+/** Fuzz targets, by the name that `npm run fuzz -- --only` accepts. */
 import fc from "fast-check";
 import { codec, decoder } from "./bytes.ts";
 import { cli } from "./cli.ts";
@@ -8,7 +8,7 @@ import { address, layout } from "./inputs.ts";
 import { journal } from "./journal.ts";
 import { connection, pool } from "./operations.ts";
 
-const targets: Readonly<Record<string, (parameters: Parameters) => Promise<void> | void>> = {
+const targets: Readonly<Record<string, (parameters: FuzzParameters) => Promise<void> | void>> = {
   codec: (parameters) => fc.assert(codec, parameters),
   decoder: (parameters) => fc.assert(decoder, parameters),
   grpc: (parameters) => fc.assert(grpc, parameters),
@@ -22,8 +22,8 @@ const targets: Readonly<Record<string, (parameters: Parameters) => Promise<void>
   connection: (parameters) => fc.assert(connection, parameters),
 };
 
-/** What a run of a target is told. */
-interface Parameters {
+/** Parameters of one run of a target, passed to fast-check. */
+interface FuzzParameters {
   readonly seed: number;
   readonly numRuns: number;
   readonly timeout: number;
@@ -32,15 +32,16 @@ interface Parameters {
 /** The names of all targets. */
 export const targetNames: readonly string[] = Object.keys(targets);
 
-/** Milliseconds after which one case hangs. No case takes a thousandth of it. */
-const HANGING = 60_000;
+/** Timeout of one case, in ms. No case takes a thousandth of it, so a timeout means a hang. */
+const CASE_TIMEOUT_MS = 60_000;
 
 /**
- * Tries a target with `count` cases. The same seed makes the same cases.
- * Rejects with the smallest case that fails, and the seed and path to it.
+ * Runs `count` cases of a target. The same seed generates the same cases.
+ *
+ * Rejects with the smallest failing case, its seed and its path.
  */
 export async function fuzz(target: string, seed: number, count: number): Promise<void> {
   const run = targets[target];
   if (run === undefined) throw new Error(`${target}: expected one of ${targetNames.join(", ")}`);
-  await run({ seed, numRuns: count, timeout: HANGING });
+  await run({ seed, numRuns: count, timeout: CASE_TIMEOUT_MS });
 }

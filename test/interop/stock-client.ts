@@ -1,22 +1,23 @@
 /**
- * A client that behaves as a stock Dragonfly client does: quinn, which Deno has inside, and no name for the application
- * protocol. For Deno:
+ * Test program that behaves like a stock Dragonfly client: QUIC by quinn, which Deno embeds,
+ * without ALPN. Runs on Deno:
  *
  *     deno run --allow-all --unstable-net stock-client.ts PORT FINGERPRINT TASK PIECE
  *
- * Prints what it got as JSON: a {@link StockAnswer}, or the error's text in `error`.
+ * Prints JSON: a {@link StockAnswer}, or an object with the error's text in `error`.
  */
 import process from "node:process";
 import { denoQuic } from "../../adapters/deno-quic/native.ts";
 import { crc32, readAnswer, stockRequest } from "./stock-wire.ts";
 
-/** What came. */
+/** Received piece. */
 export interface StockAnswer {
   readonly number: number;
   readonly offset: number;
   readonly length: number;
-  /** As announced, and as it is. */
+  /** Digest announced by the server. */
   readonly digest: string;
+  /** CRC-32 of the received content. */
   readonly crc32: number;
 }
 

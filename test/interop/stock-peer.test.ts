@@ -1,4 +1,4 @@
-/** Stock Dragonfly peers: who reaches them over what, and whom they reach. */
+/** Interoperability with stock Dragonfly peers and clients, over QUIC and TCP. */
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
 import { denoQuicTransport } from "../../adapters/deno-quic/transport.ts";
@@ -36,14 +36,14 @@ const onDeno = runtimeName === "deno" ? undefined : "this is about Deno's own QU
 const offDeno =
   runtimeName === "deno" ? "Deno's own QUIC can leave the protocol's name out" : undefined;
 
-/** `it`, or a skip with its reason in the name. */
+/** Defines a test, or a skipped test with the reason in its name. */
 function itUnless(reason: string | undefined, name: string, run: () => Promise<void>): void {
   const skipped = noDeno ?? reason;
   if (skipped === undefined) it(name, { timeout: 60_000 }, run);
   else it(`${name} [gap: ${skipped}]`, { skip: skipped }, run);
 }
 
-/** Runs a program on Deno, with more flags. */
+/** Runs a program on Deno with additional flags. */
 function onDenoRun(
   program: string,
   args: readonly string[],
@@ -56,7 +56,7 @@ function onDenoRun(
   });
 }
 
-/** Starts the stand-in for a stock peer. */
+/** Starts `stock-peer.ts`, which behaves like a stock peer. */
 async function startStockPeer(
   ...flags: readonly string[]
 ): Promise<{ program: Program; peer: StockPeer }> {
@@ -74,13 +74,13 @@ describe("a stock Dragonfly peer of 1.4.9 or later", () => {
   });
   after(() => program?.kill());
 
-  itUnless(undefined, "every runtime has its pieces over TCP", async () => {
+  itUnless(undefined, "serves its pieces over TCP to every runtime", async () => {
     await fetchesAll(tcpTransport, peer.tcp);
   });
 
   itUnless(
     onDeno,
-    "Deno has its pieces over QUIC, pinned or with the certificate as its own authority",
+    "serves its pieces over QUIC to Deno, with a pinned or a self-signed trusted certificate",
     async () => {
       for (const tls of [
         { fingerprints: [peer.fingerprint] },
@@ -91,7 +91,7 @@ describe("a stock Dragonfly peer of 1.4.9 or later", () => {
     },
   );
 
-  itUnless(onDeno, "the second connection does not try the protocol's name again", async () => {
+  itUnless(onDeno, "is dialled without ALPN again on the second connection", async () => {
     const transport = await denoQuicTransport({ tls: { fingerprints: [peer.fingerprint] } });
     const remote = { host: "127.0.0.1", port: peer.quic };
     const first = await transport.dial(remote);
@@ -101,7 +101,7 @@ describe("a stock Dragonfly peer of 1.4.9 or later", () => {
     await stream.writer.end();
     assert.deepEqual(readAnswer(await readAll(stream)).content, stockPiece(2));
     await first.close();
-    // A session is remembered for the way of dialling that worked, so early data shows that this is the one that is tried.
+    // Sessions belong to the ALPN choice that worked, so early data shows that the dial uses it.
     const second = await transport.dial(remote, { earlyData: true });
     assert.equal(second.earlyData, "pending");
     await second.ready;
@@ -109,7 +109,7 @@ describe("a stock Dragonfly peer of 1.4.9 or later", () => {
     await second.close();
   });
 
-  itUnless(onDeno, "verify: false needs Deno's flag, and says so", async () => {
+  itUnless(onDeno, "with verify: false, needs Deno's flag and the error names it", async () => {
     const args = [String(peer.quic), taskId, "2"];
     const flag = "--unsafely-ignore-certificate-errors=d7y";
     assert.equal(
@@ -125,7 +125,7 @@ describe("a stock Dragonfly peer of 1.4.9 or later", () => {
 
   itUnless(
     offDeno,
-    "elsewhere QUIC is one clear error, that names the cause and the way out",
+    "over QUIC on Node and Bun, fails with one error that names the cause and the remedy",
     async () => {
       await withDownloader(
         await quicheTransport({ tls: { verify: false } }),
@@ -140,8 +140,8 @@ describe("a stock Dragonfly peer of 1.4.9 or later", () => {
   );
 });
 
-describe("a stock Dragonfly peer of 1.1.0 to 1.4.8, which a failed QUIC handshake ends", () => {
-  itUnless(undefined, "outlives auto and hybrid, which fetch its pieces over TCP", async () => {
+describe("a stock Dragonfly peer of 1.1.0 to 1.4.8, which exits on a failed QUIC handshake", () => {
+  itUnless(undefined, "keeps running under auto and hybrid, which fetch over TCP", async () => {
     const { program, peer } = await startStockPeer();
     try {
       const { createDownloader } = await runtimeFace();
@@ -157,7 +157,7 @@ describe("a stock Dragonfly peer of 1.1.0 to 1.4.8, which a failed QUIC handshak
             stockLengths.contentLength,
           );
         }
-        // An abort and a lost race are failed handshakes too.
+        // An abort and a lost protocol race also cause failed handshakes.
         await using downloader = createDownloader({ protocol, auto: { delay: 1 } });
         const request = { addr, hostId: "host", taskId, number: 1 };
         await Promise.allSettled(
@@ -174,7 +174,7 @@ describe("a stock Dragonfly peer of 1.1.0 to 1.4.8, which a failed QUIC handshak
     }
   });
 
-  itUnless(offDeno, "ends by one QUIC handshake of a client that offers ALPN", async () => {
+  itUnless(offDeno, "exits after one QUIC handshake of a client that offers ALPN", async () => {
     const { program, peer } = await startStockPeer();
     try {
       await withDownloader(
@@ -192,7 +192,7 @@ describe("a stock Dragonfly peer of 1.1.0 to 1.4.8, which a failed QUIC handshak
 });
 
 describe("a stock Dragonfly client", () => {
-  itUnless(onDeno, "has the pieces of a server that is for stock peers", () =>
+  itUnless(onDeno, "fetches pieces from a server configured for stock peers", () =>
     withServer("stock", async (port, fingerprint, content) => {
       const args = [String(port), fingerprint, taskId, "1"];
       const answer = JSON.parse(
@@ -211,7 +211,7 @@ describe("a stock Dragonfly client", () => {
     }),
   );
 
-  itUnless(onDeno, "such a server is found out by a client of this library on Deno", () =>
+  itUnless(onDeno, "shares that server with this library on Deno, which detects stock ALPN", () =>
     withServer("stock", async (port, fingerprint, content) => {
       await withDownloader(
         await denoQuicTransport({ tls: { fingerprints: [fingerprint] } }),
@@ -223,7 +223,7 @@ describe("a stock Dragonfly client", () => {
     }),
   );
 
-  itUnless(onDeno, "is refused by a server that is for peers of this library", () =>
+  itUnless(onDeno, "is refused by a server configured for peers of this library", () =>
     withServer("vortex", async (port, fingerprint) => {
       const args = [String(port), fingerprint, taskId, "1"];
       const { error } = JSON.parse(await onDenoRun("test/interop/stock-client.ts", args)) as {

@@ -1,12 +1,14 @@
 /**
- * A piece server that behaves as a stock Dragonfly dfdaemon does: QUIC by quinn, which Deno has inside, without a name for the
- * application protocol, and a certificate for `d7y` made at start; TCP with one request a connection. For Deno:
+ * Test program that behaves like a stock dfdaemon. Its QUIC is quinn, which Deno embeds, without
+ * ALPN and with a certificate for `d7y` created at start. Over TCP it takes one request a
+ * connection. Runs on Deno:
  *
  *     deno run --allow-all --unstable-net stock-peer.ts [--survive]
  *
- * Ends with exit code 101 when a QUIC handshake fails, like dfdaemon 1.1.0 to 1.4.8; with `--survive` it goes on, like 1.4.9 and
- * later. Prints a {@link StockPeer} as JSON, and ends when its standard input does. It serves {@link STOCK_PIECES} pieces of
- * {@link stockPiece} for whatever task it is asked.
+ * It exits with code 101 when a QUIC handshake fails, like dfdaemon 1.1.0 to 1.4.8. With
+ * `--survive` it keeps running, like 1.4.9 and later. It prints a {@link StockPeer} as JSON and
+ * ends with its standard input. For any task id it serves {@link STOCK_PIECES} pieces of {@link
+ * stockPiece}.
  */
 import { createHash, X509Certificate } from "node:crypto";
 import { createServer } from "node:net";
@@ -22,11 +24,11 @@ import {
   stockPiece,
 } from "./stock-wire.ts";
 
-/** Where a stock peer listens, and what it shows. */
+/** Ports and certificate of a stock peer, as printed. */
 export interface StockPeer {
   readonly quic: number;
   readonly tcp: number;
-  /** SHA-256 of the certificate, bare hex. */
+  /** SHA-256 of the certificate, in hex without colons. */
   readonly fingerprint: string;
   readonly cert: string;
 }
@@ -52,13 +54,13 @@ async function serveStream({ readable, writable }: NativeStream): Promise<void> 
   await writer.close();
 }
 
-/** Waits for the end of a handshake. Rejects when it failed, whatever the cause. */
+/** Waits for a handshake to end. Rejects if it fails. */
 async function handshakeOf(connection: NativeConn): Promise<void> {
   let failure: unknown;
   connection.closed.catch((error: unknown) => {
     failure = error;
   });
-  // Resolves however the handshake ended; whether it failed shows one turn later.
+  // `handshake` resolves even if the handshake failed; the failure shows one turn later.
   await connection.handshake;
   await new Promise((resolve) => setTimeout(resolve));
   if (failure !== undefined) throw failure;
@@ -86,7 +88,7 @@ async function startQuic(identity: { cert: string; key: string }): Promise<numbe
       void (async () => {
         let connection: NativeConn;
         try {
-          // Throws at once for a client that offers ALPN.
+          // Throws synchronously if the client offers ALPN.
           connection = incoming.accept({ zeroRtt: true });
         } catch (error) {
           dieOf(error);

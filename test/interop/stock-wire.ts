@@ -1,20 +1,21 @@
 /**
- * The Vortex protocol as stock Dragonfly writes it, put down here by itself: what this library encodes and decodes is checked
- * against it, so it shares nothing with it. Source: the Vortex protocol crate 0.1.5, and the Dragonfly client 1.5.
+ * Independent implementation of the Vortex protocol as stock Dragonfly writes it. It shares no code
+ * with the library, whose codec is tested against it. Source: the Vortex protocol crate 0.1.5, and
+ * the Dragonfly client 1.5.
  */
 import { seededBytes } from "../support/random.ts";
 
-/** Pieces that the peer has. */
+/** Number of pieces served by the stock peer. */
 export const STOCK_PIECES = 5;
-/** Length of all but the last, in bytes. */
+/** Length of all pieces except the last, in bytes. */
 export const STOCK_PIECE_LENGTH = 700_001;
 
-/** The content of a piece. */
+/** Returns the content of a piece. */
 export function stockPiece(number: number): Uint8Array {
   return seededBytes(1000 + number, number === STOCK_PIECES - 1 ? 1234 : STOCK_PIECE_LENGTH);
 }
 
-/** A request for a standard piece, as a stock client writes it: header, task id, piece number. */
+/** Encodes a request for a standard piece like a stock client: header, task id, piece number. */
 export function stockRequest(id: number, taskId: string, number: number): Uint8Array {
   const packet = new Uint8Array(6 + 68);
   const view = new DataView(packet.buffer);
@@ -26,7 +27,7 @@ export function stockRequest(id: number, taskId: string, number: number): Uint8A
   return packet;
 }
 
-/** What a request asks for; undefined when it is none. */
+/** Parses a request for a piece. Returns undefined for other packets. */
 export function readRequest(
   packet: Uint8Array,
 ): { id: number; taskId: string; number: number } | undefined {
@@ -36,7 +37,10 @@ export function readRequest(
   return { id: view.getUint8(0), taskId, number: view.getUint32(70) };
 }
 
-/** An answer's head as a stock server writes it: the length in the header is that of the metadata, without the content. */
+/**
+ * Encodes header and metadata of a response like a stock server: the header length excludes the
+ * content.
+ */
 export function stockAnswer(
   id: number,
   number: number,
@@ -62,20 +66,22 @@ export function stockAnswer(
   view.setUint32(at, parent.length);
   head.set(parent, at + 4);
   at += 4 + parent.length;
-  // Traffic type 2 is a remote peer's; then the cost in seconds, and when the piece was made.
+  // Traffic type 2 (remote peer), then the cost in seconds and the creation time.
   view.setUint8(at, 2);
   view.setBigUint64(at + 1, 3n);
   view.setBigInt64(at + 9, 1_700_000_000n);
   return head;
 }
 
-/** Not found, as a stock server says it. */
+/** Encodes the NotFound error of a stock server. */
 export function stockNotFound(id: number): Uint8Array {
   const message = new TextEncoder().encode("piece not found");
   return Uint8Array.of(id, 255, 0, 0, 0, 1 + message.length, 2, ...message);
 }
 
-/** The content of an answer, by its own account. Throws for anything but an answer to a standard piece. */
+/**
+ * Parses a response with a standard piece. Throws on other packets and on lengths that disagree.
+ */
 export function readAnswer(answer: Uint8Array): {
   number: number;
   offset: number;
@@ -83,10 +89,10 @@ export function readAnswer(answer: Uint8Array): {
   content: Uint8Array;
 } {
   const view = new DataView(answer.buffer, answer.byteOffset, answer.byteLength);
-  if (view.getUint8(1) !== 1) throw new Error(`an answer with tag ${view.getUint8(1)}`);
+  if (view.getUint8(1) !== 1) throw new Error(`expected tag 1, got ${view.getUint8(1)}`);
   const metadata = view.getUint32(6);
   if (view.getUint32(2) !== 4 + metadata)
-    throw new Error("the length in the header is not that of the metadata");
+    throw new Error("the header length differs from the metadata length");
   const length = Number(view.getBigUint64(22));
   const digestLength = view.getUint32(30);
   const content = answer.subarray(10 + metadata);
@@ -100,7 +106,7 @@ export function readAnswer(answer: Uint8Array): {
   };
 }
 
-/** CRC-32 (IEEE), bit by bit. */
+/** Computes CRC-32 (IEEE) bit by bit. */
 export function crc32(bytes: Uint8Array): number {
   let crc = 0xffffffff;
   for (const byte of bytes) {

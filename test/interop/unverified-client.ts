@@ -1,9 +1,10 @@
 /**
- * Fetches a piece with `verify: false`, which on Deno needs a flag. For Deno:
+ * Test program: fetches a piece with `verify: false`, which needs a flag on Deno. Runs on Deno:
  *
- *     deno run --allow-all --unstable-net [--unsafely-ignore-certificate-errors=d7y] unverified-client.ts PORT TASK PIECE
+ *     deno run --allow-all --unstable-net [--unsafely-ignore-certificate-errors=d7y] \
+ *       unverified-client.ts PORT TASK PIECE
  *
- * Prints the CRC-32 of the content, or the error's code and message.
+ * It prints the CRC-32 of the content, or the error's code and message.
  */
 import process from "node:process";
 import { denoQuicTransport } from "../../adapters/deno-quic/transport.ts";
