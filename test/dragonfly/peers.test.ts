@@ -13,12 +13,12 @@ const pieceLength = 4 * 1024 * 1024;
 const lengths = { contentLength: content.length, pieceLength };
 const hostId = "127.0.0.1-test";
 /** Timeout in ms. Daemons and tests share the machine with other test runs. */
-const patience = { timeout: 120_000 };
+const testOptions = { timeout: 120_000 };
 
 for (const version of dfdaemonVersions) {
   const missing = missingProgram(version);
   const itWith = (name: string, run: (lab: Lab, taskId: string) => Promise<void>): void => {
-    if (missing === undefined) it(name, patience, () => run(lab(), taskId));
+    if (missing === undefined) it(name, testOptions, () => run(lab(), taskId));
     else it(`${name} [gap: ${missing}]`, { skip: missing }, () => {});
   };
   let started: Lab | undefined;
@@ -30,7 +30,7 @@ for (const version of dfdaemonVersions) {
       if (missing !== undefined) return;
       started = await startLab(version);
       taskId = await started.seed(content);
-    }, patience);
+    }, testOptions);
     after(() => started?.close());
 
     for (const protocol of ["tcp", "auto", "hybrid"] as const) {
@@ -100,7 +100,7 @@ describe("a failed QUIC handshake, by a client that offers ALPN", () => {
       it(`${name} [gap: ${reason}]`, { skip: reason }, () => {});
       continue;
     }
-    it(name, patience, async () => {
+    it(name, testOptions, async () => {
       const lab = await startLab(version);
       try {
         const { createDownloader } = await runtimeFace();

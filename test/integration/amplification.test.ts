@@ -1,6 +1,6 @@
 /**
- * What a QUIC server sends to an address that has not shown to be the sender's: no more than three times what came from it
- * (RFC 9000, section 8.1), so that nobody can have a flood sent to others. Counted at plain UDP sockets.
+ * Anti-amplification limit of QUIC servers: an unvalidated address gets at most three times the
+ * bytes received from it (RFC 9000, section 8.1). Counted at plain UDP sockets.
  */
 import assert from "node:assert/strict";
 import { createSocket, type Socket } from "node:dgram";
@@ -9,11 +9,13 @@ import { describe } from "node:test";
 import { itUnlessGap, type TransportFixture } from "../support/fixture.ts";
 import { fixtures } from "../support/fixtures.ts";
 
-/** Milliseconds in which answers are counted: time for the server to repeat itself several times. */
-const COUNTED = 3000;
-const LIMIT = 3;
-const NAME = "is sent no more than three times what came from it";
-/** Where the runtime's own QUIC does not hold to it. */
+/**
+ * Time in ms in which answers are counted; long enough for several retransmissions by the server.
+ */
+const COUNT_DURATION_MS = 3000;
+const MAX_AMPLIFICATION = 3;
+const TITLE = "receives at most three times the bytes it sent";
+/** Fixtures whose QUIC exceeds the limit, with the observation. */
 const gaps: Readonly<Record<string, string>> = {
   "deno-quic": "Deno's own QUIC was seen to send 3,738 bytes for 1,200",
 };
@@ -22,12 +24,12 @@ for (const [name, fixture] of Object.entries(fixtures)) {
   if (fixture.overUdp !== true) continue;
   const gap = gaps[name];
   describe(`an address that is not validated, over ${name}`, () =>
-    itUnlessGap({ gaps: gap === undefined ? {} : { [NAME]: gap } }, NAME, () =>
+    itUnlessGap({ gaps: gap === undefined ? {} : { [TITLE]: gap } }, TITLE, () =>
       amplification(fixture),
     ));
 }
 
-/** One first datagram from one address, whose owner never says another word: as if somebody else had sent it in his name. */
+/** Sends one first datagram and nothing more, like an attacker with a spoofed source address. */
 async function amplification(fixture: TransportFixture): Promise<void> {
   const sent = await firstDatagram(fixture);
   const listener = await (await fixture.transport()).listen(fixture.listenAddress);
@@ -40,16 +42,16 @@ async function amplification(fixture: TransportFixture): Promise<void> {
     victim.send(sent, listener.address.port, "127.0.0.1");
     await once(victim, "message");
     await new Promise<void>((resolve) => {
-      setTimeout(resolve, COUNTED);
+      setTimeout(resolve, COUNT_DURATION_MS);
     });
-    assert.ok(got <= LIMIT * sent.length, `${got} bytes for ${sent.length}`);
+    assert.ok(got <= MAX_AMPLIFICATION * sent.length, `${got} bytes for ${sent.length}`);
   } finally {
     victim.close();
     await listener.close({ grace: 0 });
   }
 }
 
-/** What a client of this transport sends first. */
+/** Captures the first datagram of a client of this transport. */
 async function firstDatagram(fixture: TransportFixture): Promise<Uint8Array> {
   const socket = await boundSocket();
   const controller = new AbortController();

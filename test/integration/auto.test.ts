@@ -22,14 +22,16 @@ const pieceLength = 256 * 1024;
 const contentLength = 24 * pieceLength + 1000;
 const timeout = 120_000;
 
-/** Deno leaves certificates unverified for a whole process only. */
+/**
+ * Command prefix that trusts any certificate: on Deno, `verify: false` needs a flag of the process.
+ */
 const [executable = "", run = "", ...flags] = runner;
 const trusting =
   "Deno" in globalThis
     ? [executable, run, "--unsafely-ignore-certificate-errors", ...flags]
     : runner;
 
-/** The words in front of a program that is to run elsewhere. */
+/** Command prefix that runs a program in another network namespace. */
 type Prefix = readonly string[];
 
 describe("one program, whatever the configuration says", () => {
@@ -55,7 +57,7 @@ describe("one program, whatever the configuration says", () => {
 });
 
 describe("auto", () => {
-  it("finds a peer that has gRPC only", { timeout }, async () => {
+  it("fetches from a peer that serves gRPC only", { timeout }, async () => {
     await inDirectory(async (directory, programs) => {
       const { addr } = await startPeer(programs, { quic: 0, tcp: 0, grpc: 0 });
       const other = await startPeer(programs, { grpc: 0 });
@@ -69,7 +71,7 @@ describe("auto", () => {
     });
   });
 
-  it("goes on with a peer that died and came back with another protocol", { timeout }, async () => {
+  it("continues with a peer that restarts with another protocol", { timeout }, async () => {
     await inDirectory(async (directory, programs) => {
       const first = await startPeer(programs, { quic: 0, tcp: 0 });
       const tcp = Number(first.addr.tcp?.split(":")[1]);
@@ -86,7 +88,7 @@ describe("auto", () => {
   });
 
   const deno = `${root}node_modules/.bin/deno`;
-  it("speaks to a stock peer", { timeout }, async () => {
+  it("fetches from a stock peer, which keeps running", { timeout }, async () => {
     await inDirectory(async (directory, programs) => {
       const allowed = [
         "run",
@@ -115,7 +117,7 @@ describe("auto", () => {
         ["tcp"],
       );
       stock.end();
-      assert.equal((await stock.ended).code, 0, "the peer outlived it");
+      assert.equal((await stock.ended).code, 0, "the peer kept running");
     });
   });
 });
@@ -127,7 +129,7 @@ describe("a network that drops all UDP", () => {
     else skipped(name, reason, run);
   };
 
-  filtered("costs auto one choice, and not one for each piece", async () => {
+  filtered("costs auto one protocol choice, not one for each piece", async () => {
     await betweenHosts(async ({ near, far, farHost, drop }) => {
       await inDirectory(async (directory, programs) => {
         const { addr } = await startPeer(
@@ -149,7 +151,7 @@ describe("a network that drops all UDP", () => {
     });
   });
 
-  filtered("in the middle of a hybrid download loses nothing", async () => {
+  filtered("in the middle of a hybrid download loses no piece", async () => {
     await betweenHosts(async ({ near, far, farHost, drop }) => {
       await inDirectory(async (directory, programs) => {
         const slow = { prefix: far, host: farHost, uploadRateLimit: 2_000_000 };
@@ -226,7 +228,7 @@ async function startFetcher(
   directory: string,
   protocol: ProtocolChoice,
   addr: PeerAddresses,
-  // On a busy machine a handshake may take longer than protocols are usually waited for.
+  // On a busy machine, a handshake may take longer than the default delay.
   { prefix = [], delay = 10_000, quicPeers = "any", ...lengths }: FetcherOptions = {},
 ): Promise<Program> {
   const config = join(directory, "dfdaemon.yaml");
@@ -276,14 +278,14 @@ async function assertFetches(
   return fetched;
 }
 
-/** Why there can be no filter here, if there can be none. */
+/** Returns the reason why UDP cannot be filtered on this machine; undefined if it can. */
 function filterGap(): string | undefined {
   if (process.platform !== "linux" || process.getuid?.() !== 0)
     return "network namespaces need Linux, and root";
-  return spawnSync("ip", ["-V"]).status === 0 ? undefined : "there is no ip of iproute2";
+  return spawnSync("ip", ["-V"]).status === 0 ? undefined : "the ip command of iproute2 is missing";
 }
 
-/** Two hosts, and what makes all UDP vanish between them. */
+/** Two hosts, and a switch that drops all UDP between them. */
 interface Hosts {
   readonly near: Prefix;
   readonly far: Prefix;
@@ -292,8 +294,8 @@ interface Hosts {
 }
 
 /**
- * Runs with two network namespaces. Packets are dropped by a routing policy of the far one, which is silent about it and, unlike
- * the packet filters, in every kernel that has namespaces.
+ * Calls `run` with two network namespaces. A routing policy of the far one drops packets silently.
+ * Unlike packet filters, every kernel with namespaces has routing policies.
  */
 async function betweenHosts(run: (hosts: Hosts) => Promise<void>): Promise<void> {
   const [near, far] = [`vortex-near-${process.pid}`, `vortex-far-${process.pid}`];
@@ -309,7 +311,8 @@ async function betweenHosts(run: (hosts: Hosts) => Promise<void>): Promise<void>
       ip(`-n ${name} link set lo up`);
       ip(`-n ${name} link set ${device} up`);
     }
-    // Policies are to be asked before the table of local addresses, and by datagrams to connected sockets too.
+    // Apply policies before the table of local addresses, and to datagrams for connected sockets
+    // too.
     ip(`-n ${far} rule add pref 100 lookup local`);
     ip(`-n ${far} rule del pref 0`);
     ip(`netns exec ${far} sysctl -qw net.ipv4.udp_early_demux=0`);

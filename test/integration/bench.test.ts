@@ -1,4 +1,4 @@
-/** The benchmark works, and its results are whole. How fast anything is, is no matter here. */
+/** The benchmark runs and its results are complete. Speed is not checked. */
 import assert from "node:assert/strict";
 import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -15,13 +15,13 @@ import { root, runner, runToEnd } from "../support/run.ts";
 const bench = [...runner, join(root, "bench/main.ts")];
 
 describe("npm run bench", () => {
-  it("measures every subject of this runtime, and writes its results", {
+  it("measures every subject of this runtime and writes its results", {
     timeout: 300_000,
   }, async () => {
     const directory = await mkdtemp(join(tmpdir(), "vortex-peer-test-"));
     const before = await leftovers();
     try {
-      // All with small pieces, and what is quick with the others.
+      // All subjects with small pieces, and the quick ones with other sizes.
       const only = `^${runtimeName} .* (.* 64 KiB|tcp (4 MiB|16 KiB)|tcp first byte|quic-[a-z]+ first byte)`;
       const options = ["--quick", "--size", "64KiB", "--only", only, "--out", directory];
       const { code, out, err } = await runToEnd([...bench, ...options]);
@@ -39,7 +39,7 @@ describe("npm run bench", () => {
     }
   });
 
-  it("prints its results as JSON, and writes none of a part unasked", {
+  it("prints its results as JSON, and writes partial results only on request", {
     timeout: 120_000,
   }, async () => {
     const only = `^${runtimeName} .* raw-tcp 16 KiB`;
@@ -62,7 +62,7 @@ describe("npm run bench", () => {
     assert.doesNotMatch(err, /written to/);
   });
 
-  it("says in one line what is wrong with its options, and fails", {
+  it("reports invalid options in one line, and fails", {
     timeout: 120_000,
   }, async () => {
     for (const [options, words] of [
@@ -77,7 +77,7 @@ describe("npm run bench", () => {
   });
 });
 
-test("README shows the results that are here", async () => {
+test("README shows the stored results", async () => {
   const readme = await readFile(join(root, "README.md"), "utf8");
   assert.equal(withResults(readme), readme, "run npm run bench, or bench/readme.ts's writeReadme");
   assert.throws(() => withResults("# Another"), /has no <!--/);
@@ -90,7 +90,7 @@ test("a quantile lies between its neighbours", () => {
   assert.throws(() => quantile([], 0.5), RangeError);
 });
 
-test("targets compare runs of one turn on one runtime, and leave out what was not measured", () => {
+test("targets compare runs of one round on one runtime, and skip unmeasured rows", () => {
   const row = (
     runtime: string,
     subject: string,
@@ -114,7 +114,7 @@ test("targets compare runs of one turn on one runtime, and leave out what was no
       clientMemory: 1,
     })),
   });
-  // The machine halves its speed after the first turn, and the third turn of the other failed.
+  // The machine halves its speed after the first round, and the other's third round failed.
   const targets = targetsOf(
     [
       row("bun 1.4", "tcp", [168, 42, 900]),
@@ -131,7 +131,7 @@ test("targets compare runs of one turn on one runtime, and leave out what was no
   );
 });
 
-/** Each row has all its figures, or says why not; and what is this library's own never failed. */
+/** Asserts that each row has all figures or a reason, and that this library's rows did not fail. */
 function assertWhole({ rows, firstBytes, runtimes }: Results, err: string): void {
   const names = rows
     .filter(({ workload }) => workload === "64 KiB ×32")
@@ -163,15 +163,15 @@ function assertWhole({ rows, firstBytes, runtimes }: Results, err: string): void
     if (missing) continue;
     assert.equal(failure, undefined, name);
     assert.equal(samples.length, 3);
-    // A relay holds every byte; only a request that goes ahead of the handshake needs no more than one round trip.
+    // The relay delays every byte. Only 0-RTT, ahead of the handshake, takes one round trip.
     const trips = subject === "tcp" || how !== "early" ? 2 : 1;
-    // Timers may fire a little early.
+    // Timers may fire a few ms early.
     for (const sample of samples)
       assert.ok(sample >= trips * roundTrip - 5, `${name}: ${sample} ms`);
   }
 }
 
-/** Every element is closed, and no text is left unescaped. */
+/** Asserts that every SVG element is closed and all text is escaped. */
 function assertWellFormed(svg: string): void {
   const open: string[] = [];
   const rest = svg.replaceAll(
@@ -186,7 +186,7 @@ function assertWellFormed(svg: string): void {
   assert.doesNotMatch(rest, /[<>]|&(?!amp;|lt;|gt;)/);
 }
 
-/** Bundles of runs that have ended, which were killed if they left one. */
+/** Lists bundles left by runs that have ended, which happens when a run is killed. */
 async function leftovers(): Promise<string[]> {
   const names = await readdir(join(root, "node_modules/.cache")).catch(() => []);
   return names.filter((name) => {

@@ -28,47 +28,47 @@ import { joined, seededBytes } from "../support/random.ts";
 import { root, runner, startProgram } from "../support/run.ts";
 import type { TaskPeerOptions } from "../support/task-peer.ts";
 
-/** The command in processes of its own, on the runtime that runs this test. */
+/** Path of the command's source, run in separate processes on the current runtime. */
 const main = join(root, "cli/main.ts");
-/** Bytes of a piece, where a test needs many. */
-const PIECE = 20_000;
+/** Piece length in bytes, for tests that need many pieces. */
+const PIECE_LENGTH = 20_000;
 const MEBI = 1024 * 1024;
-/** What is told at the end of a download without trouble. */
+/** Summary line of a download without errors. */
 const summary =
   /^fetched 9\.4 MB in [0-9.]+ s, [0-9.]+ [kMG]?B\/s, from 1 parent, verified by .*\n$/;
-/** Why no disk of this test's own can be had; empty when it can. */
+/** Reason why a test cannot mount a private disk, for its name; empty if it can. */
 const noMounts =
-  spawnSync("unshare", ["-m", "true"]).status === 0
-    ? ""
-    : " [gap: needs root, for a disk of its own]";
-/** Why a command cannot be made to wait for a pipe; empty when it can. */
+  spawnSync("unshare", ["-m", "true"]).status === 0 ? "" : " [gap: needs root, for a private disk]";
+/** Reason why a command cannot be blocked on a full pipe, for a test's name; empty if it can. */
 const noPipes =
   "Deno" in globalThis
-    ? " [gap: Deno 2.9 holds its event loop while it writes to a pipe that is full, so it hears of no signal]"
+    ? " [gap: Deno 2.9 blocks its event loop while it writes to a full pipe, so it handles no signal]"
     : spawnSync("mkfifo", ["--version"]).error !== undefined
       ? " [gap: needs mkfifo]"
       : "";
-/** Why there is no output that is always full; empty when there is. */
+/** Reason why no always-full output is available, for a test's name; empty if one is. */
 const noFull = existsSync("/dev/full") ? "" : " [gap: needs /dev/full]";
-/** Why no file can be written that the command was started with; empty when it can. */
+/**
+ * Reason why a command cannot write to an inherited descriptor, for a test's name; empty if it can.
+ */
 const noInherited =
   "Deno" in globalThis
-    ? " [gap: Deno 2.9 writes to no inherited descriptor but the standard ones]"
+    ? " [gap: Deno 2.9 writes only to the standard ones of inherited descriptors]"
     : "";
-/** A dozen processes, one after the other, on a machine that may be busy. */
-const patience = { timeout: 110_000 };
-/** Where the servers keep their certificates; not in the home of whoever runs this. */
+/** Timeout in ms for a dozen processes in sequence on a busy machine. */
+const testOptions = { timeout: 110_000 };
+/** State directory of the servers, for their certificates, outside of the user's home. */
 const state = mkdtempSync(join(tmpdir(), "vortex-peer-state-"));
 after(() => rm(state, { recursive: true }));
 
-/** Protocols that this runtime's face has. */
+/** Protocols served by `serve` on this runtime. */
 const served: readonly Protocol[] =
   "Deno" in globalThis ? ["tcp", "grpc"] : ["quic", "tcp", "grpc"];
 
 describe("vortex-peer in processes", () => {
   it(
     "warns once that QUIC may end a stock peer, unless the trust identifies the peer",
-    patience,
+    testOptions,
     async () => {
       const piece = [
         "piece",
@@ -94,8 +94,8 @@ describe("vortex-peer in processes", () => {
   );
 
   it(
-    "serves a file that other processes fetch: whole, to a file and down a pipe, and one piece",
-    patience,
+    "serves a file that other processes fetch whole, to a file and to a pipe, and as one piece",
+    testOptions,
     () =>
       inTempDir(async (dir) => {
         const content = seededBytes(3, 9 * MEBI + 11);
@@ -154,17 +154,17 @@ describe("vortex-peer in processes", () => {
   );
 
   it(
-    "keeps what is right when it is interrupted or killed, says so, and fetches no piece twice",
-    patience,
+    "keeps verified pieces when interrupted or killed, reports them, and fetches no piece twice",
+    testOptions,
     () =>
       inTempDir(async (dir) => {
-        const content = seededBytes(9, 30 * PIECE - 5);
-        await using peer = await gatedPeer(content);
+        const content = seededBytes(9, 30 * PIECE_LENGTH - 5);
+        await using peer = await heldPeer(content);
         const target = join(dir, "target");
         const args = ["get", ...peer.from, "--digest", peer.digest, "-o", target];
         const kept = `; what is right is kept in ${target}.part, and the same command goes on from there`;
 
-        // Nothing has come yet, so nothing is left.
+        // No piece has arrived yet, so no file is left.
         const begun = run(args);
         await peer.held(begun.exit);
         sendSignal(begun.child, "SIGINT");
@@ -184,17 +184,18 @@ describe("vortex-peer in processes", () => {
           peer.allow(5);
           const getting = run(args);
           await peer.held(getting.exit);
-          // Whatever the peer has sent is there by then; with the signals, the command says what it keeps.
-          await until(async () => (await journaled(target)).length >= verified.size + 5);
+          // All sent pieces are stored by then. After a signal, the command reports what it keeps.
+          await waitUntil(async () => (await journaled(target)).length >= verified.size + 5);
           sendSignal(getting.child, signal);
           const [exit, err] = await ended(getting);
-          // Bun and Node tell that a signal ended it by `null`, Deno by 128 and its number.
+          // After a fatal signal, Bun and Node report the code `null`, Deno 128 plus the signal
+          // number.
           assert.ok(exit === code || (code === null && exit === 137), `${signal}: ${exit}`);
           if (signal !== "SIGKILL")
             assert.ok(err.endsWith(`vortex-peer: Aborted: interrupted by ${signal}${kept}\n`), err);
           for (const number of peer.asked.slice(before))
-            assert.ok(!verified.has(number), `piece ${number} came twice`);
-          assert.ok(peer.takeAgain() <= 3, "three pieces are compared, and none comes twice");
+            assert.ok(!verified.has(number), `piece ${number} was fetched twice`);
+          assert.ok(peer.takeAgain() <= 3, "three pieces are compared, and none is fetched twice");
           for (const number of await journaled(target)) verified.add(number);
         }
         assert.ok(verified.size >= 15);
@@ -209,27 +210,27 @@ describe("vortex-peer in processes", () => {
           ),
         );
         for (const number of peer.asked.slice(before))
-          assert.ok(!verified.has(number), `piece ${number} came twice`);
-        assert.ok(peer.takeAgain() <= 3, "three pieces are compared, and none comes twice");
+          assert.ok(!verified.has(number), `piece ${number} was fetched twice`);
+        assert.ok(peer.takeAgain() <= 3, "three pieces are compared, and none is fetched twice");
         assert.ok(Buffer.compare(content, await readFile(target)) === 0);
         assert.deepEqual(await readdir(dir), ["target"]);
       }),
   );
 
-  it("fetches from several peers, of which one is killed, and tells of it in JSON", patience, () =>
+  it("fetches from several peers, one of them killed, and reports it in JSON", testOptions, () =>
     inTempDir(async (dir) => {
-      const contentLength = 40 * PIECE;
+      const contentLength = 40 * PIECE_LENGTH;
       const content = seededBytes(21, contentLength);
       const source = join(dir, "source");
       await writeFile(source, content);
-      const shape = ["--piece-length", String(PIECE)];
+      const shape = ["--piece-length", String(PIECE_LENGTH)];
       await using peer = await serve(source, ...shape);
       const { taskId } = peer.task;
       const options: TaskPeerOptions = {
         taskId,
         seed: 21,
         contentLength,
-        pieceLength: PIECE,
+        pieceLength: PIECE_LENGTH,
         behaviour: "hang",
       };
       const dying = startProgram([
@@ -254,7 +255,8 @@ describe("vortex-peer in processes", () => {
           ],
           ...["--content-length", String(contentLength), ...shape, "--stall-timeout", "300s"],
         ]);
-        // It has delivered two pieces and hangs in the third, so the task cannot be done before it is killed.
+        // This peer delivers two pieces and hangs in the third, so the task cannot end before the
+        // kill.
         for (let asked = 0; asked < 3; asked++) await dying.line();
         dying.kill();
         const { code, out, err } = await getting.exit;
@@ -275,7 +277,7 @@ describe("vortex-peer in processes", () => {
     }),
   );
 
-  it("fetches a range, asks for what a peer has, and makes the id that serve made", patience, () =>
+  it("fetches a range, stats a peer's task, and computes the same id as serve", testOptions, () =>
     inTempDir(async (dir) => {
       const content = seededBytes(4, 9 * MEBI);
       const source = join(dir, "source");
@@ -313,8 +315,8 @@ describe("vortex-peer in processes", () => {
   );
 
   it(
-    `says that the disk is full, and keeps what is there${noMounts}`,
-    { ...patience, skip: noMounts !== "" },
+    `reports a full disk, and keeps the stored pieces${noMounts}`,
+    { ...testOptions, skip: noMounts !== "" },
     () =>
       inTempDir(async (dir) => {
         const source = join(dir, "source");
@@ -342,13 +344,13 @@ describe("vortex-peer in processes", () => {
           ),
           full.err,
         );
-        assert.deepEqual(await readdir(disk), [], "the small disk was of that process only");
+        assert.deepEqual(await readdir(disk), [], "the small disk was private to that process");
       }),
   );
 
   it(
-    "writes to the file behind its standard output from where that stands, under any of its names",
-    patience,
+    "writes to the file behind standard output at its current offset, under any of its names",
+    testOptions,
     () =>
       inTempDir(async (dir) => {
         const content = seededBytes(6, 300_000);
@@ -378,7 +380,7 @@ describe("vortex-peer in processes", () => {
             Buffer.compare(await readFile(file), expected) === 0,
             `${redirection} ${target}`,
           );
-          assert.equal((await stat(file)).ino, ino, "it is the same file");
+          assert.equal((await stat(file)).ino, ino, "the file was not replaced");
         }
         const file = join(dir, "file");
         const shell = ["sh", "-c", `(echo head; "$@" && echo tail) > "$0"`, file];
@@ -393,8 +395,8 @@ describe("vortex-peer in processes", () => {
   );
 
   it(
-    `writes to another file that it was started with from where that stands${noInherited}`,
-    { ...patience, skip: noInherited !== "" },
+    `writes to another inherited file at its current offset${noInherited}`,
+    { ...testOptions, skip: noInherited !== "" },
     () =>
       inTempDir(async (dir) => {
         const content = seededBytes(6, 300_000);
@@ -429,8 +431,8 @@ describe("vortex-peer in processes", () => {
   );
 
   it(
-    `refuses another file that it was started with where the runtime cannot write to it${noInherited === "" ? " [gap: this runtime writes to it]" : ""}`,
-    { ...patience, skip: noInherited === "" },
+    `refuses another inherited file if the runtime cannot write to it${noInherited === "" ? " [gap: this runtime writes to it]" : ""}`,
+    { ...testOptions, skip: noInherited === "" },
     () =>
       inTempDir(async (dir) => {
         const file = join(dir, "file");
@@ -460,8 +462,8 @@ describe("vortex-peer in processes", () => {
   );
 
   it(
-    `writes a file that is mounted by itself in place, and finds out at once when it cannot${noMounts}`,
-    { ...patience, skip: noMounts !== "" },
+    `writes a bind-mounted file in place, and fails at once if it cannot${noMounts}`,
+    { ...testOptions, skip: noMounts !== "" },
     () =>
       inTempDir(async (dir) => {
         const content = seededBytes(8, 300_000);
@@ -512,23 +514,23 @@ describe("vortex-peer in processes", () => {
           const { code, err } = await run([...args, "-o", target], mounted("rw")).exit;
           assert.deepEqual([code, err], [0, ""]);
           assert.ok(Buffer.compare(await readFile(outside), expected) === 0);
-          assert.equal((await stat(outside)).ino, ino, "it is the same file");
+          assert.equal((await stat(outside)).ino, ino, "the file was not replaced");
           assert.deepEqual(await readdir(inside), ["tar get"]);
-          assert.equal((await stat(target)).size, 0, "it was mounted for that process only");
+          assert.equal((await stat(target)).size, 0, "the mount was private to that process");
         }
       }),
   );
 
   it(
-    `ends at once at a second signal, whatever it waits for${noPipes}`,
-    { ...patience, skip: noPipes !== "" },
+    `exits at once at a second signal, even while blocked on output${noPipes}`,
+    { ...testOptions, skip: noPipes !== "" },
     () =>
       inTempDir(async (dir) => {
-        await using peer = await gatedPeer(seededBytes(9, 30 * PIECE));
+        await using peer = await heldPeer(seededBytes(9, 30 * PIECE_LENGTH));
         peer.allow(Number.POSITIVE_INFINITY);
         const pipe = join(dir, "pipe");
         assert.equal(spawnSync("mkfifo", [pipe]).status, 0);
-        // Full from the start, and nobody reads: the first write of the command does not end.
+        // A full pipe without a reader: the first write of the command blocks.
         const reader = await open(pipe, constants.O_RDWR | constants.O_NONBLOCK);
         await assert.rejects(async () => {
           for (;;) await reader.write(new Uint8Array(4096));
@@ -536,8 +538,8 @@ describe("vortex-peer in processes", () => {
         try {
           const getting = run(["get", ...peer.from, "-o", pipe]);
           const isOver = getting.exit.then(() => true);
-          await Promise.race([until(async () => peer.asked.length === 30), isOver]);
-          // One for the command to end in order, and then another one, soon or late.
+          await Promise.race([waitUntil(async () => peer.asked.length === 30), isOver]);
+          // The first signal asks for an orderly end; further ones follow until the command exits.
           do sendSignal(getting.child, "SIGINT");
           while (
             !(await Promise.race([
@@ -546,14 +548,14 @@ describe("vortex-peer in processes", () => {
             ]))
           );
           const { code, err } = await getting.exit;
-          assert.ok(code === null || code === 130, `it ended with ${code}: ${err}`);
+          assert.ok(code === null || code === 130, `the command exited with ${code}: ${err}`);
         } finally {
           await reader.close();
         }
       }),
   );
 
-  it("ends without a word when whoever reads its output has enough", patience, () =>
+  it("exits silently when the reader closes its output", testOptions, () =>
     inTempDir(async (dir) => {
       const source = join(dir, "source");
       await writeFile(source, seededBytes(5, 8 * MEBI));
@@ -566,8 +568,8 @@ describe("vortex-peer in processes", () => {
   );
 
   it(
-    `says in words that its output cannot be written, and ends with 7${noFull}`,
-    { ...patience, skip: noFull !== "" },
+    `reports that its output cannot be written, and exits with 7${noFull}`,
+    { ...testOptions, skip: noFull !== "" },
     () =>
       inTempDir(async (dir) => {
         const content = seededBytes(6, 300_000);
@@ -606,7 +608,7 @@ describe("vortex-peer in processes", () => {
       }),
   );
 
-  it("refuses a file that changed after it was indexed, and tells of it", patience, () =>
+  it("refuses to serve a file that changed after indexing, and reports it", testOptions, () =>
     inTempDir(async (dir) => {
       const source = join(dir, "source");
       await writeFile(source, seededBytes(6, MEBI));
@@ -625,8 +627,8 @@ describe("vortex-peer in processes", () => {
   );
 
   it(
-    "is fetched from by auto and hybrid with a pinned certificate, and without one over TCP",
-    patience,
+    "serves auto and hybrid with a pinned certificate, and over TCP without one",
+    testOptions,
     () =>
       inTempDir(async (dir) => {
         const source = join(dir, "source");
@@ -670,8 +672,8 @@ describe("vortex-peer in processes", () => {
   );
 
   it(
-    "keeps its certificate over a restart, however it ended, and changes it at SIGHUP for good",
-    patience,
+    "keeps its certificate over a restart or kill, and rotates it permanently at SIGHUP",
+    testOptions,
     () =>
       inTempDir(async (dir) => {
         const source = join(dir, "source");
@@ -713,7 +715,7 @@ describe("vortex-peer in processes", () => {
       }),
   );
 
-  it("prints help and errors, and exits as documented", patience, async () => {
+  it("prints help and errors, and exits with documented codes", testOptions, async () => {
     const help = await run(["get", "--help"]).exit;
     assert.deepEqual([help.code, help.err], [0, ""]);
     assert.match(new TextDecoder().decode(help.out), /--task-id(.*\n)*Exit codes:/);
@@ -729,7 +731,7 @@ interface Exit {
   readonly err: string;
 }
 
-/** Starts the command. `exit` resolves when it has ended and all it wrote was read. */
+/** Starts the command. `exit` resolves once it has ended and all its output was read. */
 function run(
   args: readonly string[],
   wrapper: readonly string[] = [],
@@ -738,7 +740,7 @@ function run(
   const child = spawn(program, words, {
     cwd: root,
     stdio: ["ignore", "pipe", "pipe"],
-    // Whether there is a colour or a test reporter or a configuration around is none of the command's business.
+    // Removes test-runner and configuration variables from the environment.
     env: {
       ...process.env,
       NODE_TEST_CONTEXT: undefined,
@@ -759,7 +761,7 @@ function run(
   return { child, exit };
 }
 
-/** The exit code and standard error. */
+/** Resolves with the exit code and standard error of a command. */
 async function ended({
   exit,
 }: {
@@ -775,11 +777,11 @@ function parseLines(bytes: Uint8Array): { [key: string]: unknown }[] {
   return lines.map((line) => JSON.parse(line));
 }
 
-/** A peer in this process that answers so many requests, and holds the others. */
-async function gatedPeer(content: Uint8Array) {
+/** Starts a peer in this process that answers a given number of requests and holds later ones. */
+async function heldPeer(content: Uint8Array) {
   const taskId = "d4".repeat(32);
   const whole = new MemoryPieceStore(nativeHashers);
-  whole.putTask(taskId, content, { pieceLength: PIECE });
+  whole.putTask(taskId, content, { pieceLength: PIECE_LENGTH });
   const asked: number[] = [];
   let again = 0;
   let budget = 0;
@@ -800,7 +802,7 @@ async function gatedPeer(content: Uint8Array) {
             waiting.push(resolve);
             onHeld();
           });
-          // Whoever asked is gone by now.
+          // The client that sent the held request is gone by now.
           return undefined;
         }
         asked.push(request.number);
@@ -815,9 +817,12 @@ async function gatedPeer(content: Uint8Array) {
     waiting = [];
   };
   return {
-    /** Numbers of the pieces that were sent, each once. */
+    /** Distinct numbers of the pieces sent. */
     asked,
-    /** Requests for pieces that had been sent before: for their announcements, unless they are fetched twice. */
+    /**
+     * Returns and resets the number of requests for pieces sent before. These compare
+     * announcements, unless a piece is fetched twice.
+     */
     takeAgain(): number {
       const count = again;
       again = 0;
@@ -826,18 +831,18 @@ async function gatedPeer(content: Uint8Array) {
     digest: digestOf("sha256", content, nativeHashers),
     from: [
       ...["--peer", formatAddress(tcp), "--task-id", taskId, "--stall-timeout", "300s"],
-      ...["--content-length", String(content.length), "--piece-length", String(PIECE)],
+      ...["--content-length", String(content.length), "--piece-length", String(PIECE_LENGTH)],
     ],
-    /** Resolves when a request is held; fails when `exit` comes first. */
+    /** Resolves once a request is held. Fails if `exit` resolves first. */
     held: (exit: Promise<Exit>): Promise<void> =>
       Promise.race([
         new Promise<void>((resolve) => {
           onHeld = resolve;
           if (waiting.length > 0) resolve();
         }),
-        exit.then(({ err }) => assert.fail(`it ended by itself: ${err}`)),
+        exit.then(({ err }) => assert.fail(`the command exited by itself: ${err}`)),
       ]),
-    /** Drops what is held, and answers `requests` more. */
+    /** Drops held requests, and answers `requests` more. */
     allow(requests: number): void {
       release();
       budget = requests;
@@ -849,18 +854,19 @@ async function gatedPeer(content: Uint8Array) {
   };
 }
 
-/** Pieces that the journal of a download notes, in lines that are whole. */
+/** Reads the piece numbers in the complete lines of a download's journal. */
 async function journaled(path: string): Promise<number[]> {
   const text = await readFile(`${path}.part.journal`, "utf8").catch(() => "");
   const lines = text.slice(0, text.lastIndexOf("\n") + 1).split("\n");
   return lines.slice(1, -1).map((line) => JSON.parse(line).number);
 }
 
-/** Serves a file at any free ports of the loopback address, over the protocols that there are. */
+/** Parses the last line of a command's output as JSON. */
 function lastObject(out: Uint8Array): unknown {
   return JSON.parse(new TextDecoder().decode(out).trimEnd().split("\n").at(-1) ?? "");
 }
 
+/** Serves a file at free ports of the loopback address, over all protocols of this runtime. */
 async function serve(path: string, ...more: string[]) {
   const without = (["quic", "tcp", "grpc"] as const)
     .filter((name) => !served.includes(name))
@@ -890,7 +896,7 @@ async function serve(path: string, ...more: string[]) {
   const [task] = ready.tasks;
   const end = async (): Promise<{ code: number | null; err: string }> => {
     sendSignal(child, "SIGTERM");
-    // A server that does not end is a failure to report, and not one to wait for.
+    // A server that does not exit fails the test instead of blocking it.
     const timer = setTimeout(() => sendSignal(child, "SIGKILL"), 20_000);
     const { code, err } = await exit;
     clearTimeout(timer);
@@ -903,7 +909,7 @@ async function serve(path: string, ...more: string[]) {
     task,
     fingerprint: ready.fingerprint,
     addresses: ready.addresses,
-    /** Options that name the peer and the task. */
+    /** Command-line options for the peer and the task. */
     from: (protocol: Protocol, api = ""): string[] => [
       ...[
         "--peer",
@@ -925,12 +931,15 @@ async function serve(path: string, ...more: string[]) {
   };
 }
 
-/** Not `child.kill`: after that, Deno 2.9 reports the signal that was sent in place of the exit code. */
+/**
+ * Sends a signal, without `child.kill`: after it, Deno 2.9 reports the signal instead of the exit
+ * code.
+ */
 function sendSignal({ pid, exitCode, signalCode }: ChildProcess, signal: NodeJS.Signals): void {
   if (pid !== undefined && exitCode === null && signalCode === null) process.kill(pid, signal);
 }
 
-/** The lines of the standard output, each when it is there. */
+/** Returns a function that resolves with a line of standard output, by number. */
 function lineOf(child: ChildProcess): (number: number) => Promise<string> {
   let text = "";
   let wake = (): void => {};
@@ -949,7 +958,7 @@ function lineOf(child: ChildProcess): (number: number) => Promise<string> {
   };
 }
 
-async function until(condition: () => Promise<boolean>): Promise<void> {
+async function waitUntil(condition: () => Promise<boolean>): Promise<void> {
   while (!(await condition())) await new Promise((resolve) => setTimeout(resolve, 10));
 }
 

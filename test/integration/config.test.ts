@@ -8,19 +8,19 @@ import { VortexError } from "../../src/errors.ts";
 import { seededBytes } from "../support/random.ts";
 import { type Outcome, root, runner, runToEnd, startProgram } from "../support/run.ts";
 
-/** The command in processes of its own, on the runtime that runs this test. */
+/** Command line of `vortex-peer` on the current runtime. */
 const command = [...runner, join(root, "cli/main.ts")];
-/** A dozen processes, one after the other, on a machine that may be busy. */
-const patience = { timeout: 200_000 };
+/** Timeout in ms for a dozen processes in sequence on a busy machine. */
+const testOptions = { timeout: 200_000 };
 
 const content = seededBytes(11, 5_000_000);
 const sha256 = createHash("sha256").update(content).digest("hex");
-/** What serves at free ports of this host. */
-const anywhere =
+/** Configuration that serves at free ports of the loopback address. */
+const freePorts =
   "storage: { server: { ip: 127.0.0.1, tcpPort: 0, quicPort: 0 } }\nupload: { server: { port: 0 } }\n";
 
 describe("one configuration file", () => {
-  it("changes the protocol by one line of it, with the same command line", patience, () =>
+  it("selects the protocol by one line, with the same command line", testOptions, () =>
     inTempDir(async (dir) => {
       const file = join(dir, "client.yaml");
       const output = join(dir, "output");
@@ -39,7 +39,8 @@ describe("one configuration file", () => {
         assert.equal(code, 0, err);
         assert.ok(content.length > 0 && Buffer.compare(content, await readFile(output)) === 0);
       }
-      // That it was the one in the file: another one fails where only that one is there, or where nobody is trusted.
+      // The file selected the protocol: QUIC fails with an unknown fingerprint, and TCP fails at a
+      // server with gRPC only.
       const stranger = await get(all, "quic", "00".repeat(32));
       assert.notEqual(stranger.code, 0);
       await using apiOnly = await serve(dir, "--no-tcp", "--no-quic");
@@ -48,7 +49,7 @@ describe("one configuration file", () => {
     }),
   );
 
-  it("lets a program, unchanged, fetch over each protocol: its output is the same", patience, () =>
+  it("makes an unchanged program fetch over each protocol, with the same output", testOptions, () =>
     inTempDir(async (dir) => {
       const file = join(dir, "client.yaml");
       await using server = await serve(dir, "--no-identity");
@@ -70,7 +71,7 @@ describe("one configuration file", () => {
     }),
   );
 
-  it("is shown with the place of each value, and each wrong value with its place", patience, () =>
+  it("is shown with the origin of each value, and errors name the origin", testOptions, () =>
     inTempDir(async (dir) => {
       const file = join(dir, "client.yaml");
       await writeFile(file, "download:\n  protocol: quic\n");
@@ -91,19 +92,19 @@ describe("one configuration file", () => {
   );
 });
 
-/** A server of {@link content} in a process of its own. */
+/** Server of {@link content} in a separate process. */
 interface Server extends AsyncDisposable {
   readonly fingerprint: string;
-  /** Its address for the Dragonfly API. */
+  /** Address of the server's Dragonfly API. */
   readonly api: string;
   readonly taskId: string;
-  /** The words that fetch from it, over whatever protocol. */
+  /** Command line that fetches the task from the server, without a protocol. */
   readonly get: readonly string[];
 }
 
 async function serve(dir: string, ...more: string[]): Promise<Server> {
   const [file, source] = [join(dir, "server.yaml"), join(dir, "source")];
-  await writeFile(file, anywhere);
+  await writeFile(file, freePorts);
   await writeFile(source, content);
   const program = startProgram([...command, "serve", source, "--config", file, "--json", ...more]);
   const ready = JSON.parse(await program.line());

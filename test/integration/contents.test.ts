@@ -1,4 +1,4 @@
-/** Peers with different contents under one task id, over the network, and the command that goes on after its peer's content changed. */
+/** Different contents under one task id: at two peers, and before and after a resumed download. */
 import assert from "node:assert/strict";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -22,22 +22,24 @@ import { runtimeFace } from "../support/runtime-face.ts";
 
 const main = join(root, "cli/main.ts");
 const taskId = "e5".repeat(32);
-const PIECE = 50_000;
-const COUNT = 24;
-const LENGTH = COUNT * PIECE - 7;
-const before = seededBytes(81, LENGTH);
-const after = seededBytes(82, LENGTH);
+const PIECE_LENGTH = 50_000;
+const PIECE_COUNT = 24;
+const CONTENT_LENGTH = PIECE_COUNT * PIECE_LENGTH - 7;
+const before = seededBytes(81, CONTENT_LENGTH);
+const after = seededBytes(82, CONTENT_LENGTH);
 const digest = digestOf("sha256", after, nativeHashers);
 const protocols = ["quic", "tcp", "grpc"] as const;
-/** Processes start slowly on a busy machine. */
-const patient = { timeout: 110_000 };
+/** Timeout in ms; processes start slowly on a busy machine. */
+const testOptions = { timeout: 110_000 };
 
-/** A peer whose content can be changed, and that answers so many requests and holds the others. */
+/**
+ * Peer whose content can be changed, and that can hold piece requests after a number of answers.
+ */
 class ChangingPeer {
   readonly server: StorageServer;
   readonly addr: string;
-  /** Requests for pieces. */
-  asked = 0;
+  /** Number of piece requests. */
+  requests = 0;
   #content: Uint8Array;
   #change: { readonly answers: number; readonly content: Uint8Array } | undefined;
   #budget = Number.POSITIVE_INFINITY;
@@ -59,7 +61,7 @@ class ChangingPeer {
     const stores = new Map<Uint8Array, MemoryPieceStore>();
     const storeOf = (bytes: Uint8Array): MemoryPieceStore => {
       const store = stores.get(bytes) ?? new MemoryPieceStore(nativeHashers);
-      if (!stores.has(bytes)) store.putTask(taskId, bytes, { pieceLength: PIECE });
+      if (!stores.has(bytes)) store.putTask(taskId, bytes, { pieceLength: PIECE_LENGTH });
       stores.set(bytes, store);
       return store;
     };
@@ -88,21 +90,21 @@ class ChangingPeer {
     this.#release();
   }
 
-  /** Answers so many requests, and holds the next ones. */
+  /** Answers the next `budget` requests and holds the ones after. */
   hold(budget: number): void {
     this.#isHeld = false;
     this.#budget = budget;
   }
 
-  /** Has other content from the answer after so many on. */
+  /** Changes the content after so many further answers. */
   changeAfter(answers: number, content: Uint8Array): void {
-    this.asked = 0;
+    this.requests = 0;
     this.#change = { answers, content };
   }
 
   async enter(): Promise<void> {
-    this.asked++;
-    if (this.asked > (this.#change?.answers ?? Number.POSITIVE_INFINITY))
+    this.requests++;
+    if (this.requests > (this.#change?.answers ?? Number.POSITIVE_INFINITY))
       this.#content = this.#change?.content ?? this.#content;
     if (this.#budget-- > 0) return;
     this.#isHeld = true;
@@ -116,7 +118,7 @@ class ChangingPeer {
     });
   }
 
-  /** Resolves when a request is held. */
+  /** Resolves once a request is held. */
   async held(): Promise<void> {
     if (this.#isHeld) return;
     await new Promise<void>((resolve) => {
@@ -146,8 +148,8 @@ function assertFile(path: string, expected: Uint8Array): void {
 describe("two peers with different contents of one length", () => {
   for (const protocol of protocols) {
     it(
-      `over ${protocol}: the task fails and names both, and nothing is left; with its digest it is right`,
-      patient,
+      `over ${protocol}: the task fails, names both and leaves no file; with a digest it succeeds`,
+      testOptions,
       () =>
         inDirectory(async (directory) => {
           await using one = await ChangingPeer.start(protocol, before);
@@ -166,8 +168,8 @@ describe("two peers with different contents of one length", () => {
             taskId,
             hostId: "h",
             parents,
-            contentLength: LENGTH,
-            pieceLength: PIECE,
+            contentLength: CONTENT_LENGTH,
+            pieceLength: PIECE_LENGTH,
           };
           const error = await assertRejects(
             downloader.downloadTask(request, { to: fileSink(path) }).done,
@@ -187,11 +189,11 @@ describe("two peers with different contents of one length", () => {
 
     it(
       `over ${protocol}: one that had other content for its first answers makes no mixed file`,
-      patient,
+      testOptions,
       async () => {
         // A fast reference and few pieces: the other peer is compared right after its first answer.
-        const short = before.subarray(0, 2 * PIECE);
-        const changed = after.subarray(0, 2 * PIECE);
+        const short = before.subarray(0, 2 * PIECE_LENGTH);
+        const changed = after.subarray(0, 2 * PIECE_LENGTH);
         await using one = await ChangingPeer.start(protocol, changed);
         await using other = await ChangingPeer.start(protocol, short);
         const { createDownloader } = await runtimeFace();
@@ -212,7 +214,7 @@ describe("two peers with different contents of one length", () => {
             hostId: "h",
             parents,
             contentLength: short.length,
-            pieceLength: PIECE,
+            pieceLength: PIECE_LENGTH,
           };
           try {
             await downloader.downloadTask(request, { to: sink }).done;
@@ -227,8 +229,8 @@ describe("two peers with different contents of one length", () => {
     );
 
     it(
-      `over ${protocol}: two of the same content are compared, and the content is vouched for by its pieces`,
-      patient,
+      `over ${protocol}: peers with the same content are compared, and its pieces count as verified`,
+      testOptions,
       () =>
         inDirectory(async (directory) => {
           await using one = await ChangingPeer.start(protocol, after);
@@ -247,8 +249,8 @@ describe("two peers with different contents of one length", () => {
             taskId,
             hostId: "h",
             parents,
-            contentLength: LENGTH,
-            pieceLength: PIECE,
+            contentLength: CONTENT_LENGTH,
+            pieceLength: PIECE_LENGTH,
           };
           // On a slow machine a piece may be asked for twice.
           let hedged = 0;
@@ -259,12 +261,15 @@ describe("two peers with different contents of one length", () => {
           const report = await downloader.downloadTask(request, options).done;
           assert.deepEqual(report.verified, { level: "pieces" });
           for (const { errors } of report.parents)
-            assert.equal(errors, 0, "what is cancelled unread is no failure");
+            assert.equal(errors, 0, "a request cancelled unread is not an error");
           assertFile(path, after);
-          assert.ok(one.asked + other.asked > COUNT, "somebody was asked about what was there");
           assert.ok(
-            one.asked + other.asked <= COUNT + 2 * (3 + 2) + 2 * hedged,
-            `${one.asked} and ${other.asked} requests`,
+            one.requests + other.requests > PIECE_COUNT,
+            "stored pieces were compared with a peer",
+          );
+          assert.ok(
+            one.requests + other.requests <= PIECE_COUNT + 2 * (3 + 2) + 2 * hedged,
+            `${one.requests} and ${other.requests} requests`,
           );
         }),
     );
@@ -274,8 +279,8 @@ describe("two peers with different contents of one length", () => {
 describe("vortex-peer get, after the content behind its task changed", () => {
   for (const protocol of protocols) {
     it(
-      `over ${protocol}: fails and says so, begins anew, and says what vouched for the file`,
-      patient,
+      `over ${protocol}: fails with a reason, then starts from zero and reports the verification`,
+      testOptions,
       () =>
         inDirectory(async (directory) => {
           await using peer = await ChangingPeer.start(protocol, before);
@@ -296,9 +301,9 @@ describe("vortex-peer get, after the content behind its task changed", () => {
             ];
             const shape = [
               "--content-length",
-              String(LENGTH),
+              String(CONTENT_LENGTH),
               "--piece-length",
-              String(PIECE),
+              String(PIECE_LENGTH),
               "--stall-timeout",
               "60s",
             ];
@@ -306,7 +311,7 @@ describe("vortex-peer get, after the content behind its task changed", () => {
           };
           const interrupted = async (): Promise<void> => {
             peer.content = before;
-            peer.hold(COUNT / 2);
+            peer.hold(PIECE_COUNT / 2);
             const begun = get();
             await Promise.race([peer.held(), begun.ended.then(({ err }) => assert.fail(err))]);
             while (!hasPieces(path)) await new Promise((resolve) => setTimeout(resolve, 10));
@@ -321,13 +326,13 @@ describe("vortex-peer get, after the content behind its task changed", () => {
             failed.err,
             /vortex-peer: DigestMismatch: .* and what an earlier download from .* left \(the journal\) have different contents/,
           );
-          assert.deepEqual(readdirSync(directory), [], "nothing is left");
+          assert.deepEqual(readdirSync(directory), [], "no file is left");
           const anew = await get().ended;
           assert.equal(anew.code, 0, anew.err);
           assert.match(anew.err, /, unverified \(no --digest: only pieces were checked\)\n$/);
           assertFile(path, after);
 
-          // With the digest, what is there of the other content is dropped.
+          // With the digest, stored pieces of the other content are dropped.
           await rm(path);
           await interrupted();
           const whole = await get("--digest", digest, "--json").ended;
@@ -344,7 +349,7 @@ describe("vortex-peer get, after the content behind its task changed", () => {
   }
 });
 
-/** Whether a journal notes any pieces. */
+/** Returns true if the journal of a download records any piece. */
 function hasPieces(path: string): boolean {
   const journal = `${path}.part.journal`;
   return existsSync(journal) && readFileSync(journal, "utf8").trim().split("\n").length > 3;

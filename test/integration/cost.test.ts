@@ -1,10 +1,10 @@
 /**
- * What a megabyte costs, in things that can be counted: datagrams, calls of the native binding, turns of the event loop, bytes of
- * memory taken, bytes copied. A change that adds a copy of each byte, or a call for each packet, fails here; `npm run bench` tells
- * what that is worth.
+ * Cost of a transfer in countable units: datagrams, native calls, bytes allocated and bytes copied.
+ * A change that adds a copy of each byte, or a call for each packet, fails here. `npm run bench`
+ * measures the effect on time.
  *
- * Both ends run in this process. How many datagrams one turn of the loop takes in depends on the machine, so calls are counted with no
- * network in between, where the test says how many come together.
+ * Both ends run in this process. The number of datagrams per event-loop turn depends on the
+ * machine. So calls are counted without a network, with a given number of datagrams per batch.
  */
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
@@ -26,29 +26,29 @@ import { runtimeName } from "../support/fixtures.ts";
 import { QuichePair } from "../support/quiche-pair.ts";
 import { seededBytes } from "../support/random.ts";
 
-const PIECE = 4 * 1024 * 1024;
-const PIECES = 12;
-/** Bytes of memory that a reader has. */
-const ROOM = 256 * 1024;
-const BYTES = PIECE * PIECES;
+const PIECE_BYTES = 4 * 1024 * 1024;
+const PIECE_COUNT = 12;
+/** Size of a reader's buffer, in bytes. */
+const BUFFER_BYTES = 256 * 1024;
+const TOTAL_BYTES = PIECE_BYTES * PIECE_COUNT;
 const taskId = "c".repeat(64);
 const runtime = { ...portableRuntime, hashers: nativeHashers };
 
-describe("what a megabyte costs in the core", () => {
-  it("no memory and no copy but the ones that the transport in memory makes between its two ends", async () => {
+describe("the cost of a transfer in the core", () => {
+  it("is one allocation and one copy of each byte, both made by the in-memory transport", async () => {
     await using peers = await Peers.start(new MemoryTransport(), { host: "a", port: 1 });
     const { allocated, copied } = await peers.fetchAll();
-    assert.ok(allocated < 1.01 * BYTES, `${allocated} bytes allocated for ${BYTES}`);
-    assert.ok(copied < 1.01 * BYTES, `${copied} bytes copied for ${BYTES}`);
+    assert.ok(allocated < 1.01 * TOTAL_BYTES, `${allocated} bytes allocated for ${TOTAL_BYTES}`);
+    assert.ok(copied < 1.01 * TOTAL_BYTES, `${copied} bytes copied for ${TOTAL_BYTES}`);
   });
 });
 
-describe("what a megabyte costs over TCP", () => {
-  it("one copy at most, from the socket's memory to the reader's, and no memory", async () => {
+describe("the cost of a transfer over TCP", () => {
+  it("is one copy at most, from the socket's buffer to the reader's, and no allocation", async () => {
     await using peers = await Peers.start(tcpTransport, { host: "127.0.0.1", port: 0 });
     const { allocated, copied } = await peers.fetchAll();
-    assert.ok(allocated < 0.05 * BYTES, `${allocated} bytes allocated for ${BYTES}`);
-    assert.ok(copied <= 1.01 * BYTES, `${copied} bytes copied for ${BYTES}`);
+    assert.ok(allocated < 0.05 * TOTAL_BYTES, `${allocated} bytes allocated for ${TOTAL_BYTES}`);
+    assert.ok(copied <= 1.01 * TOTAL_BYTES, `${copied} bytes copied for ${TOTAL_BYTES}`);
   });
 });
 
@@ -56,8 +56,8 @@ const quiche = runtimeName === "deno" ? describe.skip : describe;
 
 quiche(
   runtimeName === "deno"
-    ? "what a megabyte costs over quiche (gap: deno does not load the binding)"
-    : "what a megabyte costs over quiche",
+    ? "the cost of a transfer over quiche (gap: deno does not load the binding)"
+    : "the cost of a transfer over quiche",
   () => {
     const payload = 16_000;
     let peers: Peers;
@@ -67,11 +67,11 @@ quiche(
     });
     after(() => peers[Symbol.asyncDispose]());
 
-    it("no memory and no copy in JavaScript", async () => {
+    it("is no allocation and no copy in JavaScript", async () => {
       const { allocated, copied } = await peers.fetchAll();
-      // The memory for datagrams to send is made when it is first needed, and kept.
-      assert.ok(allocated < 0.05 * BYTES, `${allocated} bytes allocated for ${BYTES}`);
-      assert.ok(copied < 0.01 * BYTES, `${copied} bytes copied for ${BYTES}`);
+      // Buffers for outgoing datagrams are allocated at first use, and kept.
+      assert.ok(allocated < 0.05 * TOTAL_BYTES, `${allocated} bytes allocated for ${TOTAL_BYTES}`);
+      assert.ok(copied < 0.01 * TOTAL_BYTES, `${copied} bytes copied for ${TOTAL_BYTES}`);
     });
 
     for (const [arriving, batch, acknowledgements, calls] of [
@@ -79,7 +79,7 @@ quiche(
       ["eight together", 8, 1 / 8, 4.7],
       ["32 together", 32, 1 / 24, 3.4],
     ] as const) {
-      it(`with datagrams that come ${arriving}: full ones, few acknowledgements, few calls of the binding`, async () => {
+      it(`is full datagrams, few acknowledgements and few native calls, received ${arriving}`, async () => {
         const pair = await QuichePair.connect(payload);
         const answering = answerAll(pair);
         try {
@@ -89,11 +89,12 @@ quiche(
           const counted = countCalls(
             (Connection as unknown as { readonly prototype: object }).prototype,
           );
-          assert.equal(await pair.run(fetchOnce(pair), batch), PIECE);
+          assert.equal(await pair.run(fetchOnce(pair), batch), PIECE_BYTES);
           counted.stop();
           const [sent, acks] = [pair.sent.server - before.server, pair.sent.client - before.client];
-          // A chunk's last datagram is not full; the same again for what may be sent twice.
-          const least = Math.ceil(PIECE / (payload - PACKET_OVERHEAD)) + PIECE / CHUNK;
+          // The last datagram of a chunk is not full. The factor 1.1 allows for retransmissions.
+          const least =
+            Math.ceil(PIECE_BYTES / (payload - PACKET_OVERHEAD_BYTES)) + PIECE_BYTES / CHUNK_BYTES;
           assert.ok(sent < 1.1 * least, `${sent} datagrams sent: ${least} hold the content`);
           assert.ok(
             acks < 1.15 * acknowledgements * sent,
@@ -108,9 +109,9 @@ quiche(
           );
           assert.ok(
             (counted.calls.get("readable") ?? 0) <= 2,
-            "readable streams are listed when there may be new ones",
+            "readable streams are listed only when there may be new ones",
           );
-          assert.equal(counted.calls.get("stats") ?? 0, 0, "statistics are for once in a while");
+          assert.equal(counted.calls.get("stats") ?? 0, 0, "statistics are read only rarely");
         } finally {
           pair.close();
           await answering;
@@ -120,32 +121,33 @@ quiche(
   },
 );
 
-/** Bytes of a datagram that are not content, and some more. */
-const PACKET_OVERHEAD = 64;
-/** Bytes that the answering side writes at a time. */
-const CHUNK = 512 * 1024;
+/** Upper bound for the bytes of a datagram that are not content. */
+const PACKET_OVERHEAD_BYTES = 64;
+/** Size of one write by the server, in bytes. */
+const CHUNK_BYTES = 512 * 1024;
 
-/** Answers every request on the accepting side, one after the other, with a piece in chunks. */
+/** Answers every request on the server side, in sequence, with a piece in chunks. */
 async function answerAll({ server }: QuichePair): Promise<void> {
   for await (const { reader, writer } of server.accept()) {
     while ((await reader.read(new Uint8Array(128))) !== undefined);
-    for (let at = CHUNK; at < PIECE; at += CHUNK) await writer.write(new Uint8Array(CHUNK));
-    await writer.end(new Uint8Array(CHUNK));
+    for (let at = CHUNK_BYTES; at < PIECE_BYTES; at += CHUNK_BYTES)
+      await writer.write(new Uint8Array(CHUNK_BYTES));
+    await writer.end(new Uint8Array(CHUNK_BYTES));
   }
 }
 
-/** Asks for a piece; the bytes that came. */
+/** Requests a piece. Resolves with the number of received bytes. */
 async function fetchOnce({ client }: QuichePair): Promise<number> {
   const { reader, writer } = await client.openStream();
   await writer.end(new Uint8Array(74));
-  const room = new Uint8Array(ROOM);
+  const room = new Uint8Array(BUFFER_BYTES);
   let length = 0;
   for (let chunk = await reader.read(room); chunk !== undefined; chunk = await reader.read(room))
     length += chunk.length;
   return length;
 }
 
-/** A server and a downloader on one transport. */
+/** Server and downloader on one transport. */
 class Peers {
   readonly #server: VortexServer;
   readonly #downloader: Downloader;
@@ -160,7 +162,7 @@ class Peers {
     local: { readonly host: string; readonly port: number },
   ): Promise<Peers> {
     const store = new MemoryPieceStore(nativeHashers);
-    store.putTask(taskId, seededBytes(1, BYTES), { pieceLength: PIECE });
+    store.putTask(taskId, seededBytes(1, TOTAL_BYTES), { pieceLength: PIECE_BYTES });
     const server = await VortexServer.listen(transport, local, store, runtime);
     const peers = new Peers(
       server,
@@ -169,20 +171,22 @@ class Peers {
         downloaderSettings({}, runtime),
       ),
     );
-    // So that neither the dial nor what is made once counts.
-    await peers.#fetch(0, new Uint8Array(ROOM));
+    // Excludes the dial and one-time allocations from the count.
+    await peers.#fetch(0, new Uint8Array(BUFFER_BYTES));
     return peers;
   }
 
-  /** Fetches all pieces, four at a time, each into the same memory of its reader; the bytes that this cost. */
+  /**
+   * Fetches all pieces, four at a time, into four reused buffers. Resolves with the counted bytes.
+   */
   async fetchAll(): Promise<{ readonly allocated: number; readonly copied: number }> {
-    const memory = Array.from({ length: 4 }, () => new Uint8Array(ROOM));
+    const memory = Array.from({ length: 4 }, () => new Uint8Array(BUFFER_BYTES));
     const counted = countBytes();
     try {
       let next = 0;
       await Promise.all(
         memory.map(async (room) => {
-          while (next < PIECES) await this.#fetch(next++, room);
+          while (next < PIECE_COUNT) await this.#fetch(next++, room);
         }),
       );
       return counted.costs();
@@ -195,11 +199,11 @@ class Peers {
     const addr = formatAddress(this.#server.address);
     const piece = await this.#downloader.downloadPiece({ addr, hostId: "h", taskId, number });
     let length = 0;
-    // What is checked here is the way of the bytes; that they are right, the digest has said.
+    // Only the length is checked: the digest has verified the content.
     for (let chunk = await piece.read(room); chunk !== undefined; chunk = await piece.read(room)) {
       length += chunk.length;
     }
-    assert.equal(length, PIECE);
+    assert.equal(length, PIECE_BYTES);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -9,7 +9,7 @@ import { root, runner, runToEnd } from "../support/run.ts";
 
 const demo = [...runner, join(root, "demo/main.ts")];
 
-test("the demo fetches a file of its own over every protocol, and ends with a table", async () => {
+test("the demo fetches a generated file over every protocol, and ends with a table", async () => {
   const { code, out, err } = await runToEnd([...demo, "--size", "9MiB"]);
   assert.deepEqual([code, err], [0, ""], out);
   for (const protocol of ["quic", "tcp", "grpc"]) {
@@ -17,7 +17,7 @@ test("the demo fetches a file of its own over every protocol, and ends with a ta
   }
 });
 
-test("the demo takes a file of the user's", async () => {
+test("the demo accepts the user's file", async () => {
   const directory = await mkdtemp(join(tmpdir(), "vortex-peer-test-"));
   try {
     const content = seededBytes(7, 4_194_305);
@@ -31,7 +31,7 @@ test("the demo takes a file of the user's", async () => {
   }
 });
 
-test("the demo says in one line what is wrong, and fails", async () => {
+test("the demo reports an error in one line, and fails", async () => {
   const { code, err } = await runToEnd([...demo, join(root, "no-such-file")]);
   assert.equal(code, 1);
   assert.match(err, /^demo failed: .*no-such-file.*\n$/);

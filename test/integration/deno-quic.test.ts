@@ -1,4 +1,4 @@
-/** What the QUIC by Deno does beyond the contract of all transports, and in its own way. */
+/** Behaviour of Deno's QUIC beyond the contract of all transports. */
 import assert from "node:assert/strict";
 import { createSocket } from "node:dgram";
 import { once } from "node:events";
@@ -29,15 +29,15 @@ import { runtimeFace } from "../support/runtime-face.ts";
 import { udpRelay } from "../support/udp-relay.ts";
 
 const local = { host: "127.0.0.1", port: 0 };
-const PATIENCE = 30_000;
-const patient = { timeout: 120_000 };
+const WAIT_TIMEOUT_MS = 30_000;
+const testOptions = { timeout: 120_000 };
 const { createDownloader, startServer } = await runtimeFace();
 const skip = { skip: runtimeName !== "deno" };
-// In the name, since not every runner prints the reason of a skip.
+// In the name, because some runners do not print skip reasons.
 const gap = skip.skip ? " [gap: only Deno has it]" : "";
 
 describe("deno-quic: where it is missing", () => {
-  it("Unavailable, in words that say what to do", { timeout: 60_000 }, async () => {
+  it("fails with Unavailable and names the remedy", { timeout: 60_000 }, async () => {
     if (runtimeName !== "deno") {
       const error = await assertRejects(denoQuicTransport(), "Unavailable");
       assert.match(error.message, /"tcp"/);
@@ -59,7 +59,7 @@ describe("deno-quic: where it is missing", () => {
     assert.match(out, /^Unavailable: .*deno run --unstable-net.*"tcp"/);
   });
 
-  it("options out of their range are InvalidArgument", () => {
+  it("options out of range fail with InvalidArgument", () => {
     for (const options of [{ idleTimeout: 0 }, { keepAlive: 1 }, { handshakeTimeout: 1 }]) {
       assert.throws(() => denoQuicSettings(options), { code: "InvalidArgument" });
     }
@@ -68,8 +68,8 @@ describe("deno-quic: where it is missing", () => {
 
 describe(`deno-quic: sockets${gap}`, skip, () => {
   it(
-    "dials, failed dials and closes: a transport and a downloader that are closed keep no socket",
-    patient,
+    "a closed transport and a closed downloader keep no socket, after dials, failed dials and closes",
+    testOptions,
     async () => {
       const identity = await selfSigned();
       const listeners = await Promise.all(
@@ -124,7 +124,7 @@ describe(`deno-quic: sockets${gap}`, skip, () => {
           );
           await Promise.all([...dials, lost]);
         }
-        assert.ok((await descriptors(() => true)) > start, "none was opened");
+        assert.ok((await descriptors(() => true)) > start, "no socket was opened");
       } finally {
         await downloader.close();
         await transport.close?.();
@@ -134,17 +134,18 @@ describe(`deno-quic: sockets${gap}`, skip, () => {
       silent.close();
       await server.close({ grace: 0 });
       for (const listener of listeners) await listener.close({ grace: 0 });
-      // Both are referred to until here.
+      // Both objects stay referenced up to here.
       assert.equal(transport.protocol, "quic");
       await assertRejects(downloader.downloadPiece(request), "Closed");
     },
   );
 
   it(
-    "early data refused in the middle of requests, some given up: every read ends, and no socket is kept",
-    patient,
+    "early data refused in the middle of requests: every read settles, and no socket is kept",
+    testOptions,
     async () => {
-      // quinn numbers streams anew after a refusal, and freeing an early one makes the new one with its number deaf.
+      // After a refusal, quinn numbers streams from 0 again. Freeing an early stream then makes the
+      // new stream with the same number deaf.
       const serverTls = await selfSigned();
       const start = await descriptors(() => true);
       const [one, other] = await Promise.all(
@@ -162,7 +163,7 @@ describe(`deno-quic: sockets${gap}`, skip, () => {
         await Promise.all(
           transports.map((transport) => useAndClose(transport.dial(relay.address))),
         );
-        // It knows none of the sessions.
+        // The other server knows none of the sessions.
         relay.retarget(other.address);
         await Promise.all(
           transports.map(async (transport) => {
@@ -171,8 +172,8 @@ describe(`deno-quic: sockets${gap}`, skip, () => {
             await Promise.all(
               Array.from({ length: 60 }, async (_, at) => {
                 await turns(at % 6);
-                if (at % 2 === 1) return giveUp(connection, at % 4);
-                // Again, since who is refused may ask again; a connection that has ended says the same as before.
+                if (at % 2 === 1) return abortRequest(connection, at % 4);
+                // A refused client may retry; a connection that has ended fails in the same way.
                 for (let ask = 0; ask < 2; ask++) {
                   const answer = await exchange(connection, "once more").catch((error) => error);
                   if (answer === "once more") return;
@@ -186,7 +187,7 @@ describe(`deno-quic: sockets${gap}`, skip, () => {
           }),
         );
       }
-      assert.ok(refused > 0, "none was refused");
+      assert.ok(refused > 0, "no early data was refused");
       await relay.close();
       for (const listener of [one, other]) await listener.close({ grace: 0 });
       const end = await descriptors((count) => count <= start);
@@ -196,7 +197,7 @@ describe(`deno-quic: sockets${gap}`, skip, () => {
 });
 
 describe(`deno-quic: TLS${gap}`, skip, () => {
-  it("what Deno cannot join is said before anything is dialled", async () => {
+  it("option combinations that Deno does not support fail before the dial", async () => {
     const { cert, key } = await selfSigned();
     const pinned = await denoQuicTransport({ tls: { fingerprints: ["00".repeat(32)], cert, key } });
     await assertRejects(pinned.dial({ host: "127.0.0.1", port: 9 }), "InvalidArgument");
@@ -205,13 +206,13 @@ describe(`deno-quic: TLS${gap}`, skip, () => {
     assert.match(error.message, /clientCa/);
   });
 
-  it("a certificate that changes many times, with connections from each of them, and garbage collected between", () =>
+  it("connections survive many certificate changes with garbage collections in between", () =>
     withEcho({}, async (listener) => {
       const connections: Connection[] = [];
       for (let change = 0; change < 5; change++) {
         connections.push(await dialPinned(listener));
         await listener.setIdentity(await selfSigned());
-        // What nothing refers to is gone then, and must not be what listens.
+        // Collects unreferenced sockets, which must not include the listening one.
         collectSockets();
       }
       for (const connection of connections) {
@@ -221,9 +222,9 @@ describe(`deno-quic: TLS${gap}`, skip, () => {
     }));
 });
 
-describe(`deno-quic: its own ways${gap}`, skip, () => {
-  it("thousands of streams on one connection, of which the server takes few at a time", () =>
-    // denoland/deno#36049: credit of finished streams was not given back.
+describe(`deno-quic: differences${gap}`, skip, () => {
+  it("a connection carries thousands of streams with a small stream limit", () =>
+    // denoland/deno#36049: the credit of finished streams was not returned.
     withEcho(
       {},
       async (listener) => {
@@ -238,11 +239,11 @@ describe(`deno-quic: its own ways${gap}`, skip, () => {
       { maxStreams: 8 },
     ));
 
-  it("a listener that has closed tells clients so for a while, and its port can be listened on at once", async () => {
+  it("a closed listener refuses clients for a while, and its port can be bound again at once", async () => {
     const transport = await transportWithIdentity();
     const first = await transport.listen(local);
     await first.close();
-    const signal = AbortSignal.timeout(PATIENCE);
+    const signal = AbortSignal.timeout(WAIT_TIMEOUT_MS);
     assert.equal(
       (await rejectionOf(transport.dial(first.address, { signal }))).code,
       "ConnectionRefused",
@@ -255,7 +256,7 @@ describe(`deno-quic: its own ways${gap}`, skip, () => {
     await second.close();
   });
 
-  it("connections that are given up before they are made do not hold the port of a server that closes", async () => {
+  it("aborted handshakes do not keep the port of a closing server", async () => {
     const transport = await transportWithIdentity();
     const first = await transport.listen(local);
     void echoAll(first);
@@ -271,9 +272,10 @@ describe(`deno-quic: its own ways${gap}`, skip, () => {
       await late;
     }
     await first.close();
-    // A listener looks for seconds whether the port is free, and the server's side of what was given up takes some to end.
+    // Listening retries for seconds while the port is taken, and the server's side of aborted
+    // handshakes takes seconds to end.
     let second: Listener | undefined;
-    for (const until = performance.now() + PATIENCE; second === undefined; ) {
+    for (const until = performance.now() + WAIT_TIMEOUT_MS; second === undefined; ) {
       second = await transport.listen(first.address).catch((error) => {
         if (performance.now() > until) throw error;
         return undefined;
@@ -283,9 +285,9 @@ describe(`deno-quic: its own ways${gap}`, skip, () => {
     await transport.close?.();
   });
 
-  it("a port where nobody listens ends with the signal", async () => {
+  it("a dial to a port without a listener ends with the signal", async () => {
     const transport = await transportWithIdentity();
-    const reason = new VortexError("ConnectTimeout", "nobody answers");
+    const reason = new VortexError("ConnectTimeout", "no peer answered");
     const abort = new AbortController();
     const dialling = rejectionOf(
       transport.dial({ host: "127.0.0.1", port: 9 }, { signal: abort.signal }),
@@ -294,17 +296,20 @@ describe(`deno-quic: its own ways${gap}`, skip, () => {
     assert.equal(await dialling, reason);
   });
 
-  it("a client that does not finish its handshake in time is turned away", () =>
+  it("a client that does not finish its handshake in time is refused", () =>
     withEcho({ handshakeTimeout: 100 }, async (listener) => {
       const relay = await udpRelay(listener.address);
       const transport = await denoQuicTransport({
         tls: { fingerprints: [listener.fingerprint ?? ""] },
       });
       try {
-        // Held for longer and longer, until the server's patience is over, whatever the speed of the machine.
+        // Holds the client for increasing times, until it exceeds the server's handshake timeout on
+        // a machine of any speed.
         for (let held = 200; ; held *= 2) {
           relay.hold();
-          const dialling = transport.dial(relay.address, { signal: AbortSignal.timeout(PATIENCE) });
+          const dialling = transport.dial(relay.address, {
+            signal: AbortSignal.timeout(WAIT_TIMEOUT_MS),
+          });
           const outcome = dialling
             .then((connection) => exchange(connection, "in time"))
             .catch((error) => error);
@@ -329,7 +334,7 @@ describe(`deno-quic: its own ways${gap}`, skip, () => {
       await connection.close();
     }));
 
-  it("a store that fails inside the content: the client has an error, though a reset looks like an end here", async () => {
+  it("a store that fails inside the content gives the client an error, although resets look like ends", async () => {
     const content = seededBytes(5, 300_000);
     const stored = new MemoryPieceStore();
     stored.putTask(taskId, content, { pieceLength: content.length });
@@ -360,7 +365,7 @@ describe(`deno-quic: its own ways${gap}`, skip, () => {
     await server.close({ grace: 0 });
   });
 
-  it("an answer that was just ended reaches a client that reads slowly, though the server closes", () =>
+  it("a finished answer reaches a slow reader although the server closes", () =>
     withEcho({}, async (listener) => {
       const connection = await dialPinned(listener);
       const stream = await connection.openStream();
@@ -377,25 +382,25 @@ describe(`deno-quic: its own ways${gap}`, skip, () => {
 
 const taskId = "ab".repeat(32);
 
-/** Open descriptors of this process, once the number is as wanted, or does not get so in a long time. */
+/** Waits until the number of open descriptors satisfies `wanted`, up to 30 s, and returns it. */
 async function descriptors(wanted: (count: number) => boolean): Promise<number> {
-  const until = performance.now() + PATIENCE;
+  const until = performance.now() + WAIT_TIMEOUT_MS;
   for (;;) {
-    // Twice, since what one collection frees may be what held the next.
+    // Twice, because the first collection may free an object that referenced another socket.
     for (let pass = 0; pass < 2; pass++) {
       collectSockets();
       await new Promise((resolve) => {
         setTimeout(resolve, 20);
       });
     }
-    // The one that reads the folder is among them.
+    // Minus the descriptor that reads the directory.
     const count = readdirSync("/proc/self/fd").length - 1;
     if (wanted(count) || performance.now() > until) return count;
   }
 }
 
-/** Begins a request, and leaves it some turns of the event loop later. */
-async function giveUp(connection: Connection, after: number): Promise<void> {
+/** Starts a request and aborts it `after` turns of the event loop later. */
+async function abortRequest(connection: Connection, after: number): Promise<void> {
   const stream = await connection.openStream().catch(() => undefined);
   if (stream === undefined) return;
   const writing = stream.writer.write(new Uint8Array(100)).catch(() => {});
@@ -456,7 +461,7 @@ async function dialPinned(listener: Listener): Promise<Connection> {
   const transport = await denoQuicTransport({
     tls: { fingerprints: [listener.fingerprint ?? ""] },
   });
-  return transport.dial(listener.address, { signal: AbortSignal.timeout(PATIENCE) });
+  return transport.dial(listener.address, { signal: AbortSignal.timeout(WAIT_TIMEOUT_MS) });
 }
 
 async function exchange(connection: Connection, text: string): Promise<string> {

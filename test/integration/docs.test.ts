@@ -1,7 +1,8 @@
 /**
- * What is written for users: docstrings are complete, samples and examples fit the types. None of this depends on the runtime,
- * so it is tested on Node. README's samples are run by `readme.test.ts` on each runtime, the examples by `examples.test.ts` on
- * theirs.
+ * Documentation for users: docstrings are complete, and samples and examples type-check. This does
+ * not depend on the runtime, so it is tested on Node only.
+ *
+ * On other runtimes, `readme.test.ts` runs README's samples, and `examples.test.ts` the examples.
  */
 import assert from "node:assert/strict";
 import { readdir, readFile, writeFile } from "node:fs/promises";
@@ -33,7 +34,7 @@ import { typeErrors } from "../support/type-check.ts";
 
 const content = seededBytes(41, 300_000);
 
-/** What each subpath of the package is built of. */
+/** Lists the source file of each subpath of the package. */
 async function entries(): Promise<string[]> {
   const { exports } = JSON.parse(await readFile(join(root, "deno.json"), "utf8")) as {
     readonly exports: Readonly<Record<string, string>>;
@@ -41,7 +42,7 @@ async function entries(): Promise<string[]> {
   return [...new Set(Object.values(exports))].map((file) => file.replace("./", ""));
 }
 
-/** What nearly every program uses; each shows how. */
+/** Exports used by nearly every program; each needs an example. */
 const mostUsed = [
   "createDownloader",
   "startServer",
@@ -58,15 +59,15 @@ const mostUsed = [
   "StorageClient",
 ];
 
-/** Types that are others with every default filled in: what a member means stands there. */
-const filledIn: Readonly<Record<string, string>> = {
+/** Settings types, and the options types whose members document theirs. */
+const documentedBy: Readonly<Record<string, string>> = {
   DownloaderSettings: "DownloaderOptions",
   ServerSettings: "ServerOptions",
 };
 
 /**
- * The samples of each page that are run, by heading and language: README's by `readme.test.ts`, `demo.test.ts` and, as
- * far as npm is meant, CI and `npm run test:package`; all others below.
+ * Samples of each page that are run, as `heading: language`. README's are run by `readme.test.ts`
+ * and `demo.test.ts`; its npm commands by CI and `npm run test:package`. All others are run below.
  */
 const samplesThatRun: Readonly<Record<string, readonly string[]>> = {
   "README.md": [
@@ -108,19 +109,19 @@ if (runtimeName === "node") {
       const documented = new Set(all.filter((one) => one.documented).map(({ name }) => name));
       const without = all.filter(({ name }) => {
         const [type = "", member] = name.split(".");
-        return !documented.has(name) && !documented.has(`${filledIn[type]}.${member}`);
+        return !documented.has(name) && !documented.has(`${documentedBy[type]}.${member}`);
       });
       assert.equal(without.map(({ name, at }) => `${at} ${name}`).join("\n"), "");
     });
 
-    it("the most used exports have an example", async () => {
+    it("the most used exports have an example in their docstring", async () => {
       const withExample = new Set(
         (await docs()).filter(({ examples }) => examples.length > 0).map(({ name }) => name),
       );
       assert.equal(mostUsed.filter((name) => !withExample.has(name)).join("\n"), "");
     });
 
-    it("`npm run docs` makes a page for each exported symbol", () =>
+    it("`npm run docs` creates a page for each exported symbol", () =>
       inTempDir(async (directory) => {
         const { code, err } = await runToEnd(["node", join(root, "scripts/docs.mjs"), directory]);
         assert.equal(code, 0, err);
@@ -133,7 +134,7 @@ if (runtimeName === "node") {
         assert.equal(symbols.filter((name) => !made.has(name)).join("\n"), "");
       }));
 
-    it("samples of README, docs and docstrings, and the examples, fit the types", async () => {
+    it("samples of README, docs and docstrings, and the examples, type-check", async () => {
       const samples: Sample[] = (await docs()).flatMap(({ examples }) => examples);
       for (const page of await pages()) samples.push(...(await samplesOf(page)));
       for (const { page, line, language } of samples)
@@ -158,7 +159,7 @@ if (runtimeName === "node") {
       }
     });
 
-    it("the samples of docs that need a peer at most", () =>
+    it("the samples of docs that need one peer or none run", () =>
       withPeer(
         "ab".repeat(32),
         ({ tcp }) =>
@@ -182,7 +183,7 @@ if (runtimeName === "node") {
               ["docs/dragonfly-cluster.md", "Be a parent in a cluster"],
               ["docs/from-rust.md", "Fetching pieces"],
             ] as const;
-            // One process for all of them, one after the other.
+            // One process runs all of them in sequence.
             const programs: string[] = [];
             for (const [page, heading] of samples) {
               const code = (await sampleUnder(page, heading, "ts"))
@@ -226,7 +227,7 @@ if (runtimeName === "node") {
         seededBytes(42, 4_200_000),
       ));
 
-    it("docs/errors.md has every code and kind, as src/errors.ts and the command have them", async () => {
+    it("docs/errors.md lists every code, kind and exit code of src/errors.ts and the command", async () => {
       const source = await readFile(join(root, "src/errors.ts"), "utf8");
       const told = [...source.matchAll(/\/\*\* (.*) \*\/\s+\| "(\w+)"/g)].map(([, what, code]) => [
         code,
@@ -263,7 +264,7 @@ if (runtimeName === "node") {
       );
     });
 
-    it("docs/tuning.md has every option of QUIC and of the pool", async () => {
+    it("docs/tuning.md lists every option of QUIC and of the pool", async () => {
       const members = (type: string): Promise<string[]> =>
         docs().then((all) =>
           all
@@ -280,7 +281,7 @@ if (runtimeName === "node") {
       assert.deepEqual(await options("Connections"), await members("PoolOptions"));
     });
 
-    it("docs/tasks.md has every event", async () => {
+    it("docs/tasks.md lists every event", async () => {
       const source = await readFile(join(root, "src/task/task.ts"), "utf8");
       const types = [
         ...source
@@ -294,14 +295,15 @@ if (runtimeName === "node") {
       assert.ok(types.length > 0);
     });
 
-    it("docs/tuning.md and docs/from-rust.md have every key of a configuration, with its default", async () => {
+    it("docs/tuning.md and docs/from-rust.md list every configuration key with its default", async () => {
       const own = await rowsUnder("docs/tuning.md", "In a configuration file");
       const defaults = configKeys
         .filter((key) => key.startsWith(`${ownSection}.`))
         .map((key) => [`\`${key}\``, defaultOf(key) === "" ? "–" : `\`${defaultOf(key)}\``]);
       assert.deepEqual(own, defaults);
 
-      // There, keys of one section share a row: `upload.server.caCert`, `cert`, `key`.
+      // In docs/from-rust.md, keys of one section share a row: `upload.server.caCert`, `cert`,
+      // `key`.
       const shared = (await rowsUnder("docs/from-rust.md", "Configuration")).flatMap(
         ([names = ""]) => {
           const [first = "", ...others] = names.replaceAll("`", "").split(", ");
@@ -313,7 +315,7 @@ if (runtimeName === "node") {
       assert.deepEqual(shared.sort(), [...stock].sort());
     });
 
-    it("docs/dragonfly-cluster.md: a task comes from parents that tell where they serve it", () =>
+    it("docs/dragonfly-cluster.md: the sample fetches a task from parents that announce its pieces", () =>
       withPeer(taskIdOfUrl({ url: "https://example.com/model.safetensors" }), ({ grpc }) =>
         inTempDir(async (directory) => {
           const file = join(directory, "model.safetensors");
@@ -327,7 +329,7 @@ if (runtimeName === "node") {
         }),
       ));
 
-    it("docs/from-rust.md: a dfdaemon.yaml as it is", () =>
+    it("docs/from-rust.md: the sample runs with an unchanged dfdaemon.yaml", () =>
       inTempDir(async (directory) => {
         const file = join(directory, "dfdaemon.yaml");
         const ports =
@@ -337,7 +339,7 @@ if (runtimeName === "node") {
         assert.equal(await runSample(code.replace('"dfdaemon.yaml"', JSON.stringify(file))), "");
       }));
 
-    it("Deno's example fits Deno's types", () =>
+    it("Deno's example type-checks with Deno's types", () =>
       inTempDir(async (directory) => {
         const [deno = ""] = runners.deno;
         const file = await writeExample(directory, "examples/deno-fetch-piece.ts", "deno");
@@ -354,7 +356,7 @@ if (runtimeName === "node") {
   });
 }
 
-/** What a sample prints; it has to end well. */
+/** Runs a sample and returns its output. Fails unless it exits with 0. */
 function runSample(code: string): Promise<string> {
   return inTempDir(async (directory) => {
     const program = await writeProgram(directory, "sample.mts", code);
@@ -364,7 +366,7 @@ function runSample(code: string): Promise<string> {
   });
 }
 
-/** The cells of each row of the tables under a heading of a page, without their heads. */
+/** Returns the cells of each table row under a heading of a page, without the header rows. */
 async function rowsUnder(page: string, heading: string): Promise<string[][]> {
   const text = await readFile(join(root, page), "utf8");
   const [, section = ""] = text.split(new RegExp(`^#+ ${heading}$`, "m"));

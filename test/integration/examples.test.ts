@@ -1,4 +1,4 @@
-/** The programs of `examples`, each in a process of its own on its runtime, fed by the seeder. */
+/** Runs each program of `examples` in a process on its runtime, with the seeder as its peer. */
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { readFile, rm, writeFile } from "node:fs/promises";
@@ -15,15 +15,15 @@ import { seededBytes } from "../support/random.ts";
 import { type Program, runners, runToEnd, startProgram } from "../support/run.ts";
 import { inTempDir, writeExample } from "../support/samples.ts";
 
-const PIECE = 4 * 1024 * 1024;
-/** Two whole pieces and a short one. */
-const content = seededBytes(31, 2 * PIECE + 54_321);
+const PIECE_LENGTH = 4 * 1024 * 1024;
+/** Content of two full pieces and a shorter one. */
+const content = seededBytes(31, 2 * PIECE_LENGTH + 54_321);
 const sha256 = sha256Of(content);
 const missing = "00".repeat(32);
 
 if (runtimeName === "node") {
   describe("examples/node-seeder.ts", () => {
-    it("serves what it is given over every protocol", () =>
+    it("serves the given files over every protocol", () =>
       withSeeder(async ({ addresses, fingerprint }) => {
         for (const [protocol, addr] of Object.entries(addresses)) {
           const tls = protocol === "quic" ? { fingerprints: [fingerprint] } : undefined;
@@ -46,7 +46,7 @@ if (runtimeName === "node") {
         }
       }));
 
-    it("reads its files again at SIGHUP, and keeps what it has when one is gone", () =>
+    it("reloads its files at SIGHUP, and keeps the old ones when a file is missing", () =>
       withSeeder(async ({ program, addresses, file }) => {
         const { createDownloader } = await import("../../entry/node.ts");
         await using downloader = createDownloader({ protocol: "tcp" });
@@ -72,11 +72,11 @@ if (runtimeName === "node") {
         assert.match(err, /^StorageFailed: .*\n$/);
       }));
 
-    it("says why it cannot serve, and fails", () =>
+    it("reports why it cannot serve, and fails", () =>
       inTempDir(async (directory) => {
         const file = await writeExample(directory, "examples/node-seeder.ts", "node");
         const { code, err } = await runToEnd([
-          ...wordsOf("node"),
+          ...commandOf("node"),
           file,
           join(directory, "no-such-file"),
         ]);
@@ -86,12 +86,12 @@ if (runtimeName === "node") {
   });
 
   describe("examples/edge-worker.ts", () => {
-    it("hands out pieces, whole and in ranges", () =>
+    it("serves pieces, whole and in ranges", () =>
       withEdgeWorker(async (url) => {
         const whole = await answered(200, `${url}${sha256}/0`);
         assert.match(whole.headers.get("etag") ?? "", /^"crc32:\d+"$/);
-        assert.deepEqual(await bytesOf(whole), content.subarray(0, PIECE));
-        const last = content.length - 2 * PIECE;
+        assert.deepEqual(await bytesOf(whole), content.subarray(0, PIECE_LENGTH));
+        const last = content.length - 2 * PIECE_LENGTH;
         for (const [range, start, end] of [
           ["bytes=0-0", 0, 1],
           ["bytes=1000-54320", 1000, last],
@@ -102,12 +102,12 @@ if (runtimeName === "node") {
           assert.equal(part.headers.get("content-range"), `bytes ${start}-${end - 1}/${last}`);
           assert.deepEqual(
             await bytesOf(part),
-            content.subarray(2 * PIECE + start, 2 * PIECE + end),
+            content.subarray(2 * PIECE_LENGTH + start, 2 * PIECE_LENGTH + end),
           );
         }
       }));
 
-    it("answers what cannot be had with its code", () =>
+    it("answers an unavailable piece with the error's code", () =>
       withEdgeWorker(async (url, stopSeeder) => {
         for (const range of ["bytes=54321-", "bytes=999999999-"]) {
           await answered(416, `${url}${sha256}/2`, { headers: { range } });
@@ -125,10 +125,10 @@ if (runtimeName === "node") {
 
 if (runtimeName === "deno") {
   describe("examples/deno-fetch-piece.ts", () => {
-    it("fetches a piece with the permissions that its head names, of a peer by its address or its name", () =>
+    it("fetches a piece with the permissions named in its header comment, by address or by name", () =>
       withSeeder(({ addresses }) =>
         inTempDir(async (directory) => {
-          // A program with a permission for the name may not dial its addresses.
+          // On Deno, a permission for a host name does not include its addresses.
           for (const addr of [addresses.tcp, addresses.tcp.replace("127.0.0.1", "localhost")]) {
             const file = join(directory, "piece.bin");
             const { code, out, err } = await fetchPiece(directory, addr, sha256, "1", file);
@@ -136,14 +136,14 @@ if (runtimeName === "deno") {
             assert.match(out, /^piece 1: 4194304 bytes at 4194304, crc32:\d+\n$/);
             assert.deepEqual(
               new Uint8Array(await readFile(file)),
-              content.subarray(PIECE, 2 * PIECE),
+              content.subarray(PIECE_LENGTH, 2 * PIECE_LENGTH),
             );
             await rm(file);
           }
         }),
       ));
 
-    it("says what failed, and writes nothing", () =>
+    it("reports the failure, and writes no file", () =>
       withSeeder(({ addresses }) =>
         inTempDir(async (directory) => {
           const file = join(directory, "piece.bin");
@@ -158,20 +158,20 @@ if (runtimeName === "deno") {
 
 if (runtimeName === "bun") {
   describe("examples/bun-model-server.ts", () => {
-    it("streams a model, whole", () =>
+    it("streams a whole model", () =>
       withModelServer(async (url) => {
         const whole = await answered(200, `${url}${sha256}`);
         assert.equal(whole.headers.get("etag"), `"sha256:${sha256}"`);
         assert.deepEqual(await bytesOf(whole), content);
       }));
 
-    it("answers ranges: 206, 416, and the whole for what it does not know", () =>
+    it("answers ranges with 206 or 416, and unsupported ranges with the whole model", () =>
       withModelServer(async (url) => {
         const total = content.length;
         for (const [range, start, end] of [
           ["bytes=0-0", 0, 1],
-          [`bytes=${PIECE - 5}-${PIECE + 4}`, PIECE - 5, PIECE + 5],
-          [`bytes=${PIECE}-999999999`, PIECE, total],
+          [`bytes=${PIECE_LENGTH - 5}-${PIECE_LENGTH + 4}`, PIECE_LENGTH - 5, PIECE_LENGTH + 5],
+          [`bytes=${PIECE_LENGTH}-999999999`, PIECE_LENGTH, total],
           [`bytes=${total - 1}-`, total - 1, total],
           ["bytes=-10", total - 10, total],
           ["bytes=-999999999", 0, total],
@@ -196,7 +196,7 @@ if (runtimeName === "bun") {
         }
       }));
 
-    it("answers HEAD, If-None-Match, and what cannot be had", () =>
+    it("answers HEAD, If-None-Match and requests for missing models", () =>
       withModelServer(async (url) => {
         const head = await answered(200, `${url}${sha256}`, { method: "HEAD" });
         assert.equal(head.headers.get("content-length"), String(content.length));
@@ -209,7 +209,7 @@ if (runtimeName === "bun") {
         assert.match(await unknown.text(), /^NotFound: /);
       }));
 
-    it("breaks the response off when all parents are gone, so that half a model does not look whole", () =>
+    it("aborts the response when all parents are gone, so that half a model does not look whole", () =>
       withCountedParent(async ({ url, line, taskId, total, close }) => {
         const response = await fetch(`${url}${taskId}`);
         const reader = response.body?.getReader();
@@ -224,18 +224,19 @@ if (runtimeName === "bun") {
         assert.match(await line(), new RegExp(`^${taskId}: [A-Z][A-Za-z]+: `));
       }));
 
-    it("holds the parents while the client does not read, and leaves them when it leaves", () =>
-      withCountedParent(async ({ url, line, taskId, total, asked, askedFor }) => {
+    it("applies backpressure to the parents, and cancels the download when the client disconnects", () =>
+      withCountedParent(async ({ url, line, taskId, total, requestCount, requested }) => {
         const socket = connect({ host: "127.0.0.1", port: Number(new URL(url).port) });
         socket.write(`GET /${taskId} HTTP/1.1\r\nHost: localhost\r\n\r\n`);
         await firstBytes(socket);
         socket.pause();
-        await askedFor(8);
-        // Another client takes all of it meanwhile: time enough for the first one's download to have gone on, too.
+        await requested(8);
+        // Meanwhile another client reads everything, which leaves the first download time to run
+        // ahead.
         assert.equal((await bytesOf(await fetch(`${url}${taskId}`))).length, total);
-        const pieces = total / COUNTED_PIECE;
-        const ahead = asked() - pieces;
-        // 32 MiB in memory, 8 pieces on their way, and what the sockets and the HTTP server hold.
+        const pieces = total / COUNTED_PIECE_LENGTH;
+        const ahead = requestCount() - pieces;
+        // 32 MiB in memory, 8 pieces in flight, and the buffers of sockets and HTTP server.
         assert.ok(
           ahead < 80,
           `${ahead} of ${pieces} pieces were fetched for a client that does not read`,
@@ -247,14 +248,14 @@ if (runtimeName === "bun") {
   });
 }
 
-/** Bytes of a piece of {@link withCountedParent}'s task, which is far longer than what is held in memory ahead of a reader. */
-const COUNTED_PIECE = 1024 * 1024;
+/** Piece length of {@link withCountedParent}'s task, which far exceeds the read-ahead in memory. */
+const COUNTED_PIECE_LENGTH = 1024 * 1024;
 
 interface Seeder {
   readonly program: Program;
   readonly addresses: { readonly quic: string; readonly tcp: string; readonly grpc: string };
   readonly fingerprint: string;
-  /** The file that it serves. */
+  /** Path of the served file. */
   readonly file: string;
 }
 
@@ -265,7 +266,7 @@ function withSeeder(use: (seeder: Seeder) => Promise<void>): Promise<void> {
     const ports = ["--host", "127.0.0.1", "--quic", "0", "--tcp", "0", "--grpc", "0"];
     const example = await writeExample(directory, "examples/node-seeder.ts", "node");
     const program = startProgram([
-      ...wordsOf("node"),
+      ...commandOf("node"),
       example,
       ...ports,
       "--identity",
@@ -280,7 +281,7 @@ function withSeeder(use: (seeder: Seeder) => Promise<void>): Promise<void> {
         said.set(name, value);
       }
       const of = (name: string): string =>
-        said.get(name) ?? assert.fail(`the seeder did not say its ${name}`);
+        said.get(name) ?? assert.fail(`the seeder did not print its ${name}`);
       const addresses = { quic: of("quic"), tcp: of("tcp"), grpc: of("grpc") };
       await use({ program, addresses, fingerprint: of("certificate"), file });
     } finally {
@@ -323,7 +324,7 @@ async function fetchPiece(
   file: string,
 ) {
   const example = await writeExample(directory, "examples/deno-fetch-piece.ts", "deno");
-  const [deno = ""] = wordsOf("deno");
+  const [deno = ""] = commandOf("deno");
   const permissions = [`--allow-net=${addr}`, `--allow-write=${file}`];
   const flags = [
     "run",
@@ -345,12 +346,10 @@ function startModelServer(
 ): Promise<void> {
   return inTempDir(async (directory) => {
     const example = await writeExample(directory, "examples/bun-model-server.ts", "bun");
-    const program = startProgram([...wordsOf("bun"), example, "--parent", parent, "--port", "0"]);
+    const program = startProgram([...commandOf("bun"), example, "--parent", parent, "--port", "0"]);
     try {
       const [, url] = /^listening on (http:.*)$/.exec(await program.line()) ?? [];
-      await use(url ?? assert.fail("the server did not say where it listens"), () =>
-        program.line(),
-      );
+      await use(url ?? assert.fail("the server did not print its URL"), () => program.line());
     } finally {
       program.kill();
       await program.ended;
@@ -360,24 +359,24 @@ function startModelServer(
 
 interface CountedParent {
   readonly url: string;
-  /** The next line that the model server prints. */
+  /** Resolves with the next line printed by the model server. */
   line(): Promise<string>;
   readonly taskId: string;
-  /** Bytes of the task. */
+  /** Length of the task in bytes. */
   readonly total: number;
-  /** Pieces that were asked for until now. */
-  asked(): number;
-  /** Resolves when so many pieces were asked for. */
-  askedFor(pieces: number): Promise<void>;
+  /** Returns the number of pieces requested so far. */
+  requestCount(): number;
+  /** Resolves once `pieces` pieces were requested. */
+  requested(pieces: number): Promise<void>;
   close(): Promise<void>;
 }
 
-/** The model server, in front of a parent in this process. */
+/** Runs `use` with a model server whose parent runs in this process. */
 async function withCountedParent(use: (parent: CountedParent) => Promise<void>): Promise<void> {
-  const total = 128 * COUNTED_PIECE;
+  const total = 128 * COUNTED_PIECE_LENGTH;
   const taskId = "c0".repeat(32);
   const whole = new MemoryPieceStore();
-  whole.putTask(taskId, seededBytes(33, total), { pieceLength: COUNTED_PIECE });
+  whole.putTask(taskId, seededBytes(33, total), { pieceLength: COUNTED_PIECE_LENGTH });
   let asked = 0;
   let wake: () => void = () => {};
   const until = async (condition: () => boolean): Promise<void> => {
@@ -409,8 +408,8 @@ async function withCountedParent(use: (parent: CountedParent) => Promise<void>):
         line,
         taskId,
         total,
-        asked: () => asked,
-        askedFor: (pieces) => until(() => asked >= pieces),
+        requestCount: () => asked,
+        requested: (pieces) => until(() => asked >= pieces),
         close: () => server.close({ grace: 0 }),
       }),
     );
@@ -426,7 +425,7 @@ function firstBytes(socket: Socket): Promise<void> {
   });
 }
 
-/** The answer to a request, which has to have this status. */
+/** Sends a request and returns the response. Fails unless it has `status`. */
 async function answered(status: number, url: string, init: RequestInit = {}): Promise<Response> {
   const response = await fetch(url, init);
   const what = `${init.method ?? "GET"} ${url} ${JSON.stringify(init.headers ?? {})}`;
@@ -439,7 +438,7 @@ async function bytesOf(response: Response): Promise<Uint8Array> {
   return new Uint8Array(await response.arrayBuffer());
 }
 
-function wordsOf(runtime: keyof typeof runners): readonly string[] {
+function commandOf(runtime: keyof typeof runners): readonly string[] {
   const words = runners[runtime];
   if (typeof words === "string") throw new Error(words);
   return words;

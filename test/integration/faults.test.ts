@@ -1,8 +1,9 @@
 /**
- * What happens to processes: killed, blocked, out of file descriptors, with a clock that jumps, with a file that changes while it is
- * served. The client never takes wrong bytes for right ones, nobody hangs, and once the fault is over everything works again.
+ * Process faults: a killed server, a blocked event loop, exhausted file descriptors, a jumping
+ * clock, a file that changes while it is served. The client never accepts wrong bytes, no request
+ * hangs, and requests succeed again after the fault.
  *
- * That the downloader is killed, and that its disk is full or read-only, is in `task.test.ts`.
+ * `task.test.ts` covers a killed downloader, and a full or read-only disk.
  */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
@@ -41,10 +42,10 @@ import { seededBytes, seededRandom } from "../support/random.ts";
 import { type Program, root, runner, startProgram } from "../support/run.ts";
 import { runtimeFace } from "../support/runtime-face.ts";
 
-/** Processes start slowly on a machine that is busy. */
-const patient = { timeout: 300_000 };
-/** No timeout is what ends a request on a machine that is slow. */
-const generous = { connectTimeout: 120_000, stallTimeout: 120_000 } as const;
+/** Timeout in ms; processes start slowly on a busy machine. */
+const testOptions = { timeout: 300_000 };
+/** Timeouts in ms, long enough not to end a request on a slow machine. */
+const longTimeouts = { connectTimeout: 120_000, stallTimeout: 120_000 } as const;
 
 const contentLength = 60 * 20_000 - 77;
 const pieceLength = 20_000;
@@ -81,7 +82,7 @@ async function endPeer({ program }: Peer): Promise<void> {
   await program.ended;
 }
 
-function clientOf(protocol: FaultProtocol, options: object = generous): TaskDownloader {
+function clientOf(protocol: FaultProtocol, options: object = longTimeouts): TaskDownloader {
   return createDownloader({
     protocol,
     ...(protocol === "quic" && { tls: { fingerprints: [fingerprintOf(identity.cert)] } }),
@@ -98,7 +99,7 @@ function pieceOf(protocol: FaultProtocol, ports: PerProtocol, number: number) {
   };
 }
 
-/** Fetches a piece; fails unless it is right. */
+/** Fetches a piece and checks its bytes. */
 async function fetchRight(
   client: TaskDownloader,
   protocol: FaultProtocol,
@@ -112,7 +113,7 @@ async function fetchRight(
   );
 }
 
-/** What a request came to: `right`, or the code of its error; fails for anything else. */
+/** Returns `right`, or the code of the `VortexError`. Rethrows other errors. */
 async function outcomeOf(fetching: Promise<void>): Promise<string> {
   try {
     await fetching;
@@ -137,17 +138,17 @@ async function inDirectory(run: (directory: string) => Promise<void>): Promise<v
   }
 }
 
-describe("a server that is killed and comes back on its ports", () => {
+describe("a server that is killed and restarted on its ports", () => {
   it(
-    "at seeded moments in the middle of pieces: a download over each protocol ends right, by the same client",
-    patient,
+    "at seeded moments in the middle of pieces: the same client completes a download over each protocol",
+    testOptions,
     () =>
       inDirectory(async (directory) => {
         const random = seededRandom(815);
         let peer = await startPeer({ budget: budgetBy(random) });
         const { ports } = peer;
         let failures = 0;
-        /** Goes on where the download before has failed, until one ends well. */
+        /** Resumes the failed download until one succeeds. */
         const fetch = async (protocol: FaultProtocol): Promise<void> => {
           const path = join(directory, protocol);
           await using client = clientOf(protocol, { connectTimeout: 10_000, stallTimeout: 2_000 });
@@ -167,7 +168,7 @@ describe("a server that is killed and comes back on its ports", () => {
         try {
           for (let round = 1; round <= 4; round++) {
             const held = new Set<string>();
-            // None of them can be done: each task has more pieces than all budgets together.
+            // No download can complete: each task has more pieces than all budgets together.
             while (held.size < faultProtocols.length) held.add(await peer.program.line());
             await endPeer(peer);
             peer = await startPeer({ ports, ...(round < 4 && { budget: budgetBy(random) }) });
@@ -181,7 +182,7 @@ describe("a server that is killed and comes back on its ports", () => {
   );
 });
 
-/** Pieces of each task until it is held: so few that four rounds of them are not the whole. */
+/** Draws a number of pieces for each task, so small that four rounds do not complete the task. */
 function budgetBy(random: () => number): PerProtocol {
   const each = (): number => 1 + Math.floor(random() * 10);
   return { quic: each(), tcp: each(), grpc: each() };
@@ -192,7 +193,7 @@ describe("an event loop that is blocked for seconds", () => {
   let peer: Peer;
   before(async () => {
     peer = await startPeer();
-  }, patient);
+  }, testOptions);
   after(() => endPeer(peer));
 
   async function blockPeer(): Promise<void> {
@@ -200,7 +201,7 @@ describe("an event loop that is blocked for seconds", () => {
     assert.equal(await peer.program.line(), "blocking");
   }
 
-  /** Runs something for each protocol at the same time, with clients that have a connection already. */
+  /** Runs `run` concurrently for each protocol, with clients that are already connected. */
   async function withClients(
     options: object,
     run: (client: TaskDownloader, protocol: FaultProtocol) => Promise<void>,
@@ -223,10 +224,10 @@ describe("an event loop that is blocked for seconds", () => {
   }
 
   it(
-    "at the server: what was asked for comes, over every protocol, on old connections and new ones",
-    patient,
+    "at the server: requests on old and new connections are answered afterwards, over every protocol",
+    testOptions,
     () =>
-      withClients(generous, async (client, protocol) => {
+      withClients(longTimeouts, async (client, protocol) => {
         await using late = clientOf(protocol);
         const both = [client, late].map((each) => fetchRight(each, protocol, peer.ports, 1));
         await Promise.all(both);
@@ -236,8 +237,8 @@ describe("an event loop that is blocked for seconds", () => {
   );
 
   it(
-    "at the server, beyond the client's patience: an error in words over every protocol, and then right again",
-    patient,
+    "at the server, beyond the client's timeouts: requests fail over every protocol, then succeed again",
+    testOptions,
     () =>
       withClients({ connectTimeout: 500, stallTimeout: 500 }, async (client, protocol) => {
         const outcomes = new Set<string>();
@@ -255,8 +256,8 @@ describe("an event loop that is blocked for seconds", () => {
   );
 
   it(
-    "at the client, in the middle of a piece over every protocol: they come right, and the next ones too",
-    patient,
+    "at the client, in the middle of a piece: it and the next pieces arrive, over every protocol",
+    testOptions,
     async () => {
       const clients = faultProtocols.map((protocol) => ({ protocol, client: clientOf(protocol) }));
       try {
@@ -277,20 +278,20 @@ describe("an event loop that is blocked for seconds", () => {
   );
 });
 
-/** Whether the number of a process's descriptors can be set. */
-const limitable = spawnSync("sh", ["-c", "ulimit -n 64"]).status === 0;
+/** True if a shell can limit the number of a process's file descriptors. */
+const canLimitDescriptors = spawnSync("sh", ["-c", "ulimit -n 64"]).status === 0;
 
-/** Reason that no process can be out of descriptors, for the name of a test; empty where one can. */
-const gapWithoutDescriptors = limitable ? "" : " [gap: needs a shell with ulimit -n]";
+/** Reason to skip tests of exhausted descriptors, for a test's name; empty if they can run. */
+const gapWithoutDescriptors = canLimitDescriptors ? "" : " [gap: needs a shell with ulimit -n]";
 
-/** Reason that no accept is seen to fail, for the name of a test; empty where one is. */
+/** Reason why a runtime does not report failed accepts, for a test's name; empty if it does. */
 const gapOfReports = {
-  bun: " [gap: Bun leaves connections in the backlog, and says nothing]",
-  node: " [gap: Node closes the connection with a descriptor that it keeps for that, and says nothing]",
+  bun: " [gap: Bun leaves connections in the backlog without an error]",
+  node: " [gap: Node closes the connection with a reserved descriptor, without an error]",
   deno: gapWithoutDescriptors,
 }[runtimeName];
 
-describe("file descriptors used up", () => {
+describe("exhausted file descriptors", () => {
   let own: StorageServer | undefined;
   let peer: Peer | undefined;
   const ask = async (line: string): Promise<string> => {
@@ -299,7 +300,7 @@ describe("file descriptors used up", () => {
     return peer.program.line();
   };
   before(async () => {
-    if (!limitable) return;
+    if (!canLimitDescriptors) return;
     const store = new MemoryPieceStore(nativeHashers);
     for (const protocol of faultProtocols)
       store.putTask(faultTaskId(protocol), content, { pieceLength });
@@ -310,7 +311,7 @@ describe("file descriptors used up", () => {
     const limited = ["sh", "-c", 'ulimit -n 128; exec "$@"', "sh"];
     const other = { ports, fingerprint: fingerprintOf(identity.cert) };
     peer = await startPeer({ other }, (command) => [...limited, ...command]);
-  }, patient);
+  }, testOptions);
   after(async () => {
     if (peer !== undefined) await endPeer(peer);
     await own?.close({ grace: 0 });
@@ -318,18 +319,18 @@ describe("file descriptors used up", () => {
 
   for (const protocol of faultProtocols) {
     const gap = gapWithoutDescriptors;
-    const name = `over ${protocol}: one error for each request, on both sides, and then right again${gap}`;
-    it(name, { ...patient, skip: gap !== "" }, async () => {
+    const name = `over ${protocol}: each request fails with one error, on both sides, then succeeds again${gap}`;
+    it(name, { ...testOptions, skip: gap !== "" }, async () => {
       assert.ok(peer);
       const { ports } = peer;
-      // Whatever is loaded at first use is.
+      // Loads modules that are loaded at first use.
       assert.equal(await ask(`fetch ${protocol}`), "right right");
       await using client = clientOf(protocol);
       await fetchRight(client, protocol, ports, 0);
       assert.match(await ask("exhaust"), /^exhausted [1-9]/);
       const outcomes = (await ask(`fetch ${protocol}`)).split(" ");
       assert.equal(outcomes.length, 2);
-      // Bun says of such a socket that it was refused.
+      // Bun reports ConnectionRefused for such a socket.
       for (const outcome of outcomes)
         assert.ok(["Unreachable", "ConnectionRefused"].includes(outcome), outcome);
       await using late = clientOf(protocol, { connectTimeout: 1_000, stallTimeout: 1_000 });
@@ -338,25 +339,25 @@ describe("file descriptors used up", () => {
       if (protocol === "quic") assert.equal(outcome, "right");
       assert.equal(await ask("free"), "freed");
       assert.equal(await ask(`fetch ${protocol}`), "right right");
-      // A connection that came meanwhile may have been taken and closed.
+      // A connection made meanwhile may have been accepted and closed.
       let tries = 0;
       while ((await outcomeOf(fetchRight(late, protocol, ports, 1))) !== "right")
-        assert.ok(++tries < 50, "it never answers again");
+        assert.ok(++tries < 50, "the server does not answer again");
       await fetchRight(client, protocol, ports, 2);
     });
 
     if (protocol === "quic") continue;
     it(`over ${protocol}: onError reports that connections could not be accepted${gapOfReports}`, {
-      ...patient,
+      ...testOptions,
       skip: gapOfReports !== "",
     }, async () => {
       assert.ok(peer);
       const { ports } = peer;
       await ask("reports");
       let reports = "";
-      // A second with an accepted connection in it is not told from one without a failed accept.
+      // A second with an accepted connection is indistinguishable from one without a failed accept.
       for (let rounds = 0; reports === ""; rounds++) {
-        assert.ok(rounds < 20, "nothing was reported");
+        assert.ok(rounds < 20, "no error was reported");
         assert.match(await ask("exhaust"), /^exhausted [1-9]/);
         const sockets = Array.from({ length: 8 }, () => connect(ports[protocol], "127.0.0.1"));
         for (const socket of sockets) socket.on("error", () => {});
@@ -381,20 +382,16 @@ describe("a file that changes while it is served", () => {
     change: (path: string) => Promise<void>,
     served: boolean,
   ])[] = [
-    ["is cut", (path) => truncate(path, pieceLength + 7), false],
-    [
-      "is emptied and written anew",
-      (path) => writeFile(path, seededBytes(63, content.length)),
-      false,
-    ],
+    ["is truncated", (path) => truncate(path, pieceLength + 7), false],
+    ["is emptied and rewritten", (path) => writeFile(path, seededBytes(63, content.length)), false],
     ["is overwritten in place", (path) => overwrite(path, false), false],
     [
-      "is overwritten in place, and its time does not show it",
+      "is overwritten in place with its modification time restored",
       (path) => overwrite(path, true),
       false,
     ],
     [
-      "is replaced by another one of its name",
+      "is replaced by another file of the same name",
       async (path) => {
         await writeFile(`${path}.new`, seededBytes(64, content.length));
         await rename(`${path}.new`, path);
@@ -411,7 +408,7 @@ describe("a file that changes while it is served", () => {
     if (restoreTime) await utimes(path, long, long);
   }
 
-  /** The part of the content that a stream hands out before it ends or fails, and what it fails with. */
+  /** Reads a stream to its end or failure. Returns the received bytes and the error. */
   async function readAll(
     client: TaskDownloader,
     request: object,
@@ -435,7 +432,7 @@ describe("a file that changes while it is served", () => {
     return [Buffer.concat(chunks)];
   }
 
-  /** Begun together, since a stream tries for seconds before it gives up. */
+  /** Test runs, started together because a failing stream retries for seconds. */
   const running: Promise<void>[] = [];
   before(() => {
     for (const [, change, served] of changes) {
@@ -445,13 +442,9 @@ describe("a file that changes while it is served", () => {
     }
   });
   for (const [index, [name]] of changes.entries()) {
-    it(
-      `${name}: every byte that a client gets is an old one, and the rest is an error`,
-      patient,
-      async () => {
-        await running[index];
-      },
-    );
+    it(`${name}: a client receives only old bytes, then an error`, testOptions, async () => {
+      await running[index];
+    });
   }
 
   function serveChanging(change: (path: string) => Promise<void>, served: boolean): Promise<void> {
@@ -525,8 +518,8 @@ describe("a file that changes while it is served", () => {
 
 describe("a clock that jumps", () => {
   it(
-    "the time of day, by ten years and back while a task is fetched: nothing comes of it",
-    patient,
+    "the time of day, by ten years and back during a download, has no effect",
+    testOptions,
     async () => {
       const store = new MemoryPieceStore(nativeHashers);
       for (const protocol of faultProtocols)
@@ -535,7 +528,7 @@ describe("a clock that jumps", () => {
       await using server = await startServer({ store, host: "127.0.0.1", tls: identity, ...each });
       const { now } = Date;
       let jumps = 0;
-      // At each look; whoever computes with differences gets years.
+      // Jumps at each call, so code that subtracts two times gets years.
       Date.now = () => now() + (jumps++ % 2 === 0 ? 1 : -1) * 10 * 365 * 86_400_000;
       try {
         for (const protocol of faultProtocols) {
@@ -562,8 +555,8 @@ describe("a clock that jumps", () => {
   );
 
   it(
-    "the library's own, by an hour at a time, as when a machine wakes up: tasks and limits go on",
-    patient,
+    "the library's clock, by an hour at a time as after suspend: tasks and rate limits continue",
+    testOptions,
     async () => {
       let offset = 0;
       const clock: Clock = {
@@ -583,7 +576,7 @@ describe("a clock that jumps", () => {
         grpc: none,
         tcp: async () => tcpTransport,
       });
-      await using client = make({ protocol: "tcp", rateLimit: 20_000_000, ...generous });
+      await using client = make({ protocol: "tcp", rateLimit: 20_000_000, ...longTimeouts });
       const to = memorySink();
       const download = client.downloadTask(
         {

@@ -1,6 +1,6 @@
 /**
- * A program that fetches over QUIC and forgets to close its downloader ends by itself, and not
- * before it has what it asked for.
+ * A program that fetches over QUIC and does not close its downloader exits by itself, but only
+ * after its requests are answered.
  */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
@@ -17,23 +17,23 @@ import {
 import { type Outcome, runner, startProgram } from "../support/run.ts";
 import { runtimeFace } from "../support/runtime-face.ts";
 
-const HELD = 5;
-const patient = { timeout: 120_000 };
+const HELD_PIECE = 5;
+const testOptions = { timeout: 120_000 };
 const { startServer } = await runtimeFace();
-/** The QUIC of this runtime, and others that it has. */
+/** QUIC bindings available on this runtime. */
 const clients = runtimeName === "bun" ? ["bun", "node:quic"] : [runtimeName];
 
 for (const client of clients) {
   describe(`a downloader that is not closed, over QUIC: ${client}`, () => {
-    it("does not keep its process", patient, async () => {
+    it("does not keep its process alive", testOptions, async () => {
       assert.deepEqual(await fetched(client, [0, 1]), { code: 0, out: "1000\n1000\n", err: "" });
     });
 
     it(
-      "keeps it while a request is unanswered, for longer than an idle connection is kept",
-      patient,
+      "keeps its process alive while a request is unanswered, beyond the idle timeout",
+      testOptions,
       async () => {
-        assert.deepEqual(await fetched(client, [0, HELD]), {
+        assert.deepEqual(await fetched(client, [0, HELD_PIECE]), {
           code: 0,
           out: "1000\n1000\n",
           err: "",
@@ -43,7 +43,7 @@ for (const client of clients) {
   });
 }
 
-/** The end of a process that fetches pieces from a server, which holds one of them for a while. */
+/** Runs a client process that fetches pieces from a server, which delays one of them. */
 async function fetched(client: string, numbers: readonly number[]): Promise<Outcome> {
   const identity = await selfSigned();
   const store = new MemoryPieceStore();
@@ -55,7 +55,7 @@ async function fetched(client: string, numbers: readonly number[]): Promise<Outc
     store: {
       getTask: (id) => store.getTask(id),
       async getPiece(request) {
-        if (request.number === HELD) {
+        if (request.number === HELD_PIECE) {
           await new Promise<void>((resolve) => {
             setTimeout(resolve, IDLE_CLOSE + 2000);
           });
@@ -79,7 +79,7 @@ async function fetched(client: string, numbers: readonly number[]): Promise<Outc
     JSON.stringify(order),
   ]);
   try {
-    return await Promise.race([program.ended, lateness(60_000)]);
+    return await Promise.race([program.ended, timeoutAfter(60_000)]);
   } finally {
     program.kill();
     await program.ended;
@@ -87,10 +87,10 @@ async function fetched(client: string, numbers: readonly number[]): Promise<Outc
   }
 }
 
-function lateness(milliseconds: number): Promise<never> {
+function timeoutAfter(milliseconds: number): Promise<never> {
   return new Promise((_resolve, reject) => {
     setTimeout(
-      () => reject(new Error(`it has not ended after ${milliseconds} ms`)),
+      () => reject(new Error(`the process has not ended after ${milliseconds} ms`)),
       milliseconds,
     ).unref();
   });

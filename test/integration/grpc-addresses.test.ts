@@ -1,6 +1,6 @@
 /**
  * gRPC to a host with several addresses: Happy Eyeballs (RFC 8305). `test/compliance/addresses.ts`
- * has the same for Vortex.
+ * tests the same for Vortex.
  */
 import assert from "node:assert/strict";
 import { createServer, type Socket } from "node:net";
@@ -22,20 +22,20 @@ const store = new MemoryPieceStore();
 store.putTask(taskId, new Uint8Array(100), { pieceLength: 100 });
 
 describe("gRPC to a host with several addresses", () => {
-  it("an address without a listener leads to the next one", () =>
+  it("tries the next address after one without a listener", () =>
     assertReached(["127.0.0.2", "127.0.0.1"]));
 
   for (const [dead, alive] of [
     ["::1", "127.0.0.1"],
     ["127.0.0.1", "::1"],
   ] as const) {
-    const test = `${dead} without a listener leads to ${alive}`;
+    const test = `tries ${alive} after ${dead} without a listener`;
     const run = (): Promise<void> => assertReached([dead, alive], { host: alive, port: 0 });
     if (loopback6) it(test, run);
     else skipped(test, "this machine has no IPv6", run);
   }
 
-  it("an address that is silent does not hold up the next one", async () => {
+  it("tries the next address beside a silent one", async () => {
     const silent = await silentTcpHost("127.0.0.2");
     try {
       await assertReached(["127.0.0.2", "127.0.0.1"], {
@@ -47,7 +47,7 @@ describe("gRPC to a host with several addresses", () => {
     }
   });
 
-  it("an address that speaks something else leads to the next one", async () => {
+  it("tries the next address after one that speaks another protocol", async () => {
     const server = await listen({ host: "127.0.0.1", port: 0 });
     const { port } = server.address;
     const other = createServer((socket) =>
@@ -62,7 +62,7 @@ describe("gRPC to a host with several addresses", () => {
     }
   });
 
-  it("when all addresses fail, the error names each", async () => {
+  it("names every address in the error when all fail", async () => {
     const server = await listen({ host: "127.0.0.1", port: 0 });
     const { port } = server.address;
     await server.close({ grace: 0 });
@@ -77,10 +77,10 @@ describe("gRPC to a host with several addresses", () => {
     assert.equal(cause.errors.length, 2);
   });
 
-  it("an abort while several are dialled closes all of them", async () => {
+  it("closes all pending dials on abort", async () => {
     const sockets: Socket[] = [];
     const controller = new AbortController();
-    // These take connections, and never speak.
+    // These accept connections and never send a byte.
     const accept = (socket: Socket): void => {
       sockets.push(socket.on("error", () => {}));
       socket.resume();
@@ -129,7 +129,7 @@ async function statAt(
   port: number,
   addresses: readonly string[],
 ): ReturnType<GrpcDownloader["statTask"]> {
-  // Generous: only a dial that hangs may end by it.
+  // Long enough that only a hanging dial reaches it.
   const settings = downloaderSettings({ connectTimeout: 30_000 }, portableRuntime);
   const downloader = new GrpcDownloader(
     async () => grpcBindingWith(async () => addresses),

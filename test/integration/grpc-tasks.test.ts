@@ -27,24 +27,24 @@ import { seededBytes } from "../support/random.ts";
 
 const runtime: Runtime = { ...portableRuntime, hashers: nativeHashers };
 const MEBI = 1024 * 1024;
-const limit = { timeout: 60_000 };
+const testOptions = { timeout: 60_000 };
 const hostId = "10.0.0.1-host";
 const source = { url: "https://example.com/file", application: "test" };
 const taskId = taskIdOfUrl(source);
 const content = seededBytes(11, 40 * MEBI + 12_345);
 const face = faceOf(async () => {
-  throw new VortexError("Unavailable", "these tests do without QUIC");
+  throw new VortexError("Unavailable", "these tests do not use QUIC");
 });
 
 interface Peers {
   readonly server: StorageServer;
   readonly downloader: GrpcDownloader;
-  /** Of the server, over gRPC. */
+  /** gRPC address of the server. */
   readonly addr: string;
   readonly errors: readonly VortexError[];
 }
 
-/** Runs `use` with a server over TCP and gRPC and a downloader for it, and closes both. */
+/** Runs `use` with a TCP and gRPC server and a downloader, and closes both afterwards. */
 async function withPeers(
   store: PieceStore,
   use: (peers: Peers) => Promise<void>,
@@ -83,7 +83,7 @@ function storeOf(pieceLength = 4 * MEBI): MemoryPieceStore {
   return store;
 }
 
-/** The content as a task of pieces of 1 MiB, without pieces yet; and how many watch it. */
+/** Creates a store whose task has 1 MiB pieces, none of them yet, and counts its watchers. */
 function growingStore() {
   const store = new MemoryPieceStore(nativeHashers);
   const growing = store.startTask(taskId, content.length, { pieceLength: MEBI });
@@ -123,8 +123,8 @@ async function all<T>(items: AsyncIterable<T>): Promise<T[]> {
 }
 
 describe("tasks over gRPC, between two peers without a scheduler", () => {
-  it("one learns of the task, where its pieces are, and fetches them over TCP", limit, async () => {
-    // 0.0.0.0 is no address to fetch from: what is announced is the one at which this server was reached.
+  it("one discovers the task and its pieces, and fetches them over TCP", testOptions, async () => {
+    // A server on 0.0.0.0 announces the address at which the client reached it.
     const everywhere = { server: { host: "0.0.0.0" } };
     const use = async ({ server, downloader, addr }: Peers): Promise<void> => {
       const stat = await downloader.statTask(addr, taskId);
@@ -150,7 +150,7 @@ describe("tasks over gRPC, between two peers without a scheduler", () => {
     await withPeers(storeOf(), use, everywhere);
   });
 
-  it("one sends the whole task, in pieces of any length", limit, async () => {
+  it("one sends a whole task with pieces of any length", testOptions, async () => {
     for (const pieceLength of [MEBI, 4 * MEBI, 64 * MEBI]) {
       await withPeers(storeOf(pieceLength), async ({ downloader, addr, errors }) => {
         const task = await downloader.downloadTask(addr, source);
@@ -169,7 +169,7 @@ describe("tasks over gRPC, between two peers without a scheduler", () => {
     }
   });
 
-  it("several tasks at a time, and pieces beside them, on one connection", limit, async () => {
+  it("one connection carries several tasks and single pieces at once", testOptions, async () => {
     await withPeers(storeOf(), async ({ downloader, addr }) => {
       const tasks = Array.from({ length: 4 }, async () => {
         const pieces = await all(await downloader.downloadTask(addr, source));
@@ -186,7 +186,7 @@ describe("tasks over gRPC, between two peers without a scheduler", () => {
     });
   });
 
-  it("a growing task is announced and sent as it comes", limit, async () => {
+  it("a growing task is announced and sent as its pieces arrive", testOptions, async () => {
     const { store, put } = growingStore();
     put(7);
     await withPeers(store, async ({ downloader, addr }) => {
@@ -209,8 +209,8 @@ describe("tasks over gRPC, between two peers without a scheduler", () => {
   });
 
   it(
-    "a client that leaves, aborts or is closed frees the server, and the others go on",
-    limit,
+    "a client that cancels, aborts or closes releases the server, and other calls continue",
+    testOptions,
     async () => {
       const { store, put, unwatched } = growingStore();
       put(0);
@@ -246,7 +246,7 @@ describe("tasks over gRPC, between two peers without a scheduler", () => {
     },
   );
 
-  it("a server that goes away under an answer is ConnectionLost", limit, async () => {
+  it("a server that closes during an answer causes ConnectionLost", testOptions, async () => {
     const { store, put } = growingStore();
     put(0);
     await withPeers(store, async ({ server, downloader, addr }) => {
@@ -261,38 +261,45 @@ describe("tasks over gRPC, between two peers without a scheduler", () => {
     });
   });
 
-  it("a reader that pauses holds the server back, and goes on where it was", limit, async () => {
-    const pieceLength = 256 * 1024;
-    const store = storeOf(pieceLength);
-    let read = 0;
-    let noted = (): void => {};
-    const counting: PieceStore = {
-      getTask: (id) => store.getTask(id),
-      async getPiece(request) {
-        read++;
-        noted();
-        return store.getPiece(request);
-      },
-    };
-    await withPeers(counting, async ({ downloader, addr }) => {
-      const pieces = (await downloader.downloadTask(addr, source))[Symbol.asyncIterator]();
-      await pieces.next();
-      // Until the server has read nothing for a while: the windows and buffers on the way are full.
-      for (let before = -1; before !== read; ) {
-        before = read;
-        await new Promise<void>((resolve) => {
-          const timer = setTimeout(resolve, 500);
-          noted = () => timer.refresh?.();
-        });
-      }
-      assert.ok(read * pieceLength < 32 * MEBI, `${read} pieces read for one that was taken`);
-      let left = Math.ceil(content.length / pieceLength) - 1;
-      for (let next = await pieces.next(); !next.done; next = await pieces.next()) left--;
-      assert.equal(left, 0);
-    });
-  });
+  it(
+    "a paused reader applies backpressure to the server, and resumes where it paused",
+    testOptions,
+    async () => {
+      const pieceLength = 256 * 1024;
+      const store = storeOf(pieceLength);
+      let read = 0;
+      let noted = (): void => {};
+      const counting: PieceStore = {
+        getTask: (id) => store.getTask(id),
+        async getPiece(request) {
+          read++;
+          noted();
+          return store.getPiece(request);
+        },
+      };
+      await withPeers(counting, async ({ downloader, addr }) => {
+        const pieces = (await downloader.downloadTask(addr, source))[Symbol.asyncIterator]();
+        await pieces.next();
+        // Waits until the server stops reading its store: all windows and buffers are full.
+        for (let before = -1; before !== read; ) {
+          before = read;
+          await new Promise<void>((resolve) => {
+            const timer = setTimeout(resolve, 500);
+            noted = () => timer.refresh?.();
+          });
+        }
+        assert.ok(
+          read * pieceLength < 32 * MEBI,
+          `the server read ${read} pieces for a paused reader`,
+        );
+        let left = Math.ceil(content.length / pieceLength) - 1;
+        for (let next = await pieces.next(); !next.done; next = await pieces.next()) left--;
+        assert.equal(left, 0);
+      });
+    },
+  );
 
-  it("an answer that nobody reads ends by the server's stall timeout", limit, async () => {
+  it("an unread answer ends by the server's stall timeout", testOptions, async () => {
     const { store, put, unwatched } = growingStore();
     for (let number = 0; number <= 40; number++) put(number);
     const use = async ({ downloader, addr }: Peers): Promise<void> => {
@@ -310,7 +317,7 @@ describe("tasks over gRPC, between two peers without a scheduler", () => {
 });
 
 describe("a trace over gRPC", () => {
-  it("goes on in the spans of the server that is asked", limit, async () => {
+  it("continues in the spans of the server", testOptions, async () => {
     const spans = new Map<
       string,
       { readonly kind: number; readonly id: string; readonly parent: string | undefined }
@@ -336,17 +343,17 @@ describe("a trace over gRPC", () => {
       ["download_task", "download_task"],
     ]) {
       const asked = spans.get(`${asking} ${CLIENT}`);
-      assert.ok(asked, `no span of the asking side: ${asking}`);
+      assert.ok(asked, `no span of the client: ${asking}`);
       assert.equal(spans.get(`${answering} ${SERVER}`)?.parent, asked.id, answering);
     }
   });
 });
 
-/** `SpanKind`. */
+/** Values of OpenTelemetry's `SpanKind`. */
 const SERVER = 1;
 const CLIENT = 2;
 
-/** As much of OpenTelemetry as it takes to follow a trace, with the header of W3C Trace Context. */
+/** Creates a minimal OpenTelemetry API that propagates traces with W3C Trace Context. */
 function tracingApi(
   onSpan: (name: string, span: { kind: number; id: string; parent: string | undefined }) => void,
 ): OpenTelemetryApi {
@@ -395,9 +402,9 @@ function tracingApi(
 }
 
 describe("a session without streams", () => {
-  it("is ended by the server after ten minutes, and not before", limit, async () => {
+  it("is closed by the server after ten minutes, and not before", testOptions, async () => {
     const clock = new FakeClock();
-    // Nor asked whether it is there meanwhile, since the answer takes real time.
+    // A long request timeout also avoids keep-alive PINGs, whose answer takes real time.
     const settings = serverSettings({ requestTimeout: 3_600_000 }, fakeRuntime(clock));
     const server = await grpcServer({ host: "127.0.0.1", port: 0 }, storeOf(), settings);
     const { signal } = new AbortController();
@@ -405,7 +412,7 @@ describe("a session without streams", () => {
     try {
       await clock.advance(599_000);
       assert.equal(connection.open, true);
-      // A call begins the time anew.
+      // A call restarts the idle time.
       const client = createClient(
         DfdaemonUpload,
         connection.transport(() => {}),
@@ -425,7 +432,7 @@ describe("a session without streams", () => {
 });
 
 describe("tasks over gRPC, from hostile servers", () => {
-  /** An HTTP/2 server that answers every request by `answer`. */
+  /** Starts an HTTP/2 server that answers every request with `answer`. */
   async function hostile(
     answer: (stream: ServerHttp2Stream) => void,
     use: (addr: string) => Promise<void>,
@@ -457,10 +464,10 @@ describe("tasks over gRPC, from hostile servers", () => {
 
   const head = { ":status": 200, "content-type": "application/grpc" };
   const cases: readonly [string, (stream: ServerHttp2Stream) => void, ErrorCode][] = [
-    ["says nothing at all", () => {}, "Stalled"],
-    ["sends headers and is silent", (stream) => stream.respond(head), "Stalled"],
+    ["sends nothing", () => {}, "Stalled"],
+    ["sends only headers", (stream) => stream.respond(head), "Stalled"],
     [
-      "sends a part of an envelope and is silent",
+      "stalls inside a message prefix",
       (stream) => {
         stream.respond(head);
         stream.write(Uint8Array.of(0, 0, 0));
@@ -468,7 +475,7 @@ describe("tasks over gRPC, from hostile servers", () => {
       "Stalled",
     ],
     [
-      "sends a part of a message and is silent",
+      "stalls inside a message",
       (stream) => {
         stream.respond(head);
         stream.write(Uint8Array.of(0, 0, 0, 0, 100, 1, 2, 3));
@@ -493,7 +500,7 @@ describe("tasks over gRPC, from hostile servers", () => {
     ],
   ];
   for (const [what, answer, code] of cases) {
-    it(`one that ${what} is ${code}`, limit, async () => {
+    it(`a server that ${what} causes ${code}`, testOptions, async () => {
       await hostile(answer, async (addr) => {
         const settings = downloaderSettings({ stallTimeout: 300 }, runtime);
         const downloader = new GrpcDownloader(async () => grpcBinding(), settings);

@@ -37,9 +37,9 @@ const runtime: Runtime = { ...portableRuntime, hashers: nativeHashers };
 const MEBI = 1024 * 1024;
 const taskId = "ab".repeat(32);
 const loopback = { host: "127.0.0.1", port: 0 };
-const limit = { timeout: 60_000 };
+const testOptions = { timeout: 60_000 };
 
-/** 128 MiB in two pieces, and the same bytes in 32 of 4 MiB. */
+/** Task of 128 MiB in two pieces. `manyTask` has the same bytes in 32 pieces of 4 MiB. */
 const bigTask = "b".repeat(64);
 const manyTask = "c".repeat(64);
 const bytes = seededBytes(7, 128 * MEBI);
@@ -54,7 +54,7 @@ interface PairOptions {
   readonly client?: DownloaderOptions & GrpcBindingOptions;
 }
 
-/** Runs `use` with a server and a downloader for it, and closes both. */
+/** Runs `use` with a server and a downloader, and closes both afterwards. */
 async function withPair(
   { store: served = store, server: { tls: serverTls, ...server } = {}, client = {} }: PairOptions,
   use: (pair: {
@@ -103,7 +103,10 @@ function pieceBytes(number: number): Uint8Array {
   return bytes.subarray(number * 6000, (number + 1) * 6000);
 }
 
-/** A store of one piece, the bytes of which come from `read`; it calls what it is given when it is left. */
+/**
+ * Creates a store of one piece whose bytes come from `read`, which calls `left` when it is
+ * cancelled.
+ */
 function scriptedStore(read: (left: () => void) => AsyncIterable<Uint8Array>, length = 10_000) {
   let left: () => void = () => {};
   const reading = new Promise<void>((resolve) => {
@@ -127,7 +130,7 @@ function scriptedStore(read: (left: () => void) => AsyncIterable<Uint8Array>, le
   return { scripted, reading, piece };
 }
 
-/** Listens, runs `use` with the address, and closes the server and its sockets. */
+/** Starts `server`, runs `use` with its address, then closes the server and its sockets. */
 async function listening(server: Server, use: (addr: string) => Promise<void>): Promise<void> {
   const sockets = new Set<Socket>();
   server.on("connection", (socket: Socket) => {
@@ -148,7 +151,7 @@ async function listening(server: Server, use: (addr: string) => Promise<void>): 
 }
 
 describe("gRPC over loopback", () => {
-  it("fetches every piece of a task, and learns how it is cut", limit, async () => {
+  it("fetches every piece of a task, and its lengths by stat", testOptions, async () => {
     await withPair({}, async ({ downloader, addr, errors }) => {
       assert.deepEqual(await downloader.statTask(addr, taskId), {
         contentLength: 20_000,
@@ -164,7 +167,7 @@ describe("gRPC over loopback", () => {
     });
   });
 
-  it("moves pieces of 64 MiB, one and two at a time", limit, async () => {
+  it("transfers pieces of 64 MiB, one and two at a time", testOptions, async () => {
     await withPair({}, async ({ downloader, addr }) => {
       assert.ok(
         Buffer.compare(await fetched(downloader, addr, 1, bigTask), bytes.subarray(64 * MEBI)) ===
@@ -181,7 +184,7 @@ describe("gRPC over loopback", () => {
     });
   });
 
-  it("moves 32 pieces of 4 MiB at a time", limit, async () => {
+  it("transfers 32 pieces of 4 MiB at a time", testOptions, async () => {
     await withPair({}, async ({ downloader, addr, errors }) => {
       for (let round = 0; round < 3; round++) {
         await Promise.all(
@@ -199,7 +202,7 @@ describe("gRPC over loopback", () => {
     });
   });
 
-  it("keeps to the peer's limit of streams when more calls are made", limit, async () => {
+  it("respects the peer's stream limit when more calls are made", testOptions, async () => {
     await withPair({ server: { maxStreams: 4 } }, async ({ downloader, addr }) => {
       const calls = Array.from({ length: 60 }, (_, turn) => fetched(downloader, addr, turn % 4));
       for (const [turn, piece] of (await Promise.all(calls)).entries()) {
@@ -209,8 +212,8 @@ describe("gRPC over loopback", () => {
   });
 
   it(
-    "an abort ends the call at once, the peer stops reading its store, and the connection lives on",
-    limit,
+    "an abort ends the call at once, stops the peer's store read, and keeps the connection",
+    testOptions,
     async () => {
       const slow = (left: () => void) =>
         (async function* () {
@@ -239,7 +242,7 @@ describe("gRPC over loopback", () => {
     },
   );
 
-  it("a store that fails inside a piece truncates it", limit, async () => {
+  it("a store error inside a piece truncates the piece", testOptions, async () => {
     const { scripted } = scriptedStore(async function* () {
       yield bytes.subarray(0, 5000);
       throw new Error("bad sector");
@@ -257,7 +260,7 @@ describe("gRPC over loopback", () => {
     });
   });
 
-  it("a store that falls silent is Stalled for the client", limit, async () => {
+  it("a stalled store read causes Stalled at the client", testOptions, async () => {
     let released: () => void = () => {};
     const { scripted } = scriptedStore(async function* () {
       yield bytes.subarray(0, 5000);
@@ -280,14 +283,14 @@ describe("gRPC over loopback", () => {
 });
 
 describe("gRPC: the connection", () => {
-  it("an address where nobody listens is ConnectionRefused", limit, async () => {
+  it("an address without a listener causes ConnectionRefused", testOptions, async () => {
     await withPair({}, async ({ server, downloader, addr }) => {
       await server.close();
       await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "ConnectionRefused");
     });
   });
 
-  it("a peer that accepts and says nothing is ConnectTimeout", limit, async () => {
+  it("a peer that accepts and sends nothing causes ConnectTimeout", testOptions, async () => {
     await listening(createTcpServer(), async (addr) => {
       const downloader = downloaderOf({ connectTimeout: 200 });
       await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "ConnectTimeout");
@@ -295,18 +298,22 @@ describe("gRPC: the connection", () => {
     });
   });
 
-  it("a peer that hangs up is ConnectionRefused", limit, async () => {
-    const server = createTcpServer((socket) => {
-      socket.end();
-    });
-    await listening(server, async (addr) => {
-      const downloader = downloaderOf();
-      await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "ConnectionRefused");
-      await downloader.close();
-    });
-  });
+  it(
+    "a peer that closes the connection at once causes ConnectionRefused",
+    testOptions,
+    async () => {
+      const server = createTcpServer((socket) => {
+        socket.end();
+      });
+      await listening(server, async (addr) => {
+        const downloader = downloaderOf();
+        await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "ConnectionRefused");
+        await downloader.close();
+      });
+    },
+  );
 
-  it("a peer that speaks something else is ProtocolNotSupported", limit, async () => {
+  it("a peer that speaks another protocol causes ProtocolNotSupported", testOptions, async () => {
     const server = createTcpServer((socket) => {
       socket.write(
         "SSH-2.0-OpenSSH_9.6\r\nand a lot more of it, so that a whole frame can be read of this\r\n",
@@ -323,7 +330,7 @@ describe("gRPC: the connection", () => {
     });
   });
 
-  it("an abort ends a dial", limit, async () => {
+  it("an abort ends a dial", testOptions, async () => {
     await listening(createTcpServer(), async (addr) => {
       const downloader = downloaderOf();
       const controller = new AbortController();
@@ -334,7 +341,7 @@ describe("gRPC: the connection", () => {
     });
   });
 
-  it("a server that goes away under a call is ConnectionLost", limit, async () => {
+  it("a server that closes during a call causes ConnectionLost", testOptions, async () => {
     const { scripted } = scriptedStore(async function* () {
       yield bytes.subarray(0, 5000);
       await new Promise<void>(() => {});
@@ -346,7 +353,7 @@ describe("gRPC: the connection", () => {
     });
   });
 
-  it("a server that is closed lets the answers under way end", limit, async () => {
+  it("a closing server finishes in-flight answers", testOptions, async () => {
     const { scripted, piece } = scriptedStore(async function* () {
       yield bytes.subarray(0, 5000);
       await new Promise<void>((resolve) => {
@@ -366,7 +373,7 @@ describe("gRPC: the connection", () => {
     });
   });
 
-  it("a peer that was restarted is dialled anew", limit, async () => {
+  it("a restarted peer is dialled again", testOptions, async () => {
     await withPair({}, async ({ server, downloader, addr }) => {
       await fetched(downloader, addr);
       await server.close();
@@ -377,7 +384,7 @@ describe("gRPC: the connection", () => {
     });
   });
 
-  it("closing the downloader ends its calls as Closed", limit, async () => {
+  it("closing the downloader fails its calls with Closed", testOptions, async () => {
     const { scripted } = scriptedStore(async function* () {
       yield bytes.subarray(0, 5000);
       await new Promise<void>(() => {});
@@ -391,7 +398,7 @@ describe("gRPC: the connection", () => {
 });
 
 describe("gRPC: peers of another kind", () => {
-  /** An HTTP/2 server that answers every request by `answer`. */
+  /** Runs `use` with an HTTP/2 server that answers every request with `answer`. */
   async function withHttp2(
     answer: (stream: import("node:http2").ServerHttp2Stream) => void,
     use: (addr: string) => Promise<void>,
@@ -411,7 +418,7 @@ describe("gRPC: peers of another kind", () => {
     for (const session of sessions) session.destroy();
   }
 
-  it("one without DownloadPiece is RemoteUnimplemented", limit, async () => {
+  it("a peer without DownloadPiece causes RemoteUnimplemented", testOptions, async () => {
     const header = { "content-type": "application/grpc", "grpc-status": "12" };
     await withHttp2(
       (stream) => stream.respond({ ":status": 200, ...header }, { endStream: true }),
@@ -427,7 +434,7 @@ describe("gRPC: peers of another kind", () => {
     );
   });
 
-  it("a web server is no gRPC peer", limit, async () => {
+  it("a web server is not accepted as a gRPC peer", testOptions, async () => {
     await withHttp2(
       (stream) => {
         stream.respond({ ":status": 200, "content-type": "text/html" });
@@ -441,24 +448,20 @@ describe("gRPC: peers of another kind", () => {
     );
   });
 
-  it(
-    "one that resets the stream is StreamReset, before its answer and within it",
-    limit,
-    async () => {
-      for (const answered of [false, true]) {
-        await listening(resettingServer(answered), async (addr) => {
-          const downloader = downloaderOf();
-          await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "StreamReset");
-          assert.equal(downloader.connections().length, 1);
-          await downloader.close();
-        });
-      }
-    },
-  );
+  it("a stream reset before or within the answer causes StreamReset", testOptions, async () => {
+    for (const answered of [false, true]) {
+      await listening(resettingServer(answered), async (addr) => {
+        const downloader = downloaderOf();
+        await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "StreamReset");
+        assert.equal(downloader.connections().length, 1);
+        await downloader.close();
+      });
+    }
+  });
 
   it(
-    "one that announces too long a message is LimitExceeded, before it is read",
-    limit,
+    "a message announced above the limit causes LimitExceeded before it is read",
+    testOptions,
     async () => {
       await withHttp2(
         (stream) => {
@@ -476,8 +479,9 @@ describe("gRPC: peers of another kind", () => {
 });
 
 /**
- * A server that speaks just enough HTTP/2 to answer each request with RST_STREAM (RFC 9113, section 6.4), after the begin
- * of an answer if `answered`. An API for HTTP/2 would end the stream before it resets it.
+ * Creates a minimal HTTP/2 server that answers each request with RST_STREAM (RFC 9113, section
+ * 6.4), after response headers if `answered`. An HTTP/2 library would end the stream before the
+ * reset.
  */
 function resettingServer(answered: boolean): Server {
   const frame = (
@@ -487,11 +491,12 @@ function resettingServer(answered: boolean): Server {
     payload: readonly number[],
   ): Uint8Array => new Uint8Array([0, 0, payload.length, type, flags, 0, 0, 0, stream, ...payload]);
   const literal = (text: string): number[] => [text.length, ...new TextEncoder().encode(text)];
-  // HPACK: ":status: 200" from the static table, and a literal field (RFC 7541, sections 6.1 and 6.2.2).
+  // HPACK: ":status: 200" from the static table, and a literal field (RFC 7541, sections 6.1 and
+  // 6.2.2).
   const header = [0x88, 0x00, ...literal("content-type"), ...literal("application/grpc")];
   return createTcpServer((socket) => {
     let received = Buffer.alloc(0);
-    // After the connection preface of the client (section 3.4).
+    // Skips the client's connection preface (RFC 9113, section 3.4).
     let at = 24;
     socket.write(frame(4, 0, 0, []));
     socket.on("data", (chunk: Buffer) => {
@@ -509,8 +514,8 @@ function resettingServer(answered: boolean): Server {
   });
 }
 
-describe("gRPC: what a server holds to", () => {
-  /** A bare HTTP/2 session to a server. */
+describe("gRPC: a server enforces", () => {
+  /** Runs `use` with a plain HTTP/2 session to a server. */
   async function withSession(
     addr: string,
     use: (session: import("node:http2").ClientHttp2Session) => Promise<void>,
@@ -536,8 +541,8 @@ describe("gRPC: what a server holds to", () => {
 
   for (const tls of [undefined, {}]) {
     it(
-      `its greatest number of connections: who has no request makes room${tls ? ", with TLS" : ""}`,
-      limit,
+      `its connection limit, closing connections without a request first${tls ? ", with TLS" : ""}`,
+      testOptions,
       async () => {
         let release: () => void = () => {};
         const released = new Promise<void>((resolve) => {
@@ -566,7 +571,7 @@ describe("gRPC: what a server holds to", () => {
             {
               await using one = downloaderOf(client);
               await using two = downloaderOf(client);
-              // They take the only place from each other.
+              // The two compete for the only connection slot.
               for (let round = 0; round < 3; round++) {
                 for (const each of [one, two])
                   assert.deepEqual(await fetched(each, addr), pieceBytes(0));
@@ -587,9 +592,9 @@ describe("gRPC: what a server holds to", () => {
   }
 
   const kernel = "/proc/net/tcp";
-  const told = { skip: existsSync(kernel) ? false : "only Linux tells of its timers" };
-  it("its connections are looked after by the kernel, with TLS too", {
-    ...limit,
+  const told = { skip: existsSync(kernel) ? false : "only Linux reports socket timers" };
+  it("TCP keep-alive on its connections, with TLS too", {
+    ...testOptions,
     ...told,
   }, async () => {
     for (const tls of [undefined, {}]) {
@@ -598,7 +603,8 @@ describe("gRPC: what a server holds to", () => {
         await once(socket, "connect");
         const { localPort = 0 } = socket;
         const port = localPort.toString(16).toUpperCase().padStart(4, "0");
-        // Of the server's side; a keep-alive timer is 2 (proc_net_tcp.rst in Linux's documentation).
+        // The server's socket. A timer of 2 is keep-alive (proc_net_tcp.rst in Linux's
+        // documentation).
         const pattern = new RegExp(`:[0-9A-F]{4} [0-9A-F]{8}:${port} 01 \\S+ (\\d\\d):`);
         let timer: string | undefined;
         while (timer !== "02") {
@@ -610,7 +616,7 @@ describe("gRPC: what a server holds to", () => {
     }
   });
 
-  it("its deadline for a request to arrive, and its greatest length", limit, async () => {
+  it("its request timeout and its maximum request length", testOptions, async () => {
     await withPair({ server: { requestTimeout: 200 } }, async ({ addr, errors }) => {
       await withSession(addr, async (session) => {
         for (const body of [new Uint8Array(2), new Uint8Array(65 * 1024)]) {
@@ -628,41 +634,48 @@ describe("gRPC: what a server holds to", () => {
     });
   });
 
-  it("its stall timeout for a peer that does not read, and lets the store go", limit, async () => {
-    let handedOut = 0;
-    const { scripted, reading } = scriptedStore(
-      (left) =>
-        (async function* () {
-          try {
-            for (; handedOut < 4 * MEBI; handedOut += 65_536)
-              yield bytes.subarray(handedOut, handedOut + 65_536);
-          } finally {
-            left();
-          }
-        })(),
-      4 * MEBI,
-    );
-    await withPair({ store: scripted, server: { stallTimeout: 200 } }, async ({ addr, errors }) => {
-      await withSession(
-        addr,
-        async (session) => {
-          const stream = session.request(call);
-          stream.on("error", () => {});
-          stream.pause();
-          stream.end(
-            new Uint8Array([0, 0, 0, 0, 66, 0x12, 64, ...new TextEncoder().encode(taskId)]),
-          );
-          await reading;
-        },
-        // The peer takes nothing at all of it (RFC 9113, section 6.9.2).
-        { initialWindowSize: 0 },
+  it(
+    "its stall timeout for a peer that does not read, and releases the store",
+    testOptions,
+    async () => {
+      let handedOut = 0;
+      const { scripted, reading } = scriptedStore(
+        (left) =>
+          (async function* () {
+            try {
+              for (; handedOut < 4 * MEBI; handedOut += 65_536)
+                yield bytes.subarray(handedOut, handedOut + 65_536);
+            } finally {
+              left();
+            }
+          })(),
+        4 * MEBI,
       );
-      assert.ok(handedOut < 4 * MEBI);
-      assert.deepEqual(errors, []);
-    });
-  });
+      await withPair(
+        { store: scripted, server: { stallTimeout: 200 } },
+        async ({ addr, errors }) => {
+          await withSession(
+            addr,
+            async (session) => {
+              const stream = session.request(call);
+              stream.on("error", () => {});
+              stream.pause();
+              stream.end(
+                new Uint8Array([0, 0, 0, 0, 66, 0x12, 64, ...new TextEncoder().encode(taskId)]),
+              );
+              await reading;
+            },
+            // The peer grants no flow-control window (RFC 9113, section 6.9.2).
+            { initialWindowSize: 0 },
+          );
+          assert.ok(handedOut < 4 * MEBI);
+          assert.deepEqual(errors, []);
+        },
+      );
+    },
+  );
 
-  it("methods that it knows: others are UNIMPLEMENTED", limit, async () => {
+  it("its method list: other methods are UNIMPLEMENTED", testOptions, async () => {
     await withPair({}, async ({ addr }) => {
       await withSession(addr, async (session) => {
         const stream = session.request({ ...call, ":path": "/dfdaemon.v2.DfdaemonUpload/Nothing" });
@@ -676,42 +689,50 @@ describe("gRPC: what a server holds to", () => {
     });
   });
 
-  it("its address: a second server there is AddressInUse", limit, async () => {
-    await withPair({}, async ({ server }) => {
-      await assertRejects(
-        grpcServer(server.address, store, serverSettings({}, runtime)),
-        "AddressInUse",
-      );
-    });
-  });
+  it(
+    "its address: a second server at the address fails with AddressInUse",
+    testOptions,
+    async () => {
+      await withPair({}, async ({ server }) => {
+        await assertRejects(
+          grpcServer(server.address, store, serverSettings({}, runtime)),
+          "AddressInUse",
+        );
+      });
+    },
+  );
 });
 
 describe("gRPC over TLS, on one side only", () => {
-  it("is HandshakeFailed when it is the client's", limit, async () => {
+  it("causes HandshakeFailed when only the client uses TLS", testOptions, async () => {
     await withPair({ client: { tls: { verify: false } } }, async ({ downloader, addr }) => {
       await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "HandshakeFailed");
     });
   });
 
-  it("is no connection when it is the server's, and the server goes on", limit, async () => {
-    await withPair(
-      { server: { tls: {} }, client: { tls: { verify: false } } },
-      async ({ downloader, addr, errors }) => {
-        const clear = downloaderOf();
-        const error = await rejectionOf(clear.downloadPiece(pieceRequest(addr)));
-        assert.ok(["ConnectionRefused", "ProtocolNotSupported"].includes(error.code), error.code);
-        await clear.close();
-        assert.equal((await fetched(downloader, addr)).length, 6000);
-        assert.deepEqual(errors, []);
-      },
-    );
-  });
+  it(
+    "causes no connection when only the server uses TLS, and the server keeps serving",
+    testOptions,
+    async () => {
+      await withPair(
+        { server: { tls: {} }, client: { tls: { verify: false } } },
+        async ({ downloader, addr, errors }) => {
+          const clear = downloaderOf();
+          const error = await rejectionOf(clear.downloadPiece(pieceRequest(addr)));
+          assert.ok(["ConnectionRefused", "ProtocolNotSupported"].includes(error.code), error.code);
+          await clear.close();
+          assert.equal((await fetched(downloader, addr)).length, 6000);
+          assert.deepEqual(errors, []);
+        },
+      );
+    },
+  );
 
   it(
-    "does not hold up a server that closes, when a client never begins its handshake",
-    limit,
+    "does not delay a closing server when a client never starts its handshake",
+    testOptions,
     async () => {
-      // A server that waited for its deadline would fail this test by its own.
+      // A server that waited for its request timeout would exceed this test's timeout.
       await withPair({ server: { tls: {}, requestTimeout: 600_000 } }, async ({ server }) => {
         const socket = connectTcp(server.address);
         socket.on("error", () => {});
@@ -729,8 +750,8 @@ describe("gRPC over TLS, on one side only", () => {
   );
 
   it(
-    "of a peer that speaks another protocol inside TLS is ProtocolNotSupported",
-    limit,
+    "causes ProtocolNotSupported when the peer speaks another protocol inside TLS",
+    testOptions,
     async () => {
       const server = createTlsServer({
         ...(await serverIdentity({})),

@@ -1,4 +1,4 @@
-/** `npm run hostile` in its short form: each attack and each kind of fault, a few tries each. */
+/** Short run of `npm run hostile`: a few tries of each attack and each kind of fault. */
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { it } from "node:test";
@@ -9,7 +9,7 @@ import { runtimeName } from "../support/fixtures.ts";
 import { faultGroups } from "../support/hostile-vortex.ts";
 import { root, runner, runToEnd } from "../support/run.ts";
 
-const patient = { timeout: 300_000 };
+const testOptions = { timeout: 300_000 };
 const short = ["--exchanges", "800", "--rounds", "1", "--together", "--seed", "1"];
 
 async function campaign(): Promise<void> {
@@ -28,14 +28,14 @@ async function campaign(): Promise<void> {
   assert.match(out, /: [1-9][\d,]* exchanges, [1-9][\d,]* of them requests or answers, /);
 }
 
-const name =
-  "npm run hostile, a hundredth of it: right bytes or a documented code, and nothing left";
-// Deno's own QUIC and its HTTP/2 are attacked by `hostile-client-quic.test.ts` and `hostile-client-grpc.test.ts`.
+const name = "npm run hostile, a hundredth of it: right bytes or a documented code, and no leak";
+// Deno's own QUIC and its HTTP/2 are attacked by `hostile-client-quic.test.ts` and
+// `hostile-client-grpc.test.ts`.
 if (runtimeName === "deno")
-  skipped(name, "two runtimes are enough for a minute of processors", campaign);
-else it(name, patient, campaign);
+  skipped(name, "two runtimes suffice for a test of a minute of CPU time", campaign);
+else it(name, testOptions, campaign);
 
-it("says in one line what is wrong with its options, and fails", patient, async () => {
+it("npm run hostile reports invalid options in one line, and fails", testOptions, async () => {
   const { code, err } = await runToEnd([
     ...runner,
     join(root, "bench/hostile.ts"),

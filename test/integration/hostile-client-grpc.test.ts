@@ -1,4 +1,6 @@
-/** Clients that do not keep to HTTP/2 or gRPC: what they try on a server, and an honest client beside them. */
+/**
+ * Attacks by HTTP/2 and gRPC clients that violate the protocols, with an honest client beside them.
+ */
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { once } from "node:events";
@@ -25,7 +27,7 @@ import { trickyIds } from "../support/hostile.ts";
 import { Flag, Frame, frame, onEachFrame, PREFACE, uint32s } from "../support/hostile-http2.ts";
 import { seededBytes, seededRandom } from "../support/random.ts";
 
-const limit = { timeout: 120_000 };
+const testOptions = { timeout: 120_000 };
 const taskId = "ab".repeat(32);
 const longTaskId = "cd".repeat(32);
 const content = seededBytes(4, 20_000);
@@ -33,7 +35,7 @@ const store = new MemoryPieceStore();
 store.putTask(taskId, content, { pieceLength: content.length });
 store.putTask(longTaskId, new Uint8Array(4 * 1024 * 1024), { pieceLength: 4 * 1024 * 1024 });
 
-/** Few of each: the campaign makes many (`npm run hostile`). */
+/** Number of tries of each attack. The campaign, `npm run hostile`, makes many. */
 const TRIES: Readonly<Record<string, number>> = { request: 60, connection: 12 };
 const MAX_CONNECTIONS = 16;
 
@@ -45,7 +47,7 @@ for (const secure of [false, true]) {
     before(async () => {
       const settings = serverSettings(
         {
-          // As in the campaign: the honest client keeps to them too, on a machine that has more to do.
+          // As in the campaign. The honest client also meets these timeouts on a busy machine.
           requestTimeout: 1000,
           stallTimeout: 1000,
           maxConnections: MAX_CONNECTIONS,
@@ -64,7 +66,7 @@ for (const secure of [false, true]) {
         async () => grpcBinding(secure ? pinned : {}),
         downloaderSettings({}, portableRuntime),
       );
-      // Before anybody takes up the places.
+      // Connects before the attackers occupy the connection slots.
       await fetched();
     });
     after(async () => {
@@ -83,8 +85,8 @@ for (const secure of [false, true]) {
       ...(secure ? handshakeAttacks : []),
     ]) {
       it(
-        `${attack.name}: every try has its end, and an honest client beside is served`,
-        limit,
+        `${attack.name}: every try ends, and an honest client is served meanwhile`,
+        testOptions,
         async () => {
           const target = {
             ...server.address,
@@ -99,7 +101,7 @@ for (const secure of [false, true]) {
             .finally(() => {
               over = true;
             });
-          // At least one piece while it goes on, and one after it.
+          // At least one piece during the attack, and one after it.
           do assert.deepEqual(await fetched(), content);
           while (!over);
           assert.deepEqual(await fetched(), content);
@@ -112,7 +114,7 @@ for (const secure of [false, true]) {
     }
 
     for (const [what, id] of trickyIds) {
-      it(`${what} for a task id: NotFound`, limit, async () => {
+      it(`${what} for a task id: NotFound`, testOptions, async () => {
         assert.equal((await rejectionOf(fetched(id))).code, "NotFound");
         assert.deepEqual(errors, []);
       });
@@ -120,7 +122,7 @@ for (const secure of [false, true]) {
   });
 }
 
-it("a request whose reset comes with it is not answered", limit, async () => {
+it("a request that arrives together with its reset is not answered", testOptions, async () => {
   let asked = 0;
   const counting: PieceStore = {
     getTask: async () => undefined,
@@ -148,7 +150,7 @@ it("a request whose reset comes with it is not answered", limit, async () => {
     all.push(request(stream), frame(Frame.Reset, 0, stream, uint32s(8)));
   all.push(request(last));
   try {
-    // In one write, and so in one read.
+    // One write, so that the server gets all of it in one read.
     socket.write(Buffer.concat(all));
     await answered;
     assert.equal(asked, 1);
@@ -159,21 +161,25 @@ it("a request whose reset comes with it is not answered", limit, async () => {
 });
 
 for (const [what, fields, answered] of [
-  ["a deadline beyond what timers hold, which is none", { "grpc-timeout": "99999999H" }, "content"],
-  ["a deadline just beyond that", { "grpc-timeout": "2147484S" }, "content"],
-  ["a deadline that is none", { "grpc-timeout": "-1S" }, "status"],
-  ["JSON, which answers with content are not", { "content-type": "application/grpc+json" }, "415"],
-  ["the protocol of browsers", { "content-type": "application/grpc-web+proto" }, "415"],
-  ["Connect's own", { "content-type": "application/proto" }, "415"],
-  ["no POST", { ":method": "GET" }, "405"],
-  ["a compression", { "grpc-encoding": "gzip" }, "status"],
+  [
+    "a deadline beyond the range of timers, which is ignored",
+    { "grpc-timeout": "99999999H" },
+    "content",
+  ],
+  ["a deadline just beyond the range of timers", { "grpc-timeout": "2147484S" }, "content"],
+  ["a negative deadline", { "grpc-timeout": "-1S" }, "status"],
+  ["JSON, which cannot carry content", { "content-type": "application/grpc+json" }, "415"],
+  ["gRPC-Web", { "content-type": "application/grpc-web+proto" }, "415"],
+  ["the Connect protocol", { "content-type": "application/proto" }, "415"],
+  ["a method other than POST", { ":method": "GET" }, "405"],
+  ["compression", { "grpc-encoding": "gzip" }, "status"],
 ] as const) {
-  it(`a request with ${what}: ${answered}, and no warning`, limit, async () => {
+  it(`a request with ${what}: ${answered}, and no warning`, testOptions, async () => {
     const warnings: unknown[] = [];
     const onWarning = (warning: unknown): number => warnings.push(warning);
     process.on("warning", onWarning);
     const settings = serverSettings({}, portableRuntime);
-    const server = await grpcServer({ host: "127.0.0.1", port: 0 }, slowly(store), settings);
+    const server = await grpcServer({ host: "127.0.0.1", port: 0 }, delayedStore(store), settings);
     const session = connectHttp2(`http://${formatAddress(server.address)}`);
     const stream = session.request(
       {
@@ -204,8 +210,8 @@ for (const [what, fields, answered] of [
   });
 }
 
-/** A store that takes longer to answer than a timer does that was set too far ahead. */
-function slowly(quick: PieceStore): PieceStore {
+/** Delays a store, so that a timer that overflows to 1 ms would fire before its answer. */
+function delayedStore(quick: PieceStore): PieceStore {
   return {
     getTask: (id) => quick.getTask(id),
     async getPiece(request, options) {
@@ -216,13 +222,13 @@ function slowly(quick: PieceStore): PieceStore {
   };
 }
 
-/** What clients say before they fall silent. */
+/** Bytes that a client sends before it falls silent, each with a description. */
 const silences: readonly (readonly [what: string, said: Uint8Array])[] = [
-  ["nothing", new Uint8Array(0)],
-  ["a part of what HTTP/2 begins with", PREFACE.subarray(0, 12)],
-  ["no SETTINGS", PREFACE],
+  ["no byte", new Uint8Array(0)],
+  ["a part of the connection preface", PREFACE.subarray(0, 12)],
+  ["the connection preface without SETTINGS", PREFACE],
   [
-    "a frame that breaks HTTP/2",
+    "a frame that violates HTTP/2",
     Buffer.concat([
       PREFACE,
       frame(Frame.Settings, 0, 0),
@@ -232,26 +238,30 @@ const silences: readonly (readonly [what: string, said: Uint8Array])[] = [
 ];
 
 for (const [what, said] of silences) {
-  it(`whoever does not answer a PING is cut off, after ${what}`, limit, async () => {
-    await withClock(async (server, clock) => {
-      const socket = connectSocket(server.address);
-      socket.on("error", () => {});
-      socket.resume();
-      const closed = new Promise<void>((resolve) => socket.once("close", () => resolve()));
-      socket.write(said);
-      // What is broken the runtime may end by itself.
-      await clock.advanceUntil(closed, 60_000);
-    });
-  });
+  it(
+    `a client that does not answer a PING is disconnected, after ${what}`,
+    testOptions,
+    async () => {
+      await withClock(async (server, clock) => {
+        const socket = connectSocket(server.address);
+        socket.on("error", () => {});
+        socket.resume();
+        const closed = new Promise<void>((resolve) => socket.once("close", () => resolve()));
+        socket.write(said);
+        // After a violation, the runtime may close the connection itself.
+        await clock.advanceUntil(closed, 60_000);
+      });
+    },
+  );
 }
 
-it("a client that has nothing to ask for is not cut off", limit, async () => {
+it("an idle client that answers PINGs is not disconnected", testOptions, async () => {
   await withClock(async (server, clock) => {
     const idle = connectHttp2(`http://${formatAddress(server.address)}`);
     await once(idle, "remoteSettings");
     for (let turn = 0; turn < 9; turn++) {
       await clock.advance(5_000);
-      // What the server has asked before this, it has the answer to after the second of these.
+      // After the second PING of the client, the server has the answers to its earlier PINGs.
       for (let times = 0; times < 2; times++)
         await new Promise<void>((resolve) => void idle.ping(() => resolve()));
       await settle();
@@ -261,7 +271,7 @@ it("a client that has nothing to ask for is not cut off", limit, async () => {
   });
 });
 
-/** Runs `use` with a server on a clock that stands still. No timer is left, once the server has heard of its end. */
+/** Runs `use` with a server on a fake clock. Afterwards, asserts that no timer is left. */
 async function withClock(
   use: (server: GrpcServer, clock: FakeClock) => Promise<void>,
 ): Promise<void> {

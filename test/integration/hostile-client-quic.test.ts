@@ -1,4 +1,7 @@
-/** Datagrams and connections that are meant to do harm, against the QUIC server of each binding; an honest connection lives on beside them. */
+/**
+ * Hostile datagrams and connections against the QUIC server of each binding, beside an honest
+ * connection.
+ */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { datagramAttacks, STRANGE_SOURCES } from "../../bench/hostile/datagrams.ts";
@@ -11,23 +14,24 @@ import { fixtures } from "../support/fixtures.ts";
 import { readAll } from "../support/hostile.ts";
 import { seededBytes, seededRandom } from "../support/random.ts";
 
-const limit = { timeout: 120_000 };
+const testOptions = { timeout: 120_000 };
 const taskId = "ab".repeat(32);
 const content = seededBytes(4, 20_000);
-const SILENCED =
-  "BUG: Bun 1.4's node:quic sends a datagram that the system refuses again and again, and nothing else meanwhile; it is no default";
+const NODE_QUIC_BUG =
+  "BUG: Bun 1.4's node:quic retries a datagram that the system refuses, and sends nothing else meanwhile; it is opt-in";
 const MAX_CONNECTIONS = 8;
-/** Few of each: the campaign makes many (`npm run hostile`). */
+/** Number of tries of each attack. The campaign, `npm run hostile`, makes many. */
 const TRIES: Readonly<Record<string, number>> = { datagram: 500, connection: 24 };
 
 for (const [name, fixture] of Object.entries(fixtures)) {
   if (!fixture.overUdp) continue;
   describe(`hostile datagrams and connections, over ${name}`, () => {
     for (const attack of datagramAttacks(() => fixture.transport())) {
-      const gap = name === "node-quic" && attack.name === STRANGE_SOURCES ? SILENCED : undefined;
-      const title = `${attack.name}: an honest connection beside is served`;
+      const gap =
+        name === "node-quic" && attack.name === STRANGE_SOURCES ? NODE_QUIC_BUG : undefined;
+      const title = `${attack.name}: an honest connection is served meanwhile`;
       it(gap === undefined ? title : `${title} [gap: ${gap}]`, {
-        ...limit,
+        ...testOptions,
         skip: gap !== undefined,
       }, async () => {
         const store = new MemoryPieceStore();
@@ -50,7 +54,7 @@ for (const [name, fixture] of Object.entries(fixtures)) {
             longTaskId: taskId,
             maxConnections: MAX_CONNECTIONS,
           };
-          // Who has asked for something is not the first to make room.
+          // A connection that has made a request is not evicted first.
           await assertServed(honest);
           let over = false;
           const attacking = attack

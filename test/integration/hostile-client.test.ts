@@ -32,7 +32,7 @@ for (const [name, fixture] of Object.entries(fixtures)) {
 }
 
 function hostileClient(fixture: TransportFixture): void {
-  it("control: every piece of a task of each kind is served whole, the short last one too", async () => {
+  it("control: every piece of a task of each kind is served whole, including the short last one", async () => {
     for (const kind of pieceKinds) {
       await withServer(fixture, { store: storeOf(kind) }, async ({ ask }) => {
         for (let number = 0; number < 3; number++) {
@@ -48,24 +48,24 @@ function hostileClient(fixture: TransportFixture): void {
     }
   });
 
-  it("control: a client that does not end its side is answered too, as stock peers over TCP want it", async () => {
+  it("control: a client that keeps its side open is answered, like stock peers over TCP expect", async () => {
     await withServer(fixture, {}, async ({ connection, clock, errors }) => {
       const stream = await connection.openStream();
       await stream.writer.write(request());
       const answered = await readAll(stream);
       assert.deepEqual(answered.subarray(-PIECE_LENGTH), content.subarray(0, PIECE_LENGTH));
-      // The server waits for the end of the request, and not for ever.
+      // The server waits only a limited time for the end of the request.
       await clock.advance(60_000);
       assert.deepEqual(errors, []);
     });
   });
 
-  describe("bytes that are no request", () => {
+  describe("bytes that are not a request", () => {
     const good = request();
     const notUtf8 = good.slice();
     notUtf8[20] = 0xff;
     const wrong: [what: string, bytes: Uint8Array][] = [
-      ["nothing at all", new Uint8Array(0)],
+      ["no bytes", new Uint8Array(0)],
       ["a close packet", rawHeader(Tag.Close, 0)],
       ["an error packet", encodePacket({ type: "error", id: 1, code: 2, message: "no" })],
       ["an error packet of 4 GiB", rawHeader(Tag.Error, 0xffffffff)],
@@ -80,7 +80,7 @@ function hostileClient(fixture: TransportFixture): void {
       ["a request of 4 GiB", rawHeader(Tag.DownloadPiece, 0xffffffff)],
       ["a request whose task id is not UTF-8", notUtf8],
       ["two requests", joined([good, good])],
-      ["a request and a byte", joined([good, Uint8Array.of(0)])],
+      ["a request and a further byte", joined([good, Uint8Array.of(0)])],
       ["an HTTP request", new TextEncoder().encode("GET / HTTP/1.1\r\nHost: example.org\r\n\r\n")],
     ];
     for (const [what, bytes] of wrong) {
@@ -92,7 +92,7 @@ function hostileClient(fixture: TransportFixture): void {
       });
     }
 
-    it("a request cut off at every byte: answered with InvalidArgument", async () => {
+    it("a request truncated at every byte: answered with InvalidArgument", async () => {
       await withServer(fixture, {}, async ({ ask }) => {
         for (let cut = 0; cut < good.length; cut++) {
           assertError(await ask(good.subarray(0, cut)), RemoteErrorCode.InvalidArgument);
@@ -100,12 +100,12 @@ function hostileClient(fixture: TransportFixture): void {
       });
     });
 
-    it("seeded garbage: an answer or a reset, and the honest request beside it is served", async () => {
+    it("seeded garbage: an answer or a reset, and an honest request is served meanwhile", async () => {
       await withServer(fixture, {}, async ({ ask, connection, errors }) => {
         const random = seededRandom(3);
         for (let round = 0; round < 100; round++) {
           const garbage = seededBytes(round, Math.floor(random() * 400));
-          // Half of it with a tag and a length that lead further in.
+          // Half of the rounds have a valid tag and length, so that the decoder reads further.
           if (round % 2 === 0) garbage.set(rawHeader(round % 10, 68).subarray(0, garbage.length));
           await send(connection, garbage);
         }
@@ -115,7 +115,7 @@ function hostileClient(fixture: TransportFixture): void {
       });
     });
 
-    it("bytes after the request in a later chunk change nothing for others", async () => {
+    it("bytes after the request in a later chunk do not affect other requests", async () => {
       await withServer(fixture, {}, async ({ ask, connection, errors }) => {
         const stream = await connection.openStream();
         await stream.writer.write(good);
@@ -129,10 +129,10 @@ function hostileClient(fixture: TransportFixture): void {
     });
   });
 
-  describe("requests for what is not there", () => {
+  describe("requests for missing pieces", () => {
     const tricks: [what: string, bytes: Uint8Array][] = [
       ["another task", request({ taskId: "0".repeat(64) })],
-      ["a number behind the last", request({ number: 3 })],
+      ["a number after the last", request({ number: 3 })],
       ["the greatest number", request({ number: 0xffffffff })],
       ["another kind", request({ kind: "cache" })],
       ...trickyIds.map(([what, taskId]): [string, Uint8Array] => [
@@ -160,7 +160,7 @@ function hostileClient(fixture: TransportFixture): void {
       it(`${what}, then silence: reset once the request timeout has passed, and not before`, async () => {
         await withServer(fixture, {}, async ({ connection, clock, errors, served }) => {
           const stream = await connection.openStream();
-          // A stream shows no later than with its first byte; without one there may be nothing to time out.
+          // A server sees a stream at its first byte. Without one, no request may time out.
           if (bytes.length === 0) stream.writer.write(request().subarray(0, 1)).catch(() => {});
           else await stream.writer.write(bytes);
           await served(1);
@@ -173,7 +173,7 @@ function hostileClient(fixture: TransportFixture): void {
       });
     }
 
-    it("a request fed a byte a second is reset at the request timeout all the same", async () => {
+    it("a request sent at a byte a second is reset at the request timeout", async () => {
       await withServer(
         fixture,
         { options: { requestTimeout: 5000 } },
@@ -194,7 +194,7 @@ function hostileClient(fixture: TransportFixture): void {
       );
     });
 
-    it("a reader that never reads: reset at the stall timeout, and little is taken from the store", async () => {
+    it("a client that never reads: reset at the stall timeout, and little is read from the store", async () => {
       const total = 256 * 1024 * 1024;
       const endless = storeOfChunks(total);
       await withServer(fixture, { store: endless }, async ({ connection, clock, errors }) => {
@@ -204,8 +204,8 @@ function hostileClient(fixture: TransportFixture): void {
         await endless.started;
         await clock.advanceUntil(endless.ended, 10 * 60_000);
         assert.ok(
-          endless.taken() > 0 && endless.taken() < total / 2,
-          `${endless.taken()} bytes were taken`,
+          endless.bytesRead() > 0 && endless.bytesRead() < total / 2,
+          `${endless.bytesRead()} bytes were read from the store`,
         );
         await readAll(stream).catch(() => {});
         assert.deepEqual(errors, []);
@@ -214,7 +214,7 @@ function hostileClient(fixture: TransportFixture): void {
 
     itUnlessGap(
       fixture,
-      "a reader that takes a chunk now and then is not cut off",
+      "a client that reads a chunk from time to time is not reset",
       async () => {
         await withServer(fixture, {}, async ({ connection, clock }) => {
           const stream = await connection.openStream();
@@ -238,7 +238,7 @@ function hostileClient(fixture: TransportFixture): void {
 
   itUnlessGap(
     fixture,
-    "requests that are given up while they wait for the rate limit cost others nothing of it",
+    "requests aborted while they wait for the rate limit do not consume it",
     async () => {
       const rate = 80_000;
       await withServer(
@@ -248,7 +248,7 @@ function hostileClient(fixture: TransportFixture): void {
           const given: ByteStream[] = [];
           for (let count = 0; count < 100; count++) {
             const stream = await connection.openStream();
-            await send_(stream, request());
+            await write(stream, request());
             given.push(stream);
           }
           await served(1);
@@ -257,9 +257,9 @@ function hostileClient(fixture: TransportFixture): void {
             reader.cancel();
             writer.abort();
           }
-          // Each of them had waited for an eighth of a second's worth.
+          // Each aborted request had waited for an eighth of a second's worth of bytes.
           const passed = await clock.advanceUntil(ask(request()), 60_000, 100);
-          assert.ok(passed <= (PIECE_LENGTH / rate) * 1000 + 500, `it took ${passed} ms`);
+          assert.ok(passed <= (PIECE_LENGTH / rate) * 1000 + 500, `the request took ${passed} ms`);
         },
       );
     },
@@ -273,7 +273,7 @@ function hostileClient(fixture: TransportFixture): void {
       ["a VortexError", new VortexError("StorageFailed", secret), "StorageFailed"],
       ["a string", secret, "StorageFailed"],
     ] as const) {
-      it(`a store that throws ${what}: answered with Internal, without the details, which onError gets`, async () => {
+      it(`a store that throws ${what}: answered with Internal; only onError gets the details`, async () => {
         const store = storeWith(async () => {
           throw thrown;
         });
@@ -289,7 +289,7 @@ function hostileClient(fixture: TransportFixture): void {
       });
     }
 
-    it("a store that fails inside the content: reset, never a clean end, and onError hears of it", async () => {
+    it("a store that fails inside the content: reset, never a clean end, and reported to onError", async () => {
       const whole = answer(500_000);
       const cause = new VortexError("StorageFailed", secret);
       const store = storeWith(async () => ({
@@ -313,19 +313,19 @@ function hostileClient(fixture: TransportFixture): void {
             got += chunk.length;
           }
         })();
-        // A transport that cannot tell a reset from an end still ends early.
+        // A transport that cannot distinguish a reset from an end still ends early.
         await assertCutOff(fixture, reading);
         assert.ok(got < whole.whole.length);
         assert.deepEqual(errors, [cause]);
       });
     });
 
-    it("an onError that throws harms nobody", async () => {
+    it("an onError that throws does not affect the server", async () => {
       const store = storeWith(async () => {
         throw new Error("no");
       });
       const onError = (): void => {
-        throw new Error("the callback's own");
+        throw new Error("thrown by the callback");
       };
       await withServer(fixture, { store, options: { onError } }, async ({ ask }) => {
         for (let round = 0; round < 3; round++)
@@ -333,7 +333,7 @@ function hostileClient(fixture: TransportFixture): void {
       });
     });
 
-    it("a peer that leaves in the middle ends the reading of the store, and is no error of the server", async () => {
+    it("a client that cancels mid-answer ends the store read, and is not reported as an error", async () => {
       const endless = storeOfChunks(256 * 1024 * 1024);
       await withServer(fixture, { store: endless }, async ({ connection, errors }) => {
         const stream = await connection.openStream();
@@ -364,7 +364,7 @@ function hostileClient(fixture: TransportFixture): void {
             const next = ask(request()).finally(() => {
               answered = true;
             });
-            // The idle ones hold their places until their request is overdue.
+            // The idle streams keep their credit until the request timeout.
             await clock.advance(9999);
             assert.equal(answered, false);
             await clock.advance(1);
@@ -380,7 +380,7 @@ function hostileClient(fixture: TransportFixture): void {
     const holding = "a reader that stops blocks the writer, and loses nothing";
     itUnlessGap(
       fixture,
-      "answers that nobody reads give way to each other",
+      "unread answers are evicted in favour of newer ones",
       async () => {
         const chunk = new Uint8Array(64 * 1024);
         const total = 1024 * chunk.length;
@@ -401,7 +401,7 @@ function hostileClient(fixture: TransportFixture): void {
           getTask: async () => undefined,
           getPiece: async (wanted) => (wanted.number === 0 ? endless : stored.getPiece(wanted)),
         };
-        // Two that wait.
+        // Room for two pending answers.
         const options = { maxPendingBytes: 2 * chunk.length };
         await withServer(fixture, { store, options }, async ({ dial, askOn, clock, errors }) => {
           const started = clock.now();
@@ -419,8 +419,8 @@ function hostileClient(fixture: TransportFixture): void {
       fixture.gaps?.[holding] === undefined ? undefined : holding,
     );
 
-    it("connections that say too little make room for one more, the first of them first", async () => {
-      // No request is overdue, however far the clock goes while sockets take their time.
+    it("connections without a complete request make room for new ones, oldest first", async () => {
+      // So long that no request times out while the fake clock runs ahead of the sockets.
       const options = { maxConnections: 3, requestTimeout: 24 * 3600 * 1000 };
       await withServer(fixture, { options }, async ({ dial, clock }) => {
         const silent: {
@@ -437,7 +437,7 @@ function hostileClient(fixture: TransportFixture): void {
           };
           each.answer.then(over, over);
           silent.push(each);
-          // It has its place.
+          // Waits until the new connection has its slot.
           const leaving = silent[index - 3];
           if (leaving !== undefined)
             await clock.advanceUntil(leaving.answer, 9_000, EVICTION_DELAY_MS);
@@ -448,12 +448,12 @@ function hostileClient(fixture: TransportFixture): void {
         );
         const last = silent[6];
         assert.ok(last);
-        await send_(last.stream, request().subarray(7));
+        await write(last.stream, request().subarray(7));
         assert.deepEqual(decode(await last.answer).rest, content.subarray(0, PIECE_LENGTH));
       });
     });
 
-    it("connections that have requests keep their places, and one more is turned away", async () => {
+    it("connections with requests keep their slots, and a further one is refused", async () => {
       const stored = storeOf("standard");
       let release: () => void = () => {};
       const released = new Promise<void>((resolve) => {
@@ -480,7 +480,7 @@ function hostileClient(fixture: TransportFixture): void {
             const piece = content.subarray(number * PIECE_LENGTH, (number + 1) * PIECE_LENGTH);
             assert.deepEqual((await answering).rest, piece);
           }
-          // Once the server knows that they have ended, there is room again.
+          // A slot is free once the server has seen the connections end.
           let next: Answered | undefined;
           while (next === undefined) {
             await settle();
@@ -505,9 +505,9 @@ function hostileClient(fixture: TransportFixture): void {
         assert.deepEqual(first.rest, content.subarray(0, PIECE_LENGTH));
         assert.deepEqual(second.rest, content.subarray(PIECE_LENGTH, 2 * PIECE_LENGTH));
         const seconds = (clock.now() - started) / 1000;
-        // One second's worth goes at once.
+        // One second's worth of bytes is sent at once.
         const least = (2 * PIECE_LENGTH) / rate - 1;
-        assert.ok(seconds >= least, `${seconds} s for what takes ${least} s`);
+        assert.ok(seconds >= least, `took ${seconds} s, expected at least ${least} s`);
         assert.equal(
           seconds < least + 1,
           fixture.gaps?.["bytes take no real time"] === undefined || seconds < least + 1,
@@ -517,7 +517,7 @@ function hostileClient(fixture: TransportFixture): void {
   });
 
   describe("closing the server", () => {
-    it("lets the answers under way end, and answers no new request", async () => {
+    it("finishes in-flight answers, and answers no new request", async () => {
       const endless = storeOfChunks(8 * 1024 * 1024);
       await withServer(fixture, { store: endless }, async ({ connection, server, served }) => {
         const stream = await connection.openStream();
@@ -534,7 +534,7 @@ function hostileClient(fixture: TransportFixture): void {
       });
     });
 
-    it("ends the answers under way when the grace is over", async () => {
+    it("resets in-flight answers after the grace period", async () => {
       const total = 256 * 1024 * 1024;
       const endless = storeOfChunks(total);
       await withServer(
@@ -549,15 +549,15 @@ function hostileClient(fixture: TransportFixture): void {
           assert.equal(server.close(), closing);
           assertPassed(fixture, await clock.advanceUntil(closing, 60_000), 7000);
           await endless.ended;
-          // A transport that cannot tell a reset from an end still ends early.
+          // A transport that cannot distinguish a reset from an end still ends early.
           await readAll(stream).catch(() => {});
-          assert.ok(endless.taken() < total);
+          assert.ok(endless.bytesRead() < total);
           assert.deepEqual(errors, []);
         },
       );
     });
 
-    it("without grace ends them at once", async () => {
+    it("without a grace period, resets in-flight answers at once", async () => {
       const total = 256 * 1024 * 1024;
       const endless = storeOfChunks(total);
       await withServer(fixture, { store: endless }, async ({ connection, server }) => {
@@ -568,11 +568,11 @@ function hostileClient(fixture: TransportFixture): void {
         await server.close({ grace: 0 });
         await endless.ended;
         await readAll(stream).catch(() => {});
-        assert.ok(endless.taken() < total);
+        assert.ok(endless.bytesRead() < total);
       });
     });
 
-    it("does not wait for streams whose request has not come", async () => {
+    it("does not wait for streams without a complete request", async () => {
       await withServer(fixture, {}, async ({ connection, server, served }) => {
         const stream = await connection.openStream();
         await stream.writer.write(request().subarray(0, 10));
@@ -582,7 +582,7 @@ function hostileClient(fixture: TransportFixture): void {
       });
     });
 
-    it("tells a store that is still looking", async () => {
+    it("aborts pending store lookups", async () => {
       let asked: () => void = () => {};
       const looking = new Promise<void>((resolve) => {
         asked = resolve;
@@ -606,7 +606,10 @@ function hostileClient(fixture: TransportFixture): void {
   });
 }
 
-/** Fails unless `passed` milliseconds are those expected; between sockets the clock may have run ahead of the bytes. */
+/**
+ * Asserts the elapsed fake time in ms, except over sockets, where the clock may run ahead of the
+ * bytes.
+ */
 function assertPassed(fixture: TransportFixture, passed: number, expected: number): void {
   if (fixture.gaps?.["bytes take no real time"] === undefined) assert.equal(passed, expected);
   else assert.ok(passed >= expected, `after ${passed} ms`);
@@ -614,29 +617,29 @@ function assertPassed(fixture: TransportFixture, passed: number, expected: numbe
 
 interface Answered {
   readonly packet: Packet;
-  /** What followed the packet. */
+  /** Bytes after the packet. */
   readonly rest: Uint8Array;
 }
 
-interface Surroundings {
+interface TestContext {
   readonly server: VortexServer;
   readonly connection: Connection;
   readonly clock: FakeClock;
-  /** What `onError` was told. */
+  /** Errors reported to `onError`. */
   readonly errors: VortexError[];
-  /** Sends bytes on a stream of its own, ends it, and takes the answer. */
+  /** Sends bytes on a new stream, ends the stream, and resolves with the answer. */
   ask(bytes: Uint8Array): Promise<Answered>;
   askOn(connection: Connection, bytes: Uint8Array): Promise<Answered>;
-  /** Another connection. */
+  /** Dials another connection. */
   dial(): Promise<Connection>;
-  /** Resolves when at least `count` streams wait for a request or are being answered. */
+  /** Resolves once at least `count` streams wait for a request or are being answered. */
   served(count: number): Promise<void>;
 }
 
 async function withServer(
   fixture: TransportFixture,
   setup: { store?: PieceStore; options?: ServerOptions },
-  use: (surroundings: Surroundings) => Promise<void>,
+  use: (surroundings: TestContext) => Promise<void>,
 ): Promise<void> {
   const clock = new FakeClock();
   const errors: VortexError[] = [];
@@ -657,10 +660,10 @@ async function withServer(
   const connection = await dial();
   const askOn = async (each: Connection, bytes: Uint8Array): Promise<Answered> => {
     const stream = await each.openStream();
-    await send_(stream, bytes);
+    await write(stream, bytes);
     return decode(await readAll(stream));
   };
-  // Each stream that is being served has a timer on the server's clock.
+  // Each stream being served has a timer on the server's clock.
   const served = async (count: number): Promise<void> => {
     while (clock.pending < count) await settle();
   };
@@ -682,11 +685,11 @@ async function withServer(
   assert.equal(clock.pending, 0, "timers left");
 }
 
-/** Asks for a piece of a server that is closing. */
+/** Requests a piece from a closing server. */
 async function askLate(connection: Connection): Promise<"served" | "not served"> {
   try {
     const stream = await connection.openStream();
-    await send_(stream, request());
+    await write(stream, request());
     const { packet } = decode(await readAll(stream));
     return packet.type === "piece-content" ? "served" : "not served";
   } catch {
@@ -694,16 +697,16 @@ async function askLate(connection: Connection): Promise<"served" | "not served">
   }
 }
 
-async function send_({ writer }: ByteStream, bytes: Uint8Array): Promise<void> {
+async function write({ writer }: ByteStream, bytes: Uint8Array): Promise<void> {
   await writer.write(bytes);
   await writer.end();
 }
 
-/** Sends bytes on a stream of its own, and waits for its end, however that comes. */
+/** Sends bytes on a new stream, and waits until the stream ends or fails. */
 async function send(connection: Connection, bytes: Uint8Array): Promise<void> {
   const stream = await connection.openStream();
   try {
-    await send_(stream, bytes);
+    await write(stream, bytes);
     await readAll(stream);
   } catch (error) {
     assert.ok(error instanceof VortexError && error.kind === "transport", String(error));
@@ -714,7 +717,7 @@ function decode(bytes: Uint8Array): Answered {
   const decoder = new PacketDecoder();
   decoder.push(bytes);
   const packet = decoder.next();
-  assert.ok(packet !== undefined, `no answer in ${bytes.length} bytes`);
+  assert.ok(packet !== undefined, `no packet in ${bytes.length} bytes`);
   return { packet, rest: decoder.takeRest() };
 }
 
@@ -748,15 +751,15 @@ function storeWith(getPiece: () => Promise<StoredPiece | undefined>): PieceStore
 }
 
 interface ChunkStore extends PieceStore {
-  /** Bytes that were taken so far. */
-  taken(): number;
-  /** Resolves when the reading has begun. */
+  /** Returns the number of bytes read so far. */
+  bytesRead(): number;
+  /** Resolves once reading has started. */
   readonly started: Promise<void>;
-  /** Resolves when the reading has ended, or was given up. */
+  /** Resolves once reading has ended or was cancelled. */
   readonly ended: Promise<void>;
 }
 
-/** A store with one piece of `total` bytes, that counts what is taken of it. */
+/** Creates a store with one piece of `total` bytes that counts the bytes read. */
 function storeOfChunks(total: number): ChunkStore {
   const chunk = new Uint8Array(64 * 1024).fill(0x55);
   let taken = 0;
@@ -782,5 +785,5 @@ function storeOfChunks(total: number): ChunkStore {
       }
     },
   };
-  return { ...storeWith(async () => piece), taken: () => taken, started, ended };
+  return { ...storeWith(async () => piece), bytesRead: () => taken, started, ended };
 }

@@ -24,12 +24,14 @@ import {
 import { Frame, type Http2Exchange, ScriptedHttp2Server } from "../support/hostile-http2.ts";
 import type { FaultOutcome } from "../support/hostile-vortex.ts";
 
-const limit = { timeout: 60_000 };
-const STALL = 30_000;
-/** Forms of a fault that are tried for a call; of more, some at equal distances. */
-const MOST = 150;
-/** Forms between two right answers on the same downloader, and silent ones at once. */
-const BETWEEN = 10;
+const testOptions = { timeout: 60_000 };
+const STALL_TIMEOUT_MS = 30_000;
+/**
+ * Maximum number of variants of a fault tried for a call. Of more, evenly spaced ones are tried.
+ */
+const MAX_VARIANTS = 150;
+/** Number of variants between two valid answers on one downloader; silent ones run concurrently. */
+const BATCH_VARIANTS = 10;
 
 describe("a hostile server, over gRPC", () => {
   let server: ScriptedHttp2Server;
@@ -38,7 +40,7 @@ describe("a hostile server, over gRPC", () => {
   });
   after(() => server.close());
 
-  it("control: a right answer to each call is handed on complete", limit, async () => {
+  it("control: a valid answer to each call is delivered completely", testOptions, async () => {
     await withDownloader(async (downloader) => {
       for (const call of grpcCalls)
         assert.equal(await callGrpc(downloader, server.addr, call, grpcFaultId(call)), "right");
@@ -48,8 +50,8 @@ describe("a hostile server, over gRPC", () => {
   for (const fault of grpcFaults) {
     for (const call of fault.calls ?? grpcCalls) {
       it(
-        `${fault.name}, for a ${call}: its code, and the next request is served`,
-        limit,
+        `${fault.name}, for a ${call}: fails with its code, and the next request succeeds`,
+        testOptions,
         async () => {
           await withDownloader(async (downloader, clock) => {
             const well = async (): Promise<void> => {
@@ -62,15 +64,16 @@ describe("a hostile server, over gRPC", () => {
               const codes = fault.codes(call, variant);
               assert.ok(
                 codes.includes(verdict),
-                `form ${variant}: ${verdict}, expected ${codes.join(" or ")}`,
+                `variant ${variant}: ${verdict}, expected ${codes.join(" or ")}`,
               );
             };
-            const forms = formsOf(fault, call);
-            // What is silent is so for several forms at once, since each is to be waited for.
-            const atOnce = fault.silent ? BETWEEN : 1;
+            const forms = variantsOf(fault, call);
+            // Silent variants run concurrently, because each takes the whole stall timeout.
+            const atOnce = fault.silent ? BATCH_VARIANTS : 1;
             for (let turn = 0; turn < forms.length; turn += atOnce) {
-              // What is to be silent finds a connection: making one takes real time, and the clock runs ahead.
-              if (turn % BETWEEN === 0) await well();
+              // A valid call first establishes a connection: a dial takes real time, in which the
+              // fake clock would run ahead of a silent variant.
+              if (turn % BATCH_VARIANTS === 0) await well();
               const began = clock.now();
               const outcomes = forms.slice(turn, turn + atOnce).map(async (variant) => {
                 const verdict = await callGrpc(
@@ -82,10 +85,13 @@ describe("a hostile server, over gRPC", () => {
                 const passed = clock.now() - began;
                 check(verdict, variant);
                 if (verdict === "Stalled")
-                  assert.ok(passed >= STALL, `form ${variant}: Stalled after ${passed} ms`);
+                  assert.ok(
+                    passed >= STALL_TIMEOUT_MS,
+                    `variant ${variant}: Stalled after ${passed} ms`,
+                  );
               });
               const ended = Promise.all(outcomes);
-              if (fault.silent) await clock.advanceUntil(ended, 3 * STALL);
+              if (fault.silent) await clock.advanceUntil(ended, 3 * STALL_TIMEOUT_MS);
               await ended;
             }
             await well();
@@ -103,7 +109,7 @@ describe("a server that sends a byte a second, over gRPC", () => {
     ["stat", 50_000, "PieceTimeout"],
     ["piece", 360_000, "Stalled"],
   ] as const) {
-    it(`a ${call} within ${pieceTimeout} ms: ${code}`, limit, async () => {
+    it(`a ${call} within ${pieceTimeout} ms: ${code}`, testOptions, async () => {
       let take: (exchange: Http2Exchange) => void = () => {};
       const taken = new Promise<Http2Exchange>((resolve) => {
         take = resolve;
@@ -119,7 +125,7 @@ describe("a server that sends a byte a second, over gRPC", () => {
         });
         const exchange = await taken;
         exchange.headers({ ":status": "200", "content-type": "application/grpc" });
-        // A message of 100 bytes, of which 60 come.
+        // Sends 60 bytes: a prefix that announces 100, and 55 bytes of the message.
         const bytes = Uint8Array.of(0, 0, 0, 0, 100, ...new Uint8Array(55).fill(10));
         for (const byte of bytes) {
           if (over) break;
@@ -127,7 +133,7 @@ describe("a server that sends a byte a second, over gRPC", () => {
           await arrived(exchange);
           await clock.advance(1000);
         }
-        await clock.advanceUntil(ended, 2 * STALL);
+        await clock.advanceUntil(ended, 2 * STALL_TIMEOUT_MS);
         assert.equal(await ended, code);
       });
       await server.close();
@@ -135,8 +141,8 @@ describe("a server that sends a byte a second, over gRPC", () => {
   }
 });
 
-/** Where nobody can be, or where nobody is. */
-const nowhere = [
+/** Addresses that cannot have a listener, or have none. */
+const unreachableAddresses = [
   "255.255.255.255:4000",
   "224.0.0.1:4000",
   "127.0.0.1:0",
@@ -145,14 +151,14 @@ const nowhere = [
   "[ff02::1]:4000",
 ];
 
-for (const addr of nowhere) {
-  it(`a parent at ${addr}: a failure to reach it`, limit, async () => {
+for (const addr of unreachableAddresses) {
+  it(`a parent at ${addr} fails as unreachable`, testOptions, async () => {
     const downloader = new GrpcDownloader(
       async () => grpcBinding(),
       downloaderSettings({ connectTimeout: 500 }, portableRuntime),
     );
     const { code } = await rejectionOf(downloader.statTask(addr, "a".repeat(64)));
-    // Deno's HTTP/2 dials no zones, and says so.
+    // Deno's HTTP/2 does not dial zones; the adapter reports that.
     if (addr.includes("%") && "Deno" in globalThis) assert.equal(code, "InvalidArgument");
     else assert.match(code, /^(Unreachable|ConnectionRefused|ConnectTimeout)$/);
     await downloader.close();
@@ -166,8 +172,8 @@ function zoneless(): string {
   return "Deno" in globalThis ? " (Deno's node:net dials without the zone)" : "";
 }
 
-it(`a parent whose IPv6 address has a zone is reached there${unzoned}`, {
-  ...limit,
+it(`a parent at an IPv6 address with a zone is reached${unzoned}`, {
+  ...testOptions,
   skip: unzoned !== "",
 }, async () => {
   const store = new MemoryPieceStore();
@@ -200,8 +206,8 @@ function linkLocal(): readonly [name: string, address: string] | undefined {
   return undefined;
 }
 
-// Node 20 aborted by an assertion of its own after some dozens of them, when it collected garbage.
-it("header fields without end, many times at once, do not end the process", limit, async () => {
+// Node 20 aborted by an internal assertion during garbage collection after some dozens of them.
+it("many concurrent header blocks without end do not crash the process", testOptions, async () => {
   const server = await ScriptedHttp2Server.listen(hostileGrpc);
   const endless = grpcFaults.find(({ name }) => name === "header fields without end");
   const lane = (): Promise<void> =>
@@ -221,8 +227,8 @@ it("header fields without end, many times at once, do not end the process", limi
 });
 
 it(
-  "an abort within the answer is Aborted at once, and the connection lives on",
-  limit,
+  "an abort within the answer causes Aborted at once, and keeps the connection",
+  testOptions,
   async () => {
     const server = await ScriptedHttp2Server.listen(hostileGrpc);
     const silence = grpcFaults.find(({ name }) => name.startsWith("silence after each byte"));
@@ -242,7 +248,7 @@ it(
   },
 );
 
-it("a text of 60 KiB is cut in the error's message", limit, async () => {
+it("a status message of 60 KiB is truncated in the error's message", testOptions, async () => {
   const server = await ScriptedHttp2Server.listen(hostileGrpc);
   const long = grpcFaults.find(({ name }) => name === "a status message of 60 KiB");
   await withDownloader(async (downloader) => {
@@ -253,45 +259,41 @@ it("a text of 60 KiB is cut in the error's message", limit, async () => {
   await server.close();
 });
 
-it(
-  "calls that were given up while the peer took no stream are not sent when it does",
-  limit,
-  async () => {
-    let first: Http2Exchange | undefined;
-    let others = 0;
-    const server = await ScriptedHttp2Server.listen((exchange) => {
-      first ??= exchange;
-      if (exchange !== first) others++;
-      if (exchange !== first) hostileGrpc(exchange);
-    });
-    await withDownloader(async (downloader) => {
-      // One stream at a time, and that one is held.
-      const held = callGrpc(downloader, server.addr, "stat", grpcFaultId("stat"));
-      while (first === undefined) await new Promise((resolve) => setTimeout(resolve, 1));
-      first.frame(Frame.Settings, 0, Uint8Array.of(0, 3, 0, 0, 0, 1), 0);
-      await arrived(first);
-      const abort = new AbortController();
-      const { signal } = abort;
-      const waiting = grpcCalls.flatMap((call) =>
-        Array.from({ length: 5 }, () =>
-          callGrpc(downloader, server.addr, call, grpcFaultId(call), { signal }),
-        ),
-      );
-      await new Promise((resolve) => setImmediate(resolve));
-      abort.abort();
-      assert.deepEqual(new Set(await Promise.all(waiting)), new Set(["Aborted"]));
-      hostileGrpc(first);
-      assert.equal(await held, "right");
-      assert.equal(await callGrpc(downloader, server.addr, "stat", grpcFaultId("stat")), "right");
-      assert.equal(others, 1);
-    });
-    await server.close();
-  },
-);
+it("calls aborted while the peer grants no stream are not sent later", testOptions, async () => {
+  let first: Http2Exchange | undefined;
+  let others = 0;
+  const server = await ScriptedHttp2Server.listen((exchange) => {
+    first ??= exchange;
+    if (exchange !== first) others++;
+    if (exchange !== first) hostileGrpc(exchange);
+  });
+  await withDownloader(async (downloader) => {
+    // The peer grants one stream, which this call occupies.
+    const held = callGrpc(downloader, server.addr, "stat", grpcFaultId("stat"));
+    while (first === undefined) await new Promise((resolve) => setTimeout(resolve, 1));
+    first.frame(Frame.Settings, 0, Uint8Array.of(0, 3, 0, 0, 0, 1), 0);
+    await arrived(first);
+    const abort = new AbortController();
+    const { signal } = abort;
+    const waiting = grpcCalls.flatMap((call) =>
+      Array.from({ length: 5 }, () =>
+        callGrpc(downloader, server.addr, call, grpcFaultId(call), { signal }),
+      ),
+    );
+    await new Promise((resolve) => setImmediate(resolve));
+    abort.abort();
+    assert.deepEqual(new Set(await Promise.all(waiting)), new Set(["Aborted"]));
+    hostileGrpc(first);
+    assert.equal(await held, "right");
+    assert.equal(await callGrpc(downloader, server.addr, "stat", grpcFaultId("stat")), "right");
+    assert.equal(others, 1);
+  });
+  await server.close();
+});
 
 it(
-  "a text with what moves a cursor is on one line of the error's message, without that",
-  limit,
+  "a status message with control characters is one line of the error's message, without them",
+  testOptions,
   async () => {
     const text = encodeURIComponent("no\r\n\u001b[2Jsuch\u009b2J\u202etask\u2028");
     const server = await ScriptedHttp2Server.listen((exchange) => {
@@ -310,13 +312,15 @@ it(
   },
 );
 
-/** Runs `use` with a downloader. However it ended: no request is active, and no timer is left. */
+/**
+ * Runs `use` with a downloader. Afterwards, asserts that no request is active and no timer is left.
+ */
 async function withDownloader(
   use: (downloader: GrpcDownloader, clock: FakeClock) => Promise<void>,
   options: DownloaderOptions = {},
 ): Promise<void> {
   const clock = new FakeClock();
-  // A connection that ends is replaced, once, in real time, and the clock runs ahead of that.
+  // A lost connection is replaced once, in real time; the fake clock runs ahead of that dial.
   const settings = downloaderSettings(
     { connectTimeout: 3_600_000, ...options },
     fakeRuntime(clock),
@@ -334,14 +338,17 @@ async function withDownloader(
   assert.equal(clock.pending, 0, "timers left");
 }
 
-function formsOf(fault: GrpcFault, call: GrpcCall): number[] {
+function variantsOf(fault: GrpcFault, call: GrpcCall): number[] {
   const count = fault.variants?.(call) ?? 1;
-  // After each field there is silence once, at least.
-  const step = fault.silent ? 1 : Math.ceil(count / MOST);
+  // All variants of silent faults, so that there is silence after each field.
+  const step = fault.silent ? 1 : Math.ceil(count / MAX_VARIANTS);
   return Array.from({ length: Math.ceil(count / step) }, (_, turn) => turn * step);
 }
 
-/** Resolves when the client has taken all that was sent so far: it answers a PING in its turn (RFC 9113, section 6.7). */
+/**
+ * Resolves once the client has read everything sent: it answers a PING in order (RFC 9113, section
+ * 6.7).
+ */
 async function arrived(exchange: Http2Exchange): Promise<void> {
   const answered = once(exchange.socket, "data");
   exchange.frame(Frame.Ping, 0, new Uint8Array(8), 0);

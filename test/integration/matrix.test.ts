@@ -1,6 +1,6 @@
 /**
- * Every runtime as a client of every runtime as a server, over every protocol, each end in a process of its own; and the edge
- * client of each server, over TCP. Prints a table of what came of it.
+ * Every runtime as a client of every runtime as a server, over every protocol, in separate
+ * processes. Also the edge client with each server, over TCP. Prints a table of the results.
  */
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
@@ -23,7 +23,7 @@ import { type Program, type RuntimeName, runners, startProgram } from "../suppor
 const runtimes: readonly RuntimeName[] = ["node", "bun", "deno"];
 const protocols: readonly Protocol[] = ["quic", "tcp", "grpc"];
 
-/** The words in the table, by row and column. */
+/** Results in the table, by row and column. */
 const table = new Map<string, Map<string, string>>();
 const servers = new Map<
   RuntimeName,
@@ -32,29 +32,30 @@ const servers = new Map<
 const clients = new Map<RuntimeName, Program>();
 let edge: Promise<EdgeClient> | undefined;
 
-// Its processes are of all runtimes anyway.
-if (runtimeName === "bun") describe("matrix", cells);
+// Under one runtime only, because it starts processes of all runtimes.
+if (runtimeName === "bun") describe("matrix", defineCells);
 else
-  it("matrix [skipped: it runs once, under Bun; its processes are of all runtimes]", {
+  it("matrix [skipped: it runs once, under Bun, and starts processes of all runtimes]", {
     skip: true,
   }, () => {});
 
-function cells(): void {
+function defineCells(): void {
   for (const client of runtimes) {
     for (const server of runtimes) {
       for (const protocol of protocols) {
-        cell(client, server, protocol, "a task of several pieces and an odd last one", {
+        defineCell(client, server, protocol, "a task of several pieces and a shorter last one", {
           tasks: [oddTask],
           repeats: 1,
         });
       }
-      // HTTP/2 implementations that hold at one call at a time have failed each other at eight and more.
-      cell(client, server, "grpc", "32 pieces of 4 MiB at a time, then one of 64 MiB", {
+      // Pairs of HTTP/2 implementations that work with one call at a time have failed at eight or
+      // more.
+      defineCell(client, server, "grpc", "32 pieces of 4 MiB at a time, then one of 64 MiB", {
         tasks: [manyPieces, longPiece],
         repeats: 1,
       });
     }
-    it(`${client} as a client ends by itself, with nothing to say`, {
+    it(`${client} as a client exits by itself, without output`, {
       timeout: 60_000,
     }, async () => {
       const program = clients.get(client);
@@ -64,7 +65,7 @@ function cells(): void {
   }
   for (const server of runtimes) {
     it(
-      `edge client, ${server} server, tcp: a task of several pieces and an odd last one`,
+      `edge client, ${server} server, tcp: a task of several pieces and a shorter last one`,
       { timeout: 60_000 },
       () =>
         recorded("edge", server, "tcp", async () => {
@@ -81,7 +82,7 @@ function cells(): void {
     );
   }
   for (const server of runtimes) {
-    it(`${server} as a server ends by itself, with nothing to say`, {
+    it(`${server} as a server exits by itself, without output`, {
       timeout: 60_000,
     }, async () => {
       const program = (await servers.get(server))?.program;
@@ -95,40 +96,40 @@ function cells(): void {
   });
 }
 
-function cell(
+function defineCell(
   client: RuntimeName,
   server: RuntimeName,
   protocol: Protocol,
   what: string,
-  order: Pick<MatrixRequest, "tasks" | "repeats">,
+  request: Pick<MatrixRequest, "tasks" | "repeats">,
 ): void {
   const name = `${client} client, ${server} server, ${protocol}: ${what}`;
   const missing = [runners[client], runners[server]].find((command) => typeof command === "string");
   if (missing !== undefined) {
-    note(client, server, protocol, "-");
-    // Not every runtime prints the reason of a skip, so it stands in the name.
+    setCell(client, server, protocol, "-");
+    // In the name, because some runtimes do not print skip reasons.
     it(`${name} [gap: ${missing}]`, { skip: true }, () => {});
     return;
   }
   it(name, { timeout: 120_000 }, () =>
     recorded(client, server, protocol, async () => {
-      const { fingerprint } = (await started(server)).told;
+      const { fingerprint } = (await startServerOnce(server)).told;
       const result = await fetched(client, {
-        ...order,
+        ...request,
         protocol,
         addr: await addrOf(server, protocol),
         ...(protocol === "quic" && fingerprint !== undefined && { fingerprint }),
       });
-      const expected = order.tasks.flatMap((task) =>
-        Array<string>(order.repeats).fill(digestOf(task)),
+      const expected = request.tasks.flatMap((task) =>
+        Array<string>(request.repeats).fill(digestOf(task)),
       );
       assert.deepEqual(result, { digests: expected });
     }),
   );
 }
 
-/** The server of a runtime, which all clients share. */
-function started(
+/** Starts the server of a runtime once, for all clients. */
+function startServerOnce(
   runtime: RuntimeName,
 ): Promise<{ readonly program: Program; readonly told: MatrixServer }> {
   const existing = servers.get(runtime);
@@ -142,7 +143,7 @@ function started(
 }
 
 async function addrOf(server: RuntimeName, protocol: Protocol): Promise<string> {
-  const addr = (await started(server)).told.addrs[protocol];
+  const addr = (await startServerOnce(server)).told.addrs[protocol];
   assert.ok(
     typeof addr === "string",
     `${server} does not serve ${protocol}: ${JSON.stringify(addr)}`,
@@ -177,7 +178,7 @@ function digestOf(task: MatrixTask): string {
   return digest;
 }
 
-/** Runs a cell's test, and notes in the table how it went. */
+/** Runs a cell's test and records its result in the table. */
 async function recorded(
   row: string,
   server: RuntimeName,
@@ -186,17 +187,17 @@ async function recorded(
 ): Promise<void> {
   try {
     await run();
-    note(row, server, protocol, "ok");
+    setCell(row, server, protocol, "ok");
   } catch (error) {
-    note(row, server, protocol, "FAILED");
+    setCell(row, server, protocol, "FAILED");
     throw error;
   }
 }
 
-function note(row: string, server: RuntimeName, protocol: Protocol, word: string): void {
+function setCell(row: string, server: RuntimeName, protocol: Protocol, word: string): void {
   const cells = table.get(row) ?? new Map<string, string>();
   const key = `${server} ${protocol}`;
-  // A cell of several tests is as good as its worst.
+  // A cell of several tests shows a failure of any of them.
   if (cells.get(key) !== "FAILED") cells.set(key, word);
   table.set(row, cells);
 }

@@ -1,4 +1,7 @@
-/** What QUIC by node:quic does beyond the contract of all transports: what its runtime cannot, and who else it talks to. */
+/**
+ * Behaviour of node:quic beyond the contract of all transports: limits of its runtime, and
+ * interoperability.
+ */
 import assert from "node:assert/strict";
 import { readdirSync } from "node:fs";
 import process from "node:process";
@@ -21,17 +24,17 @@ import { runner, startProgram } from "../support/run.ts";
 const local: Address = { host: "127.0.0.1", port: 0 };
 const verify = { verify: false } as const;
 const skip = { skip: runtimeName !== "bun", timeout: 60_000 };
-// In the name, since not every runner prints the reason of a skip.
+// In the name, because some runners do not print skip reasons.
 const gap = skip.skip ? " [gap: only Bun has node:quic]" : "";
 
-it("where there is no node:quic: Unavailable, and what there is", {
+it("without node:quic, fails with Unavailable and names the alternatives", {
   skip: runtimeName === "bun",
 }, async () => {
   const error = await assertRejects(nodeQuicTransport(), "Unavailable");
   assert.match(error.message, /quiche.*"tcp".*"grpc"/);
 });
 
-it("options that cannot be are InvalidArgument", () => {
+it("invalid options fail with InvalidArgument", () => {
   for (const options of [
     { streamWindow: 1 },
     { unreadLimit: 0 },
@@ -51,7 +54,7 @@ describe(`node-quic: other implementations${gap}`, skip, () => {
     for (const [server, listening] of bindings) {
       if (client === server) continue;
       it(
-        `${client} dials ${server}: bytes both ways, a reset, a stop and an end are understood`,
+        `${client} dials ${server}: data in both directions, resets, STOP_SENDING and ends work`,
         skip,
         async () => {
           const listener = await (await listening()).listen(local);
@@ -76,7 +79,7 @@ describe(`node-quic: other implementations${gap}`, skip, () => {
   }
 
   it(
-    "a peer that speaks another application protocol is ProtocolNotSupported, with the way out",
+    "a peer that speaks another application protocol causes ProtocolNotSupported with the remedy",
     skip,
     async () => {
       const quic = await loadNodeQuic();
@@ -112,8 +115,8 @@ describe(`node-quic: other implementations${gap}`, skip, () => {
   );
 });
 
-describe(`node-quic: readers that are slow${gap}`, skip, () => {
-  it("beyond the limit a stream fails with LimitExceeded, and the others go on", skip, async () => {
+describe(`node-quic: slow readers${gap}`, skip, () => {
+  it("above unreadLimit a stream fails with LimitExceeded, and others continue", skip, async () => {
     const unreadLimit = 1024 * 1024;
     const listener = await (await nodeQuicTransport()).listen(local);
     const serving = serve(listener);
@@ -136,7 +139,7 @@ describe(`node-quic: readers that are slow${gap}`, skip, () => {
 });
 
 describe(`node-quic: clients that vanish${gap}`, skip, () => {
-  it("the kernel keeps their ICMP answers to itself (Linux)", {
+  it("do not cause ICMP errors at the server's socket (Linux)", {
     skip: process.platform !== "linux",
   }, async () => {
     const listener = await (await nodeQuicTransport()).listen(local);
@@ -150,7 +153,7 @@ describe(`node-quic: clients that vanish${gap}`, skip, () => {
     await listener.close();
   });
 
-  it("one that is killed in the middle of a download does not hold another's", skip, async () => {
+  it("do not stall other downloads when killed in the middle of theirs", skip, async () => {
     const listener = await (await nodeQuicTransport()).listen(local);
     const serving = serve(listener);
     const connection = await (await nodeQuicTransport({ tls: verify })).dial(listener.address);
@@ -187,7 +190,7 @@ describe(`node-quic: clients that vanish${gap}`, skip, () => {
     } finally {
       victim.kill();
     }
-    // The trap is a second for everybody, again and again.
+    // The fault to exclude: repeated pauses of one second for all clients.
     const long = pauses.filter((pause) => pause > 900);
     console.log(`longest pause ${Math.max(...pauses).toFixed(0)} ms, ${long.length} of a second`);
     assert.ok(long.length < 2, `${long.length} pauses of a second`);
@@ -210,7 +213,7 @@ async function echo({ reader, writer }: ByteStream): Promise<void> {
       await writer.write(chunk);
     await writer.end();
   } catch {
-    // What a test does to its side is not this one's affair.
+    // Errors of the test's side of the stream are expected.
     reader.cancel();
     writer.abort();
   }

@@ -1,4 +1,7 @@
-/** `npm run release` on a copy of the project: what it changes, packs and tags, and that it leaves nothing when it fails. */
+/**
+ * `npm run release` on a copy of the project: the changes, package and tag, and a clean copy after
+ * a failure.
+ */
 import assert from "node:assert/strict";
 import { execFileSync, spawnSync } from "node:child_process";
 import {
@@ -29,7 +32,7 @@ const parts = [
 // npm runs the script on Node, whatever runs the tests.
 const gap = runtimeName === "node" ? "" : " [gap: the script runs on Node]";
 
-it(`a release raises the version everywhere, packs and tags${gap}`, { skip: gap !== "" }, () =>
+it(`a release raises the version everywhere, packs and tags it${gap}`, { skip: gap !== "" }, () =>
   inCopy((copy, git, release) => {
     const { status, output } = release("9.0.0", "--skip-check");
     assert.equal(status, 0, output);
@@ -46,24 +49,21 @@ it(`a release raises the version everywhere, packs and tags${gap}`, { skip: gap 
   }),
 );
 
-it(
-  `a dry run and a release that fails leave everything as it was${gap}`,
-  { skip: gap !== "" },
-  () =>
-    inCopy((copy, git, release) => {
-      assert.equal(release("minor", "--dry-run").status, 0);
-      assert.equal(git("status", "--porcelain"), "");
-      assert.notEqual(release("0.0.1", "--skip-check").status, 0);
-      writeFileSync(
-        join(copy, "tsdown.config.mjs"),
-        "export default { entry: { none: 'none.ts' } };\n",
-      );
-      assert.match(release("minor", "--skip-check").output, /working tree has changes/);
-      git("commit", "--all", "--message=broken");
-      assert.notEqual(release("minor", "--skip-check").status, 0);
-      assert.equal(git("status", "--porcelain"), "");
-      assert.equal(git("tag"), "");
-    }),
+it(`a dry run and a failed release change nothing${gap}`, { skip: gap !== "" }, () =>
+  inCopy((copy, git, release) => {
+    assert.equal(release("minor", "--dry-run").status, 0);
+    assert.equal(git("status", "--porcelain"), "");
+    assert.notEqual(release("0.0.1", "--skip-check").status, 0);
+    writeFileSync(
+      join(copy, "tsdown.config.mjs"),
+      "export default { entry: { none: 'none.ts' } };\n",
+    );
+    assert.match(release("minor", "--skip-check").output, /working tree has changes/);
+    git("commit", "--all", "--message=broken");
+    assert.notEqual(release("minor", "--skip-check").status, 0);
+    assert.equal(git("status", "--porcelain"), "");
+    assert.equal(git("tag"), "");
+  }),
 );
 
 type Git = (...args: string[]) => string;

@@ -1,4 +1,7 @@
-/** The library and the command with exactly the permissions that docs/permissions.md lists, and without each of them. */
+/**
+ * Runs the library and the command with exactly the permissions of docs/permissions.md, and without
+ * each one.
+ */
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { mkdtempSync, writeFileSync } from "node:fs";
@@ -18,23 +21,23 @@ import { runtimeFace } from "../support/runtime-face.ts";
 const content = seededBytes(17, 200_000);
 const taskId = createHash("sha256").update(content).digest("hex");
 const lengths = ["--task-id", taskId, "--content-length", String(content.length)];
-/** A port to listen on that is hardly taken, since a permission names it. */
+/** Fixed port to listen on, because a permission names it; unlikely to be taken. */
 const port = 20_000 + (process.pid % 20_000);
-const patience = { timeout: 110_000 };
+const testOptions = { timeout: 110_000 };
 
-/** What a use needs to be run. */
-interface Setting {
+/** Files and addresses available to a use. */
+interface TestFiles {
   readonly folder: string;
   readonly file: string;
   readonly addresses: { readonly quic: string; readonly tcp: string; readonly grpc: string };
   readonly fingerprint: string;
 }
 
-/** A use that the page lists: the words of a program, and the address that it talks to or listens on. */
+/** Use listed in the page: a command line, and the address that it dials or listens on. */
 interface Use {
-  readonly words: (setting: Setting) => readonly string[];
-  readonly address?: (setting: Setting) => string;
-  /** It listens until it is ended. */
+  readonly command: (setting: TestFiles) => readonly string[];
+  readonly address?: (setting: TestFiles) => string;
+  /** Set if the program serves until it is ended. */
   readonly serves?: true;
 }
 
@@ -43,15 +46,15 @@ const program = "test/support/permission-use.ts";
 const local = `127.0.0.1:${port}`;
 const anyPorts = ["--host", "127.0.0.1", "--json"];
 
-/** The uses of a line of the page, by its first cell. */
+/** Uses of each table row of the page, by the row's first cell. */
 const uses: Readonly<Record<string, readonly Use[]>> = {
   "`get` and `streamTask`, over TCP or gRPC": [
     {
-      words: ({ addresses }) => [main, "get", "--peer", addresses.tcp, ...lengths],
+      command: ({ addresses }) => [main, "get", "--peer", addresses.tcp, ...lengths],
       address: (s) => s.addresses.tcp,
     },
     {
-      words: ({ addresses }) => [
+      command: ({ addresses }) => [
         main,
         "get",
         "--peer",
@@ -66,7 +69,7 @@ const uses: Readonly<Record<string, readonly Use[]>> = {
   ],
   "`get` and `streamTask`, over QUIC": [
     {
-      words: ({ addresses: { quic }, fingerprint }) => [
+      command: ({ addresses: { quic }, fingerprint }) => [
         ...[
           main,
           "get",
@@ -84,13 +87,13 @@ const uses: Readonly<Record<string, readonly Use[]>> = {
   ],
   "`get -o FILE` and `fileSink`": [
     {
-      words: ({ addresses, folder }) => [
+      command: ({ addresses, folder }) => [
         ...[main, "get", "--peer", addresses.tcp, ...lengths, "-o", join(folder, "output")],
       ],
       address: (s) => s.addresses.tcp,
     },
     {
-      words: ({ addresses, folder }) => {
+      command: ({ addresses, folder }) => {
         const request = {
           taskId,
           hostId: "test",
@@ -104,7 +107,7 @@ const uses: Readonly<Record<string, readonly Use[]>> = {
   ],
   "`piece` and `downloadPiece`": [
     {
-      words: ({ addresses }) => [
+      command: ({ addresses }) => [
         main,
         "piece",
         "--peer",
@@ -119,7 +122,7 @@ const uses: Readonly<Record<string, readonly Use[]>> = {
   ],
   "`stat` and `statTask`": [
     {
-      words: ({ addresses }) => [
+      command: ({ addresses }) => [
         main,
         "stat",
         "--peer",
@@ -134,7 +137,7 @@ const uses: Readonly<Record<string, readonly Use[]>> = {
   ],
   "`serve --no-quic` and `startServer` with a `FilePieceStore`": [
     {
-      words: ({ file }) => [
+      command: ({ file }) => [
         main,
         "serve",
         file,
@@ -148,7 +151,7 @@ const uses: Readonly<Record<string, readonly Use[]>> = {
       serves: true,
     },
     {
-      words: ({ file }) => [
+      command: ({ file }) => [
         main,
         "serve",
         file,
@@ -164,7 +167,7 @@ const uses: Readonly<Record<string, readonly Use[]>> = {
   ],
   "`serve --no-identity`, over QUIC": [
     {
-      words: ({ file }) => [
+      command: ({ file }) => [
         ...[
           main,
           "serve",
@@ -183,7 +186,7 @@ const uses: Readonly<Record<string, readonly Use[]>> = {
   ],
   "`serve --identity FOLDER/FILE` and `fileIdentityStore`": [
     {
-      words: ({ file, folder }) => {
+      command: ({ file, folder }) => {
         const identity = join(folder, "identity.pem");
         const quic = ["--no-tcp", "--no-grpc", "--quic-port", String(port), "--identity", identity];
         return [main, "serve", file, ...quic, ...anyPorts];
@@ -192,17 +195,17 @@ const uses: Readonly<Record<string, readonly Use[]>> = {
       serves: true,
     },
   ],
-  "`id content FILE`": [{ words: ({ file }) => [main, "id", "content", file] }],
-  "`id host`": [{ words: () => [main, "id", "host", "--ip", "10.0.0.1"] }],
+  "`id content FILE`": [{ command: ({ file }) => [main, "id", "content", file] }],
+  "`id host`": [{ command: () => [main, "id", "host", "--ip", "10.0.0.1"] }],
   "`config --config FILE` and `loadConfig(FILE)` [1]": [
-    { words: ({ file }) => [main, "config", "--config", `${file}.yaml`] },
-    { words: ({ file }) => [program, "loadConfig", `${file}.yaml`] },
+    { command: ({ file }) => [main, "config", "--config", `${file}.yaml`] },
+    { command: ({ file }) => [program, "loadConfig", `${file}.yaml`] },
   ],
-  "`loadConfig()`": [{ words: () => [program, "loadConfig", ""] }],
+  "`loadConfig()`": [{ command: () => [program, "loadConfig", ""] }],
   "`--help`, `--version`, `config`": [
-    { words: () => [main, "--help"] },
-    { words: () => [main, "--version"] },
-    { words: () => [main, "config"] },
+    { command: () => [main, "--help"] },
+    { command: () => [main, "--version"] },
+    { command: () => [main, "config"] },
   ],
 };
 
@@ -215,25 +218,28 @@ const table = (await readFile(join(root, "docs/permissions.md"), "utf8"))
       : [{ use, flags: flags.replace("none", "").replaceAll("`", "") }];
   });
 
-it("docs/permissions.md lists the uses that are tested here", () => {
+it("docs/permissions.md lists exactly the uses tested here", () => {
   assert.deepEqual(
     table.map(({ use }) => use),
     Object.keys(uses),
   );
 });
 
-/** Deno under another name: its node:child_process gives all permissions to a program that is started by its own path. */
-const disguised = join(mkdtempSync(join(tmpdir(), "vortex-permissions-")), "deno");
-writeFileSync(disguised, `#!/bin/sh\nexec '${process.execPath}' "$@"\n`, { mode: 0o755 });
-after(() => rm(dirname(disguised), { recursive: true }));
+/**
+ * Wrapper script for Deno: its node:child_process grants all permissions to a child at Deno's own
+ * path.
+ */
+const denoWrapper = join(mkdtempSync(join(tmpdir(), "vortex-permissions-")), "deno");
+writeFileSync(denoWrapper, `#!/bin/sh\nexec '${process.execPath}' "$@"\n`, { mode: 0o755 });
+after(() => rm(dirname(denoWrapper), { recursive: true }));
 
 const noDeno = runtimeName === "deno" ? "" : " [gap: permissions of this form are Deno's]";
 
 describe(`Deno's permissions${noDeno}`, { skip: noDeno !== "" }, () => {
   for (const { use, flags } of table) {
-    it(`${use}: ${flags || "none"}`, patience, () =>
-      withSetting(async (setting) => {
-        for (const { words, address, serves } of uses[use] ?? []) {
+    it(`${use}: ${flags || "none"}`, testOptions, () =>
+      withTestFiles(async (setting) => {
+        for (const { command, address, serves } of uses[use] ?? []) {
           const given = flags
             .split(" ")
             .filter(Boolean)
@@ -246,10 +252,10 @@ describe(`Deno's permissions${noDeno}`, { skip: noDeno !== "" }, () => {
           const run = async (allowed: readonly string[]): Promise<Outcome> => {
             await rm(setting.folder, { recursive: true });
             await mkdir(setting.folder);
-            return (serves ? untilReady : runToEnd)([...denoWith(allowed), ...words(setting)]);
+            return (serves ? untilReady : runToEnd)([...denoWith(allowed), ...command(setting)]);
           };
           const all = await run(given);
-          assert.equal(all.code, 0, `${words(setting).join(" ")}: ${all.err}${all.out}`);
+          assert.equal(all.code, 0, `${command(setting).join(" ")}: ${all.err}${all.out}`);
           assert.doesNotMatch(`${all.out}${all.err}`, /PermissionDenied|NotCapable/);
           for (const missing of given.filter((flag) => flag.startsWith("--allow-"))) {
             const [name = ""] = missing.split("=");
@@ -258,7 +264,7 @@ describe(`Deno's permissions${noDeno}`, { skip: noDeno !== "" }, () => {
             assert.match(
               text,
               /^(vortex-peer: )?PermissionDenied: [^\n]*\n$/,
-              `${words(setting).join(" ")} without ${missing}`,
+              `${command(setting).join(" ")} without ${missing}`,
             );
             assert.ok(text.includes(name), text);
           }
@@ -267,8 +273,8 @@ describe(`Deno's permissions${noDeno}`, { skip: noDeno !== "" }, () => {
     );
   }
 
-  it("goes on without what is nice to know only", patience, () =>
-    withSetting(async ({ folder }) => {
+  it("works without the optional permissions", testOptions, () =>
+    withTestFiles(async ({ folder }) => {
       const { code, out } = await runToEnd([
         ...denoWith([`--allow-read=${folder}`, `--allow-write=${folder}`]),
         ...[program, "openSink", join(folder, "output")],
@@ -277,8 +283,8 @@ describe(`Deno's permissions${noDeno}`, { skip: noDeno !== "" }, () => {
     }),
   );
 
-  it("leaves out a parent that may not be dialled, and fetches from another", patience, () =>
-    withSetting(async ({ addresses }) => {
+  it("skips a parent without a permission to dial it, and fetches from another", testOptions, () =>
+    withTestFiles(async ({ addresses }) => {
       const peers = ["--peer", "127.0.0.2:1", "--peer", addresses.tcp];
       const { code, err } = await runToEnd([
         ...denoWith([`--allow-net=${addresses.tcp}`]),
@@ -290,8 +296,8 @@ describe(`Deno's permissions${noDeno}`, { skip: noDeno !== "" }, () => {
   );
 
   it(
-    "listening at a name asks for its address too, and does not end the process",
-    patience,
+    "listening at a host name also needs a permission for its address, and fails without a crash",
+    testOptions,
     async () => {
       for (const [flags, expected] of [
         [[], /^PermissionDenied: .*--allow-net=localhost\n$/],
@@ -311,13 +317,14 @@ describe(`Deno's permissions${noDeno}`, { skip: noDeno !== "" }, () => {
   );
 });
 
-const noModel = runtimeName === "node" ? "" : " [gap: permissions of this form are Node's]";
+const noNodePermissions =
+  runtimeName === "node" ? "" : " [gap: permissions of this form are Node's]";
 
 it(
-  `Node's permissions: a refused file is PermissionDenied, with the flag${noModel}`,
-  { ...patience, skip: noModel !== "" },
+  `Node's permissions: a refused file causes PermissionDenied that names the flag${noNodePermissions}`,
+  { ...testOptions, skip: noNodePermissions !== "" },
   () =>
-    withSetting(async ({ folder, file }) => {
+    withTestFiles(async ({ folder, file }) => {
       const model = process.allowedNodeEnvironmentFlags.has("--permission")
         ? "--permission"
         : "--experimental-permission";
@@ -340,12 +347,20 @@ it(
     }),
 );
 
-/** The words that run a program on Deno with some permissions and no others, and without a question. */
+/** Command prefix that runs a program on Deno with only the given permissions, without prompts. */
 function denoWith(flags: readonly string[]): string[] {
-  return [disguised, "run", "--no-prompt", "--no-check", "--config", `${root}deno.json`, ...flags];
+  return [
+    denoWrapper,
+    "run",
+    "--no-prompt",
+    "--no-check",
+    "--config",
+    `${root}deno.json`,
+    ...flags,
+  ];
 }
 
-/** Runs a server until it has printed a line; one that does not get as far ends by itself. */
+/** Runs a server until it prints a line or exits, and returns its outcome. */
 async function untilReady(command: readonly string[]): Promise<Outcome> {
   const server = startProgram(command);
   const line = await server.line().catch(() => undefined);
@@ -362,8 +377,8 @@ async function untilReady(command: readonly string[]): Promise<Outcome> {
   return { code, out: "", err };
 }
 
-/** Runs a test with a peer of each protocol, a folder to write in, and files to read. */
-async function withSetting(use: (setting: Setting) => Promise<void>): Promise<void> {
+/** Runs `use` with a peer for each protocol, a writable folder and files to read. */
+async function withTestFiles(use: (setting: TestFiles) => Promise<void>): Promise<void> {
   const directory = await mkdtemp(join(tmpdir(), "vortex-permissions-"));
   const store = new MemoryPieceStore(nativeHashers);
   store.putTask(taskId, content);

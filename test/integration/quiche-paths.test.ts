@@ -15,47 +15,44 @@ const name = (test: string): string =>
 
 const CONTENT = seededBytes(1, 3_000_000);
 
-describe("the datagrams of quiche on their path", () => {
-  it(
-    name("are large within one host, and safe for any path where that is asked for"),
-    skip,
-    async () => {
-      assert.ok((await largest({})) > 15_000);
-      assert.ok((await largest({ udpPayloadSize: 1350 })) <= 1350);
-    },
-  );
+describe("quiche's datagram size on a path", () => {
+  it(name("is large within one host, and safe for any path when configured so"), skip, async () => {
+    assert.ok((await longestDatagram({})) > 15_000);
+    assert.ok((await longestDatagram({ udpPayloadSize: 1350 })) <= 1350);
+  });
 
   it(
-    name("become safe when the path turns out to swallow large ones: all bytes arrive"),
+    name("falls back to the safe size when the path drops large datagrams, and all bytes arrive"),
     skip,
     async () => {
       const sizes: number[] = [];
-      const passed = await largest(
+      const passed = await longestDatagram(
         {},
         { drop: ({ length }) => length > 1400 && sizes.push(length) > 0 },
       );
-      assert.ok(sizes.length > 0, "none was large");
+      assert.ok(sizes.length > 0, "no datagram was large");
       assert.ok(passed <= 1350, `${passed}`);
     },
   );
 
-  it(name("become safe while small ones are answered all the time"), skip, async () => {
+  it(name("falls back while small datagrams are acknowledged all the time"), skip, async () => {
     const sizes: number[] = [];
-    const passed = await largest(
+    const passed = await longestDatagram(
       {},
       { drop: ({ length }) => length > 1400 && sizes.push(length) > 0 },
       true,
     );
-    assert.ok(sizes.length > 0, "none was large");
+    assert.ok(sizes.length > 0, "no datagram was large");
     assert.ok(passed <= 1350, `${passed}`);
   });
 });
 
 /**
- * Sends content through a relay, and gives the length of the longest datagram that passed towards the client.
- * @param talking whether streams of a byte come and go meanwhile
+ * Sends content through a relay. Returns the length of the longest datagram passed to the client.
+ *
+ * @param talking runs streams of one byte meanwhile
  */
-async function largest(
+async function longestDatagram(
   options: QuicheOptions,
   relaying: UdpRelayOptions = {},
   talking = false,

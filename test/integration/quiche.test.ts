@@ -1,4 +1,7 @@
-/** What the QUIC binding does beyond the contract of all transports: address validation, limits, strange datagrams. */
+/**
+ * Behaviour of quiche beyond the contract of all transports: address validation, limits, strange
+ * datagrams.
+ */
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { createSocket } from "node:dgram";
@@ -16,11 +19,11 @@ import { QuichePair } from "../support/quiche-pair.ts";
 
 const local = { host: "127.0.0.1", port: 0 };
 const skip = { skip: runtimeName === "deno" };
-// In the name, since not every runner prints the reason of a skip.
-const gap = skip.skip ? " [gap: quiche is for Node and Bun, Deno has a QUIC of its own]" : "";
+// In the name, because some runners do not print skip reasons.
+const gap = skip.skip ? " [gap: quiche is for Node and Bun; Deno has a built-in QUIC]" : "";
 
 describe(`quiche: options${gap}`, skip, () => {
-  it("out of their range are InvalidArgument", () => {
+  it("out of range fail with InvalidArgument", () => {
     for (const options of [
       { udpPayloadSize: 1199 },
       { idleTimeout: 0 },
@@ -32,10 +35,10 @@ describe(`quiche: options${gap}`, skip, () => {
   });
 });
 
-describe(`quiche: what a client sends${gap}`, skip, () => {
+describe(`quiche: data from a client${gap}`, skip, () => {
   const MUCH = 2_000_000;
 
-  it("as much as nobody reads ends its connection, as a violation", async () => {
+  it("beyond the abuse budget and unread, closes the connection as a violation", async () => {
     const pair = await QuichePair.connect(1350, { abuseBudget: 128 * 1024 });
     const { writer } = await pair.client.openStream();
     const writing = writer.write(new Uint8Array(MUCH)).catch(() => {});
@@ -46,7 +49,7 @@ describe(`quiche: what a client sends${gap}`, skip, () => {
     pair.close();
   });
 
-  it("is no violation when it is read, when it acknowledges what it is sent, or is not from the client at all", async () => {
+  it("is no violation when it is read, is acknowledgements, or is not from the client", async () => {
     const pair = await QuichePair.connect(1350, { abuseBudget: 128 * 1024 });
     const { reader, writer } = await pair.client.openStream();
     const sending = (async () => {
@@ -67,7 +70,7 @@ describe(`quiche: what a client sends${gap}`, skip, () => {
     assert.equal(await pair.run(sending, 8), 4 * MUCH);
     for (let sent = 0; sent < MUCH; sent += 1200) {
       const garbage = randomBytes(1200);
-      // The form of a short header (RFC 9000, section 17.3.1).
+      // First byte of a short header (RFC 9000, section 17.3.1).
       garbage[0] = 0x40 | ((garbage[0] ?? 0) & 0x3f);
       pair.server.receive(garbage);
     }
@@ -78,13 +81,13 @@ describe(`quiche: what a client sends${gap}`, skip, () => {
 
 describe(`quiche: address validation${gap}`, skip, () => {
   for (const retry of ["always", "never", 0, 1] as const) {
-    it(`retry ${retry}: handshakes work, many at a time`, () =>
+    it(`retry ${retry}: concurrent handshakes succeed`, () =>
       withServer({ retry }, async (listener) => {
         await Promise.all(Array.from({ length: 8 }, () => dialOnce(listener, { verify: false })));
       }));
   }
 
-  it("a first datagram is answered with a retry no longer than itself, when retries are asked for", () =>
+  it("with retries enabled, a first datagram is answered with a Retry no longer than itself", () =>
     withServer({ retry: "always" }, async (listener) => {
       const answer = await exchange(listener, await initialDatagram());
       // The two bits of a long header's type (RFC 9000, section 17.2.5): 3 is Retry.
@@ -92,7 +95,7 @@ describe(`quiche: address validation${gap}`, skip, () => {
       assert.ok(answer.length < 1200);
     }));
 
-  it("a token is good for its own address, for its time, and as it was made", () => {
+  it("a token is valid only for its address, for its lifetime, and unmodified", () => {
     const tokens = new RetryTokens();
     const id = Uint8Array.of(1, 2, 3);
     const token = tokens.mint("10.0.0.1", 1000, id, 50_000);
@@ -111,7 +114,7 @@ describe(`quiche: address validation${gap}`, skip, () => {
 });
 
 describe(`quiche: strange datagrams and limits${gap}`, skip, () => {
-  it("a version that is not known is answered by those that are", () =>
+  it("an unknown version is answered with the supported versions", () =>
     withServer({}, async (listener) => {
       const datagram = await initialDatagram();
       datagram.set([0x1a, 0x2a, 0x3a, 0x4a], 1);
@@ -121,7 +124,7 @@ describe(`quiche: strange datagrams and limits${gap}`, skip, () => {
       assert.ok(answer.length < 100);
     }));
 
-  it("garbage, truncated and mutated datagrams leave the listener as it was", () =>
+  it("garbage, truncated and mutated datagrams do not affect the listener", () =>
     withServer({}, async (listener) => {
       const initial = await initialDatagram();
       const socket = createSocket("udp4");
@@ -137,13 +140,13 @@ describe(`quiche: strange datagrams and limits${gap}`, skip, () => {
       await dialOnce(listener, { verify: false });
     }));
 
-  it("beyond the limit of connections a dial is ConnectionRefused, and there is room again after one ends", () =>
+  it("above the connection limit a dial fails with ConnectionRefused, until a connection ends", () =>
     withServer(
       {},
       async (listener) => {
         const transport = await quicheTransport({ tls: { verify: false } });
         const first = await transport.dial(listener.address);
-        // Its last handshake datagram may wait a millisecond for company, in which another handshake could end first.
+        // The last handshake datagram may be delayed by 1 ms, in which another handshake could end.
         await echoed(first);
         const error = await lateFailure(listener, { verify: false });
         assert.ok(["ConnectionRefused", "ConnectionLost"].includes(error.code), error.code);
@@ -160,7 +163,7 @@ describe(`quiche: strange datagrams and limits${gap}`, skip, () => {
       { maxConnections: 1 },
     ));
 
-  it("a peer that speaks another application protocol is ProtocolNotSupported, with the way out", async () => {
+  it("a peer that speaks another application protocol causes ProtocolNotSupported with the remedy", async () => {
     await withOtherProtocol(async (port) => {
       const transport = await quicheTransport({ tls: { verify: false } });
       const error = await rejection(transport.dial({ host: "127.0.0.1", port }));
@@ -199,7 +202,7 @@ async function echo(connection: Connection): Promise<void> {
   }
 }
 
-/** Dials, and has some bytes echoed. */
+/** Dials the listener and exchanges bytes with its echo. */
 async function dialOnce(listener: Listener, tls: TlsClientOptions): Promise<void> {
   const connection = await (await quicheTransport({ tls })).dial(listener.address);
   try {
@@ -217,7 +220,10 @@ async function echoed(connection: Connection): Promise<void> {
   assert.equal(await reader.read(), undefined);
 }
 
-/** A client learns only after its own handshake that the server turned it away (RFC 9001, section 4.1.2). */
+/**
+ * Returns a refused client's error. It learns of the refusal only after its handshake (RFC 9001,
+ * 4.1.2).
+ */
 function lateFailure(listener: Listener, tls: TlsClientOptions): Promise<VortexError> {
   return rejection(dialOnce(listener, tls));
 }
@@ -231,7 +237,7 @@ async function rejection(promise: Promise<unknown>): Promise<VortexError> {
   assert.fail("the promise was not rejected");
 }
 
-/** The first datagram that a client of this library would send. */
+/** Creates the first datagram of a client of this library. */
 async function initialDatagram(): Promise<Uint8Array> {
   const quiche = await loadQuiche();
   const config = quiche.Config.withBoringSslCtx(false, false);
@@ -249,7 +255,7 @@ async function initialDatagram(): Promise<Uint8Array> {
   return datagram.slice(0, length);
 }
 
-/** Sends a datagram from a socket of its own, and waits for the answer. */
+/** Sends a datagram from a new socket, and resolves with the answer. */
 function exchange(listener: Listener, datagram: Uint8Array): Promise<Uint8Array> {
   return new Promise((resolve) => {
     const socket = createSocket("udp4");
@@ -261,7 +267,7 @@ function exchange(listener: Listener, datagram: Uint8Array): Promise<Uint8Array>
   });
 }
 
-/** A QUIC server that speaks "h3" only, as small as it can be. */
+/** Runs `use` with a minimal QUIC server that offers only the ALPN "h3". */
 async function withOtherProtocol(use: (port: number) => Promise<void>): Promise<void> {
   const quiche = await loadQuiche();
   const { cert, key } = await serverIdentity({});

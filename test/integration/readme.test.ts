@@ -1,6 +1,6 @@
 /**
- * README's samples, run as they stand but for addresses, file names and ids. The two commands for a fresh clone are what CI
- * itself and `demo.test.ts` run.
+ * Runs README's samples unchanged, except addresses, file names and ids. CI and `demo.test.ts` run
+ * the two commands for a fresh clone.
  */
 import assert from "node:assert/strict";
 import { readFile, writeFile } from "node:fs/promises";
@@ -88,7 +88,7 @@ describe("README", () => {
             .slice(1)
             .map((word) => (/\.(safetensors|bin)$/.test(word) ? join(directory, word) : word));
         const command = [...runner, join(root, "cli/main.ts")];
-        // The lengths come over gRPC, which this peer does not serve.
+        // With explicit lengths, because a stat needs gRPC, which this peer does not serve.
         const got = await runToEnd([
           ...command,
           ...concrete(get),
@@ -103,7 +103,7 @@ describe("README", () => {
         const one = await runToEnd([...command, ...concrete(piece)]);
         assert.deepEqual([one.code, one.err], [0, ""]);
         assert.equal((await readFile(join(directory, "piece.bin"))).length, 4_194_304);
-        // `serve` runs until it is interrupted: here it is shown that its words are taken, as far as a missing file.
+        // `serve` runs until interrupted. A missing file shows that its arguments are accepted.
         const served = await runToEnd([
           ...command,
           ...concrete(serve).map((word) => word.replace("model", "missing")),

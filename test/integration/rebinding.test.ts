@@ -1,4 +1,4 @@
-/** A NAT between client and server rebinds again and again: the connection goes on. */
+/** Connections survive repeated rebinding by a NAT between client and server. */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { selfSigned } from "../../adapters/shared/tls.ts";
@@ -17,16 +17,19 @@ import { type RuntimeName, runners, startProgram } from "../support/run.ts";
 import { runtimeFace } from "../support/runtime-face.ts";
 import { type UdpRelay, udpRelay } from "../support/udp-relay.ts";
 
-/** More than quiche 0.18 keeps paths for by default. */
-const BINDINGS = 20;
+/** Number of rebindings, more than the paths that quiche 0.18 keeps by default. */
+const REBINDING_COUNT = 20;
 const CHUNK = 512 * 1024;
 
 const { createDownloader } = await runtimeFace();
 const identity = await selfSigned();
 
 const oldPath =
-  "BUG: a server on quiche 0.18 sends what was under way to the old address again two packets at a time, with twice the wait each time";
-/** Why a server of a runtime cannot do it in the middle of an answer. */
+  "BUG: a server on quiche 0.18 retransmits in-flight data of the old address two packets at a time, and doubles the wait each time";
+/**
+ * Reason why a server of a runtime cannot continue an answer across rebindings; undefined if it
+ * can.
+ */
 const gaps: Readonly<Record<RuntimeName, string | undefined>> = {
   node: oldPath,
   bun: oldPath,
@@ -36,12 +39,12 @@ const gaps: Readonly<Record<RuntimeName, string | undefined>> = {
 for (const runtime of ["node", "bun", "deno"] as const) {
   const command = runners[runtime];
   const missing = typeof command === "string" ? command : undefined;
-  // In the name, since not every runner prints the reason of a skip.
+  // In the name, because some runners do not print skip reasons.
   const named = (title: string, gap: string | undefined): string =>
     gap === undefined ? title : `${title} [gap: ${gap}]`;
   describe(`a NAT that rebinds between a ${runtimeName} client and a ${runtime} server, over QUIC`, () => {
     it(
-      named(`${BINDINGS} times: each request is answered, and on the first connection`, missing),
+      named(`${REBINDING_COUNT} times: each request is answered on the first connection`, missing),
       { timeout: 120_000, skip: missing !== undefined },
       () =>
         withServer(runtime, async ({ downloader, relay, addr, initials }) => {
@@ -59,7 +62,7 @@ for (const runtime of ["node", "bun", "deno"] as const) {
           };
           await get(0);
           const handshake = initials();
-          for (let binding = 0; binding < BINDINGS; binding++) {
+          for (let binding = 0; binding < REBINDING_COUNT; binding++) {
             relay.rebind();
             await get(binding % 10);
           }
@@ -69,7 +72,7 @@ for (const runtime of ["node", "bun", "deno"] as const) {
 
     const gap = missing ?? gaps[runtime];
     it(
-      named("again and again in the middle of an answer: it goes on", gap),
+      named("repeatedly in the middle of an answer: the answer completes", gap),
       { timeout: 120_000, skip: gap !== undefined },
       () =>
         withServer(runtime, async ({ downloader, relay, addr }) => {
@@ -93,18 +96,18 @@ for (const runtime of ["node", "bun", "deno"] as const) {
   });
 }
 
-interface Scene {
+interface TestContext {
   readonly downloader: Downloader;
   readonly relay: UdpRelay;
-  /** The server's address, by way of the relay. */
+  /** Address of the relay in front of the server. */
   readonly addr: string;
-  /** Initial packets (RFC 9000, section 17.2.2) that the client has sent. */
+  /** Returns the number of Initial packets sent by the client (RFC 9000, section 17.2.2). */
   initials(): number;
 }
 
 async function withServer(
   runtime: RuntimeName,
-  use: (scene: Scene) => Promise<void>,
+  use: (scene: TestContext) => Promise<void>,
 ): Promise<void> {
   const command = runners[runtime];
   if (typeof command === "string") throw new Error(command);

@@ -1,7 +1,7 @@
 /**
- * A QUIC server is killed and started again, with the same identity and address, under a client. A
- * relay has the address: while a server starts, its port answers by ICMP, which would end the
- * connection earlier than what is tested here.
+ * A QUIC server is killed and restarted with the same identity and address while a client is
+ * connected. The address belongs to a relay. Without it, the closed port would answer with ICMP
+ * errors while the server starts, and these would end the connection earlier.
  */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
@@ -15,64 +15,66 @@ import { runtimeFace } from "../support/runtime-face.ts";
 import { udpRelay } from "../support/udp-relay.ts";
 
 /**
- * Milliseconds in which the client has to notice. It takes less than 4 seconds. A client that waits
- * for the timeouts of QUIC or of its requests takes 60 and more.
+ * Time in ms for an answer after the restart. It takes less than 4 s. A client that waits for the
+ * timeouts of QUIC or of its requests takes 60 s or more.
  */
-const SOON = 25_000;
-const HELD = 5;
+const ANSWER_TIMEOUT_MS = 25_000;
+const HELD_PIECE = 5;
 
 const { createDownloader } = await runtimeFace();
 const identity = await selfSigned();
 
 interface Server extends AsyncDisposable {
-  /** The process that serves now. */
+  /** Returns the current server process. */
   program(): Program;
-  /** The same for every process. */
+  /** Address of the relay, the same for every process. */
   readonly addr: string;
-  /** Kills the process, and has another one serve. */
+  /** Kills the server process and starts another one. */
   restart(orders: Partial<RestartOrders>): Promise<void>;
 }
 
 for (const runtime of ["node", "bun", "deno"] as const) {
   const command = runners[runtime];
-  // In the name, since not every runner prints the reason of a skip.
+  // In the name, because some runners do not print skip reasons.
   const gap = typeof command === "string" ? ` [gap: ${command}]` : "";
   const options = { timeout: 120_000, skip: gap !== "" };
   describe(
     `a ${runtime} server restarts under a ${runtimeName} client, over QUIC${gap}`,
     options,
     () => {
-      it("between two requests: the next one is answered soon", options, () =>
+      it("between two requests: the next request is answered soon", options, () =>
         withClient(async (downloader) => {
           await using server = await start(runtime, {});
           await get(downloader, server, 0);
           await server.restart({});
-          await within(SOON, get(downloader, server, 1));
+          await withTimeout(ANSWER_TIMEOUT_MS, get(downloader, server, 1));
         }),
       );
 
-      it("in the middle of requests: they are answered soon by the new one", options, () =>
+      it("in the middle of requests: the new server answers them soon", options, () =>
         withClient(async (downloader) => {
-          await using server = await start(runtime, { slowPiece: HELD, delay: 600_000 });
+          await using server = await start(runtime, { slowPiece: HELD_PIECE, delay: 600_000 });
           await get(downloader, server, 0);
-          const held = Promise.all(Array.from({ length: 4 }, () => get(downloader, server, HELD)));
+          const held = Promise.all(
+            Array.from({ length: 4 }, () => get(downloader, server, HELD_PIECE)),
+          );
           held.catch(() => {});
           for (let asked = 0; asked < 4; ) {
-            if ((await server.program().line()) === `asked ${HELD}`) asked++;
+            if ((await server.program().line()) === `asked ${HELD_PIECE}`) asked++;
           }
           await server.restart({});
-          await within(SOON, held);
+          await withTimeout(ANSWER_TIMEOUT_MS, held);
           await get(downloader, server, 1);
         }),
       );
 
-      it("it does not, but is slow: it is asked once, and answers", options, () =>
+      it("control: without a restart, a slow server is asked once and answers", options, () =>
         withClient(async (downloader) => {
-          await using server = await start(runtime, { slowPiece: HELD, delay: 4000 });
-          await Promise.all([get(downloader, server, HELD), get(downloader, server, 0)]);
+          await using server = await start(runtime, { slowPiece: HELD_PIECE, delay: 4000 });
+          await Promise.all([get(downloader, server, HELD_PIECE), get(downloader, server, 0)]);
           server.program().kill();
           const { out } = await server.program().ended;
-          assert.deepEqual(out.match(/asked \d/g)?.sort(), ["asked 0", `asked ${HELD}`]);
+          assert.deepEqual(out.match(/asked \d/g)?.sort(), ["asked 0", `asked ${HELD_PIECE}`]);
         }),
       );
     },
@@ -138,7 +140,7 @@ async function get(downloader: Downloader, { addr }: Server, number: number): Pr
   );
 }
 
-async function within(milliseconds: number, promise: Promise<unknown>): Promise<void> {
+async function withTimeout(milliseconds: number, promise: Promise<unknown>): Promise<void> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<never>((_resolve, reject) => {
     timer = setTimeout(

@@ -1,4 +1,4 @@
-/** What clients on different addresses have of one server. Linux has all of 127.0.0.0/8 to connect from. */
+/** Fair sharing of a server between client addresses. Linux can connect from all of 127.0.0.0/8. */
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { connect, type Socket } from "node:net";
@@ -21,44 +21,45 @@ import { seededBytes } from "../support/random.ts";
 import { runtimeFace } from "../support/runtime-face.ts";
 
 const taskId = "5a".repeat(32);
-const PIECE = 400_000;
-/** Bytes a second, of which a second's worth goes at once. */
-const RATE = 800_000;
-const GREEDY = 20;
+const PIECE_BYTES = 400_000;
+/** Upload rate limit in bytes/s. The bucket holds one second's worth. */
+const UPLOAD_BYTES_PER_S = 800_000;
+const GREEDY_REQUESTS = 20;
 
 describe("the upload rate", {
-  skip: process.platform === "linux" ? false : "other addresses of this host are Linux's",
+  skip: process.platform === "linux" ? false : "only Linux has all of 127.0.0.0/8",
 }, () => {
   for (const [protocol, asking] of [
     ["tcp", overTcp],
     ["grpc", overGrpc],
   ] as const) {
-    it(`is shared by the addresses that ask over ${protocol}, however much each asks for`, async () => {
+    it(`is shared equally between client addresses over ${protocol}, regardless of their demand`, async () => {
       const store = new MemoryPieceStore();
-      store.putTask(taskId, seededBytes(1, PIECE), { pieceLength: PIECE });
+      store.putTask(taskId, seededBytes(1, PIECE_BYTES), { pieceLength: PIECE_BYTES });
       const { startServer } = await runtimeFace();
       const server = await startServer({
         store,
         host: "127.0.0.1",
         [protocol]: { port: 0 },
-        uploadRateLimit: RATE,
+        uploadRateLimit: UPLOAD_BYTES_PER_S,
       });
       const port = server.addresses[protocol]?.port ?? 0;
       const sockets: Socket[] = [];
       try {
         let greedy = 0;
-        for (let request = 0; request < GREEDY; request++) {
+        for (let request = 0; request < GREEDY_REQUESTS; request++) {
           sockets.push(asking("127.0.0.1", port, (bytes) => (greedy += bytes)));
         }
-        // More than goes at once: from here on there is less than is asked for.
-        while (greedy < 1.5 * RATE) await pause();
+        // Beyond the initial burst: from here on, the demand exceeds the rate.
+        while (greedy < 1.5 * UPLOAD_BYTES_PER_S) await pause();
         const before = greedy;
         let honest = 0;
         sockets.push(asking("127.0.0.2", port, (bytes) => (honest += bytes)));
-        while (honest < PIECE) await pause();
-        // As much, and what was on its way. A queue of requests would have sent them twenty times as much.
+        while (honest < PIECE_BYTES) await pause();
+        // An equal share plus bytes in flight. A FIFO queue would have sent them twenty times as
+        // much.
         assert.ok(
-          greedy - before < 3 * PIECE,
+          greedy - before < 3 * PIECE_BYTES,
           `${greedy - before} bytes went to the others, and ${honest} to this one`,
         );
       } finally {
@@ -80,7 +81,10 @@ function overTcp(from: string, port: number, onBytes: (bytes: number) => void): 
   return open(from, port, onBytes, request);
 }
 
-/** As HTTP/2 has it, since its APIs do not all say where to connect from: windows for all of the answer, and one request. */
+/**
+ * Sends one gRPC request over a raw HTTP/2 connection with windows for the whole answer. HTTP/2
+ * libraries of some runtimes cannot set the local address.
+ */
 function overGrpc(from: string, port: number, onBytes: (bytes: number) => void): Socket {
   const INITIAL_WINDOW_SIZE = 4;
   const fields = {
@@ -100,11 +104,11 @@ function overGrpc(from: string, port: number, onBytes: (bytes: number) => void):
   envelope.set(message, 5);
   const setting = Buffer.alloc(6);
   setting.writeUInt16BE(INITIAL_WINDOW_SIZE, 0);
-  setting.writeUInt32BE(4 * PIECE, 2);
+  setting.writeUInt32BE(4 * PIECE_BYTES, 2);
   const bytes = Buffer.concat([
     PREFACE,
     frame(Frame.Settings, 0, 0, setting),
-    frame(Frame.WindowUpdate, 0, 0, uint32s(4 * PIECE)),
+    frame(Frame.WindowUpdate, 0, 0, uint32s(4 * PIECE_BYTES)),
     headerFrames(1, headerBlock(fields), false),
     frame(Frame.Data, Flag.EndStream, 1, envelope),
   ]);

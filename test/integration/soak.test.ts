@@ -1,4 +1,4 @@
-/** `npm run soak` and `npm run stress` in their short forms; and what they take for a leak. */
+/** Short runs of `npm run soak` and `npm run stress`, and their leak detection. */
 import assert from "node:assert/strict";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -9,7 +9,7 @@ import { type Sample, trendsOf } from "../../bench/soak/leak-check.ts";
 import { runtimeName } from "../support/fixtures.ts";
 import { type Outcome, root, runner, runToEnd } from "../support/run.ts";
 
-const patient = { timeout: 300_000 };
+const testOptions = { timeout: 300_000 };
 
 const nothing: Sample = {
   seconds: 0,
@@ -23,7 +23,7 @@ const nothing: Sample = {
   connections: 0,
 };
 
-/** Samples of a run, each with a heap of its own. */
+/** Creates the samples of a run from a function of heap size over time. */
 function samplesOf(heapAt: (seconds: number) => number): Sample[] {
   return Array.from({ length: 100 }, (_, at) => ({
     ...nothing,
@@ -36,15 +36,15 @@ function leaksOf(heapAt: (seconds: number) => number): string[] {
   return trendsOf(samplesOf(heapAt)).flatMap(({ memory, leaks }) => (leaks ? [memory] : []));
 }
 
-describe("what is a leak", () => {
-  test("memory that grows all the time", () => {
+describe("leak detection", () => {
+  test("reports memory that grows all the time", () => {
     assert.deepEqual(
       leaksOf((seconds) => 30e6 + seconds * 200_000),
       ["heap"],
     );
   });
 
-  test("not a warm-up, not a swing, not a single peak, not one step that stays within the tolerance", () => {
+  test("ignores warm-up, oscillation, a single peak and one step within the tolerance", () => {
     assert.deepEqual(
       leaksOf((seconds) => Math.min(30e6, 10e6 + seconds * 1e6)),
       [],
@@ -63,25 +63,25 @@ describe("what is a leak", () => {
     );
   });
 
-  test("nothing is said of a run that is too short", () => {
+  test("reports no leak for a run that is too short", () => {
     assert.deepEqual(trendsOf(samplesOf((seconds) => seconds * 1e6).slice(0, 50)), []);
   });
 
-  test("a count that is higher after all was closed, by name", () => {
+  test("reports counts that are higher after closing everything, by name", () => {
     const end = { ...nothing, timers: 2, descriptors: 19 };
     assert.deepEqual(leftoversOf(nothing, end), ["timers: 0 before, 2 after"]);
   });
 });
 
 describe("the short forms", () => {
-  // Side by side, since both wait most of their time.
+  // Concurrently, because both wait most of the time.
   let soaking: Promise<Outcome>;
   let stressing: Promise<Outcome>;
   let directory: string;
   before(async () => {
     directory = await mkdtemp(join(tmpdir(), "vortex-peer-test-"));
     const short = ["--minutes", "0.04", "--concurrency", "8", "--seed", "1", "--out", directory];
-    // Deno's QUIC keeps a UDP socket now and then after all was closed, about one in 500 operations.
+    // Deno's QUIC leaks a UDP socket in about one of 500 operations after everything is closed.
     const protocols = runtimeName === "deno" ? "tcp,grpc" : "quic,tcp,grpc";
     soaking = run("soak", [...short, "--protocol", protocols, "--runtime", runtimeName]);
     const tenth = ["--downloads", "100", "--connections", "10", "--rounds", "1"];
@@ -91,8 +91,8 @@ describe("the short forms", () => {
 
   const without = runtimeName === "deno" ? ", without QUIC, which keeps sockets there" : "";
   it(
-    `npm run soak, for seconds: no wrong byte, nothing left, and its series${without}`,
-    patient,
+    `npm run soak, for seconds: no wrong byte, no leak, and a series of samples${without}`,
+    testOptions,
     async () => {
       const { code, out, err } = await soaking;
       assert.equal(code, 0, out + err);
@@ -110,8 +110,8 @@ describe("the short forms", () => {
   );
 
   it(
-    "npm run stress, a tenth of it: right bytes over every protocol, and nothing left",
-    patient,
+    "npm run stress, a tenth of it: right bytes over every protocol, and no leak",
+    testOptions,
     async () => {
       const { code, out, err } = await stressing;
       assert.equal(code, 0, out + err);
@@ -122,12 +122,12 @@ describe("the short forms", () => {
 
 function run(program: "soak" | "stress", options: readonly string[]): Promise<Outcome> {
   const running = runToEnd([...runner, join(root, `bench/${program}.ts`), ...options]);
-  // Whoever awaits it hears of its failure.
+  // The test that awaits it reports a failure.
   running.catch(() => {});
   return running;
 }
 
-it("both say in one line what is wrong with their options, and fail", patient, async () => {
+it("soak and stress report invalid options in one line, and fail", testOptions, async () => {
   for (const [program, option, words] of [
     ["soak", ["--minutes", "0"], /^soak: --minutes 0: expected a positive number$/m],
     [

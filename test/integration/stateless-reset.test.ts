@@ -1,4 +1,4 @@
-/** Stateless resets (RFC 9000, section 10.3) of servers on quiche: their effect and their limits. */
+/** Stateless resets (RFC 9000, section 10.3) sent by servers on quiche: effect and limits. */
 import assert from "node:assert/strict";
 import { randomFillSync } from "node:crypto";
 import { createSocket, type Socket } from "node:dgram";
@@ -19,8 +19,8 @@ const name = (test: string): string =>
 const local = { host: "127.0.0.1", port: 0 };
 const id = new Uint8Array(16).fill(3);
 
-describe("the resets of a server", () => {
-  it("are recognised by clients of a process before it with the same key, and of no other", async () => {
+describe("the stateless resets of a server", () => {
+  it("are recognised by clients of an earlier process with the same key, and by no others", async () => {
     const [one, other] = [await selfSigned(), await selfSigned()];
     const token = (key: string): string =>
       String(new StatelessResets(key, new FakeClock()).tokenNumberOf(id));
@@ -30,7 +30,7 @@ describe("the resets of a server", () => {
     assert.notEqual(resets.tokenNumberOf(id), resets.tokenNumberOf(new Uint8Array(16).fill(4)));
   });
 
-  it("are shorter than what they answer, and look like any other packet", async () => {
+  it("are shorter than the packet they answer, and look like a regular packet", async () => {
     const resets = new StatelessResets((await selfSigned()).key, new FakeClock());
     const into = new Uint8Array(1200);
     for (const received of [0, 1, 17, 20, 21])
@@ -43,7 +43,7 @@ describe("the resets of a server", () => {
     }
   });
 
-  it("are no more than 1,000 a second", async () => {
+  it("are limited to 1,000 a second", async () => {
     const clock = new FakeClock();
     const resets = new StatelessResets((await selfSigned()).key, clock);
     const into = new Uint8Array(64);
@@ -57,7 +57,7 @@ describe("the resets of a server", () => {
   });
 });
 
-describe("a server on quiche that knows nothing of a connection", () => {
+describe("a server on quiche that does not know a connection", () => {
   const clients: Readonly<Record<string, (() => Promise<Transport>) | undefined>> = {
     quiche: quicheFixture && (() => quicheTransport({ tls: { verify: false } })),
     "node-quic": nodeQuicFixture?.transport,
@@ -88,30 +88,26 @@ describe("a server on quiche that knows nothing of a connection", () => {
     });
   }
 
-  it(
-    name("is silent to what no packet of a connection can be, and to what is too short"),
-    skip,
-    async () => {
-      const listener = await served({});
-      const socket = createSocket("udp4");
-      socket.bind(0, "127.0.0.1");
-      await once(socket, "listening");
-      try {
-        const lengths: number[] = [];
-        socket.on("message", ({ length }) => lengths.push(length));
-        // A long header of a version that exists, and short headers.
-        send(socket, listener, packet(0xc0, 300));
-        for (const length of [1, 17, 21]) send(socket, listener, packet(0x40, length));
-        // Datagrams from one socket to another on loopback keep their order.
-        send(socket, listener, packet(0x40, 30));
-        await once(socket, "message");
-        assert.deepEqual(lengths, [29]);
-      } finally {
-        socket.close();
-        await listener.close({ grace: 0 });
-      }
-    },
-  );
+  it(name("does not answer long headers, or packets too short for a reset"), skip, async () => {
+    const listener = await served({});
+    const socket = createSocket("udp4");
+    socket.bind(0, "127.0.0.1");
+    await once(socket, "listening");
+    try {
+      const lengths: number[] = [];
+      socket.on("message", ({ length }) => lengths.push(length));
+      // A long header of a supported version, and short headers.
+      send(socket, listener, packet(0xc0, 300));
+      for (const length of [1, 17, 21]) send(socket, listener, packet(0x40, length));
+      // On loopback, datagrams between two sockets keep their order.
+      send(socket, listener, packet(0x40, 30));
+      await once(socket, "message");
+      assert.deepEqual(lengths, [29]);
+    } finally {
+      socket.close();
+      await listener.close({ grace: 0 });
+    }
+  });
 });
 
 async function served(options: QuicheTransportOptions): Promise<Listener> {

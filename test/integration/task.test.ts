@@ -22,15 +22,15 @@ import type { TaskPeerOptions } from "../support/task-peer.ts";
 
 const face = faceOf(() => Promise.reject(new Error("no QUIC here")));
 const taskId = "c3".repeat(32);
-const generous = { stallTimeout: 300_000, connectTimeout: 60_000 } as const;
+const longTimeouts = { stallTimeout: 300_000, connectTimeout: 60_000 } as const;
 
 type Protocol = NonNullable<TaskPeerOptions["protocol"]>;
 
-/** A parent in a process of its own. */
+/** Parent in a separate process. */
 interface Parent {
   readonly program: Program;
   readonly addr: string;
-  /** Of its certificate, over QUIC. */
+  /** Fingerprint of the parent's QUIC certificate. */
   readonly fingerprint: string;
 }
 
@@ -41,7 +41,7 @@ async function startParent(options: Omit<TaskPeerOptions, "taskId">): Promise<Pa
   return { program, addr: `127.0.0.1:${port}`, fingerprint };
 }
 
-/** A parent in this process, over TCP, which may refuse to go on. */
+/** Starts a TCP parent in this process; `onAsk` is called for each request and may delay it. */
 async function startCounted(
   content: Uint8Array,
   pieceLength: number,
@@ -82,20 +82,20 @@ function assertFile(path: string, expected: Uint8Array): void {
   assert.equal(Buffer.compare(found, expected), 0, "the file has other bytes");
 }
 
-/** Why a process cannot have a disk of its own; empty when it can. */
+/** Reason why a process cannot mount a private disk, for a test's name; empty if it can. */
 const noMounts =
   spawnSync("unshare", ["-m", "true"]).status === 0
     ? ""
-    : " [gap: needs root and Linux, for a disk of its own]";
+    : " [gap: needs root and Linux, for a private disk]";
 
-/** Processes start slowly on a machine that is busy, and there are 21 of them in one test. */
-const patient = { timeout: 600_000 };
+/** Timeout in ms. Processes start slowly on a busy machine, and one test starts 21. */
+const testOptions = { timeout: 600_000 };
 
 describe("a task from three bad parents and a good one, between processes", () => {
   for (const protocol of ["quic", "tcp", "grpc"] satisfies Protocol[]) {
     it(
-      `over ${protocol}: is right with one killed, one stalled and one corrupting every fifth piece, and the report names the three`,
-      patient,
+      `over ${protocol}: is correct with one killed, one stalled and one corrupting every fifth piece, and the report names all three`,
+      testOptions,
       () => fetchFromBadParents(protocol),
     );
   }
@@ -146,10 +146,11 @@ function fetchFromBadParents(protocol: Protocol): Promise<void> {
           },
         },
       );
-      // It has delivered two pieces and hangs in the third, so the task cannot be done before it is killed.
+      // This parent delivers two pieces and hangs in the third, so the task cannot end before the
+      // kill.
       for (let asked = 0; asked < 3; asked++) await killed.program.line();
       killed.program.kill();
-      // Until then nobody else delivers, so it comes to a fifth piece whoever is quick today.
+      // Until then no other parent delivers, so the corrupting parent reaches a fifth piece.
       await Promise.race([isCaught, download.done]);
       honest.program.send("");
       const report = await download.done;
@@ -170,8 +171,8 @@ function fetchFromBadParents(protocol: Protocol): Promise<void> {
 
 describe("a task over TCP, between processes", () => {
   it(
-    "survives kill -9 at 20 random moments: right at the end, and no verified piece is fetched twice",
-    patient,
+    "survives kill -9 at 20 random moments: correct at the end, and no verified piece is fetched twice",
+    testOptions,
     () =>
       inDirectory(async (directory) => {
         const pieceLength = 20_000;
@@ -180,7 +181,9 @@ describe("a task over TCP, between processes", () => {
         const random = seededRandom(4711);
         const path = join(directory, "out");
         const verified = new Set<number>();
-        /** Fetches on from where the last process stopped. The parents deliver `budget` pieces and then hold. */
+        /**
+         * Resumes in a new process. The parents deliver `budget` pieces and hold later requests.
+         */
         const fetch = async (
           budget: number,
           use: (program: Program, held: Promise<void>) => Promise<void>,
@@ -205,7 +208,8 @@ describe("a task over TCP, between processes", () => {
             onHeld();
             return released;
           };
-          // Parents of its own for each process: a request of a killed one may come after its end, and is none of the next one's.
+          // New parents for each process: a late request of a killed process must not reach the
+          // parents of the next one.
           const servers = [
             await startCounted(content, pieceLength, onAsk),
             await startCounted(content, pieceLength, onAsk),
@@ -234,17 +238,17 @@ describe("a task over TCP, between processes", () => {
             release();
             await Promise.all(servers.map((server) => server.close()));
           }
-          // Three of others with each parent, and at the end the first one that it announced itself.
+          // Per parent: three pieces of other parents, and at the end the first piece it announced.
           assert.ok(
             compared <= 2 * (3 + 1),
-            `${compared} pieces were asked for again, of 8 that may be compared`,
+            `${compared} pieces were requested again; at most 8 are compared`,
           );
         };
         for (let round = 0; round < 20; round++) {
           await fetch(1 + Math.floor(random() * 24), async (program, held) => {
             await Promise.race([
               held,
-              program.ended.then(({ err }) => assert.fail(`it ended by itself: ${err}`)),
+              program.ended.then(({ err }) => assert.fail(`the program exited by itself: ${err}`)),
             ]);
             program.kill();
             assert.equal((await program.ended).code, null);
@@ -262,8 +266,8 @@ describe("a task over TCP, between processes", () => {
   );
 
   it(
-    `a disk that is read-only, then full, then larger: says so, and goes on from what was verified${noMounts}`,
-    { ...patient, skip: noMounts !== "" },
+    `a disk that is read-only, then full, then larger: reports it, and resumes from verified pieces${noMounts}`,
+    { ...testOptions, skip: noMounts !== "" },
     () =>
       inDirectory(async (directory) => {
         const pieceLength = 100_000;
@@ -287,7 +291,7 @@ describe("a task over TCP, between processes", () => {
           request: { ...request, digest },
           path: join(directory, "out"),
         };
-        // A disk of this one process, which is gone with it. After each try the test has its say.
+        // A mount private to this process. After each try, the program waits for a line of input.
         const tries = [
           'mount -t tmpfs -o ro,size=2m tmpfs "$0"; "$@"; echo "code $?"; read next',
           'mount -o remount,rw,size=2m tmpfs "$0"; "$@"; echo "code $?"; read next',
@@ -315,9 +319,9 @@ describe("a task over TCP, between processes", () => {
           const again = asked.length - before - (pieces - Number(resumed));
           assert.ok(
             again >= 0 && again <= 3,
-            `${again} verified pieces were asked for again: three are compared`,
+            `${again} verified pieces were requested again; three are compared`,
           );
-          // The task has a digest, so it ends well only when every byte is right.
+          // The task has a digest, so it succeeds only if every byte is right.
           assert.equal(await program.line(), "code 0");
           const { err } = await program.ended;
           assert.match(err, /StorageFailed.*read-only/s);
@@ -330,8 +334,8 @@ describe("a task over TCP, between processes", () => {
   );
 
   it(
-    "the only parent is gone for longer than it takes to be left out, and comes back: the task goes on where it was",
-    patient,
+    "the only parent is away long enough to be excluded, then returns: the task resumes",
+    testOptions,
     async () => {
       const pieceLength = 64 * 1024;
       const content = seededBytes(91, 40 * pieceLength);
@@ -340,7 +344,7 @@ describe("a task over TCP, between processes", () => {
       const stopped = new Promise<void>((resolve) => {
         stop = resolve;
       });
-      // The last pieces are never answered by the first server.
+      // The first server never answers requests for the last pieces.
       const first = await startCounted(content, pieceLength, (number) => {
         asked.push(number);
         if (number < 20) return;
@@ -348,7 +352,7 @@ describe("a task over TCP, between processes", () => {
         return new Promise(() => {});
       });
       const port = first.addresses.tcp?.port ?? 0;
-      await using downloader = face.createDownloader({ protocol: "tcp", ...generous });
+      await using downloader = face.createDownloader({ protocol: "tcp", ...longTimeouts });
       const to = memorySink();
       const request = {
         taskId,
@@ -383,21 +387,21 @@ describe("a task over TCP, between processes", () => {
         assert.equal(Buffer.compare(to.bytes(), content), 0);
         assert.deepEqual(events, ["parent-left-out", "parent-back"]);
         assert.ok(before > 0 && report.pieces === 40, `${before} pieces before`);
-        assert.equal(asked.length, new Set(asked).size, "no piece was asked for twice before");
+        assert.equal(asked.length, new Set(asked).size, "no piece was requested twice");
       } finally {
         await second.close({ grace: 0 });
       }
     },
   );
 
-  it("takes about as much from each of three parents of the same rate", patient, async () => {
+  it("fetches about equally from three parents of the same rate", testOptions, async () => {
     const pieceLength = 256 * 1024;
     const content = seededBytes(41, 96 * pieceLength);
     const servers = await Promise.all(
       [1, 2, 3].map(() => startCounted(content, pieceLength, () => {}, 2_000_000)),
     );
     try {
-      await using downloader = face.createDownloader({ protocol: "tcp", ...generous });
+      await using downloader = face.createDownloader({ protocol: "tcp", ...longTimeouts });
       const to = memorySink();
       const parents = servers.map((server) => addrOf(server));
       const request = { taskId, hostId: "h", parents, contentLength: content.length, pieceLength };
@@ -414,7 +418,7 @@ describe("a task over TCP, between processes", () => {
     }
   });
 
-  it("a peer serves what it has while it fetches the rest", patient, () =>
+  it("a peer serves its stored pieces while it fetches the rest", testOptions, () =>
     inDirectory(async (directory) => {
       const pieceLength = 50_000;
       const content = seededBytes(51, 40 * pieceLength + 1);
@@ -422,11 +426,11 @@ describe("a task over TCP, between processes", () => {
       const gate = new Promise<void>((resolve) => {
         open = resolve;
       });
-      // The origin holds all but the first pieces until the third peer has some of them from the second.
+      // The origin holds later pieces until the third peer has some of the first from the second.
       const origin = await startCounted(content, pieceLength, (number) =>
         number < 10 ? undefined : gate,
       );
-      await using second = face.createDownloader({ protocol: "tcp", ...generous });
+      await using second = face.createDownloader({ protocol: "tcp", ...longTimeouts });
       let begin: () => void = () => {};
       const begun = new Promise<void>((resolve) => {
         begin = resolve;
@@ -452,7 +456,7 @@ describe("a task over TCP, between processes", () => {
       });
       try {
         await Promise.race([begun, fetching.done]);
-        await using third = face.createDownloader({ protocol: "tcp", ...generous });
+        await using third = face.createDownloader({ protocol: "tcp", ...longTimeouts });
         const path = join(directory, "third");
         const parents = [{ addr: addrOf(seeding), apiAddr: addrOf(seeding, "grpc") }];
         let some: () => void = () => {};
@@ -468,7 +472,7 @@ describe("a task over TCP, between processes", () => {
         open();
         const report = await from.done;
         assertFile(path, content);
-        assert.equal(report.parents[0]?.errors, 0, "nothing was asked that was not announced");
+        assert.equal(report.parents[0]?.errors, 0, "only announced pieces were requested");
         await fetching.done;
         assert.equal((await fetching.store.getTask(taskId))?.complete, true);
       } finally {
@@ -479,7 +483,7 @@ describe("a task over TCP, between processes", () => {
     }),
   );
 
-  it("the lengths and the places of pieces are asked from peers, over gRPC", patient, async () => {
+  it("lengths and piece locations are queried from peers over gRPC", testOptions, async () => {
     const pieceLength = 60_000;
     const content = seededBytes(61, 30 * pieceLength + 5);
     const store = new MemoryPieceStore(nativeHashers);
@@ -492,7 +496,7 @@ describe("a task over TCP, between processes", () => {
     });
     try {
       for (const protocol of ["tcp", "grpc"] as const) {
-        await using downloader = face.createDownloader({ protocol, ...generous });
+        await using downloader = face.createDownloader({ protocol, ...longTimeouts });
         const stream = downloader.streamTask({
           taskId,
           hostId: "h",
@@ -506,7 +510,7 @@ describe("a task over TCP, between processes", () => {
   });
 });
 
-/** Pieces that the journal of a killed process notes, in lines that are whole. */
+/** Reads the piece numbers in the complete lines of a killed process's journal. */
 function journaled(path: string): number[] {
   let text: string;
   try {

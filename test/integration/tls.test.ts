@@ -1,4 +1,6 @@
-/** TLS by the face of the runtime: the server's certificate made, kept and changed, over QUIC where there is one, and over gRPC. */
+/**
+ * TLS through the runtime's entry point: creating, storing and rotating the server's certificate.
+ */
 import assert from "node:assert/strict";
 import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -23,21 +25,23 @@ const faces = {
   deno: (): Promise<Face> => import("../../entry/deno.ts"),
 };
 const face = await faces[runtimeName]();
-/** Over what its certificate is shown. Deno's QUIC has fewer ways to authenticate, see `test/compliance/tls.test.ts`. */
-const secured: readonly Secured[] = runtimeName === "deno" ? ["grpc"] : ["quic", "grpc"];
-type Secured = "quic" | "grpc";
+/**
+ * Protocols tested. Deno's QUIC has fewer ways to authenticate, see `test/compliance/tls.test.ts`.
+ */
+const tlsProtocols: readonly TlsProtocol[] = runtimeName === "deno" ? ["grpc"] : ["quic", "grpc"];
+type TlsProtocol = "quic" | "grpc";
 
-const limit = { timeout: 60_000 };
+const testOptions = { timeout: 60_000 };
 const taskId = "ab".repeat(32);
 const store = new MemoryPieceStore();
 store.putTask(taskId, Uint8Array.of(1, 2, 3), { pieceLength: 3 });
 
 describe("a server over TLS", () => {
-  it("shows one certificate over every protocol, and tells its fingerprint", limit, () =>
+  it("presents one certificate over every protocol, and exposes its fingerprint", testOptions, () =>
     withServer({}, async (server) => {
       const { fingerprint = "" } = server;
       assert.match(fingerprint, /^([0-9A-F]{2}:){31}[0-9A-F]{2}$/);
-      for (const protocol of secured)
+      for (const protocol of tlsProtocols)
         await fetchOver(protocol, server, { fingerprints: [fingerprint] });
       const addr = addressOf("grpc", server);
       const stat = await face.statTask(addr, taskId, { tls: { fingerprints: [fingerprint] } });
@@ -50,13 +54,13 @@ describe("a server over TLS", () => {
   );
 
   it(
-    "shows a given certificate, and asks for client certificates, over every protocol",
-    limit,
+    "presents a given certificate, and requests client certificates, over every protocol",
+    testOptions,
     async () => {
       const ca = await authority("authority");
       const client = { ca: ca.cert, ...(await ca.issue()) };
       await withServer({ tls: { ...(await ca.issue()), clientCa: ca.cert } }, async (server) => {
-        for (const protocol of secured) {
+        for (const protocol of tlsProtocols) {
           await fetchOver(protocol, server, client);
           await assertRejects(fetchOver(protocol, server, { ca: ca.cert }), "HandshakeFailed");
         }
@@ -65,21 +69,21 @@ describe("a server over TLS", () => {
     },
   );
 
-  it("serves gRPC in the clear unless it is told otherwise", limit, async () => {
+  it("serves gRPC in cleartext by default", testOptions, async () => {
     const grpc = { port: 0 };
     await withServer({ grpc }, async (server) => {
       await face.statTask(addressOf("grpc", server), taskId);
-      assert.equal(server.fingerprint === undefined, !secured.includes("quic"));
+      assert.equal(server.fingerprint === undefined, !tlsProtocols.includes("quic"));
     });
   });
 
   it(
-    "changes its certificate for new connections, over every protocol, and existing ones go on",
-    limit,
+    "rotates its certificate for new connections over every protocol, and keeps existing ones",
+    testOptions,
     () =>
       withServer({}, async (server) => {
         const first = server.fingerprint ?? "";
-        const downloaders = secured.map(
+        const downloaders = tlsProtocols.map(
           (protocol) =>
             [
               protocol,
@@ -102,36 +106,40 @@ describe("a server over TLS", () => {
         }
         const given = await selfSignedCertificate();
         assert.equal(await server.rotateCertificate(given), fingerprintOf(given.cert));
-        for (const protocol of secured) await fetchOver(protocol, server, { ca: given.cert });
+        for (const protocol of tlsProtocols) await fetchOver(protocol, server, { ca: given.cert });
       }),
   );
 
-  it("changes it one time after the other when asked several times at once", limit, () =>
+  it("serializes concurrent rotations", testOptions, () =>
     withServer({}, async (server) => {
       const prints = await Promise.all([1, 2, 3].map(() => server.rotateCertificate()));
       assert.equal(new Set(prints).size, 3);
       assert.equal(server.fingerprint, prints[2]);
-      for (const protocol of secured)
+      for (const protocol of tlsProtocols)
         await fetchOver(protocol, server, { fingerprints: [prints[2] ?? ""] });
     }),
   );
 
-  it("keeps the certificate when another one is none, or cannot be kept", limit, async () => {
-    const kept = new MemoryIdentityStore();
-    await withServer({ tls: { identityStore: kept } }, async (server) => {
-      const { fingerprint = "" } = server;
-      const { cert } = await selfSignedCertificate();
-      const { key } = await selfSignedCertificate();
-      await assertRejects(server.rotateCertificate({ cert, key }), "InvalidArgument");
-      kept.failure = new Error("the disk is gone");
-      await assert.rejects(server.rotateCertificate(), kept.failure);
-      assert.equal(server.fingerprint, fingerprint);
-      for (const protocol of secured)
-        await fetchOver(protocol, server, { fingerprints: [fingerprint] });
-    });
-  });
+  it(
+    "keeps the certificate when the new one is invalid or cannot be stored",
+    testOptions,
+    async () => {
+      const kept = new MemoryIdentityStore();
+      await withServer({ tls: { identityStore: kept } }, async (server) => {
+        const { fingerprint = "" } = server;
+        const { cert } = await selfSignedCertificate();
+        const { key } = await selfSignedCertificate();
+        await assertRejects(server.rotateCertificate({ cert, key }), "InvalidArgument");
+        kept.failure = new Error("the disk is gone");
+        await assert.rejects(server.rotateCertificate(), kept.failure);
+        assert.equal(server.fingerprint, fingerprint);
+        for (const protocol of tlsProtocols)
+          await fetchOver(protocol, server, { fingerprints: [fingerprint] });
+      });
+    },
+  );
 
-  it("has no certificate of its own making in place of a given one", limit, async () => {
+  it("does not replace a given certificate by a generated one", testOptions, async () => {
     const given = await selfSignedCertificate();
     await withServer({ tls: given }, async (server) => {
       await assertRejects(server.rotateCertificate(), "InvalidArgument");
@@ -141,7 +149,7 @@ describe("a server over TLS", () => {
     });
   });
 
-  it("has nothing to change where nothing is served over TLS", limit, async () => {
+  it("refuses to rotate when it serves nothing over TLS", testOptions, async () => {
     const server = await face.startServer({
       store,
       host: "127.0.0.1",
@@ -156,8 +164,8 @@ describe("a server over TLS", () => {
   });
 });
 
-describe("a certificate that is kept", () => {
-  it("is the same after a restart, and changes for good when it is changed", limit, () =>
+describe("a stored certificate", () => {
+  it("is the same after a restart, and a rotation is permanent", testOptions, () =>
     inTempDir(async (dir) => {
       const identityStore = fileIdentityStore(join(dir, "state", "identity.pem"));
       const prints: (string | undefined)[] = [];
@@ -175,8 +183,8 @@ describe("a certificate that is kept", () => {
   );
 
   it(
-    "is one for all servers that start at once, and a file whose maker lost the race leaves nothing",
-    limit,
+    "is shared by servers that start at once, and the losers' files are removed",
+    testOptions,
     () =>
       inTempDir(async (dir) => {
         const path = join(dir, "state", "identity.pem");
@@ -190,7 +198,7 @@ describe("a certificate that is kept", () => {
       }),
   );
 
-  it("is a file for its owner only, whole whenever it is looked at", limit, () =>
+  it("is readable by its owner only, and replaced atomically", testOptions, () =>
     inTempDir(async (dir) => {
       const path = join(dir, "identity.pem");
       const identityStore = fileIdentityStore(path);
@@ -211,7 +219,7 @@ describe("a certificate that is kept", () => {
     }),
   );
 
-  it("keeps a chain of certificates in its order", limit, () =>
+  it("keeps a certificate chain in order", testOptions, () =>
     inTempDir(async (dir) => {
       const identityStore = fileIdentityStore(join(dir, "identity.pem"));
       const identity = await (await (await authority("root")).intermediate("intermediate")).issue();
@@ -220,22 +228,26 @@ describe("a certificate that is kept", () => {
     }),
   );
 
-  it("is made anew when it has expired or will within a day, and not before", limit, async () => {
-    for (const [to, kept] of [
-      [-1, false],
-      [0.9, false],
-      [1.1, true],
-    ] as const) {
-      const identityStore = new MemoryIdentityStore();
-      identityStore.identity = await selfSignedCertificate({ from: -30, to });
-      const before = identityStore.identity;
-      const found = await serverIdentity({ identityStore });
-      assert.equal(same(found, before), kept, String(to));
-      assert.ok(same(identityStore.identity, found));
-    }
-  });
+  it(
+    "is regenerated once it has expired or expires within a day, and not before",
+    testOptions,
+    async () => {
+      for (const [to, kept] of [
+        [-1, false],
+        [0.9, false],
+        [1.1, true],
+      ] as const) {
+        const identityStore = new MemoryIdentityStore();
+        identityStore.identity = await selfSignedCertificate({ from: -30, to });
+        const before = identityStore.identity;
+        const found = await serverIdentity({ identityStore });
+        assert.equal(same(found, before), kept, String(to));
+        assert.ok(same(identityStore.identity, found));
+      }
+    },
+  );
 
-  it("is StorageFailed, and left alone, when the file holds something else", limit, () =>
+  it("causes StorageFailed, and keeps the file, when the file holds other data", testOptions, () =>
     inTempDir(async (dir) => {
       const path = join(dir, "identity.pem");
       const { cert } = await selfSignedCertificate();
@@ -255,7 +267,7 @@ describe("a certificate that is kept", () => {
     }),
   );
 
-  it("is StorageFailed when it can be neither read nor written", limit, () =>
+  it("causes StorageFailed when it can be neither read nor written", testOptions, () =>
     inTempDir(async (dir) => {
       const folder = join(dir, "folder");
       await mkdir(folder);
@@ -272,14 +284,14 @@ describe("a certificate that is kept", () => {
     }),
   );
 
-  it("cannot be together with a given one", limit, async () => {
+  it("cannot be combined with a given certificate", testOptions, async () => {
     const given = await selfSignedCertificate();
     const tls = { ...given, identityStore: new MemoryIdentityStore() };
     await assertRejects(serverIdentity(tls), "InvalidArgument");
   });
 });
 
-/** Keeps an identity in memory, or fails to. */
+/** Stores an identity in memory, or fails with `failure`. */
 class MemoryIdentityStore implements IdentityStore {
   identity: TlsIdentity | undefined;
   failure: Error | undefined;
@@ -298,7 +310,7 @@ async function withServer(
   options: Partial<StorageServerOptions>,
   use: (server: StorageServer) => Promise<void>,
 ): Promise<void> {
-  const quic = secured.includes("quic") ? { quic: { port: 0 } } : {};
+  const quic = tlsProtocols.includes("quic") ? { quic: { port: 0 } } : {};
   const server = await face.startServer({
     store,
     host: "127.0.0.1",
@@ -313,19 +325,19 @@ async function withServer(
   }
 }
 
-function addressOf(protocol: Secured, { addresses }: StorageServer): string {
+function addressOf(protocol: TlsProtocol, { addresses }: StorageServer): string {
   const address = addresses[protocol];
   assert.ok(address !== undefined);
   return formatAddress(address);
 }
 
-/** Fetches the piece over a connection of its own. */
+/** Fetches the piece over a new connection. */
 async function fetchOver(
-  protocol: Secured,
+  protocol: TlsProtocol,
   server: StorageServer,
   tls: TlsClientOptions,
 ): Promise<void> {
-  // Generous: only a dial that hangs may end by it.
+  // Long enough that only a hanging dial reaches it.
   const downloader = face.createDownloader({ protocol, tls, connectTimeout: 30_000 });
   try {
     await fetchBy(downloader, addressOf(protocol, server));

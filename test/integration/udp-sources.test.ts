@@ -1,4 +1,4 @@
-/** Datagrams from sources that cannot be answered: a QUIC server drops them, and serves on. */
+/** A QUIC server drops datagrams from sources that cannot be answered, and keeps serving. */
 import assert from "node:assert/strict";
 import { createSocket, type Socket } from "node:dgram";
 import { describe, it } from "node:test";
@@ -13,20 +13,18 @@ import { isOverIpv6, SOURCES, strangePayloads } from "../support/strange-datagra
 
 const loopback = { host: "127.0.0.1", port: 0 };
 const notHere =
-  quicheFixture === undefined
-    ? "quiche is for Node and Bun, Deno has a QUIC of its own"
-    : undefined;
+  quicheFixture === undefined ? "quiche is for Node and Bun; Deno has a built-in QUIC" : undefined;
 
-/** Why a binding fails, by its name among the fixtures. */
-const silenced: Readonly<Record<string, string>> = {
+/** Reason why a binding stops serving, by fixture name. */
+const gaps: Readonly<Record<string, string>> = {
   "node-quic":
-    "BUG: Bun 1.4's node:quic sends a datagram that the system refuses again and again, and nothing else meanwhile; it is no default",
+    "BUG: Bun 1.4's node:quic retries a datagram that the system refuses, and sends nothing else meanwhile; it is opt-in",
 };
 
 describe("a datagram from port 0", () => {
-  test("is dropped and counted by quiche, whatever it holds", notHere, async () => {
+  test("is dropped and counted by quiche, regardless of its content", notHere, async () => {
     const transport = await transportOf(quicheFixture);
-    const datagrams = await strangeFirsts(transport);
+    const datagrams = await firstDatagrams(transport);
     const { listener, receive } = await openQuicheListener(loopback);
     try {
       for (const datagram of datagrams) receive(datagram, { host: "127.0.0.1", port: 0 });
@@ -39,9 +37,9 @@ describe("a datagram from port 0", () => {
 
   for (const [name, fixture] of Object.entries(fixtures)) {
     if (fixture.overUdp !== true) continue;
-    test(`leaves a server serving, over ${name}`, noRawUdp ?? silenced[name], async () => {
+    test(`does not stop a server, over ${name}`, noRawUdp ?? gaps[name], async () => {
       const transport = await fixture.transport();
-      const datagrams = await strangeFirsts(transport);
+      const datagrams = await firstDatagrams(transport);
       const listener = await transport.listen(loopback);
       try {
         await using raw = RawUdp.start();
@@ -62,10 +60,10 @@ describe("a datagram from port 0", () => {
   }
 });
 
-describe("datagrams of lengths at the bounds, from sources that no honest client has", () => {
+describe("datagrams of boundary lengths, from sources that no honest client has", () => {
   for (const host of ["127.0.0.1", "::"]) {
     test(
-      `end no callback of quiche on ${host}, whatever the socket tells of their source`,
+      `cause no exception in quiche on ${host}, for any source reported by the socket`,
       notHere,
       async () => {
         const transport = await transportOf(quicheFixture);
@@ -87,7 +85,7 @@ describe("datagrams of lengths at the bounds, from sources that no honest client
 
   for (const [name, fixture] of Object.entries(fixtures)) {
     if (fixture.overUdp !== true) continue;
-    test(`of every length, leave a server serving, over ${name}`, undefined, async () => {
+    test(`of every length, do not stop a server, over ${name}`, undefined, async () => {
       const transport = await fixture.transport();
       const initial = await firstDatagram(transport);
       const listener = await transport.listen(loopback);
@@ -108,9 +106,8 @@ describe("datagrams of lengths at the bounds, from sources that no honest client
 
     for (const [source, from] of Object.entries(SOURCES)) {
       if (from.host.includes("%")) continue;
-      const gap =
-        noRawUdp ?? (name in silenced && isSilencing(source) ? silenced[name] : undefined);
-      test(`from ${source}, leave a server serving, over ${name}`, gap, async () => {
+      const gap = noRawUdp ?? (name in gaps && isSilencing(source) ? gaps[name] : undefined);
+      test(`from ${source}, do not stop a server, over ${name}`, gap, async () => {
         const transport = await fixture.transport();
         const initial = await firstDatagram(transport);
         const overIpv6 = isOverIpv6(from);
@@ -132,9 +129,9 @@ describe("datagrams of lengths at the bounds, from sources that no honest client
 });
 
 describe("a datagram that the socket refuses", () => {
-  it("is lost and counted, and those after it go out", () => {
+  it("is dropped and counted, and later ones are sent", () => {
     const sent: number[] = [];
-    // As much of a socket as a ring needs.
+    // The socket methods used by the send ring.
     const socket = {
       getSendQueueCount: () => 0,
       send(_buffer: Uint8Array, _offset: number, length: number, port: number) {
@@ -150,18 +147,18 @@ describe("a datagram that the socket refuses", () => {
   });
 });
 
-/** Whether Linux refuses to send an answer to such a source. */
+/** Returns true if Linux refuses to send an answer to a source of this kind. */
 function isSilencing(source: string): boolean {
   return /^port 0|broadcast|without a (?:route|zone)/.test(source);
 }
 
-/** First datagrams that a server has an answer for, and one that it has none for. */
-async function strangeFirsts(transport: Transport): Promise<readonly Uint8Array[]> {
+/** Creates first datagrams that a server answers, and one that it ignores. */
+async function firstDatagrams(transport: Transport): Promise<readonly Uint8Array[]> {
   const initial = await firstDatagram(transport);
   return [initial, unknownVersion(initial), Uint8Array.from(initial, () => 0x40)];
 }
 
-/** A client dials, and has a byte echoed. */
+/** Asserts that a client can dial the listener and exchange a byte. */
 async function assertServes(transport: Transport, listener: Listener): Promise<void> {
   const serving = (async () => {
     for await (const connection of listener.accept()) {
@@ -185,11 +182,11 @@ async function assertServes(transport: Transport, listener: Listener): Promise<v
 }
 
 function transportOf(fixture: TransportFixture | undefined): Promise<Transport> {
-  if (fixture === undefined) throw new TypeError("there is no such transport here");
+  if (fixture === undefined) throw new TypeError("this runtime has no such transport");
   return fixture.transport();
 }
 
-/** `it`, or a skip with its reason in the name. */
+/** Defines a test, or a skipped test with the reason in its name. */
 function test(name: string, gap: string | undefined, run: () => Promise<void>): void {
   if (gap === undefined) it(name, { timeout: 60_000 }, run);
   else it(`${name} [gap: ${gap}]`, { skip: gap }, run);

@@ -1,6 +1,6 @@
 /**
- * The face of edge workers in workerd, without any compatibility flag: bundled to one module, it fetches from peers of this
- * process over loopback.
+ * The edge workers' entry point in workerd, without compatibility flags. Bundled into one module,
+ * it fetches from peers in this process over loopback.
  */
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
@@ -19,10 +19,10 @@ import { seededBytes } from "../support/random.ts";
 
 const loopback = { host: "127.0.0.1", port: 0 };
 const taskId = "ed".repeat(32);
-const PIECE = 256 * 1024;
-/** Twelve pieces and an odd last one. */
-const content = seededBytes(21, 12 * PIECE + 4_321);
-const plan = planTask(content.length, PIECE);
+const PIECE_LENGTH = 256 * 1024;
+/** Content of twelve pieces and a shorter last one. */
+const content = seededBytes(21, 12 * PIECE_LENGTH + 4_321);
+const plan = planTask(content.length, PIECE_LENGTH);
 const numbers = Array.from({ length: plan.pieceCount }, (_, number) => number);
 const expected: EdgeResult = {
   length: content.length,
@@ -33,32 +33,32 @@ const expected: EdgeResult = {
 let starting: Promise<EdgeClient> | undefined;
 
 describe("edge workers: the bundle", () => {
-  it("the face is one module that needs nothing but cloudflare:sockets", async () => {
+  it("the entry point is one module that imports only cloudflare:sockets", async () => {
     assert.deepEqual((await bundleForEdge("entry/workers.ts")).imports, ["cloudflare:sockets"]);
   });
 
-  it("the core is one module that needs nothing", async () => {
+  it("the core is one module without imports", async () => {
     assert.deepEqual((await bundleForEdge("entry/core.ts")).imports, []);
   });
 
-  it("it runs where there is no global of Node", async () => {
+  it("the worker runs without Node's globals", async () => {
     const { url } = await edge();
     assert.deepEqual(await (await fetch(new URL("/globals", url))).json(), []);
   });
 });
 
 describe("edge workers: a task", () => {
-  it("of several pieces and an odd last one, piece by piece", () =>
+  it("of several pieces and a shorter last one is fetched piece by piece", () =>
     withServer(async (addr) => {
       assert.deepEqual(await (await edge()).fetchTask(addr, taskId, plan), expected);
     }));
 
-  it("all pieces at once, more than the connections that Cloudflare lets wait at a time", () =>
+  it("is fetched with more concurrent pieces than Cloudflare's limit of pending connections", () =>
     withServer(async (addr) => {
       assert.deepEqual(await fetched({ addr, pieces: numbers, concurrent: true }), expected);
     }));
 
-  it("in many requests to the worker at once", () =>
+  it("is fetched by many concurrent requests to the worker", () =>
     withServer(async (addr) => {
       const results = await Promise.all(
         Array.from({ length: 8 }, () => fetched({ addr, pieces: numbers })),
@@ -66,7 +66,7 @@ describe("edge workers: a task", () => {
       for (const result of results) assert.deepEqual(result, expected);
     }));
 
-  it("with one downloader for all requests to the worker, one after the other and at once", () =>
+  it("is fetched with one downloader for all requests, sequential and concurrent", () =>
     withServer(async (addr) => {
       const request = { addr, pieces: numbers, shared: true };
       for (let round = 0; round < 3; round++) assert.deepEqual(await fetched(request), expected);
@@ -74,7 +74,7 @@ describe("edge workers: a task", () => {
       for (const result of results) assert.deepEqual(result, expected);
     }));
 
-  it("from an IPv6 address", () =>
+  it("is fetched from an IPv6 address", () =>
     withServer(
       async (addr) => {
         assert.match(addr, /^\[::1\]:/);
@@ -84,8 +84,8 @@ describe("edge workers: a task", () => {
     ));
 });
 
-describe("edge workers: what fails", () => {
-  it("a port where nobody listens: ConnectionRefused", async () => {
+describe("edge workers: failures", () => {
+  it("a port without a listener: ConnectionRefused", async () => {
     const listener = await tcpTransport.listen(loopback);
     await listener.close();
     const addr = formatAddress(listener.address);
@@ -93,11 +93,11 @@ describe("edge workers: what fails", () => {
     assert.equal(error.addr, addr);
   });
 
-  it("an address that workerd does not take: Unreachable", async () => {
+  it("an address that workerd refuses: Unreachable", async () => {
     await failed({ addr: "%%:1", pieces: [0] }, "Unreachable");
   });
 
-  it("a piece that the peer does not have: NotFound", () =>
+  it("a piece missing at the peer: NotFound", () =>
     withServer(async (addr) => {
       await failed({ addr, pieces: [plan.pieceCount] }, "NotFound");
     }));
@@ -125,7 +125,7 @@ describe("edge workers: what fails", () => {
       },
     ));
 
-  it("a connection that is reset in the middle of the content: TruncatedContent, since workerd tells of an end", () =>
+  it("a connection reset within the content: TruncatedContent, since workerd reports an end", () =>
     withScript(
       async ({ send, reset }) => {
         await send(answer(100_000).whole.subarray(0, 50_000));
@@ -154,7 +154,7 @@ describe("edge workers: what fails", () => {
       },
     ));
 
-  it("a signal before the call, or while the answer is waited for: Aborted", () =>
+  it("an abort before the call or before the answer: Aborted", () =>
     withScript(
       () => {},
       async (addr) => {
@@ -163,7 +163,7 @@ describe("edge workers: what fails", () => {
       },
     ));
 
-  it("a signal in the middle of the content: Aborted", () =>
+  it("an abort in the middle of the content: Aborted", () =>
     withScript(
       async ({ send }) => {
         await send(answer(100_000).whole.subarray(0, 50_000));
@@ -174,7 +174,7 @@ describe("edge workers: what fails", () => {
       },
     ));
 
-  it("a piece that is cancelled in the middle stops its peer", async () => {
+  it("a piece cancelled in the middle stops the peer", async () => {
     let refused = false;
     await withScript(
       async ({ send }) => {
@@ -194,7 +194,7 @@ describe("edge workers: what fails", () => {
   });
 
   for (const protocol of ["quic", "grpc"] as const) {
-    it(`${protocol}: Unavailable, and the message names what there is`, async () => {
+    it(`${protocol}: Unavailable, and the message names the available protocol`, async () => {
       const { message } = await failed(
         { addr: "127.0.0.1:9", pieces: [0], options: { protocol } },
         "Unavailable",
@@ -210,7 +210,7 @@ describe("edge workers: the end", () => {
   });
 });
 
-/** One workerd for all tests. */
+/** Returns the workerd shared by all tests, started at the first call. */
 function edge(): Promise<EdgeClient> {
   starting ??= startEdgeClient();
   return starting;
@@ -231,7 +231,7 @@ async function failed(
   code: string,
 ): Promise<NonNullable<EdgeResult["error"]>> {
   const { error } = await failedResult(request, code);
-  if (error === undefined) assert.fail("nothing failed");
+  if (error === undefined) assert.fail("the request did not fail");
   return error;
 }
 
@@ -240,7 +240,7 @@ async function withServer(
   local: typeof loopback = loopback,
 ): Promise<void> {
   const store = new MemoryPieceStore();
-  store.putTask(taskId, content, { pieceLength: PIECE });
+  store.putTask(taskId, content, { pieceLength: PIECE_LENGTH });
   const server = await VortexServer.listen(
     tcpTransport,
     local,

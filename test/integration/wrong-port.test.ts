@@ -1,4 +1,4 @@
-/** A protocol that is dialled at the port of another one. */
+/** Dials to the port of another protocol. */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import type { StorageServerOptions } from "../../src/server/storage-server.ts";
@@ -15,10 +15,10 @@ store.putTask(taskId, new Uint8Array(1000));
 const { createDownloader, startServer } = await runtimeFace();
 
 describe("Vortex over TCP, dialled at a gRPC port", () => {
-  it("names HTTP/2, and the gRPC port", () =>
+  it("fails with an error that names HTTP/2 and the gRPC port", () =>
     assertMessage("tcp", { grpc: { port: 0 } }, /speaks HTTP\/2.*gRPC port/));
 
-  const withTls = "names TLS, where that is spoken there";
+  const withTls = "fails with an error that names TLS if the port uses TLS";
   const run = (): Promise<void> =>
     assertMessage("tcp", { grpc: { port: 0, tls: true } }, /speaks TLS.*gRPC port/);
   if (runtimeName === "node")
@@ -26,7 +26,7 @@ describe("Vortex over TCP, dialled at a gRPC port", () => {
   else it(withTls, run);
 });
 
-it("gRPC, dialled at a Vortex port, asks for the gRPC port", () =>
+it("gRPC, dialled at a Vortex port, fails with an error that asks for the gRPC port", () =>
   assertMessage("grpc", { tcp: { port: 0 } }, /does not speak HTTP\/2.*gRPC port/));
 
 async function assertMessage(

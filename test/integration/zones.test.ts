@@ -1,4 +1,4 @@
-/** IPv6 link-local addresses, whose zone (RFC 4007) travels beside the address: servers answer there, and clients dial there. */
+/** Servers answer and clients dial IPv6 link-local addresses with zones (RFC 4007). */
 import assert from "node:assert/strict";
 import { X509Certificate } from "node:crypto";
 import { describe, it } from "node:test";
@@ -16,9 +16,7 @@ import { openQuicheListener } from "../support/quiche-listener.ts";
 import { root, runner, startProgram } from "../support/run.ts";
 
 const notHere =
-  quicheFixture === undefined
-    ? "quiche is for Node and Bun, Deno has a QUIC of its own"
-    : undefined;
+  quicheFixture === undefined ? "quiche is for Node and Bun; Deno has a built-in QUIC" : undefined;
 
 describe("addresses with zones", () => {
   it("are split into the address and the zone", () => {
@@ -48,9 +46,9 @@ describe("addresses with zones", () => {
   ] as const) {
     const outcome =
       runtimeName === "deno"
-        ? "InvalidArgument that names the zone"
-        : "Unreachable when it is none of this host";
-    it(`are dialled over ${name}: ${outcome}`, async () => {
+        ? "fail with InvalidArgument that names the zone"
+        : "fail with Unreachable if the host lacks the zone";
+    it(`dialled over ${name}, ${outcome}`, async () => {
       const error = await rejectionOf(dial({ host: "fe80::1%nowhere", port: 9 }));
       assert.equal(
         error.code,
@@ -63,14 +61,14 @@ describe("addresses with zones", () => {
 });
 
 describe("a datagram from a link-local address", () => {
-  test("is answered by quiche in its zone, whatever it holds", notHere, async () => {
+  test("is answered by quiche in its zone, regardless of its content", notHere, async () => {
     if (quicheFixture === undefined) return;
     const initial = await firstDatagram(await quicheFixture.transport());
     const { listener, receive, sentTo } = await openQuicheListener({ host: "::", port: 0 });
     try {
       receive(unknownVersion(initial), { host: "fe80::1%nowhere", port: 1 });
       receive(initial, { host: "fe80::2%nowhere", port: 2 });
-      // Answers to datagrams that were taken in go out a turn later.
+      // Answers are sent one turn after the datagrams were received.
       while (sentTo.length < 2) await new Promise((resolve) => setTimeout(resolve, 1));
       assert.deepEqual(sentTo.slice(0, 2), ["1 fe80::1%nowhere", "2 fe80::2%nowhere"]);
     } finally {
@@ -80,7 +78,7 @@ describe("a datagram from a link-local address", () => {
 
   for (const [name, fixture] of Object.entries(fixtures)) {
     if (fixture.overUdp !== true) continue;
-    test(`begins a connection like any other, over ${name}`, noNamespaces, async () => {
+    test(`starts a connection like any other, over ${name}`, noNamespaces, async () => {
       using hosts = LinkedHosts.make();
       const identity = await selfSignedCertificate({ names: [hosts.far.linkLocal] });
       const words = (role: string, ...rest: string[]) => [
@@ -103,7 +101,7 @@ describe("a datagram from a link-local address", () => {
   }
 });
 
-/** `it`, or a skip with its reason in the name. */
+/** Defines a test, or a skipped test with the reason in its name. */
 function test(name: string, gap: string | undefined, run: () => Promise<void>): void {
   if (gap === undefined) it(name, { timeout: 60_000 }, run);
   else it(`${name} [gap: ${gap}]`, { skip: gap }, run);
