@@ -2,7 +2,8 @@
  * Documentation for users: docstrings are complete, and samples and examples type-check. This does
  * not depend on the runtime, so it is tested on Node only.
  *
- * On other runtimes, `readme.test.ts` runs README's samples, and `examples.test.ts` the examples.
+ * `readme.test.ts` runs README's samples on each runtime. `examples.test.ts` runs each example on
+ * the runtime that it is written for.
  */
 import assert from "node:assert/strict";
 import { readdir, readFile, writeFile } from "node:fs/promises";

@@ -32,9 +32,8 @@ const taskId = "ef".repeat(32);
 const local = { host: "127.0.0.1", port: 0 };
 const deno = runners.deno;
 const noDeno = typeof deno === "string" ? deno : undefined;
-const onDeno = runtimeName === "deno" ? undefined : "this is about Deno's own QUIC";
-const offDeno =
-  runtimeName === "deno" ? "Deno's own QUIC can leave the protocol's name out" : undefined;
+const onDeno = runtimeName === "deno" ? undefined : "this tests Deno's QUIC";
+const offDeno = runtimeName === "deno" ? "Deno's QUIC can dial without ALPN" : undefined;
 
 /** Defines a test, or a skipped test with the reason in its name. */
 function itUnless(reason: string | undefined, name: string, run: () => Promise<void>): void {
