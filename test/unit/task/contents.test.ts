@@ -316,7 +316,7 @@ describe("a parent that changes its content during the task", () => {
         const { fetch } = bench(
           {
             "a:1": honest(),
-            "b:1": (request) => (request.earlier < changesAt ? differing : honest())(request),
+            "b:1": (request) => (request.previousRequests < changesAt ? differing : honest())(request),
           },
           { speaksApi },
         );
@@ -327,7 +327,7 @@ describe("a parent that changes its content during the task", () => {
 
   it("fails the task after an earlier download of the content that it has at the end", async () => {
     const made = bench({
-      "a:1": (request) => (request.earlier < 3 ? differing : honest())(request),
+      "a:1": (request) => (request.previousRequests < 3 ? differing : honest())(request),
     });
     const numbers = [4, 0, 9, 2, 11, 7];
     made.sink.found = numbers.map((number) => sunk(number, right));
