@@ -2,35 +2,40 @@ import type { PieceKind } from "../src/piece.ts";
 import type { Operation, OperationResult, OperationStart, Telemetry } from "../src/telemetry.ts";
 
 /**
- * Spans and metrics for OpenTelemetry, under the names that stock Dragonfly's have (dragonfly-client 1.5.1, its tracing spans and
- * `dragonfly-client-metric`). Give it the module that the program has set up:
+ * Makes an observer that reports operations as OpenTelemetry spans and metrics. Their names are
+ * those of stock Dragonfly: the spans of dragonfly-client 1.5.1, and `dragonfly-client-metric`.
+ * Pass the module that the program has set up:
  *
  *     import * as api from "@opentelemetry/api";
  *     createDownloader({ protocol: "quic", telemetry: openTelemetry(api) });
  *
- * | metric `dragonfly_client_…` | attributes | counts |
- * | --- | --- | --- |
- * | `download_task_total`, `download_task_failure_total` | `type` | tasks fetched |
- * | `concurrent_download_task_total` | `type` | of those, the ones under way |
- * | `download_task_duration_milliseconds` | `task_type`, `task_size_level` | time of tasks that were fetched |
- * | `download_traffic` | `type` (`REMOTE_PEER`) | bytes of pieces fetched |
- * | `download_piece_total`, `download_piece_failure_total` | `error_type` | pieces asked for (*) |
- * | `concurrent_upload_piece_total` | | pieces being sent |
- * | `upload_traffic` | | bytes of content sent |
- * | `upload_piece_total`, `upload_piece_failure_total` | `error_type` | pieces that peers asked for (*) |
- * | `stat_task_total`, `stat_task_failure_total` | `type` | StatTask answered |
- * | `stat_local_task_total`, `stat_local_task_failure_total` | `type` | StatLocalTask answered |
+ * Metrics, all with prefix `dragonfly_client_`, their attributes in parentheses:
  *
- * Calls over gRPC carry the trace by the propagator that the program has set up, W3C Trace Context as a rule, and a server takes it
- * up: its spans belong to those of the asking peer. Vortex has no room for it.
+ * - `download_task_total`, `download_task_failure_total` (`type`): task downloads.
+ * - `concurrent_download_task_total` (`type`): task downloads in progress.
+ * - `download_task_duration_milliseconds` (`task_type`, `task_size_level`): time of complete tasks.
+ * - `download_traffic` (`type`: `REMOTE_PEER`): bytes of fetched pieces.
+ * - `download_piece_total`, `download_piece_failure_total` (`error_type`): requested pieces (*).
+ * - `concurrent_upload_piece_total`: pieces being sent.
+ * - `upload_traffic`: bytes of content sent.
+ * - `upload_piece_total`, `upload_piece_failure_total` (`error_type`): requests from peers (*).
+ * - `stat_task_total`, `stat_task_failure_total` (`type`): answers to StatTask.
+ * - `stat_local_task_total`, `stat_local_task_failure_total` (`type`): answers to StatLocalTask.
  *
- * (*) Stock Dragonfly counts tasks only. `type` and `task_type` are the numbers of `common.v2.TaskType`, as there. What a task
- * is for (`tag`, `app`, `priority`) is not known here. Prometheus exporters add `_total` to counters that lack it. Ids and
- * addresses are attributes of spans only. What the caller aborted counts as no failure.
+ * Stock Dragonfly counts tasks only: it has no equivalent of the metrics marked (*).
+ *
+ * - `type` and `task_type` are the numbers of `common.v2.TaskType`. The attributes `tag`, `app` and
+ *   `priority` of stock Dragonfly are not available here.
+ * - Prometheus exporters add `_total` to counters without it.
+ * - Ids and addresses are attributes of spans only.
+ * - Operations that the caller aborted do not count as failures.
+ *
+ * gRPC calls carry the trace context, by the program's propagator (usually W3C Trace Context). A
+ * server makes its spans children of the client's span. The Vortex protocol cannot carry it.
  */
 export function openTelemetry(api: OpenTelemetryApi): Telemetry {
-  const tracer = api.trace.getTracer(SCOPE);
-  const metrics = new Metrics(api.metrics.getMeter(SCOPE));
+  const tracer = api.trace.getTracer(INSTRUMENTATION_SCOPE);
+  const metrics = new Metrics(api.metrics.getMeter(INSTRUMENTATION_SCOPE));
   return {
     begin(start): Operation {
       const { headers } = start;
@@ -66,20 +71,20 @@ export function openTelemetry(api: OpenTelemetryApi): Telemetry {
   };
 }
 
-/** The part of `@opentelemetry/api` that is used, 1.3 or newer. */
+/** Part of `@opentelemetry/api` 1.3 or newer that {@link openTelemetry} uses. */
 export interface OpenTelemetryApi {
-  /** Where spans come from. */
+  /** Tracer provider. */
   readonly trace: {
     getTracer(name: string): {
       startSpan(name: string, options: SpanOptions, context?: Context): Span;
     };
     setSpan(context: Context, span: Span): Context;
   };
-  /** Where instruments come from. */
+  /** Meter provider. */
   readonly metrics: { getMeter(name: string): Meter };
-  /** What a span that begins belongs to. */
+  /** Context manager; the active context holds the parent of new spans. */
   readonly context: { active(): Context; with<T>(context: Context, work: () => T): T };
-  /** How a trace goes on over gRPC. */
+  /** Propagator, which carries trace contexts in the headers of gRPC calls. */
   readonly propagation: {
     inject(context: Context, carrier: Record<string, string>): void;
     extract(context: Context, carrier: Headers, getter: HeaderGetter): Context;
@@ -132,31 +137,31 @@ const headerGetter: HeaderGetter = {
   keys: (carrier) => [...carrier.keys()],
 };
 
-const SCOPE = "vortex-peer";
+const INSTRUMENTATION_SCOPE = "vortex-peer";
 const PREFIX = "dragonfly_client_";
 /** `SpanKind` and `SpanStatusCode` of OpenTelemetry. */
 const SPAN_SERVER = 1;
 const SPAN_CLIENT = 2;
 const STATUS_ERROR = 2;
 
-/** `common.v2.TaskType`. */
-const taskTypes: Record<PieceKind, string> = {
+/** Numbers of `common.v2.TaskType` by kind of task. */
+const TASK_TYPES: Record<PieceKind, string> = {
   standard: "0",
   persistent: "1",
   "persistent-cache": "2",
   cache: "3",
 };
 
-/** MiB below which each of Dragonfly's size levels lies, from level 1 on; level 0 is for a size of 0. */
-const sizeLevels = [
+/** Upper bounds (exclusive) of Dragonfly's size levels in MiB, from level 1. Level 0 is size 0. */
+const SIZE_LEVELS_MIB = [
   1, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 8192, 16_384, 32_768, 65_536, 131_072, 262_144,
   524_288, 1_048_576,
 ];
 
-/** The buckets of stock Dragonfly's histograms: powers of two, 24 of them. */
-const durationBuckets = Array.from({ length: 24 }, (_, power) => 2 ** power);
+/** Histogram buckets of stock Dragonfly in ms: the powers of two from 1 to 2^23. */
+const DURATION_BUCKETS_MS = Array.from({ length: 24 }, (_, power) => 2 ** power);
 
-/** Counts operations. Instruments are made when first needed, so that none shows that is never used. */
+/** Counts operations. Creates each instrument at first use, so unused ones are not exported. */
 class Metrics {
   readonly #meter: Meter;
   readonly #counters = new Map<string, Adder>();
@@ -167,24 +172,25 @@ class Metrics {
   }
 
   begin(start: OperationStart): void {
-    const counted = countedAs(start);
-    if (counted === undefined) return;
-    this.#add(`${counted}_total`, 1, typeOf(start));
-    const concurrent = concurrentAs(start);
+    const metric = metricOf(start);
+    if (metric === undefined) return;
+    this.#add(`${metric}_total`, 1, typeOf(start));
+    const concurrent = concurrentMetricOf(start);
     if (concurrent !== undefined) this.#add(concurrent, 1, typeOf(start));
   }
 
   end(start: OperationStart, { bytes, error }: OperationResult, milliseconds: number): void {
-    const counted = countedAs(start);
-    const concurrent = concurrentAs(start);
+    const metric = metricOf(start);
+    const concurrent = concurrentMetricOf(start);
     if (concurrent !== undefined) this.#add(concurrent, -1, typeOf(start));
-    if (error === undefined) this.#succeeded(start, bytes ?? 0, milliseconds);
-    if (error === undefined || error.kind === "aborted" || counted === undefined) return;
+    if (error === undefined) this.#countSuccess(start, bytes ?? 0, milliseconds);
+    if (error === undefined || error.kind === "aborted" || metric === undefined) return;
     const attributes = start.name === "download_piece" ? { error_type: error.code } : typeOf(start);
-    this.#add(`${counted}_failure_total`, 1, attributes);
+    this.#add(`${metric}_failure_total`, 1, attributes);
   }
 
-  #succeeded(start: OperationStart, bytes: number, milliseconds: number): void {
+  /** Records the traffic of a successful operation, or the duration of a fetched task. */
+  #countSuccess(start: OperationStart, bytes: number, milliseconds: number): void {
     const { name, role } = start;
     if (name === "download_piece" && role === "client") {
       this.#add("download_traffic", bytes, { type: "REMOTE_PEER" }, "By");
@@ -194,15 +200,17 @@ class Metrics {
       this.#duration ??= this.#meter.createHistogram(
         `${PREFIX}download_task_duration_milliseconds`,
         {
-          description: "Time of tasks that were fetched.",
+          description: "Time of complete task downloads.",
           unit: "ms",
-          advice: { explicitBucketBoundaries: durationBuckets },
+          advice: { explicitBucketBoundaries: DURATION_BUCKETS_MS },
         },
       );
       const level =
-        bytes === 0 ? 0 : sizeLevels.filter((least) => bytes >= least * 1024 * 1024).length + 1;
+        bytes === 0
+          ? 0
+          : SIZE_LEVELS_MIB.filter((bound) => bytes >= bound * 1024 * 1024).length + 1;
       this.#duration.record(milliseconds, {
-        task_type: taskTypes[start.kind ?? "standard"],
+        task_type: TASK_TYPES[start.kind ?? "standard"],
         task_size_level: String(level),
       });
     }
@@ -222,23 +230,26 @@ class Metrics {
   }
 }
 
-/** The name that Dragonfly counts an operation under, or would. */
-function countedAs({ name, role }: OperationStart): string | undefined {
+/**
+ * Returns the base name of an operation's metric in the style of Dragonfly; undefined for
+ * operations without one.
+ */
+function metricOf({ name, role }: OperationStart): string | undefined {
   if (name === "download_piece") return role === "client" ? "download_piece" : "upload_piece";
   if (name === "download_task") return role === "client" ? "download_task" : undefined;
   return role === "server" && name !== "sync_pieces" ? name : undefined;
 }
 
-function concurrentAs(start: OperationStart): string | undefined {
-  const counted = countedAs(start);
-  return counted === "download_task" || counted === "upload_piece"
-    ? `concurrent_${counted}_total`
+function concurrentMetricOf(start: OperationStart): string | undefined {
+  const metric = metricOf(start);
+  return metric === "download_task" || metric === "upload_piece"
+    ? `concurrent_${metric}_total`
     : undefined;
 }
 
-/** Pieces are counted without a type, as in stock Dragonfly's metrics of pieces. */
+/** Returns the type attribute. Pieces have none, as in stock Dragonfly's metrics of pieces. */
 function typeOf({ name, kind = "standard" }: OperationStart): Attributes {
-  return name === "download_piece" ? {} : { type: taskTypes[kind] };
+  return name === "download_piece" ? {} : { type: TASK_TYPES[kind] };
 }
 
 function descriptionOf(name: string): string {
@@ -249,7 +260,7 @@ function kindOf({ role }: OperationStart): number {
   return role === "server" ? SPAN_SERVER : SPAN_CLIENT;
 }
 
-/** Names of attributes as on stock Dragonfly's spans. */
+/** Returns the attributes of a span, named as in stock Dragonfly. */
 function spanAttributes({
   taskId,
   number,

@@ -1,27 +1,31 @@
 /**
- * What a program that watches this library is told of: operations, with their beginning and end. Nothing here depends on
- * OpenTelemetry; `openTelemetry` in the adapters makes spans and metrics of it. Without a {@link Telemetry} nothing is made up
- * to be told.
+ * Interface for observers of this library: each operation reports its start and its end.
+ * Independent of OpenTelemetry; the adapter `openTelemetry` turns operations into spans and
+ * metrics. Without a {@link Telemetry} nothing is collected.
  */
 
 import type { VortexError } from "./errors.ts";
 import type { PieceKind } from "./piece.ts";
 import type { Protocol } from "./transport/protocol.ts";
 
-/** Hears of operations. Called on the path of every piece, so it should be quick; what it throws is dropped. */
+/**
+ * Observer of operations. It runs on the path of every piece, so its methods should return fast.
+ * Exceptions that it throws are dropped.
+ */
 export interface Telemetry {
-  /** An operation begins. Called before anything is waited for, in the caller's own context. */
+  /** Starts an operation. Called synchronously, in the caller's context, before any await. */
   begin(start: OperationStart): Operation;
 }
 
 /**
- * | name | as client | as server |
- * | --- | --- | --- |
- * | `download_task` | a whole task is fetched | DownloadTask is answered |
- * | `download_piece` | a piece is fetched, from the call to the last byte | a piece is sent |
- * | `stat_task` | a peer is asked about a task | StatTask or a twin is answered |
- * | `stat_local_task` | | StatLocalTask is answered |
- * | `sync_pieces` | a peer is asked for its pieces | SyncPieces is answered |
+ * Kinds of operation:
+ *
+ * - `download_task`: a client fetches a whole task; a server answers DownloadTask.
+ * - `download_piece`: a client fetches a piece, from the call to the last byte; a server sends one.
+ * - `stat_task`: a client asks a peer about a task; a server answers StatTask, or its variant for
+ *   another kind of task.
+ * - `stat_local_task`: a server answers StatLocalTask.
+ * - `sync_pieces`: a client asks a peer for the list of its pieces; a server answers SyncPieces.
  */
 export type OperationName =
   | "download_task"
@@ -30,72 +34,75 @@ export type OperationName =
   | "stat_local_task"
   | "sync_pieces";
 
-/** What is known of an operation when it begins. */
+/** Facts known at the start of an operation. */
 export interface OperationStart {
-  /** What is done. */
+  /** Kind of operation. */
   readonly name: OperationName;
-  /** Whether this side asks or answers. */
+  /** Role of this side: `client` sends the request, `server` answers it. */
   readonly role: "client" | "server";
-  /** The task that it is about. */
+  /** Id of the task. */
   readonly taskId: string;
-  /** Of the task; undefined where the call does not tell. */
+  /** Kind of the task; undefined where the call does not carry it. */
   readonly kind?: PieceKind | undefined;
-  /** Of the piece, for `download_piece`. */
+  /** Number of the piece, for `download_piece`. */
   readonly number?: number | undefined;
-  /** The other side, `host:port`, where it is one. */
+  /** Address of the peer, `host:port`; undefined for operations with several peers. */
   readonly addr?: string | undefined;
-  /** What the piece travels over, where the downloader chose it by itself. */
+  /** Protocol of the request, set only where the downloader selected it (`auto`, `hybrid`). */
   readonly protocol?: Protocol | undefined;
-  /** Why, in one line for people. */
+  /** Reason for the choice of `protocol`, one line for people. */
   readonly protocolReason?: string | undefined;
-  /** What the asking side sent with a call over gRPC; it may tell of the operation there that this one belongs to. */
+  /** Headers of an incoming gRPC call. They may carry the trace context of the client. */
   readonly headers?: Headers | undefined;
 }
 
-/** An operation that goes on. */
+/** Operation in progress. */
 export interface Operation {
-  /** It is over. Called once. */
+  /** Ends the operation. Called once. */
   end(result: OperationResult): void;
-  /** Runs `work` so that operations that begin in it, before it first waits, belong to this one. */
+  /**
+   * Runs `work` with this operation as the parent of all operations that `work` starts
+   * synchronously.
+   */
   run<T>(work: () => T): T;
   /**
-   * Headers for a call to the other side, so that what it does there belongs to this operation: `traceparent` of W3C Trace Context, say.
-   * Only gRPC has room for them. Absent: none.
+   * Returns headers that make the peer's operation a child of this one, for example `traceparent`
+   * (W3C Trace Context). Only gRPC calls send them. Absent: no headers.
    */
   headers?(): Readonly<Record<string, string>>;
 }
 
-/** How an operation went. */
+/** Outcome of an operation. */
 export interface OperationResult {
-  /** Bytes of content that it moved; those of a failed one need not be told. */
+  /** Bytes of content transferred. May be missing for a failed operation. */
   readonly bytes?: number;
-  /** What it failed with. Errors of kind `aborted` are ends by choice. */
+  /** Error of a failed operation. Kind `aborted` means that the caller ended it on purpose. */
   readonly error?: VortexError | undefined;
 }
 
 /**
- * Begins an operation for whoever listens, and guards against what a listener throws. Its `end` counts once; later ones are
- * dropped. Undefined without a listener.
+ * Starts an operation and isolates the library from the observer: its exceptions are dropped, and
+ * `end` is forwarded only once. Returns undefined without an observer.
  */
 export function beginOperation(
   telemetry: Telemetry | undefined,
   start: OperationStart,
 ): Operation | undefined {
-  const operation = telemetry && quietly(() => telemetry.begin(start));
+  const operation = telemetry && ignoreErrors(() => telemetry.begin(start));
   if (operation === undefined) return undefined;
   let ended = false;
   return {
     end(result) {
       if (ended) return;
       ended = true;
-      quietly(() => operation.end(result));
+      ignoreErrors(() => operation.end(result));
     },
-    headers: () => quietly(() => operation.headers?.()) ?? {},
+    headers: () => ignoreErrors(() => operation.headers?.()) ?? {},
     run: (work) => {
-      // The work's own errors are the caller's, and the work is done in any case.
+      // Errors of `work` go to the caller. `work` runs even if the observer throws.
       let outcome: { readonly value: ReturnType<typeof work> } | undefined;
       let failure: { readonly error: unknown } | undefined;
-      quietly(() =>
+      ignoreErrors(() =>
         operation.run(() => {
           try {
             outcome = { value: work() };
@@ -110,8 +117,8 @@ export function beginOperation(
   };
 }
 
-/** The steps of an iteration, each within an operation, so that what the first begins belongs to it. */
-export function eachInOperation<T>(
+/** Wraps an iterable so that each step runs within `operation`, see {@link Operation.run}. */
+export function iterateInOperation<T>(
   operation: Operation | undefined,
   source: AsyncIterable<T>,
 ): AsyncIterable<T> {
@@ -127,11 +134,13 @@ export function eachInOperation<T>(
   };
 }
 
-function quietly<T>(tell: () => T): T | undefined {
+/**
+ * Calls an observer; returns undefined if it throws, so that its faults do not fail the operation.
+ */
+function ignoreErrors<T>(notify: () => T): T | undefined {
   try {
-    return tell();
+    return notify();
   } catch {
-    // A listener's fault must not become that of the operation.
     return undefined;
   }
 }

@@ -1,7 +1,7 @@
 import { type Digest, parseDigest } from "../digest/digest.ts";
 import { VortexError, withAddress } from "../errors.ts";
 import type { Clock } from "../runtime.ts";
-import { eachInOperation, type Operation } from "../telemetry.ts";
+import { iterateInOperation, type Operation } from "../telemetry.ts";
 import type { PeerAddress } from "../transport/peer-address.ts";
 import type { TaskOutline } from "./discovery.ts";
 import { TaskLayout } from "./layout.ts";
@@ -249,7 +249,7 @@ export class ParentDiscovery {
     if (directory === undefined || parent.apiAddr === undefined) return;
     const numbers = Array.from({ length: layout.wantedCount }, (_, index) => layout.first + index);
     const locations = directory.sync(parent.apiAddr, taskId, { signal, hostId, kind, numbers });
-    for await (const location of eachInOperation(operation, locations)) {
+    for await (const location of iterateInOperation(operation, locations)) {
       if (signal.aborted) return;
       if (layout.part(location.number) === undefined) continue;
       requireExtent(location, layout);
