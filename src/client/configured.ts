@@ -4,17 +4,18 @@ import { quicTuning } from "../config/tuning.ts";
 import type { TlsClientOptions } from "../transport/tls.ts";
 import type { CreateDownloaderOptions } from "./factory.ts";
 
-/** What a configuration's files hold, for a downloader. */
+/** Contents of the files that a configuration names for a downloader. */
 export interface DownloaderFiles {
-  /** Of `upload.client`. */
+  /** Client certificate, key and CA from `upload.client`. */
   readonly mutual?: MutualTls | undefined;
-  /** Of `vortexPeer.quic.caCert`. */
+  /** CA certificate from `vortexPeer.quic.caCert`, as PEM. */
   readonly ca?: string | undefined;
 }
 
 /**
- * How a configuration says to fetch. The files of `upload.client` are for the Dragonfly API, and so for protocol `grpc`, as in stock
- * Dragonfly, and for QUIC too; `vortexPeer.quic` says for QUIC alone whom to trust, and what it says wins there.
+ * Converts a configuration to downloader options. The files of `upload.client` apply to the
+ * Dragonfly API and protocol `grpc`, like in dfdaemon, and to QUIC. For QUIC, the trust settings in
+ * `vortexPeer.quic` take precedence.
  */
 export function downloaderOptions(
   config: Config,
@@ -45,7 +46,7 @@ function clientTls(
   { mutual, ca }: DownloaderFiles,
 ): TlsClientOptions | undefined {
   if (download.protocol === "grpc") return mutual;
-  // There is no TLS in it, and a file may serve several programs.
+  // Ignored rather than rejected: TCP has no TLS, and several programs may share the file.
   if (download.protocol === "tcp") return undefined;
   const { fingerprints, verify } = vortexPeer.quic;
   if (!verify) return { verify: false, ...(mutual && { cert: mutual.cert, key: mutual.key }) };

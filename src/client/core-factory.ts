@@ -1,4 +1,4 @@
-/** The `createDownloader` of the core, which knows no runtime: it takes the transport that a face would have supplied. */
+/** Runtime-independent `createDownloader`: the caller passes the transport. */
 import { VortexError } from "../errors.ts";
 import { portableRuntime } from "../runtime.ts";
 import { requireProtocolChoice } from "../transport/protocol.ts";
@@ -7,48 +7,54 @@ import { downloaderSettings } from "./call/settings.ts";
 import type { Downloader, DownloaderOptions } from "./downloader.ts";
 import { QuicDownloader, TcpDownloader } from "./vortex/downloader.ts";
 
-/** Which protocol, and what carries it. */
+/** Options of the core's `createDownloader`: the protocol and its transport. */
 export interface CoreDownloaderOptions extends DownloaderOptions {
-  /** What pieces travel over. No default. */
+  /** Protocol that transfers pieces. Required. */
   readonly protocol: "quic" | "tcp";
   /**
-   * Reaches peers over `protocol`; a `VortexError` `InvalidArgument` fails each call where it is one of another protocol. It stays the
-   * caller's to end. The faces of Node, Bun, Deno and edge workers bring their own.
+   * Transport for `protocol`. Calls fail with `InvalidArgument` if it is for another protocol. The
+   * caller closes it; the downloader does not. The entry points of Node, Bun, Deno and edge workers
+   * load their own.
    */
   readonly transport: Transport;
 }
 
 /**
- * Makes a downloader of single pieces on a transport of the caller's, on any JavaScript runtime.
+ * Makes a downloader of single pieces on a transport of the caller, on any JavaScript runtime.
  *
- * This is `createDownloader` of `vortex-peer/core`, and of `vortex-peer` itself where no export condition names the runtime. Node,
- * Bun, Deno and edge workers have one that brings the transports, and fetches whole tasks. For whole tasks on a transport of one's own,
- * there is `downloaderFactory` of `vortex-peer/tasks`.
+ * This is `createDownloader` of `vortex-peer/core`, and of `vortex-peer` itself if no export
+ * condition matches the runtime. The entry points of Node, Bun, Deno and edge workers export
+ * another one, which loads its transports and also fetches whole tasks. To fetch whole tasks over a
+ * custom transport, use `downloaderFactory` of `vortex-peer/tasks`.
  *
- * @throws `Unavailable` without a transport, or for a protocol that only a face has; the message says where there is one.
- * `InvalidArgument` for an option out of its range.
+ * @throws `Unavailable` without a transport, or for a protocol that only the entry points of
+ * runtimes have; the message lists them
+ * @throws `InvalidArgument` for an option out of its range
  *
  * @example
  * ```ts
  * import { createDownloader, MemoryTransport } from "vortex-peer/core";
  *
- * const downloader = createDownloader({ protocol: "quic", transport: new MemoryTransport("quic") });
+ * const transport = new MemoryTransport("quic");
+ * const downloader = createDownloader({ protocol: "quic", transport });
  * // … downloadPiece …
  * await downloader.close();
  * ```
  */
 export function createDownloader(options: CoreDownloaderOptions): Downloader {
-  // JavaScript, and TypeScript that was told no runtime, get here with the options of a face.
+  // Options of a runtime's `createDownloader` can arrive here: from JavaScript, or from TypeScript
+  // that resolved another export condition than the bundler.
   const { protocol, transport }: { protocol: string; transport?: Transport } = options;
   const choice = requireProtocolChoice(protocol);
   if (transport === undefined || (choice !== "quic" && choice !== "tcp")) {
-    throw new VortexError("Unavailable", `protocol "${choice}": ${wayOut}`);
+    throw new VortexError("Unavailable", `protocol "${choice}": ${TRANSPORT_HINT}`);
   }
   const settings = downloaderSettings(options, portableRuntime);
-  const Made = choice === "quic" ? QuicDownloader : TcpDownloader;
-  return new Made(async () => transport, settings);
+  const Implementation = choice === "quic" ? QuicDownloader : TcpDownloader;
+  return new Implementation(async () => transport, settings);
 }
 
-const wayOut =
-  "the core of vortex-peer brings no transports. Import vortex-peer/node, /bun, /deno or /workers, whichever this runtime is like " +
-  '(or let the bundler resolve its export condition); or give protocol "quic" or "tcp" and a transport of your own.';
+const TRANSPORT_HINT =
+  "the core of vortex-peer has no transports; import vortex-peer/node, /bun, /deno or /workers, " +
+  "whichever fits this runtime (or let the bundler resolve its export condition); " +
+  'or pass protocol "quic" or "tcp" and your own transport';

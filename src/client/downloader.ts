@@ -2,47 +2,64 @@ import type { ByteRange, Piece, PieceKind } from "../piece.ts";
 import type { Runtime } from "../runtime.ts";
 import type { Telemetry } from "../telemetry.ts";
 
-/** Which piece, of which task, from which peer. */
+/** Request for one piece of a task from one peer. */
 export interface PieceRequest {
-  /** The peer, `host:port`, at its port for the downloader's protocol. */
+  /** Address of the peer, `host:port`, with its port for the downloader's protocol. */
   readonly addr: string;
-  /** The asking host's id, as the Dragonfly API wants it over gRPC; the Vortex protocol does not carry it. */
+  /** Id of the requesting host, sent over gRPC only: the Vortex protocol does not carry it. */
   readonly hostId: string;
-  /** 64 characters, hex digits in stock Dragonfly. */
+  /** Id of the task: 64 characters, hex digits in stock Dragonfly. */
   readonly taskId: string;
-  /** The piece's position in the task, from 0; an unsigned 32-bit integer. */
+  /** Position of the piece in the task, from 0; an unsigned 32-bit integer. */
   readonly number: number;
-  /** Default `standard`. */
+  /** Kind of the task. Default `standard`. */
   readonly kind?: PieceKind;
-  /** Hands out only these bytes of the piece. Over Vortex what lies behind them is cancelled, not read to the end. Default: all. */
+  /**
+   * Bytes of the piece to return. Over Vortex, bytes before the range are read and dropped, and the
+   * stream is cancelled behind it. Default: the whole piece.
+   */
   readonly range?: ByteRange;
 }
 
-/** What one call may be told; each overrides the downloader's own option. */
+/** Options of one call. Each timeout overrides the downloader's option of the same name. */
 export interface CallOptions {
-  /** Ends the call, and the reading of the content after it, at once, with `Aborted`. Default: none. */
+  /** Aborts the call, and later reads of its content, at once with `Aborted`. Default: none. */
   readonly signal?: AbortSignal;
   /**
-   * Milliseconds for the whole piece, from the call to the last byte of content. Time between two reads of the content does
-   * not count. Default 360,000.
+   * Piece timeout in ms, from the call to the last byte of content. Time between two reads of the
+   * content does not count. Default 360,000. The call fails with `PieceTimeout`.
    */
   readonly pieceTimeout?: number;
-  /** Milliseconds without a byte from the peer, while one is waited for. Default 30,000. */
+  /**
+   * Stall timeout in ms: longest silence of the peer while the call waits for its bytes.
+   * Default 30,000. The call fails with `Stalled`.
+   */
   readonly stallTimeout?: number;
-  /** Milliseconds between two reads of the content, after which the piece is given up as `PieceTimeout`. Default: `pieceTimeout`. */
+  /**
+   * Longest time between two reads of the content, in ms. After it the piece is given up with
+   * `PieceTimeout`. Default: `pieceTimeout`.
+   */
   readonly unreadTimeout?: number;
 }
 
-/** Fetches pieces. The same for every protocol; made by `createDownloader`. */
+/** Fetches pieces. Same interface for every protocol; made by `createDownloader`. */
 export interface Downloader {
   /**
-   * Asks a peer for a piece. Resolves when the peer has announced it; its content is then read from the result.
+   * Requests a piece from a peer. Resolves when the peer has announced the piece; the content is
+   * then read from the result.
    *
-   * Rejects with a `VortexError`: `InvalidArgument`; `ConnectionRefused`, `Unreachable`, `ConnectTimeout`,
-   * `HandshakeFailed`, `ProtocolNotSupported`; `NotFound` and the `Remote…` codes for what the peer answered;
-   * `PieceMismatch`, `ProtocolViolation`, `InvalidPacket`, `InvalidLength`, `InvalidUtf8`, `LimitExceeded`,
-   * `TruncatedContent`; `ConnectionLost`, `StreamReset`; `PieceTimeout`, `Stalled`; `Aborted`; `Closed`. Reading the
-   * content fails with the same, and with `DigestMismatch`.
+   * Rejects with a `VortexError`:
+   * - bad arguments: `InvalidArgument`;
+   * - no connection: `ConnectionRefused`, `Unreachable`, `ConnectTimeout`, `HandshakeFailed`,
+   *   `ProtocolNotSupported`;
+   * - errors that the peer sent: `NotFound` and the `Remote…` codes;
+   * - invalid answers: `PieceMismatch`, `ProtocolViolation`, `InvalidPacket`, `InvalidLength`,
+   *   `InvalidUtf8`, `LimitExceeded`, `TruncatedContent`;
+   * - lost connections and streams: `ConnectionLost`, `StreamReset`;
+   * - timeouts: `PieceTimeout`, `Stalled`;
+   * - end by the caller: `Aborted`, `Closed`.
+   *
+   * Reading the content fails with the same codes, and with `DigestMismatch`.
    *
    * @example
    * ```ts
@@ -63,58 +80,79 @@ export interface Downloader {
    * ```
    */
   downloadPiece(request: PieceRequest, options?: CallOptions): Promise<Piece>;
-  /** Ends all connections; requests under way fail with `Closed`. Idempotent. */
+  /** Closes all connections; pending requests fail with `Closed`. Idempotent. */
   close(): Promise<void>;
   [Symbol.asyncDispose](): Promise<void>;
 }
 
-/** How a downloader behaves; all of it optional. */
+/** Options of a downloader, all optional. Timeouts are at most 30 days. */
 export interface DownloaderOptions {
-  /** Milliseconds for a connection to be made. Default 2,000, as stock peers. */
+  /** Connect timeout in ms. Default 2,000, like dfdaemon. */
   readonly connectTimeout?: number;
-  /** See {@link CallOptions.pieceTimeout}. */
+  /** Piece timeout in ms, see {@link CallOptions.pieceTimeout}. Default 360,000. */
   readonly pieceTimeout?: number;
-  /** See {@link CallOptions.stallTimeout}. */
+  /** Stall timeout in ms, see {@link CallOptions.stallTimeout}. Default 30,000. */
   readonly stallTimeout?: number;
-  /** Milliseconds for which a task waits for parents when all are gone. Default 60,000. */
+  /**
+   * Time in ms that a task without any usable parent waits for one before it fails, 0 or more.
+   * Default 60,000.
+   */
   readonly patience?: number;
-  /** Greatest length of a piece that is accepted, in bytes. Default 64 MiB, the greatest that stock Dragonfly makes. */
+  /**
+   * Maximum accepted length of a piece, in bytes. Default 64 MiB, the maximum that stock Dragonfly
+   * makes.
+   */
   readonly maxPieceLength?: number;
-  /** Greatest length of a piece's metadata, in bytes; over gRPC, of all that comes with a piece's content. Default 64 KiB. */
+  /**
+   * Maximum length of a piece's metadata, in bytes, 64 to 2^32 - 1. Over gRPC: of everything in the
+   * message except the content. Default 64 KiB.
+   */
   readonly maxMetadataLength?: number;
-  /** The pool of connections. Defaults: those of {@link PoolOptions}. */
+  /** Options of the connection pool. Defaults: see {@link PoolOptions}. */
   readonly pool?: PoolOptions;
-  /** Pieces of one task at a time, 1 to 1,024. Default 8, as stock peers. */
+  /** Maximum concurrent pieces of one task, 1 to 1,024. Default 8, like dfdaemon. */
   readonly concurrentPieceCount?: number;
-  /** Requests of all tasks to one parent at a time, 1 to 1,000,000. Tasks that compete for one share it evenly. Default 32. */
+  /**
+   * Maximum concurrent requests to one parent, over all tasks, 1 to 1,000,000. Tasks that compete
+   * for a parent share it evenly. Default 32.
+   */
   readonly parentConcurrency?: number;
-  /** Bytes a second that all tasks of this downloader may take together, at least 1. Single pieces do not count. Default: no limit. */
+  /**
+   * Download rate limit in bytes/s for all tasks of this downloader together, at least 1. Calls of
+   * `downloadPiece` are not limited. Default: no limit.
+   */
   readonly rateLimit?: number;
   /**
-   * Sends the first request to a peer that was met before along with the handshake (QUIC's 0-RTT), which saves a round trip. Whoever
-   * records it can have the peer answer it again, to nobody's gain. Default true, where the runtime can.
+   * Sends the first request to a known peer together with the QUIC handshake (0-RTT), which saves a
+   * round trip. An attacker can replay a recorded request to the peer, but gains nothing by it.
+   * Default true, where the runtime supports it.
    */
   readonly earlyData?: boolean;
-  /** Hears of every call, as `openTelemetry(api)` does. Default: nobody. */
+  /** Observer of every call, such as `openTelemetry(api)`. Default: none. */
   readonly telemetry?: Telemetry;
 }
 
-/** How connections to peers are kept. */
+/** Options of a connection pool. */
 export interface PoolOptions {
   /**
-   * Connections to one address at a time, 1 to 64, made while all before them are in use. More than one is of use where the network
-   * bounds each flow by itself, or one connection's losses hold its neighbours. Over TCP each request has its own anyway. Default 1.
+   * Maximum connections to one address, 1 to 64. A new one is dialled while all others are in use.
+   * More than one helps where the network limits each flow, or where the losses of one connection
+   * delay all its streams. TCP dials one connection per request regardless. Default 1.
    */
   readonly connectionsPerAddress?: number;
-  /** Peers to keep connections to. Default 2,000. More are made when all are in use, and given up first. */
+  /**
+   * Soft limit on pooled connections, 1 to 1,000,000. Connections in use are never evicted, so the
+   * pool may exceed it for a while. Connections that are idle the longest are evicted first.
+   * Default 2,000.
+   */
   readonly capacity?: number;
-  /** Milliseconds without a request after which a connection is closed. Default 420,000. */
+  /** Time without a request after which a connection is closed, in ms. Default 420,000. */
   readonly idleTimeout?: number;
-  /** Milliseconds between two looks for idle connections. Default 60,000. */
+  /** Interval between two sweeps for idle connections, in ms. Default 60,000. */
   readonly cleanupInterval?: number;
 }
 
-/** {@link DownloaderOptions} with every default filled in, and the runtime. */
+/** {@link DownloaderOptions} with every default filled in, plus the runtime. */
 export interface DownloaderSettings {
   readonly connectTimeout: number;
   readonly pieceTimeout: number;
@@ -128,6 +166,6 @@ export interface DownloaderSettings {
   readonly rateLimit: number | undefined;
   readonly earlyData: boolean;
   readonly telemetry: Telemetry | undefined;
-  /** What the core is given: clock, randomness, hashes. */
+  /** Clock, randomness and hashes that the core uses. */
   readonly runtime: Runtime;
 }

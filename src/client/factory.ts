@@ -23,76 +23,101 @@ import {
 import { type ClosableDirectory, TaskDownloader } from "./task-downloader.ts";
 import { QuicDownloader, TcpDownloader } from "./vortex/downloader.ts";
 
-/** Which protocol, and what it needs. */
+/** Options of `createDownloader`: the protocol, and its TLS, QUIC and selection settings. */
 export interface CreateDownloaderOptions extends DownloaderOptions {
   /**
-   * What pieces travel over. `auto` chooses for each peer: QUIC, then TCP, then gRPC, whichever answers first, and later the one
-   * of QUIC and TCP that turns out to be much faster. `hybrid` fetches a task over all that work at once, and single pieces as
-   * `auto` does. Both use QUIC at known peers only, see `quicPeers` of {@link AutoOptions}. No default.
+   * Protocol that transfers pieces. Required.
    *
-   * `quic` dials every peer over QUIC. From Node and Bun that ends a stock dfdaemon of version 1.1.0 to 1.4.8, which exits when
-   * a QUIC handshake fails; from Deno it does so when the certificate is refused.
+   * - `auto` selects a protocol for each peer. It tries QUIC, then TCP, then gRPC, and takes the
+   *   first that answers. Of QUIC and TCP it later switches to the other one if that is much
+   *   faster.
+   * - `hybrid` fetches a task over all working protocols of a peer at once. Single pieces go as
+   *   with `auto`.
+   * - `quic` dials every peer over QUIC. A stock dfdaemon of version 1.1.0 to 1.4.8 exits when a
+   *   QUIC handshake fails. Handshakes from Node and Bun always fail there; those from Deno fail if
+   *   Deno rejects the certificate.
+   * - `tcp` and `grpc` use only that protocol.
+   *
+   * `auto` and `hybrid` use QUIC with known peers only, see `quicPeers` of {@link AutoOptions}.
    */
   readonly protocol: ProtocolChoice;
   /**
-   * How peers are authenticated. QUIC always does: by default, against the runtime's certificate authorities. gRPC runs over TLS
-   * when this is given, be it `{}`, and in the clear when it is not, as stock peers serve it. TCP has no TLS: where this says whom
-   * to trust, `tcp` is `InvalidArgument`.
+   * Authentication of peers.
    *
-   * With `auto` and `hybrid`, where this says whom to trust (`ca`, `fingerprints`, `cert`), TCP is not used, and gRPC over TLS
-   * only; `auto` then takes no other protocol when a certificate is not accepted. Else gRPC goes by `apiTls`, and a certificate
-   * that is not accepted leads to the next protocol.
+   * - QUIC always authenticates; by default against the runtime's certificate authorities.
+   * - gRPC uses TLS if this option is given, even as `{}`, and plaintext otherwise, like dfdaemon.
+   * - TCP has no TLS. Protocol `tcp` throws `InvalidArgument` if this option sets `ca`,
+   *   `fingerprints` or `cert`.
+   *
+   * With `auto` and `hybrid`, setting `ca`, `fingerprints` or `cert` rules TCP out and restricts
+   * gRPC to TLS. With `auto`, a rejected certificate then fails the request instead of leading to
+   * the next protocol. With none of these set, gRPC uses `apiTls`, and a rejected certificate leads
+   * to the next protocol.
    */
   readonly tls?: TlsClientOptions;
   /**
-   * How parents are authenticated that are asked over the Dragonfly API what they have of a task. Default: by `tls` for protocol
-   * `grpc`; else the API is spoken in the clear, as stock peers serve it.
+   * Authentication of parents on the Dragonfly API (gRPC), which lists their pieces of a task.
+   * Default: `tls` for protocol `grpc`, else plaintext, like dfdaemon.
    */
   readonly apiTls?: TlsClientOptions;
-  /** How QUIC behaves: congestion control, datagrams, windows, timeouts. Defaults: those of {@link QuicTuning}. */
+  /**
+   * QUIC congestion control, datagram size, windows and timeouts. Defaults: see {@link QuicTuning}.
+   */
   readonly quic?: QuicTuning;
-  /** Where peers serve that are given as `host:port`, for `auto` and `hybrid`; see `addressesOf`. Default: stock Dragonfly's ports. */
+  /**
+   * Ports of a peer that is given as `host:port`, for `auto` and `hybrid`; see `addressesOf`.
+   * Default: the ports of stock Dragonfly.
+   */
   readonly ports?: Partial<ProtocolPorts>;
-  /** How `auto` and `hybrid` choose. Defaults: those of {@link AutoOptions}. */
+  /** Protocol selection of `auto` and `hybrid`. Defaults: see {@link AutoOptions}. */
   readonly auto?: AutoOptions;
-  /** Told of each choice that `auto` makes, with the reason. What it throws is dropped. Default: nobody is. */
+  /**
+   * Called with each protocol that `auto` selects for a peer, and the reason. Exceptions that it
+   * throws are dropped. Default: none.
+   */
   readonly onProtocol?: (event: ProtocolEvent) => void;
 }
 
-/** The type of `createDownloader`, under its name in Dragonfly's design document. */
+/** Type of `createDownloader`, under its name in Dragonfly's design document. */
 export type DownloaderFactory = (options: CreateDownloaderOptions) => Downloader;
 
-/** A {@link DownloaderFactory} whose downloaders fetch whole tasks too. */
+/** {@link DownloaderFactory} whose downloaders also fetch whole tasks. */
 export type TaskDownloaderFactory = (options: CreateDownloaderOptions) => TaskDownloader;
 
 /**
- * What a runtime's face supplies to fetch. Each loader runs once for each downloader, when its protocol is first used; the transport is
- * closed with the downloader.
+ * Client bindings of a runtime. Each loader runs once per downloader, at the first use of its
+ * protocol. The downloader closes the transport when it is closed itself.
  */
 export interface Bindings {
-  /** What the core is given: clock, randomness, hashes. */
+  /** Clock, randomness and hashes that the core uses. */
   readonly runtime: Runtime;
-  /** May reject with `Unavailable`, naming what works instead. */
+  /**
+   * Loads the QUIC transport. Rejects with `Unavailable` where there is none; the message names an
+   * alternative.
+   */
   quic(options: QuicBindingOptions): Promise<Transport>;
-  /** TCP of this runtime. */
+  /** Loads the TCP transport. */
   tcp(): Promise<Transport>;
-  /** In the clear without `tls`. */
+  /** Makes a downloader over gRPC, in plaintext without `tls`. */
   grpc(settings: DownloaderSettings, tls: TlsClientOptions | undefined): Downloader;
-  /** Whom to ask where the pieces of a task are; in the clear without `tls`. Absent: callers have to know. */
+  /**
+   * Makes the client that asks parents for their pieces of a task, in plaintext without `tls`.
+   * Absent: callers have to give the layout of each task.
+   */
   directory?(settings: DownloaderSettings, tls: TlsClientOptions | undefined): ClosableDirectory;
 }
 
-/** What a QUIC binding is told. */
+/** Options of {@link Bindings.quic}. */
 export interface QuicBindingOptions {
-  /** How peers are authenticated. */
+  /** Authentication of peers. */
   readonly tls: TlsClientOptions;
-  /** How it behaves. */
+  /** Congestion control, datagram size, windows and timeouts. */
   readonly tuning: QuicTuning;
 }
 
 /**
- * Makes the `createDownloader` of a runtime, or of a program that brings its own transports. What it returns throws `InvalidArgument`
- * for an option out of its range.
+ * Makes the `createDownloader` of a runtime, or of a program with its own transports. The returned
+ * function throws `InvalidArgument` for an option out of its range.
  *
  * @example
  * ```ts
@@ -100,11 +125,12 @@ export interface QuicBindingOptions {
  * import { downloaderFactory } from "vortex-peer/tasks";
  *
  * const transport = new MemoryTransport("tcp");
+ * const unavailable = () => Promise.reject(new VortexError("Unavailable", "only TCP here"));
  * const createDownloader = downloaderFactory({
  *   runtime: portableRuntime,
  *   tcp: async () => transport,
- *   quic: () => Promise.reject(new VortexError("Unavailable", "there is no QUIC here")),
- *   grpc: (settings) => new TcpDownloader(() => Promise.reject(new VortexError("Unavailable", "nor gRPC")), settings),
+ *   quic: unavailable,
+ *   grpc: (settings) => new TcpDownloader(unavailable, settings),
  * });
  * await createDownloader({ protocol: "tcp" }).close();
  * ```
@@ -113,13 +139,13 @@ export function downloaderFactory(bindings: Bindings): TaskDownloaderFactory {
   return (options) => {
     const settings = downloaderSettings(options, bindings.runtime);
     const choice = requireProtocolChoice(options.protocol);
-    const pieces = piecesOf(choice, options, bindings, settings);
+    const pieces = pieceSourceFor(choice, options, bindings, settings);
     const apiTls = options.apiTls ?? (choice === "grpc" ? options.tls : undefined);
     return new TaskDownloader(pieces, bindings.directory?.(settings, apiTls), settings);
   };
 }
 
-function piecesOf(
+function pieceSourceFor(
   choice: ProtocolChoice,
   options: CreateDownloaderOptions,
   bindings: Bindings,
@@ -128,7 +154,8 @@ function piecesOf(
   if (choice === "tcp" && requiresTrust(options.tls ?? {})) {
     throw new VortexError(
       "InvalidArgument",
-      "tls says whom to trust, and protocol tcp has no TLS: expected quic or grpc",
+      "protocol: expected quic or grpc with tls.ca, tls.fingerprints or tls.cert, " +
+        "got tcp, which has no TLS",
     );
   }
   if (choice !== "auto" && choice !== "hybrid") {
@@ -147,23 +174,25 @@ function piecesOf(
   }
   requireInteger("auto.delay", delay, 1, 60_000);
   requireInteger("auto.expiry", expiry, 1, MAX_TIMEOUT_MS);
-  const trusting = !requiresTrust(tls);
+  const trustsAnyPeer = !requiresTrust(tls);
   const leftOut = [
-    ...(quicPeers === "any" || identifiesPeer(tls) ? [] : [unknownPeers]),
-    ...(trusting ? [] : [noTls]),
+    ...(quicPeers === "any" || identifiesPeer(tls) ? [] : [QUIC_TO_UNKNOWN_PEERS]),
+    ...(trustsAnyPeer ? [] : [TCP_WITHOUT_TLS]),
   ];
   const downloader = new AutoDownloader(
     {
-      candidates: byPreference.filter(
+      candidates: PREFERENCE.filter(
         (protocol) => !leftOut.some((one) => one.protocol === protocol),
       ),
       leftOut,
-      downloader(protocol, own) {
-        if (protocol === "grpc") return bindings.grpc(own, trusting ? apiTls : tls);
-        return pieceDownloader(protocol, options, quicOnly(bindings), own);
+      downloader(protocol, protocolSettings) {
+        if (protocol === "grpc") {
+          return bindings.grpc(protocolSettings, trustsAnyPeer ? apiTls : tls);
+        }
+        return pieceDownloader(protocol, options, quicOnly(bindings), protocolSettings);
       },
       ports,
-      trust: trusting ? "unnamed" : "named",
+      trust: trustsAnyPeer ? "unnamed" : "named",
       delay,
       expiry,
       onProtocol,
@@ -174,32 +203,36 @@ function piecesOf(
 }
 
 /**
- * dfdaemon 1.1.0 to 1.4.8 exits when a QUIC handshake fails, for any reason: an ALPN token that it does not know, a certificate that
- * the client refuses, an abort. So a peer that may be one is not dialled.
+ * Rules out QUIC to peers that may be a stock dfdaemon. Versions 1.1.0 to 1.4.8 exit when a QUIC
+ * handshake fails for any reason: unknown ALPN token, certificate rejected by the client, abort.
  */
-const unknownPeers: LeftOutProtocol = {
+const QUIC_TO_UNKNOWN_PEERS: LeftOutProtocol = {
   protocol: "quic",
   reason:
     "the peer may be a stock dfdaemon, which exits when a QUIC handshake fails (1.1.0 to 1.4.8); " +
     'to use QUIC, identify the peer by tls.fingerprints or tls.ca, or set auto.quicPeers to "any"',
 };
 
-const noTls: LeftOutProtocol = {
+/** Rules out TCP where the options demand an authenticated peer. */
+const TCP_WITHOUT_TLS: LeftOutProtocol = {
   protocol: "tcp",
-  reason: "it has no TLS, and tls says whom to trust",
+  reason: "it has no TLS, and tls requires verification",
 };
 
-/** Protocols in the order in which `auto` tries them. */
-const byPreference: readonly Protocol[] = ["quic", "tcp", "grpc"];
+/** Protocols in the order of attempts of `auto`. */
+const PREFERENCE: readonly Protocol[] = ["quic", "tcp", "grpc"];
 
-/** Whoever chooses tries TCP itself: at its own port, and only where that is allowed. */
+/**
+ * Disables the fallback of a QUIC binding to TCP. Protocol `auto` tries TCP itself: at the TCP port
+ * of the peer, and only where TCP is allowed.
+ */
 function quicOnly(bindings: Bindings): Bindings {
   return {
     ...bindings,
     async quic(options) {
       const transport = await bindings.quic(options);
       if (transport.protocol === "quic") return transport;
-      throw new VortexError("Unavailable", "this runtime has no QUIC");
+      throw new VortexError("Unavailable", `no QUIC in this runtime: got ${transport.protocol}`);
     },
   };
 }
@@ -212,11 +245,11 @@ function pieceDownloader(
 ): Downloader {
   switch (protocol) {
     case "quic": {
-      const transport = new OwnTransport(() => bindings.quic({ tls: tls ?? {}, tuning: quic }));
+      const transport = new LazyTransport(() => bindings.quic({ tls: tls ?? {}, tuning: quic }));
       return new QuicDownloader(transport.load, settings, transport.close);
     }
     case "tcp": {
-      const transport = new OwnTransport(() => bindings.tcp());
+      const transport = new LazyTransport(() => bindings.tcp());
       return new TcpDownloader(transport.load, settings, transport.close);
     }
     case "grpc":
@@ -224,8 +257,8 @@ function pieceDownloader(
   }
 }
 
-/** The transport of one downloader, loaded when it is first needed. */
-class OwnTransport {
+/** Transport of one downloader, loaded at first use. */
+class LazyTransport {
   readonly load: () => Promise<Transport>;
   readonly close: () => Promise<void>;
 
@@ -236,7 +269,7 @@ class OwnTransport {
       return loading;
     };
     this.close = async () => {
-      // What could not be loaded was told to whoever asked for it.
+      // A failed load has already rejected the calls that needed the transport.
       const transport = await loading?.catch(() => undefined);
       await transport?.close?.();
     };

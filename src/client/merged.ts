@@ -1,30 +1,31 @@
 /**
- * The items of several iterations, as they come. An iteration goes on when its item has been taken. Ends when all have ended, and
- * throws what the first throws that fails.
+ * Merges several async iterables into one, in order of arrival. Each source advances only after its
+ * item was consumed. Ends when all sources have ended; throws the error of the first that fails.
  *
- * @param iterate begins them; they end with the signal, so that whoever leaves early leaves all of them
- * @param signal ends the whole
+ * @param iterate starts the sources. Its signal aborts when the merged iteration ends early, so
+ * that all sources end with it
+ * @param signal aborts the sources
  */
 export async function* merged<T>(
   iterate: (signal: AbortSignal) => readonly AsyncIterable<T>[],
   signal?: AbortSignal,
 ): AsyncGenerator<T, void, void> {
-  const leaving = new AbortController();
-  const ready: { readonly item: T; readonly taken: () => void }[] = [];
+  const ending = new AbortController();
+  const ready: { readonly item: T; readonly onConsumed: () => void }[] = [];
   let failure: { readonly error: unknown } | undefined;
   let wake = (): void => {};
   const sources = iterate(
-    signal === undefined ? leaving.signal : AbortSignal.any([signal, leaving.signal]),
+    signal === undefined ? ending.signal : AbortSignal.any([signal, ending.signal]),
   );
   let open = sources.length;
   const pump = async (source: AsyncIterable<T>): Promise<void> => {
     try {
       for await (const item of source) {
-        await new Promise<void>((taken) => {
-          ready.push({ item, taken });
+        await new Promise<void>((onConsumed) => {
+          ready.push({ item, onConsumed });
           wake();
         });
-        if (leaving.signal.aborted) break;
+        if (ending.signal.aborted) break;
       }
     } catch (error) {
       failure ??= { error };
@@ -44,11 +45,11 @@ export async function* merged<T>(
         continue;
       }
       yield next.item;
-      next.taken();
+      next.onConsumed();
     }
     if (failure !== undefined) throw failure.error;
   } finally {
-    leaving.abort();
-    for (const { taken } of ready) taken();
+    ending.abort();
+    for (const { onConsumed } of ready) onConsumed();
   }
 }

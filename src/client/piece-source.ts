@@ -5,15 +5,15 @@ import type { Protocol } from "../transport/protocol.ts";
 import type { AutoDownloader, PeerPieceRequest } from "./auto/downloader.ts";
 import type { CallOptions, Downloader } from "./downloader.ts";
 
-/** How a downloader gets at pieces, one by one and for whole tasks: over one protocol, over the best one, or over several. */
+/** Source of single pieces and of pieces of a task: over one protocol, the best one, or several. */
 export interface PieceSource extends Omit<TaskSource, "directory"> {
   /** See {@link Downloader.downloadPiece}. */
   downloadPiece(request: PeerPieceRequest, options?: CallOptions): Promise<Piece>;
-  /** Ends all connections. Idempotent. */
+  /** Closes all connections. Idempotent. */
   close(): Promise<void>;
 }
 
-/** Everything over one protocol. */
+/** Makes a source that uses one protocol for everything. */
 export function singleProtocolSource(protocol: Protocol, downloader: Downloader): PieceSource {
   return {
     downloadPiece: async (request, options) =>
@@ -27,15 +27,15 @@ export function singleProtocolSource(protocol: Protocol, downloader: Downloader)
   };
 }
 
-/** Each peer over the protocol that works best with it. */
+/** Makes a source that uses the best protocol for each peer (`auto`). */
 export function autoSource(downloader: AutoDownloader): PieceSource {
   return {
     downloadPiece: (request, options) => downloader.downloadPiece(request, options),
     close: () => downloader.close(),
     fetchPiece: ({ addresses, addr, protocol, ...request }, options) => {
-      const asked = { ...request, addr: addresses ?? addr };
-      if (protocol === undefined) return downloader.downloadPiece(asked, options);
-      return downloader.downloadOver(protocol, asked, options);
+      const peerRequest = { ...request, addr: addresses ?? addr };
+      if (protocol === undefined) return downloader.downloadPiece(peerRequest, options);
+      return downloader.downloadOver(protocol, peerRequest, options);
     },
     resolve: (addr) => downloader.resolve(addr),
     leftOut: (addr) => downloader.leftOut(addr),
@@ -44,12 +44,18 @@ export function autoSource(downloader: AutoDownloader): PieceSource {
   };
 }
 
-/** Tasks over all protocols that a peer has at once, single pieces over the one that works best. */
+/**
+ * Makes a source that fetches a task over all protocols of a peer at once, and single pieces over
+ * the best one (`hybrid`).
+ */
 export function hybridSource(downloader: AutoDownloader): PieceSource {
   return { ...autoSource(downloader), protocolsOf: (addr) => downloader.protocolsOf(addr) };
 }
 
-/** A peer that tells where it serves Vortex has told so over gRPC; older ones serve pieces there too. */
+/**
+ * Collects the addresses of a parent from its SyncPieces answer. The answer came from `apiAddr`
+ * over gRPC, so that address is included: older dfdaemons also serve pieces there.
+ */
 const announcedAddresses: TaskSource["addressOf"] = (
   { quicAddr, tcpAddr },
   apiAddr,

@@ -7,30 +7,36 @@ import { downloaderOptions as configuredOptions } from "./configured.ts";
 import type { CallOptions, Downloader } from "./downloader.ts";
 import type { CreateDownloaderOptions, DownloaderFactory } from "./factory.ts";
 
-/** How a {@link StorageClient} is set up. What is given here beside the configuration wins over it. */
+/**
+ * Options of {@link StorageClient}. Options that are given here take precedence over the
+ * configuration.
+ */
 export interface StorageClientOptions extends Omit<CreateDownloaderOptions, "protocol"> {
-  /** What `parseConfig` made: how to fetch, and the default peer's address and ports. Files that it names are not read. */
+  /**
+   * Configuration from `parseConfig`: download settings, and address and ports of the default peer.
+   * The files that it names are not read.
+   */
   readonly config: Config;
-  /** The runtime's own `createDownloader`. */
+  /** `createDownloader` of the runtime's entry point. */
   readonly createDownloader: DownloaderFactory;
-  /** The asking host's id, as the Dragonfly API wants it over gRPC. Default `vortex-peer`. */
+  /** Id of the requesting host, sent over gRPC only. Default `vortex-peer`. */
   readonly hostId?: string;
   /**
-   * The `host:port` at which a peer serves `protocol`. Default: `storage.server.ip` for every peer, with the port that the
-   * configuration gives for the protocol.
+   * Maps a peer id to the `host:port` where the peer serves `protocol`. Default: for every peer
+   * `storage.server.ip`, with the configured port of the protocol.
    */
   readonly addressOf?: (peerId: string, protocol: ProtocolChoice) => string;
 }
 
-/** What one call may be told. */
+/** Options of one call of {@link StorageClient.downloadPiece}. */
 export interface StorageCallOptions extends CallOptions {
-  /** Default `standard`. */
+  /** Kind of the task. Default `standard`. */
   readonly kind?: PieceKind;
 }
 
 /**
- * Fetches pieces by peer, over the protocol that the configuration names: a change of protocol is a change of
- * configuration, and of nothing else.
+ * Fetches pieces by peer id over the configured protocol. Only the configuration has to change to
+ * switch the protocol.
  *
  * @example
  * ```ts
@@ -46,13 +52,13 @@ export interface StorageCallOptions extends CallOptions {
  * ```
  */
 export class StorageClient {
-  /** The protocol in use. */
+  /** Protocol from the configuration. */
   readonly protocol: ProtocolChoice;
   readonly #downloader: Downloader;
   readonly #hostId: string;
   readonly #addressOf: (peerId: string, protocol: ProtocolChoice) => string;
 
-  /** @throws `InvalidArgument` for an option out of its range */
+  /** @throws `InvalidArgument` for an option out of its range. */
   constructor(options: StorageClientOptions) {
     const { config, createDownloader, hostId, addressOf, ...downloaderOptions } = options;
     this.protocol = config.download.protocol;
@@ -66,13 +72,15 @@ export class StorageClient {
   }
 
   /**
-   * Asks a peer for a piece, or for a range of its bytes: `range.end` is exclusive and defaults to the piece's end.
+   * Requests a piece, or a range of its bytes, from a peer. `range.end` is exclusive; default: the
+   * end of the piece.
    *
-   * `pieceId` is the piece's number, or its id as stock Dragonfly writes it, `<task id>-<number>` (dragonfly-client-storage,
-   * `metadata.rs`).
+   * Rejects like {@link Downloader.downloadPiece}. Also rejects with `InvalidArgument` for a piece
+   * id of another task, and if neither `addressOf` nor `storage.server.ip` gives the peer's
+   * address.
    *
-   * Rejects as {@link Downloader.downloadPiece} does; with `InvalidArgument` also for a piece id of another task, and when
-   * neither `addressOf` nor `storage.server.ip` tells where the peer is.
+   * @param pieceId number of the piece, or its id in the form of stock Dragonfly,
+   * `<task id>-<number>` (dragonfly-client-storage, `metadata.rs`)
    */
   async downloadPiece(
     peerId: string,
@@ -97,7 +105,7 @@ export class StorageClient {
     );
   }
 
-  /** Ends all connections; requests under way fail with `Closed`. Idempotent. */
+  /** Closes all connections; pending requests fail with `Closed`. Idempotent. */
   close(): Promise<void> {
     return this.#downloader.close();
   }
@@ -117,11 +125,14 @@ function pieceNumber(taskId: string, pieceId: string | number): number {
   if (task === undefined || number > 0xffffffff) {
     throw new VortexError(
       "InvalidArgument",
-      `piece id "${pieceId}": expected <task id>-<number>, or a number`,
+      `piece id: expected <task id>-<number> or a number, got "${pieceId}"`,
     );
   }
   if (task !== taskId) {
-    throw new VortexError("InvalidArgument", `piece id "${pieceId}" is not of task "${taskId}"`);
+    throw new VortexError(
+      "InvalidArgument",
+      `piece id: expected one of task "${taskId}", got "${pieceId}"`,
+    );
   }
   return number;
 }
@@ -131,10 +142,11 @@ function configuredAddress(config: Config, protocol: ProtocolChoice): string {
   if (ip === undefined) {
     throw new VortexError(
       "InvalidArgument",
-      "where the peer is, is not known: set storage.server.ip in the configuration, or give addressOf",
+      "address of the peer: expected storage.server.ip in the configuration or option addressOf, " +
+        "got neither",
     );
   }
-  // Any of its ports tells a downloader that chooses by itself which peer is meant.
+  // `auto` and `hybrid` find the peer's other ports from any one of them.
   const ports = {
     tcp: tcpPort,
     quic: quicPort,

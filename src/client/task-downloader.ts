@@ -12,21 +12,21 @@ import type { PeerPieceRequest } from "./auto/downloader.ts";
 import type { CallOptions, Downloader, DownloaderSettings } from "./downloader.ts";
 import type { PieceSource } from "./piece-source.ts";
 
-/** A directory that has connections of its own. */
+/** {@link TaskDirectory} that owns connections. */
 export interface ClosableDirectory extends TaskDirectory {
-  /** Ends all connections. Idempotent. */
+  /** Closes all connections. Idempotent. */
   close(): Promise<void>;
 }
 
-/** Fetches pieces, and whole tasks made of them. The same for every protocol; made by `createDownloader`. */
+/** Fetches pieces and whole tasks. Same class for every protocol; made by `createDownloader`. */
 export class TaskDownloader implements Downloader {
   readonly #pieces: PieceSource;
   readonly #directory: ClosableDirectory | undefined;
   readonly #tasks: TaskFetcher;
 
   /**
-   * @param pieces what pieces are fetched by; closed with this
-   * @param directory whom to ask where pieces are; closed with this
+   * @param pieces source of pieces; `close` closes it
+   * @param directory client that asks parents for their pieces of a task; `close` closes it
    */
   constructor(
     pieces: PieceSource,
@@ -44,9 +44,10 @@ export class TaskDownloader implements Downloader {
   }
 
   /**
-   * Fetches a task from all of its parents at once, to a sink. It is right even when parents are slow, wrong or gone: each piece
-   * is checked by its digest and the whole by its own, what fails is had from another parent, and whoever delivers what is
-   * wrong is not asked again. Returns at once; `done` tells how it went.
+   * Fetches a task from all its parents at once and writes it to a sink. Tolerates slow, malicious
+   * and vanished parents: the digest of each piece and of the whole task is verified. A failed
+   * piece is fetched from another parent, and a parent that sends wrong bytes is banned. Returns at
+   * once; `done` settles with the outcome.
    *
    * @throws `InvalidArgument`, `Closed`
    *
@@ -61,7 +62,10 @@ export class TaskDownloader implements Downloader {
    *     hostId: "my-host",
    *     parents: ["10.0.0.7:4005", "10.0.0.8:4005"],
    *   },
-   *   { to: fileSink("model.safetensors"), onProgress: ({ bytes, totalBytes }) => console.log(bytes, totalBytes) },
+   *   {
+   *     to: fileSink("model.safetensors"),
+   *     onProgress: ({ bytes, totalBytes }) => console.log(bytes, totalBytes),
+   *   },
    * );
    * const { bytes, duration } = await download.done;
    * console.log(bytes, duration);
@@ -73,8 +77,8 @@ export class TaskDownloader implements Downloader {
   }
 
   /**
-   * As {@link downloadTask}, with the content as a stream in order. Up to 32 MiB, or two pieces if these are longer, are in
-   * memory ahead of the reader.
+   * Fetches a task like {@link downloadTask}, and returns its content as an ordered stream. Buffers
+   * up to 32 MiB ahead of the reader, or two pieces if those are longer.
    *
    * @throws `InvalidArgument`, `Closed`
    *

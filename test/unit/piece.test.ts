@@ -128,8 +128,11 @@ describe("a range within a piece", () => {
     ]) {
       const { message } = assertThrows(() => resolveRange(range, 10), "InvalidArgument");
       const { start, end = 10 } = range;
-      const expected = "expected integers, 0 <= start <= end <= 10, the length of the piece";
-      assert.equal(message, `range.start ${start}, range.end ${end}: ${expected}`);
+      const expected = "integers, 0 <= range.start <= range.end <= 10, the length of the piece";
+      assert.equal(
+        message,
+        `range: expected ${expected}, got range.start ${start}, range.end ${end}`,
+      );
     }
   });
 });

@@ -13,109 +13,129 @@ import { ProtocolSelector, type SelectedProtocol } from "./protocol-selector.ts"
 import { isAnswer, type PeerTrust, raceProtocols } from "./race.ts";
 import { ProtocolTelemetry } from "./telemetry.ts";
 
-/** A {@link PieceRequest} to a peer that may have an address for each protocol. */
+/** {@link PieceRequest} to a peer that may have a different address for each protocol. */
 export interface PeerPieceRequest extends Omit<PieceRequest, "addr"> {
-  /** See {@link PeerAddress}. */
+  /** Address of the peer: one `host:port`, or one per protocol. */
   readonly addr: PeerAddress;
 }
 
-/** A protocol was chosen for a peer. */
+/** Selection of a protocol for a peer. */
 export interface ProtocolEvent {
-  /** The peer, `host:port`, at its port for the protocol. */
+  /** Address of the peer, `host:port`, with its port for the protocol. */
   readonly addr: string;
-  /** What requests to it go over from now on. */
+  /** Protocol of all further requests to the peer. */
   readonly protocol: Protocol;
-  /** Why: one line for people. */
+  /** Reason for the selection, one line for people. */
   readonly reason: string;
 }
 
-/** How protocols are chosen; all of it optional. */
+/** Options of protocol selection, all optional. */
 export interface AutoOptions {
   /**
-   * Peers that are dialled over QUIC. `known`: peers of this library, which `tls.fingerprints` or `tls.ca` identifies.
-   * `any`: every peer. A failed QUIC handshake ends a stock dfdaemon of version 1.1.0 to 1.4.8, and Node and Bun always fail
-   * it there, so use `any` only where no such peer is. Default `known`.
+   * Peers that are dialled over QUIC. `known`: peers that `tls.fingerprints` or `tls.ca` identifies
+   * as peers of this library. `any`: every peer. Default `known`.
+   *
+   * A stock dfdaemon of version 1.1.0 to 1.4.8 exits when a QUIC handshake fails, and handshakes
+   * from Node and Bun always fail there. Use `any` only without such peers.
    */
   readonly quicPeers?: "known" | "any";
   /**
-   * Milliseconds that a protocol is waited for before the next one begins beside it, 1 to 60,000. Less where the peer is known
-   * to answer sooner. Default 250.
+   * Head start of a protocol before the next one is tried in parallel, in ms, 1 to 60,000. Shorter
+   * for peers with a known low latency. Default 250.
    */
   readonly delay?: number;
-  /** Milliseconds for which a choice stands, 1 to 30 days. Default 600,000. */
+  /** Lifetime of a selection in ms, 1 to 30 days. Default 600,000. */
   readonly expiry?: number;
 }
 
-/** A downloader of one protocol. */
+/** Downloader over a single protocol. */
 export interface ProtocolDownloader extends Downloader {
-  /** Closes the connections to a peer that no request uses, for downloaders that keep some. */
+  /** Closes the idle connections to a peer. Absent for downloaders without a pool. */
   closeIdle?(addr: string): void;
 }
 
-/** What an {@link AutoDownloader} works with. */
+/** Configuration of an {@link AutoDownloader}. */
 export interface AutoContext {
-  /** In the order in which they are tried. */
+  /** Usable protocols in order of preference. */
   readonly candidates: readonly Protocol[];
-  /** Protocols that are not used with any peer. */
+  /** Protocols that are ruled out for every peer, with the reason. */
   readonly leftOut: readonly LeftOutProtocol[];
-  /** Makes the downloader of one protocol, when it is first needed. */
+  /** Makes the downloader of one protocol, at first use. */
   readonly downloader: (protocol: Protocol, settings: DownloaderSettings) => ProtocolDownloader;
+  /** Ports of peers that are given as `host:port`. */
   readonly ports: ProtocolPorts;
+  /** Effect of a rejected certificate. */
   readonly trust: PeerTrust;
+  /** See {@link AutoOptions.delay}. */
   readonly delay: number;
+  /** See {@link AutoOptions.expiry}. */
   readonly expiry: number;
+  /** Called with each selection; its exceptions are dropped. */
   readonly onProtocol: ((event: ProtocolEvent) => void) | undefined;
 }
 
-/** Times the latency of a peer that an answer may take, before the next protocol begins: a handshake, a request, and room. */
-const PATIENCE = 4;
-/** Milliseconds that a protocol is waited for at least. */
+/**
+ * Head start of a protocol as a multiple of the peer's lowest latency: room for a handshake, a
+ * request and jitter.
+ */
+const DELAY_PER_LATENCY = 4;
+/** Minimum head start of a protocol before the next one starts, in ms. */
 const MIN_DELAY_MS = 30;
-/** Peers whose latency is kept. */
+/** Maximum number of peers with a recorded latency. */
 const MAX_PEERS = 4096;
-/** Times that one request may find that its protocol does not work any more. */
-const MAX_CHANGES = 3;
+/** Maximum changes of protocol within one request, each after the selected one has failed. */
+const MAX_PROTOCOL_CHANGES = 3;
 
 /**
- * Fetches pieces over whichever protocol works best with each peer. The first request to a peer tries them one after the
- * other, see {@link raceProtocols}, and others wait for what it finds. That stands until it expires, fails, or another
- * protocol turns out to be much faster, see {@link ProtocolSelector}.
+ * Fetches pieces over the best protocol for each peer.
+ *
+ * The first request to a peer tries the protocols in turn, see {@link raceProtocols}; concurrent
+ * requests wait for its outcome. The selection lasts until it expires, the protocol fails, or
+ * another one proves much faster, see {@link ProtocolSelector}.
  */
 export class AutoDownloader {
   readonly #context: AutoContext;
   readonly #settings: DownloaderSettings;
-  readonly #verdicts: ProtocolSelector;
+  readonly #selector: ProtocolSelector;
   readonly #telemetry: ProtocolTelemetry;
   readonly #downloaders = new Map<Protocol, ProtocolDownloader>();
-  /** By peer; each resolves, with what it failed with unless that concerns one request only. */
+  /**
+   * Ongoing selections, by peer key. Each resolves, never rejects; with an error only if it
+   * concerns the waiting requests too.
+   */
   readonly #negotiations = new Map<string, Promise<VortexError | undefined>>();
-  /** By peer, the oldest peer first. */
+  /** Lowest latencies by peer key, in order of insertion. */
   readonly #latencies = new Map<string, Latency>();
   #closed = false;
 
   constructor(context: AutoContext, settings: DownloaderSettings) {
     this.#context = context;
     this.#settings = settings;
-    this.#verdicts = new ProtocolSelector(settings.runtime.clock, context.expiry, (peer, verdict) =>
-      this.#tell(peer, verdict),
+    this.#selector = new ProtocolSelector(
+      settings.runtime.clock,
+      context.expiry,
+      (peer, selected) => this.#reportChoice(peer, selected),
     );
-    this.#telemetry = new ProtocolTelemetry(settings.telemetry, this.#verdicts);
+    this.#telemetry = new ProtocolTelemetry(settings.telemetry, this.#selector);
   }
 
-  /** See {@link Downloader.downloadPiece}. When no protocol works, the message tells of each, and `cause` is all the errors. */
+  /**
+   * Fetches a piece, see {@link Downloader.downloadPiece}. If no protocol works, the message lists
+   * the error of each, and `cause` is the array of them.
+   */
   async downloadPiece(request: PeerPieceRequest, options: CallOptions = {}): Promise<Piece> {
     const peer = this.#peerOf(request.addr);
     for (let changes = 0; ; ) {
       if (options.signal?.aborted) throw abortedError(options.signal, `a request to ${peer.name}`);
-      const verdict = this.#verdicts.of(peer.key);
-      if (verdict !== undefined) {
+      const selected = this.#selector.get(peer.key);
+      if (selected !== undefined) {
         try {
-          return await this.#ask(peer, verdict, request, options);
+          return await this.#request(peer, selected, request, options);
         } catch (error) {
           const failure = VortexError.from(error, "Internal");
-          if (!saysElsewhere(failure, this.#context.trust) || ++changes > MAX_CHANGES)
+          if (!mayWorkElsewhere(failure, this.#context.trust) || ++changes > MAX_PROTOCOL_CHANGES)
             throw failure;
-          this.#verdicts.failed(peer.key, verdict.protocol);
+          this.#selector.reportFailure(peer.key, selected.protocol);
           continue;
         }
       }
@@ -126,13 +146,13 @@ export class AutoDownloader {
     }
   }
 
-  /** Fetches a piece over one protocol, whatever works best. Rejects as {@link Downloader.downloadPiece} does. */
+  /** Fetches a piece over the given protocol. Rejects like {@link Downloader.downloadPiece}. */
   async downloadOver(
     protocol: Protocol,
     request: PeerPieceRequest,
     options: CallOptions = {},
   ): Promise<Piece> {
-    return this.#ask(
+    return this.#request(
       this.#peerOf(request.addr),
       { protocol, reason: "used with others" },
       request,
@@ -141,33 +161,43 @@ export class AutoDownloader {
   }
 
   /**
-   * The protocols that may be used with a peer, the first to try first; of one that has not told its addresses yet, all.
-   * @throws `InvalidArgument`
+   * Returns the protocols usable with a peer, in order of preference; all candidates while its
+   * address is unknown.
+   *
+   * @throws `InvalidArgument` for a peer without a usable address
    */
   protocolsOf(addr: PeerAddress | undefined): readonly Protocol[] {
     return addr === undefined ? this.#context.candidates : this.#peerOf(addr).candidates;
   }
 
-  /** Protocols that a peer may serve and that are not used with it; of a peer without a known address, all of them. */
+  /**
+   * Returns the protocols that the peer has an address for but that are ruled out; all that are
+   * ruled out while its address is unknown.
+   */
   leftOut(addr: PeerAddress | undefined): readonly LeftOutProtocol[] {
     return addr === undefined ? this.#context.leftOut : this.#peerOf(addr).leftOut;
   }
 
   /**
-   * The addresses of a peer, as far as they are known; `host:port` with an unusual port stays what it is.
-   * @throws `InvalidArgument` for a peer without an address that may be used
+   * Expands `host:port` with a well-known port to one address per protocol. A `host:port` with any
+   * other port is returned unchanged: it is the address for each protocol.
+   *
+   * @throws `InvalidArgument` for a peer without a usable address
    */
   resolve(addr: PeerAddress): PeerAddress {
     const { addresses } = this.#peerOf(addr);
     return typeof addr === "string" && addresses.quic === addresses.tcp ? addr : addresses;
   }
 
-  /** Ends all connections; requests under way fail with `Closed`. Idempotent. */
+  /** Closes all connections; pending requests fail with `Closed`. Idempotent. */
   async close(): Promise<void> {
     this.#closed = true;
     await Promise.all([...this.#downloaders.values()].map((downloader) => downloader.close()));
   }
 
+  /**
+   * Sends a request over the protocols in turn, and selects the first that answers for the peer.
+   */
   async #negotiate(peer: Peer, request: PeerPieceRequest, options: CallOptions): Promise<Piece> {
     let settle: (failure: VortexError | undefined) => void = () => {};
     this.#negotiations.set(
@@ -189,26 +219,26 @@ export class AutoDownloader {
         run: (candidate, signal, why) => {
           const signals =
             options.signal === undefined ? signal : AbortSignal.any([options.signal, signal]);
-          return this.#ask(peer, { protocol: candidate, reason: why }, request, {
+          return this.#request(peer, { protocol: candidate, reason: why }, request, {
             ...options,
             signal: signals,
           });
         },
         discard: (piece) => piece.cancel(),
-        lost: (candidate) =>
+        onLost: (candidate) =>
           this.#downloaders.get(candidate)?.closeIdle?.(peer.addresses[candidate] ?? peer.name),
       });
-      // Whatever the peer answered, this is how it is spoken to.
+      // Any answer of the peer, even an error, shows that the protocol works with it.
       if ("result" in answer || answer.error.kind === "remote" || answer.error.kind === "peer") {
-        this.#verdicts.remember(peer.key, { protocol, reason }, peer.candidates);
-        this.#tell(peer.key, { protocol, reason });
+        this.#selector.select(peer.key, { protocol, reason }, peer.candidates);
+        this.#reportChoice(peer.key, { protocol, reason });
       }
-      this.#conclude(peer, settle, undefined);
+      this.#endNegotiation(peer, settle, undefined);
       if ("error" in answer) throw answer.error;
       return answer.result;
     } catch (error) {
       const failure = VortexError.from(error, "Internal");
-      this.#conclude(
+      this.#endNegotiation(
         peer,
         settle,
         failure.kind === "transport" || failure.kind === "timeout" ? failure : undefined,
@@ -217,7 +247,10 @@ export class AutoDownloader {
     }
   }
 
-  #conclude(
+  /**
+   * Ends the selection for a peer; the waiting requests fail with `failure` or go on without one.
+   */
+  #endNegotiation(
     { key }: Peer,
     settle: (failure: VortexError | undefined) => void,
     failure: VortexError | undefined,
@@ -226,23 +259,28 @@ export class AutoDownloader {
     settle(failure);
   }
 
-  async #ask(
+  /** Sends a request over one protocol and records the latency of the answer. */
+  async #request(
     peer: Peer,
-    verdict: SelectedProtocol,
+    selected: SelectedProtocol,
     request: PeerPieceRequest,
     options: CallOptions,
   ): Promise<Piece> {
-    const { protocol, reason } = verdict;
+    const { protocol, reason } = selected;
     const addr = peer.addresses[protocol];
-    if (addr === undefined)
-      throw new VortexError("InvalidArgument", `${peer.name} has no address for ${protocol}`);
+    if (addr === undefined) {
+      throw new VortexError(
+        "InvalidArgument",
+        `address of ${peer.name}: expected one for ${protocol}, got none`,
+      );
+    }
     const { clock } = this.#settings.runtime;
-    const begun = clock.now();
+    const startedAt = clock.now();
     const downloader = this.#downloader(protocol);
     const piece = await this.#telemetry.attribute({ peer: peer.key, protocol, reason }, () =>
       downloader.downloadPiece({ ...request, addr }, options),
     );
-    this.#noteLatency(peer, clock.now() - begun);
+    this.#recordLatency(peer, clock.now() - startedAt);
     return piece;
   }
 
@@ -270,75 +308,85 @@ export class AutoDownloader {
         .join("");
       throw new VortexError(
         "InvalidArgument",
-        `${name}: expected an address for ${this.#context.candidates.join(" or ")}${reasons}`,
+        `address of ${name}: expected one for ${this.#context.candidates.join(" or ")}, ` +
+          `got none${reasons}`,
       );
     }
     return { addresses, name, candidates, leftOut, key: keyOf(addresses) };
   }
 
+  /** Returns the head start of a protocol with this peer, in ms. */
   #delayFor({ key }: Peer): number {
     const { delay } = this.#context;
     const latency = this.#latencies.get(key);
     return latency === undefined
       ? delay
-      : Math.min(delay, Math.max(MIN_DELAY_MS, PATIENCE * latency.least));
+      : Math.min(delay, Math.max(MIN_DELAY_MS, DELAY_PER_LATENCY * latency.min));
   }
 
-  /** A sample replaces the least one after a term, so that a path that has become longer is not held to its past. */
-  #noteLatency({ key }: Peer, sample: number): void {
+  /**
+   * Records the lowest latency of a peer. The minimum expires, so that it can rise when the path
+   * becomes longer.
+   */
+  #recordLatency({ key }: Peer, sample: number): void {
     const now = this.#settings.runtime.clock.now();
     const known = this.#latencies.get(key);
-    const term =
+    const current =
       known !== undefined && now < known.expiresAt
         ? known
-        : { least: sample, expiresAt: now + this.#context.expiry };
-    this.#latencies.set(key, { ...term, least: Math.min(term.least, sample) });
+        : { min: sample, expiresAt: now + this.#context.expiry };
+    this.#latencies.set(key, { ...current, min: Math.min(current.min, sample) });
     const [oldest] = this.#latencies.keys();
     if (this.#latencies.size > MAX_PEERS && oldest !== undefined) this.#latencies.delete(oldest);
   }
 
-  #tell(key: string, { protocol, reason }: SelectedProtocol): void {
+  #reportChoice(key: string, { protocol, reason }: SelectedProtocol): void {
     const addr = addressIn(key, protocol);
     try {
       this.#context.onProtocol?.({ addr, protocol, reason });
     } catch {
-      // A listener's fault must not become that of the request.
+      // An exception of the listener must not fail the request.
     }
   }
 }
 
-/** The fastest answer of a peer within a term of {@link AutoContext.expiry}. */
+/** Lowest latency of a peer, with the lifetime {@link AutoContext.expiry}. */
 interface Latency {
-  /** In ms. */
-  readonly least: number;
-  /** End of the term, in ms on the clock. */
+  /** Time from request to answer, in ms. */
+  readonly min: number;
+  /** Expiry of `min`, in ms of the clock. */
   readonly expiresAt: number;
 }
 
+/** Peer with its addresses, and the protocols that they allow. */
 interface Peer {
-  /** What it is called in messages. */
+  /** Name of the peer in messages. */
   readonly name: string;
-  /** Its addresses, as one text. */
+  /** Key of the peer in maps: its addresses joined, see {@link KEY_ORDER}. */
   readonly key: string;
   readonly addresses: PeerAddresses;
+  /** Protocols that it has an address for and that may be used, in order of preference. */
   readonly candidates: readonly Protocol[];
-  /** Protocols that it has an address for and that are not used. */
+  /** Protocols that it has an address for and that are ruled out. */
   readonly leftOut: readonly LeftOutProtocol[];
 }
 
-const inKey: readonly Protocol[] = ["quic", "tcp", "grpc"];
+/** Order of the addresses in {@link Peer.key}. */
+const KEY_ORDER: readonly Protocol[] = ["quic", "tcp", "grpc"];
 
 function keyOf(addresses: PeerAddresses): string {
-  return inKey.map((protocol) => addresses[protocol] ?? "").join(" ");
+  return KEY_ORDER.map((protocol) => addresses[protocol] ?? "").join(" ");
 }
 
 function addressIn(key: string, protocol: Protocol): string {
-  return key.split(" ")[inKey.indexOf(protocol)] ?? "";
+  return key.split(" ")[KEY_ORDER.indexOf(protocol)] ?? "";
 }
 
-/** Whether a failure over a protocol that had worked means that another one may work now. */
-function saysElsewhere(error: VortexError, trust: PeerTrust): boolean {
+/**
+ * Returns true if a request that failed over its selected protocol may succeed over another one.
+ */
+function mayWorkElsewhere(error: VortexError, trust: PeerTrust): boolean {
   if (isAnswer(error, trust) || error.kind === "peer") return false;
-  // The time of the caller is over, or the peer did not want this one request.
+  // A timeout leaves no time for another try; a reset concerns only this request.
   return !["Stalled", "PieceTimeout", "StreamReset"].includes(error.code);
 }

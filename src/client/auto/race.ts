@@ -3,41 +3,42 @@ import type { Clock } from "../../runtime.ts";
 import type { Protocol } from "../../transport/protocol.ts";
 import { runStaggered, type Setback } from "../../transport/staggered-race.ts";
 
-/** What a race is told. */
+/** Options of {@link raceProtocols}. */
 export interface RaceOptions<T> {
-  /** In the order in which they begin; at least one. */
+  /** Protocols in order of their start; at least one. */
   readonly candidates: readonly Protocol[];
-  /** Protocols that do not take part, each with its reason; part of the reason for the winner. */
+  /** Explanations of the protocols that do not take part. They become part of the reason. */
   readonly leftOut: readonly string[];
-  /** Milliseconds that a candidate is ahead of the next one. */
+  /** Head start of a candidate before the next one, in ms. */
   readonly delay: number;
   readonly clock: Clock;
-  /** The caller's own; its end is that of the race. */
+  /** Signal of the caller; its abort ends the race. */
   readonly signal: AbortSignal | undefined;
-  /** The peer, for messages. */
+  /** Address of the peer, for messages. */
   readonly addr: string;
-  /** Decides which errors are an answer, see {@link isAnswer}. */
+  /** Effect of a rejected certificate, see {@link isAnswer}. */
   readonly trust: PeerTrust;
-  /** Begins a candidate. What it resolves with after its signal fired goes to `discard`. */
+  /** Starts a candidate. A result after the abort of its signal goes to `discard`. */
   run(protocol: Protocol, signal: AbortSignal, reason: string): Promise<T>;
-  /** Gives up a result that came too late. */
+  /** Disposes of a result that came after the end of the race. */
   discard(result: T): void;
-  /** A candidate that was given up has ended. */
-  lost(protocol: Protocol): void;
+  /** Called when an aborted candidate has ended. */
+  onLost(protocol: Protocol): void;
 }
 
-/** Who was first, with what, and why not the one before. */
+/** Winner of a race. */
 export interface RaceResult<T> {
   readonly protocol: Protocol;
+  /** Reason why this protocol won: what the earlier candidates did, in one line. */
   readonly reason: string;
-  /** What it answered: a result, or an error that is an answer. */
+  /** Result of the winner, or an error that is an answer, see {@link isAnswer}. */
   readonly answer: { readonly result: T } | { readonly error: VortexError };
 }
 
 /**
  * Happy Eyeballs (RFC 8305) over protocols: starts the next protocol when the previous one fails or
- * after `delay` ms. The first answer wins, also when it is an error of the peer; the others are
- * aborted. Rejects when none works, or as the signal says.
+ * after `delay` ms. The first answer wins, even if it is an error of the peer; the others are
+ * aborted. Rejects if no protocol works, or with `Aborted` when `signal` aborts.
  */
 export async function raceProtocols<T>(options: RaceOptions<T>): Promise<RaceResult<T>> {
   const { candidates, leftOut, delay, clock, signal, addr, trust } = options;
@@ -45,7 +46,9 @@ export async function raceProtocols<T>(options: RaceOptions<T>): Promise<RaceRes
     const waited = setbacks.flatMap(({ candidate, error }) =>
       error ? [] : [`${candidate} had not answered within ${delay} ms`],
     );
-    return [...leftOut, ...failuresOf(setbacks).map(told), ...waited].join("; ") || "tried first";
+    return (
+      [...leftOut, ...failuresOf(setbacks).map(describe), ...waited].join("; ") || "tried first"
+    );
   };
   const outcome = await runStaggered<Protocol, T>({
     candidates,
@@ -60,13 +63,14 @@ export async function raceProtocols<T>(options: RaceOptions<T>): Promise<RaceRes
     run: (protocol, own, setbacks) => options.run(protocol, own, reasonAfter(setbacks)),
     isFinal: (error) => isAnswer(error, trust),
     discard: (result) => options.discard(result),
-    onLost: (protocol) => options.lost(protocol),
+    onLost: (protocol) => options.onLost(protocol),
   });
-  if (!("candidate" in outcome)) throw noneWorks(addr, failuresOf(outcome.setbacks));
+  if (!("candidate" in outcome)) throw allFailed(addr, failuresOf(outcome.setbacks));
   const { candidate, setbacks, ...answer } = outcome;
   return { protocol: candidate, reason: reasonAfter(setbacks), answer };
 }
 
+/** Protocol that failed, with its error. */
 interface Failure {
   readonly protocol: Protocol;
   readonly error: VortexError;
@@ -79,23 +83,24 @@ function failuresOf(setbacks: readonly Setback<Protocol>[]): Failure[] {
 }
 
 /**
- * What a certificate decides. `named`: the caller says whom to trust, so a peer that fails the check is
- * not asked over another protocol. `unnamed`: TCP without a certificate is good enough, and so a failed
- * check is a reason to take it.
+ * Effect of a rejected certificate:
+ *
+ * - `named`: the request fails, since the options set `ca`, `fingerprints` or `cert`.
+ * - `unnamed`: the next protocol is tried, since the caller accepts unauthenticated TCP.
  */
 export type PeerTrust = "named" | "unnamed";
 
-/** Returns true for an answer of the peer, or of this side to the caller, which no other protocol would change. */
+/** Returns true for an error that every other protocol would give too, so it ends the race. */
 export function isAnswer({ code, kind }: VortexError, trust: PeerTrust): boolean {
   switch (code) {
     case "Unavailable":
-    // Of one port, and another protocol has another.
+    // Permissions are granted per port, and each protocol has its own port.
     case "PermissionDenied":
     case "RemoteUnimplemented":
       return false;
     case "HandshakeFailed":
       return trust === "named";
-    // Over TCP nothing but the answer tells whether the peer speaks Vortex.
+    // TCP has no ALPN: only an invalid answer shows that the peer does not speak Vortex.
     case "InvalidPacket":
     case "InvalidLength":
     case "InvalidUtf8":
@@ -107,20 +112,20 @@ export function isAnswer({ code, kind }: VortexError, trust: PeerTrust): boolean
   }
 }
 
-function noneWorks(addr: string, failures: readonly Failure[]): VortexError {
+function allFailed(addr: string, failures: readonly Failure[]): VortexError {
   const [only] = failures;
   if (failures.length === 1 && only !== undefined) return only.error;
-  // What says that a protocol is not spoken says the least about the peer.
-  const telling =
+  // An unsupported protocol says the least about the peer, so other errors take precedence.
+  const mostSpecific =
     failures.find(({ error }) => !["Unavailable", "ProtocolNotSupported"].includes(error.code)) ??
     only;
-  const message = `no protocol works with ${addr}: ${failures.map(told).join("; ")}`;
-  return new VortexError(telling?.error.code ?? "Unreachable", message, {
+  const message = `no protocol works with ${addr}: ${failures.map(describe).join("; ")}`;
+  return new VortexError(mostSpecific?.error.code ?? "Unreachable", message, {
     cause: failures.map(({ error }) => error),
     addr,
   });
 }
 
-function told({ protocol, error }: Failure): string {
+function describe({ protocol, error }: Failure): string {
   return `${protocol}: ${error.code}, ${error.message}`;
 }

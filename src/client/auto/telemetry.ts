@@ -3,29 +3,29 @@ import type { Operation, OperationStart, Telemetry } from "../../telemetry.ts";
 import type { Protocol } from "../../transport/protocol.ts";
 import type { ProtocolSelector } from "./protocol-selector.ts";
 
-/** A call that is about to begin. */
+/** Protocol of a call that is about to start, with the reason for it. */
 export interface ChosenCall {
-  /** As verdicts know the peer. */
+  /** Key of the peer in the {@link ProtocolSelector}. */
   readonly peer: string;
   readonly protocol: Protocol;
   readonly reason: string;
 }
 
 /**
- * Stands between the downloaders of each protocol and whoever listens: operations are told with their protocol and the
- * reason for it, and what they moved is counted for the verdicts. So the content is not counted twice.
+ * Telemetry between the downloaders of each protocol and the observer. Adds the protocol and its
+ * reason to each operation, and reports the transferred bytes to the {@link ProtocolSelector}.
  */
 export class ProtocolTelemetry implements Telemetry {
-  readonly #listener: Telemetry | undefined;
-  readonly #verdicts: ProtocolSelector;
+  readonly #observer: Telemetry | undefined;
+  readonly #selector: ProtocolSelector;
   #call: ChosenCall | undefined;
 
-  constructor(listener: Telemetry | undefined, verdicts: ProtocolSelector) {
-    this.#listener = listener;
-    this.#verdicts = verdicts;
+  constructor(observer: Telemetry | undefined, selector: ProtocolSelector) {
+    this.#observer = observer;
+    this.#selector = selector;
   }
 
-  /** Makes a call. Its operation begins before `call` returns, so no other one can come between. */
+  /** Makes a call. Its operation starts synchronously in `call`, so no other one can intervene. */
   attribute<T>(chosen: ChosenCall, call: () => T): T {
     this.#call = chosen;
     try {
@@ -39,24 +39,24 @@ export class ProtocolTelemetry implements Telemetry {
     const call = this.#call;
     this.#call = undefined;
     if (call === undefined)
-      return this.#listener?.begin(start) ?? { end: () => {}, run: (work) => work() };
+      return this.#observer?.begin(start) ?? { end: () => {}, run: (work) => work() };
     const { peer, protocol, reason } = call;
-    const operation = this.#listener?.begin({ ...start, protocol, protocolReason: reason });
-    const measured = this.#verdicts.begin(peer, protocol);
+    const operation = this.#observer?.begin({ ...start, protocol, protocolReason: reason });
+    const measured = this.#selector.measure(peer, protocol);
     return {
       ...operation,
       run: (work) => (operation === undefined ? work() : operation.run(work)),
       end: (result) => {
         measured.end(result.bytes ?? 0);
         if (result.error !== undefined && isLost(result.error))
-          this.#verdicts.failed(peer, protocol);
+          this.#selector.reportFailure(peer, protocol);
         operation?.end(result);
       },
     };
   }
 }
 
-/** Whether the way to the peer has failed, and not what was asked there. */
+/** Returns true if the path to the peer has failed, as opposed to the request. */
 function isLost({ code }: VortexError): boolean {
   return code === "ConnectionLost" || code === "Stalled";
 }

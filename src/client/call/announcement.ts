@@ -11,11 +11,11 @@ import {
 import type { CallScope } from "./scope.ts";
 
 /**
- * Checks what a peer announced against what was asked for, and makes the piece. The one place where metadata from the
- * network, of any protocol, becomes trusted.
+ * Checks the announced metadata against the request, and makes the piece. The only place where
+ * metadata from the network, over any protocol, becomes trusted.
  *
- * @throws `PieceMismatch`, `LimitExceeded`, `ProtocolViolation` for a digest that cannot be checked, `InvalidArgument` for
- * a range outside the piece
+ * @throws `PieceMismatch`, `LimitExceeded`, `ProtocolViolation` for an unsupported digest,
+ * `InvalidArgument` for a range outside the piece
  */
 export function acceptAnnouncement(
   request: PieceRequest,
@@ -28,21 +28,22 @@ export function acceptAnnouncement(
   if (metadata.number !== request.number) {
     throw new VortexError(
       "PieceMismatch",
-      `asked for piece ${request.number}, got piece ${metadata.number}`,
+      `number of the piece: expected ${request.number}, got ${metadata.number}`,
       { addr },
     );
   }
   if (metadata.length > BigInt(settings.maxPieceLength)) {
     throw new VortexError(
       "LimitExceeded",
-      `a piece of ${metadata.length} bytes announced: the limit is ${settings.maxPieceLength}`,
+      `length of the piece: expected at most ${settings.maxPieceLength} bytes (maxPieceLength), ` +
+        `got ${metadata.length}`,
       { addr },
     );
   }
   if (metadata.offset + metadata.length > BigInt(Number.MAX_SAFE_INTEGER)) {
     throw new VortexError(
       "LimitExceeded",
-      `a piece at offset ${metadata.offset} announced: beyond 2^53`,
+      `end of the piece: expected at most 2^53 - 1, got ${metadata.offset + metadata.length}`,
       { addr },
     );
   }
@@ -55,8 +56,9 @@ export function acceptAnnouncement(
 }
 
 /**
- * The digest that a peer announced, taken apart.
- * @throws `ProtocolViolation` for one that cannot be checked
+ * Parses the digest that a peer announced.
+ *
+ * @throws `ProtocolViolation` for a malformed digest or an unsupported algorithm
  */
 export function announcedDigest(
   text: string,
@@ -67,9 +69,10 @@ export function announcedDigest(
     return { digest: `${algorithm}:${encoded}`, algorithm };
   } catch (cause) {
     const detail = cause instanceof Error ? cause.message : String(cause);
-    throw new VortexError("ProtocolViolation", `the piece cannot be verified: ${detail}`, {
-      cause,
-      addr,
-    });
+    throw new VortexError(
+      "ProtocolViolation",
+      `digest of the piece: expected one that can be verified, got an invalid one: ${detail}`,
+      { cause, addr },
+    );
   }
 }

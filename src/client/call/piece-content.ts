@@ -3,30 +3,32 @@ import { VortexError } from "../../errors.ts";
 import type { ByteRange, Piece, PieceKind, PieceMetadata } from "../../piece.ts";
 import type { CallScope } from "./scope.ts";
 
-/** Where the bytes of a piece come from; the reader of a stream, or bytes that are there already. */
+/** Source of the bytes of a piece: a stream, or bytes in memory. */
 export interface ContentSource {
-  /** The next chunk, in `into` where that is possible, or undefined at the clean end. */
+  /** Reads the next chunk, into `into` if possible; undefined at a clean end of the source. */
   read(into?: Uint8Array): Promise<Uint8Array | undefined>;
-  /** Gives the rest up. Idempotent. */
+  /** Cancels the unread rest. Idempotent. */
   cancel(): void;
 }
 
-/** What a piece's content must turn out to be. */
+/** Expected content of a piece, and the range of it to return. */
 export interface ExpectedContent {
-  /** Bytes of the whole piece. */
+  /** Length of the whole piece, in bytes. */
   readonly length: number;
-  /** Digest of the whole piece, as `algorithm:encoded`. */
+  /** Digest of the whole piece, `algorithm:encoded`. */
   readonly digest: string;
-  /** Makes no sense of the content itself; fed every byte of it in order. */
+  /** Hasher of the digest's algorithm; it receives every byte of the content in order. */
   readonly hasher: Hasher;
-  /** The part to hand out, within the piece. */
+  /** First byte of the range to return, within the piece. */
   readonly start: number;
+  /** End of the range to return, exclusive. */
   readonly end: number;
 }
 
 /**
- * Reads the content of one piece and checks it as it passes: exactly `length` bytes, the digest, and a clean end of
- * stream behind them. The last chunk is handed out only after that, so whoever has received all bytes has right ones.
+ * Reads the content of one piece and verifies it on the way: exactly `length` bytes, the digest,
+ * and a clean end of stream. Returns the last chunk only after all three are verified, so a caller
+ * that received all bytes received correct ones.
  */
 export class PieceContent {
   readonly #source: ContentSource;
@@ -41,11 +43,11 @@ export class PieceContent {
     this.#expected = expected;
     this.#scope = scope;
     this.#whole = expected.start === 0 && expected.end === expected.length;
-    // From here on the peer owes something only while the content is being read.
+    // From here on the piece timeout runs only while the content is being read.
     scope.hold();
   }
 
-  /** The next chunk of the asked range, or undefined when all of it was handed out and found right. */
+  /** Reads the next chunk of the range; undefined once all of it was returned and verified. */
   async read(into?: Uint8Array): Promise<Uint8Array | undefined> {
     const { start, end, length } = this.#expected;
     this.#scope.resume();
@@ -66,7 +68,7 @@ export class PieceContent {
         if (chunk === undefined) {
           throw new VortexError(
             "TruncatedContent",
-            `the content ended after ${this.#position} of ${length} bytes`,
+            `content of the piece: expected ${length} bytes, got ${this.#position}`,
           );
         }
         const from = this.#position;
@@ -74,7 +76,7 @@ export class PieceContent {
         if (this.#position > length) {
           throw new VortexError(
             "ProtocolViolation",
-            `${this.#position - length} bytes follow the content of the piece`,
+            `content of the piece: expected ${length} bytes, got ${this.#position} or more`,
           );
         }
         if (this.#whole) this.#expected.hasher.update(chunk);
@@ -96,13 +98,14 @@ export class PieceContent {
     }
   }
 
-  /** Gives the rest up. */
+  /** Cancels the unread rest; the call fails with `Aborted` unless the content is complete. */
   cancel(): void {
     if (this.#done) return;
     this.#scope.fail(new VortexError("Aborted", "the content of the piece was cancelled"));
     this.#source.cancel();
   }
 
+  /** Verifies the digest and the end of the stream, where the range is the whole piece. */
   async #complete(): Promise<void> {
     if (this.#whole) {
       const { hasher, digest } = this.#expected;
@@ -110,14 +113,14 @@ export class PieceContent {
       if (found !== digest) {
         throw new VortexError(
           "DigestMismatch",
-          `the content has digest ${found}, announced was ${digest}`,
+          `digest of the content: expected ${digest}, got ${found}`,
         );
       }
       const extra = await this.#scope.waitFor(this.#source.read());
       if (extra !== undefined) {
         throw new VortexError(
           "ProtocolViolation",
-          `${extra.length} bytes follow the content of the piece`,
+          `end of the content: expected the end of the stream, got ${extra.length} more bytes`,
         );
       }
     } else {
@@ -128,10 +131,10 @@ export class PieceContent {
   }
 }
 
-/** Bytes of memory that are taken for a piece before any of its content has come. */
-const FIRST_BUFFER = 64 * 1024;
+/** Maximum memory allocated for a piece before any of its content has arrived, in bytes. */
+const INITIAL_BUFFER_BYTES = 64 * 1024;
 
-/** The {@link Piece} that users see, over a {@link PieceContent}. */
+/** {@link Piece} whose content is read from a {@link PieceContent}. */
 export class DownloadedPiece implements Piece {
   readonly number: number;
   readonly kind: PieceKind;
@@ -140,14 +143,19 @@ export class DownloadedPiece implements Piece {
   readonly digest: string;
   readonly metadata: PieceMetadata;
   readonly #content: PieceContent;
-  /** Bytes that are asked for. */
-  readonly #wanted: number;
+  /** Bytes that `#content` returns. */
+  readonly #rangeLength: number;
   #stream: ReadableStream<Uint8Array> | undefined;
-  /** How the content is being read. */
+  /** Way in which the caller reads the content; undefined before the first read. */
   #reading: "as a stream" | "by chunks" | "as a whole" | undefined;
 
-  /** @param wanted bytes that `content` will hand out */
-  constructor(kind: PieceKind, metadata: PieceMetadata, content: PieceContent, wanted: number) {
+  /** @param rangeLength bytes that `content` returns */
+  constructor(
+    kind: PieceKind,
+    metadata: PieceMetadata,
+    content: PieceContent,
+    rangeLength: number,
+  ) {
     this.kind = kind;
     this.metadata = metadata;
     this.number = metadata.number;
@@ -155,12 +163,12 @@ export class DownloadedPiece implements Piece {
     this.length = Number(metadata.length);
     this.digest = metadata.digest;
     this.#content = content;
-    this.#wanted = wanted;
+    this.#rangeLength = rangeLength;
   }
 
   get content(): ReadableStream<Uint8Array> {
     if (this.#stream === undefined) {
-      this.#take("as a stream");
+      this.#claim("as a stream");
       this.#stream = new ReadableStream<Uint8Array>(
         {
           pull: async (controller) => {
@@ -170,7 +178,7 @@ export class DownloadedPiece implements Piece {
           },
           cancel: () => this.#content.cancel(),
         },
-        // Nothing is read before it is wanted: the transport's window is the buffer.
+        // No read-ahead: the transport's receive window is the buffer.
         { highWaterMark: 0 },
       );
     }
@@ -178,30 +186,33 @@ export class DownloadedPiece implements Piece {
   }
 
   async read(into?: Uint8Array): Promise<Uint8Array | undefined> {
-    if (this.#reading !== "by chunks") this.#take("by chunks");
+    if (this.#reading !== "by chunks") this.#claim("by chunks");
     if (into?.length === 0)
-      throw new VortexError("InvalidArgument", "no memory to read into: it has no bytes");
+      throw new VortexError(
+        "InvalidArgument",
+        "memory to read into: expected 1 or more bytes, got 0",
+      );
     return this.#content.read(into);
   }
 
   async bytes(into?: Uint8Array): Promise<Uint8Array> {
-    if (into !== undefined && into.length < this.#wanted) {
+    if (into !== undefined && into.length < this.#rangeLength) {
       throw new VortexError(
         "InvalidArgument",
-        `${into.length} bytes of memory for ${this.#wanted} bytes of content`,
+        `memory for the content: expected ${this.#rangeLength} or more bytes, got ${into.length}`,
       );
     }
-    this.#take("as a whole");
-    // Grows with what arrives: the announced length alone never decides how much memory is taken.
-    let whole = into ?? new Uint8Array(Math.min(this.#wanted, FIRST_BUFFER));
+    this.#claim("as a whole");
+    // Grows with the received bytes: an announced length alone never allocates memory.
+    let whole = into ?? new Uint8Array(Math.min(this.#rangeLength, INITIAL_BUFFER_BYTES));
     let at = 0;
     for (;;) {
       const room = whole.subarray(at);
       const chunk = await this.#content.read(room.length > 0 ? room : undefined);
       if (chunk === undefined) return whole.subarray(0, at);
       const end = at + chunk.length;
-      if (end > whole.length || (end === whole.length && end < this.#wanted)) {
-        const larger = new Uint8Array(Math.min(this.#wanted, 2 * end));
+      if (end > whole.length || (end === whole.length && end < this.#rangeLength)) {
+        const larger = new Uint8Array(Math.min(this.#rangeLength, 2 * end));
         larger.set(whole.subarray(0, at));
         larger.set(chunk, at);
         whole = larger;
@@ -216,11 +227,12 @@ export class DownloadedPiece implements Piece {
     this.#content.cancel();
   }
 
-  #take(how: "as a stream" | "by chunks" | "as a whole"): void {
+  /** Reserves the content for one way of reading. @throws `InvalidArgument` if it is in use */
+  #claim(how: "as a stream" | "by chunks" | "as a whole"): void {
     if (this.#reading !== undefined) {
       throw new VortexError(
         "InvalidArgument",
-        `the content of this piece is being read already, ${this.#reading}`,
+        `content of the piece: expected one reader, got a second one; it is read ${this.#reading}`,
       );
     }
     this.#reading = how;
@@ -228,8 +240,9 @@ export class DownloadedPiece implements Piece {
 }
 
 /**
- * The part of a piece that a range names.
- * @throws `InvalidArgument` when it does not lie within the piece
+ * Fills in the defaults of a range of a piece with `length` bytes.
+ *
+ * @throws `InvalidArgument` for a range outside the piece
  */
 export function resolveRange(
   range: ByteRange | undefined,
@@ -244,8 +257,11 @@ export function resolveRange(
     start > end ||
     end > length
   ) {
-    const expected = `expected integers, 0 <= start <= end <= ${length}, the length of the piece`;
-    throw new VortexError("InvalidArgument", `range.start ${start}, range.end ${end}: ${expected}`);
+    throw new VortexError(
+      "InvalidArgument",
+      `range: expected integers, 0 <= range.start <= range.end <= ${length}, ` +
+        `the length of the piece, got range.start ${start}, range.end ${end}`,
+    );
   }
   return { start, end };
 }

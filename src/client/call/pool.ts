@@ -2,91 +2,101 @@ import { abortedError, untilAborted, VortexError } from "../../errors.ts";
 import type { Clock, Timer } from "../../runtime.ts";
 import type { PoolOptions } from "../downloader.ts";
 
-/** What a pool keeps: something that is connected to one peer. */
+/** Client of one peer, as kept in a pool. */
 export interface PoolClient {
-  /** Resolves, never rejects, when the connection has ended. */
+  /** Resolves when the connection has ended; never rejects. */
   readonly closed: Promise<unknown>;
-  /** Resolves when the connection stands, for clients that are handed out before it does. */
+  /**
+   * Resolves when the handshake is complete. Absent for clients that are connected from the start.
+   */
   readonly ready?: Promise<void>;
   /**
-   * Asks the peer for a sign of life; false when none came within `patience` ms. Never rejects.
-   * Absent where a dead connection shows by itself.
+   * Probes the connection. Resolves to false if the peer did not respond within `timeout` ms; never
+   * rejects. Absent where the transport itself detects dead connections.
    */
-  isAlive?(patience: number): Promise<boolean>;
-  /** Ends the connection at once; whatever waits on it fails with `error`. */
+  isAlive?(timeout: number): Promise<boolean>;
+  /** Closes the connection immediately; pending requests fail with `error`. */
   abort?(error: VortexError): void;
   close(): Promise<void>;
 }
 
-/** The use of a client for one request. */
+/** Use of a pooled client by one request. */
 export interface Lease<C> {
   readonly client: C;
   /**
-   * True when the connection may have been dead before the request: it is older, or
-   * {@link suspect} has found it dead and replaced it.
+   * True if the connection may have been dead before the request: it was reused, or {@link probe}
+   * has found it dead and replaced it.
    */
   readonly stale: boolean;
-  /** Ends the use. Idempotent. */
+  /** Returns the client to the pool. Idempotent. */
   release(): void;
-  /** Takes the client out of the pool, since it turned out to be dead; it is closed when its last request ends. */
+  /** Removes a dead client from the pool; it is closed when its last request ends. */
   discard(): void;
-  /** Examines the connection of a peer that owes an answer and is silent; replaces a dead one. */
-  suspect(): void;
+  /** Checks the connection of a silent peer in the background, and replaces it if it is dead. */
+  probe(): void;
 }
 
-/** What one look at a pool shows. */
+/** Snapshot of one entry of a pool. */
 export interface PoolEntryInfo {
   readonly addr: string;
   readonly activeRequests: number;
-  /** Milliseconds on the pool's clock. */
+  /** Start or end of the latest request, in ms of the pool's clock. */
   readonly lastActive: number;
 }
 
+/** Connection of the pool, from the start of its dial. */
 interface Entry<C> {
   readonly addr: string;
-  /** Its place in the pool: the address, and which of its connections this is. */
+  /** Key in the pool: the address, and the index of the connection unless it is the first. */
   readonly key: string;
+  /** Aborts the dial. */
   readonly dialling: AbortController;
-  /** Settles when the dial does. */
+  /** Settles with the dial. */
   readonly ready: Promise<C>;
+  /** Undefined until the dial succeeds. */
   client: C | undefined;
-  /** Requests that wait for the dial or use the client. */
+  /** Number of requests that wait for the dial or use the client. */
   active: number;
+  /** Start or end of the latest request, in ms of the pool's clock. */
   lastActive: number;
-  /** End of the last examination, in ms of the pool's clock; undefined during one. */
-  vouchedAt: number | undefined;
+  /** End of the last probe, in ms of the pool's clock; undefined during one. */
+  probedAt: number | undefined;
+  /** True once a probe has found the connection dead. */
   replaced: boolean;
-  /** True once its dial was ended, or its client closed. */
+  /** True once the dial was aborted or the client closed. */
   retired: boolean;
 }
 
-/** Milliseconds for a sign of life of a suspected peer. */
-const PATIENCE = 1000;
-/** Milliseconds for which a suspected peer that has answered is not asked again. */
-const VOUCHED = 1000;
-/** A dial took a round trip at least, and a sign of life takes one. */
-const DIALS_FOR_A_SIGN = 3;
+/** Minimum timeout of a probe, in ms. */
+const PROBE_TIMEOUT_MS = 1000;
+/** Minimum time between two probes of one connection, in ms. */
+const PROBE_INTERVAL_MS = 1000;
+/**
+ * Timeout of the second probe as a multiple of the dial time. A dial takes at least one round trip,
+ * and a probe takes one.
+ */
+const PROBE_TIMEOUT_PER_DIAL = 3;
 
 /**
- * Makes a client. The signal aborts when the last waiting request does, with the error that it was rejected with, or when the pool
- * is closed.
+ * Connects to a peer. The signal aborts when the last waiting request ends, with that request's
+ * error as its reason, or when the pool is closed.
  */
 export type Dial<C> = (addr: string, signal: AbortSignal) => Promise<C>;
 
 /**
- * Clients by address, each shared by any number of requests. Where an address may have several, a request takes the one with
- * the fewest.
+ * Pool of clients by address. Any number of requests share a client; with several clients per
+ * address, a request gets the one with the fewest active requests.
  *
- * Requests to one address at the same time share one dial. A client with active requests is never evicted; one whose
- * connection ended is replaced; a dial that failed leaves nothing behind.
+ * Concurrent requests to one address share one dial. Clients with active requests are never
+ * evicted, ended connections are replaced at the next request, and failed dials are forgotten.
  */
 export class ClientPool<C extends PoolClient> {
   readonly #dial: Dial<C>;
   readonly #options: Required<PoolOptions>;
   readonly #clock: Clock;
   readonly #entries = new Map<string, Entry<C>>();
-  /** Clients that are out of the map but still in use, or closing. */
-  readonly #leaving = new Set<Promise<void>>();
+  /** Pending closes of removed clients. */
+  readonly #closing = new Set<Promise<void>>();
   #cleanup: Timer | undefined;
   #closed = false;
 
@@ -96,7 +106,7 @@ export class ClientPool<C extends PoolClient> {
     this.#clock = clock;
   }
 
-  /** Every entry, for tests and diagnostics. */
+  /** Lists all entries, for tests and diagnostics. */
   entries(): PoolEntryInfo[] {
     return [...this.#entries.values()].map(({ addr, active, lastActive }) => ({
       addr,
@@ -105,7 +115,10 @@ export class ClientPool<C extends PoolClient> {
     }));
   }
 
-  /** A client for `addr`, dialled if there is none. Rejects as the dial does, `Closed`, or as the signal says. */
+  /**
+   * Leases a client for `addr`; dials if there is none. Rejects with the error of the dial, with
+   * `Closed`, or with `Aborted` when `signal` aborts.
+   */
   async acquire(addr: string, signal: AbortSignal): Promise<Lease<C>> {
     if (this.#closed) throw new VortexError("Closed", "the downloader is closed");
     if (signal.aborted) throw abortedError(signal, `a request to ${addr}`);
@@ -132,62 +145,66 @@ export class ClientPool<C extends PoolClient> {
         released = true;
         this.#release(entry);
       },
-      discard: () => this.#forget(entry),
-      suspect: () => void this.#examine(entry, client),
+      discard: () => this.#remove(entry),
+      probe: () => void this.#probe(entry, client),
     };
   }
 
   /**
-   * Tells a dead connection from a slow peer and from a dead path. A peer that has restarted
-   * knows nothing of the connection, and may have no way to say so. So it is asked for a sign of
-   * life, and without one a second connection is dialled. That proves path and peer; if the first
-   * connection is still silent then, it is dead, and the second takes its place.
+   * Distinguishes a dead connection from a slow peer and from a dead path. A restarted peer has
+   * lost the connection's state, and may be unable to reset it. If the first probe fails, a second
+   * connection is dialled: its handshake proves that path and peer work. If the first connection
+   * then fails another probe, it is dead, and the second one replaces it.
    */
-  async #examine(entry: Entry<C>, client: C): Promise<void> {
-    const { vouchedAt } = entry;
+  async #probe(entry: Entry<C>, client: C): Promise<void> {
+    const { probedAt } = entry;
     if (
       client.isAlive === undefined ||
-      vouchedAt === undefined ||
-      this.#clock.now() - vouchedAt < VOUCHED
+      probedAt === undefined ||
+      this.#clock.now() - probedAt < PROBE_INTERVAL_MS
     )
       return;
-    entry.vouchedAt = undefined;
+    entry.probedAt = undefined;
     try {
       await client.ready;
-      if (await client.isAlive(PATIENCE)) return;
+      if (await client.isAlive(PROBE_TIMEOUT_MS)) return;
       const started = this.#clock.now();
       const second = await this.#dial(entry.addr, entry.dialling.signal);
       try {
         await second.ready;
-        const took = this.#clock.now() - started;
-        const alive = await client.isAlive(Math.max(PATIENCE, DIALS_FOR_A_SIGN * took));
-        if (alive || entry.dialling.signal.aborted) this.#track(second.close());
+        const dialMs = this.#clock.now() - started;
+        const alive = await client.isAlive(
+          Math.max(PROBE_TIMEOUT_MS, PROBE_TIMEOUT_PER_DIAL * dialMs),
+        );
+        if (alive || entry.dialling.signal.aborted) this.#trackClosing(second.close());
         else this.#replace(entry, client, second);
       } catch {
-        this.#track(second.close());
+        this.#trackClosing(second.close());
       }
     } catch {
-      // That proves nothing of the first: the path may be dead, or the peer have no room for another.
+      // A failed dial proves nothing about the first connection: the path may be dead, or the peer
+      // may have no capacity for another one.
     } finally {
-      entry.vouchedAt = this.#clock.now();
+      entry.probedAt = this.#clock.now();
     }
   }
 
+  /** Replaces a dead client with `second`, and fails its requests with `ConnectionLost`. */
   #replace(entry: Entry<C>, client: C, second: C): void {
     entry.replaced = true;
     if (this.#entries.get(entry.key) === entry) this.#adopt(entry, second);
-    else this.#track(second.close());
+    else this.#trackClosing(second.close());
     const { addr } = entry;
     client.abort?.(
       new VortexError(
         "ConnectionLost",
-        "the peer answers on a new connection and no longer on this one",
+        "dead connection: the peer answers on a new connection and no longer on this one",
         { addr },
       ),
     );
   }
 
-  /** Puts a client in the place of a dead one. */
+  /** Adds a connected client under the key of a dead one. */
   #adopt({ addr, key }: Entry<C>, client: C): void {
     const entry: Entry<C> = {
       addr,
@@ -197,46 +214,51 @@ export class ClientPool<C extends PoolClient> {
       client,
       active: 0,
       lastActive: this.#clock.now(),
-      vouchedAt: this.#clock.now(),
+      probedAt: this.#clock.now(),
       replaced: false,
       retired: false,
     };
     this.#entries.set(key, entry);
-    void client.closed.then(() => this.#forget(entry));
+    void client.closed.then(() => this.#remove(entry));
   }
 
-  /** Closes the clients of `addr` that no request uses. */
+  /** Closes the idle clients of `addr`. */
   closeIdle(addr: string): void {
     for (const entry of [...this.#entries.values()]) {
-      if (entry.addr === addr && entry.active === 0) this.#forget(entry);
+      if (entry.addr === addr && entry.active === 0) this.#remove(entry);
     }
   }
 
-  /** Closes every client, active or not, and fails the dials under way. Idempotent. */
+  /** Closes every client, including those in use; pending dials fail with `Closed`. Idempotent. */
   async close(): Promise<void> {
     this.#closed = true;
     for (const entry of [...this.#entries.values()]) {
       this.#entries.delete(entry.key);
       this.#retire(entry, new VortexError("Closed", "the downloader is closed"));
     }
-    this.#schedule();
-    while (this.#leaving.size > 0) await Promise.all(this.#leaving);
+    this.#scheduleCleanup();
+    while (this.#closing.size > 0) await Promise.all(this.#closing);
   }
 
-  /** The least busy of the address's entries; a new one while all are in use and there may be more. */
+  /**
+   * Returns the entry of `addr` with the fewest requests. Opens a new one if all are in use and
+   * `connectionsPerAddress` allows it.
+   */
   #entryFor(addr: string): Entry<C> {
-    let least: Entry<C> | undefined;
-    let free: string | undefined;
+    let leastBusy: Entry<C> | undefined;
+    let freeKey: string | undefined;
     for (let index = 0; index < this.#options.connectionsPerAddress; index++) {
       const key = index === 0 ? addr : `${addr} ${index}`;
       const entry = this.#entries.get(key);
-      if (entry === undefined) free ??= key;
-      else if (least === undefined || entry.active < least.active) least = entry;
+      if (entry === undefined) freeKey ??= key;
+      else if (leastBusy === undefined || entry.active < leastBusy.active) leastBusy = entry;
     }
-    if (least === undefined) return this.#open(addr, addr);
-    return free === undefined || least.active === 0 ? least : this.#open(addr, free);
+    if (leastBusy === undefined) return this.#open(addr, addr);
+    if (freeKey === undefined || leastBusy.active === 0) return leastBusy;
+    return this.#open(addr, freeKey);
   }
 
+  /** Starts a dial and adds its entry to the pool. */
   #open(addr: string, key: string): Entry<C> {
     const dialling = new AbortController();
     const entry: Entry<C> = {
@@ -245,74 +267,80 @@ export class ClientPool<C extends PoolClient> {
       dialling,
       ready: this.#dial(addr, dialling.signal).then((client) => {
         if (dialling.signal.aborted) {
-          // Closed, or given up by all who waited, while the dial was on its last step.
-          this.#track(client.close());
+          // The pool was closed, or all waiting requests aborted, just before the dial succeeded.
+          this.#trackClosing(client.close());
           throw dialling.signal.reason;
         }
         entry.client = client;
-        void client.closed.then(() => this.#forget(entry));
+        void client.closed.then(() => this.#remove(entry));
         return client;
       }),
       client: undefined,
       active: 0,
       lastActive: this.#clock.now(),
-      vouchedAt: Number.NEGATIVE_INFINITY,
+      probedAt: Number.NEGATIVE_INFINITY,
       replaced: false,
       retired: false,
     };
     this.#entries.set(key, entry);
-    entry.ready.catch(() => this.#forget(entry));
-    this.#shrink();
-    this.#schedule();
+    entry.ready.catch(() => this.#remove(entry));
+    this.#evictIdle();
+    this.#scheduleCleanup();
     return entry;
   }
 
-  /** @param reason why the request ended, when it did so while it waited for the dial */
+  /**
+   * Ends a request. Aborts the dial if no other request waits for it.
+   *
+   * @param reason error of a request that ended while it waited for the dial
+   */
   #release(entry: Entry<C>, reason?: unknown): void {
     entry.active--;
     entry.lastActive = this.#clock.now();
     if (entry.active > 0) return;
     if (entry.client === undefined) {
-      // The last waiting request has left this dial.
-      this.#forget(entry, reason);
+      // No request waits for the dial any more.
+      this.#remove(entry, reason);
     } else if (this.#entries.get(entry.key) !== entry) {
-      this.#retire(entry, unused(entry));
+      this.#retire(entry, closedWhileIdle(entry));
     } else {
-      this.#shrink();
+      this.#evictIdle();
     }
   }
 
-  #forget(entry: Entry<C>, reason: unknown = unused(entry)): void {
+  /** Removes an entry from the pool; closes its client once no request uses it. */
+  #remove(entry: Entry<C>, reason: unknown = closedWhileIdle(entry)): void {
     if (this.#entries.get(entry.key) === entry) this.#entries.delete(entry.key);
     if (entry.active === 0) this.#retire(entry, reason);
-    this.#schedule();
+    this.#scheduleCleanup();
   }
 
-  /** Ends the entry's dial with `reason`, or closes its client. */
+  /** Aborts the entry's dial with `reason`, and closes its client if it has one. */
   #retire(entry: Entry<C>, reason: unknown): void {
     if (entry.retired) return;
     entry.retired = true;
     entry.dialling.abort(reason);
-    if (entry.client !== undefined) this.#track(entry.client.close());
+    if (entry.client !== undefined) this.#trackClosing(entry.client.close());
   }
 
-  #track(closing: Promise<void>): void {
-    const tracked = closing.catch(() => {}).finally(() => this.#leaving.delete(tracked));
-    this.#leaving.add(tracked);
+  /** Makes {@link close} wait for the close of a client. */
+  #trackClosing(closing: Promise<void>): void {
+    const tracked = closing.catch(() => {}).finally(() => this.#closing.delete(tracked));
+    this.#closing.add(tracked);
   }
 
-  /** Evicts the longest idle entries while there are more than the capacity. */
-  #shrink(): void {
+  /** Evicts the longest-idle entries while the pool is over its capacity. */
+  #evictIdle(): void {
     if (this.#entries.size <= this.#options.capacity) return;
     const idle = [...this.#entries.values()]
       .filter((entry) => entry.active === 0 && entry.client !== undefined)
       .sort((a, b) => a.lastActive - b.lastActive);
     for (const entry of idle.slice(0, this.#entries.size - this.#options.capacity))
-      this.#forget(entry);
+      this.#remove(entry);
   }
 
-  /** Keeps one timer running while there are entries. */
-  #schedule(): void {
+  /** Keeps the timer for idle timeouts running while the pool has entries. */
+  #scheduleCleanup(): void {
     if (this.#entries.size === 0) {
       this.#cleanup?.cancel();
       this.#cleanup = undefined;
@@ -322,9 +350,9 @@ export class ClientPool<C extends PoolClient> {
           this.#cleanup = undefined;
           const oldest = this.#clock.now() - this.#options.idleTimeout;
           for (const entry of [...this.#entries.values()]) {
-            if (entry.active === 0 && entry.lastActive <= oldest) this.#forget(entry);
+            if (entry.active === 0 && entry.lastActive <= oldest) this.#remove(entry);
           }
-          this.#schedule();
+          this.#scheduleCleanup();
         },
         this.#options.cleanupInterval,
         { background: true },
@@ -333,7 +361,7 @@ export class ClientPool<C extends PoolClient> {
   }
 }
 
-function unused({ addr }: { readonly addr: string }): VortexError {
+function closedWhileIdle({ addr }: { readonly addr: string }): VortexError {
   return new VortexError("Closed", `the connection to ${addr} is not in use: the pool closed it`, {
     addr,
   });

@@ -8,30 +8,30 @@ import { ClientPool, type Dial, type PoolClient, type PoolEntryInfo } from "./po
 import { CallScope } from "./scope.ts";
 import { callTimeouts } from "./settings.ts";
 
-/** A connection to one peer that pieces can be asked for. */
+/** {@link PoolClient} that fetches pieces from its peer. */
 export interface PieceClient extends PoolClient {
-  /** See {@link Connection.earlyData}. */
+  /** State of 0-RTT data on the connection, see {@link Connection.earlyData}. */
   readonly earlyData?: EarlyData;
-  /** Asks for a piece; the scope is the life of the call, and stays open when this throws, so that it can be tried again. */
+  /** Requests a piece. A rejection leaves `scope` open, so that the call can be retried in it. */
   downloadPiece(request: PieceRequest, scope: CallScope, operation?: Operation): Promise<Piece>;
 }
 
-/** What telemetry is told of a call. */
-export interface ReportedCall extends Omit<OperationStart, "role" | "addr"> {
-  /** Bytes of content that have come, asked for at the end. Default 0. */
+/** Description of a call for its telemetry. */
+export interface ObservedCall extends Omit<OperationStart, "role" | "addr"> {
+  /** Returns the received bytes of content; called at the end of the call. Default: 0 bytes. */
   readonly bytes?: () => number;
 }
 
-/** A {@link Downloader} over a pool of connections by address; what all protocols share. */
+/** {@link Downloader} over a pool of connections, the base of the downloaders of all protocols. */
 export class PooledDownloader<C extends PieceClient> implements Downloader {
   readonly #settings: DownloaderSettings;
   readonly #pool: ClientPool<C>;
 
-  /** @param dial makes a connection; the connect timeout is taken care of */
+  /** @param dial connects to a peer; the connect timeout is applied to it here */
   constructor(dial: Dial<C>, settings: DownloaderSettings) {
     this.#settings = settings;
     this.#pool = new ClientPool(
-      (addr, signal) => withinConnectTimeout(dial, addr, settings, signal),
+      (addr, signal) => withConnectTimeout(dial, addr, settings, signal),
       settings.pool,
       settings.runtime.clock,
     );
@@ -41,7 +41,7 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
     const { addr: peer, taskId, number, kind, range } = request;
     requireInteger("piece number", number, 0, 0xffffffff);
     let bytes = 0;
-    const told = {
+    const observed = {
       name: "download_piece",
       taskId,
       kind: kind ?? "standard",
@@ -52,7 +52,7 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
       peer,
       `piece ${number}`,
       options,
-      told,
+      observed,
       async (client, scope, addr, operation) => {
         const piece = await client.downloadPiece({ ...request, addr }, scope, operation);
         bytes = (range?.end ?? piece.length) - (range?.start ?? 0);
@@ -61,12 +61,12 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
     );
   }
 
-  /** The pool's entries, for diagnostics. */
+  /** Lists the pool's entries, for diagnostics. */
   connections(): PoolEntryInfo[] {
     return this.#pool.entries();
   }
 
-  /** Closes the connections to a peer that no request uses. @throws `InvalidArgument` for what is no address */
+  /** Closes the idle connections to a peer. @throws `InvalidArgument` for an invalid address */
   closeIdle(addr: string): void {
     this.#pool.closeIdle(formatAddress(parseAddress(addr)));
   }
@@ -79,12 +79,18 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
     return this.close();
   }
 
-  /** Makes one call, in a scope of its own that lasts until the call's result is finished with. */
+  /**
+   * Makes one call on a pooled connection. Its {@link CallScope} lasts until the result is
+   * consumed.
+   *
+   * @param what name of the call in messages
+   * @param call runs on a leased client, and again after a retryable failure
+   */
   protected async call<T>(
     peer: string,
     what: string,
     options: CallOptions,
-    told: ReportedCall,
+    observed: ObservedCall,
     call: (
       client: C,
       scope: CallScope,
@@ -93,7 +99,7 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
     ) => Promise<T>,
   ): Promise<T> {
     const addr = formatAddress(parseAddress(peer));
-    const { bytes, ...start } = told;
+    const { bytes, ...start } = observed;
     const operation = beginOperation(this.#settings.telemetry, { ...start, role: "client", addr });
     const scope = new CallScope(this.#settings.runtime.clock, {
       ...callTimeouts(options, this.#settings),
@@ -112,14 +118,15 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
     }
   }
 
+  /** Runs `call` on a leased client; retries it on another connection where that is safe. */
   async #attempt<T>(addr: string, scope: CallScope, call: (client: C) => Promise<T>): Promise<T> {
     let retried = false;
     for (;;) {
       if (scope.failure !== undefined) throw scope.failure;
       const lease = await this.#pool.acquire(addr, scope.signal);
       scope.onSilence(() => {
-        // A peer that is silent on the next connection too is silent, and not gone.
-        if (!retried) lease.suspect();
+        // After a retry the connection is new: its silence is that of the peer.
+        if (!retried) lease.probe();
       });
       try {
         const result = await call(lease.client);
@@ -130,19 +137,19 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
         return result;
       } catch (error) {
         const failure = VortexError.from(error, "Internal");
-        // A pooled connection may have died unnoticed, by a restart of the peer for one, and what is remembered of a peer may
-        // not hold any more. The calls have no effect on the peer, so they may go again on a new connection; what fails there
-        // is told.
-        const presumed = lease.stale || lease.client.earlyData === "refused";
-        const stale = presumed && failure.code === "ConnectionLost";
-        // This connection goes on, and asks after its handshake now, or has ended with what was remembered of the peer, and the next
-        // one asks after its own.
-        const early = failure.code === "EarlyDataRefused";
-        // A peer that has vanished is noticed only after the transport's own timeouts, minutes over TCP; a connection that was
-        // silent for a whole timeout is not used again before that.
+        // A pooled connection may have died unnoticed, for example by a restart of the peer; the
+        // session ticket of a 0-RTT connection may be outdated. Calls have no side effects on the
+        // peer, so they are retried on a new connection. A failure there is final.
+        const maybeOutdated = lease.stale || lease.client.earlyData === "refused";
+        const stale = maybeOutdated && failure.code === "ConnectionLost";
+        // The retry sends no early data: either this connection has completed its handshake, or it
+        // has ended together with the session ticket, and the next dial has none.
+        const refused = failure.code === "EarlyDataRefused";
+        // A vanished peer is detected only by the transport's timeouts, which take minutes over
+        // TCP. So a connection that was silent for a whole timeout is not reused.
         if (stale || failure.kind === "timeout") lease.discard();
         lease.release();
-        if (!stale && !early) throw failure;
+        if (!stale && !refused) throw failure;
         retried ||= stale;
       }
     }
@@ -150,10 +157,10 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
 }
 
 /**
- * Dials, for at most the connect timeout, which lasts until the connection stands also where a request may go before it does.
- * Rejects as `dial` does, or with `ConnectTimeout`.
+ * Dials under the connect timeout. The timeout covers the whole handshake, even if `dial` resolves
+ * earlier (0-RTT). Rejects with the error of `dial`, or with `ConnectTimeout`.
  */
-async function withinConnectTimeout<C extends PieceClient>(
+async function withConnectTimeout<C extends PieceClient>(
   dial: Dial<C>,
   addr: string,
   { connectTimeout, runtime }: DownloaderSettings,
@@ -165,22 +172,24 @@ async function withinConnectTimeout<C extends PieceClient>(
   if (signal.aborted) onAbort();
   const timer = runtime.clock.setTimer(() => {
     attempt.abort(
-      new VortexError("ConnectTimeout", `no connection to ${addr} within ${connectTimeout} ms`, {
-        addr,
-      }),
+      new VortexError(
+        "ConnectTimeout",
+        `connection to ${addr}: not established within ${connectTimeout} ms (connectTimeout)`,
+        { addr },
+      ),
     );
   }, connectTimeout);
-  const over = (): void => {
+  const cleanUp = (): void => {
     timer.cancel();
     signal.removeEventListener("abort", onAbort);
   };
   try {
     const client = await dial(addr, attempt.signal);
-    if (client.ready === undefined) over();
-    else client.ready.then(over, over);
+    if (client.ready === undefined) cleanUp();
+    else client.ready.then(cleanUp, cleanUp);
     return client;
   } catch (error) {
-    over();
+    cleanUp();
     throw withAddress(error, addr);
   }
 }

@@ -2,28 +2,32 @@ import { abortedError, VortexError, withAddress } from "../../errors.ts";
 import { onAbort } from "../../on-abort.ts";
 import type { Clock, Timer } from "../../runtime.ts";
 
-/** Silence after which a peer that owes something is suspected, and between suspicions, in ms. */
-export const SUSPICIOUS_SILENCE = 1500;
+/** Interval of {@link CallScope.onSilence} while the peer is silent, in ms. */
+export const SILENCE_INTERVAL_MS = 1500;
 
-/** What ends one call: its AbortSignal, its piece timeout, and silence. */
+/** Options of {@link CallScope}: the signal and the timeouts that can fail the call. */
 export interface CallScopeOptions {
+  /** Signal of the caller; its abort fails the call with `Aborted`. */
   readonly signal?: AbortSignal | undefined;
-  /** Milliseconds, see `CallOptions`. */
+  /** See `CallOptions.pieceTimeout`, in ms. */
   readonly pieceTimeout: number;
+  /** See `CallOptions.stallTimeout`, in ms. */
   readonly stallTimeout: number;
-  /** Milliseconds that one hold may last, see {@link CallScope.hold}. Default: the piece timeout. */
+  /** Maximum duration of a hold in ms, see {@link CallScope.hold}. Default: `pieceTimeout`. */
   readonly unreadTimeout?: number | undefined;
-  /** For messages: `piece 3 of 10.0.0.1:4006`. */
+  /** Name of the call in messages, such as `piece 3 from 10.0.0.1:4006`. */
   readonly what: string;
+  /** Address of the peer, added to each error. */
   readonly addr: string;
 }
 
 /**
- * The life of one call, from `downloadPiece` to the last byte of its content. Whatever fails it first is what every part
- * of it fails with: `signal` fires with that error as its reason. `finish` ends the scope, exactly once, in every case.
+ * Lifetime of one call, from `downloadPiece` to the last byte of its content. The first failure
+ * becomes the error of every part of the call, and the reason of {@link signal}. The scope ends
+ * exactly once: when it fails, or by {@link finish}.
  */
 export class CallScope {
-  /** Fires when the call fails, with the `VortexError` as its reason. */
+  /** Aborts when the call fails, with its `VortexError` as the reason. */
   readonly signal: AbortSignal;
   readonly #controller = new AbortController();
   #failure: VortexError | undefined;
@@ -33,14 +37,18 @@ export class CallScope {
   readonly #cleanups: (() => void)[] = [];
   readonly #startedAt: number;
   #deadline: Timer;
-  /** When `#deadline` fires. */
+  /** Time at which `#deadline` fires, in ms of the clock. */
   #deadlineAt = 0;
-  /** Milliseconds of the holds that are over. */
-  #held = 0;
+  /** Total duration of all ended holds, in ms. */
+  #heldMs = 0;
+  /** Start of the current hold, in ms of the clock; undefined outside a hold. */
   #heldSince: number | undefined;
+  /** Timer of the next check for silence; undefined while none is scheduled. */
   #watchdog: Timer | undefined;
   #onSilence: (() => void) | undefined;
+  /** Number of waits for the peer in progress. */
   #waits = 0;
+  /** Start of the current silence, in ms of the clock. */
   #lastProgress = 0;
   #finished = false;
 
@@ -58,23 +66,31 @@ export class CallScope {
     }
   }
 
-  /** What the call failed with, if it has failed. */
+  /** Error of the call; undefined unless it has failed. */
   get failure(): VortexError | undefined {
     return this.#failure;
   }
 
-  /** Runs `listener` when the call fails; at once if it has. Costs less than listening to the signal. */
+  /**
+   * Calls `listener` when the call fails, at once if it has. Cheaper than a listener on `signal`.
+   */
   onFailure(listener: () => void): void {
     if (this.#failure !== undefined) listener();
     else this.#listeners.push(listener);
   }
 
-  /** Calls `listener` after each {@link SUSPICIOUS_SILENCE}. Replaces an earlier listener. */
+  /**
+   * Calls `listener` after each {@link SILENCE_INTERVAL_MS} without bytes from the peer during a
+   * wait. Replaces the previous listener.
+   */
   onSilence(listener: () => void): void {
     this.#onSilence = listener;
   }
 
-  /** Fails the call: whoever waits on the signal hears of it, with the peer's address. The first failure stands. */
+  /**
+   * Fails the call with `error`, adds the peer's address to it, and ends the scope. No-op once it
+   * has ended.
+   */
   fail(error: VortexError): void {
     if (this.#finished || this.#failure !== undefined) return;
     this.#failure = withAddress(error, this.#options.addr);
@@ -83,7 +99,7 @@ export class CallScope {
     this.finish();
   }
 
-  /** Fails the call with `error` if nothing has yet, and returns what it failed with. */
+  /** Fails the call with `error` unless it has failed before, and returns the error of the call. */
   end(error: unknown): VortexError {
     const failure = withAddress(error, this.#options.addr);
     this.fail(failure);
@@ -91,13 +107,16 @@ export class CallScope {
     return this.failure ?? failure;
   }
 
-  /** Runs `cleanup` when the scope ends, at once if it has. */
+  /** Calls `cleanup` when the scope ends, at once if it has. */
   onFinish(cleanup: () => void): void {
     if (this.#finished) cleanup();
     else this.#cleanups.push(cleanup);
   }
 
-  /** Ends the scope: timers stop, listeners are gone, the pool has its lease back. Idempotent. */
+  /**
+   * Ends the scope: cancels its timers and runs the cleanups, which return the pool's lease.
+   * Idempotent.
+   */
   finish(): void {
     if (this.#finished) return;
     this.#finished = true;
@@ -107,13 +126,13 @@ export class CallScope {
   }
 
   /**
-   * Waits for something that the peer owes: silence for longer than the stall timeout fails the call. A caller who reads
-   * slowly is not silence of the peer, so only such waits count.
+   * Awaits a promise that the peer has to settle, under the stall timeout. Only such waits count as
+   * silence of the peer; time in which the caller does not read does not.
    */
-  async waitFor<T>(owed: Promise<T>): Promise<T> {
+  async waitFor<T>(promise: Promise<T>): Promise<T> {
     this.beginWait();
     try {
-      return await owed;
+      return await promise;
     } catch (error) {
       throw this.failure ?? error;
     } finally {
@@ -121,49 +140,59 @@ export class CallScope {
     }
   }
 
-  /** The peer owes something from now on; for loops that wait for each chunk, where {@link waitFor} would add its own promises. */
+  /**
+   * Starts a wait for the peer, like {@link waitFor} without its promises: for loops that wait for
+   * each chunk. {@link endWait} ends it.
+   */
   beginWait(): void {
     if (this.#waits++ > 0) return;
     this.#lastProgress = this.#clock.now();
-    // One timer for many short waits: it looks when it fires, instead of being set and cleared for each chunk.
-    this.#watchdog ??= this.#lookIn(Math.min(SUSPICIOUS_SILENCE, this.#options.stallTimeout));
+    // One timer serves many short waits: it checks the silence when it fires, so that no timer is
+    // set and cleared for each chunk.
+    this.#watchdog ??= this.#checkSilenceIn(
+      Math.min(SILENCE_INTERVAL_MS, this.#options.stallTimeout),
+    );
   }
 
-  /** What was owed since {@link beginWait} has come, or will not. */
+  /** Ends a wait of {@link beginWait}. */
   endWait(): void {
     this.#waits--;
   }
 
   /**
-   * Stops the piece timeout while the caller does not read: a rate limit, a slow disk and a slow reader are our own time and
-   * not the peer's. A hold longer than the unread timeout fails the call, so that a piece that nobody reads is freed.
+   * Pauses the piece timeout while the caller does not read: rate limits, slow disks and slow
+   * readers do not count against the peer. A hold longer than the unread timeout fails the call,
+   * which frees the resources of an abandoned piece.
    */
   hold(): void {
     if (this.#heldSince !== undefined) return;
     const { pieceTimeout, unreadTimeout = pieceTimeout } = this.#options;
     this.#heldSince = this.#clock.now();
-    this.#deadlineBefore(this.#heldSince + unreadTimeout);
+    this.#advanceDeadline(this.#heldSince + unreadTimeout);
   }
 
-  /** Lets the piece timeout run on after {@link hold}. */
+  /** Resumes the piece timeout after {@link hold}. */
   resume(): void {
     if (this.#heldSince === undefined) return;
     const now = this.#clock.now();
-    this.#held += now - this.#heldSince;
+    this.#heldMs += now - this.#heldSince;
     this.#heldSince = undefined;
-    this.#deadlineBefore(now + this.#timeLeft(now));
+    this.#advanceDeadline(now + this.#timeLeft(now));
   }
 
-  /** One timer serves many short holds: it is set again only when it would fire too late, and looks when it fires. */
-  #deadlineBefore(time: number): void {
+  /**
+   * Makes the deadline timer fire no later than at `time`. One timer serves many short holds: it is
+   * replaced only if it would fire too late, and checks the deadline when it fires.
+   */
+  #advanceDeadline(time: number): void {
     if (this.#finished || this.#deadlineAt <= time) return;
     this.#deadline.cancel();
     this.#deadline = this.#deadlineIn(time - this.#clock.now());
   }
 
-  /** Milliseconds of the piece timeout that are left. */
+  /** Returns the rest of the piece timeout, in ms. */
   #timeLeft(now: number): number {
-    return this.#options.pieceTimeout - (now - this.#startedAt - this.#held);
+    return this.#options.pieceTimeout - (now - this.#startedAt - this.#heldMs);
   }
 
   #deadlineIn(milliseconds: number): Timer {
@@ -182,29 +211,31 @@ export class CallScope {
     }
     const message =
       held === undefined
-        ? `${what} was not complete within ${pieceTimeout} ms`
-        : `${what} was not read for ${unreadTimeout} ms`;
+        ? `${what}: not complete within ${pieceTimeout} ms (pieceTimeout)`
+        : `${what}: content not read for ${unreadTimeout} ms (unreadTimeout)`;
     this.fail(new VortexError("PieceTimeout", message, { addr }));
   }
 
-  #look(): void {
+  #checkSilence(): void {
     this.#watchdog = undefined;
     if (this.#finished || this.#waits === 0) return;
     const { stallTimeout, what, addr } = this.#options;
     const silence = this.#clock.now() - this.#lastProgress;
     if (silence >= stallTimeout) {
       this.fail(
-        new VortexError("Stalled", `no byte of ${what} came for ${stallTimeout} ms`, { addr }),
+        new VortexError("Stalled", `${what}: no bytes for ${stallTimeout} ms (stallTimeout)`, {
+          addr,
+        }),
       );
       return;
     }
-    const suspicious = silence >= SUSPICIOUS_SILENCE;
-    const next = suspicious ? SUSPICIOUS_SILENCE : SUSPICIOUS_SILENCE - silence;
-    this.#watchdog = this.#lookIn(Math.min(next, stallTimeout - silence));
-    if (suspicious) this.#onSilence?.();
+    const silent = silence >= SILENCE_INTERVAL_MS;
+    const next = silent ? SILENCE_INTERVAL_MS : SILENCE_INTERVAL_MS - silence;
+    this.#watchdog = this.#checkSilenceIn(Math.min(next, stallTimeout - silence));
+    if (silent) this.#onSilence?.();
   }
 
-  #lookIn(milliseconds: number): Timer {
-    return this.#clock.setTimer(() => this.#look(), milliseconds);
+  #checkSilenceIn(milliseconds: number): Timer {
+    return this.#clock.setTimer(() => this.#checkSilence(), milliseconds);
   }
 }

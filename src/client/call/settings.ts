@@ -2,11 +2,12 @@ import { MAX_PIECE_LENGTH, requireInteger } from "../../piece.ts";
 import type { Runtime } from "../../runtime.ts";
 import type { CallOptions, DownloaderOptions, DownloaderSettings } from "../downloader.ts";
 
-/** The longest time that an option takes: 30 days, in milliseconds. */
+/** Maximum of every timeout option: 30 days, in ms. */
 export const MAX_TIMEOUT_MS: number = 30 * 24 * 3600 * 1000;
 
 /**
- * Fills the defaults in.
+ * Fills in the defaults of downloader options.
+ *
  * @throws `InvalidArgument` for a value out of its range
  */
 export function downloaderSettings(
@@ -50,7 +51,11 @@ export function downloaderSettings(
   return settings;
 }
 
-/** The timeouts of one call: its own where given, else the downloader's. */
+/**
+ * Returns the timeouts of one call in ms: from its options, by default from the downloader.
+ *
+ * @throws `InvalidArgument` for a value out of its range
+ */
 export function callTimeouts(
   options: CallOptions,
   settings: DownloaderSettings,

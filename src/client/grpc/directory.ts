@@ -9,7 +9,7 @@ import type {
 import { MAX_PIECES } from "../../task/layout.ts";
 import type { GrpcDownloader } from "./downloader.ts";
 
-/** A {@link TaskDirectory} that asks parents over the Dragonfly API, by the connections of a downloader. */
+/** {@link TaskDirectory} over the Dragonfly API, on the connections of a {@link GrpcDownloader}. */
 export class GrpcDirectory implements TaskDirectory {
   readonly #downloader: Pick<GrpcDownloader, "statTask" | "syncPieces">;
 
@@ -27,11 +27,11 @@ export class GrpcDirectory implements TaskDirectory {
       kind,
     });
     const pieceCount = Math.ceil(contentLength / pieceLength);
-    // Whoever asks for pieces makes a list of their numbers.
+    // Callers allocate a list of all piece numbers.
     if (pieceCount > MAX_PIECES) {
       throw new VortexError(
         "LimitExceeded",
-        `a task of ${pieceCount} pieces: the limit is ${MAX_PIECES}`,
+        `pieces of the task: expected at most ${MAX_PIECES}, got ${pieceCount}`,
         { addr },
       );
     }
@@ -43,7 +43,7 @@ export class GrpcDirectory implements TaskDirectory {
     taskId: string,
     { signal, hostId, kind, numbers }: SyncOptions,
   ): AsyncGenerator<PieceLocation, void, void> {
-    // An empty list would ask for all pieces here, and for nothing that stock peers know.
+    // Peers of this library take an empty list for all pieces; stock peers take it for none.
     if (numbers.length === 0) return;
     yield* this.#downloader.syncPieces(
       addr,

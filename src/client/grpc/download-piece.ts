@@ -8,17 +8,19 @@ import type { ContentSource } from "../call/piece-content.ts";
 import type { CallScope } from "../call/scope.ts";
 import type { DownloaderSettings, PieceRequest } from "../downloader.ts";
 
-/** The answer of DownloadPiece and its twins. */
+/** Answer of DownloadPiece, and of its variants for other kinds of task. */
 export interface PieceAnswer {
   readonly piece?: PieceMessage | undefined;
+  /** Digest of the metadata. */
   readonly digest?: string | undefined;
 }
 
 /**
- * Checks an answer against the request and against itself. Nothing of a piece is handed out before all of it agreed.
+ * Verifies an answer: metadata against the request, and content against the metadata. Returns a
+ * piece only after all checks have passed.
  *
- * @throws `ProtocolViolation`, `PieceMismatch`, `LimitExceeded`, `InvalidArgument` for the range, `LengthMismatch`,
- * `DigestMismatch`
+ * @throws `ProtocolViolation`, `PieceMismatch`, `LimitExceeded`, `LengthMismatch`,
+ * `DigestMismatch`, `InvalidArgument` for the range
  */
 export function acceptAnswer(
   { piece, digest }: PieceAnswer,
@@ -27,25 +29,28 @@ export function acceptAnswer(
   settings: DownloaderSettings,
 ): Piece {
   const { addr } = request;
-  if (piece === undefined)
-    throw new VortexError("ProtocolViolation", "the answer holds no piece", { addr });
-  const metadata = metadataOf(piece);
+  if (piece === undefined) {
+    throw new VortexError("ProtocolViolation", "answer: expected a piece, got none", { addr });
+  }
+  const metadata = toMetadata(piece);
   const content = piece.content ?? new Uint8Array(0);
-  // The digest of the whole piece is checked below, for a range of it too: the content does not pass a second hash.
+  // The digest of the whole piece is checked below, for a range of it too: the content does not
+  // pass a second hash.
   const settled = { update: () => {}, encode: () => parseDigest(metadata.digest).encoded };
   const accepted = acceptAnnouncement(request, metadata, oneChunk(content), scope, {
     ...settings,
     runtime: { ...settings.runtime, hashers: () => settled },
   });
   requireLength(content, metadata, addr);
-  if (digest !== undefined) checkMetadata(metadata, digest, addr, settings);
+  if (digest !== undefined) requireMetadataDigest(metadata, digest, addr, settings);
   requireDigest(content, metadata, addr, settings);
   return accepted;
 }
 
 /**
- * Checks the content of a piece against what is said of it in the same message.
- * @throws `ProtocolViolation` for a digest that cannot be checked, `LengthMismatch`, `DigestMismatch`
+ * Verifies length and digest of a piece's content against its metadata.
+ *
+ * @throws `ProtocolViolation` for an unsupported digest, `LengthMismatch`, `DigestMismatch`
  */
 export function verifyContent(
   content: Uint8Array,
@@ -57,8 +62,8 @@ export function verifyContent(
   requireDigest(content, metadata, addr, settings);
 }
 
-/** What a message says of a piece. */
-export function metadataOf(piece: PieceMessage): PieceMetadata {
+/** Converts a `common.v2.Piece` message to metadata, without any check. */
+export function toMetadata(piece: PieceMessage): PieceMetadata {
   return {
     number: piece.number,
     offset: piece.offset,
@@ -75,7 +80,7 @@ function requireLength(content: Uint8Array, { length }: PieceMetadata, addr: str
   if (BigInt(content.length) === length) return;
   throw new VortexError(
     "LengthMismatch",
-    `${content.length} bytes came, announced were ${length}`,
+    `length of the content: expected ${length} bytes, got ${content.length}`,
     { addr },
   );
 }
@@ -89,11 +94,12 @@ function requireDigest(
   const { algorithm, digest } = announcedDigest(metadata.digest, addr);
   const found = digestOf(algorithm, content, runtime.hashers);
   if (found === digest) return;
-  const message = `the content has digest ${found}, announced was ${metadata.digest}`;
+  const message = `digest of the content: expected ${metadata.digest}, got ${found}`;
   throw new VortexError("DigestMismatch", message, { addr });
 }
 
-function checkMetadata(
+/** @throws `ProtocolViolation` for an unsupported digest, `DigestMismatch` */
+function requireMetadataDigest(
   metadata: PieceMetadata,
   digest: string,
   addr: string,
@@ -104,21 +110,26 @@ function checkMetadata(
     announced = parseDigest(digest);
   } catch (cause) {
     const { message } = VortexError.from(cause, "Internal");
-    throw new VortexError("ProtocolViolation", `the metadata cannot be verified: ${message}`, {
-      cause,
-      addr,
-    });
+    throw new VortexError(
+      "ProtocolViolation",
+      `digest of the metadata: expected one that can be verified, got an invalid one: ${message}`,
+      { cause, addr },
+    );
   }
   const found = metadataDigest(announced.algorithm, metadata, settings.runtime.hashers);
   if (found !== `${announced.algorithm}:${announced.encoded}`) {
     throw new VortexError(
       "DigestMismatch",
-      `the metadata has digest ${found}, announced was ${digest}`,
+      `digest of the metadata: expected ${digest}, got ${found}`,
       { addr },
     );
   }
 }
 
+/**
+ * Source of content in memory. A read without a buffer returns the bytes themselves. A read into a
+ * buffer copies them, and frees the memory of `content` after the last one.
+ */
 function oneChunk(content: Uint8Array): ContentSource {
   const end = content.length;
   let at = 0;
@@ -130,7 +141,7 @@ function oneChunk(content: Uint8Array): ContentSource {
       if (into === undefined) return part;
       into.set(part);
       const copy = into.subarray(0, part.length);
-      if (at === end) free(content);
+      if (at === end) freeBuffer(content);
       return copy;
     },
     cancel() {
@@ -139,7 +150,10 @@ function oneChunk(content: Uint8Array): ContentSource {
   };
 }
 
-/** Frees the memory of a message, of which nothing else is left, where the runtime can: collectors come late for as much. */
-function free({ buffer }: Uint8Array): void {
+/**
+ * Frees the memory of a message where the runtime supports it (`ArrayBuffer.transfer`). Garbage
+ * collection would be late for buffers of this size. Nothing else may use the buffer.
+ */
+function freeBuffer({ buffer }: Uint8Array): void {
   (buffer as { transfer?(length: number): void }).transfer?.(0);
 }

@@ -17,76 +17,80 @@ import {
 import { type PieceMetadata, requireInteger } from "../../piece.ts";
 import type { CallScope } from "../call/scope.ts";
 import type { CallOptions, DownloaderSettings } from "../downloader.ts";
-import { metadataOf, verifyContent } from "./download-piece.ts";
+import { toMetadata, verifyContent } from "./download-piece.ts";
 import { type PieceExtent, PieceLayout } from "./piece-layout.ts";
 
 /**
- * Names a task for DownloadTask, which takes the parts of its id and not the id: a peer that does not have the task can fetch it
- * from there. The id is made of them here too, and the peer's answer is checked against it.
+ * Identity of a task for DownloadTask. The call takes the source of a task instead of its id, so
+ * that a peer without the task can fetch it from there. The task id is also computed here, and the
+ * peer's answer is checked against it.
  */
 export type TaskIdentity =
   | StandardTaskIdentity
   | PersistentTaskIdentity
   | PersistentCacheTaskIdentity;
 
-/** A standard task. */
+/** Identity of a standard task: its URL and the parameters that are part of its id. */
 export interface StandardTaskIdentity extends UrlIdentity {
   readonly kind?: "standard";
-  /** Makes the id of this text, instead of the URL and what goes with it. */
+  /** Text that the id is computed from, instead of the URL and its parameters. */
   readonly content?: string;
-  /** Makes the id of the digest that an OCI blob's URL ends in. Default false. */
+  /** Computes the id from the digest at the end of an OCI blob's URL. Default false. */
   readonly blobDigest?: boolean;
-  /** For the origin. */
+  /** Headers that the peer sends to the origin. */
   readonly requestHeader?: Readonly<Record<string, string>>;
-  /** Fails instead of fetching from the origin. Default false. */
+  /** Forbids the peer to fetch from the origin: the call then fails. Default false. */
   readonly disableBackToSource?: boolean;
 }
 
-/** A persistent task. */
+/** Identity of a persistent task: its object in a storage. */
 export interface PersistentTaskIdentity extends ObjectIdentity {
   readonly kind: "persistent";
 }
 
-/** A persistent cache task. */
+/** Identity of a persistent cache task: its id. */
 export interface PersistentCacheTaskIdentity {
   readonly kind: "persistent-cache";
   readonly taskId: string;
 }
 
-/** How a task is fetched over gRPC. */
+/** Options of {@link GrpcDownloader.downloadTask}. */
 export interface DownloadTaskOptions extends CallOptions {
-  /** Fetches only the pieces that hold these bytes of a standard task; `end` is exclusive. */
+  /**
+   * Fetches only the pieces that overlap these bytes of the task; `end` is exclusive. Standard
+   * tasks only. Default: all pieces.
+   */
   readonly range?: { readonly start: number; readonly end: number };
 }
 
-/** A piece with its content, which has the length and the digest that were announced. */
+/** Piece with its content. Length and digest of the content are verified. */
 export interface FetchedPiece extends PieceExtent {
-  /** The digest that its content agreed with, as the peer tells it. */
+  /** Digest of the content, as announced by the peer. */
   readonly digest: string;
-  /** Everything that the peer said. */
+  /** Metadata from the peer, unchanged. */
   readonly metadata: PieceMetadata;
   /** All bytes of the piece. */
   readonly content: Uint8Array;
 }
 
 /**
- * A task on its way in: iterate it, once, or `cancel()` it. Pieces come in any order, each once, and the iteration ends only
- * when all have come; else it throws.
+ * Incoming task: iterate it once, or `cancel()` it. Pieces come in any order, each once. The
+ * iteration ends after the last missing piece, and throws if one does not come.
  */
 export interface TaskPieces extends AsyncIterable<FetchedPiece> {
-  /** The task. */
+  /** Id of the task. */
   readonly taskId: string;
-  /** Bytes of the task, also when a range of it was asked for. */
+  /** Length of the whole task in bytes, even if only a range was requested. */
   readonly contentLength: number;
-  /** Of the serving peer's host. */
+  /** Id of the serving host. */
   readonly hostId: string;
-  /** Of the serving peer. */
+  /** Id of the serving peer. */
   readonly peerId: string;
-  /** Gives the rest up. Idempotent. */
+  /** Cancels the rest. Idempotent. */
   cancel(): void;
 }
 
-/** An answer of DownloadTask or a twin. */
+/** Message of a DownloadTask answer, or of its variants for other kinds of task. */
 export interface TaskMessage {
   readonly hostId: string;
   readonly taskId: string;
@@ -100,12 +104,13 @@ export interface TaskMessage {
     | { readonly case: undefined; readonly value?: undefined };
 }
 
+/** Messages that begin the answer, one for each kind of task. */
 type StartedCase =
   | "downloadTaskStartedResponse"
   | "downloadPersistentTaskStartedResponse"
   | "downloadPersistentCacheTaskStartedResponse";
 
-/** The task's id. @throws `InvalidArgument` */
+/** Computes the id of a task. @throws `InvalidArgument` */
 export function taskIdOf(source: TaskIdentity, hashers: HasherFactory): string {
   if (source.kind === "persistent") return persistentTaskId(source, hashers);
   if (source.kind === "persistent-cache") return source.taskId;
@@ -113,7 +118,7 @@ export function taskIdOf(source: TaskIdentity, hashers: HasherFactory): string {
   return source.blobDigest ? taskIdOfBlob(source.url) : taskIdOfUrl(source, hashers);
 }
 
-/** Makes the call for the task's kind. @throws `InvalidArgument` */
+/** Calls the method for the task's kind. @throws `InvalidArgument` */
 export function downloadCall(
   client: Client<typeof DfdaemonUpload>,
   source: TaskIdentity,
@@ -159,7 +164,7 @@ export function downloadCall(
   return client.downloadTask({ download }, options);
 }
 
-/** Of the answers to {@link downloadCall}. */
+/** Returns the schema of the messages that answer {@link downloadCall}. */
 export function downloadSchema({ kind }: TaskIdentity): DescMessage {
   const { downloadTask, downloadPersistentTask, downloadPersistentCacheTask } =
     DfdaemonUpload.method;
@@ -167,31 +172,31 @@ export function downloadSchema({ kind }: TaskIdentity): DescMessage {
   return (kind === "persistent-cache" ? downloadPersistentCacheTask : downloadTask).output;
 }
 
-/** @throws `InvalidArgument` for a range that is empty, or of a task of a kind that has none */
+/** @throws `InvalidArgument` for an empty range, or a range of a task that is not standard */
 export function requireRange(source: TaskIdentity, { range }: DownloadTaskOptions): void {
   if (range === undefined) return;
   if (source.kind === "persistent" || source.kind === "persistent-cache") {
     throw new VortexError(
       "InvalidArgument",
-      `a range of a ${source.kind} task cannot be asked for over gRPC`,
+      `range over gRPC: expected a standard task, got a ${source.kind} one`,
     );
   }
   requireInteger("range.start", range.start, 0, Number.MAX_SAFE_INTEGER - 1);
   requireInteger("range.end", range.end, range.start + 1, Number.MAX_SAFE_INTEGER);
 }
 
-/** The revision is a part of the access to a model hub, which the URL's scheme names. */
+/** Returns the model-hub options of a request with a revision. The URL's scheme names the hub. */
 function hubOf(url: string, revision: string): object {
   const scheme = url.slice(0, url.indexOf(":")).toLowerCase();
   if (scheme === "hf") return { huggingFace: { revision } };
   if (scheme === "modelscope") return { modelScope: { revision } };
   throw new VortexError(
     "InvalidArgument",
-    `"${url}" with a revision: expected a URL of hf: or modelscope:`,
+    `URL with a revision: expected scheme hf: or modelscope:, got "${url}"`,
   );
 }
 
-/** The {@link TaskPieces} of a call. */
+/** {@link TaskPieces} from the messages of one call. */
 export class StreamedTask implements TaskPieces {
   readonly taskId: string;
   readonly contentLength: number;
@@ -224,26 +229,35 @@ export class StreamedTask implements TaskPieces {
     this.#end = Math.min(range?.end ?? contentLength, contentLength);
   }
 
-  /** Waits for the first answer. @throws `TruncatedContent`, `ProtocolViolation`, `LimitExceeded` */
+  /**
+   * Waits for the first message.
+   *
+   * @throws `TruncatedContent`, `ProtocolViolation`, `LimitExceeded`
+   */
   static async begin(
     messages: AsyncIterator<TaskMessage>,
     options: StreamOptions,
   ): Promise<StreamedTask> {
     const { addr, taskId } = options;
     const first = await messages.next();
-    if (first.done)
-      throw new VortexError("TruncatedContent", "the answer ended before the task began", { addr });
+    if (first.done) {
+      throw new VortexError(
+        "TruncatedContent",
+        "answer: expected a started message, got the end of the stream",
+        { addr },
+      );
+    }
     const { response } = first.value;
     if (response.case === undefined || response.case === "downloadPieceFinishedResponse") {
       throw new VortexError(
         "ProtocolViolation",
-        "the answer does not begin with what the task is",
+        `first message: expected a started message, got ${response.case ?? "none"}`,
         { addr },
       );
     }
     if (first.value.taskId !== taskId) {
-      const told = remoteText(first.value.taskId, 80);
-      throw new VortexError("ProtocolViolation", `asked for task ${taskId}, got task ${told}`, {
+      const got = remoteText(first.value.taskId, 80);
+      throw new VortexError("ProtocolViolation", `task id: expected ${taskId}, got ${got}`, {
         addr,
       });
     }
@@ -251,21 +265,25 @@ export class StreamedTask implements TaskPieces {
     if (contentLength > BigInt(Number.MAX_SAFE_INTEGER)) {
       throw new VortexError(
         "LimitExceeded",
-        `a task of ${contentLength} bytes announced: beyond 2^53`,
+        `length of the task: expected at most 2^53 - 1 bytes, got ${contentLength}`,
         { addr },
       );
     }
     return new StreamedTask(first.value, Number(contentLength), messages, options);
   }
 
-  /** Bytes of content that have come. */
+  /** Received bytes of content. */
   get bytes(): number {
     return this.#bytes;
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<FetchedPiece, void, void> {
-    if (this.#taken)
-      throw new VortexError("InvalidArgument", "the pieces of this task are being read already");
+    if (this.#taken) {
+      throw new VortexError(
+        "InvalidArgument",
+        "pieces of the task: expected one iteration, got a second one",
+      );
+    }
     this.#taken = true;
     const { maxPieceLength } = this.#settings;
     const layout = new PieceLayout({
@@ -296,23 +314,28 @@ export class StreamedTask implements TaskPieces {
     return this.#messages.next();
   }
 
+  /** Verifies one message after the first, and returns its piece. */
   #accept({ response }: TaskMessage, layout: PieceLayout): FetchedPiece {
     const addr = this.#addr;
     const piece =
       response.case === "downloadPieceFinishedResponse" ? response.value.piece : undefined;
-    if (piece === undefined)
-      throw new VortexError("ProtocolViolation", "an answer without a piece came", { addr });
-    if (piece.content === undefined) {
-      throw new VortexError("ProtocolViolation", `piece ${piece.number} came without its content`, {
-        addr,
-      });
+    if (piece === undefined) {
+      throw new VortexError("ProtocolViolation", "message: expected a piece, got none", { addr });
     }
-    const metadata = metadataOf(piece);
+    if (piece.content === undefined) {
+      throw new VortexError(
+        "ProtocolViolation",
+        `piece ${piece.number}: expected its content, got none`,
+        { addr },
+      );
+    }
+    const metadata = toMetadata(piece);
     const extent = layout.accept(metadata);
     if (extent.offset >= this.#end || extent.offset + extent.length <= this.#start) {
       throw new VortexError(
         "ProtocolViolation",
-        `piece ${piece.number} came, which was not asked for`,
+        `bytes of piece ${piece.number}: expected some within ${this.#start} to ${this.#end}, ` +
+          `got ${extent.offset} to ${extent.offset + extent.length}`,
         { addr },
       );
     }
@@ -321,21 +344,26 @@ export class StreamedTask implements TaskPieces {
     return { ...extent, digest: piece.digest, metadata, content: piece.content };
   }
 
+  /** @throws `TruncatedContent` unless all pieces have come */
   #requireAll({ count, pieceLength }: PieceLayout): void {
     const expected =
       pieceLength === undefined
         ? Math.min(1, Math.max(0, this.#end - this.#start))
         : Math.ceil(this.#end / pieceLength) - Math.floor(this.#start / pieceLength);
     if (count === expected) return;
-    const message = `the answer ended after ${count} of ${pieceLength === undefined ? "all" : expected} pieces`;
-    throw new VortexError("TruncatedContent", message, { addr: this.#addr });
+    throw new VortexError(
+      "TruncatedContent",
+      `pieces of the answer: expected ${pieceLength === undefined ? "all" : expected}, got ${count}`,
+      { addr: this.#addr },
+    );
   }
 }
 
-/** What the iteration of a task's pieces needs. */
+/** Options of {@link StreamedTask.begin}. */
 export interface StreamOptions {
-  /** The id that was asked for. */
+  /** Id of the requested task. */
   readonly taskId: string;
+  /** Requested bytes of the task; `end` is exclusive. Default: all. */
   readonly range?: { readonly start: number; readonly end: number } | undefined;
   readonly scope: CallScope;
   readonly settings: DownloaderSettings;

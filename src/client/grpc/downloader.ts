@@ -23,7 +23,7 @@ import {
   taskIdOf,
 } from "./download-task.ts";
 import { callFailure } from "./failure.ts";
-import { exceedsFields, MAX_MESSAGES } from "./message.ts";
+import { exceedsOverhead, MAX_MESSAGES } from "./message.ts";
 import { PieceLayout } from "./piece-layout.ts";
 import {
   acceptLocalStat,
@@ -49,14 +49,14 @@ export type {
 export type { TaskStat } from "./stat-task.ts";
 export type { AnnouncedPiece, SyncRequest } from "./sync-pieces.ts";
 
-/** Loads a binding when it is first needed, so that one that is missing fails the call and not the import. */
+/** Loads a binding at first use, so that a missing one fails the call and not the import. */
 export type GrpcBindingLoader = () => Promise<GrpcBinding>;
 
 /**
- * A `Downloader` over the Dragonfly API (`dfdaemon.v2.DfdaemonUpload`), with a pool of connections by address.
+ * `Downloader` over the Dragonfly API (`dfdaemon.v2.DfdaemonUpload`), with a connection pool.
  *
- * A piece comes as one message, so all of it is in memory, and `downloadPiece` resolves only when it has come and both its
- * digests agreed.
+ * A piece is one message, so it is held in memory as a whole. Thus `downloadPiece` resolves after
+ * the message has arrived and the digests of its content and metadata are verified.
  */
 export class GrpcDownloader extends PooledDownloader<GrpcClient> {
   readonly #settings: DownloaderSettings;
@@ -70,18 +70,20 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
   }
 
   /**
-   * Asks a peer how a task that it has is cut into pieces. `pieceTimeout` and `stallTimeout` bound the call.
+   * Asks a peer for the content length and piece length of a task. `pieceTimeout` and
+   * `stallTimeout` limit the call.
    *
-   * Rejects as {@link downloadPiece} does; with `NotFound` also when the peer does not know the task's length yet.
+   * Rejects like {@link downloadPiece}; also with `NotFound` if the peer does not know the length
+   * of the task yet.
    */
   statTask(peer: string, taskId: string, options: StatTaskOptions = {}): Promise<TaskStat> {
     const { kind = "standard" } = options;
-    const told = { name: "stat_task", taskId, kind } as const;
+    const observed = { name: "stat_task", taskId, kind } as const;
     return this.call(
       peer,
       `the length of task ${taskId}`,
       options,
-      told,
+      observed,
       async (client, scope, _addr, operation) => {
         const stat = await client.statTask(taskId, kind, scope, operation);
         scope.finish();
@@ -91,14 +93,19 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
   }
 
   /**
-   * Asks a peer which pieces of a task it has, and hears of those that come, as they come. Ends when the peer has no more to
-   * tell: it told of all that were asked for, or its task is complete. More than 50,000 numbers are asked for in several calls
-   * at a time, and announcements of different calls come in any order. `pieceTimeout` bounds the wait for each announcement;
-   * for a task that grows slowly, `stallTimeout` is to be as long. Whoever leaves the iteration early ends the call.
+   * Lists the pieces of a task that a peer has, and waits for those that it receives later. Ends
+   * when the peer has announced all requested pieces, or its task is complete. Leaving the
+   * iteration early ends the call.
    *
-   * Throws as {@link downloadPiece} rejects: `ProtocolViolation` for announcements that do not fit the task or each other, or
-   * were not asked for; `LimitExceeded` for pieces longer than `maxPieceLength` or beyond 2^53, and for more than a million of
-   * them; `Stalled`. A stock peer that does not have the task is `RemoteInternal`.
+   * More than 50,000 numbers are split into several concurrent calls, whose announcements come in
+   * any order. The wait for each announcement is limited by `pieceTimeout`. For a slowly growing
+   * task, set `stallTimeout` to the same value.
+   *
+   * Throws the errors of {@link downloadPiece}, among them:
+   * - `ProtocolViolation`: announcements that were not requested, or contradict the task or each
+   *   other;
+   * - `LimitExceeded`: pieces over `maxPieceLength` or beyond 2^53, or over a million pieces;
+   * - `RemoteInternal`: a stock peer without the task.
    */
   async *syncPieces(
     peer: string,
@@ -114,7 +121,7 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
       );
   }
 
-  /** One call of SyncPieces. */
+  /** Makes one call of SyncPieces. */
   async *#syncPart(
     peer: string,
     request: SyncRequest,
@@ -122,27 +129,30 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
   ): AsyncGenerator<AnnouncedPiece, void, void> {
     const numbers = requestedNumbers(request);
     const { pieceTimeout } = callTimeouts(options, this.#settings);
-    const whole = { ...options, pieceTimeout: MAX_TIMEOUT_MS };
+    const scopeOptions = { ...options, pieceTimeout: MAX_TIMEOUT_MS };
     const { taskId, kind = "standard" } = request;
-    const told = { name: "sync_pieces", taskId, kind } as const;
+    const observed = { name: "sync_pieces", taskId, kind } as const;
     yield* await this.call(
       peer,
       `the pieces of task ${taskId}`,
-      whole,
-      told,
+      scopeOptions,
+      observed,
       (client, scope, _addr, operation) =>
         client.syncPieces(request, numbers, scope, pieceTimeout, operation),
     );
   }
 
   /**
-   * Has a peer send a whole task, with the content of its pieces: current stock peers serve content over gRPC in no other way.
-   * One that does not have the task fetches it first, from other peers or the origin. Resolves when the peer tells what the
-   * task is. `pieceTimeout` bounds the wait for each piece.
+   * Requests a whole task with the content of its pieces (DownloadTask), the only way in which
+   * current stock peers serve content over gRPC. A peer without the task fetches it first, from
+   * other peers or the origin. Resolves with the started message of the peer. The wait for each
+   * piece is limited by `pieceTimeout`.
    *
-   * Rejects, and its iteration throws, as {@link downloadPiece} does; with `ProtocolViolation` for pieces that do not fit the
-   * task, `LengthMismatch` and `DigestMismatch` for content that is not what was announced, `TruncatedContent` when the peer
-   * ends before all pieces came, `LimitExceeded` as {@link syncPieces}.
+   * Rejects, and its iteration throws, with the errors of {@link downloadPiece}, among them:
+   * - `ProtocolViolation`: pieces that contradict the task;
+   * - `LengthMismatch`, `DigestMismatch`: content that differs from its announcement;
+   * - `TruncatedContent`: the end of the answer before all pieces have come;
+   * - `LimitExceeded`: as with {@link syncPieces}.
    */
   async downloadTask(
     peer: string,
@@ -152,15 +162,20 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
     requireRange(source, options);
     const taskId = taskIdOf(source, this.#settings.runtime.hashers);
     const { pieceTimeout } = callTimeouts(options, this.#settings);
-    const whole = { ...options, pieceTimeout: MAX_TIMEOUT_MS };
+    const scopeOptions = { ...options, pieceTimeout: MAX_TIMEOUT_MS };
     let task: StreamedTask | undefined;
     const bytes = (): number => task?.bytes ?? 0;
-    const told = { name: "download_task", taskId, kind: source.kind ?? "standard", bytes } as const;
+    const observed = {
+      name: "download_task",
+      taskId,
+      kind: source.kind ?? "standard",
+      bytes,
+    } as const;
     return this.call(
       peer,
       `task ${taskId}`,
-      whole,
-      told,
+      scopeOptions,
+      observed,
       async (client, scope, _addr, operation) => {
         task = await client.downloadTask(source, taskId, options, scope, pieceTimeout, operation);
         return task;
@@ -169,15 +184,15 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
   }
 }
 
-/** How a peer is asked about a task. */
+/** Options of {@link GrpcDownloader.statTask}. */
 export interface StatTaskOptions extends CallOptions {
-  /** Default `standard`. */
+  /** Kind of the task. Default `standard`. */
   readonly kind?: PieceKind;
 }
 
-/** A connection to one peer that serves the Dragonfly API. */
+/** Client of the Dragonfly API on one connection. */
 export class GrpcClient implements PieceClient {
-  /** The peer, `host:port`. */
+  /** Address of the peer, `host:port`. */
   readonly addr: string;
   readonly closed: Promise<unknown>;
   readonly #connection: GrpcConnection;
@@ -191,14 +206,14 @@ export class GrpcClient implements PieceClient {
     this.closed = connection.closed;
   }
 
-  /** Connects to a peer. Rejects as {@link GrpcBinding.dial} does. */
+  /** Connects to a peer. Rejects like {@link GrpcBinding.dial}. */
   static async connect(
     binding: GrpcBinding,
     addr: string,
     settings: DownloaderSettings,
     signal?: AbortSignal,
   ): Promise<GrpcClient> {
-    // gRPC writes a message's length in 32 bits.
+    // The length field of a gRPC message has 32 bits.
     const maxMessageLength = Math.min(
       settings.maxPieceLength + settings.maxMetadataLength,
       0xffffffff,
@@ -210,7 +225,7 @@ export class GrpcClient implements PieceClient {
     return new GrpcClient(connection, addr, settings);
   }
 
-  /** Asks for a piece; the scope is the life of the call, and stays open when this throws, so that it can be tried again. */
+  /** Requests a piece. A rejection leaves `scope` open, so that the call can be retried in it. */
   async downloadPiece(
     request: PieceRequest,
     scope: CallScope,
@@ -218,22 +233,27 @@ export class GrpcClient implements PieceClient {
   ): Promise<Piece> {
     const { kind = "standard", hostId, taskId, number } = request;
     const method = pieceMethods[kind];
-    const most = this.#settings.maxMetadataLength;
-    const bounds = contentBounds(scope, DfdaemonUpload.method[method].output, most);
+    const bounds = contentBounds(
+      scope,
+      DfdaemonUpload.method[method].output,
+      this.#settings.maxMetadataLength,
+    );
     const answer = await this.#call<PieceAnswer>(
       scope,
       operation,
       bounds,
-      unservedPieces,
-      (client, made) => client[method]({ hostId, taskId, pieceNumber: number }, made),
+      PIECES_UNSERVED,
+      (client, connectOptions) =>
+        client[method]({ hostId, taskId, pieceNumber: number }, connectOptions),
     );
     return acceptAnswer(answer, request, scope, this.#settings);
   }
 
   /**
-   * Asks how a task is cut into pieces, by StatLocalTask: the peer answers from what it has itself, with both lengths. StatTask
-   * and its twins make it ask its scheduler, which a peer of this project does not have. They are the next best where the
-   * first is not served (dfdaemon before 1.2.0), and for the kinds that stock peers do not answer it for.
+   * Asks for the lengths of a task and its pieces by StatLocalTask, which a peer answers from its
+   * own storage. Falls back to StatTask, or its variant for the kind, where the peer does not serve
+   * StatLocalTask (dfdaemon before 1.2.0) or not for this kind. Those calls ask the peer's
+   * scheduler, which peers of this library do not have.
    */
   async statTask(
     taskId: string,
@@ -242,30 +262,37 @@ export class GrpcClient implements PieceClient {
     operation?: Operation,
   ): Promise<TaskStat> {
     try {
-      const bounds = toldBounds(scope, DfdaemonUpload.method.statLocalTask.output);
-      const answer = await this.#call(scope, operation, bounds, unservedTasks, (client, made) =>
-        client.statLocalTask({ taskId }, made),
+      const bounds = metadataBounds(scope, DfdaemonUpload.method.statLocalTask.output);
+      const answer = await this.#call(
+        scope,
+        operation,
+        bounds,
+        TASKS_UNSERVED,
+        (client, connectOptions) => client.statLocalTask({ taskId }, connectOptions),
       );
       return acceptLocalStat(answer, this.addr);
     } catch (error) {
       const method = statMethods[kind];
       const code = error instanceof VortexError ? error.code : undefined;
-      const elsewhere =
+      const notServed =
         code === "RemoteUnimplemented" || (code === "NotFound" && kind !== "standard");
-      if (!elsewhere || method === undefined) throw error;
-      const bounds = toldBounds(scope, DfdaemonUpload.method[method].output);
+      if (!notServed || method === undefined) throw error;
+      const bounds = metadataBounds(scope, DfdaemonUpload.method[method].output);
       const answer = await this.#call<ScheduledTask>(
         scope,
         operation,
         bounds,
-        unservedTasks,
-        (client, made) => client[method]({ taskId }, made),
+        TASKS_UNSERVED,
+        (client, connectOptions) => client[method]({ taskId }, connectOptions),
       );
       return acceptScheduledStat(answer, this.addr);
     }
   }
 
-  /** Resolves when the first announcement has come, or the end: a connection that died unnoticed shows before that. */
+  /**
+   * Starts a SyncPieces call. Resolves at the first announcement or the end of the answer, so that
+   * a dead pooled connection still rejects and the call can be retried.
+   */
   async syncPieces(
     request: SyncRequest,
     numbers: ReadonlySet<number> | undefined,
@@ -277,8 +304,12 @@ export class GrpcClient implements PieceClient {
     const { contentLength, pieceLength } = request;
     const { maxPieceLength } = this.#settings;
     const layout = new PieceLayout({ addr, maxPieceLength, contentLength, pieceLength, numbers });
-    const answers = this.#stream(scope, operation, TOLD, pieceTimeout, (client, made) =>
-      syncCall(client, request, made),
+    const answers = this.#stream(
+      scope,
+      operation,
+      METADATA_BOUNDS,
+      pieceTimeout,
+      (client, connectOptions) => syncCall(client, request, connectOptions),
     );
     const first = await answers.next();
     return (async function* (): AsyncGenerator<AnnouncedPiece, void, void> {
@@ -290,12 +321,12 @@ export class GrpcClient implements PieceClient {
       } catch (error) {
         throw scope.end(error);
       } finally {
-        scope.fail(new VortexError("Aborted", "the announcements of pieces were left early"));
+        scope.fail(new VortexError("Aborted", "the iteration of announced pieces was ended early"));
       }
     })();
   }
 
-  /** Resolves when the peer tells what the task is. */
+  /** Starts a DownloadTask call. Resolves with the started message of the peer. */
   async downloadTask(
     source: TaskIdentity,
     taskId: string,
@@ -304,9 +335,13 @@ export class GrpcClient implements PieceClient {
     pieceTimeout: number,
     operation?: Operation,
   ): Promise<StreamedTask> {
-    const bounds = contentBounds(scope, downloadSchema(source), TOLD.maxMessageLength);
-    const messages = this.#stream(scope, operation, bounds, pieceTimeout, (client, made) =>
-      downloadCall(client, source, options, made),
+    const bounds = contentBounds(scope, downloadSchema(source), METADATA_BOUNDS.maxMessageLength);
+    const messages = this.#stream(
+      scope,
+      operation,
+      bounds,
+      pieceTimeout,
+      (client, connectOptions) => downloadCall(client, source, options, connectOptions),
     );
     const { addr } = this;
     return StreamedTask.begin(messages, {
@@ -318,43 +353,54 @@ export class GrpcClient implements PieceClient {
     });
   }
 
-  /** Ends the connection. */
+  /** Closes the connection. */
   close(): Promise<void> {
     this.#closing = true;
     return this.#connection.close();
   }
 
-  /** Makes a call with one answer, for as long as bytes of it keep coming. */
+  /**
+   * Makes a unary call. The stall timeout applies to the time between bytes of the answer.
+   *
+   * @param unserved message for a call that the peer does not serve
+   */
   #call<T>(
     scope: CallScope,
     operation: Operation | undefined,
     bounds: GrpcCallBounds,
     unserved: string,
-    call: (client: Client<typeof DfdaemonUpload>, made: MadeCall) => Promise<T>,
+    call: (client: Client<typeof DfdaemonUpload>, connectOptions: ConnectCall) => Promise<T>,
   ): Promise<T> {
     const arrivals = new Arrivals();
     const client = this.#client(arrivals, { ...bounds, signal: scope.signal });
-    return this.#received(call(client, madeCall(scope, operation)), arrivals, scope, unserved);
+    return this.#received(call(client, connectCall(scope, operation)), arrivals, scope, unserved);
   }
 
-  /** Makes a call with many answers, each of which is waited for for as long as bytes come, and `pieceTimeout` at most. */
+  /**
+   * Makes a server-streaming call. For each message, the stall timeout applies to the time between
+   * bytes, and `pieceTimeout` in ms to the whole message.
+   */
   async *#stream<T>(
     scope: CallScope,
     operation: Operation | undefined,
     bounds: GrpcCallBounds,
     pieceTimeout: number,
-    call: (client: Client<typeof DfdaemonUpload>, made: MadeCall) => AsyncIterable<T>,
+    call: (client: Client<typeof DfdaemonUpload>, connectOptions: ConnectCall) => AsyncIterable<T>,
   ): AsyncGenerator<T, void, void> {
     const arrivals = new Arrivals();
     const client = this.#client(arrivals, { ...bounds, signal: scope.signal });
-    const answers = call(client, madeCall(scope, operation))[Symbol.asyncIterator]();
+    const answers = call(client, connectCall(scope, operation))[Symbol.asyncIterator]();
     for (;;) {
       const timer = this.#settings.runtime.clock.setTimer(() => {
-        const message = `nothing more of the answer was complete within ${pieceTimeout} ms`;
-        scope.fail(new VortexError("PieceTimeout", message));
+        scope.fail(
+          new VortexError(
+            "PieceTimeout",
+            `message of the answer: not complete within ${pieceTimeout} ms (pieceTimeout)`,
+          ),
+        );
       }, pieceTimeout);
       try {
-        const answer = await this.#received(answers.next(), arrivals, scope, unservedTasks);
+        const answer = await this.#received(answers.next(), arrivals, scope, TASKS_UNSERVED);
         if (answer.done) return;
         timer.cancel();
         yield answer.value;
@@ -365,9 +411,10 @@ export class GrpcClient implements PieceClient {
   }
 
   #client(arrivals: Arrivals, bounds: GrpcCallBounds): Client<typeof DfdaemonUpload> {
-    return createClient(DfdaemonUpload, this.#connection.transport(arrivals.note, bounds));
+    return createClient(DfdaemonUpload, this.#connection.transport(arrivals.report, bounds));
   }
 
+  /** Awaits an answer under the stall timeout, which restarts with every received byte. */
   async #received<T>(
     answer: Promise<T>,
     arrivals: Arrivals,
@@ -377,7 +424,7 @@ export class GrpcClient implements PieceClient {
     const settled = arrivals.until(answer);
     try {
       while (await scope.waitFor(arrivals.next())) {
-        // More has come: the wait for the next bytes starts anew.
+        // Bytes have arrived: restart the stall timeout.
       }
       return await settled;
     } catch (error) {
@@ -393,24 +440,25 @@ export class GrpcClient implements PieceClient {
 }
 
 /**
- * For answers without content. Those of a scheduler list the pieces of a task, of which stock Dragonfly makes 500 before they are as long
- * as they get: in 512 KiB there is room for some 4,000.
+ * Bounds of answers without content. A scheduler's answer lists the pieces of a task. Stock
+ * Dragonfly cuts a task into up to 500 pieces before they reach their maximum length; 512 KiB hold
+ * some 4,000.
  */
-const TOLD = { maxMessageLength: 512 * 1024 } as const satisfies GrpcCallBounds;
+const METADATA_BOUNDS = { maxMessageLength: 512 * 1024 } as const satisfies GrpcCallBounds;
 
-function toldBounds(scope: CallScope, schema: DescMessage): GrpcCallBounds {
-  return { ...TOLD, ...contentBounds(scope, schema, TOLD.maxMessageLength) };
+function metadataBounds(scope: CallScope, schema: DescMessage): GrpcCallBounds {
+  return { ...METADATA_BOUNDS, ...contentBounds(scope, schema, METADATA_BOUNDS.maxMessageLength) };
 }
 
-/** For answers with content, beside which there are `most` bytes. */
-function contentBounds(scope: CallScope, schema: DescMessage, most: number): GrpcCallBounds {
+/** Makes the bounds of an answer with content and at most `maxOverhead` other bytes. */
+function contentBounds(scope: CallScope, schema: DescMessage, maxOverhead: number): GrpcCallBounds {
   return {
     onMessage(chunks) {
-      if (!exceedsFields(chunks, schema, most)) return;
-      const limits = `${most} bytes or ${MAX_MESSAGES} messages`;
+      if (!exceedsOverhead(chunks, schema, maxOverhead)) return;
       const error = new VortexError(
         "LimitExceeded",
-        `an answer with more than ${limits} beside its content`,
+        `answer without its content: expected at most ${maxOverhead} bytes in at most ` +
+          `${MAX_MESSAGES} messages, got more; maxMetadataLength sets the bytes for pieces`,
       );
       scope.fail(error);
       throw error;
@@ -418,19 +466,19 @@ function contentBounds(scope: CallScope, schema: DescMessage, most: number): Grp
   };
 }
 
-/** What Connect is told of a call. */
-interface MadeCall {
+/** Options of a call in Connect. */
+interface ConnectCall {
   readonly signal: AbortSignal;
-  /** Of the trace that the call belongs to, if somebody traces. */
+  /** Headers with the trace context of the operation; absent without telemetry. */
   readonly headers?: Readonly<Record<string, string>>;
 }
 
-function madeCall({ signal }: CallScope, operation: Operation | undefined): MadeCall {
+function connectCall({ signal }: CallScope, operation: Operation | undefined): ConnectCall {
   const headers = operation?.headers?.();
   return headers === undefined ? { signal } : { signal, headers };
 }
 
-/** DownloadPiece and its twins, by the kind of piece. */
+/** Methods that fetch a piece, by the kind of its task. */
 const pieceMethods = {
   standard: "downloadPiece",
   persistent: "downloadPersistentPiece",
@@ -438,31 +486,33 @@ const pieceMethods = {
   cache: "downloadCachePiece",
 } as const satisfies Record<PieceKind, string>;
 
-/** StatTask and its twins, by the kind of task. */
+/** Methods that ask the scheduler about a task, by its kind. */
 const statMethods = {
   standard: "statTask",
   persistent: "statPersistentTask",
   "persistent-cache": "statPersistentCacheTask",
-  // Stock peers have a call for it, and fail in it.
+  // Stock peers have a method for cache tasks, but every call of it fails.
   cache: undefined,
 } as const satisfies Record<PieceKind, string | undefined>;
 
-const unservedPieces =
-  'the peer does not serve pieces over gRPC, as dfdaemon after 1.2.1 does not: use protocol "tcp" or "quic"';
-const unservedTasks = "the peer does not serve this call about tasks over gRPC";
+const PIECES_UNSERVED =
+  "the peer does not serve pieces over gRPC, like dfdaemon after 1.2.1 " +
+  '(use protocol "tcp" or "quic")';
+const TASKS_UNSERVED = "the peer does not serve this call about tasks over gRPC";
 
-/** Tells that something has come, since it was last asked, until the end. */
+/** Signals the arrival of bytes of an answer, until the answer is complete. */
 class Arrivals {
   #arrived = false;
   #ended = false;
   #wake: (() => void) | undefined;
 
-  readonly note = (): void => {
+  /** Reports that bytes have arrived. */
+  readonly report = (): void => {
     this.#arrived = true;
     this.#wake?.();
   };
 
-  /** Starts anew: the end is when `answer` settles. */
+  /** Starts to wait for `answer`: {@link next} resolves to false once it has settled. */
   until<T>(answer: Promise<T>): Promise<T> {
     this.#ended = false;
     return answer.finally(() => {
@@ -471,7 +521,7 @@ class Arrivals {
     });
   }
 
-  /** True when something has come, false at the end. */
+  /** Resolves to true when bytes have arrived since the last call, to false at the end. */
   async next(): Promise<boolean> {
     if (!this.#arrived && !this.#ended) {
       await new Promise<void>((resolve) => {

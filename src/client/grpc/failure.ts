@@ -2,10 +2,10 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import { type ErrorCode, remoteText, VortexError } from "../../errors.ts";
 
 /**
- * The one place where errors of Connect become ours.
+ * Converts an error of Connect to a `VortexError`.
  *
- * @param open whether the connection takes calls still
- * @param unserved what is said when the peer does not serve the call
+ * @param open true while the connection accepts calls
+ * @param unserved message for a call that the peer does not serve; the peer's words are appended
  */
 export function callFailure(
   error: unknown,
@@ -16,14 +16,14 @@ export function callFailure(
   const failure = ConnectError.from(error, Code.Internal);
   const detail = remoteText(failure.rawMessage) || "without a message";
   const make = (code: ErrorCode, message: string): VortexError =>
-    new VortexError(code, code === "RemoteUnimplemented" ? `${unserved} (${detail})` : message, {
+    new VortexError(code, code === "RemoteUnimplemented" ? `${unserved}: ${detail}` : message, {
       cause: error,
       addr,
     });
   if (failure.metadata.has("grpc-status") || failure.metadata.has("grpc-status-details-bin")) {
-    // What Connect says of a status that is no number, or of no meaning.
+    // Connect's words for a status that is not a number, or unknown.
     if (detail.startsWith("invalid grpc-status"))
-      return make("RemoteUnknown", `the peer answered with an ${detail}`);
+      return make("RemoteUnknown", `answer of the peer: ${detail}`);
     return make(
       statusCodes[failure.code] ?? "RemoteUnknown",
       `the peer answered ${Code[failure.code]}: ${detail}`,
@@ -32,14 +32,17 @@ export function callFailure(
   if (!open) return make("ConnectionLost", `the connection was lost: ${detail}`);
   if (detail.includes("larger than configured readMaxBytes")) return make("LimitExceeded", detail);
   if (detail.includes("incomplete envelope") || detail.includes("missing output message")) {
-    return make("TruncatedContent", "the answer ended before the piece was complete");
+    return make(
+      "TruncatedContent",
+      "answer: expected a complete message, got the end of the stream",
+    );
   }
   if (detail.includes("extra output message"))
-    return make("ProtocolViolation", "more than one answer came");
-  // The peer's RST_STREAM for want of capacity (RFC 9113, section 7), in the words of each runtime.
+    return make("ProtocolViolation", "answer: expected one message, got several");
+  // RST_STREAM of an overloaded peer (RFC 9113, section 7), in the words of each runtime.
   if (/REFUSED_STREAM|ENHANCE_YOUR_CALM/.test(detail))
     return make("RemoteBusy", `the call failed: ${detail}`);
-  // Errors of the HTTP/2 implementation come as causes and have a code, the peer's RST_STREAM comes with these words.
+  // Errors of the HTTP/2 implementation are causes with a code; RST_STREAM has these words.
   const { cause } = failure;
   const reset =
     (cause instanceof Error && "code" in cause) || detail.startsWith("http/2 stream closed");
@@ -47,7 +50,7 @@ export function callFailure(
   return make(code, `the call failed: ${detail}`);
 }
 
-/** What a status that the peer sent becomes; those that say nothing of use are `RemoteUnknown`. */
+/** Codes for the gRPC statuses of peers. Statuses that are not listed become `RemoteUnknown`. */
 const statusCodes: Partial<Record<Code, ErrorCode>> = {
   [Code.NotFound]: "NotFound",
   [Code.InvalidArgument]: "RemoteInvalidArgument",
@@ -61,11 +64,12 @@ const statusCodes: Partial<Record<Code, ErrorCode>> = {
   [Code.Canceled]: "StreamReset",
 };
 
-/** What Connect finds wrong by itself, on a connection that is still open. */
+/** Codes for failures that Connect detects itself, on an open connection. */
 const localCodes: Partial<Record<Code, ErrorCode>> = {
-  // RST_STREAM with CANCEL (RFC 9113, section 7), and statuses of HTTP such as 503.
+  // RST_STREAM with CANCEL (RFC 9113, section 7).
   [Code.Canceled]: "StreamReset",
   [Code.Aborted]: "StreamReset",
+  // HTTP statuses such as 503.
   [Code.Unavailable]: "RemoteBusy",
   [Code.ResourceExhausted]: "RemoteBusy",
   // HTTP 404.

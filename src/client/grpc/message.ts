@@ -1,62 +1,68 @@
 import { type DescField, type DescMessage, ScalarType } from "@bufbuild/protobuf";
 
 /**
- * Whether a message has more than `most` bytes that are no content, which are all but the values of its fields of bytes; or more
- * messages and entries of maps within it than {@link MAX_MESSAGES}.
+ * Returns true if a message has more than `maxOverhead` bytes outside the values of its `bytes`
+ * fields, or over {@link MAX_MESSAGES} nested messages and map entries.
  *
- * What a decoder makes of such bytes takes many times their memory, and long: of two bytes it may make a message, or an entry of a map.
- * So a message as long as a piece may be is no more than its content and a little beside it, which is seen here before it is decoded.
+ * Decoding such bytes is expensive: two of them can become a message or a map entry, which takes
+ * many times their memory. So the message is checked before it is decoded: it may be as long as a
+ * piece, but only by its content.
  *
- * @param chunks the message, cut anywhere. No more of it is looked at than is counted
+ * @param chunks the message, split anywhere. Reading stops once the limit is exceeded
  */
-export function exceedsFields(
+export function exceedsOverhead(
   chunks: readonly Uint8Array[],
   schema: DescMessage,
-  most: number,
+  maxOverhead: number,
 ): boolean {
   const cursor = new Cursor(chunks);
   const length = chunks.reduce((sum, chunk) => sum + chunk.length, 0);
-  return countFields(cursor, schema, length, most, { left: MAX_MESSAGES }) > most;
+  return countOverhead(cursor, schema, length, maxOverhead, { left: MAX_MESSAGES }) > maxOverhead;
 }
 
 /**
- * Each takes a decoder some microseconds and 500 bytes, whether or not there is anything in it: 512 KiB of empty ones held a process for
- * a second. The 4,000 pieces for which an answer without content has room have three each, with their times.
+ * Maximum number of nested messages and map entries in one message. Decoding one takes some
+ * microseconds and 500 bytes, even if it is empty: 512 KiB of empty ones blocked a process for a
+ * second. An answer without content holds up to 4,000 pieces, each with three messages.
  */
 export const MAX_MESSAGES: number = 16_384;
 
 /** Wire types (https://protobuf.dev/programming-guides/encoding/#structure). */
 const VARINT = 0;
-const BITS_64 = 1;
-const DELIMITED = 2;
-const BITS_32 = 5;
+const FIXED_64 = 1;
+const LENGTH_DELIMITED = 2;
+const FIXED_32 = 5;
 
-/** Counts bytes up to `end` that are no content, until they are more than `most`, or as many when there are no `messages` left. What is malformed is for the decoder to say. */
-function countFields(
+/**
+ * Counts the bytes up to `end` outside the values of `bytes` fields. Stops above `maxOverhead`;
+ * returns `maxOverhead + 1` if more nested messages come than `messages.left`. Malformed bytes are
+ * left to the decoder.
+ */
+function countOverhead(
   cursor: Cursor,
   schema: DescMessage,
   end: number,
-  most: number,
+  maxOverhead: number,
   messages: { left: number },
 ): number {
   let count = 0;
-  while (cursor.at < end && count <= most) {
+  while (cursor.at < end && count <= maxOverhead) {
     const start = cursor.at;
     const tag = cursor.varint();
     const wireType = tag & 7;
-    if (wireType === DELIMITED) {
+    if (wireType === LENGTH_DELIMITED) {
       const length = cursor.varint();
       const field = fieldOf(schema, tag >>> 3);
       count += cursor.at - start;
-      const within = messageOf(field);
-      if (field?.fieldKind === "map" || within !== undefined) messages.left--;
-      if (messages.left < 0) return most + 1;
-      if (within !== undefined) {
-        count += countFields(
+      const nested = messageOf(field);
+      if (field?.fieldKind === "map" || nested !== undefined) messages.left--;
+      if (messages.left < 0) return maxOverhead + 1;
+      if (nested !== undefined) {
+        count += countOverhead(
           cursor,
-          within,
+          nested,
           Math.min(end, cursor.at + length),
-          most - count,
+          maxOverhead - count,
           messages,
         );
         continue;
@@ -66,48 +72,50 @@ function countFields(
       continue;
     }
     if (wireType === VARINT) cursor.varint();
-    else if (wireType === BITS_64) cursor.skip(8);
-    else if (wireType === BITS_32) cursor.skip(4);
-    // A group, which no message of the API has: all that follows counts.
+    else if (wireType === FIXED_64) cursor.skip(8);
+    else if (wireType === FIXED_32) cursor.skip(4);
+    // A group: no message of the API has one, so the whole rest counts.
     else cursor.skip(end - cursor.at);
     count += cursor.at - start;
   }
   return count;
 }
 
-/** What a field, or each item of its list, is a message of. */
+/** Returns the message type of a field or of its list items; undefined for other fields. */
 function messageOf(field: DescField | undefined): DescMessage | undefined {
   return field?.fieldKind === "message" || field?.fieldKind === "list" ? field.message : undefined;
 }
 
-const fieldsOf = new WeakMap<DescMessage, ReadonlyMap<number, DescField>>();
+/** Fields by number, for each schema in use. */
+const fieldsBySchema = new WeakMap<DescMessage, ReadonlyMap<number, DescField>>();
 
 function fieldOf(schema: DescMessage, number: number): DescField | undefined {
-  let fields = fieldsOf.get(schema);
+  let fields = fieldsBySchema.get(schema);
   if (fields === undefined) {
     fields = new Map(schema.fields.map((field) => [field.number, field]));
-    fieldsOf.set(schema, fields);
+    fieldsBySchema.set(schema, fields);
   }
   return fields.get(number);
 }
 
-/** Reads bytes that lie in chunks. Behind their end, all are 0. */
+/** Reads bytes that are split into chunks. Reads 0 behind their end. */
 class Cursor {
-  /** Bytes that were read or skipped. */
+  /** Number of bytes read or skipped. */
   at = 0;
   readonly #chunks: readonly Uint8Array[];
+  /** Index of the current chunk. */
   #chunk = 0;
-  /** Where the next byte lies in its chunk. */
+  /** Position of the next byte in the current chunk. */
   #position = 0;
 
   constructor(chunks: readonly Uint8Array[]) {
     this.#chunks = chunks;
   }
 
-  /** The lowest 32 bits of an integer. */
+  /** Reads a varint and returns its lowest 32 bits. */
   varint(): number {
     let value = 0;
-    // Ten bytes at most have 64 bits.
+    // 64 bits take at most ten bytes.
     for (let shift = 0; shift < 70; shift += 7) {
       const byte = this.#byte();
       if (shift < 32) value |= (byte & 0x7f) << shift;
@@ -128,6 +136,7 @@ class Cursor {
     return byte;
   }
 
+  /** Moves to the chunk that holds the next byte. */
   #settle(): void {
     for (
       let chunk = this.#chunks[this.#chunk];

@@ -4,17 +4,20 @@ import { VortexError } from "../../errors.ts";
 import type { StatLocalTaskResponse } from "../../gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { pieceLengthFor } from "../../piece.ts";
 
-/** How a task is cut into pieces, as a peer tells it. */
+/** Lengths of a task and of its pieces, as reported by a peer. */
 export interface TaskStat {
-  /** Bytes of the task. */
+  /** Length of the task in bytes. */
   readonly contentLength: number;
-  /** Bytes of each piece but the last. */
+  /** Length in bytes of each piece except the last. */
   readonly pieceLength: number;
-  /** Digest of the whole content, `algorithm:encoded`, where the peer tells one that can be checked: by a header of the origin's, or its scheduler. */
+  /**
+   * Digest of the whole content, `algorithm:encoded`, from a response header of the origin or from
+   * the scheduler. Absent if the peer reports none with a supported algorithm.
+   */
   readonly digest?: string;
 }
 
-/** What a scheduler says of a task, of any kind. */
+/** Answer about a task of any kind that a scheduler gave, through a peer. */
 export interface ScheduledTask {
   readonly contentLength: bigint;
   readonly pieceCount: number;
@@ -27,7 +30,7 @@ export interface ScheduledTask {
   readonly digest?: string | undefined;
 }
 
-/** What StatLocalTask says. @throws `NotFound`, `ProtocolViolation` */
+/** Checks and converts an answer of StatLocalTask. @throws `NotFound`, `ProtocolViolation` */
 export function acceptLocalStat(answer: StatLocalTaskResponse, addr: string): TaskStat {
   const { contentLength, pieceLength, responseHeader } = answer;
   if (contentLength === undefined || pieceLength === undefined) throw unknownLength(addr);
@@ -36,8 +39,12 @@ export function acceptLocalStat(answer: StatLocalTaskResponse, addr: string): Ta
     contentLength > Number.MAX_SAFE_INTEGER ||
     pieceLength > Number.MAX_SAFE_INTEGER
   ) {
-    const message = `a task of ${contentLength} bytes in pieces of ${pieceLength} announced`;
-    throw new VortexError("ProtocolViolation", message, { addr });
+    throw new VortexError(
+      "ProtocolViolation",
+      "lengths of the task: expected pieces of 1 or more bytes and at most 2^53 - 1 bytes in all, " +
+        `got ${contentLength} bytes in pieces of ${pieceLength}`,
+      { addr },
+    );
   }
   const header = Object.entries(responseHeader).find(
     ([name]) => name.toLowerCase() === REPR_DIGEST,
@@ -51,8 +58,9 @@ export function acceptLocalStat(answer: StatLocalTaskResponse, addr: string): Ta
 }
 
 /**
- * What StatTask or a twin says, which is what the peer's scheduler knows. Few of them tell the piece length; it follows from
- * the pieces, and where none is told of from the content length, and the number of pieces shows whether that is right.
+ * Checks and converts an answer of StatTask, or of its variants for other kinds of task. Few of
+ * them carry the piece length. It is then derived from the listed pieces, or without any from the
+ * content length, and verified by the number of pieces.
  *
  * @throws `NotFound`, `ProtocolViolation`
  */
@@ -67,15 +75,22 @@ export function acceptScheduledStat(task: ScheduledTask, addr: string): TaskStat
       Math.ceil(contentLength / length) === pieceCount,
   );
   if (pieceLength === undefined || contentLength > Number.MAX_SAFE_INTEGER) {
-    const message = `a task of ${contentLength} bytes in ${pieceCount} pieces of no known length announced`;
-    throw new VortexError("ProtocolViolation", message, { addr });
+    throw new VortexError(
+      "ProtocolViolation",
+      "lengths of the task: expected a piece length that yields its number of pieces, " +
+        `got ${contentLength} bytes in ${pieceCount} pieces`,
+      { addr },
+    );
   }
-  const told = digest === undefined ? undefined : checkable(digest);
-  return { contentLength, pieceLength, ...(told !== undefined && { digest: told }) };
+  const supported = digest === undefined ? undefined : normalizedDigest(digest);
+  return { contentLength, pieceLength, ...(supported !== undefined && { digest: supported }) };
 }
 
-/** The digest in its one form; undefined for one that this library cannot check, as a `blake3:` of stock peers, or that is none. */
-function checkable(text: string): string | undefined {
+/**
+ * Returns a digest in its normal form. Returns undefined for an unsupported algorithm, such as the
+ * `blake3:` of stock peers, and for malformed text.
+ */
+function normalizedDigest(text: string): string | undefined {
   try {
     const { algorithm, encoded } = parseDigest(text);
     return `${algorithm}:${encoded}`;
@@ -84,10 +99,10 @@ function checkable(text: string): string | undefined {
   }
 }
 
-/** The scheduler's word for a length that it does not know: -1 in 64 bits. */
+/** Length that a scheduler sends for an unknown one: -1 in 64 bits. */
 const UNKNOWN_LENGTH = 0xffff_ffff_ffff_ffffn;
 
-/** What the piece length may be, most certain first. */
+/** Lists possible piece lengths, the most reliable first; 0 for unknown. */
 function pieceLengths(
   { pieceLength, pieces = [] }: ScheduledTask,
   contentLength: number,
@@ -103,5 +118,5 @@ function pieceLengths(
 }
 
 function unknownLength(addr: string): VortexError {
-  return new VortexError("NotFound", "the peer does not know the length of the task yet", { addr });
+  return new VortexError("NotFound", "length of the task: not known to the peer yet", { addr });
 }

@@ -5,31 +5,40 @@ import { type PieceKind, requireInteger } from "../../piece.ts";
 import { formatAddress, parseAddress } from "../../transport/address.ts";
 import type { PieceExtent } from "./piece-layout.ts";
 
-/** Which pieces of which task a peer is asked about. */
+/** Request for the list of a task's pieces that a peer has. */
 export interface SyncRequest {
-  /** The task. */
+  /** Id of the task. */
   readonly taskId: string;
-  /** The asking host's id. */
+  /** Id of the requesting host. */
   readonly hostId: string;
-  /** Default `standard`. */
+  /** Kind of the task. Default `standard`. */
   readonly kind?: PieceKind;
-  /** The pieces wanted, by number. Default: all; of those stock peers tell nothing, and have to be asked by number. */
+  /**
+   * Numbers of the pieces of interest. Default: all. Stock peers announce nothing by default, so
+   * ask them by number.
+   */
   readonly interestedPieceNumbers?: readonly number[];
-  /** Bytes of the task, if known; what a peer announces is checked against it. */
+  /** Length of the task in bytes, if known; announcements are checked against it. */
   readonly contentLength?: number;
-  /** Bytes of each piece but the last, if known. */
+  /** Length in bytes of each piece except the last, if known. */
   readonly pieceLength?: number;
 }
 
-/** A piece that a peer has, and where it serves it. */
+/** Piece that a peer has, with the addresses where the peer serves it. */
 export interface AnnouncedPiece extends PieceExtent {
-  /** `host:port` of its Vortex server over TCP, if it has one. It is the peer's word: it may name another host. */
+  /**
+   * Address of the peer's Vortex server over TCP, `host:port`, if it has one. Not verified: the
+   * peer can name any host.
+   */
   readonly tcpAddr?: string;
-  /** `host:port` of its Vortex server over QUIC, if it has one. */
+  /** Address of the peer's Vortex server over QUIC, `host:port`, if it has one. Not verified. */
   readonly quicAddr?: string;
 }
 
-/** An answer of SyncPieces or a twin; that for tasks of kind `cache` names no address. */
+/**
+ * Message of a SyncPieces answer, or of its variants for other kinds of task. The variant for kind
+ * `cache` carries no addresses.
+ */
 export interface SyncAnswer {
   readonly number: number;
   readonly offset: bigint;
@@ -39,7 +48,7 @@ export interface SyncAnswer {
   readonly quicPort?: number | undefined;
 }
 
-/** Makes the call for the task's kind. */
+/** Calls the method for the task's kind. */
 export function syncCall(
   client: Client<typeof DfdaemonUpload>,
   { kind = "standard", hostId, taskId, interestedPieceNumbers = [] }: SyncRequest,
@@ -62,22 +71,26 @@ export function syncCall(
 }
 
 /**
- * Numbers in one request. Each takes at most 5 bytes, so the request stays within the 256 KiB that a server of this project reads,
- * and far within the 4 MiB of stock peers (tonic's default).
+ * Maximum number of piece numbers in one request. Each takes at most 5 bytes. So the request stays
+ * within the 256 KiB limit of this library's server, and the 4 MiB of stock peers (tonic's
+ * default).
  */
-const MAX_NUMBERS = 50_000;
+const MAX_NUMBERS_PER_REQUEST = 50_000;
 
-/** The request, cut so that none asks for too many numbers. Always at least one. */
+/** Splits a request into one or more with at most {@link MAX_NUMBERS_PER_REQUEST} numbers each. */
 export function requestsFor(request: SyncRequest): readonly SyncRequest[] {
   const { interestedPieceNumbers: numbers = [] } = request;
-  if (numbers.length <= MAX_NUMBERS) return [request];
-  return Array.from({ length: Math.ceil(numbers.length / MAX_NUMBERS) }, (_, part) => ({
+  if (numbers.length <= MAX_NUMBERS_PER_REQUEST) return [request];
+  return Array.from({ length: Math.ceil(numbers.length / MAX_NUMBERS_PER_REQUEST) }, (_, part) => ({
     ...request,
-    interestedPieceNumbers: numbers.slice(part * MAX_NUMBERS, (part + 1) * MAX_NUMBERS),
+    interestedPieceNumbers: numbers.slice(
+      part * MAX_NUMBERS_PER_REQUEST,
+      (part + 1) * MAX_NUMBERS_PER_REQUEST,
+    ),
   }));
 }
 
-/** The numbers asked for, or undefined for all. @throws `InvalidArgument` */
+/** Returns the set of requested numbers; undefined for all. @throws `InvalidArgument` */
 export function requestedNumbers({
   interestedPieceNumbers: numbers,
 }: SyncRequest): ReadonlySet<number> | undefined {
@@ -86,8 +99,10 @@ export function requestedNumbers({
 }
 
 /**
- * Where the peer at `addr` serves the piece that it announced.
- * @throws `ProtocolViolation`
+ * Returns the announced Vortex addresses of the peer at `addr`. Its own host is filled in where it
+ * announces none, or an unspecified address.
+ *
+ * @throws `ProtocolViolation` for an invalid IP address or port
  */
 export function announcedAddresses(
   answer: SyncAnswer,
@@ -97,16 +112,18 @@ export function announcedAddresses(
   if (ip !== "" && !isIp(ip)) {
     throw new VortexError(
       "ProtocolViolation",
-      `"${remoteText(ip, 80)}" announced: expected an IP address`,
+      `announced host: expected an IP address, got "${remoteText(ip, 80)}"`,
       { addr },
     );
   }
-  // A peer that listens on every address may name none in particular.
+  // A peer that listens on all addresses may announce 0.0.0.0 or ::.
   const host = ip === "" || /^[0.:]+$/.test(ip) ? parseAddress(addr).host : ip;
   const at = (port: number | undefined): string | undefined => {
     if (port === undefined || port === 0) return undefined;
     if (port > 0 && port <= 65535) return formatAddress({ host, port });
-    throw new VortexError("ProtocolViolation", `port ${port} announced`, { addr });
+    throw new VortexError("ProtocolViolation", `announced port: expected 0 to 65535, got ${port}`, {
+      addr,
+    });
   };
   const tcpAddr = at(tcpPort);
   const quicAddr = at(quicPort);

@@ -24,28 +24,29 @@ import type { CallScope } from "../call/scope.ts";
 import type { DownloaderSettings, PieceRequest } from "../downloader.ts";
 
 /**
- * Bytes that are read of an answer before it is known what it is. A piece is announced in some 150; what comes with them is handed
- * on from here, all after it is read to where the caller wants it.
+ * Size of the buffer for the head of an answer, in bytes. An announcement of a piece takes some 150
+ * bytes; content that arrives with it is copied out of this buffer. All further content is read
+ * directly into the caller's memory.
  */
-const BEGINNING = 1024;
+const ANSWER_HEAD_BYTES = 1024;
 
 /**
- * A connection to one peer that speaks the Vortex protocol: one stream a request. Source: dragonfly-client-storage,
+ * Vortex client on one connection, with one stream per request. Source: dragonfly-client-storage,
  * `client/quic.rs` and `client/tcp.rs`.
  */
 export class VortexClient implements PieceClient {
-  /** The peer, `host:port`. */
+  /** Address of the peer, `host:port`. */
   readonly addr: string;
   readonly closed: Promise<unknown>;
   readonly ready: Promise<void>;
   readonly #connection: Connection;
   readonly #settings: DownloaderSettings;
-  /** Of the next request; the peer answers with the same. */
+  /** Packet id of the next request, 0 to 255; the peer echoes it. */
   #nextId: number;
-  /** Reads that were answered, of all streams. */
-  #heard = 0;
-  /** Memory that the beginnings of answers are read into, a part of it for each. */
-  #memory: Uint8Array = new Uint8Array(0);
+  /** Number of completed reads on all streams: progress shows that the peer is alive. */
+  #completedReads = 0;
+  /** Rest of the block that {@link #takeHeadBuffer} cuts buffers from. */
+  #headMemory: Uint8Array = new Uint8Array(0);
 
   constructor(connection: Connection, settings: DownloaderSettings) {
     this.#connection = connection;
@@ -60,7 +61,7 @@ export class VortexClient implements PieceClient {
     return this.#connection.earlyData;
   }
 
-  /** Connects to a peer. Rejects as {@link Transport.dial} does. */
+  /** Connects to a peer. Rejects like {@link Transport.dial}. */
   static async connect<T extends VortexClient>(
     this: new (
       connection: Connection,
@@ -79,7 +80,7 @@ export class VortexClient implements PieceClient {
     return new this(connection, settings);
   }
 
-  /** Asks for a piece; the scope is the life of the call, and stays open when this throws, so that it can be tried again. */
+  /** Requests a piece. A rejection leaves `scope` open, so that the call can be retried in it. */
   async downloadPiece(request: PieceRequest, scope: CallScope): Promise<Piece> {
     const kind = request.kind ?? "standard";
     const packet = encodePacket({
@@ -99,12 +100,12 @@ export class VortexClient implements PieceClient {
         stream.reader,
         decoder,
         scope,
-        this.#takeMemory(),
+        this.#takeHeadBuffer(),
         request.addr,
       );
-      this.#heard++;
+      this.#completedReads++;
       const metadata = expectContent(answer, kind, request.addr);
-      const source = contentSource(stream.reader, decoder.takeRest(), () => this.#heard++);
+      const source = contentSource(stream.reader, decoder.takeRest(), () => this.#completedReads++);
       return acceptAnnouncement(request, metadata, source, scope, this.#settings);
     } catch (error) {
       const failure = scope.failure ?? withAddress(error, request.addr);
@@ -119,58 +120,71 @@ export class VortexClient implements PieceClient {
     return id;
   }
 
-  #takeMemory(): Uint8Array {
-    if (this.#memory.length < BEGINNING) this.#memory = new Uint8Array(32 * BEGINNING);
-    const part = this.#memory.subarray(0, BEGINNING);
-    this.#memory = this.#memory.subarray(BEGINNING);
+  /** Returns an unused buffer of {@link ANSWER_HEAD_BYTES}. */
+  #takeHeadBuffer(): Uint8Array {
+    if (this.#headMemory.length < ANSWER_HEAD_BYTES)
+      this.#headMemory = new Uint8Array(32 * ANSWER_HEAD_BYTES);
+    const part = this.#headMemory.subarray(0, ANSWER_HEAD_BYTES);
+    this.#headMemory = this.#headMemory.subarray(ANSWER_HEAD_BYTES);
     return part;
   }
 
   /**
-   * Asks the peer for a sign of life by an empty request, which needs nothing of its store. Waits
-   * `patience` ms for an answer, an authentic packet or progress of another request. False when
-   * nothing came. True also where silence proves nothing: over TCP, without stream credit,
-   * and on a connection that has ended.
+   * Probes a QUIC connection with an empty request, which needs no access to the peer's store.
+   *
+   * Resolves to false after `timeout` ms without an answer, an authentic packet or progress of
+   * another request. Resolves to true where silence proves nothing: over TCP, without stream
+   * credit, and on an ended connection.
    */
-  async isAlive(patience: number): Promise<boolean> {
+  async isAlive(timeout: number): Promise<boolean> {
     const connection = this.#connection;
     if (connection.protocol !== "quic") return true;
-    const heard = this.#heard;
+    const completedReads = this.#completedReads;
     const { received } = connection;
     const abort = new AbortController();
     const { signal } = abort;
-    let asked = false;
-    const asking = (async (): Promise<void> => {
+    let opened = false;
+    const probe = (async (): Promise<void> => {
       const stream = await connection.openStream({ signal });
-      asked = true;
+      opened = true;
       signal.addEventListener("abort", () => abandonStream(stream, undefined), { once: true });
       await stream.writer.end();
       await stream.reader.read();
     })();
-    const settled = await settledWithin(asking, patience, this.#settings.runtime.clock);
+    const settled = await settledWithin(probe, timeout, this.#settings.runtime.clock);
     abort.abort();
-    return settled || !asked || this.#heard !== heard || connection.received !== received;
+    return (
+      settled ||
+      !opened ||
+      this.#completedReads !== completedReads ||
+      connection.received !== received
+    );
   }
 
-  /** Ends the connection at once: its requests fail with `error`. */
+  /** Closes the connection immediately; pending requests fail with `error`. */
   abort(error: VortexError): void {
     this.#connection.abort(StreamCode.Timeout, "", error);
   }
 
-  /** Ends the connection. */
+  /** Closes the connection without a grace period. */
   close(): Promise<void> {
-    // Nothing that this side has sent matters to the peer once its answer is not wanted.
+    // Unsent requests need no delivery: their answers are no longer wanted.
     return this.#connection.close({ grace: 0 });
   }
 }
 
-/** A {@link VortexClient} over a QUIC connection, under its name in Dragonfly's design document. */
+/** {@link VortexClient} over a QUIC connection, under its name in Dragonfly's design document. */
 export class QuicClient extends VortexClient {}
 
-/** A {@link VortexClient} over TCP: one connection a request, as stock peers want it. */
+/** {@link VortexClient} over TCP: one TCP connection per request, as dfdaemon expects. */
 export class TcpClient extends VortexClient {}
 
-/** Reads one whole packet. Each chunk has the stall timeout to itself, since a slow peer is not a silent one. */
+/**
+ * Reads one whole packet. The stall timeout applies to each chunk, so a slow peer does not stall.
+ *
+ * @param memory buffer for the first chunk
+ * @throws `ProtocolNotSupported` if the answer is HTTP or TLS
+ */
 async function readPacket(
   reader: ByteReader,
   decoder: PacketDecoder,
@@ -178,24 +192,25 @@ async function readPacket(
   memory: Uint8Array,
   addr: string,
 ): Promise<Packet> {
-  let room: Uint8Array | undefined = memory;
+  let into: Uint8Array | undefined = memory;
   let head: Uint8Array = new Uint8Array(0);
   try {
     for (;;) {
       const packet = decoder.next();
       if (packet !== undefined) return packet;
-      const chunk: Uint8Array | undefined = await scope.waitFor(reader.read(room));
-      // The decoder keeps what it was given until it has consumed it.
-      room = undefined;
+      const chunk: Uint8Array | undefined = await scope.waitFor(reader.read(into));
+      // The decoder may still hold the first chunk, so its buffer is not reused.
+      into = undefined;
       if (chunk === undefined) {
         throw new VortexError(
           "TruncatedContent",
           decoder.midPacket
-            ? "the answer ended inside its packet"
-            : "the peer ended the stream without an answer",
+            ? "end of the stream: expected the rest of the packet, got nothing"
+            : "end of the stream: expected an answer, got nothing",
         );
       }
-      if (head.length < FOREIGN_HEAD_LENGTH) head = head.length === 0 ? chunk : joined(head, chunk);
+      if (head.length < FOREIGN_HEAD_LENGTH)
+        head = head.length === 0 ? chunk : appendToHead(head, chunk);
       decoder.push(chunk);
     }
   } catch (cause) {
@@ -205,25 +220,32 @@ async function readPacket(
   }
 }
 
-function joined(head: Uint8Array, more: Uint8Array): Uint8Array {
+/**
+ * Appends a chunk to the first bytes of an answer, as far as {@link foreignProtocol} needs them.
+ */
+function appendToHead(head: Uint8Array, more: Uint8Array): Uint8Array {
   return Uint8Array.of(...head, ...more.subarray(0, FOREIGN_HEAD_LENGTH));
 }
 
 const foreignMessage: Readonly<Record<ForeignProtocol, (addr: string) => string>> = {
   "HTTP/2": (addr) =>
-    `${addr} speaks HTTP/2, not Vortex: is it the gRPC port? Name the Vortex port, or protocol "grpc"`,
-  "HTTP/1": (addr) => `${addr} speaks HTTP/1, not Vortex: name the peer's Vortex port`,
+    `wrong protocol at ${addr}: expected Vortex, got HTTP/2; this may be the gRPC port: ` +
+    `use the peer's Vortex port, or protocol "grpc"`,
+  "HTTP/1": (addr) =>
+    `wrong protocol at ${addr}: expected Vortex, got HTTP/1; use the peer's Vortex port`,
   TLS: (addr) =>
-    `${addr} speaks TLS, which Vortex over TCP does not: is it the gRPC port? Name the peer's Vortex port`,
+    `wrong protocol at ${addr}: expected Vortex without TLS, got TLS; this may be the gRPC port: ` +
+    `use the peer's Vortex port`,
 };
 
+/** Returns the metadata of a piece-content packet. Throws for every other packet. */
 function expectContent(packet: Packet, kind: string, addr: string): PieceMetadata {
   switch (packet.type) {
     case "piece-content":
       if (packet.kind !== kind) {
         throw new VortexError(
           "PieceMismatch",
-          `asked for a ${kind} piece, got a ${packet.kind} one`,
+          `kind of the piece: expected ${kind}, got ${packet.kind}`,
           { addr },
         );
       }
@@ -231,18 +253,21 @@ function expectContent(packet: Packet, kind: string, addr: string): PieceMetadat
     case "error":
       throw remoteError(packet.code, packet.message, addr);
     case "close":
-      throw new VortexError("ProtocolViolation", "the peer answered with a close packet", { addr });
+      throw unexpectedAnswer("a close packet", addr);
     case "download-piece":
-      throw new VortexError("ProtocolViolation", "the peer answered with a request", { addr });
+      throw unexpectedAnswer("a request", addr);
     case "reserved":
-      throw new VortexError(
-        "ProtocolViolation",
-        `the peer answered with the reserved tag ${packet.tag}`,
-        { addr },
-      );
+      throw unexpectedAnswer(`a packet with reserved tag ${packet.tag}`, addr);
   }
 }
 
+function unexpectedAnswer(got: string, addr: string): VortexError {
+  return new VortexError("ProtocolViolation", `answer: expected a piece or an error, got ${got}`, {
+    addr,
+  });
+}
+
+/** Converts an error packet to a `VortexError`. */
 function remoteError(code: number, message: string, addr: string): VortexError {
   const text = remoteText(message) || "without a message";
   switch (code) {
@@ -262,8 +287,8 @@ function remoteError(code: number, message: string, addr: string): VortexError {
 }
 
 /**
- * Reads first the rest that the decoder holds, then the stream. Calls `onRead` for each read: the
- * one before it was answered.
+ * Content that starts with the bytes left in the decoder and goes on in the stream. Calls `onRead`
+ * at each read, which shows that the previous one has completed.
  */
 function contentSource(reader: ByteReader, first: Uint8Array, onRead: () => void): ContentSource {
   let rest: Uint8Array | undefined = first.length > 0 ? first : undefined;
@@ -279,7 +304,7 @@ function contentSource(reader: ByteReader, first: Uint8Array, onRead: () => void
   };
 }
 
-/** Resolves to true when `promise` settles within so many milliseconds. */
+/** Resolves to true if `promise` settles within `milliseconds`, else to false. */
 function settledWithin(
   promise: Promise<unknown>,
   milliseconds: number,
@@ -295,6 +320,7 @@ function settledWithin(
   });
 }
 
+/** Cancels both directions of a stream, with the code for `failure`. */
 function abandonStream(stream: ByteStream, failure: VortexError | undefined): void {
   const code = failure?.kind === "peer" ? StreamCode.Violation : StreamCode.Cancelled;
   stream.reader.cancel(code);

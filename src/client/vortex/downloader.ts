@@ -4,13 +4,16 @@ import { PooledDownloader } from "../call/pooled-downloader.ts";
 import type { DownloaderSettings } from "../downloader.ts";
 import { VortexClient } from "./client.ts";
 
-/** Loads a transport when it is first needed, so that a binding that is missing fails the call and not the import. */
+/** Loads a transport at first use, so that a missing binding fails the call and not the import. */
 export type TransportLoader = () => Promise<Transport>;
 
-/** Called once the connections of a closed downloader have ended; whoever made its transport for it may close that here. */
+/**
+ * Callback after a downloader has closed all its connections. The owner of the transport can close
+ * it here.
+ */
 export type OnClosed = () => Promise<void>;
 
-/** A `Downloader` over the Vortex protocol, with a pool of connections by address. */
+/** `Downloader` over the Vortex protocol, with a connection pool. */
 export class VortexDownloader extends PooledDownloader<VortexClient> {
   readonly #onClosed: OnClosed | undefined;
 
@@ -29,8 +32,8 @@ export class VortexDownloader extends PooledDownloader<VortexClient> {
 }
 
 /**
- * The protocol's name in code that follows Dragonfly's design document: a downloader over a QUIC transport, or over what stands
- * in for it where the runtime has none.
+ * {@link VortexDownloader} over a QUIC transport, or over its fallback where the runtime has no
+ * QUIC. The name is from Dragonfly's design document.
  */
 export class QuicDownloader extends VortexDownloader {
   constructor(transport: TransportLoader, settings: DownloaderSettings, onClosed?: OnClosed) {
@@ -38,13 +41,14 @@ export class QuicDownloader extends VortexDownloader {
   }
 }
 
-/** A downloader over a TCP transport: one connection a request, as stock peers want it. */
+/** {@link VortexDownloader} over TCP: one TCP connection per request, as dfdaemon expects. */
 export class TcpDownloader extends VortexDownloader {
   constructor(transport: TransportLoader, settings: DownloaderSettings, onClosed?: OnClosed) {
     super(() => requireProtocol(transport, "tcp"), settings, onClosed);
   }
 }
 
+/** Loads a transport. @throws `InvalidArgument` if it is for another protocol */
 async function requireProtocol(
   load: TransportLoader,
   protocol: "quic" | "tcp",
@@ -53,7 +57,7 @@ async function requireProtocol(
   if (transport.protocol !== protocol && transport.insteadOf !== protocol) {
     throw new VortexError(
       "InvalidArgument",
-      `a ${protocol} downloader was given a ${transport.protocol} transport`,
+      `protocol of the transport: expected ${protocol}, got ${transport.protocol}`,
     );
   }
   return transport;

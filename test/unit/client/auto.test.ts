@@ -396,7 +396,7 @@ describe("auto and hybrid, a peer that may be a stock dfdaemon", () => {
     const { message } = await assertRejects(downloader.downloadPiece(request), "InvalidArgument");
     assert.match(
       message,
-      /expected an address for tcp or grpc; quic is left out: the peer may be a stock dfdaemon/,
+      /address of .*: expected one for tcp or grpc, got none; quic is left out: the peer may be a stock dfdaemon/,
     );
     assert.deepEqual(network.dials, []);
     await downloader.close();

@@ -67,7 +67,10 @@ describe("time that the caller holds back", () => {
     assert.equal(failureOf(scope), undefined);
     await clock.advance(1);
     assert.equal(failureOf(scope)?.code, "PieceTimeout");
-    assert.match(failureOf(scope)?.message ?? "", /^piece 3 was not complete within 10000 ms$/);
+    assert.match(
+      failureOf(scope)?.message ?? "",
+      /^piece 3: not complete within 10000 ms \(pieceTimeout\)$/,
+    );
     assert.equal(clock.pending, 0);
   });
 
@@ -97,7 +100,10 @@ describe("time that the caller holds back", () => {
       assert.equal(failureOf(scope), undefined);
       await clock.advance(1);
       assert.equal(failureOf(scope)?.code, "PieceTimeout");
-      assert.match(failureOf(scope)?.message ?? "", /was not read for \d+ ms$/);
+      assert.match(
+        failureOf(scope)?.message ?? "",
+        /: content not read for \d+ ms \(unreadTimeout\)$/,
+      );
       assert.equal(clock.pending, 0);
     }
   });

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { create, type DescMessage, toBinary } from "@bufbuild/protobuf";
-import { exceedsFields, MAX_MESSAGES } from "../../../src/client/grpc/message.ts";
+import { exceedsOverhead, MAX_MESSAGES } from "../../../src/client/grpc/message.ts";
 import { TaskSchema } from "../../../src/gen/common/v2/common_pb.ts";
 import {
   DownloadPieceResponseSchema,
@@ -34,7 +34,7 @@ const finished = toBinary(
 function fieldsOf(message: Uint8Array, schema: DescMessage): number {
   for (let most = 0; ; most++) {
     const exceeds = [[message], [...chunked(message, seededRandom(most), 4096)]].map((chunks) =>
-      exceedsFields(chunks, schema, most),
+      exceedsOverhead(chunks, schema, most),
     );
     assert.equal(exceeds[0], exceeds[1]);
     if (exceeds[0] === false) return most;
@@ -77,7 +77,7 @@ describe("what a message has beside its content", () => {
     const empty = new Uint8Array(20_000).map((_, at) => (at % 2 === 0 ? (6 << 3) | 2 : 0));
     const field = Uint8Array.of(0x0a, 0xa0, 0x9c, 0x01);
     assert.equal(
-      exceedsFields([joined([field, empty])], DownloadPieceResponseSchema, 20_000),
+      exceedsOverhead([joined([field, empty])], DownloadPieceResponseSchema, 20_000),
       true,
     );
   });
@@ -91,15 +91,15 @@ describe("what a message has beside its content", () => {
       );
       const times = (count: number): Uint8Array =>
         new Uint8Array(2 * count).map((_, at) => (at % 2 === 0 ? (number << 3) | 2 : 0));
-      assert.equal(exceedsFields([times(MAX_MESSAGES)], TaskSchema, 1 << 20), false);
-      assert.equal(exceedsFields([times(MAX_MESSAGES + 1)], TaskSchema, 1 << 20), true);
+      assert.equal(exceedsOverhead([times(MAX_MESSAGES)], TaskSchema, 1 << 20), false);
+      assert.equal(exceedsOverhead([times(MAX_MESSAGES + 1)], TaskSchema, 1 << 20), true);
     }
   });
 
   it("ends where the message does, whatever lengths are told in it", () => {
     for (let cut = 0; cut < 80; cut++) {
-      exceedsFields([answer.subarray(0, cut)], DownloadPieceResponseSchema, 1 << 20);
-      exceedsFields([seededBytes(cut, cut)], DownloadPieceResponseSchema, 1 << 20);
+      exceedsOverhead([answer.subarray(0, cut)], DownloadPieceResponseSchema, 1 << 20);
+      exceedsOverhead([seededBytes(cut, cut)], DownloadPieceResponseSchema, 1 << 20);
     }
     const endless = Uint8Array.of(
       0x0a,
@@ -115,13 +115,13 @@ describe("what a message has beside its content", () => {
       0xff,
       0x0f,
     );
-    assert.equal(exceedsFields([endless], DownloadPieceResponseSchema, 100), true);
+    assert.equal(exceedsOverhead([endless], DownloadPieceResponseSchema, 100), true);
     assert.equal(
-      exceedsFields([new Uint8Array(12).fill(0xff)], DownloadPieceResponseSchema, 11),
+      exceedsOverhead([new Uint8Array(12).fill(0xff)], DownloadPieceResponseSchema, 11),
       true,
     );
     assert.equal(
-      exceedsFields([new Uint8Array(12).fill(0xff)], DownloadPieceResponseSchema, 12),
+      exceedsOverhead([new Uint8Array(12).fill(0xff)], DownloadPieceResponseSchema, 12),
       false,
     );
   });

@@ -154,6 +154,6 @@ describe("PieceLayout refuses", () => {
     const error = assertThrows(() => {
       for (let number = 0; ; number++) announce(layout, [number, number, 1]);
     }, "LimitExceeded");
-    assert.match(error.message, /more than 1000000 pieces/);
+    assert.match(error.message, /announced pieces: expected at most 1000000, got more/);
   });
 });

@@ -153,7 +153,7 @@ async function suspected() {
   const [first] = clients;
   assert.ok(first);
   const suspect = (): Promise<void> => {
-    lease.suspect();
+    lease.probe();
     return settle();
   };
   return { pool, clock, clients, lease, first, suspect };
@@ -224,11 +224,11 @@ describe("a suspected client", () => {
     assert.equal(clients.length, 2);
     // It is there already, and not in the place of another.
     assert.equal(next.stale, true);
-    next.suspect();
+    next.probe();
     await settle();
     assert.equal(clients[1]?.asked.length, 0);
     await clock.advance(1000);
-    next.suspect();
+    next.probe();
     await settle();
     assert.equal(clients[1]?.asked.length, 1);
     clients[1]?.die();

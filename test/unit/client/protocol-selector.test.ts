@@ -14,13 +14,13 @@ describe("verdicts on protocols, revised by rates", () => {
   it("tries the other one once, and keeps what is not clearly slower", async () => {
     const { verdicts, changes, pass } = verdictsOf();
     await pass("quic", 7 * MIB, 70);
-    assert.equal(verdicts.of(peer)?.protocol, "quic");
+    assert.equal(verdicts.get(peer)?.protocol, "quic");
     await pass("quic", 2 * MIB, 20);
-    assert.deepEqual(verdicts.of(peer), { protocol: "tcp", reason: "compared with quic" });
+    assert.deepEqual(verdicts.get(peer), { protocol: "tcp", reason: "compared with quic" });
     await pass("tcp", 9 * MIB, 60);
-    assert.equal(verdicts.of(peer)?.protocol, "quic");
+    assert.equal(verdicts.get(peer)?.protocol, "quic");
     await pass("quic", 90 * MIB, 10_000);
-    assert.equal(verdicts.of(peer)?.protocol, "quic");
+    assert.equal(verdicts.get(peer)?.protocol, "quic");
     assert.deepEqual(changes, []);
   });
 
@@ -29,7 +29,7 @@ describe("verdicts on protocols, revised by rates", () => {
     await pass("quic", 10 * MIB, 1000);
     await pass("tcp", 10 * MIB, 100);
     const reason = "quic made 10.5 MB/s, tcp 104.9 MB/s";
-    assert.deepEqual(verdicts.of(peer), { protocol: "tcp", reason });
+    assert.deepEqual(verdicts.get(peer), { protocol: "tcp", reason });
     assert.deepEqual(changes, [{ protocol: "tcp", reason }]);
   });
 
@@ -38,40 +38,40 @@ describe("verdicts on protocols, revised by rates", () => {
     await pass("quic", 10 * MIB, 1000);
     await pass("tcp", 10 * MIB, 100);
     await clock.advance(600_000);
-    assert.equal(verdicts.of(peer), undefined);
+    assert.equal(verdicts.get(peer), undefined);
     assert.equal(verdicts.size, 0);
   });
 
   it("a trial that fails leaves the verdict; the verdict's own failure ends it", async () => {
     const { verdicts, pass } = verdictsOf();
     await pass("quic", 10 * MIB, 1000);
-    assert.equal(verdicts.of(peer)?.protocol, "tcp");
-    assert.equal(verdicts.failed(peer, "tcp"), true);
-    assert.equal(verdicts.of(peer)?.protocol, "quic");
-    assert.equal(verdicts.failed(peer, "quic"), false);
-    assert.equal(verdicts.of(peer), undefined);
+    assert.equal(verdicts.get(peer)?.protocol, "tcp");
+    assert.equal(verdicts.reportFailure(peer, "tcp"), true);
+    assert.equal(verdicts.get(peer)?.protocol, "quic");
+    assert.equal(verdicts.reportFailure(peer, "quic"), false);
+    assert.equal(verdicts.get(peer), undefined);
   });
 
   it("time in which several requests run counts once", async () => {
     const { verdicts, clock, changes } = verdictsOf();
-    const quic = Array.from({ length: 8 }, () => verdicts.begin(peer, "quic"));
+    const quic = Array.from({ length: 8 }, () => verdicts.measure(peer, "quic"));
     await clock.advance(100);
     for (const request of quic) request.end(2 * MIB);
-    const tcp = Array.from({ length: 2 }, () => verdicts.begin(peer, "tcp"));
+    const tcp = Array.from({ length: 2 }, () => verdicts.measure(peer, "tcp"));
     await clock.advance(100);
     for (const request of tcp) request.end(5 * MIB);
     // 16 MiB and 10 MiB in the same time: by single requests, TCP would look more than twice as fast.
-    assert.equal(verdicts.of(peer)?.protocol, "quic");
+    assert.equal(verdicts.get(peer)?.protocol, "quic");
     assert.deepEqual(changes, []);
   });
 
   it("remembers no more than so many peers", () => {
     const { verdicts } = verdictsOf();
     for (let n = 0; n < 5000; n++)
-      verdicts.remember(`peer ${n}`, { protocol: "quic", reason: "" }, ["quic"]);
+      verdicts.select(`peer ${n}`, { protocol: "quic", reason: "" }, ["quic"]);
     assert.equal(verdicts.size, 4096);
-    assert.equal(verdicts.of("peer 0"), undefined);
-    assert.equal(verdicts.of("peer 4999")?.protocol, "quic");
+    assert.equal(verdicts.get("peer 0"), undefined);
+    assert.equal(verdicts.get("peer 4999")?.protocol, "quic");
   });
 });
 
@@ -84,13 +84,13 @@ function verdictsOf(): {
   const clock = new FakeClock();
   const changes: SelectedProtocol[] = [];
   const verdicts = new ProtocolSelector(clock, 600_000, (_peer, verdict) => changes.push(verdict));
-  verdicts.remember(peer, { protocol: "quic", reason: "tried first" }, ["quic", "tcp", "grpc"]);
+  verdicts.select(peer, { protocol: "quic", reason: "tried first" }, ["quic", "tcp", "grpc"]);
   return {
     verdicts,
     clock,
     changes,
     async pass(protocol, bytes, milliseconds) {
-      const request = verdicts.begin(peer, protocol);
+      const request = verdicts.measure(peer, protocol);
       await clock.advance(milliseconds);
       request.end(bytes);
     },

@@ -89,7 +89,8 @@ describe("StorageClient", () => {
     await assert.rejects(client.downloadPiece("peer", taskId, 0), {
       code: "InvalidArgument",
       message:
-        "where the peer is, is not known: set storage.server.ip in the configuration, or give addressOf",
+        "address of the peer: expected storage.server.ip in the configuration or option addressOf, " +
+        "got neither",
     });
     assert.equal(asked.length, 0);
   });

@@ -131,7 +131,7 @@ describe("the core, which is `vortex-peer` where no export condition fits", () =
       const options = { protocol } as Parameters<typeof createDownloader>[0];
       assert.throws(() => createDownloader(options), {
         code: "Unavailable",
-        message: /vortex-peer\/node.*a transport of your own/,
+        message: /vortex-peer\/node.*your own transport/,
       });
     });
   }
@@ -144,7 +144,7 @@ describe("the core, which is `vortex-peer` where no export condition fits", () =
     const request = { addr: "peer:4006", hostId: "h", taskId: "a".repeat(64), number: 0 };
     await assert.rejects(downloader.downloadPiece(request), {
       code: "InvalidArgument",
-      message: /tcp transport/,
+      message: /protocol of the transport: expected quic, got tcp/,
     });
   });
 });

@@ -56,7 +56,8 @@ describe("an answer of another protocol", () => {
           downloader.downloadPiece({ addr, hostId: "me", taskId, number: 0 }),
         );
         assert.equal(code, "ProtocolNotSupported");
-        assert.ok(message.startsWith(`${addr} speaks ${protocol}`), message);
+        assert.ok(message.startsWith(`wrong protocol at ${addr}: expected Vortex`), message);
+        assert.ok(message.includes(`, got ${protocol};`), message);
         assert.match(message, hint);
         await downloader.close();
         await server.close();

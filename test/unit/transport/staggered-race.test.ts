@@ -169,7 +169,7 @@ function race(options: Partial<RaceOptions<string>> = {}): ProtocolRace {
         });
       }),
     discard: (value) => void discarded.push(value),
-    lost: (protocol) => void lost.push(protocol),
+    onLost: (protocol) => void lost.push(protocol),
     ...options,
   });
   result.catch(() => {});
