@@ -45,7 +45,7 @@ function storeOf(): MemoryPieceStore {
   return store;
 }
 
-/** Writes down what it is told. */
+/** Observer that records all operations. */
 class Recorder implements Telemetry {
   readonly ended: string[] = [];
   open = 0;
@@ -70,7 +70,7 @@ async function all<T>(items: AsyncIterable<T>): Promise<T[]> {
   return list;
 }
 
-/** A downloader and a server over gRPC, both told to `telemetry`. */
+/** Downloader and server over gRPC, both observed by `telemetry`. */
 function grpcPair(
   telemetry: Telemetry,
   store: PieceStore = storeOf(),
@@ -85,11 +85,11 @@ function grpcPair(
 }
 
 describe("beginOperation", () => {
-  it("is nothing without a listener", () => {
+  it("returns undefined without an observer", () => {
     assert.equal(beginOperation(undefined, start), undefined);
   });
 
-  it("tells of the end once", () => {
+  it("forwards the end once", () => {
     const recorder = new Recorder();
     const operation = beginOperation(recorder, start);
     operation?.end({ bytes: 5 });
@@ -97,7 +97,7 @@ describe("beginOperation", () => {
     assert.deepEqual(recorder.ended, ["client download_piece 1 5"]);
   });
 
-  it("drops what a listener throws", () => {
+  it("drops exceptions of the observer", () => {
     const broken = (): never => {
       throw new Error("listener");
     };
@@ -111,7 +111,7 @@ describe("beginOperation", () => {
     operation.end({});
   });
 
-  it("hands on what the work throws, and does it once", () => {
+  it("rethrows exceptions of the work, and runs it once", () => {
     let done = 0;
     const twice: Telemetry = {
       begin: () => ({
@@ -134,8 +134,8 @@ describe("beginOperation", () => {
   });
 });
 
-describe("what telemetry is told", () => {
-  it("over Vortex: each piece, from both sides, with its bytes or its failure", async () => {
+describe("operations reported to telemetry", () => {
+  it("over Vortex include each piece on both sides, with its bytes or its error", async () => {
     const recorder = new Recorder();
     const transport = new MemoryTransport();
     const store = storeOf();
@@ -184,7 +184,7 @@ describe("what telemetry is told", () => {
     assert.equal(recorder.open, 0);
   });
 
-  it("over gRPC: each call, from both sides", async () => {
+  it("over gRPC include each call on both sides", async () => {
     const recorder = new Recorder();
     const downloader = grpcPair(recorder);
     const addr = "127.0.0.1:4000";
@@ -224,7 +224,7 @@ describe("what telemetry is told", () => {
     await downloader.close();
   });
 
-  it("a store that fails is the server's failure", async () => {
+  it("include a failing store as the server's error", async () => {
     const recorder = new Recorder();
     const store: PieceStore = {
       getTask: async () => undefined,
@@ -242,7 +242,7 @@ describe("what telemetry is told", () => {
     ]);
   });
 
-  it("a listener that throws disturbs nothing", async () => {
+  it("are not disturbed by an observer that throws", async () => {
     const broken: Telemetry = {
       begin: () => {
         throw new Error("listener");
@@ -260,7 +260,7 @@ describe("what telemetry is told", () => {
   });
 });
 
-/** A provider of spans and meters, set up through the API as an SDK is. */
+/** Provider of spans and meters, registered through the API like an SDK. */
 class RecordingSdk {
   readonly spans: {
     readonly name: string;
@@ -363,7 +363,7 @@ describe("openTelemetry", () => {
     api.context.disable();
   });
 
-  it("makes spans and metrics under the names of stock Dragonfly", async () => {
+  it("makes spans and metrics with the names of stock Dragonfly", async () => {
     const sdk = new RecordingSdk();
     const downloader = grpcPair(openTelemetry(api));
     const addr = "127.0.0.1:4000";
@@ -423,7 +423,7 @@ describe("openTelemetry", () => {
     );
   });
 
-  it("puts what begins within an operation under it", async () => {
+  it("makes nested operations children of their operation", async () => {
     const sdk = new RecordingSdk();
     const telemetry = openTelemetry(api);
     const downloader = grpcPair(telemetry);
@@ -453,7 +453,7 @@ describe("openTelemetry", () => {
     assert.equal(sdk.metrics.get(duration), 1);
   });
 
-  it("works with the API alone, where no SDK is set up", async () => {
+  it("works without an SDK", async () => {
     const downloader = grpcPair(openTelemetry(api));
     const piece = await downloader.downloadPiece({
       addr: "127.0.0.1:4000",
@@ -465,7 +465,7 @@ describe("openTelemetry", () => {
     await downloader.close();
   });
 
-  it("counts a failed task, and gives each its size level", () => {
+  it("counts failed tasks, and sets the size level of each", () => {
     const sdk = new RecordingSdk();
     const telemetry = openTelemetry(api);
     const task = (kind: "standard" | "persistent", result: OperationResult): void =>

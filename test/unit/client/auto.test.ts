@@ -24,14 +24,14 @@ import { seededBytes } from "../../support/random.ts";
 const taskId = "a1".repeat(32);
 const content = seededBytes(7, 300_000);
 const addr = "peer.example:4006";
-/** The same content in pieces. */
+/** Store with the same content in pieces. */
 const piecesId = "b2".repeat(32);
 const pieceLength = 30_000;
 const plan = { contentLength: content.length, pieceLength };
 const lengths = { contentLength: content.length, pieceLength: content.length };
 
-describe("auto, one peer", () => {
-  it("takes QUIC where it works, and tries nothing else", async () => {
+describe("protocol auto with one peer", () => {
+  it("selects QUIC when it works and tries no other protocol", async () => {
     const { downloader, network, fetch, events } = await peer();
     await assertPiece(await fetch());
     await assertPiece(await fetch());
@@ -48,7 +48,7 @@ describe("auto, one peer", () => {
     "Unreachable",
     "Unavailable",
   ] as const) {
-    it(`moves on at once from ${code}`, async () => {
+    it(`tries the next protocol at once after ${code}`, async () => {
       const { downloader, network, fetch, events, clock } = await peer({ quic: code });
       const before = clock.now();
       await assertPiece(await fetch());
@@ -60,7 +60,7 @@ describe("auto, one peer", () => {
     });
   }
 
-  it("moves on from gRPC that does not serve pieces, and tells of every protocol when none works", async () => {
+  it("skips gRPC without pieces, and reports the error of each protocol when none works", async () => {
     const { downloader, fetch, events } = await peer({
       quic: "ProtocolNotSupported",
       tcp: "ConnectionRefused",
@@ -75,7 +75,7 @@ describe("auto, one peer", () => {
     await downloader.close();
   });
 
-  it("begins the next protocol beside one that is silent, once, and gives the silent one up", async () => {
+  it("starts the next protocol once while one is silent, and aborts the silent one", async () => {
     const { downloader, network, fetch, events, clock } = await peer({ quic: "silent" });
     const pieces = Promise.all([fetch(), fetch(), fetch()]);
     await clock.advance(249);
@@ -92,7 +92,7 @@ describe("auto, one peer", () => {
     assert.equal(clock.pending, 0);
   });
 
-  it("waits less where the peer is known to answer soon", async () => {
+  it("shortens the head start for a peer with low latency", async () => {
     const { downloader, network, fetch, clock } = await peer({}, { auto: { expiry: 1000 } });
     await assertPiece(await fetch());
     network.set("quic", "silent");
@@ -105,9 +105,9 @@ describe("auto, one peer", () => {
     await downloader.close();
   });
 
-  it("waits longer again where the way to the peer has become longer", async () => {
+  it("lengthens the head start again when the latency rises", async () => {
     const { downloader, network, fetch, clock } = await peer({}, { auto: { expiry: 1000 } });
-    // Answers take no time, and so the next protocol begins after 30 ms.
+    // Answers take no time, so the next protocol starts after the minimum of 30 ms.
     await assertPiece(await fetch());
     network.delay = 55;
     for (const dials of [["quic", "tcp"], ["quic"]]) {
@@ -122,7 +122,7 @@ describe("auto, one peer", () => {
     await downloader.close();
   });
 
-  it("chooses anew when the choice has expired", async () => {
+  it("selects again after the selection has expired", async () => {
     const { downloader, network, fetch, clock } = await peer(
       { quic: "ProtocolNotSupported" },
       { auto: { expiry: 5000 } },
@@ -138,7 +138,7 @@ describe("auto, one peer", () => {
     await downloader.close();
   });
 
-  it("chooses anew at once when the peer comes back with another protocol", async () => {
+  it("selects again at once when the peer restarts with another protocol", async () => {
     const { downloader, network, fetch, events } = await peer({ tcp: "ConnectionRefused" });
     await assertPiece(await fetch());
     network.set("quic", "ConnectionRefused");
@@ -153,7 +153,7 @@ describe("auto, one peer", () => {
     await downloader.close();
   });
 
-  it("takes an error of the peer for its answer", async () => {
+  it("treats an error of the peer as an answer", async () => {
     const { downloader, network, fetch, events } = await peer();
     await assertRejects(fetch(99), "NotFound");
     assert.deepEqual(network.dials, ["quic"]);
@@ -161,7 +161,7 @@ describe("auto, one peer", () => {
     await downloader.close();
   });
 
-  it("takes no other protocol for a certificate that is not accepted, where tls says whom to trust", async () => {
+  it("fails on a rejected certificate when tls requires verification", async () => {
     const tls = { fingerprints: ["00".repeat(32)] };
     const { downloader, network, fetch, events } = await peer({ quic: "HandshakeFailed" }, { tls });
     await assertRejects(fetch(), "HandshakeFailed");
@@ -170,7 +170,7 @@ describe("auto, one peer", () => {
     await downloader.close();
   });
 
-  it("goes on to TCP from a certificate that is not accepted, where tls says nothing, as hybrid does", async () => {
+  it("falls back to TCP on a rejected certificate when tls requires nothing, like hybrid", async () => {
     for (const protocol of ["auto", "hybrid"] as const) {
       const { downloader, network, fetch, events } = await peer(
         { quic: "HandshakeFailed" },
@@ -188,7 +188,7 @@ describe("auto, one peer", () => {
     }
   });
 
-  it("goes on to TCP from a peer whose certificate has changed, where tls says nothing", async () => {
+  it("falls back to TCP when the peer's certificate has changed and tls requires nothing", async () => {
     const { downloader, network, fetch, events } = await peer();
     await assertPiece(await fetch());
     network.set("quic", "HandshakeFailed");
@@ -202,7 +202,7 @@ describe("auto, one peer", () => {
     await downloader.close();
   });
 
-  it("does not use TCP where tls says whom to trust", async () => {
+  it("does not use TCP when tls requires verification", async () => {
     const { downloader, network, fetch } = await peer(
       { quic: "ProtocolNotSupported", grpc: "ConnectionRefused" },
       { tls: { fingerprints: ["00".repeat(32)] } },
@@ -216,7 +216,7 @@ describe("auto, one peer", () => {
     await downloader.close();
   });
 
-  it("gives gRPC the trust that tls names, else that of the API; hybrid uses no TCP where it is named", async () => {
+  it("applies tls to gRPC, else apiTls; hybrid uses no TCP when tls requires verification", async () => {
     const pinned = { fingerprints: ["00".repeat(32)] };
     const own = { ca: "PEM" };
     for (const [tls, apiTls, expected] of [
@@ -245,7 +245,7 @@ describe("auto, one peer", () => {
     }
   });
 
-  it("tcp is refused where tls says whom to trust", async () => {
+  it("rejects protocol tcp when tls requires verification", async () => {
     for (const tls of [
       { ca: "PEM" },
       { fingerprints: ["00".repeat(32)] },
@@ -256,8 +256,8 @@ describe("auto, one peer", () => {
     await (await peer({}, { protocol: "tcp", tls: { verify: false } })).downloader.close();
   });
 
-  it("closes the connection of a protocol that lost, and keeps none when it is closed", async () => {
-    // QUIC has a connection, and its answer does not come.
+  it("closes the connections of losing protocols, and all connections on close", async () => {
+    // QUIC connects, but its answer does not come.
     const { downloader, network, fetch, clock } = await peer({ quic: "mute" });
     const piece = fetch();
     await settle();
@@ -273,7 +273,7 @@ describe("auto, one peer", () => {
     assert.equal(clock.pending, 0);
   });
 
-  it("ends at its signal, and lets those who waited choose", async () => {
+  it("aborting the selecting request lets the waiting requests select", async () => {
     const { downloader, network, fetch, clock } = await peer({ quic: "silent" });
     const controller = new AbortController();
     const first = fetch(0, controller.signal);
@@ -288,7 +288,7 @@ describe("auto, one peer", () => {
     assert.equal(clock.pending, 0);
   });
 
-  it("ends with its downloader", async () => {
+  it("closing the downloader ends the selection", async () => {
     const { downloader, network, fetch, clock } = await peer({
       quic: "silent",
       tcp: "silent",
@@ -303,9 +303,9 @@ describe("auto, one peer", () => {
     assert.equal(clock.pending, 0);
   });
 
-  it("counts what passes, and compares the other protocol by the requests that there are", async () => {
+  it("counts transferred bytes, and compares the other protocol on regular requests", async () => {
     const { downloader, network, fetch, clock } = await peer();
-    // The request that chose does not count.
+    // The request that made the selection is not measured.
     await assertPiece(await fetch());
     for (let passed = 0; passed < 8 * 1024 * 1024; passed += content.length) {
       const piece = await fetch();
@@ -318,7 +318,7 @@ describe("auto, one peer", () => {
     await downloader.close();
   });
 
-  it("tells telemetry which protocol, and why", async () => {
+  it("reports protocol and reason to telemetry", async () => {
     const starts: OperationStart[] = [];
     const telemetry: Telemetry = {
       begin(start) {
@@ -337,7 +337,7 @@ describe("auto, one peer", () => {
   });
 });
 
-describe("auto and hybrid, a peer that may be a stock dfdaemon", () => {
+describe("auto and hybrid with a peer that may be a stock dfdaemon", () => {
   const unidentified: readonly Partial<CreateDownloaderOptions>[] = [
     {},
     { tls: {} },
@@ -347,7 +347,7 @@ describe("auto and hybrid, a peer that may be a stock dfdaemon", () => {
   ];
 
   for (const protocol of ["auto", "hybrid"] as const) {
-    it(`${protocol} does not dial it over QUIC, and reports why`, async () => {
+    it(`${protocol} does not dial QUIC and reports the reason`, async () => {
       for (const options of unidentified) {
         const { downloader, network, fetch, events } = await peer(
           {},
@@ -369,7 +369,7 @@ describe("auto and hybrid, a peer that may be a stock dfdaemon", () => {
       }
     });
 
-    it(`${protocol} dials it over QUIC where the trust identifies it, or the caller says so`, async () => {
+    it(`${protocol} dials QUIC if tls identifies the peer or quicPeers is "any"`, async () => {
       for (const options of [
         { tls: { fingerprints: ["00".repeat(32)] } },
         { tls: { ca: "PEM" } },
@@ -390,7 +390,7 @@ describe("auto and hybrid, a peer that may be a stock dfdaemon", () => {
     });
   }
 
-  it("a peer that has an address for QUIC only is refused, with the reason", async () => {
+  it("rejects a peer with a QUIC address only, and names the reason", async () => {
     const { downloader, network } = await peer({}, { auto: { quicPeers: "known" } });
     const request = { addr: { quic: addr }, hostId: "me", taskId, number: 0 };
     const { message } = await assertRejects(downloader.downloadPiece(request), "InvalidArgument");
@@ -402,15 +402,15 @@ describe("auto and hybrid, a peer that may be a stock dfdaemon", () => {
     await downloader.close();
   });
 
-  it("quicPeers is one of two words", async () => {
+  it("rejects unknown values of quicPeers", async () => {
     const auto = { quicPeers: "all" as "any" };
     const { message } = await assertRejects(peer({}, { auto }), "InvalidArgument");
     assert.equal(message, 'auto.quicPeers: expected known or any, got "all"');
   });
 });
 
-describe("hybrid, a peer that tells its addresses", () => {
-  it("has its pieces over each protocol that it announced", async () => {
+describe("hybrid with a peer that announces its addresses", () => {
+  it("fetches pieces over each announced protocol", async () => {
     const { downloader, network, clock } = await peer(
       { grpc: "RemoteUnimplemented" },
       { protocol: "hybrid" },
@@ -435,7 +435,7 @@ describe("hybrid, a peer that tells its addresses", () => {
 });
 
 describe("addresses of a peer", () => {
-  it("a usual port stands for all of them, another one for every protocol", () => {
+  it("a well-known port expands to all ports; any other port serves every protocol", () => {
     const all = { quic: "[::1]:4006", tcp: "[::1]:4005", grpc: "[::1]:4000" };
     for (const port of [4000, 4005, 4006])
       assert.deepEqual(addressesOf(`[::1]:${port}`, stockPorts), all);
@@ -445,7 +445,7 @@ describe("addresses of a peer", () => {
   });
 });
 
-/** Of a peer that has all pieces, and serves them elsewhere. */
+/** Directory of a peer that has all pieces, and serves them at other addresses. */
 const directory: TaskDirectory = {
   stat: async () => ({ ...plan, pieceCount: plan.contentLength / pieceLength }),
   async *sync(_addr, _taskId, { numbers }) {
@@ -456,16 +456,16 @@ const directory: TaskDirectory = {
   },
 };
 
-/** `mute`: dials work, and requests are never answered. */
+/** Behaviour of a protocol. `mute`: dials succeed, but requests are never answered. */
 type Condition = "works" | "silent" | "mute" | ErrorCode;
 
-/** Protocols in memory, each in the condition that a test puts it in. */
+/** In-memory network with a state for each protocol that the test sets. */
 class Network {
   readonly dials: Protocol[] = [];
   readonly #hosts = new Set<string>();
-  /** Dials that have not settled. */
+  /** Number of pending dials. */
   hanging = 0;
-  /** Time that each dial takes, in ms. */
+  /** Duration of each dial, in ms. */
   delay = 0;
   readonly #clock: Clock;
   readonly #conditions: Record<Protocol, Condition>;
@@ -474,7 +474,7 @@ class Network {
     tcp: new MemoryTransport("tcp"),
     grpc: new MemoryTransport("tcp"),
   };
-  /** Those that are open. */
+  /** Open connections. */
   readonly #connections = new Set<{
     readonly protocol: Protocol;
     readonly connection: Connection;
@@ -489,12 +489,12 @@ class Network {
     this.#conditions[protocol] = condition;
   }
 
-  /** What was dialled. */
+  /** Hosts of all dials, sorted. */
   get hosts(): readonly string[] {
     return [...this.#hosts].sort();
   }
 
-  /** Connections that are open. */
+  /** Number of open connections. */
   get open(): number {
     return this.#connections.size;
   }
@@ -503,7 +503,7 @@ class Network {
     return [...this.#connections].filter((one) => one.protocol === protocol).length;
   }
 
-  /** Ends the connections of a protocol, as a peer that dies does. */
+  /** Ends the connections of a protocol, like a dying peer. */
   drop(protocol: Protocol): void {
     for (const one of this.#connections) if (one.protocol === protocol) one.connection.abort();
   }
@@ -547,7 +547,7 @@ class Network {
   }
 }
 
-/** Its streams take requests, and no answer comes before they are given up. */
+/** Connection whose streams take requests and never answer. */
 function muted(connection: Connection): Connection {
   const openStream: Connection["openStream"] = async (options) => {
     const stream = await connection.openStream(options);
@@ -585,7 +585,7 @@ async function peer(
   network: Network;
   clock: FakeClock;
   events: ProtocolEvent[];
-  /** What each gRPC downloader was given. */
+  /** TLS options passed to each gRPC downloader. */
   grpcTls: (TlsClientOptions | undefined)[];
   fetch(number?: number, signal?: AbortSignal): Promise<Piece>;
 }> {

@@ -17,12 +17,12 @@ function scopeOf(options: Partial<CallScopeOptions> = {}): { scope: CallScope; c
   return { scope: new CallScope(clock, { ...usual, ...options }), clock };
 }
 
-/** What the scope failed with, read anew each time. */
+/** Returns the current failure of the scope; a call defeats narrowing of the property. */
 function failureOf(scope: CallScope): VortexError | undefined {
   return scope.failure;
 }
 
-/** Something that is owed until the test gives it. */
+/** Promise that the test settles. */
 function owing<T>(): { owed: Promise<T>; give(value: T): void; break(error: unknown): void } {
   let give: (value: T) => void = () => {};
   let fail: (error: unknown) => void = () => {};
@@ -34,7 +34,7 @@ function owing<T>(): { owed: Promise<T>; give(value: T): void; break(error: unkn
 }
 
 describe("the piece timeout", () => {
-  it("fails the scope once it has passed, and not before", async () => {
+  it("fails the scope exactly when it has elapsed", async () => {
     const { scope, clock } = scopeOf();
     await clock.advance(9999);
     assert.equal(failureOf(scope), undefined);
@@ -45,7 +45,7 @@ describe("the piece timeout", () => {
     assert.equal(clock.pending, 0);
   });
 
-  it("does not touch a scope that has finished", async () => {
+  it("does not affect a finished scope", async () => {
     const { scope, clock } = scopeOf();
     scope.finish();
     await clock.advance(20_000);
@@ -54,8 +54,8 @@ describe("the piece timeout", () => {
   });
 });
 
-describe("time that the caller holds back", () => {
-  it("does not count against the piece timeout, however many holds there are and however long they are", async () => {
+describe("holds by the caller", () => {
+  it("do not count against the piece timeout, whatever their number and length", async () => {
     const { scope, clock } = scopeOf({ unreadTimeout: 1_000_000 });
     for (let round = 0; round < 9; round++) {
       await clock.advance(1000);
@@ -74,7 +74,7 @@ describe("time that the caller holds back", () => {
     assert.equal(clock.pending, 0);
   });
 
-  it("a hold within a hold is one, and so is a second end of it", async () => {
+  it("ignore a nested hold and a second resume", async () => {
     const { scope, clock } = scopeOf();
     scope.hold();
     await clock.advance(5000);
@@ -88,7 +88,7 @@ describe("time that the caller holds back", () => {
     assert.equal(failureOf(scope)?.code, "PieceTimeout");
   });
 
-  it("ends with the unread timeout, by default the piece timeout, so that a forgotten piece is freed", async () => {
+  it("fail the scope at the unread timeout, by default the piece timeout", async () => {
     for (const [options, limit] of [
       [{}, 10_000],
       [{ unreadTimeout: 25_000 }, 25_000],
@@ -108,7 +108,7 @@ describe("time that the caller holds back", () => {
     }
   });
 
-  it("is looked at by one timer", async () => {
+  it("share one timer", async () => {
     const { scope, clock } = scopeOf({ unreadTimeout: 60_000 });
     for (let round = 0; round < 100; round++) {
       scope.hold();
@@ -125,7 +125,7 @@ describe("time that the caller holds back", () => {
 });
 
 describe("the stall timeout", () => {
-  it("fails the scope when something is owed for longer", async () => {
+  it("fails the scope when a wait exceeds it", async () => {
     const { scope, clock } = scopeOf();
     const { owed, break: fail } = owing<number>();
     scope.signal.addEventListener("abort", () => fail(new VortexError("Closed", "cancelled")));
@@ -139,7 +139,7 @@ describe("the stall timeout", () => {
     assert.equal(clock.pending, 0);
   });
 
-  it("counts each wait by itself", async () => {
+  it("applies to each wait separately", async () => {
     const { scope, clock } = scopeOf();
     for (let round = 0; round < 5; round++) {
       const { owed, give } = owing<number>();
@@ -166,9 +166,9 @@ describe("the stall timeout", () => {
     scope.finish();
   });
 
-  it("is measured from the start of the wait, not from an earlier look", async () => {
+  it("is measured from the start of the wait, not from an earlier check", async () => {
     const { scope, clock } = scopeOf();
-    // The watch begins here and looks at 1000.
+    // The watchdog starts here and checks at 1000.
     await scope.waitFor(Promise.resolve());
     await clock.advance(600);
     const waiting = scope.waitFor(owing<void>().owed);
@@ -179,7 +179,7 @@ describe("the stall timeout", () => {
     assert.equal(failureOf(scope)?.code, "Stalled");
   });
 
-  it("one timer serves any number of waits", async () => {
+  it("uses one timer for any number of waits", async () => {
     const { scope, clock } = scopeOf();
     for (let round = 0; round < 100; round++) await scope.waitFor(Promise.resolve());
     assert.equal(clock.pending, 2);
@@ -189,7 +189,7 @@ describe("the stall timeout", () => {
 });
 
 describe("the caller's signal", () => {
-  it("fails the scope with Aborted, the reason as cause, and the peer's address", () => {
+  it("fails the scope with Aborted, its reason as cause, and the peer's address", () => {
     const abort = new AbortController();
     const { scope, clock } = scopeOf({ signal: abort.signal });
     const reason = new Error("enough");
@@ -200,20 +200,20 @@ describe("the caller's signal", () => {
     assert.equal(clock.pending, 0);
   });
 
-  it("that has fired before fails the scope from the start", () => {
+  it("fails the scope from the start when it is already aborted", () => {
     const { scope, clock } = scopeOf({ signal: AbortSignal.abort() });
     assert.equal(failureOf(scope)?.code, "Aborted");
     assert.equal(clock.pending, 0);
   });
 
-  it("with a VortexError as reason keeps its code", () => {
+  it("keeps the code of a VortexError as reason", () => {
     const { scope } = scopeOf({
       signal: AbortSignal.abort(new VortexError("Closed", "the program ends")),
     });
     assert.equal(failureOf(scope)?.code, "Closed");
   });
 
-  it("is not listened to once the scope has finished", () => {
+  it("has no listener after the scope has finished", () => {
     const listeners = new Set<unknown>();
     const { signal } = new AbortController();
     const add = signal.addEventListener.bind(signal);
@@ -236,7 +236,7 @@ describe("the caller's signal", () => {
 });
 
 describe("failing and finishing", () => {
-  it("the first failure stands", () => {
+  it("only the first failure counts", () => {
     const { scope } = scopeOf();
     scope.fail(new VortexError("DigestMismatch", "first"));
     scope.fail(new VortexError("Aborted", "second"));
@@ -244,7 +244,7 @@ describe("failing and finishing", () => {
     assert.equal(scope.end(new VortexError("Closed", "third")).code, "DigestMismatch");
   });
 
-  it("end gives the error with the peer's address, the original as cause", () => {
+  it("end returns the error with the peer's address and the original as cause", () => {
     const { scope } = scopeOf();
     const original = new VortexError("TruncatedContent", "short");
     const error = scope.end(original);
@@ -255,21 +255,21 @@ describe("failing and finishing", () => {
     assert.equal(scope.failure, error);
   });
 
-  it("end makes Internal of what is no VortexError", () => {
+  it("end converts other errors to Internal", () => {
     const { scope } = scopeOf();
     const cause = new TypeError("oops");
     const error = scope.end(cause);
     assert.deepEqual([error.code, error.addr, error.cause], ["Internal", "peer:1", cause]);
   });
 
-  it("end after finish gives the error, and the scope has not failed", () => {
+  it("end after finish returns the error and leaves the scope without a failure", () => {
     const { scope } = scopeOf();
     scope.finish();
     assert.equal(scope.end(new VortexError("Closed", "late")).code, "Closed");
     assert.equal(failureOf(scope), undefined);
   });
 
-  it("a failed scope fails what is waited for, whatever that failed with", async () => {
+  it("a failed scope replaces the error of an awaited promise", async () => {
     const { scope } = scopeOf();
     const { owed, break: fail } = owing<void>();
     const waiting = scope.waitFor(owed);
@@ -278,7 +278,7 @@ describe("failing and finishing", () => {
     assert.equal((await rejectionOf(waiting)).code, "PieceMismatch");
   });
 
-  it("what fails by itself fails as it does", async () => {
+  it("an awaited promise that fails by itself keeps its error", async () => {
     const { scope } = scopeOf();
     await assertRejects(
       scope.waitFor(Promise.reject(new VortexError("StreamReset", "no"))),
@@ -288,7 +288,7 @@ describe("failing and finishing", () => {
     scope.finish();
   });
 
-  it("cleanups run once, when the scope ends in whatever way, or at once if it has", () => {
+  it("cleanups run once when the scope ends in any way, or at once if it has ended", () => {
     for (const end of [
       (scope: CallScope) => scope.finish(),
       (scope: CallScope) => scope.fail(new VortexError("Closed", "x")),
@@ -309,7 +309,7 @@ describe("failing and finishing", () => {
 });
 
 describe("one signal for many calls", () => {
-  /** A signal, and how many listeners it has. */
+  /** Signal that counts its listeners. */
   function counting(): { abort: () => void; signal: AbortSignal; count: () => number } {
     const controller = new AbortController();
     const { signal } = controller;
@@ -326,7 +326,7 @@ describe("one signal for many calls", () => {
     return { abort: () => controller.abort(), signal, count: () => listeners.size };
   }
 
-  it("has one listener, as long as there is a call", () => {
+  it("has one listener while any call is in progress", () => {
     const { signal, count, abort } = counting();
     const scopes = Array.from({ length: 30 }, () => scopeOf({ signal }).scope);
     assert.equal(count(), 1);
@@ -338,7 +338,7 @@ describe("one signal for many calls", () => {
     assert.equal(failureOf(last)?.code, "Aborted");
   });
 
-  it("has none when they are over, and one again for the next", () => {
+  it("loses its listener after the last call, and regains it for the next", () => {
     const { signal, count } = counting();
     for (let round = 0; round < 3; round++) {
       const scopes = [scopeOf({ signal }).scope, scopeOf({ signal }).scope];
@@ -348,7 +348,7 @@ describe("one signal for many calls", () => {
     }
   });
 
-  it("ends those that are under way, also when one ends another", () => {
+  it("aborts all calls in progress, even when one of them ends another", () => {
     const { signal, abort } = counting();
     const { scope: done } = scopeOf({ signal });
     done.finish();

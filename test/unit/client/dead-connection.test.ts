@@ -1,4 +1,4 @@
-/** Connections that the peer has forgotten, told from slow peers and from dead paths. */
+/** Connections that the peer has lost, distinguished from slow peers and dead paths. */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { downloaderSettings } from "../../../src/client/call/settings.ts";
@@ -16,30 +16,30 @@ import { seededBytes } from "../../support/random.ts";
 
 const taskId = "c".repeat(64);
 const content = seededBytes(4, 3000);
-/** Milliseconds in which a dead connection is to be found. */
+/** Maximum time to detect a dead connection, in ms. */
 const SOON = 5000;
 
 interface Scene {
   readonly clock: FakeClock;
   readonly downloader: VortexDownloader;
-  /** Connections that were dialled. */
+  /** Dialled connections. */
   readonly dialled: Connection[];
-  /** Pieces that the store was asked for. */
+  /** Numbers of the pieces requested from the store. */
   readonly asked: number[];
   get(number: number): Promise<Uint8Array>;
 }
 
 interface SceneOptions {
-  /** The peer of each dial, from 0: a server, a peer that never answers, or a failure. */
+  /** Outcome of each dial, from 0: a server, a peer that never answers, or a failure. */
   readonly peers: (dial: number) => "served" | "mute" | VortexError;
-  /** Milliseconds for the store to find a piece. Default 0. */
+  /** Delay of the store before it returns a piece, in ms. Default 0. */
   readonly delay?: number;
   /** Replaces the opening of streams. */
   readonly openStream?: (
     connection: Connection,
     dial: number,
   ) => ReturnType<Connection["openStream"]>;
-  /** Packets that have come on a connection. Default: not counted. */
+  /** Number of packets received on a connection. Default: not counted. */
   readonly received?: (dial: number) => number;
 }
 
@@ -111,8 +111,8 @@ async function withScene(
   }
 }
 
-describe("a connection that the peer has forgotten", () => {
-  it("is replaced within seconds, and its unanswered requests go on over the new one", () =>
+describe("a connection that the peer has lost", () => {
+  it("is replaced within seconds, and its unanswered requests are retried on the new one", () =>
     withScene(
       { peers: (dial) => (dial === 0 ? "mute" : "served") },
       async ({ clock, get, dialled, asked }) => {
@@ -131,9 +131,9 @@ describe("a connection that the peer has forgotten", () => {
       },
     ));
 
-  it("fails the reading of an answer that has begun, as ConnectionLost", () => {
+  it("fails reads of started answers with ConnectionLost", () => {
     let reads = 0;
-    // After the announcement nothing comes any more, on any stream of the first connection.
+    // After the announcement, every stream of the first connection is silent.
     const openStream = async (inner: Connection, dial: number): Promise<ByteStream> => {
       const stream = await inner.openStream();
       const silence = async (): Promise<never> => {
@@ -154,7 +154,7 @@ describe("a connection that the peer has forgotten", () => {
     });
   });
 
-  it("is looked at again and again: a peer that restarts late is found too", () => {
+  it("is probed repeatedly, so a later restart of the peer is detected", () => {
     const refused = new VortexError("ConnectionRefused", "nobody listens");
     const peers = (dial: number): "mute" | "served" | VortexError =>
       dial === 0 ? "mute" : dial < 4 ? refused : "served";
@@ -166,11 +166,11 @@ describe("a connection that the peer has forgotten", () => {
     });
   });
 
-  it("that the pool is closed meanwhile leaves nothing behind", () =>
+  it("leaves nothing behind when the pool is closed during the probe", () =>
     withScene({ peers: () => "mute" }, async ({ clock, get, downloader, dialled }) => {
       const piece = get(0);
       piece.catch(() => {});
-      // The second connection stands, and the first is asked once more.
+      // The second connection is established, and the first is probed again.
       await clock.advance(2500);
       assert.equal(dialled.length, 2);
       await downloader.close();
@@ -180,8 +180,8 @@ describe("a connection that the peer has forgotten", () => {
     }));
 });
 
-describe("a connection that lives", () => {
-  it("and whose peer is slow is kept: the store is asked once, and no second connection dialled", () =>
+describe("a live connection", () => {
+  it("to a slow peer is kept: one store request, no second dial", () =>
     withScene({ peers: () => "served", delay: 20_000 }, async ({ clock, get, dialled, asked }) => {
       const piece = get(1);
       const took = await clock.advanceUntil(piece, 21_000, 100);
@@ -191,7 +191,7 @@ describe("a connection that lives", () => {
       assert.equal(dialled.length, 1);
     }));
 
-  it("and answers by packets only is kept, and no second one dialled", () => {
+  it("whose peer sends only packets is kept, without a second dial", () => {
     let packets = 0;
     return withScene(
       { peers: () => "mute", received: () => packets++ },
@@ -205,7 +205,7 @@ describe("a connection that lives", () => {
     );
   });
 
-  it("and is heard of again once a second one stands is kept, and the second closed", () => {
+  it("that answers after the second dial is kept, and the second one closed", () => {
     let dials = 0;
     let packets = 0;
     const peers = (dial: number): "mute" | "served" => {
@@ -223,7 +223,7 @@ describe("a connection that lives", () => {
     });
   });
 
-  it("and has no stream credit to ask by is kept", () => {
+  it("without stream credit for a probe is kept", () => {
     let opened = 0;
     const openStream = (inner: Connection): Promise<ByteStream> =>
       opened++ === 0 ? inner.openStream() : new Promise(() => {});
@@ -236,7 +236,7 @@ describe("a connection that lives", () => {
     });
   });
 
-  it("but whose path is dead is kept until the stall timeout: no second connection stands", () => {
+  it("on a dead path is kept until the stall timeout, since no second dial succeeds", () => {
     const lost = new VortexError("ConnectTimeout", "nothing came");
     return withScene(
       { peers: (dial) => (dial === 0 ? "mute" : lost) },

@@ -30,24 +30,27 @@ const finished = toBinary(
   }),
 );
 
-/** The greatest number that a message of `schema` exceeds, and one more, however it is cut. */
-function fieldsOf(message: Uint8Array, schema: DescMessage): number {
-  for (let most = 0; ; most++) {
-    const exceeds = [[message], [...chunked(message, seededRandom(most), 4096)]].map((chunks) =>
-      exceedsOverhead(chunks, schema, most),
+/** Overhead of a message of `schema` in bytes: the smallest limit that it does not exceed. */
+function overheadOf(message: Uint8Array, schema: DescMessage): number {
+  for (let limit = 0; ; limit++) {
+    const exceeds = [[message], [...chunked(message, seededRandom(limit), 4096)]].map((chunks) =>
+      exceedsOverhead(chunks, schema, limit),
     );
     assert.equal(exceeds[0], exceeds[1]);
-    if (exceeds[0] === false) return most;
+    if (exceeds[0] === false) return limit;
   }
 }
 
-describe("what a message has beside its content", () => {
-  it("is all of it but the content, however deep that lies", () => {
-    assert.equal(fieldsOf(answer, DownloadPieceResponseSchema), answer.length - content.length);
-    assert.equal(fieldsOf(finished, DownloadTaskResponseSchema), finished.length - content.length);
+describe("overhead of a message", () => {
+  it("counts everything except the content, at any depth", () => {
+    assert.equal(overheadOf(answer, DownloadPieceResponseSchema), answer.length - content.length);
+    assert.equal(
+      overheadOf(finished, DownloadTaskResponseSchema),
+      finished.length - content.length,
+    );
   });
 
-  it("is all of a message without content", () => {
+  it("counts all bytes of a message without content", () => {
     const task = create(TaskSchema, {
       id: "x".repeat(64),
       requestHeader: { a: "b", c: "d" },
@@ -55,11 +58,11 @@ describe("what a message has beside its content", () => {
       createdAt: { seconds: 1n, nanos: 5 },
     });
     const message = toBinary(TaskSchema, task);
-    assert.equal(fieldsOf(message, TaskSchema), message.length);
-    assert.equal(fieldsOf(new Uint8Array(0), TaskSchema), 0);
+    assert.equal(overheadOf(message, TaskSchema), message.length);
+    assert.equal(overheadOf(new Uint8Array(0), TaskSchema), 0);
   });
 
-  it("is every field that nobody knows, of whatever wire type, and a group to the end", () => {
+  it("counts unknown fields of every wire type, and a group to the end", () => {
     for (const [what, bytes] of [
       ["an integer", [0x78, 0x80, 0x80, 0x01]],
       ["64 bits", [0x79, 1, 2, 3, 4, 5, 6, 7, 8]],
@@ -69,11 +72,11 @@ describe("what a message has beside its content", () => {
     ] as const) {
       const message = joined([answer, Uint8Array.from(bytes)]);
       const expected = message.length - content.length;
-      assert.equal(fieldsOf(message, DownloadPieceResponseSchema), expected, what);
+      assert.equal(overheadOf(message, DownloadPieceResponseSchema), expected, what);
     }
   });
 
-  it("is every value but that of bytes: content of no length, again and again, is no content", () => {
+  it("counts repeated empty bytes fields, and every value that is not bytes", () => {
     const empty = new Uint8Array(20_000).map((_, at) => (at % 2 === 0 ? (6 << 3) | 2 : 0));
     const field = Uint8Array.of(0x0a, 0xa0, 0x9c, 0x01);
     assert.equal(
@@ -82,7 +85,7 @@ describe("what a message has beside its content", () => {
     );
   });
 
-  it("is too much when there are too many messages in it, or entries of maps, even empty ones", () => {
+  it("exceeds the limit with too many messages or map entries, even empty ones", () => {
     for (const number of [12, 8]) {
       const field = TaskSchema.fields.find((each) => each.number === number);
       assert.ok(
@@ -96,7 +99,7 @@ describe("what a message has beside its content", () => {
     }
   });
 
-  it("ends where the message does, whatever lengths are told in it", () => {
+  it("stops at the end of the message, whatever lengths its fields claim", () => {
     for (let cut = 0; cut < 80; cut++) {
       exceedsOverhead([answer.subarray(0, cut)], DownloadPieceResponseSchema, 1 << 20);
       exceedsOverhead([seededBytes(cut, cut)], DownloadPieceResponseSchema, 1 << 20);

@@ -54,7 +54,7 @@ type PieceInit = Exclude<MessageInitShape<typeof PieceSchema>, { $typeName: stri
 type SyncInit = MessageInitShape<typeof SyncPiecesResponseSchema>;
 type TaskInit = MessageInitShape<typeof DownloadTaskResponseSchema>;
 
-/** The content as a task in pieces of 5,000 bytes. */
+/** Store with the content as a task in pieces of 5,000 bytes. */
 function storeOf(kind: PieceKind = "standard", id: string = taskId): MemoryPieceStore {
   const store = new MemoryPieceStore();
   store.putTask(id, content, {
@@ -66,7 +66,7 @@ function storeOf(kind: PieceKind = "standard", id: string = taskId): MemoryPiece
   return store;
 }
 
-/** The same, without pieces yet. */
+/** Store with the same task, growing and still without pieces. */
 function growingStore(kind: PieceKind = "standard") {
   const store = new MemoryPieceStore();
   const growing = store.startTask(taskId, content.length, { kind, pieceLength: 5000 });
@@ -88,7 +88,7 @@ function peerOf(store: PieceStore, options: ServerOptions = {}, serving: GrpcSer
   return { handlers, errors };
 }
 
-/** A downloader that reaches `handlers`, on a clock that stands still. */
+/** Downloader connected to `handlers`, on a stopped clock. */
 function downloaderOf(handlers: readonly UniversalHandler[], options: DownloaderOptions = {}) {
   const clock = new FakeClock();
   const binding = new MemoryGrpcBinding(handlers);
@@ -99,7 +99,7 @@ function downloaderOf(handlers: readonly UniversalHandler[], options: Downloader
   return { downloader, clock, binding };
 }
 
-/** The handlers, asked from an address. */
+/** Client of the handlers, with the given remote address. */
 function cameFrom(network: string, handlers: readonly UniversalHandler[]): UniversalHandler[] {
   return handlers.map((handler) => {
     const asked = (request: UniversalServerRequest) =>
@@ -134,7 +134,7 @@ async function all<T>(items: AsyncIterable<T>): Promise<T[]> {
   return list;
 }
 
-/** Nothing of a call is left behind. */
+/** Asserts that a call has left no streams, timers or connections in use. */
 async function assertClean({ downloader, clock }: ReturnType<typeof downloaderOf>): Promise<void> {
   await settle();
   assert.equal(downloader.connections()[0]?.activeRequests ?? 0, 0);
@@ -143,7 +143,7 @@ async function assertClean({ downloader, clock }: ReturnType<typeof downloaderOf
 }
 
 describe("statTask", () => {
-  it("tells lengths and digest of the task, by StatLocalTask", async () => {
+  it("returns lengths and digest of the task from StatLocalTask", async () => {
     const pair = downloaderOf(peerOf(storeOf()).handlers);
     const stat = await pair.downloader.statTask(addr, taskId);
     assert.deepEqual(stat, { contentLength: 12_000, pieceLength: 5000, digest: sha256 });
@@ -152,7 +152,7 @@ describe("statTask", () => {
   });
 
   for (const kind of pieceKinds) {
-    it(`tells of a ${kind} task`, async () => {
+    it(`returns the lengths of a ${kind} task`, async () => {
       const pair = downloaderOf(peerOf(storeOf(kind)).handlers);
       const stat = await pair.downloader.statTask(addr, taskId, { kind });
       assert.equal(stat.pieceLength, 5000);
@@ -160,7 +160,7 @@ describe("statTask", () => {
     });
   }
 
-  /** What statTask makes of a peer that serves only `methods`. */
+  /** Result of statTask with a peer that serves only `methods`. */
   async function stated(
     methods: Partial<ServiceImpl<typeof DfdaemonUpload>>,
     kind: PieceKind = "standard",
@@ -177,7 +177,7 @@ describe("statTask", () => {
     throw new ConnectError("not here", Code.NotFound);
   };
 
-  it("asks by StatTask where StatLocalTask is not served, and takes the piece length from the pieces", async () => {
+  it("falls back to StatTask, and derives the piece length from the pieces", async () => {
     const task: MessageInitShape<typeof TaskSchema> = {
       contentLength: 12_000n,
       pieceCount: 3,
@@ -205,7 +205,7 @@ describe("statTask", () => {
     await assertRejects(stated({}), "RemoteUnimplemented");
   });
 
-  it("tells a digest in its one form, and none that it cannot check, whatever a peer calls a digest", async () => {
+  it("normalizes digests, and drops malformed or unsupported ones", async () => {
     const told = async (digest: string): Promise<string | undefined> =>
       (await stated({ statTask: () => ({ contentLength: 9_000_000n, pieceCount: 3, digest }) }))
         .digest;
@@ -226,7 +226,7 @@ describe("statTask", () => {
     assert.equal(await told(`${sha256}\nhas    all pieces\u001b[2J`), undefined);
   });
 
-  it("asks for persistent tasks by their own call, as stock peers answer it", async () => {
+  it("uses the separate call for persistent tasks, like dfdaemon", async () => {
     const persistent = { contentLength: 9_000_000n, pieceCount: 3 };
     const answers = { statLocalTask: notHere, statPersistentTask: () => persistent };
     assert.deepEqual(await stated(answers, "persistent"), {
@@ -246,7 +246,7 @@ describe("statTask", () => {
 
 describe("SyncPieces of a store", () => {
   for (const kind of pieceKinds) {
-    it(`announces the pieces of a ${kind} task, with addresses where the call has them`, async () => {
+    it(`announces the pieces of a ${kind} task, with addresses if the call has them`, async () => {
       const serving = { tcpPort: 4005, quicPort: 4006, advertisedIp: "10.1.2.3" };
       const pair = downloaderOf(peerOf(storeOf(kind), {}, serving).handlers);
       const pieces = await all(pair.downloader.syncPieces(addr, { taskId, hostId, kind }));
@@ -265,7 +265,7 @@ describe("SyncPieces of a store", () => {
     });
   }
 
-  it("announces the asked ones only, and ends", async () => {
+  it("announces only the requested pieces, and ends", async () => {
     const { store, put } = growingStore();
     put(0);
     put(2);
@@ -280,14 +280,14 @@ describe("SyncPieces of a store", () => {
     await assertClean(pair);
   });
 
-  it("names the asked host where it names no other, and no server that there is not", async () => {
+  it("fills in the requested host, and omits servers that do not exist", async () => {
     const pair = downloaderOf(peerOf(storeOf(), {}, { quicPort: 4006 }).handlers);
     const [piece] = await all(pair.downloader.syncPieces(addr, { taskId, hostId }));
     assert.deepEqual(piece, { number: 0, offset: 0, length: 5000, quicAddr: "127.0.0.1:4006" });
     await assertClean(pair);
   });
 
-  it("announces the pieces of a growing task as they come, each once, and ends with the task", async () => {
+  it("announces each new piece of a growing task once, and ends with the task", async () => {
     const { store, put } = growingStore();
     put(1);
     const pair = downloaderOf(peerOf(store).handlers);
@@ -306,7 +306,7 @@ describe("SyncPieces of a store", () => {
     await assertClean(pair);
   });
 
-  it("fails when the task is given up, with the reason for this side only", async () => {
+  it("fails when the task is abandoned, and hides the reason from the peer", async () => {
     const { store, growing, put } = growingStore();
     put(1);
     const { handlers, errors } = peerOf(store);
@@ -323,7 +323,7 @@ describe("SyncPieces of a store", () => {
     await assertClean(pair);
   });
 
-  it("is NotFound for the rest of a task of which no more is wanted", async () => {
+  it("is NotFound for the rest of a task that was ended early", async () => {
     const { store, growing, put } = growingStore();
     put(1);
     const { handlers, errors } = peerOf(store);
@@ -336,7 +336,7 @@ describe("SyncPieces of a store", () => {
     await assertClean(pair);
   });
 
-  it("ends at the peer when its client leaves, aborts or closes", async () => {
+  it("ends at the server when the client stops iterating, aborts or closes", async () => {
     for (const end of ["leave", "abort", "close"] as const) {
       const { store, put } = growingStore();
       put(0);
@@ -387,7 +387,7 @@ describe("SyncPieces of a store", () => {
     }
   });
 
-  it("keeps to the greatest number of streams", async () => {
+  it("enforces the maximum number of streams", async () => {
     const { store, put } = growingStore();
     put(0);
     const pair = downloaderOf(peerOf(store, { maxTaskStreams: 2 }).handlers);
@@ -403,24 +403,24 @@ describe("SyncPieces of a store", () => {
     await assertClean(pair);
   });
 
-  it("makes room where the streams are taken: of the network with most, but not for one that has as many", async () => {
+  it("makes room for a stream by ending one of the busiest network, unless the newcomer has as many", async () => {
     const { store, put, growing } = growingStore();
     put(0);
     const { handlers, errors } = peerOf(store, { maxTaskStreams: 3 });
     const greedy = downloaderOf(cameFrom("10.0.0.1", handlers));
     const open = [0, 1, 2].map(() => greedy.downloader.syncPieces(addr, { taskId, hostId }));
     for (const pieces of open) await pieces.next();
-    // Waits for a piece, as whoever wants all of a task that grows; so its end is seen at once.
+    // Waits for the next piece of a growing task, so the end of the stream is seen at once.
     const ends = assertRejects(open[0]?.next() ?? Promise.resolve(), "RemoteBusy");
     const other = downloaderOf(cameFrom("10.0.0.2", handlers));
     const pieces = other.downloader.syncPieces(addr, { taskId, hostId });
     assert.equal((await pieces.next()).value?.number, 0);
     await ends;
-    // Two and one: another one of the second would leave the first with fewer.
+    // Two and one: a second stream of the second network would leave the first with fewer.
     await assertRejects(all(other.downloader.syncPieces(addr, { taskId, hostId })), "RemoteBusy");
     await assertRejects(other.downloader.downloadTask(addr, source), "RemoteBusy");
     const third = downloaderOf(cameFrom("10.0.0.3", handlers));
-    // The place of a stream of the first; its answer breaks off at the next piece.
+    // Takes the place of a stream of the first network, whose answer ends at the next piece.
     const task = await third.downloader.downloadTask(addr, source);
     const content = all(task);
     await settle();
@@ -440,7 +440,7 @@ describe("SyncPieces of a store", () => {
     for (const pair of [greedy, other, third]) await assertClean(pair);
   });
 
-  it("does not wait for pieces that the task will not have", async () => {
+  it("does not wait for pieces beyond the task's end", async () => {
     const { store, put } = growingStore();
     const pair = downloaderOf(peerOf(store).handlers);
     const sync = (interestedPieceNumbers: readonly number[]) =>
@@ -457,7 +457,7 @@ describe("SyncPieces of a store", () => {
     await assertClean(pair);
   });
 
-  it("refuses a task without an id, and hides why a store cannot be read", async () => {
+  it("rejects an empty task id, and hides the error of the store", async () => {
     const broken: PieceStore = {
       getPiece: async () => undefined,
       getTask: async () => {
@@ -507,7 +507,7 @@ describe("SyncPieces of a hostile peer", () => {
     await assertClean(pair);
   }
 
-  it("that announces what does not fit", async () => {
+  it("with announcements that are too large or contradictory has the code of the fault", async () => {
     await failure([{ ...good, length: 8193n }], "LimitExceeded");
     await failure([{ ...good, number: 1, offset: 1n << 53n }], "LimitExceeded");
     await failure([{ ...good, number: 1, offset: (1n << 64n) - 1n }], "LimitExceeded");
@@ -523,7 +523,7 @@ describe("SyncPieces of a hostile peer", () => {
     });
   });
 
-  it("that announces no addresses", async () => {
+  it("with invalid addresses is a ProtocolViolation", async () => {
     for (const ip of [
       "evil.example",
       "10.0.0.256",
@@ -542,7 +542,7 @@ describe("SyncPieces of a hostile peer", () => {
     }
   });
 
-  it("whose addresses are of any form there is", async () => {
+  it("with any valid form of addresses is accepted", async () => {
     const forms = [
       ["10.0.0.9", "10.0.0.9:4005"],
       ["fd00::9", "[fd00::9]:4005"],
@@ -561,7 +561,7 @@ describe("SyncPieces of a hostile peer", () => {
     }
   });
 
-  it("that never ends", async () => {
+  it("with endless announcements is cut off at the first that was not requested", async () => {
     let sent = 0;
     const syncPieces = async function* () {
       for (let number = 0; ; number++, sent++) yield { number, offset: BigInt(number), length: 1n };
@@ -573,7 +573,7 @@ describe("SyncPieces of a hostile peer", () => {
     assert.ok(sent < 10);
   });
 
-  it("that is silent, at first and between pieces", async () => {
+  it("that is silent, at first or between pieces, stalls", async () => {
     for (const before of [0, 1]) {
       const syncPieces = async function* () {
         for (let number = 0; number < before; number++) yield good;
@@ -587,7 +587,7 @@ describe("SyncPieces of a hostile peer", () => {
     }
   });
 
-  it("that dribbles: each announcement has its deadline", async () => {
+  it("that sends slowly is limited by the deadline of each announcement", async () => {
     const syncPieces = async function* () {
       yield good;
       await new Promise<void>(() => {});
@@ -599,14 +599,14 @@ describe("SyncPieces of a hostile peer", () => {
     const waiting = assertRejects(pieces.next(), "PieceTimeout");
     for (let round = 0; round < 10; round++) {
       await pair.clock.advance(10_000);
-      // As HTTP/2 does when a byte of the next message comes.
+      // HTTP/2 reports this when a byte of the next message arrives.
       pair.binding.connections[0]?.onBytes();
     }
     await waiting;
     await assertClean(pair);
   });
 
-  it("that does not serve the call, and one whose connection ends", async () => {
+  it("without the call, or with a lost connection, has its own code", async () => {
     const unserved = downloaderOf(scriptedPeer({}));
     await assertRejects(
       all(unserved.downloader.syncPieces(addr, { taskId, hostId })),
@@ -627,7 +627,7 @@ describe("SyncPieces of a hostile peer", () => {
     await assertClean(lost);
   });
 
-  it("is asked for numbers that are none: InvalidArgument", async () => {
+  it("is not dialled for invalid numbers: InvalidArgument", async () => {
     const pair = downloaderOf(scriptedPeer({}));
     for (const number of [-1, 0.5, 2 ** 32]) {
       const request = { taskId, hostId, interestedPieceNumbers: [number] };
@@ -655,7 +655,7 @@ describe("DownloadTask of a store", () => {
     [0, 1, 2].map((number) => [number, content.subarray(number * 5000, (number + 1) * 5000)]),
   );
 
-  it("sends a task with everything said of it", async () => {
+  it("sends a task with all its metadata", async () => {
     const pair = downloaderOf(
       peerOf(storeOf(), {}, { hostname: "h1", advertisedIp: "10.1.2.3" }).handlers,
     );
@@ -674,7 +674,7 @@ describe("DownloadTask of a store", () => {
     await assertClean(pair);
   });
 
-  it("finds it by its URL, a text, a blob's digest, an object or its id", async () => {
+  it("finds the task by URL, text, blob digest, object or id", async () => {
     assert.deepEqual(await fetched(storeOf()), whole);
     const named = { url: "", content: "a text" };
     assert.deepEqual(await fetched(storeOf("standard", taskIdOfContent("a text")), named), whole);
@@ -703,7 +703,7 @@ describe("DownloadTask of a store", () => {
     await assertClean(pair);
   });
 
-  it("sends the pieces that hold bytes of a range", async () => {
+  it("sends the pieces that overlap a range", async () => {
     const numbers = async (start: number, end: number) => [
       ...(await fetched(storeOf(), source, { range: { start, end } })).keys(),
     ];
@@ -720,7 +720,7 @@ describe("DownloadTask of a store", () => {
     await assertClean(pair);
   });
 
-  it("sends a growing task as it comes", async () => {
+  it("sends the pieces of a growing task as they arrive", async () => {
     const { store, put } = growingStore();
     put(2);
     const pair = downloaderOf(peerOf(store).handlers);
@@ -747,7 +747,7 @@ describe("DownloadTask of a store", () => {
     await assertClean(pair);
   });
 
-  it("ends when it is cancelled, before, within and after", async () => {
+  it("ends when it is cancelled before, during and after the iteration", async () => {
     const { store, put } = growingStore();
     put(0);
     const pair = downloaderOf(peerOf(store).handlers);
@@ -772,7 +772,7 @@ describe("DownloadTask of a store", () => {
     await assertClean(pair);
   });
 
-  it("is RemoteInternal when the task is given up, NotFound when the rest is not wanted here", async () => {
+  it("is RemoteInternal for an abandoned task, NotFound for one that was ended early", async () => {
     for (const code of ["StorageFailed", "NotFound"] as const) {
       const { store, growing, put } = growingStore();
       put(0);
@@ -785,7 +785,7 @@ describe("DownloadTask of a store", () => {
     }
   });
 
-  it("obeys the upload rate limit, and takes a chunk when the one before was taken", async () => {
+  it("obeys the upload rate limit, and reads a chunk after the previous one was sent", async () => {
     const clock = new FakeClock();
     const settings = serverSettings({ uploadRateLimit: 4000 }, fakeRuntime(clock));
     const pair = downloaderOf(grpcHandlers(storeOf(), settings));
@@ -797,7 +797,7 @@ describe("DownloadTask of a store", () => {
     await assertClean(pair);
   });
 
-  it("tells stock clients what they expect, with content only where it is asked for", async () => {
+  it("sends stock clients the expected fields, with content only on request", async () => {
     const client = clientOf(peerOf(storeOf()).handlers);
     const messages = await all(client.downloadTask({ download: source }));
     const [first, ...rest] = messages.map(({ response }) => response);
@@ -824,7 +824,7 @@ describe("DownloadTask of a store", () => {
     assert.equal(rest.length, 3);
   });
 
-  it("encodes what it lists of a task once, however often it is asked, and pieces that come since as they come", async () => {
+  it("encodes the list of a task's pieces once for all requests, and later pieces as they arrive", async () => {
     const memory = storeOf();
     const { store: growingOne, growing, put } = growingStore();
     let read = 0;
@@ -885,7 +885,7 @@ describe("DownloadTask of a store", () => {
         all,
       );
     }
-    // Once for each of the two fields that they are.
+    // Once for each of the two fields.
     assert.equal(read, 6);
     assert.deepEqual(await listed({ start: 4999n, length: 2n }), all.slice(0, 2));
     assert.deepEqual(await listed({ start: 5000n, length: 5000n }), all.slice(1, 2));
@@ -918,7 +918,7 @@ describe("DownloadTask of a store", () => {
     assert.equal((await client.statTask({ taskId })).state, "Succeeded");
   });
 
-  it("refuses to write files, ranges in headers, and requests without a task", async () => {
+  it("rejects output paths, ranges in headers, and requests without a task", async () => {
     const client = clientOf(peerOf(storeOf()).handlers);
     const refused = async (messages: AsyncIterable<unknown>) =>
       assert.rejects(all(messages), { code: Code.InvalidArgument });
@@ -976,7 +976,7 @@ describe("DownloadTask of a hostile peer", () => {
     await assertClean(pair);
   }
 
-  it("that begins with something else", async () => {
+  it("with a wrong first message has the code of the fault", async () => {
     await failure([], "TruncatedContent");
     await failure([piece(0)], "ProtocolViolation");
     await failure([ids], "ProtocolViolation");
@@ -988,7 +988,7 @@ describe("DownloadTask of a hostile peer", () => {
     await failure([{ ...ids, response: long }], "LimitExceeded");
   });
 
-  it("that sends wrong pieces", async () => {
+  it("with wrong pieces has the code of the fault", async () => {
     await failure([started, started], "ProtocolViolation");
     await failure(
       [started, { ...ids, response: { case: "downloadPieceFinishedResponse", value: {} } }],
@@ -1014,13 +1014,13 @@ describe("DownloadTask of a hostile peer", () => {
     }
   });
 
-  it("that ends early", async () => {
+  it("that ends early is TruncatedContent", async () => {
     await failure([started], "TruncatedContent");
     await failure([started, piece(0), piece(2)], "TruncatedContent");
     await failure([started, piece(0)], "TruncatedContent", { range: { start: 0, end: 5001 } });
   });
 
-  it("that is silent, at first and between pieces", async () => {
+  it("that is silent, at first or between pieces, stalls", async () => {
     for (const answers of [[], [started], [started, piece(0)]]) {
       const downloadTask = async function* () {
         yield* answers;
@@ -1033,7 +1033,7 @@ describe("DownloadTask of a hostile peer", () => {
     }
   });
 
-  it("is not taken for silent while its client does something else", async () => {
+  it("does not stall while the client is busy elsewhere", async () => {
     const pair = downloaderOf(peerOf(storeOf()).handlers);
     const pieces = (await pair.downloader.downloadTask(addr, source))[Symbol.asyncIterator]();
     for (let number = 0; number < 3; number++) {
@@ -1046,7 +1046,7 @@ describe("DownloadTask of a hostile peer", () => {
 });
 
 describe("GrpcDirectory", () => {
-  it("tells the task engine what parents have", async () => {
+  it("reports the pieces of parents to the task engine", async () => {
     const { handlers } = peerOf(storeOf(), {}, { tcpPort: 4005, advertisedIp: "10.1.2.3" });
     const pair = downloaderOf(handlers);
     const directory = new GrpcDirectory(pair.downloader);
@@ -1068,7 +1068,7 @@ describe("GrpcDirectory", () => {
     await assertClean(pair);
   });
 
-  it("refuses a task of more pieces than there may be, of which nobody could list the numbers", async () => {
+  it("rejects a task with too many pieces to list their numbers", async () => {
     for (const [contentLength, pieceLength] of [
       [2n ** 32n - 1n, 1n],
       [2n ** 53n - 1n, 1n],
@@ -1088,7 +1088,7 @@ describe("GrpcDirectory", () => {
     }
   });
 
-  it("asks for many pieces in several calls, and for none in no call", async () => {
+  it("splits many pieces into several calls, and makes no call for none", async () => {
     const asked: number[][] = [];
     const syncPieces = async function* ({
       interestedPieceNumbers,
@@ -1125,13 +1125,13 @@ describe("GrpcDirectory", () => {
     );
     assert.deepEqual(await all(sync([])), []);
     assert.equal(asked.length, 3);
-    // Whoever leaves early leaves all calls.
+    // Ending the iteration early ends all calls.
     for await (const _location of sync(numbers)) break;
     await settle();
     await assertClean(pair);
   });
 
-  it("a failure of one of several calls is that of all", async () => {
+  it("a failure of one of several calls fails the iteration", async () => {
     const syncPieces = async function* ({
       interestedPieceNumbers,
     }: {

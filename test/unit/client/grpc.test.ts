@@ -35,7 +35,7 @@ const digest = digestOf("crc32", content, portableHashers);
 type PieceAnswer = MessageInitShape<typeof DownloadPieceResponseSchema>;
 type PieceInit = Exclude<PieceAnswer["piece"], undefined>;
 
-/** An answer in which everything agrees, but for `changes` to its piece. */
+/** Consistent answer, except for `changes` to its piece. */
 function answer(changes: Partial<PieceInit> = {}, metadata?: string): PieceAnswer {
   const piece = {
     number: 3,
@@ -48,7 +48,7 @@ function answer(changes: Partial<PieceInit> = {}, metadata?: string): PieceAnswe
   return { piece, ...(metadata !== undefined && { digest: metadata }) };
 }
 
-/** A downloader that reaches `binding`, on a clock that stands still. */
+/** Downloader on `binding` and a stopped clock. */
 function downloaderOf(binding: GrpcBinding, options: DownloaderOptions = {}) {
   const clock = new FakeClock();
   const downloader = new GrpcDownloader(
@@ -58,7 +58,7 @@ function downloaderOf(binding: GrpcBinding, options: DownloaderOptions = {}) {
   return { downloader, clock };
 }
 
-/** What downloading piece 3 fails with when the peer gives `given`; nothing may be left behind. */
+/** Error of downloading piece 3 with answer `given`. Asserts that nothing is left behind. */
 async function failure(
   given: PieceAnswer | ConnectError,
   code: ErrorCode,
@@ -81,7 +81,7 @@ async function failure(
   return error;
 }
 
-/** A store of one task in pieces of 5,000 bytes, the answers of which go through `serve`. */
+/** Store of one task in pieces of 5,000 bytes; its answers pass through `serve`. */
 function peerOf(
   store: PieceStore,
   options: ServerOptions = {},
@@ -115,7 +115,7 @@ const metadata: PieceMetadata = {
   createdAtSeconds: 0n,
 };
 
-/** A bare client of the service. */
+/** Plain Connect client of the service. */
 function clientOf(handlers: readonly UniversalHandler[]): Client<typeof DfdaemonUpload> {
   const connection = new MemoryGrpcConnection(handlers, 1 << 20);
   return createClient(
@@ -124,19 +124,19 @@ function clientOf(handlers: readonly UniversalHandler[]): Client<typeof Dfdaemon
   );
 }
 
-/** A store that has one piece, the bytes of which come from `read`. */
+/** Store with one piece, whose bytes come from `read`. */
 function storeReading(read: () => AsyncIterable<Uint8Array>): PieceStore {
   const piece: StoredPiece = { metadata, read };
   return { getPiece: async () => piece, getTask: async () => undefined };
 }
 
 describe("the metadata digest", () => {
-  it("is the CRC-32 of number, offset, length and content digest, as dfdaemon 1.2.1 makes it", () => {
+  it("is the CRC-32 of number, offset, length and content digest, like in dfdaemon 1.2.1", () => {
     const piece = { number: 1, offset: 0n, length: 1024n, digest: "crc32:1929153120" };
     assert.equal(metadataDigest("crc32", piece, portableHashers), "crc32:3299754941");
   });
 
-  it("covers each of the four", () => {
+  it("covers each of the four fields", () => {
     const piece = { number: 1, offset: 0n, length: 1024n, digest: "crc32:1929153120" };
     const others = [
       { number: 2 },
@@ -153,7 +153,7 @@ describe("the metadata digest", () => {
 
 describe("GrpcDownloader against a store", () => {
   for (const kind of pieceKinds) {
-    it(`fetches a ${kind} piece by the call for its kind, with everything said of it`, async () => {
+    it(`fetches a ${kind} piece by the call for its kind, with all its metadata`, async () => {
       const bytes = seededBytes(2, 12_000);
       const { handlers } = peerOf(storeOf(bytes, kind));
       const { downloader, clock } = downloaderOf(new MemoryGrpcBinding(handlers));
@@ -176,7 +176,7 @@ describe("GrpcDownloader against a store", () => {
     });
   }
 
-  it("hands out a range of a piece, and refuses one outside it", async () => {
+  it("returns a range of a piece, and rejects one outside it", async () => {
     const bytes = seededBytes(2, 12_000);
     const { downloader } = downloaderOf(new MemoryGrpcBinding(peerOf(storeOf(bytes)).handlers));
     const ask = (start: number, end?: number) =>
@@ -193,11 +193,11 @@ describe("GrpcDownloader against a store", () => {
     await downloader.close();
   });
 
-  it("reads the content into memory of the caller, as large as that is", async () => {
+  it("reads the content into the caller's memory, whatever its size", async () => {
     const bytes = seededBytes(2, 12_000);
     const { downloader } = downloaderOf(new MemoryGrpcBinding(peerOf(storeOf(bytes)).handlers));
     const memory = new Uint8Array(700);
-    // Twice: what was freed of the first answer was not the server's.
+    // Twice: the memory freed after the first answer is not the server's.
     for (let time = 0; time < 2; time++) {
       const piece = await downloader.downloadPiece({ ...request, number: 1 });
       const parts: Uint8Array[] = [];
@@ -215,7 +215,7 @@ describe("GrpcDownloader against a store", () => {
     await downloader.close();
   });
 
-  it("hands the content out as a stream, too, and counts as active until it was read", async () => {
+  it("also returns the content as a stream, and counts as active until it is read", async () => {
     const { downloader } = downloaderOf(new MemoryGrpcBinding(peerOf(storeOf(content)).handlers));
     const piece = await downloader.downloadPiece({ ...request, number: 0 });
     assert.equal(downloader.connections()[0]?.activeRequests, 1);
@@ -224,7 +224,7 @@ describe("GrpcDownloader against a store", () => {
     await downloader.close();
   });
 
-  it("makes one connection for all requests to an address", async () => {
+  it("dials one connection for all requests to an address", async () => {
     const binding = new MemoryGrpcBinding(peerOf(storeOf(content)).handlers);
     const { downloader } = downloaderOf(binding);
     const pieces = await Promise.all(
@@ -237,7 +237,7 @@ describe("GrpcDownloader against a store", () => {
     await assertRejects(downloader.downloadPiece(request), "Closed");
   });
 
-  it("learns how a task is cut", async () => {
+  it("gets the lengths of a task", async () => {
     const { downloader, clock } = downloaderOf(
       new MemoryGrpcBinding(peerOf(storeOf(seededBytes(2, 12_000))).handlers),
     );
@@ -251,8 +251,8 @@ describe("GrpcDownloader against a store", () => {
   });
 });
 
-describe("what a piece over gRPC must be", () => {
-  it("an answer in which all agrees passes, with and without a metadata digest", async () => {
+describe("verification of a piece over gRPC", () => {
+  it("a consistent answer passes, with and without a metadata digest", async () => {
     const answers = [answer(), answer({}, metadataDigest("crc32", metadata, portableHashers))];
     const peer = scriptedPeer({ downloadPiece: () => answers.shift() ?? {} });
     const { downloader } = downloaderOf(new MemoryGrpcBinding(peer));
@@ -263,7 +263,7 @@ describe("what a piece over gRPC must be", () => {
     await downloader.close();
   });
 
-  it("64-bit fields keep every bit", async () => {
+  it("64-bit fields keep all their bits", async () => {
     const seconds = (1n << 62n) + 1n;
     const given = answer({
       cost: { seconds },
@@ -283,28 +283,28 @@ describe("what a piece over gRPC must be", () => {
     await downloader.close();
   });
 
-  it("no piece in the answer: ProtocolViolation", async () => {
+  it("an answer without a piece is a ProtocolViolation", async () => {
     await failure({}, "ProtocolViolation");
   });
 
-  it("another number: PieceMismatch", async () => {
+  it("another piece number is a PieceMismatch", async () => {
     await failure(answer({ number: 4 }), "PieceMismatch");
   });
 
-  it("more or fewer bytes than announced: LengthMismatch", async () => {
+  it("more or fewer bytes than announced are a LengthMismatch", async () => {
     await failure(answer({ content: content.subarray(1) }), "LengthMismatch");
     await failure(answer({ length: 4999n }), "LengthMismatch");
     await failure({ piece: { number: 3, length: 5000n, digest } }, "LengthMismatch");
   });
 
-  it("metadata that its digest does not fit: DigestMismatch, and no digest at all that can be checked: ProtocolViolation", async () => {
+  it("a wrong metadata digest is a DigestMismatch, an unsupported one a ProtocolViolation", async () => {
     const wrong = metadataDigest("crc32", { ...metadata, offset: 0n }, portableHashers);
     assert.match((await failure(answer({}, wrong), "DigestMismatch")).message, /metadata/);
     await failure(answer({}, "md5:900150983cd24fb0d6963f7d28e17f72"), "ProtocolViolation");
     await failure(answer({}, ""), "ProtocolViolation");
   });
 
-  it("content that its digest does not fit: DigestMismatch, also when only a range is wanted", async () => {
+  it("a wrong content digest is a DigestMismatch, even for a range", async () => {
     const damaged = content.slice();
     damaged[4000] = (damaged[4000] ?? 0) ^ 1;
     assert.match(
@@ -314,21 +314,21 @@ describe("what a piece over gRPC must be", () => {
     await failure(answer({ content: damaged }), "DigestMismatch", { range: { start: 0, end: 10 } });
   });
 
-  it("a content digest that cannot be checked: ProtocolViolation", async () => {
+  it("an unsupported content digest is a ProtocolViolation", async () => {
     await failure(answer({ digest: "" }), "ProtocolViolation");
     await failure(answer({ digest: "blake3:00" }), "ProtocolViolation");
   });
 
-  it("a piece beyond the limit, or beyond 2^53: LimitExceeded", async () => {
+  it("a piece over the limit or beyond 2^53 is a LimitExceeded", async () => {
     await failure(answer({ length: 8193n }), "LimitExceeded");
     await failure(answer({ offset: 1n << 53n }), "LimitExceeded");
   });
 
-  it("a message beyond the limit: LimitExceeded", async () => {
+  it("a message over the limit is a LimitExceeded", async () => {
     await failure(answer({ content: new Uint8Array(80_000), length: 80_000n }), "LimitExceeded");
   });
 
-  it("a stat without lengths is NotFound, one of nonsense a ProtocolViolation", async () => {
+  it("a stat without lengths is NotFound, one with invalid lengths a ProtocolViolation", async () => {
     const stats = [
       { taskId },
       { taskId, contentLength: 1n },
@@ -346,7 +346,7 @@ describe("what a piece over gRPC must be", () => {
   });
 });
 
-describe("what statuses become", () => {
+describe("codes for gRPC statuses", () => {
   const table: [status: Code, code: ErrorCode][] = [
     [Code.NotFound, "NotFound"],
     [Code.InvalidArgument, "RemoteInvalidArgument"],
@@ -366,7 +366,7 @@ describe("what statuses become", () => {
     [Code.Unknown, "RemoteUnknown"],
   ];
 
-  it("the table has every status", () => {
+  it("cover every status", () => {
     const all = Object.values(Code).filter((value) => typeof value === "number");
     assert.deepEqual(new Set(table.map(([status]) => status)), new Set(all));
   });
@@ -378,7 +378,7 @@ describe("what statuses become", () => {
     });
   }
 
-  it("a peer without DownloadPiece is told of in words that help", async () => {
+  it("explain what to do about a peer without DownloadPiece", async () => {
     const { downloader } = downloaderOf(new MemoryGrpcBinding(scriptedPeer({})));
     const error = await assertRejects(downloader.downloadPiece(request), "RemoteUnimplemented");
     assert.match(error.message, /1\.2\.1.*"tcp" or "quic"/);
@@ -388,11 +388,11 @@ describe("what statuses become", () => {
   });
 });
 
-describe("how calls end", () => {
-  /** A peer that never answers. */
+describe("a call ends", () => {
+  /** Binding to a peer that never answers. */
   const silent = () => scriptedPeer({ downloadPiece: () => new Promise<never>(() => {}) });
 
-  it("by the caller's signal, at once", async () => {
+  it("at once by the caller's signal", async () => {
     const { downloader, clock } = downloaderOf(new MemoryGrpcBinding(silent()));
     const controller = new AbortController();
     const call = downloader.downloadPiece(request, { signal: controller.signal });
@@ -409,7 +409,7 @@ describe("how calls end", () => {
     assert.equal(clock.pending, 0);
   });
 
-  it("by the stall timeout, and the silent connection is not used again", async () => {
+  it("by the stall timeout, and its silent connection is not reused", async () => {
     const binding = new MemoryGrpcBinding(silent());
     const { downloader, clock } = downloaderOf(binding, { stallTimeout: 5000 });
     for (let turn = 1; turn <= 2; turn++) {
@@ -425,7 +425,7 @@ describe("how calls end", () => {
     assert.equal(clock.pending, 0);
   });
 
-  it("not while bytes keep coming, but then by the piece timeout", async () => {
+  it("by the piece timeout, but not by the stall timeout while bytes keep coming", async () => {
     const binding = new MemoryGrpcBinding(silent());
     const { downloader, clock } = downloaderOf(binding, {
       stallTimeout: 5000,
@@ -442,7 +442,7 @@ describe("how calls end", () => {
     assert.equal(clock.pending, 0);
   });
 
-  it("by the connect timeout, and the dial hears of it", async () => {
+  it("by the connect timeout, which aborts the dial", async () => {
     let reason: unknown;
     const never: GrpcBinding = {
       dial: (_remote, { signal }) =>
@@ -461,7 +461,7 @@ describe("how calls end", () => {
     assert.equal(clock.pending, 0);
   });
 
-  it("by a lost connection; a pooled one that had died is replaced once, unseen", async () => {
+  it("by a lost connection; a dead pooled connection is replaced once", async () => {
     const binding = new MemoryGrpcBinding(peerOf(storeOf(content)).handlers);
     const { downloader } = downloaderOf(binding);
     await (await downloader.downloadPiece({ ...request, number: 0 })).bytes();
@@ -483,7 +483,7 @@ describe("how calls end", () => {
     await other.close();
   });
 
-  it("by closing the downloader", async () => {
+  it("when the downloader is closed", async () => {
     const { downloader, clock } = downloaderOf(new MemoryGrpcBinding(silent()));
     const call = assertRejects(downloader.downloadPiece(request), "Closed");
     await settle();
@@ -492,7 +492,7 @@ describe("how calls end", () => {
     assert.equal(clock.pending, 0);
   });
 
-  it("wrong arguments are told before anything is dialled", async () => {
+  it("before the dial for invalid arguments", async () => {
     const binding = new MemoryGrpcBinding(silent());
     const { downloader } = downloaderOf(binding);
     await assertRejects(downloader.downloadPiece({ ...request, number: -1 }), "InvalidArgument");
@@ -507,7 +507,7 @@ describe("how calls end", () => {
 });
 
 describe("grpcHandlers", () => {
-  it("refuses an empty task id as INVALID_ARGUMENT", async () => {
+  it("reject an empty task id with INVALID_ARGUMENT", async () => {
     const { downloader } = downloaderOf(new MemoryGrpcBinding(peerOf(storeOf(content)).handlers));
     await assertRejects(
       downloader.downloadPiece({ ...request, taskId: "" }),
@@ -517,7 +517,7 @@ describe("grpcHandlers", () => {
     await downloader.close();
   });
 
-  it("tells its owner of a failure inside, and the peer only that there was one", async () => {
+  it("report an internal failure to the owner, and hide it from the peer", async () => {
     const broken: PieceStore = {
       getPiece: () => Promise.reject(new Error("/secret/path is gone")),
       getTask: () => Promise.reject(new Error("/secret/path is gone")),
@@ -538,7 +538,7 @@ describe("grpcHandlers", () => {
     await downloader.close();
   });
 
-  it("a piece that cannot be read at all is an INTERNAL status", async () => {
+  it("answer INTERNAL for a piece that cannot be read", async () => {
     const { handlers, errors } = peerOf(
       // biome-ignore lint/correctness/useYield: it fails before its first chunk
       storeReading(async function* () {
@@ -554,7 +554,7 @@ describe("grpcHandlers", () => {
 
   for (const [what, chunks, code] of [
     ["ends early", [content.subarray(0, 100)], "TruncatedContent"],
-    // All announced bytes are sent by then, so that the status can tell.
+    // All announced bytes are sent before, so the status reaches the client.
     ["goes on too long", [content, content], "RemoteInternal"],
     [
       "has a chunk too many in its last",
@@ -562,7 +562,7 @@ describe("grpcHandlers", () => {
       "TruncatedContent",
     ],
   ] as const) {
-    it(`a store whose piece ${what} is found out`, async () => {
+    it(`detect a store whose piece ${what}`, async () => {
       const { handlers, errors } = peerOf(storeReading(() => createAsyncIterable([...chunks])));
       const { downloader } = downloaderOf(new MemoryGrpcBinding(handlers));
       const call = downloader.downloadPiece(request);
@@ -572,7 +572,7 @@ describe("grpcHandlers", () => {
     });
   }
 
-  it("asks the store for a chunk only when the one before was taken, and lets it go when the peer leaves", async () => {
+  it("read a chunk from the store after the previous one was sent, and release it when the peer leaves", async () => {
     let asked = 0;
     let ended = false;
     const store = storeReading(async function* () {
@@ -587,7 +587,7 @@ describe("grpcHandlers", () => {
     });
     const handler = peerOf(store).handlers.find(({ method }) => method.name === "DownloadPiece");
     assert.ok(handler);
-    // An envelope of 66 bytes: field 2, the task id.
+    // Envelope of 66 bytes with field 2, the task id.
     const body = new Uint8Array([0, 0, 0, 0, 66, 0x12, 64, ...new TextEncoder().encode(taskId)]);
     const response = await handler({
       httpVersion: "2.0",
@@ -608,7 +608,7 @@ describe("grpcHandlers", () => {
     assert.ok(!ended);
     await iterator.return?.();
     assert.ok(ended);
-    // The head and the content are one envelope around one message, as any reader of the API takes it.
+    // Head and content form one envelope around one message, readable for any client of the API.
     const message = new Uint8Array([...(head.value ?? []), ...content]);
     assert.equal(new DataView(message.buffer).getUint32(1), message.length - 5);
     const decoded = fromBinary(DownloadPieceResponseSchema, message.subarray(5));
@@ -618,7 +618,7 @@ describe("grpcHandlers", () => {
     assert.equal(decoded.digest, metadataDigest("crc32", metadata, portableHashers));
   });
 
-  it("holds to the upload rate", async () => {
+  it("obey the upload rate limit", async () => {
     const clock = new FakeClock();
     const bytes = seededBytes(4, 25_000);
     const { handlers } = peerOf(storeOf(bytes), { uploadRateLimit: 10_000 }, clock);
@@ -626,12 +626,12 @@ describe("grpcHandlers", () => {
     const calls = Array.from({ length: 5 }, async (_, number) =>
       (await downloader.downloadPiece({ ...request, number })).bytes(),
     );
-    // A second's worth at once, and then 15,000 bytes at 10,000 a second.
+    // The first second's bytes at once, then 15,000 bytes at 10,000 bytes/s.
     assert.equal(await clock.advanceUntil(Promise.all(calls), 10_000, 500), 1500);
     await downloader.close();
   });
 
-  it("answers StatTask and StatLocalTask from the store", async () => {
+  it("answer StatTask and StatLocalTask from the store", async () => {
     const bytes = seededBytes(2, 12_000);
     const { handlers } = peerOf(storeOf(bytes, "cache"));
     const client = clientOf(handlers);

@@ -22,8 +22,8 @@ import {
 const content = seededBytes(5, 20 * 4096 + 7);
 const both: readonly Protocol[] = ["quic", "tcp"];
 
-describe("hybrid, a task over several protocols at once", () => {
-  it("fetches over all of them; the report has each one's part", async () => {
+describe("hybrid with a task over several protocols at once", () => {
+  it("fetches over all of them, and reports the share of each", async () => {
     const { parents, fetch } = hybrid({ "a:1 quic": honest(), "a:1 tcp": honest() });
     const { report, bytes } = await fetch(["a:1"]);
     assert.deepEqual(bytes, content);
@@ -38,7 +38,7 @@ describe("hybrid, a task over several protocols at once", () => {
     assert.equal(parents.numbers().length, 21);
   });
 
-  it("a protocol that does not work loses its pieces to the others", async () => {
+  it("gives the pieces of a failing protocol to the others", async () => {
     const { events, fetch } = hybrid({
       "a:1 quic": failing("ProtocolNotSupported"),
       "a:1 tcp": honest(),
@@ -56,7 +56,7 @@ describe("hybrid, a task over several protocols at once", () => {
     assert.equal(report.parents[0]?.routes?.[0]?.state, "left-out");
   });
 
-  it("wrong bytes over one protocol put the parent out over every one", async () => {
+  it("bans a parent on all protocols after wrong bytes over one", async () => {
     const { events, parents, fetch } = hybrid({
       "a:1 quic": corrupt,
       "a:1 tcp": slow,
@@ -79,7 +79,7 @@ describe("hybrid, a task over several protocols at once", () => {
     assert.equal(parents.inFlight.get("a:1 tcp"), 0);
   });
 
-  it("asks no more of a parent at a time than it may, over all protocols together", async () => {
+  it("limits the concurrent requests to a parent over all protocols together", async () => {
     const { parents, fetch } = hybrid(
       { "a:1 quic": honest(), "a:1 tcp": honest() },
       { parentConcurrency: 3 },
@@ -90,7 +90,7 @@ describe("hybrid, a task over several protocols at once", () => {
   });
 });
 
-/** Nothing before the request is given up. */
+/** Rejects when the request is aborted, and sends nothing before. */
 const slow: Behaviour = ({ signal }) => ({
   [Symbol.asyncIterator]: () => ({
     next: () =>
@@ -98,7 +98,7 @@ const slow: Behaviour = ({ signal }) => ({
   }),
 });
 
-/** Parents in memory by `name protocol`. */
+/** In-memory parents by `name protocol`. */
 class HybridParents extends FakeParents {
   protocolsOf(_addr: PeerAddress | undefined): readonly Protocol[] {
     return both;

@@ -1,4 +1,4 @@
-/** Content that is read into memory of the caller's. */
+/** Reading content into the caller's memory. */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { DownloadedPiece, PieceContent } from "../../../src/client/call/piece-content.ts";
@@ -12,7 +12,9 @@ import { seededBytes } from "../../support/random.ts";
 const content = seededBytes(3, 1000);
 const digest = digestOf("crc32", content, portableHashers);
 
-/** A piece whose content comes in chunks of at most `chunk` bytes, in the given memory or in its own. */
+/**
+ * Piece whose content comes in chunks of at most `chunk` bytes, in the given memory or elsewhere.
+ */
 function pieceOf(
   start: number,
   end: number,
@@ -88,7 +90,7 @@ describe("the bytes of a piece in the caller's memory", () => {
     }
   }
 
-  it("of one byte less than the range is InvalidArgument, and nothing is read", async () => {
+  it("one byte shorter than the range is InvalidArgument, and nothing is read", async () => {
     for (const [start, end] of [
       [0, 1000],
       [100, 700],

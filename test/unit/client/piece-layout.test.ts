@@ -14,7 +14,7 @@ function announce(layout: PieceLayout, [number, offset, length]: Announcement) {
   return layout.accept({ number, offset: BigInt(offset), length: BigInt(length) });
 }
 
-describe("PieceLayout takes", () => {
+describe("PieceLayout accepts", () => {
   const whole: readonly Announcement[] = [
     [0, 0, 100],
     [1, 100, 100],
@@ -47,7 +47,7 @@ describe("PieceLayout takes", () => {
     }
   }
 
-  it("one piece, and some of the pieces", () => {
+  it("a single piece, and a subset of the pieces", () => {
     announce(layoutOf(), [0, 0, 7]);
     announce(layoutOf({ contentLength: 7 }), [0, 0, 7]);
     const some = layoutOf({ numbers: new Set([4, 9]) });
@@ -57,7 +57,7 @@ describe("PieceLayout takes", () => {
   });
 });
 
-describe("PieceLayout refuses", () => {
+describe("PieceLayout rejects", () => {
   const cases: readonly [string, ErrorCode, Partial<LayoutOptions>, readonly Announcement[]][] = [
     ["a piece without bytes", "ProtocolViolation", {}, [[0, 0, 0]]],
     ["a first piece that is not at the start", "ProtocolViolation", {}, [[0, 1, 100]]],
@@ -149,7 +149,7 @@ describe("PieceLayout refuses", () => {
     });
   }
 
-  it("pieces without end", () => {
+  it("more pieces than the limit", () => {
     const layout = layoutOf({ pieceLength: 1 });
     const error = assertThrows(() => {
       for (let number = 0; ; number++) announce(layout, [number, number, 1]);

@@ -23,11 +23,11 @@ import { seededBytes } from "../../support/random.ts";
 
 const never = new AbortController().signal;
 
-/** A client whose connection the test ends. */
+/** Client whose connection the test ends. */
 class FakeClient implements PoolClient {
   readonly closed: Promise<unknown>;
   closes = 0;
-  /** The connection ends, as the network would have it. */
+  /** Ends the connection from the network side. */
   die: () => void = () => {};
 
   constructor() {
@@ -42,7 +42,7 @@ class FakeClient implements PoolClient {
   }
 }
 
-/** A dial that the test answers. */
+/** Dial that the test settles. */
 interface FakeDial {
   readonly addr: string;
   readonly signal: AbortSignal;
@@ -64,7 +64,7 @@ function poolOf(options: Partial<PoolOptions> = {}): {
     (addr, signal) =>
       new Promise((resolve, reject) => {
         const client = new FakeClient();
-        // As transports do: the dial ends with the signal's reason.
+        // Like in transports, the dial rejects with the signal's reason.
         signal.addEventListener("abort", () => reject(signal.reason));
         dials.push({
           addr,
@@ -95,16 +95,16 @@ function addrs(pool: ClientPool<FakeClient>): string[] {
   return pool.entries().map(({ addr }) => addr);
 }
 
-/** A client that the test answers for when it is asked for a sign of life. */
+/** Client whose probes the test answers. */
 class SuspectClient extends FakeClient {
-  /** Patience in ms of each question, and its answer. */
+  /** Timeout of each probe in ms, with the function that answers it. */
   readonly asked: {
     readonly patience: number;
     readonly answer: (alive: boolean) => Promise<void>;
   }[] = [];
   readonly aborted: VortexError[] = [];
   readonly ready: Promise<void>;
-  /** The handshake ends well, or fails. */
+  /** Completes the handshake, or fails it. */
   stand: (error?: VortexError) => Promise<void> = settle;
 
   constructor() {
@@ -136,7 +136,7 @@ class SuspectClient extends FakeClient {
   }
 }
 
-/** A pool with one client whose connection is suspected, and the dials that follow from that. */
+/** Pool with one client whose connection is probed, and the dials that result. */
 async function suspected() {
   const clock = new FakeClock();
   const clients: SuspectClient[] = [];
@@ -159,8 +159,8 @@ async function suspected() {
   return { pool, clock, clients, lease, first, suspect };
 }
 
-describe("a suspected client", () => {
-  it("is asked once its handshake is over, and within a second of its answer not again", async () => {
+describe("probing a silent client", () => {
+  it("starts after its handshake, and pauses for a second after its answer", async () => {
     const { pool, clock, clients, first, suspect } = await suspected();
     await suspect();
     assert.equal(first.asked.length, 0);
@@ -183,7 +183,7 @@ describe("a suspected client", () => {
     await pool.close();
   });
 
-  it("that is silent is asked again when a second connection stands, for three times as long as that took", async () => {
+  it("repeats after the second dial, with three times the dial time as timeout", async () => {
     for (const [took, patience] of [
       [100, 1000],
       [700, 2100],
@@ -206,7 +206,7 @@ describe("a suspected client", () => {
     }
   });
 
-  it("that is dead gives its place to the second connection, which ends like any other", async () => {
+  it("replaces a dead client with the second one, which is then closed like any other", async () => {
     const { pool, clock, clients, lease, first, suspect } = await suspected();
     await suspect();
     await first.stand();
@@ -222,7 +222,7 @@ describe("a suspected client", () => {
     const next = await pool.acquire("a:1", never);
     assert.equal(next.client, clients[1]);
     assert.equal(clients.length, 2);
-    // It is there already, and not in the place of another.
+    // It is in the pool already, and replaces no other client.
     assert.equal(next.stale, true);
     next.probe();
     await settle();
@@ -240,7 +240,7 @@ describe("a suspected client", () => {
     assert.deepEqual([first.closes, clients[1]?.closes], [1, 1]);
   });
 
-  it("whose second connection fails in its handshake is left as it is, and the second closed", async () => {
+  it("keeps the client if the second handshake fails, and closes the second one", async () => {
     const { pool, clock, clients, lease, first, suspect } = await suspected();
     await suspect();
     await first.stand();
@@ -256,7 +256,7 @@ describe("a suspected client", () => {
     await pool.close();
   });
 
-  it("that has left the pool meanwhile is not replaced there: the second connection is closed", async () => {
+  it("closes the second connection if the client has left the pool", async () => {
     const { pool, clients, lease, first, suspect } = await suspected();
     await suspect();
     await first.stand();
@@ -273,7 +273,7 @@ describe("a suspected client", () => {
 });
 
 describe("the pool's dials", () => {
-  it("requests to one address at the same time share one dial and one client", async () => {
+  it("concurrent requests to one address share one dial and one client", async () => {
     const { pool, dials } = poolOf();
     const leases = [1, 2, 3].map(() => pool.acquire("a:1", never));
     assert.equal(dials.length, 1);
@@ -287,7 +287,7 @@ describe("the pool's dials", () => {
     await pool.close();
   });
 
-  it("a later request takes the client that is there, and knows that it does", async () => {
+  it("a later request reuses the client, and its lease is stale", async () => {
     const { pool, dials, use } = poolOf();
     const first = await use("a:1");
     const second = await pool.acquire("a:1", never);
@@ -297,7 +297,7 @@ describe("the pool's dials", () => {
     await pool.close();
   });
 
-  it("two addresses have a dial each", async () => {
+  it("two addresses have separate dials", async () => {
     const { pool, dials } = poolOf();
     const leases = [pool.acquire("a:1", never), pool.acquire("b:1", never)];
     assert.deepEqual(
@@ -309,7 +309,7 @@ describe("the pool's dials", () => {
     await pool.close();
   });
 
-  it("an abort of one who waits fails him at once and leaves the others and the dial", async () => {
+  it("aborting one waiter rejects only that waiter, at once", async () => {
     const { pool, dials } = poolOf();
     const abort = new AbortController();
     const given = pool.acquire("a:1", abort.signal);
@@ -323,7 +323,7 @@ describe("the pool's dials", () => {
     await pool.close();
   });
 
-  it("an abort of all who wait aborts the dial, and leaves nothing behind", async () => {
+  it("aborting all waiters aborts the dial, and leaves nothing behind", async () => {
     const { pool, dials, clock } = poolOf();
     const aborts = [new AbortController(), new AbortController()];
     const waiting = aborts.map(({ signal }) => pool.acquire("a:1", signal));
@@ -339,7 +339,7 @@ describe("the pool's dials", () => {
     await pool.close();
   });
 
-  it("a dial that the last waiting request leaves is aborted for that request's own reason", async () => {
+  it("the reason of the last aborted waiter becomes the reason of the aborted dial", async () => {
     const { pool, dials } = poolOf();
     const late = new VortexError("PieceTimeout", "late");
     for (const reason of [late, new Error("enough")]) {
@@ -356,7 +356,7 @@ describe("the pool's dials", () => {
     await pool.close();
   });
 
-  it("a dial that the pool's close ends is aborted as Closed", async () => {
+  it("closing the pool aborts a dial with Closed", async () => {
     const { pool, dials } = poolOf();
     const waiting = rejectionOf(pool.acquire("a:1", never));
     await pool.close();
@@ -367,7 +367,7 @@ describe("the pool's dials", () => {
     );
   });
 
-  it("an idle connection that the pool closes is not reported as the downloader's close", async () => {
+  it("evicting an idle connection is not reported as closing the downloader", async () => {
     const { pool, dials, use } = poolOf({ capacity: 1 });
     (await use("a:1")).release();
     (await use("b:1")).release();
@@ -375,7 +375,7 @@ describe("the pool's dials", () => {
     await pool.close();
   });
 
-  it("a dial that succeeds although all have given up closes what it made", async () => {
+  it("a dial that succeeds after all waiters aborted closes its client", async () => {
     const clock = new FakeClock();
     const client = new FakeClient();
     let succeed: () => void = () => {};
@@ -398,7 +398,7 @@ describe("the pool's dials", () => {
     assert.equal(clock.pending, 0);
   });
 
-  it("a signal that has fired before is Aborted, and dials nothing", async () => {
+  it("an aborted signal rejects with Aborted, without a dial", async () => {
     const { pool, dials } = poolOf();
     await assertRejects(pool.acquire("a:1", AbortSignal.abort()), "Aborted");
     const own = new VortexError("PieceTimeout", "late");
@@ -406,7 +406,7 @@ describe("the pool's dials", () => {
     assert.equal(dials.length, 0);
   });
 
-  it("a failed dial fails all who wait, and is not kept: the next request dials again", async () => {
+  it("a failed dial rejects all waiters, and the next request dials again", async () => {
     const { pool, dials, clock } = poolOf();
     const waiting = [pool.acquire("a:1", never), pool.acquire("a:1", never)];
     for (const lease of waiting) lease.catch(() => {});
@@ -422,12 +422,12 @@ describe("the pool's dials", () => {
   });
 });
 
-describe("the pool's bounds", () => {
-  it("beyond the capacity the longest idle client is evicted", async () => {
+describe("limits of the pool", () => {
+  it("the longest-idle client is evicted over the capacity", async () => {
     const { pool, dials, clock, use } = poolOf();
     const leases: Lease<FakeClient>[] = [];
     for (const addr of ["a:1", "b:1", "c:1"]) leases.push(await use(addr));
-    // Released in another order than they were made in.
+    // Released in a different order than acquired.
     for (const at of [1, 0, 2]) {
       await clock.advance(10);
       leases[at]?.release();
@@ -441,7 +441,7 @@ describe("the pool's bounds", () => {
     await pool.close();
   });
 
-  it("a client with active requests is never evicted; the surplus goes when it becomes idle", async () => {
+  it("a client in use is never evicted; the excess is evicted when idle", async () => {
     const { pool, clock, use } = poolOf({ capacity: 2 });
     const leases: Lease<FakeClient>[] = [];
     for (const addr of ["a:1", "b:1", "c:1", "d:1"]) leases.push(await use(addr));
@@ -460,14 +460,14 @@ describe("the pool's bounds", () => {
     await pool.close();
   });
 
-  it("below the capacity none is evicted, however many are idle", async () => {
+  it("no client is evicted below the capacity", async () => {
     const { pool, use } = poolOf({ capacity: 4 });
     for (const addr of ["a:1", "b:1", "c:1", "d:1"]) (await use(addr)).release();
     assert.deepEqual(addrs(pool), ["a:1", "b:1", "c:1", "d:1"]);
     await pool.close();
   });
 
-  it("the idle clients of one address are closed when asked for, and no others", async () => {
+  it("closeIdle closes only the idle clients of one address", async () => {
     const { pool, use, dials } = poolOf({ connectionsPerAddress: 2 });
     const [first, second] = [await use("a:1"), await use("a:1")];
     (await use("b:1")).release();
@@ -482,7 +482,7 @@ describe("the pool's bounds", () => {
     await pool.close();
   });
 
-  it("the look for idle clients goes on after the pool was empty, and keeps no process alive", async () => {
+  it("the cleanup goes on after the pool was empty, and keeps no process alive", async () => {
     const { pool, clock, use } = poolOf();
     const first = await use("a:1");
     assert.deepEqual([clock.pending, clock.foregroundPending], [1, 0]);
@@ -495,7 +495,7 @@ describe("the pool's bounds", () => {
     await pool.close();
   });
 
-  it("an entry tells when its last request came or went", async () => {
+  it("an entry shows the start or end of its latest request", async () => {
     const { pool, clock, use } = poolOf();
     const lease = await use("a:1");
     await clock.advance(50);
@@ -508,7 +508,7 @@ describe("the pool's bounds", () => {
     await pool.close();
   });
 
-  it("a dial under way is never evicted", async () => {
+  it("a pending dial is never evicted", async () => {
     const { pool, dials } = poolOf({ capacity: 1 });
     const waiting = ["a:1", "b:1", "c:1"].map((addr) => pool.acquire(addr, never));
     assert.deepEqual(addrs(pool), ["a:1", "b:1", "c:1"]);
@@ -517,12 +517,12 @@ describe("the pool's bounds", () => {
     await pool.close();
   });
 
-  it("an idle client is closed at the first look after the idle timeout, and not before", async () => {
+  it("an idle client is closed at the first cleanup after the idle timeout", async () => {
     const { pool, clock, use } = poolOf({ idleTimeout: 1000, cleanupInterval: 300 });
     const lease = await use("a:1");
     await clock.advance(250);
     lease.release();
-    // Idle from 250 on, overdue at 1250; the looks are at 300, 600, and so on.
+    // Idle from 250 on, overdue at 1250; the cleanups run at 300, 600, and so on.
     await clock.advance(1499 - 250);
     assert.deepEqual(addrs(pool), ["a:1"]);
     await clock.advance(1);
@@ -531,7 +531,7 @@ describe("the pool's bounds", () => {
     assert.equal(clock.pending, 0);
   });
 
-  it("a request in between starts the idle time anew", async () => {
+  it("a request restarts the idle time", async () => {
     const { pool, clock, use } = poolOf({ idleTimeout: 1000, cleanupInterval: 100 });
     (await use("a:1")).release();
     await clock.advance(900);
@@ -542,7 +542,7 @@ describe("the pool's bounds", () => {
     assert.deepEqual(addrs(pool), []);
   });
 
-  it("an active client outlives the idle timeout", async () => {
+  it("a client in use outlives the idle timeout", async () => {
     const { pool, clock, use } = poolOf();
     const lease = await use("a:1");
     await clock.advance(100_000);
@@ -552,7 +552,7 @@ describe("the pool's bounds", () => {
   });
 });
 
-describe("the pool's leases", () => {
+describe("leases of the pool", () => {
   it("release is idempotent", async () => {
     const { pool, use } = poolOf();
     const first = await use("a:1");
@@ -566,7 +566,7 @@ describe("the pool's leases", () => {
     await pool.close();
   });
 
-  it("a client whose connection ended is replaced, also while it is in use", async () => {
+  it("a client whose connection ended is replaced, even while it is in use", async () => {
     const { pool, dials, use } = poolOf();
     const lease = await use("a:1");
     lease.client.die();
@@ -583,7 +583,7 @@ describe("the pool's leases", () => {
     await pool.close();
   });
 
-  it("discard takes the client out at once, and closes it when its last request ends", async () => {
+  it("discard removes the client at once, and closes it after its last request", async () => {
     const { pool, use } = poolOf();
     const first = await use("a:1");
     const second = await pool.acquire("a:1", never);
@@ -594,7 +594,7 @@ describe("the pool's leases", () => {
     assert.equal(first.client.closes, 0);
     second.release();
     assert.equal(first.client.closes > 0, true);
-    // A second discard of what is gone does not touch the one that took its place.
+    // A second discard of a removed client does not affect its replacement.
     second.discard();
     assert.deepEqual(addrs(pool), ["a:1"]);
     assert.equal(replacement.client.closes, 0);
@@ -603,7 +603,7 @@ describe("the pool's leases", () => {
 });
 
 describe("several connections to one address", () => {
-  it("an idle one is taken also when an earlier one has gone", async () => {
+  it("an idle one is reused even if an earlier one is gone", async () => {
     const { pool, dials } = poolOf({ connectionsPerAddress: 2 });
     const lost = rejectionOf(pool.acquire("a:1", never));
     const lease = pool.acquire("a:1", never);
@@ -617,7 +617,7 @@ describe("several connections to one address", () => {
     await pool.close();
   });
 
-  it("are made while all before them are in use, up to the bound; a request takes the least busy", async () => {
+  it("are dialled while all others are in use, up to the limit; requests take the least busy", async () => {
     const { pool, use, dials } = poolOf({ connectionsPerAddress: 2 });
     const [first, second] = [await use("a:1"), await use("a:1")];
     assert.equal(dials.length, 2);
@@ -631,7 +631,7 @@ describe("several connections to one address", () => {
     await pool.close();
   });
 
-  it("the least busy is taken, whichever it is", async () => {
+  it("the least busy one is taken at any index", async () => {
     const { pool, use, dials } = poolOf({ connectionsPerAddress: 3 });
     const leases = [await use("a:1"), await use("a:1"), await use("a:1")];
     const more = [await use("a:1"), await use("a:1"), await use("a:1")];
@@ -644,7 +644,7 @@ describe("several connections to one address", () => {
     await pool.close();
   });
 
-  it("none is made while one is free, and one that is gone is made again", async () => {
+  it("none is dialled while one is idle, and a lost one is dialled again", async () => {
     const { pool, use, dials } = poolOf({ connectionsPerAddress: 2 });
     const first = await use("a:1");
     first.release();
@@ -662,7 +662,7 @@ describe("several connections to one address", () => {
 });
 
 describe("closing the pool", () => {
-  it("closes idle and active clients, and waits for them", async () => {
+  it("closes idle and active clients, and waits until they are closed", async () => {
     const { pool, use, clock } = poolOf();
     const idle = await use("a:1");
     idle.release();
@@ -677,7 +677,7 @@ describe("closing the pool", () => {
     assert.equal(clock.pending, 0);
   });
 
-  it("lasts until every client has closed, also one that left before, and closes each once", async () => {
+  it("waits for every client, including removed ones, and closes each once", async () => {
     const { pool, clock, use, dials } = poolOf();
     const [left, active] = [await use("a:1"), await use("b:1")];
     const closing = dials.map(({ client }) => {
@@ -712,7 +712,7 @@ describe("closing the pool", () => {
     );
   });
 
-  it("fails the dials under way with Closed", async () => {
+  it("fails pending dials with Closed", async () => {
     const { pool, dials, clock } = poolOf();
     const waiting = pool.acquire("a:1", never);
     waiting.catch(() => {});
@@ -722,7 +722,7 @@ describe("closing the pool", () => {
     assert.equal(clock.pending, 0);
   });
 
-  it("fails those who wait for a dial that does not heed its signal, too", async () => {
+  it("also fails waiters of a dial that ignores its signal", async () => {
     const client = new FakeClient();
     let succeed: () => void = () => {};
     const dial = new Promise<FakeClient>((resolve) => {
@@ -738,7 +738,7 @@ describe("closing the pool", () => {
     assert.equal(client.closes > 0, true);
   });
 
-  it("a client whose close fails does not fail the closing of the pool", async () => {
+  it("succeeds even if the close of a client fails", async () => {
     const client = new FakeClient();
     client.close = async () => {
       throw new Error("no");
@@ -749,7 +749,7 @@ describe("closing the pool", () => {
     await pool.close();
   });
 
-  it("refuses later requests with Closed", async () => {
+  it("rejects later requests with Closed", async () => {
     const { pool, dials } = poolOf();
     await pool.close();
     await assertRejects(pool.acquire("a:1", never), "Closed");
@@ -757,7 +757,7 @@ describe("closing the pool", () => {
   });
 });
 
-describe("a request through the downloader counts as active", () => {
+describe("connections of a downloader", () => {
   const taskId = "ef".repeat(32);
   const content = seededBytes(3, 500_000);
 
@@ -796,7 +796,7 @@ describe("a request through the downloader counts as active", () => {
         let got = 0;
         const reader = piece.content.getReader();
         for (let next = await reader.read(); !next.done; next = await reader.read()) {
-          // The last chunk is handed on when everything was checked, and the lease is back by then.
+          // The last chunk comes after all checks, when the lease has been released.
           got += next.value.length;
           assert.equal(active(downloader), got < 100_000 ? 1 : 0);
         }
@@ -830,7 +830,7 @@ describe("a request through the downloader counts as active", () => {
     ],
   ];
   for (const [until, end] of ways) {
-    it(until, async () => {
+    it(`a request counts as active ${until}`, async () => {
       await withDownloader(async (downloader, addr) => {
         await end(downloader, addr);
         assert.equal(active(downloader), 0);
@@ -839,7 +839,7 @@ describe("a request through the downloader counts as active", () => {
     });
   }
 
-  it("and an idle connection is given up after seven minutes, a default", async () => {
+  it("an idle connection is closed after seven minutes by default", async () => {
     await withDownloader(async (downloader, addr, clock) => {
       const piece = await downloader.downloadPiece({ addr, hostId: "h", taskId, number: 0 });
       await piece.bytes();
@@ -850,7 +850,7 @@ describe("a request through the downloader counts as active", () => {
     });
   });
 
-  it("and a connect that takes longer than the connect timeout is ConnectTimeout, with the peer's address", async () => {
+  it("a slow connect is a ConnectTimeout with the peer's address", async () => {
     const clock = new FakeClock();
     const silent: Transport = {
       protocol: "quic",
@@ -872,7 +872,7 @@ describe("a request through the downloader counts as active", () => {
     await downloader[Symbol.asyncDispose]();
   });
 
-  it("and a pooled connection that fails without a word of its end is given up, and the request goes again", async () => {
+  it("a dead pooled connection is replaced, and the request is retried", async () => {
     const runtime = fakeRuntime();
     const { memory, server, request } = await served(runtime);
     let dials = 0;
@@ -900,11 +900,11 @@ describe("a request through the downloader counts as active", () => {
     await server.close({ grace: 0 });
   });
 
-  it("and a connection that falls silent, before an answer or within it, is not used again", async () => {
+  it("a connection that falls silent, before or within an answer, is not reused", async () => {
     const runtime = fakeRuntime();
     const { memory, server, request } = await served(runtime);
     let dials = 0;
-    /** Reads of a stream after which nothing more comes. */
+    /** Number of reads of a stream before it falls silent. */
     let most = Number.POSITIVE_INFINITY;
     const transport = through(memory, (connection) => {
       dials++;
@@ -942,7 +942,7 @@ describe("a request through the downloader counts as active", () => {
     await server.close({ grace: 0 });
   });
 
-  it("and a request that was refused ahead of the handshake goes again on the same connection", async () => {
+  it("a request whose early data was refused is retried on the same connection", async () => {
     const runtime = fakeRuntime();
     const { memory, server, request } = await served(runtime);
     let refusals = 0;
@@ -967,7 +967,7 @@ describe("a request through the downloader counts as active", () => {
     await server.close({ grace: 0 });
   });
 
-  it("and a connection that is lost with its early data is made again, once", async () => {
+  it("a connection that is lost with its early data is dialled again once", async () => {
     const runtime = fakeRuntime();
     const { memory, server, request } = await served(runtime);
     let dials = 0;
@@ -975,7 +975,7 @@ describe("a request through the downloader counts as active", () => {
     const transport = through(memory, (connection) => {
       const dial = ++dials;
       return {
-        // The third dial has early data, the one that takes its place has none.
+        // The third dial has early data, its replacement has none.
         earlyData: dial % 2 === 1 ? "refused" : "none",
         openStream: async (open) => {
           if (lost.has(dial))
@@ -998,7 +998,7 @@ describe("a request through the downloader counts as active", () => {
     await server.close({ grace: 0 });
   });
 
-  it("and a connect timeout lasts until the handshake is over, though requests go ahead of it", async () => {
+  it("the connect timeout covers the handshake, even with early data", async () => {
     const clock = new FakeClock();
     const runtime = fakeRuntime(clock);
     const { memory, server, request } = await served(runtime);
@@ -1017,7 +1017,7 @@ describe("a request through the downloader counts as active", () => {
           reject(signalled);
         });
         ready.catch(() => {});
-        // Without an answer to the request, too, until the signal fires.
+        // Also leaves the request unanswered until the signal aborts.
         return stands
           ? { ready: Promise.resolve() }
           : { ready, openStream: () => ready.then(() => connection.openStream()) };
@@ -1041,7 +1041,7 @@ describe("a request through the downloader counts as active", () => {
     await server.close({ grace: 0 });
   });
 
-  it("and a transport that cannot be loaded fails the call, not the making of the downloader", async () => {
+  it("a transport that cannot be loaded fails the call, not createDownloader", async () => {
     const missing = async (): Promise<Transport> => {
       throw new VortexError("Unavailable", "no QUIC here: use tcp");
     };
@@ -1054,7 +1054,7 @@ describe("a request through the downloader counts as active", () => {
     await downloader.close();
   });
 
-  it("and a transport of another protocol is InvalidArgument", async () => {
+  it("a transport of another protocol is InvalidArgument", async () => {
     for (const downloader of [
       new QuicDownloader(
         async () => new MemoryTransport("tcp"),
@@ -1071,7 +1071,7 @@ describe("a request through the downloader counts as active", () => {
     }
   });
 
-  it("a transport that a downloader was given stays open; one that was loaded for it is closed with it", async () => {
+  it("a downloader closes the transport that it loaded, but not one that it was passed", async () => {
     const closes: string[] = [];
     const transport = (name: string): Transport => {
       const memory = new MemoryTransport("tcp");
@@ -1094,7 +1094,7 @@ describe("a request through the downloader counts as active", () => {
     for (const downloader of [
       new TcpDownloader(async () => given, settings),
       createDownloader({ protocol: "tcp", transport: given }),
-      // Nothing was loaded yet.
+      // Nothing has been loaded yet.
       loaded({ protocol: "tcp" }),
     ]) {
       await downloader.close();
@@ -1120,7 +1120,7 @@ describe("a request through the downloader counts as active", () => {
     };
   }
 
-  /** A transport over another, whose connections have parts of their own. */
+  /** Wraps a transport so that parts of its connections are replaced. */
   function through(
     memory: MemoryTransport,
     change: (connection: Connection, options: DialOptions | undefined) => Partial<Connection>,

@@ -10,87 +10,89 @@ import { FakeClock } from "../../support/fake-clock.ts";
 const peer = "a:4006 a:4005 a:4000";
 const MIB = 1024 * 1024;
 
-describe("verdicts on protocols, revised by rates", () => {
-  it("tries the other one once, and keeps what is not clearly slower", async () => {
-    const { verdicts, changes, pass } = verdictsOf();
+describe("ProtocolSelector", () => {
+  it("compares the other protocol once, and keeps the selected one unless it is much slower", async () => {
+    const { selector, changes, pass } = verdictsOf();
     await pass("quic", 7 * MIB, 70);
-    assert.equal(verdicts.get(peer)?.protocol, "quic");
+    assert.equal(selector.get(peer)?.protocol, "quic");
     await pass("quic", 2 * MIB, 20);
-    assert.deepEqual(verdicts.get(peer), { protocol: "tcp", reason: "compared with quic" });
+    assert.deepEqual(selector.get(peer), { protocol: "tcp", reason: "compared with quic" });
     await pass("tcp", 9 * MIB, 60);
-    assert.equal(verdicts.get(peer)?.protocol, "quic");
+    assert.equal(selector.get(peer)?.protocol, "quic");
     await pass("quic", 90 * MIB, 10_000);
-    assert.equal(verdicts.get(peer)?.protocol, "quic");
+    assert.equal(selector.get(peer)?.protocol, "quic");
     assert.deepEqual(changes, []);
   });
 
-  it("moves where the one in use makes less than half", async () => {
-    const { verdicts, changes, pass } = verdictsOf();
+  it("switches when the selected protocol has less than half the rate", async () => {
+    const { selector, changes, pass } = verdictsOf();
     await pass("quic", 10 * MIB, 1000);
     await pass("tcp", 10 * MIB, 100);
     const reason = "quic made 10.5 MB/s, tcp 104.9 MB/s";
-    assert.deepEqual(verdicts.get(peer), { protocol: "tcp", reason });
+    assert.deepEqual(selector.get(peer), { protocol: "tcp", reason });
     assert.deepEqual(changes, [{ protocol: "tcp", reason }]);
   });
 
-  it("forgets at the end of its term, so that the first choice is tried again", async () => {
-    const { verdicts, clock, pass } = verdictsOf();
+  it("drops the selection at its expiry", async () => {
+    const { selector, clock, pass } = verdictsOf();
     await pass("quic", 10 * MIB, 1000);
     await pass("tcp", 10 * MIB, 100);
     await clock.advance(600_000);
-    assert.equal(verdicts.get(peer), undefined);
-    assert.equal(verdicts.size, 0);
+    assert.equal(selector.get(peer), undefined);
+    assert.equal(selector.size, 0);
   });
 
-  it("a trial that fails leaves the verdict; the verdict's own failure ends it", async () => {
-    const { verdicts, pass } = verdictsOf();
+  it("keeps the selection when the trial fails, and drops it when the selected protocol fails", async () => {
+    const { selector, pass } = verdictsOf();
     await pass("quic", 10 * MIB, 1000);
-    assert.equal(verdicts.get(peer)?.protocol, "tcp");
-    assert.equal(verdicts.reportFailure(peer, "tcp"), true);
-    assert.equal(verdicts.get(peer)?.protocol, "quic");
-    assert.equal(verdicts.reportFailure(peer, "quic"), false);
-    assert.equal(verdicts.get(peer), undefined);
+    assert.equal(selector.get(peer)?.protocol, "tcp");
+    assert.equal(selector.reportFailure(peer, "tcp"), true);
+    assert.equal(selector.get(peer)?.protocol, "quic");
+    assert.equal(selector.reportFailure(peer, "quic"), false);
+    assert.equal(selector.get(peer), undefined);
   });
 
-  it("time in which several requests run counts once", async () => {
-    const { verdicts, clock, changes } = verdictsOf();
-    const quic = Array.from({ length: 8 }, () => verdicts.measure(peer, "quic"));
+  it("counts time with several concurrent requests once", async () => {
+    const { selector, clock, changes } = verdictsOf();
+    const quic = Array.from({ length: 8 }, () => selector.measure(peer, "quic"));
     await clock.advance(100);
     for (const request of quic) request.end(2 * MIB);
-    const tcp = Array.from({ length: 2 }, () => verdicts.measure(peer, "tcp"));
+    const tcp = Array.from({ length: 2 }, () => selector.measure(peer, "tcp"));
     await clock.advance(100);
     for (const request of tcp) request.end(5 * MIB);
-    // 16 MiB and 10 MiB in the same time: by single requests, TCP would look more than twice as fast.
-    assert.equal(verdicts.get(peer)?.protocol, "quic");
+    // 16 MiB and 10 MiB in the same time: per request, TCP would seem over twice as fast.
+    assert.equal(selector.get(peer)?.protocol, "quic");
     assert.deepEqual(changes, []);
   });
 
-  it("remembers no more than so many peers", () => {
-    const { verdicts } = verdictsOf();
+  it("limits the number of peers", () => {
+    const { selector } = verdictsOf();
     for (let n = 0; n < 5000; n++)
-      verdicts.select(`peer ${n}`, { protocol: "quic", reason: "" }, ["quic"]);
-    assert.equal(verdicts.size, 4096);
-    assert.equal(verdicts.get("peer 0"), undefined);
-    assert.equal(verdicts.get("peer 4999")?.protocol, "quic");
+      selector.select(`peer ${n}`, { protocol: "quic", reason: "" }, ["quic"]);
+    assert.equal(selector.size, 4096);
+    assert.equal(selector.get("peer 0"), undefined);
+    assert.equal(selector.get("peer 4999")?.protocol, "quic");
   });
 });
 
 function verdictsOf(): {
-  verdicts: ProtocolSelector;
+  selector: ProtocolSelector;
   clock: FakeClock;
   changes: SelectedProtocol[];
   pass(protocol: Protocol, bytes: number, milliseconds: number): Promise<void>;
 } {
   const clock = new FakeClock();
   const changes: SelectedProtocol[] = [];
-  const verdicts = new ProtocolSelector(clock, 600_000, (_peer, verdict) => changes.push(verdict));
-  verdicts.select(peer, { protocol: "quic", reason: "tried first" }, ["quic", "tcp", "grpc"]);
+  const selector = new ProtocolSelector(clock, 600_000, (_peer, selected) =>
+    changes.push(selected),
+  );
+  selector.select(peer, { protocol: "quic", reason: "tried first" }, ["quic", "tcp", "grpc"]);
   return {
-    verdicts,
+    selector,
     clock,
     changes,
     async pass(protocol, bytes, milliseconds) {
-      const request = verdicts.measure(peer, protocol);
+      const request = selector.measure(peer, protocol);
       await clock.advance(milliseconds);
       request.end(bytes);
     },

@@ -15,7 +15,7 @@ import { protocols } from "../../../src/transport/protocol.ts";
 const taskId = "ab".repeat(32);
 const hostId = "vortex-peer";
 
-/** A factory whose downloaders only note what they are asked. */
+/** Factory of downloaders that only record their requests. */
 function recorder() {
   const made: CreateDownloaderOptions[] = [];
   const asked: [request: PieceRequest, options: CallOptions | undefined][] = [];
@@ -38,7 +38,7 @@ function recorder() {
 }
 
 describe("StorageClient", () => {
-  it("asks over the configured protocol, at that protocol's port", async () => {
+  it("uses the configured protocol and its port", async () => {
     const server = { ip: "10.0.0.7", tcpPort: 1, quicPort: 2 };
     const addresses = { tcp: "10.0.0.7:1", quic: "10.0.0.7:2", grpc: "10.0.0.7:3" };
     for (const protocol of protocols) {
@@ -56,7 +56,7 @@ describe("StorageClient", () => {
     }
   });
 
-  it("puts an IPv6 address in brackets", async () => {
+  it("encloses an IPv6 address in brackets", async () => {
     const { asked, createDownloader } = recorder();
     const config = parseConfig({ storage: { server: { ip: "fd00::7" } } });
     await assert.rejects(
@@ -65,7 +65,7 @@ describe("StorageClient", () => {
     assert.equal(asked[0]?.[0].addr, "[fd00::7]:4005");
   });
 
-  it("asks addressOf first", async () => {
+  it("prefers addressOf", async () => {
     const { asked, createDownloader } = recorder();
     const config = parseConfig({
       download: { protocol: "quic" },
@@ -83,7 +83,7 @@ describe("StorageClient", () => {
     });
   });
 
-  it("says what to do when it does not know where the peer is", async () => {
+  it("explains what to do without an address of the peer", async () => {
     const { asked, createDownloader } = recorder();
     const client = new StorageClient({ config: parseConfig({}), createDownloader });
     await assert.rejects(client.downloadPiece("peer", taskId, 0), {
@@ -95,7 +95,7 @@ describe("StorageClient", () => {
     assert.equal(asked.length, 0);
   });
 
-  it("takes a piece's id as stock Dragonfly writes it", async () => {
+  it("accepts piece ids in the form of stock Dragonfly", async () => {
     const { asked, createDownloader } = recorder();
     const config = parseConfig({ storage: { server: { ip: "10.0.0.7" } } });
     const client = new StorageClient({ config, createDownloader });
@@ -105,12 +105,12 @@ describe("StorageClient", () => {
       });
       assert.equal(asked.at(-1)?.[0].number, number);
     }
-    // A task id may hold dashes itself.
+    // A task id may contain dashes.
     await assert.rejects(client.downloadPiece("peer", "a-1", "a-1-2"), { code: "NotFound" });
     assert.deepEqual([asked.at(-1)?.[0].taskId, asked.at(-1)?.[0].number], ["a-1", 2]);
   });
 
-  it("refuses piece ids of other tasks, and what is none", async () => {
+  it("rejects malformed piece ids and those of other tasks", async () => {
     const { asked, createDownloader } = recorder();
     const config = parseConfig({ storage: { server: { ip: "10.0.0.7" } } });
     const client = new StorageClient({ config, createDownloader });
@@ -142,7 +142,7 @@ describe("StorageClient", () => {
     assert.equal(asked.length, 0);
   });
 
-  it("hands on range, kind, timeouts and signal; options beside the configuration win", async () => {
+  it("passes on range, kind, timeouts and signal; options override the configuration", async () => {
     const { made, asked, createDownloader } = recorder();
     const config = parseConfig({
       download: { pieceTimeout: "9s" },
@@ -181,7 +181,7 @@ describe("StorageClient", () => {
     assert.deepEqual(made[1], { ...downloaderOptions(config), pieceTimeout: 9_000 });
   });
 
-  it("closes its downloader, also by await using", async () => {
+  it("closes its downloader, including by await using", async () => {
     const { createDownloader, closed } = recorder();
     {
       await using client = new StorageClient({ config: parseConfig({}), createDownloader });
@@ -191,7 +191,7 @@ describe("StorageClient", () => {
     assert.equal(closed(), 1);
   });
 
-  it("fetches a range of a piece through the real downloader, the same under two protocols", async () => {
+  it("fetches the same range of a piece over two protocols with a real downloader", async () => {
     const content = Uint8Array.from({ length: 1000 }, (_, index) => index % 251);
     const store = new MemoryPieceStore();
     store.putTask(taskId, content, { pieceLength: 400 });
