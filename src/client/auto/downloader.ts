@@ -8,10 +8,10 @@ import {
   type ProtocolPorts,
 } from "../../transport/peer-address.ts";
 import type { LeftOutProtocol, Protocol } from "../../transport/protocol.ts";
+import type { InternalCallOptions } from "../call/pooled-downloader.ts";
 import type { CallOptions, Downloader, DownloaderSettings, PieceRequest } from "../downloader.ts";
 import { ProtocolSelector, type SelectedProtocol } from "./protocol-selector.ts";
 import { isAnswer, type PeerTrust, raceProtocols } from "./race.ts";
-import { ProtocolTelemetry } from "./telemetry.ts";
 
 /** {@link PieceRequest} to a peer that may have a different address for each protocol. */
 export interface PeerPieceRequest extends Omit<PieceRequest, "addr"> {
@@ -50,6 +50,8 @@ export interface AutoOptions {
 
 /** Downloader over a single protocol. */
 export interface ProtocolDownloader extends Downloader {
+  /** See {@link Downloader.downloadPiece}; reports the end of the call by `onTransferred`. */
+  downloadPiece(request: PieceRequest, options?: InternalCallOptions): Promise<Piece>;
   /** Closes the idle connections to a peer. Absent for downloaders without a pool. */
   closeIdle?(addr: string): void;
 }
@@ -97,7 +99,7 @@ export class AutoDownloader {
   readonly #context: AutoContext;
   readonly #settings: DownloaderSettings;
   readonly #selector: ProtocolSelector;
-  readonly #telemetry: ProtocolTelemetry;
+
   readonly #downloaders = new Map<Protocol, ProtocolDownloader>();
   /**
    * Ongoing selections, by peer key. Each resolves, never rejects; with an error only if it
@@ -116,7 +118,6 @@ export class AutoDownloader {
       context.expiry,
       (peer, selected) => this.#reportChoice(peer, selected),
     );
-    this.#telemetry = new ProtocolTelemetry(settings.telemetry, this.#selector);
   }
 
   /**
@@ -259,7 +260,7 @@ export class AutoDownloader {
     settle(failure);
   }
 
-  /** Sends a request over one protocol and records the latency of the answer. */
+  /** Sends a request over one protocol; measures the latency of its answer and its transfer rate. */
   async #request(
     peer: Peer,
     selected: SelectedProtocol,
@@ -277,18 +278,34 @@ export class AutoDownloader {
     const { clock } = this.#settings.runtime;
     const startedAt = clock.now();
     const downloader = this.#downloader(protocol);
-    const piece = await this.#telemetry.attribute({ peer: peer.key, protocol, reason }, () =>
-      downloader.downloadPiece({ ...request, addr }, options),
-    );
-    this.#recordLatency(peer, clock.now() - startedAt);
-    return piece;
+    const measured = this.#selector.measure(peer.key, protocol);
+    try {
+      const piece = await downloader.downloadPiece(
+        { ...request, addr },
+        {
+          ...options,
+          protocol,
+          protocolReason: reason,
+          onTransferred: (bytes, error) => {
+            measured.end(bytes);
+            if (error !== undefined && isPathFailure(error))
+              this.#selector.reportFailure(peer.key, protocol);
+          },
+        },
+      );
+      this.#recordLatency(peer, clock.now() - startedAt);
+      return piece;
+    } catch (error) {
+      // Invalid arguments reject without a report of the end.
+      measured.end(0);
+      throw error;
+    }
   }
 
   #downloader(protocol: Protocol): ProtocolDownloader {
     if (this.#closed) throw new VortexError("Closed", "the downloader is closed");
     const downloader =
-      this.#downloaders.get(protocol) ??
-      this.#context.downloader(protocol, { ...this.#settings, telemetry: this.#telemetry });
+      this.#downloaders.get(protocol) ?? this.#context.downloader(protocol, this.#settings);
     this.#downloaders.set(protocol, downloader);
     return downloader;
   }
@@ -380,6 +397,11 @@ function keyOf(addresses: PeerAddresses): string {
 
 function addressIn(key: string, protocol: Protocol): string {
   return key.split(" ")[KEY_ORDER.indexOf(protocol)] ?? "";
+}
+
+/** Returns true if the path to the peer has failed, as opposed to the request. */
+function isPathFailure({ code }: VortexError): boolean {
+  return code === "ConnectionLost" || code === "Stalled";
 }
 
 /**

@@ -48,7 +48,7 @@ interface PeerRecord {
 
 /** Request under measurement, see {@link ProtocolSelector.measure}. */
 export interface MeasuredRequest {
-  /** Ends the measurement after `bytes` of content. Called once. */
+  /** Ends the measurement after `bytes` of content. Idempotent: only the first call counts. */
   end(bytes: number): void;
 }
 
@@ -140,8 +140,11 @@ export class ProtocolSelector {
     };
     record.traffic.set(protocol, traffic);
     if (traffic.running++ === 0) traffic.since = this.#clock.now();
+    let ended = false;
     return {
       end: (bytes) => {
+        if (ended) return;
+        ended = true;
         const now = this.#clock.now();
         traffic.bytes += bytes;
         traffic.activeMs += now - traffic.since;

@@ -16,6 +16,17 @@ export interface PieceClient extends PoolClient {
   downloadPiece(request: PieceRequest, scope: CallScope, operation?: Operation): Promise<Piece>;
 }
 
+/** Options that a downloader of several protocols adds to the caller's options. Internal. */
+export interface InternalCallOptions
+  extends CallOptions,
+    Pick<OperationStart, "protocol" | "protocolReason"> {
+  /**
+   * Called once when a call ends: with the transferred bytes of its content, and with its error if it
+   * failed. Bytes of a failed call count as 0. Not called for invalid arguments.
+   */
+  readonly onTransferred?: (bytes: number, error: VortexError | undefined) => void;
+}
+
 /** Description of a call for its telemetry. */
 export interface ObservedCall extends Omit<OperationStart, "role" | "addr"> {
   /** Returns the received bytes of content; called at the end of the call. Default: 0 bytes. */
@@ -37,11 +48,13 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
     );
   }
 
-  async downloadPiece(request: PieceRequest, options: CallOptions = {}): Promise<Piece> {
+  async downloadPiece(request: PieceRequest, options: InternalCallOptions = {}): Promise<Piece> {
     const { addr: peer, taskId, number, kind, range } = request;
+    const { protocol, protocolReason } = options;
     requireInteger("piece number", number, 0, 0xffffffff);
     let bytes = 0;
     const observed = {
+      ...(protocol !== undefined && { protocol, protocolReason }),
       name: "download_piece",
       taskId,
       kind: kind ?? "standard",
@@ -89,7 +102,7 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
   protected async call<T>(
     peer: string,
     what: string,
-    options: CallOptions,
+    options: InternalCallOptions,
     observed: ObservedCall,
     call: (
       client: C,
@@ -109,7 +122,9 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
     });
     scope.onFinish(() => {
       const { failure } = scope;
-      operation?.end(failure === undefined ? { bytes: bytes?.() ?? 0 } : { error: failure });
+      const transferred = failure === undefined ? (bytes?.() ?? 0) : 0;
+      options.onTransferred?.(transferred, failure);
+      operation?.end(failure === undefined ? { bytes: transferred } : { error: failure });
     });
     try {
       return await this.#attempt(addr, scope, (client) => call(client, scope, addr, operation));

@@ -318,6 +318,36 @@ describe("protocol auto with one peer", () => {
     await downloader.close();
   });
 
+  it("compares protocols without the help of the observer", async () => {
+    const telemetry: Telemetry = {
+      begin() {
+        throw new Error("broken observer");
+      },
+    };
+    const { downloader, network, fetch, clock } = await peer({}, { telemetry });
+    await assertPiece(await fetch());
+    for (let passed = 0; passed < 8 * 1024 * 1024; passed += content.length) {
+      const piece = await fetch();
+      await clock.advance(1);
+      await assertPiece(piece);
+    }
+    await assertPiece(await fetch());
+    assert.deepEqual(network.dials, ["quic", "tcp"]);
+    await downloader.close();
+  });
+
+  it("selects again after a selected protocol has lost a connection during the content", async () => {
+    const { downloader, network, fetch } = await peer({ tcp: "ConnectionRefused" });
+    const piece = await fetch();
+    network.drop("quic", new VortexError("ConnectionLost", "connection: reset by the test"));
+    await assertRejects(piece.bytes(), "ConnectionLost");
+    network.set("quic", "ConnectionRefused");
+    network.set("tcp", "works");
+    await assertPiece(await fetch());
+    assert.deepEqual(network.dials, ["quic", "quic", "tcp"]);
+    await downloader.close();
+  });
+
   it("reports protocol and reason to telemetry", async () => {
     const starts: OperationStart[] = [];
     const telemetry: Telemetry = {
@@ -504,8 +534,10 @@ class Network {
   }
 
   /** Ends the connections of a protocol, like a dying peer. */
-  drop(protocol: Protocol): void {
-    for (const one of this.#connections) if (one.protocol === protocol) one.connection.abort();
+  drop(protocol: Protocol, error?: VortexError): void {
+    for (const one of this.#connections) {
+      if (one.protocol === protocol) one.connection.abort(undefined, undefined, error);
+    }
   }
 
   transport(protocol: Protocol): Transport {

@@ -839,6 +839,27 @@ describe("connections of a downloader", () => {
     });
   }
 
+  it("the end of a call is reported once, with its bytes or its error", async () => {
+    await withDownloader(async (downloader, addr) => {
+      const ends: (string | number)[] = [];
+      const options = {
+        onTransferred: (bytes: number, error: VortexError | undefined) =>
+          ends.push(bytes, error?.code ?? "ok"),
+      };
+      const request = { addr, hostId: "h", taskId, number: 0 };
+      const piece = await downloader.downloadPiece(request, options);
+      assert.deepEqual(ends, []);
+      await piece.bytes();
+      const part = { ...request, range: { start: 10, end: 110 } };
+      await (await downloader.downloadPiece(part, options)).bytes();
+      await assertRejects(downloader.downloadPiece({ ...request, number: 9 }, options), "NotFound");
+      (await downloader.downloadPiece(request, options)).cancel();
+      const invalid = downloader.downloadPiece({ ...request, number: -1 }, options);
+      await assertRejects(invalid, "InvalidArgument");
+      assert.deepEqual(ends, [200_000, "ok", 100, "ok", 0, "NotFound", 0, "Aborted"]);
+    });
+  });
+
   it("an idle connection is closed after seven minutes by default", async () => {
     await withDownloader(async (downloader, addr, clock) => {
       const piece = await downloader.downloadPiece({ addr, hostId: "h", taskId, number: 0 });

@@ -12,7 +12,7 @@ const MIB = 1024 * 1024;
 
 describe("ProtocolSelector", () => {
   it("compares the other protocol once, and keeps the selected one unless it is much slower", async () => {
-    const { selector, changes, pass } = verdictsOf();
+    const { selector, changes, pass } = setUp();
     await pass("quic", 7 * MIB, 70);
     assert.equal(selector.get(peer)?.protocol, "quic");
     await pass("quic", 2 * MIB, 20);
@@ -25,7 +25,7 @@ describe("ProtocolSelector", () => {
   });
 
   it("switches when the selected protocol has less than half the rate", async () => {
-    const { selector, changes, pass } = verdictsOf();
+    const { selector, changes, pass } = setUp();
     await pass("quic", 10 * MIB, 1000);
     await pass("tcp", 10 * MIB, 100);
     const reason = "quic made 10.5 MB/s, tcp 104.9 MB/s";
@@ -34,7 +34,7 @@ describe("ProtocolSelector", () => {
   });
 
   it("drops the selection at its expiry", async () => {
-    const { selector, clock, pass } = verdictsOf();
+    const { selector, clock, pass } = setUp();
     await pass("quic", 10 * MIB, 1000);
     await pass("tcp", 10 * MIB, 100);
     await clock.advance(600_000);
@@ -43,7 +43,7 @@ describe("ProtocolSelector", () => {
   });
 
   it("keeps the selection when the trial fails, and drops it when the selected protocol fails", async () => {
-    const { selector, pass } = verdictsOf();
+    const { selector, pass } = setUp();
     await pass("quic", 10 * MIB, 1000);
     assert.equal(selector.get(peer)?.protocol, "tcp");
     assert.equal(selector.reportFailure(peer, "tcp"), true);
@@ -53,7 +53,7 @@ describe("ProtocolSelector", () => {
   });
 
   it("counts time with several concurrent requests once", async () => {
-    const { selector, clock, changes } = verdictsOf();
+    const { selector, clock, changes } = setUp();
     const quic = Array.from({ length: 8 }, () => selector.measure(peer, "quic"));
     await clock.advance(100);
     for (const request of quic) request.end(2 * MIB);
@@ -65,8 +65,21 @@ describe("ProtocolSelector", () => {
     assert.deepEqual(changes, []);
   });
 
+  it("counts only the first end of a request", async () => {
+    const { selector, clock } = setUp();
+    const request = selector.measure(peer, "quic");
+    await clock.advance(100);
+    request.end(4 * MIB);
+    request.end(4 * MIB);
+    assert.equal(selector.get(peer)?.protocol, "quic");
+    const next = selector.measure(peer, "quic");
+    await clock.advance(100);
+    next.end(4 * MIB);
+    assert.equal(selector.get(peer)?.protocol, "tcp");
+  });
+
   it("limits the number of peers", () => {
-    const { selector } = verdictsOf();
+    const { selector } = setUp();
     for (let n = 0; n < 5000; n++)
       selector.select(`peer ${n}`, { protocol: "quic", reason: "" }, ["quic"]);
     assert.equal(selector.size, 4096);
@@ -75,7 +88,7 @@ describe("ProtocolSelector", () => {
   });
 });
 
-function verdictsOf(): {
+function setUp(): {
   selector: ProtocolSelector;
   clock: FakeClock;
   changes: SelectedProtocol[];
