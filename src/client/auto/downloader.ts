@@ -260,7 +260,9 @@ export class AutoDownloader {
     settle(failure);
   }
 
-  /** Sends a request over one protocol; measures the latency of its answer and its transfer rate. */
+  /**
+   * Sends a request over one protocol; measures the latency of its answer and its transfer rate.
+   */
   async #request(
     peer: Peer,
     selected: SelectedProtocol,

@@ -1,7 +1,8 @@
 import { parseDigest } from "../../digest/digest.ts";
+import type { DigestAlgorithm, Hasher, HasherFactory } from "../../digest/hasher.ts";
 import { VortexError } from "../../errors.ts";
-import type { PieceMetadata } from "../../piece.ts";
-import type { DownloaderSettings, PieceRequest } from "../downloader.ts";
+import type { PieceKind, PieceMetadata } from "../../piece.ts";
+import type { PieceRequest } from "../downloader.ts";
 import {
   type ContentSource,
   DownloadedPiece,
@@ -10,20 +11,34 @@ import {
 } from "./piece-content.ts";
 import type { CallScope } from "./scope.ts";
 
+/** Metadata of a piece that has passed {@link validateAnnouncement}, with the requested range. */
+export interface ValidAnnouncement {
+  readonly kind: PieceKind;
+  readonly metadata: PieceMetadata;
+  /** Length of the whole piece, in bytes. */
+  readonly length: number;
+  /** Digest of the whole piece, `algorithm:encoded`, in its normal form. */
+  readonly digest: string;
+  readonly algorithm: DigestAlgorithm;
+  /** First byte to return, within the piece. */
+  readonly start: number;
+  /** End of the bytes to return, exclusive. */
+  readonly end: number;
+}
+
 /**
- * Checks the announced metadata against the request, and makes the piece. The only place where
- * metadata from the network, over any protocol, becomes trusted.
+ * Checks the announced metadata against the request. The only place where metadata from the
+ * network, over any protocol, becomes trusted.
  *
+ * @param maxPieceLength maximum accepted length of a piece, in bytes
  * @throws `PieceMismatch`, `LimitExceeded`, `ProtocolViolation` for an unsupported digest,
  * `InvalidArgument` for a range outside the piece
  */
-export function acceptAnnouncement(
+export function validateAnnouncement(
   request: PieceRequest,
   metadata: PieceMetadata,
-  source: ContentSource,
-  scope: CallScope,
-  settings: DownloaderSettings,
-): DownloadedPiece {
+  maxPieceLength: number,
+): ValidAnnouncement {
   const { addr } = request;
   if (metadata.number !== request.number) {
     throw new VortexError(
@@ -32,10 +47,10 @@ export function acceptAnnouncement(
       { addr },
     );
   }
-  if (metadata.length > BigInt(settings.maxPieceLength)) {
+  if (metadata.length > BigInt(maxPieceLength)) {
     throw new VortexError(
       "LimitExceeded",
-      `length of the piece: expected at most ${settings.maxPieceLength} bytes (maxPieceLength), ` +
+      `length of the piece: expected at most ${maxPieceLength} bytes (maxPieceLength), ` +
         `got ${metadata.length}`,
       { addr },
     );
@@ -50,9 +65,38 @@ export function acceptAnnouncement(
   const length = Number(metadata.length);
   const { start, end } = resolveRange(request.range, length);
   const { digest, algorithm } = announcedDigest(metadata.digest, addr);
-  const hasher = settings.runtime.hashers(algorithm);
+  return { kind: request.kind ?? "standard", metadata, length, digest, algorithm, start, end };
+}
+
+/** Makes a piece whose content is verified while it is read from `source`. */
+export function readVerified(
+  announcement: ValidAnnouncement,
+  source: ContentSource,
+  scope: CallScope,
+  hashers: HasherFactory,
+): DownloadedPiece {
+  return pieceOf(announcement, source, scope, hashers(announcement.algorithm));
+}
+
+/**
+ * Makes a piece from content whose digest was verified before; only its length is checked again.
+ */
+export function alreadyVerified(
+  announcement: ValidAnnouncement,
+  source: ContentSource,
+  scope: CallScope,
+): DownloadedPiece {
+  return pieceOf(announcement, source, scope, undefined);
+}
+
+function pieceOf(
+  { kind, metadata, length, digest, start, end }: ValidAnnouncement,
+  source: ContentSource,
+  scope: CallScope,
+  hasher: Hasher | undefined,
+): DownloadedPiece {
   const content = new PieceContent(source, { length, digest, hasher, start, end }, scope);
-  return new DownloadedPiece(request.kind ?? "standard", metadata, content, end - start);
+  return new DownloadedPiece(kind, metadata, content, end - start);
 }
 
 /**
@@ -63,7 +107,7 @@ export function acceptAnnouncement(
 export function announcedDigest(
   text: string,
   addr: string,
-): { digest: string; algorithm: "crc32" | "sha256" | "sha512" } {
+): { digest: string; algorithm: DigestAlgorithm } {
   try {
     const { algorithm, encoded } = parseDigest(text);
     return { digest: `${algorithm}:${encoded}`, algorithm };

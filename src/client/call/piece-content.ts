@@ -17,8 +17,8 @@ export interface ExpectedContent {
   readonly length: number;
   /** Digest of the whole piece, `algorithm:encoded`. */
   readonly digest: string;
-  /** Hasher of the digest's algorithm; it receives every byte of the content in order. */
-  readonly hasher: Hasher;
+  /** Hasher of the digest's algorithm; undefined if the digest was verified before. */
+  readonly hasher: Hasher | undefined;
   /** First byte of the range to return, within the piece. */
   readonly start: number;
   /** End of the range to return, exclusive. */
@@ -79,7 +79,7 @@ export class PieceContent {
             `content of the piece: expected ${length} bytes, got ${this.#position} or more`,
           );
         }
-        if (this.#whole) this.#expected.hasher.update(chunk);
+        if (this.#whole) this.#expected.hasher?.update(chunk);
         if (this.#position >= end) {
           this.#position = Math.min(this.#position, end);
           await this.#complete();
@@ -108,14 +108,7 @@ export class PieceContent {
   /** Verifies the digest and the end of the stream, where the range is the whole piece. */
   async #complete(): Promise<void> {
     if (this.#whole) {
-      const { hasher, digest } = this.#expected;
-      const found = `${digest.slice(0, digest.indexOf(":"))}:${hasher.encode()}`;
-      if (found !== digest) {
-        throw new VortexError(
-          "DigestMismatch",
-          `digest of the content: expected ${digest}, got ${found}`,
-        );
-      }
+      this.#requireDigest();
       const extra = await this.#scope.waitFor(this.#source.read());
       if (extra !== undefined) {
         throw new VortexError(
@@ -128,6 +121,18 @@ export class PieceContent {
     }
     this.#done = true;
     this.#scope.finish();
+  }
+
+  /** @throws `DigestMismatch` unless the content has its digest, or was verified before */
+  #requireDigest(): void {
+    const { hasher, digest } = this.#expected;
+    if (hasher === undefined) return;
+    const found = `${digest.slice(0, digest.indexOf(":"))}:${hasher.encode()}`;
+    if (found === digest) return;
+    throw new VortexError(
+      "DigestMismatch",
+      `digest of the content: expected ${digest}, got ${found}`,
+    );
   }
 }
 

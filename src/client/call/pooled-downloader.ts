@@ -21,8 +21,8 @@ export interface InternalCallOptions
   extends CallOptions,
     Pick<OperationStart, "protocol" | "protocolReason"> {
   /**
-   * Called once when a call ends: with the transferred bytes of its content, and with its error if it
-   * failed. Bytes of a failed call count as 0. Not called for invalid arguments.
+   * Called once when a call ends: with the transferred bytes of its content, and with its error if
+   * it failed. Bytes of a failed call count as 0. Not called for invalid arguments.
    */
   readonly onTransferred?: (bytes: number, error: VortexError | undefined) => void;
 }

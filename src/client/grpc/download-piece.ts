@@ -3,7 +3,7 @@ import { metadataDigest } from "../../digest/piece-metadata.ts";
 import { VortexError } from "../../errors.ts";
 import type { Piece as PieceMessage } from "../../gen/common/v2/common_pb.ts";
 import type { Piece, PieceMetadata } from "../../piece.ts";
-import { acceptAnnouncement, announcedDigest } from "../call/announcement.ts";
+import { alreadyVerified, announcedDigest, validateAnnouncement } from "../call/announcement.ts";
 import type { ContentSource } from "../call/piece-content.ts";
 import type { CallScope } from "../call/scope.ts";
 import type { DownloaderSettings, PieceRequest } from "../downloader.ts";
@@ -34,17 +34,12 @@ export function acceptAnswer(
   }
   const metadata = toMetadata(piece);
   const content = piece.content ?? new Uint8Array(0);
-  // The digest of the whole piece is checked below, for a range of it too: the content does not
-  // pass a second hash.
-  const settled = { update: () => {}, encode: () => parseDigest(metadata.digest).encoded };
-  const accepted = acceptAnnouncement(request, metadata, oneChunk(content), scope, {
-    ...settings,
-    runtime: { ...settings.runtime, hashers: () => settled },
-  });
+  const announcement = validateAnnouncement(request, metadata, settings.maxPieceLength);
   requireLength(content, metadata, addr);
   if (digest !== undefined) requireMetadataDigest(metadata, digest, addr, settings);
+  // The digest of the whole piece is verified here, even for a range, and not again while reading.
   requireDigest(content, metadata, addr, settings);
-  return accepted;
+  return alreadyVerified(announcement, oneChunk(content), scope);
 }
 
 /**

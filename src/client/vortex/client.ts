@@ -17,7 +17,7 @@ import {
   StreamCode,
   type Transport,
 } from "../../transport/transport.ts";
-import { acceptAnnouncement } from "../call/announcement.ts";
+import { readVerified, validateAnnouncement } from "../call/announcement.ts";
 import type { ContentSource } from "../call/piece-content.ts";
 import type { PieceClient } from "../call/pooled-downloader.ts";
 import type { CallScope } from "../call/scope.ts";
@@ -106,7 +106,9 @@ export class VortexClient implements PieceClient {
       this.#completedReads++;
       const metadata = expectContent(answer, kind, request.addr);
       const source = contentSource(stream.reader, decoder.takeRest(), () => this.#completedReads++);
-      return acceptAnnouncement(request, metadata, source, scope, this.#settings);
+      const { maxPieceLength, runtime } = this.#settings;
+      const announcement = validateAnnouncement(request, metadata, maxPieceLength);
+      return readVerified(announcement, source, scope, runtime.hashers);
     } catch (error) {
       const failure = scope.failure ?? withAddress(error, request.addr);
       abandonStream(stream, failure);

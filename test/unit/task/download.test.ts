@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { acceptAnnouncement } from "../../../src/client/call/announcement.ts";
+import { readVerified, validateAnnouncement } from "../../../src/client/call/announcement.ts";
 import { CallScope } from "../../../src/client/call/scope.ts";
 import { downloaderSettings } from "../../../src/client/call/settings.ts";
 import { digestOf } from "../../../src/digest/digest.ts";
@@ -681,13 +681,9 @@ describe("limits", () => {
         },
         cancel: () => {},
       };
-      return acceptAnnouncement(
-        { addr, hostId, taskId: id, number, kind },
-        metadata,
-        source,
-        scope,
-        settings,
-      );
+      const pieceRequest = { addr, hostId, taskId: id, number, kind };
+      const announcement = validateAnnouncement(pieceRequest, metadata, settings.maxPieceLength);
+      return readVerified(announcement, source, scope, settings.runtime.hashers);
     };
     const to = memorySink();
     const limits = { rateLimit: 100, pieceTimeout: 5000, stallTimeout: 1000 };
