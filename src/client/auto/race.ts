@@ -60,7 +60,7 @@ export async function raceProtocols<T>(options: RaceOptions<T>): Promise<RaceRes
         ? reason
         : new VortexError("Aborted", `a request to ${addr} was aborted`, { cause: reason, addr }),
     beatenBy: (protocol) => new VortexError("Aborted", `${protocol} answered first`, { addr }),
-    run: (protocol, own, setbacks) => options.run(protocol, own, reasonAfter(setbacks)),
+    run: (protocol, runSignal, setbacks) => options.run(protocol, runSignal, reasonAfter(setbacks)),
     isFinal: (error) => isAnswer(error, trust),
     discard: (result) => options.discard(result),
     onLost: (protocol) => options.onLost(protocol),

@@ -34,7 +34,8 @@ export class PieceContent {
   readonly #source: ContentSource;
   readonly #expected: ExpectedContent;
   readonly #scope: CallScope;
-  readonly #whole: boolean;
+  /** True if the range is the whole piece, so that its digest can be verified. */
+  readonly #isWholePiece: boolean;
   #position = 0;
   #done = false;
 
@@ -42,7 +43,7 @@ export class PieceContent {
     this.#source = source;
     this.#expected = expected;
     this.#scope = scope;
-    this.#whole = expected.start === 0 && expected.end === expected.length;
+    this.#isWholePiece = expected.start === 0 && expected.end === expected.length;
     // From here on the piece timeout runs only while the content is being read.
     scope.hold();
   }
@@ -79,12 +80,12 @@ export class PieceContent {
             `content of the piece: expected ${length} bytes, got ${this.#position} or more`,
           );
         }
-        if (this.#whole) this.#expected.hasher?.update(chunk);
+        if (this.#isWholePiece) this.#expected.hasher?.update(chunk);
         if (this.#position >= end) {
           this.#position = Math.min(this.#position, end);
           await this.#complete();
         }
-        if (this.#whole) return chunk;
+        if (this.#isWholePiece) return chunk;
         const wanted = chunk.subarray(Math.max(0, start - from), Math.max(0, end - from));
         if (wanted.length > 0) return wanted;
       }
@@ -107,7 +108,7 @@ export class PieceContent {
 
   /** Verifies the digest and the end of the stream, where the range is the whole piece. */
   async #complete(): Promise<void> {
-    if (this.#whole) {
+    if (this.#isWholePiece) {
       this.#requireDigest();
       const extra = await this.#scope.waitFor(this.#source.read());
       if (extra !== undefined) {
@@ -209,20 +210,20 @@ export class DownloadedPiece implements Piece {
     }
     this.#claim("as a whole");
     // Grows with the received bytes: an announced length alone never allocates memory.
-    let whole = into ?? new Uint8Array(Math.min(this.#rangeLength, INITIAL_BUFFER_BYTES));
+    let buffer = into ?? new Uint8Array(Math.min(this.#rangeLength, INITIAL_BUFFER_BYTES));
     let at = 0;
     for (;;) {
-      const room = whole.subarray(at);
+      const room = buffer.subarray(at);
       const chunk = await this.#content.read(room.length > 0 ? room : undefined);
-      if (chunk === undefined) return whole.subarray(0, at);
+      if (chunk === undefined) return buffer.subarray(0, at);
       const end = at + chunk.length;
-      if (end > whole.length || (end === whole.length && end < this.#rangeLength)) {
+      if (end > buffer.length || (end === buffer.length && end < this.#rangeLength)) {
         const larger = new Uint8Array(Math.min(this.#rangeLength, 2 * end));
-        larger.set(whole.subarray(0, at));
+        larger.set(buffer.subarray(0, at));
         larger.set(chunk, at);
-        whole = larger;
+        buffer = larger;
       } else if (chunk.buffer !== room.buffer || chunk.byteOffset !== room.byteOffset) {
-        whole.set(chunk, at);
+        buffer.set(chunk, at);
       }
       at = end;
     }
