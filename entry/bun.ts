@@ -1,6 +1,6 @@
 /**
- * The face of Bun: the core, with QUIC on quiche, TCP on node:net and gRPC on node:http2. QUIC on Bun's own node:quic
- * is there by name only ({@link nodeQuicTransport}).
+ * Entry point for Bun: the core plus QUIC on quiche, TCP on node:net and gRPC on node:http2.
+ * QUIC on Bun's own node:quic is opt-in, see {@link nodeQuicTransport}.
  *
  * @module
  */
@@ -14,16 +14,24 @@ export * from "./everywhere.ts";
 export * from "./node-quic.ts";
 export * from "./quiche.ts";
 
-// Not on node:quic: one datagram that Bun 1.4 cannot answer, such as one from port 0, silences every connection of a socket.
+// node:quic is not the default: one datagram that Bun 1.4 cannot answer, such as one from port 0,
+// silences every connection of its socket.
 const quic = withFallback([["quiche", quicheTransport]], tcpTransport);
 
 const face: Face = faceOf(quic);
-/** Makes a downloader for the protocol that the options name. Throws `InvalidArgument`. */
+/**
+ * Creates a downloader for the protocol in the options. Throws `InvalidArgument` for bad options.
+ */
 export const createDownloader: Face["createDownloader"] = face.createDownloader;
 /**
- * Serves a store over any of QUIC, TCP and gRPC.
- * Rejects with `InvalidArgument`, `AddressInUse`, `Unreachable`, `Unavailable`, or `StorageFailed` for a kept certificate.
+ * Starts a server that offers a piece store over QUIC, TCP and gRPC, or some of them.
+ *
+ * Rejects with `InvalidArgument`, `AddressInUse`, `Unreachable` or `Unavailable`, and with
+ * `StorageFailed` when the identity store fails to load or save the certificate.
  */
 export const startServer: Face["startServer"] = face.startServer;
-/** Asks a peer over gRPC how a task is cut into pieces. Rejects as {@link GrpcDownloader.statTask} does. */
+/**
+ * Queries a peer over gRPC for a task's content length and piece length.
+ * Rejects like {@link GrpcDownloader.statTask}.
+ */
 export const statTask: Face["statTask"] = face.statTask;

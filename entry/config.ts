@@ -1,5 +1,6 @@
 /**
- * `vortex-peer/config`: the form of `dfdaemon.yaml`, and `StorageClient`, which is configured by it.
+ * `vortex-peer/config`: configuration in the format of `dfdaemon.yaml`, and `StorageClient`, a
+ * client that takes its settings from it.
  *
  * @module
  */

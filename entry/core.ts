@@ -1,7 +1,11 @@
 /**
- * `vortex-peer/core`: single pieces, on any JavaScript runtime: the codec, the client, the server, and the contract that a
- * transport fulfils. It brings no transport but {@link MemoryTransport}; the faces and the bindings' subpaths do. It is also what
- * `vortex-peer` is to a runtime, or a bundler, that none of the package's export conditions fits.
+ * `vortex-peer/core`: download and upload of single pieces on any JavaScript runtime. It exports
+ * the codec, the client, the server and the transport contract.
+ *
+ * The only transport in it is {@link MemoryTransport}. Network transports come from the entry
+ * points of the runtimes (Node, Bun, Deno, workers) and from subpaths such as `vortex-peer/tcp`.
+ * `vortex-peer` resolves to this module when none of the package's export conditions matches the
+ * runtime or bundler.
  *
  * @module
  */

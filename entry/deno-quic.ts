@@ -1,5 +1,6 @@
 /**
- * `vortex-peer/deno-quic`: Deno's own QUIC, which needs the flag `--unstable-net`. Experimental, because that API is.
+ * `vortex-peer/deno-quic`: QUIC on Deno's own API, which requires the flag `--unstable-net`.
+ * Experimental, because that API is.
  *
  * @module
  */

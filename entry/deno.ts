@@ -1,6 +1,6 @@
 /**
- * The face of Deno: the core, with QUIC on Deno's own, TCP on node:net and gRPC on node:http2. QUIC needs the flag
- * `--unstable-net`.
+ * Entry point for Deno: the core plus QUIC on Deno's own API, TCP on node:net and gRPC on
+ * node:http2. QUIC requires the flag `--unstable-net`.
  *
  * @module
  */
@@ -15,12 +15,19 @@ export * from "./everywhere.ts";
 const quic = withFallback([["Deno's QUIC", denoQuicTransport]], tcpTransport);
 
 const face: Face = faceOf(quic);
-/** Makes a downloader for the protocol that the options name. Throws `InvalidArgument`. */
+/**
+ * Creates a downloader for the protocol in the options. Throws `InvalidArgument` for bad options.
+ */
 export const createDownloader: Face["createDownloader"] = face.createDownloader;
 /**
- * Serves a store over any of QUIC, TCP and gRPC.
- * Rejects with `InvalidArgument`, `AddressInUse`, `Unreachable`, `Unavailable`, or `StorageFailed` for a kept certificate.
+ * Starts a server that offers a piece store over QUIC, TCP and gRPC, or some of them.
+ *
+ * Rejects with `InvalidArgument`, `AddressInUse`, `Unreachable` or `Unavailable`, and with
+ * `StorageFailed` when the identity store fails to load or save the certificate.
  */
 export const startServer: Face["startServer"] = face.startServer;
-/** Asks a peer over gRPC how a task is cut into pieces. Rejects as {@link GrpcDownloader.statTask} does. */
+/**
+ * Queries a peer over gRPC for a task's content length and piece length.
+ * Rejects like {@link GrpcDownloader.statTask}.
+ */
 export const statTask: Face["statTask"] = face.statTask;

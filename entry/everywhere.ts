@@ -1,4 +1,7 @@
-/** What the faces of Node, Bun and Deno have in common, besides the functions that each binds to its own QUIC. */
+/**
+ * Exports shared by the Node, Bun and Deno entry points, apart from the functions that each of them
+ * binds to its own QUIC transport.
+ */
 
 export { type OpenTelemetryApi, openTelemetry } from "../adapters/opentelemetry.ts";
 export { nativeHashers } from "../adapters/shared/native-hashers.ts";

@@ -23,29 +23,41 @@ import {
 import { identifiesPeer, type TlsClientOptions } from "../src/transport/tls.ts";
 
 const STOCK_PEER_WARNING =
-  "vortex-peer: QUIC to peers that no fingerprint or CA identifies: a stock dfdaemon of version 1.1.0 to 1.4.8 exits when a QUIC " +
-  "handshake with it fails; use TCP for stock peers, or identify the peers (tls.fingerprints, tls.ca).";
+  "vortex-peer: QUIC without tls.fingerprints or tls.ca: dfdaemon 1.1.0 to 1.4.8 exits when a QUIC " +
+  "handshake with it fails; use TCP for dfdaemon, or set tls.fingerprints or tls.ca for other peers.";
 
-/** What a runtime's face offers besides the core. */
+/**
+ * Functions that a runtime's entry point adds to the core, bound to the transports of that runtime.
+ */
 export interface Face {
-  /** Makes a downloader for the protocol that the options name. Throws `InvalidArgument`. */
+  /**
+   * Creates a downloader for the protocol in the options. Throws `InvalidArgument` for bad options.
+   */
   readonly createDownloader: TaskDownloaderFactory;
   /**
-   * Serves a store over any of QUIC, TCP and gRPC.
-   * Rejects with `InvalidArgument`, `AddressInUse`, `Unreachable`, `Unavailable`, or `StorageFailed` for a kept certificate.
+   * Starts a server that offers a piece store over QUIC, TCP and gRPC, or some of them.
+   *
+   * Rejects with `InvalidArgument`, `AddressInUse`, `Unreachable` or `Unavailable`, and with
+   * `StorageFailed` when the identity store fails to load or save the certificate.
    */
   startServer(options: StorageServerOptions): Promise<StorageServer>;
-  /** Asks a peer over gRPC how a task is cut into pieces. Rejects as {@link GrpcDownloader.statTask} does. */
+  /**
+   * Queries a peer over gRPC for a task's content length and piece length.
+   * Rejects like {@link GrpcDownloader.statTask}.
+   */
   statTask(addr: string, taskId: string, options?: StatTaskOptions): Promise<TaskStat>;
 }
 
-/** How a peer is asked about a task. */
+/** Options of {@link Face.statTask}. */
 export interface StatTaskOptions extends CallOptions {
-  /** gRPC over TLS, with these options. Default: in the clear, as stock peers serve it. */
+  /** Uses gRPC over TLS with these options. Default: plaintext, which dfdaemon serves. */
   readonly tls?: TlsClientOptions;
 }
 
-/** The face of a runtime that has Node's modules: its own QUIC, TCP on node:net, gRPC on node:http2. */
+/**
+ * Builds the {@link Face} of a runtime that provides Node's modules: the given QUIC binding, TCP on
+ * node:net and gRPC on node:http2.
+ */
 export function faceOf(quic: QuicBinding): Face {
   const runtime: Runtime = { ...portableRuntime, hashers: nativeHashers };
   const bindings: Bindings & ServerBindings = {

@@ -1,5 +1,6 @@
 /**
- * `vortex-peer/files`: tasks to and from files, certificates and configuration that are kept in files, for Node, Bun and Deno.
+ * `vortex-peer/files`: file-backed sinks, piece stores, identity stores and configuration, for
+ * Node, Bun and Deno.
  *
  * @module
  */

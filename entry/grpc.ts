@@ -1,5 +1,6 @@
 /**
- * `vortex-peer/grpc`: the Dragonfly API on node:http2, for Node, Bun and Deno: both sides, and the client that is bound to it.
+ * `vortex-peer/grpc`: client and server of the Dragonfly gRPC API on node:http2, for Node, Bun and
+ * Deno.
  *
  * @module
  */

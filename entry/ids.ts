@@ -1,5 +1,5 @@
 /**
- * `vortex-peer/ids`: ids of tasks, hosts and peers, as dfdaemon derives them.
+ * `vortex-peer/ids`: derives task, host and peer ids like dfdaemon.
  *
  * @module
  */

@@ -1,5 +1,5 @@
 /**
- * `vortex-peer/node-quic`: QUIC on node:quic, for Bun, whose own it is. Experimental, because that module is.
+ * `vortex-peer/node-quic`: QUIC on Bun's built-in node:quic. Experimental, because that module is.
  *
  * @module
  */

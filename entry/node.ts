@@ -1,5 +1,5 @@
 /**
- * The face of Node: the core, with QUIC on quiche, TCP on node:net and gRPC on node:http2.
+ * Entry point for Node: the core plus QUIC on quiche, TCP on node:net and gRPC on node:http2.
  *
  * @module
  */
@@ -12,7 +12,7 @@ export * from "./quiche.ts";
 
 const face: Face = faceOf(quicheTransport);
 /**
- * Makes a downloader for the protocol that the options name. Throws `InvalidArgument`.
+ * Creates a downloader for the protocol in the options. Throws `InvalidArgument` for bad options.
  *
  * @example
  * ```ts
@@ -25,15 +25,18 @@ const face: Face = faceOf(quicheTransport);
  */
 export const createDownloader: Face["createDownloader"] = face.createDownloader;
 /**
- * Serves a store over any of QUIC, TCP and gRPC.
- * Rejects with `InvalidArgument`, `AddressInUse`, `Unreachable`, `Unavailable`, or `StorageFailed` for a kept certificate.
+ * Starts a server that offers a piece store over QUIC, TCP and gRPC, or some of them.
+ *
+ * Rejects with `InvalidArgument`, `AddressInUse`, `Unreachable` or `Unavailable`, and with
+ * `StorageFailed` when the identity store fails to load or save the certificate.
  *
  * @example
  * ```ts
  * import { MemoryPieceStore, startServer } from "vortex-peer";
  *
  * const store = new MemoryPieceStore();
- * store.putTask("7b1a7a2c4ff3a6f9c2f1c5c07bd0ff1aee0c8f8ea8ac2f7c5b1d1f0f5ae1b6cd", new TextEncoder().encode("content"));
+ * const taskId = "7b1a7a2c4ff3a6f9c2f1c5c07bd0ff1aee0c8f8ea8ac2f7c5b1d1f0f5ae1b6cd";
+ * store.putTask(taskId, new TextEncoder().encode("content"));
  * const server = await startServer({ store, tcp: { port: 4005 }, grpc: { port: 4000 } });
  * console.log(server.addresses);
  * await server.close();
@@ -41,7 +44,8 @@ export const createDownloader: Face["createDownloader"] = face.createDownloader;
  */
 export const startServer: Face["startServer"] = face.startServer;
 /**
- * Asks a peer over gRPC how a task is cut into pieces. Rejects as {@link GrpcDownloader.statTask} does.
+ * Queries a peer over gRPC for a task's content length and piece length.
+ * Rejects like {@link GrpcDownloader.statTask}.
  *
  * @example
  * ```ts

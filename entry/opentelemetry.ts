@@ -1,5 +1,5 @@
 /**
- * `vortex-peer/opentelemetry`: telemetry through the `@opentelemetry/api` of the program.
+ * `vortex-peer/opentelemetry`: reports telemetry through the program's `@opentelemetry/api`.
  *
  * @module
  */

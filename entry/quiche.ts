@@ -1,6 +1,6 @@
 /**
- * `vortex-peer/quiche`: QUIC on quiche, for Node and Bun. It needs the optional package `@matrixai/quic`, and is
- * `Unavailable` without it.
+ * `vortex-peer/quiche`: QUIC on quiche, for Node and Bun. It requires the optional package
+ * `@matrixai/quic` and fails with `Unavailable` without it.
  *
  * @module
  */

@@ -1,6 +1,6 @@
 /**
- * Everything of vortex-peer that any JavaScript runtime runs. The faces in `adapters` add a runtime's transports to it; the
- * package offers its parts one by one too, so that who fetches pieces only does not carry the rest.
+ * All exports of vortex-peer that are independent of the runtime. The entry points of the runtimes
+ * add transports to them. Each part is also a subpath of the package, to keep bundles small.
  *
  * @module
  */

@@ -1,5 +1,6 @@
 /**
- * `vortex-peer/tasks`: whole tasks from many parents, and the factory by which a face makes its `createDownloader`.
+ * `vortex-peer/tasks`: download of whole tasks from several parents, and the factory that builds a
+ * `createDownloader` from transport bindings.
  *
  * @module
  */

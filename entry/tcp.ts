@@ -1,5 +1,5 @@
 /**
- * `vortex-peer/tcp`: TCP on node:net, for Node, Bun and Deno.
+ * `vortex-peer/tcp`: TCP transport on node:net, for Node, Bun and Deno.
  *
  * @module
  */

@@ -1,8 +1,8 @@
 /**
- * The face of edge workers (Cloudflare Workers and other hosts of workerd): the core, with TCP on `cloudflare:sockets`. It
- * fetches and does not serve, and needs no compatibility flag.
+ * Entry point for edge workers (Cloudflare Workers and other hosts of workerd): the core plus TCP
+ * on `cloudflare:sockets`. It downloads only, has no server, and needs no compatibility flag.
  *
- * Make a downloader in the handler of each request: workerd ties a socket to the request that opened it.
+ * Create a downloader in each request handler: workerd ties a socket to the request that opened it.
  *
  * @module
  */
@@ -17,18 +17,18 @@ export { type OpenTelemetryApi, openTelemetry } from "../adapters/opentelemetry.
 export { workersTransport } from "../adapters/workers/transport.ts";
 export * from "./root.ts";
 
-/** Makes a downloader; `protocol: "tcp"` is the one that works here. Throws `InvalidArgument`. */
+/**
+ * Creates a downloader. Only `protocol: "tcp"` works in edge workers; calls over other protocols
+ * fail with `Unavailable`. Throws `InvalidArgument` for bad options.
+ */
 export const createDownloader: TaskDownloaderFactory = downloaderFactory({
   runtime: portableRuntime,
-  quic: () => unavailable("QUIC needs UDP, which edge workers do not have"),
+  quic: () => unavailable("QUIC", "UDP"),
   tcp: async () => workersTransport,
-  grpc: (settings) =>
-    new VortexDownloader(
-      () => unavailable("gRPC needs an HTTP/2 client, which edge workers do not have"),
-      settings,
-    ),
+  grpc: (settings) => new VortexDownloader(() => unavailable("gRPC", "an HTTP/2 client"), settings),
 });
 
-function unavailable(why: string): Promise<never> {
-  return Promise.reject(new VortexError("Unavailable", `${why}; use protocol "tcp"`));
+function unavailable(protocol: string, missing: string): Promise<never> {
+  const message = `${protocol}: needs ${missing}, which edge workers do not have; use protocol "tcp"`;
+  return Promise.reject(new VortexError("Unavailable", message));
 }
