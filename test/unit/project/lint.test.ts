@@ -154,7 +154,7 @@ describe("the form of errors", () => {
   it("is looked at in each branch and over each plus", () => {
     assert.deepEqual(faults('"Stalled"', 'late ? "reading: late" : "silent"'), ["2 error-form"]);
     assert.deepEqual(faults('"Stalled"', '"reading" + more'), ["2 error-form"]);
-    assert.deepEqual(faults('"LimitExceeded"', "`list: expected ${a}, ` + `got ${b}`"), []);
+    assert.deepEqual(faults('"LimitExceeded"', `\`list: expected \${a}, \` + \`got \${b}\``), []);
     assert.deepEqual(faults('late ? "PieceTimeout" : "Stalled"', '"reading: late"'), []);
   });
 
