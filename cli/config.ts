@@ -34,32 +34,32 @@ const schema = v.object({
   json: flag,
 });
 
-/** `vortex-peer config`: what holds, and why. */
+/** Adds `vortex-peer config`, which prints each effective setting and its source. */
 export function addConfigCommand(program: Command, environment: CliEnvironment): void {
   const command = program
     .command("config")
     .summary("show the configuration in effect")
     .description(
-      "Prints every value that `get`, `piece` and `serve` go by, and where it comes from: an option, a line of the configuration " +
-        "file, or the default. Options are those of the other commands.",
+      "Prints each setting of `get`, `piece` and `serve` with its source: an option, a line of the " +
+        "configuration file, or the default. Takes the same options as those commands.",
     );
   addConfigOption(command)
-    .option("--protocol <name>", "as of `get`")
-    .option("--connect-timeout <duration>", "as of `get`")
-    .option("--piece-timeout <duration>", "as of `get`")
-    .option("--stall-timeout <duration>", "as of `get`")
-    .option("--concurrency <n>", "as of `get`")
-    .option("--limit <rate>", "as of `get`")
-    .option("--patience <duration>", "as of `get`")
-    .option("--host <host>", "as of `serve`")
-    .option("--quic-port <port>", "as of `serve`")
-    .option("--tcp-port <port>", "as of `serve`")
-    .option("--grpc-port <port>", "as of `serve`")
-    .option("--upload-rate <rate>", "as of `serve`")
-    .option("--max-connections <n>", "as of `serve`")
+    .option("--protocol <name>", "see `get`")
+    .option("--connect-timeout <duration>", "see `get`")
+    .option("--piece-timeout <duration>", "see `get`")
+    .option("--stall-timeout <duration>", "see `get`")
+    .option("--concurrency <n>", "see `get`")
+    .option("--limit <rate>", "see `get`")
+    .option("--patience <duration>", "see `get`")
+    .option("--host <host>", "see `serve`")
+    .option("--quic-port <port>", "see `serve`")
+    .option("--tcp-port <port>", "see `serve`")
+    .option("--grpc-port <port>", "see `serve`")
+    .option("--upload-rate <rate>", "see `serve`")
+    .option("--max-connections <n>", "see `serve`")
     .option(
       "--json",
-      "print one JSON object, on one line; durations are in milliseconds, sizes in bytes",
+      "print one JSON object on one line; durations are in milliseconds, sizes in bytes",
     )
     .action((options: unknown) => showConfig(options, environment));
 }
@@ -78,7 +78,7 @@ function asJson(settings: readonly ConfigSetting[]): string {
   );
 }
 
-/** Columns of keys, values and sources, each as wide as its longest. */
+/** Formats the settings as a table with aligned columns: key, value, source. */
 function asText(settings: readonly ConfigSetting[]): string[] {
   const rows = settings.map(
     ({ key, text = "-", source }) => [key, oneLine(text), oneLine(source)] as const,

@@ -5,7 +5,10 @@ import { GrpcDownloader } from "../src/client/grpc/downloader.ts";
 import { portableRuntime } from "../src/runtime.ts";
 import type { CliDirectory, DirectoryFlags } from "./face.ts";
 
-/** See {@link CliFace.createDirectory}. */
+/**
+ * Creates a client that queries peers over gRPC for their tasks, see {@link
+ * CliFace.createDirectory}.
+ */
 export function createDirectory({ tls, ...options }: DirectoryFlags): CliDirectory {
   const binding = grpcBinding(tls && { tls });
   const downloader = new GrpcDownloader(

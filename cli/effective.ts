@@ -1,4 +1,4 @@
-/** The one place where what the command line does not say gets its value: from a file, or by default. */
+/** Merges command-line options with the configuration file and the defaults, for all commands. */
 import type { Command } from "commander";
 import * as v from "valibot";
 import {
@@ -15,12 +15,12 @@ import type { ProtocolChoice } from "../src/transport/protocol.ts";
 import { type CliEnvironment, ConfigFailure } from "./terminal.ts";
 import { text, type Value } from "./values.ts";
 
-/** Which file to read. */
+/** Option for the configuration file. */
 export interface ConfigFlags {
   readonly config?: string | undefined;
 }
 
-/** What the command line says about fetching. */
+/** Command-line options of a downloader. Durations are in ms, rates in bytes/s. */
 export interface DownloaderFlags extends ConfigFlags {
   readonly protocol?: ProtocolChoice | undefined;
   readonly connectTimeout?: number | undefined;
@@ -31,7 +31,7 @@ export interface DownloaderFlags extends ConfigFlags {
   readonly patience?: number | undefined;
 }
 
-/** What the command line says about serving. */
+/** Command-line options of a server. The upload rate is in bytes/s. */
 export interface ServerFlags extends ConfigFlags {
   readonly host?: string | undefined;
   readonly quicPort?: number | undefined;
@@ -41,21 +41,21 @@ export interface ServerFlags extends ConfigFlags {
   readonly maxConnections?: number | undefined;
 }
 
-/** Adds {@link ConfigFlags} to a command. */
+/** Adds the `--config` option to a command. */
 export function addConfigOption(command: Command): Command {
   return command.option(
     "--config <file>",
-    `what holds where no option says otherwise, in the form of dfdaemon.yaml (default: $${configVariable})`,
+    `configuration file in the format of dfdaemon.yaml; options override it (default: $${configVariable})`,
   );
 }
 
-/** The schema of {@link ConfigFlags}. */
+/** Validation schema of {@link ConfigFlags}. */
 export const configEntries: { readonly config: Value<string | undefined> } = {
   config: v.optional(text),
 };
 
-/** How to fetch. Rejects as {@link effectiveConfig} does. */
-export async function effectiveDownloader(
+/** Returns the options for `createDownloader`. Rejects like {@link effectiveConfig}. */
+export async function effectiveDownloaderOptions(
   flags: DownloaderFlags,
   environment: CliEnvironment,
 ): Promise<CreateDownloaderOptions> {
@@ -63,31 +63,33 @@ export async function effectiveDownloader(
 }
 
 /**
- * What holds: options of the command line, then the file, then the defaults.
+ * Resolves the effective configuration. Precedence: command-line options, configuration file,
+ * defaults.
  *
- * Rejects with `StorageFailed` when the file cannot be read, and with a {@link ConfigFailure} for wrong values in it.
+ * Rejects with `StorageFailed` when the file cannot be read, and with {@link ConfigFailure} for
+ * invalid values in it.
  */
 export async function effectiveConfig(
   flags: Flags,
   { env }: CliEnvironment,
 ): Promise<LoadedConfig> {
-  const said = configLayer(
+  const flagLayer = configLayer(
     Object.fromEntries(Object.entries(flagOf).map(([key, flag]) => [key, flags[flag]])),
     (key) => `--${flagOf[key]?.replace(/[A-Z]/g, (upper) => `-${upper.toLowerCase()}`)}`,
   );
-  // An empty variable is none, as shells have it.
+  // An empty environment variable counts as unset, as in shells.
   const path = flags.config ?? (env[configVariable] || undefined);
-  if (path === undefined) return loadedConfig(said);
+  if (path === undefined) return loadedConfig(flagLayer);
   try {
-    return loadedConfig(said, await readConfigLayer(path));
+    return loadedConfig(flagLayer, await readConfigLayer(path));
   } catch (error) {
     if (!(error instanceof VortexError) || error.code !== "InvalidArgument") throw error;
     throw new ConfigFailure(error);
   }
 }
 
-/** The option for each key that has one. */
-const flagOf: { readonly [Key in ConfigKey]?: FlagOf<ValueOf<Key>> } = {
+/** Maps a configuration key to the command-line option that overrides it. */
+const flagOf: { readonly [Key in ConfigKey]?: FlagsOfType<ValueOf<Key>> } = {
   "download.protocol": "protocol",
   "download.bandwidthLimit": "limit",
   "download.pieceTimeout": "pieceTimeout",
@@ -106,7 +108,7 @@ const flagOf: { readonly [Key in ConfigKey]?: FlagOf<ValueOf<Key>> } = {
 
 type Flags = DownloaderFlags & ServerFlags;
 
-/** The options whose values are of type `T`. */
-type FlagOf<T> = {
+/** Names of the options whose values have type `T`. */
+type FlagsOfType<T> = {
   [Flag in keyof Flags]-?: NonNullable<Flags[Flag]> extends T ? Flag : never;
 }[keyof Flags];

@@ -5,30 +5,34 @@ import type { StorageServer } from "../src/server/storage-server.ts";
 import type { TaskDirectory } from "../src/task/discovery.ts";
 import type { TlsClientOptions } from "../src/transport/tls.ts";
 
-/** What the command needs of a runtime: its face, but for the classes, so that tests can give others. */
+/** Functions of the SDK that the command uses, as an interface that tests can replace. */
 export interface CliFace {
+  /** Creates a downloader, see {@link Face.createDownloader}. */
   createDownloader(options: CreateDownloaderOptions): CliDownloader;
+  /** Starts a server, see {@link Face.startServer}. */
   startServer(...args: Parameters<Face["startServer"]>): Promise<CliServer>;
+  /** Creates a client that queries peers over gRPC for a task's layout and their pieces of it. */
   createDirectory(options: DirectoryFlags): CliDirectory;
 }
 
-/** Fetches pieces and tasks. */
+/** Methods of a {@link TaskDownloader} that the command uses. */
 export type CliDownloader = Pick<TaskDownloader, "downloadPiece" | "downloadTask" | "streamTask"> &
   AsyncDisposable;
 
-/** Asks peers over the Dragonfly API what they have of a task. */
+/** Client that queries peers over the Dragonfly API for a task's layout and their pieces of it. */
 export type CliDirectory = TaskDirectory & AsyncDisposable;
 
-/** How peers are asked. */
+/** Options of {@link CliFace.createDirectory}. */
 export interface DirectoryFlags {
-  /** In the clear without it. */
+  /** Uses gRPC over TLS with these options. Default: plaintext. */
   readonly tls?: TlsClientOptions;
-  /** Milliseconds. */
+  /** Timeout for connecting, in ms. */
   readonly connectTimeout?: number;
+  /** Timeout without a response, in ms. */
   readonly stallTimeout?: number;
 }
 
-/** A server that listens. */
+/** Members of a listening {@link StorageServer} that the command uses. */
 export type CliServer = Pick<
   StorageServer,
   "addresses" | "fingerprint" | "rotateCertificate" | "close"

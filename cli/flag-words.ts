@@ -1,12 +1,12 @@
-/** Options of the library that the command has flags for, by the words of messages. */
+/** Patterns of library option names in messages, with the flags that set them. */
 const flags: readonly (readonly [option: RegExp, flag: string])[] = [
   [/\btls\.fingerprints\b/g, "--fingerprint"],
   [/\btls\.ca\b/g, "--ca"],
-  // No flag sets it.
+  // No flag sets this option, so the hint is removed.
   [/, or set auto\.quicPeers to "any"/g, ""],
 ];
 
-/** Names flags where a message of the library names options. */
+/** Replaces names of library options in a message by the command's flags. */
 export function inFlags(message: string): string {
   return flags.reduce((text, [option, flag]) => text.replaceAll(option, flag), message);
 }

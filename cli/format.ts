@@ -1,23 +1,23 @@
-/** Numbers as people read them. */
+/** Formats sizes, rates, times and percentages for people. */
 
-/** Bytes in powers of 1000, such as `268.4 MB`. */
+/** Formats bytes with units of powers of 1000, such as `268.4 MB`. */
 export function formatBytes(bytes: number): string {
   const unit = unitOf(bytes);
   return `${inUnit(bytes, unit)} ${unit.name}`;
 }
 
-/** `bytes` of `total`, in one unit, such as `12.0 of 268.4 MB`. */
+/** Formats `bytes` of `total` in the unit of the total, such as `12.0 of 268.4 MB`. */
 export function formatShare(bytes: number, total: number): string {
   const unit = unitOf(total);
   return `${inUnit(bytes, unit)} of ${inUnit(total, unit)} ${unit.name}`;
 }
 
-/** Bytes a second, such as `51.6 MB/s`. */
+/** Formats a rate in bytes/s, such as `51.6 MB/s`. */
 export function formatRate(bytesPerSecond: number): string {
   return `${formatBytes(Math.round(bytesPerSecond))}/s`;
 }
 
-/** Milliseconds as `0:35`, `1:02:03` or `3d 4h`. */
+/** Formats milliseconds as `0:35`, `1:02:03` or `3d 4h`. */
 export function formatTime(milliseconds: number): string {
   const seconds = Math.ceil(milliseconds / 1000);
   const [minutes, hours] = [Math.floor(seconds / 60), Math.floor(seconds / 3600)];
@@ -26,7 +26,9 @@ export function formatTime(milliseconds: number): string {
   return hours > 0 ? `${hours}:${two(minutes)}:${two(seconds)}` : `${minutes}:${two(seconds)}`;
 }
 
-/** Whole percent; 100 only when all is there. */
+/**
+ * Returns the whole percentage, rounded down, so that 100 means complete. An empty total is 100.
+ */
 export function percentOf(part: number, total: number): number {
   return total === 0 ? 100 : Math.floor((part / total) * 100);
 }

@@ -8,7 +8,7 @@ import { VortexError } from "../src/errors.ts";
 import { type ByteRange, MAX_PIECE_LENGTH } from "../src/piece.ts";
 import { systemClock } from "../src/runtime.ts";
 import type { TaskDownload, TaskOptions, TaskReport, TaskRequest } from "../src/task/task.ts";
-import { effectiveDownloader } from "./effective.ts";
+import { effectiveDownloaderOptions } from "./effective.ts";
 import { JsonReporter, jsonHelp } from "./json-reporter.ts";
 import { jsonOutput, type Target, targetOf, withStream } from "./output.ts";
 import { addFetchOptions, fetchEntries, hostId, peerTls } from "./peer-options.ts";
@@ -19,17 +19,17 @@ import {
   count,
   digest,
   flag,
-  inOptions,
-  outsideError,
   parent,
   parseOptions,
   patience,
+  rangeError,
   rangeText,
   rate,
   size,
   type TaskRange,
   taskRange,
   text,
+  withRangeFlag,
 } from "./values.ts";
 
 const schema = v.object({
@@ -51,48 +51,50 @@ const schema = v.object({
 
 type GetOptions = v.InferOutput<typeof schema>;
 
-/** `vortex-peer get`: a whole task, or a range of it, from all of its parents at once. */
+/**
+ * Adds `vortex-peer get`, which fetches a task, or a range of it, from several parents in parallel.
+ */
 export function addGetCommand(program: Command, environment: CliEnvironment): void {
   const command = program
     .command("get")
     .summary("fetch a task from one or more peers")
     .description(
-      "Fetches a task, or a range of it, from all given peers at once, to a file or to standard output. Every piece is checked " +
-        "against its digest, and what fails at one peer is had from another. Bytes go to FILE.part until all of them are there " +
-        "and right; whatever ends the command before that, the same command goes on from there. Standard output gets the " +
-        "content in order, each piece when it is right.",
+      "Fetches a task, or a range of it, from all given peers in parallel, to a file or to standard " +
+        "output. Verifies each piece by its digest and fetches failed pieces from another peer. A file " +
+        "is written to FILE.part and renamed when it is complete and verified. After an interruption, " +
+        "run the same command again to resume. Standard output receives verified pieces in order.",
     )
     .requiredOption(
       "--peer <address...>",
-      "a peer: host:port, at its port for the protocol, or quic=host:port,tcp=host:port,grpc=host:port, of which each protocol " +
-        "takes its own; may be given again. With api=host:port too, its port for the Dragonfly API, it is asked which pieces it " +
-        "has; api=host:port alone leaves the rest for it to tell",
+      "peer, repeatable: host:port, or one address per protocol as " +
+        "quic=host:port,tcp=host:port,grpc=host:port. Add api=host:port to query the peer's Dragonfly " +
+        "API for its pieces; with api=host:port alone, that API also supplies the other addresses",
     );
   addFetchOptions(command)
     .option(
       "--content-length <size>",
-      "length of the task; without it, the peers are asked, at port 4000 or as api= says",
+      "task length (default: query the peers, at port 4000 or the port of api=)",
     )
     .option(
       "--piece-length <size>",
-      "with --content-length: length of a piece (default: as stock Dragonfly chooses)",
+      "piece length, with --content-length (default: derived from it, like dfdaemon)",
     )
     .option(
       "--range <a-b>",
-      "only bytes a to b, b included as in HTTP; a- is all from there on, -n the last n with --content-length",
+      "only bytes a to b, inclusive as in HTTP; a- is from a to the end, -n with --content-length the last n",
     )
-    .option("--digest <digest>", "what the whole must turn out to be, such as sha256:…")
-    .option("--concurrency <n>", "pieces at a time (default: 8)")
-    .option("--limit <rate>", "bytes a second, such as 50MB/s or 50MiB/s (default: no limit)")
+    .option("--digest <digest>", "expected digest of the whole task, such as sha256:…")
+    .option("--concurrency <n>", "max pieces in flight (default: 8)")
+    .option("--limit <rate>", "rate limit, such as 50MB/s or 50MiB/s (default: none)")
     .option(
       "--patience <duration>",
-      "time for which the last peers are waited for when all are gone, 0 for none (default: 60s)",
+      "how long to keep retrying when all peers fail, 0 to give up at once (default: 60s)",
     )
-    .option("-o, --output <file>", "where to, - for standard output", "-")
-    .option("--force", "write to a terminal, too")
-    .option("--quiet", "tell nothing but why it failed")
-    .option("--verbose", "tell what happens on the way")
-    .option("--json", "tell in JSON, one object a line, see below")
+    .option("-o, --output <file>", "output file, - for standard output", "-")
+    .option("--force", "write to standard output even if it is a terminal")
+    .option("--quiet", "print errors only")
+    .option("--verbose", "print events of peers and pieces")
+    .option("--json", "print events as JSON, one object per line, see below")
     .addHelpText("after", `\n${jsonHelp}`)
     .action((options: unknown) => get(options, environment));
 }
@@ -100,38 +102,48 @@ export function addGetCommand(program: Command, environment: CliEnvironment): vo
 async function get(commandLine: unknown, environment: CliEnvironment): Promise<void> {
   const options = parseOptions(schema, commandLine);
   const request = requestOf(options);
-  const how = await effectiveDownloader(options, environment);
+  const downloaderOptions = await effectiveDownloaderOptions(options, environment);
   const target = await targetOf(options.output);
-  const ending = new AbortController();
-  const reporter = reporterOf(options, target, environment, (error) => ending.abort(error));
-  const signal = AbortSignal.any([environment.signal, ending.signal]);
+  const failure = new AbortController();
+  const reporter = reporterOf(options, target, environment, (error) => failure.abort(error));
+  const signal = AbortSignal.any([environment.signal, failure.signal]);
   try {
     await reporter.done(
-      await fetchTask(request, target, how, options, { ...environment, signal }, reporter),
+      await fetchTask(
+        request,
+        target,
+        downloaderOptions,
+        options,
+        { ...environment, signal },
+        reporter,
+      ),
     );
   } catch (error) {
     reporter.failed();
-    throw inOptions(VortexError.from(error, "Internal"), options.range, "task");
+    throw withRangeFlag(VortexError.from(error, "Internal"), options.range, "task");
   }
 }
 
-/** What is asked of the task engine. @throws `InvalidArgument` for options that do not go together */
+/** Builds the task request. @throws `InvalidArgument` for options that exclude each other */
 function requestOf(options: GetOptions): TaskRequest {
   const { taskId, kind, peer: parents, contentLength, pieceLength, digest, range } = options;
   if (pieceLength !== undefined && contentLength === undefined) {
-    throw new VortexError("InvalidArgument", "--piece-length is of use with --content-length only");
+    throw new VortexError(
+      "InvalidArgument",
+      "--piece-length: expected together with --content-length, got --piece-length alone",
+    );
   }
   if (pieceLength !== undefined && (pieceLength < 1 || pieceLength > MAX_PIECE_LENGTH)) {
     throw new VortexError(
       "InvalidArgument",
-      `--piece-length ${pieceLength}: expected 1 to ${MAX_PIECE_LENGTH} bytes`,
+      `--piece-length: expected 1 to ${MAX_PIECE_LENGTH} bytes, got ${pieceLength}`,
     );
   }
   if (digest !== undefined && range !== undefined) {
     throw new VortexError(
       "InvalidArgument",
-      `--digest ${digest.algorithm}:${digest.encoded}, --range ${rangeText(range)}: expected one of them: a digest of the whole ` +
-        "cannot be checked over a part",
+      `--digest, --range: expected one of them, got both (--range ${rangeText(range)}); ` +
+        "a range cannot be checked against the digest of the whole task",
     );
   }
   return {
@@ -151,12 +163,12 @@ function byteRangeOf(range: TaskRange, contentLength: number | undefined): ByteR
     if (contentLength !== undefined) return { start: Math.max(0, contentLength - range.fromEnd) };
     throw new VortexError(
       "InvalidArgument",
-      `--range -${range.fromEnd}: the last bytes need --content-length; expected A-B or A- without it`,
+      `--range: expected A-B or A- without --content-length, got -${range.fromEnd}`,
     );
   }
   const { start, end = start } = range;
   if (contentLength !== undefined && Math.max(start, end) > contentLength) {
-    throw outsideError(range, contentLength, "task");
+    throw rangeError(range, contentLength, "task");
   }
   return range;
 }
@@ -174,21 +186,21 @@ function reporterOf(
 async function fetchTask(
   request: TaskRequest,
   target: Target,
-  how: CreateDownloaderOptions,
+  downloaderOptions: CreateDownloaderOptions,
   options: GetOptions,
   environment: CliEnvironment,
   reporter: Reporter,
 ): Promise<TaskReport> {
   const { signal } = environment;
-  const tls = await peerTls(options, how);
+  const tls = await peerTls(options, downloaderOptions);
   const face = await environment.loadFace();
   await using downloader = face.createDownloader({
-    ...how,
+    ...downloaderOptions,
     ...tls,
     onProtocol: (event) => reporter.protocol(event),
   });
   const onEvent: TaskOptions["onEvent"] = (event) => reporter.event(event);
-  const following = <Download extends TaskDownload>(download: Download): Download => {
+  const withProgress = <Download extends TaskDownload>(download: Download): Download => {
     const stop = reportProgress(
       reporter,
       () => download.progress(),
@@ -199,35 +211,37 @@ async function fetchTask(
   };
   if (target.kind === "file") {
     const { path } = target;
-    const download = following(
+    const download = withProgress(
       downloader.downloadTask(request, { to: fileSink(path), signal, onEvent }),
     );
     try {
       return await download.done;
     } catch (error) {
-      throw await withRest(VortexError.from(error, "Internal"), download, path);
+      throw await withResumeHint(VortexError.from(error, "Internal"), download, path);
     }
   }
-  // Awaited here, since the downloader ends with this function.
+  // Awaited here, because leaving this function closes the downloader.
   return await withStream(target, environment, options.force, async (write) => {
-    const download = following(downloader.streamTask(request, { signal, onEvent }));
+    const download = withProgress(downloader.streamTask(request, { signal, onEvent }));
     for await (const chunk of download.content) await write(chunk);
     return download.done;
   });
 }
 
-/** The failure, with what the same command can go on from, if there is anything. */
-async function withRest(
+/**
+ * Adds a hint to resume to the error's message when a partial file with verified pieces remains.
+ */
+async function withResumeHint(
   error: VortexError,
   download: TaskDownload,
   path: string,
 ): Promise<VortexError> {
   const { part } = await sideFilesOf(path);
-  // Whoever did not get as far as to open the file has left nothing there, whatever is there.
+  // Before the length is known the sink is not open: a partial file is from another download then.
   const opened = download.progress().totalBytes !== undefined;
   const kept = opened && (await stat(part).catch(() => undefined)) !== undefined;
   if (!kept) return error;
-  const message = `${error.message}; what is right is kept in ${part}, and the same command goes on from there`;
+  const message = `${error.message}; verified pieces are kept in ${part}, run the same command again to resume`;
   return reworded(error, message);
 }
 

@@ -10,13 +10,13 @@ import * as ids from "../src/ids.ts";
 import { type CliEnvironment, writeLine } from "./terminal.ts";
 import { flag, ipAddress, parseOptions, size, text } from "./values.ts";
 
-/** `vortex-peer id`: ids of tasks, hosts and peers. */
+/** Adds `vortex-peer id`, which derives the ids of tasks, hosts and peers. */
 export function addIdCommand(program: Command, environment: CliEnvironment): void {
   const command = program
     .command("id")
-    .summary("make ids as Dragonfly makes them")
+    .summary("derive task, host and peer ids like dfdaemon")
     .description(
-      "Prints the id of a task, a host or a peer, exactly as stock Dragonfly makes it. Nobody is asked.",
+      "Prints the id of a task, a host or a peer, derived exactly like dfdaemon. Needs no network.",
     );
   addUrl(command, environment);
   addBlob(command, environment);
@@ -27,13 +27,13 @@ export function addIdCommand(program: Command, environment: CliEnvironment): voi
   addPeer(command, environment);
 }
 
-const json = ["--json", "print one JSON object, on one line"] as const;
+const json = ["--json", "print one JSON object on one line"] as const;
 const pieceLength = [
   "--piece-length <size>",
-  "length of a piece, if it was given and not chosen by Dragonfly",
+  "piece length, if it was set explicitly and not chosen by dfdaemon",
 ] as const;
-const tag = ["--tag <tag>", "tells tasks of one origin apart"] as const;
-const application = ["--application <name>", "the program that the task is for"] as const;
+const tag = ["--tag <tag>", "tag that separates tasks of the same origin"] as const;
+const application = ["--application <name>", "application that the task belongs to"] as const;
 
 const urlSchema = v.object({
   filteredQueryParam: v.optional(v.array(text), []),
@@ -48,20 +48,20 @@ const urlSchema = v.object({
 function addUrl(command: Command, environment: CliEnvironment): void {
   command
     .command("url")
-    .description("id of a standard task, by its origin")
-    .argument("<url>", "the origin")
+    .description("id of a standard task, from its origin URL")
+    .argument("<url>", "origin URL")
     .option(
       "--filtered-query-param <name>",
-      "a query parameter that is no part of the identity; may be given again",
+      "query parameter to ignore, repeatable",
       (name: string, before: string[] = []) => [...before, name],
     )
     .option(
       "--default-filtered-query-params",
-      "leave out what stock proxies leave out: the signatures of S3, GCS, OSS, …",
+      "ignore the query parameters that dfdaemon's proxy ignores: signatures of S3, GCS, OSS, …",
     )
     .option(...tag)
     .option(...application)
-    .option("--revision <revision>", "branch, tag or commit, for origins that are model hubs")
+    .option("--revision <revision>", "branch, tag or commit, for origins on model hubs")
     .option(...pieceLength)
     .option(...json)
     .action((url: string, commandLine: unknown) => {
@@ -73,7 +73,10 @@ function addUrl(command: Command, environment: CliEnvironment): void {
         ...filteredQueryParam,
         ...(defaultFilteredQueryParams ? ids.defaultFilteredQueryParams : []),
       ];
-      const taskId = ids.taskIdOfUrl({ url, filteredQueryParams, ...given(rest) }, nativeHashers);
+      const taskId = ids.taskIdOfUrl(
+        { url, filteredQueryParams, ...definedOnly(rest) },
+        nativeHashers,
+      );
       return print({ taskId, kind: "standard" }, rest, environment);
     });
 }
@@ -83,7 +86,7 @@ const bareSchema = v.object({ json: flag });
 function addBlob(command: Command, environment: CliEnvironment): void {
   command
     .command("blob")
-    .description("id of a standard task whose origin is a blob of an OCI registry")
+    .description("id of a standard task, from the URL of an OCI registry blob")
     .argument("<url>", "https://host/v2/name/blobs/sha256:…")
     .option(...json)
     .action((url: string, commandLine: unknown) => {
@@ -95,8 +98,8 @@ function addBlob(command: Command, environment: CliEnvironment): void {
 function addContent(command: Command, environment: CliEnvironment): void {
   command
     .command("content")
-    .description("id of a standard task that is named by its content, as `serve` names them")
-    .argument("[file]", "the content, - for standard input", "-")
+    .description("id of a standard task, from its content (SHA-256), as used by `serve`")
+    .argument("[file]", "file with the content, - for standard input", "-")
     .option(...json)
     .action(async (file: string, commandLine: unknown) => {
       const options = parseOptions(bareSchema, commandLine);
@@ -111,8 +114,8 @@ const persistentSchema = v.object({ region: text, endpoint: text, json: flag });
 function addPersistent(command: Command, environment: CliEnvironment): void {
   command
     .command("persistent")
-    .description("id of a persistent task, by where its object is")
-    .argument("<url>", "the object")
+    .description("id of a persistent task, from the location of its object")
+    .argument("<url>", "URL of the object")
     .requiredOption("--region <region>", "region of the object storage")
     .requiredOption("--endpoint <endpoint>", "endpoint of the object storage")
     .option(...json)
@@ -133,8 +136,8 @@ const persistentCacheSchema = v.object({
 function addPersistentCache(command: Command, environment: CliEnvironment): void {
   command
     .command("persistent-cache")
-    .description("id of a persistent cache task, by its content")
-    .argument("[file]", "the content, - for standard input", "-")
+    .description("id of a persistent cache task, from its content")
+    .argument("[file]", "file with the content, - for standard input", "-")
     .option(...tag)
     .option(...application)
     .option(...pieceLength)
@@ -142,7 +145,7 @@ function addPersistentCache(command: Command, environment: CliEnvironment): void
     .action(async (file: string, commandLine: unknown) => {
       const options = parseOptions(persistentCacheSchema, commandLine);
       const content = contentOf(file, environment);
-      const taskId = await ids.persistentCacheTaskId(content, given(options), nativeHashers);
+      const taskId = await ids.persistentCacheTaskId(content, definedOnly(options), nativeHashers);
       return print({ taskId, kind: "persistent-cache" }, options, environment);
     });
 }
@@ -152,16 +155,24 @@ const hostSchema = v.object({ ip: ipAddress, hostname: v.optional(text), seed: f
 function addHost(command: Command, environment: CliEnvironment): void {
   addHostOptions(command.command("host").description("id of a host")).action(
     (commandLine: unknown) => {
-      const { json, hostname: name = ownName(), ...rest } = parseOptions(hostSchema, commandLine);
+      const {
+        json,
+        hostname: name = localHostname(),
+        ...rest
+      } = parseOptions(hostSchema, commandLine);
       return print({ hostId: ids.hostId({ ...rest, hostname: name }) }, { json }, environment);
     },
   );
 }
 
 function addPeer(command: Command, environment: CliEnvironment): void {
-  addHostOptions(command.command("peer").description("a new id of a host's part in a task")).action(
+  addHostOptions(command.command("peer").description("new, random peer id of a host")).action(
     (commandLine: unknown) => {
-      const { json, hostname: name = ownName(), ...rest } = parseOptions(hostSchema, commandLine);
+      const {
+        json,
+        hostname: name = localHostname(),
+        ...rest
+      } = parseOptions(hostSchema, commandLine);
       return print({ peerId: ids.peerId({ ...rest, hostname: name }) }, { json }, environment);
     },
   );
@@ -170,21 +181,21 @@ function addPeer(command: Command, environment: CliEnvironment): void {
 function addHostOptions(command: Command): Command {
   return command
     .requiredOption("--ip <address>", "IP address of the host")
-    .option("--hostname <name>", "name of the host (default: this host's)")
+    .option("--hostname <name>", "name of the host (default: name of this host)")
     .option("--seed", "the host is a seed peer")
     .option(...json);
 }
 
-/** @throws `PermissionDenied` */
-function ownName(): string {
+/** Returns the name of this host. @throws `PermissionDenied` */
+function localHostname(): string {
   try {
     return hostname();
   } catch (error) {
-    throw nativeError(error, "Unavailable", "--hostname: the name of this host cannot be read");
+    throw nativeError(error, "Unavailable", "cannot read the host name (set --hostname)");
   }
 }
 
-/** The id alone, or with what it is of. */
+/** Prints the first value of `id` alone, or the whole object as JSON. */
 function print(
   id: Readonly<Record<string, string>>,
   { json }: { readonly json: boolean },
@@ -194,26 +205,30 @@ function print(
   return writeLine(stdout, json ? JSON.stringify(id) : bare, signal);
 }
 
-/** Rejects with `StorageFailed`. */
+/** Reads a file, or standard input for `-`, in chunks. Rejects with `StorageFailed`. */
 async function* contentOf(
   file: string,
   { openStdin, signal }: CliEnvironment,
 ): AsyncGenerator<Uint8Array, void, void> {
   const input = file === "-" ? openStdin?.() : createReadStream(file);
-  if (input === undefined) throw new VortexError("Unavailable", "there is no standard input");
+  if (input === undefined) {
+    throw new VortexError("Unavailable", "standard input: not available; name a file");
+  }
   try {
     for await (const chunk of input as AsyncIterable<Uint8Array>) {
       if (signal.aborted) throw signal.reason;
       yield chunk;
     }
   } catch (error) {
-    throw storageError(error, `${file === "-" ? "standard input" : file} cannot be read`);
+    throw storageError(error, `cannot read ${file === "-" ? "standard input" : file}`);
   }
 }
 
-/** Without the values that were not given. */
-function given<T extends object>(options: T): { [Key in keyof T]?: Exclude<T[Key], undefined> } {
+/** Returns a copy of `options` without its undefined values. */
+function definedOnly<T extends object>(
+  options: T,
+): { [Key in keyof T]?: Exclude<T[Key], undefined> } {
   return Object.fromEntries(
     Object.entries(options).filter(([, value]) => value !== undefined),
-  ) as ReturnType<typeof given<T>>;
+  ) as ReturnType<typeof definedOnly<T>>;
 }

@@ -1,4 +1,4 @@
-/** Which certificate `serve` shows, and where it is kept. */
+/** Selects the server certificate of `serve` and the file that keeps it. */
 import { join } from "node:path";
 import process from "node:process";
 import { fileIdentityStore } from "../adapters/files/identity-store.ts";
@@ -7,18 +7,20 @@ import { VortexError } from "../src/errors.ts";
 import type { IdentityStore, TlsIdentity, TlsServerOptions } from "../src/transport/tls.ts";
 import type { CliEnvironment } from "./terminal.ts";
 
-/** The options about the certificate. */
+/** Command-line options for the server certificate. */
 export interface IdentityOptions {
   readonly cert?: string | undefined;
   readonly key?: string | undefined;
-  /** A file, or `false` to keep nothing. Default: a file in the user's folder for state. */
+  /**
+   * File for the self-signed certificate, or `false` to keep none. Default: user's state folder.
+   */
   readonly identity?: string | false | undefined;
   readonly rotate: boolean;
 }
 
 /**
- * Fails for options that contradict each other.
- * @param secured whether anything is served over TLS
+ * Checks that the certificate options do not contradict each other.
+ * @param secured true when at least one protocol is served over TLS
  * @throws `InvalidArgument`
  */
 export function checkIdentityOptions(
@@ -26,46 +28,52 @@ export function checkIdentityOptions(
   secured: boolean,
 ): void {
   if ((cert === undefined) !== (key === undefined)) {
-    throw new VortexError("InvalidArgument", "--cert and --key belong together");
+    throw new VortexError(
+      "InvalidArgument",
+      `--cert, --key: expected both or neither, got only ${cert === undefined ? "--key" : "--cert"}`,
+    );
   }
-  const own = [
+  const selfSignedFlags = [
     identity === false ? "--no-identity" : identity && "--identity",
     rotate && "--rotate",
   ].filter(Boolean);
-  if (cert !== undefined && own.length > 0) {
+  if (cert !== undefined && selfSignedFlags.length > 0) {
     throw new VortexError(
       "InvalidArgument",
-      `${own.join(", ")}: --cert gives the certificate, so none is made`,
+      `${selfSignedFlags.join(", ")}: expected a self-signed certificate, got --cert`,
     );
   }
   if (identity === false && rotate) {
     throw new VortexError(
       "InvalidArgument",
-      "--no-identity, --rotate: there is none to change, each run has a new one",
+      "--rotate: expected a kept certificate, got --no-identity, which creates one for each run",
     );
   }
-  const given = [cert && "--cert, --key", ...own].filter(Boolean);
-  if (given.length > 0 && !secured) {
+  const identityFlags = [cert && "--cert, --key", ...selfSignedFlags].filter(Boolean);
+  if (identityFlags.length > 0 && !secured) {
     throw new VortexError(
       "InvalidArgument",
-      `${given.join(", ")}: only QUIC and --grpc-tls have a certificate`,
+      `${identityFlags.join(", ")}: expected QUIC or --grpc-tls, got neither; other protocols have no TLS`,
     );
   }
 }
 
-/** Whether the user has said something about the certificate, so that there must be one. */
-export function namesIdentity({ cert, identity, rotate }: IdentityOptions): boolean {
+/** Returns true when the options demand a specific, kept or new certificate. */
+export function requiresIdentity({ cert, identity, rotate }: IdentityOptions): boolean {
   return cert !== undefined || typeof identity === "string" || rotate;
 }
 
 /**
- * The server's certificate, or where it is kept. `tell` hears when it cannot be kept in the default place: a server without a
- * home, or on a read-only disk, serves all the same.
+ * Returns the TLS options for the server: the given certificate, or the store of the self-signed
+ * one.
+ *
+ * A failure to save to the default file goes to `onError` and is not fatal, so that a server
+ * without a home directory, or on a read-only disk, still serves.
  */
 export async function identityTls(
   options: IdentityOptions,
   env: CliEnvironment["env"],
-  tell: (error: VortexError) => void,
+  onError: (error: VortexError) => void,
 ): Promise<TlsServerOptions> {
   const given = await givenIdentity(options);
   if (given !== undefined) return given;
@@ -73,14 +81,17 @@ export async function identityTls(
   if (identity === false) return {};
   if (identity !== undefined) return { identityStore: fileIdentityStore(identity) };
   const path = defaultIdentityFile(env, process.platform);
-  if (path !== undefined) return { identityStore: lenient(fileIdentityStore(path), tell) };
+  if (path !== undefined) return { identityStore: tolerant(fileIdentityStore(path), onError) };
   const message =
-    "there is no home to keep the certificate in, so it lasts for this run (--identity names a file)";
-  tell(new VortexError("StorageFailed", message));
+    "cannot keep the certificate: no home directory; it is used for this run only, set --identity to a file";
+  onError(new VortexError("StorageFailed", message));
   return {};
 }
 
-/** The certificate and key that are given as files; they may have changed since the last time. */
+/**
+ * Reads the files of `--cert` and `--key`; undefined without them. Each call reads the files again,
+ * so a rotation picks up new content. Rejects with `StorageFailed`.
+ */
 export async function givenIdentity({
   cert,
   key,
@@ -90,8 +101,9 @@ export async function givenIdentity({
 }
 
 /**
- * `vortex-peer/identity.pem` in the folder where programs of this user keep state: $XDG_STATE_HOME or ~/.local/state (XDG Base
- * Directory Specification 0.8), ~/Library/Application Support on macOS, %LOCALAPPDATA% on Windows.
+ * Returns the default identity file: `vortex-peer/identity.pem` in the user's state folder. That is
+ * $XDG_STATE_HOME or ~/.local/state (XDG Base Directory Specification 0.8), ~/Library/Application
+ * Support on macOS, and %LOCALAPPDATA% on Windows. Undefined when the variables are not set.
  */
 export function defaultIdentityFile(
   env: CliEnvironment["env"],
@@ -102,7 +114,7 @@ export function defaultIdentityFile(
     HOME ? join(HOME, ...folders) : undefined;
   let folder: string | undefined;
   if (platform === "win32") folder = LOCALAPPDATA;
-  // The specification has relative paths ignored.
+  // The specification requires that relative paths are ignored.
   else if (XDG_STATE_HOME?.startsWith("/")) folder = XDG_STATE_HOME;
   else
     folder =
@@ -110,20 +122,29 @@ export function defaultIdentityFile(
   return folder ? join(folder, "vortex-peer", "identity.pem") : undefined;
 }
 
-function lenient(store: IdentityStore, tell: (error: VortexError) => void): IdentityStore {
+/** Wraps a store so that a failed save is reported to `onError` instead of rejecting. */
+function tolerant(store: IdentityStore, onError: (error: VortexError) => void): IdentityStore {
   const { saveFirst } = store;
-  const tried = async <T>(saving: Promise<T>, otherwise: T): Promise<T> => {
+  const orElse = async <T>(saving: Promise<T>, fallback: T): Promise<T> => {
     try {
       return await saving;
     } catch (error) {
       const { message } = VortexError.from(error, "Internal");
-      tell(new VortexError("StorageFailed", `${message}; it lasts for this run`, { cause: error }));
-      return otherwise;
+      onError(
+        new VortexError(
+          "StorageFailed",
+          `cannot keep the certificate: ${message}; it is used for this run only`,
+          { cause: error },
+        ),
+      );
+      return fallback;
     }
   };
   return {
     load: () => store.load(),
-    save: (identity) => tried(store.save(identity), undefined),
-    ...(saveFirst && { saveFirst: (identity) => tried(saveFirst.call(store, identity), identity) }),
+    save: (identity) => orElse(store.save(identity), undefined),
+    ...(saveFirst && {
+      saveFirst: (identity) => orElse(saveFirst.call(store, identity), identity),
+    }),
   };
 }

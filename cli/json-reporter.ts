@@ -5,35 +5,38 @@ import { inFlags } from "./flag-words.ts";
 import type { Reporter } from "./reporter.ts";
 import { jsonLine, type TextOutput, writeLine } from "./terminal.ts";
 
-/** Milliseconds between two objects on progress. */
-const INTERVAL = 1000;
+/** Interval between `progress` objects, in ms. */
+const PROGRESS_INTERVAL_MS = 1000;
 
-/** The objects that are printed, for `--help`. */
+/** Description of the JSON objects, for `--help`. */
 export const jsonHelp: string = [
-  "--json prints one object a line, each with its type:",
-  "  started            totalBytes, totalPieces, resumedPieces (of an earlier run)",
-  "  progress           once a second: bytes, totalBytes, pieces, totalPieces, resumedBytes, rate, timeLeft, patienceLeft,",
-  "                     parents",
+  "--json prints one object per line. Types and fields:",
+  "  started            totalBytes, totalPieces, resumedPieces (from an earlier run)",
+  "  progress           every second: bytes, totalBytes, pieces, totalPieces, resumedBytes, rate,",
+  "                     timeLeft, patienceLeft, parents",
   "  piece              with --verbose: number, bytes, parent",
-  "  piece-failed       number, parent, error; protocol, where there are several",
-  "  piece-damaged      number, of a piece of an earlier run",
-  "  race               number, parent: a second parent is asked for a slow piece",
-  "  protocol           addr, protocol, reason: what auto and hybrid choose for a peer",
-  "  protocol-left-out  parent, protocol, reasons: others remain",
-  "  parent-left-out    parent, reasons: it is asked now and then, unless it sent wrong bytes",
-  "  parent-back        parent, protocol, where there are several: it delivers again",
-  "  started-over       parents, error: pieces are fetched again from these parents",
-  "  done               the last one: bytes, pieces, resumedBytes, resumedPieces, verified, duration, parents",
-  "  failed             or this one, also for a wrong option: code, kind, message, addr, exitCode",
-  "Sizes are in bytes, times in milliseconds, rates in bytes a second. A parent has parent, state (active, waiting, left-out), rate,",
-  "bytes, pieces, errors and reasons; an error has code, kind, message and addr; verified has level (whole, pieces, none), and for",
-  "whole also digest and by (caller, parents). More types and fields may come. The objects go to standard output when the content",
-  "goes to a file, else to standard error.",
+  "  piece-failed       number, parent, error, protocol (if the parent has several)",
+  "  piece-damaged      number: this piece from an earlier run is fetched again",
+  "  race               number, parent: slow piece, also requested from this parent",
+  "  protocol           addr, protocol, reason: choice of auto or hybrid for a peer",
+  "  protocol-left-out  parent, protocol, reasons: the parent's other protocols remain in use",
+  "  parent-left-out    parent, reasons: retried from time to time, unless it sent wrong bytes",
+  "  parent-back        parent, protocol (if it has several): delivers pieces again",
+  "  started-over       parents, error: pieces from these parents are fetched again",
+  "  done               last line on success: bytes, pieces, resumedBytes, resumedPieces, verified,",
+  "                     duration, parents",
+  "  failed             last line on failure, also for an invalid option: code, kind, message, addr,",
+  "                     exitCode",
+  "Sizes are in bytes, times in ms, rates in bytes/s. A parent has parent, state (active, waiting,",
+  "left-out), rate, bytes, pieces, errors and reasons. An error has code, kind, message and addr.",
+  "verified has level (whole, pieces, none), and for whole also digest and by (caller, parents).",
+  "Later versions may add types and fields. Objects go to standard output if the content goes to a",
+  "file, else to standard error.",
 ].join("\n");
 
-/** Reports in JSON, one object a line. */
+/** Reporter that writes events as JSON, one object per line. */
 export class JsonReporter implements Reporter {
-  readonly interval: number = INTERVAL;
+  readonly interval: number = PROGRESS_INTERVAL_MS;
   readonly #output: TextOutput;
   readonly #verbose: boolean;
   readonly #onFailure: (error: unknown) => void;
@@ -68,7 +71,7 @@ export class JsonReporter implements Reporter {
   }
 }
 
-/** The object that a failed command ends with. */
+/** Formats the `failed` object, which a failed command prints last. */
 export function failedLine(error: VortexError, exitCode: number): string {
   return jsonLine({ type: "failed", ...describe(error), exitCode });
 }

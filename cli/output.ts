@@ -1,4 +1,4 @@
-/** Where the content of a piece or task goes. */
+/** Opens and writes the target of `--output`. */
 import { write } from "node:fs";
 import { open, realpath, rm, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
@@ -9,22 +9,26 @@ import { codeOf, storageError } from "../adapters/files/storage-error.ts";
 import { VortexError } from "../src/errors.ts";
 import { type CliEnvironment, type TextOutput, writeBytes } from "./terminal.ts";
 
-/** What `--output` names. */
+/** Target named by `--output`. */
 export type Target =
   | { readonly kind: "stdout" | "stderr" }
-  /** A file that this process was started with, at a descriptor of its own: it is written to from where it stands. */
+  /** Inherited file descriptor of a file, such as /dev/fd/5. Written from its current position. */
   | { readonly kind: "descriptor"; readonly path: string; readonly fd: number }
-  /** Something that exists and is no file, such as /dev/null or a named pipe: it is written to, in order. */
+  /** Existing device or pipe, such as /dev/null or a named pipe. Written in order. */
   | { readonly kind: "device"; readonly path: string }
-  /** A file that is there or will be. `path` is what a symbolic link leads to: that is replaced, not the link. */
+  /**
+   * Existing or new file. `path` has symbolic links resolved: their target is replaced, not the
+   * link.
+   */
   | { readonly kind: "file"; readonly path: string };
 
-/** Takes content in order; resolves when it is written. */
+/** Writes the next bytes of the content. Resolves when they are written. */
 export type Write = (bytes: Uint8Array) => Promise<void>;
 
 /**
- * Returns what `output` names: `-` for standard output, else a path. Rejects with `StorageFailed` for what cannot be written to, and
- * with `Unavailable` where the runtime cannot.
+ * Resolves the value of `--output`: `-` for standard output, else a path. Rejects with
+ * `StorageFailed` when the target is not writable, and with `Unavailable` when the runtime does not
+ * support it.
  */
 export async function targetOf(output: string): Promise<Target> {
   if (output === "-") return { kind: "stdout" };
@@ -33,21 +37,24 @@ export async function targetOf(output: string): Promise<Target> {
   if (descriptor?.fd === 2) return { kind: "stderr" };
   const kind = await kindOf(output);
   if (kind === "directory")
-    throw new VortexError("StorageFailed", `${output} is a directory, not a file`);
+    throw new VortexError("StorageFailed", `${output}: expected a file, got a directory`);
   if (kind === "device") return { kind, path: output };
   if (descriptor !== undefined)
     return { kind: "descriptor", path: output, fd: fileOf(descriptor, output, kind) };
   return { kind: "file", path: await realpath(output).catch(() => output) };
 }
 
-/** Returns the stream for JSON of a command whose content goes to `target`: one that gets no content. */
+/** Returns the standard stream for JSON objects: one that `target` does not fill with content. */
 export function jsonOutput(target: Target, { stdout, stderr }: CliEnvironment): TextOutput {
   return target.kind === "file" || target.kind === "stderr" ? stdout : stderr;
 }
 
 /**
- * What `fill` resolves to, which is given a way to write to what is no file. Rejects with `StorageFailed`; with `InvalidArgument` for a terminal,
- * which content would garble, unless `force` is set.
+ * Runs `fill` with a function that writes to a stream, descriptor or device. Resolves to the result
+ * of `fill`.
+ *
+ * Rejects with `StorageFailed` when a write fails. Without `force`, rejects with `InvalidArgument`
+ * for a terminal, which content would garble.
  */
 export async function withStream<T>(
   target: Exclude<Target, { readonly kind: "file" }>,
@@ -62,43 +69,46 @@ export async function withStream<T>(
   if (output.isTTY && !force) {
     throw new VortexError(
       "InvalidArgument",
-      "the content is not for a terminal: give -o FILE, a pipe, or --force",
+      "standard output: expected a file or pipe, got a terminal; give -o FILE or --force",
     );
   }
   return fill((bytes) => writeBytes(output, bytes, signal));
 }
 
-/** Runs `fill` with a way to write to a file, which has its name only once `fill` is done; if it fails, nothing is left. */
+/**
+ * Runs `fill` with a function that writes to a temporary file, then renames that file to `path`.
+ * The temporary file is removed when anything fails. Rejects with `StorageFailed`.
+ */
 export async function withFile(path: string, fill: (write: Write) => Promise<void>): Promise<void> {
   await requireReplaceable(path);
-  // Not named after the file: the name could be too long then.
+  // The temporary name does not contain the file's name: it could exceed the length limit.
   const temporary = join(dirname(path), `.vortex-peer.${crypto.randomUUID().slice(0, 8)}.part`);
   try {
     await withHandle(temporary, "wx", fill);
-    await storing(path, replaceFile(temporary, path));
+    await asStorageError(path, replaceFile(temporary, path));
   } catch (error) {
     await rm(temporary, { force: true }).catch(() => {});
     throw error;
   }
 }
 
-/** The number of a descriptor of this process that is a file. */
+/**
+ * Returns the number of this process's descriptor for an inherited file.
+ * @throws `StorageFailed` for a closed descriptor or one of another process, `Unavailable` on Deno
+ */
 function fileOf({ fd }: Descriptor, output: string, kind: "file" | "none"): number {
   if (kind === "none")
-    throw new VortexError(
-      "StorageFailed",
-      `${output} cannot be written: no such descriptor is open`,
-    );
+    throw new VortexError("StorageFailed", `cannot write ${output}: no such descriptor is open`);
   if (fd === undefined) {
     throw new VortexError(
       "StorageFailed",
-      `${output} is a file that another process has open: give the file's own name`,
+      `${output}: expected a descriptor of this process, got one of another process; give the file's path`,
     );
   }
   if (process.versions.deno === undefined) return fd;
   throw new VortexError(
     "Unavailable",
-    `${output}: Deno writes to no inherited file but standard output: use -o -`,
+    `${output}: Deno cannot write to inherited files other than standard output; use -o -`,
   );
 }
 
@@ -107,22 +117,26 @@ async function withHandle<T>(
   flags: "w" | "wx",
   fill: (write: Write) => Promise<T>,
 ): Promise<T> {
-  const handle = await storing(path, open(path, flags));
+  const handle = await asStorageError(path, open(path, flags));
   try {
     const filled = await fill(async (bytes) => {
       for (let at = 0; at < bytes.length; ) {
-        at += (await storing(path, handle.write(bytes, at, bytes.length - at))).bytesWritten;
+        at += (await asStorageError(path, handle.write(bytes, at, bytes.length - at))).bytesWritten;
       }
     });
-    // A name that survives a power cut must not stand for bytes that did not. A device has no such thing to sync.
-    if (flags === "wx") await storing(path, handle.datasync());
+    // Sync before the rename: after a power cut, the final name must not exist without its content.
+    // A device has nothing to sync.
+    if (flags === "wx") await asStorageError(path, handle.datasync());
     return filled;
   } finally {
     await handle.close();
   }
 }
 
-/** Writes at the descriptor's own position, which it shares with whoever opened it, or at the end where it was opened to append. */
+/**
+ * Writes at the descriptor's current position, or at the end if it was opened for appending. The
+ * position is shared with the process that opened the file.
+ */
 async function writeDescriptor(fd: number, path: string, bytes: Uint8Array): Promise<void> {
   for (let at = 0; at < bytes.length; ) {
     const writing = new Promise<number>((resolve, reject) => {
@@ -130,7 +144,7 @@ async function writeDescriptor(fd: number, path: string, bytes: Uint8Array): Pro
         error ? reject(error) : resolve(written),
       );
     });
-    at += await storing(path, writing);
+    at += await asStorageError(path, writing);
   }
 }
 
@@ -141,14 +155,14 @@ async function kindOf(path: string): Promise<"file" | "directory" | "device" | "
     return stats.isFile() ? "file" : stats.isDirectory() ? "directory" : "device";
   } catch (error) {
     if (codeOf(error) === "ENOENT") return "none";
-    throw storageError(error, `${path} cannot be written`);
+    throw storageError(error, `cannot write ${path}`);
   }
 }
 
-async function storing<T>(path: string, operation: Promise<T>): Promise<T> {
+async function asStorageError<T>(path: string, operation: Promise<T>): Promise<T> {
   try {
     return await operation;
   } catch (error) {
-    throw storageError(error, `${path} cannot be written`);
+    throw storageError(error, `cannot write ${path}`);
   }
 }

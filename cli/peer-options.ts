@@ -19,13 +19,13 @@ import {
   type Value,
 } from "./values.ts";
 
-/** Which task. */
+/** Options that identify a task. */
 export interface TaskFlags {
   readonly taskId: string;
   readonly kind: PieceKind;
 }
 
-/** Whom to trust. */
+/** Options that set how a peer's certificate is verified. */
 export interface TrustFlags {
   readonly tls: boolean;
   readonly ca?: string | undefined;
@@ -33,7 +33,7 @@ export interface TrustFlags {
   readonly insecure: boolean;
 }
 
-/** How to fetch: what `piece` and `get` have in common. */
+/** Options shared by `piece` and `get`. Timeouts are in ms. */
 export interface FetchFlags extends ConfigFlags, TaskFlags, TrustFlags {
   readonly protocol?: ProtocolChoice | undefined;
   readonly connectTimeout?: number | undefined;
@@ -41,48 +41,49 @@ export interface FetchFlags extends ConfigFlags, TaskFlags, TrustFlags {
   readonly stallTimeout?: number | undefined;
 }
 
-/** Adds {@link TaskFlags} to a command. */
+/** Adds the options of {@link TaskFlags} to a command. */
 export function addTaskOptions(command: Command): Command {
   return command
     .requiredOption("--task-id <id>", "task id, 64 characters")
-    .addOption(new Option("--kind <kind>", "kind of task").choices(pieceKinds).default("standard"));
+    .addOption(new Option("--kind <kind>", "task kind").choices(pieceKinds).default("standard"));
 }
 
-/** Adds {@link FetchFlags} to a command. Defaults are named here, and filled in by `effective.ts`. */
+/**
+ * Adds the options of {@link FetchFlags} to a command. The help texts state the defaults; the
+ * configuration in `effective.ts` applies them.
+ */
 export function addFetchOptions(command: Command): Command {
   return addConfigOption(addTaskOptions(command))
     .addOption(
-      new Option("--protocol <name>", "protocol to fetch over (default: tcp)").choices(
-        protocolChoices,
-      ),
+      new Option("--protocol <name>", "transfer protocol (default: tcp)").choices(protocolChoices),
     )
     .option(
       "--tls",
-      "grpc, and what peers are asked of a task: over TLS, as --ca, --fingerprint and --insecure make it for --protocol grpc",
+      "use TLS for gRPC and the Dragonfly API; with --protocol grpc implied by --ca, --fingerprint, --insecure",
     )
     .option(
       "--ca <file>",
-      "quic, grpc: certificate authorities to trust, PEM; auto and hybrid then leave out tcp",
+      "quic, grpc: trust the certificate authorities in this PEM file; auto and hybrid then exclude tcp",
     )
     .option(
       "--fingerprint <hex...>",
-      "quic, grpc: SHA-256 of the peer's certificate, as `serve` prints it; auto and hybrid then leave out tcp",
+      "quic, grpc: trust the certificate with this SHA-256, as printed by `serve`; auto and hybrid then exclude tcp",
     )
     .option(
       "--insecure",
-      "quic, grpc: accept any certificate, as stock Dragonfly does; auto and hybrid go on using tcp",
+      "quic, grpc: accept any certificate, like dfdaemon; auto and hybrid may still use tcp",
     )
-    .option("--connect-timeout <duration>", "time for a connection to be made (default: 2s)")
-    .option("--piece-timeout <duration>", "time for one piece (default: 360s)")
-    .option("--stall-timeout <duration>", "time without a byte (default: 30s)");
+    .option("--connect-timeout <duration>", "timeout for connecting (default: 2s)")
+    .option("--piece-timeout <duration>", "timeout for one piece (default: 360s)")
+    .option("--stall-timeout <duration>", "timeout without received bytes (default: 30s)");
 }
 
 type Entries<Flags> = { readonly [Key in keyof Flags]-?: Value<Flags[Key]> };
 
-/** The schema of {@link TaskFlags}. */
+/** Validation schema of {@link TaskFlags}. */
 export const taskEntries: Entries<TaskFlags> = { taskId, kind: pieceKind };
 
-/** The schema of {@link TrustFlags}. */
+/** Validation schema of {@link TrustFlags}. */
 export const trustEntries: Entries<TrustFlags> = {
   tls: flag,
   ca: v.optional(text),
@@ -90,7 +91,7 @@ export const trustEntries: Entries<TrustFlags> = {
   insecure: flag,
 };
 
-/** The schema of {@link FetchFlags}. */
+/** Validation schema of {@link FetchFlags}. */
 export const fetchEntries: Entries<FetchFlags> = {
   ...configEntries,
   ...taskEntries,
@@ -101,46 +102,56 @@ export const fetchEntries: Entries<FetchFlags> = {
   stallTimeout: v.optional(duration),
 };
 
-/** Returns what peers are told as the id of the asking host: its name, and a word where the runtime keeps that secret. */
+/**
+ * Returns the host id that requests to peers carry: the host name, or `vortex-peer` when the
+ * runtime does not permit reading it.
+ */
 export function hostId(): string {
   return hostName() ?? "vortex-peer";
 }
 
-/** How peers are authenticated: when they are asked for pieces, and when they are asked over the Dragonfly API. */
+/** TLS options for connections to peers. */
 export interface PeerTls {
+  /** For piece downloads. */
   readonly tls?: TlsClientOptions;
+  /** For the Dragonfly API. */
   readonly apiTls?: TlsClientOptions;
 }
 
 /**
- * What the options say about TLS; nothing where they say nothing, and what the configuration says holds.
- * Rejects with `InvalidArgument` when they ask for a check that there would not be.
+ * Converts the trust options to TLS options. Without trust options the result is empty, and the
+ * configuration applies.
+ *
+ * Rejects with `InvalidArgument` when a trust option is combined with `tcp`, which has no TLS.
  */
 export async function peerTls(
   flags: TrustFlags,
   { protocol, tls: configured }: CreateDownloaderOptions,
 ): Promise<PeerTls> {
-  const given = givenTrust(flags);
+  const given = trustFlagNames(flags);
   if (protocol === "tcp" && (flags.tls || given.length > 0)) {
     const names = [flags.tls && "--tls", ...given].filter(Boolean).join(", ");
     throw new VortexError(
       "InvalidArgument",
-      `${names}: tcp has no certificates to check, quic and grpc have`,
+      `${names}: expected a protocol with TLS, such as quic or grpc, got tcp; set --protocol`,
     );
   }
   if (!flags.tls && given.length === 0) return {};
-  const tls = given.length > 0 ? await trustOf(flags) : (configured ?? {});
+  const tls = given.length > 0 ? await trustOptions(flags) : (configured ?? {});
   return { tls, ...((flags.tls || protocol === "grpc") && { apiTls: tls }) };
 }
 
-/** Whom the options trust. Rejects with `InvalidArgument` when they contradict each other, `StorageFailed` for a file. */
-export async function trustOf(flags: TrustFlags): Promise<TlsClientOptions> {
+/**
+ * Converts `--ca`, `--fingerprint` and `--insecure` to TLS options. Rejects with `InvalidArgument`
+ * when they contradict each other, and with `StorageFailed` when the CA file cannot be read.
+ */
+export async function trustOptions(flags: TrustFlags): Promise<TlsClientOptions> {
   const { ca, fingerprint: fingerprints, insecure } = flags;
-  const given = givenTrust(flags);
+  const given = trustFlagNames(flags);
   if (insecure && given.length > 1) {
     throw new VortexError(
       "InvalidArgument",
-      `${given.join(", ")}: --insecure checks nothing, so give it alone`,
+      `${given.join(", ")}: expected --insecure or certificate checks, got both`,
     );
   }
   if (insecure) return { verify: false };
@@ -150,8 +161,8 @@ export async function trustOf(flags: TrustFlags): Promise<TlsClientOptions> {
   };
 }
 
-/** The options that say whom to trust, by name. */
-export function givenTrust({ ca, fingerprint, insecure }: TrustFlags): string[] {
+/** Returns the names of the trust options that are set. */
+export function trustFlagNames({ ca, fingerprint, insecure }: TrustFlags): string[] {
   return [
     ca !== undefined && "--ca",
     fingerprint && "--fingerprint",

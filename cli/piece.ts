@@ -1,11 +1,19 @@
 import type { Command } from "commander";
 import * as v from "valibot";
 import { VortexError } from "../src/errors.ts";
-import { effectiveDownloader } from "./effective.ts";
+import { effectiveDownloaderOptions } from "./effective.ts";
 import { targetOf, type Write, withFile, withStream } from "./output.ts";
 import { addFetchOptions, fetchEntries, hostId, peerTls } from "./peer-options.ts";
 import type { CliEnvironment } from "./terminal.ts";
-import { byteRange, count, flag, inOptions, parseOptions, peerAddress, text } from "./values.ts";
+import {
+  byteRange,
+  count,
+  flag,
+  parseOptions,
+  peerAddress,
+  text,
+  withRangeFlag,
+} from "./values.ts";
 
 const schema = v.object({
   ...fetchEntries,
@@ -16,43 +24,46 @@ const schema = v.object({
   force: flag,
 });
 
-/** `vortex-peer piece`: one piece from one peer. */
+/** Adds `vortex-peer piece`, which fetches one piece from one peer. */
 export function addPieceCommand(program: Command, environment: CliEnvironment): void {
   const command = program
     .command("piece")
     .summary("fetch one piece from one peer")
     .description(
-      "Fetches one piece from one peer, to a file or to standard output. The content is checked against its digest; a file " +
-        "has its name only after that, and standard output lacks the end of a piece that failed.",
+      "Fetches one piece from one peer, to a file or to standard output, and verifies it by its digest. " +
+        "A file is created only after the verification. Standard output lacks the end of a piece that " +
+        "failed.",
     )
     .requiredOption(
       "--peer <address>",
-      "the peer: host:port, at its port for the protocol; or quic=host:port,tcp=host:port,grpc=host:port, of which each protocol " +
-        "takes its own",
+      "peer: host:port, or one address per protocol as quic=host:port,tcp=host:port,grpc=host:port",
     );
   addFetchOptions(command)
-    .requiredOption("--number <n>", "number of the piece, from 0")
+    .requiredOption("--number <n>", "piece number, from 0")
     .option(
       "--range <a-b>",
-      "only bytes a to b of the piece, b included; a part cannot be checked against the digest of the piece",
+      "only bytes a to b of the piece, inclusive; a range cannot be verified by the digest of the piece",
     )
-    .option("-o, --output <file>", "where to, - for standard output", "-")
-    .option("--force", "write to a terminal, too")
+    .option("-o, --output <file>", "output file, - for standard output", "-")
+    .option("--force", "write to standard output even if it is a terminal")
     .action((options: unknown) => fetchPiece(options, environment));
 }
 
 async function fetchPiece(commandLine: unknown, environment: CliEnvironment): Promise<void> {
   const options = parseOptions(schema, commandLine);
   const { peer: addr, taskId, kind, number, range } = options;
-  const how = await effectiveDownloader(options, environment);
+  const downloaderOptions = await effectiveDownloaderOptions(options, environment);
   const fill = async (write: Write): Promise<void> => {
-    const tls = await peerTls(options, how);
-    await using downloader = (await environment.loadFace()).createDownloader({ ...how, ...tls });
+    const tls = await peerTls(options, downloaderOptions);
+    await using downloader = (await environment.loadFace()).createDownloader({
+      ...downloaderOptions,
+      ...tls,
+    });
     const request = { addr, hostId: hostId(), taskId, kind, number, ...(range && { range }) };
     const piece = await downloader
       .downloadPiece(request, { signal: environment.signal })
       .catch((error: unknown) => {
-        throw inOptions(VortexError.from(error, "Internal"), range, "piece");
+        throw withRangeFlag(VortexError.from(error, "Internal"), range, "piece");
       });
     for await (const chunk of piece.content) await write(chunk);
   };

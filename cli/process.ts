@@ -1,16 +1,19 @@
 import process from "node:process";
 import { isatty } from "node:tty";
 import { isGranted } from "../adapters/shared/permission.ts";
-import { endingSignals, interruption } from "./exit-codes.ts";
+import { interruption, signalExitCodes } from "./exit-codes.ts";
 import type { CliFace } from "./face.ts";
 import { runCli } from "./program.ts";
-import { type CliEnvironment, guarded } from "./terminal.ts";
+import { type CliEnvironment, withNodeErrors } from "./terminal.ts";
 
-/** Runs the command as this process, with the process's own words, streams and signals, and ends the process. */
+/**
+ * Runs the command with this process's arguments, streams and signals, and exits the process with
+ * its exit code.
+ */
 export async function runProcess(loadFace: () => Promise<CliFace>): Promise<never> {
-  const env = grantedEnvironment();
+  const env = permittedEnvironment();
   const { stdout, stderr } = standardStreams();
-  const signal = endingSignal();
+  const signal = terminationSignal();
   const openStdin = () => process.stdin;
   const environment = {
     openStdin,
@@ -19,26 +22,30 @@ export async function runProcess(loadFace: () => Promise<CliFace>): Promise<neve
     env,
     signal,
     loadFace,
-    ...(hasHangups() && { onHangup }),
+    ...(reloadsOnHangup() && { onHangup }),
   };
-  // Handles in the background hold no process. Node ends one that only waits for such by code 13.
-  const hold = setInterval(() => {}, HOLD_INTERVAL);
+  // Unreferenced handles do not keep the process alive. Node exits with code 13 when only such
+  // remain.
+  const keepAlive = setInterval(() => {}, KEEP_ALIVE_INTERVAL_MS);
   const code = await runCli(process.argv.slice(2), environment);
-  clearInterval(hold);
-  // What has been written to a pipe may not have left yet.
+  clearInterval(keepAlive);
+  // Data written to a pipe may still be buffered.
   for (const output of [stdout, stderr])
     await new Promise<void>((resolve) => output.write("", () => resolve()));
   process.exit(code);
 }
 
 /** Interval of a timer that keeps the process alive while the command runs, in ms. */
-const HOLD_INTERVAL = 60_000;
+const KEEP_ALIVE_INTERVAL_MS = 60_000;
 
-/** The environment, in which a variable that may not be read without asking the user is not set. */
-function grantedEnvironment(): CliEnvironment["env"] {
+/**
+ * Returns the environment variables, with those that Deno would prompt for treated as unset.
+ */
+function permittedEnvironment(): CliEnvironment["env"] {
   const readable = (variable: string | symbol): variable is string =>
     typeof variable === "string" && isGranted({ name: "env", variable });
-  // Not a proxy of the environment itself: the engine would look into that too.
+  // The proxy's target is an empty object: the engine would also read from `process.env` as a
+  // target.
   return new Proxy<Record<string, string | undefined>>(
     {},
     { get: (_, variable) => (readable(variable) ? process.env[variable] : undefined) },
@@ -49,11 +56,11 @@ function standardStreams(): Pick<CliEnvironment, "stdout" | "stderr"> {
   const { stdout, stderr } = process;
   return process.versions.deno === undefined
     ? { stdout, stderr }
-    : { stdout: guarded(stdout), stderr: guarded(stderr) };
+    : { stdout: withNodeErrors(stdout), stderr: withNodeErrors(stderr) };
 }
 
-/** Fires at the first SIGINT or SIGTERM; whoever sends a second one does not want to wait. */
-function endingSignal(): AbortSignal {
+/** Returns a signal that aborts at the first SIGINT or SIGTERM. A second one exits at once. */
+function terminationSignal(): AbortSignal {
   const controller = new AbortController();
   for (const name of ["SIGINT", "SIGTERM"] as const) {
     const onSignal = (): void => {
@@ -61,10 +68,11 @@ function endingSignal(): AbortSignal {
         controller.abort(interruption(name));
         return;
       }
-      // Node's exit waits for file operations, and one on a pipe that nobody reads never ends; the signal itself waits for nothing.
+      // `process.exit` waits for file operations, and a write to a pipe without a reader never
+      // ends. The signal's default action does not wait.
       process.off(name, onSignal);
       process.kill(process.pid, name);
-      process.exit(endingSignals[name]);
+      process.exit(signalExitCodes[name]);
     };
     process.on(name, onSignal);
   }
@@ -72,10 +80,10 @@ function endingSignal(): AbortSignal {
 }
 
 /**
- * Whether SIGHUP asks this process to look at its certificate again, as it asks daemons. On a terminal it says that the terminal is
- * gone, and Windows has another meaning for it; there it ends the process.
+ * Returns true if SIGHUP reloads the certificate, as usual for daemons. On a terminal it means that
+ * the terminal closed, and on Windows that the console closed; there it ends the process.
  */
-function hasHangups(): boolean {
+function reloadsOnHangup(): boolean {
   return process.platform !== "win32" && ![0, 1, 2].some((descriptor) => isatty(descriptor));
 }
 

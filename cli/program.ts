@@ -23,35 +23,39 @@ import {
 } from "./terminal.ts";
 import { version } from "./version.ts";
 
-/** How failures are reported, for `--help`. */
+/** Description of failure reports, for `--help`. */
 const failureHelp: string = [
-  "What failed is one line on standard error; with --json, one object in place of it, where the others are printed:",
+  "A failure is reported as one line on standard error. With --json it is one object instead, on the",
+  "stream of the other objects:",
   '  {"type":"failed", code, kind, message, addr, exitCode}',
 ].join("\n");
 
-/** The environment variables, for `--help`. */
+/** Description of the environment variables, for `--help`. */
 const variables = [
   "Environment:",
-  `  ${configVariable}  the configuration file, where --config names none`,
-  "  VORTEX_PEER_DEBUG=1  the same as --debug",
+  `  ${configVariable}  configuration file, unless --config is given`,
+  "  VORTEX_PEER_DEBUG=1  same as --debug",
 ].join("\n");
 
 /**
- * Runs the command with `args`, the words after its name. Resolves to the exit code, see `exit-codes.ts`; never rejects.
- * What failed is told in one line on stderr, with the stack for `--debug` and VORTEX_PEER_DEBUG=1.
+ * Runs the command with `args`, the arguments after the program name. Resolves to the exit code,
+ * see `exit-codes.ts`; never rejects.
+ *
+ * A failure is written to stderr as one line, plus the stack with `--debug` or VORTEX_PEER_DEBUG=1.
  */
 export async function runCli(
   args: readonly string[],
   environment: CliEnvironment,
 ): Promise<number> {
   const { stdout, stderr } = environment;
-  // A write to a closed pipe fails where it was made; without a listener it would end the process as well, some time later.
+  // A write to a closed pipe fails at the call. Without a listener, the later `error` event would
+  // also end the process.
   const ignore = (): void => {};
   stdout.on("error", ignore);
   stderr.on("error", ignore);
   const { VORTEX_PEER_DEBUG } = environment.env;
   let debug = VORTEX_PEER_DEBUG === "1";
-  /** Help and version, as far as they are written. */
+  /** Resolves when the help or version text is written. */
   let printed: Promise<void> = Promise.resolve();
   const program = new Command("vortex-peer")
     .description("Fetches pieces and whole tasks from Dragonfly peers, and serves them.")
@@ -63,10 +67,10 @@ export async function runCli(
         printed.catch(ignore);
       },
       writeErr: (text) => stderr.write(text),
-      // Nothing is coloured; commander would read the environment for it.
+      // Output has no colours. Without these, commander reads the environment to find out.
       getOutHasColors: () => false,
       getErrHasColors: () => false,
-      // Told below, as everything that fails is.
+      // `report` below prints all failures.
       outputError: ignore,
     })
     .addHelpText("afterAll", `\n${exitCodeTable}\n\n${failureHelp}\n\n${variables}`)
@@ -80,8 +84,8 @@ export async function runCli(
   addIdCommand(program, environment);
   addConfigCommand(program, environment);
   for (const command of program.commands) {
-    for (const one of [command, ...command.commands])
-      one.option("--debug", "show the stack of what failed");
+    for (const subcommand of [command, ...command.commands])
+      subcommand.option("--debug", "print the stack trace of a failure");
   }
   try {
     await program.parseAsync(args, { from: "user" });
@@ -89,14 +93,14 @@ export async function runCli(
   } catch (error) {
     if (error instanceof CommanderError) {
       if (error.exitCode === 0) return printed.then(() => 0, report);
-      // Called without a command: the help has been printed, and is all there is to say.
+      // Called without a command: the help is already printed.
       if (error.code === "commander.help") return 2;
       return report(new VortexError("InvalidArgument", error.message.replace(/^error: /, "")));
     }
     return report(error);
   }
 
-  /** Reports what failed, in JSON where that was asked for, and returns the exit code. */
+  /** Reports a failure as a line of text, or as JSON with `--json`. Returns the exit code. */
   async function report(error: unknown): Promise<number> {
     const cause = error instanceof ConfigFailure ? error.cause : error;
     const exitCode = exitCodeOf(cause);
@@ -107,7 +111,7 @@ export async function runCli(
       output &&
       (await writeLine(output, failedLine(failure, exitCode)).then(() => true, isClosedPipe));
     if (!written) for (const line of linesOf(error, failure)) stderr.write(`${oneLine(line)}\n`);
-    // Between objects, a stack would be in the way of whoever reads them.
+    // A stack trace between JSON objects would break their readers.
     if (debug && !(written && output === stderr)) stderr.write(`${printable(inspect(cause))}\n`);
     return exitCode;
   }
@@ -119,7 +123,7 @@ function linesOf(error: unknown, failure: VortexError): string[] {
     : [`vortex-peer: ${failureText(failure)}`];
 }
 
-/** The stream for JSON where `--json` is given, be the rest of the command line right or wrong. */
+/** Returns the stream for JSON if `--json` is given, even when other options are invalid. */
 async function jsonOutputFor(
   args: readonly string[],
   environment: CliEnvironment,
@@ -134,7 +138,7 @@ async function jsonOutputFor(
   try {
     lenient.parseOptions([...args]);
   } catch {
-    // An option without its value; what stands before it is known.
+    // An option lacks its value. Options before it are parsed.
   }
   const { json, output } = lenient.opts<{ readonly json?: true; readonly output?: string }>();
   if (!json) return undefined;

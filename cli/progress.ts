@@ -1,4 +1,4 @@
-/** How far a download is, and how it went, in words: pure functions of what the task engine tells. */
+/** Formats the progress and the summary of a download as text. Pure functions. */
 import { oneLine, type VortexError } from "../src/errors.ts";
 import type {
   ParentProgress,
@@ -10,36 +10,40 @@ import type {
 import { inFlags } from "./flag-words.ts";
 import { formatBytes, formatRate, formatShare, formatTime, percentOf } from "./format.ts";
 
-/** Characters of the bar, without its brackets. */
-const MIN_BAR = 10;
-const MAX_BAR = 40;
+/** Width of the progress bar in columns, without its brackets. */
+const MIN_BAR_COLUMNS = 10;
+const MAX_BAR_COLUMNS = 40;
 
 /**
- * One line of at most `columns` characters: percent, bar, bytes, rate, time left, parents. What does not fit is left out, from the
- * end; the bar takes the room that there is.
+ * Formats the progress line of a terminal, at most `columns` wide: percent, bar, bytes, rate, time
+ * left, parents. Fields that do not fit are omitted from the end. The bar fills the remaining
+ * width.
  */
 export function progressBar(progress: TaskProgress, columns: number): string {
   const { bytes, totalBytes } = progress;
-  if (totalBytes === undefined) return askingText(progress).slice(0, columns);
+  if (totalBytes === undefined) return queryingText(progress).slice(0, columns);
   const percent = `${String(percentOf(bytes, totalBytes)).padStart(3)}%`;
   const fields = fieldsOf(progress, totalBytes);
   for (let kept = fields.length; kept > 0; kept--) {
     const words = fields.slice(0, kept).join("  ");
     const room = columns - percent.length - words.length - 5;
-    if (room >= MIN_BAR)
-      return `${percent} [${bar(bytes, totalBytes, Math.min(room, MAX_BAR))}]  ${words}`;
+    if (room >= MIN_BAR_COLUMNS)
+      return `${percent} [${bar(bytes, totalBytes, Math.min(room, MAX_BAR_COLUMNS))}]  ${words}`;
   }
   return `${percent} ${fields[0]}`.slice(0, columns);
 }
 
-/** The same as one plain line, for a log. */
+/** Formats the progress as one line without a bar, for logs. */
 export function progressText(progress: TaskProgress): string {
   const { bytes, totalBytes } = progress;
-  if (totalBytes === undefined) return askingText(progress);
+  if (totalBytes === undefined) return queryingText(progress);
   return `${percentOf(bytes, totalBytes)}%, ${fieldsOf(progress, totalBytes).join(", ")}`;
 }
 
-/** How a download went, in one line: with what vouched for it, and with the parents that failed, and why. */
+/**
+ * Formats the summary of a finished download as one line. It has size, time, rate, verification,
+ * and the failed parents with their errors.
+ */
 export function summaryText({
   bytes,
   resumedBytes,
@@ -50,35 +54,35 @@ export function summaryText({
   const seconds = Math.max(1, duration) / 1000;
   const words = [`fetched ${formatBytes(bytes)} in ${seconds.toFixed(1)} s`];
   if (resumedBytes < bytes) words.push(formatRate((bytes - resumedBytes) / seconds));
-  if (resumedBytes > 0) words.push(`${formatBytes(resumedBytes)} of it by an earlier run`);
-  const deliverers = parents.filter(({ pieces }) => pieces > 0).length;
-  if (deliverers > 0) words.push(`from ${plural(deliverers, "parent")}`);
+  if (resumedBytes > 0) words.push(`${formatBytes(resumedBytes)} from an earlier run`);
+  const sources = parents.filter(({ pieces }) => pieces > 0).length;
+  if (sources > 0) words.push(`from ${plural(sources, "parent")}`);
   words.push(verifiedText(verified));
   return [
     words.join(", "),
-    ...troubled(parents, "left-out", "left out"),
-    ...troubled(parents, "waiting", "failing"),
+    ...parentsInState(parents, "left-out", "left out"),
+    ...parentsInState(parents, "waiting", "failing"),
   ].join("; ");
 }
 
-/** What vouched for the content. Only a digest of the whole verifies it. */
+/** Formats the verification level. Only a digest of the whole content counts as verified. */
 function verifiedText(verified: Verified): string {
   switch (verified.level) {
     case "whole":
-      return `verified by ${verified.by === "caller" ? "--digest" : "the digest that the parents name"}`;
+      return `verified by ${verified.by === "caller" ? "--digest" : "the parents' digest"}`;
     case "pieces":
       return "unverified (no --digest: only pieces were checked)";
     case "none":
-      return "unverified (no --digest: not all parents could be compared)";
+      return "unverified (no --digest: some parents could not be compared)";
   }
 }
 
-/** What failed, with its code, on one line. */
+/** Formats an error as one line: its code and message. */
 export function failureText({ code, message }: VortexError): string {
   return `${code}: ${oneLine(inFlags(message))}`;
 }
 
-/** `1 parent`, `2 parents`. */
+/** Formats a count with its noun: `1 parent`, `2 parents`. */
 function plural(number: number, noun: string): string {
   return `${number} ${noun}${number === 1 ? "" : "s"}`;
 }
@@ -94,30 +98,30 @@ function fieldsOf(progress: TaskProgress, totalBytes: number): [string, ...strin
   return fields;
 }
 
-function askingText({ patienceLeft }: TaskProgress): string {
-  const asking = "asking for the length of the task";
-  return patienceLeft === undefined ? asking : `${asking}: ${waitingText(patienceLeft)}`;
+function queryingText({ patienceLeft }: TaskProgress): string {
+  const querying = "querying the task length";
+  return patienceLeft === undefined ? querying : `${querying}: ${waitingText(patienceLeft)}`;
 }
 
-/** The download waits for its last parents. */
+/** Formats the remaining time until a download without responding parents fails. */
 function waitingText(patienceLeft: number): string {
-  return `no parent answers, ${formatTime(patienceLeft)} until it is given up`;
+  return `no parent responds, giving up in ${formatTime(patienceLeft)}`;
 }
 
-/** `2 parents`, and how many of them are not active. */
+/** Formats the number of parents, with the inactive ones: `4 parents (1 waiting, 1 left out)`. */
 function parentsText(parents: readonly ParentProgress[]): string {
   const others: readonly [ParentState, string][] = [
     ["waiting", "waiting"],
     ["left-out", "left out"],
   ];
-  const told = others
+  const listed = others
     .map(
       ([state, words]) =>
         [parents.filter((parent) => parent.state === state).length, words] as const,
     )
     .filter(([number]) => number > 0)
     .map(([number, words]) => `${number} ${words}`);
-  return `${plural(parents.length, "parent")}${told.length === 0 ? "" : ` (${told.join(", ")})`}`;
+  return `${plural(parents.length, "parent")}${listed.length === 0 ? "" : ` (${listed.join(", ")})`}`;
 }
 
 function bar(bytes: number, totalBytes: number, width: number): string {
@@ -125,10 +129,17 @@ function bar(bytes: number, totalBytes: number, width: number): string {
   return "#".repeat(full).padEnd(width, ".");
 }
 
-/** The parents in a state, each with what went wrong there; nothing when there is none. */
-function troubled(parents: readonly ParentProgress[], state: ParentState, words: string): string[] {
-  const told = parents
+/**
+ * Lists the parents in a state with their errors, after the heading `words`. Empty without such
+ * parents.
+ */
+function parentsInState(
+  parents: readonly ParentProgress[],
+  state: ParentState,
+  words: string,
+): string[] {
+  const listed = parents
     .filter((parent) => parent.state === state)
     .map(({ parent, reasons }) => `${parent} (${reasons.map(failureText).join("; ")})`);
-  return told.length === 0 ? [] : [`${words}: ${told.join(", ")}`];
+  return listed.length === 0 ? [] : [`${words}: ${listed.join(", ")}`];
 }

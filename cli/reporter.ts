@@ -2,21 +2,23 @@ import type { ProtocolEvent } from "../src/client/auto/downloader.ts";
 import type { Clock } from "../src/runtime.ts";
 import type { TaskEvent, TaskProgress, TaskReport } from "../src/task/task.ts";
 
-/** Tells the user how a download goes. */
+/** Prints the progress, events and result of a download. */
 export interface Reporter {
-  /** Milliseconds between two words on progress. Undefined: none are wanted. */
+  /** Interval between calls of `progress`, in ms. Undefined disables them. */
   readonly interval: number | undefined;
+  /** Reports the current progress. */
   progress(progress: TaskProgress): void;
+  /** Reports an event of the download. */
   event(event: TaskEvent): void;
-  /** A protocol was chosen for a peer. */
+  /** Reports the protocol chosen for a peer. */
   protocol(event: ProtocolEvent): void;
-  /** All is there and right, and has its name. Rejects with `StorageFailed` when that cannot be reported. */
+  /** Reports success, after the content is complete at its target. Rejects with `StorageFailed`. */
   done(report: TaskReport): Promise<void>;
-  /** The download failed: makes room for the message about it, which `program.ts` prints. */
+  /** Clears the progress output after a failure. `program.ts` prints the error itself. */
   failed(): void;
 }
 
-/** Has a reporter tell of progress at its interval. Returns what ends that. */
+/** Calls `reporter.progress` at the reporter's interval. Returns a function that stops it. */
 export function reportProgress(
   reporter: Reporter,
   progress: () => TaskProgress,
@@ -24,10 +26,10 @@ export function reportProgress(
 ): () => void {
   const { interval } = reporter;
   if (interval === undefined) return () => {};
-  const tell = (): void => {
-    timer = clock.setTimer(tell, interval);
+  const report = (): void => {
+    timer = clock.setTimer(report, interval);
     reporter.progress(progress());
   };
-  let timer = clock.setTimer(tell, interval);
+  let timer = clock.setTimer(report, interval);
   return () => timer.cancel();
 }

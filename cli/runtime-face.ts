@@ -2,7 +2,7 @@ import process from "node:process";
 import type { Face } from "../entry/face.ts";
 import type { CliFace } from "./face.ts";
 
-/** The face of the runtime that this runs on. */
+/** Loads the entry point of the current runtime: Node, Bun or Deno. */
 export async function runtimeFace(): Promise<CliFace> {
   const [{ createDownloader, startServer }, { createDirectory }] = await Promise.all([
     faceOfRuntime(),

@@ -12,13 +12,13 @@ import type { TlsServerOptions } from "../src/transport/tls.ts";
 import { addConfigOption, configEntries, effectiveConfig } from "./effective.ts";
 import type { CliServer } from "./face.ts";
 import { formatShare, percentOf } from "./format.ts";
-import { checkIdentityOptions, givenIdentity, identityTls, namesIdentity } from "./identity.ts";
+import { checkIdentityOptions, givenIdentity, identityTls, requiresIdentity } from "./identity.ts";
 import { StatusLine } from "./status-line.ts";
 import { type CliEnvironment, writeLine } from "./terminal.ts";
 import { count, flag, parseOptions, portText, rate, size, taskId, text } from "./values.ts";
 
-/** Milliseconds between two looks of the progress while a file is read. */
-const LOOKS = 200;
+/** Interval between updates of the progress line while a file is read, in ms. */
+const PROGRESS_INTERVAL_MS = 200;
 
 const schema = v.object({
   ...configEntries,
@@ -43,56 +43,54 @@ const schema = v.object({
 
 type ServeOptions = v.InferOutput<typeof schema>;
 
-/** How to serve, as the configuration has it. */
+/** Server options from the configuration and the command line. */
 type ServerSetup = Omit<StorageServerOptions, "store">;
 
-/** A task that is served, and the files that have its content. */
+/** Served task and the files with its content. */
 interface Served {
   readonly paths: readonly [string, ...string[]];
   readonly task: StoredTask;
 }
 
-/** `vortex-peer serve`: files as tasks, to whoever asks. */
+/** Adds `vortex-peer serve`, which serves files as tasks until a signal ends the command. */
 export function addServeCommand(program: Command, environment: CliEnvironment): void {
   const command = program
     .command("serve")
     .summary("serve files as tasks")
     .description(
-      "Serves files as tasks over QUIC, TCP and gRPC, until it is interrupted. Prints where, and how to fetch them. SIGHUP, " +
-        "unless it runs on a terminal, changes the certificate: --cert and --key are read again, a self-signed one is made anew.",
+      "Serves files as tasks over QUIC, TCP and gRPC until interrupted. Prints the addresses and the " +
+        "commands that fetch the files. Outside a terminal, SIGHUP changes the certificate: it reads " +
+        "--cert and --key again, or creates a new self-signed certificate.",
     )
-    .argument("<file...>", "files to serve; those of the same content are one task");
+    .argument("<file...>", "files to serve; files with the same content form one task");
   addConfigOption(command)
     .option("--host <host>", "address to listen on (default: 0.0.0.0)")
-    .option("--quic-port <port>", "port for QUIC, 0 for any (default: 4006)")
-    .option("--tcp-port <port>", "port for TCP, 0 for any (default: 4005)")
-    .option("--grpc-port <port>", "port for gRPC, 0 for any (default: 4000)")
-    .option("--no-quic", "do not serve QUIC")
-    .option("--no-tcp", "do not serve TCP")
-    .option("--no-grpc", "do not serve gRPC")
-    .option("--task-id <id>", "task id, 64 characters (default: the SHA-256 of the content)")
+    .option("--quic-port <port>", "QUIC port, 0 for any free port (default: 4006)")
+    .option("--tcp-port <port>", "TCP port, 0 for any free port (default: 4005)")
+    .option("--grpc-port <port>", "gRPC port, 0 for any free port (default: 4000)")
+    .option("--no-quic", "do not serve over QUIC")
+    .option("--no-tcp", "do not serve over TCP")
+    .option("--no-grpc", "do not serve over gRPC")
+    .option("--task-id <id>", "task id, 64 characters (default: SHA-256 of the content)")
     .option(
       "--piece-length <size>",
-      "length of a piece, up to 64MiB (default: as stock Dragonfly chooses)",
+      "piece length, up to 64MiB (default: derived from the content length, like dfdaemon)",
     )
-    .option("--grpc-tls", "serve gRPC over TLS, which stock peers do not expect")
+    .option("--grpc-tls", "serve gRPC over TLS, which dfdaemon does not expect")
     .option(
       "--cert <file>",
-      "certificate chain for QUIC and --grpc-tls, PEM (default: a self-signed one)",
+      "certificate chain for QUIC and --grpc-tls, PEM (default: self-signed certificate)",
     )
     .option("--key <file>", "private key of the certificate, PEM")
     .option(
       "--identity <file>",
-      "where the self-signed certificate is kept with its key (default: the user's state folder)",
+      "file that keeps the self-signed certificate and its key (default: in the user's state folder)",
     )
-    .option("--no-identity", "keep no certificate: each run has a new one")
-    .option("--rotate", "begin with a new self-signed certificate")
-    .option(
-      "--upload-rate <rate>",
-      "bytes a second that all answers may take together, such as 50MB/s",
-    )
-    .option("--max-connections <n>", "connections at a time for each protocol (default: 1024)")
-    .option("--json", "print one JSON object, on one line, when ready")
+    .option("--no-identity", "keep no certificate; each run creates a new one")
+    .option("--rotate", "start with a new self-signed certificate")
+    .option("--upload-rate <rate>", "limit of all uploads together, such as 50MB/s (default: none)")
+    .option("--max-connections <n>", "max connections per protocol (default: 1024)")
+    .option("--json", "print one JSON object on one line when ready")
     .action((files: string[], options: unknown) => serve(files, options, environment));
 }
 
@@ -103,44 +101,41 @@ async function serve(
 ): Promise<void> {
   const flags = parseOptions(schema, commandLine);
   const { config, server: serverOptions } = await effectiveConfig(flags, environment);
-  const how = await serverOptions();
-  const options = withConfiguredTls(flags, how, config);
+  const setup = await serverOptions();
+  const options = withConfiguredTls(flags, setup, config);
   if (options.taskId !== undefined && files.length > 1) {
-    throw new VortexError(
-      "InvalidArgument",
-      "--task-id names one task, and there are several files",
-    );
+    throw new VortexError("InvalidArgument", `--task-id: expected one file, got ${files.length}`);
   }
   if (!options.quic && !options.tcp && !options.grpc) {
     throw new VortexError(
       "InvalidArgument",
-      "--no-quic, --no-tcp, --no-grpc: nothing is left to serve over",
+      "--no-quic, --no-tcp, --no-grpc: expected at most two of them, got all three",
     );
   }
   checkIdentityOptions(options, options.quic || (options.grpc && options.grpcTls));
   if (options.grpcTls && !options.grpc)
-    throw new VortexError("InvalidArgument", "--no-grpc, --grpc-tls: expected one");
+    throw new VortexError("InvalidArgument", "--grpc-tls: expected gRPC enabled, got --no-grpc");
   const { signal } = environment;
   await using store = new FilePieceStore();
   const served = await addFiles(store, files, options, environment);
-  const server = await start(store, options, how, environment);
+  const server = await start(store, options, setup, environment);
   let stopRotating = (): void => {};
   try {
     if (options.rotate) await server.rotateCertificate();
     const lines = options.json ? [asJson(server, served)] : asText(server, served, options);
-    // Whoever reads that the server is ready may send SIGHUP at once, so that is listened for first.
+    // The SIGHUP handler is installed before the output: a reader of it may send SIGHUP at once.
     const printing = Promise.resolve().then(() => print(lines, environment));
     if (server.fingerprint !== undefined)
       stopRotating = rotateAtHangup(server, options, environment, printing);
     await printing;
-    await fired(signal);
+    await aborted(signal);
   } finally {
     stopRotating();
     await server.close();
   }
 }
 
-/** The options, with the certificate that the configuration names where they say nothing about one. */
+/** Fills in the configured certificate when the command line has no certificate options. */
 function withConfiguredTls(
   flags: ServeOptions,
   { tls }: ServerSetup,
@@ -149,7 +144,8 @@ function withConfiguredTls(
   if (tls === undefined) return flags;
   const grpcTls = flags.grpcTls || flags.grpc;
   const unsecured = !flags.quic && !grpcTls;
-  if (unsecured || namesIdentity(flags) || flags.identity === false) return { ...flags, grpcTls };
+  if (unsecured || requiresIdentity(flags) || flags.identity === false)
+    return { ...flags, grpcTls };
   const { cert, key } = upload.server;
   return { ...flags, grpcTls, cert, key };
 }
@@ -161,34 +157,35 @@ async function start(
   { stderr, env, loadFace }: CliEnvironment,
 ): Promise<CliServer> {
   const { grpcTls } = options;
-  const tell = teller(stderr);
-  const others = {
+  const reportError = errorReporter(stderr);
+  const withoutQuic = {
     store,
     ...rest,
     ...(options.tcp && tcp && { tcp }),
     ...(options.grpc && grpc && { grpc: { ...grpc, ...(grpcTls && { tls: true }) } }),
     ...((options.quic || grpcTls) && {
-      tls: { ...clientCaOf(tls), ...(await identityTls(options, env, tell)) },
+      tls: { ...clientCaOnly(tls), ...(await identityTls(options, env, reportError)) },
     }),
-    onError: tell,
+    onError: reportError,
   };
   const face = await loadFace();
-  if (!options.quic || quic === undefined) return face.startServer(others);
+  if (!options.quic || quic === undefined) return face.startServer(withoutQuic);
   try {
-    return await face.startServer({ ...others, quic });
+    return await face.startServer({ ...withoutQuic, quic });
   } catch (error) {
-    // Whoever names no port for QUIC has not asked for it by name.
-    const goOn =
-      options.quicPort === undefined && !namesIdentity(options) && (options.tcp || options.grpc);
-    if (!goOn || !(error instanceof VortexError) || error.code !== "Unavailable") throw error;
-    // Some platforms and runtimes have no QUIC; what they have is served all the same.
-    tell(error);
-    return face.startServer(others);
+    // QUIC is optional unless --quic-port or a certificate option asks for it.
+    const canServeWithoutQuic =
+      options.quicPort === undefined && !requiresIdentity(options) && (options.tcp || options.grpc);
+    if (!canServeWithoutQuic || !(error instanceof VortexError) || error.code !== "Unavailable")
+      throw error;
+    // Some platforms and runtimes have no QUIC. The other protocols are served there.
+    reportError(error);
+    return face.startServer(withoutQuic);
   }
 }
 
-/** Whom clients' certificates must come from stays, whatever certificate is shown to them. */
-function clientCaOf(tls: TlsServerOptions | undefined): TlsServerOptions {
+/** Returns only the client CA of `tls`. It applies regardless of the server's certificate. */
+function clientCaOnly(tls: TlsServerOptions | undefined): TlsServerOptions {
   return tls?.clientCa === undefined ? {} : { clientCa: tls.clientCa };
 }
 
@@ -196,7 +193,10 @@ async function print(lines: readonly string[], { stdout, signal }: CliEnvironmen
   for (const line of lines) await writeLine(stdout, line, signal);
 }
 
-/** Changes the certificate at each SIGHUP, and prints its fingerprint after what `printing` prints, until the result is called. */
+/**
+ * Changes the certificate at each SIGHUP and prints the new fingerprint, after `printing` resolved.
+ * Returns a function that removes the handler.
+ */
 function rotateAtHangup(
   server: CliServer,
   options: ServeOptions,
@@ -213,14 +213,14 @@ function rotateAtHangup(
         environment,
       );
     } catch (error) {
-      teller(stderr)(VortexError.from(error, "Internal"));
+      errorReporter(stderr)(VortexError.from(error, "Internal"));
     }
   };
   return onHangup?.(() => void rotate()) ?? (() => {});
 }
 
-/** Tells of what goes wrong while the server goes on. */
-function teller(stderr: CliEnvironment["stderr"]): (error: VortexError) => void {
+/** Returns a function that writes a non-fatal error to stderr as one line. */
+function errorReporter(stderr: CliEnvironment["stderr"]): (error: VortexError) => void {
   return ({ code, message }) => {
     stderr.write(`vortex-peer: ${code}: ${oneLine(message)}\n`);
   };
@@ -235,7 +235,7 @@ async function addFiles(
   if (pieceLength !== undefined && (pieceLength < 1 || pieceLength > MAX_PIECE_LENGTH)) {
     throw new VortexError(
       "InvalidArgument",
-      `--piece-length ${pieceLength}: expected 1 to ${MAX_PIECE_LENGTH} bytes`,
+      `--piece-length: expected 1 to ${MAX_PIECE_LENGTH} bytes, got ${pieceLength}`,
     );
   }
   const served = new Map<string, Served>();
@@ -243,7 +243,7 @@ async function addFiles(
     const progress = new StatusLine(stderr);
     let shownAt = Number.NEGATIVE_INFINITY;
     const onProgress = (indexed: number, total: number): void => {
-      if (performance.now() - shownAt < LOOKS) return;
+      if (performance.now() - shownAt < PROGRESS_INTERVAL_MS) return;
       shownAt = performance.now();
       const text = `reading ${oneLine(path)}  ${percentOf(indexed, total)}%  ${formatShare(indexed, total)}`;
       progress.show((columns) => text.slice(0, columns));
@@ -255,9 +255,9 @@ async function addFiles(
         onProgress,
         signal,
       });
-      const before = served.get(task.taskId);
+      const known = served.get(task.taskId);
       served.set(task.taskId, {
-        paths: before === undefined ? [path] : [...before.paths, path],
+        paths: known === undefined ? [path] : [...known.paths, path],
         task,
       });
     } finally {
@@ -270,7 +270,7 @@ async function addFiles(
 function asJson({ addresses, fingerprint }: CliServer, served: Served[]): string {
   return JSON.stringify({
     addresses: Object.fromEntries(
-      named(addresses).map(([name, address]) => [name, formatAddress(address)]),
+      namedAddresses(addresses).map(([name, address]) => [name, formatAddress(address)]),
     ),
     fingerprint,
     tasks: served.map(({ paths, task }) => ({ paths, ...describe(task) })),
@@ -278,7 +278,7 @@ function asJson({ addresses, fingerprint }: CliServer, served: Served[]): string
 }
 
 function asText(server: CliServer, served: Served[], { grpcTls }: ServeOptions): string[] {
-  const addresses = named(server.addresses);
+  const addresses = namedAddresses(server.addresses);
   const lines: string[] = [];
   for (const { paths, task } of served) {
     const { taskId, contentLength, pieceCount, digest } = describe(task);
@@ -301,7 +301,10 @@ function asText(server: CliServer, served: Served[], { grpcTls }: ServeOptions):
   return lines;
 }
 
-/** What whoever is on this machine, or puts its address in, may paste. */
+/**
+ * Formats a `vortex-peer get` command for a task. It works on this host; elsewhere, replace the
+ * address.
+ */
 function getCommand(
   [protocol, { host, port }]: [string, Address],
   fingerprint: string | undefined,
@@ -334,7 +337,11 @@ function describe({ taskId, contentLength, pieceLength, digest }: StoredTask) {
   return { taskId, contentLength, pieceLength, pieceCount, digest };
 }
 
-function named({ quic, tcp, grpc }: CliServer["addresses"]): [name: string, address: Address][] {
+function namedAddresses({
+  quic,
+  tcp,
+  grpc,
+}: CliServer["addresses"]): [name: string, address: Address][] {
   const all: [string, Address | undefined][] = [
     ["quic", quic],
     ["tcp", tcp],
@@ -347,7 +354,7 @@ function shellWord(word: string): string {
   return /^[\w./:@%+,=-]+$/.test(word) ? word : `'${oneLine(word).replaceAll("'", "'\\''")}'`;
 }
 
-function fired(signal: AbortSignal): Promise<void> {
+function aborted(signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     if (signal.aborted) resolve();
     else signal.addEventListener("abort", () => resolve(), { once: true });

@@ -3,21 +3,21 @@ import * as v from "valibot";
 import { VortexError } from "../src/errors.ts";
 import { type Clock, systemClock } from "../src/runtime.ts";
 import type { TaskOutline } from "../src/task/discovery.ts";
-import { addConfigOption, configEntries, effectiveDownloader } from "./effective.ts";
+import { addConfigOption, configEntries, effectiveDownloaderOptions } from "./effective.ts";
 import type { CliDirectory } from "./face.ts";
 import {
   addTaskOptions,
-  givenTrust,
   hostId,
   taskEntries,
   trustEntries,
-  trustOf,
+  trustFlagNames,
+  trustOptions,
 } from "./peer-options.ts";
 import { type CliEnvironment, jsonLine, writeLine } from "./terminal.ts";
 import { address, duration, flag, parseOptions } from "./values.ts";
 
-/** How much longer the first piece is waited for than the others. */
-const FIRST = 10;
+/** Timeout for the first announced piece, as a multiple of `--listen`. */
+const FIRST_PIECE_TIMEOUT_FACTOR = 10;
 
 const schema = v.object({
   ...configEntries,
@@ -32,43 +32,42 @@ const schema = v.object({
 
 type StatOptions = v.InferOutput<typeof schema>;
 
-/** What a peer says that it has of a task. */
-interface Holding {
-  /** Numbers of the pieces, ascending; undefined when the peer does not tell. */
+/** Pieces of a task that a peer announced. */
+interface HeldPieces {
+  /** Piece numbers, ascending. Undefined when the peer does not implement the call. */
   readonly pieces: readonly number[] | undefined;
-  /** Whether the peer may still tell of others. */
+  /** True when the peer did not end the announcement, so more pieces may follow. */
   readonly growing: boolean;
 }
 
-/** `vortex-peer stat`: what a peer knows and has of a task. */
+/** Adds `vortex-peer stat`, which prints a task's layout and the pieces that a peer has of it. */
 export function addStatCommand(program: Command, environment: CliEnvironment): void {
   const command = program
     .command("stat")
-    .summary("ask a peer about a task")
+    .summary("show what a peer has of a task")
     .description(
-      "Asks a peer over the Dragonfly API how long a task is, how it is cut into pieces, its digest, and which pieces the peer " +
-        "has. A peer that is still fetching goes on telling of pieces as they come: it is listened to until it says nothing new " +
-        "for the time of --listen.",
+      "Queries a peer over the Dragonfly API for a task's length, piece length, digest and the pieces " +
+        "that the peer has. A peer that is still fetching keeps announcing new pieces: the command " +
+        "ends once no new piece has arrived for the time of --listen.",
     )
     .requiredOption(
       "--peer <host:port>",
-      "the peer, at its port for the Dragonfly API, 4000 for stock peers",
+      "peer, with the port of its Dragonfly API (4000 for dfdaemon)",
     );
   addConfigOption(addTaskOptions(command))
-    .option("--tls", "gRPC over TLS, as --ca, --fingerprint and --insecure have it")
-    .option("--ca <file>", "certificate authorities to trust, PEM")
-    .option("--fingerprint <hex...>", "SHA-256 of the peer's certificate, as `serve` prints it")
-    .option("--insecure", "accept any certificate, as stock Dragonfly does")
-    .option("--connect-timeout <duration>", "time for a connection to be made (default: 2s)")
-    .option("--stall-timeout <duration>", "time without an answer (default: 30s)")
+    .option("--tls", "use gRPC over TLS; implied by --ca, --fingerprint and --insecure")
+    .option("--ca <file>", "trust the certificate authorities in this PEM file")
     .option(
-      "--listen <duration>",
-      "time without a new piece after which the peer has told of all that it has",
-      "1s",
+      "--fingerprint <hex...>",
+      "trust the certificate with this SHA-256, as printed by `serve`",
     )
+    .option("--insecure", "accept any certificate, like dfdaemon")
+    .option("--connect-timeout <duration>", "timeout for connecting (default: 2s)")
+    .option("--stall-timeout <duration>", "timeout without a response (default: 30s)")
+    .option("--listen <duration>", "stop after this time without a new piece", "1s")
     .option(
       "--json",
-      "print one JSON object, on one line; `pieces` are [first, last] of each run of pieces",
+      "print one JSON object on one line; `pieces` has [first, last] of each run of pieces",
     )
     .action((options: unknown) => statTask(options, environment));
 }
@@ -77,55 +76,59 @@ async function statTask(commandLine: unknown, environment: CliEnvironment): Prom
   const options = parseOptions(schema, commandLine);
   const { stdout, signal, clock = systemClock } = environment;
   const { peer, taskId, kind } = options;
-  const { apiTls, ...how } = await effectiveDownloader(options, environment);
+  const { apiTls, ...downloaderOptions } = await effectiveDownloaderOptions(options, environment);
   const tls =
-    givenTrust(options).length > 0
-      ? await trustOf(options)
+    trustFlagNames(options).length > 0
+      ? await trustOptions(options)
       : (apiTls ?? (options.tls ? {} : undefined));
   const face = await environment.loadFace();
   await using directory = face.createDirectory({
     ...(tls && { tls }),
-    ...(how.connectTimeout !== undefined && { connectTimeout: how.connectTimeout }),
-    ...(how.stallTimeout !== undefined && { stallTimeout: how.stallTimeout }),
+    ...(downloaderOptions.connectTimeout !== undefined && {
+      connectTimeout: downloaderOptions.connectTimeout,
+    }),
+    ...(downloaderOptions.stallTimeout !== undefined && {
+      stallTimeout: downloaderOptions.stallTimeout,
+    }),
   });
   const outline = await directory.stat(peer, taskId, { signal, hostId: hostId(), kind });
-  const holding = await listen(directory, outline, options, signal, clock);
-  const lines = options.json
-    ? [asJson(outline, holding, options)]
-    : asText(outline, holding, options);
+  const held = await collectPieces(directory, outline, options, signal, clock);
+  const lines = options.json ? [asJson(outline, held, options)] : asText(outline, held, options);
   for (const line of lines) await writeLine(stdout, line, signal);
 }
 
-/** Hears which pieces a peer has, until it ends or says nothing new for a while. */
-async function listen(
+/**
+ * Collects announced pieces until the peer ends the stream or announces no new piece for `listen`
+ * ms.
+ */
+async function collectPieces(
   directory: CliDirectory,
   { pieceCount }: TaskOutline,
-  { peer, taskId, kind, listen: patience }: StatOptions,
+  { peer, taskId, kind, listen: idleTimeout }: StatOptions,
   signal: AbortSignal,
   clock: Clock,
-): Promise<Holding> {
+): Promise<HeldPieces> {
   const found = new Set<number>();
   if (pieceCount === 0) return { pieces: [], growing: false };
-  const quiet = new AbortController();
-  const both = AbortSignal.any([signal, quiet.signal]);
+  const idle = new AbortController();
   const numbers = Array.from({ length: pieceCount }, (_, number) => number);
-  const isQuiet = (): void =>
-    quiet.abort(new VortexError("Aborted", "the peer has told of all that it has"));
-  // The first answer may take a while; after it, those of pieces that are there follow at once.
-  let timer = clock.setTimer(isQuiet, FIRST * patience);
+  const onIdle = (): void =>
+    idle.abort(new VortexError("Aborted", "no new piece within the time of --listen"));
+  // The first response may be slow. Announcements of the other stored pieces follow it at once.
+  let timer = clock.setTimer(onIdle, FIRST_PIECE_TIMEOUT_FACTOR * idleTimeout);
   try {
     for await (const { number } of directory.sync(peer, taskId, {
-      signal: both,
+      signal: AbortSignal.any([signal, idle.signal]),
       hostId: hostId(),
       kind,
       numbers,
     })) {
       found.add(number);
       timer.cancel();
-      timer = clock.setTimer(isQuiet, patience);
+      timer = clock.setTimer(onIdle, idleTimeout);
     }
   } catch (error) {
-    if (signal.aborted || !quiet.signal.aborted) {
+    if (signal.aborted || !idle.signal.aborted) {
       if (error instanceof VortexError && error.code === "RemoteUnimplemented")
         return { pieces: undefined, growing: false };
       throw error;
@@ -133,35 +136,35 @@ async function listen(
   } finally {
     timer.cancel();
   }
-  return { pieces: [...found].sort((a, b) => a - b), growing: quiet.signal.aborted };
+  return { pieces: [...found].sort((a, b) => a - b), growing: idle.signal.aborted };
 }
 
 function asText(
   { contentLength, pieceLength, pieceCount, digest }: TaskOutline,
-  holding: Holding,
+  held: HeldPieces,
   { taskId }: StatOptions,
 ): string[] {
   return [
     `task   ${taskId}`,
     `length ${contentLength} bytes, ${pieceCount} pieces of ${pieceLength}`,
-    `digest ${digest ?? "not told"}`,
-    `has    ${holdingText(holding, pieceCount)}`,
+    `digest ${digest ?? "unknown"}`,
+    `has    ${heldText(held, pieceCount)}`,
   ];
 }
 
-function holdingText({ pieces, growing }: Holding, pieceCount: number): string {
-  if (pieces === undefined) return "not told: the peer does not serve this call";
+function heldText({ pieces, growing }: HeldPieces, pieceCount: number): string {
+  if (pieces === undefined) return "unknown: the peer does not implement this call";
   if (pieces.length === pieceCount) return "all pieces";
-  const told = `${pieces.length} of ${pieceCount} pieces`;
+  const share = `${pieces.length} of ${pieceCount} pieces`;
   const runs = runsOf(pieces).map(([first, last]) =>
     first === last ? `${first}` : `${first}-${last}`,
   );
-  return `${told}${runs.length > 0 ? `: ${runs.join(", ")}` : ""}${growing ? "; more may come" : ""}`;
+  return `${share}${runs.length > 0 ? `: ${runs.join(", ")}` : ""}${growing ? "; more may follow" : ""}`;
 }
 
 function asJson(
   outline: TaskOutline,
-  { pieces, growing }: Holding,
+  { pieces, growing }: HeldPieces,
   { peer, taskId, kind }: StatOptions,
 ): string {
   const { contentLength, pieceLength, pieceCount, digest } = outline;
@@ -173,7 +176,7 @@ function asJson(
   return jsonLine({ peer, taskId, kind, contentLength, pieceLength, pieceCount, digest, ...held });
 }
 
-/** Ascending numbers as runs of numbers that follow each other. */
+/** Groups ascending numbers into runs of consecutive numbers, each as `[first, last]`. */
 function runsOf(numbers: readonly number[]): [first: number, last: number][] {
   const runs: [first: number, last: number][] = [];
   for (const number of numbers) {

@@ -1,6 +1,8 @@
 import type { TextOutput } from "./terminal.ts";
 
-/** The last line of a terminal, overwritten again and again. Nothing where there is no terminal. */
+/**
+ * Status line at the bottom of a terminal, overwritten by each update. Inactive without a terminal.
+ */
 export class StatusLine {
   readonly #output: TextOutput | undefined;
 
@@ -8,12 +10,15 @@ export class StatusLine {
     this.#output = output.isTTY ? output : undefined;
   }
 
-  /** Overwrites the line with what `text` says in so many columns: a line that wraps could not be overwritten. */
+  /**
+   * Overwrites the line with the result of `text`, which receives the available columns. A longer
+   * text would wrap and could not be overwritten.
+   */
   show(text: (columns: number) => string): void {
     this.#output?.write(`\r${text((this.#output.columns || 80) - 1)}\x1b[K`);
   }
 
-  /** Leaves the line empty, for something else to be written there. */
+  /** Clears the line, so that other output can be written there. */
   clear(): void {
     this.#output?.write("\r\x1b[K");
   }

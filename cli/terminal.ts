@@ -4,65 +4,76 @@ import { VortexError } from "../src/errors.ts";
 import type { Clock } from "../src/runtime.ts";
 import type { CliFace } from "./face.ts";
 
-/** Where text and bytes go: a process's stdout or stderr, or any other node stream. */
+/** Output stream for text and bytes: a process's stdout or stderr, or another Node stream. */
 export interface TextOutput extends Writable {
   readonly isTTY?: boolean;
   readonly columns?: number;
 }
 
-/** Everything outside the command that it touches, so that tests can give it another. */
+/** Access of the command to the outside: streams, environment, signals, SDK. Tests replace it. */
 export interface CliEnvironment {
-  /** Standard input, for a command that reads it. Default: none is read. */
+  /** Opens standard input. Undefined when there is none. */
   readonly openStdin?: () => AsyncIterable<Uint8Array>;
   readonly stdout: TextOutput;
   readonly stderr: TextOutput;
   readonly env: Readonly<Record<string, string | undefined>>;
-  /** Fires when the user wants the command to end. */
+  /** Aborts on SIGINT or SIGTERM. */
   readonly signal: AbortSignal;
-  /** Calls `listener` at each SIGHUP until the result is called. Undefined where that signal ends the process. */
+  /**
+   * Calls `listener` at each SIGHUP. Returns a function that unsubscribes. Undefined where SIGHUP
+   * ends the process.
+   */
   readonly onHangup?: (listener: () => void) => () => void;
-  /** When progress is told. Default: the time of this machine. */
+  /** Clock for progress reports and timeouts. Default: system clock. */
   readonly clock?: Clock;
-  /** Called when a command needs the network, so that `--help` does not wait for it. */
+  /** Loads the SDK. Called only by commands that need the network, so that `--help` is fast. */
   loadFace(): Promise<CliFace>;
 }
 
 /**
- * Bytes in one write to a pipe. Node writes to pipes synchronously: with a slow reader on the other end, one large write
- * would hold all timers and sockets for as long as it takes.
+ * Limit of one write to a pipe, in bytes. Node writes to pipes synchronously: with a slow reader,
+ * one large write would block all timers and sockets until it completes.
  */
-const SLICE = 64 * 1024;
+const MAX_WRITE_BYTES = 64 * 1024;
 
-/** Resolves when all bytes are written. Rejects with `StorageFailed`, or with the signal's reason. */
+/**
+ * Writes bytes in parts of at most 64 KiB. Resolves when all are written. Rejects with
+ * `StorageFailed`, or with the signal's reason.
+ */
 export async function writeBytes(
   output: Writable,
   bytes: Uint8Array,
   signal: AbortSignal,
 ): Promise<void> {
-  for (let at = 0; at < bytes.length; at += SLICE) {
+  for (let at = 0; at < bytes.length; at += MAX_WRITE_BYTES) {
     if (signal.aborted) throw signal.reason;
-    await write(output, bytes.subarray(at, at + SLICE), signal);
-    // Callbacks of synchronous writes run before timers and sockets have their turn.
+    await write(output, bytes.subarray(at, at + MAX_WRITE_BYTES), signal);
+    // Callbacks of synchronous writes run before timers and sockets are polled.
     await new Promise((resolve) => setImmediate(resolve));
   }
 }
 
-/** Resolves when a line is written. Rejects as {@link writeText} does. */
+/** Writes a line. Resolves when it is written. Rejects like {@link writeText}. */
 export function writeLine(output: Writable, line: string, signal?: AbortSignal): Promise<void> {
   return writeText(output, `${line}\n`, signal);
 }
 
-/** Resolves when `text` is written. Rejects with `StorageFailed`, or with the signal's reason. */
+/**
+ * Writes text. Resolves when it is written. Rejects with `StorageFailed`, or the signal's reason.
+ */
 export function writeText(output: Writable, text: string, signal?: AbortSignal): Promise<void> {
   return write(output, text, signal);
 }
 
-/** Text of many lines, such as a stack, without anything else that does something to a terminal. */
+/** Replaces the control characters of a multi-line text, except newline and tab, by spaces. */
 export function printable(text: string): string {
   return text.replace(/[^\P{Cc}\n\t]|[\p{Zl}\p{Zp}\p{Bidi_Control}]/gu, " ");
 }
 
-/** JSON on one line. It escapes what `JSON.stringify` leaves as it is, and a terminal or a reader of lines takes for more than text. */
+/**
+ * Formats a value as JSON on one line. Also escapes control, line-separator and bidirectional
+ * characters, which `JSON.stringify` leaves and which terminals and line readers interpret.
+ */
 export function jsonLine(
   value: object,
   replacer?: (key: string, value: unknown) => unknown,
@@ -73,7 +84,10 @@ export function jsonLine(
   );
 }
 
-/** Wrong values in a configuration file. Each line of the cause's message begins with file and line, as editors understand it. */
+/**
+ * Error for invalid values in a configuration file. Each line of the cause's message begins with
+ * `file:line:`, which editors recognize.
+ */
 export class ConfigFailure extends Error {
   override readonly name = "ConfigFailure";
   override readonly cause: VortexError;
@@ -85,11 +99,11 @@ export class ConfigFailure extends Error {
 }
 
 /**
- * A stream that hands everything on to `output`, and fails as streams of Node do: Deno's standard streams throw where a file is full,
- * and call nobody back from then on.
+ * Wraps a stream so that failed writes are reported by the callback, as in Node. Deno's standard
+ * streams throw instead when the disk is full, and call no further callbacks.
  */
-export function guarded(output: TextOutput): TextOutput {
-  // What fails fails in a write.
+export function withNodeErrors(output: TextOutput): TextOutput {
+  // Failures are reported by the callback of the write.
   output.on("error", () => {});
   const guard = new Writable({
     write(chunk, _encoding, done) {
@@ -106,7 +120,7 @@ export function guarded(output: TextOutput): TextOutput {
   });
 }
 
-/** Whether somebody stopped reading what was written to them, as `head` does. */
+/** Returns true if the reader of an output pipe closed it (EPIPE), as `head` does. */
 export function isClosedPipe(error: unknown): boolean {
   return (
     error instanceof VortexError &&
@@ -120,7 +134,7 @@ function write(output: Writable, data: Uint8Array | string, signal?: AbortSignal
     signal?.addEventListener("abort", onAbort, { once: true });
     output.write(data, (error) => {
       signal?.removeEventListener("abort", onAbort);
-      if (error) reject(storageError(error, "standard output cannot be written"));
+      if (error) reject(storageError(error, "cannot write standard output"));
       else resolve();
     });
   });

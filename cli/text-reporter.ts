@@ -8,20 +8,23 @@ import type { Reporter } from "./reporter.ts";
 import { StatusLine } from "./status-line.ts";
 import type { TextOutput } from "./terminal.ts";
 
-/** Milliseconds between two looks of the bar. */
-const BAR_INTERVAL = 200;
-/** Milliseconds between two lines on progress where there is no terminal. */
-const LINE_INTERVAL = 5000;
+/** Interval between updates of the progress bar, in ms. */
+const BAR_INTERVAL_MS = 200;
+/** Interval between progress lines without a terminal, in ms. */
+const LINE_INTERVAL_MS = 5000;
 
-/** How much is told in words. */
+/** Verbosity of a {@link TextReporter}. */
 export interface TextReporterOptions {
-  /** Nothing but why the command failed. */
+  /** Prints nothing but the final error. */
   readonly quiet: boolean;
-  /** Also what happens on the way. */
+  /** Also prints events of peers and pieces. */
   readonly verbose: boolean;
 }
 
-/** Tells in words on standard error: a bar on a terminal, a line now and then elsewhere, and a summary. */
+/**
+ * Reporter that writes text to standard error: a progress bar on a terminal, periodic progress
+ * lines elsewhere, and a summary.
+ */
 export class TextReporter implements Reporter {
   readonly interval: number | undefined;
   readonly #output: TextOutput;
@@ -33,7 +36,7 @@ export class TextReporter implements Reporter {
     this.#output = output;
     this.#options = options;
     this.#status = output.isTTY && !options.quiet ? new StatusLine(output) : undefined;
-    if (!options.quiet) this.interval = output.isTTY ? BAR_INTERVAL : LINE_INTERVAL;
+    if (!options.quiet) this.interval = output.isTTY ? BAR_INTERVAL_MS : LINE_INTERVAL_MS;
   }
 
   progress(progress: TaskProgress): void {
@@ -46,7 +49,7 @@ export class TextReporter implements Reporter {
     const text = this.#options.verbose ? eventText(event) : undefined;
     if (event.type === "started" && event.resumedPieces > 0 && !this.#options.quiet) {
       this.#write(
-        `found ${event.resumedPieces} of ${event.totalPieces} pieces of an earlier run; they are checked`,
+        `found ${event.resumedPieces} of ${event.totalPieces} pieces from an earlier run, checking them`,
       );
     }
     if (text !== undefined) this.#write(text);
@@ -54,7 +57,7 @@ export class TextReporter implements Reporter {
 
   protocol({ addr, protocol, reason }: ProtocolEvent): void {
     if (this.#options.verbose)
-      this.#write(`${addr} is asked over ${protocol}: ${oneLine(inFlags(reason))}`);
+      this.#write(`using ${protocol} for ${addr}: ${oneLine(inFlags(reason))}`);
   }
 
   async done(report: TaskReport): Promise<void> {
@@ -66,7 +69,7 @@ export class TextReporter implements Reporter {
     this.#status?.clear();
   }
 
-  /** A line above the bar. */
+  /** Writes a line above the progress bar. */
   #write(line: string): void {
     this.#status?.clear();
     this.#output.write(`${line}\n`);
@@ -75,32 +78,32 @@ export class TextReporter implements Reporter {
   }
 }
 
-/** What happened, for whoever wants to know; undefined for what happens all the time. */
+/** Formats an event for `--verbose`. Undefined for completed pieces, which the progress covers. */
 function eventText(event: TaskEvent): string | undefined {
   switch (event.type) {
     case "started":
-      return `${event.totalBytes} bytes in ${event.totalPieces} pieces are wanted`;
+      return `fetching ${event.totalBytes} bytes in ${event.totalPieces} pieces`;
     case "piece":
       return undefined;
     case "piece-damaged":
-      return `piece ${event.number} of an earlier run is damaged, and is fetched again`;
+      return `piece ${event.number} from an earlier run is damaged, fetching it again`;
     case "race":
-      return `piece ${event.number} is slow, and is asked from ${event.parent} too`;
+      return `piece ${event.number} is slow, also requesting it from ${event.parent}`;
     case "piece-failed":
-      return `piece ${event.number} failed at ${overOf(event)}: ${failureText(event.error)}`;
+      return `piece ${event.number} from ${sourceText(event)} failed: ${failureText(event.error)}`;
     case "protocol-left-out":
-      return `${overOf(event)} is left out: ${event.reasons.map(failureText).join("; ")}`;
+      return `leaving out ${sourceText(event)}: ${event.reasons.map(failureText).join("; ")}`;
     case "started-over":
-      return `pieces are fetched again from ${event.parents.join(", ")}: ${failureText(event.error)}`;
+      return `fetching pieces of ${event.parents.join(", ")} again: ${failureText(event.error)}`;
     case "parent-left-out":
-      return `${event.parent} is left out: ${event.reasons.map(failureText).join("; ")}`;
+      return `leaving out ${event.parent}: ${event.reasons.map(failureText).join("; ")}`;
     case "parent-back":
-      return `${overOf(event)} delivers again`;
+      return `${sourceText(event)} is back`;
   }
 }
 
-/** A parent, and over which protocol it was asked where there are several. */
-function overOf({
+/** Formats a parent, with the protocol if the parent has several: `10.0.0.7:4005 over tcp`. */
+function sourceText({
   parent,
   protocol,
 }: {

@@ -25,67 +25,73 @@ import {
 
 export { duration, fingerprint, ipAddress, patience };
 
-/** A value of an option, out of the text of the command line. */
+/** Schema that parses and validates the text of an option to a `T`. */
 export type Value<T> = v.GenericSchema<unknown, T>;
 
-/** A whole number within `least` and `greatest`. */
-export function count(least: number, greatest: number, what?: string): Value<number> {
-  return wholeNumber(integer(least, greatest, what));
+/** Returns the schema of an integer from `min` to `max`. `noun` names it in the error message. */
+export function count(min: number, max: number, noun?: string): Value<number> {
+  return wholeNumber(integer(min, max, noun));
 }
 
-/** A port to listen on; 0 for any free one. */
+/** Port to listen on; 0 for any free port. */
 export const portText: Value<number> = wholeNumber(port);
 
-/** `host:port` of a peer. */
+/** Address of a peer as `host:port`. Port 0 is refused. */
 export const address: Value<string> = parsed(
   "expected host:port, such as 10.0.0.1:4006 or [::1]:4006",
   parsePeer,
 );
 
-/** A peer to fetch a piece from: `host:port`, or `quic=`, `tcp=` and `grpc=` with one each and commas between them. */
+/**
+ * Address of a peer that serves pieces: `host:port`, or a list such as
+ * `quic=host:port,tcp=host:port`.
+ */
 export const peerAddress: Value<PeerAddress> = parsed(
-  "expected host:port, such as 10.0.0.1:4006, or quic=, tcp= and grpc=, each with host:port, and commas between them",
+  "expected host:port, such as 10.0.0.1:4006, or a comma-separated list of quic=, tcp= and grpc= with host:port each",
   (text) => {
     const { addr, apiAddr } = parseParent(text) ?? {};
     return apiAddr === undefined ? addr : undefined;
   },
 );
 
-/** A peer to fetch a task from: a {@link peerAddress}, `api=host:port` for the Dragonfly API, or both. */
+/** Parent of a task: a {@link peerAddress}, `api=host:port` for its Dragonfly API, or both. */
 export const parent: Value<TaskParent> = parsed(
-  "expected host:port, such as 10.0.0.1:4006, or api=, quic=, tcp= and grpc=, each with host:port, and commas between them",
+  "expected host:port, such as 10.0.0.1:4006, or a comma-separated list of api=, quic=, tcp= and grpc= with host:port each",
   parseParent,
 );
 
-/** Bytes, as a number or with a unit: powers of 1000 (kB, MB, GB, TB) or of 1024 (KiB, MiB, GiB, TiB). */
+/**
+ * Size in bytes: a number, or one with a unit of powers of 1000 (kB, MB, GB, TB) or of 1024 (KiB,
+ * MiB, GiB, TiB).
+ */
 export const size: Value<number> = parsed(
   "expected a size, such as 1048576, 4MiB or 50MB",
   parseSize,
 );
 
-/** Bytes a second, as a size with or without `/s`. */
+/** Rate in bytes/s, at least 1: a {@link size} with or without `/s`. */
 export const rate: Value<number> = parsed("expected a rate, such as 50MB/s", (text) => {
   const bytes = parseSize(text.replace(/\/s$/, ""));
   return bytes === 0 ? undefined : bytes;
 });
 
-/** Bytes `A` to `B`, the last included as in HTTP, or `A-` for all from there on. */
+/** Byte range `A-B`, inclusive as in HTTP, or `A-` to the end. Parsed to an exclusive `end`. */
 export const byteRange: Value<ByteRange> = parsed(
   "expected A-B or A-, such as 0-1023",
   parseByteRange,
 );
 
-/** Bytes of a task: a {@link ByteRange}, or so many from its end. */
+/** Range of a task: a {@link ByteRange}, or the last `fromEnd` bytes. */
 export type TaskRange = ByteRange | { readonly fromEnd: number };
 
-/** A range as the command line has it. */
+/** Formats a range like its option: `A-B`, `A-` or `-N`. */
 export function rangeText(range: TaskRange): string {
   if ("fromEnd" in range) return `-${range.fromEnd}`;
   return `${range.start}-${range.end === undefined ? "" : range.end - 1}`;
 }
 
-/** The error for a range that lies outside of a task or piece of `length` bytes. */
-export function outsideError(
+/** Creates the `InvalidArgument` error for a range outside of a task or piece of `length` bytes. */
+export function rangeError(
   range: TaskRange,
   length: number,
   whole: "task" | "piece",
@@ -93,25 +99,30 @@ export function outsideError(
 ): VortexError {
   const allowed =
     length === 0
-      ? `none, the ${whole} is empty`
-      : `a range within 0-${length - 1}, the bytes of the ${whole}`;
-  return new VortexError("InvalidArgument", `--range ${rangeText(range)}: expected ${allowed}`, {
-    cause,
-  });
+      ? `no range of an empty ${whole}`
+      : `a range within 0-${length - 1} of the ${whole}`;
+  return new VortexError(
+    "InvalidArgument",
+    `--range: expected ${allowed}, got ${rangeText(range)}`,
+    { cause },
+  );
 }
 
-/** `error` in the words of the command line, where it is about the range: the library knows its own names only. */
-export function inOptions(
+/**
+ * Replaces the library's error for a range outside of the content by one that names `--range`.
+ * Returns other errors as they are.
+ */
+export function withRangeFlag(
   error: VortexError,
   range: TaskRange | undefined,
   whole: "task" | "piece",
 ): VortexError {
   if (error.code !== "InvalidArgument" || range === undefined) return error;
   const [, length] = /\brange\.(?:start|end)\b.*(?:to|<=) (\d+)\b/.exec(error.message) ?? [];
-  return length === undefined ? error : outsideError(range, Number(length), whole, error);
+  return length === undefined ? error : rangeError(range, Number(length), whole, error);
 }
 
-/** As {@link byteRange}, or `-N` for the last N bytes. */
+/** Range of a task: a {@link byteRange}, or `-N` for the last N bytes. */
 export const taskRange: Value<TaskRange> = parsed(
   "expected A-B, A- or -N, such as 0-1023",
   (text) => {
@@ -120,39 +131,39 @@ export const taskRange: Value<TaskRange> = parsed(
   },
 );
 
-/** A digest of a whole task. */
+/** Digest of a whole task, such as `sha256:` with 64 hex digits. */
 export const digest: Value<Digest> = parsed(
   "expected crc32: and a decimal number, sha256: and 64 hex digits, or sha512: and 128 hex digits",
   parseDigest,
 );
 
-/** A task id as it fits into a Vortex packet. */
+/** Task id: 64 printable ASCII characters, the length that a Vortex packet requires. */
 export const taskId: Value<string> = parsed(
   "expected 64 printable ASCII characters, such as hex digits",
   (text) => (/^[!-~]{64}$/.test(text) ? text : undefined),
 );
 
-/** A protocol. */
+/** Protocol choice. */
 export const protocol: Value<ProtocolChoice> = v.picklist(
   protocolChoices,
   `expected ${protocolChoices.join(", ")}`,
 );
 
-/** A kind of piece. */
+/** Kind of a task. */
 export const pieceKind: Value<PieceKind> = v.picklist(
   pieceKinds,
   `expected ${pieceKinds.join(", ")}`,
 );
 
-/** Any text; commander leaves nothing else in an option with a value. */
+/** Any text: commander passes only strings for options with a value. */
 export const text: Value<string> = v.string();
 
-/** A flag. */
+/** Boolean option, false by default. */
 export const flag: Value<boolean> = v.optional(v.boolean(), false);
 
 /**
- * A command's options as `schema` reads them.
- * @throws `InvalidArgument` that names the option, its value and what is allowed
+ * Parses a command's options with `schema`.
+ * @throws `InvalidArgument` with the option, its value and the allowed values
  */
 export function parseOptions<T>(schema: v.GenericSchema<unknown, T>, options: unknown): T {
   return parseValues(
@@ -172,7 +183,9 @@ function wholeNumber(schema: Value<number>): Value<number> {
   );
 }
 
-/** Text that `parse` makes sense of; undefined or an error means that it does not. */
+/**
+ * Returns a schema that converts text with `parse`. A result of undefined or an error is invalid.
+ */
 function parsed<T>(expected: string, parse: (text: string) => T | undefined): Value<T> {
   return v.pipe(
     v.string(expected),

@@ -1,4 +1,4 @@
-/** Configuration files: a `dfdaemon.yaml`, or one like it. */
+/** Loads configuration files in the format of `dfdaemon.yaml`. */
 import { type FileHandle, open } from "node:fs/promises";
 import process from "node:process";
 import type * as Yaml from "yaml";
@@ -23,36 +23,39 @@ import { warnOnce } from "../shared/warn-once.ts";
 import { storageError } from "./storage-error.ts";
 import { readText } from "./text.ts";
 
-/** A configuration in effect, and what it says to fetch and to serve with. */
+/** Effective configuration, with the options for a downloader and a server that it implies. */
 export interface LoadedConfig extends ResolvedConfig {
   /**
-   * Options for `createDownloader`. Spread them, and what stands beside them wins:
+   * Returns the options for `createDownloader`. Spread them to override single options:
    * `createDownloader({ ...(await config.downloader()), pieceTimeout: 60_000 })`.
-   * Rejects with `StorageFailed` when a certificate or key that the configuration names cannot be read.
+   * Rejects with `StorageFailed` when a configured certificate or key cannot be read.
    *
-   * @param protocol instead of the configuration's; which certificates count depends on it
+   * @param protocol overrides the configured protocol, and so the choice of certificates
    */
   downloader(protocol?: ProtocolChoice): Promise<CreateDownloaderOptions>;
-  /** Options for `startServer`, but for the store. Rejects as {@link downloader} does. */
+  /** Returns the options for `startServer`, except the store. Rejects like {@link downloader}. */
   server(): Promise<Omit<StorageServerOptions, "store">>;
 }
 
 /**
- * Bytes in a file that is taken for a configuration. Stock Dragonfly's own, with every comment, has some 20,000; and what is made to
- * be hard to parse takes time with the square of its length: seconds, at this one.
+ * Limit of a configuration file, in bytes. Dragonfly's own file, with every comment, has some
+ * 20,000. Input crafted to be hard to parse takes time quadratic in its length: seconds at this
+ * limit.
  */
 const MAX_FILE_BYTES = 128 * 1024;
 
-/** Characters of what the parser says of one error; it may repeat what it was given. */
+/** Limit of one message of the YAML parser, in characters: it may quote its input. */
 const MAX_REASON_LENGTH = 200;
 
-/** The environment variable that names the file. */
+/** Environment variable with the path of the configuration file. */
 export const configVariable = "VORTEX_PEER_CONFIG";
 
 /**
- * Reads a configuration file: YAML in the form of Dragonfly's `dfdaemon.yaml`, with merge keys (`<<`), up to 128 KiB. See
- * `parseConfig` for the keys. Files that it names are sought where stock Dragonfly seeks them: from the working directory. A value
- * that has no effect although it looks meant for this library is named on the standard error, once a process.
+ * Loads a configuration file: YAML in the format of Dragonfly's `dfdaemon.yaml`, with merge keys
+ * (`<<`), up to 128 KiB. See `parseConfig` for the keys.
+ *
+ * Relative paths in it are resolved from the working directory, like dfdaemon. A value that seems
+ * meant for this library but has no effect causes a warning on standard error, once per process.
  *
  * @example
  * ```ts
@@ -63,18 +66,20 @@ export const configVariable = "VORTEX_PEER_CONFIG";
  * const server = await startServer({ ...(await config.server()), store: new FilePieceStore() });
  * ```
  *
- * @param path default: what the environment variable `VORTEX_PEER_CONFIG` says; without one, every default is in effect
+ * @param path default: the environment variable `VORTEX_PEER_CONFIG`; without it, all settings have
+ * their defaults
  *
- * Rejects with `StorageFailed` when the file cannot be read, with `InvalidArgument` when it is no YAML or has wrong values, one line
- * for each, `file:line: key: value: expected …`, and with `Unavailable` when the variable may not be read.
+ * Rejects with `StorageFailed` when the file cannot be read, and with `Unavailable` when the
+ * runtime denies access to the variable. Rejects with `InvalidArgument` when the file is not YAML
+ * or has invalid values, one line for each: `file:line: key: value: expected …`.
  */
 export async function loadConfig(path?: string): Promise<LoadedConfig> {
-  const file = path ?? namedByEnvironment();
-  // An empty variable is none, as shells have it.
+  const file = path ?? pathFromEnvironment();
+  // An empty environment variable counts as unset, as in shells.
   return loadedConfig(...(file ? [await readConfigLayer(file)] : []));
 }
 
-/** Each key from the first layer that has it, else its default. */
+/** Merges layers: each key has its value from the first layer that sets it, else its default. */
 export function loadedConfig(...layers: readonly ConfigLayer[]): LoadedConfig {
   const { config, settings } = resolveConfig(...layers);
   return {
@@ -93,34 +98,41 @@ export function loadedConfig(...layers: readonly ConfigLayer[]): LoadedConfig {
   };
 }
 
-function namedByEnvironment(): string | undefined {
+function pathFromEnvironment(): string | undefined {
   try {
     return process.env[configVariable];
   } catch (error) {
-    throw nativeError(error, "Unavailable", `${configVariable} cannot be read`);
+    throw nativeError(
+      error,
+      "Unavailable",
+      `cannot read the environment variable ${configVariable}`,
+    );
   }
 }
 
-/** What a configuration file says, and at which line. Rejects as {@link loadConfig} does. */
+/**
+ * Reads the settings of a configuration file, with their lines. Rejects like {@link loadConfig}.
+ */
 export async function readConfigLayer(path: string): Promise<ConfigLayer> {
   return parseConfigText(await readConfigText(path), path);
 }
 
 /**
- * What the text of a configuration says, and at which line of `file`.
+ * Parses the text of a configuration file. The settings carry their source as `file:line`.
  * Rejects with `InvalidArgument`, see {@link loadConfig}.
  *
- * @param warn receives a line for each value without effect
+ * @param file path for messages and sources
+ * @param warn receives one line for each value without effect
  */
 export async function parseConfigText(
   text: string,
   file: string,
   warn: (line: string) => void = warnOnce,
 ): Promise<ConfigLayer> {
-  // Loaded here, since most programs have no such file.
+  // Loaded on demand: most programs have no configuration file.
   const yaml = await import("yaml");
   const lines = new yaml.LineCounter();
-  const document = understood(file, () =>
+  const document = asConfigError(file, () =>
     yaml.parseDocument(text, {
       lineCounter: lines,
       merge: true,
@@ -129,25 +141,30 @@ export async function parseConfigText(
     }),
   );
   if (document.errors.length > 0) throw syntaxError(file, document.errors, lines);
-  // Refuses aliases that stand for more than a hundred times what is written.
-  const input: unknown = understood(file, () => document.toJS({ maxAliasCount: 100 }));
+  // Rejects aliases that expand to more than a hundred times the written text.
+  const input: unknown = asConfigError(file, () => document.toJS({ maxAliasCount: 100 }));
   const sourceOf = (path: readonly string[]): string =>
     `${file}:${lines.linePos(offsetOf(yaml, document, path)).line}`;
   return parseConfigLayer(input, sourceOf, (line) => warn(`vortex-peer: ${line}`));
 }
 
-/** The result of `parse`, which throws at what it was not made for, such as sections within sections a million deep. */
-function understood<T>(file: string, parse: () => T): T {
+/**
+ * Returns the result of `parse`, with its exceptions as `InvalidArgument`. The YAML parser throws
+ * on extreme input, such as a million nested sections.
+ */
+function asConfigError<T>(file: string, parse: () => T): T {
   try {
     return parse();
   } catch (error) {
-    // The parser looks for variables of its own in the environment.
-    const denied = permissionError(error, `${file} cannot be read as YAML`);
+    // The parser reads environment variables, which needs a permission.
+    const denied = permissionError(error, `cannot parse ${file} as YAML`);
     if (denied !== undefined) throw denied;
     const reason = error instanceof Error ? error.message : String(error);
-    throw new VortexError("InvalidArgument", `${file}:1: cannot be read as YAML: ${reason}`, {
-      cause: error,
-    });
+    throw new VortexError(
+      "InvalidArgument",
+      `${file}:1: expected YAML, got text that the parser rejects: ${reason}`,
+      { cause: error },
+    );
   }
 }
 
@@ -156,16 +173,18 @@ function syntaxError(
   errors: readonly YAMLParseError[],
   lines: LineCounter,
 ): VortexError {
-  // What is no YAML at all has errors without end.
-  const told = errors.slice(0, 10).map(({ code, pos, message }) => {
+  // Text that is not YAML at all has an error on nearly every line, so only ten are reported.
+  const lineErrors = errors.slice(0, 10).map(({ code, pos, message }) => {
     const reason =
       code === "MULTIPLE_DOCS" ? "expected one document" : message.slice(0, MAX_REASON_LENGTH);
     return `${file}:${lines.linePos(pos[0]).line}: ${reason}`;
   });
-  return new VortexError("InvalidArgument", told.join("\n"), { cause: errors[0] });
+  return new VortexError("InvalidArgument", lineErrors.join("\n"), { cause: errors[0] });
 }
 
-/** Where the last key of `path` begins in the text; where the document does, for a path without keys. */
+/**
+ * Returns the offset of the last key of `path` in the text, or of the document for an empty path.
+ */
 function offsetOf(yaml: typeof Yaml, document: Document.Parsed, path: readonly string[]): number {
   let section: unknown = document.contents;
   let offset = document.contents?.range[0] ?? 0;
@@ -178,7 +197,9 @@ function offsetOf(yaml: typeof Yaml, document: Document.Parsed, path: readonly s
   return offset;
 }
 
-/** The key `name` of a section with its value, from what is merged into it where it is not the section's own. */
+/**
+ * Finds the pair with key `name` in a section: its own pair, else one merged into it by `<<`.
+ */
 function pairOf(
   yaml: typeof Yaml,
   document: Document.Parsed,
@@ -190,7 +211,7 @@ function pairOf(
   const own = section.items.find(({ key }) => yaml.isScalar(key) && String(key.value) === name);
   if (own !== undefined) return own;
   for (const { key, value } of section.items) {
-    // The parser has a symbol in the place of the key.
+    // The parser represents the merge key `<<` by a symbol.
     if (!yaml.isScalar(key) || typeof key.value !== "symbol") continue;
     const merged = yaml.isAlias(value) ? value.resolve(document) : value;
     for (const source of yaml.isSeq(merged) ? merged.items : [merged]) {
@@ -206,33 +227,36 @@ async function readConfigText(path: string): Promise<string> {
   if (bytes.length > MAX_FILE_BYTES) {
     throw new VortexError(
       "InvalidArgument",
-      `${path}:1: expected a configuration of at most ${MAX_FILE_BYTES} bytes`,
+      `${path}:1: expected a configuration of at most ${MAX_FILE_BYTES} bytes, got more`,
     );
   }
   try {
-    // A byte order mark is taken off.
+    // The decoder removes a byte order mark.
     const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
     if (!text.includes("\0")) return text;
   } catch {
-    // Told below.
+    // Reported below.
   }
-  throw new VortexError("InvalidArgument", `${path}:1: expected a text file in UTF-8`);
+  throw new VortexError(
+    "InvalidArgument",
+    `${path}:1: expected a UTF-8 text file, got binary data`,
+  );
 }
 
-/** What a file begins with; not more, however long it is, and whatever kind of file. */
-async function readUpTo(most: number, path: string): Promise<Uint8Array> {
-  const bytes = new Uint8Array(most);
+/** Reads at most the first `maxBytes` of a file of any kind. Rejects with `StorageFailed`. */
+async function readUpTo(maxBytes: number, path: string): Promise<Uint8Array> {
+  const bytes = new Uint8Array(maxBytes);
   let length = 0;
   let file: FileHandle | undefined;
   try {
     file = await open(path);
-    while (length < most) {
-      const { bytesRead } = await file.read(bytes, length, most - length);
+    while (length < maxBytes) {
+      const { bytesRead } = await file.read(bytes, length, maxBytes - length);
       if (bytesRead === 0) break;
       length += bytesRead;
     }
   } catch (error) {
-    throw storageError(error, `${path} cannot be read`);
+    throw storageError(error, `cannot read ${path}`);
   } finally {
     await file?.close();
   }

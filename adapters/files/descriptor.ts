@@ -1,30 +1,33 @@
-/** Paths that lead to an open file descriptor, such as /dev/stdout. */
+/** Detects paths that lead to an open file descriptor, such as /dev/stdout. */
 import { readlink, realpath } from "node:fs/promises";
 import { basename, dirname, resolve } from "node:path";
 
-/** Symbolic links that are followed, as on Linux (path_resolution(7)). */
+/** Max symbolic links to follow, as on Linux (path_resolution(7)). */
 const MAX_LINKS = 40;
 
-/** A descriptor that a path leads to. */
+/** File descriptor that a path leads to. */
 export interface Descriptor {
-  /** Its number; undefined when it is another process's. */
+  /** Number of the descriptor. Undefined when it belongs to another process. */
   readonly fd: number | undefined;
-  /** The path within /proc or /dev. */
+  /** Path of the descriptor in /proc or /dev. */
   readonly path: string;
 }
 
 /**
- * Returns the descriptor that `path` leads to, by itself or over symbolic links; undefined for a path of the file system. Such a path
- * must be written through: renaming a file over it, or over the file behind it, takes away what others wrote there.
+ * Returns the descriptor that `path` leads to, directly or through symbolic links. Undefined for a
+ * path of the file system.
+ *
+ * A descriptor must be written to, and not replaced: renaming a file over it, or over the file that
+ * it refers to, would lose the data that other processes write there.
  */
 export async function descriptorOf(path: string): Promise<Descriptor | undefined> {
   let name = resolve(path);
   for (let links = 0; links < MAX_LINKS; links++) {
-    const known = await named(name);
+    const known = await descriptorNamed(name);
     if (known !== undefined) return known;
     const directory = await realpath(dirname(name)).catch(() => undefined);
     if (directory === undefined) return undefined;
-    const inDirectory = await named(resolve(directory, basename(name)));
+    const inDirectory = await descriptorNamed(resolve(directory, basename(name)));
     if (inDirectory !== undefined) return inDirectory;
     const target = await readlink(name).catch(() => undefined);
     if (target === undefined) return undefined;
@@ -33,8 +36,8 @@ export async function descriptorOf(path: string): Promise<Descriptor | undefined
   return undefined;
 }
 
-/** The descriptor that a path names by itself. */
-async function named(path: string): Promise<Descriptor | undefined> {
+/** Returns the descriptor that a path names without symbolic links, such as /dev/fd/5. */
+async function descriptorNamed(path: string): Promise<Descriptor | undefined> {
   const standard = ["/dev/stdin", "/dev/stdout", "/dev/stderr"].indexOf(path);
   if (standard !== -1) return { fd: standard, path };
   const [, own, process, fd] =

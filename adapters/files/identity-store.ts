@@ -1,4 +1,4 @@
-/** A server's self-signed identity in a file, so that it is the same after a restart. */
+/** Keeps a server's self-signed identity in a file, so that it survives restarts. */
 import { randomBytes } from "node:crypto";
 import { link, mkdir, open, readFile, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
@@ -8,53 +8,58 @@ import { requireIdentity } from "../shared/tls.ts";
 import { replaceFile } from "./replace-file.ts";
 import { codeOf, storageError } from "./storage-error.ts";
 
-/** Greatest length of a file that is read as an identity, in bytes; a long chain with its key has some 20 KiB. */
-const MAX_LENGTH = 1024 * 1024;
+/** Max length of an identity file, in characters. A long chain with its key has some 20 KiB. */
+const MAX_PEM_LENGTH = 1024 * 1024;
 
 /**
- * Keeps an identity in one PEM file: the key, then the certificate chain. It is replaced as a whole, so there is never a
- * certificate without its key, and only its owner may read it (mode 0600; on Windows, whoever may read the folder). The folder
- * is made when it is missing. Servers of several processes that start at once with no file there make one, and all show it (but
- * not on a file system without hard links).
+ * Identity store in one PEM file: the private key, then the certificate chain.
  *
- * A file that holds no identity is `StorageFailed`, and is left alone: clients may have pinned what it was to hold.
+ * Saving replaces the file atomically, so a certificate never lacks its key. Only the owner may
+ * read the file (mode 0600; on Windows the permissions of the folder apply). A missing folder is
+ * created. When several processes start at the same time without a file, they all use the identity
+ * that was saved first, except on file systems without hard links.
+ *
+ * A file without a valid identity fails with `StorageFailed` and is not replaced: clients may have
+ * pinned the certificate that it should hold.
  */
 export function fileIdentityStore(path: string): IdentityStore {
   const load = async (): Promise<TlsIdentity | undefined> => {
-    const pem = await readIfThere(path);
+    const pem = await readIfExists(path);
     return pem === undefined ? undefined : parse(pem, path);
   };
   return {
     load,
-    save: (identity) => put(identity, path, (temporary) => replaceFile(temporary, path)),
+    save: (identity) => writeAndPlace(identity, path, (temporary) => replaceFile(temporary, path)),
     async saveFirst(identity): Promise<TlsIdentity> {
-      await put(identity, path, (temporary) => linkOrRename(temporary, path));
-      // Its own, or that of whoever was quicker.
+      await writeAndPlace(identity, path, (temporary) => linkOrRename(temporary, path));
+      // The given identity, or the one that another process saved first.
       return (await load()) ?? identity;
     },
   };
 }
 
-/** Writes the identity to a file of its own, which `place` then gives its name. */
-async function put(
+/** Writes the identity to a temporary file, which `place` then moves to its path. */
+async function writeAndPlace(
   { cert, key }: TlsIdentity,
   path: string,
   place: (temporary: string) => Promise<unknown>,
 ): Promise<void> {
-  // In the same folder, since a file cannot be renamed from one file system to another.
+  // In the same folder, because a rename does not work across file systems.
   const temporary = join(dirname(path), `.${randomBytes(8).toString("hex")}.pem.part`);
   try {
     await mkdir(dirname(path), { recursive: true, mode: 0o700 });
     await writeDurably(temporary, `${key.trim()}\n${cert.trim()}\n`);
     await place(temporary);
   } catch (error) {
-    throw storageError(error, `the certificate cannot be kept in ${path}`);
+    throw storageError(error, `cannot save the certificate to ${path}`);
   } finally {
     await rm(temporary, { force: true }).catch(() => {});
   }
 }
 
-/** Gives a file its name unless another one has it. Unlike renaming, a link is never made over a file. */
+/**
+ * Moves a file to `path` unless that exists. Unlike a rename, a hard link never replaces a file.
+ */
 async function linkOrRename(temporary: string, path: string): Promise<void> {
   try {
     await link(temporary, path);
@@ -63,20 +68,23 @@ async function linkOrRename(temporary: string, path: string): Promise<void> {
     if (code === "EEXIST") return;
     if (code !== "EPERM" && code !== "ENOTSUP" && code !== "EOPNOTSUPP" && code !== "ENOSYS")
       throw error;
-    // A file system without links.
+    // A file system without hard links.
     await replaceFile(temporary, path);
   }
 }
 
-async function readIfThere(path: string): Promise<string | undefined> {
+async function readIfExists(path: string): Promise<string | undefined> {
   try {
     const pem = await readFile(path, "utf8");
-    if (pem.length <= MAX_LENGTH) return pem;
+    if (pem.length <= MAX_PEM_LENGTH) return pem;
   } catch (error) {
     if (codeOf(error) === "ENOENT") return undefined;
-    throw storageError(error, `the kept certificate ${path} cannot be read`);
+    throw storageError(error, `cannot read the certificate file ${path}`);
   }
-  throw new VortexError("StorageFailed", `${path} is too long for a certificate and its key`);
+  throw new VortexError(
+    "StorageFailed",
+    `certificate file ${path}: expected at most ${MAX_PEM_LENGTH} characters, got more`,
+  );
 }
 
 function parse(pem: string, path: string): TlsIdentity {
@@ -90,13 +98,15 @@ function parse(pem: string, path: string): TlsIdentity {
     const { message } = VortexError.from(error, "Internal");
     throw new VortexError(
       "StorageFailed",
-      `${path} holds no certificate with its key (${message}); remove it, and a new one is made`,
+      `certificate file ${path}: no valid certificate and key (${message}); remove it to create a new one`,
       { cause: error },
     );
   }
 }
 
-/** Only a file that is on the disk may take the place of the one before. */
+/**
+ * Writes and syncs a new file with mode 0600, so that it is on disk before it replaces another one.
+ */
 async function writeDurably(path: string, text: string): Promise<void> {
   const file = await open(path, "wx", 0o600);
   try {

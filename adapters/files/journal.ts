@@ -5,83 +5,90 @@ import type { SinkLayout, SinkPiece } from "../../src/task/sink.ts";
 import { openOwnFile, writeFully } from "./own-file.ts";
 import { storageError } from "./storage-error.ts";
 
+/** Version of the journal's format. */
 const VERSION = 2;
-/** Longest journal that is read, in bytes: a line for each of a million pieces has some 200. */
-const MAX_LENGTH = 256 * 1024 * 1024;
+/** Max length of a journal, in bytes. It allows a million pieces with lines of some 200 bytes. */
+const MAX_JOURNAL_BYTES = 256 * 1024 * 1024;
 
-/** First line: identifies the content. A journal of another content is of no use. */
+/** First line of a journal. It identifies the content; a journal of other content is discarded. */
 interface Header {
   readonly version: number;
   readonly taskId: string;
   readonly kind: string;
   readonly contentLength: number;
-  /** Null when pieces differ in length. */
+  /** Length of each piece except the last, in bytes. Null when pieces differ in length. */
   readonly pieceLength: number | null;
   readonly start: number;
   readonly length: number;
-  /** Digest of the whole content, `algorithm:encoded`; null when it was not known. */
+  /** Digest of the whole content as `algorithm:encoded`. Null when unknown. */
   readonly digest: string | null;
 }
 
-/** How a journal is opened; for tests, but for the digest. */
+/** Options of {@link Journal.open}. Only tests set more than the digest. */
 export interface JournalOptions {
-  /** Digest of the whole content, where it is known. */
+  /** Digest of the whole content, if known. */
   readonly digest?: string | undefined;
-  /** Default 256 MiB. */
+  /** Max length of a journal to resume from, in bytes. Default: 256 MiB. */
   readonly maxLength?: number;
-  /** Default: {@link openOwnFile}. */
+  /** Opens the journal's file. Default: {@link openOwnFile}. */
   readonly openFile?: (path: string) => Promise<FileHandle>;
 }
 
 /**
- * The pieces of one download that are in its file: a line of JSON for each, appended when it is there and right, so that a new
- * process goes on where one that was killed stopped. It is not synced: after a loss of power its lines and the file may
- * disagree, which shows when the pieces are compared.
+ * Journal of the verified pieces in a download's file, from which a new process resumes after a
+ * kill.
+ *
+ * It has one line of JSON for each piece, appended once the piece is written and verified. It is
+ * not synced: after a power cut, journal and file may disagree, which the verification of the
+ * pieces finds.
  */
 export class Journal {
   readonly #path: string;
   readonly #handle: FileHandle;
-  /** What an earlier download noted. */
+  /** Pieces that an earlier download recorded. */
   readonly found: readonly SinkPiece[];
-  /** Whether an earlier download had everything and was about to rename its file. */
+  /** True if an earlier download was complete and about to rename its file. */
   readonly complete: boolean;
 
-  /** Bytes of the first line. */
-  readonly #first: number;
-  /** Where the next line is written. */
+  /** Length of the first line, in bytes. */
+  readonly #headerLength: number;
+  /** Offset of the next line, in bytes. */
   #end: number;
-  /** The line before it: a process that is killed leaves no gap. */
+  /** Resolves when the previous line is written, so that a killed process leaves no gap. */
   #written: Promise<void> = Promise.resolve();
 
   private constructor(
     path: string,
     handle: FileHandle,
-    [first, end]: readonly [first: number, end: number],
+    [headerLength, end]: readonly [headerLength: number, end: number],
     found: readonly SinkPiece[],
     complete: boolean,
   ) {
     this.#path = path;
     this.#handle = handle;
-    this.#first = first;
+    this.#headerLength = headerLength;
     this.#end = end;
     this.found = found;
     this.complete = complete;
   }
 
-  /** Opens the journal of a download. Begins a new one if there is none, or one of another content. */
+  /**
+   * Opens the journal of a download. Starts a new one if there is none, or if it is too long or of
+   * other content. Rejects with `StorageFailed`.
+   */
   static async open(
     path: string,
     layout: SinkLayout,
     options: JournalOptions = {},
   ): Promise<Journal> {
-    const { digest, maxLength = MAX_LENGTH, openFile = openOwnFile } = options;
+    const { digest, maxLength = MAX_JOURNAL_BYTES, openFile = openOwnFile } = options;
     const header = headerOf(layout, digest);
     try {
       const handle = await openFile(path);
       try {
         const bytes =
           (await handle.stat()).size > maxLength ? Buffer.alloc(0) : await handle.readFile();
-        // The last line of a process that was killed may be torn.
+        // The last line of a killed process may be incomplete.
         const end = bytes.lastIndexOf("\n") + 1;
         const [first, ...lines] = bytes.toString("utf8", 0, end).split("\n").slice(0, -1);
         if (first !== undefined && isSameContent(first, header)) {
@@ -105,28 +112,28 @@ export class Journal {
         throw error;
       }
     } catch (error) {
-      throw storageError(error, `the journal ${path} cannot be opened`);
+      throw storageError(error, `cannot open the journal ${path}`);
     }
   }
 
-  /** Keeps only these pieces. A process that is killed meanwhile leaves fewer, and none of the others. */
+  /** Removes all pieces except `kept`. A process killed meanwhile leaves only pieces of `kept`. */
   async restart(kept: readonly SinkPiece[]): Promise<void> {
     await this.#written;
     try {
-      await this.#handle.truncate(this.#first);
+      await this.#handle.truncate(this.#headerLength);
     } catch (error) {
-      throw storageError(error, `the journal ${this.#path} cannot be written`);
+      throw storageError(error, `cannot write the journal ${this.#path}`);
     }
-    this.#end = this.#first;
+    this.#end = this.#headerLength;
     for (const piece of kept) await this.add(piece);
   }
 
-  /** Notes a piece. */
+  /** Records a verified piece. */
   add({ number, digest, crc32, source }: SinkPiece): Promise<void> {
     return this.#append(JSON.stringify({ number, digest, crc32, source }));
   }
 
-  /** Notes that everything is there. */
+  /** Records that the content is complete. */
   end(): Promise<void> {
     return this.#append(COMPLETE);
   }
@@ -146,11 +153,12 @@ export class Journal {
       await writeFully(this.#handle, bytes, this.#end);
       this.#end += bytes.length;
     } catch (error) {
-      throw storageError(error, `the journal ${this.#path} cannot be written`);
+      throw storageError(error, `cannot write the journal ${this.#path}`);
     }
   }
 }
 
+/** Last line of the journal of a complete download. */
 const COMPLETE = JSON.stringify({ complete: true });
 
 function headerOf(
@@ -161,23 +169,26 @@ function headerOf(
   return { version: VERSION, taskId, kind, ...cut, digest: digest ?? null };
 }
 
-/** Whether a first line is of the same content, as far as it tells: two digests contradict each other only by one algorithm. */
+/**
+ * Returns true if a journal's first line describes the same content. Digests are compared only if
+ * both are known and of the same algorithm.
+ */
 function isSameContent(line: string, header: Header): boolean {
   try {
     const { digest } = JSON.parse(line) as Header;
     if (line !== JSON.stringify({ ...header, digest })) return false;
-    const [told, known] = [digest, header.digest].map((text) =>
+    const [found, known] = [digest, header.digest].map((text) =>
       text === null ? undefined : parseDigest(text),
     );
     return (
-      told === undefined || told.algorithm !== known?.algorithm || told.encoded === known.encoded
+      found === undefined || found.algorithm !== known?.algorithm || found.encoded === known.encoded
     );
   } catch {
     return false;
   }
 }
 
-/** A line that says nothing of use is a piece less. */
+/** Parses a line of a journal. Undefined for an invalid line: that piece is fetched again. */
 function parseLine(line: string): SinkPiece | undefined {
   try {
     const { number, digest, crc32, source } = JSON.parse(line) as Partial<
@@ -192,7 +203,7 @@ function parseLine(line: string): SinkPiece | undefined {
   }
 }
 
-/** A piece has a whole number: between two of them, bytes would be counted twice. */
+/** Checks that a piece number is an integer. A fraction would count bytes of a piece twice. */
 function isInteger(value: unknown): value is number {
   return Number.isSafeInteger(value);
 }

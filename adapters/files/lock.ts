@@ -8,66 +8,68 @@ import { isStillAt, probeBeside, readSmallFile, writeFully } from "./own-file.ts
 import { isRunning, ownIdentity, type ProcessIdentity } from "./processes.ts";
 import { codeOf, storageError } from "./storage-error.ts";
 
-/** Time between two heartbeats of a holder, in ms. */
+/** Interval between heartbeats of a holder, in ms. */
 const HEARTBEAT_MS = 10_000;
-/** Time without a heartbeat after which a holder counts as gone, in ms. */
+/** Time without a heartbeat after which a lock counts as abandoned, in ms. */
 const MAX_SILENCE_MS = 60_000;
-/** Time between making a lock's file and writing it, in ms. */
-const MAX_WRITING_MS = 1_000;
-/** Age after which a guard counts as orphaned, in ms: its maker was killed. */
-const MAX_GUARD_MS = 10_000;
-/** Length of a lock's file, in bytes; a longer one is not of this program. */
-const MAX_LENGTH = 4096;
-/** Attempts at a lock that changes hands at the same time. */
+/** Max time between creating a lock file and writing its holder, in ms. */
+const MAX_WRITE_TIME_MS = 1_000;
+/** Age after which a guard file counts as abandoned, in ms: its process was killed. */
+const MAX_GUARD_AGE_MS = 10_000;
+/** Max length of a lock file, in bytes. A longer file belongs to another program. */
+const MAX_LOCK_FILE_BYTES = 4096;
+/** Max attempts to take a lock that other processes take and release meanwhile. */
 const MAX_TRIES = 2000;
 
-/** The holder of a lock, as its file says. */
+/** Holder of a lock, as written to the lock file. */
 interface Holder extends ProcessIdentity {
-  /** For messages only: hosts may share a name. */
+  /** Host name, for messages only: hosts may share a name. */
   readonly host: string;
-  /** Tells two holders of one process apart. */
+  /** Random id that separates locks of the same process. */
   readonly token: string;
 }
 
-/** What a lock needs of its surroundings. */
+/** Dependencies of a {@link FileLock} that tests replace. */
 export interface LockSettings {
-  /** Time for heartbeats. Default: the system's. */
+  /** Clock for heartbeats. Default: system clock. */
   readonly clock?: Clock;
-  /** Default: the runtime's own. */
+  /** File operations. Default: those of `node:fs/promises`. */
   readonly files?: LockFiles;
 }
 
-/** The operations that make and remove the files of a lock. */
+/** File operations that create and remove lock files. */
 export interface LockFiles {
   readonly open: typeof open;
   readonly unlink: typeof unlink;
 }
 
-/** Tokens of the locks that this process holds. */
-const held = new Set<string>();
+/** Tokens of the locks that this process holds or is about to take. */
+const heldTokens = new Set<string>();
 
 /**
- * A lock between processes: a file that only one of them can make. A process that was killed leaves it behind, so another
- * one takes it over once its holder is gone.
+ * Lock between processes, by exclusive creation of a file. A killed process leaves the file behind,
+ * so another process takes the lock over once its holder is gone.
  *
- * A holder gives a heartbeat every 10 s, and counts as gone after 60 s without one. Where both processes run under one boot id
- * and in one pid namespace, the holder's pid and start time decide instead, at once. Host names decide nothing: containers on a
- * shared volume often have the same.
+ * A holder writes a heartbeat every 10 s, and its lock counts as abandoned after 60 s without one.
+ * Within the same boot and pid namespace, the holder's pid and start time are checked instead,
+ * without a delay. Host names are not compared, because containers on a shared volume often have
+ * the same.
  *
- * Only the file system's clock counts, which gives all files their times: the clocks of two hosts may differ by years. When that
- * clock is set, a lock counts as abandoned until its holder's next heartbeat.
+ * Ages are measured by the clock of the file system, because the clocks of two hosts may differ by
+ * years. When that clock is changed, a lock may count as abandoned until its holder's next
+ * heartbeat.
  */
 export class FileLock {
   readonly #path: string;
   readonly #text: string;
   readonly #token: string;
-  /** Of the file as it was made: a file that another process puts in its place stays as it is. */
+  /** Handle of the created file. Heartbeats by it never touch a file that replaced it. */
   readonly #file: FileHandle;
   readonly #clock: Clock;
   readonly #files: LockFiles;
   #timer: Timer;
-  /** Heartbeats so far. */
-  #beating: Promise<void> = Promise.resolve();
+  /** Resolves when the heartbeats so far are written. */
+  #heartbeats: Promise<void> = Promise.resolve();
 
   private constructor(
     path: string,
@@ -82,48 +84,51 @@ export class FileLock {
     this.#file = file;
     this.#clock = clock;
     this.#files = files;
-    this.#timer = this.#nextBeat();
+    this.#timer = this.#scheduleHeartbeat();
   }
 
-  /** Takes the lock. Rejects with `StorageFailed` when another process holds it, or the file cannot be written. */
+  /**
+   * Takes the lock. Rejects with `StorageFailed` when another process holds it, or when the file
+   * cannot be written.
+   */
   static async take(path: string, settings: LockSettings = {}): Promise<FileLock> {
     const { clock = systemClock, files = { open, unlink } } = settings;
     const token = crypto.randomUUID();
     const holder: Holder = { ...(await ownIdentity()), host: hostName() ?? "", token };
-    // Before the file exists: other takers in this process look here.
-    held.add(token);
+    // Registered before the file exists, because other attempts in this process check it.
+    heldTokens.add(token);
     try {
-      return new FileLock(path, holder, await make(path, holder, files), clock, files);
+      return new FileLock(path, holder, await createLockFile(path, holder, files), clock, files);
     } catch (error) {
-      held.delete(token);
+      heldTokens.delete(token);
       throw error;
     }
   }
 
-  /** Gives the lock back. Never rejects. */
+  /** Releases the lock. Never rejects. */
   async release(): Promise<void> {
     this.#timer.cancel();
-    await this.#beating;
+    await this.#heartbeats;
     await this.#file.close().catch(() => {});
-    // A lock that was taken over meanwhile belongs to the other process.
+    // A lock that was taken over belongs to the other process.
     if (await this.isHeld().catch(() => false))
       await this.#files.unlink(this.#path).catch(() => {});
-    held.delete(this.#token);
+    heldTokens.delete(this.#token);
   }
 
-  /** Returns whether the lock is still this one. Another process takes it over when it sees no heartbeat. */
+  /** Returns false if another process took the lock over, after missing heartbeats. */
   async isHeld(): Promise<boolean> {
-    return (await readSmallFile(this.#path, MAX_LENGTH)) === this.#text;
+    return (await readSmallFile(this.#path, MAX_LOCK_FILE_BYTES)) === this.#text;
   }
 
-  #nextBeat(): Timer {
+  #scheduleHeartbeat(): Timer {
     return this.#clock.setTimer(
       () => {
-        this.#timer = this.#nextBeat();
-        // Written unchanged, for the time that the file system gives the file. A heartbeat that fails may cost the lock, which
-        // `isHeld` tells at the end; the download needs nothing of it before.
+        this.#timer = this.#scheduleHeartbeat();
+        // Writes the same text, to update the file's modification time. A failed heartbeat may lose
+        // the lock. `isHeld` detects that before the download commits its file.
         const beat = (): Promise<void> => writeFully(this.#file, this.#text, 0).catch(() => {});
-        this.#beating = this.#beating.then(beat);
+        this.#heartbeats = this.#heartbeats.then(beat);
       },
       HEARTBEAT_MS,
       { background: true },
@@ -131,21 +136,24 @@ export class FileLock {
   }
 }
 
-/** Makes the file of the lock, once no other process holds it. */
-async function make(path: string, holder: Holder, files: LockFiles): Promise<FileHandle> {
+/** Creates the lock file once no other process holds it. Rejects with `StorageFailed`. */
+async function createLockFile(path: string, holder: Holder, files: LockFiles): Promise<FileHandle> {
   for (let tries = 0; tries < MAX_TRIES; tries++) {
     const file = await files.open(path, "wx").catch((error: unknown) => {
-      if (codeOf(error) !== "EEXIST") throw storageError(error, `${path} cannot be made`);
+      if (codeOf(error) !== "EEXIST") throw storageError(error, `cannot create ${path}`);
       return undefined;
     });
-    if (file !== undefined) return await written(file, path, holder, files);
-    await clearIfStale(path, files);
+    if (file !== undefined) return await writeHolder(file, path, holder, files);
+    await removeIfStale(path, files);
   }
-  throw new VortexError("StorageFailed", `${path} is taken again and again by other processes`);
+  throw new VortexError("StorageFailed", `cannot lock ${path}: other processes keep taking it`);
 }
 
-/** Writes the new file of a lock. Removes it when it cannot be written, as on a full disk: the next attempt would wait for it. */
-async function written(
+/**
+ * Writes the holder to a new lock file. Removes the file when that fails, as on a full disk,
+ * because the next attempt would wait for it.
+ */
+async function writeHolder(
   file: FileHandle,
   path: string,
   holder: Holder,
@@ -155,71 +163,78 @@ async function written(
     await writeFully(file, JSON.stringify(holder), 0);
     return file;
   } catch (error) {
-    // While it is open, since only an open file's inode is surely not another's.
+    // Compared while the file is open: the inode of a closed file may be reused.
     if (await isStillAt(path, file).catch(() => false)) await files.unlink(path).catch(() => {});
     await file.close().catch(() => {});
-    throw storageError(error, `${path} cannot be written`);
+    throw storageError(error, `cannot write ${path}`);
   }
 }
 
-/** Removes the lock if its holder is gone. Rejects with `StorageFailed` if it is not. */
-async function clearIfStale(path: string, files: LockFiles): Promise<void> {
-  const text = await readSmallFile(path, MAX_LENGTH).catch((error: unknown) => {
-    throw storageError(error, `${path} cannot be read`);
+/** Removes an abandoned lock. Rejects with `StorageFailed` while its holder is running. */
+async function removeIfStale(path: string, files: LockFiles): Promise<void> {
+  const text = await readSmallFile(path, MAX_LOCK_FILE_BYTES).catch((error: unknown) => {
+    throw storageError(error, `cannot read ${path}`);
   });
   if (text === undefined) return;
   if (text === "") {
-    // Its maker is about to write it, or was killed before.
-    if (((await ageOf(path)) ?? 0) < MAX_WRITING_MS) await sleep(100);
-    else await clear(path, text, files);
+    // Its process has not written the holder yet, or was killed before it did.
+    if (((await ageOf(path)) ?? 0) < MAX_WRITE_TIME_MS) await sleep(100);
+    else await removeLock(path, text, files);
     return;
   }
-  const holder = parse(text);
-  const running = holder && (held.has(holder.token) || (await isRunningElsewhere(holder)));
+  const holder = parseHolder(text);
+  const running = holder && (heldTokens.has(holder.token) || (await isRunningElsewhere(holder)));
   if (running === undefined) {
     const silence = (await ageOf(path)) ?? Number.POSITIVE_INFINITY;
     if (silence < MAX_SILENCE_MS) throw heldError(path, holder, silence);
   } else if (running) {
     throw heldError(path, holder);
   }
-  await clear(path, text, files);
+  await removeLock(path, text, files);
 }
 
-/** As {@link isRunning}. Another thread of this process has a `held` of its own, and may have been ended by itself: undefined. */
+/**
+ * Checks whether the holder runs, like {@link isRunning}. Undefined for this process: the holder
+ * may be a thread with a separate `heldTokens`, which may have ended.
+ */
 async function isRunningElsewhere(holder: Holder): Promise<boolean | undefined> {
   const running = await isRunning(holder);
   return running && holder.pid === process.pid ? undefined : running;
 }
 
-/** `silence` is the time since the last heartbeat, in ms, where that is what decides. */
+/**
+ * Creates the error for a lock that another download holds.
+ * @param silence time since the last heartbeat in ms, when the heartbeat decides
+ */
 function heldError(path: string, holder: Holder | undefined, silence?: number): VortexError {
   const who = holder && `process ${holder.pid}${holder.host && ` on ${holder.host}`}`;
-  const what = `another download writes to the same file: ${who ?? "another program"} holds ${path}`;
+  const what = `file in use by another download: ${who ?? "another program"} holds ${path}`;
   if (silence === undefined) return new VortexError("StorageFailed", what);
   const seconds = (milliseconds: number): string => `${Math.ceil(milliseconds / 1000)} s`;
   const rest = seconds(MAX_SILENCE_MS - silence);
   return new VortexError(
     "StorageFailed",
-    `${what}; its last heartbeat was ${seconds(silence)} ago: if it was killed, try again in ${rest}`,
+    `${what}, last heartbeat ${seconds(silence)} ago; if it was killed, try again in ${rest}`,
   );
 }
 
 /**
- * Removes the lock with this text, and no other. Two takers that find it stale must not both remove it, or the second one removes
- * what a third has made since. So removing takes a guard, which exists for two operations on a file.
+ * Removes the lock file if it still contains `text`. Two processes that find it abandoned must not
+ * both remove it: the second one could remove the new lock of a third. So the removal holds a guard
+ * file for two file operations.
  */
-async function clear(path: string, text: string, files: LockFiles): Promise<void> {
+async function removeLock(path: string, text: string, files: LockFiles): Promise<void> {
   const guard = `${path}.guard`;
   try {
     await (await files.open(guard, "wx")).close();
   } catch (error) {
-    if (codeOf(error) !== "EEXIST") throw storageError(error, `${guard} cannot be made`);
-    if (((await ageOf(guard)) ?? 0) >= MAX_GUARD_MS) await files.unlink(guard).catch(() => {});
+    if (codeOf(error) !== "EEXIST") throw storageError(error, `cannot create ${guard}`);
+    if (((await ageOf(guard)) ?? 0) >= MAX_GUARD_AGE_MS) await files.unlink(guard).catch(() => {});
     await sleep(10);
     return;
   }
   try {
-    if ((await readSmallFile(path, MAX_LENGTH).catch(() => undefined)) === text)
+    if ((await readSmallFile(path, MAX_LOCK_FILE_BYTES).catch(() => undefined)) === text)
       await files.unlink(path);
   } finally {
     await files.unlink(guard).catch(() => {});
@@ -227,16 +242,19 @@ async function clear(path: string, text: string, files: LockFiles): Promise<void
 }
 
 /**
- * Time since a file was last written, in ms, by the clock of its file system; a time in the future was written before that clock
- * was set back. Undefined when the file is gone.
+ * Returns the time since the last write of a file, in ms, by the clock of its file system. A time
+ * in the future counts by its absolute value: that clock was set back. Undefined when the file is
+ * gone.
  */
 async function ageOf(path: string): Promise<number | undefined> {
   const found = await stat(path).catch(() => undefined);
   return found && Math.abs((await probeBeside(path)).mtimeMs - found.mtimeMs);
 }
 
-/** Undefined for a file of another program, or another version of this one. */
-function parse(text: string): Holder | undefined {
+/**
+ * Parses a lock file. Undefined for a file of another program, or of another version of this one.
+ */
+function parseHolder(text: string): Holder | undefined {
   try {
     const { pid, system, started, host, token } = JSON.parse(text) as Partial<
       Record<keyof Holder, unknown>

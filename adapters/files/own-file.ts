@@ -4,27 +4,28 @@ import { dirname } from "node:path";
 import { VortexError } from "../../src/errors.ts";
 import { codeOf, storageError } from "./storage-error.ts";
 
-/** Times that a name which leads to something else each time is looked at. */
-const TRIES = 100;
+/** Max attempts to open a path that other processes keep replacing. */
+const MAX_TRIES = 100;
 
-/** What tells a file from others. */
-interface Identity {
+/** Device and inode, which identify a file. */
+interface FileIdentity {
   readonly dev: bigint;
   readonly ino: bigint;
 }
 
 /**
- * Opens a file to read and write it, as it is or empty if there is none.
+ * Opens a file for reading and writing, with its content, or creates an empty one.
  *
- * Whoever may write in the directory, as anybody may in `/tmp`, can put something else under that name before: a symbolic link that
- * has a file of ours overwritten, a pipe that is waited for without end, a file whose content is theirs. Such things are not
- * opened but removed, and where that is not allowed, opening fails.
+ * In a shared directory such as `/tmp`, another user can place something under that name first. It
+ * could be a symbolic link to one of our files, a pipe that blocks forever, or a file with foreign
+ * content. Such an entry is removed and not opened. Opening fails where removal is not permitted.
  */
 export async function openOwnFile(path: string): Promise<FileHandle> {
-  for (let tries = 0; tries < TRIES; tries++) {
-    const found = await lstat(path, { bigint: true }).catch(unlessMissing);
-    // Deno's unlink would remove it when it is empty.
-    if (found?.isDirectory()) throw new VortexError("StorageFailed", `${path} is a directory`);
+  for (let tries = 0; tries < MAX_TRIES; tries++) {
+    const found = await lstat(path, { bigint: true }).catch(undefinedIfMissing);
+    // Deno's unlink would remove an empty directory.
+    if (found?.isDirectory())
+      throw new VortexError("StorageFailed", `${path}: expected a file, got a directory`);
     try {
       if (found === undefined) return await open(path, "wx+");
       if (!found.isFile() || found.nlink > 1n || !(await isTrusted(path, found.uid))) {
@@ -35,31 +36,36 @@ export async function openOwnFile(path: string): Promise<FileHandle> {
       if (isSame(await handle.stat({ bigint: true }), found)) return handle;
       await handle.close();
     } catch (error) {
-      // The name leads to something else now.
+      // Another process replaced the path meanwhile.
       if (codeOf(error) !== "EEXIST" && codeOf(error) !== "ENOENT") throw error;
       if (found === undefined && codeOf(error) === "ENOENT") throw error;
     }
   }
-  throw new VortexError("StorageFailed", `${path} is changed again and again by somebody else`);
+  throw new VortexError("StorageFailed", `cannot open ${path}: other processes keep replacing it`);
 }
 
-/** Whether `path` leads to the open file, and not to what somebody has put in its place. */
+/** Returns true if `path` still names the open file, and no other process has replaced it. */
 export async function isStillAt(path: string, handle: FileHandle): Promise<boolean> {
-  const found = await lstat(path, { bigint: true }).catch(unlessMissing);
+  const found = await lstat(path, { bigint: true }).catch(undefinedIfMissing);
   return found !== undefined && isSame(await handle.stat({ bigint: true }), found);
 }
 
-/** A small file's text, undefined when there is none. Rejects with `StorageFailed` for what is no file, or a long one. */
-export async function readSmallFile(path: string, most: number): Promise<string | undefined> {
-  const found = await lstat(path).catch(unlessMissing);
+/**
+ * Reads the text of a small file; undefined when it does not exist. Rejects with `StorageFailed`
+ * when it is not a regular file or longer than `maxBytes`.
+ */
+export async function readSmallFile(path: string, maxBytes: number): Promise<string | undefined> {
+  const found = await lstat(path).catch(undefinedIfMissing);
   if (found === undefined) return undefined;
-  if (found.isFile() && found.size <= most) return readFile(path, "utf8").catch(unlessMissing);
-  throw new VortexError("StorageFailed", `${path} is no file of this program; remove it`);
+  if (found.isFile() && found.size <= maxBytes)
+    return readFile(path, "utf8").catch(undefinedIfMissing);
+  throw new VortexError("StorageFailed", `${path}: not a file of this program; remove it`);
 }
 
 /**
- * Makes a file beside `path`, removes it, and returns its stats: the file system's time, and the owner of what this process makes
- * there. Rejects with `StorageFailed`.
+ * Creates a temporary file beside `path`, removes it, and returns its stats. They have the file
+ * system's current time, and the owner of files that this process creates there. Rejects with
+ * `StorageFailed`.
  */
 export async function probeBeside(path: string): Promise<Stats> {
   const probe = `${path}.${crypto.randomUUID().slice(0, 8)}`;
@@ -67,13 +73,13 @@ export async function probeBeside(path: string): Promise<Stats> {
     const file = await open(probe, "wx");
     return await file.stat().finally(() => file.close());
   } catch (error) {
-    throw storageError(error, `${probe} cannot be made`);
+    throw storageError(error, `cannot create ${probe}`);
   } finally {
     await unlink(probe).catch(() => {});
   }
 }
 
-/** Writes all of `data` at `position`; a single write may be short, as on a disk that is almost full. */
+/** Writes all of `data` at `position`. Repeats short writes, which occur on a nearly full disk. */
 export async function writeFully(
   file: FileHandle,
   data: Uint8Array | string,
@@ -85,18 +91,18 @@ export async function writeFully(
   }
 }
 
-/** In a directory where anybody may write, trusts only the files of this user. */
+/** Returns true unless the directory is world-writable and the file belongs to another user. */
 async function isTrusted(path: string, uid: bigint): Promise<boolean> {
   const { mode } = await stat(dirname(path));
-  // Not geteuid: file systems may give files another owner, and Deno asks its user for it.
+  // Not geteuid: file systems may map owners, and Deno prompts its user for geteuid.
   return (mode & 0o002) === 0 || uid === BigInt((await probeBeside(path)).uid);
 }
 
-function isSame(one: Identity, other: Identity): boolean {
+function isSame(one: FileIdentity, other: FileIdentity): boolean {
   return one.dev === other.dev && one.ino === other.ino;
 }
 
-function unlessMissing(error: unknown): undefined {
+function undefinedIfMissing(error: unknown): undefined {
   if (codeOf(error) !== "ENOENT") throw error;
   return undefined;
 }

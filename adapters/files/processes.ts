@@ -1,22 +1,22 @@
-/** Recognises a process from what a file says of it, long after that file was written. */
+/** Identifies processes across restarts, so that a file can name the process that wrote it. */
 import { readFile, readlink } from "node:fs/promises";
 import process from "node:process";
 import { isGranted } from "../shared/permission.ts";
 import { codeOf } from "./storage-error.ts";
 
-/** A process as others may recognise it. */
+/** Identity of a process that other processes can check. */
 export interface ProcessIdentity {
   readonly pid: number;
   /**
-   * Boot id and pid namespace: a pid has a meaning within these only. Two containers, or two hosts of one name, differ here.
-   * Empty where the system does not say (no /proc, or no permission to read it).
+   * Boot id and pid namespace, within which the pid is valid. They differ between containers, and
+   * between hosts of the same name. Empty when unknown (no /proc, or no permission to read it).
    */
   readonly system: string;
-  /** Start time in clock ticks since boot, since pids are used again. Empty where the system does not say. */
+  /** Start time in clock ticks since boot, because pids are reused. Empty when unknown. */
   readonly started: string;
 }
 
-/** Identifies this process. */
+/** Returns the identity of this process. */
 export async function ownIdentity(): Promise<ProcessIdentity> {
   const { pid } = process;
   const { started = "" } = (await statOf(pid)) ?? {};
@@ -24,8 +24,8 @@ export async function ownIdentity(): Promise<ProcessIdentity> {
 }
 
 /**
- * Returns whether a process runs. Undefined where this process cannot tell: the other one lives in another pid namespace or
- * on another host, or the system does not say.
+ * Checks whether a process is running. Undefined when unknown: it is in another pid namespace, on
+ * another host, or its identity is incomplete.
  */
 export async function isRunning({
   pid,
@@ -36,7 +36,7 @@ export async function isRunning({
   try {
     process.kill(pid, 0);
   } catch (error) {
-    // EPERM: it runs, as another user.
+    // EPERM means that it runs as another user.
     if (codeOf(error) === "ESRCH") return false;
   }
   const found = await statOf(pid);
@@ -51,18 +51,21 @@ async function systemOf(): Promise<string> {
   return boot && namespace ? `${boot.trim()} ${namespace}` : "";
 }
 
-/** Start time and state of a process (proc_pid_stat(5)); undefined where there is no /proc. */
+/** Reads the start time and state of a process (proc_pid_stat(5)). Undefined without /proc. */
 async function statOf(
   pid: number,
 ): Promise<{ readonly started: string; readonly state: string } | undefined> {
   const text = await read(() => readFile(`/proc/${pid}/stat`, "utf8"));
-  // The program's name stands in parentheses and may hold anything. The state is field 3, the start time field 22.
+  // The program name is in parentheses and may contain any character. The state is field 3, the
+  // start time field 22.
   const fields = text?.slice(text.lastIndexOf(")") + 2).split(" ");
   const [state, started] = [fields?.[0], fields?.[19]];
   return state === undefined || started === undefined ? undefined : { started, state };
 }
 
-/** What `reading` resolves to; undefined where it fails, or where the runtime would have to ask its user first. */
+/**
+ * Calls `reading`. Resolves to undefined when it fails, or when Deno would prompt for permission.
+ */
 async function read(reading: () => Promise<string>): Promise<string | undefined> {
   return isGranted({ name: "read" }) ? reading().catch(() => undefined) : undefined;
 }

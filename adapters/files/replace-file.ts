@@ -4,23 +4,25 @@ import { isGranted } from "../shared/permission.ts";
 import { writeFully } from "./own-file.ts";
 import { codeOf, storageError } from "./storage-error.ts";
 
-/** Bytes that are copied at a time. */
-const CHUNK = 1024 * 1024;
+/** Size of the copy buffer, in bytes. */
+const COPY_BUFFER_BYTES = 1024 * 1024;
 
 /**
- * Gives the file `from` the name `to`, over the file of that name. A file that cannot be replaced, as one that is mounted by itself
- * into a container, gets the content of `from` instead, and `from` is removed: it is not whole until this resolves.
- * Returns the stats of a file that was written so, and undefined after a rename.
+ * Renames `from` to `to`, which replaces an existing file.
  *
- * @param renaming for tests
+ * A target that cannot be replaced, such as a bind mount in a container, is overwritten with the
+ * content of `from`, and `from` is removed. That is not atomic: the target is incomplete until this
+ * resolves. Resolves to the stats of an overwritten target, or undefined after a rename.
+ *
+ * @param renameFile replacement of `rename`, for tests
  */
 export async function replaceFile(
   from: string,
   to: string,
-  renaming: typeof rename = rename,
+  renameFile: typeof rename = rename,
 ): Promise<BigIntStats | undefined> {
   try {
-    await renaming(from, to);
+    await renameFile(from, to);
     return undefined;
   } catch (error) {
     if (!isIrreplaceable(error)) throw error;
@@ -30,21 +32,22 @@ export async function replaceFile(
   return stats;
 }
 
-/** Returns whether a rename failed since one of the names cannot be given to another file. */
+/** Returns true if a rename failed because a path is a mount point or on another file system. */
 export function isIrreplaceable(error: unknown): boolean {
   return ["EBUSY", "EXDEV"].includes(codeOf(error));
 }
 
 /**
- * Rejects with `StorageFailed` when `path` is a mount point that cannot be written to: replacing it would fail only when all else is
- * done. Says nothing where the system does not tell its mounts.
+ * Rejects with `StorageFailed` when `path` is a mount point that is not writable, because replacing
+ * it would fail only at the end of the download. Without access to the list of mounts, does
+ * nothing.
  */
 export async function requireReplaceable(path: string): Promise<void> {
   if (!(await isMountPoint(path))) return;
   try {
     await (await open(path, "r+")).close();
   } catch (error) {
-    throw storageError(error, `${path} is a mount point, so it must be writable in place`);
+    throw storageError(error, `cannot write the mount point ${path} in place`);
   }
 }
 
@@ -65,9 +68,9 @@ async function copy(from: string, to: string): Promise<BigIntStats> {
 }
 
 async function copyContent(source: FileHandle, target: FileHandle): Promise<void> {
-  const buffer = new Uint8Array(CHUNK);
+  const buffer = new Uint8Array(COPY_BUFFER_BYTES);
   for (let position = 0; ; ) {
-    const { bytesRead } = await source.read(buffer, 0, CHUNK, position);
+    const { bytesRead } = await source.read(buffer, 0, COPY_BUFFER_BYTES, position);
     if (bytesRead === 0) return;
     await writeFully(target, buffer.subarray(0, bytesRead), position);
     position += bytesRead;
@@ -81,7 +84,10 @@ async function isMountPoint(path: string): Promise<boolean> {
   return real !== undefined && mounts.split("\n").some((line) => mountPointOf(line) === real);
 }
 
-/** Field 5 of a line of proc_pid_mountinfo(5), in which space, tab, newline and backslash are octal. */
+/**
+ * Returns the mount point in a line of proc_pid_mountinfo(5): field 5, with space, tab, newline and
+ * backslash as octal escapes.
+ */
 function mountPointOf(line: string): string | undefined {
   return line
     .split(" ")[4]

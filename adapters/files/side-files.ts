@@ -1,30 +1,31 @@
-/** The files that a download keeps beside its output while it runs. */
+/** Names the temporary files of a download, beside its output file. */
 import { lstat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { nativeHashers } from "../shared/native-hashers.ts";
 import { codeOf } from "./storage-error.ts";
 
-/** Greatest length of a name, in bytes of UTF-8, on ext4, XFS, Btrfs, APFS and most others. */
+/** Max length of a file name on ext4, XFS, Btrfs, APFS and most others, in bytes of UTF-8. */
 const MAX_NAME_BYTES = 255;
-/** The longest suffix that is added to a side file's stem: that of a probe beside the lock. */
-const MAX_SUFFIX = ".part.lock.00000000";
+/** Longest suffix that is added to a file name: that of a temporary file beside the lock. */
+const LONGEST_SUFFIX = ".part.lock.00000000";
 
-/** Paths of the side files of one output. */
+/** Paths of the temporary files of one output file. */
 export interface SideFiles {
-  /** The content while it comes. */
+  /** Content, as far as received. */
   readonly part: string;
-  /** The pieces that `part` holds. */
+  /** List of the verified pieces in `part`. */
   readonly journal: string;
-  /** Keeps other downloads away. */
+  /** Lock that excludes other downloads. */
   readonly lock: string;
 }
 
 /**
- * Names the side files of `path`: they lie beside it and begin with its name. Where that makes a name too long for the file system,
- * they begin with 32 hex digits of the name's SHA-256 instead.
+ * Returns the paths of the temporary files of `path`, in the same directory and with its name as
+ * prefix. If that is too long for the file system, the prefix is 32 hex digits of the name's
+ * SHA-256.
  */
 export async function sideFilesOf(path: string): Promise<SideFiles> {
-  const stem = (await fits(path + MAX_SUFFIX))
+  const stem = (await fits(path + LONGEST_SUFFIX))
     ? path
     : join(dirname(path), shortName(basename(path)));
   return { part: `${stem}.part`, journal: `${stem}.part.journal`, lock: `${stem}.part.lock` };
@@ -32,7 +33,7 @@ export async function sideFilesOf(path: string): Promise<SideFiles> {
 
 async function fits(path: string): Promise<boolean> {
   if (new TextEncoder().encode(basename(path)).length > MAX_NAME_BYTES) return false;
-  // Encrypted folders take less, 143 bytes for one (eCryptfs).
+  // Encrypted folders have a lower limit, such as 143 bytes with eCryptfs.
   const code = await lstat(path).then(() => "", codeOf);
   return code !== "ENAMETOOLONG";
 }

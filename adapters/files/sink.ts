@@ -11,23 +11,29 @@ import { type SideFiles, sideFilesOf } from "./side-files.ts";
 import { codeOf, storageError } from "./storage-error.ts";
 
 /**
- * A sink that makes a file.
+ * Creates a sink that writes a task to a file.
  *
- * Bytes go to `<path>.part` as they come; `<path>.part.journal` notes the pieces that are right, and `<path>.part.lock` keeps
- * other processes away. When all is there and right, the file is synced and renamed to `path`, over whatever has that
- * name, and the directory is synced: whoever sees the file after that, sees all of it, also after a loss of power.
+ * Bytes are written to `<path>.part` as they arrive. `<path>.part.journal` lists the verified
+ * pieces, and `<path>.part.lock` excludes other processes. When the content is complete and
+ * verified, the file is synced and renamed to `path`, which replaces an existing file, and the
+ * directory is synced. So the file at `path` is always complete, also after a power cut.
  *
- * A download that failed or was killed leaves the first two, and the next one to the same path goes on from there, after it has
- * read what is there and compared it, also with what the parents announce. What is left of another task, of other digests, or by a
- * parent that has another content now, is discarded. Where a name is too long for the suffixes, these files begin with a hash of
- * it instead. For a range of a task, the file holds only
- * the range. A symbolic link or pipe with one of these names is removed, and where anybody may write, so is another user's file.
+ * A download that failed or was killed leaves the part and the journal. The next download to the
+ * same path resumes from them, after it has verified the content against the journal and the
+ * digests that parents announce. It discards leftovers of another task, of other digests, or of a
+ * parent whose content has changed. When the suffixes make a name too long, these files are named
+ * by a hash of it. For a range of a task, the file holds only the range.
  *
- * A file that cannot be replaced, such as one that is mounted by itself into a container, is written in place at the end, which is
- * not atomic: a process that is killed in between leaves it cut, and the next download copies it again.
+ * A symbolic link or pipe at one of these paths is removed. In a world-writable directory, so is
+ * another user's file.
  *
- * The download fails with `StorageFailed`, in words, when the disk is full or read-only, permission is missing, another
- * download writes to the same path, or the file was cut or replaced meanwhile.
+ * A file that cannot be replaced, such as a bind mount in a container, is overwritten in place at
+ * the end. That is not atomic: a process killed meanwhile leaves it truncated, and the next
+ * download copies it again.
+ *
+ * The download fails with `StorageFailed` when the disk is full or read-only, a permission is
+ * missing, another download writes to the same path, or another process truncates or replaces the
+ * file.
  *
  * @example
  * ```ts
@@ -36,8 +42,9 @@ import { codeOf, storageError } from "./storage-error.ts";
  * const downloader = createDownloader({ protocol: "tcp" });
  * const taskId = "7b1a7a2c4ff3a6f9c2f1c5c07bd0ff1aee0c8f8ea8ac2f7c5b1d1f0f5ae1b6cd";
  * const request = { taskId, hostId: "my-host", parents: ["10.0.0.7:4005"] };
- * const { resumedBytes } = await downloader.downloadTask(request, { to: fileSink("model.safetensors") }).done;
- * console.log(`${resumedBytes} bytes were there already`);
+ * const to = fileSink("model.safetensors");
+ * const { resumedBytes } = await downloader.downloadTask(request, { to }).done;
+ * console.log(`resumed ${resumedBytes} bytes from an earlier run`);
  * await downloader.close();
  * ```
  */
@@ -45,40 +52,47 @@ export function fileSink(path: string): TaskSink {
   let used = false;
   return {
     async open(layout, { digest }) {
-      if (used) throw new VortexError("InvalidArgument", `the sink of ${path} is in use already`);
+      if (used) {
+        throw new VortexError(
+          "InvalidArgument",
+          `sink of ${path}: expected one download, got a second; create a sink for each download`,
+        );
+      }
       used = true;
       return FileSession.open(path, layout, digest);
     },
   };
 }
 
-/** The paths of a download's files. */
-interface Names extends SideFiles {
+/** Paths of the files of a download. */
+interface Paths extends SideFiles {
+  /** Path of the finished file. */
   readonly path: string;
 }
 
+/** Session of one download to a file. */
 class FileSession implements SinkSession {
   readonly resumed: readonly SinkPiece[];
-  readonly #names: Names;
+  readonly #paths: Paths;
   readonly #layout: SinkLayout;
   readonly #handle: FileHandle;
   readonly #journal: Journal;
   readonly #lock: FileLock;
-  /** Operations under way; the descriptor is closed after them. */
-  readonly #running = new Set<Promise<unknown>>();
+  /** Pending file operations. The descriptor is closed after them. */
+  readonly #pending = new Set<Promise<unknown>>();
   #committed: boolean;
-  /** Once finished: what tells that the file is still the one that was written. */
+  /** Stats of the finished file, to detect later changes. Undefined before. */
   #stamp: { readonly size: bigint; readonly mtimeNs: bigint; readonly ino: bigint } | undefined;
   #closed = false;
 
   private constructor(
-    names: Names,
+    paths: Paths,
     layout: SinkLayout,
     handle: FileHandle,
     journal: Journal,
     lock: FileLock,
   ) {
-    this.#names = names;
+    this.#paths = paths;
     this.#layout = layout;
     this.#handle = handle;
     this.#journal = journal;
@@ -93,13 +107,13 @@ class FileSession implements SinkSession {
     digest: string | undefined,
   ): Promise<FileSession> {
     await requireFile(path);
-    const names: Names = { path, ...(await sideFilesOf(path)) };
-    const lock = await FileLock.take(names.lock);
+    const paths: Paths = { path, ...(await sideFilesOf(path)) };
+    const lock = await FileLock.take(paths.lock);
     try {
-      const journal = await Journal.open(names.journal, layout, { digest });
+      const journal = await Journal.open(paths.journal, layout, { digest });
       try {
-        const handle = await openPart(names, journal, layout);
-        return new FileSession(names, layout, handle, journal, lock);
+        const handle = await openPart(paths, journal, layout);
+        return new FileSession(paths, layout, handle, journal, lock);
       } catch (error) {
         await journal.close();
         throw error;
@@ -111,7 +125,7 @@ class FileSession implements SinkSession {
   }
 
   async write(_number: number, position: number, chunk: Uint8Array): Promise<void> {
-    await this.#use(`${this.#names.part} cannot be written`, (handle) =>
+    await this.#use(`cannot write ${this.#paths.part}`, (handle) =>
       writeFully(handle, chunk, position),
     );
   }
@@ -128,13 +142,13 @@ class FileSession implements SinkSession {
     into?: Uint8Array,
   ): Promise<Uint8Array> {
     const buffer = into ?? new Uint8Array(length);
-    const what = `${this.#stamp === undefined ? this.#names.part : this.#names.path} cannot be read`;
+    const what = `cannot read ${this.#stamp === undefined ? this.#paths.part : this.#paths.path}`;
     const bytesRead = await this.#use(
       what,
       async (handle) => (await handle.read(buffer, 0, length, position)).bytesRead,
     );
     if (bytesRead === 0)
-      throw new VortexError("StorageFailed", `${what}: it ends at byte ${position}`);
+      throw new VortexError("StorageFailed", `${what}: file ends at byte ${position}`);
     return buffer.subarray(0, bytesRead);
   }
 
@@ -145,20 +159,21 @@ class FileSession implements SinkSession {
   async advance(): Promise<void> {}
 
   async finish(): Promise<void> {
-    const { path, part, journal } = this.#names;
+    const { path, part, journal } = this.#paths;
     try {
       await this.#requireIntact();
-      // Bytes behind the end can only be of an earlier file of this name.
+      // Bytes beyond the end can only be leftovers of an earlier file at this path.
       await this.#handle.truncate(this.#layout.length);
       await this.#handle.sync();
-      // From here on, a process that is killed leaves either the part or the file; both hold everything.
+      // From here on, a killed process leaves either the part or the file, both with the whole
+      // content.
       await this.#journal.end();
       const copied = await replaceFile(part, path);
       await syncDirectory(dirname(path));
       const { size, mtimeNs, ino } = copied ?? (await this.#handle.stat({ bigint: true }));
       this.#stamp = { size, mtimeNs, ino };
     } catch (error) {
-      throw storageError(error, `${path} cannot be made`);
+      throw storageError(error, `cannot create ${path}`);
     }
     await this.#journal.close();
     await unlink(journal).catch(() => {});
@@ -173,15 +188,18 @@ class FileSession implements SinkSession {
     await this.#handle.close().catch(() => {});
     await this.#journal.close().catch(() => {});
     if (discard || !this.#committed) {
-      await unlink(this.#names.part).catch(() => {});
-      await unlink(this.#names.journal).catch(() => {});
+      await unlink(this.#paths.part).catch(() => {});
+      await unlink(this.#paths.journal).catch(() => {});
     }
     await this.#lock.release();
   }
 
-  /** Whoever has cut the file or put another one in its place would have it reported as complete, with bytes that never came. */
+  /**
+   * Checks that no other process truncated or replaced the file, or took the lock. Such a file
+   * would be reported as complete although it lacks verified bytes. Rejects with `StorageFailed`.
+   */
   async #requireIntact(): Promise<void> {
-    const { part } = this.#names;
+    const { part } = this.#paths;
     const { size } = await this.#handle.stat();
     if (
       size >= this.#layout.length &&
@@ -191,45 +209,42 @@ class FileSession implements SinkSession {
       return;
     throw new VortexError(
       "StorageFailed",
-      `${part} was changed by somebody else while it was written`,
+      `${part}: changed by another process during the download; run it again`,
     );
   }
 
   async #settled(): Promise<void> {
-    await Promise.allSettled([...this.#running]);
+    await Promise.allSettled([...this.#pending]);
   }
 
-  /** Works on the file: the open one while it is written, the one with its name afterwards. */
+  /** Runs an operation on the part while it is written, and on the finished file afterwards. */
   async #use<T>(what: string, operation: (handle: FileHandle) => Promise<T>): Promise<T> {
     if (this.#closed)
-      throw new VortexError("Closed", `${this.#names.part} is not written any more`);
+      throw new VortexError("Closed", `sink session of ${this.#paths.part} is closed`);
     const running =
       this.#stamp === undefined
         ? operation(this.#handle)
         : this.#onFinished(this.#stamp, operation);
-    this.#running.add(running);
+    this.#pending.add(running);
     try {
       return await running;
     } catch (error) {
       throw storageError(error, what);
     } finally {
-      this.#running.delete(running);
+      this.#pending.delete(running);
     }
   }
 
-  /** Opens the file for one operation: a download that is done keeps no descriptor. */
+  /** Opens the finished file for one operation, because a finished download keeps no descriptor. */
   async #onFinished<T>(
     stamp: { readonly size: bigint; readonly mtimeNs: bigint; readonly ino: bigint },
     operation: (handle: FileHandle) => Promise<T>,
   ): Promise<T> {
-    const handle = await open(this.#names.path, "r");
+    const handle = await open(this.#paths.path, "r");
     try {
       const { size, mtimeNs, ino } = await handle.stat({ bigint: true });
       if (size !== stamp.size || mtimeNs !== stamp.mtimeNs || ino !== stamp.ino) {
-        throw new VortexError(
-          "StorageFailed",
-          `${this.#names.path} was changed after it had been fetched`,
-        );
+        throw new VortexError("StorageFailed", `${this.#paths.path}: changed after the download`);
       }
       return await operation(handle);
     } finally {
@@ -238,47 +253,51 @@ class FileSession implements SinkSession {
   }
 }
 
-/** Rejects, before anything is fetched, with `StorageFailed` for what cannot become a file: a directory, device or descriptor. */
+/**
+ * Checks, before the download, that `path` can become a regular file. Rejects with `StorageFailed`
+ * for a directory, device or descriptor.
+ */
 async function requireFile(path: string): Promise<void> {
   if ((await descriptorOf(path)) !== undefined) {
     throw new VortexError(
       "StorageFailed",
-      `${path} is an open file descriptor, which no file can replace: use streamTask`,
+      `${path}: expected a file path, got an open file descriptor; use streamTask`,
     );
   }
   const stats = await stat(path).catch((error: unknown) => {
-    if (codeOf(error) !== "ENOENT") throw storageError(error, `${path} cannot be made`);
+    if (codeOf(error) !== "ENOENT") throw storageError(error, `cannot create ${path}`);
     return undefined;
   });
   if (stats !== undefined && !stats.isFile()) {
     throw new VortexError(
       "StorageFailed",
-      `${path} is ${stats.isDirectory() ? "a directory" : "no regular file"}`,
+      `${path}: expected a file, got a ${stats.isDirectory() ? "directory" : "device, pipe or socket"}`,
     );
   }
   if (stats !== undefined) await requireReplaceable(path);
 }
 
+/** Opens the part file, with the content of an earlier download if its journal lists pieces. */
 async function openPart(
-  { path, part }: Names,
+  { path, part }: Paths,
   journal: Journal,
   layout: SinkLayout,
 ): Promise<FileHandle> {
   try {
     const made = journal.complete && journal.found.length > 0;
     if (made && (await sizeOf(part)) === undefined && (await sizeOf(path)) === layout.length) {
-      // The earlier process was killed between its last two steps; what it made is looked at once more.
-      // A file that cannot be moved stays, and its content is fetched again.
+      // The earlier process was killed between its last two steps. Its file is moved back to be
+      // verified. A file that cannot be moved stays, and its content is fetched again.
       await rename(path, part).catch((error: unknown) => {
         if (!isIrreplaceable(error)) throw error;
       });
     }
-    // Where what was found is not there, reading it fails, and it is fetched again.
+    // Journaled pieces that are missing in the file fail verification and are fetched again.
     const handle = await openOwnFile(part);
     if (journal.found.length === 0) await handle.truncate(0);
     return handle;
   } catch (error) {
-    throw storageError(error, `${part} cannot be opened`);
+    throw storageError(error, `cannot open ${part}`);
   }
 }
 
@@ -287,7 +306,7 @@ async function sizeOf(path: string): Promise<number | undefined> {
   return stats?.size;
 }
 
-/** Makes the new name durable, where a directory can be synced: Windows has no such thing. */
+/** Syncs a directory, so that a new name in it survives a power cut. No effect on Windows. */
 async function syncDirectory(path: string): Promise<void> {
   const handle = await open(path, "r").catch(() => undefined);
   if (handle === undefined) return;

@@ -2,24 +2,27 @@ import { VortexError } from "../../src/errors.ts";
 import { permissionError } from "../shared/permission.ts";
 
 const causes: Record<string, string> = {
-  ENOSPC: "no space is left on the device",
-  EDQUOT: "the disk quota is used up",
-  EFBIG: "the file system takes no file of this size",
-  EROFS: "the file system is read-only",
-  EACCES: "permission is denied",
-  EPERM: "permission is denied",
-  ENOENT: "there is no such file or directory",
-  ENOTDIR: "a part of the path is no directory",
-  EISDIR: "it is a directory",
-  EMFILE: "too many files are open",
-  ENFILE: "too many files are open",
-  EIO: "the device failed",
-  ENAMETOOLONG: "the name is too long for the file system",
-  EBUSY: "it is in use, or a mount point",
-  ELOOP: "symbolic links lead in a circle",
+  ENOSPC: "no space left on device",
+  EDQUOT: "disk quota exceeded",
+  EFBIG: "file too large for the file system",
+  EROFS: "read-only file system",
+  EACCES: "permission denied",
+  EPERM: "permission denied",
+  ENOENT: "no such file or directory",
+  ENOTDIR: "a component of the path is not a directory",
+  EISDIR: "is a directory",
+  EMFILE: "too many open files",
+  ENFILE: "too many open files",
+  EIO: "device I/O error",
+  ENAMETOOLONG: "name too long for the file system",
+  EBUSY: "file in use, or a mount point",
+  ELOOP: "symbolic link loop",
 };
 
-/** The `StorageFailed` of a file operation, in words, or its `PermissionDenied`; `what` says what could not be done. */
+/**
+ * Converts the error of a file operation to `StorageFailed`, or to `PermissionDenied` when the
+ * runtime's permissions caused it. `what` is the failed action, such as `cannot read /etc/x`.
+ */
 export function storageError(error: unknown, what: string): VortexError {
   if (error instanceof VortexError) return error;
   const denied = permissionError(error, what);
@@ -29,7 +32,7 @@ export function storageError(error: unknown, what: string): VortexError {
   return new VortexError("StorageFailed", `${what}: ${why}`, { cause: error });
 }
 
-/** The system's code of an error, `ENOENT` for one, or an empty string. */
+/** Returns the system error code, such as `ENOENT`, or an empty string. */
 export function codeOf(error: unknown): string {
   const code = error instanceof Error ? (error as { code?: unknown }).code : undefined;
   return typeof code === "string" ? code : "";

@@ -23,39 +23,53 @@ import type {
 import { nativeHashers } from "../shared/native-hashers.ts";
 import { storageError } from "./storage-error.ts";
 
-/** Bytes in a chunk that is handed to a transport; each has a checksum of its own, from the first byte of its piece on. */
-const CHUNK = 512 * 1024;
+/**
+ * Size of the chunks that `read` yields, in bytes, counted from the start of the piece. The index
+ * has a CRC-32 for each chunk.
+ */
+const CHUNK_BYTES = 512 * 1024;
 
-/** Readers at a time for whom a chunk is read ahead. Beyond them the disk has enough to do, and the memory is for others. */
-const MAX_AHEAD = 64;
+/**
+ * Max concurrent readers that read one chunk ahead. With more of them, the disk is busy anyway and
+ * readahead would only take memory.
+ */
+const MAX_READAHEAD_READERS = 64;
 
-/** How a file becomes a task. */
+/** Options of {@link FilePieceStore.addFile}. */
 export interface AddFileOptions {
-  /** 64 printable ASCII characters, hex digits in stock Dragonfly. Default: the SHA-256 of the content, hex. */
+  /**
+   * Task id: 64 printable ASCII characters; dfdaemon uses hex digits. Default: SHA-256 of the
+   * content, in hex.
+   */
   readonly taskId?: string;
-  /** Default `standard`. */
+  /** Kind of the task. Default: `standard`. */
   readonly kind?: PieceKind;
-  /** Bytes of each piece but the last, 1 to 64 MiB. Default: as stock Dragonfly chooses. */
+  /**
+   * Length of each piece except the last, 1 byte to 64 MiB. Default: derived from the content
+   * length, like dfdaemon.
+   */
   readonly pieceLength?: number;
-  /** Told, after each read, how many bytes are indexed and how many the file has. */
+  /** Called after each read with the indexed bytes and the length of the file, in bytes. */
   readonly onProgress?: (indexed: number, total: number) => void;
-  /** Ends the indexing. */
+  /** Aborts the indexing. */
   readonly signal?: AbortSignal;
 }
 
 /**
- * Serves files as tasks, straight from disk.
+ * Piece store that serves files as tasks, directly from disk.
  *
- * Each file is read through once, when it is added, for the digests of its pieces and of the whole; the index takes four
- * bytes for every 512 KiB, and four for every piece. It is kept open until it is removed or the store is closed, one file
- * descriptor a file, so what is served is the file that was indexed, whatever becomes of its name.
+ * Adding a file reads it once, to compute the digests of its pieces and of the whole content. The
+ * index takes four bytes for every 512 KiB, and four for every piece. The file stays open until it
+ * is removed or the store is closed, with one descriptor per file. So the indexed file is served
+ * even if its path is renamed or replaced.
  *
- * When its content, size or modification time changes, its pieces are refused until it has been removed and added again. Every
- * chunk is compared with its CRC-32 before it is handed out, since a change need not show in the time (a write within one tick of
- * the clock, or to mapped memory), so no reader gets a mixture of old and new bytes, also not of a part of a piece.
+ * When the content, size or modification time changes, the store refuses the pieces until the file
+ * is removed and added again. It compares each chunk with its CRC-32 before it yields it. The
+ * modification time alone is not enough: a write within one clock tick, or to mapped memory, does
+ * not change it. So no reader receives a mixture of old and new bytes.
  *
- * A piece counts as created when its file was last modified. Task ids from the network are only looked up among those
- * added. They never name a file.
+ * The creation time of a piece is the modification time of its file. Task ids from the network are
+ * only looked up among the added tasks and are never used as file names.
  *
  * @example
  * ```ts
@@ -71,23 +85,25 @@ export interface AddFileOptions {
  */
 export class FilePieceStore implements PieceStore {
   readonly #hashers: HasherFactory;
-  /** Files by task id; those of one task have the same content. */
+  /** Files by task id. All files of a task have the same content. */
   readonly #files = new Map<string, readonly IndexedFile[]>();
   #closed = false;
 
-  /** @param hashers default: the runtime's own */
+  /** @param hashers default: native hashers of the runtime */
   constructor(hashers: HasherFactory = nativeHashers) {
     this.#hashers = hashers;
   }
 
   /**
-   * Indexes a file and serves it from then on. A symbolic link is followed, once. An empty file is a task of no pieces.
+   * Indexes a file and starts to serve it. Symbolic links are resolved once. An empty file is a
+   * task without pieces.
    *
-   * A file that makes the same task as one before (equal id, content, kind and piece length) becomes a second source of that task,
-   * which is served while one of its files is unchanged.
+   * A file with the id, content, kind and piece length of an existing task becomes a second source
+   * of that task. The task is served while at least one of its files is unchanged.
    *
-   * Rejects with `StorageFailed` when `path` is no regular file, cannot be read, or changes while it is indexed;
-   * `InvalidArgument` for an option out of its range, or when another task of this id is served; `Aborted`; `Closed`.
+   * Rejects with `StorageFailed` when `path` is not a regular file, cannot be read, or changes
+   * while it is indexed. Rejects with `InvalidArgument` for an option out of range, or when the id
+   * belongs to a different task. Also rejects with `Aborted` and `Closed`.
    */
   async addFile(path: string, options: AddFileOptions = {}): Promise<StoredTask> {
     if (options.taskId !== undefined) requireTaskId(options.taskId);
@@ -102,7 +118,7 @@ export class FilePieceStore implements PieceStore {
       if (first !== undefined && !file.isOfSameTask(first)) {
         throw new VortexError(
           "InvalidArgument",
-          `${path}: task ${taskId} is served already, from ${first.path}, with another content, kind or piece length`,
+          `${path}: expected the content, kind and piece length of ${first.path}, which serves task ${taskId}, got others`,
         );
       }
     } catch (error) {
@@ -113,7 +129,9 @@ export class FilePieceStore implements PieceStore {
     return first?.task ?? file.task;
   }
 
-  /** Stops serving a task and closes its files; pieces that are being read fail. False when there was none. */
+  /**
+   * Removes a task and closes its files. In-flight reads fail. Returns false for an unknown task.
+   */
   async deleteTask(taskId: string): Promise<boolean> {
     const files = this.#files.get(taskId) ?? [];
     this.#files.delete(taskId);
@@ -126,7 +144,7 @@ export class FilePieceStore implements PieceStore {
     const task = files?.[0]?.task;
     if (files === undefined || task?.kind !== kind) return undefined;
     if (number >= planTask(task.contentLength, task.pieceLength).pieceCount) return undefined;
-    // So that a file that has changed is answered with an error, and not with a piece that breaks off.
+    // A changed file fails here, before an answer begins, and not in the middle of a piece.
     const file = await firstUnchanged(files);
     return { metadata: file.metadata(number), read: (range) => file.read(number, range) };
   }
@@ -135,7 +153,7 @@ export class FilePieceStore implements PieceStore {
     return this.#files.get(taskId)?.[0]?.task;
   }
 
-  /** Closes all files; pieces that are being read fail. Idempotent. */
+  /** Removes all tasks and closes their files. In-flight reads fail. Idempotent. */
   async close(): Promise<void> {
     this.#closed = true;
     await Promise.all([...this.#files.keys()].map((taskId) => this.deleteTask(taskId)));
@@ -146,29 +164,31 @@ export class FilePieceStore implements PieceStore {
   }
 
   #requireOpen(): void {
-    if (this.#closed) throw new VortexError("Closed", "the file store is closed");
+    if (this.#closed) throw new VortexError("Closed", "file store is closed");
   }
 }
 
-/** What tells that a file is still the one that was indexed. */
-interface Stamp {
+/** Size and modification time of a file, to detect changes. */
+interface FileStamp {
   readonly size: bigint;
   readonly mtimeNs: bigint;
 }
 
-/** What reading a file through once told. */
+/** Result of indexing a file. */
 interface Index {
   readonly plan: TaskPlan;
-  readonly stamp: Stamp;
-  /** By piece number. */
+  readonly stamp: FileStamp;
+  /** CRC-32 of each piece, by piece number. */
   readonly crc32: Uint32Array;
-  /** Of the chunks, piece after piece. */
+  /** CRC-32 of each chunk, piece after piece. */
   readonly chunks: Uint32Array;
-  /** Hex. */
+  /** SHA-256 of the content, in hex. */
   readonly sha256: string;
 }
 
-/** Rejects with what the first file rejects with when all have changed. */
+/**
+ * Returns the first unchanged file. When all have changed, rejects with the error of the first one.
+ */
 async function firstUnchanged(files: readonly IndexedFile[]): Promise<IndexedFile> {
   let failure: unknown;
   for (const file of files) {
@@ -182,16 +202,17 @@ async function firstUnchanged(files: readonly IndexedFile[]): Promise<IndexedFil
   throw failure;
 }
 
+/** Open file with its index. */
 class IndexedFile {
   readonly task: StoredTask;
   readonly path: string;
   readonly #handle: FileHandle;
   readonly #index: Index;
   readonly #hashers: HasherFactory;
-  readonly #running = new Set<Promise<unknown>>();
-  /** Pieces that are being read. */
+  readonly #pending = new Set<Promise<unknown>>();
+  /** Number of in-flight piece reads. */
   #readers = 0;
-  #closing: Promise<void> | undefined;
+  #closingHandle: Promise<void> | undefined;
 
   static async open(
     path: string,
@@ -263,18 +284,18 @@ class IndexedFile {
     const { length } = pieceExtent(this.plan, number);
     const { start, end } = resolveRange(range, length);
     if (start === end) return;
-    // Whole chunks, since only these can be compared.
+    // Whole chunks are read, because the index has checksums of whole chunks only.
     this.#readers++;
     try {
-      let ahead: Promise<Uint8Array> | undefined;
-      for (let at = start - (start % CHUNK); at < end; at += CHUNK) {
-        const chunk = await (ahead ?? this.#chunk(number, at));
-        ahead = undefined;
-        // One chunk ahead, so that the disk works while the network does.
-        if (at + CHUNK < end && this.#readers <= MAX_AHEAD) {
-          ahead = this.#chunk(number, at + CHUNK);
-          // The reader may not come back for it.
-          ahead.catch(() => {});
+      let readahead: Promise<Uint8Array> | undefined;
+      for (let at = start - (start % CHUNK_BYTES); at < end; at += CHUNK_BYTES) {
+        const chunk = await (readahead ?? this.#chunk(number, at));
+        readahead = undefined;
+        // Read one chunk ahead, so that disk and network work in parallel.
+        if (at + CHUNK_BYTES < end && this.#readers <= MAX_READAHEAD_READERS) {
+          readahead = this.#chunk(number, at + CHUNK_BYTES);
+          // The reader may stop before it awaits this chunk.
+          readahead.catch(() => {});
         }
         yield chunk.subarray(Math.max(0, start - at), end - at);
       }
@@ -283,56 +304,64 @@ class IndexedFile {
     }
   }
 
-  /** The chunk of a piece that begins at `at`. Rejects with `StorageFailed` when it is not what was indexed. */
+  /**
+   * Reads the chunk at offset `at` of a piece and verifies its CRC-32. Rejects with `StorageFailed`
+   * when the content has changed.
+   */
   async #chunk(number: number, at: number): Promise<Uint8Array> {
     const { offset, length } = pieceExtent(this.plan, number);
     const chunk = await this.#use((handle) =>
-      readAt(handle, this.path, offset + at, Math.min(CHUNK, length - at)),
+      readAt(handle, this.path, offset + at, Math.min(CHUNK_BYTES, length - at)),
     );
-    const indexed = this.#index.chunks[number * chunksIn(this.plan.pieceLength) + at / CHUNK];
+    const indexed = this.#index.chunks[number * chunksIn(this.plan.pieceLength) + at / CHUNK_BYTES];
     const found = checksumOf(chunk, this.#hashers);
     if (found === indexed) return chunk;
-    // In words that say more, where the change shows.
+    // Gives a more specific error if the size or modification time has changed too.
     await this.requireUnchanged();
     throw new VortexError(
       "StorageFailed",
-      `${this.path} has CRC-32 ${found} for ${chunk.length} bytes at ${offset + at}, it was indexed with ${indexed}`,
+      `${this.path} changed after indexing: expected CRC-32 ${indexed} for ${chunk.length} bytes at ${offset + at}, got ${found}`,
     );
   }
 
-  /** Rejects with `StorageFailed` when the file is not what it was when it was indexed. */
+  /**
+   * Rejects with `StorageFailed` when the size or modification time has changed since the indexing.
+   */
   async requireUnchanged(): Promise<void> {
     const { size, mtimeNs } = await this.#use((handle) => stampOf(handle, this.path));
     const { stamp } = this.#index;
     if (size !== stamp.size) {
       throw new VortexError(
         "StorageFailed",
-        `${this.path} has ${size} bytes, it was indexed with ${stamp.size}`,
+        `${this.path} changed after indexing: expected ${stamp.size} bytes, got ${size}`,
       );
     }
     if (mtimeNs !== stamp.mtimeNs) {
       throw new VortexError(
         "StorageFailed",
-        `${this.path} was written to after it had been indexed`,
+        `${this.path} changed after indexing: modification time differs; add the file again`,
       );
     }
   }
 
-  /** Waits for the operations under way: a descriptor that is closed under them may name another file by then. */
+  /**
+   * Closes the file after the pending operations: a descriptor closed during an operation could be
+   * reused for another file.
+   */
   close(): Promise<void> {
-    this.#closing ??= Promise.allSettled(this.#running).then(() => this.#handle.close());
-    return this.#closing;
+    this.#closingHandle ??= Promise.allSettled(this.#pending).then(() => this.#handle.close());
+    return this.#closingHandle;
   }
 
   async #use<T>(operation: (handle: FileHandle) => Promise<T>): Promise<T> {
-    if (this.#closing !== undefined)
-      throw new VortexError("Closed", `${this.path} is not served any more`);
+    if (this.#closingHandle !== undefined)
+      throw new VortexError("Closed", `${this.path} is no longer served`);
     const running = operation(this.#handle);
-    this.#running.add(running);
+    this.#pending.add(running);
     try {
       return await running;
     } finally {
-      this.#running.delete(running);
+      this.#pending.delete(running);
     }
   }
 
@@ -347,15 +376,15 @@ class IndexedFile {
 
 async function openRegular(path: string): Promise<FileHandle> {
   try {
-    // Looked at first, since opening a named pipe would wait for somebody to write to it.
+    // The type is checked first, because opening a named pipe blocks until it has a writer.
     const stats = await stat(path);
     if (!stats.isFile()) {
       const what = stats.isDirectory() ? "a directory" : "a device, pipe or socket";
-      throw new VortexError("StorageFailed", `${path} is ${what}, not a file`);
+      throw new VortexError("StorageFailed", `${path}: expected a file, got ${what}`);
     }
     return await open(path, "r");
   } catch (error) {
-    throw storageError(error, `${path} cannot be opened`);
+    throw storageError(error, `cannot open ${path}`);
   }
 }
 
@@ -371,14 +400,20 @@ async function indexFile(
   const crc32 = new Uint32Array(plan.pieceCount);
   const chunks = new Uint32Array(plan.pieceCount * chunksIn(plan.pieceLength));
   const whole = hashers("sha256");
-  const buffer = new Uint8Array(Math.min(CHUNK, contentLength));
+  const buffer = new Uint8Array(Math.min(CHUNK_BYTES, contentLength));
   for (let number = 0; number < plan.pieceCount; number++) {
     const { offset, length } = pieceExtent(plan, number);
-    for (let at = 0; at < length; at += CHUNK) {
+    for (let at = 0; at < length; at += CHUNK_BYTES) {
       if (signal?.aborted) throw abortedError(signal, `indexing ${path}`);
-      const chunk = await readAt(handle, path, offset + at, Math.min(CHUNK, length - at), buffer);
+      const chunk = await readAt(
+        handle,
+        path,
+        offset + at,
+        Math.min(CHUNK_BYTES, length - at),
+        buffer,
+      );
       const checksum = checksumOf(chunk, hashers);
-      chunks[number * chunksIn(plan.pieceLength) + at / CHUNK] = checksum;
+      chunks[number * chunksIn(plan.pieceLength) + at / CHUNK_BYTES] = checksum;
       crc32[number] =
         at === 0 ? checksum : crc32Combine(crc32[number] ?? 0, checksum, chunk.length);
       whole.update(chunk);
@@ -387,20 +422,26 @@ async function indexFile(
   }
   const after = await stampOf(handle, path);
   if (after.size !== stamp.size || after.mtimeNs !== stamp.mtimeNs) {
-    throw new VortexError("StorageFailed", `${path} was written to while it was indexed`);
+    throw new VortexError(
+      "StorageFailed",
+      `${path} changed during indexing: size or modification time differs; add the file again`,
+    );
   }
   return { plan, stamp, crc32, chunks, sha256: whole.encode() };
 }
 
-async function stampOf(handle: FileHandle, path: string): Promise<Stamp> {
+async function stampOf(handle: FileHandle, path: string): Promise<FileStamp> {
   try {
     return await handle.stat({ bigint: true });
   } catch (error) {
-    throw storageError(error, `${path} cannot be read`);
+    throw storageError(error, `cannot read ${path}`);
   }
 }
 
-/** Exactly `length` bytes from `position` on, in `buffer` or in a new one, which is then the caller's to keep. */
+/**
+ * Reads exactly `length` bytes at `position`, into `buffer` or a new array. Rejects with
+ * `StorageFailed` when the file is shorter.
+ */
 async function readAt(
   handle: FileHandle,
   path: string,
@@ -411,11 +452,11 @@ async function readAt(
   for (let filled = 0; filled < length; ) {
     const { bytesRead } = await handle
       .read(buffer, filled, length - filled, position + filled)
-      .catch((error: unknown) => Promise.reject(storageError(error, `${path} cannot be read`)));
+      .catch((error: unknown) => Promise.reject(storageError(error, `cannot read ${path}`)));
     if (bytesRead === 0) {
       throw new VortexError(
         "StorageFailed",
-        `${path} ends at byte ${position + filled}: it was cut while being read`,
+        `${path} truncated during a read: it ends at byte ${position + filled}`,
       );
     }
     filled += bytesRead;
@@ -423,9 +464,9 @@ async function readAt(
   return buffer.subarray(0, length);
 }
 
-/** Chunks of a piece; its last one may be short. */
+/** Returns the number of chunks of a piece. The last chunk may be shorter. */
 function chunksIn(pieceLength: number): number {
-  return Math.ceil(pieceLength / CHUNK);
+  return Math.ceil(pieceLength / CHUNK_BYTES);
 }
 
 function checksumOf(bytes: Uint8Array, hashers: HasherFactory): number {
@@ -438,7 +479,7 @@ function requireTaskId(taskId: string): void {
   if (!/^[!-~]{64}$/.test(taskId)) {
     throw new VortexError(
       "InvalidArgument",
-      `task id "${taskId}": expected 64 printable ASCII characters`,
+      `taskId: expected 64 printable ASCII characters, got "${taskId}"`,
     );
   }
 }

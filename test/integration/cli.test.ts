@@ -83,7 +83,7 @@ describe("vortex-peer in processes", () => {
       ];
       const dial = [...piece, "--connect-timeout", "100ms"];
       const warning =
-        /^vortex-peer: QUIC to peers that no fingerprint or CA identifies: .*1\.1\.0 to 1\.4\.8/gm;
+        /^vortex-peer: QUIC without tls\.fingerprints or tls\.ca: .*1\.1\.0 to 1\.4\.8/gm;
       assert.equal((await run([...dial, "--insecure"]).exit).err.match(warning)?.length, 1);
       assert.equal((await run(dial).exit).err.match(warning)?.length, 1);
       assert.equal(
@@ -162,7 +162,7 @@ describe("vortex-peer in processes", () => {
         await using peer = await heldPeer(content);
         const target = join(dir, "target");
         const args = ["get", ...peer.from, "--digest", peer.digest, "-o", target];
-        const kept = `; what is right is kept in ${target}.part, and the same command goes on from there`;
+        const kept = `; verified pieces are kept in ${target}.part, run the same command again to resume`;
 
         // No piece has arrived yet, so no file is left.
         const begun = run(args);
@@ -206,7 +206,7 @@ describe("vortex-peer in processes", () => {
         assert.match(
           err,
           new RegExp(
-            `^found ${verified.size} of 30 pieces of an earlier run; they are checked\nfetched `,
+            `^found ${verified.size} of 30 pieces from an earlier run, checking them\nfetched `,
           ),
         );
         for (const number of peer.asked.slice(before))
@@ -340,7 +340,7 @@ describe("vortex-peer in processes", () => {
         assert.equal(full.code, 7);
         assert.ok(
           full.err.endsWith(
-            `no space is left on the device; what is right is kept in ${target}.part, and the same command goes on from there\n`,
+            `no space left on device; verified pieces are kept in ${target}.part, run the same command again to resume\n`,
           ),
           full.err,
         );
@@ -455,7 +455,7 @@ describe("vortex-peer in processes", () => {
         assert.equal(code, 2);
         assert.match(
           err,
-          /^vortex-peer: Unavailable: \/dev\/fd\/5: Deno writes to no inherited file but standard output: use -o -\n$/,
+          /^vortex-peer: Unavailable: \/dev\/fd\/5: Deno cannot write to inherited files other than standard output; use -o -\n$/,
         );
         assert.equal(await readFile(file, "utf8"), "head\ntail\n");
       }),
@@ -508,7 +508,7 @@ describe("vortex-peer in processes", () => {
           assert.equal(readonly.code, 7);
           assert.equal(
             readonly.err,
-            `vortex-peer: StorageFailed: ${target} is a mount point, so it must be writable in place: the file system is read-only\n`,
+            `vortex-peer: StorageFailed: cannot write the mount point ${target} in place: read-only file system\n`,
           );
           assert.equal(await readFile(outside, "utf8"), "before");
           const { code, err } = await run([...args, "-o", target], mounted("rw")).exit;
@@ -599,7 +599,7 @@ describe("vortex-peer in processes", () => {
           assert.equal(code, 7, `${args.join(" ")}: ${err}`);
           assert.match(
             err,
-            /^vortex-peer: StorageFailed: standard output cannot be written: no space is left on the device/,
+            /^vortex-peer: StorageFailed: cannot write standard output: no space left on device/,
           );
           assert.equal(err.split("\n").length, 2);
         }
@@ -621,7 +621,7 @@ describe("vortex-peer in processes", () => {
       assert.equal(ended.code, 0);
       assert.match(
         ended.err,
-        /^vortex-peer: StorageFailed: .* has 14 bytes, it was indexed with 1048576\n$/,
+        /^vortex-peer: StorageFailed: .* changed after indexing: expected 1048576 bytes, got 14\n$/,
       );
     }),
   );

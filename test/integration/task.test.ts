@@ -325,7 +325,7 @@ describe("a task over TCP, between processes", () => {
           assert.equal(await program.line(), "code 0");
           const { err } = await program.ended;
           assert.match(err, /StorageFailed.*read-only/s);
-          assert.match(err, /no space is left on the device/);
+          assert.match(err, /no space left on device/);
         } finally {
           program.kill();
           await server.close();

@@ -19,7 +19,7 @@ const stock = fileURLToPath(new URL("../../vectors/dfdaemon.yaml", import.meta.u
 const older = fileURLToPath(new URL("../../vectors/dfdaemon-2.2.yaml", import.meta.url));
 
 describe("a configuration file", () => {
-  it("of stock Dragonfly loads as it is, and each value tells its line", async () => {
+  it("of dfdaemon loads unchanged, and each value has its line", async () => {
     const { config, settings } = await loadConfig(stock);
     const said = settings.filter(({ source }) => source !== "default");
     assert.deepEqual(
@@ -48,7 +48,7 @@ describe("a configuration file", () => {
     assert.equal(config.download.bandwidthLimit, 20e9);
   });
 
-  it("of Dragonfly 2.2 loads as it is", async () => {
+  it("of Dragonfly 2.2 loads unchanged", async () => {
     const { config, settings } = await loadConfig(older);
     const usual = parseConfig({});
     assert.deepEqual(config, {
@@ -67,7 +67,7 @@ describe("a configuration file", () => {
     );
   });
 
-  it("becomes the options of a downloader and a server, with what its files hold", () =>
+  it("gives the options of a downloader and a server, with the content of its certificate files", () =>
     inTempDir(async (dir) => {
       const file = (name: string): string => join(dir, name);
       for (const name of ["ca", "cert", "key", "own"]) await writeFile(file(name), `the ${name}`);
@@ -88,7 +88,7 @@ describe("a configuration file", () => {
       const server = await config.server();
       assert.deepEqual(server.grpc, { port: 7, tls: true });
       assert.deepEqual(server.tls, { cert: "the cert", key: "the key", clientCa: "the ca" });
-      // Another protocol than the file's has the certificates that it takes.
+      // Another protocol than the file's uses the certificates for that protocol.
       const tlsBy = async (protocol: ProtocolChoice): Promise<unknown> =>
         (await config.downloader(protocol)).tls;
       assert.deepEqual(await tlsBy("hybrid"), { ...mutual, ca: "the own" });
@@ -96,7 +96,7 @@ describe("a configuration file", () => {
       assert.equal(await tlsBy("tcp"), undefined);
     }));
 
-  it("names a file that cannot be read only to whoever needs what it holds", () =>
+  it("fails for an unreadable certificate file only when its content is needed", () =>
     inTempDir(async (dir) => {
       const path = join(dir, "d.yaml");
       const gone = join(dir, "gone");
@@ -108,11 +108,11 @@ describe("a configuration file", () => {
       assert.equal((await config.downloader()).protocol, "tcp");
       await assert.rejects(config.server(), {
         code: "StorageFailed",
-        message: new RegExp(`^${gone} cannot be read`),
+        message: new RegExp(`^cannot read ${gone}: `),
       });
     }));
 
-  it("is the one that VORTEX_PEER_CONFIG names when none is given, and none without", async () => {
+  it("defaults to the file of VORTEX_PEER_CONFIG, and to no file without the variable", async () => {
     const before = process.env[configVariable];
     try {
       process.env[configVariable] = stock;
@@ -128,7 +128,7 @@ describe("a configuration file", () => {
     }
   });
 
-  it("may be empty, or all comments, or begin with a byte order mark", () =>
+  it("may be empty, contain only comments, or begin with a byte order mark", () =>
     inTempDir(async (dir) => {
       const path = join(dir, "d.yaml");
       for (const text of [
@@ -150,31 +150,35 @@ describe("a configuration file", () => {
       assert.deepEqual([text, source], ["grpc", `${path}:2`]);
     }));
 
-  it("that cannot be read is StorageFailed", () =>
+  it("that is unreadable fails with StorageFailed", () =>
     inTempDir(async (dir) => {
       const missing = join(dir, "missing.yaml");
       await assert.rejects(loadConfig(missing), {
         code: "StorageFailed",
-        message: new RegExp(`^${missing} cannot be`),
+        message: new RegExp(`^cannot read ${missing}: `),
       });
       await mkdir(join(dir, "folder"));
       await assert.rejects(loadConfig(join(dir, "folder")), { code: "StorageFailed" });
       const locked = join(dir, "locked.yaml");
       await writeFile(locked, "");
       await chmod(locked, 0);
-      // Root reads it all the same.
+      // Root can read it regardless of its mode.
       if (process.getuid?.() !== 0)
         await assert.rejects(loadConfig(locked), { code: "StorageFailed" });
     }));
 
-  it("that is too large or no text is refused before it is parsed", () =>
+  it("that is too large or not text is rejected before it is parsed", () =>
     inTempDir(async (dir) => {
       const path = join(dir, "d.yaml");
+      const binary = "expected a UTF-8 text file, got binary data";
       const cases: [content: string | Uint8Array, message: string][] = [
-        [`# ${"x".repeat(128 * 1024)}`, "expected a configuration of at most 131072 bytes"],
-        [Uint8Array.of(0x7f, 0x45, 0x4c, 0x46, 0, 0xff, 0xfe), "expected a text file in UTF-8"],
-        [Uint8Array.of(0x61, 0x3a, 0x20, 0), "expected a text file in UTF-8"],
-        [Buffer.from("\ufeffdownload:", "utf16le"), "expected a text file in UTF-8"],
+        [
+          `# ${"x".repeat(128 * 1024)}`,
+          "expected a configuration of at most 131072 bytes, got more",
+        ],
+        [Uint8Array.of(0x7f, 0x45, 0x4c, 0x46, 0, 0xff, 0xfe), binary],
+        [Uint8Array.of(0x61, 0x3a, 0x20, 0), binary],
+        [Buffer.from("\ufeffdownload:", "utf16le"), binary],
       ];
       for (const [content, message] of cases) {
         await writeFile(path, content);
@@ -187,18 +191,18 @@ describe("a configuration file", () => {
       assert.deepEqual((await loadConfig(path)).config, parseConfig({}));
     }));
 
-  it("a device without an end is read no further than a configuration may be long", {
+  it("an endless device is read only up to the limit of a configuration", {
     skip: noZeros(),
   }, async () => {
     await assert.rejects(loadConfig("/dev/zero"), {
       code: "InvalidArgument",
-      message: "/dev/zero:1: expected a configuration of at most 131072 bytes",
+      message: "/dev/zero:1: expected a configuration of at most 131072 bytes, got more",
     });
   });
 });
 
 describe("the YAML parser", () => {
-  it("is loaded by nobody but who reads a file", async () => {
+  it("is loaded only when a file is read", async () => {
     const importers: string[] = [];
     for (const part of ["src", "adapters", "cli", "entry"]) {
       const folder = fileURLToPath(new URL(`../../../${part}`, import.meta.url));
@@ -217,7 +221,7 @@ describe("the YAML parser", () => {
 });
 
 describe("the text of a configuration", () => {
-  it("that is no YAML is refused with the line", async () => {
+  it("that is not YAML is rejected with its line", async () => {
     const cases: [text: string, line: number, message: RegExp][] = [
       ["download:\n  protocol: tcp\n  protocol: quic\n", 3, /unique/],
       ["download:\n\tprotocol: tcp\n", 2, /[Tt]abs/],
@@ -238,7 +242,7 @@ describe("the text of a configuration", () => {
     }
   });
 
-  it("with a wrong value is refused with its line, however it is written", async () => {
+  it("with an invalid value is rejected with its line, in every YAML style", async () => {
     const cases: [text: string, line: number][] = [
       ["download:\n  # a comment\n  protocol: udp\n", 3],
       ["download: { pieceTimeout: 1s,\n  protocol: udp }\n", 2],
@@ -264,7 +268,7 @@ describe("the text of a configuration", () => {
     );
   });
 
-  it("may have anchors and aliases, but not to grow out of all proportion", async () => {
+  it("may have anchors and aliases, but not aliases that expand excessively", async () => {
     const shared = "x: &timeout 9s\ndownload: { pieceTimeout: *timeout }\n";
     const layer = await parseConfigText(shared, "d.yaml");
     assert.deepEqual(layer.get("download.pieceTimeout"), { value: 9_000, source: "d.yaml:2" });
@@ -273,7 +277,7 @@ describe("the text of a configuration", () => {
       bomb.push(`a${level}: &a${level} [*a${level - 1}, *a${level - 1}]`);
     assert.match(
       (await refused(bomb.join("\n"))).message,
-      /^d\.yaml:1: cannot be read as YAML: .*alias/,
+      /^d\.yaml:1: expected YAML, got text that the parser rejects: .*alias/,
     );
     const circle = await parseConfigText(
       "a: &a { b: *a }\ndownload: { protocol: quic }\n",
@@ -282,7 +286,7 @@ describe("the text of a configuration", () => {
     assert.equal(circle.get("download.protocol")?.value, "quic");
   });
 
-  it("may merge sections (<<): the section's own keys come first, then the sources in their order", async () => {
+  it("may merge sections (<<), where own keys take precedence, then the sources in order", async () => {
     const text = [
       "a: &a { protocol: quic, pieceTimeout: 9s }",
       "b: &b",
@@ -317,14 +321,14 @@ describe("the text of a configuration", () => {
     for (let level = 1; level < 40; level++)
       bomb.push(`a${level}: &a${level} { <<: [*a${level - 1}, *a${level - 1}] }`);
     assert.match((await refused(bomb.join("\n"))).message, /^d\.yaml:1: .*alias/);
-    // A key of that name in quotes is none of ours.
+    // A quoted key of that name is not a merge key.
     assert.equal(
       (await parseConfigText('download: { "<<": { protocol: quic } }\n', "d.yaml")).size,
       0,
     );
   });
 
-  it("names each value that looks meant for it and has no effect", async () => {
+  it("causes a warning for each value that seems meant for this library and has no effect", async () => {
     const warned: string[] = [];
     const text = [
       "downloads: { protocol: quic }",
@@ -363,7 +367,7 @@ describe("the text of a configuration", () => {
     ]);
   });
 
-  it("of stock Dragonfly is not warned of", async () => {
+  it("of dfdaemon causes no warning", async () => {
     const warned: string[] = [];
     for (const path of [stock, older]) {
       await parseConfigText(await readFile(path, "utf8"), path, (line) => warned.push(line));
@@ -371,7 +375,7 @@ describe("the text of a configuration", () => {
     assert.deepEqual(warned, []);
   });
 
-  it("is warned of once a process, however often it is read", (t) =>
+  it("causes a warning once per process, even if it is read repeatedly", (t) =>
     inTempDir(async (dir) => {
       const path = join(dir, "d.yaml");
       await writeFile(path, "download: { pieceTimeOut: 1s }\n");
@@ -383,13 +387,13 @@ describe("the text of a configuration", () => {
       ]);
     }));
 
-  it("sections within sections without end are refused, not a crash", async () => {
+  it("with extremely deep nesting is rejected without a crash", async () => {
     for (const text of ["[".repeat(100_000), "{a: ".repeat(30_000), "- ".repeat(60_000)]) {
       assert.match((await refused(text)).message, /^d\.yaml:\d+: /);
     }
   });
 
-  it("whatever it is, is a layer or InvalidArgument", async () => {
+  it("always gives a layer or InvalidArgument, for random input", async () => {
     const words = fc.constantFrom(
       "download",
       "protocol",
@@ -434,7 +438,7 @@ async function refused(text: string): Promise<VortexError> {
   return result;
 }
 
-/** Why there is no `/dev/zero` to read; false where there is. */
+/** Reason to skip tests that read `/dev/zero`; false where it exists. */
 function noZeros(): string | false {
   return process.platform === "win32" ? "Windows has no /dev/zero" : false;
 }

@@ -21,20 +21,21 @@ import { assertRejects } from "../../support/failures.ts";
 import { FakeClock, settle } from "../../support/fake-clock.ts";
 import { root, runner, startProgram } from "../../support/run.ts";
 
-/** Milliseconds. */
-const YEAR = 365 * 86_400_000;
-/** Why a pid says nothing here; empty when it does. */
+const YEAR_MS = 365 * 86_400_000;
+/** Reason to skip tests that identify processes by pid; empty where that works. */
 const noPids = existsSync("/proc/self/ns/pid")
   ? ""
   : " [gap: no /proc, so heartbeats alone decide]";
-/** Why no pid namespace can be made; empty when one can. */
+/** Reason to skip tests that create a pid namespace; empty where that works. */
 const noNamespaces =
   spawnSync("unshare", ["--pid", "--fork", "--mount-proc", "true"]).status === 0
     ? ""
     : " [gap: needs root, for a pid namespace]";
 const files: LockFiles = { open, unlink };
 
-/** Runs a test with the path of a lock in a directory of its own, in which nothing may be left but `left`. */
+/**
+ * Runs a test with the path of a lock in a new directory. Afterwards, only `left` may remain there.
+ */
 async function withLock(
   run: (path: string) => Promise<void>,
   left: readonly string[] = [],
@@ -48,7 +49,7 @@ async function withLock(
   }
 }
 
-/** The text of a lock that this process does not hold. */
+/** Returns the text of a lock file with another token than the locks of this process. */
 async function textOf(
   changes: Partial<ProcessIdentity> & { readonly host?: string } = {},
 ): Promise<string> {
@@ -60,33 +61,33 @@ async function textOf(
   });
 }
 
-/** Has a file look as if it had been written `age` ms ago. */
-function grow(path: string, age: number): void {
+/** Sets the times of a file to `age` ms ago. */
+function setAge(path: string, age: number): void {
   const past = new Date(Date.now() - age);
   utimesSync(path, past, past);
 }
 
-/** Takes the lock and gives it back. */
+/** Takes the lock and releases it. */
 async function takeOver(path: string): Promise<void> {
   await (await FileLock.take(path)).release();
 }
 
 describe("a lock", () => {
-  it("keeps a second download of this process away until the first has ended", () =>
+  it("excludes a second download of this process until the first has ended", () =>
     withLock(async (path) => {
       const lock = await FileLock.take(path);
-      grow(path, YEAR);
+      setAge(path, YEAR_MS);
       const error = await assertRejects(FileLock.take(path), "StorageFailed");
       assert.equal(
         error.message,
-        `another download writes to the same file: process ${process.pid} on ${hostname()} holds ${path}`,
+        `file in use by another download: process ${process.pid} on ${hostname()} holds ${path}`,
       );
       assert.equal(await lock.isHeld(), true);
       await lock.release();
       await takeOver(path);
     }));
 
-  it("of another version of this program, or of anything else, goes by heartbeats", () =>
+  it("of another version or another program is judged by its heartbeats", () =>
     withLock(async (path) => {
       const complete = JSON.parse(await textOf());
       const incomplete = Object.keys(complete).map((key) =>
@@ -101,17 +102,17 @@ describe("a lock", () => {
       ]) {
         writeFileSync(path, text);
         const error = await assertRejects(FileLock.take(path), "StorageFailed");
-        assert.match(error.message, /another program holds .*; its last heartbeat was \d s ago/);
-        grow(path, 61_000);
+        assert.match(error.message, /another program holds .*, last heartbeat \d s ago/);
+        setAge(path, 61_000);
         await takeOver(path);
       }
     }));
 
-  it("that is stale goes to one of many who want it", () =>
+  it("that is abandoned goes to one of many concurrent takers", () =>
     withLock(async (path) => {
       for (let round = 0; round < 20; round++) {
         writeFileSync(path, await textOf({ system: "elsewhere" }));
-        grow(path, YEAR);
+        setAge(path, YEAR_MS);
         const takers = await Promise.allSettled(
           Array.from({ length: 8 }, () => FileLock.take(path)),
         );
@@ -123,7 +124,7 @@ describe("a lock", () => {
       }
     }));
 
-  it("that changes hands all the time is given up", () =>
+  it("that other processes keep taking fails after 2000 attempts", () =>
     withLock(async (path) => {
       let tries = 0;
       const taken = async (): Promise<never> => {
@@ -134,53 +135,53 @@ describe("a lock", () => {
         FileLock.take(path, { files: { ...files, open: taken } }),
         "StorageFailed",
       );
-      assert.equal(error.message, `${path} is taken again and again by other processes`);
+      assert.equal(error.message, `cannot lock ${path}: other processes keep taking it`);
       assert.equal(tries, 2000);
     }));
 
-  it("of which the file is no lock is refused, and left alone", () =>
+  it("with a file that is not a lock fails and leaves the file", () =>
     withLock(async (path) => {
       writeFileSync(path, "x".repeat(4097));
-      grow(path, YEAR);
+      setAge(path, YEAR_MS);
       const error = await assertRejects(FileLock.take(path), "StorageFailed");
-      assert.match(error.message, /lock is no file of this program/);
+      assert.match(error.message, /lock: not a file of this program/);
       assert.equal(statSync(path).size, 4097);
       writeFileSync(path, "x".repeat(4096));
-      grow(path, YEAR);
+      setAge(path, YEAR_MS);
       await takeOver(path);
     }));
 });
 
 describe("a lock's heartbeat", () => {
-  it("counts for 60 s, and the message says how long", () =>
+  it("is valid for 60 s, and the message has the remaining time", () =>
     withLock(async (path) => {
       writeFileSync(path, await textOf({ system: "elsewhere", host: "there", pid: 17 }));
-      grow(path, 50_000);
+      setAge(path, 50_000);
       const { message } = await assertRejects(FileLock.take(path), "StorageFailed");
       const [, ago, rest] =
-        /^another download writes to the same file: process 17 on there holds \S+; its last heartbeat was (\d+) s ago: if it was killed, try again in (\d+) s$/.exec(
+        /^file in use by another download: process 17 on there holds \S+, last heartbeat (\d+) s ago; if it was killed, try again in (\d+) s$/.exec(
           message,
         ) ?? [];
-      // Within what a busy machine takes for the call.
+      // Allows for the time that the call takes on a busy machine.
       assert.ok(Number(ago) >= 50 && Number(ago) <= 60, message);
       assert.ok(
         Number(rest) <= 11 && Number(rest) >= 0 && Number(ago) + Number(rest) <= 61,
         message,
       );
-      grow(path, 61_000);
+      setAge(path, 61_000);
       await takeOver(path);
     }));
 
-  it("goes by the file system's time, whatever the time of day is here", async () => {
+  it("is measured by the file system's clock, independent of this host's clock", async () => {
     const { now } = Date;
     for (const years of [-10, 0, 10]) {
       await withLock(async (path) => {
         const text = await textOf({ system: "elsewhere" });
-        Date.now = () => now() + years * YEAR;
+        Date.now = () => now() + years * YEAR_MS;
         try {
           writeFileSync(path, text);
           await assertRejects(FileLock.take(path), "StorageFailed");
-          for (const past of [-120_000, -10 * YEAR, 10 * YEAR]) {
+          for (const past of [-120_000, -10 * YEAR_MS, 10 * YEAR_MS]) {
             writeFileSync(path, text);
             const time = new Date(now() + past);
             utimesSync(path, time, time);
@@ -193,22 +194,22 @@ describe("a lock's heartbeat", () => {
     }
   });
 
-  it("is given every 10 s in the file system's time, and never in a file that another process has made since", () =>
+  it("is written every 10 s, and never to a file that another process has created since", () =>
     withLock(async (path) => {
       const clock = new FakeClock();
       const lock = await FileLock.take(path, { clock });
       const text = readFileSync(path, "utf8");
       const { now } = Date;
-      Date.now = () => now() + 10 * YEAR;
+      Date.now = () => now() + 10 * YEAR_MS;
       try {
         for (let beat = 0; beat < 2; beat++) {
-          const past = new Date(now() - YEAR);
+          const past = new Date(now() - YEAR_MS);
           utimesSync(path, past, past);
           await clock.advance(9_999);
-          assert.ok(statSync(path).mtimeMs < now() - YEAR / 2);
+          assert.ok(statSync(path).mtimeMs < now() - YEAR_MS / 2);
           await clock.advance(1);
-          while (statSync(path).mtimeMs < now() - YEAR / 2) await settle();
-          assert.ok(statSync(path).mtimeMs < now() + YEAR);
+          while (statSync(path).mtimeMs < now() - YEAR_MS / 2) await settle();
+          assert.ok(statSync(path).mtimeMs < now() + YEAR_MS);
         }
         assert.equal(readFileSync(path, "utf8"), text);
         unlinkSync(path);
@@ -224,12 +225,12 @@ describe("a lock's heartbeat", () => {
       unlinkSync(path);
     }));
 
-  it("keeps no process alive, and one that fails does no harm", () =>
+  it("does not keep the process alive, and its failure is ignored", () =>
     withLock(async (path) => {
       const clock = new FakeClock();
       const background: unknown[] = [];
       const setTimer = clock.setTimer.bind(clock);
-      const told: FakeClock["setTimer"] = (callback, milliseconds, ...rest: unknown[]) => {
+      const recording: FakeClock["setTimer"] = (callback, milliseconds, ...rest: unknown[]) => {
         background.push(...rest);
         return setTimer(callback, milliseconds);
       };
@@ -242,7 +243,7 @@ describe("a lock's heartbeat", () => {
         },
       }));
       const lock = await FileLock.take(path, {
-        clock: Object.assign(clock, { setTimer: told }),
+        clock: Object.assign(clock, { setTimer: recording }),
         files: failing,
       });
       await clock.advance(30_000);
@@ -254,7 +255,7 @@ describe("a lock's heartbeat", () => {
       await lock.release();
     }));
 
-  it("that is being written ends before the file is closed, and follows the one before", () =>
+  it("in flight completes before the file is closed, and after the previous one", () =>
     withLock(async (path) => {
       const clock = new FakeClock();
       const calls: string[] = [];
@@ -287,14 +288,14 @@ describe("a lock's heartbeat", () => {
 describe(`a lock's pid, in one pid namespace of one boot,${noPids}`, {
   skip: noPids !== "",
 }, () => {
-  it("holds for as long as the process runs, heartbeats or not", () =>
+  it("holds the lock while the process runs, even without heartbeats", () =>
     withLock(async (path) => {
       const child = spawn("sleep", ["1000"], { stdio: "ignore" });
       await once(child, "spawn");
       const { pid = 0 } = child;
       const text = await textOf({ pid, started: startOf(pid) });
       writeFileSync(path, text);
-      grow(path, YEAR);
+      setAge(path, YEAR_MS);
       const error = await assertRejects(FileLock.take(path), "StorageFailed");
       assert.ok(
         error.message.endsWith(`process ${pid} on ${hostname()} holds ${path}`),
@@ -306,7 +307,7 @@ describe(`a lock's pid, in one pid namespace of one boot,${noPids}`, {
       await takeOver(path);
     }));
 
-  it("lets the next process take over at once what a killed one held", { timeout: 60_000 }, () =>
+  it("lets the next process take over the lock of a killed one at once", { timeout: 60_000 }, () =>
     withLock(async (path) => {
       const holder = startProgram([...runner, `${root}test/support/lock-holder.ts`, path]);
       assert.equal(await holder.line(), "held");
@@ -317,7 +318,7 @@ describe(`a lock's pid, in one pid namespace of one boot,${noPids}`, {
     }),
   );
 
-  it("is another process's when the start times differ, be it this one's pid as in a container that was started again", () =>
+  it("with another start time belongs to another process, even if it is this one's pid", () =>
     withLock(async (path) => {
       for (const pid of [process.ppid, process.pid]) {
         writeFileSync(path, await textOf({ pid, started: "1" }));
@@ -325,13 +326,13 @@ describe(`a lock's pid, in one pid namespace of one boot,${noPids}`, {
       }
     }));
 
-  it("says that the process is gone when nobody has reaped it yet", () =>
+  it("of a zombie counts as gone", () =>
     withLock(async (path) => {
       const parent = startProgram(["sh", "-c", "sleep 1000 & echo $! $$; exec sleep 1001"]);
       try {
         const [pid = 0, parentId] = (await parent.line()).split(" ").map(Number);
         const started = startOf(pid);
-        // A shell would reap it; `sleep`, which takes the shell's place, does not.
+        // A shell would reap it. `sleep`, which replaces the shell by exec, does not.
         while (!readFileSync(`/proc/${parentId}/cmdline`, "utf8").startsWith("sleep"))
           await settle();
         process.kill(pid, "SIGKILL");
@@ -349,7 +350,7 @@ describe(`a lock's pid, in one pid namespace of one boot,${noPids}`, {
     ["an unknown system", { system: "" }],
     ["an unknown start time", { started: "" }],
   ] as const) {
-    it(`of ${what} says nothing: heartbeats decide`, () =>
+    it(`with ${what} is ignored, and heartbeats decide`, () =>
       withLock(async (path) => {
         const child = spawn(process.execPath, ["--version"], { stdio: "ignore" });
         const { pid = 0 } = child;
@@ -357,18 +358,18 @@ describe(`a lock's pid, in one pid namespace of one boot,${noPids}`, {
         const { started } = await ownIdentity();
         writeFileSync(path, await textOf({ pid, started, ...changes }));
         const { message } = await assertRejects(FileLock.take(path), "StorageFailed");
-        assert.match(message, /its last heartbeat was /);
-        grow(path, 61_000);
+        assert.match(message, /, last heartbeat /);
+        setAge(path, 61_000);
         await takeOver(path);
       }));
   }
 
-  it("and of this process, but of another thread, says nothing: the thread may have been ended", () =>
+  it("of this process is ignored for a lock of another thread, which may have ended", () =>
     withLock(async (path) => {
       writeFileSync(path, await textOf());
       const { message } = await assertRejects(FileLock.take(path), "StorageFailed");
-      assert.match(message, /its last heartbeat was /);
-      grow(path, 61_000);
+      assert.match(message, /, last heartbeat /);
+      setAge(path, 61_000);
       await takeOver(path);
     }));
 });
@@ -403,12 +404,12 @@ it(
 );
 
 describe("a lock's file", () => {
-  it("that cannot be written is removed at once, and leaves no holder behind", () =>
+  it("that cannot be written is removed at once, and the lock is not held", () =>
     withLock(async (path) => {
       const full = wrapped(() => ({ write: () => Promise.reject(failure("ENOSPC")) }));
       for (let tries = 0; tries < 2; tries++) {
         const error = await assertRejects(FileLock.take(path, { files: full }), "StorageFailed");
-        assert.equal(error.message, `${path} cannot be written: no space is left on the device`);
+        assert.equal(error.message, `cannot write ${path}: no space left on device`);
         assert.equal(existsSync(path), false);
       }
       assert.equal(full.opened.length, 2);
@@ -416,7 +417,7 @@ describe("a lock's file", () => {
       await takeOver(path);
     }));
 
-  it("that cannot be written, and is another process's by then, stays", () =>
+  it("that cannot be written is kept if another process has replaced it", () =>
     withLock(async (path) => {
       const slow = wrapped(() => ({
         write: async () => {
@@ -430,7 +431,7 @@ describe("a lock's file", () => {
       unlinkSync(path);
     }));
 
-  it("that cannot be written, and may be another process's by then, stays", () =>
+  it("that cannot be written is kept if another process may have replaced it", () =>
     withLock(async (path) => {
       const blind = wrapped(() => ({
         write: () => Promise.reject(failure("EIO")),
@@ -441,7 +442,7 @@ describe("a lock's file", () => {
       unlinkSync(path);
     }));
 
-  it("that something else has taken the place of stays when the lock is given back", () =>
+  it("that replaced the lock's own is kept on release", () =>
     withLock(async (path) => {
       const lock = await FileLock.take(path);
       unlinkSync(path);
@@ -451,7 +452,7 @@ describe("a lock's file", () => {
       unlinkSync(path);
     }));
 
-  it("is written in whole, also when the disk takes a byte at a time", () =>
+  it("is written completely when the disk accepts a byte at a time", () =>
     withLock(async (path) => {
       const short = wrapped((file) => ({
         write: (bytes: Uint8Array, at: number, _length: number, position: number) =>
@@ -463,20 +464,20 @@ describe("a lock's file", () => {
       await lock.release();
     }));
 
-  it("that cannot be made is StorageFailed in words", () =>
+  it("that cannot be created gives StorageFailed with the reason", () =>
     withLock(async (path) => {
       const refusing = { ...files, open: () => Promise.reject(failure("EACCES")) };
       const error = await assertRejects(FileLock.take(path, { files: refusing }), "StorageFailed");
-      assert.equal(error.message, `${path} cannot be made: permission is denied`);
+      assert.equal(error.message, `cannot create ${path}: permission denied`);
     }));
 
-  it("is of a holder from the moment that it exists", () =>
+  it("has a registered holder from its creation on", () =>
     withLock(async (path) => {
       let second: Promise<unknown> = Promise.resolve();
       const watched = wrapped((file) => ({
         write: async (...args: Parameters<FileHandle["write"]>) => {
           const written = await file.write(...args);
-          grow(path, YEAR);
+          setAge(path, YEAR_MS);
           second = assertRejects(FileLock.take(path), "StorageFailed");
           await second;
           return written;
@@ -487,7 +488,7 @@ describe("a lock's file", () => {
       await lock.release();
     }));
 
-  it("is of its holder until it is removed", () =>
+  it("has a registered holder until its removal", () =>
     withLock(async (path) => {
       const calls: string[] = [];
       const watched = wrapped(
@@ -499,7 +500,7 @@ describe("a lock's file", () => {
         }),
         async (name) => {
           calls.push("unlink");
-          grow(path, YEAR);
+          setAge(path, YEAR_MS);
           await assertRejects(FileLock.take(path), "StorageFailed");
           await unlink(name);
         },
@@ -508,28 +509,28 @@ describe("a lock's file", () => {
       assert.deepEqual(calls, ["close", "unlink"]);
     }));
 
-  it("that cannot be removed holds no later download of this process for longer than the heartbeats say", () =>
+  it("that cannot be removed delays a later download of this process only until the heartbeat expires", () =>
     withLock(async (path) => {
       const stuck = wrapped(
         () => ({}),
         () => Promise.reject(failure("EROFS")),
       );
       await (await FileLock.take(path, { files: stuck })).release();
-      grow(path, 61_000);
+      setAge(path, 61_000);
       await takeOver(path);
     }, []));
 
-  it("without content is waited for, while its maker may be about to write it", () =>
+  it("without content is waited for, because its process may be about to write it", () =>
     withLock(async (path) => {
       writeFileSync(path, "");
-      let looks = 0;
+      let attempts = 0;
       const watched = wrapped(
         () => ({}),
         unlink,
         () => {
-          looks++;
-          // However slow this machine is.
-          grow(path, 0);
+          attempts++;
+          // Independent of the speed of this machine.
+          setAge(path, 0);
         },
       );
       const taking = FileLock.take(path, { files: watched });
@@ -538,10 +539,10 @@ describe("a lock's file", () => {
         over = true;
       };
       taking.then(note, note);
-      while (looks < 1) await settle();
+      while (attempts < 1) await settle();
       const began = performance.now();
-      while (looks < 2) await settle();
-      assert.ok(performance.now() - began > 50, "100 ms between two looks");
+      while (attempts < 2) await settle();
+      assert.ok(performance.now() - began > 50, "100 ms between two attempts");
       assert.equal(over, false);
       writeFileSync(path, await textOf({ system: "elsewhere", pid: 17 }));
       const error = await assertRejects(taking, "StorageFailed");
@@ -549,10 +550,10 @@ describe("a lock's file", () => {
       unlinkSync(path);
     }));
 
-  it("without content is taken over once its maker had a second to write it", () =>
+  it("without content is taken over after a second", () =>
     withLock(async (path) => {
       writeFileSync(path, "");
-      grow(path, 1_100);
+      setAge(path, 1_100);
       const opened: string[] = [];
       const watched = wrapped(
         () => ({}),
@@ -564,8 +565,8 @@ describe("a lock's file", () => {
     }));
 });
 
-describe("the guard of a stale lock", () => {
-  it("exists from before the lock is removed until after it, and then the lock is made", () =>
+describe("the guard of an abandoned lock", () => {
+  it("exists while the lock is removed, and is gone before the new lock is created", () =>
     withLock(async (path) => {
       const calls: string[] = [];
       const watched: LockFiles = {
@@ -579,42 +580,42 @@ describe("the guard of a stale lock", () => {
         },
       };
       writeFileSync(path, await textOf({ system: "elsewhere" }));
-      grow(path, YEAR);
+      setAge(path, YEAR_MS);
       const lock = await FileLock.take(path, { files: watched });
       assert.deepEqual(calls, ["open ", "open .guard", "unlink ", "unlink .guard", "open "]);
       await lock.release();
     }));
 
-  it("that was left behind is removed after 10 s, and not before", () =>
+  it("of a killed process is removed after 10 s, and not before", () =>
     withLock(async (path) => {
       const guard = `${path}.guard`;
       writeFileSync(path, await textOf({ system: "elsewhere" }));
-      grow(path, YEAR);
+      setAge(path, YEAR_MS);
       writeFileSync(guard, "");
-      let looks = 0;
+      let attempts = 0;
       const removedAt: number[] = [];
       const watched = wrapped(
         () => ({}),
         async (name) => {
-          if (name === guard) removedAt.push(looks);
+          if (name === guard) removedAt.push(attempts);
           await unlink(name);
         },
         (name) => {
-          // At the fifth look, it is as old as it has to be.
-          if (name === guard && ++looks === 5) grow(guard, 11_000);
+          // At the fifth attempt, the guard is older than its max age.
+          if (name === guard && ++attempts === 5) setAge(guard, 11_000);
         },
       );
       const began = performance.now();
       await (await FileLock.take(path, { files: watched })).release();
-      // The left one at the fifth look, and that of this taker at the sixth.
-      assert.deepEqual([removedAt, looks], [[5, 6], 6]);
-      assert.ok(performance.now() - began > 40, "10 ms between two looks");
+      // The abandoned guard at the fifth attempt, and this taker's own at the sixth.
+      assert.deepEqual([removedAt, attempts], [[5, 6], 6]);
+      assert.ok(performance.now() - began > 40, "10 ms between two attempts");
     }));
 
-  it("goes when the lock cannot be removed", () =>
+  it("is removed when the lock cannot be removed", () =>
     withLock(async (path) => {
       writeFileSync(path, await textOf({ system: "elsewhere" }));
-      grow(path, YEAR);
+      setAge(path, YEAR_MS);
       const stuck = wrapped(
         () => ({}),
         (name) => (name === path ? Promise.reject(failure("EROFS")) : unlink(name)),
@@ -623,24 +624,24 @@ describe("the guard of a stale lock", () => {
       unlinkSync(path);
     }, []));
 
-  it("that cannot be made is StorageFailed in words", () =>
+  it("that cannot be created gives StorageFailed with the reason", () =>
     withLock(async (path) => {
       writeFileSync(path, await textOf({ system: "elsewhere" }));
-      grow(path, YEAR);
+      setAge(path, YEAR_MS);
       const refusing: LockFiles = {
         ...files,
         open: ((name: string, flags: string) =>
           name === path ? open(name, flags) : Promise.reject(failure("EROFS"))) as typeof open,
       };
       const error = await assertRejects(FileLock.take(path, { files: refusing }), "StorageFailed");
-      assert.equal(error.message, `${path}.guard cannot be made: the file system is read-only`);
+      assert.equal(error.message, `cannot create ${path}.guard: read-only file system`);
       unlinkSync(path);
     }));
 
-  it("leaves a lock that has been made since alone", () =>
+  it("protects a lock that was created meanwhile", () =>
     withLock(async (path) => {
       writeFileSync(path, await textOf({ system: "elsewhere" }));
-      grow(path, YEAR);
+      setAge(path, YEAR_MS);
       const since = await textOf({ system: "elsewhere", pid: 18 });
       const watched = wrapped(
         () => ({}),
@@ -656,7 +657,7 @@ describe("the guard of a stale lock", () => {
     }));
 });
 
-/** Start time of a process, as its lock has it. */
+/** Returns the start time of a process as in its lock file. */
 function startOf(pid: number): string {
   const text = readFileSync(`/proc/${pid}/stat`, "utf8");
   return text.slice(text.lastIndexOf(")") + 2).split(" ")[19] ?? "";
@@ -666,7 +667,7 @@ function failure(code: string): Error {
   return Object.assign(new Error("native"), { code });
 }
 
-/** File operations of which some are replaced, and the files that they opened. */
+/** Creates file operations with replacements, and records the files that they open. */
 function wrapped(
   replace: (file: FileHandle) => object,
   remove: (path: string) => Promise<void> = unlink,

@@ -24,7 +24,7 @@ import {
 
 const PIECE = 4096;
 const content = seededBytes(5, 6 * PIECE + 5);
-/** Why there are no paths of descriptors; empty when there are. */
+/** Reason to skip tests with descriptor paths; empty where they exist. */
 const noDescriptors = existsSync("/proc/self/fd") ? "" : " [gap: no /proc]";
 
 async function inDirectory(run: (directory: string) => Promise<void>): Promise<void> {
@@ -36,7 +36,7 @@ async function inDirectory(run: (directory: string) => Promise<void>): Promise<v
   }
 }
 
-/** Fetches the task to `path`. */
+/** Downloads the task to `path`. */
 function fetchTo(path: string, behaviour: Behaviour = honest()): Promise<TaskReport> {
   const runtime = fakeRuntime();
   const parents = new FakeParents(content, PIECE, { "a:1": behaviour });
@@ -49,7 +49,7 @@ function fetchTo(path: string, behaviour: Behaviour = honest()): Promise<TaskRep
   return runtime.clock.advanceUntil(done, 100_000).then(() => done);
 }
 
-/** Delivers three pieces, and fails the task at the next one. */
+/** Source that delivers three pieces and fails the task at the next one. */
 const breaking: Behaviour = (request) =>
   request.number < 3 ? honest()(request) : new VortexError("Internal", "the power is gone");
 
@@ -62,7 +62,7 @@ describe("a long file name", () => {
     ["of 85 characters, 255 bytes", "€".repeat(85)],
     ["of 80 characters, 240 bytes", "€".repeat(80)],
   ] as const) {
-    it(`${what} is written, and a download to it goes on after a failure`, () =>
+    it(`${what} is written, and a download to it resumes after a failure`, () =>
       inDirectory(async (directory) => {
         const path = join(directory, name);
         await assertRejects(fetchTo(path, breaking), "Internal");
@@ -74,7 +74,7 @@ describe("a long file name", () => {
       }));
   }
 
-  it("keeps its side files readable for as long as all of them fit, and then they have a hash of it", async () => {
+  it("is the prefix of the temporary files while they fit, and a hash of it otherwise", async () => {
     for (const [name, stem] of [
       ["short", "short"],
       ["a".repeat(236), "a".repeat(236)],
@@ -89,10 +89,10 @@ describe("a long file name", () => {
     assert.notEqual(one?.part, other?.part);
   });
 
-  it("that is too long for the file system is StorageFailed in words", () =>
+  it("that is too long for the file system fails with StorageFailed and the reason", () =>
     inDirectory(async (directory) => {
       const error = await assertRejects(fetchTo(join(directory, "a".repeat(256))), "StorageFailed");
-      assert.match(error.message, /: the name is too long for the file system$/);
+      assert.match(error.message, /: name too long for the file system$/);
       assert.deepEqual(readdirSync(directory), []);
     }));
 });
@@ -103,7 +103,7 @@ describe("a file that cannot be replaced", () => {
   };
 
   for (const code of ["EBUSY", "EXDEV"]) {
-    it(`(${code}) is written in place`, () =>
+    it(`(${code}) is overwritten in place`, () =>
       inDirectory(async (directory) => {
         const [from, to] = [join(directory, "from"), join(directory, "to")];
         const bytes = seededBytes(1, 3 * 1024 * 1024 + 1);
@@ -113,16 +113,13 @@ describe("a file that cannot be replaced", () => {
         const { ino } = await handle.stat({ bigint: true });
         const stats = await replaceFile(from, to, refused(code));
         assert.deepEqual([stats?.ino, stats?.size], [ino, BigInt(bytes.length)]);
-        assert.ok(
-          (await handle.readFile()).equals(bytes),
-          "the file of before has the new content",
-        );
+        assert.ok((await handle.readFile()).equals(bytes), "the existing file has the new content");
         await handle.close();
         assert.deepEqual(readdirSync(directory), ["to"]);
       }));
   }
 
-  it("for any other reason stays as it is", () =>
+  it("for any other reason is left unchanged", () =>
     inDirectory(async (directory) => {
       const [from, to] = [join(directory, "from"), join(directory, "to")];
       writeFileSync(from, "new");
@@ -133,7 +130,7 @@ describe("a file that cannot be replaced", () => {
       assert.equal(readFileSync(to, "utf8"), "new");
     }));
 
-  it("and cannot be written in place leaves the content where it was", () =>
+  it("or written in place leaves the content at its source path", () =>
     inDirectory(async (directory) => {
       const from = join(directory, "from");
       writeFileSync(from, "new");
@@ -143,7 +140,7 @@ describe("a file that cannot be replaced", () => {
 });
 
 describe("the path of a descriptor", () => {
-  it("is known by its name, also of another process", async () => {
+  it("is detected by its name, also for another process", async () => {
     for (const [path, fd] of [
       ["/dev/stdin", 0],
       ["/dev/stdout", 1],
@@ -171,7 +168,7 @@ describe("the path of a descriptor", () => {
   });
 
   it(
-    `is found behind symbolic links and other names of its folder${noDescriptors}`,
+    `is detected behind symbolic links to it or to its folder${noDescriptors}`,
     { skip: noDescriptors !== "" },
     () =>
       inDirectory(async (directory) => {
@@ -192,7 +189,7 @@ describe("the path of a descriptor", () => {
   );
 
   it(
-    `is no place for a download, which would replace the file behind it${noDescriptors}`,
+    `is rejected as the target of a download, which would replace the open file${noDescriptors}`,
     { skip: noDescriptors !== "" },
     () =>
       inDirectory(async (directory) => {
@@ -206,7 +203,7 @@ describe("the path of a descriptor", () => {
             const error = await assertRejects(fetchTo(target), "StorageFailed");
             assert.equal(
               error.message,
-              `${target} is an open file descriptor, which no file can replace: use streamTask`,
+              `${target}: expected a file path, got an open file descriptor; use streamTask`,
             );
           }
         } finally {

@@ -36,13 +36,11 @@ import {
   taskSettings,
 } from "../../support/task-parents.ts";
 
-/** Milliseconds. */
-const _YEAR = 365 * 86_400_000;
 const PIECE = 4096;
 const content = seededBytes(11, 12 * PIECE + 77);
 const sha256 = digestOf("sha256", content, portableHashers);
 
-/** Runs a test in a directory of its own. */
+/** Runs a test in a temporary directory. */
 async function inDirectory(run: (directory: string) => Promise<void>): Promise<void> {
   const directory = await mkdtemp(join(tmpdir(), "vortex-sink-"));
   try {
@@ -52,7 +50,7 @@ async function inDirectory(run: (directory: string) => Promise<void>): Promise<v
   }
 }
 
-/** One try to fetch the task to `path`; the parents, and what happened. */
+/** Downloads the task to `path` once. Returns the parents, the events and the result. */
 function attempt(
   path: string,
   behaviour: Behaviour = honest(),
@@ -86,7 +84,7 @@ function attempt(
   return { parents, events, done: settled };
 }
 
-/** Delivers the first `count` pieces, and fails the task at the next one. */
+/** Source that delivers the first `count` pieces and fails the task at the next one. */
 function breakingAfter(count: number): Behaviour {
   return (request) =>
     request.number < count ? honest()(request) : new VortexError("Internal", "the power is gone");
@@ -104,7 +102,7 @@ function assertFile(path: string, expected: Uint8Array): void {
 }
 
 describe("a task to a file", () => {
-  it("has its name when all of it is there and right, and nothing else is left", () =>
+  it("is renamed to its path when complete and verified, and leaves no other file", () =>
     inDirectory(async (directory) => {
       const path = join(directory, "out");
       const { done } = attempt(path, honest(), { digest: sha256 });
@@ -113,7 +111,7 @@ describe("a task to a file", () => {
       assert.deepEqual(readdirSync(directory), ["out"]);
     }));
 
-  it("takes the place of a file of that name, and not before the end", () =>
+  it("replaces an existing file only at the end", () =>
     inDirectory(async (directory) => {
       const path = join(directory, "out");
       writeFileSync(path, "before");
@@ -123,7 +121,7 @@ describe("a task to a file", () => {
       assertFile(path, content);
     }));
 
-  it("of a range has only the range", () =>
+  it("contains only the range of a range request", () =>
     inDirectory(async (directory) => {
       const path = join(directory, "out");
       await assertRejects(
@@ -135,12 +133,12 @@ describe("a task to a file", () => {
       assert.ok(resumedPieces >= 1);
       assert.ok(
         !parents.numbers().includes(1),
-        "the piece of which a part is wanted is not fetched again either",
+        "the piece that the range covers only in part is not fetched again either",
       );
       assertFile(path, content.subarray(5000, 30_000));
     }));
 
-  it("that is empty is an empty file", () =>
+  it("that is empty gives an empty file", () =>
     inDirectory(async (directory) => {
       const path = join(directory, "out");
       const parents = new FakeParents(new Uint8Array(0), PIECE, {});
@@ -149,7 +147,7 @@ describe("a task to a file", () => {
       assertFile(path, new Uint8Array(0));
     }));
 
-  it("can be served after it is complete, until it changes", () =>
+  it("can be read after completion until the file changes", () =>
     inDirectory(async (directory) => {
       const path = join(directory, "out");
       const parents = new FakeParents(content, PIECE, { "a:1": honest() });
@@ -167,7 +165,7 @@ describe("a task to a file", () => {
       await assertRejects(read(), "StorageFailed");
     }));
 
-  it("a wrong whole leaves nothing", () =>
+  it("leaves no file when the digest of the whole is wrong", () =>
     inDirectory(async (directory) => {
       const path = join(directory, "out");
       const digest = `sha256:${"0".repeat(64)}`;
@@ -175,15 +173,15 @@ describe("a task to a file", () => {
       assert.deepEqual(readdirSync(directory), []);
     }));
 
-  it("a download that never got a piece leaves nothing", () =>
+  it("leaves no file when no piece arrived", () =>
     inDirectory(async (directory) => {
       await assertRejects(attempt(join(directory, "out"), breakingAfter(0)).done, "Internal");
       assert.deepEqual(readdirSync(directory), []);
     }));
 });
 
-describe("going on after a failure", () => {
-  it("fetches only what is missing", () =>
+describe("resuming after a failure", () => {
+  it("fetches only the missing pieces", () =>
     inDirectory(async (directory) => {
       const path = join(directory, "out");
       await assertRejects(attempt(path, breakingAfter(5)).done, "Internal");
@@ -200,7 +198,7 @@ describe("going on after a failure", () => {
       assertFile(path, content);
     }));
 
-  it("compares what is there: a piece that is damaged, or not there, is fetched again", () =>
+  it("verifies journaled pieces, and fetches damaged or missing ones again", () =>
     inDirectory(async (directory) => {
       const path = join(directory, "out");
       await assertRejects(attempt(path, breakingAfter(5)).done, "Internal");
@@ -217,7 +215,7 @@ describe("going on after a failure", () => {
       assertFile(path, content);
     }));
 
-  it("a torn last line of the journal is a piece less, and the next line does not suffer", () =>
+  it("drops an incomplete last line of the journal, and keeps the next line intact", () =>
     inDirectory(async (directory) => {
       const path = join(directory, "out");
       await assertRejects(attempt(path, breakingAfter(5)).done, "Internal");
@@ -231,7 +229,7 @@ describe("going on after a failure", () => {
       assertFile(path, content);
     }));
 
-  it("a torn last line is cut off where it begins, also behind bytes that are no text", () =>
+  it("truncates an incomplete last line at its start, even after bytes that are not text", () =>
     inDirectory(async (directory) => {
       const path = join(directory, "out");
       await assertRejects(attempt(path, breakingAfter(5)).done, "Internal");
@@ -247,7 +245,7 @@ describe("going on after a failure", () => {
       for (const line of after.toString("utf8", before.length).trim().split("\n")) JSON.parse(line);
     }));
 
-  it("a line that tells of bytes between two pieces is skipped", () =>
+  it("skips a line for bytes that span two pieces", () =>
     inDirectory(async (directory) => {
       const path = join(directory, "out");
       await assertRejects(attempt(path, breakingAfter(5)).done, "Internal");
@@ -265,9 +263,9 @@ describe("going on after a failure", () => {
   for (const [name, changes] of [
     ["another task", { taskId: "b2".repeat(32) }],
     ["another range", { range: { start: 0, end: 5 * PIECE } }],
-    ["a kind of its own", { kind: "cache" }],
+    ["another kind", { kind: "cache" }],
   ] as const) {
-    it(`${name} begins anew`, () =>
+    it(`starts from scratch for ${name}`, () =>
       inDirectory(async (directory) => {
         const path = join(directory, "out");
         await assertRejects(attempt(path, breakingAfter(5)).done, "Internal");
@@ -275,7 +273,7 @@ describe("going on after a failure", () => {
       }));
   }
 
-  it("a journal that is garbage begins anew", () =>
+  it("starts from scratch with an invalid journal", () =>
     inDirectory(async (directory) => {
       const path = join(directory, "out");
       writeFileSync(`${path}.part.journal`, "garbage\n\u0000\n");
@@ -284,13 +282,13 @@ describe("going on after a failure", () => {
       assertFile(path, content);
     }));
 
-  it("lines that make no sense are skipped", () =>
+  it("skips invalid lines", () =>
     inDirectory(async (directory) => {
       const path = join(directory, "out");
       await assertRejects(attempt(path, breakingAfter(5)).done, "Internal");
       const journal = `${path}.part.journal`;
       const kept = journaled(path).length;
-      // Bytes that are there and right, and no piece.
+      // Correct bytes in the file, but not those of a piece.
       const between = digestOf(
         "crc32",
         content.subarray(PIECE / 2, PIECE / 2 + PIECE),
@@ -311,7 +309,7 @@ describe("going on after a failure", () => {
       assertFile(path, content);
     }));
 
-  it("a process that was killed between its last two steps had everything", () =>
+  it("has all pieces of a process that was killed between its last two steps", () =>
     inDirectory(async (directory) => {
       const path = join(directory, "out");
       await assertRejects(attempt(path, breakingAfter(12)).done, "Internal");
@@ -319,7 +317,8 @@ describe("going on after a failure", () => {
       await done;
       const journal = parents.numbers().length;
       assert.ok(journal >= 1);
-      // As it was just before the journal went: the file has its name, and the journal notes every piece, and the end.
+      // State before the journal is removed: the file has its path, and the journal has all pieces
+      // and the end.
       const header = JSON.stringify({
         version: 2,
         taskId,
@@ -347,57 +346,58 @@ describe("going on after a failure", () => {
 });
 
 describe("disks", () => {
-  it("a full one, and others, are StorageFailed in words", () => {
-    for (const [code, words] of [
-      ["ENOSPC", "no space is left on the device"],
-      ["EDQUOT", "the disk quota is used up"],
-      ["EROFS", "the file system is read-only"],
-      ["EIO", "the device failed"],
+  it("a full or failing disk gives StorageFailed with the reason", () => {
+    for (const [code, reason] of [
+      ["ENOSPC", "no space left on device"],
+      ["EDQUOT", "disk quota exceeded"],
+      ["EROFS", "read-only file system"],
+      ["EIO", "device I/O error"],
     ] as const) {
       const error = storageError(
         Object.assign(new Error("native"), { code }),
-        "out.part cannot be written",
+        "cannot write out.part",
       );
       assert.deepEqual(
         [error.code, error.message],
-        ["StorageFailed", `out.part cannot be written: ${words}`],
+        ["StorageFailed", `cannot write out.part: ${reason}`],
       );
     }
   });
 
-  it("a directory that is not there is StorageFailed in words", () =>
+  it("a missing directory gives StorageFailed with the reason", () =>
     inDirectory(async (directory) => {
       const error = await assertRejects(
         attempt(join(directory, "no", "out")).done,
         "StorageFailed",
       );
-      assert.match(error.message, /cannot be made: there is no such file or directory/);
+      assert.match(error.message, /^cannot create \S+: no such file or directory/);
     }));
 
   const root = process.getuid?.() === 0;
   it(
-    `a directory without permission is StorageFailed in words${root ? " [gap: root may write everywhere]" : ""}`,
+    `a directory without permission gives StorageFailed with the reason${root ? " [gap: root may write everywhere]" : ""}`,
     { skip: root },
     () =>
       inDirectory(async (directory) => {
         chmodSync(directory, 0o555);
         const error = await assertRejects(attempt(join(directory, "out")).done, "StorageFailed");
-        assert.match(error.message, /permission is denied/);
+        assert.match(error.message, /permission denied/);
         chmodSync(directory, 0o755);
       }),
   );
 
-  it("a path that is a directory is refused before anything is fetched", () =>
+  it("a directory as the path is rejected before anything is fetched", () =>
     inDirectory(async (directory) => {
       const path = join(directory, "out");
       mkdirSync(path);
       const { done, parents } = attempt(path);
-      assert.match((await assertRejects(done, "StorageFailed")).message, /is a directory/);
+      const { message } = await assertRejects(done, "StorageFailed");
+      assert.match(message, /: expected a file, got a directory$/);
       assert.deepEqual(parents.asked, []);
       assert.deepEqual(readdirSync(directory), ["out"]);
     }));
 
-  it("a sink is of one use", () =>
+  it("a sink accepts one download only", () =>
     inDirectory(async (directory) => {
       const parents = new FakeParents(content, PIECE, { "a:1": honest() });
       const { fetcher, request } = fetcherOf(parents, ["a:1"]);
@@ -407,39 +407,36 @@ describe("disks", () => {
     }));
 });
 
-describe("names that somebody else has taken", () => {
-  /** What is put there, by its name; and what it leads to, which must stay as it is. */
+describe("paths that another user has taken", () => {
+  /** Entries to create at `path`. They may lead to `victim`, which must not change. */
   const plants: readonly (readonly [
     what: string,
     plant: (path: string, victim: string) => Promise<void> | void,
   ])[] = [
     ["a symbolic link", (path, victim) => symlinkSync(victim, path)],
     ["a symbolic link to nothing", (path, victim) => symlinkSync(`${victim}.new`, path)],
-    ["a second name of a file", (path, victim) => linkSync(victim, path)],
+    ["a hard link", (path, victim) => linkSync(victim, path)],
     ["a pipe", (path) => void execFileSync("mkfifo", [path])],
   ];
   for (const suffix of [".part", ".part.journal"]) {
     for (const [what, plant] of plants) {
-      it(
-        `${what} in place of ${suffix} is removed, and nothing is written there`,
-        { timeout: 60_000 },
-        () =>
-          inDirectory(async (directory) => {
-            const path = join(directory, "out");
-            const victim = join(directory, "victim");
-            writeFileSync(victim, "precious");
-            await plant(path + suffix, victim);
-            await attempt(path).done;
-            assertFile(path, content);
-            assert.equal(readFileSync(victim, "utf8"), "precious");
-            assert.deepEqual(readdirSync(directory).sort(), ["out", "victim"]);
-          }),
+      it(`${what} in place of ${suffix} is removed and never written to`, { timeout: 60_000 }, () =>
+        inDirectory(async (directory) => {
+          const path = join(directory, "out");
+          const victim = join(directory, "victim");
+          writeFileSync(victim, "precious");
+          await plant(path + suffix, victim);
+          await attempt(path).done;
+          assertFile(path, content);
+          assert.equal(readFileSync(victim, "utf8"), "precious");
+          assert.deepEqual(readdirSync(directory).sort(), ["out", "victim"]);
+        }),
       );
     }
   }
 
-  for (const [what, plant] of plants.filter(([what]) => what !== "a second name of a file")) {
-    it(`${what} in place of the lock is StorageFailed at once`, { timeout: 60_000 }, () =>
+  for (const [what, plant] of plants.filter(([what]) => what !== "a hard link")) {
+    it(`${what} in place of the lock gives StorageFailed at once`, { timeout: 60_000 }, () =>
       inDirectory(async (directory) => {
         const path = join(directory, "out");
         const victim = join(directory, "victim");
@@ -453,7 +450,7 @@ describe("names that somebody else has taken", () => {
 
   const root = process.getuid?.() === 0;
   it(
-    `a file of another user is of no use where anybody may write, and of use elsewhere${root ? "" : " [gap: only root can give files away]"}`,
+    `another user's file is discarded in a world-writable directory, and resumed elsewhere${root ? "" : " [gap: only root can give files away]"}`,
     { skip: !root },
     () =>
       inDirectory(async (directory) => {
@@ -472,7 +469,7 @@ describe("names that somebody else has taken", () => {
   );
 
   for (const [what, change] of [
-    ["cut", (part: string) => truncateSync(part, 5)],
+    ["truncated", (part: string) => truncateSync(part, 5)],
     [
       "replaced",
       (part: string) => {
@@ -486,14 +483,14 @@ describe("names that somebody else has taken", () => {
     ["removed", unlinkSync],
     ["taken over by another process", (part: string) => writeFileSync(`${part}.lock`, "{}")],
   ] as const) {
-    it(`a file that is ${what} while it is written is not reported as complete`, () =>
+    it(`a file that is ${what} during the download is not reported as complete`, () =>
       inDirectory(async (directory) => {
         const path = join(directory, "out");
         const { done, events } = attempt(path, honest(), {}, () => {
           if (events.filter(({ type }) => type === "piece").length === 13) change(`${path}.part`);
         });
         const error = await assertRejects(done, "StorageFailed");
-        assert.match(error.message, /out\.part was changed by somebody else/);
+        assert.match(error.message, /out\.part: changed by another process during the download/);
         assert.equal(existsSync(path), false);
       }));
   }

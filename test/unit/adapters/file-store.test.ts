@@ -34,7 +34,7 @@ async function inTempDir(run: (dir: string) => Promise<void>): Promise<void> {
   }
 }
 
-/** Bytes that look random and are the same every time. */
+/** Returns reproducible pseudo-random bytes. */
 function noise(length: number): Uint8Array {
   const bytes = new Uint8Array(length);
   let state = 1;
@@ -52,7 +52,7 @@ async function chunksOf(piece: StoredPiece | undefined, range?: { start: number;
   return chunks;
 }
 
-/** What a reader got before the iteration ended, and the error it ended with. */
+/** Returns the bytes that a reader received before its error, and the error. */
 async function readUntilFailure(piece: StoredPiece, afterFirst?: () => Promise<void>) {
   let bytes = 0;
   try {
@@ -70,7 +70,7 @@ const standard = (task: StoredTask, number: number) =>
   ({ taskId: task.taskId, number, kind: "standard" }) as const;
 
 describe("FilePieceStore", () => {
-  it("serves a file as a task: digests, extents, an odd last piece", () =>
+  it("serves a file as a task, with digests, extents and a shorter last piece", () =>
     inTempDir(async (dir) => {
       const path = join(dir, "nine");
       await writeFile(path, "123456789");
@@ -105,7 +105,7 @@ describe("FilePieceStore", () => {
       }
     }));
 
-  it("chooses the piece length of stock Dragonfly, and one piece's digest is that of the content", () =>
+  it("chooses the piece length like dfdaemon, and a single piece has the digest of the content", () =>
     inTempDir(async (dir) => {
       const path = join(dir, "nine");
       await writeFile(path, "123456789");
@@ -137,7 +137,7 @@ describe("FilePieceStore", () => {
       assert.deepEqual([...one.pieces()], [...other.pieces()]);
     }));
 
-  it("reads pieces and ranges in chunks that are the reader's to keep", () =>
+  it("reads pieces and ranges in chunks that are not reused", () =>
     inTempDir(async (dir) => {
       const content = noise(3 * MEBI + 17);
       const path = join(dir, "noise");
@@ -172,7 +172,7 @@ describe("FilePieceStore", () => {
       });
     }));
 
-  it("does not read further than its reader goes", () =>
+  it("reads at most one chunk ahead of its reader", () =>
     inTempDir(async (dir) => {
       const path = join(dir, "noise");
       await writeFile(path, noise(4 * MEBI));
@@ -197,7 +197,7 @@ describe("FilePieceStore", () => {
       }
     }));
 
-  it("does not know other tasks, numbers and kinds, whatever they look like", () =>
+  it("returns undefined for unknown tasks, piece numbers and kinds, whatever their form", () =>
     inTempDir(async (dir) => {
       const path = join(dir, "file");
       await writeFile(path, "abc");
@@ -213,7 +213,7 @@ describe("FilePieceStore", () => {
       }
     }));
 
-  it("serves an empty file as a task of no pieces", () =>
+  it("serves an empty file as a task without pieces", () =>
     inTempDir(async (dir) => {
       const path = join(dir, "empty");
       await writeFile(path, "");
@@ -224,7 +224,7 @@ describe("FilePieceStore", () => {
       assert.equal(await store.getPiece(standard(task, 0)), undefined);
     }));
 
-  it("follows a symbolic link when the file is added, and serves that file whatever becomes of its names", () =>
+  it("resolves a symbolic link when the file is added, and serves that file even if its paths change", () =>
     inTempDir(async (dir) => {
       const [file, link] = [join(dir, "file"), join(dir, "link")];
       await writeFile(file, "the file");
@@ -238,30 +238,30 @@ describe("FilePieceStore", () => {
       assert.equal(Buffer.concat(await chunksOf(piece)).toString(), "the file");
     }));
 
-  it("refuses what is no readable file, in words", () =>
+  it("rejects a path that is not a readable file, with the reason", () =>
     inTempDir(async (dir) => {
       await mkdir(join(dir, "sub"));
       await symlink(join(dir, "nowhere"), join(dir, "broken"));
       await using store = new FilePieceStore();
       await assert.rejects(store.addFile(join(dir, "sub")), {
         code: "StorageFailed",
-        message: `${join(dir, "sub")} is a directory, not a file`,
+        message: `${join(dir, "sub")}: expected a file, got a directory`,
       });
       await assert.rejects(store.addFile("/dev/null"), {
         code: "StorageFailed",
-        message: /is a device/,
+        message: /: expected a file, got a device/,
       });
       for (const path of [join(dir, "missing"), join(dir, "broken")]) {
         await assert.rejects(store.addFile(path), (error: VortexError) => {
           assert.equal(error.code, "StorageFailed");
-          assert.match(error.message, /cannot be opened: there is no such file or directory/);
+          assert.match(error.message, /^cannot open \S+: no such file or directory$/);
           assert.equal((error.cause as { code?: string }).code, "ENOENT");
           return true;
         });
       }
     }));
 
-  it("refuses options out of their range, and another task of an id that it serves already", () =>
+  it("rejects options out of range, and a different task with an id that it already serves", () =>
     inTempDir(async (dir) => {
       const path = join(dir, "file");
       await writeFile(path, "abc");
@@ -290,14 +290,14 @@ describe("FilePieceStore", () => {
       ] as const) {
         await assert.rejects(store.addFile(from, { taskId, ...changes }), {
           code: "InvalidArgument",
-          message: `${from}: task ${taskId} is served already, from ${path}, with another content, kind or piece length`,
+          message: `${from}: expected the content, kind and piece length of ${path}, which serves task ${taskId}, got others`,
         });
       }
       const piece = await store.getPiece({ taskId, number: 0, kind: "standard" });
       assert.deepEqual(await chunksOf(piece), [utf8.encode("abc")]);
     }));
 
-  it("serves files of one content as one task, for as long as one of them is unchanged", () =>
+  it("serves files of the same content as one task, while at least one of them is unchanged", () =>
     inTempDir(async (dir) => {
       const paths = ["one", "two", "three"].map((name) => join(dir, name));
       await using store = new FilePieceStore();
@@ -317,7 +317,7 @@ describe("FilePieceStore", () => {
       const [first = ""] = paths;
       await assert.rejects(store.getPiece(standard(task, 0)), {
         code: "StorageFailed",
-        message: `${first} has 7 bytes, it was indexed with 3`,
+        message: `${first} changed after indexing: expected 3 bytes, got 7`,
       });
       assert.equal(await store.deleteTask(task.taskId), true);
       assert.equal(await store.getTask(task.taskId), undefined);
@@ -325,7 +325,7 @@ describe("FilePieceStore", () => {
       assert.equal((await store.addFile(first)).contentLength, 7);
     }));
 
-  it("tells how far indexing has come, and stops it when asked", () =>
+  it("reports the progress of indexing, and aborts it by its signal", () =>
     inTempDir(async (dir) => {
       const path = join(dir, "noise");
       const total = 2 * MEBI + 3;
@@ -359,7 +359,7 @@ describe("FilePieceStore", () => {
       assert.equal(await store.getTask("t".repeat(64)), undefined);
     }));
 
-  it("refuses a file that changes while it is indexed", () =>
+  it("rejects a file that changes during indexing", () =>
     inTempDir(async (dir) => {
       const path = join(dir, "noise");
       await using store = new FilePieceStore();
@@ -368,7 +368,7 @@ describe("FilePieceStore", () => {
         store.addFile(path, { onProgress: () => appendFileSync(path, "more") }),
         {
           code: "StorageFailed",
-          message: /written to while it was indexed/,
+          message: /changed during indexing: /,
         },
       );
       await writeFile(path, noise(2 * MEBI));
@@ -381,12 +381,20 @@ describe("FilePieceStore", () => {
       );
     }));
 
-  it("refuses the pieces of a file that was cut, grown or written to afterwards", () =>
+  it("rejects reads of a file that was truncated, extended or written to after indexing", () =>
     inTempDir(async (dir) => {
       const changes: [name: string, change: (path: string) => Promise<void>, message: RegExp][] = [
-        ["cut", (path) => truncate(path, 10), /has 10 bytes, it was indexed with 3000/],
-        ["grown", (path) => writeFile(path, "more", { flag: "a" }), /has 3004 bytes/],
-        ["touched", (path) => utimes(path, 1, 1), /written to after it had been indexed/],
+        [
+          "truncated",
+          (path) => truncate(path, 10),
+          /changed after indexing: expected 3000 bytes, got 10/,
+        ],
+        [
+          "grown",
+          (path) => writeFile(path, "more", { flag: "a" }),
+          /expected 3000 bytes, got 3004/,
+        ],
+        ["touched", (path) => utimes(path, 1, 1), /modification time differs/],
       ];
       await using store = new FilePieceStore();
       for (const [name, change, message] of changes) {
@@ -398,7 +406,7 @@ describe("FilePieceStore", () => {
       }
     }));
 
-  it("never completes a piece that is cut under its reader", () =>
+  it("never completes a piece of a file that is truncated during the read", () =>
     inTempDir(async (dir) => {
       const path = join(dir, "noise");
       await writeFile(path, noise(4 * MEBI));
@@ -412,7 +420,7 @@ describe("FilePieceStore", () => {
       assert.ok(bytes > 0 && bytes < 4 * MEBI);
     }));
 
-  it("never completes a piece that is overwritten under its reader, also within one tick of the clock", () =>
+  it("never completes a piece that is overwritten during the read, even within one clock tick", () =>
     inTempDir(async (dir) => {
       const path = join(dir, "noise");
       for (const restoreTime of [false, true]) {
@@ -426,23 +434,23 @@ describe("FilePieceStore", () => {
           const handle = await open(path, "r+");
           await handle.write(utf8.encode("other bytes"), 0, 11, 3 * MEBI);
           await handle.close();
-          // As if the write had happened in the same tick as the one before.
+          // Simulates a write in the same clock tick as the one before.
           if (restoreTime) await utimes(path, 1_700_000_000, 1_700_000_000);
         };
         const { bytes, error } = await readUntilFailure(piece, overwrite);
         assert.equal(error?.code, "StorageFailed");
         assert.match(
           error.message,
-          restoreTime ? /it was indexed with [0-9]+$/ : /written to after/,
+          restoreTime ? /expected CRC-32 .*, got [0-9]+$/ : /modification time differs/,
         );
         assert.ok(bytes > 0 && bytes < 4 * MEBI);
-        // The piece before the change is refused as well, or served right.
+        // The piece before the change is rejected too, or served correctly.
         if (restoreTime) assert.equal((await readUntilFailure(piece)).error?.code, "StorageFailed");
         else await assert.rejects(store.getPiece(standard(task, 0)), { code: "StorageFailed" });
       }
     }));
 
-  it("never hands out a byte that was overwritten, also of a part of a piece within one tick of the clock", () =>
+  it("never yields an overwritten byte, even for a range of a piece and within one clock tick", () =>
     inTempDir(async (dir) => {
       const path = join(dir, "noise");
       const content = noise(3 * MEBI);
@@ -455,18 +463,19 @@ describe("FilePieceStore", () => {
       await handle.write(utf8.encode("other bytes"), 0, 11, 2 * MEBI);
       await handle.close();
       await utimes(path, 1_700_000_000, 1_700_000_000);
-      // Also for whoever wants none of the changed bytes, but some of their chunk.
+      // Applies to a range without changed bytes too, if it is in the same chunk.
       for (const start of [2 * MEBI, 2 * MEBI + 5, 2 * MEBI + 11]) {
         await assert.rejects(chunksOf(piece, { start, end: start + 20 }), {
           code: "StorageFailed",
-          message: /has CRC-32 \d+ for 524288 bytes at 2097152, it was indexed with \d+$/,
+          message:
+            /changed after indexing: expected CRC-32 \d+ for 524288 bytes at 2097152, got \d+$/,
         });
       }
       const before = Buffer.concat(await chunksOf(piece, { start: MEBI - 7, end: 2 * MEBI }));
       assert.ok(before.equals(content.subarray(MEBI - 7, 2 * MEBI)));
     }));
 
-  it("serves many readers of one file at a time", () =>
+  it("serves many concurrent readers of one file", () =>
     inTempDir(async (dir) => {
       const content = noise(3 * MEBI);
       const path = join(dir, "noise");
@@ -484,7 +493,7 @@ describe("FilePieceStore", () => {
       assert.deepEqual(new Set(read), new Set([true]));
     }));
 
-  it("forgets a task, whose readers fail, and takes the file again", () =>
+  it("deletes a task, fails its readers, and accepts the file again", () =>
     inTempDir(async (dir) => {
       const path = join(dir, "noise");
       await writeFile(path, noise(2 * MEBI));
@@ -507,7 +516,7 @@ describe("FilePieceStore", () => {
       );
     }));
 
-  it("closes its files, and is of no use afterwards", () =>
+  it("closes its files and rejects calls after close", () =>
     inTempDir(async (dir) => {
       const path = join(dir, "noise");
       await writeFile(path, noise(MEBI));
@@ -527,7 +536,7 @@ describe("FilePieceStore", () => {
 });
 
 describe("nativeHashers", () => {
-  it("agrees with the portable ones, whole and in parts", () => {
+  it("equals the portable hashers, for whole and split input", () => {
     const content = noise(100_001);
     for (const algorithm of ["crc32", "sha256", "sha512"] as const) {
       const [native, portable] = [nativeHashers(algorithm), portableHashers(algorithm)];

@@ -1,4 +1,4 @@
-/** The journal of a download: what it reads, in which order it writes, and that it leaves nothing open. */
+/** Tests the journal of a download: parsing, order of writes, and closing of its file. */
 import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import { type FileHandle, mkdtemp, rm } from "node:fs/promises";
@@ -38,7 +38,7 @@ function headerWith(digest: string | null): string {
   });
 }
 
-/** Runs a test with the path of a journal. */
+/** Runs a test with the path of a journal in a temporary directory. */
 async function withPath(run: (path: string) => Promise<void>): Promise<void> {
   const directory = await mkdtemp(join(tmpdir(), "vortex-journal-"));
   try {
@@ -48,7 +48,7 @@ async function withPath(run: (path: string) => Promise<void>): Promise<void> {
   }
 }
 
-/** Opens files whose operations are noted in `calls`, and can be changed. */
+/** Opens files whose operations are recorded in `calls` and can be replaced. */
 function noting(
   calls: string[],
   changes: Partial<
@@ -87,7 +87,7 @@ function noting(
   };
 }
 
-/** What a journal finds, by number; it is closed again. */
+/** Opens a journal, returns the numbers of the pieces in it, and closes it. */
 async function foundAt(path: string, options: JournalOptions = {}): Promise<number[]> {
   const journal = await Journal.open(path, layout, options);
   await journal.close();
@@ -95,7 +95,7 @@ async function foundAt(path: string, options: JournalOptions = {}): Promise<numb
 }
 
 describe("a journal", () => {
-  it("notes pieces for the next download, in the order in which they came", () =>
+  it("records pieces for the next download, in order of arrival", () =>
     withPath(async (path) => {
       const journal = await Journal.open(path, layout);
       assert.deepEqual([journal.found, journal.complete], [[], false]);
@@ -114,7 +114,7 @@ describe("a journal", () => {
       await complete.close();
     }));
 
-  it("is written in whole where the system takes a few bytes at a time", () =>
+  it("is written completely when the system accepts a few bytes at a time", () =>
     withPath(async (path) => {
       const journal = await Journal.open(path, layout, { openFile: noting([], {}, 7) });
       await Promise.all([journal.add(piece(12)), journal.add(piece(345))]);
@@ -126,7 +126,7 @@ describe("a journal", () => {
       );
     }));
 
-  it("writes over a line that could not be written in whole", () =>
+  it("overwrites a line that was written only in part", () =>
     withPath(async (path) => {
       let full = false;
       const write = (): void => {
@@ -136,14 +136,14 @@ describe("a journal", () => {
       await journal.add(piece(1));
       full = true;
       const error = await assertRejects(journal.add(piece(2)), "StorageFailed");
-      assert.match(error.message, /cannot be written: no space is left/);
+      assert.match(error.message, /^cannot write the journal \S+: no space left on device/);
       full = false;
       await journal.add(piece(3));
       await journal.close();
       assert.deepEqual(await foundAt(path), [1, 3]);
     }));
 
-  it("of no more bytes than its limit is read, and a longer one is begun anew", () =>
+  it("is read up to its length limit, and restarted if it is longer", () =>
     withPath(async (path) => {
       const text = `${headerWith(null)}\n${lineOf(1)}\n`;
       writeFileSync(path, text);
@@ -157,7 +157,7 @@ describe("a journal", () => {
       assert.equal(readFileSync(path, "utf8"), `${headerWith(null)}\n`);
     }));
 
-  it("cuts a torn line off before it writes, so that nothing of it is left behind a shorter one", () =>
+  it("truncates an incomplete last line before it writes a shorter one", () =>
     withPath(async (path) => {
       const whole = `${headerWith(null)}\n${lineOf(1)}\n`;
       writeFileSync(
@@ -172,7 +172,7 @@ describe("a journal", () => {
       assert.equal(readFileSync(path, "utf8"), `${whole}${lineOf(2)}\n`);
     }));
 
-  it("empties what is of another content before it writes: a killed process leaves no line under another first one", () =>
+  it("is emptied before a new header is written, so a kill leaves no pieces of other content", () =>
     withPath(async (path) => {
       writeFileSync(path, `{"another":"${"x".repeat(500)}"}\n${lineOf(1)}\n${lineOf(2)}\n`);
       const calls: string[] = [];
@@ -181,7 +181,7 @@ describe("a journal", () => {
       assert.equal(readFileSync(path, "utf8"), `${headerWith(null)}\n`);
     }));
 
-  it("leaves nothing open when it cannot be opened, whatever fails", () =>
+  it("leaves no file open when opening fails at any step", () =>
     withPath(async (path) => {
       for (const name of ["stat", "readFile", "truncate", "write"] as const) {
         const calls: string[] = [];
@@ -195,13 +195,13 @@ describe("a journal", () => {
         );
         assert.match(
           error.message,
-          /out\.part\.journal cannot be (opened|written): the device failed/,
+          /^cannot (open|write) the journal \S+out\.part\.journal: device I\/O error/,
         );
         assert.deepEqual(calls.filter((call) => call === "close").length, 1, name);
       }
     }));
 
-  it("keeps only some pieces when it starts over, and takes the others out before it notes new ones", () =>
+  it("removes the other pieces on restart before it records new ones", () =>
     withPath(async (path) => {
       const calls: string[] = [];
       const journal = await Journal.open(path, layout, { openFile: noting(calls) });
@@ -217,7 +217,7 @@ describe("a journal", () => {
       assert.equal(readFileSync(path, "utf8"), `${headerWith(null)}\n${lineOf(2)}\n${lineOf(7)}\n`);
     }));
 
-  it("of an earlier form is begun anew", () =>
+  it("of an earlier version is restarted", () =>
     withPath(async (path) => {
       for (const first of [
         headerWith(null).replace('"version":2', '"version":1'),
@@ -233,7 +233,7 @@ describe("a journal", () => {
 });
 
 describe("the digest of the whole in a journal", () => {
-  const cases: [noted: string | null, given: string | undefined, goesOn: boolean][] = [
+  const cases: [recorded: string | null, given: string | undefined, resumes: boolean][] = [
     [null, undefined, true],
     [null, sha256("a"), true],
     [sha256("a"), undefined, true],
@@ -242,18 +242,18 @@ describe("the digest of the whole in a journal", () => {
     [sha256("a"), sha256("b"), false],
     ["crc32:1", "crc32:1", true],
     ["crc32:1", "crc32:2", false],
-    // What they say cannot be compared; the whole will tell.
+    // Digests of different algorithms cannot be compared. The final verification decides.
     ["crc32:1", sha256("a"), true],
     ["md5:1", sha256("a"), false],
     ["", undefined, false],
   ];
-  for (const [noted, given, goesOn] of cases) {
-    it(`${noted} is ${goesOn ? "the same content as" : "another content than"} ${given}`, () =>
+  for (const [recorded, given, resumes] of cases) {
+    it(`${recorded} ${resumes ? "matches" : "contradicts"} ${given}`, () =>
       withPath(async (path) => {
-        const text = `${headerWith(noted)}\n${lineOf(1)}\n`;
+        const text = `${headerWith(recorded)}\n${lineOf(1)}\n`;
         writeFileSync(path, text);
-        assert.deepEqual(await foundAt(path, { digest: given }), goesOn ? [1] : []);
-        assert.equal(readFileSync(path, "utf8"), goesOn ? text : `${headerWith(given ?? null)}\n`);
+        assert.deepEqual(await foundAt(path, { digest: given }), resumes ? [1] : []);
+        assert.equal(readFileSync(path, "utf8"), resumes ? text : `${headerWith(given ?? null)}\n`);
       }));
   }
 });

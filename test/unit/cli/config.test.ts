@@ -19,12 +19,12 @@ import {
   withPeer,
 } from "../../support/cli.ts";
 
-const nobody: CliFace = faceWith(() => assert.fail("a peer was asked"));
+const noPeers: CliFace = faceWith(() => assert.fail("a peer was contacted"));
 
 describe("vortex-peer config", () => {
-  it("prints every value in effect, and where each comes from, in columns", () =>
+  it("prints every effective value with its source, in aligned columns", () =>
     withConfig("download:\n  protocol: quic\n  pieceTimeout: 1m30s\n", async (path) => {
-      const { code, out, err } = await run(nobody, [
+      const { code, out, err } = await run(noPeers, [
         "config",
         "--config",
         path,
@@ -61,9 +61,13 @@ describe("vortex-peer config", () => {
       assert.equal(columns.size, 1);
     }));
 
-  it("prints one JSON object for programs", () =>
+  it("prints one JSON object with --json", () =>
     withConfig("upload: { bandwidthLimit: 1MiB }\n", async (path) => {
-      const { out } = await run(nobody, ["config", "--json", "--concurrency", "3"], variable(path));
+      const { out } = await run(
+        noPeers,
+        ["config", "--json", "--concurrency", "3"],
+        variable(path),
+      );
       const settings = JSON.parse(out.text);
       assert.deepEqual(Object.keys(settings), configKeys);
       assert.deepEqual(settings["upload.bandwidthLimit"], {
@@ -78,11 +82,11 @@ describe("vortex-peer config", () => {
       assert.equal(out.text.trimEnd().includes("\n"), false);
     }));
 
-  it("takes options, then --config, then VORTEX_PEER_CONFIG, then defaults", () =>
+  it("prefers options to the file of --config, then VORTEX_PEER_CONFIG, then the defaults", () =>
     withConfig("download: { protocol: grpc, pieceTimeout: 1s }\n", (fromEnvironment) =>
       withConfig("download: { protocol: quic }\n", async (path) => {
         const protocolIn = async (args: string[], options: RunOptions): Promise<unknown> => {
-          const { out } = await run(nobody, ["config", "--json", ...args], options);
+          const { out } = await run(noPeers, ["config", "--json", ...args], options);
           return JSON.parse(out.text)["download.protocol"];
         };
         const given = variable(fromEnvironment);
@@ -103,7 +107,7 @@ describe("vortex-peer config", () => {
       }),
     ));
 
-  it("tells of each wrong value in one line, for every command that reads the file", () =>
+  it("reports each invalid value in one line, for every command that reads the file", () =>
     withConfig(
       "download:\n  protocol: udp\nstorage:\n  server: { quicPort: 70000 }\n",
       async (path) => {
@@ -115,7 +119,7 @@ describe("vortex-peer config", () => {
           ["serve", path],
         ];
         for (const command of commands) {
-          const { code, out, err } = await run(nobody, [...command, "--config", path]);
+          const { code, out, err } = await run(noPeers, [...command, "--config", path]);
           assert.deepEqual([code, out.text], [2, ""], command.join(" "));
           const lines = err.trimEnd().split("\n");
           assert.equal(lines.length, 2);
@@ -131,32 +135,32 @@ describe("vortex-peer config", () => {
       },
     ));
 
-  it("tells of what is no YAML with its line, and lets a file move no cursor", () =>
+  it("reports invalid YAML with its line, and prints no control characters of the file", () =>
     withConfig("a: 1\na: 2\n", async (path) => {
-      const { code, err } = await run(nobody, ["config", "--config", path]);
+      const { code, err } = await run(noPeers, ["config", "--config", path]);
       assert.equal(code, 2);
       assert.match(err, /^\S+:2: \S.* unique\n$/);
       await writeFile(path, 'download: { protocol: "\\e[2J\\u2028forged" }');
-      const { err: shown } = await run(nobody, ["config", "--config", path]);
+      const { err: shown } = await run(noPeers, ["config", "--config", path]);
       assert.equal(shown.trimEnd().split("\n").length, 1);
       assert.doesNotMatch(shown.trimEnd(), /[\p{Cc}\p{Zl}]/u);
     }));
 
-  it("a file that is not there is a failure of this machine", async () => {
-    const { code, err } = await run(nobody, ["config", "--config", "/nowhere/d.yaml"]);
+  it("exits with 7 when the file is missing", async () => {
+    const { code, err } = await run(noPeers, ["config", "--config", "/nowhere/d.yaml"]);
     assert.equal(code, 7);
-    assert.match(err, /^vortex-peer: StorageFailed: \/nowhere\/d\.yaml cannot be read: .*\n$/);
+    assert.match(err, /^vortex-peer: StorageFailed: cannot read \/nowhere\/d\.yaml: .*\n$/);
   });
 
-  it("the variables of the environment are in the help", async () => {
+  it("lists the environment variables in the help", async () => {
     for (const args of [["--help"], ["get", "--help"], ["config", "--help"]]) {
-      assert.match((await run(nobody, args)).out.text, /^ {2}VORTEX_PEER_CONFIG {2}\S/m);
+      assert.match((await run(noPeers, args)).out.text, /^ {2}VORTEX_PEER_CONFIG {2}\S/m);
     }
   });
 });
 
-describe("the commands under a configuration file", () => {
-  it("fetch over the protocol that it names, with the same command line", () =>
+describe("the commands with a configuration file", () => {
+  it("fetch over its protocol, with the same command line", () =>
     withPeer(async (face) => {
       for (const protocol of ["tcp", "quic", "grpc"] as const) {
         await withConfig(`download:\n  protocol: ${protocol}\n`, async (path) => {
@@ -180,7 +184,7 @@ describe("the commands under a configuration file", () => {
       );
     }));
 
-  it("trust whom it says, unless an option says otherwise", () =>
+  it("use its certificates, unless an option overrides them", () =>
     inTempDir(async (dir) => {
       const pem = ["caCert", "cert", "key"].map((name) => `${name}: ${join(dir, name)}`).join(", ");
       for (const name of ["caCert", "cert", "key"]) await writeFile(join(dir, name), name);
@@ -223,7 +227,7 @@ describe("the commands under a configuration file", () => {
       });
     }));
 
-  it("serve where it says, what it says and no faster, unless an option says otherwise", () =>
+  it("serve with its addresses, certificate and limits, unless options override them", () =>
     inTempDir(async (dir) => {
       const pem = ["caCert", "cert", "key"].map((name) => `${name}: ${join(dir, name)}`).join(", ");
       for (const name of ["file", "caCert", "cert", "key"]) await writeFile(join(dir, name), name);
@@ -298,7 +302,7 @@ describe("the commands under a configuration file", () => {
     }));
 });
 
-/** A user whose environment names a configuration. */
+/** Options of `run` with the configuration file in VORTEX_PEER_CONFIG. */
 function variable(path: string): RunOptions {
   return { env: { ...env, VORTEX_PEER_CONFIG: path } };
 }

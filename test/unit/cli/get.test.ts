@@ -40,12 +40,12 @@ const getFrom = (peer: string, ...more: string[]): string[] => [
   taskId,
   ...more,
 ];
-/** What is told at the end of a download without trouble. */
+/** Summary of a download without failures. */
 const summary =
   /^fetched 10\.0 kB in [0-9.]+ s, [0-9.]+ [kM]?B\/s, from 1 parent, verified by --digest\n$/;
 
 describe("vortex-peer get", () => {
-  it("fetches a whole task to a file and to standard output, and checks the whole", () =>
+  it("fetches a task to a file and to standard output, and verifies its digest", () =>
     inTempDir(async (dir) => {
       await withPeer(async (face) => {
         for (const protocol of ["quic", "tcp", "grpc"] as const) {
@@ -60,12 +60,12 @@ describe("vortex-peer get", () => {
           assert.match(piped.err, summary);
           assert.deepEqual(piped.out.bytes, content);
         }
-        assert.deepEqual(face.stats, [], "nobody was asked for what was given");
+        assert.deepEqual(face.stats, [], "no peer is queried for a given length");
       });
       assert.deepEqual((await readdir(dir)).sort(), ["grpc", "quic", "tcp"]);
     }));
 
-  it("names its flags where the library names options", async () => {
+  it("names its flags in messages in which the library names options", async () => {
     const message =
       "unknown authority: name it (tls.ca), or pin the fingerprint (tls.fingerprints)";
     const inFlags = "unknown authority: name it (--ca), or pin the fingerprint (--fingerprint)";
@@ -83,13 +83,13 @@ describe("vortex-peer get", () => {
     assert.ok(last.startsWith("vortex-peer: HandshakeFailed: "), last);
     assert.ok(last.includes(inFlags), last);
     const json = await run(failing("HandshakeFailed", message), [...args, "--json"]);
-    const told = parse(json.err);
-    assert.deepEqual([...new Set(told.map(({ type }) => type))].includes("failed"), true);
+    const objects = parse(json.err);
+    assert.deepEqual([...new Set(objects.map(({ type }) => type))].includes("failed"), true);
     for (const { err } of [text, json]) assert.doesNotMatch(err, /tls\.(ca|fingerprints)/);
     assert.ok(json.err.includes(inFlags), json.err);
   });
 
-  it("asks for the length when it is not given: the peer itself over gRPC, else port 4000, or as api= says", () =>
+  it("queries an unknown length: at the peer's port with grpc, else at port 4000 or the address of api=", () =>
     withPeer(async (face) => {
       const runs: string[][] = [
         getFrom(peers.tcp),
@@ -107,7 +107,7 @@ describe("vortex-peer get", () => {
       );
     }));
 
-  it("asks over TLS when the pieces come over gRPC and TLS, and for --tls", () =>
+  it("queries the Dragonfly API over TLS with --tls, and with trust options and --protocol grpc", () =>
     withPeer(async (face) => {
       const pin = "0123456789abcdef".repeat(4);
       const pinned = ["--fingerprint", pin];
@@ -132,7 +132,7 @@ describe("vortex-peer get", () => {
       );
     }));
 
-  it("tells the downloader of the limits", () =>
+  it("passes the limits to the downloader", () =>
     withPeer(async (face) => {
       const limits = ["--limit", "50MB/s", "--concurrency", "3", "--connect-timeout", "1s"];
       assert.equal((await run(face, getFrom(peers.tcp, ...lengths, ...limits))).code, 0);
@@ -148,12 +148,12 @@ describe("vortex-peer get", () => {
       assert.equal(face.made[1]?.rateLimit, 2 * 1024 * 1024);
     }));
 
-  it("asks for as many pieces at a time as it is told", async () => {
+  it("requests at most --concurrency pieces at a time", async () => {
     await using real = await downloaderWithServer();
     for (const concurrency of [1, 4]) {
-      let [active, most] = [0, 0];
+      let [active, max] = [0, 0];
       const counting = faceWith(async (request, options) => {
-        most = Math.max(most, ++active);
+        max = Math.max(max, ++active);
         await new Promise((resolve) => setTimeout(resolve, 2));
         const piece = await real.downloadPiece(request, options);
         active--;
@@ -161,13 +161,13 @@ describe("vortex-peer get", () => {
       });
       const args = getFrom(peers.tcp, ...lengths, "--concurrency", String(concurrency));
       assert.equal((await run(counting, args)).code, 0);
-      assert.ok(most <= concurrency, `${most} at a time`);
+      assert.ok(max <= concurrency, `${max} at a time`);
     }
   });
 
   it("fetches an empty task", () =>
     inTempDir(async (dir) => {
-      const face = faceWith(() => assert.fail("there is no piece to ask for"));
+      const face = faceWith(() => assert.fail("a piece of an empty task was requested"));
       const empty = `sha256:${createHash("sha256").digest("hex")}`;
       const target = join(dir, "empty");
       const args = getFrom(peers.tcp, "--content-length", "0", "--digest", empty, "-o", target);
@@ -175,7 +175,7 @@ describe("vortex-peer get", () => {
       assert.equal((await readFile(target)).length, 0);
     }));
 
-  it("fetches a range of bytes, the last of them included", () =>
+  it("fetches a byte range, inclusive at both ends", () =>
     inTempDir(async (dir) => {
       await using real = await downloaderWithServer();
       const asked: number[] = [];
@@ -195,7 +195,7 @@ describe("vortex-peer get", () => {
         const args = getFrom(peers.tcp, ...lengths, "--range", range);
         const piped = await run(face, args);
         assert.deepEqual([piped.code, piped.out.bytes], [0, bytes], range);
-        // A parent is asked once more for its first piece at the end.
+        // The first piece of a parent is requested a second time at the end, for comparison.
         assert.deepEqual(
           [...new Set(asked)].sort((a, b) => a - b),
           pieces,
@@ -211,13 +211,13 @@ describe("vortex-peer get", () => {
           assert.equal(behind.code, 2);
           assert.equal(
             behind.err,
-            `vortex-peer: InvalidArgument: --range ${range}: expected a range within 0-9999, the bytes of the task\n`,
+            `vortex-peer: InvalidArgument: --range: expected a range within 0-9999 of the task, got ${range}\n`,
           );
         }
       });
     }));
 
-  it("leaves nothing of a task that is not what was expected", () =>
+  it("leaves no file of a task with another digest or layout than expected", () =>
     inTempDir(async (dir) => {
       const target = join(dir, "task");
       await withPeer(async (face) => {
@@ -241,7 +241,7 @@ describe("vortex-peer get", () => {
       assert.deepEqual(await readdir(dir), []);
     }));
 
-  it("replaces what a symbolic link leads to, and writes into what is no file", () =>
+  it("replaces the target of a symbolic link, and writes to a device", () =>
     inTempDir(async (dir) => {
       const [file, link] = [join(dir, "file"), join(dir, "link")];
       await writeFile(file, "old");
@@ -255,7 +255,7 @@ describe("vortex-peer get", () => {
       assert.deepEqual((await readdir(dir)).sort(), ["file", "link"]);
     }));
 
-  it("writes to its own streams where -o names them by their descriptors, also behind a link", () =>
+  it("writes to its standard streams when -o names their descriptors, also through a link", () =>
     inTempDir(async (dir) => {
       const link = join(dir, "link");
       await symlink("/dev/stdout", link);
@@ -284,7 +284,7 @@ describe("vortex-peer get", () => {
     }));
 
   it(
-    "finds out before it asks a peer that a descriptor cannot be written",
+    "rejects an unwritable descriptor before it contacts a peer",
     { skip: !existsSync("/proc/self/fd") && "no /proc" },
     () =>
       inTempDir(async (dir) => {
@@ -297,11 +297,11 @@ describe("vortex-peer get", () => {
         for (const [target, message] of [
           [
             "/dev/fd/987",
-            /^vortex-peer: StorageFailed: \/dev\/fd\/987 cannot be written: no such descriptor is open\n$/,
+            /^vortex-peer: StorageFailed: cannot write \/dev\/fd\/987: no such descriptor is open\n$/,
           ],
           [
             `/proc/${child.pid}/fd/5`,
-            /^vortex-peer: StorageFailed: \S+ is a file that another process has open: give the file's own name\n$/,
+            /^vortex-peer: StorageFailed: \S+: expected a descriptor of this process, got one of another process; .*\n$/,
           ],
         ] as const) {
           const { code, err } = await run(face, getFrom(peers.tcp, ...lengths, "-o", target));
@@ -314,14 +314,14 @@ describe("vortex-peer get", () => {
       }),
   );
 
-  it("finds out before it asks a peer that the target cannot be written", () =>
+  it("rejects an unwritable target before it contacts a peer", () =>
     inTempDir(async (dir) => {
       await mkdir(join(dir, "sub"));
       const face = faceWith(() => assert.fail("a peer was asked"));
       const cases: [target: string, message: RegExp][] = [
-        [join(dir, "sub"), /is a directory, not a file/],
-        [join(dir, "new/"), /is a directory, not a file/],
-        [join(dir, "nowhere", "file"), /there is no such file or directory/],
+        [join(dir, "sub"), /: expected a file, got a directory/],
+        [join(dir, "new/"), /: expected a file, got a directory/],
+        [join(dir, "nowhere", "file"), /: no such file or directory/],
       ];
       for (const [target, message] of cases) {
         const { code, err } = await run(face, getFrom(peers.tcp, ...lengths, "-o", target));
@@ -331,25 +331,22 @@ describe("vortex-peer get", () => {
       }
       const terminal = await run(face, getFrom(peers.tcp, ...lengths, "--quiet"), { isTTY: true });
       assert.deepEqual([terminal.code, terminal.out.text], [2, ""]);
-      assert.match(terminal.err, /give -o FILE, a pipe, or --force/);
+      assert.match(terminal.err, /got a terminal; give -o FILE or --force/);
       assert.deepEqual(await readdir(dir), ["sub"]);
     }));
 
-  it(
-    "says when there is no space left",
-    { skip: existsSync("/dev/full") ? false : "needs /dev/full" },
-    () =>
-      withPeer(async (face) => {
-        const { code, err } = await run(face, getFrom(peers.tcp, ...lengths, "-o", "/dev/full"));
-        assert.equal(code, 7);
-        assert.match(
-          err,
-          /^vortex-peer: StorageFailed: \/dev\/full cannot be written: no space is left on the device\n$/,
-        );
-      }),
+  it("reports a full disk", { skip: existsSync("/dev/full") ? false : "needs /dev/full" }, () =>
+    withPeer(async (face) => {
+      const { code, err } = await run(face, getFrom(peers.tcp, ...lengths, "-o", "/dev/full"));
+      assert.equal(code, 7);
+      assert.match(
+        err,
+        /^vortex-peer: StorageFailed: cannot write \/dev\/full: no space left on device\n$/,
+      );
+    }),
   );
 
-  it("says nothing when whoever reads its output goes away", () =>
+  it("exits with 141 and prints nothing when the reader closes the pipe", () =>
     withPeer(async (face) => {
       const { code, err } = await run(face, getFrom(peers.tcp, ...lengths), {
         stdout: brokenPipe(),
@@ -357,10 +354,10 @@ describe("vortex-peer get", () => {
       assert.deepEqual([code, err], [141, ""]);
     }));
 
-  it("writes to standard output in order, however pieces come, and nothing behind one that failed", async () => {
+  it("writes to standard output in order, whatever the order of arrival, and stops at a failed piece", async () => {
     await using real = await downloaderWithServer();
     const slow = faceWith(async (request, options) => {
-      // The later, the sooner.
+      // Later pieces arrive earlier.
       await new Promise((resolve) => setTimeout(resolve, 3 * (9 - request.number)));
       return real.downloadPiece(request, options);
     });
@@ -381,7 +378,7 @@ describe("vortex-peer get", () => {
     assert.deepEqual(stdout.bytes, content.slice(0, 4000));
   });
 
-  it("fetches from several peers, and tells which was left out and why", async () => {
+  it("fetches from several peers, and reports which of them is left out and why", async () => {
     await using real = await downloaderWithServer();
     const face = faceWith((request, options) =>
       request.addr === peers.quic
@@ -397,20 +394,20 @@ describe("vortex-peer get", () => {
     );
     const verbose = await run(face, [...args, "--verbose"]);
     const lines = verbose.err.split("\n");
-    assert.ok(lines.includes("10000 bytes in 10 pieces are wanted"), verbose.err);
+    assert.ok(lines.includes("fetching 10000 bytes in 10 pieces"), verbose.err);
     assert.ok(
       lines.some((line) =>
-        /^piece \d failed at 10\.0\.0\.7:4006: HandshakeFailed: not trusted$/.test(line),
+        /^piece \d from 10\.0\.0\.7:4006 failed: HandshakeFailed: not trusted$/.test(line),
       ),
     );
-    assert.ok(lines.includes("10.0.0.7:4006 is left out: HandshakeFailed: not trusted"));
+    assert.ok(lines.includes("leaving out 10.0.0.7:4006: HandshakeFailed: not trusted"));
   });
 });
 
 describe("vortex-peer get, with several protocols", () => {
   const each = `quic=${peers.quic},tcp=${peers.tcp},grpc=${peers.grpc}`;
 
-  it("takes an address for each protocol, and tells which one was chosen and why", () =>
+  it("takes an address for each protocol, and reports which one is chosen and why", () =>
     withPeer(async (face) => {
       for (const protocol of ["quic", "tcp", "grpc", "auto", "hybrid"]) {
         const args = getFrom(each, ...lengths, "--protocol", protocol);
@@ -423,7 +420,7 @@ describe("vortex-peer get, with several protocols", () => {
       ] as const) {
         const auto = getFrom(each, ...lengths, "--protocol", "auto", ...trust);
         const { err } = await run(face, [...auto, "--verbose"]);
-        assert.match(err, new RegExp(`^${peers[protocol]} is asked over ${protocol}: .+$`, "m"));
+        assert.match(err, new RegExp(`^using ${protocol} for ${peers[protocol]}: .+$`, "m"));
         const chosen = parse((await run(face, [...auto, "--json"])).err).find(
           ({ type }) => type === "protocol",
         );
@@ -431,13 +428,13 @@ describe("vortex-peer get, with several protocols", () => {
           [chosen?.addr, chosen?.protocol, typeof chosen?.reason],
           [peers[protocol], protocol, "string"],
         );
-        assert.doesNotMatch((await run(face, auto)).err, /asked over/);
+        assert.doesNotMatch((await run(face, auto)).err, /^using /m);
       }
     }));
 });
 
 describe("vortex-peer get, interrupted", () => {
-  it("keeps what it has, says so, and goes on from there", () =>
+  it("keeps verified pieces, reports that, and resumes from them", () =>
     inTempDir(async (dir) => {
       await using real = await downloaderWithServer();
       const target = join(dir, "task");
@@ -457,8 +454,8 @@ describe("vortex-peer get, interrupted", () => {
         assert.match(
           err,
           new RegExp(
-            `vortex-peer: Aborted: interrupted by ${signal}; what is right is kept in ${target}\\.part, and the same ` +
-              "command goes on from there\\n$",
+            `vortex-peer: Aborted: interrupted by ${signal}; verified pieces are kept in ${target}\\.part, ` +
+              "run the same command again to resume\\n$",
           ),
         );
         assert.equal(existsSync(target), false);
@@ -472,7 +469,7 @@ describe("vortex-peer get, interrupted", () => {
       assert.equal(code, 0);
       assert.match(
         err,
-        /^found 6 of 10 pieces of an earlier run; they are checked\nfetched 10\.0 kB in .*, 6\.0 kB of it by an earlier run, .*\n$/,
+        /^found 6 of 10 pieces from an earlier run, checking them\nfetched 10\.0 kB in .*, 6\.0 kB from an earlier run, .*\n$/,
       );
       assert.deepEqual(
         asked.filter((number) => number >= 6),
@@ -483,7 +480,7 @@ describe("vortex-peer get, interrupted", () => {
       assert.deepEqual(await readdir(dir), ["task"]);
     }));
 
-  it("leaves nothing when it has nothing", () =>
+  it("leaves no file when no piece has arrived", () =>
     inTempDir(async (dir) => {
       const controller = new AbortController();
       const silent = faceWith((_request, options) => {
@@ -497,8 +494,10 @@ describe("vortex-peer get, interrupted", () => {
     }));
 });
 
-describe("vortex-peer get, what it tells", () => {
-  /** A face that holds piece 5 until it is let go, and the clock that says when progress is told. */
+describe("vortex-peer get, progress", () => {
+  /**
+   * Runs `use` with an SDK that holds piece 5 until released, and with the clock of the progress.
+   */
   async function holding(use: (held: Held) => Promise<void>): Promise<void> {
     await using real = await downloaderWithServer();
     let letGo = (): void => {};
@@ -536,13 +535,16 @@ describe("vortex-peer get, what it tells", () => {
   interface Held {
     readonly face: CliFace;
     readonly clock: FakeClock;
-    /** Pieces that are there. */
+    /** Returns the number of completed pieces. */
     readonly pieces: () => number;
     readonly letGo: () => void;
   }
 
-  /** Runs until all pieces but the held one are there, moves the clock on `ticks` times, and then lets it end. */
-  async function told(
+  /**
+   * Runs `get` until all pieces except the held one are complete. Advances the clock by `tick` ms
+   * for `ticks` times, and then releases the held piece.
+   */
+  async function getWithTicks(
     held: Held,
     target: string,
     args: readonly string[],
@@ -559,27 +561,27 @@ describe("vortex-peer get, what it tells", () => {
     return running;
   }
 
-  it("is a bar on a terminal, and a summary in its place", () =>
+  it("is a bar on a terminal, which the summary replaces", () =>
     inTempDir((dir) =>
       holding(async (held) => {
-        const { code, err } = await told(held, join(dir, "task"), [], true, 200, 2);
+        const { code, err } = await getWithTicks(held, join(dir, "task"), [], true, 200, 2);
         assert.equal(code, 0);
-        const looks = err.replaceAll("\u001b[K", "").split("\r").slice(1);
-        assert.equal(looks.length, 3);
-        for (const look of looks.slice(0, 2)) {
+        const updates = err.replaceAll("\u001b[K", "").split("\r").slice(1);
+        assert.equal(updates.length, 3);
+        for (const update of updates.slice(0, 2)) {
           assert.match(
-            look,
+            update,
             /^ 90% \[#+\.+\] {2}9\.0 of 10\.0 kB {2}[0-9.]+ [kM]?B\/s .* 1 parent$/,
           );
         }
-        assert.match(looks[2] ?? "", /^fetched 10\.0 kB .*\n$/);
+        assert.match(updates[2] ?? "", /^fetched 10\.0 kB .*\n$/);
       }),
     ));
 
-  it("is a line every five seconds elsewhere", () =>
+  it("is a line every five seconds without a terminal", () =>
     inTempDir((dir) =>
       holding(async (held) => {
-        const { code, err } = await told(held, join(dir, "task"), [], false, 1000, 11);
+        const { code, err } = await getWithTicks(held, join(dir, "task"), [], false, 1000, 11);
         assert.equal(code, 0);
         const lines = err.trimEnd().split("\n");
         assert.equal(lines.length, 3, err);
@@ -589,18 +591,20 @@ describe("vortex-peer get, what it tells", () => {
       }),
     ));
 
-  it("is nothing with --quiet", () =>
+  it("is empty with --quiet", () =>
     inTempDir((dir) =>
       holding(async (held) => {
-        const { code, err } = await told(held, join(dir, "task"), ["--quiet"], true, 1000, 3);
+        const quiet = ["--quiet"];
+        const { code, err } = await getWithTicks(held, join(dir, "task"), quiet, true, 1000, 3);
         assert.deepEqual([code, err], [0, ""]);
       }),
     ));
 
-  it("is one JSON object a line with --json, on standard output when the content goes to a file", () =>
+  it("is one JSON object per line with --json, on standard output when the content goes to a file", () =>
     inTempDir((dir) =>
       holding(async (held) => {
-        const { code, out, err } = await told(held, join(dir, "task"), ["--json"], false, 1000, 2);
+        const target = join(dir, "task");
+        const { code, out, err } = await getWithTicks(held, target, ["--json"], false, 1000, 2);
         assert.deepEqual([code, err], [0, ""]);
         const objects = parse(out.text);
         assert.deepEqual(
@@ -623,7 +627,7 @@ describe("vortex-peer get, what it tells", () => {
       }),
     ));
 
-  it("goes to standard error with --json when the content goes to standard output, and nothing else does", () =>
+  it("goes alone to standard error with --json when the content goes to standard output", () =>
     withPeer(async (face) => {
       const { code, out, err } = await run(
         face,
@@ -635,7 +639,7 @@ describe("vortex-peer get, what it tells", () => {
       assert.equal(objects.filter(({ type }) => type === "piece").length, 10);
     }));
 
-  it("ends with `failed` and the code, in JSON", async () => {
+  it("ends with a `failed` object and the code with --json", async () => {
     await using real = await downloaderWithServer();
     const face = faceWith((request, options) =>
       request.number === 4
@@ -661,11 +665,11 @@ describe("vortex-peer get, what it tells", () => {
         [last?.type, last?.code, last?.exitCode],
         ["failed", "ProtocolViolation", 6],
       );
-      assert.match(String(last?.message), /the same command goes on from there$/);
+      assert.match(String(last?.message), /run the same command again to resume$/);
     });
   });
 
-  it("escapes in JSON what a peer's words would do to a terminal, and loses nothing of them", async () => {
+  it("escapes control characters of a peer's message in JSON, and keeps the whole message", async () => {
     const words = "no\u001b[2J\u009b2J\u202esuch\u2028{\n}\u007f";
     const face = faceWith(() => Promise.reject(new VortexError("ProtocolViolation", words)));
     await inTempDir(async (dir) => {
@@ -681,7 +685,7 @@ describe("vortex-peer get, what it tells", () => {
     });
   });
 
-  it("is one JSON object for every wrong usage too, where the others would be", () =>
+  it("is one JSON object for each kind of misuse, on the stream of the other objects", () =>
     inTempDir(async (dir) => {
       const face = faceWith(() => assert.fail("a peer was asked"));
       const target = join(dir, "task");
@@ -699,19 +703,19 @@ describe("vortex-peer get, what it tells", () => {
         [
           [...whole, "--range", "0-1", "--digest", `sha256:${sha256}`],
           "InvalidArgument",
-          /expected one of them/,
+          /expected one of them, got both/,
         ],
         [
           [...whole, "--ca", join(dir, "none"), "--protocol", "grpc"],
           "StorageFailed",
-          /none cannot be read/,
+          /cannot read \S+none: /,
         ],
         [
           [...whole, "--config", config],
           "InvalidArgument",
           /config\.yaml:2.*pigeon.*\n.*config\.yaml:5.*none/,
         ],
-        [[...whole, "--config", join(dir, "none")], "StorageFailed", /none cannot be read/],
+        [[...whole, "--config", join(dir, "none")], "StorageFailed", /cannot read \S+none: /],
       ] as const) {
         const exitCode = code === "StorageFailed" ? 7 : 2;
         const kind = code === "StorageFailed" ? "local" : "misuse";
@@ -723,21 +727,21 @@ describe("vortex-peer get, what it tells", () => {
           [["-o/dev/stderr"], "out"],
         ] as const) {
           const ran = await run(face, [...args, "--json", ...where]);
-          const [told, other] = name === "out" ? [ran.out.text, ran.err] : [ran.err, ran.out.text];
+          const [text, other] = name === "out" ? [ran.out.text, ran.err] : [ran.err, ran.out.text];
           assert.equal(other, "");
-          const [object, ...more] = parse(told);
+          const [object, ...more] = parse(text);
           assert.deepEqual(more, []);
-          const { message: said, ...rest } = object ?? {};
+          const { message: reported, ...rest } = object ?? {};
           assert.deepEqual(rest, { type: "failed", code, kind, exitCode });
-          assert.match(String(said), message);
+          assert.match(String(reported), message);
           assert.equal(ran.code, exitCode);
         }
       }
       const directory = await run(face, [...whole, "--json", "-o", dir]);
-      assert.match(String(parse(directory.out.text)[0]?.message), /is a directory/);
+      assert.match(String(parse(directory.out.text)[0]?.message), /got a directory/);
     }));
 
-  it("says in words that the JSON cannot be written, and ends with 7", () =>
+  it("reports a failed write of the JSON as text, and exits with 7", () =>
     inTempDir((dir) =>
       withPeer(async (face) => {
         const full = (): Writable =>
@@ -750,7 +754,7 @@ describe("vortex-peer get, what it tells", () => {
         assert.equal(code, 7);
         assert.match(
           err,
-          /^vortex-peer: StorageFailed: standard output cannot be written: no space is left on the device/,
+          /^vortex-peer: StorageFailed: cannot write standard output: no space left on device/,
         );
         assert.equal(err.split("\n").length, 2);
         const wrong = await run(face, ["get", "--json", "-o", join(dir, "task")], {
@@ -761,7 +765,7 @@ describe("vortex-peer get, what it tells", () => {
           wrong.err,
           /^vortex-peer: InvalidArgument: required option '--peer <address...>' not specified\n$/,
         );
-        // Only the last object does not fit.
+        // Only the write of the last object fails.
         let objects = 0;
         const almost = new Writable({
           write: (chunk: Uint8Array, _encoding, done) => {
@@ -776,13 +780,13 @@ describe("vortex-peer get, what it tells", () => {
           [done.code, done.err],
           [
             7,
-            "vortex-peer: StorageFailed: standard output cannot be written: no space is left on the device\n",
+            "vortex-peer: StorageFailed: cannot write standard output: no space left on device\n",
           ],
         );
       }),
     ));
 
-  it("ends the download when nobody reads the JSON any more", () =>
+  it("ends the download when the reader of the JSON closes the pipe", () =>
     inTempDir((dir) =>
       withPeer(async (face) => {
         const args = getFrom(peers.tcp, ...lengths, "--json", "-o", join(dir, "task"));

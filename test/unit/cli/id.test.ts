@@ -11,14 +11,14 @@ const vectors = JSON.parse(
   readFileSync(new URL("../../vectors/ids.json", import.meta.url), "utf8"),
 );
 
-/** What `vortex-peer id` prints. */
+/** Runs `vortex-peer id` and returns its output. */
 async function id(args: readonly string[], options: RunOptions = {}): Promise<string> {
   const { code, out, err } = await run(failing("Internal"), ["id", ...args], options);
   assert.deepEqual([code, err], [0, ""], args.join(" "));
   return out.text.trimEnd();
 }
 
-/** An object's properties as options. */
+/** Converts an object's properties to command-line options. */
 function flagsOf(identity: Readonly<Record<string, unknown>>): string[] {
   return Object.entries(identity).flatMap(([key, value]) =>
     (Array.isArray(value) ? value : [value]).flatMap((one) => [
@@ -29,7 +29,7 @@ function flagsOf(identity: Readonly<Record<string, unknown>>): string[] {
 }
 
 describe("vortex-peer id", () => {
-  it("makes the ids of tasks as stock Dragonfly does, by origin", async () => {
+  it("derives the id of a task from its origin like dfdaemon", async () => {
     for (const { url, taskId, error, ...identity } of vectors.url) {
       const args = ["url", ...flagsOf(identity), "--", url];
       if (error === undefined) assert.equal(await id(args), taskId, JSON.stringify(identity));
@@ -46,7 +46,7 @@ describe("vortex-peer id", () => {
     });
   });
 
-  it("by an OCI blob, an object, and the content of persistent cache tasks", async () => {
+  it("derives ids from an OCI blob, an object, and the content of a persistent cache task", async () => {
     for (const { url, taskId } of vectors.blob) {
       if (taskId === undefined)
         assert.equal((await run(failing("Internal"), ["id", "blob", url])).code, 2);
@@ -63,7 +63,7 @@ describe("vortex-peer id", () => {
     }
   });
 
-  it("by content, from standard input and from a file", () =>
+  it("derives the id of content from standard input and from a file", () =>
     inTempDir(async (dir) => {
       const file = join(dir, "content");
       for (const { content, taskId } of vectors.content) {
@@ -77,10 +77,10 @@ describe("vortex-peer id", () => {
       }
       const { code, err } = await run(failing("Internal"), ["id", "content", join(dir, "missing")]);
       assert.equal(code, 7);
-      assert.match(err, /^vortex-peer: StorageFailed: .*missing cannot be read: .*\n$/);
+      assert.match(err, /^vortex-peer: StorageFailed: cannot read \S*missing: .*\n$/);
     }));
 
-  it("makes the ids of hosts and peers", async () => {
+  it("derives host ids and creates peer ids", async () => {
     assert.equal(await id(["host", "--ip", "10.0.0.7", "--hostname", "node-1"]), "10.0.0.7-node-1");
     assert.equal(
       await id(["host", "--ip", "10.0.0.7", "--hostname", "node-1", "--seed"]),

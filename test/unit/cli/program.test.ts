@@ -52,7 +52,7 @@ const getFrom = (addr: string, ...more: string[]): string[] => [
 ];
 
 describe("vortex-peer", () => {
-  it("has help for each command, with every exit code, and the version of the package", async () => {
+  it("prints help with every exit code for each command, and the package's version", async () => {
     const face = failing("Internal");
     for (const args of [
       ["--help"],
@@ -77,7 +77,7 @@ describe("vortex-peer", () => {
     assert.match(bare.err, /^Usage: vortex-peer /);
   });
 
-  it("tells of misuse in one line that names the option, and exits with 2", async () => {
+  it("reports misuse in one line that names the option, and exits with 2", async () => {
     const peer = "10.0.0.7:4005";
     const cases: [args: string[], message: string][] = [
       [["fetch"], "unknown command 'fetch'"],
@@ -90,13 +90,13 @@ describe("vortex-peer", () => {
       ],
       [
         pieceOf("10.0.0.7", 0),
-        '--peer "10.0.0.7": expected host:port, such as 10.0.0.1:4006, or quic=, tcp= and grpc=, each with host:port, and ' +
-          "commas between them",
+        '--peer "10.0.0.7": expected host:port, such as 10.0.0.1:4006, or a comma-separated list of ' +
+          "quic=, tcp= and grpc= with host:port each",
       ],
       [
         pieceOf("10.0.0.7:0", 0),
-        '--peer "10.0.0.7:0": expected host:port, such as 10.0.0.1:4006, or quic=, tcp= and grpc=, each with host:port, and ' +
-          "commas between them",
+        '--peer "10.0.0.7:0": expected host:port, such as 10.0.0.1:4006, or a comma-separated list of ' +
+          "quic=, tcp= and grpc= with host:port each",
       ],
       [pieceOf(peer, 4294967296), "--number 4294967296: expected an integer from 0 to 4294967295"],
       [pieceOf(peer, 0, "--range", "9-3"), '--range "9-3": expected A-B or A-, such as 0-1023'],
@@ -115,34 +115,35 @@ describe("vortex-peer", () => {
       [getFrom(peer, "--concurrency", "0"), "--concurrency 0: expected an integer from 1 to 1024"],
       [
         getFrom(peer, "--piece-length", "4MiB"),
-        "--piece-length is of use with --content-length only",
+        "--piece-length: expected together with --content-length, got --piece-length alone",
       ],
       [
         getFrom(peer, "--content-length", "1GB", "--piece-length", "65MiB"),
-        "--piece-length 68157440: expected 1 to 67108864 bytes",
+        "--piece-length: expected 1 to 67108864 bytes, got 68157440",
       ],
       [
         getFrom("10.0.0.7:4005,10.0.0.8:4005"),
-        '--peer "10.0.0.7:4005,10.0.0.8:4005": expected host:port, such as 10.0.0.1:4006, or api=, quic=, tcp= and grpc=, each ' +
-          "with host:port, and commas between them",
+        '--peer "10.0.0.7:4005,10.0.0.8:4005": expected host:port, such as 10.0.0.1:4006, or a ' +
+          "comma-separated list of api=, quic=, tcp= and grpc= with host:port each",
       ],
       [getFrom(peer, "--limit", "fast"), '--limit "fast": expected a rate, such as 50MB/s'],
       [getFrom(peer, "--range", "5"), '--range "5": expected A-B, A- or -N, such as 0-1023'],
       [
         getFrom(peer, "--range", "-5"),
-        "--range -5: the last bytes need --content-length; expected A-B or A- without it",
+        "--range: expected A-B or A- without --content-length, got -5",
       ],
       [
         getFrom(peer, "--content-length", "10", "--range", "5-10"),
-        "--range 5-10: expected a range within 0-9, the bytes of the task",
+        "--range: expected a range within 0-9 of the task, got 5-10",
       ],
       [
         getFrom(peer, "--range", "0-5", "--digest", `sha256:${sha256}`),
-        `--digest sha256:${sha256}, --range 0-5: expected one of them: a digest of the whole cannot be checked over a part`,
+        "--digest, --range: expected one of them, got both (--range 0-5); a range cannot be checked against " +
+          "the digest of the whole task",
       ],
       [
         ["stat", "--peer", peer, "--task-id", taskId, "--insecure", "--ca", "x"],
-        "--ca, --insecure: --insecure checks nothing, so give it alone",
+        "--ca, --insecure: expected --insecure or certificate checks, got both",
       ],
       [
         ["stat", "--peer", "10.0.0.7", "--task-id", taskId],
@@ -164,35 +165,38 @@ describe("vortex-peer", () => {
         ["serve", "x", "--upload-rate", "fast"],
         '--upload-rate "fast": expected a rate, such as 50MB/s',
       ],
-      [
-        ["serve", "x", "y", "--task-id", taskId],
-        "--task-id names one task, and there are several files",
-      ],
+      [["serve", "x", "y", "--task-id", taskId], "--task-id: expected one file, got 2"],
       [
         ["serve", "x", "--no-quic", "--no-tcp", "--no-grpc"],
-        "--no-quic, --no-tcp, --no-grpc: nothing is left to serve over",
+        "--no-quic, --no-tcp, --no-grpc: expected at most two of them, got all three",
       ],
-      [["serve", "x", "--cert", "a.pem"], "--cert and --key belong together"],
+      [
+        ["serve", "x", "--cert", "a.pem"],
+        "--cert, --key: expected both or neither, got only --cert",
+      ],
       [
         ["serve", "x", "--cert", "a.pem", "--key", "b.pem", "--no-quic"],
-        "--cert, --key: only QUIC and --grpc-tls have a certificate",
+        "--cert, --key: expected QUIC or --grpc-tls, got neither; other protocols have no TLS",
       ],
       [
         ["serve", "x", "--identity", "a.pem", "--no-quic"],
-        "--identity: only QUIC and --grpc-tls have a certificate",
+        "--identity: expected QUIC or --grpc-tls, got neither; other protocols have no TLS",
       ],
       [
         ["serve", "x", "--cert", "a.pem", "--key", "b.pem", "--identity", "c.pem", "--rotate"],
-        "--identity, --rotate: --cert gives the certificate, so none is made",
+        "--identity, --rotate: expected a self-signed certificate, got --cert",
       ],
       [
         ["serve", "x", "--no-identity", "--rotate"],
-        "--no-identity, --rotate: there is none to change, each run has a new one",
+        "--rotate: expected a kept certificate, got --no-identity, which creates one for each run",
       ],
-      [["serve", "x", "--no-grpc", "--grpc-tls"], "--no-grpc, --grpc-tls: expected one"],
+      [
+        ["serve", "x", "--no-grpc", "--grpc-tls"],
+        "--grpc-tls: expected gRPC enabled, got --no-grpc",
+      ],
       [
         ["serve", "x", "--piece-length", "65MiB"],
-        "--piece-length 68157440: expected 1 to 67108864 bytes",
+        "--piece-length: expected 1 to 67108864 bytes, got 68157440",
       ],
     ];
     for (const [args, message] of cases) {
@@ -202,7 +206,7 @@ describe("vortex-peer", () => {
     }
   });
 
-  it("has an exit code for every kind of failure", async () => {
+  it("exits with the code of the failure's kind", async () => {
     const expected: Record<string, number> = {
       misuse: 2,
       remote: 3,
@@ -223,7 +227,7 @@ describe("vortex-peer", () => {
     assert.deepEqual([code, err], [1, "vortex-peer: Internal: a fault\n"]);
   });
 
-  it("keeps a peer's words on one line, without what moves a cursor", async () => {
+  it("prints a peer's message on one line, without control characters", async () => {
     const { err } = await run(
       failing("NotFound", "no\r\nsuch\u001b[2J\u0085piece\u2028\u202e!"),
       pieceOf(peers.tcp, 0),
@@ -231,7 +235,7 @@ describe("vortex-peer", () => {
     assert.equal(err, "vortex-peer: NotFound: no such [2J piece !\n");
   });
 
-  it("shows a stack without what a peer's words would do to a terminal", async () => {
+  it("prints a stack trace without control characters from a peer's message", async () => {
     const words = "no\u001b[2J\u009b2J\u202esuch\u0007 piece";
     const face = faceWith(() =>
       Promise.reject(new VortexError("NotFound", words, { cause: new Error(words) })),
@@ -242,7 +246,7 @@ describe("vortex-peer", () => {
     assert.doesNotMatch(err, /[^\P{Cc}\n]|\p{Bidi_Control}/u);
   });
 
-  it("shows a stack only when asked", async () => {
+  it("prints a stack trace only with --debug or VORTEX_PEER_DEBUG=1", async () => {
     const face = failing("NotFound");
     assert.ok(!(await run(face, pieceOf(peers.tcp, 0))).err.includes("    at "));
     assert.match(
@@ -256,23 +260,23 @@ describe("vortex-peer", () => {
   });
 });
 
-describe("vortex-peer, what it fails with", () => {
-  it("is an object on standard output for every command with --json", async () => {
+describe("vortex-peer, failure reports", () => {
+  it("prints a failure as one object on standard output with --json, for every command", async () => {
     const peer = peers.grpc;
     for (const [args, message] of [
       [["stat", "--peer", peer, "--json"], /required option '--task-id <id>' not specified/],
       [["serve", "--json"], /missing required argument 'file'/],
-      [["serve", "/nowhere/file", "--json", "--no-quic"], /\/nowhere\/file cannot be opened/],
-      [["id", "content", "/nowhere/file", "--json"], /\/nowhere\/file cannot be read/],
+      [["serve", "/nowhere/file", "--json", "--no-quic"], /cannot open \/nowhere\/file/],
+      [["id", "content", "/nowhere/file", "--json"], /cannot read \/nowhere\/file/],
       [["config", "--limit", "fast", "--json"], /^--limit "fast": expected a rate/],
       [["piece", "--json"], /unknown option '--json'|required option/],
     ] as const) {
       const { code, out, err } = await run(failing("NotFound"), args);
-      const told = args[0] === "piece" ? err : out.text;
-      const { type, exitCode, message: said, ...rest } = JSON.parse(told);
+      const printed = args[0] === "piece" ? err : out.text;
+      const { type, exitCode, message: reported, ...rest } = JSON.parse(printed);
       assert.deepEqual([type, exitCode, Object.keys(rest)], ["failed", code, ["code", "kind"]]);
-      assert.match(said, message);
-      assert.equal(`${out.text}${err}`, told);
+      assert.match(reported, message);
+      assert.equal(`${out.text}${err}`, printed);
       assert.ok(code === 2 || code === 7);
     }
     const words = await run(failing("NotFound"), ["config", "--limit", "fast"]);
@@ -291,7 +295,7 @@ describe("vortex-peer, what it fails with", () => {
     assert.equal(JSON.parse(stack.out.text).type, "failed");
   });
 
-  it("is told when the help cannot be written", async () => {
+  it("reports a failed write of the help or version", async () => {
     for (const args of [["--help"], ["get", "--help"], ["--version"]]) {
       const stdout = new Writable({
         write: (_chunk, _encoding, done) =>
@@ -300,10 +304,7 @@ describe("vortex-peer, what it fails with", () => {
       const { code, err } = await run(failing("NotFound"), args, { stdout });
       assert.deepEqual(
         [code, err],
-        [
-          7,
-          "vortex-peer: StorageFailed: standard output cannot be written: no space is left on the device\n",
-        ],
+        [7, "vortex-peer: StorageFailed: cannot write standard output: no space left on device\n"],
       );
     }
   });
@@ -331,7 +332,7 @@ describe("vortex-peer piece", () => {
       assert.deepEqual([outside.code, outside.out.bytes.length], [2, 0]);
       assert.equal(
         outside.err,
-        "vortex-peer: InvalidArgument: --range 0-1000: expected a range within 0-999, the bytes of the piece\n",
+        "vortex-peer: InvalidArgument: --range: expected a range within 0-999 of the piece, got 0-1000\n",
       );
       const missing = await run(face, pieceOf(peers.tcp, 10));
       assert.equal(missing.code, 3);
@@ -339,7 +340,7 @@ describe("vortex-peer piece", () => {
       assert.equal((await run(face, pieceOf(peers.tcp, 3, "--kind", "cache"))).code, 3);
     }));
 
-  it("gives a file its name when the content is right, and leaves nothing when it is not", () =>
+  it("creates the file only when the content is verified, and leaves nothing when it is wrong", () =>
     inTempDir(async (dir) => {
       const target = join(dir, "piece");
       await withPeer(async (face) => {
@@ -371,7 +372,7 @@ describe("vortex-peer piece", () => {
       assert.deepEqual(await readdir(dir), ["piece"]);
     }));
 
-  it("writes through a symbolic link, and into what is no file", () =>
+  it("writes through a symbolic link, and to a device", () =>
     inTempDir(async (dir) => {
       const [file, link] = [join(dir, "file"), join(dir, "link")];
       await writeFile(file, "old");
@@ -385,14 +386,14 @@ describe("vortex-peer piece", () => {
       assert.deepEqual((await readdir(dir)).sort(), ["file", "link"]);
     }));
 
-  it("finds out before it asks a peer that the target cannot be written", () =>
+  it("rejects an unwritable target before it contacts a peer", () =>
     inTempDir(async (dir) => {
       await mkdir(join(dir, "sub"));
       const face = faceWith(() => assert.fail("a peer was asked"));
       const cases: [target: string, message: RegExp][] = [
-        [join(dir, "sub"), /is a directory, not a file/],
-        [join(dir, "new/"), /is a directory, not a file/],
-        [join(dir, "nowhere", "file"), /cannot be written: there is no such file or directory/],
+        [join(dir, "sub"), /: expected a file, got a directory/],
+        [join(dir, "new/"), /: expected a file, got a directory/],
+        [join(dir, "nowhere", "file"), /cannot write \S+: no such file or directory/],
       ];
       for (const [target, message] of cases) {
         const { code, err } = await run(face, pieceOf(peers.tcp, 0, "-o", target));
@@ -402,22 +403,19 @@ describe("vortex-peer piece", () => {
       }
       const terminal = await run(face, pieceOf(peers.tcp, 0), { isTTY: true });
       assert.deepEqual([terminal.code, terminal.out.text], [2, ""]);
-      assert.match(terminal.err, /give -o FILE, a pipe, or --force/);
+      assert.match(terminal.err, /got a terminal; give -o FILE or --force/);
       assert.deepEqual(await readdir(dir), ["sub"]);
     }));
 
-  it(
-    "says when there is no space left",
-    { skip: existsSync("/dev/full") ? false : "needs /dev/full" },
-    () =>
-      withPeer(async (face) => {
-        const { code, err } = await run(face, pieceOf(peers.tcp, 0, "-o", "/dev/full"));
-        assert.equal(code, 7);
-        assert.match(
-          err,
-          /^vortex-peer: StorageFailed: \/dev\/full cannot be written: no space is left on the device\n$/,
-        );
-      }),
+  it("reports a full disk", { skip: existsSync("/dev/full") ? false : "needs /dev/full" }, () =>
+    withPeer(async (face) => {
+      const { code, err } = await run(face, pieceOf(peers.tcp, 0, "-o", "/dev/full"));
+      assert.equal(code, 7);
+      assert.match(
+        err,
+        /^vortex-peer: StorageFailed: cannot write \/dev\/full: no space left on device\n$/,
+      );
+    }),
   );
 
   it("writes to a terminal with --force", () =>
@@ -426,13 +424,13 @@ describe("vortex-peer piece", () => {
       assert.deepEqual([code, out.bytes], [0, content.slice(0, 1000)]);
     }));
 
-  it("says nothing when whoever reads its output goes away", () =>
+  it("exits with 141 and prints nothing when the reader closes the pipe", () =>
     withPeer(async (face) => {
       const { code, err } = await run(face, pieceOf(peers.tcp, 0), { stdout: brokenPipe() });
       assert.deepEqual([code, err], [141, ""]);
     }));
 
-  it("makes its downloader as the options say", () =>
+  it("passes its options to the downloader", () =>
     inTempDir(async (dir) => {
       const ca = join(dir, "ca.pem");
       await writeFile(ca, "-----BEGIN CERTIFICATE-----");
@@ -471,7 +469,7 @@ describe("vortex-peer piece", () => {
           { ...usual, protocol: "grpc" },
           { ...usual, connectTimeout: 1_000, pieceTimeout: 120_000, stallTimeout: 300 },
         ]);
-        // The defaults that the help names are the library's own.
+        // The defaults in the help are those of the library.
         const { connectTimeout, pieceTimeout, stallTimeout, concurrentPieceCount } =
           downloaderSettings({}, portableRuntime);
         assert.deepEqual(
@@ -485,21 +483,21 @@ describe("vortex-peer piece", () => {
       });
     }));
 
-  it("does not let anybody believe in a check that is none", async () => {
+  it("rejects certificate options that would have no effect", async () => {
     const face = faceWith(() => assert.fail("a peer was asked"));
     const pin = "0123456789abcdef".repeat(4);
     const cases: [args: string[], message: string][] = [
       [
         ["--fingerprint", pin],
-        "--fingerprint: tcp has no certificates to check, quic and grpc have",
+        "--fingerprint: expected a protocol with TLS, such as quic or grpc, got tcp; set --protocol",
       ],
       [
         ["--tls", "--insecure"],
-        "--tls, --insecure: tcp has no certificates to check, quic and grpc have",
+        "--tls, --insecure: expected a protocol with TLS, such as quic or grpc, got tcp; set --protocol",
       ],
       [
         ["--insecure", "--fingerprint", pin, "--protocol", "quic"],
-        "--fingerprint, --insecure: --insecure checks nothing, so give it alone",
+        "--fingerprint, --insecure: expected --insecure or certificate checks, got both",
       ],
     ];
     for (const [args, message] of cases) {
@@ -515,7 +513,7 @@ describe("vortex-peer piece", () => {
 });
 
 describe("vortex-peer serve", () => {
-  it("prints one line of JSON when ready, serves, and ends cleanly when interrupted", () =>
+  it("prints one line of JSON when ready, serves, and exits with 0 when interrupted", () =>
     inTempDir(async (dir) => {
       const [one, two] = [join(dir, "one"), join(dir, "two")];
       await writeFile(one, content);
@@ -574,7 +572,7 @@ describe("vortex-peer serve", () => {
       assert.deepEqual(await text.end(), { code: 0, err: "" });
     }));
 
-  it("prints a command that fetches what it serves", () =>
+  it("prints a command that fetches the served file", () =>
     inTempDir(async (dir) => {
       const path = join(dir, "what's in it.bin");
       await writeFile(path, content);
@@ -601,7 +599,7 @@ describe("vortex-peer serve", () => {
       assert.equal((await serving.end()).code, 0);
     }));
 
-  it("hands its limits and certificate on, and tells of what goes wrong while it serves", () =>
+  it("passes its limits and certificate to the server, and reports errors while it serves", () =>
     inTempDir(async (dir) => {
       for (const name of ["file", "cert", "key"]) await writeFile(join(dir, name), name);
       const face = new MemoryFace();
@@ -636,7 +634,7 @@ describe("vortex-peer serve", () => {
       });
     }));
 
-  it("changes its certificate at SIGHUP, and at the start when asked, and prints the new fingerprint", () =>
+  it("changes its certificate at SIGHUP and with --rotate, and prints the new fingerprint", () =>
     inTempDir(async (dir) => {
       const path = join(dir, "file");
       await writeFile(path, content);
@@ -656,7 +654,7 @@ describe("vortex-peer serve", () => {
       await text.end();
     }));
 
-  it("reads a given certificate again at SIGHUP, and goes on with the old one when that is none", () =>
+  it("reloads --cert and --key at SIGHUP, and keeps the old certificate when they are invalid", () =>
     inTempDir(async (dir) => {
       for (const name of ["file", "cert", "key"]) await writeFile(join(dir, name), name);
       const certificate = ["--cert", join(dir, "cert"), "--key", join(dir, "key")];
@@ -671,11 +669,11 @@ describe("vortex-peer serve", () => {
       assert.equal(code, 0);
       assert.match(
         err,
-        /^vortex-peer: InvalidArgument: no certificate\nvortex-peer: StorageFailed: .*key cannot be read.*\n$/,
+        /^vortex-peer: InvalidArgument: no certificate\nvortex-peer: StorageFailed: cannot read \S*key: .*\n$/,
       );
     }));
 
-  it("does not listen for SIGHUP where there is no certificate", () =>
+  it("does not listen for SIGHUP without a certificate", () =>
     inTempDir(async (dir) => {
       await writeFile(join(dir, "file"), content);
       const serving = await serve(new MemoryFace(), [join(dir, "file"), "--no-quic"]);
@@ -683,7 +681,7 @@ describe("vortex-peer serve", () => {
       await serving.end();
     }));
 
-  it("serves gRPC over TLS when asked, and prints a command that pins the certificate", () =>
+  it("serves gRPC over TLS with --grpc-tls, and prints a command that pins the certificate", () =>
     inTempDir(async (dir) => {
       const path = join(dir, "file");
       await writeFile(path, content);
@@ -698,7 +696,7 @@ describe("vortex-peer serve", () => {
       await serving.end();
     }));
 
-  it("goes on without QUIC where there is none, and says so, unless QUIC was asked for", () =>
+  it("serves without QUIC where it is unavailable, and reports that, unless an option requires QUIC", () =>
     inTempDir(async (dir) => {
       const path = join(dir, "file");
       await writeFile(path, content);
@@ -711,32 +709,29 @@ describe("vortex-peer serve", () => {
           return memory.startServer(options);
         },
       };
-      const told = "vortex-peer: Unavailable: no QUIC here\n";
-      const serving = await serve(face, [path, "--json"], told);
+      const warning = "vortex-peer: Unavailable: no QUIC here\n";
+      const serving = await serve(face, [path, "--json"], warning);
       const { addresses, fingerprint } = JSON.parse(serving.out.text);
       assert.deepEqual(
         [addresses, fingerprint],
         [{ tcp: "0.0.0.0:4005", grpc: "0.0.0.0:4000" }, undefined],
       );
-      assert.deepEqual(await serving.end(), { code: 0, err: told });
+      assert.deepEqual(await serving.end(), { code: 0, err: warning });
       for (const asked of [
         ["--quic-port", "4006"],
         ["--no-tcp", "--no-grpc"],
         ["--cert", path, "--key", path],
       ]) {
         const { code, err, out } = await run(face, ["serve", path, ...asked]);
-        assert.deepEqual([code, err, out.text], [2, told, ""]);
+        assert.deepEqual([code, err, out.text], [2, warning, ""]);
       }
     }));
 
-  it("says what it cannot serve", () =>
+  it("reports a missing file and an address in use", () =>
     inTempDir(async (dir) => {
       const missing = await run(new MemoryFace(), ["serve", join(dir, "missing")]);
       assert.equal(missing.code, 7);
-      assert.match(
-        missing.err,
-        /^vortex-peer: StorageFailed: .*: there is no such file or directory\n$/,
-      );
+      assert.match(missing.err, /^vortex-peer: StorageFailed: .*: no such file or directory\n$/);
       await writeFile(join(dir, "file"), "");
       const face = new MemoryFace();
       const serving = await serve(face, [join(dir, "file")]);
@@ -746,8 +741,8 @@ describe("vortex-peer serve", () => {
       await serving.end();
     }));
 
-  /** Starts to serve; resolves when the last line of what it prints first is there. */
-  async function serve(face: CliFace, args: string[], told = "") {
+  /** Starts `serve`. Resolves when its startup output is complete and equals `stderr` on stderr. */
+  async function serve(face: CliFace, args: string[], stderr = "") {
     const controller = new AbortController();
     const [out, err] = [new Sink(), new Sink()];
     const hangups = new Set<() => void>();
@@ -768,12 +763,12 @@ describe("vortex-peer serve", () => {
     const ready = args.includes("--json") ? "}\n" : " -o ";
     while (!out.text.includes(ready) && !ended)
       await new Promise((resolve) => setTimeout(resolve, 1));
-    assert.equal(err.text, told);
+    assert.equal(err.text, stderr);
     const end = async () => {
       controller.abort(new VortexError("Aborted", "interrupted"));
       return { code: await done, err: err.text };
     };
-    /** Sends SIGHUP, and waits until there is more on stdout or stderr. */
+    /** Sends SIGHUP, and waits for new output on stdout or stderr. */
     const hangUp = async (): Promise<void> => {
       const before = out.text.length + err.text.length;
       assert.equal(hangups.size, 1);
@@ -786,7 +781,7 @@ describe("vortex-peer serve", () => {
 });
 
 describe("the certificate of vortex-peer serve", () => {
-  it("is kept where the user's programs keep state", () => {
+  it("is kept in the user's state folder by default", () => {
     const cases: [env: Record<string, string>, platform: string, path: string | undefined][] = [
       [{ XDG_STATE_HOME: "/state", HOME: "/home/me" }, "linux", "/state/vortex-peer/identity.pem"],
       [
@@ -817,11 +812,11 @@ describe("the certificate of vortex-peer serve", () => {
       assert.equal(defaultIdentityFile(vars, platform), path);
   });
 
-  it("is kept in the default place, in a given file, or not at all", () =>
+  it("is kept in the default file, in the file of --identity, or not at all", () =>
     inTempDir(async (dir) => {
       const options = { rotate: false };
-      const tell = (error: VortexError): void => assert.fail(error);
-      const kept = await identityTls(options, { XDG_STATE_HOME: dir }, tell);
+      const onError = (error: VortexError): void => assert.fail(error);
+      const kept = await identityTls(options, { XDG_STATE_HOME: dir }, onError);
       const identity = await serverIdentity(kept);
       assert.deepEqual(
         await fileIdentityStore(join(dir, "vortex-peer", "identity.pem")).load(),
@@ -829,35 +824,35 @@ describe("the certificate of vortex-peer serve", () => {
       );
       const file = join(dir, "mine.pem");
       const mine = await serverIdentity(
-        await identityTls({ ...options, identity: file }, {}, tell),
+        await identityTls({ ...options, identity: file }, {}, onError),
       );
       assert.deepEqual(await fileIdentityStore(file).load(), mine);
       assert.deepEqual(
-        await identityTls({ ...options, identity: false }, { XDG_STATE_HOME: dir }, tell),
+        await identityTls({ ...options, identity: false }, { XDG_STATE_HOME: dir }, onError),
         {},
       );
     }));
 
-  it("lasts for the run, and the user is told, where there is no default place or it cannot be written", () =>
+  it("is used for one run only, with a warning, when the default file is unset or unwritable", () =>
     inTempDir(async (dir) => {
-      const told: VortexError[] = [];
-      const tell = (error: VortexError): unknown => told.push(error);
-      assert.deepEqual(await identityTls({ rotate: false }, {}, tell), {});
+      const errors: VortexError[] = [];
+      const onError = (error: VortexError): unknown => errors.push(error);
+      assert.deepEqual(await identityTls({ rotate: false }, {}, onError), {});
       await writeFile(join(dir, "file"), "");
       const env = { XDG_STATE_HOME: join(dir, "file") };
-      const store = (await identityTls({ rotate: false }, env, tell)).identityStore;
+      const store = (await identityTls({ rotate: false }, env, onError)).identityStore;
       const made = await selfSigned();
       await store?.save(made);
       assert.deepEqual(await store?.saveFirst?.(made), made);
       assert.deepEqual(
-        told.map(({ code }) => code),
+        errors.map(({ code }) => code),
         ["StorageFailed", "StorageFailed", "StorageFailed"],
       );
-      for (const { message } of told) assert.match(message, /lasts for this run/);
+      for (const { message } of errors) assert.match(message, /used for this run only/);
       const named = await identityTls(
         { rotate: false, identity: join(dir, "file", "x.pem") },
         {},
-        tell,
+        onError,
       );
       await assertRejects(
         named.identityStore?.save(await selfSigned()) ?? Promise.resolve(),
@@ -867,7 +862,7 @@ describe("the certificate of vortex-peer serve", () => {
 });
 
 describe("addresses and ranges of a task", () => {
-  it("are a peer, its address for the Dragonfly API, or both", () => {
+  it("an address is a peer, its Dragonfly API, or both", () => {
     const cases: [text: string, parsed: object][] = [
       ["10.0.0.7:4005", { addr: "10.0.0.7:4005" }],
       ["api=10.0.0.7:4000", { apiAddr: "10.0.0.7:4000" }],
@@ -895,7 +890,7 @@ describe("addresses and ranges of a task", () => {
     }
   });
 
-  it("are bytes with the last one included, all from one on, or the last so many", () => {
+  it("a range is inclusive, open-ended, or counted from the end", () => {
     assert.deepEqual(parseOptions(taskRange, "0-0"), { start: 0, end: 1 });
     assert.deepEqual(parseOptions(taskRange, "5-"), { start: 5 });
     assert.deepEqual(parseOptions(taskRange, "-5"), { fromEnd: 5 });
@@ -906,7 +901,7 @@ describe("addresses and ranges of a task", () => {
 });
 
 describe("sizes and rates", () => {
-  it("are numbers with units of 1000 or 1024", () => {
+  it("accept numbers with units of powers of 1000 or 1024", () => {
     const cases: [text: string, bytes: number][] = [
       ["0", 0],
       ["1048576", 1048576],
@@ -921,7 +916,7 @@ describe("sizes and rates", () => {
     assert.equal(parseOptions(rate, "50MB"), 50_000_000);
   });
 
-  it("are nothing else", () => {
+  it("reject everything else", () => {
     for (const text of [
       "",
       "MB",

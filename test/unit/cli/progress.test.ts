@@ -60,26 +60,26 @@ const report: TaskReport = {
 };
 
 describe("the bar of vortex-peer get", () => {
-  it("has percent, bytes, rate, time left and parents, and a bar as wide as there is room", () => {
+  it("has percent, bytes, rate, time left and parents, and a bar that fills the width", () => {
     const words = "1.2 of 2.9 GB  48.3 MB/s  0:36 left  4 parents (1 waiting, 1 left out)";
     assert.equal(progressBar(progress, 200), ` 42% [${"#".repeat(16)}${".".repeat(24)}]  ${words}`);
     assert.equal(progressBar(progress, 99), ` 42% [${"#".repeat(8)}${".".repeat(12)}]  ${words}`);
   });
 
-  it("says how long the last parents are waited for, instead of rate and time left", () => {
+  it("shows the time until it gives up, instead of rate and time left, when no parent responds", () => {
     const words =
-      "1.2 of 2.9 GB  no parent answers, 0:42 until it is given up  4 parents (1 waiting, 1 left out)";
+      "1.2 of 2.9 GB  no parent responds, giving up in 0:42  4 parents (1 waiting, 1 left out)";
     assert.match(
       progressBar({ ...progress, patienceLeft: 42_000 }, 200),
       new RegExp(`  ${words.replace(/[()]/g, "\\$&")}$`),
     );
     assert.equal(
       progressText({ ...progress, totalBytes: undefined, patienceLeft: 42_000 }),
-      "asking for the length of the task: no parent answers, 0:42 until it is given up",
+      "querying the task length: no parent responds, giving up in 0:42",
     );
   });
 
-  it("leaves out what does not fit, and never wraps", () => {
+  it("omits fields that do not fit, and never wraps", () => {
     assert.match(
       progressBar(progress, 60),
       /^ 42% \[[#.]{16}\] {2}1\.2 of 2\.9 GB {2}48\.3 MB\/s {2}0:36 left$/,
@@ -92,7 +92,7 @@ describe("the bar of vortex-peer get", () => {
     }
   });
 
-  it("is right at the ends, and while nothing is known", () => {
+  it("is right at 0 %, at 100 %, and while the length is unknown", () => {
     assert.match(
       progressBar({ ...progress, bytes: 0, rate: 0, timeLeft: undefined, parents: [] }, 80),
       /^ {2}0% \[\.+\] {2}0\.0 of 2\.9 GB {2}0 B\/s$/,
@@ -107,15 +107,12 @@ describe("the bar of vortex-peer get", () => {
     );
     assert.equal(
       progressBar({ ...progress, totalBytes: undefined }, 80),
-      "asking for the length of the task",
+      "querying the task length",
     );
-    assert.equal(
-      progressText({ ...progress, totalBytes: undefined }),
-      "asking for the length of the task",
-    );
+    assert.equal(progressText({ ...progress, totalBytes: undefined }), "querying the task length");
   });
 
-  it("is a line without a bar where there is no terminal", () => {
+  it("is a line without a bar when there is no terminal", () => {
     assert.equal(
       progressText(progress),
       "42%, 1.2 of 2.9 GB, 48.3 MB/s, 0:36 left, 4 parents (1 waiting, 1 left out)",
@@ -135,17 +132,17 @@ describe("the summary of vortex-peer get", () => {
         resumedBytes: 134_217_728,
         parents: [...report.parents, parentOf("b:1", "active")],
       }),
-      "fetched 268.4 MB in 5.2 s, 25.8 MB/s, 134.2 MB of it by an earlier run, from 2 parents, unverified (no --digest: only pieces were checked)",
+      "fetched 268.4 MB in 5.2 s, 25.8 MB/s, 134.2 MB from an earlier run, from 2 parents, unverified (no --digest: only pieces were checked)",
     );
   });
 
-  it("says what vouched for the content, and `unverified` without a digest of the whole", () => {
+  it("names the digest that verified the content, and says `unverified` without one of the whole", () => {
     const digest = `sha256:${"ab".repeat(32)}`;
     const ends = [
       [{ level: "whole", digest, by: "caller" }, "verified by --digest"],
-      [{ level: "whole", digest, by: "parents" }, "verified by the digest that the parents name"],
+      [{ level: "whole", digest, by: "parents" }, "verified by the parents' digest"],
       [{ level: "pieces" }, "unverified (no --digest: only pieces were checked)"],
-      [{ level: "none" }, "unverified (no --digest: not all parents could be compared)"],
+      [{ level: "none" }, "unverified (no --digest: some parents could not be compared)"],
     ] as const;
     for (const [verified, words] of ends) {
       assert.equal(
@@ -155,11 +152,11 @@ describe("the summary of vortex-peer get", () => {
     }
   });
 
-  it("tells of a download for which nothing was left to fetch", () => {
+  it("has no rate and no parents when nothing was left to fetch", () => {
     const idle = { ...parentOf("a:1", "active"), pieces: 0 };
     assert.equal(
       summaryText({ ...report, resumedBytes: report.bytes, parents: [idle] }),
-      "fetched 268.4 MB in 5.2 s, 268.4 MB of it by an earlier run, unverified (no --digest: only pieces were checked)",
+      "fetched 268.4 MB in 5.2 s, 268.4 MB from an earlier run, unverified (no --digest: only pieces were checked)",
     );
     assert.equal(
       summaryText({ ...report, bytes: 0, parents: [idle] }),
@@ -167,8 +164,8 @@ describe("the summary of vortex-peer get", () => {
     );
   });
 
-  it("names the parents that were left out or fail, each with its reasons on one line", () => {
-    const refused = new VortexError("ConnectionRefused", "nobody\nlistens");
+  it("lists the parents that are left out or failing, each with its errors on one line", () => {
+    const refused = new VortexError("ConnectionRefused", "no\nlistener");
     const wrong = new VortexError("DigestMismatch", "the content is wrong");
     assert.equal(
       summaryText({
@@ -181,18 +178,18 @@ describe("the summary of vortex-peer get", () => {
         ],
       }),
       "fetched 268.4 MB in 5.2 s, 51.6 MB/s, from 1 parent, unverified (no --digest: only pieces were checked); left out: " +
-        "b:1 (ConnectionRefused: nobody listens; DigestMismatch: " +
-        "the content is wrong), d:1 (DigestMismatch: the content is wrong); failing: c:1 (ConnectionRefused: nobody listens)",
+        "b:1 (ConnectionRefused: no listener; DigestMismatch: " +
+        "the content is wrong), d:1 (DigestMismatch: the content is wrong); failing: c:1 (ConnectionRefused: no listener)",
     );
   });
 
-  it("is finite for a download that took no time", () => {
+  it("has a finite rate for a download that took no time", () => {
     assert.match(summaryText({ ...report, duration: 0 }), /in 0\.0 s, [0-9.]+ GB\/s/);
   });
 });
 
-describe("numbers in words", () => {
-  it("are bytes in powers of 1000", () => {
+describe("number formats", () => {
+  it("bytes have units of powers of 1000", () => {
     assert.deepEqual([0, 999, 1000, 1_949_999, 2e9, 3.21e12].map(formatBytes), [
       "0 B",
       "999 B",
@@ -205,14 +202,14 @@ describe("numbers in words", () => {
     assert.equal(formatRate(1234.5), "1.2 kB/s");
   });
 
-  it("are times up to days", () => {
+  it("times range from seconds to days", () => {
     assert.deepEqual(
       [0, 1, 35_000, 60_000, 3_599_001, 3_723_000, 86_400_000 * 3 + 3_600_000 * 4].map(formatTime),
       ["0:00", "0:01", "0:35", "1:00", "1:00:00", "1:02:03", "3d 4h"],
     );
   });
 
-  it("are whole percent, and 100 only at the end", () => {
+  it("percentages are whole numbers, and 100 only when complete", () => {
     assert.deepEqual(
       [percentOf(0, 3), percentOf(999, 1000), percentOf(3, 3), percentOf(0, 0)],
       [0, 99, 100, 100],

@@ -11,13 +11,13 @@ const args = ["stat", "--peer", peers.grpc, "--task-id", taskId];
 const digest = `sha256:${createHash("sha256").update(content).digest("hex")}`;
 
 describe("vortex-peer stat", () => {
-  it("tells of a task that a peer has all of, in words and in JSON", () =>
+  it("prints the layout of a task and a peer with all pieces, as text and as JSON", () =>
     withPeer(async (face) => {
       const text = await run(face, args);
       assert.deepEqual([text.code, text.err], [0, ""]);
       assert.equal(
         text.out.text,
-        `task   ${taskId}\nlength 10000 bytes, 10 pieces of 1000\ndigest not told\nhas    all pieces\n`,
+        `task   ${taskId}\nlength 10000 bytes, 10 pieces of 1000\ndigest unknown\nhas    all pieces\n`,
       );
       const json = await run(face, [...args, "--json"]);
       assert.deepEqual(JSON.parse(json.out.text), {
@@ -33,18 +33,18 @@ describe("vortex-peer stat", () => {
       });
     }));
 
-  it("tells which pieces a peer has that is still fetching, and does not wait for the rest", async () => {
+  it("prints the pieces of a peer that is still fetching, and does not wait for the rest", async () => {
     const clock = new FakeClock();
-    let told = (): void => {};
-    const all = new Promise<void>((resolve) => {
-      told = resolve;
+    let onAnnounced = (): void => {};
+    const announced = new Promise<void>((resolve) => {
+      onAnnounced = resolve;
     });
     const face = faceOf({
       stat: async () => ({ contentLength: 10_000, pieceLength: 1000, pieceCount: 10 }),
       async *sync(_addr, _taskId, { signal, numbers }) {
         assert.deepEqual(numbers, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
         for (const number of [4, 0, 1, 9, 2]) yield { number, offset: number * 1000, length: 1000 };
-        told();
+        onAnnounced();
         await new Promise((_resolve, reject) => {
           signal.addEventListener("abort", () => reject(signal.reason), { once: true });
         });
@@ -53,12 +53,12 @@ describe("vortex-peer stat", () => {
     for (const [flags, expected] of [
       [
         [],
-        `task   ${taskId}\nlength 10000 bytes, 10 pieces of 1000\ndigest not told\nhas    5 of 10 pieces: 0-2, 4, 9; more may come\n`,
+        `task   ${taskId}\nlength 10000 bytes, 10 pieces of 1000\ndigest unknown\nhas    5 of 10 pieces: 0-2, 4, 9; more may follow\n`,
       ],
       [["--json"], '"pieces":[[0,2],[4,4],[9,9]],"complete":false,"growing":true}\n'],
     ] as const) {
       const running = run(face, [...args, "--listen", "3s", ...flags], { clock });
-      await all;
+      await announced;
       await clock.advanceUntil(running, 30_000);
       const { code, err, out } = await running;
       assert.deepEqual([code, err], [0, ""]);
@@ -67,7 +67,7 @@ describe("vortex-peer stat", () => {
     }
   });
 
-  it("tells of a peer that has given up half way, and of one that does not tell", async () => {
+  it("prints a peer that ends with some pieces, and one that does not implement the call", async () => {
     const outline = { contentLength: 3000, pieceLength: 1000, pieceCount: 3, digest };
     const half = faceOf({
       stat: async () => outline,
@@ -79,7 +79,7 @@ describe("vortex-peer stat", () => {
       (await run(half, args)).out.text,
       /\ndigest sha256:[0-9a-f]{64}\nhas {4}1 of 3 pieces: 1\n$/,
     );
-    const dumb = faceOf({
+    const unimplemented = faceOf({
       stat: async () => outline,
       // biome-ignore lint/correctness/useYield: it fails before
       async *sync() {
@@ -87,10 +87,10 @@ describe("vortex-peer stat", () => {
       },
     });
     assert.match(
-      (await run(dumb, args)).out.text,
-      /\nhas {4}not told: the peer does not serve this call\n$/,
+      (await run(unimplemented, args)).out.text,
+      /\nhas {4}unknown: the peer does not implement this call\n$/,
     );
-    assert.deepEqual(JSON.parse((await run(dumb, [...args, "--json"])).out.text), {
+    assert.deepEqual(JSON.parse((await run(unimplemented, [...args, "--json"])).out.text), {
       peer: peers.grpc,
       taskId,
       kind: "standard",
@@ -98,10 +98,10 @@ describe("vortex-peer stat", () => {
     });
   });
 
-  it("tells of an empty task", async () => {
+  it("prints an empty task without asking for pieces", async () => {
     const empty = faceOf({
       stat: async () => ({ contentLength: 0, pieceLength: 1000, pieceCount: 0 }),
-      sync: () => assert.fail("there is no piece to ask for"),
+      sync: () => assert.fail("pieces of an empty task were requested"),
     });
     assert.match(
       (await run(empty, args)).out.text,
@@ -109,7 +109,7 @@ describe("vortex-peer stat", () => {
     );
   });
 
-  it("fails as the peer does", () =>
+  it("fails with the peer's error", () =>
     withPeer(async (face) => {
       const unknown = await run(face, ["stat", "--peer", peers.grpc, "--task-id", "c".repeat(64)]);
       assert.deepEqual([unknown.code, unknown.err], [3, "vortex-peer: NotFound: no such task\n"]);
@@ -123,7 +123,7 @@ describe("vortex-peer stat", () => {
       assert.deepEqual((await run(broken, args)).code, 4);
     }));
 
-  it("asks over TLS when it is told whom to trust", () =>
+  it("uses TLS with --tls, --fingerprint or --insecure", () =>
     withPeer(async (face) => {
       const pin = "0123456789abcdef".repeat(4);
       await run(face, [...args, "--fingerprint", pin, "--connect-timeout", "1s"]);
