@@ -8,7 +8,10 @@ import * as core from "../../../entry/root.ts";
 import * as workers from "../../../entry/workers.ts";
 import { runtimeName } from "../../support/fixtures.ts";
 
-/** The names of Dragonfly's design document that are values; `Downloader` and `DownloaderFactory` are types. */
+/**
+ * Exports named in Dragonfly's design document, except the types `Downloader` and
+ * `DownloaderFactory`.
+ */
 const names = [
   "createDownloader",
   "GrpcDownloader",
@@ -20,15 +23,15 @@ const names = [
   "TcpDownloader",
 ];
 
-describe("faces", () => {
+describe("runtime entry points", () => {
   for (const [runtime, face] of Object.entries({ node, bun, deno })) {
-    it(`${runtime} has the names of the design document`, () => {
+    it(`${runtime} exports the names of the design document`, () => {
       const missing = names.filter((name) => typeof face[name as keyof typeof face] !== "function");
       assert.deepEqual(missing, []);
     });
   }
 
-  it("edge workers have the names of the design document but gRPC's, and everything of the core", () => {
+  it("workers exports the whole core, and the names of the design document except gRPC's", () => {
     const missing = names.filter((name) => typeof Reflect.get(workers, name) !== "function");
     assert.deepEqual(missing, ["GrpcDownloader"]);
     assert.deepEqual(
@@ -37,7 +40,7 @@ describe("faces", () => {
     );
   });
 
-  it("outside of workerd the face of edge workers loads, and what needs workerd is Unavailable", async () => {
+  it("workers loads outside of workerd, where its transport fails with Unavailable", async () => {
     const request = { addr: "127.0.0.1:9", hostId: "h", taskId: "a".repeat(64), number: 0 };
     await using downloader = workers.createDownloader({ protocol: "tcp" });
     await assert.rejects(downloader.downloadPiece(request), {
@@ -48,7 +51,7 @@ describe("faces", () => {
     await assert.rejects(listening, { code: "Unavailable", message: /Node, Bun or Deno/ });
   });
 
-  it("an unknown protocol is InvalidArgument, and the message names those that are known", () => {
+  it("an unknown protocol fails with InvalidArgument and lists the known ones", () => {
     const protocol = "rdma" as "tcp";
     assert.throws(() => node.createDownloader({ protocol }), {
       code: "InvalidArgument",
@@ -56,7 +59,7 @@ describe("faces", () => {
     });
   });
 
-  it("what tunes QUIC reaches the runtime's own, for fetching and for serving", async () => {
+  it("QUIC tuning options reach the runtime's binding, for clients and servers", async () => {
     const face = { node, bun, deno }[runtimeName];
     const request = { addr: "127.0.0.1:9", hostId: "h", taskId: "a".repeat(64), number: 0 };
     const wrong = { code: "InvalidArgument", message: /^idleTimeout: .*got 1$/ };
@@ -70,7 +73,8 @@ describe("faces", () => {
   });
 
   const noQuiche = runtimeName === "deno" ? "quiche is for Node and Bun" : undefined;
-  const quicheName = "QUIC is quiche on Node and Bun, which alone bounds the size of datagrams";
+  const quicheName =
+    "QUIC is quiche on Node and Bun, the only binding with an option for datagram size";
   it(noQuiche === undefined ? quicheName : `${quicheName} [gap: ${noQuiche}]`, {
     skip: noQuiche !== undefined,
   }, async () => {
@@ -85,9 +89,9 @@ describe("faces", () => {
     }
   });
 
-  const inDeno = runtimeName === "deno" ? "its QUIC is there" : undefined;
+  const inDeno = runtimeName === "deno" ? "Deno has its QUIC" : undefined;
   const name =
-    "outside of Deno its QUIC is Unavailable where trust is named, and TCP where it is not";
+    "Deno's entry point elsewhere uses TCP for QUIC, or fails with Unavailable if tls requires verification";
   it(inDeno === undefined ? name : `${name} [gap: ${inDeno}]`, {
     skip: inDeno !== undefined,
   }, async () => {
@@ -103,13 +107,13 @@ describe("faces", () => {
     await using plain = deno.createDownloader({ protocol: "quic", tls: { verify: false } });
     await assert.rejects(plain.downloadPiece(request), {
       code: "ConnectionRefused",
-      message: /in place of QUIC/,
+      message: /instead of QUIC/,
     });
   });
 });
 
-describe("the core, which is `vortex-peer` where no export condition fits", () => {
-  it("fetches pieces over a transport of the caller's", async () => {
+describe("the core, which is `vortex-peer` when no export condition matches", () => {
+  it("fetches pieces over the caller's transport", async () => {
     const transport = new core.MemoryTransport("tcp");
     const store = new core.MemoryPieceStore();
     const taskId = "ab".repeat(32);
@@ -127,7 +131,7 @@ describe("the core, which is `vortex-peer` where no export condition fits", () =
   });
 
   for (const protocol of core.protocolChoices) {
-    it(`without one, ${protocol} is Unavailable, and the message says where it is`, () => {
+    it(`without a transport, ${protocol} fails with Unavailable and names the entry points`, () => {
       const options = { protocol } as Parameters<typeof createDownloader>[0];
       assert.throws(() => createDownloader(options), {
         code: "Unavailable",
@@ -136,7 +140,7 @@ describe("the core, which is `vortex-peer` where no export condition fits", () =
     });
   }
 
-  it("a transport of another protocol is InvalidArgument", async () => {
+  it("a transport of another protocol fails with InvalidArgument", async () => {
     await using downloader = createDownloader({
       protocol: "quic",
       transport: new core.MemoryTransport("tcp"),

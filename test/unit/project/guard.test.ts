@@ -1,4 +1,4 @@
-/** The guard over event callbacks: what it does, and that every callback of the adapters is under it. */
+/** Tests the guard of event callbacks, and that every callback of the adapters runs under it. */
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { describe, it } from "node:test";
@@ -8,20 +8,20 @@ import { FakeClock } from "../../support/fake-clock.ts";
 import { scan } from "../../support/source-scanner.ts";
 
 describe("a guarded callback", () => {
-  it("gets its arguments, and nothing is ended or reported while it throws nothing", () => {
-    const { guard, ended, told } = noted();
+  it("gets its arguments, and without an exception nothing is ended or reported", () => {
+    const { guard, ended, reported } = recordingGuard();
     const got: unknown[] = [];
     guard.wrap((...args: [number, string]) => got.push(...args))(1, "two");
-    assert.deepEqual([got, ended, told, guard.caught], [[1, "two"], [], [], 0]);
+    assert.deepEqual([got, ended, reported, guard.caught], [[1, "two"], [], [], 0]);
   });
 
   it("that throws ends the connection, is counted, and is reported with its cause", () => {
-    const { guard, ended, told } = noted();
+    const { guard, ended, reported } = recordingGuard();
     const cause = new RangeError("Port should be > 0");
     guard.wrap(() => {
       throw cause;
     })();
-    const [error] = told;
+    const [error] = reported;
     assert.deepEqual(
       [error?.code, error?.cause, ended, guard.caught],
       ["Internal", cause, [error], 1],
@@ -29,8 +29,8 @@ describe("a guarded callback", () => {
     assert.match(error?.message ?? "", /Port should be > 0/);
   });
 
-  it("whose promise rejects is treated alike, and so is a timer", async () => {
-    const { guard, told } = noted();
+  it("with a rejected promise is handled like one that throws, and so is a timer", async () => {
+    const { guard, reported } = recordingGuard();
     guard.run(() => Promise.reject(new VortexError("ConnectionLost", "gone")));
     await new Promise((resolve) => setTimeout(resolve, 0));
     const clock = new FakeClock();
@@ -39,13 +39,13 @@ describe("a guarded callback", () => {
     }, 10);
     await clock.advance(10);
     assert.deepEqual(
-      told.map(({ code }) => code),
+      reported.map(({ code }) => code),
       ["ConnectionLost", "Internal"],
     );
   });
 
-  it("ends its connection once, and only its own; all are counted by the guard they come from", () => {
-    const { guard, told } = noted();
+  it("ends only its own connection, once, and the parent guard counts all exceptions", () => {
+    const { guard, reported } = recordingGuard();
     const ended: string[] = [];
     const [first, second] = ["first", "second"].map((name) => guard.of(() => ended.push(name)));
     const fail = (): never => {
@@ -54,10 +54,10 @@ describe("a guarded callback", () => {
     first?.run(fail);
     first?.run(fail);
     second?.run(fail);
-    assert.deepEqual([ended, guard.caught, told.length], [["first", "second"], 3, 3]);
+    assert.deepEqual([ended, guard.caught, reported.length], [["first", "second"], 3, 3]);
   });
 
-  it("is survived also when the ending or the listener of errors throws", () => {
+  it("does not throw when `end` or `onError` throws", () => {
     const fail = (): never => {
       throw new Error("again");
     };
@@ -68,26 +68,29 @@ describe("a guarded callback", () => {
 });
 
 describe("event callbacks of the adapters", () => {
-  // The files beside the folders are what these share.
+  // "." has the files outside of the folders. `shared` is not scanned.
   const folders = [".", "deno-quic", "grpc", "node-quic", "quiche", "tcp", "workers"];
   const sources = folders.flatMap((folder) => {
-    const place = new URL(`../../../adapters/${folder}/`, import.meta.url);
-    const files = readdirSync(place).filter((file) => file.endsWith(".ts"));
+    const directory = new URL(`../../../adapters/${folder}/`, import.meta.url);
+    const files = readdirSync(directory).filter((file) => file.endsWith(".ts"));
     return files.map((file) => ({
       name: `${folder}/${file}`,
-      text: scan(readFileSync(new URL(file, place), "utf8")).code,
+      text: scan(readFileSync(new URL(file, directory), "utf8")).code,
     }));
   });
 
   for (const { name, text } of sources) {
-    it(`${name}: each runs under the guard`, () => {
+    it(`${name}: each callback runs under the guard`, () => {
       const faults = [...callbacksOf(text)].filter(({ callback }) => !isGuarded(callback, text));
       assert.deepEqual(faults, []);
     });
   }
 });
 
-/** Registrations of callbacks with whatever calls from outside: emitters, timers, signals, properties such as `onstream`. */
+/**
+ * Finds registrations of callbacks that are called from outside: by emitters, timers, signals, and
+ * properties such as `onstream`.
+ */
 function* callbacksOf(text: string): Generator<{ readonly at: string; readonly callback: string }> {
   const registrations = [
     /\.(?:on|once)\(\s*[^,()]+,\s*/g,
@@ -105,7 +108,7 @@ function* callbacksOf(text: string): Generator<{ readonly at: string; readonly c
   }
 }
 
-/** Whether it is wrapped here or where it is declared, or has nothing that could fail. */
+/** Returns true if a callback is wrapped, here or at its declaration, or cannot fail. */
 function isGuarded(callback: string, text: string): boolean {
   if (/^[\w.#]*[gG]uard\.wrap\(/.test(callback)) return true;
   if (/^\((?:\w+)?\) => (?:\{\}|resolve\((?:undefined)?\))/.test(callback)) return true;
@@ -117,16 +120,17 @@ function isGuarded(callback: string, text: string): boolean {
   return declared.test(text);
 }
 
-function noted(): {
+/** Creates a guard, with the errors of its calls to `end` and `onError`. */
+function recordingGuard(): {
   readonly guard: Guard;
   readonly ended: VortexError[];
-  readonly told: VortexError[];
+  readonly reported: VortexError[];
 } {
   const ended: VortexError[] = [];
-  const told: VortexError[] = [];
+  const reported: VortexError[] = [];
   const guard = new Guard({
     end: (error) => ended.push(error),
-    onError: (error) => told.push(error),
+    onError: (error) => reported.push(error),
   });
-  return { guard, ended, told };
+  return { guard, ended, reported };
 }

@@ -15,7 +15,7 @@ const rulesOf = (violations: readonly Violation[]): string[] =>
 const words = (count: number): string => Array.from({ length: count }, () => "word").join(" ");
 
 describe("the language rules", () => {
-  it("a docstring begins with a verb or a noun", () => {
+  it("require a docstring to begin with a verb or a noun", () => {
     for (const start of ["What", "Who", "How", "Whether", "Where", "Of", "As", "By", "Whoever"]) {
       assert.deepEqual(rulesOf(checkDocstring(`${start} it is.`, 7)), ["7 docstring-start"]);
     }
@@ -30,7 +30,7 @@ describe("the language rules", () => {
     }
   });
 
-  it("a sentence of a docstring has 25 words at most", () => {
+  it("limit a sentence of a docstring to 25 words", () => {
     assert.deepEqual(checkDocstring(`${words(25)}. Then ${words(24)}.`, 1), []);
     assert.deepEqual(rulesOf(checkDocstring(`Short.\n\nNow ${words(26)}.\nEnd.`, 3)), [
       "5 sentence-length",
@@ -43,7 +43,7 @@ describe("the language rules", () => {
     assert.deepEqual(checkDocstring(`Code does not count: \`${words(40)}\`.`, 1), []);
   });
 
-  it("banned phrases are found over the end of a line, and not within words or code", () => {
+  it("find banned phrases across line breaks, but not within words or code", () => {
     const at = (text: string): string[] => rulesOf(checkPhrases(text, 1));
     for (const phrase of [
       "whoever",
@@ -64,7 +64,7 @@ describe("the language rules", () => {
     assert.match(checkPhrases("nobody", 1)[0]?.message ?? "", /^"nobody": write /);
   });
 
-  it("a line of prose has 100 columns at most, unless it holds an address", () => {
+  it("limit a line of prose to 100 columns, unless it contains a URL", () => {
     assert.deepEqual(
       checkWidth(["x".repeat(100), `${"x".repeat(99)} https://example.org/`], 1),
       [],
@@ -72,7 +72,7 @@ describe("the language rules", () => {
     assert.deepEqual(rulesOf(checkWidth(["short", "ü".repeat(101)], 4)), ["5 line-width"]);
   });
 
-  it("the subject of a commit names the area and what changes", () => {
+  it("require the subject of a commit to name the area and the change", () => {
     for (const subject of [
       "tcp: reuse idle connections",
       "src/task, cli: add patience",
@@ -93,8 +93,8 @@ describe("the language rules", () => {
   });
 });
 
-describe("where the language rules look", () => {
-  it("comments, docstrings and texts of code, each at its line", () => {
+describe("the scope of the language rules", () => {
+  it("includes comments, docstrings and texts of code, each with its line", () => {
     const source = [
       "/**",
       " * What it is.",
@@ -114,7 +114,7 @@ describe("where the language rules look", () => {
     ]);
   });
 
-  it("prose of Markdown, and neither its code nor the width of its tables", () => {
+  it("includes prose of Markdown, but not its code or the width of its tables", () => {
     const wide = "x".repeat(101);
     const source = [
       "whoever",
@@ -137,21 +137,21 @@ describe("the form of errors", () => {
   const faults = (code: string, message: string): string[] =>
     rulesOf(checkErrors(`\nthrow new VortexError(${code}, ${message}, { cause });`));
 
-  it("says what failed, and why", () => {
+  it("requires the failure and its reason", () => {
     assert.deepEqual(faults('"Stalled"', '"reading piece 3: no byte for 30 s"'), []);
     assert.deepEqual(faults('"Stalled"', '"the peer has fallen silent"'), ["2 error-form"]);
     assert.deepEqual(faults('"Stalled"', '"reading: no byte."'), ["2 error-form"]);
     assert.deepEqual(faults('"Stalled"', '"reading:\\nno byte"'), ["2 error-form"]);
   });
 
-  it("has both values where one stood in place of another", () => {
+  it("requires the expected and the actual value for codes of comparisons", () => {
     const wrong = ["2 error-form"];
     assert.deepEqual(faults('"PieceMismatch"', `\`piece: expected \${a}, got \${b}\``), []);
     assert.deepEqual(faults('"PieceMismatch"', `\`piece: expected \${a}\``), wrong);
     assert.deepEqual(faults('"PieceMismatch"', `\`expected \${a}, got \${b}\``), wrong);
   });
 
-  it("is looked at in each branch and over each plus", () => {
+  it("is checked in each branch and across concatenations", () => {
     assert.deepEqual(faults('"Stalled"', 'late ? "reading: late" : "silent"'), ["2 error-form"]);
     assert.deepEqual(faults('"Stalled"', '"reading" + more'), ["2 error-form"]);
     assert.deepEqual(faults('"LimitExceeded"', `\`list: expected \${a}, \` + \`got \${b}\``), []);

@@ -1,4 +1,7 @@
-/** The package: that its manifests agree, that disagreements are found, and what a release makes of the files. */
+/**
+ * Tests that the package's manifests agree, that disagreements are found, and the files of a
+ * release.
+ */
 import assert from "node:assert/strict";
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -68,7 +71,7 @@ describe("the manifests", () => {
     ],
   ];
   for (const [what, file, from, to, problem] of changes) {
-    it(`${what} is found`, async () => {
+    it(`a difference is found: ${what}`, async () => {
       const copy = mkdtempSync(join(tmpdir(), "vortex-peer-manifests-"));
       try {
         for (const part of ["package.json", "deno.json", "tsdown.config.mjs", ...publishedFolders])
@@ -95,18 +98,18 @@ describe("a release", () => {
     ["major", "2.0.0"],
     ["1.2.10", "1.2.10"],
   ] as const)
-    it(`${step} of 1.2.3 is ${version}`, () =>
+    it(`${step} after 1.2.3 is ${version}`, () =>
       assert.equal(nextVersion("1.2.3", step, ""), version));
 
   for (const step of [undefined, "1.2", "v2.0.0", "1.2.3", "1.2.2", "0.9.9", "huge"])
-    it(`${step} of 1.2.3 is refused`, () =>
+    it(`${step} after 1.2.3 is rejected`, () =>
       assert.throws(() => nextVersion("1.2.3", step, "## Unreleased")));
 
-  it("a first version that is unreleased is released as it is", () => {
+  it("keeps the version of an unreleased first version", () => {
     assert.equal(nextVersion("0.1.0", "0.1.0", "# Changelog\n\n## 0.1.0, unreleased\n"), "0.1.0");
   });
 
-  it("names its version and date in every file, and changes nothing else", () => {
+  it("sets its version and date in every file, and changes nothing else", () => {
     for (const file of releasedFiles.filter((name) => name !== "CHANGELOG.md")) {
       const before = readFileSync(join(root, file), "utf8");
       const after = released(file, before, "98.7.6", "2030-01-02");
@@ -123,7 +126,7 @@ describe("a release", () => {
     assert.equal(log, "# Changelog\n\n## 98.7.6, 2030-01-02\n\n- New.\n");
   });
 
-  it("nothing unreleased is nothing to release", () => {
+  it("fails without unreleased changes", () => {
     assert.throws(
       () =>
         released("CHANGELOG.md", "# Changelog\n\n## 1.0.0, 2030-01-01\n", "1.0.1", "2030-01-02"),

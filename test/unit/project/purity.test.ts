@@ -6,7 +6,7 @@ import { scan } from "../../support/source-scanner.ts";
 
 const root = new URL("../../../", import.meta.url);
 
-/** npm packages that src may import, all of them web-standard JavaScript. */
+/** npm packages that src may import. All of them are web-standard JavaScript. */
 const packages = [
   "valibot",
   "crc-32",
@@ -15,7 +15,7 @@ const packages = [
   "@connectrpc/connect",
 ];
 
-/** Names that only some runtimes have. */
+/** Globals that only some runtimes have. */
 const foreign = [
   "Bun",
   "Deno",
@@ -34,7 +34,7 @@ const foreign = [
   "XMLHttpRequest",
 ];
 
-/** Parts of src, and which others each may import. A part is a folder, or a file beside them. */
+/** Parts of src that all higher parts may import. */
 const foundation = [
   "errors",
   "on-abort",
@@ -48,6 +48,7 @@ const foundation = [
   "ids",
   "telemetry",
 ];
+/** Parts of src, with the parts that each may import. A part is a folder, or a file beside them. */
 const mayImport: Record<string, readonly string[]> = {
   errors: [],
   "on-abort": [],
@@ -67,11 +68,11 @@ const mayImport: Record<string, readonly string[]> = {
   config: foundation,
 };
 
-/** Where the direction is broken as of now, and why. One that is mended must leave the list. */
+/** Current violations of the direction, with their reasons. A fixed violation must be removed. */
 const exceptions: Record<string, string> = {};
 
 interface Source {
-  /** Path within src, or within the project for the other folders. */
+  /** Path relative to src, or to the project for other folders. */
   readonly path: string;
   readonly imports: readonly string[];
   readonly code: string;
@@ -80,7 +81,7 @@ interface Source {
 const sources = read("src/", "src");
 const outside = ["adapters", "entry", "cli"].flatMap((folder) => read("", folder));
 
-/** Folders outside of src, and which others each may import. */
+/** Folders outside of src, with the folders that each may import. */
 const layers: Record<string, readonly string[]> = {
   adapters: ["src"],
   entry: ["src", "adapters"],
@@ -88,7 +89,7 @@ const layers: Record<string, readonly string[]> = {
 };
 
 describe("the purity of src", () => {
-  it("the scan finds the files, and their imports", () => {
+  it("the scan finds the files and their imports", () => {
     assert.ok(sources.length > 25);
     const downloader = sources.find(({ path }) => path === "client/vortex/client.ts");
     assert.ok(downloader?.imports.includes("../../protocol/decoder.ts"));
@@ -103,7 +104,7 @@ describe("the purity of src", () => {
       assert.deepEqual(strange, []);
     });
 
-    it(`${path} names no global of one runtime`, () => {
+    it(`${path} uses no global of a single runtime`, () => {
       assert.deepEqual(namedIn(code), []);
     });
   }
@@ -116,7 +117,7 @@ describe("the direction of imports", () => {
       .map((specifier) => ({ path, to: resolve(path, specifier) })),
   );
 
-  it("every part of src has its rule", () => {
+  it("every part of src has a rule", () => {
     const parts = new Set(sources.map(({ path }) => partOf(path)));
     assert.deepEqual(
       [...parts].filter((part) => mayImport[part] === undefined),
@@ -129,7 +130,7 @@ describe("the direction of imports", () => {
     assert.deepEqual(wrong, []);
   });
 
-  it("every import names a file that is there", () => {
+  it("every import names an existing file", () => {
     const paths = new Set(sources.map(({ path }) => path));
     assert.deepEqual(
       edges.filter(({ to }) => !paths.has(to)),
@@ -148,7 +149,7 @@ describe("the direction of imports", () => {
     });
   }
 
-  it("protocol knows no transport, transport no protocol, client and task no server, server neither", () => {
+  it("protocol and transport are independent, and so are the server and the client with its tasks", () => {
     for (const [one, other] of [
       ["protocol", "transport"],
       ["client", "server"],
@@ -171,7 +172,7 @@ describe("the direction of imports", () => {
     );
   });
 
-  it("no file imports itself by way of others", () => {
+  it("there are no import cycles", () => {
     const next = new Map<string, string[]>();
     for (const { path, to } of edges) next.set(path, [...(next.get(path) ?? []), to]);
     const done = new Set<string>();
@@ -213,7 +214,7 @@ describe("the direction of imports", () => {
   });
 });
 
-describe("the purity of the face of edge workers", () => {
+describe("the purity of the entry point for edge workers", () => {
   const all = new Map(
     [...sources.map((source) => ({ ...source, path: `src/${source.path}` })), ...outside].map(
       (source) => [source.path, source],
@@ -229,12 +230,12 @@ describe("the purity of the face of edge workers", () => {
   };
   visit("entry/workers.ts");
 
-  it("what it imports is found", () => {
+  it("the scan finds its imports", () => {
     for (const path of ["adapters/workers/native.ts", "entry/root.ts", "src/client/call/pool.ts"])
       assert.ok(reached.has(path), path);
   });
 
-  it("nothing that it imports, by whatever way, needs another runtime's module", () => {
+  it("no direct or indirect import needs another runtime's module", () => {
     const strange = [...reached.values()].flatMap(({ path, imports }) =>
       imports
         .filter((specifier) => !specifier.startsWith(".") && !isKnownPackage(specifier))
@@ -243,7 +244,7 @@ describe("the purity of the face of edge workers", () => {
     assert.deepEqual(strange, ["adapters/workers/native.ts -> cloudflare:sockets"]);
   });
 
-  it("its own files name no global of one runtime", () => {
+  it("its files outside of src use no global of a single runtime", () => {
     const named = [...reached.values()]
       .filter(({ path }) => !path.startsWith("src/"))
       .flatMap(({ path, code }) => namedIn(code).map((name) => `${path}: ${name}`));
@@ -251,7 +252,7 @@ describe("the purity of the face of edge workers", () => {
   });
 });
 
-describe("the scanner that this test stands on", () => {
+describe("the scanner used by this test", () => {
   const forms: [source: string, imports: string[]][] = [
     ['import { a } from "node:net";', ["node:net"]],
     ["import type { A } from 'x';", ["x"]],
@@ -273,7 +274,7 @@ describe("the scanner that this test stands on", () => {
     });
   }
 
-  it("comments and texts are not code", () => {
+  it("ignores comments and texts", () => {
     assert.equal(
       scan('a("process"); // Bun\n/* Deno */ `Buffer`').code.replaceAll(/\s+/g, " "),
       'a(""); ""',
@@ -296,7 +297,7 @@ function read(base: string, folder: string): Source[] {
   return found;
 }
 
-/** The globals of one runtime that code names. */
+/** Returns the globals of single runtimes that the code uses. */
 function namedIn(code: string): string[] {
   return foreign.filter((name) =>
     new RegExp(`(?<![.\\w$#])${name}(?![\\w$]|\\s*\\??:)`).test(code),
@@ -311,7 +312,7 @@ function resolve(path: string, specifier: string): string {
   return posix.join(posix.dirname(path), specifier);
 }
 
-/** `client/pool.ts` is of `client`, `errors.ts` of `errors`. */
+/** Returns the part of a path: `client` for `client/pool.ts`, `errors` for `errors.ts`. */
 function partOf(path: string): string {
   return path.includes("/") ? path.slice(0, path.indexOf("/")) : path.replace(/\.ts$/, "");
 }

@@ -8,10 +8,10 @@ import { portableRuntime } from "../../../src/runtime.ts";
 import { serverSettings } from "../../../src/server/admission/upload.ts";
 
 const root = fileURLToPath(new URL("../../..", import.meta.url));
-/** A number, its unit, and the option in backticks that it is the default of. */
+/** Matches a default on the page: a number, its unit, and its option in backticks. */
 const limit = /([\d,]+)(?: (KiB|MiB|s))?\b[^`;.]*?\(`(\w+)`\)/g;
 const units: Readonly<Record<string, number>> = { KiB: 1024, MiB: 1024 * 1024, s: 1000 };
-/** The options that bound what others may do, by the part of the page that has to name them, with their defaults. */
+/** Options that limit peers, with their defaults, by the section of the page that lists them. */
 const limits = {
   "Who uses a client": pickFrom(downloaderSettings({}, portableRuntime), [
     "maxPieceLength",
@@ -29,7 +29,9 @@ const limits = {
     "stallTimeout",
   ]),
 };
-/** A file of tests in backticks, and after `>` a test in it, to the end of the cell or the bracket. */
+/**
+ * Matches a test file in backticks, and after `>` the title of a test, up to the end of the cell.
+ */
 const named = /`(test\/[^`]+)` > ([^|)\n]+)/g;
 
 describe("SECURITY.md", () => {
@@ -44,28 +46,28 @@ describe("SECURITY.md", () => {
     it(`has the limits of the code: ${part}`, () => {
       const [, text = ""] = page.split(`## ${part}\n`);
       const [, paragraph = ""] = /^Limits and their defaults: ([\s\S]*?)\n\n/m.exec(text) ?? [];
-      const told = [...paragraph.matchAll(limit)].map(([, number = "", unit = "", name]) => [
+      const listed = [...paragraph.matchAll(limit)].map(([, number = "", unit = "", name]) => [
         name,
         Number(number.replaceAll(",", "")) * (units[unit] ?? 1),
       ]);
-      assert.deepEqual(Object.fromEntries(told), defaults);
+      assert.deepEqual(Object.fromEntries(listed), defaults);
     });
   }
 
   for (const [, file = "", name = ""] of tests) {
     it(`${file} has: ${name.trim()}`, () => {
-      assert.ok(existsSync(`${root}/${file}`), "there is no such file");
-      // The beginning of a name is enough, since the rest may be made of a table.
+      assert.ok(existsSync(`${root}/${file}`), "no such file");
+      // The start of a title is enough, because the rest may come from a table.
       const source = sourceOf(file);
       assert.ok(
         ["`", '"'].some((quote) => source.includes(quote + name.trim())),
-        "there is no such test",
+        "no such test",
       );
     });
   }
 });
 
-/** A file of tests, and what it imports of the folders that hold tables of cases. */
+/** Returns the source of a test file and of the tables of cases that it imports. */
 function sourceOf(file: string): string {
   const source = readFileSync(`${root}/${file}`, "utf8");
   const tables = [...source.matchAll(/from "((?:\.\.\/)+(?:support|bench\/hostile)\/[^"]+)"/g)].map(
