@@ -1,5 +1,5 @@
 import { type ClientHttp2Session, type ClientHttp2Stream, connect, constants } from "node:http2";
-import { connect as connectInClear, type Socket } from "node:net";
+import { connect as connectPlaintext, type Socket } from "node:net";
 import { connect as connectSocket, type TLSSocket } from "node:tls";
 import type { Transport as ConnectTransport } from "@connectrpc/connect";
 import { createGrpcTransport, type GrpcTransportOptions } from "@connectrpc/connect-node";
@@ -25,36 +25,39 @@ import {
 } from "../shared/tls.ts";
 import {
   alertMessage,
-  alertNamed,
+  alertOfErrorCode,
   NO_APPLICATION_PROTOCOL,
   refusedCertificate,
 } from "../shared/tls-errors.ts";
-import { byMessages, closedEarly } from "./message-stream.ts";
+import { byWholeMessages, closedEarly } from "./message-stream.ts";
 import { guardSession, guardStream } from "./session-guard.ts";
 
 /**
- * Bytes that a peer may send ahead, on each stream and on the whole connection. HTTP/2's own 65,535 (RFC 9113, section
- * 6.9.2) hold a link of 50 ms round trip at 1.3 MB/s.
+ * Flow-control window of each stream and of the connection, in bytes. HTTP/2's default of 65,535
+ * (RFC 9113, section 6.9.2) limits a link with a round trip of 50 ms to 1.3 MB/s.
  *
- * Both windows must be the same. Bun's `setLocalWindowSize` gives new streams that window too, without telling the peer
- * (https://github.com/oven-sh/bun/pull/40180): a peer that was told of a smaller one for streams stops there for ever.
+ * Both windows must be equal. Bun's `setLocalWindowSize` also applies to new streams, without
+ * informing the peer (https://github.com/oven-sh/bun/pull/40180). A peer with a smaller stream
+ * window would then stop sending forever.
  */
-const WINDOW = 16 * 1024 * 1024;
-/** Streams at a time while the peer sets no limit of its own. */
-const MAX_STREAMS = 100;
+const WINDOW_BYTES = 16 * 1024 * 1024;
+/** Max concurrent streams. The peer's SETTINGS may lower it. */
+const DEFAULT_MAX_STREAMS = 100;
 
-/** How connections to gRPC servers are made. */
+/** Options of {@link grpcBinding}. */
 export interface GrpcBindingOptions {
-  /** TLS, with these options. Default: HTTP/2 in the clear, as stock peers serve it unless they are configured otherwise. */
+  /**
+   * Connects over TLS with these options. Default: plaintext HTTP/2, the default of dfdaemon too.
+   */
   readonly tls?: TlsClientOptions;
 }
 
-/** gRPC over node:http2, for Node, Bun and Deno. */
+/** Creates a gRPC client binding on node:http2, for Node, Bun and Deno. */
 export function grpcBinding(options: GrpcBindingOptions = {}): GrpcBinding {
   return grpcBindingWith(undefined, options);
 }
 
-/** {@link grpcBinding} with a resolver for host names; default: the system's. */
+/** Creates a {@link grpcBinding} with a resolver for host names. Default: the system's resolver. */
 export function grpcBindingWith(
   resolver: Resolver | undefined,
   { tls }: GrpcBindingOptions = {},
@@ -75,8 +78,8 @@ export function grpcBindingWith(
 }
 
 /**
- * Resolves with a session to one address of the host, once the peer has sent its SETTINGS. Over TLS
- * its certificate has been checked by then.
+ * Opens a session to one address of the host. Resolves when the peer has sent its SETTINGS, after
+ * the check of its certificate over TLS.
  */
 function openSession(
   remote: Address,
@@ -87,10 +90,10 @@ function openSession(
   const addr = formatAddress(remote);
   return new Promise((resolve, reject) => {
     const secure = tls && connectTls(remote, host, tls);
-    const socket: Socket = secure ?? connectInClear({ host, port: remote.port });
+    const socket: Socket = secure ?? connectPlaintext({ host, port: remote.port });
     const session = connect(originOf(remote, tls), {
-      settings: { enablePush: false, initialWindowSize: WINDOW },
-      // The origin names the host, for the server; what is dialled is one of its addresses.
+      settings: { enablePush: false, initialWindowSize: WINDOW_BYTES },
+      // The origin has the host name, for the server. The socket connects to one of its addresses.
       createConnection: () => socket,
     });
     const guard: Guard = new Guard({ end: (error) => fail(error) });
@@ -106,9 +109,13 @@ function openSession(
     signal?.addEventListener("abort", onAbort, { once: true });
     const onError = guard.wrap((error: Error) => fail(dialError(error, addr, tls)));
     const onClose = guard.wrap(() => {
-      // Deno reports bytes that are no HTTP/2 as a close.
+      // Deno reports bytes that are not HTTP/2 as a close.
       const spoken = tls === undefined && socket.bytesRead > 0;
-      fail(spoken ? noHttp2InClear(addr) : turnedAway(addr, handshaken ? tls : undefined));
+      fail(
+        spoken
+          ? noHttp2OverPlaintext(addr)
+          : closedBeforeSettings(addr, handshaken ? tls : undefined),
+      );
     });
     const onSecure = guard.wrap(() => {
       handshaken = true;
@@ -119,12 +126,13 @@ function openSession(
       }
     });
     const onConnect = guard.wrap(() => {
-      // Before that there are no frames, and a session that fails to connect is to be told from one that was destroyed.
+      // Not earlier: before the connect there are no frames, and a deferred destroy would hide
+      // whether the session failed to connect.
       guardSession(session, guard);
       try {
-        session.setLocalWindowSize(WINDOW);
+        session.setLocalWindowSize(WINDOW_BYTES);
       } catch (error) {
-        // The session has failed in the meantime.
+        // The session has failed meanwhile.
         fail(dialError(error, addr, tls));
       }
     });
@@ -132,8 +140,8 @@ function openSession(
       signal?.removeEventListener("abort", onAbort);
       resolve(session);
     });
-    // These stay for the life of the session: what ends it reaches each of its streams too. A TLS alert shows on the socket, and
-    // Node tells the session nothing of it.
+    // These listeners stay for the life of the session; its streams receive later errors
+    // themselves. Node reports a TLS alert on the socket only, not on the session.
     session.on("error", onError);
     socket.on("error", onError);
     session.once("close", onClose);
@@ -143,6 +151,7 @@ function openSession(
   });
 }
 
+/** gRPC connection on one HTTP/2 session. */
 class Http2Connection implements GrpcConnection {
   readonly closed: Promise<void>;
   readonly #session: ClientHttp2Session;
@@ -150,12 +159,12 @@ class Http2Connection implements GrpcConnection {
   readonly #maxMessageLength: number;
   /** Ends the session when a callback of it fails. */
   readonly #guard: Guard;
-  /** The longest waiting first. */
-  readonly #waiting = new Set<() => void>();
+  /** Wakes requests that wait for stream credit, in order of arrival. */
+  readonly #waitingForCredit = new Set<() => void>();
   #streams = 0;
-  #leaving = false;
-  /** Resolves when nothing is left of the session. */
-  readonly #gone: Promise<void>;
+  #draining = false;
+  /** Resolves when the session is closed. */
+  readonly #terminated: Promise<void>;
 
   constructor(
     session: ClientHttp2Session,
@@ -168,35 +177,37 @@ class Http2Connection implements GrpcConnection {
     this.#maxMessageLength = maxMessageLength;
     this.#options = {
       baseUrl: originOf(remote, tls),
-      // Connect asks for gzip by default. Pieces are mostly compressed already, and it costs four fifths of the rate.
+      // Connect accepts gzip by default. Most pieces are compressed already, and gzip costs four
+      // fifths of the rate.
       acceptCompression: [],
-      // Nobody looks at fields that are not known, and each takes some hundred bytes.
+      // Unknown fields are never read, and each takes some hundred bytes.
       binaryOptions: { readUnknownFields: false },
     };
-    this.#gone = new Promise((resolve) => {
+    this.#terminated = new Promise((resolve) => {
       if (session.destroyed) resolve();
       session.once("close", resolve);
     });
     this.closed = new Promise((resolve) => {
-      const leave = this.#guard.wrap(() => {
-        this.#leaving = true;
+      const drain = this.#guard.wrap(() => {
+        this.#draining = true;
         resolve();
       });
-      // The peer takes no more streams, and lets those under way end (RFC 9113, section 6.8).
-      session.once("goaway", leave);
-      // Deno ends the streams of a lost connection before its session, which would look as if the peer had reset them.
-      if (!session.destroyed) session.socket.once("close", leave);
-      const onGone = this.#guard.wrap(() => {
-        for (const wake of [...this.#waiting]) wake();
+      // GOAWAY: the peer accepts no more streams, and completes open ones (RFC 9113, section 6.8).
+      session.once("goaway", drain);
+      // Deno closes the streams of a lost connection before its session, which would look like
+      // resets by the peer.
+      if (!session.destroyed) session.socket.once("close", drain);
+      const onTerminated = this.#guard.wrap(() => {
+        for (const wake of [...this.#waitingForCredit]) wake();
         resolve();
       });
-      void this.#gone.then(onGone);
+      void this.#terminated.then(onTerminated);
     });
     session.unref();
   }
 
   get open(): boolean {
-    return !this.#leaving && !this.#session.closed && !this.#session.destroyed;
+    return !this.#draining && !this.#session.closed && !this.#session.destroyed;
   }
 
   transport(onBytes: () => void, bounds: GrpcCallBounds = {}): ConnectTransport {
@@ -207,7 +218,7 @@ class Http2Connection implements GrpcConnection {
       sessionManager: {
         authority: new URL(this.#options.baseUrl).origin,
         request: async (method, path, headers, options) => {
-          await this.#credit(signal);
+          await this.#awaitStreamCredit(signal);
           const stream = this.#session.request(
             { ...headers, ":method": method, ":path": path },
             options,
@@ -216,7 +227,7 @@ class Http2Connection implements GrpcConnection {
           guardStream(stream, guard);
           this.#count(stream, guard);
           failUnanswered(stream, guard);
-          return byMessages(stream, maxMessageLength, guard, onBytes, onMessage);
+          return byWholeMessages(stream, maxMessageLength, guard, onBytes, onMessage);
         },
         notifyResponseByteRead: () => {},
       },
@@ -225,33 +236,35 @@ class Http2Connection implements GrpcConnection {
 
   async close(): Promise<void> {
     if (!this.#session.destroyed) {
-      // An unreferenced session may not live to tell that it is closed.
+      // The process could exit before an unreferenced session emits "close".
       this.#session.ref();
       this.#session.destroy(undefined, constants.NGHTTP2_NO_ERROR);
     }
-    await this.#gone;
+    await this.#terminated;
   }
 
   /**
-   * Waits until the peer's SETTINGS_MAX_CONCURRENT_STREAMS (RFC 9113, section 5.1.2) allows one more. Node queues beyond it;
-   * Bun does not, and its peers refuse such streams or end the session. A call that has ended meanwhile waits no longer, and is not
-   * sent: a peer that allows none would have all of them kept.
+   * Waits until the peer's SETTINGS_MAX_CONCURRENT_STREAMS (RFC 9113, section 5.1.2) allows another
+   * stream. Node queues excess streams; Bun does not, and its peers refuse them or end the session.
+   *
+   * Rejects when `signal` aborts, so that ended calls are dropped. Otherwise a peer that allows no
+   * streams would make the client keep all of them.
    */
-  async #credit(signal: AbortSignal | undefined): Promise<void> {
-    const allowed = this.#session.remoteSettings?.maxConcurrentStreams ?? MAX_STREAMS;
-    while (this.#streams >= Math.min(allowed, MAX_STREAMS) && !this.#session.destroyed) {
+  async #awaitStreamCredit(signal: AbortSignal | undefined): Promise<void> {
+    const allowed = this.#session.remoteSettings?.maxConcurrentStreams ?? DEFAULT_MAX_STREAMS;
+    while (this.#streams >= Math.min(allowed, DEFAULT_MAX_STREAMS) && !this.#session.destroyed) {
       await new Promise<void>((resolve) => {
         const over = this.#guard.wrap(() => {
           signal?.removeEventListener("abort", over);
-          this.#waiting.delete(over);
+          this.#waitingForCredit.delete(over);
           resolve();
         });
-        this.#waiting.add(over);
+        this.#waitingForCredit.add(over);
         signal?.addEventListener("abort", over, { once: true });
         if (signal?.aborted) over();
       });
       if (signal?.aborted) {
-        // It may have been its turn.
+        // It may have consumed a wake-up that belongs to the next request.
         this.#wakeNext();
         throw signal.reason;
       }
@@ -259,11 +272,11 @@ class Http2Connection implements GrpcConnection {
   }
 
   #wakeNext(): void {
-    const [next] = this.#waiting;
+    const [next] = this.#waitingForCredit;
     next?.();
   }
 
-  /** Keeps the count, and the process alive while it is not zero. */
+  /** Counts open streams. The session keeps the process alive while there are any. */
   #count(stream: ClientHttp2Stream, guard: Guard): void {
     if (this.#streams++ === 0) this.#session.ref();
     const onClose = guard.wrap(() => {
@@ -275,8 +288,8 @@ class Http2Connection implements GrpcConnection {
 }
 
 /**
- * Fails a stream that closes without an answer. A reset with NO_ERROR is none to the runtimes, and Connect would wait for the
- * answer until its deadline.
+ * Fails a stream that closes without a response. The runtimes do not report a reset with NO_ERROR
+ * as an error, and Connect would wait for the response until its deadline.
  */
 function failUnanswered(stream: ClientHttp2Stream, guard: Guard): void {
   const fail = guard.wrap(() => stream.emit("error", closedEarly(stream)));
@@ -285,15 +298,19 @@ function failUnanswered(stream: ClientHttp2Stream, guard: Guard): void {
   stream.once("response", onResponse);
 }
 
-/** Without the zone of an IPv6 address: it means something on this host only, and no URL has one (RFC 6874, withdrawn by RFC 9844). */
+/**
+ * Returns the origin for a session, without the zone of an IPv6 address. A zone is valid on this
+ * host only, and URLs do not support it (RFC 6874, withdrawn by RFC 9844).
+ */
 function originOf({ host, port }: Address, tls: TlsClientOptions | undefined): string {
   const addr = formatAddress({ host: splitZone(host)[0], port });
   return `${tls === undefined ? "http" : "https"}://${addr}`;
 }
 
 /**
- * A TLS connection under way. Whom it leads to is judged by {@link checkPeer} when the handshake is over, before anything is sent:
- * the runtimes themselves tell a refusal without the certificate that was refused.
+ * Starts a TLS connection without verification by the runtime. {@link checkPeer} verifies the peer
+ * after the handshake, before any data is sent, because the runtimes' own errors lack the rejected
+ * certificate.
  */
 function connectTls(remote: Address, host: string, tls: TlsClientOptions): TLSSocket {
   pinsOf(tls);
@@ -311,51 +328,65 @@ function connectTls(remote: Address, host: string, tls: TlsClientOptions): TLSSo
   });
 }
 
-/** @throws `HandshakeFailed`, `ProtocolNotSupported` */
+/**
+ * Verifies the peer's certificate and that it negotiated HTTP/2.
+ * @throws `HandshakeFailed`, `ProtocolNotSupported`
+ */
 function checkPeer(socket: TLSSocket, tls: TlsClientOptions, remote: Address): void {
   const { raw } = socket.getPeerCertificate();
-  // The chain first, as the runtime found it; names are compared after it by all of them, and once more below.
+  // The chain is checked first, by the runtime's result. All runtimes compare names after the
+  // chain, and checkCertificate compares them again.
   const { authorized, authorizationError } = socket;
   const trusted = authorized || String(authorizationError) === "ERR_TLS_CERT_ALTNAME_INVALID";
   if (tls.verify !== false && tls.fingerprints === undefined && !trusted) {
     throw refusedCertificate(raw, tls, remote.host, String(authorizationError), authorizationError);
   }
   checkCertificate(raw === undefined ? null : [raw], tls, remote.host);
-  if (socket.alpnProtocol !== "h2") throw noHttp2(formatAddress(remote));
+  if (socket.alpnProtocol !== "h2") throw noHttp2OverTls(formatAddress(remote));
 }
 
 function dialError(error: unknown, addr: string, tls: TlsClientOptions | undefined): VortexError {
-  const alert = alertNamed(systemCode(error));
-  if (alert === NO_APPLICATION_PROTOCOL) return noHttp2(addr, error);
+  const alert = alertOfErrorCode(systemCode(error));
+  if (alert === NO_APPLICATION_PROTOCOL) return noHttp2OverTls(addr, error);
   if (alert !== undefined)
     return new VortexError("HandshakeFailed", alertMessage(alert, true), { cause: error });
   const fallback: ErrorCode = tls === undefined ? "ProtocolNotSupported" : "HandshakeFailed";
   const failure = nativeError(error, fallback, `cannot connect to ${addr}`);
-  if (failure.code === "ProtocolNotSupported") return noHttp2InClear(addr, error);
-  // A connection that is reset before the peer's SETTINGS was not taken.
+  if (failure.code === "ProtocolNotSupported") return noHttp2OverPlaintext(addr, error);
+  // A reset before the peer's SETTINGS counts as a refused connection.
   return failure.code === "StreamReset"
     ? new VortexError("ConnectionRefused", failure.message, { cause: error })
     : failure;
 }
 
-/** The peer has closed the connection before it sent its SETTINGS; `tls` when that was after the handshake. */
-function turnedAway(addr: string, tls: TlsClientOptions | undefined): VortexError {
+/**
+ * Creates the error for a connection that the peer closed before its SETTINGS.
+ * @param tls options of the TLS connection, if its handshake was complete
+ */
+function closedBeforeSettings(addr: string, tls: TlsClientOptions | undefined): VortexError {
   if (tls?.cert === undefined)
-    return new VortexError("ConnectionRefused", `${addr} turned the connection away`);
-  // Servers on node:tls look at a client's certificate when the handshake is over, and then close without an alert.
+    return new VortexError(
+      "ConnectionRefused",
+      `${addr}: connection closed before HTTP/2 SETTINGS`,
+    );
+  // Servers on node:tls check a client's certificate after the handshake, and close without an
+  // alert.
   const message =
-    "the peer ended the connection after the handshake; it may not accept the certificate of this side";
+    "connection closed after the TLS handshake: the peer may reject the client certificate (tls.cert)";
   return new VortexError("HandshakeFailed", message);
 }
 
-function noHttp2InClear(addr: string, cause?: unknown): VortexError {
+function noHttp2OverPlaintext(addr: string, cause?: unknown): VortexError {
   const detail = cause instanceof Error ? ` (${cause.message})` : "";
-  const message = `${addr} does not speak HTTP/2${detail}: is it the peer's gRPC port? A Vortex port takes tcp or quic`;
+  const message =
+    `${addr} does not speak HTTP/2${detail}: check that it is the peer's gRPC port; ` +
+    "a Vortex port needs protocol tcp or quic";
   return new VortexError("ProtocolNotSupported", message, { cause });
 }
 
-function noHttp2(addr: string, cause?: unknown): VortexError {
-  return new VortexError("ProtocolNotSupported", `${addr} does not speak HTTP/2 over TLS`, {
+function noHttp2OverTls(addr: string, cause?: unknown): VortexError {
+  const message = `${addr}: the peer does not speak HTTP/2 over TLS`;
+  return new VortexError("ProtocolNotSupported", message, {
     cause,
   });
 }

@@ -3,46 +3,56 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import type { Guard } from "../shared/guard.ts";
 import { isWorthFreeing, releaseMemory } from "../shared/release-memory.ts";
 
-/** Bytes of a message that are joined into one chunk, and how many are held before the stream is paused. */
-const CHUNK = 256 * 1024;
-const READ_AHEAD = 4 * CHUNK;
-/** Bytes before each message of gRPC: a flag, and the length in four bytes, big-endian. */
-const HEADER = 5;
+/** Size of the chunks into which the frames of a message are joined, in bytes. */
+const CHUNK_BYTES = 256 * 1024;
+/** Received bytes that are buffered before the stream is paused. */
+const READ_AHEAD_BYTES = 4 * CHUNK_BYTES;
+/**
+ * Length of a gRPC message header, in bytes: a flag, and the message length as big-endian uint32.
+ */
+const HEADER_BYTES = 5;
 
 /**
- * The stream, with an iterator of its own, which hands Connect whole messages only:
+ * Replaces the async iterator of a stream by one that delivers the chunks of a message to Connect
+ * only once the message is complete:
  *
- * - Connect allocates what a header announces. Here the memory grows with what comes, and a header that announces more than `most`
- *   bytes is handed over at once, for Connect to refuse.
- * - Messages come in chunks of 256 KiB, where HTTP/2 has frames of 16 KiB: Connect adds up the lengths of all chunks that it holds at
- *   each one that comes, which for a piece of 64 MiB in frames takes three quarters of the time.
- * - Connect copies a message once it is complete, so the chunks can be freed then.
+ * - Connect allocates the length that a header announces. Here memory grows with the received bytes.
+ *   A header that announces more than `maxMessageLength` bytes is delivered at once, for Connect to
+ *   reject.
+ * - Chunks have 256 KiB, while HTTP/2 frames have 16 KiB. For each chunk, Connect sums the lengths of
+ *   all chunks that it holds. For a piece of 64 MiB in frames, that takes three quarters of the time.
+ * - Connect copies a complete message, so its chunks can be freed afterwards.
  *
- * @param guard for the callbacks of the stream
- * @param onMessage sees each message, without its header, before it is handed over; what it throws is what the reading fails with
+ * @param maxMessageLength max message length, in bytes
+ * @param guard guard for the callbacks of the stream
+ * @param onBytes called for each received frame
+ * @param onMessage receives the chunks of each message, without header, before Connect does. Its
+ * exception fails the read.
  */
-export function byMessages(
+export function byWholeMessages(
   stream: ClientHttp2Stream,
-  most: number,
+  maxMessageLength: number,
   guard: Guard,
   onBytes: () => void,
   onMessage: (chunks: readonly Uint8Array[]) => void = () => {},
 ): ClientHttp2Stream {
   const frames: Uint8Array<ArrayBuffer>[] = [];
-  let held = 0;
-  /** The message under way with its header, chunks to hand over, and memory of those that were. */
+  let heldBytes = 0;
+  /** Chunks of the incomplete message, with its header. */
   let message: Uint8Array<ArrayBuffer>[] = [];
+  /** Chunks of a complete message, to deliver. */
   let ready: Uint8Array<ArrayBuffer>[] = [];
-  let handed: ArrayBuffer[] = [];
+  /** Memory of delivered chunks, to free. */
+  let delivered: ArrayBuffer[] = [];
   const envelope = new Envelope();
   let ended = false;
   let failure: Error | undefined;
   let wake = (): void => {};
-  const isEnough = (): boolean => held >= Math.min(CHUNK, envelope.left);
+  const isEnough = (): boolean => heldBytes >= Math.min(CHUNK_BYTES, envelope.left);
 
-  /** Moves what is held into the message under way, to its end at most. */
-  const join = (): void => {
-    const chunk = new Uint8Array(Math.min(held, envelope.left));
+  /** Joins the buffered frames into one chunk of the incomplete message, up to its end. */
+  const joinFrames = (): void => {
+    const chunk = new Uint8Array(Math.min(heldBytes, envelope.left));
     const spent: ArrayBuffer[] = [];
     let length = 0;
     let count = 0;
@@ -59,11 +69,11 @@ export function byMessages(
     }
     frames.splice(0, count);
     releaseMemory(spent);
-    held -= chunk.length;
+    heldBytes -= chunk.length;
     message.push(chunk);
-    envelope.pass(chunk);
-    if (envelope.complete || envelope.left > most) {
-      // The header is a chunk of its own.
+    envelope.consume(chunk);
+    if (envelope.complete || envelope.left > maxMessageLength) {
+      // The header is a separate chunk.
       if (envelope.complete) onMessage(message.slice(1));
       ready = message;
       message = [];
@@ -74,13 +84,13 @@ export function byMessages(
   const listen = (): void => {
     const onFrame = guard.wrap((frame: Uint8Array<ArrayBuffer>) => {
       frames.push(frame);
-      held += frame.length;
+      heldBytes += frame.length;
       onBytes();
       if (isEnough()) wake();
-      if (held >= READ_AHEAD) stream.pause();
+      if (heldBytes >= READ_AHEAD_BYTES) stream.pause();
     });
     const onEnd = guard.wrap(() => {
-      // A reset ends the stream too, as far as reading goes.
+      // A reset also emits "end".
       if (stream.rstCode !== constants.NGHTTP2_NO_ERROR) failure ??= closedEarly(stream);
       ended = true;
       wake();
@@ -104,16 +114,16 @@ export function byMessages(
       for (;;) {
         const chunk = ready.shift();
         if (chunk !== undefined) {
-          handed.push(chunk.buffer);
+          delivered.push(chunk.buffer);
           return { done: false, value: chunk };
         }
-        // Who asks for more after a whole message has copied it.
-        releaseMemory(handed);
-        handed = [];
+        // Connect has copied the delivered message when it asks for more.
+        releaseMemory(delivered);
+        delivered = [];
         if (failure !== undefined) throw failure;
-        if (held > 0 && isEnough()) join();
+        if (heldBytes > 0 && isEnough()) joinFrames();
         else if (!ended) await woken();
-        else if (held > 0 || message.length > 0) {
+        else if (heldBytes > 0 || message.length > 0) {
           throw new ConnectError("protocol error: incomplete envelope", Code.InvalidArgument);
         } else return { done: true, value: undefined };
       }
@@ -132,46 +142,46 @@ export function byMessages(
   });
 }
 
-/** Why a stream ended that had not come to its end. */
+/** Creates the error for a stream that closed before its end. It names the reset code. */
 export function closedEarly({ rstCode }: ClientHttp2Stream): Error {
   const name = resetNames.get(rstCode) ?? rstCode;
   return new Error(`http/2 stream closed before its end, with error code ${name}`);
 }
 
-/** The codes that are told from others (RFC 9113, section 7), by the names that Connect gives them. */
+/** Reset codes (RFC 9113, section 7) that callers distinguish, with the names that Connect uses. */
 const resetNames: ReadonlyMap<number | undefined, string> = new Map([
   [constants.NGHTTP2_REFUSED_STREAM, "REFUSED_STREAM"],
   [constants.NGHTTP2_ENHANCE_YOUR_CALM, "ENHANCE_YOUR_CALM"],
 ]);
 
-/** Follows one message after the other. */
+/** Tracks the header and length of consecutive messages. */
 class Envelope {
-  readonly #header = new Uint8Array(HEADER);
-  /** Bytes of the header that have passed. */
-  #headed = 0;
-  /** Bytes of the message that have not. */
-  #message = 0;
+  readonly #header = new Uint8Array(HEADER_BYTES);
+  /** Consumed bytes of the current header. */
+  #headerBytes = 0;
+  /** Remaining bytes of the current message. */
+  #messageLeft = 0;
 
-  /** Bytes to the end of the header, or of the message. */
+  /** Remaining bytes of the current header or message. */
   get left(): number {
-    return this.#message > 0 ? this.#message : HEADER - this.#headed;
+    return this.#messageLeft > 0 ? this.#messageLeft : HEADER_BYTES - this.#headerBytes;
   }
 
-  /** Whether the message of which something has passed is complete. */
+  /** True if all bytes of the last message are consumed. */
   get complete(): boolean {
-    return this.#message === 0 && this.#headed === 0;
+    return this.#messageLeft === 0 && this.#headerBytes === 0;
   }
 
-  /** @param bytes {@link left} at most */
-  pass(bytes: Uint8Array): void {
-    if (this.#message > 0) {
-      this.#message -= bytes.length;
+  /** Consumes bytes of the stream. @param bytes at most {@link left} of them */
+  consume(bytes: Uint8Array): void {
+    if (this.#messageLeft > 0) {
+      this.#messageLeft -= bytes.length;
       return;
     }
-    this.#header.set(bytes, this.#headed);
-    this.#headed += bytes.length;
-    if (this.#headed < HEADER) return;
-    this.#headed = 0;
-    this.#message = new DataView(this.#header.buffer).getUint32(1);
+    this.#header.set(bytes, this.#headerBytes);
+    this.#headerBytes += bytes.length;
+    if (this.#headerBytes < HEADER_BYTES) return;
+    this.#headerBytes = 0;
+    this.#messageLeft = new DataView(this.#header.buffer).getUint32(1);
   }
 }

@@ -44,44 +44,53 @@ import { authoritiesOf, fingerprintOf, requireIdentity, serverIdentity } from ".
 import { guardSession, guardStream } from "./session-guard.ts";
 
 /**
- * MiB of memory a stream. A session that has queued more than its `maxSessionMemory`, 10 MB by default, is broken in both
- * runtimes, and only there: Node refuses new streams with ENHANCE_YOUR_CALM (Http2Session::CanAddStream), and Bun drops
- * the answers to open ones without a word (https://github.com/oven-sh/bun/pull/43419), which shows as PROTOCOL_ERROR, as "HTTP 0" or as
- * silence. What is queued here is held small by writing a chunk only when the one before it was taken; this keeps any
- * number of streams away from that limit. (Not `Number.MAX_SAFE_INTEGER`, which Bun takes for 1 MB:
- * https://github.com/oven-sh/bun/issues/41294.)
+ * Share of `maxSessionMemory` for each stream, in MiB.
+ *
+ * A session that queues more than `maxSessionMemory` (default 10 MB) breaks. Node refuses new
+ * streams with ENHANCE_YOUR_CALM (Http2Session::CanAddStream). Bun drops the answers to open
+ * streams without an error (https://github.com/oven-sh/bun/pull/43419), which clients see as
+ * PROTOCOL_ERROR, as "HTTP 0" or as silence.
+ *
+ * This server queues little, because it writes a chunk only after the previous one has left the
+ * queue. The share keeps any number of streams below the limit. It is not
+ * `Number.MAX_SAFE_INTEGER`, which Bun treats as 1 MB
+ * (https://github.com/oven-sh/bun/issues/41294).
  */
-const SESSION_MEMORY_PER_STREAM = 2;
+const SESSION_MIB_PER_STREAM = 2;
 
 /**
- * Milliseconds without a stream after which a session is ended. Longer than this project's clients keep an unused connection
- * (7 minutes by default), so that it is they who end it, and no request meets a session that is just ending.
+ * Time without streams after which a session is closed, in ms. It is longer than this project's
+ * clients keep an idle connection (default 7 minutes). So the client closes it first, and no
+ * request races with the close.
  */
-const IDLE_TIMEOUT = 600_000;
+const IDLE_TIMEOUT_MS = 600_000;
 
-/** Milliseconds of silence after which the kernel asks a client whether it is still there. */
-const KEEP_ALIVE = 30_000;
+/** Idle time before the kernel sends TCP keep-alive probes, in ms. */
+const KEEP_ALIVE_DELAY_MS = 30_000;
 
-/** What is known of a session. */
+/** State of a session. */
 interface SessionState {
-  readonly place: ConnectionSlot;
+  readonly slot: ConnectionSlot;
   /** Ends the session when a callback of it fails. */
   readonly guard: Guard;
-  /** Streams that are being answered. */
+  /** Number of open streams. */
   streams: number;
-  /** Ends the session; while there are streams it is undefined. */
+  /** Timer that pings or closes the session while it has no streams. */
   idle: Timer | undefined;
 }
 
-/** How a gRPC server shows itself. */
+/** Options of {@link grpcServer}. */
 export interface GrpcServerOptions {
-  /** TLS, with these options. Default: HTTP/2 in the clear, as stock peers serve it unless they are configured otherwise. */
+  /** Serves over TLS with these options. Default: plaintext HTTP/2, the default of dfdaemon too. */
   readonly tls?: TlsServerOptions;
-  /** What peers are told of this host, in answers about tasks. */
+  /** Information about this host in answers about tasks. */
   readonly serving?: GrpcServing;
 }
 
-/** Serves a store over the Dragonfly API. Rejects with `AddressInUse`, `Unreachable` or `InvalidArgument`. */
+/**
+ * Starts a server of the Dragonfly gRPC API for a piece store. Rejects with `AddressInUse`,
+ * `Unreachable` or `InvalidArgument`.
+ */
 export async function grpcServer(
   local: Address,
   store: PieceStore,
@@ -91,7 +100,7 @@ export async function grpcServer(
   const secure = tls && { identity: await serverIdentity(tls), clientCa: tls.clientCa };
   const options = {
     settings: { maxConcurrentStreams: settings.maxStreams },
-    maxSessionMemory: Math.max(64, settings.maxStreams * SESSION_MEMORY_PER_STREAM),
+    maxSessionMemory: Math.max(64, settings.maxStreams * SESSION_MIB_PER_STREAM),
   };
   const server =
     secure === undefined
@@ -108,22 +117,22 @@ export async function grpcServer(
   return new GrpcServer(server, local, grpcHandlers(store, settings, serving), settings, secure);
 }
 
-/** HTTP/2 on node:http2, for Node, Bun and Deno. */
+/** Server of the Dragonfly gRPC API on node:http2, for Node, Bun and Deno. */
 export class GrpcServer implements ProtocolServer {
-  /** Where it listens; the port is the real one where 0 was asked for. */
+  /** Listening address, with the actual port if port 0 was requested. */
   readonly address: Address;
   readonly #server: Http2Server | Http2SecureServer;
   readonly #clientCa: string | undefined;
   #fingerprint: string | undefined;
   readonly #settings: ServerSettings;
   readonly #handlers: ReadonlyMap<string, UniversalHandler>;
-  readonly #places: ConnectionSlots;
+  readonly #slots: ConnectionSlots;
   readonly #guard: Guard;
   readonly #sessions = new Map<Http2Session, SessionState>();
-  /** Connections whose TLS handshake is not over, by the peer's address. */
+  /** Connections in the TLS handshake, by the peer's address and port. */
   readonly #handshaking = new Map<
     string,
-    { readonly socket: Socket; readonly place: ConnectionSlot }
+    { readonly socket: Socket; readonly slot: ConnectionSlot }
   >();
   #closing: Promise<void> | undefined;
 
@@ -141,17 +150,17 @@ export class GrpcServer implements ProtocolServer {
     this.#clientCa = secure?.clientCa;
     this.#server = server;
     this.#settings = settings;
-    this.#places = new ConnectionSlots(settings.maxConnections, settings.runtime.clock);
+    this.#slots = new ConnectionSlots(settings.maxConnections, settings.runtime.clock);
     this.#handlers = new Map(handlers.map((handler) => [handler.requestPath, handler]));
     keepAccepting(server, formatAddress(this.address), settings.onError);
-    // A client that speaks no HTTP/2 or TLS; the server goes on.
+    // Errors of a client that does not speak HTTP/2 or TLS do not affect the server.
     for (const event of ["sessionError", "tlsClientError"]) server.on(event, () => {});
     this.#guard = new Guard({ onError: settings.onError });
     const onConnection = this.#guard.wrap((socket: Socket) => {
       const guard = this.#guard.of(() => socket.destroy());
       guard.run(() => {
-        // A client that vanishes while pieces are announced to it would have its place as long as none come.
-        socket.setKeepAlive(true, KEEP_ALIVE);
+        // Without keep-alive, a vanished client that waits for announcements would keep its slot.
+        socket.setKeepAlive(true, KEEP_ALIVE_DELAY_MS);
         if (secure !== undefined) this.#awaitHandshake(socket, guard);
       });
     });
@@ -168,29 +177,32 @@ export class GrpcServer implements ProtocolServer {
     server.on("stream", onStream);
   }
 
-  /** HTTP/2 has no datagrams to count. */
+  /** Counters of the listener. Those of datagrams are 0: HTTP/2 has none. */
   get counters(): ListenerCounters {
     return { unanswerable: 0, unsent: 0, caught: this.#guard.caught };
   }
 
-  /** SHA-256 fingerprint of the certificate, for clients to pin; undefined without TLS. */
+  /** SHA-256 fingerprint of the certificate, for clients to pin. Undefined without TLS. */
   get fingerprint(): string | undefined {
     return this.#fingerprint;
   }
 
-  /** Shows new connections another certificate, see {@link ProtocolServer.setIdentity}. */
+  /** Changes the certificate for new connections, see {@link ProtocolServer.setIdentity}. */
   async setIdentity(identity: TlsIdentity): Promise<void> {
     if (!("setSecureContext" in this.#server)) {
       throw new VortexError(
         "Unavailable",
-        "gRPC is served in the clear, so there is no certificate to change",
+        "cannot change the certificate: gRPC is served without TLS",
       );
     }
     this.#server.setSecureContext(secureContext(requireIdentity(identity), this.#clientCa));
     this.#fingerprint = fingerprintOf(identity.cert);
   }
 
-  /** Stops listening, lets the answers under way end for `grace` milliseconds (default 5,000), then ends them. */
+  /**
+   * Stops listening and waits at most `grace` ms (default 5,000) for in-flight answers. Then it
+   * ends the remaining sessions.
+   */
   close(options: { readonly grace?: number } = {}): Promise<void> {
     this.#closing ??= this.#end(options.grace ?? 5000);
     return this.#closing;
@@ -215,60 +227,64 @@ export class GrpcServer implements ProtocolServer {
 
   #awaitHandshake(socket: Socket, guard: Guard): void {
     const peer = peerOf(socket);
-    const place = this.#places.take(socket.remoteAddress ?? "", () => socket.destroy());
-    if (place === undefined) {
+    const slot = this.#slots.take(socket.remoteAddress ?? "", () => socket.destroy());
+    if (slot === undefined) {
       socket.destroy();
       return;
     }
-    this.#handshaking.set(peer, { socket, place });
+    this.#handshaking.set(peer, { socket, slot });
     const onClose = guard.wrap(() => {
-      place.leave();
+      slot.leave();
       if (this.#handshaking.get(peer)?.socket === socket) this.#handshaking.delete(peer);
     });
     socket.once("close", onClose);
   }
 
   #admit(session: Http2Session, guard: Guard): void {
-    // Of what a session is made, runtimes have different notions.
+    // The runtimes wrap different sockets in a session, so the handshake is found by address.
     const peer = peerOf(session.socket);
-    this.#handshaking.get(peer)?.place.leave();
+    this.#handshaking.get(peer)?.slot.leave();
     this.#handshaking.delete(peer);
     guardSession(session, guard);
     session.on("error", () => {});
-    const place =
+    const slot =
       this.#closing === undefined
-        ? this.#places.take(session.socket.remoteAddress ?? "", () => session.destroy())
+        ? this.#slots.take(session.socket.remoteAddress ?? "", () => session.destroy())
         : undefined;
-    if (place === undefined) {
+    if (slot === undefined) {
       session.destroy();
       return;
     }
-    const state: SessionState = { place, guard, streams: 0, idle: undefined };
+    const state: SessionState = { slot, guard, streams: 0, idle: undefined };
     this.#sessions.set(session, state);
-    this.#awaitStream(session, state);
+    this.#superviseIdle(session, state);
     const onClose = guard.wrap(() => {
       state.idle?.cancel();
-      place.leave();
+      slot.leave();
       this.#sessions.delete(session);
     });
     session.once("close", onClose);
   }
 
   /**
-   * Looks after a session without a stream: it is asked for a sign of life (PING, RFC 9113, section 6.7), and ended when there is
-   * none, since it takes up a place. That is whoever does not begin to speak HTTP/2. And after frames that break the protocol Node
-   * neither ends a session nor reads on, and so never learns that its client has gone.
+   * Checks a session without streams: sends a PING (RFC 9113, section 6.7) after each request
+   * timeout, and destroys the session without a response, because it occupies a slot.
    *
-   * One that lives is of no use to its peer after {@link IDLE_TIMEOUT}. What is under way by then goes on: it is a graceful end
-   * (section 6.8).
+   * This ends clients that never start to speak HTTP/2. It also ends sessions after frames that
+   * violate the protocol: Node neither closes such a session nor reads on, and so misses the
+   * client's close.
+   *
+   * A live session is closed gracefully (GOAWAY, section 6.8) after {@link IDLE_TIMEOUT_MS}.
+   *
+   * @param left remaining idle time, in ms
    */
-  #awaitStream(session: Http2Session, state: SessionState, left: number = IDLE_TIMEOUT): void {
+  #superviseIdle(session: Http2Session, state: SessionState, left: number = IDLE_TIMEOUT_MS): void {
     const { requestTimeout, runtime } = this.#settings;
     const clock = state.guard.over(runtime.clock);
     const wait = (run: () => void): Timer =>
       clock.setTimer(run, Math.min(requestTimeout, left), { background: true });
     state.idle = wait(() => {
-      // It may be ending, and tell so later.
+      // The session may be closing, with its "close" event still to come.
       if (session.destroyed) return;
       if (left <= requestTimeout) {
         session.close();
@@ -278,9 +294,9 @@ export class GrpcServer implements ProtocolServer {
       state.idle = patience;
       const onPong = state.guard.wrap((error: Error | null) => {
         patience.cancel();
-        // A stream may have come in the meantime.
+        // A stream may have been opened meanwhile.
         if (error === null && state.idle === patience && state.streams === 0) {
-          this.#awaitStream(session, state, left - requestTimeout);
+          this.#superviseIdle(session, state, left - requestTimeout);
         }
       });
       session.ping(onPong);
@@ -294,11 +310,11 @@ export class GrpcServer implements ProtocolServer {
   ): Promise<void> {
     const { maxStreams, onError } = this.#settings;
     guardStream(stream, guard);
-    // The stream's end reaches whoever waits for it by "close".
+    // All code that waits for the stream's end listens to "close".
     stream.on("error", () => {});
     const { session } = stream;
     const state = session && this.#sessions.get(session);
-    // The peer was told of the limit by SETTINGS; not every runtime holds it to that.
+    // SETTINGS announces the limit to the peer, but not every runtime enforces it.
     if (session === undefined || state === undefined || state.streams >= maxStreams) {
       stream.close(constants.NGHTTP2_REFUSED_STREAM);
       return;
@@ -306,14 +322,14 @@ export class GrpcServer implements ProtocolServer {
     state.streams++;
     state.idle?.cancel();
     const onClose = guard.wrap(() => {
-      if (--state.streams === 0 && this.#sessions.has(session)) this.#awaitStream(session, state);
+      if (--state.streams === 0 && this.#sessions.has(session)) this.#superviseIdle(session, state);
     });
     stream.once("close", onClose);
     try {
-      await this.#answer(stream, headers, state.place, guard);
+      await this.#answer(stream, headers, state.slot, guard);
     } catch (error) {
       const failure = VortexError.from(error, "Internal");
-      // A peer that went away, or is too slow, is its own affair.
+      // Peers that disconnect or stall are not reported.
       if (failure.kind === "local") onError(failure);
       stream.close(
         failure.kind === "local" ? constants.NGHTTP2_INTERNAL_ERROR : constants.NGHTTP2_CANCEL,
@@ -324,7 +340,7 @@ export class GrpcServer implements ProtocolServer {
   async #answer(
     stream: ServerHttp2Stream,
     headers: IncomingHttpHeaders,
-    place: ConnectionSlot,
+    slot: ConnectionSlot,
     guard: Guard,
   ): Promise<void> {
     const { requestTimeout, runtime } = this.#settings;
@@ -335,14 +351,15 @@ export class GrpcServer implements ProtocolServer {
       "Stalled",
       "waiting for a request",
     );
-    // What comes with a request in one read is told after it. So a reset that does would find the answer made (CVE-2023-44487).
+    // Events of frames in the same read follow the request. Without this turn, the answer would be
+    // computed before a reset in the same read is seen (rapid reset, CVE-2023-44487).
     await nextTurn();
     if (body === undefined || stream.closed) return;
-    place.begin();
+    slot.begin();
     try {
-      await this.#answerRequest(stream, headers, body, place.network, guard);
+      await this.#answerRequest(stream, headers, body, slot.network, guard);
     } finally {
-      place.end();
+      slot.end();
     }
   }
 
@@ -359,7 +376,7 @@ export class GrpcServer implements ProtocolServer {
     const path = headers[":path"] ?? "";
     const handler = this.#handlers.get(path);
     if (handler === undefined) {
-      // As gRPC's protocol has it for methods that are not known: https://grpc.io/docs/guides/status-codes/
+      // UNIMPLEMENTED for an unknown method: https://grpc.io/docs/guides/status-codes/
       const unknown = {
         "content-type": "application/grpc",
         "grpc-status": "12",
@@ -368,7 +385,8 @@ export class GrpcServer implements ProtocolServer {
       stream.respond({ ":status": 200, ...unknown }, { endStream: true });
       return;
     }
-    // Connect would take requests in JSON, which answers past it are not, and which are slow to read.
+    // Connect would accept JSON, which is slow to parse. The answers written past Connect are not
+    // JSON.
     if (/^application\/grpc\+json/i.test(headers["content-type"] ?? "")) {
       stream.respond({ ":status": 415 }, { endStream: true });
       return;
@@ -387,14 +405,18 @@ export class GrpcServer implements ProtocolServer {
     await this.#send(stream, response, guard);
   }
 
-  /** Writes an answer as fast as the peer takes it: a chunk is asked for when the one before has left the queue. */
+  /**
+   * Writes an answer at the speed of the peer: requests the next chunk when the previous one has
+   * left the queue. Rejects with `Stalled` when the peer stops reading.
+   */
   async #send(
     stream: ServerHttp2Stream,
     { status, header, body, trailer }: UniversalServerResponse,
     guard: Guard,
   ): Promise<void> {
     const { stallTimeout, pendingWrites, runtime } = this.#settings;
-    // Bun asks for the trailers of an answer that a closed session cuts off, and they would say that it was complete.
+    // Bun requests the trailers even when a closed session truncates the answer. Sending them would
+    // mark the answer as complete.
     let complete = false;
     const trailers = (): Headers | undefined => (complete ? (trailer ?? new Headers()) : undefined);
     for await (const chunk of body ?? []) {
@@ -412,17 +434,19 @@ export class GrpcServer implements ProtocolServer {
     complete = true;
     if (!stream.headersSent) respond(stream, guard, status, header, trailers);
     stream.end();
-    // What is less than the stream's queue takes has been written without a wait, and stays there while the peer opens no window.
+    // Data within the stream's queue limit is written without a wait. It stays there while the peer
+    // opens no window.
     await withTimeout(
       runtime.clock,
       stallTimeout,
-      taken(stream),
+      flushed(stream),
       "Stalled",
       "waiting for the peer to read",
     );
   }
 }
 
+/** Returns the peer's address and port, as a key. */
 function peerOf({ remoteAddress, remotePort }: Socket): string {
   return `${remoteAddress} ${remotePort}`;
 }
@@ -435,7 +459,10 @@ function secureContext(
   return { cert, key, ...(ca && { ca }) };
 }
 
-/** The address of this host that the peer connected to, in the form that IPv4 has on a socket for both. */
+/**
+ * Returns the local address that the peer connected to. An IPv4-mapped IPv6 address, which a
+ * dual-stack socket reports, is returned as IPv4.
+ */
 function localIp(stream: ServerHttp2Stream): string {
   return stream.session?.socket.localAddress?.replace(/^::ffff:(?=[0-9.]+$)/i, "") ?? "";
 }
@@ -447,7 +474,7 @@ function respond(
   header: Headers | undefined,
   trailers: () => Headers | undefined,
 ): void {
-  if (stream.destroyed) throw new VortexError("StreamReset", "the peer reset the stream");
+  if (stream.destroyed) throw resetByPeer();
   const onWantTrailers = guard.wrap(() => {
     const trailer = trailers();
     if (trailer === undefined) stream.close(constants.NGHTTP2_CANCEL);
@@ -460,14 +487,13 @@ function respond(
   );
 }
 
-/** Resolves when more may be written. */
+/** Writes a chunk. Resolves when the stream accepts more. Rejects with `StreamReset`. */
 function write(stream: ServerHttp2Stream, chunk: Uint8Array, guard: Guard): Promise<void> {
   return new Promise((resolve, reject) => {
     const settle = guard.wrap(() => {
       stream.off("drain", settle);
       stream.off("close", settle);
-      if (stream.destroyed || stream.closed)
-        reject(new VortexError("StreamReset", "the peer reset the stream"));
+      if (stream.destroyed || stream.closed) reject(resetByPeer());
       else resolve();
     });
     if (stream.destroyed || stream.closed || stream.write(chunk)) {
@@ -479,8 +505,12 @@ function write(stream: ServerHttp2Stream, chunk: Uint8Array, guard: Guard): Prom
   });
 }
 
-/** Resolves when nothing waits in the stream's queue any more. */
-function taken(stream: ServerHttp2Stream): Promise<void> {
+function resetByPeer(): VortexError {
+  return new VortexError("StreamReset", "cannot send the answer: the peer reset the stream");
+}
+
+/** Resolves when the stream's queue is empty, or the stream is closed. */
+function flushed(stream: ServerHttp2Stream): Promise<void> {
   return new Promise((resolve) => {
     if (stream.destroyed || stream.writableFinished) resolve();
     stream.once("finish", resolve);
@@ -488,16 +518,20 @@ function taken(stream: ServerHttp2Stream): Promise<void> {
   });
 }
 
-/** The whole request, one small message; or undefined if the stream ends before it. */
+/**
+ * Reads the whole request, which is one small message. Resolves to undefined if the stream closes
+ * before. Rejects with `LimitExceeded`.
+ */
 function readRequest(stream: ServerHttp2Stream, guard: Guard): Promise<Uint8Array | undefined> {
   return new Promise((resolve, reject) => {
     const chunks: Uint8Array[] = [];
     let length = 0;
     const onData = guard.wrap((chunk: Uint8Array) => {
       length += chunk.length;
-      if (length > MAX_REQUEST_LENGTH)
-        reject(new VortexError("LimitExceeded", "the request is too long"));
-      else chunks.push(chunk);
+      if (length > MAX_REQUEST_LENGTH) {
+        const message = `request: expected at most ${MAX_REQUEST_LENGTH} bytes, got ${length} or more`;
+        reject(new VortexError("LimitExceeded", message));
+      } else chunks.push(chunk);
     });
     const onEnd = guard.wrap(() => {
       const whole = new Uint8Array(length);
@@ -506,7 +540,8 @@ function readRequest(stream: ServerHttp2Stream, guard: Guard): Promise<Uint8Arra
         whole.set(chunk, at);
         at += chunk.length;
       }
-      // Its listeners live as long as the stream, which may be as long as a task grows.
+      // The listeners hold the chunks for the life of the stream, which may last until a task is
+      // complete.
       chunks.length = 0;
       resolve(whole);
     });
@@ -516,18 +551,24 @@ function readRequest(stream: ServerHttp2Stream, guard: Guard): Promise<Uint8Arra
   });
 }
 
+/**
+ * Converts request headers for Connect, without pseudo-headers and without an unlimited deadline.
+ */
 function webHeaders(headers: IncomingHttpHeaders): Headers {
   const result = new Headers();
   for (const [name, value] of Object.entries(headers)) {
     if (name.startsWith(":") || value === undefined) continue;
     for (const each of Array.isArray(value) ? value : [value]) result.append(name, each);
   }
-  if (isBeyondTimers(result.get("grpc-timeout") ?? "")) result.delete("grpc-timeout");
+  if (exceedsTimerRange(result.get("grpc-timeout") ?? "")) result.delete("grpc-timeout");
   return result;
 }
 
-/** Whether a deadline is so far off that it is none: timers of 2^31 milliseconds and more fire at once. */
-function isBeyondTimers(timeout: string): boolean {
+/**
+ * Returns true for a gRPC timeout of 2^31 ms or more. Timers of that length fire at once, so such a
+ * deadline is treated as none.
+ */
+function exceedsTimerRange(timeout: string): boolean {
   const [, amount, unit = ""] = /^(\d{1,8})([HMS])$/.exec(timeout) ?? [];
   const milliseconds = { H: 3_600_000, M: 60_000, S: 1000 }[unit] ?? 0;
   return Number(amount) * milliseconds > 0x7fffffff;

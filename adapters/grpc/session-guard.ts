@@ -4,13 +4,15 @@ import { setImmediate } from "node:timers";
 import type { Guard } from "../shared/guard.ts";
 
 /**
- * Puts off what closes or destroys a session until the frame that is being read has been read. Else any peer can end the process:
+ * Defers `close` and `destroy` of a session to the next event-loop turn, when no frame is being
+ * parsed. Otherwise any peer can crash the process:
  *
- * - Deno 2.9 crashes in nghttp2 now and then, as when a client says goodbye (https://github.com/denoland/deno/issues/36788);
- * - Node 20 aborts by an assertion, `current_nghttp2_memory_ == 0`, after header fields beyond its limits
- *   (https://github.com/nodejs/node/issues/35233).
+ * - Deno 2.9 sometimes crashes in nghttp2, for example when a client sends GOAWAY
+ * (https://github.com/denoland/deno/issues/36788).
+ * - Node 20 aborts with the assertion `current_nghttp2_memory_ == 0` after header fields beyond its
+ * limits (https://github.com/nodejs/node/issues/35233).
  *
- * Bun does so itself.
+ * Bun defers them itself.
  */
 export function guardSession(session: Http2Session, guard: Guard): void {
   if ("bun" in process.versions) return;
@@ -25,16 +27,18 @@ export function guardSession(session: Http2Session, guard: Guard): void {
 }
 
 /**
- * The same for what closes a stream, which is a RST_STREAM. Node sends whatever waits to be sent before it, also while a frame is being
- * read, and with that nghttp2 may free a stream that it is working on (https://github.com/nodejs/node/issues/64113, mended in
- * https://github.com/nodejs/node/pull/64166, which Node 20 does not have). Connect closes a stream in the turn in which it finds
- * fault with what came.
+ * Defers `close` of a stream, which sends RST_STREAM, to the next event-loop turn.
+ *
+ * Node first sends all queued data, even while it parses a frame. nghttp2 may then free a stream
+ * that it is processing (https://github.com/nodejs/node/issues/64113; fixed by
+ * https://github.com/nodejs/node/pull/64166, which Node 20 lacks). Connect closes a stream in the
+ * same turn in which it finds invalid data.
  */
 export function guardStream(stream: Http2Stream, guard: Guard): void {
   if ("bun" in process.versions) return;
   const close = stream.close.bind(stream);
   stream.close = (code, callback) => {
-    // The stream may be closed by then, after which Node calls nobody back.
+    // The stream may be closed by the next turn, and then Node does not call the callback.
     if (callback !== undefined && !stream.closed) stream.once("close", guard.wrap(callback));
     setImmediate(guard.wrap(() => close(code)));
   };

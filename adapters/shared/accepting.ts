@@ -4,29 +4,35 @@ import { VortexError } from "../../src/errors.ts";
 import { Guard } from "./guard.ts";
 import { nativeError } from "./native-error.ts";
 
-/** Interval in ms at which a listening socket of Deno is polled again, and the least time between two reports. */
-const INTERVAL = 1000;
+/** Interval at which Deno's listening socket is polled, and min time between two reports, in ms. */
+const POLL_INTERVAL_MS = 1000;
 
-/** Turns of the event loop in which a socket that is polled again accepts the connections that waited. */
-const TURNS = 4;
-
-/** Connections accepted within {@link TURNS} that show that they waited: one may arrive at that moment by chance. */
-const WAITING = 2;
-
-/** Backlog in connections that node:net asks for by default. */
-const BACKLOG = 511;
+/** Event-loop turns after a poll within which the waiting connections are accepted. */
+const ACCEPT_TURNS = 4;
 
 /**
- * Keeps `server` accepting connections after an accept failed, as it does when the process has no file descriptors left, and
- * reports such failures as `Unreachable`, at most one a second.
+ * Number of connections accepted within {@link ACCEPT_TURNS} that proves that connections had
+ * waited. A single one may have arrived at that moment by chance.
+ */
+const MIN_WAITING_CONNECTIONS = 2;
+
+/** Default backlog of node:net, in connections. */
+const BACKLOG_CONNECTIONS = 511;
+
+/**
+ * Keeps `server` accepting connections after a failed accept, for example when the process has no
+ * free file descriptors. Reports such failures to `onError` as `Unreachable`, at most once per
+ * second.
  *
- * - Node closes the connection that it has no descriptor for, and goes on. Where it cannot, it emits "error" and goes on.
- * - Bun leaves connections in the backlog until descriptors are free, and says nothing.
- * - Deno never polls a listening socket again after an accept failed (`poll_tcp_handle` in its libs/core/uv_compat/tcp.rs drops the
- *   error, and with it the waker), and says nothing. Listening again on the same handle makes it poll. So that happens once a
- *   second. Connections that come in a burst right after a silent second had waited, which is what can be reported.
+ * - Node closes a connection without a free descriptor and continues. If it cannot, it emits
+ * "error".
+ * - Bun leaves connections in the backlog until descriptors are free, and reports nothing.
+ * - Deno never polls a listening socket again after a failed accept, and reports nothing.
+ * (`poll_tcp_handle` in its libs/core/uv_compat/tcp.rs drops the error, and with it the waker.)
+ * Listening again on the same handle restarts the polling, so that is done once per second. A burst
+ * of connections right after a second without any had been waiting, which is reported.
  *
- * @param address where the server listens, for the report
+ * @param address listening address, for the report
  */
 export function keepAccepting(
   server: Server,
@@ -34,11 +40,11 @@ export function keepAccepting(
   onError: (error: VortexError) => void,
 ): void {
   let reported = Number.NEGATIVE_INFINITY;
-  // Also for what the user's own callback throws, which the listener outlives.
+  // Also catches exceptions of the user's callback. The listener survives them.
   const guard = new Guard();
   const report = (error: VortexError): void => {
     const now = performance.now();
-    if (now - reported < INTERVAL) return;
+    if (now - reported < POLL_INTERVAL_MS) return;
     reported = now;
     onError(error);
   };
@@ -46,16 +52,19 @@ export function keepAccepting(
     report(nativeError(error, "Unreachable", `cannot accept connections on ${address}`)),
   );
   server.on("error", onRefused);
-  if ("Deno" in globalThis) pollAgain(server, guard, () => report(waitedError(address)));
+  if ("Deno" in globalThis)
+    pollPeriodically(server, guard, () => report(outOfDescriptorsError(address)));
 }
 
-function waitedError(address: string): VortexError {
-  const message = `connections to ${address} waited: the process had no file descriptors left; raise its limit (ulimit -n)`;
+function outOfDescriptorsError(address: string): VortexError {
+  const message = `cannot accept connections on ${address}: no free file descriptors; raise the limit (ulimit -n)`;
   return new VortexError("Unreachable", message);
 }
 
-/** Polls Deno's listening socket again and again, and calls `onWaited` when connections had waited for that. */
-function pollAgain(server: Server, guard: Guard, onWaited: () => void): void {
+/**
+ * Polls Deno's listening socket at intervals. Calls `onWaited` when connections had been waiting.
+ */
+function pollPeriodically(server: Server, guard: Guard, onWaited: () => void): void {
   let accepted = 0;
   const onConnection = guard.wrap(() => accepted++);
   const poll = guard.wrap(() => {
@@ -63,20 +72,22 @@ function pollAgain(server: Server, guard: Guard, onWaited: () => void): void {
     if (handle === undefined) return;
     const silent = accepted === 0;
     accepted = 0;
-    handle.listen(BACKLOG);
+    handle.listen(BACKLOG_CONNECTIONS);
     if (!silent) return;
-    inTurns(TURNS, guard, () => {
-      if (accepted >= WAITING) onWaited();
+    afterTurns(ACCEPT_TURNS, guard, () => {
+      if (accepted >= MIN_WAITING_CONNECTIONS) onWaited();
     });
   });
-  const timer = setInterval(poll, INTERVAL);
+  const timer = setInterval(poll, POLL_INTERVAL_MS);
   timer.unref();
   const onClose = guard.wrap(() => clearInterval(timer));
   server.on("connection", onConnection);
   server.once("close", onClose);
 }
 
-/** The native handle, which `server.listen` itself calls this way; undefined once the server is closed. */
+/**
+ * Returns the native handle, on which `server.listen` calls `listen` too. Undefined after close.
+ */
 function listeningHandle(server: Server): { listen(backlog: number): number } | undefined {
   const { _handle: handle } = server as { _handle?: { listen?(backlog: number): number } | null };
   return typeof handle?.listen === "function"
@@ -84,7 +95,8 @@ function listeningHandle(server: Server): { listen(backlog: number): number } | 
     : undefined;
 }
 
-function inTurns(turns: number, guard: Guard, run: () => void): void {
+/** Runs `run` after a number of event-loop turns. */
+function afterTurns(turns: number, guard: Guard, run: () => void): void {
   if (turns === 0) run();
-  else setImmediate(guard.wrap(() => inTurns(turns - 1, guard, run)));
+  else setImmediate(guard.wrap(() => afterTurns(turns - 1, guard, run)));
 }

@@ -8,19 +8,25 @@ import {
   StreamCode,
 } from "../../src/transport/transport.ts";
 
-/** A socket as a stream, as a {@link DialledPeer} uses it. */
+/** Byte stream on one socket, as used by a {@link DialledPeer}. */
 export interface SocketByteStream extends ByteStream {
-  /** True while nothing has come and nothing has ended. */
+  /** True until the first byte is received or either direction ends. */
   readonly pristine: boolean;
-  /** Resolves, never rejects, when the socket is closed. */
+  /** Resolves when the socket is closed. Never rejects. */
   readonly finished: Promise<void>;
-  /** Waits until an ended direction has been delivered and the peer has ended its own, for at most `grace` milliseconds. */
+  /**
+   * Waits at most `grace` ms until the written data is delivered and the peer has ended its
+   * direction. Returns at once if this side has not ended its direction.
+   */
   drain(grace: number): Promise<void>;
-  /** Ends both directions at once. */
+  /** Ends both directions at once. Pending calls fail with `error`. */
   destroy(error: VortexError): void;
 }
 
-/** A peer that takes one stream a connection, as stock Dragonfly peers do over TCP: each stream is a socket of its own. */
+/**
+ * Connection to a peer that accepts one stream per TCP connection, like dfdaemon. Each stream is a
+ * separate socket.
+ */
 export class DialledPeer implements Connection {
   readonly protocol = "tcp";
   readonly resumed = false;
@@ -30,7 +36,7 @@ export class DialledPeer implements Connection {
   readonly closed: Promise<CloseInfo>;
   readonly #open: (options: { readonly signal?: AbortSignal }) => Promise<SocketByteStream>;
   readonly #streams = new Set<SocketByteStream>();
-  /** The socket of the dial, until the first stream takes it. */
+  /** Socket opened by the dial, until the first stream uses it. */
   #spare: SocketByteStream | undefined;
   #closing = false;
   #end: CloseInfo | undefined;
@@ -49,7 +55,10 @@ export class DialledPeer implements Connection {
     });
   }
 
-  /** @param open connects one socket to the peer; what it rejects with, this does too, and later `openStream` */
+  /**
+   * Connects the first socket to a peer.
+   * @param open connects one socket. Its rejections pass through, here and in `openStream`.
+   */
   static async dial(
     remote: Address,
     options: { readonly signal?: AbortSignal },
@@ -63,7 +72,7 @@ export class DialledPeer implements Connection {
     if (this.#closing) throw closedHere();
     const spare = this.#spare;
     this.#spare = undefined;
-    // A peer that waited long for a request on the spare socket may have closed it.
+    // The peer may have closed the spare socket after a long wait for a request.
     if (spare?.pristine) return spare;
     const stream = this.#adopt(await this.#open(options));
     if (!this.#closing) return stream;
@@ -71,7 +80,7 @@ export class DialledPeer implements Connection {
     throw closedHere();
   }
 
-  /** Peers open no streams towards a client. */
+  /** Yields nothing and ends on close: peers open no streams to a client. */
   accept(): AsyncIterable<ByteStream> {
     const none = new AsyncQueue<ByteStream>();
     void this.closed.then(() => none.end());
@@ -102,5 +111,5 @@ export class DialledPeer implements Connection {
 }
 
 function closedHere(): VortexError {
-  return new VortexError("Closed", "the connection was closed on this side");
+  return new VortexError("Closed", "connection closed on this side");
 }

@@ -8,27 +8,33 @@ import {
 import type { Connection, Listener, Transport } from "../../src/transport/transport.ts";
 import { warnOnce } from "./warn-once.ts";
 
-/** How QUIC behaves, and how it authenticates when it is dialled and when it listens. */
+/** QUIC tuning, with the TLS options for dialling and for listening. */
 export interface QuicBindingOptions extends QuicTuning {
+  /** TLS options for dialling. */
   readonly tls?: TlsClientOptions;
+  /** TLS options for listening. */
   readonly serverTls?: TlsServerOptions;
 }
 
-/** The QUIC of a runtime; may reject with `Unavailable`, naming what works instead. */
+/**
+ * Creates a QUIC transport. Rejects with `Unavailable` if the binding does not work on this
+ * platform.
+ */
 export type QuicBinding = (options: QuicBindingOptions) => Promise<Transport>;
 
 /**
- * The first of several ways to have QUIC that this machine has, and TCP when it has none. Whatever stands in for another is
- * told once a process, with the reason, which says what to do.
+ * Creates a binding that uses the first available one of `bindings`, or TCP when none is available.
+ * Each substitution causes a warning, once per process, with the reason and a remedy.
  *
- * TCP has no TLS. So it does not stand in where the options say whom to trust: that rejects with `Unavailable`.
+ * TCP has no TLS. So when the options require verification of the peer, the result rejects with
+ * `Unavailable` instead of falling back to TCP.
  *
- * @param tell prints one line
+ * @param warn prints one line
  */
 export function withFallback(
   bindings: readonly (readonly [name: string, binding: QuicBinding])[],
   tcp: Transport,
-  tell: (line: string) => void = warnOnce,
+  warn: (line: string) => void = warnOnce,
 ): QuicBinding {
   return async (options) => {
     const reasons: VortexError[] = [];
@@ -36,7 +42,7 @@ export function withFallback(
       try {
         const transport = await binding(options);
         for (const reason of reasons)
-          tell(`vortex-peer: ${reason.message}. QUIC runs on ${name} meanwhile.`);
+          warn(`vortex-peer: ${reason.message}; using QUIC on ${name} instead`);
         return transport;
       } catch (error) {
         if (!(error instanceof VortexError) || error.code !== "Unavailable") throw error;
@@ -47,33 +53,37 @@ export function withFallback(
     if (requiresTrust(options.tls ?? {}) || options.serverTls?.clientCa !== undefined) {
       throw new VortexError(
         "Unavailable",
-        `${reason}. TCP is no way out here: it has no TLS, and tls says whom to trust`,
+        `${reason}; cannot fall back to TCP: it has no TLS, and tls requires verification`,
         {
           cause: reasons,
         },
       );
     }
-    tell(`vortex-peer: ${reason}. TCP is used in place of QUIC, without TLS.`);
-    return standIn(tcp, reason);
+    warn(`vortex-peer: ${reason}; using TCP instead of QUIC, without TLS`);
+    return substituteForQuic(tcp, reason);
   };
 }
 
-function standIn(tcp: Transport, reason: string): Transport {
+/** Wraps the TCP transport that replaces QUIC. Its errors name the reason for the fallback. */
+function substituteForQuic(tcp: Transport, reason: string): Transport {
   return {
     protocol: tcp.protocol,
     insteadOf: "quic",
-    dial: (...args): Promise<Connection> => explained(tcp.dial(...args), reason),
-    listen: (...args): Promise<Listener> => explained(tcp.listen(...args), reason),
+    dial: (...args): Promise<Connection> => withFallbackReason(tcp.dial(...args), reason),
+    listen: (...args): Promise<Listener> => withFallbackReason(tcp.listen(...args), reason),
   };
 }
 
-/** What fails over TCP may be due to its being TCP: a peer's QUIC port is rarely its TCP port. */
-async function explained<T>(attempt: Promise<T>, reason: string): Promise<T> {
+/**
+ * Adds the reason for the fallback to transport errors. They may be caused by the fallback itself:
+ * a peer's QUIC port is rarely its TCP port.
+ */
+async function withFallbackReason<T>(attempt: Promise<T>, reason: string): Promise<T> {
   try {
     return await attempt;
   } catch (error) {
     if (!(error instanceof VortexError) || error.kind !== "transport") throw error;
-    const message = `${error.message} (TCP, tried in place of QUIC: ${reason})`;
+    const message = `${error.message} (over TCP instead of QUIC: ${reason})`;
     throw new VortexError(error.code, message, { cause: error });
   }
 }

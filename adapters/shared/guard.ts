@@ -1,22 +1,23 @@
 import { VortexError } from "../../src/errors.ts";
 import { type Clock, systemClock } from "../../src/runtime.ts";
 
-/** Whom a {@link Guard} tells. */
+/** Options of a {@link Guard}. */
 export interface GuardOptions {
-  /** Ends what the callbacks belong to: a connection, a socket. Called once at most. Default: nothing ends. */
+  /** Ends the connection or socket of the callbacks. Called at most once. Default: no action. */
   readonly end?: (error: VortexError) => void;
-  /** Hears of each exception that was caught. Default: no listener. */
+  /** Receives each caught exception. Default: no listener. */
   readonly onError?: ((error: VortexError) => void) | undefined;
 }
 
 /**
- * Runs event callbacks of sockets, timers and bindings. An exception there has no caller: it would end the process. Here it ends the
- * connection concerned, is counted, and goes to `onError`.
+ * Runs event callbacks of sockets, timers and bindings, and catches their exceptions. Uncaught,
+ * such an exception would end the process. The guard counts it, ends the connection concerned and
+ * reports it to `onError`.
  *
- * `test/unit/project/guard.test.ts` holds every callback in the adapters to it.
+ * `test/unit/project/guard.test.ts` checks that every callback in the adapters runs under a guard.
  */
 export class Guard {
-  /** Timers of the runtime that run under this guard. */
+  /** System clock whose timer callbacks run under this guard. */
   readonly clock: Clock;
   #end: ((error: VortexError) => void) | undefined;
   readonly #report: (error: VortexError) => void;
@@ -31,22 +32,25 @@ export class Guard {
     this.clock = this.over(systemClock);
   }
 
-  /** Exceptions caught, by this guard and by those made with {@link of}. */
+  /** Number of exceptions caught by this guard and by the guards created with {@link of}. */
   get caught(): number {
     return this.#caught;
   }
 
-  /** A guard for one connection of many: ends that one, and counts and reports here. */
+  /**
+   * Creates a guard for one of many connections. Its exceptions end only that connection. They are
+   * counted and reported by this guard.
+   */
   of(end: (error: VortexError) => void): Guard {
     return new Guard({ end, onError: (error) => this.#report(error) });
   }
 
-  /** The callback, which throws nothing. */
+  /** Wraps a callback so that it never throws. */
   wrap<A extends unknown[]>(callback: (...args: A) => unknown): (...args: A) => void {
     return (...args) => this.run(() => callback(...args));
   }
 
-  /** Runs `work` now, and takes its exception or the rejection of its promise. */
+  /** Runs `work` now and catches its exception, or the rejection of its promise. */
   run(work: () => unknown): void {
     try {
       const result = work();
@@ -56,7 +60,7 @@ export class Guard {
     }
   }
 
-  /** A clock whose timers run under this guard. */
+  /** Wraps a clock so that its timer callbacks run under this guard. */
   over(clock: Clock): Clock {
     return {
       now: () => clock.now(),
@@ -66,14 +70,14 @@ export class Guard {
   }
 
   #catch(cause: unknown): void {
-    const error = VortexError.from(cause, "Internal", "an event callback failed");
+    const error = VortexError.from(cause, "Internal", "event callback failed");
     const end = this.#end;
-    // Once: ending may have callbacks of its own, which may fail too.
+    // Called once only: `end` may trigger callbacks that fail too.
     this.#end = undefined;
-    // What fails in turn must not end the process either; there is nothing left that it could end.
-    for (const tell of [end, this.#report]) {
+    // Exceptions of these two must not end the process either, and have nothing left to end.
+    for (const handle of [end, this.#report]) {
       try {
-        tell?.(error);
+        handle?.(error);
       } catch {
         // See above.
       }

@@ -1,7 +1,10 @@
 import { hostname } from "node:os";
 import { isGranted } from "./permission.ts";
 
-/** The name of this host; undefined where the runtime would have to ask its user for it, as Deno without `--allow-sys=hostname`. */
+/**
+ * Returns the name of this host. Undefined when Deno would prompt for it, that is, without
+ * `--allow-sys=hostname`.
+ */
 export function hostName(): string | undefined {
   return isGranted({ name: "sys", kind: "hostname" }) ? hostname() : undefined;
 }

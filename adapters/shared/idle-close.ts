@@ -1,25 +1,28 @@
 import { VortexError } from "../../src/errors.ts";
 import type { Clock, Timer } from "../../src/runtime.ts";
 
-/** Milliseconds without a stream after which a connection that would hold its process is closed. */
-export const IDLE_CLOSE = 5000;
+/** Time without streams after which an idle connection is closed, in ms. */
+export const IDLE_CLOSE_MS = 5000;
 
 /**
- * Closes an idle connection of a client after a while. For runtimes where an idle connection
- * keeps the process alive: a program that forgets to close its downloader would never end.
+ * Closes a client's connection after {@link IDLE_CLOSE_MS} without streams. Used on runtimes where
+ * an idle connection keeps the process alive: a program that does not close its downloader would
+ * never exit.
  */
 export class IdleClose {
   readonly #clock: Clock;
   readonly #close: (error: VortexError) => void;
   #timer: Timer | undefined;
 
-  /** @param close ends the connection. A request at that moment fails with the error and may retry. */
+  /**
+   * @param close ends the connection. A concurrent request fails with the error and may be retried.
+   */
   constructor(clock: Clock, close: (error: VortexError) => void) {
     this.#clock = clock;
     this.#close = close;
   }
 
-  /** Notes whether the connection is in use. */
+  /** Sets whether the connection has streams. `false` starts the timer, `true` cancels it. */
   set busy(busy: boolean) {
     if (busy) {
       this.#timer?.cancel();
@@ -29,9 +32,9 @@ export class IdleClose {
     this.#timer ??= this.#clock.setTimer(
       () =>
         this.#close(
-          new VortexError("ConnectionLost", `idle for ${IDLE_CLOSE} ms: closed on this side`),
+          new VortexError("ConnectionLost", `idle for ${IDLE_CLOSE_MS} ms: closed on this side`),
         ),
-      IDLE_CLOSE,
+      IDLE_CLOSE_MS,
       { background: true },
     );
   }

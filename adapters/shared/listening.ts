@@ -5,12 +5,16 @@ import { listenError } from "./native-error.ts";
 import { requireNet } from "./permission.ts";
 import { lookupAll, resolveHost } from "./resolve.ts";
 
-/** Resolves when `server` listens at `local`. Rejects with `AddressInUse`, `Unreachable` or `PermissionDenied`. */
+/**
+ * Starts listening on `local`. Resolves when `server` listens. Rejects with `AddressInUse`,
+ * `Unreachable` or `PermissionDenied`.
+ */
 export async function listenOn(server: Server, local: Address): Promise<void> {
   const { port } = local;
   let { host } = local;
   if ("Deno" in globalThis) {
-    // Deno asks for the permission of a name's address as well, and ends the process where it is refused.
+    // Deno also checks the permission for the address of a name, and ends the process if it is
+    // denied.
     [host = host] = await resolveHost(local, undefined, lookupAll);
     await requireNet(host, port);
   }

@@ -14,7 +14,7 @@ const codes: Record<string, ErrorCode> = {
   // A broadcast address, or a rule of this host's firewall.
   EACCES: "Unreachable",
   EPERM: "Unreachable",
-  // No descriptors or memory left here: the peer may well speak the protocol.
+  // Descriptors or memory of this process are exhausted. That says nothing about the peer.
   EMFILE: "Unreachable",
   ENFILE: "Unreachable",
   ENOBUFS: "Unreachable",
@@ -27,7 +27,12 @@ const codes: Record<string, ErrorCode> = {
   ERR_STREAM_WRITE_AFTER_END: "Closed",
 };
 
-/** Converts errors of node:net, node:dgram and node:dns. Unknown ones get `fallback`, refused permissions `PermissionDenied`. */
+/**
+ * Converts an error of node:net, node:dgram or node:dns to a `VortexError`. A denied permission
+ * becomes `PermissionDenied`; an unknown error gets the code `fallback`.
+ *
+ * @param what the failed action, such as `cannot connect to 10.0.0.7:4001`
+ */
 export function nativeError(error: unknown, fallback: ErrorCode, what: string): VortexError {
   return (
     permissionError(error, what) ??
@@ -35,10 +40,14 @@ export function nativeError(error: unknown, fallback: ErrorCode, what: string): 
   );
 }
 
-/** As {@link nativeError}, for an address that could not be listened on. */
+/**
+ * Converts the error of a failed `listen`, like {@link nativeError}. Unknown errors:
+ * `AddressInUse`.
+ */
 export function listenError(error: unknown, addr: string): VortexError {
   const code = systemCode(error);
-  const message = code === "EADDRINUSE" ? `${addr} is in use` : `cannot listen on ${addr}`;
+  const inUse = code === "EADDRINUSE" ? ", address in use" : "";
+  const message = `cannot listen on ${addr}${inUse}`;
   const denied = permissionError(error, `cannot listen on ${addr}`);
   return (
     denied ??
@@ -46,10 +55,10 @@ export function listenError(error: unknown, addr: string): VortexError {
   );
 }
 
-/** The code of a native error, such as `ECONNRESET`; empty when it has none. */
+/** Returns the code of a native error, such as `ECONNRESET`. Empty if it has none. */
 export function systemCode(error: unknown): string {
   if (!(error instanceof Error)) return "";
-  // Deno dials the addresses of a name itself where a program is permitted the name only.
+  // Deno dials all addresses of a name itself when the program has permission for the name only.
   if (error instanceof AggregateError && error.errors.length > 0)
     return systemCode(error.errors[0]);
   const { code } = error as { code?: unknown };

@@ -9,7 +9,7 @@ import {
   portableHashers,
 } from "../../src/digest/hasher.ts";
 
-/** The runtime's own hashes, for Node, Bun and Deno: 5 to 20 times as fast as the portable ones. */
+/** Creates native hashers of Node, Bun and Deno, 5 to 20 times as fast as the portable ones. */
 export const nativeHashers: HasherFactory = (algorithm) => {
   if (algorithm === "crc32") {
     crc32 ??= fastestCrc32();
@@ -27,8 +27,11 @@ export const nativeHashers: HasherFactory = (algorithm) => {
 let crc32: Crc32 | "none" | undefined;
 
 /**
- * Bun and Deno have a CRC-32 of 15 GB/s and more. Node builds its zlib without SIMD, for 3 GB/s, which is a third of what a piece over
- * TCP costs; an optional package does better. Node 20 has none before 20.15.
+ * Returns the fastest CRC-32 of the runtime, or `"none"` (Node before 20.15).
+ *
+ * Bun and Deno reach 15 GB/s and more. Node builds its zlib without SIMD and reaches 3 GB/s, which
+ * is a third of the cost of a piece over TCP. So Node uses the optional package `@node-rs/crc32` if
+ * present.
  */
 function fastestCrc32(): Crc32 | "none" {
   const own = (zlib as { readonly crc32?: Crc32 }).crc32 ?? "none";

@@ -1,7 +1,9 @@
-/** Permissions of the runtime, where it has any: Deno's `--allow-…`, and those of `node --permission`. */
+/**
+ * Checks permissions of the runtime: Deno's `--allow-…` flags, and those of `node --permission`.
+ */
 import { VortexError } from "../../src/errors.ts";
 
-/** A permission as Deno names it. */
+/** Permission descriptor of Deno. */
 export interface Permission {
   readonly name: "read" | "write" | "net" | "env" | "run" | "sys";
   readonly path?: string;
@@ -14,21 +16,21 @@ interface PermissionStatus {
   readonly state: "granted" | "prompt" | "denied";
 }
 
-/** The part of Deno that answers for permissions. */
+/** Part of `Deno.permissions` used here. */
 interface Permissions {
   querySync(permission: Permission): PermissionStatus;
   request(permission: Permission): Promise<PermissionStatus>;
 }
 
-/** Returns whether an operation may run without a question to the user. Always true on runtimes other than Deno. */
+/** Returns true if an operation is permitted without a prompt. Always true except on Deno. */
 export function isGranted(permission: Permission): boolean {
   const status = permissions()?.querySync(permission);
   return status === undefined || status.state === "granted";
 }
 
 /**
- * Asks for the permission to use `host` and `port`, where Deno would end the process for want of it: it does so when a server
- * of node:net starts to listen. Rejects with `PermissionDenied`.
+ * Requests the permission to listen on `host` and `port` from Deno. Without it, Deno ends the
+ * process when a node:net server starts to listen. Rejects with `PermissionDenied`.
  */
 export async function requireNet(host: string, port: number): Promise<void> {
   const name = `${host.includes(":") ? `[${host}]` : host}:${port}`;
@@ -40,7 +42,10 @@ export async function requireNet(host: string, port: number): Promise<void> {
   );
 }
 
-/** The `PermissionDenied` of a native error, if permissions of the runtime are why the operation failed; `what` says what failed. */
+/**
+ * Converts a native error to `PermissionDenied` if a denied runtime permission caused it. Undefined
+ * for other errors. `what` is the failed action.
+ */
 export function permissionError(error: unknown, what: string): VortexError | undefined {
   if (!(error instanceof Error)) return undefined;
   const reason = deniedByDeno(error) ?? deniedByNode(error);
@@ -54,7 +59,7 @@ function permissions(): Permissions | undefined {
     ?.permissions;
 }
 
-/** Deno's message names the flag. */
+/** Returns the reason and the missing flag for a denied permission of Deno. */
 function deniedByDeno(error: Error): string | undefined {
   if (error.name === "NotCapable") return error.message;
   const { code, syscall, hostname } = error as {
@@ -62,14 +67,14 @@ function deniedByDeno(error: Error): string | undefined {
     syscall?: unknown;
     hostname?: unknown;
   };
-  // Name servers have other codes for all that goes wrong there.
+  // Deno reports a denied lookup as EPERM. Name servers never cause that code.
   const isRefused = code === "EPERM" && syscall === "getaddrinfo" && permissions() !== undefined;
   return isRefused
     ? `no net access to ${hostname}: run again with --allow-net=${hostname}`
     : undefined;
 }
 
-/** Flags of Node by the names of its permissions (https://nodejs.org/api/permissions.html). */
+/** Node's flag for each permission (https://nodejs.org/api/permissions.html). */
 const nodeFlags: Readonly<Record<string, string>> = {
   FileSystemRead: "--allow-fs-read",
   FileSystemWrite: "--allow-fs-write",
@@ -78,6 +83,7 @@ const nodeFlags: Readonly<Record<string, string>> = {
   Net: "--allow-net",
 };
 
+/** Returns the reason and the missing flag for a denied permission of Node. */
 function deniedByNode(error: Error): string | undefined {
   const { code, permission, resource } = error as {
     code?: unknown;

@@ -1,9 +1,9 @@
-/** What the error codes of QUIC mean, in the terms of this library; the same words over every implementation of QUIC. */
+/** Converts QUIC error codes to errors with the same messages for every QUIC implementation. */
 import { type ErrorCode, remoteText, VortexError } from "../../src/errors.ts";
 import type { CloseInfo } from "../../src/transport/transport.ts";
 import { alertMessage, BAD_CERTIFICATE } from "./tls-errors.ts";
 
-/** QUIC transport errors (RFC 9000, section 20.1). */
+/** Names of QUIC transport errors (RFC 9000, section 20.1). */
 const transportErrors: Record<number, string> = {
   0: "no error",
   1: "internal error",
@@ -19,25 +19,28 @@ const transportErrors: Record<number, string> = {
   12: "application error",
 };
 
-/** RFC 9000, section 20.1. */
+/** Transport error code CONNECTION_REFUSED (RFC 9000, section 20.1). */
 export const CONNECTION_REFUSED = 0x2;
+/** Code for the TLS alert no_application_protocol (RFC 9001, section 4.8). */
 const NO_APPLICATION_PROTOCOL = 0x178;
 
-/** What a CONNECTION_CLOSE frame said (RFC 9000, section 19.19), and when. */
+/** Content of a CONNECTION_CLOSE frame (RFC 9000, section 19.19), with its direction and timing. */
 export interface ConnectionClose {
-  /** Whether the code is the application's; else it is one of the transport or of TLS. */
+  /** True for an application error code, false for one of the transport or of TLS. */
   readonly isApp: boolean;
   readonly code: number;
   readonly reason: string;
-  /** Whether the other side sent it. */
+  /** True if the peer sent the frame. */
   readonly remote: boolean;
-  /** Whether the handshake was over by then. */
+  /** True if the handshake was complete. */
   readonly established: boolean;
-  /** The native error, if there is one. */
+  /** Native error, if any. */
   readonly cause?: unknown;
 }
 
-/** A connection that was closed by either side, as this library says it. */
+/**
+ * Creates the {@link CloseInfo} for a connection closed by a CONNECTION_CLOSE frame of either side.
+ */
 export function closeInfo(close: ConnectionClose): CloseInfo {
   const { code, remote } = close;
   const reason = remoteText(close.reason, 256);
@@ -50,14 +53,19 @@ export function closeInfo(close: ConnectionClose): CloseInfo {
   };
 }
 
-/** A connection that ended without a word from either side. */
+/**
+ * Creates the {@link CloseInfo} for a connection that ended without a CONNECTION_CLOSE frame.
+ * @param timedOut true for an idle timeout
+ */
 export function silentEnd(
   timedOut: boolean,
   established: boolean,
   server: boolean,
   cause?: unknown,
 ): CloseInfo {
-  const message = timedOut ? "the peer has fallen silent" : "the connection was lost";
+  const message = timedOut
+    ? "idle timeout: nothing received from the peer"
+    : "connection lost: no close received from the peer";
   const code: ErrorCode = established
     ? "ConnectionLost"
     : server
@@ -66,15 +74,17 @@ export function silentEnd(
   return { code: 0, reason: "", remote: false, error: new VortexError(code, message, { cause }) };
 }
 
-/** What a peer is told when its connection is turned away for `error` at the end of the handshake. */
+/**
+ * Returns the QUIC error code for a connection that is rejected with `error` after its handshake.
+ */
 export function refusalCode(error: VortexError): number {
   if (error.code !== "HandshakeFailed") return CONNECTION_REFUSED;
-  // As `refusedClient` names it.
+  // `refusedClient` sets this cause.
   const alert = (error.cause as { readonly alert?: unknown } | undefined)?.alert;
   return 0x100 + (typeof alert === "number" ? alert : BAD_CERTIFICATE);
 }
 
-/** The TLS alert that a code stands for, if it does (RFC 9001, section 4.8). */
+/** Returns the TLS alert that a QUIC error code encodes (RFC 9001, section 4.8), if any. */
 export function alertOf(code: number): number | undefined {
   return code >= 0x100 && code <= 0x1ff ? code - 0x100 : undefined;
 }
@@ -82,7 +92,7 @@ export function alertOf(code: number): number | undefined {
 function codeOf({ isApp, code, established, remote }: ConnectionClose): ErrorCode {
   if (isApp) return established ? "ConnectionLost" : "ConnectionRefused";
   if (code === NO_APPLICATION_PROTOCOL) return "ProtocolNotSupported";
-  // A server may find out that it has no room only when the client's handshake is over.
+  // A server may detect that it has no free slot only after the client's handshake.
   if (code === CONNECTION_REFUSED && remote) return "ConnectionRefused";
   if (alertOf(code) !== undefined) return "HandshakeFailed";
   if (established) return "ConnectionLost";
@@ -96,8 +106,8 @@ function messageOf({ isApp, code, remote }: ConnectionClose, reason: string): st
   if (isApp) return `${who} closed the connection (code ${code})${text}`;
   if (code === NO_APPLICATION_PROTOCOL) {
     return (
-      `${who} does not speak the application protocol "vortex" over QUIC (${hex}); ` +
-      'stock Dragonfly peers do not: reach them with protocol "tcp"'
+      `no common application protocol: ${who} does not speak "vortex" over QUIC (${hex}); ` +
+      'use protocol "tcp" for dfdaemon'
     );
   }
   const alert = alertOf(code);

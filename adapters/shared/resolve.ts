@@ -8,27 +8,30 @@ import { nativeError } from "./native-error.ts";
 import { isGranted } from "./permission.ts";
 
 /**
- * Finds the IP addresses of a host name, the best one first (RFC 6724). `port` is the one to dial.
- * A result that is a name is left to the runtime to resolve.
+ * Resolves a host name to IP addresses, in order of preference (RFC 6724). `port` is the port to
+ * dial. A result may be a name, which the runtime resolves when it dials.
  */
 export type Resolver = (host: string, port: number) => Promise<readonly string[]>;
 
 /** Options of {@link dialHost}. */
 export interface HostDial<T> {
   readonly remote: Address;
-  /** Ends resolution and all attempts. */
+  /** Aborts the resolution and all attempts. */
   readonly signal: AbortSignal | undefined;
   /** Default: {@link systemResolver}. */
   readonly resolver?: Resolver | undefined;
-  /** Address to try first, if the host still has it. */
+  /** Address to try first, if it is among the resolved ones. */
   readonly preferred?: string | undefined;
   /** Dials one address, see {@link AddressDial}. */
   readonly dial: AddressDial<T>["dial"];
-  /** Closes a connection that came too late. */
+  /** Closes a connection that was established after another one had won. */
   discard(result: T): void;
 }
 
-/** Resolves a host and dials it by {@link dialAddresses}. Rejects as that does, or Unreachable. */
+/**
+ * Resolves a host and dials its addresses by Happy Eyeballs (RFC 8305). Rejects like
+ * {@link dialAddresses}, or with `Unreachable` when the name does not resolve.
+ */
 export async function dialHost<T>(options: HostDial<T>): Promise<T> {
   const { remote, signal, resolver, preferred } = options;
   const found = await resolveHost(remote, signal, resolver);
@@ -45,8 +48,8 @@ export async function dialHost<T>(options: HostDial<T>): Promise<T> {
 }
 
 /**
- * Returns the IP addresses of a host, at least one. An IP address stands for itself, and needs
- * neither resolver nor permission. Rejects with `Unreachable`, or as the signal says.
+ * Returns the IP addresses of a host, at least one. An IP address is returned as it is, without a
+ * lookup. Rejects with `Unreachable`, or with the signal's abort error.
  */
 export async function resolveHost(
   address: Address,
@@ -56,26 +59,26 @@ export async function resolveHost(
   const { host, port } = address;
   const what = `dialling ${formatAddress(address)}`;
   if (signal?.aborted) throw abortedError(signal, what);
-  // The zone of an IPv6 address is not part of an address to every runtime.
+  // Not every runtime's `isIP` accepts an IPv6 address with a zone.
   if (isIP(host) !== 0 || host.includes(":")) return [host];
   const found = resolver(host, port).then(
     (addresses) => {
       if (addresses.length === 0)
-        throw new VortexError("Unreachable", `cannot resolve ${host}: it has no address`);
+        throw new VortexError("Unreachable", `cannot resolve ${host}: name has no address`);
       return addresses;
     },
     (error) => {
       throw nativeError(error, "Unreachable", `cannot resolve ${host}`);
     },
   );
-  // A lookup cannot be cancelled, only left alone.
+  // A lookup cannot be cancelled. After an abort its result is ignored.
   return untilAborted(found, signal, what);
 }
 
 /**
- * Asks getaddrinfo of the system. A Deno program may be permitted a host by its name only
- * (`--allow-net=name:port`). It may not dial that host's addresses, so it gets the name instead,
- * for the runtime to resolve.
+ * Resolver that uses the system's getaddrinfo. A Deno program may have permission for a host name
+ * only (`--allow-net=name:port`) and must not dial its addresses. Then the result is the name,
+ * which Deno resolves.
  */
 export const systemResolver: Resolver = async (host, port) => {
   if (!isPermitted(host, port)) return [host];
@@ -83,10 +86,12 @@ export const systemResolver: Resolver = async (host, port) => {
   return addresses.every((address) => isPermitted(address, port)) ? addresses : [host];
 };
 
-/** Asks getaddrinfo of the system, whether or not the program may use the addresses. */
+/**
+ * Resolver that uses the system's getaddrinfo, without a check of permissions for the addresses.
+ */
 export const lookupAll: Resolver = (host, port) =>
   new Promise((resolve, reject) => {
-    // Deno asks for the permission of the port with the name; others do not look at the port.
+    // Deno checks the permission for name and port. Other runtimes ignore the port.
     const options: LookupAllOptions & { readonly port: number } = {
       all: true,
       verbatim: true,

@@ -1,35 +1,37 @@
-/** What goes wrong between two certificates, in the same words over every binding. */
+/** Messages for TLS alerts and certificate errors, the same for every binding. */
 import { X509Certificate } from "node:crypto";
 import { isIP } from "node:net";
 import { remoteText, VortexError } from "../../src/errors.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import { splitZone } from "./local-address.ts";
 
-/** What an alert holds against the certificate of the other side (RFC 8446, section 6.2). */
+/** Reasons of the alerts that reject the receiver's certificate (RFC 8446, section 6.2). */
 const certificateAlerts: Record<number, string> = {
   42: "",
-  43: ": it is of an unsupported kind",
+  43: ": unsupported type",
   44: ": it was revoked",
   45: ": it has expired or is not valid yet",
   46: "",
-  48: ": it comes from an unknown authority",
-  49: ": it gives no access",
+  48: ": unknown authority",
+  49: ": access denied",
 };
-/** RFC 8446, section 6. */
+/** TLS alert bad_certificate (RFC 8446, section 6). */
 export const BAD_CERTIFICATE = 42;
+/** TLS alert certificate_required (RFC 8446, section 6). */
 const CERTIFICATE_REQUIRED = 116;
-/** RFC 7301, section 3.2. */
+/** TLS alert no_application_protocol (RFC 7301, section 3.2). */
 export const NO_APPLICATION_PROTOCOL = 120;
 
+/** Meanings of the other alerts that are explained in messages. */
 const otherAlerts: Record<number, string> = {
   40: "no common TLS parameters",
-  51: "a signature of the handshake is wrong",
+  51: "invalid handshake signature",
   70: "no common TLS version",
-  112: "the name that was asked for is unknown",
+  112: "unknown server name",
   120: "no common application protocol",
 };
 
-/** Alerts by the names that node:tls has for them at the end of its error codes. */
+/** Alerts by their names at the end of node:tls error codes. */
 const alertNames: Record<string, number> = {
   HANDSHAKE_FAILURE: 40,
   BAD_CERTIFICATE,
@@ -46,39 +48,45 @@ const alertNames: Record<string, number> = {
   NO_APPLICATION_PROTOCOL,
 };
 
-/** Whether a TLS alert is about the certificate of the side that did not send it. */
+/** Returns true if a TLS alert rejects the certificate of its receiver. */
 export function isAboutCertificate(alert: number): boolean {
   return certificateAlerts[alert] !== undefined;
 }
 
-/** What a TLS alert means, sent by the peer (`remote`) or by this side. */
+/** Formats the message for a TLS alert sent by the peer (`remote`) or by this side. */
 export function alertMessage(alert: number, remote: boolean): string {
   if (alert === CERTIFICATE_REQUIRED) {
     return remote
-      ? "the peer requires a client certificate: expected tls.cert and tls.key"
-      : "the client showed no certificate";
+      ? "peer requires a client certificate: set tls.cert and tls.key"
+      : "client certificate required: the client sent none";
   }
   const reason = certificateAlerts[alert];
   if (reason !== undefined) {
     return remote
-      ? `the peer did not accept the certificate of this side${reason}`
-      : `the certificate of the peer was not accepted${reason}`;
+      ? `peer rejected the certificate of this side${reason}`
+      : `peer certificate rejected${reason}`;
   }
-  return `${remote ? "the peer" : "this side"} ended the handshake: ${otherAlerts[alert] ?? `TLS alert ${alert}`}`;
+  const side = remote ? "the peer" : "this side";
+  return `TLS handshake ended by ${side}: ${otherAlerts[alert] ?? `TLS alert ${alert}`}`;
 }
 
-/** The alert that an error code of node:tls names, such as `ERR_SSL_TLSV13_ALERT_CERTIFICATE_REQUIRED`. */
-export function alertNamed(code: string): number | undefined {
+/**
+ * Returns the alert named by an error code of node:tls, such as
+ * `ERR_SSL_TLSV13_ALERT_CERTIFICATE_REQUIRED`.
+ */
+export function alertOfErrorCode(code: string): number | undefined {
   const [, name = ""] = /_ALERT_([A-Z_]+)$/.exec(code) ?? [];
   return alertNames[name];
 }
 
 /**
- * Why a peer's certificate was refused by the TLS inside a binding. Each of them tells something else, and less than the
- * certificate itself: what is wrong with it is looked for there, and what is not found there is its authority.
+ * Creates the error for a peer certificate that a binding's TLS implementation rejected.
  *
- * @param leaf the peer's own certificate, DER; undefined when the binding does not hand it out
- * @param detail what the binding says
+ * The bindings report different and imprecise reasons. So the certificate itself is checked for its
+ * dates and names. If those are valid, the reason is an unknown authority.
+ *
+ * @param leaf certificate of the peer, DER; undefined if the binding does not provide it
+ * @param detail reason reported by the binding
  */
 export function refusedCertificate(
   leaf: Uint8Array | undefined,
@@ -88,24 +96,24 @@ export function refusedCertificate(
   cause?: unknown,
 ): VortexError {
   const reason = leaf === undefined ? "" : (certificateFault(leaf, tls, host) ?? unknownAuthority);
-  const message = reason === "" ? "the certificate of the peer was not accepted" : reason;
-  return new VortexError("HandshakeFailed", `${message} (${remoteText(detail)})`, { cause });
+  const message = `${reason || "peer certificate rejected"} (${remoteText(detail)})`;
+  return new VortexError("HandshakeFailed", message, { cause });
 }
 
 /**
- * A client that is turned away for its certificate, or for having none, where a binding leaves that to the application.
+ * Creates the error for a client with a rejected or missing certificate, for bindings that leave
+ * this check to the application.
  *
- * @param showed whether it has shown one
- * @param detail what the binding says
+ * @param sent true if the client sent a certificate
+ * @param detail reason reported by the binding
  */
-export function refusedClient(showed: boolean, detail: string): VortexError {
-  const alert = showed ? BAD_CERTIFICATE : CERTIFICATE_REQUIRED;
-  return new VortexError("HandshakeFailed", `${alertMessage(alert, false)} (${detail})`, {
-    cause: { alert },
-  });
+export function refusedClient(sent: boolean, detail: string): VortexError {
+  const alert = sent ? BAD_CERTIFICATE : CERTIFICATE_REQUIRED;
+  const message = `${alertMessage(alert, false)} (${detail})`;
+  return new VortexError("HandshakeFailed", message, { cause: { alert } });
 }
 
-/** What a certificate itself shows to be wrong with it: its time, or its names. */
+/** Checks the validity period and the names of a certificate. Returns the fault, or undefined. */
 export function certificateFault(
   leaf: Uint8Array,
   tls: TlsClientOptions,
@@ -114,21 +122,24 @@ export function certificateFault(
   const certificate = new X509Certificate(leaf);
   const [from, to] = [new Date(certificate.validFrom), new Date(certificate.validTo)];
   const now = Date.now();
-  if (now > to.getTime()) return `the certificate of the peer expired on ${to.toISOString()}`;
-  if (now < from.getTime())
-    return `the certificate of the peer is valid only from ${from.toISOString()} on`;
-  // A zone means something on this host only; no certificate has one.
+  if (now > to.getTime()) return `peer certificate: expired on ${to.toISOString()}`;
+  if (now < from.getTime()) return `peer certificate: valid only from ${from.toISOString()} on`;
+  // A zone is valid on this host only, so certificates have none.
   const name = tls.serverName ?? splitZone(host)[0];
   const valid = isIP(name) === 0 ? certificate.checkHost(name) : certificate.checkIP(name);
   if (valid !== undefined) return undefined;
   return otherNames(certificate.subjectAltName, name);
 }
 
-/** A certificate may have tens of thousands of names, and any text in them. */
+/**
+ * Formats the message for a certificate with other names than `name`. The names are shortened and
+ * sanitized: a certificate may have tens of thousands of them, with any text.
+ */
 export function otherNames(names: string | undefined, name: string): string {
-  return `the certificate of the peer is for ${remoteText(names ?? "no name")}, not for ${name}`;
+  return `peer certificate: is for ${remoteText(names ?? "no name")}, not for ${name}`;
 }
 
+/** Message for a certificate of an authority that is not trusted. */
 export const unknownAuthority: string =
-  "the certificate of the peer comes from no authority that is trusted here: " +
-  "name its authority (tls.ca), or pin its fingerprint (tls.fingerprints)";
+  "peer certificate: unknown authority; add the authority to tls.ca, or pin the fingerprint in " +
+  "tls.fingerprints";

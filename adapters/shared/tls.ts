@@ -1,19 +1,20 @@
-/** What all bindings share of TLS: identities, and what is checked of a peer's certificate. */
+/** TLS functions shared by all bindings: server identities, and checks of a peer's certificate. */
 import { createHash, createPrivateKey, X509Certificate } from "node:crypto";
 import { isIP } from "node:net";
 import { VortexError } from "../../src/errors.ts";
 import type { TlsClientOptions, TlsIdentity, TlsServerOptions } from "../../src/transport/tls.ts";
 import { certificateFault } from "./tls-errors.ts";
 
-const DAY = 86_400_000;
-/** Milliseconds that a kept certificate must be valid for still, to be used again. */
-const MIN_VALIDITY_MS = DAY;
+const DAY_MS = 86_400_000;
+/** Min remaining validity for a kept certificate to be used again, in ms. */
+const MIN_VALIDITY_MS = DAY_MS;
 
 /**
- * The identity that the options name; else the one that their store keeps, unless it ends within a day; else a new self-signed
- * one, which the store keeps from then on.
+ * Returns the certificate and key for a server: those of the options, else those of the identity
+ * store. If the store is empty, or its certificate expires within a day, creates a self-signed
+ * certificate and saves it to the store.
  *
- * Rejects with `InvalidArgument` for a certificate or key that is none, and as the store does.
+ * Rejects with `InvalidArgument` for an invalid certificate or key, and with the store's errors.
  */
 export async function serverIdentity(options: TlsServerOptions): Promise<TlsIdentity> {
   const { identityStore } = options;
@@ -21,29 +22,30 @@ export async function serverIdentity(options: TlsServerOptions): Promise<TlsIden
   if (given !== undefined && identityStore !== undefined) {
     throw new VortexError(
       "InvalidArgument",
-      "tls.cert and tls.identityStore: expected one of them",
+      "tls.cert, tls.identityStore: expected one of them, got both",
     );
   }
   authoritiesOf(options.clientCa);
   if (given !== undefined) return given;
   const kept = await identityStore?.load();
-  if (kept !== undefined && endOf(kept) - Date.now() > MIN_VALIDITY_MS)
+  if (kept !== undefined && expiryOf(kept) - Date.now() > MIN_VALIDITY_MS)
     return requireIdentity(kept);
-  const made = await selfSigned();
+  const created = await selfSigned();
   if (kept === undefined && identityStore?.saveFirst !== undefined) {
-    return requireIdentity(await identityStore.saveFirst(made));
+    return requireIdentity(await identityStore.saveFirst(created));
   }
-  await identityStore?.save(made);
-  return made;
+  await identityStore?.save(created);
+  return created;
 }
 
-/** SHA-256 over the DER form of the first certificate in `pem`: upper-case hex with colons. */
+/** Returns the SHA-256 of the first certificate in `pem` (DER), in upper-case hex with colons. */
 export function fingerprintOf(pem: string): string {
   return new X509Certificate(pem).fingerprint256;
 }
 
 /**
- * What the TLS inside a binding leaves to the application: pinned fingerprints, and addresses, which it would compare as names.
+ * Checks a peer's certificate chain for pinned fingerprints, dates and names. A binding's TLS
+ * implementation does not check fingerprints, and compares IP addresses as names.
  * @throws `HandshakeFailed`
  */
 export function checkCertificate(
@@ -54,27 +56,31 @@ export function checkCertificate(
   if (options.verify === false) return;
   const [leaf] = chain ?? [];
   if (leaf === undefined)
-    throw new VortexError("HandshakeFailed", "the peer showed no certificate");
+    throw new VortexError("HandshakeFailed", "peer certificate: none received");
   const pins = pinsOf(options);
   if (pins !== undefined) {
     const found = createHash("sha256").update(leaf).digest("hex");
     if (pins.includes(found)) return;
-    const spelled = found.toUpperCase().replaceAll(/..(?=.)/g, "$&:");
+    const formatted = found.toUpperCase().replaceAll(/..(?=.)/g, "$&:");
     const message =
-      `the certificate of the peer has fingerprint ${spelled}, which is not pinned; ` +
-      "if it is the right peer, add that to tls.fingerprints";
+      `peer certificate: fingerprint ${formatted} is not pinned; ` +
+      "if it is the right peer, add it to tls.fingerprints";
     throw new VortexError("HandshakeFailed", message);
   }
   const fault = certificateFault(leaf, options, host);
   if (fault !== undefined) throw new VortexError("HandshakeFailed", fault);
 }
 
-/** The name in the certificates of stock peers, which their clients send whatever address they dial. */
+/** Name in dfdaemon's certificates. Its clients send it as the server name for every address. */
 export const STOCK_NAME = "d7y";
 
 /**
- * The name to send and verify inside TLS. Addresses are no names there (RFC 6066, section 3), so where the name of the
- * certificate does not count, it is that of stock peers: Bun shows a certificate that was changed only to who sends a name.
+ * Returns the server name to send and verify (SNI). IP addresses are not allowed in SNI (RFC 6066,
+ * section 3). For an IP address the result is dfdaemon's name if the certificate's name is not
+ * checked, else undefined.
+ *
+ * A name is sent if possible, because a Bun server shows a changed certificate only to clients with
+ * SNI.
  */
 export function serverNameOf(options: TlsClientOptions, host: string): string | undefined {
   const name = options.serverName ?? host;
@@ -83,8 +89,8 @@ export function serverNameOf(options: TlsClientOptions, host: string): string | 
 }
 
 /**
- * The certificate and key of the options.
- * @throws `InvalidArgument` for one without the other, and as {@link requireIdentity}
+ * Returns the certificate and key of the options; undefined without both.
+ * @throws `InvalidArgument` for one without the other, and like {@link requireIdentity}
  */
 export function identityOf({
   cert,
@@ -94,14 +100,18 @@ export function identityOf({
   readonly key?: string;
 }): TlsIdentity | undefined {
   if ((cert === undefined) !== (key === undefined)) {
-    throw new VortexError("InvalidArgument", "tls.cert and tls.key: expected both or neither");
+    throw new VortexError(
+      "InvalidArgument",
+      `tls.cert, tls.key: expected both or neither, got only ${cert === undefined ? "tls.key" : "tls.cert"}`,
+    );
   }
   return cert === undefined || key === undefined ? undefined : requireIdentity({ cert, key });
 }
 
 /**
- * The identity itself. Not every runtime's TLS looks at what it is given before somebody connects.
- * @throws `InvalidArgument` for a certificate or key that cannot be read, and for a key of another certificate
+ * Checks that certificate and key are valid and belong together, and returns the identity. Some TLS
+ * implementations check them only at the first connection.
+ * @throws `InvalidArgument` for an invalid certificate or key, and for a key of another certificate
  */
 export function requireIdentity(identity: TlsIdentity): TlsIdentity {
   const certificate = requireCertificate("tls.cert", identity.cert);
@@ -118,27 +128,30 @@ export function requireIdentity(identity: TlsIdentity): TlsIdentity {
   if (!fits)
     throw new VortexError(
       "InvalidArgument",
-      "tls.key: expected the key of the certificate, not another one",
+      "tls.key: expected the private key of tls.cert, got another key",
     );
   return identity;
 }
 
 /**
- * Certificate authorities, one PEM text each; undefined when there are none.
- * @throws `InvalidArgument` for text without a certificate, and for one that cannot be read
+ * Splits a PEM text into one text for each certificate authority. Undefined for undefined.
+ * @throws `InvalidArgument` for text without a certificate, and for an invalid certificate
  */
 export function authoritiesOf(ca: string | undefined): string[] | undefined {
   if (ca === undefined) return undefined;
   const found = ca.match(/-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----/g) ?? [];
   if (found.length === 0)
-    throw new VortexError("InvalidArgument", "tls.ca, tls.clientCa: expected certificates, PEM");
+    throw new VortexError(
+      "InvalidArgument",
+      "tls.ca, tls.clientCa: expected PEM certificates, got text without one",
+    );
   for (const each of found) requireCertificate("tls.ca, tls.clientCa", each);
   return found;
 }
 
 /**
- * The pinned fingerprints of the options, lower-case hex without colons; undefined when none are given.
- * @throws `InvalidArgument` for what is no fingerprint
+ * Returns the pinned fingerprints in lower-case hex without colons. Undefined if none are set.
+ * @throws `InvalidArgument` for an invalid fingerprint, or an empty list
  */
 export function pinsOf({ fingerprints }: TlsClientOptions): string[] | undefined {
   if (fingerprints === undefined) return undefined;
@@ -147,22 +160,25 @@ export function pinsOf({ fingerprints }: TlsClientOptions): string[] | undefined
   if (wrong >= 0 || pins.length === 0) {
     throw new VortexError(
       "InvalidArgument",
-      `tls.fingerprints ${JSON.stringify(fingerprints[wrong] ?? [])}: expected SHA-256 fingerprints, 64 hex digits each`,
+      `tls.fingerprints: expected SHA-256 fingerprints of 64 hex digits, got ${JSON.stringify(fingerprints[wrong] ?? [])}`,
     );
   }
   return pins;
 }
 
-/** A new self-signed identity, valid for ten years, for the names `d7y`, as stock peers have it, and `localhost`. */
+/**
+ * Creates a self-signed certificate and key, valid for ten years. Its names are `d7y` (dfdaemon's
+ * name), `localhost`, 127.0.0.1 and ::1.
+ */
 export async function selfSigned(): Promise<TlsIdentity> {
-  // Loaded here, since clients and servers with a certificate of their own do without it.
+  // Loaded on demand: clients, and servers with a given certificate, do not need it.
   const { generate } = await import("selfsigned");
   const { cert, private: key } = await generate([{ name: "commonName", value: "vortex-peer" }], {
     keyType: "ec",
     curve: "P-256",
     algorithm: "sha256",
-    notBeforeDate: new Date(Date.now() - DAY),
-    notAfterDate: new Date(Date.now() + 3650 * DAY),
+    notBeforeDate: new Date(Date.now() - DAY_MS),
+    notAfterDate: new Date(Date.now() + 3650 * DAY_MS),
     extensions: [
       {
         name: "subjectAltName",
@@ -178,7 +194,8 @@ export async function selfSigned(): Promise<TlsIdentity> {
   return { cert: `${cert.trim()}\n`, key: `${key.trim()}\n` };
 }
 
-function endOf({ cert }: TlsIdentity): number {
+/** Returns the expiry time of a certificate, in ms since the epoch. */
+function expiryOf({ cert }: TlsIdentity): number {
   return new Date(requireCertificate("the kept certificate", cert).validTo).getTime();
 }
 

@@ -1,35 +1,41 @@
-/** Bytes of one: the kernel hands over as much at a time. */
-const SIZE = 256 * 1024;
-/** Buffers of closed sockets that are kept for those to come. */
-const MAX_SPARE = 16;
+/** Size of a buffer, in bytes: the kernel delivers that much in one read. */
+const BUFFER_BYTES = 256 * 1024;
+/** Max buffers of closed sockets that are kept for reuse. */
+const MAX_SPARE_BUFFERS = 16;
 
 const spare: Uint8Array[] = [];
 
 /**
- * Memory that one socket reads to again and again, where node:net would allocate 64 KiB for each read: that costs more than the copy
- * from here to where the reader wants the bytes. It goes to another socket after this one.
+ * Buffer that one socket reuses for all reads. Otherwise node:net allocates 64 KiB for each read,
+ * which costs more than the copy from this buffer to the reader's memory. Reused by another socket
+ * after close.
  */
 export class ReadBuffer {
-  /** What node:net reads to. */
-  readonly memory: Uint8Array = spare.pop() ?? new Uint8Array(SIZE);
-  /** Called when the buffer was filled; true when the socket may fill it again at once. Until it is set, what comes waits. */
+  /** Memory that node:net reads into. */
+  readonly memory: Uint8Array = spare.pop() ?? new Uint8Array(BUFFER_BYTES);
+  /**
+   * Called when the socket has filled the buffer. Returns true if the socket may fill it again at
+   * once. Until it is set, received bytes stay in the buffer.
+   */
   onBytes: () => boolean = () => false;
   #bytes: Uint8Array = this.memory.subarray(0, 0);
   #closed = false;
   #recycled = false;
 
-  /** Whether bytes are in it that nobody has taken. */
-  get filled(): boolean {
+  /** True if the buffer contains unread bytes. */
+  get hasBytes(): boolean {
     return this.#bytes.length > 0;
   }
 
-  /** The socket has written so many bytes. */
+  /** Records that the socket has read `length` bytes. Returns the result of {@link onBytes}. */
   fill(length: number): boolean {
     this.#bytes = this.memory.subarray(0, length);
     return this.onBytes();
   }
 
-  /** As many bytes as fit in `into`, there; or all of them, in memory of their own. */
+  /**
+   * Copies as many bytes as fit to `into`, or all bytes to a new array. Returns the copied part.
+   */
   take(into: Uint8Array | undefined): Uint8Array {
     const length = Math.min(this.#bytes.length, into?.length ?? this.#bytes.length);
     const part = this.#bytes.subarray(0, length);
@@ -44,21 +50,21 @@ export class ReadBuffer {
     return into.subarray(0, length);
   }
 
-  /** Forgets the bytes that nobody has taken. */
+  /** Discards the unread bytes. */
   drop(): void {
     this.#bytes = this.#bytes.subarray(0, 0);
     this.#recycle();
   }
 
-  /** The socket is closed, and writes no more; what it has written can still be taken. */
+  /** Marks the socket as closed. Unread bytes can still be taken; then the memory is reused. */
   close(): void {
     this.#closed = true;
     this.#recycle();
   }
 
   #recycle(): void {
-    if (!this.#closed || this.#recycled || this.filled) return;
+    if (!this.#closed || this.#recycled || this.hasBytes) return;
     this.#recycled = true;
-    if (spare.length < MAX_SPARE) spare.push(this.memory);
+    if (spare.length < MAX_SPARE_BUFFERS) spare.push(this.memory);
   }
 }

@@ -7,41 +7,44 @@ import { nativeError } from "../shared/native-error.ts";
 import { isWorthFreeing, releaseMemory } from "../shared/release-memory.ts";
 import type { ReadBuffer } from "./read-buffer.ts";
 
-/** Bytes that a socket without a {@link ReadBuffer} holds for its reader before it is paused. */
-export const READ_AHEAD: number = 512 * 1024;
+/** Unread bytes of a socket without a {@link ReadBuffer} at which it is paused. */
+export const READ_AHEAD_BYTES: number = 512 * 1024;
 
-/** A reader that waits. */
-interface Waiting {
+/** Pending `read` call. */
+interface PendingRead {
   readonly into: Uint8Array | undefined;
   resolve(chunk: Uint8Array | undefined): void;
   reject(error: VortexError): void;
 }
 
-/** A socket as a stream of bytes. */
+/** Byte stream on a node:net socket. */
 export class SocketStream implements SocketByteStream {
   readonly reader: ByteReader;
   readonly writer: ByteWriter;
   readonly finished: Promise<void>;
   readonly #socket: Socket;
   readonly #guard: Guard;
-  /** Where the socket reads to, and its bytes that nobody has taken yet; undefined for a socket that hands out memory of its own. */
+  /** Buffer that the socket reads into. Undefined if the socket allocates memory for each read. */
   readonly #buffer: ReadBuffer | undefined;
+  /** Unread chunks of a socket without a buffer. */
   #chunks: Uint8Array<ArrayBuffer>[] = [];
-  /** Bytes of the first of them that the reader has. */
-  #taken = 0;
-  #held = 0;
-  /** The socket waits until its buffer is empty. */
+  /** Bytes of the first chunk that are already read. */
+  #consumed = 0;
+  /** Unread bytes in the chunks. */
+  #heldBytes = 0;
+  /** True while the socket is paused until its buffer is empty. */
   #paused = false;
   #readEnded = false;
   #writeEnded = false;
   #cancelled = false;
   #failure: VortexError | undefined;
-  #waiting: Waiting | undefined;
+  #pendingRead: PendingRead | undefined;
   #wakeWriter: (() => void) | undefined;
 
   /**
-   * @param parent counts and reports exceptions in event callbacks; each ends the socket
-   * @param buffer the one that the socket was made with
+   * @param parent guard that counts and reports exceptions in event callbacks. Each ends the
+   * socket.
+   * @param buffer buffer that the socket was created with
    */
   constructor(socket: Socket, parent: Guard, buffer?: ReadBuffer) {
     this.#socket = socket;
@@ -52,29 +55,29 @@ export class SocketStream implements SocketByteStream {
     if (buffer === undefined) socket.on("data", onData);
     else {
       buffer.onBytes = () => {
-        let goesOn = false;
+        let mayContinue = false;
         guard.run(() => {
-          goesOn = this.#onBytes();
+          mayContinue = this.#onBytes();
         });
-        return goesOn;
+        return mayContinue;
       };
     }
     const onEnd = guard.wrap(() => {
-      // Bun tells of an end also when this side destroys the socket.
+      // Bun emits "end" also when this side destroys the socket.
       if (this.#failure !== undefined) return;
       this.#readEnded = true;
       this.#wakeReader();
     });
     const onDrain = guard.wrap(() => this.#wakeWriter?.());
     const onError = guard.wrap((error: Error) =>
-      this.#fail(nativeError(error, "ConnectionLost", "the connection failed")),
+      this.#fail(nativeError(error, "ConnectionLost", "connection failed")),
     );
     socket.on("end", onEnd);
     socket.on("drain", onDrain);
     socket.on("error", onError);
     this.finished = new Promise((resolve) => {
       const onClose = guard.wrap(() => {
-        this.#fail(new VortexError("ConnectionLost", "the connection ended"));
+        this.#fail(new VortexError("ConnectionLost", "connection lost: the socket is closed"));
         resolve();
       });
       socket.once("close", onClose);
@@ -87,7 +90,7 @@ export class SocketStream implements SocketByteStream {
     };
   }
 
-  /** What ended the socket, if anything did. */
+  /** Error that ended the socket, if any. */
   get failure(): VortexError | undefined {
     return this.#failure;
   }
@@ -112,59 +115,61 @@ export class SocketStream implements SocketByteStream {
     this.#fail(error);
     const socket = this.#socket;
     if (socket.destroyed) return;
-    // A reset tells the peer that bytes are missing, where a plain close could pass for the end of the stream. After the
-    // end it is needless, and Node's fails while the shutdown is under way (EINVAL), after which its process never exits.
+    // A reset signals missing bytes, while a plain close could look like the end of the stream.
+    // After the end it is unnecessary. Node's reset also fails during the shutdown (EINVAL), and
+    // then the process never exits.
     if (socket.writableEnded && this.#flushed) socket.destroy();
     else socket.resetAndDestroy();
   }
 
-  // --- reading ----------------------------------------------------------------------------------------------------
+  // --- reading
+  // ----------------------------------------------------------------------------------------------------
 
   get #hasBytes(): boolean {
-    return this.#chunks.length > 0 || (this.#buffer?.filled ?? false);
+    return this.#chunks.length > 0 || (this.#buffer?.hasBytes ?? false);
   }
 
-  /** The buffer was filled. Whether the socket may fill it again. */
+  /** Handles a filled buffer. Returns true if the socket may fill it again. */
   #onBytes(): boolean {
     if (this.#cancelled) this.#buffer?.drop();
     else this.#wakeReader();
-    this.#paused = this.#buffer?.filled ?? false;
+    this.#paused = this.#buffer?.hasBytes ?? false;
     return !this.#paused;
   }
 
   #onData(chunk: Uint8Array<ArrayBuffer>): void {
     if (this.#cancelled) return;
-    // Not a Buffer: users get plain bytes on every runtime.
+    // A plain Uint8Array instead of a Buffer, so that users get the same type on every runtime.
     this.#chunks.push(new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.length));
-    this.#held += chunk.length;
-    if (this.#held >= READ_AHEAD) this.#socket.pause();
+    this.#heldBytes += chunk.length;
+    if (this.#heldBytes >= READ_AHEAD_BYTES) this.#socket.pause();
     this.#wakeReader();
   }
 
   #read(into: Uint8Array | undefined): Promise<Uint8Array | undefined> {
     return new Promise((resolve, reject) => {
-      this.#waiting = { into, resolve, reject };
+      this.#pendingRead = { into, resolve, reject };
       this.#wakeReader();
     });
   }
 
-  /** Gives the reader that waits, if one does, what there is for it. */
+  /** Settles the pending read, if there is data, an end or a failure. */
   #wakeReader(): void {
-    const waiting = this.#waiting;
-    if (waiting === undefined) return;
-    if (!this.#cancelled && this.#hasBytes) waiting.resolve(this.#take(waiting.into));
+    const pending = this.#pendingRead;
+    if (pending === undefined) return;
+    if (!this.#cancelled && this.#hasBytes) pending.resolve(this.#take(pending.into));
     else if (this.#cancelled)
-      waiting.reject(new VortexError("Closed", "the stream was cancelled on this side"));
-    else if (this.#readEnded) waiting.resolve(undefined);
-    else if (this.#failure !== undefined) waiting.reject(this.#failure);
+      pending.reject(new VortexError("Closed", "stream cancelled on this side"));
+    else if (this.#readEnded) pending.resolve(undefined);
+    else if (this.#failure !== undefined) pending.reject(this.#failure);
     else return;
-    this.#waiting = undefined;
+    this.#pendingRead = undefined;
   }
 
   #take(into: Uint8Array | undefined): Uint8Array | undefined {
     if (this.#buffer !== undefined) {
       const chunk = this.#buffer.take(into);
-      if (this.#paused && !this.#buffer.filled) {
+      if (this.#paused && !this.#buffer.hasBytes) {
         this.#paused = false;
         this.#socket.resume();
       }
@@ -172,18 +177,18 @@ export class SocketStream implements SocketByteStream {
     }
     const [chunk] = this.#chunks;
     if (chunk === undefined) return undefined;
-    const start = this.#taken;
+    const start = this.#consumed;
     const end = Math.min(chunk.length, start + (into?.length ?? chunk.length));
-    this.#taken = end;
-    this.#held -= end - start;
+    this.#consumed = end;
+    this.#heldBytes -= end - start;
     if (end === chunk.length) {
       this.#chunks.shift();
-      this.#taken = 0;
+      this.#consumed = 0;
     }
-    if (this.#held < READ_AHEAD && this.#socket.isPaused()) this.#socket.resume();
+    if (this.#heldBytes < READ_AHEAD_BYTES && this.#socket.isPaused()) this.#socket.resume();
     const part = chunk.subarray(start, end);
     if (into === undefined) return part;
-    // Into the reader's memory although there is memory already, which can be freed then.
+    // Copied to the reader's memory, so that the chunk's memory can be freed.
     into.set(part);
     if (end === chunk.length && isWorthFreeing(chunk)) releaseMemory([chunk.buffer]);
     return into.subarray(0, end - start);
@@ -193,21 +198,21 @@ export class SocketStream implements SocketByteStream {
     if (this.#cancelled || (this.#readEnded && !this.#hasBytes)) return;
     this.#cancelled = true;
     this.#chunks = [];
-    this.#taken = 0;
-    this.#held = 0;
+    this.#consumed = 0;
+    this.#heldBytes = 0;
     this.#buffer?.drop();
     this.#wakeReader();
-    // TCP has no way to refuse one direction. Once this side has nothing more to say, a reset ends both; before that,
-    // what comes is dropped unread.
-    if (this.#writeEnded)
-      this.destroy(new VortexError("Closed", "the stream was cancelled on this side"));
+    // TCP cannot cancel one direction. After this side's end, a reset ends both. Before it,
+    // received bytes are discarded.
+    if (this.#writeEnded) this.destroy(new VortexError("Closed", "stream cancelled on this side"));
     else this.#socket.resume();
   }
 
-  // --- writing ----------------------------------------------------------------------------------------------------
+  // --- writing
+  // ----------------------------------------------------------------------------------------------------
 
   async #write(chunk: Uint8Array): Promise<void> {
-    if (this.#writeEnded) throw new VortexError("Closed", "the stream was ended on this side");
+    if (this.#writeEnded) throw new VortexError("Closed", "stream ended on this side");
     if (this.#failure !== undefined) throw this.#failure;
     if (chunk.length === 0 || this.#socket.write(chunk)) return;
     await new Promise<void>((resolve) => {
@@ -222,8 +227,9 @@ export class SocketStream implements SocketByteStream {
     if (this.#failure !== undefined) throw this.#failure;
     this.#writeEnded = true;
     this.#socket.end();
-    // What the kernel has not taken is a reader's to take: with nobody to wait for that, a peer that asks, ends its side and never
-    // reads would have a socket and its buffer for ever.
+    // Waits until the kernel has all bytes, so that the caller's timeout applies. Otherwise a peer
+    // that sends a request, ends its side and never reads would keep the socket and its buffer
+    // forever.
     if (this.#flushed) return;
     await new Promise<void>((resolve) => {
       this.#wakeWriter = resolve;
@@ -235,10 +241,10 @@ export class SocketStream implements SocketByteStream {
   #abortWriting(): void {
     if (this.#writeEnded && this.#flushed && this.#failure === undefined) return;
     this.#writeEnded = true;
-    this.destroy(new VortexError("Closed", "the stream was aborted on this side"));
+    this.destroy(new VortexError("Closed", "stream aborted on this side"));
   }
 
-  /** Whether the kernel has all that was written. */
+  /** True if the kernel has accepted all written bytes. */
   get #flushed(): boolean {
     return this.#socket.writableLength === 0;
   }

@@ -21,24 +21,27 @@ import { requireDiallable } from "../shared/local-address.ts";
 import { nativeError } from "../shared/native-error.ts";
 import { dialHost, type Resolver } from "../shared/resolve.ts";
 import { ReadBuffer } from "./read-buffer.ts";
-import { READ_AHEAD, SocketStream } from "./stream.ts";
+import { READ_AHEAD_BYTES, SocketStream } from "./stream.ts";
 
-/** Milliseconds of silence after which the kernel asks a peer whether it is still there. */
-const KEEP_ALIVE = 30_000;
+/** Idle time before the kernel sends TCP keep-alive probes, in ms. */
+const KEEP_ALIVE_DELAY_MS = 30_000;
 
 /**
- * TCP on node:net, for Node, Bun and Deno. As stock Dragonfly peers want it, each stream is a connection of its own: what
- * this calls a connection is the peer that sockets are opened to.
+ * TCP transport on node:net, for Node, Bun and Deno. dfdaemon accepts one stream per TCP
+ * connection, so each stream is a separate socket. A `Connection` of this transport stands for the
+ * peer.
  */
 export const tcpTransport: Transport = tcpTransportWith(undefined);
 
-/** {@link tcpTransport} with a resolver for host names; default: the system's. */
+/**
+ * Creates a {@link tcpTransport} with a resolver for host names. Default: the system's resolver.
+ */
 export function tcpTransportWith(resolver: Resolver | undefined): Transport {
   return {
     protocol: "tcp",
     async dial(remote, options = {}): Promise<Connection> {
       requireDiallable(remote);
-      // Of the peer, for all its sockets.
+      // Address of the last successful connect, tried first for the next socket.
       let preferred: string | undefined;
       return DialledPeer.dial(remote, options, ({ signal }) =>
         dialHost({
@@ -64,7 +67,7 @@ async function listenTcp(local: Address, options: ListenOptions = {}): Promise<L
     allowHalfOpen: true,
     noDelay: true,
     keepAlive: true,
-    highWaterMark: READ_AHEAD,
+    highWaterMark: READ_AHEAD_BYTES,
   });
   server.maxConnections = options.maxConnections ?? DEFAULT_MAX_CONNECTIONS;
   await listenOn(server, local);
@@ -93,7 +96,7 @@ class TcpListener implements Listener {
     server.on("connection", onConnection);
   }
 
-  /** TCP has no datagrams to count. */
+  /** Counters of the listener. Those of datagrams are 0: TCP has none. */
   get counters(): ListenerCounters {
     return { unanswerable: 0, unsent: 0, caught: this.#guard.caught };
   }
@@ -112,7 +115,7 @@ class TcpListener implements Listener {
   async setIdentity(): Promise<void> {
     throw new VortexError(
       "Unavailable",
-      "the Vortex protocol over TCP has no TLS, so there is no certificate to change",
+      "cannot change the certificate: Vortex over TCP has no TLS",
     );
   }
 
@@ -123,7 +126,7 @@ class TcpListener implements Listener {
   }
 }
 
-/** The server's side: one socket, which is one stream. */
+/** Accepted connection of a server: one socket with one stream. */
 class AcceptedPeer implements Connection {
   readonly protocol = "tcp";
   readonly resumed = false;
@@ -143,7 +146,8 @@ class AcceptedPeer implements Connection {
       const onClose = guard.wrap(() => {
         this.#incoming.end();
         const error =
-          this.#stream.failure ?? new VortexError("ConnectionLost", "the connection ended");
+          this.#stream.failure ??
+          new VortexError("ConnectionLost", "connection lost: the socket is closed");
         resolve(this.#local ?? { code: StreamCode.None, reason: "", remote: true, error });
       });
       socket.once("close", onClose);
@@ -151,7 +155,10 @@ class AcceptedPeer implements Connection {
   }
 
   async openStream(): Promise<ByteStream> {
-    throw new VortexError("Unavailable", "over TCP a server opens no streams to its clients");
+    throw new VortexError(
+      "Unavailable",
+      "cannot open a stream: over TCP, a server opens no streams to its clients",
+    );
   }
 
   accept(): AsyncIterable<ByteStream> {
@@ -171,7 +178,7 @@ class AcceptedPeer implements Connection {
   }
 }
 
-/** Connects to one address of the peer. */
+/** Connects a socket to one address of the peer. */
 async function openSocket(
   remote: Address,
   host: string,
@@ -186,10 +193,10 @@ async function openSocket(
     allowHalfOpen: true,
     noDelay: true,
     keepAlive: true,
-    keepAliveInitialDelay: KEEP_ALIVE,
-    // Bun's imitation of `onread` copies what it has read anyway.
+    keepAliveInitialDelay: KEEP_ALIVE_DELAY_MS,
+    // Bun's `onread` copies the bytes anyway, so it has no benefit there.
     ...(buffer === undefined
-      ? { highWaterMark: READ_AHEAD }
+      ? { highWaterMark: READ_AHEAD_BYTES }
       : { onread: { buffer: buffer.memory, callback: (length: number) => buffer.fill(length) } }),
   };
   return new Promise((resolve, reject) => {
@@ -221,7 +228,7 @@ async function openSocket(
   });
 }
 
-/** node:net throws for a port out of its range. */
+/** Calls `connect`, which throws for a port out of range. @throws `Unreachable` */
 function connectTo(settings: NetConnectOpts, addr: string): Socket {
   try {
     return connect(settings);
@@ -231,5 +238,5 @@ function connectTo(settings: NetConnectOpts, addr: string): Socket {
 }
 
 function closedHere(): VortexError {
-  return new VortexError("Closed", "the connection was closed on this side");
+  return new VortexError("Closed", "connection closed on this side");
 }

@@ -7,10 +7,10 @@ import type { WorkerSocket } from "./native.ts";
 type ReadResult = Awaited<ReturnType<ReadableStreamDefaultReader<Uint8Array>["read"]>>;
 
 /**
- * A socket of workerd as a stream of bytes.
+ * Byte stream on a socket of workerd.
  *
- * The default reader is the one to use: workerd 1.20260426 hands out at most 4,096 bytes a read, however long the buffer of a
- * BYOB reader is, and long buffers only cost time.
+ * It uses the default reader: workerd 1.20260426 returns at most 4,096 bytes per read, whatever the
+ * buffer length of a BYOB reader, and long buffers only cost time.
  */
 export class SocketStream implements SocketByteStream {
   readonly reader: ByteReader;
@@ -21,14 +21,14 @@ export class SocketStream implements SocketByteStream {
   readonly #source: ReadableStreamDefaultReader<Uint8Array>;
   readonly #sink: WritableStreamDefaultWriter<Uint8Array>;
   #resolveFinished: () => void = () => {};
-  /** A read that `drain` began, for the next reader to take. */
-  #ahead: Promise<ReadResult> | undefined;
+  /** Read started by `drain`, whose result goes to the next `read`. */
+  #prefetched: Promise<ReadResult> | undefined;
   #rejectWrite: ((error: VortexError) => void) | undefined;
   #reading = false;
   #readEnded = false;
   #writeEnded = false;
   #cancelled = false;
-  #gone = false;
+  #socketClosed = false;
   #failure: VortexError | undefined;
 
   constructor(socket: WorkerSocket) {
@@ -38,11 +38,11 @@ export class SocketStream implements SocketByteStream {
     this.finished = new Promise((resolve) => {
       this.#resolveFinished = resolve;
     });
-    const gone = (): void => {
-      this.#gone = true;
+    const onSocketClosed = (): void => {
+      this.#socketClosed = true;
     };
-    socket.closed.then(gone, gone);
-    // What these tell, the calls tell too.
+    socket.closed.then(onSocketClosed, onSocketClosed);
+    // The calls report these failures too.
     this.#source.closed.catch(() => {});
     this.#sink.closed.catch(() => {});
     this.#sink.ready.catch(() => {});
@@ -54,17 +54,17 @@ export class SocketStream implements SocketByteStream {
     };
   }
 
-  /** Until the socket is known to be of no use for a new stream. */
+  /** True until the socket is known to be closed or failed. */
   get pristine(): boolean {
-    return !this.#gone && this.#failure === undefined;
+    return !this.#socketClosed && this.#failure === undefined;
   }
 
   async drain(grace: number): Promise<void> {
     if (!this.#writeEnded || this.#failure !== undefined || grace === 0) return;
-    // The peer's end is seen by reading only, and perhaps nobody reads.
-    if (!this.#reading && !this.#readEnded && !this.#cancelled && this.#ahead === undefined) {
-      this.#ahead = this.#source.read();
-      this.#ahead.then(
+    // The peer's end is seen only by a read, so this starts one if none is pending.
+    if (!this.#reading && !this.#readEnded && !this.#cancelled && this.#prefetched === undefined) {
+      this.#prefetched = this.#source.read();
+      this.#prefetched.then(
         this.#guard.wrap(({ done }: ReadResult) => done && this.#onEnd()),
         this.#guard.wrap((error: unknown) => this.#fail(streamError(error))),
       );
@@ -78,11 +78,14 @@ export class SocketStream implements SocketByteStream {
     });
   }
 
-  /** Ends both directions at once; the peer sees an end, or a reset where it has sent what nobody read. */
+  /**
+   * Ends both directions at once. The peer sees an end, or a reset if bytes that it sent are
+   * unread.
+   */
   destroy(error: VortexError): void {
     this.#fail(error);
-    // Not the writer's abort(): a socket whose writer was aborted stays open as long as the request that opened it, whatever
-    // else is called. close() waits for a write under way, hence the cancel for a read under way.
+    // Not the writer's abort(): a socket with an aborted writer stays open until the request that
+    // opened it ends. close() waits for pending operations, so the pending read is cancelled.
     this.#source.cancel(error).catch(() => {});
     this.#socket.close().catch(() => {});
   }
@@ -99,8 +102,8 @@ export class SocketStream implements SocketByteStream {
   }
 
   async #next(): Promise<ReadResult> {
-    const pending = this.#ahead ?? this.#source.read();
-    this.#ahead = undefined;
+    const pending = this.#prefetched ?? this.#source.read();
+    this.#prefetched = undefined;
     this.#reading = true;
     try {
       return await pending;
@@ -113,14 +116,14 @@ export class SocketStream implements SocketByteStream {
   }
 
   #onEnd(): void {
-    // workerd reports a reset as an end. What tells them apart is that a reset ends the socket too; but not once this side
-    // has ended its direction, after which the socket tells of nothing.
-    if (this.#gone && !this.#writeEnded)
-      this.#fail(new VortexError("StreamReset", "the peer reset the connection"));
+    // workerd reports a reset as an end. Unlike an end, a reset also closes the socket. After this
+    // side has ended its direction, the two cannot be distinguished.
+    if (this.#socketClosed && !this.#writeEnded)
+      this.#fail(new VortexError("StreamReset", "read failed: the peer reset the connection"));
     if (this.#failure !== undefined || this.#cancelled) return;
     this.#readEnded = true;
     if (!this.#writeEnded) return;
-    // Without this the file descriptor lasts until the garbage collector comes.
+    // Otherwise the file descriptor stays open until garbage collection.
     this.#socket.close().catch(() => {});
     this.#resolveFinished();
   }
@@ -128,8 +131,8 @@ export class SocketStream implements SocketByteStream {
   #cancel(): void {
     if (this.#cancelled || this.#readEnded) return;
     this.#cancelled = true;
-    // TCP has no way to refuse one direction. Once this side has nothing more to say, closing ends both; before that, what
-    // comes is not read, and holds the peer.
+    // TCP cannot cancel one direction. After this side's end, closing ends both. Before it,
+    // received bytes stay unread, which blocks the peer.
     if (this.#writeEnded) this.destroy(cancelledHere());
     else this.#source.cancel().catch(() => {});
   }
@@ -139,7 +142,8 @@ export class SocketStream implements SocketByteStream {
     if (this.#failure !== undefined) throw this.#failure;
     if (chunk.length === 0) return;
     await new Promise<void>((resolve, reject) => {
-      // What ends the stream ends the wait too: workerd goes on until the peer has read.
+      // The end of the stream also ends this wait. workerd itself would wait until the peer has
+      // read.
       this.#rejectWrite = reject;
       const onFailure = this.#guard.wrap((error: unknown) =>
         reject(this.#fail(streamError(error))),
@@ -158,17 +162,17 @@ export class SocketStream implements SocketByteStream {
     } catch (error) {
       throw this.#fail(streamError(error));
     }
-    // The socket is not closed here: bytes may still be on their way through workerd.
+    // The socket is not closed here: bytes may still be in workerd's buffers.
     if (this.#readEnded || this.#cancelled) this.#resolveFinished();
   }
 
   #abortWriting(): void {
     if (this.#writeEnded && this.#failure === undefined) return;
     this.#writeEnded = true;
-    this.destroy(new VortexError("Closed", "the stream was aborted on this side"));
+    this.destroy(new VortexError("Closed", "stream aborted on this side"));
   }
 
-  /** Keeps the first failure, which is what every later call fails with. */
+  /** Records the first failure and returns it. Every later call fails with it. */
   #fail(error: VortexError): VortexError {
     this.#failure ??= error;
     this.#rejectWrite?.(this.#failure);
@@ -177,16 +181,19 @@ export class SocketStream implements SocketByteStream {
   }
 }
 
-/** `Network connection lost.` is a reset or a socket that is gone; others are of workerd's own making. */
+/**
+ * Converts an error of a workerd stream. `Network connection lost.` means a reset or a closed
+ * socket; other errors come from workerd itself.
+ */
 function streamError(error: unknown): VortexError {
   const reset = error instanceof Error && error.message.includes("Network connection lost");
-  return VortexError.from(error, reset ? "StreamReset" : "ConnectionLost", "the connection failed");
+  return VortexError.from(error, reset ? "StreamReset" : "ConnectionLost", "connection failed");
 }
 
 function cancelledHere(): VortexError {
-  return new VortexError("Closed", "the stream was cancelled on this side");
+  return new VortexError("Closed", "stream cancelled on this side");
 }
 
 function endedHere(): VortexError {
-  return new VortexError("Closed", "the stream was ended on this side");
+  return new VortexError("Closed", "stream ended on this side");
 }

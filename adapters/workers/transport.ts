@@ -12,10 +12,12 @@ import { loadConnect, type WorkerSocket } from "./native.ts";
 import { SocketStream } from "./stream.ts";
 
 /**
- * TCP on `cloudflare:sockets`, for edge workers. It dials and does not listen. As stock Dragonfly peers want it, each stream is
- * a connection of its own: what this calls a connection is the peer that sockets are opened to.
+ * TCP transport on `cloudflare:sockets`, for edge workers. It dials only and cannot listen.
+ * dfdaemon accepts one stream per TCP connection, so each stream is a separate socket. A
+ * `Connection` of this transport stands for the peer.
  *
- * A socket belongs to the incoming request that opened it, and ends with it.
+ * A socket belongs to the incoming request that opened it, and is closed at the end of that
+ * request.
  */
 export const workersTransport: Transport = {
   protocol: "tcp",
@@ -29,11 +31,12 @@ export const workersTransport: Transport = {
   async listen(): Promise<Listener> {
     throw new VortexError(
       "Unavailable",
-      "an edge worker cannot listen; serve from Node, Bun or Deno",
+      "cannot listen: edge workers accept no connections; serve from Node, Bun or Deno",
     );
   },
 };
 
+/** Opens a socket to the peer. Resolves when it is connected. */
 async function openSocket(remote: Address, options: DialOptions): Promise<WorkerSocket> {
   const addr = formatAddress(remote);
   const { signal } = options;
@@ -57,15 +60,16 @@ async function openSocket(remote: Address, options: DialOptions): Promise<Worker
         (error: unknown) => reject(dialError(error, addr)),
       )
       .finally(() => signal?.removeEventListener("abort", onAbort));
-    // Whoever waits hears of it from `opened`, and later from the streams.
+    // `opened`, and later the streams, report the same failure.
     socket.closed.catch(() => {});
   });
   return socket;
 }
 
 /**
- * workerd says the same of a port where nobody listens, a name that does not resolve and an address that it may not reach:
- * "proxy request failed, cannot connect to the specified address".
+ * Converts the error of a failed connect. workerd reports the same message for a closed port, an
+ * unresolvable name and a forbidden address: "proxy request failed, cannot connect to the specified
+ * address".
  */
 function dialError(error: unknown, addr: string): VortexError {
   const refused =

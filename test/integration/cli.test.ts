@@ -663,10 +663,7 @@ describe("vortex-peer in processes", () => {
           const refused = await run([...get, "--fingerprint", "00".repeat(32), ...more]).exit;
           assert.equal(refused.code, 4, refused.err);
           const { message } = lastObject(refused.out) as { readonly message: string };
-          assert.match(
-            message,
-            /is not pinned; if it is the right peer, add that to --fingerprint/,
-          );
+          assert.match(message, /is not pinned; if it is the right peer, add it to --fingerprint/);
         }
       }),
   );

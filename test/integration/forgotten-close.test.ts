@@ -4,7 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { IDLE_CLOSE } from "../../adapters/shared/idle-close.ts";
+import { IDLE_CLOSE_MS } from "../../adapters/shared/idle-close.ts";
 import { selfSigned } from "../../adapters/shared/tls.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
@@ -57,7 +57,7 @@ async function fetched(client: string, numbers: readonly number[]): Promise<Outc
       async getPiece(request) {
         if (request.number === HELD_PIECE) {
           await new Promise<void>((resolve) => {
-            setTimeout(resolve, IDLE_CLOSE + 2000);
+            setTimeout(resolve, IDLE_CLOSE_MS + 2000);
           });
         }
         return store.getPiece(request);

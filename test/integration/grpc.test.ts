@@ -325,7 +325,7 @@ describe("gRPC: the connection", () => {
         downloader.downloadPiece(pieceRequest(addr)),
         "ProtocolNotSupported",
       );
-      assert.match(message, /does not speak HTTP\/2.*is it the peer's gRPC port\?/);
+      assert.match(message, /does not speak HTTP\/2.*check that it is the peer's gRPC port/);
       await downloader.close();
     });
   });

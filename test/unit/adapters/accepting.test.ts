@@ -18,7 +18,7 @@ function acceptError(code: string): Error {
 }
 
 describe("a listener whose accept fails", () => {
-  it("reports it with the address and the native error, and goes on", async () => {
+  it("reports the failure with the address and the native error, and keeps listening", async () => {
     const errors: VortexError[] = [];
     const server = await listening((error) => errors.push(error));
     const cause = acceptError("EMFILE");
@@ -38,7 +38,7 @@ describe("a listener whose accept fails", () => {
     await once(server, "close");
   });
 
-  it("reports a burst of failures once", async () => {
+  it("reports a burst of failures at most once per second", async () => {
     let reports = 0;
     const server = await listening(() => reports++);
     const started = performance.now();
@@ -53,7 +53,7 @@ describe("a listener whose accept fails", () => {
 
   it("survives an onError that throws", async () => {
     const server = await listening(() => {
-      throw new Error("of the user");
+      throw new Error("failure of the user's callback");
     });
     server.emit("error", acceptError("ENFILE"));
     assert.equal(server.listening, true);

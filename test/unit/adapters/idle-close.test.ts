@@ -1,20 +1,20 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { IDLE_CLOSE, IdleClose } from "../../../adapters/shared/idle-close.ts";
+import { IDLE_CLOSE_MS, IdleClose } from "../../../adapters/shared/idle-close.ts";
 import { FakeClock } from "../../support/fake-clock.ts";
 
-describe("the closing of idle connections", () => {
-  it("counts from the last stream on, starts again after each, and says that another connection may be asked", async () => {
+describe("the timer of idle connections", () => {
+  it("starts after the last stream, restarts after each, and closes with a retryable code", async () => {
     const clock = new FakeClock();
     const codes: string[] = [];
     const idle = new IdleClose(clock, ({ code }) => codes.push(code));
     idle.busy = false;
-    await clock.advance(IDLE_CLOSE - 1);
+    await clock.advance(IDLE_CLOSE_MS - 1);
     idle.busy = true;
-    await clock.advance(10 * IDLE_CLOSE);
+    await clock.advance(10 * IDLE_CLOSE_MS);
     idle.busy = false;
-    await clock.advance(IDLE_CLOSE - 1);
-    // Idle as before.
+    await clock.advance(IDLE_CLOSE_MS - 1);
+    // Repeating `false` does not restart the timer.
     idle.busy = false;
     assert.deepEqual(codes, []);
     await clock.advance(1);

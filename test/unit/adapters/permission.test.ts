@@ -5,7 +5,7 @@ import { listenError, nativeError } from "../../../adapters/shared/native-error.
 import { isGranted, permissionError, requireNet } from "../../../adapters/shared/permission.ts";
 import { runtimeName } from "../../support/fixtures.ts";
 
-/** As Deno and Node make them. */
+/** Errors of denied permissions, as created by Deno and Node. */
 const refusals: readonly (readonly [what: string, error: Error, reason: string])[] = [
   [
     "Deno's",
@@ -43,9 +43,9 @@ function nodeError(more: object): Error {
   });
 }
 
-describe("a refused permission", () => {
+describe("a denied permission", () => {
   for (const [what, error, reason] of refusals) {
-    it(`(${what}) is PermissionDenied, whatever it was for`, () => {
+    it(`(${what}) becomes PermissionDenied in every conversion`, () => {
       for (const failure of [
         permissionError(error, "x failed"),
         storageError(error, "x failed"),
@@ -64,7 +64,7 @@ describe("a refused permission", () => {
     });
   }
 
-  it("is nothing else that has failed, the system's own refusals among them", () => {
+  it("is not recognized in other errors, such as EACCES of the system", () => {
     for (const error of [
       Object.assign(new Error("native"), { code: "EACCES" }),
       Object.assign(new Error("native"), { code: "EPERM", syscall: "open" }),
@@ -78,7 +78,7 @@ describe("a refused permission", () => {
     }
   });
 
-  it("of a name's address has no name of its own in Deno, and does not come up elsewhere", () => {
+  it("for a name lookup is recognized by code and syscall, on Deno only", () => {
     const error = Object.assign(new Error("getaddrinfo EPERM a.b"), {
       code: "EPERM",
       syscall: "getaddrinfo",
@@ -92,7 +92,7 @@ describe("a refused permission", () => {
   });
 });
 
-it("what is granted is not asked for", async () => {
+it("granted permissions are not requested", async () => {
   assert.equal(isGranted({ name: "read", path: "/" }), true);
   assert.equal(isGranted({ name: "sys", kind: "hostname" }), true);
   for (const host of ["127.0.0.1", "::1", "0.0.0.0", "fe80::1%lo"]) await requireNet(host, 0);

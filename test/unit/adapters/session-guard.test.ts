@@ -1,4 +1,6 @@
-/** What keeps node:http2 from freeing what it is working on: closing waits until the frame that is being read has been read. */
+/**
+ * Tests that closing is deferred, so that node:http2 does not free state of the frame being parsed.
+ */
 import assert from "node:assert/strict";
 import { EventEmitter } from "node:events";
 import type { Http2Session, Http2Stream } from "node:http2";
@@ -10,22 +12,22 @@ import { Guard } from "../../../adapters/shared/guard.ts";
 
 const atOnce = "bun" in process.versions;
 
-/** Of a session or a stream what the guard needs; notes what was done to it. */
+/** Part of a session or stream that the guard uses. Records the calls. */
 class Fake extends EventEmitter {
   closed = false;
   readonly done: unknown[][] = [];
 
-  close(...told: unknown[]): void {
-    this.done.push(["close", ...told]);
+  close(...args: unknown[]): void {
+    this.done.push(["close", ...args]);
   }
 
-  destroy(...told: unknown[]): void {
-    this.done.push(["destroy", ...told]);
+  destroy(...args: unknown[]): void {
+    this.done.push(["destroy", ...args]);
   }
 }
 
 describe("the guard of node:http2", () => {
-  it("closes a stream in the next turn, with its code, and calls back at its end", async () => {
+  it("closes a stream in the next turn, with its code, and calls the callback on close", async () => {
     const fake = new Fake();
     const stream = fake as unknown as Http2Stream;
     guardStream(stream, new Guard());

@@ -4,18 +4,18 @@ import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { it } from "node:test";
 import { setImmediate } from "node:timers";
 import { Guard } from "../../../adapters/shared/guard.ts";
-import { READ_AHEAD, SocketStream } from "../../../adapters/tcp/stream.ts";
+import { READ_AHEAD_BYTES, SocketStream } from "../../../adapters/tcp/stream.ts";
 import { assertRejects } from "../../support/failures.ts";
 
-/** Little, so that several fit into the least buffer that a runtime gives a socket. */
+/** Chunk length in bytes. Several fit into the smallest socket buffer of the runtimes. */
 const CHUNK = 4 * 1024;
 
-it("an end that the kernel has not taken is waited for, and an abort gives it up", {
+it("end() waits until the kernel has accepted all bytes, and an abort ends the wait", {
   timeout: 60_000,
 }, async () => {
   await withSockets(async (near) => {
     const stream = new SocketStream(near, new Guard());
-    // More than one chunk has found no room, and a writer is not told of it yet.
+    // More than one chunk is queued, and writes do not wait yet.
     while (near.writableLength < 3 * CHUNK) {
       await stream.writer.write(new Uint8Array(CHUNK));
       await taken(near);
@@ -33,11 +33,13 @@ it("an end that the kernel has not taken is waited for, and an abort gives it up
   });
 });
 
-it("an end that the kernel has taken is not", { timeout: 60_000 }, async () => {
+it("end() resolves at once when the kernel has accepted all bytes", {
+  timeout: 60_000,
+}, async () => {
   await withSockets(async (near, far) => {
     const stream = new SocketStream(near, new Guard());
     await stream.writer.end(new Uint8Array(CHUNK));
-    // Nor does an abort take it back.
+    // An abort has no effect afterwards.
     stream.writer.abort();
     let length = 0;
     for await (const chunk of far) length += (chunk as Uint8Array).length;
@@ -45,7 +47,9 @@ it("an end that the kernel has taken is not", { timeout: 60_000 }, async () => {
   });
 });
 
-/** Waits until all that was written has gone, or for so long that it has not. */
+/**
+ * Waits until all written bytes are accepted by the kernel, or for so long that they will not be.
+ */
 async function taken(socket: Socket): Promise<void> {
   for (let turn = 0; turn < 30 && socket.writableLength > 0; turn++) {
     await new Promise<void>((resolve) => {
@@ -55,9 +59,9 @@ async function taken(socket: Socket): Promise<void> {
   }
 }
 
-/** Two ends of a connection, of which the far one is not read. */
+/** Runs `use` with the two sockets of a connection. The far one is paused. */
 async function withSockets(use: (near: Socket, far: Socket) => Promise<void>): Promise<void> {
-  const server = createServer({ allowHalfOpen: true, highWaterMark: READ_AHEAD });
+  const server = createServer({ allowHalfOpen: true, highWaterMark: READ_AHEAD_BYTES });
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
   const accepting = once(server, "connection");
