@@ -67,8 +67,8 @@ export function requiresIdentity({ cert, identity, rotate }: IdentityOptions): b
  * Returns the TLS options for the server: the given certificate, or the store of the self-signed
  * one.
  *
- * A failure to save to the default file goes to `onError` and is not fatal, so that a server
- * without a home directory, or on a read-only disk, still serves.
+ * A failure to save to the default file goes to `onError` and is not fatal. So a server without a
+ * home directory, or on a read-only disk, still serves.
  */
 export async function identityTls(
   options: IdentityOptions,

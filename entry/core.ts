@@ -4,8 +4,9 @@
  *
  * The only transport in it is {@link MemoryTransport}. Network transports come from the entry
  * points of the runtimes (Node, Bun, Deno, workers) and from subpaths such as `vortex-peer/tcp`.
- * `vortex-peer` resolves to this module when none of the package's export conditions matches the
- * runtime or bundler.
+ *
+ * The import `vortex-peer` resolves to this module when none of the package's export conditions
+ * matches the runtime or bundler.
  *
  * @module
  */

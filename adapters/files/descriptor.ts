@@ -17,8 +17,8 @@ export interface Descriptor {
  * Returns the descriptor that `path` leads to, directly or through symbolic links. Undefined for a
  * path of the file system.
  *
- * A descriptor must be written to, and not replaced: renaming a file over it, or over the file that
- * it refers to, would lose the data that other processes write there.
+ * A descriptor must be written to, and not replaced. Renaming a file over it, or over its file,
+ * would lose the data that other processes write there.
  */
 export async function descriptorOf(path: string): Promise<Descriptor | undefined> {
   let name = resolve(path);

@@ -15,9 +15,9 @@ const MAX_PEM_LENGTH = 1024 * 1024;
  * Identity store in one PEM file: the private key, then the certificate chain.
  *
  * Saving replaces the file atomically, so a certificate never lacks its key. Only the owner may
- * read the file (mode 0600; on Windows the permissions of the folder apply). A missing folder is
- * created. When several processes start at the same time without a file, they all use the identity
- * that was saved first, except on file systems without hard links.
+ * read the file: it has mode 0600. On Windows the permissions of the folder apply. A missing folder
+ * is created. Processes that start at the same time without a file all use the identity that was
+ * saved first, except on file systems without hard links.
  *
  * A file without a valid identity fails with `StorageFailed` and is not replaced: clients may have
  * pinned the certificate that it should hold.

@@ -207,15 +207,15 @@ async function isRunningElsewhere(holder: Holder): Promise<boolean | undefined> 
  * @param silence time since the last heartbeat in ms, when the heartbeat decides
  */
 function heldError(path: string, holder: Holder | undefined, silence?: number): VortexError {
-  const who = holder && `process ${holder.pid}${holder.host && ` on ${holder.host}`}`;
-  const what = `file in use by another download: ${who ?? "another program"} holds ${path}`;
-  if (silence === undefined) return new VortexError("StorageFailed", what);
+  const owner = holder && `process ${holder.pid}${holder.host && ` on ${holder.host}`}`;
+  const holding = `${owner ?? "another program"} holds ${path}`;
   const seconds = (milliseconds: number): string => `${Math.ceil(milliseconds / 1000)} s`;
-  const rest = seconds(MAX_SILENCE_MS - silence);
-  return new VortexError(
-    "StorageFailed",
-    `${what}, last heartbeat ${seconds(silence)} ago; if it was killed, try again in ${rest}`,
-  );
+  const remedy =
+    silence === undefined
+      ? ""
+      : `, last heartbeat ${seconds(silence)} ago; ` +
+        `if it was killed, try again in ${seconds(MAX_SILENCE_MS - silence)}`;
+  return new VortexError("StorageFailed", `file in use by another download: ${holding}${remedy}`);
 }
 
 /**

@@ -31,9 +31,9 @@ import { codeOf, storageError } from "./storage-error.ts";
  * the end. That is not atomic: a process killed meanwhile leaves it truncated, and the next
  * download copies it again.
  *
- * The download fails with `StorageFailed` when the disk is full or read-only, a permission is
- * missing, another download writes to the same path, or another process truncates or replaces the
- * file.
+ * The download fails with `StorageFailed` when the disk is full or read-only, or a permission is
+ * missing. It also fails when another download writes to the same path, or when another process
+ * truncates or replaces the file.
  *
  * @example
  * ```ts

@@ -21,7 +21,8 @@ const causes: Record<string, string> = {
 
 /**
  * Converts the error of a file operation to `StorageFailed`, or to `PermissionDenied` when the
- * runtime's permissions caused it. `what` is the failed action, such as `cannot read /etc/x`.
+ * runtime's permissions caused it.
+ * @param what the failed action, such as `cannot read /etc/x`
  */
 export function storageError(error: unknown, what: string): VortexError {
   if (error instanceof VortexError) return error;

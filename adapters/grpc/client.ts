@@ -308,9 +308,9 @@ function originOf({ host, port }: Address, tls: TlsClientOptions | undefined): s
 }
 
 /**
- * Starts a TLS connection without verification by the runtime. {@link checkPeer} verifies the peer
- * after the handshake, before any data is sent, because the runtimes' own errors lack the rejected
- * certificate.
+ * Starts a TLS connection without verification by the runtime, whose errors lack the rejected
+ * certificate. Instead, {@link checkPeer} verifies the peer after the handshake, before any data is
+ * sent.
  */
 function connectTls(remote: Address, host: string, tls: TlsClientOptions): TLSSocket {
   pinsOf(tls);

@@ -16,11 +16,12 @@ const HEADER_BYTES = 5;
  * Replaces the async iterator of a stream by one that delivers the chunks of a message to Connect
  * only once the message is complete:
  *
- * - Connect allocates the length that a header announces. Here memory grows with the received bytes.
- *   A header that announces more than `maxMessageLength` bytes is delivered at once, for Connect to
- *   reject.
- * - Chunks have 256 KiB, while HTTP/2 frames have 16 KiB. For each chunk, Connect sums the lengths of
- *   all chunks that it holds. For a piece of 64 MiB in frames, that takes three quarters of the time.
+ * - Connect allocates the length that a header announces. Here memory grows with the received
+ *   bytes. A header that announces more than `maxMessageLength` bytes is delivered at once, for
+ *   Connect to reject.
+ * - Chunks have 256 KiB, while HTTP/2 frames have 16 KiB. For each chunk, Connect sums the lengths
+ *   of all chunks that it holds. For a piece of 64 MiB in frames, that takes three quarters of the
+ *   time.
  * - Connect copies a complete message, so its chunks can be freed afterwards.
  *
  * @param maxMessageLength max message length, in bytes

@@ -271,10 +271,10 @@ export class GrpcServer implements ProtocolServer {
    * timeout, and destroys the session without a response, because it occupies a slot.
    *
    * This ends clients that never start to speak HTTP/2. It also ends sessions after frames that
-   * violate the protocol: Node neither closes such a session nor reads on, and so misses the
+   * violate the protocol. Node neither closes such a session nor reads on, so it misses the
    * client's close.
    *
-   * A live session is closed gracefully (GOAWAY, section 6.8) after {@link IDLE_TIMEOUT_MS}.
+   * A live session is closed gracefully after {@link IDLE_TIMEOUT_MS} (GOAWAY, section 6.8).
    *
    * @param left remaining idle time, in ms
    */

@@ -29,10 +29,10 @@ export function guardSession(session: Http2Session, guard: Guard): void {
 /**
  * Defers `close` of a stream, which sends RST_STREAM, to the next event-loop turn.
  *
- * Node first sends all queued data, even while it parses a frame. nghttp2 may then free a stream
- * that it is processing (https://github.com/nodejs/node/issues/64113; fixed by
- * https://github.com/nodejs/node/pull/64166, which Node 20 lacks). Connect closes a stream in the
- * same turn in which it finds invalid data.
+ * Node first sends all queued data, even while it parses a frame. Then nghttp2 may free a stream
+ * that it is processing (https://github.com/nodejs/node/issues/64113). Node 20 lacks the fix
+ * (https://github.com/nodejs/node/pull/64166). Connect closes a stream in the same turn in which it
+ * finds invalid data.
  */
 export function guardStream(stream: Http2Stream, guard: Guard): void {
   if ("bun" in process.versions) return;

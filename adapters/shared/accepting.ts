@@ -24,13 +24,13 @@ const BACKLOG_CONNECTIONS = 511;
  * free file descriptors. Reports such failures to `onError` as `Unreachable`, at most once per
  * second.
  *
- * - Node closes a connection without a free descriptor and continues. If it cannot, it emits
- * "error".
+ * - Node closes a connection without a free descriptor, or emits "error", and continues.
  * - Bun leaves connections in the backlog until descriptors are free, and reports nothing.
- * - Deno never polls a listening socket again after a failed accept, and reports nothing.
- * (`poll_tcp_handle` in its libs/core/uv_compat/tcp.rs drops the error, and with it the waker.)
- * Listening again on the same handle restarts the polling, so that is done once per second. A burst
- * of connections right after a second without any had been waiting, which is reported.
+ * - Deno never polls a listening socket again after a failed accept, and reports nothing. The
+ * cause:
+ *   `poll_tcp_handle` in its libs/core/uv_compat/tcp.rs drops the error, and with it the waker.
+ *   Listening again on the same handle restarts the polling, so that is done once per second. A
+ *   burst of connections right after a second without any had been waiting, which is reported.
  *
  * @param address listening address, for the report
  */

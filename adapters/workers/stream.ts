@@ -9,8 +9,8 @@ type ReadResult = Awaited<ReturnType<ReadableStreamDefaultReader<Uint8Array>["re
 /**
  * Byte stream on a socket of workerd.
  *
- * It uses the default reader: workerd 1.20260426 returns at most 4,096 bytes per read, whatever the
- * buffer length of a BYOB reader, and long buffers only cost time.
+ * It uses the default reader, because a BYOB reader has no benefit. With any buffer length, workerd
+ * 1.20260426 returns at most 4,096 bytes per read, and long buffers only cost time.
  */
 export class SocketStream implements SocketByteStream {
   readonly reader: ByteReader;
