@@ -267,8 +267,8 @@ export class GrpcServer implements ProtocolServer {
   }
 
   /**
-   * Checks a session without streams: sends a PING (RFC 9113, section 6.7) after each request
-   * timeout, and destroys the session without a response, because it occupies a slot.
+   * Checks a session without streams, because it occupies a slot. Sends a PING after each request
+   * timeout (RFC 9113, section 6.7) and destroys the session if there is no response.
    *
    * This ends clients that never start to speak HTTP/2. It also ends sessions after frames that
    * violate the protocol. Node neither closes such a session nor reads on, so it misses the

@@ -8,9 +8,9 @@ import type { Guard } from "../shared/guard.ts";
  * parsed. Otherwise any peer can crash the process:
  *
  * - Deno 2.9 sometimes crashes in nghttp2, for example when a client sends GOAWAY
- * (https://github.com/denoland/deno/issues/36788).
+ *   (https://github.com/denoland/deno/issues/36788).
  * - Node 20 aborts with the assertion `current_nghttp2_memory_ == 0` after header fields beyond its
- * limits (https://github.com/nodejs/node/issues/35233).
+ *   limits (https://github.com/nodejs/node/issues/35233).
  *
  * Bun defers them itself.
  */
@@ -30,9 +30,10 @@ export function guardSession(session: Http2Session, guard: Guard): void {
  * Defers `close` of a stream, which sends RST_STREAM, to the next event-loop turn.
  *
  * Node first sends all queued data, even while it parses a frame. Then nghttp2 may free a stream
- * that it is processing (https://github.com/nodejs/node/issues/64113). Node 20 lacks the fix
- * (https://github.com/nodejs/node/pull/64166). Connect closes a stream in the same turn in which it
- * finds invalid data.
+ * that it is processing. Connect closes a stream in the same turn in which it finds invalid data.
+ *
+ * - Issue: https://github.com/nodejs/node/issues/64113
+ * - Fix: https://github.com/nodejs/node/pull/64166, which Node 20 lacks
  */
 export function guardStream(stream: Http2Stream, guard: Guard): void {
   if ("bun" in process.versions) return;

@@ -122,7 +122,7 @@ export class SocketStream implements SocketByteStream {
     else socket.resetAndDestroy();
   }
 
-  // --- reading -------------------------------------------------------------------------------------
+  // --- reading ----------------------------------------------------------------------------------
 
   get #hasBytes(): boolean {
     return this.#chunks.length > 0 || (this.#buffer?.hasBytes ?? false);
@@ -207,7 +207,7 @@ export class SocketStream implements SocketByteStream {
     else this.#socket.resume();
   }
 
-  // --- writing -------------------------------------------------------------------------------------
+  // --- writing ----------------------------------------------------------------------------------
 
   async #write(chunk: Uint8Array): Promise<void> {
     if (this.#writeEnded) throw new VortexError("Closed", "stream ended on this side");
