@@ -26,8 +26,8 @@ const BACKLOG_CONNECTIONS = 511;
  *
  * - Node closes a connection without a free descriptor, or emits "error", and continues.
  * - Bun leaves connections in the backlog until descriptors are free, and reports nothing.
- * - Deno never polls a listening socket again after a failed accept, and reports nothing, because
- *   `poll_tcp_handle` in its libs/core/uv_compat/tcp.rs drops the error and with it the waker.
+ * - Deno never polls a listening socket again after a failed accept, and reports nothing. Its
+ *   `poll_tcp_handle` (libs/core/uv_compat/tcp.rs) drops the error, and with it the waker.
  *   Listening again on the same handle restarts the polling, so that is done once per second. A
  *   burst of connections right after a second without any had been waiting, which is reported.
  *
