@@ -1,4 +1,4 @@
-/** The part of README that a run of the bench writes: its command, its plot, and what a reader wants to know of its tables. */
+/** README's benchmark section: the command, the plot and the main figures of each table. */
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import type { FirstByteRow } from "./first-byte.ts";
@@ -13,17 +13,18 @@ const [START, END] = [
   "<!-- written by npm run bench -->",
   "<!-- end of what npm run bench writes -->",
 ];
-/** Milliseconds of the round trip over which first bytes are shown. */
-const ROUND_TRIP = 50;
+/** Round-trip time of the link that the first-byte table shows, in ms. */
+const ROUND_TRIP_MS = 50;
 
-/** Puts what stands in `results` into README. */
+/** Replaces the benchmark section of README by one made of the files in `results`. */
 export function writeReadme(): void {
   writeFileSync(README, withResults(readFileSync(README, "utf8")));
 }
 
 /**
- * README's text with what stands in `results`.
- * @throws `Error` if it has no place for that
+ * Returns README's text with its benchmark section made of the files in `results`.
+ *
+ * @throws `Error` if `readme` lacks the markers of the section
  */
 export function withResults(readme: string): string {
   const results = read("latest.json");
@@ -31,7 +32,8 @@ export function withResults(readme: string): string {
     ? read("long.json")
     : undefined;
   const [from, to] = [readme.indexOf(START), readme.indexOf(END)];
-  if (from < 0 || to < from) throw new Error(`README has no ${START} … ${END}`);
+  if (from < 0 || to < from)
+    throw new Error(`README.md: expected the markers ${START} and ${END}, in this order`);
   const parts = [
     START,
     introductionOf(results),
@@ -48,12 +50,13 @@ function read(name: string): Results {
 }
 
 const PLOT =
-  "![MB/s and requests a second of each protocol on each runtime](bench/results/latest.svg)";
+  "![MB/s and requests per second of each protocol on each runtime](bench/results/latest.svg)";
 
 function introductionOf({ command, machine, amount }: Results): string {
   return [
-    `\`${command}\` on ${machine.cores} × ${machine.cpu}: both ends on one host, random bytes, content verified, medians of`,
-    `${amount.rounds * amount.turns} alternating runs. [What it printed](bench/results/latest.json), with the bare loops beside it:`,
+    `\`${command}\` on ${machine.cores} × ${machine.cpu}.`,
+    `Both ends run on one host, with random and verified content. Medians of ${amount.rounds * amount.turns} alternating runs.`,
+    "[All results](bench/results/latest.json), including the bare loops without this library:",
   ].join("\n");
 }
 
@@ -74,10 +77,10 @@ function throughputTable(rows: readonly MeasuredRow[]): string {
     [
       "",
       "",
-      "MB/s, 4 MiB, one at a time",
-      "eight",
+      "MB/s, 4 MiB, 1 at a time",
+      "MB/s, 4 MiB, 8 at a time",
       "CPU s/GB, client",
-      "server",
+      "CPU s/GB, server",
       "requests/s, 64 KiB, 32 at a time",
       "p99 ms",
     ],
@@ -98,7 +101,7 @@ function throughputTable(rows: readonly MeasuredRow[]): string {
 
 function firstByteTable(rows: readonly FirstByteRow[]): string {
   const far = rows.filter(
-    ({ roundTrip, summary }) => roundTrip === ROUND_TRIP && summary !== undefined,
+    ({ roundTrip, summary }) => roundTrip === ROUND_TRIP_MS && summary !== undefined,
   );
   const median = (row: FirstByteRow, how: FirstByteRow["how"]): string =>
     far
@@ -108,11 +111,11 @@ function firstByteTable(rows: readonly FirstByteRow[]): string {
       ?.summary?.median.toFixed(0) ?? "";
   return table(
     [
-      `first byte over ${ROUND_TRIP} ms of round trip, in ms`,
+      `first byte in ms, at ${ROUND_TRIP_MS} ms round-trip time`,
       "",
-      "at a new peer",
-      "at one met before",
-      "the same, 0-RTT",
+      "new peer",
+      "known peer",
+      "known peer, 0-RTT",
     ],
     namedOnce(
       far
@@ -130,7 +133,10 @@ function firstByteTable(rows: readonly FirstByteRow[]): string {
 
 function longIntroduction({ command, amount }: Results): string {
   const runs = amount.rounds === 1 ? "one run each" : `medians of ${amount.rounds} runs`;
-  return `A long link, 200 Mbit/s (25 MB/s) and 50 ms of round trip, pieces of 1 MiB, eight at a time, in MB/s (\`${command}\`, ${runs}):`;
+  return [
+    "MB/s over a link of 200 Mbit/s (25 MB/s) and 50 ms round-trip time, with pieces of 1 MiB, 8 at a",
+    `time (\`${command}\`, ${runs}):`,
+  ].join("\n");
 }
 
 function longTable(rows: readonly LongRow[]): string {
@@ -157,7 +163,7 @@ function longTable(rows: readonly LongRow[]): string {
   );
 }
 
-/** The first column says only what is new. */
+/** Empties the first cell of a row where it repeats the one above. */
 function namedOnce(rows: readonly (readonly string[])[]): (readonly string[])[] {
   return rows.map((row, at) => (row[0] === rows[at - 1]?.[0] ? ["", ...row.slice(1)] : row));
 }

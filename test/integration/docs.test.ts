@@ -78,9 +78,9 @@ const samplesThatRun: Readonly<Record<string, readonly string[]>> = {
     "Fetch a piece: ts",
     "Fetch a task: ts",
     "Serve a file: ts",
+    "Command line: sh",
     "One configuration file: yaml",
     "One configuration file: ts",
-    "Command line: sh",
   ],
   "docs/dragonfly-cluster.md": [
     "Fetch a task from stock peers: ts",
