@@ -83,14 +83,14 @@ const samplesThatRun: Readonly<Record<string, readonly string[]>> = {
     "One configuration file: ts",
   ],
   "docs/dragonfly-cluster.md": [
-    "Fetch a task from stock peers: ts",
+    "Fetch a task from dfdaemon: ts",
     "Certificates: ts",
     "Be a parent in a cluster: ts",
   ],
   "docs/errors.md": ["Errors: ts"],
   "docs/from-rust.md": ["Fetching pieces: ts", "Configuration: ts"],
   "docs/tasks.md": [
-    "Watch and hold a download: ts",
+    "Watch and pause a download: ts",
     "Read a task in order: ts",
     "OpenTelemetry: ts",
   ],
@@ -175,7 +175,7 @@ if (runtimeName === "node") {
             for (const [name, text] of Object.entries(files))
               await writeFile(join(directory, name), text);
             const samples = [
-              ["docs/tasks.md", "Watch and hold a download"],
+              ["docs/tasks.md", "Watch and pause a download"],
               ["docs/tasks.md", "Read a task in order"],
               ["docs/tasks.md", "OpenTelemetry"],
               ["docs/errors.md", "Errors"],
@@ -289,7 +289,7 @@ if (runtimeName === "node") {
           .slice(source.indexOf("export type TaskEvent"))
           .matchAll(/readonly type: "(.*?)"/g),
       ];
-      const listed = (await rowsUnder("docs/tasks.md", "Watch and hold a download")).map(
+      const listed = (await rowsUnder("docs/tasks.md", "Watch and pause a download")).map(
         ([name = ""]) => name,
       );
       for (const [, type] of types) assert.ok(listed.includes(`\`${type}\``), type);
@@ -321,7 +321,7 @@ if (runtimeName === "node") {
         inTempDir(async (directory) => {
           const file = join(directory, "model.safetensors");
           const code = (
-            await sampleUnder("docs/dragonfly-cluster.md", "Fetch a task from stock peers", "ts")
+            await sampleUnder("docs/dragonfly-cluster.md", "Fetch a task from dfdaemon", "ts")
           )
             .replaceAll(/10\.0\.0\.[78]:4000/g, grpc)
             .replace('"model.safetensors"', JSON.stringify(file));
