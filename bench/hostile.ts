@@ -90,11 +90,11 @@ const ASKED: Record<FaultGroup, number> = {
   wrong: 3_500,
 };
 const GROUP_NAMES: Record<FaultGroup, string> = {
-  "cut short": "answers cut after any byte",
+  "cut short": "answers truncated after any byte",
   "reset or lost": "streams reset and connections lost at any byte",
   silent: "silence at any point",
-  malformed: "what is no answer: garbage, broken frames, sizes up to 2^64 - 1, statuses",
-  wrong: "answers with another number, length, offset, digest or content",
+  malformed: "malformed answers: garbage, broken frames, sizes up to 2^64 - 1, statuses",
+  wrong: "answers with a wrong number, length, offset, digest or content",
 };
 /** Milliseconds for which the honest client is alone, before and after each attack. */
 const ALONE = 250;

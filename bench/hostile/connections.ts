@@ -11,7 +11,7 @@ const WIDTH = 32;
 export function connectionAttacks(over: "tcp" | "grpc"): readonly Attack[] {
   return [
     {
-      name: "connections closed at once, in good order or by a reset",
+      name: "connections closed immediately, gracefully or by a reset",
       over,
       unit: "connection",
       tries: 3_000,
@@ -27,7 +27,7 @@ export function connectionAttacks(over: "tcp" | "grpc"): readonly Attack[] {
         }),
     },
     {
-      name: "a flood of connections that say nothing",
+      name: "flood of silent connections",
       over,
       unit: "connection",
       tries: 6_000,
@@ -52,7 +52,7 @@ const DRIPS = 40;
 /** The attacks on a server that expects TLS, here gRPC's, by what comes before the end of a handshake. */
 export const handshakeAttacks: readonly Attack[] = [
   {
-    name: "TLS handshakes left half-open, fed slowly or broken",
+    name: "half-open, slow-drip and broken TLS handshakes",
     over: "grpc",
     unit: "connection",
     tries: 1_500,

@@ -42,8 +42,7 @@ const ANSWERS = 300;
 const ID_LENGTH = 16;
 
 /** Name of the attack from sources that only a raw socket has. */
-export const STRANGE_SOURCES: string =
-  "datagrams of lengths at the bounds, from sources that cannot be answered";
+export const STRANGE_SOURCES: string = "datagrams of boundary lengths, from unanswerable sources";
 
 /** The attacks. `transport` makes a new one each time. */
 export function datagramAttacks(transport: () => Promise<Transport>): readonly Attack[] {
@@ -82,7 +81,7 @@ export function datagramAttacks(transport: () => Promise<Transport>): readonly A
         }),
     },
     {
-      name: "datagrams of a connection, mutated, cut or sent again, from its own and other addresses",
+      name: "mutated, truncated and replayed datagrams of a connection, from its address and others",
       over: "quic",
       unit: "datagram",
       tries: 12_000,
@@ -111,7 +110,7 @@ export function datagramAttacks(transport: () => Promise<Transport>): readonly A
         }),
     },
     {
-      name: "datagrams of versions that nobody speaks",
+      name: "datagrams of unknown QUIC versions",
       over: "quic",
       unit: "datagram",
       tries: 2_400,
@@ -129,11 +128,11 @@ export function datagramAttacks(transport: () => Promise<Transport>): readonly A
             if (index % BURST === 0) await pause(1);
           }
           await pause(ANSWERS);
-          tally.note(counted.judged("told of others, or dropped"), tries);
+          tally.note(counted.judged("Version Negotiation, or dropped"), tries);
         }),
     },
     {
-      name: "first datagrams with tokens that nobody gave out",
+      name: "Initial packets with forged tokens",
       over: "quic",
       unit: "datagram",
       tries: 1_200,
@@ -152,7 +151,7 @@ export function datagramAttacks(transport: () => Promise<Transport>): readonly A
         }),
     },
     {
-      name: "the first flight of a connection with early data, sent again from other addresses",
+      name: "first flight with early data, replayed from other addresses",
       over: "quic",
       unit: "datagram",
       tries: 2_400,
@@ -178,7 +177,7 @@ export function datagramAttacks(transport: () => Promise<Transport>): readonly A
       run: (target, tries, random) => fromStrangeSources(transport, target, tries, random),
     },
     {
-      name: "connections whose address changes every few datagrams",
+      name: "connections that migrate every few datagrams",
       over: "quic",
       unit: "connection",
       tries: 150,
@@ -189,7 +188,7 @@ export function datagramAttacks(transport: () => Promise<Transport>): readonly A
       },
     },
     {
-      name: "connections closed at once",
+      name: "connections closed immediately",
       over: "quic",
       unit: "connection",
       tries: 600,
@@ -206,7 +205,7 @@ export function datagramAttacks(transport: () => Promise<Transport>): readonly A
       },
     },
     {
-      name: "a flood of connections that say nothing",
+      name: "flood of silent connections",
       over: "quic",
       unit: "connection",
       tries: 600,
@@ -219,7 +218,7 @@ export function datagramAttacks(transport: () => Promise<Transport>): readonly A
           held.push(dialled);
           // A client has its connection before the server says that it has no room.
           await Promise.race([dialled.closed, pause(ANSWERS)]);
-          return "taken, or turned away later";
+          return "accepted, or rejected later";
         });
         for (const connection of held) connection.abort();
         await Promise.all(held.map(({ closed }) => closed));
@@ -235,7 +234,7 @@ async function dial(transport: Transport, { host, port }: Target): Promise<Conne
   try {
     return await transport.dial({ host, port }, { signal });
   } catch (error) {
-    if (error instanceof VortexError && error.kind === "transport") return "turned away";
+    if (error instanceof VortexError && error.kind === "transport") return "rejected";
     return `wrong: ${error instanceof Error ? error.message : error}`;
   }
 }

@@ -45,7 +45,7 @@ const NO_WINDOW = Uint8Array.of(0, 4, 0, 0, 0, 0);
 /** The attacks. */
 export const http2Attacks: readonly Attack[] = [
   {
-    name: "requests for what is not there",
+    name: "requests for missing pieces",
     over: "grpc",
     unit: "request",
     tries: 2_500,
@@ -58,7 +58,7 @@ export const http2Attacks: readonly Attack[] = [
       ),
   },
   {
-    name: "path tricks in ids",
+    name: "path traversal in ids",
     over: "grpc",
     unit: "request",
     tries: 2_500,
@@ -76,14 +76,12 @@ export const http2Attacks: readonly Attack[] = [
     if (random() < 0.5) bytes.set([0, 0, 0, 0, bytes.length - 5].slice(0, bytes.length));
     client.send(frame(Frame.Data, Flag.EndStream, stream, bytes));
   }),
-  byStreams("requests announced as 4 GiB", 1_000, (client, stream) => {
+  byStreams("requests with an announced length of 4 GiB", 1_000, (client, stream) => {
     client.send(requestHeaders(stream));
     client.send(frame(Frame.Data, 0, stream, Uint8Array.of(0, 0xff, 0xff, 0xff, 0xff, 1, 2, 3)));
   }),
-  byStreams("streams opened and left", 1_500, (client, stream) =>
-    client.send(requestHeaders(stream)),
-  ),
-  byStreams("requests fed slowly", 600, async (client, stream, target) => {
+  byStreams("abandoned streams", 1_500, (client, stream) => client.send(requestHeaders(stream))),
+  byStreams("slow-drip requests", 600, async (client, stream, target) => {
     client.send(requestHeaders(stream));
     for (const byte of requestFor(target.taskId, 0)) {
       if (client.over(stream)) break;
@@ -101,7 +99,7 @@ export const http2Attacks: readonly Attack[] = [
     NO_WINDOW,
   ),
   byStreams(
-    "short answers that are never read",
+    "short answers never read",
     300,
     (client, stream, { taskId }) => {
       client.send(requestHeaders(stream, "StatTask"));
@@ -138,7 +136,7 @@ export const http2Attacks: readonly Attack[] = [
   },
   {
     ...byConnections(
-      "a flood of HEADERS",
+      "HEADERS flood",
       8_000,
       async (client, _target, amount) => {
         for (let index = 0; index < amount; index++) client.send(requestHeaders(2 * index + 1));
@@ -148,21 +146,21 @@ export const http2Attacks: readonly Attack[] = [
     ),
     unit: "request",
   },
-  byConnections("a flood of SETTINGS and PING, 500 on each connection", 200, async (client) => {
+  byConnections("SETTINGS and PING flood, 500 per connection", 200, async (client) => {
     for (let index = 0; index < 250; index++) {
       client.send(frame(Frame.Settings, 0, 0, Uint8Array.of(0, 3, 0, 0, 0, index)));
       client.send(frame(Frame.Ping, 0, 0, new Uint8Array(8)));
     }
     return client.outcome();
   }),
-  byConnections("CONTINUATION without end, 1 MiB of it (CVE-2024-27983)", 100, async (client) => {
+  byConnections("endless CONTINUATION, 1 MiB (CVE-2024-27983)", 100, async (client) => {
     client.send(frame(Frame.Headers, 0, 1, headerBlock({ ":method": "POST" })));
     const more = headerBlock({ "x-more": "y".repeat(16_000) });
     for (let count = 0; count < 64; count++) client.send(frame(Frame.Continuation, 0, 1, more));
     await client.until(() => false);
     return "cut off";
   }),
-  byConnections("frames that break HTTP/2", 1_000, async (client, _target, _amount, random) => {
+  byConnections("invalid HTTP/2 frames", 1_000, async (client, _target, _amount, random) => {
     const stream = pick([0, 1, 2, 0x7fffffff], random);
     const payload = garbage(Math.floor(random() * 100), random);
     const announced = random() < 0.2 ? 0xffffff : payload.length;
@@ -173,11 +171,11 @@ export const http2Attacks: readonly Attack[] = [
     // What is left unfinished, or does not matter, is not waited for.
     return Promise.race([
       client.until(() => false).then(() => "cut off"),
-      pause(50).then(() => "taken"),
+      pause(50).then(() => "accepted"),
     ]);
   }),
   {
-    name: "garbage in place of HTTP/2",
+    name: "garbage instead of HTTP/2",
     over: "grpc",
     unit: "connection",
     tries: 1_500,
@@ -278,7 +276,7 @@ class RawClient {
     });
     this.send(frame(Frame.Ping, 0, 0, new Uint8Array(8)));
     if (!this.gone) await answered;
-    return this.gone ? "cut off" : "taken";
+    return this.gone ? "cut off" : "accepted";
   }
 
   async close(): Promise<void> {

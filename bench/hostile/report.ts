@@ -65,11 +65,11 @@ export async function writeInto(file: URL, text: string): Promise<void> {
 function tableOf(rows: readonly Row[]): string {
   const head = [
     "attack or fault",
-    "over",
+    "protocol",
     "tries",
     "result",
-    "greatest memory, MB more",
-    "honest client, ms a piece, during / without",
+    "max. memory above start, MB",
+    "honest client, ms per piece, with / without attack",
   ];
   const lines = rows.map(
     ({ name, over, unit, tries, outcomes, growth, during, without, failures }) => [

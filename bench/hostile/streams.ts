@@ -57,7 +57,7 @@ export function streamAttacks(
       ),
   });
   return [
-    attack("requests for what is not there", tries(4_000, 2_000), (stream, target, random) => {
+    attack("requests for missing pieces", tries(4_000, 2_000), (stream, target, random) => {
       const number = pick([0, 1_000, 0xffffffff], random);
       const taskId = number === 0 ? "0".repeat(64) : target.taskId;
       return asked(
@@ -65,7 +65,7 @@ export function streamAttacks(
         encodePacket({ type: "download-piece", id: 1, kind: "standard", taskId, number }),
       );
     }),
-    attack("path tricks in ids", tries(3_000, 2_000), (stream, _target, _random, index) => {
+    attack("path traversal in ids", tries(3_000, 2_000), (stream, _target, _random, index) => {
       const taskId = trickyIds[index % trickyIds.length]?.[1] ?? "";
       return asked(
         stream,
@@ -79,19 +79,19 @@ export function streamAttacks(
         bytes.set(requestFor(target.taskId).subarray(0, Math.min(bytes.length, 6 + random() * 20)));
       return answered(stream, bytes);
     }),
-    attack("requests given up at once", tries(4_000, 2_000), async (stream, target) => {
+    attack("requests cancelled immediately", tries(4_000, 2_000), async (stream, target) => {
       await stream.writer.write(requestFor(target.taskId));
       stream.writer.abort();
       stream.reader.cancel();
-      return "given up";
+      return "cancelled";
     }),
-    attack("streams opened and left", tries(1_500, 500), async (stream, target, random) => {
+    attack("abandoned streams", tries(1_500, 500), async (stream, target, random) => {
       await stream.writer.write(
         requestFor(target.taskId).subarray(0, 1 + Math.floor(random() * 70)),
       );
       return ended(stream);
     }),
-    attack("requests fed slowly", tries(600, 300), async (stream, target) => {
+    attack("slow-drip requests", tries(600, 300), async (stream, target) => {
       const ending = ended(stream);
       let over = false;
       void ending.then(() => {
