@@ -8,7 +8,7 @@ import type {
   RunOrder,
   RunResult,
 } from "./messages.ts";
-import { obey } from "./program.ts";
+import { carryOutOrders } from "./program.ts";
 import { quantile } from "./statistics.ts";
 import type { Client, PieceRef } from "./subject.ts";
 import { subjectNamed } from "./subjects.ts";
@@ -21,7 +21,7 @@ subject.catch(() => {});
 /** For all runs, so that a run does not pay for the dial. */
 let client: Promise<Client> | undefined;
 
-obey<ClientOrder>(
+carryOutOrders<ClientOrder>(
   (order) => (order.do === "run" ? run(order) : firstBytes(order)),
   async () => (await client)?.close(),
 );

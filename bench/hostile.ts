@@ -1,30 +1,33 @@
 /**
- * A campaign of hostile peers: attacks on a server over QUIC, TCP and gRPC, and wrong answers to a client, with honest peers beside
- * them.
+ * Runs a campaign of hostile peers: attacks on a server over QUIC, TCP and gRPC, and wrong answers
+ * to a client. Honest peers run beside them.
  *
  *     npm run hostile -- --runtime node,bun --write
  *
- * The victim is a process of the runtime that is asked for. Who attacks it, or answers it wrongly, is a process on Node. An honest
- * client takes one piece after the other over the same protocol, before, during and after each attack, and compares every byte: in
- * a process of its own while a server is attacked, and within the victim while that is the client. All is done several times over.
+ * The victim is a process of the chosen runtime. The attacker, or the peer with wrong answers, is a
+ * process on Node. Before, during and after each attack, an honest client fetches piece after piece
+ * over the same protocol, and compares every byte. It is a separate process while a server is
+ * attacked, and part of the victim while a client is. The whole is repeated in rounds.
  *
- * Fails (exit code 1) on
+ * Fails with exit code 1 on:
  *
- * - wrong bytes that are handed on, or an outcome that the attack or fault does not allow, such as a try that hangs;
- * - the end of the victim, a rejection that nobody handled, a failure inside that its server reports;
- * - a count (descriptors, handles, timers, requests, QUIC connections) that has not returned to its start within 30 s after all was
- *   closed; resident memory that at rest, between the rounds, keeps growing;
+ * - wrong bytes that are handed on as complete;
+ * - an outcome that the attack or fault does not allow, such as a try that hangs;
+ * - the end of the victim, an unhandled rejection, or an internal failure that its server reports;
+ * - a count (descriptors, handles, timers, requests, QUIC connections) that does not return to its
+ *   start within 30 s after the close;
+ * - resident memory that keeps growing at rest, between the rounds;
  * - an honest client that gets no piece during an attack, or one of whose pieces fails.
  *
- * | option | default | |
- * | --- | --- | --- |
- * | `--exchanges` | `100000` | tries in all, against each runtime; what a try is, the table says |
- * | `--runtime` | `node,bun,deno` | some of `node`, `bun`, `deno`, one after the other |
- * | `--only` | | attacks and faults whose name has this in it |
- * | `--rounds` | `3` | how often all is done; with one, memory at rest is not judged |
- * | `--seed` | by chance | of the choices; how they interleave is not repeated |
- * | `--together` | | attacks over different protocols at the same time, for a quick look |
- * | `--write` | | puts the tables into SECURITY.md |
+ * Options, with defaults:
+ *
+ * - `--exchanges 100000`: tries in total against each runtime; the table has their unit
+ * - `--runtime node,bun,deno`: runtimes to attack, one after the other
+ * - `--only TEXT`: only attacks and faults whose name contains this text
+ * - `--rounds 3`: number of rounds; with 1, memory at rest is not checked
+ * - `--seed N`, random by default: seed of the choices; their interleaving is not reproducible
+ * - `--together`: attacks over different protocols at the same time, for a quick look
+ * - `--write`: writes the tables into SECURITY.md
  */
 import process from "node:process";
 import { fileURLToPath } from "node:url";
@@ -34,16 +37,27 @@ import { type Protocol, protocols } from "../src/transport/protocol.ts";
 import type { TlsIdentity } from "../src/transport/tls.ts";
 import { type FaultGroup, faultGroups } from "../test/support/hostile-vortex.ts";
 import { type Outcomes, pause, type Target } from "./hostile/attack.ts";
-import { type AttackOrder, attacks, playAttacker } from "./hostile/attacker.ts";
-import { type ClientOrder, playClient } from "./hostile/client-victim.ts";
-import { type Fares, type HonestOrder, playHonest } from "./hostile/honest.ts";
-import { playHostilePeer } from "./hostile/hostile-peer.ts";
-import { add, addFared, type Campaign, markdownOf, type Row, writeInto } from "./hostile/report.ts";
+import { type AttackOrder, attacks, runAttacker } from "./hostile/attacker.ts";
+import { type ClientOrder, runClient } from "./hostile/client-victim.ts";
+import {
+  type ClientStatsByProtocol,
+  type HonestOrder,
+  runHonestClients,
+} from "./hostile/honest.ts";
+import { runHostilePeer } from "./hostile/hostile-peer.ts";
+import {
+  add,
+  addClientStats,
+  type Campaign,
+  markdownOf,
+  type Row,
+  writeInto,
+} from "./hostile/report.ts";
 import {
   type Listening,
   LONG_TASK_ID,
   MAX_CONNECTIONS,
-  playServer,
+  runServer,
   type ServerOrder,
 } from "./hostile/server-victim.ts";
 import type { Ending } from "./hostile/victim.ts";
@@ -54,14 +68,14 @@ import { seededRandom, TASK_ID } from "./soak/content.ts";
 import { type Gauges, leftoversOf } from "./soak/gauges.ts";
 import type { Addresses } from "./soak/load.ts";
 
-/** What a process of this program is started with, as JSON. */
+/** Argument of a worker process of this program, as JSON. */
 type Role = { readonly identity: TlsIdentity } & (
   | { readonly role: "server" | "client" | "attacker" | "hostile" }
   | { readonly role: "honest"; readonly addresses: Addresses }
 );
 
 interface Plan {
-  /** What the usual number of tries is multiplied with. */
+  /** Factor for the usual number of tries. */
   readonly scale: number;
   readonly rounds: number;
   readonly seed: number;
@@ -69,20 +83,20 @@ interface Plan {
   readonly wanted: (name: string) => boolean;
 }
 
-/** An attack or a group of faults, with its row in the table. */
+/** Attack or group of faults, with its row in the table. */
 interface Job {
   readonly row: Row;
-  /** Place in the list of attacks. */
+  /** Index into the list of attacks. */
   readonly index: number;
   readonly group: FaultGroup;
   readonly over: Protocol;
-  /** In each round. */
+  /** Tries per round. */
   readonly tries: number;
   readonly secure: boolean;
 }
 
-/** Requests of a client to a hostile peer, over each protocol, for each group of faults. */
-const ASKED: Record<FaultGroup, number> = {
+/** Requests of a client to a hostile peer over one protocol, by group of faults. */
+const CLIENT_REQUESTS: Record<FaultGroup, number> = {
   "cut short": 3_500,
   "reset or lost": 2_500,
   silent: 1_500,
@@ -96,20 +110,20 @@ const GROUP_NAMES: Record<FaultGroup, string> = {
   malformed: "malformed answers: garbage, broken frames, sizes up to 2^64 - 1, statuses",
   wrong: "answers with a wrong number, length, offset, digest or content",
 };
-/** Milliseconds for which the honest client is alone, before and after each attack. */
-const ALONE = 250;
-const ALONE_TOGETHER = 50;
-/** Seconds for an answer of a process, on a machine that is busy. */
-const PATIENCE = 600;
-/** Wrong outcomes of one attack that are told. */
+/** Time of the honest client without an attack, before and after each attack, in ms. */
+const BASELINE_MS = 250;
+const BASELINE_TOGETHER_MS = 50;
+/** Timeout for an answer of a worker process on a busy machine, in seconds. */
+const ANSWER_TIMEOUT_S = 600;
+/** Maximum number of wrong outcomes that are reported of one attack. */
 const MAX_REPORTED = 5;
-/** How much more resident memory at rest is no leak: a part of it, and so many bytes. */
-const TOLERANCE = { part: 0.15, bytes: 24e6 };
+/** Growth of resident memory at rest that counts as no leak: a fraction, plus a number of bytes. */
+const MEMORY_TOLERANCE = { part: 0.15, bytes: 24e6 };
 
 const program = fileURLToPath(import.meta.url);
 
 const given = process.argv[2];
-if (given?.startsWith("{")) await play(JSON.parse(given) as Role);
+if (given?.startsWith("{")) await runWorker(JSON.parse(given) as Role);
 else await hostile().catch(giveUp);
 
 // --- the measuring process
@@ -128,7 +142,7 @@ async function hostile(): Promise<void> {
   });
   const usual =
     attacks.reduce((sum, { tries }) => sum + tries, 0) +
-    protocols.length * Object.values(ASKED).reduce((sum, tries) => sum + tries, 0);
+    protocols.length * Object.values(CLIENT_REQUESTS).reduce((sum, tries) => sum + tries, 0);
   const plan: Plan = {
     scale: positive("--exchanges", values.exchanges) / usual,
     rounds: positive("--rounds", values.rounds),
@@ -140,7 +154,7 @@ async function hostile(): Promise<void> {
   const { list, missing } = await findRuntimes([]);
   for (const line of missing) console.log(`missing: ${line}`);
   const node = list.find(({ name }) => name === "node");
-  if (node === undefined) throw new Error("the attacking processes need Node");
+  if (node === undefined) throw new Error("the attacker needs Node, which was not found");
   const campaigns: Campaign[] = [];
   const problems: string[] = [];
   for (const name of names) {
@@ -174,18 +188,22 @@ async function campaignAgainst(
   console.error(`${runtime.title}, seed ${plan.seed}`);
   const against = async (
     what: string,
-    run: (tell: (problem: string) => void) => Promise<readonly Row[]>,
+    run: (report: (problem: string) => void) => Promise<readonly Row[]>,
   ) => {
-    const tell = (problem: string): void =>
+    const report = (problem: string): void =>
       void problems.push(`${runtime.title}, ${what}: ${problem}`);
-    return run(tell).catch((error): readonly Row[] => {
-      tell(error instanceof Error ? error.message : String(error));
+    return run(report).catch((error): readonly Row[] => {
+      report(error instanceof Error ? error.message : String(error));
       return [];
     });
   };
   const rows = [
-    ...(await against("the server", (tell) => attackServer(runtime, node, identity, plan, tell))),
-    ...(await against("the client", (tell) => answerClient(runtime, node, identity, plan, tell))),
+    ...(await against("the server", (report) =>
+      attackServer(runtime, node, identity, plan, report),
+    )),
+    ...(await against("the client", (report) =>
+      answerClient(runtime, node, identity, plan, report),
+    )),
   ];
   return {
     title: runtime.title,
@@ -195,13 +213,13 @@ async function campaignAgainst(
   };
 }
 
-/** Attacks a server of the runtime. */
+/** Attacks a server on `runtime`. */
 async function attackServer(
   runtime: Runtime,
   node: Runtime,
   identity: TlsIdentity,
   plan: Plan,
-  tell: (problem: string) => void,
+  report: (problem: string) => void,
 ): Promise<readonly Row[]> {
   const jobs = attacks.flatMap(({ name, over, unit, tries, secure = false }, index) =>
     plan.wanted(name)
@@ -209,18 +227,21 @@ async function attackServer(
       : [],
   );
   if (jobs.length === 0) return [];
-  const victim = worker<ServerOrder>(runtime, { identity, role: "server" });
-  const attacker = worker<AttackOrder>(node, { identity, role: "attacker" });
-  const { addresses, secure, everywhere, start } = await victim.ask<Listening>("listen", PATIENCE);
-  const honest = worker<HonestOrder>(runtime, { identity, role: "honest", addresses });
+  const victim = startWorker<ServerOrder>(runtime, { identity, role: "server" });
+  const attacker = startWorker<AttackOrder>(node, { identity, role: "attacker" });
+  const { addresses, secure, wildcardPort, start } = await victim.ask<Listening>(
+    "listen",
+    ANSWER_TIMEOUT_S,
+  );
+  const honest = startWorker<HonestOrder>(runtime, { identity, role: "honest", addresses });
   const random = seededRandom(plan.seed);
   try {
-    await overRounds(jobs, plan, start, tell, {
-      begin: () => victim.ask("begin", PATIENCE),
-      end: () => victim.ask("end", PATIENCE),
-      rest: () => victim.ask("rest", PATIENCE),
-      start: (over) => honest.ask({ do: "start", over }, PATIENCE),
-      stop: (over) => honest.ask({ do: "stop", over }, PATIENCE),
+    await runRounds(jobs, plan, start, report, {
+      begin: () => victim.ask("begin", ANSWER_TIMEOUT_S),
+      end: () => victim.ask("end", ANSWER_TIMEOUT_S),
+      rest: () => victim.ask("rest", ANSWER_TIMEOUT_S),
+      start: (over) => honest.ask({ do: "start", over }, ANSWER_TIMEOUT_S),
+      stop: (over) => honest.ask({ do: "stop", over }, ANSWER_TIMEOUT_S),
       attack: (phase) =>
         attacker.ask(
           {
@@ -228,126 +249,132 @@ async function attackServer(
               index,
               target: overTls
                 ? { ...targetAt(secure), secure: true }
-                : { ...targetAt(addresses[over]), everywhere },
+                : { ...targetAt(addresses[over]), wildcardPort },
               tries,
               seed: random() * 2 ** 32,
             })),
           },
-          PATIENCE,
+          ANSWER_TIMEOUT_S,
         ),
     });
-    judgeEnding(start, await victim.ask<Ending>("stop", PATIENCE), tell);
+    judgeEnding(start, await victim.ask<Ending>("stop", ANSWER_TIMEOUT_S), report);
   } finally {
     await Promise.all([victim.end(), attacker.end(), honest.end()]);
   }
   return jobs.map(({ row }) => row);
 }
 
-/** Answers a client of the runtime wrongly. */
+/** Gives wrong answers to a client on `runtime`. */
 async function answerClient(
   runtime: Runtime,
   node: Runtime,
   identity: TlsIdentity,
   plan: Plan,
-  tell: (problem: string) => void,
+  report: (problem: string) => void,
 ): Promise<readonly Row[]> {
   const jobs = protocols.flatMap((over) =>
     faultGroups.flatMap((group) => {
       const name = GROUP_NAMES[group];
-      const usual = { name, over, unit: "request", tries: ASKED[group], secure: false } as const;
+      const usual = {
+        name,
+        over,
+        unit: "request",
+        tries: CLIENT_REQUESTS[group],
+        secure: false,
+      } as const;
       return plan.wanted(name) ? [jobOf({ ...usual, index: 0, group }, plan)] : [];
     }),
   );
   if (jobs.length === 0) return [];
-  const victim = worker<ClientOrder>(runtime, { identity, role: "client" });
-  const hostile = worker<"listen">(node, { identity, role: "hostile" });
-  const peer = worker<ServerOrder>(node, { identity, role: "server" });
+  const victim = startWorker<ClientOrder>(runtime, { identity, role: "client" });
+  const hostile = startWorker<"listen">(node, { identity, role: "hostile" });
+  const peer = startWorker<ServerOrder>(node, { identity, role: "server" });
   const random = seededRandom(plan.seed + 1);
   try {
-    const { addresses } = await peer.ask<{ addresses: Addresses }>("listen", PATIENCE);
+    const { addresses } = await peer.ask<{ addresses: Addresses }>("listen", ANSWER_TIMEOUT_S);
     const open = {
       do: "open",
-      hostile: await hostile.ask<Addresses>("listen", PATIENCE),
+      hostile: await hostile.ask<Addresses>("listen", ANSWER_TIMEOUT_S),
       honest: addresses,
     } as const;
-    const start = await victim.ask<Gauges>(open, PATIENCE);
-    await overRounds(jobs, plan, start, tell, {
-      begin: () => victim.ask({ do: "begin" }, PATIENCE),
-      end: () => victim.ask({ do: "end" }, PATIENCE),
-      rest: () => victim.ask({ do: "rest" }, PATIENCE),
-      start: (over) => victim.ask({ do: "start", over }, PATIENCE),
-      stop: (over) => victim.ask({ do: "stop", over }, PATIENCE),
+    const start = await victim.ask<Gauges>(open, ANSWER_TIMEOUT_S);
+    await runRounds(jobs, plan, start, report, {
+      begin: () => victim.ask({ do: "begin" }, ANSWER_TIMEOUT_S),
+      end: () => victim.ask({ do: "end" }, ANSWER_TIMEOUT_S),
+      rest: () => victim.ask({ do: "rest" }, ANSWER_TIMEOUT_S),
+      start: (over) => victim.ask({ do: "start", over }, ANSWER_TIMEOUT_S),
+      stop: (over) => victim.ask({ do: "stop", over }, ANSWER_TIMEOUT_S),
       attack: (phase) =>
         victim.ask(
           {
             do: "ask",
-            askings: phase.map(({ over, group, tries }) => ({
+            batches: phase.map(({ over, group, tries }) => ({
               over,
               group,
               tries,
               seed: random() * 2 ** 32,
             })),
           },
-          PATIENCE,
+          ANSWER_TIMEOUT_S,
         ),
     });
-    judgeEnding(start, await victim.ask<Ending>({ do: "close" }, PATIENCE), tell);
+    judgeEnding(start, await victim.ask<Ending>({ do: "close" }, ANSWER_TIMEOUT_S), report);
   } finally {
     await Promise.all([victim.end(), hostile.end(), peer.end()]);
   }
   return jobs.map(({ row }) => row);
 }
 
-/** The processes of a campaign. */
-interface Field {
-  /** Looks at the victim's memory from here on. */
+/** Operations on the processes of a campaign. */
+interface Operations {
+  /** Starts to sample the victim's memory. */
   begin(): Promise<void>;
-  /** The greatest that it was, in bytes. */
+  /** Resolves to the maximum of the victim's memory, in bytes. */
   end(): Promise<number>;
   rest(): Promise<Gauges>;
-  /** Honest clients of these protocols. */
+  /** Starts the honest clients of these protocols. */
   start(over: readonly Protocol[]): Promise<void>;
-  stop(over: readonly Protocol[]): Promise<Fares>;
-  /** All of them at the same time. */
+  stop(over: readonly Protocol[]): Promise<ClientStatsByProtocol>;
+  /** Runs the jobs of a phase at the same time. */
   attack(phase: readonly Job[]): Promise<readonly Outcomes[]>;
 }
 
-/** Carries all out, several times over, and fills the rows in. */
-async function overRounds(
+/** Runs all jobs in every round, and fills in their rows. */
+async function runRounds(
   jobs: readonly Job[],
   plan: Plan,
   start: Gauges,
-  tell: (problem: string) => void,
-  field: Field,
+  report: (problem: string) => void,
+  field: Operations,
 ): Promise<void> {
   const phases = phasesOf(jobs, plan.together);
   const rests: number[] = [];
   for (let round = 0; round < plan.rounds; round++) {
-    for (const phase of phases) await carryOut(phase, plan, start, field);
+    for (const phase of phases) await runPhase(phase, plan, start, field);
     rests.push((await field.rest()).resident);
   }
-  for (const { row } of jobs) judge(row, tell);
+  for (const { row } of jobs) judge(row, report);
   const [first = 0, last = 0] = [rests[0], rests.at(-1)];
-  if (plan.rounds > 1 && last - first > first * TOLERANCE.part + TOLERANCE.bytes) {
-    tell(
+  if (plan.rounds > 1 && last - first > first * MEMORY_TOLERANCE.part + MEMORY_TOLERANCE.bytes) {
+    report(
       `resident memory at rest grows: ${rests.map((bytes) => Math.round(bytes / 1e6)).join(", ")} MB`,
     );
   }
 }
 
-async function carryOut(
+async function runPhase(
   phase: readonly Job[],
   { together }: Plan,
   start: Gauges,
-  field: Field,
+  field: Operations,
 ): Promise<void> {
   const over = phase.map((job) => job.over);
-  const alone = together ? ALONE_TOGETHER : ALONE;
-  const fares: (readonly [Fares, "during" | "without"])[] = [];
+  const alone = together ? BASELINE_TOGETHER_MS : BASELINE_MS;
+  const stats: (readonly [ClientStatsByProtocol, "during" | "without"])[] = [];
   const withoutAttack = async (): Promise<void> => {
     await field.start(over);
     await pause(alone);
-    fares.push([await field.stop(over), "without"]);
+    stats.push([await field.stop(over), "without"]);
   };
   await withoutAttack();
   await field.begin();
@@ -357,18 +384,18 @@ async function carryOut(
   console.error(
     `${((performance.now() - began) / 1000).toFixed(1)} s ${phase.map(({ row }) => `${row.over}: ${row.name}`).join("; ")}`,
   );
-  fares.push([await field.stop(over), "during"]);
+  stats.push([await field.stop(over), "during"]);
   const growth = (await field.end()) - start.resident;
   await withoutAttack();
   for (const [index, { row, over: protocol, tries }] of phase.entries()) {
     row.tries += tries;
     row.growth = Math.max(row.growth, growth);
     add(row.outcomes, outcomes[index] ?? {});
-    for (const [fared, when] of fares) addFared(row, fared[protocol], when);
+    for (const [clientStats, when] of stats) addClientStats(row, clientStats[protocol], when);
   }
 }
 
-/** One job after the other, or those of different protocols together. */
+/** Groups jobs into phases: one job each, or one job of each protocol. */
 function phasesOf(jobs: readonly Job[], together: boolean): readonly (readonly Job[])[] {
   if (!together) return jobs.map((job) => [job]);
   const lanes = protocols.map((over) => jobs.filter((job) => job.over === over));
@@ -402,26 +429,26 @@ function jobOf(
 
 function judge(
   { name, over, outcomes, during, failures }: Row,
-  tell: (problem: string) => void,
+  report: (problem: string) => void,
 ): void {
   const where = `${name}, over ${over}`;
   const wrong = Object.entries(outcomes).filter(([outcome]) => outcome.startsWith("wrong"));
   for (const [outcome, count] of wrong.slice(0, MAX_REPORTED))
-    tell(`${where}: ${count} × ${outcome}`);
+    report(`${where}: ${count} × ${outcome}`);
   if (wrong.length > MAX_REPORTED)
-    tell(`${where}: ${wrong.length - MAX_REPORTED} outcomes more that are wrong`);
-  if (during.length === 0) tell(`${where}: the honest client got no piece`);
+    report(`${where}: ${wrong.length - MAX_REPORTED} more wrong outcomes`);
+  if (during.length === 0) report(`${where}: the honest client got no piece`);
   for (const [failure, count] of Object.entries(failures)) {
-    tell(`${where}: ${count} pieces of the honest client ended in ${failure}`);
+    report(`${where}: ${count} pieces of the honest client failed with ${failure}`);
   }
 }
 
 function judgeEnding(
   start: Gauges,
-  { gauges, surprises }: Ending,
-  tell: (problem: string) => void,
+  { gauges, unexpected }: Ending,
+  report: (problem: string) => void,
 ): void {
-  for (const problem of [...surprises, ...leftoversOf(start, gauges)]) tell(problem);
+  for (const problem of [...unexpected, ...leftoversOf(start, gauges)]) report(problem);
 }
 
 function targetAt(addr: string | undefined): Target {
@@ -435,23 +462,23 @@ function targetAt(addr: string | undefined): Target {
   };
 }
 
-function worker<Order>(runtime: Runtime, role: Role): Worker<Order> {
+function startWorker<Order>(runtime: Runtime, role: Role): Worker<Order> {
   return new Worker<Order>(commandFor(runtime, program), role);
 }
 
-// --- the other processes
+// --- the worker processes
 
-async function play(role: Role): Promise<void> {
+async function runWorker(role: Role): Promise<void> {
   switch (role.role) {
     case "server":
-      return playServer(role.identity);
+      return runServer(role.identity);
     case "client":
-      return playClient(role.identity);
+      return runClient(role.identity);
     case "attacker":
-      return playAttacker();
+      return runAttacker();
     case "hostile":
-      return playHostilePeer(role.identity);
+      return runHostilePeer(role.identity);
     case "honest":
-      return playHonest(role.identity, role.addresses);
+      return runHonestClients(role.identity, role.addresses);
   }
 }

@@ -32,7 +32,7 @@ import type { PieceStore } from "../src/store/store.ts";
 import { formatAddress } from "../src/transport/address.ts";
 import { choices } from "./options.ts";
 import { Worker } from "./processes.ts";
-import { obey } from "./program.ts";
+import { carryOutOrders } from "./program.ts";
 import { commandFor, findRuntimes, type Runtime } from "./runtimes.ts";
 
 type Protocol = "quic" | "tcp" | "grpc";
@@ -185,7 +185,7 @@ async function play(role: Role): Promise<void> {
     for (const end of closing) await end();
   };
   if (role.role === "server") {
-    obey<"listen">(async () => {
+    carryOutOrders<"listen">(async () => {
       const { protocol } = role;
       const store = generated(role.size);
       const server = await face.startServer({ store, host: "127.0.0.1", [protocol]: { port: 0 } });
@@ -199,7 +199,7 @@ async function play(role: Role): Promise<void> {
       } satisfies Peer;
     }, close);
   } else {
-    obey<ClientOrder>((order) => fetchTask(face, role, order), close);
+    carryOutOrders<ClientOrder>((order) => fetchTask(face, role, order), close);
   }
 }
 

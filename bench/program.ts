@@ -11,7 +11,7 @@ const GRACE = 3000;
  * Carries orders out, one at a time, and prints an answer for each.
  * @param close ends what is open; run once, when no more orders come
  */
-export function obey<Order>(
+export function carryOutOrders<Order>(
   carryOut: (order: Order) => Promise<unknown>,
   close: () => Promise<void>,
 ): void {

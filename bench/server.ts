@@ -1,7 +1,7 @@
 /** Serves one subject, in a process of its own. Arguments: a `ServerArguments` as JSON. */
 import process from "node:process";
 import type { ServerArguments, ServerOrder } from "./messages.ts";
-import { obey } from "./program.ts";
+import { carryOutOrders } from "./program.ts";
 import type { Serving } from "./subject.ts";
 import { subjectNamed } from "./subjects.ts";
 import { startUsage } from "./usage.ts";
@@ -10,7 +10,7 @@ const order = JSON.parse(process.argv[2] ?? "") as ServerArguments;
 let serving: Serving | undefined;
 let usage = startUsage();
 
-obey<ServerOrder>(
+carryOutOrders<ServerOrder>(
   async (message) => {
     switch (message.do) {
       case "listen": {

@@ -36,7 +36,7 @@ import type { Protocol } from "../src/transport/protocol.ts";
 import type { TlsIdentity } from "../src/transport/tls.ts";
 import { choices, positive } from "./options.ts";
 import { Worker } from "./processes.ts";
-import { obey } from "./program.ts";
+import { carryOutOrders } from "./program.ts";
 import { commandFor, findRuntimes, type Runtime } from "./runtimes.ts";
 import { chartOf } from "./soak/chart.ts";
 import { CONTENT, DIGEST, PIECE_LENGTH, seededRandom, TASK_ID } from "./soak/content.ts";
@@ -270,7 +270,7 @@ async function playPeer({
     );
     return face.startServer({ store, host: "127.0.0.1", tls: identity, ...each });
   };
-  obey<"listen">(
+  carryOutOrders<"listen">(
     async () => {
       // A client may have been given the port meanwhile, for a connection of its own.
       const { addresses } = await listen(true).catch(() => listen(false));
@@ -341,7 +341,7 @@ async function playLoad({
       }
     }
   };
-  obey<LoadOrder>(carryOut, async () => {});
+  carryOutOrders<LoadOrder>(carryOut, async () => {});
 }
 
 function pause(milliseconds: number): Promise<void> {

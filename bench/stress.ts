@@ -27,7 +27,7 @@ import { formatAddress } from "../src/transport/address.ts";
 import type { Protocol } from "../src/transport/protocol.ts";
 import { choices, positive } from "./options.ts";
 import { Worker } from "./processes.ts";
-import { obey } from "./program.ts";
+import { carryOutOrders } from "./program.ts";
 import { commandFor, findRuntimes } from "./runtimes.ts";
 import { CONTENT, PIECE_COUNT, PIECE_LENGTH, pieceBytes, TASK_ID } from "./soak/content.ts";
 import { Counters, counts, type Gauges, leftoversOf } from "./soak/gauges.ts";
@@ -151,7 +151,7 @@ function playServer(quic: QuicBinding): void {
   const store = new MemoryPieceStore();
   store.putTask(TASK_ID, CONTENT, { pieceLength: PIECE_LENGTH });
   const all: StorageServer[] = [];
-  obey<ServerOrder>(
+  carryOutOrders<ServerOrder>(
     async ({ protocol }) => {
       const servers: StorageServer[] = [];
       for (let index = 0; index < SERVERS; index++) {
@@ -242,5 +242,5 @@ function playClient(counters: Counters, quic: QuicBinding): void {
     }
     return { start, middle, end, seconds, bytes: downloads * rounds * PIECE_LENGTH, failures };
   };
-  obey<ClientOrder>(carryOut, async () => {});
+  carryOutOrders<ClientOrder>(carryOut, async () => {});
 }

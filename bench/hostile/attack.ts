@@ -1,43 +1,53 @@
-/** What an attack on a server is, and how its tries are made and counted. */
+/** Contract of an attack on a server, and helpers that run and count its tries. */
 import type { Protocol } from "../../src/transport/protocol.ts";
 
-/** The server under attack. */
+/** Server under attack. */
 export interface Target {
   readonly host: string;
   readonly port: number;
-  /** A task that it serves. */
+  /** Task that the server serves. */
   readonly taskId: string;
-  /** A task of one piece that no buffer between two hosts holds. */
+  /** Task of one piece, longer than all buffers between two hosts. */
   readonly longTaskId: string;
-  /** Its greatest number of connections. */
+  /** Connection limit of the server. */
   readonly maxConnections: number;
-  /** Port of another server of the same process over the same protocol, which listens on all addresses, IPv6 ones among them. */
-  readonly everywhere?: number;
-  /** It expects TLS on its TCP connections. */
+  /**
+   * Port of a second server in the same process and over the same protocol, on all addresses
+   * including IPv6.
+   */
+  readonly wildcardPort?: number;
+  /** True if the server expects TLS on its TCP connections. */
   readonly secure?: boolean;
 }
 
-/** How often tries ended how. What begins with `wrong` fails the campaign. */
+/** Number of tries by outcome. An outcome that begins with `wrong` fails the campaign. */
 export type Outcomes = Readonly<Record<string, number>>;
 
-/** A way to attack a server. */
+/** Method of attacking a server. */
 export interface Attack {
   readonly name: string;
   readonly over: Protocol;
-  /** What one try is. */
+  /** Unit of one try. */
   readonly unit: "request" | "connection" | "datagram";
-  /** Its tries of a campaign of 100,000 exchanges. */
+  /** Number of tries in a campaign of 100,000 exchanges. */
   readonly tries: number;
-  /** Is for a server that expects TLS. */
+  /** True if the attack needs a server that expects TLS. */
   readonly secure?: boolean;
-  /** @param random seeded numbers from 0 to 1 */
+  /**
+   * Makes the tries and returns their outcomes.
+   *
+   * @param random returns seeded numbers from 0 to 1
+   */
   run(target: Target, tries: number, random: () => number): Promise<Outcomes>;
 }
 
-/** Milliseconds after which a try hangs: a multiple of every deadline of the server under attack, on a machine that is busy. */
-const HANGS = 60_000;
+/**
+ * Time after which a try counts as hanging, in ms: a multiple of every deadline of the server,
+ * since the machine is busy.
+ */
+const TRY_TIMEOUT_MS = 60_000;
 
-/** Counts how tries ended. */
+/** Counts tries by outcome. */
 export class OutcomeCounter {
   readonly #counts = new Map<string, number>();
 
@@ -51,29 +61,33 @@ export class OutcomeCounter {
 }
 
 /**
- * Makes tries in so many lanes at a time, each of which says how it ended; one that hangs is `wrong`.
+ * Makes `tries` tries in `lanes` parallel lanes and counts their outcomes. A try that hangs counts
+ * as `wrong`.
  *
- * @param make is given the try's number, and that of its lane
+ * @param make makes one try and returns its outcome; receives the index of the try and of its lane
  */
 export async function inParallel(
   tries: number,
   lanes: number,
   make: (index: number, lane: number) => Promise<string>,
 ): Promise<Outcomes> {
-  const tally = new OutcomeCounter();
+  const counter = new OutcomeCounter();
   let next = 0;
   const run = async (lane: number): Promise<void> => {
-    while (next < tries) tally.note(await orHangs(make(next++, lane)));
+    while (next < tries) counter.note(await withTimeout(make(next++, lane)));
   };
   await Promise.all(Array.from({ length: Math.min(lanes, tries) }, (_, lane) => run(lane)));
-  return tally.outcomes;
+  return counter.outcomes;
 }
 
-/** What the promise resolves with, unless it takes too long. */
-async function orHangs(outcome: Promise<string>): Promise<string> {
+/** Resolves to the outcome, or to a `wrong` one after {@link TRY_TIMEOUT_MS}. */
+async function withTimeout(outcome: Promise<string>): Promise<string> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<string>((resolve) => {
-    timer = setTimeout(() => resolve(`wrong: nothing within ${HANGS / 1000} s`), HANGS);
+    timer = setTimeout(
+      () => resolve(`wrong: nothing within ${TRY_TIMEOUT_MS / 1000} s`),
+      TRY_TIMEOUT_MS,
+    );
   });
   try {
     return await Promise.race([outcome, late]);
@@ -82,30 +96,35 @@ async function orHangs(outcome: Promise<string>): Promise<string> {
   }
 }
 
-/** Milliseconds between two tries to get a place on a server, and how often. */
-const BETWEEN = 100;
-const OFTEN = 100;
+/**
+ * Interval between two tries to connect to a full server, in ms, and the maximum number of tries.
+ */
+const RETRY_INTERVAL_MS = 100;
+const MAX_RETRIES = 100;
 
-/** What `make` resolves with in the end: right after a flood the server may not have a place yet. */
-export async function persistently<T>(make: () => Promise<T>): Promise<T> {
+/**
+ * Retries `make` until it succeeds. Right after a flood, the server may have no free connection
+ * slot.
+ */
+export async function withRetries<T>(make: () => Promise<T>): Promise<T> {
   for (let tries = 1; ; tries++) {
     try {
       return await make();
     } catch (error) {
-      if (tries === OFTEN) throw error;
-      await pause(BETWEEN);
+      if (tries === MAX_RETRIES) throw error;
+      await pause(RETRY_INTERVAL_MS);
     }
   }
 }
 
-/** One of several things. */
+/** Returns a random element. */
 export function pick<T>(choices: readonly T[], random: () => number): T {
   const choice = choices[Math.floor(random() * choices.length)];
   if (choice === undefined) throw new RangeError("nothing to choose from");
   return choice;
 }
 
-/** Bytes that mean nothing. */
+/** Returns random bytes. */
 export function garbage(length: number, random: () => number): Uint8Array {
   return Uint8Array.from({ length }, () => Math.floor(random() * 256));
 }

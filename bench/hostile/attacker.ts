@@ -1,7 +1,7 @@
-/** Whoever attacks a server: on Node, in a process of its own. */
+/** Attacker process, on Node. */
 import { quicheTransport } from "../../adapters/quiche/transport.ts";
 import { tcpTransport } from "../../adapters/tcp/transport.ts";
-import { obey } from "../program.ts";
+import { carryOutOrders } from "../program.ts";
 import { seededRandom } from "../soak/content.ts";
 import type { Attack, Outcomes, Target } from "./attack.ts";
 import { connectionAttacks, handshakeAttacks } from "./connections.ts";
@@ -10,13 +10,14 @@ import { http2Attacks } from "./http2.ts";
 import { streamAttacks } from "./streams.ts";
 
 const quic = () => quicheTransport({ tls: { verify: false } });
-/** Lets no more than 16 KiB of a stream come unread. */
-const narrow = () => quicheTransport({ tls: { verify: false }, streamWindow: 16 * 1024 });
+/** Receives at most 16 KiB of a stream ahead of its reader. */
+const quicWithSmallWindow = () =>
+  quicheTransport({ tls: { verify: false }, streamWindow: 16 * 1024 });
 
 /** All attacks on a server. */
 export const attacks: readonly Attack[] = [
   ...datagramAttacks(quic),
-  ...streamAttacks("quic", quic, narrow),
+  ...streamAttacks("quic", quic, quicWithSmallWindow),
   ...connectionAttacks("tcp"),
   ...streamAttacks("tcp", async () => tcpTransport),
   ...connectionAttacks("grpc"),
@@ -24,7 +25,10 @@ export const attacks: readonly Attack[] = [
   ...http2Attacks,
 ];
 
-/** Attacks at the same time, by their places in {@link attacks}; answered with the {@link Outcomes} of each. */
+/**
+ * Attacks to run at the same time, by index into {@link attacks}. The answer has the {@link
+ * Outcomes} of each.
+ */
 export interface AttackOrder {
   readonly attacks: readonly {
     readonly index: number;
@@ -34,9 +38,9 @@ export interface AttackOrder {
   }[];
 }
 
-/** Takes orders. */
-export function playAttacker(): void {
-  obey<AttackOrder>(
+/** Runs the attacker process: carries out orders from standard input. */
+export function runAttacker(): void {
+  carryOutOrders<AttackOrder>(
     (order): Promise<Outcomes[]> =>
       Promise.all(
         order.attacks.map(

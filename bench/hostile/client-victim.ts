@@ -1,4 +1,7 @@
-/** A client that is answered wrongly, over one protocol after the other, in a process of its own; and beside it rightly. */
+/**
+ * Client under attack, in a separate process: a hostile peer answers its requests over every
+ * protocol. Beside it, an honest client fetches from an honest peer.
+ */
 import { Buffer } from "node:buffer";
 import { grpcBinding } from "../../adapters/grpc/client.ts";
 import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
@@ -19,24 +22,27 @@ import {
   vortexFaultId,
   vortexFaults,
 } from "../../test/support/hostile-vortex.ts";
-import { obey } from "../program.ts";
+import { carryOutOrders } from "../program.ts";
 import { seededRandom } from "../soak/content.ts";
 import type { Gauges } from "../soak/gauges.ts";
 import type { Addresses } from "../soak/load.ts";
 import { quicOfRuntime } from "../soak/quic.ts";
 import { inParallel, type Outcomes, pick } from "./attack.ts";
 import { HonestClients } from "./honest.ts";
-import { Watch } from "./victim.ts";
+import { ProcessMonitor } from "./victim.ts";
 
-/** Requests at a time, each by a downloader of its own, since some faults end a connection; of those that take a deadline, more. */
-const LANES = 8;
-const SILENT_LANES = 48;
-/** Milliseconds without a byte after which what is to be silent is given up; of others, nobody waits for silence. */
-const SILENCE = 200;
-const PATIENCE = 30_000;
+/**
+ * Concurrent requests, each by a separate downloader, since some faults end a connection. Silent
+ * faults take a whole timeout, so more of them run at once.
+ */
+const CONCURRENCY = 8;
+const SILENT_CONCURRENCY = 48;
+/** Stall timeout for faults that stay silent, in ms. The others never wait for silence. */
+const SILENT_STALL_TIMEOUT_MS = 200;
+const STALL_TIMEOUT_MS = 30_000;
 
-/** Requests to a hostile peer over one protocol. */
-export interface Asking {
+/** Batch of requests to a hostile peer over one protocol. */
+export interface RequestBatch {
   readonly over: Protocol;
   readonly group: FaultGroup;
   readonly tries: number;
@@ -44,26 +50,31 @@ export interface Asking {
 }
 
 /**
- * `open` and `rest` are answered with {@link Gauges}, `ask` with the {@link Outcomes} of each asking, all of which go on at the same
- * time, `end` with a number of bytes, `stop` with `Fares`, and `close` with an `Ending`.
+ * Orders to the client, and their answers:
+ *
+ * - `open` and `rest`: {@link Gauges}
+ * - `ask`: the {@link Outcomes} of each batch; the batches run concurrently
+ * - `end`: a number of bytes
+ * - `stop`: `ClientStatsByProtocol`
+ * - `close`: an `Ending`
  */
 export type ClientOrder =
   | { readonly do: "open"; readonly hostile: Addresses; readonly honest: Addresses }
-  | { readonly do: "ask"; readonly askings: readonly Asking[] }
+  | { readonly do: "ask"; readonly batches: readonly RequestBatch[] }
   | { readonly do: "start" | "stop"; readonly over: readonly Protocol[] }
   | { readonly do: "begin" | "end" | "rest" | "close" };
 
-/** Takes orders. */
-export async function playClient({ cert }: TlsIdentity): Promise<void> {
-  const watch = new Watch();
-  const { counters } = watch;
+/** Runs the client process: carries out orders from standard input. */
+export async function runClient({ cert }: TlsIdentity): Promise<void> {
+  const monitor = new ProcessMonitor();
+  const { counters } = monitor;
   const face = faceOf(counters.quic(await quicOfRuntime()));
   const options = {
     tls: { ca: cert },
     telemetry: counters.telemetry,
-    stallTimeout: PATIENCE,
-    pieceTimeout: 2 * PATIENCE,
-    connectTimeout: PATIENCE,
+    stallTimeout: STALL_TIMEOUT_MS,
+    pieceTimeout: 2 * STALL_TIMEOUT_MS,
+    connectTimeout: STALL_TIMEOUT_MS,
   };
   const downloaderFor = (protocol: Protocol): TaskDownloader => {
     const { tls, ...others } = options;
@@ -79,11 +90,13 @@ export async function playClient({ cert }: TlsIdentity): Promise<void> {
     downloaders = [];
     honest = new HonestClients();
   };
-  const ask = async ({ over, group, tries, seed }: Asking): Promise<Outcomes> => {
-    const lanes = Array.from({ length: group === "silent" ? SILENT_LANES : LANES }, () =>
-      over === "grpc"
-        ? new GrpcDownloader(async () => grpcBinding(), settings)
-        : downloaderFor(over),
+  const ask = async ({ over, group, tries, seed }: RequestBatch): Promise<Outcomes> => {
+    const lanes = Array.from(
+      { length: group === "silent" ? SILENT_CONCURRENCY : CONCURRENCY },
+      () =>
+        over === "grpc"
+          ? new GrpcDownloader(async () => grpcBinding(), settings)
+          : downloaderFor(over),
     );
     const random = seededRandom(seed);
     const addr = hostile[over] ?? "";
@@ -93,17 +106,18 @@ export async function playClient({ cert }: TlsIdentity): Promise<void> {
         if (downloader instanceof GrpcDownloader)
           return askOverGrpc(downloader, addr, group, index, random);
         if (downloader !== undefined) return askOverVortex(downloader, addr, group, index, random);
-        throw new RangeError(`there is no lane ${lane}`);
+        throw new RangeError(`no lane ${lane}`);
       });
     } finally {
       await Promise.all(lanes.map((downloader) => downloader.close()));
     }
   };
-  obey<ClientOrder>(async (order) => {
+  carryOutOrders<ClientOrder>(async (order) => {
     switch (order.do) {
       case "open":
         hostile = order.hostile;
-        // Once for what is loaded, compiled or opened at first use and then kept.
+        // A first batch, since some resources are loaded, compiled or opened at first use and then
+        // kept.
         for (const over of protocols) await ask({ over, group: "wrong", tries: 50, seed: 1 });
         start = await counters.settled();
         honest = new HonestClients(
@@ -115,11 +129,11 @@ export async function playClient({ cert }: TlsIdentity): Promise<void> {
         );
         return start;
       case "ask":
-        return Promise.all(order.askings.map(ask));
+        return Promise.all(order.batches.map(ask));
       case "begin":
-        return watch.begin();
+        return monitor.begin();
       case "end":
-        return watch.end();
+        return monitor.end();
       case "start":
         return honest.start(order.over);
       case "stop":
@@ -128,12 +142,15 @@ export async function playClient({ cert }: TlsIdentity): Promise<void> {
         return counters.gauges();
       case "close":
         await close();
-        return watch.ending(start);
+        return monitor.ending(start);
     }
   }, close);
 }
 
-/** Asks for a piece by an id that names a fault of the group: each fault in turn, in a form that chance chooses. */
+/**
+ * Requests a piece by an id that selects a fault of the group. Faults take turns; the variant is
+ * random.
+ */
 async function askOverVortex(
   downloader: TaskDownloader,
   addr: string,
@@ -145,7 +162,7 @@ async function askOverVortex(
   const fault = faults[index % faults.length] ?? pick(faults, random);
   const taskId = vortexFaultId(fault, Math.floor(random() * (fault.variants ?? 1)));
   const { number, content } = hostilePiece;
-  const verdict = await verdictOf(async () => {
+  const outcome = await outcomeOf(async () => {
     const piece = await downloader.downloadPiece(
       { addr, hostId: "h", taskId, number },
       limitsOf(group),
@@ -154,10 +171,10 @@ async function askOverVortex(
       throw new Error("other bytes were handed on as complete");
     return "right";
   });
-  return judged(verdict, fault.codes, fault.name);
+  return checkedOutcome(outcome, fault.codes, fault.name);
 }
 
-/** The same over gRPC, where each call has faults. */
+/** Requests a piece, or calls another method, by an id that selects a fault over gRPC. */
 function askOverGrpc(
   downloader: GrpcDownloader,
   addr: string,
@@ -172,16 +189,16 @@ function askOverGrpc(
   const options = limitsOf(fault.silent ? "silent" : group);
   const asked = (): Promise<FaultOutcome> =>
     callGrpc(downloader, addr, call, grpcFaultId(call, fault, variant), options);
-  return verdictOf(asked).then((verdict) =>
-    judged(verdict, fault.codes(call, variant), `${fault.name}, ${call}, form ${variant}`),
+  return outcomeOf(asked).then((outcome) =>
+    checkedOutcome(outcome, fault.codes(call, variant), `${fault.name}, ${call}, form ${variant}`),
   );
 }
 
 function limitsOf(group: FaultGroup): CallOptions {
-  return group === "silent" ? { stallTimeout: SILENCE } : {};
+  return group === "silent" ? { stallTimeout: SILENT_STALL_TIMEOUT_MS } : {};
 }
 
-async function verdictOf(
+async function outcomeOf(
   run: () => Promise<FaultOutcome>,
 ): Promise<FaultOutcome | `wrong: ${string}`> {
   try {
@@ -192,11 +209,11 @@ async function verdictOf(
   }
 }
 
-function judged(
-  verdict: FaultOutcome | `wrong: ${string}`,
+function checkedOutcome(
+  outcome: FaultOutcome | `wrong: ${string}`,
   codes: readonly FaultOutcome[],
   what: string,
 ): string {
-  if (verdict.startsWith("wrong") || codes.some((code) => code === verdict)) return verdict;
-  return `wrong: ${verdict} for ${what}`;
+  if (outcome.startsWith("wrong") || codes.some((code) => code === outcome)) return outcome;
+  return `wrong: ${outcome} for ${what}`;
 }

@@ -1,13 +1,13 @@
-/** Attacks by connections over TCP, against the Vortex protocol and gRPC alike, and by the handshakes of TLS. */
+/** Attacks by TCP connections, on Vortex and on gRPC, and by TLS handshakes. */
 import { Buffer } from "node:buffer";
 import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 import { type Attack, garbage, inParallel, pause, type Target } from "./attack.ts";
 
-/** Connections at a time of those that are closed at once. */
-const WIDTH = 32;
+/** Concurrent connections of the attack that closes them immediately. */
+const CONCURRENCY = 32;
 
-/** The attacks on a server over TCP. */
+/** Returns the attacks on a server over TCP. */
 export function connectionAttacks(over: "tcp" | "grpc"): readonly Attack[] {
   return [
     {
@@ -16,13 +16,13 @@ export function connectionAttacks(over: "tcp" | "grpc"): readonly Attack[] {
       unit: "connection",
       tries: 3_000,
       run: (target, tries) =>
-        inParallel(tries, WIDTH, async (index) => {
+        inParallel(tries, CONCURRENCY, async (index) => {
           const socket = await connected(target);
           if (index % 3 === 0) socket.end();
           else if (index % 3 === 1) socket.destroy();
           else socket.resetAndDestroy();
           socket.resume();
-          await gone(socket);
+          await closed(socket);
           return "closed";
         }),
     },
@@ -32,24 +32,24 @@ export function connectionAttacks(over: "tcp" | "grpc"): readonly Attack[] {
       unit: "connection",
       tries: 6_000,
       run: (target, tries) =>
-        // All that the server takes, and as many again.
+        // Twice as many as the server accepts.
         inParallel(tries, 2 * target.maxConnections, async () => {
           const socket = await connected(target);
           socket.resume();
-          await gone(socket);
+          await closed(socket);
           return "cut off";
         }),
     },
   ];
 }
 
-/** Handshakes of TLS at a time. */
-const HANDSHAKES = 64;
-/** Milliseconds between two bytes that are fed, and how many are. */
-const DRIP = 100;
-const DRIPS = 40;
+/** Concurrent TLS handshakes. */
+const HANDSHAKE_CONCURRENCY = 64;
+/** Interval between two bytes of a slow drip, in ms, and the number of bytes. */
+const DRIP_INTERVAL_MS = 100;
+const DRIP_BYTES = 40;
 
-/** The attacks on a server that expects TLS, here gRPC's, by what comes before the end of a handshake. */
+/** Attacks on a server that expects TLS, here gRPC, before the end of the handshake. */
 export const handshakeAttacks: readonly Attack[] = [
   {
     name: "half-open, slow-drip and broken TLS handshakes",
@@ -58,7 +58,7 @@ export const handshakeAttacks: readonly Attack[] = [
     tries: 1_500,
     secure: true,
     run: (target, tries, random) =>
-      inParallel(tries, HANDSHAKES, async (index) => {
+      inParallel(tries, HANDSHAKE_CONCURRENCY, async (index) => {
         const socket = await connected(target);
         socket.resume();
         const hello = clientHello(random);
@@ -66,24 +66,28 @@ export const handshakeAttacks: readonly Attack[] = [
         if (index % 4 === 0) socket.write(part);
         else if (index % 4 === 1) await drip(socket, hello);
         else if (index % 4 === 2) socket.write(garbage(1 + Math.floor(random() * 300), random));
-        // Whoever goes on in the clear after a whole one, or a part.
+        // Plaintext after a whole or partial ClientHello.
         else socket.write(Buffer.concat([random() < 0.5 ? hello : part, garbage(200, random)]));
-        await gone(socket);
+        await closed(socket);
         return "cut off";
       }),
   },
 ];
 
 async function drip(socket: Socket, bytes: Uint8Array): Promise<void> {
-  for (let at = 0; at < DRIPS && !socket.destroyed; at++) {
+  for (let at = 0; at < DRIP_BYTES && !socket.destroyed; at++) {
     socket.write(bytes.subarray(at, at + 1));
-    await pause(DRIP);
+    await pause(DRIP_INTERVAL_MS);
   }
 }
 
-/** A ClientHello of TLS 1.2 in its record (RFC 5246, sections 6.2.1 and 7.4.1.2), which a server answers and waits for more. */
+/**
+ * Returns a ClientHello of TLS 1.2 in its record (RFC 5246, sections 6.2.1 and 7.4.1.2). A server
+ * answers it and waits for the next message.
+ */
 function clientHello(random: () => number): Uint8Array {
-  // TLS_ECDHE_ECDSA_ and TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256; supported_groups: x25519, secp256r1; signature_algorithms.
+  // TLS_ECDHE_ECDSA_ and TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256; supported_groups: x25519,
+  // secp256r1; signature_algorithms.
   const ciphers = [0xc0, 0x2b, 0xc0, 0x2f];
   const groups = [0, 10, 0, 6, 0, 4, 0, 29, 0, 23];
   const algorithms = [0, 13, 0, 8, 0, 6, 4, 3, 8, 4, 4, 1];
@@ -93,27 +97,27 @@ function clientHello(random: () => number): Uint8Array {
     3,
     ...garbage(32, random),
     0,
-    ...lengthed(ciphers),
+    ...withLength(ciphers),
     1,
     0,
-    ...lengthed(extensions),
+    ...withLength(extensions),
   ];
-  return Uint8Array.from([22, 3, 1, ...lengthed([1, 0, ...lengthed(body)])]);
+  return Uint8Array.from([22, 3, 1, ...withLength([1, 0, ...withLength(body)])]);
 }
 
-function lengthed(bytes: readonly number[]): readonly number[] {
+function withLength(bytes: readonly number[]): readonly number[] {
   return [bytes.length >> 8, bytes.length & 0xff, ...bytes];
 }
 
-/** A socket that is connected, or has failed, which its end tells. */
+/** Resolves to a socket that is connected or has failed. A failed one is closed. */
 export async function connected({ host, port }: Target): Promise<Socket> {
   const socket = connect({ host, port, noDelay: true });
   socket.on("error", () => {});
-  await Promise.race([once(socket, "connect").catch(() => {}), gone(socket)]);
+  await Promise.race([once(socket, "connect").catch(() => {}), closed(socket)]);
   return socket;
 }
 
-/** Resolves when nothing is left of the socket. Whoever waits has to read it. */
-export async function gone(socket: Socket): Promise<void> {
+/** Resolves when the socket is closed. The caller must read the socket to its end. */
+export async function closed(socket: Socket): Promise<void> {
   if (!socket.closed) await new Promise<void>((resolve) => socket.once("close", () => resolve()));
 }

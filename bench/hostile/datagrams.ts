@@ -1,4 +1,4 @@
-/** Attacks on a QUIC server by datagrams, and by connections of which there are too many. */
+/** Attacks on a QUIC server by datagrams, and by too many connections. */
 import { randomFillSync } from "node:crypto";
 import { createSocket, type Socket } from "node:dgram";
 import { once } from "node:events";
@@ -27,24 +27,29 @@ import {
   OutcomeCounter,
   type Outcomes,
   pause,
-  persistently,
   pick,
   type Target,
+  withRetries,
 } from "./attack.ts";
 
-/** Addresses of this host that datagrams come from, each with a port of its own. */
-const SOURCES = 200;
-/** Datagrams between two pauses, in which the kernel's buffers are emptied. */
+/** Number of source addresses on this host, each with a separate port. */
+const SOURCE_COUNT = 200;
+/** Datagrams between two pauses, in which the server empties the kernel's buffers. */
 const BURST = 50;
-/** Milliseconds that an answer to an unfinished handshake takes at most, on a machine that is busy. */
-const ANSWERS = 300;
-/** Bytes of a connection id. */
-const ID_LENGTH = 16;
+/** Maximum time of an answer to an unfinished handshake on a busy machine, in ms. */
+const ANSWER_WAIT_MS = 300;
+/** Length of a connection id, in bytes. */
+const ID_BYTES = 16;
 
-/** Name of the attack from sources that only a raw socket has. */
-export const STRANGE_SOURCES: string = "datagrams of boundary lengths, from unanswerable sources";
+/** Name of the attack from sources that only a raw socket can use. */
+export const UNANSWERABLE_SOURCES: string =
+  "datagrams of boundary lengths, from unanswerable sources";
 
-/** The attacks. `transport` makes a new one each time. */
+/**
+ * Returns the attacks.
+ *
+ * @param transport makes a new transport for each attack
+ */
 export function datagramAttacks(transport: () => Promise<Transport>): readonly Attack[] {
   return [
     {
@@ -53,13 +58,13 @@ export function datagramAttacks(transport: () => Promise<Transport>): readonly A
       unit: "connection",
       tries: 18_000,
       run: (target, tries) =>
-        fromManyAddresses(async (sockets, tally) => {
+        fromManyAddresses(async (sockets, counter) => {
           const initials = await initialsFor(target);
           for (let index = 0; index < tries; index++) {
-            sockets[index % SOURCES]?.send(initials(), target.port, target.host);
+            sockets[index % SOURCE_COUNT]?.send(initials(), target.port, target.host);
             if (index % BURST === 0) await pause(1);
           }
-          tally.note("left half-open", tries);
+          counter.note("left half-open", tries);
         }),
     },
     {
@@ -68,16 +73,16 @@ export function datagramAttacks(transport: () => Promise<Transport>): readonly A
       unit: "datagram",
       tries: 6_000,
       run: (target, tries, random) =>
-        fromManyAddresses(async (sockets, tally) => {
+        fromManyAddresses(async (sockets, counter) => {
           for (let index = 0; index < tries; index++) {
             const bytes = garbage(1 + Math.floor(random() * 1400), random);
-            // Half of them with the form of a long header, of any version.
+            // Half of them look like a long header, of any version.
             if (index % 2 === 0)
               bytes.set([0xc0 | (bytes[0] ?? 0), 0, 0, 0, index % 4, 16].slice(0, bytes.length));
-            sockets[index % SOURCES]?.send(bytes, target.port, target.host);
+            sockets[index % SOURCE_COUNT]?.send(bytes, target.port, target.host);
             if (index % BURST === 0) await pause(1);
           }
-          tally.note("dropped", tries);
+          counter.note("dropped", tries);
         }),
     },
     {
@@ -86,22 +91,22 @@ export function datagramAttacks(transport: () => Promise<Transport>): readonly A
       unit: "datagram",
       tries: 12_000,
       run: (target, tries, random) =>
-        fromManyAddresses(async (sockets, tally) => {
+        fromManyAddresses(async (sockets, counter) => {
           const relay = await recordingRelay(target);
           const dialling = await transport();
-          const connection = await persistently(() => dialling.dial(relay.address));
+          const connection = await withRetries(() => dialling.dial(relay.address));
           try {
             await exchange(connection, target);
             for (let index = 0; index < tries; index++) {
               const bytes = mutated(pick(relay.recorded, random), random);
-              // Behind the relay a datagram has the address of the connection itself.
+              // A datagram from the relay has the address of the connection itself.
               if (index % 2 === 0) relay.inject(bytes);
-              else sockets[index % SOURCES]?.send(bytes, target.port, target.host);
+              else sockets[index % SOURCE_COUNT]?.send(bytes, target.port, target.host);
               if (index % BURST === 0) await pause(1);
-              if (index % 1_000 === 0) tally.note(await exchange(connection, target), 0);
+              if (index % 1_000 === 0) counter.note(await exchange(connection, target), 0);
             }
-            tally.note(await exchange(connection, target), 0);
-            tally.note("dropped", tries);
+            counter.note(await exchange(connection, target), 0);
+            counter.note("dropped", tries);
           } finally {
             connection.abort();
             await connection.closed;
@@ -115,20 +120,20 @@ export function datagramAttacks(transport: () => Promise<Transport>): readonly A
       unit: "datagram",
       tries: 2_400,
       run: (target, tries, random) =>
-        fromManyAddresses(async (sockets, tally) => {
-          const counted = new Counted(sockets);
+        fromManyAddresses(async (sockets, counter) => {
+          const meter = new AmplificationMeter(sockets);
           for (let index = 0; index < tries; index++) {
-            // Each is long enough to be answered by the versions that there are (RFC 9000, section 6.1).
+            // Each is long enough to be answered by Version Negotiation (RFC 9000, section 6.1).
             const bytes = garbage(1200, random);
-            bytes.set([0xc0, 0x1a, 0x2a, index % 256, 0x3a, ID_LENGTH]);
-            bytes[6 + ID_LENGTH] = ID_LENGTH;
-            // quiche takes what follows for a token in any version, and drops what is none.
-            bytes[7 + 2 * ID_LENGTH] = 0;
-            counted.send(index, bytes, target);
+            bytes.set([0xc0, 0x1a, 0x2a, index % 256, 0x3a, ID_BYTES]);
+            bytes[6 + ID_BYTES] = ID_BYTES;
+            // quiche parses a token here in any version, and drops a datagram with an invalid one.
+            bytes[7 + 2 * ID_BYTES] = 0;
+            meter.send(index, bytes, target);
             if (index % BURST === 0) await pause(1);
           }
-          await pause(ANSWERS);
-          tally.note(counted.judged("Version Negotiation, or dropped"), tries);
+          await pause(ANSWER_WAIT_MS);
+          counter.note(meter.check("Version Negotiation, or dropped"), tries);
         }),
     },
     {
@@ -137,17 +142,17 @@ export function datagramAttacks(transport: () => Promise<Transport>): readonly A
       unit: "datagram",
       tries: 1_200,
       run: (target, tries, random) =>
-        fromManyAddresses(async (sockets, tally) => {
-          const counted = new Counted(sockets);
+        fromManyAddresses(async (sockets, counter) => {
+          const meter = new AmplificationMeter(sockets);
           const initials = await initialsFor(target, () =>
             garbage(1 + Math.floor(random() * 200), random),
           );
           for (let index = 0; index < tries; index++) {
-            counted.send(index, initials(), target);
+            meter.send(index, initials(), target);
             if (index % BURST === 0) await pause(1);
           }
-          await pause(ANSWERS);
-          tally.note(counted.judged("left half-open, or dropped"), tries);
+          await pause(ANSWER_WAIT_MS);
+          counter.note(meter.check("left half-open, or dropped"), tries);
         }),
     },
     {
@@ -156,25 +161,25 @@ export function datagramAttacks(transport: () => Promise<Transport>): readonly A
       unit: "datagram",
       tries: 2_400,
       run: (target, tries) =>
-        fromManyAddresses(async (sockets, tally) => {
-          const counted = new Counted(sockets);
+        fromManyAddresses(async (sockets, counter) => {
+          const meter = new AmplificationMeter(sockets);
           const flight = await earlyFlight(await transport(), target);
           for (let index = 0; index < tries; index++) {
-            // All of a flight from one address, and then from the next.
+            // The whole flight comes from one address, and then from the next.
             const bytes = flight[index % flight.length];
-            if (bytes !== undefined) counted.send(Math.floor(index / flight.length), bytes, target);
+            if (bytes !== undefined) meter.send(Math.floor(index / flight.length), bytes, target);
             if (index % BURST === 0) await pause(1);
           }
-          await pause(ANSWERS);
-          tally.note(counted.judged("answered in part, or dropped"), tries);
+          await pause(ANSWER_WAIT_MS);
+          counter.note(meter.check("answered in part, or dropped"), tries);
         }),
     },
     {
-      name: STRANGE_SOURCES,
+      name: UNANSWERABLE_SOURCES,
       over: "quic",
       unit: "datagram",
       tries: 2_400,
-      run: (target, tries, random) => fromStrangeSources(transport, target, tries, random),
+      run: (target, tries, random) => fromUnanswerableSources(transport, target, tries, random),
     },
     {
       name: "connections that migrate every few datagrams",
@@ -183,8 +188,8 @@ export function datagramAttacks(transport: () => Promise<Transport>): readonly A
       tries: 150,
       async run(target, tries) {
         const dialling = await transport();
-        // At a time fewer than a server takes that takes few, so that none makes room for another.
-        return inParallel(tries, 4, () => wandering(dialling, target));
+        // Fewer than the smallest connection limit, so that no connection is evicted for another.
+        return inParallel(tries, 4, () => migrating(dialling, target));
       },
     },
     {
@@ -216,8 +221,8 @@ export function datagramAttacks(transport: () => Promise<Transport>): readonly A
           const dialled = await dial(dialling, target);
           if (typeof dialled === "string") return dialled;
           held.push(dialled);
-          // A client has its connection before the server says that it has no room.
-          await Promise.race([dialled.closed, pause(ANSWERS)]);
+          // A client is connected before the server reports that it is full.
+          await Promise.race([dialled.closed, pause(ANSWER_WAIT_MS)]);
           return "accepted, or rejected later";
         });
         for (const connection of held) connection.abort();
@@ -228,7 +233,7 @@ export function datagramAttacks(transport: () => Promise<Transport>): readonly A
   ];
 }
 
-/** The connection, or how it was refused. */
+/** Resolves to the connection, or to the outcome of a rejected dial. */
 async function dial(transport: Transport, { host, port }: Target): Promise<Connection | string> {
   const signal = AbortSignal.timeout(20_000);
   try {
@@ -240,8 +245,10 @@ async function dial(transport: Transport, { host, port }: Target): Promise<Conne
 }
 
 /**
- * What a client of this library sends first, with other ids each time: quiche makes it, and it goes no further. With a token, it is what
- * a client sends that was asked to show its address, as if by this server.
+ * Returns a function that makes the first datagram of a new connection, each time with new ids.
+ * The datagrams come from quiche; their handshakes go no further.
+ *
+ * @param token if given, makes the token of a Retry, and the datagram is the one that follows it
  */
 async function initialsFor(
   { host, port }: Target,
@@ -254,7 +261,7 @@ async function initialsFor(
   const local = { host: "127.0.0.1", port: 4433 };
   const buffer = new Uint8Array(65_536);
   return () => {
-    const id = randomFillSync(new Uint8Array(ID_LENGTH));
+    const id = randomFillSync(new Uint8Array(ID_BYTES));
     const connection = quiche.Connection.connect("localhost", id, local, { host, port }, config);
     const first = (): Uint8Array => {
       const sent = connection.send(buffer);
@@ -264,8 +271,8 @@ async function initialsFor(
     };
     const initial = first();
     if (token === undefined) return initial;
-    const { scid, dcid, version } = quiche.Header.fromSlice(initial, ID_LENGTH);
-    const retried = randomFillSync(new Uint8Array(ID_LENGTH));
+    const { scid, dcid, version } = quiche.Header.fromSlice(initial, ID_BYTES);
+    const retried = randomFillSync(new Uint8Array(ID_BYTES));
     const length = quiche.retry(scid, dcid, retried, token(), version, buffer);
     connection.recv(buffer.slice(0, length), { to: local, from: { host, port } });
     return first();
@@ -273,44 +280,47 @@ async function initialsFor(
 }
 
 async function fromManyAddresses(
-  use: (sockets: readonly Socket[], tally: OutcomeCounter) => Promise<void>,
+  use: (sockets: readonly Socket[], counter: OutcomeCounter) => Promise<void>,
 ): Promise<OutcomeCounter["outcomes"]> {
   const sockets = await Promise.all(
-    Array.from({ length: SOURCES }, async (_, index) => {
+    Array.from({ length: SOURCE_COUNT }, async (_, index) => {
       const socket = createSocket("udp4");
       socket.on("error", () => {});
-      // Nobody reads what comes back.
+      // Answers to these sockets are not read.
       socket.bind({ address: `127.0.${1 + (index >> 7)}.${1 + (index & 127)}`, port: 0 });
       await once(socket, "listening");
       return socket;
     }),
   );
-  const tally = new OutcomeCounter();
+  const counter = new OutcomeCounter();
   try {
-    await use(sockets, tally);
-    await pause(ANSWERS);
+    await use(sockets, counter);
+    await pause(ANSWER_WAIT_MS);
   } finally {
     await Promise.all(
       sockets.map((socket) => new Promise<void>((resolve) => socket.close(() => resolve()))),
     );
   }
-  return tally.outcomes;
+  return counter.outcomes;
 }
 
-/** Most that a server may send to addresses that were not shown, for what came from them (RFC 9000, section 8.1). */
-const AMPLIFICATION = 3;
+/** Limit of bytes sent per received byte before address validation (RFC 9000, section 8.1). */
+const MAX_AMPLIFICATION = 3;
 
-/** Sends from many addresses, and counts what goes and what comes back, over all of them. */
-class Counted {
+/**
+ * Sends from many addresses, and measures the amplification: bytes sent and received over all of
+ * them.
+ */
+class AmplificationMeter {
   readonly #sockets: readonly Socket[];
   #sent = 0;
-  #got = 0;
+  #received = 0;
 
   constructor(sockets: readonly Socket[]) {
     this.#sockets = sockets;
     for (const socket of sockets) {
       socket.on("message", ({ length }) => {
-        this.#got += length;
+        this.#received += length;
       });
     }
   }
@@ -320,14 +330,17 @@ class Counted {
     this.#sockets[index % this.#sockets.length]?.send(bytes, port, host);
   }
 
-  /** `outcome`, unless more has come back than may. */
-  judged(outcome: string): string {
-    if (this.#got <= AMPLIFICATION * this.#sent) return outcome;
-    return `wrong: ${this.#got} bytes came back for ${this.#sent}`;
+  /** Returns `outcome`, or a wrong one when more came back than RFC 9000 allows. */
+  check(outcome: string): string {
+    if (this.#received <= MAX_AMPLIFICATION * this.#sent) return outcome;
+    return `wrong: ${this.#received} bytes came back for ${this.#sent}`;
   }
 }
 
-/** What a client sends before anything has come back, with a request ahead of the handshake; the connection itself ends well. */
+/**
+ * Records the first flight of a client with a request in early data, before any answer. The
+ * connection itself ends well.
+ */
 async function earlyFlight(dialling: Transport, target: Target): Promise<readonly Uint8Array[]> {
   const flight: Uint8Array[] = [];
   let recording = false;
@@ -335,7 +348,7 @@ async function earlyFlight(dialling: Transport, target: Target): Promise<readonl
     { host: target.host, port: target.port },
     {
       drop(datagram, fromClient) {
-        // From the first long header on: what comes before it is the last of the first connection.
+        // From the first long header on. Earlier datagrams belong to the first connection.
         const isFlight = flight.length > 0 || ((datagram[0] ?? 0) & 0x80) !== 0;
         if (recording && fromClient && isFlight) flight.push(Uint8Array.from(datagram));
         return false;
@@ -349,12 +362,12 @@ async function earlyFlight(dialling: Transport, target: Target): Promise<readonl
     if (outcome.startsWith("wrong")) throw new Error(outcome);
   };
   try {
-    // The first connection brings the session of the second.
-    await used(persistently(() => dialling.dial(relay.address, { earlyData: true })));
+    // The first connection provides the session of the second.
+    await used(withRetries(() => dialling.dial(relay.address, { earlyData: true })));
     recording = true;
     relay.hold();
     const second = used(dialling.dial(relay.address, { earlyData: true }));
-    await pause(ANSWERS);
+    await pause(ANSWER_WAIT_MS);
     recording = false;
     relay.release();
     await second;
@@ -364,19 +377,22 @@ async function earlyFlight(dialling: Transport, target: Target): Promise<readonl
   }
 }
 
-/** Datagrams with forged sources, where this process may forge them; else from a socket, of the same lengths. */
-async function fromStrangeSources(
+/**
+ * Sends datagrams with forged sources, if this process may forge them. Otherwise sends the same
+ * lengths from a socket.
+ */
+async function fromUnanswerableSources(
   transport: () => Promise<Transport>,
   target: Target,
   tries: number,
   random: () => number,
 ): Promise<Outcomes> {
-  const tally = new OutcomeCounter();
-  const { everywhere } = target;
+  const counter = new OutcomeCounter();
+  const { wildcardPort } = target;
   const dialling = await transport();
   const initial = await firstDatagram(dialling);
   const sources = Object.values(STRANGE).filter(
-    (from) => !from.host.includes("%") && (everywhere !== undefined || !isOverIpv6(from)),
+    (from) => !from.host.includes("%") && (wildcardPort !== undefined || !isOverIpv6(from)),
   );
   if (noRawUdp !== undefined) {
     const socket = createSocket("udp4");
@@ -385,55 +401,61 @@ async function fromStrangeSources(
       await new Promise((resolve) => socket.send(payload, target.port, target.host, resolve));
     }
     socket.close();
-    tally.note(`dropped; from honest sources only: ${noRawUdp}`, tries);
-    return tally.outcomes;
+    counter.note(`dropped; from honest sources only: ${noRawUdp}`, tries);
+    return counter.outcomes;
   }
   await using raw = RawUdp.start();
   for (let index = 0; index < tries; index++) {
     const from = pick(sources, random);
     const overIpv6 = isOverIpv6(from);
-    const to = overIpv6 ? { host: "::1", port: everywhere ?? 0 } : target;
+    const to = overIpv6 ? { host: "::1", port: wildcardPort ?? 0 } : target;
     const refused = await raw.send({
       from,
       to,
       payload: pick(strangePayloads(initial, overIpv6), random),
     });
-    tally.note(refused === undefined ? "dropped, or left half-open" : `not sent: ${refused}`);
+    counter.note(refused === undefined ? "dropped, or left half-open" : `not sent: ${refused}`);
   }
-  // The honest client knows the other server only.
-  if (everywhere !== undefined) {
-    const connection = await persistently(() => dialling.dial({ host: "::1", port: everywhere }));
-    tally.note(await exchange(connection, target), 0);
+  // The honest client uses the other server, so this one is checked here.
+  if (wildcardPort !== undefined) {
+    const connection = await withRetries(() => dialling.dial({ host: "::1", port: wildcardPort }));
+    counter.note(await exchange(connection, target), 0);
     await connection.close({ grace: 0 });
   }
   await dialling.close?.();
-  return tally.outcomes;
+  return counter.outcomes;
 }
 
-/** Datagrams after which a client has another address, requests of it, and milliseconds that they may take. */
-const WANDERS = 4;
-const REQUESTS = 3;
-const PATIENCE = 5_000;
+/**
+ * Datagrams per client address, requests per connection, and the time limit of a connection in ms.
+ */
+const DATAGRAMS_PER_ADDRESS = 4;
+const REQUESTS_PER_CONNECTION = 3;
+const CONNECTION_TIMEOUT_MS = 5_000;
 
-/** Requests on a connection with another address every few datagrams: as a bad NAT has it, or who has the server validate paths. */
-async function wandering(dialling: Transport, target: Target): Promise<string> {
+/**
+ * Makes requests on a connection whose address changes every few datagrams: a bad NAT, or a client
+ * that makes the server validate paths.
+ */
+async function migrating(dialling: Transport, target: Target): Promise<string> {
   let passed = 0;
   let wanders = false;
   const relay = await udpRelay(
     { host: target.host, port: target.port },
     {
       drop(_datagram, fromClient) {
-        if (wanders && fromClient && ++passed % WANDERS === 0) relay.rebind();
+        if (wanders && fromClient && ++passed % DATAGRAMS_PER_ADDRESS === 0) relay.rebind();
         return false;
       },
     },
   );
-  const connection = await persistently(() => dialling.dial(relay.address));
-  const timer = setTimeout(() => connection.abort(), PATIENCE);
+  const connection = await withRetries(() => dialling.dial(relay.address));
+  const timer = setTimeout(() => connection.abort(), CONNECTION_TIMEOUT_MS);
   try {
     await ask(connection, target);
     wanders = true;
-    for (let request = 0; request < REQUESTS; request++) await ask(connection, target);
+    for (let request = 0; request < REQUESTS_PER_CONNECTION; request++)
+      await ask(connection, target);
     return "served";
   } catch (error) {
     return error instanceof VortexError ? error.code : `wrong: ${error}`;
@@ -447,14 +469,14 @@ async function wandering(dialling: Transport, target: Target): Promise<string> {
 
 interface Recording {
   readonly address: { readonly host: string; readonly port: number };
-  /** What the client has sent, the first datagrams of each connection among it. */
+  /** Datagrams of the client, including the first ones of each connection. */
   readonly recorded: readonly Uint8Array[];
-  /** Sends a datagram to the server, as if the client had. */
+  /** Sends a datagram to the server with the client's address. */
   inject(datagram: Uint8Array): void;
   close(): Promise<void>;
 }
 
-/** Stands between a client and the server, and keeps some of what passes. */
+/** Relays between a client and the server, and records datagrams of the client. */
 async function recordingRelay(target: Target): Promise<Recording> {
   const recorded: Uint8Array[] = [];
   const relay = await udpRelay(
@@ -474,7 +496,7 @@ async function recordingRelay(target: Target): Promise<Recording> {
   };
 }
 
-/** A request on a connection, which is to go on as if nothing were. */
+/** Makes a request on a connection that is expected to be intact. */
 async function exchange(connection: Connection, target: Target): Promise<string> {
   try {
     await ask(connection, target);
@@ -484,7 +506,7 @@ async function exchange(connection: Connection, target: Target): Promise<string>
   }
 }
 
-/** A request, to the end of its answer. */
+/** Makes a request and reads its answer to the end. */
 async function ask(connection: Connection, { taskId }: Target): Promise<void> {
   const stream = await connection.openStream();
   await stream.writer.end(
@@ -501,7 +523,7 @@ async function ask(connection: Connection, { taskId }: Target): Promise<void> {
   if (got === 0) throw new Error("no answer");
 }
 
-/** The datagram with a few bits changed, cut, or as it is: a replay. */
+/** Returns the datagram with a few bits flipped, truncated, or unchanged (a replay). */
 function mutated(datagram: Uint8Array, random: () => number): Uint8Array {
   const copy = Uint8Array.from(datagram);
   const choice = random();

@@ -1,32 +1,35 @@
-/** An honest client beside an attack: one piece after the other, each compared byte for byte, with a pause between. */
+/**
+ * Honest client beside an attack: fetches piece after piece, with a pause between, and compares
+ * every byte.
+ */
 import { faceOf } from "../../entry/face.ts";
 import type { TaskDownloader } from "../../src/client/task-downloader.ts";
 import { VortexError } from "../../src/errors.ts";
 import { type Protocol, protocols } from "../../src/transport/protocol.ts";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
-import { obey } from "../program.ts";
+import { carryOutOrders } from "../program.ts";
 import { PIECE_COUNT, pieceBytes, TASK_ID } from "../soak/content.ts";
 import type { Addresses } from "../soak/load.ts";
 import { quicOfRuntime } from "../soak/quic.ts";
 import { pause } from "./attack.ts";
 
-/** Milliseconds between two pieces. */
-const BREATH = 5;
-/** Milliseconds: beyond whatever an attack may cost, so that a piece fails only when it would have hung. */
-const LIMITS = { connectTimeout: 10_000, stallTimeout: 20_000, pieceTimeout: 40_000 };
+/** Pause between two pieces, in ms. */
+const PIECE_INTERVAL_MS = 5;
+/** Timeouts in ms, longer than any attack may delay a piece: only a piece that hangs fails. */
+const TIMEOUTS_MS = { connectTimeout: 10_000, stallTimeout: 20_000, pieceTimeout: 40_000 };
 
-/** How an honest client fared for a while. */
-export interface Fared {
-  /** Milliseconds of each piece that came. */
+/** Results of an honest client over a period. */
+export interface ClientStats {
+  /** Time of each piece, in ms. */
   readonly times: readonly number[];
-  /** How often a piece did not come, by the code of its error; `wrong bytes` and what is no `VortexError` among them. */
+  /** Number of failed pieces by error code, `wrong bytes`, or the text of another error. */
   readonly failures: Readonly<Record<string, number>>;
 }
 
-/** How the clients of some protocols fared. */
-export type Fares = Readonly<Partial<Record<Protocol, Fared>>>;
+/** Results of the honest clients by protocol. */
+export type ClientStatsByProtocol = Readonly<Partial<Record<Protocol, ClientStats>>>;
 
-/** A client for each protocol, as far as there are any. */
+/** Holds one honest client for each given protocol. */
 export class HonestClients {
   readonly #clients = new Map<Protocol, HonestClient>();
 
@@ -41,8 +44,8 @@ export class HonestClients {
     for (const protocol of over) this.#clients.get(protocol)?.start();
   }
 
-  /** Waits for the pieces under way. */
-  async stop(over: readonly Protocol[]): Promise<Fares> {
+  /** Stops the clients of these protocols, after their current pieces. */
+  async stop(over: readonly Protocol[]): Promise<ClientStatsByProtocol> {
     const entries = over.map(async (protocol) => [
       protocol,
       await this.#clients.get(protocol)?.stop(),
@@ -51,26 +54,26 @@ export class HonestClients {
   }
 }
 
-/** `start` and `stop` as {@link HonestClients} does, `stop` answered with {@link Fares}. */
+/** Order for {@link HonestClients}. `stop` is answered with {@link ClientStatsByProtocol}. */
 export interface HonestOrder {
   readonly do: "start" | "stop";
   readonly over: readonly Protocol[];
 }
 
-/** Takes orders: honest clients of one server in a process of their own. */
-export async function playHonest({ cert }: TlsIdentity, addresses: Addresses): Promise<void> {
+/** Runs the process of the honest clients of one server: carries out orders from standard input. */
+export async function runHonestClients({ cert }: TlsIdentity, addresses: Addresses): Promise<void> {
   const face = faceOf(await quicOfRuntime());
   const each = protocols.map((protocol) => {
     const tls = { ca: cert };
     const downloader = face.createDownloader({
       protocol,
       ...(protocol === "quic" && { tls }),
-      ...LIMITS,
+      ...TIMEOUTS_MS,
     });
     return [protocol, downloader, addresses[protocol] ?? ""] as const;
   });
   const clients = new HonestClients(each);
-  obey<HonestOrder>(
+  carryOutOrders<HonestOrder>(
     async (order) => (order.do === "start" ? clients.start(order.over) : clients.stop(order.over)),
     async () => {
       await Promise.all(each.map(([, downloader]) => downloader.close()));
@@ -78,11 +81,11 @@ export async function playHonest({ cert }: TlsIdentity, addresses: Addresses): P
   );
 }
 
-/** Fetches until it is told to stop. */
+/** Fetches pieces in a loop from `start` to `stop`. */
 class HonestClient {
   readonly #downloader: TaskDownloader;
   readonly #addr: string;
-  #fetching: Promise<Fared> | undefined;
+  #fetching: Promise<ClientStats> | undefined;
   #stopping = false;
 
   constructor(downloader: TaskDownloader, addr: string) {
@@ -95,13 +98,13 @@ class HonestClient {
     this.#fetching = this.#fetch();
   }
 
-  /** Waits for the piece under way. */
-  async stop(): Promise<Fared> {
+  /** Resolves after the current piece. */
+  async stop(): Promise<ClientStats> {
     this.#stopping = true;
     return (await this.#fetching) ?? { times: [], failures: {} };
   }
 
-  async #fetch(): Promise<Fared> {
+  async #fetch(): Promise<ClientStats> {
     const times: number[] = [];
     const failures: Record<string, number> = {};
     for (let number = 0; !this.#stopping; number = (number + 1) % PIECE_COUNT) {
@@ -109,7 +112,7 @@ class HonestClient {
       const failure = await this.#piece(number);
       if (failure === undefined) times.push(performance.now() - started);
       else failures[failure] = (failures[failure] ?? 0) + 1;
-      await pause(BREATH);
+      await pause(PIECE_INTERVAL_MS);
     }
     return { times, failures };
   }

@@ -1,4 +1,7 @@
-/** Attacks on a gRPC server by HTTP/2, in raw frames where an API for HTTP/2 would not send such a thing. */
+/**
+ * Attacks on a gRPC server over HTTP/2. Raw frames are used where the HTTP/2 API cannot send the
+ * attack.
+ */
 import { Buffer } from "node:buffer";
 import { once } from "node:events";
 import { type ClientHttp2Session, connect } from "node:http2";
@@ -26,23 +29,26 @@ import {
   inParallel,
   OutcomeCounter,
   pause,
-  persistently,
   pick,
   type Target,
+  withRetries,
 } from "./attack.ts";
-import { connected, gone } from "./connections.ts";
+import { closed, connected } from "./connections.ts";
 
-/** Streams at a time on a connection: as many as a server allows by default. */
-const STREAMS = 100;
-/** Connections at a time. */
-const WIDTH = 8;
-/** Milliseconds between two bytes that are fed. */
-const DRIP = 100;
+/** Concurrent streams of a connection: the default limit of a server. */
+const STREAM_CONCURRENCY = 100;
+/** Concurrent connections. */
+const CONNECTION_CONCURRENCY = 8;
+/** Interval between two bytes of a slow drip, in ms. */
+const DRIP_INTERVAL_MS = 100;
 const SERVICE = "/dfdaemon.v2.DfdaemonUpload/";
-/** SETTINGS_INITIAL_WINDOW_SIZE 0 (RFC 9113, section 6.9.2): nothing of an answer may be sent. */
+/**
+ * SETTINGS_INITIAL_WINDOW_SIZE 0 (RFC 9113, section 6.9.2): the server may send no byte of an
+ * answer.
+ */
 const NO_WINDOW = Uint8Array.of(0, 4, 0, 0, 0, 0);
 
-/** The attacks. */
+/** All attacks over HTTP/2. */
 export const http2Attacks: readonly Attack[] = [
   {
     name: "requests for missing pieces",
@@ -51,9 +57,9 @@ export const http2Attacks: readonly Attack[] = [
     tries: 2_500,
     run: (target, tries, random) =>
       withSession(target, (ask) =>
-        inParallel(tries, STREAMS, async () => {
+        inParallel(tries, STREAM_CONCURRENCY, async () => {
           const number = pick([0, 1_000, 0xffffffff], random);
-          return refused(await ask(number === 0 ? "0".repeat(64) : target.taskId, number));
+          return outcomeOf(await ask(number === 0 ? "0".repeat(64) : target.taskId, number));
         }),
       ),
   },
@@ -64,15 +70,15 @@ export const http2Attacks: readonly Attack[] = [
     tries: 2_500,
     run: (target, tries) =>
       withSession(target, (ask) =>
-        inParallel(tries, STREAMS, async (index) =>
-          refused(await ask(trickyIds[index % trickyIds.length]?.[1] ?? "", 0)),
+        inParallel(tries, STREAM_CONCURRENCY, async (index) =>
+          outcomeOf(await ask(trickyIds[index % trickyIds.length]?.[1] ?? "", 0)),
         ),
       ),
   },
   byStreams("garbage in requests", 3_000, (client, stream, _target, random) => {
     client.send(requestHeaders(stream));
     const bytes = garbage(1 + Math.floor(random() * 200), random);
-    // Half of it with the header of a message that it is, so that it is read.
+    // Half of them have a valid message header, so that the server parses the message.
     if (random() < 0.5) bytes.set([0, 0, 0, 0, bytes.length - 5].slice(0, bytes.length));
     client.send(frame(Frame.Data, Flag.EndStream, stream, bytes));
   }),
@@ -84,9 +90,9 @@ export const http2Attacks: readonly Attack[] = [
   byStreams("slow-drip requests", 600, async (client, stream, target) => {
     client.send(requestHeaders(stream));
     for (const byte of requestFor(target.taskId, 0)) {
-      if (client.over(stream)) break;
+      if (client.hasEnded(stream)) break;
       client.send(frame(Frame.Data, 0, stream, Uint8Array.of(byte)));
-      await pause(DRIP);
+      await pause(DRIP_INTERVAL_MS);
     }
   }),
   byStreams(
@@ -111,9 +117,9 @@ export const http2Attacks: readonly Attack[] = [
   byConnections("requests that never end", 60, async (client) => {
     client.send(requestHeaders(1));
     const chunk = frame(Frame.Data, 0, 1, new Uint8Array(16_384));
-    // Within the window of a stream, and far beyond the longest request.
+    // Within the window of a stream, and far beyond the maximum length of a request.
     for (let count = 0; count < 4; count++) client.send(chunk);
-    await client.until(() => client.over(1));
+    await client.until(() => client.hasEnded(1));
     return "cut off";
   }),
   {
@@ -168,7 +174,7 @@ export const http2Attacks: readonly Attack[] = [
       const type = Math.floor(random() * 12);
       client.send(frame(type, Math.floor(random() * 256), stream, payload, announced));
     }
-    // What is left unfinished, or does not matter, is not waited for.
+    // The server may ignore such a frame, or wait for the rest of it, so do not wait for its end.
     return Promise.race([
       client.until(() => false).then(() => "cut off"),
       pause(50).then(() => "accepted"),
@@ -180,35 +186,35 @@ export const http2Attacks: readonly Attack[] = [
     unit: "connection",
     tries: 1_500,
     run: (target, tries, random) =>
-      inParallel(tries, WIDTH * 4, async (index) => {
-        const socket = await spokenTo(target);
+      inParallel(tries, CONNECTION_CONCURRENCY * 4, async (index) => {
+        const socket = await established(target);
         socket.resume();
         const bytes = garbage(1 + Math.floor(random() * 300), random);
-        // Some of it in place of the first frames only, and some a request of HTTP/1.1.
+        // A third comes after the preface, and a third after a request of HTTP/1.1.
         if (index % 3 === 0) socket.write(PREFACE);
         if (index % 3 === 1) socket.write("GET / HTTP/1.1\r\nHost: example.org\r\n\r\n");
         socket.write(bytes);
-        await gone(socket);
+        await closed(socket);
         return "cut off";
       }),
   },
 ];
 
-/** A connection of which the handshake is over, if there is one. */
-async function spokenTo(target: Target): Promise<Socket> {
+/** Resolves to a connection after its TLS handshake, if it has one. */
+async function established(target: Target): Promise<Socket> {
   const socket = await connected(target);
   if (target.secure !== true || socket.destroyed) return socket;
   const secured = connectTls({ socket, ALPNProtocols: ["h2"], rejectUnauthorized: false });
   secured.on("error", () => {});
-  await Promise.race([once(secured, "secureConnect").catch(() => {}), gone(secured)]);
+  await Promise.race([once(secured, "secureConnect").catch(() => {}), closed(secured)]);
   return secured;
 }
 
-/** A connection that speaks in frames. */
+/** Client that sends raw HTTP/2 frames. */
 class RawClient {
   readonly #socket: Socket;
-  readonly #over = new Set<number>();
-  #goneAway = false;
+  readonly #ended = new Set<number>();
+  #closed = false;
   #greeted = false;
   #pong: (() => void) | undefined;
   #waiting: (() => void)[] = [];
@@ -221,22 +227,22 @@ class RawClient {
         this.send(frame(Frame.Settings, Flag.Ack, 0));
       }
       if (type === Frame.Ping && (flags & Flag.Ack) !== 0) this.#pong?.();
-      if (type === Frame.Reset) this.#over.add(stream);
+      if (type === Frame.Reset) this.#ended.add(stream);
       if ((type === Frame.Headers || type === Frame.Data) && (flags & Flag.EndStream) !== 0)
-        this.#over.add(stream);
+        this.#ended.add(stream);
       this.#wake();
     });
     socket.once("close", () => {
-      this.#goneAway = true;
+      this.#closed = true;
       this.#pong?.();
       this.#wake();
     });
   }
 
-  /** A connection whose server has answered. */
+  /** Connects, and waits for the server's SETTINGS. */
   static connect(target: Target, settings?: Uint8Array): Promise<RawClient> {
-    return persistently(async () => {
-      const socket = await spokenTo(target);
+    return withRetries(async () => {
+      const socket = await established(target);
       socket.write(PREFACE);
       socket.write(frame(Frame.Settings, 0, 0, settings));
       const client = new RawClient(socket);
@@ -246,30 +252,30 @@ class RawClient {
     });
   }
 
-  /** Whether the connection has ended. */
+  /** True once the connection has ended. */
   get gone(): boolean {
-    return this.#goneAway || this.#socket.destroyed;
+    return this.#closed || this.#socket.destroyed;
   }
 
-  /** Whether the server is done with the stream. */
-  over(stream: number): boolean {
-    return this.gone || this.#over.has(stream);
+  /** Returns true once the stream has ended, by the server or with its connection. */
+  hasEnded(stream: number): boolean {
+    return this.gone || this.#ended.has(stream);
   }
 
   send(bytes: Uint8Array): void {
     if (!this.#socket.destroyed) this.#socket.write(bytes);
   }
 
-  /** Waits until that is so, or the connection has ended. */
-  async until(so: () => boolean): Promise<void> {
-    while (!this.gone && !so()) {
+  /** Resolves when `condition` holds or the connection has ended. */
+  async until(condition: () => boolean): Promise<void> {
+    while (!this.gone && !condition()) {
       await new Promise<void>((resolve) => {
         this.#waiting.push(resolve);
       });
     }
   }
 
-  /** What became of the connection after all that was sent: `taken`, if the server goes on with it. */
+  /** Sends a PING, and resolves to `accepted` if the server answers, or to `cut off`. */
   async outcome(): Promise<string> {
     const answered = new Promise<void>((resolve) => {
       this.#pong = resolve;
@@ -281,16 +287,18 @@ class RawClient {
 
   async close(): Promise<void> {
     this.#socket.destroy();
-    await gone(this.#socket);
+    await closed(this.#socket);
   }
 
-  /** Something has come, or nothing will. */
+  /** Rechecks all conditions after a frame or the end of the connection. */
   #wake(): void {
     for (const wake of this.#waiting.splice(0)) wake();
   }
 }
 
-/** An attack whose tries are streams, each of which the server ends in some way within its deadlines. */
+/**
+ * Makes an attack whose tries are streams. The server ends each in some way within its deadlines.
+ */
 function byStreams(
   name: string,
   tries: number,
@@ -308,30 +316,35 @@ function byStreams(
     unit: "request",
     tries,
     async run(target, count, random) {
-      const tally = new OutcomeCounter();
+      const counter = new OutcomeCounter();
       for (let done = 0; done < count; ) {
         const client = await RawClient.connect(target, settings);
-        // Identifiers of streams are not used twice (RFC 9113, section 5.1.1), so a connection has its end.
+        // A stream identifier is used once (RFC 9113, section 5.1.1), so a connection carries a
+        // limited number.
         const amount = Math.min(count - done, 1_000);
         let next = 1;
-        const outcomes = await inParallel(amount, STREAMS, async () => {
+        const outcomes = await inParallel(amount, STREAM_CONCURRENCY, async () => {
           const stream = next;
           next += 2;
           if (client.gone) return "the connection had ended";
           await open(client, stream, target, random);
-          await client.until(() => client.over(stream));
+          await client.until(() => client.hasEnded(stream));
           return "ended by the server";
         });
-        for (const [outcome, times] of Object.entries(outcomes)) tally.note(outcome, times);
+        for (const [outcome, times] of Object.entries(outcomes)) counter.note(outcome, times);
         await client.close();
         done += amount;
       }
-      return tally.outcomes;
+      return counter.outcomes;
     },
   };
 }
 
-/** An attack of connections; `perConnection` are the tries that one of them makes. */
+/**
+ * Makes an attack whose tries are connections.
+ *
+ * @param perConnection number of tries that one connection makes
+ */
 function byConnections(
   name: string,
   tries: number,
@@ -349,25 +362,29 @@ function byConnections(
     unit: "connection",
     tries,
     async run(target, count, random) {
-      const tally = new OutcomeCounter();
-      const outcomes = await inParallel(Math.ceil(count / perConnection), WIDTH, async (index) => {
-        const client = await RawClient.connect(target);
-        const amount = Math.min(perConnection, count - index * perConnection);
-        try {
-          const outcome = await make(client, target, amount, random);
-          tally.note(outcome, amount);
-          return outcome;
-        } finally {
-          await client.close();
-        }
-      });
-      // What hangs has noted nothing.
-      return { ...outcomes, ...tally.outcomes };
+      const counter = new OutcomeCounter();
+      const outcomes = await inParallel(
+        Math.ceil(count / perConnection),
+        CONNECTION_CONCURRENCY,
+        async (index) => {
+          const client = await RawClient.connect(target);
+          const amount = Math.min(perConnection, count - index * perConnection);
+          try {
+            const outcome = await make(client, target, amount, random);
+            counter.note(outcome, amount);
+            return outcome;
+          } finally {
+            await client.close();
+          }
+        },
+      );
+      // A connection that hangs is missing in `counter`.
+      return { ...outcomes, ...counter.outcomes };
     },
   };
 }
 
-/** HEADERS of a call. */
+/** Returns the HEADERS of a gRPC call. */
 export function requestHeaders(stream: number, method = "DownloadPiece"): Uint8Array {
   const fields = {
     ":method": "POST",
@@ -380,7 +397,7 @@ export function requestHeaders(stream: number, method = "DownloadPiece"): Uint8A
   return headerFrames(stream, headerBlock(fields), false);
 }
 
-/** A request of DownloadPiece, as it is in DATA. */
+/** Returns a DownloadPiece request as the payload of DATA. */
 export function requestFor(taskId: string, pieceNumber: number): Uint8Array {
   const message = toBinary(
     DownloadPieceRequestSchema,
@@ -393,12 +410,15 @@ function envelopeOf(message: Uint8Array): Uint8Array {
   return Buffer.concat([Buffer.of(0), uint32s(message.length), message]);
 }
 
-/** Runs `use` with a way to ask for pieces by an API for HTTP/2, which tells the status of gRPC. */
+/**
+ * Runs `use` with a function that requests a piece through Node's HTTP/2 API and resolves to the
+ * gRPC status.
+ */
 async function withSession<T>(
   { host, port, secure = false }: Target,
   use: (ask: (taskId: string, number: number) => Promise<string>) => Promise<T>,
 ): Promise<T> {
-  const session = await persistently(() =>
+  const session = await withRetries(() =>
     sessionWith(`${secure ? "https" : "http"}://${host}:${port}`),
   );
   try {
@@ -437,8 +457,8 @@ function sessionWith(authority: string): Promise<ClientHttp2Session> {
   });
 }
 
-/** NOT_FOUND or INVALID_ARGUMENT; anything else is wrong. */
-function refused(status: string): string {
+/** Maps NOT_FOUND and INVALID_ARGUMENT to their names; any other status is wrong. */
+function outcomeOf(status: string): string {
   if (status === "5") return "NotFound";
   return status === "3" ? "InvalidArgument" : `wrong: status ${status}`;
 }

@@ -1,25 +1,25 @@
-/** What a campaign found, as tables. */
+/** Results of a campaign, as Markdown tables. */
 import { readFile, writeFile } from "node:fs/promises";
 import { quantile } from "../statistics.ts";
 import type { Outcomes } from "./attack.ts";
-import type { Fared } from "./honest.ts";
+import type { ClientStats } from "./honest.ts";
 
-/** An attack or a group of faults, over one protocol, in all rounds. */
+/** Results of an attack or a group of faults over one protocol, in all rounds. */
 export interface Row {
   readonly name: string;
   readonly over: string;
   readonly unit: string;
   tries: number;
   outcomes: Record<string, number>;
-  /** Greatest resident memory of the victim above that before the first attack, in bytes. */
+  /** Maximum resident memory of the victim above its level before the first attack, in bytes. */
   growth: number;
-  /** Milliseconds of the honest client's pieces, and what failed of them. */
+  /** Times of the honest client's pieces in ms, with and without the attack. */
   readonly during: number[];
   readonly without: number[];
   failures: Record<string, number>;
 }
 
-/** A campaign against one runtime. */
+/** Results of a campaign against one runtime. */
 export interface Campaign {
   readonly title: string;
   readonly seed: number;
@@ -27,18 +27,22 @@ export interface Campaign {
   readonly rows: readonly Row[];
 }
 
-/** Adds how often things were counted. */
+/** Adds the counts of `more` to `sum`. */
 export function add(sum: Record<string, number>, more: Outcomes): void {
   for (const [name, count] of Object.entries(more)) sum[name] = (sum[name] ?? 0) + count;
 }
 
-/** Adds how the honest client fared while nobody attacked, or somebody did. */
-export function addFared(row: Row, fared: Fared | undefined, when: "during" | "without"): void {
-  row[when].push(...(fared?.times ?? []));
-  add(row.failures, fared?.failures ?? {});
+/** Adds results of the honest client, with or without the attack. */
+export function addClientStats(
+  row: Row,
+  clientStats: ClientStats | undefined,
+  when: "during" | "without",
+): void {
+  row[when].push(...(clientStats?.times ?? []));
+  add(row.failures, clientStats?.failures ?? {});
 }
 
-/** The tables of all campaigns. */
+/** Returns the tables of all campaigns. */
 export function markdownOf(campaigns: readonly Campaign[], command: string): string {
   const parts = campaigns.map(({ title, seed, seconds, rows }) => {
     const total = rows.reduce((sum, { tries }) => sum + tries, 0);
@@ -51,7 +55,11 @@ export function markdownOf(campaigns: readonly Campaign[], command: string): str
   return [...parts, `\`${command}\``].join("\n\n");
 }
 
-/** Puts the tables into a page, between its marks. */
+/**
+ * Replaces the text between the markers of a page.
+ *
+ * @throws `Error` if the page has no markers
+ */
 export async function writeInto(file: URL, text: string): Promise<void> {
   const page = await readFile(file, "utf8");
   const marked = /(<!-- hostile:start -->\n)[\s\S]*(\n<!-- hostile:end -->)/;
@@ -88,7 +96,7 @@ function tableOf(rows: readonly Row[]): string {
     .join("\n");
 }
 
-/** Names and counts, the most frequent first; a name alone where there is but one. */
+/** Lists names with counts, most frequent first. A single name has no count. */
 function listOf(counts: Outcomes): string {
   const entries = Object.entries(counts)
     .filter(([, count]) => count > 0)

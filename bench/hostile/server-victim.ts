@@ -1,43 +1,49 @@
-/** A server that is attacked, over all protocols at once, in a process of its own. */
+/** Server under attack over all protocols, in a separate process. */
 import { type Face, faceOf } from "../../entry/face.ts";
 import type { VortexError } from "../../src/errors.ts";
 import type { StorageServer } from "../../src/server/storage-server.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
-import { obey } from "../program.ts";
+import { carryOutOrders } from "../program.ts";
 import { CONTENT, DIGEST, PIECE_LENGTH, TASK_ID } from "../soak/content.ts";
 import type { Gauges } from "../soak/gauges.ts";
 import type { Addresses } from "../soak/load.ts";
 import { quicOfRuntime } from "../soak/quic.ts";
-import { Watch } from "./victim.ts";
+import { ProcessMonitor } from "./victim.ts";
 
-/** A task of one piece, of more bytes than the buffers between two hosts hold. */
+/** Task of one piece, longer than the buffers between two hosts. */
 export const LONG_TASK_ID: string = "51".repeat(32);
-const LONG = 24 * 1024 * 1024;
+const LONG_PIECE_BYTES = 24 * 1024 * 1024;
 
-/** Its greatest number of connections: few, so that a flood is one. */
+/** Connection limit: small, so that few connections make a flood. */
 export const MAX_CONNECTIONS = 256;
-/** Milliseconds for a request, and for a chunk to be taken: few, so that whoever is slow is cut off within the campaign. */
-const REQUEST_TIMEOUT = 1_000;
-const STALL_TIMEOUT = 1_000;
+/**
+ * Timeout for a request, and for a chunk to be accepted, in ms. Short, so that slow clients are cut
+ * off within the campaign.
+ */
+const REQUEST_TIMEOUT_MS = 1_000;
+const STALL_TIMEOUT_MS = 1_000;
 
-/** Where it listens; with TLS for gRPC, too. */
+/** Addresses of the server. `secure` is gRPC over TLS. */
 export interface Listening {
   readonly addresses: Addresses;
   readonly secure: string;
-  /** Port of QUIC on all addresses. */
-  readonly everywhere: number;
+  /** QUIC port of the server on all addresses. */
+  readonly wildcardPort: number;
   readonly start: Gauges;
 }
 
-/** `listen` is answered with {@link Listening}, `rest` with {@link Gauges}, `end` with a number of bytes, `stop` with an `Ending`. */
+/**
+ * Orders to the server. `listen` is answered with {@link Listening}, `rest` with {@link Gauges},
+ * `end` with a number of bytes, `stop` with an `Ending`.
+ */
 export type ServerOrder = "listen" | "begin" | "end" | "rest" | "stop";
 
-/** Takes orders. */
-export async function playServer(identity: TlsIdentity): Promise<void> {
-  const watch = new Watch();
-  const { counters } = watch;
+/** Runs the server process: carries out orders from standard input. */
+export async function runServer(identity: TlsIdentity): Promise<void> {
+  const monitor = new ProcessMonitor();
+  const { counters } = monitor;
   const face = faceOf(counters.quic(await quicOfRuntime()));
   let servers: readonly StorageServer[] = [];
   let start: Gauges | undefined;
@@ -45,41 +51,45 @@ export async function playServer(identity: TlsIdentity): Promise<void> {
     await Promise.all(servers.map((server) => server.close({ grace: 0 })));
     servers = [];
   };
-  obey<ServerOrder>(async (order) => {
+  carryOutOrders<ServerOrder>(async (order) => {
     switch (order) {
       case "listen":
-        // Once for what is loaded at first use and then kept.
-        servers = await serve(face, watch, identity);
+        // A first start, since some resources are loaded at first use and then kept.
+        servers = await serve(face, monitor, identity);
         await close();
         start = await counters.settled();
-        servers = await serve(face, watch, identity);
+        servers = await serve(face, monitor, identity);
         return listening(servers, start);
       case "begin":
-        return watch.begin();
+        return monitor.begin();
       case "end":
-        return watch.end();
+        return monitor.end();
       case "rest":
         return counters.gauges();
       case "stop":
         await close();
-        return watch.ending(start);
+        return monitor.ending(start);
     }
   }, close);
 }
 
-function serve(face: Face, watch: Watch, tls: TlsIdentity): Promise<readonly StorageServer[]> {
+function serve(
+  face: Face,
+  monitor: ProcessMonitor,
+  tls: TlsIdentity,
+): Promise<readonly StorageServer[]> {
   const store = new MemoryPieceStore();
   store.putTask(TASK_ID, CONTENT, { pieceLength: PIECE_LENGTH, digest: DIGEST });
-  store.putTask(LONG_TASK_ID, long, { pieceLength: LONG });
+  store.putTask(LONG_TASK_ID, long, { pieceLength: LONG_PIECE_BYTES });
   const options = {
     store,
     host: "127.0.0.1",
     tls,
     maxConnections: MAX_CONNECTIONS,
-    requestTimeout: REQUEST_TIMEOUT,
-    stallTimeout: STALL_TIMEOUT,
-    telemetry: watch.counters.telemetry,
-    onError: (error: VortexError) => watch.note(`${error.code}: ${error.message}`),
+    requestTimeout: REQUEST_TIMEOUT_MS,
+    stallTimeout: STALL_TIMEOUT_MS,
+    telemetry: monitor.counters.telemetry,
+    onError: (error: VortexError) => monitor.report(`${error.code}: ${error.message}`),
   };
   return Promise.all([
     face.startServer({ ...options, quic: { port: 0 }, tcp: { port: 0 }, grpc: { port: 0 } }),
@@ -88,7 +98,7 @@ function serve(face: Face, watch: Watch, tls: TlsIdentity): Promise<readonly Sto
   ]);
 }
 
-const long = new Uint8Array(LONG);
+const long = new Uint8Array(LONG_PIECE_BYTES);
 
 function listening(
   [plain, secure, everywhere]: readonly StorageServer[],
@@ -100,7 +110,7 @@ function listening(
   return {
     addresses: addressesOf(plain),
     secure: formatAddress(grpc),
-    everywhere: quic.port,
+    wildcardPort: quic.port,
     start,
   };
 }

@@ -1,4 +1,4 @@
-/** Attacks by streams of the Vortex protocol, over QUIC and, where each stream is a connection, TCP. */
+/** Attacks by Vortex streams, over QUIC and over TCP, where each stream is a connection. */
 import { VortexError } from "../../src/errors.ts";
 import { PacketDecoder } from "../../src/protocol/decoder.ts";
 import { encodePacket, RemoteErrorCode } from "../../src/protocol/packet.ts";
@@ -10,23 +10,28 @@ import {
   inParallel,
   type Outcomes,
   pause,
-  persistently,
   pick,
   type Target,
+  withRetries,
 } from "./attack.ts";
 
-/** Streams at a time on a connection: fewer than every server allows. */
-const WIDTH = 64;
-/** Milliseconds between two bytes that are fed. */
-const DRIP = 100;
-/** Milliseconds for which nothing is read: longer than the stall timeout of the server under attack. */
-const UNREAD = 4_000;
+/** Concurrent streams of a connection: below the limit of every server. */
+const CONCURRENCY = 64;
+/** Interval between two bytes of a slow drip, in ms. */
+const DRIP_INTERVAL_MS = 100;
+/** Time without reading, in ms: longer than the stall timeout of the server under attack. */
+const UNREAD_MS = 4_000;
 
-/** The attacks, over a transport that is made anew for each. `small` makes one that lets little come unread. */
+/**
+ * Returns the attacks over one protocol.
+ *
+ * @param transport makes a new transport for each attack
+ * @param smallWindow makes a transport that receives little ahead of its reader
+ */
 export function streamAttacks(
   over: "quic" | "tcp",
   transport: () => Promise<Transport>,
-  small: () => Promise<Transport> = transport,
+  smallWindow: () => Promise<Transport> = transport,
 ): readonly Attack[] {
   const tries = (quic: number, tcp: number): number => (over === "quic" ? quic : tcp);
   const attack = (
@@ -46,7 +51,7 @@ export function streamAttacks(
     tries,
     run: async (target, count, random) =>
       withConnection(await by(), target, (connection) =>
-        inParallel(count, WIDTH, async (index) => {
+        inParallel(count, CONCURRENCY, async (index) => {
           try {
             const stream = await connection.openStream();
             return await make(stream, target, random, index);
@@ -60,24 +65,24 @@ export function streamAttacks(
     attack("requests for missing pieces", tries(4_000, 2_000), (stream, target, random) => {
       const number = pick([0, 1_000, 0xffffffff], random);
       const taskId = number === 0 ? "0".repeat(64) : target.taskId;
-      return asked(
+      return outcomeOfMissing(
         stream,
         encodePacket({ type: "download-piece", id: 1, kind: "standard", taskId, number }),
       );
     }),
     attack("path traversal in ids", tries(3_000, 2_000), (stream, _target, _random, index) => {
       const taskId = trickyIds[index % trickyIds.length]?.[1] ?? "";
-      return asked(
+      return outcomeOfMissing(
         stream,
         encodePacket({ type: "download-piece", id: 1, kind: "standard", taskId, number: 0 }),
       );
     }),
     attack("garbage on streams", tries(4_000, 2_000), async (stream, target, random) => {
       const bytes = garbage(1 + Math.floor(random() * 300), random);
-      // Half of it with the beginning of a request, which leads further in.
+      // Half of them begin like a request, so that the server parses further.
       if (random() < 0.5)
         bytes.set(requestFor(target.taskId).subarray(0, Math.min(bytes.length, 6 + random() * 20)));
-      return answered(stream, bytes);
+      return outcomeOf(stream, bytes);
     }),
     attack("requests cancelled immediately", tries(4_000, 2_000), async (stream, target) => {
       await stream.writer.write(requestFor(target.taskId));
@@ -89,10 +94,10 @@ export function streamAttacks(
       await stream.writer.write(
         requestFor(target.taskId).subarray(0, 1 + Math.floor(random() * 70)),
       );
-      return ended(stream);
+      return outcomeOfEnd(stream);
     }),
     attack("slow-drip requests", tries(600, 300), async (stream, target) => {
-      const ending = ended(stream);
+      const ending = outcomeOfEnd(stream);
       let over = false;
       void ending.then(() => {
         over = true;
@@ -100,7 +105,7 @@ export function streamAttacks(
       for (const byte of requestFor(target.taskId)) {
         if (over) break;
         await stream.writer.write(Uint8Array.of(byte)).catch(() => {});
-        await pause(DRIP);
+        await pause(DRIP_INTERVAL_MS);
       }
       return ending;
     }),
@@ -110,10 +115,10 @@ export function streamAttacks(
       async (stream, target) => {
         await stream.writer.write(requestFor(target.longTaskId));
         await stream.writer.end();
-        await pause(UNREAD);
-        return ended(stream);
+        await pause(UNREAD_MS);
+        return outcomeOfEnd(stream);
       },
-      small,
+      smallWindow,
     ),
   ];
 }
@@ -122,14 +127,14 @@ function requestFor(taskId: string): Uint8Array {
   return encodePacket({ type: "download-piece", id: 1, kind: "standard", taskId, number: 0 });
 }
 
-/** Asks for what is not served: anything but that word is wrong. */
-async function asked(stream: ByteStream, request: Uint8Array): Promise<string> {
-  const outcome = await answered(stream, request);
+/** Requests a piece that is not served. Any answer except NotFound or InvalidArgument is wrong. */
+async function outcomeOfMissing(stream: ByteStream, request: Uint8Array): Promise<string> {
+  const outcome = await outcomeOf(stream, request);
   return outcome === "NotFound" || outcome === "InvalidArgument" ? outcome : `wrong: ${outcome}`;
 }
 
-/** Sends bytes, and says what the answer is. */
-async function answered(stream: ByteStream, bytes: Uint8Array): Promise<string> {
+/** Sends bytes, and resolves to the outcome of the answer. */
+async function outcomeOf(stream: ByteStream, bytes: Uint8Array): Promise<string> {
   try {
     await stream.writer.end(bytes);
     const decoder = new PacketDecoder();
@@ -153,14 +158,14 @@ async function answered(stream: ByteStream, bytes: Uint8Array): Promise<string> 
   }
 }
 
-/** Reads to the end, however it comes. All of an answer is `wrong`, where the server was to cut it off. */
-async function ended({ reader, writer }: ByteStream): Promise<string> {
-  let got = 0;
+/** Reads to the end. A complete answer is `wrong`, since the server must cut it off. */
+async function outcomeOfEnd({ reader, writer }: ByteStream): Promise<string> {
+  let received = 0;
   try {
     for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read())
-      got += chunk.length;
-    // A transport that cannot tell a reset from an end still ends early.
-    return got > LONG ? "wrong: all of it came" : "cut off";
+      received += chunk.length;
+    // A transport that reports a reset as an end still ends early.
+    return received > MIN_COMPLETE_BYTES ? "wrong: all of it came" : "cut off";
   } catch (error) {
     return refusal(error);
   } finally {
@@ -168,8 +173,8 @@ async function ended({ reader, writer }: ByteStream): Promise<string> {
   }
 }
 
-/** Bytes of the long piece; its answer has more. */
-const LONG = 16 * 1024 * 1024;
+/** Bytes that a complete answer with the long piece exceeds. */
+const MIN_COMPLETE_BYTES = 16 * 1024 * 1024;
 
 function refusal(error: unknown): string {
   if (error instanceof VortexError && (error.kind === "transport" || error.code === "Closed"))
@@ -182,7 +187,7 @@ async function withConnection(
   { host, port }: Target,
   use: (connection: Connection) => Promise<Outcomes>,
 ): Promise<Outcomes> {
-  const connection = await persistently(() => transport.dial({ host, port }));
+  const connection = await withRetries(() => transport.dial({ host, port }));
   try {
     return await use(connection);
   } finally {

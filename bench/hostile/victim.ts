@@ -1,53 +1,53 @@
-/** What a process under attack has in common, be it a server or a client: it is watched from inside. */
+/** Monitoring of a process under attack, server or client, from inside. */
 import process from "node:process";
 import { Counters, type Gauges } from "../soak/gauges.ts";
 
-/** Milliseconds between two looks at the memory. */
-const LOOK = 20;
+/** Interval between two samples of the memory, in ms. */
+const SAMPLE_INTERVAL_MS = 20;
 
-/** How a process under attack stood at its end. */
+/** State of a process under attack at its end. */
 export interface Ending {
   readonly gauges: Gauges;
-  /** Of what must not be: rejections that nobody handled, failures inside. */
-  readonly surprises: readonly string[];
+  /** Events that must not happen: unhandled rejections and internal failures. */
+  readonly unexpected: readonly string[];
 }
 
-/** Watches the process that it is made in. */
-export class Watch {
+/** Monitors the process in which it is created. */
+export class ProcessMonitor {
   readonly counters: Counters = new Counters();
-  readonly #surprises: string[] = [];
-  #looking: ReturnType<typeof setInterval> | undefined;
-  #greatest = 0;
+  readonly #unexpected: string[] = [];
+  #sampling: ReturnType<typeof setInterval> | undefined;
+  #maxMemory = 0;
 
   constructor() {
     for (const event of ["unhandledRejection", "uncaughtException"] as const) {
       process.on(event, (error: unknown) => {
-        this.note(`${event}: ${error instanceof Error ? error.stack : error}`);
+        this.report(`${event}: ${error instanceof Error ? error.stack : error}`);
       });
     }
   }
 
-  /** Something that must not be. */
-  note(surprise: string): void {
-    if (this.#surprises.length < 20) this.#surprises.push(surprise);
+  /** Records an event that must not happen. */
+  report(event: string): void {
+    if (this.#unexpected.length < 20) this.#unexpected.push(event);
   }
 
-  /** Begins to look at the memory. */
+  /** Starts to sample the memory. */
   begin(): void {
-    this.#greatest = process.memoryUsage.rss();
-    this.#looking = setInterval(() => {
-      this.#greatest = Math.max(this.#greatest, process.memoryUsage.rss());
-    }, LOOK);
+    this.#maxMemory = process.memoryUsage.rss();
+    this.#sampling = setInterval(() => {
+      this.#maxMemory = Math.max(this.#maxMemory, process.memoryUsage.rss());
+    }, SAMPLE_INTERVAL_MS);
   }
 
-  /** The greatest resident memory since it began, in bytes. */
+  /** Returns the maximum resident memory since `begin`, in bytes. */
   end(): number {
-    clearInterval(this.#looking);
-    return Math.max(this.#greatest, process.memoryUsage.rss());
+    clearInterval(this.#sampling);
+    return Math.max(this.#maxMemory, process.memoryUsage.rss());
   }
 
-  /** Once all is closed: waits for what is left to go. */
+  /** Waits, after everything is closed, until the remaining resources are released. */
   async ending(start: Gauges | undefined): Promise<Ending> {
-    return { gauges: await this.counters.settled(start), surprises: this.#surprises };
+    return { gauges: await this.counters.settled(start), unexpected: this.#unexpected };
   }
 }

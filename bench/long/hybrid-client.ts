@@ -3,7 +3,7 @@ import { createDownloader } from "../../entry/node.ts";
 import type { RouteProgress } from "../../src/task/task.ts";
 import type { PeerAddresses } from "../../src/transport/peer-address.ts";
 import type { ProtocolChoice } from "../../src/transport/protocol.ts";
-import { obey } from "../program.ts";
+import { carryOutOrders } from "../program.ts";
 
 /** An order: a task by one protocol. */
 export interface TaskOrder {
@@ -20,7 +20,7 @@ export interface TaskResult {
   readonly routes: readonly RouteProgress[] | undefined;
 }
 
-obey<TaskOrder>(
+carryOutOrders<TaskOrder>(
   async ({ protocol, addr, contentLength }): Promise<TaskResult> => {
     await using downloader = createDownloader({
       protocol,

@@ -4,7 +4,7 @@ import { startServer } from "../../entry/node.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import type { PeerAddresses } from "../../src/transport/peer-address.ts";
-import { obey } from "../program.ts";
+import { carryOutOrders } from "../program.ts";
 
 /** What the parent is told. */
 export interface ParentArguments {
@@ -18,7 +18,7 @@ const store = new MemoryPieceStore();
 store.putTask("a1".repeat(32), new Uint8Array(contentLength).fill(7), { pieceLength: 1024 * 1024 });
 const server = await startServer({ host, store, quic: { port: 0 }, tcp: { port: 0 } });
 
-obey<null>(
+carryOutOrders<null>(
   async (): Promise<PeerAddresses> => {
     const { quic, tcp } = server.addresses;
     return { ...(quic && { quic: formatAddress(quic) }), ...(tcp && { tcp: formatAddress(tcp) }) };

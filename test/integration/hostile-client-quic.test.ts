@@ -4,7 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { datagramAttacks, STRANGE_SOURCES } from "../../bench/hostile/datagrams.ts";
+import { datagramAttacks, UNANSWERABLE_SOURCES } from "../../bench/hostile/datagrams.ts";
 import { encodePacket } from "../../src/protocol/packet.ts";
 import { portableRuntime } from "../../src/runtime.ts";
 import { VortexServer } from "../../src/server/vortex-server.ts";
@@ -28,7 +28,7 @@ for (const [name, fixture] of Object.entries(fixtures)) {
   describe(`hostile datagrams and connections, over ${name}`, () => {
     for (const attack of datagramAttacks(() => fixture.transport())) {
       const gap =
-        name === "node-quic" && attack.name === STRANGE_SOURCES ? NODE_QUIC_BUG : undefined;
+        name === "node-quic" && attack.name === UNANSWERABLE_SOURCES ? NODE_QUIC_BUG : undefined;
       const title = `${attack.name}: an honest connection is served meanwhile`;
       it(gap === undefined ? title : `${title} [gap: ${gap}]`, {
         ...testOptions,
