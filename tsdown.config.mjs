@@ -1,4 +1,5 @@
-// One entry for each subpath of package.json, which scripts/check-package.mjs compares with this list, and the command line.
+// One entry for each subpath of package.json, and the command line. scripts/check-package.mjs
+// compares this list with package.json.
 /** @type {import("tsdown").UserConfig} */
 const config = {
   entry: {

@@ -43,7 +43,7 @@ import { CONTENT, DIGEST, PIECE_LENGTH, seededRandom, TASK_ID } from "./soak/con
 import { Counters, counts, type Gauges, leftoversOf, openDescriptors } from "./soak/gauges.ts";
 import { type Sample, type Trend, trendsOf } from "./soak/leak-check.ts";
 import { type Addresses, Load, type Outcomes } from "./soak/load.ts";
-import { OuterPeer, PATIENCE } from "./soak/outer-peer.ts";
+import { ANSWER_TIMEOUT_S, RemotePeer } from "./soak/outer-peer.ts";
 import { quicOfRuntime } from "./soak/quic.ts";
 
 /** What a process of this program is started with, as JSON. */
@@ -130,7 +130,7 @@ async function soakOne(runtime: Runtime, plan: Plan, out: string): Promise<boole
   const identity = await selfSigned();
   const peers = await Promise.all(
     Array.from({ length: PEERS }, () =>
-      OuterPeer.start(commandFor(runtime, program), { role: "peer", identity, protocols }),
+      RemotePeer.start(commandFor(runtime, program), { role: "peer", identity, protocols }),
     ),
   );
   const load = new Worker<LoadOrder>(commandFor(runtime, program), {
@@ -151,17 +151,17 @@ async function soakOne(runtime: Runtime, plan: Plan, out: string): Promise<boole
   let killing = Promise.resolve();
   try {
     const where = (): readonly Addresses[] => peers.map(({ addresses }) => addresses);
-    const start = await load.ask<Gauges>({ do: "prepare", peers: where() }, PATIENCE);
-    await load.ask({ do: "start" }, PATIENCE);
+    const start = await load.ask<Gauges>({ do: "prepare", peers: where() }, ANSWER_TIMEOUT_S);
+    await load.ask({ do: "start" }, ANSWER_TIMEOUT_S);
     const begun = elapsed();
     const interval = Math.max(0.5, plan.seconds / SAMPLES);
     const over = (): boolean => elapsed() - begun >= plan.seconds;
     killing = killAndRestart(peers, random, over);
     while (!over()) {
       await pause(interval * 1000);
-      const gauges = await load.ask<Gauges>({ do: "sample" }, PATIENCE);
+      const gauges = await load.ask<Gauges>({ do: "sample" }, ANSWER_TIMEOUT_S);
       samples.push({ seconds: elapsed() - begun, ...gauges });
-      await load.ask({ do: "peers", peers: where() }, PATIENCE);
+      await load.ask({ do: "peers", peers: where() }, ANSWER_TIMEOUT_S);
     }
     await killing;
     ending = await load.ask<Ending>({ do: "stop" }, ENDING);
@@ -193,7 +193,7 @@ async function soakOne(runtime: Runtime, plan: Plan, out: string): Promise<boole
 
 /** Kills one peer after the other, until it is over. */
 async function killAndRestart(
-  peers: readonly OuterPeer[],
+  peers: readonly RemotePeer[],
   random: () => number,
   over: () => boolean,
 ): Promise<void> {

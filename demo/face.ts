@@ -1,7 +1,7 @@
 type FaceModule = typeof import("../entry/node.ts");
 
-/** What `import "vortex-peer"` gives in the runtime that runs this, as far as all runtimes have it. */
-export async function runtimeFace(): Promise<
+/** Returns the exports of "vortex-peer" that the demo uses, from the entry for this runtime. */
+export async function runtimeEntry(): Promise<
   Pick<FaceModule, "createDownloader" | "FilePieceStore" | "startServer">
 > {
   if (process.versions.bun !== undefined) return import("../entry/bun.ts");

@@ -1,11 +1,13 @@
-/** Fetches a task piece by piece over one protocol, writes it to a file, and hashes it as it goes. */
+/**
+ * Fetches a task piece by piece over one protocol, writes it to a file, and hashes it meanwhile.
+ */
 import { createHash } from "node:crypto";
 import { open } from "node:fs/promises";
 import { type Piece, pieceExtent, planTask } from "../entry/root.ts";
-import { runtimeFace } from "./face.ts";
+import { runtimeEntry } from "./face.ts";
 import type { FetchOrder, FetchReport } from "./reports.ts";
 
-const { createDownloader } = await runtimeFace();
+const { createDownloader } = await runtimeEntry();
 const order = JSON.parse(process.argv[2] ?? "") as FetchOrder;
 const { protocol, taskId } = order;
 const plan = planTask(order.contentLength, order.pieceLength);
@@ -20,7 +22,8 @@ const hash = createHash("sha256");
 const started = performance.now();
 const cpuBefore = process.cpuUsage();
 
-// Up to `concurrency` pieces are under way; they are taken in order, so that one pass hashes the whole.
+// Up to `concurrency` pieces are in flight. They are consumed in order, so that one pass hashes the
+// whole content.
 const underWay: Promise<Uint8Array>[] = [];
 let done = 0;
 for (let number = 0; number < plan.pieceCount; number++) {

@@ -1,12 +1,12 @@
 /**
- * One peer serves a file, another process fetches it whole over QUIC, TCP and gRPC. Ends with a table, and exit code 0 if
- * every byte was right.
+ * Serves a file from one process, and fetches it in another over QUIC, TCP and gRPC. Prints a
+ * table. The exit code is 0 if every byte is correct.
  *
  *     npm run demo                     256 MiB of seeded pseudo-random bytes
- *     npm run demo -- PATH             a file of yours
+ *     npm run demo -- PATH             your own file
  *     npm run demo -- --size 32MiB     another size
  *
- * `bun run demo` runs it on Bun, `deno run --allow-all --unstable-net --no-check demo/main.ts` on Deno.
+ * On Bun: `bun run demo`. On Deno: `deno run --allow-all --unstable-net --no-check demo/main.ts`.
  */
 import { spawn } from "node:child_process";
 import { mkdtemp, open, rm, stat } from "node:fs/promises";
@@ -21,7 +21,7 @@ const MEBI = 1024 * 1024;
 const { bun, deno, node } = process.versions;
 const runtime =
   bun !== undefined ? `Bun ${bun}` : deno !== undefined ? `Deno ${deno}` : `Node ${node}`;
-/** Deno's QUIC is unstable, and Deno does not tell with what flags it was started. */
+/** Deno's QUIC is unstable, and Deno does not expose its command-line flags. */
 const flags =
   deno === undefined ? process.execArgv : ["run", "--allow-all", "--unstable-net", "--no-check"];
 
@@ -81,7 +81,7 @@ async function demonstrate(path: string | undefined): Promise<void> {
   printTable(reports);
 }
 
-/** Runs a program of this folder on this runtime; its report is the one line that it prints. */
+/** Runs a program of this folder on this runtime. Its report is the one line that it prints. */
 function start(program: string, args: string[]): { report<T>(): Promise<T> } {
   const path = fileURLToPath(new URL(program, import.meta.url));
   const child = spawn(process.execPath, [...flags, path, ...args], {
@@ -105,7 +105,7 @@ function start(program: string, args: string[]): { report<T>(): Promise<T> } {
   };
 }
 
-/** The same bytes on every machine, and none that compress: xorshift32 from a fixed seed. */
+/** Writes incompressible bytes, the same on every machine: xorshift32 from a fixed seed. */
 async function writeRandomFile(path: string, size: number): Promise<void> {
   const handle = await open(path, "wx");
   try {

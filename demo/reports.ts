@@ -1,4 +1,4 @@
-/** What the serving process tells. */
+/** Output of the serving process. */
 export interface ServeReport {
   readonly taskId: string;
   readonly contentLength: number;
@@ -9,20 +9,20 @@ export interface ServeReport {
   readonly addresses: { readonly quic: string; readonly tcp: string; readonly grpc: string };
 }
 
-/** What the fetching process is told. */
+/** Argument of the fetching process. */
 export interface FetchOrder extends ServeReport {
   readonly protocol: "quic" | "tcp" | "grpc";
   readonly output: string;
   readonly concurrency: string;
 }
 
-/** What the fetching process tells. */
+/** Output of the fetching process. */
 export interface FetchReport {
   readonly protocol: string;
   readonly bytes: number;
   readonly seconds: number;
   readonly cpuSeconds: number;
-  /** Bytes. */
+  /** Maximum resident memory in bytes. */
   readonly peakMemory: number;
   readonly sha256: string;
 }

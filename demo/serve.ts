@@ -1,9 +1,9 @@
-/** Serves one file on loopback over all protocols, until it is ended. */
+/** Serves one file on loopback over all protocols, until SIGTERM. */
 import { formatAddress } from "../entry/root.ts";
-import { runtimeFace } from "./face.ts";
+import { runtimeEntry } from "./face.ts";
 import type { ServeReport } from "./reports.ts";
 
-const { FilePieceStore, startServer } = await runtimeFace();
+const { FilePieceStore, startServer } = await runtimeEntry();
 const [path = ""] = process.argv.slice(2);
 const store = new FilePieceStore();
 const task = await store.addFile(path);

@@ -1,11 +1,12 @@
 /**
- * Bun: an HTTP service in front of Dragonfly peers. It fetches a model (a task) from all of its parents at once and streams it
- * while it comes, whole or in the range that the client asks for; nothing is stored.
+ * Bun: an HTTP service in front of Dragonfly peers. It fetches a model (a task) from all of its
+ * parents at once and streams it meanwhile, whole or in the requested range. Nothing is stored.
  *
  *     bun examples/bun-model-server.ts --parent 10.0.0.7:4000 --parent 10.0.0.8:4000
  *     curl -O http://127.0.0.1:8080/TASK_ID
  *
- * A parent is named by its port for the Dragonfly API: there it tells which pieces it has, and where it serves them.
+ * Name a parent by the port of its Dragonfly API. It reports which pieces it has, and where it
+ * serves them.
  */
 import { parseArgs } from "node:util";
 import { createDownloader, statTask, type TaskStat, VortexError } from "vortex-peer";
@@ -18,13 +19,13 @@ const { values: options } = parseArgs({
   },
 });
 const downloader = createDownloader({ protocol: "tcp" });
-/** What is known of a task does not change. */
+/** Tasks that were asked for before. The metadata of a task never changes. */
 const known = new Map<string, TaskStat>();
 
 const server = Bun.serve({
   hostname: options.host,
   port: Number(options.port),
-  // Seconds; a client that pauses for longer is given up.
+  // Timeout in seconds for a client that does not read.
   idleTimeout: 120,
   async fetch(request) {
     const { pathname } = new URL(request.url);
@@ -69,7 +70,7 @@ async function answer(request: Request, taskId: string): Promise<Response> {
     return new Response(null, { status: 416, headers });
   }
   const { start, end } = range ?? { start: 0, end: contentLength };
-  // Bun sends a stream in chunks, and leaves this out then.
+  // Bun streams with chunked encoding and omits the length unless it is set.
   headers.set("content-length", String(end - start));
   if (range !== undefined)
     headers.set("content-range", `bytes ${start}-${end - 1}/${contentLength}`);
@@ -86,11 +87,12 @@ async function answer(request: Request, taskId: string): Promise<Response> {
       ...(range && { range }),
       ...(!range && digest !== undefined && { digest }),
     },
-    // Fires when the client leaves. While it does not read, no further pieces are fetched. A client
-    // asks again sooner than it waits for parents that are gone.
+    // The signal aborts when the client leaves. While the client does not read, no further pieces
+    // are fetched. `patience: 0`, since the client retries sooner than a lost parent returns.
     { signal: request.signal, patience: 0 },
   );
-  // The status is sent by then: whoever reads sees the response break off, and the reason stands here.
+  // The status has been sent by now, so a failure truncates the response. The reason is logged
+  // here.
   stream.done.then(
     ({ bytes, pieces }) => console.log(`${taskId}: ${bytes} bytes in ${pieces} pieces`),
     ({ code, message }: VortexError) => console.log(`${taskId}: ${code}: ${message}`),
@@ -98,22 +100,25 @@ async function answer(request: Request, taskId: string): Promise<Response> {
   return new Response(stream.content, { status, headers });
 }
 
-/** What the first parent to know it tells of a task. */
+/** Returns the metadata of a task from the first parent that answers. */
 async function stat(taskId: string, signal: AbortSignal): Promise<TaskStat> {
-  const before = known.get(taskId);
-  if (before !== undefined) return before;
+  const cached = known.get(taskId);
+  if (cached !== undefined) return cached;
   try {
-    const told = await Promise.any(
+    const stats = await Promise.any(
       options.parent.map((parent) => statTask(parent, taskId, { signal })),
     );
-    known.set(taskId, told);
-    return told;
+    known.set(taskId, stats);
+    return stats;
   } catch (error) {
     throw error instanceof AggregateError ? error.errors[0] : error;
   }
 }
 
-/** The one range that is asked for, its end exclusive. Any other form of the header is ignored, as HTTP allows. */
+/**
+ * Parses a single byte range; its end is exclusive. Other forms of the header are ignored, as HTTP
+ * allows.
+ */
 function rangeOf(headers: Headers, length: number, etag: string | undefined) {
   const [, first = "", last = ""] =
     /^bytes=(\d{0,15})-(\d{0,15})$/.exec(headers.get("range") ?? "") ?? [];

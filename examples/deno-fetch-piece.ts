@@ -1,7 +1,8 @@
 /**
- * Deno: fetches one piece of a task from a peer into a file, with no more permissions than that takes.
+ * Deno: fetches one piece of a task from a peer into a file, with the least permissions.
  *
- *     deno run --allow-net=10.0.0.7:4005 --allow-write=piece.bin examples/deno-fetch-piece.ts 10.0.0.7:4005 TASK_ID 0 piece.bin
+ *     deno run --allow-net=10.0.0.7:4005 --allow-write=piece.bin \
+ *       examples/deno-fetch-piece.ts 10.0.0.7:4005 TASK_ID 0 piece.bin
  */
 import { createDownloader, VortexError } from "vortex-peer";
 
@@ -17,12 +18,12 @@ try {
     { addr, taskId, number: Number(number), hostId: "deno-fetch-piece" },
     { signal: AbortSignal.timeout(60_000) },
   );
-  // Resolves only after length and digest agreed, so the file never holds anything else.
+  // Resolves only after length and digest are verified, so the file never has wrong content.
   await Deno.writeFile(path, await piece.bytes());
   console.log(`piece ${piece.number}: ${piece.length} bytes at ${piece.offset}, ${piece.digest}`);
 } catch (error) {
   if (!(error instanceof VortexError)) throw error;
-  // `code` says what happened, `kind` whose doing it was: "transport" and "timeout" are worth another try.
+  // `code` says what happened, `kind` who caused it. Retry "transport" and "timeout".
   console.error(`${error.code} (${error.kind}): ${error.message}`);
   Deno.exitCode = 1;
 } finally {

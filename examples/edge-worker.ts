@@ -1,9 +1,10 @@
 /**
- * An edge worker (Cloudflare Workers, workerd) that hands pieces of a peer out over HTTP, whole or in ranges:
+ * Edge worker (Cloudflare Workers, workerd): serves pieces of a peer over HTTP, whole or in ranges.
  *
  *     GET /<task id>/<piece number>
  *
- * `PEER` is the peer's `host:port` for TCP, the protocol that workers have: in wrangler.toml, `vars = { PEER = "…:4005" }`.
+ * `PEER` is the peer's `host:port` for TCP, the only protocol in workers. In wrangler.toml: `vars =
+ * { PEER = "…:4005" }`.
  */
 import { createDownloader, type Piece, VortexError } from "vortex-peer";
 
@@ -24,7 +25,7 @@ export default {
     if (request.method !== "GET")
       return new Response(null, { status: 405, headers: { allow: "GET" } });
 
-    // One for each request: workerd ties a socket to the request that opened it.
+    // One downloader per request: workerd ties a socket to the request that opened it.
     const downloader = createDownloader({ protocol: "tcp" });
     const ask = (range?: { start: number; end?: number }): Promise<Piece> =>
       downloader.downloadPiece({
@@ -36,7 +37,8 @@ export default {
       });
     const range = rangeOf(request.headers.get("range"));
     try {
-      // How long the piece is, its peer tells. A range that ends behind it ends with it.
+      // The peer announces the length of the piece. A range that ends beyond the piece ends with
+      // it.
       const piece = await ask(range).catch((error: unknown) => {
         if (range === undefined || !isBeyond(error)) throw error;
         return ask({ start: range.start });
@@ -52,7 +54,7 @@ export default {
       }
       const end = Math.min(range?.end ?? piece.length, piece.length);
       const { readable, writable } = new TransformStream<Uint8Array, Uint8Array>();
-      // A piece that turns out wrong, or a client that leaves, breaks the pipe; the response breaks off then.
+      // A wrong piece, or a client that leaves, breaks the pipe and truncates the response.
       const sent = piece.content
         .pipeTo(writable)
         .catch((error: unknown) => console.warn(String(error)));
@@ -75,7 +77,10 @@ export default {
   },
 };
 
-/** `bytes=a-b` and `bytes=a-`, the end exclusive. Any other form is ignored, as HTTP allows. */
+/**
+ * Parses `bytes=a-b` and `bytes=a-` to a range with an exclusive end. Other forms are ignored, as
+ * HTTP allows.
+ */
 function rangeOf(header: string | null): { start: number; end?: number } | undefined {
   const [, first, last] = /^bytes=(\d{1,15})-(\d{0,15})$/.exec(header ?? "") ?? [];
   if (first === undefined) return undefined;
@@ -83,7 +88,7 @@ function rangeOf(header: string | null): { start: number; end?: number } | undef
   return Number(last) < Number(first) ? undefined : { start: Number(first), end: Number(last) + 1 };
 }
 
-/** A range that the piece does not have. */
+/** Returns true if the error means that the piece does not have the range. */
 function isBeyond(error: unknown): boolean {
   return error instanceof VortexError && error.code === "InvalidArgument";
 }

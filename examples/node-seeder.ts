@@ -3,8 +3,11 @@
  *
  *     node examples/node-seeder.ts model.safetensors tokenizer.json
  *
- * SIGHUP reads the files again: changed ones become new tasks, and when one cannot be read, everything stays as it was.
- * (Node 22.18 and later run TypeScript as it is; before, `npx tsx examples/node-seeder.ts`.)
+ * SIGHUP reads the files again. Changed files become new tasks. If a file cannot be read, nothing
+ * changes.
+ *
+ * Node 22.18 and later run TypeScript directly. On earlier versions use `npx tsx
+ * examples/node-seeder.ts`.
  */
 import process from "node:process";
 import { parseArgs } from "node:util";
@@ -20,11 +23,14 @@ const { values: options, positionals: paths } = parseArgs({
   allowPositionals: true,
   options: {
     host: { type: "string", default: "0.0.0.0" },
-    // The ports of stock Dragonfly; 0 takes any free one.
+    // Dragonfly's default ports; 0 takes any free port.
     quic: { type: "string", default: "4006" },
     tcp: { type: "string", default: "4005" },
     grpc: { type: "string", default: "4000" },
-    /** Keeps the certificate, so that clients that pinned it know this server again after a restart. */
+    /**
+     * File with the certificate, so that clients that pinned it recognize this server after a
+     * restart.
+     */
     identity: { type: "string", default: "seeder-identity.pem" },
   },
 });
@@ -32,14 +38,14 @@ const { values: options, positionals: paths } = parseArgs({
 try {
   await seed();
 } catch (error) {
-  tell(error);
+  report(error);
   process.exitCode = 1;
 }
 
 async function seed(): Promise<void> {
   let files = await indexFiles();
   const server = await startServer({
-    // Not `files` itself, which a reload replaces.
+    // A wrapper, since a reload replaces `files`.
     store: {
       getPiece: (request) => files.getPiece(request),
       getTask: (taskId) => files.getTask(taskId),
@@ -49,7 +55,7 @@ async function seed(): Promise<void> {
     tcp: { port: Number(options.tcp) },
     grpc: { port: Number(options.grpc) },
     tls: { identityStore: fileIdentityStore(options.identity) },
-    onError: tell,
+    onError: report,
   });
 
   let reloads = Promise.resolve();
@@ -67,11 +73,11 @@ async function seed(): Promise<void> {
     const old = files;
     try {
       files = await indexFiles();
-      // Whoever is reading a piece of the old ones has it fail, and asks again.
+      // A client that reads a piece of the old store gets an error, and retries.
       await old.close();
       console.log("reloaded");
     } catch (error) {
-      tell(error);
+      report(error);
       console.log("not reloaded");
     }
   }
@@ -84,7 +90,7 @@ async function seed(): Promise<void> {
   }
 }
 
-/** Reads all files through, for the digests of their pieces, and prints what they are from now on. */
+/** Reads all files for the digests of their pieces, and prints the resulting tasks. */
 async function indexFiles(): Promise<FilePieceStore> {
   const store = new FilePieceStore();
   try {
@@ -99,6 +105,6 @@ async function indexFiles(): Promise<FilePieceStore> {
   }
 }
 
-function tell(error: unknown): void {
+function report(error: unknown): void {
   console.error(error instanceof VortexError ? `${error.code}: ${error.message}` : error);
 }

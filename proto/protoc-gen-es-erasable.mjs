@@ -1,11 +1,11 @@
-// protoc-gen-es writes TypeScript enums, which a runtime that only strips types cannot run and `erasableSyntaxOnly`
-// refuses. This is protoc-gen-es with each enum turned into a constant object and a type of the same name.
+// Runs protoc-gen-es and replaces each TypeScript enum by a constant object and a type of the same
+// name. Runtimes that only strip types cannot run enums, and `erasableSyntaxOnly` rejects them.
 import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import { CodeGeneratorResponseSchema } from "@bufbuild/protobuf/wkt";
 
-// Found on the PATH, as buf finds its plugins: `npm run` puts node_modules/.bin there.
+// Found on the PATH, where buf finds its plugins: `npm run` adds node_modules/.bin.
 const { status, stdout, error } = spawnSync("protoc-gen-es", {
   input: readFileSync(0),
   stdio: ["pipe", "pipe", "inherit"],

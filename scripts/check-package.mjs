@@ -1,5 +1,5 @@
-// Checks the package that is built: that the manifests agree, what publint and "are the types wrong" say of the tarball, and
-// what the core weighs.
+// Checks the built package: agreement of the manifests, publint and "are the types wrong" on the
+// tarball, and the size of the core.
 //
 //     npm run check:package           builds first
 import { spawnSync } from "node:child_process";
@@ -12,8 +12,8 @@ import { rolldown } from "rolldown";
 import { disagreements } from "./package/manifests.ts";
 import { pack } from "./package/project.mjs";
 
-/** Of everything that `vortex-peer/core` exports, bundled, minified and gzipped. */
-const CORE_BUDGET = 25_000;
+/** Maximum size of all exports of `vortex-peer/core` in bytes: bundled, minified and gzipped. */
+const MAX_CORE_BYTES = 25_000;
 const root = fileURLToPath(new URL("..", import.meta.url));
 const scratch = mkdtempSync(join(tmpdir(), "vortex-peer-package-"));
 const problems = await disagreements(root);
@@ -22,7 +22,7 @@ try {
   const tarball = pack(scratch);
   for (const [tool, ...args] of [
     ["publint", "run", "--strict", tarball],
-    // Node 10's resolution knows no exports, and the package is of ES modules only.
+    // Node 10's resolution does not know `exports`, and the package has only ES modules.
     ["attw", "--profile", "esm-only", "--format", "ascii", "--quiet", tarball],
   ]) {
     const run = spawnSync(process.execPath, [binOf(tool), ...args], {
@@ -36,13 +36,14 @@ try {
 }
 
 const { bytes, imports } = await coreBundle();
-console.log(`core alone: ${bytes} bytes minified and gzipped, budget ${CORE_BUDGET}`);
-if (bytes > CORE_BUDGET) problems.push(`the core weighs ${bytes} bytes, more than ${CORE_BUDGET}`);
+console.log(`core alone: ${bytes} bytes minified and gzipped, budget ${MAX_CORE_BYTES}`);
+if (bytes > MAX_CORE_BYTES)
+  problems.push(`the core weighs ${bytes} bytes, more than ${MAX_CORE_BYTES}`);
 if (imports.length > 0) problems.push(`the core imports ${imports.join(", ")}`);
 for (const problem of problems) console.error(problem);
 process.exitCode = problems.length === 0 ? 0 : 1;
 
-/** All of the core in one module, as a bundler makes it, with its dependencies. */
+/** Bundles the core and its dependencies into one module, like a user's bundler. */
 async function coreBundle() {
   const bundle = await rolldown({
     input: join(root, "dist/core.js"),

@@ -1,6 +1,7 @@
-// npm leaves a platform's optional package out of package-lock.json when the registry it asked does not hold it
-// (npm/cli#4828), and `npm ci` then refuses the lock on every platform. This adds what is missing, without integrity,
-// so that the lock names all platforms. Run it after each change of dependencies: `npm run lock`.
+// Adds the optional platform packages that are missing in package-lock.json. npm omits them when
+// its registry does not have them (npm/cli#4828), and `npm ci` then rejects the lock on every
+// platform. They are added without integrity. Run it after each change of dependencies: `npm run
+// lock`.
 import { readFileSync, writeFileSync } from "node:fs";
 
 const file = new URL("../package-lock.json", import.meta.url);

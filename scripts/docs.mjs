@@ -1,4 +1,5 @@
-// Makes the API reference from the docstrings, in docs/api or another directory. That they are complete is a test (docs.test.ts).
+// Generates the API reference from the docstrings, in docs/api or another directory. docs.test.ts
+// checks that the docstrings are complete.
 //
 //     npm run docs
 //     npm run docs -- DIRECTORY
@@ -9,13 +10,13 @@ import { fileURLToPath } from "node:url";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const output = resolve(process.argv[2] ?? join(root, "docs", "api"));
-// The other subpaths export parts of these.
+// The other subpaths export subsets of these.
 const entries = [
   ...["node", "bun", "deno", "workers"].map((face) => `entry/${face}.ts`),
   "entry/core.ts",
 ];
 
-// So that what is exported no more is gone.
+// Removes pages of symbols that are no longer exported.
 if (process.argv[2] === undefined) rmSync(output, { recursive: true, force: true });
 const args = ["doc", "--quiet", "--html", "--name=vortex-peer", `--output=${output}`, ...entries];
 const { status, error } = spawnSync(join(root, "node_modules", ".bin", "deno"), args, {

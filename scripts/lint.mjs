@@ -1,9 +1,10 @@
-// Checks the language of comments, texts and pages, see lint/rules.ts, and the form of errors, see
-// lint/errors.ts.
+// Checks the language of comments, texts and pages (lint/rules.ts), and the form of errors
+// (lint/errors.ts).
 //
-//     npm run lint              fails for a file that has more violations than scripts/lint/baseline.json allows
+// npm run lint              fails for a file with more violations than scripts/lint/baseline.json
+// allows
 //     npm run lint -- --all     prints every violation
-//     npm run lint -- --update  writes the baseline; it only ever shrinks, and goes when it is empty
+//     npm run lint -- --update  writes the baseline, which may only shrink; an empty one is removed
 import { execFileSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";

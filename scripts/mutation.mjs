@@ -1,15 +1,17 @@
-// Mutation testing: changes one expression at a time, and tells which changes no test notices.
+// Mutation testing: changes one expression at a time, and reports the changes that no test detects.
 //
 //     npm run mutation                            the files of test/mutation/files.json
 //     npm run mutation -- src/ids.ts src/pool.ts  some files
 //     npm run mutation -- --jobs 1 --match "<=" src/ids.ts
 //
 // A file is instrumented once with all its mutants (mutant schemata). An environment variable
-// chooses the active one, so that no mutant needs a build. Tests run on Bun, each test file in a
-// separate process. A first run without an active mutant records which mutants each test file
-// reaches, and how long it takes. A mutant then meets only the tests that reach it, the fastest
-// first, up to the first failure. A mutant that TypeScript refuses does not count, nor does one
-// that is explained in test/mutation/equivalent.json.
+// selects the active one, so that no mutant needs a build. Tests run on Bun, each test file in a
+// separate process.
+//
+// A first run without an active mutant records which mutants each test file reaches, and its
+// duration. A mutant then runs only the tests that reach it, the fastest first, up to the first
+// failure. Mutants that TypeScript rejects do not count. Nor do those in
+// test/mutation/equivalent.json.
 import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
@@ -19,15 +21,18 @@ import { parseArgs } from "node:util";
 import { compileCheck } from "./mutation/compile-check.mjs";
 import { instrument, loadEquivalents } from "./mutation/mutants.mjs";
 
-/** Least share of mutants that tests must notice, in percent. */
-const THRESHOLD = 95;
-/** Time in ms that a test file may take beyond {@link PATIENCE} times its normal time. */
-const GRACE = 6_000;
-const PATIENCE = 4;
-/** Runs of a test file without an active mutant, of which one must pass. */
-const TRIES = 3;
-/** Time in ms for a test file without an active mutant. */
-const DRY_RUN_LIMIT = 180_000;
+/** Minimum share of mutants that tests must detect, in percent. */
+const MIN_SCORE = 95;
+/**
+ * Extra time for a test file with a mutant, in ms, beyond {@link TIME_FACTOR} times its normal
+ * time.
+ */
+const EXTRA_TIME_MS = 6_000;
+const TIME_FACTOR = 4;
+/** Maximum number of runs of a test file without an active mutant, of which one must pass. */
+const MAX_RUNS = 3;
+/** Timeout for a test file without an active mutant, in ms. */
+const DRY_RUN_TIMEOUT_MS = 180_000;
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const bun = join(root, "node_modules", ".bin", "bun");
@@ -69,14 +74,14 @@ for (const file of files) {
   );
 }
 
-if (survivors.length > 0) console.log(`\nnot noticed:\n${survivors.join("\n")}`);
+if (survivors.length > 0) console.log(`\nnot detected:\n${survivors.join("\n")}`);
 const stale = flags.match === undefined ? equivalents.unused(files) : [];
 if (stale.length > 0)
   console.log(`\nno such mutant (test/mutation/equivalent.json):\n${stale.join("\n")}`);
 printTable(rows);
-const low = rows.filter(({ score }) => score < THRESHOLD);
+const low = rows.filter(({ score }) => score < MIN_SCORE);
 if (low.length > 0)
-  console.log(`\nbelow ${THRESHOLD} %: ${low.map(({ file }) => file).join(", ")}`);
+  console.log(`\nbelow ${MIN_SCORE} %: ${low.map(({ file }) => file).join(", ")}`);
 process.exitCode = low.length > 0 || stale.length > 0 ? 1 : 0;
 
 /** Runs the mutants of one file. */
@@ -102,7 +107,7 @@ async function mutate(file) {
           survivors.push(`${file}:${mutant.line}: ${mutant.was}\n    becomes ${mutant.becomes}`);
       }
       progress(
-        `${file}: ${mutants.length - queue.length} of ${mutants.length}, ${counts.survived} not noticed`,
+        `${file}: ${mutants.length - queue.length} of ${mutants.length}, ${counts.survived} not detected`,
       );
     }
   };
@@ -113,11 +118,17 @@ async function mutate(file) {
   return { file, ...counts, score };
 }
 
-/** `killed`, `timeout` or `survived`. */
+/** Resolves to `killed`, `timeout` or `survived`. */
 async function outcomeOf(file, instrumented, { id }, tests) {
   for (const { test, time, reached } of tests) {
     if (!reached.has(id)) continue;
-    const { status } = await runTest(file, instrumented, test, id, time * PATIENCE + GRACE);
+    const { status } = await runTest(
+      file,
+      instrumented,
+      test,
+      id,
+      time * TIME_FACTOR + EXTRA_TIME_MS,
+    );
     if (status === "timeout") return "timeout";
     if (status !== 0) return "killed";
   }
@@ -150,15 +161,15 @@ async function dryRuns(file, instrumented) {
 async function dryRun(file, instrumented, test) {
   for (let tries = 1; ; tries++) {
     const started = performance.now();
-    const run = await runTest(file, instrumented, test, undefined, DRY_RUN_LIMIT);
-    if (run.status === 0 || tries === TRIES)
+    const run = await runTest(file, instrumented, test, undefined, DRY_RUN_TIMEOUT_MS);
+    if (run.status === 0 || tries === MAX_RUNS)
       return { test, time: performance.now() - started, ...run };
   }
 }
 
 /**
- * Runs one test file. Resolves to its exit code, or `timeout`, and to the ids of the mutants that
- * it reached.
+ * Runs one test file. Resolves to its exit code or `timeout`, and to the ids of the mutants that it
+ * reached.
  */
 async function runTest(file, instrumented, test, mutant, limit) {
   const reachedPrefix = join(
@@ -168,11 +179,11 @@ async function runTest(file, instrumented, test, mutant, limit) {
   const child = spawn(bun, ["test", "--bail", "--timeout=120000", `./${test}`], {
     cwd: root,
     stdio: ["ignore", "pipe", "pipe"],
-    // A separate process group, so that the programs that a test starts end with it.
+    // A separate process group, so that programs started by a test end with it.
     detached: true,
     env: {
       ...process.env,
-      // Programs that a test starts are mutated too.
+      // Programs started by a test are mutated too.
       BUN_OPTIONS: `--preload=${join(root, "scripts/mutation/preload.mjs")}`,
       VORTEX_PEER_MUTATED: JSON.stringify({ file: join(root, file), instrumented, reachedPrefix }),
       ...(mutant !== undefined && { __STRYKER_ACTIVE_MUTANT__: mutant }),
@@ -208,13 +219,13 @@ function killGroup({ pid }) {
   try {
     process.kill(-pid, "SIGKILL");
   } catch {
-    // It has ended, with all that it started.
+    // The group has already ended.
   }
 }
 
 /**
- * The test files of a source file: those that import it, themselves or through test/support, and
- * those that files.json adds.
+ * Lists the test files of a source file: those that import it, directly or through test/support,
+ * and those that files.json adds.
  */
 function testsOf(file) {
   const extra = chosen[file] ?? [];
@@ -227,7 +238,7 @@ function testsOf(file) {
   return [...new Set([...importing, ...extra])];
 }
 
-/** Every file that a test imports, itself or through other files of test. */
+/** Collects every file that a test imports, directly or through other files of test. */
 function importsOf(test, found = new Set()) {
   for (const [, specifier] of readFileSync(join(root, test), "utf8").matchAll(
     /(?:from|import)\s*\(?\s*"(\.[^"]+)"/g,

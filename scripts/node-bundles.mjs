@@ -1,5 +1,6 @@
-// TypeScript of this repository for Node 20, which does not read it: bundled once, instead of translated by a loader in each of the
-// several hundred processes that the tests start. A process begins in a third of the time.
+// Bundles TypeScript of this repository for Node 20, which does not run it. Bundling once replaces
+// a loader in each of the several hundred processes that the tests start. A process starts in a
+// third of the time.
 import { mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
@@ -7,16 +8,17 @@ import { rolldown } from "rolldown";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 
-/** Folders whose files may be run by themselves. */
+/** Folders with files that may be run as programs. */
 const PROGRAMS = ["test", "bench", "demo", "examples", "cli"];
-/** These are for one runtime, and import what only it has. */
+/** Programs for one other runtime, with imports that only it has. */
 const OF_OTHER_RUNTIMES = /^examples\/(bun|deno|edge)-/;
 
 /**
- * Bundles every file that may be run by itself.
+ * Bundles every file that may be run as a program.
  *
- * @returns `runner`, a program for Node: `node RUNNER FILE ARGS…` runs a TypeScript file in its bundled form, and one that is not of this
- * repository through a loader; `bundleOf(file)`, the bundle of a file; and `remove()`, which deletes them all
+ * @returns `runner`, a program for Node, `bundleOf(file)`, the bundle of a file, and `remove()`,
+ *   which deletes all bundles. `node RUNNER FILE ARGS…` runs the bundle of a TypeScript file. It
+ *   runs files outside of this repository through a loader.
  */
 export async function bundleForNode() {
   const directory = join(root, `node_modules/.cache/vortex-peer-node-${process.pid}`);
@@ -28,7 +30,7 @@ export async function bundleForNode() {
     input,
     platform: "node",
     transform: { target: "node20" },
-    // Packages stay outside; helpers of the translation come with the bundler itself.
+    // Packages stay external. Helpers of the translation come with the bundler itself.
     external: (id) => /^[^./\0]/.test(id) && !id.startsWith("@oxc-project/runtime/"),
     plugins: [placesOfSources()],
     logLevel: "silent",
@@ -57,7 +59,7 @@ function typescriptIn(folder) {
     );
 }
 
-/** Bundled code finds the files of this repository from where its source is. */
+/** Lets bundled code locate files of this repository relative to its original source. */
 function placesOfSources() {
   return {
     name: "places-of-sources",
@@ -72,7 +74,7 @@ function runnerSource(directory) {
   return `import { existsSync } from "node:fs";
 import { relative, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
-// What this program starts of its own kind is run as it was.
+// Programs that this one starts with execArgv run through this runner too.
 process.execArgv.push(process.argv[1]);
 process.argv.splice(1, 2, resolve(process.argv[2]));
 const source = process.argv[1];

@@ -1,8 +1,8 @@
-// Makes a release without publishing it: raises the version in every manifest, gives CHANGELOG's unreleased part that version and
-// a date, checks, packs, commits and tags. What is left to do by hand it prints.
+// Prepares a release without publishing it. Raises the version in every manifest, dates the
+// unreleased part of CHANGELOG, checks, packs, commits and tags. Prints the remaining manual steps.
 //
 //     npm run release -- patch|minor|major|1.2.3
-//     npm run release -- minor --dry-run        says what it would change, and changes nothing
+//     npm run release -- minor --dry-run        prints the changes without making them
 //     npm run release -- minor --skip-check     for a tree that CI has checked
 import { execFileSync, spawnSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
@@ -26,7 +26,8 @@ const date = new Date().toISOString().slice(0, 10);
 if (!values["dry-run"] && git("status", "--porcelain").trim() !== "")
   throw new Error("the working tree has changes");
 console.log(`${npm.version} -> ${version}, ${date}`);
-// All texts are made before the first is written, so that a file without a version to raise leaves the others alone.
+// All texts are computed before the first is written. A file without a version then leaves the
+// others unchanged.
 const texts = releasedFiles.map((file) => [
   file,
   released(file, readFileSync(root + file, "utf8"), version, date),

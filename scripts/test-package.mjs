@@ -1,6 +1,7 @@
-// Packs what is built, installs the tarball into an empty project, and there imports it by its names and fetches a piece over
-// each protocol: on Node 20, 22, 24 and 26, Bun, Deno and workerd. Once more without the optional packages, where everything
-// but quiche has to work, and by a bundler that no export condition fits, where the core is what there is. Ends with a table.
+// Tests the packed package. Installs the tarball into an empty project, imports it by its names and
+// fetches a piece over each protocol, on Node 20, 22, 24 and 26, Bun, Deno and workerd. Two more
+// rows cover a project without the optional packages, where all but quiche must work, and a bundler
+// without any export condition, which gets the core. Prints a table.
 //
 //     npm run test:package
 //     npm run test:package -- --quick     the Node that runs this, instead of four of them
@@ -13,10 +14,10 @@ import { Miniflare } from "miniflare";
 import { rolldown } from "rolldown";
 import { install, pack } from "./package/project.mjs";
 
-/** One version of each line of Node, from the npm packages that hold its binary. */
+/** One version of each Node release line, from the npm packages with its binary. */
 const NODES = ["20.20.2", "22.23.3", "24.21.0", "26.10.0"];
-/** The longest that one runtime may take: an end of what hangs, not a measure. */
-const DEADLINE = 180_000;
+/** Timeout of one runtime in ms, for hanging processes. */
+const TIMEOUT_MS = 180_000;
 const COLUMNS = ["import", "tcp", "quic", "grpc"];
 const taskId = "ab".repeat(32);
 const content = Uint8Array.from({ length: 300_000 }, (_, index) => (index * 31) % 251);
@@ -67,7 +68,7 @@ function project(name, packages, ...options) {
   return folder;
 }
 
-/** Names and programs of the lines of Node, which npm installs. */
+/** Installs the Node versions with npm, and returns their names and programs. */
 function installedNodes() {
   const platform = process.platform === "win32" ? "win" : process.platform;
   const alias = (version) => `node-${version}`;
@@ -83,7 +84,11 @@ function installedNodes() {
   ]);
 }
 
-/** Adds a runtime to the table; `expected` are the columns that are to be something else than "ok". */
+/**
+ * Adds a runtime to the table.
+ *
+ * @param expected columns whose expected value differs from "ok"
+ */
 async function row(name, run, expected = {}) {
   const columns = await run().catch((error) => ({ import: `failed: ${error.message}` }));
   for (const column of COLUMNS) {
@@ -95,7 +100,7 @@ async function row(name, run, expected = {}) {
   rows.push({ name, columns });
 }
 
-/** What the program prints that imports the package in a project. */
+/** Runs a program that imports the package in a project, and returns its output. */
 async function consumer(folder, program, ...args) {
   const { code, output } = await spawned(
     program,
@@ -107,7 +112,10 @@ async function consumer(folder, program, ...args) {
   return JSON.parse(line);
 }
 
-/** A worker that is bundled from the project, by the package's condition for workerd, fetches from a server of this process. */
+/**
+ * Tests workerd: a worker, bundled by the package's condition, fetches from a server of this
+ * process.
+ */
 async function edge(folder) {
   const { code, imports } = await bundled(join(folder, "edge-consumer.mjs"), "workerd");
   const columns = {
@@ -121,7 +129,8 @@ async function edge(folder) {
   const store = new MemoryPieceStore();
   store.putTask(taskId, content);
   const server = await startServer({ store, host: "127.0.0.1", tcp: { port: 0 } });
-  // No compatibility flag, so none of Node's modules; `cf: false`, lest it asks Cloudflare for a sample of `request.cf`.
+  // Without compatibility flags, a worker has no modules of Node. `cf: false` prevents a request to
+  // Cloudflare for a sample of `request.cf`.
   const worker = new Miniflare({
     modules: [{ type: "ESModule", path: "worker.js", contents: code }],
     compatibilityDate: "2026-04-01",
@@ -135,7 +144,7 @@ async function edge(folder) {
     const response = await fetch(await worker.ready, {
       method: "POST",
       body,
-      signal: AbortSignal.timeout(DEADLINE),
+      signal: AbortSignal.timeout(TIMEOUT_MS),
     });
     const bytes = new Uint8Array(await response.arrayBuffer());
     columns.tcp =
@@ -149,7 +158,10 @@ async function edge(folder) {
   return columns;
 }
 
-/** The package's root without a condition: fetches a piece over a transport of its own, and has a way out to name for the others. */
+/**
+ * Tests the package's root without a condition: fetches a piece over the program's own transport,
+ * and checks the errors of the other protocols.
+ */
 async function bare(folder) {
   const { code, imports } = await bundled(join(folder, "default-consumer.mjs"));
   const file = join(folder, "default-bundle.mjs");
@@ -160,7 +172,7 @@ async function bare(folder) {
   return { import: imports.length === 0 ? "ok" : "needs modules", ...without };
 }
 
-/** A program in one module, with the package that is installed beside it as it is under a condition. */
+/** Bundles a program and the installed package, resolved under some conditions, into one module. */
 async function bundled(input, ...conditions) {
   const bundle = await rolldown({
     input,
@@ -178,7 +190,7 @@ function spawned(program, args, cwd) {
     const child = spawn(program, args, {
       cwd,
       stdio: ["ignore", "pipe", "pipe"],
-      timeout: DEADLINE,
+      timeout: TIMEOUT_MS,
       killSignal: "SIGKILL",
     });
     let output = "";

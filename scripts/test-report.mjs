@@ -1,16 +1,18 @@
-// What the JUnit reports of a test run tell: the one form that the runners of all three runtimes write.
+// Parser of the JUnit reports of a test run, the one format that the runners of all three runtimes
+// write.
 
 import { stripVTControlCharacters } from "node:util";
 
 const FAILURE_LINES = 25;
 
-// Node leaves a ">" in an attribute as it is.
+// Node does not escape ">" in an attribute.
 const TAG = /<((?:testsuite|testcase|failure|error|skipped)\b(?:[^>"]|"[^"]*")*)>|<\/(testsuite)>/g;
 
 /**
- * The cases of a report, in order.
+ * Returns the test cases of a report, in order.
  *
- * @returns {{ suite: string, name: string, outcome: "passed" | "failed" | "skipped", failure?: string[] }[]}
+ * @returns {{ suite: string, name: string, outcome: "passed" | "failed" | "skipped", failure?:
+ *   string[] }[]}
  */
 export function casesOf(xml) {
   const cases = [];
@@ -27,7 +29,7 @@ export function casesOf(xml) {
     } else if (tag === "testcase") {
       const skipped = /status="(skipped|ignored)"/.test(opening);
       const name = attribute(opening, "name");
-      // Bun and Deno have a suite for each file too; Deno names a case by its suite and itself.
+      // Bun and Deno add a suite for each file. Deno names a case by its suite and itself.
       const suite = suites.findLast((one) => !/\.[jt]s$/.test(one));
       const cut = suite === undefined ? name.indexOf(" > ") : -1;
       cases.push({
@@ -43,18 +45,18 @@ export function casesOf(xml) {
       } else if (last.outcome === "passed") last.outcome = "skipped";
     }
   }
-  // Deno counts a suite as a case of its own, which fails with one of its cases, or by itself.
-  const told = new Set(
+  // Deno reports a suite as another case, which fails with one of its cases, or by itself.
+  const suiteNames = new Set(
     cases.filter(({ outcome }) => outcome === "failed").map(({ suite }) => suite),
   );
   const names = new Set(cases.map(({ suite }) => suite));
   return cases.filter(({ suite, name, outcome }) => {
     if (suite !== "" || !names.has(name)) return true;
-    return outcome === "failed" && !told.has(name);
+    return outcome === "failed" && !suiteNames.has(name);
   });
 }
 
-/** What each failed case says, for the end of a long log. */
+/** Lists each failed case with its message, for the end of a long log. */
 export function failureList(runs) {
   const lines = [];
   for (const [runtime, cases] of runs) {
@@ -67,7 +69,7 @@ export function failureList(runs) {
   return lines;
 }
 
-/** How many passed, failed and were skipped. */
+/** Counts passed, failed and skipped cases. */
 export function countsOf(cases) {
   const counts = { passed: 0, failed: 0, skipped: 0 };
   for (const { outcome } of cases) counts[outcome]++;
@@ -75,8 +77,8 @@ export function countsOf(cases) {
 }
 
 /**
- * A table for each runtime: what each transport passes of each topic. Suites named `transport: topic` belong to it if several
- * transports have the topic.
+ * Returns a table for each runtime with the results of each transport by topic. Suites named
+ * `transport: topic` count if several transports have the topic.
  *
  * @param {Map<string, ReturnType<typeof casesOf>>} runs the cases of each runtime
  */
@@ -109,7 +111,10 @@ export function complianceTables(runs) {
   return tables;
 }
 
-/** What was skipped and why, as the names of the tests tell it: `… [gap: why]`. The same words of several are said once. */
+/**
+ * Lists skipped tests by the reason in their titles, `… [gap: why]`. Tests with the same reason
+ * share a line.
+ */
 export function gapList(runs) {
   const reasons = new Map();
   for (const [runtime, cases] of runs) {
@@ -149,7 +154,10 @@ function aligned(rows) {
   );
 }
 
-/** The first lines of a failure: Bun and Node have them in the element, Deno has the message in its attribute too. */
+/**
+ * Returns the first lines of a failure. Bun and Node have them in the element, Deno has the message
+ * in an attribute too.
+ */
 function failureOf(xml, { 0: whole, 1: opening, index }) {
   const start = index + whole.length;
   const inside = opening.endsWith("/") ? "" : xml.slice(start, xml.indexOf("</", start));

@@ -1,8 +1,9 @@
-// Runs the tests on every runtime and counts: Bun (the main runner, with coverage of src), Node 20 or newer, and Deno.
+// Runs the tests on every runtime and counts the results: Bun (the main runner, with coverage of
+// src), Node 20 or newer, and Deno.
 //
 //     npm test                        everything
 //     npm test -- node test/unit      one runtime, some files or folders
-//     npm test -- all test/unit       every runtime, likewise
+//     npm test -- all test/unit       every runtime, some files or folders
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import {
@@ -21,7 +22,7 @@ import { fileURLToPath } from "node:url";
 import { bundleForNode } from "./node-bundles.mjs";
 import { casesOf, complianceTables, countsOf, failureList, gapList } from "./test-report.mjs";
 
-const LEAST_COVERAGE = 90;
+const MIN_COVERAGE_PERCENT = 90;
 const root = fileURLToPath(new URL("..", import.meta.url));
 const scratch = mkdtempSync(join(tmpdir(), "vortex-peer-test-"));
 const bin = (name) => join(root, "node_modules", ".bin", name);
@@ -45,7 +46,7 @@ const runtimes = {
     [
       "--enable-source-maps",
       "--test",
-      // Of a whole file too; each test that waits has a deadline of its own.
+      // Applies to a whole file too; each test that waits has a separate deadline.
       "--test-timeout=300000",
       "--test-reporter=spec",
       "--test-reporter-destination=stdout",
@@ -67,14 +68,14 @@ if (chosen.some((name) => !(name in runtimes))) {
 }
 const files = (paths.length > 0 ? paths : ["test"]).flatMap(testFiles);
 const totals = { passed: 0, failed: 0, skipped: 0 };
-/** The cases of each runtime. */
+/** Test cases of each runtime. */
 const runs = new Map();
 // Tests on other runtimes start programs on Node too.
 const bundles = await bundleForNode();
 process.env.VORTEX_PEER_NODE_RUNNER = bundles.runner;
 
-// Side by side, since all spend much of their time waiting for processes of theirs. Bun's output is shown as it comes, the others' when
-// they are done.
+// In parallel, since all of them mostly wait for child processes. Bun's output is streamed; the
+// others' is printed when they are done.
 const ended = new Map(
   chosen.map((name, at) => [name, run(name, at === 0 ? undefined : join(scratch, `${name}.log`))]),
 );
@@ -83,7 +84,7 @@ for (const name of chosen) {
   if (output !== undefined) process.stdout.write(`\n== ${name}\n${readFileSync(output, "utf8")}`);
   runs.set(name, cases);
   const counts = countsOf(cases);
-  // A runner that fails without a failed test (a file that does not load, an unhandled rejection) failed all the same.
+  // A runner may fail without a failed test: a file that does not load, an unhandled rejection.
   if (status !== 0 && counts.failed === 0) counts.failed = 1;
   if (status === 0 && counts.passed === 0) counts.failed = 1;
   console.log(`${name}: ${line(counts)}`);
@@ -93,7 +94,7 @@ for (const table of complianceTables(runs)) console.log(`\n${table.join("\n")}`)
 const gaps = gapList(runs);
 if (gaps.length > 0) console.log(`\nskipped, and why:\n${gaps.join("\n")}`);
 if (chosen.includes("bun") && paths.length === 0 && !reportCoverage()) totals.failed++;
-// Last, where a log that is cut still has them.
+// Printed last, so that a truncated log still has it.
 const failures = failureList(runs);
 if (failures.length > 0) console.log(`\nfailed:\n${failures.join("\n")}`);
 rmSync(scratch, { recursive: true, force: true });
@@ -101,7 +102,9 @@ bundles.remove();
 console.log(`\n${line(totals)}`);
 process.exitCode = totals.failed === 0 ? 0 : 1;
 
-/** Runs the tests on one runtime. What the runner prints goes to the file `output`, or on to the terminal. */
+/**
+ * Runs the tests on one runtime. The runner's output goes to the file `output`, or to the terminal.
+ */
 async function run(name, output) {
   const command = runtimes[name];
   const report = join(scratch, `${name}.xml`);
@@ -127,7 +130,7 @@ function line({ passed, failed, skipped }) {
   return `${passed} passed, ${failed} failed, ${skipped} skipped`;
 }
 
-/** Prints the line coverage of src, as Bun measured it, and whether it is enough. */
+/** Prints the line coverage of src, as measured by Bun, and checks it against the minimum. */
 function reportCoverage() {
   const lcov = join(scratch, "lcov.info");
   if (!existsSync(lcov)) return false;
@@ -143,13 +146,13 @@ function reportCoverage() {
     const covered = Number(/^LH:(\d+)$/m.exec(record)?.[1] ?? 0);
     found += lines;
     hit += covered;
-    if (lines > 0 && covered / lines < LEAST_COVERAGE / 100)
+    if (lines > 0 && covered / lines < MIN_COVERAGE_PERCENT / 100)
       low.push(`${path} ${((100 * covered) / lines).toFixed(1)} %`);
   }
   const percent = found === 0 ? 0 : (100 * hit) / found;
   console.log(
-    `\nline coverage of src: ${percent.toFixed(1)} % (${hit} of ${found} lines), least ${LEAST_COVERAGE} %`,
+    `\nline coverage of src: ${percent.toFixed(1)} % (${hit} of ${found} lines), minimum ${MIN_COVERAGE_PERCENT} %`,
   );
   if (low.length > 0) console.log(`below: ${low.join(", ")}`);
-  return percent >= LEAST_COVERAGE;
+  return percent >= MIN_COVERAGE_PERCENT;
 }

@@ -1,4 +1,4 @@
-/** The series of a run as an SVG picture: a panel for each kind of memory and each count, over time. */
+/** SVG chart of a run: a panel over time for each kind of memory and each count. */
 import { line, round, svgOf, text } from "../svg.ts";
 import type { Sample } from "./leak-check.ts";
 
@@ -23,7 +23,11 @@ const panels = [
   ["connections", "QUIC connections, both sides", 1],
 ] as const satisfies readonly (readonly [keyof Sample, string, number])[];
 
-/** The samples, the last of which was taken after all was closed. Panels of nothing but zeros are left out. */
+/**
+ * Returns the chart. Panels with only zeros are left out.
+ *
+ * @param samples the last one was taken after everything was closed
+ */
 export function chartOf(title: string, samples: readonly Sample[]): string {
   const until = Math.max(1, ...samples.map(({ seconds }) => seconds));
   const x = (seconds: number): number => LEFT + (seconds / until) * (WIDTH - LEFT - RIGHT);

@@ -1,25 +1,28 @@
-/** What is served and fetched under load: the same bytes in every process, so that each can tell right ones from wrong ones. */
+/**
+ * Content that is served and fetched under load. Every process computes the same bytes, so that
+ * each can verify what it receives.
+ */
 import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
 import { digestOf } from "../../src/digest/digest.ts";
 
-/** The task. */
+/** Id of the task. */
 export const TASK_ID: string = "50".repeat(32);
-/** Bytes of each piece but the last. */
+/** Length of each piece except the last, in bytes. */
 export const PIECE_LENGTH: number = 64 * 1024;
-/** The content: 24 pieces, the last one short. */
+/** Content of the task: 24 pieces, the last one shorter. */
 export const CONTENT: Uint8Array = noise(24 * PIECE_LENGTH - 1234);
-/** Its digest. */
+/** Digest of the content. */
 export const DIGEST: string = digestOf("sha256", CONTENT, nativeHashers);
-/** Number of its pieces. */
+/** Number of pieces. */
 export const PIECE_COUNT: number = Math.ceil(CONTENT.length / PIECE_LENGTH);
 
-/** The right bytes of a piece, or of a part of it. */
+/** Returns the expected bytes of a piece, or of a range of it. */
 export function pieceBytes(number: number, start = 0, end: number = PIECE_LENGTH): Uint8Array {
   const offset = number * PIECE_LENGTH;
   return CONTENT.subarray(offset + start, Math.min(offset + end, CONTENT.length));
 }
 
-/** Numbers from 0 to 1 (mulberry32), the same for the same seed. */
+/** Returns a generator of numbers from 0 to 1 (mulberry32), reproducible by its seed. */
 export function seededRandom(seed: number): () => number {
   let state = seed >>> 0;
   return () => {
@@ -30,7 +33,7 @@ export function seededRandom(seed: number): () => number {
   };
 }
 
-/** Bytes that look random. */
+/** Returns pseudo-random bytes. */
 export function noise(length: number, seed = 1): Uint8Array<ArrayBuffer> {
   const random = seededRandom(seed);
   const bytes = new Uint8Array(length);

@@ -1,4 +1,4 @@
-/** What a process holds, counted from inside, on every runtime. */
+/** Resources that a process holds, counted from inside, on every runtime. */
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import process from "node:process";
 import { setFlagsFromString } from "node:v8";
@@ -7,27 +7,30 @@ import type { QuicBinding } from "../../adapters/shared/fallback.ts";
 import type { Telemetry } from "../../src/telemetry.ts";
 import type { Connection, Transport } from "../../src/transport/transport.ts";
 
-/** What is held at one moment. */
+/** Resources held at one moment. */
 export interface Gauges {
-  /** Bytes of the JavaScript heap, after a collection. */
+  /** JavaScript heap after a collection, in bytes. */
   readonly heap: number;
-  /** Bytes of memory that the heap refers to, as far as the runtime tells. */
+  /** Memory that the heap refers to, in bytes, as far as the runtime reports it. */
   readonly external: number;
-  /** Bytes that are resident, native memory with them. */
+  /** Resident memory in bytes, including native memory. */
   readonly resident: number;
-  /** Open file descriptors; 0 where the system does not tell. */
+  /** Number of open file descriptors; 0 where the system does not report it. */
   readonly descriptors: number;
-  /** What the event loop waits for (process.getActiveResourcesInfo), without timers; 0 where the runtime does not tell. */
+  /**
+   * Number of active event loop resources (process.getActiveResourcesInfo) without timers; 0 where
+   * the runtime does not report them.
+   */
   readonly handles: number;
-  /** Timers of globalThis that have neither fired nor been cleared. */
+  /** Number of timers of globalThis that have neither fired nor been cleared. */
   readonly timers: number;
-  /** Requests that are made or answered: a stream each. */
+  /** Number of requests in flight, on either side: one stream each. */
   readonly operations: number;
-  /** QUIC connections, of both sides; those of the dialling side are entries of a pool. */
+  /** Number of QUIC connections of both sides. On the dialling side they are entries of a pool. */
   readonly connections: number;
 }
 
-/** What can be counted exactly, and has to return to its start. */
+/** Gauges that are exact counts, and must return to their start. */
 export const counts: readonly Exclude<keyof Gauges, "heap" | "external" | "resident">[] = [
   "descriptors",
   "handles",
@@ -37,14 +40,17 @@ export const counts: readonly Exclude<keyof Gauges, "heap" | "external" | "resid
 ];
 
 /**
- * Milliseconds in which counts have to return to their start: more than QUIC's idle timeout, for which Deno keeps the socket of a
- * server whose client has vanished in its handshake.
+ * Time in which counts must return to their start, in ms. It is longer than QUIC's idle timeout:
+ * Deno keeps the socket of a server that long when its client vanished during the handshake.
  */
-const SETTLING = 90_000;
-/** Milliseconds between two looks. */
-const PAUSE = 300;
+const SETTLE_TIMEOUT_MS = 90_000;
+/** Interval between two checks, in ms. */
+const POLL_INTERVAL_MS = 300;
 
-/** What the open descriptors are: files by name, sockets by protocol and addresses as `/proc/net` has them. None where the system does not tell. */
+/**
+ * Describes the open descriptors: files by name, sockets by protocol and addresses from
+ * `/proc/net`. Empty where the system does not report them.
+ */
 export function openDescriptors(): readonly string[] {
   const sockets = new Map<string, string>();
   for (const protocol of ["udp", "udp6", "tcp", "tcp6"]) {
@@ -81,9 +87,9 @@ function linkOf(path: string): string {
   }
 }
 
-/** Counts what begins and ends in this process, from when it is made. */
+/** Counts resources that are opened and released in this process, from its construction on. */
 export class Counters {
-  /** For downloaders and servers. */
+  /** Telemetry to pass to downloaders and servers. */
   readonly telemetry: Telemetry;
   readonly #timers = new Set<unknown>();
   #operations = 0;
@@ -99,12 +105,12 @@ export class Counters {
     this.#countTimers();
   }
 
-  /** A QUIC binding whose connections count. */
+  /** Wraps a QUIC binding so that its connections are counted. */
   quic(binding: QuicBinding): QuicBinding {
     return async (options) => this.#counted(await binding(options));
   }
 
-  /** Collects garbage, and looks. */
+  /** Collects garbage, then returns the current gauges. */
   async gauges(): Promise<Gauges> {
     await collect();
     const { heapUsed, external, rss } = process.memoryUsage();
@@ -121,14 +127,15 @@ export class Counters {
   }
 
   /**
-   * What is held once everything that was closed is gone: when the counts are as at the start or, without one, do not change any
-   * more; or else when their time is over.
+   * Waits until closed resources are released, then returns the gauges. Returns when the counts
+   * equal `start`, or are stable if there is no start, or at the latest after {@link
+   * SETTLE_TIMEOUT_MS}.
    */
   async settled(start?: Gauges): Promise<Gauges> {
-    const until = performance.now() + SETTLING;
+    const until = performance.now() + SETTLE_TIMEOUT_MS;
     let before = await this.gauges();
     for (;;) {
-      await new Promise<void>((resolve) => setTimeout(resolve, PAUSE));
+      await new Promise<void>((resolve) => setTimeout(resolve, POLL_INTERVAL_MS));
       const gauges = await this.gauges();
       const idle = gauges.operations + gauges.connections + gauges.timers === 0;
       const stable = counts.every((name) => gauges[name] === before[name]);
@@ -206,14 +213,14 @@ export class Counters {
   }
 }
 
-/** What exceeds its start after all was closed, in words; empty when nothing does. */
+/** Lists the gauges that exceed their start after everything was closed, one line each. */
 export function leftoversOf(start: Gauges, end: Gauges): readonly string[] {
   return counts
     .filter((name) => end[name] > start[name])
     .map((name) => `${name}: ${start[name]} before, ${end[name]} after`);
 }
 
-/** Runs a full collection, twice, with a turn of the event loop between, in which finalizers run. */
+/** Runs a full collection twice. Between them, a turn of the event loop runs finalizers. */
 async function collect(): Promise<void> {
   const run = collector();
   for (let pass = 0; pass < 2; pass++) {
@@ -239,7 +246,7 @@ function findCollector(): () => void {
 
 function descriptors(): number {
   try {
-    // The one that reads the folder is among them.
+    // Minus the descriptor that reads the folder.
     return readdirSync("/proc/self/fd").length - 1;
   } catch {
     return 0;

@@ -1,15 +1,15 @@
-/** Peers that answer wrongly, and clients that ask wrongly, while honest ones are at work beside them. */
+/** Peers that send wrong answers and clients that send wrong requests, beside honest ones. */
 import { createSocket, type Socket as UdpSocket } from "node:dgram";
 import { once } from "node:events";
 import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
 import type { PieceStore, StoredPiece } from "../../src/store/store.ts";
 import { noise } from "./content.ts";
 
-/** Milliseconds for which an answer is held back that is to stall. */
-const SILENCE = 2_500;
+/** Duration of a stalled answer, in ms. */
+const STALL_MS = 2_500;
 
-/** What a store of {@link spoiled} does with its pieces. */
-const manners: readonly ((piece: StoredPiece) => StoredPiece)[] = [
+/** Faults of the pieces of {@link faulty}. */
+const faults: readonly ((piece: StoredPiece) => StoredPiece)[] = [
   (piece) => piece,
   // One wrong byte.
   (piece) =>
@@ -20,7 +20,7 @@ const manners: readonly ((piece: StoredPiece) => StoredPiece)[] = [
         yield copy;
       }
     }),
-  // Cut short.
+  // Truncated.
   (piece) =>
     reading(piece, () => piece.read({ start: 0, end: Number(piece.metadata.length) >> 1 })),
   // Longer than announced.
@@ -35,30 +35,33 @@ const manners: readonly ((piece: StoredPiece) => StoredPiece)[] = [
       yield* piece.read({ start: 0, end: Number(piece.metadata.length) >> 1 });
       throw new Error("the disk is gone");
     }),
-  // Silent in the middle.
+  // Stalls in the middle.
   (piece) =>
     reading(piece, async function* () {
       yield* piece.read({ start: 0, end: 100 });
-      await new Promise<void>((resolve) => setTimeout(resolve, SILENCE));
+      await new Promise<void>((resolve) => setTimeout(resolve, STALL_MS));
     }),
-  // Another piece, another digest, a length beyond all bounds.
+  // Another piece, another digest, a length beyond all limits.
   (piece) => ({ ...piece, metadata: { ...piece.metadata, number: piece.metadata.number + 1 } }),
   (piece) => ({ ...piece, metadata: { ...piece.metadata, digest: "crc32:1" } }),
   (piece) => ({ ...piece, metadata: { ...piece.metadata, length: 2n ** 63n } }),
 ];
 
-/** A store whose pieces are wrong in a way that chance chooses. */
-export function spoiled(store: PieceStore, random: () => number): PieceStore {
+/** Wraps a store so that its pieces have a random fault. */
+export function faulty(store: PieceStore, random: () => number): PieceStore {
   return {
     getTask: (taskId) => store.getTask(taskId),
     async getPiece(request) {
       const piece = await store.getPiece(request);
-      return piece && pick(manners, random)(piece);
+      return piece && pick(faults, random)(piece);
     },
   };
 }
 
-/** A peer that speaks no protocol at all: it answers whatever comes over TCP and UDP with noise, silence, or a reset. */
+/**
+ * Peer that speaks no protocol. It answers all input over TCP and UDP with noise, silence or a
+ * reset.
+ */
 export class GarbagePeer {
   readonly tcp: string;
   readonly quic: string;
@@ -85,7 +88,7 @@ export class GarbagePeer {
         if (choice < 0.3) socket.end(noise(200, random() * 2 ** 32));
         else if (choice < 0.5) socket.resetAndDestroy();
         else if (choice < 0.7) socket.end();
-        // Silence lasts until the other side has had enough.
+        // The silence lasts until the other side closes.
       });
     });
     server.listen(0, "127.0.0.1");
@@ -108,7 +111,7 @@ export class GarbagePeer {
   }
 }
 
-/** Sends noise to a server, over TCP or UDP, and leaves, politely or not. */
+/** Sends noise to a server over TCP or UDP, then closes gracefully or by a reset. */
 export async function disturb(
   addr: string,
   over: "tcp" | "udp",
@@ -130,13 +133,13 @@ export async function disturb(
     else socket.write(bytes, () => socket.destroy());
   });
   socket.resume();
-  // Whatever the server makes of it.
-  const timer = setTimeout(() => socket.destroy(), SILENCE);
+  // In case the server does not close the connection.
+  const timer = setTimeout(() => socket.destroy(), STALL_MS);
   await closed;
   clearTimeout(timer);
 }
 
-/** One of several things. */
+/** Returns a random element. */
 export function pick<T>(choices: readonly T[], random: () => number): T {
   const choice = choices[Math.floor(random() * choices.length)];
   if (choice === undefined) throw new RangeError("nothing to choose from");

@@ -1,25 +1,28 @@
-/** Whether memory leaks. */
+/** Detection of memory leaks. */
 
 import { summarize } from "../statistics.ts";
 import type { Gauges } from "./gauges.ts";
 
-/** What was held, and when. */
+/** Gauges with their time. */
 export interface Sample extends Gauges {
-  /** Since the load began. */
+  /** Time since the start of the load, in seconds. */
   readonly seconds: number;
 }
 
-/** The kinds of memory that are judged, how they are called, and how much of a growth is none: a part of it, and so many bytes. */
+/**
+ * Kinds of memory that are checked, with their names. Growth within `part` of the start plus
+ * `bytes` is tolerated.
+ */
 const memories = {
   heap: { title: "JavaScript heap", part: 0.1, bytes: 4e6 },
   external: { title: "memory outside the heap", part: 0.15, bytes: 16e6 },
   resident: { title: "resident memory", part: 0.15, bytes: 24e6 },
 } as const;
 
-/** A kind of memory that is judged. */
+/** Kind of memory that is checked. */
 export type Memory = keyof typeof memories;
 
-/** How a kind of memory went, in bytes. */
+/** Trend of one kind of memory, in bytes. */
 export interface Trend {
   readonly memory: Memory;
   readonly title: string;
@@ -27,28 +30,31 @@ export interface Trend {
   readonly first: number;
   /** Median of the last third. */
   readonly last: number;
-  /** What the straight line through all samples after the warm-up gains from its first to its last. */
+  /** Rise of the regression line over all samples after the warm-up, from first to last. */
   readonly slope: number;
-  /** What both the growth from first to last and that of the line have to exceed to be a leak. */
+  /**
+   * Limit that both the growth of the medians and the rise of the line must exceed to count as a
+   * leak.
+   */
   readonly tolerance: number;
   readonly leaks: boolean;
 }
 
-/** The part of a run in which caches, pools and compiled code come about. */
+/** Fraction of a run that is warm-up, in which caches, pools and compiled code are built. */
 const WARM_UP = 0.25;
-/** Seconds after the warm-up, and samples in them, fewer than which say nothing. */
-const MIN_SECONDS = 90;
+/** Minimum time after the warm-up in seconds, and minimum number of samples in it. */
+const MIN_DURATION_S = 90;
 const MIN_SAMPLES = 12;
 
 /**
- * How memory went. A leak shows twice: the median of the last third exceeds that of the first, and the straight line through all
- * samples (least squares) rises as far; both by more than the tolerance. One alone is a moment of the load, or an allocator that
- * keeps what it had once. Empty for a run that is too short to say.
+ * Computes the trends of memory. A leak shows twice: in the medians of the first and last third,
+ * and in the regression line (least squares), both beyond the tolerance. One alone is a moment of
+ * the load, or an allocator that keeps its peak. Empty for a run that is too short.
  */
 export function trendsOf(samples: readonly Sample[]): readonly Trend[] {
   const judged = samples.slice(Math.floor(samples.length * WARM_UP));
   const lasted = (judged.at(-1)?.seconds ?? 0) - (judged[0]?.seconds ?? 0);
-  if (judged.length < MIN_SAMPLES || lasted < MIN_SECONDS) return [];
+  if (judged.length < MIN_SAMPLES || lasted < MIN_DURATION_S) return [];
   const third = Math.floor(judged.length / 3);
   return (Object.keys(memories) as Memory[]).map((memory) => {
     const { title, part, bytes } = memories[memory];
@@ -70,7 +76,7 @@ export function trendsOf(samples: readonly Sample[]): readonly Trend[] {
   });
 }
 
-/** What a straight line through the points gains from the first to the last, by least squares. */
+/** Returns the rise of the regression line (least squares) from the first to the last point. */
 function riseOf(points: readonly (readonly [x: number, y: number])[]): number {
   const mean = (values: readonly number[]): number =>
     values.reduce((sum, value) => sum + value, 0) / values.length;

@@ -1,4 +1,7 @@
-/** The load of one process: servers that come and go, clients that join and leave, and requests of every kind and end. */
+/**
+ * Load of one process: servers that restart, clients that join and leave, and requests of every
+ * kind and outcome.
+ */
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -18,42 +21,45 @@ import type { Protocol } from "../../src/transport/protocol.ts";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
 import { CONTENT, DIGEST, PIECE_COUNT, PIECE_LENGTH, pieceBytes, TASK_ID } from "./content.ts";
 import type { Counters } from "./gauges.ts";
-import { disturb, GarbagePeer, pick, spoiled } from "./hostile.ts";
+import { disturb, faulty, GarbagePeer, pick } from "./hostile.ts";
 
-/** Where a peer serves. */
+/** Addresses of a peer by protocol. */
 export type Addresses = Readonly<Partial<Record<Protocol, string>>>;
 
-/** What a load is made of. */
+/** Options of a load. */
 export interface LoadOptions {
   readonly face: Face;
   readonly counters: Counters;
   readonly protocols: readonly Protocol[];
-  /** Of every server. */
+  /** Certificate of every server. */
   readonly identity: TlsIdentity;
   readonly fingerprint: string;
-  /** Requests at a time. */
+  /** Maximum number of concurrent requests. */
   readonly concurrency: number;
   /** Peers in other processes, which may be killed at any time. */
   readonly peers: readonly Addresses[];
   readonly random: () => number;
 }
 
-/** How often operations ended how: `ok`, or the code of their error. */
+/** Number of operations by outcome: `ok`, or the code of their error. */
 export type Outcomes = Readonly<Record<string, number>>;
 
-/** Milliseconds after which a request that has not ended hangs: well beyond the sum of all timeouts that it can meet. */
-const HANGS = 240_000;
-/** Failures that are kept. */
+/**
+ * Time after which a request counts as hanging, in ms: well beyond the sum of all timeouts that
+ * apply to it.
+ */
+const REQUEST_TIMEOUT_MS = 240_000;
+/** Maximum number of failures that are kept. */
 const MAX_FAILURES = 20;
 
-/** Servers that this process serves from, and restarts. */
+/** Server of this process, which is restarted during the load. */
 interface OwnServer {
   readonly store: PieceStore;
   server: StorageServer | undefined;
   ports: Partial<Record<Protocol, number>>;
 }
 
-/** A running load. */
+/** Running load. */
 export class Load {
   readonly #options: LoadOptions;
   readonly #outcomes = new Map<string, number>();
@@ -63,7 +69,7 @@ export class Load {
   readonly #files: FilePieceStore;
   readonly #folder: string;
   readonly #garbage: GarbagePeer;
-  /** Clients that stay, one for each protocol. */
+  /** Clients that stay for the whole run, one for each protocol. */
   readonly #resident: ReadonlyMap<Protocol, TaskDownloader>;
   #peers: readonly Addresses[];
   #stopping = false;
@@ -84,14 +90,14 @@ export class Load {
     this.#files = files;
     this.#garbage = garbage;
     this.#own = [own(memory), own(files)];
-    this.#hostile = own(spoiled(memory, options.random));
+    this.#hostile = own(faulty(memory, options.random));
     this.#peers = options.peers;
     this.#resident = new Map(
       options.protocols.map((protocol) => [protocol, this.#makeClient(protocol)]),
     );
   }
 
-  /** Starts the servers of this process, and no requests yet. */
+  /** Starts the servers of this process. Requests begin with {@link start}. */
   static async prepare(options: LoadOptions): Promise<Load> {
     const folder = await mkdtemp(join(tmpdir(), "vortex-peer-soak-"));
     const path = join(folder, "content");
@@ -109,27 +115,30 @@ export class Load {
     this.#running = Promise.all([...workers, this.#restartServers()]).then(() => {});
   }
 
-  /** Peers in other processes have come back elsewhere. */
+  /** Sets the addresses of the peers in other processes, after a restart. */
   set peers(peers: readonly Addresses[]) {
     this.#peers = peers;
   }
 
-  /** How operations ended so far. */
+  /** Number of operations by outcome so far. */
   get outcomes(): Outcomes {
     return Object.fromEntries([...this.#outcomes].sort());
   }
 
-  /** What must not have happened: wrong bytes, errors that are none of ours, requests that hang. */
+  /**
+   * Failures that must not happen: wrong bytes, errors other than `VortexError`, requests that
+   * hang.
+   */
   get failures(): readonly string[] {
     return this.#failures;
   }
 
-  /** Notes what must not happen. */
+  /** Records a failure that must not happen. */
   fail(what: string): void {
     if (this.#failures.length < MAX_FAILURES) this.#failures.push(what);
   }
 
-  /** Waits for the requests under way, and closes everything. */
+  /** Waits for the requests in flight, then closes everything. */
   async stop(): Promise<void> {
     this.#stopping = true;
     await this.#inTime("the last operations", this.#running);
@@ -154,7 +163,9 @@ export class Load {
     }
   }
 
-  /** A client joins, makes some requests, and leaves, in the middle of them now and then. */
+  /**
+   * Runs a client that joins, makes some requests, and leaves; now and then in the middle of them.
+   */
   async #visit(protocol: Protocol): Promise<void> {
     const { random } = this.#options;
     const downloader = this.#makeClient(protocol);
@@ -166,7 +177,7 @@ export class Load {
     await Promise.all(all);
   }
 
-  /** Waits for what never fails, and goes on without it when it hangs. */
+  /** Waits for work that never fails, up to a timeout. A hang is recorded as a failure. */
   async #inTime(what: string, work: Promise<void> | undefined): Promise<void> {
     try {
       await orHangs(work);
@@ -213,7 +224,7 @@ export class Load {
     requireRight(await piece.bytes(), pieceBytes(number, start, end));
   }
 
-  /** A piece of which the reader has enough after a chunk. */
+  /** Fetches a piece and cancels it after one chunk. */
   async leftPiece(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
     const number = this.#number();
     const piece = await downloader.downloadPiece({
@@ -252,7 +263,7 @@ export class Load {
     throw new Error("a piece that is not there was announced");
   }
 
-  /** A piece from a peer that may do anything: it is right, or an error. */
+  /** Fetches a piece from a hostile peer. It must be correct or fail. */
   async hostilePiece(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
     const number = this.#number();
     const addr = addressOf(this.#hostile, protocol) ?? "127.0.0.1:1";
@@ -295,7 +306,7 @@ export class Load {
     await download.done;
   }
 
-  /** A task that is read in order, to its end or not. */
+  /** Reads a task in order, to its end or not. */
   async streamedTask(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
     const until = this.#number() * PIECE_LENGTH;
     const { content, done } = downloader.streamTask(this.#request(protocol));
@@ -334,7 +345,7 @@ export class Load {
     }
   }
 
-  /** On its ports of before; elsewhere when somebody has taken one meanwhile. */
+  /** Restarts a server on its previous ports, or on others if another program has taken them. */
   async #startServer(own: OwnServer): Promise<void> {
     const { face, counters, protocols, identity } = this.#options;
     const start = (ports: OwnServer["ports"]): Promise<StorageServer> =>
@@ -391,7 +402,7 @@ export class Load {
     };
   }
 
-  /** Any peer that means well; it may have been killed. */
+  /** Returns the address of a random honest peer, which may have been killed. */
   #honest(protocol: Protocol): string {
     const all = [
       ...this.#own.map((own) => addressOf(own, protocol)),
@@ -410,7 +421,7 @@ export class Load {
 
 const named = { taskId: TASK_ID, hostId: "soak" } as const;
 
-/** Requests, each as often as it stands here. */
+/** Kinds of requests, repeated by their weight. */
 const operations = [
   ...([
     "piece",
@@ -443,7 +454,10 @@ function addressOf({ ports }: OwnServer, protocol: Protocol): string | undefined
 async function orHangs(work: Promise<void> | undefined): Promise<void> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const hangs = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => reject(new Error(`hangs for ${HANGS} ms`)), HANGS);
+    timer = setTimeout(
+      () => reject(new Error(`hangs for ${REQUEST_TIMEOUT_MS} ms`)),
+      REQUEST_TIMEOUT_MS,
+    );
   });
   try {
     await Promise.race([work, hangs]);

@@ -1,12 +1,12 @@
-/** A peer in a process of its own, which is killed and comes back on its ports. */
+/** Peer in a separate process, which is killed and restarted on the same ports. */
 import { Worker } from "../processes.ts";
 import type { Addresses } from "./load.ts";
 
-/** Seconds for an answer of a process, on a machine that is busy. */
-export const PATIENCE = 300;
+/** Timeout for an answer of a worker process on a busy machine, in seconds. */
+export const ANSWER_TIMEOUT_S = 300;
 
-/** Seen from the measuring process. */
-export class OuterPeer {
+/** Handle of the peer in the measuring process. */
+export class RemotePeer {
   readonly #command: readonly string[];
   readonly #role: object;
   #worker: Worker<"listen">;
@@ -18,23 +18,27 @@ export class OuterPeer {
     this.#worker = this.#spawn();
   }
 
-  /** @param role what the process is told, besides `addresses` */
-  static async start(command: readonly string[], role: object): Promise<OuterPeer> {
-    const peer = new OuterPeer(command, role);
-    peer.#addresses = await peer.#worker.ask<Addresses>("listen", PATIENCE);
+  /**
+   * Starts the peer.
+   *
+   * @param role argument of the process, to which `addresses` is added
+   */
+  static async start(command: readonly string[], role: object): Promise<RemotePeer> {
+    const peer = new RemotePeer(command, role);
+    peer.#addresses = await peer.#worker.ask<Addresses>("listen", ANSWER_TIMEOUT_S);
     return peer;
   }
 
-  /** Where it serves. */
+  /** Addresses on which the peer serves. */
   get addresses(): Addresses {
     return this.#addresses;
   }
 
-  /** Kills the process (SIGKILL), and starts another one in its place. */
+  /** Kills the process (SIGKILL), and starts another in its place. */
   async restart(): Promise<void> {
     await this.#worker.kill();
     this.#worker = this.#spawn();
-    this.#addresses = await this.#worker.ask<Addresses>("listen", PATIENCE);
+    this.#addresses = await this.#worker.ask<Addresses>("listen", ANSWER_TIMEOUT_S);
   }
 
   /** Ends the process. */

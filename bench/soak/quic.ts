@@ -1,7 +1,7 @@
 import process from "node:process";
 import type { QuicBinding } from "../../adapters/shared/fallback.ts";
 
-/** The QUIC that the runtime's own face takes. */
+/** Returns the QUIC binding that the package's entry for this runtime uses. */
 export async function quicOfRuntime(): Promise<QuicBinding> {
   if ("deno" in process.versions)
     return (await import("../../adapters/deno-quic/transport.ts")).denoQuicTransport;

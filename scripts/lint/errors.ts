@@ -1,11 +1,15 @@
-// The form of error messages: `what failed: expected X, got Y; what to do`. Looks at every `new VortexError(`.
+// Checks the form of error messages: `what failed: expected X, got Y; what to do`. Applies to every
+// `new VortexError(`.
 import ts from "typescript";
 import type { Violation } from "./rules.ts";
 
-/** Codes whose message may be any one line: the caller asked for the end, and nothing was expected. */
+/**
+ * Codes whose message may be any one line: the caller ended the operation, and no value was
+ * expected.
+ */
 const EXEMPT: ReadonlySet<string> = new Set(["Aborted", "Closed"]);
 
-/** Codes that say that one value stood in place of another: the message has both. */
+/** Codes that compare two values: the message must have both. */
 const COMPARING: ReadonlySet<string> = new Set([
   "InvalidArgument",
   "LimitExceeded",
@@ -19,12 +23,12 @@ const COMPARING: ReadonlySet<string> = new Set([
   "TruncatedContent",
 ]);
 
-/** Stands for an inserted value of a template. */
+/** Placeholder for an inserted value of a template. */
 const VALUE = "…";
 
 /**
- * Checks the messages of TypeScript's `new VortexError(code, message)`. A message that comes from a
- * variable or a call is checked where it is written, if that is a `new VortexError(` too.
+ * Checks the messages of `new VortexError(code, message)` in TypeScript. A message from a variable
+ * or a call is checked where it is written, if that is another `new VortexError(`.
  */
 export function checkErrors(source: string): Violation[] {
   const file = ts.createSourceFile("file.ts", source, ts.ScriptTarget.Latest, true);
@@ -44,7 +48,7 @@ export function checkErrors(source: string): Violation[] {
   return violations;
 }
 
-/** Returns what is wrong with a message, if anything. */
+/** Returns the problem of a message, if there is one. */
 function faultOf(text: string, codes: readonly string[]): string | undefined {
   if (text.includes("\n")) return "message has several lines: expected one";
   if (text.endsWith(".")) return "message ends with a full stop";
@@ -58,7 +62,7 @@ function faultOf(text: string, codes: readonly string[]): string | undefined {
   return undefined;
 }
 
-/** Lists the texts that an expression may have; none for one that is not written here. */
+/** Lists the possible texts of an expression; empty if it is not a literal. */
 function textsOf(node: ts.Expression): string[] {
   if (ts.isParenthesizedExpression(node)) return textsOf(node.expression);
   if (ts.isStringLiteralLike(node)) return [node.text];
@@ -78,7 +82,7 @@ function textsOf(node: ts.Expression): string[] {
   return [];
 }
 
-/** Lists the codes that an expression may have; none for one that is not written here. */
+/** Lists the possible codes of an expression; empty if it is not a literal. */
 function literalsOf(node: ts.Expression | undefined): string[] {
   if (node === undefined) return [];
   if (ts.isStringLiteralLike(node)) return [node.text];

@@ -1,11 +1,12 @@
-// The language rules of this repository that a program can check, see "Language" in CONTRIBUTING.md. Pure: text in, violations out.
+// Language rules of this repository that a program can check, see "Language" in CONTRIBUTING.md.
+// Pure: text in, violations out.
 
-/** Greatest width of a line of prose, in columns. */
+/** Maximum width of a line of prose, in columns. */
 export const MAX_COLUMNS: number = 100;
-/** Greatest length of a sentence in a docstring, in words. */
+/** Maximum length of a sentence in a docstring, in words. */
 export const MAX_WORDS: number = 25;
 
-/** First words that make a docstring a clause where a verb or a noun should stand. */
+/** First words that start a clause instead of a verb or a noun. */
 const CLAUSE_STARTS = new Set(
   [
     "What",
@@ -24,7 +25,7 @@ const CLAUSE_STARTS = new Set(
   ].map((word) => word.toLowerCase()),
 );
 
-/** Phrases that have a plainer form, each with that form. */
+/** Banned phrases, each with a plainer form. */
 const BANNED = (
   [
     ["whoever", "the noun: the peer, the caller"],
@@ -46,9 +47,9 @@ const BANNED = (
   instead,
 }));
 
-/** One place that breaks a rule. */
+/** Violation of a rule at one place. */
 export interface Violation {
-  /** Counts from 1. */
+  /** Line number, from 1. */
   readonly line: number;
   readonly rule:
     | "docstring-start"
@@ -62,7 +63,7 @@ export interface Violation {
 /**
  * Checks one docstring: its first word and the length of its sentences.
  *
- * @param text without the marks of the comment
+ * @param text docstring without comment markers
  * @param line number of its first line
  */
 export function checkDocstring(text: string, line: number): Violation[] {
@@ -95,7 +96,7 @@ export function checkDocstring(text: string, line: number): Violation[] {
  * @param line number of its first line
  */
 export function checkPhrases(text: string, line: number): Violation[] {
-  // A phrase may be broken over two lines. Positions stay what they are.
+  // A phrase may span two lines. Replacements keep all positions.
   const flat = withoutCode(text).replace(/\n\s*(?:\*|\/\/|>)?/g, (broken) =>
     " ".repeat(broken.length),
   );
@@ -109,7 +110,7 @@ export function checkPhrases(text: string, line: number): Violation[] {
 }
 
 /**
- * Checks the width of lines of prose. Lines with an address that cannot be broken are exempt.
+ * Checks the width of lines of prose. Lines with an unbreakable URL are exempt.
  *
  * @param line number of the first of them
  */
@@ -128,7 +129,8 @@ export function checkWidth(lines: readonly string[], line: number): Violation[] 
 }
 
 /**
- * Checks the subject of a commit message: `area: what changes`, imperative, at most 72 columns. Returns what is wrong.
+ * Checks the subject of a commit message: `area: what changes`, imperative, at most 72 columns.
+ * Returns the problems found.
  */
 export function checkSubject(message: string): string[] {
   const [subject = ""] = message.split("\n", 1);
@@ -150,7 +152,7 @@ export function checkSubject(message: string): string[] {
   return problems;
 }
 
-/** Blanks code in backquotes, links' targets and tags' names, and keeps every position. */
+/** Blanks code in backquotes, targets of links and names of tags, and keeps every position. */
 function withoutCode(text: string): string {
   const blank = (match: string): string => match.replace(/[^\n]/g, " ");
   return text
@@ -160,7 +162,10 @@ function withoutCode(text: string): string {
     .replace(/\b\w+:\/\/\S+/g, blank);
 }
 
-/** Sentences end at a full stop, a colon before a list, an empty line or a tag. */
+/**
+ * Splits text into sentences. A sentence ends at a full stop, a colon before a list, an empty line
+ * or a tag.
+ */
 function sentencesOf(text: string): { readonly sentence: string; readonly offset: number }[] {
   const found: { readonly sentence: string; readonly offset: number }[] = [];
   let offset = 0;

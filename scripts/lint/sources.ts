@@ -1,13 +1,11 @@
-// Finds the prose of a source file or a page: what the language rules look at.
+// Extracts the prose of source files and pages for the language rules.
 import ts from "typescript";
 import { checkDocstring, checkPhrases, checkWidth, type Violation } from "./rules.ts";
 
-/** Texts with fewer words are names, keys and codes. */
+/** Minimum number of words of a text. Shorter ones are names, keys and codes. */
 const MIN_TEXT_WORDS = 3;
 
-/**
- * Checks the comments and texts of TypeScript or JavaScript.
- */
+/** Checks the comments and texts of TypeScript or JavaScript. */
 export function checkCode(source: string): Violation[] {
   const violations: Violation[] = [];
   const lineOf = (position: number): number => source.slice(0, position).split("\n").length;
@@ -18,7 +16,7 @@ export function checkCode(source: string): Violation[] {
       continue;
     }
     violations.push(...checkPhrases(text, line));
-    // The indentation of its first line counts too.
+    // The indentation of the first line counts too.
     const [first = "", ...rest] = text.split("\n");
     const indent = start - (source.lastIndexOf("\n", start - 1) + 1);
     violations.push(...checkWidth([" ".repeat(indent) + first, ...rest], line));
@@ -29,9 +27,7 @@ export function checkCode(source: string): Violation[] {
   return violations.sort((a, b) => a.line - b.line);
 }
 
-/**
- * Checks the prose of a Markdown page: neither its code, nor the width of its tables.
- */
+/** Checks the prose of a Markdown page, except its code and the width of its tables. */
 export function checkMarkdown(source: string): Violation[] {
   const violations: Violation[] = [];
   let fence: string | undefined;
@@ -49,14 +45,14 @@ export function checkMarkdown(source: string): Violation[] {
   return violations;
 }
 
-/** Comment or text, as it stands in the source, and where it starts. */
+/** Comment or text, verbatim, with its start offset. */
 interface Token {
   readonly kind: "docstring" | "comment" | "text";
   readonly text: string;
   readonly start: number;
 }
 
-/** Lists comments and texts in their order. */
+/** Lists comments and texts in source order. */
 function tokensOf(source: string): Token[] {
   const file = ts.createSourceFile("file.ts", source, ts.ScriptTarget.Latest, true);
   const seen = new Set<number>();

@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import ts from "typescript";
 
-/** Mutants leave unused names and unreachable statements behind, which are no error of types. */
+/** Mutants may have unused names and unreachable statements, which are no type errors. */
 const LENIENT = {
   noUnusedLocals: false,
   noUnusedParameters: false,
@@ -10,7 +10,7 @@ const LENIENT = {
   noFallthroughCasesInSwitch: false,
 };
 
-/** Returns a function that tells whether TypeScript takes a file with a mutant of it. */
+/** Returns a function that checks whether a file with one of its mutants compiles. */
 export function compileCheck(root) {
   const services = new Map();
   return (file, { mutated }) => {

@@ -2,10 +2,10 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Instrumenter } from "@stryker-mutator/instrumenter";
 
-/** Messages are no promise of this package, and TypeScript refuses to leave out most objects. */
+/** Messages are not part of the API, and TypeScript rejects most mutants without an object. */
 const EXCLUDED = ["StringLiteral", "ObjectLiteral"];
 
-/** Leaves out one statement of several. Stryker itself only empties whole blocks. */
+/** Mutator that deletes one statement of a block. Stryker only empties whole blocks. */
 const statementDeletion = {
   name: "StatementDeletion",
   *mutate(path) {
@@ -14,7 +14,7 @@ const statementDeletion = {
     yield { type: "EmptyStatement" };
   },
 };
-// The list is not among the exports of the package, whose version is pinned.
+// The list is not exported by the package, whose version is pinned.
 const main = import.meta.resolve("@stryker-mutator/instrumenter");
 const { allMutators } = await import(new URL("mutators/mutate.js", main).href);
 allMutators.push(statementDeletion);
@@ -22,11 +22,11 @@ allMutators.push(statementDeletion);
 const silent = { debug() {}, info() {}, warn() {}, isDebugEnabled: () => false };
 
 /**
- * Instruments a file with every mutant of it.
+ * Instruments a file with all its mutants.
  *
  * @returns `source`, the instrumented text, and `mutants`. Each has an `id`, a `line` and the whole
- * text with the change (`mutated`). The changed lines, white space collapsed, are `was` and
- * `becomes`.
+ *   text with the change (`mutated`). The changed lines, with collapsed white space, are `was` and
+ *   `becomes`.
  */
 export async function instrument(root, file) {
   const text = readFileSync(join(root, file), "utf8");
@@ -54,7 +54,7 @@ export async function instrument(root, file) {
   return { source: result.files[0].content, mutants };
 }
 
-/** Mutants that behave as the original does, with the reason of each. */
+/** Loads the list of equivalent mutants, which behave like the original, with their reasons. */
 export function loadEquivalents(path) {
   const entries = JSON.parse(readFileSync(path, "utf8")).map((entry) => ({
     ...entry,
@@ -72,7 +72,7 @@ export function loadEquivalents(path) {
       if (entry !== undefined) entry.used = true;
       return entry !== undefined;
     },
-    /** Entries for these files that met no mutant: the code has changed. */
+    /** Lists entries for these files without a matching mutant: the code has changed. */
     unused: (files) =>
       entries
         .filter(({ file, used }) => files.includes(file) && !used)

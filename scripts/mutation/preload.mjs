@@ -1,5 +1,5 @@
-// Loaded into every Bun process of a mutation run. Puts the instrumented file in the place of the
-// file, and records which mutants the process reached.
+// Preloaded into every Bun process of a mutation run. Replaces the file by the instrumented one,
+// and records which mutants the process reached.
 import { readFileSync, writeFileSync } from "node:fs";
 import { plugin } from "bun";
 

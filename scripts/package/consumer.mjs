@@ -1,5 +1,5 @@
-// Runs inside of a project that has the package installed, on each runtime: imports it by its names and fetches a piece over
-// each protocol. Prints one line of JSON: what came of each column of the table.
+// Runs on each runtime in a project with the installed package. Imports it by its names and fetches
+// a piece over each protocol. Prints one line of JSON with the value of each table column.
 import { Buffer } from "node:buffer";
 
 const subpaths = process.argv[2].split(",");

@@ -1,5 +1,6 @@
-// Imports the package by its name where no export condition fits, as a bundler for an unknown runtime does: what is there is the
-// core. Fetches a piece over a transport of its own, and says what comes of each protocol without one.
+// Imports the package without an export condition, like a bundler for an unknown runtime, which
+// gets the core. Fetches a piece over its own transport, and reports the error of each protocol
+// without one.
 import {
   createDownloader,
   MemoryPieceStore,

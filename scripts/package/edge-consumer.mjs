@@ -1,4 +1,4 @@
-// A worker that imports the package by its name and fetches a piece from the address in the request.
+// Worker that imports the package by its name, and fetches a piece from the address in the request.
 import { createDownloader } from "vortex-peer";
 
 export default {

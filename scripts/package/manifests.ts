@@ -1,4 +1,5 @@
-// What the manifests have to agree on: package.json is npm's, deno.json is JSR's, and tsdown.config.mjs says what is built.
+// Consistency of the manifests: package.json for npm, deno.json for JSR, and tsdown.config.mjs for
+// the build.
 import { readdirSync, readFileSync } from "node:fs";
 import { builtinModules } from "node:module";
 import { join } from "node:path";
@@ -23,10 +24,10 @@ interface JsrManifest {
   readonly imports?: Texts;
 }
 
-/** Folders that the published package is built from. */
+/** Source folders of the published package. */
 export const publishedFolders: readonly string[] = ["src", "adapters", "cli", "entry"];
 
-/** Each disagreement of the manifests of the project in `root`, as a sentence. */
+/** Returns each inconsistency of the manifests of the project in `root`, as a sentence. */
 export async function disagreements(root: string): Promise<string[]> {
   const npm: NpmManifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
   const jsr: JsrManifest = JSON.parse(readFileSync(join(root, "deno.json"), "utf8"));
@@ -60,7 +61,7 @@ function subpathProblems(npm: NpmManifest["exports"], jsr: Texts, entries: Texts
       if (sourceOf(file, entries) === undefined)
         problems.push(`${subpath}: nothing builds ${file}`);
     const source = jsr[subpath];
-    // The root of the package is one face for each runtime; on JSR it is Deno's.
+    // On npm the root of the package is the entry of each runtime. On JSR it is Deno's.
     const expected =
       subpath === "." ? "./entry/deno.ts" : `./${sourceOf(files.at(-1) ?? "", entries)}`;
     if (source !== expected)
@@ -74,7 +75,7 @@ function subpathProblems(npm: NpmManifest["exports"], jsr: Texts, entries: Texts
   return problems;
 }
 
-/** JSR reads the versions of npm packages from package.json, so deno.json must not have its own. */
+/** JSR reads the versions of npm packages from package.json, so deno.json must not repeat them. */
 function dependencyProblems(root: string, npm: NpmManifest, jsr: JsrManifest): string[] {
   const declared = { ...npm.dependencies, ...npm.optionalDependencies, ...npm.peerDependencies };
   const used = new Set(publishedFolders.flatMap((folder) => packagesIn(join(root, folder))));
@@ -88,11 +89,13 @@ function dependencyProblems(root: string, npm: NpmManifest, jsr: JsrManifest): s
     ...Object.entries({ ...npm.dependencies, ...npm.optionalDependencies })
       .filter(([, version]) => !/^\d+\.\d+\.\d+$/.test(version))
       .map(([name, version]) => `${name} ${version}: not an exact version`),
-    ...(jsr.imports === undefined ? [] : ["deno.json has imports of its own"]),
+    ...(jsr.imports === undefined
+      ? []
+      : ["deno.json: expected no imports, since JSR reads them from package.json"]),
   ];
 }
 
-/** The npm packages that the sources of a folder name in an import. */
+/** Lists the npm packages that the sources of a folder import. */
 function packagesIn(folder: string): string[] {
   return readdirSync(folder, { recursive: true })
     .map(String)
@@ -110,7 +113,7 @@ function packagesIn(folder: string): string[] {
     .map((specifier) => specifier.split("/", specifier.startsWith("@") ? 2 : 1).join("/"));
 }
 
-/** The source of which a file of `dist` is built. */
+/** Returns the source file of a file in `dist`. */
 function sourceOf(file: string, entries: Texts): string | undefined {
   return entries[/^\.\/dist\/(.*?)(\.d\.ts|\.js)$/.exec(file)?.[1] ?? ""];
 }

@@ -1,4 +1,4 @@
-// The package as a user gets it: packed, and installed into an empty project.
+// The package as users install it: packed, and installed into an empty project.
 import { execFileSync } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -6,13 +6,13 @@ import { fileURLToPath } from "node:url";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 
-/** Packs what is built into a tarball in `folder`, and returns its path. */
+/** Packs the built package into a tarball in `folder`, and returns its path. */
 export function pack(folder) {
   const listing = npm(root, ["pack", "--ignore-scripts", "--json", `--pack-destination=${folder}`]);
   return join(folder, JSON.parse(listing)[0].filename);
 }
 
-/** Makes an empty project in `folder` and installs packages into it. */
+/** Creates an empty project in `folder` and installs packages into it. */
 export function install(folder, packages, ...options) {
   mkdirSync(folder, { recursive: true });
   writeFileSync(
@@ -23,7 +23,7 @@ export function install(folder, packages, ...options) {
 }
 
 function npm(cwd, args) {
-  // On Windows npm is a script of the shell.
+  // On Windows, npm is a shell script.
   return execFileSync("npm", args, {
     cwd,
     encoding: "utf8",

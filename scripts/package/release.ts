@@ -1,6 +1,6 @@
-/** What a release changes in the text of each file. */
+/** Changes of a release in the text of each file. */
 
-/** The files that hold the version, and the changelog. */
+/** Files with the version, and the changelog. */
 export const releasedFiles = [
   "package.json",
   "package-lock.json",
@@ -14,8 +14,10 @@ const VERSION = /^(\d+)\.(\d+)\.(\d+)$/;
 const UNRELEASED = /^## (?:Unreleased|(\S+), unreleased)$/im;
 
 /**
- * The version after `current` by `step`: patch, minor, major, or a version that is higher. A version that the changelog holds as
- * unreleased and that the package has already, as the first one does, may be released as it is.
+ * Returns the version after `current`.
+ *
+ * @param step `patch`, `minor`, `major`, or a higher version. The current version is allowed too,
+ *   if the changelog lists it as unreleased: the first release.
  */
 export function nextVersion(current: string, step: string | undefined, changelog: string): string {
   const parts = VERSION.exec(current)?.slice(1).map(Number);
@@ -38,7 +40,11 @@ export function nextVersion(current: string, step: string | undefined, changelog
   return asked.join(".");
 }
 
-/** The text of a file as the release has it. Throws where it finds no version to raise. */
+/**
+ * Returns the text of a file with the new version.
+ *
+ * @throws `Error` if the text has no version to raise
+ */
 export function released(file: ReleasedFile, text: string, version: string, date: string): string {
   const [pattern, replacement] = changes(version, date)[file];
   if (text.search(pattern) < 0) throw new Error(`${file}: nothing to release`);
@@ -49,7 +55,7 @@ function changes(version: string, date: string): Record<ReleasedFile, readonly [
   return {
     "package.json": [/^ {2}"version": ".*?"/m, `  "version": "${version}"`],
     "deno.json": [/^ {2}"version": ".*?"/m, `  "version": "${version}"`],
-    // The lock names the version of the package twice: its own and that of the root of its packages.
+    // The lock names the version twice: of the package, and of the root package in its list.
     "package-lock.json": [/("name": "vortex-peer",\s+"version": )".*?"/g, `$1"${version}"`],
     "cli/version.ts": [/version = ".*?"/, `version = "${version}"`],
     "CHANGELOG.md": [UNRELEASED, `## ${version}, ${date}`],
