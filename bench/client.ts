@@ -1,4 +1,4 @@
-/** Fetches from one subject, in a process of its own. Arguments: a `ClientArguments` as JSON. */
+/** Client process of one subject. Argument: `ClientArguments` as JSON. */
 import process from "node:process";
 import type {
   ClientArguments,
@@ -16,9 +16,9 @@ import { startUsage } from "./usage.ts";
 
 const { subject: name } = JSON.parse(process.argv[2] ?? "") as ClientArguments;
 const subject = subjectNamed(name).load();
-// Whoever asks for it hears of it.
+// A failure is reported to the order that awaits `subject`.
 subject.catch(() => {});
-/** For all runs, so that a run does not pay for the dial. */
+/** Shared by all runs, so that no run includes the dial. */
 let client: Promise<Client> | undefined;
 
 carryOutOrders<ClientOrder>(
@@ -80,7 +80,7 @@ async function firstBytes({
     const one = await dial(peer, { earlyData: how === "early", forgetful: how !== "cold" });
     if (how !== "cold") {
       await fetchWhole(one.fetch, piece);
-      // Until the connection is gone, with its session remembered.
+      // Until the connection is closed and its session is stored.
       await new Promise((resolve) => setTimeout(resolve, settle));
       started = performance.now();
     }
@@ -101,5 +101,5 @@ async function fetchWhole(
 ): Promise<void> {
   const length = await fetch(piece, onFirstByte);
   if (length !== piece.pieceLength)
-    throw new Error(`${length} bytes came of a piece of ${piece.pieceLength}`);
+    throw new Error(`piece: expected ${piece.pieceLength} bytes, got ${length}`);
 }

@@ -1,4 +1,7 @@
-/** From the dial to the first byte of a piece, on loopback and over a long round trip, which relays in this process make. */
+/**
+ * Time from the dial to the first byte of a piece, on loopback and over a relay with a long round
+ * trip in this process.
+ */
 import type { Address } from "../src/transport/address.ts";
 import { udpRelay } from "../test/support/udp-relay.ts";
 import type {
@@ -15,36 +18,36 @@ import type { Peer } from "./subject.ts";
 import type { SubjectEntry } from "./subjects.ts";
 import { tcpRelay } from "./tcp-relay.ts";
 
-/** Bytes of the piece that is asked for. */
-const PIECE_LENGTH = 16 * 1024;
-/** Seconds for all samples of one kind. */
-const LIMIT = 60;
+/** Length of the requested piece, in bytes. */
+const PIECE_BYTES = 16 * 1024;
+/** Timeout for all samples of one kind, in seconds. */
+const TIMEOUT_S = 60;
 
-/** Milliseconds of the round trips over which it is measured. */
+/** Round-trip times to measure, in ms. */
 export const roundTrips: readonly number[] = [0, 50];
 
-/** One kind of first byte. */
+/** Results of one kind of first byte. */
 export interface FirstByteRow {
   readonly name: string;
   readonly runtime: string;
   readonly subject: string;
   readonly title: string;
   readonly how: FirstByteKind;
-  /** Milliseconds, 0 on loopback without a relay. */
+  /** Round-trip time in ms; 0 is loopback without a relay. */
   readonly roundTrip: number;
-  /** Milliseconds. */
+  /** Time of each sample, in ms. */
   readonly samples: readonly number[];
   readonly summary?: Summary;
   readonly failure?: string;
   readonly missing?: boolean;
 }
 
-/** Measures one subject on one runtime, if it is one whose connections count. */
+/** Measures one subject on one runtime, if its entry has `firstByte`. */
 export async function measureFirstBytes(
   runtime: Runtime,
   subject: SubjectEntry,
   samples: number,
-  tell: (line: string) => void,
+  report: (line: string) => void,
 ): Promise<FirstByteRow[]> {
   if (subject.firstByte === undefined) return [];
   const kinds: FirstByteKind[] =
@@ -52,20 +55,20 @@ export async function measureFirstBytes(
   const server = new Worker<ServerOrder>(runtime.command("server"), {
     subject: subject.name,
     host: "127.0.0.1",
-    contentLength: PIECE_LENGTH,
-    pieceLengths: [PIECE_LENGTH],
+    contentLength: PIECE_BYTES,
+    pieceLengths: [PIECE_BYTES],
   });
   const startClient = (): Worker<ClientOrder> =>
     new Worker<ClientOrder>(runtime.command("client"), { subject: subject.name });
   let client = startClient();
   const rows: FirstByteRow[] = [];
   try {
-    const listening = server.ask<Peer>({ do: "listen" }, LIMIT);
+    const listening = server.ask<Peer>({ do: "listen" }, TIMEOUT_S);
     listening.catch(() => {});
     for (const roundTrip of roundTrips) {
       for (const how of kinds) {
         const row = await measure(runtime, subject, listening, client, { how, roundTrip, samples });
-        tell(`${row.name}: ${row.failure ?? `${row.summary?.median.toFixed(1)} ms`}`);
+        report(`${row.name}: ${row.failure ?? `${row.summary?.median.toFixed(1)} ms`}`);
         rows.push(row);
         if (row.failure === undefined) continue;
         await client.kill();
@@ -108,14 +111,14 @@ async function measure(
     const order: FirstByteOrder = {
       do: "first-byte",
       peer: { ...peer, ...relay?.address },
-      pieceLength: PIECE_LENGTH,
+      pieceLength: PIECE_BYTES,
       how,
       samples,
       settle: 4 * roundTrip + 50,
     };
-    // The code is warm before anything is counted.
-    await client.ask<FirstBytes>({ ...order, samples: 1 }, LIMIT);
-    const { milliseconds } = await client.ask<FirstBytes>(order, LIMIT);
+    // Warms the code up; not counted.
+    await client.ask<FirstBytes>({ ...order, samples: 1 }, TIMEOUT_S);
+    const { milliseconds } = await client.ask<FirstBytes>(order, TIMEOUT_S);
     return { ...row, samples: milliseconds, summary: summarize(milliseconds) };
   } catch (error) {
     if (!(error instanceof Failure)) throw error;

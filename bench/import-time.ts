@@ -11,42 +11,42 @@ import { type Summary, summarize } from "./statistics.ts";
 import type { RuntimeName } from "./subjects.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
-/** Row of a module without content: the start of the runtime itself. */
+/** Row of an empty module: the start of the runtime itself. */
 export const CONTROL = "(empty module)";
 
-/** Entries that a runtime cannot load: they are for one other. */
+/** Entries for another runtime, with the runtimes that cannot load them. */
 const FOREIGN: Readonly<Record<string, readonly RuntimeName[]>> = {
   "./workers": ["node", "bun", "deno"],
 };
 
-/** One entry on one runtime. */
+/** Import of one entry on one runtime. */
 export interface ImportRow {
   readonly runtime: string;
   /** Subpath of the package, or {@link CONTROL}. */
   readonly entry: string;
   /** Time from the start of a process to its end, in ms. */
   readonly milliseconds: Summary;
-  /** The median without that of {@link CONTROL}, in ms. */
+  /** Median minus the median of {@link CONTROL}, in ms. */
   readonly added: number;
 }
 
 /** Code of one entry, with everything that it imports from the package. */
 export interface EntrySize {
   readonly entry: string;
-  /** Bytes of the modules that are loaded at once. */
+  /** Total size of the modules loaded at once, in bytes. */
   readonly bytes: number;
   readonly gzipped: number;
-  /** Bytes of the modules that are loaded at first use. */
+  /** Total size of the modules loaded at first use, in bytes. */
   readonly lazy: number;
   /** npm packages and modules of the runtime that are loaded at once. */
   readonly imports: readonly string[];
 }
 
 /**
- * Measures the import of every entry, each in a new process, the rows in turn.
+ * Measures the import of every entry in a new process. The rows take turns.
  *
- * @param turns processes of each row
- * @throws {@link Failure} when the package is not built, or an import fails
+ * @param turns number of processes per row
+ * @throws {@link Failure} if the package is not built, or an import fails
  */
 export async function measureImports(
   runtimes: readonly Runtime[],
@@ -60,7 +60,8 @@ export async function measureImports(
     const rows = runtimes.flatMap((runtime) =>
       [[CONTROL, empty] as const, ...entries()]
         .filter(([entry]) => !FOREIGN[entry]?.includes(runtime.name))
-        // The entry is the program itself: Deno resolves packages from where the program is.
+        // The entry is the program itself, since Deno resolves packages from the location of the
+        // program.
         .map(([entry, file]) => ({
           runtime,
           entry,
@@ -68,7 +69,7 @@ export async function measureImports(
           times: [] as number[],
         })),
     );
-    // The first turn fills the caches of files and of compiled code, and is not counted.
+    // The first turn fills the caches of files and compiled code, and is not counted.
     for (let turn = 0; turn <= turns; turn++) {
       report(`import: turn ${turn} of ${turns}`);
       for (const { words, times } of rows) {
@@ -93,7 +94,7 @@ export async function measureImports(
   }
 }
 
-/** Counts the code of every entry. */
+/** Measures the code of every entry. */
 export function entrySizes(): EntrySize[] {
   return entries().map(([entry, file]) => {
     const eager = new Set<string>();
@@ -116,7 +117,7 @@ export function entrySizes(): EntrySize[] {
   });
 }
 
-/** Both tables as Markdown. */
+/** Returns both tables as Markdown. */
 export function importTables(rows: readonly ImportRow[], sizes: readonly EntrySize[]): string {
   const titles = [...new Set(rows.map(({ runtime }) => runtime))];
   const cell = (entry: string, title: string): string => {
@@ -144,7 +145,7 @@ function count(value: number): string {
   return value.toLocaleString("en-US");
 }
 
-/** Entries of the built package, each with its file. */
+/** Lists the entries of the built package, each with its file. */
 function entries(): [entry: string, file: string][] {
   const { exports } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as {
     exports: Record<string, string | { default?: string }>;
@@ -163,7 +164,7 @@ function entries(): [entry: string, file: string][] {
 const STATIC = /(?:^|[;}\n])\s*(?:import|export)\s*(?:[\w*{][^"';]*?from\s*)?["']([^"']+)["']/g;
 const DYNAMIC = /\bimport\(\s*["']([^"']+)["']\s*\)/g;
 
-/** Adds `file` and what it imports at once to `eager`, what it may import later to `lazy`. */
+/** Adds `file` and its static imports to `eager`, its dynamic imports to `lazy`. */
 function collect(file: string, eager: Set<string>, lazy: Set<string>, imports: Set<string>): void {
   if (eager.has(file)) return;
   eager.add(file);

@@ -1,13 +1,16 @@
 /**
- * Pieces over QUIC, TCP and gRPC on every runtime of this machine, next to what the same requests cost without this library.
+ * Benchmark of pieces over QUIC, TCP and gRPC on every runtime of this machine, beside the same
+ * requests without this library.
  *
- *     npm run bench                    everything on one host; results in bench/results
- *     npm run bench -- --quick         the same with little of everything, in two minutes
- *     npm run bench -- --long          the long link: 50 ms, 200 Mbit/s, 0 to 1 % loss (Linux, as root, with gcc)
- *     npm run bench -- --import        cold import of each entry of the built package, and its bytes of code
- *     npm run bench -- --help          all options
+ * - `npm run bench`: everything on one host; results in bench/results
+ * - `npm run bench -- --quick`: a small version of everything, in two minutes
+ * - `npm run bench -- --long`: a long link with 50 ms, 200 Mbit/s and 0 to 1 % loss (Linux, as
+ *   root, with gcc)
+ * - `npm run bench -- --import`: cold import of each entry of the built package, and its code size
+ * - `npm run bench -- --help`: all options
  *
- * Ends with exit code 1 when something of this library failed; targets that are missed are told, and fail nothing.
+ * Exits with code 1 when a measurement of this library failed. Missed targets are reported, but do
+ * not fail the run.
  */
 import { mkdir, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
@@ -32,15 +35,15 @@ const MEBI = 1024 * 1024;
 const DEFAULT_OUT = fileURLToPath(new URL("results", import.meta.url));
 
 const HELP = `npm run bench -- [options]
-  --quick          little of everything: one round, short runs, processes shared
-  --long           the long link instead of the one host
-  --import         cold import of each entry of the built package, and its size
-  --rounds N       how often all is begun anew (default 3, quick 1)
-  --turns N        runs of each row in a round, alternating with the others (default 5, quick 1; not the long link)
-  --size BYTES     bytes of a run, or with KiB, MiB or GiB (default 64MiB, quick 16MiB)
-  --only REGEX     only rows whose names match, as in "^bun .* quic-"
-  --node PATH      one more Node to measure; may be given again
-  --out DIRECTORY  where to write latest.json and latest.svg (default bench/results, if nothing was left out)
+  --quick          a small version: one round, short runs, shared processes
+  --long           measures a long link instead of one host
+  --import         measures cold import and code size of each entry of the built package
+  --rounds N       rounds, each with new processes (default 3, quick 1)
+  --turns N        runs of each row per round, interleaved with other rows (default 5, quick 1; ignored by --long)
+  --size BYTES     bytes per run, or with KiB, MiB or GiB (default 64MiB, quick 16MiB)
+  --only REGEX     only rows with matching names, such as "^bun .* quic-"
+  --node PATH      an additional Node to measure; may be repeated
+  --out DIRECTORY  output directory of latest.json and latest.svg (default bench/results for complete runs)
   --json           prints the results as JSON instead of tables`;
 
 const { values } = parseArgs({
@@ -83,10 +86,9 @@ async function bench(): Promise<number> {
   };
   const only = new RegExp(values.only);
   const machine = thisMachine();
-  if (machine.load > 0.5)
-    tell(`other programs want the processor too (load ${machine.load.toFixed(1)})`);
+  if (machine.load > 0.5) report(`other programs use the CPU too: load ${machine.load.toFixed(1)}`);
   const { list, missing } = await findRuntimes(values.node);
-  for (const reason of missing) tell(`left out: ${reason}`);
+  for (const reason of missing) report(`left out: ${reason}`);
   const pairs = list.flatMap((runtime) =>
     subjects
       .filter(
@@ -98,12 +100,12 @@ async function bench(): Promise<number> {
   const firstBytes: FirstByteRow[] = [];
   let long: LongRow[] | undefined;
   if (values.long) {
-    long = await measureLong(pairs, only, amount.rounds, tell);
+    long = await measureLong(pairs, only, amount.rounds, report);
   } else {
-    rows = await measureRows(rowsOf(pairs, only), amount, tell);
+    rows = await measureRows(rowsOf(pairs, only), amount, report);
     for (const [runtime, subject] of pairs) {
       if (!only.test(`${runtime.title} ${subject.name} first byte`)) continue;
-      firstBytes.push(...(await measureFirstBytes(runtime, subject, quick ? 3 : 15, tell)));
+      firstBytes.push(...(await measureFirstBytes(runtime, subject, quick ? 3 : 15, report)));
     }
   }
   const all = [...rows, ...firstBytes, ...(long ?? [])];
@@ -131,8 +133,8 @@ async function bench(): Promise<number> {
 async function benchImports(): Promise<void> {
   const turns = positive("--turns", Number(values.turns ?? 9));
   const { list, missing } = await findRuntimes(values.node);
-  for (const reason of missing) tell(`left out: ${reason}`);
-  const rows = await measureImports(list, turns, tell);
+  for (const reason of missing) report(`left out: ${reason}`);
+  const rows = await measureImports(list, turns, report);
   const sizes = entrySizes();
   console.log(values.json ? JSON.stringify({ rows, sizes }) : importTables(rows, sizes));
 }
@@ -148,7 +150,10 @@ function rowsOf(pairs: readonly (readonly [Runtime, SubjectEntry])[], only: RegE
     .filter(({ name }) => only.test(name));
 }
 
-/** Results of a part only are written where the user says; README shows what is in the default place, {@link writeReadme}. */
+/**
+ * Writes the results. Partial ones go only to a directory given by `--out`. README shows those in
+ * the default directory, see {@link writeReadme}.
+ */
 async function write(results: Results): Promise<void> {
   const complete = !values.quick && values.only === "";
   if (values.out === undefined && !complete) return;
@@ -158,10 +163,10 @@ async function write(results: Results): Promise<void> {
   await writeFile(join(directory, `${name}.json`), `${JSON.stringify(results, undefined, 1)}\n`);
   if (!values.long) await writeFile(join(directory, `${name}.svg`), plotOf(results));
   if (directory === DEFAULT_OUT) writeReadme();
-  tell(`written to ${directory}`);
+  report(`written to ${directory}`);
 }
 
-/** The words that measure the same again; paths are this machine's own affair. */
+/** Returns the command that repeats the measurement, without paths of this machine. */
 function commandOf(): string {
   const { quick, long, rounds, turns, size, only, node } = values;
   const options = [
@@ -180,8 +185,8 @@ function isOurs(name: string): boolean {
   return subjects.some((subject) => subject.name === name && subject.kind === "sdk");
 }
 
-/** Progress goes where it does not mix with the results. */
-function tell(line: string): void {
+/** Prints progress to standard error, apart from the results. */
+function report(line: string): void {
   console.error(line);
 }
 

@@ -1,20 +1,22 @@
 /**
- * How much memory a task takes while it is fetched: to a file, or as a stream to a slow reader.
+ * Measures the memory of a task download: to a file, or as a stream to a slow reader.
  *
- *     node --import tsx bench/memory.ts --size 4GiB --runtime node,bun --to file,stream --protocol tcp
+ * node --import tsx bench/memory.ts --size 4GiB --runtime node,bun --to file,stream --protocol tcp
  *
- * The server and the client are processes of their own, on one runtime. The client connects, fetches one byte, and only then its
- * memory counts: the growth is its greatest resident memory during the download, less what was resident before it. The server makes
- * the bytes up, so no file of that size is needed; the one that the client writes is deleted. Prints a table, and the same as JSON.
+ * Server and client are separate processes on one runtime. The client connects and fetches one byte
+ * before its memory counts. The growth is the maximum resident memory during the download minus the
+ * resident memory before. The server generates the bytes, so no file of that size is needed; the
+ * file of the client is deleted. Prints a table, and the same as JSON.
  *
- * | option | default | |
- * | --- | --- | --- |
- * | `--size` | `1GiB,4GiB` | content, each in a download of its own; the growth should not depend on it |
- * | `--runtime` | all | `node`, `bun`, `deno` |
- * | `--protocol` | `tcp` | `quic`, `tcp`, `grpc` |
- * | `--to` | `file,stream` | |
- * | `--rate` | `200MB` | bytes a second that the reader of a stream takes |
- * | `--directory` | the system's for temporary files | where files are written; should be a disk, and not memory |
+ * Options, with defaults:
+ *
+ * - `--size 1GiB,4GiB`: sizes of the content, one download each; growth should not depend on them
+ * - `--runtime node,bun,deno`: runtimes, all by default
+ * - `--protocol tcp`: `quic`, `tcp` or `grpc`
+ * - `--to file,stream`: destinations
+ * - `--rate 200MB`: rate of the stream's reader, per second
+ * - `--directory`: place of the files, the system's temporary directory by default; should be a
+ *   disk, not memory
  */
 import { readFileSync, writeFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -38,7 +40,7 @@ import { commandFor, findRuntimes, type Runtime } from "./runtimes.ts";
 type Protocol = "quic" | "tcp" | "grpc";
 type Target = "file" | "stream";
 
-/** What a process of this program is started with, as JSON. */
+/** Argument of a worker process of this program, as JSON. */
 type Role =
   | { readonly role: "server"; readonly protocol: Protocol; readonly size: number }
   | {
@@ -48,7 +50,7 @@ type Role =
       readonly rate: number;
     };
 
-/** Where the server is. */
+/** Address of the server. */
 interface Peer {
   readonly addr: string;
   readonly fingerprint?: string;
@@ -56,19 +58,19 @@ interface Peer {
 
 interface ClientOrder {
   readonly peer: Peer;
-  /** The file to write; absent: a stream is read. */
+  /** File to write; absent to read a stream. */
   readonly path?: string;
 }
 
-/** One download; sizes in bytes. */
+/** Result of one download; sizes in bytes. */
 interface Row {
   readonly runtime: string;
   readonly protocol: Protocol;
   readonly to: Target;
   readonly size: number;
-  /** Resident before it. */
+  /** Resident memory before the download. */
   readonly before: number;
-  /** The greatest growth during it. */
+  /** Maximum growth during the download. */
   readonly growth: number;
   readonly seconds: number;
 }
@@ -82,11 +84,11 @@ const units: Readonly<Record<string, number>> = {
   MiB: 2 ** 20,
   GiB: 2 ** 30,
 };
-/** Seconds for one download. */
-const LIMIT = 3600;
+/** Timeout of one download, in seconds. */
+const TIMEOUT_S = 3600;
 
 const given = process.argv[2];
-if (given?.startsWith("{")) await play(JSON.parse(given) as Role);
+if (given?.startsWith("{")) await runWorker(JSON.parse(given) as Role);
 else await measure();
 
 // --- the measuring process
@@ -157,7 +159,7 @@ async function download(
   try {
     const peer = await server.ask<Peer>("listen", 60);
     const order: ClientOrder = { peer, ...(to === "file" && { path: join(directory, "content") }) };
-    const used = await client.ask<Pick<Row, "before" | "growth" | "seconds">>(order, LIMIT);
+    const used = await client.ask<Pick<Row, "before" | "growth" | "seconds">>(order, TIMEOUT_S);
     return { runtime: runtime.title, protocol, to, size, ...used };
   } finally {
     await Promise.all([client.end(), server.end()]);
@@ -178,7 +180,7 @@ function megabytes(bytes: number): number {
 
 // --- the measured processes
 
-async function play(role: Role): Promise<void> {
+async function runWorker(role: Role): Promise<void> {
   const face = await faceOfRuntime();
   const closing: (() => Promise<void>)[] = [];
   const close = async (): Promise<void> => {
@@ -242,10 +244,13 @@ async function readSlowly(
     const early = startedAt + (taken * 1000) / rate - performance.now();
     if (early > 0) await new Promise((resolve) => setTimeout(resolve, early));
   }
-  if (taken !== size) throw new Error(`${taken} bytes came, expected were ${size}`);
+  if (taken !== size) throw new Error(`content: expected ${size} bytes, got ${taken}`);
 }
 
-/** Begins to watch resident memory: by the kernel's own peak where that can be reset (Linux), and else by samples. */
+/**
+ * Starts to watch resident memory: by the kernel's peak where it can be reset (Linux), otherwise by
+ * samples.
+ */
 function startMemory(): () => Pick<Row, "before" | "growth"> {
   const before = process.memoryUsage().rss;
   let sampled = before;
@@ -254,11 +259,11 @@ function startMemory(): () => Pick<Row, "before" | "growth"> {
   }, 20);
   let reset = false;
   try {
-    // proc(5), clear_refs: forgets the peak.
+    // proc(5), clear_refs: resets the peak.
     writeFileSync("/proc/self/clear_refs", "5");
     reset = true;
   } catch {
-    // The samples stand.
+    // No peak: the samples are used.
   }
   return () => {
     clearInterval(timer);
@@ -269,7 +274,7 @@ function startMemory(): () => Pick<Row, "before" | "growth"> {
   };
 }
 
-/** A store of one task whose pieces all have the same bytes, made once. */
+/** Creates a store with one task whose pieces share the same bytes. */
 function generated(size: number): PieceStore {
   const plan = planTask(size);
   const block = new Uint8Array(plan.pieceLength);

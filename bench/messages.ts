@@ -1,75 +1,83 @@
-/** What the measuring process and the measured ones say to each other: lines of JSON, an answer for each order. */
+/**
+ * Messages between the measuring process and the measured ones: lines of JSON, one answer for each
+ * order.
+ */
 import type { Peer } from "./subject.ts";
 import type { Usage } from "./usage.ts";
 
-/** Arguments of a server. */
+/** Arguments of a server process. */
 export interface ServerArguments {
   readonly subject: string;
   readonly host: string;
-  /** Bytes. */
+  /** Length of the content, in bytes. */
   readonly contentLength: number;
   readonly pieceLengths: readonly number[];
 }
 
-/** Orders to a server. `listen` is answered with a {@link Peer}, `count` with nothing, `usage` with a {@link Usage}. */
+/**
+ * Orders to a server. `listen` is answered with a {@link Peer}, `usage` with a {@link Usage},
+ * `count` with nothing.
+ */
 export type ServerOrder =
   | { readonly do: "listen" }
   | { readonly do: "count" }
   | { readonly do: "usage" };
 
-/** Arguments of a client. */
+/** Arguments of a client process. */
 export interface ClientArguments {
   readonly subject: string;
 }
 
-/** Fetches pieces one after the other, so many at a time. */
+/** Order to fetch pieces, `concurrency` at a time. */
 export interface RunOrder {
   readonly do: "run";
   readonly peer: Peer;
   readonly contentLength: number;
   readonly pieceLength: number;
   readonly concurrency: number;
-  /** How many pieces. */
+  /** Maximum number of pieces. */
   readonly requests: number;
-  /** Seconds after which no more are asked for. */
+  /** Time after which no more pieces are requested, in seconds. */
   readonly seconds: number;
 }
 
-/** Dials and fetches one piece, again and again. */
+/** Order to dial and fetch one piece, repeatedly. */
 export interface FirstByteOrder {
   readonly do: "first-byte";
   readonly peer: Peer;
   readonly pieceLength: number;
   /**
-   * `cold`: the peer was never met. `resumed`: it was met before. `early`: it was, and the request may go ahead of the
-   * handshake.
+   * `cold`: new peer. `resumed`: known peer. `early`: known peer, with the request in early data
+   * (0-RTT).
    */
   readonly how: FirstByteKind;
   readonly samples: number;
-  /** Milliseconds in which a connection that is given up is surely gone. */
+  /** Time after which a closed connection is certainly gone, in ms. */
   readonly settle: number;
 }
 
 /** Kinds of a first byte. */
 export type FirstByteKind = "cold" | "resumed" | "early";
 
-/** Orders to a client; answered with a {@link RunResult} or with {@link FirstBytes}. */
+/** Orders to a client, answered with a {@link RunResult} or with {@link FirstBytes}. */
 export type ClientOrder = RunOrder | FirstByteOrder;
 
-/** How a run went. */
+/** Result of a run. */
 export interface RunResult extends Usage {
   readonly bytes: number;
   readonly requests: number;
   readonly seconds: number;
-  /** Milliseconds of a request, median and 99th percentile. */
+  /** Time of a request in ms: median and 99th percentile. */
   readonly p50: number;
   readonly p99: number;
 }
 
-/** Milliseconds from the dial to the first byte of a piece. */
+/** Times from the dial to the first byte of a piece, in ms. */
 export interface FirstBytes {
   readonly milliseconds: readonly number[];
 }
 
-/** An answer. `missing`: this runtime or machine has no such thing. */
+/**
+ * Answer to an order. `missing` means that this runtime or machine does not support the subject.
+ */
 export type Answer<T> = { readonly ok: T } | { readonly failed: string; readonly missing: boolean };

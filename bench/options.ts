@@ -1,13 +1,21 @@
-/** Options of the programs of this folder. */
+/** Option parsers of the programs in this folder. */
 
-/** A number above 0. @throws `Error` in words */
+/**
+ * Parses a number above 0.
+ *
+ * @throws `Error` with a message for the user
+ */
 export function positive(name: string, text: string): number {
   const value = Number(text);
   if (!(value > 0)) throw new Error(`${name} ${text}: expected a positive number`);
   return value;
 }
 
-/** Some of the words that are known, separated by commas. @throws `Error` in words */
+/**
+ * Parses known words, separated by commas.
+ *
+ * @throws `Error` with a message for the user
+ */
 export function choices<T extends string>(
   name: string,
   text: string,

@@ -1,4 +1,4 @@
-/** The results as an SVG picture. */
+/** SVG chart of the results. */
 import type { Results } from "./results.ts";
 import type { Figure, MeasuredRow } from "./rows.ts";
 import { line, round, svgOf, text } from "./svg.ts";
@@ -9,7 +9,7 @@ const LEFT = 250;
 const RIGHT = 110;
 const BAR = 16;
 const GAP = 5;
-/** Width of a figure. */
+/** Width of a number beside its bar. */
 const LABEL = 40;
 
 const STYLE = `
@@ -18,7 +18,10 @@ const STYLE = `
   .bare { stroke: #8b949e; stroke-width: 2; stroke-dasharray: 3 2 }`;
 const DARK_STYLE = " .line { stroke: #e6edf3 }";
 
-/** Two panels: large pieces in MB/s, small ones in requests a second. Empty ones are left out. */
+/**
+ * Returns two panels: large pieces in MB/s, small ones in requests per second. Empty panels are
+ * omitted.
+ */
 export function plotOf({ rows, machine, command, amount }: Results): string {
   const parts: string[] = [];
   let y = 16;
@@ -92,7 +95,7 @@ function panelOf(
     const middle = y - BAR / 2 + 3;
     const floor = bare(row);
     const end = Math.max(x(median), x(most)) + 6;
-    // Not across the dashed line.
+    // Keeps the number off the dashed line.
     const at =
       floor !== undefined && Math.abs(x(floor) - end - LABEL / 2) < LABEL / 2 + 6
         ? x(floor) + 6

@@ -1,4 +1,4 @@
-/** Measured processes, seen from the measuring one. */
+/** Worker processes, as seen from the measuring process. */
 import { type ChildProcess, spawn } from "node:child_process";
 import process from "node:process";
 import { createInterface } from "node:readline";
@@ -7,14 +7,14 @@ import type { Answer } from "./messages.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 
-/** Milliseconds for a process to end after it was told to. */
-const GRACE = 6000;
-/** Characters of a process's error output that are kept. */
-const KEPT = 2000;
+/** Time for a process to end after its input is closed, in ms. */
+const GRACE_MS = 6000;
+/** Maximum number of characters kept of a process's error output. */
+const MAX_ERROR_CHARACTERS = 2000;
 
-/** A failure of what is measured, not of the measuring. */
+/** Failure of the measured subject, not of the measurement. */
 export class Failure extends Error {
-  /** Whether there is no such thing on this runtime or machine. */
+  /** True if this runtime or machine does not support the subject. */
   readonly missing: boolean;
 
   constructor(message: string, missing = false) {
@@ -24,12 +24,13 @@ export class Failure extends Error {
 }
 
 const running = new Set<ChildProcess>();
-// Their standard inputs end with this process, and they with those; this is for the ones that hang.
+// Worker processes end with their standard input, and so with this process. This is for the ones
+// that hang.
 process.once("exit", () => {
   for (const child of running) child.kill("SIGKILL");
 });
 
-/** A process that takes orders. */
+/** Worker process that carries out orders. */
 export class Worker<Order> {
   readonly #child: ChildProcess;
   readonly #answers: ((line: string) => void)[] = [];
@@ -42,10 +43,10 @@ export class Worker<Order> {
     });
     running.add(child);
     this.#child = child;
-    // Who writes to a process that has ended learns so from its end.
+    // A write to an ended process is reported by its end instead.
     child.stdin.on("error", () => {});
     child.stderr.setEncoding("utf8").on("data", (text: string) => {
-      this.#errors = (this.#errors + text).slice(-KEPT);
+      this.#errors = (this.#errors + text).slice(-MAX_ERROR_CHARACTERS);
     });
     createInterface({ input: child.stdout }).on("line", (line) => this.#answers.shift()?.(line));
     this.#ended = new Promise((resolve) => {
@@ -58,8 +59,10 @@ export class Worker<Order> {
   }
 
   /**
-   * Has an order carried out. Rejects with a {@link Failure} when it fails, or the process ends.
-   * @param seconds the process is killed when there is no answer by then
+   * Sends an order and resolves to its answer. Rejects with a {@link Failure} when the order fails,
+   * the process ends, or the time is over.
+   *
+   * @param seconds timeout for the answer
    */
   async ask<T>(order: Order, seconds: number): Promise<T> {
     const answer = new Promise<string>((resolve) => this.#answers.push(resolve));
@@ -83,15 +86,15 @@ export class Worker<Order> {
     }
   }
 
-  /** Tells the process to end, and kills it when it does not. */
+  /** Closes the input of the process, and kills it if it does not end. */
   async end(): Promise<void> {
     this.#child.stdin?.end();
-    const timer = setTimeout(() => this.#child.kill("SIGKILL"), GRACE);
+    const timer = setTimeout(() => this.#child.kill("SIGKILL"), GRACE_MS);
     await this.#ended;
     clearTimeout(timer);
   }
 
-  /** Ends the process at once. */
+  /** Kills the process. */
   async kill(): Promise<void> {
     this.#child.kill("SIGKILL");
     await this.#ended;
@@ -99,6 +102,6 @@ export class Worker<Order> {
 }
 
 function lastLines(text: string): string {
-  // Failures are written to results, where the paths of this machine are of no use.
+  // Failures are written to the results, which must not contain paths of this machine.
   return text.replaceAll(root, "").trim().split("\n").slice(-3).join(" | ");
 }

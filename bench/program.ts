@@ -1,15 +1,16 @@
-/** The side of a measured process: takes orders from its standard input, and ends with it. */
+/** Worker side of a measured process: carries out orders from standard input, and ends with it. */
 import process from "node:process";
 import { createInterface } from "node:readline";
 import { VortexError } from "../src/errors.ts";
 import type { Answer } from "./messages.ts";
 
-/** Milliseconds for what is open to be closed, before the process ends anyway. */
-const GRACE = 3000;
+/** Time for `close` before the process exits anyway, in ms. */
+const GRACE_MS = 3000;
 
 /**
- * Carries orders out, one at a time, and prints an answer for each.
- * @param close ends what is open; run once, when no more orders come
+ * Carries out orders and prints an answer for each.
+ *
+ * @param close releases all resources; called once, when the input ends
  */
 export function carryOutOrders<Order>(
   carryOut: (order: Order) => Promise<unknown>,
@@ -21,9 +22,9 @@ export function carryOutOrders<Order>(
       console.log(JSON.stringify(answer)),
     );
   });
-  // Also when the measuring process is gone, however it went.
+  // The input also ends when the measuring process is killed.
   lines.once("close", () => {
-    setTimeout(() => process.exit(1), GRACE);
+    setTimeout(() => process.exit(1), GRACE_MS);
     close().then(
       () => process.exit(0),
       (error) => {

@@ -1,4 +1,4 @@
-/** A run as it is written to disk. */
+/** Results of a run, as written to disk. */
 import { readFileSync } from "node:fs";
 import { availableParallelism, cpus, loadavg, release, totalmem, type } from "node:os";
 import type { FirstByteRow } from "./first-byte.ts";
@@ -6,35 +6,35 @@ import type { LongRow } from "./long/long.ts";
 import type { Amount, MeasuredRow } from "./rows.ts";
 import type { Target } from "./targets.ts";
 
-/** Where it ran. */
+/** Machine of a run. */
 export interface Machine {
   readonly cpu: string;
   readonly cores: number;
-  /** Bytes. */
+  /** Total memory in bytes. */
   readonly memory: number;
   readonly system: string;
-  /** Processes that wanted to run when the measuring began: what else was going on. */
+  /** Load average of one minute at the start: other activity on the machine. */
   readonly load: number;
 }
 
-/** Everything that was measured. */
+/** All results of a run. */
 export interface Results {
-  /** The words that measure it again. */
+  /** Command that repeats the run. */
   readonly command: string;
   readonly measuredAt: string;
   readonly vortexPeer: string;
   readonly machine: Machine;
-  /** Versions by the titles of runtimes. */
+  /** Full versions, by the titles of runtimes. */
   readonly runtimes: Readonly<Record<string, string>>;
   readonly amount: Amount;
   readonly rows: readonly MeasuredRow[];
   readonly firstBytes: readonly FirstByteRow[];
-  /** Absent unless asked for. */
+  /** Results over the long link; absent without `--long`. */
   readonly long?: readonly LongRow[];
   readonly targets: readonly Target[];
 }
 
-/** The machine that this runs on. */
+/** Returns the description of this machine. */
 export function thisMachine(): Machine {
   return {
     cpu: cpus()[0]?.model.trim() ?? "unknown",
@@ -45,7 +45,7 @@ export function thisMachine(): Machine {
   };
 }
 
-/** The version of this library. */
+/** Returns the version of this library. */
 export function thisVersion(): string {
   const { version } = JSON.parse(
     readFileSync(new URL("../package.json", import.meta.url), "utf8"),

@@ -1,4 +1,4 @@
-/** The rows of the comparison, measured round by round. */
+/** Rows of the comparison, measured round by round. */
 import type {
   ClientArguments,
   ClientOrder,
@@ -15,10 +15,10 @@ import type { SubjectEntry } from "./subjects.ts";
 import type { Usage } from "./usage.ts";
 import type { Workload } from "./workloads.ts";
 
-/** Seconds for a server to start, or a client to dial. */
-const STARTING = 30;
+/** Timeout for a server to start, or a client to dial, in seconds. */
+const START_TIMEOUT_S = 30;
 
-/** A row: a subject on a runtime, under a workload. */
+/** Row of the comparison: a subject on a runtime, under a workload. */
 export interface Row {
   readonly name: string;
   readonly runtime: Runtime;
@@ -26,71 +26,75 @@ export interface Row {
   readonly workload: Workload;
 }
 
-/** How much is measured. */
+/** Extent of the measurement. */
 export interface Amount {
-  /** How often everything is begun anew, with new processes. */
+  /** Number of rounds, each with new processes. */
   readonly rounds: number;
-  /** Runs of each row in a round, in turn with those of the others. */
+  /** Runs of each row per round, interleaved with those of the other rows. */
   readonly turns: number;
-  /** Bytes of a run. */
+  /** Size of a run, in bytes. */
   readonly size: number;
-  /** Seconds after which a run asks for no more. */
+  /** Time after which a run requests no more pieces, in seconds. */
   readonly seconds: number;
-  /** Seconds for a run to end after that. */
+  /** Additional time for a run to end, in seconds. */
   readonly patience: number;
-  /** Bytes that a server holds. */
+  /** Length of the server's content, in bytes. */
   readonly contentLength: number;
-  /** Whether one pair of processes does all workloads of a subject, one after the other. */
+  /** True if one pair of processes runs all workloads of a subject, one after the other. */
   readonly shared: boolean;
 }
 
-/** One run. */
+/** Result of one run. */
 export interface Measurement {
-  /** Counts the turns of all rounds. Runs of one turn were measured within seconds of each other, and so on the same machine. */
+  /**
+   * Number of the turn over all rounds. Runs of the same turn are seconds apart, and so met the
+   * same speed of the machine.
+   */
   readonly turn: number;
-  /** MB/s, 10^6 bytes. */
+  /** Throughput in MB/s (10^6 bytes). */
   readonly rate: number;
   readonly requestsPerSecond: number;
-  /** Milliseconds of a request. */
+  /** Time of a request in ms: median, and 99th percentile below. */
   readonly p50: number;
   readonly p99: number;
   /** CPU seconds per 10^9 bytes. */
   readonly serverCpu: number;
   readonly clientCpu: number;
-  /** Bytes. The server's holds the content. */
+  /** Peak resident memory in bytes. The server's includes the content. */
   readonly serverMemory: number;
   readonly clientMemory: number;
 }
 
-/** What is measured. */
+/** Measured quantities. */
 export type Figure = Exclude<keyof Measurement, "turn">;
 
-/** A row with what was measured. */
+/** Row with its measurements. */
 export interface MeasuredRow {
   readonly name: string;
-  /** With its version. */
+  /** Title of the runtime, with its version. */
   readonly runtime: string;
   readonly subject: string;
   readonly title: string;
   readonly kind: SubjectEntry["kind"];
   readonly workload: string;
   readonly runs: readonly Measurement[];
-  /** Over all runs; absent when none went well. */
+  /** Summary over all runs; absent when all failed. */
   readonly summary?: Readonly<Record<Figure, Summary>>;
-  /** Why runs are missing. */
+  /** Reason of missing runs. */
   readonly failure?: string;
-  /** Whether that is because there is no such thing here. */
+  /** True if the runtime or machine does not support the subject. */
   readonly missing?: boolean;
 }
 
 /**
- * Measures the rows of a runtime and a workload in turn, in short runs, each turn in the opposite order: a shared machine's speed drifts
- * by half within minutes, and what is to be compared has to meet the same speed.
+ * Measures the rows of each runtime and workload in short interleaved runs, with the order reversed
+ * in every other turn. The speed of a shared machine drifts by half within minutes, and compared
+ * rows must meet the same speed.
  */
 export async function measureRows(
   rows: readonly Row[],
   amount: Amount,
-  tell: (line: string) => void,
+  report: (line: string) => void,
 ): Promise<MeasuredRow[]> {
   const runs = new Map<Row, Measurement[]>(rows.map((row) => [row, []]));
   const failures = new Map<Row, Failure>();
@@ -102,14 +106,14 @@ export async function measureRows(
         else runs.get(row)?.push(outcome);
         const what =
           outcome instanceof Failure ? outcome.message : `${outcome.rate.toFixed(1)} MB/s`;
-        tell(`round ${round + 1}: ${row.name}: ${what}`);
+        report(`round ${round + 1}: ${row.name}: ${what}`);
       });
     }
   }
   return rows.map((row) => measuredRow(row, runs.get(row) ?? [], failures.get(row)));
 }
 
-/** The rows that share processes, or at least the time at which they are measured. */
+/** Groups rows that share processes, or at least the time of their measurement. */
 function grouped(rows: readonly Row[], shared: boolean): Row[][] {
   const groups = new Map<string, Row[]>();
   for (const row of rows) {
@@ -119,7 +123,10 @@ function grouped(rows: readonly Row[], shared: boolean): Row[][] {
   return [...groups.values()];
 }
 
-/** Measures rows of one runtime, with a pair of processes for each subject, and a new pair after a failure. */
+/**
+ * Measures rows of one runtime with a pair of processes for each subject. After a failure, a new
+ * pair is started.
+ */
 async function measureGroup(
   rows: readonly Row[],
   amount: Amount,
@@ -155,12 +162,12 @@ async function measureGroup(
   }
 }
 
-/** A server, and a client of it. */
+/** Server process and its client process. */
 interface Pair {
   readonly server: Worker<ServerOrder>;
   readonly client: Worker<ClientOrder>;
   readonly peer: Promise<Peer>;
-  /** Whether it has done a run. */
+  /** True after the first run. */
   warm: boolean;
 }
 
@@ -175,7 +182,7 @@ function startPair({ runtime, subject }: Row, rows: readonly Row[], contentLengt
   const clientArguments: ClientArguments = { subject: subject.name };
   const server = new Worker<ServerOrder>(runtime.command("server"), serverArguments);
   const client = new Worker<ClientOrder>(runtime.command("client"), clientArguments);
-  const peer = server.ask<Peer>({ do: "listen" }, STARTING);
+  const peer = server.ask<Peer>({ do: "listen" }, START_TIMEOUT_S);
   peer.catch(() => {});
   return { server, client, peer, warm: false };
 }
@@ -200,7 +207,7 @@ async function measure(
     requests,
     seconds,
   };
-  // The connection is made and the code is warm before anything is counted, and the caches are before each run.
+  // Warm-up before each run: the connection, the code and the caches.
   const part = pair.warm ? 8 : 1;
   const warmUp = {
     ...order,
@@ -209,9 +216,9 @@ async function measure(
   };
   await client.ask<RunResult>(warmUp, seconds + patience);
   pair.warm = true;
-  await server.ask({ do: "count" }, STARTING);
+  await server.ask({ do: "count" }, START_TIMEOUT_S);
   const run = await client.ask<RunResult>(order, seconds + patience);
-  const served = await server.ask<Usage>({ do: "usage" }, STARTING);
+  const served = await server.ask<Usage>({ do: "usage" }, START_TIMEOUT_S);
   const gigabytes = run.bytes / 1e9;
   return {
     turn,

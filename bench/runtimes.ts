@@ -1,4 +1,4 @@
-/** The runtimes of this machine, and how each runs a program of this folder. */
+/** Runtimes of this machine, and the commands that run programs of this folder on them. */
 import { execFile } from "node:child_process";
 import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
@@ -12,30 +12,30 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 const bench = join(root, "bench");
 const bin = (name: string): string => join(root, "node_modules/.bin", name);
 
-/** A runtime that is there. */
+/** Installed runtime. */
 export interface Runtime {
   readonly name: RuntimeName;
-  /** With its version, as rows name it: `node 20`, `bun 1.4`. */
+  /** Name with version, as shown in rows: `node 20`, `bun 1.4`. */
   readonly title: string;
   readonly version: string;
-  /** The words that run a program of this folder. */
+  /** Returns the command that runs a program of this folder. */
   command(program: "server" | "client"): readonly string[];
 }
 
-/** The runtimes of this machine. */
+/** Runtimes of this machine. */
 export interface Runtimes {
   readonly list: readonly Runtime[];
-  /** Why others are missing. */
+  /** Reasons why other runtimes are missing. */
   readonly missing: readonly string[];
 }
 
 /**
- * Finds Node on the PATH, Bun and Deno in `node_modules`, and further Nodes.
+ * Finds Node on the PATH, Bun and Deno in `node_modules`, and additional Nodes.
  *
- * Node 20 reads no TypeScript, and a loader that translates it would be measured along. So the programs are bundled for it, with
- * their packages left outside.
+ * Node 20 does not run TypeScript, and a loader would distort the measurement. So the programs are
+ * bundled for it, without their packages.
  *
- * @param nodes paths of further Node binaries
+ * @param nodes paths of additional Node binaries
  */
 export async function findRuntimes(nodes: readonly string[]): Promise<Runtimes> {
   const directory = join(root, `node_modules/.cache/vortex-peer-bench-${process.pid}`);
@@ -84,8 +84,9 @@ export async function findRuntimes(nodes: readonly string[]): Promise<Runtimes> 
 }
 
 /**
- * The words that run any TypeScript program, which may collect garbage when it wants to: Deno exposes its collector by a flag only.
- * Node 20 reads no TypeScript; tsx translates it while the program is loaded, which is before anything is counted.
+ * Returns the command that runs a TypeScript program with access to the garbage collector, which
+ * Deno exposes only by a flag. On Node 20, tsx translates the program while it loads, before
+ * anything is counted.
  */
 export function commandFor({ name, command }: Runtime, program: string): readonly string[] {
   const [path = "", ...rest] = command("client");
@@ -113,7 +114,8 @@ async function bundle(directory: string): Promise<void> {
     external: (id) => /^[^./\0]/.test(id) && !id.startsWith("@oxc-project/runtime/"),
     logLevel: "silent",
   });
-  // Packages are found from inside node_modules; the "type" of this one is not, so the ending says what the files are.
+  // Packages resolve from inside node_modules. The "type" of this package does not apply there, so
+  // the files end in .mjs.
   await build.write({
     dir: directory,
     format: "esm",

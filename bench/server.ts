@@ -1,4 +1,4 @@
-/** Serves one subject, in a process of its own. Arguments: a `ServerArguments` as JSON. */
+/** Server process of one subject. Argument: `ServerArguments` as JSON. */
 import process from "node:process";
 import type { ServerArguments, ServerOrder } from "./messages.ts";
 import { carryOutOrders } from "./program.ts";
@@ -29,10 +29,10 @@ carryOutOrders<ServerOrder>(
   async () => serving?.close(),
 );
 
-/** Constant bytes would flatter whatever compresses. */
+/** Returns random bytes, since constant ones would favour compression. */
 function randomBytes(length: number): Uint8Array {
   const bytes = new Uint8Array(length);
-  // getRandomValues gives at most 65,536 bytes at a time.
+  // getRandomValues fills at most 65,536 bytes per call.
   for (let at = 0; at < length; at += 65_536)
     crypto.getRandomValues(bytes.subarray(at, at + 65_536));
   return bytes;

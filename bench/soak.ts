@@ -1,27 +1,31 @@
 /**
- * A long run at load, with everything that comes and goes: does anything leak, hang, crash, or come out wrong?
+ * Runs a soak test: a long run under load that looks for leaks, hangs, crashes and wrong bytes.
  *
  *     npm run soak -- --minutes 30 --runtime node --protocol quic,tcp,grpc
  *
- * One process is measured. It has three servers of its own (pieces in memory, pieces of a file, and pieces that are wrong), which it
- * restarts again and again; a peer that speaks no protocol; a client for each protocol that stays, and others that join and leave. Its
- * requests are for pieces, parts of pieces and tasks, and end in every way there is: well, cancelled, aborted, in a timeout, at a wrong
- * answer, at a server that is gone. Two more peers are processes of their own, which are killed (SIGKILL) and started again on their
- * ports.
+ * One process is measured. It has three servers, which it restarts repeatedly: pieces in memory,
+ * pieces of a file, and faulty pieces. It also has a peer that speaks no protocol, one long-lived
+ * client per protocol, and clients that join and leave. Its requests are for pieces, ranges and
+ * tasks, and end in every way: success, cancel, abort, timeout, a wrong answer, a vanished server.
+ * Two more peers are separate processes, which are killed (SIGKILL) and restarted on their ports.
  *
- * Samples are taken after a garbage collection. The run fails (exit code 1) on a wrong byte, a request that hangs, an error that is no
- * `VortexError` or is `Internal`, an unhandled rejection, or the end of the process; when a count has not returned to its start within
- * 90 s after all was closed; and when memory leaks, see `trendsOf` in `soak/verdict.ts`. Prints tables, and writes the series to
- * `soak-<runtime>.svg` and `soak-<runtime>.json`.
+ * Samples are taken after a garbage collection. The run fails with exit code 1 on:
  *
- * | option | default | |
- * | --- | --- | --- |
- * | `--minutes` | `30` | of load; memory is judged from 2 minutes on, counts always |
- * | `--runtime` | `node` | some of `node`, `bun`, `deno`, one after the other |
- * | `--protocol` | `quic,tcp,grpc` | some of them |
- * | `--concurrency` | `24` | requests at a time |
- * | `--seed` | by chance | of the choices; how they interleave is not repeated |
- * | `--out` | `bench/results` | folder of what is written |
+ * - a wrong byte, a request that hangs, an unhandled rejection, or the end of the process;
+ * - an error that is no `VortexError`, or is `Internal`;
+ * - a count that does not return to its start within 90 s after the close;
+ * - a memory leak, see `trendsOf` in `soak/leak-check.ts`.
+ *
+ * Prints tables, and writes the series to `soak-<runtime>.svg` and `soak-<runtime>.json`.
+ *
+ * Options, with defaults:
+ *
+ * - `--minutes 30`: duration of the load; memory is checked from 2 minutes on, counts always
+ * - `--runtime node`: runtimes out of `node`, `bun`, `deno`, one after the other
+ * - `--protocol quic,tcp,grpc`: protocols
+ * - `--concurrency 24`: concurrent requests
+ * - `--seed N`, random by default: seed of the choices; their interleaving is not reproducible
+ * - `--out bench/results`: output folder
  */
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -46,13 +50,16 @@ import { type Addresses, Load, type Outcomes } from "./soak/load.ts";
 import { ANSWER_TIMEOUT_S, RemotePeer } from "./soak/outer-peer.ts";
 import { quicOfRuntime } from "./soak/quic.ts";
 
-/** What a process of this program is started with, as JSON. */
+/** Argument of a worker process of this program, as JSON. */
 type Role = { readonly identity: TlsIdentity; readonly protocols: readonly Protocol[] } & (
   | { readonly role: "peer"; readonly addresses: Addresses }
   | { readonly role: "load"; readonly seed: number; readonly concurrency: number }
 );
 
-/** Orders to the measured process. `prepare` and `sample` are answered with gauges, `stop` with how it all went. */
+/**
+ * Orders to the measured process. `prepare` and `sample` are answered with gauges, `stop` with an
+ * {@link Ending}.
+ */
 type LoadOrder =
   | { readonly do: "prepare"; readonly peers: readonly Addresses[] }
   | { readonly do: "start" }
@@ -60,7 +67,7 @@ type LoadOrder =
   | { readonly do: "peers"; readonly peers: readonly Addresses[] }
   | { readonly do: "stop" };
 
-/** Of the measured process, at its end. */
+/** State of the measured process at its end. */
 interface Ending {
   readonly gauges: Gauges;
   readonly outcomes: Outcomes;
@@ -74,20 +81,22 @@ interface Plan {
   readonly seed: number;
 }
 
-/** Milliseconds between two kills of a peer, least and most. */
-const LIFE = [1_000, 6_000] as const;
-/** Milliseconds of load before anything counts. */
-const WARM_UP = 1_000;
-/** Samples of a run, about. */
-const SAMPLES = 240;
+/** Minimum and maximum time between two kills of a peer, in ms. */
+const KILL_INTERVAL_MS = [1_000, 6_000] as const;
+/** Load before the first sample, in ms. */
+const WARM_UP_MS = 1_000;
+/** Approximate number of samples of a run. */
+const SAMPLE_COUNT = 240;
 const PEERS = 2;
-/** Seconds for the end, in which each thing that hangs is waited for, so that it can be told. */
-const ENDING = 1_800;
+/**
+ * Timeout for the end of a run in seconds, in which each hanging operation is awaited and reported.
+ */
+const END_TIMEOUT_S = 1_800;
 
 const program = fileURLToPath(import.meta.url);
 
 const given = process.argv[2];
-if (given?.startsWith("{")) await play(JSON.parse(given) as Role);
+if (given?.startsWith("{")) await runWorker(JSON.parse(given) as Role);
 else await soak().catch(giveUp);
 
 // --- the measuring process
@@ -123,7 +132,7 @@ function giveUp(error: unknown): void {
   process.exitCode = 1;
 }
 
-/** Whether all went well. */
+/** Runs the test on one runtime, and resolves to true if it passed. */
 async function soakOne(runtime: Runtime, plan: Plan, out: string): Promise<boolean> {
   const { protocols, concurrency, seed } = plan;
   const random = seededRandom(seed);
@@ -154,7 +163,7 @@ async function soakOne(runtime: Runtime, plan: Plan, out: string): Promise<boole
     const start = await load.ask<Gauges>({ do: "prepare", peers: where() }, ANSWER_TIMEOUT_S);
     await load.ask({ do: "start" }, ANSWER_TIMEOUT_S);
     const begun = elapsed();
-    const interval = Math.max(0.5, plan.seconds / SAMPLES);
+    const interval = Math.max(0.5, plan.seconds / SAMPLE_COUNT);
     const over = (): boolean => elapsed() - begun >= plan.seconds;
     killing = killAndRestart(peers, random, over);
     while (!over()) {
@@ -164,7 +173,7 @@ async function soakOne(runtime: Runtime, plan: Plan, out: string): Promise<boole
       await load.ask({ do: "peers", peers: where() }, ANSWER_TIMEOUT_S);
     }
     await killing;
-    ending = await load.ask<Ending>({ do: "stop" }, ENDING);
+    ending = await load.ask<Ending>({ do: "stop" }, END_TIMEOUT_S);
     problems.push(...ending.failures, ...leftoversOf(start, ending.gauges));
     const trends = trendsOf(samples);
     problems.push(...trends.filter(({ leaks }) => leaks).map(({ title }) => `${title} grows`));
@@ -191,14 +200,14 @@ async function soakOne(runtime: Runtime, plan: Plan, out: string): Promise<boole
   return problems.length === 0;
 }
 
-/** Kills one peer after the other, until it is over. */
+/** Kills and restarts peers in turn, until `over` returns true. */
 async function killAndRestart(
   peers: readonly RemotePeer[],
   random: () => number,
   over: () => boolean,
 ): Promise<void> {
   while (!over()) {
-    await pause(LIFE[0] + random() * (LIFE[1] - LIFE[0]));
+    await pause(KILL_INTERVAL_MS[0] + random() * (KILL_INTERVAL_MS[1] - KILL_INTERVAL_MS[0]));
     if (!over()) await peers[Math.floor(random() * peers.length)]?.restart();
   }
 }
@@ -248,13 +257,13 @@ function megabytes(bytes: number): number {
   return Math.round(bytes / 1e5) / 10;
 }
 
-// --- the other processes
+// --- the worker processes
 
-function play(role: Role): Promise<void> {
-  return role.role === "peer" ? playPeer(role) : playLoad(role);
+function runWorker(role: Role): Promise<void> {
+  return role.role === "peer" ? runPeer(role) : runLoad(role);
 }
 
-async function playPeer({
+async function runPeer({
   identity,
   protocols,
   addresses: before,
@@ -272,7 +281,7 @@ async function playPeer({
   };
   carryOutOrders<"listen">(
     async () => {
-      // A client may have been given the port meanwhile, for a connection of its own.
+      // The kernel may have given the port to a client's connection meanwhile.
       const { addresses } = await listen(true).catch(() => listen(false));
       return Object.fromEntries(
         Object.entries(addresses).map(([protocol, address]) => [protocol, formatAddress(address)]),
@@ -282,7 +291,7 @@ async function playPeer({
   );
 }
 
-async function playLoad({
+async function runLoad({
   identity,
   protocols,
   seed,
@@ -292,30 +301,32 @@ async function playLoad({
   const face = faceOf(counters.quic(await quicOfRuntime()));
   const random = seededRandom(seed + 1);
   const fingerprint = fingerprintOf(identity.cert);
-  const surprises: string[] = [];
+  const unexpected: string[] = [];
   let load: Load | undefined;
   const prepare = (peers: readonly Addresses[]): Promise<Load> =>
     Load.prepare({ face, counters, protocols, identity, fingerprint, concurrency, peers, random });
   for (const event of ["unhandledRejection", "uncaughtException"] as const) {
     process.on(event, (error: unknown) => {
-      surprises.push(`${event}: ${error instanceof Error ? error.stack : error}`);
+      unexpected.push(`${event}: ${error instanceof Error ? error.stack : error}`);
     });
   }
   let start: Gauges | undefined;
-  /** Once for what is loaded, compiled or opened at first use and then kept. */
+  /**
+   * A first run, since some resources are loaded, compiled or opened at first use and then kept.
+   */
   const warmUp = async (peers: readonly Addresses[]): Promise<void> => {
     const first = await prepare(peers);
     first.start();
-    await pause(WARM_UP);
+    await pause(WARM_UP_MS);
     await first.stop();
-    surprises.push(...first.failures);
+    unexpected.push(...first.failures);
   };
   const stop = async (): Promise<Omit<Ending, "gauges">> => {
     await load?.stop();
     const { outcomes = {}, failures = [] } = load ?? {};
-    // Deno frees sockets when they are collected, so whatever has referred to them has to be garbage.
+    // Deno frees sockets when they are collected, so nothing may refer to them.
     load = undefined;
-    return { outcomes, failures: [...surprises, ...failures] };
+    return { outcomes, failures: [...unexpected, ...failures] };
   };
   const carryOut = async (order: LoadOrder): Promise<unknown> => {
     switch (order.do) {

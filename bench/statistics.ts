@@ -1,22 +1,26 @@
-/** Several measurements of one thing, summed up. */
+/** Summary of several measurements of one quantity. */
 export interface Summary {
   readonly median: number;
   readonly least: number;
   readonly most: number;
 }
 
-/** @throws `RangeError` for no values at all */
+/**
+ * Returns the median and the extremes of the values.
+ *
+ * @throws `RangeError` for an empty list
+ */
 export function summarize(values: readonly number[]): Summary {
   const sorted = values.toSorted((a, b) => a - b);
   return { median: quantile(sorted, 0.5), least: quantile(sorted, 0), most: quantile(sorted, 1) };
 }
 
 /**
- * The value below which that part of the values lies, between two of them by their distance.
+ * Returns a quantile, interpolated linearly between its neighbours.
  *
  * @param sorted ascending
- * @param part 0 to 1
- * @throws `RangeError` for no values at all
+ * @param part fraction of the values below it, 0 to 1
+ * @throws `RangeError` for an empty list
  */
 export function quantile(sorted: readonly number[], part: number): number {
   const at = (sorted.length - 1) * part;

@@ -1,20 +1,23 @@
 /**
- * A thousand piece downloads at a time over a hundred connections, from one process: right bytes, and nothing left behind.
+ * Runs a stress test: a thousand concurrent piece downloads over a hundred connections, from one
+ * process. Every byte must be right, and nothing may be left behind.
  *
  *     npm run stress -- --runtime node,bun,deno --protocol quic,tcp,grpc
  *
- * Two servers are a process of their own, and the client is one. Over QUIC and gRPC it has half of the connections to each of them;
- * over TCP each download is a connection. Every byte is compared. Fails (exit code 1) on a download that fails or is wrong, an
- * unhandled rejection, or a count (descriptors, handles, timers, requests, QUIC connections) that has not returned to its start within
- * 30 s after the client was closed.
+ * One process has two servers, another one the client. Over QUIC and gRPC the client has half of
+ * its connections to each server; over TCP each download is a connection. Every byte is compared.
  *
- * | option | default | |
- * | --- | --- | --- |
- * | `--downloads` | `1000` | at a time |
- * | `--connections` | `100` | 2 to 128 |
- * | `--rounds` | `5` | times that all of them are made |
- * | `--runtime` | `node,bun,deno` | some of them |
- * | `--protocol` | `quic,tcp,grpc` | some of them |
+ * Fails with exit code 1 on a failed or wrong download, or on an unhandled rejection. Fails also if
+ * a count does not return to its start within 30 s after the close: descriptors, handles, timers,
+ * requests, QUIC connections.
+ *
+ * Options, with defaults:
+ *
+ * - `--downloads 1000`: concurrent downloads
+ * - `--connections 100`: connections, 2 to 128
+ * - `--rounds 5`: number of repetitions
+ * - `--runtime node,bun,deno`: runtimes
+ * - `--protocol quic,tcp,grpc`: protocols
  */
 import process from "node:process";
 import { fileURLToPath } from "node:url";
@@ -33,7 +36,7 @@ import { CONTENT, PIECE_COUNT, PIECE_LENGTH, pieceBytes, TASK_ID } from "./soak/
 import { Counters, counts, type Gauges, leftoversOf } from "./soak/gauges.ts";
 import { quicOfRuntime } from "./soak/quic.ts";
 
-/** What a process of this program is started with, as JSON. */
+/** Argument of a worker process of this program, as JSON. */
 interface Role {
   readonly role: "server" | "client";
 }
@@ -42,7 +45,7 @@ interface ServerOrder {
   readonly protocol: Protocol;
 }
 
-/** Where the servers are. */
+/** Addresses of the servers. */
 interface Servers {
   readonly addrs: readonly string[];
   readonly fingerprints: readonly string[];
@@ -57,7 +60,7 @@ interface ClientOrder extends Servers {
 
 interface Outcome {
   readonly start: Gauges;
-  /** While all downloads of a round are under way. */
+  /** Gauges while all downloads of a round are in flight. */
   readonly middle: Gauges;
   readonly end: Gauges;
   readonly seconds: number;
@@ -65,16 +68,16 @@ interface Outcome {
   readonly failures: readonly string[];
 }
 
-/** Seconds for all of it, on a machine that is busy. */
-const PATIENCE = 1800;
+/** Timeout for the whole test on a busy machine, in seconds. */
+const TIMEOUT_S = 1800;
 const SERVERS = 2;
-/** Failures that are told. */
+/** Maximum number of failures that are reported. */
 const MAX_FAILURES = 5;
 
 const program = fileURLToPath(import.meta.url);
 
 const given = process.argv[2];
-if (given?.startsWith("{")) await play(JSON.parse(given) as Role);
+if (given?.startsWith("{")) await runWorker(JSON.parse(given) as Role);
 else await stress().catch(giveUp);
 
 // --- the measuring process
@@ -104,8 +107,8 @@ async function stress(): Promise<void> {
     const client = new Worker<ClientOrder>(command, { role: "client" } satisfies Role);
     try {
       for (const protocol of protocols) {
-        const servers = await server.ask<Servers>({ protocol }, PATIENCE);
-        const outcome = await client.ask<Outcome>({ protocol, ...servers, ...amount }, PATIENCE);
+        const servers = await server.ask<Servers>({ protocol }, TIMEOUT_S);
+        const outcome = await client.ask<Outcome>({ protocol, ...servers, ...amount }, TIMEOUT_S);
         const problems = [...outcome.failures, ...leftoversOf(outcome.start, outcome.end)];
         report(
           `${runtime.title}, ${protocol}: ${amount.rounds} × ${amount.downloads} at a time`,
@@ -139,9 +142,9 @@ function giveUp(error: unknown): void {
   process.exitCode = 1;
 }
 
-// --- the other processes
+// --- the worker processes
 
-async function play({ role }: Role): Promise<void> {
+async function runWorker({ role }: Role): Promise<void> {
   if (role === "server") playServer(await quicOfRuntime());
   else playClient(new Counters(), await quicOfRuntime());
 }
@@ -190,7 +193,7 @@ function playClient(counters: Counters, quic: QuicBinding): void {
       await using downloader = face.createDownloader({
         protocol,
         ...(fingerprints.length > 0 && { tls: { fingerprints } }),
-        // How long it takes is no matter here.
+        // No timeout, since the duration does not matter here.
         connectTimeout: 600_000,
         stallTimeout: 600_000,
         pieceTimeout: 1_200_000,
@@ -218,14 +221,14 @@ function playClient(counters: Counters, quic: QuicBinding): void {
           Array.from({ length: count }, (_, index) => fetchOne(index)),
         );
         for (const one of begun) if (one.status === "rejected") fail(String(one.reason));
-        // All of them are announced, and none is read.
+        // All pieces are announced, and none is read.
         if (round === 0) await onMiddle();
         const reading = begun.map((one) => (one.status === "fulfilled" ? one.value() : undefined));
         for (const one of await Promise.allSettled(reading))
           if (one.status === "rejected") fail(String(one.reason));
       }
     };
-    // Once for what is loaded, compiled or opened at first use and then kept.
+    // A first run, since some resources are loaded, compiled or opened at first use and then kept.
     await fetchAll(10, async () => {});
     const start = await counters.settled();
     let middle = start;
@@ -235,7 +238,7 @@ function playClient(counters: Counters, quic: QuicBinding): void {
     });
     const seconds = (performance.now() - startedAt) / 1000;
     const end = await counters.settled(start);
-    // Over TCP a connection may have ended with its answer, which waits in memory by then.
+    // Over TCP a connection may have ended with its answer, which then waits in memory.
     const made = protocol === "quic" ? middle.connections : middle.descriptors - start.descriptors;
     if (protocol !== "tcp" && start.descriptors > 0 && made < Math.min(connections, downloads)) {
       fail(`only ${made} connections were made`);

@@ -1,70 +1,74 @@
-/** What is measured: a way to serve pieces, and a way to fetch them. */
+/** Contract of a measured subject: a way to serve pieces and a way to fetch them. */
 
-/** What a server holds: the same random bytes, cut into pieces of each of these lengths. */
+/** Content of a server: random bytes, served as pieces of each of these lengths. */
 export interface Content {
   readonly bytes: Uint8Array;
   readonly pieceLengths: readonly number[];
 }
 
-/** One piece of the content. */
+/** Reference to one piece of the content. */
 export interface PieceRef {
   readonly pieceLength: number;
   readonly number: number;
 }
 
-/** Where a server is, as its process tells it to the client's. */
+/** Address of a server, passed from its process to the client's. */
 export interface Peer {
   readonly host: string;
   readonly port: number;
-  /** The self-signed certificate, PEM, where there is TLS. */
+  /** Self-signed certificate as PEM, for subjects with TLS. */
   readonly cert?: string;
-  /** Its SHA-256 fingerprint. */
+  /** SHA-256 fingerprint of the certificate. */
   readonly fingerprint?: string;
 }
 
-/** A server that runs. */
+/** Running server. */
 export interface Serving {
   readonly peer: Peer;
   close(): Promise<void>;
 }
 
-/** How a client dials. */
+/** Options of a dial. */
 export interface DialOptions {
-  /** Whether requests may travel ahead of the handshake. */
+  /** True to allow requests in early data (0-RTT). */
   readonly earlyData: boolean;
-  /** Whether a connection is given up after each request, so that the next one makes another. */
+  /** True to drop the connection after each request, so that the next one dials again. */
   readonly forgetful: boolean;
 }
 
-/** A client of one server. */
+/** Client of one server. */
 export interface Client {
   /**
-   * Fetches a piece, drops its bytes, and resolves to their number.
-   * @param onFirstByte called when the first of them are there
+   * Fetches a piece, discards its bytes, and resolves to their number.
+   *
+   * @param onFirstByte called when the first byte arrives
    */
   fetch(piece: PieceRef, onFirstByte?: () => void): Promise<number>;
   close(): Promise<void>;
 }
 
-/** One way to move pieces. Both functions reject with a `VortexError` `Unavailable` where this runtime has no such thing. */
+/**
+ * Way to move pieces. Both functions reject with a `VortexError` `Unavailable` where the runtime
+ * does not support it.
+ */
 export interface Subject {
   serve(content: Content, host: string): Promise<Serving>;
   dial(peer: Peer, options: DialOptions): Promise<Client>;
 }
 
-/** Length of what the control subjects send as a request. */
-export const REQUEST_LENGTH = 8;
+/** Length of a request of the control subjects, in bytes. */
+export const REQUEST_BYTES = 8;
 
-/** The request of a control subject: offset and length of the bytes, 32 bits each. */
+/** Encodes the request of a control subject: offset and length, 32 bits each. */
 export function encodeRequest({ pieceLength, number }: PieceRef): Uint8Array<ArrayBuffer> {
-  const request = new Uint8Array(REQUEST_LENGTH);
+  const request = new Uint8Array(REQUEST_BYTES);
   const view = new DataView(request.buffer);
   view.setUint32(0, number * pieceLength);
   view.setUint32(4, pieceLength);
   return request;
 }
 
-/** The bytes that a request asks for. */
+/** Returns the bytes that a request selects. */
 export function answerTo(request: Uint8Array, { bytes }: Content): Uint8Array {
   const view = new DataView(request.buffer, request.byteOffset, request.length);
   const offset = view.getUint32(0);

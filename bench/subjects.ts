@@ -1,24 +1,27 @@
-/** The list of what is measured, and on which runtimes. Each is loaded where it is used only, since loading takes memory. */
+/**
+ * List of the measured subjects and their runtimes. Each is loaded only where it is used, since
+ * loading takes memory.
+ */
 import type { Subject } from "./subject.ts";
 
-/** The runtimes. */
+/** Names of the runtimes. */
 export type RuntimeName = "node" | "bun" | "deno";
 
-/** One thing to measure. */
+/** Measured subject. */
 export interface SubjectEntry {
-  /** As rows are named, and chosen by `--only`. */
+  /** Name in rows, and for `--only`. */
   readonly name: string;
-  /** As tables and plots name it. */
+  /** Title in tables and plots. */
   readonly title: string;
   /**
-   * `sdk`: this library through its public API. `grpc`: what it is to be compared with. `control`: the same requests without
-   * this library.
+   * `sdk`: this library through its public API. `grpc`: gRPC for comparison. `control`: the same
+   * requests without this library.
    */
   readonly kind: "sdk" | "grpc" | "control";
   readonly runtimes: readonly RuntimeName[];
-  /** Whether its connections are measured from the dial to the first byte. */
+  /** Kind of first-byte measurement; absent for none. `resuming` adds known peers and 0-RTT. */
   readonly firstByte?: "cold" | "resuming";
-  /** Left out of a quick run. */
+  /** True to leave the subject out of a quick run. */
   readonly informative?: boolean;
   load(): Promise<Subject>;
 }
@@ -85,7 +88,7 @@ export const subjects: readonly SubjectEntry[] = [
   },
 ];
 
-/** The subject of that name. */
+/** Returns the subject with this name. */
 export function subjectNamed(name: string): SubjectEntry {
   const found = subjects.find((subject) => subject.name === name);
   if (found === undefined)
@@ -93,7 +96,10 @@ export function subjectNamed(name: string): SubjectEntry {
   return found;
 }
 
-/** A binding of QUIC: through the public API, the same without verification, and its bare loop. */
+/**
+ * Lists the subjects of a QUIC binding: the public API, the same without verification, and the bare
+ * loop.
+ */
 function quicSubjects(
   binding: "quiche" | "node" | "deno",
   title: string,

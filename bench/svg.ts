@@ -1,4 +1,7 @@
-/** What the pictures of this folder have in common: a ground of their own, so that they can be read on a light and on a dark page. */
+/**
+ * Shared parts of the SVG charts. They have a background, so that they are readable on light and
+ * dark pages.
+ */
 
 const STYLE = `
   .ground { fill: #ffffff; stroke: #d0d7de }
@@ -9,20 +12,20 @@ const DARK_STYLE = `
     .ground { fill: #0d1117; stroke: #3d444d }
     text { fill: #e6edf3 } .faint { fill: #9198a1 }`;
 
-/** What a picture is made of. */
+/** Content of a chart. */
 export interface Picture {
   readonly title: string;
   readonly width: number;
   readonly height: number;
-  /** Rules for the classes of its own. */
+  /** CSS rules for the classes of this chart. */
   readonly style: string;
-  /** Those that differ on a dark page. */
+  /** CSS rules for dark pages. */
   readonly darkStyle: string;
-  /** Elements, in the order in which they are drawn. */
+  /** Elements in drawing order. */
   readonly parts: readonly string[];
 }
 
-/** The picture as an SVG document. */
+/** Returns the chart as an SVG document. */
 export function svgOf({ title, width, height, style, darkStyle, parts }: Picture): string {
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" role="img">`,
@@ -34,17 +37,17 @@ export function svgOf({ title, width, height, style, darkStyle, parts }: Picture
   ].join("\n");
 }
 
-/** A line of class `kind`. */
+/** Returns a line of class `kind`. */
 export function line(kind: string, x1: number, y1: number, x2: number, y2: number): string {
   return `<line class="${kind}" x1="${round(x1)}" y1="${round(y1)}" x2="${round(x2)}" y2="${round(y2)}"/>`;
 }
 
-/** A text of class `kind`. */
+/** Returns a text of class `kind`. */
 export function text(x: number, y: number, content: string, kind = "", anchor = "start"): string {
   return `<text x="${round(x)}" y="${round(y)}" class="${kind}" text-anchor="${anchor}">${escaped(content)}</text>`;
 }
 
-/** A coordinate, to a tenth. */
+/** Rounds a coordinate to a tenth. */
 export function round(value: number): number {
   return Math.round(value * 10) / 10;
 }

@@ -1,4 +1,4 @@
-/** The results as Markdown. */
+/** Results as Markdown tables. */
 import type { FirstByteRow } from "./first-byte.ts";
 import type { LongRow } from "./long/long.ts";
 import type { Results } from "./results.ts";
@@ -6,7 +6,7 @@ import type { MeasuredRow } from "./rows.ts";
 import type { Summary } from "./statistics.ts";
 import type { Target } from "./targets.ts";
 
-/** All tables of a run. */
+/** Returns all tables of a run. */
 export function tablesOf({ rows, firstBytes, long, targets, machine, amount }: Results): string {
   const parts = [
     `${machine.cores} × ${machine.cpu}, ${machine.system}. ${roundsOf(amount)}`,
@@ -141,7 +141,7 @@ function spread({ median, least, most }: Summary): string {
   return least === most ? text(median) : `${text(median)} (${text(least)} to ${text(most)})`;
 }
 
-/** A table in Markdown. */
+/** Returns a Markdown table. */
 export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
   return [head, head.map(() => "---"), ...rows]
     .map((cells) => `| ${cells.join(" | ")} |`)

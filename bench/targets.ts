@@ -1,15 +1,15 @@
-/** What this library sets out to reach, as ratios within one run on one machine. */
+/** Performance targets of this library, as ratios within one run on one machine. */
 import type { FirstByteRow } from "./first-byte.ts";
 import type { LongRow } from "./long/long.ts";
 import type { MeasuredRow, Measurement } from "./rows.ts";
 import { summarize } from "./statistics.ts";
 import { bulk, bulkParallel, small } from "./workloads.ts";
 
-/** A target, and how far it is reached. */
+/** Target with the reached value. */
 export interface Target {
   readonly name: string;
   readonly runtime: string;
-  /** What is compared, and under which workload. */
+  /** Compared subjects and workload. */
   readonly detail: string;
   readonly value: number;
   readonly least?: number;
@@ -21,7 +21,7 @@ type Bounds = Pick<Target, "least" | "most">;
 
 const bindings = ["quiche", "node", "deno"] as const;
 
-/** All targets for which there are figures. */
+/** Returns all targets with measurements. */
 export function targetsOf(
   rows: readonly MeasuredRow[],
   firstBytes: readonly FirstByteRow[],
@@ -49,7 +49,7 @@ function targetsOnOneHost(rows: readonly MeasuredRow[], runtime: string): Target
     bounds: Bounds,
   ): void => {
     const bases = runsOf(other, workload);
-    // Of runs that met the same machine: what drifts between turns is in both.
+    // Only runs of the same turn are compared: drift of the machine affects both alike.
     const ratios = runsOf(subject, workload).flatMap((run) => {
       const base = bases.find(({ turn }) => turn === run.turn);
       return base === undefined ? [] : [of(run) / of(base)];
@@ -92,7 +92,7 @@ function leastOverGrpc(runtime: string): number {
   return runtime.startsWith("deno") ? 3 : 1.25;
 }
 
-/** In round trips. Half a one is allowed for work and timers. */
+/** Returns targets in round trips. Half a round trip is allowed for work and timers. */
 function firstByteTargets(rows: readonly FirstByteRow[]): Target[] {
   return rows.flatMap(({ runtime, subject, how, roundTrip, summary }) => {
     if (summary === undefined || roundTrip === 0) return [];
@@ -113,7 +113,7 @@ function longTargets(rows: readonly LongRow[]): Target[] {
     for (const { runtime, subject, summary } of measured) {
       if (summary === undefined || !subject.startsWith("quic-")) continue;
       const detail = `${subject}, ${100 * loss} % loss`;
-      // Of its own runtime: what a program there could have had instead.
+      // On the same runtime, where a program could use them instead.
       const rivals = measured.filter((row) => row.runtime === runtime);
       const best = Math.max(...rivals.map((row) => row.summary?.median ?? 0));
       targets.push(

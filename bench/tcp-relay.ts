@@ -1,19 +1,19 @@
 import { connect, createServer, type Socket } from "node:net";
 import type { Address } from "../src/transport/address.ts";
 
-/** Stands between clients and one TCP server, as a link of some length. */
+/** Relay between clients and one TCP server that simulates a long link. */
 export interface TcpRelay {
-  /** What clients dial. */
+  /** Address for clients to dial. */
   readonly address: Address;
   close(): void;
 }
 
 /**
- * Relays TCP on loopback to `target`, as if a round trip took so many milliseconds.
+ * Relays TCP on loopback to `target` with a simulated round-trip time in ms.
  *
- * The kernel of loopback shakes hands at once. Over a link, a client is connected after one round trip, and the server hears of
- * it half a round trip later. So the server is dialled after one and a half, and what the client sends before it has heard a
- * byte is held for as long.
+ * The kernel completes handshakes on loopback at once. Over a link, a client is connected after one
+ * round trip, and the server half a round trip later. So the server is dialled after one and a half
+ * round trips. Bytes that the client sends before it receives anything are delayed as long.
  */
 export async function tcpRelay(target: Address, roundTrip: number): Promise<TcpRelay> {
   const sockets = new Set<Socket>();
@@ -25,7 +25,7 @@ export async function tcpRelay(target: Address, roundTrip: number): Promise<TcpR
   const server = createServer({ allowHalfOpen: true, noDelay: true }, (near) => {
     adopt(near);
     let heard = false;
-    /** When the last part for the server is due; none overtakes another. */
+    /** Due time of the last chunk for the server; chunks keep their order. */
     let last = 0;
     const far = new Promise<Socket>((resolve) => {
       setTimeout(() => {

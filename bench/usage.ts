@@ -2,21 +2,24 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import process from "node:process";
 
-/** What a process has used. */
+/** Resources used by a process. */
 export interface Usage {
-  /** Seconds of all its threads, in user mode and in the kernel. */
+  /** CPU time of all threads in user mode and in the kernel, in seconds. */
   readonly cpuSeconds: number;
-  /** Greatest resident memory, bytes. */
+  /** Maximum resident memory, in bytes. */
   readonly peakMemory: number;
 }
 
-/** Begins to count anew, as far as the system allows: Linux forgets the peak of memory when told to (proc(5), clear_refs). */
+/**
+ * Starts a new count, and returns a function that reads it. On Linux the peak of memory is reset
+ * (proc(5), clear_refs).
+ */
 export function startUsage(): () => Usage {
   const before = process.cpuUsage();
   try {
     writeFileSync("/proc/self/clear_refs", "5");
   } catch {
-    // Elsewhere the peak is that of the whole life of the process.
+    // On other systems the peak covers the whole life of the process.
   }
   return () => {
     const { user, system } = process.cpuUsage(before);

@@ -1,22 +1,22 @@
-/** The client of `hybrid.ts`: fetches the task once for each order, in the default settings. */
+/** Client of `hybrid.ts`: fetches the task once for each order, with default settings. */
 import { createDownloader } from "../../entry/node.ts";
 import type { RouteProgress } from "../../src/task/task.ts";
 import type { PeerAddresses } from "../../src/transport/peer-address.ts";
 import type { ProtocolChoice } from "../../src/transport/protocol.ts";
 import { carryOutOrders } from "../program.ts";
 
-/** An order: a task by one protocol. */
+/** Order to fetch a task over one protocol. */
 export interface TaskOrder {
   readonly protocol: ProtocolChoice;
   readonly addr: PeerAddresses;
   readonly contentLength: number;
 }
 
-/** How it went. */
+/** Result of a task. */
 export interface TaskResult {
-  /** MB/s, from the first dial to the last byte. */
+  /** Throughput in MB/s, from the first dial to the last byte. */
   readonly rate: number;
-  /** What came over each protocol; absent where there is only one. */
+  /** Progress of each protocol; absent if there is only one. */
   readonly routes: readonly RouteProgress[] | undefined;
 }
 

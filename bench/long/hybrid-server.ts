@@ -1,4 +1,7 @@
-/** The parent of `hybrid.ts`: serves one task over QUIC and TCP, and answers any order with where. */
+/**
+ * Parent of `hybrid.ts`: serves one task over QUIC and TCP, and answers any order with its
+ * addresses.
+ */
 import process from "node:process";
 import { startServer } from "../../entry/node.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
@@ -6,10 +9,10 @@ import { formatAddress } from "../../src/transport/address.ts";
 import type { PeerAddresses } from "../../src/transport/peer-address.ts";
 import { carryOutOrders } from "../program.ts";
 
-/** What the parent is told. */
+/** Arguments of the parent. */
 export interface ParentArguments {
   readonly host: string;
-  /** Bytes of the task. */
+  /** Length of the task, in bytes. */
   readonly contentLength: number;
 }
 

@@ -1,10 +1,13 @@
 /**
- * A task from one parent by `tcp`, `quic`, `auto` and `hybrid`, over a link that limits the rate of each flow:
+ * Measures a task from one parent over `tcp`, `quic`, `auto` and `hybrid`, on a link that limits
+ * the rate of each flow:
  *
- *     node --import tsx bench/long/hybrid.ts [--rounds N] [--size MIB] [--rate MBIT_S] [--delay MS] [--only NAMES]
+ * node --import tsx bench/long/hybrid.ts [--rounds N] [--size MIB] [--rate MBIT_S] [--delay MS]
+ * [--only NAMES]
  *
- * A flow is a protocol between two hosts. TCP fetches each piece over a connection of its own, as stock peers have it, so a limit
- * for each connection would be one for each piece. Linux, as root, with gcc and iproute2.
+ * A flow is one protocol between two hosts. TCP fetches each piece over a separate connection, like
+ * dfdaemon, so a limit per connection would be a limit per piece. Linux, as root, with gcc and
+ * iproute2.
  */
 import process from "node:process";
 import { parseArgs } from "node:util";
@@ -15,11 +18,11 @@ import type { TaskOrder, TaskResult } from "./hybrid-client.ts";
 import type { ParentArguments } from "./hybrid-server.ts";
 import { prepareLinks } from "./link.ts";
 
-/** What the parent can be asked by. */
-const CHOICES = ["tcp", "quic", "auto", "hybrid"] as const;
+/** Values of `protocol` that are measured. */
+const PROTOCOLS = ["tcp", "quic", "auto", "hybrid"] as const;
 const MEBI = 1024 * 1024;
-/** Seconds for a process to start, and for a task to come. */
-const STARTING = 60;
+/** Timeout for the start of a process and for a task, in seconds. */
+const TIMEOUT_S = 60;
 const ENDING = 600;
 
 const { values } = parseArgs({
@@ -28,7 +31,7 @@ const { values } = parseArgs({
     size: { type: "string", default: "128" },
     rate: { type: "string", default: "80" },
     delay: { type: "string", default: "1" },
-    only: { type: "string", default: CHOICES.join(",") },
+    only: { type: "string", default: PROTOCOLS.join(",") },
   },
 });
 
@@ -38,7 +41,7 @@ try {
 } catch (error) {
   if (!(error instanceof Failure)) throw error;
   console.error(`bench: ${error.message}`);
-  // The processes that are left end with this one.
+  // The remaining worker processes end with this one.
   process.exit(1);
 }
 
@@ -47,12 +50,12 @@ async function measure(): Promise<void> {
   const contentLength = figure("size") * MEBI;
   const [rate, delay] = [figure("rate") * 1e6, figure("delay")];
   const choices = values.only.split(",").map((name) => {
-    const choice = CHOICES.find((one) => one === name);
-    if (choice === undefined) throw new Failure(`--only ${name}: expected ${CHOICES.join(", ")}`);
+    const choice = PROTOCOLS.find((one) => one === name);
+    if (choice === undefined) throw new Failure(`--only ${name}: expected ${PROTOCOLS.join(", ")}`);
     return choice;
   });
   const openLink = prepareLinks();
-  // The queue holds 20 ms of the rate, or what a burst needs.
+  // The queue holds 20 ms of the rate, or enough for a burst.
   const queue = Math.max(256_000, (rate / 8) * 0.02);
   const link = await openLink({ delay, rate, queue, loss: 0, perProtocol: true });
   try {
@@ -60,14 +63,14 @@ async function measure(): Promise<void> {
       host: link.near.address,
       contentLength,
     } satisfies ParentArguments);
-    const addr = await server.ask<PeerAddresses>(null, STARTING);
+    const addr = await server.ask<PeerAddresses>(null, TIMEOUT_S);
     const runs = new Map(choices.map((choice) => [choice, [] as TaskResult[]]));
     for (let round = 0; round < rounds; round++) {
       for (const protocol of round % 2 === 0 ? choices : choices.toReversed()) {
         const client = new Worker<TaskOrder>(link.far.run(command("hybrid-client.ts")), {});
         const run = await client.ask<TaskResult>(
           { protocol, addr, contentLength },
-          STARTING + ENDING,
+          TIMEOUT_S + ENDING,
         );
         await client.end();
         runs.get(protocol)?.push(run);

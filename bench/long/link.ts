@@ -1,4 +1,7 @@
-/** A long, thin, lossy link on one machine: two network namespaces and the program `link.c` between them. Linux, as root. */
+/**
+ * Long, thin, lossy link on one machine: two network namespaces with the program `link.c` between
+ * them. Linux, as root.
+ */
 import { execFileSync, spawn } from "node:child_process";
 import { accessSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -8,53 +11,60 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { Failure } from "../processes.ts";
 
-/** What a link is like, in each direction. */
+/** Properties of a link, in each direction. */
 export interface LinkOptions {
-  /** Milliseconds that a packet takes. */
+  /** Latency of a packet, in ms. */
   readonly delay: number;
-  /** Part of the packets that get lost, 0 to 1. */
+  /** Fraction of lost packets, 0 to 1. */
   readonly loss: number;
-  /** Bits a second. */
+  /** Rate in bits/s. */
   readonly rate: number;
-  /** Bytes that wait for the wire before more is dropped. */
+  /** Queue length in bytes; packets beyond it are dropped. */
   readonly queue: number;
-  /** Whether UDP and TCP have the rate and the queue each for itself. Default false: all packets share them. */
+  /**
+   * True to give UDP and TCP the rate and the queue separately. Default false: all packets share
+   * them.
+   */
   readonly perProtocol?: boolean;
 }
 
 /** One end of a link. */
 export interface LinkEnd {
   readonly address: string;
-  /** The words that run a command there. */
+  /** Returns the command that runs `command` at this end. */
   run(command: readonly string[]): readonly string[];
 }
 
-/** A link, until it is closed. */
+/** Link that exists until it is closed. */
 export interface Link {
   readonly near: LinkEnd;
   readonly far: LinkEnd;
-  /** Sets the congestion control of TCP between the two ends. */
+  /** Sets the congestion control of TCP at both ends. */
   setCongestionControl(name: string): void;
   close(): void;
 }
 
-/** Of the range that is set apart for measurements (RFC 2544, appendix C.2.2). */
+/** From the range reserved for benchmarks (RFC 2544, appendix C.2.2). */
 const ADDRESSES = { near: "198.18.0.1", far: "198.18.0.2" } as const;
 
-/** As `link.c` calls it. */
+/** Name of the device in `link.c`. */
 const DEVICE = "long";
 
-/** Names that the kernel has for the congestion control of TCP. */
+/** Lists the TCP congestion controls of the kernel. */
 export function congestionControls(): readonly string[] {
   return readFileSync("/proc/sys/net/ipv4/tcp_available_congestion_control", "utf8")
     .trim()
     .split(" ");
 }
 
-/** Makes links. Throws a {@link Failure} that says what is missing. */
+/**
+ * Prepares this machine, and returns a function that creates links.
+ *
+ * @throws {@link Failure} that names the missing tool or right
+ */
 export function prepareLinks(): (options: LinkOptions) => Promise<Link> {
   if (process.platform !== "linux" || process.getuid?.() !== 0)
-    throw new Failure("the long link needs Linux, and root");
+    throw new Failure("the long link needs Linux and root");
   try {
     accessSync("/dev/net/tun");
   } catch {

@@ -1,4 +1,4 @@
-/** Large pieces over a long link: 50 ms round trip, 200 Mbit/s, with and without loss. */
+/** Large pieces over a long link: 50 ms round-trip time, 200 Mbit/s, with and without loss. */
 import type { ClientOrder, RunResult, ServerOrder } from "../messages.ts";
 import { Failure, Worker } from "../processes.ts";
 import type { Runtime } from "../runtimes.ts";
@@ -8,26 +8,26 @@ import type { SubjectEntry } from "../subjects.ts";
 import { long } from "../workloads.ts";
 import { congestionControls, type Link, prepareLinks } from "./link.ts";
 
-/** Parts of the packets that get lost. */
-const LOSSES = [0, 0.001, 0.01];
-/** Milliseconds one way, bits a second, and a queue of one round trip. */
+/** Fractions of lost packets. */
+const LOSS_FRACTIONS = [0, 0.001, 0.01];
+/** Latency in ms per direction, rate in bits/s, and a queue of one round trip in bytes. */
 const LINK = { delay: 25, rate: 200e6, queue: 1_250_000 };
-/** Seconds in which pieces are asked for, from the first request on a new connection. */
-const SECONDS = 7;
-/** Seconds for the pieces under way then to come. */
-const ENDING = 180;
+/** Time in which pieces are requested, in seconds, from the first request on a new connection. */
+const REQUEST_TIME_S = 7;
+/** Additional time for pieces in flight, in seconds. */
+const EXTRA_TIME_S = 180;
 const STARTING = 60;
 const CONTENT_LENGTH = 32 * long.pieceLength;
 
-/** A subject over the link. */
+/** Results of a subject over the link. */
 export interface LongRow {
   readonly name: string;
   readonly runtime: string;
   readonly subject: string;
-  /** With the congestion control of TCP, where there is TCP. */
+  /** Title of the subject, with the congestion control for TCP. */
   readonly title: string;
   readonly loss: number;
-  /** MB/s of each round. */
+  /** Throughput of each round, in MB/s. */
   readonly runs: readonly number[];
   readonly summary?: Summary;
   readonly failure?: string;
@@ -37,19 +37,20 @@ export interface LongRow {
 interface Candidate {
   readonly runtime: Runtime;
   readonly subject: SubjectEntry;
-  /** Of TCP; undefined for QUIC, which brings its own. */
+  /** Congestion control of TCP; undefined for QUIC, which has its own. */
   readonly congestion: string | undefined;
 }
 
 /**
- * Measures each subject in its default settings, TCP and gRPC with each congestion control of the kernel that counts. MB/s are
- * those of whole pieces: all that were asked for within seven seconds, over the time until the last of them was there.
+ * Measures each subject with its default settings; TCP and gRPC with each relevant congestion
+ * control of the kernel. The rate counts whole pieces: all requested within seven seconds, over the
+ * time until the last one is complete.
  */
 export async function measureLong(
   pairs: readonly (readonly [Runtime, SubjectEntry])[],
   only: RegExp,
   rounds: number,
-  tell: (line: string) => void,
+  report: (line: string) => void,
 ): Promise<LongRow[]> {
   const openLink = prepareLinks();
   const available = congestionControls();
@@ -57,7 +58,7 @@ export async function measureLong(
     candidatesOf(runtime, subject, available),
   );
   const rows: LongRow[] = [];
-  for (const loss of LOSSES) {
+  for (const loss of LOSS_FRACTIONS) {
     const chosen = candidates.filter((candidate) => only.test(nameOf(candidate, loss)));
     if (chosen.length === 0) continue;
     const link = await openLink({ ...LINK, loss });
@@ -70,7 +71,7 @@ export async function measureLong(
           if (outcome instanceof Failure) failures.set(candidate, outcome);
           else runs.get(candidate)?.push(outcome);
           const what = outcome instanceof Failure ? outcome.message : `${outcome.toFixed(2)} MB/s`;
-          tell(`round ${round + 1}: ${nameOf(candidate, loss)}: ${what}`);
+          report(`round ${round + 1}: ${nameOf(candidate, loss)}: ${what}`);
         }
       }
       rows.push(
@@ -117,8 +118,8 @@ async function measure(
     const peer = await server.ask<Peer>({ do: "listen" }, STARTING);
     const order = { do: "run", peer, contentLength, pieceLength, concurrency } as const;
     const run = await client.ask<RunResult>(
-      { ...order, requests: Number.MAX_SAFE_INTEGER, seconds: SECONDS },
-      SECONDS + ENDING,
+      { ...order, requests: Number.MAX_SAFE_INTEGER, seconds: REQUEST_TIME_S },
+      REQUEST_TIME_S + EXTRA_TIME_S,
     );
     return run.bytes / 1e6 / run.seconds;
   } catch (error) {

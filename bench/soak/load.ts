@@ -260,7 +260,7 @@ export class Load {
       addr: this.#honest(protocol),
       number: PIECE_COUNT + this.#number(),
     });
-    throw new Error("a piece that is not there was announced");
+    throw new Error("a missing piece was announced");
   }
 
   /** Fetches a piece from a hostile peer. It must be correct or fail. */
@@ -468,7 +468,7 @@ async function orHangs(work: Promise<void> | undefined): Promise<void> {
 
 function requireRight(found: Uint8Array, expected: Uint8Array): void {
   if (found.length !== expected.length)
-    throw new Error(`${found.length} bytes instead of ${expected.length}`);
+    throw new Error(`piece: expected ${expected.length} bytes, got ${found.length}`);
   for (let at = 0; at < found.length; at++) {
     if (found[at] !== expected[at]) throw new Error(`a wrong byte at ${at} of ${found.length}`);
   }

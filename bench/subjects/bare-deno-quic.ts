@@ -1,4 +1,6 @@
-/** Deno's QUIC without this library: a stream for each request, nothing verified but the certificate. */
+/**
+ * Deno's QUIC without this library: a stream for each request, with only the certificate verified.
+ */
 import { denoQuic, type NativeConn, type NativeStream } from "../../adapters/deno-quic/native.ts";
 import { denoQuicSettings, nativeSettings } from "../../adapters/deno-quic/options.ts";
 import { isLoopback } from "../../adapters/shared/local-address.ts";
@@ -9,7 +11,7 @@ import {
   type Client,
   type Content,
   encodeRequest,
-  REQUEST_LENGTH,
+  REQUEST_BYTES,
   type Serving,
   type Subject,
 } from "../subject.ts";
@@ -31,7 +33,7 @@ export const bareDenoQuic: Subject = {
         serveConnection(incoming.accept({ zeroRtt: true }), content).catch(() => {});
       }
     };
-    // Ends with the endpoint.
+    // The loop ends with the endpoint.
     accept().catch(() => {});
     return {
       peer: { host, port: endpoint.addr.port, cert },
@@ -45,7 +47,7 @@ export const bareDenoQuic: Subject = {
     const connection = await connectQuic({
       hostname: host,
       port,
-      // The certificate is for this name.
+      // Name in the certificate.
       serverName: "d7y",
       alpnProtocols: [ALPN],
       caCerts: [cert],
@@ -91,14 +93,14 @@ async function serveConnection(connection: NativeConn, content: Content): Promis
 
 async function answer(stream: NativeStream, content: Content): Promise<void> {
   const reader = stream.readable.getReader({ mode: "byob" });
-  let request = new Uint8Array(REQUEST_LENGTH);
-  for (let held = 0; held < REQUEST_LENGTH; ) {
+  let request = new Uint8Array(REQUEST_BYTES);
+  for (let held = 0; held < REQUEST_BYTES; ) {
     const { value } = await reader.read(request.subarray(held));
     if (value === undefined) return;
     held += value.length;
     request = new Uint8Array(value.buffer);
   }
-  // A stream whose end was not read keeps its credit until the garbage collector finds it.
+  // A stream whose end was not read keeps its credit until it is garbage-collected.
   const ended = reader.read(new Uint8Array(1));
   const writer = stream.writable.getWriter();
   await writer.write(answerTo(request, content));

@@ -89,7 +89,7 @@ const ALPN = "bare";
 const CLOSE = { code: 0, type: "application", reason: "" } as const;
 const settings = nodeQuicSettings();
 
-/** As the adapter sets it. */
+/** Returns the settings of the adapter for both sides. */
 function common(maxStreams: number) {
   return {
     transportParams: {

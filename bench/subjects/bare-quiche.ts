@@ -1,6 +1,7 @@
 /**
- * quiche without this library's event loop: what its binding and node:dgram give when nothing is verified, pooled or handed out
- * as a stream. A stream for each request, settings and TLS of the adapter, one loop for both sides.
+ * quiche without this library's event loop: the throughput of its binding and node:dgram without
+ * verification, pool or streams API. It uses a stream for each request, settings and TLS of the
+ * adapter, and one loop for both sides.
  */
 import { randomBytes } from "node:crypto";
 import type { Socket } from "node:dgram";
@@ -30,7 +31,7 @@ export const bareQuiche: Subject = {
     const socket = udpSocket(4, settings.socketBuffer);
     await new Promise<void>((resolve) => socket.bind({ address: host, port: 0 }, resolve));
     const { port } = socket.address();
-    // A client's socket is connected, and its own: the port tells it from others.
+    // Each client has a separate connected socket, so the port identifies its loop.
     const loops = new Map<number, Loop>();
     const ring: Ring = { buffers: [], next: 0 };
     const configs = new Map<number, NativeConfig>();
@@ -55,7 +56,7 @@ export const bareQuiche: Subject = {
             const sent = native.streamSend(id, rest, true) ?? 0;
             if (sent === rest.length) answers.delete(id);
             else answers.set(id, rest.subarray(sent));
-            // What is short is the window of the connection, which is the same for all.
+            // The connection window is exhausted, which all streams share.
             if (sent < rest.length) break;
           }
         });
@@ -95,7 +96,9 @@ export const bareQuiche: Subject = {
 
 const settings: QuicheSettings = quicheSettings();
 const ID_LENGTH = 16;
-/** Datagrams taken in before packets go out, where the event loop does not come round by itself (Bun). */
+/**
+ * Datagrams received before packets are sent, where the event loop does not turn by itself (Bun).
+ */
 const BATCH = 32;
 const RING = 256;
 
@@ -104,7 +107,7 @@ interface HostPort {
   readonly port: number;
 }
 
-/** Buffers that packets are made in; used again once the socket has sent all of them. */
+/** Packet buffers, reused after the socket has sent all of them. */
 interface Ring {
   buffers: Uint8Array[];
   next: number;
@@ -117,7 +120,7 @@ interface Fetching {
   readonly reject: (error: Error) => void;
 }
 
-/** One connection: takes a batch of datagrams in, does its work, sends what there is to send. */
+/** One connection: receives a batch of datagrams, does its work, and sends pending packets. */
 class Loop {
   onGone: () => void = () => {};
   readonly #native: NativeConnection;
@@ -125,7 +128,7 @@ class Loop {
   readonly #ring: Ring;
   readonly #payload: number;
   readonly #recvInfo: { readonly to: HostPort; readonly from: HostPort };
-  /** Undefined for a connected socket. */
+  /** Peer address; undefined for a connected socket. */
   readonly #peer: HostPort | undefined;
   readonly #work: () => void;
   #established = false;
@@ -156,7 +159,7 @@ class Loop {
     try {
       this.#native.recv(datagram, this.#recvInfo);
     } catch {
-      // The state of the connection says what it comes to.
+      // The state of the connection shows the result.
     }
     if (++this.#received >= BATCH) this.flush();
     else this.schedule();
@@ -187,7 +190,7 @@ class Loop {
     try {
       this.#native.close(true, 0, new Uint8Array(0));
     } catch {
-      // Closed already.
+      // Already closed.
     }
     this.#send();
     clearTimeout(this.#timer);
@@ -212,7 +215,7 @@ class Loop {
     }
   }
 
-  /** The timer is set anew only when it has to fire earlier. */
+  /** Sets the timer again only when it must fire earlier. */
   #arm(): void {
     const timeout = this.#native.timeout();
     if (timeout === null) return;
@@ -229,7 +232,7 @@ class Loop {
   }
 }
 
-/** A client's connection, with its requests. */
+/** Connection of a client, with its requests. */
 interface DialledLoop {
   receive(datagram: Uint8Array): void;
   flush(): void;
@@ -247,7 +250,7 @@ function dialled(quiche: Quiche, socket: Socket, peer: HostPort): DialledLoop {
   const local = { host: bound.address, port: bound.port };
   const native = quiche.Connection.connect(null, randomBytes(ID_LENGTH), local, peer, config);
   const fetching = new Map<number, Fetching>();
-  /** Requests for which there is no stream credit yet. */
+  /** Requests that wait for stream credit. */
   const waiting: (() => void)[] = [];
   const scratch = new Uint8Array(64 * 1024);
   let nextId = 0;
@@ -289,7 +292,7 @@ function dialled(quiche: Quiche, socket: Socket, peer: HostPort): DialledLoop {
         each.resolve(each.length);
         return;
       }
-      // Less than there was room for is all there is.
+      // A short read means that no more data is available.
       if (length < scratch.length) return;
     }
   };

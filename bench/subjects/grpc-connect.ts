@@ -1,4 +1,7 @@
-/** gRPC by Connect alone, without this library: as it comes, and with what its options and node:http2's can do for it. */
+/**
+ * gRPC by Connect alone, without this library: with its defaults, and tuned by its options and
+ * those of node:http2.
+ */
 import {
   type ClientHttp2Session,
   connect,
@@ -15,7 +18,7 @@ import {
 import { DfdaemonUpload } from "../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
 import type { Client, Content, Serving, Subject } from "../subject.ts";
 
-/** Connect's transport and server with their defaults: gzip, and HTTP/2's own windows. */
+/** Connect's transport and server with their defaults: gzip, and HTTP/2's default windows. */
 export const grpcShipped: Subject = {
   serve: (content, host) => serve(content, host, {}),
   async dial({ host, port }): Promise<Client> {
@@ -50,7 +53,10 @@ export const grpcTuned: Subject = {
 };
 
 const WINDOW = 16 * 1024 * 1024;
-/** Node and Bun break a session that has queued more than its memory, 10 MB by default, which a few large answers do. */
+/**
+ * Node and Bun close a session that has queued more than its memory limit, 10 MB by default. A few
+ * large answers exceed it.
+ */
 const TUNED: ServerOptions = { settings: { initialWindowSize: WINDOW }, maxSessionMemory: 1024 };
 
 function sessionTo(baseUrl: string): Promise<ClientHttp2Session> {
@@ -67,7 +73,8 @@ function sessionTo(baseUrl: string): Promise<ClientHttp2Session> {
 }
 
 function widen(session: Http2Session): void {
-  // Bun's gives new streams that window too, without telling the other side, which then waits for ever.
+  // Bun applies that window to new streams too without announcing it, and the other side then waits
+  // forever.
   if (!("Bun" in globalThis)) session.setLocalWindowSize(WINDOW);
 }
 
@@ -82,7 +89,7 @@ async function serve(
     connectNodeAdapter({
       routes: (router) =>
         router.service(DfdaemonUpload, {
-          // The task's id is the length of its pieces.
+          // The task id is the length of its pieces.
           downloadPiece({ taskId, pieceNumber: number }) {
             const length = Number(taskId);
             const offset = number * length;
@@ -102,7 +109,7 @@ async function serve(
   });
   return {
     peer: { host, port },
-    // Sessions are ended by their clients.
+    // Clients end their sessions.
     close: async () => {
       server.close();
     },

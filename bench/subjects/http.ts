@@ -1,8 +1,8 @@
-/** The same bytes from a static HTTP server of the runtime, by its `fetch`. */
+/** The same bytes from a static HTTP server of the runtime, fetched by its `fetch`. */
 import { createServer } from "node:http";
 import type { Client, Content, Serving, Subject } from "../subject.ts";
 
-/** What Bun and Deno have besides the web's globals. */
+/** Globals of Bun and Deno beyond those of the web. */
 interface Globals {
   readonly Bun?: {
     serve(options: {

@@ -1,16 +1,16 @@
-/** node:net without this library: a request of 8 bytes, and the bytes back. */
+/** node:net without this library: a request of 8 bytes, answered by the bytes alone. */
 import { connect, createServer, type Socket } from "node:net";
 import {
   answerTo,
   type Client,
   type Content,
   encodeRequest,
-  REQUEST_LENGTH,
+  REQUEST_BYTES,
   type Serving,
   type Subject,
 } from "../subject.ts";
 
-/** A connection for each request, which is how peers speak over TCP. */
+/** One connection for each request, like peers over TCP. */
 export const perRequest: Subject = {
   serve: (content, host) =>
     serve(host, (socket) => {
@@ -18,7 +18,13 @@ export const perRequest: Subject = {
     }),
 
   async dial({ host, port }): Promise<Client> {
-    const settings = { host, port, allowHalfOpen: true, noDelay: true, highWaterMark: READ_AHEAD };
+    const settings = {
+      host,
+      port,
+      allowHalfOpen: true,
+      noDelay: true,
+      highWaterMark: READ_AHEAD_BYTES,
+    };
     return {
       fetch: (piece, onFirstByte) =>
         new Promise((resolve, reject) => {
@@ -42,7 +48,7 @@ export const kept: Subject = {
   serve: (content, host) => serve(host, (socket) => answerInTurn(socket, content)),
 
   async dial({ host, port }): Promise<Client> {
-    const settings = { host, port, noDelay: true, highWaterMark: READ_AHEAD };
+    const settings = { host, port, noDelay: true, highWaterMark: READ_AHEAD_BYTES };
     const socket = connect(settings);
     interface Waiting {
       readonly length: number;
@@ -86,14 +92,14 @@ export const kept: Subject = {
   },
 };
 
-/** As the adapter has it. */
-const READ_AHEAD = 512 * 1024;
+/** Read-ahead in bytes, the value of the adapter. */
+const READ_AHEAD_BYTES = 512 * 1024;
 
 async function serve(host: string, onSocket: (socket: Socket) => void): Promise<Serving> {
   const server = createServer(
-    { allowHalfOpen: true, noDelay: true, highWaterMark: READ_AHEAD },
+    { allowHalfOpen: true, noDelay: true, highWaterMark: READ_AHEAD_BYTES },
     (socket) => {
-      // Clients end their connections as they please.
+      // Clients may end their connections at any time.
       socket.on("error", () => socket.destroy());
       onSocket(socket);
     },
@@ -112,7 +118,7 @@ async function serve(host: string, onSocket: (socket: Socket) => void): Promise<
   };
 }
 
-/** Writes one answer after the other, each as fast as the peer takes it. */
+/** Writes one answer after the other, each as fast as the peer accepts it. */
 function answerInTurn(socket: Socket, content: Content): void {
   const requests: Uint8Array[] = [];
   let writing = false;
@@ -143,8 +149,8 @@ function onRequests(socket: Socket, onRequest: (request: Uint8Array) => void): v
       bytes.set(chunk, held.length);
     }
     let at = 0;
-    for (; at + REQUEST_LENGTH <= bytes.length; at += REQUEST_LENGTH) {
-      onRequest(bytes.subarray(at, at + REQUEST_LENGTH));
+    for (; at + REQUEST_BYTES <= bytes.length; at += REQUEST_BYTES) {
+      onRequest(bytes.subarray(at, at + REQUEST_BYTES));
     }
     held = bytes.slice(at);
   });

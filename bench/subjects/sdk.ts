@@ -1,4 +1,4 @@
-/** This library through the functions that its users call. */
+/** This library through its public API. */
 import process from "node:process";
 import type { QuicBinding } from "../../adapters/shared/fallback.ts";
 import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
@@ -13,8 +13,8 @@ import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import type { Client, Content, DialOptions, Peer, Serving, Subject } from "../subject.ts";
 
-/** Bytes of memory that a request's chunks are read into. */
-const BUFFER = 256 * 1024;
+/** Size of the buffer for the chunks of a request, in bytes. */
+const BUFFER_BYTES = 256 * 1024;
 
 type Protocol = "quic" | "tcp" | "grpc";
 
@@ -28,15 +28,18 @@ const bindings: Record<"quiche" | "node" | "deno", QuicBinding> = {
 };
 
 /**
- * QUIC by one binding, with what else the face of a runtime has. The faces themselves choose a binding, and another where that one
- * is missing; a row is to say what it measured.
+ * QUIC by one binding, with the other adapters of the runtime's entry. The entry itself chooses a
+ * binding and falls back to another; a row must say what it measured.
  */
 export function quic(binding: keyof typeof bindings): Subject {
   const face = faceOf(bindings[binding]);
   return subject("quic", async () => face);
 }
 
-/** The same, with a hash that does nothing on both sides: what is left is all but the checking. */
+/**
+ * The same with a hash that does nothing on both sides, which leaves everything except the
+ * verification.
+ */
 export function quicUnverified(binding: keyof typeof bindings): Subject {
   const face = faceOf(bindings[binding]);
   const runtime = { ...portableRuntime, hashers: noHashers };
@@ -50,9 +53,11 @@ export function quicUnverified(binding: keyof typeof bindings): Subject {
 }
 
 /** TCP. */
-export const tcp: Subject = subject("tcp", runtimeFace);
-/** gRPC, as this library tunes it: no compression, windows of 16 MiB, answers streamed by the server. */
-export const grpc: Subject = subject("grpc", runtimeFace);
+export const tcp: Subject = subject("tcp", runtimeEntry);
+/**
+ * gRPC as tuned by this library: no compression, windows of 16 MiB, answers streamed by the server.
+ */
+export const grpc: Subject = subject("grpc", runtimeEntry);
 
 function subject(protocol: Protocol, faceOfRuntime: () => Promise<Face>): Subject {
   return {
@@ -65,7 +70,7 @@ function subject(protocol: Protocol, faceOfRuntime: () => Promise<Face>): Subjec
   };
 }
 
-function runtimeFace(): Promise<Face> {
+function runtimeEntry(): Promise<Face> {
   if ("bun" in process.versions) return import("../../entry/bun.ts");
   if ("deno" in process.versions) return import("../../entry/deno.ts");
   return import("../../entry/node.ts");
@@ -115,7 +120,7 @@ function tlsOf({ fingerprint = "" }: Peer): { readonly fingerprints: readonly st
 
 function clientOf(downloader: Downloader, peer: Peer): Client {
   const addr = formatAddress(peer);
-  /** Memory of requests that are over, for those to come. */
+  /** Buffers of finished requests, for reuse. */
   const buffers: Uint8Array[] = [];
   return {
     async fetch({ pieceLength, number }, onFirstByte) {
@@ -125,7 +130,7 @@ function clientOf(downloader: Downloader, peer: Peer): Client {
         taskId: taskIdOf(pieceLength),
         number,
       });
-      const buffer = buffers.pop() ?? new Uint8Array(BUFFER);
+      const buffer = buffers.pop() ?? new Uint8Array(BUFFER_BYTES);
       let length = 0;
       for (
         let chunk = await piece.read(buffer);
@@ -142,7 +147,7 @@ function clientOf(downloader: Downloader, peer: Peer): Client {
   };
 }
 
-/** Each cut of the content is a task of its own. */
+/** Returns the task id for a piece length: each one is a separate task. */
 function taskIdOf(pieceLength: number): string {
   return pieceLength.toString(16).padStart(64, "0");
 }
