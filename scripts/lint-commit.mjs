@@ -1,5 +1,5 @@
-// Checks the subject of a commit message, for .githooks/commit-msg: node --import tsx
-// scripts/lint-commit.mjs FILE
+// Checks the subject of a commit message, for .githooks/commit-msg:
+// node --import tsx scripts/lint-commit.mjs FILE
 import { readFileSync } from "node:fs";
 import { checkSubject } from "./lint/rules.ts";
 
