@@ -17,6 +17,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { it } from "node:test";
 import { fileURLToPath } from "node:url";
+import { publishedFolders } from "../../scripts/package/manifests.ts";
 import { runtimeName } from "../support/fixtures.ts";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
@@ -72,7 +73,7 @@ type Release = (...args: string[]) => { readonly status: number | null; readonly
 function inCopy(run: (copy: string, git: Git, release: Release) => void): void {
   const copy = mkdtempSync(join(tmpdir(), "vortex-peer-release-"));
   try {
-    for (const part of [...parts, "src", "adapters", "scripts"])
+    for (const part of [...parts, ...publishedFolders, "scripts"])
       cpSync(join(root, part), join(copy, part), { recursive: true });
     writeFileSync(join(copy, "CHANGELOG.md"), "# Changelog\n\n## Unreleased\n\n- New.\n");
     writeFileSync(join(copy, ".gitignore"), "node_modules\ndist\n*.tgz\n");

@@ -316,7 +316,8 @@ describe("a parent that changes its content during the task", () => {
         const { fetch } = bench(
           {
             "a:1": honest(),
-            "b:1": (request) => (request.previousRequests < changesAt ? differing : honest())(request),
+            "b:1": (request) =>
+              (request.previousRequests < changesAt ? differing : honest())(request),
           },
           { speaksApi },
         );
