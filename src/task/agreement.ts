@@ -85,8 +85,8 @@ interface SourceState {
    */
   steadyUntil: number;
   /**
-   * From the earliest to the latest moment at which it had the content of its group: another source
-   * has one of its pieces, or it has one of theirs.
+   * First to last moment at which the source is known to have the content of its group. An answer
+   * about a piece of another source shows that, and so does another parent's answer about its piece.
    */
   agreed: Interval | undefined;
   /** True when its pieces may be committed without another question. */
@@ -106,9 +106,9 @@ interface SourceState {
  * The source of the first piece is the reference. Each other parent is asked about up to three
  * pieces of the sources before it: the oldest, the newest and a random one. Such an answer shows
  * the parent's content at that moment only, and a parent may change its content between two
- * announcements. Most change it once. So a parent is asked again, after its last piece and after it
- * was compared, for the first piece that it announced: the same answer shows that nothing changed
- * between. A source that cannot be asked any more needs another parent that confirms its oldest and
+ * announcements. Most change it once. So each parent is asked again for its first announced piece,
+ * after its last piece and after the comparison. The same answer shows that nothing changed in
+ * between. A source that cannot be asked any more needs another parent to confirm its oldest and
  * its newest piece.
  *
  * Sequence numbers order requests, announcements, questions and answers. Times would not: several
