@@ -86,7 +86,7 @@ interface SourceState {
   steadyUntil: number;
   /**
    * First to last moment at which the source is known to have the content of its group. An answer
-   * about a piece of another source shows that, and so does another parent's answer about its piece.
+   * about a piece of another source shows that; so does another parent's answer about its piece.
    */
   agreed: Interval | undefined;
   /** True when its pieces may be committed without another question. */
