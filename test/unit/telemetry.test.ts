@@ -171,6 +171,7 @@ describe("operations reported to telemetry", () => {
       downloader.downloadPiece(request, { signal: AbortSignal.abort() }),
       "Aborted",
     );
+    await assertRejects(downloader.downloadPiece(request, { pieceTimeout: -1 }), "InvalidArgument");
     await server.close();
     await downloader.close();
     const ours = recorder.ended.filter((line) => line.startsWith("client"));

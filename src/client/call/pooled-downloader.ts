@@ -112,10 +112,12 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
     ) => Promise<T>,
   ): Promise<T> {
     const addr = formatAddress(parseAddress(peer));
+    // Throws for invalid options, before the operation begins.
+    const timeouts = callTimeouts(options, this.#settings);
     const { bytes, ...start } = observed;
     const operation = beginOperation(this.#settings.telemetry, { ...start, role: "client", addr });
     const scope = new CallScope(this.#settings.runtime.clock, {
-      ...callTimeouts(options, this.#settings),
+      ...timeouts,
       signal: options.signal,
       what: `${what} from ${addr}`,
       addr,

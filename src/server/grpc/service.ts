@@ -445,7 +445,7 @@ class UploadService {
         slot.throwIfEvicted();
         if (!wanted.delete(metadata.number)) continue;
         if (needsContent) {
-          const piece = await this.#piece(task.taskId, task.kind, metadata.number, signal);
+          const piece = await this.#piece(task.taskId, task.kind, metadata.number, slot.signal);
           yield* contentBody(
             piece,
             contentHead(piece.metadata, enclosing),

@@ -440,6 +440,43 @@ describe("SyncPieces of a store", () => {
     for (const pair of [greedy, other, third]) await assertClean(pair);
   });
 
+  it("aborts the store lookup of an evicted answer", async () => {
+    const { store: whole, put } = growingStore();
+    put(0);
+    let evicted = (): void => {};
+    const aborted = new Promise<void>((resolve) => {
+      evicted = resolve;
+    });
+    let lookups = 0;
+    const store: PieceStore = {
+      getTask: (id) => whole.getTask(id),
+      getPiece(request, { signal } = {}) {
+        // Only the lookup of the first answer hangs.
+        if (++lookups > 1) return whole.getPiece(request);
+        return new Promise((_resolve, reject) => {
+          signal?.addEventListener("abort", () => {
+            evicted();
+            reject(signal.reason);
+          });
+        });
+      },
+    };
+    const { handlers } = peerOf(store, { maxTaskStreams: 2 });
+    const greedy = downloaderOf(cameFrom("10.0.0.1", handlers));
+    const content = all(await greedy.downloader.downloadTask(addr, source));
+    content.catch(() => {});
+    await settle();
+    const open = greedy.downloader.syncPieces(addr, { taskId, hostId });
+    await open.next();
+    const other = downloaderOf(cameFrom("10.0.0.2", handlers));
+    const pieces = other.downloader.syncPieces(addr, { taskId, hostId });
+    assert.equal((await pieces.next()).value?.number, 0);
+    await aborted;
+    await assertRejects(content, "RemoteBusy");
+    await open.return?.();
+    await pieces.return?.();
+  });
+
   it("does not wait for pieces beyond the task's end", async () => {
     const { store, put } = growingStore();
     const pair = downloaderOf(peerOf(store).handlers);
