@@ -498,7 +498,7 @@ describe("routes of one parent", () => {
     const { scheduler, routes } = both();
     const [quic, tcp] = routes;
     assert.ok(quic && tcp);
-    for (let at = 1; at <= 5; at++) quic.failed(lost, at - 0.5, at, () => 1);
+    for (let at = 1; at <= 5; at++) quic.failed(lost, quic.failureEpoch, at, () => 1);
     const { starts } = step(scheduler, 4005);
     const probe = starts.find(({ routeId }) => routeId === quic.id);
     const beside = starts.find(({ routeId }) => routeId === tcp.id);
@@ -523,7 +523,7 @@ describe("patience with the last parents", () => {
   } {
     const scheduler = schedulerOf(3, { concurrentPieceCount: 1, ...options });
     const gone = scheduler.addRoute("gone", false);
-    for (let at = 1; at <= 5; at++) gone.failed(lost, at - 0.5, at, () => 1);
+    for (let at = 1; at <= 5; at++) gone.failed(lost, gone.failureEpoch, at, () => 1);
     return { scheduler, gone };
   }
 
@@ -579,7 +579,7 @@ describe("patience with the last parents", () => {
     const scheduler = schedulerOf(1);
     const gone = scheduler.addRoute("gone", true);
     gone.endAnnouncements(false);
-    for (let at = 1; at <= 5; at++) gone.failed(lost, at - 0.5, at, () => 1);
+    for (let at = 1; at <= 5; at++) gone.failed(lost, gone.failureEpoch, at, () => 1);
     assert.equal(step(scheduler, 100).failure?.code, "ConnectionLost");
   });
 

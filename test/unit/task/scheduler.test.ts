@@ -54,7 +54,7 @@ function fail(
 /** Fails a route a number of times, at 1 ms, 2 ms and so on. */
 function failOften(route: RouteState, times: number): void {
   for (let at = 1; at <= times; at++)
-    route.failed(failure("ConnectionLost"), at - 0.5, at, () => 1);
+    route.failed(failure("ConnectionLost"), route.failureEpoch, at, () => 1);
 }
 
 /** Delivers the piece of an attempt at a constant rate from its start. */
