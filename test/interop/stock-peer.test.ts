@@ -131,7 +131,7 @@ describe("a stock Dragonfly peer of 1.4.9 or later", () => {
         peer.quic,
         async (fetchPiece) => {
           const error = await assertRejects(fetchPiece(0), "ProtocolNotSupported");
-          assert.match(error.message, /stock Dragonfly peers/);
+          assert.match(error.message, /dfdaemon/);
           assert.match(error.message, /"tcp"/);
         },
       );
