@@ -230,24 +230,23 @@ if (runtimeName === "node") {
 
     it("docs/errors.md lists every code, kind and exit code of src/errors.ts and the command", async () => {
       const source = await readFile(join(root, "src/errors.ts"), "utf8");
-      const told = [...source.matchAll(/\/\*\* (.*) \*\/\s+\| "(\w+)"/g)].map(([, what, code]) => [
-        code,
-        what,
-      ]);
+      const described = [...source.matchAll(/\/\*\*((?:(?!\*\/)[\s\S])*)\*\/\s+\| "(\w+)"/g)].map(
+        ([, docstring = "", code]) => [code, docstring.replace(/\s*\n\s*\*?\s*/g, " ").trim()],
+      );
       const codes = errorCodes.map((code) => [
         `\`${code}\``,
         `\`${new VortexError(code, "").kind}\``,
       ]);
       assert.deepEqual(
         await rowsUnder("docs/errors.md", "Codes"),
-        codes.map((cells, index) => [...cells, told[index]?.[1]]),
+        codes.map((cells, index) => [...cells, described[index]?.[1]]),
       );
       assert.deepEqual(
-        told.map(([code]) => code),
+        described.map(([code]) => code),
         errorCodes,
       );
 
-      const kinds = [...source.matchAll(/^ \* \| (`\w+`) \| (.*) \| (.*) \|$/gm)].map(
+      const kinds = [...source.matchAll(/^ \* - (`\w+`): (.*?)\. (.*)\.$/gm)].map(
         ([, ...cells]) => cells,
       );
       const exitCode = (kind = ""): string => {
