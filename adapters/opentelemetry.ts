@@ -2,36 +2,38 @@ import type { PieceKind } from "../src/piece.ts";
 import type { Operation, OperationResult, OperationStart, Telemetry } from "../src/telemetry.ts";
 
 /**
- * Makes an observer that reports operations as OpenTelemetry spans and metrics. Their names are
- * those of stock Dragonfly: the spans of dragonfly-client 1.5.1, and `dragonfly-client-metric`.
- * Pass the module that the program has set up:
+ * Creates an observer that reports operations as OpenTelemetry spans and metrics. Spans are named
+ * as in dragonfly-client 1.5.1, and metrics as in its crate `dragonfly-client-metric`. Pass the
+ * module that the program has set up:
  *
  *     import * as api from "@opentelemetry/api";
  *     createDownloader({ protocol: "quic", telemetry: openTelemetry(api) });
  *
- * Metrics, all with prefix `dragonfly_client_`, their attributes in parentheses:
+ * The names of all metrics start with `dragonfly_client_`. Their attributes are in parentheses:
  *
- * - `download_task_total`, `download_task_failure_total` (`type`): task downloads.
- * - `concurrent_download_task_total` (`type`): task downloads in progress.
+ * - `download_task_total`, `download_task_failure_total` (`type`): number of task downloads.
+ * - `concurrent_download_task_total` (`type`): number of task downloads in progress.
  * - `download_task_duration_milliseconds` (`task_type`, `task_size_level`): time of complete tasks.
  * - `download_traffic` (`type`: `REMOTE_PEER`): bytes of fetched pieces.
  * - `download_piece_total`, `download_piece_failure_total` (`error_type`): requested pieces (*).
- * - `concurrent_upload_piece_total`: pieces being sent.
+ * - `concurrent_upload_piece_total`: number of pieces being sent.
  * - `upload_traffic`: bytes of content sent.
  * - `upload_piece_total`, `upload_piece_failure_total` (`error_type`): requests from peers (*).
- * - `stat_task_total`, `stat_task_failure_total` (`type`): answers to StatTask.
- * - `stat_local_task_total`, `stat_local_task_failure_total` (`type`): answers to StatLocalTask.
+ * - `stat_task_total`, `stat_task_failure_total` (`type`): responses to StatTask.
+ * - `stat_local_task_total`, `stat_local_task_failure_total` (`type`): responses to StatLocalTask.
  *
- * Stock Dragonfly counts tasks only: it has no equivalent of the metrics marked (*).
+ * For the metrics marked (*), the attribute `error_type` exists on the failure metric only. Stock
+ * Dragonfly has no equivalent of them.
  *
  * - `type` and `task_type` are the numbers of `common.v2.TaskType`. The attributes `tag`, `app` and
  *   `priority` of stock Dragonfly are not available here.
- * - Prometheus exporters add `_total` to counters without it.
+ * - Prometheus exporters append `_total` to the names of counters that lack it.
  * - Ids and addresses are attributes of spans only.
  * - Operations that the caller aborted do not count as failures.
  *
- * gRPC calls carry the trace context, by the program's propagator (usually W3C Trace Context). A
- * server makes its spans children of the client's span. The Vortex protocol cannot carry it.
+ * gRPC calls transmit the trace context, in the format of the program's propagator (usually W3C
+ * Trace Context). A server makes its spans children of the client's span. The Vortex protocol has
+ * no field for a trace context.
  */
 export function openTelemetry(api: OpenTelemetryApi): Telemetry {
   const tracer = api.trace.getTracer(INSTRUMENTATION_SCOPE);
@@ -71,20 +73,22 @@ export function openTelemetry(api: OpenTelemetryApi): Telemetry {
   };
 }
 
-/** Part of `@opentelemetry/api` 1.3 or newer that {@link openTelemetry} uses. */
+/**
+ * Part of the module `@opentelemetry/api`, version 1.3 or newer, that {@link openTelemetry} uses.
+ */
 export interface OpenTelemetryApi {
-  /** Tracer provider. */
+  /** Tracer provider, which creates spans. */
   readonly trace: {
     getTracer(name: string): {
       startSpan(name: string, options: SpanOptions, context?: Context): Span;
     };
     setSpan(context: Context, span: Span): Context;
   };
-  /** Meter provider. */
+  /** Meter provider, which creates metrics. */
   readonly metrics: { getMeter(name: string): Meter };
-  /** Context manager; the active context holds the parent of new spans. */
+  /** Context manager. A new span becomes a child of the span in the active context. */
   readonly context: { active(): Context; with<T>(context: Context, work: () => T): T };
-  /** Propagator, which carries trace contexts in the headers of gRPC calls. */
+  /** Propagator, which writes trace contexts to the headers of gRPC calls and reads them there. */
   readonly propagation: {
     inject(context: Context, carrier: Record<string, string>): void;
     extract(context: Context, carrier: Headers, getter: HeaderGetter): Context;
@@ -139,12 +143,12 @@ const headerGetter: HeaderGetter = {
 
 const INSTRUMENTATION_SCOPE = "vortex-peer";
 const PREFIX = "dragonfly_client_";
-/** `SpanKind` and `SpanStatusCode` of OpenTelemetry. */
+/** Numbers of `SpanKind` and `SpanStatusCode` in the OpenTelemetry API. */
 const SPAN_SERVER = 1;
 const SPAN_CLIENT = 2;
 const STATUS_ERROR = 2;
 
-/** Numbers of `common.v2.TaskType` by kind of task. */
+/** Numbers of the Protobuf enum `common.v2.TaskType`, by kind of task. */
 const TASK_TYPES: Record<PieceKind, string> = {
   standard: "0",
   persistent: "1",
@@ -152,16 +156,25 @@ const TASK_TYPES: Record<PieceKind, string> = {
   cache: "3",
 };
 
-/** Upper bounds (exclusive) of Dragonfly's size levels in MiB, from level 1. Level 0 is size 0. */
+/**
+ * Upper bounds (exclusive) in MiB of the task size levels of stock Dragonfly, from level 1. Level 0
+ * is for empty tasks, and the level after the last bound for larger tasks.
+ */
 const SIZE_LEVELS_MIB = [
   1, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 8192, 16_384, 32_768, 65_536, 131_072, 262_144,
   524_288, 1_048_576,
 ];
 
-/** Histogram buckets of stock Dragonfly in ms: the powers of two from 1 to 2^23. */
+/**
+ * Upper bounds in ms of the histogram buckets for durations: powers of two from 1 to 2^23, like
+ * stock Dragonfly.
+ */
 const DURATION_BUCKETS_MS = Array.from({ length: 24 }, (_, power) => 2 ** power);
 
-/** Counts operations. Creates each instrument at first use, so unused ones are not exported. */
+/**
+ * Reports operations as OpenTelemetry metrics. Creates each instrument at its first use, so a
+ * metric without operations is not exported.
+ */
 class Metrics {
   readonly #meter: Meter;
   readonly #counters = new Map<string, Adder>();
@@ -189,7 +202,10 @@ class Metrics {
     this.#add(`${metric}_failure_total`, 1, attributes);
   }
 
-  /** Records the traffic of a successful operation, or the duration of a fetched task. */
+  /**
+   * Records a successful operation: the transferred bytes of a piece or of an upload, or the
+   * duration of a task download.
+   */
   #countSuccess(start: OperationStart, bytes: number, milliseconds: number): void {
     const { name, role } = start;
     if (name === "download_piece" && role === "client") {
@@ -231,8 +247,8 @@ class Metrics {
 }
 
 /**
- * Returns the base name of an operation's metric in the style of Dragonfly; undefined for
- * operations without one.
+ * Returns the name of the metric for an operation, as in stock Dragonfly, without prefix and
+ * suffix. Returns undefined for an operation without a metric.
  */
 function metricOf({ name, role }: OperationStart): string | undefined {
   if (name === "download_piece") return role === "client" ? "download_piece" : "upload_piece";
@@ -247,7 +263,10 @@ function concurrentMetricOf(start: OperationStart): string | undefined {
     : undefined;
 }
 
-/** Returns the type attribute. Pieces have none, as in stock Dragonfly's metrics of pieces. */
+/**
+ * Returns the metric attribute `type` with the kind of task. Metrics of pieces do not have it, as
+ * in stock Dragonfly.
+ */
 function typeOf({ name, kind = "standard" }: OperationStart): Attributes {
   return name === "download_piece" ? {} : { type: TASK_TYPES[kind] };
 }
@@ -260,7 +279,7 @@ function kindOf({ role }: OperationStart): number {
   return role === "server" ? SPAN_SERVER : SPAN_CLIENT;
 }
 
-/** Returns the attributes of a span, named as in stock Dragonfly. */
+/** Returns the attributes of a span, with the names that stock Dragonfly uses. */
 function spanAttributes({
   taskId,
   number,

@@ -1,7 +1,7 @@
 /**
  * Interface for observers of this library: each operation reports its start and its end.
- * Independent of OpenTelemetry; the adapter `openTelemetry` turns operations into spans and
- * metrics. Without a {@link Telemetry} nothing is collected.
+ * Independent of OpenTelemetry: the adapter `openTelemetry` converts operations to spans and
+ * metrics. Without a {@link Telemetry} nothing is recorded.
  */
 
 import type { VortexError } from "./errors.ts";
@@ -9,23 +9,28 @@ import type { PieceKind } from "./piece.ts";
 import type { Protocol } from "./transport/protocol.ts";
 
 /**
- * Observer of operations. It runs on the path of every piece, so its methods should return fast.
- * Exceptions that it throws are dropped.
+ * Observer of operations, such as the download of a piece. Its methods are called for every piece,
+ * so they should return fast. Exceptions of an observer are ignored.
  */
 export interface Telemetry {
-  /** Starts an operation. Called synchronously, in the caller's context, before any await. */
+  /**
+   * Called when an operation starts, synchronously in the caller's async context, before any
+   * `await`. Returns an object through which the library reports the end of the operation.
+   */
   begin(start: OperationStart): Operation;
 }
 
 /**
- * Kinds of operation:
+ * Kind of an operation. The same name is used at the client and at the server:
  *
- * - `download_task`: a client fetches a whole task; a server answers DownloadTask.
- * - `download_piece`: a client fetches a piece, from the call to the last byte; a server sends one.
- * - `stat_task`: a client asks a peer about a task; a server answers StatTask, or its variant for
- *   another kind of task.
- * - `stat_local_task`: a server answers StatLocalTask.
- * - `sync_pieces`: a client asks a peer for the list of its pieces; a server answers SyncPieces.
+ * - `download_task`: a client fetches a whole task; a server responds to DownloadTask.
+ * - `download_piece`: a client fetches a piece, from the call to the last byte; a server sends a
+ *   piece.
+ * - `stat_task`: a client requests the length of a task; a server responds to StatTask, or to its
+ *   variant for another kind of task.
+ * - `stat_local_task`: a server responds to StatLocalTask.
+ * - `sync_pieces`: a client requests the list of pieces that a peer has of a task; a server
+ *   responds to SyncPieces.
  */
 export type OperationName =
   | "download_task"
@@ -34,55 +39,58 @@ export type OperationName =
   | "stat_local_task"
   | "sync_pieces";
 
-/** Facts known at the start of an operation. */
+/** Facts that are known when an operation starts. */
 export interface OperationStart {
-  /** Kind of operation. */
+  /** Kind of operation, such as `download_piece`. */
   readonly name: OperationName;
   /** Role of this side: `client` sends the request, `server` answers it. */
   readonly role: "client" | "server";
   /** Id of the task. */
   readonly taskId: string;
-  /** Kind of the task; undefined where the call does not carry it. */
+  /** Kind of the task; undefined if the RPC method does not transmit it. */
   readonly kind?: PieceKind | undefined;
-  /** Number of the piece, for `download_piece`. */
+  /** Number of the piece within the task; only for `download_piece`. */
   readonly number?: number | undefined;
-  /** Address of the peer, `host:port`; undefined for operations with several peers. */
+  /** Address of the peer, `host:port`; undefined for an operation with several peers. */
   readonly addr?: string | undefined;
-  /** Protocol of the request, set only where the downloader selected it (`auto`, `hybrid`). */
+  /** Protocol of the request. Set only if the downloader selected it (`auto`, `hybrid`). */
   readonly protocol?: Protocol | undefined;
-  /** Reason for the choice of `protocol`, one line for people. */
+  /** Reason why `protocol` was selected, as one line of text. */
   readonly protocolReason?: string | undefined;
-  /** Headers of an incoming gRPC call. They may carry the trace context of the client. */
+  /** HTTP headers of an incoming gRPC call. They may contain the trace context of the client. */
   readonly headers?: Headers | undefined;
 }
 
-/** Operation in progress. */
+/** Operation in progress, as created by an observer. */
 export interface Operation {
-  /** Ends the operation. Called once. */
+  /** Called once when the operation ends, with its outcome. */
   end(result: OperationResult): void;
   /**
-   * Runs `work` with this operation as the parent of all operations that `work` starts
-   * synchronously.
+   * Calls `work` and returns its result. Meanwhile this operation is the active one: an operation
+   * that `work` starts synchronously becomes its child.
    */
   run<T>(work: () => T): T;
   /**
-   * Returns headers that make the peer's operation a child of this one, for example `traceparent`
-   * (W3C Trace Context). Only gRPC calls send them. Absent: no headers.
+   * Returns HTTP headers that make the operation of the peer a child of this one, for example
+   * `traceparent` (W3C Trace Context). Only gRPC calls send them. Absent: no headers are sent.
    */
   headers?(): Readonly<Record<string, string>>;
 }
 
-/** Outcome of an operation. */
+/** Outcome of an operation: transferred bytes, or an error. */
 export interface OperationResult {
-  /** Bytes of content transferred. May be missing for a failed operation. */
+  /** Number of transferred content bytes. May be absent for a failed operation. */
   readonly bytes?: number;
-  /** Error of a failed operation. Kind `aborted` means that the caller ended it on purpose. */
+  /**
+   * Error of a failed operation. An error of kind `aborted` means that the caller ended the
+   * operation on purpose.
+   */
   readonly error?: VortexError | undefined;
 }
 
 /**
- * Starts an operation and isolates the library from the observer: its exceptions are dropped, and
- * `end` is forwarded only once. Returns undefined without an observer.
+ * Starts an operation at an observer. Exceptions of the observer are ignored, and `end` is called
+ * at most once. Returns undefined if there is no observer, or if its `begin` throws.
  */
 export function beginOperation(
   telemetry: Telemetry | undefined,
@@ -117,7 +125,10 @@ export function beginOperation(
   };
 }
 
-/** Wraps an iterable so that each step runs within `operation`, see {@link Operation.run}. */
+/**
+ * Wraps an iterable so that each of its steps runs with `operation` as the active operation, see
+ * {@link Operation.run}.
+ */
 export function iterateInOperation<T>(
   operation: Operation | undefined,
   source: AsyncIterable<T>,
@@ -135,7 +146,8 @@ export function iterateInOperation<T>(
 }
 
 /**
- * Calls an observer; returns undefined if it throws, so that its faults do not fail the operation.
+ * Calls a method of an observer. Returns undefined if the method throws, so that a faulty observer
+ * cannot fail the operation.
  */
 function ignoreErrors<T>(notify: () => T): T | undefined {
   try {

@@ -4,18 +4,19 @@ import { quicTuning } from "../config/tuning.ts";
 import type { TlsClientOptions } from "../transport/tls.ts";
 import type { CreateDownloaderOptions } from "./factory.ts";
 
-/** Contents of the files that a configuration names for a downloader. */
+/** Contents of the certificate files that a configuration names for a downloader. */
 export interface DownloaderFiles {
-  /** Client certificate, key and CA from `upload.client`. */
+  /** Client certificate, private key and CA certificate from the files in `upload.client`. */
   readonly mutual?: MutualTls | undefined;
-  /** CA certificate from `vortexPeer.quic.caCert`, as PEM. */
+  /** CA certificate from the file in `vortexPeer.quic.caCert`, in PEM format. */
   readonly ca?: string | undefined;
 }
 
 /**
- * Converts a configuration to downloader options. The files of `upload.client` apply to the
- * Dragonfly API and protocol `grpc`, like in dfdaemon, and to QUIC. For QUIC, the trust settings in
- * `vortexPeer.quic` take precedence.
+ * Converts a configuration to the options of a downloader.
+ *
+ * The certificate files of `upload.client` apply to gRPC, like in dfdaemon, and to QUIC. For QUIC,
+ * the trust settings in `vortexPeer.quic` take precedence.
  */
 export function downloaderOptions(
   config: Config,

@@ -1,4 +1,4 @@
-/** Runtime-independent `createDownloader`: the caller passes the transport. */
+/** Runtime-independent version of `createDownloader`: the caller passes the transport. */
 import { VortexError } from "../errors.ts";
 import { portableRuntime } from "../runtime.ts";
 import { requireProtocolChoice } from "../transport/protocol.ts";
@@ -7,29 +7,33 @@ import { downloaderSettings } from "./call/settings.ts";
 import type { Downloader, DownloaderOptions } from "./downloader.ts";
 import { QuicDownloader, TcpDownloader } from "./vortex/downloader.ts";
 
-/** Options of the core's `createDownloader`: the protocol and its transport. */
+/** Options of {@link createDownloader} of `vortex-peer/core`: the protocol and its transport. */
 export interface CoreDownloaderOptions extends DownloaderOptions {
   /** Protocol that transfers pieces. Required. */
   readonly protocol: "quic" | "tcp";
   /**
    * Transport for `protocol`. Calls fail with `InvalidArgument` if it is for another protocol. The
-   * caller closes it; the downloader does not. The entry points of Node, Bun, Deno and edge workers
-   * load their own.
+   * caller must close the transport; the downloader does not.
+   *
+   * The entry points of Node, Bun, Deno and edge workers do not need this option: they load a
+   * transport themselves.
    */
   readonly transport: Transport;
 }
 
 /**
- * Makes a downloader of single pieces on a transport of the caller, on any JavaScript runtime.
+ * Creates a downloader that fetches single pieces over a transport of the caller, on any JavaScript
+ * runtime.
  *
- * This is `createDownloader` of `vortex-peer/core`, and of `vortex-peer` itself if no export
- * condition matches the runtime. The entry points of Node, Bun, Deno and edge workers export
- * another one, which loads its transports and also fetches whole tasks. To fetch whole tasks over a
- * custom transport, use `downloaderFactory` of `vortex-peer/tasks`.
+ * This function is `createDownloader` of `vortex-peer/core`. It is also that of `vortex-peer` if no
+ * export condition matches the runtime.
  *
- * @throws `Unavailable` without a transport, or for a protocol that only the entry points of
- * runtimes have; the message lists them
- * @throws `InvalidArgument` for an option out of its range
+ * The entry points of Node, Bun, Deno and edge workers export another `createDownloader`. It loads
+ * the transports of the runtime, and its downloaders also fetch whole tasks. To fetch whole tasks
+ * over a custom transport, use `downloaderFactory` of `vortex-peer/tasks`.
+ *
+ * @throws `Unavailable` if `transport` is missing, or if `protocol` is `grpc`, `auto` or `hybrid`
+ * @throws `InvalidArgument` if `protocol` is unknown, or another option is out of its range
  *
  * @example
  * ```ts
@@ -40,6 +44,8 @@ export interface CoreDownloaderOptions extends DownloaderOptions {
  * // … downloadPiece …
  * await downloader.close();
  * ```
+ *
+ *
  */
 export function createDownloader(options: CoreDownloaderOptions): Downloader {
   // Options of a runtime's `createDownloader` can arrive here: from JavaScript, or from TypeScript

@@ -4,56 +4,71 @@ import type { Telemetry } from "../telemetry.ts";
 
 /** Request for one piece of a task from one peer. */
 export interface PieceRequest {
-  /** Address of the peer, `host:port`, with its port for the downloader's protocol. */
+  /** Address of the peer, `host:port`, where it serves the protocol of the downloader. */
   readonly addr: string;
-  /** Id of the requesting host, sent over gRPC only: the Vortex protocol does not carry it. */
+  /**
+   * Id of the requesting host. Sent over gRPC only, because the Vortex protocol has no field for
+   * it.
+   */
   readonly hostId: string;
-  /** Id of the task: 64 characters, hex digits in stock Dragonfly. */
+  /** Id of the task: 64 characters, which are hex digits in stock Dragonfly. */
   readonly taskId: string;
-  /** Position of the piece in the task, from 0; an unsigned 32-bit integer. */
+  /** Number of the piece within the task, from 0; an unsigned 32-bit integer. */
   readonly number: number;
-  /** Kind of the task. Default `standard`. */
+  /** Kind of the task that the piece belongs to. Default `standard`. */
   readonly kind?: PieceKind;
   /**
-   * Bytes of the piece to return. Over Vortex, bytes before the range are read and dropped, and the
-   * stream is cancelled behind it. Default: the whole piece.
+   * Byte range of the piece to return. Default: the whole piece.
+   *
+   * The Vortex protocol has no ranges: bytes before the range are received and discarded, and the
+   * stream is cancelled at the end of the range.
    */
   readonly range?: ByteRange;
 }
 
-/** Options of one call. Each timeout overrides the downloader's option of the same name. */
+/**
+ * Options of one call. A timeout given here overrides the timeout of the same name in
+ * {@link DownloaderOptions}.
+ */
 export interface CallOptions {
-  /** Aborts the call, and later reads of its content, at once with `Aborted`. Default: none. */
+  /**
+   * Signal whose abort fails the call with `Aborted`, also while its content is being read.
+   * Default: none.
+   */
   readonly signal?: AbortSignal;
   /**
-   * Piece timeout in ms, from the call to the last byte of content. Time between two reads of the
-   * content does not count. Default 360,000. The call fails with `PieceTimeout`.
+   * Maximum time in ms from the call to the last byte of the content. Time in which the caller does
+   * not read the content is not counted. Afterwards the call fails with `PieceTimeout`. Default
+   * 360,000.
    */
   readonly pieceTimeout?: number;
   /**
-   * Stall timeout in ms: longest silence of the peer while the call waits for its bytes.
-   * Default 30,000. The call fails with `Stalled`.
+   * Maximum time in ms for which the call waits for the peer without receiving a byte. Afterwards
+   * the call fails with `Stalled`. Default 30,000.
    */
   readonly stallTimeout?: number;
   /**
-   * Longest time between two reads of the content, in ms. After it the piece is given up with
-   * `PieceTimeout`. Default: `pieceTimeout`.
+   * Maximum time in ms between two reads of the content by the caller. Afterwards the call fails
+   * with `PieceTimeout`. Default: `pieceTimeout`.
    */
   readonly unreadTimeout?: number;
 }
 
-/** Fetches pieces. Same interface for every protocol; made by `createDownloader`. */
+/**
+ * Fetches pieces of tasks from peers. The interface is the same for every protocol. Created by
+ * `createDownloader`.
+ */
 export interface Downloader {
   /**
-   * Requests a piece from a peer. Resolves when the peer has announced the piece; the content is
-   * then read from the result.
+   * Requests a piece from a peer. Resolves when the peer has announced the piece. The content is
+   * then read from the returned {@link Piece}.
    *
    * Rejects with a `VortexError`:
    * - bad arguments: `InvalidArgument`;
    * - no connection: `ConnectionRefused`, `Unreachable`, `ConnectTimeout`, `HandshakeFailed`,
    *   `ProtocolNotSupported`;
    * - errors that the peer sent: `NotFound` and the `Remote…` codes;
-   * - invalid answers: `PieceMismatch`, `ProtocolViolation`, `InvalidPacket`, `InvalidLength`,
+   * - invalid responses: `PieceMismatch`, `ProtocolViolation`, `InvalidPacket`, `InvalidLength`,
    *   `InvalidUtf8`, `LimitExceeded`, `TruncatedContent`;
    * - lost connections and streams: `ConnectionLost`, `StreamReset`;
    * - timeouts: `PieceTimeout`, `Stalled`;
@@ -78,81 +93,98 @@ export interface Downloader {
    * for await (const chunk of piece.content) console.log(chunk.length);
    * await downloader.close();
    * ```
+   *
    */
   downloadPiece(request: PieceRequest, options?: CallOptions): Promise<Piece>;
-  /** Closes all connections; pending requests fail with `Closed`. Idempotent. */
+  /** Closes all connections. Pending requests fail with `Closed`. Idempotent. */
   close(): Promise<void>;
   [Symbol.asyncDispose](): Promise<void>;
 }
 
-/** Options of a downloader, all optional. Timeouts are at most 30 days. */
+/** Options of a downloader, all optional. Every timeout is at most 30 days. */
 export interface DownloaderOptions {
-  /** Connect timeout in ms. Default 2,000, like dfdaemon. */
+  /** Maximum time in ms to connect to a peer, handshake included. Default 2,000, like dfdaemon. */
   readonly connectTimeout?: number;
-  /** Piece timeout in ms, see {@link CallOptions.pieceTimeout}. Default 360,000. */
+  /**
+   * Maximum time in ms from a call to the last byte of its content, see
+   * {@link CallOptions.pieceTimeout}. Default 360,000.
+   */
   readonly pieceTimeout?: number;
-  /** Stall timeout in ms, see {@link CallOptions.stallTimeout}. Default 30,000. */
+  /**
+   * Maximum time in ms without a byte from the peer, see {@link CallOptions.stallTimeout}. Default
+   * 30,000.
+   */
   readonly stallTimeout?: number;
   /**
-   * Time in ms that a task without any usable parent waits for one before it fails, 0 or more.
-   * Default 60,000.
+   * Time in ms, 0 or more, for which a task without any usable parent waits for one. Afterwards the
+   * task fails. A parent is a peer that serves pieces of the task. Default 60,000.
    */
   readonly patience?: number;
   /**
-   * Maximum accepted length of a piece, in bytes. Default 64 MiB, the maximum that stock Dragonfly
-   * makes.
+   * Maximum accepted length of a piece, in bytes. Default 64 MiB, the longest pieces of stock
+   * Dragonfly.
    */
   readonly maxPieceLength?: number;
   /**
-   * Maximum length of a piece's metadata, in bytes, 64 to 2^32 - 1. Over gRPC: of everything in the
-   * message except the content. Default 64 KiB.
+   * Maximum accepted length of a piece's metadata, in bytes, 64 to 2^32 - 1. Over gRPC, everything
+   * in the message except the content counts as metadata. Default 64 KiB.
    */
   readonly maxMetadataLength?: number;
-  /** Options of the connection pool. Defaults: see {@link PoolOptions}. */
+  /** Options of the connection pool. For the defaults see {@link PoolOptions}. */
   readonly pool?: PoolOptions;
-  /** Maximum concurrent pieces of one task, 1 to 1,024. Default 8, like dfdaemon. */
+  /**
+   * Maximum number of pieces that one task fetches concurrently, 1 to 1,024. Default 8, like
+   * dfdaemon.
+   */
   readonly concurrentPieceCount?: number;
   /**
-   * Maximum concurrent requests to one parent, over all tasks, 1 to 1,000,000. Tasks that compete
-   * for a parent share it evenly. Default 32.
+   * Maximum number of concurrent requests to one parent, over all tasks together, 1 to 1,000,000.
+   * Tasks that fetch from the same parent share this number evenly. Default 32.
    */
   readonly parentConcurrency?: number;
   /**
-   * Download rate limit in bytes/s for all tasks of this downloader together, at least 1. Calls of
+   * Maximum download rate in bytes/s of all tasks of this downloader together, at least 1. Calls of
    * `downloadPiece` are not limited. Default: no limit.
    */
   readonly rateLimit?: number;
   /**
-   * Sends the first request to a known peer together with the QUIC handshake (0-RTT), which saves a
-   * round trip. An attacker can replay a recorded request to the peer, but gains nothing by it.
-   * Default true, where the runtime supports it.
+   * Sends the first request to a known peer as QUIC 0-RTT data (RFC 9001, section 4.6), which saves
+   * a round trip. An attacker can replay the request to the peer, but gains nothing by it. Default
+   * true, where the runtime supports 0-RTT.
    */
   readonly earlyData?: boolean;
-  /** Observer of every call, such as `openTelemetry(api)`. Default: none. */
+  /** Observer of every call and task, such as `openTelemetry(api)`. Default: none. */
   readonly telemetry?: Telemetry;
 }
 
 /** Options of a connection pool. */
 export interface PoolOptions {
   /**
-   * Maximum connections to one address, 1 to 64. A new one is dialled while all others are in use.
-   * More than one helps where the network limits each flow, or where the losses of one connection
-   * delay all its streams. TCP dials one connection per request regardless. Default 1.
+   * Maximum number of connections to one address, 1 to 64. A further connection is dialled if all
+   * existing ones are in use. Default 1.
+   *
+   * Use several connections if the network limits the rate of each one, or if packet loss on one
+   * connection delays all its streams. With TCP, every request uses a separate TCP connection,
+   * regardless of this option.
    */
   readonly connectionsPerAddress?: number;
   /**
-   * Soft limit on pooled connections, 1 to 1,000,000. Connections in use are never evicted, so the
-   * pool may exceed it for a while. Connections that are idle the longest are evicted first.
-   * Default 2,000.
+   * Soft limit on the number of connections in the pool, 1 to 1,000,000. Above it, the connections
+   * that are idle for longest are closed. Connections in use are never closed, so the pool may
+   * exceed the limit for a while. Default 2,000.
    */
   readonly capacity?: number;
-  /** Time without a request after which a connection is closed, in ms. Default 420,000. */
+  /**
+   * Idle timeout in ms: a connection is closed after this time without a request. Default 420,000.
+   */
   readonly idleTimeout?: number;
-  /** Interval between two sweeps for idle connections, in ms. Default 60,000. */
+  /**
+   * Interval in ms between two checks for connections that exceed `idleTimeout`. Default 60,000.
+   */
   readonly cleanupInterval?: number;
 }
 
-/** {@link DownloaderOptions} with every default filled in, plus the runtime. */
+/** {@link DownloaderOptions} with all defaults filled in, and the runtime. */
 export interface DownloaderSettings {
   readonly connectTimeout: number;
   readonly pieceTimeout: number;
@@ -166,6 +198,6 @@ export interface DownloaderSettings {
   readonly rateLimit: number | undefined;
   readonly earlyData: boolean;
   readonly telemetry: Telemetry | undefined;
-  /** Clock, randomness and hashes that the core uses. */
+  /** Clock, random numbers and hash functions for the downloader. */
   readonly runtime: Runtime;
 }

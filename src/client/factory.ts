@@ -23,101 +23,114 @@ import {
 import { type ClosableDirectory, TaskDownloader } from "./task-downloader.ts";
 import { QuicDownloader, TcpDownloader } from "./vortex/downloader.ts";
 
-/** Options of `createDownloader`: the protocol, and its TLS, QUIC and selection settings. */
+/**
+ * Options of `createDownloader`: the protocol, and settings for TLS, QUIC and protocol selection.
+ */
 export interface CreateDownloaderOptions extends DownloaderOptions {
   /**
-   * Protocol that transfers pieces. Required.
+   * Protocol over which pieces are fetched. Required.
    *
-   * - `auto` selects a protocol for each peer. It tries QUIC, then TCP, then gRPC, and takes the
-   *   first that answers. Of QUIC and TCP it later switches to the other one if that is much
+   * - `auto` selects a protocol for each peer. It tries QUIC, then TCP, then gRPC, and selects the
+   *   first one over which the peer responds. Later it switches to QUIC or TCP if that proves much
    *   faster.
-   * - `hybrid` fetches a task over all working protocols of a peer at once. Single pieces go as
-   *   with `auto`.
+   * - `hybrid` fetches a task over all working protocols of a peer at once. `downloadPiece` works
+   *   as with `auto`.
    * - `quic` dials every peer over QUIC. A stock dfdaemon of version 1.1.0 to 1.4.8 exits when a
-   *   QUIC handshake fails. Handshakes from Node and Bun always fail there; those from Deno fail if
+   *   QUIC handshake fails. Handshakes from Node and Bun always fail there. Those from Deno fail if
    *   Deno rejects the certificate.
-   * - `tcp` and `grpc` use only that protocol.
+   * - `tcp` uses only Vortex over TCP, and `grpc` only the Dragonfly gRPC API.
    *
    * `auto` and `hybrid` use QUIC with known peers only, see `quicPeers` of {@link AutoOptions}.
    */
   readonly protocol: ProtocolChoice;
   /**
-   * Authentication of peers.
+   * Authentication of peers by TLS.
    *
-   * - QUIC always authenticates; by default against the runtime's certificate authorities.
-   * - gRPC uses TLS if this option is given, even as `{}`, and plaintext otherwise, like dfdaemon.
+   * - QUIC always authenticates peers, by default with the certificate authorities of the runtime.
+   * - gRPC uses TLS if this option is given, even as `{}`. Otherwise it uses plaintext, like
+   *   dfdaemon.
    * - TCP has no TLS. Protocol `tcp` throws `InvalidArgument` if this option sets `ca`,
    *   `fingerprints` or `cert`.
    *
-   * With `auto` and `hybrid`, setting `ca`, `fingerprints` or `cert` rules TCP out and restricts
-   * gRPC to TLS. With `auto`, a rejected certificate then fails the request instead of leading to
-   * the next protocol. With none of these set, gRPC uses `apiTls`, and a rejected certificate leads
-   * to the next protocol.
+   * If `ca`, `fingerprints` or `cert` is set, `auto` and `hybrid` do not use TCP, and use gRPC only
+   * with TLS. A rejected certificate then fails a request of `auto`.
+   *
+   * If none of them is set, `auto` and `hybrid` use `apiTls` for gRPC. After a rejected certificate
+   * they try the next protocol.
    */
   readonly tls?: TlsClientOptions;
   /**
-   * Authentication of parents on the Dragonfly API (gRPC), which lists their pieces of a task.
-   * Default: `tls` for protocol `grpc`, else plaintext, like dfdaemon.
+   * Authentication of parents on the Dragonfly gRPC API, which lists the pieces that a parent has
+   * of a task. Default: the value of `tls` for protocol `grpc`, else plaintext, like dfdaemon.
    */
   readonly apiTls?: TlsClientOptions;
   /**
-   * QUIC congestion control, datagram size, windows and timeouts. Defaults: see {@link QuicTuning}.
+   * QUIC congestion control, datagram size, windows and timeouts. For the defaults see
+   * {@link QuicTuning}.
    */
   readonly quic?: QuicTuning;
   /**
-   * Ports of a peer that is given as `host:port`, for `auto` and `hybrid`; see `addressesOf`.
-   * Default: the ports of stock Dragonfly.
+   * Usual port of each protocol, for `auto` and `hybrid`. If a peer is given as `host:port` with
+   * one of these ports, `auto` also tries its other ports. Default: the ports of stock Dragonfly.
    */
   readonly ports?: Partial<ProtocolPorts>;
-  /** Protocol selection of `auto` and `hybrid`. Defaults: see {@link AutoOptions}. */
+  /**
+   * Options for the protocol selection of `auto` and `hybrid`. For the defaults see
+   * {@link AutoOptions}.
+   */
   readonly auto?: AutoOptions;
   /**
-   * Called with each protocol that `auto` selects for a peer, and the reason. Exceptions that it
-   * throws are dropped. Default: none.
+   * Called with each protocol that `auto` selects for a peer, and the reason. Exceptions of the
+   * callback are ignored. Default: none.
    */
   readonly onProtocol?: (event: ProtocolEvent) => void;
 }
 
-/** Type of `createDownloader`, under its name in Dragonfly's design document. */
+/**
+ * Type of a function that creates downloaders, such as `createDownloader`. The name is from
+ * Dragonfly's design document.
+ */
 export type DownloaderFactory = (options: CreateDownloaderOptions) => Downloader;
 
-/** {@link DownloaderFactory} whose downloaders also fetch whole tasks. */
+/** Type of a function that creates downloaders of pieces and of whole tasks. */
 export type TaskDownloaderFactory = (options: CreateDownloaderOptions) => TaskDownloader;
 
 /**
- * Client bindings of a runtime. Each loader runs once per downloader, at the first use of its
- * protocol. The downloader closes the transport when it is closed itself.
+ * Transports of a runtime for downloaders. Each loader runs once per downloader, at the first use
+ * of its protocol. The downloader closes the loaded transport when it is closed itself.
  */
 export interface Bindings {
-  /** Clock, randomness and hashes that the core uses. */
+  /** Clock, random numbers and hash functions for the downloaders. */
   readonly runtime: Runtime;
   /**
-   * Loads the QUIC transport. Rejects with `Unavailable` where there is none; the message names an
-   * alternative.
+   * Loads the QUIC transport. Rejects with `Unavailable` if the runtime has no QUIC. The message of
+   * the error names an alternative.
    */
   quic(options: QuicBindingOptions): Promise<Transport>;
   /** Loads the TCP transport. */
   tcp(): Promise<Transport>;
-  /** Makes a downloader over gRPC, in plaintext without `tls`. */
+  /** Creates a downloader over gRPC. It uses plaintext if `tls` is undefined. */
   grpc(settings: DownloaderSettings, tls: TlsClientOptions | undefined): Downloader;
   /**
-   * Makes the client that asks parents for their pieces of a task, in plaintext without `tls`.
-   * Absent: callers have to give the layout of each task.
+   * Creates a client of the Dragonfly gRPC API, which lists the pieces that parents have of a task.
+   * It uses plaintext if `tls` is undefined.
+   *
+   * Absent: the callers of `downloadTask` must give the length of the task and of its pieces.
    */
   directory?(settings: DownloaderSettings, tls: TlsClientOptions | undefined): ClosableDirectory;
 }
 
-/** Options of {@link Bindings.quic}. */
+/** Options of {@link Bindings.quic}, which loads a QUIC transport. */
 export interface QuicBindingOptions {
-  /** Authentication of peers. */
+  /** Authentication of peers by TLS. */
   readonly tls: TlsClientOptions;
   /** Congestion control, datagram size, windows and timeouts. */
   readonly tuning: QuicTuning;
 }
 
 /**
- * Makes the `createDownloader` of a runtime, or of a program with its own transports. The returned
- * function throws `InvalidArgument` for an option out of its range.
+ * Creates the `createDownloader` function for a runtime, or for a program with custom transports.
+ * The function throws `InvalidArgument` if an option is out of its range.
  *
  * @example
  * ```ts
@@ -134,6 +147,7 @@ export interface QuicBindingOptions {
  * });
  * await createDownloader({ protocol: "tcp" }).close();
  * ```
+ *
  */
 export function downloaderFactory(bindings: Bindings): TaskDownloaderFactory {
   return (options) => {
@@ -203,8 +217,9 @@ function pieceSourceFor(
 }
 
 /**
- * Rules out QUIC to peers that may be a stock dfdaemon. Versions 1.1.0 to 1.4.8 exit when a QUIC
- * handshake fails for any reason: unknown ALPN token, certificate rejected by the client, abort.
+ * Reason why `auto` does not use QUIC with a peer that may be a stock dfdaemon. Versions 1.1.0 to
+ * 1.4.8 exit when a QUIC handshake fails: unknown ALPN token, certificate rejected by the client,
+ * abort.
  */
 const QUIC_TO_UNKNOWN_PEERS: LeftOutProtocol = {
   protocol: "quic",
@@ -213,18 +228,19 @@ const QUIC_TO_UNKNOWN_PEERS: LeftOutProtocol = {
     'to use QUIC, identify the peer by tls.fingerprints or tls.ca, or set auto.quicPeers to "any"',
 };
 
-/** Rules out TCP where the options demand an authenticated peer. */
+/** Reason why `auto` does not use TCP if the options demand an authenticated peer. */
 const TCP_WITHOUT_TLS: LeftOutProtocol = {
   protocol: "tcp",
   reason: "it has no TLS, and tls requires verification",
 };
 
-/** Protocols in the order of attempts of `auto`. */
+/** Protocols in the order in which `auto` tries them. */
 const PREFERENCE: readonly Protocol[] = ["quic", "tcp", "grpc"];
 
 /**
- * Disables the fallback of a QUIC binding to TCP. Protocol `auto` tries TCP itself: at the TCP port
- * of the peer, and only where TCP is allowed.
+ * Returns the bindings with a QUIC loader that rejects, instead of loading TCP, if the runtime has
+ * no QUIC. Protocol `auto` tries TCP itself: at the TCP port of the peer, and only where TCP is
+ * allowed.
  */
 function quicOnly(bindings: Bindings): Bindings {
   return {
@@ -257,7 +273,7 @@ function pieceDownloader(
   }
 }
 
-/** Transport of one downloader, loaded at first use. */
+/** Transport of one downloader, loaded at its first use. */
 class LazyTransport {
   readonly load: () => Promise<Transport>;
   readonly close: () => Promise<void>;

@@ -1,10 +1,11 @@
 /**
- * Merges several async iterables into one, in order of arrival. Each source advances only after its
- * item was consumed. Ends when all sources have ended; throws the error of the first that fails.
+ * Merges several async iterables into one, in order of arrival. Requests the next item of an
+ * iterable only after its previous item was consumed. Ends when all iterables have ended. Throws
+ * the error of the first iterable that fails.
  *
- * @param iterate starts the sources. Its signal aborts when the merged iteration ends early, so
- * that all sources end with it
- * @param signal aborts the sources
+ * @param iterate returns the iterables; they must end when the signal passed to it aborts, which
+ * happens when the merged iteration ends
+ * @param signal its abort aborts the signal that is passed to `iterate`
  */
 export async function* merged<T>(
   iterate: (signal: AbortSignal) => readonly AsyncIterable<T>[],

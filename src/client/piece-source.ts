@@ -5,15 +5,18 @@ import type { Protocol } from "../transport/protocol.ts";
 import type { AutoDownloader, PeerPieceRequest } from "./auto/downloader.ts";
 import type { CallOptions, Downloader } from "./downloader.ts";
 
-/** Source of single pieces and of pieces of a task: over one protocol, the best one, or several. */
+/**
+ * Fetches single pieces, and pieces for task downloads. Uses one protocol, the best one for each
+ * peer, or several at once.
+ */
 export interface PieceSource extends Omit<TaskSource, "directory"> {
-  /** See {@link Downloader.downloadPiece}. */
+  /** Requests a piece, see {@link Downloader.downloadPiece}. */
   downloadPiece(request: PeerPieceRequest, options?: CallOptions): Promise<Piece>;
   /** Closes all connections. Idempotent. */
   close(): Promise<void>;
 }
 
-/** Makes a source that uses one protocol for everything. */
+/** Creates a {@link PieceSource} that fetches all pieces over one protocol. */
 export function singleProtocolSource(protocol: Protocol, downloader: Downloader): PieceSource {
   return {
     downloadPiece: async (request, options) =>
@@ -27,7 +30,9 @@ export function singleProtocolSource(protocol: Protocol, downloader: Downloader)
   };
 }
 
-/** Makes a source that uses the best protocol for each peer (`auto`). */
+/**
+ * Creates a {@link PieceSource} that fetches pieces over the best protocol for each peer (`auto`).
+ */
 export function autoSource(downloader: AutoDownloader): PieceSource {
   return {
     downloadPiece: (request, options) => downloader.downloadPiece(request, options),
@@ -45,16 +50,16 @@ export function autoSource(downloader: AutoDownloader): PieceSource {
 }
 
 /**
- * Makes a source that fetches a task over all protocols of a peer at once, and single pieces over
- * the best one (`hybrid`).
+ * Creates a {@link PieceSource} for protocol `hybrid`. It fetches a task over all protocols of a
+ * peer at once, and single pieces over the best protocol.
  */
 export function hybridSource(downloader: AutoDownloader): PieceSource {
   return { ...autoSource(downloader), protocolsOf: (addr) => downloader.protocolsOf(addr) };
 }
 
 /**
- * Collects the addresses of a parent from its SyncPieces answer. The answer came from `apiAddr`
- * over gRPC, so that address is included: older dfdaemons also serve pieces there.
+ * Returns the addresses of a parent that are in its SyncPieces response. Adds `apiAddr`, from which
+ * the response came over gRPC, because older dfdaemons also serve pieces there.
  */
 const announcedAddresses: TaskSource["addressOf"] = (
   { quicAddr, tcpAddr },

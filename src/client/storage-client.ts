@@ -8,35 +8,35 @@ import type { CallOptions, Downloader } from "./downloader.ts";
 import type { CreateDownloaderOptions, DownloaderFactory } from "./factory.ts";
 
 /**
- * Options of {@link StorageClient}. Options that are given here take precedence over the
- * configuration.
+ * Options of {@link StorageClient}. An option given here takes precedence over the same setting in
+ * `config`.
  */
 export interface StorageClientOptions extends Omit<CreateDownloaderOptions, "protocol"> {
   /**
-   * Configuration from `parseConfig`: download settings, and address and ports of the default peer.
-   * The files that it names are not read.
+   * Configuration from `parseConfig`: the download settings, and the address and ports of the
+   * default peer. The certificate files that it names are not read.
    */
   readonly config: Config;
-  /** `createDownloader` of the runtime's entry point. */
+  /** Function `createDownloader` of the entry point for this runtime. */
   readonly createDownloader: DownloaderFactory;
   /** Id of the requesting host, sent over gRPC only. Default `vortex-peer`. */
   readonly hostId?: string;
   /**
-   * Maps a peer id to the `host:port` where the peer serves `protocol`. Default: for every peer
-   * `storage.server.ip`, with the configured port of the protocol.
+   * Returns the `host:port` where the peer with this id serves `protocol`. Default: for every peer,
+   * the address `storage.server.ip` with the configured port of the protocol.
    */
   readonly addressOf?: (peerId: string, protocol: ProtocolChoice) => string;
 }
 
 /** Options of one call of {@link StorageClient.downloadPiece}. */
 export interface StorageCallOptions extends CallOptions {
-  /** Kind of the task. Default `standard`. */
+  /** Kind of the task that the piece belongs to. Default `standard`. */
   readonly kind?: PieceKind;
 }
 
 /**
- * Fetches pieces by peer id over the configured protocol. Only the configuration has to change to
- * switch the protocol.
+ * Fetches pieces from peers that are identified by id, over the protocol in the configuration. To
+ * switch the protocol, only the configuration has to change.
  *
  * @example
  * ```ts
@@ -50,15 +50,16 @@ export interface StorageCallOptions extends CallOptions {
  * console.log(await piece.bytes());
  * await client.close();
  * ```
+ *
  */
 export class StorageClient {
-  /** Protocol from the configuration. */
+  /** Protocol over which pieces are fetched, from the configuration. */
   readonly protocol: ProtocolChoice;
   readonly #downloader: Downloader;
   readonly #hostId: string;
   readonly #addressOf: (peerId: string, protocol: ProtocolChoice) => string;
 
-  /** @throws `InvalidArgument` for an option out of its range. */
+  /** @throws `InvalidArgument` if an option is out of its range */
   constructor(options: StorageClientOptions) {
     const { config, createDownloader, hostId, addressOf, ...downloaderOptions } = options;
     this.protocol = config.download.protocol;
@@ -72,15 +73,17 @@ export class StorageClient {
   }
 
   /**
-   * Requests a piece, or a range of its bytes, from a peer. `range.end` is exclusive; default: the
-   * end of the piece.
+   * Requests a piece, or a range of its bytes, from a peer. `range.end` is exclusive. Its default
+   * is the end of the piece.
    *
-   * Rejects like {@link Downloader.downloadPiece}. Also rejects with `InvalidArgument` for a piece
-   * id of another task, and if neither `addressOf` nor `storage.server.ip` gives the peer's
-   * address.
+   * Rejects like {@link Downloader.downloadPiece}. Also rejects with `InvalidArgument` in these
+   * cases:
    *
-   * @param pieceId number of the piece, or its id in the form of stock Dragonfly,
-   * `<task id>-<number>` (dragonfly-client-storage, `metadata.rs`)
+   * - `pieceId` is the id of a piece of another task.
+   * - The address of the peer is unknown: neither `addressOf` nor `storage.server.ip` is given.
+   *
+   * @param pieceId number of the piece, or its id in the form of stock Dragonfly, `<task
+   * id>-<number>` (dragonfly-client-storage, `metadata.rs`)
    */
   async downloadPiece(
     peerId: string,
@@ -105,7 +108,7 @@ export class StorageClient {
     );
   }
 
-  /** Closes all connections; pending requests fail with `Closed`. Idempotent. */
+  /** Closes all connections. Pending requests fail with `Closed`. Idempotent. */
   close(): Promise<void> {
     return this.#downloader.close();
   }

@@ -12,21 +12,25 @@ import type { PeerPieceRequest } from "./auto/downloader.ts";
 import type { CallOptions, Downloader, DownloaderSettings } from "./downloader.ts";
 import type { PieceSource } from "./piece-source.ts";
 
-/** {@link TaskDirectory} that owns connections. */
+/** {@link TaskDirectory} with open connections, which its owner must close. */
 export interface ClosableDirectory extends TaskDirectory {
   /** Closes all connections. Idempotent. */
   close(): Promise<void>;
 }
 
-/** Fetches pieces and whole tasks. Same class for every protocol; made by `createDownloader`. */
+/**
+ * Fetches single pieces and whole tasks. The class is the same for every protocol. Created by
+ * `createDownloader`.
+ */
 export class TaskDownloader implements Downloader {
   readonly #pieces: PieceSource;
   readonly #directory: ClosableDirectory | undefined;
   readonly #tasks: TaskFetcher;
 
   /**
-   * @param pieces source of pieces; `close` closes it
-   * @param directory client that asks parents for their pieces of a task; `close` closes it
+   * @param pieces fetches the pieces; {@link close} closes it
+   * @param directory client that asks parents which pieces of a task they have; {@link close}
+   * closes it
    */
   constructor(
     pieces: PieceSource,
@@ -38,18 +42,21 @@ export class TaskDownloader implements Downloader {
     this.#tasks = new TaskFetcher({ ...pieces, directory }, settings);
   }
 
-  /** See {@link Downloader.downloadPiece}. */
+  /** Requests a piece, see {@link Downloader.downloadPiece}. */
   downloadPiece(request: PeerPieceRequest, options?: CallOptions): Promise<Piece> {
     return this.#pieces.downloadPiece(request, options);
   }
 
   /**
-   * Fetches a task from all its parents at once and writes it to a sink. Tolerates slow, malicious
-   * and vanished parents: the digest of each piece and of the whole task is verified. A failed
-   * piece is fetched from another parent, and a parent that sends wrong bytes is banned. Returns at
-   * once; `done` settles with the outcome.
+   * Fetches a task from all its parents at once and writes it to a sink. Returns immediately: the
+   * promise `done` of the returned object settles when the download has ended.
    *
-   * @throws `InvalidArgument`, `Closed`
+   * Tolerates slow, malicious and vanished parents. The digest of each piece is verified, and the
+   * digest of the whole content if it is known. A failed piece is fetched from another parent. A
+   * parent that sends wrong bytes is not used again.
+   *
+   * @throws `InvalidArgument` if the request or an option is invalid
+   * @throws `Closed` if the downloader is closed
    *
    * @example
    * ```ts
@@ -71,16 +78,18 @@ export class TaskDownloader implements Downloader {
    * console.log(bytes, duration);
    * await downloader.close();
    * ```
+   *
    */
   downloadTask(request: TaskRequest, options: TaskDownloadOptions): TaskDownload {
     return this.#tasks.downloadTask(request, options);
   }
 
   /**
-   * Fetches a task like {@link downloadTask}, and returns its content as an ordered stream. Buffers
-   * up to 32 MiB ahead of the reader, or two pieces if those are longer.
+   * Fetches a task like {@link downloadTask}, and returns its content as a stream in order. Buffers
+   * up to 32 MiB that the reader has not read yet, or two pieces if these are longer.
    *
-   * @throws `InvalidArgument`, `Closed`
+   * @throws `InvalidArgument` if the request or an option is invalid
+   * @throws `Closed` if the downloader is closed
    *
    * @example
    * ```ts
@@ -95,6 +104,7 @@ export class TaskDownloader implements Downloader {
    * for await (const chunk of content) console.log(chunk.length);
    * await downloader.close();
    * ```
+   *
    */
   streamTask(request: TaskRequest, options?: TaskOptions): TaskStream {
     return this.#tasks.streamTask(request, options);

@@ -13,87 +13,101 @@ import type { CallOptions, Downloader, DownloaderSettings, PieceRequest } from "
 import { ProtocolSelector, type SelectedProtocol } from "./protocol-selector.ts";
 import { isAnswer, type PeerTrust, raceProtocols } from "./race.ts";
 
-/** {@link PieceRequest} to a peer that may have a different address for each protocol. */
+/**
+ * Request for one piece of a task from one peer, which may have a different address per protocol.
+ */
 export interface PeerPieceRequest extends Omit<PieceRequest, "addr"> {
-  /** Address of the peer: one `host:port`, or one per protocol. */
+  /** Address of the peer: one `host:port`, or an object with one `host:port` per protocol. */
   readonly addr: PeerAddress;
 }
 
-/** Selection of a protocol for a peer. */
+/** Event: a protocol was selected for a peer. */
 export interface ProtocolEvent {
-  /** Address of the peer, `host:port`, with its port for the protocol. */
+  /** Address of the peer, `host:port`, where it serves the selected protocol. */
   readonly addr: string;
-  /** Protocol of all further requests to the peer. */
+  /** Selected protocol. Further requests to the peer use it until the selection ends. */
   readonly protocol: Protocol;
-  /** Reason for the selection, one line for people. */
+  /** Reason for the selection, as one line of text. */
   readonly reason: string;
 }
 
-/** Options of protocol selection, all optional. */
+/** Options for the selection of a protocol per peer (`auto` and `hybrid`), all optional. */
 export interface AutoOptions {
   /**
-   * Peers that are dialled over QUIC. `known`: peers that `tls.fingerprints` or `tls.ca` identifies
-   * as peers of this library. `any`: every peer. Default `known`.
+   * Peers that may be dialled over QUIC. Default `known`.
    *
-   * A stock dfdaemon of version 1.1.0 to 1.4.8 exits when a QUIC handshake fails, and handshakes
-   * from Node and Bun always fail there. Use `any` only without such peers.
+   * - `known`: no peer, unless `tls.fingerprints` or `tls.ca` is set. These options limit QUIC to
+   *   peers of this library.
+   * - `any`: every peer.
+   *
+   * A stock dfdaemon of version 1.1.0 to 1.4.8 exits when a QUIC handshake fails. Handshakes from
+   * Node and Bun always fail there. Use `any` only in networks without such peers.
    */
   readonly quicPeers?: "known" | "any";
   /**
-   * Head start of a protocol before the next one is tried in parallel, in ms, 1 to 60,000. Shorter
-   * for peers with a known low latency. Default 250.
+   * Head start of a protocol, in ms, 1 to 60,000. If the protocol has not responded by then, the
+   * next protocol is tried in parallel. Shorter for peers with a known low latency. Default 250.
    */
   readonly delay?: number;
-  /** Lifetime of a selection in ms, 1 to 30 days. Default 600,000. */
+  /**
+   * Lifetime of the selected protocol of a peer, in ms, from 1 ms to 30 days. Afterwards the
+   * protocols are tried again. Default 600,000 (10 minutes).
+   */
   readonly expiry?: number;
 }
 
-/** Downloader over a single protocol. */
+/** Downloader that fetches pieces over a single protocol. */
 export interface ProtocolDownloader extends Downloader {
-  /** See {@link Downloader.downloadPiece}; reports the end of the call by `onTransferred`. */
+  /**
+   * Requests a piece, see {@link Downloader.downloadPiece}. Calls `options.onTransferred` when the
+   * call ends.
+   */
   downloadPiece(request: PieceRequest, options?: InternalCallOptions): Promise<Piece>;
-  /** Closes the idle connections to a peer. Absent for downloaders without a pool. */
+  /** Closes the idle connections to a peer. Absent for downloaders without a connection pool. */
   closeIdle?(addr: string): void;
 }
 
-/** Configuration of an {@link AutoDownloader}. */
+/** Configuration of an {@link AutoDownloader}: protocols, ports, trust and timing. */
 export interface AutoContext {
-  /** Usable protocols in order of preference. */
+  /** Protocols that may be used, in order of preference. */
   readonly candidates: readonly Protocol[];
-  /** Protocols that are ruled out for every peer, with the reason. */
+  /** Protocols that are used with no peer, each with the reason. */
   readonly leftOut: readonly LeftOutProtocol[];
-  /** Makes the downloader of one protocol, at first use. */
+  /** Creates the downloader for one protocol. Called at the first use of the protocol. */
   readonly downloader: (protocol: Protocol, settings: DownloaderSettings) => ProtocolDownloader;
-  /** Ports of peers that are given as `host:port`. */
+  /** Usual port of each protocol, for peers that are given as a single `host:port`. */
   readonly ports: ProtocolPorts;
-  /** Effect of a rejected certificate. */
+  /** Effect of a rejected TLS certificate of a peer, see {@link PeerTrust}. */
   readonly trust: PeerTrust;
-  /** See {@link AutoOptions.delay}. */
+  /** Head start of a protocol in ms, see {@link AutoOptions.delay}. */
   readonly delay: number;
-  /** See {@link AutoOptions.expiry}. */
+  /** Lifetime of a selected protocol in ms, see {@link AutoOptions.expiry}. */
   readonly expiry: number;
-  /** Called with each selection; its exceptions are dropped. */
+  /**
+   * Called with each selection of a protocol for a peer. Exceptions of the callback are ignored.
+   */
   readonly onProtocol: ((event: ProtocolEvent) => void) | undefined;
 }
 
 /**
- * Head start of a protocol as a multiple of the peer's lowest latency: room for a handshake, a
- * request and jitter.
+ * Head start of a protocol, as a multiple of the peer's lowest latency from request to response.
+ * Allows for a handshake, a request and jitter.
  */
 const DELAY_PER_LATENCY = 4;
-/** Minimum head start of a protocol before the next one starts, in ms. */
+/** Minimum head start of a protocol before the next protocol is tried, in ms. */
 const MIN_DELAY_MS = 30;
-/** Maximum number of peers with a recorded latency. */
+/** Maximum number of peers whose latency is recorded. Beyond it, the oldest record is deleted. */
 const MAX_PEERS = 4096;
-/** Maximum changes of protocol within one request, each after the selected one has failed. */
+/** Maximum number of times that one request changes to another protocol after a failure. */
 const MAX_PROTOCOL_CHANGES = 3;
 
 /**
- * Fetches pieces over the best protocol for each peer.
+ * Fetches pieces, over the best protocol for each peer.
  *
- * The first request to a peer tries the protocols in turn, see {@link raceProtocols}; concurrent
- * requests wait for its outcome. The selection lasts until it expires, the protocol fails, or
- * another one proves much faster, see {@link ProtocolSelector}.
+ * The first request to a peer tries the protocols in turn, see {@link raceProtocols}. Concurrent
+ * requests to the same peer wait until a protocol is selected. The selection ends when it expires,
+ * when the protocol fails, or when another protocol proves much faster, see
+ * {@link ProtocolSelector}.
  */
 export class AutoDownloader {
   readonly #context: AutoContext;
@@ -102,11 +116,12 @@ export class AutoDownloader {
 
   readonly #downloaders = new Map<Protocol, ProtocolDownloader>();
   /**
-   * Ongoing selections, by peer key. Each resolves, never rejects; with an error only if it
-   * concerns the waiting requests too.
+   * Ongoing selections of a protocol, by {@link Peer.key}. Each promise resolves when its selection
+   * ends, and never rejects. Its value is an error if all requests to the peer must fail with it,
+   * else undefined.
    */
   readonly #negotiations = new Map<string, Promise<VortexError | undefined>>();
-  /** Lowest latencies by peer key, in order of insertion. */
+  /** Lowest latency of each peer, by {@link Peer.key}, in order of insertion. */
   readonly #latencies = new Map<string, Latency>();
   #closed = false;
 
@@ -121,8 +136,8 @@ export class AutoDownloader {
   }
 
   /**
-   * Fetches a piece, see {@link Downloader.downloadPiece}. If no protocol works, the message lists
-   * the error of each, and `cause` is the array of them.
+   * Requests a piece, see {@link Downloader.downloadPiece}. If no protocol works, rejects with an
+   * error whose message lists the error of each protocol. Its `cause` is the array of these errors.
    */
   async downloadPiece(request: PeerPieceRequest, options: CallOptions = {}): Promise<Piece> {
     const peer = this.#peerOf(request.addr);
@@ -147,7 +162,10 @@ export class AutoDownloader {
     }
   }
 
-  /** Fetches a piece over the given protocol. Rejects like {@link Downloader.downloadPiece}. */
+  /**
+   * Requests a piece over `protocol` instead of the selected one. Rejects like
+   * {@link Downloader.downloadPiece}.
+   */
   async downloadOver(
     protocol: Protocol,
     request: PeerPieceRequest,
@@ -162,42 +180,43 @@ export class AutoDownloader {
   }
 
   /**
-   * Returns the protocols usable with a peer, in order of preference; all candidates while its
-   * address is unknown.
+   * Returns the protocols that may be used with a peer, in order of preference. If `addr` is
+   * undefined, returns all protocols that may be used with any peer.
    *
-   * @throws `InvalidArgument` for a peer without a usable address
+   * @throws `InvalidArgument` if `addr` has no address for a protocol that may be used
    */
   protocolsOf(addr: PeerAddress | undefined): readonly Protocol[] {
     return addr === undefined ? this.#context.candidates : this.#peerOf(addr).candidates;
   }
 
   /**
-   * Returns the protocols that the peer has an address for but that are ruled out; all that are
-   * ruled out while its address is unknown.
+   * Returns the protocols that the peer has an address for but that may not be used, each with the
+   * reason. If `addr` is undefined, returns every protocol that may not be used.
    */
   leftOut(addr: PeerAddress | undefined): readonly LeftOutProtocol[] {
     return addr === undefined ? this.#context.leftOut : this.#peerOf(addr).leftOut;
   }
 
   /**
-   * Expands `host:port` with a well-known port to one address per protocol. A `host:port` with any
-   * other port is returned unchanged: it is the address for each protocol.
+   * Returns one address per protocol if `addr` is a `host:port` with the usual port of a protocol.
+   * A `host:port` with any other port is returned unchanged, as the address for every protocol.
    *
-   * @throws `InvalidArgument` for a peer without a usable address
+   * @throws `InvalidArgument` if `addr` has no address for a protocol that may be used
    */
   resolve(addr: PeerAddress): PeerAddress {
     const { addresses } = this.#peerOf(addr);
     return typeof addr === "string" && addresses.quic === addresses.tcp ? addr : addresses;
   }
 
-  /** Closes all connections; pending requests fail with `Closed`. Idempotent. */
+  /** Closes all connections. Pending requests fail with `Closed`. Idempotent. */
   async close(): Promise<void> {
     this.#closed = true;
     await Promise.all([...this.#downloaders.values()].map((downloader) => downloader.close()));
   }
 
   /**
-   * Sends a request over the protocols in turn, and selects the first that answers for the peer.
+   * Sends a request over the protocols in turn, until the peer responds over one of them. Selects
+   * that protocol for further requests to the peer.
    */
   async #negotiate(peer: Peer, request: PeerPieceRequest, options: CallOptions): Promise<Piece> {
     let settle: (failure: VortexError | undefined) => void = () => {};
@@ -249,7 +268,8 @@ export class AutoDownloader {
   }
 
   /**
-   * Ends the selection for a peer; the waiting requests fail with `failure` or go on without one.
+   * Ends the ongoing selection of a protocol for a peer. With `failure`, the requests that wait for
+   * the selection fail with this error; without, they continue.
    */
   #endNegotiation(
     { key }: Peer,
@@ -261,7 +281,7 @@ export class AutoDownloader {
   }
 
   /**
-   * Sends a request over one protocol; measures the latency of its answer and its transfer rate.
+   * Sends a request over one protocol. Measures the latency of the response and the transfer rate.
    */
   async #request(
     peer: Peer,
@@ -334,7 +354,9 @@ export class AutoDownloader {
     return { addresses, name, candidates, leftOut, key: keyOf(addresses) };
   }
 
-  /** Returns the head start of a protocol with this peer, in ms. */
+  /**
+   * Returns the head start of each protocol for this peer, in ms, see {@link AutoOptions.delay}.
+   */
   #delayFor({ key }: Peer): number {
     const { delay } = this.#context;
     const latency = this.#latencies.get(key);
@@ -344,8 +366,8 @@ export class AutoDownloader {
   }
 
   /**
-   * Records the lowest latency of a peer. The minimum expires, so that it can rise when the path
-   * becomes longer.
+   * Records a latency of the peer, in ms, if it is the lowest one. The lowest latency expires, so
+   * that it can rise when the network path becomes longer.
    */
   #recordLatency({ key }: Peer, sample: number): void {
     const now = this.#settings.runtime.clock.now();
@@ -369,28 +391,28 @@ export class AutoDownloader {
   }
 }
 
-/** Lowest latency of a peer, with the lifetime {@link AutoContext.expiry}. */
+/** Lowest latency of a peer. It expires after {@link AutoContext.expiry}. */
 interface Latency {
-  /** Time from request to answer, in ms. */
+  /** Time from a request to its response, in ms. */
   readonly min: number;
-  /** Expiry of `min`, in ms of the clock. */
+  /** Time at which `min` expires, in ms of the clock. */
   readonly expiresAt: number;
 }
 
-/** Peer with its addresses, and the protocols that they allow. */
+/** Peer with its addresses, and the protocols that may be used with it. */
 interface Peer {
-  /** Name of the peer in messages. */
+  /** Name of the peer in error messages. */
   readonly name: string;
-  /** Key of the peer in maps: its addresses joined, see {@link KEY_ORDER}. */
+  /** Key of the peer in maps: its addresses joined in the order {@link KEY_ORDER}. */
   readonly key: string;
   readonly addresses: PeerAddresses;
-  /** Protocols that it has an address for and that may be used, in order of preference. */
+  /** Protocols that the peer has an address for and that may be used, in order of preference. */
   readonly candidates: readonly Protocol[];
-  /** Protocols that it has an address for and that are ruled out. */
+  /** Protocols that the peer has an address for but that may not be used, each with the reason. */
   readonly leftOut: readonly LeftOutProtocol[];
 }
 
-/** Order of the addresses in {@link Peer.key}. */
+/** Order of the protocols whose addresses form {@link Peer.key}. */
 const KEY_ORDER: readonly Protocol[] = ["quic", "tcp", "grpc"];
 
 function keyOf(addresses: PeerAddresses): string {
@@ -401,13 +423,15 @@ function addressIn(key: string, protocol: Protocol): string {
   return key.split(" ")[KEY_ORDER.indexOf(protocol)] ?? "";
 }
 
-/** Returns true if the path to the peer has failed, as opposed to the request. */
+/**
+ * Returns true if the error means that the network path to the peer failed, not only one request.
+ */
 function isPathFailure({ code }: VortexError): boolean {
   return code === "ConnectionLost" || code === "Stalled";
 }
 
 /**
- * Returns true if a request that failed over its selected protocol may succeed over another one.
+ * Returns true if a request that failed over the selected protocol may succeed over another one.
  */
 function mayWorkElsewhere(error: VortexError, trust: PeerTrust): boolean {
   if (isAnswer(error, trust) || error.kind === "peer") return false;

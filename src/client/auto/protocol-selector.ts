@@ -1,74 +1,96 @@
 import type { Clock } from "../../runtime.ts";
 import type { Protocol } from "../../transport/protocol.ts";
 
-/** Minimum bytes over each of two protocols before their rates are compared. */
+/**
+ * Content in bytes that must be received over each of two protocols before their transfer rates are
+ * compared.
+ */
 const MIN_COMPARED_BYTES = 8 * 1024 * 1024;
-/** Minimum time with a request in progress over each of two protocols before the comparison. */
+/**
+ * Time in ms for which requests must be in progress over each of two protocols before their
+ * transfer rates are compared.
+ */
 const MIN_COMPARED_MS = 20;
-/** A protocol is replaced if its rate is below this share of the other one's rate. */
+/**
+ * Ratio of transfer rates: the selected protocol is replaced if its rate is below this share of the
+ * other protocol's rate.
+ */
 const MIN_RATE_RATIO = 0.5;
-/** Maximum number of peers with a selection. */
+/**
+ * Maximum number of peers with a selected protocol. Beyond it, the least recently used is deleted.
+ */
 const MAX_PEERS = 4096;
 
 /** Protocol selected for a peer. */
 export interface SelectedProtocol {
   readonly protocol: Protocol;
-  /** Reason for the selection, one line for people. */
+  /** Reason for the selection, as one line of text. */
   readonly reason: string;
 }
 
 /**
- * Transfer of one peer over one protocol. Time with several requests in progress counts once, so
- * the rate is that of all requests together.
+ * Transfer from one peer over one protocol. Time with several requests in progress counts once, so
+ * the transfer rate is that of all requests together.
  */
 interface Traffic {
-  /** Bytes of content of the completed requests. */
+  /** Number of bytes of content that successful requests received. */
   bytes: number;
-  /** Time with at least one request in progress, up to `since`, in ms. */
+  /** Time in ms, up to `since`, in which at least one request was in progress. */
   activeMs: number;
-  /** Requests in progress. */
+  /** Number of requests in progress. */
   running: number;
-  /** End of the time in `activeMs`, in ms of the clock. */
+  /** Time up to which `activeMs` has been counted, in ms of the clock. */
   since: number;
 }
 
-/** Selection for one peer, and the measurements that may change it. */
+/** Selected protocol of one peer, and the measurements that may change it. */
 interface PeerRecord {
   selected: SelectedProtocol;
-  /** Expiry of the record, in ms of the clock. */
+  /** Time at which this record expires, in ms of the clock. */
   readonly expiresAt: number;
-  /** Usable protocols with an address, in order of preference. */
+  /** Protocols that the peer has an address for and that may be used, in order of preference. */
   readonly candidates: readonly Protocol[];
   readonly traffic: Map<Protocol, Traffic>;
-  /** Protocol that takes the requests during a comparison; undefined outside one. */
+  /**
+   * Protocol to which new requests go while its transfer rate is measured, to compare it with the
+   * selected protocol. Undefined outside of such a comparison.
+   */
   trial: Protocol | undefined;
-  /** True once a comparison has started: there is one per record. */
+  /**
+   * True once a comparison of the selected protocol with another one has started. There is one
+   * comparison per record.
+   */
   compared: boolean;
 }
 
-/** Request under measurement, see {@link ProtocolSelector.measure}. */
+/** Request whose transfer is measured, see {@link ProtocolSelector.measure}. */
 export interface MeasuredRequest {
-  /** Ends the measurement after `bytes` of content. Idempotent: only the first call counts. */
+  /**
+   * Ends the measurement of a request that received `bytes` bytes of content. Idempotent: only the
+   * first call counts.
+   */
   end(bytes: number): void;
 }
 
 /**
- * Keeps the selected protocol of each peer until it expires.
+ * Stores the selected protocol of each peer until it expires, and may replace it by a faster one.
  *
- * Rates are measured on regular requests. After {@link MIN_COMPARED_BYTES} over the selected
- * protocol, the same amount goes over the other one of QUIC and TCP, once per lifetime of the
- * selection. Expiry drops the measurements too, so changes of the network are noticed.
+ * Transfer rates are measured on regular requests. After {@link MIN_COMPARED_BYTES} over the
+ * selected protocol, new requests use another one, QUIC or TCP, until the rates can be compared.
+ * This happens once per lifetime of a selection. When a selection expires, its measurements are
+ * deleted too, because the network may have changed.
  */
 export class ProtocolSelector {
   readonly #clock: Clock;
   readonly #expiry: number;
   readonly #onChange: (peer: string, selected: SelectedProtocol) => void;
-  /** Records by peer key, the least recently used first. */
+  /** Selection and measurements by peer key, the least recently used first. */
   readonly #peers = new Map<string, PeerRecord>();
 
   /**
-   * @param expiry lifetime of a selection in ms
-   * @param onChange called when measured rates have changed a selection
+   * @param expiry lifetime of a selected protocol in ms
+   * @param onChange called when measured transfer rates have changed the protocol selected for
+   * `peer`
    */
   constructor(
     clock: Clock,
@@ -80,12 +102,14 @@ export class ProtocolSelector {
     this.#onChange = onChange;
   }
 
-  /** Number of peers with a selection, including expired ones that were not looked up since. */
+  /**
+   * Number of peers with a selected protocol. An expired selection counts until its next lookup.
+   */
   get size(): number {
     return this.#peers.size;
   }
 
-  /** Returns the protocol for the next request to the peer; undefined if none is selected. */
+  /** Returns the protocol for the next request to the peer, or undefined if none is selected. */
   get(peer: string): SelectedProtocol | undefined {
     const record = this.#peers.get(peer);
     if (record === undefined) return undefined;
@@ -98,7 +122,11 @@ export class ProtocolSelector {
       : { protocol: trial, reason: `compared with ${selected.protocol}` };
   }
 
-  /** Selects a protocol for the peer and starts its lifetime. */
+  /**
+   * Selects a protocol for the peer, until its lifetime ends.
+   *
+   * @param candidates protocols that may be used with the peer, in order of preference
+   */
   select(peer: string, selected: SelectedProtocol, candidates: readonly Protocol[]): void {
     this.#peers.delete(peer);
     this.#peers.set(peer, {
@@ -114,8 +142,10 @@ export class ProtocolSelector {
   }
 
   /**
-   * Drops the selection if `protocol` is the selected one; ends the comparison if it is on trial.
-   * Returns true if a selection remains.
+   * Handles the failure of `protocol` with the peer. If it is the selected protocol, deletes the
+   * selection. If it is only being compared with the selected protocol, ends the comparison.
+   *
+   * @returns true if the peer still has a selected protocol
    */
   reportFailure(peer: string, protocol: Protocol): boolean {
     const record = this.#peers.get(peer);
@@ -128,7 +158,10 @@ export class ProtocolSelector {
     return true;
   }
 
-  /** Starts to measure a request. Without a selection for the peer, nothing is measured. */
+  /**
+   * Starts to measure the transfer of a request. Measures nothing if no protocol is selected for
+   * the peer.
+   */
   measure(peer: string, protocol: Protocol): MeasuredRequest {
     const record = this.#peers.get(peer);
     if (record === undefined) return { end: () => {} };
@@ -156,7 +189,11 @@ export class ProtocolSelector {
     };
   }
 
-  /** Starts a comparison when it is due; ends it when both rates are known. */
+  /**
+   * Compares the transfer rates of the selected protocol and another one, once per selection. First
+   * sends new requests over the other protocol. When both rates are known, selects the faster
+   * protocol if the selected one is slower than {@link MIN_RATE_RATIO} of its rate.
+   */
   #compareRates(peer: string, record: PeerRecord): void {
     const { selected, traffic, trial, compared, candidates } = record;
     const selectedRate = rateOf(traffic.get(selected.protocol));
@@ -177,7 +214,10 @@ export class ProtocolSelector {
   }
 }
 
-/** Returns the rate in bytes/ms; undefined while there is too little traffic for a comparison. */
+/**
+ * Returns the transfer rate in bytes/ms, or undefined if too little was transferred for a
+ * comparison.
+ */
 function rateOf(traffic: Traffic | undefined): number | undefined {
   if (
     traffic === undefined ||
@@ -188,7 +228,7 @@ function rateOf(traffic: Traffic | undefined): number | undefined {
   return traffic.bytes / traffic.activeMs;
 }
 
-/** Formats a rate in bytes/ms as MB/s. */
+/** Formats a transfer rate, given in bytes/ms, as MB/s. */
 function megabytes(rate: number): string {
   return `${(rate / 1000).toFixed(1)} MB/s`;
 }

@@ -3,42 +3,57 @@ import type { Clock } from "../../runtime.ts";
 import type { Protocol } from "../../transport/protocol.ts";
 import { runStaggered, type Setback } from "../../transport/staggered-race.ts";
 
-/** Options of {@link raceProtocols}. */
+/** Options of {@link raceProtocols}, whose requests have a result of type `T`. */
 export interface RaceOptions<T> {
-  /** Protocols in order of their start; at least one. */
+  /** Protocols to try, in the order in which they start; at least one. */
   readonly candidates: readonly Protocol[];
-  /** Explanations of the protocols that do not take part. They become part of the reason. */
+  /**
+   * Explanations why other protocols are not tried, one text per protocol. They become part of the
+   * reason for the selection.
+   */
   readonly leftOut: readonly string[];
-  /** Head start of a candidate before the next one, in ms. */
+  /** Head start in ms of a protocol before the next protocol starts. */
   readonly delay: number;
   readonly clock: Clock;
-  /** Signal of the caller; its abort ends the race. */
+  /** Signal of the caller. Its abort aborts all attempts. */
   readonly signal: AbortSignal | undefined;
-  /** Address of the peer, for messages. */
+  /** Address of the peer, for error messages. */
   readonly addr: string;
-  /** Effect of a rejected certificate, see {@link isAnswer}. */
+  /** Effect of a rejected TLS certificate of the peer, see {@link PeerTrust}. */
   readonly trust: PeerTrust;
-  /** Starts a candidate. A result after the abort of its signal goes to `discard`. */
+  /**
+   * Sends the request over `protocol`. If it succeeds although `signal` has aborted, its result is
+   * passed to `discard`.
+   *
+   * @param reason explanation why this protocol is tried, for the case that it is selected
+   */
   run(protocol: Protocol, signal: AbortSignal, reason: string): Promise<T>;
-  /** Disposes of a result that came after the end of the race. */
+  /** Disposes of a result that arrived after another protocol was selected, or after an abort. */
   discard(result: T): void;
-  /** Called when an aborted candidate has ended. */
+  /** Called when the aborted attempt over `protocol` has ended. */
   onLost(protocol: Protocol): void;
 }
 
-/** Winner of a race. */
+/** Protocol over which the peer responded first, and the response. */
 export interface RaceResult<T> {
   readonly protocol: Protocol;
-  /** Reason why this protocol won: what the earlier candidates did, in one line. */
+  /**
+   * Reason for the selection of this protocol, in one line: why earlier protocols were not
+   * selected.
+   */
   readonly reason: string;
-  /** Result of the winner, or an error that is an answer, see {@link isAnswer}. */
+  /**
+   * Result of the request, or an error that other protocols would give too, see {@link isAnswer}.
+   */
   readonly answer: { readonly result: T } | { readonly error: VortexError };
 }
 
 /**
  * Happy Eyeballs (RFC 8305) over protocols: starts the next protocol when the previous one fails or
- * after `delay` ms. The first answer wins, even if it is an error of the peer; the others are
- * aborted. Rejects if no protocol works, or with `Aborted` when `signal` aborts.
+ * after `delay` ms. The first response wins, even if it is an error of the peer. The other attempts
+ * are aborted.
+ *
+ * Rejects if all protocols fail, or with `Aborted` when `signal` aborts.
  */
 export async function raceProtocols<T>(options: RaceOptions<T>): Promise<RaceResult<T>> {
   const { candidates, leftOut, delay, clock, signal, addr, trust } = options;
@@ -70,7 +85,7 @@ export async function raceProtocols<T>(options: RaceOptions<T>): Promise<RaceRes
   return { protocol: candidate, reason: reasonAfter(setbacks), answer };
 }
 
-/** Protocol that failed, with its error. */
+/** Failed protocol with its error. */
 interface Failure {
   readonly protocol: Protocol;
   readonly error: VortexError;
@@ -83,14 +98,16 @@ function failuresOf(setbacks: readonly Setback<Protocol>[]): Failure[] {
 }
 
 /**
- * Effect of a rejected certificate:
+ * Effect of a rejected TLS certificate of a peer:
  *
- * - `named`: the request fails, since the options set `ca`, `fingerprints` or `cert`.
- * - `unnamed`: the next protocol is tried, since the caller accepts unauthenticated TCP.
+ * - `named`: the request fails, because the options `ca`, `fingerprints` or `cert` demand trust.
+ * - `unnamed`: the next protocol is tried, because the caller accepts unauthenticated TCP.
  */
 export type PeerTrust = "named" | "unnamed";
 
-/** Returns true for an error that every other protocol would give too, so it ends the race. */
+/**
+ * Returns true if every other protocol would give the same error, so no other protocol is tried.
+ */
 export function isAnswer({ code, kind }: VortexError, trust: PeerTrust): boolean {
   switch (code) {
     case "Unavailable":

@@ -11,28 +11,32 @@ import {
 } from "./piece-content.ts";
 import type { CallScope } from "./scope.ts";
 
-/** Metadata of a piece that has passed {@link validateAnnouncement}, with the requested range. */
+/**
+ * Metadata of a piece that {@link validateAnnouncement} has checked, with the requested byte range.
+ */
 export interface ValidAnnouncement {
   readonly kind: PieceKind;
   readonly metadata: PieceMetadata;
-  /** Length of the whole piece, in bytes. */
+  /** Length of the whole piece in bytes, even if only a range of it was requested. */
   readonly length: number;
-  /** Digest of the whole piece, `algorithm:encoded`, in its normal form. */
+  /** Digest of the whole piece in normal form, `algorithm:encoded`. */
   readonly digest: string;
   readonly algorithm: DigestAlgorithm;
-  /** First byte to return, within the piece. */
+  /** Offset within the piece of the first byte to return. */
   readonly start: number;
-  /** End of the bytes to return, exclusive. */
+  /** Offset within the piece at which the bytes to return end, exclusive. */
   readonly end: number;
 }
 
 /**
- * Checks the announced metadata against the request. The only place where metadata from the
- * network, over any protocol, becomes trusted.
+ * Checks the metadata of a piece, as announced by the peer, against the request. Metadata of all
+ * protocols is checked here and nowhere else.
  *
  * @param maxPieceLength maximum accepted length of a piece, in bytes
- * @throws `PieceMismatch`, `LimitExceeded`, `ProtocolViolation` for an unsupported digest,
- * `InvalidArgument` for a range outside the piece
+ * @throws `PieceMismatch` if the peer announced a piece with another number
+ * @throws `LimitExceeded` if the piece is longer than `maxPieceLength`, or ends beyond 2^53 - 1
+ * @throws `ProtocolViolation` if the digest is malformed or its algorithm unsupported
+ * @throws `InvalidArgument` if the requested range is outside of the piece
  */
 export function validateAnnouncement(
   request: PieceRequest,
@@ -68,7 +72,7 @@ export function validateAnnouncement(
   return { kind: request.kind ?? "standard", metadata, length, digest, algorithm, start, end };
 }
 
-/** Makes a piece whose content is verified while it is read from `source`. */
+/** Creates a piece whose content is verified against its digest while it is read from `source`. */
 export function readVerified(
   announcement: ValidAnnouncement,
   source: ContentSource,
@@ -79,7 +83,8 @@ export function readVerified(
 }
 
 /**
- * Makes a piece from content whose digest was verified before; only its length is checked again.
+ * Creates a piece from content whose digest has been verified already. Only the length of the
+ * content is checked while it is read.
  */
 export function alreadyVerified(
   announcement: ValidAnnouncement,
@@ -100,9 +105,10 @@ function pieceOf(
 }
 
 /**
- * Parses the digest that a peer announced.
+ * Parses the digest of a piece as announced by a peer. Returns it in normal form, with its
+ * algorithm.
  *
- * @throws `ProtocolViolation` for a malformed digest or an unsupported algorithm
+ * @throws `ProtocolViolation` if the digest is malformed or its algorithm unsupported
  */
 export function announcedDigest(
   text: string,

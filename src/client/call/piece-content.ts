@@ -3,38 +3,43 @@ import { VortexError } from "../../errors.ts";
 import type { ByteRange, Piece, PieceKind, PieceMetadata } from "../../piece.ts";
 import type { CallScope } from "./scope.ts";
 
-/** Source of the bytes of a piece: a stream, or bytes in memory. */
+/** Reader of the content of a piece, from a stream or from memory. */
 export interface ContentSource {
-  /** Reads the next chunk, into `into` if possible; undefined at a clean end of the source. */
+  /**
+   * Reads the next chunk of content, into the memory `into` if possible. Resolves to undefined at a
+   * clean end of the content.
+   */
   read(into?: Uint8Array): Promise<Uint8Array | undefined>;
-  /** Cancels the unread rest. Idempotent. */
+  /** Discards the content that has not been read. Idempotent. */
   cancel(): void;
 }
 
-/** Expected content of a piece, and the range of it to return. */
+/** Expected length and digest of a piece, and the byte range of it to return. */
 export interface ExpectedContent {
-  /** Length of the whole piece, in bytes. */
+  /** Length of the whole piece in bytes, even if only a range of it is returned. */
   readonly length: number;
-  /** Digest of the whole piece, `algorithm:encoded`. */
+  /** Expected digest of the whole piece, `algorithm:encoded`. */
   readonly digest: string;
-  /** Hasher of the digest's algorithm; undefined if the digest was verified before. */
+  /** Hasher for the algorithm of `digest`; undefined if the digest has been verified already. */
   readonly hasher: Hasher | undefined;
-  /** First byte of the range to return, within the piece. */
+  /** Offset within the piece of the first byte to return. */
   readonly start: number;
-  /** End of the range to return, exclusive. */
+  /** Offset within the piece at which the bytes to return end, exclusive. */
   readonly end: number;
 }
 
 /**
- * Reads the content of one piece and verifies it on the way: exactly `length` bytes, the digest,
- * and a clean end of stream. Returns the last chunk only after all three are verified, so a caller
- * that received all bytes received correct ones.
+ * Reads the content of one piece and verifies it meanwhile: exactly `length` bytes, the digest, and
+ * a clean end of stream. Returns the last chunk only after these checks, so a caller that received
+ * all bytes received correct ones.
+ *
+ * If only a range of the piece is requested, the digest and the end of the stream are not checked.
  */
 export class PieceContent {
   readonly #source: ContentSource;
   readonly #expected: ExpectedContent;
   readonly #scope: CallScope;
-  /** True if the range is the whole piece, so that its digest can be verified. */
+  /** True if the whole piece is requested. Only then its digest can be verified. */
   readonly #isWholePiece: boolean;
   #position = 0;
   #done = false;
@@ -48,7 +53,10 @@ export class PieceContent {
     scope.hold();
   }
 
-  /** Reads the next chunk of the range; undefined once all of it was returned and verified. */
+  /**
+   * Reads the next chunk of the requested bytes, into the memory `into` if possible. Resolves to
+   * undefined once all of them have been returned and verified.
+   */
   async read(into?: Uint8Array): Promise<Uint8Array | undefined> {
     const { start, end, length } = this.#expected;
     this.#scope.resume();
@@ -99,14 +107,20 @@ export class PieceContent {
     }
   }
 
-  /** Cancels the unread rest; the call fails with `Aborted` unless the content is complete. */
+  /**
+   * Discards the content that has not been read. Unless the content is complete, the call fails
+   * with `Aborted`.
+   */
   cancel(): void {
     if (this.#done) return;
     this.#scope.fail(new VortexError("Aborted", "the content of the piece was cancelled"));
     this.#source.cancel();
   }
 
-  /** Verifies the digest and the end of the stream, where the range is the whole piece. */
+  /**
+   * Ends the content after its last requested byte. If the whole piece was requested, verifies its
+   * digest and the end of the stream; else cancels the stream.
+   */
   async #complete(): Promise<void> {
     if (this.#isWholePiece) {
       this.#requireDigest();
@@ -124,7 +138,11 @@ export class PieceContent {
     this.#scope.finish();
   }
 
-  /** @throws `DigestMismatch` unless the content has its digest, or was verified before */
+  /**
+   * Verifies the digest of the content, unless it has been verified already.
+   *
+   * @throws `DigestMismatch` if the content has another digest
+   */
   #requireDigest(): void {
     const { hasher, digest } = this.#expected;
     if (hasher === undefined) return;
@@ -137,10 +155,10 @@ export class PieceContent {
   }
 }
 
-/** Maximum memory allocated for a piece before any of its content has arrived, in bytes. */
+/** Memory in bytes that is allocated at most for a piece before any of its content has arrived. */
 const INITIAL_BUFFER_BYTES = 64 * 1024;
 
-/** {@link Piece} whose content is read from a {@link PieceContent}. */
+/** Piece of a task whose content is read from a {@link PieceContent}. */
 export class DownloadedPiece implements Piece {
   readonly number: number;
   readonly kind: PieceKind;
@@ -149,13 +167,15 @@ export class DownloadedPiece implements Piece {
   readonly digest: string;
   readonly metadata: PieceMetadata;
   readonly #content: PieceContent;
-  /** Bytes that `#content` returns. */
+  /** Number of bytes that `#content` returns: the length of the requested range. */
   readonly #rangeLength: number;
   #stream: ReadableStream<Uint8Array> | undefined;
   /** Way in which the caller reads the content; undefined before the first read. */
   #reading: "as a stream" | "by chunks" | "as a whole" | undefined;
 
-  /** @param rangeLength bytes that `content` returns */
+  /**
+   * @param rangeLength number of bytes that `content` returns: the length of the requested range
+   */
   constructor(
     kind: PieceKind,
     metadata: PieceMetadata,
@@ -233,7 +253,11 @@ export class DownloadedPiece implements Piece {
     this.#content.cancel();
   }
 
-  /** Reserves the content for one way of reading. @throws `InvalidArgument` if it is in use */
+  /**
+   * Reserves the content for one way of reading it.
+   *
+   * @throws `InvalidArgument` if the content is being read in any way already
+   */
   #claim(how: "as a stream" | "by chunks" | "as a whole"): void {
     if (this.#reading !== undefined) {
       throw new VortexError(
@@ -246,9 +270,10 @@ export class DownloadedPiece implements Piece {
 }
 
 /**
- * Fills in the defaults of a range of a piece with `length` bytes.
+ * Returns the requested byte range of a piece with `length` bytes. A missing `start` becomes 0, a
+ * missing `end` becomes `length`.
  *
- * @throws `InvalidArgument` for a range outside the piece
+ * @throws `InvalidArgument` if the range is outside of the piece
  */
 export function resolveRange(
   range: ByteRange | undefined,

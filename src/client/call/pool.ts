@@ -2,100 +2,114 @@ import { abortedError, untilAborted, VortexError } from "../../errors.ts";
 import type { Clock, Timer } from "../../runtime.ts";
 import type { PoolOptions } from "../downloader.ts";
 
-/** Client of one peer, as kept in a pool. */
+/** Client with one connection to one peer, as stored in a {@link ClientPool}. */
 export interface PoolClient {
-  /** Resolves when the connection has ended; never rejects. */
+  /** Resolves when the connection has ended. Never rejects. */
   readonly closed: Promise<unknown>;
   /**
-   * Resolves when the handshake is complete. Absent for clients that are connected from the start.
+   * Resolves when the handshake is complete. Absent for clients whose handshake was complete when
+   * they were created.
    */
   readonly ready?: Promise<void>;
   /**
-   * Probes the connection. Resolves to false if the peer did not respond within `timeout` ms; never
-   * rejects. Absent where the transport itself detects dead connections.
+   * Sends a probe over the connection. Resolves to false if the peer does not respond within
+   * `timeout` ms, else to true. Never rejects. Absent if the transport itself detects dead
+   * connections.
    */
   isAlive?(timeout: number): Promise<boolean>;
-  /** Closes the connection immediately; pending requests fail with `error`. */
+  /** Closes the connection immediately. Pending requests on it fail with `error`. */
   abort?(error: VortexError): void;
   close(): Promise<void>;
 }
 
-/** Use of a pooled client by one request. */
+/** Use of a pooled client by one request, until {@link Lease.release}. */
 export interface Lease<C> {
   readonly client: C;
   /**
-   * True if the connection may have been dead before the request: it was reused, or {@link probe}
-   * has found it dead and replaced it.
+   * True if the connection may have been dead before the request: it was reused, or
+   * {@link Lease.probe} has found it dead.
    */
   readonly stale: boolean;
-  /** Returns the client to the pool. Idempotent. */
+  /** Ends the use of the client by this request. Idempotent. */
   release(): void;
-  /** Removes a dead client from the pool; it is closed when its last request ends. */
+  /** Removes a dead client from the pool. The client is closed when its last request ends. */
   discard(): void;
-  /** Checks the connection of a silent peer in the background, and replaces it if it is dead. */
+  /**
+   * Checks in the background whether the connection of a silent peer is dead. A dead connection is
+   * closed and replaced by a new one.
+   */
   probe(): void;
 }
 
-/** Snapshot of one entry of a pool. */
+/** Snapshot of one connection of a {@link ClientPool}. */
 export interface PoolEntryInfo {
   readonly addr: string;
   readonly activeRequests: number;
-  /** Start or end of the latest request, in ms of the pool's clock. */
+  /** Time at which the latest request started or ended, in ms of the pool's clock. */
   readonly lastActive: number;
 }
 
-/** Connection of the pool, from the start of its dial. */
+/** Connection of the pool, from the start of its dial to its removal. */
 interface Entry<C> {
   readonly addr: string;
-  /** Key in the pool: the address, and the index of the connection unless it is the first. */
+  /**
+   * Key in the pool: the address of the peer. A second or later connection to the same address has
+   * its index appended.
+   */
   readonly key: string;
-  /** Aborts the dial. */
+  /** Controller whose abort aborts the dial. */
   readonly dialling: AbortController;
-  /** Settles with the dial. */
+  /**
+   * Promise of the dial: resolves to the connected client, or rejects with the error of the dial.
+   */
   readonly ready: Promise<C>;
-  /** Undefined until the dial succeeds. */
+  /** Connected client; undefined until the dial succeeds. */
   client: C | undefined;
   /** Number of requests that wait for the dial or use the client. */
   active: number;
-  /** Start or end of the latest request, in ms of the pool's clock. */
+  /** Time at which the latest request started or ended, in ms of the pool's clock. */
   lastActive: number;
-  /** End of the last probe, in ms of the pool's clock; undefined during one. */
+  /**
+   * Time at which the last probe of the connection ended, in ms of the pool's clock. Undefined
+   * while a probe is running.
+   */
   probedAt: number | undefined;
-  /** True once a probe has found the connection dead. */
+  /** True once probes have found the connection dead. */
   replaced: boolean;
-  /** True once the dial was aborted or the client closed. */
+  /** True once the dial was aborted or the client was closed. */
   retired: boolean;
 }
 
-/** Minimum timeout of a probe, in ms. */
+/** Minimum time in ms that a peer has to respond to a probe of its connection. */
 const PROBE_TIMEOUT_MS = 1000;
-/** Minimum time between two probes of one connection, in ms. */
+/** Minimum time in ms between two probes of the same connection. */
 const PROBE_INTERVAL_MS = 1000;
 /**
- * Timeout of the second probe as a multiple of the dial time. A dial takes at least one round trip,
- * and a probe takes one.
+ * Timeout of a connection's second probe, as a multiple of the time that dialling a new connection
+ * took. A dial takes at least one round trip, and a probe takes one.
  */
 const PROBE_TIMEOUT_PER_DIAL = 3;
 
 /**
- * Connects to a peer. The signal aborts when the last waiting request ends, with that request's
- * error as its reason, or when the pool is closed.
+ * Connects to a peer. `signal` aborts when the pool is closed, or when the last request that waits
+ * for the connection ends. In the latter case its reason is the error of that request.
  */
 export type Dial<C> = (addr: string, signal: AbortSignal) => Promise<C>;
 
 /**
- * Pool of clients by address. Any number of requests share a client; with several clients per
- * address, a request gets the one with the fewest active requests.
+ * Pool of clients by peer address. Any number of requests share one client. With several clients
+ * per address, a request uses the client with the fewest active requests.
  *
- * Concurrent requests to one address share one dial. Clients with active requests are never
- * evicted, ended connections are replaced at the next request, and failed dials are forgotten.
+ * Concurrent requests to one address share one dial. A client with active requests is never
+ * evicted. An ended connection is replaced at the next request. After a failed dial, the next
+ * request dials again.
  */
 export class ClientPool<C extends PoolClient> {
   readonly #dial: Dial<C>;
   readonly #options: Required<PoolOptions>;
   readonly #clock: Clock;
   readonly #entries = new Map<string, Entry<C>>();
-  /** Pending closes of removed clients. */
+  /** Promises of the clients that are being closed. {@link ClientPool.close} waits for them. */
   readonly #closing = new Set<Promise<void>>();
   #cleanup: Timer | undefined;
   #closed = false;
@@ -106,7 +120,7 @@ export class ClientPool<C extends PoolClient> {
     this.#clock = clock;
   }
 
-  /** Lists all entries, for tests and diagnostics. */
+  /** Lists the connections of the pool, for tests and diagnostics. */
   entries(): PoolEntryInfo[] {
     return [...this.#entries.values()].map(({ addr, active, lastActive }) => ({
       addr,
@@ -116,8 +130,10 @@ export class ClientPool<C extends PoolClient> {
   }
 
   /**
-   * Leases a client for `addr`; dials if there is none. Rejects with the error of the dial, with
-   * `Closed`, or with `Aborted` when `signal` aborts.
+   * Leases a client for the peer at `addr`. Dials if the pool has no such client.
+   *
+   * Rejects with the error of the dial, with `Closed` if the pool is closed, or with `Aborted` when
+   * `signal` aborts.
    */
   async acquire(addr: string, signal: AbortSignal): Promise<Lease<C>> {
     if (this.#closed) throw new VortexError("Closed", "the downloader is closed");
@@ -151,10 +167,12 @@ export class ClientPool<C extends PoolClient> {
   }
 
   /**
-   * Distinguishes a dead connection from a slow peer and from a dead path. A restarted peer has
-   * lost the connection's state, and may be unable to reset it. If the first probe fails, a second
-   * connection is dialled: its handshake proves that path and peer work. If the first connection
-   * then fails another probe, it is dead, and the second one replaces it.
+   * Checks whether a connection is dead, and replaces a dead one. A restarted peer has lost the
+   * state of its connections, and may be unable to reset them.
+   *
+   * If a first probe fails, dials a second connection. Its handshake proves that the network path
+   * and the peer work. If a further probe of the first connection fails then, the first connection
+   * is dead.
    */
   async #probe(entry: Entry<C>, client: C): Promise<void> {
     const { probedAt } = entry;
@@ -189,7 +207,9 @@ export class ClientPool<C extends PoolClient> {
     }
   }
 
-  /** Replaces a dead client with `second`, and fails its requests with `ConnectionLost`. */
+  /**
+   * Replaces the dead `client` with `second`. The requests on `client` fail with `ConnectionLost`.
+   */
   #replace(entry: Entry<C>, client: C, second: C): void {
     entry.replaced = true;
     if (this.#entries.get(entry.key) === entry) this.#adopt(entry, second);
@@ -204,7 +224,7 @@ export class ClientPool<C extends PoolClient> {
     );
   }
 
-  /** Adds a connected client under the key of a dead one. */
+  /** Adds a connected client to the pool, under the key of the entry of a dead client. */
   #adopt({ addr, key }: Entry<C>, client: C): void {
     const entry: Entry<C> = {
       addr,
@@ -222,14 +242,17 @@ export class ClientPool<C extends PoolClient> {
     void client.closed.then(() => this.#remove(entry));
   }
 
-  /** Closes the idle clients of `addr`. */
+  /** Closes the clients of `addr` that no request uses. */
   closeIdle(addr: string): void {
     for (const entry of [...this.#entries.values()]) {
       if (entry.addr === addr && entry.active === 0) this.#remove(entry);
     }
   }
 
-  /** Closes every client, including those in use; pending dials fail with `Closed`. Idempotent. */
+  /**
+   * Closes every client, including those in use. Requests that wait for a dial fail with `Closed`.
+   * Resolves when all clients are closed. Idempotent.
+   */
   async close(): Promise<void> {
     this.#closed = true;
     for (const entry of [...this.#entries.values()]) {
@@ -241,8 +264,8 @@ export class ClientPool<C extends PoolClient> {
   }
 
   /**
-   * Returns the entry of `addr` with the fewest requests. Opens a new one if all are in use and
-   * `connectionsPerAddress` allows it.
+   * Returns the connection to `addr` with the fewest requests. Opens a new one if all are in use
+   * and fewer than `connectionsPerAddress` exist.
    */
   #entryFor(addr: string): Entry<C> {
     let leastBusy: Entry<C> | undefined;
@@ -258,7 +281,7 @@ export class ClientPool<C extends PoolClient> {
     return this.#open(addr, freeKey);
   }
 
-  /** Starts a dial and adds its entry to the pool. */
+  /** Starts a dial, and adds the connection to the pool. */
   #open(addr: string, key: string): Entry<C> {
     const dialling = new AbortController();
     const entry: Entry<C> = {
@@ -290,9 +313,9 @@ export class ClientPool<C extends PoolClient> {
   }
 
   /**
-   * Ends a request. Aborts the dial if no other request waits for it.
+   * Ends the use of a connection by one request. Aborts the dial if no other request waits for it.
    *
-   * @param reason error of a request that ended while it waited for the dial
+   * @param reason error of the request, if it ended while it waited for the dial
    */
   #release(entry: Entry<C>, reason?: unknown): void {
     entry.active--;
@@ -308,14 +331,14 @@ export class ClientPool<C extends PoolClient> {
     }
   }
 
-  /** Removes an entry from the pool; closes its client once no request uses it. */
+  /** Removes a connection from the pool, and closes it once no request uses it. */
   #remove(entry: Entry<C>, reason: unknown = closedWhileIdle(entry)): void {
     if (this.#entries.get(entry.key) === entry) this.#entries.delete(entry.key);
     if (entry.active === 0) this.#retire(entry, reason);
     this.#scheduleCleanup();
   }
 
-  /** Aborts the entry's dial with `reason`, and closes its client if it has one. */
+  /** Aborts the dial of a connection with `reason`, and closes the client if there is one. */
   #retire(entry: Entry<C>, reason: unknown): void {
     if (entry.retired) return;
     entry.retired = true;
@@ -323,13 +346,13 @@ export class ClientPool<C extends PoolClient> {
     if (entry.client !== undefined) this.#trackClosing(entry.client.close());
   }
 
-  /** Makes {@link close} wait for the close of a client. */
+  /** Makes {@link close} wait until `closing` has settled. */
   #trackClosing(closing: Promise<void>): void {
     const tracked = closing.catch(() => {}).finally(() => this.#closing.delete(tracked));
     this.#closing.add(tracked);
   }
 
-  /** Evicts the longest-idle entries while the pool is over its capacity. */
+  /** Closes idle connections while the pool is over its capacity, those idle for longest first. */
   #evictIdle(): void {
     if (this.#entries.size <= this.#options.capacity) return;
     const idle = [...this.#entries.values()]
@@ -339,7 +362,7 @@ export class ClientPool<C extends PoolClient> {
       this.#remove(entry);
   }
 
-  /** Keeps the timer for idle timeouts running while the pool has entries. */
+  /** Starts the timer of the next sweep for idle connections. Cancels it if the pool is empty. */
   #scheduleCleanup(): void {
     if (this.#entries.size === 0) {
       this.#cleanup?.cancel();

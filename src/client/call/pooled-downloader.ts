@@ -8,37 +8,43 @@ import { ClientPool, type Dial, type PoolClient, type PoolEntryInfo } from "./po
 import { CallScope } from "./scope.ts";
 import { callTimeouts } from "./settings.ts";
 
-/** {@link PoolClient} that fetches pieces from its peer. */
+/** Client in a connection pool, through which pieces are fetched from one peer. */
 export interface PieceClient extends PoolClient {
-  /** State of 0-RTT data on the connection, see {@link Connection.earlyData}. */
+  /** State of the 0-RTT data of the connection, see {@link Connection.earlyData}. */
   readonly earlyData?: EarlyData;
-  /** Requests a piece. A rejection leaves `scope` open, so that the call can be retried in it. */
+  /**
+   * Requests a piece. If it rejects, `scope` stays open, so that the call can be retried with it.
+   */
   downloadPiece(request: PieceRequest, scope: CallScope, operation?: Operation): Promise<Piece>;
 }
 
-/** Options that a downloader of several protocols adds to the caller's options. Internal. */
+/**
+ * Options of one call to a downloader of one protocol: the caller's options, and internal ones of a
+ * downloader that uses several protocols.
+ */
 export interface InternalCallOptions
   extends CallOptions,
     Pick<OperationStart, "protocol" | "protocolReason"> {
   /**
-   * Called once when a call ends: with the transferred bytes of its content, and with its error if
-   * it failed. Bytes of a failed call count as 0. Not called for invalid arguments.
+   * Called once when the call ends, with the number of content bytes that it transferred. If the
+   * call failed, `bytes` is 0 and `error` is defined. Not called if the arguments of the call are
+   * invalid.
    */
   readonly onTransferred?: (bytes: number, error: VortexError | undefined) => void;
 }
 
-/** Description of a call for its telemetry. */
+/** Description of a call for the observer ({@link Telemetry}). */
 export interface ObservedCall extends Omit<OperationStart, "role" | "addr"> {
-  /** Returns the received bytes of content; called at the end of the call. Default: 0 bytes. */
+  /** Returns the number of received content bytes. Called when the call ends. Default: 0 bytes. */
   readonly bytes?: () => number;
 }
 
-/** {@link Downloader} over a pool of connections, the base of the downloaders of all protocols. */
+/** {@link Downloader} with a connection pool. Base class of the downloaders of all protocols. */
 export class PooledDownloader<C extends PieceClient> implements Downloader {
   readonly #settings: DownloaderSettings;
   readonly #pool: ClientPool<C>;
 
-  /** @param dial connects to a peer; the connect timeout is applied to it here */
+  /** @param dial connects to a peer; the downloader aborts it after `connectTimeout` */
   constructor(dial: Dial<C>, settings: DownloaderSettings) {
     this.#settings = settings;
     this.#pool = new ClientPool(
@@ -74,12 +80,16 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
     );
   }
 
-  /** Lists the pool's entries, for diagnostics. */
+  /** Lists the connections of the pool, for diagnostics. */
   connections(): PoolEntryInfo[] {
     return this.#pool.entries();
   }
 
-  /** Closes the idle connections to a peer. @throws `InvalidArgument` for an invalid address */
+  /**
+   * Closes the connections to a peer that no request uses.
+   *
+   * @throws `InvalidArgument` if `addr` is not a valid `host:port`
+   */
   closeIdle(addr: string): void {
     this.#pool.closeIdle(formatAddress(parseAddress(addr)));
   }
@@ -93,11 +103,11 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
   }
 
   /**
-   * Makes one call on a pooled connection. Its {@link CallScope} lasts until the result is
-   * consumed.
+   * Makes one call on a connection from the pool. The timeouts and the error of the call are held
+   * by a {@link CallScope}, which ends when the result has been read to its end.
    *
-   * @param what name of the call in messages
-   * @param call runs on a leased client, and again after a retryable failure
+   * @param what name of the call in error messages
+   * @param call runs with a client from the pool, and again after a failure that permits a retry
    */
   protected async call<T>(
     peer: string,
@@ -135,7 +145,10 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
     }
   }
 
-  /** Runs `call` on a leased client; retries it on another connection where that is safe. */
+  /**
+   * Runs `call` with a client from the pool. Retries on another connection if the first one was
+   * dead before the call, or if the peer refused its 0-RTT data.
+   */
   async #attempt<T>(addr: string, scope: CallScope, call: (client: C) => Promise<T>): Promise<T> {
     let retried = false;
     for (;;) {
@@ -174,8 +187,10 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
 }
 
 /**
- * Dials under the connect timeout. The timeout covers the whole handshake, even if `dial` resolves
- * earlier (0-RTT). Rejects with the error of `dial`, or with `ConnectTimeout`.
+ * Connects to a peer within `connectTimeout`. The timeout covers the whole handshake, even if
+ * `dial` resolves before its end (0-RTT).
+ *
+ * Rejects with the error of `dial`, or with `ConnectTimeout` after the timeout.
  */
 async function withConnectTimeout<C extends PieceClient>(
   dial: Dial<C>,

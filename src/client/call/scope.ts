@@ -2,32 +2,39 @@ import { abortedError, VortexError, withAddress } from "../../errors.ts";
 import { onAbort } from "../../on-abort.ts";
 import type { Clock, Timer } from "../../runtime.ts";
 
-/** Interval of {@link CallScope.onSilence} while the peer is silent, in ms. */
+/**
+ * Interval in ms between calls of the {@link CallScope.onSilence} listener, while a call waits for
+ * the peer and receives no bytes.
+ */
 export const SILENCE_INTERVAL_MS = 1500;
 
-/** Options of {@link CallScope}: the signal and the timeouts that can fail the call. */
+/** Options of {@link CallScope}: abort signal and timeouts of one call. */
 export interface CallScopeOptions {
-  /** Signal of the caller; its abort fails the call with `Aborted`. */
+  /** Signal of the caller. Its abort fails the call with `Aborted`. */
   readonly signal?: AbortSignal | undefined;
-  /** See `CallOptions.pieceTimeout`, in ms. */
+  /** Piece timeout in ms, see {@link CallOptions.pieceTimeout}. */
   readonly pieceTimeout: number;
-  /** See `CallOptions.stallTimeout`, in ms. */
+  /** Stall timeout in ms, see {@link CallOptions.stallTimeout}. */
   readonly stallTimeout: number;
-  /** Maximum duration of a hold in ms, see {@link CallScope.hold}. Default: `pieceTimeout`. */
+  /**
+   * Maximum time in ms between two reads of the content by the caller, see {@link CallScope.hold}.
+   * Default: `pieceTimeout`.
+   */
   readonly unreadTimeout?: number | undefined;
-  /** Name of the call in messages, such as `piece 3 from 10.0.0.1:4006`. */
+  /** Name of the call in error messages, such as `piece 3 from 10.0.0.1:4006`. */
   readonly what: string;
-  /** Address of the peer, added to each error. */
+  /** Address of the peer, added to each error of the call. */
   readonly addr: string;
 }
 
 /**
- * Lifetime of one call, from `downloadPiece` to the last byte of its content. The first failure
- * becomes the error of every part of the call, and the reason of {@link signal}. The scope ends
- * exactly once: when it fails, or by {@link finish}.
+ * Timeouts, abort signal and error of one call, from `downloadPiece` to the last byte of the
+ * content. The first failure becomes the error of every part of the call.
+ *
+ * The scope ends once: when the call fails, or when {@link finish} reports its success.
  */
 export class CallScope {
-  /** Aborts when the call fails, with its `VortexError` as the reason. */
+  /** Signal that aborts when the call fails, with the `VortexError` of the call as its reason. */
   readonly signal: AbortSignal;
   readonly #controller = new AbortController();
   #failure: VortexError | undefined;
@@ -37,18 +44,24 @@ export class CallScope {
   readonly #cleanups: (() => void)[] = [];
   readonly #startedAt: number;
   #deadline: Timer;
-  /** Time at which `#deadline` fires, in ms of the clock. */
+  /** Time at which the timer `#deadline` fires, in ms of the clock. */
   #deadlineAt = 0;
-  /** Total duration of all ended holds, in ms. */
+  /**
+   * Total time in ms for which the piece timeout was paused, without the current pause, see
+   * {@link hold}.
+   */
   #heldMs = 0;
-  /** Start of the current hold, in ms of the clock; undefined outside a hold. */
+  /**
+   * Time at which {@link hold} paused the piece timeout, in ms of the clock. Undefined while the
+   * piece timeout runs.
+   */
   #heldSince: number | undefined;
-  /** Timer of the next check for silence; undefined while none is scheduled. */
+  /** Timer of the next check for a silent peer; undefined while no check is scheduled. */
   #watchdog: Timer | undefined;
   #onSilence: (() => void) | undefined;
-  /** Number of waits for the peer in progress. */
+  /** Number of parts of the call that wait for bytes of the peer. */
   #waits = 0;
-  /** Start of the current silence, in ms of the clock. */
+  /** Time at which the current wait for bytes of the peer began, in ms of the clock. */
   #lastProgress = 0;
   #finished = false;
 
@@ -66,13 +79,14 @@ export class CallScope {
     }
   }
 
-  /** Error of the call; undefined unless it has failed. */
+  /** Error of the call; undefined while the call has not failed. */
   get failure(): VortexError | undefined {
     return this.#failure;
   }
 
   /**
-   * Calls `listener` when the call fails, at once if it has. Cheaper than a listener on `signal`.
+   * Calls `listener` when the call fails, or immediately if the call has failed. Cheaper than an
+   * abort listener on `signal`.
    */
   onFailure(listener: () => void): void {
     if (this.#failure !== undefined) listener();
@@ -80,16 +94,16 @@ export class CallScope {
   }
 
   /**
-   * Calls `listener` after each {@link SILENCE_INTERVAL_MS} without bytes from the peer during a
-   * wait. Replaces the previous listener.
+   * Calls `listener` after every {@link SILENCE_INTERVAL_MS} for which the call waits for the peer
+   * and receives no bytes. Replaces the previous listener.
    */
   onSilence(listener: () => void): void {
     this.#onSilence = listener;
   }
 
   /**
-   * Fails the call with `error`, adds the peer's address to it, and ends the scope. No-op once it
-   * has ended.
+   * Fails the call with `error`, to which the address of the peer is added. Does nothing if the
+   * call has already failed or finished.
    */
   fail(error: VortexError): void {
     if (this.#finished || this.#failure !== undefined) return;
@@ -99,7 +113,10 @@ export class CallScope {
     this.finish();
   }
 
-  /** Fails the call with `error` unless it has failed before, and returns the error of the call. */
+  /**
+   * Fails the call with `error`, and returns the error of the call. If the call has already failed,
+   * that is the earlier error.
+   */
   end(error: unknown): VortexError {
     const failure = withAddress(error, this.#options.addr);
     this.fail(failure);
@@ -107,15 +124,15 @@ export class CallScope {
     return this.failure ?? failure;
   }
 
-  /** Calls `cleanup` when the scope ends, at once if it has. */
+  /** Calls `cleanup` when the call fails or finishes, or immediately if it has. */
   onFinish(cleanup: () => void): void {
     if (this.#finished) cleanup();
     else this.#cleanups.push(cleanup);
   }
 
   /**
-   * Ends the scope: cancels its timers and runs the cleanups, which return the pool's lease.
-   * Idempotent.
+   * Ends the call: cancels its timers and runs its cleanups, which release the pooled connection.
+   * Also called after a failure. Idempotent.
    */
   finish(): void {
     if (this.#finished) return;
@@ -126,8 +143,10 @@ export class CallScope {
   }
 
   /**
-   * Awaits a promise that the peer has to settle, under the stall timeout. Only such waits count as
-   * silence of the peer; time in which the caller does not read does not.
+   * Awaits a promise that settles when the peer responds, and applies the stall timeout meanwhile.
+   *
+   * The stall timeout runs only during such waits. So time in which the caller does not read is not
+   * counted.
    */
   async waitFor<T>(promise: Promise<T>): Promise<T> {
     this.beginWait();
@@ -141,8 +160,8 @@ export class CallScope {
   }
 
   /**
-   * Starts a wait for the peer, like {@link waitFor} without its promises: for loops that wait for
-   * each chunk. {@link endWait} ends it.
+   * Starts to apply the stall timeout, until {@link endWait}. Does the same as {@link waitFor} with
+   * fewer promises, for loops that wait for each chunk.
    */
   beginWait(): void {
     if (this.#waits++ > 0) return;
@@ -154,15 +173,17 @@ export class CallScope {
     );
   }
 
-  /** Ends a wait of {@link beginWait}. */
+  /** Ends a wait for the peer that {@link beginWait} started. */
   endWait(): void {
     this.#waits--;
   }
 
   /**
-   * Pauses the piece timeout while the caller does not read: rate limits, slow disks and slow
-   * readers do not count against the peer. A hold longer than the unread timeout fails the call,
-   * which frees the resources of an abandoned piece.
+   * Pauses the piece timeout while the caller does not read, until {@link resume}. So rate limits,
+   * slow disks and slow readers do not count against the peer.
+   *
+   * If the pause exceeds `unreadTimeout`, the call fails with `PieceTimeout`. This frees the
+   * resources of a piece that the caller never reads to its end.
    */
   hold(): void {
     if (this.#heldSince !== undefined) return;
@@ -171,7 +192,7 @@ export class CallScope {
     this.#advanceDeadline(this.#heldSince + unreadTimeout);
   }
 
-  /** Resumes the piece timeout after {@link hold}. */
+  /** Continues the piece timeout that {@link hold} has paused. */
   resume(): void {
     if (this.#heldSince === undefined) return;
     const now = this.#clock.now();
@@ -181,8 +202,9 @@ export class CallScope {
   }
 
   /**
-   * Makes the deadline timer fire no later than at `time`. One timer serves many short holds: it is
-   * replaced only if it would fire too late, and checks the deadline when it fires.
+   * Makes the deadline timer fire at `time` (in ms of the clock) or earlier. When the timer fires,
+   * the timeout is checked. So the timer is replaced only if it would fire too late, which saves
+   * timers.
    */
   #advanceDeadline(time: number): void {
     if (this.#finished || this.#deadlineAt <= time) return;
@@ -190,7 +212,7 @@ export class CallScope {
     this.#deadline = this.#deadlineIn(time - this.#clock.now());
   }
 
-  /** Returns the rest of the piece timeout, in ms. */
+  /** Returns the remaining time of the piece timeout at time `now`, in ms. */
   #timeLeft(now: number): number {
     return this.#options.pieceTimeout - (now - this.#startedAt - this.#heldMs);
   }

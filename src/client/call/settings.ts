@@ -2,13 +2,13 @@ import { MAX_PIECE_LENGTH, requireInteger } from "../../piece.ts";
 import type { Runtime } from "../../runtime.ts";
 import type { CallOptions, DownloaderOptions, DownloaderSettings } from "../downloader.ts";
 
-/** Maximum of every timeout option: 30 days, in ms. */
+/** Maximum value of every timeout option: 30 days, in ms. */
 export const MAX_TIMEOUT_MS: number = 30 * 24 * 3600 * 1000;
 
 /**
- * Fills in the defaults of downloader options.
+ * Converts the options of a downloader to settings: checks them and fills in the defaults.
  *
- * @throws `InvalidArgument` for a value out of its range
+ * @throws `InvalidArgument` if an option is out of its range
  */
 export function downloaderSettings(
   options: DownloaderOptions,
@@ -52,9 +52,9 @@ export function downloaderSettings(
 }
 
 /**
- * Returns the timeouts of one call in ms: from its options, by default from the downloader.
+ * Returns the timeouts of one call in ms. A timeout that `options` lacks is taken from `settings`.
  *
- * @throws `InvalidArgument` for a value out of its range
+ * @throws `InvalidArgument` if a timeout is out of its range
  */
 export function callTimeouts(
   options: CallOptions,

@@ -9,7 +9,10 @@ import type {
 import { MAX_PIECES } from "../../task/layout.ts";
 import type { GrpcDownloader } from "./downloader.ts";
 
-/** {@link TaskDirectory} over the Dragonfly API, on the connections of a {@link GrpcDownloader}. */
+/**
+ * {@link TaskDirectory} over the Dragonfly gRPC API, on the connections of a
+ * {@link GrpcDownloader}.
+ */
 export class GrpcDirectory implements TaskDirectory {
   readonly #downloader: Pick<GrpcDownloader, "statTask" | "syncPieces">;
 

@@ -8,19 +8,23 @@ import type { ContentSource } from "../call/piece-content.ts";
 import type { CallScope } from "../call/scope.ts";
 import type { DownloaderSettings, PieceRequest } from "../downloader.ts";
 
-/** Answer of DownloadPiece, and of its variants for other kinds of task. */
+/** Response of the RPC method DownloadPiece, or of its variants for other kinds of task. */
 export interface PieceAnswer {
   readonly piece?: PieceMessage | undefined;
-  /** Digest of the metadata. */
+  /** Digest of the piece's metadata, `algorithm:encoded`. */
   readonly digest?: string | undefined;
 }
 
 /**
- * Verifies an answer: metadata against the request, and content against the metadata. Returns a
- * piece only after all checks have passed.
+ * Verifies a DownloadPiece response: the metadata against the request, and the content against the
+ * metadata. Returns the piece after all checks have passed.
  *
- * @throws `ProtocolViolation`, `PieceMismatch`, `LimitExceeded`, `LengthMismatch`,
- * `DigestMismatch`, `InvalidArgument` for the range
+ * @throws `ProtocolViolation` if the response has no piece, or a digest is malformed or has an
+ * unsupported algorithm
+ * @throws `PieceMismatch` if the piece has another number than requested
+ * @throws `LimitExceeded` if the piece is longer than `maxPieceLength`, or ends beyond 2^53 - 1
+ * @throws `LengthMismatch` or `DigestMismatch` if the content or the metadata is corrupt
+ * @throws `InvalidArgument` if the requested range is outside of the piece
  */
 export function acceptAnswer(
   { piece, digest }: PieceAnswer,
@@ -43,9 +47,11 @@ export function acceptAnswer(
 }
 
 /**
- * Verifies length and digest of a piece's content against its metadata.
+ * Verifies the content of a piece against the length and digest in its metadata.
  *
- * @throws `ProtocolViolation` for an unsupported digest, `LengthMismatch`, `DigestMismatch`
+ * @throws `ProtocolViolation` if the digest is malformed or its algorithm unsupported
+ * @throws `LengthMismatch` if the content has another length
+ * @throws `DigestMismatch` if the content has another digest
  */
 export function verifyContent(
   content: Uint8Array,
@@ -57,7 +63,7 @@ export function verifyContent(
   requireDigest(content, metadata, addr, settings);
 }
 
-/** Converts a `common.v2.Piece` message to metadata, without any check. */
+/** Converts a `common.v2.Piece` message to piece metadata, without checking it. */
 export function toMetadata(piece: PieceMessage): PieceMetadata {
   return {
     number: piece.number,
@@ -93,7 +99,12 @@ function requireDigest(
   throw new VortexError("DigestMismatch", message, { addr });
 }
 
-/** @throws `ProtocolViolation` for an unsupported digest, `DigestMismatch` */
+/**
+ * Verifies the metadata of a piece against the digest of the metadata in the response.
+ *
+ * @throws `ProtocolViolation` if `digest` is malformed or its algorithm unsupported
+ * @throws `DigestMismatch` if the metadata has another digest
+ */
 function requireMetadataDigest(
   metadata: PieceMetadata,
   digest: string,
@@ -122,8 +133,8 @@ function requireMetadataDigest(
 }
 
 /**
- * Source of content in memory. A read without a buffer returns the bytes themselves. A read into a
- * buffer copies them, and frees the memory of `content` after the last one.
+ * Creates a reader for content in memory. A read without a buffer returns the bytes themselves. A
+ * read into a buffer copies them, and the last such read frees the memory of `content`.
  */
 function oneChunk(content: Uint8Array): ContentSource {
   const end = content.length;
@@ -146,8 +157,9 @@ function oneChunk(content: Uint8Array): ContentSource {
 }
 
 /**
- * Frees the memory of a message where the runtime supports it (`ArrayBuffer.transfer`). Garbage
- * collection would be late for buffers of this size. Nothing else may use the buffer.
+ * Frees the memory of a received message, where the runtime supports `ArrayBuffer.transfer`.
+ * Garbage collection would free such large buffers too late. The buffer must not be used
+ * afterwards.
  */
 function freeBuffer({ buffer }: Uint8Array): void {
   (buffer as { transfer?(length: number): void }).transfer?.(0);

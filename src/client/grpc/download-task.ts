@@ -21,76 +21,82 @@ import { toMetadata, verifyContent } from "./download-piece.ts";
 import { type PieceExtent, PieceLayout } from "./piece-layout.ts";
 
 /**
- * Identity of a task for DownloadTask. The call takes the source of a task instead of its id, so
- * that a peer without the task can fetch it from there. The task id is also computed here, and the
- * peer's answer is checked against it.
+ * Identity of a task for the RPC method DownloadTask: the origin of the content instead of the task
+ * id. So a peer without the task can fetch it from the origin.
+ *
+ * The task id is also computed locally, and compared with the task id in the peer's response.
  */
 export type TaskIdentity =
   | StandardTaskIdentity
   | PersistentTaskIdentity
   | PersistentCacheTaskIdentity;
 
-/** Identity of a standard task: its URL and the parameters that are part of its id. */
+/** Identity of a standard task: its URL, and the parameters from which its id is computed. */
 export interface StandardTaskIdentity extends UrlIdentity {
   readonly kind?: "standard";
-  /** Text that the id is computed from, instead of the URL and its parameters. */
+  /** Text from which the task id is computed, instead of from the URL and its parameters. */
   readonly content?: string;
-  /** Computes the id from the digest at the end of an OCI blob's URL. Default false. */
+  /**
+   * True to take the task id from the digest at the end of the URL of an OCI blob. Default false.
+   */
   readonly blobDigest?: boolean;
-  /** Headers that the peer sends to the origin. */
+  /** HTTP request headers that the peer sends to the origin. */
   readonly requestHeader?: Readonly<Record<string, string>>;
-  /** Forbids the peer to fetch from the origin: the call then fails. Default false. */
+  /**
+   * True to forbid the peer to fetch the task from the origin. The call fails if the peer would
+   * have to. Default false.
+   */
   readonly disableBackToSource?: boolean;
 }
 
-/** Identity of a persistent task: its object in a storage. */
+/** Identity of a persistent task: its object in an object storage. */
 export interface PersistentTaskIdentity extends ObjectIdentity {
   readonly kind: "persistent";
 }
 
-/** Identity of a persistent cache task: its id. */
+/** Identity of a persistent cache task: its task id. */
 export interface PersistentCacheTaskIdentity {
   readonly kind: "persistent-cache";
   readonly taskId: string;
 }
 
-/** Options of {@link GrpcDownloader.downloadTask}. */
+/** Options of {@link GrpcDownloader.downloadTask}: byte range, abort signal and timeouts. */
 export interface DownloadTaskOptions extends CallOptions {
   /**
-   * Fetches only the pieces that overlap these bytes of the task; `end` is exclusive. Standard
-   * tasks only. Default: all pieces.
+   * Byte range of the task; `end` is exclusive. Only pieces that overlap it are fetched, each as a
+   * whole. For standard tasks only. Default: all pieces.
    */
   readonly range?: { readonly start: number; readonly end: number };
 }
 
-/** Piece with its content. Length and digest of the content are verified. */
+/** Received piece with its content. Length and digest of the content are verified. */
 export interface FetchedPiece extends PieceExtent {
-  /** Digest of the content, as announced by the peer. */
+  /** Digest of the content as announced by the peer, `algorithm:encoded`. */
   readonly digest: string;
-  /** Metadata from the peer, unchanged. */
+  /** Metadata of the piece as received from the peer. */
   readonly metadata: PieceMetadata;
   /** All bytes of the piece. */
   readonly content: Uint8Array;
 }
 
 /**
- * Incoming task: iterate it once, or `cancel()` it. Pieces come in any order, each once. The
- * iteration ends after the last missing piece, and throws if one does not come.
+ * Task that a peer is sending. Iterate it once, or call `cancel()`. The iteration yields each piece
+ * once, in any order. It ends after the last requested piece, and throws if a piece is missing.
  */
 export interface TaskPieces extends AsyncIterable<FetchedPiece> {
   /** Id of the task. */
   readonly taskId: string;
   /** Length of the whole task in bytes, even if only a range was requested. */
   readonly contentLength: number;
-  /** Id of the serving host. */
+  /** Id of the host that sends the task. */
   readonly hostId: string;
-  /** Id of the serving peer. */
+  /** Id of the peer that sends the task. */
   readonly peerId: string;
-  /** Cancels the rest. Idempotent. */
+  /** Cancels the transfer of the pieces that have not been received. Idempotent. */
   cancel(): void;
 }
 
-/** Message of a DownloadTask answer, or of its variants for other kinds of task. */
+/** Message in the response stream of DownloadTask, or of its variants for other kinds of task. */
 export interface TaskMessage {
   readonly hostId: string;
   readonly taskId: string;
@@ -104,13 +110,17 @@ export interface TaskMessage {
     | { readonly case: undefined; readonly value?: undefined };
 }
 
-/** Messages that begin the answer, one for each kind of task. */
+/** Types of the first message in the response stream, one for each kind of task. */
 type StartedCase =
   | "downloadTaskStartedResponse"
   | "downloadPersistentTaskStartedResponse"
   | "downloadPersistentCacheTaskStartedResponse";
 
-/** Computes the id of a task. @throws `InvalidArgument` */
+/**
+ * Computes the id of a task.
+ *
+ * @throws `InvalidArgument` if the id cannot be computed, for example from an invalid URL
+ */
 export function taskIdOf(source: TaskIdentity, hashers: HasherFactory): string {
   if (source.kind === "persistent") return persistentTaskId(source, hashers);
   if (source.kind === "persistent-cache") return source.taskId;
@@ -118,7 +128,12 @@ export function taskIdOf(source: TaskIdentity, hashers: HasherFactory): string {
   return source.blobDigest ? taskIdOfBlob(source.url) : taskIdOfUrl(source, hashers);
 }
 
-/** Calls the method for the task's kind. @throws `InvalidArgument` */
+/**
+ * Calls DownloadTask, or its variant for the kind of the task. Returns the messages of the
+ * response.
+ *
+ * @throws `InvalidArgument` if the task has a revision, but its URL does not name a model hub
+ */
 export function downloadCall(
   client: Client<typeof DfdaemonUpload>,
   source: TaskIdentity,
@@ -164,7 +179,7 @@ export function downloadCall(
   return client.downloadTask({ download }, options);
 }
 
-/** Returns the schema of the messages that answer {@link downloadCall}. */
+/** Returns the Protobuf schema of the messages in the response to {@link downloadCall}. */
 export function downloadSchema({ kind }: TaskIdentity): DescMessage {
   const { downloadTask, downloadPersistentTask, downloadPersistentCacheTask } =
     DfdaemonUpload.method;
@@ -172,7 +187,11 @@ export function downloadSchema({ kind }: TaskIdentity): DescMessage {
   return (kind === "persistent-cache" ? downloadPersistentCacheTask : downloadTask).output;
 }
 
-/** @throws `InvalidArgument` for an empty range, or a range of a task that is not standard */
+/**
+ * Checks the byte range of a task download.
+ *
+ * @throws `InvalidArgument` if the range is empty or invalid, or the task is not a standard task
+ */
 export function requireRange(source: TaskIdentity, { range }: DownloadTaskOptions): void {
   if (range === undefined) return;
   if (source.kind === "persistent" || source.kind === "persistent-cache") {
@@ -185,7 +204,10 @@ export function requireRange(source: TaskIdentity, { range }: DownloadTaskOption
   requireInteger("range.end", range.end, range.start + 1, Number.MAX_SAFE_INTEGER);
 }
 
-/** Returns the model-hub options of a request with a revision. The URL's scheme names the hub. */
+/**
+ * Returns the model-hub options of a DownloadTask request with a revision. The scheme of the URL
+ * names the hub.
+ */
 function hubOf(url: string, revision: string): object {
   const scheme = url.slice(0, url.indexOf(":")).toLowerCase();
   if (scheme === "hf") return { huggingFace: { revision } };
@@ -196,7 +218,7 @@ function hubOf(url: string, revision: string): object {
   );
 }
 
-/** {@link TaskPieces} from the messages of one call. */
+/** Task that is read from the response stream of one DownloadTask call. */
 export class StreamedTask implements TaskPieces {
   readonly taskId: string;
   readonly contentLength: number;
@@ -230,9 +252,11 @@ export class StreamedTask implements TaskPieces {
   }
 
   /**
-   * Waits for the first message.
+   * Waits for the first message of the response, and checks it.
    *
-   * @throws `TruncatedContent`, `ProtocolViolation`, `LimitExceeded`
+   * @throws `TruncatedContent` if the stream ends without a message
+   * @throws `ProtocolViolation` if the first message is of another type, or names another task
+   * @throws `LimitExceeded` if the task is longer than 2^53 - 1 bytes
    */
   static async begin(
     messages: AsyncIterator<TaskMessage>,
@@ -272,7 +296,7 @@ export class StreamedTask implements TaskPieces {
     return new StreamedTask(first.value, Number(contentLength), messages, options);
   }
 
-  /** Received bytes of content. */
+  /** Number of content bytes received so far. */
   get bytes(): number {
     return this.#bytes;
   }
@@ -314,7 +338,7 @@ export class StreamedTask implements TaskPieces {
     return this.#messages.next();
   }
 
-  /** Verifies one message after the first, and returns its piece. */
+  /** Verifies a message after the first one, and returns its piece. */
   #accept({ response }: TaskMessage, layout: PieceLayout): FetchedPiece {
     const addr = this.#addr;
     const piece =
@@ -344,7 +368,11 @@ export class StreamedTask implements TaskPieces {
     return { ...extent, digest: piece.digest, metadata, content: piece.content };
   }
 
-  /** @throws `TruncatedContent` unless all pieces have come */
+  /**
+   * Checks that all requested pieces were received.
+   *
+   * @throws `TruncatedContent` if a requested piece is missing
+   */
   #requireAll({ count, pieceLength }: PieceLayout): void {
     const expected =
       pieceLength === undefined
@@ -363,7 +391,7 @@ export class StreamedTask implements TaskPieces {
 export interface StreamOptions {
   /** Id of the requested task. */
   readonly taskId: string;
-  /** Requested bytes of the task; `end` is exclusive. Default: all. */
+  /** Requested byte range of the task; `end` is exclusive. Default: the whole task. */
   readonly range?: { readonly start: number; readonly end: number } | undefined;
   readonly scope: CallScope;
   readonly settings: DownloaderSettings;

@@ -49,14 +49,18 @@ export type {
 export type { TaskStat } from "./stat-task.ts";
 export type { AnnouncedPiece, SyncRequest } from "./sync-pieces.ts";
 
-/** Loads a binding at first use, so that a missing one fails the call and not the import. */
+/**
+ * Loads the gRPC implementation of a runtime at its first use. So a missing one makes the call
+ * fail, not the import.
+ */
 export type GrpcBindingLoader = () => Promise<GrpcBinding>;
 
 /**
- * `Downloader` over the Dragonfly API (`dfdaemon.v2.DfdaemonUpload`), with a connection pool.
+ * Downloader over the Dragonfly gRPC API (`dfdaemon.v2.DfdaemonUpload`), with a connection pool.
  *
- * A piece is one message, so it is held in memory as a whole. Thus `downloadPiece` resolves after
- * the message has arrived and the digests of its content and metadata are verified.
+ * A piece is one gRPC message, so the whole piece is held in memory. Therefore
+ * {@link downloadPiece} resolves only after the message was received and the digests of its content
+ * and metadata were verified.
  */
 export class GrpcDownloader extends PooledDownloader<GrpcClient> {
   readonly #settings: DownloaderSettings;
@@ -70,11 +74,11 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
   }
 
   /**
-   * Asks a peer for the content length and piece length of a task. `pieceTimeout` and
-   * `stallTimeout` limit the call.
+   * Requests the length of a task and of its pieces from a peer. The call is limited by the
+   * timeouts in `options`.
    *
-   * Rejects like {@link downloadPiece}; also with `NotFound` if the peer does not know the length
-   * of the task yet.
+   * Rejects like {@link downloadPiece}. Also rejects with `NotFound` if the peer does not know the
+   * length of the task yet.
    */
   statTask(peer: string, taskId: string, options: StatTaskOptions = {}): Promise<TaskStat> {
     const { kind = "standard" } = options;
@@ -93,19 +97,20 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
   }
 
   /**
-   * Lists the pieces of a task that a peer has, and waits for those that it receives later. Ends
-   * when the peer has announced all requested pieces, or its task is complete. Leaving the
-   * iteration early ends the call.
+   * Yields the pieces of a task that a peer has, then each new piece as the peer receives it. Ends
+   * when the peer has announced all requested pieces, or has the complete task. Leaving the loop
+   * early cancels the call.
    *
-   * More than 50,000 numbers are split into several concurrent calls, whose announcements come in
-   * any order. The wait for each announcement is limited by `pieceTimeout`. For a slowly growing
-   * task, set `stallTimeout` to the same value.
+   * More than 50,000 piece numbers are split into several concurrent calls, so their pieces come in
+   * any order. Each announcement must arrive within `pieceTimeout`. For a task that grows slowly,
+   * set `stallTimeout` to the same value.
    *
    * Throws the errors of {@link downloadPiece}, among them:
-   * - `ProtocolViolation`: announcements that were not requested, or contradict the task or each
-   *   other;
-   * - `LimitExceeded`: pieces over `maxPieceLength` or beyond 2^53, or over a million pieces;
-   * - `RemoteInternal`: a stock peer without the task.
+   * - `ProtocolViolation`: the peer announces a piece that was not requested, or that contradicts
+   *   the task or another piece;
+   * - `LimitExceeded`: a piece exceeds `maxPieceLength` or ends beyond 2^53 - 1, or the peer
+   *   announces over a million pieces;
+   * - `RemoteInternal`: a stock peer does not have the task.
    */
   async *syncPieces(
     peer: string,
@@ -121,7 +126,7 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
       );
   }
 
-  /** Makes one call of SyncPieces. */
+  /** Makes one call of the RPC method SyncPieces, and yields the announced pieces. */
   async *#syncPart(
     peer: string,
     request: SyncRequest,
@@ -143,16 +148,19 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
   }
 
   /**
-   * Requests a whole task with the content of its pieces (DownloadTask), the only way in which
-   * current stock peers serve content over gRPC. A peer without the task fetches it first, from
-   * other peers or the origin. Resolves with the started message of the peer. The wait for each
-   * piece is limited by `pieceTimeout`.
+   * Requests a task with the content of its pieces (RPC method DownloadTask). Current stock peers
+   * serve content over gRPC in no other way. A peer without the task first fetches it from other
+   * peers or from the origin.
    *
-   * Rejects, and its iteration throws, with the errors of {@link downloadPiece}, among them:
-   * - `ProtocolViolation`: pieces that contradict the task;
-   * - `LengthMismatch`, `DigestMismatch`: content that differs from its announcement;
-   * - `TruncatedContent`: the end of the answer before all pieces have come;
-   * - `LimitExceeded`: as with {@link syncPieces}.
+   * Resolves when the peer has sent the first message, before any piece. Each piece must arrive
+   * within `pieceTimeout`.
+   *
+   * Rejects with the errors of {@link downloadPiece}. The iteration of the pieces throws the same
+   * errors, among them:
+   * - `ProtocolViolation`: a piece contradicts the task or another piece;
+   * - `LengthMismatch`, `DigestMismatch`: the content of a piece differs from its announcement;
+   * - `TruncatedContent`: the response ended before all pieces were received;
+   * - `LimitExceeded`: a limit is exceeded as in {@link syncPieces}.
    */
   async downloadTask(
     peer: string,
@@ -184,13 +192,13 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
   }
 }
 
-/** Options of {@link GrpcDownloader.statTask}. */
+/** Options of {@link GrpcDownloader.statTask}: kind of task, abort signal and timeouts. */
 export interface StatTaskOptions extends CallOptions {
   /** Kind of the task. Default `standard`. */
   readonly kind?: PieceKind;
 }
 
-/** Client of the Dragonfly API on one connection. */
+/** Client of the Dragonfly gRPC API on one connection. */
 export class GrpcClient implements PieceClient {
   /** Address of the peer, `host:port`. */
   readonly addr: string;
@@ -206,7 +214,7 @@ export class GrpcClient implements PieceClient {
     this.closed = connection.closed;
   }
 
-  /** Connects to a peer. Rejects like {@link GrpcBinding.dial}. */
+  /** Connects to a peer. Rejects with the errors of {@link GrpcBinding.dial}. */
   static async connect(
     binding: GrpcBinding,
     addr: string,
@@ -225,7 +233,9 @@ export class GrpcClient implements PieceClient {
     return new GrpcClient(connection, addr, settings);
   }
 
-  /** Requests a piece. A rejection leaves `scope` open, so that the call can be retried in it. */
+  /**
+   * Requests a piece. If it rejects, `scope` stays open, so that the call can be retried with it.
+   */
   async downloadPiece(
     request: PieceRequest,
     scope: CallScope,
@@ -250,10 +260,12 @@ export class GrpcClient implements PieceClient {
   }
 
   /**
-   * Asks for the lengths of a task and its pieces by StatLocalTask, which a peer answers from its
-   * own storage. Falls back to StatTask, or its variant for the kind, where the peer does not serve
-   * StatLocalTask (dfdaemon before 1.2.0) or not for this kind. Those calls ask the peer's
-   * scheduler, which peers of this library do not have.
+   * Requests the length of a task and of its pieces by the RPC method StatLocalTask. A peer
+   * responds to it from its own storage.
+   *
+   * Falls back to StatTask, or its variant for the kind of task, if the peer does not serve
+   * StatLocalTask for this kind. That is so with dfdaemon before 1.2.0. To respond to StatTask, a
+   * peer asks its scheduler. Peers of this library have no scheduler.
    */
   async statTask(
     taskId: string,
@@ -290,8 +302,9 @@ export class GrpcClient implements PieceClient {
   }
 
   /**
-   * Starts a SyncPieces call. Resolves at the first announcement or the end of the answer, so that
-   * a dead pooled connection still rejects and the call can be retried.
+   * Starts a call of the RPC method SyncPieces. Resolves when the first announcement or the end of
+   * the response has arrived. So a dead connection of the pool makes it reject, and the call can be
+   * retried.
    */
   async syncPieces(
     request: SyncRequest,
@@ -326,7 +339,7 @@ export class GrpcClient implements PieceClient {
     })();
   }
 
-  /** Starts a DownloadTask call. Resolves with the started message of the peer. */
+  /** Starts a call of the RPC method DownloadTask. Resolves when the first message has arrived. */
   async downloadTask(
     source: TaskIdentity,
     taskId: string,
@@ -353,16 +366,16 @@ export class GrpcClient implements PieceClient {
     });
   }
 
-  /** Closes the connection. */
+  /** Closes the connection to the peer. */
   close(): Promise<void> {
     this.#closing = true;
     return this.#connection.close();
   }
 
   /**
-   * Makes a unary call. The stall timeout applies to the time between bytes of the answer.
+   * Makes a unary RPC. The stall timeout applies to the time between received bytes.
    *
-   * @param unserved message for a call that the peer does not serve
+   * @param unserved error message for an RPC method that the peer does not serve
    */
   #call<T>(
     scope: CallScope,
@@ -377,8 +390,9 @@ export class GrpcClient implements PieceClient {
   }
 
   /**
-   * Makes a server-streaming call. For each message, the stall timeout applies to the time between
-   * bytes, and `pieceTimeout` in ms to the whole message.
+   * Makes a server-streaming RPC, and yields the messages of the response. The stall timeout
+   * applies to the time between received bytes. Each message must be complete within `pieceTimeout`
+   * ms.
    */
   async *#stream<T>(
     scope: CallScope,
@@ -414,7 +428,7 @@ export class GrpcClient implements PieceClient {
     return createClient(DfdaemonUpload, this.#connection.transport(arrivals.report, bounds));
   }
 
-  /** Awaits an answer under the stall timeout, which restarts with every received byte. */
+  /** Awaits a response message under the stall timeout, which restarts with every received byte. */
   async #received<T>(
     answer: Promise<T>,
     arrivals: Arrivals,
@@ -440,9 +454,9 @@ export class GrpcClient implements PieceClient {
 }
 
 /**
- * Bounds of answers without content. A scheduler's answer lists the pieces of a task. Stock
- * Dragonfly cuts a task into up to 500 pieces before they reach their maximum length; 512 KiB hold
- * some 4,000.
+ * Limits of response messages without piece content. A scheduler's response to StatTask lists the
+ * pieces of the task. Stock Dragonfly divides a task into up to 500 pieces before they reach their
+ * maximum length. 512 KiB hold about 4,000 pieces.
  */
 const METADATA_BOUNDS = { maxMessageLength: 512 * 1024 } as const satisfies GrpcCallBounds;
 
@@ -450,7 +464,10 @@ function metadataBounds(scope: CallScope, schema: DescMessage): GrpcCallBounds {
   return { ...METADATA_BOUNDS, ...contentBounds(scope, schema, METADATA_BOUNDS.maxMessageLength) };
 }
 
-/** Makes the bounds of an answer with content and at most `maxOverhead` other bytes. */
+/**
+ * Returns the limits of a response message with piece content: at most `maxOverhead` bytes besides
+ * the content.
+ */
 function contentBounds(scope: CallScope, schema: DescMessage, maxOverhead: number): GrpcCallBounds {
   return {
     onMessage(chunks) {
@@ -466,10 +483,10 @@ function contentBounds(scope: CallScope, schema: DescMessage, maxOverhead: numbe
   };
 }
 
-/** Options of a call in Connect. */
+/** Options of an RPC in the Connect library. */
 interface ConnectCall {
   readonly signal: AbortSignal;
-  /** Headers with the trace context of the operation; absent without telemetry. */
+  /** HTTP headers with the trace context of the operation; absent without telemetry. */
   readonly headers?: Readonly<Record<string, string>>;
 }
 
@@ -478,7 +495,7 @@ function connectCall({ signal }: CallScope, operation: Operation | undefined): C
   return headers === undefined ? { signal } : { signal, headers };
 }
 
-/** Methods that fetch a piece, by the kind of its task. */
+/** RPC methods that return a piece, by the kind of its task. */
 const pieceMethods = {
   standard: "downloadPiece",
   persistent: "downloadPersistentPiece",
@@ -486,7 +503,10 @@ const pieceMethods = {
   cache: "downloadCachePiece",
 } as const satisfies Record<PieceKind, string>;
 
-/** Methods that ask the scheduler about a task, by its kind. */
+/**
+ * RPC methods that return the length of a task from the scheduler, by the kind of task. Undefined
+ * for kind `cache`, because the method of stock peers for it always fails.
+ */
 const statMethods = {
   standard: "statTask",
   persistent: "statPersistentTask",
@@ -500,19 +520,22 @@ const PIECES_UNSERVED =
   '(use protocol "tcp" or "quic")';
 const TASKS_UNSERVED = "the peer does not serve this call about tasks over gRPC";
 
-/** Signals the arrival of bytes of an answer, until the answer is complete. */
+/** Signals that bytes of a response have arrived, until the response is complete. */
 class Arrivals {
   #arrived = false;
   #ended = false;
   #wake: (() => void) | undefined;
 
-  /** Reports that bytes have arrived. */
+  /** Records that bytes have arrived, and wakes {@link next}. */
   readonly report = (): void => {
     this.#arrived = true;
     this.#wake?.();
   };
 
-  /** Starts to wait for `answer`: {@link next} resolves to false once it has settled. */
+  /**
+   * Returns a promise that settles like `answer`. {@link next} resolves to false after it has
+   * settled.
+   */
   until<T>(answer: Promise<T>): Promise<T> {
     this.#ended = false;
     return answer.finally(() => {
@@ -521,7 +544,10 @@ class Arrivals {
     });
   }
 
-  /** Resolves to true when bytes have arrived since the last call, to false at the end. */
+  /**
+   * Resolves to true when bytes have arrived since the last call, or to false when the response is
+   * complete.
+   */
   async next(): Promise<boolean> {
     if (!this.#arrived && !this.#ended) {
       await new Promise<void>((resolve) => {

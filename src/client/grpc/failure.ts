@@ -2,10 +2,11 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import { type ErrorCode, remoteText, VortexError } from "../../errors.ts";
 
 /**
- * Converts an error of Connect to a `VortexError`.
+ * Converts an error of the Connect library to a `VortexError`.
  *
- * @param open true while the connection accepts calls
- * @param unserved message for a call that the peer does not serve; the peer's words are appended
+ * @param open true if the connection still accepts calls
+ * @param unserved error message for an RPC method that the peer does not serve; the message of the
+ * peer is appended
  */
 export function callFailure(
   error: unknown,
@@ -50,7 +51,7 @@ export function callFailure(
   return make(code, `the call failed: ${detail}`);
 }
 
-/** Codes for the gRPC statuses of peers. Statuses that are not listed become `RemoteUnknown`. */
+/** Error codes for the gRPC status codes of a peer. Any other status becomes `RemoteUnknown`. */
 const statusCodes: Partial<Record<Code, ErrorCode>> = {
   [Code.NotFound]: "NotFound",
   [Code.InvalidArgument]: "RemoteInvalidArgument",
@@ -64,7 +65,10 @@ const statusCodes: Partial<Record<Code, ErrorCode>> = {
   [Code.Canceled]: "StreamReset",
 };
 
-/** Codes for failures that Connect detects itself, on an open connection. */
+/**
+ * Error codes for failures that the Connect library detects on an open connection, without a gRPC
+ * status from the peer.
+ */
 const localCodes: Partial<Record<Code, ErrorCode>> = {
   // RST_STREAM with CANCEL (RFC 9113, section 7).
   [Code.Canceled]: "StreamReset",

@@ -1,14 +1,14 @@
 import { type DescField, type DescMessage, ScalarType } from "@bufbuild/protobuf";
 
 /**
- * Returns true if a message has more than `maxOverhead` bytes outside the values of its `bytes`
- * fields, or over {@link MAX_MESSAGES} nested messages and map entries.
+ * Returns true if a Protobuf message has more than `maxOverhead` bytes besides the values of its
+ * `bytes` fields. Also returns true if it has more than {@link MAX_MESSAGES} nested messages and
+ * map entries.
  *
- * Decoding such bytes is expensive: two of them can become a message or a map entry, which takes
- * many times their memory. So the message is checked before it is decoded: it may be as long as a
- * piece, but only by its content.
+ * Called before the message is decoded, because decoding takes much memory. Two bytes can become a
+ * nested message or a map entry in memory. Only content may make a message as long as a piece.
  *
- * @param chunks the message, split anywhere. Reading stops once the limit is exceeded
+ * @param chunks encoded message, split at any position; reading stops once a limit is exceeded
  */
 export function exceedsOverhead(
   chunks: readonly Uint8Array[],
@@ -21,22 +21,27 @@ export function exceedsOverhead(
 }
 
 /**
- * Maximum number of nested messages and map entries in one message. Decoding one takes some
- * microseconds and 500 bytes, even if it is empty: 512 KiB of empty ones blocked a process for a
- * second. An answer without content holds up to 4,000 pieces, each with three messages.
+ * Maximum number of nested messages and map entries in one Protobuf message. Decoding an empty one
+ * takes some microseconds and 500 bytes. Without this limit, 512 KiB of them blocked a process for
+ * a second.
+ *
+ * A response without content has up to 4,000 pieces, each with three messages.
  */
 export const MAX_MESSAGES: number = 16_384;
 
-/** Wire types (https://protobuf.dev/programming-guides/encoding/#structure). */
+/** Protobuf wire types, see https://protobuf.dev/programming-guides/encoding/#structure. */
 const VARINT = 0;
 const FIXED_64 = 1;
 const LENGTH_DELIMITED = 2;
 const FIXED_32 = 5;
 
 /**
- * Counts the bytes up to `end` outside the values of `bytes` fields. Stops above `maxOverhead`;
- * returns `maxOverhead + 1` if more nested messages come than `messages.left`. Malformed bytes are
- * left to the decoder.
+ * Counts the bytes of a Protobuf message, up to position `end`, besides the values of `bytes`
+ * fields. Stops when the count exceeds `maxOverhead`. Does not reject malformed bytes, because the
+ * decoder does.
+ *
+ * @param messages number of nested messages that may still follow
+ * @returns the count, or `maxOverhead + 1` if there are more nested messages than `messages.left`
  */
 function countOverhead(
   cursor: Cursor,
@@ -81,12 +86,15 @@ function countOverhead(
   return count;
 }
 
-/** Returns the message type of a field or of its list items; undefined for other fields. */
+/**
+ * Returns the message type of a Protobuf field or of the items of a list field. Returns undefined
+ * for a field of another type.
+ */
 function messageOf(field: DescField | undefined): DescMessage | undefined {
   return field?.fieldKind === "message" || field?.fieldKind === "list" ? field.message : undefined;
 }
 
-/** Fields by number, for each schema in use. */
+/** Protobuf fields by field number, for each schema that was used. */
 const fieldsBySchema = new WeakMap<DescMessage, ReadonlyMap<number, DescField>>();
 
 function fieldOf(schema: DescMessage, number: number): DescField | undefined {
@@ -98,21 +106,21 @@ function fieldOf(schema: DescMessage, number: number): DescField | undefined {
   return fields.get(number);
 }
 
-/** Reads bytes that are split into chunks. Reads 0 behind their end. */
+/** Reads bytes from a sequence of chunks. After the last byte, it reads zeros. */
 class Cursor {
-  /** Number of bytes read or skipped. */
+  /** Number of bytes read or skipped so far. */
   at = 0;
   readonly #chunks: readonly Uint8Array[];
-  /** Index of the current chunk. */
+  /** Index of the chunk with the next byte. */
   #chunk = 0;
-  /** Position of the next byte in the current chunk. */
+  /** Position of the next byte within its chunk. */
   #position = 0;
 
   constructor(chunks: readonly Uint8Array[]) {
     this.#chunks = chunks;
   }
 
-  /** Reads a varint and returns its lowest 32 bits. */
+  /** Reads a Protobuf varint and returns its lowest 32 bits. */
   varint(): number {
     let value = 0;
     // 64 bits take at most ten bytes.
@@ -136,7 +144,7 @@ class Cursor {
     return byte;
   }
 
-  /** Moves to the chunk that holds the next byte. */
+  /** Moves forward to the chunk that holds the next byte. */
   #settle(): void {
     for (
       let chunk = this.#chunks[this.#chunk];

@@ -1,37 +1,39 @@
 import { VortexError } from "../../errors.ts";
 
 /**
- * Maximum number of pieces that a peer may announce for one task: 4 TB in the shortest pieces that
- * stock Dragonfly makes.
+ * Maximum number of pieces that a peer may announce for one task. A task with this number of the
+ * shortest pieces that stock Dragonfly uses has 4 TB.
  */
 const MAX_PIECES = 1_000_000;
 
-/** Facts about a task that are known before its pieces are announced. */
+/** Facts about a task that are known before a peer announces its pieces. */
 export interface LayoutOptions {
-  /** Address of the peer, for messages. */
+  /** Address of the peer, for error messages. */
   readonly addr: string;
   /** Maximum accepted length of a piece, in bytes. */
   readonly maxPieceLength: number;
-  /** Length of the task in bytes, if known. */
+  /** Length of the task in bytes; undefined if not known. */
   readonly contentLength?: number | undefined;
-  /** Length in bytes of each piece except the last, if known. */
+  /** Length in bytes of each piece except the last; undefined if not known. */
   readonly pieceLength?: number | undefined;
-  /** Numbers of the requested pieces. Default: all. */
+  /** Numbers of the requested pieces. Default: all pieces of the task. */
   readonly numbers?: ReadonlySet<number> | undefined;
 }
 
 /** Position and length of a piece within its task. */
 export interface PieceExtent {
-  /** Position in the task, from 0. */
+  /** Number of the piece within the task, from 0. */
   readonly number: number;
-  /** First byte of the piece within the task's content. */
+  /** Offset in bytes of the piece within the content of the task. */
   readonly offset: number;
-  /** Length in bytes. */
+  /** Length of the piece in bytes. */
   readonly length: number;
 }
 
 /**
- * Checks the announced pieces of one task, in any order, against the known facts and each other.
+ * Checks the pieces of one task as a peer announces them, in any order. A piece must agree with the
+ * known facts about the task and with the other pieces.
+ *
  * All pieces except the last must have the same length, so they cannot overlap. Source:
  * dragonfly-client, `resource/piece.rs`, `calculate_interested`.
  */
@@ -40,13 +42,16 @@ export class PieceLayout {
   readonly #seen = new Set<number>();
   #pieceLength: number | undefined;
   /**
-   * Length of piece 0 while no other piece has shown the piece length: it may be the only piece,
-   * and short.
+   * Length in bytes of piece 0, if it was announced before the piece length was known. It may be
+   * the only piece of the task, and then be shorter than the piece length.
    */
   #firstLength: number | undefined;
-  /** Highest number of an accepted piece. */
+  /** Highest number of the accepted pieces. */
   #highestNumber = 0;
-  /** Number of the short piece, which must be the last one; infinite until it has come. */
+  /**
+   * Number of the piece that is shorter than the others, and so must be the last one. Infinite
+   * until such a piece was announced.
+   */
   #lastNumber = Number.POSITIVE_INFINITY;
 
   constructor(options: LayoutOptions) {
@@ -54,23 +59,23 @@ export class PieceLayout {
     this.#pieceLength = options.pieceLength;
   }
 
-  /** Number of accepted pieces. */
+  /** Number of pieces accepted so far. */
   get count(): number {
     return this.#seen.size;
   }
 
-  /** Length in bytes of each piece except the last; undefined while unknown. */
+  /** Length in bytes of each piece except the last; undefined until a piece shows it. */
   get pieceLength(): number | undefined {
     return this.#pieceLength;
   }
 
   /**
-   * Checks one announcement and records it.
+   * Checks an announced piece and records it.
    *
-   * @throws `LimitExceeded` for a piece over `maxPieceLength`, beyond 2^53 or over the maximum
-   * number of pieces
-   * @throws `ProtocolViolation` for a piece that was not requested, is a duplicate, or contradicts
-   * the known facts or other pieces
+   * @throws `LimitExceeded` if the piece is longer than `maxPieceLength` or ends beyond 2^53 - 1,
+   * or if too many pieces were announced
+   * @throws `ProtocolViolation` if the piece was not requested, was announced before, or
+   * contradicts the known facts or other pieces
    */
   accept({
     number,
@@ -130,7 +135,10 @@ export class PieceLayout {
     return extent;
   }
 
-  /** Returns true if the piece agrees with the known facts; learns the piece length from it. */
+  /**
+   * Returns true if the piece agrees with the known facts and the other pieces. Derives the piece
+   * length from it, if not known yet.
+   */
   #fits({ number, offset, length }: PieceExtent): boolean {
     const { contentLength } = this.#options;
     if (length === 0) return false;

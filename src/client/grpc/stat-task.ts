@@ -4,20 +4,21 @@ import { VortexError } from "../../errors.ts";
 import type { StatLocalTaskResponse } from "../../gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { pieceLengthFor } from "../../piece.ts";
 
-/** Lengths of a task and of its pieces, as reported by a peer. */
+/** Lengths and digest of a task, as reported by a peer. */
 export interface TaskStat {
   /** Length of the task in bytes. */
   readonly contentLength: number;
   /** Length in bytes of each piece except the last. */
   readonly pieceLength: number;
   /**
-   * Digest of the whole content, `algorithm:encoded`, from a response header of the origin or from
-   * the scheduler. Absent if the peer reports none with a supported algorithm.
+   * Digest of the whole content of the task, `algorithm:encoded`. The peer has it from a response
+   * header of the origin, or from the scheduler. Absent if the peer reports no digest with a
+   * supported algorithm.
    */
   readonly digest?: string;
 }
 
-/** Answer about a task of any kind that a scheduler gave, through a peer. */
+/** Response of a scheduler about a task of any kind, forwarded by a peer. */
 export interface ScheduledTask {
   readonly contentLength: bigint;
   readonly pieceCount: number;
@@ -30,7 +31,12 @@ export interface ScheduledTask {
   readonly digest?: string | undefined;
 }
 
-/** Checks and converts an answer of StatLocalTask. @throws `NotFound`, `ProtocolViolation` */
+/**
+ * Checks and converts a response of the RPC method StatLocalTask.
+ *
+ * @throws `NotFound` if the peer does not know the length of the task yet
+ * @throws `ProtocolViolation` if the lengths are invalid
+ */
 export function acceptLocalStat(answer: StatLocalTaskResponse, addr: string): TaskStat {
   const { contentLength, pieceLength, responseHeader } = answer;
   if (contentLength === undefined || pieceLength === undefined) throw unknownLength(addr);
@@ -58,11 +64,14 @@ export function acceptLocalStat(answer: StatLocalTaskResponse, addr: string): Ta
 }
 
 /**
- * Checks and converts an answer of StatTask, or of its variants for other kinds of task. Few of
- * them carry the piece length. It is then derived from the listed pieces, or without any from the
- * content length, and verified by the number of pieces.
+ * Checks and converts a response of the RPC method StatTask, or of its variants for other kinds of
+ * task.
  *
- * @throws `NotFound`, `ProtocolViolation`
+ * If the response has no piece length, derives it from the listed pieces, or else from the content
+ * length. The piece length must yield the number of pieces in the response.
+ *
+ * @throws `NotFound` if the scheduler does not know the length of the task yet
+ * @throws `ProtocolViolation` if the lengths are invalid, or no piece length fits them
  */
 export function acceptScheduledStat(task: ScheduledTask, addr: string): TaskStat {
   const { pieceCount, digest } = task;
@@ -87,8 +96,8 @@ export function acceptScheduledStat(task: ScheduledTask, addr: string): TaskStat
 }
 
 /**
- * Returns a digest in its normal form. Returns undefined for an unsupported algorithm, such as the
- * `blake3:` of stock peers, and for malformed text.
+ * Returns a digest in normal form, `algorithm:encoded`. Returns undefined if it is malformed or has
+ * an unsupported algorithm, such as `blake3` from stock peers.
  */
 function normalizedDigest(text: string): string | undefined {
   try {
@@ -99,10 +108,16 @@ function normalizedDigest(text: string): string | undefined {
   }
 }
 
-/** Length that a scheduler sends for an unknown one: -1 in 64 bits. */
+/**
+ * Content length that a scheduler sends if it does not know the length: -1 as unsigned 64-bit
+ * integer.
+ */
 const UNKNOWN_LENGTH = 0xffff_ffff_ffff_ffffn;
 
-/** Lists possible piece lengths, the most reliable first; 0 for unknown. */
+/**
+ * Returns candidates for the piece length of a task in bytes, the most reliable one first. A
+ * candidate is 0 if it is not known.
+ */
 function pieceLengths(
   { pieceLength, pieces = [] }: ScheduledTask,
   contentLength: number,

@@ -5,7 +5,7 @@ import { type PieceKind, requireInteger } from "../../piece.ts";
 import { formatAddress, parseAddress } from "../../transport/address.ts";
 import type { PieceExtent } from "./piece-layout.ts";
 
-/** Request for the list of a task's pieces that a peer has. */
+/** Request for the list of pieces that a peer has of a task (RPC method SyncPieces). */
 export interface SyncRequest {
   /** Id of the task. */
   readonly taskId: string;
@@ -14,30 +14,36 @@ export interface SyncRequest {
   /** Kind of the task. Default `standard`. */
   readonly kind?: PieceKind;
   /**
-   * Numbers of the pieces of interest. Default: all. Stock peers announce nothing by default, so
-   * ask them by number.
+   * Numbers of the requested pieces. Default: all pieces. A stock peer announces no piece by
+   * default, so always pass the numbers to it.
    */
   readonly interestedPieceNumbers?: readonly number[];
-  /** Length of the task in bytes, if known; announcements are checked against it. */
+  /** Length of the task in bytes, if known. The announced pieces are checked against it. */
   readonly contentLength?: number;
-  /** Length in bytes of each piece except the last, if known. */
+  /**
+   * Length in bytes of each piece except the last, if known. The announced pieces are checked
+   * against it.
+   */
   readonly pieceLength?: number;
 }
 
-/** Piece that a peer has, with the addresses where the peer serves it. */
+/** Piece that a peer has, with the addresses at which the peer serves the piece. */
 export interface AnnouncedPiece extends PieceExtent {
   /**
-   * Address of the peer's Vortex server over TCP, `host:port`, if it has one. Not verified: the
-   * peer can name any host.
+   * Address of the peer for Vortex over TCP, `host:port`. Absent if the peer announces no such
+   * address. Not verified: the peer can announce the address of any host.
    */
   readonly tcpAddr?: string;
-  /** Address of the peer's Vortex server over QUIC, `host:port`, if it has one. Not verified. */
+  /**
+   * Address of the peer for Vortex over QUIC, `host:port`. Absent if the peer announces no such
+   * address. Not verified: the peer can announce the address of any host.
+   */
   readonly quicAddr?: string;
 }
 
 /**
- * Message of a SyncPieces answer, or of its variants for other kinds of task. The variant for kind
- * `cache` carries no addresses.
+ * Message in the response stream of SyncPieces, or of its variants for other kinds of task. The
+ * variant for kind `cache` has no addresses.
  */
 export interface SyncAnswer {
   readonly number: number;
@@ -48,7 +54,9 @@ export interface SyncAnswer {
   readonly quicPort?: number | undefined;
 }
 
-/** Calls the method for the task's kind. */
+/**
+ * Calls SyncPieces, or its variant for the kind of the task. Returns the messages of the response.
+ */
 export function syncCall(
   client: Client<typeof DfdaemonUpload>,
   { kind = "standard", hostId, taskId, interestedPieceNumbers = [] }: SyncRequest,
@@ -71,13 +79,16 @@ export function syncCall(
 }
 
 /**
- * Maximum number of piece numbers in one request. Each takes at most 5 bytes. So the request stays
- * within the 256 KiB limit of this library's server, and the 4 MiB of stock peers (tonic's
- * default).
+ * Maximum number of piece numbers in one SyncPieces request. A number takes at most 5 bytes. So a
+ * request is shorter than 256 KiB, the limit of this library's server, and than 4 MiB, the limit of
+ * stock peers (tonic's default).
  */
 const MAX_NUMBERS_PER_REQUEST = 50_000;
 
-/** Splits a request into one or more with at most {@link MAX_NUMBERS_PER_REQUEST} numbers each. */
+/**
+ * Splits a SyncPieces request into requests with at most {@link MAX_NUMBERS_PER_REQUEST} piece
+ * numbers each. Returns at least one request.
+ */
 export function requestsFor(request: SyncRequest): readonly SyncRequest[] {
   const { interestedPieceNumbers: numbers = [] } = request;
   if (numbers.length <= MAX_NUMBERS_PER_REQUEST) return [request];
@@ -90,7 +101,11 @@ export function requestsFor(request: SyncRequest): readonly SyncRequest[] {
   }));
 }
 
-/** Returns the set of requested numbers; undefined for all. @throws `InvalidArgument` */
+/**
+ * Returns the piece numbers that the request names, or undefined if it requests all pieces.
+ *
+ * @throws `InvalidArgument` if a piece number is not an unsigned 32-bit integer
+ */
 export function requestedNumbers({
   interestedPieceNumbers: numbers,
 }: SyncRequest): ReadonlySet<number> | undefined {
@@ -99,10 +114,10 @@ export function requestedNumbers({
 }
 
 /**
- * Returns the announced Vortex addresses of the peer at `addr`. Its own host is filled in where it
- * announces none, or an unspecified address.
+ * Returns the addresses that the peer at `addr` announced for Vortex. If the peer announced no IP
+ * address, or an unspecified one such as `0.0.0.0`, the host of `addr` is used.
  *
- * @throws `ProtocolViolation` for an invalid IP address or port
+ * @throws `ProtocolViolation` if the announced IP address or port is invalid
  */
 export function announcedAddresses(
   answer: SyncAnswer,

@@ -24,15 +24,15 @@ import type { CallScope } from "../call/scope.ts";
 import type { DownloaderSettings, PieceRequest } from "../downloader.ts";
 
 /**
- * Size of the buffer for the head of an answer, in bytes. An announcement of a piece takes some 150
- * bytes; content that arrives with it is copied out of this buffer. All further content is read
- * directly into the caller's memory.
+ * Size in bytes of the buffer for the start of a response. A packet that announces a piece takes
+ * some 150 bytes. Content that arrives in the same chunk is copied out of this buffer. All further
+ * content is read directly into the memory of the caller.
  */
 const ANSWER_HEAD_BYTES = 1024;
 
 /**
- * Vortex client on one connection, with one stream per request. Source: dragonfly-client-storage,
- * `client/quic.rs` and `client/tcp.rs`.
+ * Client of the Vortex protocol on one connection, with one stream per request. Source:
+ * dragonfly-client-storage, `client/quic.rs` and `client/tcp.rs`.
  */
 export class VortexClient implements PieceClient {
   /** Address of the peer, `host:port`. */
@@ -41,11 +41,13 @@ export class VortexClient implements PieceClient {
   readonly ready: Promise<void>;
   readonly #connection: Connection;
   readonly #settings: DownloaderSettings;
-  /** Packet id of the next request, 0 to 255; the peer echoes it. */
+  /** Packet id of the next request, 0 to 255. The peer repeats it in its response. */
   #nextId: number;
-  /** Number of completed reads on all streams: progress shows that the peer is alive. */
+  /**
+   * Number of completed reads on all streams of the connection. If it has grown, the peer is alive.
+   */
   #completedReads = 0;
-  /** Rest of the block that {@link #takeHeadBuffer} cuts buffers from. */
+  /** Unused part of the block of memory from which {@link #takeHeadBuffer} takes buffers. */
   #headMemory: Uint8Array = new Uint8Array(0);
 
   constructor(connection: Connection, settings: DownloaderSettings) {
@@ -61,7 +63,7 @@ export class VortexClient implements PieceClient {
     return this.#connection.earlyData;
   }
 
-  /** Connects to a peer. Rejects like {@link Transport.dial}. */
+  /** Connects to a peer. Rejects with the errors of {@link Transport.dial}. */
   static async connect<T extends VortexClient>(
     this: new (
       connection: Connection,
@@ -80,7 +82,9 @@ export class VortexClient implements PieceClient {
     return new this(connection, settings);
   }
 
-  /** Requests a piece. A rejection leaves `scope` open, so that the call can be retried in it. */
+  /**
+   * Requests a piece. If it rejects, `scope` stays open, so that the call can be retried with it.
+   */
   async downloadPiece(request: PieceRequest, scope: CallScope): Promise<Piece> {
     const kind = request.kind ?? "standard";
     const packet = encodePacket({
@@ -122,7 +126,7 @@ export class VortexClient implements PieceClient {
     return id;
   }
 
-  /** Returns an unused buffer of {@link ANSWER_HEAD_BYTES}. */
+  /** Returns a new buffer of {@link ANSWER_HEAD_BYTES} bytes. */
   #takeHeadBuffer(): Uint8Array {
     if (this.#headMemory.length < ANSWER_HEAD_BYTES)
       this.#headMemory = new Uint8Array(32 * ANSWER_HEAD_BYTES);
@@ -132,11 +136,12 @@ export class VortexClient implements PieceClient {
   }
 
   /**
-   * Probes a QUIC connection with an empty request, which needs no access to the peer's store.
+   * Checks whether the peer still has the connection. Over QUIC, opens a stream and sends an empty
+   * request, to which a peer responds without access to its stored pieces.
    *
-   * Resolves to false after `timeout` ms without an answer, an authentic packet or progress of
-   * another request. Resolves to true where silence proves nothing: over TCP, without stream
-   * credit, and on an ended connection.
+   * Resolves to false if the peer is silent for `timeout` ms: no response, no authenticated packet,
+   * and no progress of another request. Resolves to true otherwise, and in cases that prove
+   * nothing: over TCP, without stream credit, or if the connection has ended.
    */
   async isAlive(timeout: number): Promise<boolean> {
     const connection = this.#connection;
@@ -163,29 +168,36 @@ export class VortexClient implements PieceClient {
     );
   }
 
-  /** Closes the connection immediately; pending requests fail with `error`. */
+  /** Closes the connection immediately. Pending requests on it fail with `error`. */
   abort(error: VortexError): void {
     this.#connection.abort(StreamCode.Timeout, "", error);
   }
 
-  /** Closes the connection without a grace period. */
+  /** Closes the connection without waiting for unsent bytes to be delivered. */
   close(): Promise<void> {
     // Unsent requests need no delivery: their answers are no longer wanted.
     return this.#connection.close({ grace: 0 });
   }
 }
 
-/** {@link VortexClient} over a QUIC connection, under its name in Dragonfly's design document. */
+/**
+ * Client of the Vortex protocol on a QUIC connection. The name is from Dragonfly's design document.
+ */
 export class QuicClient extends VortexClient {}
 
-/** {@link VortexClient} over TCP: one TCP connection per request, as dfdaemon expects. */
+/**
+ * Client of the Vortex protocol over TCP. Opens one TCP connection per request, as dfdaemon
+ * expects.
+ */
 export class TcpClient extends VortexClient {}
 
 /**
- * Reads one whole packet. The stall timeout applies to each chunk, so a slow peer does not stall.
+ * Reads one whole Vortex packet. The stall timeout applies to each chunk, so a packet may take
+ * longer than the timeout.
  *
  * @param memory buffer for the first chunk
- * @throws `ProtocolNotSupported` if the answer is HTTP or TLS
+ * @throws `TruncatedContent` if the stream ends before the packet
+ * @throws `ProtocolNotSupported` if the response is HTTP or TLS
  */
 async function readPacket(
   reader: ByteReader,
@@ -223,7 +235,8 @@ async function readPacket(
 }
 
 /**
- * Appends a chunk to the first bytes of an answer, as far as {@link foreignProtocol} needs them.
+ * Appends a chunk to the first bytes of a response, up to the length that {@link foreignProtocol}
+ * needs.
  */
 function appendToHead(head: Uint8Array, more: Uint8Array): Uint8Array {
   return Uint8Array.of(...head, ...more.subarray(0, FOREIGN_HEAD_LENGTH));
@@ -240,7 +253,12 @@ const foreignMessage: Readonly<Record<ForeignProtocol, (addr: string) => string>
     `use the peer's Vortex port`,
 };
 
-/** Returns the metadata of a piece-content packet. Throws for every other packet. */
+/**
+ * Returns the metadata in a packet of type `piece-content`.
+ *
+ * @throws the error of an error packet, `PieceMismatch` if the piece is of another kind, or
+ * `ProtocolViolation` for a packet of another type
+ */
 function expectContent(packet: Packet, kind: string, addr: string): PieceMetadata {
   switch (packet.type) {
     case "piece-content":
@@ -269,7 +287,7 @@ function unexpectedAnswer(got: string, addr: string): VortexError {
   });
 }
 
-/** Converts an error packet to a `VortexError`. */
+/** Converts the code and message of an error packet from the peer to a `VortexError`. */
 function remoteError(code: number, message: string, addr: string): VortexError {
   const text = remoteText(message) || "without a message";
   switch (code) {
@@ -289,8 +307,10 @@ function remoteError(code: number, message: string, addr: string): VortexError {
 }
 
 /**
- * Content that starts with the bytes left in the decoder and goes on in the stream. Calls `onRead`
- * at each read, which shows that the previous one has completed.
+ * Creates a reader of piece content: first the bytes that the packet decoder has already read, then
+ * the rest of the stream.
+ *
+ * @param onRead called at each read, which shows that the previous read has completed
  */
 function contentSource(reader: ByteReader, first: Uint8Array, onRead: () => void): ContentSource {
   let rest: Uint8Array | undefined = first.length > 0 ? first : undefined;
@@ -322,7 +342,10 @@ function settledWithin(
   });
 }
 
-/** Cancels both directions of a stream, with the code for `failure`. */
+/**
+ * Cancels both directions of a stream. The error code for the peer depends on `failure`:
+ * `Violation` if the peer violated the protocol, else `Cancelled`.
+ */
 function abandonStream(stream: ByteStream, failure: VortexError | undefined): void {
   const code = failure?.kind === "peer" ? StreamCode.Violation : StreamCode.Cancelled;
   stream.reader.cancel(code);

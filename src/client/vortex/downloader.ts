@@ -4,16 +4,16 @@ import { PooledDownloader } from "../call/pooled-downloader.ts";
 import type { DownloaderSettings } from "../downloader.ts";
 import { VortexClient } from "./client.ts";
 
-/** Loads a transport at first use, so that a missing binding fails the call and not the import. */
+/** Loads a transport at its first use. So a missing one makes the call fail, not the import. */
 export type TransportLoader = () => Promise<Transport>;
 
 /**
- * Callback after a downloader has closed all its connections. The owner of the transport can close
- * it here.
+ * Called after a downloader has closed all its connections. The owner of the transport can close
+ * the transport here.
  */
 export type OnClosed = () => Promise<void>;
 
-/** `Downloader` over the Vortex protocol, with a connection pool. */
+/** Downloader over the Vortex protocol, with a connection pool. */
 export class VortexDownloader extends PooledDownloader<VortexClient> {
   readonly #onClosed: OnClosed | undefined;
 
@@ -32,8 +32,8 @@ export class VortexDownloader extends PooledDownloader<VortexClient> {
 }
 
 /**
- * {@link VortexDownloader} over a QUIC transport, or over its fallback where the runtime has no
- * QUIC. The name is from Dragonfly's design document.
+ * Downloader of pieces over QUIC, or over the transport that replaces QUIC in a runtime without it.
+ * The name is from Dragonfly's design document.
  */
 export class QuicDownloader extends VortexDownloader {
   constructor(transport: TransportLoader, settings: DownloaderSettings, onClosed?: OnClosed) {
@@ -41,14 +41,18 @@ export class QuicDownloader extends VortexDownloader {
   }
 }
 
-/** {@link VortexDownloader} over TCP: one TCP connection per request, as dfdaemon expects. */
+/** Downloader of pieces over TCP. Opens one TCP connection per request, as dfdaemon expects. */
 export class TcpDownloader extends VortexDownloader {
   constructor(transport: TransportLoader, settings: DownloaderSettings, onClosed?: OnClosed) {
     super(() => requireProtocol(transport, "tcp"), settings, onClosed);
   }
 }
 
-/** Loads a transport. @throws `InvalidArgument` if it is for another protocol */
+/**
+ * Loads a transport and checks its protocol. A transport that replaces `protocol` is accepted.
+ *
+ * @throws `InvalidArgument` if the transport is for another protocol
+ */
 async function requireProtocol(
   load: TransportLoader,
   protocol: "quic" | "tcp",
