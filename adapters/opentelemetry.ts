@@ -247,8 +247,8 @@ class Metrics {
 }
 
 /**
- * Returns the name of the metric for an operation, as in stock Dragonfly, without prefix and
- * suffix. Returns undefined for an operation without a metric.
+ * Returns the name of the metric for an operation, as in stock Dragonfly. The name has no prefix
+ * and no suffix such as `_total`. Returns undefined for an operation without a metric.
  */
 function metricOf({ name, role }: OperationStart): string | undefined {
   if (name === "download_piece") return role === "client" ? "download_piece" : "upload_piece";

@@ -43,7 +43,7 @@ export type OperationName =
 export interface OperationStart {
   /** Kind of operation, such as `download_piece`. */
   readonly name: OperationName;
-  /** Role of this side: `client` sends the request, `server` answers it. */
+  /** Role of this process in the operation: `client` sends the request, `server` responds to it. */
   readonly role: "client" | "server";
   /** Id of the task. */
   readonly taskId: string;

@@ -25,8 +25,8 @@ export interface CoreDownloaderOptions extends DownloaderOptions {
  * Creates a downloader that fetches single pieces over a transport of the caller, on any JavaScript
  * runtime.
  *
- * This function is `createDownloader` of `vortex-peer/core`. It is also that of `vortex-peer` if no
- * export condition matches the runtime.
+ * `vortex-peer/core` exports this function. `vortex-peer` also exports it if no export condition
+ * matches the runtime.
  *
  * The entry points of Node, Bun, Deno and edge workers export another `createDownloader`. It loads
  * the transports of the runtime, and its downloaders also fetch whole tasks. To fetch whole tasks
@@ -44,6 +44,7 @@ export interface CoreDownloaderOptions extends DownloaderOptions {
  * // … downloadPiece …
  * await downloader.close();
  * ```
+ *
  *
  *
  */

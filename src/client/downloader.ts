@@ -121,7 +121,7 @@ export interface DownloaderOptions {
    */
   readonly patience?: number;
   /**
-   * Maximum accepted length of a piece, in bytes. Default 64 MiB, the longest pieces of stock
+   * Maximum accepted length of a piece, in bytes. Default 64 MiB, like the longest pieces in stock
    * Dragonfly.
    */
   readonly maxPieceLength?: number;
@@ -148,9 +148,9 @@ export interface DownloaderOptions {
    */
   readonly rateLimit?: number;
   /**
-   * Sends the first request to a known peer as QUIC 0-RTT data (RFC 9001, section 4.6), which saves
-   * a round trip. An attacker can replay the request to the peer, but gains nothing by it. Default
-   * true, where the runtime supports 0-RTT.
+   * True to send the first request to a known peer as QUIC 0-RTT data (RFC 9001, section 4.6),
+   * which saves a round trip. An attacker can replay such a request, but gains nothing, because
+   * requests only read from the peer. Default true, where the runtime supports 0-RTT.
    */
   readonly earlyData?: boolean;
   /** Observer of every call and task, such as `openTelemetry(api)`. Default: none. */

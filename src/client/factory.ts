@@ -71,7 +71,8 @@ export interface CreateDownloaderOptions extends DownloaderOptions {
   readonly quic?: QuicTuning;
   /**
    * Usual port of each protocol, for `auto` and `hybrid`. If a peer is given as `host:port` with
-   * one of these ports, `auto` also tries its other ports. Default: the ports of stock Dragonfly.
+   * one of these ports, the others are used for the other protocols. Default: the ports of stock
+   * Dragonfly.
    */
   readonly ports?: Partial<ProtocolPorts>;
   /**
@@ -218,8 +219,8 @@ function pieceSourceFor(
 
 /**
  * Reason why `auto` does not use QUIC with a peer that may be a stock dfdaemon. Versions 1.1.0 to
- * 1.4.8 exit when a QUIC handshake fails: unknown ALPN token, certificate rejected by the client,
- * abort.
+ * 1.4.8 exit when a QUIC handshake fails for any reason, for example because the client rejects the
+ * certificate.
  */
 const QUIC_TO_UNKNOWN_PEERS: LeftOutProtocol = {
   protocol: "quic",
@@ -238,8 +239,8 @@ const TCP_WITHOUT_TLS: LeftOutProtocol = {
 const PREFERENCE: readonly Protocol[] = ["quic", "tcp", "grpc"];
 
 /**
- * Returns the bindings with a QUIC loader that rejects, instead of loading TCP, if the runtime has
- * no QUIC. Protocol `auto` tries TCP itself: at the TCP port of the peer, and only where TCP is
+ * Returns `bindings` with another QUIC loader: if the runtime has no QUIC, it rejects instead of
+ * loading TCP. Protocol `auto` tries TCP itself: at the TCP port of the peer, and only where TCP is
  * allowed.
  */
 function quicOnly(bindings: Bindings): Bindings {

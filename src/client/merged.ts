@@ -3,9 +3,9 @@
  * iterable only after its previous item was consumed. Ends when all iterables have ended. Throws
  * the error of the first iterable that fails.
  *
- * @param iterate returns the iterables; they must end when the signal passed to it aborts, which
- * happens when the merged iteration ends
- * @param signal its abort aborts the signal that is passed to `iterate`
+ * @param iterate returns the iterables to merge; its signal aborts when the merged iteration ends,
+ * and the iterables must then end too
+ * @param signal signal of the caller; its abort also aborts the signal of `iterate`
  */
 export async function* merged<T>(
   iterate: (signal: AbortSignal) => readonly AsyncIterable<T>[],

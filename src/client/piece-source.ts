@@ -58,8 +58,8 @@ export function hybridSource(downloader: AutoDownloader): PieceSource {
 }
 
 /**
- * Returns the addresses of a parent that are in its SyncPieces response. Adds `apiAddr`, from which
- * the response came over gRPC, because older dfdaemons also serve pieces there.
+ * Returns the addresses that a parent announced in a SyncPieces response. Adds `apiAddr`, the
+ * address that sent the response over gRPC, because older dfdaemons also serve pieces there.
  */
 const announcedAddresses: TaskSource["addressOf"] = (
   { quicAddr, tcpAddr },

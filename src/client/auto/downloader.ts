@@ -21,7 +21,7 @@ export interface PeerPieceRequest extends Omit<PieceRequest, "addr"> {
   readonly addr: PeerAddress;
 }
 
-/** Event: a protocol was selected for a peer. */
+/** Selection of a protocol for a peer, as passed to `onProtocol`. */
 export interface ProtocolEvent {
   /** Address of the peer, `host:port`, where it serves the selected protocol. */
   readonly addr: string;
@@ -71,11 +71,14 @@ export interface ProtocolDownloader extends Downloader {
 export interface AutoContext {
   /** Protocols that may be used, in order of preference. */
   readonly candidates: readonly Protocol[];
-  /** Protocols that are used with no peer, each with the reason. */
+  /** Protocols that must not be used, whatever the peer, each with the reason. */
   readonly leftOut: readonly LeftOutProtocol[];
   /** Creates the downloader for one protocol. Called at the first use of the protocol. */
   readonly downloader: (protocol: Protocol, settings: DownloaderSettings) => ProtocolDownloader;
-  /** Usual port of each protocol, for peers that are given as a single `host:port`. */
+  /**
+   * Usual port of each protocol, for peers that are given as a single `host:port`, see
+   * {@link addressesOf}.
+   */
   readonly ports: ProtocolPorts;
   /** Effect of a rejected TLS certificate of a peer, see {@link PeerTrust}. */
   readonly trust: PeerTrust;
@@ -117,8 +120,8 @@ export class AutoDownloader {
   readonly #downloaders = new Map<Protocol, ProtocolDownloader>();
   /**
    * Ongoing selections of a protocol, by {@link Peer.key}. Each promise resolves when its selection
-   * ends, and never rejects. Its value is an error if all requests to the peer must fail with it,
-   * else undefined.
+   * ends, and never rejects. Its value is the error that all waiting requests must fail with, or
+   * undefined if they may continue.
    */
   readonly #negotiations = new Map<string, Promise<VortexError | undefined>>();
   /** Lowest latency of each peer, by {@link Peer.key}, in order of insertion. */
@@ -163,7 +166,7 @@ export class AutoDownloader {
   }
 
   /**
-   * Requests a piece over `protocol` instead of the selected one. Rejects like
+   * Requests a piece over `protocol`, whichever protocol is selected for the peer. Rejects like
    * {@link Downloader.downloadPiece}.
    */
   async downloadOver(
@@ -183,7 +186,8 @@ export class AutoDownloader {
    * Returns the protocols that may be used with a peer, in order of preference. If `addr` is
    * undefined, returns all protocols that may be used with any peer.
    *
-   * @throws `InvalidArgument` if `addr` has no address for a protocol that may be used
+   * @throws `InvalidArgument` if `addr` is malformed, or contains no address of a protocol that may
+   * be used
    */
   protocolsOf(addr: PeerAddress | undefined): readonly Protocol[] {
     return addr === undefined ? this.#context.candidates : this.#peerOf(addr).candidates;
@@ -198,10 +202,11 @@ export class AutoDownloader {
   }
 
   /**
-   * Returns one address per protocol if `addr` is a `host:port` with the usual port of a protocol.
-   * A `host:port` with any other port is returned unchanged, as the address for every protocol.
+   * Returns the addresses of a peer, one per protocol. A `host:port` whose port is the usual port
+   * of no protocol is returned unchanged: it is the address for every protocol.
    *
-   * @throws `InvalidArgument` if `addr` has no address for a protocol that may be used
+   * @throws `InvalidArgument` if `addr` is malformed, or contains no address of a protocol that may
+   * be used
    */
   resolve(addr: PeerAddress): PeerAddress {
     const { addresses } = this.#peerOf(addr);
@@ -318,7 +323,7 @@ export class AutoDownloader {
       this.#recordLatency(peer, clock.now() - startedAt);
       return piece;
     } catch (error) {
-      // Invalid arguments reject without a report of the end.
+      // Calls with invalid arguments reject without a call of `onTransferred`.
       measured.end(0);
       throw error;
     }
@@ -366,8 +371,8 @@ export class AutoDownloader {
   }
 
   /**
-   * Records a latency of the peer, in ms, if it is the lowest one. The lowest latency expires, so
-   * that it can rise when the network path becomes longer.
+   * Records a measured latency in ms if it is the lowest one of the peer. The lowest latency
+   * expires, so that it can rise when the network path becomes longer.
    */
   #recordLatency({ key }: Peer, sample: number): void {
     const now = this.#settings.runtime.clock.now();

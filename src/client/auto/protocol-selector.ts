@@ -2,12 +2,12 @@ import type { Clock } from "../../runtime.ts";
 import type { Protocol } from "../../transport/protocol.ts";
 
 /**
- * Content in bytes that must be received over each of two protocols before their transfer rates are
+ * Number of content bytes to receive over each of two protocols before their transfer rates are
  * compared.
  */
 const MIN_COMPARED_BYTES = 8 * 1024 * 1024;
 /**
- * Time in ms for which requests must be in progress over each of two protocols before their
+ * Time in ms with at least one request in progress over each of two protocols, before their
  * transfer rates are compared.
  */
 const MIN_COMPARED_MS = 20;
@@ -191,8 +191,8 @@ export class ProtocolSelector {
 
   /**
    * Compares the transfer rates of the selected protocol and another one, once per selection. First
-   * sends new requests over the other protocol. When both rates are known, selects the faster
-   * protocol if the selected one is slower than {@link MIN_RATE_RATIO} of its rate.
+   * sends new requests over the other protocol. When both rates are known, replaces the selected
+   * protocol if its rate is below {@link MIN_RATE_RATIO} of the other rate.
    */
   #compareRates(peer: string, record: PeerRecord): void {
     const { selected, traffic, trial, compared, candidates } = record;

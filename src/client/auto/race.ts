@@ -22,10 +22,10 @@ export interface RaceOptions<T> {
   /** Effect of a rejected TLS certificate of the peer, see {@link PeerTrust}. */
   readonly trust: PeerTrust;
   /**
-   * Sends the request over `protocol`. If it succeeds although `signal` has aborted, its result is
-   * passed to `discard`.
+   * Sends the request over `protocol`. If the request succeeds although `signal` has aborted, its
+   * result is passed to `discard`.
    *
-   * @param reason explanation why this protocol is tried, for the case that it is selected
+   * @param reason explanation why this protocol is tried
    */
   run(protocol: Protocol, signal: AbortSignal, reason: string): Promise<T>;
   /** Disposes of a result that arrived after another protocol was selected, or after an abort. */
@@ -100,7 +100,7 @@ function failuresOf(setbacks: readonly Setback<Protocol>[]): Failure[] {
 /**
  * Effect of a rejected TLS certificate of a peer:
  *
- * - `named`: the request fails, because the options `ca`, `fingerprints` or `cert` demand trust.
+ * - `named`: the request fails, because the caller set the option `ca`, `fingerprints` or `cert`.
  * - `unnamed`: the next protocol is tried, because the caller accepts unauthenticated TCP.
  */
 export type PeerTrust = "named" | "unnamed";

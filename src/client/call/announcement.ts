@@ -24,13 +24,13 @@ export interface ValidAnnouncement {
   readonly algorithm: DigestAlgorithm;
   /** Offset within the piece of the first byte to return. */
   readonly start: number;
-  /** Offset within the piece at which the bytes to return end, exclusive. */
+  /** Offset within the piece after the last byte to return. */
   readonly end: number;
 }
 
 /**
- * Checks the metadata of a piece, as announced by the peer, against the request. Metadata of all
- * protocols is checked here and nowhere else.
+ * Checks the metadata of a piece, as announced by the peer, against the request. This is the only
+ * check of piece metadata, for all protocols.
  *
  * @param maxPieceLength maximum accepted length of a piece, in bytes
  * @throws `PieceMismatch` if the peer announced a piece with another number

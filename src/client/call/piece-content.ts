@@ -24,7 +24,7 @@ export interface ExpectedContent {
   readonly hasher: Hasher | undefined;
   /** Offset within the piece of the first byte to return. */
   readonly start: number;
-  /** Offset within the piece at which the bytes to return end, exclusive. */
+  /** Offset within the piece after the last byte to return. */
   readonly end: number;
 }
 
@@ -155,7 +155,10 @@ export class PieceContent {
   }
 }
 
-/** Memory in bytes that is allocated at most for a piece before any of its content has arrived. */
+/**
+ * Maximum size in bytes of the buffer for a piece before any of its content has arrived. Afterwards
+ * the buffer grows with the received content.
+ */
 const INITIAL_BUFFER_BYTES = 64 * 1024;
 
 /** Piece of a task whose content is read from a {@link PieceContent}. */
@@ -256,7 +259,7 @@ export class DownloadedPiece implements Piece {
   /**
    * Reserves the content for one way of reading it.
    *
-   * @throws `InvalidArgument` if the content is being read in any way already
+   * @throws `InvalidArgument` if the content is already being read, in this way or another
    */
   #claim(how: "as a stream" | "by chunks" | "as a whole"): void {
     if (this.#reading !== undefined) {

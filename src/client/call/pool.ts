@@ -53,8 +53,8 @@ export interface PoolEntryInfo {
 interface Entry<C> {
   readonly addr: string;
   /**
-   * Key in the pool: the address of the peer. A second or later connection to the same address has
-   * its index appended.
+   * Key in the pool: the address of the peer. For a second or further connection to the address, an
+   * index is appended.
    */
   readonly key: string;
   /** Controller whose abort aborts the dial. */
@@ -80,7 +80,7 @@ interface Entry<C> {
   retired: boolean;
 }
 
-/** Minimum time in ms that a peer has to respond to a probe of its connection. */
+/** Minimum timeout of a probe, in ms: time within which the peer must respond. */
 const PROBE_TIMEOUT_MS = 1000;
 /** Minimum time in ms between two probes of the same connection. */
 const PROBE_INTERVAL_MS = 1000;
@@ -91,8 +91,8 @@ const PROBE_INTERVAL_MS = 1000;
 const PROBE_TIMEOUT_PER_DIAL = 3;
 
 /**
- * Connects to a peer. `signal` aborts when the pool is closed, or when the last request that waits
- * for the connection ends. In the latter case its reason is the error of that request.
+ * Connects to a peer. `signal` aborts when the pool is closed. It also aborts when the last request
+ * that waits for the connection ends; its reason is then the error of that request.
  */
 export type Dial<C> = (addr: string, signal: AbortSignal) => Promise<C>;
 
@@ -172,7 +172,7 @@ export class ClientPool<C extends PoolClient> {
    *
    * If a first probe fails, dials a second connection. Its handshake proves that the network path
    * and the peer work. If a further probe of the first connection fails then, the first connection
-   * is dead.
+   * is dead, and the second one replaces it.
    */
   async #probe(entry: Entry<C>, client: C): Promise<void> {
     const { probedAt } = entry;

@@ -19,8 +19,8 @@ export interface PieceClient extends PoolClient {
 }
 
 /**
- * Options of one call to a downloader of one protocol: the caller's options, and internal ones of a
- * downloader that uses several protocols.
+ * Options of one call: those of the caller, and internal ones that a downloader of several
+ * protocols passes to the downloader of one protocol.
  */
 export interface InternalCallOptions
   extends CallOptions,
@@ -44,7 +44,7 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
   readonly #settings: DownloaderSettings;
   readonly #pool: ClientPool<C>;
 
-  /** @param dial connects to a peer; the downloader aborts it after `connectTimeout` */
+  /** @param dial connects to a peer; its signal aborts after `connectTimeout` */
   constructor(dial: Dial<C>, settings: DownloaderSettings) {
     this.#settings = settings;
     this.#pool = new ClientPool(
@@ -146,8 +146,8 @@ export class PooledDownloader<C extends PieceClient> implements Downloader {
   }
 
   /**
-   * Runs `call` with a client from the pool. Retries on another connection if the first one was
-   * dead before the call, or if the peer refused its 0-RTT data.
+   * Runs `call` with a client from the pool. Retries on another connection if the peer refused
+   * 0-RTT data. Also retries if the connection was lost, and may have been dead before the call.
    */
   async #attempt<T>(addr: string, scope: CallScope, call: (client: C) => Promise<T>): Promise<T> {
     let retried = false;

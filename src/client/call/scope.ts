@@ -94,8 +94,8 @@ export class CallScope {
   }
 
   /**
-   * Calls `listener` after every {@link SILENCE_INTERVAL_MS} for which the call waits for the peer
-   * and receives no bytes. Replaces the previous listener.
+   * Calls `listener` every {@link SILENCE_INTERVAL_MS} while the call waits for the peer and
+   * receives no bytes. Replaces the previous listener.
    */
   onSilence(listener: () => void): void {
     this.#onSilence = listener;
@@ -203,8 +203,8 @@ export class CallScope {
 
   /**
    * Makes the deadline timer fire at `time` (in ms of the clock) or earlier. When the timer fires,
-   * the timeout is checked. So the timer is replaced only if it would fire too late, which saves
-   * timers.
+   * it checks the timeout and restarts if time is left. So it is replaced only if it would fire too
+   * late.
    */
   #advanceDeadline(time: number): void {
     if (this.#finished || this.#deadlineAt <= time) return;

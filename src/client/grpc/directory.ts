@@ -30,7 +30,7 @@ export class GrpcDirectory implements TaskDirectory {
       kind,
     });
     const pieceCount = Math.ceil(contentLength / pieceLength);
-    // Callers allocate a list of all piece numbers.
+    // Callers allocate a list of all piece numbers, so their number must be limited.
     if (pieceCount > MAX_PIECES) {
       throw new VortexError(
         "LimitExceeded",
@@ -46,7 +46,7 @@ export class GrpcDirectory implements TaskDirectory {
     taskId: string,
     { signal, hostId, kind, numbers }: SyncOptions,
   ): AsyncGenerator<PieceLocation, void, void> {
-    // Peers of this library take an empty list for all pieces; stock peers take it for none.
+    // An empty list means all pieces to peers of this library, and no pieces to stock peers.
     if (numbers.length === 0) return;
     yield* this.#downloader.syncPieces(
       addr,

@@ -23,7 +23,8 @@ export interface PieceAnswer {
  * unsupported algorithm
  * @throws `PieceMismatch` if the piece has another number than requested
  * @throws `LimitExceeded` if the piece is longer than `maxPieceLength`, or ends beyond 2^53 - 1
- * @throws `LengthMismatch` or `DigestMismatch` if the content or the metadata is corrupt
+ * @throws `LengthMismatch` if the content has another length than the metadata states
+ * @throws `DigestMismatch` if the content or the metadata does not match its digest
  * @throws `InvalidArgument` if the requested range is outside of the piece
  */
 export function acceptAnswer(

@@ -21,8 +21,9 @@ import { toMetadata, verifyContent } from "./download-piece.ts";
 import { type PieceExtent, PieceLayout } from "./piece-layout.ts";
 
 /**
- * Identity of a task for the RPC method DownloadTask: the origin of the content instead of the task
- * id. So a peer without the task can fetch it from the origin.
+ * Identity of a task for the RPC method DownloadTask. Except for persistent cache tasks, it names
+ * the origin of the content instead of the task id. So a peer without the task can fetch it from
+ * the origin.
  *
  * The task id is also computed locally, and compared with the task id in the peer's response.
  */
@@ -36,9 +37,7 @@ export interface StandardTaskIdentity extends UrlIdentity {
   readonly kind?: "standard";
   /** Text from which the task id is computed, instead of from the URL and its parameters. */
   readonly content?: string;
-  /**
-   * True to take the task id from the digest at the end of the URL of an OCI blob. Default false.
-   */
+  /** True to use the digest at the end of an OCI blob's URL as the task id. Default false. */
   readonly blobDigest?: boolean;
   /** HTTP request headers that the peer sends to the origin. */
   readonly requestHeader?: Readonly<Record<string, string>>;
@@ -207,6 +206,8 @@ export function requireRange(source: TaskIdentity, { range }: DownloadTaskOption
 /**
  * Returns the model-hub options of a DownloadTask request with a revision. The scheme of the URL
  * names the hub.
+ *
+ * @throws `InvalidArgument` if the scheme is neither `hf` nor `modelscope`
  */
 function hubOf(url: string, revision: string): object {
   const scheme = url.slice(0, url.indexOf(":")).toLowerCase();

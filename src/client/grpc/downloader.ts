@@ -103,7 +103,7 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
    *
    * More than 50,000 piece numbers are split into several concurrent calls, so their pieces come in
    * any order. Each announcement must arrive within `pieceTimeout`. For a task that grows slowly,
-   * set `stallTimeout` to the same value.
+   * set `stallTimeout` to the value of `pieceTimeout`.
    *
    * Throws the errors of {@link downloadPiece}, among them:
    * - `ProtocolViolation`: the peer announces a piece that was not requested, or that contradicts
@@ -160,7 +160,8 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
    * - `ProtocolViolation`: a piece contradicts the task or another piece;
    * - `LengthMismatch`, `DigestMismatch`: the content of a piece differs from its announcement;
    * - `TruncatedContent`: the response ended before all pieces were received;
-   * - `LimitExceeded`: a limit is exceeded as in {@link syncPieces}.
+   * - `LimitExceeded`: a piece exceeds `maxPieceLength` or ends beyond 2^53 - 1, or the peer sends
+   *   over a million pieces.
    */
   async downloadTask(
     peer: string,
@@ -264,8 +265,10 @@ export class GrpcClient implements PieceClient {
    * responds to it from its own storage.
    *
    * Falls back to StatTask, or its variant for the kind of task, if the peer does not serve
-   * StatLocalTask for this kind. That is so with dfdaemon before 1.2.0. To respond to StatTask, a
-   * peer asks its scheduler. Peers of this library have no scheduler.
+   * StatLocalTask for this kind. Versions of dfdaemon before 1.2.0 do not serve StatLocalTask at
+   * all.
+   *
+   * A peer responds to StatTask by asking its scheduler. Peers of this library have no scheduler.
    */
   async statTask(
     taskId: string,
@@ -526,7 +529,7 @@ class Arrivals {
   #ended = false;
   #wake: (() => void) | undefined;
 
-  /** Records that bytes have arrived, and wakes {@link next}. */
+  /** Records that bytes have arrived, and resolves a pending call of {@link next}. */
   readonly report = (): void => {
     this.#arrived = true;
     this.#wake?.();

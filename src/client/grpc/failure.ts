@@ -22,7 +22,7 @@ export function callFailure(
       addr,
     });
   if (failure.metadata.has("grpc-status") || failure.metadata.has("grpc-status-details-bin")) {
-    // Connect's words for a status that is not a number, or unknown.
+    // Message of Connect for a gRPC status that is unknown or not a number.
     if (detail.startsWith("invalid grpc-status"))
       return make("RemoteUnknown", `answer of the peer: ${detail}`);
     return make(
@@ -40,10 +40,10 @@ export function callFailure(
   }
   if (detail.includes("extra output message"))
     return make("ProtocolViolation", "answer: expected one message, got several");
-  // RST_STREAM of an overloaded peer (RFC 9113, section 7), in the words of each runtime.
+  // RST_STREAM of an overloaded peer. All runtimes name the error code (RFC 9113, section 7).
   if (/REFUSED_STREAM|ENHANCE_YOUR_CALM/.test(detail))
     return make("RemoteBusy", `the call failed: ${detail}`);
-  // Errors of the HTTP/2 implementation are causes with a code; RST_STREAM has these words.
+  // An error of the HTTP/2 implementation has a cause with a code. RST_STREAM has this message.
   const { cause } = failure;
   const reset =
     (cause instanceof Error && "code" in cause) || detail.startsWith("http/2 stream closed");

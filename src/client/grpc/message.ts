@@ -5,8 +5,9 @@ import { type DescField, type DescMessage, ScalarType } from "@bufbuild/protobuf
  * `bytes` fields. Also returns true if it has more than {@link MAX_MESSAGES} nested messages and
  * map entries.
  *
- * Called before the message is decoded, because decoding takes much memory. Two bytes can become a
- * nested message or a map entry in memory. Only content may make a message as long as a piece.
+ * Call this before decoding the message: two encoded bytes can become a nested message or a map
+ * entry, which takes far more memory. The values of `bytes` fields take no more memory than
+ * encoded.
  *
  * @param chunks encoded message, split at any position; reading stops once a limit is exceeded
  */
@@ -22,8 +23,8 @@ export function exceedsOverhead(
 
 /**
  * Maximum number of nested messages and map entries in one Protobuf message. Decoding an empty one
- * takes some microseconds and 500 bytes. Without this limit, 512 KiB of them blocked a process for
- * a second.
+ * takes some microseconds and 500 bytes. Without this limit, 512 KiB of empty messages blocked a
+ * process for a second.
  *
  * A response without content has up to 4,000 pieces, each with three messages.
  */
@@ -79,7 +80,7 @@ function countOverhead(
     if (wireType === VARINT) cursor.varint();
     else if (wireType === FIXED_64) cursor.skip(8);
     else if (wireType === FIXED_32) cursor.skip(4);
-    // A group: no message of the API has one, so the whole rest counts.
+    // A group: no message of the API has one, so all remaining bytes count.
     else cursor.skip(end - cursor.at);
     count += cursor.at - start;
   }

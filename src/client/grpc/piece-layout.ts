@@ -1,8 +1,8 @@
 import { VortexError } from "../../errors.ts";
 
 /**
- * Maximum number of pieces that a peer may announce for one task. A task with this number of the
- * shortest pieces that stock Dragonfly uses has 4 TB.
+ * Maximum number of pieces that a peer may announce for one task. That many pieces of the shortest
+ * length in stock Dragonfly have 4 TB.
  */
 const MAX_PIECES = 1_000_000;
 
@@ -64,7 +64,10 @@ export class PieceLayout {
     return this.#seen.size;
   }
 
-  /** Length in bytes of each piece except the last; undefined until a piece shows it. */
+  /**
+   * Length in bytes of each piece except the last. Undefined until it is known or follows from an
+   * announced piece.
+   */
   get pieceLength(): number | undefined {
     return this.#pieceLength;
   }
@@ -75,7 +78,7 @@ export class PieceLayout {
    * @throws `LimitExceeded` if the piece is longer than `maxPieceLength` or ends beyond 2^53 - 1,
    * or if too many pieces were announced
    * @throws `ProtocolViolation` if the piece was not requested, was announced before, or
-   * contradicts the known facts or other pieces
+   * contradicts the known lengths of the task or other pieces
    */
   accept({
     number,
@@ -136,8 +139,8 @@ export class PieceLayout {
   }
 
   /**
-   * Returns true if the piece agrees with the known facts and the other pieces. Derives the piece
-   * length from it, if not known yet.
+   * Returns true if the piece agrees with the known lengths of the task and with the other pieces.
+   * Derives the piece length of the task from it, if not known yet.
    */
   #fits({ number, offset, length }: PieceExtent): boolean {
     const { contentLength } = this.#options;

@@ -79,9 +79,9 @@ export function syncCall(
 }
 
 /**
- * Maximum number of piece numbers in one SyncPieces request. A number takes at most 5 bytes. So a
- * request is shorter than 256 KiB, the limit of this library's server, and than 4 MiB, the limit of
- * stock peers (tonic's default).
+ * Maximum number of piece numbers in one SyncPieces request. A piece number takes at most 5 bytes.
+ * So a request is shorter than 256 KiB, the limit of this library's server, and than 4 MiB, the
+ * limit of stock peers (tonic's default).
  */
 const MAX_NUMBERS_PER_REQUEST = 50_000;
 

@@ -175,7 +175,7 @@ export class VortexClient implements PieceClient {
 
   /** Closes the connection without waiting for unsent bytes to be delivered. */
   close(): Promise<void> {
-    // Unsent requests need no delivery: their answers are no longer wanted.
+    // Unsent requests need no delivery: their responses would not be used.
     return this.#connection.close({ grace: 0 });
   }
 }
@@ -256,8 +256,9 @@ const foreignMessage: Readonly<Record<ForeignProtocol, (addr: string) => string>
 /**
  * Returns the metadata in a packet of type `piece-content`.
  *
- * @throws the error of an error packet, `PieceMismatch` if the piece is of another kind, or
- * `ProtocolViolation` for a packet of another type
+ * @throws the error that the peer sent, if the packet is an error packet
+ * @throws `PieceMismatch` if the piece is of another kind
+ * @throws `ProtocolViolation` if the packet is of any other type
  */
 function expectContent(packet: Packet, kind: string, addr: string): PieceMetadata {
   switch (packet.type) {
