@@ -33,7 +33,7 @@ export interface InternalCallOptions
   readonly onTransferred?: (bytes: number, error: VortexError | undefined) => void;
 }
 
-/** Description of a call for the observer ({@link Telemetry}). */
+/** Description of a call for the observer (`Telemetry`). */
 export interface ObservedCall extends Omit<OperationStart, "role" | "addr"> {
   /** Returns the number of received content bytes. Called when the call ends. Default: 0 bytes. */
   readonly bytes?: () => number;

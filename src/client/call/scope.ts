@@ -12,9 +12,9 @@ export const SILENCE_INTERVAL_MS = 1500;
 export interface CallScopeOptions {
   /** Signal of the caller. Its abort fails the call with `Aborted`. */
   readonly signal?: AbortSignal | undefined;
-  /** Piece timeout in ms, see {@link CallOptions.pieceTimeout}. */
+  /** Piece timeout in ms, see `CallOptions.pieceTimeout`. */
   readonly pieceTimeout: number;
-  /** Stall timeout in ms, see {@link CallOptions.stallTimeout}. */
+  /** Stall timeout in ms, see `CallOptions.stallTimeout`. */
   readonly stallTimeout: number;
   /**
    * Maximum time in ms between two reads of the content by the caller, see {@link CallScope.hold}.
