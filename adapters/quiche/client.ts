@@ -25,31 +25,34 @@ import { type QuicheSettings, udpPayloadFor, windowThreshold } from "./options.t
 import { PathMtu, SAFE_UDP_PAYLOAD_BYTES } from "./path-mtu.ts";
 
 /**
- * Consecutive ICMP errors, with no datagram received in between, that end an established
- * connection.
+ * Number of ICMP errors in a row that end an established connection. A received datagram restarts
+ * the count.
  */
 const MAX_CONSECUTIVE_REFUSALS = 3;
-/** Length of the connection ids that this endpoint chooses. */
+/** Length in bytes of the connection IDs that this endpoint chooses. */
 const CONNECTION_ID_BYTES = 16;
 
-/** State shared by all dials of one transport. */
+/** State shared by all outgoing connections of one transport. */
 export interface ClientContext {
   readonly quiche: Quiche;
   readonly settings: QuicheSettings;
   readonly tls: TlsClientOptions;
   readonly sessions: SessionCache;
-  /** Resolver of host names. Default: the system's. */
+  /** Resolver for host names. If undefined, the system's resolver is used. */
   readonly resolver: Resolver | undefined;
   /**
-   * Returns the native configuration for a payload size in bytes. With `earlyData`, quiche sends
-   * 0-RTT data whenever the resumed session permits.
+   * Returns quiche's configuration for a UDP payload size in bytes. With `earlyData`, quiche sends
+   * 0-RTT data if the resumed session permits it.
    *
-   * @throws `InvalidArgument` for an unusable certificate or key
+   * @throws `InvalidArgument` if the certificate, its key or an authority is unusable
    */
   configFor(payloadSize: number, earlyData: boolean): NativeConfig;
 }
 
-/** Dials a peer by all its addresses (Happy Eyeballs), with a separate socket for each attempt. */
+/**
+ * Opens a connection to `remote`. Tries the addresses of a host name by Happy Eyeballs (RFC 8305),
+ * each with a separate UDP socket.
+ */
 export function dialQuiche(
   context: ClientContext,
   remote: Address,
@@ -121,8 +124,10 @@ function closeSocket(socket: Socket): void {
 }
 
 /**
- * Connects the UDP socket and returns its local address. The kernel then drops datagrams from other
- * sources and reports ICMP errors, such as a closed port.
+ * Connects a UDP socket to the peer, and resolves to the local address of the socket. The kernel
+ * then drops datagrams from other addresses and reports ICMP errors, such as a closed port.
+ *
+ * Rejects with `Unreachable` if the connect fails, and with `Closed` if the socket is closed first.
  */
 function connectSocket(
   socket: Socket,
@@ -235,8 +240,9 @@ function startHandshake(
 }
 
 /**
- * Adds the fault of the certificate to a handshake failure. BoringSSL reports only a TLS alert,
- * which is the same for several faults. Returns other ends unchanged.
+ * Returns `info` with a description of the fault in the server's certificate, if this fault made
+ * the handshake fail. Otherwise returns `info` unchanged. BoringSSL itself reports only a TLS
+ * alert, which is the same for several faults.
  */
 function withCertificateFault(
   info: CloseInfo,

@@ -20,104 +20,135 @@ import type { PathMtu, PathMtuStats } from "./path-mtu.ts";
 import { QuicheStream } from "./stream.ts";
 
 /**
- * Received datagrams that force a flush. Bun may emit many "message" events before it runs an
- * immediate.
+ * Number of received datagrams after which `#flush` runs at once instead of by an immediate. Bun
+ * may emit many "message" events before it runs an immediate.
  */
 const MAX_BATCH_DATAGRAMS = 32;
-/** Received bytes between two checks of {@link ConnectionHost.abuseBudget}. */
+/** Number of received bytes between two checks of {@link ConnectionHost.abuseBudget}. */
 const ABUSE_CHECK_INTERVAL_BYTES = 64 * 1024;
 
-/** Waiting readers up to which each is polled, instead of listing quiche's readable streams. */
+/**
+ * Maximum number of pending reads for which each stream is asked for data. Above it, quiche's list
+ * of readable streams is requested instead.
+ */
 const MAX_POLLED_READERS = 8;
-/** Maximum delay of an acknowledgement or window update, in ms. */
+/** Maximum delay of an acknowledgement or a window update, in ms. */
 const MAX_ACK_DELAY_MS = 1;
 
 /**
- * Ended streams tracked for delivery, the most recent ones. The peer has long acknowledged the end
- * of any older stream.
+ * Maximum number of ended streams for which a graceful close checks delivery. Above it, the oldest
+ * stream is no longer checked, since the peer has long acknowledged its bytes.
  */
 const MAX_TRACKED_FINISHED = 4096;
 
 const NO_BYTES = new Uint8Array(0);
 const SCRATCH_BUFFER = new Uint8Array(64 * 1024);
 
-/** Attempts to free a discarded stream before it is taken for leaked. */
+/**
+ * Number of attempts to free a discarded stream, after which it counts as leaked and is ignored.
+ */
 const MAX_REAP_ATTEMPTS = 1000;
-/** Time without an open stream in which the peer must return stream credit, in ms. */
+/** Time in ms within which the peer must grant stream credit while no stream is open. */
 const CREDIT_TIMEOUT_MS = 1000;
-/** Minimum bytes that a writer may send per turn, as long as the congestion window has room. */
+/** Minimum number of bytes that a stream may send in its turn, if the congestion window permits. */
 const MIN_SHARE_BYTES = 32 * 1024;
 /**
- * Bytes of a datagram besides stream data: packet header, connection id, frame header, AEAD tag.
+ * Number of bytes in a packet besides stream data: packet header, connection ID, frame header and
+ * AEAD tag.
  */
 const PACKET_OVERHEAD_BYTES = 64;
 
-/** Progress in freeing a stream that one side reset or stopped. */
+/** Progress in freeing a stream that either side reset or stopped. */
 interface DiscardedStream {
-  /** Attempts so far. */
+  /** Number of attempts to free the stream so far. */
   attempts: number;
-  /** True once a reset was sent, whose acknowledgement lets quiche free the stream. */
+  /** True once this side has sent a reset. Its acknowledgement makes quiche free the stream. */
   resetSent: boolean;
 }
 
-/** Address in quiche's format: an IPv6 address has no zone. */
+/** Socket address in quiche's format. The host is an IP address, without a zone if it is IPv6. */
 export interface HostPort {
   readonly host: string;
   readonly port: number;
 }
 
-/** Dependencies of a connection, which differ between client and server. */
+/** Settings and callbacks of a {@link QuicheConnection}, which differ between client and server. */
 export interface ConnectionHost {
   readonly quiche: Quiche;
   readonly clock: Clock;
-  /** Wraps this connection's callbacks; an exception ends it by {@link QuicheConnection.fail}. */
+  /**
+   * Wraps the event callbacks of this connection. If a callback throws, the guard ends the
+   * connection by {@link QuicheConnection.fail}.
+   */
   readonly guard: Guard;
   readonly ring: SendRing;
   readonly pathMtu: PathMtu;
   readonly local: HostPort;
-  /** True if the UDP socket is connected, so that datagrams are sent without an address. */
+  /** True if the UDP socket is connected to the peer, so datagrams are sent without an address. */
   readonly connected: boolean;
   /**
-   * True if packets are answered after the end, until quiche's closing or draining period is over
-   * (RFC 9000, section 10.2), as a server should. If false, the connection terminates at once.
+   * True to keep the state of an ended connection until quiche's closing or draining period is over
+   * (RFC 9000, section 10.2). Until then, packets are answered, as a server should do. If false,
+   * the state is freed at once.
    */
   readonly drains: boolean;
-  /** Keep-alive interval in ms: silence after which this side sends a PING. Undefined: no PINGs. */
+  /**
+   * Keep-alive interval in ms: if nothing is received for this time, this side sends a PING frame.
+   * Undefined to send no PING frames.
+   */
   readonly keepAlive: number | undefined;
-  /** Received datagrams after which an acknowledgement is sent without delay. */
+  /** Number of received datagrams after which an acknowledgement is sent without delay. */
   readonly ackThreshold: number;
-  /** Read bytes after which a window update is sent without delay. */
+  /** Number of bytes read by the application after which a window update is sent without delay. */
   readonly windowThreshold: number;
   /**
-   * Bytes that the peer may send beyond legitimate use. Twice the bytes read by the application and
-   * half the bytes sent (which the peer acknowledges) count as legitimate. The budget refills by 4
-   * bytes/ms. A peer that exceeds it is disconnected. Default: no limit.
+   * Maximum number of bytes that the peer may send in excess of legitimate use. Default: no limit.
+   * A connection whose peer exceeds it is aborted.
+   *
+   * Legitimate use is twice the bytes that the application has read, plus half the bytes that this
+   * side has sent, which the peer must acknowledge. The budget refills by 4 bytes/ms.
    */
   readonly abuseBudget?: number;
-  /** Called when requests arrive as early data. Throwing ends the connection with that error. */
+  /**
+   * Called when early data (0-RTT) can be exchanged before the handshake is complete. If it throws,
+   * the connection is refused with that error.
+   */
   onEarlyData(connection: QuicheConnection): void;
-  /** Called when the handshake is complete. Throwing ends the connection with that error. */
+  /**
+   * Called when the handshake is complete. If it throws, the connection is refused with that error.
+   */
   onEstablished(connection: QuicheConnection): void;
-  /** Keeps the process alive while `busy`. Absent where the socket outlives the connection. */
+  /**
+   * Keeps the process alive if `busy` is true, and lets it exit otherwise. A connection is busy
+   * during its handshake and while it has open streams. Undefined on a server, whose socket is
+   * shared.
+   */
   setBusy?(busy: boolean): void;
-  /** Adds detail to a close for which quiche has only an error code. Default: returns `info`. */
+  /**
+   * Adds detail to a close for which quiche reports only an error code. Default: returns `info`
+   * unchanged.
+   */
   describeClose?(info: CloseInfo): CloseInfo;
-  /** Called when the connection has ended, for the reason in `info`. */
+  /** Called when the connection has ended, with the error and the reason in `info`. */
   onEnded(connection: QuicheConnection, info: CloseInfo): void;
-  /** Called when the connection is terminated (RFC 9000, section 10.2): its state can be freed. */
+  /**
+   * Called when the closing or draining period of an ended connection is over (RFC 9000, section
+   * 10.2). The caller can then free its state.
+   */
   onTerminated(connection: QuicheConnection): void;
 }
 
 /**
- * QUIC connection: an event loop around one quiche connection.
+ * QUIC connection that drives a connection object of quiche: passes datagrams, timeouts and stream
+ * data to it, and sends its packets.
  *
- * `receive` feeds datagrams in. Everything else happens in `#flush`, once for many datagrams and
- * calls: it wakes readers, fills blocked writers and sends. Acknowledgements and window updates are
- * delayed to travel with other frames, since quiche would otherwise send a packet for each received
- * datagram.
+ * `receive` passes each received datagram to quiche. All other work happens in `#flush`, once for
+ * many datagrams and calls: it completes reads, passes pending writes to quiche and sends packets.
+ * Acknowledgements and window updates are delayed, so that they share packets with other frames.
+ * Otherwise quiche would send a packet for each received datagram.
  *
- * A packet costs one `recv` or `send` call of the binding and nothing else; ARCHITECTURE.md has
- * figures.
+ * Each packet costs one `recv` or `send` call of the binding and nothing else. ARCHITECTURE.md
+ * gives measurements.
  */
 export class QuicheConnection implements Connection {
   readonly protocol = "quic";
@@ -127,53 +158,72 @@ export class QuicheConnection implements Connection {
   readonly ready: Promise<void>;
   readonly #host: ConnectionHost;
   readonly #clock: Clock;
-  /** Runs `#flush` under the guard. */
+  /** Runs `#flush` under the connection's guard. */
   readonly #flushNow: () => void;
-  /** Runs `#flush` under the guard, unless another flush ran since it was scheduled. */
+  /**
+   * Runs `#flush` under the connection's guard. Does nothing if `#flush` has run since this call
+   * was scheduled.
+   */
   readonly #flushIfDue: () => void;
   readonly #server: boolean;
   readonly #streams = new Map<number, QuicheStream>();
-  /** Ids of streams with a pending read. */
+  /** IDs of streams with a pending read. */
   readonly #waitingReaders = new Set<number>();
-  /** Ids of streams with a pending write, in round-robin order. */
+  /** IDs of streams with bytes to pass to quiche, in round-robin order. */
   readonly #blockedWriters = new Set<number>();
   readonly #incoming = new AsyncQueue<ByteStream>();
   readonly #creditWaiters: (() => void)[] = [];
-  /** Ids of remote streams that have not appeared yet, although a higher id has. */
+  /**
+   * IDs of streams of the peer on which nothing has arrived yet, although a higher ID has been
+   * seen.
+   */
   readonly #skippedRemote = new Set<number>();
-  /** Streams reset or stopped by either side, until quiche has freed them. */
+  /** Streams that either side reset or stopped, and that quiche has not freed yet, by stream ID. */
   readonly #discarded = new Map<number, DiscardedStream>();
-  /** Streams that ended cleanly, whose last bytes the peer may not have acknowledged yet. */
+  /**
+   * IDs of streams whose sending direction has ended without a reset. The peer may not have
+   * acknowledged their last bytes yet.
+   */
   readonly #finished = new Set<number>();
   #recvInfo: { readonly to: HostPort; readonly from: HostPort };
-  /** Peer address as the socket reports it. */
+  /** Source address of the peer's latest datagram, as the socket reports it. */
   #source: Address;
   /**
-   * Latest zone of the peer's link-local address, or empty. The socket needs it; quiche rejects it.
+   * Latest zone (RFC 4007) of the peer's link-local IPv6 address, such as `%eth0`, or an empty
+   * string. The socket requires the zone, and quiche rejects it.
    */
   #zone = "";
   #nextLocal: number;
   #nextRemote: number;
-  /** Datagrams received since the last flush. */
+  /** Number of datagrams received since the last flush. */
   #unflushed = 0;
-  /** Buffers of the datagrams received since the last flush, which the next flush releases. */
+  /** Memory of the datagrams received since the last flush. The next flush frees it. */
   #receivedBuffers: ArrayBuffer[] = [];
-  /** Bytes received since the last check of {@link ConnectionHost.abuseBudget}. */
+  /** Number of bytes received since the last check of {@link ConnectionHost.abuseBudget}. */
   #uncheckedBytes = 0;
-  /** Bytes read by the application in total. */
+  /** Number of stream bytes that the application has read from this connection. */
   #totalRead = 0;
-  /** Remaining abuse budget in bytes, with the counters and the time of the last check. */
+  /**
+   * Remaining abuse budget in bytes (`left`). The other fields are the byte counters and the time
+   * in ms at the last check of the budget.
+   */
   #abuseState: { left: number; recv: number; read: number; sent: number; at: number };
-  /** Datagrams received since packets were last sent. */
+  /** Number of datagrams received since this side last sent packets. */
   #unacknowledged = 0;
-  /** Bytes read by the application since packets were last sent. */
+  /** Number of bytes that the application has read since this side last sent packets. */
   #readSinceSend = 0;
-  /** True if the next flush must send: there is more than acknowledgements and window updates. */
+  /**
+   * True if the next flush must send packets. False if at most acknowledgements and window updates
+   * are pending, which may wait.
+   */
   #sendDue = true;
   #ackTimer: Timer | undefined;
-  /** Last value passed to {@link ConnectionHost.setBusy}. */
+  /**
+   * Value of the last call of {@link ConnectionHost.setBusy}. Initially true, as a new socket keeps
+   * the process alive.
+   */
   #busy = true;
-  /** Stream bytes passed to quiche since the last datagram was received. */
+  /** Number of stream bytes passed to quiche since the last flush after a received datagram. */
   #writtenSinceReceive = 0;
   #scheduled = false;
   #established = false;
@@ -188,12 +238,13 @@ export class QuicheConnection implements Connection {
   #timerAt = 0;
   #keepAliveTimer: Timer | undefined;
   #lastReceived: number;
-  /** Callbacks to run once after the next flush. */
+  /** Callbacks that the next flush calls once. */
   #flushWaiters: (() => void)[] = [];
 
   /**
-   * @param remote address of the peer as the application gave it or sees it
-   * @param peer source address of the peer's datagrams, as the socket reports it
+   * @param remote address of the peer for the application: the dialled address on a client, the
+   * source address on a server
+   * @param peer IP address and port of the peer, as the socket reports them
    */
   constructor(
     native: NativeConnection,
@@ -247,7 +298,7 @@ export class QuicheConnection implements Connection {
     return this.native.stats().recv;
   }
 
-  /** True from the end of the handshake on, also after the connection has ended. */
+  /** True if the handshake was completed. Stays true after the connection has ended. */
   get established(): boolean {
     return this.#established;
   }
@@ -302,7 +353,10 @@ export class QuicheConnection implements Connection {
     this.#finish({ code, reason, remote: false, error });
   }
 
-  /** Ends the connection with a transport or TLS error, before the application has seen it. */
+  /**
+   * Ends the connection during its handshake, by a CONNECTION_CLOSE frame with a transport error
+   * code (RFC 9000, section 20.1). Pending calls reject with `error`.
+   */
   refuse(code: number, error: VortexError): void {
     if (this.#closeInfo !== undefined) return;
     // quiche sends the close in the latest packet number space. The client can decrypt it only
@@ -315,10 +369,10 @@ export class QuicheConnection implements Connection {
   // --- called by the socket ----------------------------------------------------------------------
 
   /**
-   * Processes one received datagram. Never throws, whatever the datagram contains.
+   * Passes one received datagram to quiche. Never throws, whatever the datagram contains.
    *
-   * @param host source address of an unconnected socket, with its zone
-   * @param port source port of an unconnected socket
+   * @param host source address with its IPv6 zone, if any; undefined if the socket is connected
+   * @param port source port; undefined if the socket is connected
    */
   receive(datagram: Uint8Array, host?: string, port?: number): void {
     if (this.#terminated) return;
@@ -338,13 +392,21 @@ export class QuicheConnection implements Connection {
     else this.#scheduleFlush();
   }
 
-  /** Ends the connection at once, without a close frame: the socket or a callback failed. */
+  /**
+   * Ends the connection at once, without a CONNECTION_CLOSE frame. Used when the socket or an event
+   * callback has failed. Pending calls reject with `error`.
+   */
   fail(error: VortexError): void {
     this.#finish({ code: 0, reason: error.message, remote: false, error });
     this.#terminate();
   }
 
-  /** Starts a client's handshake, and resumes `session` if given. */
+  /**
+   * Starts the handshake on a client.
+   *
+   * @param session TLS session to resume; undefined for a full handshake. If quiche rejects the
+   * session, the handshake is a full one too.
+   */
   start(session: Uint8Array | undefined): void {
     if (session !== undefined) {
       try {
@@ -359,14 +421,18 @@ export class QuicheConnection implements Connection {
   }
 
   /**
-   * Schedules a flush that sends, after the current batch of events. Repeated calls are coalesced.
+   * Schedules a flush that sends packets, after the current batch of events. Repeated calls cause a
+   * single flush.
    */
   schedule(): void {
     this.#sendDue = true;
     this.#scheduleFlush();
   }
 
-  /** Schedules a flush, which sends only what is due. */
+  /**
+   * Schedules a flush after the current batch of events. The flush sends packets only if this is
+   * due. Repeated calls cause a single flush.
+   */
   #scheduleFlush(): void {
     if (this.#scheduled) return;
     this.#scheduled = true;
@@ -375,12 +441,16 @@ export class QuicheConnection implements Connection {
 
   // --- called by streams -------------------------------------------------------------------------
 
-  /** Error that the connection ended with; undefined while it is open. */
+  /** Error with which the connection ended, or undefined while it is open. */
   get endError(): VortexError | undefined {
     return this.#closeInfo?.error;
   }
 
-  /** Returns `length` bytes of flow-control credit to the peer. */
+  /**
+   * Records that the application has read `length` bytes of a stream. The resulting window update
+   * is sent at once when {@link ConnectionHost.windowThreshold} is reached. Otherwise it is sent
+   * after at most {@link MAX_ACK_DELAY_MS}.
+   */
   onRead(length: number): void {
     this.#totalRead += length;
     this.#readSinceSend += length;
@@ -388,13 +458,21 @@ export class QuicheConnection implements Connection {
     else this.#scheduleSend();
   }
 
-  /** Registers or removes a stream with a pending read. */
+  /**
+   * Adds or removes a stream in the set of streams with a pending read.
+   *
+   * @param waits true to add the stream, false to remove it
+   */
   setReading(id: number, waits: boolean): void {
     if (waits) this.#waitingReaders.add(id);
     else this.#waitingReaders.delete(id);
   }
 
-  /** Registers or removes a stream with a pending write. */
+  /**
+   * Adds or removes a stream in the set of streams with bytes to pass to quiche.
+   *
+   * @param waits true to add the stream and schedule a flush, false to remove it
+   */
   setWriting(id: number, waits: boolean): void {
     if (waits) {
       this.#blockedWriters.add(id);
@@ -405,9 +483,10 @@ export class QuicheConnection implements Connection {
   }
 
   /**
-   * Removes a stream that has ended in both directions.
+   * Removes a stream after both of its directions have ended.
    *
-   * @param discarded one side reset or stopped it, so quiche needs help to free it
+   * @param discarded true if either side reset or stopped the stream. Then this connection helps
+   * quiche to free it.
    */
   forget(id: number, discarded: boolean): void {
     this.#streams.delete(id);
@@ -475,11 +554,13 @@ export class QuicheConnection implements Connection {
   }
 
   /**
-   * Disconnects a peer that sends more bytes than any legitimate use explains.
+   * Aborts the connection if the peer has sent more bytes than {@link ConnectionHost.abuseBudget}
+   * permits.
    *
-   * Handshake fragments, path challenges and retired ids have no bound in quiche 0.18
-   * (CVE-2024-1765, CVE-2023-6193, CVE-2024-1410). A peer could thus take as much memory as it
-   * sends bytes. Counts only authenticated packets, so that third parties cannot end a connection.
+   * quiche 0.18 limits neither buffered handshake fragments nor path challenges nor retired
+   * connection IDs (CVE-2024-1765, CVE-2023-6193, CVE-2024-1410). So a peer could fill as much
+   * memory as it sends bytes. Only authenticated packets count, so third parties cannot end a
+   * connection.
    */
   #enforceAbuseBudget(): void {
     this.#uncheckedBytes = 0;
@@ -521,9 +602,11 @@ export class QuicheConnection implements Connection {
   }
 
   /**
-   * Delivers received data to waiting readers. quiche's list of readable streams costs as much as
-   * twenty other calls of the binding. It is requested only when it may contain new streams, or
-   * when many readers would be polled in vain.
+   * Completes pending reads for which data has arrived, and announces new streams of the peer.
+   *
+   * A request for quiche's list of readable streams costs as much as twenty other calls of the
+   * binding. So it is made only on a server, where the list may contain new streams, or with more
+   * than {@link MAX_POLLED_READERS} pending reads.
    */
   #wakeReaders(): void {
     if (
@@ -541,12 +624,13 @@ export class QuicheConnection implements Connection {
   }
 
   /**
-   * Shares the free congestion window among the blocked writers, round-robin.
+   * Passes pending writes to quiche, and shares the free congestion window among their streams in
+   * round-robin order.
    *
-   * Passes quiche only as much as the next #send puts on the wire, so packet overhead is
-   * subtracted. The rest waits for the next flush. Otherwise, if the peer stops a stream with
-   * unsent bytes, quiche 0.18 never frees it, and its credit is lost. Its `SendBuf::reset` marks
-   * those bytes as acknowledged, beyond the final size.
+   * Passes only as many bytes as the next `#send` can send in packets. The rest waits for the next
+   * flush. Otherwise, if the peer stops a stream that has unsent bytes in quiche 0.18, quiche never
+   * frees the stream, and its credit is lost. The cause is that `SendBuf::reset` marks these bytes
+   * as acknowledged, beyond the final size.
    */
   #fillWriters(): void {
     const room = new Map<QuicheStream, number>();
@@ -582,7 +666,10 @@ export class QuicheConnection implements Connection {
     }
   }
 
-  /** Detects the end of the handshake, and early data. */
+  /**
+   * Checks in quiche whether the handshake is complete or early data is possible, and calls the
+   * matching callback of {@link ConnectionHost}. If the callback throws, refuses the connection.
+   */
   #advanceHandshake(): void {
     try {
       if (this.native.isEstablished()) {
@@ -620,7 +707,11 @@ export class QuicheConnection implements Connection {
     stream.onReadable();
   }
 
-  /** Returns true the first time a remote stream id is seen. Ids may arrive out of order. */
+  /**
+   * Returns true if `id` is seen for the first time. Streams of the peer may arrive in any order.
+   *
+   * @param id stream ID that the peer has used
+   */
   #claimRemoteId(id: number): boolean {
     if (id < this.#nextRemote) return this.#skippedRemote.delete(id);
     for (let skipped = this.#nextRemote; skipped < id; skipped += 4)
@@ -630,9 +721,11 @@ export class QuicheConnection implements Connection {
   }
 
   /**
-   * Helps quiche to free discarded streams. It keeps such a stream, and its credit, until the FIN
-   * has been read or a later frame of this side is acknowledged. Reads the FIN here. If reading was
-   * shut down, sends a reset, whose acknowledgement makes quiche free the stream.
+   * Helps quiche to free streams that either side reset or stopped. Until the FIN of such a stream
+   * was read or a later frame is acknowledged, quiche keeps the stream and its credit.
+   *
+   * This method reads up to the FIN. If reading was shut down, it sends a reset instead. The
+   * acknowledgement of the reset makes quiche free the stream.
    */
   #reapDiscarded(): void {
     for (const [id, discarded] of this.#discarded) {
@@ -656,7 +749,8 @@ export class QuicheConnection implements Connection {
   }
 
   /**
-   * Removes the ids of streams that quiche has freed, which implies that all data is acknowledged.
+   * Removes from `ids` the streams that quiche has freed. It frees a stream only when all sent data
+   * is acknowledged.
    */
   #pruneFreed(ids: Set<number> | Map<number, DiscardedStream>): void {
     for (const id of ids.keys()) {
@@ -669,7 +763,10 @@ export class QuicheConnection implements Connection {
     }
   }
 
-  /** Schedules delayed acknowledgements and window updates, unless another send comes first. */
+  /**
+   * Sets a timer that sends pending acknowledgements and window updates after
+   * {@link MAX_ACK_DELAY_MS}. Packets that are sent earlier include them.
+   */
   #scheduleSend(): void {
     if (this.#unacknowledged === 0 && this.#readSinceSend === 0) return;
     // Not cancelled by an earlier send: one timer serves many datagrams.
@@ -707,9 +804,10 @@ export class QuicheConnection implements Connection {
   }
 
   /**
-   * Arms the timer for quiche's next timeout. An earlier timer stays, and checks again when it
-   * fires. It runs in the background: while the connection is busy, the socket keeps the process
-   * alive.
+   * Sets the timer for quiche's next timeout, such as loss recovery or the idle timeout. If a timer
+   * is set for an earlier time, it is kept: when it fires, it sets the next timer.
+   *
+   * The timer does not keep the process alive. The socket does that while the connection is busy.
    */
   #armTimer(): void {
     if (this.#terminated) return;
@@ -785,7 +883,8 @@ export class QuicheConnection implements Connection {
   }
 
   /**
-   * Records the source of a datagram. It changes on NAT rebinding; quiche validates the new path.
+   * Records the source address of a received datagram. The address changes after a NAT rebinding,
+   * and quiche validates the new path.
    */
   #updatePeerAddress(host: string, port: number): void {
     if (this.#source.port === port && this.#source.host === host) return;
@@ -796,12 +895,18 @@ export class QuicheConnection implements Connection {
     this.#recvInfo = { to: this.#recvInfo.to, from: { host: plain, port } };
   }
 
-  /** Returns `host` as the socket needs it: a link-local address with its zone. */
+  /**
+   * Returns the address to send to: adds the peer's zone to a link-local IPv6 address, and returns
+   * any other `host` unchanged.
+   */
   #withZone(host: string): string {
     return this.#zone !== "" && isLinkLocal(host) ? host + this.#zone : host;
   }
 
-  /** Sends a PING after `keepAlive` ms of silence, and sets the timer for the next check. */
+  /**
+   * Sends a PING frame if nothing was received for {@link ConnectionHost.keepAlive} ms, and sets
+   * the timer for the next check. Does nothing if that interval is undefined.
+   */
   #keepAlive(): void {
     const { keepAlive } = this.#host;
     const clock = this.#clock;
@@ -815,7 +920,10 @@ export class QuicheConnection implements Connection {
     this.#keepAliveTimer = clock.setTimer(() => this.#keepAlive(), next, { background: true });
   }
 
-  /** Waits until the peer has acknowledged all ended streams, for at most `grace` ms. */
+  /**
+   * Waits until the peer has acknowledged all bytes of the streams that this side has ended, for at
+   * most `grace` ms.
+   */
   async #waitForDelivery(grace: number): Promise<void> {
     const clock = this.#clock;
     const until = clock.now() + grace;
@@ -837,9 +945,12 @@ export class QuicheConnection implements Connection {
   }
 
   /**
-   * Estimates whether sent packets await acknowledgement, within `milliseconds`. The evidence is a
-   * loss-recovery timer of a few round trips: quiche has no other timer that short, and does not
-   * report the packets. Streams are no evidence: quiche keeps them until their data is read.
+   * Estimates whether sent packets still wait for an acknowledgement. quiche does not report this.
+   *
+   * Returns true if quiche's next timeout is due within `milliseconds` or a few round trips. Only
+   * its loss-recovery timer is that short, and this timer runs only while packets are
+   * unacknowledged. The list of open streams does not help, since quiche keeps a stream until its
+   * data was read.
    */
   #hasUnackedPackets(milliseconds: number): boolean {
     const timeout = this.native.timeout();
@@ -847,7 +958,10 @@ export class QuicheConnection implements Connection {
     return timeout !== null && timeout <= Math.max(milliseconds, 16 * rtt + 1000);
   }
 
-  /** Resolves when stream credit may be available, on abort, or after `milliseconds`. */
+  /**
+   * Resolves when the peer may have granted stream credit, when `signal` aborts, or after
+   * `milliseconds`. If `milliseconds` is undefined, there is no time limit.
+   */
   #waitForCredit(signal: AbortSignal | undefined, milliseconds: number | undefined): Promise<void> {
     return new Promise((resolve) => {
       const done = this.#host.guard.wrap(() => {

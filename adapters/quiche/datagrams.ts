@@ -3,33 +3,38 @@ import { isIP } from "node:net";
 import { VortexError } from "../../src/errors.ts";
 import { Guard } from "../shared/guard.ts";
 
-/** Buffers per ring: more than a socket accepts at once. */
+/**
+ * Number of buffers in a {@link SendRing}. After the last buffer, the ring continues with the
+ * first.
+ */
 const RING_BUFFERS = 256;
-/** Used buffers from which {@link SendRing.rewind} checks whether the socket has sent them all. */
+/** Number of used buffers below which {@link SendRing.rewind} has no effect. */
 const MIN_REWIND_BUFFERS = 8;
 
 /**
- * Ring of reusable buffers for outgoing datagrams. quiche writes a packet into a buffer and the
- * socket sends it, without a copy or a callback. The kernel normally takes a datagram at once. When
- * its send buffer is full, node:dgram queues a reference instead, and the ring replaces its
- * buffers.
+ * Ring of reusable buffers for outgoing datagrams. quiche writes a packet into a buffer, and the
+ * socket sends it without a copy or a callback.
+ *
+ * The kernel normally copies a datagram at once, so its buffer can be reused. When the kernel's
+ * send buffer is full, node:dgram queues a reference to the buffer. The ring then allocates new
+ * buffers instead of reusing the queued ones.
  */
 export class SendRing {
   readonly #socket: Socket;
   readonly #size: number;
-  /** Buffers of the ring, each allocated on first use, since most clients send little. */
+  /** Buffers of the ring. Each is allocated on first use, since most clients send few datagrams. */
   #buffers: Uint8Array[] = [];
   #next = 0;
-  /** Datagrams that the socket refused. */
+  /** Number of datagrams that the socket refused to send. */
   #unsent = 0;
 
-  /** @param size bytes of the largest datagram */
+  /** @param size size of each buffer in bytes, which limits the length of a datagram */
   constructor(socket: Socket, size: number) {
     this.#socket = socket;
     this.#size = size;
   }
 
-  /** Buffer for the next datagram. */
+  /** Buffer for the next datagram to send. */
   get current(): Uint8Array {
     const existing = this.#buffers[this.#next];
     if (existing !== undefined) return existing;
@@ -39,22 +44,25 @@ export class SendRing {
   }
 
   /**
-   * Returns to the first buffer if the socket has sent everything, so that few buffers are
-   * allocated. Called before each batch of datagrams.
+   * Continues with the first buffer if the socket's send queue is empty, so that few buffers are
+   * allocated. Without effect while fewer than {@link MIN_REWIND_BUFFERS} buffers are used. Called
+   * before each batch of datagrams.
    */
   rewind(): void {
     if (this.#next >= MIN_REWIND_BUFFERS && this.#socket.getSendQueueCount() === 0) this.#next = 0;
   }
 
-  /** Number of datagrams that the socket refused. */
+  /** Number of datagrams that the socket refused to send. */
   get unsent(): number {
     return this.#unsent;
   }
 
   /**
-   * Sends the first `length` bytes of {@link current}, to `host` and `port` unless the socket is
-   * connected. Never throws: a datagram that the socket refuses is counted in {@link unsent} and
-   * lost, like one dropped by the network.
+   * Sends the first `length` bytes of {@link current} as a datagram to `host` and `port`. Both are
+   * undefined if the socket is connected.
+   *
+   * Never throws. If the socket refuses the datagram, it is lost, like one dropped by the network,
+   * and {@link unsent} is incremented.
    */
   send(length: number, port?: number, host?: string): void {
     try {
@@ -73,10 +81,10 @@ export class SendRing {
 }
 
 /**
- * Creates a UDP socket for numeric addresses. Its `lookup` answers synchronously, which saves a
- * turn of the event loop per datagram.
+ * Creates a UDP socket that sends only to numeric IP addresses. Its `lookup` returns the given
+ * address without DNS and synchronously. This saves a turn of the event loop per datagram.
  *
- * @param bufferSize kernel send and receive buffers, in bytes
+ * @param bufferSize size in bytes of the kernel's send buffer, and also of its receive buffer
  */
 export function udpSocket(family: 4 | 6, bufferSize: number): Socket {
   const socket = createSocket({
@@ -93,9 +101,9 @@ export function udpSocket(family: 4 | 6, bufferSize: number): Socket {
 }
 
 /**
- * Returns the IP version of a numeric address.
+ * Returns the IP version of the address `host`: 4 or 6.
  *
- * @throws `Unreachable` when `host` is not an IP address
+ * @throws `Unreachable` if `host` is not an IP address
  */
 export function familyOf(host: string): 4 | 6 {
   const family = isIP(host);

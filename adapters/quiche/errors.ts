@@ -4,7 +4,11 @@ import { closeInfo, silentEnd } from "../shared/quic-errors.ts";
 import type { NativeConnection } from "./native.ts";
 
 /**
- * Builds the {@link CloseInfo} of a connection that quiche has closed, from its error or timeout.
+ * Creates the {@link CloseInfo} of a connection that quiche has closed. It describes the peer's
+ * CONNECTION_CLOSE frame, a local error or a timeout.
+ *
+ * @param established true if the handshake was complete
+ * @param server true on the server side
  */
 export function connectionError(
   native: NativeConnection,
@@ -23,8 +27,8 @@ export function connectionError(
  * Converts an exception of a stream call into a `VortexError`. quiche's binding distinguishes its
  * errors by message only: `StreamReset(code)`, `StreamStopped(code)`, `InvalidStreamState(id)`.
  *
- * @param peerAction action of the peer that a `StreamReset` is reported as
- * @param ended error of the connection, if it has ended; takes precedence
+ * @param peerAction description of what the peer did, for the message of a `StreamReset` error
+ * @param ended error with which the connection ended. If it is defined, it is returned instead.
  */
 export function streamError(
   cause: unknown,

@@ -19,58 +19,72 @@ import { PathMtu, SAFE_UDP_PAYLOAD_BYTES, SAME_HOST_UDP_PAYLOAD_BYTES } from "./
 import { RetryTokens } from "./retry-token.ts";
 import { StatelessResets } from "./stateless-reset.ts";
 
-/** Length of the connection ids that this endpoint issues. */
+/** Length in bytes of the connection IDs that this endpoint issues. */
 const CONNECTION_ID_BYTES = 16;
 /**
- * Leading bytes of a connection id used as map key: six fit a JavaScript number, without a string.
+ * Number of leading bytes of a connection ID that serve as the key in the map of connections. A
+ * JavaScript number holds six bytes exactly, which is cheaper than a string key.
  */
 const INDEX_BYTES = 6;
-/** Minimum size of a datagram that may open a connection (RFC 9000, section 14.1). */
+/** Minimum size in bytes of a datagram that opens a connection (RFC 9000, section 14.1). */
 const MIN_INITIAL_BYTES = 1200;
 /**
- * Limit of half-open connections. Further Initial packets are dropped; the client retransmits them.
+ * Maximum number of half-open connections, whose handshake is not complete. At the limit, Initial
+ * packets of new clients are dropped, and the clients retransmit them.
  */
 const MAX_HALF_OPEN = 4096;
 
-/** Part of {@link ConnectionHost.abuseBudget} on top of the stream windows, in bytes. */
+/**
+ * Number of bytes that {@link ConnectionHost.abuseBudget} grants in addition to the windows of all
+ * permitted streams.
+ */
 const ABUSE_BUDGET_BYTES = 1024 * 1024;
 
-/** Dependencies of a listener. */
+/** Dependencies and limits of a {@link QuicheListener}. */
 export interface ListenerContext {
   readonly quiche: Quiche;
   readonly settings: QuicheSettings;
-  /** Limit of established connections. */
+  /** Maximum number of established connections; further ones are refused. */
   readonly maxConnections: number;
-  /** Limit of concurrent streams that the client may open, per connection. */
+  /** Maximum number of concurrent streams that a client may open on one connection. */
   readonly maxStreams: number;
-  /** Initial certificate and key. */
+  /** Certificate and private key that the listener starts with. */
   readonly identity: TlsIdentity;
-  /** Receives exceptions of event callbacks. */
+  /** Receives the exceptions that event callbacks of the listener and its connections throw. */
   readonly onError: ((error: VortexError) => void) | undefined;
   /**
-   * Returns native configurations for a certificate, by UDP payload size in bytes.
+   * Returns a function for the certificate in `identity`, which maps a UDP payload size in bytes to
+   * quiche's configuration.
    *
-   * @throws `InvalidArgument` for an unusable certificate or key
+   * @throws `InvalidArgument` if the certificate or its key is unusable
    */
   configsFor(identity: TlsIdentity): (payloadSize: number) => NativeConfig;
-  /** Creates the UDP socket. Default: {@link udpSocket}. */
+  /** Function that creates the UDP socket. Default: {@link udpSocket}. */
   readonly openSocket?: typeof udpSocket;
 }
 
-/** A connection with the listener's bookkeeping. */
+/** State of one connection within the listener. */
 interface Accepted {
   readonly connection: QuicheConnection;
-  /** Map keys of the connection ids that this endpoint issued for it. */
+  /** Keys in the listener's map of connections, one for each connection ID issued to the client. */
   readonly indices: number[];
-  /** Destination connection id of the client's first datagrams. */
+  /** Destination connection ID of the client's first Initial packet, as a map key. */
   readonly initialId: string;
   readonly handshakeTimer: Timer;
   state: "half-open" | "open" | "ended";
-  /** True if passed to the application with early data, before the handshake was complete. */
+  /**
+   * True if `accept` has returned the connection before its handshake was complete, because early
+   * data arrived.
+   */
   deliveredEarly: boolean;
 }
 
-/** Binds a UDP socket and accepts QUIC connections on it. */
+/**
+ * Binds a UDP socket to `local` and returns a listener that accepts QUIC connections on it.
+ *
+ * Rejects with `AddressInUse` if the address cannot be bound, and with `Unreachable` if
+ * `local.host` is not an IP address. Rejects with `InvalidArgument` if the certificate is unusable.
+ */
 export async function listenQuiche(context: ListenerContext, local: Address): Promise<Listener> {
   const configFor = context.configsFor(context.identity);
   const { settings, openSocket = udpSocket } = context;
@@ -94,7 +108,7 @@ export async function listenQuiche(context: ListenerContext, local: Address): Pr
 class QuicheListener implements Listener {
   readonly address: Address;
   #fingerprint: string;
-  /** Native configuration for new connections, by UDP payload size in bytes. */
+  /** Returns quiche's configuration for new connections with a given UDP payload size in bytes. */
   #configFor: (payloadSize: number) => NativeConfig;
   readonly #context: ListenerContext;
   readonly #socket: Socket;
@@ -207,7 +221,10 @@ class QuicheListener implements Listener {
     }
   }
 
-  /** Handles a datagram for an unknown connection id that is large enough to open a connection. */
+  /**
+   * Handles a datagram whose connection ID is unknown and which is large enough to open a
+   * connection. Replies with version negotiation or a Retry packet, or accepts the connection.
+   */
   #onInitial(datagram: Uint8Array, host: string, port: number): void {
     const { quiche, settings } = this.#context;
     let header: ReturnType<Quiche["Header"]["fromSlice"]>;
@@ -363,19 +380,25 @@ class QuicheListener implements Listener {
     for (const index of accepted.indices) this.#byIndex.delete(index);
   }
 
-  /** Answers a packet for an unknown connection id, possibly issued by an earlier process. */
+  /**
+   * Replies to a packet for an unknown connection ID with a stateless reset (RFC 9000, section
+   * 10.3). An earlier process on this address may have issued the ID.
+   */
   #sendStatelessReset(datagram: Uint8Array, host: string, port: number): void {
     const id = datagram.subarray(1, 1 + CONNECTION_ID_BYTES);
     const length = this.#resets.writeReset(datagram.length, id, this.#ring.current);
     if (length > 0) this.#reply(length, host, port);
   }
 
-  /** Sends the first `length` bytes of the ring's current buffer. */
+  /** Sends the first `length` bytes of the send ring's current buffer to a client. */
   #reply(length: number, host: string, port: number): void {
     this.#ring.send(length, port, host);
   }
 
-  /** Returns a random connection id with an unused map key. */
+  /**
+   * Returns a random connection ID whose leading {@link INDEX_BYTES} differ from those of all
+   * issued IDs.
+   */
   #newId(): Uint8Array {
     for (;;) {
       const id = new Uint8Array(randomBytes(CONNECTION_ID_BYTES));
@@ -391,14 +414,17 @@ class QuicheListener implements Listener {
   }
 }
 
-/** Returns the map key of the connection id at `offset`. */
+/**
+ * Returns the map key of the connection ID at byte `offset` of `bytes`: its leading
+ * {@link INDEX_BYTES} as a number.
+ */
 function indexOf(bytes: Uint8Array, offset: number): number {
   let index = 0;
   for (let at = offset; at < offset + INDEX_BYTES; at++) index = index * 256 + (bytes[at] ?? 0);
   return index;
 }
 
-/** Encodes a connection id as a string, to serve as map key. */
+/** Converts a connection ID of any length to a string that serves as a map key. */
 function idKeyOf(id: Uint8Array): string {
   return String.fromCharCode(...id);
 }

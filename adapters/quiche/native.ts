@@ -1,21 +1,24 @@
 import { VortexError } from "../../src/errors.ts";
 
-/** The used part of @matrixai/quic: its native binding to quiche, without its event loop. */
+/**
+ * Native binding to quiche from the package @matrixai/quic. The event loop of that package is not
+ * used.
+ */
 export type Quiche = typeof import("@matrixai/quic/native/index.js")["quiche"];
 
 /** Connection object of quiche's binding. */
 export type NativeConnection = ReturnType<Quiche["Connection"]["connect"]>;
 
-/** Configuration object of quiche's binding: TLS context and transport parameters. */
+/** Configuration object of quiche's binding: a TLS context and transport parameters. */
 export type NativeConfig = ReturnType<Quiche["Config"]["withBoringSslCtx"]>;
 
 let loading: Promise<Quiche> | undefined;
 
 /**
- * Loads the native binding; later calls share the result.
+ * Loads quiche's native binding. Repeated calls return the same promise.
  *
- * Rejects with `Unavailable` when it is missing: on linux/arm64, on musl, or when the optional
- * package is not installed.
+ * Rejects with `Unavailable` if the binding is missing. It has no binary for linux/arm64 and for
+ * musl, and its package is optional.
  */
 export function loadQuiche(): Promise<Quiche> {
   loading ??= import("@matrixai/quic/native/index.js").then(

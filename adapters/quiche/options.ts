@@ -2,75 +2,98 @@ import { requireInteger } from "../../src/piece.ts";
 import type { NativeConfig } from "./native.ts";
 import { defaultUdpPayload } from "./path-mtu.ts";
 
-/** Tuning of QUIC on quiche. The defaults suit both local networks and long links. */
+/**
+ * Tuning of the QUIC transport that uses quiche. The defaults suit both local networks and links
+ * with a long round-trip time.
+ */
 export interface QuicheOptions {
   /**
-   * Congestion control algorithm. Default `bbr`: over 50 ms and 1 % loss it moves 19 MB/s, against
-   * 0.5 with `cubic`. On loopback it is 15 % slower.
+   * Congestion control algorithm. Default `bbr`. At a round-trip time of 50 ms and 1 % packet loss,
+   * `bbr` transfers 19 MB/s and `cubic` 0.5 MB/s. On loopback, `bbr` is 15 % slower than `cubic`.
    */
   readonly congestionControl?: "bbr" | "cubic" | "reno";
   /**
-   * Maximum UDP payload to send, in bytes, 1,200 to 16,383. CPU cost is per packet, so larger is
-   * faster where the path carries it. A size above 1,350 is probed with one datagram first. If
-   * large datagrams vanish later, the size falls back to 1,350.
+   * Maximum UDP payload to send, in bytes, 1,200 to 16,383. Each packet costs nearly the same CPU
+   * time whatever its size, so large packets are faster on paths that carry them. A size above
+   * 1,350 is first probed with one datagram. If large datagrams are lost later, the size falls back
+   * to 1,350.
    *
-   * Default `auto`: 16,000 between programs on one host, three times as fast as 1,350; otherwise
-   * 1,452, which fits Ethernet. Use 8,952 with jumbo frames of 9,000 bytes.
+   * With the default `auto`, the size is 16,000 if both peers are on the same host, which is three
+   * times as fast as 1,350. Otherwise it is 1,452, which fits Ethernet. Set 8,952 for networks with
+   * jumbo frames of 9,000 bytes.
    */
   readonly udpPayloadSize?: number | "auto";
   /**
-   * Flow-control window of a stream: bytes the peer may send before they are read. Default 16 MiB.
+   * Flow-control window of a stream in bytes. The peer may send at most this many bytes that the
+   * application has not read. A server uses at most 64 KiB, since clients send only requests.
+   * Default 16 MiB.
    */
   readonly streamWindow?: number;
   /**
-   * Flow-control window of a connection, in bytes. Default: unlimited, so the stream windows
-   * decide.
+   * Flow-control window of a connection, in bytes. By default it is unlimited, so only the windows
+   * of the streams limit the peer.
    *
-   * A smaller window lets one stopped reader block all other streams of its connection. The cause:
-   * quiche 0.18 returns credit only when nearly the whole window has been read.
+   * With a smaller window, a stream that is not read can block all other streams of its connection.
+   * The cause is that quiche 0.18 returns credit only when nearly the whole window has been read.
    */
   readonly connectionWindow?: number;
   /**
-   * Send and receive buffers of the UDP socket, in bytes. The kernel may grant less. Default 4 MiB.
+   * Size in bytes of the kernel's send buffer for the UDP socket, and also of its receive buffer.
+   * The kernel may grant less. Default 4 MiB.
    */
   readonly socketBuffer?: number;
   /**
-   * Datagrams received before an acknowledgement is sent, 1 to 64; after 1 ms it is sent for fewer.
-   * Each acknowledgement costs both sides a packet. A high value delays loss detection and credit.
-   * Default 8.
+   * Number of received datagrams after which an acknowledgement is sent at once, 1 to 64. For fewer
+   * datagrams, it is sent after 1 ms. Each acknowledgement costs both sides a packet. A high value
+   * delays loss detection and the return of flow-control credit. Default 8.
    */
   readonly ackThreshold?: number;
-  /** Idle timeout of a connection in ms. Default 60,000, like dfdaemon. */
+  /** Idle timeout of a connection in ms (RFC 9000, section 10.1). Default 60,000, like dfdaemon. */
   readonly idleTimeout?: number;
-  /** Silence in ms after which a client sends a PING. Default 3,000, like dfdaemon. */
+  /**
+   * Keep-alive interval in ms: a client that has received nothing for this time sends a PING frame.
+   * Default 3,000, like dfdaemon.
+   */
   readonly keepAlive?: number;
-  /** Time in ms that a server gives a client for the handshake. Default 10,000. */
+  /**
+   * Time in ms within which a client must complete the handshake. After it, the server refuses the
+   * connection. Default 10,000.
+   */
   readonly handshakeTimeout?: number;
   /**
-   * Address validation by Retry (RFC 9000, section 8.1.2), which costs a round trip. A number is
-   * the count of half-open connections from which a server requires it. Default 64.
+   * Address validation with Retry packets on a server (RFC 9000, section 8.1.2). It costs the
+   * client a round trip.
+   *
+   * - `always`: the server sends a Retry packet for every new connection.
+   * - `never`: the server sends no Retry packets.
+   * - A number: the server sends Retry packets while it has at least this many half-open
+   *   connections. A connection is half-open until its handshake is complete. Default 64.
    */
   readonly retry?: "always" | "never" | number;
 }
 
-/** {@link QuicheOptions} with all defaults applied. */
+/** {@link QuicheOptions} with a value for every option. */
 export type QuicheSettings = Required<QuicheOptions>;
 
-/** Window in bytes that no connection uses up. */
+/** Connection window in bytes that stands for "unlimited": no connection can use it up. */
 const UNLIMITED_WINDOW_BYTES = Number.MAX_SAFE_INTEGER;
 
 /**
- * Maximum UDP payload that quiche sends, in bytes: the packet length must fit a two-byte varint.
+ * Maximum UDP payload that quiche can send, in bytes. quiche encodes the packet length as a
+ * two-byte varint.
  */
 const MAX_UDP_PAYLOAD_BYTES = 16_383;
 
-/** Application protocol (ALPN) of connections between peers of this library; dfdaemon sets none. */
+/**
+ * Application protocol name (ALPN) that peers of this library offer in the QUIC handshake. dfdaemon
+ * offers no ALPN.
+ */
 export const ALPN = "vortex";
 
 /**
- * Applies the defaults.
+ * Fills in the default of each option that is not set.
  *
- * @throws `InvalidArgument` for a value out of range
+ * @throws `InvalidArgument` if an option is out of range
  */
 export function quicheSettings(options: QuicheOptions = {}): QuicheSettings {
   const settings: QuicheSettings = {
@@ -99,35 +122,42 @@ export function quicheSettings(options: QuicheOptions = {}): QuicheSettings {
 }
 
 /**
- * Returns the maximum UDP payload for a peer in bytes, see {@link QuicheOptions.udpPayloadSize}.
+ * Returns the maximum UDP payload in bytes to send to a peer, see
+ * {@link QuicheOptions.udpPayloadSize}.
+ *
+ * @param sameHost true if the peer runs on this host, where the default is larger
  */
 export function udpPayloadFor(settings: QuicheSettings, sameHost: boolean): number {
   return settings.udpPayloadSize === "auto" ? defaultUdpPayload(sameHost) : settings.udpPayloadSize;
 }
 
-/** Maximum stream window of a server in bytes: clients send only requests. */
+/**
+ * Maximum flow-control window in bytes of a stream on a server, since clients send only requests.
+ */
 const MAX_REQUEST_WINDOW_BYTES = 64 * 1024;
 
 /**
- * Reduces the stream window for a server. Clients send only requests, and each stream may leave a
- * full window in memory.
+ * Returns `settings` with the stream window limited to {@link MAX_REQUEST_WINDOW_BYTES}, for a
+ * server. Clients send only requests, and each stream may fill its window with unread bytes in
+ * memory.
  */
 export function quicheServerSettings(settings: QuicheSettings): QuicheSettings {
   return { ...settings, streamWindow: Math.min(settings.streamWindow, MAX_REQUEST_WINDOW_BYTES) };
 }
 
 /**
- * Returns the number of read bytes after which a window update is sent without delay. It is a
- * quarter of the smaller window, so that the peer never runs out of credit.
+ * Returns the number of bytes to read from a connection before a window update is sent without
+ * delay. It is a quarter of the smaller flow-control window, so the peer does not run out of
+ * credit.
  */
 export function windowThreshold({ streamWindow, connectionWindow }: QuicheSettings): number {
   return Math.min(streamWindow, connectionWindow) / 4;
 }
 
 /**
- * Applies the settings that clients and servers share to a native configuration.
+ * Applies the settings that clients and servers share to a configuration of quiche.
  *
- * @param maxStreams concurrent streams that the peer may open
+ * @param maxStreams maximum number of concurrent streams that the peer may open on a connection
  * @param payloadSize maximum UDP payload to send, in bytes
  */
 export function applySettings(

@@ -1,51 +1,67 @@
 import type { Clock } from "../../src/runtime.ts";
 
 /**
- * UDP payload in bytes that nearly every path carries. QUIC's minimum is 1,200 (RFC 9000, section
- * 14).
+ * UDP payload in bytes that nearly every network path carries. QUIC requires at least 1,200 (RFC
+ * 9000, section 14).
  */
 export const SAFE_UDP_PAYLOAD_BYTES = 1350;
-/** UDP payload in bytes that fits an Ethernet frame of 1,500 bytes with IPv6 and UDP headers. */
+/**
+ * Largest UDP payload in bytes that fits an Ethernet frame of 1,500 bytes with the headers of IPv6
+ * and UDP.
+ */
 const ETHERNET_UDP_PAYLOAD_BYTES = 1452;
 /**
- * UDP payload in bytes between programs on one host. The loopback of macOS carries 16,384 bytes,
- * that of Linux and Windows more.
+ * UDP payload in bytes between two programs on one host. The loopback interface carries 16,384
+ * bytes on macOS, and more on Linux and Windows.
  */
 export const SAME_HOST_UDP_PAYLOAD_BYTES = 16_000;
 
-/** Failed probes after which the path is taken to be too narrow. */
+/** Number of failed probes after which {@link PathMtu} stays at the safe size. */
 const MAX_PROBES = 3;
-/** Time a peer may delay an acknowledgement (RFC 9000, section 18.2) plus a margin, in ms. */
+/**
+ * Time in ms for which a peer may delay an acknowledgement (RFC 9000, section 18.2), plus a margin.
+ */
 const ACK_DELAY_MS = 30;
-/** Consecutive PTOs without an acknowledged large datagram that indicate a black hole. */
+/**
+ * Number of consecutive probe timeouts (PTO) without an acknowledged large datagram that indicate a
+ * black hole.
+ */
 const BLACK_HOLE_PTOS = 3;
 /**
- * Time in ms that safe datagrams must pass after a black hole before a large one is probed again.
+ * Time in ms between the first datagram received after a black hole and the next probe with a large
+ * datagram.
  */
 const REPROBE_DELAY_MS = 5000;
 
-/** Counters and estimates of quiche's connection that the MTU search reads. */
+/** Values of quiche's connection that {@link PathMtu} evaluates. */
 export interface PathMtuStats {
-  /** Datagrams declared lost so far. */
+  /** Number of datagrams that loss recovery has declared lost so far. */
   readonly lost: number;
-  /** Bytes of all datagrams declared lost so far. */
+  /** Total size in bytes of the datagrams that loss recovery has declared lost so far. */
   readonly lostBytes: number;
-  /** Round-trip time in ms. */
+  /** Smoothed round-trip time in ms. */
   readonly rtt: number;
   /** Congestion window in bytes. */
   readonly cwnd: number;
-  /** Delivery rate in bytes/s. Each acknowledgement updates it, together with `rtt` and `cwnd`. */
+  /**
+   * Estimated delivery rate in bytes/s. Each acknowledgement updates it, together with `rtt` and
+   * `cwnd`.
+   */
   readonly deliveryRate: number;
 }
 
 /**
- * Path MTU discovery of a connection (RFC 8899). CPU cost is per packet, almost whatever its size,
- * so larger datagrams are faster: on one host by a factor of three and more.
+ * Path MTU discovery of one connection (RFC 8899): chooses the maximum UDP payload. Each packet
+ * costs nearly the same CPU time whatever its size. So large datagrams are faster: on one host by a
+ * factor of at least three.
  *
- * A size above {@link SAFE_UDP_PAYLOAD_BYTES} is probed first: one datagram of that size carries
- * data, and more follow unless it is lost. On one host no probe is needed. A black hole shows as
- * PTOs while large datagrams go unacknowledged, whether small ones pass or not. The safe size is
- * used then. The large one is probed again later, since a suspended peer looks the same.
+ * A size above {@link SAFE_UDP_PAYLOAD_BYTES} is first probed with one large datagram, which
+ * carries data. If it is not lost, more large datagrams follow. Between programs on one host, no
+ * probe is needed.
+ *
+ * A black hole, which drops only large datagrams, shows as PTOs without an acknowledged large
+ * datagram. Then the safe size is used. The large size is probed again later, since a suspended
+ * peer causes the same PTOs.
  */
 export class PathMtu {
   readonly #maxBytes: number;
@@ -54,32 +70,41 @@ export class PathMtu {
   #probedAt = 0;
   #lostBefore = 0;
   #lossyPtos = 0;
-  /** Time since when datagrams have been received again after a black hole, in ms. */
+  /**
+   * Time in ms, on the connection's clock, of the first datagram received after a black hole.
+   * Undefined before that.
+   */
   #recoveredSince: number | undefined;
-  /** Bytes sent in large datagrams since the last PTO. */
+  /**
+   * Bytes sent in large datagrams since the last PTO. A datagram is large if it exceeds the safe
+   * size.
+   */
   #largeBytesSent = 0;
   /** Bytes sent in large datagrams between the last two PTOs. */
   #previousLargeBytes = 0;
-  /** Counters at the last PTO. */
+  /** Values of quiche's connection at the last PTO. */
   #previousStats: PathMtuStats | undefined;
 
   /**
-   * @param largest UDP payload to search up to, in bytes
-   * @param trusted the path is known to carry it, so no probe is needed
+   * @param largest maximum UDP payload in bytes that the discovery may choose
+   * @param trusted true if the path is known to carry `largest` bytes, so no probe is needed
    */
   constructor(largest: number, trusted: boolean) {
     this.#maxBytes = largest;
     this.#state = largest <= SAFE_UDP_PAYLOAD_BYTES ? "safe" : trusted ? "large" : "untried";
   }
 
-  /** Maximum size of the next datagram, in bytes. */
+  /** Maximum UDP payload of the next datagram, in bytes. */
   get limit(): number {
     return this.#state === "large" || this.#state === "untried"
       ? this.#maxBytes
       : Math.min(this.#maxBytes, SAFE_UDP_PAYLOAD_BYTES);
   }
 
-  /** Records a sent datagram of `length` bytes. The first large one becomes the probe. */
+  /**
+   * Records that a datagram of `length` bytes was sent. In the untried state, the first datagram
+   * above the safe size becomes the probe.
+   */
   onSent(length: number, clock: Clock, stats: () => PathMtuStats): void {
     if (length <= SAFE_UDP_PAYLOAD_BYTES) return;
     this.#largeBytesSent += length;
@@ -90,7 +115,10 @@ export class PathMtu {
     this.#lostBefore = stats().lost;
   }
 
-  /** Records received datagrams: evaluates a probe, or schedules a new one after a black hole. */
+  /**
+   * Records that datagrams were received at time `now`, in ms. Evaluates a probe in progress. After
+   * a black hole, permits another probe when {@link REPROBE_DELAY_MS} have passed.
+   */
   onReceived(now: number, stats: () => PathMtuStats): void {
     if (this.#state === "safe") {
       if (this.#lossyPtos === 0 || this.#probes >= MAX_PROBES) return;
@@ -105,7 +133,10 @@ export class PathMtu {
     }
   }
 
-  /** Records a timeout of loss recovery (PTO) and detects black holes. */
+  /**
+   * Records a probe timeout (PTO) of loss recovery. Switches to the safe size after
+   * {@link BLACK_HOLE_PTOS} without an acknowledged large datagram.
+   */
   onPto(stats: () => PathMtuStats): void {
     if (this.#state === "safe") {
       this.#recoveredSince = undefined;
@@ -124,8 +155,12 @@ export class PathMtu {
   }
 
   /**
-   * Returns true when no large datagram was seen to arrive between two PTOs. Either nothing was
-   * acknowledged, or at least as many bytes were lost as large datagrams had carried before.
+   * Returns true if no large datagram was acknowledged between two PTOs. Either nothing was
+   * acknowledged at all. Or at least as many bytes were lost as the large datagrams before that
+   * period had carried.
+   *
+   * @param before values at the first PTO
+   * @param now values at the second PTO
    */
   #largeAllLost(before: PathMtuStats, now: PathMtuStats): boolean {
     const { rtt, cwnd, deliveryRate } = now;
@@ -137,7 +172,11 @@ export class PathMtu {
   }
 }
 
-/** Returns the UDP payload in bytes to search up to for `udpPayloadSize: "auto"`. */
+/**
+ * Returns the maximum UDP payload in bytes for the option `udpPayloadSize: "auto"`.
+ *
+ * @param sameHost true if the peer runs on this host, where larger datagrams are possible
+ */
 export function defaultUdpPayload(sameHost: boolean): number {
   return sameHost ? SAME_HOST_UDP_PAYLOAD_BYTES : ETHERNET_UDP_PAYLOAD_BYTES;
 }

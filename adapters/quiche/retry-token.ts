@@ -1,24 +1,27 @@
 import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 
-/** Lifetime of a token in seconds. */
+/** Lifetime of a Retry token in seconds. */
 const TOKEN_LIFETIME_S = 10;
-/** Length of the HMAC in a token. */
+/** Length of the HMAC in a Retry token, in bytes. */
 const MAC_BYTES = 32;
-/** Length of the timestamp in a token, in seconds since the epoch. */
+/**
+ * Length of the timestamp in a Retry token, in bytes. The timestamp counts seconds since the Unix
+ * epoch.
+ */
 const TIMESTAMP_BYTES = 4;
 
 /**
- * Creates and checks Retry tokens for address validation (RFC 9000, section 8.1.2). A token holds
- * its creation time and the client's original destination connection id. An HMAC binds it to the
- * client's address, under a key that lives as long as the process.
+ * Creates and checks Retry tokens for address validation (RFC 9000, section 8.1.2). A token
+ * contains its creation time and the client's original destination connection ID. An HMAC ties the
+ * token to the client's address. The key of the HMAC is random and is lost when the process exits.
  */
 export class RetryTokens {
   readonly #key = randomBytes(32);
 
   /**
-   * Creates a token for a client's address.
+   * Creates a Retry token for the client at `host` and `port`.
    *
-   * @param originalId destination connection id of the client's first Initial packet
+   * @param originalId destination connection ID of the client's first Initial packet
    * @param now Unix time in ms
    */
   mint(host: string, port: number, originalId: Uint8Array, now: number): Uint8Array {
@@ -29,8 +32,8 @@ export class RetryTokens {
   }
 
   /**
-   * Returns the original destination connection id, or undefined when the token belongs to another
-   * address, is forged or has expired.
+   * Returns the original destination connection ID from a Retry token. Returns undefined if the
+   * token was issued for another address, is forged, or has expired.
    *
    * @param now Unix time in ms
    */

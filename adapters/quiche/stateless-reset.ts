@@ -1,20 +1,32 @@
 import { createHmac, createPrivateKey, hkdfSync, randomFillSync } from "node:crypto";
 import type { Clock } from "../../src/runtime.ts";
 
-/** Length of the secret that tokens are derived from. */
+/** Length in bytes of the secret from which stateless reset tokens are derived. */
 const SECRET_BYTES = 32;
-/** Length of a stateless reset token (RFC 9000, section 10.3). */
+/** Length of a stateless reset token in bytes (RFC 9000, section 10.3). */
 const TOKEN_BYTES = 16;
-/** Minimum length of a reset: 38 unpredictable bits and the token. */
+/**
+ * Minimum length of a stateless reset in bytes: 5 bytes that start with a short header and are
+ * otherwise random, and the token (RFC 9000, section 10.3).
+ */
 const MIN_RESET_BYTES = 5 + TOKEN_BYTES;
-/** Maximum length of a reset; longer packets get one of this length (RFC 9000, section 10.3). */
+/**
+ * Maximum length of a stateless reset in bytes. Longer packets are answered with a reset of this
+ * length.
+ */
 const MAX_RESET_BYTES = 42;
-/** Resets per second, and per burst: enough for 1,024 clients of a restarted server. */
+/**
+ * Maximum number of stateless resets per second, and also the capacity of the token bucket that
+ * enforces the rate. It suffices for about 1,000 clients of a restarted server.
+ */
 const MAX_RESETS_PER_SECOND = 1000;
 
 /**
- * Answers packets for unknown connections with stateless resets (RFC 9000, section 10.3), so that
- * clients notice a server restart at once. The only state is a secret that survives the restart.
+ * Creates stateless resets (RFC 9000, section 10.3) for packets that belong to no known connection.
+ * With them, clients detect a restart of the server at once.
+ *
+ * The secret for the tokens is derived from the server's private key. So it is the same after a
+ * restart, and nothing needs to be stored for each connection.
  */
 export class StatelessResets {
   readonly #secret: Uint8Array;
@@ -22,29 +34,36 @@ export class StatelessResets {
   #available = MAX_RESETS_PER_SECOND;
   #refilledAt: number;
 
-  /** @param key private key of the server, PEM; tokens are derived from it */
+  /**
+   * @param key private key of the server in PEM, from which the secret for the tokens is derived
+   * @param clock clock for the rate limit of resets
+   */
   constructor(key: string, clock: Clock) {
     this.#secret = secretOf(key);
     this.#clock = clock;
     this.#refilledAt = clock.now();
   }
 
-  /** Returns the stateless reset token of a connection id. */
+  /** Returns the stateless reset token for the connection ID `id`. */
   tokenOf(id: Uint8Array): Uint8Array {
     return createHmac("sha256", this.#secret).update(id).digest().subarray(0, TOKEN_BYTES);
   }
 
   /**
-   * Returns the token of a connection id as a big-endian integer, the format of quiche's binding.
+   * Returns the stateless reset token for the connection ID `id` as a big-endian integer, which is
+   * the format of quiche's binding.
    */
   tokenNumberOf(id: Uint8Array): bigint {
     return this.tokenOf(id).reduce((token, byte) => (token << 8n) | BigInt(byte), 0n);
   }
 
   /**
-   * Writes a reset to the start of `into`, in answer to a packet of `received` bytes for connection
-   * id `id`. Returns its length in bytes, or 0 for no answer. The reset is shorter than the packet,
-   * so two endpoints cannot answer each other forever (section 10.3.3).
+   * Writes a stateless reset to the start of `into`, as the reply to a packet of `received` bytes
+   * for connection ID `id`. Returns the length of the reset in bytes. Returns 0 if the packet is
+   * too short or the rate limit is reached: then no reply must be sent.
+   *
+   * The reset is shorter than the packet, so two endpoints cannot answer each other's resets for
+   * ever (RFC 9000, section 10.3.3).
    */
   writeReset(received: number, id: Uint8Array, into: Uint8Array): number {
     const length = Math.min(received - 1, MAX_RESET_BYTES);
@@ -57,7 +76,10 @@ export class StatelessResets {
     return length;
   }
 
-  /** Takes a token from the bucket of {@link MAX_RESETS_PER_SECOND}; false when it is empty. */
+  /**
+   * Takes one permit from the token bucket that limits resets to {@link MAX_RESETS_PER_SECOND}.
+   * Returns false if the bucket is empty, so no reset may be sent.
+   */
   #take(): boolean {
     const now = this.#clock.now();
     this.#available = Math.min(
@@ -72,9 +94,13 @@ export class StatelessResets {
 }
 
 /**
- * Derives the secret from the private key, so that a restarted server with the same key derives the
- * same tokens. Servers that share a key share the secret: then an observer of packets to one server
- * can make another disclose tokens (section 10.3.2).
+ * Derives the secret for stateless reset tokens from the server's private key. A restarted server
+ * with the same key derives the same tokens.
+ *
+ * Servers that share a private key share the secret. Then an attacker who observes packets to one
+ * server can make another server disclose valid tokens (RFC 9000, section 10.3.2).
+ *
+ * @param key private key in PEM
  */
 function secretOf(key: string): Uint8Array {
   const secret = createPrivateKey(key).export({ type: "pkcs8", format: "der" });

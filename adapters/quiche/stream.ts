@@ -10,16 +10,22 @@ import type { QuicheConnection } from "./connection.ts";
 import { streamError } from "./errors.ts";
 import type { Quiche } from "./native.ts";
 
-/** Receive buffer for reads without `into`: memory is allocated only for the received length. */
+/**
+ * Receive buffer shared by all reads without a caller's buffer. Its content is then copied to
+ * memory of the received length.
+ */
 const SCRATCH_BUFFER = new Uint8Array(64 * 1024);
-/** Bytes buffered without blocking the writer, so that small writes and the FIN share a packet. */
+/**
+ * Maximum number of buffered bytes for which a write resolves at once. So small writes and the FIN
+ * can share a packet.
+ */
 const MAX_WRITE_AHEAD_BYTES = 4096;
-/** Time for which the last byte is held back, in ms; see {@link QuicheStream}. */
+/** Time in ms for which {@link QuicheStream} holds the last written byte back. */
 const HOLD_BACK_MS = 5;
 
 const NO_BYTES = new Uint8Array(0);
 
-/** Callbacks of a pending promise. */
+/** Functions that settle the promise of a pending read or write. */
 interface PendingCall<T> {
   resolve(value: T): void;
   reject(error: VortexError): void;
@@ -28,10 +34,12 @@ interface PendingCall<T> {
 /**
  * Bidirectional stream of a quiche connection.
  *
- * A FIN is never sent alone while earlier bytes are in flight. quiche 0.18 considers a stream
- * complete once all its bytes are acknowledged (`SendBuf::is_complete`). It then neither sends a
- * FIN that is still queued nor retransmits a lost one. So the last byte is held back until the next
- * write, the end of the stream, or a few ms later.
+ * The class never sends a FIN alone while earlier bytes are in flight. Once all bytes of a stream
+ * are acknowledged, quiche 0.18 considers it complete (`SendBuf::is_complete`). After that, quiche
+ * neither sends a queued FIN nor retransmits a lost FIN.
+ *
+ * So the last written byte is held back until more data or the FIN can be sent with it. After
+ * {@link HOLD_BACK_MS} the byte is sent alone.
  */
 export class QuicheStream implements ByteStream {
   readonly id: number;
@@ -40,24 +48,31 @@ export class QuicheStream implements ByteStream {
   readonly #connection: QuicheConnection;
   readonly #quiche: Quiche;
   readonly #clock: Clock;
-  /** The pending read. */
+  /** Functions that settle the pending read; undefined if no read is pending. */
   #pendingRead: PendingCall<Uint8Array | undefined> | undefined;
-  /** Caller's memory for the pending read. */
+  /** Buffer of the caller that the pending read fills; undefined to allocate memory. */
   #into: Uint8Array | undefined;
-  /** Chunks still readable after the connection has ended. */
+  /**
+   * Received chunks that can still be read after the peer has closed the connection without an
+   * error. Undefined otherwise.
+   */
   #bufferedChunks: Uint8Array[] | undefined;
   #readEnd: "open" | "ended" | VortexError = "open";
-  /** Chunks written by the application and not yet passed to quiche. */
+  /** Chunks that the application has written and that are not yet passed to quiche. */
   #unsentChunks: Uint8Array[] = [];
   #unsentBytes = 0;
-  /** The pending write. */
+  /** Functions that settle the pending write; undefined if no write is pending. */
   #pendingWrite: PendingCall<void> | undefined;
   #writeEnd: "open" | "ending" | "ended" | VortexError = "open";
-  /** True if the held-back last byte was sent without the FIN. */
+  /**
+   * True if the held-back last byte was sent alone, since neither more data nor the FIN followed in
+   * time.
+   */
   #lastByteSent = false;
   #releaseTimer: Timer | undefined;
   /**
-   * True if either side reset or stopped a direction: quiche then needs help to free the stream.
+   * True if either side reset or stopped a direction of this stream. Then the connection must help
+   * quiche to free the stream.
    */
   #discarded = false;
 
@@ -77,14 +92,17 @@ export class QuicheStream implements ByteStream {
     };
   }
 
-  /** True once this side has ended writing, so that its bytes must still be delivered. */
+  /**
+   * True once the application has ended the sending direction. Its bytes must then still be
+   * delivered to the peer.
+   */
   get writeEnded(): boolean {
     return this.#writeEnd === "ending" || this.#writeEnd === "ended";
   }
 
   // --- called by the connection ------------------------------------------------------------------
 
-  /** Completes the pending read if quiche has data, a FIN or a reset for it. */
+  /** Settles the pending read if quiche has data, a FIN or a reset for this stream. */
   onReadable(): void {
     const waiting = this.#pendingRead;
     if (waiting === undefined) return;
@@ -99,7 +117,7 @@ export class QuicheStream implements ByteStream {
     }
   }
 
-  /** Ends the pending read at a FIN that quiche did not report as readable. */
+  /** Ends the pending read after a FIN that quiche did not report as readable. */
   onFinished(): void {
     const waiting = this.#pendingRead;
     if (waiting === undefined) return;
@@ -108,7 +126,10 @@ export class QuicheStream implements ByteStream {
     waiting.resolve(undefined);
   }
 
-  /** Passes up to `room` pending bytes to quiche. Returns the number of bytes taken. */
+  /**
+   * Passes pending bytes to quiche, at most `room` bytes. Returns the number of bytes that quiche
+   * accepted.
+   */
   onWritable(room: number): number {
     let left = room;
     try {
@@ -137,7 +158,11 @@ export class QuicheStream implements ByteStream {
     return room - left;
   }
 
-  /** Fails the writer, after STOP_SENDING from the peer or an error of quiche. */
+  /**
+   * Fails the sending direction after the peer sent STOP_SENDING or quiche reported an error.
+   *
+   * @param cause exception of quiche's binding
+   */
   stopWriting(cause: unknown): void {
     this.#failWriting(streamError(cause, "the peer stopped reading", this.#connection.endError));
     this.#discarded = true;
@@ -145,10 +170,10 @@ export class QuicheStream implements ByteStream {
   }
 
   /**
-   * Fails the stream, as the connection has ended.
+   * Fails both directions of the stream with `error` because the connection has ended.
    *
-   * @param inOrder the peer closed without an error: a stream that arrived completely before stays
-   * readable, however slow the reader
+   * @param inOrder true if the peer closed the connection without an error. Then a stream whose
+   * data arrived up to the FIN can still be read to its end.
    */
   fail(error: VortexError, inOrder: boolean): void {
     if (this.#readEnd === "open") {
@@ -181,7 +206,12 @@ export class QuicheStream implements ByteStream {
     });
   }
 
-  /** Reads from quiche: a chunk, undefined at the end, null when no data is available yet. */
+  /**
+   * Reads the next chunk from quiche. Returns undefined at the end of the stream, and null if no
+   * data is available yet.
+   *
+   * @param into buffer to fill; undefined to return newly allocated memory
+   */
   #receive(into: Uint8Array | undefined): Uint8Array | undefined | null {
     const room = into ?? SCRATCH_BUFFER;
     let received: [number, boolean] | null;
@@ -202,7 +232,10 @@ export class QuicheStream implements ByteStream {
     return into === undefined ? SCRATCH_BUFFER.slice(0, length) : into.subarray(0, length);
   }
 
-  /** Reads all data that quiche has buffered; undefined unless it is complete up to the FIN. */
+  /**
+   * Reads all data that quiche has buffered for this stream. Returns undefined if the FIN has not
+   * arrived or the stream was reset.
+   */
   #receiveBuffered(): Uint8Array[] | undefined {
     const { native } = this.#connection;
     const rest: Uint8Array[] = [];
@@ -220,7 +253,12 @@ export class QuicheStream implements ByteStream {
     }
   }
 
-  /** Returns the next chunk of `rest`, or undefined at the end. */
+  /**
+   * Removes and returns the next chunk of `rest`. Returns undefined if `rest` is empty, and ends
+   * the receiving direction.
+   *
+   * @param into buffer to copy the chunk to, up to its length; undefined to return the chunk itself
+   */
   #takeBuffered(rest: Uint8Array[], into: Uint8Array | undefined): Uint8Array | undefined {
     const chunk = rest.shift();
     if (chunk === undefined) {
@@ -287,8 +325,8 @@ export class QuicheStream implements ByteStream {
   }
 
   /**
-   * Throws if the peer has stopped the stream. quiche does not report that while there is nothing
-   * to send.
+   * Throws if the peer has sent STOP_SENDING for this stream. quiche reports STOP_SENDING only to a
+   * call for the stream, such as this method makes. Used when there is nothing to send.
    */
   #throwIfStopped(): void {
     try {
@@ -300,8 +338,9 @@ export class QuicheStream implements ByteStream {
   }
 
   /**
-   * Passes pending bytes to quiche, and waits while more than {@link MAX_WRITE_AHEAD_BYTES} are
-   * pending.
+   * Schedules the transfer of pending bytes to quiche. Resolves at once if at most
+   * {@link MAX_WRITE_AHEAD_BYTES} are pending. Otherwise resolves when quiche has accepted all
+   * except the held-back last byte.
    */
   async #passPending(): Promise<void> {
     this.#holdLastByte();
@@ -312,7 +351,7 @@ export class QuicheStream implements ByteStream {
     });
   }
 
-  /** Sends a FIN without data. */
+  /** Sends a FIN without data, if the application has ended the sending direction. */
   #sendEnd(): void {
     if (this.#writeEnd !== "ending") return;
     try {
@@ -331,7 +370,10 @@ export class QuicheStream implements ByteStream {
     this.#forgetIfEnded();
   }
 
-  /** Resolves the pending write. If nothing follows, the held-back byte is sent after a few ms. */
+  /**
+   * Resolves the pending write. If the application writes nothing more, sends the held-back last
+   * byte after {@link HOLD_BACK_MS}.
+   */
   #onDrained(): void {
     this.#connection.setWriting(this.id, false);
     this.#pendingWrite?.resolve();
@@ -345,7 +387,10 @@ export class QuicheStream implements ByteStream {
     }, HOLD_BACK_MS);
   }
 
-  /** Keeps holding the last byte back, since more data or the FIN follows. */
+  /**
+   * Stops the timer that would send the held-back last byte alone, because more data or the FIN
+   * follows.
+   */
   #holdLastByte(): void {
     this.#releaseTimer?.cancel();
     this.#releaseTimer = undefined;

@@ -4,7 +4,10 @@ import type { TlsClientOptions, TlsIdentity } from "../../src/transport/tls.ts";
 import { authoritiesOf, identityOf, pinsOf, requireIdentity } from "../shared/tls.ts";
 import type { NativeConfig, Quiche } from "./native.ts";
 
-/** Signature algorithms to offer. BoringSSL has no default list for contexts created this way. */
+/**
+ * Signature algorithms to offer in TLS handshakes, separated by colons. They are set here because
+ * BoringSSL has no default list for contexts that quiche's binding creates.
+ */
 const SIGNATURE_ALGORITHMS = [
   "ecdsa_secp256r1_sha256",
   "ecdsa_secp384r1_sha384",
@@ -18,7 +21,15 @@ const SIGNATURE_ALGORITHMS = [
   "rsa_pkcs1_sha512",
 ].join(":");
 
-/** Creates a client configuration that verifies the peer's certificate according to `options`. */
+/**
+ * Creates quiche's configuration for a client, with the certificate authorities and the client
+ * certificate from `options`.
+ *
+ * With pinned fingerprints or `verify: false`, BoringSSL accepts any server certificate. The caller
+ * compares the fingerprints after the handshake.
+ *
+ * @throws `InvalidArgument` if an authority, the certificate or the key in `options` is unusable
+ */
 export function clientConfig(quiche: Quiche, options: TlsClientOptions): NativeConfig {
   const pins = pinsOf(options);
   const anyCertificate = options.verify === false || pins !== undefined;
@@ -27,8 +38,11 @@ export function clientConfig(quiche: Quiche, options: TlsClientOptions): NativeC
 }
 
 /**
- * Creates a server configuration with certificate `identity`; `clientCa` requires client
- * certificates.
+ * Creates quiche's configuration for a server with the certificate and private key in `identity`.
+ *
+ * @param clientCa PEM certificates of the authorities that must have issued the client's
+ * certificate. If undefined, the server requests no client certificate.
+ * @throws `InvalidArgument` if an authority, the certificate or the key is unusable
  */
 export function serverConfig(
   quiche: Quiche,
@@ -38,7 +52,14 @@ export function serverConfig(
   return nativeConfig(quiche, authoritiesOf(clientCa), requireIdentity(identity));
 }
 
-/** Creates a configuration; `ca` makes it require and verify the peer's certificate. */
+/**
+ * Creates quiche's configuration with a TLS context.
+ *
+ * @param ca PEM certificates of the authorities that must have issued the peer's certificate. If
+ * undefined, any certificate is accepted.
+ * @param identity certificate and private key of this side; undefined for no certificate
+ * @throws `InvalidArgument` if BoringSSL rejects the certificate, the key or an authority
+ */
 function nativeConfig(
   quiche: Quiche,
   ca: readonly string[] | undefined,

@@ -26,40 +26,48 @@ import { SAFE_UDP_PAYLOAD_BYTES } from "./path-mtu.ts";
 import { clientConfig, serverConfig } from "./tls.ts";
 
 /**
- * Length of BoringSSL's session ticket key. Each certificate has its own key: resumption skips the
- * certificate, so tickets issued under the old certificate must not resume under the new one.
+ * Length in bytes of the key that encrypts BoringSSL's session tickets. Each server certificate has
+ * a separate ticket key. A resumed session skips the certificate check, so tickets issued under an
+ * old certificate must not be valid under a new one.
  */
 const TICKET_KEY_BYTES = 48;
 
 /**
- * Client addresses per connection. Each NAT rebinding uses up a path. quiche 0.18 keeps as many
- * paths as connection ids and never frees a used one. Beyond the limit it drops packets that come
- * from new addresses.
+ * Maximum number of client addresses per connection, each of which is a network path. Every NAT
+ * rebinding uses up one path. quiche 0.18 allows as many paths as connection IDs and never frees a
+ * path. Beyond the limit, it drops packets from new addresses.
  */
 const MAX_PATHS = 64;
 
-/** Authentication and tuning of QUIC on quiche. */
+/** TLS settings and tuning of the QUIC transport that uses quiche. */
 export interface QuicheTransportOptions extends QuicheOptions {
-  /** TLS for dialling. Default: the peer's certificate must be valid for its host. */
+  /**
+   * TLS settings for outgoing connections. Default: the peer's certificate must be valid for the
+   * dialled host, and issued by an authority that the runtime trusts.
+   */
   readonly tls?: TlsClientOptions;
   /**
-   * TLS for listening. Default: a new self-signed certificate, which clients pin by fingerprint.
+   * TLS settings for listening. Default: a new self-signed certificate, which clients can pin by
+   * its fingerprint.
    */
   readonly serverTls?: TlsServerOptions;
 }
 
 /**
- * Creates a QUIC transport on Cloudflare's quiche, through the native binding of @matrixai/quic.
- * Runs on Node and Bun.
+ * Creates a QUIC transport that uses Cloudflare's quiche, through the native binding of the package
+ * @matrixai/quic. Runs on Node and Bun.
  *
- * Rejects with `Unavailable` on platforms without a binary of the binding, and with
- * `InvalidArgument` for options out of range.
+ * Rejects with `Unavailable` if the binding has no binary for this platform, and with
+ * `InvalidArgument` if an option is out of range.
  */
 export function quicheTransport(options: QuicheTransportOptions = {}): Promise<Transport> {
   return quicheTransportWith(undefined, options);
 }
 
-/** Creates a {@link quicheTransport} with a resolver of host names. Default: the system's. */
+/**
+ * Creates a {@link quicheTransport} that resolves host names with `resolver`. If `resolver` is
+ * undefined, the system's resolver is used.
+ */
 export async function quicheTransportWith(
   resolver: Resolver | undefined,
   options: QuicheTransportOptions = {},
@@ -106,8 +114,9 @@ export async function quicheTransportWith(
 }
 
 /**
- * Caches native configurations for dialling by payload size and use of early data. Each is built at
- * its first use, which throws `InvalidArgument` for unusable TLS options.
+ * Returns a function that creates quiche's client configuration for a UDP payload size and the use
+ * of early data. Each combination is created once and then reused. The returned function throws
+ * `InvalidArgument` if the TLS options are unusable.
  */
 function clientConfigs(
   quiche: Quiche,
@@ -129,9 +138,10 @@ function clientConfigs(
 }
 
 /**
- * Caches native configurations for one server certificate, by payload size.
+ * Returns a function that creates quiche's server configuration for a UDP payload size in bytes.
+ * Each size is created once and then reused. All use the certificate in `identity`.
  *
- * @throws `InvalidArgument` at once when the certificate or key is unusable
+ * @throws `InvalidArgument` if the certificate, its key or the client authority is unusable
  */
 function serverConfigs(
   quiche: Quiche,
