@@ -19,27 +19,34 @@ import { PortProbe } from "./port-probe.ts";
 import { sessionConfig } from "./session-config.ts";
 import { type ClientTls, clientTls } from "./tls.ts";
 
-/** Time without a handshake after which the peer's port is probed, in ms. */
+/**
+ * Time in ms after the start of a handshake at which the peer's port is first probed, see
+ * {@link PortProbe}.
+ */
 const FIRST_PROBE_DELAY_MS = 25;
-/** Interval between probes during the handshake, in ms. */
+/** Interval between probes of the peer's port during the handshake, in ms. */
 const PROBE_INTERVAL_MS = 500;
 /**
- * Consecutive ICMP errors, with nothing received in between, that end an established connection.
+ * Number of ICMP errors in a row that end an established connection. A received packet restarts the
+ * count.
  */
 const MAX_CONSECUTIVE_REFUSALS = 3;
-/** Interval between probes after an ICMP error, in ms. */
+/** Interval between probes of the peer's port after an ICMP error, in ms. */
 const REFUSAL_PROBE_INTERVAL_MS = 100;
 
-/** State shared by all dials of one transport. */
+/** State shared by all outgoing connections of one transport. */
 export interface ClientContext extends EndpointContext {
   readonly settings: NodeQuicSettings;
   readonly tls: TlsClientOptions;
   readonly sessions: SessionCache;
-  /** Resolver of host names. Default: the system's. */
+  /** Resolver for host names. If undefined, the system's resolver is used. */
   readonly resolver: Resolver | undefined;
 }
 
-/** Dials a peer by all its addresses (Happy Eyeballs), with a separate socket for each attempt. */
+/**
+ * Opens a connection to `remote`. Tries the addresses of a host name by Happy Eyeballs (RFC 8305),
+ * each with a separate UDP socket.
+ */
 export async function dialNodeQuic(
   context: ClientContext,
   remote: Address,
@@ -121,7 +128,8 @@ async function connect(
 }
 
 /**
- * Client side of a connection: checks the certificate, stores session tickets and probes the port.
+ * Outgoing connection on `node:quic`: checks the server's certificate, stores TLS session tickets
+ * and detects a closed port.
  */
 class DialledSession {
   readonly connection: NodeQuicConnection;
@@ -134,9 +142,9 @@ class DialledSession {
   readonly #probe: PortProbe;
   #probeTimer: Timer | undefined;
   #receivedPackets = 0n;
-  /** Consecutive ICMP errors. */
+  /** Number of ICMP errors since a packet was last received. */
   #refusals = 0;
-  /** Latest session ticket; the server may send several after the handshake. */
+  /** Latest TLS session ticket from the server, which may send several after the handshake. */
   #ticket: Uint8Array | undefined;
 
   constructor(
@@ -205,7 +213,10 @@ class DialledSession {
     });
   }
 
-  /** Probes the port if nothing was received since the last call, and sets the next timer. */
+  /**
+   * Probes the peer's port if nothing was received since the previous call, then sets the timer for
+   * the next call.
+   */
   #onProbeTimer(): void {
     const { pktRecv } = this.#session.stats;
     const silent = pktRecv === this.#receivedPackets;
@@ -223,9 +234,9 @@ class DialledSession {
   }
 
   /**
-   * Handles an ICMP error. During the handshake one means that the port is closed. Later a single
-   * error may be forged or transient (RFC 9000, section 14.2.1), so only several in a row end the
-   * connection.
+   * Handles an ICMP error. During the handshake, it ends the connection, since the port is closed.
+   * Later a single ICMP error may be forged or transient (RFC 9000, section 14.2.1). So only
+   * {@link MAX_CONSECUTIVE_REFUSALS} in a row end the connection.
    */
   #onRefused(cause: unknown): void {
     if (!this.connection.established) {

@@ -18,48 +18,63 @@ import type { NodeQuicSettings } from "./options.ts";
 import { NodeQuicStream } from "./stream.ts";
 
 /**
- * Time in which the end of a connection becomes visible after a stream has failed, in ms. The
- * runtime fails the streams first, and the connection one turn of the event loop later, by a timer
- * of 1 ms. A longer timer that is set in between fires after it.
+ * Time in ms within which the end of a connection becomes visible after one of its streams has
+ * failed. The runtime first fails the streams. One turn of the event loop later, by a timer of 1
+ * ms, it ends the connection. A longer timer that is set in between fires later.
  */
 const CLOSE_SETTLE_MS = 10;
-/** Interval of polling for stream credit, for which the runtime has no event, in ms. */
+/**
+ * Interval in ms between the first {@link MAX_FAST_POLLS} checks for stream credit. The runtime has
+ * no event for new credit.
+ */
 const POLL_INTERVAL_MS = 2;
-/** Polls at the short interval before the long one is used. */
+/**
+ * Number of checks for stream credit at the short interval, before the interval becomes
+ * {@link SLOW_POLL_INTERVAL_MS}.
+ */
 const MAX_FAST_POLLS = 100;
-/** Long polling interval, for stream credit and blocked writers, in ms. */
+/**
+ * Interval in ms between later checks for stream credit, and between checks for waiting writes that
+ * the peer has stopped.
+ */
 const SLOW_POLL_INTERVAL_MS = 20;
-/** Checks for silence of the peer per idle timeout. */
+/** Number of checks for a silent peer within one idle timeout. */
 const IDLE_CHECKS = 8;
 
-/** Dependencies of a connection, which differ between client and server. */
+/**
+ * Settings and callbacks of a {@link NodeQuicConnection}, which differ between client and server.
+ */
 export interface ConnectionHost {
   readonly clock: Clock;
   /**
-   * Wraps this connection's callbacks; an exception ends it by {@link NodeQuicConnection.abort}.
+   * Wraps the event callbacks of this connection. If a callback throws, the guard ends the
+   * connection by {@link NodeQuicConnection.abort}.
    */
   readonly guard: Guard;
   readonly settings: NodeQuicSettings;
   readonly server: boolean;
   /**
-   * Called when the handshake is complete. Throwing ends the connection with that error.
+   * Called when the handshake is complete. If it throws, the connection is refused with that error.
    *
-   * @param info result of the handshake; undefined while the peer has not confirmed it
+   * @param info result of the handshake; undefined if the peer has not confirmed the handshake yet
    */
   onEstablished(connection: NodeQuicConnection, info: HandshakeInfo | undefined): void;
-  /** Called when requests arrive as early data. Throwing ends the connection with that error. */
+  /**
+   * Called on a server when a stream arrives as early data (0-RTT). If it throws, the connection is
+   * refused with that error.
+   */
   onEarlyData(connection: NodeQuicConnection): void;
   /** Called when the connection has ended. */
   onEnded(connection: NodeQuicConnection): void;
 }
 
-/** A pending `openStream` call. */
+/** Functions that settle the promise of a pending `openStream` call. */
 interface CreditWaiter {
   resolve(stream: ByteStream): void;
   reject(error: VortexError): void;
 }
 
-/** QUIC connection of a client or server on a `node:quic` session. */
+/** QUIC connection of a client or server that uses `node:quic`. */
 export class NodeQuicConnection implements Connection {
   readonly protocol = "quic";
   readonly session: NativeSession;
@@ -71,36 +86,42 @@ export class NodeQuicConnection implements Connection {
   #remote: Address | undefined;
   readonly #streams = new Set<NodeQuicStream>();
   readonly #incoming = new AsyncQueue<ByteStream>();
-  /** Pending `openStream` calls, in order. */
+  /** Pending `openStream` calls that wait for stream credit, oldest first. */
   readonly #waiters: CreditWaiter[] = [];
   /**
-   * Stream created ahead for the next `openStream` call. The runtime can queue several, but a
-   * stream that is removed from its queue takes its credit along.
+   * Stream that was created in advance for the next `openStream` call. Only one is created: the
+   * runtime can queue several, but loses stream credit when a queued stream is removed.
    */
   #spareStream: NativeStream | undefined;
   #creatingSpare = false;
   #creditTimer: Timer | undefined;
   #creditPolls = 0;
-  /** Streams with a blocked writer. */
+  /** Streams with a write that waits for space in the runtime's send buffer. */
   readonly #blockedWriters = new Set<NodeQuicStream>();
   #blockedTimer: Timer | undefined;
-  /** Received bytes of all streams that await their readers. */
+  /** Number of received bytes in all streams that the application has not read yet. */
   #unreadBytes = 0;
   #established = false;
   #earlyData: EarlyData;
   #resumed = false;
   #closing = false;
-  /** Close information to report, once this side has begun to close. */
+  /**
+   * Value that `closed` resolves to when a graceful close by this side is complete. Undefined
+   * before a graceful close has begun.
+   */
   #pendingCloseInfo: CloseInfo | undefined;
   #closeInfo: CloseInfo | undefined;
   #resolveClosed: (info: CloseInfo) => void = () => {};
   #resolveReady: () => void = () => {};
   #rejectReady: (error: VortexError) => void = () => {};
-  /** Packets received at the last check for silence. */
+  /** Number of packets received up to the last check for a silent peer. */
   #receivedPackets = 0n;
   #lastReceived: number;
   #idleTimer: Timer | undefined;
-  /** Closes a client's idle connection, since `node:quic` has no `unref`. Undefined on a server. */
+  /**
+   * Closes an idle connection of a client, since `node:quic` has no `unref` and would keep the
+   * process alive. Undefined on a server.
+   */
   readonly #idleClose: IdleClose | undefined;
 
   constructor(
@@ -231,7 +252,10 @@ export class NodeQuicConnection implements Connection {
     this.#closeLocally(config, { code, reason, remote: false, error });
   }
 
-  /** Ends the connection with a transport or TLS error, before the application has seen it. */
+  /**
+   * Ends the connection during its handshake, by a CONNECTION_CLOSE frame with a transport error
+   * code (RFC 9000, section 20.1). Pending calls reject with `error`.
+   */
   refuse(error: VortexError): void {
     const code = refusalCode(error);
     const config: CloseConfig = { code, type: "transport", reason: "" };
@@ -241,8 +265,9 @@ export class NodeQuicConnection implements Connection {
   // --- handshake ---------------------------------------------------------------------------------
 
   /**
-   * Detects the end of this side's handshake, a round trip before {@link NativeSession.opened}:
-   * from then on a stream is no longer pending. Polls, since the module has no event for it.
+   * Detects that this side has completed its handshake, one round trip before
+   * {@link NativeSession.opened} resolves. From then on, a new stream is no longer pending. Checks
+   * every millisecond, as the module has no event for that.
    */
   async watchHandshake(): Promise<void> {
     await this.#createSpare();
@@ -268,7 +293,7 @@ export class NodeQuicConnection implements Connection {
     this.#serveWaiters();
   }
 
-  /** Handles the confirmation of the handshake by the peer. */
+  /** Handles the peer's confirmation of the handshake (RFC 9001, section 4.1.2). */
   #onOpened(info: HandshakeInfo): void {
     if (this.#closeInfo !== undefined) return;
     if (this.#earlyData === "pending") {
@@ -284,19 +309,22 @@ export class NodeQuicConnection implements Connection {
 
   // --- called by streams -------------------------------------------------------------------------
 
-  /** True when the connection has ended, on this side or in the runtime. */
+  /** True if the connection has ended, either in this class or in the runtime. */
   get hasEnded(): boolean {
     return this.#closeInfo !== undefined || this.session.destroyed;
   }
 
   /**
-   * Determines why a stream failed. The runtime shows the end of the connection on its streams
-   * first, as a reset with code 0. Refused early data looks the same. STOP_SENDING from the peer
-   * arrives without its code.
+   * Returns the error to report for a failed stream: that of the ended connection, of refused early
+   * data, or of a reset.
    *
-   * @param peerAction action of the peer to report for a plain reset
-   * @param code error code of the reset, or 0
-   * @param early the stream was opened before the handshake was complete
+   * When a connection ends, the runtime first resets its streams with code 0. It does the same for
+   * refused early data. STOP_SENDING from the peer arrives without its code. So this method waits
+   * up to {@link CLOSE_SETTLE_MS} for the end of the connection.
+   *
+   * @param peerAction description of what the peer did, for the message of a reset
+   * @param code error code of the reset, or 0 if it is unknown
+   * @param early true if the stream was opened before the handshake was complete
    */
   async explainReset(
     peerAction: string,
@@ -318,21 +346,28 @@ export class NodeQuicConnection implements Connection {
     return new VortexError("StreamReset", `stream reset: ${peerAction}${suffix}`, { cause });
   }
 
-  /** Resolves to false if the connection has ended or ends within {@link CLOSE_SETTLE_MS}. */
+  /**
+   * Resolves to true if the connection stays open for {@link CLOSE_SETTLE_MS}. Resolves to false if
+   * it has ended or ends within that time.
+   */
   async staysOpen(): Promise<boolean> {
     if (this.#closeInfo === undefined) await this.#closedWithin(CLOSE_SETTLE_MS);
     return this.#closeInfo === undefined;
   }
 
-  /** Adds to the number of received bytes that await their readers; negative to subtract. */
+  /**
+   * Adds `bytes` to the number of bytes that the application has not read in any stream. A negative
+   * value subtracts.
+   */
   countUnread(bytes: number): void {
     this.#unreadBytes += bytes;
   }
 
   /**
-   * Returns `unreadLimit` if it is exceeded, otherwise undefined.
+   * Returns the option `unreadLimit` if too many bytes are unread, otherwise undefined. A client
+   * compares the limit with the unread bytes of the stream, a server with those of the connection.
    *
-   * @param held unread bytes of the calling stream
+   * @param held number of unread bytes of the calling stream
    */
   exceededLimit(held: number): number | undefined {
     const { server, settings } = this.#host;
@@ -341,7 +376,11 @@ export class NodeQuicConnection implements Connection {
       : undefined;
   }
 
-  /** Registers or removes a stream with a blocked writer. */
+  /**
+   * Adds or removes a stream in the set of streams with a waiting write.
+   *
+   * @param waits true to add the stream, false to remove it
+   */
   setWriting(stream: NodeQuicStream, waits: boolean): void {
     if (waits) this.#blockedWriters.add(stream);
     else this.#blockedWriters.delete(stream);
@@ -402,7 +441,10 @@ export class NodeQuicConnection implements Connection {
     }
   }
 
-  /** Creates the spare stream, then serves pending calls. */
+  /**
+   * Creates a stream in advance for the next `openStream` call, then serves pending calls. If that
+   * fails, rejects all pending calls.
+   */
   async #createSpare(): Promise<void> {
     if (this.#creatingSpare) return;
     this.#creatingSpare = true;
@@ -418,7 +460,10 @@ export class NodeQuicConnection implements Connection {
     this.#serveWaiters();
   }
 
-  /** Polls for stream credit, since the module has no event for it. */
+  /**
+   * Sets a timer that checks for stream credit and serves pending `openStream` calls. The module
+   * has no event for new credit.
+   */
   #pollCredit(): void {
     const wait = this.#creditPolls++ < MAX_FAST_POLLS ? POLL_INTERVAL_MS : SLOW_POLL_INTERVAL_MS;
     this.#creditTimer ??= this.#clock.setTimer(() => {
@@ -427,7 +472,10 @@ export class NodeQuicConnection implements Connection {
     }, wait);
   }
 
-  /** Wakes writers of stopped streams. Polls, since the module has no event for STOP_SENDING. */
+  /**
+   * Wakes waiting writes of streams that the peer has stopped, and sets the timer for the next
+   * check. The module has no event for STOP_SENDING.
+   */
   #pollBlocked(): void {
     this.#blockedTimer = undefined;
     for (const stream of this.#blockedWriters) stream.wakeIfStopped();
@@ -436,7 +484,10 @@ export class NodeQuicConnection implements Connection {
     }
   }
 
-  /** Starts or stops the idle timer, depending on open streams and pending calls. */
+  /**
+   * Starts the idle timer of a client if its handshake is complete, no stream is open and no
+   * `openStream` call is pending. Stops the timer otherwise.
+   */
   #updateIdle(): void {
     if (this.#idleClose === undefined || this.#closeInfo !== undefined) return;
     this.#idleClose.busy = !this.#established || this.#streams.size > 0 || this.#waiters.length > 0;
@@ -447,8 +498,11 @@ export class NodeQuicConnection implements Connection {
   }
 
   /**
-   * Enforces the idle timeout. The module does not distinguish a close by the peer from an idle
-   * timeout. It also keeps a connection alive for a minute on which only this side sends.
+   * Ends the connection if nothing was received for the idle timeout, and otherwise sets the timer
+   * for the next check.
+   *
+   * The module's own idle timeout is not enough. It cannot be distinguished from a close by the
+   * peer. If only this side sends, the module also keeps the connection alive for a minute.
    */
   #checkSilence(): void {
     const { settings, server } = this.#host;

@@ -2,24 +2,32 @@ import { isIPv6 } from "node:net";
 import type { NativeAddress, NativeEndpoint, NodeQuic } from "./native.ts";
 import type { SocketOptions } from "./socket-options.ts";
 
-/** State shared by all endpoints of one transport. */
+/** State shared by all UDP sockets of one transport. */
 export interface EndpointContext {
   readonly quic: NodeQuic;
-  /** Access to the UDP sockets; undefined where the runtime has none. */
+  /**
+   * Functions that set options of UDP sockets by file descriptor. Undefined on platforms without
+   * access to the C library.
+   */
   readonly socketOptions: SocketOptions | undefined;
-  /** Send and receive buffers of the UDP socket, in bytes. */
+  /**
+   * Size in bytes of the kernel's send buffer for each UDP socket, and also of its receive buffer.
+   */
   readonly socketBuffer: number;
 }
 
-/** Converts an address into the module's format. */
+/** Converts an IP address and port to the format of `node:quic`. */
 export function nativeAddress(host: string, port: number): NativeAddress {
   return { address: host, port, family: isIPv6(host) ? "ipv6" : "ipv4" };
 }
 
 /**
- * Creates an endpoint and passes it to `use`, whose module call binds the socket synchronously.
- * Sets socket options after that. Rejects like `use`, or with the module's error when the address
- * cannot be bound.
+ * Creates an endpoint for the local address and passes it to `use`. That function must call
+ * `listen` or `connect` of the module, which binds the UDP socket synchronously. Then sets the
+ * options of the socket.
+ *
+ * Returns the endpoint and the result of `use`. Rejects with the error of `use`, or with the
+ * module's error if the address cannot be bound.
  */
 export async function bindEndpoint<T>(
   { quic, socketOptions, socketBuffer }: EndpointContext,

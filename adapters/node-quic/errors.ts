@@ -2,29 +2,32 @@ import type { CloseInfo } from "../../src/transport/transport.ts";
 import { closeInfo, silentEnd } from "../shared/quic-errors.ts";
 import { isNativeError } from "./native.ts";
 
-/** Transport error INTERNAL_ERROR (RFC 9000, section 20.1). */
+/** QUIC transport error code INTERNAL_ERROR (RFC 9000, section 20.1). */
 const INTERNAL_ERROR = 1n;
 /**
- * TLS alert handshake_failure (RFC 8446, section 6.2), which the runtime also uses for a timeout.
+ * QUIC error code for the TLS alert handshake_failure (RFC 9001, section 4.8). The runtime also
+ * uses it for a handshake timeout.
  */
 const HANDSHAKE_FAILURE = 0x128n;
 
-/** State of a connection at its end. */
+/** State of a connection at the time it ended. */
 export interface SessionState {
   /** True if the handshake was complete. */
   readonly established: boolean;
-  /** True if the application used the connection, possibly before the end of the handshake. */
+  /**
+   * True if the application has used the connection, possibly before the handshake was complete.
+   */
   readonly used: boolean;
   readonly server: boolean;
-  /** True if nothing was received for the length of the idle timeout. */
+  /** True if nothing was received from the peer for about the idle timeout. */
   readonly silent: boolean;
 }
 
 /**
- * Builds the {@link CloseInfo} of an ended session.
+ * Creates the {@link CloseInfo} of an ended connection.
  *
- * @param cause rejection of the session's `closed`. Undefined when `closed` resolved, which means a
- * close without an error by the peer, or the idle timeout.
+ * @param cause error with which `NativeSession.closed` rejected. Undefined if that promise
+ * resolved: the peer closed the connection without an error, or the idle timeout passed.
  */
 export function closeInfoOf(
   cause: unknown,

@@ -23,34 +23,45 @@ import { sessionConfig } from "./session-config.ts";
 import { clientAuthorities, nativeIdentity } from "./tls.ts";
 
 /**
- * Limit of half-open connections; one more evicts the oldest.
+ * Maximum number of half-open connections, whose handshake is not complete. A further connection
+ * evicts the oldest.
  *
- * The module visits all connections for each datagram, which takes 1.2 ms for 1,000 of them and 7
- * ms for 3,000. It cannot validate client addresses by Retry. Its built-in limit would lock new
- * clients out, for no less memory. An honest client completes its handshake after a round trip. At
- * this limit a flood is slowed by its own cost: it needs some 200 ms to evict all others.
+ * The limit is low because the module visits all connections for each datagram: 1.2 ms for 1,000
+ * connections, 7 ms for 3,000. Nor can it validate client addresses with Retry packets. The
+ * module's own limit would refuse new clients instead of evicting old ones, and save no memory.
+ *
+ * An honest client completes its handshake within a round trip. A flood needs some 200 ms to evict
+ * 512 connections, since each of its datagrams costs processing time.
  */
 export const MAX_HALF_OPEN = 512;
-/** Time for which a closing listener waits for half-open connections, in ms. */
+/** Maximum time in ms for which a closing listener waits for half-open connections to end. */
 const HALF_OPEN_GRACE_MS = 1000;
-/** Maximum of the module's connection limit. */
+/** Largest value that the module accepts as its limit of connections. */
 const MAX_NATIVE_CONNECTIONS = 65_535;
 
-/** Dependencies of a listener. */
+/** Dependencies and limits of a {@link NodeQuicListener}. */
 export interface ListenerContext extends EndpointContext {
   readonly settings: NodeQuicSettings;
   readonly maxConnections: number;
   readonly maxStreams: number;
   readonly earlyData: boolean;
-  /** Initial certificate and key. */
+  /** Certificate and private key that the listener starts with. */
   readonly identity: TlsIdentity;
-  /** Authorities for client certificates, PEM; undefined: none are requested. */
+  /**
+   * Certificate authorities for client certificates, in PEM. If undefined, the server requests no
+   * client certificate.
+   */
   readonly clientCa: string | undefined;
-  /** Receives exceptions of event callbacks. */
+  /** Receives the exceptions that event callbacks of the listener and its connections throw. */
   readonly onError: ((error: VortexError) => void) | undefined;
 }
 
-/** Binds a UDP socket and accepts QUIC connections on it. */
+/**
+ * Binds a UDP socket to `local` and returns a listener that accepts QUIC connections on it.
+ *
+ * Rejects with `AddressInUse` if the address cannot be bound, and with `InvalidArgument` if the
+ * certificate, its key or an authority is unusable.
+ */
 export async function listenNodeQuic(context: ListenerContext, local: Address): Promise<Listener> {
   const { quic, settings, clientCa, maxConnections, maxStreams } = context;
   const addr = formatAddress(local);
@@ -88,11 +99,11 @@ class NodeQuicListener implements Listener {
   readonly #context: ListenerContext;
   readonly #guard: Guard;
   readonly #incoming = new AsyncQueue<Connection>();
-  /** All connections, including half-open ones. */
+  /** All connections of this listener, including half-open ones. */
   readonly #connections = new Set<NodeQuicConnection>();
-  /** Connections with an incomplete handshake, oldest first. */
+  /** Connections whose handshake is not complete, oldest first. */
   readonly #halfOpen = new Set<NodeQuicConnection>();
-  /** Connections passed to the application. */
+  /** Connections that were passed to the application. */
   readonly #accepted = new Set<NodeQuicConnection>();
   #closing: Promise<void> | undefined;
 
@@ -102,7 +113,11 @@ class NodeQuicListener implements Listener {
     this.#fingerprint = fingerprintOf(context.identity.cert);
   }
 
-  /** Completes the construction with the bound endpoint. */
+  /**
+   * Completes the construction with the bound endpoint.
+   *
+   * @param host requested local host, which becomes part of {@link address}
+   */
   start(endpoint: NativeEndpoint, host: string): void {
     this.#endpoint = endpoint;
     this.#address = { host, port: endpoint.address?.port ?? 0 };
@@ -116,7 +131,10 @@ class NodeQuicListener implements Listener {
     return this.#fingerprint;
   }
 
-  /** Counters with exceptions only: the runtime does not expose its socket. */
+  /**
+   * Counters of this listener. Only `caught` is counted; the others are 0, as the runtime does not
+   * expose its UDP socket.
+   */
   get counters(): ListenerCounters {
     return { unanswerable: 0, unsent: 0, caught: this.#guard.caught };
   }
@@ -150,7 +168,10 @@ class NodeQuicListener implements Listener {
     return this.#closing;
   }
 
-  /** Handles a new session, after the first datagram of a client. */
+  /**
+   * Handles a new connection after the first datagram of a client. At the limit of half-open
+   * connections, evicts the oldest. Refuses the new connection if the listener is closing.
+   */
   onSession(session: NativeSession): void {
     let connection: NodeQuicConnection | undefined;
     const guard = this.#guard.of((error) => {
@@ -195,8 +216,10 @@ class NodeQuicListener implements Listener {
   }
 
   /**
-   * Passes a connection to the application. Throws if there are too many, or the listener is
-   * closed.
+   * Passes a connection to the application.
+   *
+   * @throws `ConnectionRefused` if the limit of connections is reached, `Closed` if the listener is
+   * closed
    */
   #deliver(connection: NodeQuicConnection): void {
     if (this.#accepted.size >= this.#context.maxConnections) {
@@ -227,7 +250,10 @@ class NodeQuicListener implements Listener {
   }
 }
 
-/** Converts a bind error. The module reports only its errno, within the message. */
+/**
+ * Converts the error of a failed bind to a `VortexError`. The module reports the system's error
+ * number only within the message.
+ */
 function bindError(error: unknown, addr: string): VortexError {
   if (error instanceof VortexError) return error;
   const [, errno] =

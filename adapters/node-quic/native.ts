@@ -1,14 +1,18 @@
 /**
- * Types for the used part of `node:quic`. The module is experimental, and no package has types for
- * it. Sources: lib/quic.js and doc/api/quic.md of Node.js, and the behaviour of Bun 1.4.
+ * Types for the parts of `node:quic` that this library uses. The module is experimental, and no
+ * package has types for it. Sources: lib/quic.js and doc/api/quic.md of Node.js, and the behaviour
+ * of Bun 1.4.
  */
 import type { KeyObject, X509Certificate } from "node:crypto";
 import process from "node:process";
 import { VortexError } from "../../src/errors.ts";
 
-/** Exports of `node:quic`. */
+/** Functions and classes of the `node:quic` module that this library uses. */
 export interface NodeQuic {
-  /** Throws for an invalid address. A port in use shows as a rejection of `closed`. */
+  /**
+   * Class of UDP sockets for QUIC. The constructor throws for an invalid address. A port in use
+   * shows later, as a rejection of {@link NativeEndpoint.closed}.
+   */
   readonly QuicEndpoint: new (options: {
     readonly address: NativeAddress;
   }) => NativeEndpoint;
@@ -19,42 +23,42 @@ export interface NodeQuic {
   connect(remote: NativeAddress, options: ConnectConfig): Promise<NativeSession>;
 }
 
-/** Socket address. */
+/** Socket address in the format of `node:quic`. */
 export interface NativeAddress {
   readonly address: string;
   readonly port: number;
   readonly family: "ipv4" | "ipv6";
 }
 
-/** UDP socket with its connections. */
+/** UDP socket of `node:quic`, with the QUIC connections on it. */
 export interface NativeEndpoint {
-  /** Bound address; undefined once closed, or when the bind failed. */
+  /** Bound address. Undefined after the endpoint was closed, or if the bind failed. */
   readonly address: { readonly port: number } | undefined;
   readonly destroyed: boolean;
-  /** Set to true to refuse new connections. Throws when the endpoint is closed. */
+  /** True to refuse new connections. Setting it throws if the endpoint is closed. */
   busy: boolean;
-  /** Limit of connections, including half-open ones; 0 to 65,535. */
+  /** Maximum number of connections including half-open ones, 0 to 65,535. */
   maxConnectionsTotal: number;
-  /** Resolves when the socket is closed; rejects when it could not be bound. */
+  /** Resolves when the socket is closed, and rejects if it could not be bound. */
   readonly closed: Promise<void>;
   /** Closes the socket after its last connection has ended. */
   close(): Promise<void>;
   destroy(): Promise<void>;
-  /** Sets the certificates of new connections, by server name. */
+  /** Sets the certificates for new connections. Each key of `entries` is a server name (SNI). */
   setSNIContexts(
     entries: Readonly<Record<string, NativeIdentity>>,
     options: { readonly replace: boolean },
   ): void;
 }
 
-/** Certificate and private key. */
+/** Certificate and private key in the format of `node:quic`. */
 export interface NativeIdentity {
   readonly keys: readonly KeyObject[];
-  /** Certificate chains, PEM. */
+  /** Certificate chains in PEM. */
   readonly certs: readonly Uint8Array[];
 }
 
-/** Options of a session that clients and servers share. */
+/** Options of a QUIC connection that clients and servers share. */
 export interface SessionConfig {
   readonly transportParams: {
     readonly initialMaxStreamDataBidiLocal: number;
@@ -62,57 +66,60 @@ export interface SessionConfig {
     readonly initialMaxData: number;
     readonly initialMaxStreamsBidi: number;
     readonly initialMaxStreamsUni: number;
-    /** Idle timeout in ms. */
+    /** Idle timeout in ms (RFC 9000, section 10.1). */
     readonly maxIdleTimeout: number;
     readonly maxDatagramFrameSize: number;
   };
-  /** Handshake timeout in ms. */
+  /** Time in ms after which an incomplete handshake fails. */
   readonly handshakeTimeout: number;
   readonly cc?: "bbr" | "cubic";
   readonly enableEarlyData: boolean;
-  /** `manual`: the application checks the certificate, by the result of `opened`. */
+  /**
+   * Way in which the peer's certificate is checked. With `manual`, the handshake succeeds with any
+   * certificate. The application then checks the result of {@link NativeSession.opened}.
+   */
   readonly verifyPeer: "manual";
 }
 
-/** Options of `listen`. */
+/** Options of {@link NodeQuic.listen}. */
 export interface ListenConfig extends SessionConfig {
   readonly endpoint: NativeEndpoint;
   readonly alpn: readonly string[];
-  /** Certificates by server name; `*` matches all others. */
+  /** Certificates by server name (SNI). `*` matches all other names. */
   readonly sni: { readonly "*": NativeIdentity };
-  /** Requests client certificates. */
+  /** True to request a certificate from clients. */
   readonly verifyClient: boolean;
-  /** Authorities for client certificates, PEM. */
+  /** Certificate authorities for client certificates, in PEM. */
   readonly ca?: readonly Uint8Array[];
 }
 
-/** Options of `connect`. */
+/** Options of {@link NodeQuic.connect}. */
 export interface ConnectConfig extends SessionConfig {
   readonly endpoint: NativeEndpoint;
   readonly alpn: string;
-  /** Server name to send (SNI). Default `localhost`. */
+  /** Server name to send in the handshake (SNI). Default `localhost`. */
   readonly servername?: string;
-  /** Trusted authorities, PEM. */
+  /** Trusted certificate authorities, in PEM. */
   readonly ca?: readonly Uint8Array[];
   readonly keys?: readonly KeyObject[];
   readonly certs?: readonly Uint8Array[];
-  /** Interval of PING frames in ms. */
+  /** Interval between PING frames in ms. */
   readonly keepAlive: number;
   readonly sessionTicket?: Uint8Array;
 }
 
-/** Error code and reason to close a session with. */
+/** Error code and reason phrase of the CONNECTION_CLOSE frame that ends a connection. */
 export interface CloseConfig {
   readonly code: number;
   readonly type: "transport" | "application";
   readonly reason: string;
 }
 
-/** Result of a handshake. */
+/** Result of a TLS handshake in `node:quic`. */
 export interface HandshakeInfo {
   /**
-   * Fault of the peer's certificate; absent when it was accepted. Always present on a server
-   * without `verifyClient`.
+   * Fault of the peer's certificate as text, or undefined if the certificate was accepted. On a
+   * server without `verifyClient`, it is always defined, as clients send no certificate.
    */
   readonly validationErrorReason: string | undefined;
   readonly validationErrorCode: string | undefined;
@@ -120,22 +127,23 @@ export interface HandshakeInfo {
   readonly earlyDataAccepted: boolean;
 }
 
-/** QUIC connection. */
+/** QUIC connection of `node:quic`. */
 export interface NativeSession {
   /**
-   * Resolves when the handshake is confirmed: on a client, a round trip after its own part is done.
+   * Resolves when the handshake is confirmed (RFC 9001, section 4.1.2). On a client, that is one
+   * round trip after its part of the handshake is complete.
    */
   readonly opened: Promise<HandshakeInfo>;
   /**
-   * Resolves on a close without an error and on idle timeout; otherwise rejects with a
-   * {@link NativeError}.
+   * Resolves when the connection was closed without an error or by the idle timeout. Otherwise
+   * rejects with a {@link NativeError}.
    */
   readonly closed: Promise<void>;
   readonly destroyed: boolean;
   readonly peerCertificate: X509Certificate | undefined;
   /**
-   * Addresses of the path. The module caches the first result, so do not read it before the
-   * connection is bound.
+   * Network path with the peer's address. The module caches the result of the first read. So the
+   * property must not be read before the socket is bound.
    */
   readonly path:
     | { readonly remote: { readonly address: string; readonly port: number } | undefined }
@@ -143,48 +151,60 @@ export interface NativeSession {
   readonly stats: { readonly pktRecv: bigint };
   onstream: ((stream: NativeStream) => void) | undefined;
   /**
-   * Handler of errors. When set, rejections of `opened` and of `closed`, of the session and its
-   * streams, do not count as unhandled.
+   * Callback for errors. If it is set, rejected promises of the connection and its streams do not
+   * count as unhandled.
    */
   onerror: ((error: unknown) => void) | undefined;
   onsessionticket: ((ticket: Uint8Array) => void) | undefined;
   createBidirectionalStream(): Promise<NativeStream>;
-  /** Ends the connection once all written data is acknowledged. */
+  /** Ends the connection after the peer has acknowledged all written data. */
   close(options: CloseConfig): Promise<void>;
-  /** Ends the connection at once with a close frame. */
+  /** Ends the connection at once with a CONNECTION_CLOSE frame. */
   destroy(error: undefined, options: CloseConfig): void;
 }
 
-/** Bidirectional stream. Can be iterated once; yields the chunks received since the last step. */
+/**
+ * Bidirectional stream of `node:quic`. Only one iteration over it is possible. Each step yields the
+ * chunks received since the last step.
+ */
 export interface NativeStream extends AsyncIterable<readonly Uint8Array<ArrayBuffer>[]> {
   /**
-   * True until the handshake is complete and stream credit is available. Writes are queued until
-   * then.
+   * True until the handshake is complete and stream credit is available. Until then, written data
+   * is queued.
    */
   readonly pending: boolean;
   readonly destroyed: boolean;
   readonly closed: Promise<void>;
-  /** Sending side; the first access opens it. */
+  /** Sending direction of the stream. The first access opens it. */
   readonly writer: NativeWriter;
   stopSending(code: bigint): void;
   resetStream(code: bigint): void;
-  /** Resets both directions. */
+  /** Resets both directions of the stream with an error code. */
   destroy(error: undefined, options: { readonly code: number }): void;
 }
 
-/** Sending side of a stream. */
+/** Sending direction of a `node:quic` stream. */
 export interface NativeWriter {
-  /** Free buffer space in bytes; 0 while writes are rejected, null once writing has ended. */
+  /**
+   * Free space in the send buffer, in bytes. It is 0 while writes are rejected, and null after the
+   * direction has ended.
+   */
   readonly desiredSize: number | null;
-  /** Accepts the whole chunk and returns true, or nothing of it and returns false. */
+  /**
+   * Writes a chunk if the send buffer has space. Returns true if the whole chunk was accepted, and
+   * false if no byte was.
+   */
   writeSync(chunk: Uint8Array): boolean;
-  /** Ends the direction. Returns a negative number on failure. */
+  /** Ends the sending direction with a FIN. Returns a negative number on failure. */
   endSync(): number;
-  /** Returns a promise of buffer space, or null when space is available or writing has ended. */
+  /**
+   * Returns a promise that resolves when the send buffer has space. Returns null if it has space
+   * now, or if the direction has ended.
+   */
   readonly [drainable]?: () => Promise<unknown> | null;
 }
 
-/** Error thrown by the module. */
+/** Error that the `node:quic` module throws. */
 export interface NativeError extends Error {
   readonly code: string;
   readonly type?: "transport" | "application";
@@ -192,14 +212,16 @@ export interface NativeError extends Error {
   readonly reason?: string;
 }
 
-/** Protocol of `node:stream/iter` for waiting until a writer has space. */
+/** Symbol from `node:stream/iter` for the method that waits until a writer has space. */
 export const drainable: unique symbol = Symbol.for("Stream.drainableProtocol") as never;
 
 let loading: Promise<NodeQuic> | undefined;
 
 /**
- * Loads the module; later calls share the result. Rejects with `Unavailable` when it is missing, as
- * in releases of Node.js, or incompatible.
+ * Loads the `node:quic` module. Repeated calls return the same promise.
+ *
+ * Rejects with `Unavailable` if the module is missing, as in releases of Node.js, or lacks a
+ * required function.
  */
 export function loadNodeQuic(): Promise<NodeQuic> {
   loading ??= importQuietly().then(
@@ -216,8 +238,9 @@ export function loadNodeQuic(): Promise<NodeQuic> {
 }
 
 /**
- * Imports the module without its warning about experimental features. The documentation of this
- * library says so instead, and the command need not print it at every start.
+ * Imports the `node:quic` module and suppresses its warning about experimental features. The
+ * documentation of this library repeats that warning, so that the command-line program need not
+ * print it at every start.
  */
 async function importQuietly(): Promise<Partial<NodeQuic>> {
   // Not a literal, since bundlers and type checkers do not know the module.
@@ -236,7 +259,7 @@ async function importQuietly(): Promise<Partial<NodeQuic>> {
   }
 }
 
-/** Tests for an error of the module that has a QUIC error code. */
+/** Returns true if `error` was thrown by the module and contains a QUIC error code. */
 export function isNativeError(
   error: unknown,
 ): error is NativeError & { type: string; errorCode: bigint } {

@@ -1,15 +1,16 @@
 import { requireInteger } from "../../src/piece.ts";
 
 /**
- * Tuning of QUIC on `node:quic`. The other options of quiche are missing: the runtime discovers
- * the path MTU itself, and never sends Retry to validate a client's address.
+ * Tuning of the QUIC transport that uses `node:quic`. Other options of the quiche transport are
+ * missing. The runtime discovers the path MTU itself, and never validates client addresses with
+ * Retry packets.
  *
- * @experimental Like `node:quic` itself.
+ * @experimental May change in a minor version, like `node:quic` itself.
  */
 export interface NodeQuicOptions {
   /**
-   * Congestion control algorithm. Default `adaptive`: CUBIC for round trips below 1.5 ms, otherwise
-   * BBR, which tolerates packet loss.
+   * Congestion control algorithm. The default `adaptive` uses CUBIC if the round-trip time is below
+   * 1.5 ms. Otherwise it uses BBR, which tolerates packet loss.
    */
   readonly congestionControl?: "adaptive" | "bbr" | "cubic";
   /** Flow-control window of a stream, in bytes. Default 16 MiB. */
@@ -17,37 +18,42 @@ export interface NodeQuicOptions {
   /** Flow-control window of a connection, in bytes. Default 24 MiB. */
   readonly connectionWindow?: number;
   /**
-   * Maximum number of received bytes that wait for a slow reader, 64 KiB to 4 GiB. Applies to each
-   * stream of a dialled connection, and to all streams together of an accepted one.
+   * Maximum number of received bytes that the application has not read, 64 KiB to 4 GiB. The limit
+   * applies to each stream of an outgoing connection, and to the sum of all streams of an incoming
+   * connection.
    *
-   * A stream that exceeds it fails with `LimitExceeded`: this runtime buffers everything the peer
-   * sends, and cannot slow it down. Default 65 MiB, which holds the longest piece.
+   * If a stream exceeds the limit, its reads fail with `LimitExceeded`. This runtime buffers
+   * everything that the peer sends, and cannot slow the peer down. Default 65 MiB, which is more
+   * than the longest piece.
    */
   readonly unreadLimit?: number;
   /**
-   * Send and receive buffers of the UDP socket, in bytes. The kernel may grant less. Linux only.
-   * Default 4 MiB.
+   * Size in bytes of the kernel's send buffer for the UDP socket, and also of its receive buffer.
+   * The kernel may grant less. Takes effect only on Linux. Default 4 MiB.
    */
   readonly socketBuffer?: number;
   /**
-   * Idle timeout of a connection in ms. Default 60,000, like dfdaemon. In addition, a server of
-   * this runtime ends every connection without stream activity for 60 s, whatever this option and
-   * keep-alives say.
+   * Idle timeout of a connection in ms (RFC 9000, section 10.1). Default 60,000, like dfdaemon.
+   *
+   * In addition, a server on this runtime ends every connection without stream activity for 60 s.
+   * Neither this option nor PING frames prevent that.
    */
   readonly idleTimeout?: number;
-  /** Interval in ms at which a client sends a PING. Default 3,000, like dfdaemon. */
+  /** Interval in ms at which a client sends PING frames. Default 3,000, like dfdaemon. */
   readonly keepAlive?: number;
-  /** Handshake timeout in ms. Default 10,000. */
+  /**
+   * Time in ms after which an incomplete handshake fails, on clients and servers. Default 10,000.
+   */
   readonly handshakeTimeout?: number;
 }
 
-/** {@link NodeQuicOptions} with all defaults applied. */
+/** {@link NodeQuicOptions} with a value for every option. */
 export type NodeQuicSettings = Required<NodeQuicOptions>;
 
 /**
- * Applies the defaults.
+ * Fills in the default of each option that is not set.
  *
- * @throws `InvalidArgument` for a value out of range
+ * @throws `InvalidArgument` if an option is out of range
  */
 export function nodeQuicSettings(options: NodeQuicOptions = {}): NodeQuicSettings {
   const settings: NodeQuicSettings = {

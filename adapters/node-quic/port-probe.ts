@@ -3,11 +3,11 @@ import { isIPv6 } from "node:net";
 import type { Guard } from "../shared/guard.ts";
 
 /**
- * Probes a UDP port for a listener. `node:quic` ignores ICMP errors, so a dial to a closed port
- * would last until the handshake timeout.
+ * Detects whether a UDP port is closed, by ICMP errors. The module `node:quic` ignores ICMP errors,
+ * so a dial to a closed port would last until the handshake timeout.
  *
- * The probe is an empty datagram, which every QUIC implementation ignores. It is sent from a
- * connected socket, so that the kernel reports ICMP errors.
+ * Each probe is an empty datagram, which every QUIC implementation ignores. It is sent from a
+ * separate connected socket, so that the kernel reports ICMP errors.
  */
 export class PortProbe {
   readonly #host: string;
@@ -18,7 +18,10 @@ export class PortProbe {
   #connected = false;
   #closed = false;
 
-  /** @param onRefused called with the native error for each ICMP error */
+  /**
+   * @param host IP address of the peer
+   * @param onRefused called with the socket's error for each ICMP error
+   */
   constructor(host: string, port: number, guard: Guard, onRefused: (cause: unknown) => void) {
     this.#host = host;
     this.#port = port;
@@ -26,14 +29,16 @@ export class PortProbe {
     this.#onRefused = onRefused;
   }
 
-  /** Sends one probe; the first call also connects the socket. */
+  /**
+   * Sends one probe. The first call also connects the socket. Without effect after {@link close}.
+   */
   send(): void {
     if (this.#closed) return;
     if (this.#socket === undefined) this.#connect();
     else if (this.#connected) this.#socket.send(new Uint8Array(0), () => {});
   }
 
-  /** Closes the socket; later calls of {@link send} have no effect. */
+  /** Closes the socket. Later calls of {@link send} have no effect. */
   close(): void {
     this.#closed = true;
     this.#socket?.close();

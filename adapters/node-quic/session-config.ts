@@ -2,9 +2,10 @@ import type { SessionConfig } from "./native.ts";
 import type { NodeQuicSettings } from "./options.ts";
 
 /**
- * Builds the session options that clients and servers share.
+ * Creates the options of a `node:quic` connection that clients and servers share.
  *
- * @param maxStreams concurrent streams that the peer may open
+ * @param maxStreams maximum number of concurrent streams that the peer may open
+ * @param earlyData true to permit early data (0-RTT)
  */
 export function sessionConfig(
   settings: NodeQuicSettings,

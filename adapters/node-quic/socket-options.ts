@@ -1,10 +1,10 @@
 /**
- * Sets UDP socket options that `node:quic` does not expose, through `bun:ffi`. Linux only, best
- * effort.
+ * Sets options of UDP sockets that `node:quic` does not expose, through `bun:ffi`. Works only with
+ * Bun on Linux. A failure leaves the system's default in place.
  */
 import process from "node:process";
 
-/** Constants of <asm-generic/socket.h>, <linux/in.h> and <linux/in6.h>. */
+/** Constants from the C headers <asm-generic/socket.h>, <linux/in.h> and <linux/in6.h>. */
 const SOL_SOCKET = 1;
 const SO_TYPE = 3;
 const SO_SNDBUF = 7;
@@ -14,10 +14,10 @@ const IPPROTO_IP = 0;
 const IP_RECVERR = 11;
 const IPPROTO_IPV6 = 41;
 const IPV6_RECVERR = 25;
-/** Size of the largest socket address in bytes. */
+/** Size in bytes of the largest socket address (`sockaddr_storage`). */
 const ADDRESS_BYTES = 128;
 
-/** Used functions of the C library. */
+/** Functions of the C library that this file calls. */
 interface Libc {
   dup(fd: number): number;
   close(fd: number): number;
@@ -32,7 +32,7 @@ interface Libc {
   setsockopt(fd: number, level: number, name: number, value: Int32Array, length: number): number;
 }
 
-/** Reads and sets options of this process's sockets, by file descriptor. */
+/** Reads and sets options of this process's sockets by file descriptor, through the C library. */
 export class SocketOptions {
   readonly #libc: Libc;
 
@@ -40,21 +40,26 @@ export class SocketOptions {
     this.#libc = libc;
   }
 
-  /** Returns undefined on platforms without access to the C library. */
+  /**
+   * Loads the C library. Resolves to undefined on platforms other than Linux and on runtimes other
+   * than Bun.
+   */
   static async load(): Promise<SocketOptions | undefined> {
     loading ??= loadLibc();
     const libc = await loading;
     return libc && new SocketOptions(libc);
   }
 
-  /** Returns the descriptor that the kernel assigns next: the lowest free one. */
+  /**
+   * Returns the file descriptor that the kernel will assign next, which is the lowest free number.
+   */
   nextDescriptor(): number {
     const fd = this.#libc.dup(0);
     if (fd >= 0) this.#libc.close(fd);
     return fd;
   }
 
-  /** Tests whether a descriptor is a UDP socket bound to `port`. */
+  /** Returns true if the file descriptor `fd` is a UDP socket that is bound to `port`. */
   isUdp(fd: number, port: number): boolean {
     const address = new Uint8Array(ADDRESS_BYTES);
     if (this.#libc.getsockname(fd, address, Uint32Array.of(ADDRESS_BYTES)) !== 0) return false;
@@ -64,22 +69,29 @@ export class SocketOptions {
   }
 
   /**
-   * Makes the kernel discard ICMP errors. Otherwise the error caused by one vanished client fails
-   * the next send, to any client, after which the runtime sends nothing for a second.
+   * Makes the kernel discard ICMP errors for the socket `fd`. Otherwise an ICMP error from one
+   * client makes the next send fail, whichever client it is for. The runtime then sends nothing for
+   * a second.
    */
   ignoreNetworkErrors(fd: number): void {
     this.#set(fd, IPPROTO_IP, IP_RECVERR, 0);
     this.#set(fd, IPPROTO_IPV6, IPV6_RECVERR, 0);
   }
 
-  /** Tests whether the socket reports ICMP errors, see {@link ignoreNetworkErrors}. */
+  /**
+   * Returns true if the kernel reports ICMP errors for the socket `fd`, see
+   * {@link ignoreNetworkErrors}.
+   */
   reportsNetworkErrors(fd: number): boolean {
     return (
       this.#get(fd, IPPROTO_IP, IP_RECVERR) === 1 || this.#get(fd, IPPROTO_IPV6, IPV6_RECVERR) === 1
     );
   }
 
-  /** Sets the receive and send buffers, in bytes. The kernel may grant less. */
+  /**
+   * Sets the sizes of the kernel's receive and send buffers for the socket `fd`, to `bytes` each.
+   * The kernel may grant less.
+   */
   setBuffers(fd: number, bytes: number): void {
     this.#set(fd, SOL_SOCKET, SO_RCVBUF, bytes);
     this.#set(fd, SOL_SOCKET, SO_SNDBUF, bytes);
@@ -98,14 +110,20 @@ export class SocketOptions {
 
 let loading: Promise<Libc | undefined> | undefined;
 
-/** Imports `bun:ffi`. Not a literal, since other runtimes and bundlers do not know the module. */
+/**
+ * Imports `bun:ffi`. The module name is a parameter, since bundlers and other runtimes fail on a
+ * literal import of a module that they do not have.
+ */
 function importFfi(specifier = "bun:ffi"): Promise<{
   dlopen(library: string, symbols: object): { readonly symbols: Libc };
 }> {
   return import(specifier);
 }
 
-/** Loads the C library; undefined on other platforms than Linux, and on other runtimes than Bun. */
+/**
+ * Loads the C library through `bun:ffi`. Resolves to undefined on platforms other than Linux and on
+ * runtimes other than Bun.
+ */
 async function loadLibc(): Promise<Libc | undefined> {
   if (process.platform !== "linux" || !("bun" in process.versions)) return undefined;
   const ffi = await importFfi();

@@ -9,18 +9,24 @@ import { isWorthFreeing, releaseMemory } from "../shared/release-memory.ts";
 import type { NodeQuicConnection } from "./connection.ts";
 import { drainable, type NativeStream } from "./native.ts";
 
-/** Maximum size of a chunk that is assembled for a read without `into`, in bytes. */
+/**
+ * Maximum size in bytes of a chunk that a read without a caller's buffer assembles from smaller
+ * chunks.
+ */
 const MAX_GATHERED_CHUNK_BYTES = 256 * 1024;
 /**
- * Maximum bytes per write call to the runtime. It accepts a chunk only as a whole, however little
- * buffer space it has. And it copies all unsent data at every turn of its loop, so little should
- * be pending.
+ * Maximum number of bytes per write call to the runtime. The runtime accepts a chunk only as a
+ * whole, however little space its send buffer has. It also copies all unsent data at every turn of
+ * its event loop, so little data should be unsent.
  */
 const MAX_WRITE_BYTES = 64 * 1024;
-/** Microtask turns for a step of the module's generators that needs no I/O, with a margin. */
+/**
+ * Maximum number of microtask turns in which the runtime's stream iterator yields data that it
+ * already has. The value includes a margin.
+ */
 const MAX_MICROTASK_TURNS = 12;
 
-/** A pending read. */
+/** Pending read: the caller's buffer, and the functions that settle its promise. */
 interface PendingRead {
   readonly into: Uint8Array | undefined;
   resolve(chunk: Uint8Array | undefined): void;
@@ -30,30 +36,40 @@ interface PendingRead {
 /**
  * Bidirectional stream of `node:quic`.
  *
- * The runtime buffers received data whether or not the application reads, and cannot stop doing so.
- * In Bun 1.4, `on_stream_read` consumes everything received, and thus returns credit to the sender.
- * So this class fetches all data as it arrives, at no cost in memory, and enforces `unreadLimit`.
- * A read returns the gathered bytes as one chunk. It copies them, so that the runtime's memory can
- * be freed.
+ * The runtime buffers received data whether or not the application reads it, and cannot stop. In
+ * Bun 1.4, `on_stream_read` consumes everything received, and thus returns credit to the sender.
+ *
+ * So this class fetches all data as it arrives, which takes no additional memory, and enforces
+ * `unreadLimit`. A read returns the buffered bytes as one chunk. The bytes are copied, so that the
+ * runtime's memory can be freed.
  */
 export class NodeQuicStream implements ByteStream {
   readonly reader: ByteReader;
   readonly writer: ByteWriter;
   readonly #native: NativeStream;
   readonly #connection: NodeQuicConnection;
-  /** True if opened before the handshake was complete, so that its data may be refused. */
+  /**
+   * True if the stream was opened before the handshake was complete. Then the peer may refuse its
+   * data.
+   */
   readonly #early: boolean;
-  /** Received chunks that await a read. */
+  /** Received chunks that the application has not read yet. */
   #unreadChunks: Uint8Array<ArrayBuffer>[] = [];
-  /** Bytes of the first chunk that were read already. */
+  /** Number of bytes of the first unread chunk that the application has already read. */
   #readOffset = 0;
-  /** Received bytes that await a read. */
+  /** Number of received bytes that the application has not read yet. */
   #unreadBytes = 0;
   #pendingRead: PendingRead | undefined;
-  /** True once the peer has ended its direction; gathered bytes may still await a read. */
+  /**
+   * True once all data up to the peer's FIN has been received. The application may not have read
+   * all of it yet.
+   */
   #complete = false;
   #readFailure: VortexError | undefined;
-  /** Wakes the blocked writer. */
+  /**
+   * Function that wakes a write that waits for space in the runtime's buffer. Undefined if no write
+   * waits.
+   */
   #wakeWriter: (() => void) | undefined;
   #writeEnd: "open" | "ended" | VortexError = "open";
 
@@ -75,15 +91,18 @@ export class NodeQuicStream implements ByteStream {
 
   // --- called by the connection ------------------------------------------------------------------
 
-  /** Fails the stream, as the connection has ended. A completely received stream stays readable. */
+  /**
+   * Fails the stream because the connection has ended. If all data up to the peer's FIN was
+   * received, the application can still read it.
+   */
   fail(error: VortexError): void {
     if (!this.#complete) this.#failReading(error);
     this.#failWriting(error);
   }
 
   /**
-   * Resets the sending direction unless it was ended. Returns true if it was, so its data must
-   * still be delivered.
+   * Resets the sending direction, unless the application has ended it. Returns true if the
+   * application has ended it, so that its bytes must still be delivered.
    */
   resetUnlessEnded(): boolean {
     this.#abort(StreamCode.Cancelled);
@@ -91,7 +110,8 @@ export class NodeQuicStream implements ByteStream {
   }
 
   /**
-   * Wakes the blocked writer if its direction has ended: the runtime has no event for STOP_SENDING.
+   * Wakes a waiting write if the peer has stopped the sending direction. The runtime has no event
+   * for STOP_SENDING, so the connection calls this method regularly.
    */
   wakeIfStopped(): void {
     if (typeof this.#native.writer.desiredSize !== "number") this.#wakeWriter?.();
@@ -99,7 +119,10 @@ export class NodeQuicStream implements ByteStream {
 
   // --- reading -----------------------------------------------------------------------------------
 
-  /** Receives data until the stream ends. */
+  /**
+   * Receives data until the stream ends, then determines whether it ended with a FIN, a reset or
+   * the connection.
+   */
   async #receive(): Promise<void> {
     const batches = this.#native[Symbol.asyncIterator]();
     let clean = false;
@@ -144,12 +167,12 @@ export class NodeQuicStream implements ByteStream {
   }
 
   /**
-   * Determines whether iteration ended with the connection instead of with the stream's FIN. The
-   * module shows both the same way.
+   * Returns true if the iteration over received data ended because the connection ended, and false
+   * if it ended with the stream's FIN. The module shows both in the same way.
    *
-   * A FIN usually comes with the last bytes. The end of the connection comes alone. It closes the
-   * stream within the same turn of the event loop, and then the connection, see
-   * {@link NodeQuicConnection.staysOpen}.
+   * A FIN usually arrives together with the last bytes, the end of the connection without any. When
+   * a connection ends, the module closes the stream within the same turn of the event loop. Then it
+   * closes the connection, see {@link NodeQuicConnection.staysOpen}.
    */
   async #isCutOff(): Promise<boolean> {
     if (this.#connection.hasEnded) return true;
@@ -161,7 +184,10 @@ export class NodeQuicStream implements ByteStream {
     return !(await this.#connection.staysOpen());
   }
 
-  /** Stores received chunks and completes the pending read. Returns false to stop receiving. */
+  /**
+   * Stores received chunks and completes the pending read. Returns false if no more data should be
+   * received, because reading has failed or `unreadLimit` is exceeded.
+   */
   #onBatch(batch: readonly Uint8Array<ArrayBuffer>[]): boolean {
     if (this.#readFailure !== undefined) return false;
     let length = 0;
@@ -193,8 +219,8 @@ export class NodeQuicStream implements ByteStream {
   }
 
   /**
-   * Returns the gathered bytes as one chunk: up to the length of `into`, or up to
-   * {@link MAX_GATHERED_CHUNK_BYTES}.
+   * Removes unread bytes and returns them as one chunk. The chunk has at most the length of `into`,
+   * or at most {@link MAX_GATHERED_CHUNK_BYTES} if `into` is undefined.
    */
   #takeChunk(into: Uint8Array | undefined): Uint8Array {
     const first = this.#unreadChunks[0];
@@ -226,7 +252,10 @@ export class NodeQuicStream implements ByteStream {
     return target.subarray(0, length);
   }
 
-  /** Adds to the number of bytes that await a read; negative to subtract. */
+  /**
+   * Adds `bytes` to the number of unread bytes, for this stream and its connection. A negative
+   * value subtracts.
+   */
   #addUnread(bytes: number): void {
     this.#unreadBytes += bytes;
     this.#connection.countUnread(bytes);
@@ -268,7 +297,10 @@ export class NodeQuicStream implements ByteStream {
     }
   }
 
-  /** Waits for buffer space. Fails the direction if it has ended. */
+  /**
+   * Waits until the runtime's send buffer has space. Fails the sending direction if the peer has
+   * stopped it or the connection has ended.
+   */
   async #waitForSpace(): Promise<void> {
     const { writer } = this.#native;
     const drained = writer[drainable]?.();
@@ -288,7 +320,7 @@ export class NodeQuicStream implements ByteStream {
       await this.#failAsStopped();
   }
 
-  /** Fails the direction, after STOP_SENDING or the end of the connection. */
+  /** Fails the sending direction, because the peer sent STOP_SENDING or the connection ended. */
   async #failAsStopped(): Promise<void> {
     this.#failWriting(
       await this.#connection.explainReset("the peer stopped reading", 0, this.#early),
@@ -318,7 +350,10 @@ export class NodeQuicStream implements ByteStream {
   }
 }
 
-/** Tests whether a promise settles within the current microtasks, that is without I/O. */
+/**
+ * Returns true if `promise` settles within {@link MAX_MICROTASK_TURNS}, which means that it did not
+ * wait for I/O.
+ */
 async function settlesWithinMicrotasks(promise: Promise<unknown>): Promise<boolean> {
   let settled = false;
   const settle = (): void => {

@@ -4,19 +4,19 @@ import type { TlsClientOptions, TlsIdentity } from "../../src/transport/tls.ts";
 import { authoritiesOf, identityOf, pinsOf, requireIdentity } from "../shared/tls.ts";
 import type { NativeIdentity } from "./native.ts";
 
-/** TLS settings of a client in the module's format. */
+/** TLS settings of a client, in the format of `node:quic`. */
 export interface ClientTls {
-  /** True if the peer's certificate must be issued by one of `ca`. */
+  /** True if the peer's certificate must be issued by one of the authorities in `ca`. */
   readonly verify: boolean;
-  /** Trusted authorities, PEM. */
+  /** Trusted certificate authorities in PEM. */
   readonly ca: readonly Uint8Array[];
   readonly identity: NativeIdentity | undefined;
 }
 
 /**
- * Converts TLS options for dialling.
+ * Converts the TLS options for outgoing connections to the format of `node:quic`.
  *
- * @throws `InvalidArgument` for an unusable certificate, key or authority
+ * @throws `InvalidArgument` if the certificate, its key or an authority is unusable
  */
 export function clientTls(options: TlsClientOptions): ClientTls {
   const identity = identityOf(options);
@@ -33,18 +33,19 @@ export function clientTls(options: TlsClientOptions): ClientTls {
 }
 
 /**
- * Converts the authorities for client certificates.
+ * Converts the certificate authorities for client certificates from PEM to bytes. Returns undefined
+ * if `clientCa` is undefined.
  *
- * @throws `InvalidArgument` for an unusable authority
+ * @throws `InvalidArgument` if `clientCa` contains no usable authority
  */
 export function clientAuthorities(clientCa: string | undefined): readonly Uint8Array[] | undefined {
   return authoritiesOf(clientCa)?.map(encode);
 }
 
 /**
- * Converts a certificate and private key.
+ * Converts a certificate and its private key to the format of `node:quic`.
  *
- * @throws `InvalidArgument` for an unusable certificate or key
+ * @throws `InvalidArgument` if the certificate or the key is unusable
  */
 export function nativeIdentity(identity: TlsIdentity): NativeIdentity {
   const { cert, key } = requireIdentity(identity);

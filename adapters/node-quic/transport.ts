@@ -19,26 +19,31 @@ import { type NodeQuicOptions, nodeQuicSettings } from "./options.ts";
 import { SocketOptions } from "./socket-options.ts";
 
 /**
- * Authentication and tuning of QUIC on `node:quic`.
+ * TLS settings and tuning of the QUIC transport that uses `node:quic`.
  *
- * @experimental Like `node:quic` itself.
+ * @experimental May change in a minor version, like `node:quic` itself.
  */
 export interface NodeQuicTransportOptions extends NodeQuicOptions {
-  /** TLS for dialling. Default: the peer's certificate must be valid for its host. */
+  /**
+   * TLS settings for outgoing connections. Default: the peer's certificate must be valid for the
+   * dialled host, and issued by an authority that the runtime trusts.
+   */
   readonly tls?: TlsClientOptions;
   /**
-   * TLS for listening. Default: a new self-signed certificate, which clients pin by fingerprint.
+   * TLS settings for listening. Default: a new self-signed certificate, which clients can pin by
+   * its fingerprint.
    */
   readonly serverTls?: TlsServerOptions;
 }
 
 /**
- * Creates a QUIC transport on the runtime's `node:quic` module, for Bun. Not the default, since the
- * module is experimental.
+ * Creates a QUIC transport that uses the runtime's `node:quic` module, for Bun. It is not the
+ * default transport, since the module is experimental.
  *
- * Serve with it only where every sender is trusted. Bun 1.4 retries a datagram that the system
- * refuses, and sends nothing else meanwhile. One datagram from port 0 or from an address without a
- * route therefore silences a server until its handshake times out. This library does not notice.
+ * Serve with it only on networks where every sender is trusted. If the system refuses to send a
+ * datagram, Bun 1.4 retries this datagram and sends nothing else meanwhile. So one datagram from
+ * port 0, or from an address without a route, silences a server until its handshake times out. This
+ * library does not notice.
  *
  * It has two more limitations compared to quiche:
  *
@@ -47,16 +52,19 @@ export interface NodeQuicTransportOptions extends NodeQuicOptions {
  * - A certificate set by {@link Listener.setIdentity} is shown only to clients that send a server
  *   name (SNI).
  *
- * Rejects with `Unavailable` on runtimes without the module, and with `InvalidArgument` for options
- * out of range.
+ * Rejects with `Unavailable` if the runtime does not have the module, and with `InvalidArgument` if
+ * an option is out of range.
  *
- * @experimental The API may change in a minor version, as that of `node:quic` may.
+ * @experimental May change in a minor version, like `node:quic` itself.
  */
 export function nodeQuicTransport(options: NodeQuicTransportOptions = {}): Promise<Transport> {
   return nodeQuicTransportWith(undefined, options);
 }
 
-/** Creates a {@link nodeQuicTransport} with a resolver of host names. Default: the system's. */
+/**
+ * Creates a {@link nodeQuicTransport} that resolves host names with `resolver`. If `resolver` is
+ * undefined, the system's resolver is used.
+ */
 export async function nodeQuicTransportWith(
   resolver: Resolver | undefined,
   options: NodeQuicTransportOptions = {},
