@@ -24,10 +24,13 @@ import {
   VORTEX_PROTOCOLS,
 } from "./options.ts";
 
-/** Maximum number of peers remembered to offer no ALPN. */
+/**
+ * Maximum number of peers remembered as supporting no ALPN. Above it, the peer remembered first is
+ * forgotten.
+ */
 const MAX_REMEMBERED_PEERS = 1024;
 
-/** Dials peers for one transport. */
+/** Opens the outgoing connections of one transport. */
 export class DenoQuicDialler {
   readonly #quic: DenoQuic;
   readonly #tls: TlsClientOptions;
@@ -38,12 +41,12 @@ export class DenoQuicDialler {
   readonly #endpoints: ClientEndpoints;
   readonly #guard = new Guard();
   readonly #resolver: Resolver | undefined;
-  /** Addresses of peers without ALPN, like dfdaemon; the one discovered first comes first. */
+  /** Addresses of peers that support no ALPN, like dfdaemon, in the order of their discovery. */
   readonly #peersWithoutAlpn = new Set<string>();
 
   /**
-   * @throws `InvalidArgument` for unusable TLS options, and for combinations that Deno does not
-   * support
+   * @throws `InvalidArgument` if a TLS option is unusable, or if pinned fingerprints are combined
+   * with a client certificate
    */
   constructor(
     quic: DenoQuic,
@@ -76,7 +79,10 @@ export class DenoQuicDialler {
     };
   }
 
-  /** Dials a peer by all its addresses (Happy Eyeballs). */
+  /**
+   * Opens a connection to `remote`. Tries the addresses of a host name by Happy Eyeballs (RFC
+   * 8305), each with a separate UDP socket.
+   */
   dial(remote: Address, { signal, earlyData = false }: DialOptions): Promise<Connection> {
     return dialHost({
       remote,
@@ -114,7 +120,7 @@ export class DenoQuicDialler {
     }
   }
 
-  /** Implements {@link Transport.close}. */
+  /** Releases the endpoints without a connection. Implements `Transport.close`. */
   close(): void {
     this.#endpoints.close();
   }
@@ -126,7 +132,11 @@ export class DenoQuicDialler {
     if (oldest !== undefined) this.#peersWithoutAlpn.delete(oldest);
   }
 
-  /** Dials with or without ALPN. */
+  /**
+   * Dials one address of a peer, with or without ALPN.
+   *
+   * @param stock true to offer no ALPN, like dfdaemon; false to offer this library's ALPN
+   */
   async #dialAs(
     stock: boolean,
     remote: Address,
@@ -182,7 +192,10 @@ export class DenoQuicDialler {
   }
 
   /**
-   * Wraps a connection that was created before its handshake. The signal can abort it until then.
+   * Creates the connection object for early data (0-RTT), before the handshake is complete. Until
+   * then, `signal` aborts the connection.
+   *
+   * @param key key under which the endpoint returns to the pool
    */
   #connectionOf(
     native: NativeConn,
@@ -212,7 +225,13 @@ export class DenoQuicDialler {
     return connection;
   }
 
-  /** Abandons a dial. Deno can cancel a handshake only by closing its socket. */
+  /**
+   * Abandons a dial that has failed or was aborted. Deno can cancel a handshake in progress only by
+   * closing its socket.
+   *
+   * @param inProgress true if the handshake is not over: the endpoint is released. If false, the
+   * endpoint returns to the pool.
+   */
   #abandon(
     attempt: Promise<NativeConn>,
     key: string,
@@ -229,7 +248,11 @@ export class DenoQuicDialler {
     );
   }
 
-  /** Returns the endpoint for reuse once the connection has closed. */
+  /**
+   * Returns the endpoint to the pool when the connection has closed.
+   *
+   * @param key identifies the peer and the ALPN offer
+   */
   #returnOnClose(connection: DenoQuicConnection, key: string, endpoint: NativeEndpoint): void {
     const onClosed = this.#guard.wrap(({ error }: CloseInfo) => {
       // After refused early data, the peer has lost the sessions for which the endpoint is kept.

@@ -22,79 +22,99 @@ import {
 } from "./native.ts";
 import { DenoQuicStream, type StreamOwner } from "./stream.ts";
 
-/** Maximum time in ms from the failure of a stream to the reason why its connection ended. */
+/**
+ * Maximum time in ms to wait, after a stream has failed, for the reason why its connection ended.
+ */
 const CLOSE_REASON_TIMEOUT_MS = 1000;
 
 /**
- * Time in ms for the peer to receive and read an ended answer. Deno discards received data that is
- * unread when the connection is closed, so this exceeds a round trip.
+ * Time in ms that a closing server leaves a client to receive and read a finished response. It
+ * exceeds a round trip, because Deno discards received but unread data when the connection is
+ * closed.
  */
 const ANSWER_DRAIN_MS = 2000;
 
-/** Dependencies of a connection, which differ between client and server. */
+/**
+ * Settings and callbacks of a {@link DenoQuicConnection}, which differ between client and server.
+ */
 export interface ConnectionOrigin {
-  /** Counts and reports exceptions of event callbacks; each ends its connection. */
+  /**
+   * Wraps event callbacks, and counts and reports their exceptions. Each exception ends the
+   * connection concerned.
+   */
   readonly guard: Guard;
   readonly server: boolean;
   /** True if the handshake is already complete. */
   readonly established: boolean;
-  /** Certificate requirements of a client. */
+  /** Requirements of a client for the server's certificate. Undefined on a server. */
   readonly trust?: Trust;
-  /** Called on a server when the client has sent a first request, or completed its handshake. */
+  /**
+   * Called on a server when a client's first stream has arrived or its handshake is complete. May
+   * be called several times.
+   */
   readonly onUsable?: (connection: DenoQuicConnection) => void;
   /** Called when the handshake is complete. */
   readonly onEstablished?: (connection: DenoQuicConnection) => void;
-  /** True on a server that accepts requests before the handshake is complete. */
+  /**
+   * True on a server that accepts streams before the handshake is complete (0-RTT). Default false.
+   */
   readonly takesEarlyData?: boolean;
 }
 
-/** A pending `openStream` call. */
+/** Functions that settle the promise of a pending `openStream` call. */
 interface StreamWaiter {
   resolve(stream: ByteStream): void;
   reject(error: VortexError): void;
 }
 
-/** QUIC connection of a client or server on Deno's implementation. */
+/** QUIC connection of a client or server that uses Deno's implementation. */
 export class DenoQuicConnection implements Connection {
   readonly protocol = "quic";
   readonly remote: Address;
   readonly ready: Promise<void>;
   readonly closed: Promise<CloseInfo>;
-  /** Native connection; undefined after the end, since it keeps its endpoint and socket alive. */
+  /**
+   * Connection object of Deno. Undefined after the connection has ended, since a reference to the
+   * object keeps its endpoint and UDP socket alive.
+   */
   #native: NativeConn | undefined;
   readonly #origin: ConnectionOrigin;
   readonly #guard: Guard;
   readonly #owner: StreamOwner;
   readonly #streams = new Set<DenoQuicStream>();
   readonly #incoming = new AsyncQueue<ByteStream>();
-  /** Pending `openStream` calls, in order. */
+  /** Pending `openStream` calls, oldest first. */
   readonly #waiters: StreamWaiter[] = [];
   /**
-   * Streams opened for aborted calls. They used up stream credit, so later calls take them first.
+   * Streams that were opened for calls of `openStream` that were then aborted. Each has used stream
+   * credit, so later calls receive these streams first.
    */
   #spareStreams: DenoQuicStream[] = [];
-  /** Number of streams being opened. */
+  /** Number of streams that Deno is opening. */
   #opening = 0;
   #established: boolean;
   #earlyData: EarlyData = "none";
   /**
-   * Ids of streams opened while the decision on early data was pending; reuse of an id shows
-   * refusal.
+   * IDs of streams opened while the server's decision on early data (0-RTT) was pending. If a later
+   * stream has the same ID, the server has refused early data.
    */
   readonly #earlyIds = new Set<bigint>();
   #earlyDataRefused = false;
-  /** Callbacks to run once the server has decided on early data. */
+  /** Callbacks to run when the server has accepted or refused early data (0-RTT). */
   #decisionCallbacks: (() => void)[] = [];
   readonly #startedAt = performance.now();
-  /** Time at which the session for the next connection has arrived, by `performance.now()`. */
+  /**
+   * Time by which the server's TLS session for the next connection should have arrived. In ms, by
+   * `performance.now()`.
+   */
   #sessionExpectedAt = Number.NEGATIVE_INFINITY;
-  /** Time at which this side last ended a stream, by `performance.now()`. */
+  /** Time at which this side last ended a stream. In ms, by `performance.now()`. */
   #lastEndedAt = Number.NEGATIVE_INFINITY;
   #closing = false;
   #onDelivered: (() => void) | undefined;
   /**
-   * Closes a client's idle connection, since Deno keeps the process alive while `closed` is
-   * pending.
+   * Closes an idle connection of a client, since Deno keeps the process alive while `closed` is
+   * pending. Undefined on a server.
    */
   readonly #idleClose: IdleClose | undefined;
   #closeInfo: CloseInfo | undefined;
@@ -170,7 +190,10 @@ export class DenoQuicConnection implements Connection {
     return this.#earlyData;
   }
 
-  /** True if early data was accepted. Deno does not report a resumption without early data. */
+  /**
+   * True if early data (0-RTT) was accepted. Deno does not report a resumed session without early
+   * data.
+   */
   get resumed(): boolean {
     return this.#earlyData === "accepted";
   }
@@ -241,11 +264,12 @@ export class DenoQuicConnection implements Connection {
   }
 
   /**
-   * Waits for the delivery of ended streams, for at most `grace` ms.
+   * Waits until the peer has received the data of ended streams, for at most `grace` ms. Deno does
+   * not report acknowledgements.
    *
-   * Deno does not report acknowledgements. So a client waits until the peer has ended its direction
-   * too. A server waits {@link ANSWER_DRAIN_MS} after the last answer ended, or until the
-   * satisfied peer closes.
+   * A client waits until the server has ended its direction of these streams too. Without such
+   * streams, it waits for the TLS session that it expects. A server waits {@link ANSWER_DRAIN_MS}
+   * after the end of the last response, or until the client closes the connection.
    */
   async #waitForDelivery(grace: number): Promise<void> {
     const now = performance.now();
@@ -267,7 +291,10 @@ export class DenoQuicConnection implements Connection {
     });
   }
 
-  /** Returns true while a stream has ended but the peer's direction has not. */
+  /**
+   * Returns true if this side has ended its direction of a stream whose other direction the peer
+   * has not ended.
+   */
   #hasUndelivered(): boolean {
     return [...this.#streams].some((stream) => stream.undelivered);
   }
@@ -279,7 +306,10 @@ export class DenoQuicConnection implements Connection {
 
   // --- streams -----------------------------------------------------------------------------------
 
-  /** Opens a stream for the first pending call when credit permits. */
+  /**
+   * Asks Deno for a stream, which is created when stream credit permits. The stream goes to the
+   * oldest pending `openStream` call.
+   */
   #open(): void {
     const native = this.#native;
     if (native === undefined) return;
@@ -305,12 +335,15 @@ export class DenoQuicConnection implements Connection {
   }
 
   /**
-   * Returns true unless the stream's id was used before, which shows that early data was refused.
+   * Returns true if the stream ID was not used before. A reused ID shows that the server has
+   * refused early data (0-RTT).
    *
-   * After a refusal quinn assigns the same ids again. When it frees an early stream, it removes the
-   * waker of the new stream with the same id. Reads of that stream would never settle, not even at
-   * the end of the connection, and would keep its socket alive. The id shows the refusal at once.
-   * Deno reports it later: more than two turns later in a busy process, as observed.
+   * After a refusal, quinn assigns the same IDs again. When it frees an early stream, it removes
+   * the waker of the new stream with the same ID. Reads of the new stream then never settle, not
+   * even at the end of the connection, and keep the UDP socket alive.
+   *
+   * The ID shows the refusal at once. Deno reports it later: in a busy process, more than two turns
+   * of the event loop later.
    */
   #hasFreshId({ readable }: NativeStream): boolean {
     if (this.#earlyData === "none") return true;
@@ -325,7 +358,10 @@ export class DenoQuicConnection implements Connection {
     return true;
   }
 
-  /** Returns true while the decision on early data is pending. */
+  /**
+   * Returns true if early data (0-RTT) was sent, and the server has neither accepted nor refused it
+   * yet.
+   */
   #isEarlyDataPending(): boolean {
     return this.#earlyData === "pending" && this.#closeInfo === undefined;
   }
@@ -336,7 +372,10 @@ export class DenoQuicConnection implements Connection {
     return stream;
   }
 
-  /** Starts or stops the idle timer, depending on used streams and pending calls. */
+  /**
+   * Starts the idle timer of a client if its handshake is complete, no stream is in use and no
+   * `openStream` call is pending. Stops the timer otherwise.
+   */
   #updateIdle(): void {
     if (this.#idleClose === undefined || this.#closeInfo !== undefined) return;
     const used = this.#streams.size - this.#spareStreams.length;
@@ -385,8 +424,8 @@ export class DenoQuicConnection implements Connection {
   }
 
   /**
-   * Ends the connection after refused early data, since later streams would be unsafe, see
-   * `#hasFreshId`. Returns the error for the streams.
+   * Ends the connection because the server has refused early data (0-RTT), and returns the error
+   * for the streams. Later streams on the connection would be unsafe, see `#hasFreshId`.
    */
   async #onEarlyDataRefused(refused: VortexError): Promise<VortexError> {
     this.#earlyDataRefused = true;
@@ -399,12 +438,15 @@ export class DenoQuicConnection implements Connection {
     return refused;
   }
 
-  /** Runs the callbacks that waited for the decision on early data. */
+  /** Runs the callbacks that wait until the server has accepted or refused early data (0-RTT). */
   #runDecisionCallbacks(): void {
     for (const act of this.#decisionCallbacks.splice(0)) act();
   }
 
-  /** Waits for the reason of a lost connection, and returns the error for its streams. */
+  /**
+   * Waits up to {@link CLOSE_REASON_TIMEOUT_MS} for the end of the connection. Returns its error,
+   * or an error made from `cause` if the connection has not ended.
+   */
   async #waitForCloseReason(cause: unknown): Promise<VortexError> {
     if (this.#closeInfo === undefined) {
       let timer: Timer | undefined;
@@ -437,7 +479,7 @@ function closedLocally(): VortexError {
   return new VortexError("Closed", "the connection was closed on this side");
 }
 
-/** Returns the id of a stream; undefined once the connection has ended. */
+/** Returns the ID of a stream, or undefined if the connection has ended. */
 function streamIdOf(readable: NativeReadable): bigint | undefined {
   try {
     return readable.id;
@@ -446,13 +488,16 @@ function streamIdOf(readable: NativeReadable): bigint | undefined {
   }
 }
 
-/** Cancels both directions of a stream. */
+/** Cancels the receiving direction of a stream and aborts its sending direction. */
 function discard({ readable, writable }: NativeStream): void {
   readable.cancel().catch(() => {});
   writable.abort().catch(() => {});
 }
 
-/** Waits for the next turn of the event loop, or for `milliseconds`. */
+/**
+ * Resolves after `milliseconds`, or in the next turn of the event loop if `milliseconds` is
+ * undefined.
+ */
 function nextTurn(milliseconds?: number): Promise<void> {
   return new Promise((resolve) => {
     if (milliseconds === undefined) setImmediate(resolve);

@@ -6,19 +6,23 @@ import {
   type NativeEndpoint,
 } from "./native.ts";
 
-/** Maximum number of idle endpoints kept for the sessions in them. */
+/**
+ * Maximum number of endpoints that are kept without a connection, for the TLS sessions that they
+ * store.
+ */
 const MAX_IDLE_ENDPOINTS = 64;
 
 /**
- * Pool of client endpoints. Each connection has a separate one, and so the socket buffers to
- * itself.
+ * Pool of UDP sockets ("endpoints" in Deno) for outgoing connections. Each connection has a
+ * separate endpoint, so it does not share the socket's buffers with others.
  *
- * Deno stores the sessions for 0-RTT in the endpoint, by server name instead of address. So an
- * endpoint is kept for the peer that was dialled on it. The least recently used ones are evicted.
+ * Deno stores the TLS sessions for 0-RTT in the endpoint, by server name instead of address. So an
+ * endpoint whose connection has ended is kept, and reused only for the same peer. Above
+ * {@link MAX_IDLE_ENDPOINTS}, the least recently used endpoint is released.
  */
 export class ClientEndpoints {
   readonly #quic: DenoQuic;
-  /** Endpoints without a connection, by peer; the least recently used first. */
+  /** Endpoints without a connection, by the key of their peer; the least recently used first. */
   readonly #idle = new Map<string, NativeEndpoint>();
   #closed = false;
 
@@ -27,10 +31,13 @@ export class ClientEndpoints {
   }
 
   /**
-   * Returns an endpoint for a connection: the one last used for `key`, or a new one. Undefined
-   * where only Deno itself may create sockets (`--allow-net` with a list of hosts).
+   * Returns the endpoint last used for `key`, or a new one if the pool has none. Returns undefined
+   * if the program may not create sockets itself, because `--allow-net` lists certain hosts only.
+   * Then Deno creates the socket when it connects.
    *
-   * @param key identifies the peer and the way of dialling it
+   * @param key identifies the peer and the ALPN offer
+   * @param family IP version of a new endpoint
+   * @throws `Unreachable` if the UDP socket cannot be created
    */
   take(key: string, family: 4 | 6): NativeEndpoint | undefined {
     const known = this.#idle.get(key);
@@ -46,7 +53,10 @@ export class ClientEndpoints {
     }
   }
 
-  /** Returns an endpoint to the pool after its connection has ended. */
+  /**
+   * Returns an endpoint to the pool after its connection has ended. Releases the endpoint instead
+   * if the pool is closed or already has one for `key`.
+   */
   put(key: string, endpoint: NativeEndpoint): void {
     if (this.#closed || this.#idle.has(key)) {
       release(endpoint);
@@ -60,7 +70,10 @@ export class ClientEndpoints {
     release(oldest[1]);
   }
 
-  /** Releases all idle endpoints. Later ones are released when they are returned. */
+  /**
+   * Closes the pool and releases all endpoints in it. An endpoint that is returned later is
+   * released at once.
+   */
   close(): void {
     this.#closed = true;
     for (const endpoint of this.#idle.values()) release(endpoint);
@@ -68,7 +81,7 @@ export class ClientEndpoints {
   }
 }
 
-/** Closes an endpoint with its connections, and frees its socket. */
+/** Closes an endpoint with its connections, and frees its UDP socket. */
 export function release(endpoint: NativeEndpoint): void {
   afterFirstFlight(() => {
     endpoint.close({ closeCode: 0, reason: "" });

@@ -1,6 +1,6 @@
 /**
- * Parses the errors of Deno's QUIC, which are texts of quinn and rustls. No other file depends on
- * these texts.
+ * Converts the errors of Deno's QUIC, whose messages are texts of quinn and rustls. No other file
+ * of this library depends on these texts.
  */
 import { remoteText, VortexError } from "../../src/errors.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
@@ -8,12 +8,11 @@ import type { CloseInfo } from "../../src/transport/transport.ts";
 import { CONNECTION_REFUSED, closeInfo, silentEnd } from "../shared/quic-errors.ts";
 import { isAboutCertificate, otherNames, unknownAuthority } from "../shared/tls-errors.ts";
 
-/** Transport error APPLICATION_ERROR (RFC 9000, section 20.1). */
+/** QUIC transport error code APPLICATION_ERROR (RFC 9000, section 20.1). */
 const APPLICATION_ERROR = 0xc;
 
 /**
- * Prefixes of quinn's texts for the transport errors of a CONNECTION_CLOSE frame (RFC 9000, section
- * 20.1).
+ * QUIC transport error codes (RFC 9000, section 20.1), each with the start of quinn's text for it.
  */
 const transportErrors: readonly [text: string, code: number][] = [
   ["the connection is being closed abruptly in the absence of any error", 0x0],
@@ -30,25 +29,32 @@ const transportErrors: readonly [text: string, code: number][] = [
   ["the application or application protocol caused", APPLICATION_ERROR],
 ];
 
-/** State of a connection at its failure. */
+/** State of a connection at the time it failed. */
 export interface ConnectionState {
   /** True if the handshake was complete. */
   readonly established: boolean;
   readonly server: boolean;
-  /** True if the application used the connection before the handshake was complete. */
+  /**
+   * True if the connection was dialled with early data (0-RTT). Then the application may have used
+   * it before the handshake was complete.
+   */
   readonly early?: boolean;
-  /** Certificate requirements of a client; undefined on a server. */
+  /** Requirements for the server's certificate; undefined on a server. */
   readonly trust?: Trust | undefined;
 }
 
-/** Certificate requirements of a client. */
+/** Requirements of a client for the server's certificate. */
 export interface Trust {
   readonly tls: TlsClientOptions;
-  /** Server name that the certificate must be valid for. */
+  /** Server name for which the certificate must be valid. */
   readonly name: string;
 }
 
-/** Builds the {@link CloseInfo} of a connection that failed with `cause`. */
+/**
+ * Creates the {@link CloseInfo} of a connection that failed.
+ *
+ * @param cause error of Deno's QUIC with a text of quinn
+ */
 export function closeInfoOf(
   cause: unknown,
   { established, server, early, trust }: ConnectionState,
@@ -115,8 +121,8 @@ export function closeInfoOf(
 }
 
 /**
- * Converts an error of reading or writing a stream. Returns undefined when its connection has
- * ended.
+ * Converts an error of a read or write on a stream. Returns undefined if the stream failed because
+ * its connection ended.
  */
 export function streamError(cause: unknown): VortexError | undefined {
   const text = textOf(cause);
@@ -130,13 +136,17 @@ export function streamError(cause: unknown): VortexError | undefined {
   return text === "0-RTT rejected" ? earlyDataRefused(cause) : undefined;
 }
 
-/** Creates the error of data that was lost with refused early data. */
+/**
+ * Creates the error for streams whose data was lost because the server refused early data (0-RTT).
+ */
 export function earlyDataRefused(cause?: unknown): VortexError {
   const message = "early data refused: the peer did not accept data sent before the handshake";
   return new VortexError("EarlyDataRefused", message, { cause });
 }
 
-/** Tests whether a dial failed because the peer does not speak the offered ALPN. */
+/**
+ * Returns true if a dial failed with `error` because the peer does not support the offered ALPN.
+ */
 export function isProtocolRefused(error: unknown): boolean {
   return error instanceof VortexError && error.code === "ProtocolNotSupported";
 }
@@ -144,8 +154,10 @@ export function isProtocolRefused(error: unknown): boolean {
 const INVALID_CERTIFICATE = "invalid peer certificate: ";
 
 /**
- * Creates the error for a certificate that this side refused. Deno does not expose the certificate,
- * so the fault is parsed from rustls's text.
+ * Creates the error for a server certificate that this side refused. Deno does not expose the
+ * certificate, so the message is derived from rustls's text.
+ *
+ * @param reason text of rustls about the fault
  */
 function refusedCertificate(reason: string, { tls, name }: Trust, cause: unknown): VortexError {
   const fault = reason.replace(INVALID_CERTIFICATE, "");
@@ -157,7 +169,12 @@ function refusedCertificate(reason: string, { tls, name }: Trust, cause: unknown
   );
 }
 
-/** Describes the fault of a certificate, from the text of rustls. */
+/**
+ * Describes the fault of a server certificate in words.
+ *
+ * @param fault text of rustls about the fault
+ * @param name server name for which the certificate must be valid
+ */
 function certificateFault(fault: string, tls: TlsClientOptions, name: string): string {
   const expired = /not valid after (\d+)/.exec(fault);
   if (expired !== null) return `the certificate of the peer expired on ${timeOf(expired[1])}`;

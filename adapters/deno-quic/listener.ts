@@ -30,40 +30,55 @@ import {
   VORTEX_PROTOCOLS,
 } from "./options.ts";
 
-/** Limit of half-open connections. Further attempts are ignored; the client retransmits. */
+/**
+ * Maximum number of half-open connections, whose handshake is not complete. At the limit,
+ * connection attempts are ignored, and the clients retransmit them.
+ */
 const MAX_HALF_OPEN = 4096;
-/** Time in ms for which a closed listener refuses clients, which would otherwise time out. */
+/**
+ * Time in ms for which a closed listener still refuses connection attempts. Without a refusal, the
+ * clients would wait for their timeouts.
+ */
 const REFUSAL_PERIOD_MS = 10_000;
-/** Interval in ms at which a bind is retried while this process still holds the socket. */
+/**
+ * Interval in ms between attempts to bind an address whose previous socket this process has not
+ * freed yet.
+ */
 const BIND_RETRY_INTERVAL_MS = 50;
 /**
- * Time in ms for which a bind is retried: quinn keeps a socket until its last close has settled.
+ * Maximum time in ms for which binding an address is retried. quinn keeps a closed socket until its
+ * last connection has ended.
  */
 const BIND_RETRY_TIMEOUT_MS = 5_000;
 
-/** Dependencies of a listener. */
+/** Dependencies and limits of a {@link DenoQuicListener}. */
 export interface ListenerContext {
   readonly quic: DenoQuic;
   readonly settings: DenoQuicSettings;
   readonly maxConnections: number;
   readonly maxStreams: number;
   readonly earlyData: boolean;
-  /** Initial certificate and key. */
+  /** Certificate and private key that the listener starts with. */
   readonly identity: TlsIdentity;
-  /** Receives exceptions of event callbacks. */
+  /** Receives the exceptions that event callbacks of the listener and its connections throw. */
   readonly onError: ((error: VortexError) => void) | undefined;
 }
 
-/** Functions that release a closed endpoint which still refuses clients, by address. */
+/**
+ * Closed endpoints that still refuse connection attempts. Maps the local address to a function that
+ * gives up the references to the endpoint, so that its socket can be freed.
+ */
 const refusingEndpoints = new Map<string, () => void>();
 /**
- * Addresses whose sockets this process has released; they become free with a garbage collection.
+ * Local addresses of closed listeners in this process. A garbage collection frees their sockets.
  */
 const releasedAddresses = new Set<string>();
 
 /**
- * Binds a UDP socket and accepts QUIC connections on it. Rejects with `AddressInUse` or
- * `Unreachable`.
+ * Binds a UDP socket to `local` and returns a listener that accepts QUIC connections on it.
+ *
+ * Rejects with `AddressInUse` if the address cannot be bound, and with `Unreachable` if the host
+ * name cannot be resolved. Rejects with `InvalidArgument` if the certificate is unusable.
  */
 export async function listenDenoQuic(context: ListenerContext, local: Address): Promise<Listener> {
   const endpoint = await createEndpoint(context.quic, local);
@@ -75,7 +90,10 @@ export async function listenDenoQuic(context: ListenerContext, local: Address): 
   }
 }
 
-/** Creates an endpoint. Retries while the address is held by a released socket of this process. */
+/**
+ * Creates a UDP socket that is bound to `local`. If a closed listener of this process still
+ * occupies the address, frees its socket and retries for {@link BIND_RETRY_TIMEOUT_MS}.
+ */
 async function createEndpoint(quic: DenoQuic, local: Address): Promise<NativeEndpoint> {
   const addr = formatAddress(local);
   const until = performance.now() + BIND_RETRY_TIMEOUT_MS;
@@ -108,16 +126,19 @@ class DenoQuicListener implements Listener {
   readonly address: Address;
   readonly #context: ListenerContext;
   readonly #guard: Guard;
-  /** Native endpoint; undefined once closed, since a reference keeps the socket alive. */
+  /**
+   * Endpoint that accepts connections. Undefined after `close`, since a reference to it keeps the
+   * socket open.
+   */
   #endpoint: NativeEndpoint | undefined;
   /**
-   * All native listeners. The first accepts connections; if any is garbage-collected, listening
-   * stops.
+   * All listeners of Deno on the endpoint, one for each certificate so far. Only the first accepts
+   * connections. None may be garbage-collected, since that would end listening.
    */
   readonly #nativeListeners: NativeListener[] = [];
   readonly #incoming = new AsyncQueue<Connection>();
   readonly #connections = new Set<DenoQuicConnection>();
-  /** Connections passed to the application. */
+  /** Connections that were passed to the application. */
   readonly #delivered = new Set<DenoQuicConnection>();
   #fingerprint = "";
   #halfOpen = 0;
@@ -138,7 +159,10 @@ class DenoQuicListener implements Listener {
     return this.#fingerprint;
   }
 
-  /** Counters with exceptions only: the runtime does not expose its socket. */
+  /**
+   * Counters of this listener. Only `caught` is counted; the others are 0, as the runtime does not
+   * expose its UDP socket.
+   */
   get counters(): ListenerCounters {
     return { unanswerable: 0, unsent: 0, caught: this.#guard.caught };
   }
@@ -172,7 +196,10 @@ class DenoQuicListener implements Listener {
   }
 
   /**
-   * Sets the certificate for new connections. A Deno endpoint uses the last `listen` configuration.
+   * Sets the certificate for new connections, by another `listen` call: a Deno endpoint uses the
+   * configuration of the latest call. Returns Deno's new listener.
+   *
+   * @throws `InvalidArgument` if the certificate or the key is unusable, `Closed` after `close`
    */
   #listenWith(identity: TlsIdentity): NativeListener {
     const { settings, maxStreams } = this.#context;
@@ -267,7 +294,10 @@ class DenoQuicListener implements Listener {
     void connection.closed.then(onClosed);
   }
 
-  /** Passes a connection to the application, unless there are too many. */
+  /**
+   * Passes a connection to the application. If the limit of connections is exceeded or the listener
+   * is closed, aborts the connection instead.
+   */
   #deliver(connection: DenoQuicConnection): void {
     if (this.#delivered.has(connection)) return;
     if (this.#open > this.#context.maxConnections) {
@@ -279,12 +309,15 @@ class DenoQuicListener implements Listener {
   }
 }
 
-/** Reason sent to a client beyond the limit of connections. */
+/** Reason phrase that a client receives if the listener has reached its limit of connections. */
 const TOO_MANY_CONNECTIONS = "listener at its limit (maxConnections)";
 
 /**
- * Keeps a closed endpoint for {@link REFUSAL_PERIOD_MS}, so that it refuses clients, then frees
- * its socket.
+ * Keeps a closed endpoint for {@link REFUSAL_PERIOD_MS}, so that it refuses connection attempts.
+ * Then frees its UDP socket.
+ *
+ * @param addr local address of the endpoint
+ * @param natives Deno's listeners on the endpoint
  */
 function keepRefusing(
   addr: string,

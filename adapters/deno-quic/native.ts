@@ -1,7 +1,7 @@
 /**
- * Types for the used part of Deno's QUIC, which is quinn. The API is experimental, and its types
- * exist only in Deno. No other file of this library refers to it. Source: denoland/deno,
- * `ext/net/03_quic.js` and `quic.rs`, version 2.9.
+ * Types for the parts of Deno's QUIC that this library uses. Deno implements it by quinn. The API
+ * is experimental, and its types exist only in Deno. No other file of this library refers to it.
+ * Source: denoland/deno, `ext/net/03_quic.js` and `quic.rs`, version 2.9.
  */
 import { setImmediate } from "node:timers";
 import { setFlagsFromString } from "node:v8";
@@ -9,26 +9,32 @@ import { runInNewContext } from "node:vm";
 import { VortexError } from "../../src/errors.ts";
 import { Guard } from "../shared/guard.ts";
 
-/** Options of clients and servers. Flow-control windows are not among them. */
+/**
+ * Options of QUIC connections that clients and servers share. Deno has no options for flow-control
+ * windows.
+ */
 export interface NativeTransportOptions {
-  /** PING interval in ms. */
+  /** Interval between PING frames in ms. Default: no PING frames. */
   readonly keepAliveInterval?: number;
-  /** Idle timeout in ms. */
+  /** Idle timeout in ms (RFC 9000, section 10.1). */
   readonly maxIdleTimeout: number;
   readonly maxConcurrentBidirectionalStreams: number;
   readonly maxConcurrentUnidirectionalStreams: number;
-  /** `low-latency` is BBR, the other two are CUBIC. */
+  /** Congestion control algorithm: `low-latency` is BBR, and the other two values are CUBIC. */
   readonly congestionControl: "default" | "throughput" | "low-latency";
 }
 
-/** Options of `connectQuic`. */
+/** Options of {@link DenoQuic.connectQuic}. */
 export interface NativeConnectOptions extends NativeTransportOptions {
   readonly hostname: string;
   readonly port: number;
   readonly serverName: string;
   readonly alpnProtocols: string[];
   readonly caCerts?: string[];
-  /** Pinned certificates. Missing in Deno's types. Excludes client certificates. */
+  /**
+   * SHA-256 hashes of the pinned server certificates. Deno's types do not declare the option. It
+   * cannot be combined with a client certificate.
+   */
   readonly serverCertificateHashes?: {
     readonly algorithm: "sha-256";
     readonly value: Uint8Array;
@@ -37,14 +43,15 @@ export interface NativeConnectOptions extends NativeTransportOptions {
   readonly key?: string;
   readonly endpoint?: NativeEndpoint;
   /**
-   * Returns the connection before its handshake if the endpoint has a session for the server name.
+   * True to return the connection before its handshake is complete, if the endpoint stores a TLS
+   * session for the server name.
    */
   readonly zeroRtt: boolean;
 }
 
 /**
- * UDP socket, with the sessions of its client connections and a single TLS configuration for
- * listening.
+ * UDP socket of Deno's QUIC. It stores the TLS sessions of its client connections, and one TLS
+ * configuration for listening.
  */
 export interface NativeEndpoint {
   readonly addr: { readonly port: number };
@@ -56,32 +63,40 @@ export interface NativeEndpoint {
     },
   ): NativeListener;
   /**
-   * Ends all connections. The socket stays open until garbage collection has freed all references.
+   * Ends all connections. The socket stays open until garbage collection has freed all objects that
+   * refer to it.
    */
   close(info: { readonly closeCode: number; readonly reason: string }): void;
 }
 
-/** Accepts connections until it is garbage-collected. */
+/** Accepts QUIC connections until it is garbage-collected. */
 export interface NativeListener {
   incoming(): Promise<NativeIncoming>;
 }
 
-/** Connection attempt: a client's first datagram. Reading its address refuses it. */
+/**
+ * Connection attempt: the first datagram of a client. If a program reads its address property, Deno
+ * refuses the attempt.
+ */
 export interface NativeIncoming {
-  /** Returns the connection at once, before its handshake, with `zeroRtt`. */
+  /**
+   * Accepts the attempt. With `zeroRtt`, returns the connection at once, before its handshake is
+   * complete.
+   */
   accept(options: { readonly zeroRtt: true }): NativeConn;
   refuse(): void;
   ignore(): void;
 }
 
-/** QUIC connection. */
+/** QUIC connection of Deno. */
 export interface NativeConn {
   readonly endpoint: NativeEndpoint;
   readonly remoteAddr: { readonly hostname: string; readonly port: number };
-  /** Resolves when the handshake is over, whether it succeeded or not. */
+  /** Resolves when the handshake has ended, successfully or not. */
   readonly handshake: Promise<void>;
   /**
-   * Resolves when either application closed the connection; otherwise rejects with quinn's text.
+   * Resolves when the application on either side has closed the connection. Otherwise rejects with
+   * an error whose message is written by quinn.
    */
   readonly closed: Promise<{ readonly closeCode: number; readonly reason: string }>;
   readonly incomingBidirectionalStreams: ReadableStream<NativeStream>;
@@ -91,19 +106,19 @@ export interface NativeConn {
   close(info: { readonly closeCode: number; readonly reason: string }): void;
 }
 
-/** Bidirectional stream. */
+/** Bidirectional stream of Deno's QUIC. */
 export interface NativeStream {
   readonly readable: NativeReadable;
   readonly writable: WritableStream<Uint8Array>;
 }
 
-/** Receiving side of a stream. */
+/** Receiving direction of a stream. */
 export interface NativeReadable extends ReadableStream<Uint8Array> {
-  /** Stream id (RFC 9000, section 2.1). Throws once the connection has ended. */
+  /** Stream ID (RFC 9000, section 2.1). Reading it throws if the connection has ended. */
   readonly id: bigint;
 }
 
-/** QUIC functions of the `Deno` namespace. */
+/** Functions and classes for QUIC in the `Deno` namespace. */
 export interface DenoQuic {
   connectQuic(options: NativeConnectOptions): Promise<NativeConn> | NativeConn;
   readonly QuicEndpoint: new (options: {
@@ -113,9 +128,10 @@ export interface DenoQuic {
 }
 
 /**
- * Returns Deno's QUIC API.
+ * Returns Deno's functions and classes for QUIC.
  *
- * @throws `Unavailable` without Deno, or without its flag `--unstable-net`
+ * @throws `Unavailable` if the runtime is not Deno, or was started without the flag
+ * `--unstable-net`
  */
 export function denoQuic(): DenoQuic {
   const { Deno } = globalThis as { Deno?: Partial<DenoQuic> };
@@ -129,27 +145,30 @@ export function denoQuic(): DenoQuic {
 }
 
 /**
- * Ends a client connection after its first flight has been sent. If the very first datagram
- * contains the close, a server on quinn keeps the connection, and with it the socket, until the
- * idle timeout.
+ * Calls `end`, which closes a client connection, after Deno has sent the first datagrams of the
+ * connection. If the very first datagram contains the close, a server on quinn keeps the connection
+ * and its socket until the idle timeout.
  */
 export function afterFirstFlight(end: () => void): void {
   // Deno sends between two turns of the event loop.
   setImmediate(guard.wrap(end));
 }
 
-/** Delay in ms in which released endpoints are batched for one garbage collection. */
+/**
+ * Time in ms for which released endpoints are gathered before one garbage collection frees their
+ * sockets.
+ */
 const COLLECT_DELAY_MS = 250;
 
-/** Guards callbacks that belong to no connection. */
+/** Guard for timer callbacks that belong to no connection. */
 const guard = new Guard();
 
 let collectGarbage: (() => void) | undefined;
 let collectScheduled = false;
 
 /**
- * Frees the sockets of unreferenced endpoints by a garbage collection. Deno leaves this to the
- * collector, which rarely runs for them: they are small, and outside its heap.
+ * Runs a garbage collection, which frees the UDP sockets of unreferenced endpoints. Deno frees them
+ * only then, and would rarely collect them: they are small and outside of its heap.
  */
 export function collectSockets(): void {
   try {
@@ -163,7 +182,10 @@ export function collectSockets(): void {
   }
 }
 
-/** Schedules {@link collectSockets}, once for all endpoints released in the meantime. */
+/**
+ * Schedules a call of {@link collectSockets} after {@link COLLECT_DELAY_MS}. Calls within this time
+ * share one garbage collection.
+ */
 export function collectSocketsSoon(): void {
   if (collectScheduled) return;
   collectScheduled = true;

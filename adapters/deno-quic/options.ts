@@ -3,49 +3,58 @@ import { ALPN } from "../quiche/options.ts";
 import type { NativeTransportOptions } from "./native.ts";
 
 /**
- * Tuning of Deno's QUIC. Its flow-control windows are fixed: 1.25 MB per stream, which is 25 MB/s
- * at a round-trip time of 50 ms, and no limit per connection beyond its streams.
+ * Tuning of the QUIC transport that uses Deno's implementation. Its flow-control windows are fixed.
+ * A stream has 1.25 MB, which permits 25 MB/s at a round-trip time of 50 ms. A connection has no
+ * limit besides those of its streams.
  *
- * @experimental Like Deno's QUIC itself.
+ * @experimental May change in a minor version, like Deno's QUIC itself.
  */
 export interface DenoQuicOptions {
   /**
-   * Congestion control algorithm. Default `adaptive`: CUBIC for a server that listens on loopback,
-   * where nothing is lost and BBR is a quarter slower; otherwise BBR. Over 50 ms and 1 % loss BBR
-   * moves 10 MB/s, CUBIC 0.4.
+   * Congestion control algorithm. At a round-trip time of 50 ms and 1 % packet loss, BBR transfers
+   * 10 MB/s and CUBIC 0.4 MB/s.
+   *
+   * The default `adaptive` uses CUBIC on a server that listens on a loopback address, where no
+   * packet is lost and BBR is a quarter slower. Otherwise it uses BBR.
    */
   readonly congestionControl?: "adaptive" | "bbr" | "cubic";
-  /** Idle timeout of a connection in ms. Default 60,000, like dfdaemon. */
+  /** Idle timeout of a connection in ms (RFC 9000, section 10.1). Default 60,000, like dfdaemon. */
   readonly idleTimeout?: number;
-  /** Silence in ms after which a client sends a PING. Default 3,000, like dfdaemon. */
+  /**
+   * Keep-alive interval in ms: a client that has received nothing for this time sends a PING frame.
+   * Default 3,000, like dfdaemon.
+   */
   readonly keepAlive?: number;
-  /** Time in ms that a server gives a client for the handshake. Default 10,000. */
+  /**
+   * Time in ms within which a client must complete the handshake. After it, the server closes the
+   * connection. Default 10,000.
+   */
   readonly handshakeTimeout?: number;
   /**
-   * Clients that a server accepts.
+   * Kind of clients that a server accepts. Clients need no such option, since they try both kinds.
    *
    * - `vortex`, the default: peers of this library, which offer its ALPN.
-   * - `stock`: dfdaemon, which offers no ALPN. Of this library's peers only those on Deno reach
-   *   such a server, since QUIC on other runtimes requires an ALPN.
+   * - `stock`: dfdaemon, which offers no ALPN. Peers of this library can reach such a server only
+   *   from Deno, since QUIC on other runtimes requires an ALPN.
    *
-   * One socket cannot serve both, since Deno does not let a server choose by the client's offer.
-   * Clients need no such option: they try both.
+   * One UDP socket cannot serve both kinds, since Deno does not let a server select the ALPN by the
+   * client's offer.
    */
   readonly clients?: "vortex" | "stock";
 }
 
-/** {@link DenoQuicOptions} with all defaults applied. */
+/** {@link DenoQuicOptions} with a value for every option. */
 export type DenoQuicSettings = Required<DenoQuicOptions>;
 
-/** ALPN offer of this library's peers. */
+/** Application protocols (ALPN) that peers of this library offer. */
 export const VORTEX_PROTOCOLS: readonly string[] = [ALPN];
-/** ALPN offer of dfdaemon: none. */
+/** Application protocols (ALPN) that dfdaemon offers: an empty list. */
 export const STOCK_PROTOCOLS: readonly string[] = [];
 
 /**
- * Applies the defaults.
+ * Fills in the default of each option that is not set.
  *
- * @throws `InvalidArgument` for a value out of range
+ * @throws `InvalidArgument` if an option is out of range
  */
 export function denoQuicSettings(options: DenoQuicOptions = {}): DenoQuicSettings {
   const settings: DenoQuicSettings = {
@@ -62,10 +71,11 @@ export function denoQuicSettings(options: DenoQuicOptions = {}): DenoQuicSetting
 }
 
 /**
- * Converts the settings that clients and servers share into Deno's format.
+ * Converts the settings that clients and servers share to Deno's format.
  *
- * @param maxStreams concurrent streams that the peer may open
- * @param loopback all peers run on this host
+ * @param maxStreams maximum number of concurrent streams that the peer may open on a connection
+ * @param loopback true if all peers run on this host, which `adaptive` congestion control depends
+ * on
  */
 export function nativeSettings(
   { congestionControl, idleTimeout }: DenoQuicSettings,

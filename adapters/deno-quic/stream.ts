@@ -4,48 +4,61 @@ import type { Guard } from "../shared/guard.ts";
 import { streamError } from "./errors.ts";
 import type { NativeStream } from "./native.ts";
 
-/** Initial size of the read buffer in bytes: fits a request or a small answer. */
+/** Initial size of a stream's read buffer in bytes. It fits a request or a short response. */
 const MIN_READ_BUFFER_BYTES = 4 * 1024;
 /**
- * Size of the read buffer in bytes, once a sender has filled the initial one. It does not shrink
- * again: on a shared connection, reads alternate between one datagram and 60 KB, so an adaptive
- * size would cause frequent allocations.
+ * Size of a stream's read buffer in bytes, after a read has filled a buffer of the initial size.
+ *
+ * The size does not shrink again. On a connection with several streams, reads yield now one
+ * datagram, now 60 KB. A size that follows them would cause frequent allocations.
  */
 const MAX_READ_BUFFER_BYTES = 64 * 1024;
 
 /** Callbacks from a stream to its connection. */
 export interface StreamOwner {
-  /** Wraps callbacks of the stream. */
+  /**
+   * Wraps the event callbacks of the stream. If a callback throws, the guard ends the connection.
+   */
   readonly guard: Guard;
   /**
-   * Returns the reason why the connection ended, after a failure that is not the stream's alone.
+   * Waits for the end of the connection, after a failure that concerns more than one stream.
+   * Returns the error that the connection ended with.
+   *
+   * @param cause error of Deno's QUIC
    */
   waitForCloseReason(cause: unknown): Promise<VortexError>;
-  /** Called when the peer has ended or aborted its direction, or when reading was cancelled. */
+  /**
+   * Called when the peer has ended or aborted its direction, or when this side has cancelled
+   * reading.
+   */
   onPeerEnded(stream: DenoQuicStream): void;
-  /** Called when this side has ended its direction. */
+  /** Called when this side has ended its sending direction. */
   onEnded(stream: DenoQuicStream): void;
   /**
-   * Called when a stream reports refused early data. Returns `refused`, or the connection's error:
-   * Deno reports the end of the connection the same way.
+   * Called when Deno reports refused early data (0-RTT) for a stream. Resolves to the error for the
+   * stream: `refused`, or the connection's error if the connection has ended. Deno reports both in
+   * the same way.
    */
   onEarlyDataRefused(refused: VortexError): Promise<VortexError>;
-  /** Runs `act` once the server has decided on early data: on most connections at once. */
+  /**
+   * Calls `act` when the server has accepted or refused early data (0-RTT). Calls it at once if no
+   * such decision is pending.
+   */
   onceEarlyDataDecided(act: () => void): void;
-  /** Called when both directions have ended. */
+  /** Called when both directions of the stream have ended. */
   forget(stream: DenoQuicStream): void;
 }
 
 /**
  * Bidirectional stream of Deno's QUIC.
  *
- * Always keeps one read in progress, to detect the peer's end or abort even if the application does
- * not read. The data waits here for the application; all further data stays in the transport's
- * flow-control window.
+ * One read of the native stream is always in progress. So the peer's FIN or abort is detected even
+ * if the application does not read. The read data waits in this class. All further data stays in
+ * the flow-control window, so a slow reader slows its sender down.
  *
  * Deno 2.9 has two limitations. A cancelled reader sends STOP_SENDING with code 0, whatever code
- * was given. An aborted writer looks like a clean end to the peer, since quinn finishes a dropped
- * stream.
+ * was given. An aborted writer looks like a FIN to the peer, since quinn finishes a stream that is
+ * dropped.
  */
 export class DenoQuicStream implements ByteStream {
   readonly reader: ByteReader;
@@ -53,21 +66,28 @@ export class DenoQuicStream implements ByteStream {
   readonly #owner: StreamOwner;
   readonly #nativeReader: ReadableStreamBYOBReader;
   readonly #nativeWriter: WritableStreamDefaultWriter<Uint8Array>;
-  /** Size of the next read buffer in bytes. */
+  /** Size in bytes of the buffer for the next read. */
   #bufferBytes = MIN_READ_BUFFER_BYTES;
-  /** Buffer for the next read, if the application did not take the previous one. */
+  /**
+   * Buffer that the next read can use. Undefined if the application has received the previous
+   * buffer.
+   */
   #spareBuffer: ArrayBuffer | undefined;
-  /** The read in progress, or its result. */
+  /**
+   * Promise of the next chunk for the application: a read in progress, or data that was already
+   * read. Resolves to undefined at the FIN.
+   */
   #nextChunk: Promise<Uint8Array<ArrayBuffer> | undefined>;
   #readEnd: "open" | "ended" | VortexError = "open";
   #writeEnd: "open" | "ended" | VortexError = "open";
   /**
-   * Rejects the pending read. Waits do not rely on the native stream to settle, see {@link fail}.
+   * Rejects the application's pending read. Used if this side ends the stream, since the native
+   * stream may never settle its read, see {@link fail}.
    */
   #rejectRead: ((error: VortexError) => void) | undefined;
-  /** Rejects the pending write. */
+  /** Rejects the application's pending write. */
   #rejectWrite: ((error: VortexError) => void) | undefined;
-  /** True once the peer has ended or aborted its direction, or reading was cancelled. */
+  /** True once the peer has ended or aborted its direction, or this side has cancelled reading. */
   #peerEnded = false;
 
   constructor(native: NativeStream, owner: StreamOwner) {
@@ -83,15 +103,18 @@ export class DenoQuicStream implements ByteStream {
     };
   }
 
-  /** True if this side has ended its direction and the peer's direction is still open. */
+  /**
+   * True if this side has ended its sending direction, while the peer's direction is still open.
+   */
   get undelivered(): boolean {
     return this.#writeEnd === "ended" && !this.#peerEnded;
   }
 
   /**
-   * Fails the stream, as this side has ended the connection. Deno 2.9 does not settle reads of a
-   * stream that was opened before the handshake, when the connection is closed because the peer is
-   * gone.
+   * Fails both directions of the stream, because this side has ended the connection.
+   *
+   * Deno 2.9 may never settle a read of a stream opened before the handshake was complete. This
+   * happens if the connection is closed because the peer is gone.
    */
   fail(error: VortexError): void {
     if (this.#readEnd === "open") this.#failReading(error);
@@ -127,7 +150,9 @@ export class DenoQuicStream implements ByteStream {
   }
 
   /**
-   * Copies a chunk to `into`, up to its length, or returns the chunk. Reuses buffers not passed on.
+   * Returns the start of `chunk`: copied to `into`, up to the length of `into`, or as `chunk`
+   * itself if `into` is undefined. A small chunk is copied to new memory. Buffers whose content was
+   * copied are reused.
    */
   #copyOrPass(chunk: Uint8Array<ArrayBuffer>, into: Uint8Array | undefined): Uint8Array {
     if (into === undefined) {
@@ -142,7 +167,7 @@ export class DenoQuicStream implements ByteStream {
     return into.subarray(0, length);
   }
 
-  /** Starts the next read. */
+  /** Starts the next read of the native stream, and records when the peer's direction has ended. */
   #readAhead(): Promise<Uint8Array<ArrayBuffer> | undefined> {
     const reading = this.#receive();
     reading.then(
@@ -206,7 +231,12 @@ export class DenoQuicStream implements ByteStream {
     await this.#waitForWrite(this.#nativeWriter.write(chunk));
   }
 
-  /** Waits for a native write, or until this side fails the direction. */
+  /**
+   * Resolves when the native write has completed. Rejects if it fails, or if this side fails the
+   * sending direction first.
+   *
+   * @param writing promise of the native write
+   */
   #waitForWrite(writing: Promise<void>): Promise<void> {
     return new Promise<void>((resolve, reject) => {
       this.#rejectWrite = reject;
@@ -252,7 +282,10 @@ export class DenoQuicStream implements ByteStream {
     this.#forgetIfEnded();
   }
 
-  /** Converts an error of the native stream. */
+  /**
+   * Converts an error of the native stream to the error for the application. If the connection has
+   * ended, waits for its error.
+   */
   async #errorOf(cause: unknown): Promise<VortexError> {
     const error = streamError(cause);
     if (error === undefined) return this.#owner.waitForCloseReason(cause);

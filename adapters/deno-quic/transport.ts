@@ -15,40 +15,46 @@ import { denoQuic } from "./native.ts";
 import { type DenoQuicOptions, denoQuicSettings } from "./options.ts";
 
 /**
- * Authentication and tuning of Deno's QUIC.
+ * TLS settings and tuning of the QUIC transport that uses Deno's implementation.
  *
- * @experimental Like Deno's QUIC itself.
+ * @experimental May change in a minor version, like Deno's QUIC itself.
  */
 export interface DenoQuicTransportOptions extends DenoQuicOptions {
   /**
-   * TLS for dialling. Default: the peer's certificate must be valid for its host.
+   * TLS settings for outgoing connections. Default: the peer's certificate must be valid for the
+   * dialled host, and issued by an authority that the runtime trusts.
    *
-   * Deno differs from other runtimes: `ca` is trusted in addition to the runtime's authorities. A
-   * pinned certificate must be within its validity period, and excludes a client certificate.
-   * `verify: false` requires Deno to be started with `--unsafely-ignore-certificate-errors=d7y`.
+   * Deno differs from other runtimes. It trusts the authorities in `ca` in addition to its default
+   * authorities. A pinned certificate must be within its validity period, and cannot be combined
+   * with a client certificate. `verify: false` requires that Deno was started with
+   * `--unsafely-ignore-certificate-errors=d7y`.
    */
   readonly tls?: TlsClientOptions;
   /**
-   * TLS for listening. Default: a new self-signed certificate, which clients pin by fingerprint.
-   * `clientCa` is not supported by Deno.
+   * TLS settings for listening. Default: a new self-signed certificate, which clients can pin by
+   * its fingerprint. Deno does not support `clientCa`.
    */
   readonly serverTls?: TlsServerOptions;
 }
 
 /**
- * Creates a QUIC transport on Deno's implementation, which requires the flag `--unstable-net`. It
- * reaches dfdaemon too: a peer that refuses the ALPN of this library is dialled again without ALPN.
+ * Creates a QUIC transport that uses Deno's implementation, which requires the flag
+ * `--unstable-net`. It can also dial dfdaemon: if a peer refuses the ALPN of this library, the peer
+ * is dialled again without ALPN.
  *
- * Rejects with `Unavailable` without Deno or the flag, and with `InvalidArgument` for options out
- * of range.
+ * Rejects with `Unavailable` if the runtime is not Deno or the flag is missing, and with
+ * `InvalidArgument` if an option is out of range.
  *
- * @experimental The API may change in a minor version, as that of Deno may while it needs the flag.
+ * @experimental May change in a minor version, as long as Deno's QUIC requires the flag.
  */
 export function denoQuicTransport(options: DenoQuicTransportOptions = {}): Promise<Transport> {
   return denoQuicTransportWith(undefined, options);
 }
 
-/** Creates a {@link denoQuicTransport} with a resolver of host names. Default: the system's. */
+/**
+ * Creates a {@link denoQuicTransport} that resolves host names with `resolver`. If `resolver` is
+ * undefined, the system's resolver is used.
+ */
 export async function denoQuicTransportWith(
   resolver: Resolver | undefined,
   options: DenoQuicTransportOptions = {},
