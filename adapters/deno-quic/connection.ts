@@ -359,8 +359,8 @@ export class DenoQuicConnection implements Connection {
   }
 
   /**
-   * Returns true if early data (0-RTT) was sent, and the server has neither accepted nor refused it
-   * yet.
+   * Returns true if this client dialled with early data (0-RTT), and the server has neither
+   * accepted nor refused it yet.
    */
   #isEarlyDataPending(): boolean {
     return this.#earlyData === "pending" && this.#closeInfo === undefined;

@@ -1,7 +1,7 @@
 /**
- * Types for the parts of Deno's QUIC that this library uses. Deno implements it by quinn. The API
- * is experimental, and its types exist only in Deno. No other file of this library refers to it.
- * Source: denoland/deno, `ext/net/03_quic.js` and `quic.rs`, version 2.9.
+ * Types for the parts of Deno's QUIC that this library uses. Deno's QUIC is based on quinn. The API
+ * is experimental, and its types exist only in Deno. Only this file refers to the `Deno` namespace
+ * for QUIC. Source: denoland/deno, `ext/net/03_quic.js` and `quic.rs`, version 2.9.
  */
 import { setImmediate } from "node:timers";
 import { setFlagsFromString } from "node:v8";
@@ -75,8 +75,8 @@ export interface NativeListener {
 }
 
 /**
- * Connection attempt: the first datagram of a client. If a program reads its address property, Deno
- * refuses the attempt.
+ * Connection attempt: the first datagram of a client. If a program reads the address property of
+ * the attempt, Deno refuses the attempt.
  */
 export interface NativeIncoming {
   /**
@@ -167,8 +167,9 @@ let collectGarbage: (() => void) | undefined;
 let collectScheduled = false;
 
 /**
- * Runs a garbage collection, which frees the UDP sockets of unreferenced endpoints. Deno frees them
- * only then, and would rarely collect them: they are small and outside of its heap.
+ * Runs a garbage collection, which frees the UDP sockets of unreferenced endpoints. Deno frees
+ * these sockets in no other way. Without this call, a collection would rarely happen for them,
+ * since the endpoints are small and outside of the collected heap.
  */
 export function collectSockets(): void {
   try {

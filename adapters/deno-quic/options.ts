@@ -26,8 +26,8 @@ export interface DenoQuicOptions {
    */
   readonly keepAlive?: number;
   /**
-   * Time in ms within which a client must complete the handshake. After it, the server closes the
-   * connection. Default 10,000.
+   * Time in ms within which a client must complete the handshake. If the handshake takes longer,
+   * the server closes the connection. Default 10,000.
    */
   readonly handshakeTimeout?: number;
   /**

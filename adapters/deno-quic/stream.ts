@@ -10,7 +10,7 @@ const MIN_READ_BUFFER_BYTES = 4 * 1024;
  * Size of a stream's read buffer in bytes, after a read has filled a buffer of the initial size.
  *
  * The size does not shrink again. On a connection with several streams, reads yield now one
- * datagram, now 60 KB. A size that follows them would cause frequent allocations.
+ * datagram, now 60 KB. An adaptive size would cause frequent allocations.
  */
 const MAX_READ_BUFFER_BYTES = 64 * 1024;
 
@@ -22,7 +22,7 @@ export interface StreamOwner {
   readonly guard: Guard;
   /**
    * Waits for the end of the connection, after a failure that concerns more than one stream.
-   * Returns the error that the connection ended with.
+   * Resolves to the error that the connection ended with.
    *
    * @param cause error of Deno's QUIC
    */
@@ -41,8 +41,8 @@ export interface StreamOwner {
    */
   onEarlyDataRefused(refused: VortexError): Promise<VortexError>;
   /**
-   * Calls `act` when the server has accepted or refused early data (0-RTT). Calls it at once if no
-   * such decision is pending.
+   * Calls `act` when the server has accepted or refused early data (0-RTT). If no early data is
+   * pending, calls `act` at once.
    */
   onceEarlyDataDecided(act: () => void): void;
   /** Called when both directions of the stream have ended. */

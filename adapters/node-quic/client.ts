@@ -27,8 +27,8 @@ const FIRST_PROBE_DELAY_MS = 25;
 /** Interval between probes of the peer's port during the handshake, in ms. */
 const PROBE_INTERVAL_MS = 500;
 /**
- * Number of ICMP errors in a row that end an established connection. A received packet restarts the
- * count.
+ * Number of ICMP errors in a row that end an established connection. A received packet resets the
+ * count to 0.
  */
 const MAX_CONSECUTIVE_REFUSALS = 3;
 /** Interval between probes of the peer's port after an ICMP error, in ms. */
@@ -234,9 +234,9 @@ class DialledSession {
   }
 
   /**
-   * Handles an ICMP error. During the handshake, it ends the connection, since the port is closed.
-   * Later a single ICMP error may be forged or transient (RFC 9000, section 14.2.1). So only
-   * {@link MAX_CONSECUTIVE_REFUSALS} in a row end the connection.
+   * Handles an ICMP error for the peer's port. An error during the handshake means that the port is
+   * closed, and ends the connection. Later a single error may be forged or transient (RFC 9000,
+   * section 14.2.1). So only {@link MAX_CONSECUTIVE_REFUSALS} in a row end the connection.
    */
   #onRefused(cause: unknown): void {
     if (!this.connection.established) {

@@ -20,7 +20,7 @@ import { NodeQuicStream } from "./stream.ts";
 /**
  * Time in ms within which the end of a connection becomes visible after one of its streams has
  * failed. The runtime first fails the streams. One turn of the event loop later, by a timer of 1
- * ms, it ends the connection. A longer timer that is set in between fires later.
+ * ms, it ends the connection. A timer of this length that is set in between fires after that.
  */
 const CLOSE_SETTLE_MS = 10;
 /**
@@ -34,8 +34,8 @@ const POLL_INTERVAL_MS = 2;
  */
 const MAX_FAST_POLLS = 100;
 /**
- * Interval in ms between later checks for stream credit, and between checks for waiting writes that
- * the peer has stopped.
+ * Interval in ms between later checks for stream credit. Also the interval between checks whether
+ * the peer has stopped a stream with a waiting write.
  */
 const SLOW_POLL_INTERVAL_MS = 20;
 /** Number of checks for a silent peer within one idle timeout. */
@@ -89,8 +89,8 @@ export class NodeQuicConnection implements Connection {
   /** Pending `openStream` calls that wait for stream credit, oldest first. */
   readonly #waiters: CreditWaiter[] = [];
   /**
-   * Stream that was created in advance for the next `openStream` call. Only one is created: the
-   * runtime can queue several, but loses stream credit when a queued stream is removed.
+   * Stream that was created in advance for the next `openStream` call. Only one stream is created:
+   * the runtime can queue several, but loses stream credit when a queued stream is removed.
    */
   #spareStream: NativeStream | undefined;
   #creatingSpare = false;
@@ -266,8 +266,8 @@ export class NodeQuicConnection implements Connection {
 
   /**
    * Detects that this side has completed its handshake, one round trip before
-   * {@link NativeSession.opened} resolves. From then on, a new stream is no longer pending. Checks
-   * every millisecond, as the module has no event for that.
+   * {@link NativeSession.opened} resolves. The sign is that a newly created stream is no longer
+   * pending. Checks it every millisecond, as the module has no event for it.
    */
   async watchHandshake(): Promise<void> {
     await this.#createSpare();
@@ -315,12 +315,12 @@ export class NodeQuicConnection implements Connection {
   }
 
   /**
-   * Returns the error to report for a failed stream: that of the ended connection, of refused early
-   * data, or of a reset.
+   * Returns the error to report for a failed stream: the error of the ended connection, of refused
+   * early data, or of a reset.
    *
-   * When a connection ends, the runtime first resets its streams with code 0. It does the same for
-   * refused early data. STOP_SENDING from the peer arrives without its code. So this method waits
-   * up to {@link CLOSE_SETTLE_MS} for the end of the connection.
+   * When a connection ends, the runtime first resets its streams with code 0. The runtime does the
+   * same for refused early data. STOP_SENDING from the peer arrives without its code. So this
+   * method waits up to {@link CLOSE_SETTLE_MS} for the end of the connection.
    *
    * @param peerAction description of what the peer did, for the message of a reset
    * @param code error code of the reset, or 0 if it is unknown
@@ -348,7 +348,7 @@ export class NodeQuicConnection implements Connection {
 
   /**
    * Resolves to true if the connection stays open for {@link CLOSE_SETTLE_MS}. Resolves to false if
-   * it has ended or ends within that time.
+   * the connection has ended or ends within that time.
    */
   async staysOpen(): Promise<boolean> {
     if (this.#closeInfo === undefined) await this.#closedWithin(CLOSE_SETTLE_MS);
@@ -377,9 +377,10 @@ export class NodeQuicConnection implements Connection {
   }
 
   /**
-   * Adds or removes a stream in the set of streams with a waiting write.
+   * Adds a stream to, or removes it from, the set of streams with a write that waits for buffer
+   * space.
    *
-   * @param waits true to add the stream, false to remove it
+   * @param waits true if the stream has such a write
    */
   setWriting(stream: NodeQuicStream, waits: boolean): void {
     if (waits) this.#blockedWriters.add(stream);
@@ -442,8 +443,8 @@ export class NodeQuicConnection implements Connection {
   }
 
   /**
-   * Creates a stream in advance for the next `openStream` call, then serves pending calls. If that
-   * fails, rejects all pending calls.
+   * Creates a stream in advance for the next `openStream` call, then resolves pending calls. If no
+   * stream can be created, rejects all pending calls.
    */
   async #createSpare(): Promise<void> {
     if (this.#creatingSpare) return;
@@ -461,7 +462,7 @@ export class NodeQuicConnection implements Connection {
   }
 
   /**
-   * Sets a timer that checks for stream credit and serves pending `openStream` calls. The module
+   * Sets a timer that checks for stream credit and resolves pending `openStream` calls. The module
    * has no event for new credit.
    */
   #pollCredit(): void {

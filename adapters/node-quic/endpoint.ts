@@ -22,9 +22,9 @@ export function nativeAddress(host: string, port: number): NativeAddress {
 }
 
 /**
- * Creates an endpoint for the local address and passes it to `use`. That function must call
- * `listen` or `connect` of the module, which binds the UDP socket synchronously. Then sets the
- * options of the socket.
+ * Creates an endpoint for the local address and passes it to `use`. The function `use` must call
+ * `listen` or `connect` of the module, which binds the UDP socket synchronously. After that, this
+ * function sets the options of the socket.
  *
  * Returns the endpoint and the result of `use`. Rejects with the error of `use`, or with the
  * module's error if the address cannot be bound.

@@ -39,7 +39,7 @@ export interface NativeEndpoint {
   busy: boolean;
   /** Maximum number of connections including half-open ones, 0 to 65,535. */
   maxConnectionsTotal: number;
-  /** Resolves when the socket is closed, and rejects if it could not be bound. */
+  /** Resolves when the UDP socket is closed, and rejects if the socket could not be bound. */
   readonly closed: Promise<void>;
   /** Closes the socket after its last connection has ended. */
   close(): Promise<void>;

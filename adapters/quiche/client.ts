@@ -25,8 +25,8 @@ import { type QuicheSettings, udpPayloadFor, windowThreshold } from "./options.t
 import { PathMtu, SAFE_UDP_PAYLOAD_BYTES } from "./path-mtu.ts";
 
 /**
- * Number of ICMP errors in a row that end an established connection. A received datagram restarts
- * the count.
+ * Number of ICMP errors in a row that end an established connection. A received datagram resets the
+ * count to 0.
  */
 const MAX_CONSECUTIVE_REFUSALS = 3;
 /** Length in bytes of the connection IDs that this endpoint chooses. */
@@ -41,8 +41,8 @@ export interface ClientContext {
   /** Resolver for host names. If undefined, the system's resolver is used. */
   readonly resolver: Resolver | undefined;
   /**
-   * Returns quiche's configuration for a UDP payload size in bytes. With `earlyData`, quiche sends
-   * 0-RTT data if the resumed session permits it.
+   * Returns quiche's configuration for a UDP payload size in bytes. If `earlyData` is true, quiche
+   * sends 0-RTT data when the resumed session permits it.
    *
    * @throws `InvalidArgument` if the certificate, its key or an authority is unusable
    */

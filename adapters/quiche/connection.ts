@@ -20,24 +20,26 @@ import type { PathMtu, PathMtuStats } from "./path-mtu.ts";
 import { QuicheStream } from "./stream.ts";
 
 /**
- * Number of received datagrams after which `#flush` runs at once instead of by an immediate. Bun
- * may emit many "message" events before it runs an immediate.
+ * Number of received datagrams after which this side processes them at once. With fewer datagrams,
+ * it waits for a `setImmediate` callback. Bun may emit many "message" events before it runs that
+ * callback.
  */
 const MAX_BATCH_DATAGRAMS = 32;
 /** Number of received bytes between two checks of {@link ConnectionHost.abuseBudget}. */
 const ABUSE_CHECK_INTERVAL_BYTES = 64 * 1024;
 
 /**
- * Maximum number of pending reads for which each stream is asked for data. Above it, quiche's list
- * of readable streams is requested instead.
+ * Maximum number of pending reads for which quiche is asked for data stream by stream. With more
+ * pending reads, quiche's list of readable streams is requested instead.
  */
 const MAX_POLLED_READERS = 8;
 /** Maximum delay of an acknowledgement or a window update, in ms. */
 const MAX_ACK_DELAY_MS = 1;
 
 /**
- * Maximum number of ended streams for which a graceful close checks delivery. Above it, the oldest
- * stream is no longer checked, since the peer has long acknowledged its bytes.
+ * Maximum number of ended streams for which a graceful close waits until their bytes are
+ * acknowledged. Beyond it, the oldest stream is no longer checked, since the peer has long
+ * acknowledged its bytes.
  */
 const MAX_TRACKED_FINISHED = 4096;
 
@@ -45,12 +47,19 @@ const NO_BYTES = new Uint8Array(0);
 const SCRATCH_BUFFER = new Uint8Array(64 * 1024);
 
 /**
- * Number of attempts to free a discarded stream, after which it counts as leaked and is ignored.
+ * Number of attempts to free a stream that either side reset or stopped. After them, the stream
+ * counts as leaked and is ignored.
  */
 const MAX_REAP_ATTEMPTS = 1000;
-/** Time in ms within which the peer must grant stream credit while no stream is open. */
+/**
+ * Time in ms within which the peer must grant stream credit while no stream is open. After it,
+ * `openStream` fails and the connection counts as lost.
+ */
 const CREDIT_TIMEOUT_MS = 1000;
-/** Minimum number of bytes that a stream may send in its turn, if the congestion window permits. */
+/**
+ * Minimum number of bytes that each waiting stream may send at a time, if the congestion window
+ * permits.
+ */
 const MIN_SHARE_BYTES = 32 * 1024;
 /**
  * Number of bytes in a packet besides stream data: packet header, connection ID, frame header and
@@ -62,11 +71,17 @@ const PACKET_OVERHEAD_BYTES = 64;
 interface DiscardedStream {
   /** Number of attempts to free the stream so far. */
   attempts: number;
-  /** True once this side has sent a reset. Its acknowledgement makes quiche free the stream. */
+  /**
+   * True once this side has sent a reset for the stream. The acknowledgement of the reset makes
+   * quiche free the stream.
+   */
   resetSent: boolean;
 }
 
-/** Socket address in quiche's format. The host is an IP address, without a zone if it is IPv6. */
+/**
+ * Socket address in quiche's format. The host is an IPv4 address, or an IPv6 address without a zone
+ * (RFC 4007).
+ */
 export interface HostPort {
   readonly host: string;
   readonly port: number;
@@ -88,8 +103,8 @@ export interface ConnectionHost {
   readonly connected: boolean;
   /**
    * True to keep the state of an ended connection until quiche's closing or draining period is over
-   * (RFC 9000, section 10.2). Until then, packets are answered, as a server should do. If false,
-   * the state is freed at once.
+   * (RFC 9000, section 10.2). Until then, this side still answers the peer's packets. False to free
+   * the state at once. True on a server.
    */
   readonly drains: boolean;
   /**
@@ -102,8 +117,8 @@ export interface ConnectionHost {
   /** Number of bytes read by the application after which a window update is sent without delay. */
   readonly windowThreshold: number;
   /**
-   * Maximum number of bytes that the peer may send in excess of legitimate use. Default: no limit.
-   * A connection whose peer exceeds it is aborted.
+   * Maximum number of bytes that the peer may send in excess of legitimate use. If the peer exceeds
+   * this number, the connection is aborted. Default: no limit.
    *
    * Legitimate use is twice the bytes that the application has read, plus half the bytes that this
    * side has sent, which the peer must acknowledge. The budget refills by 4 bytes/ms.
@@ -132,15 +147,15 @@ export interface ConnectionHost {
   /** Called when the connection has ended, with the error and the reason in `info`. */
   onEnded(connection: QuicheConnection, info: CloseInfo): void;
   /**
-   * Called when the closing or draining period of an ended connection is over (RFC 9000, section
-   * 10.2). The caller can then free its state.
+   * Called when the state of an ended connection can be freed. If {@link drains} is true, that is
+   * after the closing or draining period (RFC 9000, section 10.2). Otherwise it is at once.
    */
   onTerminated(connection: QuicheConnection): void;
 }
 
 /**
- * QUIC connection that drives a connection object of quiche: passes datagrams, timeouts and stream
- * data to it, and sends its packets.
+ * QUIC connection on top of quiche, which does no I/O itself. This class passes datagrams, timeouts
+ * and stream data to quiche, and sends the resulting packets.
  *
  * `receive` passes each received datagram to quiche. All other work happens in `#flush`, once for
  * many datagrams and calls: it completes reads, passes pending writes to quiche and sends packets.
@@ -158,11 +173,14 @@ export class QuicheConnection implements Connection {
   readonly ready: Promise<void>;
   readonly #host: ConnectionHost;
   readonly #clock: Clock;
-  /** Runs `#flush` under the connection's guard. */
+  /**
+   * Runs `#flush`, which processes received datagrams and sends packets, under the connection's
+   * guard.
+   */
   readonly #flushNow: () => void;
   /**
-   * Runs `#flush` under the connection's guard. Does nothing if `#flush` has run since this call
-   * was scheduled.
+   * Runs `#flush`, which processes received datagrams and sends packets, under the connection's
+   * guard. Does nothing if `#flush` has already run since it was scheduled.
    */
   readonly #flushIfDue: () => void;
   readonly #server: boolean;
@@ -174,8 +192,8 @@ export class QuicheConnection implements Connection {
   readonly #incoming = new AsyncQueue<ByteStream>();
   readonly #creditWaiters: (() => void)[] = [];
   /**
-   * IDs of streams of the peer on which nothing has arrived yet, although a higher ID has been
-   * seen.
+   * IDs of streams that the peer has opened only implicitly, by using a higher ID (RFC 9000,
+   * section 2.1). No data has arrived on them yet.
    */
   readonly #skippedRemote = new Set<number>();
   /** Streams that either side reset or stopped, and that quiche has not freed yet, by stream ID. */
@@ -195,9 +213,9 @@ export class QuicheConnection implements Connection {
   #zone = "";
   #nextLocal: number;
   #nextRemote: number;
-  /** Number of datagrams received since the last flush. */
+  /** Number of datagrams received since `#flush` last ran. */
   #unflushed = 0;
-  /** Memory of the datagrams received since the last flush. The next flush frees it. */
+  /** Memory of the datagrams received since `#flush` last ran. The next run frees this memory. */
   #receivedBuffers: ArrayBuffer[] = [];
   /** Number of bytes received since the last check of {@link ConnectionHost.abuseBudget}. */
   #uncheckedBytes = 0;
@@ -205,7 +223,7 @@ export class QuicheConnection implements Connection {
   #totalRead = 0;
   /**
    * Remaining abuse budget in bytes (`left`). The other fields are the byte counters and the time
-   * in ms at the last check of the budget.
+   * in ms at the last check of the abuse budget.
    */
   #abuseState: { left: number; recv: number; read: number; sent: number; at: number };
   /** Number of datagrams received since this side last sent packets. */
@@ -213,8 +231,8 @@ export class QuicheConnection implements Connection {
   /** Number of bytes that the application has read since this side last sent packets. */
   #readSinceSend = 0;
   /**
-   * True if the next flush must send packets. False if at most acknowledgements and window updates
-   * are pending, which may wait.
+   * True if the next run of `#flush` must send packets. False if at most acknowledgements and
+   * window updates are pending, which may wait.
    */
   #sendDue = true;
   #ackTimer: Timer | undefined;
@@ -223,7 +241,10 @@ export class QuicheConnection implements Connection {
    * the process alive.
    */
   #busy = true;
-  /** Number of stream bytes passed to quiche since the last flush after a received datagram. */
+  /**
+   * Number of stream bytes passed to quiche since a datagram was last received. quiche updates the
+   * free congestion window only when a datagram arrives.
+   */
   #writtenSinceReceive = 0;
   #scheduled = false;
   #established = false;
@@ -238,7 +259,7 @@ export class QuicheConnection implements Connection {
   #timerAt = 0;
   #keepAliveTimer: Timer | undefined;
   #lastReceived: number;
-  /** Callbacks that the next flush calls once. */
+  /** Callbacks that the next run of `#flush` calls once. */
   #flushWaiters: (() => void)[] = [];
 
   /**
@@ -405,7 +426,7 @@ export class QuicheConnection implements Connection {
    * Starts the handshake on a client.
    *
    * @param session TLS session to resume; undefined for a full handshake. If quiche rejects the
-   * session, the handshake is a full one too.
+   * session, a full handshake follows.
    */
   start(session: Uint8Array | undefined): void {
     if (session !== undefined) {
@@ -421,8 +442,8 @@ export class QuicheConnection implements Connection {
   }
 
   /**
-   * Schedules a flush that sends packets, after the current batch of events. Repeated calls cause a
-   * single flush.
+   * Schedules a run of `#flush` after the current batch of events, in which packets are sent.
+   * Repeated calls cause a single run.
    */
   schedule(): void {
     this.#sendDue = true;
@@ -430,8 +451,8 @@ export class QuicheConnection implements Connection {
   }
 
   /**
-   * Schedules a flush after the current batch of events. The flush sends packets only if this is
-   * due. Repeated calls cause a single flush.
+   * Schedules a run of `#flush` after the current batch of events. That run sends packets only if
+   * they are due. Repeated calls cause a single run.
    */
   #scheduleFlush(): void {
     if (this.#scheduled) return;
@@ -441,7 +462,7 @@ export class QuicheConnection implements Connection {
 
   // --- called by streams -------------------------------------------------------------------------
 
-  /** Error with which the connection ended, or undefined while it is open. */
+  /** Error with which the connection ended, or undefined while the connection is open. */
   get endError(): VortexError | undefined {
     return this.#closeInfo?.error;
   }
@@ -459,9 +480,9 @@ export class QuicheConnection implements Connection {
   }
 
   /**
-   * Adds or removes a stream in the set of streams with a pending read.
+   * Adds a stream to, or removes it from, the set of streams with a pending read.
    *
-   * @param waits true to add the stream, false to remove it
+   * @param waits true if the stream has a pending read
    */
   setReading(id: number, waits: boolean): void {
     if (waits) this.#waitingReaders.add(id);
@@ -469,9 +490,9 @@ export class QuicheConnection implements Connection {
   }
 
   /**
-   * Adds or removes a stream in the set of streams with bytes to pass to quiche.
+   * Adds a stream to, or removes it from, the set of streams with bytes to pass to quiche.
    *
-   * @param waits true to add the stream and schedule a flush, false to remove it
+   * @param waits true if the stream has such bytes, which also schedules sending
    */
   setWriting(id: number, waits: boolean): void {
     if (waits) {
@@ -486,7 +507,7 @@ export class QuicheConnection implements Connection {
    * Removes a stream after both of its directions have ended.
    *
    * @param discarded true if either side reset or stopped the stream. Then this connection helps
-   * quiche to free it.
+   * quiche to free the stream.
    */
   forget(id: number, discarded: boolean): void {
     this.#streams.delete(id);
@@ -529,6 +550,10 @@ export class QuicheConnection implements Connection {
     return { lost, lostBytes, rtt, cwnd, deliveryRate };
   };
 
+  /**
+   * Processes the datagrams received since its last run: completes reads and passes pending writes
+   * to quiche. Then sends packets if they are due, and sets the timer for quiche's next timeout.
+   */
   #flush(): void {
     this.#scheduled = false;
     if (this.#terminated) return;
@@ -557,10 +582,10 @@ export class QuicheConnection implements Connection {
    * Aborts the connection if the peer has sent more bytes than {@link ConnectionHost.abuseBudget}
    * permits.
    *
-   * quiche 0.18 limits neither buffered handshake fragments nor path challenges nor retired
-   * connection IDs (CVE-2024-1765, CVE-2023-6193, CVE-2024-1410). So a peer could fill as much
-   * memory as it sends bytes. Only authenticated packets count, so third parties cannot end a
-   * connection.
+   * The memory for handshake fragments, path challenges and retired connection IDs has no limit in
+   * quiche 0.18 (CVE-2024-1765, CVE-2023-6193, CVE-2024-1410). Without this check, a peer could
+   * make this side allocate memory for every byte that the peer sends. Only authenticated packets
+   * count, so third parties cannot end a connection.
    */
   #enforceAbuseBudget(): void {
     this.#uncheckedBytes = 0;
@@ -627,10 +652,10 @@ export class QuicheConnection implements Connection {
    * Passes pending writes to quiche, and shares the free congestion window among their streams in
    * round-robin order.
    *
-   * Passes only as many bytes as the next `#send` can send in packets. The rest waits for the next
-   * flush. Otherwise, if the peer stops a stream that has unsent bytes in quiche 0.18, quiche never
-   * frees the stream, and its credit is lost. The cause is that `SendBuf::reset` marks these bytes
-   * as acknowledged, beyond the final size.
+   * Passes only as many bytes as fit into the packets that `#send` can send now. The other bytes
+   * wait. This avoids a bug of quiche 0.18: if the peer stops a stream that has unsent bytes in
+   * quiche, the stream is never freed. Its stream credit is then lost. The cause is that
+   * `SendBuf::reset` marks these bytes as acknowledged, beyond the final size.
    */
   #fillWriters(): void {
     const room = new Map<QuicheStream, number>();
@@ -708,9 +733,8 @@ export class QuicheConnection implements Connection {
   }
 
   /**
-   * Returns true if `id` is seen for the first time. Streams of the peer may arrive in any order.
-   *
-   * @param id stream ID that the peer has used
+   * Returns true if the peer has not used the stream ID `id` before, and records the use. Streams
+   * may arrive in any order.
    */
   #claimRemoteId(id: number): boolean {
     if (id < this.#nextRemote) return this.#skippedRemote.delete(id);
@@ -749,8 +773,8 @@ export class QuicheConnection implements Connection {
   }
 
   /**
-   * Removes from `ids` the streams that quiche has freed. It frees a stream only when all sent data
-   * is acknowledged.
+   * Removes from `ids` the streams that quiche has freed. A stream is freed only when the peer has
+   * acknowledged all its data.
    */
   #pruneFreed(ids: Set<number> | Map<number, DiscardedStream>): void {
     for (const id of ids.keys()) {
@@ -765,7 +789,7 @@ export class QuicheConnection implements Connection {
 
   /**
    * Sets a timer that sends pending acknowledgements and window updates after
-   * {@link MAX_ACK_DELAY_MS}. Packets that are sent earlier include them.
+   * {@link MAX_ACK_DELAY_MS}. Without effect if other packets have carried them by then.
    */
   #scheduleSend(): void {
     if (this.#unacknowledged === 0 && this.#readSinceSend === 0) return;
@@ -804,8 +828,8 @@ export class QuicheConnection implements Connection {
   }
 
   /**
-   * Sets the timer for quiche's next timeout, such as loss recovery or the idle timeout. If a timer
-   * is set for an earlier time, it is kept: when it fires, it sets the next timer.
+   * Sets the timer for quiche's next timeout, such as loss recovery or the idle timeout. A timer
+   * that is already set for an earlier time stays. When that timer fires, it sets the next timer.
    *
    * The timer does not keep the process alive. The socket does that while the connection is busy.
    */

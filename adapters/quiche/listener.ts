@@ -206,7 +206,7 @@ class QuicheListener implements Listener {
       else this.#sendStatelessReset(datagram, host, port);
       return;
     }
-    // Long header (RFC 8999, section 5.1): version, then the two connection ids, each with its
+    // Long header (RFC 8999, section 5.1): version, then the two connection IDs, each with its
     // length.
     const length = datagram[5] ?? 0;
     if (datagram.length < 7 + length || length > 20) return;
@@ -257,7 +257,7 @@ class QuicheListener implements Listener {
       return;
     }
     const originalId = this.#retryTokens.verify(host, port, token, systemClock.now());
-    // After a Retry, the client's destination connection id is the one from our Retry packet (RFC
+    // After a Retry, the client's destination connection ID is the ID from our Retry packet (RFC
     // 9000, section 7.3).
     if (originalId !== undefined && header.dcid.length === CONNECTION_ID_BYTES) {
       this.#accept(datagram, header.dcid, header.dcid, originalId, host, port);

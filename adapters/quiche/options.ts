@@ -56,8 +56,8 @@ export interface QuicheOptions {
    */
   readonly keepAlive?: number;
   /**
-   * Time in ms within which a client must complete the handshake. After it, the server refuses the
-   * connection. Default 10,000.
+   * Time in ms within which a client must complete the handshake. If the handshake takes longer,
+   * the server refuses the connection. Default 10,000.
    */
   readonly handshakeTimeout?: number;
   /**

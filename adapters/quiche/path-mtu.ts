@@ -102,8 +102,8 @@ export class PathMtu {
   }
 
   /**
-   * Records that a datagram of `length` bytes was sent. In the untried state, the first datagram
-   * above the safe size becomes the probe.
+   * Records that a datagram of `length` bytes was sent. If the large size was not tried yet, the
+   * first datagram above the safe size becomes the probe.
    */
   onSent(length: number, clock: Clock, stats: () => PathMtuStats): void {
     if (length <= SAFE_UDP_PAYLOAD_BYTES) return;
@@ -117,7 +117,7 @@ export class PathMtu {
 
   /**
    * Records that datagrams were received at time `now`, in ms. Evaluates a probe in progress. After
-   * a black hole, permits another probe when {@link REPROBE_DELAY_MS} have passed.
+   * a black hole, permits another probe {@link REPROBE_DELAY_MS} after the first received datagram.
    */
   onReceived(now: number, stats: () => PathMtuStats): void {
     if (this.#state === "safe") {
@@ -155,9 +155,9 @@ export class PathMtu {
   }
 
   /**
-   * Returns true if no large datagram was acknowledged between two PTOs. Either nothing was
-   * acknowledged at all. Or at least as many bytes were lost as the large datagrams before that
-   * period had carried.
+   * Returns true if no large datagram was acknowledged between two PTOs. That is certain if nothing
+   * was acknowledged. It is likely if at least as many bytes were lost as large datagrams had
+   * carried.
    *
    * @param before values at the first PTO
    * @param now values at the second PTO

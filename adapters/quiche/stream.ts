@@ -11,8 +11,8 @@ import { streamError } from "./errors.ts";
 import type { Quiche } from "./native.ts";
 
 /**
- * Receive buffer shared by all reads without a caller's buffer. Its content is then copied to
- * memory of the received length.
+ * Receive buffer shared by all reads that provide no buffer. Received bytes are then copied to
+ * memory of their exact length.
  */
 const SCRATCH_BUFFER = new Uint8Array(64 * 1024);
 /**
@@ -20,7 +20,10 @@ const SCRATCH_BUFFER = new Uint8Array(64 * 1024);
  * can share a packet.
  */
 const MAX_WRITE_AHEAD_BYTES = 4096;
-/** Time in ms for which {@link QuicheStream} holds the last written byte back. */
+/**
+ * Time in ms for which {@link QuicheStream} holds the last written byte back, so that the FIN can
+ * share a packet with it.
+ */
 const HOLD_BACK_MS = 5;
 
 const NO_BYTES = new Uint8Array(0);
@@ -50,7 +53,10 @@ export class QuicheStream implements ByteStream {
   readonly #clock: Clock;
   /** Functions that settle the pending read; undefined if no read is pending. */
   #pendingRead: PendingCall<Uint8Array | undefined> | undefined;
-  /** Buffer of the caller that the pending read fills; undefined to allocate memory. */
+  /**
+   * Buffer of the caller that the pending read fills. If undefined, the read returns newly
+   * allocated memory.
+   */
   #into: Uint8Array | undefined;
   /**
    * Received chunks that can still be read after the peer has closed the connection without an
@@ -325,8 +331,8 @@ export class QuicheStream implements ByteStream {
   }
 
   /**
-   * Throws if the peer has sent STOP_SENDING for this stream. quiche reports STOP_SENDING only to a
-   * call for the stream, such as this method makes. Used when there is nothing to send.
+   * Throws if the peer has sent STOP_SENDING for this stream. Used when there is nothing to send,
+   * as quiche then does not report STOP_SENDING by itself.
    */
   #throwIfStopped(): void {
     try {

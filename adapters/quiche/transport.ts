@@ -33,9 +33,9 @@ import { clientConfig, serverConfig } from "./tls.ts";
 const TICKET_KEY_BYTES = 48;
 
 /**
- * Maximum number of client addresses per connection, each of which is a network path. Every NAT
- * rebinding uses up one path. quiche 0.18 allows as many paths as connection IDs and never frees a
- * path. Beyond the limit, it drops packets from new addresses.
+ * Maximum number of client addresses, and thus of network paths, per connection on a server. Every
+ * NAT rebinding uses up one path. quiche 0.18 allows as many paths as connection IDs and never
+ * frees a path. Beyond the limit, it drops packets from new addresses.
  */
 const MAX_PATHS = 64;
 
@@ -139,7 +139,7 @@ function clientConfigs(
 
 /**
  * Returns a function that creates quiche's server configuration for a UDP payload size in bytes.
- * Each size is created once and then reused. All use the certificate in `identity`.
+ * Each size is created once and then reused. All configurations use the certificate in `identity`.
  *
  * @throws `InvalidArgument` if the certificate, its key or the client authority is unusable
  */
