@@ -192,10 +192,10 @@ export class DenoQuicDialler {
   }
 
   /**
-   * Creates the connection object for early data (0-RTT), before the handshake is complete. Until
-   * then, `signal` aborts the connection.
+   * Creates the connection object for a dial with early data (0-RTT), before the handshake is
+   * complete. Until the handshake is complete, `signal` aborts the connection.
    *
-   * @param key key under which the endpoint returns to the pool
+   * @param key identifies the peer and the ALPN offer
    */
   #connectionOf(
     native: NativeConn,
@@ -229,8 +229,8 @@ export class DenoQuicDialler {
    * Abandons a dial that has failed or was aborted. Deno can cancel a handshake in progress only by
    * closing its socket.
    *
-   * @param inProgress true if the handshake is not over: the endpoint is released. If false, the
-   * endpoint returns to the pool.
+   * @param inProgress true if the handshake is in progress, so the endpoint is released. If false,
+   * the endpoint returns to the pool.
    */
   #abandon(
     attempt: Promise<NativeConn>,

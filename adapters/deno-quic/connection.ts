@@ -49,8 +49,8 @@ export interface ConnectionOrigin {
   /** Requirements of a client for the server's certificate. Undefined on a server. */
   readonly trust?: Trust;
   /**
-   * Called on a server when a client's first stream has arrived or its handshake is complete. May
-   * be called several times.
+   * Called on a server when the client's first stream has arrived or the client has completed the
+   * handshake. May be called several times.
    */
   readonly onUsable?: (connection: DenoQuicConnection) => void;
   /** Called when the handshake is complete. */
@@ -86,7 +86,7 @@ export class DenoQuicConnection implements Connection {
   /** Pending `openStream` calls, oldest first. */
   readonly #waiters: StreamWaiter[] = [];
   /**
-   * Streams that were opened for calls of `openStream` that were then aborted. Each has used stream
+   * Streams opened for `openStream` calls that were aborted in the meantime. Each has used stream
    * credit, so later calls receive these streams first.
    */
   #spareStreams: DenoQuicStream[] = [];
@@ -338,12 +338,12 @@ export class DenoQuicConnection implements Connection {
    * Returns true if the stream ID was not used before. A reused ID shows that the server has
    * refused early data (0-RTT).
    *
-   * After a refusal, quinn assigns the same IDs again. When it frees an early stream, it removes
+   * After a refusal, quinn assigns the same IDs again. When quinn frees an early stream, it removes
    * the waker of the new stream with the same ID. Reads of the new stream then never settle, not
    * even at the end of the connection, and keep the UDP socket alive.
    *
-   * The ID shows the refusal at once. Deno reports it later: in a busy process, more than two turns
-   * of the event loop later.
+   * The ID shows the refusal at once. Deno reports the refusal later: in a busy process, more than
+   * two turns of the event loop later.
    */
   #hasFreshId({ readable }: NativeStream): boolean {
     if (this.#earlyData === "none") return true;
@@ -444,8 +444,8 @@ export class DenoQuicConnection implements Connection {
   }
 
   /**
-   * Waits up to {@link CLOSE_REASON_TIMEOUT_MS} for the end of the connection. Returns its error,
-   * or an error made from `cause` if the connection has not ended.
+   * Waits up to {@link CLOSE_REASON_TIMEOUT_MS} for the end of the connection. Returns the error of
+   * the ended connection, or an error made from `cause` if the connection is still open.
    */
   async #waitForCloseReason(cause: unknown): Promise<VortexError> {
     if (this.#closeInfo === undefined) {

@@ -31,9 +31,9 @@ export class ClientEndpoints {
   }
 
   /**
-   * Returns the endpoint last used for `key`, or a new one if the pool has none. Returns undefined
-   * if the program may not create sockets itself, because `--allow-net` lists certain hosts only.
-   * Then Deno creates the socket when it connects.
+   * Returns the endpoint last used for `key`, or a new endpoint if the pool has none for `key`.
+   * Returns undefined if the program may not create sockets itself, because `--allow-net` lists
+   * certain hosts only. Then Deno creates the socket when it connects.
    *
    * @param key identifies the peer and the ALPN offer
    * @param family IP version of a new endpoint
@@ -55,7 +55,7 @@ export class ClientEndpoints {
 
   /**
    * Returns an endpoint to the pool after its connection has ended. Releases the endpoint instead
-   * if the pool is closed or already has one for `key`.
+   * if the pool is closed or already has an endpoint for `key`.
    */
   put(key: string, endpoint: NativeEndpoint): void {
     if (this.#closed || this.#idle.has(key)) {

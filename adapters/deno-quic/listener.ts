@@ -46,8 +46,8 @@ const REFUSAL_PERIOD_MS = 10_000;
  */
 const BIND_RETRY_INTERVAL_MS = 50;
 /**
- * Maximum time in ms for which binding an address is retried. quinn keeps a closed socket until its
- * last connection has ended.
+ * Maximum time in ms for which binding an address is retried. After a close, quinn keeps the socket
+ * until the last connection on it has ended.
  */
 const BIND_RETRY_TIMEOUT_MS = 5_000;
 
@@ -70,7 +70,8 @@ export interface ListenerContext {
  */
 const refusingEndpoints = new Map<string, () => void>();
 /**
- * Local addresses of closed listeners in this process. A garbage collection frees their sockets.
+ * Local addresses of closed listeners in this process. Their sockets stay open until a garbage
+ * collection.
  */
 const releasedAddresses = new Set<string>();
 

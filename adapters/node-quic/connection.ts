@@ -20,7 +20,7 @@ import { NodeQuicStream } from "./stream.ts";
 /**
  * Time in ms within which the end of a connection becomes visible after one of its streams has
  * failed. The runtime first fails the streams. One turn of the event loop later, by a timer of 1
- * ms, it ends the connection. A timer of this length that is set in between fires after that.
+ * ms, the connection ends. A timer of this length that is set in between fires after that.
  */
 const CLOSE_SETTLE_MS = 10;
 /**
@@ -96,7 +96,7 @@ export class NodeQuicConnection implements Connection {
   #creatingSpare = false;
   #creditTimer: Timer | undefined;
   #creditPolls = 0;
-  /** Streams with a write that waits for space in the runtime's send buffer. */
+  /** Streams with a write that waits for space in the send buffer of the runtime. */
   readonly #blockedWriters = new Set<NodeQuicStream>();
   #blockedTimer: Timer | undefined;
   /** Number of received bytes in all streams that the application has not read yet. */
@@ -502,8 +502,8 @@ export class NodeQuicConnection implements Connection {
    * Ends the connection if nothing was received for the idle timeout, and otherwise sets the timer
    * for the next check.
    *
-   * The module's own idle timeout is not enough. It cannot be distinguished from a close by the
-   * peer. If only this side sends, the module also keeps the connection alive for a minute.
+   * The idle timeout of the module is not enough, since it looks like a close by the peer. If only
+   * this side sends, the module also keeps the connection alive for a minute.
    */
   #checkSilence(): void {
     const { settings, server } = this.#host;

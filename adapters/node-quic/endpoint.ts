@@ -26,8 +26,8 @@ export function nativeAddress(host: string, port: number): NativeAddress {
  * `listen` or `connect` of the module, which binds the UDP socket synchronously. After that, this
  * function sets the options of the socket.
  *
- * Returns the endpoint and the result of `use`. Rejects with the error of `use`, or with the
- * module's error if the address cannot be bound.
+ * Returns the endpoint and the result of `use`. Rejects with the error of `use`, or with an error
+ * of the module if the address cannot be bound.
  */
 export async function bindEndpoint<T>(
   { quic, socketOptions, socketBuffer }: EndpointContext,

@@ -28,8 +28,8 @@ import { clientAuthorities, nativeIdentity } from "./tls.ts";
  *
  * The limit is low because the module visits all connections for each datagram. That takes 1.2 ms
  * with 1,000 connections, and 7 ms with 3,000. The module cannot validate client addresses with
- * Retry packets either. Its own limit would refuse new clients instead of evicting old connections,
- * without saving memory.
+ * Retry packets either. A limit set in the module itself would refuse new clients instead of
+ * evicting old connections, without saving memory.
  *
  * An honest client completes its handshake within a round trip. A flood needs some 200 ms to evict
  * 512 connections, since each of its datagrams costs processing time.

@@ -130,8 +130,8 @@ export interface HandshakeInfo {
 /** QUIC connection of `node:quic`. */
 export interface NativeSession {
   /**
-   * Resolves when the handshake is confirmed (RFC 9001, section 4.1.2). On a client, that is one
-   * round trip after its part of the handshake is complete.
+   * Resolves when the handshake is confirmed (RFC 9001, section 4.1.2). A client completes its part
+   * of the handshake one round trip earlier.
    */
   readonly opened: Promise<HandshakeInfo>;
   /**
@@ -164,8 +164,8 @@ export interface NativeSession {
 }
 
 /**
- * Bidirectional stream of `node:quic`. Only one iteration over it is possible. Each step yields the
- * chunks received since the last step.
+ * Bidirectional stream of `node:quic`. Only one iteration over it is possible. Each iteration step
+ * yields the chunks received since the previous step.
  */
 export interface NativeStream extends AsyncIterable<readonly Uint8Array<ArrayBuffer>[]> {
   /**
@@ -186,20 +186,20 @@ export interface NativeStream extends AsyncIterable<readonly Uint8Array<ArrayBuf
 /** Sending direction of a `node:quic` stream. */
 export interface NativeWriter {
   /**
-   * Free space in the send buffer, in bytes. It is 0 while writes are rejected, and null after the
-   * direction has ended.
+   * Free space in the send buffer, in bytes. The value is 0 while writes are rejected, and null
+   * after the sending direction has ended.
    */
   readonly desiredSize: number | null;
   /**
    * Writes a chunk if the send buffer has space. Returns true if the whole chunk was accepted, and
-   * false if no byte was.
+   * false if no byte was accepted.
    */
   writeSync(chunk: Uint8Array): boolean;
   /** Ends the sending direction with a FIN. Returns a negative number on failure. */
   endSync(): number;
   /**
-   * Returns a promise that resolves when the send buffer has space. Returns null if it has space
-   * now, or if the direction has ended.
+   * Returns a promise that resolves when the send buffer has space. Returns null if the buffer
+   * already has space, or if the sending direction has ended.
    */
   readonly [drainable]?: () => Promise<unknown> | null;
 }
@@ -212,7 +212,10 @@ export interface NativeError extends Error {
   readonly reason?: string;
 }
 
-/** Symbol from `node:stream/iter` for the method that waits until a writer has space. */
+/**
+ * Symbol from `node:stream/iter`: the name of the method that waits until a writer has buffer
+ * space.
+ */
 export const drainable: unique symbol = Symbol.for("Stream.drainableProtocol") as never;
 
 let loading: Promise<NodeQuic> | undefined;

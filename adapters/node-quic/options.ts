@@ -1,9 +1,9 @@
 import { requireInteger } from "../../src/piece.ts";
 
 /**
- * Tuning of the QUIC transport that uses `node:quic`. Other options of the quiche transport are
- * missing. The runtime discovers the path MTU itself, and never validates client addresses with
- * Retry packets.
+ * Tuning of the QUIC transport that uses `node:quic`. It has fewer options than the transport on
+ * quiche: Bun discovers the path MTU itself, and never validates client addresses with Retry
+ * packets.
  *
  * @experimental May change in a minor version, like `node:quic` itself.
  */
@@ -22,9 +22,9 @@ export interface NodeQuicOptions {
    * applies to each stream of an outgoing connection, and to the sum of all streams of an incoming
    * connection.
    *
-   * If a stream exceeds the limit, its reads fail with `LimitExceeded`. This runtime buffers
-   * everything that the peer sends, and cannot slow the peer down. Default 65 MiB, which is more
-   * than the longest piece.
+   * If a stream exceeds the limit, its reads fail with `LimitExceeded`. Bun buffers everything that
+   * the peer sends, and cannot slow the peer down. Default 65 MiB, which is more than the longest
+   * piece.
    */
   readonly unreadLimit?: number;
   /**
@@ -35,8 +35,8 @@ export interface NodeQuicOptions {
   /**
    * Idle timeout of a connection in ms (RFC 9000, section 10.1). Default 60,000, like dfdaemon.
    *
-   * In addition, a server on this runtime ends every connection without stream activity for 60 s.
-   * Neither this option nor PING frames prevent that.
+   * In addition, a server on Bun ends every connection without stream activity for 60 s. Neither
+   * this option nor PING frames prevent that.
    */
   readonly idleTimeout?: number;
   /** Interval in ms at which a client sends PING frames. Default 3,000, like dfdaemon. */

@@ -1,6 +1,6 @@
 /**
- * Sets options of UDP sockets that `node:quic` does not expose, through `bun:ffi`. Works only with
- * Bun on Linux. A failure leaves the system's default in place.
+ * Sets options of UDP sockets through `bun:ffi`, since `node:quic` does not expose these options.
+ * Works only with Bun on Linux. A failure leaves the system's default in place.
  */
 import process from "node:process";
 
@@ -70,8 +70,8 @@ export class SocketOptions {
 
   /**
    * Makes the kernel discard ICMP errors for the socket `fd`. Otherwise an ICMP error from one
-   * client makes the next send fail, whichever client it is for. The runtime then sends nothing for
-   * a second.
+   * client makes the next send fail, whichever client that send is for. After the failure, Bun
+   * sends nothing for a second.
    */
   ignoreNetworkErrors(fd: number): void {
     this.#set(fd, IPPROTO_IP, IP_RECVERR, 0);
@@ -111,8 +111,8 @@ export class SocketOptions {
 let loading: Promise<Libc | undefined> | undefined;
 
 /**
- * Imports `bun:ffi`. The module name is a parameter, since bundlers and other runtimes fail on a
- * literal import of a module that they do not have.
+ * Imports `bun:ffi`. The module name is a parameter: with a literal, bundlers and other runtimes
+ * would fail on the missing module.
  */
 function importFfi(specifier = "bun:ffi"): Promise<{
   dlopen(library: string, symbols: object): { readonly symbols: Libc };

@@ -10,8 +10,8 @@ import type { NodeQuicConnection } from "./connection.ts";
 import { drainable, type NativeStream } from "./native.ts";
 
 /**
- * Maximum size in bytes of a chunk that a read without a caller's buffer assembles from smaller
- * chunks.
+ * Maximum size in bytes of a chunk that a read assembles from smaller chunks, if the caller
+ * provides no buffer.
  */
 const MAX_GATHERED_CHUNK_BYTES = 256 * 1024;
 /**
@@ -21,7 +21,7 @@ const MAX_GATHERED_CHUNK_BYTES = 256 * 1024;
  */
 const MAX_WRITE_BYTES = 64 * 1024;
 /**
- * Maximum number of microtask turns in which the runtime's stream iterator yields data that it
+ * Maximum number of microtask turns in which the stream iterator of the runtime yields data that it
  * already has. The value includes a margin.
  */
 const MAX_MICROTASK_TURNS = 12;
@@ -167,11 +167,11 @@ export class NodeQuicStream implements ByteStream {
   }
 
   /**
-   * Returns true if the iteration over received data ended because the connection ended, and false
-   * if it ended with the stream's FIN. The module shows both in the same way.
+   * Returns true if the iteration over received data ended because the connection ended. Returns
+   * false if it ended with the stream's FIN. The module shows both in the same way.
    *
-   * A FIN usually arrives together with the last bytes, the end of the connection without any. When
-   * a connection ends, the module closes the stream within the same turn of the event loop. Then it
+   * A FIN usually arrives together with the last bytes. The end of the connection arrives without
+   * bytes: the module closes the stream within the same turn of the event loop. Then the module
    * closes the connection, see {@link NodeQuicConnection.staysOpen}.
    */
   async #isCutOff(): Promise<boolean> {
@@ -298,8 +298,8 @@ export class NodeQuicStream implements ByteStream {
   }
 
   /**
-   * Waits until the runtime's send buffer has space. Fails the sending direction if the peer has
-   * stopped it or the connection has ended.
+   * Waits until the send buffer of the runtime has space. Fails the sending direction if the peer
+   * has stopped this direction or the connection has ended.
    */
   async #waitForSpace(): Promise<void> {
     const { writer } = this.#native;

@@ -37,23 +37,23 @@ export interface NodeQuicTransportOptions extends NodeQuicOptions {
 }
 
 /**
- * Creates a QUIC transport that uses the runtime's `node:quic` module, for Bun. It is not the
- * default transport, since the module is experimental.
+ * Creates a QUIC transport that uses the module `node:quic` of Bun. It is not the default
+ * transport, since `node:quic` is experimental.
  *
  * Serve with it only on networks where every sender is trusted. If the system refuses to send a
- * datagram, Bun 1.4 retries this datagram and sends nothing else meanwhile. So one datagram from
- * port 0, or from an address without a route, silences a server until its handshake times out. This
- * library does not notice.
+ * datagram, Bun 1.4 retries this datagram and sends nothing else meanwhile. So a client handshake
+ * from port 0, or from an address without a route, silences a server until that handshake times
+ * out. This library does not notice.
  *
- * It has two more limitations compared to quiche:
+ * The transport has two more limitations compared to quiche:
  *
- * - The runtime has no receive flow control, so a slow reader does not slow its sender down
+ * - Bun has no receive flow control, so a slow reader does not slow its sender down
  *   ({@link NodeQuicOptions.unreadLimit}).
  * - A certificate set by {@link Listener.setIdentity} is shown only to clients that send a server
  *   name (SNI).
  *
- * Rejects with `Unavailable` if the runtime does not have the module, and with `InvalidArgument` if
- * an option is out of range.
+ * Rejects with `Unavailable` if the runtime has no `node:quic`, and with `InvalidArgument` if an
+ * option is out of range.
  *
  * @experimental May change in a minor version, like `node:quic` itself.
  */

@@ -61,8 +61,8 @@ export class SendRing {
    * Sends the first `length` bytes of {@link current} as a datagram to `host` and `port`. Both are
    * undefined if the socket is connected.
    *
-   * Never throws. If the socket refuses the datagram, it is lost, like one dropped by the network,
-   * and {@link unsent} is incremented.
+   * Never throws. If the socket refuses the datagram, {@link unsent} is incremented, and the
+   * datagram is lost like any datagram that the network drops.
    */
   send(length: number, port?: number, host?: string): void {
     try {

@@ -4,8 +4,8 @@ import { closeInfo, silentEnd } from "../shared/quic-errors.ts";
 import type { NativeConnection } from "./native.ts";
 
 /**
- * Creates the {@link CloseInfo} of a connection that quiche has closed. It describes the peer's
- * CONNECTION_CLOSE frame, a local error or a timeout.
+ * Creates the {@link CloseInfo} of a connection that quiche has closed: because of a
+ * CONNECTION_CLOSE frame from the peer, an error on this side or a timeout.
  *
  * @param established true if the handshake was complete
  * @param server true on the server side
@@ -28,7 +28,8 @@ export function connectionError(
  * errors by message only: `StreamReset(code)`, `StreamStopped(code)`, `InvalidStreamState(id)`.
  *
  * @param peerAction description of what the peer did, for the message of a `StreamReset` error
- * @param ended error with which the connection ended. If it is defined, it is returned instead.
+ * @param ended error with which the connection ended; undefined while it is open. If defined, this
+ * error is returned.
  */
 export function streamError(
   cause: unknown,

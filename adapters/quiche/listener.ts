@@ -44,7 +44,7 @@ const ABUSE_BUDGET_BYTES = 1024 * 1024;
 export interface ListenerContext {
   readonly quiche: Quiche;
   readonly settings: QuicheSettings;
-  /** Maximum number of established connections; further ones are refused. */
+  /** Maximum number of established connections. Further connections are refused. */
   readonly maxConnections: number;
   /** Maximum number of concurrent streams that a client may open on one connection. */
   readonly maxStreams: number;
@@ -415,8 +415,8 @@ class QuicheListener implements Listener {
 }
 
 /**
- * Returns the map key of the connection ID at byte `offset` of `bytes`: its leading
- * {@link INDEX_BYTES} as a number.
+ * Returns the map key of the connection ID at byte `offset` of `bytes`: the first
+ * {@link INDEX_BYTES} of the ID as a number.
  */
 function indexOf(bytes: Uint8Array, offset: number): number {
   let index = 0;

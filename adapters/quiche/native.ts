@@ -17,8 +17,8 @@ let loading: Promise<Quiche> | undefined;
 /**
  * Loads quiche's native binding. Repeated calls return the same promise.
  *
- * Rejects with `Unavailable` if the binding is missing. It has no binary for linux/arm64 and for
- * musl, and its package is optional.
+ * Rejects with `Unavailable` if the binding is missing. That is so on linux/arm64, on musl, and if
+ * the optional package @matrixai/quic is not installed.
  */
 export function loadQuiche(): Promise<Quiche> {
   loading ??= import("@matrixai/quic/native/index.js").then(

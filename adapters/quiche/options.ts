@@ -44,8 +44,8 @@ export interface QuicheOptions {
   readonly socketBuffer?: number;
   /**
    * Number of received datagrams after which an acknowledgement is sent at once, 1 to 64. For fewer
-   * datagrams, it is sent after 1 ms. Each acknowledgement costs both sides a packet. A high value
-   * delays loss detection and the return of flow-control credit. Default 8.
+   * datagrams, the acknowledgement is sent after 1 ms. Each acknowledgement costs both sides a
+   * packet. A high value delays loss detection and the return of flow-control credit. Default 8.
    */
   readonly ackThreshold?: number;
   /** Idle timeout of a connection in ms (RFC 9000, section 10.1). Default 60,000, like dfdaemon. */
