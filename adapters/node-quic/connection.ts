@@ -19,13 +19,14 @@ import { NodeQuicStream } from "./stream.ts";
 
 /**
  * Time in ms within which the end of a connection becomes visible after one of its streams has
- * failed. The runtime first fails the streams. One turn of the event loop later, by a timer of 1
- * ms, the connection ends. A timer of this length that is set in between fires after that.
+ * failed. The `node:quic` module first fails the streams. One turn of the event loop later, by a
+ * timer of 1 ms, the connection ends. A timer of this length that is set in between fires after
+ * that.
  */
 const CLOSE_SETTLE_MS = 10;
 /**
- * Interval in ms between the first {@link MAX_FAST_POLLS} checks for stream credit. The runtime has
- * no event for new credit.
+ * Interval in ms between the first {@link MAX_FAST_POLLS} checks for stream credit. The `node:quic`
+ * module has no event for new credit.
  */
 const POLL_INTERVAL_MS = 2;
 /**
@@ -90,13 +91,13 @@ export class NodeQuicConnection implements Connection {
   readonly #waiters: CreditWaiter[] = [];
   /**
    * Stream that was created in advance for the next `openStream` call. Only one stream is created:
-   * the runtime can queue several, but loses stream credit when a queued stream is removed.
+   * `node:quic` can queue several, but loses stream credit when a queued stream is removed.
    */
   #spareStream: NativeStream | undefined;
   #creatingSpare = false;
   #creditTimer: Timer | undefined;
   #creditPolls = 0;
-  /** Streams with a write that waits for space in the send buffer of the runtime. */
+  /** Streams with a write that waits for space in the send buffer of `node:quic`. */
   readonly #blockedWriters = new Set<NodeQuicStream>();
   #blockedTimer: Timer | undefined;
   /** Number of received bytes in all streams that the application has not read yet. */
@@ -267,7 +268,7 @@ export class NodeQuicConnection implements Connection {
   /**
    * Detects that this side has completed its handshake, one round trip before
    * {@link NativeSession.opened} resolves. The sign is that a newly created stream is no longer
-   * pending. Checks it every millisecond, as the module has no event for it.
+   * pending. Checks this every millisecond, as `node:quic` has no event for it.
    */
   async watchHandshake(): Promise<void> {
     await this.#createSpare();
@@ -309,7 +310,7 @@ export class NodeQuicConnection implements Connection {
 
   // --- called by streams -------------------------------------------------------------------------
 
-  /** True if the connection has ended, either in this class or in the runtime. */
+  /** True if the connection has ended, either in this class or in `node:quic`. */
   get hasEnded(): boolean {
     return this.#closeInfo !== undefined || this.session.destroyed;
   }
@@ -318,9 +319,9 @@ export class NodeQuicConnection implements Connection {
    * Returns the error to report for a failed stream: the error of the ended connection, of refused
    * early data, or of a reset.
    *
-   * When a connection ends, the runtime first resets its streams with code 0. The runtime does the
-   * same for refused early data. STOP_SENDING from the peer arrives without its code. So this
-   * method waits up to {@link CLOSE_SETTLE_MS} for the end of the connection.
+   * When a connection ends, `node:quic` first resets its streams with code 0. Refused early data
+   * causes the same resets. STOP_SENDING from the peer arrives without its code. So this method
+   * waits up to {@link CLOSE_SETTLE_MS} for the end of the connection.
    *
    * @param peerAction description of what the peer did, for the message of a reset
    * @param code error code of the reset, or 0 if it is unknown
@@ -462,8 +463,8 @@ export class NodeQuicConnection implements Connection {
   }
 
   /**
-   * Sets a timer that checks for stream credit and resolves pending `openStream` calls. The module
-   * has no event for new credit.
+   * Sets a timer that checks for stream credit and resolves pending `openStream` calls. The
+   * `node:quic` module has no event for new credit.
    */
   #pollCredit(): void {
     const wait = this.#creditPolls++ < MAX_FAST_POLLS ? POLL_INTERVAL_MS : SLOW_POLL_INTERVAL_MS;
@@ -475,7 +476,7 @@ export class NodeQuicConnection implements Connection {
 
   /**
    * Wakes waiting writes of streams that the peer has stopped, and sets the timer for the next
-   * check. The module has no event for STOP_SENDING.
+   * check. The `node:quic` module has no event for STOP_SENDING.
    */
   #pollBlocked(): void {
     this.#blockedTimer = undefined;
@@ -502,8 +503,8 @@ export class NodeQuicConnection implements Connection {
    * Ends the connection if nothing was received for the idle timeout, and otherwise sets the timer
    * for the next check.
    *
-   * The idle timeout of the module is not enough, since it looks like a close by the peer. If only
-   * this side sends, the module also keeps the connection alive for a minute.
+   * The idle timeout of `node:quic` is not enough, since it looks like a close by the peer. If only
+   * this side sends, `node:quic` also keeps the connection alive for a minute.
    */
   #checkSilence(): void {
     const { settings, server } = this.#host;

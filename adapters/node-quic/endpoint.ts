@@ -23,11 +23,11 @@ export function nativeAddress(host: string, port: number): NativeAddress {
 
 /**
  * Creates an endpoint for the local address and passes it to `use`. The function `use` must call
- * `listen` or `connect` of the module, which binds the UDP socket synchronously. After that, this
+ * `listen` or `connect` of `node:quic`, which binds the UDP socket synchronously. After that, this
  * function sets the options of the socket.
  *
  * Returns the endpoint and the result of `use`. Rejects with the error of `use`, or with an error
- * of the module if the address cannot be bound.
+ * of `node:quic` if the address cannot be bound.
  */
 export async function bindEndpoint<T>(
   { quic, socketOptions, socketBuffer }: EndpointContext,

@@ -5,8 +5,8 @@ import { isNativeError } from "./native.ts";
 /** QUIC transport error code INTERNAL_ERROR (RFC 9000, section 20.1). */
 const INTERNAL_ERROR = 1n;
 /**
- * QUIC error code for the TLS alert handshake_failure (RFC 9001, section 4.8). The runtime also
- * uses it for a handshake timeout.
+ * QUIC error code for the TLS alert handshake_failure (RFC 9001, section 4.8). The `node:quic`
+ * module also uses it for a handshake timeout.
  */
 const HANDSHAKE_FAILURE = 0x128n;
 

@@ -26,10 +26,10 @@ import { clientAuthorities, nativeIdentity } from "./tls.ts";
  * Maximum number of half-open connections, whose handshake is not complete. A further connection
  * evicts the oldest half-open connection.
  *
- * The limit is low because the module visits all connections for each datagram. That takes 1.2 ms
- * with 1,000 connections, and 7 ms with 3,000. The module cannot validate client addresses with
- * Retry packets either. A limit set in the module itself would refuse new clients instead of
- * evicting old connections, without saving memory.
+ * The limit is low because `node:quic` visits all connections for each datagram. That takes 1.2 ms
+ * with 1,000 connections, and 7 ms with 3,000. Nor does `node:quic` validate client addresses with
+ * Retry packets. The built-in limit of `node:quic` would refuse new clients instead of evicting old
+ * connections, without saving memory.
  *
  * An honest client completes its handshake within a round trip. A flood needs some 200 ms to evict
  * 512 connections, since each of its datagrams costs processing time.
@@ -37,7 +37,7 @@ import { clientAuthorities, nativeIdentity } from "./tls.ts";
 export const MAX_HALF_OPEN = 512;
 /** Maximum time in ms for which a closing listener waits for half-open connections to end. */
 const HALF_OPEN_GRACE_MS = 1000;
-/** Largest value that the module accepts as its limit of connections. */
+/** Largest value that `node:quic` accepts as its limit of connections. */
 const MAX_NATIVE_CONNECTIONS = 65_535;
 
 /** Dependencies and limits of a {@link NodeQuicListener}. */
@@ -133,7 +133,7 @@ class NodeQuicListener implements Listener {
   }
 
   /**
-   * Counters of this listener. Only `caught` is counted; the others are 0, as the runtime does not
+   * Counters of this listener. Only `caught` is counted; the others are 0, as `node:quic` does not
    * expose its UDP socket.
    */
   get counters(): ListenerCounters {
@@ -252,8 +252,8 @@ class NodeQuicListener implements Listener {
 }
 
 /**
- * Converts the error of a failed bind to a `VortexError`. The module reports the system's error
- * number only within the message.
+ * Converts the error of a failed bind to a `VortexError`. The `node:quic` module reports the
+ * system's error number only within the message.
  */
 function bindError(error: unknown, addr: string): VortexError {
   if (error instanceof VortexError) return error;

@@ -1,5 +1,5 @@
 /**
- * Types for the parts of `node:quic` that this library uses. The module is experimental, and no
+ * Types for the parts of `node:quic` that this library uses. This module is experimental, and no
  * package has types for it. Sources: lib/quic.js and doc/api/quic.md of Node.js, and the behaviour
  * of Bun 1.4.
  */
@@ -142,8 +142,8 @@ export interface NativeSession {
   readonly destroyed: boolean;
   readonly peerCertificate: X509Certificate | undefined;
   /**
-   * Network path with the peer's address. The module caches the result of the first read. So the
-   * property must not be read before the socket is bound.
+   * Network path with the peer's address. The `node:quic` module caches the result of the first
+   * read. So the property must not be read before the socket is bound.
    */
   readonly path:
     | { readonly remote: { readonly address: string; readonly port: number } | undefined }
@@ -223,7 +223,7 @@ let loading: Promise<NodeQuic> | undefined;
 /**
  * Loads the `node:quic` module. Repeated calls return the same promise.
  *
- * Rejects with `Unavailable` if the module is missing, as in releases of Node.js, or lacks a
+ * Rejects with `Unavailable` if `node:quic` is missing, as in releases of Node.js, or lacks a
  * required function.
  */
 export function loadNodeQuic(): Promise<NodeQuic> {
@@ -262,7 +262,7 @@ async function importQuietly(): Promise<Partial<NodeQuic>> {
   }
 }
 
-/** Returns true if `error` was thrown by the module and contains a QUIC error code. */
+/** Returns true if `error` was thrown by `node:quic` and contains a QUIC error code. */
 export function isNativeError(
   error: unknown,
 ): error is NativeError & { type: string; errorCode: bigint } {

@@ -15,13 +15,13 @@ import { drainable, type NativeStream } from "./native.ts";
  */
 const MAX_GATHERED_CHUNK_BYTES = 256 * 1024;
 /**
- * Maximum number of bytes per write call to the runtime. The runtime accepts a chunk only as a
- * whole, however little space its send buffer has. It also copies all unsent data at every turn of
- * its event loop, so little data should be unsent.
+ * Maximum number of bytes per write call to `node:quic`. A call accepts a chunk only as a whole,
+ * however little space the send buffer has. At every turn of the event loop, `node:quic` copies all
+ * unsent data, so little data should be unsent.
  */
 const MAX_WRITE_BYTES = 64 * 1024;
 /**
- * Maximum number of microtask turns in which the stream iterator of the runtime yields data that it
+ * Maximum number of microtask turns in which the stream iterator of `node:quic` yields data that it
  * already has. The value includes a margin.
  */
 const MAX_MICROTASK_TURNS = 12;
@@ -36,12 +36,12 @@ interface PendingRead {
 /**
  * Bidirectional stream of `node:quic`.
  *
- * The runtime buffers received data whether or not the application reads it, and cannot stop. In
- * Bun 1.4, `on_stream_read` consumes everything received, and thus returns credit to the sender.
+ * The `node:quic` module buffers received data even if the application does not read. In Bun 1.4,
+ * `on_stream_read` consumes everything received, and thus returns credit to the sender.
  *
  * So this class fetches all data as it arrives, which takes no additional memory, and enforces
  * `unreadLimit`. A read returns the buffered bytes as one chunk. The bytes are copied, so that the
- * runtime's memory can be freed.
+ * memory of `node:quic` can be freed.
  */
 export class NodeQuicStream implements ByteStream {
   readonly reader: ByteReader;
@@ -67,8 +67,8 @@ export class NodeQuicStream implements ByteStream {
   #complete = false;
   #readFailure: VortexError | undefined;
   /**
-   * Function that wakes a write that waits for space in the runtime's buffer. Undefined if no write
-   * waits.
+   * Function that wakes a write that waits for space in the send buffer of `node:quic`. Undefined
+   * if no write waits.
    */
   #wakeWriter: (() => void) | undefined;
   #writeEnd: "open" | "ended" | VortexError = "open";
@@ -110,8 +110,8 @@ export class NodeQuicStream implements ByteStream {
   }
 
   /**
-   * Wakes a waiting write if the peer has stopped the sending direction. The runtime has no event
-   * for STOP_SENDING, so the connection calls this method regularly.
+   * Wakes a waiting write if the peer has stopped the sending direction. The `node:quic` module has
+   * no event for STOP_SENDING, so the connection calls this method regularly.
    */
   wakeIfStopped(): void {
     if (typeof this.#native.writer.desiredSize !== "number") this.#wakeWriter?.();
@@ -168,10 +168,10 @@ export class NodeQuicStream implements ByteStream {
 
   /**
    * Returns true if the iteration over received data ended because the connection ended. Returns
-   * false if it ended with the stream's FIN. The module shows both in the same way.
+   * false if it ended with the stream's FIN. The `node:quic` module shows both in the same way.
    *
    * A FIN usually arrives together with the last bytes. The end of the connection arrives without
-   * bytes: the module closes the stream within the same turn of the event loop. Then the module
+   * bytes: `node:quic` closes the stream within the same turn of the event loop. Then `node:quic`
    * closes the connection, see {@link NodeQuicConnection.staysOpen}.
    */
   async #isCutOff(): Promise<boolean> {
@@ -298,7 +298,7 @@ export class NodeQuicStream implements ByteStream {
   }
 
   /**
-   * Waits until the send buffer of the runtime has space. Fails the sending direction if the peer
+   * Waits until the send buffer of `node:quic` has space. Fails the sending direction if the peer
    * has stopped this direction or the connection has ended.
    */
   async #waitForSpace(): Promise<void> {

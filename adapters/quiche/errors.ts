@@ -4,7 +4,7 @@ import { closeInfo, silentEnd } from "../shared/quic-errors.ts";
 import type { NativeConnection } from "./native.ts";
 
 /**
- * Creates the {@link CloseInfo} of a connection that quiche has closed: because of a
+ * Creates the {@link CloseInfo} of a connection that quiche has closed. The cause is a
  * CONNECTION_CLOSE frame from the peer, an error on this side or a timeout.
  *
  * @param established true if the handshake was complete
