@@ -41,9 +41,9 @@ export interface NodeQuicTransportOptions extends NodeQuicOptions {
  * transport, since `node:quic` is experimental.
  *
  * Serve with it only on networks where every sender is trusted. If the system refuses to send a
- * datagram, Bun 1.4 retries this datagram and sends nothing else meanwhile. So a client handshake
- * from port 0, or from an address without a route, silences a server until that handshake times
- * out. This library does not notice.
+ * datagram, Bun 1.4 retries this datagram and sends nothing else meanwhile. So a single datagram
+ * from port 0, or from an address without a route, silences a server until the handshake with that
+ * sender times out. This library does not notice.
  *
  * The transport has two more limitations compared to quiche:
  *
