@@ -1,166 +1,216 @@
 import type { SinkPiece } from "./sink.ts";
 
 /**
- * Held pieces examined in search of one to ask about, for each of them. A task may have a million
- * pieces.
+ * Maximum number of stored pieces that one search for a piece to compare examines. A task may have
+ * a million pieces.
  */
 const MAX_SCANNED_PIECES = 256;
 /**
- * Pieces that one parent is asked to confirm for other sources, as a multiple of those that it is
- * asked at first.
+ * Factor that limits how many more pieces one parent announces to confirm those of other sources.
+ * The limit is this factor times the maximum number of pieces of its first comparison.
  */
 const CONFIRMATIONS = 8;
 
+/** Prefix of the source name of pieces that an earlier download stored in the sink. */
 const EARLIER = "an earlier download";
 
 /**
- * Names the source of pieces that an earlier download left. Each parent of that download is a
- * separate source: its pieces may never have been compared with those of the others.
+ * Returns the source name for pieces that an earlier download stored in the sink. Each parent of
+ * the earlier download is a separate source, since its pieces were possibly never compared with
+ * those of other parents.
  *
- * @param parent undefined when the sink does not know it
+ * @param parent parent that delivered the piece; undefined if the sink did not record the parent
  */
 export function earlierSource(parent: string | undefined): string {
   return parent === undefined ? EARLIER : `${EARLIER} from ${parent}`;
 }
 
 /**
- * Returns true for a source that {@link earlierSource} made. Parents are sources by their name,
- * `host:port`.
+ * Returns true if `source` is a name made by {@link earlierSource}. For a parent of the current
+ * download it returns false: such a source is named by its address, `host:port`.
  */
 export function isEarlierSource(source: string): boolean {
   return source.startsWith(EARLIER);
 }
 
-/** Piece in the sink. */
+/** Piece whose verified bytes are in the sink. */
 export interface HeldPiece {
+  /** Number and digests of the piece. */
   readonly piece: SinkPiece;
-  /** Parent's name, or an {@link earlierSource}. */
+  /**
+   * Name of the parent that delivered the piece, or for a piece of an earlier download, the name
+   * from {@link earlierSource}.
+   */
   readonly source: string;
   /**
-   * Sequence number of its announcement; negative, in the order of their commits, for pieces of an
-   * earlier download.
+   * Sequence number of the announcement of the piece by its source. Pieces of an earlier download
+   * have negative numbers, in the order in which they were committed.
    */
   readonly sequence: number;
 }
 
-/** Piece, and the digest that a source has for it. */
+/**
+ * Statement that a source has a piece with a certain digest. A source is a parent, or the pieces
+ * that an earlier download stored.
+ */
 export interface Claim {
+  /** Number of the piece. */
   readonly number: number;
-  /** `algorithm:encoded` */
+  /** Digest of the whole piece according to the source, as `algorithm:encoded`. */
   readonly digest: string;
+  /** Name of the source, as in {@link HeldPiece.source}. */
   readonly source: string;
 }
 
-/** Pieces to ask one parent about: its announcement of each has to have the digest of the claim. */
+/**
+ * Pieces that one parent is asked to announce again. Its answer agrees with a claim if the
+ * announced digest of the piece equals the digest of the claim.
+ */
 export interface Question {
+  /** Name of the parent that is asked. */
   readonly parent: string;
+  /** Claims that the announcements of the parent are compared with. */
   readonly claims: readonly Claim[];
   /** Sequence number of the question. */
   readonly sequence: number;
 }
 
-/** Sequence numbers from one to another, both included. Empty when `until` is less than `from`. */
+/**
+ * Range of sequence numbers, `from` and `until` included. Empty if `until` is less than `from`.
+ */
 interface Interval {
   readonly from: number;
   readonly until: number;
 }
 
-/** Knowledge about one source. */
+/** Comparison state of one source: a parent, or the pieces of an earlier download. */
 interface SourceState {
-  /** Sources that agree have the same group. */
+  /**
+   * Name of the group of sources that are known to have the same content. Sources with the same
+   * content have the same group.
+   */
   group: string;
-  /** Number of its pieces in the sink, and those announced first and last. */
+  /** Number of pieces of this source in the sink. */
   count: number;
+  /**
+   * Piece in the sink that this source announced first; undefined if the sink has no piece of it.
+   */
   oldest: HeldPiece | undefined;
+  /**
+   * Piece in the sink that this source announced last; undefined if the sink has no piece of it.
+   */
   newest: HeldPiece | undefined;
-  /** Number of its announcements, and the sequence number of the latest. */
+  /** Number of announcements by this source. */
   announcements: number;
+  /** Sequence number of the latest announcement; 0 before the first. */
   latestAt: number;
-  /** Announcement with the earliest request, and the sequence number of that request. */
+  /** Announcement whose request was sent first; undefined before any announcement. */
   first: Claim | undefined;
+  /** Sequence number of the request for the announcement `first`. */
   firstAt: number;
   /**
-   * Sequence number of the latest question about `first` that had the same answer; negative
-   * infinity before one.
+   * Sequence number of the latest question to which the parent announced `first` with an unchanged
+   * digest. Negative infinity before such an answer.
    */
   steadyUntil: number;
   /**
-   * First to last moment at which the source is known to have the content of its group. An answer
-   * about a piece of another source shows that; so does another parent's answer about its piece.
+   * Interval between the first and last moment at which this source is known to have the content of
+   * its group; undefined if unknown.
+   *
+   * Two events show such a moment. This parent announces a piece of another source with the same
+   * digest, or another parent announces a piece of this source with the same digest.
    */
   agreed: Interval | undefined;
-  /** True when its pieces may be committed without another question. */
+  /** True if pieces of this source may be committed without another comparison. */
   isCompared: boolean;
-  /** Pieces of others that it was asked about, whatever it answered. */
+  /**
+   * Numbers of the pieces of other sources that this parent was asked to announce, whatever it
+   * answered.
+   */
   readonly asked: Set<number>;
-  /** True while a question is open. */
+  /** True while a question to this parent is unanswered. */
   hasOpenQuestion: boolean;
-  /** True after a failed question, until another piece of this parent waits. */
+  /** True after a question to this parent failed, until its next piece waits to be committed. */
   questionFailed: boolean;
 }
 
 /**
- * Tracks which sources of a task have the same content, as far as they were compared. State machine
- * without I/O: the caller asks the parents, and reports the answers.
+ * Tracks which sources of a task have the same content. A source is a parent, or the pieces that an
+ * earlier download stored. This is a state machine without I/O: the caller sends the questions to
+ * the parents and reports the answers.
  *
- * The source of the first piece is the reference. Each other parent is asked about up to three
- * pieces of the sources before it: the oldest, the newest and a random one. Such an answer shows
- * the parent's content at that moment only, and a parent may change its content between two
- * announcements. Most change it once. So each parent is asked again for its first announced piece,
- * after its last piece and after the comparison. The same answer shows that nothing changed in
- * between. A source that cannot be asked any more needs another parent to confirm its oldest and
- * its newest piece.
+ * A question asks a parent to announce pieces that are already in the sink. Equal digests show that
+ * the parent has the same content as the source of those pieces.
  *
- * Sequence numbers order requests, announcements, questions and answers. Times would not: several
- * may share a millisecond.
+ * The source of the first committed piece is the reference. Each other parent is first asked about
+ * up to three pieces of other sources: the oldest, the newest and a random one.
+ *
+ * An answer shows the content of the parent at that moment only. A parent may change its content
+ * between two announcements, but most parents change it at most once. So each parent is asked again
+ * for the piece that it announced first, after its last piece and after the comparison. An
+ * unchanged digest then shows that its content did not change in between.
+ *
+ * If a source can no longer be asked, another parent must confirm the oldest and the newest piece
+ * of that source.
+ *
+ * Requests, announcements, questions and answers are ordered by sequence numbers. Timestamps cannot
+ * order them, since several may have the same millisecond.
  */
 export class Agreement {
+  /**
+   * Maximum number of pieces of other sources that one parent is asked about in its first
+   * comparison.
+   */
   readonly #maxQuestions: number;
+  /** Returns a random number from 0 to 1. */
   readonly #random: () => number;
+  /** Pieces in the sink, by piece number. */
   readonly #held = new Map<number, HeldPiece>();
-  /** Numbers of the held pieces, in the order of their commits. */
+  /** Numbers of the pieces in the sink, in the order in which they were committed. */
   readonly #order: number[] = [];
+  /** States of all sources, by name. */
   readonly #sources = new Map<string, SourceState>();
+  /** Sequence number of the latest event. */
   #sequence = 0;
 
   /**
-   * @param maxQuestions greatest number of pieces of others that one parent is asked about before
-   * it is compared
-   * @param random returns 0 to 1
+   * @param maxQuestions maximum number of pieces of other sources that one parent is asked about in
+   * its first comparison
+   * @param random returns a random number from 0 to 1
    */
   constructor(maxQuestions: number, random: () => number) {
     this.#maxQuestions = maxQuestions;
     this.#random = random;
   }
 
-  /** True while the sink holds no piece. */
+  /** True while the sink has no committed piece. */
   get isEmpty(): boolean {
     return this.#held.size === 0;
   }
 
-  /** Pieces in the sink, in the order of their commits. */
+  /** Pieces in the sink, in the order in which they were committed. */
   get pieces(): Iterable<HeldPiece> {
     return this.#held.values();
   }
 
-  /** Sources of the pieces in the sink. */
+  /** Names of the sources of all pieces in the sink. */
   get contributors(): readonly string[] {
     return [...this.#sources].filter(([, { count }]) => count > 0).map(([source]) => source);
   }
 
   /**
-   * Notes that a parent is asked for a piece. Returns the sequence number of the request, for
-   * {@link announced}.
+   * Records that a piece is requested from a parent. Returns the sequence number of the request, a
+   * parameter of {@link announced}.
    */
   requested(): number {
     return ++this.#sequence;
   }
 
   /**
-   * Notes an announcement.
+   * Records that a parent announced a piece with its digest. Returns the sequence number of the
+   * announcement.
    *
-   * @param requestedAt sequence number of its request
-   * @returns its own sequence number
+   * @param requestedAt sequence number of the request for the piece; default: a new one
    */
   announced(
     parent: string,
@@ -169,8 +219,8 @@ export class Agreement {
     requestedAt: number = this.requested(),
   ): number {
     const state = this.#stateOf(parent);
-    // A peer answers its requests in their order in most cases, and answers may overtake each
-    // other.
+    // Announcements may arrive in another order than their requests were sent in, so the requests
+    // are compared.
     if (state.first === undefined || requestedAt < state.firstAt) {
       state.first = { number, digest, source: parent };
       state.firstAt = requestedAt;
@@ -181,7 +231,12 @@ export class Agreement {
     return this.#sequence;
   }
 
-  /** Notes a committed piece; each is held once. @param sequence that of its announcement */
+  /**
+   * Records a committed piece. Must be called once per piece.
+   *
+   * @param source name of the source of the piece
+   * @param sequence sequence number of the announcement of the piece
+   */
   hold(piece: SinkPiece, source: string, sequence: number): void {
     const held: HeldPiece = { piece, source, sequence };
     const state = this.#stateOf(source);
@@ -193,7 +248,7 @@ export class Agreement {
     this.#order.push(piece.number);
   }
 
-  /** Keeps only these pieces, and forgets every comparison. */
+  /** Keeps only the pieces `kept` and deletes the results of all comparisons. */
   restart(kept: readonly HeldPiece[]): void {
     this.#held.clear();
     this.#order.length = 0;
@@ -202,7 +257,10 @@ export class Agreement {
   }
 
   /**
-   * Returns whether a piece of this parent may be committed, as far as other sources are concerned.
+   * Returns true if a piece of `parent` may be committed. This requires that `parent` was compared,
+   * or that no other source has a piece to compare with.
+   *
+   * @param mayHave returns true if `parent` may have the piece with this number
    */
   mayCommit(parent: string, mayHave: (number: number) => boolean): boolean {
     const { isCompared, hasOpenQuestion } = this.#stateOf(parent);
@@ -211,15 +269,22 @@ export class Agreement {
     );
   }
 
-  /** Notes that a piece of the parent waits to be committed. */
+  /**
+   * Allows another question to `parent` after a failed one, since a piece of `parent` waits to be
+   * committed.
+   */
   clearFailure(parent: string): void {
     this.#stateOf(parent).questionFailed = false;
   }
 
   /**
-   * Returns what to ask a parent before its first piece is committed, and later, if fewer pieces
-   * than the limit were in the sink then. Undefined when there is nothing to ask, or a question is
-   * open.
+   * Returns the next question to `parent`, or undefined if there is no question to send now or one
+   * is unanswered.
+   *
+   * The first question precedes the first commit of `parent`. Another one follows later, if the
+   * sink had fewer pieces of other sources than the limit at that time.
+   *
+   * @param mayHave returns true if `parent` may have the piece with this number
    */
   question(parent: string, mayHave: (number: number) => boolean): Question | undefined {
     const { hasOpenQuestion, isCompared, questionFailed, first, asked } = this.#stateOf(parent);
@@ -231,7 +296,7 @@ export class Agreement {
     )
       return undefined;
     if (!isCompared) return this.#questionFor(parent, this.#unconfirmedClaims(parent, mayHave));
-    // The reference itself is not asked: the others are asked about its pieces.
+    // The reference is not asked: the other parents are asked about its pieces.
     if (asked.size === 0) return undefined;
     const claims = this.#claims(mayHave, asked, ({ source }) => source !== parent);
     return claims.length < this.#maxQuestions - asked.size
@@ -240,12 +305,18 @@ export class Agreement {
   }
 
   /**
-   * Returns what to ask a parent that has no request in flight.
+   * Returns a question to `parent` while no request to it is in flight, or undefined if no question
+   * is needed. The answer shows whether the content of `parent` has changed since its first
+   * announcement.
    *
-   * @param isUnavailable returns whether a parent cannot be asked any more, so that another one has
-   * to confirm its pieces
-   * @param isComplete true when every wanted piece is in the sink; before, some announcements are
-   * of pieces in flight
+   * If `isComplete` is true, the question may instead compare `parent` with other sources for the
+   * first time, or confirm pieces of unavailable sources.
+   *
+   * @param mayHave returns true if `parent` may have the piece with this number
+   * @param isUnavailable returns true if a parent can no longer be asked, so that another parent
+   * must confirm its pieces
+   * @param isComplete true if all requested pieces are in the sink; false while announced pieces
+   * may still be in flight
    */
   lastQuestion(
     parent: string,
@@ -270,16 +341,18 @@ export class Agreement {
       : undefined;
   }
 
-  /** Opens a question: the parent gets no other one before its answer. */
+  /**
+   * Records that a question was sent. Its parent receives no further question before the answer.
+   */
   asked({ parent }: Question): void {
     this.#stateOf(parent).hasOpenQuestion = true;
   }
 
   /**
-   * Notes an answer.
+   * Records the answer to a question.
    *
-   * @param same claims that the parent announced with the same digest; about the others it could
-   * not say anything
+   * @param same claims that the parent announced with the same digest; the parent could not confirm
+   * or contradict the other claims
    */
   answered({ parent, claims, sequence }: Question, same: readonly Claim[]): void {
     const state = this.#stateOf(parent);
@@ -292,19 +365,22 @@ export class Agreement {
         continue;
       }
       state.isCompared = true;
-      // The parent had this content at some moment between its question and its answer.
+      // The parent had this content at some moment between the question and the answer.
       agree(state, { from: answeredAt, until: sequence });
       const other = this.#stateOf(source);
       const held = this.#held.get(number);
       if (held !== undefined) agree(other, { from: held.sequence, until: held.sequence });
       this.#mergeGroups(state.group, other.group);
     }
-    // A parent without its own piece is not asked for it again.
+    // A parent that no longer has its own first piece is not asked for that piece again.
     if (same.length === 0 && claims.every(({ source }) => source === parent))
       state.questionFailed = true;
   }
 
-  /** Notes a question without an answer. */
+  /**
+   * Records that a question failed or that its answer contradicted a claim. The parent receives no
+   * further question until {@link clearFailure}.
+   */
   failed({ parent }: Question): void {
     const state = this.#stateOf(parent);
     state.hasOpenQuestion = false;
@@ -312,8 +388,8 @@ export class Agreement {
   }
 
   /**
-   * True when all sources of the pieces in the sink agree, each from its oldest piece to its
-   * newest.
+   * True if all sources of the pieces in the sink have the same content. This must be known for the
+   * time from the oldest to the newest piece of each source.
    */
   get complete(): boolean {
     const contributors = [...this.#sources].filter(([, { count }]) => count > 0);
@@ -321,13 +397,21 @@ export class Agreement {
     return groups.size <= 1 && contributors.every(([, state]) => isConfirmed(state));
   }
 
+  /**
+   * True if any source of an earlier download is not confirmed to have a single, compared content.
+   */
   get #hasUnconfirmedEarlier(): boolean {
     return [...this.#sources].some(
       ([source, state]) => isEarlierSource(source) && !isConfirmed(state),
     );
   }
 
-  /** Claims about pieces of sources that are not known to have the content of this parent. */
+  /**
+   * Returns claims about pieces of sources that are not known to have the same content as `parent`.
+   * Empty if all sources of pieces in the sink are in the group of `parent`.
+   *
+   * @param mayHave returns true if `parent` may have the piece with this number
+   */
   #unconfirmedClaims(parent: string, mayHave: (number: number) => boolean): readonly Claim[] {
     const { group, asked } = this.#stateOf(parent);
     const others = [...this.#sources.values()].some(
@@ -338,7 +422,14 @@ export class Agreement {
       : [];
   }
 
-  /** Claims that this parent can confirm for sources that cannot be asked themselves. */
+  /**
+   * Returns claims that `parent` can confirm for sources that cannot be asked themselves. Such
+   * sources are the parents of an earlier download, unavailable parents, and parents whose last
+   * question failed. The claims are about the oldest and newest piece of such a source.
+   *
+   * @param mayHave returns true if `parent` may have the piece with this number
+   * @param isUnavailable returns true if a parent can no longer be asked
+   */
   #confirmations(
     parent: string,
     mayHave: (number: number) => boolean,
@@ -360,8 +451,13 @@ export class Agreement {
   }
 
   /**
-   * Claims about the oldest, the newest and a random one of the pieces that fit and were not asked
-   * about.
+   * Returns claims about the oldest, the newest and a random piece in the sink. Each piece must be
+   * accepted by `fits` and `mayHave`, and must not be in `asked`. Returns none if `asked` already
+   * has the maximum number of pieces.
+   *
+   * @param mayHave returns true if the parent to ask may have the piece with this number
+   * @param asked numbers of the pieces that the parent was already asked about
+   * @param fits returns true for a piece that should be compared
    */
   #claims(
     mayHave: (number: number) => boolean,
@@ -395,6 +491,9 @@ export class Agreement {
     return this.#claimsFor([...found].slice(0, this.#maxQuestions - asked.size));
   }
 
+  /**
+   * Returns the claims of the sources of these pieces, without pieces that are not in the sink.
+   */
   #claimsFor(numbers: readonly number[]): readonly Claim[] {
     return numbers.flatMap((number) => {
       const held = this.#held.get(number);
@@ -402,15 +501,18 @@ export class Agreement {
     });
   }
 
+  /** Returns a question with a new sequence number, or undefined if `claims` is empty. */
   #questionFor(parent: string, claims: readonly Claim[]): Question | undefined {
     if (claims.length === 0) return undefined;
     return { parent, claims, sequence: ++this.#sequence };
   }
 
+  /** Moves all sources of the group `other` to the group `one`. */
   #mergeGroups(one: string, other: string): void {
     for (const state of this.#sources.values()) if (state.group === other) state.group = one;
   }
 
+  /** Returns the state of a source. Creates it if the source is new. */
   #stateOf(source: string): SourceState {
     let state = this.#sources.get(source);
     if (state === undefined) {
@@ -436,7 +538,10 @@ export class Agreement {
   }
 }
 
-/** Extends the time in which a source is known to have the content of its group. */
+/**
+ * Extends the interval in which a source is known to have the content of its group, so that it
+ * includes the given interval.
+ */
 function agree(state: SourceState, { from, until }: Interval): void {
   const { agreed } = state;
   state.agreed = {
@@ -446,8 +551,9 @@ function agree(state: SourceState, { from, until }: Interval): void {
 }
 
 /**
- * Returns the time in which a parent did not change its content, whichever it has. A single
- * announcement is such a time.
+ * Returns the interval in which a parent did not change its content, whichever content that is.
+ * Empty without an announcement. After one announcement, the interval is from the request to the
+ * announcement.
  */
 function steadyInterval({
   announcements,
@@ -462,11 +568,11 @@ function steadyInterval({
 }
 
 /**
- * Returns true when all pieces of a source are of one content: that of its group, where it was
- * compared.
+ * Returns true if all pieces of a source are known to be of one content. If the source was
+ * compared, this must be the content of its group.
  *
- * Within the steady time there is one content. It is that of the group if the source agreed with
- * the group within that time.
+ * Within its steady interval, a source has only one content. If the source agreed with its group in
+ * that interval, this content is the content of the group.
  */
 function isConfirmed(state: SourceState): boolean {
   const { oldest, newest, agreed } = state;
@@ -482,6 +588,7 @@ function isConfirmed(state: SourceState): boolean {
   });
 }
 
+/** Returns true if an interval is defined and contains the sequence number. */
 function includes(interval: Interval | undefined, sequence: number): boolean {
   return interval !== undefined && interval.from <= sequence && sequence <= interval.until;
 }

@@ -8,92 +8,116 @@ import { hashPart } from "./resumed-pieces.ts";
 import { retryDecision } from "./retry-decision.ts";
 import type { SinkPiece, SinkSession } from "./sink.ts";
 
-/** Dependencies and listeners of a {@link Comparison}. */
+/** Dependencies and callbacks of a {@link Comparison}. */
 export interface ComparisonContext {
+  /** Layout of the task. */
   readonly layout: TaskLayout;
+  /** Session that the pieces are stored in. */
   readonly session: SinkSession;
+  /** Creates hash functions. */
   readonly hashers: HasherFactory;
   /** Returns a random number from 0 to 1. */
   readonly random: () => number;
   /** Names of the parents, in the order of the request. */
   readonly parents: readonly string[];
   /**
-   * True if a piece arrives as one message, with its content. A parent is then asked about one
-   * piece only.
+   * True if each piece arrives as one message that includes its content, as over gRPC. A parent is
+   * then asked to announce only one piece for its first comparison.
    */
   readonly piecesAreMessages: boolean;
   /**
-   * True if the digest of the whole content is verified at the end. Parents are then not asked
-   * again about their first piece.
+   * True if the digest of the whole content is known and is verified at the end. Parents are then
+   * not asked to announce their first piece again.
    */
   readonly hasTaskDigest: boolean;
   /**
-   * Returns true while the resumed pieces that parents are asked about are still being verified.
+   * Returns true during the verification of those pieces of an earlier download that parents are
+   * compared with first. No parent is asked and no piece is committed meanwhile.
    */
   readonly isVerifyingResumed: () => boolean;
-  /** Aborts all questions. */
+  /** Aborts all requests to parents. */
   readonly signal: AbortSignal;
   /**
-   * Requests a piece from a parent. `last` marks the final question, for which the whole task
-   * waits.
+   * Requests a piece from a parent to read its announced digest. The parameter `last` is true for
+   * the final question to the parent: the end of the whole download waits for the answer.
    */
   readonly ask: (parent: string, number: number, last: boolean) => Promise<Piece>;
-  /** Returns true if a parent can no longer be asked for anything. */
+  /** Returns true if a parent can no longer be asked to announce a piece. */
   readonly isUnavailable: (parent: string) => boolean;
   /**
-   * Returns true if a parent may have a piece. For the `last` question, also if it has not
-   * announced its pieces yet.
+   * Returns true if a parent may have a piece. If `last` is true, it also returns true for a parent
+   * that may still announce the piece.
    */
   readonly mayHave: (parent: string, number: number, last: boolean) => boolean;
-  /** Takes a request slot at a parent; returns false if none is free. */
+  /**
+   * Reserves one of the limited concurrent requests to a parent. Returns false if the limit is
+   * reached.
+   */
   readonly takeSlot: (parent: string) => boolean;
-  /** Releases a request slot at a parent. */
+  /** Releases a concurrent request that `takeSlot` reserved. */
   readonly releaseSlot: (parent: string) => void;
-  /** Called when another step may start a question or a commit. */
+  /**
+   * Called when the state has changed, so that the next step may send a question or commit a piece.
+   */
   readonly onChange: () => void;
-  /** Called when the content of a parent contradicts a claim. */
+  /**
+   * Called when a parent announces a digest that differs from the digest of a piece in the sink.
+   */
   readonly onDisagreement: (parent: string, error: VortexError) => void;
 }
 
-/** Attempt whose piece waits for the comparison of its parent. */
+/** Attempt with a verified piece that waits until the parent of the piece has been compared. */
 interface Waiter {
+  /** Name of the parent. */
   readonly parent: string;
+  /** Makes the attempt check again whether the piece may be committed. */
   readonly resolve: () => void;
+  /** Fails the attempt. */
   readonly reject: (error: unknown) => void;
 }
 
 /**
- * Maximum number of pieces that one parent is asked about, if their content can be cancelled
- * unread.
+ * Maximum number of pieces that one parent is asked to announce for its first comparison, if the
+ * content of a piece can be cancelled unread.
  */
 const MAX_COMPARED_PIECES = 3;
 
 /**
- * Compares the content of the parents with each other, and with the pieces of an earlier download,
- * so that no file mixes two versions.
+ * Compares the content of the parents with each other, and with the pieces of an earlier download.
+ * This prevents that the downloaded content mixes two versions of the task.
  *
- * SyncPieces announces no digests. So a parent is asked for pieces that are already held: the
- * announced digests are compared, and the content is cancelled unread. This happens during the
- * transfer of the parent's first piece, which is committed afterwards.
+ * SyncPieces announces no digests. So this class requests pieces from each parent that are already
+ * in the sink. It compares the announced digests, and cancels the content unread.
+ *
+ * The comparison with a parent runs while the first piece of that parent is being transferred. That
+ * piece is committed after the comparison.
  */
 export class Comparison {
+  /** Dependencies and callbacks. */
   readonly #context: ComparisonContext;
+  /** Tracks which parents and earlier downloads have the same content. */
   readonly #agreement: Agreement;
-  /** Attempts that wait to commit their piece. */
+  /** Attempts with a verified piece that may not be committed yet. */
   readonly #waiters = new Set<Waiter>();
-  /** Number of attempts per parent that wait for their announcement. */
+  /** Number of attempts per parent whose piece was requested but not announced yet. */
   readonly #pendingAnnouncements = new Map<string, number>();
-  /** Unanswered questions. */
+  /** Promises of the unanswered questions. */
   readonly #running = new Set<Promise<void>>();
   /**
-   * True if the caller gave a digest for every requested piece. Nothing has to be compared then.
+   * True if the caller gave a digest for every requested piece. No comparison is necessary then.
    */
   readonly #allDigestsGiven: boolean;
-  /** Number of restarts. Answers to questions from before a restart are ignored. */
+  /**
+   * Number of calls of `restart`. An answer is ignored if this number has changed since its
+   * question.
+   */
   #epoch = 0;
-  /** Parent whose first piece is being committed, which makes it the reference of the others. */
+  /**
+   * Parent whose piece is being committed as the first piece in the sink. All other parents are
+   * compared with it. Undefined while no first piece is being committed.
+   */
   #reference: string | undefined;
-  /** Number of commits of the reference in progress. */
+  /** Number of commits in progress that began with an empty sink. */
   #referenceCommits = 0;
 
   constructor(context: ComparisonContext) {
@@ -103,19 +127,25 @@ export class Comparison {
     this.#allDigestsGiven = layout.hasAllDigests;
   }
 
-  /** Sources of the held pieces: parents, and those of an earlier download. */
+  /**
+   * Names of the sources of all pieces in the sink. A source is a parent, or the pieces that an
+   * earlier download stored.
+   */
   get contributors(): readonly string[] {
     return this.#agreement.contributors;
   }
 
-  /** True if all sources of held pieces were compared and have the same content. */
+  /**
+   * True if all sources of the pieces in the sink were compared and have the same content. Also
+   * true if the caller gave the digests of all requested pieces.
+   */
   get complete(): boolean {
     return this.#allDigestsGiven || this.#agreement.complete;
   }
 
   /**
-   * Requests a piece from a parent and records its announcement. Resolves with the piece and the
-   * sequence number of the announcement.
+   * Requests a piece from a parent with `ask` and records the announced digest. Resolves with the
+   * piece and the sequence number of its announcement. Rejects with the error of `ask`.
    */
   async announce(
     parent: string,
@@ -134,9 +164,8 @@ export class Comparison {
   }
 
   /**
-   * Commits a piece, after its parent is known to have the same content as the held pieces. Rejects
-   * with the error of the question to the parent, with that of the signal, or with that of
-   * `commit`.
+   * Calls `commit` once `parent` is known to have the same content as the pieces in the sink.
+   * Rejects if the comparison with `parent` fails, if `signal` aborts, or if `commit` rejects.
    */
   async commit(parent: string, signal: AbortSignal, commit: () => Promise<void>): Promise<void> {
     while (!this.#mayCommit(parent)) {
@@ -144,7 +173,8 @@ export class Comparison {
       this.#agreement.clearFailure(parent);
       await this.#waitForChange(parent, signal);
     }
-    // Only one parent may bring the first piece, since it becomes the reference.
+    // The first committed piece becomes the reference for all other parents, so only one parent may
+    // commit it.
     const isReference = this.#agreement.isEmpty;
     if (isReference) {
       this.#reference = parent;
@@ -160,6 +190,8 @@ export class Comparison {
 
   /**
    * Records a committed piece.
+   *
+   * @param source name of the source of the piece
    * @param sequence see {@link HeldPiece.sequence}
    */
   hold(piece: SinkPiece, source: string, sequence: number): void {
@@ -167,15 +199,18 @@ export class Comparison {
     this.wake();
   }
 
-  /** Lets the waiting attempts check again whether they may commit. */
+  /** Makes all attempts with a verified piece check again whether they may commit it. */
   wake(): void {
     for (const { resolve } of this.#waiters) resolve();
     this.#waiters.clear();
   }
 
   /**
-   * Starts the questions that are due.
-   * @param allInFlight true if no piece is left to request, unless an attempt fails
+   * Sends the questions that are due to the parents. Does nothing during the verification of
+   * resumed pieces that parents are compared with, or if the caller gave all digests.
+   *
+   * @param allInFlight true if all remaining pieces are in flight, so that a parent may get its
+   * final question
    */
   step(allInFlight: boolean): void {
     const { parents, isVerifyingResumed } = this.#context;
@@ -189,8 +224,12 @@ export class Comparison {
   }
 
   /**
-   * Starts the final questions, once every requested piece is held. Returns true if all of them are
-   * answered.
+   * Sends the final questions to the parents, once all requested pieces are in the sink. Returns
+   * true if no final question is due or unanswered. Must be called again after each answer until it
+   * returns true.
+   *
+   * Sends none if the caller gave the digests of all requested pieces, or if the digest of the
+   * whole content is known.
    */
   finish(): boolean {
     if (this.#allDigestsGiven || this.#context.hasTaskDigest) return true;
@@ -199,7 +238,8 @@ export class Comparison {
   }
 
   /**
-   * Keeps only the pieces of the given sources, and compares these again. Returns the kept pieces.
+   * Keeps only the pieces of the given sources, and compares these sources again. Returns the
+   * pieces that it keeps.
    */
   restart(sources: ReadonlySet<string>): readonly SinkPiece[] {
     this.#epoch++;
@@ -209,7 +249,7 @@ export class Comparison {
     return kept.map(({ piece }) => piece);
   }
 
-  /** Returns true if a piece of the parent may be committed now. */
+  /** Returns true if a piece of `parent` may be committed now. */
   #mayCommit(parent: string): boolean {
     if (this.#allDigestsGiven) return true;
     if (this.#context.isVerifyingResumed()) return false;
@@ -217,7 +257,10 @@ export class Comparison {
     return (this.#reference ?? parent) === parent;
   }
 
-  /** Waits until the parent may commit, or its question failed. */
+  /**
+   * Resolves when the attempts should check again whether they may commit. Rejects if the
+   * comparison with `parent` fails, or `signal` aborts.
+   */
   #waitForChange(parent: string, signal: AbortSignal): Promise<void> {
     let waiter: Waiter | undefined;
     const changed = new Promise<void>((resolve, reject) => {
@@ -230,20 +273,31 @@ export class Comparison {
     );
   }
 
-  /** Adjusts the number of attempts of a parent that wait for their announcement. */
+  /**
+   * Adds `change` to the number of attempts of `parent` whose piece was requested but not announced
+   * yet.
+   */
   #countPending(parent: string, change: 1 | -1): void {
     this.#pendingAnnouncements.set(parent, (this.#pendingAnnouncements.get(parent) ?? 0) + change);
   }
 
-  /** Returns a predicate for the pieces that a parent may have. */
+  /**
+   * Returns a predicate that is true for the numbers of the pieces that `parent` may have. For
+   * `last`, see {@link ComparisonContext.mayHave}.
+   */
   #mayHave(parent: string, last = false): (number: number) => boolean {
     return (number) => this.#context.mayHave(parent, number, last);
   }
 
-  /** Asks a parent its final question. Returns false if there is none to ask. */
+  /**
+   * Sends the final question to `parent`. Returns false if no final question is needed or possible
+   * now.
+   *
+   * @param isComplete true if all requested pieces are in the sink
+   */
   #askLast(parent: string, isComplete: boolean): boolean {
     const { hasTaskDigest, isUnavailable, piecesAreMessages } = this.#context;
-    // One more whole message must not be held in memory beside those in flight.
+    // Over gRPC, this request would hold one more message in memory while pieces are in flight.
     if (hasTaskDigest || (piecesAreMessages && !isComplete)) return false;
     const question = this.#agreement.lastQuestion(
       parent,
@@ -255,7 +309,10 @@ export class Comparison {
     return question !== undefined;
   }
 
-  /** Sends a question, as far as request slots are free. */
+  /**
+   * Sends those requests of a question for which the limit of concurrent requests to the parent
+   * allows it. Sends nothing, and leaves the question unsent, if it allows none.
+   */
   #begin(question: Question, last: boolean): void {
     const { parent } = question;
     const claims = question.claims.filter(() => this.#context.takeSlot(parent));
@@ -269,7 +326,10 @@ export class Comparison {
     this.#running.add(running);
   }
 
-  /** Sends the requests of a question and evaluates all answers together. */
+  /**
+   * Sends the requests of a question and evaluates the answers together. Afterwards either all
+   * claims are recorded as answered, or the question is recorded as failed.
+   */
   async #ask(question: Question, last: boolean): Promise<void> {
     const { parent, claims } = question;
     const epoch = this.#epoch;
@@ -299,9 +359,11 @@ export class Comparison {
   }
 
   /**
-   * Compares a claim with the announcement of a parent. Resolves with true if they match, and with
-   * an error if they differ. Resolves with false if they cannot be compared: the parent lacks the
-   * piece, or uses another digest algorithm.
+   * Compares a claim with the announcement of a parent. Resolves with true if both digests match,
+   * or with a `DigestMismatch` error if they differ.
+   *
+   * Resolves with false if they cannot be compared: the parent does not have the piece, or uses
+   * another digest algorithm. Rejects if the request fails for another reason.
    */
   async #compare(parent: string, claim: Claim, last: boolean): Promise<boolean | VortexError> {
     const { hasTaskDigest, ask, releaseSlot } = this.#context;
@@ -327,8 +389,11 @@ export class Comparison {
   }
 
   /**
-   * Returns the digest of the claimed content by another algorithm; undefined if it cannot be
-   * computed.
+   * Returns the digest of the claimed content by `algorithm`. If the claim has a digest by another
+   * algorithm, the bytes in the sink are hashed.
+   *
+   * Returns undefined if those bytes are not the content of the claim or not a whole piece, or if
+   * they cannot be read.
    */
   async #digestOf(
     claim: Claim,
@@ -339,7 +404,7 @@ export class Comparison {
     const { number, digest, source } = claim;
     const claimed = parseDigest(digest);
     if (claimed.algorithm === algorithm) return claimed.encoded;
-    // The digest can be computed from the held bytes if the whole piece is held.
+    // The digest can be computed from the bytes in the sink only if they are the whole piece.
     const isWhole = layout.part(number)?.length === layout.extent(number).length;
     if (source === parent || !isWhole) return undefined;
     const hashes = await hashPart(number, [algorithm], this.#context).catch(() => undefined);
@@ -347,7 +412,9 @@ export class Comparison {
   }
 }
 
-/** Returns the message for a parent that contradicts a claim. */
+/**
+ * Returns the error message for a parent that announced a different digest than that of a claim.
+ */
 function disagreementMessage(
   parent: string,
   { number, source }: Claim,

@@ -10,38 +10,46 @@ const READ_BYTES = 1024 * 1024;
 
 /** Options of a {@link ContiguousHasher}. */
 export interface ContiguousHasherOptions {
+  /** Layout of the task. */
   readonly layout: TaskLayout;
+  /** Session that the pieces are committed to and read from. */
   readonly session: SinkSession;
+  /** Creates the hash function for the algorithm of `digest`. */
   readonly hashers: HasherFactory;
-  /** Expected digest of the whole task; undefined to hash nothing. */
+  /** Expected digest of the whole content; undefined if unknown, so that no content is hashed. */
   readonly digest: Digest | undefined;
-  /** Called after each piece that was hashed. */
+  /** Called after each piece that was added to the contiguous prefix. */
   readonly onAdvance: () => void;
-  /** Called when the sink fails; no further piece is hashed then. */
+  /** Called when the sink fails. No further piece is hashed afterwards. */
   readonly onFailure: (error: unknown) => void;
 }
 
 /**
- * Hashes the committed pieces of a task in ascending order, and reports the contiguous prefix to
- * the sink by `advance`.
+ * Hashes the committed pieces of a task in ascending order. Calls `advance` of the sink session
+ * with the end of the contiguous prefix of committed pieces.
  *
- * Only verified pieces are hashed, so they are read back from the sink. That read comes from memory
- * for a memory sink, and mostly from the page cache for a file, which was just written. For CRC-32
- * nothing is read: the checksums of the pieces are combined.
+ * Pieces are hashed after verification, so their bytes are read back from the sink. A memory sink
+ * returns them from memory; a file sink mostly from the page cache, since they were written
+ * recently. For CRC-32, no bytes are read, since the CRC-32 of the prefix is combined from those of
+ * the pieces.
  */
 export class ContiguousHasher {
   readonly #options: ContiguousHasherOptions;
-  /** Hash of the prefix; undefined for CRC-32, and without an expected digest. */
+  /**
+   * Hash of the contiguous prefix; undefined if the algorithm is CRC-32 or no digest is expected.
+   */
   readonly #hasher: Hasher | undefined;
-  /** CRC-32 of each committed piece that is not part of the contiguous prefix yet. */
+  /** CRC-32 by piece number, for committed pieces that are not in the contiguous prefix yet. */
   readonly #pending = new Map<number, number>();
-  /** Combined CRC-32 of the prefix. */
+  /** CRC-32 of the contiguous prefix. */
   #crc32 = 0;
+  /** Number of the first piece that is not in the contiguous prefix yet. */
   #next: number;
-  /** Hashing in progress; undefined while it waits for the next piece. */
+  /** Promise of the hashing in progress; undefined while the next piece is not committed. */
   #advancing: Promise<void> | undefined;
+  /** True after `stop` or a failure of the sink. */
   #stopped = false;
-  /** Reused memory for reads from the sink. */
+  /** Memory that reads from the sink reuse; undefined before the first read. */
   #buffer: Uint8Array | undefined;
 
   constructor(options: ContiguousHasherOptions) {
@@ -52,26 +60,31 @@ export class ContiguousHasher {
       digest === undefined || digest.algorithm === "crc32" ? undefined : hashers(digest.algorithm);
   }
 
-  /** Number of the first piece that is not hashed yet. */
+  /** Number of the first piece that is not in the contiguous prefix yet. */
   get next(): number {
     return this.#next;
   }
 
-  /** Records a committed piece, and hashes from the prefix on as far as possible. */
+  /**
+   * Records a committed piece with the CRC-32 of its requested part. Extends the contiguous prefix
+   * in the background if this is the next piece.
+   */
   add(number: number, crc32: number): void {
     this.#pending.set(number, crc32);
     if (number === this.#next && !this.#stopped) this.#advancing ??= this.#advance();
   }
 
-  /** Stops hashing and waits for the read in progress. */
+  /** Stops hashing. Resolves once the read in progress has ended. */
   async stop(): Promise<void> {
     this.#stopped = true;
     await this.#advancing;
   }
 
   /**
-   * Compares the digest of the whole, after all pieces have been hashed.
-   * @throws `DigestMismatch`
+   * Compares the computed digest of the whole content with the expected one. Must be called after
+   * all pieces have been hashed.
+   *
+   * @throws `DigestMismatch` if the digests differ
    */
   verify(): void {
     const { digest } = this.#options;
@@ -83,7 +96,7 @@ export class ContiguousHasher {
     throw new VortexError("DigestMismatch", message);
   }
 
-  /** Hashes committed pieces until the next gap. */
+  /** Hashes the committed pieces in ascending order until the next missing piece. */
   async #advance(): Promise<void> {
     const { layout, session, onAdvance, onFailure } = this.#options;
     try {

@@ -8,11 +8,13 @@ export interface TaskOutline {
   readonly pieceLength: number;
   /** Number of pieces; 0 for an empty task. */
   readonly pieceCount: number;
-  /** Digest of the whole content, `algorithm:encoded`, if the parent knows it. */
+  /**
+   * Digest of the whole content, as `algorithm:encoded`. Absent if the parent did not report it.
+   */
   readonly digest?: string;
 }
 
-/** Piece that a parent has, and the addresses where it serves the piece. */
+/** Piece that a parent has, and the addresses at which the parent serves it. */
 export interface PieceLocation {
   /** Number of the piece in the task, from 0. */
   readonly number: number;
@@ -20,46 +22,53 @@ export interface PieceLocation {
   readonly offset: number;
   /** Length of the piece in bytes. */
   readonly length: number;
-  /** Address of the parent for Vortex over TCP, `host:port`. */
+  /**
+   * Address at which the parent serves the piece with the Vortex protocol over TCP, `host:port`.
+   * Absent if the parent announced none.
+   */
   readonly tcpAddr?: string;
-  /** Address of the parent for Vortex over QUIC, `host:port`. */
+  /**
+   * Address at which the parent serves the piece with the Vortex protocol over QUIC, `host:port`.
+   * Absent if the parent announced none.
+   */
   readonly quicAddr?: string;
 }
 
 /**
- * Asks parents for the lengths of a task and for the pieces that they have. The implementation in
- * this package uses the Dragonfly gRPC API. A download does not need a directory if the caller
- * knows the lengths.
+ * Requests from parents the lengths of a task and the list of their pieces. The implementation in
+ * this package uses the Dragonfly gRPC API. A download needs no directory if the caller gives the
+ * lengths.
  *
- * `addr` is the address of the parent's Dragonfly API, `host:port`. Answers are validated for form:
- * numbers are unsigned integers of the right width, and addresses are well formed. The caller
- * checks that they fit the task.
+ * The parameter `addr` is the address of the parent's Dragonfly gRPC API, `host:port`.
+ * Implementations must validate the form of responses: numbers are unsigned integers within their
+ * width, and addresses are well-formed. The caller of the directory checks that responses fit the
+ * task.
  */
 export interface TaskDirectory {
   /**
-   * Asks a parent for the lengths and the digest of a task.
+   * Requests the lengths and the digest of a task from a parent.
    *
-   * Rejects with a `VortexError`:
+   * Rejects with a `VortexError` with one of these codes:
    *
    * - `NotFound`: the parent does not have the task, or does not know its length yet
-   * - `RemoteUnimplemented`: the parent does not serve this call
+   * - `RemoteUnimplemented`: the parent does not implement this RPC method
    * - `Aborted`: the signal aborted
-   * - any other code of a downloader's calls
+   * - any other code that the methods of a downloader reject with
    */
   stat(addr: string, taskId: string, options: DirectoryOptions): Promise<TaskOutline>;
   /**
-   * Yields the pieces that a parent has, then each new piece as the parent obtains it. Ends when
-   * the parent will not announce any more. Throws the same errors that {@link stat} rejects with.
-   * Leaving the loop early cancels the call.
+   * Yields the pieces that a parent has, then each further piece once the parent has it. Ends when
+   * the parent will announce no more pieces. Throws the same errors that {@link stat} rejects with.
+   * Leaving the loop early cancels the RPC.
    */
   sync(addr: string, taskId: string, options: SyncOptions): AsyncIterable<PieceLocation>;
 }
 
-/** Options of every call to a parent. */
+/** Options of each RPC of a {@link TaskDirectory}. */
 export interface DirectoryOptions {
-  /** Cancels the call. */
+  /** Cancels the RPC. */
   readonly signal: AbortSignal;
-  /** ID of the requesting host. */
+  /** ID of the requesting host, a field of each request. */
   readonly hostId: string;
   /** Kind of the task. */
   readonly kind: PieceKind;
@@ -67,6 +76,6 @@ export interface DirectoryOptions {
 
 /** Options of {@link TaskDirectory.sync}. */
 export interface SyncOptions extends DirectoryOptions {
-  /** Numbers of the wanted pieces; the parent announces no others. */
+  /** Numbers of the requested pieces. The parent announces only these pieces. */
   readonly numbers: readonly number[];
 }

@@ -36,34 +36,43 @@ import type {
 import { TransferStats } from "./transfer-stats.ts";
 
 /**
- * Maximum number of bytes in flight if a piece is one gRPC message, which is briefly held twice.
- * The flow control windows of HTTP/2 hold no more at a time.
+ * Maximum number of bytes in flight if each piece is one gRPC message. A received message is
+ * briefly held in memory twice. The flow-control windows of HTTP/2 also allow no more bytes in
+ * flight.
  */
 const MAX_IN_FLIGHT_MESSAGE_BYTES = 16 * 1024 * 1024;
 /**
- * Unread timeout of a piece in ms: 30 days, since a local rate limit or a slow sink may delay reads
- * indefinitely. The download itself ends pieces that it no longer needs.
+ * Timeout in ms for content of a piece that the download does not read: 30 days. The value is high
+ * since a local rate limit or a slow sink may delay reads for any time. The download itself cancels
+ * pieces that it no longer needs.
  */
 const UNREAD_TIMEOUT_MS = 30 * 24 * 3600 * 1000;
-/** Minimum interval between two progress reports, in ms. */
+/** Minimum interval between two calls of the caller's `onProgress`, in ms. */
 const PROGRESS_INTERVAL_MS = 100;
 
 /**
- * Number of resumed pieces that are verified before pieces from parents may be committed, since
- * parents are asked about these.
+ * Number of pieces of an earlier download that are verified before any piece from a parent is
+ * committed. Parents are compared with these pieces.
  */
 const VERIFIED_FIRST_PIECES = 3;
 
-/** Parts of a download whose sink is open. */
+/** Parts of a download that exist while its sink is open. */
 interface OpenDownload {
+  /** Layout of the task. */
   readonly layout: TaskLayout;
+  /** Digest of the whole content, from the caller or the parents; undefined if unknown. */
   readonly digest: Digest | undefined;
+  /** Session of the sink. */
   readonly session: SinkSession;
+  /** Decides which piece is requested from which parent, and when. */
   readonly scheduler: Scheduler;
+  /** Transfers the pieces to the sink. */
   readonly transfers: PieceTransfers;
+  /** Limits the number of pieces in flight under a rate limit; undefined without a rate limit. */
   readonly pieceWindow: PieceWindow | undefined;
+  /** Compares the content of the parents with each other. */
   readonly comparison: Comparison;
-  /** Hasher of the current round. Each round hashes the content from its start. */
+  /** Hasher of the current round. Each round hashes the content from its first byte. */
   readonly hasher: ContiguousHasher;
 }
 
@@ -76,67 +85,103 @@ type ResolvedOptions = TaskDownloadOptions &
 /**
  * Download of one task from its parents to a sink. It connects these parts:
  *
- * - {@link ParentDiscovery} asks the parents for the layout, and follows what they announce.
+ * - {@link ParentDiscovery} requests the layout from the parents, and receives their announcements
+ *   of pieces.
  * - {@link Scheduler} decides which piece is requested from which parent, and when.
- * - {@link PieceTransfers} fetches the pieces, verifies them and writes them to the sink.
- * - {@link Comparison} keeps parents with different contents apart.
+ * - {@link PieceTransfers} transfers the pieces, verifies them and writes them to the sink.
+ * - {@link Comparison} prevents that pieces of parents with different contents are mixed.
  * - {@link ContiguousHasher} hashes the whole content.
- * - {@link RoundPlanner} selects other parents after a round whose pieces were wrong.
+ * - {@link RoundPlanner} selects other parents after a round whose content had the wrong digest.
  *
- * The method `#run` is the life of a download: ask for the layout, open the sink, transfer all
- * pieces in one or more rounds, report. After a failed round, the next one uses other parents, if
- * the digest of the whole is known. Any other failure ends in `#close`.
+ * The method `#run` runs all phases of a download: request the layout, open the sink, transfer all
+ * pieces in one or more rounds, and report. A round is one pass over all requested pieces with a
+ * fixed set of parents.
+ *
+ * After a failed round, the next round uses other parents, if the digest of the whole content is
+ * known. Any other failure ends the download in `#close`.
  */
 export class Download implements TaskDownload {
+  /** Resolves with the report of the successful download, or rejects with its error. */
   readonly done: Promise<TaskReport>;
-  /** Store that serves the verified pieces during the download. */
+  /** Store that serves the verified pieces to other peers during the download. */
   readonly store: TaskStore;
+  /** Task and parents, as given by the caller. */
   readonly #request: TaskRequest;
+  /** Options of the caller, with every default filled in. */
   readonly #options: ResolvedOptions;
+  /** Transport that fetches pieces from parents. */
   readonly #source: TaskSource;
+  /** Settings of the downloader. */
   readonly #settings: TaskSettings;
+  /** Limits that all downloads of the downloader share. */
   readonly #shared: SharedLimits;
+  /** Clock and timers of the runtime. */
   readonly #clock: Clock;
+  /** Parents by name, in the order of the request. */
   readonly #parents: ReadonlyMap<string, Parent>;
+  /** Requests the layout and the announcements of pieces from the parents. */
   readonly #discovery: ParentDiscovery;
+  /** Rate limiters of this download and of the downloader, as far as limits are set. */
   readonly #limiters: readonly RateLimiter[];
+  /** Telemetry operation of the download; undefined without telemetry. */
   readonly #operation: Operation | undefined;
+  /** Counters for progress and report. */
   readonly #stats: TransferStats;
   /**
-   * Aborts everything in progress when the download ends; its reason is the error of the download.
+   * Aborts everything in progress when the download ends. Its abort reason is the error of the
+   * download.
    */
   readonly #ending = new AbortController();
   /** Promises that must settle before the sink is closed. */
   readonly #background = new Set<Promise<unknown>>();
+  /**
+   * Identifies this download in the limit of concurrent requests per parent. Schedules a step when
+   * another request to a parent may be allowed.
+   */
   readonly #slotHolder: SlotHolder = { onSlot: () => this.#wake() };
+  /** Selects the parents of each round. */
   readonly #rounds: RoundPlanner;
-  /** IDs of attempts whose request slot was released when all bytes had arrived. */
+  /**
+   * IDs of attempts that no longer count as a concurrent request to their parent, since all bytes
+   * have arrived.
+   */
   readonly #slotReleased = new Set<number>();
-  /** Attempts in flight. */
+  /** Promises of the attempts in flight. */
   readonly #attempts = new Set<Promise<void>>();
   /** Parts that exist once the sink is open; undefined before. */
   #opened: OpenDownload | undefined;
-  /** Timer of the next step. */
+  /** Timer of the next step; undefined if no step has a fixed time. */
   #timer: Timer | undefined;
   /** True while a step is queued as a microtask. */
   #isStepScheduled = false;
+  /** True between `pause` and `resume`. */
   #isPaused = false;
-  /** True once all pieces are stored and compared. */
+  /** True once all pieces of the round are stored, hashed and compared. */
   #isFinishing = false;
-  /** True if the committed pieces are known to be wrong, so that the sink must not keep them. */
+  /**
+   * True if the committed pieces are known to contain wrong content, so that a failing download
+   * deletes them from the sink.
+   */
   #discardOnAbort = false;
+  /** Time of the last call of the caller's `onProgress`, in ms on the monotonic clock. */
   #progressAt = Number.NEGATIVE_INFINITY;
-  /** True while the resumed pieces that parents are asked about are being verified. */
+  /**
+   * True during the verification of those pieces of an earlier download that parents are compared
+   * with.
+   */
   #isVerifyingResumed = false;
-  /** True while the pieces of a failed round are dropped; nothing is started meanwhile. */
+  /**
+   * True from the failure of a round until the start of the next one. No attempt is started
+   * meanwhile.
+   */
   #isChangingRound = false;
   /**
-   * Ends the current round: with undefined when all pieces are stored, otherwise with the reason
-   * why some are unavailable.
+   * Ends the current round. The parameter is undefined if all pieces are stored. Otherwise it is
+   * the error that explains why some pieces are unavailable.
    */
   #endRound: (unavailable: VortexError | undefined) => void = () => {};
 
-  /** @throws `InvalidArgument` for an invalid request or option */
+  /** @throws `InvalidArgument` if the request or an option is invalid */
   constructor(
     request: TaskRequest,
     options: TaskDownloadOptions,
@@ -207,7 +252,8 @@ export class Download implements TaskDownload {
       ({ bytes }) => this.#operation?.end({ bytes }),
       (error: VortexError) => this.#operation?.end({ error }),
     );
-    // A caller may watch only the sink; that must not raise an unhandled rejection.
+    // The caller may use only the sink or stream and ignore `done`; this must not raise an
+    // unhandled rejection.
     this.done.catch(() => {});
   }
 
@@ -230,7 +276,10 @@ export class Download implements TaskDownload {
     );
   }
 
-  /** Ends the download with an error, unless it has ended. The first error wins. */
+  /**
+   * Ends the download with an error. Does nothing if the download has already ended or all its
+   * pieces are stored: only the first error counts.
+   */
   end(error: VortexError): void {
     if (this.#isFinishing || this.#ending.signal.aborted) return;
     this.#ending.abort(error);
@@ -252,7 +301,12 @@ export class Download implements TaskDownload {
     });
   }
 
-  /** Runs the download from the layout to the report. */
+  /**
+   * Runs all phases of the download and returns its report.
+   *
+   * @param known layout given by the caller; undefined to request it from the parents
+   * @param digest digest of the whole content given by the caller
+   */
   async #run(known: TaskLayout | undefined, digest: Digest | undefined): Promise<TaskReport> {
     const { signal } = this.#options;
     const onCallerAbort = (): void => {
@@ -285,7 +339,7 @@ export class Download implements TaskDownload {
     }
   }
 
-  /** Returns the report of the successful download. */
+  /** Returns the report of a successful download. */
   #report({ layout, digest, scheduler, comparison }: OpenDownload): TaskReport {
     const verified: Verified =
       digest === undefined
@@ -298,7 +352,10 @@ export class Download implements TaskDownload {
     return this.#stats.report(this.#clock.now(), layout, verified, scheduler.routes);
   }
 
-  /** Ends everything in progress, then aborts the sink. */
+  /**
+   * Cancels everything in progress, waits until it has ended, and then aborts the session of the
+   * sink.
+   */
   async #close(failure: VortexError): Promise<void> {
     this.#ending.abort(failure);
     this.#opened?.transfers.endAll(failure);
@@ -308,14 +365,17 @@ export class Download implements TaskDownload {
     await this.#opened?.session.abort(failure, { discard: this.#discardOnAbort });
   }
 
-  /** Ends the download with the error of the sink. */
+  /**
+   * Ends the download with an error of the sink. An error that is not a `VortexError` becomes
+   * `StorageFailed`.
+   */
   #onSinkFailure(error: unknown): void {
     this.end(VortexError.from(error, "StorageFailed"));
   }
 
   // --- opening the sink
 
-  /** Opens the sink, and creates the parts that depend on the layout. */
+  /** Opens the sink, and creates the parts of the download that depend on the layout. */
   async #openSink(layout: TaskLayout, digest: Digest | undefined): Promise<OpenDownload> {
     layout.requirePieceLength(this.#settings.maxPieceLength);
     const { signal } = this.#ending;
@@ -349,8 +409,8 @@ export class Download implements TaskDownload {
   }
 
   /**
-   * Returns the maximum number of pieces in flight. Over gRPC, a piece is one message in memory, so
-   * long pieces lower the number.
+   * Returns the maximum number of pieces in flight. Over gRPC, each piece is one message in memory,
+   * so the number is lower if the pieces are long.
    */
   #maxConcurrentPieces({ longestPiece }: TaskLayout): number {
     const { concurrentPieceCount } = this.#options;
@@ -377,7 +437,10 @@ export class Download implements TaskDownload {
     });
   }
 
-  /** Creates the comparison, which asks parents within the slots of this download. */
+  /**
+   * Creates the comparison of the parents. Its requests count towards the limit of concurrent
+   * requests per parent.
+   */
   #createComparison(
     { layout, session, scheduler }: Pick<OpenDownload, "layout" | "session" | "scheduler">,
     digest: Digest | undefined,
@@ -402,7 +465,10 @@ export class Download implements TaskDownload {
     });
   }
 
-  /** Creates the transfers, which report to the slots, the statistics and the store. */
+  /**
+   * Creates the transfers of pieces. Their callbacks update the statistics, the store and the
+   * number of concurrent requests per parent.
+   */
   #createTransfers(
     { layout, session, scheduler }: Pick<OpenDownload, "layout" | "session" | "scheduler">,
     comparison: Comparison,
@@ -431,7 +497,10 @@ export class Download implements TaskDownload {
     });
   }
 
-  /** Creates the window of pieces in flight under a rate limit; undefined without a limit. */
+  /**
+   * Creates the limit of the number of pieces in flight under a rate limit. Returns undefined if no
+   * rate limit is set.
+   */
   #createPieceWindow(layout: TaskLayout, maxPieces: number): PieceWindow | undefined {
     const limiters = this.#limiters;
     if (limiters.length === 0) return undefined;
@@ -444,7 +513,7 @@ export class Download implements TaskDownload {
     });
   }
 
-  /** Creates the hasher of a round. */
+  /** Creates the hasher for the whole content in one round. */
   #createHasher(
     layout: TaskLayout,
     session: SinkSession,
@@ -463,7 +532,9 @@ export class Download implements TaskDownload {
     });
   }
 
-  /** Fetches and verifies all pieces, in as many rounds as necessary, and completes the sink. */
+  /**
+   * Transfers and verifies all pieces in one or more rounds, then completes the sink and the store.
+   */
   async #transferAll(open: OpenDownload): Promise<void> {
     const { layout, scheduler, session } = open;
     const resumed = resumedPieces(open);
@@ -498,25 +569,26 @@ export class Download implements TaskDownload {
       const wrongDigest = unavailable === undefined ? this.#taskMismatch() : undefined;
       const failure = unavailable ?? wrongDigest;
       if (failure === undefined) break;
-      // A wrong digest explains more than a piece missing in a later round.
+      // If a later round fails because of a missing piece, the earlier error about the wrong digest
+      // is reported.
       mismatch ??= wrongDigest;
       round = this.#nextRound();
       if (await this.#startNextRound(failure, wrongDigest !== undefined)) continue;
-      // It is unknown which of the pieces is wrong, so none is kept.
+      // With a wrong digest of the whole content, any piece may be wrong, so no piece is kept.
       this.#discardOnAbort = mismatch !== undefined;
       throw mismatch ?? failure;
     }
     await session.finish();
     this.store.complete(open.digest && formatDigest(open.digest));
-    // Nothing can fail any more; stops following the announcements of parents.
+    // The download can no longer fail. Stop receiving announcements from the parents.
     this.#ending.abort(new VortexError("Closed", "the download is done"));
   }
 
   // --- rounds
 
   /**
-   * Begins a round. Resolves when it ends: with undefined if all pieces are stored, otherwise with
-   * the reason why some are unavailable.
+   * Begins a round. The promise resolves when the round ends: with undefined if all pieces are
+   * stored, or with the error that explains why some pieces are unavailable.
    */
   #nextRound(): Promise<VortexError | undefined> {
     return new Promise((resolve) => {
@@ -526,8 +598,8 @@ export class Download implements TaskDownload {
   }
 
   /**
-   * Returns the error for a wrong digest of the whole, after all pieces are stored; undefined if it
-   * is right.
+   * Verifies the digest of the whole content, after all pieces are stored. Returns undefined if the
+   * digest is right or unknown, otherwise the error.
    */
   #taskMismatch(): VortexError | undefined {
     try {
@@ -539,8 +611,11 @@ export class Download implements TaskDownload {
   }
 
   /**
-   * Starts a round with other parents, if the digest of the whole is known. Returns false if no
-   * other parents are left to try, or the sink cannot drop pieces.
+   * Starts a round with other parents. Returns false if the digest of the whole content is unknown
+   * or all sets of parents were tried. Also returns false if the sink cannot drop pieces.
+   *
+   * @param failure error of the failed round
+   * @param isMismatch true if the content of the failed round had the wrong digest
    */
   async #startNextRound(failure: VortexError, isMismatch: boolean): Promise<boolean> {
     if (this.#opened === undefined) return false;
@@ -574,8 +649,9 @@ export class Download implements TaskDownload {
   }
 
   /**
-   * Handles a parent whose content contradicts that of the others. Without a digest of the whole it
-   * is unknown which is right, so the download fails.
+   * Handles a parent whose content contradicts that of other parents. If the digest of the whole
+   * content is known, the parent is excluded from the current round. Otherwise the download fails,
+   * since it is unknown which content is right.
    */
   #onDisagreement(parent: string, error: VortexError): void {
     if (this.#opened === undefined) return;
@@ -594,7 +670,10 @@ export class Download implements TaskDownload {
 
   // --- pieces of an earlier download
 
-  /** Verifies the resumed pieces and counts the intact ones. */
+  /**
+   * Verifies the pieces of an earlier download. Counts the intact pieces as stored, and queues the
+   * damaged pieces to be fetched again.
+   */
   async #verifyResumed(
     { layout, session, scheduler, comparison }: OpenDownload,
     resumed: readonly SinkPiece[],
@@ -617,15 +696,15 @@ export class Download implements TaskDownload {
         this.#isVerifyingResumed = false;
         comparison.wake();
       }
-      // Also after an intact piece: the last one may show that the remaining pieces are
-      // unavailable.
+      // A step is also necessary after an intact piece. After the last one, the scheduler may find
+      // that the remaining pieces are unavailable.
       this.#wake();
     }
   }
 
   // --- pieces
 
-  /** Schedules a step; repeated calls are coalesced into one. */
+  /** Schedules a step as a microtask. Repeated calls before the step have no effect. */
   #wake(): void {
     if (this.#isStepScheduled) return;
     this.#isStepScheduled = true;
@@ -635,7 +714,10 @@ export class Download implements TaskDownload {
     });
   }
 
-  /** Advances the comparison and the scheduler, and starts the attempts that they ask for. */
+  /**
+   * Advances the comparison and the scheduler. Starts the attempts that the scheduler returns, and
+   * sets the timer of the next step.
+   */
   #step(): void {
     const open = this.#opened;
     if (open === undefined || this.#isSuspended) return;
@@ -674,12 +756,15 @@ export class Download implements TaskDownload {
     }
   }
 
-  /** True if no attempt may be started. */
+  /**
+   * True if no attempt may be started: the round is changing, all pieces are stored, or the
+   * download has ended.
+   */
   get #isSuspended(): boolean {
     return this.#isFinishing || this.#isChangingRound || this.#ending.signal.aborted;
   }
 
-  /** Runs an attempt, and handles its failure. */
+  /** Runs an attempt to its end. If it fails, handles its error. */
   async #runAttempt({ transfers, scheduler }: OpenDownload, attempt: Attempt): Promise<void> {
     try {
       await transfers.run(attempt);
@@ -692,7 +777,13 @@ export class Download implements TaskDownload {
     }
   }
 
-  /** Requests a piece from a parent, within the telemetry operation of the download. */
+  /**
+   * Requests a piece from a parent, as part of the telemetry operation of the download.
+   *
+   * @param name name of the parent
+   * @param protocol protocol to use; undefined if the transport chooses it
+   * @param stallTimeout maximum silence of the parent, in ms
+   */
   async #fetchPiece(
     name: string,
     protocol: Protocol | undefined,
@@ -719,8 +810,11 @@ export class Download implements TaskDownload {
   }
 
   /**
-   * Asks a parent about a piece that is already stored. The final question delays the end of the
-   * task, so it gets only a quarter of the stall timeout. An attempt is hedged after the same time.
+   * Requests a piece that is already in the sink from a parent, to compare the announced digest.
+   * The maximum silence of the parent is the stall timeout.
+   *
+   * For the final question (`last`), the maximum silence is a quarter of that, since the end of the
+   * download waits for the answer. An attempt at a piece is hedged after the same time.
    */
   #askAboutPiece(
     scheduler: Scheduler,
@@ -735,8 +829,8 @@ export class Download implements TaskDownload {
   }
 
   /**
-   * Returns true if a parent may be asked about a piece. The final question also goes to a parent
-   * that has not announced its pieces yet.
+   * Returns true if a parent may be asked to announce a piece. For the final question (`last`),
+   * this includes a parent that may still announce the piece.
    */
   #mayAskAbout(scheduler: Scheduler, parent: string, number: number, last: boolean): boolean {
     if (addressOf(this.#parents.get(parent)) === undefined) return false;
@@ -744,7 +838,10 @@ export class Download implements TaskDownload {
     return routes.some((route) => route.mayHave(number) || (last && route.mayAnnounceMore));
   }
 
-  /** Handles a failed attempt: ends the download, or reports the failure to the scheduler. */
+  /**
+   * Handles a failed attempt. An error that no other parent can avoid ends the download. Any other
+   * error is reported to the scheduler, which may leave the parent out.
+   */
   #onAttemptFailed(
     scheduler: Scheduler,
     { id, number, routeId, parent, protocol }: Attempt,
@@ -770,7 +867,12 @@ export class Download implements TaskDownload {
     if (state.isLeftOut && !wasLeftOut) this.#reportLeftOut(scheduler, state);
   }
 
-  /** Leaves out all routes of a parent that does not have the task, or has different content. */
+  /**
+   * Excludes all routes of a parent from regular use.
+   *
+   * @param banned true if the parent has different content, so that it is never used again. With
+   * false, the parent does not have the task and is retried every 30 s.
+   */
   #leaveParentOut(parent: string, banned: boolean): void {
     if (this.#opened === undefined) return;
     const { scheduler, transfers } = this.#opened;
@@ -783,7 +885,10 @@ export class Download implements TaskDownload {
     this.#reportLeftOut(scheduler, route);
   }
 
-  /** Returns a parent to regular use that was left out as useless. */
+  /**
+   * Returns a parent to regular use, as far as its routes were left out because it did not have the
+   * task.
+   */
   #restoreParent(parent: string): void {
     const routes =
       this.#opened?.scheduler.routesOf(parent).filter(({ leftOut }) => leftOut === "useless") ?? [];
@@ -791,7 +896,7 @@ export class Download implements TaskDownload {
     if (routes.length > 0) this.#reportRestored({ parent });
   }
 
-  /** Reports that a left-out parent delivers or announces pieces again. */
+  /** Emits the event that a left-out parent delivers or announces pieces again. */
   #reportRestored({
     parent,
     protocol,
@@ -802,7 +907,10 @@ export class Download implements TaskDownload {
     this.#emit({ type: "parent-back", parent, ...(protocol && { protocol }) });
   }
 
-  /** Reports a route that was left out; with the last route of a parent, the parent itself. */
+  /**
+   * Emits the event that a route was left out. If the parent has no other route in regular use, the
+   * event reports the parent instead.
+   */
   #reportLeftOut(scheduler: Scheduler, { parent, protocol, reasons }: RouteState): void {
     const routes = scheduler.routesOf(parent);
     if (protocol !== undefined && routes.some(({ isLeftOut }) => !isLeftOut)) {
@@ -812,7 +920,13 @@ export class Download implements TaskDownload {
     }
   }
 
-  /** Counts a committed piece. `parent` is undefined for a piece of an earlier download. */
+  /**
+   * Records a stored and verified piece.
+   *
+   * @param parent parent that delivered the piece; undefined for a piece of an earlier download
+   * @param sequence sequence number of the announcement of the piece
+   * @param costSeconds duration of the transfer in seconds
+   */
   #onPieceDone(
     piece: SinkPiece,
     parent: string | undefined,
@@ -826,7 +940,13 @@ export class Download implements TaskDownload {
     this.#finishIfDone();
   }
 
-  /** Adds a piece to the statistics, the store and the hasher. Returns its length in bytes. */
+  /**
+   * Adds a stored piece to the statistics, the store and the hasher. Returns the length of its
+   * requested part in bytes.
+   *
+   * @param resumed true for a piece of an earlier download
+   * @param costSeconds duration of the transfer in seconds
+   */
   #addPiece(piece: SinkPiece, resumed: boolean, costSeconds: number): number {
     const { length = 0 } = this.#opened?.layout.part(piece.number) ?? {};
     this.#stats.addPiece(length, resumed);
@@ -835,7 +955,7 @@ export class Download implements TaskDownload {
     return length;
   }
 
-  /** Ends the round once all pieces are stored, hashed and compared. */
+  /** Ends the current round if all pieces are stored, hashed and compared. */
   #finishIfDone(): void {
     const open = this.#opened;
     if (open === undefined || this.#isSuspended) return;
@@ -848,13 +968,14 @@ export class Download implements TaskDownload {
 
   // --- events and reports
 
-  /** Passes an event to the listener of the caller. */
+  /** Passes an event to the caller's `onEvent`. */
   #emit(event: TaskEvent): void {
     this.#callListener(() => this.#options.onEvent?.(event));
   }
 
   /**
-   * Passes the progress to the listener of the caller, at most every 100 ms unless `always` is set.
+   * Passes the progress to the caller's `onProgress`, at most every 100 ms. If `always` is true,
+   * the progress is passed regardless of the interval.
    */
   #reportProgress(always = false): void {
     if (this.#options.onProgress === undefined) return;
@@ -864,10 +985,7 @@ export class Download implements TaskDownload {
     this.#callListener(() => this.#options.onProgress?.(this.progress()));
   }
 
-  /**
-   * Calls a listener of the caller. An exception ends the download, since listeners are part of its
-   * contract.
-   */
+  /** Calls a listener of the caller. If the listener throws, the download ends with `Aborted`. */
   #callListener(listener: () => void): void {
     try {
       listener();
@@ -885,8 +1003,8 @@ export class Download implements TaskDownload {
   }
 
   /**
-   * Adds a promise to those that must settle before the sink is closed. Its rejection ends the
-   * download.
+   * Adds a promise to those that must settle before the sink is closed. If the promise rejects, the
+   * download ends with its error.
    */
   #track(task: Promise<unknown>): void {
     const tracked = task
@@ -897,8 +1015,10 @@ export class Download implements TaskDownload {
 }
 
 /**
- * Fills in the defaults and checks the ranges.
- * @throws `InvalidArgument`
+ * Fills in the defaults of the options from the settings of the downloader, and checks their
+ * ranges.
+ *
+ * @throws `InvalidArgument` if an option is out of range
  */
 function resolveOptions(options: TaskDownloadOptions, settings: TaskSettings): ResolvedOptions {
   const {
@@ -914,7 +1034,10 @@ function resolveOptions(options: TaskDownloadOptions, settings: TaskSettings): R
   return { ...options, concurrentPieceCount, pieceTimeout, stallTimeout, patience };
 }
 
-/** Returns the address of a parent for piece requests; undefined if it is not known yet. */
+/**
+ * Returns the address of a parent for piece requests. If the request gives none, returns the
+ * address that the parent announced; undefined before that announcement.
+ */
 function addressOf(parent: Parent | undefined): PeerAddress | undefined {
   return parent?.addresses ?? parent?.addr ?? parent?.announcedAddr;
 }

@@ -12,15 +12,20 @@ import type {
   TaskStream,
 } from "./task.ts";
 
-/** Starts downloads from one source, and applies the limits that they share. */
+/** Starts the downloads of one downloader, and applies the limits that these downloads share. */
 export class TaskFetcher {
+  /** Transport that fetches pieces from parents. */
   readonly #source: TaskSource;
+  /** Settings of all downloads. */
   readonly #settings: TaskSettings;
+  /** Limits of concurrent requests and rate that all downloads share. */
   readonly #shared: SharedLimits;
+  /** Downloads in progress. */
   readonly #downloads = new Set<Download>();
+  /** True after `close`. */
   #closed = false;
 
-  /** @throws `InvalidArgument` for a rate limit out of range */
+  /** @throws `InvalidArgument` if the rate limit is out of range */
   constructor(source: TaskSource, settings: TaskSettings) {
     const { rateLimit, parentConcurrency, runtime } = settings;
     this.#source = source;
@@ -32,8 +37,9 @@ export class TaskFetcher {
   }
 
   /**
-   * Starts a download to a sink.
-   * @throws `InvalidArgument`, `Closed`
+   * Starts a download of a task to a sink.
+   *
+   * @throws `InvalidArgument` if the request or an option is invalid; `Closed` after {@link close}
    */
   downloadTask(request: TaskRequest, options: TaskDownloadOptions): TaskDownload {
     if (this.#closed) throw new VortexError("Closed", "the downloader is closed");
@@ -47,8 +53,9 @@ export class TaskFetcher {
   }
 
   /**
-   * Starts a download whose content is read as a stream.
-   * @throws `InvalidArgument`, `Closed`
+   * Starts a download of a task whose content is read as a stream.
+   *
+   * @throws `InvalidArgument` if the request or an option is invalid; `Closed` after {@link close}
    */
   streamTask(request: TaskRequest, options: TaskOptions = {}): TaskStream {
     const sink = new StreamSink();
@@ -66,7 +73,10 @@ export class TaskFetcher {
     };
   }
 
-  /** Ends all downloads with `Closed` and waits until they have ended. Idempotent. */
+  /**
+   * Ends all downloads with the error `Closed`, and resolves once they have ended. Idempotent. No
+   * download can be started afterwards.
+   */
   async close(): Promise<void> {
     this.#closed = true;
     const downloads = [...this.#downloads];

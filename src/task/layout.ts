@@ -18,40 +18,55 @@ export const MAX_PIECES: number = 1_000_000;
 
 /** Piece of a task, as listed by the caller. */
 export interface ListedPiece {
-  /** Number of the piece in the task. A list contains each number from 0 up exactly once. */
+  /**
+   * Number of the piece in the task. The list must contain each number exactly once, without gaps,
+   * starting at 0.
+   */
   readonly number: number;
-  /** Offset of the piece within the task's content, in bytes: the end of the previous piece. */
+  /**
+   * Offset of the piece within the content of the task, in bytes. Must be the end of the previous
+   * piece.
+   */
   readonly offset: number;
   /** Length of the piece in bytes. */
   readonly length: number;
   /**
-   * Expected digest of the piece, as `algorithm:encoded` with `crc32`, `sha256` or `sha512`. It
-   * takes precedence over the digest that a parent announces.
+   * Expected digest of the piece, as `algorithm:encoded` with `crc32`, `sha256` or `sha512`. The
+   * piece is verified by this digest instead of the digest that a parent announces. Default: the
+   * announced digest.
    */
   readonly digest?: string;
 }
 
-/** Lengths of a task's content, as far as the caller knows them. */
+/**
+ * Lengths of a task's content, as far as the caller knows them. Unknown lengths are requested from
+ * the parents.
+ */
 export interface KnownLayout {
-  /** Length of the task in bytes. */
+  /**
+   * Length of the task's content in bytes. Default: the sum of `pieces`, or the length that the
+   * parents report.
+   */
   readonly contentLength?: number | undefined;
   /**
-   * Length of every piece except the last, in bytes. Default: the length that dfdaemon chooses for
-   * `contentLength`.
+   * Length of every piece except the last, in bytes. Requires `contentLength`. Default: the length
+   * that dfdaemon chooses for `contentLength`.
    */
   readonly pieceLength?: number | undefined;
   /**
    * List of all pieces, for a task with pieces of varying length or with known piece digests.
-   * Replaces `pieceLength`.
+   * Cannot be combined with `pieceLength`.
    */
   readonly pieces?: readonly ListedPiece[] | undefined;
 }
 
-/** Division of a task into pieces, and the requested range of it. */
+/** Division of a task's content into pieces, with the byte range that the caller requested. */
 export class TaskLayout implements SinkLayout {
+  /** ID of the task. */
   readonly taskId: string;
+  /** Kind of the task. */
   readonly kind: PieceKind;
-  /** Length of the whole task in bytes. */
+  /** Length of the whole content of the task in bytes. */
   readonly contentLength: number;
   /** Length of every piece except the last, in bytes; undefined if the lengths vary. */
   readonly pieceLength: number | undefined;
@@ -61,16 +76,20 @@ export class TaskLayout implements SinkLayout {
   readonly longestPiece: number;
   /** Number of the first requested piece. */
   readonly first: number;
-  /** Number of the last requested piece; `first - 1` if the range is empty. */
+  /** Number of the last requested piece; -1 if the range is empty. */
   readonly last: number;
-  /** Offset of the first requested byte. */
+  /** Offset of the first requested byte within the content of the task. */
   readonly start: number;
   /** Number of requested bytes. */
   readonly length: number;
+  /**
+   * Pieces listed by the caller, in ascending order, with their parsed digests; undefined without a
+   * list.
+   */
   readonly #pieces: readonly (ListedPiece & { readonly parsed: Digest | undefined })[] | undefined;
   /**
-   * Error code for exceeded limits: `InvalidArgument` for a layout given by the caller,
-   * `LimitExceeded` for one announced by a parent.
+   * Error code for an exceeded limit: `InvalidArgument` if the caller gave the layout,
+   * `LimitExceeded` if a parent announced it.
    */
   readonly #limitCode: "InvalidArgument" | "LimitExceeded";
 
@@ -115,8 +134,11 @@ export class TaskLayout implements SinkLayout {
   }
 
   /**
-   * Returns the layout that the caller gave; undefined if the parents have to be asked.
-   * @throws `InvalidArgument`
+   * Returns the layout that the caller gave. Returns undefined if the caller gave neither
+   * `contentLength` nor `pieces`, so that the layout must be requested from the parents.
+   *
+   * @throws `InvalidArgument` if a length or digest is invalid, the range is outside the content,
+   * or there are more than {@link MAX_PIECES} pieces
    */
   static known(
     task: {
@@ -148,8 +170,10 @@ export class TaskLayout implements SinkLayout {
 
   /**
    * Returns the layout that a parent announced.
-   * @throws `ProtocolViolation` for contradictory numbers, `LimitExceeded` for too many pieces,
-   * `InvalidArgument` for a range outside the content
+   *
+   * @throws `ProtocolViolation` if the announced numbers contradict each other; `LimitExceeded` for
+   * more than {@link MAX_PIECES} pieces; `InvalidArgument` if the requested range is outside the
+   * content
    */
   static announced(
     task: {
@@ -178,8 +202,12 @@ export class TaskLayout implements SinkLayout {
   }
 
   /**
-   * Returns the layout for a list of pieces.
-   * @throws `InvalidArgument`
+   * Returns the layout for a list of pieces from the caller.
+   *
+   * @param contentLength length of the content in bytes, if the caller gave it
+   * @throws `InvalidArgument` if the list has gaps or more than {@link MAX_PIECES} pieces, a digest
+   * is malformed, or the range is outside the content. Also if `contentLength` is not the sum of
+   * the pieces.
    */
   static #listed(
     task: {
@@ -224,7 +252,7 @@ export class TaskLayout implements SinkLayout {
     return this.last - this.first + 1;
   }
 
-  /** True if the range covers the whole task. */
+  /** True if the requested range covers the whole content of the task. */
   get isWhole(): boolean {
     return this.length === this.contentLength;
   }
@@ -237,9 +265,10 @@ export class TaskLayout implements SinkLayout {
   }
 
   /**
-   * Checks the length of the longest piece against `maxPieceLength`.
-   * @throws `InvalidArgument` for a layout given by the caller, `LimitExceeded` for one announced
-   * by a parent
+   * Requires that no piece is longer than `maxPieceLength` bytes.
+   *
+   * @throws `InvalidArgument` if a piece is longer and the caller gave the layout; `LimitExceeded`
+   * if a piece is longer and a parent announced the layout
    */
   requirePieceLength(maxPieceLength: number): void {
     if (this.longestPiece <= maxPieceLength) return;
@@ -247,7 +276,7 @@ export class TaskLayout implements SinkLayout {
     throw new VortexError(this.#limitCode, message);
   }
 
-  /** Returns offset and length of piece `number` of the task, in bytes. */
+  /** Returns offset and length of piece `number` within the content of the task, in bytes. */
   extent(number: number): { readonly offset: number; readonly length: number } {
     const listed = this.#pieces?.[number];
     if (listed !== undefined) return { offset: listed.offset, length: listed.length };
@@ -256,11 +285,15 @@ export class TaskLayout implements SinkLayout {
     return { offset, length: Math.min(pieceLength, this.contentLength - offset) };
   }
 
-  /** Returns the digest that the caller gave for a piece; undefined without one. */
+  /** Returns the digest that the caller gave for a piece, or undefined if the caller gave none. */
   digest(number: number): Digest | undefined {
     return this.#pieces?.[number]?.parsed;
   }
 
+  /**
+   * Returns the requested part of piece `number`, or undefined if the requested range does not
+   * overlap the piece.
+   */
   part(number: number): SinkPart | undefined {
     if (number < this.first || number > this.last) return undefined;
     const { offset, length } = this.extent(number);
@@ -269,7 +302,7 @@ export class TaskLayout implements SinkLayout {
     return { number, position: from - this.start, length: to - from };
   }
 
-  /** Returns the number of the piece that contains the byte at `offset` of the task. */
+  /** Returns the number of the piece that contains the byte at `offset` of the task's content. */
   #pieceAt(offset: number): number {
     const pieces = this.#pieces;
     if (pieces === undefined) return Math.floor(offset / (this.pieceLength ?? this.contentLength));

@@ -5,26 +5,29 @@ import type { SinkLayout, SinkPiece, SinkSession, TaskSink } from "./sink.ts";
 
 /** Options of {@link memorySink}. */
 export interface MemorySinkOptions {
-  /** Maximum content length in bytes. A longer task fails with `StorageFailed`. Default 1 GiB. */
+  /**
+   * Maximum number of requested bytes. A longer download fails with `StorageFailed`. Default: 1
+   * GiB.
+   */
   readonly maxLength?: number;
 }
 
 /** Sink that keeps the whole content in memory. */
 export interface MemorySink extends TaskSink {
   /**
-   * Returns the content, after the download has succeeded. The caller must not modify it while the
-   * store of the download is in use.
+   * Returns the downloaded content after the download has succeeded. The caller must not modify the
+   * returned bytes while the store of the download serves them to peers.
    *
-   * @throws `InvalidArgument` before the end of the download
+   * @throws `InvalidArgument` if the download has not succeeded
    */
   bytes(): Uint8Array;
 }
 
 /**
- * Creates a sink that keeps the content in memory. Memory grows with the received pieces; at the
- * end, twice the content length is used for a moment.
+ * Creates a sink that stores the content in memory. Memory use grows with the received pieces. At
+ * the end of the download, it is briefly twice the content length.
  *
- * @throws `InvalidArgument`
+ * @throws `InvalidArgument` if `maxLength` is not a non-negative integer
  *
  * @example
  * ```ts
@@ -72,15 +75,18 @@ export function memorySink({ maxLength = 1024 ** 3 }: MemorySinkOptions = {}): M
   };
 }
 
-/** Session of a memory sink. */
+/** Session of a memory sink: stores the pieces of one download in memory. */
 class MemorySession implements SinkSession {
   readonly resumed: SinkSession["resumed"] = [];
+  /** Layout of the requested content. */
   readonly #layout: SinkLayout;
+  /** Bytes of the pieces, until the download succeeds. */
   readonly #buffers: PieceBuffers;
   /** Numbers of the committed pieces. */
   #committed: number[] = [];
+  /** Called with the downloaded content when the download succeeds. */
   readonly #onWhole: (bytes: Uint8Array) => void;
-  /** Whole content, after the download has succeeded. */
+  /** Downloaded content; undefined until the download succeeds. */
   #whole: Uint8Array | undefined;
 
   constructor(layout: SinkLayout, onWhole: (bytes: Uint8Array) => void) {
